@@ -678,7 +678,8 @@ export const MessageService: GenService<{
   /**
    * Sends one message: SendBatch with a batch of one, whose refusal is the call's error.
    *
-   * JSON: the draft as the body. An empty `from_uid` sends as `____system`, as legacy callers rely on.
+   * An empty `from_uid` sends as `____system`, as legacy callers rely on. JSON: the draft as the body; the answer has its fields
+   * at the top and, as other legacy callers read them, in `data`, beside `"status": 200`.
    *
    * @generated from rpc sendbatch.v1.MessageService.Send
    */

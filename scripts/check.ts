@@ -1,0 +1,63 @@
+// Everything that must hold before a change lands, in the order of how fast it fails. Run as `npm run check`.
+import { spawnSync } from 'node:child_process';
+import { cpSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+const root = join(import.meta.dirname, '..');
+
+run('types', 'tsc', ['-p', '.']);
+run('lint and format', 'biome', ['check', '.']);
+run('proto lint', 'buf', ['lint']);
+run('proto format', 'buf', ['format', '--diff', '--exit-code', 'proto']);
+breaking();
+generatedIsCurrent();
+run('dead code', 'knip', []);
+console.log('check: all good');
+
+/** Against what has landed: the last commit on main, or this one's parent when main is what is checked. */
+function breaking(): void {
+  const base = ['origin/main', 'HEAD~1'].find(
+    (ref) => git('rev-parse', '--verify', '--quiet', `${ref}^{commit}`) !== undefined,
+  );
+  if (base === undefined || git('ls-tree', base, 'proto/sendbatch') === '') {
+    console.log('check: proto breaking: nothing landed yet to compare with');
+    return;
+  }
+  run('proto breaking', 'buf', ['breaking', '--against', `.git#ref=${git('rev-parse', base)}`]);
+}
+
+/** Generates into a copy and compares, so that the check changes nothing. */
+function generatedIsCurrent(): void {
+  const work = mkdtempSync(join(tmpdir(), 'sendbatch-gen-'));
+  try {
+    for (const name of ['proto', 'buf.yaml', 'buf.gen.yaml', 'package.json'])
+      cpSync(join(root, name), join(work, name), { recursive: true });
+    run('generate', 'buf', ['generate'], work);
+    run('generated code is current (npm run generate)', 'git', [
+      'diff',
+      '--no-index',
+      '--stat',
+      '--exit-code',
+      join(root, 'gen'),
+      join(work, 'gen'),
+    ]);
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+}
+
+function run(what: string, command: string, args: string[], cwd = root): void {
+  const started = performance.now();
+  const { status, error } = spawnSync(command, args, { cwd, stdio: 'inherit' });
+  if (error !== undefined || status !== 0) {
+    console.error(`check: ${what}: FAILED${error === undefined ? '' : ` (${error.message})`}`);
+    process.exit(1);
+  }
+  console.log(`check: ${what}: ok (${((performance.now() - started) / 1000).toFixed(1)} s)`);
+}
+
+function git(...args: string[]): string | undefined {
+  const { status, stdout } = spawnSync('git', args, { cwd: root, encoding: 'utf8' });
+  return status === 0 ? stdout.trim() : undefined;
+}

@@ -1,0 +1,51 @@
+import { crc32 } from 'node:zlib';
+
+/** The wire numbers of the channel types that have a rule of their own. */
+export const personType = 1;
+export const tempType = 8;
+
+/** A channel has two sequences: its messages, and the commands (`sync_once`) that stay out of its history. */
+export const messageSequence = 0;
+export const commandSequence = 1;
+export type Sequence = typeof messageSequence | typeof commandSequence;
+
+/** A channel in its canonical form: one value for one sequence. */
+export interface Channel {
+  readonly type: number;
+  readonly id: string;
+  readonly sequence: Sequence;
+  /** Equal for equal channels and for no others. */
+  readonly key: string;
+}
+
+/** `id` is canonical already. */
+export function channel(type: number, id: string, sequence: Sequence): Channel {
+  return { type, id, sequence, key: `${type}/${sequence}/${id}` };
+}
+
+/**
+ * The canonical id of two users' channel: the uid whose CRC32-IEEE (of its UTF-8) is larger first, joined with `@`; on a tie the
+ * lexicographically larger first, by bytes. Both directions give the same id.
+ */
+export function pairId(a: string, b: string): string {
+  const crcA = crc32(a);
+  const crcB = crc32(b);
+  const aFirst = crcA === crcB ? Buffer.compare(Buffer.from(a), Buffer.from(b)) >= 0 : crcA > crcB;
+  return aFirst ? `${a}@${b}` : `${b}@${a}`;
+}
+
+/** The canonical id of a channel that is named without a sender: a person channel as the joined pair, in either order. */
+export function canonicalId(type: number, id: string): string | undefined {
+  if (type !== personType) return id;
+  const sides = id.split('@');
+  const [a, b] = sides;
+  if (sides.length !== 2 || !a || !b) return undefined;
+  return pairId(a, b);
+}
+
+/** The other side of a sender's person channel, which is named by that uid or by the joined pair. */
+export function peerOf(fromUid: string, channelId: string): string {
+  if (channelId.startsWith(`${fromUid}@`)) return channelId.slice(fromUid.length + 1);
+  if (channelId.endsWith(`@${fromUid}`)) return channelId.slice(0, -(fromUid.length + 1));
+  return channelId;
+}

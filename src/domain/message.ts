@@ -1,0 +1,109 @@
+import { hash } from 'node:crypto';
+import {
+  type Channel,
+  channel,
+  commandSequence,
+  messageSequence,
+  pairId,
+  peerOf,
+  personType,
+  tempType,
+} from './channel.ts';
+
+/** Bits of `flags` as stored. */
+export const flagNoPersist = 1;
+export const flagRedDot = 2;
+export const flagSyncOnce = 4;
+
+/** How to treat a message; each flag is 0 or 1. */
+export interface Header {
+  readonly noPersist: number;
+  readonly redDot: number;
+  readonly syncOnce: number;
+}
+
+/** What a caller hands in, already checked against the rules of the proto. The generated MessageDraft has this shape. */
+export interface Draft {
+  readonly header?: Header | undefined;
+  readonly clientMsgNo: string;
+  readonly fromUid: string;
+  readonly channelId: string;
+  readonly channelType: number;
+  readonly expire: number;
+  readonly payload: Uint8Array;
+  readonly subscribers: readonly string[];
+  readonly streamNo: string;
+  readonly tagKey: string;
+}
+
+/** A draft with its channel, its key and its content settled: ready to be decided on. */
+export interface Prepared {
+  readonly channel: Channel;
+  readonly fromUid: string;
+  readonly clientMsgNo: string;
+  /** 32 hexadecimal digits: a digest of sender and client_msg_no; with the channel it is the once-only key. */
+  readonly dedupeKey: string;
+  /** The once-only key as one text: equal for the same channel, sender and client_msg_no. */
+  readonly key: string;
+  /** SHA-256 over every field that makes it the message that it is, besides channel, sender and key. */
+  readonly contentHash: Buffer;
+  readonly flags: number;
+  readonly expire: number;
+  readonly payload: Uint8Array;
+  /** Sorted, each once. */
+  readonly subscribers: readonly string[];
+  readonly streamNo: string;
+  readonly tagKey: string;
+}
+
+/** Settles a draft. `clientMsgNo` is the caller's, or the one that the service made. */
+export function prepare(draft: Draft, clientMsgNo: string): Prepared {
+  const flags = flagsOf(draft.header);
+  const subscribers = draft.subscribers.length === 0 ? draft.subscribers : [...new Set(draft.subscribers)].sort();
+  const channel = channelOf(draft, subscribers, flags);
+  const dedupeKey = hash('sha256', JSON.stringify([draft.fromUid, clientMsgNo]), 'hex').slice(0, 32);
+  return {
+    channel,
+    fromUid: draft.fromUid,
+    clientMsgNo,
+    dedupeKey,
+    key: `${channel.key}#${dedupeKey}`,
+    contentHash: contentHash(draft, flags, subscribers),
+    flags,
+    expire: draft.expire,
+    payload: draft.payload,
+    subscribers,
+    streamNo: draft.streamNo,
+    tagKey: draft.tagKey,
+  };
+}
+
+/** Whether it gets a sequence and a row. */
+export function isPersistent(message: Prepared): boolean {
+  return (message.flags & flagNoPersist) === 0;
+}
+
+function flagsOf(header: Header | undefined): number {
+  if (header === undefined) return 0;
+  return (
+    (header.noPersist ? flagNoPersist : 0) | (header.redDot ? flagRedDot : 0) | (header.syncOnce ? flagSyncOnce : 0)
+  );
+}
+
+function channelOf(draft: Draft, subscribers: readonly string[], flags: number): Channel {
+  const sequence = (flags & flagSyncOnce) === 0 ? messageSequence : commandSequence;
+  if (draft.channelId === '') return channel(tempType, receiversId(subscribers), sequence);
+  if (draft.channelType !== personType) return channel(draft.channelType, draft.channelId, sequence);
+  return channel(personType, pairId(draft.fromUid, peerOf(draft.fromUid, draft.channelId)), sequence);
+}
+
+/** The channel id of a command that names only its receivers: the same set of uids is the same channel. */
+function receiversId(subscribers: readonly string[]): string {
+  return hash('sha256', JSON.stringify(subscribers), 'hex').slice(0, 32);
+}
+
+/** The text part is JSON, which holds no raw line feed, so that the line feed ends it and no two contents read alike. */
+function contentHash(draft: Draft, flags: number, subscribers: readonly string[]): Buffer {
+  const text = JSON.stringify([flags, draft.expire, draft.streamNo, draft.tagKey, subscribers]);
+  return hash('sha256', Buffer.concat([Buffer.from(`${text}\n`), draft.payload]), 'buffer');
+}

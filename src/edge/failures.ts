@@ -1,0 +1,124 @@
+import { create, createRegistry, type JsonObject, type MessageInitShape, toJson } from '@bufbuild/protobuf';
+import { anyPack, durationFromMs } from '@bufbuild/protobuf/wkt';
+import { Code, ConnectError } from '@connectrpc/connect';
+import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import { type Status, StatusSchema } from '../../gen/google/rpc/status_pb.ts';
+import { Failure, type Reason, type Refusal, type Violation } from '../domain/failure.ts';
+import { limits } from '../limits.ts';
+
+/** The only table from reasons to codes and HTTP statuses. */
+const table: Record<Reason, { code: Code; http: number }> = {
+  INVALID_FIELD: { code: Code.InvalidArgument, http: 400 },
+  EMPTY_BATCH: { code: Code.InvalidArgument, http: 400 },
+  BATCH_TOO_LARGE: { code: Code.InvalidArgument, http: 413 },
+  PAYLOAD_TOO_LARGE: { code: Code.InvalidArgument, http: 413 },
+  CLIENT_MSG_NO_REUSED: { code: Code.AlreadyExists, http: 409 },
+  SEQ_MISMATCH: { code: Code.Aborted, http: 409 },
+  STORE_BUSY: { code: Code.Unavailable, http: 503 },
+  DEADLINE: { code: Code.DeadlineExceeded, http: 504 },
+  INTERNAL: { code: Code.Internal, http: 500 },
+};
+
+/** For errors without a reason of ours: those of the protocols themselves. */
+const httpByCode: Record<Code, number> = {
+  [Code.Canceled]: 499,
+  [Code.Unknown]: 500,
+  [Code.InvalidArgument]: 400,
+  [Code.DeadlineExceeded]: 504,
+  [Code.NotFound]: 404,
+  [Code.AlreadyExists]: 409,
+  [Code.PermissionDenied]: 403,
+  [Code.ResourceExhausted]: 429,
+  [Code.FailedPrecondition]: 400,
+  [Code.Aborted]: 409,
+  [Code.OutOfRange]: 400,
+  [Code.Unimplemented]: 404,
+  [Code.Internal]: 500,
+  [Code.Unavailable]: 503,
+  [Code.DataLoss]: 500,
+  [Code.Unauthenticated]: 401,
+};
+
+const domain = 'sendbatch';
+
+/** The details that any answer of ours may carry; JSON needs to know them to write an Any. */
+export const detailRegistry = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSchema);
+
+/** Any thrown value as the error that goes out. What is not a refusal is INTERNAL and says nothing of its cause. */
+export function toConnectError(thrown: unknown): ConnectError {
+  if (thrown instanceof ConnectError) return thrown;
+  const failure =
+    thrown instanceof Failure
+      ? thrown
+      : new Failure(
+          {
+            reason: 'INTERNAL',
+            message: 'an internal error; its cause is in the log under x-request-id',
+            metadata: {},
+          },
+          { cause: thrown },
+        );
+  const { refusal, violations, retryAfterMs } = failure;
+  const headers: Record<string, string> =
+    retryAfterMs === undefined ? {} : { 'retry-after': String(Math.ceil(retryAfterMs / 1000)) };
+  const details = [
+    { desc: ErrorInfoSchema, value: errorInfo(refusal) },
+    ...(violations.length > 0 ? [{ desc: BadRequestSchema, value: badRequest(violations) }] : []),
+    ...(retryAfterMs === undefined
+      ? []
+      : [{ desc: RetryInfoSchema, value: { retryDelay: durationFromMs(retryAfterMs) } }]),
+  ];
+  return new ConnectError(refusal.message, table[refusal.reason].code, headers, details, failure.cause);
+}
+
+/** One message's refusal, as it stands in its result. */
+export function toStatus(refusal: Refusal): Status {
+  return create(StatusSchema, {
+    code: table[refusal.reason].code,
+    message: refusal.message,
+    details: [anyPack(ErrorInfoSchema, create(ErrorInfoSchema, errorInfo(refusal)))],
+  });
+}
+
+/** The HTTP status of a reason, on the JSON routes. */
+export function httpStatusOf(reason: string): number {
+  return Object.hasOwn(table, reason) ? table[reason as Reason].http : 500;
+}
+
+/** An error as the JSON routes say it: its HTTP status and its body. */
+export function toHttp(error: ConnectError, status = httpStatusOfError(error)): { status: number; body: JsonObject } {
+  const details = error.details.flatMap((detail) => ('desc' in detail ? [anyOf(detail)] : []));
+  return {
+    status,
+    body: {
+      status,
+      msg: error.rawMessage,
+      error: {
+        code: error.code,
+        status: Code[error.code].replace(/(?<!^)[A-Z]/g, '_$&').toUpperCase(),
+        message: error.rawMessage,
+        details,
+      },
+    },
+  };
+}
+
+function httpStatusOfError(error: ConnectError): number {
+  const [info] = error.findDetails(ErrorInfoSchema);
+  return info === undefined ? httpByCode[error.code] : httpStatusOf(info.reason);
+}
+
+type Detail = Extract<ConnectError['details'][number], { desc: unknown }>;
+
+function anyOf({ desc, value }: Detail): JsonObject {
+  const json = toJson(desc, create(desc, value));
+  return { '@type': `type.googleapis.com/${desc.typeName}`, ...(json as JsonObject) };
+}
+
+function errorInfo(refusal: Refusal): MessageInitShape<typeof ErrorInfoSchema> {
+  return { reason: refusal.reason, domain, metadata: { ...refusal.metadata } };
+}
+
+function badRequest(violations: readonly Violation[]): MessageInitShape<typeof BadRequestSchema> {
+  return { fieldViolations: violations.slice(0, limits.violationsNamed).map((each) => ({ ...each })) };
+}

@@ -1,0 +1,66 @@
+import { anyUnpack } from '@bufbuild/protobuf/wkt';
+import { Code, type ConnectError, type Interceptor } from '@connectrpc/connect';
+import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import { MessageService, type SendBatchResponse, type SendRequest } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { malformed } from '../domain/failure.ts';
+import { type TranscodedCall, TranscodeError } from '../transcode/index.ts';
+import { httpStatusOf, toConnectError, toHttp } from './failures.ts';
+
+/** Who sends when a caller of `Send` names nobody, as the servers that legacy callers were written for have it. */
+const systemUid = '____system';
+
+/** Gives a single send without a sender the system's uid, before the rules are checked. */
+export const legacySenderInterceptor: Interceptor = (next) => async (request) => {
+  if (!request.stream && request.method === MessageService.method.send) {
+    const { message } = request.message as SendRequest;
+    if (message?.fromUid === '') message.fromUid = systemUid;
+  }
+  return await next(request);
+};
+
+/** What the JSON routes answer beyond the plain body: the status of a batch, and the shape that callers of `/message/send` read. */
+export function legacyAnswer(call: TranscodedCall): { status?: number; body?: string } {
+  if (call.method === MessageService.method.sendBatch)
+    return { status: batchStatus(call.response as SendBatchResponse) };
+  if (call.method === MessageService.method.send) {
+    // TangSengDaoDao's library reads `data.message_id`, OpenChat and gowk read `message_id`.
+    const json = call.json();
+    return { body: `{"status":200,"data":${json},${json.slice(1)}` };
+  }
+  return {};
+}
+
+/** 200 when all went in, 207 when some did, and when none did the refusals' own status, or 400 when they differ. */
+function batchStatus(response: SendBatchResponse): number {
+  if (response.refusedCount === 0) return 200;
+  if (response.refusedCount < response.results.length) return 207;
+  const statuses = new Set(
+    response.results.map((result) => {
+      const [detail] = result.error?.details ?? [];
+      const info = detail === undefined ? undefined : anyUnpack(detail, ErrorInfoSchema);
+      return httpStatusOf(info?.reason ?? 'INTERNAL');
+    }),
+  );
+  const [only] = statuses;
+  return statuses.size === 1 && only !== undefined ? only : 400;
+}
+
+/** Every error of a JSON route, in the one shape that legacy callers (`msg`, `status`) and new ones (`error`) read. */
+export function legacyFailure(error: ConnectError): { status: number; headers: Headers; body: string } {
+  const { mapped, status } = ofTranscoder(error);
+  const http = toHttp(mapped, status);
+  return { status: http.status, headers: mapped.metadata, body: JSON.stringify(http.body) };
+}
+
+/** A request that never became a call: the transcoder's violations are ours by another name. */
+function ofTranscoder(error: ConnectError): { mapped: ConnectError; status?: number } {
+  if (!(error instanceof TranscodeError)) return { mapped: error };
+  if (error.code !== Code.InvalidArgument) return { mapped: error, status: error.httpStatus };
+  const reason = error.httpStatus === 413 ? 'BATCH_TOO_LARGE' : 'INVALID_FIELD';
+  const violations =
+    error.violations.length > 0 ? error.violations : [{ field: 'body', description: error.rawMessage }];
+  return {
+    mapped: toConnectError(malformed(violations.map((each) => ({ ...each, reason })))),
+    status: error.httpStatus,
+  };
+}

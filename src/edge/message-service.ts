@@ -1,0 +1,134 @@
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import { durationFromMs, timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { ChannelType, MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { type MessageService, SendBatchResponseSchema, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { Failure } from '../domain/failure.ts';
+import { flagNoPersist, flagRedDot, flagSyncOnce } from '../domain/message.ts';
+import type { Outcome } from '../domain/plan.ts';
+import { limits } from '../limits.ts';
+import type { Broadcast } from '../service/broadcast.ts';
+import type { Page, ReadChannel } from '../service/read-channel.ts';
+import { requestIdOf, type SendBatch } from '../service/send-batch.ts';
+import { toStatus } from './failures.ts';
+
+/** What the service is made of. */
+export interface MessageServiceParts {
+  readonly version: string;
+  readonly requestTimeoutMs: number;
+  readonly sendBatch: SendBatch;
+  readonly broadcast: Broadcast;
+  readonly readChannel: ReadChannel;
+}
+
+/** sendbatch.v1.MessageService: each RPC is a conversion around a use case. */
+export function createMessageService(parts: MessageServiceParts): ServiceImpl<typeof MessageService> {
+  return {
+    async sendBatch(request, context) {
+      const outcomes = await parts.sendBatch({
+        messages: request.messages,
+        atomic: request.mode === SendMode.ATOMIC,
+        validateOnly: request.validateOnly,
+        requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
+        expectedLastSeqs: request.expectedLastSeqs.map((each) => ({ ...each, lastSeq: Number(each.lastSeq) })),
+      });
+      const count = (kind: Outcome['kind']) => outcomes.filter((outcome) => outcome.kind === kind).length;
+      return create(SendBatchResponseSchema, {
+        results: outcomes.map((outcome) => ({
+          ...numbers(outcome),
+          ...(outcome.kind === 'refused' ? { error: toStatus(outcome.refusal) } : {}),
+        })),
+        acceptedCount: count('accepted'),
+        duplicateCount: count('duplicate'),
+        refusedCount: count('refused'),
+      });
+    },
+
+    async send(request, context) {
+      const { message } = request;
+      if (message === undefined) throw new Error('message is required by its rule');
+      const [outcome] = await parts.sendBatch({
+        messages: [message],
+        atomic: false,
+        validateOnly: request.validateOnly,
+        requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
+        expectedLastSeqs: [],
+      });
+      if (outcome === undefined) throw new Error('no outcome for the message');
+      if (outcome.kind === 'refused') throw new Failure(outcome.refusal);
+      return numbers(outcome);
+    },
+
+    async broadcast(request, context) {
+      const missed = await parts.broadcast({
+        ...request,
+        requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
+      });
+      return { failUids: missed.map((each) => each.uid), reason: missed.map((each) => each.reason) };
+    },
+
+    async listMessages(request) {
+      const page = await parts.readChannel({
+        ...request,
+        afterSeq: Number(request.afterSeq),
+        beforeSeq: Number(request.beforeSeq),
+      });
+      return {
+        messages: page.messages.map((message) => toMessage(page, message)),
+        more: page.more,
+        lastSeq: BigInt(page.lastSeq),
+      };
+    },
+
+    getServerInfo() {
+      return {
+        version: parts.version,
+        limits: {
+          batchMessages: limits.batchMessages,
+          batchMessagesAdvised: limits.batchMessagesAdvised,
+          batchChannels: limits.batchChannels,
+          broadcastSubscribers: limits.broadcastSubscribers,
+          messageSubscribers: limits.messageSubscribers,
+          payloadBytes: limits.payloadBytes,
+          requestBytes: limits.requestBytes,
+          pageMessages: limits.pageMessages,
+          idBytes: limits.idBytes,
+          clientMsgNoBytes: limits.clientMsgNoBytes,
+          requestIdBytes: limits.requestIdBytes,
+          requestTimeout: durationFromMs(parts.requestTimeoutMs),
+        },
+      };
+    },
+  };
+}
+
+/** What a result and the answer to a single send have in common. 64-bit fields are bigint in generated code. */
+function numbers(outcome: Outcome) {
+  const { clientMsgNo } = outcome.message;
+  if (outcome.kind === 'refused') return { clientMsgNo };
+  return {
+    messageId: BigInt(outcome.messageId),
+    messageSeq: BigInt(outcome.messageSeq),
+    clientMsgNo,
+    ...(outcome.kind === 'duplicate' ? { duplicate: true } : {}),
+  };
+}
+
+function toMessage(page: Page, message: Page['messages'][number]): MessageInitShape<typeof MessageSchema> {
+  const bit = (flag: number) => ((message.flags & flag) === 0 ? 0 : 1);
+  return {
+    header: { noPersist: bit(flagNoPersist), redDot: bit(flagRedDot), syncOnce: bit(flagSyncOnce) },
+    messageId: BigInt(message.messageId),
+    messageSeq: BigInt(message.messageSeq),
+    clientMsgNo: message.clientMsgNo,
+    fromUid: message.fromUid,
+    channelId: page.channelId,
+    channelType: page.channelType as ChannelType,
+    expire: message.expire,
+    timestamp: timestampFromMs(message.acceptedAt),
+    payload: message.payload,
+    subscribers: [...message.subscribers],
+    streamNo: message.streamNo,
+    tagKey: message.tagKey,
+  };
+}

@@ -1,0 +1,83 @@
+import { Code, ConnectError } from '@connectrpc/connect';
+import {
+  connectNodeAdapter,
+  universalRequestFromNodeRequest,
+  universalResponseToNodeResponse,
+} from '@connectrpc/connect-node';
+import { toConnectError, toHttp } from './failures.ts';
+import type { Guard } from './guard.ts';
+import type { Routes } from './routes.ts';
+
+type Handler = ReturnType<typeof connectNodeAdapter>;
+type Request = Parameters<Handler>[0];
+type Response = Parameters<Handler>[1];
+
+/** Which door a request goes through: the guard first, then the RPC protocols, then the JSON routes, then 404 in the caller's protocol. */
+export function createServer(guard: Guard, { routes, options, transcoder }: Routes): Handler {
+  const rpc = connectNodeAdapter({
+    ...options,
+    routes,
+    fallback: (request, response) => void json(request, response),
+  });
+
+  async function json(request: Request, response: Response): Promise<void> {
+    try {
+      const answer = await transcoder.handle(universalRequestFromNodeRequest(request, response, undefined, undefined));
+      if (answer === undefined) notFound(request, response);
+      else await universalResponseToNodeResponse(answer, response);
+    } catch (error) {
+      // Nothing of a call's own failing comes here: this is the connection's end, or a defect of the edge.
+      if (response.headersSent || response.writableEnded || request.destroyed) response.destroy();
+      else end(response, toHttp(toConnectError(error)));
+    }
+  }
+
+  return (request, response) => {
+    const verdict = guard(request);
+    if (verdict.kind === 'refuse') {
+      const refusal = new ConnectError(verdict.message, Code.PermissionDenied);
+      end(response, toHttp(refusal, verdict.status));
+      return;
+    }
+    for (const [name, value] of Object.entries(verdict.headers)) response.setHeader(name, value);
+    if (verdict.kind === 'preflight') {
+      response.writeHead(verdict.status);
+      response.end();
+      return;
+    }
+    rpc(request, response);
+  };
+}
+
+/** A gRPC client reads a trailer, not a body; an RPC path in JSON is a Connect client's; everybody else gets the JSON routes' shape. */
+function notFound(request: Request, response: Response): void {
+  const path = (request.url ?? '/').split('?', 1)[0];
+  const type = request.headers['content-type'] ?? '';
+  const message = `${request.method} ${path} is not here; the routes are in the README, the RPCs in sendbatch.v1.MessageService`;
+  if (type.startsWith('application/grpc')) {
+    // Trailers-Only: the status stands among the headers of an answer without a body.
+    response.writeHead(200, {
+      'content-type': type,
+      'grpc-status': String(Code.Unimplemented),
+      'grpc-message': encodeURIComponent(message),
+    });
+    response.end();
+    return;
+  }
+  const isRpcPath = /^\/[\w.]+\.\w+\/\w+$/.test(path ?? '');
+  if (isRpcPath || type.startsWith('application/proto') || type.startsWith('application/connect+')) {
+    end(response, { status: 404, body: { code: 'unimplemented', message } });
+    return;
+  }
+  end(response, toHttp(new ConnectError(message, Code.NotFound)));
+}
+
+function end(response: Response, { status, body }: { status: number; body: object }): void {
+  const text = JSON.stringify(body);
+  response.writeHead(status, {
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(text),
+    'x-content-type-options': 'nosniff',
+  });
+  response.end(text);
+}

@@ -1,0 +1,52 @@
+import { type Logger as PinoLogger, pino } from 'pino';
+import pretty from 'pino-pretty';
+
+/** The log. Fields first, words second. */
+export type Log = PinoLogger;
+
+/** A log as the settings want it: JSON lines for machines, words for a terminal. */
+export function createLog(options: { level: string; format: 'auto' | 'json' | 'pretty' }): Log {
+  const wordy = options.format === 'pretty' || (options.format === 'auto' && process.stdout.isTTY === true);
+  const settings = {
+    level: options.level,
+    base: null,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    // A database URL holds a password, and headers hold keys: neither is ever passed to the log on purpose; this is the second lock.
+    redact: ['url', '*.url', 'password', '*.password', '*.connectionString', 'headers', '*.headers'],
+  };
+  return wordy
+    ? pino(settings, pretty({ sync: true, translateTime: 'SYS:HH:MM:ss', ignore: 'pid,hostname' }))
+    : pino(settings);
+}
+
+/** One call that ended, on any protocol. */
+export interface CallEnd {
+  readonly requestId: string;
+  readonly method: string;
+  readonly protocol: string;
+  readonly ms: number;
+  /** `OK`, or the name of the code. */
+  readonly code: string;
+  readonly reason?: string | undefined;
+  readonly cause?: unknown;
+}
+
+/** What happens in the service that is worth a line. One function a thing, so that its metric has a place to go. */
+export function createEvents(log: Log) {
+  return {
+    /** A defect is an error with its cause; a refusal is the caller's business. */
+    callEnded(call: CallEnd): void {
+      const { cause, ...fields } = call;
+      if (call.reason === 'INTERNAL') log.error({ ...fields, err: cause }, 'call failed');
+      else if (call.reason === 'STORE_BUSY') log.warn({ ...fields, err: cause }, 'store busy');
+      else log.debug(fields, 'call ended');
+    },
+    /** A connection that broke while nobody used it. */
+    databaseConnectionLost(error: Error): void {
+      log.warn({ err: error }, 'a database connection was lost');
+    },
+  };
+}
+
+/** The events of one service. */
+export type Events = ReturnType<typeof createEvents>;

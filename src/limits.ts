@@ -1,0 +1,54 @@
+/**
+ * Every bound of the service, in one place. `GetServerInfo` serves them, each stands in the error that it causes, and a test compares
+ * them with the rules in the proto.
+ */
+export const limits = {
+  /** Messages in a batch. */
+  batchMessages: 1000,
+  /** Messages in a batch that serve latency and throughput best; the documented page's own advice. */
+  batchMessagesAdvised: 100,
+  /** Channels in a batch: each message goes to one, so that the bound on messages enforces it. */
+  batchChannels: 1000,
+  /** Receivers of a broadcast; the largest call that legacy callers are told to make. */
+  broadcastSubscribers: 10_000,
+  /** Receivers that one message may name. */
+  messageSubscribers: 10_000,
+  /** Bytes of a payload. */
+  payloadBytes: 64 * 1024,
+  /** Bytes of a request, as sent and unpacked. */
+  requestBytes: 16 * 1024 * 1024,
+  /** Messages on a page. */
+  pageMessages: 1000,
+  /** Messages on a page when the caller names no limit. */
+  pageMessagesDefault: 100,
+  /** Bytes of a uid and of a channel id. */
+  idBytes: 256,
+  /** Bytes of a client_msg_no. */
+  clientMsgNoBytes: 128,
+  /** Bytes of a request_id: `<request_id>:<index>` has to be a client_msg_no. */
+  requestIdBytes: 120,
+  /** Violations named in one error; a batch can break a thousand rules, an error detail has to stay readable and small. */
+  violationsNamed: 100,
+  /** Message ids that one block of the database's sequence holds; a transaction draws one block. */
+  idsPerBlock: 4096,
+} as const;
+
+/** 2^53-1: JSON numbers above it lose digits in JavaScript and in every client that reads numbers as doubles. */
+export const maxMessageId = Number.MAX_SAFE_INTEGER;
+
+function assertRelation(holds: boolean, relation: string): void {
+  if (!holds) throw new Error(`limits.ts: ${relation} does not hold`);
+}
+
+assertRelation(limits.batchMessagesAdvised <= limits.batchMessages, 'batchMessagesAdvised <= batchMessages');
+assertRelation(limits.batchMessages <= limits.idsPerBlock, 'batchMessages <= idsPerBlock (one block numbers a batch)');
+assertRelation(limits.batchChannels === limits.batchMessages, 'batchChannels === batchMessages');
+assertRelation(
+  limits.requestIdBytes + 1 + String(limits.broadcastSubscribers - 1).length <= limits.clientMsgNoBytes,
+  '<request_id>:<index> fits a client_msg_no',
+);
+assertRelation(
+  limits.batchMessagesAdvised * limits.payloadBytes * (4 / 3) <= limits.requestBytes,
+  'an advised batch of the largest payloads, in base64, fits a request',
+);
+assertRelation(limits.pageMessagesDefault <= limits.pageMessages, 'pageMessagesDefault <= pageMessages');

@@ -1,0 +1,65 @@
+import { canonicalId, channel, messageSequence } from '../domain/channel.ts';
+import { invalidField } from '../domain/failure.ts';
+import { limits } from '../limits.ts';
+import { readHeads } from '../storage/channel.ts';
+import { troubleOf } from '../storage/failure.ts';
+import { readRange, type StoredMessage } from '../storage/message.ts';
+import { type Store, storeBusy } from './append.ts';
+
+/** A page of a channel's history. */
+export interface Page {
+  readonly channelType: number;
+  /** Canonical. */
+  readonly channelId: string;
+  readonly messages: readonly StoredMessage[];
+  readonly more: boolean;
+  readonly lastSeq: number;
+}
+
+/** Which page: 0 stands for no bound, and for the default limit. */
+export interface ReadCall {
+  readonly channelType: number;
+  readonly channelId: string;
+  readonly afterSeq: number;
+  readonly beforeSeq: number;
+  readonly limit: number;
+  readonly descending: boolean;
+}
+
+/** Reads a page; a channel that nobody has sent to is an empty one. */
+export type ReadChannel = (call: ReadCall) => Promise<Page>;
+
+/** The use case over the store. */
+export function createReadChannel({ db, channelKeys }: Store): ReadChannel {
+  return async (call) => {
+    const channelId = canonicalId(call.channelType, call.channelId);
+    if (channelId === undefined)
+      throw invalidField('channel_id', 'of a person channel must be the two uids joined with @');
+    const named = channel(call.channelType, channelId, messageSequence);
+    const limit = call.limit || limits.pageMessagesDefault;
+    try {
+      const channelKey = (await channelKeys.find([named])).get(named.key);
+      const empty = { channelType: call.channelType, channelId, messages: [], more: false, lastSeq: 0 };
+      if (channelKey === undefined) return empty;
+      // The head first: a page read after it never shows less than the head says.
+      const heads = await readHeads(db, [channelKey]);
+      const range = {
+        afterSeq: call.afterSeq,
+        beforeSeq: call.beforeSeq || Number.MAX_SAFE_INTEGER,
+        // One more than asked tells whether there is more.
+        limit: limit + 1,
+        descending: call.descending,
+      };
+      const messages = await readRange(db, channelKey, range, Date.now());
+      return {
+        ...empty,
+        messages: messages.slice(0, limit),
+        more: messages.length > limit,
+        lastSeq: heads.get(channelKey) ?? 0,
+      };
+    } catch (error) {
+      if (troubleOf(error) === 'defect') throw error;
+      throw storeBusy(error);
+    }
+  };
+}

@@ -1,0 +1,111 @@
+import { sql } from 'kysely';
+import { LRUCache } from 'lru-cache';
+import type { Channel } from '../domain/channel.ts';
+import type { Db, Tx } from './database.ts';
+
+/** Channels whose keys are kept in memory: about 20 MB when full. A key never changes, so an entry is never wrong. */
+const cachedChannels = 100_000;
+
+/** Finds the surrogate keys of channels. One per process and database. */
+export class ChannelKeys {
+  readonly #db: Db;
+  readonly #cache = new LRUCache<string, number>({ max: cachedChannels });
+
+  constructor(db: Db) {
+    this.#db = db;
+  }
+
+  /** The keys of channels that exist, by channel key text. A channel that nobody has sent to is not in it. */
+  async find(channels: readonly Channel[]): Promise<Map<string, number>> {
+    const keys = new Map<string, number>();
+    const missing: Channel[] = [];
+    for (const channel of channels) {
+      const key = this.#cache.get(channel.key);
+      if (key === undefined) missing.push(channel);
+      else keys.set(channel.key, key);
+    }
+    if (missing.length > 0) {
+      for (const [text, key] of await select(this.#db, missing)) {
+        this.#cache.set(text, key);
+        keys.set(text, key);
+      }
+    }
+    return keys;
+  }
+
+  /**
+   * The keys of all these channels; those that do not exist are made, each with its head. It happens before the sending transaction and
+   * outside of it, so that the sending transaction only updates heads and two of them can never wait for each other's inserts.
+   */
+  async findOrCreate(channels: readonly Channel[]): Promise<Map<string, number>> {
+    const keys = await this.find(channels);
+    const missing = channels.filter((channel) => !keys.has(channel.key));
+    if (missing.length === 0) return keys;
+    await insert(this.#db, missing);
+    // Those that another instance made at the same moment are invisible to the insert's own snapshot: ask in a new statement.
+    const made = await this.find(missing);
+    for (const [text, key] of made) keys.set(text, key);
+    return keys;
+  }
+}
+
+async function select(db: Db, channels: readonly Channel[]): Promise<[string, number][]> {
+  const { rows } = await sql<{ ordinal: number; channel_key: number }>`
+    select w.ordinal, c.channel_key
+    from unnest(${ids(channels)}::text[], ${types(channels)}::smallint[], ${sequences(channels)}::smallint[])
+      with ordinality as w(channel_id, channel_type, sequence, ordinal)
+    cross join lateral (
+      select c.channel_key from sendbatch.channel c
+      where c.channel_id = w.channel_id and c.channel_type = w.channel_type and c.sequence = w.sequence
+      limit 1
+    ) c`.execute(db);
+  return rows.map((row) => {
+    const channel = channels[row.ordinal - 1];
+    if (channel === undefined) throw new Error(`ordinal ${row.ordinal} of ${channels.length}`);
+    return [channel.key, row.channel_key];
+  });
+}
+
+/** In sorted order, so that two instances that make the same channels wait for each other in one direction only. */
+async function insert(db: Db, channels: readonly Channel[]): Promise<void> {
+  await sql`
+    with made as (
+      insert into sendbatch.channel (channel_id, channel_type, sequence)
+      select channel_id, channel_type, sequence
+      from unnest(${ids(channels)}::text[], ${types(channels)}::smallint[], ${sequences(channels)}::smallint[])
+        as w(channel_id, channel_type, sequence)
+      order by channel_id collate "C", channel_type, sequence
+      on conflict do nothing
+      returning channel_key
+    )
+    insert into sendbatch.channel_head (channel_key) select channel_key from made`.execute(db);
+}
+
+const ids = (channels: readonly Channel[]) => channels.map((channel) => channel.id);
+const types = (channels: readonly Channel[]) => channels.map((channel) => channel.type);
+const sequences = (channels: readonly Channel[]) => channels.map((channel) => channel.sequence);
+
+/**
+ * Locks the heads of these channels until the transaction ends, and returns their last sequences by channel key.
+ *
+ * Lock order: ascending channel_key, by everybody who locks heads; that is what makes deadlocks impossible between batches.
+ */
+export async function lockHeads(tx: Tx, channelKeys: readonly number[]): Promise<Map<number, number>> {
+  const { rows } = await sql<{ channel_key: number; last_seq: number }>`
+    select channel_key, last_seq from sendbatch.channel_head
+    where channel_key = any(${channelKeys}::bigint[])
+    order by channel_key
+    for no key update`.execute(tx);
+  if (rows.length !== channelKeys.length)
+    throw new Error(`${channelKeys.length - rows.length} of ${channelKeys.length} channel heads are missing`);
+  return new Map(rows.map((row) => [row.channel_key, row.last_seq]));
+}
+
+/** The last sequences of these channels without a lock: what was committed when it was asked. */
+export async function readHeads(db: Db, channelKeys: readonly number[]): Promise<Map<number, number>> {
+  const { rows } = await sql<{ channel_key: number; last_seq: number }>`
+    select channel_key, last_seq from sendbatch.channel_head where channel_key = any(${channelKeys}::bigint[])`.execute(
+    db,
+  );
+  return new Map(rows.map((row) => [row.channel_key, row.last_seq]));
+}

@@ -1,0 +1,83 @@
+import { Kysely, PostgresDialect, sql, type Transaction } from 'kysely';
+import pg from 'pg';
+import type { Tables } from './schema.ts';
+
+/** The database, or a transaction in it. */
+export type Db = Kysely<Tables>;
+/** A function that needs the locks of a transaction takes this. */
+export type Tx = Transaction<Tables>;
+
+/** How to reach the database. */
+export interface DatabaseOptions {
+  /** A libpq URL, or the socket folder and user of the embedded server. */
+  readonly connection: { readonly url: string } | { host: string; port: number; user: string; database: string };
+  /** Connections at most. */
+  readonly poolSize: number;
+  /** Milliseconds that a statement waits for a row lock before STORE_BUSY. */
+  readonly lockTimeoutMs: number;
+  /** Milliseconds that a statement may run. */
+  readonly statementTimeoutMs: number;
+  /** Milliseconds to wait for a connection, from the server or from the pool. */
+  readonly connectTimeoutMs: number;
+  /** Told of a connection that broke while nobody used it. */
+  readonly onIdleError: (error: Error) => void;
+}
+
+const int8 = 20;
+
+/** Opens the pool. Nothing is connected until the first query. */
+export function openDatabase(options: DatabaseOptions): Db {
+  const { connection } = options;
+  const pool = new pg.Pool({
+    ...('url' in connection ? { connectionString: connection.url } : connection),
+    application_name: 'sendbatch',
+    max: options.poolSize,
+    connectionTimeoutMillis: options.connectTimeoutMs,
+    idleTimeoutMillis: 60_000,
+    keepAlive: true,
+    statement_timeout: options.statementTimeoutMs,
+    lock_timeout: options.lockTimeoutMs,
+    // A transaction here never waits for anything but SQL; one that idles is a lost peer that holds locks.
+    idle_in_transaction_session_timeout: options.statementTimeoutMs,
+    types: {
+      getTypeParser: (oid: number, format?: 'text' | 'binary') =>
+        oid === int8 ? safeInteger : pg.types.getTypeParser(oid, format as 'text'),
+    },
+  });
+  // Without a listener a connection that the server closes while idle would end the process.
+  pool.on('error', options.onIdleError);
+  return new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
+}
+
+function safeInteger(text: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value)) throw new RangeError(`bigint ${text} from the database is above 2^53-1`);
+  return value;
+}
+
+/** Runs `work` in one READ COMMITTED transaction: a statement that waited for a lock must not freeze the view of the next one. */
+export async function inTransaction<T>(db: Db, work: (tx: Tx) => Promise<T>): Promise<T> {
+  return await db.transaction().setIsolationLevel('read committed').execute(work);
+}
+
+/** What the server says of itself. */
+export interface ServerFacts {
+  readonly version: string;
+  readonly versionNumber: number;
+  /** Settings under which a commit may be lost in a crash; empty when commits are durable. */
+  readonly lossy: string[];
+}
+
+/** Asks the server what it is; throws when it cannot be reached. */
+export async function serverFacts(db: Db): Promise<ServerFacts> {
+  const { rows } = await sql<{ version: string; number: string; fsync: string; commit: string }>`
+    select current_setting('server_version') as version, current_setting('server_version_num') as number,
+      current_setting('fsync') as fsync, current_setting('synchronous_commit') as commit`.execute(db);
+  const [row] = rows;
+  if (row === undefined) throw new Error('the server did not say its version');
+  const lossy = [
+    ...(row.fsync === 'on' ? [] : [`fsync=${row.fsync}`]),
+    ...(row.commit === 'off' ? [`synchronous_commit=${row.commit}`] : []),
+  ];
+  return { version: row.version, versionNumber: Number(row.number), lossy };
+}

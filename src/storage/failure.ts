@@ -1,0 +1,54 @@
+/** What an error of the database means for the transaction that met it. */
+export type StoreTrouble =
+  /** Rolled back for a reason that another try may not meet. */
+  | 'retry'
+  /** The connection went away; whether a commit was made is not known. A retry with the same keys finds out. */
+  | 'lost'
+  /** Nothing that a retry mends now: a lock or a statement took too long, the server is out of resources. */
+  | 'busy'
+  /** A defect. */
+  | 'defect';
+
+const bySqlState: Record<string, StoreTrouble> = {
+  '40001': 'retry', // serialization_failure
+  '40P01': 'retry', // deadlock_detected
+  '55P03': 'busy', // lock_not_available: lock_timeout
+  '57014': 'busy', // query_canceled: statement_timeout
+  '53100': 'busy', // disk_full
+  '53200': 'busy', // out_of_memory
+  '53300': 'lost', // too_many_connections: nothing was begun, another may be free soon
+  '25006': 'busy', // read_only_sql_transaction: connected to a standby
+  '25P03': 'lost', // idle_in_transaction_session_timeout
+  '57P01': 'lost', // admin_shutdown
+  '57P02': 'lost', // crash_shutdown
+  '57P03': 'lost', // cannot_connect_now
+};
+
+const lostSockets = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'EPIPE',
+  'ENOENT', // the unix socket's file is gone: the server is down
+  'ETIMEDOUT',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+]);
+
+/** Sorts an error that a query threw. */
+export function troubleOf(error: unknown): StoreTrouble {
+  if (!(error instanceof Error)) return 'defect';
+  const code = 'code' in error && typeof error.code === 'string' ? error.code : '';
+  const known = bySqlState[code];
+  if (known !== undefined) return known;
+  if (code.startsWith('08') || lostSockets.has(code)) return 'lost';
+  // pg gives these no code: the socket ended under a query, or the pool or the server did not hand out a connection in time.
+  if (
+    /^(Connection terminated|Client has encountered a connection error|Client was closed|timeout exceeded when trying to connect)/.test(
+      error.message,
+    )
+  )
+    return 'lost';
+  return 'defect';
+}

@@ -1,0 +1,42 @@
+import { type Kysely, sql } from 'kysely';
+import { type Migration, Migrator } from 'kysely/migration';
+import * as messages from './migrations/0001-messages.ts';
+
+/** Every migration, in the order of their names. One that was released is never edited: add another. */
+const migrations: Record<string, Migration> = {
+  '0001-messages': messages,
+};
+
+/** The schema of the database is not one that this version can work with. */
+export class MigrationError extends Error {}
+
+/**
+ * Brings the schema up to date and returns what was applied. Safe when many instances start at once: the advisory lock is taken before
+ * anything is looked at or made, and who waited finds the work done. (Kysely's own lock comes only after its tables were made, which two
+ * first starts can do at once.) The lock is a transaction's, so that no pooler can leave it behind, and that transaction is not the
+ * migrations' own, so that a failing migration's words are not lost with it.
+ *
+ * `db` needs two connections and no time-outs: building an index may take its time, and so may another instance that does it.
+ */
+export async function migrate<T>(db: Kysely<T>): Promise<string[]> {
+  return await db.transaction().execute(async (lock) => {
+    await sql`select pg_advisory_xact_lock(hashtextextended('sendbatch.migrate', 0))`.execute(lock);
+    await sql`create schema if not exists sendbatch`.execute(db);
+    const migrator = new Migrator({
+      db,
+      provider: { getMigrations: async () => migrations },
+      migrationTableSchema: 'sendbatch',
+      migrationTableName: 'migration',
+      migrationLockTableName: 'migration_lock',
+    });
+    const { error, results = [] } = await migrator.migrateToLatest();
+    if (error !== undefined) {
+      const failed = results.find((result) => result.status === 'Error')?.migrationName;
+      const text = error instanceof Error ? error.message : String(error);
+      throw new MigrationError(failed === undefined ? text : `migration ${failed} failed and was undone: ${text}`, {
+        cause: error,
+      });
+    }
+    return results.map((result) => result.migrationName);
+  });
+}

@@ -1,0 +1,193 @@
+import {
+  create,
+  createRegistry,
+  type DescMessage,
+  fromBinary,
+  fromJson,
+  type JsonValue,
+  type MessageInitShape,
+  type MessageShape,
+  toBinary,
+  toJson,
+} from '@bufbuild/protobuf';
+import { anyUnpack } from '@bufbuild/protobuf/wkt';
+import { Code, ConnectError, createClient, type Transport } from '@connectrpc/connect';
+import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
+import * as grpc from '@grpc/grpc-js';
+import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import { type Status, StatusSchema } from '../../gen/google/rpc/status_pb.ts';
+import {
+  MessageService,
+  SendBatchRequestSchema,
+  SendBatchResponseSchema,
+  SendMode,
+} from '../../gen/sendbatch/v1/message_service_pb.ts';
+
+type Request = MessageInitShape<typeof SendBatchRequestSchema>;
+
+/** A refusal as every protocol must say it. */
+export interface Refused {
+  readonly code: string;
+  readonly reason: string | undefined;
+  readonly metadata: Record<string, string>;
+  readonly message: string;
+  readonly fields: string[];
+  readonly retryMs: number | undefined;
+}
+
+/** One message's result, in the same words for every protocol. */
+export interface Result {
+  readonly messageId: number;
+  readonly messageSeq: number;
+  readonly clientMsgNo: string;
+  readonly duplicate: boolean;
+  readonly refused: Refused | undefined;
+}
+
+/** What a batch came to. */
+export type Answer = { readonly results: Result[] } | { readonly refused: Refused };
+
+/** A way into the service: one protocol with one client library. */
+export interface Door {
+  readonly name: string;
+  send(request: Request, options?: { headers?: Record<string, string>; timeoutMs?: number }): Promise<Answer>;
+  close(): void;
+}
+
+/** Every door of a running service. */
+export function openDoors(url: string): Door[] {
+  return [
+    connectDoor('gRPC, connect-node', createGrpcTransport({ baseUrl: url })),
+    grpcJsDoor(url),
+    connectDoor('gRPC-Web', createGrpcWebTransport({ baseUrl: url, httpVersion: '1.1' })),
+    connectDoor('Connect, binary', createConnectTransport({ baseUrl: url, httpVersion: '1.1', useBinaryFormat: true })),
+    connectDoor('Connect, JSON', createConnectTransport({ baseUrl: url, httpVersion: '2', useBinaryFormat: false })),
+    jsonDoor(url),
+  ];
+}
+
+function connectDoor(name: string, transport: Transport): Door {
+  const client = createClient(MessageService, transport);
+  return {
+    name,
+    async send(request, { headers = {}, timeoutMs } = {}) {
+      try {
+        const response = await client.sendBatch(request, {
+          headers,
+          ...(timeoutMs === undefined ? {} : { timeoutMs }),
+        });
+        return { results: response.results.map(toResult) };
+      } catch (error) {
+        const failure = ConnectError.from(error);
+        const [info] = failure.findDetails(ErrorInfoSchema);
+        const [bad] = failure.findDetails(BadRequestSchema);
+        const [retry] = failure.findDetails(RetryInfoSchema);
+        return { refused: toRefused(Code[failure.code], failure.rawMessage, info, bad, retry) };
+      }
+    },
+    close() {},
+  };
+}
+
+function toResult(result: MessageShape<typeof SendBatchResponseSchema>['results'][number]): Result {
+  return {
+    messageId: Number(result.messageId),
+    messageSeq: Number(result.messageSeq),
+    clientMsgNo: result.clientMsgNo,
+    duplicate: result.duplicate === true,
+    refused: result.error === undefined ? undefined : ofStatus(result.error),
+  };
+}
+
+function ofStatus(status: Status): Refused {
+  const find = <D extends DescMessage>(schema: D): MessageShape<D> | undefined =>
+    status.details.map((any) => anyUnpack(any, schema)).find((each) => each !== undefined);
+  return toRefused(
+    Code[status.code] ?? String(status.code),
+    status.message,
+    find(ErrorInfoSchema),
+    find(BadRequestSchema),
+    find(RetryInfoSchema),
+  );
+}
+
+function toRefused(
+  code: string,
+  message: string,
+  info: MessageShape<typeof ErrorInfoSchema> | undefined,
+  bad: MessageShape<typeof BadRequestSchema> | undefined,
+  retry: MessageShape<typeof RetryInfoSchema> | undefined,
+): Refused {
+  return {
+    code,
+    message,
+    reason: info?.reason,
+    metadata: info?.metadata ?? {},
+    fields: bad?.fieldViolations.map((each) => each.field) ?? [],
+    retryMs: retry?.retryDelay === undefined ? undefined : Number(retry.retryDelay.seconds) * 1000,
+  };
+}
+
+/** grpc-js: another client than Connect's, with google.rpc.Status read from the trailer as any gRPC library does. */
+function grpcJsDoor(url: string): Door {
+  const client = new grpc.Client(new URL(url).host, grpc.credentials.createInsecure());
+  return {
+    name: 'gRPC, grpc-js',
+    send: (request, { headers = {}, timeoutMs } = {}) =>
+      new Promise((resolve) => {
+        const metadata = new grpc.Metadata();
+        for (const [name, value] of Object.entries(headers)) metadata.set(name, value);
+        client.makeUnaryRequest(
+          '/sendbatch.v1.MessageService/SendBatch',
+          (message: Request) => Buffer.from(toBinary(SendBatchRequestSchema, create(SendBatchRequestSchema, message))),
+          (bytes: Buffer) => fromBinary(SendBatchResponseSchema, bytes),
+          request,
+          metadata,
+          timeoutMs === undefined ? {} : { deadline: Date.now() + timeoutMs },
+          (error, response) => {
+            if (error === null && response !== undefined) return resolve({ results: response.results.map(toResult) });
+            const [trailer] = error?.metadata.get('grpc-status-details-bin') ?? [];
+            const status = Buffer.isBuffer(trailer)
+              ? fromBinary(StatusSchema, trailer)
+              : create(StatusSchema, { code: error?.code ?? 2, message: error?.details ?? '' });
+            resolve({ refused: ofStatus(status) });
+          },
+        );
+      }),
+    close: () => client.close(),
+  };
+}
+
+const registry = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSchema);
+
+/** The documented route: an array in, an array out. Batch options go into the query; conditions have no place there. */
+function jsonDoor(url: string): Door {
+  return {
+    name: 'JSON route',
+    async send(request, { headers = {}, timeoutMs } = {}) {
+      const message = create(SendBatchRequestSchema, request);
+      const json = toJson(SendBatchRequestSchema, message, { useProtoFieldName: true }) as { messages?: JsonValue };
+      const query = new URLSearchParams();
+      if (message.mode !== SendMode.UNSPECIFIED) query.set('mode', SendMode[message.mode] ?? '');
+      if (message.validateOnly) query.set('validate_only', 'true');
+      if (message.requestId !== '') query.set('request_id', message.requestId);
+      const response = await fetch(`${url}/message/sendbatch?${query}`, {
+        method: 'POST',
+        body: JSON.stringify(json.messages ?? []),
+        headers: { ...headers, ...(timeoutMs === undefined ? {} : { 'connect-timeout-ms': String(timeoutMs) }) },
+      });
+      const body = (await response.json()) as JsonValue;
+      if (Array.isArray(body)) {
+        const answer = fromJson(SendBatchResponseSchema, { results: body }, { registry });
+        return { results: answer.results.map(toResult) };
+      }
+      const { error } = body as { error: { code: number; message: string; details: JsonValue } };
+      return {
+        refused: ofStatus(
+          fromJson(StatusSchema, { code: error.code, message: error.message, details: error.details }, { registry }),
+        ),
+      };
+    },
+    close() {},
+  };
+}

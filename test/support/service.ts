@@ -1,0 +1,30 @@
+import { type App, start } from '../../src/app.ts';
+import { type Config, loadConfig } from '../../src/config.ts';
+import { createLog } from '../../src/events.ts';
+import { createDatabase } from './database.ts';
+
+/** A service of one test file: its own database, a free port. */
+export interface TestService extends App {
+  readonly databaseUrl: string;
+}
+
+/** Starts a service in this process. `databaseUrl` lets a second instance share the first one's database. */
+export async function startService(change: Partial<Config> & { databaseUrl?: string } = {}): Promise<TestService> {
+  const { databaseUrl, ...settings } = change;
+  const database = databaseUrl === undefined ? await createDatabase() : undefined;
+  const url = databaseUrl ?? database?.url ?? '';
+  const config: Config = {
+    ...loadConfig({ PORT: '0', DATABASE_URL: 'postgres://set/below', LOG_LEVEL: 'silent' }),
+    database: { url },
+    ...settings,
+  };
+  const app = await start(config, createLog({ level: config.logLevel, format: 'json' }));
+  return {
+    ...app,
+    databaseUrl: url,
+    async stop() {
+      await app.stop();
+      await database?.drop();
+    },
+  };
+}
