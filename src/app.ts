@@ -9,7 +9,14 @@ import { createBroadcast } from './service/broadcast.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createSendBatch } from './service/send-batch.ts';
 import { ChannelKeys } from './storage/channel.ts';
-import { type DatabaseOptions, type Db, openDatabase, type ServerFacts, serverFacts } from './storage/database.ts';
+import {
+  type DatabaseOptions,
+  type Db,
+  openDatabase,
+  placeOf,
+  type ServerFacts,
+  serverFacts,
+} from './storage/database.ts';
 import { startEmbedded } from './storage/embedded/index.ts';
 import { migrate } from './storage/migrate.ts';
 import { version } from './version.ts';
@@ -87,7 +94,7 @@ async function findDatabase(
 ): Promise<{ connection: DatabaseOptions['connection']; words: string }> {
   if ('url' in config.database) {
     const { url } = config.database;
-    return { connection: { url }, words: `at ${hostOf(url)} (DATABASE_URL)` };
+    return { connection: { url }, words: `at ${placeOf(url)} (DATABASE_URL)` };
   }
   const embedded = await startEmbedded({ ...config.database, log });
   undo.push(() => embedded.stop());
@@ -116,12 +123,6 @@ async function prepareDatabase(db: Db, log: Log): Promise<ServerFacts> {
   const applied = await migrate(db);
   if (applied.length > 0) log.info({ migrations: applied }, 'the schema was brought up to date');
   return facts;
-}
-
-/** Host and database of a URL: never its user or password. */
-function hostOf(url: string): string {
-  const parsed = new URL(url);
-  return `${parsed.searchParams.get('host') ?? parsed.host}${parsed.pathname}`;
 }
 
 /** Some errors of the socket layer have their words inside: one for each address that was tried. */

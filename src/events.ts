@@ -12,7 +12,7 @@ export function createLog(options: { level: string; format: 'auto' | 'json' | 'p
     base: null,
     timestamp: pino.stdTimeFunctions.isoTime,
     // A database URL holds a password, and headers hold keys: neither is ever passed to the log on purpose; this is the second lock.
-    redact: ['url', '*.url', 'password', '*.password', '*.connectionString', 'headers', '*.headers'],
+    redact: ['*.connectionString', 'password', '*.password', 'headers', '*.headers'],
   };
   return wordy
     ? pino(settings, pretty({ sync: true, translateTime: 'SYS:HH:MM:ss', ignore: 'pid,hostname' }))

@@ -57,8 +57,7 @@ function ofTranscoder(error: ConnectError): { mapped: ConnectError; status?: num
   if (!(error instanceof TranscodeError)) return { mapped: error };
   if (error.code !== Code.InvalidArgument) return { mapped: error, status: error.httpStatus };
   const reason = error.httpStatus === 413 ? 'BATCH_TOO_LARGE' : 'INVALID_FIELD';
-  const violations =
-    error.violations.length > 0 ? error.violations : [{ field: 'body', description: error.rawMessage }];
+  const violations = error.faults.length > 0 ? error.faults : [{ field: 'body', description: error.rawMessage }];
   return {
     mapped: toConnectError(malformed(violations.map((each) => ({ ...each, reason })))),
     status: error.httpStatus,

@@ -81,3 +81,9 @@ export async function serverFacts(db: Db): Promise<ServerFacts> {
   ];
   return { version: row.version, versionNumber: Number(row.number), lossy };
 }
+
+/** Host and database of a URL, as the driver reads it: never its user or password. */
+export function placeOf(url: string): string {
+  const { host, port, database } = new pg.Client({ connectionString: url });
+  return host.startsWith('/') ? `${host} (socket), database ${database}` : `${host}:${port}, database ${database}`;
+}

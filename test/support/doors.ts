@@ -168,7 +168,8 @@ function jsonDoor(url: string): Door {
       const message = create(SendBatchRequestSchema, request);
       const json = toJson(SendBatchRequestSchema, message, { useProtoFieldName: true }) as { messages?: JsonValue };
       const query = new URLSearchParams();
-      if (message.mode !== SendMode.UNSPECIFIED) query.set('mode', SendMode[message.mode] ?? '');
+      if (message.mode !== SendMode.UNSPECIFIED)
+        query.set('mode', message.mode === SendMode.ATOMIC ? 'atomic' : 'best_effort');
       if (message.validateOnly) query.set('validate_only', 'true');
       if (message.requestId !== '') query.set('request_id', message.requestId);
       const response = await fetch(`${url}/message/sendbatch?${query}`, {

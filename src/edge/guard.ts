@@ -1,0 +1,93 @@
+import type { IncomingHttpHeaders } from 'node:http';
+import { cors } from '@connectrpc/connect';
+
+/** What the guard needs of a request. */
+interface Seen {
+  readonly method?: string | undefined;
+  readonly headers: IncomingHttpHeaders;
+}
+
+/** Whether a request may come in, and which headers its answer needs for a browser. */
+export type Verdict =
+  | { readonly kind: 'pass'; readonly headers: Record<string, string> }
+  | { readonly kind: 'preflight'; readonly status: 204; readonly headers: Record<string, string> }
+  | { readonly kind: 'refuse'; readonly status: 403; readonly message: string };
+
+export type Guard = (request: Seen) => Verdict;
+
+/** Seconds that a browser may remember a preflight's answer; Chromium caps it at two hours. */
+const preflightSeconds = '7200';
+const ownHeaders = ['authorization', 'token', 'idempotency-key', 'x-request-id', 'last-event-id'];
+const ownAnswers = ['x-request-id', 'retry-after', 'ratelimit', 'ratelimit-policy', 'allow'];
+
+/**
+ * Keeps web pages of other sites away from a service that takes any Content-Type. An Origin that is not allowed is refused, and while nobody
+ * needs a key a Host that is not a loopback name is refused too: a page whose name was rebound to 127.0.0.1 still says its own name there.
+ */
+export function createGuard(options: { open: boolean; allowedOrigins: 'default' | readonly string[] }): Guard {
+  const allows = originRule(options.allowedOrigins);
+  return ({ method, headers }) => {
+    const host = hostOf(headers);
+    if (options.open && host !== undefined && !isLoopbackHost(host)) {
+      return {
+        kind: 'refuse',
+        status: 403,
+        message: `Host ${JSON.stringify(host)} is refused: while no key is needed only loopback names are served; call localhost, or set AUTH=off if every caller is trusted`,
+      };
+    }
+    const { origin } = headers;
+    if (origin === undefined) return { kind: 'pass', headers: {} };
+    if (!allows(origin, host)) {
+      return {
+        kind: 'refuse',
+        status: 403,
+        message: `Origin ${JSON.stringify(origin)} is refused: name it in ALLOWED_ORIGINS to let its pages call`,
+      };
+    }
+    const answer = {
+      'access-control-allow-origin': origin,
+      'access-control-expose-headers': [...cors.exposedHeaders, ...ownAnswers].join(', '),
+      vary: 'Origin',
+    };
+    if (method !== 'OPTIONS' || headers['access-control-request-method'] === undefined)
+      return { kind: 'pass', headers: answer };
+    return {
+      kind: 'preflight',
+      status: 204,
+      headers: {
+        ...answer,
+        'access-control-allow-methods': [...new Set([...cors.allowedMethods, 'PUT', 'PATCH', 'DELETE'])].join(', '),
+        'access-control-allow-headers': [...cors.allowedHeaders, ...ownHeaders].join(', '),
+        'access-control-max-age': preflightSeconds,
+        // Chromium asks before a public page may call a private address; the origin was allowed by name.
+        ...(headers['access-control-request-private-network'] === 'true'
+          ? { 'access-control-allow-private-network': 'true' }
+          : {}),
+      },
+    };
+  };
+}
+
+function originRule(allowed: 'default' | readonly string[]): (origin: string, host: string | undefined) => boolean {
+  if (allowed !== 'default') {
+    const exact = new Set(allowed);
+    return (origin) => exact.has('*') || exact.has(origin);
+  }
+  return (origin, host) => {
+    if (!URL.canParse(origin)) return false;
+    const { host: originHost, protocol } = new URL(origin);
+    if (protocol !== 'http:' && protocol !== 'https:') return false;
+    return originHost === host || isLoopbackHost(originHost);
+  };
+}
+
+function hostOf(headers: IncomingHttpHeaders): string | undefined {
+  const authority = headers[':authority'];
+  return typeof authority === 'string' ? authority : headers.host;
+}
+
+/** `localhost`, its subdomains, 127.0.0.0/8 and [::1], with any port. */
+function isLoopbackHost(host: string): boolean {
+  const name = host.toLowerCase().replace(/:\d+$/, '');
+  return name === 'localhost' || name.endsWith('.localhost') || name === '[::1]' || /^127(\.\d{1,3}){3}$/.test(name);
+}

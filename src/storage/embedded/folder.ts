@@ -1,0 +1,146 @@
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type Account, barrier, EmbeddedUnavailable } from './account.ts';
+import type { Binaries } from './binaries.ts';
+
+/** Where a root whose folder the server's account cannot reach keeps the data instead. */
+const systemFolder = '/var/lib/sendbatch';
+
+/** The folder that will hold the cluster: the wanted one, or for root, when nobody insisted on it, one that the account can reach. */
+export function reachableFolder(
+  wanted: string,
+  explicit: boolean,
+  account: Account,
+): { folder: string; moved: string | undefined } {
+  const blocking = barrier(wanted, account);
+  if (blocking === undefined) return { folder: wanted, moved: undefined };
+  if (explicit) {
+    throw new EmbeddedUnavailable(
+      `DATA_DIR=${wanted} cannot be used: PostgreSQL runs as ${account.name} here, since it refuses root, and ${account.name} may not pass ${blocking}; choose another DATA_DIR, chmod o+x ${blocking}, start sendbatch as another user, or set DATABASE_URL`,
+    );
+  }
+  return { folder: join(systemFolder, digest(wanted)), moved: blocking };
+}
+
+/** The cluster inside a data folder, made when it is not there yet. */
+export function prepareCluster(folder: string, binaries: Binaries, account: Account): string {
+  const cluster = join(folder, 'postgres');
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o755 });
+    if (!existsSync(cluster)) initialise(cluster, binaries, account);
+  } catch (error) {
+    if (error instanceof EmbeddedUnavailable) throw error;
+    throw unusable(folder, error instanceof Error ? error.message : String(error));
+  }
+  const versionFile = join(cluster, 'PG_VERSION');
+  if (!existsSync(versionFile)) {
+    if (!lstatSync(cluster).isDirectory() || readdirSync(cluster).length > 0)
+      throw unusable(folder, `${cluster} is there, but it is not a PostgreSQL cluster`);
+    rmSync(cluster, { recursive: true });
+    initialise(cluster, binaries, account);
+  }
+  const major = readFileSync(versionFile, 'utf8').trim();
+  if (major !== binaries.major) {
+    throw unusable(
+      folder,
+      `its cluster is of PostgreSQL ${major}, this version brings ${binaries.major}; run pg_upgrade, or move the folder away to start anew`,
+    );
+  }
+  const owner = statSync(cluster).uid;
+  const wanted = account.ids?.uid ?? process.getuid?.();
+  if (owner !== wanted)
+    throw unusable(folder, `${cluster} belongs to user ${owner}, and PostgreSQL would run as user ${wanted}`);
+  return cluster;
+}
+
+function unusable(folder: string, why: string): EmbeddedUnavailable {
+  return new EmbeddedUnavailable(
+    `the data folder ${folder} cannot be used: ${why}. Set DATA_DIR to another folder, or DATABASE_URL`,
+  );
+}
+
+/** Under another name first: a cluster that was made by half never has the final one. */
+function initialise(cluster: string, binaries: Binaries, account: Account): void {
+  for (const name of readdirSync(join(cluster, '..'))) {
+    const pid = /^postgres\.new-(\d+)$/.exec(name)?.[1];
+    if (pid !== undefined && !isAlive(Number(pid))) rmSync(join(cluster, '..', name), { recursive: true, force: true });
+  }
+  const work = `${cluster}.new-${process.pid}`;
+  rmSync(work, { recursive: true, force: true });
+  mkdirSync(work, { mode: 0o700 });
+  if (account.ids !== undefined) chownSync(work, account.ids.uid, account.ids.gid);
+  const options = ['--encoding=UTF8', '--locale-provider=builtin', '--builtin-locale=C.UTF-8', '--locale=C'];
+  const { status, stderr, error } = spawnSync(
+    binaries.initdb,
+    ['-D', work, '--username=sendbatch', '--auth-local=trust', '--auth-host=reject', ...options],
+    { cwd: work, encoding: 'utf8', env: cleanEnvironment, ...account.ids },
+  );
+  if (error !== undefined || status !== 0) {
+    rmSync(work, { recursive: true, force: true });
+    throw unusable(
+      join(cluster, '..'),
+      `initdb failed: ${error?.message ?? stderr.trim().split('\n').slice(-3).join(' ')}`,
+    );
+  }
+  try {
+    renameSync(work, cluster);
+  } catch (failure) {
+    rmSync(work, { recursive: true, force: true });
+    // Another start on this folder was faster: its cluster is as good.
+    if (!existsSync(join(cluster, 'PG_VERSION'))) throw failure;
+  }
+}
+
+/** The server's programs must not take connection or locale settings from whoever started the service. */
+export const cleanEnvironment = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' };
+
+/** A unix socket's path may have 107 bytes; `/.s.PGSQL.5432` is 14 of them. */
+const longestSocketFolder = 107 - 14;
+
+/** Where the socket is: in the cluster's private folder, or when that path is too long in a private one with a short name. */
+export function socketFolder(cluster: string, account: Account): string {
+  if (Buffer.byteLength(cluster) <= longestSocketFolder) return cluster;
+  const folder = join(tmpdir(), `sendbatch-${digest(cluster)}`);
+  const owner = account.ids?.uid ?? process.getuid?.();
+  if (!existsSync(folder)) {
+    mkdirSync(folder, { mode: 0o700 });
+    if (account.ids !== undefined) chownSync(folder, account.ids.uid, account.ids.gid);
+    chmodSync(folder, 0o700);
+  }
+  // Anybody may make a folder in the temporary folder: one that is not ours, or open to others, may be a trap.
+  const stat = lstatSync(folder);
+  if (!stat.isDirectory() || stat.uid !== owner || (stat.mode & 0o077) !== 0) {
+    throw new EmbeddedUnavailable(
+      `${folder}, which would hold PostgreSQL's socket, is not a private folder of its user: remove it, or set DATA_DIR to a shorter path`,
+    );
+  }
+  return folder;
+}
+
+function digest(text: string): string {
+  return createHash('sha256').update(text).digest('hex').slice(0, 12);
+}
+
+/** Whether there is a process with this id. */
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}

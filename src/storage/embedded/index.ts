@@ -1,0 +1,249 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { closeSync, existsSync, openSync, readFileSync, realpathSync, renameSync, rmSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import pg from 'pg';
+import { type Account, EmbeddedUnavailable, serverAccount } from './account.ts';
+import { type FindPackage, findBinaries } from './binaries.ts';
+import { cleanEnvironment, isAlive, prepareCluster, reachableFolder, socketFolder } from './folder.ts';
+
+export { EmbeddedUnavailable };
+
+/** A PostgreSQL of the service's own, reached by a unix socket in a private folder. */
+export interface EmbeddedPostgres {
+  /** The socket's folder. */
+  readonly host: string;
+  readonly port: number;
+  readonly user: string;
+  readonly database: string;
+  readonly dataDir: string;
+  /** The postmaster's process id. */
+  readonly pid: number;
+  /** It was running already: another service uses it, or an earlier one was killed. */
+  readonly adopted: boolean;
+  /** Stops the server, unless another service is connected to it: then the last one stops it. */
+  stop(): Promise<void>;
+}
+
+export interface EmbeddedOptions {
+  readonly dataDir: string;
+  /** The user named this folder: no other one will do. */
+  readonly explicit: boolean;
+  /** False only for tests: what they write may be lost in a crash. */
+  readonly durable?: boolean;
+  /** Server settings beside the usual ones. */
+  readonly settings?: Readonly<Record<string, string>>;
+  readonly findPackage?: FindPackage;
+  readonly log: { info(fields: object, words: string): void; warn(fields: object, words: string): void };
+}
+
+/** No TCP, only the socket; sizes for a laptop. Everything else as PostgreSQL has it: fsync and synchronous_commit are on. */
+const usual = {
+  listen_addresses: '',
+  unix_socket_permissions: '0700',
+  max_connections: '100',
+  shared_buffers: '128MB',
+  jit: 'off',
+  log_timezone: 'UTC',
+  timezone: 'UTC',
+};
+const forgetful = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' };
+
+const port = 5432;
+const user = 'sendbatch';
+const database = 'sendbatch';
+const startMs = 30_000;
+const lookMs = 30;
+const logBytes = 10 * 1024 * 1024;
+
+/** Starts the server of a data folder, or joins the one that runs on it. */
+export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
+  if (process.platform === 'win32')
+    throw new EmbeddedUnavailable(
+      'the embedded PostgreSQL is not tested on Windows: set DATABASE_URL to a PostgreSQL 15 or later',
+    );
+  const account = serverAccount();
+  const binaries = findBinaries(account, options.findPackage);
+  const { folder, moved } = reachableFolder(options.dataDir, options.explicit, account);
+  if (moved !== undefined) {
+    options.log.warn(
+      { folder },
+      `PostgreSQL runs as ${account.name}, who may not pass ${moved}: the data is kept in ${folder} (set DATA_DIR to choose)`,
+    );
+  }
+  const cluster = prepareCluster(folder, binaries, account);
+  const host = socketFolder(cluster, account);
+  const server: Server = { cluster, host, account, program: binaries.postgres, log: join(folder, 'postgres.log') };
+  const { pid, adopted } = await run(server, options);
+  await createDatabase(server);
+  let stopping: Promise<void> | undefined;
+  return {
+    host,
+    port,
+    user,
+    database,
+    dataDir: folder,
+    pid,
+    adopted,
+    stop() {
+      stopping ??= stop(server, pid, options);
+      return stopping;
+    },
+  };
+}
+
+interface Server {
+  readonly cluster: string;
+  readonly host: string;
+  readonly account: Account;
+  readonly program: string;
+  readonly log: string;
+}
+
+/**
+ * Until somebody answers on the socket with this cluster: starts a server when none runs, and starts it again when it ended at once, as it does
+ * while the children of a killed one are still there (1 to 2 s).
+ */
+async function run(server: Server, options: EmbeddedOptions): Promise<{ pid: number; adopted: boolean }> {
+  const deadline = Date.now() + startMs;
+  let child: ChildProcess | undefined;
+  for (;;) {
+    const pid = await answering(server);
+    if (pid !== undefined) return { pid, adopted: pid !== child?.pid };
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) {
+      dropStaleLock(server);
+      child = launch(server, options);
+    }
+    if (Date.now() > deadline)
+      throw new EmbeddedUnavailable(
+        `the embedded PostgreSQL did not start: ${lastWords(server.log)} (its log is ${server.log})`,
+      );
+    await delay(lookMs);
+  }
+}
+
+/** In a process group of its own, so that Ctrl-C in a terminal reaches only the service, which then stops it in order. */
+function launch(server: Server, options: EmbeddedOptions): ChildProcess {
+  if ((statSync(server.log, { throwIfNoEntry: false })?.size ?? 0) > logBytes)
+    renameSync(server.log, `${server.log}.old`);
+  const settings = {
+    ...usual,
+    ...(options.durable === false ? forgetful : {}),
+    ...options.settings,
+    unix_socket_directories: server.host,
+    port: String(port),
+  };
+  const log = openSync(server.log, 'a', 0o600);
+  try {
+    const child = spawn(
+      server.program,
+      ['-D', server.cluster, ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])],
+      {
+        cwd: server.cluster,
+        detached: true,
+        stdio: ['ignore', log, log],
+        env: cleanEnvironment,
+        ...server.account.ids,
+      },
+    );
+    // Failing to spawn shows as an exit code too; the words are for the log.
+    child.on('error', (error) => options.log.warn({ err: error }, 'PostgreSQL could not be started'));
+    child.unref();
+    return child;
+  } finally {
+    closeSync(log);
+  }
+}
+
+/** The postmaster's pid when a server of this very cluster answers on the socket. */
+async function answering(server: Server): Promise<number | undefined> {
+  if (!existsSync(join(server.host, `.s.PGSQL.${port}`))) return undefined;
+  try {
+    return await query(server, 'postgres', async (client) => {
+      const { rows } = await client.query<{ folder: string }>(`select current_setting('data_directory') as folder`);
+      return rows[0] !== undefined && realpathSync(rows[0].folder) === realpathSync(server.cluster)
+        ? postmasterPid(server)
+        : undefined;
+    });
+  } catch {
+    return undefined;
+  }
+}
+
+function postmasterPid({ cluster }: Server): number | undefined {
+  const file = join(cluster, 'postmaster.pid');
+  if (!existsSync(file)) return undefined;
+  const pid = Number(readFileSync(file, 'utf8').split('\n', 1)[0]);
+  return Number.isSafeInteger(pid) && pid > 0 ? pid : undefined;
+}
+
+/**
+ * After a crash the lock file names a process that is gone, and its number may belong to another program by now (in a container it usually
+ * does): PostgreSQL would then refuse to start.
+ */
+function dropStaleLock(server: Server): void {
+  const pid = postmasterPid(server);
+  if (pid === undefined || !isAlive(pid)) return;
+  const commandFile = `/proc/${pid}/cmdline`;
+  if (existsSync(commandFile) && !readFileSync(commandFile, 'utf8').includes('postgres'))
+    rmSync(join(server.cluster, 'postmaster.pid'), { force: true });
+}
+
+async function createDatabase(server: Server): Promise<void> {
+  await query(server, 'postgres', async (client) => {
+    const { rowCount } = await client.query('select from pg_database where datname = $1', [database]);
+    if (rowCount !== 0) return;
+    await client.query(`create database ${database}`).catch((error: { code?: string }) => {
+      // Another service that started at the same moment made it: duplicate_database, or the catalogue's unique index.
+      if (error.code !== '42P04' && error.code !== '23505') throw error;
+    });
+  });
+}
+
+async function stop(server: Server, pid: number, options: EmbeddedOptions): Promise<void> {
+  if ((await answering(server)) !== pid) return;
+  if (await hasOthers(server)) {
+    options.log.info({ dataDir: server.cluster }, 'PostgreSQL keeps running: another service is connected to it');
+    return;
+  }
+  // SIGINT is PostgreSQL's fast shutdown: it ends sessions, writes a checkpoint and stops.
+  process.kill(pid, 'SIGINT');
+  const deadline = Date.now() + startMs;
+  while (isAlive(pid) && postmasterPid(server) === pid) {
+    if (Date.now() > deadline) {
+      options.log.warn({ pid }, 'PostgreSQL does not stop: it is left to finish by itself');
+      return;
+    }
+    await delay(lookMs);
+  }
+}
+
+/** Whether other sessions than this one are there. Our own pool was closed a moment ago: its sessions get a second to end. */
+async function hasOthers(server: Server): Promise<boolean> {
+  return await query(server, 'postgres', async (client) => {
+    for (let look = 0; look < 20; look++) {
+      const { rows } = await client.query<{ others: boolean }>(
+        `select exists (select from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()) as others`,
+      );
+      if (rows[0]?.others === false) return false;
+      await delay(50);
+    }
+    return true;
+  });
+}
+
+async function query<T>(server: Server, name: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = new pg.Client({ host: server.host, port, user, database: name, connectionTimeoutMillis: 5000 });
+  client.on('error', () => {});
+  await client.connect();
+  try {
+    return await work(client);
+  } finally {
+    await client.end();
+  }
+}
+
+function lastWords(log: string): string {
+  if (!existsSync(log)) return 'it said nothing';
+  return readFileSync(log, 'utf8').trim().split('\n').slice(-2).join(' ');
+}

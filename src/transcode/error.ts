@@ -1,0 +1,50 @@
+import { Code, ConnectError } from '@connectrpc/connect';
+
+/** A field of a request at fault: `messages[3].channel_id`, and what is wrong with it. */
+export interface FieldFault {
+  readonly field: string;
+  readonly description: string;
+}
+
+/** A request that could not become a call. */
+export class TranscodeError extends ConnectError {
+  readonly httpStatus: number;
+  readonly faults: readonly FieldFault[];
+
+  constructor(httpStatus: number, message: string, faults: readonly FieldFault[] = []) {
+    super(message, httpStatus === 404 ? Code.NotFound : httpStatus === 405 ? Code.Unimplemented : Code.InvalidArgument);
+    this.httpStatus = httpStatus;
+    this.faults = faults;
+  }
+
+  // ConnectError answers instanceof by shape, for copies of its package; here the class itself is meant.
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return (
+      typeof value === 'object' &&
+      value !== null &&
+      Object.prototype.isPrototypeOf.call(TranscodeError.prototype, value)
+    );
+  }
+}
+
+/** More faults than these are counted, not named: an answer must not grow with the mistakes of a request. */
+const namedFaults = 100;
+
+/** Gathers what is wrong with one request. */
+export class Faults {
+  readonly #list: FieldFault[] = [];
+  #count = 0;
+
+  add(field: string, description: string): void {
+    this.#count++;
+    if (this.#list.length < namedFaults) this.#list.push({ field, description });
+  }
+
+  /** Throws when there is anything to say. */
+  settle(): void {
+    const [first] = this.#list;
+    if (first === undefined) return;
+    const rest = this.#count > 1 ? ` (and ${this.#count - 1} more)` : '';
+    throw new TranscodeError(400, `${first.field}: ${first.description}${rest}`, this.#list);
+  }
+}

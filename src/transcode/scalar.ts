@@ -1,0 +1,145 @@
+import { type DescEnum, ScalarType } from '@bufbuild/protobuf';
+
+/** The value of a scalar, or why it is none. */
+export type Scalar = { readonly value: unknown } | { readonly fault: string };
+
+const integerRanges: Partial<Record<ScalarType, readonly [bigint, bigint]>> = {
+  [ScalarType.INT32]: [-(2n ** 31n), 2n ** 31n - 1n],
+  [ScalarType.SINT32]: [-(2n ** 31n), 2n ** 31n - 1n],
+  [ScalarType.SFIXED32]: [-(2n ** 31n), 2n ** 31n - 1n],
+  [ScalarType.UINT32]: [0n, 2n ** 32n - 1n],
+  [ScalarType.FIXED32]: [0n, 2n ** 32n - 1n],
+  [ScalarType.INT64]: [-(2n ** 63n), 2n ** 63n - 1n],
+  [ScalarType.SINT64]: [-(2n ** 63n), 2n ** 63n - 1n],
+  [ScalarType.SFIXED64]: [-(2n ** 63n), 2n ** 63n - 1n],
+  [ScalarType.UINT64]: [0n, 2n ** 64n - 1n],
+  [ScalarType.FIXED64]: [0n, 2n ** 64n - 1n],
+};
+const longs = new Set([
+  ScalarType.INT64,
+  ScalarType.SINT64,
+  ScalarType.SFIXED64,
+  ScalarType.UINT64,
+  ScalarType.FIXED64,
+]);
+
+/** Whether a type is a 64-bit integer, which is a bigint in generated code. */
+export function isLong(type: ScalarType): boolean {
+  return longs.has(type);
+}
+
+/**
+ * A JSON value as a scalar, by the rules of ProtoJSON but for one: a number of 32 bits or a float as a string is refused when `strict`, as JSON
+ * servers that are not Protobuf's refuse it. 64-bit integers are taken as strings too, since a JSON number loses digits above 2^53.
+ */
+export function scalarOfJson(type: ScalarType, json: unknown, strict: boolean): Scalar {
+  switch (type) {
+    case ScalarType.STRING:
+      if (typeof json !== 'string') return wrong('a string', json);
+      return json.isWellFormed()
+        ? { value: json }
+        : { fault: 'must be valid Unicode: it has half of a surrogate pair' };
+    case ScalarType.BOOL:
+      return typeof json === 'boolean' ? { value: json } : wrong('true or false', json);
+    case ScalarType.BYTES:
+      return typeof json === 'string' ? bytesOf(json) : wrong('a string of base64', json);
+    case ScalarType.DOUBLE:
+    case ScalarType.FLOAT:
+      if (typeof json === 'number') return floatOf(type, json);
+      if (json === 'NaN' || json === 'Infinity' || json === '-Infinity') return { value: Number(json) };
+      return typeof json === 'string' && !strict ? scalarOfText(type, json) : wrong('a number', json);
+    default:
+      if (typeof json === 'number')
+        return Number.isInteger(json) ? integerOf(type, json) : { fault: `must be a whole number, not ${json}` };
+      return typeof json === 'string' && (!strict || isLong(type))
+        ? scalarOfText(type, json)
+        : wrong('a whole number', json);
+  }
+}
+
+/** A text of a path or a query as a scalar. */
+export function scalarOfText(type: ScalarType, text: string): Scalar {
+  switch (type) {
+    case ScalarType.STRING:
+    case ScalarType.BYTES:
+      return scalarOfJson(type, text, true);
+    case ScalarType.BOOL:
+      if (text === 'true' || text === '1') return { value: true };
+      if (text === 'false' || text === '0') return { value: false };
+      return { fault: `must be true or false, not ${JSON.stringify(text)}` };
+    case ScalarType.DOUBLE:
+    case ScalarType.FLOAT:
+      if (/^-?(?:Infinity|NaN)$/.test(text)) return { value: Number(text) };
+      if (!/^-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?$/.test(text))
+        return { fault: `must be a number, not ${JSON.stringify(text)}` };
+      return floatOf(type, Number(text));
+    default: {
+      const digits = /^(-?\d{1,40})(?:\.0+)?$/.exec(text)?.[1];
+      return digits === undefined
+        ? { fault: `must be a whole number, not ${JSON.stringify(text)}` }
+        : integerOf(type, BigInt(digits));
+    }
+  }
+}
+
+function integerOf(type: ScalarType, value: number | bigint): Scalar {
+  const [least, most] = integerRanges[type] ?? [0n, 0n];
+  if (typeof value === 'number' && isLong(type) && !Number.isSafeInteger(value))
+    return { fault: `is above 2^53 as a number, where digits get lost: send it as a string` };
+  if (value < least || value > most) return { fault: `must be from ${least} to ${most}, not ${value}` };
+  return { value: isLong(type) ? BigInt(value) : Number(value) };
+}
+
+function floatOf(type: ScalarType, value: number): Scalar {
+  if (!Number.isFinite(value) || (type === ScalarType.FLOAT && Math.abs(value) > 3.4028234663852886e38))
+    return { fault: 'is out of range' };
+  return { value };
+}
+
+/** Base64 in the standard or the URL-safe alphabet, padded or not; line ends are passed over. Buffer would drop what it does not know. */
+function bytesOf(json: string): Scalar {
+  const text = /[\r\n]/.test(json) ? json.replace(/[\r\n]+/g, '') : json;
+  const match = /^[A-Za-z0-9+/_-]*(={0,2})$/.exec(text);
+  if (match === null) return { fault: 'is not base64: it has a character outside of the alphabet' };
+  const padding = match[1]?.length ?? 0;
+  const digits = text.length - padding;
+  if (digits % 4 === 1 || (padding > 0 && text.length % 4 !== 0))
+    return { fault: 'is not base64: its length is wrong, it may be cut' };
+  return { value: new Uint8Array(Buffer.from(text, 'base64')) };
+}
+
+/** An enum in JSON: its name, or its number (any 32-bit one: enums are open). */
+export function enumOfJson(desc: DescEnum, json: unknown): Scalar {
+  if (typeof json === 'number') return scalarOfJson(ScalarType.INT32, json, true);
+  if (typeof json !== 'string') return wrong(`a name or a number of ${desc.name}`, json);
+  const value = desc.values.find((each) => each.name === json);
+  return value === undefined ? unknownName(desc, json) : { value: value.number };
+}
+
+/** An enum in a path or a query: its number, or its name in any case, with or without the prefix that all of its names share. */
+export function enumOfText(desc: DescEnum, text: string): Scalar {
+  if (/^-?\d+$/.test(text)) return scalarOfText(ScalarType.INT32, text);
+  const wanted = text.toUpperCase();
+  const prefix = desc.sharedPrefix?.toUpperCase() ?? '';
+  const value = desc.values.find((each) =>
+    [each.name.toUpperCase(), each.name.toUpperCase().replace(prefix, '')].includes(wanted),
+  );
+  return value === undefined ? unknownName(desc, text) : { value: value.number };
+}
+
+function unknownName(desc: DescEnum, text: string): Scalar {
+  const names = desc.values.map((value) => value.name).join(', ');
+  return { fault: `must be one of ${names}, or its number, not ${JSON.stringify(text.slice(0, 64))}` };
+}
+
+function wrong(wanted: string, json: unknown): Scalar {
+  const got =
+    json === null
+      ? 'null'
+      : Array.isArray(json)
+        ? 'an array'
+        : typeof json === 'object'
+          ? 'an object'
+          : `a ${typeof json}`;
+  return { fault: `must be ${wanted}, not ${got}` };
+}

@@ -1,0 +1,98 @@
+/** A step of a path: a text, `*` (one segment), or `**` (the rest). */
+export type Segment = { readonly literal: string } | '*' | '**';
+
+/** A variable of a template: the segments that it takes, and the field that gets them. */
+export interface Variable {
+  readonly fieldPath: readonly string[];
+  readonly start: number;
+  /** Exclusive; for one that ends in `**`, everything to the end of the path. */
+  readonly end: number;
+  readonly toEnd: boolean;
+}
+
+/** A path template of google.api.http, taken apart. */
+export interface Template {
+  readonly text: string;
+  readonly segments: readonly Segment[];
+  readonly variables: readonly Variable[];
+  /** What follows the last `:`; empty when nothing does. */
+  readonly verb: string;
+}
+
+const literalPattern = /^(?:[\w.~!$&'()+,;=@-]|%[0-9A-Fa-f]{2})+$/;
+const fieldPathPattern = /^[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*$/;
+
+/**
+ * Parses `Template = "/" Segments [ Verb ]` as google/api/http.proto has it; throws what is wrong.
+ *
+ * Variables do not nest, `**` stands only at the end, and no field is bound twice.
+ */
+export function parseTemplate(text: string): Template {
+  if (!text.startsWith('/')) throw new Error('must start with /');
+  const { path, verb } = splitVerb(text.slice(1));
+  const segments: Segment[] = [];
+  const variables: Variable[] = [];
+  for (const part of splitSegments(path)) {
+    if (!part.startsWith('{')) {
+      segments.push(parseSegment(part));
+      continue;
+    }
+    const [name = '', pattern = '*', ...more] = part.slice(1, -1).split('=');
+    if (more.length > 0) throw new Error(`{${name}} has more than one =`);
+    if (!fieldPathPattern.test(name)) throw new Error(`${JSON.stringify(name)} is not a field path`);
+    const start = segments.length;
+    for (const inner of pattern.split('/')) segments.push(parseSegment(inner));
+    variables.push({ fieldPath: name.split('.'), start, end: segments.length, toEnd: segments.at(-1) === '**' });
+  }
+  const rest = segments.indexOf('**');
+  if (rest !== -1 && rest !== segments.length - 1) throw new Error('** must be the last segment');
+  const names = variables.map((variable) => variable.fieldPath.join('.'));
+  const twice = names.find((name, index) => names.indexOf(name) !== index);
+  if (twice !== undefined) throw new Error(`{${twice}} is bound twice`);
+  return { text, segments, variables, verb };
+}
+
+/** The verb follows the last colon that is outside of braces and in the last segment. */
+function splitVerb(text: string): { path: string; verb: string } {
+  const colon = text.lastIndexOf(':');
+  if (colon === -1 || text.indexOf('/', colon) !== -1 || text.indexOf('}', colon) !== -1)
+    return { path: text, verb: '' };
+  const verb = text.slice(colon + 1);
+  if (!literalPattern.test(verb)) throw new Error(`${JSON.stringify(verb)} is not a verb`);
+  return { path: text.slice(0, colon), verb };
+}
+
+/** By slashes, except inside braces. */
+function splitSegments(text: string): string[] {
+  const parts: string[] = [];
+  let depth = 0;
+  let start = 0;
+  for (let index = 0; index <= text.length; index++) {
+    const character = text[index];
+    if (character === '{' && depth++ > 0) throw new Error('variables do not nest');
+    if (character === '}' && --depth < 0) throw new Error('} without {');
+    if (index < text.length && (character !== '/' || depth > 0)) continue;
+    parts.push(text.slice(start, index));
+    start = index + 1;
+  }
+  if (depth > 0) throw new Error('{ without }');
+  for (const part of parts)
+    if (/[{}]/.test(part) && !/^\{[^{}]*\}$/.test(part))
+      throw new Error(`${JSON.stringify(part)}: a variable is a whole segment`);
+  return parts;
+}
+
+function parseSegment(part: string): Segment {
+  if (part === '*' || part === '**') return part;
+  if (part === '') throw new Error('a segment is empty');
+  if (!literalPattern.test(part)) throw new Error(`${JSON.stringify(part)} is not a segment`);
+  return { literal: decodeURIComponent(part) };
+}
+
+/** The raw segments that a variable takes of a path, decoded: one alone wholly, several with `%2F` left as it came, as http.proto says. */
+export function capture(variable: Variable, template: Template, raw: readonly string[]): string {
+  const taken = raw.slice(variable.start, variable.toEnd ? raw.length : variable.end);
+  const single = variable.end - variable.start === 1 && template.segments[variable.start] === '*';
+  if (single) return decodeURIComponent(taken[0] ?? '');
+  return taken.map((segment) => segment.split(/%2f/i).map(decodeURIComponent).join('%2F')).join('/');
+}

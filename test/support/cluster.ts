@@ -1,0 +1,36 @@
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type EmbeddedPostgres, startEmbedded } from '../../src/storage/embedded/index.ts';
+
+export const quietLog = { info: () => {}, warn: () => {} };
+
+/** A PostgreSQL of one test run or one test, in a temporary folder that goes with it. */
+export interface TestCluster extends EmbeddedPostgres {
+  /** The URL of a database in it. */
+  url(database: string): string;
+}
+
+/** A folder for a test, which the account of PostgreSQL may pass: mkdtemp makes private ones. */
+export function temporaryFolder(name: string): string {
+  const folder = mkdtempSync(join(tmpdir(), `sendbatch-test-${name}-`));
+  chmodSync(folder, 0o755);
+  return folder;
+}
+
+/** Starts a cluster. `durable: false` is for speed: what kill -9 leaves is not to be looked at then. */
+export async function startCluster(options: {
+  durable: boolean;
+  settings?: Record<string, string>;
+}): Promise<TestCluster> {
+  const dataDir = temporaryFolder('cluster');
+  const server = await startEmbedded({ dataDir, explicit: false, log: quietLog, ...options });
+  return {
+    ...server,
+    url: (database) => `postgres://sendbatch@localhost/${database}?host=${encodeURIComponent(server.host)}`,
+    async stop() {
+      await server.stop();
+      for (const folder of [dataDir, server.dataDir]) rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}

@@ -1,0 +1,42 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+
+export const adminUrlVariable = 'SENDBATCH_TEST_ADMIN_URL';
+export const templateName = 'sendbatch_test_template';
+
+/** A database of one test file. */
+export interface TestDatabase {
+  /** As DATABASE_URL takes it. */
+  readonly url: string;
+  drop(): Promise<void>;
+}
+
+/** Clones the migrated template (50 ms), or makes an empty database. */
+export async function createDatabase(from: 'template' | 'empty' = 'template'): Promise<TestDatabase> {
+  const adminUrl = process.env[adminUrlVariable];
+  if (adminUrl === undefined)
+    throw new Error(
+      'no test server: run the tests as `npm test`, one file as `npm test -- test/contract/send.test.ts`',
+    );
+  const name = `sendbatch_test_${randomBytes(6).toString('hex')}`;
+  await administer(adminUrl, `create database ${name}${from === 'template' ? ` template ${templateName}` : ''}`);
+  const url = new URL(adminUrl);
+  url.pathname = `/${name}`;
+  return { url: url.href, drop: () => administer(adminUrl, `drop database if exists ${name} with (force)`) };
+}
+
+/** The template can be busy for a moment while another file clones it: PostgreSQL says object_in_use. */
+async function administer(adminUrl: string, statement: string): Promise<void> {
+  for (let attempt = 0; ; attempt++) {
+    const client = new pg.Client({ connectionString: adminUrl });
+    await client.connect();
+    try {
+      await client.query(statement);
+      return;
+    } catch (error) {
+      if ((error as { code?: string }).code !== '55006' || attempt === 50) throw error;
+    } finally {
+      await client.end();
+    }
+  }
+}

@@ -1,0 +1,49 @@
+import pg from 'pg';
+import { openDatabase } from '../../src/storage/database.ts';
+import { migrate } from '../../src/storage/migrate.ts';
+import { startCluster, type TestCluster } from './cluster.ts';
+import { adminUrlVariable, templateName } from './database.ts';
+
+let cluster: TestCluster | undefined;
+
+/** Once for the whole run: one server, one migrated template, from which each test file clones its own database. */
+export async function globalSetup(): Promise<void> {
+  let adminUrl = process.env.TEST_DATABASE_URL;
+  if (adminUrl === undefined) {
+    cluster = await startCluster({ durable: false, settings: { max_connections: '300' } });
+    adminUrl = cluster.url('postgres');
+  }
+  try {
+    await prepareTemplate(adminUrl);
+  } catch (error) {
+    // Node runs no teardown after a setup that failed.
+    await globalTeardown();
+    throw error;
+  }
+}
+
+async function prepareTemplate(adminUrl: string): Promise<void> {
+  // Test files run in processes of their own: the environment is what reaches them.
+  process.env[adminUrlVariable] = adminUrl;
+  const admin = new pg.Client({ connectionString: adminUrl });
+  await admin.connect();
+  await admin.query(`drop database if exists ${templateName} with (force)`);
+  await admin.query(`create database ${templateName}`);
+  await admin.end();
+  const url = new URL(adminUrl);
+  url.pathname = `/${templateName}`;
+  const db = openDatabase({
+    connection: { url: url.href },
+    poolSize: 2,
+    lockTimeoutMs: 0,
+    statementTimeoutMs: 0,
+    connectTimeoutMs: 5000,
+    onIdleError: () => {},
+  });
+  await migrate(db);
+  await db.destroy();
+}
+
+export async function globalTeardown(): Promise<void> {
+  await cluster?.stop();
+}
