@@ -51,11 +51,10 @@ function toViolation(violation: RuleViolation): Violation {
   };
 }
 
-/** A rule of a whole message starts its id with the field at fault: `channel_id.required` on `messages[3]` is `messages[3].channel_id`. */
+/** A rule of a whole message, which has no path of its own, starts its id with the field at fault: `channel_id.required` on `messages[3]` is `messages[3].channel_id`. */
 function fieldOf(violation: RuleViolation): string {
   const path = pathToString(violation.field);
-  const named = violation.rule[0]?.kind === 'field' && violation.rule[0].name === 'cel';
-  if (!named) return path;
+  if (violation.rule.length > 0) return path;
   const field = violation.ruleId.split('.', 1)[0] ?? '';
   return path === '' ? field : `${path}.${field}`;
 }

@@ -54,6 +54,9 @@ export interface Door {
   close(): void;
 }
 
+/** A client that reads refusals in JSON has to know the types in google.protobuf.Any. */
+const registry = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSchema);
+
 /** Every door of a running service. */
 export function openDoors(url: string): Door[] {
   return [
@@ -61,7 +64,10 @@ export function openDoors(url: string): Door[] {
     grpcJsDoor(url),
     connectDoor('gRPC-Web', createGrpcWebTransport({ baseUrl: url, httpVersion: '1.1' })),
     connectDoor('Connect, binary', createConnectTransport({ baseUrl: url, httpVersion: '1.1', useBinaryFormat: true })),
-    connectDoor('Connect, JSON', createConnectTransport({ baseUrl: url, httpVersion: '2', useBinaryFormat: false })),
+    connectDoor(
+      'Connect, JSON',
+      createConnectTransport({ baseUrl: url, httpVersion: '2', useBinaryFormat: false, jsonOptions: { registry } }),
+    ),
     jsonDoor(url),
   ];
 }
@@ -157,8 +163,6 @@ function grpcJsDoor(url: string): Door {
     close: () => client.close(),
   };
 }
-
-const registry = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSchema);
 
 /** The documented route: an array in, an array out. Batch options go into the query; conditions have no place there. */
 function jsonDoor(url: string): Door {

@@ -1,0 +1,440 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { ChannelType, type MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { type SendBatchRequestSchema, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { limits } from '../../src/limits.ts';
+import { type Answer, type Door, openDoors, type Refused, type Result } from '../support/doors.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { assertSound, readAll } from '../support/verify.ts';
+
+type Draft = MessageInitShape<typeof MessageDraftSchema>;
+type Request = MessageInitShape<typeof SendBatchRequestSchema>;
+
+/** One case through one door: `id` makes channels of its own, so that no case sees another one's. */
+interface Scene {
+  readonly door: Door;
+  readonly id: string;
+  readonly databaseUrl: string;
+  draft(key: string, more?: Draft): Draft;
+}
+
+/** One line a case: what must be so, whatever the protocol. */
+const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = [
+  [
+    'numbers each channel from 1, in input order',
+    async (s) => {
+      const other = { channelId: `${s.id}-other` };
+      const results = ok(
+        await s.door.send({
+          messages: [s.draft('1'), s.draft('1', other), s.draft('2'), s.draft('3'), s.draft('2', other)],
+        }),
+      );
+      assert.deepEqual(seqs(results), [1, 1, 2, 3, 2]);
+      assert.equal(new Set(results.map((each) => each.messageId)).size, 5);
+      for (const { messageId } of results) assert.ok(messageId > 0 && Number.isSafeInteger(messageId));
+      assert.deepEqual(seqs(ok(await s.door.send({ messages: [s.draft('4')] }))), [4]);
+    },
+  ],
+  [
+    'gives both directions of a person channel one sequence',
+    async (s) => {
+      const [a, b] = [`a-${s.id}`, `b-${s.id}`];
+      const to = (fromUid: string, channelId: string, key: string): Draft =>
+        s.draft(key, { fromUid, channelId, channelType: 1 });
+      assert.deepEqual(
+        seqs(
+          ok(
+            await s.door.send({
+              messages: [to(a, b, '1'), to(b, a, '2'), to(a, `${a}@${b}`, '3'), to(b, `${a}@${b}`, '4')],
+            }),
+          ),
+        ),
+        [1, 2, 3, 4],
+      );
+    },
+  ],
+  [
+    'answers a retry with the first numbers and duplicate',
+    async (s) => {
+      const messages = [s.draft('1'), s.draft('2')];
+      const first = ok(await s.door.send({ messages }));
+      const second = ok(await s.door.send({ messages: [...messages, s.draft('3')] }));
+      assert.deepEqual(
+        second.map((each) => each.duplicate),
+        [true, true, false],
+      );
+      assert.deepEqual(
+        second.slice(0, 2).map((each) => [each.messageId, each.messageSeq]),
+        first.map((each) => [each.messageId, each.messageSeq]),
+      );
+      assert.deepEqual(seqs(second), [1, 2, 3]);
+    },
+  ],
+  [
+    'refuses a key that is used for another content, and nothing else',
+    async (s) => {
+      await s.door.send({ messages: [s.draft('1'), s.draft('2')] });
+      for (const change of [
+        { payload: bytes('other') },
+        { expire: 9 },
+        { tagKey: 't' },
+        { header: { redDot: 1 } },
+        { subscribers: ['x'] },
+        { streamNo: 's' },
+      ]) {
+        const [refused, sibling] = ok(
+          await s.door.send({ messages: [s.draft('2', change), s.draft(`sibling ${JSON.stringify(change)}`)] }),
+        );
+        assert.equal(refused?.refused?.code, 'AlreadyExists');
+        assert.equal(refused?.refused?.reason, 'CLIENT_MSG_NO_REUSED');
+        assert.equal(refused?.refused?.metadata.message_seq, '2');
+        assert.equal(refused?.messageSeq, 0);
+        assert.equal(sibling?.refused, undefined);
+      }
+    },
+  ],
+  [
+    'lets equal twins share an answer and refuses unequal ones',
+    async (s) => {
+      const results = ok(
+        await s.door.send({
+          messages: [s.draft('1'), s.draft('1'), s.draft('1', { payload: bytes('x') }), s.draft('2')],
+        }),
+      );
+      assert.deepEqual(
+        results.map((each) => each.refused?.reason ?? each.messageSeq),
+        [1, 1, 'CLIENT_MSG_NO_REUSED', 2],
+      );
+      assert.deepEqual(
+        results.map((each) => each.duplicate),
+        [false, true, false, false],
+      );
+    },
+  ],
+  [
+    'makes a key when there is none, and echoes every key',
+    async (s) => {
+      const [made, own] = ok(await s.door.send({ messages: [s.draft(''), s.draft('own')] }));
+      assert.match(made?.clientMsgNo ?? '', /^[0-9a-f-]{36}$/);
+      assert.equal(own?.clientMsgNo, 'own');
+    },
+  ],
+  [
+    'retries a whole batch by request_id',
+    async (s) => {
+      const request: Request = { requestId: s.id, messages: [s.draft(''), s.draft('own'), s.draft('')] };
+      const first = ok(await s.door.send(request));
+      assert.deepEqual(
+        first.map((each) => each.clientMsgNo),
+        [`${s.id}:0`, 'own', `${s.id}:2`],
+      );
+      const second = ok(await s.door.send(request));
+      assert.deepEqual(
+        second.map((each) => [each.messageId, each.duplicate]),
+        first.map((each) => [each.messageId, true]),
+      );
+    },
+  ],
+  [
+    'takes Idempotency-Key for request_id, quoted or not',
+    async (s) => {
+      const messages = [s.draft('')];
+      const [first] = ok(await s.door.send({ messages }, { headers: { 'idempotency-key': s.id } }));
+      const [second] = ok(await s.door.send({ messages }, { headers: { 'idempotency-key': `"${s.id}"` } }));
+      const [third] = ok(await s.door.send({ messages, requestId: s.id }, { headers: { 'idempotency-key': s.id } }));
+      assert.equal(first?.clientMsgNo, `${s.id}:0`);
+      assert.deepEqual([second?.messageId, third?.messageId], [first?.messageId, first?.messageId]);
+      assert.deepEqual(
+        no(await s.door.send({ messages, requestId: 'other' }, { headers: { 'idempotency-key': s.id } })).fields,
+        ['request_id'],
+      );
+      assert.deepEqual(
+        no(await s.door.send({ messages }, { headers: { 'idempotency-key': 'k'.repeat(121) } })).fields,
+        ['Idempotency-Key'],
+      );
+    },
+  ],
+  [
+    'refuses an ATOMIC batch as a whole and names every refusal',
+    async (s) => {
+      await s.door.send({ messages: [s.draft('1')] });
+      const conflict = { payload: bytes('x') };
+      const refused = no(
+        await s.door.send({
+          mode: SendMode.ATOMIC,
+          messages: [s.draft('2'), s.draft('1', conflict), s.draft('3'), s.draft('1', conflict)],
+        }),
+      );
+      assert.equal(refused.code, 'AlreadyExists');
+      assert.equal(refused.reason, 'CLIENT_MSG_NO_REUSED');
+      assert.deepEqual(refused.fields, ['messages[1]', 'messages[3]']);
+      assert.deepEqual(
+        seqs(ok(await s.door.send({ mode: SendMode.ATOMIC, messages: [s.draft('2'), s.draft('1')] }))),
+        [2, 1],
+      );
+    },
+  ],
+  [
+    'validates without effect',
+    async (s) => {
+      await s.door.send({ messages: [s.draft('1')] });
+      const messages = [
+        s.draft('1'),
+        s.draft('2'),
+        s.draft('1', { payload: bytes('x') }),
+        s.draft('1', { channelId: `${s.id}-unknown` }),
+      ];
+      const results = ok(await s.door.send({ validateOnly: true, messages }));
+      assert.deepEqual(
+        results.map((each) => each.refused?.reason ?? [each.messageSeq, each.duplicate]),
+        [[1, true], [0, false], 'CLIENT_MSG_NO_REUSED', [0, false]],
+      );
+      assert.equal(
+        no(await s.door.send({ validateOnly: true, mode: SendMode.ATOMIC, messages })).reason,
+        'CLIENT_MSG_NO_REUSED',
+      );
+      assert.equal(results[1]?.messageId, 0);
+      assert.deepEqual(seqs(ok(await s.door.send({ messages: [s.draft('2')] }))), [2]);
+    },
+  ],
+  [
+    'holds a channel to its expected last sequence',
+    async (s) => {
+      const expect = (lastSeq: bigint, channelId = s.id) => [{ channelId, channelType: ChannelType.GROUP, lastSeq }];
+      assert.deepEqual(seqs(ok(await s.door.send({ messages: [s.draft('1')], expectedLastSeqs: expect(0n) }))), [1]);
+      const [late, other] = ok(
+        await s.door.send({
+          messages: [s.draft('2'), s.draft('2', { channelId: `${s.id}-b` })],
+          expectedLastSeqs: expect(0n),
+        }),
+      );
+      assert.equal(late?.refused?.code, 'Aborted');
+      assert.equal(late?.refused?.reason, 'SEQ_MISMATCH');
+      assert.equal(late?.refused?.metadata.actual, '1');
+      assert.equal(other?.messageSeq, 1);
+      // A retry of what went through is answered, though its condition holds no more.
+      assert.equal(
+        ok(await s.door.send({ messages: [s.draft('1')], expectedLastSeqs: expect(0n) }))[0]?.duplicate,
+        true,
+      );
+      assert.equal(
+        no(await s.door.send({ mode: SendMode.ATOMIC, messages: [s.draft('3')], expectedLastSeqs: expect(7n) })).reason,
+        'SEQ_MISMATCH',
+      );
+      assert.deepEqual(
+        no(await s.door.send({ messages: [s.draft('3')], expectedLastSeqs: expect(0n, 'nobody') })).fields,
+        ['expected_last_seqs[0].channel_id'],
+      );
+      assert.deepEqual(
+        no(await s.door.send({ messages: [s.draft('3')], expectedLastSeqs: [...expect(1n), ...expect(1n)] })).fields,
+        ['expected_last_seqs[1].channel_id'],
+      );
+    },
+    { rpcOnly: true },
+  ],
+  [
+    'numbers commands apart from messages',
+    async (s) => {
+      const syncOnce = { header: { syncOnce: 1 } };
+      assert.deepEqual(
+        seqs(
+          ok(
+            await s.door.send({
+              messages: [s.draft('1'), s.draft('1', syncOnce), s.draft('2', syncOnce), s.draft('2')],
+            }),
+          ),
+        ),
+        [1, 1, 2, 2],
+      );
+    },
+  ],
+  [
+    'sends a command to receivers without a channel',
+    async (s) => {
+      const command = (key: string, subscribers: string[]) =>
+        s.draft(key, { channelId: '', channelType: 0, header: { syncOnce: 1 }, subscribers });
+      const results = ok(
+        await s.door.send({ messages: [command('1', [s.id, 'b']), command('2', ['b', s.id]), command('1', [s.id])] }),
+      );
+      assert.deepEqual(seqs(results), [1, 2, 1]);
+      assert.deepEqual(
+        no(await s.door.send({ messages: [s.draft('1', { channelId: '', subscribers: ['a'] })] })).fields,
+        ['messages[0].channel_id'],
+      );
+    },
+  ],
+  [
+    'stores no message that is not to be persisted',
+    async (s) => {
+      const [gone, kept] = ok(
+        await s.door.send({ messages: [s.draft('1', { header: { noPersist: 1 } }), s.draft('2')] }),
+      );
+      assert.ok((gone?.messageId ?? 0) > 0);
+      assert.deepEqual([gone?.messageSeq, kept?.messageSeq], [0, 1]);
+      assert.deepEqual(
+        (await readAll(s.databaseUrl)).filter((row) => row.channel === s.id).map((row) => row.key),
+        ['2'],
+      );
+    },
+  ],
+  [
+    'takes every field at its bound',
+    async (s) => {
+      const wide = '界'.repeat(85); // 255 bytes
+      const draft = s.draft('k'.repeat(128), {
+        fromUid: wide,
+        channelId: `${s.id}-`.padEnd(256, 'c'),
+        payload: new Uint8Array(limits.payloadBytes),
+        streamNo: 's'.repeat(128),
+        tagKey: 't'.repeat(128),
+        expire: 4294967295,
+        subscribers: [wide],
+      });
+      assert.deepEqual(seqs(ok(await s.door.send({ messages: [draft] }))), [1]);
+    },
+  ],
+  [
+    'refuses an empty batch',
+    async (s) => {
+      const refused = no(await s.door.send({ messages: [] }));
+      assert.deepEqual(
+        [refused.code, refused.reason, refused.fields],
+        ['InvalidArgument', 'EMPTY_BATCH', ['messages']],
+      );
+    },
+  ],
+  [
+    'takes 1,000 messages and refuses 1,001 with limit and actual',
+    async (s) => {
+      const many = Array.from({ length: limits.batchMessages + 1 }, (_, index) =>
+        s.draft(`${index}`, { channelId: `${s.id}-${index}` }),
+      );
+      assert.equal(ok(await s.door.send({ messages: many.slice(1) })).length, limits.batchMessages);
+      const refused = no(await s.door.send({ messages: many }));
+      assert.deepEqual([refused.code, refused.reason], ['InvalidArgument', 'BATCH_TOO_LARGE']);
+      assert.deepEqual(refused.metadata, { field: 'messages', limit: '1000', actual: '1001' });
+    },
+  ],
+  [
+    'refuses a payload of 65,537 bytes with limit and actual',
+    async (s) => {
+      const refused = no(
+        await s.door.send({
+          messages: [s.draft('1'), s.draft('2', { payload: new Uint8Array(limits.payloadBytes + 1) })],
+        }),
+      );
+      assert.deepEqual(
+        [refused.code, refused.reason, refused.fields],
+        ['InvalidArgument', 'PAYLOAD_TOO_LARGE', ['messages[1].payload']],
+      );
+      assert.deepEqual(refused.metadata, { field: 'messages[1].payload', limit: '65536', actual: '65537' });
+    },
+  ],
+  [
+    'names every field at fault, and stores nothing',
+    async (s) => {
+      const bad: [string, Draft][] = [
+        ['from_uid', { fromUid: '' }],
+        ['from_uid', { fromUid: '界'.repeat(86) }],
+        ['from_uid', { fromUid: 'a\0b' }],
+        ['from_uid', { fromUid: 'a@b', channelType: 1 }],
+        ['channel_id', { channelId: '' }],
+        ['channel_id', { channelId: 'c'.repeat(257) }],
+        ['channel_id', { channelId: 'a@b' }],
+        ['channel_id', { channelId: 'a#b' }],
+        ['channel_id', { channelId: 'a&b' }],
+        ['channel_id', { channelId: 'a\0b' }],
+        ['channel_id', { channelId: 'x@y', channelType: 1 }],
+        ['channel_id', { channelId: 'u1@', channelType: 1 }],
+        ['channel_id', { channelId: 'u1@b@c', channelType: 1 }],
+        ['channel_type', { channelType: 0 }],
+        ['channel_type', { channelType: 13 as ChannelType }],
+        ['client_msg_no', { clientMsgNo: 'k'.repeat(129) }],
+        ['client_msg_no', { clientMsgNo: '\0' }],
+        ['payload', { payload: new Uint8Array() }],
+        ['header.red_dot', { header: { redDot: 2 } }],
+        ['header.no_persist', { header: { noPersist: 7 } }],
+        ['stream_no', { streamNo: 's'.repeat(129) }],
+        ['tag_key', { tagKey: 't'.repeat(129) }],
+        ['subscribers[1]', { subscribers: ['a', ''] }],
+      ];
+      const refused = no(
+        await s.door.send({
+          messages: [s.draft('good'), ...bad.map(([, change], index) => s.draft(`${index}`, change))],
+        }),
+      );
+      assert.deepEqual([refused.code, refused.reason], ['InvalidArgument', 'INVALID_FIELD']);
+      for (const [index, [field]] of bad.entries())
+        assert.ok(
+          refused.fields.includes(`messages[${index + 1}].${field}`),
+          `messages[${index + 1}].${field} of ${refused.fields.join(' ')}`,
+        );
+      assert.ok(!refused.fields.some((field) => field.startsWith('messages[0]')));
+      assert.deepEqual(seqs(ok(await s.door.send({ messages: [s.draft('first')] }))), [1]);
+    },
+  ],
+  [
+    'ends a call at its deadline, and says that a retry is safe',
+    async (s) => {
+      const messages = Array.from({ length: 1000 }, (_, index) => s.draft(`${index}`));
+      const answer = await s.door.send({ messages }, { timeoutMs: 1 });
+      // The door's own client may give up first; then there is no text of ours.
+      assert.equal(no(answer).code, 'DeadlineExceeded');
+      const results = ok(await s.door.send({ messages }));
+      assert.deepEqual(
+        seqs(results),
+        messages.map((_, index) => index + 1),
+      );
+    },
+  ],
+];
+
+describe('SendBatch', () => {
+  let service: TestService;
+  let doors: Door[] = [];
+  before(async () => {
+    service = await startService();
+    doors = openDoors(service.url);
+  });
+  after(async () => {
+    for (const door of doors) door.close();
+    await assertSound(service.databaseUrl);
+    await service.stop();
+  });
+
+  const names = ['gRPC, connect-node', 'gRPC, grpc-js', 'gRPC-Web', 'Connect, binary', 'Connect, JSON', 'JSON route'];
+  for (const [number, [what, run, options]] of cases.entries()) {
+    for (const [index, name] of names.entries()) {
+      if (options?.rpcOnly && name === 'JSON route') continue;
+      test(`${what} (${name})`, async () => {
+        const door = doors[index];
+        assert.equal(door?.name, name);
+        const id = `case${number}-${index}`;
+        const draft = (clientMsgNo: string, more: Draft = {}): Draft => ({
+          clientMsgNo,
+          fromUid: 'u1',
+          channelId: id,
+          channelType: 2,
+          payload: bytes('hello'),
+          ...more,
+        });
+        await run({ door, id, databaseUrl: service.databaseUrl, draft });
+      });
+    }
+  }
+});
+
+function bytes(text: string): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(Buffer.from(text));
+}
+function ok(answer: Answer): Result[] {
+  assert.ok('results' in answer, JSON.stringify(answer));
+  return answer.results;
+}
+function no(answer: Answer): Refused {
+  assert.ok('refused' in answer, JSON.stringify(answer));
+  return answer.refused;
+}
+const seqs = (results: Result[]) =>
+  results.map((each) => (each.refused === undefined ? each.messageSeq : each.refused.reason));

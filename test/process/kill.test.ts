@@ -1,0 +1,136 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { randomOf } from '../../bench/workload.ts';
+import { startEmbedded } from '../../src/storage/embedded/index.ts';
+import { quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
+import { type ServiceProcess, spawnService } from '../support/process.ts';
+import { seedOf } from '../support/seed.ts';
+import { assertSound, readAll } from '../support/verify.ts';
+
+const clients = 8;
+const runMs = 9000;
+/** A batch that nobody takes for this long is a failure, not a wait. */
+const patienceMs = 60_000;
+
+interface Batch {
+  readonly messages: {
+    from_uid: string;
+    channel_id: string;
+    channel_type: number;
+    client_msg_no: string;
+    payload: string;
+  }[];
+  acked: { message_id: number; message_seq: number }[] | undefined;
+}
+
+describe('kill -9 in the middle of a load', () => {
+  let cluster: TestCluster;
+  const services: (ServiceProcess | undefined)[] = [];
+  let url: string;
+
+  before(async () => {
+    cluster = await startCluster({ durable: true });
+    url = cluster.url('sendbatch');
+    services.push(...(await Promise.all([spawnService({ DATABASE_URL: url }), spawnService({ DATABASE_URL: url })])));
+  });
+  after(async () => {
+    await Promise.all(services.map((service) => service?.end('SIGKILL')));
+    await cluster.stop();
+  });
+
+  test('of services and of PostgreSQL: every acknowledged message is there once, and a retry of the rest is exact', async (context) => {
+    const random = randomOf(seedOf(context));
+    const pick = (count: number) => Math.floor(random() * count);
+    const sent: Batch[] = [];
+    const until = Date.now() + runMs;
+    const kills = { service: 0, postgres: 0 };
+
+    async function client(number: number): Promise<void> {
+      for (let round = 0; Date.now() < until; round++) {
+        const messages = Array.from({ length: 1 + pick(20) }, (_, index) => ({
+          from_uid: `client${number}`,
+          channel_id: `channel${pick(10)}`,
+          channel_type: 2,
+          client_msg_no: `${round}-${index}`,
+          payload: Buffer.from(`${number}-${round}-${index}`).toString('base64'),
+        }));
+        const batch: Batch = { messages, acked: undefined };
+        sent.push(batch);
+        batch.acked = await sendUntilTaken(messages, pick(2));
+        // A retry of what was acknowledged, at the other instance: the same numbers.
+        if (pick(5) === 0) assert.deepEqual(await sendUntilTaken(messages, pick(2)), batch.acked);
+      }
+    }
+
+    async function sendUntilTaken(messages: Batch['messages'], start: number) {
+      const deadline = Date.now() + patienceMs;
+      for (let attempt = start; Date.now() < deadline; attempt++) {
+        const service = services[attempt % services.length];
+        const answer = service === undefined ? undefined : await post(service.url, messages);
+        if (answer !== undefined) return answer;
+        await delay(20);
+      }
+      throw new Error('no instance took a batch for a minute');
+    }
+
+    async function post(base: string, messages: Batch['messages']) {
+      try {
+        const response = await fetch(`${base}/message/sendbatch`, {
+          method: 'POST',
+          body: JSON.stringify(messages),
+          signal: AbortSignal.timeout(5000),
+        });
+        // 503 is the store being away; anything else but success would be a defect.
+        if (response.status === 503 || response.status === 504) {
+          await response.arrayBuffer();
+          return undefined;
+        }
+        const body = (await response.json()) as { message_id: number; message_seq: number }[];
+        assert.equal(response.status, 200, JSON.stringify(body));
+        return body.map(({ message_id, message_seq }) => ({ message_id, message_seq }));
+      } catch (error) {
+        if (error instanceof assert.AssertionError) throw error;
+        return undefined;
+      }
+    }
+
+    async function killer(): Promise<void> {
+      let { pid } = cluster;
+      while (Date.now() < until - 1500) {
+        await delay(400 + pick(900));
+        if (pick(3) > 0) {
+          const index = pick(services.length);
+          const victim = services[index];
+          services[index] = undefined;
+          await victim?.end('SIGKILL');
+          kills.service++;
+          services[index] = await spawnService({ DATABASE_URL: url });
+        } else {
+          process.kill(pid, 'SIGKILL');
+          kills.postgres++;
+          ({ pid } = await startEmbedded({ dataDir: cluster.dataDir, explicit: true, log: quietLog }));
+        }
+      }
+    }
+
+    await Promise.all([killer(), ...Array.from({ length: clients }, (_, number) => client(number))]);
+    assert.ok(kills.service > 0 && kills.postgres > 0, JSON.stringify(kills));
+
+    const rows = await readAll(url);
+    const stored = new Map(rows.map((row) => [`${row.channel} ${row.fromUid} ${row.key}`, row]));
+    const count = sent.reduce((sum, batch) => sum + batch.messages.length, 0);
+    context.diagnostic(
+      `${count} messages in ${sent.length} batches, ${kills.service} services and ${kills.postgres} servers killed`,
+    );
+    assert.equal(rows.length, count);
+    for (const { messages, acked } of sent) {
+      assert.ok(acked);
+      for (const [index, message] of messages.entries()) {
+        const row = stored.get(`${message.channel_id} ${message.from_uid} ${message.client_msg_no}`);
+        assert.deepEqual({ message_id: row?.id, message_seq: row?.seq }, acked[index]);
+      }
+    }
+    await assertSound(url);
+  });
+});

@@ -1,0 +1,60 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+
+const main = join(import.meta.dirname, '../../src/main.ts');
+
+/** The service as a process of its own, started as `npm start` starts it. */
+export interface ServiceProcess {
+  readonly url: string;
+  readonly child: ChildProcess;
+  /** Everything that it printed. */
+  output(): string;
+  /** Sends a signal and waits for the end; the exit code, or null when the signal ended it. */
+  end(signal: NodeJS.Signals): Promise<number | null>;
+}
+
+/** Starts it and waits until it listens; rejects with its words when it ends before. */
+export async function spawnService(env: Record<string, string>, cwd?: string): Promise<ServiceProcess> {
+  const { child, output, exit } = launch(env, [], cwd);
+  const url = await new Promise<string>((resolve, reject) => {
+    if (child.stdout === null) return reject(new Error('no stdout'));
+    createInterface(child.stdout).on('line', (line) => {
+      const listening = line.startsWith('{') ? (JSON.parse(line) as { msg?: string; url?: string }) : {};
+      if (listening.msg === 'listening' && listening.url !== undefined) resolve(listening.url);
+    });
+    exit.then((code) => reject(new Error(`the service ended with ${code}: ${output()}`)), reject);
+  });
+  return {
+    url,
+    child,
+    output,
+    async end(signal) {
+      child.kill(signal);
+      return await exit;
+    },
+  };
+}
+
+/** Runs it to its end, for a start that must fail or a command that prints. */
+export async function runToEnd(
+  env: Record<string, string>,
+  args: string[] = [],
+  cwd?: string,
+): Promise<{ code: number | null; output: string }> {
+  const { output, exit } = launch(env, args, cwd);
+  return { code: await exit, output: output() };
+}
+
+function launch(env: Record<string, string>, args: string[], cwd: string | undefined) {
+  const child = spawn(process.execPath, [main, ...args], {
+    env: { PATH: process.env.PATH ?? '', HOME: process.env.HOME ?? '', PORT: '0', LOG_FORMAT: 'json', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    ...(cwd === undefined ? {} : { cwd }),
+  });
+  let text = '';
+  for (const stream of [child.stdout, child.stderr]) stream?.on('data', (chunk: Buffer) => (text += chunk.toString()));
+  const exit = once(child, 'close').then(([code]) => code as number | null);
+  return { child, output: () => text, exit };
+}

@@ -1,0 +1,74 @@
+import assert from 'node:assert/strict';
+import pg from 'pg';
+
+/** One stored message, as a test asks for it. */
+export interface StoredRow {
+  readonly channel: string;
+  readonly type: number;
+  readonly seq: number;
+  readonly id: number;
+  readonly fromUid: string;
+  readonly key: string;
+  readonly payload: string;
+}
+
+/** Everything in a database, past the service. */
+export async function readAll(url: string): Promise<StoredRow[]> {
+  return await ask(url, async (client) => {
+    const { rows } = await client.query<Record<string, string>>(
+      `select c.channel_id, c.channel_type, m.message_seq, m.message_id, m.from_uid, m.client_msg_no, encode(m.payload, 'escape') as payload
+       from sendbatch.message m join sendbatch.channel c using (channel_key)
+       order by c.channel_id, c.channel_type, c.sequence, m.message_seq`,
+    );
+    return rows.map((row) => ({
+      channel: row.channel_id ?? '',
+      type: Number(row.channel_type),
+      seq: Number(row.message_seq),
+      id: Number(row.message_id),
+      fromUid: row.from_uid ?? '',
+      key: row.client_msg_no ?? '',
+      payload: row.payload ?? '',
+    }));
+  });
+}
+
+/** The promises of the store: every channel dense from 1 and as long as its head says, no key twice, ids unique and rising with the sequence. */
+export async function assertSound(url: string): Promise<void> {
+  await ask(url, async (client) => {
+    const check = async (what: string, sql: string) => {
+      const { rows } = await client.query(sql);
+      assert.deepEqual(rows, [], what);
+    };
+    await check(
+      'a channel has gaps, or its head is not its last message',
+      `select h.channel_key, h.last_seq, count(m.*), min(m.message_seq), max(m.message_seq)
+       from sendbatch.channel_head h left join sendbatch.message m using (channel_key)
+       group by h.channel_key, h.last_seq
+       having count(m.*) <> h.last_seq or coalesce(max(m.message_seq), 0) <> h.last_seq or coalesce(min(m.message_seq), 1) <> 1`,
+    );
+    await check(
+      'a message is stored twice',
+      `select channel_key, from_uid, client_msg_no from sendbatch.message group by 1, 2, 3 having count(*) > 1`,
+    );
+    await check('an id is used twice', `select message_id from sendbatch.message group by 1 having count(*) > 1`);
+    await check(
+      'an id is above 2^53-1',
+      `select message_id from sendbatch.message where message_id > 9007199254740991`,
+    );
+    await check(
+      'ids do not rise with the sequence',
+      `select * from (select channel_key, message_id, lag(message_id) over (partition by channel_key order by message_seq) as before
+         from sendbatch.message) as pairs where before >= message_id`,
+    );
+  });
+}
+
+async function ask<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    return await work(client);
+  } finally {
+    await client.end();
+  }
+}
