@@ -71,14 +71,20 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const responses = new Set<ServerResponse>();
   const sessions = new Set<ServerHttp2Session>();
   const sockets = new Set<Socket>();
+  const spent = new WeakSet<Socket>();
   let draining = false;
 
   const handler: Handler = (request, response) => {
     if (request.httpVersionMajor === 1) {
       const plain = response as unknown as ServerResponse;
+      const { socket } = request;
       if (draining) plain.shouldKeepAlive = false;
       responses.add(plain);
-      plain.once('close', () => responses.delete(plain));
+      plain.once('close', () => {
+        responses.delete(plain);
+        // Answered before the whole body came: Node discards the rest, and does not count the connection as idle meanwhile.
+        if (!request.complete) spent.add(socket);
+      });
     }
     options.handler(request, response);
   };
@@ -123,8 +129,12 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     for (const response of responses) response.shouldKeepAlive = false;
     for (const session of sessions) session.close();
     server.cutSilent();
-    const idle = setInterval(() => server.closeIdle(), drainLookMs);
-    server.closeIdle();
+    const closeIdle = () => {
+      server.closeIdle();
+      for (const socket of sockets) if (spent.has(socket)) socket.destroy();
+    };
+    const idle = setInterval(closeIdle, drainLookMs);
+    closeIdle();
     let forced = 0;
     const timer = setTimeout(() => {
       forced = sockets.size;
