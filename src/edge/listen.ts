@@ -193,6 +193,7 @@ function cleartext(handler: Handler, bounds: ConnectionBounds): Carrier {
   const silent = new Set<Socket>();
   h1.on('connection', (socket: Socket) => {
     silent.add(socket);
+    let head: Buffer = Buffer.alloc(0);
     const timer = setTimeout(() => socket.destroy(), bounds.headersMs);
     const forget = () => {
       clearTimeout(timer);
@@ -203,10 +204,12 @@ function cleartext(handler: Handler, bounds: ConnectionBounds): Carrier {
     const look = () => {
       const bytes: Buffer | null = socket.read();
       if (bytes === null) return;
-      socket.unshift(bytes);
-      const preface = isPreface(bytes);
+      head = Buffer.concat([head, bytes]);
+      const preface = isPreface(head);
       if (preface === undefined) return;
       forget();
+      // Given back only now: unshift says `readable` again.
+      socket.unshift(head);
       if (preface) h2.emit('connection', socket);
       else for (const listener of toH1) listener.call(h1, socket);
     };

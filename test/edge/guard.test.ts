@@ -1,0 +1,96 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { createGuard } from '../../src/edge/guard.ts';
+
+const open = createGuard({ open: true, allowedOrigins: 'default' });
+const listed = createGuard({ open: true, allowedOrigins: ['https://app.example.com'] });
+const anybody = createGuard({ open: false, allowedOrigins: ['*'] });
+
+describe('Host, while no key is needed', () => {
+  for (const host of [
+    'localhost',
+    'localhost:5001',
+    'LOCALHOST:1',
+    'a.localhost',
+    '127.0.0.1:5001',
+    '127.9.9.9',
+    '[::1]:5001',
+  ])
+    test(`${host} passes`, () => assert.equal(open({ method: 'POST', headers: { host } }).kind, 'pass'));
+  for (const host of [
+    'evil.example',
+    'evil.example:5001',
+    'localhost.evil.example',
+    '127.0.0.1.evil.example',
+    '10.0.0.1',
+    '0.0.0.0',
+    '[::2]',
+    '',
+    'notlocalhost',
+  ])
+    test(`${host || 'an empty one'} is refused`, () =>
+      assert.equal(open({ method: 'POST', headers: { host } }).kind, 'refuse'));
+  test(':authority of HTTP/2 counts', () => {
+    assert.equal(open({ method: 'POST', headers: { ':authority': 'evil.example' } }).kind, 'refuse');
+    assert.equal(open({ method: 'POST', headers: { ':authority': 'localhost' } }).kind, 'pass');
+  });
+  test('none, as HTTP/1.0 has it, passes', () => assert.equal(open({ method: 'POST', headers: {} }).kind, 'pass'));
+  test('with AUTH=off any passes', () =>
+    assert.equal(anybody({ method: 'POST', headers: { host: 'a.example' } }).kind, 'pass'));
+});
+
+describe('Origin', () => {
+  const rows: [string, typeof open, string, string, 'pass' | 'refuse'][] = [
+    ['loopback', open, 'http://localhost:3000', 'localhost:5001', 'pass'],
+    ['loopback by address', open, 'http://127.0.0.1', 'localhost:5001', 'pass'],
+    ['loopback over IPv6', open, 'http://[::1]:8080', 'localhost:5001', 'pass'],
+    ['another site', open, 'https://evil.example', 'localhost:5001', 'refuse'],
+    ['a name that starts like loopback', open, 'http://localhost.evil.example', 'localhost:5001', 'refuse'],
+    ['null, of a sandboxed page', open, 'null', 'localhost:5001', 'refuse'],
+    ['a file', open, 'file://', 'localhost:5001', 'refuse'],
+    ['a browser extension', open, 'chrome-extension://abc', 'localhost:5001', 'refuse'],
+    ['one that is listed', listed, 'https://app.example.com', 'localhost:5001', 'pass'],
+    ['one that is not listed', listed, 'https://app.example.com:444', 'localhost:5001', 'refuse'],
+    ['loopback when others are listed', listed, 'http://localhost:3000', 'localhost:5001', 'refuse'],
+    ['any when * is', anybody, 'https://any.example', 'a.example', 'pass'],
+    [
+      'its own',
+      createGuard({ open: false, allowedOrigins: 'default' }),
+      'https://a.example:5001',
+      'a.example:5001',
+      'pass',
+    ],
+  ];
+  for (const [what, guard, origin, host, kind] of rows)
+    test(`${what}: ${kind}`, () => assert.equal(guard({ method: 'POST', headers: { origin, host } }).kind, kind));
+
+  test('an answer lets the page read it', () => {
+    const verdict = open({ method: 'POST', headers: { origin: 'http://localhost:3000', host: 'localhost' } });
+    assert.ok(verdict.kind === 'pass');
+    assert.equal(verdict.headers['access-control-allow-origin'], 'http://localhost:3000');
+    assert.match(verdict.headers['access-control-expose-headers'] ?? '', /grpc-status.*x-request-id/i);
+    assert.equal(verdict.headers.vary, 'Origin');
+  });
+
+  test('a preflight is answered for what the protocols need', () => {
+    const headers = {
+      origin: 'http://localhost:3000',
+      host: 'localhost',
+      'access-control-request-method': 'POST',
+      'access-control-request-private-network': 'true',
+    };
+    const verdict = open({ method: 'OPTIONS', headers });
+    assert.ok(verdict.kind === 'preflight');
+    assert.match(
+      verdict.headers['access-control-allow-headers'] ?? '',
+      /connect-protocol-version.*authorization.*idempotency-key/i,
+    );
+    assert.match(verdict.headers['access-control-allow-methods'] ?? '', /POST.*GET/);
+    assert.equal(verdict.headers['access-control-allow-private-network'], 'true');
+    assert.equal(open({ method: 'OPTIONS', headers: { ...headers, origin: 'https://evil.example' } }).kind, 'refuse');
+  });
+
+  test('an OPTIONS that is no preflight passes', () => {
+    assert.equal(open({ method: 'OPTIONS', headers: { origin: 'http://localhost', host: 'localhost' } }).kind, 'pass');
+  });
+});

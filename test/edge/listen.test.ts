@@ -1,0 +1,264 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import http, { type IncomingHttpHeaders } from 'node:http';
+import http2 from 'node:http2';
+import https from 'node:https';
+import net from 'node:net';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
+import tls from 'node:tls';
+import { connectionBounds, type Listener, type ListenOptions, listen } from '../../src/edge/listen.ts';
+
+const pem = (name: string) => readFileSync(join(import.meta.dirname, name), 'utf8');
+/** A key for tests only: it is public. */
+const credentials = { key: pem('localhost-key.pem'), cert: pem('localhost-cert.pem') };
+const short = { ...connectionBounds, headersMs: 300, requestMs: 400, pingMs: 200 };
+
+const open = new Set<Listener>();
+after(async () => {
+  for (const listener of open) await listener.close(0);
+});
+
+/** `/hang` answers when `release` is called, everything else at once with the protocol and the bytes of the body. */
+async function start(options: Partial<ListenOptions> = {}) {
+  const arrived = Promise.withResolvers<void>();
+  const released = Promise.withResolvers<void>();
+  let hanging = 0;
+  const listener = await listen({
+    host: '127.0.0.1',
+    port: 0,
+    bounds: short,
+    handler: (request, response) => {
+      const answer = () => response.end(`HTTP/${request.httpVersion} ${bytes}`);
+      let bytes = 0;
+      request.on('data', (chunk: Buffer) => (bytes += chunk.length));
+      request.on('error', () => {});
+      if (request.url === '/hang') {
+        hanging++;
+        if (hanging >= 2) arrived.resolve();
+        released.promise.then(answer);
+      } else request.on('end', answer);
+    },
+    ...options,
+  });
+  open.add(listener);
+  return { listener, bothArrived: arrived.promise, release: released.resolve };
+}
+
+interface Answer {
+  readonly status: number | undefined;
+  readonly headers: IncomingHttpHeaders;
+  readonly body: string;
+}
+function h1(url: string, options: https.RequestOptions = {}, body = ''): Promise<Answer> {
+  const client = url.startsWith('https') ? https : http;
+  return new Promise((resolve, reject) => {
+    const request = client.request(url, { ca: credentials.cert, method: 'POST', ...options }, (response) => {
+      let text = '';
+      response.on('data', (chunk) => (text += chunk));
+      response.on('end', () => resolve({ status: response.statusCode, headers: response.headers, body: text }));
+      response.on('error', reject);
+    });
+    request.on('error', reject);
+    request.end(body);
+  });
+}
+function h2(session: http2.ClientHttp2Session, path = '/', headers: http2.OutgoingHttpHeaders = {}): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const stream = session.request({ ':method': 'POST', ':path': path, ...headers });
+    let text = '';
+    stream.on('data', (chunk) => (text += chunk));
+    let answered = false;
+    stream.on('response', () => (answered = true));
+    stream.on('end', () => (answered ? resolve(text) : reject(new Error('no answer'))));
+    stream.on('error', reject);
+    stream.on('close', () => reject(new Error(`closed with ${stream.rstCode}`)));
+    stream.end('four');
+  });
+}
+/** What a raw connection hears until it is closed. */
+function raw(listener: Listener, text: string, secure = false): Promise<string> {
+  return new Promise((resolve) => {
+    const socket = secure
+      ? tls.connect({ port: listener.port, host: '127.0.0.1', ca: credentials.cert, ALPNProtocols: ['http/1.1'] })
+      : net.connect(listener.port, '127.0.0.1');
+    let heard = '';
+    socket.on('data', (chunk) => (heard += chunk.toString('latin1')));
+    socket.on('error', () => {});
+    socket.on('close', () => resolve(heard));
+    socket.write(text);
+  });
+}
+
+describe('one cleartext port', () => {
+  test('speaks HTTP/1.1 and HTTP/2 by prior knowledge', async () => {
+    const { listener } = await start();
+    assert.equal((await h1(listener.url, {}, 'four')).body, 'HTTP/1.1 4');
+    const session = http2.connect(listener.url);
+    assert.equal(await h2(session), 'HTTP/2.0 4');
+    session.close();
+  });
+
+  test('answers a request that asks to upgrade over HTTP/1.1', async () => {
+    const { listener } = await start();
+    const { body } = await h1(listener.url, {
+      headers: { connection: 'Upgrade, HTTP2-Settings', upgrade: 'h2c', 'http2-settings': 'AAMAAABkAAQAAP__' },
+    });
+    assert.equal(body, 'HTTP/1.1 0');
+  });
+
+  test('takes requests and prefaces byte by byte', async () => {
+    const { listener } = await start();
+    for (const [text, wanted] of [
+      ['POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi', /200 OK.*HTTP\/1\.1 2/s],
+      ['PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', /^\0\0/],
+    ] as const) {
+      const heard = await new Promise<string>((resolve) => {
+        const socket = net.connect(listener.port, '127.0.0.1');
+        socket.setNoDelay(true);
+        socket.once('data', (chunk) => {
+          resolve(chunk.toString('latin1'));
+          socket.destroy();
+        });
+        const step = (index: number) => {
+          if (index < text.length) socket.write(text.slice(index, index + 1), () => setImmediate(step, index + 1));
+        };
+        step(0);
+      });
+      assert.match(heard, wanted);
+    }
+  });
+
+  test('cuts a connection that says nothing, or its headers too slowly', async () => {
+    const { listener } = await start();
+    assert.equal(await raw(listener, ''), '');
+    assert.equal(await raw(listener, 'PR'), '');
+    assert.match(await raw(listener, 'POST / HTTP/1.1\r\nHost: x\r\n'), /^(HTTP\/1\.1 408|$)/);
+  });
+
+  test('cuts a body that comes too slowly, on both protocols', async () => {
+    const { listener } = await start();
+    assert.match(
+      await raw(listener, 'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx'),
+      /^(HTTP\/1\.1 408|$)/,
+    );
+    const session = http2.connect(listener.url);
+    const stream = session.request({ ':method': 'POST', ':path': '/' });
+    stream.on('error', () => {});
+    stream.write('x');
+    await new Promise((resolve) => stream.on('close', resolve));
+    session.close();
+  });
+
+  test('refuses what is neither, and floods of headers', async () => {
+    const { listener } = await start();
+    assert.match(await raw(listener, '\x16\x03\x01garbage\r\n\r\n'), /^HTTP\/1\.1 400/);
+    assert.match(
+      await raw(listener, `POST / HTTP/1.1\r\nHost: x\r\nX: ${'x'.repeat(40_000)}\r\n\r\n`),
+      /^HTTP\/1\.1 431/,
+    );
+    const session = http2.connect(listener.url);
+    session.on('error', () => {});
+    const many = Object.fromEntries(Array.from({ length: 2000 }, (_, index) => [`x-${index}`, 'x'.repeat(50)]));
+    await assert.rejects(h2(session, '/', many));
+    session.destroy();
+    assert.equal((await h1(listener.url)).status, 200);
+  });
+
+  test('outlives clients that hang up in the middle', async () => {
+    const { listener } = await start();
+    for (let round = 0; round < 20; round++) {
+      const socket = net.connect(listener.port, '127.0.0.1');
+      await new Promise((resolve) => socket.once('connect', resolve));
+      socket.write('POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\npart');
+      socket.resetAndDestroy();
+      const session = http2.connect(listener.url);
+      session.on('error', () => {});
+      session
+        .request({ ':method': 'POST', ':path': '/hang' })
+        .on('error', () => {})
+        .end();
+      await new Promise((resolve) => session.once('remoteSettings', resolve));
+      session.destroy();
+    }
+    assert.equal((await h1(listener.url)).status, 200);
+  });
+
+  test('closes an HTTP/2 connection whose peer answers no ping', async () => {
+    const { listener } = await start();
+    // A preface and empty settings, and then nothing: not even the acknowledgement of a ping.
+    assert.match(await raw(listener, 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0'), /^\0\0/);
+  });
+
+  test('bounds the number of connections', async () => {
+    const { listener } = await start({ bounds: { ...short, connections: 2, headersMs: 5000, requestMs: 5000 } });
+    const held = [net.connect(listener.port, '127.0.0.1'), net.connect(listener.port, '127.0.0.1')];
+    await Promise.all(held.map((socket) => new Promise((resolve) => socket.once('connect', resolve))));
+    assert.equal(await raw(listener, ''), '');
+    for (const socket of held) socket.destroy();
+  });
+});
+
+describe('closing', () => {
+  test('lets calls in flight finish on both protocols, and frees the port', async () => {
+    const { listener, bothArrived, release } = await start({ bounds: { ...short, requestMs: 5000 } });
+    const agent = new http.Agent({ keepAlive: true });
+    assert.equal((await h1(listener.url, { agent })).headers.connection, 'keep-alive');
+    const idle = http2.connect(listener.url);
+    assert.equal(await h2(idle), 'HTTP/2.0 4');
+    const session = http2.connect(listener.url);
+    const calls = Promise.all([h1(`${listener.url}/hang`), h2(session, '/hang')]);
+    await bothArrived;
+    const closed = listener.close(5000);
+    await assert.rejects(h1(listener.url), /ECONNREFUSED/);
+    release();
+    const [first, second] = await calls;
+    assert.deepEqual([first.body, first.headers.connection, second], ['HTTP/1.1 0', 'close', 'HTTP/2.0 4']);
+    assert.deepEqual(await closed, { forced: 0 });
+    const next = await start({ port: listener.port });
+    assert.equal(next.listener.port, listener.port);
+  });
+
+  test('cuts what does not finish within the grace, and says how much', async () => {
+    const { listener, bothArrived } = await start({ bounds: { ...short, requestMs: 60_000 } });
+    const session = http2.connect(listener.url);
+    session.on('error', () => {});
+    const calls = [h1(`${listener.url}/hang`), h2(session, '/hang')];
+    await bothArrived;
+    const both = Promise.allSettled(calls);
+    assert.deepEqual(await listener.close(100), { forced: 2 });
+    assert.deepEqual(
+      (await both).map((each) => each.status),
+      ['rejected', 'rejected'],
+    );
+    assert.deepEqual(await listener.close(100), { forced: 2 }, 'closing twice is closing once');
+  });
+});
+
+describe('TLS', () => {
+  test('speaks both protocols by ALPN', async () => {
+    const { listener } = await start({ tls: credentials });
+    assert.match(listener.url, /^https:/);
+    assert.equal((await h1(listener.url, {}, 'four')).body, 'HTTP/1.1 4');
+    const session = http2.connect(listener.url, { ca: credentials.cert });
+    assert.equal(await h2(session), 'HTTP/2.0 4');
+    session.close();
+    assert.deepEqual(await listener.close(2000), { forced: 0 });
+  });
+
+  test('cuts slow headers and silent connections, too', async () => {
+    const { listener } = await start({ tls: credentials });
+    assert.match(await raw(listener, 'POST / HTTP/1.1\r\nHost: x\r\n', true), /^(HTTP\/1\.1 408|$)/);
+    assert.equal(await raw(listener, ''), '');
+  });
+});
+
+describe('a port that cannot be had', () => {
+  test('says so in one line', async () => {
+    const { listener } = await start();
+    await assert.rejects(start({ port: listener.port }), {
+      message: `127.0.0.1:${listener.port} is in use: stop what listens there, or set PORT to another port`,
+    });
+    await assert.rejects(start({ host: '192.0.2.1' }), /HOST=192\.0\.2\.1 is not an address of this machine/);
+  });
+});
