@@ -52,6 +52,7 @@ const forgetful = { fsync: 'off', synchronous_commit: 'off', full_page_writes: '
 const port = 5432;
 const user = 'sendbatch';
 const database = 'sendbatch';
+const sessionName = 'sendbatch launcher';
 const startMs = 30_000;
 const lookMs = 30;
 const logBytes = 10 * 1024 * 1024;
@@ -171,9 +172,7 @@ async function answering(server: Server): Promise<number | undefined> {
 }
 
 function postmasterPid({ cluster }: Server): number | undefined {
-  const file = join(cluster, 'postmaster.pid');
-  if (!existsSync(file)) return undefined;
-  const pid = Number(readFileSync(file, 'utf8').split('\n', 1)[0]);
+  const pid = Number(textOf(join(cluster, 'postmaster.pid'))?.split('\n', 1)[0]);
   return Number.isSafeInteger(pid) && pid > 0 ? pid : undefined;
 }
 
@@ -184,8 +183,8 @@ function postmasterPid({ cluster }: Server): number | undefined {
 function dropStaleLock(server: Server): void {
   const pid = postmasterPid(server);
   if (pid === undefined || !isAlive(pid)) return;
-  const commandFile = `/proc/${pid}/cmdline`;
-  if (existsSync(commandFile) && !readFileSync(commandFile, 'utf8').includes('postgres'))
+  const command = textOf(`/proc/${pid}/cmdline`);
+  if (command !== undefined && !command.includes('postgres'))
     rmSync(join(server.cluster, 'postmaster.pid'), { force: true });
 }
 
@@ -201,15 +200,17 @@ async function createDatabase(server: Server): Promise<void> {
 }
 
 async function stop(server: Server, pid: number, options: EmbeddedOptions): Promise<void> {
-  if ((await answering(server)) !== pid) return;
-  if (await hasOthers(server)) {
-    options.log.info({ dataDir: server.cluster }, 'PostgreSQL keeps running: another service is connected to it');
-    return;
+  // Only a process that has answered as this cluster's postmaster is ever signalled; one that does not answer is stopping already.
+  if ((await answering(server)) === pid) {
+    if (await hasOthers(server)) {
+      options.log.info({ dataDir: server.cluster }, 'PostgreSQL keeps running: another service is connected to it');
+      return;
+    }
+    // SIGINT is PostgreSQL's fast shutdown: it ends sessions, writes a checkpoint and stops.
+    if (isAlive(pid)) process.kill(pid, 'SIGINT');
   }
-  // SIGINT is PostgreSQL's fast shutdown: it ends sessions, writes a checkpoint and stops.
-  process.kill(pid, 'SIGINT');
   const deadline = Date.now() + startMs;
-  while (isAlive(pid) && postmasterPid(server) === pid) {
+  while (postmasterPid(server) === pid && isAlive(pid)) {
     if (Date.now() > deadline) {
       options.log.warn({ pid }, 'PostgreSQL does not stop: it is left to finish by itself');
       return;
@@ -218,22 +219,38 @@ async function stop(server: Server, pid: number, options: EmbeddedOptions): Prom
   }
 }
 
-/** Whether other sessions than this one are there. Our own pool was closed a moment ago: its sessions get a second to end. */
+/**
+ * Whether somebody works with the server. This room's own sessions do not count: another service may be asking the same at this moment. Our
+ * own pool was closed a moment ago, and its sessions get a second to end.
+ */
 async function hasOthers(server: Server): Promise<boolean> {
-  return await query(server, 'postgres', async (client) => {
-    for (let look = 0; look < 20; look++) {
-      const { rows } = await client.query<{ others: boolean }>(
-        `select exists (select from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()) as others`,
-      );
-      if (rows[0]?.others === false) return false;
-      await delay(50);
-    }
-    return true;
-  });
+  try {
+    return await query(server, 'postgres', async (client) => {
+      for (let look = 0; look < 20; look++) {
+        const { rows } = await client.query<{ others: boolean }>(
+          `select exists (select from pg_stat_activity where backend_type = 'client backend' and application_name <> $1) as others`,
+          [sessionName],
+        );
+        if (rows[0]?.others === false) return false;
+        await delay(50);
+      }
+      return true;
+    });
+  } catch {
+    // It went away under the question: another service is stopping it at this moment.
+    return false;
+  }
 }
 
 async function query<T>(server: Server, name: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
-  const client = new pg.Client({ host: server.host, port, user, database: name, connectionTimeoutMillis: 5000 });
+  const client = new pg.Client({
+    host: server.host,
+    port,
+    user,
+    database: name,
+    application_name: sessionName,
+    connectionTimeoutMillis: 5000,
+  });
   client.on('error', () => {});
   await client.connect();
   try {
@@ -244,6 +261,15 @@ async function query<T>(server: Server, name: string, work: (client: pg.Client) 
 }
 
 function lastWords(log: string): string {
-  if (!existsSync(log)) return 'it said nothing';
-  return readFileSync(log, 'utf8').trim().split('\n').slice(-2).join(' ');
+  return (textOf(log) ?? 'it said nothing').trim().split('\n').slice(-2).join(' ');
+}
+
+/** A file's text; undefined when it is not there, or goes away at this moment. */
+function textOf(file: string): string | undefined {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    if (['ENOENT', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) return undefined;
+    throw error;
+  }
 }

