@@ -1,16 +1,19 @@
 import {
   type DescField,
+  type DescMessage,
   type DescMethod,
   type DescMethodUnary,
   type DescService,
   getOption,
   hasOption,
+  ScalarType,
 } from '@bufbuild/protobuf';
 import { http } from '../../gen/google/api/annotations_pb.ts';
 import type { HttpRule } from '../../gen/google/api/http_pb.ts';
-import { isWellKnown } from './json-reader.ts';
-import { type Target, targetOf } from './params.ts';
+import { conflictsOf } from './conflict.ts';
+import { leafOf, spellTarget, type Target, targetOf, whyNoText } from './target.ts';
 import { parseTemplate, type Template, type Variable } from './template.ts';
+import { isWellKnown } from './well-known.ts';
 
 /** What a binding takes from the body: nothing, the whole request, or one field of it. */
 export type Body =
@@ -45,13 +48,14 @@ export function compileBindings(services: readonly DescService[]): Binding[] {
           if (each !== rule && each.additionalBindings.length > 0) throw new Error('additional_bindings do not nest');
           bindings.push(compile(method, each));
         } catch (error) {
-          const where = `${service.typeName}/${method.name} ${patternOf(each)?.path ?? ''}`.trim();
+          const { verb = '', path = '' } = patternOf(each) ?? {};
+          const where = [`${service.typeName}/${method.name}`, verb, path].filter((part) => part !== '').join(' ');
           mistakes.push(`${where}: ${error instanceof Error ? error.message : String(error)}`);
         }
       }
     }
   }
-  mistakes.push(...conflicts(bindings));
+  mistakes.push(...conflictsOf(bindings));
   if (mistakes.length > 0) throw new Error(`google.api.http:\n  ${mistakes.join('\n  ')}`);
   return bindings;
 }
@@ -62,25 +66,22 @@ function compile(method: DescMethod, rule: HttpRule): Binding {
   const pattern = patternOf(rule);
   if (pattern === undefined) throw new Error('has no get, put, post, delete, patch or custom');
   const { verb, path } = pattern;
-  if (!/^(?:\*|[A-Z]+)$/.test(verb)) throw new Error(`${JSON.stringify(verb)} is not an HTTP method`);
+  if (!/^(?:\*|[A-Z][A-Z-]*)$/.test(verb)) throw new Error(`${JSON.stringify(verb)} is not an HTTP method`);
   const template = parseTemplate(path);
-  const variables = template.variables.map((variable) => ({
-    variable,
-    target: targetOf(method.input, variable.fieldPath, false),
-  }));
+  const variables = variablesOf(method, template);
   const body = bodyOf(method, rule.body);
-  if (body.kind !== 'none' && (verb === 'GET' || verb === 'DELETE'))
+  if (body.kind !== 'none' && ['GET', 'HEAD', 'DELETE'].includes(verb))
     throw new Error(`${verb} has no body that servers and proxies agree on: use POST, or leave body out`);
-  const { field } = body.kind === 'field' ? body : { field: undefined };
-  if (field !== undefined && variables.some(({ target }) => target.path[0] === field))
-    throw new Error(`${field.name} is bound by the path and by the body`);
+  // A variable inside of the field is how updates are annotated: patch "/v1/{book.name=…}", body "book".
+  if (body.kind === 'field' && variables.some(({ target }) => target.length === 1 && target[0] === body.field))
+    throw new Error(`${body.field.name} is bound by the path and by the body`);
   return {
     method,
     verb,
     template,
     variables,
     body,
-    root: rootOf(body),
+    root: rootOf(body, method.input),
     responseBody: fieldOf(method, 'output', rule.responseBody),
   };
 }
@@ -96,8 +97,27 @@ function patternOf(rule: HttpRule): { verb: string; path: string } | undefined {
   return { verb: pattern.case.toUpperCase(), path: pattern.value };
 }
 
+function variablesOf({ input }: DescMethod, template: Template): Binding['variables'] {
+  const names = new Set<string>();
+  return template.variables.map((variable) => {
+    const { fieldPath, start, end } = variable;
+    const text = fieldPath.join('.');
+    const target = targetOf(input, fieldPath);
+    if (target === undefined) throw new Error(`{${text}}: ${input.typeName} has no such field`);
+    const leaf = leafOf(target);
+    const why = leaf.fieldKind === 'list' ? 'is repeated' : whyNoText(leaf);
+    if (why !== undefined) throw new Error(`{${text}} ${why}`);
+    const isWide = end - start > 1 || template.segments[start] === '**';
+    if (isWide && leaf.scalar !== ScalarType.STRING && leaf.message?.typeName !== 'google.protobuf.StringValue')
+      throw new Error(`{${text}} takes several segments, which only a string can hold`);
+    const name = spellTarget(target);
+    if (names.has(name)) throw new Error(`{${text}} is bound twice`);
+    names.add(name);
+    return { variable, target };
+  });
+}
+
 function bodyOf(method: DescMethod, name: string): Body {
-  if (name === '') return { kind: 'none' };
   if (name === '*') return { kind: 'whole' };
   const field = fieldOf(method, 'input', name);
   return field === undefined ? { kind: 'none' } : { kind: 'field', field };
@@ -111,40 +131,17 @@ function fieldOf(method: DescMethod, side: 'input' | 'output', name: string): De
   return field;
 }
 
-function rootOf(body: Body): Binding['root'] {
+function rootOf(body: Body, input: DescMessage): Binding['root'] {
   if (body.kind === 'none') return 'none';
-  if (body.kind === 'whole') return 'object';
+  if (body.kind === 'whole') return rootOfMessage(input);
   const { field } = body;
   if (field.fieldKind === 'list') return 'array';
   if (field.fieldKind === 'map') return 'object';
-  if (field.message === undefined || isWellKnown(field.message)) return 'other';
-  return 'object';
+  return field.message === undefined ? 'other' : rootOfMessage(field.message);
 }
 
-/** Two bindings may share a verb and a place only when the root of the body, object or array, tells them apart. */
-function conflicts(bindings: readonly Binding[]): string[] {
-  const seen = new Map<string, Binding[]>();
-  const mistakes: string[] = [];
-  for (const binding of bindings) {
-    const shape = binding.template.segments.map((segment) =>
-      typeof segment === 'string' ? segment : `=${segment.literal}`,
-    );
-    const place = `${binding.verb} /${shape.join('/')}:${binding.template.verb}`;
-    const others = seen.get(place) ?? [];
-    const clash = others.find(
-      (other) =>
-        other.root === binding.root || [other, binding].some(({ root }) => root === 'none' || root === 'other'),
-    );
-    if (clash !== undefined) {
-      mistakes.push(
-        `${nameOf(binding)} and ${nameOf(clash)} have the same route ${binding.verb} ${binding.template.text}, and no JSON root tells them apart`,
-      );
-    }
-    seen.set(place, [...others, binding]);
-  }
-  return mistakes;
-}
-
-function nameOf({ method }: Binding): string {
-  return `${method.parent.typeName}/${method.name}`;
+function rootOfMessage(desc: DescMessage): Binding['root'] {
+  if (desc.typeName === 'google.protobuf.ListValue') return 'array';
+  if (desc.typeName === 'google.protobuf.Struct' || desc.typeName === 'google.protobuf.Any') return 'object';
+  return isWellKnown(desc) ? 'other' : 'object';
 }

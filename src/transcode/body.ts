@@ -1,29 +1,39 @@
 import { promisify } from 'node:util';
 import { gunzip } from 'node:zlib';
+import { ConnectError } from '@connectrpc/connect';
 import type { UniversalServerRequest } from '@connectrpc/connect/protocol';
 import { TranscodeError } from './error.ts';
+import { parseJson } from './json-text.ts';
+import { quoted } from './scalar.ts';
 
 const unpack = promisify(gunzip);
 
-/** Reads a body of at most `maxBytes`, sent and unpacked, whatever its Content-Type says; undefined when it is empty. */
-export async function readBody<T>(
-  request: UniversalServerRequest,
-  maxBytes: number,
-  parse: (bytes: Uint8Array) => T,
-): Promise<T | undefined> {
+/** The JSON of a body of at most `maxBytes`, sent and unpacked, whatever its Content-Type says; undefined when it is empty. */
+export async function readBody({ body, header, signal }: UniversalServerRequest, maxBytes: number): Promise<unknown> {
   const tooLarge = (actual: string) =>
     new TranscodeError(413, `the body has ${actual} bytes, at most ${maxBytes} are taken: send fewer messages at once`);
-  const declared = Number(request.header.get('content-length') ?? 0);
+  // A framework that has parsed the body already.
+  if (!isStream(body)) return body;
+  const declared = Number(header.get('content-length') ?? 0);
   if (declared > maxBytes) throw tooLarge(String(declared));
-  const encoding = (request.header.get('content-encoding') ?? 'identity').trim().toLowerCase();
-  if (encoding !== 'identity' && encoding !== 'gzip')
-    throw new TranscodeError(415, `Content-Encoding ${JSON.stringify(encoding)} is not taken: gzip and identity are`);
+  const encoding = (header.get('content-encoding') ?? 'identity').trim().toLowerCase();
+  if (encoding !== 'identity' && encoding !== 'gzip') {
+    const message = `Content-Encoding ${quoted(encoding)} is not taken: gzip and identity are`;
+    throw new TranscodeError(415, message, [], { 'accept-encoding': 'gzip, identity' });
+  }
   const chunks: Uint8Array[] = [];
   let length = 0;
-  for await (const chunk of request.body as AsyncIterable<Uint8Array>) {
-    length += chunk.length;
+  // Not for await: leaving it early ends the stream, and Node then cuts the connection before the 413 is out.
+  const stream = body[Symbol.asyncIterator]();
+  for (;;) {
+    const { done, value } = await stream.next().catch((error: unknown) => {
+      if (error instanceof ConnectError || signal.aborted) throw error;
+      throw new TranscodeError(400, `the body ended after ${length} bytes, before its end`);
+    });
+    if (done === true) break;
+    length += value.length;
     if (length > maxBytes) throw tooLarge(`over ${maxBytes}`);
-    chunks.push(chunk);
+    chunks.push(value);
   }
   if (declared > 0 && length < declared)
     throw new TranscodeError(400, `the body ended after ${length} of ${declared} bytes`);
@@ -35,8 +45,12 @@ export async function readBody<T>(
       bytes = await unpack(bytes, { maxOutputLength: maxBytes });
     } catch (error) {
       if ((error as { code?: string }).code === 'ERR_BUFFER_TOO_LARGE') throw tooLarge(`unpacked over ${maxBytes}`);
-      throw new TranscodeError(400, 'the body is not gzip, as its Content-Encoding says');
+      throw new TranscodeError(400, 'the body is not gzip, as its Content-Encoding says, or it is cut');
     }
   }
-  return parse(bytes);
+  return bytes.length === 0 ? undefined : parseJson(bytes);
+}
+
+function isStream(body: UniversalServerRequest['body']): body is AsyncIterable<Uint8Array> {
+  return typeof body === 'object' && body !== null && Symbol.asyncIterator in body;
 }

@@ -10,11 +10,19 @@ export interface FieldFault {
 export class TranscodeError extends ConnectError {
   readonly httpStatus: number;
   readonly faults: readonly FieldFault[];
+  /** What HTTP wants beside the status: `Allow` with 405, `Accept-Encoding` with 415. Set on the answer after the owner's headers. */
+  readonly headers: Readonly<Record<string, string>>;
 
-  constructor(httpStatus: number, message: string, faults: readonly FieldFault[] = []) {
+  constructor(
+    httpStatus: number,
+    message: string,
+    faults: readonly FieldFault[] = [],
+    headers: Readonly<Record<string, string>> = {},
+  ) {
     super(message, httpStatus === 404 ? Code.NotFound : httpStatus === 405 ? Code.Unimplemented : Code.InvalidArgument);
     this.httpStatus = httpStatus;
     this.faults = faults;
+    this.headers = headers;
   }
 
   // ConnectError answers instanceof by shape, for copies of its package; here the class itself is meant.
@@ -25,6 +33,21 @@ export class TranscodeError extends ConnectError {
       Object.prototype.isPrototypeOf.call(TranscodeError.prototype, value)
     );
   }
+}
+
+/** Where a value stands in a request. A chain, so that no path is spelled out for the values that are right. */
+export interface Place {
+  readonly parent: Place | undefined;
+  readonly step: Step;
+}
+
+/** A field's name, an index, or a key of a map as `["key"]`. */
+export type Step = string | number;
+
+function spell(place: Place | undefined, step: Step): string {
+  const parent = place === undefined ? '' : spell(place.parent, place.step);
+  if (typeof step === 'number') return `${parent}[${step}]`;
+  return parent === '' || step.startsWith('[') ? parent + step : `${parent}.${step}`;
 }
 
 /** More faults than these are counted, not named: an answer must not grow with the mistakes of a request. */
@@ -38,6 +61,10 @@ export class Faults {
   add(field: string, description: string): void {
     this.#count++;
     if (this.#list.length < namedFaults) this.#list.push({ field, description });
+  }
+
+  addAt(parent: Place | undefined, step: Step, description: string): void {
+    this.add(this.#list.length < namedFaults ? spell(parent, step) : '', description);
   }
 
   /** Throws when there is anything to say. */

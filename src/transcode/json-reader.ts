@@ -2,15 +2,17 @@ import {
   create,
   type DescField,
   type DescMessage,
-  fromJson,
   type JsonValue,
   type Message,
   type Registry,
   ScalarType,
 } from '@bufbuild/protobuf';
 import { isWrapperDesc } from '@bufbuild/protobuf/wkt';
-import type { Faults } from './error.ts';
-import { enumOfJson, type Scalar, scalarOfJson } from './scalar.ts';
+import { enumOfJson } from './enum.ts';
+import type { Faults, Place, Step } from './error.ts';
+import { type Fields, isJsonObject, putter, takesNull } from './field.ts';
+import { quickScalar, type Scalar, scalarOfJson, wrong } from './scalar.ts';
+import { isPlainJson, isWellKnown, readAny, readWellKnown } from './well-known.ts';
 
 /** How JSON is read. */
 export interface JsonReadOptions {
@@ -18,171 +20,178 @@ export interface JsonReadOptions {
   readonly registry?: Registry | undefined;
   /** Refuse numbers of up to 32 bits, and floats, that are strings. */
   readonly strictNumbers: boolean;
+  /** Refuse fields that a message does not have. */
+  readonly strictFields: boolean;
 }
 
-type Fields = Record<string, unknown>;
-type ReadField = (target: Fields, json: unknown, path: string, faults: Faults) => void;
+/** Undefined when the value was at fault, which is said by then. */
+type Read = (json: unknown, parent: Place | undefined, step: Step, faults: Faults) => unknown;
+type ReadMember = (target: Fields, json: Fields, at: Place | undefined, faults: Faults) => void;
 
 /**
  * Reads JSON into messages, in one pass, and names everything that is wrong by its path. (protobuf-es stops at the first fault, does not say at
  * which index it is, and drops unknown enum names where it ignores unknown fields.)
  *
- * Fields go by their proto or their JSON name; null is unset; unknown fields are passed over. Well-known types are read by protobuf-es.
+ * Fields go by their proto or their JSON name; null is unset. Extensions have no name here.
  */
 export class JsonReader {
   readonly #options: JsonReadOptions;
-  readonly #compiled = new Map<DescMessage, Map<string, ReadField>>();
+  readonly #members = new Map<DescMessage, ReadonlyMap<string, ReadMember>>();
+  readonly #values = new Map<DescField, Read>();
 
   constructor(options: JsonReadOptions) {
     this.#options = options;
   }
 
-  /** A message out of a JSON object. */
-  message(desc: DescMessage, json: unknown, path: string, faults: Faults): Message {
+  /** A message out of JSON. Without a place it is the body itself. */
+  message(desc: DescMessage, json: unknown, at: Place | undefined, faults: Faults): Message {
+    if (isWellKnown(desc)) return this.#wellKnown(desc, json, at?.parent, at?.step ?? 'body', faults) ?? create(desc);
     const message = create(desc);
-    if (typeof json !== 'object' || json === null || Array.isArray(json)) {
-      faults.add(
-        path === '' ? 'body' : path,
-        `must be an object, not ${json === null ? 'null' : Array.isArray(json) ? 'an array' : `a ${typeof json}`}`,
-      );
+    if (!isJsonObject(json)) {
+      faults.addAt(at?.parent, at?.step ?? 'body', wrong('an object', json).fault);
       return message;
     }
-    const fields = this.#fieldsOf(desc);
-    const prefix = path === '' ? '' : `${path}.`;
-    const target = message as unknown as Fields;
+    const members = this.#members.get(desc) ?? this.#compile(desc);
     for (const name of Object.keys(json)) {
-      const read = fields.get(name);
-      const value = (json as Fields)[name];
-      if (read !== undefined && value !== null) read(target, value, prefix, faults);
-      else if (read !== undefined) read(target, null, prefix, faults);
+      const read = members.get(name);
+      if (read !== undefined) read(message as unknown as Fields, json, at, faults);
+      else if (this.#options.strictFields) faults.addAt(at, name.slice(0, 64), `is not a field of ${desc.typeName}`);
     }
-    for (const [a, b] of this.#aliases.get(desc) ?? [])
-      if (Object.hasOwn(json, a) && Object.hasOwn(json, b))
-        faults.add(`${prefix}${a}`, `is given twice: as ${a} and as ${b}`);
     return message;
   }
 
   /** One field of a message out of its JSON value. */
   field(message: Message, field: DescField, json: unknown, faults: Faults): void {
-    this.#reader(field)(message as unknown as Fields, json, '', faults);
+    if (json === null && !takesNull(field)) return;
+    const value = this.#value(field)(json, undefined, field.name, faults);
+    if (value !== undefined) putter(field)(message as unknown as Fields, value, undefined, faults);
   }
 
-  readonly #aliases = new Map<DescMessage, [string, string][]>();
-
-  #fieldsOf(desc: DescMessage): Map<string, ReadField> {
-    let fields = this.#compiled.get(desc);
-    if (fields === undefined) {
-      fields = new Map();
-      this.#compiled.set(desc, fields);
-      for (const field of desc.fields) {
-        const read = this.#reader(field);
-        fields.set(field.name, read);
-        fields.set(field.jsonName, read);
-      }
-      this.#aliases.set(
-        desc,
-        desc.fields.filter((field) => field.name !== field.jsonName).map((field) => [field.name, field.jsonName]),
-      );
+  #compile(desc: DescMessage): ReadonlyMap<string, ReadMember> {
+    const members = new Map<string, ReadMember>();
+    this.#members.set(desc, members);
+    for (const field of desc.fields) {
+      members.set(field.name, this.#member(field, field.name));
+      if (field.jsonName !== field.name) members.set(field.jsonName, this.#member(field, field.jsonName));
     }
-    return fields;
+    return members;
   }
 
-  #reader(field: DescField): ReadField {
+  #member(field: DescField, name: string): ReadMember {
+    const { name: step } = field;
+    const value = this.#value(field);
     const put = putter(field);
-    const takesNull =
-      field.message?.typeName === 'google.protobuf.Value' || field.enum?.typeName === 'google.protobuf.NullValue';
-    const read = this.#valueReader(field);
-    return (target, json, prefix, faults) => {
-      if (json === null && !takesNull) return;
-      const path = `${prefix}${field.name}`;
-      const value = read(json, path, faults);
-      if (value !== undefined) put(target, value, path, faults);
+    const nullable = takesNull(field);
+    const isAlias = name !== step;
+    return (target, json, at, faults) => {
+      if (isAlias && Object.hasOwn(json, step))
+        return faults.addAt(at, step, `is given twice: as ${step} and as ${name}`);
+      const member = json[name];
+      if (member === null && !nullable) return;
+      const read = value(member, at, step, faults);
+      if (read !== undefined) put(target, read, at, faults);
     };
   }
 
-  /** The value of a whole field; undefined when it was at fault. */
-  #valueReader(field: DescField): (json: unknown, path: string, faults: Faults) => unknown {
-    if (field.fieldKind === 'list') {
-      const element = this.#elementReader(field);
-      return (json, path, faults) => {
-        if (!Array.isArray(json)) return void faults.add(path, 'must be an array');
-        return json.map((each, index) => element(each, `${path}[${index}]`, faults));
-      };
+  #value(field: DescField): Read {
+    let read = this.#values.get(field);
+    if (read === undefined) {
+      const element = this.#element(field);
+      read =
+        field.fieldKind === 'list'
+          ? listOf(element)
+          : field.fieldKind === 'map'
+            ? mapOf(field.mapKey, element)
+            : element;
+      this.#values.set(field, read);
     }
-    if (field.fieldKind === 'map') {
-      const element = this.#elementReader(field);
-      return (json, path, faults) => {
-        if (typeof json !== 'object' || json === null || Array.isArray(json))
-          return void faults.add(path, 'must be an object');
-        const map: Fields = {};
-        for (const [key, each] of Object.entries(json)) {
-          const read = keyOf(field.mapKey, key);
-          const at = `${path}[${JSON.stringify(key)}]`;
-          if ('fault' in read) faults.add(at, `the key ${read.fault}`);
-          // defineProperty: a key may be __proto__.
-          else
-            Object.defineProperty(map, String(read.value), {
-              value: element(each, at, faults),
-              enumerable: true,
-              writable: true,
-              configurable: true,
-            });
-        }
-        return map;
-      };
-    }
-    return this.#elementReader(field);
+    return read;
   }
 
-  #elementReader(field: DescField): (json: unknown, path: string, faults: Faults) => unknown {
-    const { strictNumbers } = this.#options;
-    const settle = (scalar: Scalar, path: string, faults: Faults) =>
-      'fault' in scalar ? void faults.add(path, scalar.fault) : scalar.value;
+  #element(field: DescField): Read {
     const { message, enum: enumeration, scalar } = field;
-    if (message !== undefined) {
-      if (!isWellKnown(message)) return (json, path, faults) => this.message(message, json, path, faults);
-      const unwrap = field.fieldKind === 'message' && field.oneof === undefined && isWrapperDesc(message);
-      return (json, path, faults) => {
-        const value = this.#wellKnown(message, json, path, faults);
-        return unwrap ? (value as { value?: unknown } | undefined)?.value : value;
-      };
-    }
-    if (enumeration !== undefined) return (json, path, faults) => settle(enumOfJson(enumeration, json), path, faults);
-    return (json, path, faults) => settle(scalarOfJson(scalar ?? ScalarType.STRING, json, strictNumbers), path, faults);
-  }
-
-  #wellKnown(desc: DescMessage, json: unknown, path: string, faults: Faults): Message | undefined {
-    const { registry } = this.#options;
-    try {
-      return fromJson(desc, json as JsonValue, {
-        ignoreUnknownFields: true,
-        ...(registry === undefined ? {} : { registry }),
-      });
-    } catch (error) {
-      faults.add(path, `is not a ${desc.typeName} in JSON: ${error instanceof Error ? error.message : String(error)}`);
-      return undefined;
-    }
-  }
-}
-
-/** Types with a JSON form of their own. */
-export function isWellKnown(desc: DescMessage): boolean {
-  return desc.typeName.startsWith('google.protobuf.') && desc.typeName !== 'google.protobuf.Empty';
-}
-
-/** Sets a field on a message as generated code holds it. */
-export function putter(field: DescField): (target: Fields, value: unknown, path: string, faults: Faults) => void {
-  const { oneof, localName } = field;
-  if (oneof === undefined) {
-    return (target, value) => {
-      target[localName] = value;
+    if (message !== undefined) return this.#messageElement(field, message);
+    if (enumeration !== undefined)
+      return (json, parent, step, faults) => settle(enumOfJson(enumeration, json), parent, step, faults);
+    const type = scalar ?? ScalarType.STRING;
+    const { strictNumbers } = this.#options;
+    const quick = quickScalar(type);
+    const slow: Read = (json, parent, step, faults) =>
+      settle(scalarOfJson(type, json, strictNumbers), parent, step, faults);
+    const read: Read = (json, parent, step, faults) => quick(json) ?? slow(json, parent, step, faults);
+    // jstype = JS_STRING: generated code holds the digits.
+    const asString = field.fieldKind !== 'map' && 'longAsString' in field && field.longAsString;
+    if (!asString) return read;
+    return (...args) => {
+      const value = read(...args);
+      return value === undefined ? undefined : String(value);
     };
   }
-  return (target, value, path, faults) => {
-    const { case: taken } = target[oneof.localName] as { case?: string };
-    if (taken !== undefined && taken !== localName)
-      faults.add(path, `cannot be given together with ${taken}: one of ${oneof.name} only`);
-    target[oneof.localName] = { case: localName, value };
+
+  #messageElement(field: DescField, message: DescMessage): Read {
+    if (!isWellKnown(message))
+      return (json, parent, step, faults) => this.message(message, json, { parent, step }, faults);
+    // Generated code holds a wrapper that stands alone as its bare value, and a Struct as the JSON object itself.
+    const isBare = field.fieldKind === 'message' && field.oneof === undefined && isWrapperDesc(message);
+    const isStruct = message.typeName === 'google.protobuf.Struct';
+    return (json, parent, step, faults) => {
+      const value = this.#wellKnown(message, json, parent, step, faults);
+      if (value === undefined || isStruct) return value && json;
+      return isBare ? (value as { value?: unknown }).value : value;
+    };
+  }
+
+  #wellKnown(desc: DescMessage, json: unknown, parent: Place | undefined, step: Step, faults: Faults) {
+    const { registry, strictNumbers } = this.#options;
+    if (desc.typeName === 'google.protobuf.Any')
+      return readAny(json, { parent, step }, faults, registry, (inner, value, at) =>
+        this.message(inner, value, at, faults),
+      );
+    if (isWrapperDesc(desc)) {
+      const value = settle(
+        scalarOfJson(desc.fields[0]?.scalar ?? ScalarType.STRING, json, strictNumbers),
+        parent,
+        step,
+        faults,
+      );
+      return value === undefined ? undefined : create(desc, { value } as never);
+    }
+    if (!isPlainJson(json))
+      return void faults.addAt(parent, step, 'has half of a surrogate pair, or a number out of range');
+    return readWellKnown(desc, json as JsonValue, parent, step, faults);
+  }
+}
+
+function settle(scalar: Scalar, parent: Place | undefined, step: Step, faults: Faults): unknown {
+  return 'fault' in scalar ? void faults.addAt(parent, step, scalar.fault) : scalar.value;
+}
+
+function listOf(element: Read): Read {
+  return (json, parent, step, faults) => {
+    if (!Array.isArray(json)) return void faults.addAt(parent, step, wrong('an array', json).fault);
+    const at = { parent, step };
+    return json.map((each, index) => element(each, at, index, faults));
+  };
+}
+
+function mapOf(keyType: ScalarType, element: Read): Read {
+  return (json, parent, step, faults) => {
+    if (!isJsonObject(json)) return void faults.addAt(parent, step, wrong('an object', json).fault);
+    const place = { parent, step };
+    const map: Fields = {};
+    for (const [key, each] of Object.entries(json)) {
+      const at = `[${JSON.stringify(key.slice(0, 64))}]`;
+      const read = keyOf(keyType, key);
+      if ('fault' in read) faults.addAt(place, at, `the key ${read.fault}`);
+      else if (Object.hasOwn(map, String(read.value)))
+        faults.addAt(place, at, 'the key is there twice, spelled otherwise');
+      else {
+        const value = element(each, place, at, faults);
+        // defineProperty: a key may be __proto__.
+        Object.defineProperty(map, String(read.value), { value, enumerable: true, writable: true, configurable: true });
+      }
+    }
+    return map;
   };
 }
 

@@ -1,4 +1,5 @@
 import { TranscodeError } from './error.ts';
+import { quoted } from './scalar.ts';
 
 /** Deeper JSON than any message of a sane schema; what reads it may recurse. */
 const deepest = 64;
@@ -6,17 +7,19 @@ const deepest = 64;
 /** Parses a body: valid UTF-8, one JSON value, no key twice in an object, not nested without end. */
 export function parseJson(bytes: Uint8Array): unknown {
   const text = decode(bytes);
+  // First, since JSON.parse takes any depth: 16 MiB of brackets held the process for 3.2 s and 750 MB.
+  const keys = scan(bytes);
   let json: unknown;
   try {
     json = JSON.parse(text);
   } catch (error) {
     throw new TranscodeError(400, `the body is not JSON: ${error instanceof Error ? error.message : String(error)}`);
   }
-  // JSON.parse keeps the last of two equal keys in silence. Counting the keys of the text and of the value costs a fifth of the parsing; only
-  // when they differ is the text searched for the key.
-  if (countKeys(json) !== countKeysOfText(text)) {
-    const key = duplicateKey(text);
-    throw new TranscodeError(400, `the body has the key ${JSON.stringify(key)} twice in one object`, [
+  // JSON.parse keeps the last of two equal keys in silence. Counting the keys of the text and of the value takes 50 µs for 38 kB, half of the
+  // parsing; only when they differ is the text searched for the key.
+  if (countKeys(json) !== keys) {
+    const key = duplicateKey(bytes);
+    throw new TranscodeError(400, `the body has the key ${quoted(key)} twice in one object`, [
       { field: key.slice(0, 64), description: 'is there twice' },
     ]);
   }
@@ -33,69 +36,70 @@ function decode(bytes: Uint8Array): string {
   }
 }
 
-function countKeys(json: unknown): number {
-  let count = 0;
-  let level: unknown[] = [json];
-  for (let depth = 0; level.length > 0; depth++) {
-    if (depth > deepest) throw new TranscodeError(400, `the body is nested deeper than ${deepest} levels`);
-    const next: unknown[] = [];
-    for (const value of level) {
-      if (Array.isArray(value)) {
-        for (const element of value) if (typeof element === 'object' && element !== null) next.push(element);
-      } else if (typeof value === 'object' && value !== null) {
-        for (const key of Object.keys(value)) {
-          count++;
-          const member = (value as Record<string, unknown>)[key];
-          if (typeof member === 'object' && member !== null) next.push(member);
-        }
-      }
-    }
-    level = next;
+const quote = 0x22;
+const backslash = 0x5c;
+const colon = 0x3a;
+
+/** How many keys the text has, and that it is not too deep; what it says of a text that is not JSON does not matter. */
+function scan(bytes: Uint8Array): number {
+  let keys = 0;
+  let depth = 0;
+  for (let index = 0; index < bytes.length; index++) {
+    const byte = bytes[index];
+    if (byte === quote) {
+      index = endOfString(bytes, index);
+      if (isKey(bytes, index)) keys++;
+    } else if (byte === 0x7b || byte === 0x5b) {
+      if (++depth > deepest) throw new TranscodeError(400, `the body is nested deeper than ${deepest} levels`);
+    } else if (byte === 0x7d || byte === 0x5d) depth--;
   }
-  return count;
+  return keys;
 }
 
-const quote = '"';
-const backslash = 92;
-const colon = 58;
-
-/** Where the string that starts at `start` ends; the text is known to be JSON. */
-function endOfString(text: string, start: number): number {
-  for (let end = text.indexOf(quote, start + 1); ; end = text.indexOf(quote, end + 1)) {
-    let slashes = 0;
-    while (text.charCodeAt(end - 1 - slashes) === backslash) slashes++;
-    if (slashes % 2 === 0) return end;
+/** Where the closing quote of the string is that starts at `start`. */
+function endOfString(bytes: Uint8Array, start: number): number {
+  let index = start + 1;
+  for (; index < bytes.length; index++) {
+    const byte = bytes[index];
+    if (byte === quote) break;
+    if (byte === backslash) index++;
   }
+  return index;
 }
 
-/** A string is a key when a colon follows it. */
-function isKeyEnd(text: string, end: number): boolean {
+/** Whether a colon follows the string that ends at `end`. */
+function isKey(bytes: Uint8Array, end: number): boolean {
   let next = end + 1;
-  while (text.charCodeAt(next) <= 32) next++;
-  return text.charCodeAt(next) === colon;
+  while ((bytes[next] ?? colon) <= 0x20) next++;
+  return bytes[next] === colon;
 }
 
-function countKeysOfText(text: string): number {
+/** Recursion ends: the text was not too deep. */
+function countKeys(json: unknown): number {
+  if (typeof json !== 'object' || json === null) return 0;
   let count = 0;
-  for (let start = text.indexOf(quote); start !== -1; ) {
-    const end = endOfString(text, start);
-    if (isKeyEnd(text, end)) count++;
-    start = text.indexOf(quote, end + 1);
+  if (Array.isArray(json)) {
+    for (const element of json) count += countKeys(element);
+    return count;
+  }
+  for (const key of Object.keys(json)) {
+    const member = (json as Record<string, unknown>)[key];
+    count += typeof member === 'object' ? 1 + countKeys(member) : 1;
   }
   return count;
 }
 
-/** The first key that an object of the text has twice. */
-function duplicateKey(text: string): string {
+/** The first key that an object of the text, which is JSON, has twice. */
+function duplicateKey(bytes: Uint8Array): string {
   const open: Set<string>[] = [];
-  for (let index = 0; index < text.length; index++) {
-    const character = text[index];
-    if (character === '{') open.push(new Set());
-    else if (character === '}') open.pop();
-    else if (character === quote) {
-      const end = endOfString(text, index);
-      if (isKeyEnd(text, end)) {
-        const key: string = JSON.parse(text.slice(index, end + 1));
+  for (let index = 0; index < bytes.length; index++) {
+    const byte = bytes[index];
+    if (byte === 0x7b) open.push(new Set());
+    else if (byte === 0x7d) open.pop();
+    else if (byte === quote) {
+      const end = endOfString(bytes, index);
+      if (isKey(bytes, end)) {
+        const key: string = JSON.parse(utf8.decode(bytes.subarray(index, end + 1)));
         const keys = open.at(-1);
         if (keys?.has(key)) return key;
         keys?.add(key);

@@ -2,15 +2,15 @@ import {
   type DescEnum,
   type DescField,
   type DescMessage,
-  isFieldSet,
   type Message,
   type Registry,
   ScalarType,
   toJson,
 } from '@bufbuild/protobuf';
-import { FeatureSet_FieldPresence, isWrapperDesc } from '@bufbuild/protobuf/wkt';
-import { isWellKnown } from './json-reader.ts';
+import { isWrapperDesc } from '@bufbuild/protobuf/wkt';
+import { type Fields, held, isImplicit, isSet } from './field.ts';
 import { isLong } from './scalar.ts';
+import { isWellKnown } from './well-known.ts';
 
 /** How JSON is written. */
 export interface JsonWriteOptions {
@@ -22,29 +22,31 @@ export interface JsonWriteOptions {
   readonly longsAsNumbers: boolean;
   /** Enums as numbers rather than as names. */
   readonly enumsAsNumbers: boolean;
+  /** Fields without presence also when they have their default; empty lists as `[]`. */
+  readonly alwaysImplicit: boolean;
 }
 
-type Fields = Record<string, unknown>;
 type Write = (value: unknown) => string;
 
 /**
- * Writes messages as JSON text. Fields without presence are always written, `optional` ones and messages when they are set. One function a field
- * is made once a type, which is what makes it several times as fast as building the JSON value first.
+ * Writes messages as JSON text. `optional` fields and messages are written when they are set. One function a field is made once a type, and no JSON
+ * value is built on the way.
  */
 export class JsonWriter {
   readonly #options: JsonWriteOptions;
-  readonly #compiled = new Map<DescMessage, (message: Message) => string>();
+  readonly #messages = new Map<DescMessage, (message: Message) => string>();
+  readonly #values = new Map<DescField, Write>();
 
   constructor(options: JsonWriteOptions) {
     this.#options = options;
   }
 
-  /** A message as a JSON object. */
+  /** A message as JSON: an object, but for the well-known types. */
   message(desc: DescMessage, message: Message): string {
-    let write = this.#compiled.get(desc);
+    let write = this.#messages.get(desc);
     if (write === undefined) {
       write = isWellKnown(desc) ? this.#wellKnown(desc) : this.#object(desc);
-      this.#compiled.set(desc, write);
+      this.#messages.set(desc, write);
     }
     return write(message);
   }
@@ -56,20 +58,17 @@ export class JsonWriter {
   }
 
   #object(desc: DescMessage): (message: Message) => string {
+    const { alwaysImplicit, protoNames } = this.#options;
     const members = desc.fields.map((field) => {
-      const name = `${JSON.stringify(this.#options.protoNames ? field.name : field.jsonName)}:`;
+      const name = `${JSON.stringify(protoNames ? field.name : field.jsonName)}:`;
       const write = this.#value(field);
-      const always =
-        field.fieldKind === 'list' || field.fieldKind === 'map' || (!hasPresence(field) && field.oneof === undefined);
-      return (message: Message): string => {
-        if (!always && !isFieldSet(message, field)) return '';
-        return name + write(held(message as unknown as Fields, field));
-      };
+      if (alwaysImplicit && isImplicit(field)) return (message: Fields) => name + write(message[field.localName]);
+      return (message: Fields) => (isSet(message, field) ? name + write(held(message, field)) : '');
     });
     return (message) => {
       let text = '{';
       for (const member of members) {
-        const part = member(message);
+        const part = member(message as unknown as Fields);
         if (part !== '') text += text === '{' ? part : `,${part}`;
       }
       return `${text}}`;
@@ -77,34 +76,32 @@ export class JsonWriter {
   }
 
   #value(field: DescField): Write {
-    const element = this.#element(field);
-    if (field.fieldKind === 'list') return (value) => `[${(value as unknown[]).map(element).join(',')}]`;
-    if (field.fieldKind === 'map')
-      return (value) =>
-        `{${Object.entries(value as Fields)
-          .map(([key, each]) => `${JSON.stringify(key)}:${element(each)}`)
-          .join(',')}}`;
-    return element;
+    let write = this.#values.get(field);
+    if (write === undefined) {
+      const element = this.#element(field);
+      write = field.fieldKind === 'list' ? listOf(element) : field.fieldKind === 'map' ? mapOf(element) : element;
+      this.#values.set(field, write);
+    }
+    return write;
   }
 
   #element(field: DescField): Write {
     const { message, enum: enumeration, scalar } = field;
-    if (message !== undefined) {
-      const unwrapped = field.fieldKind === 'message' && field.oneof === undefined && isWrapperDesc(message);
-      if (unwrapped) {
-        const inner = message.fields[0];
-        if (inner === undefined) throw new Error(`${message.typeName} has no field`);
-        return this.#element(inner);
-      }
-      return (value) => this.message(message, value as Message);
-    }
     if (enumeration !== undefined) return this.#enum(enumeration);
-    return this.#scalar(scalar ?? ScalarType.STRING);
+    if (message === undefined) return this.#scalar(scalar ?? ScalarType.STRING);
+    // Generated code holds a wrapper that stands alone as its bare value, and a Struct as the JSON object itself.
+    if (field.fieldKind === 'message' && field.oneof === undefined && isWrapperDesc(message))
+      return this.#scalar(message.fields[0]?.scalar ?? ScalarType.STRING);
+    if (message.typeName === 'google.protobuf.Struct') return JSON.stringify;
+    return (value) => this.message(message, value as Message);
   }
 
   #enum(desc: DescEnum): Write {
-    const names = new Map(desc.values.map((value) => [value.number, JSON.stringify(value.name)]));
-    return (value) => (this.#options.enumsAsNumbers ? undefined : names.get(value as number)) ?? String(value);
+    if (desc.typeName === 'google.protobuf.NullValue') return () => 'null';
+    if (this.#options.enumsAsNumbers) return String;
+    // Of two names of one number, the first.
+    const names = new Map(desc.values.toReversed().map((value) => [value.number, JSON.stringify(value.name)]));
+    return (value) => names.get(value as number) ?? String(value);
   }
 
   #scalar(type: ScalarType): Write {
@@ -126,17 +123,26 @@ export class JsonWriter {
   }
 
   #wellKnown(desc: DescMessage): (message: Message) => string {
+    if (isWrapperDesc(desc)) {
+      const write = this.#scalar(desc.fields[0]?.scalar ?? ScalarType.STRING);
+      return (message) => write((message as unknown as Fields).value);
+    }
     const { registry } = this.#options;
     return (message) => JSON.stringify(toJson(desc, message, registry === undefined ? {} : { registry }));
   }
 }
 
-function hasPresence(field: DescField): boolean {
-  return field.fieldKind === 'message' || field.presence !== FeatureSet_FieldPresence.IMPLICIT;
+function listOf(element: Write): Write {
+  return (value) => {
+    let text = '[';
+    for (const each of value as unknown[]) text += text === '[' ? element(each) : `,${element(each)}`;
+    return `${text}]`;
+  };
 }
 
-function held(message: Fields, field: DescField): unknown {
-  if (field.oneof === undefined) return message[field.localName];
-  const chosen = message[field.oneof.localName] as { case?: string; value?: unknown };
-  return chosen.case === field.localName ? chosen.value : undefined;
+function mapOf(element: Write): Write {
+  return (value) => {
+    const members = Object.entries(value as Fields).map(([key, each]) => `${JSON.stringify(key)}:${element(each)}`);
+    return `{${members.join(',')}}`;
+  };
 }

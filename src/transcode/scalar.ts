@@ -1,4 +1,4 @@
-import { type DescEnum, ScalarType } from '@bufbuild/protobuf';
+import { ScalarType } from '@bufbuild/protobuf';
 
 /** The value of a scalar, or why it is none. */
 export type Scalar = { readonly value: unknown } | { readonly fault: string };
@@ -22,6 +22,7 @@ const longs = new Set([
   ScalarType.UINT64,
   ScalarType.FIXED64,
 ]);
+const greatestFloat = 3.4028234663852886e38;
 
 /** Whether a type is a 64-bit integer, which is a bigint in generated code. */
 export function isLong(type: ScalarType): boolean {
@@ -57,6 +58,30 @@ export function scalarOfJson(type: ScalarType, json: unknown, strict: boolean): 
   }
 }
 
+/**
+ * What most values of a type look like, decided with no allocation and no bigint: undefined means `scalarOfJson` decides. It halves the time of
+ * reading a message of ten scalars.
+ */
+export function quickScalar(type: ScalarType): (json: unknown) => unknown {
+  switch (type) {
+    case ScalarType.STRING:
+      return (json) => (typeof json === 'string' && json.isWellFormed() ? json : undefined);
+    case ScalarType.BOOL:
+      return (json) => (typeof json === 'boolean' ? json : undefined);
+    case ScalarType.INT32:
+    case ScalarType.SINT32:
+    case ScalarType.SFIXED32:
+      return (json) => (typeof json === 'number' && (json | 0) === json ? json | 0 : undefined);
+    case ScalarType.UINT32:
+    case ScalarType.FIXED32:
+      return (json) => (typeof json === 'number' && json >>> 0 === json ? json >>> 0 : undefined);
+    case ScalarType.DOUBLE:
+      return (json) => (typeof json === 'number' && Number.isFinite(json) ? json : undefined);
+    default:
+      return () => undefined;
+  }
+}
+
 /** A text of a path or a query as a scalar. */
 export function scalarOfText(type: ScalarType, text: string): Scalar {
   switch (type) {
@@ -66,17 +91,16 @@ export function scalarOfText(type: ScalarType, text: string): Scalar {
     case ScalarType.BOOL:
       if (text === 'true' || text === '1') return { value: true };
       if (text === 'false' || text === '0') return { value: false };
-      return { fault: `must be true or false, not ${JSON.stringify(text)}` };
+      return { fault: `must be true or false, not ${quoted(text)}` };
     case ScalarType.DOUBLE:
     case ScalarType.FLOAT:
-      if (/^-?(?:Infinity|NaN)$/.test(text)) return { value: Number(text) };
-      if (!/^-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?$/.test(text))
-        return { fault: `must be a number, not ${JSON.stringify(text)}` };
+      if (/^(?:NaN|-?Infinity)$/.test(text)) return { value: Number(text) };
+      if (!/^-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?$/.test(text)) return { fault: `must be a number, not ${quoted(text)}` };
       return floatOf(type, Number(text));
     default: {
       const digits = /^(-?\d{1,40})(?:\.0+)?$/.exec(text)?.[1];
       return digits === undefined
-        ? { fault: `must be a whole number, not ${JSON.stringify(text)}` }
+        ? { fault: `must be a whole number, not ${quoted(text)}` }
         : integerOf(type, BigInt(digits));
     }
   }
@@ -87,11 +111,12 @@ function integerOf(type: ScalarType, value: number | bigint): Scalar {
   if (typeof value === 'number' && isLong(type) && !Number.isSafeInteger(value))
     return { fault: `is above 2^53 as a number, where digits get lost: send it as a string` };
   if (value < least || value > most) return { fault: `must be from ${least} to ${most}, not ${value}` };
-  return { value: isLong(type) ? BigInt(value) : Number(value) };
+  // The number of -0 is 0.
+  return { value: isLong(type) ? BigInt(value) : Number(value) + 0 };
 }
 
 function floatOf(type: ScalarType, value: number): Scalar {
-  if (!Number.isFinite(value) || (type === ScalarType.FLOAT && Math.abs(value) > 3.4028234663852886e38))
+  if (!Number.isFinite(value) || (type === ScalarType.FLOAT && Math.abs(value) > greatestFloat))
     return { fault: 'is out of range' };
   return { value };
 }
@@ -99,47 +124,28 @@ function floatOf(type: ScalarType, value: number): Scalar {
 /** Base64 in the standard or the URL-safe alphabet, padded or not; line ends are passed over. Buffer would drop what it does not know. */
 function bytesOf(json: string): Scalar {
   const text = /[\r\n]/.test(json) ? json.replace(/[\r\n]+/g, '') : json;
-  const match = /^[A-Za-z0-9+/_-]*(={0,2})$/.exec(text);
-  if (match === null) return { fault: 'is not base64: it has a character outside of the alphabet' };
-  const padding = match[1]?.length ?? 0;
-  const digits = text.length - padding;
-  if (digits % 4 === 1 || (padding > 0 && text.length % 4 !== 0))
+  if (!/^[A-Za-z0-9+/_-]*={0,2}$/.test(text))
+    return { fault: 'is not base64: it has a character outside of the alphabet' };
+  const padding = text.endsWith('==') ? 2 : text.endsWith('=') ? 1 : 0;
+  if ((text.length - padding) % 4 === 1 || (padding > 0 && text.length % 4 !== 0))
     return { fault: 'is not base64: its length is wrong, it may be cut' };
-  return { value: new Uint8Array(Buffer.from(text, 'base64')) };
+  // A view of what Buffer decoded, as fromBinary gives a view of the request: a copy took as long as all of the above.
+  const { buffer, byteOffset, length } = Buffer.from(text, 'base64');
+  return { value: new Uint8Array(buffer, byteOffset, length) };
 }
 
-/** An enum in JSON: its name, or its number (any 32-bit one: enums are open). */
-export function enumOfJson(desc: DescEnum, json: unknown): Scalar {
-  if (typeof json === 'number') return scalarOfJson(ScalarType.INT32, json, true);
-  if (typeof json !== 'string') return wrong(`a name or a number of ${desc.name}`, json);
-  const value = desc.values.find((each) => each.name === json);
-  return value === undefined ? unknownName(desc, json) : { value: value.number };
+export function wrong(wanted: string, json: unknown): { readonly fault: string } {
+  return { fault: `must be ${wanted}, not ${kindOf(json)}` };
 }
 
-/** An enum in a path or a query: its number, or its name in any case, with or without the prefix that all of its names share. */
-export function enumOfText(desc: DescEnum, text: string): Scalar {
-  if (/^-?\d+$/.test(text)) return scalarOfText(ScalarType.INT32, text);
-  const wanted = text.toUpperCase();
-  const prefix = desc.sharedPrefix?.toUpperCase() ?? '';
-  const value = desc.values.find((each) =>
-    [each.name.toUpperCase(), each.name.toUpperCase().replace(prefix, '')].includes(wanted),
-  );
-  return value === undefined ? unknownName(desc, text) : { value: value.number };
+/** What a JSON value is, in words. */
+export function kindOf(json: unknown): string {
+  if (json === null) return 'null';
+  if (Array.isArray(json)) return 'an array';
+  return typeof json === 'object' ? 'an object' : `a ${typeof json}`;
 }
 
-function unknownName(desc: DescEnum, text: string): Scalar {
-  const names = desc.values.map((value) => value.name).join(', ');
-  return { fault: `must be one of ${names}, or its number, not ${JSON.stringify(text.slice(0, 64))}` };
-}
-
-function wrong(wanted: string, json: unknown): Scalar {
-  const got =
-    json === null
-      ? 'null'
-      : Array.isArray(json)
-        ? 'an array'
-        : typeof json === 'object'
-          ? 'an object'
-          : `a ${typeof json}`;
-  return { fault: `must be ${wanted}, not ${got}` };
+/** A caller's text in an answer: quoted, and cut. */
+export function quoted(text: string): string {
+  return JSON.stringify(text.length > 64 ? `${text.slice(0, 64)}…` : text);
 }

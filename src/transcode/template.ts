@@ -25,7 +25,7 @@ const fieldPathPattern = /^[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*$/;
 /**
  * Parses `Template = "/" Segments [ Verb ]` as google/api/http.proto has it; throws what is wrong.
  *
- * Variables do not nest, `**` stands only at the end, and no field is bound twice.
+ * Variables do not nest, and `**` stands only at the end.
  */
 export function parseTemplate(text: string): Template {
   if (!text.startsWith('/')) throw new Error('must start with /');
@@ -37,8 +37,9 @@ export function parseTemplate(text: string): Template {
       segments.push(parseSegment(part));
       continue;
     }
-    const [name = '', pattern = '*', ...more] = part.slice(1, -1).split('=');
-    if (more.length > 0) throw new Error(`{${name}} has more than one =`);
+    const equals = part.indexOf('=');
+    const name = part.slice(1, equals === -1 ? -1 : equals);
+    const pattern = equals === -1 ? '*' : part.slice(equals + 1, -1);
     if (!fieldPathPattern.test(name)) throw new Error(`${JSON.stringify(name)} is not a field path`);
     const start = segments.length;
     for (const inner of pattern.split('/')) segments.push(parseSegment(inner));
@@ -46,9 +47,6 @@ export function parseTemplate(text: string): Template {
   }
   const rest = segments.indexOf('**');
   if (rest !== -1 && rest !== segments.length - 1) throw new Error('** must be the last segment');
-  const names = variables.map((variable) => variable.fieldPath.join('.'));
-  const twice = names.find((name, index) => names.indexOf(name) !== index);
-  if (twice !== undefined) throw new Error(`{${twice}} is bound twice`);
   return { text, segments, variables, verb };
 }
 
@@ -59,7 +57,7 @@ function splitVerb(text: string): { path: string; verb: string } {
     return { path: text, verb: '' };
   const verb = text.slice(colon + 1);
   if (!literalPattern.test(verb)) throw new Error(`${JSON.stringify(verb)} is not a verb`);
-  return { path: text.slice(0, colon), verb };
+  return { path: text.slice(0, colon), verb: decodeURIComponent(verb) };
 }
 
 /** By slashes, except inside braces. */
@@ -92,7 +90,11 @@ function parseSegment(part: string): Segment {
 /** The raw segments that a variable takes of a path, decoded: one alone wholly, several with `%2F` left as it came, as http.proto says. */
 export function capture(variable: Variable, template: Template, raw: readonly string[]): string {
   const taken = raw.slice(variable.start, variable.toEnd ? raw.length : variable.end);
-  const single = variable.end - variable.start === 1 && template.segments[variable.start] === '*';
-  if (single) return decodeURIComponent(taken[0] ?? '');
-  return taken.map((segment) => segment.split(/%2f/i).map(decodeURIComponent).join('%2F')).join('/');
+  const isSingle = variable.end - variable.start === 1 && template.segments[variable.start] !== '**';
+  return isSingle ? decodeURIComponent(taken[0] ?? '') : taken.map(decodeButSlashes).join('/');
+}
+
+function decodeButSlashes(segment: string): string {
+  const parts = segment.split(/(%2f)/i);
+  return parts.map((part, index) => (index % 2 === 1 ? part : decodeURIComponent(part))).join('');
 }

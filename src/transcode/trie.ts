@@ -10,6 +10,19 @@ interface Node<T> {
 
 const newNode = <T>(): Node<T> => ({ literals: new Map(), star: undefined, rest: new Map(), ends: new Map() });
 
+/** A path on its way through the trie: as it came, and decoded; a segment that cannot be decoded equals no literal. */
+interface Path {
+  readonly raw: readonly string[];
+  readonly decoded: readonly (string | undefined)[];
+  readonly verb: string;
+}
+
+export interface Match<T> {
+  readonly value: T;
+  /** The path's segments as they came, without the verb. */
+  readonly segments: readonly string[];
+}
+
 /** Finds the templates that match a path: literals before `*` before `**`, segment by segment, and a verb before none. */
 export class Trie<T> {
   readonly #root: Node<T> = newNode();
@@ -39,33 +52,39 @@ export class Trie<T> {
   }
 
   /** All matches, best first. `raw` are the path's segments as they came. */
-  *find(raw: readonly string[]): Generator<{ value: T; segments: readonly string[] }> {
+  *find(raw: readonly string[]): Generator<Match<T>> {
+    const decoded = raw.map(decode);
     const last = raw.at(-1) ?? '';
     const colon = last.lastIndexOf(':');
-    if (colon > 0) {
-      const segments = [...raw.slice(0, -1), last.slice(0, colon)];
-      yield* this.#walk(this.#root, segments, 0, decodeURIComponent(last.slice(colon + 1)));
+    const verb = decode(last.slice(colon + 1));
+    if (colon > 0 && verb !== undefined && verb !== '') {
+      const stem = last.slice(0, colon);
+      const path = { raw: [...raw.slice(0, -1), stem], decoded: [...decoded.slice(0, -1), decode(stem)], verb };
+      yield* this.#walk(this.#root, path, 0);
     }
-    yield* this.#walk(this.#root, raw, 0, '');
+    yield* this.#walk(this.#root, { raw, decoded, verb: '' }, 0);
   }
 
-  *#walk(
-    node: Node<T>,
-    segments: readonly string[],
-    index: number,
-    verb: string,
-  ): Generator<{ value: T; segments: readonly string[] }> {
-    const segment = segments[index];
-    if (segment === undefined) {
+  *#walk(node: Node<T>, path: Path, index: number): Generator<Match<T>> {
+    const { raw: segments, verb } = path;
+    if (index === segments.length) {
       const value = node.ends.get(verb);
       if (value !== undefined) yield { value, segments };
     } else {
-      const literal = node.literals.get(decodeURIComponent(segment));
-      if (literal !== undefined) yield* this.#walk(literal, segments, index + 1, verb);
+      const literal = node.literals.get(path.decoded[index] ?? '');
+      if (literal !== undefined) yield* this.#walk(literal, path, index + 1);
       // A variable takes no empty segment: /v1/channels//messages names no channel.
-      if (node.star !== undefined && segment !== '') yield* this.#walk(node.star, segments, index + 1, verb);
+      if (node.star !== undefined && segments[index] !== '') yield* this.#walk(node.star, path, index + 1);
     }
     const rest = node.rest.get(verb);
     if (rest !== undefined) yield { value: rest, segments };
+  }
+}
+
+function decode(segment: string): string | undefined {
+  try {
+    return decodeURIComponent(segment);
+  } catch {
+    return undefined;
   }
 }

@@ -1,0 +1,149 @@
+import type { DescMethodUnary } from '@bufbuild/protobuf';
+import {
+  Code,
+  ConnectError,
+  createHandlerContext,
+  createServiceImplSpec,
+  type HandlerContext,
+  type MethodImplSpec,
+  type ServiceImpl,
+} from '@connectrpc/connect';
+import {
+  invokeUnaryImplementation,
+  type UniversalServerRequest,
+  type UniversalServerResponse,
+} from '@connectrpc/connect/protocol';
+import { jsonAnswer, merge } from './answer.ts';
+import type { Binding } from './binding.ts';
+import { readBody } from './body.ts';
+import { TranscodeError } from './error.ts';
+import type { TranscodedRoute, TranscoderOptions } from './index.ts';
+import type { JsonReader } from './json-reader.ts';
+import type { JsonWriter } from './json-writer.ts';
+import { chooseByRoot, readRequest } from './request.ts';
+import { type Route, type Router, splitUrl } from './router.ts';
+import { statusFailure } from './status.ts';
+
+type Implementation = MethodImplSpec & { kind: 'unary' };
+type Settled = Required<Pick<TranscoderOptions, 'registry' | 'interceptors'>> & TranscoderOptions;
+
+interface Engine {
+  readonly router: Router;
+  readonly reader: JsonReader;
+  readonly writer: JsonWriter;
+}
+
+/** From a request to its answer. Whatever fails on the way, inside the call or before it, becomes an answer here. */
+export function createHandler(options: Settled, { router, reader, writer }: Engine) {
+  const implementations = implementationsOf(options.services);
+
+  return async (request: UniversalServerRequest): Promise<UniversalServerResponse | undefined> => {
+    const progress: Progress = {};
+    try {
+      const { path, search } = splitUrl(request.url);
+      const route = router.find(request.method, path);
+      if (route === undefined) return undefined;
+      if ('allow' in route) return refuseVerb(request.method, route.allow);
+      return await call(request, route, search, progress);
+    } catch (thrown) {
+      return fail(request, toError(thrown), progress);
+    }
+  };
+
+  async function call(
+    request: UniversalServerRequest,
+    { bindings, segments }: Extract<Route, { bindings: unknown }>,
+    search: string,
+    progress: Progress,
+  ): Promise<UniversalServerResponse> {
+    if (bindings.length === 1) progress.binding = bindings[0];
+    const takesBody = bindings.some((each) => each.body.kind !== 'none');
+    const json = takesBody ? await readBody(request, options.readMaxBytes) : undefined;
+    const binding = chooseByRoot(bindings, json);
+    progress.binding = binding;
+    const input = readRequest(binding, { json, segments, search }, reader, options.unknownQuery === 'refuse');
+    const spec = implementations.get(binding.method);
+    if (spec === undefined) throw new Error(`${binding.method.name} has no implementation`);
+    const context = contextOf(request, binding, options);
+    progress.context = context;
+    try {
+      const response = await invokeUnaryImplementation(spec, context, input, options.interceptors);
+      const plain = () =>
+        binding.responseBody === undefined
+          ? writer.message(binding.method.output, response)
+          : writer.field(response, binding.responseBody);
+      const chosen = options.answer?.({ method: binding.method, binding, response, json: plain }) ?? {};
+      const headers = context.responseHeader;
+      merge(headers, chosen.headers);
+      // As Connect's unary calls have it: a body that is no stream is followed by nothing.
+      merge(headers, context.responseTrailer, 'trailer-');
+      return jsonAnswer(request.method, chosen.status ?? 200, chosen.body ?? plain(), headers);
+    } finally {
+      context.abort();
+    }
+  }
+
+  function fail({ method }: UniversalServerRequest, error: ConnectError, progress: Progress): UniversalServerResponse {
+    const { binding, context } = progress;
+    const failed: TranscodedRoute | undefined = binding && { method: binding.method, binding };
+    const { status, headers, body } = options.failure?.(error, failed) ?? statusFailure(error, options.registry);
+    const all = new Headers(context?.responseHeader);
+    merge(all, headers);
+    if (error instanceof TranscodeError) merge(all, error.headers);
+    return jsonAnswer(method, status, body, all);
+  }
+}
+
+/** How far a request got, for telling why it failed. */
+interface Progress {
+  binding?: Binding | undefined;
+  context?: HandlerContext;
+}
+
+function implementationsOf(services: TranscoderOptions['services']): Map<DescMethodUnary, Implementation> {
+  const implementations = new Map<DescMethodUnary, Implementation>();
+  for (const { service, implementation } of services) {
+    const { methods } = createServiceImplSpec(service, implementation as Partial<ServiceImpl<typeof service>>);
+    for (const spec of Object.values(methods))
+      if (spec.kind === 'unary') implementations.set(spec.method as DescMethodUnary, spec as Implementation);
+  }
+  return implementations;
+}
+
+function contextOf(request: UniversalServerRequest, { method }: Binding, options: TranscoderOptions) {
+  return createHandlerContext({
+    service: method.parent,
+    method,
+    protocolName: 'http-json',
+    requestMethod: request.method,
+    url: request.url.startsWith('/') ? `http://localhost${request.url}` : request.url,
+    timeoutMs: timeoutOf(request.header, options.timeoutMs),
+    requestSignal: request.signal,
+    ...(options.shutdownSignal === undefined ? {} : { shutdownSignal: options.shutdownSignal }),
+    requestHeader: request.header,
+    responseHeader: {},
+    responseTrailer: {},
+    ...(request.contextValues === undefined ? {} : { contextValues: request.contextValues }),
+  });
+}
+
+function refuseVerb(verb: string, allow: readonly string[]): UniversalServerResponse {
+  const headers = { allow: allow.join(', ') };
+  if (verb === 'OPTIONS') return { status: 204, header: new Headers(headers) };
+  throw new TranscodeError(405, `this path takes ${headers.allow}, not ${verb}`, [], headers);
+}
+
+function timeoutOf(header: Headers, longest: number): number {
+  const text = header.get('connect-timeout-ms');
+  if (text === null) return longest;
+  if (!/^\d{1,10}$/.test(text))
+    throw new TranscodeError(400, 'Connect-Timeout-Ms must be milliseconds, in at most ten digits');
+  return Math.min(Number(text), longest);
+}
+
+/** What was thrown, as an error for the caller: the words of an error that was not made for callers stay in its cause. */
+function toError(thrown: unknown): ConnectError {
+  const error = ConnectError.from(thrown, Code.Internal);
+  if (error === thrown || error.code !== Code.Internal) return error;
+  return new ConnectError('internal error', Code.Internal, undefined, undefined, thrown);
+}

@@ -1,0 +1,52 @@
+import { create, type Message } from '@bufbuild/protobuf';
+import type { Binding } from './binding.ts';
+import { Faults, TranscodeError } from './error.ts';
+import type { JsonReader } from './json-reader.ts';
+import { readQuery } from './query.ts';
+import { kindOf } from './scalar.ts';
+import { setFromTexts } from './target.ts';
+import { capture } from './template.ts';
+
+/** What a call is made of. */
+export interface Parts {
+  /** Undefined when the body is empty or the route takes none. */
+  readonly json: unknown;
+  readonly segments: readonly string[];
+  readonly search: string;
+}
+
+/**
+ * Where routes share a path, the JSON root of the body decides. An empty body is an empty object, as callers without arguments send it; a list has
+ * no such reading.
+ */
+export function chooseByRoot(candidates: readonly Binding[], json: unknown): Binding {
+  const [first] = candidates;
+  if (first === undefined) throw new Error('a route without a binding');
+  if (candidates.length === 1 && first.root !== 'array' && first.root !== 'object') return first;
+  const root =
+    json === undefined ? 'object' : Array.isArray(json) ? 'array' : kindOf(json) === 'an object' ? 'object' : 'other';
+  const chosen = candidates.find((each) => each.root === root);
+  if (chosen !== undefined) return chosen;
+  const taken = candidates.map((each) => `an ${each.root}`).join(' or ');
+  throw new TranscodeError(
+    400,
+    `the body must be ${taken} in JSON, not ${json === undefined ? 'empty' : kindOf(json)}`,
+  );
+}
+
+/** The request message: the body first, then the path, then the query, each for fields that the others do not bind. Names all that is wrong. */
+export function readRequest(binding: Binding, parts: Parts, reader: JsonReader, strictQuery: boolean): Message {
+  const faults = new Faults();
+  const { body, method, template, variables } = binding;
+  const { json, segments, search } = parts;
+  const message =
+    body.kind === 'whole' && json !== undefined
+      ? reader.message(method.input, json, undefined, faults)
+      : create(method.input);
+  if (body.kind === 'field' && json !== undefined) reader.field(message, body.field, json, faults);
+  for (const { variable, target } of variables)
+    setFromTexts(message, target, [capture(variable, template, segments)], faults);
+  if (search !== '') readQuery(message, binding, search, strictQuery, faults);
+  faults.settle();
+  return message;
+}

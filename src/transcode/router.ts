@@ -1,0 +1,58 @@
+import type { Binding } from './binding.ts';
+import { TranscodeError } from './error.ts';
+import { Trie } from './trie.ts';
+
+/** Where a request goes: to the bindings of a path and a verb, which differ in their body's root, or to nobody because of its verb. */
+export type Route =
+  | { readonly bindings: readonly Binding[]; readonly segments: readonly string[] }
+  | { readonly allow: readonly string[] };
+
+const everyVerb = ['DELETE', 'GET', 'PATCH', 'POST', 'PUT'];
+
+/** Finds the route of a verb and a path; undefined when no template has the path. */
+export class Router {
+  readonly #trie = new Trie<Binding[]>();
+
+  constructor(bindings: readonly Binding[]) {
+    for (const binding of bindings) this.#trie.at(binding.template, () => []).push(binding);
+  }
+
+  /**
+   * The best template that takes the verb: GET on /users/me does not keep DELETE from /users/{id}. HEAD is GET without a body, and OPTIONS goes to
+   * a binding of its own only: `*` means the verbs that act.
+   */
+  find(verb: string, path: string): Route | undefined {
+    const allow = new Set<string>();
+    for (const { value, segments } of this.#trie.find(path.replace(/^\//, '').split('/'))) {
+      refuseUndecodable(segments);
+      for (const wanted of wantedBy(verb)) {
+        const bindings = value.filter((binding) => binding.verb === wanted);
+        if (bindings.length > 0) return { bindings, segments };
+      }
+      for (const binding of value)
+        for (const each of binding.verb === '*' ? everyVerb : [binding.verb]) allow.add(each);
+    }
+    if (allow.size === 0) return undefined;
+    if (allow.has('GET')) allow.add('HEAD');
+    return { allow: [...allow.add('OPTIONS')].sort() };
+  }
+}
+
+function wantedBy(verb: string): readonly string[] {
+  if (verb === 'HEAD') return ['HEAD', 'GET', '*'];
+  return verb === 'OPTIONS' ? ['OPTIONS'] : [verb, '*'];
+}
+
+function refuseUndecodable(segments: readonly string[]): void {
+  try {
+    segments.forEach(decodeURIComponent);
+  } catch {
+    throw new TranscodeError(400, 'the path has a percent-encoding that is not UTF-8');
+  }
+}
+
+/** The path and the query of a URL as they came: `URL` would resolve `..` and take `//name` for a host. */
+export function splitUrl(url: string): { path: string; search: string } {
+  const [, path = '', search = ''] = /^(?:[a-z][a-z\d+.-]*:\/\/[^/?#]*)?([^?#]*)(?:\?([^#]*))?/i.exec(url) ?? [];
+  return { path, search };
+}

@@ -1,0 +1,114 @@
+import {
+  create,
+  type DescField,
+  type DescMessage,
+  equals,
+  fromJson,
+  type Message,
+  ScalarType,
+} from '@bufbuild/protobuf';
+import { isWrapperDesc } from '@bufbuild/protobuf/wkt';
+import { enumOfText } from './enum.ts';
+import type { Faults } from './error.ts';
+import { type Fields, held, isSet, putter } from './field.ts';
+import { type Scalar, scalarOfText } from './scalar.ts';
+import { isWellKnown } from './well-known.ts';
+
+/** The well-known types that ProtoJSON writes as one text, so that a path or a query can hold them. */
+const textual = new Set(['google.protobuf.Timestamp', 'google.protobuf.Duration', 'google.protobuf.FieldMask']);
+
+/** A field that a text can set: the fields on the way to it, and itself. */
+export type Target = readonly [...DescField[], DescField];
+
+/** The field at a path of proto or JSON names; undefined when there is none. */
+export function targetOf(desc: DescMessage, names: readonly string[]): Target | undefined {
+  const path: DescField[] = [];
+  let here: DescMessage | undefined = desc;
+  for (const name of names) {
+    const field: DescField | undefined = here?.fields.find((each) => each.name === name || each.jsonName === name);
+    if (field === undefined) return undefined;
+    path.push(field);
+    here = field.fieldKind === 'message' && !isWellKnown(field.message) ? field.message : undefined;
+  }
+  const leaf = path.pop();
+  return leaf === undefined ? undefined : [...path, leaf];
+}
+
+export function leafOf(target: Target): DescField {
+  return target[target.length - 1] as DescField;
+}
+
+export function spellTarget(target: Target): string {
+  return target.map((field) => field.name).join('.');
+}
+
+/** Why no text can set a field; undefined when one can. */
+export function whyNoText(leaf: DescField): string | undefined {
+  if (leaf.fieldKind === 'map') return 'is a map';
+  const { message } = leaf;
+  if (message === undefined || textual.has(message.typeName) || isWrapperDesc(message)) return undefined;
+  return 'is a message: name a field of it';
+}
+
+/** Sets a field, of a message that may have been set in part before, from the texts that were given for it. */
+export function setFromTexts(message: Message, target: Target, texts: readonly string[], faults: Faults): void {
+  const why = whyNotSet(message, target, texts, faults);
+  if (why !== undefined) faults.add(spellTarget(target), why);
+}
+
+function whyNotSet(message: Message, target: Target, texts: readonly string[], faults: Faults): string | undefined {
+  const leaf = leafOf(target);
+  if (leaf.fieldKind !== 'list' && texts.length > 1) return 'is given more than once';
+  const values: unknown[] = [];
+  for (const text of texts) {
+    const read = valueOfText(leaf, text);
+    if ('fault' in read) return read.fault;
+    values.push(read.value);
+  }
+  let here: Fields | undefined = message as unknown as Fields;
+  for (const field of target.slice(0, -1)) {
+    here = descend(here, field, faults);
+    if (here === undefined) return undefined;
+  }
+  const value = leaf.fieldKind === 'list' ? values : values[0];
+  // Only a body can have come before: it may repeat what the path says, as a whole resource with its name does, but not deny it.
+  if (isSet(here, leaf) && !isSame(leaf, held(here, leaf), value)) return 'is another in the body than in the path';
+  putter(leaf)(here, value, undefined, faults);
+  return undefined;
+}
+
+/** The message in a field, made when it is not there. */
+function descend(here: Fields, field: DescField, faults: Faults): Fields | undefined {
+  if (field.message === undefined) throw new Error(`${field.name} is not a message`);
+  if (!isSet(here, field)) {
+    putter(field)(here, create(field.message), undefined, faults);
+    if (!isSet(here, field)) return undefined;
+  }
+  return held(here, field) as Fields;
+}
+
+function isSame(leaf: DescField, a: unknown, b: unknown): boolean {
+  if (a instanceof Uint8Array && b instanceof Uint8Array) return Buffer.compare(a, b) === 0;
+  if (leaf.message !== undefined && typeof a === 'object') return equals(leaf.message, a as Message, b as Message);
+  return Object.is(a, b);
+}
+
+function valueOfText(field: DescField, text: string): Scalar {
+  const { message, enum: enumeration, scalar } = field;
+  if (enumeration !== undefined) return enumOfText(enumeration, text);
+  if (message === undefined) {
+    const read = scalarOfText(scalar ?? ScalarType.STRING, text);
+    const asString = field.fieldKind !== 'map' && 'longAsString' in field && field.longAsString;
+    return asString && 'value' in read ? { value: String(read.value) } : read;
+  }
+  if (isWrapperDesc(message)) {
+    const read = scalarOfText(message.fields[0]?.scalar ?? ScalarType.STRING, text);
+    if ('fault' in read || (field.fieldKind === 'message' && field.oneof === undefined)) return read;
+    return { value: create(message, { value: read.value } as never) };
+  }
+  try {
+    return { value: fromJson(message, text) };
+  } catch {
+    return { fault: `is not a ${message.typeName} as JSON writes it` };
+  }
+}

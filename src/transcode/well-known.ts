@@ -1,0 +1,66 @@
+import { create, type DescMessage, fromJson, type JsonValue, type Message, type Registry } from '@bufbuild/protobuf';
+import { AnySchema, anyPack, hasCustomJsonRepresentation } from '@bufbuild/protobuf/wkt';
+import type { Faults, Place, Step } from './error.ts';
+import { kindOf } from './scalar.ts';
+
+/** Types with a JSON form of their own. */
+export { hasCustomJsonRepresentation as isWellKnown } from '@bufbuild/protobuf/wkt';
+
+type ReadMessage = (desc: DescMessage, json: unknown, at: Place, faults: Faults) => Message | undefined;
+
+/** A well-known type out of its JSON form, by protobuf-es; undefined when it was at fault. */
+export function readWellKnown(
+  desc: DescMessage,
+  json: unknown,
+  parent: Place | undefined,
+  step: Step,
+  faults: Faults,
+): Message | undefined {
+  try {
+    return fromJson(desc, json as JsonValue);
+  } catch (error) {
+    const why = (error instanceof Error ? error.message : String(error))
+      .replace(/^cannot decode (?:message|field) [\w.]+ from JSON:? ?/, '')
+      .slice(0, 128);
+    faults.addAt(parent, step, `is not a ${desc.typeName} in JSON: ${why === '' ? kindOf(json) : why}`);
+    return undefined;
+  }
+}
+
+/** Whether a value that a Struct, a Value or a ListValue keeps as it is can be written again: Protobuf has no half of a surrogate pair, JSON no 1e999. */
+export function isPlainJson(json: unknown): boolean {
+  if (typeof json === 'string') return json.isWellFormed();
+  if (typeof json === 'number') return Number.isFinite(json);
+  if (typeof json !== 'object' || json === null) return true;
+  return Array.isArray(json)
+    ? json.every(isPlainJson)
+    : Object.entries(json).every(([key, value]) => key.isWellFormed() && isPlainJson(value));
+}
+
+/** An Any: its message is read by the same rules as the rest of the request, so that its faults have paths too. */
+export function readAny(
+  json: unknown,
+  at: Place,
+  faults: Faults,
+  registry: Registry | undefined,
+  readMessage: ReadMessage,
+): Message | undefined {
+  const fault = (step: Step, description: string) => void faults.addAt(at, step, description);
+  if (typeof json !== 'object' || json === null || Array.isArray(json))
+    return void faults.addAt(at.parent, at.step, `must be an object with @type, not ${kindOf(json)}`);
+  const { '@type': typeUrl, ...rest } = json as Record<string, unknown>;
+  if (typeUrl === undefined && Object.keys(rest).length === 0) return create(AnySchema);
+  if (typeof typeUrl !== 'string') return fault('@type', 'is required: the URL of the type');
+  const desc = registry?.getMessage(typeUrl.slice(typeUrl.lastIndexOf('/') + 1));
+  if (desc === undefined || !typeUrl.includes('/')) return fault('@type', 'names no type that is known here');
+  const message = hasCustomJsonRepresentation(desc)
+    ? readMessage(desc, rest.value, { parent: at, step: 'value' }, faults)
+    : readMessage(desc, rest, at, faults);
+  if (message === undefined) return undefined;
+  try {
+    return Object.assign(anyPack(desc, message), { typeUrl });
+  } catch {
+    // A message with faults cannot always be packed; they are what the caller hears of.
+    return undefined;
+  }
+}

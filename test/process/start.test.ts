@@ -1,0 +1,151 @@
+import assert from 'node:assert/strict';
+import { rmSync } from 'node:fs';
+import http from 'node:http';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
+import pg from 'pg';
+import { temporaryFolder } from '../support/cluster.ts';
+import { createDatabase } from '../support/database.ts';
+import { runToEnd, spawnService } from '../support/process.ts';
+
+const work = temporaryFolder('start');
+after(() => rmSync(work, { recursive: true, force: true }));
+
+describe('a start that cannot succeed ends in one clear line and a code that is not 0', () => {
+  const rows: [string, Record<string, string>, RegExp][] = [
+    ['a port that is no number', { PORT: 'http' }, /PORT: /],
+    ['a port out of range', { PORT: '70000' }, /PORT: .*65535/],
+    ['an address of the world without authentication', { HOST: '0.0.0.0' }, /HOST=0\.0\.0\.0 .*AUTH=off/],
+    ['an odd AUTH', { AUTH: 'no' }, /AUTH: /],
+    ['a key without a certificate', { TLS_KEY: join(work, 'key') }, /TLS_KEY and TLS_CERT/],
+    [
+      'a certificate that is not there',
+      { TLS_KEY: join(work, 'key'), TLS_CERT: join(work, 'cert') },
+      /TLS_KEY=.* cannot be read/,
+    ],
+    ['an origin that is none', { ALLOWED_ORIGINS: 'app.example.com' }, /ALLOWED_ORIGINS: .*https:/],
+    [
+      'a database of another kind',
+      { DATABASE_URL: 'mysql://root:secret@db/x' },
+      /DATABASE_URL: must start with postgres/,
+    ],
+    [
+      'a database that nobody serves',
+      { DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x' },
+      /database cannot be reached: .*ECONNREFUSED.*DATABASE_URL/,
+    ],
+    ['a time-out of nothing', { REQUEST_TIMEOUT: '0' }, /REQUEST_TIMEOUT: .*from 1 to/],
+    [
+      'a data folder that is a file',
+      { DATA_DIR: join(import.meta.dirname, 'start.test.ts') },
+      /data folder .* cannot be used/,
+    ],
+  ];
+  for (const [what, env, text] of rows) {
+    test(what, async () => {
+      const { code, output } = await runToEnd(env, [], work);
+      assert.equal(code, 1, output);
+      assert.match(output, text);
+      assert.equal(output.trim().split('\n').length, 1, output);
+      assert.doesNotMatch(output, /secret/);
+    });
+  }
+
+  test('a port in use', async (context) => {
+    const holder = createServer();
+    await new Promise<void>((resolve) => holder.listen(0, '127.0.0.1', resolve));
+    context.after(() => holder.close());
+    const { port } = holder.address() as { port: number };
+    const database = await createDatabase();
+    context.after(() => database.drop());
+    const { code, output } = await runToEnd({ PORT: String(port), DATABASE_URL: database.url });
+    assert.equal(code, 1);
+    assert.match(output, new RegExp(`^sendbatch: 127.0.0.1:${port} is in use: .*PORT`, 'm'));
+  });
+
+  test('a schema from a newer version', async () => {
+    const database = await createDatabase();
+    const client = new pg.Client({ connectionString: database.url });
+    await client.connect();
+    await client.query(`insert into sendbatch.migration (name, timestamp) values ('9999-from-the-future', '')`);
+    await client.end();
+    const { code, output } = await runToEnd({ DATABASE_URL: database.url });
+    assert.equal(code, 1);
+    assert.match(output, /9999-from-the-future/);
+    await database.drop();
+  });
+
+  test('an unknown command', async () => {
+    const { code, output } = await runToEnd({}, ['serv']);
+    assert.equal(code, 1);
+    assert.match(output, /unknown command serv[^]*npm start/s);
+  });
+});
+
+describe('a start that succeeds', () => {
+  test('says where it listens, which database it has and how to send, and keeps what was sent', async () => {
+    const folder = join(work, 'kept');
+    const env = { DATA_DIR: folder, LOG_FORMAT: 'pretty' };
+    const draft = '[{"from_uid":"system","channel_id":"g","channel_type":2,"payload":"SGk="}]';
+    for (const seq of [1, 2]) {
+      const service = await spawnService({ ...env, LOG_FORMAT: 'auto' });
+      const response = await fetch(`${service.url}/message/sendbatch`, { method: 'POST', body: draft });
+      assert.equal(((await response.json()) as { message_seq: number }[])[0]?.message_seq, seq);
+      assert.match(service.output(), /listens on http:\/\/127\.0\.0\.1:\d+/);
+      assert.ok(service.output().includes(`embedded, in ${folder}`), service.output());
+      assert.match(service.output(), /curl -X POST http/);
+      assert.equal(await service.end(seq === 1 ? 'SIGTERM' : 'SIGINT'), 0, service.output());
+    }
+  });
+
+  test('of six instances on one empty database makes the schema once', async () => {
+    const database = await createDatabase('empty');
+    const instances = await Promise.all(Array.from({ length: 6 }, () => spawnService({ DATABASE_URL: database.url })));
+    const migrated = instances.filter((each) => each.output().includes('"migrations"'));
+    assert.equal(migrated.length, 1);
+    for (const code of await Promise.all(instances.map((each) => each.end('SIGTERM')))) assert.equal(code, 0);
+    await database.drop();
+  });
+
+  test('prints its settings, its version and its help', async () => {
+    const settings = await runToEnd({}, ['config']);
+    assert.equal(settings.code, 0);
+    for (const name of ['PORT', 'HOST', 'DATABASE_URL', 'DATA_DIR', 'LOG_LEVEL', 'AUTH'])
+      assert.match(settings.output, new RegExp(`^${name} `, 'm'));
+    assert.match((await runToEnd({}, ['version'])).output, /^\d+\.\d+\.\d+\n$/);
+    assert.equal((await runToEnd({}, ['help'])).code, 0);
+  });
+
+  test('finishes a call in flight on SIGTERM, and refuses new ones', async () => {
+    const database = await createDatabase();
+    const service = await spawnService({ DATABASE_URL: database.url });
+    const holder = new pg.Client({ connectionString: database.url });
+    await holder.connect();
+    const send = (key: string) =>
+      new Promise<number | undefined>((resolve, reject) => {
+        const request = http.request(`${service.url}/message/sendbatch`, { method: 'POST' }, (response) => {
+          response.resume();
+          resolve(response.statusCode);
+        });
+        request.on('error', reject);
+        request.end(`[{"from_uid":"u","channel_id":"g","channel_type":2,"payload":"SGk=","client_msg_no":"${key}"}]`);
+      });
+    await send('1');
+    await holder.query('begin');
+    await holder.query('select from sendbatch.channel_head for update');
+    const inFlight = send('2');
+    for (let look = 0; look < 1000; look++)
+      if ((await holder.query('select from pg_locks where not granted')).rows.length > 0) break;
+    const ended = service.end('SIGTERM');
+    // It stops taking connections at once; until then a new call is still answered.
+    for (let look = 0; look < 200 && !service.output().includes('"stopping'); look++)
+      await new Promise((resolve) => setImmediate(resolve));
+    await holder.query('rollback');
+    assert.equal(await inFlight, 200);
+    assert.equal(await ended, 0);
+    await assert.rejects(send('3'), /ECONNREFUSED/);
+    await holder.end();
+    await database.drop();
+  });
+});
