@@ -51,7 +51,7 @@ export async function start(config: Config, log: Log): Promise<App> {
         lockTimeoutMs: config.lockTimeoutMs,
         statementTimeoutMs: config.statementTimeoutMs,
         connectTimeoutMs: 5000,
-        onIdleError: events.databaseConnectionLost,
+        onConnectionError: events.databaseConnectionLost,
         ...more,
       });
     const migrations = open({ poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 });

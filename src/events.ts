@@ -41,7 +41,7 @@ export function createEvents(log: Log) {
       else if (call.reason === 'STORE_BUSY') log.warn({ ...fields, err: cause }, 'store busy');
       else log.debug(fields, 'call ended');
     },
-    /** A connection that broke while nobody used it. */
+    /** A connection that broke; the next query opens another. */
     databaseConnectionLost(error: Error): void {
       log.warn({ err: error }, 'a database connection was lost');
     },

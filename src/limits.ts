@@ -33,9 +33,6 @@ export const limits = {
   idsPerBlock: 4096,
 } as const;
 
-/** 2^53-1: JSON numbers above it lose digits in JavaScript and in every client that reads numbers as doubles. */
-export const maxMessageId = Number.MAX_SAFE_INTEGER;
-
 function assertRelation(holds: boolean, relation: string): void {
   if (!holds) throw new Error(`limits.ts: ${relation} does not hold`);
 }

@@ -19,8 +19,8 @@ export interface DatabaseOptions {
   readonly statementTimeoutMs: number;
   /** Milliseconds to wait for a connection, from the server or from the pool. */
   readonly connectTimeoutMs: number;
-  /** Told of a connection that broke while nobody used it. */
-  readonly onIdleError: (error: Error) => void;
+  /** Told of each connection that broke. */
+  readonly onConnectionError: (error: Error) => void;
 }
 
 const int8 = 20;
@@ -44,8 +44,9 @@ export function openDatabase(options: DatabaseOptions): Db {
         oid === int8 ? safeInteger : pg.types.getTypeParser(oid, format as 'text'),
     },
   });
-  // Without a listener a connection that the server closes while idle would end the process.
-  pool.on('error', options.onIdleError);
+  // The pool listens to a connection only while it is idle; one that breaks between two statements of a transaction would end the process.
+  pool.on('connect', (client) => client.on('error', options.onConnectionError));
+  pool.on('error', () => {});
   return new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
 }
 

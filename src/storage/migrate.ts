@@ -1,10 +1,10 @@
 import { type Kysely, sql } from 'kysely';
 import { type Migration, Migrator } from 'kysely/migration';
-import * as messages from './migrations/0001-messages.ts';
+import { up as messages } from './migrations/0001-messages.ts';
 
 /** Every migration, in the order of their names. One that was released is never edited: add another. */
 const migrations: Record<string, Migration> = {
-  '0001-messages': messages,
+  '0001-messages': { up: messages },
 };
 
 /** The schema of the database is not one that this version can work with. */

@@ -15,7 +15,7 @@ import { type JsonWriteOptions, JsonWriter } from './json-writer.ts';
 import { Router } from './router.ts';
 
 export type { Binding } from './binding.ts';
-export { type FieldFault, TranscodeError } from './error.ts';
+export { TranscodeError } from './error.ts';
 
 /** Which route a request took. */
 export interface TranscodedRoute {

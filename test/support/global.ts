@@ -38,7 +38,7 @@ async function prepareTemplate(adminUrl: string): Promise<void> {
     lockTimeoutMs: 0,
     statementTimeoutMs: 0,
     connectTimeoutMs: 5000,
-    onIdleError: () => {},
+    onConnectionError: () => {},
   });
   await migrate(db);
   await db.destroy();
