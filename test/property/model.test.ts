@@ -3,6 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import fc from 'fast-check';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { type Door, openDoors } from '../support/doors.ts';
+import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 
@@ -45,7 +46,7 @@ describe('any interleaving of batches, retries and refusals over two instances',
     await first.stop();
   });
 
-  test('keeps every promise', async () => {
+  test('keeps every promise', async (context) => {
     let run = 0;
     await fc.assert(
       fc.asyncProperty(waves, async (input) => {
@@ -99,7 +100,7 @@ describe('any interleaving of batches, retries and refusals over two instances',
         );
         await assertSound(first.databaseUrl);
       }),
-      { numRuns: 40 },
+      { numRuns: 40, seed: seedOf(context) },
     );
   });
 });
