@@ -110,7 +110,7 @@ function numbers(outcome: Outcome) {
     messageId: BigInt(outcome.messageId),
     messageSeq: BigInt(outcome.messageSeq),
     clientMsgNo,
-    ...(outcome.kind === 'duplicate' ? { duplicate: true } : {}),
+    duplicate: outcome.kind === 'duplicate',
   };
 }
 

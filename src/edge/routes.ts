@@ -49,6 +49,8 @@ export function createRoutes(parts: MessageServiceParts, events: Events): Routes
       registry: detailRegistry,
       readMaxBytes: limits.requestBytes,
       timeoutMs: parts.requestTimeoutMs,
+      // The documented answer has three fields.
+      write: { alwaysImplicit: (field) => field.name !== 'duplicate' },
       answer: legacyAnswer,
       failure: legacyFailure,
     }),

@@ -22,8 +22,8 @@ export interface JsonWriteOptions {
   readonly longsAsNumbers: boolean;
   /** Enums as numbers rather than as names. */
   readonly enumsAsNumbers: boolean;
-  /** Fields without presence also when they have their default; empty lists as `[]`. */
-  readonly alwaysImplicit: boolean;
+  /** Fields without presence also when they have their default; empty lists as `[]`. All of them, none, or those chosen. */
+  readonly alwaysImplicit: boolean | ((field: DescField) => boolean);
 }
 
 type Write = (value: unknown) => string;
@@ -62,7 +62,8 @@ export class JsonWriter {
     const members = desc.fields.map((field) => {
       const name = `${JSON.stringify(protoNames ? field.name : field.jsonName)}:`;
       const write = this.#value(field);
-      if (alwaysImplicit && isImplicit(field)) return (message: Fields) => name + write(message[field.localName]);
+      const always = typeof alwaysImplicit === 'function' ? alwaysImplicit(field) : alwaysImplicit;
+      if (always && isImplicit(field)) return (message: Fields) => name + write(message[field.localName]);
       return (message: Fields) => (isSet(message, field) ? name + write(held(message, field)) : '');
     });
     return (message) => {
