@@ -55,12 +55,11 @@ function notFound(request: Request, response: Response): void {
   const type = request.headers['content-type'] ?? '';
   const message = `${request.method} ${path} is not here; the routes are in the README, the RPCs in sendbatch.v1.MessageService`;
   if (type.startsWith('application/grpc')) {
-    // Trailers-Only: the status stands among the headers of an answer without a body.
-    response.writeHead(200, {
-      'content-type': type,
-      'grpc-status': String(Code.Unimplemented),
-      'grpc-message': encodeURIComponent(message),
-    });
+    // Trailers-Only: one frame of headers that ends the stream. (writeHead would send them before it knows of the end, and a data frame after
+    // them is "Stream removed" to gRPC's C core.)
+    response.setHeader('content-type', type);
+    response.setHeader('grpc-status', String(Code.Unimplemented));
+    response.setHeader('grpc-message', encodeURIComponent(message));
     response.end();
     return;
   }

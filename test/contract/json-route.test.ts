@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { request as httpRequest } from 'node:http';
-import { connect as http2Connect } from 'node:http2';
+import { connect as http2Connect, constants as http2Constants, type IncomingHttpHeaders } from 'node:http2';
 import { connect } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
@@ -425,8 +425,11 @@ describe('the door', () => {
       te: 'trailers',
     });
     stream.end();
-    const headers = await new Promise<Record<string, unknown>>((resolve) => stream.on('response', resolve));
+    const [headers, flags] = await new Promise<[IncomingHttpHeaders, number, string[]]>((resolve) =>
+      stream.on('response', (...both) => resolve(both)),
+    );
     session.close();
+    assert.ok(flags & http2Constants.NGHTTP2_FLAG_END_STREAM, 'Trailers-Only is one frame');
     assert.deepEqual(
       [headers[':status'], headers['content-type'], headers['grpc-status']],
       [200, 'application/grpc', '12'],
