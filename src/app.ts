@@ -6,6 +6,7 @@ import { createServer } from './edge/server.ts';
 import { createEvents, type Log } from './events.ts';
 import { createAppend, createRehearsal, type Store } from './service/append.ts';
 import { createBroadcast } from './service/broadcast.ts';
+import { createDirect, createLanes } from './service/lanes.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createSendBatch } from './service/send-batch.ts';
 import { ChannelKeys } from './storage/channel.ts';
@@ -59,8 +60,20 @@ export async function start(config: Config, log: Log): Promise<App> {
     const db = open({});
     undo.push(() => db.destroy());
 
-    const store: Store = { db, channelKeys: new ChannelKeys(db) };
-    const sendBatch = createSendBatch(createAppend(store), createRehearsal(store));
+    const channelKeys = new ChannelKeys(db);
+    const store: Store = { db, channelKeys };
+    const openAppend = () => {
+      if (config.lanes === 0) return createDirect(createAppend(store));
+      const writers = open({ poolSize: config.lanes });
+      undo.push(() => writers.destroy());
+      const lanes = createLanes(createAppend({ db: writers, channelKeys }), {
+        lanes: config.lanes,
+        maxWaitMs: config.requestTimeoutMs,
+      });
+      undo.push(() => lanes.close());
+      return lanes.append;
+    };
+    const sendBatch = createSendBatch(openAppend(), createDirect(createRehearsal(store)));
     const routes = createRoutes(
       {
         version,

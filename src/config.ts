@@ -7,6 +7,7 @@ export class ConfigError extends Error {}
 
 convict.addFormats({
   milliseconds: { validate: inRange(1, 24 * 3600_000, 'milliseconds'), coerce: Number },
+  lanes: { validate: inRange(0, 64, 'a count'), coerce: Number },
   count: { validate: inRange(1, 10_000, 'a count'), coerce: Number },
   'database-url': {
     validate: (value: unknown) => {
@@ -64,7 +65,18 @@ const schema = {
     default: '',
     env: 'DATA_DIR',
   },
-  poolSize: { doc: 'Connections to the database at most.', format: 'count', default: 10, env: 'POOL_SIZE' },
+  lanes: {
+    doc: 'Lanes of group commit, each with a connection that writes; 0 = one transaction a batch, on the other connections.',
+    format: 'lanes',
+    default: 4,
+    env: 'LANES',
+  },
+  poolSize: {
+    doc: 'Connections to the database at most, besides those of the lanes.',
+    format: 'count',
+    default: 10,
+    env: 'POOL_SIZE',
+  },
   lockTimeout: {
     doc: 'Milliseconds that a send waits for a channel’s lock before STORE_BUSY.',
     format: 'milliseconds',
@@ -112,6 +124,7 @@ export interface Config {
   readonly open: boolean;
   readonly allowedOrigins: 'default' | readonly string[];
   readonly database: { readonly url: string } | { readonly dataDir: string; readonly explicit: boolean };
+  readonly lanes: number;
   readonly poolSize: number;
   readonly lockTimeoutMs: number;
   readonly statementTimeoutMs: number;
@@ -146,6 +159,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
       at.databaseUrl === ''
         ? { dataDir: resolve(at.dataDir || '.sendbatch'), explicit: at.dataDir !== '' }
         : { url: at.databaseUrl },
+    lanes: at.lanes,
     poolSize: at.poolSize,
     lockTimeoutMs: at.lockTimeout,
     statementTimeoutMs: at.statementTimeout,
@@ -157,7 +171,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
 }
 
 type Settings = {
-  [K in keyof typeof schema]: K extends 'port' | 'poolSize' | `${string}Timeout` | 'shutdownGrace'
+  [K in keyof typeof schema]: K extends 'port' | 'poolSize' | 'lanes' | `${string}Timeout` | 'shutdownGrace'
     ? number
     : K extends 'logFormat'
       ? 'auto' | 'json' | 'pretty'

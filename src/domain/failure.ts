@@ -16,6 +16,8 @@ export interface Refusal {
   readonly message: string;
   /** What a program needs to go on: the limit and the actual value, the first send's sequence. */
   readonly metadata: Readonly<Record<string, string>>;
+  /** When a retry is worth trying, in milliseconds. */
+  readonly retryAfterMs?: number;
 }
 
 /** A field at fault: `messages[3].channel_id`, what is wrong with it, and which reason it is. */
@@ -29,18 +31,12 @@ export interface Violation {
 export class Failure extends Error {
   readonly refusal: Refusal;
   readonly violations: readonly Violation[];
-  /** When a retry is worth trying, in milliseconds. */
-  readonly retryAfterMs: number | undefined;
 
-  constructor(
-    refusal: Refusal,
-    more: { violations?: readonly Violation[]; retryAfterMs?: number; cause?: unknown } = {},
-  ) {
+  constructor(refusal: Refusal, more: { violations?: readonly Violation[]; cause?: unknown } = {}) {
     super(refusal.message, { cause: more.cause });
     this.name = 'Failure';
     this.refusal = refusal;
     this.violations = more.violations ?? [];
-    this.retryAfterMs = more.retryAfterMs;
   }
 }
 

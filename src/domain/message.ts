@@ -41,8 +41,8 @@ export interface Prepared {
   readonly channel: Channel;
   readonly fromUid: string;
   readonly clientMsgNo: string;
-  /** 32 hexadecimal digits: a digest of sender and client_msg_no; with the channel it is the once-only key. */
-  readonly dedupeKey: string;
+  /** 16 bytes of a digest of sender and client_msg_no; with the channel it is the once-only key. */
+  readonly dedupeKey: Buffer;
   /** The once-only key as one text: equal for the same channel, sender and client_msg_no. */
   readonly key: string;
   /** SHA-256 over every field that makes it the message that it is, besides channel, sender and key. */
@@ -61,13 +61,13 @@ export function prepare(draft: Draft, clientMsgNo: string): Prepared {
   const flags = flagsOf(draft.header);
   const subscribers = draft.subscribers.length === 0 ? draft.subscribers : [...new Set(draft.subscribers)].sort();
   const channel = channelOf(draft, subscribers, flags);
-  const dedupeKey = hash('sha256', JSON.stringify([draft.fromUid, clientMsgNo]), 'hex').slice(0, 32);
+  const dedupeKey = hash('sha256', JSON.stringify([draft.fromUid, clientMsgNo]), 'buffer').subarray(0, 16);
   return {
     channel,
     fromUid: draft.fromUid,
     clientMsgNo,
     dedupeKey,
-    key: `${channel.key}#${dedupeKey}`,
+    key: `${channel.key}#${dedupeKey.toString('latin1')}`,
     contentHash: contentHash(draft, flags, subscribers),
     flags,
     expire: draft.expire,

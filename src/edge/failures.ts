@@ -58,25 +58,30 @@ export function toConnectError(thrown: unknown): ConnectError {
           },
           { cause: thrown },
         );
-  const { refusal, violations, retryAfterMs } = failure;
+  const { refusal, violations } = failure;
+  const { retryAfterMs } = refusal;
   const headers: Record<string, string> =
     retryAfterMs === undefined ? {} : { 'retry-after': String(Math.ceil(retryAfterMs / 1000)) };
   const details = [
     { desc: ErrorInfoSchema, value: errorInfo(refusal) },
     ...(violations.length > 0 ? [{ desc: BadRequestSchema, value: badRequest(violations) }] : []),
-    ...(retryAfterMs === undefined
-      ? []
-      : [{ desc: RetryInfoSchema, value: { retryDelay: durationFromMs(retryAfterMs) } }]),
+    ...(retryAfterMs === undefined ? [] : [{ desc: RetryInfoSchema, value: retryInfo(retryAfterMs) }]),
   ];
   return new ConnectError(refusal.message, table[refusal.reason].code, headers, details, failure.cause);
 }
 
 /** One message's refusal, as it stands in its result. */
 export function toStatus(refusal: Refusal): Status {
+  const { retryAfterMs } = refusal;
   return create(StatusSchema, {
     code: table[refusal.reason].code,
     message: refusal.message,
-    details: [anyPack(ErrorInfoSchema, create(ErrorInfoSchema, errorInfo(refusal)))],
+    details: [
+      anyPack(ErrorInfoSchema, create(ErrorInfoSchema, errorInfo(refusal))),
+      ...(retryAfterMs === undefined
+        ? []
+        : [anyPack(RetryInfoSchema, create(RetryInfoSchema, retryInfo(retryAfterMs)))]),
+    ],
   });
 }
 
@@ -117,6 +122,10 @@ function anyOf({ desc, value }: Detail): JsonObject {
 
 function errorInfo(refusal: Refusal): MessageInitShape<typeof ErrorInfoSchema> {
   return { reason: refusal.reason, domain, metadata: { ...refusal.metadata } };
+}
+
+function retryInfo(milliseconds: number): MessageInitShape<typeof RetryInfoSchema> {
+  return { retryDelay: durationFromMs(milliseconds) };
 }
 
 function badRequest(violations: readonly Violation[]): MessageInitShape<typeof BadRequestSchema> {

@@ -31,6 +31,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         validateOnly: request.validateOnly,
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         expectedLastSeqs: request.expectedLastSeqs.map((each) => ({ ...each, lastSeq: Number(each.lastSeq) })),
+        signal: context.signal,
       });
       const count = (kind: Outcome['kind']) => outcomes.filter((outcome) => outcome.kind === kind).length;
       return create(SendBatchResponseSchema, {
@@ -53,6 +54,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         validateOnly: request.validateOnly,
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         expectedLastSeqs: [],
+        signal: context.signal,
       });
       if (outcome === undefined) throw new Error('no outcome for the message');
       if (outcome.kind === 'refused') throw new Failure(outcome.refusal);
@@ -63,6 +65,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
       const missed = await parts.broadcast({
         ...request,
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
+        signal: context.signal,
       });
       return { failUids: missed.map((each) => each.uid), reason: missed.map((each) => each.reason) };
     },

@@ -12,6 +12,8 @@ export interface BroadcastCall {
   readonly payload: Uint8Array;
   readonly expire: number;
   readonly requestId: string;
+  /** Aborted when the caller has gone away. */
+  readonly signal?: AbortSignal;
 }
 
 /** A user that did not get it, and why. */
@@ -71,6 +73,7 @@ async function sendPart(
       validateOnly: false,
       requestId: '',
       expectedLastSeqs: [],
+      ...(call.signal === undefined ? {} : { signal: call.signal }),
     });
     return outcomes.map((outcome) =>
       outcome.kind === 'refused' ? `${outcome.refusal.reason}: ${outcome.refusal.message}` : undefined,

@@ -4,7 +4,7 @@ import { Failure, invalidField, malformed, type Violation } from '../domain/fail
 import { type Draft, type Prepared, prepare } from '../domain/message.ts';
 import { type Batch, canExpect, type Outcome } from '../domain/plan.ts';
 import { limits } from '../limits.ts';
-import type { Append } from './append.ts';
+import type { AppendBatch } from './lanes.ts';
 
 /** A condition on a channel of the batch: its last sequence before the batch. */
 export interface ExpectedLastSeq {
@@ -22,13 +22,15 @@ export interface SendBatchCall {
   /** Empty: none. */
   readonly requestId: string;
   readonly expectedLastSeqs: readonly ExpectedLastSeq[];
+  /** Aborted when the caller has gone away. */
+  readonly signal?: AbortSignal;
 }
 
 /** Sends a batch: one outcome a message, in order. A refused ATOMIC batch throws. */
 export type SendBatch = (call: SendBatchCall) => Promise<readonly Outcome[]>;
 
 /** The use case over an appender, and over a rehearsal for `validate_only`. */
-export function createSendBatch(append: Append, rehearse: Append): SendBatch {
+export function createSendBatch(append: AppendBatch, rehearse: AppendBatch): SendBatch {
   return async (call) => {
     const messages = call.messages.map((draft, index) => prepare(draft, keyOf(draft, index, call.requestId)));
     const batch: Batch = {
@@ -36,8 +38,7 @@ export function createSendBatch(append: Append, rehearse: Append): SendBatch {
       atomic: call.atomic,
       expectedLastSeqs: expectations(call.expectedLastSeqs, messages),
     };
-    const [outcomes] = await (call.validateOnly ? rehearse : append)([batch]);
-    if (outcomes === undefined) throw new Error('no outcome for the batch');
+    const outcomes = await (call.validateOnly ? rehearse : append)(batch, call.signal);
     if (call.atomic) assertAllAccepted(outcomes);
     return call.validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
   };

@@ -1,5 +1,6 @@
 import { Kysely, PostgresDialect, sql, type Transaction } from 'kysely';
 import pg from 'pg';
+import { CopyingClient } from './copy.ts';
 import type { Tables } from './schema.ts';
 
 /** The database, or a transaction in it. */
@@ -31,6 +32,9 @@ export function openDatabase(options: DatabaseOptions): Db {
   const pool = new pg.Pool({
     ...('url' in connection ? { connectionString: connection.url } : connection),
     application_name: 'sendbatch',
+    Client: CopyingClient,
+    // Statements that do not need each other's answers are sent without waiting for them.
+    pipeline: true,
     max: options.poolSize,
     connectionTimeoutMillis: options.connectTimeoutMs,
     idleTimeoutMillis: 60_000,
@@ -56,9 +60,40 @@ function safeInteger(text: string): number {
   return value;
 }
 
-/** Runs `work` in one READ COMMITTED transaction: a statement that waited for a lock must not freeze the view of the next one. */
-export async function inTransaction<T>(db: Db, work: (tx: Tx) => Promise<T>): Promise<T> {
-  return await db.transaction().setIsolationLevel('read committed').execute(work);
+/**
+ * Runs one READ COMMITTED transaction: a statement that waited for a lock must not freeze the view of the next one. `write` sends its
+ * statements, and COMMIT goes out behind them without waiting for their answers: when one of them fails, PostgreSQL makes a ROLLBACK of it.
+ * BEGIN is waited for: a statement that were sent behind a BEGIN that fails would commit by itself.
+ */
+export async function inTransaction<Seen, T>(
+  db: Db,
+  look: (tx: Tx) => Promise<Seen>,
+  write: (tx: Tx, seen: Seen) => { readonly sent: readonly Promise<unknown>[]; readonly result: T },
+): Promise<T> {
+  const tx = await db.startTransaction().setIsolationLevel('read committed').execute();
+  try {
+    const { sent, result } = write(tx, await look(tx));
+    if (sent.length === 0) await tx.rollback().execute();
+    else await all([...sent, tx.commit().execute()]);
+    return result;
+  } catch (error) {
+    // A rollback that fails is of a connection that is gone, and the transaction with it.
+    if (!tx.isCommitted && !tx.isRolledBack)
+      await tx
+        .rollback()
+        .execute()
+        .catch(() => {});
+    throw error;
+  }
+}
+
+/** Waits for all of them, also when one fails: a connection is given back only when nothing is under way on it. Throws what failed first. */
+export async function all<T extends readonly unknown[]>(
+  work: readonly [...{ [K in keyof T]: Promise<T[K]> }],
+): Promise<T> {
+  const settled = await Promise.allSettled(work);
+  for (const each of settled) if (each.status === 'rejected') throw each.reason;
+  return settled.map((each) => (each as PromiseFulfilledResult<unknown>).value) as unknown as T;
 }
 
 /** What the server says of itself. */

@@ -52,3 +52,14 @@ export function troubleOf(error: unknown): StoreTrouble {
     return 'lost';
   return 'defect';
 }
+
+/** A wait for a lock was longer than the lock time-out. */
+export function isLockTimeout(error: unknown): boolean {
+  return (error as { code?: unknown }).code === '55P03';
+}
+
+/** A message was inserted that had been sent before: unique_violation of the once-only key. */
+export function isRepeatedSend(error: unknown): boolean {
+  const { code, constraint } = error as { code?: unknown; constraint?: unknown };
+  return code === '23505' && constraint === 'message_once';
+}

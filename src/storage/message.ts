@@ -1,6 +1,7 @@
-import { sql } from 'kysely';
+import { CompiledQuery, sql } from 'kysely';
 import type { Prepared } from '../domain/message.ts';
 import type { Earlier } from '../domain/plan.ts';
+import { CopyRows } from './copy.ts';
 import type { Db, Tx } from './database.ts';
 
 /** A message and the surrogate key of its channel. */
@@ -24,7 +25,7 @@ export interface NewRow extends Keyed {
 export async function findEarlier(db: Db | Tx, messages: readonly Keyed[]): Promise<Map<string, Earlier>> {
   const { rows } = await sql<{ ordinal: number; message_id: number; message_seq: number; content_hash: Buffer }>`
     select w.ordinal, m.message_id, m.message_seq, m.content_hash
-    from unnest(${messages.map((each) => each.channelKey)}::bigint[], ${messages.map((each) => each.message.dedupeKey)}::uuid[])
+    from unnest(${messages.map((each) => each.channelKey)}::bigint[], ${messages.map((each) => each.message.dedupeKey.toString('hex'))}::uuid[])
       with ordinality as w(channel_key, dedupe_key, ordinal)
     cross join lateral (
       select m.message_id, m.message_seq, m.content_hash from sendbatch.message m
@@ -52,41 +53,42 @@ export async function drawBlock(db: Db | Tx): Promise<number> {
   return row.block;
 }
 
-/** Writes what was decided, in one statement: the new heads and the rows. */
-export async function write(
-  tx: Tx,
-  heads: readonly { channelKey: number; lastSeq: number }[],
-  rows: readonly NewRow[],
-  acceptedAt: number,
-): Promise<void> {
-  const of = <T>(column: (row: NewRow) => T): T[] => rows.map(column);
-  await sql`
-    with head as (
-      update sendbatch.channel_head h set last_seq = w.last_seq
-      from unnest(${heads.map((head) => head.channelKey)}::bigint[], ${heads.map((head) => head.lastSeq)}::bigint[])
-        as w(channel_key, last_seq)
-      where h.channel_key = w.channel_key
-    )
-    insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, dedupe_key, flags, content_hash,
-      from_uid, client_msg_no, payload, expire, stream_no, tag_key, subscribers)
-    select channel_key, message_seq, message_id, ${acceptedAt}::bigint, dedupe_key, flags, content_hash,
-      from_uid, client_msg_no, payload, expire, stream_no, tag_key, subscribers::jsonb
-    from unnest(
-      ${of((row) => row.channelKey)}::bigint[],
-      ${of((row) => row.messageSeq)}::bigint[],
-      ${of((row) => row.messageId)}::bigint[],
-      ${of((row) => row.message.dedupeKey)}::uuid[],
-      ${of((row) => row.message.flags)}::smallint[],
-      ${of((row) => row.message.contentHash)}::bytea[],
-      ${of((row) => row.message.fromUid)}::text[],
-      ${of((row) => row.message.clientMsgNo)}::text[],
-      ${of((row) => Buffer.from(row.message.payload.buffer, row.message.payload.byteOffset, row.message.payload.byteLength))}::bytea[],
-      ${of((row) => row.message.expire || null)}::bigint[],
-      ${of((row) => row.message.streamNo || null)}::text[],
-      ${of((row) => row.message.tagKey || null)}::text[],
-      ${of((row) => (row.message.subscribers.length > 0 ? JSON.stringify(row.message.subscribers) : null))}::text[]
-    ) as w(channel_key, message_seq, message_id, dedupe_key, flags, content_hash,
-      from_uid, client_msg_no, payload, expire, stream_no, tag_key, subscribers)`.execute(tx);
+const copyMessages = `copy sendbatch.message (channel_key, message_seq, message_id, accepted_at, dedupe_key, flags, content_hash,
+  from_uid, client_msg_no, payload, expire, stream_no, tag_key, subscribers) from stdin (format binary)`;
+/** Bytes of a row beside its texts and its payload: eight numbers, two digests, and the length of each column. */
+const rowBytes = 160;
+
+/**
+ * Inserts rows, by binary COPY: against the same rows as arrays through `unnest` it took 8.6 µs of PostgreSQL's time a row instead of 9.5, and 4.6 of
+ * ours instead of 5.7 (1000 rows a statement, median of five, bench/RESULTS.md).
+ */
+export async function insertMessages(tx: Tx, rows: readonly NewRow[], acceptedAt: number): Promise<void> {
+  let expected = 0;
+  for (const { message } of rows)
+    expected += rowBytes + message.payload.length + (message.fromUid.length + message.clientMsgNo.length) * 3;
+  const copy = new CopyRows(14, expected);
+  for (const { channelKey, messageSeq, messageId, message } of rows) {
+    copy.row();
+    copy.bigint(channelKey);
+    copy.bigint(messageSeq);
+    copy.bigint(messageId);
+    copy.bigint(acceptedAt);
+    copy.bytes(message.dedupeKey);
+    copy.smallint(message.flags);
+    copy.bytes(message.contentHash);
+    copy.text(message.fromUid);
+    copy.text(message.clientMsgNo);
+    copy.bytes(message.payload);
+    if (message.expire === 0) copy.null();
+    else copy.bigint(message.expire);
+    if (message.streamNo === '') copy.null();
+    else copy.text(message.streamNo);
+    if (message.tagKey === '') copy.null();
+    else copy.text(message.tagKey);
+    if (message.subscribers.length === 0) copy.null();
+    else copy.jsonb(message.subscribers);
+  }
+  await tx.executeQuery(CompiledQuery.raw(copyMessages, [copy]));
 }
 
 /** A stored message, as history reads it. */

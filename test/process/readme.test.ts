@@ -1,0 +1,90 @@
+import assert from 'node:assert/strict';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { describe, test } from 'node:test';
+import { describeSettings } from '../../src/config.ts';
+import { temporaryFolder } from '../support/cluster.ts';
+
+const root = join(import.meta.dirname, '../..');
+const pages = ['README.md', 'README.zh-CN.md', 'ARCHITECTURE.md', 'CHANGELOG.md', 'bench/RESULTS.md'];
+const textOf = (page: string) => readFileSync(join(root, page), 'utf8');
+
+function blocksOf(page: string): { language: string; text: string }[] {
+  return [...textOf(page).matchAll(/^```(\w+)\n(.*?)^```$/gms)].map(([, language = '', text = '']) => ({
+    language,
+    text,
+  }));
+}
+
+/** The same but for when it was said. */
+function plain(json: string): unknown {
+  return JSON.parse(json, (key, value: unknown) => (key === 'timestamp' ? 'then' : value));
+}
+
+describe('the README', () => {
+  test('its commands do what it says, and npm start stops in order', async (context) => {
+    const [install, ...rest] = blocksOf('README.md');
+    assert.deepEqual(install, { language: 'sh', text: 'npm ci\nnpm start\n' });
+    const folder = temporaryFolder('readme');
+    context.after(() => rmSync(folder, { recursive: true, force: true }));
+    const npm = spawn('npm', ['start'], {
+      cwd: root,
+      env: { ...process.env, PORT: '0', DATA_DIR: folder, LOG_FORMAT: 'json' },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const ended = once(npm, 'close');
+    const messages: string[] = [];
+    const url = await new Promise<string>((resolve, reject) => {
+      ended.then(() => reject(new Error('npm start ended')), reject);
+      createInterface(npm.stdout).on('line', (line) => {
+        if (!line.startsWith('{')) return;
+        const { msg, url } = JSON.parse(line) as { msg: string; url?: string };
+        messages.push(msg);
+        if (msg === 'listening' && url !== undefined) resolve(url);
+      });
+    });
+    let answer = '';
+    let answers = 0;
+    for (const { language, text } of rest) {
+      if (language === 'sh') {
+        answer = execFileSync('sh', ['-c', text.replaceAll('http://localhost:5001', url)], {
+          encoding: 'utf8',
+          stdio: ['ignore', 'pipe', 'ignore'],
+        });
+        continue;
+      }
+      assert.equal(language, 'json');
+      assert.deepEqual(plain(answer), plain(text));
+      answers++;
+    }
+    assert.equal(answers, 2);
+    npm.kill('SIGTERM');
+    await ended;
+    assert.equal(messages.at(-1), 'stopped', 'the signal went through npm and sh');
+  });
+
+  test('names every setting with its default, in both languages', () => {
+    for (const { name, default: value, doc } of describeSettings()) {
+      const start = `| \`${name}\` | ${value === '' ? 'unset' : `\`${value}\``} | `;
+      assert.ok(textOf('README.md').includes(`${start}${doc} |`), `README.md misses: ${start}${doc} |`);
+      const chinese = start.replace('unset', '未设');
+      assert.ok(textOf('README.zh-CN.md').includes(chinese), `README.zh-CN.md misses: ${chinese}`);
+    }
+  });
+
+  test('has the same commands in both languages', () => {
+    assert.deepEqual(blocksOf('README.zh-CN.md'), blocksOf('README.md'));
+  });
+});
+
+describe('every link to a file of the project leads to one', () => {
+  for (const page of pages) {
+    test(page, () => {
+      for (const [, target = ''] of textOf(page).matchAll(/\]\(([^)#\s]+)[^)]*\)/g))
+        if (!/^[a-z]+:/.test(target)) assert.ok(existsSync(join(root, page, '..', target)), `${page}: ${target}`);
+    });
+  }
+});
