@@ -1,10 +1,12 @@
-import { create } from '@bufbuild/protobuf';
-import { type MessageDraft, MessageDraftSchema } from '../gen/sendbatch/v1/message_pb.ts';
+import type { Draft } from '../src/domain/message.ts';
 
-/** Which channels the messages go to. */
+/** Which channels the messages go to: few hot ones and a long tail, one alone, or all alike. */
 export type Spread = 'zipf' | 'hot' | 'distinct';
 
-const channels = 100_000;
+/** Channels that messages are spread over. */
+export const channelCount = 100_000;
+export const channelIdOf = (rank: number): string => `channel-${rank}`;
+export const channelType = 2;
 
 /** A small seeded generator (mulberry32): runs must be the same for every side of a ratio. */
 export function randomOf(seed: number): () => number {
@@ -18,9 +20,9 @@ export function randomOf(seed: number): () => number {
 }
 
 const zipfSums = (() => {
-  const sums = new Float64Array(channels);
+  const sums = new Float64Array(channelCount);
   let sum = 0;
-  for (let rank = 0; rank < channels; rank++) {
+  for (let rank = 0; rank < channelCount; rank++) {
     sum += 1 / (rank + 1);
     sums[rank] = sum;
   }
@@ -29,9 +31,9 @@ const zipfSums = (() => {
 
 /** The rank of a channel under Zipf's law with s = 1, by bisection of the cumulated weights. */
 function zipf(random: () => number): number {
-  const target = random() * (zipfSums[channels - 1] ?? 0);
+  const target = random() * (zipfSums[channelCount - 1] ?? 0);
   let low = 0;
-  let high = channels - 1;
+  let high = channelCount - 1;
   while (low < high) {
     const middle = (low + high) >>> 1;
     if ((zipfSums[middle] ?? 0) < target) low = middle + 1;
@@ -40,22 +42,48 @@ function zipf(random: () => number): number {
   return low;
 }
 
-/** Makes batches: payloads of `bytes`, channels by `spread`, every message under a key of its own. */
-export function batchesOf(options: { spread: Spread; size: number; bytes: number; seed: number; run: string }) {
-  const random = randomOf(options.seed);
-  const payload = new Uint8Array(options.bytes).fill(120);
-  let count = 0;
-  return (): MessageDraft[] =>
-    Array.from({ length: options.size }, () => {
-      const rank =
-        options.spread === 'hot' ? 0 : options.spread === 'zipf' ? zipf(random) : Math.floor(random() * channels);
-      return create(MessageDraftSchema, {
-        header: { redDot: 1 },
-        clientMsgNo: `${options.run}-${count++}-0123456789abcdef`,
-        fromUid: `user-${rank % 1000}-0123456789abcdef0123`,
-        channelId: `channel-${rank}`,
-        channelType: 2,
-        payload,
-      });
-    });
+/** The work of one run: the same seed is the same work. */
+export interface Workload {
+  readonly spread: Spread;
+  readonly batches: number;
+  readonly batchMessages: number;
+  readonly payloadBytes: number;
+  readonly seed: number;
+  /** The share of messages that repeat an earlier one of the same work. */
+  readonly duplicates: number;
+}
+
+/** A message of a workload: its channel by rank, and the draft. */
+export interface Work extends Draft {
+  readonly rank: number;
+}
+
+/** Makes the batches: uids of 32 characters, keys of 36, payloads of x. */
+export function batchesOf(workload: Workload): Work[][] {
+  const random = randomOf(workload.seed);
+  const payload = new Uint8Array(workload.payloadBytes).fill(120);
+  const sent: Work[] = [];
+  const draft = (): Work => {
+    const again =
+      workload.duplicates > 0 && random() < workload.duplicates ? sent[Math.floor(random() * sent.length)] : undefined;
+    if (again !== undefined) return again;
+    const rank =
+      workload.spread === 'hot' ? 0 : workload.spread === 'zipf' ? zipf(random) : Math.floor(random() * channelCount);
+    const made: Work = {
+      rank,
+      header: { noPersist: 0, redDot: 1, syncOnce: 0 },
+      clientMsgNo: `${String(workload.seed).padStart(10, '0')}-${String(sent.length).padStart(12, '0')}-0123456789ab`,
+      fromUid: `user-${String(rank % 1000).padStart(6, '0')}-0123456789abcdef0123`,
+      channelId: channelIdOf(rank),
+      channelType,
+      expire: 0,
+      payload,
+      subscribers: [],
+      streamNo: '',
+      tagKey: '',
+    };
+    sent.push(made);
+    return made;
+  };
+  return Array.from({ length: workload.batches }, () => Array.from({ length: workload.batchMessages }, draft));
 }

@@ -36,7 +36,7 @@ export async function readAll(url: string): Promise<StoredRow[]> {
 export async function assertSound(url: string): Promise<void> {
   await ask(url, async (client) => {
     const check = async (what: string, sql: string) => {
-      const { rows } = await client.query(sql);
+      const { rows } = await client.query(`${sql} limit 10`);
       assert.deepEqual(rows, [], what);
     };
     await check(

@@ -1,0 +1,119 @@
+import type { Machine } from './machine.ts';
+import { openSide, type SideJob, type SideResult } from './side.ts';
+import type { Workload } from './workload.ts';
+
+/** A side as a row names it. */
+export interface Variant {
+  readonly name: string;
+  /** Its job, but for the work, which all sides of a round share. */
+  readonly job: Omit<SideJob, 'workload'>;
+  /** CPU seconds of the service so far; undefined: the side is its own load, and its CPU counts. */
+  readonly serviceCpu?: () => number;
+}
+
+/** One run of a side. */
+export interface Run extends SideResult {
+  /** Messages a second. */
+  readonly rate: number;
+  /** CPU a message in microseconds: of PostgreSQL, of the service or of the side itself, and of a load generator, which does not count. */
+  readonly us: { readonly postgres: number; readonly node: number; readonly load: number; readonly total: number };
+}
+
+export async function measure(machine: Machine, variant: Variant, workload: Workload): Promise<Run> {
+  const side = await openSide({ ...variant.job, workload });
+  await machine.reset();
+  const postgres = machine.cpu();
+  const service = variant.serviceCpu?.() ?? 0;
+  const result = await side.go();
+  const cpu = {
+    postgres: machine.cpu() - postgres,
+    node: variant.serviceCpu ? variant.serviceCpu() - service : result.cpu,
+  };
+  const messages = result.messages + result.duplicates;
+  if (messages !== workload.batches * workload.batchMessages)
+    throw new Error(
+      `${variant.name}: ${messages} of ${workload.batches * workload.batchMessages} messages were answered`,
+    );
+  await machine.verify(result.messages, variant.job.kind === 'raw');
+  const us = (seconds: number) => (seconds / messages) * 1e6;
+  return {
+    ...result,
+    rate: messages / result.seconds,
+    us: {
+      postgres: us(cpu.postgres),
+      node: us(cpu.node),
+      load: variant.serviceCpu ? us(result.cpu) : 0,
+      total: us(cpu.postgres + cpu.node),
+    },
+  };
+}
+
+/** Runs all variants `pairs` times, interleaved, each round with the same work for all and in another order. */
+export async function rounds(
+  machine: Machine,
+  variants: readonly Variant[],
+  workload: Omit<Workload, 'seed'>,
+  pairs: number,
+): Promise<Map<string, Run[]>> {
+  const runs = new Map<string, Run[]>(variants.map(({ name }) => [name, []]));
+  for (let round = 0; round < pairs; round++) {
+    for (let turn = 0; turn < variants.length; turn++) {
+      const variant = variants[(turn + round) % variants.length];
+      if (variant === undefined) continue;
+      const run = await measure(machine, variant, { ...workload, seed: 1000 + round });
+      runs.get(variant.name)?.push(run);
+      process.stderr.write(
+        `  ${variant.name}: ${(run.rate / 1000).toFixed(1)} k/s, ${run.us.total.toFixed(1)} µs (${run.us.postgres.toFixed(1)} + ${run.us.node.toFixed(1)}, load ${run.us.load.toFixed(1)}), p50 ${run.p50.toFixed(1)} p99 ${run.p99.toFixed(1)} ms\n`,
+      );
+    }
+  }
+  return runs;
+}
+
+/** The median and the spread of a figure over the rounds. */
+export function spread(values: readonly number[], digits: number): string {
+  const sorted = [...values].sort((a, b) => a - b);
+  const [least = 0] = sorted;
+  const greatest = sorted.at(-1) ?? 0;
+  return `${median(sorted).toFixed(digits)} (${least.toFixed(digits)}–${greatest.toFixed(digits)})`;
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? (sorted[middle] ?? 0) : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
+}
+
+/** A figure of one side by that of another, round by round. */
+export function ratios(runs: readonly Run[], base: readonly Run[], figure: (run: Run) => number): number[] {
+  return runs.map((run, index) => figure(run) / figure(base[index] as Run));
+}
+
+/** A table of all sides, each against the first. */
+export function table(runs: ReadonlyMap<string, readonly Run[]>, against: string): string {
+  const base = runs.get(against) ?? [];
+  const lines = [...runs].map(([name, all]) => {
+    const rate = spread(
+      ratios(all, base, (run) => run.rate),
+      2,
+    );
+    const cpu = spread(
+      ratios(base, all, (run) => run.us.total),
+      2,
+    );
+    const cells = [
+      name,
+      `${(median(all.map((run) => run.rate)) / 1000).toFixed(1)} k`,
+      name === against ? '' : rate,
+      `${median(all.map((run) => run.us.total)).toFixed(1)} (${median(all.map((run) => run.us.postgres)).toFixed(1)} + ${median(all.map((run) => run.us.node)).toFixed(1)})`,
+      name === against ? '' : cpu,
+      `${median(all.map((run) => run.p50)).toFixed(1)} / ${median(all.map((run) => run.p99)).toFixed(1)}`,
+    ];
+    return `| ${cells.join(' | ')} |`;
+  });
+  return [
+    `| side | messages/s | by rate | µs a message (PostgreSQL + Node) | by CPU | p50 / p99 ms |`,
+    '|---|---|---|---|---|---|',
+    ...lines,
+  ].join('\n');
+}

@@ -1,0 +1,75 @@
+// One side of a ratio, in its own process: makes its work, warms up, says ready, waits for the word, runs, reports.
+
+import { once } from 'node:events';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Side, SideJob, SideResult } from './side.ts';
+import { openGrpc } from './sides/grpc.ts';
+import { openJson } from './sides/json.ts';
+import { openRaw } from './sides/raw.ts';
+import { openStore } from './sides/store.ts';
+import { randomOf } from './workload.ts';
+
+const open: Record<SideJob['kind'], (job: SideJob) => Promise<Side>> = {
+  raw: openRaw,
+  store: openStore,
+  grpc: openGrpc,
+  json: openJson,
+};
+
+const job = JSON.parse(process.argv[2] ?? '') as SideJob;
+const side = await open[job.kind](job);
+process.send?.('ready');
+await once(process, 'message');
+const result = await (job.openLoop === undefined ? closedLoop(side, job) : openLoop(side, job, job.openLoop));
+await side.close();
+process.send?.(result, () => process.disconnect());
+
+async function closedLoop(side: Side, { inFlight }: SideJob): Promise<SideResult> {
+  return await measured(async (note) => {
+    let next = 0;
+    const worker = async () => {
+      for (let index = next++; index < side.sends; index = next++) {
+        const since = performance.now();
+        note(await side.send(index), since);
+      }
+    };
+    await Promise.all(Array.from({ length: inFlight }, worker));
+  });
+}
+
+/** The time of an answer counts from when its batch was due, so that a stall is felt by all who would have come. */
+async function openLoop(side: Side, { workload }: SideJob, rate: number): Promise<SideResult> {
+  const random = randomOf(workload.seed);
+  return await measured(async (note) => {
+    const answers: Promise<void>[] = [];
+    let due = performance.now();
+    for (let index = 0; index < side.sends; index++) {
+      due += (-Math.log(1 - random()) / rate) * 1000;
+      const wait = due - performance.now();
+      if (wait > 1) await delay(wait);
+      const since = due;
+      answers.push(side.send(index).then((answer) => note(answer, since)));
+    }
+    await Promise.all(answers);
+  });
+}
+
+async function measured(
+  run: (note: (answer: { stored: number; duplicates: number }, since: number) => void) => Promise<void>,
+): Promise<SideResult> {
+  const times: number[] = [];
+  let messages = 0;
+  let duplicates = 0;
+  const cpu = process.cpuUsage();
+  const start = performance.now();
+  await run((answer, since) => {
+    times.push(performance.now() - since);
+    messages += answer.stored;
+    duplicates += answer.duplicates;
+  });
+  const seconds = (performance.now() - start) / 1000;
+  const { user, system } = process.cpuUsage(cpu);
+  times.sort((a, b) => a - b);
+  const at = (share: number) => times[Math.min(times.length - 1, Math.floor(times.length * share))] ?? 0;
+  return { messages, duplicates, seconds, cpu: (user + system) / 1e6, p50: at(0.5), p99: at(0.99) };
+}

@@ -1,0 +1,71 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import type { Workload } from './workload.ts';
+
+/** What a side of a ratio is to do. Each runs in a process of its own, so that its CPU time is its own. */
+export interface SideJob {
+  readonly kind: 'raw' | 'store' | 'grpc' | 'json';
+  readonly workload: Workload;
+  /** Of the database, or of the service. */
+  readonly url: string;
+  /** Batches under way at once; for raw, connections. */
+  readonly inFlight: number;
+  /** Of raw: rows a statement. */
+  readonly statementRows?: number;
+  /** Of store: lanes, 0 = one transaction a batch. */
+  readonly lanes?: number;
+  /** Batches a second, at random moments (Poisson), whether or not earlier ones were answered; without it the next goes when one is answered. */
+  readonly openLoop?: number;
+}
+
+/** What a side did between the word go and its last answer. */
+export interface SideResult {
+  readonly messages: number;
+  readonly duplicates: number;
+  readonly seconds: number;
+  /** CPU seconds of its process. */
+  readonly cpu: number;
+  /** Milliseconds from handing a batch in to its answer. */
+  readonly p50: number;
+  readonly p99: number;
+}
+
+/** A side that has made its work and waits for the word. */
+export interface ReadySide {
+  go(): Promise<SideResult>;
+}
+
+/** What each kind of side implements: everything before `run` is not measured. */
+export interface Side {
+  /** How many sends the work is. */
+  readonly sends: number;
+  /** Sends batch `index` and returns how many of its messages were stored, and how many found stored. */
+  send(index: number): Promise<{ stored: number; duplicates: number }>;
+  close(): Promise<void>;
+}
+
+/** Starts a side and waits until its work is made and it has warmed up. */
+export async function openSide(job: SideJob): Promise<ReadySide> {
+  const child = fork(join(import.meta.dirname, 'side-main.ts'), [JSON.stringify(job)], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    execArgv: process.env.BENCH_PROFILE === job.kind ? ['--cpu-prof'] : [],
+  });
+  await answerOf(child);
+  return {
+    async go() {
+      const result = answerOf(child);
+      child.send('go');
+      const answer = (await result) as SideResult;
+      if (child.exitCode === null) await once(child, 'exit');
+      return answer;
+    },
+  };
+}
+
+async function answerOf(child: ChildProcess): Promise<unknown> {
+  return await new Promise((resolve, reject) => {
+    child.once('message', resolve);
+    child.once('exit', (code) => reject(new Error(`a side ended with ${code}`)));
+  });
+}

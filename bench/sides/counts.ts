@@ -1,0 +1,30 @@
+/**
+ * The counts at the end of an encoded SendBatchResponse: fields 2 (accepted), 3 (duplicate) and 4 (refused), varints of its own level. Walks the fields
+ * without building the results. Throws when anything was refused.
+ */
+export function countOf(response: Buffer): { stored: number; duplicates: number } {
+  const counts = [0, 0, 0, 0, 0];
+  let at = 0;
+  const varint = (): number => {
+    let value = 0;
+    for (let shift = 0; ; shift += 7) {
+      const byte = response[at++] ?? 0;
+      value += (byte & 0x7f) * 2 ** shift;
+      if (byte < 0x80) return value;
+    }
+  };
+  while (at < response.length) {
+    const tag = varint();
+    if ((tag & 7) === 2) at += varint();
+    else counts[tag >> 3] = varint();
+  }
+  const [, , stored = 0, duplicates = 0, refused = 0] = counts;
+  if (refused > 0)
+    throw new Error(
+      `${refused} messages were refused: ${response
+        .toString('latin1')
+        .replace(/[^ -~]+/g, ' ')
+        .slice(0, 600)}`,
+    );
+  return { stored, duplicates };
+}

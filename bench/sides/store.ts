@@ -1,0 +1,52 @@
+import { prepare } from '../../src/domain/message.ts';
+import type { Batch } from '../../src/domain/plan.ts';
+import { createAppend } from '../../src/service/append.ts';
+import { createDirect, createLanes, type Lanes } from '../../src/service/lanes.ts';
+import { ChannelKeys } from '../../src/storage/channel.ts';
+import { openDatabase } from '../../src/storage/database.ts';
+import type { Side, SideJob } from '../side.ts';
+import { batchesOf } from '../workload.ts';
+
+/** The store as the service has it, without a protocol in front: batches that are prepared beforehand go into `service/append`. */
+export async function openStore({ url, workload, inFlight, lanes = 4 }: SideJob): Promise<Side> {
+  const db = openDatabase({
+    connection: { url },
+    poolSize: lanes === 0 ? inFlight : lanes,
+    lockTimeoutMs: 60_000,
+    statementTimeoutMs: 60_000,
+    connectTimeoutMs: 5000,
+    onConnectionError: (error) => console.error(error),
+  });
+  const channelKeys = new ChannelKeys(db);
+  const batches = batchesOf(workload).map(
+    (works): Batch => ({
+      messages: works.map((work) => prepare(work, work.clientMsgNo)),
+      atomic: false,
+      expectedLastSeqs: new Map(),
+    }),
+  );
+  for (const { messages } of batches) await channelKeys.find(messages.map((message) => message.channel));
+  const append = createAppend({ db, channelKeys });
+  const grouped: Lanes =
+    lanes === 0
+      ? { append: createDirect(append), close: async () => {} }
+      : createLanes(append, { lanes, maxWaitMs: 60_000 });
+  return {
+    sends: batches.length,
+    async send(index) {
+      const batch = batches[index];
+      if (batch === undefined) throw new Error(`no batch ${index}`);
+      const outcomes = await grouped.append(batch);
+      let stored = 0;
+      for (const outcome of outcomes) {
+        if (outcome.kind === 'refused') throw new Error(outcome.refusal.message);
+        if (outcome.kind === 'accepted') stored++;
+      }
+      return { stored, duplicates: outcomes.length - stored };
+    },
+    async close() {
+      await grouped.close();
+      await db.destroy();
+    },
+  };
+}
