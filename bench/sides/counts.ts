@@ -15,8 +15,9 @@ export function countOf(response: Buffer): { stored: number; duplicates: number 
   };
   while (at < response.length) {
     const tag = varint();
-    if ((tag & 7) === 2) at += varint();
-    else counts[tag >> 3] = varint();
+    const value = varint();
+    if ((tag & 7) === 2) at += value;
+    else counts[tag >> 3] = value;
   }
   const [, , stored = 0, duplicates = 0, refused = 0] = counts;
   if (refused > 0)
@@ -24,7 +25,7 @@ export function countOf(response: Buffer): { stored: number; duplicates: number 
       `${refused} messages were refused: ${response
         .toString('latin1')
         .replace(/[^ -~]+/g, ' ')
-        .slice(0, 600)}`,
+        .slice(-500)}`,
     );
   return { stored, duplicates };
 }
