@@ -5,6 +5,7 @@ import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../../gen/go
 import { type Status, StatusSchema } from '../../gen/google/rpc/status_pb.ts';
 import { Failure, type Reason, type Refusal, type Violation } from '../domain/failure.ts';
 import { limits } from '../limits.ts';
+import { httpStatuses } from '../transcode/index.ts';
 
 /** The only table from reasons to codes and HTTP statuses. */
 const table: Record<Reason, { code: Code; http: number }> = {
@@ -19,25 +20,8 @@ const table: Record<Reason, { code: Code; http: number }> = {
   INTERNAL: { code: Code.Internal, http: 500 },
 };
 
-/** For errors without a reason of ours: those of the protocols themselves. */
-const httpByCode: Record<Code, number> = {
-  [Code.Canceled]: 499,
-  [Code.Unknown]: 500,
-  [Code.InvalidArgument]: 400,
-  [Code.DeadlineExceeded]: 504,
-  [Code.NotFound]: 404,
-  [Code.AlreadyExists]: 409,
-  [Code.PermissionDenied]: 403,
-  [Code.ResourceExhausted]: 429,
-  [Code.FailedPrecondition]: 400,
-  [Code.Aborted]: 409,
-  [Code.OutOfRange]: 400,
-  [Code.Unimplemented]: 404,
-  [Code.Internal]: 500,
-  [Code.Unavailable]: 503,
-  [Code.DataLoss]: 500,
-  [Code.Unauthenticated]: 401,
-};
+/** For errors without a reason of ours: those of the protocols themselves. An RPC that is not here is a path that is not here. */
+const httpByCode: Record<Code, number> = { ...httpStatuses, [Code.Unimplemented]: 404 };
 
 const domain = 'sendbatch';
 

@@ -16,6 +16,7 @@ import { Router } from './router.ts';
 
 export type { Binding } from './binding.ts';
 export { TranscodeError } from './error.ts';
+export { httpStatuses } from './status.ts';
 
 /** Which route a request took. */
 export interface TranscodedRoute {
