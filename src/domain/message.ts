@@ -102,8 +102,22 @@ function receiversId(subscribers: readonly string[]): string {
   return hash('sha256', JSON.stringify(subscribers), 'hex').slice(0, 32);
 }
 
-/** The text part is JSON, which holds no raw line feed, so that the line feed ends it and no two contents read alike. */
+/** What most messages hash besides their payload fits here, and their payload with it. */
+const scratch = Buffer.allocUnsafe(4096);
+
+/**
+ * The text part is JSON, which holds no raw line feed, so that the line feed ends it and no two contents read alike. It is laid out in one piece of
+ * memory that is used again: to join two buffers a message took as long as its hash.
+ */
 function contentHash(draft: Draft, flags: number, subscribers: readonly string[]): Buffer {
-  const text = JSON.stringify([flags, draft.expire, draft.streamNo, draft.tagKey, subscribers]);
-  return hash('sha256', Buffer.concat([Buffer.from(`${text}\n`), draft.payload]), 'buffer');
+  const { expire, streamNo, tagKey, payload } = draft;
+  const isPlain = streamNo === '' && tagKey === '' && subscribers.length === 0;
+  const text = isPlain
+    ? `[${flags},${expire},"","",[]]\n`
+    : `${JSON.stringify([flags, expire, streamNo, tagKey, subscribers])}\n`;
+  if (text.length * 3 + payload.length > scratch.length)
+    return hash('sha256', Buffer.concat([Buffer.from(text), payload]), 'buffer');
+  const length = scratch.write(text);
+  scratch.set(payload, length);
+  return hash('sha256', scratch.subarray(0, length + payload.length), 'buffer');
 }
