@@ -8,6 +8,8 @@ interface Row {
   readonly channelKey: number;
   readonly seq: number;
   readonly id: number;
+  readonly dedupeKey: Buffer;
+  readonly contentHash: Buffer;
   readonly message: Prepared;
 }
 
@@ -65,7 +67,15 @@ function rowsOf(workload: Workload, size: number): Row[][] {
       const channelKey = work.rank + 1;
       const seq = (heads.get(channelKey) ?? 0) + 1;
       heads.set(channelKey, seq);
-      return { channelKey, seq, id: limits.idsPerBlock + index, message: prepare(work, work.clientMsgNo) };
+      const message = prepare(work, work.clientMsgNo);
+      return {
+        channelKey,
+        seq,
+        id: limits.idsPerBlock + index,
+        dedupeKey: Buffer.from(message.dedupeKey, 'latin1'),
+        contentHash: Buffer.from(message.contentHash, 'latin1'),
+        message,
+      };
     });
   return Array.from({ length: Math.ceil(rows.length / size) }, (_, index) =>
     rows.slice(index * size, (index + 1) * size),
@@ -92,7 +102,7 @@ function valuesOf(rows: readonly Row[]): unknown[] {
     ),
     arrayOf(
       oid.uuid,
-      rows.map((row) => row.message.dedupeKey),
+      rows.map((row) => row.dedupeKey),
     ),
     arrayOf(
       oid.int2,
@@ -100,7 +110,7 @@ function valuesOf(rows: readonly Row[]): unknown[] {
     ),
     arrayOf(
       oid.bytea,
-      rows.map((row) => row.message.contentHash),
+      rows.map((row) => row.contentHash),
     ),
     arrayOf(
       oid.text,

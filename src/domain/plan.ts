@@ -16,7 +16,7 @@ export interface Batch {
 export interface Earlier {
   readonly messageId: number;
   readonly messageSeq: number;
-  readonly contentHash: Uint8Array;
+  readonly contentHash: string;
 }
 
 /** What the store holds about the channels and keys of a group, read under the channels' locks. */
@@ -29,15 +29,18 @@ export interface Facts {
   readonly block: number;
 }
 
+/** A message that is new, with its numbers. */
+export interface Accepted {
+  readonly kind: 'accepted';
+  readonly message: Prepared;
+  readonly messageId: number;
+  /** 0 when it is not persistent. */
+  readonly messageSeq: number;
+}
+
 /** What becomes of one message. */
 export type Outcome =
-  | {
-      readonly kind: 'accepted';
-      readonly message: Prepared;
-      readonly messageId: number;
-      /** 0 when it is not persistent. */
-      readonly messageSeq: number;
-    }
+  | Accepted
   | { readonly kind: 'duplicate'; readonly message: Prepared; readonly messageId: number; readonly messageSeq: number }
   | { readonly kind: 'refused'; readonly message: Prepared; readonly refusal: Refusal };
 
@@ -46,7 +49,7 @@ export interface Plan {
   /** Per batch, per message. In a refused atomic batch nothing is accepted: what is not refused itself stands as it would have been. */
   readonly outcomes: readonly (readonly Outcome[])[];
   /** The rows to insert, in the order of their ids. */
-  readonly rows: readonly Extract<Outcome, { kind: 'accepted' }>[];
+  readonly rows: readonly Accepted[];
   /** By channel key: the new last sequence of the channels that grow. */
   readonly heads: ReadonlyMap<string, number>;
 }
@@ -59,14 +62,14 @@ export function decide(batches: readonly Batch[], facts: Facts): Plan {
   const heads = new Map<string, number>();
   const known = new Map<string, Earlier>(facts.earlier);
   const outcomes: Outcome[][] = [];
-  const rows: Extract<Outcome, { kind: 'accepted' }>[] = [];
+  const rows: Accepted[] = [];
   let ordinal = 0;
 
   for (const batch of batches) {
     // An atomic batch that is refused must leave no trace: it works on its own layer.
     const batchHeads = new Map<string, number>();
     const batchKnown = new Map<string, Earlier>();
-    const batchRows: Extract<Outcome, { kind: 'accepted' }>[] = [];
+    const batchRows: Accepted[] = [];
     let refused = false;
 
     const batchOutcomes = batch.messages.map((message): Outcome => {
@@ -74,7 +77,7 @@ export function decide(batches: readonly Batch[], facts: Facts): Plan {
       const { key } = message;
       const earlier = batchKnown.get(key) ?? known.get(key);
       if (earlier !== undefined) {
-        if (Buffer.compare(earlier.contentHash, message.contentHash) === 0)
+        if (earlier.contentHash === message.contentHash)
           return { kind: 'duplicate', message, messageId: earlier.messageId, messageSeq: earlier.messageSeq };
         refused = true;
         return { kind: 'refused', message, refusal: reused(message, earlier) };

@@ -94,7 +94,7 @@ export function createRehearsal({ db, channelKeys }: Store): Append {
     try {
       const group = await keyed(batches, (channels) => channelKeys.find(channels));
       const heads = await readHeads(db, [...group.counts.keys()]);
-      const earlier = await findEarlier(db, group.messages);
+      const earlier = await findEarlier(db, keyedMessages(group));
       return decide(batches, { heads: byText(group, heads), earlier, block: 0 }).outcomes.map(fulfilled);
     } catch (error) {
       if (troubleOf(error) === 'defect') throw error;
@@ -153,7 +153,7 @@ async function lockAndLook(tx: Tx, group: Group, pass: boolean): Promise<Seen> {
   const keys = [...group.counts.keys()];
   const [heads, earlier, block] = await all([
     pass ? lockFreeHeads(tx, keys) : lockHeads(tx, keys),
-    findEarlier(tx, group.messages),
+    findEarlier(tx, keyedMessages(group)),
     drawBlock(tx),
   ]);
   const held = new Set([...group.channelKeys].filter(([, key]) => !heads.has(key)).map(([text]) => text));
@@ -168,9 +168,10 @@ function write(tx: Tx, group: Group, plan: Plan, seen: Seen, acceptedAt: number)
     const value = plan.heads.get(text) ?? seen.facts.heads.get(text);
     if (stands !== undefined && value !== undefined && value !== stands) wrong.push({ channelKey, value });
   }
-  const keyOf = (channel: Channel) => required(group.channelKeys, channel.key);
-  const rows = plan.rows.map((row) => ({ ...row, channelKey: keyOf(row.message.channel) }));
-  return [...(wrong.length > 0 ? [setHeads(tx, wrong)] : []), insertMessages(tx, rows, acceptedAt)];
+  return [
+    ...(wrong.length > 0 ? [setHeads(tx, wrong)] : []),
+    insertMessages(tx, plan.rows, group.channelKeys, acceptedAt),
+  ];
 }
 
 /**
@@ -194,7 +195,7 @@ interface Group {
   readonly channelKeys: ReadonlyMap<string, number>;
   /** By surrogate key: how many numbered messages the channel gets when nobody repeats one. */
   readonly counts: ReadonlyMap<number, number>;
-  readonly messages: readonly Keyed[];
+  readonly batches: readonly Batch[];
 }
 
 async function keyed(
@@ -205,17 +206,24 @@ async function keyed(
   for (const batch of batches)
     for (const message of batch.messages) if (isPersistent(message)) channels.set(message.channel.key, message.channel);
   const channelKeys = await find([...channels.values()]);
-  const messages: Keyed[] = [];
   const counts = new Map<number, number>();
   for (const batch of batches) {
     for (const message of batch.messages) {
       const channelKey = isPersistent(message) ? channelKeys.get(message.channel.key) : undefined;
-      if (channelKey === undefined) continue;
-      messages.push({ channelKey, message });
-      counts.set(channelKey, (counts.get(channelKey) ?? 0) + 1);
+      if (channelKey !== undefined) counts.set(channelKey, (counts.get(channelKey) ?? 0) + 1);
     }
   }
-  return { channelKeys, counts, messages };
+  return { channelKeys, counts, batches };
+}
+
+/** The messages that an earlier send may be found of. */
+function keyedMessages({ batches, channelKeys }: Group): Keyed[] {
+  return batches.flatMap((batch) =>
+    batch.messages.flatMap((message) => {
+      const channelKey = isPersistent(message) ? channelKeys.get(message.channel.key) : undefined;
+      return channelKey === undefined ? [] : [{ channelKey, message }];
+    }),
+  );
 }
 
 function byText(group: Group, heads: ReadonlyMap<number, number>): Map<string, number> {
@@ -225,12 +233,6 @@ function byText(group: Group, heads: ReadonlyMap<number, number>): Map<string, n
     if (head !== undefined) texts.set(text, head);
   }
   return texts;
-}
-
-function required<K, V>(map: ReadonlyMap<K, V>, wanted: K): V {
-  const value = map.get(wanted);
-  if (value === undefined) throw new Error(`no entry for ${String(wanted)}`);
-  return value;
 }
 
 const fulfilled = (value: readonly Outcome[]): Appended => ({ status: 'fulfilled', value });

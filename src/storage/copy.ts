@@ -55,6 +55,13 @@ export class CopyRows {
     this.#end += value.length;
   }
 
+  /** Bytes that are held as a string of Latin-1. */
+  latin1(value: string): void {
+    this.#room(4 + value.length);
+    this.#uint32(value.length);
+    this.#end += this.#bytes.write(value, this.#end, 'latin1');
+  }
+
   /** UTF-8 takes at most three bytes for a unit of a JavaScript string. */
   text(value: string): void {
     this.#room(4 + value.length * 3);

@@ -1,6 +1,6 @@
 import { CompiledQuery, sql } from 'kysely';
 import type { Prepared } from '../domain/message.ts';
-import type { Earlier } from '../domain/plan.ts';
+import type { Accepted, Earlier } from '../domain/plan.ts';
 import { CopyRows } from './copy.ts';
 import type { Db, Tx } from './database.ts';
 
@@ -8,12 +8,6 @@ import type { Db, Tx } from './database.ts';
 export interface Keyed {
   readonly channelKey: number;
   readonly message: Prepared;
-}
-
-/** A numbered message, to be stored. */
-export interface NewRow extends Keyed {
-  readonly messageId: number;
-  readonly messageSeq: number;
 }
 
 /**
@@ -25,7 +19,7 @@ export interface NewRow extends Keyed {
 export async function findEarlier(db: Db | Tx, messages: readonly Keyed[]): Promise<Map<string, Earlier>> {
   const { rows } = await sql<{ ordinal: number; message_id: number; message_seq: number; content_hash: Buffer }>`
     select w.ordinal, m.message_id, m.message_seq, m.content_hash
-    from unnest(${messages.map((each) => each.channelKey)}::bigint[], ${messages.map((each) => each.message.dedupeKey.toString('hex'))}::uuid[])
+    from unnest(${messages.map((each) => each.channelKey)}::bigint[], ${messages.map((each) => Buffer.from(each.message.dedupeKey, 'latin1').toString('hex'))}::uuid[])
       with ordinality as w(channel_key, dedupe_key, ordinal)
     cross join lateral (
       select m.message_id, m.message_seq, m.content_hash from sendbatch.message m
@@ -39,7 +33,7 @@ export async function findEarlier(db: Db | Tx, messages: readonly Keyed[]): Prom
     earlier.set(keyed.message.key, {
       messageId: row.message_id,
       messageSeq: row.message_seq,
-      contentHash: row.content_hash,
+      contentHash: row.content_hash.toString('latin1'),
     });
   }
   return earlier;
@@ -62,20 +56,27 @@ const rowBytes = 160;
  * Inserts rows, by binary COPY: against the same rows as arrays through `unnest` it took 8.6 µs of PostgreSQL's time a row instead of 9.5, and 4.6 of
  * ours instead of 5.7 (1000 rows a statement, median of five, bench/RESULTS.md).
  */
-export async function insertMessages(tx: Tx, rows: readonly NewRow[], acceptedAt: number): Promise<void> {
+export async function insertMessages(
+  tx: Tx,
+  rows: readonly Accepted[],
+  channelKeys: ReadonlyMap<string, number>,
+  acceptedAt: number,
+): Promise<void> {
   let expected = 0;
   for (const { message } of rows)
     expected += rowBytes + message.payload.length + (message.fromUid.length + message.clientMsgNo.length) * 3;
   const copy = new CopyRows(14, expected);
-  for (const { channelKey, messageSeq, messageId, message } of rows) {
+  for (const { messageSeq, messageId, message } of rows) {
+    const channelKey = channelKeys.get(message.channel.key);
+    if (channelKey === undefined) throw new Error(`no key for channel ${message.channel.key}`);
     copy.row();
     copy.bigint(channelKey);
     copy.bigint(messageSeq);
     copy.bigint(messageId);
     copy.bigint(acceptedAt);
-    copy.bytes(message.dedupeKey);
+    copy.latin1(message.dedupeKey);
     copy.smallint(message.flags);
-    copy.bytes(message.contentHash);
+    copy.latin1(message.contentHash);
     copy.text(message.fromUid);
     copy.text(message.clientMsgNo);
     copy.bytes(message.payload);
