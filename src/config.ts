@@ -7,6 +7,7 @@ export class ConfigError extends Error {}
 
 convict.addFormats({
   milliseconds: { validate: inRange(1, 24 * 3600_000, 'milliseconds'), coerce: Number },
+  workers: { validate: inRange(1, 64, 'a count'), coerce: Number },
   lanes: { validate: inRange(0, 64, 'a count'), coerce: Number },
   count: { validate: inRange(1, 10_000, 'a count'), coerce: Number },
   'database-url': {
@@ -40,6 +41,12 @@ const schema = {
     env: 'TLS_KEY',
   },
   tlsCert: { doc: 'File with the TLS certificate chain (PEM).', format: String, default: '', env: 'TLS_CERT' },
+  workers: {
+    doc: 'Processes that share the port, each an instance with its own lanes and connections.',
+    format: 'workers',
+    default: 1,
+    env: 'WORKERS',
+  },
   auth: {
     doc: 'off = every caller is trusted, on any address. Unset: only callers on loopback, and only there it starts.',
     format: ['', 'off'],
@@ -124,6 +131,7 @@ export interface Config {
   readonly open: boolean;
   readonly allowedOrigins: 'default' | readonly string[];
   readonly database: { readonly url: string } | { readonly dataDir: string; readonly explicit: boolean };
+  readonly workers: number;
   readonly lanes: number;
   readonly poolSize: number;
   readonly lockTimeoutMs: number;
@@ -159,6 +167,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
       at.databaseUrl === ''
         ? { dataDir: resolve(at.dataDir || '.sendbatch'), explicit: at.dataDir !== '' }
         : { url: at.databaseUrl },
+    workers: at.workers,
     lanes: at.lanes,
     poolSize: at.poolSize,
     lockTimeoutMs: at.lockTimeout,
@@ -171,7 +180,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
 }
 
 type Settings = {
-  [K in keyof typeof schema]: K extends 'port' | 'poolSize' | 'lanes' | `${string}Timeout` | 'shutdownGrace'
+  [K in keyof typeof schema]: K extends 'port' | 'poolSize' | 'lanes' | 'workers' | `${string}Timeout` | 'shutdownGrace'
     ? number
     : K extends 'logFormat'
       ? 'auto' | 'json' | 'pretty'

@@ -29,8 +29,8 @@ export const limits = {
   requestIdBytes: 120,
   /** Violations named in one error; a batch can break a thousand rules, an error detail has to stay readable and small. */
   violationsNamed: 100,
-  /** Messages that share a commit at most. Between 500 and 2000 made no difference that stood out of the noise; fewer, larger groups touch fewer heads. */
-  groupMessages: 2000,
+  /** Messages that share a commit at most. 4000 was 1.1 to 1.2 times as fast as 1000 with 10,000 in flight: the larger a group, the fewer heads a message. */
+  groupMessages: 4000,
   /** Bytes that share a commit at most: what PostgreSQL then writes in one flight. */
   groupBytes: 4 * 1024 * 1024,
   /** Messages that wait in a lane at most: at 15,000 a second and lane, one second. */

@@ -1,10 +1,11 @@
-import { type App, StartError, start } from './app.ts';
-import { ConfigError, describeSettings, loadConfig } from './config.ts';
+import { StartError, start } from './app.ts';
+import { type Config, ConfigError, describeSettings, loadConfig } from './config.ts';
 import { ListenError } from './edge/listen.ts';
 import { createLog, type Log } from './events.ts';
 import { EmbeddedUnavailable } from './storage/embedded/index.ts';
 import { MigrationError } from './storage/migrate.ts';
 import { version } from './version.ts';
+import { isWorker, joinWorkers, type Listening, leaveWorkers, startWorkers } from './workers.ts';
 
 const usage = `sendbatch ${version}: a batch message service
 
@@ -22,18 +23,43 @@ else if (command === 'help' || command === '--help') console.log(usage);
 else fail(`unknown command ${command}\n\n${usage}`);
 
 async function serve(): Promise<void> {
-  let log: Log | undefined;
   try {
     const config = loadConfig();
-    log = createLog({ level: config.logLevel, format: config.logFormat });
-    const app = await start(config, log);
-    stopOnSignals(app, log);
-    log.info({ url: app.url, database: app.database, version }, 'listening');
-    if (process.stdout.isTTY || config.logFormat !== 'json') console.log(greeting(app));
+    const log = createLog({ level: config.logLevel, format: config.logFormat });
+    if (config.workers > 1 && !isWorker) await serveInWorkers(config, log);
+    else await serveHere(config, log);
   } catch (error) {
     if (!isForTheUser(error)) throw error;
     fail(error.message);
+    if (isWorker) leaveWorkers();
   }
+}
+
+async function serveHere(config: Config, log: Log): Promise<void> {
+  const app = await start(config, log);
+  const stop = stopOnce(log, () => app.stop());
+  stopOnSignals(stop, log);
+  if (isWorker) joinWorkers(app, stop);
+  else greet(config, log, app);
+}
+
+/** Each worker logs for itself; this process only forks, greets and passes the signals on. */
+async function serveInWorkers(config: Config, log: Log): Promise<void> {
+  const workers = await startWorkers(config.workers, log);
+  if (workers === undefined) {
+    process.exitCode = 1;
+    return;
+  }
+  const stop = stopOnce(log, async () => {
+    if (!(await workers.stop())) throw new Error('a worker did not stop in order');
+  });
+  stopOnSignals(stop, log);
+  greet(config, log, workers);
+}
+
+function greet(config: Config, log: Log, listening: Listening): void {
+  log.info({ url: listening.url, database: listening.database, version, workers: config.workers }, 'listening');
+  if (process.stdout.isTTY || config.logFormat !== 'json') console.log(greeting(listening));
 }
 
 /** These say in one line what to do; the stack of anything else is needed. */
@@ -43,32 +69,41 @@ function isForTheUser(error: unknown): error is Error {
   );
 }
 
-/** The first signal drains and stops; the second one ends at once. */
-function stopOnSignals(app: App, log: Log): void {
+/** Stops, once, however often it is called; returns false from the second time on. */
+function stopOnce(log: Log, work: () => Promise<void>): () => boolean {
   let stopping = false;
-  const onSignal = (signal: NodeJS.Signals) => {
-    if (stopping) {
-      log.warn({ signal }, 'second signal: ending at once');
-      process.exit(1);
-    }
+  return () => {
+    if (stopping) return false;
     stopping = true;
-    log.info({ signal }, 'stopping: calls in flight are finished');
-    app.stop().then(
+    work().then(
       () => {
         log.info('stopped');
         process.exitCode = 0;
+        leaveWorkers();
       },
       (error) => {
         log.error({ err: error }, 'stopping failed');
         process.exit(1);
       },
     );
+    return true;
+  };
+}
+
+/** The first signal drains and stops; the second one ends at once. In a worker a signal comes from the terminal, to all at once. */
+function stopOnSignals(stop: () => boolean, log: Log): void {
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (stop()) log.info({ signal }, 'stopping: calls in flight are finished');
+    else {
+      log.warn({ signal }, 'second signal: ending at once');
+      process.exit(1);
+    }
   };
   process.on('SIGTERM', onSignal);
   process.on('SIGINT', onSignal);
 }
 
-function greeting({ url, database }: App): string {
+function greeting({ url, database }: Listening): string {
   return `
   sendbatch ${version} listens on ${url} (gRPC, gRPC-Web, Connect, JSON)
   messages are kept in ${database}

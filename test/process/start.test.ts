@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import http from 'node:http';
 import { createServer } from 'node:net';
@@ -8,6 +10,7 @@ import pg from 'pg';
 import { temporaryFolder } from '../support/cluster.ts';
 import { createDatabase } from '../support/database.ts';
 import { runToEnd, spawnService } from '../support/process.ts';
+import { assertSound, readAll } from '../support/verify.ts';
 
 const work = temporaryFolder('start');
 after(() => rmSync(work, { recursive: true, force: true }));
@@ -147,5 +150,43 @@ describe('a start that succeeds', () => {
     await assert.rejects(send('3'), /ECONNREFUSED/);
     await holder.end();
     await database.drop();
+  });
+});
+
+describe('WORKERS=2', () => {
+  test('are two instances on one port, numbered without a gap; one that is killed is replaced, and a stop ends all', async () => {
+    const database = await createDatabase();
+    const service = await spawnService({ DATABASE_URL: database.url, WORKERS: '2' });
+    const send = async (count: number) => {
+      for (let index = 0; index < count; index++) {
+        // A connection each: they are dealt out to the workers in turn.
+        await fetch(`${service.url}/message/sendbatch`, {
+          method: 'POST',
+          headers: { connection: 'close' },
+          body: '[{"from_uid":"u","channel_id":"g","channel_type":2,"payload":"SGk="}]',
+        }).then((response) => assert.equal(response.status, 200));
+      }
+    };
+    await send(10);
+    const workers = execFileSync('ps', ['-o', 'pid=', '--ppid', String(service.child.pid)], { encoding: 'utf8' });
+    const pids = workers.trim().split(/\s+/).map(Number);
+    assert.equal(pids.length, 2);
+    process.kill(pids[0] ?? 0, 'SIGKILL');
+    await once(service.child.stdout ?? service.child, 'data');
+    await send(10);
+    assert.equal(await service.end('SIGTERM'), 0, service.output());
+    assert.match(service.output(), /a worker ended: it is replaced/);
+    await assertSound(database.url);
+    assert.deepEqual(
+      (await readAll(database.url)).map((row) => row.seq),
+      Array.from({ length: 20 }, (_, index) => index + 1),
+    );
+    await database.drop();
+  });
+
+  test('that cannot start end with the words of why', async () => {
+    const { code, output } = await runToEnd({ WORKERS: '2', DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x' });
+    assert.equal(code, 1);
+    assert.match(output, /database cannot be reached/);
   });
 });

@@ -30,77 +30,84 @@ const batch = fc.record({
 /** Batches of a wave go out at once, waves one after the other. */
 const waves = fc.array(fc.array(batch, { minLength: 1, maxLength: 6 }), { minLength: 1, maxLength: 5 });
 
-describe('any interleaving of batches, retries and refusals over two instances', () => {
-  let first: TestService;
-  let second: TestService;
-  let doors: Door[];
+/** Two instances with group commit, and one of each kind, which meet in the database only. */
+for (const lanes of [4, 0]) {
+  describe(`any interleaving of batches, retries and refusals over two instances, ${lanes} and 4 lanes`, () => {
+    let first: TestService;
+    let second: TestService;
+    let doors: Door[];
 
-  before(async () => {
-    first = await startService();
-    second = await startService({ databaseUrl: first.databaseUrl });
-    doors = [...openDoors(first.url), ...openDoors(second.url)];
-  });
-  after(async () => {
-    for (const door of doors) door.close();
-    await second.stop();
-    await first.stop();
-  });
+    before(async () => {
+      first = await startService({ lanes });
+      second = await startService({ databaseUrl: first.databaseUrl });
+      doors = [...openDoors(first.url), ...openDoors(second.url)];
+    });
+    after(async () => {
+      for (const door of doors) door.close();
+      await second.stop();
+      await first.stop();
+    });
 
-  test('keeps every promise', async (context) => {
-    let run = 0;
-    await fc.assert(
-      fc.asyncProperty(waves, async (input) => {
-        const name = `run${run++}`;
-        const answers: { message: Sent; messageId: number; messageSeq: number; duplicate: boolean }[] = [];
-        for (const wave of input) {
-          await Promise.all(
-            wave.map(async ({ messages, atomic, door }) => {
-              const answer = await doors[door % doors.length]?.send({
-                mode: atomic ? SendMode.ATOMIC : SendMode.BEST_EFFORT,
-                messages: messages.map((message) => ({
-                  channelId: `${name}-channel${message.channel}`,
-                  channelType: 2,
-                  fromUid: `sender${message.sender}`,
-                  clientMsgNo: `key${message.key}`,
-                  payload: Buffer.from(`content${message.content}`),
-                })),
-              });
-              assert.ok(answer !== undefined);
-              if ('refused' in answer) {
-                assert.equal(answer.refused.reason, 'CLIENT_MSG_NO_REUSED', JSON.stringify(answer));
-                assert.ok(atomic, 'only an ATOMIC batch is refused as a whole');
-                return;
-              }
-              assert.equal(answer.results.length, messages.length);
-              for (const [index, result] of answer.results.entries()) {
-                const message = messages[index];
-                assert.ok(message);
-                if (result.refused !== undefined) assert.equal(result.refused.reason, 'CLIENT_MSG_NO_REUSED');
-                else answers.push({ ...result, message });
-              }
-            }),
+    test('keeps every promise', async (context) => {
+      let run = 0;
+      await fc.assert(
+        fc.asyncProperty(waves, async (input) => {
+          const name = `run${run++}`;
+          const answers: { message: Sent; messageId: number; messageSeq: number; duplicate: boolean }[] = [];
+          for (const wave of input) {
+            await Promise.all(
+              wave.map(async ({ messages, atomic, door }) => {
+                const answer = await doors[door % doors.length]?.send({
+                  mode: atomic ? SendMode.ATOMIC : SendMode.BEST_EFFORT,
+                  messages: messages.map((message) => ({
+                    channelId: `${name}-channel${message.channel}`,
+                    channelType: 2,
+                    fromUid: `sender${message.sender}`,
+                    clientMsgNo: `key${message.key}`,
+                    payload: Buffer.from(`content${message.content}`),
+                  })),
+                });
+                assert.ok(answer !== undefined);
+                if ('refused' in answer) {
+                  assert.equal(answer.refused.reason, 'CLIENT_MSG_NO_REUSED', JSON.stringify(answer));
+                  assert.ok(atomic, 'only an ATOMIC batch is refused as a whole');
+                  return;
+                }
+                assert.equal(answer.results.length, messages.length);
+                for (const [index, result] of answer.results.entries()) {
+                  const message = messages[index];
+                  assert.ok(message);
+                  if (result.refused !== undefined) assert.equal(result.refused.reason, 'CLIENT_MSG_NO_REUSED');
+                  else answers.push({ ...result, message });
+                }
+              }),
+            );
+          }
+          const rows = (await readAll(first.databaseUrl)).filter((row) => row.channel.startsWith(`${name}-`));
+          const identity = (message: Sent) =>
+            `${name}-channel${message.channel} sender${message.sender} key${message.key}`;
+          const stored = new Map(rows.map((row) => [`${row.channel} ${row.fromUid} ${row.key}`, row]));
+          // Every answer ever given for a message is its row; one of them, and only one, was not a duplicate.
+          const fresh = new Map<string, number>();
+          for (const { message, messageId, messageSeq, duplicate } of answers) {
+            const row = stored.get(identity(message));
+            assert.ok(row, `${identity(message)} was accepted and is not stored`);
+            assert.deepEqual([row.id, row.seq, row.payload], [messageId, messageSeq, `content${message.content}`]);
+            if (!duplicate) fresh.set(identity(message), (fresh.get(identity(message)) ?? 0) + 1);
+          }
+          assert.deepEqual(
+            new Set(fresh.keys()),
+            new Set(stored.keys()),
+            'a message is stored that nobody was told of',
           );
-        }
-        const rows = (await readAll(first.databaseUrl)).filter((row) => row.channel.startsWith(`${name}-`));
-        const identity = (message: Sent) =>
-          `${name}-channel${message.channel} sender${message.sender} key${message.key}`;
-        const stored = new Map(rows.map((row) => [`${row.channel} ${row.fromUid} ${row.key}`, row]));
-        // Every answer ever given for a message is its row; one of them, and only one, was not a duplicate.
-        const fresh = new Map<string, number>();
-        for (const { message, messageId, messageSeq, duplicate } of answers) {
-          const row = stored.get(identity(message));
-          assert.ok(row, `${identity(message)} was accepted and is not stored`);
-          assert.deepEqual([row.id, row.seq, row.payload], [messageId, messageSeq, `content${message.content}`]);
-          if (!duplicate) fresh.set(identity(message), (fresh.get(identity(message)) ?? 0) + 1);
-        }
-        assert.deepEqual(new Set(fresh.keys()), new Set(stored.keys()), 'a message is stored that nobody was told of');
-        assert.deepEqual(
-          [...fresh.values()].filter((count) => count !== 1),
-          [],
-        );
-        await assertSound(first.databaseUrl);
-      }),
-      { numRuns: 40, seed: seedOf(context) },
-    );
+          assert.deepEqual(
+            [...fresh.values()].filter((count) => count !== 1),
+            [],
+          );
+          await assertSound(first.databaseUrl);
+        }),
+        { numRuns: 40, seed: seedOf(context) },
+      );
+    });
   });
-});
+}

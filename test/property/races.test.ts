@@ -5,93 +5,96 @@ import { type Door, openDoors } from '../support/doors.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 
-describe('at the same moment', () => {
-  let first: TestService;
-  let second: TestService;
-  let doors: Door[];
+/** Two instances with group commit, and one of each kind, which meet in the database only. */
+for (const lanes of [4, 0]) {
+  describe(`at the same moment, ${lanes} and 4 lanes`, () => {
+    let first: TestService;
+    let second: TestService;
+    let doors: Door[];
 
-  before(async () => {
-    first = await startService();
-    second = await startService({ databaseUrl: first.databaseUrl });
-    doors = [...openDoors(first.url), ...openDoors(second.url)];
-  });
-  after(async () => {
-    for (const door of doors) door.close();
-    await second.stop();
-    await first.stop();
-  });
-
-  const message = (channel: string, key: string) => ({
-    channelId: channel,
-    channelType: ChannelType.GROUP,
-    fromUid: 'u1',
-    clientMsgNo: key,
-    payload: Buffer.from(key),
-  });
-  const doorOf = (index: number): Door => {
-    const door = doors[index % doors.length];
-    assert.ok(door);
-    return door;
-  };
-
-  test('20 clients that send the same batch get one set of numbers', async () => {
-    const messages = ['a', 'b', 'c'].flatMap((channel) =>
-      ['1', '2', '3'].map((key) => message(`same-${channel}`, key)),
-    );
-    const answers = await Promise.all(Array.from({ length: 20 }, (_, index) => doorOf(index).send({ messages })));
-    const numbers = answers.map((answer) => {
-      assert.ok('results' in answer, JSON.stringify(answer));
-      return answer.results.map((result) => [result.messageId, result.messageSeq]);
+    before(async () => {
+      first = await startService({ lanes });
+      second = await startService({ databaseUrl: first.databaseUrl });
+      doors = [...openDoors(first.url), ...openDoors(second.url)];
     });
-    for (const each of numbers) assert.deepEqual(each, numbers[0]);
-    const fresh = answers.map((answer) =>
-      'results' in answer ? answer.results.filter((each) => !each.duplicate).length : 0,
-    );
-    assert.equal(
-      fresh.reduce((sum, each) => sum + each, 0),
-      messages.length,
-    );
-    await assertSound(first.databaseUrl);
-  });
+    after(async () => {
+      for (const door of doors) door.close();
+      await second.stop();
+      await first.stop();
+    });
 
-  test('batches over the same new channels in opposite orders all go through', async () => {
-    const channels = Array.from({ length: 30 }, (_, index) => `opposite-${index}`);
-    const answers = await Promise.all(
-      Array.from({ length: 60 }, (_, index) => {
-        const order = index % 2 === 0 ? channels : [...channels].reverse();
-        return doorOf(index).send({ messages: order.map((channel) => message(channel, `k${index}`)) });
-      }),
-    );
-    for (const answer of answers) {
-      assert.ok('results' in answer, JSON.stringify(answer));
-      assert.deepEqual(
-        answer.results.filter((each) => each.refused !== undefined),
-        [],
+    const message = (channel: string, key: string) => ({
+      channelId: channel,
+      channelType: ChannelType.GROUP,
+      fromUid: 'u1',
+      clientMsgNo: key,
+      payload: Buffer.from(key),
+    });
+    const doorOf = (index: number): Door => {
+      const door = doors[index % doors.length];
+      assert.ok(door);
+      return door;
+    };
+
+    test('20 clients that send the same batch get one set of numbers', async () => {
+      const messages = ['a', 'b', 'c'].flatMap((channel) =>
+        ['1', '2', '3'].map((key) => message(`same-${channel}`, key)),
       );
-    }
-    const rows = (await readAll(first.databaseUrl)).filter((row) => row.channel.startsWith('opposite-'));
-    assert.equal(rows.length, 60 * 30);
-    await assertSound(first.databaseUrl);
-  });
+      const answers = await Promise.all(Array.from({ length: 20 }, (_, index) => doorOf(index).send({ messages })));
+      const numbers = answers.map((answer) => {
+        assert.ok('results' in answer, JSON.stringify(answer));
+        return answer.results.map((result) => [result.messageId, result.messageSeq]);
+      });
+      for (const each of numbers) assert.deepEqual(each, numbers[0]);
+      const fresh = answers.map((answer) =>
+        'results' in answer ? answer.results.filter((each) => !each.duplicate).length : 0,
+      );
+      assert.equal(
+        fresh.reduce((sum, each) => sum + each, 0),
+        messages.length,
+      );
+      await assertSound(first.databaseUrl);
+    });
 
-  test('of conditions on one channel exactly one holds', async () => {
-    const rpc = doors.filter((door) => door.name !== 'JSON route');
-    const answers = await Promise.all(
-      Array.from({ length: 12 }, (_, index) => {
-        const door = rpc[index % rpc.length];
-        assert.ok(door);
-        return door.send({
-          messages: [message('conditional', `k${index}`)],
-          expectedLastSeqs: [{ channelId: 'conditional', channelType: ChannelType.GROUP, lastSeq: 0n }],
-        });
-      }),
-    );
-    const results = answers.flatMap((answer) => ('results' in answer ? answer.results : []));
-    assert.equal(results.length, 12, JSON.stringify(answers));
-    assert.deepEqual(
-      results.filter((each) => each.refused === undefined).map((each) => each.messageSeq),
-      [1],
-    );
-    for (const { refused } of results) if (refused !== undefined) assert.equal(refused.reason, 'SEQ_MISMATCH');
+    test('batches over the same new channels in opposite orders all go through', async () => {
+      const channels = Array.from({ length: 30 }, (_, index) => `opposite-${index}`);
+      const answers = await Promise.all(
+        Array.from({ length: 60 }, (_, index) => {
+          const order = index % 2 === 0 ? channels : [...channels].reverse();
+          return doorOf(index).send({ messages: order.map((channel) => message(channel, `k${index}`)) });
+        }),
+      );
+      for (const answer of answers) {
+        assert.ok('results' in answer, JSON.stringify(answer));
+        assert.deepEqual(
+          answer.results.filter((each) => each.refused !== undefined),
+          [],
+        );
+      }
+      const rows = (await readAll(first.databaseUrl)).filter((row) => row.channel.startsWith('opposite-'));
+      assert.equal(rows.length, 60 * 30);
+      await assertSound(first.databaseUrl);
+    });
+
+    test('of conditions on one channel exactly one holds', async () => {
+      const rpc = doors.filter((door) => door.name !== 'JSON route');
+      const answers = await Promise.all(
+        Array.from({ length: 12 }, (_, index) => {
+          const door = rpc[index % rpc.length];
+          assert.ok(door);
+          return door.send({
+            messages: [message('conditional', `k${index}`)],
+            expectedLastSeqs: [{ channelId: 'conditional', channelType: ChannelType.GROUP, lastSeq: 0n }],
+          });
+        }),
+      );
+      const results = answers.flatMap((answer) => ('results' in answer ? answer.results : []));
+      assert.equal(results.length, 12, JSON.stringify(answers));
+      assert.deepEqual(
+        results.filter((each) => each.refused === undefined).map((each) => each.messageSeq),
+        [1],
+      );
+      for (const { refused } of results) if (refused !== undefined) assert.equal(refused.reason, 'SEQ_MISMATCH');
+    });
   });
-});
+}
