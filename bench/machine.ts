@@ -23,7 +23,7 @@ export interface Machine {
  * Settings beside the product's own: buffers and WAL large enough that no checkpoint falls into a run. Durability is PostgreSQL's own: fsync,
  * full_page_writes and synchronous_commit are on.
  */
-const settings = { shared_buffers: '1GB', max_wal_size: '8GB' };
+const settings = { shared_buffers: '1GB', max_wal_size: '8GB', max_connections: '200' };
 
 /** Starts the embedded PostgreSQL in a folder of its own, with the schema and all channels in it. */
 export async function startMachine(): Promise<Machine> {

@@ -1,5 +1,5 @@
 import type { Machine } from './machine.ts';
-import { openSide, type SideJob, type SideResult } from './side.ts';
+import { openSide, type ReadySide, type SideJob, type SideResult } from './side.ts';
 import type { Workload } from './workload.ts';
 
 /** A side as a row names it. */
@@ -7,6 +7,10 @@ export interface Variant {
   readonly name: string;
   /** Its job, but for the work, which all sides of a round share. */
   readonly job: Omit<SideJob, 'workload'>;
+  /** What of the work is its own. */
+  readonly work?: Partial<Workload>;
+  /** Processes that each do such a part of the work at once; unset: one does it all. */
+  readonly processes?: number;
   /** CPU seconds of the service so far; undefined: the side is its own load, and its CPU counts. */
   readonly serviceCpu?: () => number;
 }
@@ -19,30 +23,47 @@ export interface Run extends SideResult {
   readonly us: { readonly postgres: number; readonly node: number; readonly load: number; readonly total: number };
 }
 
-export async function measure(machine: Machine, variant: Variant, workload: Workload): Promise<Run> {
-  const side = await openSide({ ...variant.job, workload });
+export async function measure(machine: Machine, variant: Variant, common: Workload): Promise<Run> {
+  const workload = { ...common, ...variant.work };
+  const { processes = 1 } = variant;
+  const batches = workload.batches / processes;
+  const sides: ReadySide[] = [];
+  for (let part = 0; part < processes; part++)
+    sides.push(
+      await openSide({ ...variant.job, workload: { ...workload, batches, seed: workload.seed + part * 1_000_000 } }),
+    );
   await machine.reset();
   const postgres = machine.cpu();
   const service = variant.serviceCpu?.() ?? 0;
-  const result = await side.go();
+  const start = performance.now();
+  const results = await Promise.all(sides.map((side) => side.go()));
+  const seconds = processes === 1 ? (results[0]?.seconds ?? 0) : (performance.now() - start) / 1000;
+  const sum = (of: (result: SideResult) => number) => results.reduce((total, result) => total + of(result), 0);
+  const ownCpu = sum((result) => result.cpu);
   const cpu = {
     postgres: machine.cpu() - postgres,
-    node: variant.serviceCpu ? variant.serviceCpu() - service : result.cpu,
+    node: variant.serviceCpu ? variant.serviceCpu() - service : ownCpu,
   };
-  const messages = result.messages + result.duplicates;
+  const stored = sum((result) => result.messages);
+  const messages = stored + sum((result) => result.duplicates);
   if (messages !== workload.batches * workload.batchMessages)
     throw new Error(
       `${variant.name}: ${messages} of ${workload.batches * workload.batchMessages} messages were answered`,
     );
-  await machine.verify(result.messages, variant.job.kind === 'raw');
-  const us = (seconds: number) => (seconds / messages) * 1e6;
+  await machine.verify(stored, variant.job.kind === 'raw');
+  const us = (cpuSeconds: number) => (cpuSeconds / messages) * 1e6;
   return {
-    ...result,
-    rate: messages / result.seconds,
+    messages: stored,
+    duplicates: messages - stored,
+    seconds,
+    cpu: ownCpu,
+    p50: Math.max(...results.map((result) => result.p50)),
+    p99: Math.max(...results.map((result) => result.p99)),
+    rate: messages / seconds,
     us: {
       postgres: us(cpu.postgres),
       node: us(cpu.node),
-      load: variant.serviceCpu ? us(result.cpu) : 0,
+      load: variant.serviceCpu ? us(ownCpu) : 0,
       total: us(cpu.postgres + cpu.node),
     },
   };

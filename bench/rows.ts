@@ -1,6 +1,6 @@
 import { spawnService } from '../test/support/process.ts';
 import { cpuOfTree, type Machine } from './machine.ts';
-import { rounds, table, type Variant } from './measure.ts';
+import { measure, median, type Run, ratios, rounds, spread, table, type Variant } from './measure.ts';
 import type { Spread, Workload } from './workload.ts';
 
 /** A section of the results. */
@@ -49,32 +49,150 @@ async function withService<T>(
   }
 }
 
+/** The median of a figure over the rounds. */
+const ofMedian = (runs: readonly Run[] | undefined, figure: (run: Run) => number) => median((runs ?? []).map(figure));
+
+const grpc = { kind: 'grpc' } as const;
+const json = { kind: 'json' } as const;
+
 export const rows: readonly Row[] = [
   ...(['zipf', 'hot', 'distinct'] as const).map(
-    (spread): Row => ({
-      name: `storage-${spread}`,
-      title: `Storage against raw, ${spread}`,
-      words: '`service/append` through group commit in four lanes, 100 batches of 100 messages in flight.',
+    (shape): Row => ({
+      name: `storage-${shape}`,
+      title: `Storage against raw, ${shape}`,
+      words: '`service/append` through group commit in four lanes, 128 batches of 100 messages in flight.',
       measure: async (machine, pairs) =>
-        table(
-          await rounds(machine, [raw(machine), store(machine, 'group commit', 100, 4)], work(spread), pairs),
-          'raw',
-        ),
+        table(await rounds(machine, [raw(machine), store(machine, 'group commit', 128, 4)], work(shape), pairs), 'raw'),
     }),
   ),
   {
     name: 'rpc',
     title: 'End to end against raw, Zipf',
     words:
-      'Batches of 100, 64 in flight, over gRPC (HTTP/2, 2 connections) and the JSON array route (HTTP/1.1, 64 connections).',
+      'Batches of 100, 128 in flight, over gRPC (HTTP/2, 2 connections) and the JSON array route (HTTP/1.1, 128 connections), with one worker and with two.',
+    measure: async (machine, pairs) =>
+      await withService(machine, { WORKERS: '2' }, async (two) =>
+        withService(machine, {}, async (one) => {
+          const variants = [
+            raw(machine),
+            one('gRPC', { ...grpc, inFlight: 128 }),
+            one('JSON', { ...json, inFlight: 128 }),
+            two('gRPC, 2 workers', { ...grpc, inFlight: 128 }),
+            two('JSON, 2 workers', { ...json, inFlight: 128 }),
+          ];
+          return table(await rounds(machine, variants, work('zipf'), pairs), 'raw');
+        }),
+      ),
+  },
+  {
+    name: 'grouping',
+    title: 'Group commit against one transaction a batch, and a message',
+    words:
+      'Storage, Zipf: batches of 100, 128 in flight, in four lanes and as one transaction each on 128 connections; and single messages, 32 in flight, as one transaction each.',
+    measure: async (machine, pairs) => {
+      const variants = [
+        store(machine, 'one transaction a batch', 128, 0),
+        store(machine, 'group commit', 128, 4),
+        {
+          ...store(machine, 'one transaction a message, 32 in flight', 32, 0),
+          work: { batches: 5000, batchMessages: 1 },
+        },
+        store(machine, 'group commit, 32 in flight', 32, 4),
+      ];
+      const runs = await rounds(machine, variants, work('zipf', { batches: 1000 }), pairs);
+      const [single, grouped] = ['one transaction a message, 32 in flight', 'group commit, 32 in flight'].map((name) =>
+        runs.get(name),
+      );
+      return `${table(runs, 'one transaction a batch')}\n\nGroup commit against one transaction a message, 32 in flight: ${spread(
+        ratios(grouped ?? [], single ?? [], (run) => run.rate),
+        1,
+      )} times the rate.`;
+    },
+  },
+  {
+    name: 'open-loop',
+    title: 'Open loop at half of saturation',
+    words:
+      'Batches of 50 over gRPC, Zipf, arriving at random (Poisson) whether or not earlier ones were answered, at half of the rate that the same service reached with 128 in flight just before. The time of an answer counts from when its batch was due.',
+    measure: async (machine, pairs) =>
+      await withService(machine, {}, async (side) => {
+        const lines: string[] = [];
+        const p99: number[] = [];
+        for (let round = 0; round < pairs; round++) {
+          const workload: Workload = { ...work('zipf', { batches: 4000, batchMessages: 50 }), seed: 1000 + round };
+          const full = await measure(machine, side('full', { ...grpc, inFlight: 128 }), workload);
+          const half = await measure(
+            machine,
+            side('half', { ...grpc, inFlight: 0, openLoop: full.rate / 2 / 50 }),
+            workload,
+          );
+          p99.push(half.p99);
+          lines.push(
+            `| ${(full.rate / 1000).toFixed(1)} k | ${(half.rate / 1000).toFixed(1)} k | ${half.p50.toFixed(1)} | ${half.p99.toFixed(1)} |`,
+          );
+        }
+        return `| saturation, messages/s | sent/s | p50 ms | p99 ms |\n|---|---|---|---|\n${lines.join('\n')}\n\np99: ${spread(p99, 1)} ms.`;
+      }),
+  },
+  {
+    name: 'idle',
+    title: 'One batch at a time',
+    words:
+      'An idle service: batches of 100, the next when one is answered, end to end, against one raw INSERT of the same 100 rows at a time.',
     measure: async (machine, pairs) =>
       await withService(machine, {}, async (side) => {
         const variants = [
-          raw(machine),
-          side('gRPC', { kind: 'grpc', inFlight: 64 }),
-          side('JSON', { kind: 'json', inFlight: 64 }),
+          { ...raw(machine), job: { kind: 'raw', url: machine.url, inFlight: 1, statementRows: 100 } as const },
+          side('gRPC', { ...grpc, inFlight: 1 }),
+          side('JSON', { ...json, inFlight: 1 }),
         ];
-        return table(await rounds(machine, variants, work('zipf'), pairs), 'raw');
+        const runs = await rounds(machine, variants, work('zipf', { batches: 500 }), pairs);
+        const base = runs.get('raw') ?? [];
+        const of = (name: string) =>
+          spread(
+            ratios(runs.get(name) ?? [], base, (run) => run.p50),
+            2,
+          );
+        const p50 = (name: string) => ofMedian(runs.get(name), (run) => run.p50).toFixed(2);
+        return `| side | p50 ms | against raw |\n|---|---|---|\n| raw | ${p50('raw')} | |\n| gRPC | ${p50('gRPC')} | ${of('gRPC')} |\n| JSON | ${p50('JSON')} | ${of('JSON')} |`;
       }),
+  },
+  {
+    name: 'singles',
+    title: 'Single messages',
+    words: 'Batches of one, 128 in flight, Zipf, with group commit and with one transaction each.',
+    measure: async (machine, pairs) =>
+      await withService(machine, { LANES: '0', POOL_SIZE: '32' }, async (each) =>
+        withService(machine, {}, async (grouped) => {
+          const variants = [
+            each('gRPC, one transaction a message', { ...grpc, inFlight: 128 }),
+            grouped('gRPC', { ...grpc, inFlight: 128 }),
+            grouped('JSON', { ...json, inFlight: 128 }),
+          ];
+          const runs = await rounds(machine, variants, work('zipf', { batches: 10_000, batchMessages: 1 }), pairs);
+          return table(runs, 'gRPC, one transaction a message');
+        }),
+      ),
+  },
+  {
+    name: 'instances',
+    title: 'Two instances on one database',
+    words: 'Storage, Zipf, 128 batches of 100 in flight in all, by one process and by two with the same channels.',
+    measure: async (machine, pairs) => {
+      const variants = [store(machine, 'one', 128, 4), { ...store(machine, 'two', 64, 4), processes: 2 }];
+      return table(await rounds(machine, variants, work('zipf'), pairs), 'one');
+    },
+  },
+  {
+    name: 'duplicates',
+    title: 'Half of the messages sent before',
+    words: 'Storage, Zipf, 128 batches of 100 in flight; half of all messages repeat an earlier one.',
+    measure: async (machine, pairs) => {
+      const variants = [
+        store(machine, 'fresh', 128, 4),
+        { ...store(machine, 'half repeated', 128, 4), work: { duplicates: 0.5 } },
+      ];
+      return table(await rounds(machine, variants, work('zipf'), pairs), 'fresh');
+    },
   },
 ];
