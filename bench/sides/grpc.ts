@@ -72,7 +72,10 @@ function frameOf(works: readonly Work[], validateOnly: boolean): Buffer {
   return frame;
 }
 
-/** Sends all, 16 at once. */
+/** How many requests of a rehearsal are under way at once. */
+export const rehearsing = 16;
+
+/** Sends all. */
 export async function inParallel<T>(
   all: readonly T[],
   send: (one: T, index: number) => Promise<unknown>,
@@ -81,5 +84,5 @@ export async function inParallel<T>(
   const worker = async () => {
     for (let index = next++; index < all.length; index = next++) await send(all[index] as T, index);
   };
-  await Promise.all(Array.from({ length: 16 }, worker));
+  await Promise.all(Array.from({ length: rehearsing }, worker));
 }

@@ -1,7 +1,7 @@
 import { connect, type Socket } from 'node:net';
 import type { Side, SideJob } from '../side.ts';
 import { batchesOf, type Work } from '../workload.ts';
-import { inParallel } from './grpc.ts';
+import { inParallel, rehearsing } from './grpc.ts';
 
 /** The JSON array route over keep-alive connections of HTTP/1.1, by hand: every request was encoded beforehand, an answer is only counted. */
 export async function openJson({ url, workload, inFlight }: SideJob): Promise<Side> {
@@ -13,10 +13,14 @@ export async function openJson({ url, workload, inFlight }: SideJob): Promise<Si
   };
   const batches = batchesOf(workload);
   const requests = batches.map((messages) => requestOf(messages, ''));
-  const sockets = Array.from({ length: Math.max(16, inFlight) }, () =>
-    connect(Number(port), hostname).setNoDelay(true),
-  );
-  const free = [...sockets];
+  const sockets: Socket[] = [];
+  const free: Socket[] = [];
+  const open = (count: number) => {
+    const more = Array.from({ length: count }, () => connect(Number(port), hostname).setNoDelay(true));
+    sockets.push(...more);
+    free.push(...more);
+  };
+  open(rehearsing);
   const ask = async (request: Buffer) => {
     const socket = free.pop();
     if (socket === undefined) throw new Error('more under way than there are connections');
@@ -26,6 +30,8 @@ export async function openJson({ url, workload, inFlight }: SideJob): Promise<Si
     return answer;
   };
   await inParallel(batches, async (messages) => ask(requestOf(messages, '?validate_only=true')));
+  // Not before: the service closes connections that say nothing.
+  open(Math.max(0, inFlight - rehearsing));
   return {
     sends: requests.length,
     async send(index) {

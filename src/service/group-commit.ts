@@ -1,3 +1,5 @@
+import { setImmediate } from 'node:timers/promises';
+
 /** How much of a bound something takes. The room does not know of what. */
 export interface Weight {
   readonly items: number;
@@ -122,8 +124,8 @@ class Lane<Job, Result> {
 
   /** Until nothing waits any more. It never rejects: what goes wrong belongs to the jobs. */
   async #run(): Promise<void> {
-    // Jobs that one network read brings in are submitted one after the other, in one turn of the event loop: let them come together.
-    await Promise.resolve();
+    // Jobs whose requests have arrived already are submitted before the event loop looks for new ones: let them come together.
+    await setImmediate();
     for (let group = this.#take(); group.length > 0; group = this.#take()) {
       const started = performance.now();
       await this.#commit(group);
