@@ -41,7 +41,7 @@ function preamble({ version }: Machine): string {
 service and PostgreSQL ${version} (embedded, durable: fsync, full_page_writes and synchronous_commit are on; shared_buffers 1 GB, max_wal_size 8 GB), Node
 ${process.versions.node}. Other work on the machine makes absolute numbers swing by a third: read the ratios. Each is taken within a round, in which every side runs
 once on an emptied table; the median and, in brackets, the least and the greatest of all rounds are given. "µs" is CPU time a message, of PostgreSQL, the
-service and, where the side is its own load, the load; the load generators of gRPC and JSON are left out and named apart.
+service and, where the side is its own load, the load; the load generators of gRPC and JSON, about 1 µs a message in batches of 100, are left out.
 
 "Raw" is the multi-row INSERT of the same rows into the same table, numbered beforehand, 1000 rows a statement on 4 connections, with nothing decided, looked up
 or locked: binary arrays through \`unnest\`, prepared once, which is the fastest form of INSERT that was found.

