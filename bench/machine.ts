@@ -1,8 +1,7 @@
 import { readFileSync } from 'node:fs';
 import pg from 'pg';
-import { openDatabase } from '../src/storage/database.ts';
-import { migrate } from '../src/storage/migrate.ts';
 import { startCluster } from '../test/support/cluster.ts';
+import { migrateDatabase } from '../test/support/database.ts';
 import { assertSound } from '../test/support/verify.ts';
 import { channelCount, channelType } from './workload.ts';
 
@@ -29,16 +28,7 @@ const settings = { shared_buffers: '1GB', max_wal_size: '8GB', max_connections: 
 export async function startMachine(): Promise<Machine> {
   const cluster = await startCluster({ durable: true, settings });
   const url = cluster.url('sendbatch');
-  const migrations = openDatabase({
-    connection: { url },
-    poolSize: 2,
-    lockTimeoutMs: 0,
-    statementTimeoutMs: 0,
-    connectTimeoutMs: 5000,
-    onConnectionError: () => {},
-  });
-  await migrate(migrations);
-  await migrations.destroy();
+  await migrateDatabase(url);
   const admin = new pg.Client({ connectionString: url });
   await admin.connect();
   // Channel keys 1 to n in the order of the ranks, so that the raw loader knows them.

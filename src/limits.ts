@@ -29,7 +29,7 @@ export const limits = {
   requestIdBytes: 120,
   /** Violations named in one error; a batch can break a thousand rules, an error detail has to stay readable and small. */
   violationsNamed: 100,
-  /** Messages that share a commit at most. 4000 was 1.1 to 1.2 times as fast as 1000 with 10,000 in flight: the larger a group, the fewer heads a message. */
+  /** Messages that share a commit at most. 4000 was 1.1 to 1.2 times as fast as 1000 with 10,000 in flight: the larger a group, the fewer heads a message. Each goes to one channel, so that it bounds those too. */
   groupMessages: 4000,
   /** Bytes that share a commit at most: what PostgreSQL then writes in one flight. */
   groupBytes: 4 * 1024 * 1024,

@@ -46,8 +46,8 @@ const retryAfterMs = 1000;
 type Manner = 'trusting' | 'careful' | 'passing';
 
 /**
- * The appender of one store. It is trusting as long as few groups meet a repeated send: not to look saves an index probe a message (37 µs instead of 42 in a table of 20 million, on
- * the prototype), to have been wrong costs the group once more, so that it pays below one group in ten.
+ * The appender of one store. It is trusting as long as few groups meet a repeated send: not to look saves an index probe a message (37 µs instead
+ * of 42 in a table of 20 million, on the prototype), to have been wrong costs the group once more, so that it pays below one group in ten.
  */
 export function createAppend({ db, channelKeys }: Store, now: () => number = Date.now): Append {
   /** The share of groups with a repeated send, over about the last 16. */

@@ -4,7 +4,6 @@ import { setImmediate } from 'node:timers/promises';
 export interface Weight {
   readonly items: number;
   readonly bytes: number;
-  readonly keys: number;
 }
 
 export interface GroupCommitOptions<Job, Result> {
@@ -186,16 +185,16 @@ class Lane<Job, Result> {
   }
 }
 
-const nothing: Weight = { items: 0, bytes: 0, keys: 0 };
+const nothing: Weight = { items: 0, bytes: 0 };
 
 function plus(a: Weight, b: Weight): Weight {
-  return { items: a.items + b.items, bytes: a.bytes + b.bytes, keys: a.keys + b.keys };
+  return { items: a.items + b.items, bytes: a.bytes + b.bytes };
 }
 
 function minus(a: Weight, b: Weight): Weight {
-  return { items: a.items - b.items, bytes: a.bytes - b.bytes, keys: a.keys - b.keys };
+  return { items: a.items - b.items, bytes: a.bytes - b.bytes };
 }
 
 function fits(weight: Weight, bounds: Weight): boolean {
-  return weight.items <= bounds.items && weight.bytes <= bounds.bytes && weight.keys <= bounds.keys;
+  return weight.items <= bounds.items && weight.bytes <= bounds.bytes;
 }

@@ -39,8 +39,8 @@ export interface Lanes {
 export function createLanes(append: Append, { lanes, maxWaitMs }: LanesOptions): Lanes {
   const groups = createGroupCommit<Batch, readonly Outcome[]>({
     lanes,
-    groupBounds: { items: limits.groupMessages, bytes: limits.groupBytes, keys: limits.groupMessages },
-    queueBounds: { items: limits.laneMessages, bytes: limits.laneBytes, keys: limits.laneMessages },
+    groupBounds: { items: limits.groupMessages, bytes: limits.groupBytes },
+    queueBounds: { items: limits.laneMessages, bytes: limits.laneBytes },
     maxWaitMs,
     weigh,
     commit: append,
@@ -105,7 +105,7 @@ const overheadBytes = 256;
 function weigh({ messages }: Batch): Weight {
   let bytes = messages.length * overheadBytes;
   for (const message of messages) bytes += message.payload.length;
-  return { items: messages.length, bytes, keys: messages.length };
+  return { items: messages.length, bytes };
 }
 
 function settled(appended: PromiseSettledResult<readonly Outcome[]> | undefined): readonly Outcome[] {

@@ -18,10 +18,10 @@ function room(change: Partial<GroupCommitOptions<Job, number>> = {}) {
   let arrived: (() => void) | undefined;
   const commits: GroupCommit<Job, number> = createGroupCommit<Job, number>({
     lanes: 1,
-    groupBounds: { items: 10, bytes: 1000, keys: 1000 },
-    queueBounds: { items: 20, bytes: 1000, keys: 1000 },
+    groupBounds: { items: 10, bytes: 1000 },
+    queueBounds: { items: 20, bytes: 1000 },
     maxWaitMs: 60_000,
-    weigh: ({ weight }) => ({ items: weight, bytes: 1, keys: 1 }),
+    weigh: ({ weight }) => ({ items: weight, bytes: 1 }),
     commit: (jobs) =>
       new Promise((resolve, reject) => {
         groups.push({ jobs, end: (error) => (error === undefined ? resolve(done(jobs)) : reject(error)) });
@@ -61,7 +61,7 @@ describe('a lane', () => {
   });
 
   test('keeps to the bounds of a group; what is larger goes alone', async () => {
-    const { commits, group, weights } = room({ queueBounds: { items: 100, bytes: 1000, keys: 1000 } });
+    const { commits, group, weights } = room({ queueBounds: { items: 100, bytes: 1000 } });
     const answers = [1, 6, 4, 3, 15].map((weight) => commits.submit(0, { weight }));
     for (let index = 0; index < 3; index++) (await group(index)).end();
     assert.deepEqual(await Promise.all(answers), [1, 36, 16, 9, 225]);
@@ -154,7 +154,7 @@ test('any jobs in any lanes, bad ones among them: each gets its own answer, in t
       const committed: Job[] = [];
       const { commits } = room({
         lanes: 3,
-        queueBounds: { items: 10_000, bytes: 10_000, keys: 10_000 },
+        queueBounds: { items: 10_000, bytes: 10_000 },
         commit: async (group) => {
           await new Promise((resolve) => setImmediate(resolve));
           if (group.some((job) => job.bad)) throw new Error('spoilt');

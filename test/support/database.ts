@@ -1,5 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
+import { openDatabase } from '../../src/storage/database.ts';
+import { migrate } from '../../src/storage/migrate.ts';
 
 export const adminUrlVariable = 'SENDBATCH_TEST_ADMIN_URL';
 export const templateName = 'sendbatch_test_template';
@@ -39,4 +41,18 @@ async function administer(adminUrl: string, statement: string): Promise<void> {
       await client.end();
     }
   }
+}
+
+/** Brings the schema of a database up to date. */
+export async function migrateDatabase(url: string): Promise<void> {
+  const db = openDatabase({
+    connection: { url },
+    poolSize: 2,
+    lockTimeoutMs: 0,
+    statementTimeoutMs: 0,
+    connectTimeoutMs: 5000,
+    onConnectionError: () => {},
+  });
+  await migrate(db);
+  await db.destroy();
 }

@@ -1,8 +1,6 @@
 import pg from 'pg';
-import { openDatabase } from '../../src/storage/database.ts';
-import { migrate } from '../../src/storage/migrate.ts';
 import { startCluster, type TestCluster } from './cluster.ts';
-import { adminUrlVariable, templateName } from './database.ts';
+import { adminUrlVariable, migrateDatabase, templateName } from './database.ts';
 
 let cluster: TestCluster | undefined;
 
@@ -32,16 +30,7 @@ async function prepareTemplate(adminUrl: string): Promise<void> {
   await admin.end();
   const url = new URL(adminUrl);
   url.pathname = `/${templateName}`;
-  const db = openDatabase({
-    connection: { url: url.href },
-    poolSize: 2,
-    lockTimeoutMs: 0,
-    statementTimeoutMs: 0,
-    connectTimeoutMs: 5000,
-    onConnectionError: () => {},
-  });
-  await migrate(db);
-  await db.destroy();
+  await migrateDatabase(url.href);
 }
 
 export async function globalTeardown(): Promise<void> {
