@@ -13,7 +13,12 @@ export interface Batch {
 }
 
 /** A message that was stored before. */
-export interface Earlier {
+export interface Earlier extends Known {
+  /** Milliseconds since 1970. */
+  readonly acceptedAt: number;
+}
+
+interface Known {
   readonly messageId: number;
   readonly messageSeq: number;
   readonly contentHash: string;
@@ -60,7 +65,7 @@ export interface Plan {
  */
 export function decide(batches: readonly Batch[], facts: Facts): Plan {
   const heads = new Map<string, number>();
-  const known = new Map<string, Earlier>(facts.earlier);
+  const known = new Map<string, Known>(facts.earlier);
   const outcomes: Outcome[][] = [];
   const rows: Accepted[] = [];
   let ordinal = 0;
@@ -68,7 +73,7 @@ export function decide(batches: readonly Batch[], facts: Facts): Plan {
   for (const batch of batches) {
     // An atomic batch that is refused must leave no trace: it works on its own layer.
     const batchHeads = new Map<string, number>();
-    const batchKnown = new Map<string, Earlier>();
+    const batchKnown = new Map<string, Known>();
     const batchRows: Accepted[] = [];
     let refused = false;
 
@@ -108,7 +113,7 @@ export function decide(batches: readonly Batch[], facts: Facts): Plan {
   return { outcomes, rows, heads };
 }
 
-function reused(message: Prepared, earlier: Earlier): Refusal {
+function reused(message: Prepared, earlier: Known): Refusal {
   return {
     reason: 'CLIENT_MSG_NO_REUSED',
     message: `client_msg_no ${JSON.stringify(message.clientMsgNo)} was used by this sender in this channel for another content; send a new message under a new key`,

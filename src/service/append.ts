@@ -1,22 +1,20 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Channel } from '../domain/channel.ts';
 import { Failure } from '../domain/failure.ts';
+import { type Layout, layOut, numbered } from '../domain/layout.ts';
 import { isPersistent } from '../domain/message.ts';
-import { type Batch, decide, type Facts, type Outcome, type Plan } from '../domain/plan.ts';
-import { limits } from '../limits.ts';
+import { type Batch, decide, type Earlier, type Facts, type Outcome, type Plan } from '../domain/plan.ts';
 import {
   type ChannelKeys,
-  followTheList,
   type HeadChange,
   lockFreeHeads,
   lockHeads,
-  raiseHeads,
   readHeads,
   setHeads,
 } from '../storage/channel.ts';
 import { all, type Db, inTransaction, type Tx } from '../storage/database.ts';
 import { isLockTimeout, isRepeatedSend, troubleOf } from '../storage/failure.ts';
-import { drawBlock, findEarlier, insertMessages, type Keyed } from '../storage/message.ts';
+import { appendNew, drawBlock, findEarlier, insertMessages, type Keyed } from '../storage/message.ts';
 
 /** What a send needs of the store. */
 export interface Store {
@@ -38,8 +36,8 @@ const retryAfterMs = 1000;
 
 /**
  * How a group meets the store.
- *  - `trusting`: nobody repeats an earlier send. Heads are raised and locked in one statement, nothing is looked up, and PostgreSQL's unique index
- *    finds the lie: then nothing was stored, and the group goes again, `careful`.
+ *  - `trusting`: nobody repeats an earlier send. One statement raises the heads and stores all, and PostgreSQL's unique index finds the lie: then nothing
+ *    was stored, and the group goes again, `careful`.
  *  - `careful`: lock, look, decide, write.
  *  - `passing`: as careful, but without the channels that somebody else holds locked: their batches are told so, the others go through.
  */
@@ -58,12 +56,19 @@ export function createAppend({ db, channelKeys }: Store, now: () => number = Dat
   const rate = 0.1;
 
   return async (batches) => {
-    const ownBlocks = new Set<number>();
-    let manner: Manner = repeats < rate ? 'trusting' : 'careful';
+    const acceptedAt = now();
+    const layout = repeats < rate ? layOut(batches) : undefined;
+    let manner: Manner = layout === undefined ? 'careful' : 'trusting';
+    let lost = false;
     for (let attempt = 1; ; attempt++) {
       try {
+        if (manner === 'trusting' && layout !== undefined) {
+          const appended = await appendLaidOut(db, channelKeys, batches, layout, acceptedAt);
+          note(false);
+          return appended;
+        }
         const group = await keyed(batches, (channels) => channelKeys.findOrCreate(channels));
-        const appended = await appendIn(db, batches, group, manner, ownBlocks, now());
+        const appended = await appendDecided(db, batches, group, manner, { acceptedAt, lost });
         note(appended.repeated);
         return appended.batches;
       } catch (error) {
@@ -80,6 +85,7 @@ export function createAppend({ db, channelKeys }: Store, now: () => number = Dat
         if (trouble === 'defect') throw error;
         if (trouble === 'busy' || attempt === attempts) throw storeBusy(error);
         // A commit whose answer was lost may have been made: what it stored is to be found.
+        lost ||= trouble === 'lost';
         if (manner === 'trusting') manner = 'careful';
         // Full jitter: those that collided once must not come back together.
         await delay(Math.random() * firstPauseMs * 2 ** attempt);
@@ -93,7 +99,7 @@ export function createRehearsal({ db, channelKeys }: Store): Append {
   return async (batches) => {
     try {
       const group = await keyed(batches, (channels) => channelKeys.find(channels));
-      const heads = await readHeads(db, [...group.counts.keys()]);
+      const heads = await readHeads(db, [...group.channelKeys.values()]);
       const earlier = await findEarlier(db, keyedMessages(group));
       return decide(batches, { heads: byText(group, heads), earlier, block: 0 }).outcomes.map(fulfilled);
     } catch (error) {
@@ -103,27 +109,38 @@ export function createRehearsal({ db, channelKeys }: Store): Append {
   };
 }
 
+/** All of it as laid out. */
+async function appendLaidOut(
+  db: Db,
+  channelKeys: ChannelKeys,
+  batches: readonly Batch[],
+  layout: Layout,
+  acceptedAt: number,
+): Promise<readonly Appended[]> {
+  const keys = await channelKeys.findOrCreate(layout.channels.map((each) => each.channel));
+  return numbered(batches, layout, await appendNew(db, layout, keys, acceptedAt)).map(fulfilled);
+}
+
 /** Lock, look, decide, write. */
-async function appendIn(
+async function appendDecided(
   db: Db,
   batches: readonly Batch[],
   group: Group,
   manner: Manner,
-  ownBlocks: Set<number>,
-  acceptedAt: number,
+  { acceptedAt, lost }: { acceptedAt: number; lost: boolean },
 ): Promise<{ batches: readonly Appended[]; repeated: boolean }> {
   return await inTransaction(
     db,
-    (tx) => (manner === 'trusting' ? raise(tx, group) : lockAndLook(tx, group, manner === 'passing')),
+    (tx) => lockAndLook(tx, group, manner === 'passing'),
     (tx, seen) => {
       const isFree = (batch: Batch) =>
         seen.held.size === 0 || !batch.messages.some((message) => seen.held.has(message.channel.key));
       const free = seen.held.size === 0 ? batches : batches.filter(isFree);
       const plan = decide(free, seen.facts);
-      const outcomes = ownFirst(plan.outcomes, ownBlocks).values();
-      ownBlocks.add(seen.facts.block);
+      const told = lost ? ownFirst(plan.outcomes, seen.facts.earlier, acceptedAt) : plan.outcomes;
+      const outcomes = told.values();
       return {
-        sent: plan.rows.length === 0 ? [] : write(tx, group, plan, seen, acceptedAt),
+        sent: plan.rows.length === 0 ? [] : write(tx, group, plan, acceptedAt),
         result: {
           batches: batches.map((batch) => (isFree(batch) ? fulfilled(outcomes.next().value ?? []) : held)),
           repeated: seen.facts.earlier.size > 0,
@@ -136,55 +153,46 @@ async function appendIn(
 /** What the transaction found. */
 interface Seen {
   readonly facts: Facts;
-  /** The heads as they stand in the transaction, by channel key: raised already, or as they were. */
-  readonly heads: ReadonlyMap<number, number>;
   /** The texts of the channels that somebody else holds locked. */
   readonly held: ReadonlySet<string>;
 }
 
-async function raise(tx: Tx, group: Group): Promise<Seen> {
-  const counts = [...group.counts].map(([channelKey, value]) => ({ channelKey, value }));
-  const [, { heads, block }] = await all([followTheList(tx), raiseHeads(tx, counts)]);
-  const before = new Map([...heads].map(([key, head]) => [key, head - (group.counts.get(key) ?? 0)]));
-  return { facts: { heads: byText(group, before), earlier: new Map(), block }, heads, held: new Set() };
-}
-
 async function lockAndLook(tx: Tx, group: Group, pass: boolean): Promise<Seen> {
-  const keys = [...group.counts.keys()];
+  const keys = [...group.channelKeys.values()];
   const [heads, earlier, block] = await all([
     pass ? lockFreeHeads(tx, keys) : lockHeads(tx, keys),
     findEarlier(tx, keyedMessages(group)),
     drawBlock(tx),
   ]);
   const held = new Set([...group.channelKeys].filter(([, key]) => !heads.has(key)).map(([text]) => text));
-  return { facts: { heads: byText(group, heads), earlier, block }, heads, held };
+  return { facts: { heads: byText(group, heads), earlier, block }, held };
 }
 
-/** Sends the rows, and the heads that do not stand where the plan wants them. */
-function write(tx: Tx, group: Group, plan: Plan, seen: Seen, acceptedAt: number): Promise<unknown>[] {
-  const wrong: HeadChange[] = [];
-  for (const [text, channelKey] of group.channelKeys) {
-    const stands = seen.heads.get(channelKey);
-    const value = plan.heads.get(text) ?? seen.facts.heads.get(text);
-    if (stands !== undefined && value !== undefined && value !== stands) wrong.push({ channelKey, value });
+/** Sends the heads that grow, and the rows. */
+function write(tx: Tx, group: Group, plan: Plan, acceptedAt: number): Promise<unknown>[] {
+  const heads: HeadChange[] = [];
+  for (const [text, value] of plan.heads) {
+    const channelKey = group.channelKeys.get(text);
+    if (channelKey !== undefined) heads.push({ channelKey, value });
   }
-  return [
-    ...(wrong.length > 0 ? [setHeads(tx, wrong)] : []),
-    insertMessages(tx, plan.rows, group.channelKeys, acceptedAt),
-  ];
+  return [setHeads(tx, heads), insertMessages(tx, plan.rows, group.channelKeys, acceptedAt)];
 }
 
 /**
- * When a commit's answer was lost, the next try finds this very group's rows: to the caller the first of them is not a duplicate. Their ids come from a
- * block that the group drew.
+ * When a commit's answer was lost, the next try finds this very group's rows: to the caller the first of them is not a duplicate. They were accepted at the
+ * group's own millisecond. (A twin of another instance's at that very millisecond would be told as accepted too: under the same numbers.)
  */
-function ownFirst(batches: Plan['outcomes'], ownBlocks: ReadonlySet<number>): Plan['outcomes'] {
-  if (ownBlocks.size === 0) return batches;
-  const told = new Set<number>();
+function ownFirst(
+  batches: Plan['outcomes'],
+  earlier: ReadonlyMap<string, Earlier>,
+  acceptedAt: number,
+): Plan['outcomes'] {
+  const told = new Set<string>();
   const own = (outcome: Outcome): Outcome => {
-    if (outcome.kind !== 'duplicate' || told.has(outcome.messageId)) return outcome;
-    if (!ownBlocks.has(Math.floor(outcome.messageId / limits.idsPerBlock))) return outcome;
-    told.add(outcome.messageId);
+    const { key } = outcome.message;
+    if (outcome.kind !== 'duplicate' || told.has(key)) return outcome;
+    if (earlier.get(key)?.acceptedAt !== acceptedAt) return outcome;
+    told.add(key);
     return { ...outcome, kind: 'accepted' };
   };
   return batches.map((batch) => batch.map(own));
@@ -193,8 +201,6 @@ function ownFirst(batches: Plan['outcomes'], ownBlocks: ReadonlySet<number>): Pl
 interface Group {
   /** By channel key text: the surrogate keys of all channels that get a numbered message. */
   readonly channelKeys: ReadonlyMap<string, number>;
-  /** By surrogate key: how many numbered messages the channel gets when nobody repeats one. */
-  readonly counts: ReadonlyMap<number, number>;
   readonly batches: readonly Batch[];
 }
 
@@ -205,15 +211,7 @@ async function keyed(
   const channels = new Map<string, Channel>();
   for (const batch of batches)
     for (const message of batch.messages) if (isPersistent(message)) channels.set(message.channel.key, message.channel);
-  const channelKeys = await find([...channels.values()]);
-  const counts = new Map<number, number>();
-  for (const batch of batches) {
-    for (const message of batch.messages) {
-      const channelKey = isPersistent(message) ? channelKeys.get(message.channel.key) : undefined;
-      if (channelKey !== undefined) counts.set(channelKey, (counts.get(channelKey) ?? 0) + 1);
-    }
-  }
-  return { channelKeys, counts, batches };
+  return { channelKeys: await find([...channels.values()]), batches };
 }
 
 /** The messages that an earlier send may be found of. */

@@ -1,6 +1,6 @@
-import { Kysely, PostgresDialect, sql, type Transaction } from 'kysely';
+import { CompiledQuery, Kysely, PostgresDialect, sql, type Transaction } from 'kysely';
 import pg from 'pg';
-import { CopyingClient } from './copy.ts';
+import { PreparingClient } from './prepared.ts';
 import type { Tables } from './schema.ts';
 
 /** The database, or a transaction in it. */
@@ -32,7 +32,7 @@ export function openDatabase(options: DatabaseOptions): Db {
   const pool = new pg.Pool({
     ...('url' in connection ? { connectionString: connection.url } : connection),
     application_name: 'sendbatch',
-    Client: CopyingClient,
+    Client: PreparingClient,
     // Statements that do not need each other's answers are sent without waiting for them.
     pipeline: true,
     max: options.poolSize,
@@ -61,30 +61,35 @@ function safeInteger(text: string): number {
 }
 
 /**
- * Runs one READ COMMITTED transaction: a statement that waited for a lock must not freeze the view of the next one. `write` sends its
- * statements, and COMMIT goes out behind them without waiting for their answers: when one of them fails, PostgreSQL makes a ROLLBACK of it.
- * BEGIN is waited for: a statement that were sent behind a BEGIN that fails would commit by itself.
+ * Runs one READ COMMITTED transaction: a statement that waited for a lock must not freeze the view of the next one. It takes two flights: BEGIN goes out with what `look`
+ * asks, and COMMIT behind what `write` sends, without waiting for answers; when one of those fails, PostgreSQL makes a ROLLBACK of it.
+ *
+ * `look` may lock and read, and must not write: behind a BEGIN that fails its statements commit by themselves. `write` is called when BEGIN and all of
+ * `look` went well.
  */
 export async function inTransaction<Seen, T>(
   db: Db,
   look: (tx: Tx) => Promise<Seen>,
   write: (tx: Tx, seen: Seen) => { readonly sent: readonly Promise<unknown>[]; readonly result: T },
 ): Promise<T> {
-  const tx = await db.startTransaction().setIsolationLevel('read committed').execute();
-  try {
-    const { sent, result } = write(tx, await look(tx));
-    if (sent.length === 0) await tx.rollback().execute();
-    else await all([...sent, tx.commit().execute()]);
-    return result;
-  } catch (error) {
-    // A rollback that fails is of a connection that is gone, and the transaction with it.
-    if (!tx.isCommitted && !tx.isRolledBack)
-      await tx
-        .rollback()
-        .execute()
-        .catch(() => {});
-    throw error;
-  }
+  return await db.connection().execute(async (connection) => {
+    // Kysely's own transaction waits for BEGIN; what sets it apart for the compiler is that it cannot begin another.
+    const tx = connection as unknown as Tx;
+    const say = (text: string) => connection.executeQuery(CompiledQuery.raw(text));
+    let open = true;
+    try {
+      const [, seen] = await all([say('begin isolation level read committed'), look(tx)]);
+      const { sent, result } = write(tx, seen);
+      open = false;
+      if (sent.length === 0) await say('rollback');
+      else await all([...sent, say('commit')]);
+      return result;
+    } catch (error) {
+      // A rollback that fails is of a connection that is gone, and the transaction with it.
+      if (open) await say('rollback').catch(() => {});
+      throw error;
+    }
+  });
 }
 
 /** Waits for all of them, also when one fails: a connection is given back only when nothing is under way on it. Throws what failed first. */

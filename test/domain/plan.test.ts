@@ -32,7 +32,7 @@ const empty: Facts = { heads: new Map(), earlier: new Map(), block: 1 };
 const facts = (more: Partial<Facts>): Facts => ({ ...empty, ...more });
 const stored = (clientMsgNo: string, seq: number, more: Partial<Draft> = {}): [string, Earlier] => {
   const { key, contentHash } = message(clientMsgNo, more);
-  return [key, { messageId: 7, messageSeq: seq, contentHash }];
+  return [key, { messageId: 7, messageSeq: seq, contentHash, acceptedAt: 0 }];
 };
 /** `+5` accepted as 5, `=3` a duplicate of 3, a reason refused. */
 const short = (outcome: Outcome) =>

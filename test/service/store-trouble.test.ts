@@ -38,25 +38,33 @@ describe('a commit whose answer is lost', () => {
   });
 
   for (const when of ['before', 'after'] as const) {
-    test(`${when} it was made is found out inside: the caller sees a plain success`, async () => {
-      const door = doorOf(service, 'Connect, binary');
-      // The channel is made first: its own insert is a statement that commits by itself.
-      await door.send({ messages: [draft(when, '0')] });
-      const { cuts } = proxy;
-      proxy.cutNextCommit(when);
-      const answer = await door.send({ messages: [draft(when, '1'), draft(when, '2'), draft(when, '0')] });
-      assert.equal(proxy.cuts, cuts + 1);
-      assert.ok('results' in answer, JSON.stringify(answer));
-      assert.deepEqual(
-        answer.results.map((each) => [each.messageSeq, each.duplicate]),
-        [
-          [2, false],
-          [3, false],
-          [1, true],
-        ],
-      );
-      await assertSound(direct.databaseUrl);
-    });
+    for (const [manner, expectedLastSeqs] of [
+      ['by itself', []],
+      ['with a condition', [{ channelType: ChannelType.GROUP, channelId: `${when} with a condition`, lastSeq: 1n }]],
+    ] as const) {
+      test(`${when} it was made is found out inside, ${manner}: the caller sees a plain success`, async () => {
+        const door = doorOf(service, 'Connect, binary');
+        const channelId = `${when} ${manner}`;
+        // The channel is made first: its own insert is a statement that commits by itself.
+        await door.send({ messages: [draft(channelId, '0')] });
+        const { cuts } = proxy;
+        proxy.cutNextCommit(when);
+        const answer = await door.send({
+          messages: [draft(channelId, '1'), draft(channelId, '2')],
+          expectedLastSeqs: [...expectedLastSeqs],
+        });
+        assert.equal(proxy.cuts, cuts + 1);
+        assert.ok('results' in answer, JSON.stringify(answer));
+        assert.deepEqual(
+          answer.results.map((each) => [each.messageSeq, each.duplicate]),
+          [
+            [2, false],
+            [3, false],
+          ],
+        );
+        await assertSound(direct.databaseUrl);
+      });
+    }
   }
 });
 

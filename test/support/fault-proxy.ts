@@ -3,7 +3,7 @@ import net from 'node:net';
 /** A way to PostgreSQL that can be cut. */
 export interface FaultProxy {
   readonly url: string;
-  /** Cuts the connection that sends the next COMMIT: before it arrives, or after it was done and before the answer comes back. */
+  /** Cuts the connection that sends the next COMMIT, or the statement that commits by itself: before it arrives, or after it was done and before the answer comes back. */
   cutNextCommit(when: 'before' | 'after'): void;
   /** How many commits were cut. */
   readonly cuts: number;
@@ -33,7 +33,7 @@ export async function openFaultProxy(target: string): Promise<FaultProxy> {
     }
     let swallow = false;
     client.on('data', (chunk) => {
-      if (cut !== undefined && chunk.includes('commit')) {
+      if (cut !== undefined && (chunk.includes('commit') || chunk.includes('append messages'))) {
         const when = cut;
         cut = undefined;
         cuts++;

@@ -1,0 +1,90 @@
+/** The element types that arrays are made of here: PostgreSQL's own numbers for them. */
+const oids = { bytea: 17, bigint: 20, smallint: 21, integer: 23, text: 25, uuid: 2950 };
+/** Dimensions, whether there are nulls, element type, length, lower bound: 32 bits each. */
+const headBytes = 20;
+
+/**
+ * An array parameter in PostgreSQL's binary form, written element by element. As text, which is what pg makes of an array, bytes go in twice as long and each element
+ * is quoted, sent, and parsed again. Grows as it is written to.
+ */
+export class BinaryArray {
+  readonly #type: keyof typeof oids;
+  #bytes: Buffer;
+  #end = headBytes;
+  #length = 0;
+  #some = false;
+
+  /** `expected`: bytes of all elements that will most likely do. */
+  constructor(type: keyof typeof oids, expected: number) {
+    this.#type = type;
+    this.#bytes = Buffer.allocUnsafe(headBytes + expected);
+  }
+
+  smallint(value: number): void {
+    this.#element(2);
+    this.#end = this.#bytes.writeInt16BE(value, this.#end);
+  }
+
+  integer(value: number): void {
+    this.#element(4);
+    this.#end = this.#bytes.writeInt32BE(value, this.#end);
+  }
+
+  /** A whole number from 0 to 2^53-1. */
+  bigint(value: number): void {
+    this.#element(8);
+    this.#end = this.#bytes.writeUInt32BE(Math.floor(value / 2 ** 32), this.#end);
+    this.#end = this.#bytes.writeUInt32BE(value >>> 0, this.#end);
+  }
+
+  bytes(value: Uint8Array): void {
+    this.#element(value.length);
+    this.#bytes.set(value, this.#end);
+    this.#end += value.length;
+  }
+
+  /** Bytes that are held as a string of Latin-1. */
+  latin1(value: string): void {
+    this.#element(value.length);
+    this.#end += this.#bytes.write(value, this.#end, 'latin1');
+  }
+
+  /** UTF-8 takes at most three bytes for a unit of a JavaScript string. */
+  text(value: string): void {
+    this.#room(4 + value.length * 3);
+    const length = this.#bytes.write(value, this.#end + 4);
+    this.#element(length);
+    this.#end += length;
+  }
+
+  null(): void {
+    this.#room(4);
+    this.#end = this.#bytes.writeInt32BE(-1, this.#end);
+    this.#length++;
+  }
+
+  /** The parameter. `null` when all elements are: `unnest` pads a shorter array, and none at all, with nulls. */
+  value(): Buffer | null {
+    if (!this.#some && this.#length > 0) return null;
+    let end = 0;
+    for (const word of [this.#length === 0 ? 0 : 1, 1, oids[this.#type]]) end = this.#bytes.writeInt32BE(word, end);
+    if (this.#length === 0) return this.#bytes.subarray(0, end);
+    end = this.#bytes.writeInt32BE(this.#length, end);
+    this.#bytes.writeInt32BE(1, end);
+    return this.#bytes.subarray(0, this.#end);
+  }
+
+  #element(bytes: number): void {
+    this.#room(4 + bytes);
+    this.#end = this.#bytes.writeInt32BE(bytes, this.#end);
+    this.#length++;
+    this.#some = true;
+  }
+
+  #room(bytes: number): void {
+    if (this.#end + bytes <= this.#bytes.length) return;
+    const larger = Buffer.allocUnsafe((this.#end + bytes) * 2);
+    this.#bytes.copy(larger, 0, 0, this.#end);
+    this.#bytes = larger;
+  }
+}
