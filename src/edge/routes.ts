@@ -8,6 +8,7 @@ import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { detailRegistry } from './failures.ts';
 import { legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
+import { createUnaryGrpc } from './unary-grpc.ts';
 import { validateInterceptor } from './validate.ts';
 
 /** All RPCs and all interceptors, for every protocol: what a call passes is on this screen. */
@@ -15,6 +16,8 @@ export interface Routes {
   /** gRPC, gRPC-Web and Connect. */
   readonly routes: (router: ConnectRouter) => void;
   readonly options: ConnectRouterOptions;
+  /** The plain case of gRPC by a shorter way; false: the call is not one. */
+  readonly unaryGrpc: ReturnType<typeof createUnaryGrpc>;
   /** The JSON routes of the google.api.http annotations. */
   readonly transcoder: Transcoder;
 }
@@ -43,6 +46,13 @@ export function createRoutes(parts: MessageServiceParts, events: Events): Routes
       // A field that this version does not know is refused, not dropped: a `send_at` that is ignored is a message sent now.
       jsonOptions: { ignoreUnknownFields: false, registry: detailRegistry },
     },
+    unaryGrpc: createUnaryGrpc({
+      services,
+      interceptors,
+      readMaxBytes: limits.requestBytes,
+      compressMinBytes,
+      compression: compressionGzip,
+    }),
     transcoder: createTranscoder({
       services,
       interceptors,

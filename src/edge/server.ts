@@ -13,7 +13,7 @@ type Request = Parameters<Handler>[0];
 type Response = Parameters<Handler>[1];
 
 /** Which door a request goes through: the guard first, then the RPC protocols, then the JSON routes, then 404 in the caller's protocol. */
-export function createServer(guard: Guard, { routes, options, transcoder }: Routes): Handler {
+export function createServer(guard: Guard, { routes, options, unaryGrpc, transcoder }: Routes): Handler {
   const rpc = connectNodeAdapter({
     ...options,
     routes,
@@ -45,7 +45,7 @@ export function createServer(guard: Guard, { routes, options, transcoder }: Rout
       response.end();
       return;
     }
-    rpc(request, response);
+    if (!unaryGrpc(request, response)) rpc(request, response);
   };
 }
 
