@@ -1,16 +1,9 @@
 import { Code, ConnectError } from '@connectrpc/connect';
-import {
-  connectNodeAdapter,
-  universalRequestFromNodeRequest,
-  universalResponseToNodeResponse,
-} from '@connectrpc/connect-node';
+import { connectNodeAdapter } from '@connectrpc/connect-node';
+import { callerSignal, type Handler, type Request, type Response, universalRequest, writeAnswer } from './exchange.ts';
 import { toConnectError, toHttp } from './failures.ts';
 import type { Guard } from './guard.ts';
 import type { Routes } from './routes.ts';
-
-type Handler = ReturnType<typeof connectNodeAdapter>;
-type Request = Parameters<Handler>[0];
-type Response = Parameters<Handler>[1];
 
 /** Which door a request goes through: the guard first, then the RPC protocols, then the JSON routes, then 404 in the caller's protocol. */
 export function createServer(guard: Guard, { routes, options, unaryGrpc, transcoder }: Routes): Handler {
@@ -21,14 +14,17 @@ export function createServer(guard: Guard, { routes, options, unaryGrpc, transco
   });
 
   async function json(request: Request, response: Response): Promise<void> {
+    const { controller, release } = callerSignal(response);
     try {
-      const answer = await transcoder.handle(universalRequestFromNodeRequest(request, response, undefined, undefined));
+      const answer = await transcoder.handle(universalRequest(request, controller.signal));
       if (answer === undefined) notFound(request, response);
-      else await universalResponseToNodeResponse(answer, response);
+      else await writeAnswer(answer, response);
     } catch (error) {
       // Nothing of a call's own failing comes here: this is the connection's end, or a defect of the edge.
       if (response.headersSent || response.writableEnded || request.destroyed) response.destroy();
       else end(response, toHttp(toConnectError(error)));
+    } finally {
+      release();
     }
   }
 

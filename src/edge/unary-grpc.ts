@@ -12,12 +12,9 @@ import {
 } from '@connectrpc/connect';
 import { type Compression, createMethodUrl, invokeUnaryImplementation } from '@connectrpc/connect/protocol';
 import { parseTimeout, setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
-import type { connectNodeAdapter } from '@connectrpc/connect-node';
+import { callerSignal, type Request, type Response, webHeaders } from './exchange.ts';
 import { toConnectError } from './failures.ts';
 
-type Handler = ReturnType<typeof connectNodeAdapter>;
-type Request = Parameters<Handler>[0];
-type Response = Parameters<Handler>[1];
 type UnaryMethod = MethodImplSpec & { kind: 'unary' };
 
 export interface UnaryGrpcOptions {
@@ -70,11 +67,7 @@ interface Call {
 
 async function serve(method: UnaryMethod, options: UnaryGrpcOptions, call: Call): Promise<void> {
   const { request, response, timeoutMs } = call;
-  const controller = new AbortController();
-  const gone = () => {
-    if (!response.writableEnded) controller.abort(new ConnectError('the caller has gone away', Code.Canceled));
-  };
-  response.once('close', gone);
+  const { controller, release } = callerSignal(response);
   const timer =
     timeoutMs === undefined
       ? undefined
@@ -93,7 +86,7 @@ async function serve(method: UnaryMethod, options: UnaryGrpcOptions, call: Call)
     setTrailerStatus(context.responseTrailer, toConnectError(thrown));
   } finally {
     clearTimeout(timer);
-    response.off('close', gone);
+    release();
   }
   if (response.destroyed || response.writableEnded) return;
   response.writeHead(200, { 'content-type': 'application/grpc+proto', ...Object.fromEntries(context.responseHeader) });
@@ -113,21 +106,11 @@ function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { sign
     url: `http://${headers[':authority'] ?? 'localhost'}${request.url}`,
     signal,
     timeoutMs: () => (end === undefined ? undefined : end - Date.now()),
-    requestHeader: headersOf(headers),
+    requestHeader: webHeaders(headers),
     responseHeader: new Headers(),
     responseTrailer: new Headers(),
     values: createContextValues(),
   } as HandlerContext;
-}
-
-function headersOf(headers: IncomingHttpHeaders): Headers {
-  const result = new Headers();
-  for (const [name, value] of Object.entries(headers)) {
-    if (name.startsWith(':') || value === undefined) continue;
-    if (typeof value === 'string') result.append(name, value);
-    else for (const each of value) result.append(name, each);
-  }
-  return result;
 }
 
 /** The whole body; throws as soon as its message says that it is too large. */

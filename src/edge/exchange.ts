@@ -1,0 +1,57 @@
+import type { IncomingHttpHeaders } from 'node:http';
+import { Code, ConnectError } from '@connectrpc/connect';
+import type { UniversalServerRequest, UniversalServerResponse } from '@connectrpc/connect/protocol';
+import type { connectNodeAdapter } from '@connectrpc/connect-node';
+
+export type Handler = ReturnType<typeof connectNodeAdapter>;
+export type Request = Parameters<Handler>[0];
+export type Response = Parameters<Handler>[1];
+
+/**
+ * A Node request as Connect's universal one, without what Connect's own conversion costs a small call (a web URL, a generator around the body, and an abort at the end
+ * of every answer, whose DOMException takes a stack: 15 % of a single JSON send together).
+ */
+export function universalRequest(request: Request, signal: AbortSignal): UniversalServerRequest {
+  return {
+    httpVersion: request.httpVersion,
+    method: request.method ?? 'GET',
+    url: request.url ?? '/',
+    header: webHeaders(request.headers),
+    body: request,
+    signal,
+  };
+}
+
+/** Answers, in one piece: the JSON routes have no streams. */
+export async function writeAnswer(
+  { status, header, body }: UniversalServerResponse,
+  response: Response,
+): Promise<void> {
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of body ?? []) chunks.push(chunk);
+  if (response.destroyed) return;
+  response.writeHead(status, Object.fromEntries(header ?? []));
+  const [only] = chunks;
+  if (only === undefined) response.end();
+  else response.end(chunks.length === 1 ? only : Buffer.concat(chunks));
+}
+
+/** Aborts when the caller hangs up before it is answered. `release` when the call has ended. */
+export function callerSignal(response: Response): { controller: AbortController; release: () => void } {
+  const controller = new AbortController();
+  const gone = () => {
+    if (!response.writableEnded) controller.abort(new ConnectError('the caller has gone away', Code.Canceled));
+  };
+  response.once('close', gone);
+  return { controller, release: () => response.off('close', gone) };
+}
+
+export function webHeaders(headers: IncomingHttpHeaders): Headers {
+  const result = new Headers();
+  for (const [name, value] of Object.entries(headers)) {
+    if (name.startsWith(':') || value === undefined) continue;
+    if (typeof value === 'string') result.append(name, value);
+    else for (const each of value) result.append(name, each);
+  }
+  return result;
+}
