@@ -3,6 +3,7 @@ import pg from 'pg';
 import { startCluster } from '../test/support/cluster.ts';
 import { migrateDatabase } from '../test/support/database.ts';
 import { assertSound } from '../test/support/verify.ts';
+import { startDebian } from './debian.ts';
 import { channelCount, channelType } from './workload.ts';
 
 /** The PostgreSQL of a bench run. */
@@ -15,6 +16,14 @@ export interface Machine {
   reset(): Promise<void>;
   /** Throws unless exactly this many messages are stored and, unless they were stored past the service, each once and every channel dense. */
   verify(messages: number, pastTheService: boolean): Promise<void>;
+  /** Messages that are stored. */
+  count(): Promise<number>;
+  /** Fills the table with this many messages, the same number in each channel, and leaves the heads behind them. */
+  fill(messages: number): Promise<void>;
+  /** A statement of the row's own. */
+  query<Row>(text: string): Promise<Row[]>;
+  /** An empty database beside the service's; returns its URL. */
+  createDatabase(name: string): Promise<string>;
   stop(): Promise<void>;
 }
 
@@ -24,22 +33,42 @@ export interface Machine {
  */
 const settings = { shared_buffers: '1GB', max_wal_size: '8GB', max_connections: '200' };
 
-/** Starts the embedded PostgreSQL in a folder of its own, with the schema and all channels in it. */
+/** A PostgreSQL server with an empty database `sendbatch`. */
+export interface Server {
+  url(database: string): string;
+  readonly pid: number;
+  stop(): Promise<void>;
+}
+
+/** The embedded PostgreSQL, in a folder of its own. */
 export async function startMachine(): Promise<Machine> {
-  const cluster = await startCluster({ durable: true, settings });
+  return await prepare(await startCluster({ durable: true, settings }));
+}
+
+/** Debian's PostgreSQL 15 with the same settings; undefined where it is not installed. */
+export async function startDebianMachine(): Promise<Machine | undefined> {
+  const server = await startDebian(settings);
+  return server === undefined ? undefined : await prepare(server);
+}
+
+/** With the schema and all channels in it. */
+async function prepare(cluster: Server): Promise<Machine> {
   const url = cluster.url('sendbatch');
   await migrateDatabase(url);
   const admin = new pg.Client({ connectionString: url });
   await admin.connect();
   // Channel keys 1 to n in the order of the ranks, so that the raw loader knows them.
   await admin.query(
-    `insert into sendbatch.channel (channel_id, channel_type, sequence) select 'channel-' || rank, $1, 0 from generate_series(0, $2) as rank`,
+    `insert into sendbatch.channel (channel_id, channel_type, sequence) select 'channel-' || rank, $1, 0 from generate_series(0, $2::int) as rank`,
     [channelType, channelCount - 1],
   );
   await admin.query('insert into sendbatch.channel_head (channel_key) select channel_key from sendbatch.channel');
   const { rows } = await admin.query<{ version: string }>(`select current_setting('server_version') as version`);
+  const count = async () =>
+    Number((await admin.query<{ count: string }>('select count(*) as count from sendbatch.message')).rows[0]?.count);
   return {
     url,
+    count,
     version: rows[0]?.version ?? '',
     cpu: () => cpuOfTree(cluster.pid),
     async reset() {
@@ -49,10 +78,30 @@ export async function startMachine(): Promise<Machine> {
       await admin.query('checkpoint');
     },
     async verify(messages, pastTheService) {
-      const { rows } = await admin.query<{ count: string }>('select count(*) as count from sendbatch.message');
-      if (Number(rows[0]?.count) !== messages)
-        throw new Error(`${rows[0]?.count} messages are stored, not ${messages}`);
+      const stored = await count();
+      if (stored !== messages) throw new Error(`${stored} messages are stored, not ${messages}`);
       if (!pastTheService) await assertSound(url);
+    },
+    async fill(messages) {
+      // Without the indexes, and those anew: an hour's work in three minutes.
+      await admin.query('alter table sendbatch.message drop constraint message_pkey, drop constraint message_once');
+      await admin.query(`
+        insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, dedupe_key, flags, content_hash, from_uid, client_msg_no, payload)
+        select i % ${channelCount} + 1, i / ${channelCount} + 1, 4096 + i, 0, md5(i::text)::uuid, 2, decode(md5(i::text) || md5(i::text), 'hex'),
+          'user-000000-0123456789abcdef0123', 'filled-by-the-bench-0123456789ab', decode(repeat('78', 100), 'hex')
+        from generate_series(0, ${messages - 1}) as i`);
+      await admin.query(`alter table sendbatch.message add constraint message_pkey primary key (channel_key, message_seq),
+        add constraint message_once unique (channel_key, dedupe_key)`);
+      await admin.query(`update sendbatch.channel_head set last_seq = ${Math.floor(messages / channelCount)}`);
+      await admin.query(`select setval('sendbatch.message_block', ${Math.ceil(messages / 4096) + 2})`);
+      await admin.query('vacuum analyze sendbatch.channel_head');
+      await admin.query('vacuum analyze sendbatch.message');
+      await admin.query('checkpoint');
+    },
+    query: async <Row>(text: string) => (await admin.query(text)).rows as Row[],
+    async createDatabase(name) {
+      await admin.query(`create database ${name}`);
+      return cluster.url(name);
     },
     async stop() {
       await admin.end();

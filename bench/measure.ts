@@ -11,6 +11,8 @@ export interface Variant {
   readonly work?: Partial<Workload>;
   /** Processes that each do such a part of the work at once; unset: one does it all. */
   readonly processes?: number;
+  /** It adds to what is stored: the table is not emptied before it, and only the number of its messages is verified. */
+  readonly adds?: boolean;
   /** CPU seconds of the service so far; undefined: the side is its own load, and its CPU counts. */
   readonly serviceCpu?: () => number;
 }
@@ -32,7 +34,8 @@ export async function measure(machine: Machine, variant: Variant, common: Worklo
     sides.push(
       await openSide({ ...variant.job, workload: { ...workload, batches, seed: workload.seed + part * 1_000_000 } }),
     );
-  await machine.reset();
+  const before = variant.adds ? await machine.count() : 0;
+  if (!variant.adds) await machine.reset();
   const postgres = machine.cpu();
   const service = variant.serviceCpu?.() ?? 0;
   const start = performance.now();
@@ -50,7 +53,8 @@ export async function measure(machine: Machine, variant: Variant, common: Worklo
     throw new Error(
       `${variant.name}: ${messages} of ${workload.batches * workload.batchMessages} messages were answered`,
     );
-  await machine.verify(stored, variant.job.kind === 'raw');
+  if (variant.job.kind !== 'peer')
+    await machine.verify(before + stored, variant.job.kind === 'raw' || variant.adds === true);
   const us = (cpuSeconds: number) => (cpuSeconds / messages) * 1e6;
   return {
     messages: stored,

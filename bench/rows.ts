@@ -1,6 +1,10 @@
+import { readFileSync } from 'node:fs';
 import { spawnService } from '../test/support/process.ts';
-import { cpuOfTree, type Machine } from './machine.ts';
+import { keyLayouts, lookUps } from './alternatives.ts';
+import { cpuOfTree, type Machine, startDebianMachine } from './machine.ts';
 import { measure, median, type Run, ratios, rounds, spread, table, type Variant } from './measure.ts';
+import { peers } from './peers/index.ts';
+import { NotInstalled, type PeerServer } from './peers/peer.ts';
 import type { Spread, Workload } from './workload.ts';
 
 /** A section of the results. */
@@ -35,15 +39,18 @@ const store = (machine: Machine, name: string, inFlight: number, lanes: number):
 async function withService<T>(
   machine: Machine,
   env: Record<string, string>,
-  use: (side: (name: string, job: Pick<Variant['job'], 'kind' | 'inFlight' | 'openLoop'>) => Variant) => Promise<T>,
+  use: (
+    side: (name: string, job: Pick<Variant['job'], 'kind' | 'inFlight' | 'openLoop'>) => Variant,
+    pid: number,
+  ) => Promise<T>,
 ): Promise<T> {
   const service = await spawnService({ DATABASE_URL: machine.url, LOG_LEVEL: 'info', ...env });
   try {
-    return await use((name, job) => ({
-      name,
-      job: { ...job, url: service.url },
-      serviceCpu: () => cpuOfTree(service.child.pid ?? 0),
-    }));
+    const { pid = 0 } = service.child;
+    return await use(
+      (name, job) => ({ name, job: { ...job, url: service.url }, serviceCpu: () => cpuOfTree(pid) }),
+      pid,
+    );
   } finally {
     await service.end('SIGTERM');
   }
@@ -195,4 +202,137 @@ export const rows: readonly Row[] = [
       return table(await rounds(machine, variants, work('zipf'), pairs), 'fresh');
     },
   },
+  {
+    name: 'large',
+    title: 'A table of 20 million messages',
+    words:
+      'Storage, Zipf, 128 batches of 100 in flight, on top of 20 million messages, with the raw INSERT into the same table between, and on an empty table for comparison. What limits is the once-only key: a random place in an index that is larger than the buffers.',
+    measure: async (machine, pairs) => {
+      const grouped = store(machine, 'group commit', 128, 4);
+      const empty = await rounds(machine, [grouped], work('zipf'), pairs);
+      await machine.reset();
+      await machine.fill(20_000_000);
+      const runs = new Map<string, Run[]>([
+        ['raw', []],
+        ['group commit', []],
+      ]);
+      // The first round fills the buffers and is not kept.
+      for (let round = 0; round <= pairs; round++) {
+        const loader = raw(machine);
+        const each: Variant[] = [
+          { ...loader, adds: true, job: { ...loader.job, afterSeq: 1_000_000 * (round + 1) } },
+          { ...grouped, adds: true },
+        ];
+        for (const [index, variant] of each.entries()) {
+          const run = await measure(machine, variant, { ...work('zipf'), seed: 10_000 + round * 10 + index });
+          if (round > 0) runs.get(variant.name)?.push(run);
+        }
+      }
+      await machine.reset();
+      const against = ratios(runs.get('group commit') ?? [], empty.get('group commit') ?? [], (run) => run.rate);
+      return `${table(runs, 'raw')}\n\nAgainst our own empty table: ${spread(against, 2)} of the rate.`;
+    },
+  },
+  {
+    name: 'versions',
+    title: "The embedded PostgreSQL 18 against Debian's 15",
+    words: 'Storage, Zipf, 128 batches of 100 in flight, with the same settings.',
+    measure: async (machine, pairs) => {
+      const debian = await startDebianMachine();
+      if (debian === undefined) return "Debian's PostgreSQL 15 is not installed here.";
+      const runs = new Map<string, Run[]>();
+      try {
+        for (let round = 0; round < pairs; round++) {
+          for (const each of round % 2 === 0 ? [debian, machine] : [machine, debian]) {
+            const name = `PostgreSQL ${each.version.split(' ', 1)[0]}`;
+            const run = await measure(each, store(each, name, 128, 4), { ...work('zipf'), seed: 1000 + round });
+            runs.set(name, [...(runs.get(name) ?? []), run]);
+          }
+        }
+      } finally {
+        await debian.stop();
+      }
+      const base = [...runs.keys()].find((name) => name.startsWith('PostgreSQL 15')) ?? '';
+      return table(runs, base);
+    },
+  },
+  {
+    name: 'memory',
+    title: 'Memory after ten million messages',
+    words: 'The resident memory of the service after each million of messages over gRPC, batches of 100, 32 in flight.',
+    measure: async (machine) =>
+      await withService(machine, {}, async (side, pid) => {
+        const sizes: number[] = [];
+        for (let million = 0; million < 10; million++) {
+          await measure(machine, side('gRPC', { ...grpc, inFlight: 32 }), {
+            ...work('zipf', { batches: 10_000 }),
+            seed: 20_000 + million,
+          });
+          sizes.push(residentMegabytes(pid));
+        }
+        const growth = ((sizes[9] ?? 0) / (sizes[1] ?? 1) - 1) * 100;
+        return `| million | ${sizes.map((_, index) => index + 1).join(' | ')} |\n|---|${sizes.map(() => '---').join('|')}|\n| MB | ${sizes.map((size) => size.toFixed(0)).join(' | ')} |\n\nFrom the second million to the tenth: ${growth.toFixed(1)} %.`;
+      }),
+  },
+  {
+    name: 'peers',
+    title: 'Other systems',
+    words:
+      'Batches of 100 messages of 100 bytes, Zipf over the same channels, 32 in flight, each acknowledged as the system does it: by rate against our storage without a protocol, which is what most of them are compared with fairly, and our service over gRPC. What each gives stands below the table.',
+    measure: async (machine, pairs) => {
+      const words: string[] = [];
+      const started: { variant: Variant; server: PeerServer }[] = [];
+      try {
+        for (const peer of peers) {
+          try {
+            const database = `peer_${peer.name.toLowerCase().replace(/\W/g, '_')}`;
+            const server = await peer.start(await machine.createDatabase(database));
+            started.push({
+              server,
+              variant: { name: peer.name, job: { kind: 'peer', peer: peer.name, url: server.url, inFlight: 32 } },
+            });
+            words.push(`- **${peer.name}**: ${peer.words}`);
+          } catch (error) {
+            if (!(error instanceof NotInstalled)) throw error;
+            words.push(`- **${peer.name}** was left out: ${error.message}.`);
+          }
+        }
+        return await withService(machine, {}, async (side) => {
+          const variants = [
+            store(machine, 'sendbatch, storage', 32, 4),
+            side('sendbatch, gRPC', { ...grpc, inFlight: 32 }),
+            ...started.map(({ variant }) => variant),
+          ];
+          const runs = await rounds(machine, variants, work('zipf', { batches: 1000 }), pairs);
+          const base = runs.get('sendbatch, storage') ?? [];
+          const lines = [...runs].map(([name, all]) => {
+            const rate = spread(
+              ratios(base, all, (run) => run.rate),
+              1,
+            );
+            return `| ${name} | ${(ofMedian(all, (run) => run.rate) / 1000).toFixed(1)} k | ${rate} | ${ofMedian(all, (run) => run.p50).toFixed(1)} / ${ofMedian(all, (run) => run.p99).toFixed(1)} |`;
+          });
+          return `| system | messages/s | our storage is faster, times | p50 / p99 ms |\n|---|---|---|---|\n${lines.join('\n')}\n\n${words.join('\n')}`;
+        });
+      } finally {
+        for (const { server } of started) await server.stop();
+      }
+    },
+  },
+  {
+    name: 'layouts',
+    title: 'Key layouts',
+    words: 'Inserts of 1000 rows into a table of 5 million, by the columns that identify a message.',
+    measure: async (machine) => await keyLayouts(machine),
+  },
+  {
+    name: 'look-ups',
+    title: 'Look-ups of earlier sends',
+    words: 'Of 1000 once-only keys, 500 of which are there, in a table of 5 million.',
+    measure: async (machine, pairs) => await lookUps(machine, pairs),
+  },
 ];
+
+function residentMegabytes(pid: number): number {
+  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024;
+}

@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Side, SideJob, SideResult } from './side.ts';
 import { openGrpc } from './sides/grpc.ts';
 import { openJson } from './sides/json.ts';
+import { openPeer } from './sides/peer.ts';
 import { openRaw } from './sides/raw.ts';
 import { openStore } from './sides/store.ts';
 import { randomOf } from './workload.ts';
@@ -14,6 +15,7 @@ const open: Record<SideJob['kind'], (job: SideJob) => Promise<Side>> = {
   store: openStore,
   grpc: openGrpc,
   json: openJson,
+  peer: openPeer,
 };
 
 const job = JSON.parse(process.argv[2] ?? '') as SideJob;

@@ -5,7 +5,7 @@ import type { Workload } from './workload.ts';
 
 /** What a side of a ratio is to do. Each runs in a process of its own, so that its CPU time is its own. */
 export interface SideJob {
-  readonly kind: 'raw' | 'store' | 'grpc' | 'json';
+  readonly kind: 'raw' | 'store' | 'grpc' | 'json' | 'peer';
   readonly workload: Workload;
   /** Of the database, or of the service. */
   readonly url: string;
@@ -13,6 +13,10 @@ export interface SideJob {
   readonly inFlight: number;
   /** Of raw: rows a statement. */
   readonly statementRows?: number;
+  /** Of raw: the sequence that the rows of each channel begin after. */
+  readonly afterSeq?: number;
+  /** Of peer: its name. */
+  readonly peer?: string;
   /** Of store: lanes, 0 = one transaction a batch. */
   readonly lanes?: number;
   /** Batches a second, at random moments (Poisson), whether or not earlier ones were answered; without it the next goes when one is answered. */

@@ -1,6 +1,7 @@
 import pg from 'pg';
 import { type Prepared, prepare } from '../../src/domain/message.ts';
 import { limits } from '../../src/limits.ts';
+import { BinaryArray } from '../../src/storage/array.ts';
 import type { Side, SideJob } from '../side.ts';
 import { batchesOf, type Workload } from '../workload.ts';
 
@@ -32,8 +33,9 @@ export async function openRaw({
   workload,
   inFlight,
   statementRows = workload.batchMessages,
+  afterSeq = 0,
 }: SideJob): Promise<Side> {
-  const groups = rowsOf(workload, statementRows);
+  const groups = rowsOf(workload, statementRows, afterSeq);
   const clients = await Promise.all(
     Array.from({ length: inFlight }, async () => {
       const client = new pg.Client({ connectionString: url });
@@ -59,19 +61,19 @@ export async function openRaw({
   };
 }
 
-function rowsOf(workload: Workload, size: number): Row[][] {
+function rowsOf(workload: Workload, size: number, afterSeq: number): Row[][] {
   const heads = new Map<number, number>();
   const rows = batchesOf(workload)
     .flat()
     .map((work, index): Row => {
       const channelKey = work.rank + 1;
-      const seq = (heads.get(channelKey) ?? 0) + 1;
+      const seq = (heads.get(channelKey) ?? afterSeq) + 1;
       heads.set(channelKey, seq);
       const message = prepare(work, work.clientMsgNo);
       return {
         channelKey,
         seq,
-        id: limits.idsPerBlock + index,
+        id: limits.idsPerBlock * (1 + afterSeq) + index,
         dedupeKey: Buffer.from(message.dedupeKey, 'latin1'),
         contentHash: Buffer.from(message.contentHash, 'latin1'),
         message,
@@ -83,85 +85,37 @@ function rowsOf(workload: Workload, size: number): Row[][] {
 }
 
 function valuesOf(rows: readonly Row[]): unknown[] {
-  const none = arrayOf(
-    oid.text,
-    rows.map(() => undefined),
-  );
+  const numbers = (of: (row: Row) => number) => {
+    const array = new BinaryArray('bigint', rows.length * 12);
+    for (const row of rows) array.bigint(of(row));
+    return array.value();
+  };
+  const texts = (of: (row: Row) => string) => {
+    const array = new BinaryArray('text', rows.length * 44);
+    for (const row of rows) array.text(of(row));
+    return array.value();
+  };
+  const bytes = (type: 'uuid' | 'bytea', of: (row: Row) => Uint8Array) => {
+    const array = new BinaryArray(type, rows.length * 44);
+    for (const row of rows) array.bytes(of(row));
+    return array.value();
+  };
+  const flags = new BinaryArray('smallint', rows.length * 6);
+  for (const { message } of rows) flags.smallint(message.flags);
   return [
-    arrayOf(
-      oid.int8,
-      rows.map((row) => int8(row.channelKey)),
-    ),
-    arrayOf(
-      oid.int8,
-      rows.map((row) => int8(row.seq)),
-    ),
-    arrayOf(
-      oid.int8,
-      rows.map((row) => int8(row.id)),
-    ),
-    arrayOf(
-      oid.uuid,
-      rows.map((row) => row.dedupeKey),
-    ),
-    arrayOf(
-      oid.int2,
-      rows.map((row) => int2(row.message.flags)),
-    ),
-    arrayOf(
-      oid.bytea,
-      rows.map((row) => row.contentHash),
-    ),
-    arrayOf(
-      oid.text,
-      rows.map((row) => Buffer.from(row.message.fromUid)),
-    ),
-    arrayOf(
-      oid.text,
-      rows.map((row) => Buffer.from(row.message.clientMsgNo)),
-    ),
-    arrayOf(
-      oid.bytea,
-      rows.map((row) => row.message.payload),
-    ),
-    arrayOf(
-      oid.int8,
-      rows.map(() => undefined),
-    ),
-    none,
-    none,
-    none,
+    numbers((row) => row.channelKey),
+    numbers((row) => row.seq),
+    numbers((row) => row.id),
+    bytes('uuid', (row) => row.dedupeKey),
+    flags.value(),
+    bytes('bytea', (row) => row.contentHash),
+    texts((row) => row.message.fromUid),
+    texts((row) => row.message.clientMsgNo),
+    bytes('bytea', (row) => row.message.payload),
+    null,
+    null,
+    null,
+    null,
     Date.now(),
   ];
-}
-
-const oid = { bytea: 17, int8: 20, int2: 21, text: 25, uuid: 2950 };
-
-/** A one-dimensional array in PostgreSQL's binary form. */
-function arrayOf(type: number, elements: readonly (Uint8Array | undefined)[]): Buffer {
-  let length = 20;
-  for (const element of elements) length += 4 + (element?.length ?? 0);
-  const bytes = Buffer.allocUnsafe(length);
-  let end = 0;
-  for (const word of [1, 1, type, elements.length, 1]) end = bytes.writeInt32BE(word, end);
-  for (const element of elements) {
-    end = bytes.writeInt32BE(element?.length ?? -1, end);
-    if (element === undefined) continue;
-    bytes.set(element, end);
-    end += element.length;
-  }
-  return bytes;
-}
-
-function int8(value: number): Buffer {
-  const bytes = Buffer.allocUnsafe(8);
-  bytes.writeUInt32BE(Math.floor(value / 2 ** 32), 0);
-  bytes.writeUInt32BE(value >>> 0, 4);
-  return bytes;
-}
-
-function int2(value: number): Buffer {
-  const bytes = Buffer.allocUnsafe(2);
-  bytes.writeInt16BE(value, 0);
-  return bytes;
 }

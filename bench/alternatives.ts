@@ -1,0 +1,131 @@
+import type { Machine } from './machine.ts';
+import { spread } from './measure.ts';
+import { channelCount } from './workload.ts';
+
+/** Rows that a layout holds before it is measured: its indexes are then several times the buffers. */
+const heldRows = 5_000_000;
+const chunkRows = 1000;
+const chunks = 100;
+
+interface Layout {
+  readonly name: string;
+  /** The columns that identify a message, over the made columns `i` (number), `c` (channel key) and `s` (sequence). */
+  readonly keys: string;
+  readonly constraints: readonly string[];
+}
+
+const uid = `'user-' || lpad((i % 1000)::text, 6, '0') || '-0123456789abcdef0123'`;
+const key = `'0000001000-' || lpad(i::text, 12, '0') || '-0123456789ab'`;
+const digest = `md5(i::text)::uuid as dedupe_key`;
+
+const layouts: readonly Layout[] = [
+  {
+    name: 'channel key, digest (the product)',
+    keys: `c as channel_key, s as message_seq, 4096 + i as message_id, ${digest}`,
+    constraints: ['primary key (channel_key, message_seq)', 'unique (channel_key, dedupe_key)'],
+  },
+  {
+    name: 'the same, and an index on message_id',
+    keys: `c as channel_key, s as message_seq, 4096 + i as message_id, ${digest}`,
+    constraints: ['primary key (channel_key, message_seq)', 'unique (channel_key, dedupe_key)', 'unique (message_id)'],
+  },
+  {
+    name: 'the digest alone is the once-only key',
+    keys: `c as channel_key, s as message_seq, 4096 + i as message_id, ${digest}`,
+    constraints: ['primary key (channel_key, message_seq)', 'unique (dedupe_key)'],
+  },
+  {
+    name: 'texts: channel id and type, sender and client_msg_no',
+    keys: `'channel-' || c as channel_id, 2::smallint as channel_type, s as message_seq, 4096 + i as message_id`,
+    constraints: [
+      'primary key (channel_id, channel_type, message_seq)',
+      'unique (channel_id, channel_type, from_uid, client_msg_no)',
+    ],
+  },
+];
+
+const rest = `0::bigint as accepted_at, 2::smallint as flags, decode(md5(i::text) || md5(i::text), 'hex') as content_hash,
+  ${uid} collate "C" as from_uid, ${key} collate "C" as client_msg_no, decode(repeat('78', 100), 'hex') as payload`;
+/** Message i goes to a channel by a multiplicative hash, as the `at`-th of it. */
+const made = (from: number, to: number) =>
+  `select i, (i * 7919::bigint) % ${channelCount} + 1 as c, i / ${channelCount} + 1 as s from generate_series(${from}::bigint, ${to}::bigint) as i`;
+
+/** Key layouts: PostgreSQL's CPU for a row, in chunks of 1000 rows that are made beforehand, into a table that holds millions. */
+export async function keyLayouts(machine: Machine): Promise<string> {
+  const lines: string[] = [];
+  await machine.query('create schema if not exists bench');
+  for (const { name, keys, constraints } of layouts) {
+    await machine.query('drop table if exists bench.held, bench.next');
+    const columns = `${keys}, ${rest}`;
+    await machine.query(`create table bench.held as select ${columns} from (${made(0, heldRows - 1)}) as made`);
+    for (const constraint of constraints) await machine.query(`alter table bench.held add ${constraint}`);
+    const last = heldRows + chunks * chunkRows - 1;
+    await machine.query(
+      `create table bench.next as select i / ${chunkRows} as chunk, ${columns} from (${made(heldRows, last)}) as made`,
+    );
+    await machine.query('create index on bench.next (chunk)');
+    await machine.query('vacuum analyze bench.held');
+    await machine.query('checkpoint');
+    const names = (
+      await machine.query<{ name: string }>(
+        `select attname as name from pg_attribute where attrelid = 'bench.held'::regclass and attnum > 0 order by attnum`,
+      )
+    ).map((column) => column.name);
+    const [start] = await machine.query<{ lsn: string }>('select pg_current_wal_lsn() as lsn');
+    const cpu = machine.cpu();
+    for (let chunk = 0; chunk < chunks; chunk++)
+      await machine.query(
+        `insert into bench.held select ${names.join(', ')} from bench.next where chunk = ${heldRows / chunkRows + chunk}`,
+      );
+    const us = ((machine.cpu() - cpu) / (chunks * chunkRows)) * 1e6;
+    const [sizes] = await machine.query<{ wal: string; indexes: string }>(
+      `select pg_wal_lsn_diff(pg_current_wal_lsn(), '${start?.lsn}') as wal, pg_indexes_size('bench.held') as indexes`,
+    );
+    const rows = chunks * chunkRows;
+    lines.push(
+      `| ${name} | ${us.toFixed(1)} | ${(Number(sizes?.wal) / rows).toFixed(0)} | ${(Number(sizes?.indexes) / (heldRows + rows)).toFixed(0)} |`,
+    );
+  }
+  await machine.query('drop schema bench cascade');
+  return `| keys | µs of PostgreSQL a row | bytes of WAL a row | bytes of indexes a row |\n|---|---|---|---|\n${lines.join('\n')}`;
+}
+
+/** Look-ups of 1000 once-only keys, half of them there, in a table that holds millions. */
+export async function lookUps(machine: Machine, pairs: number): Promise<string> {
+  await machine.fill(heldRows);
+  const wanted = `
+    select array_agg((i % ${channelCount} + 1)::bigint) as c, array_agg(md5(i::text)::uuid) as d
+    from (select (n * ${Math.floor((heldRows * 2) / 1000)})::bigint as i from generate_series(0, 999) as n) as numbers`;
+  const forms: [string, string][] = [
+    [
+      'cross join lateral (… limit 1) (the product)',
+      `select m.message_id from unnest(array(select unnest(c) from wanted), array(select unnest(d) from wanted)) as w(c, d)
+       cross join lateral (select message_id from sendbatch.message m where m.channel_key = w.c and m.dedupe_key = w.d limit 1) m`,
+    ],
+    [
+      'join',
+      `select m.message_id from unnest(array(select unnest(c) from wanted), array(select unnest(d) from wanted)) as w(c, d)
+       join sendbatch.message m on m.channel_key = w.c and m.dedupe_key = w.d`,
+    ],
+    [
+      'dedupe_key = any (…), channel_key = any (…)',
+      `select m.message_id from sendbatch.message m where m.channel_key = any(array(select unnest(c) from wanted)) and m.dedupe_key = any(array(select unnest(d) from wanted))`,
+    ],
+  ];
+  await machine.query(`create temporary table wanted as ${wanted}`);
+  const lines: string[] = [];
+  for (const [name, text] of forms) {
+    const times: number[] = [];
+    let found = 0;
+    for (let round = 0; round <= pairs; round++) {
+      const start = performance.now();
+      found = (await machine.query(text)).length;
+      // The first one reads the pages.
+      if (round > 0) times.push(performance.now() - start);
+    }
+    lines.push(`| ${name} | ${spread(times, 1)} | ${found} |`);
+  }
+  await machine.query('drop table wanted');
+  await machine.reset();
+  return `| form | ms | found |\n|---|---|---|\n${lines.join('\n')}`;
+}

@@ -1,0 +1,27 @@
+import { peers } from '../peers/index.ts';
+import type { Side, SideJob } from '../side.ts';
+import { batchesOf } from '../workload.ts';
+
+/** Another system as a side. Closing it verifies that it holds what it acknowledged. */
+export async function openPeer({ url, workload, peer: name }: SideJob): Promise<Side> {
+  const peer = peers.find((each) => each.name === name);
+  if (peer === undefined) throw new Error(`no peer ${name}`);
+  const batches = batchesOf(workload);
+  const client = await peer.open(url, batches);
+  const before = await client.count();
+  let sent = 0;
+  return {
+    sends: batches.length,
+    async send(index) {
+      await client.send(index);
+      const stored = batches[index]?.length ?? 0;
+      sent += stored;
+      return { stored, duplicates: 0 };
+    },
+    async close() {
+      const held = (await client.count()) - before;
+      if (held !== sent) throw new Error(`${name} holds ${held} of ${sent} messages`);
+      await client.close();
+    },
+  };
+}
