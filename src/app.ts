@@ -4,8 +4,10 @@ import { listen } from './edge/listen.ts';
 import { createRoutes } from './edge/routes.ts';
 import { createServer } from './edge/server.ts';
 import { createEvents, type Log } from './events.ts';
-import { createAppend, createRehearsal, type Store } from './service/append.ts';
+import { createAppend, createRehearsal } from './service/append.ts';
 import { createBroadcast } from './service/broadcast.ts';
+import { createChannels } from './service/channels.ts';
+import type { Store } from './service/group.ts';
 import { createDirect, createLanes } from './service/lanes.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createSendBatch } from './service/send-batch.ts';
@@ -61,12 +63,17 @@ export async function start(config: Config, log: Log): Promise<App> {
     undo.push(() => db.destroy());
 
     const channelKeys = new ChannelKeys(db);
-    const store: Store = { db, channelKeys };
+    const { systemUids } = config;
+    const rules = {
+      systemUids: systemUids === 'all' ? { has: () => true } : new Set(systemUids),
+      enforcePersonAllowlist: config.personAllowlist,
+    };
+    const store: Store = { db, channelKeys, rules };
     const openAppend = () => {
       if (config.lanes === 0) return createDirect(createAppend(store));
       const writers = open({ poolSize: config.lanes });
       undo.push(() => writers.destroy());
-      const lanes = createLanes(createAppend({ db: writers, channelKeys }), {
+      const lanes = createLanes(createAppend({ db: writers, channelKeys, rules }), {
         lanes: config.lanes,
         maxWaitMs: config.requestTimeoutMs,
       });
@@ -81,6 +88,8 @@ export async function start(config: Config, log: Log): Promise<App> {
         sendBatch,
         broadcast: createBroadcast(sendBatch),
         readChannel: createReadChannel(store),
+        channels: createChannels(store),
+        systemUids: systemUids === 'all' ? [] : systemUids,
       },
       events,
     );

@@ -66,6 +66,18 @@ const schema = {
     env: 'DATABASE_URL',
     sensitive: true,
   },
+  systemUids: {
+    doc: 'Senders that every channel takes messages from, separated by commas; * = all senders: no channel rule is asked. More can be added by AddSystemUids.',
+    format: String,
+    default: 'system,____system',
+    env: 'SYSTEM_UIDS',
+  },
+  personAllowlist: {
+    doc: 'on = a person message needs a place on the receiver’s allowlist, or allow_stranger; off = only the denylist counts.',
+    format: ['on', 'off'],
+    default: 'off',
+    env: 'PERSON_ALLOWLIST',
+  },
   dataDir: {
     doc: 'Folder of the embedded PostgreSQL. Unset: .sendbatch where the service is started.',
     format: String,
@@ -131,6 +143,8 @@ export interface Config {
   readonly open: boolean;
   readonly allowedOrigins: 'default' | readonly string[];
   readonly database: { readonly url: string } | { readonly dataDir: string; readonly explicit: boolean };
+  readonly systemUids: 'all' | readonly string[];
+  readonly personAllowlist: boolean;
   readonly workers: number;
   readonly lanes: number;
   readonly poolSize: number;
@@ -167,6 +181,8 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
       at.databaseUrl === ''
         ? { dataDir: resolve(at.dataDir || '.sendbatch'), explicit: at.dataDir !== '' }
         : { url: at.databaseUrl },
+    systemUids: at.systemUids.trim() === '*' ? 'all' : splitList(at.systemUids),
+    personAllowlist: at.personAllowlist === 'on',
     workers: at.workers,
     lanes: at.lanes,
     poolSize: at.poolSize,

@@ -21,6 +21,12 @@ export const limits = {
   pageMessages: 1000,
   /** Messages on a page when the caller names no limit. */
   pageMessagesDefault: 100,
+  /** Entries on a page of a list of uids. */
+  listPage: 10_000,
+  /** Entries on a page of a list of uids when the caller names no number. */
+  listPageDefault: 1000,
+  /** Uids that one call puts on a list, or takes off. */
+  listChange: 100_000,
   /** Bytes of a uid and of a channel id. */
   idBytes: 256,
   /** Bytes of a client_msg_no. */
@@ -59,4 +65,5 @@ assertRelation(
   limits.batchMessagesAdvised * limits.payloadBytes * (4 / 3) <= limits.requestBytes,
   'an advised batch of the largest payloads, in base64, fits a request',
 );
+assertRelation(limits.listPageDefault <= limits.listPage, 'listPageDefault <= listPage');
 assertRelation(limits.pageMessagesDefault <= limits.pageMessages, 'pageMessagesDefault <= pageMessages');

@@ -26,7 +26,11 @@ export async function openStore({ url, workload, inFlight, lanes = 4 }: SideJob)
     }),
   );
   for (const { messages } of batches) await channelKeys.find(messages.map((message) => message.channel));
-  const append = createAppend({ db, channelKeys });
+  const append = createAppend({
+    db,
+    channelKeys,
+    rules: { systemUids: { has: () => true }, enforcePersonAllowlist: false },
+  });
   const grouped: Lanes =
     lanes === 0
       ? { append: createDirect(append), close: async () => {} }

@@ -20,7 +20,7 @@ export interface Layout {
 }
 
 /**
- * Lays a group out; undefined when it takes a decision: a batch has a condition, which only the heads can tell, or several messages of which some get no
+ * Lays a group out; undefined when it takes a decision: a batch has a condition, which only the heads can tell, a message that is refused already, or several messages of which some get no
  * row: the once-only key cannot tell whether those repeat each other.
  */
 export function layOut(batches: readonly Batch[]): Layout | undefined {
@@ -29,7 +29,7 @@ export function layOut(batches: readonly Batch[]): Layout | undefined {
   const rows: LaidOut[] = [];
   let ordinal = 0;
   for (const batch of batches) {
-    if (batch.expectedLastSeqs.size > 0) return undefined;
+    if (batch.expectedLastSeqs.size > 0 || (batch.refused?.size ?? 0) > 0) return undefined;
     for (const message of batch.messages) {
       const place = ordinal++;
       if (!isPersistent(message)) {

@@ -39,6 +39,8 @@ export interface Draft {
 /** A draft with its channel, its key and its content settled: ready to be decided on. */
 export interface Prepared {
   readonly channel: Channel;
+  /** It names its receivers instead of a channel. */
+  readonly isToUids: boolean;
   readonly fromUid: string;
   readonly clientMsgNo: string;
   /** 16 bytes of a digest of sender and client_msg_no; with the channel it is the once-only key. Bytes as Latin-1: a Buffer is six times as much garbage. */
@@ -64,6 +66,7 @@ export function prepare(draft: Draft, clientMsgNo: string): Prepared {
   const dedupeKey = hash('sha256', JSON.stringify([draft.fromUid, clientMsgNo]), 'binary').slice(0, 16);
   return {
     channel,
+    isToUids: draft.channelId === '',
     fromUid: draft.fromUid,
     clientMsgNo,
     dedupeKey,

@@ -2,6 +2,7 @@ import { limits } from '../limits.ts';
 import { messageSequence } from './channel.ts';
 import type { Refusal } from './failure.ts';
 import { isPersistent, type Prepared } from './message.ts';
+import { pairKeyOf } from './permission.ts';
 
 /** A batch as it goes into a transaction. */
 export interface Batch {
@@ -10,6 +11,8 @@ export interface Batch {
   readonly atomic: boolean;
   /** By channel key: the last sequence that the channel must have before this batch. */
   readonly expectedLastSeqs: ReadonlyMap<string, number>;
+  /** Messages that were refused for what they are (content, rate) before the store was asked. Permission and earlier sends come first all the same. */
+  readonly refused?: ReadonlyMap<Prepared, Refusal>;
 }
 
 /** A message that was stored before. */
@@ -28,6 +31,8 @@ interface Known {
 export interface Facts {
   /** By channel key: the last sequence. A channel that is not here has none yet. */
   readonly heads: ReadonlyMap<string, number>;
+  /** By pair key: who may not send, and why. */
+  readonly forbidden: ReadonlyMap<string, Refusal>;
   /** By message key. */
   readonly earlier: ReadonlyMap<string, Earlier>;
   /** The block of ids for this group. */
@@ -80,19 +85,24 @@ export function decide(batches: readonly Batch[], facts: Facts): Plan {
     const batchOutcomes = batch.messages.map((message): Outcome => {
       const channel = message.channel.key;
       const { key } = message;
+      const refuse = (refusal: Refusal): Outcome => {
+        refused = true;
+        return { kind: 'refused', message, refusal };
+      };
+      // First: who may not send learns nothing of what is there.
+      const denial = facts.forbidden.size === 0 ? undefined : facts.forbidden.get(pairKeyOf(message));
+      if (denial !== undefined) return refuse(denial);
       const earlier = batchKnown.get(key) ?? known.get(key);
       if (earlier !== undefined) {
         if (earlier.contentHash === message.contentHash)
           return { kind: 'duplicate', message, messageId: earlier.messageId, messageSeq: earlier.messageSeq };
-        refused = true;
-        return { kind: 'refused', message, refusal: reused(message, earlier) };
+        return refuse(reused(message, earlier));
       }
+      const own = batch.refused?.get(message);
+      if (own !== undefined) return refuse(own);
       const last = heads.get(channel) ?? facts.heads.get(channel) ?? 0;
       const expected = batch.expectedLastSeqs.get(channel);
-      if (expected !== undefined && expected !== last) {
-        refused = true;
-        return { kind: 'refused', message, refusal: mismatch(message, expected, last) };
-      }
+      if (expected !== undefined && expected !== last) return refuse(mismatch(message, expected, last));
       const messageId = facts.block * limits.idsPerBlock + ordinal++;
       const messageSeq = isPersistent(message) ? (batchHeads.get(channel) ?? last) + 1 : 0;
       const accepted = { kind: 'accepted', message, messageId, messageSeq } as const;

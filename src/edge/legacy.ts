@@ -27,6 +27,8 @@ export function legacyAnswer(call: TranscodedCall): { status?: number; body?: st
     const json = call.json();
     return { body: `{"status":200,"data":${json},${json.slice(1)}` };
   }
+  // Nothing to say: the legacy API says so.
+  if (call.method.output.fields.length === 0) return { body: '{"status":200}' };
   return {};
 }
 

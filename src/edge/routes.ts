@@ -1,10 +1,12 @@
 import type { ConnectRouter, ConnectRouterOptions, Interceptor } from '@connectrpc/connect';
 import { compressionGzip } from '@connectrpc/connect-node';
+import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import type { Events } from '../events.ts';
 import { limits } from '../limits.ts';
 import { createTranscoder, type Transcoder } from '../transcode/index.ts';
 import { callInterceptor, deadlineInterceptor } from './calls.ts';
+import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
 import { detailRegistry } from './failures.ts';
 import { legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
@@ -25,8 +27,14 @@ export interface Routes {
 /** Answers below this many bytes are not packed: an answer to 100 messages has 4 KB, and gzip took a third of its call's CPU (measured). */
 const compressMinBytes = 64 * 1024;
 
-export function createRoutes(parts: MessageServiceParts, events: Events): Routes {
-  const services = [{ service: MessageService, implementation: createMessageService(parts) }] as const;
+/** What all services are made of. */
+export type Parts = MessageServiceParts & ChannelServiceParts;
+
+export function createRoutes(parts: Parts, events: Events): Routes {
+  const services = [
+    { service: MessageService, implementation: createMessageService(parts) },
+    { service: ChannelService, implementation: createChannelService(parts) },
+  ] as const;
   // From the outside in.
   const interceptors: Interceptor[] = [
     callInterceptor(events),
@@ -36,7 +44,9 @@ export function createRoutes(parts: MessageServiceParts, events: Events): Routes
   ];
   return {
     routes(router) {
-      for (const { service, implementation } of services) router.service(service, implementation);
+      const [messages, channels] = services;
+      router.service(messages.service, messages.implementation);
+      router.service(channels.service, channels.implementation);
     },
     options: {
       interceptors,

@@ -4,7 +4,8 @@ import { limits } from '../limits.ts';
 import { readHeads } from '../storage/channel.ts';
 import { troubleOf } from '../storage/failure.ts';
 import { readRange, type StoredMessage } from '../storage/message.ts';
-import { type Store, storeBusy } from './append.ts';
+import { storeBusy } from './append.ts';
+import type { Store } from './group.ts';
 
 /** A page of a channel's history. */
 export interface Page {

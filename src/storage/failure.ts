@@ -63,3 +63,9 @@ export function isRepeatedSend(error: unknown): boolean {
   const { code, constraint } = error as { code?: unknown; constraint?: unknown };
   return code === '23505' && constraint === 'message_once';
 }
+
+/** A message was inserted whose sequence is null: not_null_violation, of appendNew's making. */
+export function isWithoutSequence(error: unknown): boolean {
+  const { code, table, column } = error as { code?: unknown; table?: unknown; column?: unknown };
+  return code === '23502' && table === 'message' && column === 'message_seq';
+}

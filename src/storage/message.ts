@@ -1,10 +1,13 @@
 import { sql } from 'kysely';
 import type { Layout } from '../domain/layout.ts';
 import type { Prepared } from '../domain/message.ts';
+import type { Assumption } from '../domain/permission.ts';
 import type { Accepted, Earlier } from '../domain/plan.ts';
 import { limits } from '../limits.ts';
 import { BinaryArray } from './array.ts';
 import type { Db, Tx } from './database.ts';
+import { isWithoutSequence } from './failure.ts';
+import { assumptionHolds, assumptionValues } from './permission.ts';
 import { run } from './prepared.ts';
 
 /** A message and the surrogate key of its channel. */
@@ -168,8 +171,8 @@ export async function insertMessages(
 
 /**
  * In this order: the heads are raised, and by that locked, in the lock order of `lockHeads`; the block of ids is drawn from the row that the aggregate makes, after
- * all of them, so that ids rise with the sequence within a channel; the rows are numbered back from the raised heads. A head that is missing
- * makes the sequences null, which the table refuses.
+ * all of them, so that ids rise with the sequence within a channel; the rows are numbered back from the raised heads. A head that is missing, and an
+ * assumption that does not hold, make the sequences null, which the table refuses.
  */
 const appendStatement = {
   name: 'append messages',
@@ -184,7 +187,8 @@ const appendStatement = {
       returning h.channel_key, h.last_seq
     ), heads as materialized (
       select nextval('sendbatch.message_block') as block,
-        case count(*) when cardinality($1::bigint[]) then array_agg(last_seq order by channel_key) end as last_seqs
+        case when count(*) = cardinality($1::bigint[]) and ${assumptionHolds(7 + ownColumns.length)}
+          then coalesce(array_agg(last_seq order by channel_key), '{}') end as last_seqs
       from raised
     ), stored as (
       insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, ${names})
@@ -196,16 +200,19 @@ const appendStatement = {
 
 /**
  * Raises the heads of a group's channels and stores its messages, in one statement, which is a transaction of its own. Nothing is looked up: when one of the
- * messages was sent before, the once-only key makes all of it fail. Returns the last sequence of each channel of the group, and the block of ids.
+ * messages was sent before the once-only key makes all of it fail, and when a sender may not send the assumption does: then it returns undefined. Returns the last sequence of each channel of the group, and the block of ids.
  *
  * One flight for what takes six statements otherwise: a group of 100 takes 1.4 times as long as the bare INSERT, and took 2.3 (p50, idle).
  */
 export async function appendNew(
   db: Db,
   { channels, rows }: Layout,
+  assumption: Assumption,
   channelKeys: ReadonlyMap<string, number>,
   acceptedAt: number,
-): Promise<{ lastSeqs: number[]; block: number }> {
+): Promise<{ lastSeqs: number[]; block: number } | undefined> {
+  const assumed = assumptionValues(assumption, channelKeys);
+  if (assumed === undefined) return undefined;
   const keyOf = channels.map(({ channel }) => {
     const key = channelKeys.get(channel.key);
     if (key === undefined) throw new Error(`no key for channel ${channel.key}`);
@@ -228,7 +235,7 @@ export async function appendNew(
     backs.integer((channels[channel]?.count ?? 0) - nth);
     ordinals.integer(ordinal);
   }
-  const [row] = await run<{ block: number; last_seqs: string[] }>(db, appendStatement, [
+  const appended = run<{ block: number; last_seqs: string[] | null }>(db, appendStatement, [
     keys.value(),
     counts.value(),
     acceptedAt,
@@ -236,9 +243,15 @@ export async function appendNew(
     backs.value(),
     ordinals.value(),
     ...ownValues(rows.map((each) => each.message)),
-  ]);
-  if (row === undefined) throw new Error('the append returned no row');
-  return { lastSeqs: placeOf.map((place) => Number(row.last_seqs[place])), block: row.block };
+    ...assumed,
+  ]).catch((error: unknown) => {
+    if (isWithoutSequence(error)) return undefined;
+    throw error;
+  });
+  const [row] = (await appended) ?? [];
+  const lastSeqs = row?.last_seqs;
+  if (row === undefined || lastSeqs === null || lastSeqs === undefined) return undefined;
+  return { lastSeqs: placeOf.map((place) => Number(lastSeqs[place])), block: row.block };
 }
 
 /** A stored message, as history reads it. */

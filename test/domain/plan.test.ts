@@ -28,7 +28,7 @@ const batch = (messages: Batch['messages'], more: Partial<Batch> = {}): Batch =>
   ...more,
 });
 const channelA = message('').channel.key;
-const empty: Facts = { heads: new Map(), earlier: new Map(), block: 1 };
+const empty: Facts = { heads: new Map(), earlier: new Map(), forbidden: new Map(), block: 1 };
 const facts = (more: Partial<Facts>): Facts => ({ ...empty, ...more });
 const stored = (clientMsgNo: string, seq: number, more: Partial<Draft> = {}): [string, Earlier] => {
   const { key, contentHash } = message(clientMsgNo, more);

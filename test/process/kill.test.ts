@@ -38,7 +38,12 @@ describe('kill -9 in the middle of a load', () => {
   before(async () => {
     cluster = await startCluster({ durable: true });
     url = cluster.url('sendbatch');
-    services.push(...(await Promise.all([spawnService({ DATABASE_URL: url }), spawnService({ DATABASE_URL: url })])));
+    services.push(
+      ...(await Promise.all([
+        spawnService({ DATABASE_URL: url, SYSTEM_UIDS: '*' }),
+        spawnService({ DATABASE_URL: url }),
+      ])),
+    );
   });
   after(async () => {
     await Promise.all(services.map((service) => service?.end('SIGKILL')));
@@ -121,7 +126,7 @@ describe('kill -9 in the middle of a load', () => {
           services[index] = undefined;
           await victim?.end('SIGKILL');
           kills.service++;
-          services[index] = await spawnService({ DATABASE_URL: url });
+          services[index] = await spawnService({ DATABASE_URL: url, SYSTEM_UIDS: '*' });
         } else {
           process.kill(pid, 'SIGKILL');
           kills.postgres++;

@@ -29,6 +29,8 @@ const batchOf = (drafts: readonly Draft[], more: Partial<Batch> = {}): Batch => 
   expectedLastSeqs: new Map(),
   ...more,
 });
+/** Every sender is a system uid. */
+const everybody = { systemUids: { has: () => true }, enforcePersonAllowlist: false };
 const kinds = (outcomes: readonly Outcome[]) => outcomes.map((outcome) => outcome.kind);
 
 describe('batches that share groups', () => {
@@ -48,7 +50,7 @@ describe('batches that share groups', () => {
       connectTimeoutMs: 5000,
       onConnectionError: () => {},
     });
-    const append = createAppend({ db, channelKeys: new ChannelKeys(db) });
+    const append = createAppend({ db, channelKeys: new ChannelKeys(db), rules: everybody });
     const counted: Append = (batches) => {
       groups.push(batches.length);
       return append(batches);
@@ -155,7 +157,7 @@ describe('batches that share groups', () => {
   });
 
   test('are all answered when the service stops under load', async () => {
-    const stopping = createLanes(createAppend({ db, channelKeys: new ChannelKeys(db) }), {
+    const stopping = createLanes(createAppend({ db, channelKeys: new ChannelKeys(db), rules: everybody }), {
       lanes: 2,
       maxWaitMs: 60_000,
     });

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import pg from 'pg';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
@@ -21,6 +22,12 @@ const doorOf = (service: TestService, name: string): Door => {
   assert.ok(door);
   return door;
 };
+
+/** The postmaster and its backends, which would otherwise finish what is under way. */
+function killAll(pid: number): void {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+  for (const each of [pid, ...children]) process.kill(each, 'SIGKILL');
+}
 
 describe('a commit whose answer is lost', () => {
   let service: TestService;
@@ -84,7 +91,7 @@ describe('a database that is away', () => {
     const grpc = doorOf(service, 'gRPC, grpc-js');
     const json = doorOf(service, 'JSON route');
     assert.ok('results' in (await grpc.send({ messages: [draft('a', '1')] })));
-    process.kill(cluster.pid, 'SIGKILL');
+    killAll(cluster.pid);
     for (const door of [grpc, json]) {
       const answer = await door.send({ messages: [draft('a', '2')] });
       assert.ok('refused' in answer, JSON.stringify(answer));

@@ -14,7 +14,7 @@ export async function startService(change: Partial<Config> & { databaseUrl?: str
   const database = databaseUrl === undefined ? await createDatabase() : undefined;
   const url = databaseUrl ?? database?.url ?? '';
   const config: Config = {
-    ...loadConfig({ PORT: '0', DATABASE_URL: 'postgres://set/below', LOG_LEVEL: 'silent' }),
+    ...loadConfig({ PORT: '0', DATABASE_URL: 'postgres://set/below', LOG_LEVEL: 'silent', SYSTEM_UIDS: '*' }),
     database: { url },
     ...settings,
   };

@@ -152,12 +152,24 @@ describe('any JSON', () => {
           assert.equal((error as { httpStatus?: number }).httpStatus, 400, String(error));
           return;
         }
-        assert.ok(equals(Thing, message, fromJson(Thing, json as JsonValue, { registry })));
+        assert.ok(equals(Thing, message, fromJson(Thing, withoutNullChoices(json), { registry })));
       }),
       { seed: seedOf(context), numRuns: 2000 },
     );
   });
 });
+
+/** Null is unset, also for a member of a oneof whose other member is set: protobuf-es takes that for two members. */
+function withoutNullChoices(json: Record<string, unknown>): JsonValue {
+  const isChoice = (name: string) =>
+    Thing.fields.some(
+      (field) =>
+        field.oneof !== undefined && field.name !== 'choice_null' && [field.name, field.jsonName].includes(name),
+    );
+  return Object.fromEntries(
+    Object.entries(json).filter(([name, value]) => value !== null || !isChoice(name)),
+  ) as JsonValue;
+}
 
 /** As it is after a trip through text, which knows no -0 here and no prototype. */
 function plain(json: JsonValue): JsonValue {

@@ -1,0 +1,146 @@
+import { channel, messageSequence, personType } from '../domain/channel.ts';
+import { Failure, invalidField } from '../domain/failure.ts';
+import type { Tx } from '../storage/database.ts';
+import { troubleOf } from '../storage/failure.ts';
+import {
+  addSystemUids,
+  addUids,
+  disband,
+  type Flags,
+  type List,
+  type Listed,
+  listSystemUids,
+  listUids,
+  lockPlace,
+  type Place,
+  readFlags,
+  removeSystemUids,
+  removeUids,
+  setFlags,
+} from '../storage/roster.ts';
+import { storeBusy } from './append.ts';
+import type { Store } from './group.ts';
+
+/** A channel as a caller names it, and a user (type 1). */
+export interface Named {
+  readonly channelType: number;
+  readonly channelId: string;
+}
+
+/** A page of a list. */
+export interface ListedPage {
+  readonly entries: readonly Listed[];
+  /** Empty on the last one. */
+  readonly next: string;
+}
+
+/** How a list is to change: these come, these go, `all` leave first. */
+export interface ListChange {
+  readonly add?: readonly string[];
+  readonly remove?: readonly string[] | 'all';
+}
+
+/** Channels, users, their flags and lists. Every change is one transaction, and in force when its promise resolves. */
+export interface Channels {
+  put(named: Named, flags: Flags, members: ListChange): Promise<void>;
+  /** Undefined when it was never made. */
+  get(named: Named): Promise<Flags | undefined>;
+  disband(named: Named): Promise<void>;
+  change(named: Named, list: List, change: ListChange): Promise<void>;
+  list(named: Named, list: List, after: string, limit: number): Promise<ListedPage>;
+  addSystemUids(uids: readonly string[]): Promise<void>;
+  removeSystemUids(uids: readonly string[]): Promise<void>;
+  /** Of the store, without those of the settings. */
+  listSystemUids(): Promise<string[]>;
+}
+
+export function createChannels(store: Store, now: () => number = Date.now): Channels {
+  const { db } = store;
+  const change = async (named: Named, work: (tx: Tx, place: Place) => Promise<void>) =>
+    await orBusy(async () => {
+      const place = await placeOf(store, named, 'made when missing');
+      await db.transaction().execute(async (tx) => {
+        await lockPlace(tx, place, now());
+        await work(tx, place);
+      });
+    });
+  const changeList = async (tx: Tx, place: Place, list: List, { add = [], remove = [] }: ListChange) => {
+    if (remove === 'all' || remove.length > 0) await removeUids(tx, place, list, remove, now());
+    if (add.length > 0) await addUids(tx, place, list, add, now());
+  };
+  return {
+    async put(named, flags, members) {
+      if (named.channelType === personType && (members.add?.length ?? 0) > 0) throw hasNoMembers();
+      await change(named, async (tx, place) => {
+        await setFlags(tx, place, flags);
+        if (place.kind === 'channel') await changeList(tx, place, 'member', members);
+      });
+    },
+    get: (named) =>
+      orBusy(async () => {
+        const place = await placeOf(store, named);
+        return place && (await readFlags(db, place));
+      }),
+    async disband(named) {
+      if (named.channelType === personType)
+        throw invalidField('channel_type', 'must not be 1 (person): a user cannot be disbanded; set send_ban instead');
+      await change(named, disband);
+    },
+    async change(named, list, listChange) {
+      if (named.channelType === personType && list === 'member') throw hasNoMembers();
+      await change(named, (tx, place) => changeList(tx, place, list, listChange));
+    },
+    list: (named, list, after, limit) =>
+      orBusy(async () => {
+        if (named.channelType === personType && list === 'member') throw hasNoMembers();
+        const place = await placeOf(store, named);
+        if (place === undefined) return { entries: [], next: '' };
+        // One more than asked tells whether there is more.
+        const found = await listUids(db, place, list, after, limit + 1);
+        const entries = found.slice(0, limit);
+        return { entries, next: found.length > limit ? (entries.at(-1)?.uid ?? '') : '' };
+      }),
+    addSystemUids: (uids) => orBusy(() => addSystemUids(db, uids)),
+    removeSystemUids: (uids) => orBusy(() => removeSystemUids(db, uids)),
+    listSystemUids: () => orBusy(() => listSystemUids(db)),
+  };
+}
+
+async function placeOf(store: Store, named: Named, missing: 'made when missing'): Promise<Place>;
+async function placeOf(store: Store, named: Named): Promise<Place | undefined>;
+async function placeOf(
+  { channelKeys }: Store,
+  { channelType, channelId }: Named,
+  missing?: 'made when missing',
+): Promise<Place | undefined> {
+  const fault = idFault(channelType, channelId);
+  if (fault !== undefined) throw invalidField('channel_id', fault);
+  if (channelType === personType) return { kind: 'person', uid: channelId };
+  const wanted = channel(channelType, channelId, messageSequence);
+  const keys = await (missing === undefined ? channelKeys.find([wanted]) : channelKeys.findOrCreate([wanted]));
+  const channelKey = keys.get(wanted.key);
+  return channelKey === undefined ? undefined : { kind: 'channel', channelKey };
+}
+
+const topicType = 5;
+const agentType = 11;
+
+/** Why a text cannot be the id of a channel of this type. */
+function idFault(channelType: number, id: string): string | undefined {
+  if (/[#&\0]/.test(id)) return 'must not contain # or &';
+  if (channelType === topicType || channelType === agentType)
+    return id.includes('@') && !/^[^@]+@[^@]+$/.test(id) ? 'with one @ needs a name on both sides of it' : undefined;
+  return id.includes('@') ? 'must not contain @' : undefined;
+}
+
+const hasNoMembers = () =>
+  invalidField('channel_type', 'must not be 1 (person): a user has a denylist and an allowlist, but no members');
+
+async function orBusy<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (error instanceof Failure || troubleOf(error) === 'defect') throw error;
+    throw storeBusy(error);
+  }
+}

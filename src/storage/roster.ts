@@ -1,0 +1,155 @@
+import { type RawBuilder, sql } from 'kysely';
+import type { Db, Tx } from './database.ts';
+
+/** Where flags and lists are kept: a channel, by its key, or a user. */
+export type Place =
+  | { readonly kind: 'channel'; readonly channelKey: number }
+  | { readonly kind: 'person'; readonly uid: string };
+
+/** The lists of a place. A user has no members. */
+export type List = 'member' | 'denied' | 'allowed';
+
+/** What a place is set to. */
+export interface Flags {
+  readonly large: boolean;
+  readonly ban: boolean;
+  readonly disband: boolean;
+  readonly sendBan: boolean;
+  readonly allowStranger: boolean;
+}
+
+/** A uid on a list; times in milliseconds since 1970. */
+export interface Listed {
+  readonly uid: string;
+  readonly createdAt: number;
+  readonly updatedAt: number;
+}
+
+/** Uids of one statement. */
+const chunkUids = 10_000;
+
+const tables = {
+  channel: {
+    info: 'sendbatch.channel_info',
+    infoKey: 'channel_key',
+    uids: 'sendbatch.channel_uid',
+    key: 'channel_key',
+  },
+  person: { info: 'sendbatch.person', infoKey: 'uid', uids: 'sendbatch.person_uid', key: 'owner' },
+} as const;
+
+function at(place: Place) {
+  const { info, infoKey, uids, key } = tables[place.kind];
+  return {
+    info: sql.table(info),
+    infoKey: sql.ref(infoKey),
+    uids: sql.table(uids),
+    key: sql.ref(key),
+    value: place.kind === 'channel' ? place.channelKey : place.uid,
+  };
+}
+
+/** The flags of a place; undefined when it was never made. */
+export async function readFlags(db: Db, place: Place): Promise<Flags | undefined> {
+  const { info, infoKey, value } = at(place);
+  const { rows } = await sql<{
+    large: boolean;
+    ban: boolean;
+    disband: boolean;
+    send_ban: boolean;
+    allow_stranger: boolean;
+  }>`
+    select large, ban, disband, send_ban, allow_stranger from ${info} where ${infoKey} = ${value}`.execute(db);
+  const [row] = rows;
+  return row && { ...row, sendBan: row.send_ban, allowStranger: row.allow_stranger };
+}
+
+/** Makes a place that is not there, and locks it until the transaction ends: who changes its lists comes one after the other. */
+export async function lockPlace(tx: Tx, place: Place, now: number): Promise<void> {
+  const { info, infoKey, value } = at(place);
+  await sql`
+    insert into ${info} (${infoKey}, created_at, updated_at) values (${value}, ${now}, ${now})
+    on conflict (${infoKey}) do update set updated_at = ${now}`.execute(tx);
+}
+
+/** Sets all flags of a place that is locked. */
+export async function setFlags(tx: Tx, place: Place, flags: Flags): Promise<void> {
+  const { info, infoKey, value } = at(place);
+  await sql`
+    update ${info} set large = ${flags.large}, ban = ${flags.ban}, disband = ${flags.disband},
+      send_ban = ${flags.sendBan}, allow_stranger = ${flags.allowStranger}
+    where ${infoKey} = ${value}`.execute(tx);
+}
+
+/** Disbands a channel that is locked; its other flags stay. */
+export async function disband(tx: Tx, place: Place): Promise<void> {
+  const { info, infoKey, value } = at(place);
+  await sql`update ${info} set disband = true where ${infoKey} = ${value}`.execute(tx);
+}
+
+/** Puts uids on a list of a place that is locked; who is on it stays as they are. */
+export async function addUids(tx: Tx, place: Place, list: List, uids: readonly string[], now: number): Promise<void> {
+  const { uids: table, key, value } = at(place);
+  const column = sql.ref(list);
+  for (const chunk of chunksOf(uids)) {
+    await sql`
+      insert into ${table} as u (${key}, uid, created_at, updated_at, ${column})
+      select ${value}, uid, ${now}::bigint, ${now}::bigint, true from unnest(${chunk}::text[]) as w(uid)
+      on conflict (${key}, uid) do update set ${column} = true, updated_at = ${now} where not u.${column}`.execute(tx);
+  }
+}
+
+/** Takes uids, or all, off a list of a place that is locked. */
+export async function removeUids(
+  tx: Tx,
+  place: Place,
+  list: List,
+  uids: readonly string[] | 'all',
+  now: number,
+): Promise<void> {
+  if (uids === 'all') return await removeWhere(tx, place, list, sql`true`, now);
+  for (const chunk of chunksOf(uids)) await removeWhere(tx, place, list, sql`uid = any(${chunk}::text[])`, now);
+}
+
+/** A row that is on no list any more goes. */
+async function removeWhere(tx: Tx, place: Place, list: List, which: RawBuilder<unknown>, now: number): Promise<void> {
+  const { uids, key, value } = at(place);
+  const others = (
+    place.kind === 'channel' ? (['member', 'denied', 'allowed'] as const) : (['denied', 'allowed'] as const)
+  ).filter((other) => other !== list);
+  const elsewhere = sql.join(
+    others.map((other) => sql.ref(other)),
+    sql` or `,
+  );
+  const listed = sql`${key} = ${value} and ${sql.ref(list)} and ${which}`;
+  await sql`delete from ${uids} where ${listed} and not (${elsewhere})`.execute(tx);
+  await sql`update ${uids} set ${sql.ref(list)} = false, updated_at = ${now} where ${listed}`.execute(tx);
+}
+
+/** A page of a list, ordered by uid: at most `limit` after `after`. */
+export async function listUids(db: Db, place: Place, list: List, after: string, limit: number): Promise<Listed[]> {
+  const { uids, key, value } = at(place);
+  const { rows } = await sql<{ uid: string; created_at: number; updated_at: number }>`
+    select uid, created_at, updated_at from ${uids}
+    where ${key} = ${value} and ${sql.ref(list)} and uid > ${after}
+    order by uid limit ${limit}`.execute(db);
+  return rows.map((row) => ({ uid: row.uid, createdAt: row.created_at, updatedAt: row.updated_at }));
+}
+
+export async function addSystemUids(db: Db, uids: readonly string[]): Promise<void> {
+  await sql`insert into sendbatch.system_uid (uid) select unnest(${uids}::text[]) on conflict do nothing`.execute(db);
+}
+
+export async function removeSystemUids(db: Db, uids: readonly string[]): Promise<void> {
+  await sql`delete from sendbatch.system_uid where uid = any(${uids}::text[])`.execute(db);
+}
+
+export async function listSystemUids(db: Db): Promise<string[]> {
+  const { rows } = await sql<{ uid: string }>`select uid from sendbatch.system_uid order by uid`.execute(db);
+  return rows.map((row) => row.uid);
+}
+
+function* chunksOf(uids: readonly string[]): Iterable<string[]> {
+  const distinct = [...new Set(uids)];
+  for (let start = 0; start < distinct.length; start += chunkUids) yield distinct.slice(start, start + chunkUids);
+}
