@@ -44,7 +44,7 @@ async function withService<T>(
     pid: number,
   ) => Promise<T>,
 ): Promise<T> {
-  const service = await spawnService({ DATABASE_URL: machine.url, LOG_LEVEL: 'info', SYSTEM_UIDS: '*', ...env });
+  const service = await spawnService({ DATABASE_URL: machine.url, LOG_LEVEL: 'info', ...env });
   try {
     const { pid = 0 } = service.child;
     return await use(

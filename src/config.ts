@@ -16,6 +16,12 @@ convict.addFormats({
         throw new Error('must start with postgres:// or postgresql://');
     },
   },
+  scopes: {
+    validate: (value: unknown) => {
+      for (const scope of splitList(String(value)))
+        if (!isScope(scope)) throw new Error(`${JSON.stringify(scope)} is not a scope: send, read, admin`);
+    },
+  },
   origins: {
     validate: (value: unknown) => {
       for (const origin of splitList(String(value)))
@@ -48,10 +54,43 @@ const schema = {
     env: 'WORKERS',
   },
   auth: {
-    doc: 'off = every caller is trusted, on any address. Unset: only callers on loopback, and only there it starts.',
-    format: ['', 'off'],
+    doc: 'on = every call needs a credential: an API key, a JWT or a client certificate. off = every caller is trusted, on any address. Unset: on when JWT_… or TLS_CLIENT_CA is set, else callers on loopback are trusted, and only there it starts.',
+    format: ['', 'on', 'off'],
     default: '',
     env: 'AUTH',
+  },
+  jwtSecret: {
+    doc: 'Secret of HS256 tokens, at least 32 bytes; their subject is the uid.',
+    format: String,
+    default: '',
+    env: 'JWT_SECRET',
+    sensitive: true,
+  },
+  jwtJwksUrl: {
+    doc: 'URL of the issuer’s public keys (JWKS), instead of JWT_SECRET.',
+    format: String,
+    default: '',
+    env: 'JWT_JWKS_URL',
+  },
+  jwtAlgorithms: {
+    doc: 'Signatures that are taken with JWT_JWKS_URL, separated by commas.',
+    format: String,
+    default: 'RS256,ES256,EdDSA',
+    env: 'JWT_ALGORITHMS',
+  },
+  jwtIssuer: { doc: 'The issuer (iss) that tokens must name.', format: String, default: '', env: 'JWT_ISSUER' },
+  jwtAudience: { doc: 'The audience (aud) that tokens must name.', format: String, default: '', env: 'JWT_AUDIENCE' },
+  tlsClientCa: {
+    doc: 'File with the authorities (PEM) whose client certificates are taken as credentials; the common name is the service.',
+    format: String,
+    default: '',
+    env: 'TLS_CLIENT_CA',
+  },
+  tlsClientScopes: {
+    doc: 'Scopes of callers with a client certificate: send, read, admin.',
+    format: 'scopes',
+    default: 'send,read',
+    env: 'TLS_CLIENT_SCOPES',
   },
   allowedOrigins: {
     doc: 'Origins of web pages that may call, separated by commas, or *. Unset: the service’s own and loopback origins.',
@@ -138,9 +177,13 @@ const schema = {
 export interface Config {
   readonly host: string;
   readonly port: number;
-  readonly tls: { readonly key: string; readonly cert: string } | undefined;
-  /** Nobody has to show a credential. */
+  readonly tls: { readonly key: string; readonly cert: string; readonly clientCa?: string } | undefined;
+  /** Every call needs a credential. */
+  readonly asks: boolean;
+  /** None does, and only loopback is served. */
   readonly open: boolean;
+  /** How credentials are read, when they are asked for. */
+  readonly identity: Identity;
   readonly allowedOrigins: 'default' | readonly string[];
   readonly database: { readonly url: string } | { readonly dataDir: string; readonly explicit: boolean };
   readonly systemUids: 'all' | readonly string[];
@@ -156,6 +199,21 @@ export interface Config {
   readonly logFormat: 'auto' | 'json' | 'pretty';
 }
 
+/** A scope of a credential. */
+type Scope = 'send' | 'read' | 'admin';
+
+interface Identity {
+  readonly tokens:
+    | {
+        readonly key: { readonly secret: Uint8Array } | { readonly jwksUrl: string };
+        readonly algorithms: readonly string[];
+        readonly issuer: string;
+        readonly audience: string;
+      }
+    | undefined;
+  readonly certificateScopes: readonly Scope[] | undefined;
+}
+
 /** Reads the environment; throws a ConfigError that names the setting. */
 export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const settings = convict(schema as convict.Schema<Settings>, { env, args: [] });
@@ -165,17 +223,25 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     throw new ConfigError(inEnvironmentWords(error));
   }
   const at = settings.getProperties();
-  const open = at.auth === 'off' || isLoopback(at.host);
-  if (!open) {
+  const tokens = tokensOf(at);
+  if (at.auth === 'off' && (tokens !== undefined || at.tlsClientCa !== ''))
+    throw new ConfigError('AUTH=off and JWT_… or TLS_CLIENT_CA contradict each other: unset one of them');
+  const asks = at.auth === 'on' || tokens !== undefined || at.tlsClientCa !== '';
+  if (!asks && at.auth !== 'off' && !isLoopback(at.host)) {
     throw new ConfigError(
-      `HOST=${at.host} is not a loopback address and no authentication is configured: set HOST=127.0.0.1, or AUTH=off if every caller that can reach it is trusted`,
+      `HOST=${at.host} is not a loopback address and no authentication is configured: set AUTH=on and make a key (npm run cli -- key create), or HOST=127.0.0.1, or AUTH=off if every caller that can reach it is trusted`,
     );
   }
   return {
     host: at.host,
     port: at.port,
-    tls: tlsOf(at.tlsKey, at.tlsCert),
-    open: at.auth !== 'off',
+    tls: tlsOf(at.tlsKey, at.tlsCert, at.tlsClientCa),
+    asks,
+    open: !asks && at.auth !== 'off',
+    identity: {
+      tokens,
+      certificateScopes: at.tlsClientCa === '' ? undefined : splitList(at.tlsClientScopes).filter(isScope),
+    },
     allowedOrigins: at.allowedOrigins === '' ? 'default' : splitList(at.allowedOrigins),
     database:
       at.databaseUrl === ''
@@ -212,10 +278,46 @@ export function describeSettings(): { name: string; default: string; doc: string
   }));
 }
 
-function tlsOf(key: string, cert: string): Config['tls'] {
-  if (key === '' && cert === '') return undefined;
+function tlsOf(key: string, cert: string, clientCa: string): Config['tls'] {
+  if (key === '' && cert === '') {
+    if (clientCa !== '') throw new ConfigError('TLS_CLIENT_CA needs TLS_KEY and TLS_CERT');
+    return undefined;
+  }
   if (key === '' || cert === '') throw new ConfigError('TLS_KEY and TLS_CERT must be set together');
-  return { key: readSecret('TLS_KEY', key), cert: readSecret('TLS_CERT', cert) };
+  return {
+    key: readSecret('TLS_KEY', key),
+    cert: readSecret('TLS_CERT', cert),
+    ...(clientCa === '' ? {} : { clientCa: readSecret('TLS_CLIENT_CA', clientCa) }),
+  };
+}
+
+/** RFC 7518: a key of HS256 has at least as many bytes as its hash. */
+const secretBytes = 32;
+
+function tokensOf(at: Settings): Identity['tokens'] {
+  const { jwtSecret, jwtJwksUrl, jwtIssuer: issuer, jwtAudience: audience } = at;
+  if (jwtSecret === '' && jwtJwksUrl === '') return undefined;
+  if (jwtSecret !== '' && jwtJwksUrl !== '') throw new ConfigError('JWT_SECRET and JWT_JWKS_URL exclude each other');
+  if (issuer === '' || audience === '')
+    throw new ConfigError(
+      'tokens need JWT_ISSUER and JWT_AUDIENCE: one that was made for somebody else must not be taken',
+    );
+  if (jwtSecret !== '') {
+    const secret = Buffer.from(jwtSecret);
+    if (secret.length < secretBytes)
+      throw new ConfigError(`JWT_SECRET has ${secret.length} bytes, at least ${secretBytes} are needed`);
+    return { key: { secret }, algorithms: ['HS256'], issuer, audience };
+  }
+  if (!URL.canParse(jwtJwksUrl) || !/^https?:$/.test(new URL(jwtJwksUrl).protocol))
+    throw new ConfigError('JWT_JWKS_URL must be an http or https URL');
+  const algorithms = splitList(at.jwtAlgorithms);
+  if (algorithms.length === 0 || algorithms.some((name) => !/^(RS|PS|ES)(256|384|512)$|^EdDSA$/.test(name)))
+    throw new ConfigError('JWT_ALGORITHMS must name public-key signatures such as RS256, ES256, EdDSA');
+  return { key: { jwksUrl: jwtJwksUrl }, algorithms, issuer, audience };
+}
+
+function isScope(text: string): text is Scope {
+  return text === 'send' || text === 'read' || text === 'admin';
 }
 
 function readSecret(name: string, path: string): string {

@@ -1,7 +1,9 @@
-import { StartError, start } from './app.ts';
+import { start } from './app.ts';
+import { runKeyCommand, UsageError } from './cli/keys.ts';
 import { type Config, ConfigError, describeSettings, loadConfig } from './config.ts';
 import { ListenError } from './edge/listen.ts';
 import { createLog, type Log } from './events.ts';
+import { StartError } from './open-server.ts';
 import { EmbeddedUnavailable } from './storage/embedded/index.ts';
 import { MigrationError } from './storage/migrate.ts';
 import { version } from './version.ts';
@@ -10,12 +12,16 @@ import { isWorker, joinWorkers, type Listening, leaveWorkers, startWorkers } fro
 const usage = `sendbatch ${version}: a batch message service
 
   npm start              serve (settings come from the environment)
-  npm start -- config    every setting: name, default, meaning
-  npm start -- version   the version
+  npm run cli -- key create --name <name> [--scopes send,read,admin] [--senders uid,uid] [--rate n] [--expires 90d]
+                         makes an API key and shows it once
+  npm run cli -- key list | key revoke <id>
+  npm run cli -- config  every setting: name, default, meaning
+  npm run cli -- version the version
 `;
 
 const [command = 'serve', ...rest] = process.argv.slice(2);
-if (rest.length > 0) fail(`unexpected argument ${rest[0]}\n\n${usage}`);
+if (command === 'key') await manageKeys(rest);
+else if (rest.length > 0) fail(`unexpected argument ${rest[0]}\n\n${usage}`);
 else if (command === 'serve') await serve();
 else if (command === 'config') printSettings();
 else if (command === 'version') console.log(version);
@@ -32,6 +38,17 @@ async function serve(): Promise<void> {
     if (!isForTheUser(error)) throw error;
     fail(error.message);
     if (isWorker) leaveWorkers();
+  }
+}
+
+/** Only warnings of the log: what a command says goes to stdout, for pipes. */
+async function manageKeys(args: readonly string[]): Promise<void> {
+  try {
+    const config = loadConfig();
+    await runKeyCommand(args, config, createLog({ level: 'silent', format: 'json' }));
+  } catch (error) {
+    if (!isForTheUser(error)) throw error;
+    fail(error.message);
   }
 }
 
@@ -64,7 +81,7 @@ function greet(config: Config, log: Log, listening: Listening): void {
 
 /** These say in one line what to do; the stack of anything else is needed. */
 function isForTheUser(error: unknown): error is Error {
-  return [ConfigError, StartError, ListenError, EmbeddedUnavailable, MigrationError].some(
+  return [UsageError, ConfigError, StartError, ListenError, EmbeddedUnavailable, MigrationError].some(
     (type) => error instanceof type,
   );
 }

@@ -29,7 +29,7 @@ export async function openStore({ url, workload, inFlight, lanes = 4 }: SideJob)
   const append = createAppend({
     db,
     channelKeys,
-    rules: { systemUids: { has: () => true }, enforcePersonAllowlist: false },
+    rules: { systemUids: { has: () => true }, systemReaders: new Set<string>(), enforcePersonAllowlist: false },
   });
   const grouped: Lanes =
     lanes === 0

@@ -36,6 +36,8 @@ export interface PairFacts {
 /** What the settings say. */
 export interface PermissionRules {
   readonly systemUids: SystemUids;
+  /** The same for reading; nobody where every sender is one: to let all send is not to let all read. */
+  readonly systemReaders: SystemUids;
   /** Person messages need a place on the receiver's allowlist. */
   readonly enforcePersonAllowlist: boolean;
 }
@@ -84,7 +86,11 @@ export function pairOf(message: Prepared): Pair {
 
 /** The key of a message's pair. A channel's key holds no line feed before its id, and a uid may: the length tells where it ends. */
 export function pairKeyOf(message: Prepared): string {
-  return `${message.fromUid.length}\n${message.fromUid}${message.channel.type}\n${message.channel.id}`;
+  return keyOf(message.fromUid, message.channel);
+}
+
+function keyOf(uid: string, { type, id }: Channel): string {
+  return `${uid.length}\n${uid}${type}\n${id}`;
 }
 
 /**
@@ -95,9 +101,13 @@ export function pairKeyOf(message: Prepared): string {
 export function forbidden(pair: Pair, facts: PairFacts, rules: PermissionRules): Refusal | undefined {
   const reason = reasonOf(pair, facts, rules);
   if (reason === undefined) return undefined;
+  return refusalOf(reason, pair, `from_uid ${JSON.stringify(pair.sender)} ${words[reason]}`);
+}
+
+function refusalOf(reason: Forbidden, pair: Pair, message: string): Refusal {
   return {
     reason,
-    message: `from_uid ${JSON.stringify(pair.sender)} ${words[reason]}`,
+    message,
     metadata: {
       channel_id: pair.channel.id,
       channel_type: String(pair.channel.type),
@@ -105,6 +115,39 @@ export function forbidden(pair: Pair, facts: PairFacts, rules: PermissionRules):
       reason_code: String(reasonCodes[reason]),
     },
   };
+}
+
+/** Whether a uid may read a channel's messages; undefined = it may. Members and sides do; an allowlist and a ban are about sending. */
+export function unreadable(pair: Pair, facts: PairFacts, { systemReaders }: PermissionRules): Refusal | undefined {
+  const reason = unreadableReason(pair, facts, systemReaders);
+  return reason && refusalOf(reason, pair, `${JSON.stringify(pair.sender)} ${reads[reason]}`);
+}
+
+const reads = {
+  NOT_SUBSCRIBER: 'is not a member of the channel',
+  IN_DENYLIST: 'is on the channel’s denylist',
+  CHANNEL_DISBANDED: 'reads a channel that was disbanded',
+  NOT_ALLOWED: 'is no side of the channel',
+} as const;
+
+function unreadableReason(
+  { channel: from, sender: uid }: Pair,
+  facts: PairFacts,
+  systemUids: SystemUids,
+): keyof typeof reads | undefined {
+  if (facts.isDisbanded) return 'CHANNEL_DISBANDED';
+  if (from.type === infoType || from.type === customerServiceType) return undefined;
+  if (from.type === personType || from.type === agentType)
+    return from.id.split('@').includes(uid) ? undefined : 'NOT_ALLOWED';
+  if (systemUids.has(uid) || facts.isSystemSender) return undefined;
+  if (from.type === visitorsType && from.id === uid) return undefined;
+  if (facts.isDenied) return 'IN_DENYLIST';
+  return facts.isMember ? undefined : 'NOT_SUBSCRIBER';
+}
+
+/** A uid and a channel that it wants to read. */
+export function readingPair(uid: string, from: Channel): Pair {
+  return { key: keyOf(uid, from), sender: uid, channel: from, receiver: undefined, isToUids: false };
 }
 
 function reasonOf(

@@ -1,7 +1,8 @@
 import type { IncomingHttpHeaders } from 'node:http';
-import { Code, ConnectError } from '@connectrpc/connect';
+import { Code, ConnectError, type ContextValues, createContextValues } from '@connectrpc/connect';
 import type { UniversalServerRequest, UniversalServerResponse } from '@connectrpc/connect/protocol';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
+import { certificateKey, certificateOf } from './identity.ts';
 
 export type Handler = ReturnType<typeof connectNodeAdapter>;
 export type Request = Parameters<Handler>[0];
@@ -19,7 +20,15 @@ export function universalRequest(request: Request, signal: AbortSignal): Univers
     header: webHeaders(request.headers),
     body: request,
     signal,
+    contextValues: contextValuesOf(request),
   };
+}
+
+/** What is known of a call before it is one: the client's certificate. */
+export function contextValuesOf(request: Request): ContextValues {
+  const values = createContextValues();
+  const certificate = certificateOf(request.socket);
+  return certificate === undefined ? values : values.set(certificateKey, certificate);
 }
 
 /** Answers, in one piece: the JSON routes have no streams. */

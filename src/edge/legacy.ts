@@ -5,15 +5,19 @@ import { MessageService, type SendBatchResponse, type SendRequest } from '../../
 import { malformed } from '../domain/failure.ts';
 import { type TranscodedCall, TranscodeError } from '../transcode/index.ts';
 import { httpStatusOf, toConnectError, toHttp } from './failures.ts';
+import { callerKey } from './identity.ts';
 
 /** Who sends when a caller of `Send` names nobody, as the servers that legacy callers were written for have it. */
 const systemUid = '____system';
 
-/** Gives a single send without a sender the system's uid, before the rules are checked. */
+/** Gives a single send without a sender the system's uid, and a user's its own, before the rules are checked. */
 export const legacySenderInterceptor: Interceptor = (next) => async (request) => {
   if (!request.stream && request.method === MessageService.method.send) {
     const { message } = request.message as SendRequest;
-    if (message?.fromUid === '') message.fromUid = systemUid;
+    if (message?.fromUid === '') {
+      const { kind, name } = request.contextValues.get(callerKey);
+      message.fromUid = kind === 'user' ? name : systemUid;
+    }
   }
   return await next(request);
 };

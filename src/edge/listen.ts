@@ -51,11 +51,18 @@ export interface Listener {
   close(graceMs: number): Promise<{ forced: number }>;
 }
 
+interface Tls {
+  readonly key: string;
+  readonly cert: string;
+  readonly clientCa?: string;
+}
+
 export interface ListenOptions {
   readonly host: string;
   /** 0 = any free one. */
   readonly port: number;
-  readonly tls?: { readonly key: string; readonly cert: string };
+  /** `clientCa`: clients are asked for a certificate of these authorities; who has none is let in without one. */
+  readonly tls?: Tls;
   readonly handler: Handler;
   readonly bounds?: ConnectionBounds;
 }
@@ -235,12 +242,14 @@ function isPreface(bytes: Buffer): boolean | undefined {
   return bytes.length >= preface.length ? true : undefined;
 }
 
-function secure(handler: Handler, bounds: ConnectionBounds, tls: { key: string; cert: string }): Carrier {
+function secure(handler: Handler, bounds: ConnectionBounds, { key, cert, clientCa }: Tls): Carrier {
   const server = createSecureServer(
     {
       ...h2Options(bounds),
       ...h1Options(bounds),
-      ...tls,
+      key,
+      cert,
+      ...(clientCa === undefined ? {} : { ca: clientCa, requestCert: true, rejectUnauthorized: false }),
       allowHTTP1: true,
       minVersion: 'TLSv1.2',
       handshakeTimeout: bounds.headersMs,

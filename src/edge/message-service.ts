@@ -11,6 +11,7 @@ import type { Broadcast } from '../service/broadcast.ts';
 import type { Page, ReadChannel } from '../service/read-channel.ts';
 import { requestIdOf, type SendBatch } from '../service/send-batch.ts';
 import { toStatus } from './failures.ts';
+import { callerKey } from './identity.ts';
 
 /** What the service is made of. */
 export interface MessageServiceParts {
@@ -32,6 +33,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         expectedLastSeqs: request.expectedLastSeqs.map((each) => ({ ...each, lastSeq: Number(each.lastSeq) })),
         signal: context.signal,
+        caller: context.values.get(callerKey),
       });
       const count = (kind: Outcome['kind']) => outcomes.filter((outcome) => outcome.kind === kind).length;
       return create(SendBatchResponseSchema, {
@@ -55,6 +57,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         expectedLastSeqs: [],
         signal: context.signal,
+        caller: context.values.get(callerKey),
       });
       if (outcome === undefined) throw new Error('no outcome for the message');
       if (outcome.kind === 'refused') throw new Failure(outcome.refusal);
@@ -66,13 +69,15 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         ...request,
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         signal: context.signal,
+        caller: context.values.get(callerKey),
       });
       return { failUids: missed.map((each) => each.uid), reason: missed.map((each) => each.reason) };
     },
 
-    async listMessages(request) {
+    async listMessages(request, context) {
       const page = await parts.readChannel({
         ...request,
+        caller: context.values.get(callerKey),
         afterSeq: Number(request.afterSeq),
         beforeSeq: Number(request.beforeSeq),
       });

@@ -5,9 +5,11 @@ import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import type { Events } from '../events.ts';
 import { limits } from '../limits.ts';
 import { createTranscoder, type Transcoder } from '../transcode/index.ts';
+import { authenticateInterceptor } from './authenticate.ts';
 import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
 import { detailRegistry } from './failures.ts';
+import type { Identify } from './identity.ts';
 import { legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
 import { createUnaryGrpc } from './unary-grpc.ts';
@@ -28,7 +30,11 @@ export interface Routes {
 const compressMinBytes = 64 * 1024;
 
 /** What all services are made of. */
-export type Parts = MessageServiceParts & ChannelServiceParts;
+export type Parts = MessageServiceParts &
+  ChannelServiceParts & {
+    /** Unset: nobody is asked for a credential. */
+    readonly identify: Identify | undefined;
+  };
 
 export function createRoutes(parts: Parts, events: Events): Routes {
   const services = [
@@ -39,6 +45,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   const interceptors: Interceptor[] = [
     callInterceptor(events),
     deadlineInterceptor(parts.requestTimeoutMs),
+    authenticateInterceptor(parts.identify),
     legacySenderInterceptor,
     validateInterceptor(),
   ];

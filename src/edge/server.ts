@@ -1,6 +1,14 @@
 import { Code, ConnectError } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
-import { callerSignal, type Handler, type Request, type Response, universalRequest, writeAnswer } from './exchange.ts';
+import {
+  callerSignal,
+  contextValuesOf,
+  type Handler,
+  type Request,
+  type Response,
+  universalRequest,
+  writeAnswer,
+} from './exchange.ts';
 import { toConnectError, toHttp } from './failures.ts';
 import type { Guard } from './guard.ts';
 import type { Routes } from './routes.ts';
@@ -10,6 +18,7 @@ export function createServer(guard: Guard, { routes, options, unaryGrpc, transco
   const rpc = connectNodeAdapter({
     ...options,
     routes,
+    contextValues: contextValuesOf,
     fallback: (request, response) => void json(request, response),
   });
 

@@ -3,7 +3,6 @@ import { type DescService, fromBinary, toBinary } from '@bufbuild/protobuf';
 import {
   Code,
   ConnectError,
-  createContextValues,
   createServiceImplSpec,
   type HandlerContext,
   type Interceptor,
@@ -12,7 +11,7 @@ import {
 } from '@connectrpc/connect';
 import { type Compression, createMethodUrl, invokeUnaryImplementation } from '@connectrpc/connect/protocol';
 import { parseTimeout, setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
-import { callerSignal, type Request, type Response, webHeaders } from './exchange.ts';
+import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from './exchange.ts';
 import { toConnectError } from './failures.ts';
 
 type UnaryMethod = MethodImplSpec & { kind: 'unary' };
@@ -109,7 +108,7 @@ function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { sign
     requestHeader: webHeaders(headers),
     responseHeader: new Headers(),
     responseTrailer: new Headers(),
-    values: createContextValues(),
+    values: contextValuesOf(request),
   } as HandlerContext;
 }
 

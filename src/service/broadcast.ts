@@ -1,3 +1,4 @@
+import { type Caller, notYours } from '../domain/caller.ts';
 import { personType } from '../domain/channel.ts';
 import { Failure } from '../domain/failure.ts';
 import type { Header } from '../domain/message.ts';
@@ -14,6 +15,7 @@ export interface BroadcastCall {
   readonly requestId: string;
   /** Aborted when the caller has gone away. */
   readonly signal?: AbortSignal;
+  readonly caller: Caller;
 }
 
 /** A user that did not get it, and why. */
@@ -28,6 +30,8 @@ export type Broadcast = (call: BroadcastCall) => Promise<Missed[]>;
 /** The use case: person messages in batches, one transaction each, so that no transaction is larger than a batch may be. */
 export function createBroadcast(sendBatch: SendBatch): Broadcast {
   return async (call) => {
+    const refusal = notYours(call.caller, call.fromUid);
+    if (refusal !== undefined) throw new Failure(refusal);
     const missed = new Map<number, Missed>();
     const seen = new Set<string>();
     const receivers: { index: number; uid: string }[] = [];
@@ -73,6 +77,7 @@ async function sendPart(
       validateOnly: false,
       requestId: '',
       expectedLastSeqs: [],
+      caller: call.caller,
       ...(call.signal === undefined ? {} : { signal: call.signal }),
     });
     return outcomes.map((outcome) =>

@@ -1,9 +1,12 @@
+import type { Caller } from '../domain/caller.ts';
 import { canonicalId, channel, messageSequence } from '../domain/channel.ts';
-import { invalidField } from '../domain/failure.ts';
+import { Failure, invalidField } from '../domain/failure.ts';
+import { readingPair, unreadable } from '../domain/permission.ts';
 import { limits } from '../limits.ts';
 import { readHeads } from '../storage/channel.ts';
 import { troubleOf } from '../storage/failure.ts';
 import { readRange, type StoredMessage } from '../storage/message.ts';
+import { readPairFacts } from '../storage/permission.ts';
 import { storeBusy } from './append.ts';
 import type { Store } from './group.ts';
 
@@ -25,13 +28,15 @@ export interface ReadCall {
   readonly beforeSeq: number;
   readonly limit: number;
   readonly descending: boolean;
+  /** Who calls: a user reads only what is its own to read. */
+  readonly caller: Caller;
 }
 
 /** Reads a page; a channel that nobody has sent to is an empty one. */
 export type ReadChannel = (call: ReadCall) => Promise<Page>;
 
 /** The use case over the store. */
-export function createReadChannel({ db, channelKeys }: Store): ReadChannel {
+export function createReadChannel({ db, channelKeys, rules }: Store): ReadChannel {
   return async (call) => {
     const channelId = canonicalId(call.channelType, call.channelId);
     if (channelId === undefined)
@@ -39,6 +44,12 @@ export function createReadChannel({ db, channelKeys }: Store): ReadChannel {
     const named = channel(call.channelType, channelId, messageSequence);
     const limit = call.limit || limits.pageMessagesDefault;
     try {
+      if (call.caller.kind === 'user') {
+        const pair = readingPair(call.caller.name, named);
+        const facts = (await readPairFacts(db, [pair])).get(pair.key);
+        const refusal = facts && unreadable(pair, facts, rules);
+        if (refusal !== undefined) throw new Failure(refusal);
+      }
       const channelKey = (await channelKeys.find([named])).get(named.key);
       const empty = { channelType: call.channelType, channelId, messages: [], more: false, lastSeq: 0 };
       if (channelKey === undefined) return empty;
@@ -59,7 +70,7 @@ export function createReadChannel({ db, channelKeys }: Store): ReadChannel {
         lastSeq: heads.get(channelKey) ?? 0,
       };
     } catch (error) {
-      if (troubleOf(error) === 'defect') throw error;
+      if (error instanceof Failure || troubleOf(error) === 'defect') throw error;
       throw storeBusy(error);
     }
   };

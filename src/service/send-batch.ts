@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto';
+import { type Caller, notYours } from '../domain/caller.ts';
 import { canonicalId, channel, messageSequence } from '../domain/channel.ts';
 import { Failure, invalidField, malformed, type Violation } from '../domain/failure.ts';
 import { type Draft, type Prepared, prepare } from '../domain/message.ts';
-import { type Batch, canExpect, type Outcome } from '../domain/plan.ts';
+import { canExpect, type Outcome } from '../domain/plan.ts';
 import { limits } from '../limits.ts';
 import type { AppendBatch } from './lanes.ts';
 
@@ -24,6 +25,8 @@ export interface SendBatchCall {
   readonly expectedLastSeqs: readonly ExpectedLastSeq[];
   /** Aborted when the caller has gone away. */
   readonly signal?: AbortSignal;
+  /** Who calls; what it may not send never meets the store. */
+  readonly caller: Caller;
 }
 
 /** Sends a batch: one outcome a message, in order. A refused ATOMIC batch throws. */
@@ -33,15 +36,32 @@ export type SendBatch = (call: SendBatchCall) => Promise<readonly Outcome[]>;
 export function createSendBatch(append: AppendBatch, rehearse: AppendBatch): SendBatch {
   return async (call) => {
     const messages = call.messages.map((draft, index) => prepare(draft, keyOf(draft, index, call.requestId)));
-    const batch: Batch = {
-      messages,
-      atomic: call.atomic,
-      expectedLastSeqs: expectations(call.expectedLastSeqs, messages),
-    };
-    const outcomes = await (call.validateOnly ? rehearse : append)(batch, call.signal);
+    const expectedLastSeqs = expectations(call.expectedLastSeqs, messages);
+    const store = call.validateOnly ? rehearse : append;
+    const outcomes = await withoutOthers(call, messages, (yours) =>
+      store({ messages: yours, atomic: call.atomic, expectedLastSeqs }, call.signal),
+    );
     if (call.atomic) assertAllAccepted(outcomes);
     return call.validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
   };
+}
+
+/** Lets through what the caller may send; what it may not is refused first, and learns nothing of the store. */
+async function withoutOthers(
+  { caller, atomic }: SendBatchCall,
+  messages: readonly Prepared[],
+  store: (yours: readonly Prepared[]) => Promise<readonly Outcome[]>,
+): Promise<readonly Outcome[]> {
+  if (caller.senders === undefined) return await store(messages);
+  const refused = messages.map((message): Outcome | undefined => {
+    const refusal = notYours(caller, message.fromUid);
+    return refusal && { kind: 'refused', message, refusal };
+  });
+  const yours = messages.filter((_, index) => refused[index] === undefined);
+  if (yours.length === messages.length) return await store(messages);
+  if (atomic) assertAllAccepted(refused);
+  const outcomes = (yours.length === 0 ? [] : await store(yours)).values();
+  return refused.map((outcome) => outcome ?? (outcomes.next().value as Outcome));
 }
 
 /** A made key is as good as unique; it exists so that every message has one to be told apart by. */
@@ -73,11 +93,11 @@ function expectations(expected: readonly ExpectedLastSeq[], messages: readonly P
 }
 
 /** The first refusal fails an ATOMIC batch; the violations name them all. */
-function assertAllAccepted(outcomes: readonly Outcome[]): void {
+function assertAllAccepted(outcomes: readonly (Outcome | undefined)[]): void {
   const violations: Violation[] = [];
   let first: { index: number; refusal: Extract<Outcome, { kind: 'refused' }>['refusal'] } | undefined;
   for (const [index, outcome] of outcomes.entries()) {
-    if (outcome.kind !== 'refused') continue;
+    if (outcome?.kind !== 'refused') continue;
     const { refusal } = outcome;
     first ??= { index, refusal };
     violations.push({ field: `messages[${index}]`, description: refusal.message, reason: refusal.reason });

@@ -39,7 +39,11 @@ const message = (fromUid: string, channelType: number, channelId: string, more: 
     },
     '1',
   );
-const rules: PermissionRules = { systemUids: new Set(['system']), enforcePersonAllowlist: false };
+const rules: PermissionRules = {
+  systemUids: new Set(['system']),
+  systemReaders: new Set(['system']),
+  enforcePersonAllowlist: false,
+};
 const strict: PermissionRules = { ...rules, enforcePersonAllowlist: true };
 const made = { isMade: true };
 const member = { isMade: true, isMember: true };

@@ -40,7 +40,7 @@ describe('kill -9 in the middle of a load', () => {
     url = cluster.url('sendbatch');
     services.push(
       ...(await Promise.all([
-        spawnService({ DATABASE_URL: url, SYSTEM_UIDS: '*' }),
+        spawnService({ DATABASE_URL: url }),
         spawnService({ DATABASE_URL: url }),
       ])),
     );
@@ -126,7 +126,7 @@ describe('kill -9 in the middle of a load', () => {
           services[index] = undefined;
           await victim?.end('SIGKILL');
           kills.service++;
-          services[index] = await spawnService({ DATABASE_URL: url, SYSTEM_UIDS: '*' });
+          services[index] = await spawnService({ DATABASE_URL: url });
         } else {
           process.kill(pid, 'SIGKILL');
           kills.postgres++;

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { randomOf } from '../../bench/workload.ts';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { type Door, openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
 import { seedOf } from '../support/seed.ts';

@@ -30,7 +30,7 @@ const batchOf = (drafts: readonly Draft[], more: Partial<Batch> = {}): Batch => 
   ...more,
 });
 /** Every sender is a system uid. */
-const everybody = { systemUids: { has: () => true }, enforcePersonAllowlist: false };
+const everybody = { systemUids: { has: () => true }, systemReaders: new Set<string>(), enforcePersonAllowlist: false };
 const kinds = (outcomes: readonly Outcome[]) => outcomes.map((outcome) => outcome.kind);
 
 describe('batches that share groups', () => {

@@ -1,0 +1,39 @@
+import type { Refusal } from './failure.ts';
+
+/** What a credential is good for: sending, reading, and changing what others may do. */
+export const scopes = ['send', 'read', 'admin'] as const;
+export type Scope = (typeof scopes)[number];
+
+/** Who calls. */
+export interface Caller {
+  /** For the log and for rates: the key's name, the token's subject, the certificate's. Never a secret. */
+  readonly name: string;
+  /** A service may send as others; a user only as itself. */
+  readonly kind: 'service' | 'user';
+  readonly scopes: ReadonlySet<Scope>;
+  /** Whom it may send as; unset: anybody. */
+  readonly senders?: ReadonlySet<string>;
+  /** Messages that it may send in a second, over a minute; unset: as the settings say. */
+  readonly ratePerSecond?: number;
+}
+
+/** The caller where no credential is asked for: a trusted service. */
+export const trustedCaller: Caller = { name: 'anybody', kind: 'service', scopes: new Set(scopes) };
+
+/** A user, who may send as itself and nobody else. */
+export function userCaller(uid: string, granted: Iterable<Scope>): Caller {
+  return { name: uid, kind: 'user', scopes: new Set(granted), senders: new Set([uid]) };
+}
+
+/** Why a caller may not send as this uid; undefined when it may. */
+export function notYours(caller: Caller, fromUid: string): Refusal | undefined {
+  if (caller.senders === undefined || caller.senders.has(fromUid)) return undefined;
+  return {
+    reason: 'SENDER_NOT_YOURS',
+    message:
+      caller.kind === 'user'
+        ? `a user sends as itself: from_uid must be ${JSON.stringify(caller.name)}`
+        : `this key may not send as ${JSON.stringify(fromUid)}; give it that sender, or use another key`,
+    metadata: { from_uid: fromUid },
+  };
+}

@@ -1,0 +1,44 @@
+import type { DescMethod, DescService } from '@bufbuild/protobuf';
+import type { Interceptor } from '@connectrpc/connect';
+import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
+import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import type { Scope } from '../domain/caller.ts';
+import { Failure } from '../domain/failure.ts';
+import { callerKey, certificateKey, type Identify } from './identity.ts';
+
+/** What each RPC needs; `any`: any credential. An RPC that is not here needs `admin`. */
+const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 'any'>> = {
+  sendBatch: 'send',
+  send: 'send',
+  broadcast: 'send',
+  listMessages: 'read',
+  getServerInfo: 'any',
+};
+
+/** The scope that an RPC needs. */
+export function scopeOf(method: DescMethod): Scope | 'any' {
+  if (method.parent.typeName !== MessageService.typeName) return 'admin';
+  return messageScopes[method.localName as keyof typeof MessageService.method] ?? 'admin';
+}
+
+/** The services whose RPCs `scopeOf` knows; a test walks them. */
+export const guardedServices: readonly DescService[] = [MessageService, ChannelService];
+
+/** Tells who calls before anything else is looked at, on every protocol, and refuses who may not. */
+export function authenticateInterceptor(identify: Identify | undefined): Interceptor {
+  return (next) => async (request) => {
+    if (identify !== undefined) {
+      const caller = await identify(request.header, request.contextValues.get(certificateKey));
+      const scope = scopeOf(request.method);
+      if (scope !== 'any' && !caller.scopes.has(scope)) {
+        throw new Failure({
+          reason: 'SCOPE_MISSING',
+          message: `${request.method.name} needs the scope ${scope}; this credential has ${[...caller.scopes].join(', ') || 'none'}`,
+          metadata: { scope },
+        });
+      }
+      request.contextValues.set(callerKey, caller);
+    }
+    return await next(request);
+  };
+}

@@ -1,0 +1,326 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import { request as httpsRequest } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { exportJWK, generateKeyPair, SignJWT } from 'jose';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
+import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import type { Scope } from '../../src/domain/caller.ts';
+import { guardedServices, scopeOf } from '../../src/edge/authenticate.ts';
+import { createKeys, type Keys, type KeyWish, keyMemoryMs } from '../../src/service/keys.ts';
+import { type Db, openDatabase } from '../../src/storage/database.ts';
+import { type Answer, type Door, openDoors } from '../support/doors.ts';
+import { jsonCaller } from '../support/json.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { readAll } from '../support/verify.ts';
+
+const secret = new TextEncoder().encode('a secret of at least thirty-two bytes');
+const issuer = 'https://issuer.test';
+const audience = 'sendbatch';
+const tokens = { key: { secret }, algorithms: ['HS256'], issuer, audience };
+const asking = { asks: true, open: false, identity: { tokens, certificateScopes: undefined } };
+
+interface TokenWish {
+  readonly sub?: string;
+  readonly scope?: string;
+  readonly iss?: string;
+  readonly aud?: string;
+  readonly expires?: string | number;
+  readonly key?: Uint8Array;
+}
+async function token({
+  sub = 'u1',
+  scope,
+  iss = issuer,
+  aud = audience,
+  expires = '5m',
+  key = secret,
+}: TokenWish = {}) {
+  return await new SignJWT(scope === undefined ? {} : { scope })
+    .setProtectedHeader({ alg: 'HS256' })
+    .setSubject(sub)
+    .setIssuer(iss)
+    .setAudience(aud)
+    .setExpirationTime(expires)
+    .sign(key);
+}
+const bearer = (credential: string) => ({ authorization: `Bearer ${credential}` });
+let sent = 0;
+const draft = (fromUid: string) => ({
+  channelId: 'identity',
+  channelType: ChannelType.GROUP,
+  fromUid,
+  clientMsgNo: `k${sent++}`,
+  payload: Buffer.from('x'),
+});
+const said = (answer: Answer) =>
+  'refused' in answer
+    ? `${answer.refused.code} ${answer.refused.reason}`
+    : answer.results.map((result) => result.refused?.reason ?? 'ok').join(' ');
+
+function keysOf(service: TestService): { db: Db; keys: Keys } {
+  const db = openDatabase({
+    connection: { url: service.databaseUrl },
+    poolSize: 1,
+    lockTimeoutMs: 5000,
+    statementTimeoutMs: 5000,
+    connectTimeoutMs: 5000,
+    onConnectionError: () => {},
+  });
+  return { db, keys: createKeys(db) };
+}
+
+describe('who calls', () => {
+  let service: TestService;
+  let doors: Door[];
+  let db: Db;
+  let keys: Keys;
+  before(async () => {
+    service = await startService(asking);
+    doors = openDoors(service.url);
+    ({ db, keys } = keysOf(service));
+  });
+  after(async () => {
+    for (const door of doors) door.close();
+    await db.destroy();
+    await service.stop();
+  });
+  const keyFor = async (wish: Partial<KeyWish> = {}) =>
+    (await keys.create({ name: 'a service', scopes: ['send', 'read'], ...wish })).key;
+
+  test('credentials that are none, over every protocol: refused alike, and nothing is stored', async () => {
+    const good = await keyFor();
+    const expired = await keyFor({ expiresAt: Date.now() - 1 });
+    const [, keyId] = good.split('_');
+    const bad: [string, Record<string, string>][] = [
+      ['unknown key', bearer(`sb_aaaaaaaaaaaaaaaa_${'A'.repeat(43)}`)],
+      ['wrong secret', bearer(`sb_${keyId}_${'A'.repeat(43)}`)],
+      ['expired key', bearer(expired)],
+      ['not a key', bearer('sb_x')],
+      ['not a scheme', { authorization: `Basic ${good}x` }],
+      ['legacy header', { token: 'nonsense' }],
+      ['not a token', bearer('a.b.c')],
+      ['other secret', bearer(await token({ key: new TextEncoder().encode('another secret of thirty-two bytes!!') }))],
+      ['other issuer', bearer(await token({ iss: 'https://other.test' }))],
+      ['other audience', bearer(await token({ aud: 'other' }))],
+      ['expired token', bearer(await token({ expires: Math.floor(Date.now() / 1000) - 3600 }))],
+      ['no uid', bearer(await token({ sub: '' }))],
+      ['no plain uid', bearer(await token({ sub: 'a@b' }))],
+      ['unsigned', bearer(`${btoa('{"alg":"none"}')}.${btoa('{"sub":"u1"}')}.`.replaceAll('=', ''))],
+    ];
+    const texts = new Set<string>();
+    for (const door of doors) {
+      const none = await door.send({ messages: [draft('u1')] });
+      assert.equal(said(none), 'Unauthenticated CREDENTIAL_MISSING', door.name);
+      for (const [what, headers] of bad) {
+        const answer = await door.send({ messages: [draft('u1')] }, { headers });
+        assert.equal(said(answer), 'Unauthenticated CREDENTIAL_INVALID', `${door.name}: ${what}`);
+        if ('refused' in answer) texts.add(answer.refused.message);
+      }
+    }
+    assert.equal(texts.size, 1, 'one text for all');
+    assert.deepEqual(await readAll(service.databaseUrl), []);
+  });
+
+  test('every caller as every sender, over every protocol', async () => {
+    const any = await keyFor();
+    const two = await keyFor({ senders: ['u1', 'u2'] });
+    const callers: [string, Record<string, string>, string][] = [
+      ['a key', bearer(any), 'ok ok ok'],
+      ['a key in the legacy header', { token: any }, 'ok ok ok'],
+      ['a key with senders', bearer(two), 'ok ok SENDER_NOT_YOURS'],
+      ['a user', bearer(await token({ sub: 'u1' })), 'ok SENDER_NOT_YOURS SENDER_NOT_YOURS'],
+      ['another user', bearer(await token({ sub: 'u9' })), 'SENDER_NOT_YOURS SENDER_NOT_YOURS SENDER_NOT_YOURS'],
+    ];
+    for (const door of doors) {
+      for (const [who, headers, expected] of callers) {
+        const messages = [draft('u1'), draft('u2'), draft('u3')];
+        assert.equal(said(await door.send({ messages, validateOnly: true }, { headers })), expected, who);
+        assert.equal(said(await door.send({ messages }, { headers })), expected, `${door.name}: ${who}`);
+        if (expected.includes('NOT_YOURS') && !door.name.startsWith('JSON')) {
+          const atomic = await door.send(
+            { messages: messages.map((each) => ({ ...each, clientMsgNo: `a${sent++}` })), mode: SendMode.ATOMIC },
+            { headers },
+          );
+          assert.equal(said(atomic), 'PermissionDenied SENDER_NOT_YOURS');
+        }
+      }
+    }
+  });
+
+  test('each scope opens its own routes and no others', async () => {
+    const routes: [string, Scope | 'any', (call: ReturnType<typeof jsonCaller>) => Promise<{ status: number }>][] = [
+      ['send', 'send', (call) => call.post('/message/send', { ...wire('u1'), client_msg_no: `s${sent++}` })],
+      ['batch', 'send', (call) => call.post('/message/sendbatch', [wire('u1')])],
+      [
+        'broadcast',
+        'send',
+        (call) => call.post('/message/sendbatch', { from_uid: 'u1', subscribers: ['a'], payload: 'SGk=' }),
+      ],
+      ['history', 'read', (call) => call.get('/v1/channels/2/identity/messages')],
+      ['channel', 'admin', (call) => call.post('/channel', { channel_id: 'scoped', channel_type: 2 })],
+      ['members', 'admin', (call) => call.get('/v1/channels/2/scoped/members')],
+      ['system uids', 'admin', (call) => call.get('/user/systemuids')],
+      ['info', 'any', (call) => call.get('/v1/server-info')],
+    ];
+    for (const scope of ['send', 'read', 'admin'] as const) {
+      const call = jsonCaller(service.url, bearer(await keyFor({ scopes: [scope] })));
+      for (const [what, needed, ask] of routes)
+        assert.equal(
+          (await ask(call)).status,
+          needed === 'any' || needed === scope ? 200 : 403,
+          `${what} with ${scope}`,
+        );
+    }
+    for (const [what, , ask] of routes) assert.equal((await ask(jsonCaller(service.url))).status, 401, what);
+    const plain = jsonCaller(service.url, bearer(await token({ sub: 'u1', scope: 'openid send' })));
+    assert.equal((await plain.post('/message/sendbatch', [wire('u1')])).status, 200);
+    assert.equal((await plain.get('/v1/channels/1/u1@u2/messages')).status, 403);
+  });
+
+  test('every RPC has its scope in the table', () => {
+    const open = guardedServices.flatMap((guarded) =>
+      guarded.methods.filter((method) => scopeOf(method) === 'any').map((method) => method.name),
+    );
+    assert.deepEqual(open, ['GetServerInfo']);
+  });
+
+  test('a user reads only what is its own', async () => {
+    const admin = jsonCaller(service.url, bearer(await keyFor({ scopes: ['admin'] })));
+    await admin.post('/channel', { channel_id: 'club', channel_type: 2, subscribers: ['u1'] });
+    const read = async (sub: string, path: string) =>
+      (await jsonCaller(service.url, bearer(await token({ sub }))).get(path)).status;
+    assert.deepEqual(
+      [
+        await read('u1', '/v1/channels/2/club/messages'),
+        await read('u2', '/v1/channels/2/club/messages'),
+        await read('u1', '/v1/channels/1/u1@u2/messages'),
+        await read('u2', '/v1/channels/1/u1@u2/messages'),
+        await read('u3', '/v1/channels/1/u1@u2/messages'),
+      ],
+      [200, 403, 200, 200, 403],
+    );
+  });
+
+  test('a single send without a sender is the user’s own', async () => {
+    const call = jsonCaller(service.url, bearer(await token({ sub: 'u7' })));
+    const { status } = await call.post('/message/send', { channel_id: 'u8', channel_type: 1, payload: 'SGk=' });
+    assert.equal(status, 200);
+    const rows = await readAll(service.databaseUrl);
+    assert.ok(rows.some((row) => row.fromUid === 'u7'));
+  });
+
+  test('a revoked key is refused within its memory, also where it was just used', async () => {
+    const { key, keyId } = await keys.create({ name: 'short', scopes: ['send'] });
+    const call = jsonCaller(service.url, bearer(key));
+    assert.equal((await call.post('/message/sendbatch', [wire('u1')])).status, 200);
+    assert.equal(await keys.revoke(keyId), true);
+    assert.equal(await keys.revoke(keyId), false);
+    const revoked = performance.now();
+    let status = 200;
+    while (status === 200 && performance.now() - revoked < 10 * keyMemoryMs)
+      status = (await call.post('/message/sendbatch', [wire('u1')])).status;
+    assert.equal(status, 401);
+    assert.ok(performance.now() - revoked < 2 * keyMemoryMs, 'a second, and the time of a call');
+  });
+
+  test('a preflight needs no credential', async () => {
+    const response = await fetch(`${service.url}/message/sendbatch`, {
+      method: 'OPTIONS',
+      headers: {
+        origin: service.url,
+        'access-control-request-method': 'POST',
+        'access-control-request-headers': 'authorization',
+      },
+    });
+    assert.equal(response.status, 204);
+    assert.match(response.headers.get('access-control-allow-headers') ?? '', /authorization/i);
+  });
+});
+
+const wire = (fromUid: string) => ({
+  from_uid: fromUid,
+  channel_id: 'identity',
+  channel_type: 2,
+  client_msg_no: `w${sent++}`,
+  payload: 'SGk=',
+});
+
+describe('tokens by the issuer’s public keys', () => {
+  let issuerServer: Server;
+  let service: TestService;
+  const published: object[] = [];
+  before(async () => {
+    issuerServer = createServer((_, response) => response.end(JSON.stringify({ keys: published })));
+    await new Promise<void>((resolve) => issuerServer.listen(0, '127.0.0.1', resolve));
+    const { port } = issuerServer.address() as AddressInfo;
+    const key = { jwksUrl: `http://127.0.0.1:${port}/keys` };
+    service = await startService({
+      ...asking,
+      identity: { tokens: { key, algorithms: ['ES256'], issuer, audience }, certificateScopes: undefined },
+    });
+  });
+  after(async () => {
+    await service.stop();
+    await new Promise((resolve) => issuerServer.close(resolve));
+  });
+
+  test('are taken, and with a pinned signature only', async () => {
+    const { privateKey, publicKey } = await generateKeyPair('ES256', { extractable: true });
+    published.push({ ...(await exportJWK(publicKey)), kid: 'one', alg: 'ES256' });
+    const sign = async (alg: string, key: Parameters<SignJWT['sign']>[0], kid: string) =>
+      await new SignJWT({})
+        .setProtectedHeader({ alg, kid })
+        .setSubject('u1')
+        .setIssuer(issuer)
+        .setAudience(audience)
+        .setExpirationTime('5m')
+        .sign(key);
+    const send = async (credential: string) =>
+      (await jsonCaller(service.url, bearer(credential)).post('/message/sendbatch', [wire('u1')])).status;
+    assert.equal(await send(await sign('ES256', privateKey, 'one')), 200);
+    // The public key as a secret of HS256: the oldest trick.
+    assert.equal(
+      await send(await sign('HS256', new TextEncoder().encode(JSON.stringify(published[0]).padEnd(64)), 'one')),
+      401,
+    );
+    const stranger = await generateKeyPair('ES256');
+    assert.equal(await send(await sign('ES256', stranger.privateKey, 'one')), 401);
+    assert.equal(await send(await sign('ES256', stranger.privateKey, 'two')), 401);
+  });
+});
+
+describe('a client certificate', () => {
+  const file = (name: string) => readFileSync(join(import.meta.dirname, '../edge', name), 'utf8');
+  test('is a service of its common name; without one, or of another authority, a key is needed', async () => {
+    const service = await startService({
+      asks: true,
+      open: false,
+      identity: { tokens: undefined, certificateScopes: ['send'] },
+      tls: { key: file('localhost-key.pem'), cert: file('localhost-cert.pem'), clientCa: file('client-ca.pem') },
+    });
+    const post = async (certificate: object) => {
+      const { promise, resolve, reject } = Promise.withResolvers<number>();
+      const request = httpsRequest(`${service.url}/message/sendbatch`, {
+        method: 'POST',
+        rejectUnauthorized: false,
+        agent: false,
+        ...certificate,
+      });
+      request.on('response', (response) => {
+        response.resume();
+        resolve(response.statusCode ?? 0);
+      });
+      request.on('error', reject);
+      request.end(JSON.stringify([wire('u1')]));
+      return await promise;
+    };
+    assert.equal(await post({ key: file('client-key.pem'), cert: file('client-cert.pem') }), 200);
+    assert.equal(await post({}), 401);
+    assert.equal(await post({ key: file('localhost-key.pem'), cert: file('localhost-cert.pem') }), 401);
+    await service.stop();
+  });
+});
