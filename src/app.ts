@@ -12,9 +12,11 @@ import { createChannels } from './service/channels.ts';
 import type { Store } from './service/group.ts';
 import { createKeys } from './service/keys.ts';
 import { createDirect, createLanes } from './service/lanes.ts';
+import { createRates } from './service/rates.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createSendBatch } from './service/send-batch.ts';
 import { ChannelKeys } from './storage/channel.ts';
+import { openCounter } from './storage/counter.ts';
 import { version } from './version.ts';
 
 /** A running service. */
@@ -59,7 +61,10 @@ export async function start(config: Config, log: Log): Promise<App> {
       return lanes.append;
     };
     const keys = createKeys(db);
-    const sendBatch = createSendBatch(openAppend(), createDirect(createRehearsal(store)));
+    const counters = config.rates.store === 'postgres' ? database.openCounters() : undefined;
+    if (counters !== undefined) undo.push(() => counters.end());
+    const rates = createRates(config.rates, (name, quota) => openCounter(name, quota, counters));
+    const sendBatch = createSendBatch(openAppend(), createDirect(createRehearsal(store)), rates);
     const routes = createRoutes(
       {
         version,

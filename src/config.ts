@@ -22,6 +22,17 @@ convict.addFormats({
         if (!isScope(scope)) throw new Error(`${JSON.stringify(scope)} is not a scope: send, read, admin`);
     },
   },
+  quotas: {
+    validate: (value: unknown) => {
+      for (const quota of String(value)
+        .split(/[\s,]+/)
+        .filter(Boolean))
+        if (quotaOf(quota) === undefined)
+          throw new Error(
+            `${JSON.stringify(quota)} is not a quota such as 100/1s: 1 to 10^9 messages in 1 to 86400 seconds`,
+          );
+    },
+  },
   origins: {
     validate: (value: unknown) => {
       for (const origin of splitList(String(value)))
@@ -117,6 +128,30 @@ const schema = {
     default: 'off',
     env: 'PERSON_ALLOWLIST',
   },
+  rateCaller: {
+    doc: 'Messages that a caller may send, as 100/1s 3000/60s: quotas for bursts and for the long run. Unset: no limit. A key may have its own.',
+    format: 'quotas',
+    default: '',
+    env: 'RATE_CALLER',
+  },
+  rateSender: {
+    doc: 'Messages that a from_uid may send, as RATE_CALLER.',
+    format: 'quotas',
+    default: '',
+    env: 'RATE_SENDER',
+  },
+  rateChannel: {
+    doc: 'Messages that a channel takes, as RATE_CALLER.',
+    format: 'quotas',
+    default: '',
+    env: 'RATE_CHANNEL',
+  },
+  rateStore: {
+    doc: 'Where rates are counted: memory = by each process, postgres = by all instances together (2,000 to 4,000 counts a second).',
+    format: ['memory', 'postgres'],
+    default: 'memory',
+    env: 'RATE_STORE',
+  },
   dataDir: {
     doc: 'Folder of the embedded PostgreSQL. Unset: .sendbatch where the service is started.',
     format: String,
@@ -186,6 +221,12 @@ export interface Config {
   readonly identity: Identity;
   readonly allowedOrigins: 'default' | readonly string[];
   readonly database: { readonly url: string } | { readonly dataDir: string; readonly explicit: boolean };
+  readonly rates: {
+    readonly caller: readonly Quota[];
+    readonly sender: readonly Quota[];
+    readonly channel: readonly Quota[];
+    readonly store: 'memory' | 'postgres';
+  };
   readonly systemUids: 'all' | readonly string[];
   readonly personAllowlist: boolean;
   readonly workers: number;
@@ -247,6 +288,12 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
       at.databaseUrl === ''
         ? { dataDir: resolve(at.dataDir || '.sendbatch'), explicit: at.dataDir !== '' }
         : { url: at.databaseUrl },
+    rates: {
+      caller: quotasOf(at.rateCaller),
+      sender: quotasOf(at.rateSender),
+      channel: quotasOf(at.rateChannel),
+      store: at.rateStore === 'postgres' ? 'postgres' : 'memory',
+    },
     systemUids: at.systemUids.trim() === '*' ? 'all' : splitList(at.systemUids),
     personAllowlist: at.personAllowlist === 'on',
     workers: at.workers,
@@ -314,6 +361,24 @@ function tokensOf(at: Settings): Identity['tokens'] {
   if (algorithms.length === 0 || algorithms.some((name) => !/^(RS|PS|ES)(256|384|512)$|^EdDSA$/.test(name)))
     throw new ConfigError('JWT_ALGORITHMS must name public-key signatures such as RS256, ES256, EdDSA');
   return { key: { jwksUrl: jwtJwksUrl }, algorithms, issuer, audience };
+}
+
+interface Quota {
+  readonly points: number;
+  readonly seconds: number;
+}
+
+function quotaOf(text: string): Quota | undefined {
+  const [, points, seconds] = /^([1-9]\d{0,9})\/([1-9]\d{0,4})s$/.exec(text) ?? [];
+  const quota = { points: Number(points), seconds: Number(seconds) };
+  return quota.points <= 1e9 && quota.seconds <= 86_400 ? quota : undefined;
+}
+
+function quotasOf(text: string): Quota[] {
+  return text
+    .split(/[\s,]+/)
+    .filter(Boolean)
+    .flatMap((each) => quotaOf(each) ?? []);
 }
 
 function isScope(text: string): text is Scope {

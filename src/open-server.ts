@@ -1,5 +1,6 @@
 import type { Config } from './config.ts';
 import type { Log } from './events.ts';
+import { openCounterPool } from './storage/counter.ts';
 import {
   type DatabaseOptions,
   type Db,
@@ -18,6 +19,8 @@ export class StartError extends Error {}
 export interface OpenServer {
   /** Opens a pool of connections; whoever opens it destroys it. */
   open(more: Partial<DatabaseOptions>): Db;
+  /** Connections for counters. */
+  openCounters(): ReturnType<typeof openCounterPool>;
   /** Which server, and where, in words. */
   readonly words: string;
   /** Leaves it; an embedded one that nobody else uses is stopped. */
@@ -46,7 +49,8 @@ export async function openServer(
   try {
     const migrations = open({ poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 });
     const { version } = await prepareDatabase(migrations, log).finally(() => migrations.destroy());
-    return { open, words: `PostgreSQL ${version}, ${words}`, close };
+    const openCounters = () => openCounterPool('url' in connection ? { connectionString: connection.url } : connection);
+    return { open, openCounters, words: `PostgreSQL ${version}, ${words}`, close };
   } catch (error) {
     await close();
     throw error;

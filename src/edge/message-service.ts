@@ -1,6 +1,6 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { durationFromMs, timestampFromMs } from '@bufbuild/protobuf/wkt';
-import type { ServiceImpl } from '@connectrpc/connect';
+import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
 import type { ChannelType, MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { type MessageService, SendBatchResponseSchema, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { Failure } from '../domain/failure.ts';
@@ -8,6 +8,7 @@ import { flagNoPersist, flagRedDot, flagSyncOnce } from '../domain/message.ts';
 import type { Outcome } from '../domain/plan.ts';
 import { limits } from '../limits.ts';
 import type { Broadcast } from '../service/broadcast.ts';
+import type { Standing } from '../service/rates.ts';
 import type { Page, ReadChannel } from '../service/read-channel.ts';
 import { requestIdOf, type SendBatch } from '../service/send-batch.ts';
 import { toStatus } from './failures.ts';
@@ -34,7 +35,9 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         expectedLastSeqs: request.expectedLastSeqs.map((each) => ({ ...each, lastSeq: Number(each.lastSeq) })),
         signal: context.signal,
         caller: context.values.get(callerKey),
+        tell: rateFields(context),
       });
+      sayWhenToRetry(outcomes, context);
       const count = (kind: Outcome['kind']) => outcomes.filter((outcome) => outcome.kind === kind).length;
       return create(SendBatchResponseSchema, {
         results: outcomes.map((outcome) => ({
@@ -58,6 +61,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         expectedLastSeqs: [],
         signal: context.signal,
         caller: context.values.get(callerKey),
+        tell: rateFields(context),
       });
       if (outcome === undefined) throw new Error('no outcome for the message');
       if (outcome.kind === 'refused') throw new Failure(outcome.refusal);
@@ -107,6 +111,21 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         },
       };
     },
+  };
+}
+
+/** When all of a batch is refused for now, its answer says when to come back, as an error does. */
+function sayWhenToRetry(outcomes: readonly Outcome[], { responseHeader }: HandlerContext): void {
+  const waits = outcomes.map((outcome) => (outcome.kind === 'refused' ? (outcome.refusal.retryAfterMs ?? 0) : 0));
+  if (waits.length === 0 || waits.includes(0)) return;
+  responseHeader.set('retry-after', String(Math.ceil(Math.max(...waits) / 1000)));
+}
+
+/** The fields of the IETF's draft `draft-ietf-httpapi-ratelimit-headers`, on every protocol's answer. */
+function rateFields({ responseHeader }: HandlerContext): (standing: Standing) => void {
+  return ({ points, seconds, remaining, resetMs }) => {
+    responseHeader.set('ratelimit-policy', `"caller";q=${points};w=${seconds}`);
+    responseHeader.set('ratelimit', `"caller";r=${remaining};t=${Math.ceil(resetMs / 1000)}`);
   };
 }
 

@@ -6,6 +6,7 @@ import { type Draft, type Prepared, prepare } from '../domain/message.ts';
 import { canExpect, type Outcome } from '../domain/plan.ts';
 import { limits } from '../limits.ts';
 import type { AppendBatch } from './lanes.ts';
+import type { Rates, Standing } from './rates.ts';
 
 /** A condition on a channel of the batch: its last sequence before the batch. */
 export interface ExpectedLastSeq {
@@ -27,41 +28,57 @@ export interface SendBatchCall {
   readonly signal?: AbortSignal;
   /** Who calls; what it may not send never meets the store. */
   readonly caller: Caller;
+  /** Told where the caller stands with its rate. */
+  readonly tell?: (standing: Standing) => void;
 }
 
 /** Sends a batch: one outcome a message, in order. A refused ATOMIC batch throws. */
 export type SendBatch = (call: SendBatchCall) => Promise<readonly Outcome[]>;
 
-/** The use case over an appender, and over a rehearsal for `validate_only`. */
-export function createSendBatch(append: AppendBatch, rehearse: AppendBatch): SendBatch {
+/** The use case over an appender, and over a rehearsal for `validate_only`, which no rate counts. */
+export function createSendBatch(append: AppendBatch, rehearse: AppendBatch, rates: Rates): SendBatch {
   return async (call) => {
     const messages = call.messages.map((draft, index) => prepare(draft, keyOf(draft, index, call.requestId)));
     const expectedLastSeqs = expectations(call.expectedLastSeqs, messages);
-    const store = call.validateOnly ? rehearse : append;
-    const outcomes = await withoutOthers(call, messages, (yours) =>
-      store({ messages: yours, atomic: call.atomic, expectedLastSeqs }, call.signal),
-    );
-    if (call.atomic) assertAllAccepted(outcomes);
-    return call.validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
+    const refused = ofOthers(call.caller, messages);
+    if (call.atomic) assertAllAccepted(messages.map((message) => refused.get(message)));
+    const admission = call.validateOnly ? undefined : await rates(call.caller, without(refused, messages));
+    if (admission?.standing !== undefined) call.tell?.(admission.standing);
+    for (const [message, refusal] of admission?.refused ?? [])
+      refused.set(message, { kind: 'refused', message, refusal });
+    try {
+      if (call.atomic) assertAllAccepted(messages.map((message) => refused.get(message)));
+      const admitted = without(refused, messages);
+      const batch = { messages: admitted, atomic: call.atomic, expectedLastSeqs };
+      const stored = admitted.length === 0 ? [] : await (call.validateOnly ? rehearse : append)(batch, call.signal);
+      if (call.atomic) assertAllAccepted(stored);
+      await admission?.settle(stored);
+      const rest = stored.values();
+      const outcomes = messages.map((message) => refused.get(message) ?? (rest.next().value as Outcome));
+      return call.validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
+    } catch (error) {
+      // Nothing was stored, or nobody knows: it costs nothing either way.
+      await admission?.settle();
+      throw error;
+    }
   };
 }
 
-/** Lets through what the caller may send; what it may not is refused first, and learns nothing of the store. */
-async function withoutOthers(
-  { caller, atomic }: SendBatchCall,
-  messages: readonly Prepared[],
-  store: (yours: readonly Prepared[]) => Promise<readonly Outcome[]>,
-): Promise<readonly Outcome[]> {
-  if (caller.senders === undefined) return await store(messages);
-  const refused = messages.map((message): Outcome | undefined => {
+type Refused = Extract<Outcome, { kind: 'refused' }>;
+
+/** What the caller may not send: it is refused first, and learns nothing of the store. */
+function ofOthers(caller: Caller, messages: readonly Prepared[]): Map<Prepared, Refused> {
+  const refused = new Map<Prepared, Refused>();
+  if (caller.senders === undefined) return refused;
+  for (const message of messages) {
     const refusal = notYours(caller, message.fromUid);
-    return refusal && { kind: 'refused', message, refusal };
-  });
-  const yours = messages.filter((_, index) => refused[index] === undefined);
-  if (yours.length === messages.length) return await store(messages);
-  if (atomic) assertAllAccepted(refused);
-  const outcomes = (yours.length === 0 ? [] : await store(yours)).values();
-  return refused.map((outcome) => outcome ?? (outcomes.next().value as Outcome));
+    if (refusal !== undefined) refused.set(message, { kind: 'refused', message, refusal });
+  }
+  return refused;
+}
+
+function without(refused: ReadonlyMap<Prepared, unknown>, messages: readonly Prepared[]): readonly Prepared[] {
+  return refused.size === 0 ? messages : messages.filter((message) => !refused.has(message));
 }
 
 /** A made key is as good as unique; it exists so that every message has one to be told apart by. */

@@ -3,12 +3,14 @@ import { type Migration, Migrator } from 'kysely/migration';
 import { up as messages } from './migrations/0001-messages.ts';
 import { up as channels } from './migrations/0002-channels.ts';
 import { up as apiKeys } from './migrations/0003-api-keys.ts';
+import { up as rates } from './migrations/0004-rates.ts';
 
 /** Every migration, in the order of their names. One that was released is never edited: add another. */
 const migrations: Record<string, Migration> = {
   '0001-messages': { up: messages },
   '0002-channels': { up: channels },
   '0003-api-keys': { up: apiKeys },
+  '0004-rates': { up: rates },
 };
 
 /** The schema of the database is not one that this version can work with. */

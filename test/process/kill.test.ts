@@ -38,12 +38,7 @@ describe('kill -9 in the middle of a load', () => {
   before(async () => {
     cluster = await startCluster({ durable: true });
     url = cluster.url('sendbatch');
-    services.push(
-      ...(await Promise.all([
-        spawnService({ DATABASE_URL: url }),
-        spawnService({ DATABASE_URL: url }),
-      ])),
-    );
+    services.push(...(await Promise.all([spawnService({ DATABASE_URL: url }), spawnService({ DATABASE_URL: url })])));
   });
   after(async () => {
     await Promise.all(services.map((service) => service?.end('SIGKILL')));

@@ -49,7 +49,14 @@ export async function runToEnd(
 
 function launch(env: Record<string, string>, args: string[], cwd: string | undefined) {
   const child = spawn(process.execPath, [main, ...args], {
-    env: { PATH: process.env.PATH ?? '', HOME: process.env.HOME ?? '', PORT: '0', LOG_FORMAT: 'json', SYSTEM_UIDS: '*', ...env },
+    env: {
+      PATH: process.env.PATH ?? '',
+      HOME: process.env.HOME ?? '',
+      PORT: '0',
+      LOG_FORMAT: 'json',
+      SYSTEM_UIDS: '*',
+      ...env,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
     ...(cwd === undefined ? {} : { cwd }),
   });

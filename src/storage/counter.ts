@@ -1,0 +1,85 @@
+import { hash } from 'node:crypto';
+import pg from 'pg';
+import {
+  type RateLimiterAbstract,
+  RateLimiterMemory,
+  RateLimiterPostgres,
+  RateLimiterRes,
+} from 'rate-limiter-flexible';
+
+/** So many in so many seconds. */
+export interface Quota {
+  readonly points: number;
+  readonly seconds: number;
+}
+
+/** What was had of a quota. */
+export interface Taken {
+  /** Of what was asked for; the rest is over the quota. */
+  readonly taken: number;
+  readonly remaining: number;
+  /** Until the window ends. */
+  readonly resetMs: number;
+}
+
+/** Counts by key, in windows of fixed length that begin with the first count. */
+export interface Counter {
+  readonly quota: Quota;
+  take(key: string, count: number): Promise<Taken>;
+  giveBack(key: string, count: number): Promise<void>;
+}
+
+/** The library's table has 255 characters for a key. */
+const longestKey = 120;
+
+/**
+ * Opens a counter: in this process's memory, or in a table that all instances share. While the database cannot be asked this process counts for itself (the
+ * library's insurance limiter).
+ */
+export function openCounter(name: string, quota: Quota, pool: pg.Pool | undefined): Counter {
+  const options = { keyPrefix: name, points: quota.points, duration: quota.seconds };
+  const memory = new RateLimiterMemory(options);
+  const limiter: RateLimiterAbstract =
+    pool === undefined
+      ? memory
+      : new RateLimiterPostgres({
+          ...options,
+          storeClient: pool,
+          storeType: 'pool',
+          schemaName: 'sendbatch',
+          tableName: 'rate',
+          tableCreated: true,
+          insuranceLimiter: memory,
+        });
+  const short = (key: string) => (key.length > longestKey ? hash('sha256', key, 'base64url') : key);
+  return {
+    quota,
+    async take(key, count) {
+      try {
+        const { remainingPoints, msBeforeNext } = await limiter.consume(short(key), count);
+        return { taken: count, remaining: remainingPoints, resetMs: msBeforeNext };
+      } catch (over) {
+        if (!(over instanceof RateLimiterRes)) throw over;
+        // The library has counted all of it: what is over the quota goes back.
+        const excess = Math.min(count, over.consumedPoints - quota.points);
+        await limiter.reward(short(key), excess);
+        return { taken: count - excess, remaining: 0, resetMs: over.msBeforeNext };
+      }
+    },
+    async giveBack(key, count) {
+      await limiter.reward(short(key), count);
+    },
+  };
+}
+
+/** The connections of the counters; they wait for nothing else. */
+export function openCounterPool(connection: pg.PoolConfig): pg.Pool {
+  const pool = new pg.Pool({
+    ...connection,
+    application_name: 'sendbatch rates',
+    max: 4,
+    connectionTimeoutMillis: 1000,
+  });
+  pool.on('error', () => {});
+  return pool;
+}

@@ -1,0 +1,142 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import type { Config } from '../../src/config.ts';
+import { type Answer, type Door, openDoors } from '../support/doors.ts';
+import { jsonCaller } from '../support/json.ts';
+import { startService, type TestService } from '../support/service.ts';
+
+type Draft = MessageInitShape<typeof MessageDraftSchema>;
+
+let sent = 0;
+const draft = (fromUid: string, more: Draft = {}): Draft => ({
+  channelId: `c-${fromUid}`,
+  channelType: 2,
+  fromUid,
+  clientMsgNo: `k${sent++}`,
+  payload: Buffer.from('x'),
+  ...more,
+});
+const drafts = (fromUid: string, count: number, more: Draft = {}) =>
+  Array.from({ length: count }, () => draft(fromUid, more));
+const said = (answer: Answer) =>
+  'refused' in answer
+    ? `call: ${answer.refused.reason}`
+    : answer.results.map((result) => result.refused?.reason ?? (result.duplicate ? 'again' : 'ok')).join(' ');
+const hour = 3600;
+const limited = 'RATE_LIMITED';
+
+for (const store of ['memory', 'postgres'] as const) {
+  describe(`rates in ${store}`, () => {
+    const rates: Config['rates'] = {
+      caller: [],
+      sender: [{ points: 5, seconds: hour }],
+      channel: [{ points: 8, seconds: hour }],
+      store,
+    };
+    let service: TestService;
+    let doors: Door[];
+    before(async () => {
+      service = await startService({ rates });
+      doors = openDoors(service.url);
+    });
+    after(async () => {
+      for (const door of doors) door.close();
+      await service.stop();
+    });
+
+    test('weigh messages; what is over the quota is refused by itself, with a time to wait', async () => {
+      for (const [index, door] of doors.entries()) {
+        const uid = `weigh-${index}`;
+        assert.equal(said(await door.send({ messages: drafts(uid, 3) })), 'ok ok ok', door.name);
+        const answer = await door.send({ messages: [...drafts(uid, 4), draft(`other-${index}`)] });
+        assert.equal(said(answer), `ok ok ${limited} ${limited} ok`);
+        const refused = 'results' in answer ? answer.results[2]?.refused : undefined;
+        assert.deepEqual(refused?.metadata, { by: 'sender', limit: '5', seconds: '3600' });
+        assert.ok((refused?.retryMs ?? 0) > 3_500_000 && (refused?.retryMs ?? 0) <= 3_600_000);
+      }
+    });
+
+    test('cost nothing for duplicates, for what is refused otherwise, and for what is only validated', async () => {
+      for (const [index, door] of doors.entries()) {
+        const uid = `free-${index}`;
+        const [first = {}, ...more] = drafts(uid, 3);
+        assert.equal(said(await door.send({ messages: [first, ...more] })), 'ok ok ok', door.name);
+        for (let again = 0; again < 3; again++)
+          assert.equal(said(await door.send({ messages: [first, ...more].slice(0, 2) })), 'again again');
+        assert.equal(said(await door.send({ messages: drafts(uid, 5), validateOnly: true })), 'ok ok ok ok ok');
+        const changed = { ...first, payload: Buffer.from('y') };
+        assert.equal(
+          said(await door.send({ messages: [changed, changed] })),
+          'CLIENT_MSG_NO_REUSED CLIENT_MSG_NO_REUSED',
+        );
+        const atomic = await door.send({ messages: drafts(uid, 3), mode: SendMode.ATOMIC });
+        assert.match(said(atomic), new RegExp(limited));
+        assert.equal(said(await door.send({ messages: drafts(uid, 2) })), 'ok ok', 'the ATOMIC one took nothing');
+      }
+    });
+
+    test('by channel, whoever sends', async () => {
+      const [door] = doors;
+      assert.ok(door);
+      const messages = ['a', 'b', 'c'].flatMap((uid) => drafts(`ch-${uid}`, 3, { channelId: 'narrow' }));
+      assert.equal(said(await door.send({ messages })), `${'ok '.repeat(8)}${limited}`);
+    });
+
+    test('an array of which nothing is left is 429 with Retry-After', async () => {
+      const body = drafts('wire', 6).map((each) => ({
+        from_uid: each.fromUid,
+        channel_id: each.channelId,
+        channel_type: 2,
+        client_msg_no: each.clientMsgNo,
+        payload: 'eA==',
+      }));
+      const post = (messages: unknown) =>
+        fetch(`${service.url}/message/sendbatch`, { method: 'POST', body: JSON.stringify(messages) });
+      assert.equal((await post(body.slice(0, 5))).status, 200);
+      const answer = await post(body.slice(5));
+      assert.equal(answer.status, 429);
+      assert.ok(Number(answer.headers.get('retry-after')) > 3500);
+      const { status, body: error } = await jsonCaller(service.url).post('/message/send', body[5]);
+      assert.deepEqual([status, error.error.details[0].reason], [429, limited]);
+    });
+  });
+}
+
+test('postgres counts for all instances together', async () => {
+  const rates: Config['rates'] = { caller: [], sender: [{ points: 5, seconds: hour }], channel: [], store: 'postgres' };
+  const first = await startService({ rates });
+  const second = await startService({ rates, databaseUrl: first.databaseUrl });
+  const [one] = openDoors(first.url);
+  const [two] = openDoors(second.url);
+  assert.ok(one && two);
+  assert.equal(said(await one.send({ messages: drafts('u', 3) })), 'ok ok ok');
+  assert.equal(said(await two.send({ messages: drafts('u', 3) })), `ok ok ${limited}`);
+  await second.stop();
+  await first.stop();
+});
+
+test('the caller’s quota is told in the RateLimit fields', async () => {
+  const service = await startService({
+    rates: {
+      caller: [
+        { points: 4, seconds: 1 },
+        { points: 100, seconds: hour },
+      ],
+      sender: [],
+      channel: [],
+      store: 'memory',
+    },
+  });
+  const answer = await fetch(`${service.url}/message/send`, {
+    method: 'POST',
+    body: '{"from_uid":"u1","channel_id":"c","channel_type":2,"payload":"eA=="}',
+  });
+  assert.deepEqual(
+    [answer.status, answer.headers.get('ratelimit-policy'), answer.headers.get('ratelimit')],
+    [200, '"caller";q=4;w=1', '"caller";r=3;t=1'],
+  );
+  await service.stop();
+});
