@@ -1,6 +1,6 @@
 // `npm run bench` measures all rows, `npm run bench -- storage rpc` some; `-- --pairs 3` sets how often each is measured. Prints, and with `--write` keeps
-// the tables in RESULTS.md. Ends with an error when a run was not valid: each verifies that what it sent is stored, once, every channel dense.
-import { writeFileSync } from 'node:fs';
+// its tables in RESULTS.md, beside those of the other rows. Ends with an error when a run was not valid: each verifies that what it sent is stored, once, every channel dense.
+import { readFileSync, writeFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -15,29 +15,39 @@ const chosen = positionals.length === 0 ? rows : rows.filter((row) => positional
 if (chosen.length === 0) throw new Error(`rows: ${rows.map((row) => row.name).join(', ')}`);
 
 const machine = await startMachine();
-const sections: string[] = [];
+const measured = new Map<string, string>();
 try {
   for (const row of chosen) {
     const text = await section(row, machine, Number(values.pairs));
     console.log(text);
-    sections.push(text);
+    measured.set(row.title, text);
   }
 } finally {
   await machine.stop();
 }
-if (values.write)
-  writeFileSync(join(import.meta.dirname, 'RESULTS.md'), `${preamble(machine)}\n${sections.join('\n')}`);
+if (values.write) {
+  const file = join(import.meta.dirname, 'RESULTS.md');
+  const kept = new Map(
+    readFileSync(file, 'utf8')
+      .split(/^(?=## )/m)
+      .slice(1)
+      .map((text): [string, string] => [text.slice(3, text.indexOf('\n')), `${text.trimEnd()}\n`]),
+  );
+  const sections = rows.flatMap((row) => measured.get(row.title) ?? kept.get(row.title) ?? []);
+  writeFileSync(file, `${preamble(machine)}\n${sections.join('\n')}`);
+}
 
 async function section(row: Row, on: Machine, pairs: number): Promise<string> {
   const table = await row.measure(on, pairs);
-  return `## ${row.title}\n\n${row.words}\n\n${table}\n`;
+  const day = new Date().toISOString().slice(0, 10);
+  return `## ${row.title}\n\n${row.words} (${day}, ${pairs} rounds)\n\n${table}\n`;
 }
 
 function preamble({ version }: Machine): string {
   const [cpu] = cpus();
   return `# Measurements
 
-\`npm run bench -- --write\` made this page on ${new Date().toISOString().slice(0, 10)}: ${cpus().length} cores (${cpu?.model ?? 'unknown'}) and ${Math.round(totalmem() / 2 ** 30)} GiB, shared by the load, the
+\`npm run bench -- --write\` made this page: ${cpus().length} cores (${cpu?.model ?? 'unknown'}) and ${Math.round(totalmem() / 2 ** 30)} GiB, shared by the load, the
 service and PostgreSQL ${version} (embedded, durable: fsync, full_page_writes and synchronous_commit are on; shared_buffers 1 GB, max_wal_size 8 GB), Node
 ${process.versions.node}. Other work on the machine makes absolute numbers swing by a third: read the ratios. Each is taken within a round, in which every side runs
 once on an emptied table; the median and, in brackets, the least and the greatest of all rounds are given. "µs" is CPU time a message, of PostgreSQL, the
