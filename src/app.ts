@@ -1,3 +1,4 @@
+import { startLoop } from './background/loop.ts';
 import type { Config } from './config.ts';
 import { createGuard } from './edge/guard.ts';
 import { createIdentify } from './edge/identity.ts';
@@ -12,6 +13,8 @@ import { createChannels } from './service/channels.ts';
 import type { Store } from './service/group.ts';
 import { createKeys } from './service/keys.ts';
 import { createDirect, createLanes } from './service/lanes.ts';
+import { createModeration } from './service/moderation.ts';
+import { createHook } from './service/moderation-hook.ts';
 import { createRates } from './service/rates.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createSendBatch } from './service/send-batch.ts';
@@ -27,6 +30,9 @@ export interface App {
   /** Stops taking calls, finishes those in flight within the grace, closes the database. */
   stop(): Promise<void>;
 }
+
+/** How often each instance looks whether the rules of moderation have changed. */
+const reloadMs = 1000;
 
 /** The only wiring: settings in, a running service out. What was started is stopped again when a later step fails. */
 export async function start(config: Config, log: Log): Promise<App> {
@@ -60,11 +66,22 @@ export async function start(config: Config, log: Log): Promise<App> {
       undo.push(() => lanes.close());
       return lanes.append;
     };
+    const hook =
+      config.moderationHook && createHook({ ...config.moderationHook, onError: events.moderationHookFailed });
+    const moderation = createModeration(db, hook);
+    await moderation.reload();
+    const reloading = startLoop({ everyMs: reloadMs, run: moderation.reload, onError: events.loopFailed });
+    undo.push(() => reloading.stop());
     const keys = createKeys(db);
     const counters = config.rates.store === 'postgres' ? database.openCounters() : undefined;
     if (counters !== undefined) undo.push(() => counters.end());
     const rates = createRates(config.rates, (name, quota) => openCounter(name, quota, counters));
-    const sendBatch = createSendBatch(openAppend(), createDirect(createRehearsal(store)), rates);
+    const sendBatch = createSendBatch({
+      append: openAppend(),
+      rehearse: createDirect(createRehearsal(store)),
+      rates,
+      moderate: moderation.moderate,
+    });
     const routes = createRoutes(
       {
         version,
@@ -74,6 +91,7 @@ export async function start(config: Config, log: Log): Promise<App> {
         broadcast: createBroadcast(sendBatch),
         readChannel: createReadChannel(store),
         channels: createChannels(store),
+        moderation,
         systemUids: systemUids === 'all' ? [] : systemUids,
       },
       events,

@@ -33,6 +33,12 @@ convict.addFormats({
           );
     },
   },
+  'web-url': {
+    validate: (value: unknown) => {
+      if (value !== '' && !(URL.canParse(String(value)) && /^https?:$/.test(new URL(String(value)).protocol)))
+        throw new Error('must be an http or https URL');
+    },
+  },
   origins: {
     validate: (value: unknown) => {
       for (const origin of splitList(String(value)))
@@ -152,6 +158,25 @@ const schema = {
     default: 'memory',
     env: 'RATE_STORE',
   },
+  moderationHookUrl: {
+    doc: 'URL that is asked about each batch after the rules of moderation. Unset: none.',
+    format: 'web-url',
+    default: '',
+    env: 'MODERATION_HOOK_URL',
+    sensitive: true,
+  },
+  moderationHookTimeout: {
+    doc: 'Milliseconds that the moderation hook may take.',
+    format: 'milliseconds',
+    default: 1000,
+    env: 'MODERATION_HOOK_TIMEOUT',
+  },
+  moderationHookFailure: {
+    doc: 'What happens when the hook fails: open = everything goes through, closed = nothing does.',
+    format: ['open', 'closed'],
+    default: 'open',
+    env: 'MODERATION_HOOK_FAILURE',
+  },
   dataDir: {
     doc: 'Folder of the embedded PostgreSQL. Unset: .sendbatch where the service is started.',
     format: String,
@@ -227,6 +252,9 @@ export interface Config {
     readonly channel: readonly Quota[];
     readonly store: 'memory' | 'postgres';
   };
+  readonly moderationHook:
+    | { readonly url: string; readonly timeoutMs: number; readonly onFailure: 'open' | 'closed' }
+    | undefined;
   readonly systemUids: 'all' | readonly string[];
   readonly personAllowlist: boolean;
   readonly workers: number;
@@ -294,6 +322,14 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
       channel: quotasOf(at.rateChannel),
       store: at.rateStore === 'postgres' ? 'postgres' : 'memory',
     },
+    moderationHook:
+      at.moderationHookUrl === ''
+        ? undefined
+        : {
+            url: at.moderationHookUrl,
+            timeoutMs: at.moderationHookTimeout,
+            onFailure: at.moderationHookFailure === 'closed' ? 'closed' : 'open',
+          },
     systemUids: at.systemUids.trim() === '*' ? 'all' : splitList(at.systemUids),
     personAllowlist: at.personAllowlist === 'on',
     workers: at.workers,

@@ -41,6 +41,14 @@ export function createEvents(log: Log) {
       else if (call.reason === 'STORE_BUSY') log.warn({ ...fields, err: cause }, 'store busy');
       else log.debug(fields, 'call ended');
     },
+    /** The hook was not asked, or its answer was none; what goes through then is a setting. */
+    moderationHookFailed(error: unknown): void {
+      log.warn({ err: error }, 'the moderation hook failed');
+    },
+    /** A run of a loop failed; the next one comes in its time. */
+    loopFailed(error: unknown): void {
+      log.warn({ err: error }, 'background work failed');
+    },
     /** A connection that broke; the next query opens another. */
     databaseConnectionLost(error: Error): void {
       log.warn({ err: error }, 'a database connection was lost');

@@ -20,7 +20,7 @@ export interface Layout {
 }
 
 /**
- * Lays a group out; undefined when it takes a decision: a batch has a condition, which only the heads can tell, a message that is refused already, or several messages of which some get no
+ * Lays a group out; undefined when it takes a decision: a batch has a condition, which only the heads can tell, a message that is refused already or flagged, or several messages of which some get no
  * row: the once-only key cannot tell whether those repeat each other.
  */
 export function layOut(batches: readonly Batch[]): Layout | undefined {
@@ -31,6 +31,7 @@ export function layOut(batches: readonly Batch[]): Layout | undefined {
   for (const batch of batches) {
     if (batch.expectedLastSeqs.size > 0 || (batch.refused?.size ?? 0) > 0) return undefined;
     for (const message of batch.messages) {
+      if (message.flaggedBy !== undefined) return undefined;
       const place = ordinal++;
       if (!isPersistent(message)) {
         if (batch.messages.length > 1) return undefined;

@@ -56,6 +56,8 @@ export interface Prepared {
   readonly subscribers: readonly string[];
   readonly streamNo: string;
   readonly tagKey: string;
+  /** The rules that flag it for review; 0 is the moderation hook. */
+  readonly flaggedBy?: readonly number[];
 }
 
 /** Settles a draft. `clientMsgNo` is the caller's, or the one that the service made. */

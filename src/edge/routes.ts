@@ -2,6 +2,7 @@ import type { ConnectRouter, ConnectRouterOptions, Interceptor } from '@connectr
 import { compressionGzip } from '@connectrpc/connect-node';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
 import type { Events } from '../events.ts';
 import { limits } from '../limits.ts';
 import { createTranscoder, type Transcoder } from '../transcode/index.ts';
@@ -12,6 +13,7 @@ import { detailRegistry } from './failures.ts';
 import type { Identify } from './identity.ts';
 import { legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
+import { createModerationService, type ModerationServiceParts } from './moderation-service.ts';
 import { createUnaryGrpc } from './unary-grpc.ts';
 import { validateInterceptor } from './validate.ts';
 
@@ -31,7 +33,8 @@ const compressMinBytes = 64 * 1024;
 
 /** What all services are made of. */
 export type Parts = MessageServiceParts &
-  ChannelServiceParts & {
+  ChannelServiceParts &
+  ModerationServiceParts & {
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
   };
@@ -40,6 +43,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   const services = [
     { service: MessageService, implementation: createMessageService(parts) },
     { service: ChannelService, implementation: createChannelService(parts) },
+    { service: ModerationService, implementation: createModerationService(parts) },
   ] as const;
   // From the outside in.
   const interceptors: Interceptor[] = [
@@ -51,9 +55,10 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   ];
   return {
     routes(router) {
-      const [messages, channels] = services;
+      const [messages, channels, moderation] = services;
       router.service(messages.service, messages.implementation);
       router.service(channels.service, channels.implementation);
+      router.service(moderation.service, moderation.implementation);
     },
     options: {
       interceptors,

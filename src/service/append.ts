@@ -8,6 +8,7 @@ import { type HeadChange, lockFreeHeads, lockHeads, readHeads, setHeads } from '
 import { all, type Db, inTransaction, type Tx } from '../storage/database.ts';
 import { isLockTimeout, isRepeatedSend, troubleOf } from '../storage/failure.ts';
 import { appendNew, drawBlock, findEarlier, insertMessages } from '../storage/message.ts';
+import { insertFlags } from '../storage/moderation.ts';
 import { readPairFacts } from '../storage/permission.ts';
 import { byText, denied, type Group, keyed, keyedMessages, makePermitted, messagesOf, type Store } from './group.ts';
 
@@ -189,14 +190,23 @@ async function lockAndLook(tx: Tx, group: Group, rules: PermissionRules, pass: b
   return { facts: { heads: byText(group, heads), earlier, forbidden: denials, block }, held };
 }
 
-/** Sends the heads that grow, and the rows. */
+/** Sends the heads that grow, the rows, and what was flagged of them. */
 function write(tx: Tx, group: Group, plan: Plan, acceptedAt: number): Promise<unknown>[] {
   const heads: HeadChange[] = [];
   for (const [text, value] of plan.heads) {
     const channelKey = group.channelKeys.get(text);
     if (channelKey !== undefined) heads.push({ channelKey, value });
   }
-  return [setHeads(tx, heads), insertMessages(tx, plan.rows, group.channelKeys, acceptedAt)];
+  const flags = plan.rows.flatMap(({ message, messageId, messageSeq }) => {
+    const channelKey = group.channelKeys.get(message.channel.key);
+    if (message.flaggedBy === undefined || channelKey === undefined) return [];
+    return [{ messageId, messageSeq, channelKey, ruleIds: message.flaggedBy }];
+  });
+  return [
+    setHeads(tx, heads),
+    insertMessages(tx, plan.rows, group.channelKeys, acceptedAt),
+    ...(flags.length === 0 ? [] : [insertFlags(tx, flags, acceptedAt)]),
+  ];
 }
 
 /**

@@ -1,7 +1,6 @@
 import type { Caller } from '../domain/caller.ts';
 import type { Refusal } from '../domain/failure.ts';
 import type { Prepared } from '../domain/message.ts';
-import type { Outcome } from '../domain/plan.ts';
 import type { Counter, Quota, Taken } from '../storage/counter.ts';
 
 /** What is counted: messages by who calls, who sends, and where to. */
@@ -21,8 +20,8 @@ export interface Admission {
   /** Messages over a quota. */
   readonly refused: ReadonlyMap<Prepared, Refusal>;
   readonly standing: Standing | undefined;
-  /** What was not stored costs nothing: duplicates, and messages refused later. Without outcomes, all of it. */
-  settle(outcomes?: readonly Outcome[]): Promise<void>;
+  /** Gives back what these took: what is not stored, a duplicate or refused later, costs nothing. */
+  giveBack(messages: Iterable<Prepared>): Promise<void>;
 }
 
 /** Counts messages against the quotas before they meet the store. */
@@ -56,7 +55,7 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
     return [counter];
   };
 
-  const none: Admission = { refused: new Map(), standing: undefined, settle: async () => {} };
+  const none: Admission = { refused: new Map(), standing: undefined, giveBack: async () => {} };
   const isFree = dimensions.every((dimension) => counters[dimension].length === 0);
 
   return async (caller, messages) => {
@@ -103,16 +102,7 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
       );
     };
     await giveBack(refused.keys());
-    return {
-      refused,
-      standing,
-      settle: (outcomes) =>
-        giveBack(
-          outcomes === undefined
-            ? messages
-            : outcomes.filter((each) => each.kind !== 'accepted').map((each) => each.message),
-        ),
-    };
+    return { refused, standing, giveBack };
   };
 }
 

@@ -6,6 +6,7 @@ import { type Draft, type Prepared, prepare } from '../domain/message.ts';
 import { canExpect, type Outcome } from '../domain/plan.ts';
 import { limits } from '../limits.ts';
 import type { AppendBatch } from './lanes.ts';
+import type { Moderate } from './moderation.ts';
 import type { Rates, Standing } from './rates.ts';
 
 /** A condition on a channel of the batch: its last sequence before the batch. */
@@ -35,8 +36,17 @@ export interface SendBatchCall {
 /** Sends a batch: one outcome a message, in order. A refused ATOMIC batch throws. */
 export type SendBatch = (call: SendBatchCall) => Promise<readonly Outcome[]>;
 
-/** The use case over an appender, and over a rehearsal for `validate_only`, which no rate counts. */
-export function createSendBatch(append: AppendBatch, rehearse: AppendBatch, rates: Rates): SendBatch {
+/** What a batch passes. */
+export interface SendBatchParts {
+  readonly append: AppendBatch;
+  /** For `validate_only`, which no rate counts. */
+  readonly rehearse: AppendBatch;
+  readonly rates: Rates;
+  readonly moderate: Moderate;
+}
+
+/** The use case: the caller's own right, its rate, the content, and then the store, which asks for the sender's permission first. */
+export function createSendBatch({ append, rehearse, rates, moderate }: SendBatchParts): SendBatch {
   return async (call) => {
     const messages = call.messages.map((draft, index) => prepare(draft, keyOf(draft, index, call.requestId)));
     const expectedLastSeqs = expectations(call.expectedLastSeqs, messages);
@@ -49,16 +59,17 @@ export function createSendBatch(append: AppendBatch, rehearse: AppendBatch, rate
     try {
       if (call.atomic) assertAllAccepted(messages.map((message) => refused.get(message)));
       const admitted = without(refused, messages);
-      const batch = { messages: admitted, atomic: call.atomic, expectedLastSeqs };
+      const judged = await moderate(admitted);
+      const batch = { ...judged, atomic: call.atomic, expectedLastSeqs };
       const stored = admitted.length === 0 ? [] : await (call.validateOnly ? rehearse : append)(batch, call.signal);
       if (call.atomic) assertAllAccepted(stored);
-      await admission?.settle(stored);
+      await admission?.giveBack(admitted.filter((_, index) => stored[index]?.kind !== 'accepted'));
       const rest = stored.values();
       const outcomes = messages.map((message) => refused.get(message) ?? (rest.next().value as Outcome));
       return call.validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
     } catch (error) {
       // Nothing was stored, or nobody knows: it costs nothing either way.
-      await admission?.settle();
+      await admission?.giveBack(messages);
       throw error;
     }
   };

@@ -4,6 +4,7 @@ import { up as messages } from './migrations/0001-messages.ts';
 import { up as channels } from './migrations/0002-channels.ts';
 import { up as apiKeys } from './migrations/0003-api-keys.ts';
 import { up as rates } from './migrations/0004-rates.ts';
+import { up as moderation } from './migrations/0005-moderation.ts';
 
 /** Every migration, in the order of their names. One that was released is never edited: add another. */
 const migrations: Record<string, Migration> = {
@@ -11,6 +12,7 @@ const migrations: Record<string, Migration> = {
   '0002-channels': { up: channels },
   '0003-api-keys': { up: apiKeys },
   '0004-rates': { up: rates },
+  '0005-moderation': { up: moderation },
 };
 
 /** The schema of the database is not one that this version can work with. */

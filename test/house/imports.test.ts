@@ -14,7 +14,8 @@ const mayImport: Record<string, readonly string[]> = {
   edge: ['service', 'domain', 'transcode', 'limits', 'events', 'gen/google', 'gen/sendbatch'],
   'open-server': ['config', 'events', 'storage'],
   cli: ['config', 'events', 'open-server', 'service', 'domain'],
-  app: ['config', 'edge', 'service', 'storage', 'events', 'open-server', 'version'],
+  background: [],
+  app: ['background', 'config', 'edge', 'service', 'storage', 'events', 'open-server', 'version'],
   main: ['app', 'cli', 'config', 'open-server', 'edge', 'events', 'storage', 'version', 'workers'],
   workers: ['app', 'events'],
   config: [],
@@ -24,7 +25,7 @@ const mayImport: Record<string, readonly string[]> = {
 };
 /** The packages that a room is about; others may import what they like, these only what stands here. */
 const packages: Record<string, RegExp> = {
-  domain: /^node:(crypto|zlib)$/,
+  domain: /^(node:(crypto|zlib)|re2js|@monyone\/aho-corasick\/fast)$/,
   transcode: /^(@bufbuild\/protobuf|@connectrpc\/connect|node:)/,
 };
 

@@ -1,0 +1,97 @@
+import { ConsecutiveBreaker, circuitBreaker, handleAll } from 'cockatiel';
+import type { Refusal } from '../domain/failure.ts';
+import type { Prepared } from '../domain/message.ts';
+import { limits } from '../limits.ts';
+
+/** What the hook says of a message, or that it could not be asked. */
+export type Verdict =
+  | { readonly action: 'allow' | 'refuse' | 'flag' }
+  | { readonly action: 'mask'; readonly payload: Uint8Array }
+  | { readonly action: 'unavailable'; readonly refusal: Refusal };
+
+/** Asks about messages in one call: a verdict each, in order. It never throws. */
+export type ModerationHook = (messages: readonly Prepared[]) => Promise<readonly Verdict[]>;
+
+export interface HookOptions {
+  readonly url: string;
+  readonly timeoutMs: number;
+  /** What goes through when the hook cannot be asked: everything, or nothing. */
+  readonly onFailure: 'open' | 'closed';
+  /** Told of each call that failed. */
+  readonly onError: (error: unknown) => void;
+}
+
+/** Failures one after the other after which the hook is left alone, and for how long. */
+const failuresBeforeBreak = 5;
+const breakMs = 10_000;
+const retryAfterMs = 1000;
+
+/**
+ * A hook over HTTP: POST of `{"messages": [{from_uid, channel_id, channel_type, client_msg_no, tag_key, payload}]}`, which answers
+ * `{"results": [{"action": "allow" | "refuse" | "flag" | "mask", "payload"}]}`, payloads in base64. Redirects are not followed.
+ */
+export function createHook({ url, timeoutMs, onFailure, onError }: HookOptions): ModerationHook {
+  const breaker = circuitBreaker(handleAll, {
+    halfOpenAfter: breakMs,
+    breaker: new ConsecutiveBreaker(failuresBeforeBreak),
+  });
+  const away: Verdict =
+    onFailure === 'open'
+      ? { action: 'allow' }
+      : {
+          action: 'unavailable',
+          refusal: {
+            reason: 'STORE_BUSY',
+            message: 'the moderation hook does not answer, and nothing is sent without it; try again',
+            metadata: {},
+            retryAfterMs,
+          },
+        };
+  return async (messages) => {
+    try {
+      return await breaker.execute(() => ask(url, timeoutMs, messages));
+    } catch (error) {
+      onError(error);
+      return messages.map(() => away);
+    }
+  };
+}
+
+async function ask(url: string, timeoutMs: number, messages: readonly Prepared[]): Promise<Verdict[]> {
+  const response = await fetch(url, {
+    method: 'POST',
+    redirect: 'error',
+    signal: AbortSignal.timeout(timeoutMs),
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ messages: messages.map(toJson) }),
+  });
+  if (!response.ok) {
+    await response.body?.cancel();
+    throw new Error(`the moderation hook answered ${response.status}`);
+  }
+  const { results } = (await response.json()) as { results?: unknown };
+  if (!Array.isArray(results) || results.length !== messages.length)
+    throw new Error(`the moderation hook answered no list of ${messages.length} results`);
+  return results.map(toVerdict);
+}
+
+function toJson({ fromUid, channel, clientMsgNo, tagKey, payload }: Prepared): object {
+  return {
+    from_uid: fromUid,
+    channel_id: channel.id,
+    channel_type: channel.type,
+    client_msg_no: clientMsgNo,
+    tag_key: tagKey,
+    payload: Buffer.from(payload).toString('base64'),
+  };
+}
+
+function toVerdict(result: unknown): Verdict {
+  const { action, payload } = (result ?? {}) as { action?: unknown; payload?: unknown };
+  if (action === 'allow' || action === 'refuse' || action === 'flag') return { action };
+  if (action === 'mask' && typeof payload === 'string') {
+    const bytes = Buffer.from(payload, 'base64');
+    if (bytes.length >= 1 && bytes.length <= limits.payloadBytes) return { action, payload: bytes };
+  }
+  throw new Error('the moderation hook answered a result that is none');
+}

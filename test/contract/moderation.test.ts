@@ -1,0 +1,223 @@
+import assert from 'node:assert/strict';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { after, before, describe, test } from 'node:test';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { type Answer, type Door, openDoors } from '../support/doors.ts';
+import { jsonCaller } from '../support/json.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { assertSound, readAll } from '../support/verify.ts';
+
+type Draft = MessageInitShape<typeof MessageDraftSchema>;
+const draft = (channelId: string, clientMsgNo: string, text: string, more: Draft = {}): Draft => ({
+  channelId,
+  channelType: 2,
+  fromUid: 'u1',
+  clientMsgNo,
+  payload: Buffer.from(text),
+  ...more,
+});
+const said = (answer: Answer) =>
+  'refused' in answer
+    ? `call: ${answer.refused.reason}`
+    : answer.results.map((result) => result.refused?.reason ?? (result.duplicate ? 'again' : 'ok')).join(' ');
+
+describe('rules about content', () => {
+  let service: TestService;
+  let doors: Door[];
+  let call: ReturnType<typeof jsonCaller>;
+  before(async () => {
+    service = await startService();
+    doors = openDoors(service.url);
+    call = jsonCaller(service.url);
+  });
+  after(async () => {
+    for (const door of doors) door.close();
+    await assertSound(service.databaseUrl);
+    await service.stop();
+  });
+  const payloadsOf = async (channel: string) =>
+    (await readAll(service.databaseUrl)).filter((row) => row.channel === channel).map((row) => row.payload);
+
+  test('refuse, mask, flag and review, over every protocol', async () => {
+    const rules = [
+      { action: 'RULE_ACTION_REFUSE', keywords: ['forbidden'] },
+      { action: 'RULE_ACTION_MASK', keywords: ['secret'], patterns: ['\\b\\d{4}\\b'] },
+      { action: 3, keywords: ['odd'] },
+    ];
+    const made = [];
+    for (const rule of rules) made.push((await call.post('/v1/moderation/rules', rule)).body);
+    assert.deepEqual(
+      made.map((each) => each.action),
+      [1, 2, 3],
+    );
+    for (const [index, door] of doors.entries()) {
+      const channel = `content-${index}`;
+      const messages = [
+        draft(channel, '1', 'fine'),
+        draft(channel, '2', 'Forbidden'),
+        draft(channel, '3', '{"content":"my secret 1234","n":1234}'),
+        draft(channel, '4', 'odd and secret'),
+      ];
+      assert.equal(said(await door.send({ messages, validateOnly: true })), 'ok CONTENT_REFUSED ok ok', door.name);
+      assert.match(said(await door.send({ messages, mode: SendMode.ATOMIC })), /CONTENT_REFUSED/);
+      assert.deepEqual(await payloadsOf(channel), []);
+      const answer = await door.send({ messages });
+      assert.equal(said(answer), 'ok CONTENT_REFUSED ok ok');
+      const refused = 'results' in answer ? answer.results[1]?.refused : undefined;
+      assert.deepEqual([refused?.code, refused?.metadata], ['PermissionDenied', { rule_id: String(made[0].rule_id) }]);
+      assert.deepEqual(await payloadsOf(channel), ['fine', '{"content":"my ****** ****","n":1234}', 'odd and ******']);
+      assert.equal(
+        said(await door.send({ messages })),
+        'again CONTENT_REFUSED again again',
+        'a retry is of what was sent',
+      );
+    }
+    const { body } = await call.get('/v1/moderation/flagged?page_size=4');
+    assert.equal(body.flagged.length, 4);
+    const next = await call.get(`/v1/moderation/flagged?page_token=${body.next_page_token}`);
+    assert.equal(next.body.flagged.length, doors.length - 4);
+    const [first] = body.flagged;
+    assert.deepEqual(
+      [
+        first.channel_id,
+        first.channel_type,
+        first.from_uid,
+        first.rule_ids,
+        Buffer.from(first.payload, 'base64').toString(),
+      ],
+      ['content-0', 2, 'u1', [made[2].rule_id], 'odd and ******'],
+    );
+    const ids = [...body.flagged, ...next.body.flagged].map((each) => each.message_id);
+    assert.equal((await call.post('/v1/moderation/flagged:review', { message_ids: ids })).status, 200);
+    assert.deepEqual((await call.get('/v1/moderation/flagged')).body.flagged, []);
+    for (const { rule_id: id } of made)
+      assert.equal((await fetch(`${service.url}/v1/moderation/rules/${id}`, { method: 'DELETE' })).status, 200);
+    const [door] = doors;
+    assert.equal(said((await door?.send({ messages: [draft('free', '1', 'forbidden')] })) as Answer), 'ok');
+  });
+
+  test('a change is in force on another instance without a restart', async () => {
+    const second = await startService({ databaseUrl: service.databaseUrl });
+    const [door] = openDoors(second.url);
+    assert.ok(door);
+    const { body: rule } = await call.post('/v1/moderation/rules', {
+      action: 1,
+      keywords: ['thousands', ...Array.from({ length: 5000 }, (_, index) => `word${index}`)],
+    });
+    let sent = 0;
+    const until = async (text: string, expected: string) => {
+      const start = performance.now();
+      while (performance.now() - start < 10_000)
+        if (said(await door.send({ messages: [draft('other', `o${sent++}`, text)] })) === expected)
+          return performance.now() - start;
+      return assert.fail(`${text} was never ${expected}`);
+    };
+    assert.ok((await until('of thousands word4999', 'CONTENT_REFUSED')) < 3000);
+    const update = await fetch(`${service.url}/v1/moderation/rules/${rule.rule_id}`, {
+      method: 'PUT',
+      body: JSON.stringify({ action: 2, keywords: ['thousands'] }),
+    });
+    assert.deepEqual(((await update.json()) as { keywords: string[] }).keywords, ['thousands']);
+    assert.ok((await until('of thousands word4999', 'ok')) < 3000);
+    await fetch(`${service.url}/v1/moderation/rules/${rule.rule_id}`, { method: 'DELETE' });
+    await second.stop();
+  });
+
+  test('what is refused of a rule, with the field named', async () => {
+    const rows: [object, string][] = [
+      [{ keywords: ['a'] }, 'rule.action'],
+      [{ action: 1 }, 'rule.keywords'],
+      [{ action: 1, patterns: ['('] }, 'rule.patterns[0]'],
+      [{ action: 1, keywords: [''] }, 'rule.keywords[0]'],
+      [{ action: 1, keywords: ['a\0'] }, 'rule.keywords[0]'],
+      [{ action: 1, keywords: ['a'], channel_types: [0] }, 'rule.channel_types[0]'],
+    ];
+    for (const [rule, field] of rows) {
+      const { status, body } = await call.post('/v1/moderation/rules', rule);
+      assert.deepEqual(
+        [status, body.error.details[1]?.fieldViolations?.[0]?.field],
+        [400, field],
+        JSON.stringify(body),
+      );
+    }
+    const missing = await fetch(`${service.url}/v1/moderation/rules/999999`, { method: 'DELETE' });
+    assert.equal(missing.status, 404);
+  });
+});
+
+describe('the hook', () => {
+  let hook: Server;
+  let answer: (messages: { payload: string }[]) => { status?: number; results?: unknown; hang?: boolean };
+  let calls = 0;
+  let url: string;
+  before(async () => {
+    hook = createServer(async (request, response) => {
+      calls++;
+      const chunks: Buffer[] = [];
+      for await (const chunk of request) chunks.push(chunk as Buffer);
+      const { messages } = JSON.parse(Buffer.concat(chunks).toString());
+      const { status = 200, results, hang = false } = answer(messages);
+      if (hang) return;
+      response.writeHead(status);
+      response.end(JSON.stringify({ results }));
+    });
+    await new Promise<void>((resolve) => hook.listen(0, '127.0.0.1', resolve));
+    url = `http://127.0.0.1:${(hook.address() as AddressInfo).port}/moderate`;
+  });
+  after(() => {
+    hook.closeAllConnections();
+    hook.close();
+  });
+
+  for (const onFailure of ['open', 'closed'] as const) {
+    test(`one call a batch, its verdicts, and failing ${onFailure} with a breaker`, async () => {
+      const service = await startService({ moderationHook: { url, timeoutMs: 200, onFailure } });
+      const [door] = openDoors(service.url);
+      assert.ok(door);
+      const text = (each: { payload: string }) => Buffer.from(each.payload, 'base64').toString();
+      answer = (messages) => ({
+        results: messages.map((each) =>
+          text(each) === 'mask'
+            ? { action: 'mask', payload: btoa('****') }
+            : { action: text(each) === 'no' ? 'refuse' : text(each) === 'flag' ? 'flag' : 'allow' },
+        ),
+      });
+      calls = 0;
+      const messages = ['yes', 'no', 'mask', 'flag'].map((each) => draft('hooked', each, each));
+      assert.equal(said(await door.send({ messages })), 'ok CONTENT_REFUSED ok ok');
+      assert.equal(calls, 1);
+      assert.deepEqual(
+        (await readAll(service.databaseUrl)).map((row) => row.payload),
+        ['yes', '****', 'flag'],
+      );
+      const { body } = await jsonCaller(service.url).get('/v1/moderation/flagged');
+      assert.deepEqual(
+        body.flagged.map((each: { rule_ids: number[] }) => each.rule_ids),
+        [[0]],
+      );
+
+      const expected = onFailure === 'open' ? 'ok' : 'STORE_BUSY';
+      let sent = 0;
+      const send = async () => said(await door.send({ messages: [draft('hooked', `f${sent++}`, 'x')] }));
+      calls = 0;
+      const failures: (typeof answer)[] = [
+        () => ({ status: 500 }),
+        () => ({ results: [] }),
+        () => ({ results: [{ action: 'what' }] }),
+        () => ({ results: 'x' }),
+        () => ({ hang: true }),
+      ];
+      for (const failure of failures) {
+        answer = failure;
+        assert.equal(await send(), expected);
+      }
+      assert.equal(calls, failures.length);
+      assert.equal(await send(), expected);
+      assert.equal(calls, failures.length, 'the breaker is open: the hook is left alone');
+      await service.stop();
+    });
+  }
+});
