@@ -5,7 +5,8 @@ import { channelCount } from './workload.ts';
 /** Rows that a layout holds before it is measured: its indexes are then several times the buffers. */
 const heldRows = 5_000_000;
 const chunkRows = 1000;
-const chunks = 100;
+/** Of a round. */
+const chunks = 50;
 
 interface Layout {
   readonly name: string;
@@ -50,44 +51,69 @@ const rest = `0::bigint as accepted_at, 2::smallint as flags, decode(md5(i::text
 const made = (from: number, to: number) =>
   `select i, (i * 7919::bigint) % ${channelCount} + 1 as c, i / ${channelCount} + 1 as s from generate_series(${from}::bigint, ${to}::bigint) as i`;
 
-/** Key layouts: PostgreSQL's CPU for a row, in chunks of 1000 rows that are made beforehand, into a table that holds millions. */
-export async function keyLayouts(machine: Machine): Promise<string> {
-  const lines: string[] = [];
-  await machine.query('create schema if not exists bench');
-  for (const { name, keys, constraints } of layouts) {
-    await machine.query('drop table if exists bench.held, bench.next');
+/** Key layouts: PostgreSQL's CPU for a row, in chunks of 1000 rows that are made beforehand, into tables that each hold millions; in turn, a part in each round. */
+export async function keyLayouts(machine: Machine, pairs: number): Promise<string> {
+  await machine.query('create schema bench');
+  const last = heldRows + pairs * chunks * chunkRows - 1;
+  for (const [index, { keys, constraints }] of layouts.entries()) {
     const columns = `${keys}, ${rest}`;
-    await machine.query(`create table bench.held as select ${columns} from (${made(0, heldRows - 1)}) as made`);
-    for (const constraint of constraints) await machine.query(`alter table bench.held add ${constraint}`);
-    const last = heldRows + chunks * chunkRows - 1;
     await machine.query(
-      `create table bench.next as select i / ${chunkRows} as chunk, ${columns} from (${made(heldRows, last)}) as made`,
+      `create table bench.held_${index} as select ${columns} from (${made(0, heldRows - 1)}) as made`,
     );
-    await machine.query('create index on bench.next (chunk)');
-    await machine.query('vacuum analyze bench.held');
-    await machine.query('checkpoint');
-    const names = (
-      await machine.query<{ name: string }>(
-        `select attname as name from pg_attribute where attrelid = 'bench.held'::regclass and attnum > 0 order by attnum`,
-      )
-    ).map((column) => column.name);
-    const [start] = await machine.query<{ lsn: string }>('select pg_current_wal_lsn() as lsn');
-    const cpu = machine.cpu();
-    for (let chunk = 0; chunk < chunks; chunk++)
-      await machine.query(
-        `insert into bench.held select ${names.join(', ')} from bench.next where chunk = ${heldRows / chunkRows + chunk}`,
-      );
-    const us = ((machine.cpu() - cpu) / (chunks * chunkRows)) * 1e6;
-    const [sizes] = await machine.query<{ wal: string; indexes: string }>(
-      `select pg_wal_lsn_diff(pg_current_wal_lsn(), '${start?.lsn}') as wal, pg_indexes_size('bench.held') as indexes`,
+    for (const constraint of constraints) await machine.query(`alter table bench.held_${index} add ${constraint}`);
+    await machine.query(
+      `create table bench.next_${index} as select i / ${chunkRows} as chunk, ${columns} from (${made(heldRows, last)}) as made`,
     );
-    const rows = chunks * chunkRows;
+    await machine.query(`create index on bench.next_${index} (chunk)`);
+    await machine.query(`vacuum analyze bench.held_${index}`);
+    await machine.query(`vacuum analyze bench.next_${index}`);
+  }
+  await machine.query('checkpoint');
+  const cost = layouts.map((): number[] => []);
+  const wal = layouts.map((): number[] => []);
+  for (let round = 0; round < pairs; round++) {
+    for (let turn = 0; turn < layouts.length; turn++) {
+      const index = (turn + round) % layouts.length;
+      const before = { cpu: machine.cpu(), wal: await walBytes(machine) };
+      for (let chunk = 0; chunk < chunks; chunk++)
+        await machine.query(`
+          insert into bench.held_${index} select ${await columnsOf(machine, index)} from bench.next_${index}
+          where chunk = ${heldRows / chunkRows + round * chunks + chunk}`);
+      const rows = chunks * chunkRows;
+      cost[index]?.push(((machine.cpu() - before.cpu) / rows) * 1e6);
+      wal[index]?.push(((await walBytes(machine)) - before.wal) / rows);
+    }
+  }
+  const lines: string[] = [];
+  for (const [index, { name }] of layouts.entries()) {
+    const [size] = await machine.query<{ bytes: string }>(`select pg_indexes_size('bench.held_${index}') as bytes`);
+    const indexes = Number(size?.bytes) / (last + 1);
     lines.push(
-      `| ${name} | ${us.toFixed(1)} | ${(Number(sizes?.wal) / rows).toFixed(0)} | ${(Number(sizes?.indexes) / (heldRows + rows)).toFixed(0)} |`,
+      `| ${name} | ${spread(cost[index] ?? [], 1)} | ${spread(wal[index] ?? [], 0)} | ${indexes.toFixed(0)} |`,
     );
   }
   await machine.query('drop schema bench cascade');
   return `| keys | µs of PostgreSQL a row | bytes of WAL a row | bytes of indexes a row |\n|---|---|---|---|\n${lines.join('\n')}`;
+}
+
+async function walBytes(machine: Machine): Promise<number> {
+  const [row] = await machine.query<{ bytes: string }>(`select pg_current_wal_lsn() - '0/0'::pg_lsn as bytes`);
+  return Number(row?.bytes);
+}
+
+const known = new Map<number, string>();
+async function columnsOf(machine: Machine, index: number): Promise<string> {
+  const found =
+    known.get(index) ??
+    (
+      await machine.query<{ name: string }>(
+        `select attname as name from pg_attribute where attrelid = 'bench.held_${index}'::regclass and attnum > 0 order by attnum`,
+      )
+    )
+      .map((column) => column.name)
+      .join(', ');
+  known.set(index, found);
+  return found;
 }
 
 /** Look-ups of 1000 once-only keys, half of them there, in a table that holds millions. */

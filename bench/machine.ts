@@ -20,6 +20,8 @@ export interface Machine {
   count(): Promise<number>;
   /** Fills the table with this many messages, the same number in each channel, and leaves the heads behind them. */
   fill(messages: number): Promise<void>;
+  /** Makes every channel, with its sender of the workload as its one member. */
+  addMembers(): Promise<void>;
   /** A statement of the row's own. */
   query<Row>(text: string): Promise<Row[]>;
   /** An empty database beside the service's; returns its URL. */
@@ -97,6 +99,17 @@ async function prepare(cluster: Server): Promise<Machine> {
       await admin.query('vacuum analyze sendbatch.channel_head');
       await admin.query('vacuum analyze sendbatch.message');
       await admin.query('checkpoint');
+    },
+    async addMembers() {
+      await admin.query(`
+        insert into sendbatch.channel_info (channel_key, created_at, updated_at)
+        select channel_key, 0, 0 from sendbatch.channel on conflict do nothing`);
+      await admin.query(`
+        insert into sendbatch.channel_uid (channel_key, uid, created_at, updated_at, member)
+        select channel_key, 'user-' || lpad(((channel_key - 1) % 1000)::text, 6, '0') || '-0123456789abcdef0123', 0, 0, true
+        from sendbatch.channel on conflict do nothing`);
+      await admin.query('vacuum analyze sendbatch.channel_info');
+      await admin.query('vacuum analyze sendbatch.channel_uid');
     },
     query: async <Row>(text: string) => (await admin.query(text)).rows as Row[],
     async createDatabase(name) {

@@ -182,6 +182,37 @@ export const rows: readonly Row[] = [
       ),
   },
   {
+    name: 'permission',
+    title: 'Members of channels against system senders',
+    words:
+      'Storage, Zipf, 128 batches of 100 in flight: every sender a system uid, whom no list is asked for; and every sender a member of its channel, which the statement that stores asserts.',
+    measure: async (machine, pairs) => {
+      await machine.addMembers();
+      const system = store(machine, 'system senders', 128, 4);
+      const members: Variant = { ...system, name: 'members', job: { ...system.job, ordinarySenders: true } };
+      return table(await rounds(machine, [system, members], work('zipf'), pairs), 'system senders');
+    },
+  },
+  {
+    name: 'rates',
+    title: 'Rates counted against no rates',
+    words:
+      'Batches of 100 over gRPC, Zipf, 128 in flight, with a quota for the caller, each sender and each channel that nobody meets, counted in memory.',
+    measure: async (machine, pairs) => {
+      const quotas = '1000000000/60s';
+      const counting = { RATE_CALLER: quotas, RATE_SENDER: quotas, RATE_CHANNEL: quotas };
+      return await withService(machine, counting, async (counted) =>
+        withService(machine, {}, async (free) => {
+          const variants = [
+            free('no rates', { ...grpc, inFlight: 128 }),
+            counted('three rates', { ...grpc, inFlight: 128 }),
+          ];
+          return table(await rounds(machine, variants, work('zipf'), pairs), 'no rates');
+        }),
+      );
+    },
+  },
+  {
     name: 'instances',
     title: 'Two instances on one database',
     words: 'Storage, Zipf, 128 batches of 100 in flight in all, by one process and by two with the same channels.',
@@ -323,7 +354,7 @@ export const rows: readonly Row[] = [
     name: 'layouts',
     title: 'Key layouts',
     words: 'Inserts of 1000 rows into a table of 5 million, by the columns that identify a message.',
-    measure: async (machine) => await keyLayouts(machine),
+    measure: async (machine, pairs) => await keyLayouts(machine, pairs),
   },
   {
     name: 'look-ups',

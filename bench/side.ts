@@ -15,6 +15,8 @@ export interface SideJob {
   readonly statementRows?: number;
   /** Of raw: the sequence that the rows of each channel begin after. */
   readonly afterSeq?: number;
+  /** Of store: senders are no system uids, and must be members. */
+  readonly ordinarySenders?: boolean;
   /** Of peer: its name. */
   readonly peer?: string;
   /** Of store: lanes, 0 = one transaction a batch. */

@@ -8,7 +8,13 @@ import type { Side, SideJob } from '../side.ts';
 import { batchesOf } from '../workload.ts';
 
 /** The store as the service has it, without a protocol in front: batches that are prepared beforehand go into `service/append`. */
-export async function openStore({ url, workload, inFlight, lanes = 4 }: SideJob): Promise<Side> {
+export async function openStore({
+  url,
+  workload,
+  inFlight,
+  lanes = 4,
+  ordinarySenders = false,
+}: SideJob): Promise<Side> {
   const db = openDatabase({
     connection: { url },
     poolSize: lanes === 0 ? inFlight : lanes,
@@ -29,7 +35,11 @@ export async function openStore({ url, workload, inFlight, lanes = 4 }: SideJob)
   const append = createAppend({
     db,
     channelKeys,
-    rules: { systemUids: { has: () => true }, systemReaders: new Set<string>(), enforcePersonAllowlist: false },
+    rules: {
+      systemUids: { has: () => !ordinarySenders },
+      systemReaders: new Set<string>(),
+      enforcePersonAllowlist: false,
+    },
   });
   const grouped: Lanes =
     lanes === 0

@@ -45,6 +45,7 @@ export function createServer(guard: Guard, { routes, options, unaryGrpc, transco
       return;
     }
     for (const [name, value] of Object.entries(verdict.headers)) response.setHeader(name, value);
+    response.setHeader('x-content-type-options', 'nosniff');
     if (verdict.kind === 'preflight') {
       response.writeHead(verdict.status);
       response.end();

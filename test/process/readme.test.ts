@@ -9,7 +9,7 @@ import { describeSettings } from '../../src/config.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 
 const root = join(import.meta.dirname, '../..');
-const pages = ['README.md', 'README.zh-CN.md', 'ARCHITECTURE.md', 'CHANGELOG.md', 'bench/RESULTS.md'];
+const pages = ['README.md', 'README.zh-CN.md', 'ARCHITECTURE.md', 'CHANGELOG.md', 'SECURITY.md', 'bench/RESULTS.md'];
 const textOf = (page: string) => readFileSync(join(root, page), 'utf8');
 /** As it reads: tables may be padded. */
 const plainTextOf = (page: string) => textOf(page).replaceAll(/ +/g, ' ');

@@ -645,6 +645,13 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `INVALID_FIELD` | INVALID_ARGUMENT | 400 | a field is malformed or out of bounds |
  * | `EMPTY_BATCH` | INVALID_ARGUMENT | 400 | no messages |
  * | `BATCH_TOO_LARGE`, `PAYLOAD_TOO_LARGE` | INVALID_ARGUMENT | 413 | over a limit of GetServerInfo; metadata `limit`, `actual` |
+ * | `CREDENTIAL_MISSING`, `CREDENTIAL_INVALID` | UNAUTHENTICATED | 401 | no credential, or none that is good |
+ * | `SCOPE_MISSING` | PERMISSION_DENIED | 403 | the credential is not for this RPC; metadata `scope` |
+ * | `SENDER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not send as this `from_uid` |
+ * | `NOT_SUBSCRIBER`, `IN_DENYLIST`, `NOT_IN_ALLOWLIST`, `NOT_ALLOWED`, `CHANNEL_BANNED`, `CHANNEL_DISBANDED`, `SENDER_BANNED` | PERMISSION_DENIED | 403 | the channel's rules; metadata `reason_code` is the legacy number |
+ * | `CHANNEL_NOT_EXIST`, `RULE_NOT_EXIST` | NOT_FOUND | 404 | it was never made |
+ * | `CONTENT_REFUSED` | PERMISSION_DENIED | 403 | a rule of moderation; metadata `rule_id`, 0 = the hook |
+ * | `RATE_LIMITED` | RESOURCE_EXHAUSTED | 429 | over a rate; metadata `by`, `limit`, `seconds`; RetryInfo says when |
  * | `CLIENT_MSG_NO_REUSED` | ALREADY_EXISTS | 409 | the key was used for another content; metadata `message_seq` of the first |
  * | `SEQ_MISMATCH` | ABORTED | 409 | `expected_last_seqs` does not hold; metadata `actual` |
  * | `STORE_BUSY` | UNAVAILABLE | 503 | the database is away or a lock took too long; retry with the same keys |
