@@ -59,14 +59,17 @@ export function toConnectError(thrown: unknown): ConnectError {
         );
   const { refusal, violations } = failure;
   const { retryAfterMs } = refusal;
-  const headers: Record<string, string> =
-    retryAfterMs === undefined ? {} : { 'retry-after': String(Math.ceil(retryAfterMs / 1000)) };
+  const { code } = table[refusal.reason];
+  const headers: Record<string, string> = {
+    ...(retryAfterMs === undefined ? {} : { 'retry-after': String(Math.ceil(retryAfterMs / 1000)) }),
+    ...(code === Code.Unauthenticated ? { 'www-authenticate': 'Bearer realm="sendbatch"' } : {}),
+  };
   const details = [
     { desc: ErrorInfoSchema, value: errorInfo(refusal) },
     ...(violations.length > 0 ? [{ desc: BadRequestSchema, value: badRequest(violations) }] : []),
     ...(retryAfterMs === undefined ? [] : [{ desc: RetryInfoSchema, value: retryInfo(retryAfterMs) }]),
   ];
-  return new ConnectError(refusal.message, table[refusal.reason].code, headers, details, failure.cause);
+  return new ConnectError(refusal.message, code, headers, details, failure.cause);
 }
 
 /** One message's refusal, as it stands in its result. */

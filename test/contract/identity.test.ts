@@ -227,6 +227,14 @@ describe('who calls', () => {
     assert.ok(performance.now() - revoked < 2 * keyMemoryMs, 'a second, and the time of a call');
   });
 
+  test('401 says how to come in', async () => {
+    const response = await fetch(`${service.url}/message/sendbatch`, {
+      method: 'POST',
+      body: JSON.stringify([wire('u1')]),
+    });
+    assert.deepEqual([response.status, response.headers.get('www-authenticate')], [401, 'Bearer realm="sendbatch"']);
+  });
+
   test('a preflight needs no credential', async () => {
     const response = await fetch(`${service.url}/message/sendbatch`, {
       method: 'OPTIONS',
