@@ -21,6 +21,10 @@ export const limits = {
   pageMessages: 1000,
   /** Messages on a page when the caller names no limit. */
   pageMessagesDefault: 100,
+  /** Bytes of payloads on a page: gRPC clients take 4 MiB unless told otherwise. */
+  pageBytes: 3 * 1024 * 1024,
+  /** Messages among which a key is looked for without its sender. */
+  keySearchMessages: 10_000,
   /** Entries on a page of a list of uids. */
   listPage: 10_000,
   /** Entries on a page of a list of uids when the caller names no number. */

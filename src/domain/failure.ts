@@ -19,6 +19,8 @@ export type Reason =
   | 'CONTENT_REFUSED'
   | 'RULE_NOT_EXIST'
   | 'RATE_LIMITED'
+  | 'SEQ_EXPIRED'
+  | 'READER_NOT_YOURS'
   | 'CLIENT_MSG_NO_REUSED'
   | 'SEQ_MISMATCH'
   | 'STORE_BUSY'

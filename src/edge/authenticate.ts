@@ -13,6 +13,9 @@ const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 
   send: 'send',
   broadcast: 'send',
   listMessages: 'read',
+  syncMessages: 'read',
+  getMessages: 'read',
+  getMaxMessageSeq: 'read',
   getServerInfo: 'any',
 };
 

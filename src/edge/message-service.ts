@@ -1,18 +1,17 @@
-import { create, type MessageInitShape } from '@bufbuild/protobuf';
-import { durationFromMs, timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { create } from '@bufbuild/protobuf';
+import { durationFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
 import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
-import type { ChannelType, MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { type MessageService, SendBatchResponseSchema, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { Failure } from '../domain/failure.ts';
-import { flagNoPersist, flagRedDot, flagSyncOnce } from '../domain/message.ts';
 import type { Outcome } from '../domain/plan.ts';
 import { limits } from '../limits.ts';
 import type { Broadcast } from '../service/broadcast.ts';
 import type { Standing } from '../service/rates.ts';
-import type { Page, ReadChannel } from '../service/read-channel.ts';
+import type { ReadChannel } from '../service/read-channel.ts';
 import { requestIdOf, type SendBatch } from '../service/send-batch.ts';
 import { toStatus } from './failures.ts';
 import { callerKey } from './identity.ts';
+import { legacyRange, toLegacyMessage, toMessage } from './stored-message.ts';
 
 /** What the service is made of. */
 export interface MessageServiceParts {
@@ -79,17 +78,63 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
     },
 
     async listMessages(request, context) {
-      const page = await parts.readChannel({
+      const page = await parts.readChannel.page({
         ...request,
         caller: context.values.get(callerKey),
         afterSeq: Number(request.afterSeq),
         beforeSeq: Number(request.beforeSeq),
+        filter: {
+          ...(request.tagKey === '' ? {} : { tagKey: request.tagKey }),
+          ...(request.streamNo === '' ? {} : { streamNo: request.streamNo }),
+          ...(request.fromUid === '' ? {} : { fromUid: request.fromUid }),
+          ...(request.since === undefined ? {} : { since: timestampMs(request.since) }),
+          ...(request.until === undefined ? {} : { until: timestampMs(request.until) }),
+        },
       });
       return {
         messages: page.messages.map((message) => toMessage(page, message)),
         more: page.more,
         lastSeq: BigInt(page.lastSeq),
       };
+    },
+
+    async syncMessages(request, context) {
+      const page = await parts.readChannel.page({
+        ...request,
+        ...legacyRange(Number(request.startMessageSeq), Number(request.endMessageSeq), request.pullMode),
+        uid: request.loginUid,
+        caller: context.values.get(callerKey),
+        limit: Math.min(request.limit, limits.pageMessages),
+        lenient: true,
+      });
+      const messages = page.messages.map((message) => toLegacyMessage(page, message, request.loginUid));
+      return {
+        startMessageSeq: request.startMessageSeq,
+        endMessageSeq: request.endMessageSeq,
+        more: page.more ? 1 : 0,
+        messages: messages.sort((a, b) => Number(a.messageSeq) - Number(b.messageSeq)),
+      };
+    },
+
+    async getMessages(request, context) {
+      const page = await parts.readChannel.find({
+        ...request,
+        uid: request.loginUid,
+        caller: context.values.get(callerKey),
+        seqs: request.messageSeqs.map(Number),
+        ids: request.messageIds.map(Number),
+        keys: request.clientMsgNos,
+      });
+      return { messages: page.messages.map((message) => toLegacyMessage(page, message, request.loginUid)) };
+    },
+
+    async getMaxMessageSeq(request, context) {
+      const lastSeq = await parts.readChannel.lastSeq({
+        ...request,
+        uid: request.loginUid,
+        caller: context.values.get(callerKey),
+      });
+      return { messageSeq: BigInt(lastSeq) };
     },
 
     getServerInfo() {
@@ -138,24 +183,5 @@ function numbers(outcome: Outcome) {
     messageSeq: BigInt(outcome.messageSeq),
     clientMsgNo,
     duplicate: outcome.kind === 'duplicate',
-  };
-}
-
-function toMessage(page: Page, message: Page['messages'][number]): MessageInitShape<typeof MessageSchema> {
-  const bit = (flag: number) => ((message.flags & flag) === 0 ? 0 : 1);
-  return {
-    header: { noPersist: bit(flagNoPersist), redDot: bit(flagRedDot), syncOnce: bit(flagSyncOnce) },
-    messageId: BigInt(message.messageId),
-    messageSeq: BigInt(message.messageSeq),
-    clientMsgNo: message.clientMsgNo,
-    fromUid: message.fromUid,
-    channelId: page.channelId,
-    channelType: page.channelType as ChannelType,
-    expire: message.expire,
-    timestamp: timestampFromMs(message.acceptedAt),
-    payload: message.payload,
-    subscribers: [...message.subscribers],
-    streamNo: message.streamNo,
-    tagKey: message.tagKey,
   };
 }

@@ -1,7 +1,6 @@
 import { channel, messageSequence, personType } from '../domain/channel.ts';
-import { Failure, invalidField } from '../domain/failure.ts';
+import { invalidField } from '../domain/failure.ts';
 import type { Tx } from '../storage/database.ts';
-import { troubleOf } from '../storage/failure.ts';
 import {
   addSystemUids,
   addUids,
@@ -18,8 +17,8 @@ import {
   removeUids,
   setFlags,
 } from '../storage/roster.ts';
-import { storeBusy } from './append.ts';
 import type { Store } from './group.ts';
+import { orBusy } from './reading.ts';
 
 /** A channel as a caller names it, and a user (type 1). */
 export interface Named {
@@ -135,12 +134,3 @@ function idFault(channelType: number, id: string): string | undefined {
 
 const hasNoMembers = () =>
   invalidField('channel_type', 'must not be 1 (person): a user has a denylist and an allowlist, but no members');
-
-async function orBusy<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    if (error instanceof Failure || troubleOf(error) === 'defect') throw error;
-    throw storeBusy(error);
-  }
-}

@@ -3,7 +3,6 @@ import { Failure, invalidField } from '../domain/failure.ts';
 import type { Prepared } from '../domain/message.ts';
 import { contentRefused, createModerator, type Moderator, patternFault, type Rule } from '../domain/moderation.ts';
 import type { Db } from '../storage/database.ts';
-import { troubleOf } from '../storage/failure.ts';
 import {
   deleteRule,
   type FlaggedMessage,
@@ -14,8 +13,8 @@ import {
   removeFlags,
   updateRule,
 } from '../storage/moderation.ts';
-import { storeBusy } from './append.ts';
 import type { ModerationHook } from './moderation-hook.ts';
+import { orBusy } from './reading.ts';
 
 /** What moderation makes of messages: the same number in the same order, masked or marked where a rule says so. */
 export interface Moderated {
@@ -143,13 +142,4 @@ function notThere(ruleId: number): Failure {
     message: `there is no rule ${ruleId}`,
     metadata: { rule_id: String(ruleId) },
   });
-}
-
-async function orBusy<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    if (error instanceof Failure || troubleOf(error) === 'defect') throw error;
-    throw storeBusy(error);
-  }
 }

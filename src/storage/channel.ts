@@ -146,3 +146,20 @@ export async function readHeads(db: Db, channelKeys: readonly number[]): Promise
   );
   return new Map(rows.map((row) => [row.channel_key, row.last_seq]));
 }
+
+/** Where a channel stands: its last sequence, and the first that is kept; one above the last when none is. */
+export interface Heads {
+  readonly lastSeq: number;
+  readonly firstSeq: number;
+}
+
+export async function readHeadsAndFirst(db: Db, channelKey: number): Promise<Heads> {
+  const { rows } = await sql<{ last_seq: number; first_seq: number | null }>`
+    select h.last_seq, (
+      select m.message_seq from sendbatch.message m where m.channel_key = h.channel_key order by m.message_seq limit 1
+    ) as first_seq
+    from sendbatch.channel_head h where h.channel_key = ${channelKey}`.execute(db);
+  const [row] = rows;
+  const lastSeq = row?.last_seq ?? 0;
+  return { lastSeq, firstSeq: row?.first_seq ?? lastSeq + 1 };
+}

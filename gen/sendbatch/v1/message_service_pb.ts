@@ -6,8 +6,8 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import { file_google_api_annotations } from "../../google/api/annotations_pb.ts";
-import type { Duration } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Status } from "../../google/rpc/status_pb.ts";
 import { file_google_rpc_status } from "../../google/rpc/status_pb.ts";
 import type { ChannelType, Header, Message as Message$1, MessageDraft } from "./message_pb.ts";
@@ -18,7 +18,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/message_service.proto.
  */
 export const file_sendbatch_v1_message_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEilAEKD0V4cGVjdGVkTGFzdFNlcRIiCgpjaGFubmVsX2lkGAEgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASIAoIbGFzdF9zZXEYAyABKARCDrpICzIJGP////////8PIvsBChBTZW5kQmF0Y2hSZXF1ZXN0EjkKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdEILukgIkgEFCAEQ6AcSLgoEbW9kZRgCIAEoDjIWLnNlbmRiYXRjaC52MS5TZW5kTW9kZUIIukgFggECEAESFQoNdmFsaWRhdGVfb25seRgDIAEoCBIfCgpyZXF1ZXN0X2lkGAQgASgJQgu6SAhyBih4ugEBABJEChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxQgm6SAaSAQMQ6AciggEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIhCgVlcnJvchgFIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iegoLU2VuZFJlcXVlc3QSMwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCBrpIA8gBARIVCg12YWxpZGF0ZV9vbmx5GAIgASgIEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIGKHi6AQEAImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItYBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISKwoIZnJvbV91aWQYAiABKAlCGbpIFnIUIAEogAIyCV5bXkAjJl0qJLoBAQASIAoLc3Vic2NyaWJlcnMYAyADKAlCC7pICJIBBQgBEJBOEhwKB3BheWxvYWQYBCABKAxCC7pICHoGEAEYgIAEEg4KBmV4cGlyZRgFIAEoDRIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAhyBih4ugEBACI2ChFCcm9hZGNhc3RSZXNwb25zZRIRCglmYWlsX3VpZHMYASADKAkSDgoGcmVhc29uGAIgAygJIuoBChNMaXN0TWVzc2FnZXNSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIhCglhZnRlcl9zZXEYAyABKARCDrpICzIJGP////////8PEiIKCmJlZm9yZV9zZXEYBCABKARCDrpICzIJGP////////8PEhcKBWxpbWl0GAUgASgNQgi6SAUqAxjoBxISCgpkZXNjZW5kaW5nGAYgASgIIl8KFExpc3RNZXNzYWdlc1Jlc3BvbnNlEicKCG1lc3NhZ2VzGAEgAygLMhUuc2VuZGJhdGNoLnYxLk1lc3NhZ2USDAoEbW9yZRgCIAEoCBIQCghsYXN0X3NlcRgDIAEoBCIWChRHZXRTZXJ2ZXJJbmZvUmVxdWVzdCLWAgoGTGltaXRzEhYKDmJhdGNoX21lc3NhZ2VzGAEgASgNEh4KFmJhdGNoX21lc3NhZ2VzX2FkdmlzZWQYAiABKA0SFgoOYmF0Y2hfY2hhbm5lbHMYAyABKA0SHQoVYnJvYWRjYXN0X3N1YnNjcmliZXJzGAQgASgNEhsKE21lc3NhZ2Vfc3Vic2NyaWJlcnMYBSABKA0SFQoNcGF5bG9hZF9ieXRlcxgGIAEoDRIVCg1yZXF1ZXN0X2J5dGVzGAcgASgNEhUKDXBhZ2VfbWVzc2FnZXMYCCABKA0SEAoIaWRfYnl0ZXMYCSABKA0SGwoTY2xpZW50X21zZ19ub19ieXRlcxgKIAEoDRIYChByZXF1ZXN0X2lkX2J5dGVzGAsgASgNEjIKD3JlcXVlc3RfdGltZW91dBgMIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJOChVHZXRTZXJ2ZXJJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIkCgZsaW1pdHMYAiABKAsyFC5zZW5kYmF0Y2gudjEuTGltaXRzKlYKCFNlbmRNb2RlEhkKFVNFTkRfTU9ERV9VTlNQRUNJRklFRBAAEhkKFVNFTkRfTU9ERV9CRVNUX0VGRk9SVBABEhQKEFNFTkRfTU9ERV9BVE9NSUMQAjKIBQoOTWVzc2FnZVNlcnZpY2USfgoJU2VuZEJhdGNoEh4uc2VuZGJhdGNoLnYxLlNlbmRCYXRjaFJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVzcG9uc2UiMJACAILT5JMCJzoIbWVzc2FnZXNiB3Jlc3VsdHMiEi9tZXNzYWdlL3NlbmRiYXRjaBJgCgRTZW5kEhkuc2VuZGJhdGNoLnYxLlNlbmRSZXF1ZXN0Ghouc2VuZGJhdGNoLnYxLlNlbmRSZXNwb25zZSIhkAIAgtPkkwIYOgdtZXNzYWdlIg0vbWVzc2FnZS9zZW5kEocBCglCcm9hZGNhc3QSHi5zZW5kYmF0Y2gudjEuQnJvYWRjYXN0UmVxdWVzdBofLnNlbmRiYXRjaC52MS5Ccm9hZGNhc3RSZXNwb25zZSI5kAIAgtPkkwIwOgEqWhc6ASoiEi9tZXNzYWdlL2Jyb2FkY2FzdCISL21lc3NhZ2Uvc2VuZGJhdGNoEpMBCgxMaXN0TWVzc2FnZXMSIS5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5MaXN0TWVzc2FnZXNSZXNwb25zZSI8kAIBgtPkkwIzEjEvdjEvY2hhbm5lbHMve2NoYW5uZWxfdHlwZX0ve2NoYW5uZWxfaWR9L21lc3NhZ2VzEnQKDUdldFNlcnZlckluZm8SIi5zZW5kYmF0Y2gudjEuR2V0U2VydmVySW5mb1JlcXVlc3QaIy5zZW5kYmF0Y2gudjEuR2V0U2VydmVySW5mb1Jlc3BvbnNlIhqQAgGC0+STAhESDy92MS9zZXJ2ZXItaW5mb2IGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_duration, file_google_rpc_status, file_sendbatch_v1_message]);
+  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEilAEKD0V4cGVjdGVkTGFzdFNlcRIiCgpjaGFubmVsX2lkGAEgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASIAoIbGFzdF9zZXEYAyABKARCDrpICzIJGP////////8PIvsBChBTZW5kQmF0Y2hSZXF1ZXN0EjkKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdEILukgIkgEFCAEQ6AcSLgoEbW9kZRgCIAEoDjIWLnNlbmRiYXRjaC52MS5TZW5kTW9kZUIIukgFggECEAESFQoNdmFsaWRhdGVfb25seRgDIAEoCBIfCgpyZXF1ZXN0X2lkGAQgASgJQgu6SAhyBih4ugEBABJEChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxQgm6SAaSAQMQ6AciggEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIhCgVlcnJvchgFIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iegoLU2VuZFJlcXVlc3QSMwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCBrpIA8gBARIVCg12YWxpZGF0ZV9vbmx5GAIgASgIEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIGKHi6AQEAImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItYBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISKwoIZnJvbV91aWQYAiABKAlCGbpIFnIUIAEogAIyCV5bXkAjJl0qJLoBAQASIAoLc3Vic2NyaWJlcnMYAyADKAlCC7pICJIBBQgBEJBOEhwKB3BheWxvYWQYBCABKAxCC7pICHoGEAEYgIAEEg4KBmV4cGlyZRgFIAEoDRIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAhyBih4ugEBACI2ChFCcm9hZGNhc3RSZXNwb25zZRIRCglmYWlsX3VpZHMYASADKAkSDgoGcmVhc29uGAIgAygJIrsDChNMaXN0TWVzc2FnZXNSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIhCglhZnRlcl9zZXEYAyABKARCDrpICzIJGP////////8PEiIKCmJlZm9yZV9zZXEYBCABKARCDrpICzIJGP////////8PEhcKBWxpbWl0GAUgASgNQgi6SAUqAxjoBxISCgpkZXNjZW5kaW5nGAYgASgIEhkKA3VpZBgHIAEoCUIMukgJcgcogAK6AQEAEh0KB3RhZ19rZXkYCCABKAlCDLpICXIHKIABugEBABIfCglzdHJlYW1fbm8YCSABKAlCDLpICXIHKIABugEBABIeCghmcm9tX3VpZBgKIAEoCUIMukgJcgcogAK6AQEAEikKBXNpbmNlGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiXwoUTGlzdE1lc3NhZ2VzUmVzcG9uc2USJwoIbWVzc2FnZXMYASADKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZRIMCgRtb3JlGAIgASgIEhAKCGxhc3Rfc2VxGAMgASgEIpgCChNTeW5jTWVzc2FnZXNSZXF1ZXN0EiEKCWxvZ2luX3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEikKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEQg66SAsyCRj/////////DxInCg9lbmRfbWVzc2FnZV9zZXEYBSABKARCDrpICzIJGP////////8PEg0KBWxpbWl0GAYgASgNEhoKCXB1bGxfbW9kZRgHIAEoDUIHukgEKgIYASK7AgoNTGVnYWN5TWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEg8KB3NldHRpbmcYAiABKA0SEgoKbWVzc2FnZV9pZBgDIAEoBBIVCg1tZXNzYWdlX2lkc3RyGAQgASgJEhUKDWNsaWVudF9tc2dfbm8YBSABKAkSEwoLbWVzc2FnZV9zZXEYBiABKAQSEAoIZnJvbV91aWQYByABKAkSEgoKY2hhbm5lbF9pZBgIIAEoCRIvCgxjaGFubmVsX3R5cGUYCSABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGZXhwaXJlGAogASgNEhEKCXRpbWVzdGFtcBgLIAEoAxIPCgdwYXlsb2FkGAwgASgMEhEKCXN0cmVhbV9ubxgNIAEoCSKHAQoUU3luY01lc3NhZ2VzUmVzcG9uc2USGQoRc3RhcnRfbWVzc2FnZV9zZXEYASABKAQSFwoPZW5kX21lc3NhZ2Vfc2VxGAIgASgEEgwKBG1vcmUYAyABKA0SLQoIbWVzc2FnZXMYBCADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZSKfAgoSR2V0TWVzc2FnZXNSZXF1ZXN0Eh8KCWxvZ2luX3VpZBgBIAEoCUIMukgJcgcogAK6AQEAEiIKCmNoYW5uZWxfaWQYAiABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIsCgxtZXNzYWdlX3NlcXMYBCADKARCFrpIE5IBEBDoByILMgkY/////////w8SKwoLbWVzc2FnZV9pZHMYBSADKARCFrpIE5IBEBDoByILMgkY/////////w8SLAoOY2xpZW50X21zZ19ub3MYBiADKAlCFLpIEZIBDhDoByIJcgcogAG6AQEAIoYBChNHZXRNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UimwEKF0dldE1heE1lc3NhZ2VTZXFSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIfCglsb2dpbl91aWQYAyABKAlCDLpICXIHKIACugEBACIvChhHZXRNYXhNZXNzYWdlU2VxUmVzcG9uc2USEwoLbWVzc2FnZV9zZXEYASABKAQiFgoUR2V0U2VydmVySW5mb1JlcXVlc3Qi1gIKBkxpbWl0cxIWCg5iYXRjaF9tZXNzYWdlcxgBIAEoDRIeChZiYXRjaF9tZXNzYWdlc19hZHZpc2VkGAIgASgNEhYKDmJhdGNoX2NoYW5uZWxzGAMgASgNEh0KFWJyb2FkY2FzdF9zdWJzY3JpYmVycxgEIAEoDRIbChNtZXNzYWdlX3N1YnNjcmliZXJzGAUgASgNEhUKDXBheWxvYWRfYnl0ZXMYBiABKA0SFQoNcmVxdWVzdF9ieXRlcxgHIAEoDRIVCg1wYWdlX21lc3NhZ2VzGAggASgNEhAKCGlkX2J5dGVzGAkgASgNEhsKE2NsaWVudF9tc2dfbm9fYnl0ZXMYCiABKA0SGAoQcmVxdWVzdF9pZF9ieXRlcxgLIAEoDRIyCg9yZXF1ZXN0X3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iTgoVR2V0U2VydmVySW5mb1Jlc3BvbnNlEg8KB3ZlcnNpb24YASABKAkSJAoGbGltaXRzGAIgASgLMhQuc2VuZGJhdGNoLnYxLkxpbWl0cypWCghTZW5kTW9kZRIZChVTRU5EX01PREVfVU5TUEVDSUZJRUQQABIZChVTRU5EX01PREVfQkVTVF9FRkZPUlQQARIUChBTRU5EX01PREVfQVRPTUlDEAIy+QcKDk1lc3NhZ2VTZXJ2aWNlEn4KCVNlbmRCYXRjaBIeLnNlbmRiYXRjaC52MS5TZW5kQmF0Y2hSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLlNlbmRCYXRjaFJlc3BvbnNlIjCQAgCC0+STAic6CG1lc3NhZ2VzYgdyZXN1bHRzIhIvbWVzc2FnZS9zZW5kYmF0Y2gSYAoEU2VuZBIZLnNlbmRiYXRjaC52MS5TZW5kUmVxdWVzdBoaLnNlbmRiYXRjaC52MS5TZW5kUmVzcG9uc2UiIZACAILT5JMCGDoHbWVzc2FnZSINL21lc3NhZ2Uvc2VuZBKHAQoJQnJvYWRjYXN0Eh4uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuQnJvYWRjYXN0UmVzcG9uc2UiOZACAILT5JMCMDoBKloXOgEqIhIvbWVzc2FnZS9icm9hZGNhc3QiEi9tZXNzYWdlL3NlbmRiYXRjaBKTAQoMTGlzdE1lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VzUmVzcG9uc2UiPJACAYLT5JMCMxIxL3YxL2NoYW5uZWxzL3tjaGFubmVsX3R5cGV9L3tjaGFubmVsX2lkfS9tZXNzYWdlcxJ5CgxTeW5jTWVzc2FnZXMSIS5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jTWVzc2FnZXNSZXNwb25zZSIikAIBgtPkkwIZOgEqIhQvY2hhbm5lbC9tZXNzYWdlc3luYxJrCgtHZXRNZXNzYWdlcxIgLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlc1JlcXVlc3QaIS5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZXNSZXNwb25zZSIXkAIBgtPkkwIOOgEqIgkvbWVzc2FnZXMShgEKEEdldE1heE1lc3NhZ2VTZXESJS5zZW5kYmF0Y2gudjEuR2V0TWF4TWVzc2FnZVNlcVJlcXVlc3QaJi5zZW5kYmF0Y2gudjEuR2V0TWF4TWVzc2FnZVNlcVJlc3BvbnNlIiOQAgGC0+STAhoSGC9jaGFubmVsL21heF9tZXNzYWdlX3NlcRJ0Cg1HZXRTZXJ2ZXJJbmZvEiIuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXF1ZXN0GiMuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXNwb25zZSIakAIBgtPkkwIREg8vdjEvc2VydmVyLWluZm9iBnByb3RvMw", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp, file_google_rpc_status, file_sendbatch_v1_message]);
 
 /**
  * A condition on a channel: its last sequence before this batch.
@@ -407,6 +407,48 @@ export type ListMessagesRequest = Message<"sendbatch.v1.ListMessagesRequest"> & 
    * @generated from field: bool descending = 6;
    */
   descending: boolean;
+
+  /**
+   * Whom the page is for, when a service reads for a user; at most 256 bytes. A user may only name itself.
+   *
+   * @generated from field: string uid = 7;
+   */
+  uid: string;
+
+  /**
+   * Only messages with this `tag_key`; empty = all.
+   *
+   * @generated from field: string tag_key = 8;
+   */
+  tagKey: string;
+
+  /**
+   * Only messages of this stream; empty = all.
+   *
+   * @generated from field: string stream_no = 9;
+   */
+  streamNo: string;
+
+  /**
+   * Only messages from this sender; empty = all.
+   *
+   * @generated from field: string from_uid = 10;
+   */
+  fromUid: string;
+
+  /**
+   * Only messages accepted at this time or later.
+   *
+   * @generated from field: google.protobuf.Timestamp since = 11;
+   */
+  since?: Timestamp | undefined;
+
+  /**
+   * Only messages accepted before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp until = 12;
+   */
+  until?: Timestamp | undefined;
 };
 
 /**
@@ -452,6 +494,370 @@ export const ListMessagesResponseSchema: GenMessage<ListMessagesResponse> = /*@_
   messageDesc(file_sendbatch_v1_message_service, 9);
 
 /**
+ * Which part of a channel, as legacy callers say it.
+ *
+ * @generated from message sendbatch.v1.SyncMessagesRequest
+ */
+export type SyncMessagesRequest = Message<"sendbatch.v1.SyncMessagesRequest"> & {
+  /**
+   * Who reads; required.
+   *
+   * @generated from field: string login_uid = 1;
+   */
+  loginUid: string;
+
+  /**
+   * The channel's id; of a person channel the other uid, or the pair joined with `@`.
+   *
+   * @generated from field: string channel_id = 2;
+   */
+  channelId: string;
+
+  /**
+   * The channel's type, 1 to 12.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 3;
+   */
+  channelType: ChannelType;
+
+  /**
+   * Where to begin, inclusive.
+   *
+   * @generated from field: uint64 start_message_seq = 4;
+   */
+  startMessageSeq: bigint;
+
+  /**
+   * Where to end, exclusive; 0 = at the channel's end in this direction.
+   *
+   * @generated from field: uint64 end_message_seq = 5;
+   */
+  endMessageSeq: bigint;
+
+  /**
+   * Messages at most; 0 = 100, more than 1,000 are 1,000.
+   *
+   * @generated from field: uint32 limit = 6;
+   */
+  limit: number;
+
+  /**
+   * 0: older than the start; 1: newer.
+   *
+   * @generated from field: uint32 pull_mode = 7;
+   */
+  pullMode: number;
+};
+
+/**
+ * Describes the message sendbatch.v1.SyncMessagesRequest.
+ * Use `create(SyncMessagesRequestSchema)` to create a new message.
+ */
+export const SyncMessagesRequestSchema: GenMessage<SyncMessagesRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 10);
+
+/**
+ * A message as legacy callers read it.
+ *
+ * @generated from message sendbatch.v1.LegacyMessage
+ */
+export type LegacyMessage = Message<"sendbatch.v1.LegacyMessage"> & {
+  /**
+   * How it was sent.
+   *
+   * @generated from field: sendbatch.v1.Header header = 1;
+   */
+  header?: Header | undefined;
+
+  /**
+   * Always 0.
+   *
+   * @generated from field: uint32 setting = 2;
+   */
+  setting: number;
+
+  /**
+   * Its id.
+   *
+   * @generated from field: uint64 message_id = 3;
+   */
+  messageId: bigint;
+
+  /**
+   * Its id as text, for readers whose numbers are too small.
+   *
+   * @generated from field: string message_idstr = 4;
+   */
+  messageIdstr: string;
+
+  /**
+   * Its key.
+   *
+   * @generated from field: string client_msg_no = 5;
+   */
+  clientMsgNo: string;
+
+  /**
+   * Its position in the channel.
+   *
+   * @generated from field: uint64 message_seq = 6;
+   */
+  messageSeq: bigint;
+
+  /**
+   * Who sent it.
+   *
+   * @generated from field: string from_uid = 7;
+   */
+  fromUid: string;
+
+  /**
+   * Its channel; of a person channel the other side than the reader.
+   *
+   * @generated from field: string channel_id = 8;
+   */
+  channelId: string;
+
+  /**
+   * Its channel's type.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 9;
+   */
+  channelType: ChannelType;
+
+  /**
+   * Seconds from acceptance until it expires; 0 = never.
+   *
+   * @generated from field: uint32 expire = 10;
+   */
+  expire: number;
+
+  /**
+   * When it was accepted, in seconds since 1970.
+   *
+   * @generated from field: int64 timestamp = 11;
+   */
+  timestamp: bigint;
+
+  /**
+   * The content.
+   *
+   * @generated from field: bytes payload = 12;
+   */
+  payload: Uint8Array;
+
+  /**
+   * Its stream.
+   *
+   * @generated from field: string stream_no = 13;
+   */
+  streamNo: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.LegacyMessage.
+ * Use `create(LegacyMessageSchema)` to create a new message.
+ */
+export const LegacyMessageSchema: GenMessage<LegacyMessage> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 11);
+
+/**
+ * A page as legacy callers read it.
+ *
+ * @generated from message sendbatch.v1.SyncMessagesResponse
+ */
+export type SyncMessagesResponse = Message<"sendbatch.v1.SyncMessagesResponse"> & {
+  /**
+   * As asked.
+   *
+   * @generated from field: uint64 start_message_seq = 1;
+   */
+  startMessageSeq: bigint;
+
+  /**
+   * As asked.
+   *
+   * @generated from field: uint64 end_message_seq = 2;
+   */
+  endMessageSeq: bigint;
+
+  /**
+   * 1: there is more in this direction.
+   *
+   * @generated from field: uint32 more = 3;
+   */
+  more: number;
+
+  /**
+   * The page, oldest first.
+   *
+   * @generated from field: repeated sendbatch.v1.LegacyMessage messages = 4;
+   */
+  messages: LegacyMessage[];
+};
+
+/**
+ * Describes the message sendbatch.v1.SyncMessagesResponse.
+ * Use `create(SyncMessagesResponseSchema)` to create a new message.
+ */
+export const SyncMessagesResponseSchema: GenMessage<SyncMessagesResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 12);
+
+/**
+ * Which messages of a channel.
+ *
+ * @generated from message sendbatch.v1.GetMessagesRequest
+ */
+export type GetMessagesRequest = Message<"sendbatch.v1.GetMessagesRequest"> & {
+  /**
+   * Who reads; empty = a service, which reads everything.
+   *
+   * @generated from field: string login_uid = 1;
+   */
+  loginUid: string;
+
+  /**
+   * The channel's id, as in SyncMessagesRequest.
+   *
+   * @generated from field: string channel_id = 2;
+   */
+  channelId: string;
+
+  /**
+   * The channel's type, 1 to 12.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 3;
+   */
+  channelType: ChannelType;
+
+  /**
+   * Sequences, at most 1,000.
+   *
+   * @generated from field: repeated uint64 message_seqs = 4;
+   */
+  messageSeqs: bigint[];
+
+  /**
+   * Ids, at most 1,000.
+   *
+   * @generated from field: repeated uint64 message_ids = 5;
+   */
+  messageIds: bigint[];
+
+  /**
+   * Keys, at most 1,000.
+   *
+   * @generated from field: repeated string client_msg_nos = 6;
+   */
+  clientMsgNos: string[];
+};
+
+/**
+ * Describes the message sendbatch.v1.GetMessagesRequest.
+ * Use `create(GetMessagesRequestSchema)` to create a new message.
+ */
+export const GetMessagesRequestSchema: GenMessage<GetMessagesRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 13);
+
+/**
+ * The messages that are there, in the legacy envelope.
+ *
+ * @generated from message sendbatch.v1.GetMessagesResponse
+ */
+export type GetMessagesResponse = Message<"sendbatch.v1.GetMessagesResponse"> & {
+  /**
+   * Always 0.
+   *
+   * @generated from field: uint64 start_message_seq = 1;
+   */
+  startMessageSeq: bigint;
+
+  /**
+   * Always 0.
+   *
+   * @generated from field: uint64 end_message_seq = 2;
+   */
+  endMessageSeq: bigint;
+
+  /**
+   * Always 0.
+   *
+   * @generated from field: uint32 more = 3;
+   */
+  more: number;
+
+  /**
+   * The messages, oldest first.
+   *
+   * @generated from field: repeated sendbatch.v1.LegacyMessage messages = 4;
+   */
+  messages: LegacyMessage[];
+};
+
+/**
+ * Describes the message sendbatch.v1.GetMessagesResponse.
+ * Use `create(GetMessagesResponseSchema)` to create a new message.
+ */
+export const GetMessagesResponseSchema: GenMessage<GetMessagesResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 14);
+
+/**
+ * Which channel.
+ *
+ * @generated from message sendbatch.v1.GetMaxMessageSeqRequest
+ */
+export type GetMaxMessageSeqRequest = Message<"sendbatch.v1.GetMaxMessageSeqRequest"> & {
+  /**
+   * The channel's id, as in SyncMessagesRequest.
+   *
+   * @generated from field: string channel_id = 1;
+   */
+  channelId: string;
+
+  /**
+   * The channel's type, 1 to 12.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
+   */
+  channelType: ChannelType;
+
+  /**
+   * Who asks; empty = a service.
+   *
+   * @generated from field: string login_uid = 3;
+   */
+  loginUid: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetMaxMessageSeqRequest.
+ * Use `create(GetMaxMessageSeqRequestSchema)` to create a new message.
+ */
+export const GetMaxMessageSeqRequestSchema: GenMessage<GetMaxMessageSeqRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 15);
+
+/**
+ * Where the channel stands.
+ *
+ * @generated from message sendbatch.v1.GetMaxMessageSeqResponse
+ */
+export type GetMaxMessageSeqResponse = Message<"sendbatch.v1.GetMaxMessageSeqResponse"> & {
+  /**
+   * Its last sequence.
+   *
+   * @generated from field: uint64 message_seq = 1;
+   */
+  messageSeq: bigint;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetMaxMessageSeqResponse.
+ * Use `create(GetMaxMessageSeqResponseSchema)` to create a new message.
+ */
+export const GetMaxMessageSeqResponseSchema: GenMessage<GetMaxMessageSeqResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 16);
+
+/**
  * Nothing to say.
  *
  * @generated from message sendbatch.v1.GetServerInfoRequest
@@ -464,7 +870,7 @@ export type GetServerInfoRequest = Message<"sendbatch.v1.GetServerInfoRequest"> 
  * Use `create(GetServerInfoRequestSchema)` to create a new message.
  */
 export const GetServerInfoRequestSchema: GenMessage<GetServerInfoRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 10);
+  messageDesc(file_sendbatch_v1_message_service, 17);
 
 /**
  * The bounds that this server enforces. Each is also in the error that breaking it causes.
@@ -562,7 +968,7 @@ export type Limits = Message<"sendbatch.v1.Limits"> & {
  * Use `create(LimitsSchema)` to create a new message.
  */
 export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 11);
+  messageDesc(file_sendbatch_v1_message_service, 18);
 
 /**
  * What the server is.
@@ -590,7 +996,7 @@ export type GetServerInfoResponse = Message<"sendbatch.v1.GetServerInfoResponse"
  * Use `create(GetServerInfoResponseSchema)` to create a new message.
  */
 export const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 12);
+  messageDesc(file_sendbatch_v1_message_service, 19);
 
 /**
  * What a refusal of one message means for its batch.
@@ -649,6 +1055,7 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `SCOPE_MISSING` | PERMISSION_DENIED | 403 | the credential is not for this RPC; metadata `scope` |
  * | `SENDER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not send as this `from_uid` |
  * | `NOT_SUBSCRIBER`, `IN_DENYLIST`, `NOT_IN_ALLOWLIST`, `NOT_ALLOWED`, `CHANNEL_BANNED`, `CHANNEL_DISBANDED`, `SENDER_BANNED` | PERMISSION_DENIED | 403 | the channel's rules; metadata `reason_code` is the legacy number |
+ * | `SEQ_EXPIRED` | OUT_OF_RANGE | 400 | the cursor is before what is kept; metadata `first_seq` |
  * | `CHANNEL_NOT_EXIST`, `RULE_NOT_EXIST` | NOT_FOUND | 404 | it was never made |
  * | `CONTENT_REFUSED` | PERMISSION_DENIED | 403 | a rule of moderation; metadata `rule_id`, 0 = the hook |
  * | `RATE_LIMITED` | RESOURCE_EXHAUSTED | 429 | over a rate; metadata `by`, `limit`, `seconds`; RetryInfo says when |
@@ -712,8 +1119,12 @@ export const MessageService: GenService<{
     output: typeof BroadcastResponseSchema;
   },
   /**
-   * Reads a page of a channel's history by sequence. Commands and expired messages are not in it. A channel that nobody
-   * has sent to is an empty page.
+   * Reads a page of a channel's history by sequence. Commands and expired messages are not in it, nor messages whose `subscribers`
+   * do not name the reader. A channel that nobody has sent to is an empty page. A page holds at most 3 MiB of payloads, so
+   * that it fits what gRPC clients take; `more` says that there is more.
+   *
+   * A user reads as itself, where it is a member, a side of the channel, or the type is open. A service reads everything, or what
+   * `uid` may read. OUT_OF_RANGE (`SEQ_EXPIRED`) when `after_seq` is before what is kept: metadata `first_seq` is where to go on.
    *
    * @generated from rpc sendbatch.v1.MessageService.ListMessages
    */
@@ -721,6 +1132,38 @@ export const MessageService: GenService<{
     methodKind: "unary";
     input: typeof ListMessagesRequestSchema;
     output: typeof ListMessagesResponseSchema;
+  },
+  /**
+   * History as legacy callers read it: by `pull_mode` from `start_message_seq` on, always answered oldest first. Both bounds 0: the latest.
+   * Only what `login_uid` may read.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.SyncMessages
+   */
+  syncMessages: {
+    methodKind: "unary";
+    input: typeof SyncMessagesRequestSchema;
+    output: typeof SyncMessagesResponseSchema;
+  },
+  /**
+   * Messages of a channel by sequence, id or key, oldest first; those that are not there are left out. Keys are looked for among the last 10,000
+   * messages of the channel.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.GetMessages
+   */
+  getMessages: {
+    methodKind: "unary";
+    input: typeof GetMessagesRequestSchema;
+    output: typeof GetMessagesResponseSchema;
+  },
+  /**
+   * The last sequence of a channel; 0 when nothing was sent to it.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.GetMaxMessageSeq
+   */
+  getMaxMessageSeq: {
+    methodKind: "unary";
+    input: typeof GetMaxMessageSeqRequestSchema;
+    output: typeof GetMaxMessageSeqResponseSchema;
   },
   /**
    * What this server is and what it accepts.
