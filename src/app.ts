@@ -1,4 +1,5 @@
 import { startLoop } from './background/loop.ts';
+import { startSweeper } from './background/sweeper.ts';
 import type { Config } from './config.ts';
 import { createGuard } from './edge/guard.ts';
 import { createIdentify } from './edge/identity.ts';
@@ -7,10 +8,11 @@ import { createRoutes } from './edge/routes.ts';
 import { createServer } from './edge/server.ts';
 import { createEvents, type Log } from './events.ts';
 import { openServer } from './open-server.ts';
+import { openTails } from './open-tails.ts';
 import { createAppend, createRehearsal } from './service/append.ts';
 import { createBroadcast } from './service/broadcast.ts';
 import { createChannels } from './service/channels.ts';
-import type { Store } from './service/group.ts';
+import { createInbox } from './service/inbox.ts';
 import { createKeys } from './service/keys.ts';
 import { createDirect, createLanes } from './service/lanes.ts';
 import { createModeration } from './service/moderation.ts';
@@ -18,8 +20,9 @@ import { createHook } from './service/moderation-hook.ts';
 import { createRates } from './service/rates.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createSendBatch } from './service/send-batch.ts';
-import { ChannelKeys } from './storage/channel.ts';
 import { openCounter } from './storage/counter.ts';
+import { sweepExpired, sweepOld } from './storage/sweep.ts';
+import { sweepLive } from './storage/wakeup.ts';
 import { version } from './version.ts';
 
 /** A running service. */
@@ -47,19 +50,20 @@ export async function start(config: Config, log: Log): Promise<App> {
     const db = database.open({});
     undo.push(() => db.destroy());
 
-    const channelKeys = new ChannelKeys(db);
     const { systemUids } = config;
     const rules = {
       systemUids: systemUids === 'all' ? { has: () => true } : new Set(systemUids),
       systemReaders: new Set(systemUids === 'all' ? [] : systemUids),
       enforcePersonAllowlist: config.personAllowlist,
     };
-    const store: Store = { db, channelKeys, rules };
+    const opened = openTails(database, db, rules, events);
+    undo.push(() => opened.close());
+    const { store, tails, live } = opened;
     const openAppend = () => {
       if (config.lanes === 0) return createDirect(createAppend(store));
       const writers = database.open({ poolSize: config.lanes });
       undo.push(() => writers.destroy());
-      const lanes = createLanes(createAppend({ db: writers, channelKeys, rules }), {
+      const lanes = createLanes(createAppend({ ...store, db: writers }), {
         lanes: config.lanes,
         maxWaitMs: config.requestTimeoutMs,
       });
@@ -72,6 +76,15 @@ export async function start(config: Config, log: Log): Promise<App> {
     await moderation.reload();
     const reloading = startLoop({ everyMs: reloadMs, run: moderation.reload, onError: events.loopFailed });
     undo.push(() => reloading.stop());
+    const sweeper = startSweeper({
+      everyMs: config.sweepIntervalMs,
+      retention: config.retention,
+      sweepExpired: (limit) => sweepExpired(db, limit, Date.now()),
+      sweepOld: (...bite) => sweepOld(db, ...bite),
+      sweepLive: (before) => sweepLive(db, before),
+      onError: events.loopFailed,
+    });
+    undo.push(() => sweeper.stop());
     const keys = createKeys(db);
     const counters = config.rates.store === 'postgres' ? database.openCounters() : undefined;
     if (counters !== undefined) undo.push(() => counters.end());
@@ -81,6 +94,7 @@ export async function start(config: Config, log: Log): Promise<App> {
       rehearse: createDirect(createRehearsal(store)),
       rates,
       moderate: moderation.moderate,
+      deliver: live.send,
     });
     const routes = createRoutes(
       {
@@ -90,7 +104,9 @@ export async function start(config: Config, log: Log): Promise<App> {
         sendBatch,
         broadcast: createBroadcast(sendBatch),
         readChannel: createReadChannel(store),
-        channels: createChannels(store),
+        channels: createChannels(store, opened.told),
+        tails,
+        inbox: createInbox(store),
         moderation,
         systemUids: systemUids === 'all' ? [] : systemUids,
       },
@@ -104,6 +120,8 @@ export async function start(config: Config, log: Log): Promise<App> {
       handler: createServer(guard, routes),
     });
     undo.push(() => listener.close(config.shutdownGraceMs));
+    // First of all: a tail has no end of its own to wait for.
+    undo.push(async () => tails.close());
     return { url: listener.url, database: database.words, stop: stopAll };
   } catch (error) {
     await stopAll();

@@ -39,6 +39,15 @@ convict.addFormats({
         throw new Error('must be an http or https URL');
     },
   },
+  retention: {
+    validate: (value: unknown) => {
+      for (const part of String(value)
+        .split(/[\s,]+/)
+        .filter(Boolean))
+        if (!/^([1-9]|1[0-2])=[1-9]\d{0,4}$/.test(part))
+          throw new Error(`${JSON.stringify(part)} is not a channel type and its days, such as 2=365`);
+    },
+  },
   origins: {
     validate: (value: unknown) => {
       for (const origin of splitList(String(value)))
@@ -177,6 +186,25 @@ const schema = {
     default: 'open',
     env: 'MODERATION_HOOK_FAILURE',
   },
+  listenDatabaseUrl: {
+    doc: 'PostgreSQL for LISTEN, past a pooler that cannot carry it. Unset: DATABASE_URL.',
+    format: 'database-url',
+    default: '',
+    env: 'LISTEN_DATABASE_URL',
+    sensitive: true,
+  },
+  retention: {
+    doc: 'Days that messages are kept, by channel type, as 2=365 9=7. Unset: for ever, but for their own expire.',
+    format: 'retention',
+    default: '',
+    env: 'RETENTION',
+  },
+  sweepInterval: {
+    doc: 'Milliseconds between two sweeps of what has expired.',
+    format: 'milliseconds',
+    default: 60_000,
+    env: 'SWEEP_INTERVAL',
+  },
   dataDir: {
     doc: 'Folder of the embedded PostgreSQL. Unset: .sendbatch where the service is started.',
     format: String,
@@ -255,6 +283,10 @@ export interface Config {
   readonly moderationHook:
     | { readonly url: string; readonly timeoutMs: number; readonly onFailure: 'open' | 'closed' }
     | undefined;
+  /** For LISTEN; unset: as the database. */
+  readonly listenUrl: string | undefined;
+  readonly retention: readonly { readonly channelType: number; readonly days: number }[];
+  readonly sweepIntervalMs: number;
   readonly systemUids: 'all' | readonly string[];
   readonly personAllowlist: boolean;
   readonly workers: number;
@@ -330,6 +362,15 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
             timeoutMs: at.moderationHookTimeout,
             onFailure: at.moderationHookFailure === 'closed' ? 'closed' : 'open',
           },
+    listenUrl: at.listenDatabaseUrl === '' ? undefined : at.listenDatabaseUrl,
+    retention: at.retention
+      .split(/[\s,]+/)
+      .filter(Boolean)
+      .map((part) => {
+        const [channelType, days] = part.split('=').map(Number);
+        return { channelType: channelType ?? 0, days: days ?? 0 };
+      }),
+    sweepIntervalMs: at.sweepInterval,
     systemUids: at.systemUids.trim() === '*' ? 'all' : splitList(at.systemUids),
     personAllowlist: at.personAllowlist === 'on',
     workers: at.workers,
@@ -345,7 +386,14 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
 }
 
 type Settings = {
-  [K in keyof typeof schema]: K extends 'port' | 'poolSize' | 'lanes' | 'workers' | `${string}Timeout` | 'shutdownGrace'
+  [K in keyof typeof schema]: K extends
+    | 'port'
+    | 'poolSize'
+    | 'lanes'
+    | 'workers'
+    | `${string}Timeout`
+    | 'shutdownGrace'
+    | 'sweepInterval'
     ? number
     : K extends 'logFormat'
       ? 'auto' | 'json' | 'pretty'

@@ -25,6 +25,12 @@ export const limits = {
   pageBytes: 3 * 1024 * 1024,
   /** Messages among which a key is looked for without its sender. */
   keySearchMessages: 10_000,
+  /** Commands that a user is handed at once when it names no number. */
+  commandsDefault: 200,
+  /** Channels that a subscription names. */
+  subscribeChannels: 100,
+  /** Channels of a user that a subscription follows. */
+  subscribedChannels: 10_000,
   /** Entries on a page of a list of uids. */
   listPage: 10_000,
   /** Entries on a page of a list of uids when the caller names no number. */

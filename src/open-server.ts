@@ -11,6 +11,7 @@ import {
 } from './storage/database.ts';
 import { startEmbedded } from './storage/embedded/index.ts';
 import { migrate } from './storage/migrate.ts';
+import { type Listening, listen } from './storage/wakeup.ts';
 
 /** The service could not be started; the message is one line for the one who starts it. */
 export class StartError extends Error {}
@@ -19,6 +20,8 @@ export class StartError extends Error {}
 export interface OpenServer {
   /** Opens a pool of connections; whoever opens it destroys it. */
   open(more: Partial<DatabaseOptions>): Db;
+  /** Opens a connection that listens for hints. */
+  listen(onPayload: (payload: string) => void): Promise<Listening>;
   /** Connections for counters. */
   openCounters(): ReturnType<typeof openCounterPool>;
   /** Which server, and where, in words. */
@@ -49,8 +52,11 @@ export async function openServer(
   try {
     const migrations = open({ poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 });
     const { version } = await prepareDatabase(migrations, log).finally(() => migrations.destroy());
-    const openCounters = () => openCounterPool('url' in connection ? { connectionString: connection.url } : connection);
-    return { open, openCounters, words: `PostgreSQL ${version}, ${words}`, close };
+    const database = 'url' in connection ? { connectionString: connection.url } : connection;
+    const listening = config.listenUrl === undefined ? database : { connectionString: config.listenUrl };
+    const openCounters = () => openCounterPool(database);
+    const hear = (onPayload: (payload: string) => void) => listen(listening, onPayload);
+    return { open, openCounters, listen: hear, words: `PostgreSQL ${version}, ${words}`, close };
   } catch (error) {
     await close();
     throw error;

@@ -16,11 +16,21 @@ export interface Channel {
   readonly sequence: Sequence;
   /** Equal for equal channels and for no others. */
   readonly key: string;
+  /** Who is in it from its beginning: the two sides, or the receivers that it is made of. */
+  readonly uids?: readonly string[];
 }
 
 /** `id` is canonical already. */
 export function channel(type: number, id: string, sequence: Sequence): Channel {
   return { type, id, sequence, key: `${type}/${sequence}/${id}` };
+}
+
+const agentType = 11;
+
+/** Who is in a channel when it is made. */
+export function firstUids({ type, id, uids }: Channel): readonly string[] {
+  if (uids !== undefined) return uids;
+  return (type === personType || type === agentType) && id.includes('@') ? [...new Set(id.split('@'))] : [];
 }
 
 /**

@@ -20,6 +20,8 @@ export type Reason =
   | 'RULE_NOT_EXIST'
   | 'RATE_LIMITED'
   | 'SEQ_EXPIRED'
+  | 'READER_TOO_SLOW'
+  | 'STOPPING'
   | 'READER_NOT_YOURS'
   | 'CLIENT_MSG_NO_REUSED'
   | 'SEQ_MISMATCH'

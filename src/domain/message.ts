@@ -97,7 +97,7 @@ function flagsOf(header: Header | undefined): number {
 
 function channelOf(draft: Draft, subscribers: readonly string[], flags: number): Channel {
   const sequence = (flags & flagSyncOnce) === 0 ? messageSequence : commandSequence;
-  if (draft.channelId === '') return channel(tempType, receiversId(subscribers), sequence);
+  if (draft.channelId === '') return { ...channel(tempType, receiversId(subscribers), sequence), uids: subscribers };
   if (draft.channelType !== personType) return channel(draft.channelType, draft.channelId, sequence);
   return channel(personType, pairId(draft.fromUid, peerOf(draft.fromUid, draft.channelId)), sequence);
 }

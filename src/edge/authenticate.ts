@@ -16,6 +16,11 @@ const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 
   syncMessages: 'read',
   getMessages: 'read',
   getMaxMessageSeq: 'read',
+  subscribe: 'read',
+  listConversations: 'read',
+  markRead: 'read',
+  syncCommands: 'read',
+  ackCommands: 'read',
   getServerInfo: 'any',
 };
 

@@ -30,6 +30,7 @@ export function callInterceptor(events: Events): Interceptor {
     try {
       const response = await next(request);
       response.header.set(requestIdHeader, requestId);
+      if (response.stream) return { ...response, message: until(response.message, requestId, ended) };
       ended();
       return response;
     } catch (thrown) {
@@ -39,6 +40,23 @@ export function callInterceptor(events: Events): Interceptor {
       throw error;
     }
   };
+}
+
+/** A stream whose end is the call's end, and whose error is made one for callers as any call's is. */
+async function* until<T>(
+  messages: AsyncIterable<T>,
+  requestId: string,
+  ended: (error?: ConnectError) => void,
+): AsyncIterable<T> {
+  try {
+    yield* messages;
+  } catch (thrown) {
+    const error = toConnectError(thrown);
+    error.metadata.set(requestIdHeader, requestId);
+    ended(error);
+    throw error;
+  }
+  ended();
 }
 
 /**

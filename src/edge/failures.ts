@@ -28,6 +28,8 @@ const table: Record<Reason, { code: Code; http: number }> = {
   CONTENT_REFUSED: { code: Code.PermissionDenied, http: 403 },
   RULE_NOT_EXIST: { code: Code.NotFound, http: 404 },
   SEQ_EXPIRED: { code: Code.OutOfRange, http: 400 },
+  READER_TOO_SLOW: { code: Code.ResourceExhausted, http: 429 },
+  STOPPING: { code: Code.Unavailable, http: 503 },
   READER_NOT_YOURS: { code: Code.PermissionDenied, http: 403 },
   RATE_LIMITED: { code: Code.ResourceExhausted, http: 429 },
   CLIENT_MSG_NO_REUSED: { code: Code.AlreadyExists, http: 409 },

@@ -6,12 +6,15 @@ import { Failure } from '../domain/failure.ts';
 import type { Outcome } from '../domain/plan.ts';
 import { limits } from '../limits.ts';
 import type { Broadcast } from '../service/broadcast.ts';
+import type { Inbox } from '../service/inbox.ts';
 import type { Standing } from '../service/rates.ts';
 import type { ReadChannel } from '../service/read-channel.ts';
 import { requestIdOf, type SendBatch } from '../service/send-batch.ts';
+import type { Tails } from '../service/tail.ts';
 import { toStatus } from './failures.ts';
 import { callerKey } from './identity.ts';
 import { legacyRange, toLegacyMessage, toMessage } from './stored-message.ts';
+import { createTailMethods } from './tail-methods.ts';
 
 /** What the service is made of. */
 export interface MessageServiceParts {
@@ -20,11 +23,14 @@ export interface MessageServiceParts {
   readonly sendBatch: SendBatch;
   readonly broadcast: Broadcast;
   readonly readChannel: ReadChannel;
+  readonly tails: Tails;
+  readonly inbox: Inbox;
 }
 
 /** sendbatch.v1.MessageService: each RPC is a conversion around a use case. */
 export function createMessageService(parts: MessageServiceParts): ServiceImpl<typeof MessageService> {
   return {
+    ...createTailMethods(parts),
     async sendBatch(request, context) {
       const outcomes = await parts.sendBatch({
         messages: request.messages,

@@ -40,7 +40,8 @@ const doubtfulShare = 0.1;
  * The appender of one store. It is trusting as long as few groups meet a repeated send or a sender that may not: not to look saves three flights and an
  * index probe a message (37 µs instead of 42 in a table of 20 million, on the prototype), so that it pays below one wrong group in ten.
  */
-export function createAppend({ db, channelKeys, rules }: Store, now: () => number = Date.now): Append {
+export function createAppend(store: Store, now: () => number = Date.now): Append {
+  const { db, rules } = store;
   /** The share of groups that had to be looked at, over about the last 16. */
   let doubts = 0;
   const note = (doubtful: boolean) => {
@@ -55,15 +56,16 @@ export function createAppend({ db, channelKeys, rules }: Store, now: () => numbe
     for (let attempt = 1; ; attempt++) {
       try {
         if (manner === 'trusting' && trusted !== undefined) {
-          const appended = await appendTrusted({ db, channelKeys, rules }, batches, trusted, acceptedAt);
+          const appended = await appendTrusted(store, batches, trusted, acceptedAt);
           note(appended === undefined);
           if (appended !== undefined) return appended;
           manner = 'careful';
           continue;
         }
-        const group = await keyed(batches, { db, channelKeys, rules });
+        const group = await keyed(batches, store);
         const appended = await appendDecided(db, batches, group, rules, { manner, acceptedAt, lost });
         note(appended.doubtful);
+        store.onStored?.(appended.stored);
         return appended.batches;
       } catch (error) {
         if (manner === 'trusting' && isRepeatedSend(error)) {
@@ -120,19 +122,22 @@ function trust(batches: readonly Batch[], rules: PermissionRules): Trusted | und
 
 /** All of it as laid out; undefined when the assumption does not hold. */
 async function appendTrusted(
-  { db, channelKeys, rules }: Store,
+  store: Store,
   batches: readonly Batch[],
   { layout, assumption }: Trusted,
   acceptedAt: number,
 ): Promise<readonly Appended[] | undefined> {
+  const { db, channelKeys } = store;
   const wanted = layout.channels.map((each) => each.channel);
   const keys = await channelKeys.find([...wanted, ...assumption.openChannels]);
   if (wanted.some((channel) => !keys.has(channel.key))) {
-    for (const [text, key] of await makePermitted(batches, keys, { db, channelKeys, rules })) keys.set(text, key);
+    for (const [text, key] of await makePermitted(batches, keys, store)) keys.set(text, key);
     if (wanted.some((channel) => !keys.has(channel.key))) return undefined;
   }
   const numbers = await appendNew(db, layout, assumption, keys, acceptedAt);
-  return numbers && numbered(batches, layout, numbers).map(fulfilled);
+  if (numbers === undefined) return undefined;
+  store.onStored?.(wanted.flatMap((channel) => keys.get(channel.key) ?? []));
+  return numbered(batches, layout, numbers).map(fulfilled);
 }
 
 /** A channel had no row because nobody might send to it, and now somebody may: look again. */
@@ -145,7 +150,7 @@ async function appendDecided(
   group: Group,
   rules: PermissionRules,
   { manner, acceptedAt, lost }: { manner: Manner; acceptedAt: number; lost: boolean },
-): Promise<{ batches: readonly Appended[]; doubtful: boolean }> {
+): Promise<{ batches: readonly Appended[]; doubtful: boolean; stored: readonly number[] }> {
   return await inTransaction(
     db,
     (tx) => lockAndLook(tx, group, rules, manner === 'passing'),
@@ -160,6 +165,7 @@ async function appendDecided(
         sent: plan.rows.length === 0 ? [] : write(tx, group, plan, acceptedAt),
         result: {
           batches: batches.map((batch) => (isFree(batch) ? fulfilled(outcomes.next().value ?? []) : held)),
+          stored: [...plan.heads.keys()].flatMap((text) => group.channelKeys.get(text) ?? []),
           doubtful: seen.facts.earlier.size > 0 || seen.facts.forbidden.size > 0,
         },
       };

@@ -1,5 +1,6 @@
 import { channel, messageSequence, personType } from '../domain/channel.ts';
 import { invalidField } from '../domain/failure.ts';
+import { beginCursors } from '../storage/conversation.ts';
 import type { Tx } from '../storage/database.ts';
 import {
   addSystemUids,
@@ -53,7 +54,13 @@ export interface Channels {
   listSystemUids(): Promise<string[]>;
 }
 
-export function createChannels(store: Store, now: () => number = Date.now): Channels {
+/** Told of changes after their commit. */
+export interface ChannelsTold {
+  membersChanged(uids: readonly string[]): void;
+  channelChanged(channelKey: number): void;
+}
+
+export function createChannels(store: Store, told: ChannelsTold, now: () => number = Date.now): Channels {
   const { db } = store;
   const change = async (named: Named, work: (tx: Tx, place: Place) => Promise<void>) =>
     await orBusy(async () => {
@@ -62,10 +69,12 @@ export function createChannels(store: Store, now: () => number = Date.now): Chan
         await lockPlace(tx, place, now());
         await work(tx, place);
       });
+      if (place.kind === 'channel') told.channelChanged(place.channelKey);
     });
   const changeList = async (tx: Tx, place: Place, list: List, { add = [], remove = [] }: ListChange) => {
     if (remove === 'all' || remove.length > 0) await removeUids(tx, place, list, remove, now());
     if (add.length > 0) await addUids(tx, place, list, add, now());
+    if (list === 'member' && place.kind === 'channel') await beginCursors(tx, place.channelKey, add);
   };
   return {
     async put(named, flags, members) {
@@ -74,6 +83,7 @@ export function createChannels(store: Store, now: () => number = Date.now): Chan
         await setFlags(tx, place, flags);
         if (place.kind === 'channel') await changeList(tx, place, 'member', members);
       });
+      told.membersChanged(members.add ?? []);
     },
     get: (named) =>
       orBusy(async () => {
@@ -88,6 +98,8 @@ export function createChannels(store: Store, now: () => number = Date.now): Chan
     async change(named, list, listChange) {
       if (named.channelType === personType && list === 'member') throw hasNoMembers();
       await change(named, (tx, place) => changeList(tx, place, list, listChange));
+      const { add = [], remove = [] } = listChange;
+      if (list === 'member') told.membersChanged(remove === 'all' ? add : [...add, ...remove]);
     },
     list: (named, list, after, limit) =>
       orBusy(async () => {

@@ -13,6 +13,8 @@ export interface Store {
   readonly db: Db;
   readonly channelKeys: ChannelKeys;
   readonly rules: PermissionRules;
+  /** Told of the channels in which something was stored, after the commit. */
+  readonly onStored?: (channelKeys: Iterable<number>) => void;
 }
 
 /** Batches that meet the store together, and what is known of their channels beforehand. */

@@ -3,7 +3,7 @@ import { type Caller, notYours } from '../domain/caller.ts';
 import { canonicalId, channel, messageSequence } from '../domain/channel.ts';
 import { Failure, invalidField, malformed, type Violation } from '../domain/failure.ts';
 import { type Draft, type Prepared, prepare } from '../domain/message.ts';
-import { canExpect, type Outcome } from '../domain/plan.ts';
+import { type Accepted, canExpect, type Outcome } from '../domain/plan.ts';
 import { limits } from '../limits.ts';
 import type { AppendBatch } from './lanes.ts';
 import type { Moderate } from './moderation.ts';
@@ -43,10 +43,12 @@ export interface SendBatchParts {
   readonly rehearse: AppendBatch;
   readonly rates: Rates;
   readonly moderate: Moderate;
+  /** Takes messages with no_persist to who is connected. */
+  readonly deliver: (accepted: readonly Accepted[]) => Promise<void>;
 }
 
 /** The use case: the caller's own right, its rate, the content, and then the store, which asks for the sender's permission first. */
-export function createSendBatch({ append, rehearse, rates, moderate }: SendBatchParts): SendBatch {
+export function createSendBatch({ append, rehearse, rates, moderate, deliver }: SendBatchParts): SendBatch {
   return async (call) => {
     const messages = call.messages.map((draft, index) => prepare(draft, keyOf(draft, index, call.requestId)));
     const expectedLastSeqs = expectations(call.expectedLastSeqs, messages);
@@ -63,6 +65,8 @@ export function createSendBatch({ append, rehearse, rates, moderate }: SendBatch
       const batch = { ...judged, atomic: call.atomic, expectedLastSeqs };
       const stored = admitted.length === 0 ? [] : await (call.validateOnly ? rehearse : append)(batch, call.signal);
       if (call.atomic) assertAllAccepted(stored);
+      const live = call.validateOnly ? [] : stored.filter(isLive);
+      if (live.length > 0) await deliver(live);
       await admission?.giveBack(admitted.filter((_, index) => stored[index]?.kind !== 'accepted'));
       const rest = stored.values();
       const outcomes = messages.map((message) => refused.get(message) ?? (rest.next().value as Outcome));
@@ -73,6 +77,11 @@ export function createSendBatch({ append, rehearse, rates, moderate }: SendBatch
       throw error;
     }
   };
+}
+
+/** It was accepted and has no row. */
+function isLive(outcome: Outcome): outcome is Accepted {
+  return outcome.kind === 'accepted' && outcome.messageSeq === 0;
 }
 
 type Refused = Extract<Outcome, { kind: 'refused' }>;

@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
 import { LRUCache } from 'lru-cache';
-import type { Channel } from '../domain/channel.ts';
+import { type Channel, channel, firstUids, messageSequence } from '../domain/channel.ts';
 import { BinaryArray } from './array.ts';
 import type { Db, Tx } from './database.ts';
 import { run } from './prepared.ts';
@@ -12,9 +12,12 @@ const cachedChannels = 100_000;
 export class ChannelKeys {
   readonly #db: Db;
   readonly #cache = new LRUCache<string, number>({ max: cachedChannels });
+  readonly #onMade: (uids: readonly string[]) => void;
 
-  constructor(db: Db) {
+  /** `onMade`: told of users who came into a channel because it was made. */
+  constructor(db: Db, onMade: (uids: readonly string[]) => void = () => {}) {
     this.#db = db;
+    this.#onMade = onMade;
   }
 
   /** The keys of channels that exist, by channel key text. A channel that nobody has sent to is not in it. */
@@ -43,7 +46,9 @@ export class ChannelKeys {
     const keys = await this.find(channels);
     const missing = channels.filter((channel) => !keys.has(channel.key));
     if (missing.length === 0) return keys;
-    await insert(this.#db, missing);
+    const uids = missing.flatMap(firstUids);
+    await insert(this.#db, missing, Date.now());
+    if (uids.length > 0) this.#onMade(uids);
     // Those that another instance made at the same moment are invisible to the insert's own snapshot: ask in a new statement.
     const made = await this.find(missing);
     for (const [text, key] of made) keys.set(text, key);
@@ -68,17 +73,36 @@ async function select(db: Db, channels: readonly Channel[]): Promise<[string, nu
   });
 }
 
-/** In sorted order, so that two instances that make the same channels wait for each other in one direction only. */
-async function insert(db: Db, channels: readonly Channel[]): Promise<void> {
+/**
+ * In sorted order, so that two instances that make the same channels wait for each other in one direction only. A channel of commands is made with the channel that they
+ * are commands of, since that one's key is what members hang on.
+ */
+async function insert(db: Db, channels: readonly Channel[], now: number): Promise<void> {
+  const all = new Map(channels.map((each) => [each.key, each]));
+  for (const each of channels) {
+    const base = channel(each.type, each.id, messageSequence);
+    if (!all.has(base.key)) all.set(base.key, { ...base, ...(each.uids === undefined ? {} : { uids: each.uids }) });
+  }
+  const wanted = [...all.values()];
+  const members = wanted.flatMap((each) =>
+    each.sequence === messageSequence ? firstUids(each).map((uid) => ({ id: each.id, type: each.type, uid })) : [],
+  );
   await sql`
     with made as (
       insert into sendbatch.channel (channel_id, channel_type, sequence)
       select channel_id, channel_type, sequence
-      from unnest(${ids(channels)}::text[], ${types(channels)}::smallint[], ${sequences(channels)}::smallint[])
+      from unnest(${ids(wanted)}::text[], ${types(wanted)}::smallint[], ${sequences(wanted)}::smallint[])
         as w(channel_id, channel_type, sequence)
       order by channel_id collate "C", channel_type, sequence
       on conflict do nothing
-      returning channel_key
+      returning channel_key, channel_id, channel_type, sequence
+    ), members as (
+      insert into sendbatch.channel_uid (channel_key, uid, created_at, updated_at, member)
+      select m.channel_key, w.uid, ${now}::bigint, ${now}::bigint, true
+      from unnest(${members.map((each) => each.id)}::text[], ${members.map((each) => each.type)}::smallint[], ${members.map((each) => each.uid)}::text[])
+        as w(channel_id, channel_type, uid)
+      join made m on m.channel_id = w.channel_id and m.channel_type = w.channel_type and m.sequence = 0
+      on conflict do nothing
     )
     insert into sendbatch.channel_head (channel_key) select channel_key from made`.execute(db);
 }

@@ -1,4 +1,5 @@
 import { type RawBuilder, sql } from 'kysely';
+import { type Channel, channel, messageSequence } from '../domain/channel.ts';
 import type { Db, Tx } from './database.ts';
 
 /** Where flags and lists are kept: a channel, by its key, or a user. */
@@ -152,4 +153,40 @@ export async function listSystemUids(db: Db): Promise<string[]> {
 function* chunksOf(uids: readonly string[]): Iterable<string[]> {
   const distinct = [...new Set(uids)];
   for (let start = 0; start < distinct.length; start += chunkUids) yield distinct.slice(start, start + chunkUids);
+}
+
+/** A channel that a user is in. */
+export interface MemberChannel {
+  readonly channel: Channel;
+  readonly channelKey: number;
+  readonly lastSeq: number;
+  /** The last sequence before the user came in; 0 of channels that are made with their users. */
+  readonly joinedAfterSeq: number;
+}
+
+/** The channels that a user is in and may read, at most `limit`. */
+export async function memberChannels(db: Db, uid: string, limit: number): Promise<MemberChannel[]> {
+  const { rows } = await sql<{
+    channel_key: number;
+    channel_id: string;
+    channel_type: number;
+    last_seq: number;
+    joined_after: number | null;
+  }>`
+    select u.channel_key, c.channel_id, c.channel_type, h.last_seq, case when c.channel_type in (1, 8, 11) then 0 else (
+      select m.message_seq from sendbatch.message m
+      where m.channel_key = u.channel_key and m.accepted_at < u.created_at order by m.message_seq desc limit 1
+    ) end as joined_after
+    from sendbatch.channel_uid u
+    join sendbatch.channel c using (channel_key)
+    join sendbatch.channel_head h using (channel_key)
+    left join sendbatch.channel_info i using (channel_key)
+    where u.uid = ${uid} and u.member and (not u.denied or c.channel_type in (1, 11)) and i.disband is not true
+    order by u.channel_key limit ${limit}`.execute(db);
+  return rows.map((row) => ({
+    channel: channel(row.channel_type, row.channel_id, messageSequence),
+    channelKey: row.channel_key,
+    lastSeq: row.last_seq,
+    joinedAfterSeq: row.joined_after ?? 0,
+  }));
 }

@@ -18,7 +18,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/message_service.proto.
  */
 export const file_sendbatch_v1_message_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEilAEKD0V4cGVjdGVkTGFzdFNlcRIiCgpjaGFubmVsX2lkGAEgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASIAoIbGFzdF9zZXEYAyABKARCDrpICzIJGP////////8PIvsBChBTZW5kQmF0Y2hSZXF1ZXN0EjkKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdEILukgIkgEFCAEQ6AcSLgoEbW9kZRgCIAEoDjIWLnNlbmRiYXRjaC52MS5TZW5kTW9kZUIIukgFggECEAESFQoNdmFsaWRhdGVfb25seRgDIAEoCBIfCgpyZXF1ZXN0X2lkGAQgASgJQgu6SAhyBih4ugEBABJEChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxQgm6SAaSAQMQ6AciggEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIhCgVlcnJvchgFIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iegoLU2VuZFJlcXVlc3QSMwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCBrpIA8gBARIVCg12YWxpZGF0ZV9vbmx5GAIgASgIEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIGKHi6AQEAImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItYBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISKwoIZnJvbV91aWQYAiABKAlCGbpIFnIUIAEogAIyCV5bXkAjJl0qJLoBAQASIAoLc3Vic2NyaWJlcnMYAyADKAlCC7pICJIBBQgBEJBOEhwKB3BheWxvYWQYBCABKAxCC7pICHoGEAEYgIAEEg4KBmV4cGlyZRgFIAEoDRIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAhyBih4ugEBACI2ChFCcm9hZGNhc3RSZXNwb25zZRIRCglmYWlsX3VpZHMYASADKAkSDgoGcmVhc29uGAIgAygJIrsDChNMaXN0TWVzc2FnZXNSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIhCglhZnRlcl9zZXEYAyABKARCDrpICzIJGP////////8PEiIKCmJlZm9yZV9zZXEYBCABKARCDrpICzIJGP////////8PEhcKBWxpbWl0GAUgASgNQgi6SAUqAxjoBxISCgpkZXNjZW5kaW5nGAYgASgIEhkKA3VpZBgHIAEoCUIMukgJcgcogAK6AQEAEh0KB3RhZ19rZXkYCCABKAlCDLpICXIHKIABugEBABIfCglzdHJlYW1fbm8YCSABKAlCDLpICXIHKIABugEBABIeCghmcm9tX3VpZBgKIAEoCUIMukgJcgcogAK6AQEAEikKBXNpbmNlGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiXwoUTGlzdE1lc3NhZ2VzUmVzcG9uc2USJwoIbWVzc2FnZXMYASADKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZRIMCgRtb3JlGAIgASgIEhAKCGxhc3Rfc2VxGAMgASgEIpgCChNTeW5jTWVzc2FnZXNSZXF1ZXN0EiEKCWxvZ2luX3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEikKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEQg66SAsyCRj/////////DxInCg9lbmRfbWVzc2FnZV9zZXEYBSABKARCDrpICzIJGP////////8PEg0KBWxpbWl0GAYgASgNEhoKCXB1bGxfbW9kZRgHIAEoDUIHukgEKgIYASK7AgoNTGVnYWN5TWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEg8KB3NldHRpbmcYAiABKA0SEgoKbWVzc2FnZV9pZBgDIAEoBBIVCg1tZXNzYWdlX2lkc3RyGAQgASgJEhUKDWNsaWVudF9tc2dfbm8YBSABKAkSEwoLbWVzc2FnZV9zZXEYBiABKAQSEAoIZnJvbV91aWQYByABKAkSEgoKY2hhbm5lbF9pZBgIIAEoCRIvCgxjaGFubmVsX3R5cGUYCSABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGZXhwaXJlGAogASgNEhEKCXRpbWVzdGFtcBgLIAEoAxIPCgdwYXlsb2FkGAwgASgMEhEKCXN0cmVhbV9ubxgNIAEoCSKHAQoUU3luY01lc3NhZ2VzUmVzcG9uc2USGQoRc3RhcnRfbWVzc2FnZV9zZXEYASABKAQSFwoPZW5kX21lc3NhZ2Vfc2VxGAIgASgEEgwKBG1vcmUYAyABKA0SLQoIbWVzc2FnZXMYBCADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZSKfAgoSR2V0TWVzc2FnZXNSZXF1ZXN0Eh8KCWxvZ2luX3VpZBgBIAEoCUIMukgJcgcogAK6AQEAEiIKCmNoYW5uZWxfaWQYAiABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIsCgxtZXNzYWdlX3NlcXMYBCADKARCFrpIE5IBEBDoByILMgkY/////////w8SKwoLbWVzc2FnZV9pZHMYBSADKARCFrpIE5IBEBDoByILMgkY/////////w8SLAoOY2xpZW50X21zZ19ub3MYBiADKAlCFLpIEZIBDhDoByIJcgcogAG6AQEAIoYBChNHZXRNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UimwEKF0dldE1heE1lc3NhZ2VTZXFSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIfCglsb2dpbl91aWQYAyABKAlCDLpICXIHKIACugEBACIvChhHZXRNYXhNZXNzYWdlU2VxUmVzcG9uc2USEwoLbWVzc2FnZV9zZXEYASABKAQiFgoUR2V0U2VydmVySW5mb1JlcXVlc3Qi1gIKBkxpbWl0cxIWCg5iYXRjaF9tZXNzYWdlcxgBIAEoDRIeChZiYXRjaF9tZXNzYWdlc19hZHZpc2VkGAIgASgNEhYKDmJhdGNoX2NoYW5uZWxzGAMgASgNEh0KFWJyb2FkY2FzdF9zdWJzY3JpYmVycxgEIAEoDRIbChNtZXNzYWdlX3N1YnNjcmliZXJzGAUgASgNEhUKDXBheWxvYWRfYnl0ZXMYBiABKA0SFQoNcmVxdWVzdF9ieXRlcxgHIAEoDRIVCg1wYWdlX21lc3NhZ2VzGAggASgNEhAKCGlkX2J5dGVzGAkgASgNEhsKE2NsaWVudF9tc2dfbm9fYnl0ZXMYCiABKA0SGAoQcmVxdWVzdF9pZF9ieXRlcxgLIAEoDRIyCg9yZXF1ZXN0X3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iTgoVR2V0U2VydmVySW5mb1Jlc3BvbnNlEg8KB3ZlcnNpb24YASABKAkSJAoGbGltaXRzGAIgASgLMhQuc2VuZGJhdGNoLnYxLkxpbWl0cypWCghTZW5kTW9kZRIZChVTRU5EX01PREVfVU5TUEVDSUZJRUQQABIZChVTRU5EX01PREVfQkVTVF9FRkZPUlQQARIUChBTRU5EX01PREVfQVRPTUlDEAIy+QcKDk1lc3NhZ2VTZXJ2aWNlEn4KCVNlbmRCYXRjaBIeLnNlbmRiYXRjaC52MS5TZW5kQmF0Y2hSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLlNlbmRCYXRjaFJlc3BvbnNlIjCQAgCC0+STAic6CG1lc3NhZ2VzYgdyZXN1bHRzIhIvbWVzc2FnZS9zZW5kYmF0Y2gSYAoEU2VuZBIZLnNlbmRiYXRjaC52MS5TZW5kUmVxdWVzdBoaLnNlbmRiYXRjaC52MS5TZW5kUmVzcG9uc2UiIZACAILT5JMCGDoHbWVzc2FnZSINL21lc3NhZ2Uvc2VuZBKHAQoJQnJvYWRjYXN0Eh4uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuQnJvYWRjYXN0UmVzcG9uc2UiOZACAILT5JMCMDoBKloXOgEqIhIvbWVzc2FnZS9icm9hZGNhc3QiEi9tZXNzYWdlL3NlbmRiYXRjaBKTAQoMTGlzdE1lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VzUmVzcG9uc2UiPJACAYLT5JMCMxIxL3YxL2NoYW5uZWxzL3tjaGFubmVsX3R5cGV9L3tjaGFubmVsX2lkfS9tZXNzYWdlcxJ5CgxTeW5jTWVzc2FnZXMSIS5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jTWVzc2FnZXNSZXNwb25zZSIikAIBgtPkkwIZOgEqIhQvY2hhbm5lbC9tZXNzYWdlc3luYxJrCgtHZXRNZXNzYWdlcxIgLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlc1JlcXVlc3QaIS5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZXNSZXNwb25zZSIXkAIBgtPkkwIOOgEqIgkvbWVzc2FnZXMShgEKEEdldE1heE1lc3NhZ2VTZXESJS5zZW5kYmF0Y2gudjEuR2V0TWF4TWVzc2FnZVNlcVJlcXVlc3QaJi5zZW5kYmF0Y2gudjEuR2V0TWF4TWVzc2FnZVNlcVJlc3BvbnNlIiOQAgGC0+STAhoSGC9jaGFubmVsL21heF9tZXNzYWdlX3NlcRJ0Cg1HZXRTZXJ2ZXJJbmZvEiIuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXF1ZXN0GiMuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXNwb25zZSIakAIBgtPkkwIREg8vdjEvc2VydmVyLWluZm9iBnByb3RvMw", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp, file_google_rpc_status, file_sendbatch_v1_message]);
+  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEilAEKD0V4cGVjdGVkTGFzdFNlcRIiCgpjaGFubmVsX2lkGAEgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASIAoIbGFzdF9zZXEYAyABKARCDrpICzIJGP////////8PIvsBChBTZW5kQmF0Y2hSZXF1ZXN0EjkKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdEILukgIkgEFCAEQ6AcSLgoEbW9kZRgCIAEoDjIWLnNlbmRiYXRjaC52MS5TZW5kTW9kZUIIukgFggECEAESFQoNdmFsaWRhdGVfb25seRgDIAEoCBIfCgpyZXF1ZXN0X2lkGAQgASgJQgu6SAhyBih4ugEBABJEChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxQgm6SAaSAQMQ6AciggEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIhCgVlcnJvchgFIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iegoLU2VuZFJlcXVlc3QSMwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCBrpIA8gBARIVCg12YWxpZGF0ZV9vbmx5GAIgASgIEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIGKHi6AQEAImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItYBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISKwoIZnJvbV91aWQYAiABKAlCGbpIFnIUIAEogAIyCV5bXkAjJl0qJLoBAQASIAoLc3Vic2NyaWJlcnMYAyADKAlCC7pICJIBBQgBEJBOEhwKB3BheWxvYWQYBCABKAxCC7pICHoGEAEYgIAEEg4KBmV4cGlyZRgFIAEoDRIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAhyBih4ugEBACI2ChFCcm9hZGNhc3RSZXNwb25zZRIRCglmYWlsX3VpZHMYASADKAkSDgoGcmVhc29uGAIgAygJIrsDChNMaXN0TWVzc2FnZXNSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIhCglhZnRlcl9zZXEYAyABKARCDrpICzIJGP////////8PEiIKCmJlZm9yZV9zZXEYBCABKARCDrpICzIJGP////////8PEhcKBWxpbWl0GAUgASgNQgi6SAUqAxjoBxISCgpkZXNjZW5kaW5nGAYgASgIEhkKA3VpZBgHIAEoCUIMukgJcgcogAK6AQEAEh0KB3RhZ19rZXkYCCABKAlCDLpICXIHKIABugEBABIfCglzdHJlYW1fbm8YCSABKAlCDLpICXIHKIABugEBABIeCghmcm9tX3VpZBgKIAEoCUIMukgJcgcogAK6AQEAEikKBXNpbmNlGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiXwoUTGlzdE1lc3NhZ2VzUmVzcG9uc2USJwoIbWVzc2FnZXMYASADKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZRIMCgRtb3JlGAIgASgIEhAKCGxhc3Rfc2VxGAMgASgEIpgCChNTeW5jTWVzc2FnZXNSZXF1ZXN0EiEKCWxvZ2luX3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEikKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEQg66SAsyCRj/////////DxInCg9lbmRfbWVzc2FnZV9zZXEYBSABKARCDrpICzIJGP////////8PEg0KBWxpbWl0GAYgASgNEhoKCXB1bGxfbW9kZRgHIAEoDUIHukgEKgIYASK7AgoNTGVnYWN5TWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEg8KB3NldHRpbmcYAiABKA0SEgoKbWVzc2FnZV9pZBgDIAEoBBIVCg1tZXNzYWdlX2lkc3RyGAQgASgJEhUKDWNsaWVudF9tc2dfbm8YBSABKAkSEwoLbWVzc2FnZV9zZXEYBiABKAQSEAoIZnJvbV91aWQYByABKAkSEgoKY2hhbm5lbF9pZBgIIAEoCRIvCgxjaGFubmVsX3R5cGUYCSABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGZXhwaXJlGAogASgNEhEKCXRpbWVzdGFtcBgLIAEoAxIPCgdwYXlsb2FkGAwgASgMEhEKCXN0cmVhbV9ubxgNIAEoCSKHAQoUU3luY01lc3NhZ2VzUmVzcG9uc2USGQoRc3RhcnRfbWVzc2FnZV9zZXEYASABKAQSFwoPZW5kX21lc3NhZ2Vfc2VxGAIgASgEEgwKBG1vcmUYAyABKA0SLQoIbWVzc2FnZXMYBCADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZSKfAgoSR2V0TWVzc2FnZXNSZXF1ZXN0Eh8KCWxvZ2luX3VpZBgBIAEoCUIMukgJcgcogAK6AQEAEiIKCmNoYW5uZWxfaWQYAiABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIsCgxtZXNzYWdlX3NlcXMYBCADKARCFrpIE5IBEBDoByILMgkY/////////w8SKwoLbWVzc2FnZV9pZHMYBSADKARCFrpIE5IBEBDoByILMgkY/////////w8SLAoOY2xpZW50X21zZ19ub3MYBiADKAlCFLpIEZIBDhDoByIJcgcogAG6AQEAIoYBChNHZXRNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UimwEKF0dldE1heE1lc3NhZ2VTZXFSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIfCglsb2dpbl91aWQYAyABKAlCDLpICXIHKIACugEBACIvChhHZXRNYXhNZXNzYWdlU2VxUmVzcG9uc2USEwoLbWVzc2FnZV9zZXEYASABKAQipQEKDUNoYW5uZWxDdXJzb3ISIgoKY2hhbm5lbF9pZBgBIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiEKCWFmdGVyX3NlcRgDIAEoBEIOukgLMgkY/////////w8SEAoIZnJvbV9ub3cYBCABKAgiegoQU3Vic2NyaWJlUmVxdWVzdBI3CghjaGFubmVscxgBIAMoCzIbLnNlbmRiYXRjaC52MS5DaGFubmVsQ3Vyc29yQgi6SAWSAQIQZBIZCgN1aWQYAiABKAlCDLpICXIHKIACugEBABISCgphbGxfb2ZfdWlkGAMgASgIImEKCENhdWdodFVwEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEIgsKCUhlYXJ0YmVhdCKhAQoRU3Vic2NyaWJlUmVzcG9uc2USKAoHbWVzc2FnZRgBIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlSAASKwoJY2F1Z2h0X3VwGAIgASgLMhYuc2VuZGJhdGNoLnYxLkNhdWdodFVwSAASLAoJaGVhcnRiZWF0GAMgASgLMhcuc2VuZGJhdGNoLnYxLkhlYXJ0YmVhdEgAQgcKBWZyYW1lIo0BChhMaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QSGwoDdWlkGAEgASgJQg66SAtyCSABKIACugEBABIbCglwYWdlX3NpemUYAiABKA1CCLpIBSoDGOgHEjcKCnBhZ2VfdG9rZW4YAyABKAlCI7pIIHIeMhxeKFswLTldezEsMTZ9LVswLTldezEsMTZ9KT8kIroBCgxDb252ZXJzYXRpb24SEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSFAoMdW5yZWFkX2NvdW50GAMgASgNEhAKCHJlYWRfc2VxGAQgASgEEhAKCGxhc3Rfc2VxGAUgASgEEisKDGxhc3RfbWVzc2FnZRgGIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlImcKGUxpc3RDb252ZXJzYXRpb25zUmVzcG9uc2USMQoNY29udmVyc2F0aW9ucxgBIAMoCzIaLnNlbmRiYXRjaC52MS5Db252ZXJzYXRpb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIrEBCg9NYXJrUmVhZFJlcXVlc3QSGwoDdWlkGAEgASgJQg66SAtyCSABKIACugEBABIiCgpjaGFubmVsX2lkGAIgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAyABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASIAoIcmVhZF9zZXEYBCABKARCDrpICzIJGP////////8PIhIKEE1hcmtSZWFkUmVzcG9uc2UicAoTU3luY0NvbW1hbmRzUmVxdWVzdBIbCgN1aWQYASABKAlCDrpIC3IJIAEogAK6AQEAEiMKC21lc3NhZ2Vfc2VxGAIgASgEQg66SAsyCRj/////////DxIXCgVsaW1pdBgDIAEoDUIIukgFKgMY6AciRQoUU3luY0NvbW1hbmRzUmVzcG9uc2USLQoIbWVzc2FnZXMYASADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZSJdChJBY2tDb21tYW5kc1JlcXVlc3QSGwoDdWlkGAEgASgJQg66SAtyCSABKIACugEBABIqChBsYXN0X21lc3NhZ2Vfc2VxGAIgASgEQhC6SA0yCxj/////////DyAAIhUKE0Fja0NvbW1hbmRzUmVzcG9uc2UiFgoUR2V0U2VydmVySW5mb1JlcXVlc3Qi1gIKBkxpbWl0cxIWCg5iYXRjaF9tZXNzYWdlcxgBIAEoDRIeChZiYXRjaF9tZXNzYWdlc19hZHZpc2VkGAIgASgNEhYKDmJhdGNoX2NoYW5uZWxzGAMgASgNEh0KFWJyb2FkY2FzdF9zdWJzY3JpYmVycxgEIAEoDRIbChNtZXNzYWdlX3N1YnNjcmliZXJzGAUgASgNEhUKDXBheWxvYWRfYnl0ZXMYBiABKA0SFQoNcmVxdWVzdF9ieXRlcxgHIAEoDRIVCg1wYWdlX21lc3NhZ2VzGAggASgNEhAKCGlkX2J5dGVzGAkgASgNEhsKE2NsaWVudF9tc2dfbm9fYnl0ZXMYCiABKA0SGAoQcmVxdWVzdF9pZF9ieXRlcxgLIAEoDRIyCg9yZXF1ZXN0X3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iTgoVR2V0U2VydmVySW5mb1Jlc3BvbnNlEg8KB3ZlcnNpb24YASABKAkSJAoGbGltaXRzGAIgASgLMhQuc2VuZGJhdGNoLnYxLkxpbWl0cypWCghTZW5kTW9kZRIZChVTRU5EX01PREVfVU5TUEVDSUZJRUQQABIZChVTRU5EX01PREVfQkVTVF9FRkZPUlQQARIUChBTRU5EX01PREVfQVRPTUlDEAIyzgwKDk1lc3NhZ2VTZXJ2aWNlEn4KCVNlbmRCYXRjaBIeLnNlbmRiYXRjaC52MS5TZW5kQmF0Y2hSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLlNlbmRCYXRjaFJlc3BvbnNlIjCQAgCC0+STAic6CG1lc3NhZ2VzYgdyZXN1bHRzIhIvbWVzc2FnZS9zZW5kYmF0Y2gSYAoEU2VuZBIZLnNlbmRiYXRjaC52MS5TZW5kUmVxdWVzdBoaLnNlbmRiYXRjaC52MS5TZW5kUmVzcG9uc2UiIZACAILT5JMCGDoHbWVzc2FnZSINL21lc3NhZ2Uvc2VuZBKHAQoJQnJvYWRjYXN0Eh4uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuQnJvYWRjYXN0UmVzcG9uc2UiOZACAILT5JMCMDoBKloXOgEqIhIvbWVzc2FnZS9icm9hZGNhc3QiEi9tZXNzYWdlL3NlbmRiYXRjaBKTAQoMTGlzdE1lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VzUmVzcG9uc2UiPJACAYLT5JMCMxIxL3YxL2NoYW5uZWxzL3tjaGFubmVsX3R5cGV9L3tjaGFubmVsX2lkfS9tZXNzYWdlcxJ5CgxTeW5jTWVzc2FnZXMSIS5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jTWVzc2FnZXNSZXNwb25zZSIikAIBgtPkkwIZOgEqIhQvY2hhbm5lbC9tZXNzYWdlc3luYxJrCgtHZXRNZXNzYWdlcxIgLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlc1JlcXVlc3QaIS5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZXNSZXNwb25zZSIXkAIBgtPkkwIOOgEqIgkvbWVzc2FnZXMShgEKEEdldE1heE1lc3NhZ2VTZXESJS5zZW5kYmF0Y2gudjEuR2V0TWF4TWVzc2FnZVNlcVJlcXVlc3QaJi5zZW5kYmF0Y2gudjEuR2V0TWF4TWVzc2FnZVNlcVJlc3BvbnNlIiOQAgGC0+STAhoSGC9jaGFubmVsL21heF9tZXNzYWdlX3NlcRJTCglTdWJzY3JpYmUSHi5zZW5kYmF0Y2gudjEuU3Vic2NyaWJlUmVxdWVzdBofLnNlbmRiYXRjaC52MS5TdWJzY3JpYmVSZXNwb25zZSIDkAIBMAESjgEKEUxpc3RDb252ZXJzYXRpb25zEiYuc2VuZGJhdGNoLnYxLkxpc3RDb252ZXJzYXRpb25zUmVxdWVzdBonLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1Jlc3BvbnNlIiiQAgGC0+STAh8SHS92MS91c2Vycy97dWlkfS9jb252ZXJzYXRpb25zEnsKCE1hcmtSZWFkEh0uc2VuZGJhdGNoLnYxLk1hcmtSZWFkUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5NYXJrUmVhZFJlc3BvbnNlIjCQAgKC0+STAic6ASoiIi92MS91c2Vycy97dWlkfS9jb252ZXJzYXRpb25zOnJlYWQSfAoMU3luY0NvbW1hbmRzEiEuc2VuZGJhdGNoLnYxLlN5bmNDb21tYW5kc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuU3luY0NvbW1hbmRzUmVzcG9uc2UiJZACAoLT5JMCHDoBKmIIbWVzc2FnZXMiDS9tZXNzYWdlL3N5bmMScgoLQWNrQ29tbWFuZHMSIC5zZW5kYmF0Y2gudjEuQWNrQ29tbWFuZHNSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkFja0NvbW1hbmRzUmVzcG9uc2UiHpACAoLT5JMCFToBKiIQL21lc3NhZ2Uvc3luY2FjaxJ0Cg1HZXRTZXJ2ZXJJbmZvEiIuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXF1ZXN0GiMuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXNwb25zZSIakAIBgtPkkwIREg8vdjEvc2VydmVyLWluZm9iBnByb3RvMw", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp, file_google_rpc_status, file_sendbatch_v1_message]);
 
 /**
  * A condition on a channel: its last sequence before this batch.
@@ -858,6 +858,453 @@ export const GetMaxMessageSeqResponseSchema: GenMessage<GetMaxMessageSeqResponse
   messageDesc(file_sendbatch_v1_message_service, 16);
 
 /**
+ * Where to begin in a channel.
+ *
+ * @generated from message sendbatch.v1.ChannelCursor
+ */
+export type ChannelCursor = Message<"sendbatch.v1.ChannelCursor"> & {
+  /**
+   * The channel's id; of a person channel the other uid, or the pair joined with `@`.
+   *
+   * @generated from field: string channel_id = 1;
+   */
+  channelId: string;
+
+  /**
+   * The channel's type, 1 to 12.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
+   */
+  channelType: ChannelType;
+
+  /**
+   * The last sequence that is known; 0 = from the first message that is kept.
+   *
+   * @generated from field: uint64 after_seq = 3;
+   */
+  afterSeq: bigint;
+
+  /**
+   * Begin with what comes from now on; `after_seq` does not count then.
+   *
+   * @generated from field: bool from_now = 4;
+   */
+  fromNow: boolean;
+};
+
+/**
+ * Describes the message sendbatch.v1.ChannelCursor.
+ * Use `create(ChannelCursorSchema)` to create a new message.
+ */
+export const ChannelCursorSchema: GenMessage<ChannelCursor> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 17);
+
+/**
+ * What to tail.
+ *
+ * @generated from message sendbatch.v1.SubscribeRequest
+ */
+export type SubscribeRequest = Message<"sendbatch.v1.SubscribeRequest"> & {
+  /**
+   * Channels, at most 100. With `all_of_uid` they are cursors for some of the user's channels.
+   *
+   * @generated from field: repeated sendbatch.v1.ChannelCursor channels = 1;
+   */
+  channels: ChannelCursor[];
+
+  /**
+   * Who reads, when a service reads for a user; at most 256 bytes.
+   *
+   * @generated from field: string uid = 2;
+   */
+  uid: string;
+
+  /**
+   * All channels that the reader is in, also those that it comes into later: from now on, unless `channels` says from where.
+   *
+   * @generated from field: bool all_of_uid = 3;
+   */
+  allOfUid: boolean;
+};
+
+/**
+ * Describes the message sendbatch.v1.SubscribeRequest.
+ * Use `create(SubscribeRequestSchema)` to create a new message.
+ */
+export const SubscribeRequestSchema: GenMessage<SubscribeRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 18);
+
+/**
+ * All that was stored is sent.
+ *
+ * @generated from message sendbatch.v1.CaughtUp
+ */
+export type CaughtUp = Message<"sendbatch.v1.CaughtUp"> & {
+  /**
+   * The channel.
+   *
+   * @generated from field: string channel_id = 1;
+   */
+  channelId: string;
+
+  /**
+   * Its type.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
+   */
+  channelType: ChannelType;
+
+  /**
+   * The sequence up to which it is.
+   *
+   * @generated from field: uint64 last_seq = 3;
+   */
+  lastSeq: bigint;
+};
+
+/**
+ * Describes the message sendbatch.v1.CaughtUp.
+ * Use `create(CaughtUpSchema)` to create a new message.
+ */
+export const CaughtUpSchema: GenMessage<CaughtUp> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 19);
+
+/**
+ * The stream is alive.
+ *
+ * @generated from message sendbatch.v1.Heartbeat
+ */
+export type Heartbeat = Message<"sendbatch.v1.Heartbeat"> & {
+};
+
+/**
+ * Describes the message sendbatch.v1.Heartbeat.
+ * Use `create(HeartbeatSchema)` to create a new message.
+ */
+export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 20);
+
+/**
+ * One frame.
+ *
+ * @generated from message sendbatch.v1.SubscribeResponse
+ */
+export type SubscribeResponse = Message<"sendbatch.v1.SubscribeResponse"> & {
+  /**
+   * What it is.
+   *
+   * @generated from oneof sendbatch.v1.SubscribeResponse.frame
+   */
+  frame: {
+    /**
+     * A message.
+     *
+     * @generated from field: sendbatch.v1.Message message = 1;
+     */
+    value: Message$1;
+    case: "message";
+  } | {
+    /**
+     * A channel has caught up.
+     *
+     * @generated from field: sendbatch.v1.CaughtUp caught_up = 2;
+     */
+    value: CaughtUp;
+    case: "caughtUp";
+  } | {
+    /**
+     * Nothing has happened.
+     *
+     * @generated from field: sendbatch.v1.Heartbeat heartbeat = 3;
+     */
+    value: Heartbeat;
+    case: "heartbeat";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message sendbatch.v1.SubscribeResponse.
+ * Use `create(SubscribeResponseSchema)` to create a new message.
+ */
+export const SubscribeResponseSchema: GenMessage<SubscribeResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 21);
+
+/**
+ * Whose conversations.
+ *
+ * @generated from message sendbatch.v1.ListConversationsRequest
+ */
+export type ListConversationsRequest = Message<"sendbatch.v1.ListConversationsRequest"> & {
+  /**
+   * The user; a user may only name itself.
+   *
+   * @generated from field: string uid = 1;
+   */
+  uid: string;
+
+  /**
+   * Conversations on a page, up to 1,000; 0 = 100.
+   *
+   * @generated from field: uint32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The last page's `next_page_token`; empty = from the newest.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.ListConversationsRequest.
+ * Use `create(ListConversationsRequestSchema)` to create a new message.
+ */
+export const ListConversationsRequestSchema: GenMessage<ListConversationsRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 22);
+
+/**
+ * A channel that a user is in.
+ *
+ * @generated from message sendbatch.v1.Conversation
+ */
+export type Conversation = Message<"sendbatch.v1.Conversation"> & {
+  /**
+   * The channel; of a person channel the other side.
+   *
+   * @generated from field: string channel_id = 1;
+   */
+  channelId: string;
+
+  /**
+   * Its type.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
+   */
+  channelType: ChannelType;
+
+  /**
+   * Messages with `red_dot` after `read_seq` from others that the user may see; at most 999 are counted.
+   *
+   * @generated from field: uint32 unread_count = 3;
+   */
+  unreadCount: number;
+
+  /**
+   * Up to where it has read.
+   *
+   * @generated from field: uint64 read_seq = 4;
+   */
+  readSeq: bigint;
+
+  /**
+   * The channel's last sequence.
+   *
+   * @generated from field: uint64 last_seq = 5;
+   */
+  lastSeq: bigint;
+
+  /**
+   * The newest message that the user may see; unset when there is none.
+   *
+   * @generated from field: sendbatch.v1.Message last_message = 6;
+   */
+  lastMessage?: Message$1 | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.Conversation.
+ * Use `create(ConversationSchema)` to create a new message.
+ */
+export const ConversationSchema: GenMessage<Conversation> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 23);
+
+/**
+ * A page of conversations.
+ *
+ * @generated from message sendbatch.v1.ListConversationsResponse
+ */
+export type ListConversationsResponse = Message<"sendbatch.v1.ListConversationsResponse"> & {
+  /**
+   * The page.
+   *
+   * @generated from field: repeated sendbatch.v1.Conversation conversations = 1;
+   */
+  conversations: Conversation[];
+
+  /**
+   * Where the next page begins; empty on the last one.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.ListConversationsResponse.
+ * Use `create(ListConversationsResponseSchema)` to create a new message.
+ */
+export const ListConversationsResponseSchema: GenMessage<ListConversationsResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 24);
+
+/**
+ * What was read.
+ *
+ * @generated from message sendbatch.v1.MarkReadRequest
+ */
+export type MarkReadRequest = Message<"sendbatch.v1.MarkReadRequest"> & {
+  /**
+   * The user; a user may only name itself.
+   *
+   * @generated from field: string uid = 1;
+   */
+  uid: string;
+
+  /**
+   * The channel's id, as in ChannelCursor.
+   *
+   * @generated from field: string channel_id = 2;
+   */
+  channelId: string;
+
+  /**
+   * The channel's type, 1 to 12.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 3;
+   */
+  channelType: ChannelType;
+
+  /**
+   * The last sequence that was read; 0 = all that there is.
+   *
+   * @generated from field: uint64 read_seq = 4;
+   */
+  readSeq: bigint;
+};
+
+/**
+ * Describes the message sendbatch.v1.MarkReadRequest.
+ * Use `create(MarkReadRequestSchema)` to create a new message.
+ */
+export const MarkReadRequestSchema: GenMessage<MarkReadRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 25);
+
+/**
+ * Nothing to say. JSON: `{"status": 200}`.
+ *
+ * @generated from message sendbatch.v1.MarkReadResponse
+ */
+export type MarkReadResponse = Message<"sendbatch.v1.MarkReadResponse"> & {
+};
+
+/**
+ * Describes the message sendbatch.v1.MarkReadResponse.
+ * Use `create(MarkReadResponseSchema)` to create a new message.
+ */
+export const MarkReadResponseSchema: GenMessage<MarkReadResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 26);
+
+/**
+ * Whose commands.
+ *
+ * @generated from message sendbatch.v1.SyncCommandsRequest
+ */
+export type SyncCommandsRequest = Message<"sendbatch.v1.SyncCommandsRequest"> & {
+  /**
+   * The user; a user may only name itself.
+   *
+   * @generated from field: string uid = 1;
+   */
+  uid: string;
+
+  /**
+   * Only commands after this one; 0 = all that are not acknowledged.
+   *
+   * @generated from field: uint64 message_seq = 2;
+   */
+  messageSeq: bigint;
+
+  /**
+   * Commands at most, up to 1,000; 0 = 200.
+   *
+   * @generated from field: uint32 limit = 3;
+   */
+  limit: number;
+};
+
+/**
+ * Describes the message sendbatch.v1.SyncCommandsRequest.
+ * Use `create(SyncCommandsRequestSchema)` to create a new message.
+ */
+export const SyncCommandsRequestSchema: GenMessage<SyncCommandsRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 27);
+
+/**
+ * The commands.
+ *
+ * @generated from message sendbatch.v1.SyncCommandsResponse
+ */
+export type SyncCommandsResponse = Message<"sendbatch.v1.SyncCommandsResponse"> & {
+  /**
+   * Oldest first.
+   *
+   * @generated from field: repeated sendbatch.v1.LegacyMessage messages = 1;
+   */
+  messages: LegacyMessage[];
+};
+
+/**
+ * Describes the message sendbatch.v1.SyncCommandsResponse.
+ * Use `create(SyncCommandsResponseSchema)` to create a new message.
+ */
+export const SyncCommandsResponseSchema: GenMessage<SyncCommandsResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 28);
+
+/**
+ * What was taken.
+ *
+ * @generated from message sendbatch.v1.AckCommandsRequest
+ */
+export type AckCommandsRequest = Message<"sendbatch.v1.AckCommandsRequest"> & {
+  /**
+   * The user; a user may only name itself.
+   *
+   * @generated from field: string uid = 1;
+   */
+  uid: string;
+
+  /**
+   * The last `message_seq` that was taken.
+   *
+   * @generated from field: uint64 last_message_seq = 2;
+   */
+  lastMessageSeq: bigint;
+};
+
+/**
+ * Describes the message sendbatch.v1.AckCommandsRequest.
+ * Use `create(AckCommandsRequestSchema)` to create a new message.
+ */
+export const AckCommandsRequestSchema: GenMessage<AckCommandsRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 29);
+
+/**
+ * Nothing to say. JSON: `{"status": 200}`.
+ *
+ * @generated from message sendbatch.v1.AckCommandsResponse
+ */
+export type AckCommandsResponse = Message<"sendbatch.v1.AckCommandsResponse"> & {
+};
+
+/**
+ * Describes the message sendbatch.v1.AckCommandsResponse.
+ * Use `create(AckCommandsResponseSchema)` to create a new message.
+ */
+export const AckCommandsResponseSchema: GenMessage<AckCommandsResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 30);
+
+/**
  * Nothing to say.
  *
  * @generated from message sendbatch.v1.GetServerInfoRequest
@@ -870,7 +1317,7 @@ export type GetServerInfoRequest = Message<"sendbatch.v1.GetServerInfoRequest"> 
  * Use `create(GetServerInfoRequestSchema)` to create a new message.
  */
 export const GetServerInfoRequestSchema: GenMessage<GetServerInfoRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 17);
+  messageDesc(file_sendbatch_v1_message_service, 31);
 
 /**
  * The bounds that this server enforces. Each is also in the error that breaking it causes.
@@ -968,7 +1415,7 @@ export type Limits = Message<"sendbatch.v1.Limits"> & {
  * Use `create(LimitsSchema)` to create a new message.
  */
 export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 18);
+  messageDesc(file_sendbatch_v1_message_service, 32);
 
 /**
  * What the server is.
@@ -996,7 +1443,7 @@ export type GetServerInfoResponse = Message<"sendbatch.v1.GetServerInfoResponse"
  * Use `create(GetServerInfoResponseSchema)` to create a new message.
  */
 export const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 19);
+  messageDesc(file_sendbatch_v1_message_service, 33);
 
 /**
  * What a refusal of one message means for its batch.
@@ -1164,6 +1611,65 @@ export const MessageService: GenService<{
     methodKind: "unary";
     input: typeof GetMaxMessageSeqRequestSchema;
     output: typeof GetMaxMessageSeqResponseSchema;
+  },
+  /**
+   * Tails channels live: first what is stored after each cursor, then what comes, in each channel in order, without gaps and without doubles. A stream
+   * that ends, for whatever reason, goes on with a new call from the last `message_seq` that was seen in each channel.
+   *
+   * Frames: a message; `caught_up` once a channel, when all that was stored is sent; a heartbeat every 15 seconds of silence. Messages with
+   * `no_persist` come to who is connected, with `message_seq` 0. A reader that takes nothing for a minute is ended with
+   * RESOURCE_EXHAUSTED (`READER_TOO_SLOW`); one that may not read a channel any more with the channel's reason.
+   *
+   * `GET /v1/channels/{channel_type}/{channel_id}/events` is the same for one channel as Server-Sent Events: `id` is the sequence, so that EventSource
+   * resumes by itself; query `after_seq`, `uid`, and `access_token` where no header can be set.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.Subscribe
+   */
+  subscribe: {
+    methodKind: "server_streaming";
+    input: typeof SubscribeRequestSchema;
+    output: typeof SubscribeResponseSchema;
+  },
+  /**
+   * The conversations of a user: channels that it is in, the one with the newest message first.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.ListConversations
+   */
+  listConversations: {
+    methodKind: "unary";
+    input: typeof ListConversationsRequestSchema;
+    output: typeof ListConversationsResponseSchema;
+  },
+  /**
+   * Notes up to where a user has read a channel; a smaller sequence than noted changes nothing.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.MarkRead
+   */
+  markRead: {
+    methodKind: "unary";
+    input: typeof MarkReadRequestSchema;
+    output: typeof MarkReadResponseSchema;
+  },
+  /**
+   * The commands (`sync_once`) for a user that it has not acknowledged, oldest first. `message_seq` is the user's own numbering of its commands. JSON:
+   * the bare array.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.SyncCommands
+   */
+  syncCommands: {
+    methodKind: "unary";
+    input: typeof SyncCommandsRequestSchema;
+    output: typeof SyncCommandsResponseSchema;
+  },
+  /**
+   * Acknowledges commands up to a `message_seq` of SyncCommands: they are handed out no more.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.AckCommands
+   */
+  ackCommands: {
+    methodKind: "unary";
+    input: typeof AckCommandsRequestSchema;
+    output: typeof AckCommandsResponseSchema;
   },
   /**
    * What this server is and what it accepts.

@@ -1,0 +1,154 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+
+/** What an instance tells the others. They are hints: the database is the truth, and who hears nothing polls. */
+export interface Hints {
+  /** Channels, by key, in which something was stored. */
+  readonly stored: readonly number[];
+  /** Users whose channels have changed. */
+  readonly members: readonly string[];
+  /** Channels, by key, whose members, lists or flags have changed. */
+  readonly changed: readonly number[];
+  /** Messages for who is connected, by id. */
+  readonly live: readonly number[];
+  /** More than is worth a list: look at everything. */
+  readonly all: boolean;
+}
+
+export interface NotifierOptions {
+  readonly send: (payloads: readonly string[]) => Promise<void>;
+  /** Hears hints; resolves when the connection is gone, and rejects when there is none. */
+  readonly listen: (onPayload: (payload: string) => void, onOpen: () => void) => Promise<void>;
+  /** Hints of another instance; `all` also when the connection was opened, since what came before was not heard. */
+  readonly onHints: (hints: Hints) => void;
+  readonly onError: (error: unknown) => void;
+}
+
+export interface Notifier {
+  tell(hints: Partial<Hints>): void;
+  stop(abort: () => Promise<void>): Promise<void>;
+}
+
+/** Hints of this long go in one statement: 20 a second at most, however many commits. */
+const flushMs = 20;
+/** A payload of NOTIFY has 8,000 bytes. */
+const payloadBytes = 7000;
+/** More channels than this are told as "all": who has few subscriptions finds out by one statement. */
+const channelsTold = 2000;
+const firstPauseMs = 100;
+const longestPauseMs = 5000;
+const nothing: Hints = { stored: [], members: [], changed: [], live: [], all: false };
+
+/** Coalesces hints off the path of who writes, and keeps listening for those of others. */
+export function startNotifier({ send, listen, onHints, onError }: NotifierOptions): Notifier {
+  const self = randomUUID().slice(0, 8);
+  const stored = new Set<number>();
+  const changed = new Set<number>();
+  const members = new Set<string>();
+  const live = new Set<number>();
+  let flushing: Promise<void> | undefined;
+  let stopped = false;
+
+  async function flush(): Promise<void> {
+    await delay(flushMs);
+    const payloads = payloadsOf(self, { stored, changed, members, live });
+    for (const set of [stored, changed, members, live]) set.clear();
+    // A hint that is lost costs a poll's time.
+    await send(payloads).catch(onError);
+    flushing = undefined;
+    if (stored.size + changed.size + members.size + live.size > 0) flushing = flush();
+  }
+
+  async function keepListening(): Promise<void> {
+    let pause = firstPauseMs;
+    while (!stopped) {
+      try {
+        await listen(
+          (payload) => {
+            const hints = hintsOf(self, payload);
+            if (hints !== undefined) onHints(hints);
+          },
+          () => {
+            pause = firstPauseMs;
+            onHints({ ...nothing, all: true });
+          },
+        );
+      } catch (error) {
+        if (!stopped) onError(error);
+      }
+      if (stopped) return;
+      await delay(pause * (0.5 + Math.random() / 2), undefined, { ref: false });
+      pause = Math.min(pause * 2, longestPauseMs);
+    }
+  }
+
+  const listening = keepListening();
+  return {
+    tell(hints) {
+      if (stopped) return;
+      for (const key of hints.stored ?? []) stored.add(key);
+      for (const key of hints.changed ?? []) changed.add(key);
+      for (const uid of hints.members ?? []) members.add(uid);
+      for (const id of hints.live ?? []) live.add(id);
+      flushing ??= flush();
+    },
+    async stop(abort) {
+      stopped = true;
+      await flushing;
+      await abort();
+      await listening;
+    },
+  };
+}
+
+interface Pending {
+  readonly stored: ReadonlySet<number>;
+  readonly changed: ReadonlySet<number>;
+  readonly members: ReadonlySet<string>;
+  readonly live: ReadonlySet<number>;
+}
+
+function payloadsOf(self: string, { stored, changed, members, live }: Pending): string[] {
+  const lists: [string, readonly (string | number)[]][] = [
+    stored.size > channelsTold ? ['a', [1]] : ['s', [...stored]],
+    ['c', [...changed]],
+    ['m', [...members]],
+    ['l', [...live]],
+  ];
+  return lists.flatMap(([kind, entries]) => {
+    const payloads: string[] = [];
+    let part: (string | number)[] = [];
+    let bytes = 0;
+    const close = () => {
+      if (part.length > 0) payloads.push(JSON.stringify([self, kind, ...part]));
+      part = [];
+      bytes = 0;
+    };
+    for (const entry of entries) {
+      const size = Buffer.byteLength(JSON.stringify(entry)) + 1;
+      if (bytes + size > payloadBytes) close();
+      part.push(entry);
+      bytes += size;
+    }
+    close();
+    return payloads;
+  });
+}
+
+/** What a payload says; undefined when it is one's own, or of a version that says something else. */
+function hintsOf(self: string, payload: string): Hints | undefined {
+  let parts: unknown;
+  try {
+    parts = JSON.parse(payload);
+  } catch {
+    return undefined;
+  }
+  if (!Array.isArray(parts) || parts[0] === self) return undefined;
+  const [, kind, ...entries] = parts;
+  if (kind === 'a') return { ...nothing, all: true };
+  if (kind === 's') return { ...nothing, stored: entries };
+  if (kind === 'c') return { ...nothing, changed: entries };
+  if (kind === 'm') return { ...nothing, members: entries };
+  if (kind === 'l') return { ...nothing, live: entries };
+  return undefined;
+}

@@ -1,0 +1,97 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
+import {
+  type MessageService,
+  SubscribeRequestSchema,
+  type SubscribeResponseSchema,
+} from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { peerOf, personType } from '../domain/channel.ts';
+import { limits } from '../limits.ts';
+import type { Inbox } from '../service/inbox.ts';
+import type { Frame, Tails } from '../service/tail.ts';
+import { callerKey } from './identity.ts';
+import { toLegacyMessage, toMessage } from './stored-message.ts';
+import { checkRules } from './validate.ts';
+
+export interface TailParts {
+  readonly tails: Tails;
+  readonly inbox: Inbox;
+}
+
+type Methods = Pick<
+  ServiceImpl<typeof MessageService>,
+  'subscribe' | 'listConversations' | 'markRead' | 'syncCommands' | 'ackCommands'
+>;
+
+/** The RPCs of what comes: live tails, conversations, commands. */
+export function createTailMethods({ tails, inbox }: TailParts): Methods {
+  return {
+    async *subscribe(request, context) {
+      // The interceptor of the rules sees a stream, not its one message.
+      const failure = checkRules(SubscribeRequestSchema, request);
+      if (failure !== undefined) throw failure;
+      const frames = tails.subscribe({
+        caller: context.values.get(callerKey),
+        uid: request.uid,
+        channels: request.channels.map((each) => ({ ...each, afterSeq: Number(each.afterSeq) })),
+        allOfUid: request.allOfUid,
+        signal: context.signal,
+      });
+      for await (const frame of frames) yield toFrame(frame);
+    },
+
+    async listConversations({ uid, pageSize, pageToken }, context) {
+      const [messageId, channelKey] = pageToken.split('-').map(Number);
+      const before = channelKey === undefined || messageId === undefined ? undefined : { messageId, channelKey };
+      const limit = pageSize || limits.pageMessagesDefault;
+      const reader = { caller: context.values.get(callerKey), uid };
+      // One more than asked tells whether there is more.
+      const found = await inbox.conversations(reader, before, limit + 1);
+      const page = found.slice(0, limit);
+      const end = page.at(-1);
+      return {
+        conversations: page.map((each) => ({
+          channelId: each.channelType === personType ? peerOf(uid, each.channelId) : each.channelId,
+          channelType: each.channelType as ChannelType,
+          unreadCount: each.unread,
+          readSeq: BigInt(each.readSeq),
+          lastSeq: BigInt(each.lastSeq),
+          ...(each.last === undefined ? {} : { lastMessage: toMessage(each, each.last) }),
+        })),
+        nextPageToken: found.length > limit && end ? `${end.last?.messageId ?? 0}-${end.channelKey}` : '',
+      };
+    },
+
+    async markRead({ uid, channelType, channelId, readSeq }, context) {
+      await inbox.markRead({ caller: context.values.get(callerKey), uid }, channelType, channelId, Number(readSeq));
+      return {};
+    },
+
+    async syncCommands({ uid, messageSeq, limit }, context) {
+      const reader = { caller: context.values.get(callerKey), uid };
+      const commands = await inbox.commands(reader, Number(messageSeq), limit);
+      return {
+        messages: commands.map((each) => ({
+          ...toLegacyMessage(each, each.message, uid),
+          messageSeq: BigInt(each.commandSeq),
+        })),
+      };
+    },
+
+    async ackCommands({ uid, lastMessageSeq }, context) {
+      await inbox.acknowledge({ caller: context.values.get(callerKey), uid }, Number(lastMessageSeq));
+      return {};
+    },
+  };
+}
+
+function toFrame(frame: Frame): MessageInitShape<typeof SubscribeResponseSchema> {
+  if (frame.kind === 'heartbeat') return { frame: { case: 'heartbeat', value: {} } };
+  const { id: channelId, type } = frame.channel;
+  if (frame.kind === 'message')
+    return { frame: { case: 'message', value: toMessage({ channelId, channelType: type }, frame.message) } };
+  return {
+    frame: { case: 'caughtUp', value: { channelId, channelType: type as ChannelType, lastSeq: BigInt(frame.lastSeq) } },
+  };
+}

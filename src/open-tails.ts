@@ -1,0 +1,82 @@
+import { startLoop } from './background/loop.ts';
+import { type Hints, startNotifier } from './background/notifier.ts';
+import type { PermissionRules } from './domain/permission.ts';
+import type { Events } from './events.ts';
+import type { OpenServer } from './open-server.ts';
+import type { ChannelsTold } from './service/channels.ts';
+import type { Store } from './service/group.ts';
+import { createLive, type Live } from './service/live.ts';
+import { createTails, type Tails } from './service/tail.ts';
+import { ChannelKeys } from './storage/channel.ts';
+import type { Db } from './storage/database.ts';
+import { type Listening, notify } from './storage/wakeup.ts';
+
+/** The store that tells who tails it, in this instance at once and in the others by hints. */
+export interface OpenTails {
+  readonly store: Store;
+  readonly tails: Tails;
+  readonly live: Live;
+  readonly told: ChannelsTold;
+  close(): Promise<void>;
+}
+
+/** How often the heads of what is tailed are looked at, hint or no hint. */
+const pollMs = 5000;
+
+export function openTails(database: OpenServer, db: Db, rules: PermissionRules, events: Events): OpenTails {
+  const channelKeys = new ChannelKeys(db, (uids) => {
+    tails.channelsMade();
+    tails.membersChanged(uids);
+    notifier.tell({ members: uids });
+  });
+  const store: Store = {
+    db,
+    channelKeys,
+    rules,
+    onStored(keys) {
+      const stored = [...keys];
+      tails.wake(stored);
+      notifier.tell({ stored });
+    },
+  };
+  const tails = createTails(store);
+  const live = createLive(db, tails.deliver, (ids) => notifier.tell({ live: ids }));
+  let listening: Listening | undefined;
+  const notifier = startNotifier({
+    send: (payloads) => notify(db, payloads),
+    async listen(onPayload, onOpen) {
+      listening = await database.listen(onPayload);
+      onOpen();
+      await listening.gone;
+    },
+    onHints: (hints) => hear(hints),
+    onError: events.loopFailed,
+  });
+  const hear = ({ stored, members, changed, live: ids, all }: Hints) => {
+    tails.wake(stored);
+    if (members.length > 0) tails.membersChanged(members);
+    tails.channelsChanged(changed);
+    if (ids.length > 0) live.receive(ids).catch(events.loopFailed);
+    if (all) tails.poll().catch(events.loopFailed);
+  };
+  const polling = startLoop({ everyMs: pollMs, run: () => tails.poll(), onError: events.loopFailed });
+  return {
+    store,
+    tails,
+    live,
+    told: {
+      membersChanged(uids) {
+        tails.membersChanged(uids);
+        notifier.tell({ members: uids });
+      },
+      channelChanged(key) {
+        tails.channelsChanged([key]);
+        notifier.tell({ changed: [key] });
+      },
+    },
+    async close() {
+      await polling.stop();
+      await notifier.stop(async () => listening?.close());
+    },
+  };
+}

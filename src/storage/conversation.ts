@@ -1,0 +1,122 @@
+import { sql } from 'kysely';
+import type { Db, Tx } from './database.ts';
+import type { StoredMessage } from './message.ts';
+
+/** A channel that a user is in, as its list of conversations shows it. */
+export interface ConversationRow {
+  readonly channelKey: number;
+  readonly channelId: string;
+  readonly channelType: number;
+  readonly lastSeq: number;
+  readonly readSeq: number;
+  readonly unread: number;
+  /** The newest one that the user may see. */
+  readonly last: StoredMessage | undefined;
+}
+
+/** Where a page begins: after the conversation with this newest message and key. */
+export interface ConversationCursor {
+  readonly messageId: number;
+  readonly channelKey: number;
+}
+
+/** Unread messages that are counted at most. */
+const unreadCounted = 999;
+
+/** What a user may see of `m` now. */
+const seen = (uid: string, now: number) => sql`
+  (m.expire is null or m.accepted_at + m.expire * 1000 > ${now}::bigint)
+  and (m.subscribers is null or m.from_uid = ${uid} or m.subscribers ? ${uid})`;
+
+export async function listConversations(
+  db: Db,
+  uid: string,
+  before: ConversationCursor | undefined,
+  limit: number,
+  now: number,
+): Promise<ConversationRow[]> {
+  const from = before ?? { messageId: Number.MAX_SAFE_INTEGER, channelKey: 0 };
+  const { rows } = await sql<{
+    channel_key: number;
+    channel_id: string;
+    channel_type: number;
+    last_seq: number;
+    read_seq: number;
+    unread: string;
+    message_id: number | null;
+    message_seq: number;
+    accepted_at: number;
+    flags: number;
+    from_uid: string;
+    client_msg_no: string;
+    payload: Buffer;
+    expire: number | null;
+    stream_no: string | null;
+    tag_key: string | null;
+    subscribers: string[] | null;
+  }>`
+    select u.channel_key, c.channel_id, c.channel_type, h.last_seq, coalesce(r.read_seq, 0) as read_seq, (
+        select count(*) from (
+          select from sendbatch.message m
+          where m.channel_key = u.channel_key and m.message_seq > coalesce(r.read_seq, 0)
+            and m.flags & 2 <> 0 and m.from_uid <> ${uid} and ${seen(uid, now)}
+          limit ${unreadCounted}) as counted
+      ) as unread, last.*
+    from sendbatch.channel_uid u
+    join sendbatch.channel c using (channel_key)
+    join sendbatch.channel_head h using (channel_key)
+    left join sendbatch.channel_info i using (channel_key)
+    left join sendbatch.read_cursor r on r.uid = u.uid and r.channel_key = u.channel_key
+    left join lateral (
+      select m.message_id, m.message_seq, m.accepted_at, m.flags, m.from_uid, m.client_msg_no, m.payload, m.expire, m.stream_no, m.tag_key, m.subscribers
+      from sendbatch.message m
+      where m.channel_key = u.channel_key and ${seen(uid, now)}
+      order by m.message_seq desc limit 1
+    ) last on true
+    where u.uid = ${uid} and u.member and (not u.denied or c.channel_type in (1, 11)) and i.disband is not true
+      and (coalesce(last.message_id, 0), u.channel_key) < (${from.messageId}::bigint, ${from.channelKey}::bigint)
+    order by coalesce(last.message_id, 0) desc, u.channel_key desc
+    limit ${limit}`.execute(db);
+  return rows.map((row) => ({
+    channelKey: row.channel_key,
+    channelId: row.channel_id,
+    channelType: row.channel_type,
+    lastSeq: row.last_seq,
+    readSeq: row.read_seq,
+    unread: Number(row.unread),
+    last:
+      row.message_id === null
+        ? undefined
+        : {
+            messageId: row.message_id,
+            messageSeq: row.message_seq,
+            acceptedAt: row.accepted_at,
+            flags: row.flags,
+            fromUid: row.from_uid,
+            clientMsgNo: row.client_msg_no,
+            payload: row.payload,
+            expire: row.expire ?? 0,
+            streamNo: row.stream_no ?? '',
+            tagKey: row.tag_key ?? '',
+            subscribers: row.subscribers ?? [],
+          },
+  }));
+}
+
+/** Notes up to where a user has read; never back, and never beyond the channel's end. `seq` 0 is the end. */
+export async function markRead(db: Db, uid: string, channelKey: number, seq: number): Promise<void> {
+  await sql`
+    insert into sendbatch.read_cursor as r (uid, channel_key, read_seq)
+    select ${uid}, channel_key, case when ${seq}::bigint = 0 then last_seq else least(${seq}::bigint, last_seq) end
+    from sendbatch.channel_head where channel_key = ${channelKey}
+    on conflict (uid, channel_key) do update set read_seq = greatest(r.read_seq, excluded.read_seq)`.execute(db);
+}
+
+/** Who joins has nothing unread: the cursors of these uids begin at the channel's end, unless they have one. */
+export async function beginCursors(tx: Tx, channelKey: number, uids: readonly string[]): Promise<void> {
+  await sql`
+    insert into sendbatch.read_cursor (uid, channel_key, read_seq)
+    select w.uid, h.channel_key, h.last_seq from sendbatch.channel_head h, unnest(${[...uids]}::text[]) as w(uid)
+    where h.channel_key = ${channelKey}
+    on conflict do nothing`.execute(tx);
+}

@@ -1,0 +1,258 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { type Client, Code, ConnectError, createClient, type Transport } from '@connectrpc/connect';
+import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
+import pg from 'pg';
+import { randomOf } from '../../bench/workload.ts';
+import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import { MessageService, type SubscribeResponse } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { jsonCaller } from '../support/json.ts';
+import { seedOf } from '../support/seed.ts';
+import { startService, type TestService } from '../support/service.ts';
+
+const payload = Buffer.from('x').toString('base64');
+type Frames = AsyncIterator<SubscribeResponse>;
+
+/** A frame in a word: `5` a message, `|5` caught up, `~` a heartbeat, `!` a message that is not stored. */
+const short = ({ frame }: SubscribeResponse) =>
+  frame.case === 'message'
+    ? frame.value.messageSeq === 0n
+      ? '!'
+      : String(frame.value.messageSeq)
+    : frame.case === 'caughtUp'
+      ? `|${frame.value.lastSeq}`
+      : '~';
+
+/** The next `count` frames, without heartbeats. */
+async function take(frames: Frames, count: number): Promise<string> {
+  const taken: string[] = [];
+  while (taken.length < count) {
+    const { done, value } = await frames.next();
+    if (done === true) return [...taken, 'end'].join(' ');
+    const said = short(value);
+    if (said !== '~') taken.push(said);
+  }
+  return taken.join(' ');
+}
+
+const transports: [string, (url: string) => Transport][] = [
+  ['gRPC', (baseUrl) => createGrpcTransport({ baseUrl })],
+  ['gRPC-Web', (baseUrl) => createGrpcWebTransport({ baseUrl, httpVersion: '1.1' })],
+  ['Connect', (baseUrl) => createConnectTransport({ baseUrl, httpVersion: '1.1' })],
+  ['Connect, HTTP/2', (baseUrl) => createConnectTransport({ baseUrl, httpVersion: '2' })],
+];
+
+describe('live tails', () => {
+  let first: TestService;
+  let second: TestService;
+  let call: ReturnType<typeof jsonCaller>;
+  let other: ReturnType<typeof jsonCaller>;
+  before(async () => {
+    first = await startService();
+    second = await startService({ databaseUrl: first.databaseUrl });
+    call = jsonCaller(first.url);
+    other = jsonCaller(second.url);
+  });
+  after(async () => {
+    await second.stop();
+    await first.stop();
+  });
+  let sent = 0;
+  const send = async (by: typeof call, channel_id: string, count = 1, more: object = {}) => {
+    const messages = Array.from({ length: count }, () => ({
+      channel_id,
+      channel_type: 2,
+      from_uid: 'u1',
+      client_msg_no: `k${sent++}`,
+      payload,
+      ...more,
+    }));
+    assert.equal((await by.post('/message/sendbatch', messages)).status, 200);
+  };
+  const clientOf = (service: TestService, transport = transports[0]?.[1]): Client<typeof MessageService> => {
+    assert.ok(transport);
+    return createClient(MessageService, transport(service.url));
+  };
+  const follow = (client: Client<typeof MessageService>, channelId: string, more: object = {}) => {
+    const abort = new AbortController();
+    const stream = client.subscribe({ channels: [{ channelId, channelType: 2, ...more }] }, { signal: abort.signal });
+    return { frames: stream[Symbol.asyncIterator]() as Frames, abort };
+  };
+
+  for (const [name, transport] of transports) {
+    test(`what is stored, caught up, what comes, of both instances: ${name}`, async () => {
+      const id = `tail ${name}`;
+      await send(call, id, 3);
+      const here = follow(clientOf(first, transport), id);
+      const there = follow(clientOf(second, transport), id, { afterSeq: 2n });
+      const now = follow(clientOf(first, transport), id, { fromNow: true });
+      assert.equal(await take(here.frames, 4), '1 2 3 |3');
+      assert.equal(await take(there.frames, 2), '3 |3');
+      assert.equal(await take(now.frames, 1), '|3');
+      await send(call, id, 2);
+      await send(other, id, 1);
+      for (const each of [here, there, now]) {
+        assert.equal(await take(each.frames, 3), '4 5 6');
+        each.abort.abort();
+      }
+    });
+  }
+
+  test('a channel that nobody has sent to yet, on another instance', async () => {
+    const tail = follow(clientOf(second), 'not yet');
+    assert.equal(await take(tail.frames, 1), '|0');
+    await send(other, 'not yet');
+    assert.equal(await take(tail.frames, 1), '1');
+    tail.abort.abort();
+  });
+
+  test('no_persist comes to who is connected, on any instance, and to nobody else ever', async () => {
+    const tails = [follow(clientOf(first), 'flash'), follow(clientOf(second), 'flash')];
+    for (const tail of tails) assert.equal(await take(tail.frames, 1), '|0');
+    await send(call, 'flash', 1, { header: { no_persist: 1 } });
+    for (const tail of tails) assert.equal(await take(tail.frames, 1), '!');
+    await send(call, 'flash', 1);
+    for (const tail of tails) assert.equal(await take(tail.frames, 1), '1');
+    const late = follow(clientOf(first), 'flash');
+    assert.equal(await take(late.frames, 2), '1 |1');
+    for (const tail of [...tails, late]) tail.abort.abort();
+  });
+
+  test('all channels of a user, also one that it comes into later, and none that it leaves', async () => {
+    const put = (channel_id: string, subscribers: string[]) =>
+      call.post('/channel', { channel_id, channel_type: 2, subscribers });
+    await put('mine', ['me']);
+    await put('later', []);
+    await send(call, 'mine', 2);
+    await send(call, 'later', 3);
+    const abort = new AbortController();
+    const stream = clientOf(second).subscribe({ uid: 'me', allOfUid: true }, { signal: abort.signal });
+    const frames = stream[Symbol.asyncIterator]();
+    const next = async () => {
+      for (;;) {
+        const { value } = await frames.next();
+        const { frame } = value as SubscribeResponse;
+        if (frame.case === 'message') return `${frame.value.channelId} ${frame.value.messageSeq}`;
+        if (frame.case === 'caughtUp') return `${frame.value.channelId} |${frame.value.lastSeq}`;
+      }
+    };
+    assert.equal(await next(), 'mine |2');
+    await send(call, 'mine');
+    assert.equal(await next(), 'mine 3');
+    await call.post('/channel/subscriber_add', { channel_id: 'later', subscribers: ['me'] });
+    assert.equal(await next(), 'later |3');
+    await send(call, 'later');
+    assert.equal(await next(), 'later 4');
+    await send(call, 'me', 1, { channel_type: 1, from_uid: 'stranger' });
+    const person = [await next(), await next()].sort();
+    assert.deepEqual(
+      person,
+      ['me@stranger 1', 'me@stranger |1']
+        .map((each) => each.replace('me@stranger', person[0]?.split(' ')[0] ?? ''))
+        .sort(),
+    );
+    await call.post('/channel/subscriber_remove', { channel_id: 'later', subscribers: ['me'] });
+    await send(call, 'me', 1, { channel_type: 1, from_uid: 'stranger' });
+    assert.match(await next(), / 2$/);
+    await send(call, 'later');
+    await send(call, 'mine');
+    assert.equal(await next(), 'mine 4');
+    abort.abort();
+  });
+
+  test('rights: who may not read is refused, and who is removed is ended', async () => {
+    await call.post('/channel', { channel_id: 'club', channel_type: 2, subscribers: ['a'] });
+    const as = (uid: string) =>
+      clientOf(second)
+        .subscribe({ uid, channels: [{ channelId: 'club', channelType: 2 }] })
+        [Symbol.asyncIterator]();
+    const reasonOf = async (work: Promise<unknown>) =>
+      await work.then(
+        () => 'none',
+        (error) => ConnectError.from(error).findDetails(ErrorInfoSchema)[0]?.reason,
+      );
+    assert.equal(await reasonOf(as('b').next()), 'NOT_SUBSCRIBER');
+    const mine = as('a');
+    assert.equal(await take(mine, 1), '|0');
+    await send(call, 'club', 1, { subscribers: ['z'] });
+    await send(call, 'club', 1);
+    assert.equal(await take(mine, 1), '2', 'what names others is not for it');
+    await call.post('/channel/subscriber_remove', { channel_id: 'club', subscribers: ['a'] });
+    assert.equal(await reasonOf(take(mine, 1)), 'NOT_SUBSCRIBER');
+  });
+
+  test('what is refused', async () => {
+    const bad: [object, string][] = [
+      [{ channels: [{ channelId: '', channelType: 2 }] }, 'channels[0].channel_id'],
+      [
+        { channels: Array.from({ length: 101 }, (_, index) => ({ channelId: `c${index}`, channelType: 2 })) },
+        'channels',
+      ],
+    ];
+    for (const [request] of bad) {
+      const error = await clientOf(first)
+        .subscribe(request)
+        [Symbol.asyncIterator]()
+        .next()
+        .then(
+          () => undefined,
+          (thrown) => ConnectError.from(thrown),
+        );
+      assert.equal(error?.code, Code.InvalidArgument);
+    }
+  });
+
+  test('under random sends, reconnects, and a listener that is killed: each message once, in order', async (context) => {
+    const random = randomOf(seedOf(context));
+    const id = 'storm';
+    const total = 600;
+    const killer = new pg.Client({ connectionString: first.databaseUrl });
+    await killer.connect();
+    let stored = 0;
+    const sending = (async () => {
+      while (stored < total) {
+        const count = 1 + Math.floor(random() * 10);
+        stored += count;
+        await send(random() < 0.5 ? call : other, id, count);
+        if (random() < 0.1)
+          await killer.query(
+            `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'sendbatch listener'`,
+          );
+      }
+    })();
+    const reading = Array.from({ length: 6 }, async (_, index) => {
+      const seen: number[] = [];
+      while (stored < total || seen.length < stored) {
+        const [, transport] = transports[index % transports.length] ?? [];
+        const client = clientOf(index % 2 === 0 ? first : second, transport);
+        const tail = follow(client, id, { afterSeq: BigInt(seen.at(-1) ?? 0) });
+        const until = seen.length + 1 + Math.floor(random() * 200);
+        while (seen.length < until && !(stored >= total && seen.length >= stored)) {
+          const { value } = await tail.frames.next();
+          const { frame } = value as SubscribeResponse;
+          if (frame.case === 'message') seen.push(Number(frame.value.messageSeq));
+        }
+        tail.abort.abort();
+      }
+      return seen;
+    });
+    await sending;
+    const expected = Array.from({ length: stored }, (_, index) => index + 1);
+    for (const seen of await Promise.all(reading)) assert.deepEqual(seen, expected);
+    await killer.end();
+  });
+});
+
+test('a stop ends the tails with words, and does not wait for them', async () => {
+  const service = await startService();
+  const client = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
+  const frames = client.subscribe({ channels: [{ channelId: 'a', channelType: 2 }] })[Symbol.asyncIterator]() as Frames;
+  assert.equal(await take(frames, 1), '|0');
+  const start = performance.now();
+  const ended = take(frames, 1).catch((error) => ConnectError.from(error));
+  await service.stop();
+  const error = await ended;
+  assert.ok(error instanceof ConnectError);
+  assert.equal(error.findDetails(ErrorInfoSchema)[0]?.reason, 'STOPPING');
+  assert.ok(performance.now() - start < 3000);
+});
