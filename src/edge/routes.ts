@@ -9,6 +9,7 @@ import { createTranscoder, type Transcoder } from '../transcode/index.ts';
 import { authenticateInterceptor } from './authenticate.ts';
 import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
+import { createEventStream } from './events.ts';
 import { detailRegistry } from './failures.ts';
 import type { Identify } from './identity.ts';
 import { legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
@@ -24,6 +25,8 @@ export interface Routes {
   readonly options: ConnectRouterOptions;
   /** The plain case of gRPC by a shorter way; false: the call is not one. */
   readonly unaryGrpc: ReturnType<typeof createUnaryGrpc>;
+  /** The live tail as Server-Sent Events; false: the request is for somebody else. */
+  readonly eventStream: ReturnType<typeof createEventStream>;
   /** The JSON routes of the google.api.http annotations. */
   readonly transcoder: Transcoder;
 }
@@ -53,6 +56,17 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     legacySenderInterceptor,
     validateInterceptor(),
   ];
+  const transcoder = createTranscoder({
+    services,
+    interceptors,
+    registry: detailRegistry,
+    readMaxBytes: limits.requestBytes,
+    timeoutMs: parts.requestTimeoutMs,
+    // The documented answer has three fields.
+    write: { alwaysImplicit: (field) => field.name !== 'duplicate' },
+    answer: legacyAnswer,
+    failure: legacyFailure,
+  });
   return {
     routes(router) {
       const [messages, channels, moderation] = services;
@@ -75,16 +89,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
       compressMinBytes,
       compression: compressionGzip,
     }),
-    transcoder: createTranscoder({
-      services,
-      interceptors,
-      registry: detailRegistry,
-      readMaxBytes: limits.requestBytes,
-      timeoutMs: parts.requestTimeoutMs,
-      // The documented answer has three fields.
-      write: { alwaysImplicit: (field) => field.name !== 'duplicate' },
-      answer: legacyAnswer,
-      failure: legacyFailure,
-    }),
+    transcoder,
+    eventStream: createEventStream({ ...parts, writeJson: transcoder.write }),
   };
 }

@@ -14,7 +14,7 @@ import type { Guard } from './guard.ts';
 import type { Routes } from './routes.ts';
 
 /** Which door a request goes through: the guard first, then the RPC protocols, then the JSON routes, then 404 in the caller's protocol. */
-export function createServer(guard: Guard, { routes, options, unaryGrpc, transcoder }: Routes): Handler {
+export function createServer(guard: Guard, { routes, options, unaryGrpc, eventStream, transcoder }: Routes): Handler {
   const rpc = connectNodeAdapter({
     ...options,
     routes,
@@ -51,7 +51,7 @@ export function createServer(guard: Guard, { routes, options, unaryGrpc, transco
       response.end();
       return;
     }
-    if (!unaryGrpc(request, response)) rpc(request, response);
+    if (!unaryGrpc(request, response) && !eventStream(request, response)) rpc(request, response);
   };
 }
 

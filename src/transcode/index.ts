@@ -1,5 +1,6 @@
 import {
   createRegistry,
+  type DescMessage,
   type DescMethodUnary,
   type DescService,
   type Message,
@@ -62,6 +63,8 @@ export interface TranscoderOptions {
 /** Serves the google.api.http routes of services. */
 export interface Transcoder {
   readonly bindings: readonly Binding[];
+  /** A message as the routes answer it. */
+  write(schema: DescMessage, message: Message): string;
   /** Undefined when no route has this path. */
   handle(request: UniversalServerRequest): Promise<UniversalServerResponse | undefined>;
 }
@@ -83,5 +86,6 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
     ...options.write,
     registry,
   });
-  return { bindings, handle: createHandler({ ...options, interceptors, registry }, { router, reader, writer }) };
+  const write = (schema: DescMessage, message: Message) => writer.message(schema, message);
+  return { bindings, write, handle: createHandler({ ...options, interceptors, registry }, { router, reader, writer }) };
 }

@@ -1,0 +1,131 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { jsonCaller } from '../support/json.ts';
+import { startService, type TestService } from '../support/service.ts';
+
+const payload = Buffer.from('x').toString('base64');
+
+interface ServerSentEvent {
+  readonly id: string | undefined;
+  readonly event: string | undefined;
+  // biome-ignore lint/suspicious/noExplicitAny: the data is looked at field by field
+  readonly data: any;
+}
+
+/** Reads events as EventSource does; `close` hangs up. */
+async function open(url: string, headers: Record<string, string> = {}) {
+  const controller = new AbortController();
+  const response = await fetch(url, { headers, signal: controller.signal });
+  const chunks = response.body?.pipeThrough(new TextDecoderStream())[Symbol.asyncIterator]();
+  let text = '';
+  return {
+    status: response.status,
+    type: response.headers.get('content-type'),
+    close: () => controller.abort(),
+    async next(): Promise<ServerSentEvent> {
+      for (;;) {
+        const end = text.indexOf('\n\n');
+        if (end === -1) {
+          const { value = '', done } = (await chunks?.next()) ?? { done: true };
+          if (done === true) throw new Error(`the stream ended: ${text}`);
+          text += value;
+          continue;
+        }
+        const lines = text.slice(0, end).split('\n');
+        text = text.slice(end + 2);
+        const field = (name: string) => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
+        const data = field('data');
+        if (data !== undefined) return { id: field('id'), event: field('event'), data: JSON.parse(data) };
+      }
+    },
+    async body() {
+      let rest = text;
+      for (let next = await chunks?.next(); next?.done === false; next = await chunks?.next()) rest += next.value;
+      return rest === '' ? undefined : JSON.parse(rest);
+    },
+  };
+}
+
+describe('Server-Sent Events', () => {
+  let service: TestService;
+  let call: ReturnType<typeof jsonCaller>;
+  before(async () => {
+    service = await startService();
+    call = jsonCaller(service.url);
+  });
+  after(() => service.stop());
+  const send = (channel_id: string, more: object = {}) =>
+    call.post('/message/sendbatch', [{ channel_id, channel_type: 2, from_uid: 'u1', payload, ...more }]);
+
+  test('messages with their sequence as id, caught up, what comes; and Last-Event-ID goes on', async () => {
+    await send('sse');
+    await send('sse');
+    const first = await open(`${service.url}/v1/channels/2/sse/events`);
+    assert.deepEqual([first.status, first.type], [200, 'text/event-stream; charset=utf-8']);
+    const one = await first.next();
+    assert.deepEqual([one.id, one.event, one.data.message_seq, one.data.payload], ['1', 'message', 1, payload]);
+    assert.equal((await first.next()).id, '2');
+    assert.deepEqual(await first.next(), { id: undefined, event: 'caught_up', data: { last_seq: 2 } });
+    await send('sse');
+    await send('sse', { header: { no_persist: 1 } });
+    const [three, live] = [await first.next(), await first.next()];
+    assert.equal(three.id, '3');
+    assert.deepEqual([live.id, live.event, live.data.message_seq], [undefined, 'message', 0]);
+    first.close();
+    const again = await open(`${service.url}/v1/channels/2/sse/events?after_seq=0`, { 'last-event-id': '2' });
+    assert.equal((await again.next()).id, '3');
+    again.close();
+    const later = await open(`${service.url}/v1/channels/2/sse/events?after_seq=1`);
+    assert.equal((await later.next()).id, '2');
+    later.close();
+    const now = await open(`${service.url}/v1/channels/2/sse/events?from_now=true`);
+    assert.equal((await now.next()).event, 'caught_up');
+    now.close();
+  });
+
+  test('what is refused is an error with a body, before any stream', async () => {
+    const rows: [string, number, string][] = [
+      ['/v1/channels/0/a/events', 400, 'INVALID_FIELD'],
+      ['/v1/channels/x/a/events', 400, 'INVALID_FIELD'],
+      ['/v1/channels/2/a/events?after_seq=x', 400, 'INVALID_FIELD'],
+      ['/v1/channels/2/%ff/events', 400, 'INVALID_FIELD'],
+      ['/v1/channels/1/alone/events', 400, 'INVALID_FIELD'],
+      ['/v1/channels/2/a/events?uid=stranger', 403, 'NOT_SUBSCRIBER'],
+    ];
+    for (const [path, status, reason] of rows) {
+      const stream = await open(service.url + path);
+      assert.equal(stream.status, status, path);
+      assert.equal((await stream.body()).error.details[0].reason, reason);
+    }
+  });
+
+  test('of another origin that is allowed, with a token in the query', async () => {
+    const guarded = await startService({
+      asks: true,
+      open: false,
+      allowedOrigins: ['https://app.example'],
+      identity: { tokens: undefined, certificateScopes: undefined },
+    });
+    const refused = await open(`${guarded.url}/v1/channels/2/a/events`);
+    assert.deepEqual([refused.status, (await refused.body()).error.details[0].reason], [401, 'CREDENTIAL_MISSING']);
+    const bad = await open(`${guarded.url}/v1/channels/2/a/events?access_token=sb_x`);
+    assert.equal(bad.status, 401);
+    const response = await fetch(`${guarded.url}/v1/channels/2/a/events`, {
+      headers: { origin: 'https://app.example' },
+    });
+    assert.equal(response.headers.get('access-control-allow-origin'), 'https://app.example');
+    await response.body?.cancel();
+    await guarded.stop();
+  });
+
+  test('a stop ends it', async () => {
+    const other = await startService({ databaseUrl: service.databaseUrl });
+    const stream = await open(`${other.url}/v1/channels/2/ending/events`);
+    assert.equal((await stream.next()).event, 'caught_up');
+    const start = performance.now();
+    const ended = stream.next();
+    await other.stop();
+    assert.equal((await ended).event, 'error');
+    assert.ok(performance.now() - start < 3000);
+  });
+});
