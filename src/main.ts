@@ -1,3 +1,4 @@
+#!/usr/bin/env node
 import { start } from './app.ts';
 import { runKeyCommand, UsageError } from './cli/keys.ts';
 import { type Config, ConfigError, describeSettings, loadConfig } from './config.ts';

@@ -7,6 +7,7 @@ import {
   type SubscribeResponseSchema,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { peerOf, personType } from '../domain/channel.ts';
+import { invalidField } from '../domain/failure.ts';
 import { limits } from '../limits.ts';
 import type { Inbox } from '../service/inbox.ts';
 import type { Frame, Tails } from '../service/tail.ts';
@@ -31,6 +32,8 @@ export function createTailMethods({ tails, inbox }: TailParts): Methods {
       // The interceptor of the rules sees a stream, not its one message.
       const failure = checkRules(SubscribeRequestSchema, request);
       if (failure !== undefined) throw failure;
+      if (!request.allOfUid && request.channels.length > limits.subscribeChannels)
+        throw invalidField('channels', `must be at most ${limits.subscribeChannels} without all_of_uid`);
       const frames = tails.subscribe({
         caller: context.values.get(callerKey),
         uid: request.uid,

@@ -14,6 +14,7 @@ const mayImport: Record<string, readonly string[]> = {
   edge: ['service', 'domain', 'transcode', 'limits', 'events', 'gen/google', 'gen/sendbatch'],
   'open-server': ['config', 'events', 'storage'],
   'open-tails': ['background', 'domain', 'events', 'open-server', 'service', 'storage'],
+  client: ['gen/google', 'gen/sendbatch'],
   cli: ['config', 'events', 'open-server', 'service', 'domain'],
   background: [],
   app: ['background', 'config', 'edge', 'service', 'storage', 'events', 'open-server', 'open-tails', 'version'],
@@ -27,6 +28,7 @@ const mayImport: Record<string, readonly string[]> = {
 /** The packages that a room is about; others may import what they like, these only what stands here. */
 const packages: Record<string, RegExp> = {
   domain: /^(node:(crypto|zlib)|re2js|@monyone\/aho-corasick\/fast)$/,
+  client: /^@(bufbuild\/protobuf|connectrpc\/connect)(\/|$)/,
   transcode: /^(@bufbuild\/protobuf|@connectrpc\/connect|node:)/,
 };
 

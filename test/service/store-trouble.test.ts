@@ -1,10 +1,9 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import pg from 'pg';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { startEmbedded } from '../../src/storage/embedded/index.ts';
-import { quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
+import { killAll, quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
 import { type Door, openDoors } from '../support/doors.ts';
 import { type FaultProxy, openFaultProxy } from '../support/fault-proxy.ts';
 import { startService, type TestService } from '../support/service.ts';
@@ -22,12 +21,6 @@ const doorOf = (service: TestService, name: string): Door => {
   assert.ok(door);
   return door;
 };
-
-/** The postmaster and its backends, which would otherwise finish what is under way. */
-function killAll(pid: number): void {
-  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
-  for (const each of [pid, ...children]) process.kill(each, 'SIGKILL');
-}
 
 describe('a commit whose answer is lost', () => {
   let service: TestService;

@@ -1,4 +1,4 @@
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type EmbeddedPostgres, startEmbedded } from '../../src/storage/embedded/index.ts';
@@ -33,4 +33,10 @@ export async function startCluster(options: {
       for (const folder of [dataDir, server.dataDir]) rmSync(folder, { recursive: true, force: true });
     },
   };
+}
+
+/** The postmaster and its backends, which would otherwise finish what is under way. */
+export function killAll(pid: number): void {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+  for (const each of [pid, ...children]) process.kill(each, 'SIGKILL');
 }

@@ -1,0 +1,49 @@
+import type { MessageInitShape, MessageShape } from '@bufbuild/protobuf';
+import { type Client, createClient, type Transport } from '@connectrpc/connect';
+import type { Message, MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { MessageService, type SendResultSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { type RetryOptions, retryDefaults } from './retry.ts';
+import { type SendOptions, sendAll } from './send.ts';
+import { type TailOptions, type TailRequest, tail } from './tail.ts';
+
+export type { Message } from '../../gen/sendbatch/v1/message_pb.ts';
+export { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
+export { MessageService, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+export { reasonOf } from './retry.ts';
+export type { RetryOptions, SendOptions, TailOptions, TailRequest };
+
+/** A message to send. Without `clientMsgNo` it gets one, so that a retry is exact. */
+export type Draft = MessageInitShape<typeof MessageDraftSchema>;
+/** What became of a message: its numbers, or `error`. */
+export type Result = MessageShape<typeof SendResultSchema>;
+
+export interface SendbatchOptions {
+  /** Of `@connectrpc/connect-node` or `@connectrpc/connect-web`; the credential is set by an interceptor of it. */
+  readonly transport: Transport;
+  readonly retry?: Partial<RetryOptions>;
+}
+
+/** A client of sendbatch. */
+export interface Sendbatch {
+  /** Every RPC, without chunks and retries. */
+  readonly rpc: Client<typeof MessageService>;
+  /**
+   * Sends any number of messages: in calls that keep the service's limits, a few at once, but those of one channel in their order. Calls that fail for now, and messages that are refused
+   * for now, are sent again under the same keys. One result a message, in order; what is still refused after the last try has its `error`. Throws what no
+   * retry mends.
+   */
+  send(messages: readonly Draft[], options?: SendOptions): Promise<Result[]>;
+  /** Follows channels, and resumes by itself: every message after the cursors once, in each channel in order. Throws what no retry mends. */
+  tail(request: TailRequest, options?: TailOptions): AsyncIterable<Message>;
+}
+
+/** Makes a client. */
+export function createSendbatch({ transport, retry }: SendbatchOptions): Sendbatch {
+  const rpc = createClient(MessageService, transport);
+  const settled: RetryOptions = { ...retryDefaults, ...retry };
+  return {
+    rpc,
+    send: (messages, options = {}) => sendAll(rpc, messages, options, settled),
+    tail: (request, options = {}) => tail(rpc, request, options, settled),
+  };
+}

@@ -1,0 +1,68 @@
+import { anyUnpack } from '@bufbuild/protobuf/wkt';
+import { Code, ConnectError } from '@connectrpc/connect';
+import { ErrorInfoSchema, type RetryInfo, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import type { Status } from '../../gen/google/rpc/status_pb.ts';
+
+/** How patient the client is. */
+export interface RetryOptions {
+  /** Tries of a call or a message, at least 1. */
+  readonly attempts: number;
+  /** Milliseconds before the second try at most; doubled each time, and drawn at random below. */
+  readonly firstPauseMs: number;
+  readonly longestPauseMs: number;
+}
+
+export const retryDefaults: RetryOptions = { attempts: 8, firstPauseMs: 100, longestPauseMs: 10_000 };
+
+/** Codes that may pass: the service or the way to it is away, or the outcome is not known and the same keys find it out. */
+const passing = new Set([Code.Unavailable, Code.DeadlineExceeded, Code.Unknown]);
+
+/** Milliseconds that an error asks to wait; 0 when it may be tried at once; undefined when no retry mends it. */
+export function waitOf(thrown: unknown): number | undefined {
+  const error = ConnectError.from(thrown);
+  const [info] = error.findDetails(RetryInfoSchema);
+  if (info !== undefined) return millisOf(info);
+  return passing.has(error.code) ? 0 : undefined;
+}
+
+/** The same for one message's refusal. */
+export function waitOfStatus(status: Status): number | undefined {
+  const info = status.details.map((any) => anyUnpack(any, RetryInfoSchema)).find((each) => each !== undefined);
+  return info === undefined ? undefined : millisOf(info);
+}
+
+function millisOf({ retryDelay }: RetryInfo): number {
+  return Number(retryDelay?.seconds ?? 0n) * 1000 + (retryDelay?.nanos ?? 0) / 1e6;
+}
+
+/** The stable reason of an error, of a call's or of a result's: `NOT_SUBSCRIBER`, `RATE_LIMITED`, … */
+export function reasonOf(error: unknown): string | undefined {
+  if (isStatus(error))
+    return error.details.map((any) => anyUnpack(any, ErrorInfoSchema)).find((each) => each !== undefined)?.reason;
+  return ConnectError.from(error).findDetails(ErrorInfoSchema)[0]?.reason;
+}
+
+function isStatus(error: unknown): error is Status {
+  return typeof error === 'object' && error !== null && '$typeName' in error && error.$typeName === 'google.rpc.Status';
+}
+
+/** Waits before the next try: as long as was asked for, and some time at random, so that those that failed together do not come back together. */
+export async function pause(
+  attempt: number,
+  askedMs: number,
+  options: RetryOptions,
+  signal?: AbortSignal,
+): Promise<void> {
+  const most = Math.min(options.firstPauseMs * 2 ** (attempt - 1), options.longestPauseMs);
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, askedMs + Math.random() * most);
+  const stop = () => reject(signal?.reason);
+  signal?.addEventListener('abort', stop, { once: true });
+  try {
+    signal?.throwIfAborted();
+    await promise;
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', stop);
+  }
+}

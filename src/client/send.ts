@@ -1,0 +1,147 @@
+import { create } from '@bufbuild/protobuf';
+import { type Client, Code, ConnectError } from '@connectrpc/connect';
+import { type MessageService, SendMode, SendResultSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import type { Draft, Result } from './index.ts';
+import { pause, type RetryOptions, waitOf, waitOfStatus } from './retry.ts';
+
+export interface SendOptions {
+  /** All or nothing: then at most 1,000 messages, in one call. */
+  readonly atomic?: boolean;
+  /** Calls at once; 4 unless set. */
+  readonly concurrency?: number;
+  /** Milliseconds for each call. */
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+  /** Told after each call: how many messages have their final result. */
+  readonly onProgress?: (done: number, of: number) => void;
+}
+
+/** What a call takes: the service's limits, with room for what is not payload. */
+const callMessages = 1000;
+const callBytes = 8 * 1024 * 1024;
+const messageBytes = 512;
+
+/** A message, its place in the input, and its key. */
+interface Item {
+  readonly place: number;
+  readonly draft: Draft;
+}
+
+type Rpc = Client<typeof MessageService>;
+
+export async function sendAll(
+  rpc: Rpc,
+  messages: readonly Draft[],
+  options: SendOptions,
+  retry: RetryOptions,
+): Promise<Result[]> {
+  const { concurrency = 4, atomic = false, signal } = options;
+  const items = messages.map(
+    (draft, place): Item => ({
+      place,
+      draft: draft.clientMsgNo ? draft : { ...draft, clientMsgNo: globalThis.crypto.randomUUID() },
+    }),
+  );
+  if (items.length === 0) return [];
+  if (atomic && items.length > callMessages)
+    throw new ConnectError(
+      `an ATOMIC batch has at most ${callMessages} messages, not ${items.length}`,
+      Code.InvalidArgument,
+    );
+  const results: Result[] = new Array(items.length);
+  let done = 0;
+  const settle = (item: Item, result: Result) => {
+    results[item.place] = result;
+    done++;
+  };
+  const progress = () => options.onProgress?.(done, items.length);
+  // One failing lane ends the others: what they have not begun is not sent.
+  const failed = new AbortController();
+  const all = signal === undefined ? failed.signal : AbortSignal.any([signal, failed.signal]);
+  const lanes = atomic ? [items] : lanesOf(items, concurrency);
+  await Promise.all(
+    lanes.map(async (lane) => {
+      try {
+        for (const call of atomic ? [lane] : callsOf(lane)) {
+          all.throwIfAborted();
+          await sendCall(rpc, call, { ...options, signal: all }, retry, settle);
+          progress();
+        }
+      } catch (error) {
+        failed.abort(error);
+        throw error;
+      }
+    }),
+  );
+  return results;
+}
+
+/** A channel is in one lane, and a lane makes one call after the other: that keeps a channel's order. */
+function lanesOf(items: readonly Item[], concurrency: number): Item[][] {
+  const lanes = Array.from(
+    { length: Math.max(1, Math.min(concurrency, Math.ceil(items.length / callMessages))) },
+    (): Item[] => [],
+  );
+  const laneOfChannel = new Map<string, Item[]>();
+  for (const item of items) {
+    const key = `${item.draft.channelType}/${item.draft.channelId}`;
+    // A new channel goes where the least is.
+    const lane = laneOfChannel.get(key) ?? lanes.reduce((least, each) => (each.length < least.length ? each : least));
+    laneOfChannel.set(key, lane);
+    lane.push(item);
+  }
+  return lanes.filter((lane) => lane.length > 0);
+}
+
+function* callsOf(items: readonly Item[]): Iterable<Item[]> {
+  let call: Item[] = [];
+  let bytes = 0;
+  for (const item of items) {
+    const size = (item.draft.payload?.length ?? 0) + messageBytes;
+    if (call.length === callMessages || (call.length > 0 && bytes + size > callBytes)) {
+      yield call;
+      call = [];
+      bytes = 0;
+    }
+    call.push(item);
+    bytes += size;
+  }
+  if (call.length > 0) yield call;
+}
+
+/** One call, until each of its messages has a result that no retry mends. */
+async function sendCall(
+  rpc: Rpc,
+  call: readonly Item[],
+  { atomic = false, timeoutMs, signal }: SendOptions,
+  retry: RetryOptions,
+  settle: (item: Item, result: Result) => void,
+): Promise<void> {
+  let items = call;
+  for (let attempt = 1; ; attempt++) {
+    let waitMs: number;
+    try {
+      const { results } = await rpc.sendBatch(
+        { messages: items.map((item) => item.draft), mode: atomic ? SendMode.ATOMIC : SendMode.BEST_EFFORT },
+        { ...(timeoutMs === undefined ? {} : { timeoutMs }), ...(signal === undefined ? {} : { signal }) },
+      );
+      const again: Item[] = [];
+      let longest = 0;
+      for (const [index, item] of items.entries()) {
+        const result = results[index] ?? create(SendResultSchema);
+        const wait = result.error && attempt < retry.attempts ? waitOfStatus(result.error) : undefined;
+        if (wait === undefined) settle(item, result);
+        else again.push(item);
+        longest = Math.max(longest, wait ?? 0);
+      }
+      if (again.length === 0) return;
+      items = again;
+      waitMs = longest;
+    } catch (error) {
+      const wait = waitOf(error);
+      if (wait === undefined || attempt >= retry.attempts || signal?.aborted) throw error;
+      waitMs = wait;
+    }
+    await pause(attempt, waitMs, retry, signal);
+  }
+}

@@ -1,0 +1,83 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { Client } from '@connectrpc/connect';
+import type { ChannelType, Message } from '../../gen/sendbatch/v1/message_pb.ts';
+import type {
+  ChannelCursorSchema,
+  MessageService,
+  SubscribeResponse,
+} from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { pause, type RetryOptions, waitOf } from './retry.ts';
+
+/** What to follow: channels from their cursors on, or all channels of a user. */
+export interface TailRequest {
+  readonly channels?: readonly MessageInitShape<typeof ChannelCursorSchema>[];
+  /** Whom a service reads for. */
+  readonly uid?: string;
+  readonly allOfUid?: boolean;
+}
+
+export interface TailOptions {
+  readonly signal?: AbortSignal;
+  /** Told once a connection and channel, when all that was stored has come. */
+  readonly onCaughtUp?: (channelType: number, channelId: string, lastSeq: bigint) => void;
+  /** Told of each end that is resumed from. */
+  readonly onResume?: (error: unknown) => void;
+}
+
+/** Heartbeats come every 15 seconds: a stream that is silent for longer is a connection that is gone. */
+const silentMs = 45_000;
+
+/** Follows, and resumes from the last message of each channel. */
+export async function* tail(
+  rpc: Client<typeof MessageService>,
+  { channels = [], uid = '', allOfUid = false }: TailRequest,
+  { signal, onCaughtUp, onResume }: TailOptions,
+  retry: RetryOptions,
+): AsyncGenerator<Message> {
+  const cursors = new Map(channels.map((each) => [`${each.channelType}/${each.channelId}`, each]));
+  /** The service answers with a channel's canonical id, which may not be the one that was asked for. */
+  const reached = new Map<string, MessageInitShape<typeof ChannelCursorSchema>>();
+  const reach = (channelType: ChannelType, channelId: string, afterSeq: bigint) => {
+    for (const [key, each] of cursors)
+      if (each.channelType === channelType && (each.channelId === channelId || isSideOf(each.channelId, channelId)))
+        cursors.delete(key);
+    reached.set(`${channelType}/${channelId}`, { channelType, channelId, afterSeq });
+  };
+  for (let attempt = 1; ; attempt++) {
+    const watch = new AbortController();
+    const all = signal === undefined ? watch.signal : AbortSignal.any([signal, watch.signal]);
+    let timer = setTimeout(() => watch.abort(new Error('the stream is silent')), silentMs);
+    try {
+      const request = { channels: [...cursors.values(), ...reached.values()], uid, allOfUid };
+      for await (const { frame } of rpc.subscribe(request, { signal: all }) as AsyncIterable<SubscribeResponse>) {
+        clearTimeout(timer);
+        timer = setTimeout(() => watch.abort(new Error('the stream is silent')), silentMs);
+        attempt = 1;
+        if (frame.case === 'message') {
+          const { messageSeq, channelType, channelId } = frame.value;
+          if (messageSeq > 0n) reach(channelType, channelId, messageSeq);
+          yield frame.value;
+        } else if (frame.case === 'caughtUp') {
+          const { channelType, channelId, lastSeq } = frame.value;
+          reach(channelType, channelId, lastSeq);
+          onCaughtUp?.(channelType, channelId, lastSeq);
+        }
+      }
+      // The service ends a stream by an error; an end without one is the way's doing.
+      await pause(attempt, 0, retry, signal);
+    } catch (error) {
+      if (signal?.aborted) return;
+      const waitMs = watch.signal.aborted ? 0 : waitOf(error);
+      if (waitMs === undefined || attempt >= retry.attempts) throw error;
+      onResume?.(error);
+      await pause(attempt, waitMs, retry, signal);
+    } finally {
+      clearTimeout(timer);
+      watch.abort();
+    }
+  }
+}
+
+function isSideOf(side: string | undefined, pair: string): boolean {
+  return side !== undefined && pair.split('@').includes(side);
+}

@@ -1,0 +1,153 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { Code, ConnectError } from '@connectrpc/connect';
+import { createConnectTransport, createGrpcTransport } from '@connectrpc/connect-node';
+import { randomOf } from '../../bench/workload.ts';
+import { ChannelType, createSendbatch, reasonOf, type Sendbatch } from '../../src/client/index.ts';
+import { startEmbedded } from '../../src/storage/embedded/index.ts';
+import { killAll, quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
+import { seedOf } from '../support/seed.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { assertSound, readAll } from '../support/verify.ts';
+
+const draft = (channelId: string, index: number, bytes = 10) => ({
+  channelType: ChannelType.GROUP,
+  channelId,
+  fromUid: 'u1',
+  payload: new Uint8Array(bytes).fill(index % 256),
+});
+
+describe('the client', () => {
+  let service: TestService;
+  let sendbatch: Sendbatch;
+  before(async () => {
+    service = await startService();
+    sendbatch = createSendbatch({ transport: createGrpcTransport({ baseUrl: service.url }) });
+  });
+  after(async () => {
+    await assertSound(service.databaseUrl);
+    await service.stop();
+  });
+
+  test('sends above the limits of number and of bytes, each channel in its order', async () => {
+    const channels = ['c0', 'c1', 'c2', 'c3', 'c4'];
+    const messages = Array.from({ length: 4321 }, (_, index) => draft(channels[index % 5] ?? '', index));
+    const progress: number[] = [];
+    const results = await sendbatch.send(messages, { onProgress: (done) => progress.push(done) });
+    for (const channel of channels) {
+      const seqs = results
+        .filter((_, index) => messages[index]?.channelId === channel)
+        .map((each) => Number(each.messageSeq));
+      assert.deepEqual(
+        seqs,
+        seqs.map((_, index) => index + 1),
+      );
+    }
+    assert.equal(progress.at(-1), messages.length);
+    const large = await sendbatch.send(Array.from({ length: 500 }, (_, index) => draft('large', index, 60_000)));
+    assert.deepEqual(
+      large.map((each) => Number(each.messageSeq)),
+      large.map((_, index) => index + 1),
+    );
+    assert.deepEqual(await sendbatch.send([]), []);
+  });
+
+  test('what no retry mends is in the result, or thrown', async () => {
+    const strict = await startService({ systemUids: [], databaseUrl: service.databaseUrl });
+    const client = createSendbatch({ transport: createConnectTransport({ baseUrl: strict.url, httpVersion: '1.1' }) });
+    const [result] = await client.send([draft('nowhere', 1)]);
+    assert.equal(reasonOf(result?.error), 'CHANNEL_NOT_EXIST');
+    await assert.rejects(client.send([draft('', 1)]), (error) => reasonOf(error) === 'INVALID_FIELD');
+    await assert.rejects(
+      client.send(
+        Array.from({ length: 1001 }, (_, index) => draft('a', index)),
+        { atomic: true },
+      ),
+      (error) => ConnectError.from(error).code === Code.InvalidArgument,
+    );
+    await strict.stop();
+  });
+
+  test('waits for a rate as long as it is told, and sends the rest then', async () => {
+    const limited = await startService({
+      databaseUrl: service.databaseUrl,
+      rates: { caller: [], sender: [{ points: 5, seconds: 1 }], channel: [], store: 'memory' },
+    });
+    const client = createSendbatch({ transport: createGrpcTransport({ baseUrl: limited.url }) });
+    const results = await client.send(Array.from({ length: 12 }, (_, index) => draft('limited', index)));
+    assert.ok(results.every((each) => each.error === undefined));
+    await limited.stop();
+  });
+
+  test('a signal ends both', async () => {
+    const controller = new AbortController();
+    const seen: bigint[] = [];
+    await sendbatch.send([draft('ending', 1)]);
+    for await (const message of sendbatch.tail(
+      { channels: [{ channelType: 2, channelId: 'ending' }] },
+      { signal: controller.signal },
+    )) {
+      seen.push(message.messageSeq);
+      controller.abort();
+    }
+    assert.deepEqual(seen, [1n]);
+    await assert.rejects(sendbatch.send([draft('ending', 2)], { signal: controller.signal }));
+  });
+});
+
+describe('the client, while the database is killed and the service is restarted', () => {
+  let cluster: TestCluster;
+  before(async () => {
+    cluster = await startCluster({ durable: true });
+  });
+  after(() => cluster.stop());
+
+  test('every message is stored once, and a tail sees each once, in order', async (context) => {
+    const random = randomOf(seedOf(context));
+    const url = cluster.url('sendbatch');
+    let service = await startService({ databaseUrl: url });
+    const { port } = new URL(service.url);
+    const transport = createGrpcTransport({ baseUrl: service.url });
+    const retry = { attempts: 60, longestPauseMs: 500 };
+    const writer = createSendbatch({ transport, retry });
+    const reader = createSendbatch({
+      transport: createConnectTransport({ baseUrl: service.url, httpVersion: '1.1' }),
+      retry,
+    });
+    const total = 3000;
+    const seen: number[] = [];
+    let resumed = 0;
+    const reading = (async () => {
+      const request = { channels: [{ channelType: ChannelType.GROUP, channelId: 'storm' }] };
+      for await (const message of reader.tail(request, { onResume: () => resumed++ })) {
+        seen.push(Number(message.messageSeq));
+        if (seen.length === total) return;
+      }
+    })();
+    const sending = (async () => {
+      for (let sent = 0; sent < total; sent += 100)
+        for (const result of await writer.send(Array.from({ length: 100 }, (_, index) => draft('storm', sent + index))))
+          assert.equal(result.error, undefined);
+    })();
+    for (let round = 0; round < 2; round++) {
+      const until = seen.length + 200 + Math.floor(random() * 400);
+      while (seen.length < Math.min(until, total - 200)) await new Promise((resolve) => setImmediate(resolve));
+      if (round === 0) {
+        killAll(cluster.pid);
+        await startEmbedded({ dataDir: cluster.dataDir, explicit: true, log: quietLog });
+      } else {
+        await service.stop();
+        service = await startService({ databaseUrl: url, port: Number(port) });
+      }
+    }
+    await sending;
+    await reading;
+    assert.deepEqual(
+      seen,
+      Array.from({ length: total }, (_, index) => index + 1),
+    );
+    assert.equal((await readAll(url)).length, total);
+    assert.ok(resumed > 0);
+    await service.stop();
+  });
+});
