@@ -1,0 +1,171 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join, normalize } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { type Browser, chromium } from 'playwright-core';
+import { temporaryFolder } from '../support/cluster.ts';
+import { jsonCaller } from '../support/json.ts';
+import { startService, type TestService } from '../support/service.ts';
+
+const root = join(import.meta.dirname, '../..');
+/** Debian's; `.ci/run` installs it. */
+const program = '/usr/bin/chromium';
+const flags = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+];
+
+/** Bare names as a bundler would resolve them, from the packages' own `exports`. */
+function importMap(): object {
+  const imports: Record<string, string> = {
+    'sendbatch/client': '/dist/src/client/index.js',
+    // The generated code has the rules' options in it.
+    '@bufbuild/protovalidate/gen/': '/node_modules/@bufbuild/protovalidate/dist/esm/gen/',
+  };
+  for (const name of ['@bufbuild/protobuf', '@connectrpc/connect', '@connectrpc/connect-web']) {
+    const { exports } = JSON.parse(readFileSync(join(root, 'node_modules', name, 'package.json'), 'utf8')) as {
+      exports: Record<string, { import: string }>;
+    };
+    for (const [path, { import: file }] of Object.entries(exports))
+      imports[name + path.slice(1)] = `/node_modules/${name}/${normalize(file)}`;
+  }
+  return { imports };
+}
+
+/** What the page does: the client over Connect-Web, and EventSource, both from another origin than the service's. */
+const script = `
+  import { ChannelType, createSendbatch } from 'sendbatch/client';
+  import { createConnectTransport, createGrpcWebTransport } from '@connectrpc/connect-web';
+  const url = new URLSearchParams(location.search).get('service');
+  window.run = async () => {
+    const said = {};
+    for (const [name, create] of [['connect', createConnectTransport], ['grpc-web', createGrpcWebTransport]]) {
+      const sendbatch = createSendbatch({ transport: create({ baseUrl: url }) });
+      const channel = { channelType: ChannelType.GROUP, channelId: 'page-' + name };
+      const messages = Array.from({ length: 3 }, (_, index) => ({ ...channel, fromUid: 'system', payload: new Uint8Array([index]) }));
+      const results = await sendbatch.send(messages);
+      said[name] = { sent: results.map((each) => Number(each.messageSeq)), seen: [] };
+      for await (const message of sendbatch.tail({ channels: [channel] })) {
+        said[name].seen.push([Number(message.messageSeq), message.payload[0]]);
+        if (said[name].seen.length === 3) break;
+      }
+    }
+    return said;
+  };
+  window.listen = (ids) => new Promise((resolve) => {
+    const source = new EventSource(url + '/v1/channels/2/page-events/events');
+    const seen = [];
+    source.addEventListener('message', (event) => {
+      seen.push([event.lastEventId, JSON.parse(event.data).message_seq]);
+      window.seen = seen.length;
+      if (seen.length === ids) { source.close(); resolve(seen); }
+    });
+  });
+  window.ready = true;`;
+
+describe('a page of another origin', { skip: existsSync(program) ? false : `${program} is not installed` }, () => {
+  /** Has the database, for as long as the other one comes and goes. */
+  let keeper: TestService;
+  let service: TestService;
+  let pages: Server;
+  let browser: Browser;
+  let dist: string;
+  /** What the pages complained about. */
+  const faults: string[] = [];
+  before(async () => {
+    keeper = await startService();
+    service = await startService({ databaseUrl: keeper.databaseUrl });
+    dist = temporaryFolder('dist');
+    const built = spawnSync(
+      join(root, 'node_modules/.bin/tsc'),
+      ['-p', join(root, 'tsconfig.build.json'), '--outDir', join(dist, 'dist')],
+      { encoding: 'utf8' },
+    );
+    assert.equal(built.status, 0, built.stdout);
+    pages = createServer((request, response) => {
+      const { pathname } = new URL(request.url ?? '/', 'http://page');
+      if (pathname === '/') {
+        response.setHeader('content-type', 'text/html');
+        response.end(
+          `<script type="importmap">${JSON.stringify(importMap())}</script><script type="module">${script}</script>`,
+        );
+        return;
+      }
+      const file = join(pathname.startsWith('/dist/') ? dist : root, normalize(pathname));
+      if (!existsSync(file)) return response.writeHead(404).end();
+      response.setHeader('content-type', 'text/javascript');
+      response.end(readFileSync(file));
+    });
+    await new Promise<void>((resolve) => pages.listen(0, '127.0.0.1', resolve));
+    browser = await chromium.launch({ executablePath: program, args: flags });
+  });
+  after(async () => {
+    await browser?.close();
+    pages.close();
+    await service.stop();
+    await keeper.stop();
+    rmSync(dist, { recursive: true, force: true });
+  });
+  const open = async () => {
+    const page = await browser.newPage();
+    page.on('pageerror', (error) => faults.push(error.message));
+    page.on('console', (message) => message.type() === 'error' && faults.push(message.text()));
+    const { port } = pages.address() as AddressInfo;
+    await page.goto(`http://127.0.0.1:${port}/?service=${encodeURIComponent(service.url)}`);
+    await page
+      .waitForFunction('window.ready === true', undefined, { timeout: 10_000 })
+      .catch(() => assert.fail(faults.join('\n')));
+    return page;
+  };
+
+  test('sends and follows with Connect-Web, over Connect and gRPC-Web', async () => {
+    const page = await open();
+    const each = {
+      sent: [1, 2, 3],
+      seen: [
+        [1, 0],
+        [2, 1],
+        [3, 2],
+      ],
+    };
+    assert.deepEqual(await page.evaluate('window.run()'), { connect: each, 'grpc-web': each });
+    await page.close();
+  });
+
+  test('follows with EventSource, which resumes by itself when the connection is cut', async () => {
+    const call = jsonCaller(service.url);
+    const send = () =>
+      call.post('/message/send', { channel_id: 'page-events', channel_type: 2, from_uid: 'system', payload: 'SGk=' });
+    await send();
+    await send();
+    const page = await open();
+    const listening = page.evaluate('window.listen(4)');
+    await page.waitForFunction('window.seen === 2');
+    const { databaseUrl, url } = service;
+    await service.stop();
+    service = await startService({ databaseUrl, port: Number(new URL(url).port) });
+    const again = jsonCaller(service.url);
+    for (let index = 0; index < 2; index++)
+      await again.post('/message/send', {
+        channel_id: 'page-events',
+        channel_type: 2,
+        from_uid: 'system',
+        payload: 'SGk=',
+      });
+    assert.deepEqual(await listening, [
+      ['1', 1],
+      ['2', 2],
+      ['3', 3],
+      ['4', 4],
+    ]);
+    await page.close();
+  });
+});
