@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import type { Machine } from './machine.ts';
 import { openSide, type ReadySide, type SideJob, type SideResult } from './side.ts';
 import type { Workload } from './workload.ts';
@@ -141,4 +142,9 @@ export function table(runs: ReadonlyMap<string, readonly Run[]>, against: string
     '|---|---|---|---|---|---|',
     ...lines,
   ].join('\n');
+}
+
+/** Of a process. */
+export function residentMegabytes(pid: number): number {
+  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024;
 }

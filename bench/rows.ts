@@ -1,10 +1,20 @@
-import { readFileSync } from 'node:fs';
 import { spawnService } from '../test/support/process.ts';
 import { keyLayouts, lookUps } from './alternatives.ts';
 import { cpuOfTree, type Machine, startDebianMachine } from './machine.ts';
-import { measure, median, type Run, ratios, rounds, spread, table, type Variant } from './measure.ts';
+import {
+  measure,
+  median,
+  type Run,
+  ratios,
+  residentMegabytes,
+  rounds,
+  spread,
+  table,
+  type Variant,
+} from './measure.ts';
 import { peers } from './peers/index.ts';
 import { NotInstalled, type PeerServer } from './peers/peer.ts';
+import { fanOut, idleReaders, pages } from './reading.ts';
 import type { Spread, Workload } from './workload.ts';
 
 /** A section of the results. */
@@ -61,6 +71,7 @@ const ofMedian = (runs: readonly Run[] | undefined, figure: (run: Run) => number
 
 const grpc = { kind: 'grpc' } as const;
 const json = { kind: 'json' } as const;
+const grpc1 = { ...grpc, inFlight: 1 };
 
 export const rows: readonly Row[] = [
   ...(['zipf', 'hot', 'distinct'] as const).map(
@@ -362,8 +373,27 @@ export const rows: readonly Row[] = [
     words: 'Of 1000 once-only keys, 500 of which are there, in a table of 5 million.',
     measure: async (machine, pairs) => await lookUps(machine, pairs),
   },
+  {
+    name: 'fan-out',
+    title: 'One message to 500 readers of a channel',
+    words:
+      'Live tails over gRPC, one message every 200 ms; from before the send to each reader, whose process is the bench itself.',
+    measure: async (machine, pairs) =>
+      await withService(machine, {}, async (side) => await fanOut(machine, side('', grpc1).job.url, pairs)),
+  },
+  {
+    name: 'idle-readers',
+    title: 'Two thousand idle readers',
+    words: 'Live tails over gRPC of channels in which nothing happens: resident memory of the service.',
+    measure: async (machine) =>
+      await withService(machine, {}, async (side, pid) => await idleReaders(side('', grpc1).job.url, pid)),
+  },
+  {
+    name: 'pages',
+    title: 'Pages of history',
+    words:
+      'A page of 100 messages over gRPC, one after the other, of channels at random, in a table of 10 messages (of 1 a channel) and of 10 million (100 a channel).',
+    measure: async (machine) =>
+      await withService(machine, {}, async (side) => await pages(machine, side('', grpc1).job.url)),
+  },
 ];
-
-function residentMegabytes(pid: number): number {
-  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024;
-}

@@ -27,7 +27,7 @@ export function openTails(database: OpenServer, db: Db, rules: PermissionRules, 
   const channelKeys = new ChannelKeys(db, (uids) => {
     tails.channelsMade();
     tails.membersChanged(uids);
-    notifier.tell({ members: uids });
+    notifier.tell({ members: uids, made: true });
   });
   const store: Store = {
     db,
@@ -52,7 +52,8 @@ export function openTails(database: OpenServer, db: Db, rules: PermissionRules, 
     onHints: (hints) => hear(hints),
     onError: events.loopFailed,
   });
-  const hear = ({ stored, members, changed, live: ids, all }: Hints) => {
+  const hear = ({ stored, members, changed, made, live: ids, all }: Hints) => {
+    if (made) tails.channelsMade();
     tails.wake(stored);
     if (members.length > 0) tails.membersChanged(members);
     tails.channelsChanged(changed);

@@ -9,6 +9,8 @@ export interface Hints {
   readonly members: readonly string[];
   /** Channels, by key, whose members, lists or flags have changed. */
   readonly changed: readonly number[];
+  /** Channels were made. */
+  readonly made: boolean;
   /** Messages for who is connected, by id. */
   readonly live: readonly number[];
   /** More than is worth a list: look at everything. */
@@ -37,7 +39,7 @@ const payloadBytes = 7000;
 const channelsTold = 2000;
 const firstPauseMs = 100;
 const longestPauseMs = 5000;
-const nothing: Hints = { stored: [], members: [], changed: [], live: [], all: false };
+const nothing: Hints = { stored: [], members: [], changed: [], made: false, live: [], all: false };
 
 /** Coalesces hints off the path of who writes, and keeps listening for those of others. */
 export function startNotifier({ send, listen, onHints, onError }: NotifierOptions): Notifier {
@@ -46,17 +48,19 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
   const changed = new Set<number>();
   const members = new Set<string>();
   const live = new Set<number>();
+  let made = false;
   let flushing: Promise<void> | undefined;
   let stopped = false;
 
   async function flush(): Promise<void> {
     await delay(flushMs);
-    const payloads = payloadsOf(self, { stored, changed, members, live });
+    const payloads = payloadsOf(self, { stored, changed, members, live, made });
+    made = false;
     for (const set of [stored, changed, members, live]) set.clear();
     // A hint that is lost costs a poll's time.
     await send(payloads).catch(onError);
     flushing = undefined;
-    if (stored.size + changed.size + members.size + live.size > 0) flushing = flush();
+    if (stored.size + changed.size + members.size + live.size > 0 || made) flushing = flush();
   }
 
   async function keepListening(): Promise<void> {
@@ -90,6 +94,7 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
       for (const key of hints.changed ?? []) changed.add(key);
       for (const uid of hints.members ?? []) members.add(uid);
       for (const id of hints.live ?? []) live.add(id);
+      made ||= hints.made ?? false;
       flushing ??= flush();
     },
     async stop(abort) {
@@ -106,14 +111,16 @@ interface Pending {
   readonly changed: ReadonlySet<number>;
   readonly members: ReadonlySet<string>;
   readonly live: ReadonlySet<number>;
+  readonly made: boolean;
 }
 
-function payloadsOf(self: string, { stored, changed, members, live }: Pending): string[] {
+function payloadsOf(self: string, { stored, changed, members, live, made }: Pending): string[] {
   const lists: [string, readonly (string | number)[]][] = [
     stored.size > channelsTold ? ['a', [1]] : ['s', [...stored]],
     ['c', [...changed]],
     ['m', [...members]],
     ['l', [...live]],
+    ['n', made ? [1] : []],
   ];
   return lists.flatMap(([kind, entries]) => {
     const payloads: string[] = [];
@@ -147,6 +154,7 @@ function hintsOf(self: string, payload: string): Hints | undefined {
   const [, kind, ...entries] = parts;
   if (kind === 'a') return { ...nothing, all: true };
   if (kind === 's') return { ...nothing, stored: entries };
+  if (kind === 'n') return { ...nothing, made: true };
   if (kind === 'c') return { ...nothing, changed: entries };
   if (kind === 'm') return { ...nothing, members: entries };
   if (kind === 'l') return { ...nothing, live: entries };

@@ -14,7 +14,7 @@ export class ChannelKeys {
   readonly #cache = new LRUCache<string, number>({ max: cachedChannels });
   readonly #onMade: (uids: readonly string[]) => void;
 
-  /** `onMade`: told of users who came into a channel because it was made. */
+  /** `onMade`: told that channels were made, and of the users who came into them by that. */
   constructor(db: Db, onMade: (uids: readonly string[]) => void = () => {}) {
     this.#db = db;
     this.#onMade = onMade;
@@ -48,7 +48,7 @@ export class ChannelKeys {
     if (missing.length === 0) return keys;
     const uids = missing.flatMap(firstUids);
     await insert(this.#db, missing, Date.now());
-    if (uids.length > 0) this.#onMade(uids);
+    this.#onMade(uids);
     // Those that another instance made at the same moment are invisible to the insert's own snapshot: ask in a new statement.
     const made = await this.find(missing);
     for (const [text, key] of made) keys.set(text, key);

@@ -1,0 +1,124 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { type Client, createClient } from '@connectrpc/connect';
+import { createGrpcTransport } from '@connectrpc/connect-node';
+import { ChannelType } from '../gen/sendbatch/v1/message_pb.ts';
+import { MessageService } from '../gen/sendbatch/v1/message_service_pb.ts';
+import type { Machine } from './machine.ts';
+import { median, residentMegabytes } from './measure.ts';
+import { channelCount, randomOf } from './workload.ts';
+
+/** Below the service's bound on streams of a connection. */
+const streamsEach = 200;
+const channelOf = (name: string) => ({ channelId: name, channelType: ChannelType.GROUP });
+
+/** So many subscriptions, each caught up; `onMessage` is told of each message of each. */
+async function subscribe(
+  url: string,
+  count: number,
+  channelIdOf: (index: number) => string,
+  onMessage: (sentAt: number) => void,
+): Promise<() => void> {
+  const abort = new AbortController();
+  const caughtUp: Promise<void>[] = [];
+  let client: Client<typeof MessageService> | undefined;
+  for (let index = 0; index < count; index++) {
+    if (client === undefined || index % streamsEach === 0)
+      client = createClient(MessageService, createGrpcTransport({ baseUrl: url }));
+    const stream = client.subscribe({ channels: [channelOf(channelIdOf(index))] }, { signal: abort.signal });
+    const { promise, resolve } = Promise.withResolvers<void>();
+    caughtUp.push(promise);
+    (async () => {
+      for await (const { frame } of stream) {
+        if (frame.case === 'caughtUp') resolve();
+        if (frame.case === 'message') onMessage(Number(Buffer.from(frame.value.payload).toString()));
+      }
+    })().catch(() => resolve());
+  }
+  await Promise.all(caughtUp);
+  return () => abort.abort();
+}
+
+const readers = 500;
+const messagesSent = 50;
+const betweenMs = 200;
+
+/** Milliseconds from before the send to each reader's message: 500 readers of one channel. */
+export async function fanOut(machine: Machine, url: string, pairs: number): Promise<string> {
+  const lines: string[] = [];
+  const sender = createClient(MessageService, createGrpcTransport({ baseUrl: url }));
+  for (let round = 0; round < pairs; round++) {
+    await machine.reset();
+    const times: number[] = [];
+    const stop = await subscribe(
+      url,
+      readers,
+      () => 'fan-out',
+      (sentAt) => times.push(performance.now() - sentAt),
+    );
+    for (let sent = 0; sent < messagesSent; sent++) {
+      const payload = Buffer.from(String(performance.now()));
+      await sender.sendBatch({ messages: [{ ...channelOf('fan-out'), fromUid: 'bench', payload }] });
+      await delay(betweenMs);
+    }
+    for (let waited = 0; times.length < readers * messagesSent && waited < 100; waited++) await delay(100);
+    stop();
+    if (times.length !== readers * messagesSent)
+      throw new Error(`${times.length} of ${readers * messagesSent} messages came`);
+    times.sort((a, b) => a - b);
+    const at = (share: number) => (times[Math.floor(times.length * share)] ?? 0).toFixed(1);
+    lines.push(`| ${round + 1} | ${at(0.5)} | ${at(0.99)} | ${at(0.9999)} |`);
+  }
+  return `| round | p50 ms | p99 ms | longest ms |\n|---|---|---|---|\n${lines.join('\n')}`;
+}
+
+/** What 2,000 idle subscriptions take of the service's memory. */
+export async function idleReaders(url: string, pid: number): Promise<string> {
+  const count = 2000;
+  // Warm: what the first ones bring with them is not theirs.
+  (
+    await subscribe(
+      url,
+      100,
+      (index) => `warm-${index}`,
+      () => {},
+    )
+  )();
+  await delay(3000);
+  const before = residentMegabytes(pid);
+  const stop = await subscribe(
+    url,
+    count,
+    (index) => `idle-${index}`,
+    () => {},
+  );
+  await delay(20_000);
+  const after = residentMegabytes(pid);
+  stop();
+  return `${before.toFixed(0)} MB before, ${after.toFixed(0)} MB with ${count} subscriptions, each to a channel of its own, after 20 s: ${(((after - before) * 1024) / count).toFixed(0)} KB each.`;
+}
+
+const reads = 500;
+
+/** Pages of 100 messages out of channels at random, at the two sizes of the table. */
+export async function pages(machine: Machine, url: string): Promise<string> {
+  const client = createClient(MessageService, createGrpcTransport({ baseUrl: url }));
+  const lines: string[] = [];
+  for (const messages of [10, 10_000_000]) {
+    await machine.reset();
+    await machine.fill(messages);
+    const random = randomOf(messages);
+    const times: number[] = [];
+    const service = machine.cpu();
+    for (let read = 0; read < reads + 50; read++) {
+      const rank = messages < channelCount ? read % messages : Math.floor(random() * channelCount);
+      const start = performance.now();
+      await client.listMessages({ ...channelOf(`channel-${rank}`), limit: 100 });
+      // The first ones warm up.
+      if (read >= 50) times.push(performance.now() - start);
+    }
+    const cpu = ((machine.cpu() - service) / (reads + 50)) * 1e6;
+    lines.push(`| ${messages} | ${median(times).toFixed(2)} | ${cpu.toFixed(0)} |`);
+  }
+  await machine.reset();
+  return `| messages in the table | p50 ms of a page | µs of PostgreSQL a page |\n|---|---|---|\n${lines.join('\n')}`;
+}
