@@ -22,7 +22,13 @@ export function waitOf(thrown: unknown): number | undefined {
   const error = ConnectError.from(thrown);
   const [info] = error.findDetails(RetryInfoSchema);
   if (info !== undefined) return millisOf(info);
-  return passing.has(error.code) ? 0 : undefined;
+  return passing.has(error.code) || isOfTheWay(error) ? 0 : undefined;
+}
+
+/** A connection that was refused or cut, as by a service that stops: transports say INTERNAL of some of it. */
+function isOfTheWay({ cause }: ConnectError): boolean {
+  const code = typeof cause === 'object' && cause !== null && 'code' in cause ? String(cause.code) : '';
+  return /^(ERR_HTTP2_|ERR_STREAM_|ECONN|EPIPE|ETIMEDOUT|UND_ERR_)/.test(code);
 }
 
 /** The same for one message's refusal. */
