@@ -20,6 +20,7 @@ import { createHook } from './service/moderation-hook.ts';
 import { createRates } from './service/rates.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createSendBatch } from './service/send-batch.ts';
+import { createTemplates } from './service/templates.ts';
 import { openCounter } from './storage/counter.ts';
 import { sweepExpired, sweepOld } from './storage/sweep.ts';
 import { sweepLive } from './storage/wakeup.ts';
@@ -85,6 +86,7 @@ export async function start(config: Config, log: Log): Promise<App> {
       onError: events.loopFailed,
     });
     undo.push(() => sweeper.stop());
+    const templates = createTemplates(db);
     const keys = createKeys(db);
     const counters = config.rates.store === 'postgres' ? database.openCounters() : undefined;
     if (counters !== undefined) undo.push(() => counters.end());
@@ -95,6 +97,7 @@ export async function start(config: Config, log: Log): Promise<App> {
       rates,
       moderate: moderation.moderate,
       deliver: live.send,
+      templates,
     });
     const routes = createRoutes(
       {
@@ -108,6 +111,7 @@ export async function start(config: Config, log: Log): Promise<App> {
         tails,
         inbox: createInbox(store),
         moderation,
+        templates,
         systemUids: systemUids === 'all' ? [] : systemUids,
       },
       events,

@@ -25,6 +25,8 @@ export const limits = {
   pageBytes: 3 * 1024 * 1024,
   /** Messages among which a key is looked for without its sender. */
   keySearchMessages: 10_000,
+  /** Bytes of a template's text. */
+  templateBytes: 64 * 1024,
   /** Commands that a user is handed at once when it names no number. */
   commandsDefault: 200,
   /** Channels that a subscription names. */

@@ -3,6 +3,7 @@ import type { Interceptor } from '@connectrpc/connect';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
+import { TemplateService } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import type { Scope } from '../domain/caller.ts';
 import { Failure } from '../domain/failure.ts';
 import { callerKey, certificateKey, type Identify } from './identity.ts';
@@ -31,7 +32,12 @@ export function scopeOf(method: DescMethod): Scope | 'any' {
 }
 
 /** The services whose RPCs `scopeOf` knows; a test walks them. */
-export const guardedServices: readonly DescService[] = [MessageService, ChannelService, ModerationService];
+export const guardedServices: readonly DescService[] = [
+  MessageService,
+  ChannelService,
+  ModerationService,
+  TemplateService,
+];
 
 /** Tells who calls before anything else is looked at, on every protocol, and refuses who may not. */
 export function authenticateInterceptor(identify: Identify | undefined): Interceptor {

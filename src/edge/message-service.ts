@@ -15,6 +15,7 @@ import { toStatus } from './failures.ts';
 import { callerKey } from './identity.ts';
 import { legacyRange, toLegacyMessage, toMessage } from './stored-message.ts';
 import { createTailMethods } from './tail-methods.ts';
+import { formatOf } from './template-service.ts';
 
 /** What the service is made of. */
 export interface MessageServiceParts {
@@ -34,6 +35,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
     async sendBatch(request, context) {
       const outcomes = await parts.sendBatch({
         messages: request.messages,
+        templates: request.templates.map((each) => ({ ...each, format: formatOf(each.format) })),
         atomic: request.mode === SendMode.ATOMIC,
         validateOnly: request.validateOnly,
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),

@@ -1,4 +1,4 @@
-import type { MessageDraft } from '../../gen/sendbatch/v1/message_pb.ts';
+import type { MessageDraft, TemplateUse } from '../../gen/sendbatch/v1/message_pb.ts';
 import { type SendBatchRequest, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { personType } from '../domain/channel.ts';
 import { limits } from '../limits.ts';
@@ -23,18 +23,19 @@ export function plainlyValid(request: SendBatchRequest): boolean {
     modes.has(mode) &&
     isShort(requestId, limits.requestIdBytes) &&
     expectedLastSeqs.length === 0 &&
+    request.templates.length === 0 &&
     messages.every(isPlainlyValid)
   );
 }
 
 function isPlainlyValid(draft: MessageDraft): boolean {
-  const { header, payload, subscribers } = draft;
+  const { header, payload, subscribers, template } = draft;
   return (
     isShort(draft.clientMsgNo, limits.clientMsgNoBytes) &&
     draft.fromUid !== '' &&
     isShort(draft.fromUid, limits.idBytes) &&
     isChannel(draft) &&
-    payload.length > 0 &&
+    (template === undefined ? payload.length > 0 : payload.length === 0 && isTemplate(template)) &&
     payload.length <= limits.payloadBytes &&
     (header === undefined || (header.noPersist <= 1 && header.redDot <= 1 && header.syncOnce <= 1)) &&
     isShort(draft.streamNo, labelBytes) &&
@@ -42,6 +43,10 @@ function isPlainlyValid(draft: MessageDraft): boolean {
     subscribers.length <= limits.messageSubscribers &&
     subscribers.every((uid) => uid !== '' && isShort(uid, limits.idBytes))
   );
+}
+
+function isTemplate({ name, version }: TemplateUse): boolean {
+  return /^[A-Za-z0-9._-]{1,128}$/.test(name) && version <= 2 ** 31 - 1;
 }
 
 function isChannel({ channelId, channelType, fromUid, header, subscribers }: MessageDraft): boolean {

@@ -3,6 +3,7 @@ import { compressionGzip } from '@connectrpc/connect-node';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
+import { TemplateService } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import type { Events } from '../events.ts';
 import { limits } from '../limits.ts';
 import { createTranscoder, type Transcoder } from '../transcode/index.ts';
@@ -15,6 +16,7 @@ import type { Identify } from './identity.ts';
 import { legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
 import { createModerationService, type ModerationServiceParts } from './moderation-service.ts';
+import { createTemplateService, type TemplateServiceParts } from './template-service.ts';
 import { createUnaryGrpc } from './unary-grpc.ts';
 import { validateInterceptor } from './validate.ts';
 
@@ -37,7 +39,8 @@ const compressMinBytes = 64 * 1024;
 /** What all services are made of. */
 export type Parts = MessageServiceParts &
   ChannelServiceParts &
-  ModerationServiceParts & {
+  ModerationServiceParts &
+  TemplateServiceParts & {
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
   };
@@ -47,6 +50,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     { service: MessageService, implementation: createMessageService(parts) },
     { service: ChannelService, implementation: createChannelService(parts) },
     { service: ModerationService, implementation: createModerationService(parts) },
+    { service: TemplateService, implementation: createTemplateService(parts) },
   ] as const;
   // From the outside in.
   const interceptors: Interceptor[] = [
@@ -69,10 +73,11 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   });
   return {
     routes(router) {
-      const [messages, channels, moderation] = services;
+      const [messages, channels, moderation, templates] = services;
       router.service(messages.service, messages.implementation);
       router.service(channels.service, channels.implementation);
       router.service(moderation.service, moderation.implementation);
+      router.service(templates.service, templates.implementation);
     },
     options: {
       interceptors,

@@ -4,10 +4,12 @@ import { canonicalId, channel, messageSequence } from '../domain/channel.ts';
 import { Failure, invalidField, malformed, type Violation } from '../domain/failure.ts';
 import { type Draft, type Prepared, prepare } from '../domain/message.ts';
 import { type Accepted, canExpect, type Outcome } from '../domain/plan.ts';
+import type { TemplateText } from '../domain/template.ts';
 import { limits } from '../limits.ts';
 import type { AppendBatch } from './lanes.ts';
 import type { Moderate } from './moderation.ts';
 import type { Rates, Standing } from './rates.ts';
+import type { TemplatedDraft, Templates } from './templates.ts';
 
 /** A condition on a channel of the batch: its last sequence before the batch. */
 export interface ExpectedLastSeq {
@@ -19,7 +21,9 @@ export interface ExpectedLastSeq {
 
 /** A batch as a caller hands it in, already checked against the rules of the proto. */
 export interface SendBatchCall {
-  readonly messages: readonly Draft[];
+  readonly messages: readonly TemplatedDraft[];
+  /** The request's own. */
+  readonly templates?: readonly TemplateText[];
   readonly atomic: boolean;
   readonly validateOnly: boolean;
   /** Empty: none. */
@@ -43,16 +47,22 @@ export interface SendBatchParts {
   readonly rehearse: AppendBatch;
   readonly rates: Rates;
   readonly moderate: Moderate;
+  readonly templates: Templates;
   /** Takes messages with no_persist to who is connected. */
   readonly deliver: (accepted: readonly Accepted[]) => Promise<void>;
 }
 
 /** The use case: the caller's own right, its rate, the content, and then the store, which asks for the sender's permission first. */
-export function createSendBatch({ append, rehearse, rates, moderate, deliver }: SendBatchParts): SendBatch {
+export function createSendBatch({ append, rehearse, rates, moderate, deliver, templates }: SendBatchParts): SendBatch {
   return async (call) => {
-    const messages = call.messages.map((draft, index) => prepare(draft, keyOf(draft, index, call.requestId)));
+    const rendered = await templates.render(call.messages, call.templates ?? []);
+    const messages = rendered.drafts.map((draft, index) => prepare(draft, keyOf(draft, index, call.requestId)));
     const expectedLastSeqs = expectations(call.expectedLastSeqs, messages);
     const refused = ofOthers(call.caller, messages);
+    for (const [index, refusal] of rendered.refused) {
+      const message = messages[index] as Prepared;
+      if (!refused.has(message)) refused.set(message, { kind: 'refused', message, refusal });
+    }
     if (call.atomic) assertAllAccepted(messages.map((message) => refused.get(message)));
     const admission = call.validateOnly ? undefined : await rates(call.caller, without(refused, messages));
     if (admission?.standing !== undefined) call.tell?.(admission.standing);

@@ -27,7 +27,7 @@ const mayImport: Record<string, readonly string[]> = {
 };
 /** The packages that a room is about; others may import what they like, these only what stands here. */
 const packages: Record<string, RegExp> = {
-  domain: /^(node:(crypto|zlib)|re2js|@monyone\/aho-corasick\/fast)$/,
+  domain: /^(node:(crypto|zlib)|re2js|liquidjs|@monyone\/aho-corasick\/fast)$/,
   client: /^@(bufbuild\/protobuf|connectrpc\/connect)(\/|$)/,
   transcode: /^(@bufbuild\/protobuf|@connectrpc\/connect|node:)/,
 };

@@ -6,14 +6,14 @@ import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2"
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import type { Message as Message$1, UnknownEnum } from "@bufbuild/protobuf";
+import { file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { JsonObject, Message as Message$1, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file sendbatch/v1/message.proto.
  */
 export const file_sendbatch_v1_message: GenFile = /*@__PURE__*/
-  fileDesc("ChpzZW5kYmF0Y2gvdjEvbWVzc2FnZS5wcm90bxIMc2VuZGJhdGNoLnYxIlsKBkhlYWRlchIbCgpub19wZXJzaXN0GAEgASgNQge6SAQqAhgBEhgKB3JlZF9kb3QYAiABKA1CB7pIBCoCGAESGgoJc3luY19vbmNlGAMgASgNQge6SAQqAhgBIv0KCgxNZXNzYWdlRHJhZnQSJAoGaGVhZGVyGAEgASgLMhQuc2VuZGJhdGNoLnYxLkhlYWRlchIjCg1jbGllbnRfbXNnX25vGAIgASgJQgy6SAlyByiAAboBAQASIAoIZnJvbV91aWQYAyABKAlCDrpIC3IJIAEogAK6AQEAEioKCmNoYW5uZWxfaWQYBCABKAlCFrpIE3IRKIACMgheW14jJl0qJLoBAQASOQoMY2hhbm5lbF90eXBlGAUgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgi6SAWCAQIQARIOCgZleHBpcmUYBiABKA0SHAoHcGF5bG9hZBgHIAEoDEILukgIegYQARiAgAQSKwoLc3Vic2NyaWJlcnMYCCADKAlCFrpIE5IBEBCQTiILcgkgASiAAroBAQASHwoJc3RyZWFtX25vGAkgASgJQgy6SAlyByiAAboBAQASHQoHdGFnX2tleRgKIAEoCUIMukgJcgcogAG6AQEAOv0Hukj5BxrCAQoTY2hhbm5lbF9pZC5yZXF1aXJlZBJUaXMgcmVxdWlyZWQ7IG9ubHkgYSBjb21tYW5kIChoZWFkZXIuc3luY19vbmNlID0gMSkgd2l0aCBzdWJzY3JpYmVycyBtYXkgbGVhdmUgaXQgb3V0GlV0aGlzLmNoYW5uZWxfaWQgIT0gJycgfHwgKHRoaXMuaGVhZGVyLnN5bmNfb25jZSA9PSAxdSAmJiB0aGlzLnN1YnNjcmliZXJzLnNpemUoKSA+IDApGnUKFWNoYW5uZWxfdHlwZS5yZXF1aXJlZBIraXMgcmVxdWlyZWQ6IDEgKHBlcnNvbikgdG8gMTIgKGFnZW50IGdyb3VwKRovdGhpcy5jaGFubmVsX3R5cGUgIT0gMCB8fCB0aGlzLmNoYW5uZWxfaWQgPT0gJycadgoVY2hhbm5lbF9pZC5jaGFyYWN0ZXJzEhptdXN0IG5vdCBjb250YWluIEAsICMgb3IgJhpBdGhpcy5jaGFubmVsX3R5cGUgaW4gWzEsIDUsIDExXSB8fCAhdGhpcy5jaGFubmVsX2lkLmNvbnRhaW5zKCdAJykasgEKEWNoYW5uZWxfaWQuam9pbmVkEit3aXRoIG9uZSBAIG5lZWRzIGEgbmFtZSBvbiBib3RoIHNpZGVzIG9mIGl0GnAhKHRoaXMuY2hhbm5lbF90eXBlIGluIFsxLCA1LCAxMV0pIHx8ICF0aGlzLmNoYW5uZWxfaWQuY29udGFpbnMoJ0AnKSB8fCB0aGlzLmNoYW5uZWxfaWQubWF0Y2hlcygnXlteQF0rQFteQF0rJCcpGooCCg9jaGFubmVsX2lkLnNpZGUSWG9mIGEgcGVyc29uIGNoYW5uZWwgaXMgdGhlIG90aGVyIHVpZCwgb3IgdHdvIHVpZHMgam9pbmVkIHdpdGggQCBvZiB3aGljaCBvbmUgaXMgZnJvbV91aWQanAF0aGlzLmNoYW5uZWxfdHlwZSAhPSAxIHx8ICF0aGlzLmNoYW5uZWxfaWQuY29udGFpbnMoJ0AnKSB8fCB0aGlzLmNoYW5uZWxfaWQuc3RhcnRzV2l0aCh0aGlzLmZyb21fdWlkICsgJ0AnKSB8fCB0aGlzLmNoYW5uZWxfaWQuZW5kc1dpdGgoJ0AnICsgdGhpcy5mcm9tX3VpZCkagAEKE2Zyb21fdWlkLmNoYXJhY3RlcnMSLm11c3Qgbm90IGNvbnRhaW4gQCwgIyBvciAmIGluIGEgcGVyc29uIGNoYW5uZWwaOXRoaXMuY2hhbm5lbF90eXBlICE9IDEgfHwgIXRoaXMuZnJvbV91aWQubWF0Y2hlcygnW0AjJl0nKSLPAgoHTWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEhIKCm1lc3NhZ2VfaWQYAiABKAQSEwoLbWVzc2FnZV9zZXEYAyABKAQSFQoNY2xpZW50X21zZ19ubxgEIAEoCRIQCghmcm9tX3VpZBgFIAEoCRISCgpjaGFubmVsX2lkGAYgASgJEi8KDGNoYW5uZWxfdHlwZRgHIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIOCgZleHBpcmUYCCABKA0SLQoJdGltZXN0YW1wGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdwYXlsb2FkGAogASgMEhMKC3N1YnNjcmliZXJzGAsgAygJEhEKCXN0cmVhbV9ubxgMIAEoCRIPCgd0YWdfa2V5GA0gASgJKuoCCgtDaGFubmVsVHlwZRIcChhDSEFOTkVMX1RZUEVfVU5TUEVDSUZJRUQQABIXChNDSEFOTkVMX1RZUEVfUEVSU09OEAESFgoSQ0hBTk5FTF9UWVBFX0dST1VQEAISIQodQ0hBTk5FTF9UWVBFX0NVU1RPTUVSX1NFUlZJQ0UQAxIaChZDSEFOTkVMX1RZUEVfQ09NTVVOSVRZEAQSIAocQ0hBTk5FTF9UWVBFX0NPTU1VTklUWV9UT1BJQxAFEhUKEUNIQU5ORUxfVFlQRV9JTkZPEAYSFQoRQ0hBTk5FTF9UWVBFX0RBVEEQBxIVChFDSEFOTkVMX1RZUEVfVEVNUBAIEhUKEUNIQU5ORUxfVFlQRV9MSVZFEAkSGQoVQ0hBTk5FTF9UWVBFX1ZJU0lUT1JTEAoSFgoSQ0hBTk5FTF9UWVBFX0FHRU5UEAsSHAoYQ0hBTk5FTF9UWVBFX0FHRU5UX0dST1VQEAxiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp]);
+  fileDesc("ChpzZW5kYmF0Y2gvdjEvbWVzc2FnZS5wcm90bxIMc2VuZGJhdGNoLnYxIlsKBkhlYWRlchIbCgpub19wZXJzaXN0GAEgASgNQge6SAQqAhgBEhgKB3JlZF9kb3QYAiABKA1CB7pIBCoCGAESGgoJc3luY19vbmNlGAMgASgNQge6SAQqAhgBIooNCgxNZXNzYWdlRHJhZnQSJAoGaGVhZGVyGAEgASgLMhQuc2VuZGJhdGNoLnYxLkhlYWRlchIjCg1jbGllbnRfbXNnX25vGAIgASgJQgy6SAlyByiAAboBAQASIAoIZnJvbV91aWQYAyABKAlCDrpIC3IJIAEogAK6AQEAEioKCmNoYW5uZWxfaWQYBCABKAlCFrpIE3IRKIACMgheW14jJl0qJLoBAQASOQoMY2hhbm5lbF90eXBlGAUgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgi6SAWCAQIQARIOCgZleHBpcmUYBiABKA0SGgoHcGF5bG9hZBgHIAEoDEIJukgGegQYgIAEEisKC3N1YnNjcmliZXJzGAggAygJQha6SBOSARAQkE4iC3IJIAEogAK6AQEAEh8KCXN0cmVhbV9ubxgJIAEoCUIMukgJcgcogAG6AQEAEh0KB3RhZ19rZXkYCiABKAlCDLpICXIHKIABugEBABIrCgh0ZW1wbGF0ZRgLIAEoCzIZLnNlbmRiYXRjaC52MS5UZW1wbGF0ZVVzZTrfCbpI2wkawgEKE2NoYW5uZWxfaWQucmVxdWlyZWQSVGlzIHJlcXVpcmVkOyBvbmx5IGEgY29tbWFuZCAoaGVhZGVyLnN5bmNfb25jZSA9IDEpIHdpdGggc3Vic2NyaWJlcnMgbWF5IGxlYXZlIGl0IG91dBpVdGhpcy5jaGFubmVsX2lkICE9ICcnIHx8ICh0aGlzLmhlYWRlci5zeW5jX29uY2UgPT0gMXUgJiYgdGhpcy5zdWJzY3JpYmVycy5zaXplKCkgPiAwKRp1ChVjaGFubmVsX3R5cGUucmVxdWlyZWQSK2lzIHJlcXVpcmVkOiAxIChwZXJzb24pIHRvIDEyIChhZ2VudCBncm91cCkaL3RoaXMuY2hhbm5lbF90eXBlICE9IDAgfHwgdGhpcy5jaGFubmVsX2lkID09ICcnGnYKFWNoYW5uZWxfaWQuY2hhcmFjdGVycxIabXVzdCBub3QgY29udGFpbiBALCAjIG9yICYaQXRoaXMuY2hhbm5lbF90eXBlIGluIFsxLCA1LCAxMV0gfHwgIXRoaXMuY2hhbm5lbF9pZC5jb250YWlucygnQCcpGrIBChFjaGFubmVsX2lkLmpvaW5lZBIrd2l0aCBvbmUgQCBuZWVkcyBhIG5hbWUgb24gYm90aCBzaWRlcyBvZiBpdBpwISh0aGlzLmNoYW5uZWxfdHlwZSBpbiBbMSwgNSwgMTFdKSB8fCAhdGhpcy5jaGFubmVsX2lkLmNvbnRhaW5zKCdAJykgfHwgdGhpcy5jaGFubmVsX2lkLm1hdGNoZXMoJ15bXkBdK0BbXkBdKyQnKRqKAgoPY2hhbm5lbF9pZC5zaWRlElhvZiBhIHBlcnNvbiBjaGFubmVsIGlzIHRoZSBvdGhlciB1aWQsIG9yIHR3byB1aWRzIGpvaW5lZCB3aXRoIEAgb2Ygd2hpY2ggb25lIGlzIGZyb21fdWlkGpwBdGhpcy5jaGFubmVsX3R5cGUgIT0gMSB8fCAhdGhpcy5jaGFubmVsX2lkLmNvbnRhaW5zKCdAJykgfHwgdGhpcy5jaGFubmVsX2lkLnN0YXJ0c1dpdGgodGhpcy5mcm9tX3VpZCArICdAJykgfHwgdGhpcy5jaGFubmVsX2lkLmVuZHNXaXRoKCdAJyArIHRoaXMuZnJvbV91aWQpGoABChNmcm9tX3VpZC5jaGFyYWN0ZXJzEi5tdXN0IG5vdCBjb250YWluIEAsICMgb3IgJiBpbiBhIHBlcnNvbiBjaGFubmVsGjl0aGlzLmNoYW5uZWxfdHlwZSAhPSAxIHx8ICF0aGlzLmZyb21fdWlkLm1hdGNoZXMoJ1tAIyZdJykafQoQcGF5bG9hZC5yZXF1aXJlZBI6aXMgcmVxdWlyZWQ6IDEgdG8gNjU1MzYgYnl0ZXMsIG9yIGEgdGVtcGxhdGUgaW5zdGVhZCBvZiBpdBotdGhpcy5wYXlsb2FkLnNpemUoKSA+IDAgfHwgaGFzKHRoaXMudGVtcGxhdGUpGmEKDnRlbXBsYXRlLmFsb25lEh5hbmQgcGF5bG9hZCBleGNsdWRlIGVhY2ggb3RoZXIaL3RoaXMucGF5bG9hZC5zaXplKCkgPT0gMCB8fCAhaGFzKHRoaXMudGVtcGxhdGUpIoUBCgtUZW1wbGF0ZVVzZRIsCgRuYW1lGAEgASgJQh66SBtyGTIXXltBLVphLXowLTkuXy1dezEsMTI4fSQSHAoHdmVyc2lvbhgCIAEoDUILukgIKgYY/////wcSKgoJdmFyaWFibGVzGAMgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdCLPAgoHTWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEhIKCm1lc3NhZ2VfaWQYAiABKAQSEwoLbWVzc2FnZV9zZXEYAyABKAQSFQoNY2xpZW50X21zZ19ubxgEIAEoCRIQCghmcm9tX3VpZBgFIAEoCRISCgpjaGFubmVsX2lkGAYgASgJEi8KDGNoYW5uZWxfdHlwZRgHIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIOCgZleHBpcmUYCCABKA0SLQoJdGltZXN0YW1wGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdwYXlsb2FkGAogASgMEhMKC3N1YnNjcmliZXJzGAsgAygJEhEKCXN0cmVhbV9ubxgMIAEoCRIPCgd0YWdfa2V5GA0gASgJKuoCCgtDaGFubmVsVHlwZRIcChhDSEFOTkVMX1RZUEVfVU5TUEVDSUZJRUQQABIXChNDSEFOTkVMX1RZUEVfUEVSU09OEAESFgoSQ0hBTk5FTF9UWVBFX0dST1VQEAISIQodQ0hBTk5FTF9UWVBFX0NVU1RPTUVSX1NFUlZJQ0UQAxIaChZDSEFOTkVMX1RZUEVfQ09NTVVOSVRZEAQSIAocQ0hBTk5FTF9UWVBFX0NPTU1VTklUWV9UT1BJQxAFEhUKEUNIQU5ORUxfVFlQRV9JTkZPEAYSFQoRQ0hBTk5FTF9UWVBFX0RBVEEQBxIVChFDSEFOTkVMX1RZUEVfVEVNUBAIEhUKEUNIQU5ORUxfVFlQRV9MSVZFEAkSGQoVQ0hBTk5FTF9UWVBFX1ZJU0lUT1JTEAoSFgoSQ0hBTk5FTF9UWVBFX0FHRU5UEAsSHAoYQ0hBTk5FTF9UWVBFX0FHRU5UX0dST1VQEAxiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * How a message is to be treated. Each flag is 0 or 1, as the documented JSON has it; unset is 0.
@@ -105,7 +105,7 @@ export type MessageDraft = Message$1<"sendbatch.v1.MessageDraft"> & {
   expire: number;
 
   /**
-   * The content, 1 to 65,536 bytes. Base64 in JSON. The service does not look into it.
+   * The content, 1 to 65,536 bytes, unless `template` makes it. Base64 in JSON. The service does not look into it.
    *
    * @generated from field: bytes payload = 7;
    */
@@ -132,6 +132,13 @@ export type MessageDraft = Message$1<"sendbatch.v1.MessageDraft"> & {
    * @generated from field: string tag_key = 10;
    */
   tagKey: string;
+
+  /**
+   * A template that makes the content: then the payload is empty. What it renders counts against the payload's limit; `TEMPLATE_FAILED` names what is missing.
+   *
+   * @generated from field: sendbatch.v1.TemplateUse template = 11;
+   */
+  template?: TemplateUse | undefined;
 };
 
 /**
@@ -140,6 +147,41 @@ export type MessageDraft = Message$1<"sendbatch.v1.MessageDraft"> & {
  */
 export const MessageDraftSchema: GenMessage<MessageDraft> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message, 1);
+
+/**
+ * A template and what goes into it.
+ *
+ * @generated from message sendbatch.v1.TemplateUse
+ */
+export type TemplateUse = Message$1<"sendbatch.v1.TemplateUse"> & {
+  /**
+   * The name of one of the request's `templates`, or of a stored one.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The version of a stored one; 0 = the latest. A retry that must render the same names it.
+   *
+   * @generated from field: uint32 version = 2;
+   */
+  version: number;
+
+  /**
+   * The variables.
+   *
+   * @generated from field: google.protobuf.Struct variables = 3;
+   */
+  variables?: JsonObject | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.TemplateUse.
+ * Use `create(TemplateUseSchema)` to create a new message.
+ */
+export const TemplateUseSchema: GenMessage<TemplateUse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message, 2);
 
 /**
  * A stored message.
@@ -244,7 +286,7 @@ export type Message = Message$1<"sendbatch.v1.Message"> & {
  * Use `create(MessageSchema)` to create a new message.
  */
 export const MessageSchema: GenMessage<Message> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message, 2);
+  messageDesc(file_sendbatch_v1_message, 3);
 
 /**
  * What kind of conversation a channel is. On the JSON routes it is the number; the names are accepted too.

@@ -12,13 +12,15 @@ import type { Status } from "../../google/rpc/status_pb.ts";
 import { file_google_rpc_status } from "../../google/rpc/status_pb.ts";
 import type { ChannelType, Header, Message as Message$1, MessageDraft } from "./message_pb.ts";
 import { file_sendbatch_v1_message } from "./message_pb.ts";
+import type { TemplateFormat } from "./template_service_pb.ts";
+import { file_sendbatch_v1_template_service } from "./template_service_pb.ts";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file sendbatch/v1/message_service.proto.
  */
 export const file_sendbatch_v1_message_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEilAEKD0V4cGVjdGVkTGFzdFNlcRIiCgpjaGFubmVsX2lkGAEgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASIAoIbGFzdF9zZXEYAyABKARCDrpICzIJGP////////8PIvsBChBTZW5kQmF0Y2hSZXF1ZXN0EjkKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdEILukgIkgEFCAEQ6AcSLgoEbW9kZRgCIAEoDjIWLnNlbmRiYXRjaC52MS5TZW5kTW9kZUIIukgFggECEAESFQoNdmFsaWRhdGVfb25seRgDIAEoCBIfCgpyZXF1ZXN0X2lkGAQgASgJQgu6SAhyBih4ugEBABJEChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxQgm6SAaSAQMQ6AciggEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIhCgVlcnJvchgFIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iegoLU2VuZFJlcXVlc3QSMwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCBrpIA8gBARIVCg12YWxpZGF0ZV9vbmx5GAIgASgIEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIGKHi6AQEAImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItYBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISKwoIZnJvbV91aWQYAiABKAlCGbpIFnIUIAEogAIyCV5bXkAjJl0qJLoBAQASIAoLc3Vic2NyaWJlcnMYAyADKAlCC7pICJIBBQgBEJBOEhwKB3BheWxvYWQYBCABKAxCC7pICHoGEAEYgIAEEg4KBmV4cGlyZRgFIAEoDRIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAhyBih4ugEBACI2ChFCcm9hZGNhc3RSZXNwb25zZRIRCglmYWlsX3VpZHMYASADKAkSDgoGcmVhc29uGAIgAygJIrsDChNMaXN0TWVzc2FnZXNSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIhCglhZnRlcl9zZXEYAyABKARCDrpICzIJGP////////8PEiIKCmJlZm9yZV9zZXEYBCABKARCDrpICzIJGP////////8PEhcKBWxpbWl0GAUgASgNQgi6SAUqAxjoBxISCgpkZXNjZW5kaW5nGAYgASgIEhkKA3VpZBgHIAEoCUIMukgJcgcogAK6AQEAEh0KB3RhZ19rZXkYCCABKAlCDLpICXIHKIABugEBABIfCglzdHJlYW1fbm8YCSABKAlCDLpICXIHKIABugEBABIeCghmcm9tX3VpZBgKIAEoCUIMukgJcgcogAK6AQEAEikKBXNpbmNlGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiXwoUTGlzdE1lc3NhZ2VzUmVzcG9uc2USJwoIbWVzc2FnZXMYASADKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZRIMCgRtb3JlGAIgASgIEhAKCGxhc3Rfc2VxGAMgASgEIpgCChNTeW5jTWVzc2FnZXNSZXF1ZXN0EiEKCWxvZ2luX3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEikKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEQg66SAsyCRj/////////DxInCg9lbmRfbWVzc2FnZV9zZXEYBSABKARCDrpICzIJGP////////8PEg0KBWxpbWl0GAYgASgNEhoKCXB1bGxfbW9kZRgHIAEoDUIHukgEKgIYASK7AgoNTGVnYWN5TWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEg8KB3NldHRpbmcYAiABKA0SEgoKbWVzc2FnZV9pZBgDIAEoBBIVCg1tZXNzYWdlX2lkc3RyGAQgASgJEhUKDWNsaWVudF9tc2dfbm8YBSABKAkSEwoLbWVzc2FnZV9zZXEYBiABKAQSEAoIZnJvbV91aWQYByABKAkSEgoKY2hhbm5lbF9pZBgIIAEoCRIvCgxjaGFubmVsX3R5cGUYCSABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGZXhwaXJlGAogASgNEhEKCXRpbWVzdGFtcBgLIAEoAxIPCgdwYXlsb2FkGAwgASgMEhEKCXN0cmVhbV9ubxgNIAEoCSKHAQoUU3luY01lc3NhZ2VzUmVzcG9uc2USGQoRc3RhcnRfbWVzc2FnZV9zZXEYASABKAQSFwoPZW5kX21lc3NhZ2Vfc2VxGAIgASgEEgwKBG1vcmUYAyABKA0SLQoIbWVzc2FnZXMYBCADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZSKfAgoSR2V0TWVzc2FnZXNSZXF1ZXN0Eh8KCWxvZ2luX3VpZBgBIAEoCUIMukgJcgcogAK6AQEAEiIKCmNoYW5uZWxfaWQYAiABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIsCgxtZXNzYWdlX3NlcXMYBCADKARCFrpIE5IBEBDoByILMgkY/////////w8SKwoLbWVzc2FnZV9pZHMYBSADKARCFrpIE5IBEBDoByILMgkY/////////w8SLAoOY2xpZW50X21zZ19ub3MYBiADKAlCFLpIEZIBDhDoByIJcgcogAG6AQEAIoYBChNHZXRNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UimwEKF0dldE1heE1lc3NhZ2VTZXFSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIfCglsb2dpbl91aWQYAyABKAlCDLpICXIHKIACugEBACIvChhHZXRNYXhNZXNzYWdlU2VxUmVzcG9uc2USEwoLbWVzc2FnZV9zZXEYASABKAQipQEKDUNoYW5uZWxDdXJzb3ISIgoKY2hhbm5lbF9pZBgBIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiEKCWFmdGVyX3NlcRgDIAEoBEIOukgLMgkY/////////w8SEAoIZnJvbV9ub3cYBCABKAgiewoQU3Vic2NyaWJlUmVxdWVzdBI4CghjaGFubmVscxgBIAMoCzIbLnNlbmRiYXRjaC52MS5DaGFubmVsQ3Vyc29yQgm6SAaSAQMQkE4SGQoDdWlkGAIgASgJQgy6SAlyByiAAroBAQASEgoKYWxsX29mX3VpZBgDIAEoCCJhCghDYXVnaHRVcBISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIQCghsYXN0X3NlcRgDIAEoBCILCglIZWFydGJlYXQioQEKEVN1YnNjcmliZVJlc3BvbnNlEigKB21lc3NhZ2UYASABKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZUgAEisKCWNhdWdodF91cBgCIAEoCzIWLnNlbmRiYXRjaC52MS5DYXVnaHRVcEgAEiwKCWhlYXJ0YmVhdBgDIAEoCzIXLnNlbmRiYXRjaC52MS5IZWFydGJlYXRIAEIHCgVmcmFtZSKNAQoYTGlzdENvbnZlcnNhdGlvbnNSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxI3CgpwYWdlX3Rva2VuGAMgASgJQiO6SCByHjIcXihbMC05XXsxLDE2fS1bMC05XXsxLDE2fSk/JCK6AQoMQ29udmVyc2F0aW9uEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDHVucmVhZF9jb3VudBgDIAEoDRIQCghyZWFkX3NlcRgEIAEoBBIQCghsYXN0X3NlcRgFIAEoBBIrCgxsYXN0X21lc3NhZ2UYBiABKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZSJnChlMaXN0Q29udmVyc2F0aW9uc1Jlc3BvbnNlEjEKDWNvbnZlcnNhdGlvbnMYASADKAsyGi5zZW5kYmF0Y2gudjEuQ29udmVyc2F0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKxAQoPTWFya1JlYWRSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiAKCHJlYWRfc2VxGAQgASgEQg66SAsyCRj/////////DyISChBNYXJrUmVhZFJlc3BvbnNlInAKE1N5bmNDb21tYW5kc1JlcXVlc3QSGwoDdWlkGAEgASgJQg66SAtyCSABKIACugEBABIjCgttZXNzYWdlX3NlcRgCIAEoBEIOukgLMgkY/////////w8SFwoFbGltaXQYAyABKA1CCLpIBSoDGOgHIkUKFFN5bmNDb21tYW5kc1Jlc3BvbnNlEi0KCG1lc3NhZ2VzGAEgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UiXQoSQWNrQ29tbWFuZHNSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASKgoQbGFzdF9tZXNzYWdlX3NlcRgCIAEoBEIQukgNMgsY/////////w8gACIVChNBY2tDb21tYW5kc1Jlc3BvbnNlIhYKFEdldFNlcnZlckluZm9SZXF1ZXN0ItYCCgZMaW1pdHMSFgoOYmF0Y2hfbWVzc2FnZXMYASABKA0SHgoWYmF0Y2hfbWVzc2FnZXNfYWR2aXNlZBgCIAEoDRIWCg5iYXRjaF9jaGFubmVscxgDIAEoDRIdChVicm9hZGNhc3Rfc3Vic2NyaWJlcnMYBCABKA0SGwoTbWVzc2FnZV9zdWJzY3JpYmVycxgFIAEoDRIVCg1wYXlsb2FkX2J5dGVzGAYgASgNEhUKDXJlcXVlc3RfYnl0ZXMYByABKA0SFQoNcGFnZV9tZXNzYWdlcxgIIAEoDRIQCghpZF9ieXRlcxgJIAEoDRIbChNjbGllbnRfbXNnX25vX2J5dGVzGAogASgNEhgKEHJlcXVlc3RfaWRfYnl0ZXMYCyABKA0SMgoPcmVxdWVzdF90aW1lb3V0GAwgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIk4KFUdldFNlcnZlckluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEiQKBmxpbWl0cxgCIAEoCzIULnNlbmRiYXRjaC52MS5MaW1pdHMqVgoIU2VuZE1vZGUSGQoVU0VORF9NT0RFX1VOU1BFQ0lGSUVEEAASGQoVU0VORF9NT0RFX0JFU1RfRUZGT1JUEAESFAoQU0VORF9NT0RFX0FUT01JQxACMs4MCg5NZXNzYWdlU2VydmljZRJ+CglTZW5kQmF0Y2gSHi5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVxdWVzdBofLnNlbmRiYXRjaC52MS5TZW5kQmF0Y2hSZXNwb25zZSIwkAIAgtPkkwInOghtZXNzYWdlc2IHcmVzdWx0cyISL21lc3NhZ2Uvc2VuZGJhdGNoEmAKBFNlbmQSGS5zZW5kYmF0Y2gudjEuU2VuZFJlcXVlc3QaGi5zZW5kYmF0Y2gudjEuU2VuZFJlc3BvbnNlIiGQAgCC0+STAhg6B21lc3NhZ2UiDS9tZXNzYWdlL3NlbmQShwEKCUJyb2FkY2FzdBIeLnNlbmRiYXRjaC52MS5Ccm9hZGNhc3RSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlc3BvbnNlIjmQAgCC0+STAjA6ASpaFzoBKiISL21lc3NhZ2UvYnJvYWRjYXN0IhIvbWVzc2FnZS9zZW5kYmF0Y2gSkwEKDExpc3RNZXNzYWdlcxIhLnNlbmRiYXRjaC52MS5MaXN0TWVzc2FnZXNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1Jlc3BvbnNlIjyQAgGC0+STAjMSMS92MS9jaGFubmVscy97Y2hhbm5lbF90eXBlfS97Y2hhbm5lbF9pZH0vbWVzc2FnZXMSeQoMU3luY01lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLlN5bmNNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVzcG9uc2UiIpACAYLT5JMCGToBKiIUL2NoYW5uZWwvbWVzc2FnZXN5bmMSawoLR2V0TWVzc2FnZXMSIC5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZXNSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVzcG9uc2UiF5ACAYLT5JMCDjoBKiIJL21lc3NhZ2VzEoYBChBHZXRNYXhNZXNzYWdlU2VxEiUuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXNwb25zZSIjkAIBgtPkkwIaEhgvY2hhbm5lbC9tYXhfbWVzc2FnZV9zZXESUwoJU3Vic2NyaWJlEh4uc2VuZGJhdGNoLnYxLlN1YnNjcmliZVJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU3Vic2NyaWJlUmVzcG9uc2UiA5ACATABEo4BChFMaXN0Q29udmVyc2F0aW9ucxImLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIokAIBgtPkkwIfEh0vdjEvdXNlcnMve3VpZH0vY29udmVyc2F0aW9ucxJ7CghNYXJrUmVhZBIdLnNlbmRiYXRjaC52MS5NYXJrUmVhZFJlcXVlc3QaHi5zZW5kYmF0Y2gudjEuTWFya1JlYWRSZXNwb25zZSIwkAICgtPkkwInOgEqIiIvdjEvdXNlcnMve3VpZH0vY29udmVyc2F0aW9uczpyZWFkEnwKDFN5bmNDb21tYW5kcxIhLnNlbmRiYXRjaC52MS5TeW5jQ29tbWFuZHNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLlN5bmNDb21tYW5kc1Jlc3BvbnNlIiWQAgKC0+STAhw6ASpiCG1lc3NhZ2VzIg0vbWVzc2FnZS9zeW5jEnIKC0Fja0NvbW1hbmRzEiAuc2VuZGJhdGNoLnYxLkFja0NvbW1hbmRzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1Jlc3BvbnNlIh6QAgKC0+STAhU6ASoiEC9tZXNzYWdlL3N5bmNhY2sSdAoNR2V0U2VydmVySW5mbxIiLnNlbmRiYXRjaC52MS5HZXRTZXJ2ZXJJbmZvUmVxdWVzdBojLnNlbmRiYXRjaC52MS5HZXRTZXJ2ZXJJbmZvUmVzcG9uc2UiGpACAYLT5JMCERIPL3YxL3NlcnZlci1pbmZvYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp, file_google_rpc_status, file_sendbatch_v1_message]);
+  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEilAEKD0V4cGVjdGVkTGFzdFNlcRIiCgpjaGFubmVsX2lkGAEgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASIAoIbGFzdF9zZXEYAyABKARCDrpICzIJGP////////8PIrcCChBTZW5kQmF0Y2hSZXF1ZXN0EjkKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdEILukgIkgEFCAEQ6AcSLgoEbW9kZRgCIAEoDjIWLnNlbmRiYXRjaC52MS5TZW5kTW9kZUIIukgFggECEAESFQoNdmFsaWRhdGVfb25seRgDIAEoCBIfCgpyZXF1ZXN0X2lkGAQgASgJQgu6SAhyBih4ugEBABJEChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxQgm6SAaSAQMQ6AcSOgoJdGVtcGxhdGVzGAYgAygLMh0uc2VuZGJhdGNoLnYxLlJlcXVlc3RUZW1wbGF0ZUIIukgFkgECEGQilgEKD1JlcXVlc3RUZW1wbGF0ZRIsCgRuYW1lGAEgASgJQh66SBtyGTIXXltBLVphLXowLTkuXy1dezEsMTI4fSQSHQoEYm9keRgCIAEoCUIPukgMcgogASiAgAS6AQEAEjYKBmZvcm1hdBgDIAEoDjIcLnNlbmRiYXRjaC52MS5UZW1wbGF0ZUZvcm1hdEIIukgFggECEAEiggEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIhCgVlcnJvchgFIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iegoLU2VuZFJlcXVlc3QSMwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCBrpIA8gBARIVCg12YWxpZGF0ZV9vbmx5GAIgASgIEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIGKHi6AQEAImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItYBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISKwoIZnJvbV91aWQYAiABKAlCGbpIFnIUIAEogAIyCV5bXkAjJl0qJLoBAQASIAoLc3Vic2NyaWJlcnMYAyADKAlCC7pICJIBBQgBEJBOEhwKB3BheWxvYWQYBCABKAxCC7pICHoGEAEYgIAEEg4KBmV4cGlyZRgFIAEoDRIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAhyBih4ugEBACI2ChFCcm9hZGNhc3RSZXNwb25zZRIRCglmYWlsX3VpZHMYASADKAkSDgoGcmVhc29uGAIgAygJIrsDChNMaXN0TWVzc2FnZXNSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIhCglhZnRlcl9zZXEYAyABKARCDrpICzIJGP////////8PEiIKCmJlZm9yZV9zZXEYBCABKARCDrpICzIJGP////////8PEhcKBWxpbWl0GAUgASgNQgi6SAUqAxjoBxISCgpkZXNjZW5kaW5nGAYgASgIEhkKA3VpZBgHIAEoCUIMukgJcgcogAK6AQEAEh0KB3RhZ19rZXkYCCABKAlCDLpICXIHKIABugEBABIfCglzdHJlYW1fbm8YCSABKAlCDLpICXIHKIABugEBABIeCghmcm9tX3VpZBgKIAEoCUIMukgJcgcogAK6AQEAEikKBXNpbmNlGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiXwoUTGlzdE1lc3NhZ2VzUmVzcG9uc2USJwoIbWVzc2FnZXMYASADKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZRIMCgRtb3JlGAIgASgIEhAKCGxhc3Rfc2VxGAMgASgEIpgCChNTeW5jTWVzc2FnZXNSZXF1ZXN0EiEKCWxvZ2luX3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEikKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEQg66SAsyCRj/////////DxInCg9lbmRfbWVzc2FnZV9zZXEYBSABKARCDrpICzIJGP////////8PEg0KBWxpbWl0GAYgASgNEhoKCXB1bGxfbW9kZRgHIAEoDUIHukgEKgIYASK7AgoNTGVnYWN5TWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEg8KB3NldHRpbmcYAiABKA0SEgoKbWVzc2FnZV9pZBgDIAEoBBIVCg1tZXNzYWdlX2lkc3RyGAQgASgJEhUKDWNsaWVudF9tc2dfbm8YBSABKAkSEwoLbWVzc2FnZV9zZXEYBiABKAQSEAoIZnJvbV91aWQYByABKAkSEgoKY2hhbm5lbF9pZBgIIAEoCRIvCgxjaGFubmVsX3R5cGUYCSABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGZXhwaXJlGAogASgNEhEKCXRpbWVzdGFtcBgLIAEoAxIPCgdwYXlsb2FkGAwgASgMEhEKCXN0cmVhbV9ubxgNIAEoCSKHAQoUU3luY01lc3NhZ2VzUmVzcG9uc2USGQoRc3RhcnRfbWVzc2FnZV9zZXEYASABKAQSFwoPZW5kX21lc3NhZ2Vfc2VxGAIgASgEEgwKBG1vcmUYAyABKA0SLQoIbWVzc2FnZXMYBCADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZSKfAgoSR2V0TWVzc2FnZXNSZXF1ZXN0Eh8KCWxvZ2luX3VpZBgBIAEoCUIMukgJcgcogAK6AQEAEiIKCmNoYW5uZWxfaWQYAiABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIsCgxtZXNzYWdlX3NlcXMYBCADKARCFrpIE5IBEBDoByILMgkY/////////w8SKwoLbWVzc2FnZV9pZHMYBSADKARCFrpIE5IBEBDoByILMgkY/////////w8SLAoOY2xpZW50X21zZ19ub3MYBiADKAlCFLpIEZIBDhDoByIJcgcogAG6AQEAIoYBChNHZXRNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UimwEKF0dldE1heE1lc3NhZ2VTZXFSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIfCglsb2dpbl91aWQYAyABKAlCDLpICXIHKIACugEBACIvChhHZXRNYXhNZXNzYWdlU2VxUmVzcG9uc2USEwoLbWVzc2FnZV9zZXEYASABKAQipQEKDUNoYW5uZWxDdXJzb3ISIgoKY2hhbm5lbF9pZBgBIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiEKCWFmdGVyX3NlcRgDIAEoBEIOukgLMgkY/////////w8SEAoIZnJvbV9ub3cYBCABKAgiewoQU3Vic2NyaWJlUmVxdWVzdBI4CghjaGFubmVscxgBIAMoCzIbLnNlbmRiYXRjaC52MS5DaGFubmVsQ3Vyc29yQgm6SAaSAQMQkE4SGQoDdWlkGAIgASgJQgy6SAlyByiAAroBAQASEgoKYWxsX29mX3VpZBgDIAEoCCJhCghDYXVnaHRVcBISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIQCghsYXN0X3NlcRgDIAEoBCILCglIZWFydGJlYXQioQEKEVN1YnNjcmliZVJlc3BvbnNlEigKB21lc3NhZ2UYASABKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZUgAEisKCWNhdWdodF91cBgCIAEoCzIWLnNlbmRiYXRjaC52MS5DYXVnaHRVcEgAEiwKCWhlYXJ0YmVhdBgDIAEoCzIXLnNlbmRiYXRjaC52MS5IZWFydGJlYXRIAEIHCgVmcmFtZSKNAQoYTGlzdENvbnZlcnNhdGlvbnNSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxI3CgpwYWdlX3Rva2VuGAMgASgJQiO6SCByHjIcXihbMC05XXsxLDE2fS1bMC05XXsxLDE2fSk/JCK6AQoMQ29udmVyc2F0aW9uEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDHVucmVhZF9jb3VudBgDIAEoDRIQCghyZWFkX3NlcRgEIAEoBBIQCghsYXN0X3NlcRgFIAEoBBIrCgxsYXN0X21lc3NhZ2UYBiABKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZSJnChlMaXN0Q29udmVyc2F0aW9uc1Jlc3BvbnNlEjEKDWNvbnZlcnNhdGlvbnMYASADKAsyGi5zZW5kYmF0Y2gudjEuQ29udmVyc2F0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKxAQoPTWFya1JlYWRSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiAKCHJlYWRfc2VxGAQgASgEQg66SAsyCRj/////////DyISChBNYXJrUmVhZFJlc3BvbnNlInAKE1N5bmNDb21tYW5kc1JlcXVlc3QSGwoDdWlkGAEgASgJQg66SAtyCSABKIACugEBABIjCgttZXNzYWdlX3NlcRgCIAEoBEIOukgLMgkY/////////w8SFwoFbGltaXQYAyABKA1CCLpIBSoDGOgHIkUKFFN5bmNDb21tYW5kc1Jlc3BvbnNlEi0KCG1lc3NhZ2VzGAEgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UiXQoSQWNrQ29tbWFuZHNSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASKgoQbGFzdF9tZXNzYWdlX3NlcRgCIAEoBEIQukgNMgsY/////////w8gACIVChNBY2tDb21tYW5kc1Jlc3BvbnNlIhYKFEdldFNlcnZlckluZm9SZXF1ZXN0ItYCCgZMaW1pdHMSFgoOYmF0Y2hfbWVzc2FnZXMYASABKA0SHgoWYmF0Y2hfbWVzc2FnZXNfYWR2aXNlZBgCIAEoDRIWCg5iYXRjaF9jaGFubmVscxgDIAEoDRIdChVicm9hZGNhc3Rfc3Vic2NyaWJlcnMYBCABKA0SGwoTbWVzc2FnZV9zdWJzY3JpYmVycxgFIAEoDRIVCg1wYXlsb2FkX2J5dGVzGAYgASgNEhUKDXJlcXVlc3RfYnl0ZXMYByABKA0SFQoNcGFnZV9tZXNzYWdlcxgIIAEoDRIQCghpZF9ieXRlcxgJIAEoDRIbChNjbGllbnRfbXNnX25vX2J5dGVzGAogASgNEhgKEHJlcXVlc3RfaWRfYnl0ZXMYCyABKA0SMgoPcmVxdWVzdF90aW1lb3V0GAwgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIk4KFUdldFNlcnZlckluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEiQKBmxpbWl0cxgCIAEoCzIULnNlbmRiYXRjaC52MS5MaW1pdHMqVgoIU2VuZE1vZGUSGQoVU0VORF9NT0RFX1VOU1BFQ0lGSUVEEAASGQoVU0VORF9NT0RFX0JFU1RfRUZGT1JUEAESFAoQU0VORF9NT0RFX0FUT01JQxACMs4MCg5NZXNzYWdlU2VydmljZRJ+CglTZW5kQmF0Y2gSHi5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVxdWVzdBofLnNlbmRiYXRjaC52MS5TZW5kQmF0Y2hSZXNwb25zZSIwkAIAgtPkkwInOghtZXNzYWdlc2IHcmVzdWx0cyISL21lc3NhZ2Uvc2VuZGJhdGNoEmAKBFNlbmQSGS5zZW5kYmF0Y2gudjEuU2VuZFJlcXVlc3QaGi5zZW5kYmF0Y2gudjEuU2VuZFJlc3BvbnNlIiGQAgCC0+STAhg6B21lc3NhZ2UiDS9tZXNzYWdlL3NlbmQShwEKCUJyb2FkY2FzdBIeLnNlbmRiYXRjaC52MS5Ccm9hZGNhc3RSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlc3BvbnNlIjmQAgCC0+STAjA6ASpaFzoBKiISL21lc3NhZ2UvYnJvYWRjYXN0IhIvbWVzc2FnZS9zZW5kYmF0Y2gSkwEKDExpc3RNZXNzYWdlcxIhLnNlbmRiYXRjaC52MS5MaXN0TWVzc2FnZXNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1Jlc3BvbnNlIjyQAgGC0+STAjMSMS92MS9jaGFubmVscy97Y2hhbm5lbF90eXBlfS97Y2hhbm5lbF9pZH0vbWVzc2FnZXMSeQoMU3luY01lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLlN5bmNNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVzcG9uc2UiIpACAYLT5JMCGToBKiIUL2NoYW5uZWwvbWVzc2FnZXN5bmMSawoLR2V0TWVzc2FnZXMSIC5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZXNSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVzcG9uc2UiF5ACAYLT5JMCDjoBKiIJL21lc3NhZ2VzEoYBChBHZXRNYXhNZXNzYWdlU2VxEiUuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXNwb25zZSIjkAIBgtPkkwIaEhgvY2hhbm5lbC9tYXhfbWVzc2FnZV9zZXESUwoJU3Vic2NyaWJlEh4uc2VuZGJhdGNoLnYxLlN1YnNjcmliZVJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU3Vic2NyaWJlUmVzcG9uc2UiA5ACATABEo4BChFMaXN0Q29udmVyc2F0aW9ucxImLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIokAIBgtPkkwIfEh0vdjEvdXNlcnMve3VpZH0vY29udmVyc2F0aW9ucxJ7CghNYXJrUmVhZBIdLnNlbmRiYXRjaC52MS5NYXJrUmVhZFJlcXVlc3QaHi5zZW5kYmF0Y2gudjEuTWFya1JlYWRSZXNwb25zZSIwkAICgtPkkwInOgEqIiIvdjEvdXNlcnMve3VpZH0vY29udmVyc2F0aW9uczpyZWFkEnwKDFN5bmNDb21tYW5kcxIhLnNlbmRiYXRjaC52MS5TeW5jQ29tbWFuZHNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLlN5bmNDb21tYW5kc1Jlc3BvbnNlIiWQAgKC0+STAhw6ASpiCG1lc3NhZ2VzIg0vbWVzc2FnZS9zeW5jEnIKC0Fja0NvbW1hbmRzEiAuc2VuZGJhdGNoLnYxLkFja0NvbW1hbmRzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1Jlc3BvbnNlIh6QAgKC0+STAhU6ASoiEC9tZXNzYWdlL3N5bmNhY2sSdAoNR2V0U2VydmVySW5mbxIiLnNlbmRiYXRjaC52MS5HZXRTZXJ2ZXJJbmZvUmVxdWVzdBojLnNlbmRiYXRjaC52MS5HZXRTZXJ2ZXJJbmZvUmVzcG9uc2UiGpACAYLT5JMCERIPL3YxL3NlcnZlci1pbmZvYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp, file_google_rpc_status, file_sendbatch_v1_message, file_sendbatch_v1_template_service]);
 
 /**
  * A condition on a channel: its last sequence before this batch.
@@ -99,6 +101,13 @@ export type SendBatchRequest = Message<"sendbatch.v1.SendBatchRequest"> & {
    * @generated from field: repeated sendbatch.v1.ExpectedLastSeq expected_last_seqs = 5;
    */
   expectedLastSeqs: ExpectedLastSeq[];
+
+  /**
+   * Templates of this request alone, at most 100: content given once for many messages. They go before stored ones of the same name.
+   *
+   * @generated from field: repeated sendbatch.v1.RequestTemplate templates = 6;
+   */
+  templates: RequestTemplate[];
 };
 
 /**
@@ -107,6 +116,41 @@ export type SendBatchRequest = Message<"sendbatch.v1.SendBatchRequest"> & {
  */
 export const SendBatchRequestSchema: GenMessage<SendBatchRequest> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 1);
+
+/**
+ * A template of one request, in the syntax of TemplateService.
+ *
+ * @generated from message sendbatch.v1.RequestTemplate
+ */
+export type RequestTemplate = Message<"sendbatch.v1.RequestTemplate"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Its text, 1 to 65,536 bytes.
+   *
+   * @generated from field: string body = 2;
+   */
+  body: string;
+
+  /**
+   * What it makes.
+   *
+   * @generated from field: sendbatch.v1.TemplateFormat format = 3;
+   */
+  format: TemplateFormat;
+};
+
+/**
+ * Describes the message sendbatch.v1.RequestTemplate.
+ * Use `create(RequestTemplateSchema)` to create a new message.
+ */
+export const RequestTemplateSchema: GenMessage<RequestTemplate> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 2);
 
 /**
  * What became of one message.
@@ -155,7 +199,7 @@ export type SendResult = Message<"sendbatch.v1.SendResult"> & {
  * Use `create(SendResultSchema)` to create a new message.
  */
 export const SendResultSchema: GenMessage<SendResult> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 2);
+  messageDesc(file_sendbatch_v1_message_service, 3);
 
 /**
  * What became of a batch.
@@ -197,7 +241,7 @@ export type SendBatchResponse = Message<"sendbatch.v1.SendBatchResponse"> & {
  * Use `create(SendBatchResponseSchema)` to create a new message.
  */
 export const SendBatchResponseSchema: GenMessage<SendBatchResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 3);
+  messageDesc(file_sendbatch_v1_message_service, 4);
 
 /**
  * One message and how to take it.
@@ -232,7 +276,7 @@ export type SendRequest = Message<"sendbatch.v1.SendRequest"> & {
  * Use `create(SendRequestSchema)` to create a new message.
  */
 export const SendRequestSchema: GenMessage<SendRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 4);
+  messageDesc(file_sendbatch_v1_message_service, 5);
 
 /**
  * What became of the message.
@@ -274,7 +318,7 @@ export type SendResponse = Message<"sendbatch.v1.SendResponse"> & {
  * Use `create(SendResponseSchema)` to create a new message.
  */
 export const SendResponseSchema: GenMessage<SendResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 5);
+  messageDesc(file_sendbatch_v1_message_service, 6);
 
 /**
  * One payload and who is to get it.
@@ -330,7 +374,7 @@ export type BroadcastRequest = Message<"sendbatch.v1.BroadcastRequest"> & {
  * Use `create(BroadcastRequestSchema)` to create a new message.
  */
 export const BroadcastRequestSchema: GenMessage<BroadcastRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 6);
+  messageDesc(file_sendbatch_v1_message_service, 7);
 
 /**
  * Who did not get it; both lists are empty when everybody did.
@@ -358,7 +402,7 @@ export type BroadcastResponse = Message<"sendbatch.v1.BroadcastResponse"> & {
  * Use `create(BroadcastResponseSchema)` to create a new message.
  */
 export const BroadcastResponseSchema: GenMessage<BroadcastResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 7);
+  messageDesc(file_sendbatch_v1_message_service, 8);
 
 /**
  * Which part of a channel to read.
@@ -456,7 +500,7 @@ export type ListMessagesRequest = Message<"sendbatch.v1.ListMessagesRequest"> & 
  * Use `create(ListMessagesRequestSchema)` to create a new message.
  */
 export const ListMessagesRequestSchema: GenMessage<ListMessagesRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 8);
+  messageDesc(file_sendbatch_v1_message_service, 9);
 
 /**
  * A page of a channel.
@@ -491,7 +535,7 @@ export type ListMessagesResponse = Message<"sendbatch.v1.ListMessagesResponse"> 
  * Use `create(ListMessagesResponseSchema)` to create a new message.
  */
 export const ListMessagesResponseSchema: GenMessage<ListMessagesResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 9);
+  messageDesc(file_sendbatch_v1_message_service, 10);
 
 /**
  * Which part of a channel, as legacy callers say it.
@@ -554,7 +598,7 @@ export type SyncMessagesRequest = Message<"sendbatch.v1.SyncMessagesRequest"> & 
  * Use `create(SyncMessagesRequestSchema)` to create a new message.
  */
 export const SyncMessagesRequestSchema: GenMessage<SyncMessagesRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 10);
+  messageDesc(file_sendbatch_v1_message_service, 11);
 
 /**
  * A message as legacy callers read it.
@@ -659,7 +703,7 @@ export type LegacyMessage = Message<"sendbatch.v1.LegacyMessage"> & {
  * Use `create(LegacyMessageSchema)` to create a new message.
  */
 export const LegacyMessageSchema: GenMessage<LegacyMessage> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 11);
+  messageDesc(file_sendbatch_v1_message_service, 12);
 
 /**
  * A page as legacy callers read it.
@@ -701,7 +745,7 @@ export type SyncMessagesResponse = Message<"sendbatch.v1.SyncMessagesResponse"> 
  * Use `create(SyncMessagesResponseSchema)` to create a new message.
  */
 export const SyncMessagesResponseSchema: GenMessage<SyncMessagesResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 12);
+  messageDesc(file_sendbatch_v1_message_service, 13);
 
 /**
  * Which messages of a channel.
@@ -757,7 +801,7 @@ export type GetMessagesRequest = Message<"sendbatch.v1.GetMessagesRequest"> & {
  * Use `create(GetMessagesRequestSchema)` to create a new message.
  */
 export const GetMessagesRequestSchema: GenMessage<GetMessagesRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 13);
+  messageDesc(file_sendbatch_v1_message_service, 14);
 
 /**
  * The messages that are there, in the legacy envelope.
@@ -799,7 +843,7 @@ export type GetMessagesResponse = Message<"sendbatch.v1.GetMessagesResponse"> & 
  * Use `create(GetMessagesResponseSchema)` to create a new message.
  */
 export const GetMessagesResponseSchema: GenMessage<GetMessagesResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 14);
+  messageDesc(file_sendbatch_v1_message_service, 15);
 
 /**
  * Which channel.
@@ -834,7 +878,7 @@ export type GetMaxMessageSeqRequest = Message<"sendbatch.v1.GetMaxMessageSeqRequ
  * Use `create(GetMaxMessageSeqRequestSchema)` to create a new message.
  */
 export const GetMaxMessageSeqRequestSchema: GenMessage<GetMaxMessageSeqRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 15);
+  messageDesc(file_sendbatch_v1_message_service, 16);
 
 /**
  * Where the channel stands.
@@ -855,7 +899,7 @@ export type GetMaxMessageSeqResponse = Message<"sendbatch.v1.GetMaxMessageSeqRes
  * Use `create(GetMaxMessageSeqResponseSchema)` to create a new message.
  */
 export const GetMaxMessageSeqResponseSchema: GenMessage<GetMaxMessageSeqResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 16);
+  messageDesc(file_sendbatch_v1_message_service, 17);
 
 /**
  * Where to begin in a channel.
@@ -897,7 +941,7 @@ export type ChannelCursor = Message<"sendbatch.v1.ChannelCursor"> & {
  * Use `create(ChannelCursorSchema)` to create a new message.
  */
 export const ChannelCursorSchema: GenMessage<ChannelCursor> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 17);
+  messageDesc(file_sendbatch_v1_message_service, 18);
 
 /**
  * What to tail.
@@ -932,7 +976,7 @@ export type SubscribeRequest = Message<"sendbatch.v1.SubscribeRequest"> & {
  * Use `create(SubscribeRequestSchema)` to create a new message.
  */
 export const SubscribeRequestSchema: GenMessage<SubscribeRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 18);
+  messageDesc(file_sendbatch_v1_message_service, 19);
 
 /**
  * All that was stored is sent.
@@ -967,7 +1011,7 @@ export type CaughtUp = Message<"sendbatch.v1.CaughtUp"> & {
  * Use `create(CaughtUpSchema)` to create a new message.
  */
 export const CaughtUpSchema: GenMessage<CaughtUp> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 19);
+  messageDesc(file_sendbatch_v1_message_service, 20);
 
 /**
  * The stream is alive.
@@ -982,7 +1026,7 @@ export type Heartbeat = Message<"sendbatch.v1.Heartbeat"> & {
  * Use `create(HeartbeatSchema)` to create a new message.
  */
 export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 20);
+  messageDesc(file_sendbatch_v1_message_service, 21);
 
 /**
  * One frame.
@@ -1027,7 +1071,7 @@ export type SubscribeResponse = Message<"sendbatch.v1.SubscribeResponse"> & {
  * Use `create(SubscribeResponseSchema)` to create a new message.
  */
 export const SubscribeResponseSchema: GenMessage<SubscribeResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 21);
+  messageDesc(file_sendbatch_v1_message_service, 22);
 
 /**
  * Whose conversations.
@@ -1062,7 +1106,7 @@ export type ListConversationsRequest = Message<"sendbatch.v1.ListConversationsRe
  * Use `create(ListConversationsRequestSchema)` to create a new message.
  */
 export const ListConversationsRequestSchema: GenMessage<ListConversationsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 22);
+  messageDesc(file_sendbatch_v1_message_service, 23);
 
 /**
  * A channel that a user is in.
@@ -1118,7 +1162,7 @@ export type Conversation = Message<"sendbatch.v1.Conversation"> & {
  * Use `create(ConversationSchema)` to create a new message.
  */
 export const ConversationSchema: GenMessage<Conversation> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 23);
+  messageDesc(file_sendbatch_v1_message_service, 24);
 
 /**
  * A page of conversations.
@@ -1146,7 +1190,7 @@ export type ListConversationsResponse = Message<"sendbatch.v1.ListConversationsR
  * Use `create(ListConversationsResponseSchema)` to create a new message.
  */
 export const ListConversationsResponseSchema: GenMessage<ListConversationsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 24);
+  messageDesc(file_sendbatch_v1_message_service, 25);
 
 /**
  * What was read.
@@ -1188,7 +1232,7 @@ export type MarkReadRequest = Message<"sendbatch.v1.MarkReadRequest"> & {
  * Use `create(MarkReadRequestSchema)` to create a new message.
  */
 export const MarkReadRequestSchema: GenMessage<MarkReadRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 25);
+  messageDesc(file_sendbatch_v1_message_service, 26);
 
 /**
  * Nothing to say. JSON: `{"status": 200}`.
@@ -1203,7 +1247,7 @@ export type MarkReadResponse = Message<"sendbatch.v1.MarkReadResponse"> & {
  * Use `create(MarkReadResponseSchema)` to create a new message.
  */
 export const MarkReadResponseSchema: GenMessage<MarkReadResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 26);
+  messageDesc(file_sendbatch_v1_message_service, 27);
 
 /**
  * Whose commands.
@@ -1238,7 +1282,7 @@ export type SyncCommandsRequest = Message<"sendbatch.v1.SyncCommandsRequest"> & 
  * Use `create(SyncCommandsRequestSchema)` to create a new message.
  */
 export const SyncCommandsRequestSchema: GenMessage<SyncCommandsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 27);
+  messageDesc(file_sendbatch_v1_message_service, 28);
 
 /**
  * The commands.
@@ -1259,7 +1303,7 @@ export type SyncCommandsResponse = Message<"sendbatch.v1.SyncCommandsResponse"> 
  * Use `create(SyncCommandsResponseSchema)` to create a new message.
  */
 export const SyncCommandsResponseSchema: GenMessage<SyncCommandsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 28);
+  messageDesc(file_sendbatch_v1_message_service, 29);
 
 /**
  * What was taken.
@@ -1287,7 +1331,7 @@ export type AckCommandsRequest = Message<"sendbatch.v1.AckCommandsRequest"> & {
  * Use `create(AckCommandsRequestSchema)` to create a new message.
  */
 export const AckCommandsRequestSchema: GenMessage<AckCommandsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 29);
+  messageDesc(file_sendbatch_v1_message_service, 30);
 
 /**
  * Nothing to say. JSON: `{"status": 200}`.
@@ -1302,7 +1346,7 @@ export type AckCommandsResponse = Message<"sendbatch.v1.AckCommandsResponse"> & 
  * Use `create(AckCommandsResponseSchema)` to create a new message.
  */
 export const AckCommandsResponseSchema: GenMessage<AckCommandsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 30);
+  messageDesc(file_sendbatch_v1_message_service, 31);
 
 /**
  * Nothing to say.
@@ -1317,7 +1361,7 @@ export type GetServerInfoRequest = Message<"sendbatch.v1.GetServerInfoRequest"> 
  * Use `create(GetServerInfoRequestSchema)` to create a new message.
  */
 export const GetServerInfoRequestSchema: GenMessage<GetServerInfoRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 31);
+  messageDesc(file_sendbatch_v1_message_service, 32);
 
 /**
  * The bounds that this server enforces. Each is also in the error that breaking it causes.
@@ -1415,7 +1459,7 @@ export type Limits = Message<"sendbatch.v1.Limits"> & {
  * Use `create(LimitsSchema)` to create a new message.
  */
 export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 32);
+  messageDesc(file_sendbatch_v1_message_service, 33);
 
 /**
  * What the server is.
@@ -1443,7 +1487,7 @@ export type GetServerInfoResponse = Message<"sendbatch.v1.GetServerInfoResponse"
  * Use `create(GetServerInfoResponseSchema)` to create a new message.
  */
 export const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 33);
+  messageDesc(file_sendbatch_v1_message_service, 34);
 
 /**
  * What a refusal of one message means for its batch.
@@ -1503,7 +1547,8 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `SENDER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not send as this `from_uid` |
  * | `NOT_SUBSCRIBER`, `IN_DENYLIST`, `NOT_IN_ALLOWLIST`, `NOT_ALLOWED`, `CHANNEL_BANNED`, `CHANNEL_DISBANDED`, `SENDER_BANNED` | PERMISSION_DENIED | 403 | the channel's rules; metadata `reason_code` is the legacy number |
  * | `SEQ_EXPIRED` | OUT_OF_RANGE | 400 | the cursor is before what is kept; metadata `first_seq` |
- * | `CHANNEL_NOT_EXIST`, `RULE_NOT_EXIST` | NOT_FOUND | 404 | it was never made |
+ * | `TEMPLATE_FAILED` | INVALID_ARGUMENT | 400 | a template cannot be rendered; metadata `missing` names variables |
+ * | `CHANNEL_NOT_EXIST`, `RULE_NOT_EXIST`, `TEMPLATE_NOT_EXIST` | NOT_FOUND | 404 | it was never made |
  * | `CONTENT_REFUSED` | PERMISSION_DENIED | 403 | a rule of moderation; metadata `rule_id`, 0 = the hook |
  * | `RATE_LIMITED` | RESOURCE_EXHAUSTED | 429 | over a rate; metadata `by`, `limit`, `seconds`; RetryInfo says when |
  * | `CLIENT_MSG_NO_REUSED` | ALREADY_EXISTS | 409 | the key was used for another content; metadata `message_seq` of the first |

@@ -1,0 +1,57 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { ServiceImpl } from '@connectrpc/connect';
+import {
+  TemplateFormat,
+  type TemplateSchema,
+  type TemplateService,
+} from '../../gen/sendbatch/v1/template_service_pb.ts';
+import { invalidField } from '../domain/failure.ts';
+import { compileTemplate } from '../domain/template.ts';
+import { limits } from '../limits.ts';
+import type { StoredTemplate, Templates } from '../service/templates.ts';
+
+/** What the service is made of. */
+export interface TemplateServiceParts {
+  readonly templates: Templates;
+}
+
+export const formatOf = (format: TemplateFormat): 'json' | 'text' => (format === TemplateFormat.JSON ? 'json' : 'text');
+
+/** sendbatch.v1.TemplateService: each RPC is a conversion around a change or a page. */
+export function createTemplateService({ templates }: TemplateServiceParts): ServiceImpl<typeof TemplateService> {
+  return {
+    createTemplate: async ({ name, body, format }) => ({
+      template: toMessage(await templates.create({ name, body, format: formatOf(format) })),
+    }),
+    getTemplate: async ({ name, version }) => ({ template: toMessage(await templates.get(name, version)) }),
+    async listTemplates({ pageSize, pageToken }) {
+      const limit = pageSize || limits.pageMessagesDefault;
+      // One more than asked tells whether there is more.
+      const found = await templates.list(pageToken, limit + 1);
+      const page = found.slice(0, limit);
+      return { templates: page.map(toMessage), nextPageToken: found.length > limit ? (page.at(-1)?.name ?? '') : '' };
+    },
+    async deleteTemplate({ name }) {
+      await templates.remove(name);
+      return {};
+    },
+    async previewTemplate({ name, version, body, format, variables = {} }) {
+      if ((name === '') === (body === '')) throw invalidField('name', 'or body must be given, one of them');
+      const text = body === '' ? { name, version } : { name: 'preview', body, format: formatOf(format) };
+      return { payload: await templates.preview(text, variables) };
+    },
+  };
+}
+
+function toMessage(stored: StoredTemplate): MessageInitShape<typeof TemplateSchema> {
+  const compiled = compileTemplate(stored);
+  return {
+    name: stored.name,
+    version: stored.version,
+    body: stored.body,
+    format: stored.format === 'json' ? TemplateFormat.JSON : TemplateFormat.TEXT,
+    variables: 'fault' in compiled ? [] : [...compiled.variables],
+    createdAt: timestampFromMs(stored.createdAt),
+  };
+}

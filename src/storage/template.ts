@@ -1,0 +1,63 @@
+import { sql } from 'kysely';
+import type { TemplateText } from '../domain/template.ts';
+import type { Db } from './database.ts';
+
+/** A stored version. */
+export interface StoredTemplate extends TemplateText {
+  readonly version: number;
+  /** Milliseconds since 1970. */
+  readonly createdAt: number;
+}
+
+interface TemplateRow {
+  readonly name: string;
+  readonly version: number;
+  readonly body: string;
+  readonly format: TemplateText['format'];
+  readonly created_at: number;
+}
+
+/** Stores the next version of a name. Two at once get two versions: the second waits for the first one's row, and is tried again. */
+export async function insertTemplate(
+  db: Db,
+  { name, body, format }: TemplateText,
+  now: number,
+): Promise<StoredTemplate> {
+  for (;;) {
+    const { rows } = await sql<TemplateRow>`
+      insert into sendbatch.template (name, version, body, format, created_at)
+      select ${name}, coalesce(max(version), 0) + 1, ${body}, ${format}, ${now} from sendbatch.template where name = ${name}
+      on conflict do nothing
+      returning *`.execute(db);
+    const [row] = rows;
+    if (row !== undefined) return toStored(row);
+  }
+}
+
+/** A version, or the latest for 0. */
+export async function findTemplate(db: Db, name: string, version: number): Promise<StoredTemplate | undefined> {
+  const { rows } = await sql<TemplateRow>`
+    select * from sendbatch.template where name = ${name} and (${version}::integer = 0 or version = ${version}::integer)
+    order by version desc limit 1`.execute(db);
+  const [row] = rows;
+  return row && toStored(row);
+}
+
+/** The latest versions after a name. */
+export async function listTemplates(db: Db, after: string, limit: number): Promise<StoredTemplate[]> {
+  const { rows } = await sql<TemplateRow>`
+    select distinct on (name) * from sendbatch.template where name > ${after} order by name, version desc limit ${limit}`.execute(
+    db,
+  );
+  return rows.map(toStored);
+}
+
+/** Whether there was one. */
+export async function deleteTemplate(db: Db, name: string): Promise<boolean> {
+  const { numAffectedRows } = await sql`delete from sendbatch.template where name = ${name}`.execute(db);
+  return (numAffectedRows ?? 0n) > 0n;
+}
+
+function toStored({ name, version, body, format, created_at }: TemplateRow): StoredTemplate {
+  return { name, version, body, format, createdAt: created_at };
+}

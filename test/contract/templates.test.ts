@@ -1,0 +1,122 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
+import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { TemplateFormat } from '../../gen/sendbatch/v1/template_service_pb.ts';
+import { type Answer, type Door, openDoors } from '../support/doors.ts';
+import { jsonCaller } from '../support/json.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { readAll } from '../support/verify.ts';
+
+const said = (answer: Answer) =>
+  'refused' in answer
+    ? `call: ${answer.refused.reason}`
+    : answer.results.map((result) => result.refused?.reason ?? (result.duplicate ? 'again' : 'ok')).join(' ');
+
+describe('templates', () => {
+  let service: TestService;
+  let doors: Door[];
+  let call: ReturnType<typeof jsonCaller>;
+  before(async () => {
+    service = await startService();
+    doors = openDoors(service.url);
+    call = jsonCaller(service.url);
+  });
+  after(async () => {
+    for (const door of doors) door.close();
+    await service.stop();
+  });
+  const payloadsOf = async (channel: string) =>
+    (await readAll(service.databaseUrl)).filter((row) => row.channel === channel).map((row) => row.payload);
+  const draft = (
+    channelId: string,
+    clientMsgNo: string,
+    name: string,
+    variables: Record<string, string>,
+    version = 0,
+  ) => ({
+    channelId,
+    channelType: ChannelType.GROUP,
+    fromUid: 'u1',
+    clientMsgNo,
+    template: { name, version, variables },
+  });
+
+  test('a stored one, over every protocol: what cannot be rendered is refused by itself', async () => {
+    const { body } = await call.post('/v1/templates', {
+      name: 'welcome',
+      body: '{"text":"Hi {{ user }}, {{ day }}"}',
+      format: 2,
+    });
+    assert.deepEqual([body.version, body.variables], [1, ['day', 'user']]);
+    for (const [index, door] of doors.entries()) {
+      const channel = `stored-${index}`;
+      const messages = [
+        draft(channel, '1', 'welcome', { user: 'Ann', day: 'Monday' }),
+        draft(channel, '2', 'welcome', { user: 'Bob' }),
+        draft(channel, '3', 'nowhere', {}),
+        draft(channel, '4', 'welcome', { user: 'Cy', day: 'x'.repeat(65_536) }),
+      ];
+      const answer = await door.send({ messages });
+      assert.equal(said(answer), 'ok TEMPLATE_FAILED TEMPLATE_NOT_EXIST PAYLOAD_TOO_LARGE', door.name);
+      const missing = 'results' in answer ? answer.results[1]?.refused?.metadata.missing : undefined;
+      assert.equal(missing, 'day');
+      assert.deepEqual(await payloadsOf(channel), ['{"text":"Hi Ann, Monday"}']);
+      assert.equal(said(await door.send({ messages: messages.slice(0, 1) })), 'again');
+      assert.match(
+        said(await door.send({ messages: [draft(channel, '5', 'nowhere', {})], mode: SendMode.ATOMIC })),
+        /TEMPLATE_NOT_EXIST/,
+      );
+    }
+  });
+
+  test('one of the request, over RPC', async () => {
+    for (const [index, door] of doors.entries()) {
+      if (door.name.startsWith('JSON')) continue;
+      const channel = `own-${index}`;
+      const templates = [{ name: 'own', body: 'Hello {{ user }}', format: TemplateFormat.TEXT }];
+      const messages = ['Ann', 'Bob'].map((user) => draft(channel, user, 'own', { user }));
+      assert.equal(said(await door.send({ messages, templates })), 'ok ok', door.name);
+      assert.deepEqual(await payloadsOf(channel), ['Hello Ann', 'Hello Bob']);
+      const bad = await door.send({ messages, templates: [{ name: 'own', body: '{{ user' }] });
+      assert.ok('refused' in bad);
+      assert.deepEqual([bad.refused.reason, bad.refused.fields], ['INVALID_FIELD', ['templates[0].body']]);
+    }
+  });
+
+  test('versions, pages, previews, and the end of a template', async () => {
+    const create = async (body: string) => (await call.post('/v1/templates', { name: 'versions', body })).body.version;
+    assert.deepEqual([await create('one'), await create('two')], [1, 2]);
+    assert.deepEqual(await Promise.all([create('three'), create('three')]).then((both) => both.sort()), [3, 4]);
+    assert.equal((await call.get('/v1/templates/versions')).body.body, 'three');
+    assert.equal((await call.get('/v1/templates/versions?version=1')).body.body, 'one');
+    assert.equal((await call.get('/v1/templates/versions?version=9')).status, 404);
+    const [door] = doors;
+    assert.ok(door);
+    assert.equal(said(await door.send({ messages: [draft('pinned', '1', 'versions', {}, 1)] })), 'ok');
+    assert.deepEqual(await payloadsOf('pinned'), ['one']);
+    const { body: page } = await call.get('/v1/templates?page_size=1&page_token=a');
+    assert.deepEqual([page.templates.length, page.next_page_token], [1, 'versions']);
+    const preview = await call.post('/v1/templates:preview', { body: 'Hi {{ a }}', variables: { a: 'b' } });
+    assert.equal(Buffer.from(preview.body.payload, 'base64').toString(), 'Hi b');
+    assert.equal(
+      (await call.post('/v1/templates:preview', { body: 'Hi {{ a }}' })).body.error.details[0].reason,
+      'TEMPLATE_FAILED',
+    );
+    assert.equal((await call.post('/v1/templates', { name: 'a b', body: 'x' })).status, 400);
+    assert.equal((await call.post('/v1/templates', { name: 'x', body: '{% nothing %}' })).status, 400);
+    const gone = await fetch(`${service.url}/v1/templates/versions`, { method: 'DELETE' });
+    assert.equal(gone.status, 200);
+    assert.equal(said(await door.send({ messages: [draft('pinned', '2', 'versions', {})] })), 'TEMPLATE_NOT_EXIST');
+  });
+
+  test('a payload and a template exclude each other, and one of them is needed', async () => {
+    for (const more of [{ payload: 'eA==', template: { name: 'x' } }, {}]) {
+      const { status, body } = await call.post('/message/sendbatch', [
+        { from_uid: 'u1', channel_id: 'a', channel_type: 2, ...more },
+      ]);
+      assert.equal(status, 400);
+      assert.match(body.error.details[1].fieldViolations[0].field, /^messages\[0\]\.(payload|template)$/);
+    }
+  });
+});

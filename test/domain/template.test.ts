@@ -1,0 +1,87 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import fc from 'fast-check';
+import { compileTemplate, type Variables } from '../../src/domain/template.ts';
+import { seedOf } from '../support/seed.ts';
+
+const compiled = (body: string, format: 'text' | 'json' = 'text') => {
+  const result = compileTemplate({ name: 't', body, format });
+  assert.ok(!('fault' in result), JSON.stringify(result));
+  return result;
+};
+const rendered = (body: string, variables: Variables, format: 'text' | 'json' = 'text') => {
+  const result = compiled(body, format).render(variables);
+  return 'refusal' in result
+    ? `${result.refusal.reason}: ${result.refusal.message}`
+    : Buffer.from(result.payload).toString();
+};
+
+describe('a template', () => {
+  const rows: [string, Variables, string, ('text' | 'json')?][] = [
+    ['Hello {{ name }}!', { name: 'Ann' }, 'Hello Ann!'],
+    ['{{ user.name | upcase }}', { user: { name: 'ann' } }, 'ANN'],
+    ['{% for each in list %}{{ each }},{% endfor %}', { list: [1, 2, 3] }, '1,2,3,'],
+    ['{% if name %}{{ name }}{% else %}you{% endif %}', {}, 'you'],
+    ['{{ name | default: "you" }}', {}, 'you'],
+    ['{"text":"Hi {{ name }}"}', { name: 'A"\\\n' }, '{"text":"Hi A\\"\\\\\\n"}', 'json'],
+    ['{"n":{{ n | raw }}}', { n: 5 }, '{"n":5}', 'json'],
+    ['{"text":"{{ user }}"}', { user: { a: '"' } }, '{"text":"{\\"a\\":\\"\\\\\\"\\"}"}', 'json'],
+  ];
+  for (const [body, variables, expected, format] of rows)
+    test(`${body} with ${JSON.stringify(variables)}`, () => assert.equal(rendered(body, variables, format), expected));
+
+  test('names every variable that is missing', () => {
+    assert.deepEqual(compiled('{{ b }} {{ a }} {{ b.c }}').variables, ['a', 'b']);
+    assert.equal(
+      rendered('{{ a }} {{ b }} {{ c }}', { b: 1 }),
+      'TEMPLATE_FAILED: template "t" needs variables that are not given: a, c',
+    );
+    assert.match(rendered('{{ user.name }}', { user: {} }), /^TEMPLATE_FAILED: .*user\.name/);
+  });
+
+  test('reaches no code, no prototype and no file', () => {
+    for (const path of ['constructor', 'constructor.constructor', '__proto__', 'name.constructor', 'toString'])
+      assert.match(rendered(`{{ ${path} }}`, { name: 'x' }), /^TEMPLATE_FAILED/, path);
+    for (const body of [
+      '{% include "/etc/passwd" %}',
+      '{% render "x" %}',
+      '{% layout "x" %}',
+      '{{ a | nofilter }}',
+      '{{ a',
+      '{% for %}',
+    ]) {
+      const result = compileTemplate({ name: 't', body, format: 'text' });
+      const said = 'fault' in result ? result.fault : JSON.stringify(result.render({ a: 1 }));
+      assert.match(
+        said,
+        /not found|undefined filter|not closed|illegal|invalid|tag|TEMPLATE_FAILED/i,
+        `${body}: ${said}`,
+      );
+    }
+  });
+
+  test('is bounded in time, memory and output', () => {
+    const start = performance.now();
+    for (const body of [
+      '{% for i in (1..100000000) %}x{% endfor %}',
+      '{% for i in (1..10000) %}{% for j in (1..10000) %}{{ i }}{% endfor %}{% endfor %}',
+      '{% assign s = "xxxxxxxxxx" %}{% for i in (1..40) %}{% assign s = s | append: s %}{% endfor %}{{ s }}',
+    ])
+      assert.match(rendered(body, {}), /^(TEMPLATE_FAILED|PAYLOAD_TOO_LARGE)/, body);
+    assert.ok(performance.now() - start < 5000);
+    assert.match(rendered('{{ a }}', { a: 'x'.repeat(65_537) }), /^PAYLOAD_TOO_LARGE/);
+    assert.match(rendered('{{ a }}', { a: '' }), /^TEMPLATE_FAILED/);
+    assert.match(rendered('{"a":{{ a | raw }}}', { a: '}' }, 'json'), /^TEMPLATE_FAILED: .*no JSON/);
+  });
+
+  test('in JSON, any text stays in its string', (context) => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'binary' }), (text) => {
+        const given = text.toWellFormed();
+        if (given === '') return;
+        assert.deepEqual(JSON.parse(rendered('{"a":"{{ text }}"}', { text: given }, 'json')), { a: given });
+      }),
+      { seed: seedOf(context), numRuns: 500 },
+    );
+  });
+});
