@@ -315,6 +315,11 @@ interface Identity {
   readonly certificateScopes: readonly Scope[] | undefined;
 }
 
+/** Where commands that call a service find it, and their credential: SENDBATCH_URL and SENDBATCH_TOKEN. */
+export function callerDefaults(env: NodeJS.ProcessEnv = process.env): { url: string; token: string } {
+  return { url: env.SENDBATCH_URL ?? 'http://127.0.0.1:5001', token: env.SENDBATCH_TOKEN ?? '' };
+}
+
 /** Reads the environment; throws a ConfigError that names the setting. */
 export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const settings = convict(schema as convict.Schema<Settings>, { env, args: [] });

@@ -1,7 +1,11 @@
 #!/usr/bin/env node
+import { ConnectError } from '@connectrpc/connect';
 import { start } from './app.ts';
-import { runKeyCommand, UsageError } from './cli/keys.ts';
-import { type Config, ConfigError, describeSettings, loadConfig } from './config.ts';
+import { runKeyCommand } from './cli/keys.ts';
+import { runSendCommand } from './cli/send.ts';
+import { runTailCommand } from './cli/tail.ts';
+import { UsageError } from './cli/usage.ts';
+import { type Config, ConfigError, callerDefaults, describeSettings, loadConfig } from './config.ts';
 import { ListenError } from './edge/listen.ts';
 import { createLog, type Log } from './events.ts';
 import { StartError } from './open-server.ts';
@@ -16,12 +20,18 @@ const usage = `sendbatch ${version}: a batch message service
   npm run cli -- key create --name <name> [--scopes send,read,admin] [--senders uid,uid] [--rate n] [--expires 90d]
                          makes an API key and shows it once
   npm run cli -- key list | key revoke <id>
+  npm run cli -- send <file.ndjson> [--url <url>] [--token <credential>] [--concurrency 4] [--json]
+                         sends a message a line; a run that was stopped goes on
+  npm run cli -- tail <channel_type> <channel_id> [--after <seq>] [--from-now] [--count <n>] [--json]
+                         follows a channel
   npm run cli -- config  every setting: name, default, meaning
   npm run cli -- version the version
 `;
 
 const [command = 'serve', ...rest] = process.argv.slice(2);
 if (command === 'key') await manageKeys(rest);
+else if (command === 'send') await call(runSendCommand, rest);
+else if (command === 'tail') await call(runTailCommand, rest);
 else if (rest.length > 0) fail(`unexpected argument ${rest[0]}\n\n${usage}`);
 else if (command === 'serve') await serve();
 else if (command === 'config') printSettings();
@@ -50,6 +60,20 @@ async function manageKeys(args: readonly string[]): Promise<void> {
   } catch (error) {
     if (!isForTheUser(error)) throw error;
     fail(error.message);
+  }
+}
+
+/** Commands that are a service's callers: where it is comes from the environment or the command line. */
+async function call(
+  run: (args: readonly string[], defaults: { url: string; token: string }) => Promise<number>,
+  args: readonly string[],
+): Promise<void> {
+  try {
+    process.exitCode = await run(args, callerDefaults());
+  } catch (error) {
+    if (error instanceof ConnectError) fail(`the service says: ${error.message}`);
+    else if (isForTheUser(error)) fail(error.message);
+    else throw error;
   }
 }
 

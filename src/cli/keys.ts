@@ -4,9 +4,7 @@ import { type Scope, scopes } from '../domain/caller.ts';
 import type { Log } from '../events.ts';
 import { openServer } from '../open-server.ts';
 import { createKeys, type Keys, type KeyWish } from '../service/keys.ts';
-
-/** A command line that cannot be followed; the message says how it is written. */
-export class UsageError extends Error {}
+import { UsageError } from './usage.ts';
 
 const usage = `key create --name <name> [--scopes send,read,admin] [--senders uid,uid] [--rate <messages a second>] [--expires <days>d] [--json]
   key list [--json]

@@ -15,7 +15,7 @@ const mayImport: Record<string, readonly string[]> = {
   'open-server': ['config', 'events', 'storage'],
   'open-tails': ['background', 'domain', 'events', 'open-server', 'service', 'storage'],
   client: ['gen/google', 'gen/sendbatch'],
-  cli: ['config', 'events', 'open-server', 'service', 'domain'],
+  cli: ['client', 'config', 'domain', 'events', 'gen/sendbatch', 'open-server', 'service'],
   background: [],
   app: ['background', 'config', 'edge', 'service', 'storage', 'events', 'open-server', 'open-tails', 'version'],
   main: ['app', 'cli', 'config', 'open-server', 'edge', 'events', 'storage', 'version', 'workers'],

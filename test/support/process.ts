@@ -47,6 +47,10 @@ export async function runToEnd(
   return { code: await exit, output: output() };
 }
 
+export function spawnCommand(env: Record<string, string>, args: string[]) {
+  return launch(env, args, undefined);
+}
+
 function launch(env: Record<string, string>, args: string[], cwd: string | undefined) {
   const child = spawn(process.execPath, [main, ...args], {
     env: {
