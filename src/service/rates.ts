@@ -61,49 +61,57 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
   return async (caller, messages) => {
     if (isFree && caller.ratePerSecond === undefined) return none;
     const refused = new Map<Prepared, Refusal>();
-    const had = new Map<Prepared, { counter: Counter; key: string }[]>();
+    /** How many of the counters below a refused message has taken from. */
+    const tookFrom = new Map<Prepared, number>();
+    const used = dimensions.flatMap((dimension) =>
+      (dimension === 'caller' ? ofCaller(caller) : counters[dimension]).map((counter) => ({ dimension, counter })),
+    );
     let standing: Standing | undefined;
     let admitted = messages;
-    for (const dimension of dimensions) {
-      const used = dimension === 'caller' ? ofCaller(caller) : counters[dimension];
-      if (used.length === 0 || admitted.length === 0) continue;
-      const groups = Map.groupBy(admitted, (message) => keyOf[dimension](message, caller));
-      await Promise.all(
-        [...groups].map(async ([key, group]) => {
-          for (const counter of used) {
-            const wanted = group.filter((message) => !refused.has(message));
-            if (wanted.length === 0) return;
-            const taken = await counter.take(key, wanted.length);
-            if (dimension === 'caller') standing = scarcest(standing, counter.quota, taken);
-            for (const message of wanted.slice(taken.taken))
-              refused.set(message, over(dimension, counter.quota, taken));
-            for (const message of wanted.slice(0, taken.taken)) {
-              const list = had.get(message) ?? [];
-              had.set(message, list);
-              list.push({ counter, key });
-            }
-          }
-        }),
-      );
+    for (const [position, { dimension, counter }] of used.entries()) {
+      if (admitted.length === 0) break;
+      const counts = countBy(dimension, caller, admitted);
+      const keys = [...counts.keys()];
+      const taken = await Promise.all(keys.map((key) => counter.take(key, counts.get(key) ?? 0)));
+      if (dimension === 'caller' && taken[0] !== undefined) standing = scarcest(standing, counter.quota, taken[0]);
+      if (taken.every((each, index) => each.taken === counts.get(keys[index] ?? ''))) continue;
+      // Of each key the first ones go, in the order of the batch.
+      const left = new Map(keys.map((key, index) => [key, { ...(taken[index] as Taken) }]));
+      for (const message of admitted) {
+        const mine = left.get(keyOf[dimension](message, caller)) as {
+          taken: number;
+          remaining: number;
+          resetMs: number;
+        };
+        if (mine.taken-- > 0) continue;
+        refused.set(message, over(dimension, counter.quota, mine));
+        tookFrom.set(message, position);
+      }
       admitted = admitted.filter((message) => !refused.has(message));
     }
     const giveBack = async (which: Iterable<Prepared>) => {
-      const back = new Map<Counter, Map<string, number>>();
-      for (const message of which) {
-        for (const { counter, key } of had.get(message) ?? []) {
-          const keys = back.get(counter) ?? new Map<string, number>();
-          back.set(counter, keys);
-          keys.set(key, (keys.get(key) ?? 0) + 1);
-        }
-        had.delete(message);
+      const all = [...which];
+      for (const [position, { dimension, counter }] of used.entries()) {
+        const took = all.filter((message) => (tookFrom.get(message) ?? used.length) > position);
+        for (const [key, count] of countBy(dimension, caller, took)) await counter.giveBack(key, count);
       }
-      await Promise.all(
-        [...back].flatMap(([counter, keys]) => [...keys].map(([key, count]) => counter.giveBack(key, count))),
-      );
     };
     await giveBack(refused.keys());
+    // They have nothing any more.
+    for (const message of refused.keys()) tookFrom.set(message, 0);
     return { refused, standing, giveBack };
   };
+}
+
+/** How many messages there are of each key. */
+function countBy(dimension: Dimension, caller: Caller, messages: readonly Prepared[]): Map<string, number> {
+  const of = keyOf[dimension];
+  const counts = new Map<string, number>();
+  for (const message of messages) {
+    const key = of(message, caller);
+    counts.set(key, (counts.get(key) ?? 0) + 1);
+  }
+  return counts;
 }
 
 function scarcest(before: Standing | undefined, quota: Quota, { remaining, resetMs }: Taken): Standing {

@@ -54,18 +54,17 @@ export function openCounter(name: string, quota: Quota, pool: pg.Pool | undefine
   const short = (key: string) => (key.length > longestKey ? hash('sha256', key, 'base64url') : key);
   return {
     quota,
-    async take(key, count) {
-      try {
-        const { remainingPoints, msBeforeNext } = await limiter.consume(short(key), count);
-        return { taken: count, remaining: remainingPoints, resetMs: msBeforeNext };
-      } catch (over) {
-        if (!(over instanceof RateLimiterRes)) throw over;
-        // The library has counted all of it: what is over the quota goes back.
-        const excess = Math.min(count, over.consumedPoints - quota.points);
-        await limiter.reward(short(key), excess);
-        return { taken: count - excess, remaining: 0, resetMs: over.msBeforeNext };
-      }
-    },
+    take: (key, count) =>
+      limiter.consume(short(key), count).then(
+        ({ remainingPoints, msBeforeNext }) => ({ taken: count, remaining: remainingPoints, resetMs: msBeforeNext }),
+        async (over: unknown) => {
+          if (!(over instanceof RateLimiterRes)) throw over;
+          // The library has counted all of it: what is over the quota goes back.
+          const excess = Math.min(count, over.consumedPoints - quota.points);
+          await limiter.reward(short(key), excess);
+          return { taken: count - excess, remaining: 0, resetMs: over.msBeforeNext };
+        },
+      ),
     async giveBack(key, count) {
       await limiter.reward(short(key), count);
     },
