@@ -395,7 +395,7 @@ export const rows: readonly Row[] = [
     name: 'pages',
     title: 'Pages of history',
     words:
-      'A page of 100 messages over gRPC, one after the other, of channels at random, in a table of 10 messages (of 1 a channel) and of 10 million (100 a channel).',
+      'A page of 10 messages over gRPC, one after the other: of the one channel of a table that holds no others, and of channels at random among 100,000 in a table of 10 million.',
     measure: async (machine) =>
       await withService(machine, {}, async (side) => await pages(machine, side('', grpc1).job.url)),
   },
