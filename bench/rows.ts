@@ -15,6 +15,7 @@ import {
 import { peers } from './peers/index.ts';
 import { NotInstalled, type PeerServer } from './peers/peer.ts';
 import { fanOut, idleReaders, pages } from './reading.ts';
+import { spelledAgainstTemplate } from './templates.ts';
 import type { Spread, Workload } from './workload.ts';
 
 /** A section of the results. */
@@ -398,5 +399,17 @@ export const rows: readonly Row[] = [
       'A page of 10 messages over gRPC, one after the other: of the one channel of a table that holds no others, and of channels at random among 100,000 in a table of 10 million.',
     measure: async (machine) =>
       await withService(machine, {}, async (side) => await pages(machine, side('', grpc1).job.url)),
+  },
+  {
+    name: 'templates',
+    title: 'A template against messages spelled out',
+    words:
+      '1000 messages of about 500 bytes a batch over gRPC, one batch after the other: with their payloads, and as one template of the request with two variables each.',
+    measure: async (machine, pairs) =>
+      await withService(
+        machine,
+        {},
+        async (side, pid) => await spelledAgainstTemplate(machine, side('', grpc1).job.url, pid, pairs),
+      ),
   },
 ];

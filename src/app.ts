@@ -21,6 +21,7 @@ import { createRates } from './service/rates.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createSendBatch } from './service/send-batch.ts';
 import { createTemplates } from './service/templates.ts';
+import { createWindows } from './service/windows.ts';
 import { openCounter } from './storage/counter.ts';
 import { sweepExpired, sweepOld } from './storage/sweep.ts';
 import { sweepLive } from './storage/wakeup.ts';
@@ -90,7 +91,9 @@ export async function start(config: Config, log: Log): Promise<App> {
     const keys = createKeys(db);
     const counters = config.rates.store === 'postgres' ? database.openCounters() : undefined;
     if (counters !== undefined) undo.push(() => counters.end());
-    const rates = createRates(config.rates, (name, quota) => openCounter(name, quota, counters));
+    const rates = createRates(config.rates, (name, quota) =>
+      counters === undefined ? createWindows(quota) : openCounter(name, quota, counters),
+    );
     const sendBatch = createSendBatch({
       append: openAppend(),
       rehearse: createDirect(createRehearsal(store)),

@@ -72,7 +72,9 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
       if (admitted.length === 0) break;
       const counts = countBy(dimension, caller, admitted);
       const keys = [...counts.keys()];
-      const taken = await Promise.all(keys.map((key) => counter.take(key, counts.get(key) ?? 0)));
+      const asked = keys.map((key) => counter.take(key, counts.get(key) ?? 0));
+      // In memory there is nothing to wait for, and a promise a key would be most of the cost.
+      const taken = asked.some((each) => each instanceof Promise) ? await Promise.all(asked) : (asked as Taken[]);
       if (dimension === 'caller' && taken[0] !== undefined) standing = scarcest(standing, counter.quota, taken[0]);
       if (taken.every((each, index) => each.taken === counts.get(keys[index] ?? ''))) continue;
       // Of each key the first ones go, in the order of the batch.
@@ -105,6 +107,7 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
 
 /** How many messages there are of each key. */
 function countBy(dimension: Dimension, caller: Caller, messages: readonly Prepared[]): Map<string, number> {
+  if (dimension === 'caller') return messages.length === 0 ? new Map() : new Map([[caller.name, messages.length]]);
   const of = keyOf[dimension];
   const counts = new Map<string, number>();
   for (const message of messages) {

