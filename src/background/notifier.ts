@@ -58,7 +58,7 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
     made = false;
     for (const set of [stored, changed, members, live]) set.clear();
     // A hint that is lost costs a poll's time.
-    await send(payloads).catch(onError);
+    if (payloads.length > 0) await send(payloads).catch(onError);
     flushing = undefined;
     if (stored.size + changed.size + members.size + live.size > 0 || made) flushing = flush();
   }

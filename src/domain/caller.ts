@@ -6,7 +6,9 @@ export type Scope = (typeof scopes)[number];
 
 /** Who calls. */
 export interface Caller {
-  /** For the log and for rates: the key's name, the token's subject, the certificate's. Never a secret. */
+  /** What its rate is counted by: the key's id, the user, the certificate's name. Never a secret. */
+  readonly id: string;
+  /** For people: the key's name, the token's subject, the certificate's. */
   readonly name: string;
   /** A service may send as others; a user only as itself. */
   readonly kind: 'service' | 'user';
@@ -18,11 +20,11 @@ export interface Caller {
 }
 
 /** The caller where no credential is asked for: a trusted service. */
-export const trustedCaller: Caller = { name: 'anybody', kind: 'service', scopes: new Set(scopes) };
+export const trustedCaller: Caller = { id: 'anybody', name: 'anybody', kind: 'service', scopes: new Set(scopes) };
 
 /** A user, who may send as itself and nobody else. */
 export function userCaller(uid: string, granted: Iterable<Scope>): Caller {
-  return { name: uid, kind: 'user', scopes: new Set(granted), senders: new Set([uid]) };
+  return { id: `user ${uid}`, name: uid, kind: 'user', scopes: new Set(granted), senders: new Set([uid]) };
 }
 
 /** Why a caller may not send as this uid; undefined when it may. */

@@ -42,7 +42,12 @@ export function createIdentify(
     const credential = credentialOf(header);
     if (credential === undefined) {
       if (certificate !== undefined && certificateScopes !== undefined)
-        return { name: certificate, kind: 'service', scopes: new Set(certificateScopes) };
+        return {
+          id: `certificate ${certificate}`,
+          name: certificate,
+          kind: 'service',
+          scopes: new Set(certificateScopes),
+        };
       throw new Failure({
         reason: 'CREDENTIAL_MISSING',
         message:

@@ -161,6 +161,10 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
           clientMsgNoBytes: limits.clientMsgNoBytes,
           requestIdBytes: limits.requestIdBytes,
           requestTimeout: durationFromMs(parts.requestTimeoutMs),
+          subscribeChannels: limits.subscribeChannels,
+          listChange: limits.listChange,
+          templateBytes: limits.templateBytes,
+          pageBytes: limits.pageBytes,
         },
       };
     },

@@ -82,6 +82,7 @@ export function createKeys(db: Db, now: () => number = Date.now): Keys {
       if (!isRight || stored === undefined || stored.revokedAt !== null) return undefined;
       if (stored.expiresAt !== null && stored.expiresAt <= now()) return undefined;
       return {
+        id: `key ${stored.keyId}`,
         name: stored.name,
         kind: 'service',
         scopes: new Set(scopes.filter((scope) => stored.scopes.includes(scope))),

@@ -31,7 +31,7 @@ export type Rates = (caller: Caller, messages: readonly Prepared[]) => Promise<A
 const ownSeconds = 60;
 
 const keyOf: Record<Dimension, (message: Prepared, caller: Caller) => string> = {
-  caller: (_, caller) => caller.name,
+  caller: (_, caller) => caller.id,
   sender: (message) => message.fromUid,
   channel: (message) => message.channel.key,
 };
@@ -107,7 +107,7 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
 
 /** How many messages there are of each key. */
 function countBy(dimension: Dimension, caller: Caller, messages: readonly Prepared[]): Map<string, number> {
-  if (dimension === 'caller') return messages.length === 0 ? new Map() : new Map([[caller.name, messages.length]]);
+  if (dimension === 'caller') return messages.length === 0 ? new Map() : new Map([[caller.id, messages.length]]);
   const of = keyOf[dimension];
   const counts = new Map<string, number>();
   for (const message of messages) {

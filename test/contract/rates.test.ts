@@ -4,6 +4,8 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import type { Config } from '../../src/config.ts';
+import { createKeys } from '../../src/service/keys.ts';
+import { openDatabase } from '../../src/storage/database.ts';
 import { type Answer, type Door, openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
@@ -116,6 +118,35 @@ test('postgres counts for all instances together', async () => {
   assert.equal(said(await two.send({ messages: drafts('u', 3) })), `ok ok ${limited}`);
   await second.stop();
   await first.stop();
+});
+
+test('two keys of one name have a quota each', async () => {
+  const service = await startService({
+    asks: true,
+    open: false,
+    rates: { caller: [{ points: 2, seconds: hour }], sender: [], channel: [], store: 'memory' },
+  });
+  const db = openDatabase({
+    connection: { url: service.databaseUrl },
+    poolSize: 1,
+    lockTimeoutMs: 5000,
+    statementTimeoutMs: 5000,
+    connectTimeoutMs: 5000,
+    onConnectionError: () => {},
+  });
+  const keys = createKeys(db);
+  const [door] = openDoors(service.url);
+  for (const more of [{}, {}, { ratePerSecond: 1 }]) {
+    const { key } = await keys.create({ name: 'twin', scopes: ['send'], ...more });
+    const answer = await door?.send({ messages: drafts('u', 3) }, { headers: { authorization: `Bearer ${key}` } });
+    assert.equal(
+      said(answer as Answer),
+      'ratePerSecond' in more ? 'ok ok ok' : `ok ok ${limited}`,
+      'a key’s own rate is over a minute',
+    );
+  }
+  await db.destroy();
+  await service.stop();
 });
 
 test('the caller’s quota is told in the RateLimit fields', async () => {
