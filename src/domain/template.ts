@@ -63,12 +63,13 @@ export function compileTemplate({ name, body, format }: TemplateText): CompiledT
   } catch (error) {
     return { fault: wordsOf(error) };
   }
+  const plain = plainTemplate(body, format === 'json' ? escapeForJson : String);
   return {
     variables,
     render(given) {
       let text: string;
       try {
-        text = engine.renderSync(parsed, given);
+        text = plain?.(given) ?? engine.renderSync(parsed, given);
       } catch (error) {
         return {
           refusal: failed(
@@ -84,6 +85,32 @@ export function compileTemplate({ name, body, format }: TemplateText): CompiledT
       if (payload.length > limits.payloadBytes) return { refusal: tooLarge(name, payload.length) };
       return { payload };
     },
+  };
+}
+
+/** An output of a bare name, which is no literal of Liquid's. */
+const bareOutput = /\{\{ *(?!(?:true|false|nil|null|empty|blank) *\}\})([A-Za-z_]\w*) *\}\}/;
+
+/**
+ * Templates of nothing but text and bare names are most of them, and are joined by hand: 0.3 µs where liquidjs takes 10. It gives up, and leaves it to liquidjs, where a value
+ * is missing or is no text, number or truth. A property holds it to liquidjs.
+ */
+export function plainTemplate(
+  body: string,
+  written: (value: unknown) => string,
+): ((variables: Variables) => string | undefined) | undefined {
+  // Text and names in turn.
+  const parts = body.split(bareOutput);
+  if (parts.some((part, index) => index % 2 === 0 && /\{[{%]|\{$/.test(part))) return undefined;
+  return (variables) => {
+    let text = parts[0] ?? '';
+    for (let index = 1; index < parts.length; index += 2) {
+      const name = parts[index] ?? '';
+      const value = Object.hasOwn(variables, name) ? variables[name] : undefined;
+      if (typeof value !== 'string' && typeof value !== 'number' && typeof value !== 'boolean') return undefined;
+      text += written(value) + (parts[index + 1] ?? '');
+    }
+    return text;
   };
 }
 

@@ -1,5 +1,6 @@
 import type { MessageDraft, TemplateUse } from '../../gen/sendbatch/v1/message_pb.ts';
-import { type SendBatchRequest, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { type RequestTemplate, type SendBatchRequest, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { TemplateFormat } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import { personType } from '../domain/channel.ts';
 import { limits } from '../limits.ts';
 
@@ -7,6 +8,9 @@ import { limits } from '../limits.ts';
 const joined: ReadonlySet<number> = new Set([personType, 5, 11]);
 const modes: ReadonlySet<number> = new Set(Object.values(SendMode));
 const lastChannelType = 12;
+const templateName = /^[A-Za-z0-9._-]{1,128}$/;
+const requestTemplates = 100;
+const formats: ReadonlySet<number> = new Set(Object.values(TemplateFormat).filter((each) => typeof each === 'number'));
 /** Bytes of a stream_no and of a tag_key. */
 const labelBytes = 128;
 
@@ -23,7 +27,8 @@ export function plainlyValid(request: SendBatchRequest): boolean {
     modes.has(mode) &&
     isShort(requestId, limits.requestIdBytes) &&
     expectedLastSeqs.length === 0 &&
-    request.templates.length === 0 &&
+    request.templates.length <= requestTemplates &&
+    request.templates.every(isRequestTemplate) &&
     messages.every(isPlainlyValid)
   );
 }
@@ -45,8 +50,12 @@ function isPlainlyValid(draft: MessageDraft): boolean {
   );
 }
 
+function isRequestTemplate({ name, body, format }: RequestTemplate): boolean {
+  return templateName.test(name) && body !== '' && isShort(body, limits.templateBytes) && formats.has(format);
+}
+
 function isTemplate({ name, version }: TemplateUse): boolean {
-  return /^[A-Za-z0-9._-]{1,128}$/.test(name) && version <= 2 ** 31 - 1;
+  return templateName.test(name) && version <= 2 ** 31 - 1;
 }
 
 function isChannel({ channelId, channelType, fromUid, header, subscribers }: MessageDraft): boolean {

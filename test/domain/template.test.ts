@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { compileTemplate, type Variables } from '../../src/domain/template.ts';
+import { Liquid } from 'liquidjs';
+import { compileTemplate, plainTemplate, type Variables } from '../../src/domain/template.ts';
 import { seedOf } from '../support/seed.ts';
 
 const compiled = (body: string, format: 'text' | 'json' = 'text') => {
@@ -72,6 +73,53 @@ describe('a template', () => {
     assert.match(rendered('{{ a }}', { a: 'x'.repeat(65_537) }), /^PAYLOAD_TOO_LARGE/);
     assert.match(rendered('{{ a }}', { a: '' }), /^TEMPLATE_FAILED/);
     assert.match(rendered('{"a":{{ a | raw }}}', { a: '}' }, 'json'), /^TEMPLATE_FAILED: .*no JSON/);
+  });
+
+  test('of bare names alone is what liquidjs makes of it', (context) => {
+    const piece = fc.oneof(
+      fc.constantFrom(
+        '{{ a }}',
+        '{{b}}',
+        '{{ a}}',
+        '{{ c }}',
+        '{{ true }}',
+        '{{ nil }}',
+        '{{ a.b }}',
+        '{{- a -}}',
+        '{{ "x" }}',
+        '{',
+        '{{',
+        '}}',
+        '\n',
+        '{% if a %}y{% endif %}',
+      ),
+      fc.string({ maxLength: 5 }),
+    );
+    const value = fc.oneof(
+      fc.string(),
+      fc.integer(),
+      fc.double({ noNaN: true }),
+      fc.boolean(),
+      fc.constant(null),
+      fc.constant([1, 'x']),
+      fc.constant({ x: 1 }),
+    );
+    const given = fc.record({ a: value, b: value, c: value }, { requiredKeys: ['a'] });
+    let compared = 0;
+    fc.assert(
+      fc.property(fc.array(piece, { maxLength: 6 }), given, (pieces, variables) => {
+        const body = pieces.join('');
+        const plain = plainTemplate(body, String)?.(variables);
+        if (plain === undefined) return;
+        compared++;
+        assert.equal(
+          plain,
+          new Liquid({ strictVariables: true, ownPropertyOnly: true }).parseAndRenderSync(body, variables),
+        );
+      }),
+      { seed: seedOf(context), numRuns: 3000 },
+    );
+    assert.ok(compared > 300, String(compared));
   });
 
   test('in JSON, any text stays in its string', (context) => {
