@@ -87,7 +87,9 @@ describe('anything, to every route', () => {
   const check = async (what: string, path: string, init: RequestInit) => {
     const response = await fetch(service.url + path, init);
     const text = await response.text();
-    assert.ok(response.status < 500, `${what} ${path} ${init.body}: ${response.status} ${text}`);
+    // A deadline that a random header sets to nothing is missed as it must be.
+    const isMissedDeadline = response.status === 504 && text.includes('"reason":"DEADLINE"');
+    assert.ok(response.status < 500 || isMissedDeadline, `${what} ${path} ${init.body}: ${response.status} ${text}`);
     assert.doesNotMatch(text, /syntax error|relation "|PGSQL|node_modules|at async/, 'internals leak');
     assert.ok(!text.includes('"reason":"INTERNAL"'), `${what} ${init.body}: ${text}`);
     assert.equal(response.headers.get('set-cookie'), null);
