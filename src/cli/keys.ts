@@ -1,10 +1,9 @@
-import { parseArgs } from 'node:util';
 import type { Config } from '../config.ts';
 import { type Scope, scopes } from '../domain/caller.ts';
 import type { Log } from '../events.ts';
 import { openServer } from '../open-server.ts';
 import { createKeys, type Keys, type KeyWish } from '../service/keys.ts';
-import { UsageError } from './usage.ts';
+import { parseOptions, UsageError } from './usage.ts';
 
 const usage = `key create --name <name> [--scopes send,read,admin] [--senders uid,uid] [--rate <messages a second>] [--expires <days>d] [--json]
   key list [--json]
@@ -28,7 +27,7 @@ export async function runKeyCommand(args: readonly string[], config: Config, log
 type Command = (keys: Keys, print: (text: string) => void) => Promise<void>;
 
 function parse(args: readonly string[]): Command {
-  const { values, positionals } = parseOptions(args);
+  const { values, positionals } = parseOptions(args, options, usage);
   const [verb, ...rest] = positionals;
   const json = values.json === true;
   if (verb === 'create' && rest.length === 0) return create(wishOf(values), json);
@@ -38,26 +37,16 @@ function parse(args: readonly string[]): Command {
   throw new UsageError(usage);
 }
 
-function parseOptions(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      allowPositionals: true,
-      options: {
-        name: { type: 'string' },
-        scopes: { type: 'string' },
-        senders: { type: 'string' },
-        rate: { type: 'string' },
-        expires: { type: 'string' },
-        json: { type: 'boolean' },
-      },
-    });
-  } catch (error) {
-    throw new UsageError(`${error instanceof Error ? error.message : String(error)}\n\n  ${usage}`);
-  }
-}
+const options = {
+  name: { type: 'string' },
+  scopes: { type: 'string' },
+  senders: { type: 'string' },
+  rate: { type: 'string' },
+  expires: { type: 'string' },
+  json: { type: 'boolean' },
+} as const;
 
-function wishOf(values: ReturnType<typeof parseOptions>['values']): KeyWish {
+function wishOf(values: ReturnType<typeof parseOptions<typeof options>>['values']): KeyWish {
   const { name = '', scopes: wanted = 'send,read', senders, rate, expires } = values;
   if (name === '' || name.length > 100)
     throw new UsageError('--name is needed: who uses the key, at most 100 characters');

@@ -9,14 +9,13 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { createInterface } from 'node:readline';
-import { parseArgs } from 'node:util';
 import { fromJson, type JsonValue } from '@bufbuild/protobuf';
 import { pathToString } from '@bufbuild/protobuf/reflect';
 import { createValidator } from '@bufbuild/protovalidate';
 import { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { type Draft, reasonOf } from '../client/index.ts';
 import { connectOptions, connectTo } from './connect.ts';
-import { UsageError } from './usage.ts';
+import { parseOptions, UsageError } from './usage.ts';
 
 const usage = `send <file.ndjson> [--url <url>] [--token <credential>] [--concurrency 4] [--json]
       a message a line, with the fields of the JSON routes; - is standard input.
@@ -43,7 +42,7 @@ export async function runSendCommand(
   args: readonly string[],
   defaults: { url: string; token: string },
 ): Promise<number> {
-  const { values, positionals } = parse(args);
+  const { values, positionals } = parseOptions(args, options, usage);
   const [file] = positionals;
   if (file === undefined || positionals.length !== 1) throw new UsageError(usage);
   if (file !== '-' && !existsSync(file)) throw new UsageError(`${file} is not there`);
@@ -104,17 +103,7 @@ export async function runSendCommand(
   return tally.refused > 0 ? 2 : 0;
 }
 
-function parse(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      allowPositionals: true,
-      options: { ...connectOptions, concurrency: { type: 'string' }, json: { type: 'boolean' } },
-    });
-  } catch (error) {
-    throw new UsageError(`${error instanceof Error ? error.message : String(error)}\n\n  ${usage}`);
-  }
-}
+const options = { ...connectOptions, concurrency: { type: 'string' }, json: { type: 'boolean' } } as const;
 
 const validator = createValidator();
 

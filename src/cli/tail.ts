@@ -1,9 +1,8 @@
 import { once } from 'node:events';
-import { parseArgs } from 'node:util';
 import { toJsonString } from '@bufbuild/protobuf';
 import { type ChannelType, MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { connectOptions, connectTo } from './connect.ts';
-import { UsageError } from './usage.ts';
+import { parseOptions, UsageError } from './usage.ts';
 
 const usage = `tail <channel_type> <channel_id> [--after <seq>] [--from-now] [--uid <uid>] [--count <n>] [--json] [--url <url>] [--token <credential>]`;
 
@@ -12,7 +11,7 @@ export async function runTailCommand(
   args: readonly string[],
   defaults: { url: string; token: string },
 ): Promise<number> {
-  const { values, positionals } = parse(args);
+  const { values, positionals } = parseOptions(args, options, usage);
   const [type, channelId] = positionals;
   const channelType = Number(type) as ChannelType;
   if (channelId === undefined || positionals.length !== 2 || !(channelType >= 1 && channelType <= 12))
@@ -46,21 +45,11 @@ function printable(payload: Uint8Array): string {
   }
 }
 
-function parse(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      allowPositionals: true,
-      options: {
-        ...connectOptions,
-        after: { type: 'string' },
-        'from-now': { type: 'boolean' },
-        uid: { type: 'string' },
-        count: { type: 'string' },
-        json: { type: 'boolean' },
-      },
-    });
-  } catch (error) {
-    throw new UsageError(`${error instanceof Error ? error.message : String(error)}\n\n  ${usage}`);
-  }
-}
+const options = {
+  ...connectOptions,
+  after: { type: 'string' },
+  'from-now': { type: 'boolean' },
+  uid: { type: 'string' },
+  count: { type: 'string' },
+  json: { type: 'boolean' },
+} as const;

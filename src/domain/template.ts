@@ -92,7 +92,7 @@ export function compileTemplate({ name, body, format }: TemplateText): CompiledT
 const bareOutput = /\{\{ *(?!(?:true|false|nil|null|empty|blank) *\}\})([A-Za-z_]\w*) *\}\}/;
 
 /**
- * Templates of nothing but text and bare names are most of them, and are joined by hand: 0.3 µs where liquidjs takes 10. It gives up, and leaves it to liquidjs, where a value
+ * Templates of nothing but text and bare names are most of them, and are joined by hand (with the quick check of such requests, 14 µs of the service a message instead of 30). It gives up, and leaves it to liquidjs, where a value
  * is missing or is no text, number or truth. A property holds it to liquidjs.
  */
 export function plainTemplate(

@@ -4,7 +4,7 @@ import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
 import { TemplateService } from '../../gen/sendbatch/v1/template_service_pb.ts';
-import type { Scope } from '../domain/caller.ts';
+import type { Caller, Scope } from '../domain/caller.ts';
 import { Failure } from '../domain/failure.ts';
 import { callerKey, certificateKey, type Identify } from './identity.ts';
 
@@ -39,19 +39,23 @@ export const guardedServices: readonly DescService[] = [
   TemplateService,
 ];
 
+/** Throws unless a caller has a scope; `what` needs it. */
+export function assertScope(caller: Caller, scope: Scope, what: string): void {
+  if (caller.scopes.has(scope)) return;
+  throw new Failure({
+    reason: 'SCOPE_MISSING',
+    message: `${what} needs the scope ${scope}; this credential has ${[...caller.scopes].join(', ') || 'none'}`,
+    metadata: { scope },
+  });
+}
+
 /** Tells who calls before anything else is looked at, on every protocol, and refuses who may not. */
 export function authenticateInterceptor(identify: Identify | undefined): Interceptor {
   return (next) => async (request) => {
     if (identify !== undefined) {
       const caller = await identify(request.header, request.contextValues.get(certificateKey));
       const scope = scopeOf(request.method);
-      if (scope !== 'any' && !caller.scopes.has(scope)) {
-        throw new Failure({
-          reason: 'SCOPE_MISSING',
-          message: `${request.method.name} needs the scope ${scope}; this credential has ${[...caller.scopes].join(', ') || 'none'}`,
-          metadata: { scope },
-        });
-      }
+      if (scope !== 'any') assertScope(caller, scope, request.method.name);
       request.contextValues.set(callerKey, caller);
     }
     return await next(request);

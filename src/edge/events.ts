@@ -1,9 +1,9 @@
 import { create, type DescMessage, type Message, type MessageInitShape } from '@bufbuild/protobuf';
-import { createContextValues } from '@connectrpc/connect';
 import { MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { trustedCaller } from '../domain/caller.ts';
 import { Failure, invalidField } from '../domain/failure.ts';
 import type { Frame, Tails } from '../service/tail.ts';
+import { assertScope } from './authenticate.ts';
 import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from './exchange.ts';
 import { toConnectError, toHttp } from './failures.ts';
 import { certificateKey, type Identify } from './identity.ts';
@@ -86,14 +86,9 @@ async function callOf(
   // EventSource sets no headers; a query is the one other place that a page can put its token.
   const token = query.get('access_token');
   if (token !== null && header.get('authorization') === null) header.set('authorization', `Bearer ${token}`);
-  const values = contextValuesOf(request) ?? createContextValues();
+  const values = contextValuesOf(request);
   const caller = identify === undefined ? trustedCaller : await identify(header, values.get(certificateKey));
-  if (!caller.scopes.has('read'))
-    throw new Failure({
-      reason: 'SCOPE_MISSING',
-      message: 'the event stream needs the scope read',
-      metadata: { scope: 'read' },
-    });
+  assertScope(caller, 'read', 'the event stream');
   const channelType = Number(type);
   if (!Number.isInteger(channelType) || channelType < 1 || channelType > 12)
     throw invalidField('channel_type', 'must be a number from 1 to 12');

@@ -1,5 +1,4 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { Failure } from '../domain/failure.ts';
 import { type Layout, layOut, numbered } from '../domain/layout.ts';
 import { isPersistent } from '../domain/message.ts';
 import { type Assumption, assume, type PermissionRules, pairKeyOf } from '../domain/permission.ts';
@@ -11,6 +10,7 @@ import { appendNew, drawBlock, findEarlier, insertMessages } from '../storage/me
 import { insertFlags } from '../storage/moderation.ts';
 import { readPairFacts } from '../storage/permission.ts';
 import { byText, denied, type Group, keyed, keyedMessages, makePermitted, messagesOf, type Store } from './group.ts';
+import { orBusy, storeBusy } from './store-busy.ts';
 
 /** What became of a batch: an outcome a message, in order, or why it could not be stored now. */
 export type Appended = PromiseSettledResult<readonly Outcome[]>;
@@ -21,8 +21,6 @@ export type Append = (batches: readonly Batch[]) => Promise<readonly Appended[]>
 /** Tries of one group. Deadlocks cannot happen between senders (see lockHeads); this is for others in the same database, and restarts. */
 const attempts = 6;
 const firstPauseMs = 25;
-/** What STORE_BUSY advises: long enough for a lock time-out's cause to pass, short enough to hide a restart. */
-const retryAfterMs = 1000;
 
 /**
  * How a group meets the store.
@@ -93,19 +91,15 @@ export function createAppend(store: Store, now: () => number = Date.now): Append
 
 /** The same decision without its effects: nothing is stored, no number is used. */
 export function createRehearsal({ db, channelKeys, rules }: Store): Append {
-  return async (batches) => {
-    try {
+  return (batches) =>
+    orBusy(async () => {
       const group = await keyed(batches, { db, channelKeys, rules }, 'only those that exist');
       const heads = await readHeads(db, [...group.channelKeys.values()]);
       const earlier = await findEarlier(db, keyedMessages(group));
       const denials = denied(group.pairs, await readPairFacts(db, group.pairs), rules);
       const facts = { heads: byText(group, heads), earlier, forbidden: denials, block: 0 };
       return decide(batches, facts).outcomes.map(fulfilled);
-    } catch (error) {
-      if (troubleOf(error) === 'defect') throw error;
-      throw storeBusy(error);
-    }
-  };
+    });
 }
 
 /** A group of which nothing has to be looked up, if it is what it seems. */
@@ -236,19 +230,6 @@ function ownFirst(
 }
 
 const fulfilled = (value: readonly Outcome[]): Appended => ({ status: 'fulfilled', value });
-
-/** The store cannot do it now. Nothing was stored, or the same keys will find it. */
-export function storeBusy(cause: unknown): Failure {
-  return new Failure(
-    {
-      reason: 'STORE_BUSY',
-      message: 'the store cannot take this now; send it again with the same keys (client_msg_no or request_id)',
-      metadata: {},
-      retryAfterMs,
-    },
-    { cause },
-  );
-}
 
 const held: Appended = {
   status: 'rejected',

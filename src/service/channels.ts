@@ -19,7 +19,7 @@ import {
   setFlags,
 } from '../storage/roster.ts';
 import type { Store } from './group.ts';
-import { orBusy } from './reading.ts';
+import { orBusy } from './store-busy.ts';
 
 /** A channel as a caller names it, and a user (type 1). */
 export interface Named {

@@ -2,7 +2,8 @@ import { limits } from '../limits.ts';
 import { ackCommands, type Command, syncCommands } from '../storage/command.ts';
 import { type ConversationCursor, type ConversationRow, listConversations, markRead } from '../storage/conversation.ts';
 import type { Store } from './group.ts';
-import { assertReadable, channelToRead, eyesOf, orBusy, type Reader } from './reading.ts';
+import { assertReadable, channelToRead, eyesOf, type Reader } from './reading.ts';
+import { orBusy } from './store-busy.ts';
 
 /** What belongs to one user: its conversations, what it has read, and its commands. */
 export interface Inbox {

@@ -3,8 +3,7 @@ import { LRUCache } from 'lru-cache';
 import { type Caller, type Scope, scopes } from '../domain/caller.ts';
 import { findKey, insertKey, listKeys, revokeKey, type StoredKey } from '../storage/api-key.ts';
 import type { Db } from '../storage/database.ts';
-import { troubleOf } from '../storage/failure.ts';
-import { storeBusy } from './append.ts';
+import { orBusy } from './store-busy.ts';
 
 /** What a new key is to be. */
 export interface KeyWish {
@@ -74,10 +73,7 @@ export function createKeys(db: Db, now: () => number = Date.now): Keys {
     async identify(key) {
       const [, keyId, secret] = shape.exec(key) ?? [];
       if (keyId === undefined || secret === undefined) return undefined;
-      const stored = await look(keyId).catch((error: unknown) => {
-        if (troubleOf(error) === 'defect') throw error;
-        throw storeBusy(error);
-      });
+      const stored = await orBusy(() => look(keyId));
       const isRight = timingSafeEqual(hash('sha256', secret, 'buffer'), stored?.secretHash ?? nobody);
       if (!isRight || stored === undefined || stored.revokedAt !== null) return undefined;
       if (stored.expiresAt !== null && stored.expiresAt <= now()) return undefined;

@@ -3,8 +3,9 @@ import { Failure } from '../domain/failure.ts';
 import type { Prepared } from '../domain/message.ts';
 import type { Batch, Outcome } from '../domain/plan.ts';
 import { limits } from '../limits.ts';
-import { type Append, storeBusy } from './append.ts';
+import type { Append } from './append.ts';
 import { createGroupCommit, type GroupCommit, type Weight } from './group-commit.ts';
+import { storeBusy } from './store-busy.ts';
 
 /** Appends one batch. `signal`: the caller has gone away; a batch that is not begun by then is not stored. */
 export type AppendBatch = (batch: Batch, signal?: AbortSignal) => Promise<readonly Outcome[]>;

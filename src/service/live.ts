@@ -1,7 +1,7 @@
 import { type Channel, channel, firstUids, messageSequence } from '../domain/channel.ts';
 import type { Accepted } from '../domain/plan.ts';
 import type { Db } from '../storage/database.ts';
-import type { StoredMessage } from '../storage/message.ts';
+import type { StoredMessage } from '../storage/history.ts';
 import { insertLive, readLive } from '../storage/wakeup.ts';
 import type { LiveMessage } from './tail.ts';
 

@@ -14,7 +14,7 @@ import {
   updateRule,
 } from '../storage/moderation.ts';
 import type { ModerationHook } from './moderation-hook.ts';
-import { orBusy } from './reading.ts';
+import { orBusy } from './store-busy.ts';
 
 /** What moderation makes of messages: the same number in the same order, masked or marked where a rule says so. */
 export interface Moderated {

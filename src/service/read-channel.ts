@@ -1,9 +1,10 @@
 import { Failure } from '../domain/failure.ts';
 import { limits } from '../limits.ts';
 import { type Heads, readHeadsAndFirst } from '../storage/channel.ts';
-import { type Filter, findByKeys, findByNumbers, readRange, type StoredMessage } from '../storage/message.ts';
+import { type Filter, findByKeys, findByNumbers, readRange, type StoredMessage } from '../storage/history.ts';
 import type { Store } from './group.ts';
-import { assertReadable, channelToRead, eyesOf, orBusy, type Reader } from './reading.ts';
+import { assertReadable, channelToRead, eyesOf, type Reader } from './reading.ts';
+import { orBusy } from './store-busy.ts';
 
 /** A page of a channel's history. */
 export interface Page {

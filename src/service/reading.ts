@@ -2,9 +2,7 @@ import type { Caller } from '../domain/caller.ts';
 import { type Channel, canonicalId, channel, messageSequence, pairId, personType } from '../domain/channel.ts';
 import { Failure, invalidField } from '../domain/failure.ts';
 import { readingPair, unreadable } from '../domain/permission.ts';
-import { troubleOf } from '../storage/failure.ts';
 import { readPairFacts } from '../storage/permission.ts';
-import { storeBusy } from './append.ts';
 import type { Store } from './group.ts';
 
 /** Who reads: a caller, and whom it reads for. */
@@ -51,15 +49,5 @@ export async function assertReadable(
     const known = facts.get(pair.key);
     const refusal = known && unreadable(pair, known, rules);
     if (refusal !== undefined) throw new Failure(refusal);
-  }
-}
-
-/** Runs work that asks the store; what the store cannot do now is STORE_BUSY. */
-export async function orBusy<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    if (error instanceof Failure || troubleOf(error) === 'defect') throw error;
-    throw storeBusy(error);
   }
 }

@@ -3,11 +3,12 @@ import type { Channel } from '../domain/channel.ts';
 import { Failure } from '../domain/failure.ts';
 import { limits } from '../limits.ts';
 import { readHeads, readHeadsAndFirst } from '../storage/channel.ts';
-import { readRange, type StoredMessage } from '../storage/message.ts';
+import { readRange, type StoredMessage } from '../storage/history.ts';
 import { memberChannels } from '../storage/roster.ts';
 import type { Store } from './group.ts';
 import { assertKept } from './read-channel.ts';
-import { assertReadable, channelToRead, eyesOf, orBusy, type Reader } from './reading.ts';
+import { assertReadable, channelToRead, eyesOf, type Reader } from './reading.ts';
+import { orBusy } from './store-busy.ts';
 
 /** Where to begin in a channel. */
 export interface Cursor {
@@ -49,8 +50,6 @@ export interface Tails {
   /** The members, lists or flags of these channels have changed. */
   channelsChanged(channelKeys: Iterable<number>): void;
   deliver(live: LiveMessage): void;
-  /** How many subscriptions there are. */
-  readonly size: number;
   /** Ends them all. */
   close(): void;
 }
@@ -360,9 +359,6 @@ export function createTails(store: Store, now: () => number = Date.now): Tails {
           (subscription.isForAll && subscription.eyes !== undefined && uids.has(subscription.eyes))
         )
           subscription.deliver(live);
-    },
-    get size() {
-      return subscriptions.size;
     },
     close() {
       for (const subscription of subscriptions)

@@ -16,7 +16,7 @@ import {
   listTemplates,
   type StoredTemplate,
 } from '../storage/template.ts';
-import { orBusy } from './reading.ts';
+import { orBusy } from './store-busy.ts';
 
 export type { StoredTemplate };
 

@@ -10,8 +10,8 @@ interface Window {
 const swept = 2;
 
 /**
- * Counts in this process's memory, in windows of fixed length that begin with a key's first count, as rate-limiter-flexible does. That library takes a promise and a timer a
- * key: 3 µs a message for senders and channels, which was a seventh of the service's rate; this takes 0.3.
+ * Counts in this process's memory, in windows of fixed length that begin with a key's first count, as rate-limiter-flexible does. That library takes a promise and a timer a key: counting
+ * a message for caller, sender and channel took 2.5 to 2.8 µs with it and takes 1.4 so (alone, Zipf over 100,000 channels); the bench's end-to-end row shows no difference beyond its noise.
  */
 export function createWindows(quota: Quota, now: () => number = Date.now): Counter {
   /** In the order of their beginning, which is that of their ends. */

@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
 import type { Db, Tx } from './database.ts';
-import type { StoredMessage } from './message.ts';
+import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from './history.ts';
 
 /** A command in a user's own numbering. */
 export interface Command {
@@ -44,7 +44,7 @@ export async function syncCommands(db: Db, uid: string, after: number, limit: nu
           where m.channel_key = k.channel_key and m.message_seq > coalesce(t.taken_seq, 0)
             and (m.subscribers ? ${uid} or (m.subscribers is null and m.from_uid <> ${uid}))
             and (c.channel_type in (1, 8, 11) or m.accepted_at >= u.created_at)
-            and (m.expire is null or m.accepted_at + m.expire * 1000 > ${now}::bigint)
+            and ${alive(now)}
           order by m.message_seq limit ${takenAtOnce}
         ) m
         where u.uid = ${uid} and u.member and i.disband is not true
@@ -60,46 +60,19 @@ export async function syncCommands(db: Db, uid: string, after: number, limit: nu
       update sendbatch.command_head set last_seq = last_seq + (select count(*) from fresh) where uid = ${uid}`.execute(
       tx,
     );
-    const { rows } = await sql<{
-      command_seq: number;
-      channel_id: string;
-      channel_type: number;
-      message_id: number;
-      message_seq: number;
-      accepted_at: number;
-      flags: number;
-      from_uid: string;
-      client_msg_no: string;
-      payload: Buffer;
-      expire: number | null;
-      stream_no: string | null;
-      tag_key: string | null;
-      subscribers: string[] | null;
-    }>`
-      select b.command_seq, c.channel_id, c.channel_type, m.*
+    const { rows } = await sql<MessageRow & { command_seq: number; channel_id: string; channel_type: number }>`
+      select b.command_seq, c.channel_id, c.channel_type, ${messageColumns}
       from sendbatch.command_inbox b
       join sendbatch.message m on m.channel_key = b.channel_key and m.message_seq = b.message_seq
       join sendbatch.channel c on c.channel_key = b.channel_key
       where b.uid = ${uid} and b.command_seq > ${Math.max(after, ackedSeq)}
-        and (m.expire is null or m.accepted_at + m.expire * 1000 > ${now}::bigint)
+        and ${alive(now)}
       order by b.command_seq limit ${limit}`.execute(tx);
     return rows.map((row) => ({
       commandSeq: row.command_seq,
       channelId: row.channel_id,
       channelType: row.channel_type,
-      message: {
-        messageId: row.message_id,
-        messageSeq: row.message_seq,
-        acceptedAt: row.accepted_at,
-        flags: row.flags,
-        fromUid: row.from_uid,
-        clientMsgNo: row.client_msg_no,
-        payload: row.payload,
-        expire: row.expire ?? 0,
-        streamNo: row.stream_no ?? '',
-        tagKey: row.tag_key ?? '',
-        subscribers: row.subscribers ?? [],
-      },
+      message: toStored(row),
     }));
   });
 }

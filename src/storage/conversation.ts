@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
 import type { Db, Tx } from './database.ts';
-import type { StoredMessage } from './message.ts';
+import { alive, type MessageRow, messageColumns, type StoredMessage, seenBy, toStored } from './history.ts';
 
 /** A channel that a user is in, as its list of conversations shows it. */
 export interface ConversationRow {
@@ -24,9 +24,7 @@ export interface ConversationCursor {
 const unreadCounted = 999;
 
 /** What a user may see of `m` now. */
-const seen = (uid: string, now: number) => sql`
-  (m.expire is null or m.accepted_at + m.expire * 1000 > ${now}::bigint)
-  and (m.subscribers is null or m.from_uid = ${uid} or m.subscribers ? ${uid})`;
+const seen = (uid: string, now: number) => sql`${alive(now)} and ${seenBy(uid)}`;
 
 export async function listConversations(
   db: Db,
@@ -36,25 +34,16 @@ export async function listConversations(
   now: number,
 ): Promise<ConversationRow[]> {
   const from = before ?? { messageId: Number.MAX_SAFE_INTEGER, channelKey: 0 };
-  const { rows } = await sql<{
-    channel_key: number;
-    channel_id: string;
-    channel_type: number;
-    last_seq: number;
-    read_seq: number;
-    unread: string;
-    message_id: number | null;
-    message_seq: number;
-    accepted_at: number;
-    flags: number;
-    from_uid: string;
-    client_msg_no: string;
-    payload: Buffer;
-    expire: number | null;
-    stream_no: string | null;
-    tag_key: string | null;
-    subscribers: string[] | null;
-  }>`
+  const { rows } = await sql<
+    {
+      channel_key: number;
+      channel_id: string;
+      channel_type: number;
+      last_seq: number;
+      read_seq: number;
+      unread: string;
+    } & (MessageRow | { message_id: null })
+  >`
     select u.channel_key, c.channel_id, c.channel_type, h.last_seq, coalesce(r.read_seq, 0) as read_seq, (
         select count(*) from (
           select from sendbatch.message m
@@ -68,7 +57,7 @@ export async function listConversations(
     left join sendbatch.channel_info i using (channel_key)
     left join sendbatch.read_cursor r on r.uid = u.uid and r.channel_key = u.channel_key
     left join lateral (
-      select m.message_id, m.message_seq, m.accepted_at, m.flags, m.from_uid, m.client_msg_no, m.payload, m.expire, m.stream_no, m.tag_key, m.subscribers
+      select ${messageColumns}
       from sendbatch.message m
       where m.channel_key = u.channel_key and ${seen(uid, now)}
       order by m.message_seq desc limit 1
@@ -84,22 +73,7 @@ export async function listConversations(
     lastSeq: row.last_seq,
     readSeq: row.read_seq,
     unread: Number(row.unread),
-    last:
-      row.message_id === null
-        ? undefined
-        : {
-            messageId: row.message_id,
-            messageSeq: row.message_seq,
-            acceptedAt: row.accepted_at,
-            flags: row.flags,
-            fromUid: row.from_uid,
-            clientMsgNo: row.client_msg_no,
-            payload: row.payload,
-            expire: row.expire ?? 0,
-            streamNo: row.stream_no ?? '',
-            tagKey: row.tag_key ?? '',
-            subscribers: row.subscribers ?? [],
-          },
+    last: row.message_id === null ? undefined : toStored(row),
   }));
 }
 

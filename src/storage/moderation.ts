@@ -1,6 +1,7 @@
 import { sql } from 'kysely';
 import type { Rule } from '../domain/moderation.ts';
 import type { Db, Tx } from './database.ts';
+import { alive } from './history.ts';
 
 /** A flagged message, as it is listed. */
 export interface FlaggedMessage {
@@ -106,7 +107,7 @@ export async function listFlagged(db: Db, after: number, limit: number, now: num
     from sendbatch.flagged_message f
     join sendbatch.channel c using (channel_key)
     left join sendbatch.message m on m.channel_key = f.channel_key and m.message_seq = f.message_seq
-      and (m.expire is null or m.accepted_at + m.expire * 1000 > ${now}::bigint)
+      and ${alive(now)}
     where f.message_id > ${after}
     order by f.message_id limit ${limit}`.execute(db);
   return rows.map((row) => ({
