@@ -9,6 +9,7 @@ import {
   type RuleSchema,
 } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
 import type { Rule } from '../domain/moderation.ts';
+import { pageOf } from '../domain/page.ts';
 import { limits } from '../limits.ts';
 import type { Moderation } from '../service/moderation.ts';
 
@@ -38,9 +39,7 @@ export function createModerationService({ moderation }: ModerationServiceParts):
 
     async listFlagged({ pageSize, pageToken }) {
       const limit = pageSize || limits.pageMessagesDefault;
-      // One more than asked tells whether there is more.
-      const found = await moderation.listFlagged(Number(pageToken), limit + 1);
-      const page = found.slice(0, limit);
+      const { page, last } = pageOf(await moderation.listFlagged(Number(pageToken), limit + 1), limit);
       return {
         flagged: page.map((each) => ({
           ...each,
@@ -50,7 +49,7 @@ export function createModerationService({ moderation }: ModerationServiceParts):
           ruleIds: each.ruleIds.map(BigInt),
           flaggedAt: timestampFromMs(each.flaggedAt),
         })),
-        nextPageToken: found.length > limit ? String(page.at(-1)?.messageId) : '',
+        nextPageToken: last === undefined ? '' : String(last.messageId),
       };
     },
     async reviewFlagged({ messageIds }) {

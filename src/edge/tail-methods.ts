@@ -8,6 +8,7 @@ import {
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { peerOf, personType } from '../domain/channel.ts';
 import { invalidField } from '../domain/failure.ts';
+import { pageOf } from '../domain/page.ts';
 import { limits } from '../limits.ts';
 import type { Inbox } from '../service/inbox.ts';
 import type { Frame, Tails } from '../service/tail.ts';
@@ -49,10 +50,7 @@ export function createTailMethods({ tails, inbox }: TailParts): Methods {
       const before = channelKey === undefined || messageId === undefined ? undefined : { messageId, channelKey };
       const limit = pageSize || limits.pageMessagesDefault;
       const reader = { caller: context.values.get(callerKey), uid };
-      // One more than asked tells whether there is more.
-      const found = await inbox.conversations(reader, before, limit + 1);
-      const page = found.slice(0, limit);
-      const end = page.at(-1);
+      const { page, last } = pageOf(await inbox.conversations(reader, before, limit + 1), limit);
       return {
         conversations: page.map((each) => ({
           channelId: each.channelType === personType ? peerOf(uid, each.channelId) : each.channelId,
@@ -62,7 +60,7 @@ export function createTailMethods({ tails, inbox }: TailParts): Methods {
           lastSeq: BigInt(each.lastSeq),
           ...(each.last === undefined ? {} : { lastMessage: toMessage(each, each.last) }),
         })),
-        nextPageToken: found.length > limit && end ? `${end.last?.messageId ?? 0}-${end.channelKey}` : '',
+        nextPageToken: last === undefined ? '' : `${last.last?.messageId ?? 0}-${last.channelKey}`,
       };
     },
 

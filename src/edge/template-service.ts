@@ -7,6 +7,7 @@ import {
   type TemplateService,
 } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import { invalidField } from '../domain/failure.ts';
+import { pageOf } from '../domain/page.ts';
 import { compileTemplate } from '../domain/template.ts';
 import { limits } from '../limits.ts';
 import type { StoredTemplate, Templates } from '../service/templates.ts';
@@ -27,10 +28,8 @@ export function createTemplateService({ templates }: TemplateServiceParts): Serv
     getTemplate: async ({ name, version }) => ({ template: toMessage(await templates.get(name, version)) }),
     async listTemplates({ pageSize, pageToken }) {
       const limit = pageSize || limits.pageMessagesDefault;
-      // One more than asked tells whether there is more.
-      const found = await templates.list(pageToken, limit + 1);
-      const page = found.slice(0, limit);
-      return { templates: page.map(toMessage), nextPageToken: found.length > limit ? (page.at(-1)?.name ?? '') : '' };
+      const { page, last } = pageOf(await templates.list(pageToken, limit + 1), limit);
+      return { templates: page.map(toMessage), nextPageToken: last?.name ?? '' };
     },
     async deleteTemplate({ name }) {
       await templates.remove(name);

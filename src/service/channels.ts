@@ -1,5 +1,6 @@
 import { channel, messageSequence, personType } from '../domain/channel.ts';
 import { invalidField } from '../domain/failure.ts';
+import { pageOf } from '../domain/page.ts';
 import { beginCursors } from '../storage/conversation.ts';
 import type { Tx } from '../storage/database.ts';
 import {
@@ -106,10 +107,8 @@ export function createChannels(store: Store, told: ChannelsTold, now: () => numb
         if (named.channelType === personType && list === 'member') throw hasNoMembers();
         const place = await placeOf(store, named);
         if (place === undefined) return { entries: [], next: '' };
-        // One more than asked tells whether there is more.
-        const found = await listUids(db, place, list, after, limit + 1);
-        const entries = found.slice(0, limit);
-        return { entries, next: found.length > limit ? (entries.at(-1)?.uid ?? '') : '' };
+        const { page, last } = pageOf(await listUids(db, place, list, after, limit + 1), limit);
+        return { entries: page, next: last?.uid ?? '' };
       }),
     addSystemUids: (uids) => orBusy(() => addSystemUids(db, uids)),
     removeSystemUids: (uids) => orBusy(() => removeSystemUids(db, uids)),

@@ -11,7 +11,8 @@ import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import type { Scope } from '../../src/domain/caller.ts';
 import { guardedServices, scopeOf } from '../../src/edge/authenticate.ts';
 import { createKeys, type Keys, type KeyWish, keyMemoryMs } from '../../src/service/keys.ts';
-import { type Db, openDatabase } from '../../src/storage/database.ts';
+import type { Db } from '../../src/storage/database.ts';
+import { openStore } from '../support/database.ts';
 import { type Answer, type Door, openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
@@ -62,14 +63,7 @@ const said = (answer: Answer) =>
     : answer.results.map((result) => result.refused?.reason ?? 'ok').join(' ');
 
 function keysOf(service: TestService): { db: Db; keys: Keys } {
-  const db = openDatabase({
-    connection: { url: service.databaseUrl },
-    poolSize: 1,
-    lockTimeoutMs: 5000,
-    statementTimeoutMs: 5000,
-    connectTimeoutMs: 5000,
-    onConnectionError: () => {},
-  });
+  const db = openStore(service.databaseUrl);
   return { db, keys: createKeys(db) };
 }
 

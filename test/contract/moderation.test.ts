@@ -5,7 +5,7 @@ import { after, before, describe, test } from 'node:test';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { type Answer, type Door, openDoors } from '../support/doors.ts';
+import { type Answer, type Door, openDoors, said } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
@@ -19,11 +19,6 @@ const draft = (channelId: string, clientMsgNo: string, text: string, more: Draft
   payload: Buffer.from(text),
   ...more,
 });
-const said = (answer: Answer) =>
-  'refused' in answer
-    ? `call: ${answer.refused.reason}`
-    : answer.results.map((result) => result.refused?.reason ?? (result.duplicate ? 'again' : 'ok')).join(' ');
-
 describe('rules about content', () => {
   let service: TestService;
   let doors: Door[];

@@ -5,8 +5,8 @@ import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import type { Config } from '../../src/config.ts';
 import { createKeys } from '../../src/service/keys.ts';
-import { openDatabase } from '../../src/storage/database.ts';
-import { type Answer, type Door, openDoors } from '../support/doors.ts';
+import { openStore } from '../support/database.ts';
+import { type Answer, type Door, openDoors, said } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
 
@@ -23,10 +23,6 @@ const draft = (fromUid: string, more: Draft = {}): Draft => ({
 });
 const drafts = (fromUid: string, count: number, more: Draft = {}) =>
   Array.from({ length: count }, () => draft(fromUid, more));
-const said = (answer: Answer) =>
-  'refused' in answer
-    ? `call: ${answer.refused.reason}`
-    : answer.results.map((result) => result.refused?.reason ?? (result.duplicate ? 'again' : 'ok')).join(' ');
 const hour = 3600;
 const limited = 'RATE_LIMITED';
 
@@ -126,14 +122,7 @@ test('two keys of one name have a quota each', async () => {
     open: false,
     rates: { caller: [{ points: 2, seconds: hour }], sender: [], channel: [], store: 'memory' },
   });
-  const db = openDatabase({
-    connection: { url: service.databaseUrl },
-    poolSize: 1,
-    lockTimeoutMs: 5000,
-    statementTimeoutMs: 5000,
-    connectTimeoutMs: 5000,
-    onConnectionError: () => {},
-  });
+  const db = openStore(service.databaseUrl);
   const keys = createKeys(db);
   const [door] = openDoors(service.url);
   for (const more of [{}, {}, { ratePerSecond: 1 }]) {

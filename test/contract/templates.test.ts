@@ -3,15 +3,10 @@ import { after, before, describe, test } from 'node:test';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { TemplateFormat } from '../../gen/sendbatch/v1/template_service_pb.ts';
-import { type Answer, type Door, openDoors } from '../support/doors.ts';
+import { type Door, openDoors, said } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
-
-const said = (answer: Answer) =>
-  'refused' in answer
-    ? `call: ${answer.refused.reason}`
-    : answer.results.map((result) => result.refused?.reason ?? (result.duplicate ? 'again' : 'ok')).join(' ');
 
 describe('templates', () => {
   let service: TestService;

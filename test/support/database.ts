@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
-import { openDatabase } from '../../src/storage/database.ts';
+import { type Db, openDatabase } from '../../src/storage/database.ts';
 import { migrate } from '../../src/storage/migrate.ts';
 
 export const adminUrlVariable = 'SENDBATCH_TEST_ADMIN_URL';
@@ -55,4 +55,16 @@ export async function migrateDatabase(url: string): Promise<void> {
   });
   await migrate(db);
   await db.destroy();
+}
+
+/** Opens a database as the store does, with one connection. */
+export function openStore(url: string): Db {
+  return openDatabase({
+    connection: { url },
+    poolSize: 1,
+    lockTimeoutMs: 5000,
+    statementTimeoutMs: 5000,
+    connectTimeoutMs: 5000,
+    onConnectionError: () => {},
+  });
 }

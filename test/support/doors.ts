@@ -47,6 +47,13 @@ export interface Result {
 /** What a batch came to. */
 export type Answer = { readonly results: Result[] } | { readonly refused: Refused };
 
+/** An answer in words: `ok`, `again` for a duplicate, or the reason, of each message; or of the whole call. */
+export function said(answer: Answer): string {
+  return 'refused' in answer
+    ? `call: ${answer.refused.reason}`
+    : answer.results.map((result) => result.refused?.reason ?? (result.duplicate ? 'again' : 'ok')).join(' ');
+}
+
 /** A way into the service: one protocol with one client library. */
 export interface Door {
   readonly name: string;
