@@ -1,5 +1,6 @@
 import { sql } from 'kysely';
 import type { Db } from './database.ts';
+import type { MessageTable } from './schema.ts';
 
 /** A stored message, as history reads it. */
 export interface StoredMessage {
@@ -135,7 +136,20 @@ export async function findByKeys(
 }
 
 /** A message as a query with these columns gives it. */
-export type MessageRow = Awaited<ReturnType<ReturnType<typeof visible>['execute']>>[number];
+export type MessageRow = Pick<
+  MessageTable,
+  | 'message_id'
+  | 'message_seq'
+  | 'accepted_at'
+  | 'flags'
+  | 'from_uid'
+  | 'client_msg_no'
+  | 'payload'
+  | 'expire'
+  | 'stream_no'
+  | 'tag_key'
+  | 'subscribers'
+>;
 
 export function toStored(row: MessageRow): StoredMessage {
   return {

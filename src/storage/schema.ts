@@ -24,7 +24,7 @@ interface ChannelHeadTable {
   last_seq: number;
 }
 
-interface MessageTable {
+export interface MessageTable {
   channel_key: number;
   message_seq: number;
   message_id: number;
