@@ -6,12 +6,15 @@ import { createIdentify } from './edge/identity.ts';
 import { listen } from './edge/listen.ts';
 import { createRoutes } from './edge/routes.ts';
 import { createServer } from './edge/server.ts';
+import { createWebhookBodies } from './edge/webhook-body.ts';
 import { createEvents, type Log } from './events.ts';
 import { openServer } from './open-server.ts';
 import { openTails } from './open-tails.ts';
+import { openWebhooks } from './open-webhooks.ts';
 import { createAppend, createRehearsal } from './service/append.ts';
 import { createBroadcast } from './service/broadcast.ts';
 import { createChannels } from './service/channels.ts';
+import type { Store } from './service/group.ts';
 import { createInbox } from './service/inbox.ts';
 import { createKeys } from './service/keys.ts';
 import { createDirect, createLanes } from './service/lanes.ts';
@@ -60,7 +63,17 @@ export async function start(config: Config, log: Log): Promise<App> {
     };
     const opened = openTails(database, db, rules, events);
     undo.push(() => opened.close());
-    const { store, tails, live } = opened;
+    const { tails, live } = opened;
+    const hooks = await openWebhooks(config, db, createWebhookBodies(), events);
+    undo.push(() => hooks.close(config.shutdownGraceMs));
+    const store: Store = {
+      ...opened.store,
+      announces: hooks.webhooks.any,
+      onStored(keys) {
+        opened.store.onStored?.(keys);
+        hooks.nudge();
+      },
+    };
     const openAppend = () => {
       if (config.lanes === 0) return createDirect(createAppend(store));
       const writers = database.open({ poolSize: config.lanes });
@@ -115,6 +128,7 @@ export async function start(config: Config, log: Log): Promise<App> {
         inbox: createInbox(store),
         moderation,
         templates,
+        webhooks: hooks.webhooks,
         systemUids: systemUids === 'all' ? [] : systemUids,
       },
       events,

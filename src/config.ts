@@ -186,6 +186,38 @@ const schema = {
     default: 'open',
     env: 'MODERATION_HOOK_FAILURE',
   },
+  webhookUrl: {
+    doc: 'URL that gets what is stored, as the webhook named settings. Unset: only the webhooks that WebhookService makes.',
+    format: 'web-url',
+    default: '',
+    env: 'WEBHOOK_URL',
+    sensitive: true,
+  },
+  webhookSecret: {
+    doc: 'Secret that signs for WEBHOOK_URL: whsec_ and 24 to 64 bytes in base64. The one before signs too for 24 hours.',
+    format: String,
+    default: '',
+    env: 'WEBHOOK_SECRET',
+    sensitive: true,
+  },
+  webhookFormat: {
+    doc: 'What WEBHOOK_URL gets: standard = an object with type, timestamp and data; legacy = WuKongIM’s msg.notify, which needs no secret.',
+    format: ['standard', 'legacy'],
+    default: 'standard',
+    env: 'WEBHOOK_FORMAT',
+  },
+  webhookAllowPrivate: {
+    doc: 'on = webhooks may go to addresses that are not public, and by http; off = neither.',
+    format: ['on', 'off'],
+    default: 'off',
+    env: 'WEBHOOK_ALLOW_PRIVATE',
+  },
+  webhookTimeout: {
+    doc: 'Milliseconds that a webhook has to answer.',
+    format: 'milliseconds',
+    default: 10_000,
+    env: 'WEBHOOK_TIMEOUT',
+  },
   listenDatabaseUrl: {
     doc: 'PostgreSQL for LISTEN, past a pooler that cannot carry it. Unset: DATABASE_URL.',
     format: 'database-url',
@@ -283,6 +315,16 @@ export interface Config {
   readonly moderationHook:
     | { readonly url: string; readonly timeoutMs: number; readonly onFailure: 'open' | 'closed' }
     | undefined;
+  readonly webhooks: {
+    /** The webhook of WEBHOOK_URL. */
+    readonly settings:
+      | { readonly url: string; readonly secret: string; readonly format: 'standard' | 'legacy' }
+      | undefined;
+    readonly allowPrivate: boolean;
+    readonly timeoutMs: number;
+    /** How failures are tried again, where it is not as usual: tests are in a hurry. */
+    readonly pace?: { readonly [name in 'firstMs' | 'longestMs' | 'attempts' | 'breakMs' | 'longestBreakMs']?: number };
+  };
   /** For LISTEN; unset: as the database. */
   readonly listenUrl: string | undefined;
   readonly retention: readonly { readonly channelType: number; readonly days: number }[];
@@ -367,6 +409,11 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
             timeoutMs: at.moderationHookTimeout,
             onFailure: at.moderationHookFailure === 'closed' ? 'closed' : 'open',
           },
+    webhooks: {
+      settings: webhookOf(at),
+      allowPrivate: at.webhookAllowPrivate === 'on',
+      timeoutMs: at.webhookTimeout,
+    },
     listenUrl: at.listenDatabaseUrl === '' ? undefined : at.listenDatabaseUrl,
     retention: at.retention
       .split(/[\s,]+/)
@@ -425,6 +472,20 @@ function tlsOf(key: string, cert: string, clientCa: string): Config['tls'] {
     cert: readSecret('TLS_CERT', cert),
     ...(clientCa === '' ? {} : { clientCa: readSecret('TLS_CLIENT_CA', clientCa) }),
   };
+}
+
+function webhookOf(at: Settings): Config['webhooks']['settings'] {
+  const { webhookUrl: url, webhookSecret: secret } = at;
+  const format = at.webhookFormat === 'legacy' ? 'legacy' : 'standard';
+  if (url === '') {
+    if (secret !== '') throw new ConfigError('WEBHOOK_SECRET needs WEBHOOK_URL');
+    return undefined;
+  }
+  if (secret === '' && format === 'standard')
+    throw new ConfigError(
+      'WEBHOOK_URL needs WEBHOOK_SECRET, which its receiver checks signatures with: make one by echo whsec_$(openssl rand -base64 32)',
+    );
+  return { url, secret, format };
 }
 
 /** RFC 7518: a key of HS256 has at least as many bytes as its hash. */

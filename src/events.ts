@@ -31,6 +31,20 @@ export interface CallEnd {
   readonly cause?: unknown;
 }
 
+/** A try to deliver to a webhook that ended; without its URL, which may hold secrets, and without what was sent. */
+export interface WebhookTry {
+  readonly webhook: string;
+  /** The `webhook-id`. */
+  readonly delivery: string;
+  readonly messages: number;
+  /** Which try it was, from 1. */
+  readonly attempt: number;
+  /** 0: there was no answer. */
+  readonly status: number;
+  readonly ms: number;
+  readonly error?: string;
+}
+
 /** What happens in the service that is worth a line. One function a thing, so that its metric has a place to go. */
 export function createEvents(log: Log) {
   return {
@@ -52,6 +66,22 @@ export function createEvents(log: Log) {
     /** A connection that broke; the next query opens another. */
     databaseConnectionLost(error: Error): void {
       log.warn({ err: error }, 'a database connection was lost');
+    },
+    /** A webhook's receiver has taken messages. */
+    webhookDelivered(delivered: WebhookTry): void {
+      log.debug(delivered, 'webhook delivered');
+    },
+    /** It has not, and is tried again. */
+    webhookFailed(failed: WebhookTry): void {
+      log.warn(failed, 'webhook failed');
+    },
+    /** It has not, and is not tried again by itself. */
+    webhookParked(parked: WebhookTry): void {
+      log.error(parked, 'webhook parked: it has failed as often as it may');
+    },
+    /** It wants no more. */
+    webhookGone(gone: WebhookTry): void {
+      log.error(gone, 'webhook disabled: its receiver is gone');
     },
   };
 }

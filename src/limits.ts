@@ -55,6 +55,14 @@ export const limits = {
   laneMessages: 16_000,
   /** Bytes that wait in a lane at most. */
   laneBytes: 64 * 1024 * 1024,
+  /** Webhooks. */
+  webhooks: 100,
+  /** Messages in a POST to a webhook. */
+  webhookMessages: 100,
+  /** Bytes of payloads in a POST to a webhook, if it has more than one message: in base64 it is below the 1 MB that proxies take unless told otherwise. */
+  webhookBytes: 512 * 1024,
+  /** Deliveries that a webhook gets at once: channels are parted among as many lanes. Those of what is queued stay in their lanes; another number needs a migration. */
+  webhookLanes: 8,
   /** Message ids that one block of the database's sequence holds; a transaction draws one block. */
   idsPerBlock: 4096,
 } as const;

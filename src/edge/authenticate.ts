@@ -4,6 +4,7 @@ import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
 import { TemplateService } from '../../gen/sendbatch/v1/template_service_pb.ts';
+import { WebhookService } from '../../gen/sendbatch/v1/webhook_service_pb.ts';
 import type { Caller, Scope } from '../domain/caller.ts';
 import { Failure } from '../domain/failure.ts';
 import { callerKey, certificateKey, type Identify } from './identity.ts';
@@ -37,6 +38,7 @@ export const guardedServices: readonly DescService[] = [
   ChannelService,
   ModerationService,
   TemplateService,
+  WebhookService,
 ];
 
 /** Throws unless a caller has a scope; `what` needs it. */

@@ -33,6 +33,8 @@ const table: Record<Reason, { code: Code; http: number }> = {
   READER_NOT_YOURS: { code: Code.PermissionDenied, http: 403 },
   TEMPLATE_NOT_EXIST: { code: Code.NotFound, http: 404 },
   TEMPLATE_FAILED: { code: Code.InvalidArgument, http: 400 },
+  WEBHOOK_NOT_EXIST: { code: Code.NotFound, http: 404 },
+  WEBHOOK_EXISTS: { code: Code.AlreadyExists, http: 409 },
   RATE_LIMITED: { code: Code.ResourceExhausted, http: 429 },
   CLIENT_MSG_NO_REUSED: { code: Code.AlreadyExists, http: 409 },
   SEQ_MISMATCH: { code: Code.Aborted, http: 409 },

@@ -4,6 +4,7 @@ import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
 import { TemplateService } from '../../gen/sendbatch/v1/template_service_pb.ts';
+import { WebhookService } from '../../gen/sendbatch/v1/webhook_service_pb.ts';
 import type { Events } from '../events.ts';
 import { limits } from '../limits.ts';
 import { createTranscoder, type Transcoder } from '../transcode/index.ts';
@@ -19,6 +20,7 @@ import { createModerationService, type ModerationServiceParts } from './moderati
 import { createTemplateService, type TemplateServiceParts } from './template-service.ts';
 import { createUnaryGrpc } from './unary-grpc.ts';
 import { validateInterceptor } from './validate.ts';
+import { createWebhookService, type WebhookServiceParts } from './webhook-service.ts';
 
 /** All RPCs and all interceptors, for every protocol: what a call passes is on this screen. */
 export interface Routes {
@@ -40,7 +42,8 @@ const compressMinBytes = 64 * 1024;
 export type Parts = MessageServiceParts &
   ChannelServiceParts &
   ModerationServiceParts &
-  TemplateServiceParts & {
+  TemplateServiceParts &
+  WebhookServiceParts & {
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
   };
@@ -51,6 +54,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     { service: ChannelService, implementation: createChannelService(parts) },
     { service: ModerationService, implementation: createModerationService(parts) },
     { service: TemplateService, implementation: createTemplateService(parts) },
+    { service: WebhookService, implementation: createWebhookService(parts) },
   ] as const;
   // From the outside in.
   const interceptors: Interceptor[] = [
@@ -73,11 +77,12 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   });
   return {
     routes(router) {
-      const [messages, channels, moderation, templates] = services;
+      const [messages, channels, moderation, templates, webhooks] = services;
       router.service(messages.service, messages.implementation);
       router.service(channels.service, channels.implementation);
       router.service(moderation.service, moderation.implementation);
       router.service(templates.service, templates.implementation);
+      router.service(webhooks.service, webhooks.implementation);
     },
     options: {
       interceptors,

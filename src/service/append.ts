@@ -1,14 +1,17 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { messageSequence } from '../domain/channel.ts';
 import { type Layout, layOut, numbered } from '../domain/layout.ts';
 import { isPersistent } from '../domain/message.ts';
 import { type Assumption, assume, type PermissionRules, pairKeyOf } from '../domain/permission.ts';
 import { type Batch, decide, type Earlier, type Facts, type Outcome, type Plan } from '../domain/plan.ts';
+import type { Range } from '../domain/webhook.ts';
 import { type HeadChange, lockFreeHeads, lockHeads, readHeads, setHeads } from '../storage/channel.ts';
 import { all, type Db, inTransaction, type Tx } from '../storage/database.ts';
 import { isLockTimeout, isRepeatedSend, troubleOf } from '../storage/failure.ts';
 import { appendNew, drawBlock, findEarlier, insertMessages } from '../storage/message.ts';
 import { insertFlags } from '../storage/moderation.ts';
 import { readPairFacts } from '../storage/permission.ts';
+import { insertOutbox } from '../storage/webhook-queue.ts';
 import { byText, denied, type Group, keyed, keyedMessages, makePermitted, messagesOf, type Store } from './group.ts';
 import { orBusy, storeBusy } from './store-busy.ts';
 
@@ -61,7 +64,12 @@ export function createAppend(store: Store, now: () => number = Date.now): Append
           continue;
         }
         const group = await keyed(batches, store);
-        const appended = await appendDecided(db, batches, group, rules, { manner, acceptedAt, lost });
+        const appended = await appendDecided(db, batches, group, rules, {
+          manner,
+          acceptedAt,
+          lost,
+          announce: store.announces?.() === true,
+        });
         note(appended.doubtful);
         store.onStored?.(appended.stored);
         return appended.batches;
@@ -128,7 +136,7 @@ async function appendTrusted(
     for (const [text, key] of await makePermitted(batches, keys, store)) keys.set(text, key);
     if (wanted.some((channel) => !keys.has(channel.key))) return undefined;
   }
-  const numbers = await appendNew(db, layout, assumption, keys, acceptedAt);
+  const numbers = await appendNew(db, layout, assumption, keys, acceptedAt, store.announces?.() === true);
   if (numbers === undefined) return undefined;
   store.onStored?.(wanted.flatMap((channel) => keys.get(channel.key) ?? []));
   return numbered(batches, layout, numbers).map(fulfilled);
@@ -143,7 +151,7 @@ async function appendDecided(
   batches: readonly Batch[],
   group: Group,
   rules: PermissionRules,
-  { manner, acceptedAt, lost }: { manner: Manner; acceptedAt: number; lost: boolean },
+  { manner, acceptedAt, lost, announce }: { manner: Manner; acceptedAt: number; lost: boolean; announce: boolean },
 ): Promise<{ batches: readonly Appended[]; doubtful: boolean; stored: readonly number[] }> {
   return await inTransaction(
     db,
@@ -156,7 +164,7 @@ async function appendDecided(
       const told = lost ? ownFirst(plan.outcomes, seen.facts.earlier, acceptedAt) : plan.outcomes;
       const outcomes = told.values();
       return {
-        sent: plan.rows.length === 0 ? [] : write(tx, group, plan, acceptedAt),
+        sent: plan.rows.length === 0 ? [] : write(tx, group, plan, acceptedAt, announce),
         result: {
           batches: batches.map((batch) => (isFree(batch) ? fulfilled(outcomes.next().value ?? []) : held)),
           stored: [...plan.heads.keys()].flatMap((text) => group.channelKeys.get(text) ?? []),
@@ -190,8 +198,8 @@ async function lockAndLook(tx: Tx, group: Group, rules: PermissionRules, pass: b
   return { facts: { heads: byText(group, heads), earlier, forbidden: denials, block }, held };
 }
 
-/** Sends the heads that grow, the rows, and what was flagged of them. */
-function write(tx: Tx, group: Group, plan: Plan, acceptedAt: number): Promise<unknown>[] {
+/** Sends the heads that grow, the rows, what was flagged of them, and what webhooks are to hear of. */
+function write(tx: Tx, group: Group, plan: Plan, acceptedAt: number, announce: boolean): Promise<unknown>[] {
   const heads: HeadChange[] = [];
   for (const [text, value] of plan.heads) {
     const channelKey = group.channelKeys.get(text);
@@ -206,7 +214,21 @@ function write(tx: Tx, group: Group, plan: Plan, acceptedAt: number): Promise<un
     setHeads(tx, heads),
     insertMessages(tx, plan.rows, group.channelKeys, acceptedAt),
     ...(flags.length === 0 ? [] : [insertFlags(tx, flags, acceptedAt)]),
+    ...(announce ? [insertOutbox(tx, storedRanges(group, plan))] : []),
   ];
+}
+
+/** What a plan stores, as a range a channel; channels of commands are not in it. */
+function storedRanges({ channelKeys }: Group, { rows }: Plan): Range[] {
+  const ranges = new Map<string, Range>();
+  for (const { message, messageSeq } of rows) {
+    const { key, sequence } = message.channel;
+    const channelKey = channelKeys.get(key);
+    if (channelKey === undefined || sequence !== messageSequence) continue;
+    const firstSeq = ranges.get(key)?.firstSeq ?? messageSeq;
+    ranges.set(key, { channelKey, firstSeq, lastSeq: messageSeq });
+  }
+  return [...ranges.values()];
 }
 
 /**

@@ -15,6 +15,8 @@ export interface Store {
   readonly rules: PermissionRules;
   /** Told of the channels in which something was stored, after the commit. */
   readonly onStored?: (channelKeys: Iterable<number>) => void;
+  /** Whether there are webhooks, which are to hear of what is stored. */
+  readonly announces?: () => boolean;
 }
 
 /** Batches that meet the store together, and what is known of their channels beforehand. */

@@ -69,6 +69,15 @@ export interface Transcoder {
   handle(request: UniversalServerRequest): Promise<UniversalServerResponse | undefined>;
 }
 
+/** How the JSON routes write, unless told otherwise. */
+const routesWrite = { protoNames: true, longsAsNumbers: true, enumsAsNumbers: true, alwaysImplicit: true } as const;
+
+/** Writes messages as the JSON routes do, for what is no answer. */
+export function createJsonWriter(registry = createRegistry()): Transcoder['write'] {
+  const writer = new JsonWriter({ ...routesWrite, registry });
+  return (schema, message) => writer.message(schema, message);
+}
+
 /**
  * Makes the JSON routes of services out of their google.api.http annotations. Each hands its call to the same implementation, through the same
  * interceptors, in process. Every mistake in a rule is an error here, before anything is served.
@@ -78,14 +87,7 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
   const bindings = compileBindings(services.map(({ service }) => service));
   const router = new Router(bindings);
   const reader = new JsonReader({ strictNumbers: true, strictFields: false, ...options.read, registry });
-  const writer = new JsonWriter({
-    protoNames: true,
-    longsAsNumbers: true,
-    enumsAsNumbers: true,
-    alwaysImplicit: true,
-    ...options.write,
-    registry,
-  });
+  const writer = new JsonWriter({ ...routesWrite, ...options.write, registry });
   const write = (schema: DescMessage, message: Message) => writer.message(schema, message);
   return { bindings, write, handle: createHandler({ ...options, interceptors, registry }, { router, reader, writer }) };
 }

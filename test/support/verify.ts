@@ -63,6 +63,11 @@ export async function assertSound(url: string): Promise<void> {
   });
 }
 
+/** A statement past the service. */
+export async function change(url: string, statement: string): Promise<void> {
+  await ask(url, (client) => client.query(statement));
+}
+
 async function ask<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();

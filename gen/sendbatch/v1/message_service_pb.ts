@@ -1576,10 +1576,11 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `NOT_SUBSCRIBER`, `IN_DENYLIST`, `NOT_IN_ALLOWLIST`, `NOT_ALLOWED`, `CHANNEL_BANNED`, `CHANNEL_DISBANDED`, `SENDER_BANNED` | PERMISSION_DENIED | 403 | the channel's rules; metadata `reason_code` is the legacy number |
  * | `SEQ_EXPIRED` | OUT_OF_RANGE | 400 | the cursor is before what is kept; metadata `first_seq` |
  * | `TEMPLATE_FAILED` | INVALID_ARGUMENT | 400 | a template cannot be rendered; metadata `missing` names variables |
- * | `CHANNEL_NOT_EXIST`, `RULE_NOT_EXIST`, `TEMPLATE_NOT_EXIST` | NOT_FOUND | 404 | it was never made |
+ * | `CHANNEL_NOT_EXIST`, `RULE_NOT_EXIST`, `TEMPLATE_NOT_EXIST`, `WEBHOOK_NOT_EXIST` | NOT_FOUND | 404 | it was never made |
  * | `CONTENT_REFUSED` | PERMISSION_DENIED | 403 | a rule of moderation; metadata `rule_id`, 0 = the hook |
  * | `RATE_LIMITED` | RESOURCE_EXHAUSTED | 429 | over a rate; metadata `by`, `limit`, `seconds`; RetryInfo says when |
  * | `CLIENT_MSG_NO_REUSED` | ALREADY_EXISTS | 409 | the key was used for another content; metadata `message_seq` of the first |
+ * | `WEBHOOK_EXISTS` | ALREADY_EXISTS | 409 | the name of a webhook is taken |
  * | `SEQ_MISMATCH` | ABORTED | 409 | `expected_last_seqs` does not hold; metadata `actual` |
  * | `STORE_BUSY` | UNAVAILABLE | 503 | the database is away or a lock took too long; retry with the same keys |
  * | `DEADLINE` | DEADLINE_EXCEEDED | 504 | the outcome is unknown; a retry with the same keys is safe |

@@ -1,0 +1,279 @@
+import { sql } from 'kysely';
+import { countOf, firstOf, type Range, withinBytes } from '../domain/webhook.ts';
+import { limits } from '../limits.ts';
+import { type Db, inTransaction, type Tx } from './database.ts';
+import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from './history.ts';
+import { databaseNow, type StoredWebhook, toWebhook, type WebhookRow, webhookColumns } from './webhook.ts';
+
+/** A stored message and the channel that it is in. */
+export interface PlacedMessage extends StoredMessage {
+  readonly channelKey: number;
+  readonly channelType: number;
+  readonly channelId: string;
+}
+
+/** Whose lane it is: a claim that ran out and was made by another has another token. */
+export interface Lease {
+  readonly webhookKey: number;
+  readonly lane: number;
+  readonly token: string;
+}
+
+/** Messages that go in one POST. */
+export interface Delivery {
+  readonly webhook: StoredWebhook;
+  /** The `webhook-id`. */
+  readonly id: string;
+  /** Tries that failed. */
+  readonly attempts: number;
+  /** Those of its ranges that are still there. */
+  readonly messages: readonly PlacedMessage[];
+}
+
+/** Writes down what a transaction stores, under the locks of the channels' heads. */
+export async function insertOutbox(tx: Tx, ranges: readonly Range[]): Promise<void> {
+  await sql`
+    insert into sendbatch.webhook_outbox (channel_key, first_seq, last_seq)
+    select * from unnest(${ranges.map((range) => range.channelKey)}::bigint[], ${ranges.map((range) => range.firstSeq)}::bigint[],
+      ${ranges.map((range) => range.lastSeq)}::bigint[])`.execute(tx);
+}
+
+/** The lane of what is redelivered: the one behind those of the channels. */
+const redeliveryLane = limits.webhookLanes;
+/** Rows of the outbox that are moved at once. */
+const routedAtOnce = 5000;
+
+/**
+ * Moves what was stored to the queues of the webhooks that are for it; returns how many rows it took. One at a time among all instances: two at once could queue a channel's second range before its
+ * first. Who finds another at it leaves it to that one.
+ *
+ * In a snapshot a channel's rows in the outbox are without gaps from the first one on, since who writes them holds the channel's head until the commit. So a range that is merged into one that is queued is its continuation.
+ */
+export async function routeOutbox(db: Db): Promise<number> {
+  return await inTransaction(
+    db,
+    async (tx) => {
+      const { rows } = await sql<{ mine: boolean }>`
+        select pg_try_advisory_xact_lock(hashtextextended('sendbatch.webhook', 0)) as mine`.execute(tx);
+      return rows[0]?.mine === true;
+    },
+    // A statement of its own after the lock's: its snapshot has what the one before has moved.
+    (tx, mine) => {
+      const moved = mine ? moveOutbox(tx) : undefined;
+      return { sent: moved === undefined ? [] : [moved], result: moved ?? 0 };
+    },
+  );
+}
+
+async function moveOutbox(tx: Tx): Promise<number> {
+  const { rows } = await sql<{ taken: number }>`
+    with taken as (
+      delete from sendbatch.webhook_outbox
+      where outbox_id <= (select max(outbox_id) from (select outbox_id from sendbatch.webhook_outbox order by outbox_id limit ${routedAtOnce}) o)
+      returning channel_key, first_seq, last_seq
+    ), ranges as (
+      select channel_key, min(first_seq) as first_seq, max(last_seq) as last_seq from taken group by channel_key
+    ), queued as (
+      insert into sendbatch.webhook_queue as q (webhook_key, channel_key, lane, first_seq, last_seq, since)
+      select w.webhook_key, r.channel_key, r.channel_key % ${limits.webhookLanes}, r.first_seq, r.last_seq, ${databaseNow}
+      from ranges r
+      cross join lateral (select channel_type from sendbatch.channel c where c.channel_key = r.channel_key limit 1) c
+      join sendbatch.webhook w on cardinality(w.channel_types) = 0 or c.channel_type = any(w.channel_types)
+      order by w.webhook_key, r.channel_key
+      on conflict (webhook_key, channel_key) do update set last_seq = greatest(q.last_seq, excluded.last_seq)
+    )
+    select count(*)::integer as taken from taken`.execute(tx);
+  return rows[0]?.taken ?? 0;
+}
+
+/**
+ * Claims the lanes that have something to do and that nobody works on; of a webhook that has failed too often one time after the other one lane, and only while it has none. What another instance is
+ * claiming at this moment is passed over, so that nobody waits.
+ */
+export async function claimLanes(
+  db: Db,
+  token: string,
+  { leaseMs, failuresBeforeBreak }: { leaseMs: number; failuresBeforeBreak: number },
+): Promise<Lease[]> {
+  const { rows } = await sql<{ webhook_key: number; lane: number }>`
+    with due as materialized (
+      select l.webhook_key, l.lane, w.failures, row_number() over (partition by l.webhook_key order by l.next_at, l.lane) as nth
+      from sendbatch.webhook w join sendbatch.webhook_lane l using (webhook_key)
+      where w.disabled_by is null and w.paused_until <= ${databaseNow}
+        and l.leased_until <= ${databaseNow} and l.next_at <= ${databaseNow} and (
+        l.delivery_id is not null
+        or l.lane = ${redeliveryLane} and exists (
+          select from sendbatch.webhook_parked p where p.webhook_key = l.webhook_key and p.redeliver)
+        or l.lane <> ${redeliveryLane} and (
+          (select since from sendbatch.webhook_queue q where q.webhook_key = l.webhook_key and q.lane = l.lane order by queued_id limit 1)
+            <= ${databaseNow} - w.max_wait_ms
+          or w.max_wait_ms > 0 and w.batch_size <= (
+            select sum(n) from (
+              select last_seq - first_seq + 1 as n from sendbatch.webhook_queue q
+              where q.webhook_key = l.webhook_key and q.lane = l.lane order by queued_id limit w.batch_size
+            ) waiting)))
+    ), free as materialized (
+      select l.webhook_key, l.lane from due d join sendbatch.webhook_lane l using (webhook_key, lane)
+      where l.leased_until <= ${databaseNow} and (
+        d.failures < ${failuresBeforeBreak}
+        or d.nth = 1 and not exists (
+          select from sendbatch.webhook_lane b where b.webhook_key = d.webhook_key and b.leased_until > ${databaseNow}))
+      for update of l skip locked
+    )
+    update sendbatch.webhook_lane l set token = ${token}::uuid, leased_until = ${databaseNow} + ${leaseMs}::bigint
+    from free f where l.webhook_key = f.webhook_key and l.lane = f.lane
+    returning l.webhook_key, l.lane`.execute(db);
+  return rows.map((row) => ({ webhookKey: row.webhook_key, lane: row.lane, token }));
+}
+
+interface LaneRow {
+  readonly delivery_id: number | null;
+  readonly message_id: string | null;
+  readonly ranges: RangeRow[] | null;
+  readonly attempts: number;
+  readonly next_at: number;
+  readonly now: number;
+}
+
+/** Channel key, first and last sequence. */
+export type RangeRow = readonly [number, number, number];
+
+/** What a lane is to post now, and by what it came to that. */
+interface Taken {
+  readonly delivery: Delivery;
+  readonly write: (tx: Tx) => Promise<unknown>[];
+}
+
+/**
+ * The delivery that a lane has in hand, or else its next one, out of what is queued; the lease begins anew. Undefined when there is nothing to do, or the lease was lost.
+ * A delivery keeps its messages and its id from its first try to its last, but for messages that have expired.
+ */
+export async function takeDelivery(
+  db: Db,
+  lease: Lease,
+  { newId, leaseMs, now }: { newId: string; leaseMs: number; now: number },
+): Promise<Delivery | undefined> {
+  return await inTransaction(
+    db,
+    async (tx): Promise<Taken | undefined> => {
+      const { rows } = await sql<WebhookRow & LaneRow>`
+        select ${webhookColumns}, l.delivery_id, l.message_id, l.ranges, l.attempts, l.next_at, ${databaseNow} as now
+        from sendbatch.webhook_lane l join sendbatch.webhook w using (webhook_key)
+        where l.webhook_key = ${lease.webhookKey} and l.lane = ${lease.lane} and l.token = ${lease.token}::uuid
+        for update of l`.execute(tx);
+      const [row] = rows;
+      if (row === undefined || row.disabled_by !== null || row.next_at > row.now) return undefined;
+      const webhook = toWebhook(row);
+      const { message_id: id, ranges, attempts } = row;
+      if (id !== null && ranges !== null) {
+        const messages = await readPlaced(tx, ranges.map(toRange), now);
+        return { delivery: { webhook, id, attempts, messages }, write: (tx) => [renew(tx, lease, leaseMs)] };
+      }
+      return lease.lane === redeliveryLane
+        ? await takeParked(tx, lease, webhook, { leaseMs, now })
+        : await takeQueued(tx, lease, webhook, { newId, leaseMs, now, databaseNow: row.now });
+    },
+    (tx, taken) => ({ sent: taken?.write(tx) ?? [], result: taken?.delivery }),
+  );
+}
+
+/** Rows that the router is at are passed over: their turn comes when it is done. */
+async function takeQueued(
+  tx: Tx,
+  lease: Lease,
+  webhook: StoredWebhook,
+  at: { newId: string; leaseMs: number; now: number; databaseNow: number },
+): Promise<Taken | undefined> {
+  const { webhookKey, lane } = lease;
+  const { rows } = await sql<{ channel_key: number; first_seq: number; last_seq: number; since: number }>`
+    select channel_key, first_seq, last_seq, since from sendbatch.webhook_queue
+    where webhook_key = ${webhookKey} and lane = ${lane} order by queued_id limit ${webhook.batchSize}
+    for update skip locked`.execute(tx);
+  const queued = rows.map((row) => ({ ...toRange([row.channel_key, row.first_seq, row.last_seq]), since: row.since }));
+  const [first] = queued;
+  if (first === undefined) return undefined;
+  const wanted = firstOf<Range>(queued, webhook.batchSize);
+  if (countOf(wanted) < webhook.batchSize && first.since + webhook.maxWaitMs > at.databaseNow) return undefined;
+  const { ranges, messages } = withinBytes(wanted, await readPlaced(tx, wanted, at.now), limits.webhookBytes);
+  const drained = ranges.filter((range, index) => range.lastSeq === queued[index]?.lastSeq);
+  const cut = ranges.filter((range, index) => range.lastSeq !== queued[index]?.lastSeq);
+  const keysOf = (some: readonly Range[]) => some.map((range) => range.channelKey);
+  return {
+    delivery: { webhook, id: at.newId, attempts: 0, messages },
+    write: (tx) => [
+      sql`
+        delete from sendbatch.webhook_queue where webhook_key = ${webhookKey} and channel_key = any(${keysOf(drained)}::bigint[])`.execute(
+        tx,
+      ),
+      // What is left of a channel goes behind the others of its lane: a busy one does not keep them waiting.
+      sql`
+        update sendbatch.webhook_queue q set first_seq = c.last_seq + 1, queued_id = nextval('sendbatch.webhook_queued')
+        from unnest(${keysOf(cut)}::bigint[], ${cut.map((range) => range.lastSeq)}::bigint[]) as c(channel_key, last_seq)
+        where q.webhook_key = ${webhookKey} and q.channel_key = c.channel_key`.execute(tx),
+      sql`
+        update sendbatch.webhook_lane set delivery_id = nextval('sendbatch.webhook_delivery'), message_id = ${at.newId},
+          ranges = ${JSON.stringify(ranges.map(toRow))}::jsonb, attempts = 0, last_status = null, last_error = null,
+          created_at = ${databaseNow}, leased_until = ${databaseNow} + ${at.leaseMs}::bigint
+        where webhook_key = ${webhookKey} and lane = ${lane}`.execute(tx),
+    ],
+  };
+}
+
+async function takeParked(
+  tx: Tx,
+  { webhookKey, lane }: Lease,
+  webhook: StoredWebhook,
+  at: { leaseMs: number; now: number },
+): Promise<Taken | undefined> {
+  const { rows } = await sql<{ delivery_id: number; message_id: string; ranges: RangeRow[]; created_at: number }>`
+    select delivery_id, message_id, ranges, created_at from sendbatch.webhook_parked
+    where webhook_key = ${webhookKey} and redeliver order by delivery_id limit 1 for update skip locked`.execute(tx);
+  const [row] = rows;
+  if (row === undefined) return undefined;
+  const messages = await readPlaced(tx, row.ranges.map(toRange), at.now);
+  return {
+    delivery: { webhook, id: row.message_id, attempts: 0, messages },
+    write: (tx) => [
+      sql`delete from sendbatch.webhook_parked where delivery_id = ${row.delivery_id}`.execute(tx),
+      sql`
+        update sendbatch.webhook_lane set delivery_id = ${row.delivery_id}, message_id = ${row.message_id},
+          ranges = ${JSON.stringify(row.ranges)}::jsonb, attempts = 0, last_status = null, last_error = null,
+          created_at = ${row.created_at}, leased_until = ${databaseNow} + ${at.leaseMs}::bigint
+        where webhook_key = ${webhookKey} and lane = ${lane}`.execute(tx),
+    ],
+  };
+}
+
+const renew = (tx: Tx, { webhookKey, lane }: Lease, leaseMs: number) =>
+  sql`
+  update sendbatch.webhook_lane set leased_until = ${databaseNow} + ${leaseMs}::bigint
+  where webhook_key = ${webhookKey} and lane = ${lane}`.execute(tx);
+
+/** The messages of ranges that are there and have not expired, range by range in their order. */
+async function readPlaced(
+  tx: Tx,
+  ranges: readonly Range[],
+  now: number,
+): Promise<(PlacedMessage & { readonly bytes: number })[]> {
+  const { rows } = await sql<MessageRow & { channel_key: number; channel_type: number; channel_id: string }>`
+    select r.channel_key, c.channel_type, c.channel_id, m.*
+    from unnest(${ranges.map((range) => range.channelKey)}::bigint[], ${ranges.map((range) => range.firstSeq)}::bigint[],
+      ${ranges.map((range) => range.lastSeq)}::bigint[]) with ordinality as r(channel_key, first_seq, last_seq, ordinal)
+    cross join lateral (select channel_type, channel_id from sendbatch.channel c where c.channel_key = r.channel_key limit 1) c
+    cross join lateral (
+      select ${messageColumns} from sendbatch.message m
+      where m.channel_key = r.channel_key and m.message_seq between r.first_seq and r.last_seq and ${alive(now)}
+      order by m.message_seq limit ${limits.webhookMessages}
+    ) m
+    order by r.ordinal, m.message_seq`.execute(tx);
+  return rows.map((row) => ({
+    ...toStored(row),
+    channelKey: row.channel_key,
+    channelType: row.channel_type,
+    channelId: row.channel_id,
+    bytes: row.payload.length,
+  }));
+}
+
+const toRange = ([channelKey, firstSeq, lastSeq]: RangeRow): Range => ({ channelKey, firstSeq, lastSeq });
+const toRow = ({ channelKey, firstSeq, lastSeq }: Range): RangeRow => [channelKey, firstSeq, lastSeq];

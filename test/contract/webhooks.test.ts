@@ -1,0 +1,535 @@
+import assert from 'node:assert/strict';
+import { after, afterEach, before, describe, test } from 'node:test';
+import { createClient } from '@connectrpc/connect';
+import { createGrpcTransport } from '@connectrpc/connect-node';
+import { Webhook } from 'standardwebhooks';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
+import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { WebhookDeliveryState, WebhookService } from '../../gen/sendbatch/v1/webhook_service_pb.ts';
+import { type JsonAnswer, jsonCaller } from '../support/json.ts';
+import { messagesOf, ok, type Received, type Receiver, startReceiver, status } from '../support/receiver.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { assertSound, change } from '../support/verify.ts';
+
+const attempts = 4;
+/** In a hurry: a failure is tried again after 20 ms, 80 ms, 320 ms. */
+const pace = { firstMs: 20, attempts, breakMs: 20, longestBreakMs: 50 };
+
+const draft = (channel: string, text: string, more: object = {}) => ({
+  from_uid: 'u1',
+  channel_id: channel,
+  channel_type: 2,
+  payload: Buffer.from(text).toString('base64'),
+  ...more,
+});
+const textOf = ({ payload }: { payload: string }) => Buffer.from(payload, 'base64').toString();
+
+describe('webhooks', () => {
+  let service: TestService;
+  let receiver: Receiver;
+  let call: ReturnType<typeof jsonCaller>;
+  before(async () => {
+    service = await startService({ webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 2000, pace } });
+    call = jsonCaller(service.url);
+    receiver = await startReceiver();
+  });
+  after(async () => {
+    await assertSound(service.databaseUrl);
+    await service.stop();
+    await receiver.close();
+  });
+  afterEach(async () => {
+    for (const { name } of (await call.get('/v1/webhooks')).body.webhooks) await remove(name);
+    receiver.received.length = 0;
+    receiver.answer = ok;
+  });
+
+  const verb = async (method: string, path: string, body?: unknown): Promise<JsonAnswer> => {
+    const response = await fetch(service.url + path, {
+      method,
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
+    return { status: response.status, body: await response.json() };
+  };
+  const remove = (name: string) => verb('DELETE', `/v1/webhooks/${name}`);
+  const create = async (name: string, more: object = {}): Promise<string> => {
+    const { status, body } = await call.post('/v1/webhooks', { name, url: `${receiver.url}/${name}`, ...more });
+    assert.equal(status, 200, JSON.stringify(body));
+    return body.secret;
+  };
+  const send = async (...messages: object[]) => {
+    const { status, body } = await call.post('/message/sendbatch', messages);
+    assert.ok(status === 200 || status === 207, JSON.stringify(body));
+    return body;
+  };
+  const at = (path: string) => receiver.received.filter((each) => each.path.split('?')[0] === path);
+  const textsAt = (path: string) => at(path).flatMap((each) => messagesOf(each).map(textOf));
+  const textsOf = (channel: string) =>
+    receiver.received
+      .flatMap((each) => messagesOf(each).filter((message) => message.channel_id === channel))
+      .map(textOf);
+  const verify = (secret: string, { text, headers }: Received) =>
+    new Webhook(secret).verify(text, headers as Record<string, string>);
+  const deliveries = async (name: string, query = '') =>
+    (await call.get(`/v1/webhooks/${name}/deliveries${query}`)).body;
+  const get = async (name: string) => (await call.get(`/v1/webhooks/${name}`)).body;
+  const untilAsync = async (what: string, holds: () => Promise<boolean>) => {
+    for (const end = performance.now() + 20_000; performance.now() < end; ) if (await holds()) return;
+    assert.fail(what);
+  };
+
+  test('what is stored is posted, signed, as history has it', async () => {
+    const secret = await create('standard');
+    const [sent] = await send(
+      draft('std', 'one', { client_msg_no: 'k1', header: { red_dot: 1 }, tag_key: 'tag', expire: 600 }),
+    );
+    await receiver.until('the message', () => textsOf('std').length === 1);
+    const [received] = receiver.received;
+    assert.ok(received);
+    const { body, headers, path } = received;
+    assert.deepEqual([path, headers['content-type']], ['/standard', 'application/json']);
+    assert.match(String(headers['user-agent']), /^sendbatch\//);
+    assert.match(String(headers['webhook-id']), /^msg_[0-9a-f]{32}$/);
+    assert.deepEqual(Object.keys(body), ['type', 'timestamp', 'data']);
+    assert.equal(body.type, 'message.stored');
+    const history = await call.get('/v1/channels/2/std/messages');
+    assert.deepEqual(body.data, { messages: history.body.messages });
+    assert.equal(body.data.messages[0].message_id, sent.message_id);
+    verify(secret, received);
+    assert.throws(() => verify(secret, { ...received, text: `${received.text} ` }), /No matching signature/);
+    assert.throws(() => verify(`whsec_${Buffer.alloc(32).toString('base64')}`, received), /No matching signature/);
+  });
+
+  test('exactly what got a number: no duplicates, refusals, commands, nothing without a row; conditions and ATOMIC too', async () => {
+    await create('exact');
+    const command = draft('ex', 'command', { header: { sync_once: 1 }, subscribers: ['u2'] });
+    const live = draft('ex', 'live', { header: { no_persist: 1 } });
+    await send(draft('ex', '1', { client_msg_no: 'a' }), draft('ex', '2', { client_msg_no: 'b' }));
+    await send(command);
+    await send(live);
+    // The careful way: one repeats, one conflicts, one is new; and a command beside it.
+    await send(
+      draft('ex', '1', { client_msg_no: 'a' }),
+      draft('ex', 'other', { client_msg_no: 'b' }),
+      draft('ex', '3', { client_msg_no: 'c' }),
+      command,
+    );
+    const client = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
+    const { results } = await client.sendBatch({
+      messages: ['4', '5'].map((text) => ({
+        fromUid: 'u1',
+        channelId: 'ex',
+        channelType: ChannelType.GROUP,
+        payload: Buffer.from(text),
+      })),
+      expectedLastSeqs: [{ channelId: 'ex', channelType: ChannelType.GROUP, lastSeq: 3n }],
+    });
+    assert.deepEqual(
+      results.map((each) => each.messageSeq),
+      [4n, 5n],
+    );
+    await send(draft('ex', 'last'));
+    await receiver.until('the last message', () => textsOf('ex').includes('last'));
+    assert.deepEqual(textsOf('ex'), ['1', '2', '3', '4', '5', 'last']);
+  });
+
+  test('legacy: msg.notify, an array, and only 200 is done', async () => {
+    const secret = await create('legacy', { format: 2, url: `${receiver.url}/legacy?token=x%20y` });
+    let first = true;
+    receiver.answer = (response) => {
+      response.writeHead(first ? 202 : 200).end();
+      first = false;
+    };
+    await send(
+      draft('bob', 'hello', { from_uid: 'alice', channel_type: 1, client_msg_no: 'k', header: { red_dot: 1 } }),
+    );
+    await receiver.until('the second try', () => receiver.received.length === 2);
+    const [one, two] = receiver.received as [Received, Received];
+    assert.equal(one.path, '/legacy?token=x%20y&event=msg.notify');
+    assert.equal(one.text, two.text);
+    verify(secret, two);
+    const [message] = one.body;
+    assert.equal(one.body.length, 1);
+    assert.deepEqual(message, {
+      header: { no_persist: 0, red_dot: 1, sync_once: 0 },
+      setting: 0,
+      message_id: message.message_id,
+      message_idstr: String(message.message_id),
+      client_msg_no: 'k',
+      message_seq: 1,
+      from_uid: 'alice',
+      channel_id: 'bob',
+      channel_type: 1,
+      expire: 0,
+      timestamp: message.timestamp,
+      payload: Buffer.from('hello').toString('base64'),
+      stream_no: '',
+    });
+    assert.ok(Math.abs(message.timestamp * 1000 - Date.now()) < 60_000);
+  });
+
+  test('several together, in order, within the bounds of a POST', async () => {
+    await create('sized', { batch_size: 7 });
+    await create('waiting', { max_wait_ms: 60_000, batch_size: 12 });
+    await send(...Array.from({ length: 30 }, (_, index) => draft('sized', `${index}`)));
+    await receiver.until('all of them', () => textsAt('/sized').length === 30);
+    assert.deepEqual(
+      textsAt('/sized'),
+      Array.from({ length: 30 }, (_, index) => `${index}`),
+    );
+    assert.deepEqual(
+      at('/sized').map((each) => messagesOf(each).length),
+      [7, 7, 7, 7, 2],
+    );
+    // Full ones do not wait; what is left does.
+    await receiver.until('two full ones', () => at('/waiting').length === 2);
+    assert.deepEqual(
+      at('/waiting').map((each) => messagesOf(each).length),
+      [12, 12],
+    );
+    assert.equal((await get('waiting')).queued_messages, 6);
+    await create('large');
+    await send(...Array.from({ length: 20 }, (_, index) => draft('large', `${index} ${'x'.repeat(60_000)}`)));
+    await receiver.until('the large ones', () => textsAt('/large').length === 20);
+    assert.deepEqual(
+      textsAt('/large').map((text) => Number.parseInt(text, 10)),
+      Array.from({ length: 20 }, (_, index) => index),
+    );
+    for (const { text } of at('/large')) assert.ok(text.length < 1024 * 1024, `${text.length} bytes`);
+  });
+
+  test('only the types of channels that it is for', async () => {
+    await create('groups', { channel_types: [2, 4] });
+    await send(
+      draft('someone', 'person', { channel_type: 1 }),
+      draft('typed', 'group'),
+      draft('typed', 'community', { channel_type: 4 }),
+    );
+    await receiver.until('both', () => textsAt('/groups').length === 2);
+    assert.deepEqual(textsAt('/groups').sort(), ['community', 'group']);
+  });
+
+  test('a rotated secret: both sign for a day, then the new one alone', async () => {
+    const old = await create('rotated');
+    const { body } = await call.post('/v1/webhooks/rotated:rotateSecret', {});
+    assert.match(body.secret, /^whsec_/);
+    assert.ok(Math.abs(Date.parse(body.previous_secret_until) - Date.now() - 24 * 3600_000) < 60_000);
+    await send(draft('rot', 'both'));
+    await receiver.until('the message', () => receiver.received.length === 1);
+    for (const secret of [old, body.secret]) verify(secret, receiver.received[0] as Received);
+    await change(service.databaseUrl, 'update sendbatch.webhook set previous_until = previous_until - 86400000');
+    assert.equal((await get('rotated')).previous_secret_until, undefined);
+    await send(draft('rot', 'new'));
+    await receiver.until('the next', () => receiver.received.length === 2);
+    verify(body.secret, receiver.received[1] as Received);
+    assert.throws(() => verify(old, receiver.received[1] as Received), /No matching signature/);
+    const given = `whsec_${Buffer.alloc(24, 7).toString('base64')}`;
+    assert.equal((await call.post('/v1/webhooks/rotated:rotateSecret', { secret: given })).body.secret, given);
+    assert.equal(
+      (await call.post('/v1/webhooks/rotated:rotateSecret', { secret: `whsec_${'A'.repeat(33)}` })).status,
+      400,
+    );
+  });
+
+  test('a failure is tried again under the same id, parked after the last try, and what follows goes on; redelivery', async () => {
+    const secret = await create('failing');
+    receiver.answer = (response, received) =>
+      (messagesOf(received).some((message) => textOf(message) === 'poison') ? status(500) : ok)(response, received);
+    await send(draft('bad', 'poison'));
+    await receiver.until('the tries', () => receiver.received.length >= 1);
+    await untilAsync('it is listed while it is tried again', async () => {
+      const [one] = (await deliveries('failing')).deliveries;
+      return one !== undefined && one.last_status === 500;
+    });
+    await send(draft('bad', 'next'));
+    await receiver.until('what follows', () => textsOf('bad').includes('next'));
+    assert.deepEqual(textsOf('bad'), [...Array(attempts).fill('poison'), 'next']);
+    const tries = receiver.received.slice(0, attempts);
+    assert.equal(new Set(tries.map((each) => each.headers['webhook-id'])).size, 1);
+    assert.notEqual(receiver.received[attempts]?.headers['webhook-id'], tries[0]?.headers['webhook-id']);
+    for (const each of tries) verify(secret, each);
+    const waits = tries.slice(1).map((each, index) => each.at - (tries[index] as Received).at);
+    for (const [index, wait] of waits.entries()) assert.ok(wait >= 15 * 4 ** index, `${waits}`);
+
+    const { deliveries: parked } = await deliveries('failing');
+    assert.equal(parked.length, 1);
+    const [one] = parked;
+    assert.deepEqual([one.state, one.attempts, one.last_status], [WebhookDeliveryState.PARKED, attempts, 500]);
+    assert.deepEqual(one.ranges, [{ channel_type: 2, channel_id: 'bad', first_seq: 1, last_seq: 1 }]);
+    assert.equal(one.webhook_id, tries[0]?.headers['webhook-id']);
+    assert.match(one.last_error, /answered 500/);
+    assert.equal((await get('failing')).parked_deliveries, 1);
+
+    // Still bad: parked again after as many tries. Then well: redelivered under its own id.
+    const redeliver = (body: object) => call.post('/v1/webhooks/failing/deliveries:redeliver', body);
+    assert.deepEqual((await redeliver({ delivery_ids: [one.delivery_id + 1] })).body, { queued: 0 });
+    assert.deepEqual((await redeliver({ delivery_ids: [one.delivery_id] })).body, { queued: 1 });
+    await receiver.until('the second round', () => receiver.received.length === 2 * attempts + 1);
+    await untilAsync(
+      'it is parked again',
+      async () => (await deliveries('failing')).deliveries[0]?.state === WebhookDeliveryState.PARKED,
+    );
+    receiver.answer = ok;
+    assert.deepEqual((await redeliver({})).body, { queued: 1 });
+    await receiver.until('the redelivery', () => receiver.received.length === 2 * attempts + 2);
+    assert.equal(receiver.received.at(-1)?.headers['webhook-id'], one.webhook_id);
+    await untilAsync('nothing is parked', async () => (await deliveries('failing')).deliveries.length === 0);
+    assert.equal((await get('failing')).failures, 0);
+  });
+
+  test('parked deliveries come in pages', async () => {
+    await create('pages');
+    receiver.answer = status(500);
+    for (const channel of ['p1', 'p2', 'p3']) await send(draft(channel, 'x'));
+    await untilAsync('all are parked', async () => (await get('pages')).parked_deliveries === 3);
+    const first = await deliveries('pages', '?page_size=2');
+    const second = await deliveries('pages', `?page_size=2&page_token=${first.next_page_token}`);
+    assert.deepEqual([first.deliveries.length, second.deliveries.length, second.next_page_token], [2, 1, '']);
+    const ids = [...first.deliveries, ...second.deliveries].map((each) => each.delivery_id);
+    assert.deepEqual(
+      ids,
+      [...new Set(ids)].sort((a, b) => a - b),
+    );
+  });
+
+  test('Retry-After is kept to', async () => {
+    await create('busy');
+    receiver.answer = status(429, { 'retry-after': '1' });
+    await send(draft('busy', 'x'));
+    await receiver.until('the first try', () => receiver.received.length === 1);
+    receiver.answer = ok;
+    await receiver.until('the second', () => receiver.received.length === 2);
+    const [one, two] = receiver.received as [Received, Received];
+    assert.ok(two.at - one.at >= 950, `${two.at - one.at} ms`);
+  });
+
+  test('410 disables it; what is stored meanwhile waits, but for what has expired', async () => {
+    await create('gone');
+    receiver.answer = status(410);
+    await send(draft('gone', 'first'));
+    await untilAsync('it is disabled', async () => (await get('gone')).disabled);
+    assert.equal((await get('gone')).disabled_reason, 2);
+    await send(draft('gone', 'expires', { expire: 1 }), draft('gone', 'second'));
+    await untilAsync('it is queued', async () => (await get('gone')).queued_messages === 2);
+    await untilAsync(
+      'it has expired',
+      async () => (await call.get('/v1/channels/2/gone/messages')).body.messages.length === 2,
+    );
+    receiver.answer = ok;
+    receiver.received.length = 0;
+    const enabled = await verb('PUT', '/v1/webhooks/gone', { url: `${receiver.url}/again` });
+    assert.deepEqual([enabled.status, enabled.body.disabled, enabled.body.failures], [200, false, 0]);
+    await receiver.until('what has waited', () => textsOf('gone').includes('second'));
+    assert.deepEqual(textsOf('gone'), ['first', 'second']);
+    assert.ok(receiver.received.every((each) => each.path === '/again'));
+    // Disabled by hand: nothing is posted until it is enabled.
+    await verb('PUT', '/v1/webhooks/gone', { url: `${receiver.url}/again`, disabled: true });
+    await send(draft('gone', 'third'));
+    await untilAsync('it is queued', async () => (await get('gone')).queued_messages === 1);
+    assert.deepEqual(textsOf('gone'), ['first', 'second']);
+    assert.equal((await get('gone')).disabled_reason, 1);
+  });
+
+  test('redirects are not followed, and the end of an answer is not waited for', async () => {
+    await create('elsewhere');
+    let trap = 0;
+    receiver.answer = (response, { path }) => {
+      if (path === '/trap') trap++;
+      if (receiver.received.length === 1)
+        status(302, { location: '/trap' })(response, receiver.received[0] as Received);
+      else response.writeHead(200).write('no end');
+    };
+    await send(draft('else', '1'));
+    await receiver.until('two tries', () => receiver.received.length === 2);
+    await send(draft('else', '2'));
+    await receiver.until('the next', () => receiver.received.length === 3);
+    assert.deepEqual([textsOf('else'), trap], [['1', '1', '2'], 0]);
+  });
+
+  test('who hangs holds up neither another webhook nor other lanes', async () => {
+    await create('hangs');
+    await create('well');
+    const hung = new Set<string>();
+    receiver.answer = (response, received) => {
+      const { path } = received;
+      if (path === '/hangs' && messagesOf(received).some((each) => each.channel_id === 'stuck'))
+        hung.add(received.text);
+      else ok(response, received);
+    };
+    await send(draft('stuck', '0'));
+    await receiver.until('it hangs', () => hung.size === 1);
+    // Made one after the other, these are in the eight lanes.
+    const channels = Array.from({ length: 8 }, (_, index) => `lane${index}`);
+    await send(...channels.map((channel) => draft(channel, channel)));
+    await receiver.until(
+      'seven lanes and the other webhook',
+      () => textsAt('/well').length === 9 && textsAt('/hangs').length >= 8,
+    );
+    assert.equal(textsAt('/hangs').filter((text) => text === '0').length, 1, 'the one that hangs still does');
+    await receiver.until(
+      'it is tried again',
+      () => hung.size >= 1 && textsAt('/hangs').filter((text) => text === '0').length === 2,
+    );
+    assert.match((await deliveries('hangs')).deliveries[0]?.last_error, /no answer within 2000 ms/);
+  });
+
+  test('one that is down is asked by one lane at a time, and the others follow when it answers', async () => {
+    await create('down');
+    let open = 0;
+    let most = 0;
+    let seen = 0;
+    receiver.answer = (response) => {
+      // The eight lanes' first tries are under way before anybody knows.
+      if (++seen > 12) most = Math.max(most, ++open);
+      setTimeout(() => {
+        if (seen > 12) open--;
+        response.writeHead(503).end();
+      }, 10);
+    };
+    await send(...Array.from({ length: 16 }, (_, index) => draft(`down${index}`, `${index}`)));
+    await receiver.until('many tries', () => receiver.received.length >= 18);
+    assert.ok((await get('down')).failures >= 5);
+    assert.ok(most <= 2, `${most} at once`);
+    receiver.answer = ok;
+  });
+
+  test('a test, which queues nothing', async () => {
+    const secret = await create('tested');
+    const tested = (name: string) => call.post(`/v1/webhooks/${name}:test`, {});
+    const { body } = await tested('tested');
+    assert.deepEqual([body.delivered, body.status, body.error], [true, 200, '']);
+    const [received] = receiver.received as [Received];
+    assert.deepEqual([received.body.type, received.body.data], ['webhook.test', {}]);
+    verify(secret, received);
+    receiver.answer = status(404);
+    assert.deepEqual((await tested('tested')).body.error, 'the receiver answered 404');
+    await create('nobody', { url: 'http://127.0.0.1:1/', format: 2 });
+    const refused = (await tested('nobody')).body;
+    assert.deepEqual([refused.delivered, refused.status, refused.error], [false, 0, 'no answer: ECONNREFUSED']);
+    assert.deepEqual((await deliveries('tested')).deliveries, []);
+    assert.equal((await get('nobody')).failures, 0);
+  });
+
+  test('changes, and what is refused, over gRPC', async () => {
+    const client = createClient(WebhookService, createGrpcTransport({ baseUrl: service.url }));
+    const { webhook, secret } = await client.createWebhook({
+      name: 'grpc',
+      url: receiver.url,
+      channelTypes: [ChannelType.GROUP],
+    });
+    assert.deepEqual([webhook?.batchSize, webhook?.maxWaitMs, webhook?.channelTypes], [100, 0, [ChannelType.GROUP]]);
+    assert.ok(secret.startsWith('whsec_'));
+    assert.ok(!JSON.stringify(await call.get('/v1/webhooks/grpc')).includes(secret));
+    const refusals: [() => Promise<unknown>, RegExp][] = [
+      [
+        () => client.createWebhook({ name: 'grpc', url: receiver.url }),
+        /already_exists.*there is a webhook grpc already/,
+      ],
+      [() => client.createWebhook({ name: 'settings', url: receiver.url }), /invalid_argument.*WEBHOOK_URL/],
+      [() => client.updateWebhook({ name: 'settings', url: receiver.url }), /invalid_argument.*WEBHOOK_URL/],
+      [() => client.rotateWebhookSecret({ name: 'settings' }), /invalid_argument.*WEBHOOK_URL/],
+      [() => client.createWebhook({ name: 'a b', url: receiver.url }), /invalid_argument.*name/],
+      [() => client.createWebhook({ name: 'x', url: '' }), /invalid_argument.*url/],
+      [() => client.createWebhook({ name: 'x', url: 'nonsense' }), /invalid_argument.*url: must be a URL/],
+      [() => client.createWebhook({ name: 'x', url: 'ftp://x' }), /invalid_argument.*url: must be an https URL/],
+      [() => client.createWebhook({ name: 'x', url: receiver.url, secret: 'whsec_short' }), /invalid_argument.*secret/],
+      [() => client.createWebhook({ name: 'x', url: receiver.url, batchSize: 101 }), /invalid_argument.*batch_size/],
+      [
+        () => client.createWebhook({ name: 'x', url: receiver.url, maxWaitMs: 60_001 }),
+        /invalid_argument.*max_wait_ms/,
+      ],
+      [
+        () => client.createWebhook({ name: 'x', url: receiver.url, channelTypes: [2, 2] }),
+        /invalid_argument.*channel_types/,
+      ],
+      [() => client.getWebhook({ name: 'x' }), /not_found.*there is no webhook x/],
+      [() => client.updateWebhook({ name: 'x', url: receiver.url }), /not_found/],
+      [() => client.deleteWebhook({ name: 'x' }), /not_found/],
+      [() => client.testWebhook({ name: 'x' }), /not_found/],
+      [() => client.rotateWebhookSecret({ name: 'x' }), /not_found/],
+      [() => client.listWebhookDeliveries({ name: 'x' }), /not_found/],
+      [() => client.redeliverWebhook({ name: 'x' }), /not_found/],
+    ];
+    for (const [refused, words] of refusals) await assert.rejects(refused, words);
+    await client.deleteWebhook({ name: 'grpc' });
+    assert.deepEqual((await client.listWebhooks({})).webhooks, []);
+  });
+});
+
+describe('webhooks of an ordinary service', () => {
+  test('private addresses and http are refused', async () => {
+    const service = await startService();
+    try {
+      const call = jsonCaller(service.url);
+      for (const url of [
+        'http://example.com/',
+        'https://localhost/',
+        'https://127.0.0.1:8443/',
+        'https://[::ffff:10.0.0.1]/',
+        'https://169.254.169.254/latest/meta-data',
+      ]) {
+        const { status, body } = await call.post('/v1/webhooks', { name: 'x', url });
+        assert.deepEqual(
+          [status, body.error.details[0].reason, body.error.details[1].fieldViolations[0].field],
+          [400, 'INVALID_FIELD', 'url'],
+        );
+        assert.match(body.msg, /WEBHOOK_ALLOW_PRIVATE=on/);
+      }
+    } finally {
+      await service.stop();
+    }
+  });
+
+  test('100 at most', async () => {
+    const service = await startService();
+    try {
+      const call = jsonCaller(service.url);
+      const make = (index: number) =>
+        call.post('/v1/webhooks', { name: `w${index}`, url: 'https://example.com/', disabled: true });
+      for (let index = 0; index < 100; index++) assert.equal((await make(index)).status, 200);
+      const { status, body } = await make(100);
+      assert.deepEqual([status, body.error.details[0].metadata.limit], [400, '100']);
+      assert.equal((await call.get('/v1/webhooks')).body.webhooks.length, 100);
+    } finally {
+      await service.stop();
+    }
+  });
+
+  test('the one of the settings: made, changed with both secrets, disabled, and another instance posts too', async () => {
+    const receiver = await startReceiver();
+    const secrets = [1, 2].map((byte) => `whsec_${Buffer.alloc(32, byte).toString('base64')}`) as [string, string];
+    const settings = { url: receiver.url, secret: secrets[0], format: 'legacy' as const };
+    const first = await startService({ webhooks: { settings, allowPrivate: true, timeoutMs: 2000 } });
+    const again = (change: object | undefined) =>
+      startService({
+        databaseUrl: first.databaseUrl,
+        webhooks: { settings: change && { ...settings, ...change }, allowPrivate: true, timeoutMs: 2000 },
+      });
+    try {
+      const call = jsonCaller(first.url);
+      assert.equal((await call.post('/message/sendbatch', [draft('set', '1')])).status, 200);
+      await receiver.until('the message', () => receiver.received.length === 1);
+      new Webhook(secrets[0]).verify(
+        receiver.received[0]?.text ?? '',
+        receiver.received[0]?.headers as Record<string, string>,
+      );
+      const second = await again({ secret: secrets[1], format: 'standard' });
+      await jsonCaller(second.url).post('/message/sendbatch', [draft('set', '2')]);
+      await receiver.until('the second', () => receiver.received.length === 2);
+      for (const secret of secrets)
+        new Webhook(secret).verify(
+          receiver.received[1]?.text ?? '',
+          receiver.received[1]?.headers as Record<string, string>,
+        );
+      assert.equal(receiver.received[1]?.body.type, 'message.stored');
+      await second.stop();
+      const third = await again(undefined);
+      const { body } = await call.get('/v1/webhooks/settings');
+      assert.deepEqual([body.disabled, body.disabled_reason], [true, 3]);
+      await third.stop();
+    } finally {
+      await first.stop();
+      await receiver.close();
+    }
+  });
+});
