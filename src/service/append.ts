@@ -11,7 +11,7 @@ import { isLockTimeout, isRepeatedSend, troubleOf } from '../storage/failure.ts'
 import { appendNew, drawBlock, findEarlier, insertMessages } from '../storage/message.ts';
 import { insertFlags } from '../storage/moderation.ts';
 import { readPairFacts } from '../storage/permission.ts';
-import { insertOutbox } from '../storage/webhook-queue.ts';
+import { insertOutbox } from '../storage/webhook-outbox.ts';
 import { byText, denied, type Group, keyed, keyedMessages, makePermitted, messagesOf, type Store } from './group.ts';
 import { orBusy, storeBusy } from './store-busy.ts';
 

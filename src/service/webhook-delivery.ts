@@ -12,14 +12,8 @@ import {
   releaseLane,
   retryDelivery,
 } from '../storage/webhook-lane.ts';
-import {
-  claimLanes,
-  type Delivery,
-  type Lease,
-  type PlacedMessage,
-  routeOutbox,
-  takeDelivery,
-} from '../storage/webhook-queue.ts';
+import { routedAtOnce, routeOutbox } from '../storage/webhook-outbox.ts';
+import { claimLanes, type Delivery, type Lease, type PlacedMessage, takeDelivery } from '../storage/webhook-queue.ts';
 import type { Posted, Poster } from './webhook-post.ts';
 
 export type { PlacedMessage };
@@ -77,7 +71,6 @@ export interface WebhookDelivery {
 const statementsAtOnce = 3;
 /** Bites of the outbox in one run, so that a run ends. */
 const bites = 100;
-const biteRows = 5000;
 /** Deliveries of a lane one after the other; then it may be another instance's. */
 const deliveriesInRow = 1000;
 /** These say that the receiver has too much to do, not that this delivery is wrong. */
@@ -163,7 +156,7 @@ export function createWebhookDelivery(options: DeliveryOptions): WebhookDelivery
 
   return {
     async run() {
-      for (let bite = 0; bite < bites; bite++) if ((await ask(() => routeOutbox(db))) < biteRows) break;
+      for (let bite = 0; bite < bites; bite++) if ((await ask(() => routeOutbox(db))) < routedAtOnce) break;
       if (stopping) return;
       const { failuresBeforeBreak } = pace;
       for (const lease of await ask(() => claimLanes(db, randomUUID(), { leaseMs, failuresBeforeBreak }))) {

@@ -17,7 +17,7 @@ import {
   type WebhookStanding,
   type WebhookWish,
 } from '../storage/webhook.ts';
-import { type FailedDelivery, listFailed, redeliverParked, sweepParked } from '../storage/webhook-lane.ts';
+import { type FailedDelivery, listFailed, redeliverParked, sweepWebhooks } from '../storage/webhook-lane.ts';
 import { orBusy } from './store-busy.ts';
 import { urlFault } from './webhook-address.ts';
 import { secretsOf, type WebhookBodies } from './webhook-delivery.ts';
@@ -161,7 +161,7 @@ export function createWebhooks({ db, poster, bodies, allowPrivate, nudge }: Webh
       }
       await reload();
     },
-    sweep: () => sweepParked(db, parkedMs),
+    sweep: () => sweepWebhooks(db, parkedMs),
   };
 }
 

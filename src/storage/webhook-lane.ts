@@ -143,7 +143,11 @@ export async function redeliverParked(db: Db, webhookKey: number, deliveryIds: r
   return Number(numAffectedRows ?? 0n);
 }
 
-/** Removes what was parked longer ago than this. */
-export async function sweepParked(db: Db, keptMs: number): Promise<void> {
+/** Removes what was parked longer ago than this, and what was queued for a webhook at the moment of its deletion. */
+export async function sweepWebhooks(db: Db, keptMs: number): Promise<void> {
   await sql`delete from sendbatch.webhook_parked where parked_at < ${databaseNow} - ${keptMs}::bigint`.execute(db);
+  await sql`
+    delete from sendbatch.webhook_queue q where not exists (select from sendbatch.webhook w where w.webhook_key = q.webhook_key)`.execute(
+    db,
+  );
 }

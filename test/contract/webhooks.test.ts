@@ -6,10 +6,11 @@ import { Webhook } from 'standardwebhooks';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { WebhookDeliveryState, WebhookService } from '../../gen/sendbatch/v1/webhook_service_pb.ts';
+import { createDatabase } from '../support/database.ts';
 import { type JsonAnswer, jsonCaller } from '../support/json.ts';
 import { messagesOf, ok, type Received, type Receiver, startReceiver, status } from '../support/receiver.ts';
 import { startService, type TestService } from '../support/service.ts';
-import { assertSound, change } from '../support/verify.ts';
+import { assertSound, change, read } from '../support/verify.ts';
 
 const attempts = 4;
 /** In a hurry: a failure is tried again after 20 ms, 80 ms, 320 ms. */
@@ -492,6 +493,80 @@ describe('webhooks of an ordinary service', () => {
       assert.equal((await call.get('/v1/webhooks')).body.webhooks.length, 100);
     } finally {
       await service.stop();
+    }
+  });
+
+  test('a stop waits for a POST under way, and gives one up that hangs: that one is made again under its id', async () => {
+    const database = await createDatabase();
+    const receiver = await startReceiver();
+    const webhooks = { settings: undefined, allowPrivate: true, timeoutMs: 5000 };
+    const start = () => startService({ databaseUrl: database.url, webhooks, shutdownGraceMs: 1000 });
+    const send = async (service: TestService, text: string) => {
+      assert.equal((await jsonCaller(service.url).post('/message/sendbatch', [draft('stop', text)])).status, 200);
+    };
+    try {
+      const first = await start();
+      const made = await jsonCaller(first.url).post('/v1/webhooks', { name: 'stop', url: receiver.url });
+      assert.equal(made.status, 200);
+      const { promise: begun, resolve: begin } = Promise.withResolvers<() => void>();
+      receiver.answer = (response, received) => begin(() => ok(response, received));
+      await send(first, 'slow');
+      const answer = await begun;
+      const stopped = first.stop();
+      answer();
+      await stopped;
+
+      const second = await start();
+      receiver.answer = () => {};
+      await send(second, 'hangs');
+      await receiver.until('the next, and not the first again', () => receiver.received.length === 2);
+      await second.stop();
+
+      receiver.answer = ok;
+      const third = await start();
+      await receiver.until('it again', () => receiver.received.length === 3);
+      await third.stop();
+      assert.deepEqual(
+        receiver.received.map((each) => messagesOf(each).map(textOf)),
+        [['slow'], ['hangs'], ['hangs']],
+      );
+      const [, hung, again] = receiver.received.map((each) => each.headers['webhook-id']);
+      assert.equal(hung, again);
+    } finally {
+      await receiver.close();
+      await database.drop();
+    }
+  });
+
+  test('what was parked two weeks ago, and what was queued for nobody, is swept', async () => {
+    const receiver = await startReceiver();
+    receiver.answer = status(500);
+    const webhooks = { settings: undefined, allowPrivate: true, timeoutMs: 5000, pace: { attempts: 1 } };
+    const service = await startService({ webhooks, sweepIntervalMs: 50 });
+    try {
+      const call = jsonCaller(service.url);
+      await call.post('/v1/webhooks', { name: 'kept', url: receiver.url });
+      await call.post('/message/sendbatch', [draft('swept', 'x')]);
+      const parked = async () => (await call.get('/v1/webhooks/kept')).body.parked_deliveries;
+      const until = async (count: number) => {
+        for (const end = performance.now() + 20_000; (await parked()) !== count; )
+          assert.ok(performance.now() < end, `not ${count}`);
+      };
+      await until(1);
+      await change(
+        service.databaseUrl,
+        `insert into sendbatch.webhook_queue (webhook_key, channel_key, lane, first_seq, last_seq, since) values (999, 1, 0, 1, 1, 0);
+        update sendbatch.webhook_parked set parked_at = parked_at - 14 * 86400000::bigint`,
+      );
+      await until(0);
+      for (const end = performance.now() + 20_000; ; ) {
+        const rows = await read(service.databaseUrl, 'select from sendbatch.webhook_queue where webhook_key = 999');
+        if (rows.length === 0) break;
+        assert.ok(performance.now() < end, 'it stays');
+      }
+    } finally {
+      await service.stop();
+      await receiver.close();
     }
   });
 

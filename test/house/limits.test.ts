@@ -9,6 +9,7 @@ import {
   SendBatchRequestSchema,
   SendRequestSchema,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { CreateWebhookRequestSchema, UpdateWebhookRequestSchema } from '../../gen/sendbatch/v1/webhook_service_pb.ts';
 import { limits } from '../../src/limits.ts';
 
 const rulesOf = (schema: DescMessage, name: string) => {
@@ -39,6 +40,8 @@ describe('the rules in the proto are the limits', () => {
     [MessageDraftSchema, 'channel_id', limits.idBytes],
     [MessageDraftSchema, 'client_msg_no', limits.clientMsgNoBytes],
     [ListMessagesRequestSchema, 'limit', limits.pageMessages],
+    [CreateWebhookRequestSchema, 'batch_size', limits.webhookMessages],
+    [UpdateWebhookRequestSchema, 'batch_size', limits.webhookMessages],
   ];
   for (const [schema, name, limit] of rows) {
     test(`${schema.name}.${name}: ${limit}`, () => {

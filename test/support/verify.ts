@@ -68,6 +68,11 @@ export async function change(url: string, statement: string): Promise<void> {
   await ask(url, (client) => client.query(statement));
 }
 
+/** What a query past the service finds. */
+export async function read(url: string, query: string): Promise<Record<string, unknown>[]> {
+  return (await ask(url, (client) => client.query<Record<string, unknown>>(query))).rows;
+}
+
 async function ask<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
