@@ -2,8 +2,9 @@ import assert from 'node:assert/strict';
 import type { ServerResponse } from 'node:http';
 import { after, before, describe, test } from 'node:test';
 import { randomOf } from '../../bench/workload.ts';
+import { createDatabase } from '../support/database.ts';
 import { jsonCaller } from '../support/json.ts';
-import { type ServiceProcess, spawnService } from '../support/process.ts';
+import { runToEnd, type ServiceProcess, spawnService } from '../support/process.ts';
 import { messagesOf, ok, type Receiver, startReceiver, status } from '../support/receiver.ts';
 import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
@@ -199,4 +200,30 @@ describe('a receiver that fails, hangs and answers slowly, and an instance that 
       );
     await assertSound(first.databaseUrl);
   });
+});
+
+test('a webhook of the settings that cannot be is refused at the start, by name', async () => {
+  const database = await createDatabase();
+  const secret = `whsec_${Buffer.alloc(32).toString('base64')}`;
+  const url = 'https://example.com/hook';
+  const rows: [Record<string, string>, RegExp][] = [
+    [{ WEBHOOK_URL: url }, /WEBHOOK_URL needs WEBHOOK_SECRET/],
+    [{ WEBHOOK_SECRET: secret }, /WEBHOOK_SECRET needs WEBHOOK_URL/],
+    [{ WEBHOOK_URL: url, WEBHOOK_SECRET: 'short' }, /WEBHOOK_SECRET must be whsec_/],
+    [{ WEBHOOK_URL: 'nonsense', WEBHOOK_SECRET: secret }, /WEBHOOK_URL: must be an http or https URL/],
+    [
+      { WEBHOOK_URL: 'http://10.0.0.1/', WEBHOOK_SECRET: secret },
+      /WEBHOOK_URL must be an https URL.*WEBHOOK_ALLOW_PRIVATE/,
+    ],
+    [{ WEBHOOK_URL: 'https://[fd00::1]/', WEBHOOK_FORMAT: 'legacy' }, /WEBHOOK_URL leads to fd00::1/],
+    [{ WEBHOOK_FORMAT: 'odd' }, /WEBHOOK_FORMAT/],
+    [{ WEBHOOK_TIMEOUT: '0' }, /WEBHOOK_TIMEOUT/],
+  ];
+  for (const [env, words] of rows) {
+    const { code, output } = await runToEnd({ DATABASE_URL: database.url, ...env });
+    assert.equal(code, 1, output);
+    assert.match(output, words);
+    assert.ok(!output.includes(secret));
+  }
+  await database.drop();
 });
