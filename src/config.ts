@@ -9,6 +9,7 @@ convict.addFormats({
   milliseconds: { validate: inRange(1, 24 * 3600_000, 'milliseconds'), coerce: Number },
   workers: { validate: inRange(1, 64, 'a count'), coerce: Number },
   lanes: { validate: inRange(0, 64, 'a count'), coerce: Number },
+  days: { validate: inRange(1, 3650, 'days'), coerce: Number },
   count: { validate: inRange(1, 10_000, 'a count'), coerce: Number },
   'database-url': {
     validate: (value: unknown) => {
@@ -205,6 +206,18 @@ const schema = {
     default: 60_000,
     env: 'SWEEP_INTERVAL',
   },
+  batchConcurrency: {
+    doc: 'Chunks of submitted batches that this process sends at once; 0 = none, others do.',
+    format: 'lanes',
+    default: 2,
+    env: 'BATCH_CONCURRENCY',
+  },
+  batchRetention: {
+    doc: 'Days that a submitted batch and its results are kept after its end.',
+    format: 'days',
+    default: 7,
+    env: 'BATCH_RETENTION',
+  },
   dataDir: {
     doc: 'Folder of the embedded PostgreSQL. Unset: .sendbatch where the service is started.',
     format: String,
@@ -287,6 +300,8 @@ export interface Config {
   readonly listenUrl: string | undefined;
   readonly retention: readonly { readonly channelType: number; readonly days: number }[];
   readonly sweepIntervalMs: number;
+  readonly batchConcurrency: number;
+  readonly batchRetentionDays: number;
   readonly systemUids: 'all' | readonly string[];
   readonly personAllowlist: boolean;
   readonly workers: number;
@@ -376,6 +391,8 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
         return { channelType: channelType ?? 0, days: days ?? 0 };
       }),
     sweepIntervalMs: at.sweepInterval,
+    batchConcurrency: at.batchConcurrency,
+    batchRetentionDays: at.batchRetention,
     systemUids: at.systemUids.trim() === '*' ? 'all' : splitList(at.systemUids),
     personAllowlist: at.personAllowlist === 'on',
     workers: at.workers,
@@ -399,6 +416,8 @@ type Settings = {
     | `${string}Timeout`
     | 'shutdownGrace'
     | 'sweepInterval'
+    | 'batchConcurrency'
+    | 'batchRetention'
     ? number
     : K extends 'logFormat'
       ? 'auto' | 'json' | 'pretty'

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { type Db, openDatabase } from '../../src/storage/database.ts';
+import { installJobs } from '../../src/storage/jobs.ts';
 import { migrate } from '../../src/storage/migrate.ts';
 
 export const adminUrlVariable = 'SENDBATCH_TEST_ADMIN_URL';
@@ -55,6 +56,7 @@ export async function migrateDatabase(url: string): Promise<void> {
   });
   await migrate(db);
   await db.destroy();
+  await installJobs({ connectionString: url });
 }
 
 /** Opens a database as the store does, with one connection. */
