@@ -141,7 +141,7 @@ export type MessageDraft = Message$1<"sendbatch.v1.MessageDraft"> & {
   template?: TemplateUse | undefined;
 
   /**
-   * Not before this time, at most 366 days ahead; of a time that has passed it means now. Only in the batches of BatchService, where messages are sent within a second after it: SendBatch and Send refuse it.
+   * Not before this time, at most 366 days ahead; of a time that has passed it means now. Only in the batches of BatchService, which send it as a rule within two seconds after it: SendBatch and Send refuse it.
    *
    * @generated from field: google.protobuf.Timestamp send_at = 12;
    */
