@@ -7,14 +7,21 @@ const slowMs = 60_000;
 /** What EventSource waits before it comes back. */
 const retryMs = 1000;
 
-/** Opens a stream's events: who may read is asked first. They end when the signal is aborted. */
-export type OpenEvents = (request: Request, signal: AbortSignal) => Promise<AsyncIterable<string>>;
+/** Opens a stream's events: who may read is asked first. They end when the signal is aborted. Undefined: there will never be another. */
+export type OpenEvents = (request: Request, signal: AbortSignal) => Promise<AsyncIterable<string> | undefined>;
 
 /** Answers with Server-Sent Events. */
 export async function serveEvents(request: Request, response: Response, open: OpenEvents): Promise<void> {
   const { controller, release } = callerSignal(response);
   try {
-    const events = (await open(request, controller.signal))[Symbol.asyncIterator]();
+    const opened = await open(request, controller.signal);
+    if (opened === undefined) {
+      // The one answer after which EventSource does not come back.
+      response.writeHead(204);
+      response.end();
+      return;
+    }
+    const events = opened[Symbol.asyncIterator]();
     // The first event before the headers: what is refused is an error, not a stream.
     let next = await events.next();
     response.writeHead(200, {

@@ -21,6 +21,8 @@ export interface EventsParts {
 }
 
 const channelPath = /^\/v1\/channels\/([^/?]+)\/([^/?]+)\/events(?:\?(.*))?$/;
+/** The id of a batch's last event, with which EventSource comes back and is told that there is no more. */
+const lastOfBatch = 'ended';
 const batchPath = /^\/v1\/batches\/([^/?]+)\/events(?:\?(.*))?$/;
 
 /**
@@ -68,11 +70,12 @@ function batchEvents([, id = '', search = '']: RegExpExecArray, parts: EventsPar
     const query = new URLSearchParams(search);
     const header = webHeaders(request.headers);
     const caller = await callerOf(request, header, query, { scope: 'send', identify: parts.identify });
+    if (header.get('last-event-id') === lastOfBatch) return undefined;
     const batches = parts.batchWatch.watch(caller, decode('batch_id', id, 64), signal);
-    return texts(
-      batches,
-      (batch) => `event: batch\ndata: ${parts.writeJson(BatchSchema, create(BatchSchema, toBatch(batch)))}\n\n`,
-    );
+    return texts(batches, (batch) => {
+      const data = parts.writeJson(BatchSchema, create(BatchSchema, toBatch(batch)));
+      return `${batch.endedAt === null ? '' : `id: ${lastOfBatch}\n`}event: batch\ndata: ${data}\n\n`;
+    });
   };
 }
 

@@ -349,6 +349,11 @@ describe('batches in the background', () => {
     assert.equal(last.event, 'batch');
     while (last.data.ended_at === undefined) last = await events.next();
     assert.deepEqual([last.data.state, last.data.accepted_count], [BatchState.COMPLETED, 3000]);
+    assert.equal(last.id, 'ended');
+    const again = await fetch(`${service.url}/v1/batches/${body.batch.batch_id}/events`, {
+      headers: { 'last-event-id': 'ended' },
+    });
+    assert.equal(again.status, 204, 'EventSource does not come back');
     const missing = await openEvents(`${service.url}/v1/batches/nothing/events`);
     assert.deepEqual([missing.status, (await missing.body()).error.details[0].reason], [404, 'BATCH_NOT_EXIST']);
   });
