@@ -3,14 +3,14 @@ import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import type { Message, MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService, type SendResultSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { type RetryOptions, retryDefaults } from './retry.ts';
-import { type SendOptions, sendAll } from './send.ts';
+import { type RequestTemplate, type SendOptions, sendAll } from './send.ts';
 import { type TailOptions, type TailRequest, tail } from './tail.ts';
 
 export type { Message } from '../../gen/sendbatch/v1/message_pb.ts';
 export { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 export { MessageService, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 export { reasonOf } from './retry.ts';
-export type { RetryOptions, SendOptions, TailOptions, TailRequest };
+export type { RequestTemplate, RetryOptions, SendOptions, TailOptions, TailRequest };
 
 /** A message to send. Without `clientMsgNo` it gets one, so that a retry is exact. */
 export type Draft = MessageInitShape<typeof MessageDraftSchema>;
