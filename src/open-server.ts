@@ -9,13 +9,18 @@ import {
   type ServerFacts,
   serverFacts,
 } from './storage/database.ts';
-import { startEmbedded } from './storage/embedded/index.ts';
+import { EmbeddedUnavailable, startEmbedded } from './storage/embedded/index.ts';
 import { installJobs, type Jobs, openJobs } from './storage/jobs.ts';
-import { migrate } from './storage/migrate.ts';
+import { MigrationError, migrate } from './storage/migrate.ts';
 import { type Listening, listen } from './storage/wakeup.ts';
 
 /** The service could not be started; the message is one line for the one who starts it. */
 export class StartError extends Error {}
+
+/** Whether an error of opening says in one line what to do; the stack of anything else is needed. */
+export function isForTheUser(error: unknown): error is Error {
+  return [StartError, EmbeddedUnavailable, MigrationError].some((type) => error instanceof type);
+}
 
 /** The PostgreSQL of the settings, reached and with its schema up to date. */
 export interface OpenServer {

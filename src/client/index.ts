@@ -5,7 +5,7 @@ import type { Message, MessageDraftSchema } from '../../gen/sendbatch/v1/message
 import { MessageService, type SendResultSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { type SubmitOptions, submit, watch } from './batches.ts';
 import { type RetryOptions, retryDefaults } from './retry.ts';
-import { type SendOptions, sendAll } from './send.ts';
+import { type RequestTemplate, type SendOptions, sendAll } from './send.ts';
 import { type TailOptions, type TailRequest, tail } from './tail.ts';
 
 export type { Batch } from '../../gen/sendbatch/v1/batch_service_pb.ts';
@@ -14,7 +14,7 @@ export type { Message } from '../../gen/sendbatch/v1/message_pb.ts';
 export { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 export { MessageService, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 export { reasonOf } from './retry.ts';
-export type { RetryOptions, SendOptions, SubmitOptions, TailOptions, TailRequest };
+export type { RequestTemplate, RetryOptions, SendOptions, SubmitOptions, TailOptions, TailRequest };
 
 /** A message to send. Without `clientMsgNo` it gets one, so that a retry is exact. */
 export type Draft = MessageInitShape<typeof MessageDraftSchema>;

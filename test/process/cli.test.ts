@@ -111,7 +111,7 @@ describe('the command line', () => {
     ]) {
       const { code, output } = await runToEnd({ ...env(), DATABASE_URL: service.databaseUrl }, args);
       assert.equal(code, 1, args.join(' '));
-      assert.match(output, /^sendbatch: /, args.join(' '));
+      assert.match(output, /^sendbatch: /m, args.join(' '));
       assert.doesNotMatch(output, /at file:/);
     }
     const away = await runToEnd({ SENDBATCH_URL: 'http://127.0.0.1:1' }, ['tail', '2', 'x', '--count', 'x']);

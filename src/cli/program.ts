@@ -1,0 +1,104 @@
+import { ConnectError } from '@connectrpc/connect';
+import { Command, CommanderError } from 'commander';
+import { ConfigError, describeSettings } from '../config.ts';
+import { version } from '../version.ts';
+import { addChannel } from './channel.ts';
+import { describe } from './connect.ts';
+import { addKey } from './key.ts';
+import { endQuietlyWithReader, print } from './output.ts';
+import { addSend } from './send.ts';
+import { addTail } from './tail.ts';
+import { addTemplate } from './template.ts';
+import { CommandError, exit } from './usage.ts';
+import { addVerify } from './verify.ts';
+
+const about = `
+Commands that call a service find it at --url (SENDBATCH_URL), with the credential --token (SENDBATCH_TOKEN). serve, key and verify
+take the service's own settings from the environment: config prints them. NO_COLOR is heard.
+
+Exit codes:
+  0    done
+  1    failed, or a wrong command line
+  2    send: some lines were refused; verify: there are faults
+  130  interrupted (Ctrl-C)
+
+Examples:
+  sendbatch serve
+  sendbatch send messages.ndjson
+  sendbatch tail group group123
+  sendbatch help send
+
+From a checkout: npm start for serve, npm run cli -- <command> for the others.`;
+
+/** Carries out a command line: what can be said in one line is, on stderr, and the exit code is set. */
+export async function run(args: readonly string[]): Promise<void> {
+  endQuietlyWithReader();
+  try {
+    await createProgram().parseAsync(args.length === 0 ? ['serve'] : args, { from: 'user' });
+  } catch (error) {
+    // Its words are out already: help and version are good ends, help because a group's command is missing is not.
+    if (error instanceof CommanderError && error.code === 'commander.help')
+      fail('which command? They are listed above');
+    else if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? exit.done : exit.failed;
+    else if (error instanceof ConnectError) fail(describe(error));
+    else if (error instanceof CommandError || error instanceof ConfigError || isOfSystem(error)) fail(error.message);
+    else throw error;
+  }
+}
+
+function createProgram(): Command {
+  const program = new Command('sendbatch')
+    .description('A batch message service, and its command line. Without a command it serves.')
+    .version(version, '-V, --version', 'print the version')
+    .exitOverride()
+    .configureOutput({ outputError: (text, write) => write(inOneLine(text)) })
+    .configureHelp({ sortSubcommands: false, showGlobalOptions: false })
+    .showSuggestionAfterError(true)
+    .addHelpText('after', about);
+  program
+    .command('serve')
+    .summary('serve: gRPC, gRPC-Web, Connect and JSON on one port')
+    .description('Serves until a signal stops it; settings come from the environment.')
+    .action(async () => {
+      const { serve } = await import('../serve.ts');
+      await serve(fail);
+    });
+  addSend(program);
+  addTail(program);
+  addChannel(program);
+  addTemplate(program);
+  addKey(program);
+  addVerify(program);
+  program.command('config').description('print every setting: name, default, meaning').action(printSettings);
+  program
+    .command('version')
+    .description('print the version')
+    .action(() => print(version));
+  return program;
+}
+
+async function printSettings(): Promise<void> {
+  for (const setting of describeSettings())
+    await print(`${setting.name} (default ${setting.default === '' ? 'unset' : setting.default})\n    ${setting.doc}`);
+}
+
+/** `error: unknown option '--x'` and a suggestion on a second line, as one line of ours. */
+function inOneLine(text: string): string {
+  const words = text
+    .replace(/^error: /, '')
+    .trim()
+    .split('\n')
+    .map((line) => line.trim())
+    .join(' ');
+  return `sendbatch: ${words} (--help says more)\n`;
+}
+
+/** A file that cannot be read or written, and the like: the message names it. */
+function isOfSystem(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && 'syscall' in error && 'code' in error && /^E[A-Z]+$/.test(String(error.code));
+}
+
+function fail(message: string): void {
+  console.error(`sendbatch: ${message}`);
+  process.exitCode = exit.failed;
+}
