@@ -31,7 +31,7 @@ export async function run(args: readonly string[]): Promise<void> {
     await program.parseAsync(line, { from: 'user' });
   } catch (error) {
     // Its words are out already: help and version are good ends, help because a group's command is missing is not.
-    if (error instanceof CommanderError && error.code === 'commander.help')
+    if (error instanceof CommanderError && error.code === 'commander.help' && error.exitCode !== 0)
       fail('which command? They are listed above');
     else if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? exit.done : exit.failed;
     else if (error instanceof CommandError || error instanceof ConfigError || isOfSystem(error)) fail(error.message);
