@@ -3,10 +3,11 @@ import { Code, ConnectError } from '@connectrpc/connect';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { addLists, channelAbout, uidsOf } from './channel-lists.ts';
+import { channelTypeName, ofChannel } from './channel-type.ts';
 import { type ConnectOptions, calling, connectTo } from './connect.ts';
 import { paint, print } from './output.ts';
 import { lineOf } from './tail.ts';
-import { channelTypeName, listed, ofChannel, sequence, wholeNumber } from './usage.ts';
+import { listed, sequence, wholeNumber } from './usage.ts';
 
 interface FlagOptions {
   readonly large?: boolean;

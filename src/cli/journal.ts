@@ -2,17 +2,12 @@ import { createHash } from 'node:crypto';
 import {
   closeSync,
   existsSync,
-  fstatSync,
   fsyncSync,
-  ftruncateSync,
-  linkSync,
   openSync,
   readFileSync,
   readSync,
   renameSync,
-  rmSync,
   statSync,
-  writeFileSync,
   writeSync,
 } from 'node:fs';
 import { CommandError } from './usage.ts';
@@ -109,106 +104,4 @@ export function writeStanding(journal: string, standing: Standing): void {
     closeSync(fd);
   }
   renameSync(work, journal);
-}
-
-/** The report of entries that were refused: a line of JSON each. */
-export interface Report {
-  /** How long it is on disk. */
-  bytes(): number;
-  add(line: number, reason: string, message: string, text: string): void;
-  /** Puts on disk what was added. */
-  flush(): void;
-  close(): void;
-}
-
-/**
- * A report, opened by its first flush: a run that cannot begin leaves the last one's alone. What a killed run wrote beyond what its journal knows of is cut off: those
- * entries are sent again, and said again.
- */
-export function createReport(file: string, keptBytes: number): Report {
-  let fd: number | undefined;
-  let bytes = 0;
-  let lines: string[] = [];
-  const open = () => {
-    const opened = openSync(file, keptBytes > 0 && existsSync(file) ? 'r+' : 'w');
-    bytes = Math.min(keptBytes, fstatSync(opened).size);
-    ftruncateSync(opened, bytes);
-    return opened;
-  };
-  return {
-    bytes: () => bytes,
-    add: (line, reason, message, text) => {
-      lines.push(`${JSON.stringify({ line, reason, message, text })}\n`);
-    },
-    flush() {
-      fd ??= open();
-      if (lines.length === 0) return;
-      const chunk = Buffer.from(lines.join(''));
-      for (let done = 0; done < chunk.length; ) done += writeSync(fd, chunk, done, chunk.length - done, bytes + done);
-      fsyncSync(fd);
-      bytes += chunk.length;
-      lines = [];
-    },
-    close() {
-      if (fd === undefined) return;
-      closeSync(fd);
-      if (bytes === 0) rmSync(file, { force: true });
-    },
-  };
-}
-
-/** Holds a file against a second run on it, until the end of this one; a lock whose holder is gone is taken over. Returns what frees it. */
-export function lock(file: string): () => void {
-  const mine = `${file}.${process.pid}`;
-  writeFileSync(mine, String(process.pid));
-  try {
-    for (let attempt = 0; attempt < 3; attempt++) {
-      try {
-        // A link is made or is not, and it has its content from the first moment on.
-        linkSync(mine, file);
-        return () => rmSync(file, { force: true });
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-      }
-      const holder = holderOf(file);
-      if (holder !== undefined && isAlive(holder)) break;
-      takeAway(file, holder);
-    }
-    const holder = holderOf(file) ?? 'another process';
-    throw new CommandError(
-      `another run is sending this file (process ${holder}): wait for its end; if there is none, remove ${file}`,
-    );
-  } finally {
-    rmSync(mine, { force: true });
-  }
-}
-
-/** Of two that do this at once one moves the other's fresh lock: whoever moved a lock that is not the dead one's puts it back. */
-function takeAway(file: string, dead: number | undefined): void {
-  const aside = `${file}.${process.pid}.dead`;
-  try {
-    renameSync(file, aside);
-    if (holderOf(aside) !== dead && !existsSync(file)) linkSync(aside, file);
-  } catch (error) {
-    if (!['ENOENT', 'EEXIST'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
-  }
-  rmSync(aside, { force: true });
-}
-
-function holderOf(file: string): number | undefined {
-  try {
-    const pid = Number(readFileSync(file, 'utf8'));
-    return Number.isInteger(pid) && pid > 0 ? pid : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
 }

@@ -1,16 +1,8 @@
-import { ConnectError } from '@connectrpc/connect';
 import { Command, CommanderError } from 'commander';
 import { ConfigError, describeSettings } from '../config.ts';
 import { version } from '../version.ts';
-import { addChannel } from './channel.ts';
-import { describe } from './connect.ts';
-import { addKey } from './key.ts';
 import { endQuietlyWithReader, print } from './output.ts';
-import { addSend } from './send.ts';
-import { addTail } from './tail.ts';
-import { addTemplate } from './template.ts';
 import { CommandError, exit } from './usage.ts';
-import { addVerify } from './verify.ts';
 
 const about = `
 Commands that call a service find it at --url (SENDBATCH_URL), with the credential --token (SENDBATCH_TOKEN). serve, key and verify
@@ -34,27 +26,54 @@ From a checkout: npm start for serve, npm run cli -- <command> for the others.`;
 export async function run(args: readonly string[]): Promise<void> {
   endQuietlyWithReader();
   try {
-    await createProgram().parseAsync(args.length === 0 ? ['serve'] : args, { from: 'user' });
+    const line = args.length === 0 ? ['serve'] : args;
+    const program = await createProgram(line[0] ?? '');
+    await program.parseAsync(line, { from: 'user' });
   } catch (error) {
     // Its words are out already: help and version are good ends, help because a group's command is missing is not.
-    if (error instanceof CommanderError && error.code === 'commander.help')
+    if (error instanceof CommanderError && error.code === 'commander.help' && error.exitCode !== 0)
       fail('which command? They are listed above');
     else if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? exit.done : exit.failed;
-    else if (error instanceof ConnectError) fail(describe(error));
     else if (error instanceof CommandError || error instanceof ConfigError || isOfSystem(error)) fail(error.message);
-    else throw error;
+    else fail(await describeCallError(error));
   }
 }
 
-function createProgram(): Command {
+/** An error of a call to a service in one line; anything else is thrown on, with its stack. */
+async function describeCallError(error: unknown): Promise<string> {
+  const { ConnectError } = await import('@connectrpc/connect');
+  if (!(error instanceof ConnectError)) throw error;
+  const { describe } = await import('./connect.ts');
+  return describe(error);
+}
+
+/** In the order of the help. A command is loaded when it is called, and all of them when one has to choose: `version` takes 0.1 s, and took 0.4. */
+const commands: Record<string, () => Promise<(program: Command) => void>> = {
+  serve: async () => addServe,
+  send: async () => (await import('./send.ts')).addSend,
+  tail: async () => (await import('./tail.ts')).addTail,
+  channel: async () => (await import('./channel.ts')).addChannel,
+  template: async () => (await import('./template.ts')).addTemplate,
+  key: async () => (await import('./key.ts')).addKey,
+  verify: async () => (await import('./verify.ts')).addVerify,
+  config: async () => addConfig,
+  version: async () => addVersion,
+};
+
+async function createProgram(called: string): Promise<Command> {
   const program = new Command('sendbatch')
     .description('A batch message service, and its command line. Without a command it serves.')
     .version(version, '-V, --version', 'print the version')
     .exitOverride()
     .configureOutput({ outputError: (text, write) => write(inOneLine(text)) })
-    .configureHelp({ sortSubcommands: false, showGlobalOptions: false })
     .showSuggestionAfterError(true)
     .addHelpText('after', about);
+  const named = commands[called];
+  for (const load of named === undefined ? Object.values(commands) : [named]) (await load())(program);
+  return program;
+}
+
+function addServe(program: Command): void {
   program
     .command('serve')
     .summary('serve: gRPC, gRPC-Web, Connect and JSON on one port')
@@ -63,18 +82,17 @@ function createProgram(): Command {
       const { serve } = await import('../serve.ts');
       await serve(fail);
     });
-  addSend(program);
-  addTail(program);
-  addChannel(program);
-  addTemplate(program);
-  addKey(program);
-  addVerify(program);
+}
+
+function addConfig(program: Command): void {
   program.command('config').description('print every setting: name, default, meaning').action(printSettings);
+}
+
+function addVersion(program: Command): void {
   program
     .command('version')
     .description('print the version')
     .action(() => print(version));
-  return program;
 }
 
 async function printSettings(): Promise<void> {

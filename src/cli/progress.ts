@@ -7,6 +7,8 @@ export interface Progress {
   begin(done: number): void;
   /** `done` of the total; `count` is what the rate is of, `faults` what went wrong. */
   show(done: number, count: number, faults: number): void;
+  /** Says why nothing moves, until something does. */
+  waits(why: string): void;
   /** What was shown as done last. */
   done(): number;
   /** Leaves the bar as it stands; what is shown later is only counted. */
@@ -30,6 +32,7 @@ export function createProgress(options: {
       show: (done) => {
         shown = done;
       },
+      waits: () => {},
       done: () => shown,
       end: () => {},
     };
@@ -39,8 +42,8 @@ export function createProgress(options: {
     stream: process.stderr,
     format:
       total === undefined
-        ? `{count} ${noun} · {rate}/s · {faults}`
-        : `{bar} {percentage} % · {count} ${noun} · {rate}/s · {left} left · {faults}`,
+        ? `{count} ${noun} · {rate}/s · {faults}{why}`
+        : `{bar} {percentage} % · {count} ${noun} · {rate}/s · {left} left · {faults}{why}`,
     barCompleteChar: '█',
     barIncompleteChar: '░',
     barsize: 24,
@@ -54,15 +57,18 @@ export function createProgress(options: {
       return paint('cyan', barCompleteString.slice(0, full), process.stderr) + barIncompleteString.slice(full, barsize);
     },
   });
-  const payload = (done: number, count: number, faults: number) => {
+  let last = { done: 0, count: 0, faults: 0 };
+  const payload = ({ done, count, faults }: typeof last, why = '') => {
     const seconds = (performance.now() - start) / 1000;
     const share = total === undefined || total <= begin ? 1 : (done - begin) / (total - begin);
     const words = `${faults} ${fault}`;
+    const waiting = why === '' ? '' : ` · ${paint('red', why, process.stderr)}`;
     return {
       count: count.toLocaleString('en'),
       rate: Math.round(count / Math.max(seconds, 0.001)).toLocaleString('en'),
       left: share <= 0 ? '…' : inWords((seconds / share) * (1 - share)),
       faults: faults > 0 ? paint('yellow', words, process.stderr) : words,
+      why: waiting,
     };
   };
   let running = false;
@@ -72,11 +78,16 @@ export function createProgress(options: {
       begin = done;
       shown = done;
       running = true;
-      bar.start(total ?? 0, done, payload(done, 0, 0));
+      last = { done, count: 0, faults: 0 };
+      bar.start(total ?? 0, done, payload(last));
     },
     show(done, count, faults) {
       shown = done;
-      if (running) bar.update(done, payload(done, count, faults));
+      last = { done, count, faults };
+      if (running) bar.update(done, payload(last));
+    },
+    waits(why) {
+      if (running) bar.update(shown, payload(last, why));
     },
     done: () => shown,
     end() {

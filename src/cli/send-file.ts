@@ -1,20 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import { existsSync, rmSync, statSync } from 'node:fs';
+import { ConnectError } from '@connectrpc/connect';
 import { type Draft, type RequestTemplate, reasonOf, type Sendbatch } from '../client/index.ts';
 import { assertColumns, createDrafts, type Mapping } from './draft.ts';
 import { onInterrupt } from './interrupt.ts';
-import {
-  changeOf,
-  createReport,
-  inputOf,
-  lock,
-  readStanding,
-  type Standing,
-  type Tally,
-  writeStanding,
-} from './journal.ts';
+import { changeOf, inputOf, readStanding, type Standing, type Tally, writeStanding } from './journal.ts';
+import { lock } from './lock.ts';
 import { note } from './output.ts';
 import { createProgress } from './progress.ts';
+import { createReport } from './report.ts';
 import { openSource, type Shape } from './source.ts';
 import { CommandError, exit } from './usage.ts';
 
@@ -114,6 +108,7 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
         concurrency: wish.concurrency,
         templates: wish.templates,
         validateOnly: wish.dryRun,
+        onRetry: (error) => progress.waits(`waiting: ${ConnectError.from(error).rawMessage}`),
         onProgress: (some, of) => progress.show(from + ((to - from) * some) / of, handled + some, tally.refused),
       },
     );
@@ -141,7 +136,7 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
       if (handled === 0 && chunk.length === 0) {
         // Before the first one goes: a run that ends early has to go on under the same keys.
         if (before === undefined) keep(0);
-        progress.begin(source.bytesRead());
+        progress.begin(before === undefined ? 0 : source.bytesRead());
       }
       const draft = draftOf(entry);
       const keyed =

@@ -2,13 +2,14 @@ import { existsSync } from 'node:fs';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { TemplateFormat } from '../../gen/sendbatch/v1/template_service_pb.ts';
+import { channelType } from './channel-type.ts';
 import { type Connection, type ConnectOptions, calling, connectTo } from './connect.ts';
 import { fields, type Mapping } from './draft.ts';
 import { note, paint, print } from './output.ts';
 import { exitOf, type Outcome, sendFile, type Wish } from './send-file.ts';
 import { type Shape, shapeOf } from './source.ts';
 import { bodyIn } from './template.ts';
-import { CommandError, channelType, pair, templateName, wholeNumber } from './usage.ts';
+import { CommandError, pair, templateName, wholeNumber } from './usage.ts';
 
 interface SendCommandOptions extends ConnectOptions {
   readonly input?: Shape;

@@ -1,10 +1,11 @@
 import { toJsonString } from '@bufbuild/protobuf';
 import type { Command } from 'commander';
 import { type ChannelType, type Message, MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { ofChannel } from './channel-type.ts';
 import { type ConnectOptions, calling, connectTo } from './connect.ts';
 import { onInterrupt } from './interrupt.ts';
 import { paint, print, printable } from './output.ts';
-import { exit, ofChannel, sequence, wholeNumber } from './usage.ts';
+import { exit, sequence, wholeNumber } from './usage.ts';
 
 interface TailOptions extends ConnectOptions {
   readonly after: number;

@@ -1,5 +1,4 @@
-import { type Command, InvalidArgumentError } from 'commander';
-import { type ChannelType, ChannelTypeSchema as enumSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { InvalidArgumentError } from 'commander';
 
 /** A command that cannot be carried out; the message is one line for the one who gave it. */
 export class CommandError extends Error {}
@@ -19,36 +18,6 @@ export function wholeNumber(least: number, most: number): (text: string) => numb
 
 /** A parser of message sequences. */
 export const sequence = wholeNumber(0, Number.MAX_SAFE_INTEGER);
-
-/** group, customer-service, … as the numbers that the contract has. */
-const typesByName = new Map(
-  enumSchema.values.filter(({ number }) => number > 0).map(({ localName, number }) => [nameOf(localName), number]),
-);
-
-function nameOf(text: string): string {
-  return text.toLowerCase().replaceAll('_', '-');
-}
-
-/** A parser of channel types: 1 to 12, or a name such as group. */
-export function channelType(text: string): ChannelType {
-  const value = /^\d{1,2}$/.test(text) ? Number(text) : typesByName.get(nameOf(text));
-  const known = [...typesByName.values()];
-  if (value === undefined || !known.includes(value))
-    throw new InvalidArgumentError(`It takes 1 to ${known.at(-1)}, or ${[...typesByName.keys()].join(', ')}.`);
-  return value as ChannelType;
-}
-
-/** The name of a channel type, as the parser takes it. */
-export function channelTypeName(type: number): string {
-  return [...typesByName].find(([, number]) => number === type)?.[0] ?? String(type);
-}
-
-/** Puts `<channel_type> <channel_id>` before what else a command takes. */
-export function ofChannel(command: Command): Command {
-  return command
-    .argument('<channel_type>', '1 to 12, or a name: person, group, …', channelType)
-    .argument('<channel_id>', 'the channel’s id; of a person channel the two uids joined with @');
-}
 
 /** A parser of an option that may be given more than once, and that takes several values separated by commas. */
 export function listed(text: string, before: readonly string[] = []): string[] {

@@ -1,10 +1,11 @@
 import type { Command } from 'commander';
 import type { Fault } from '../domain/soundness.ts';
+import { channelTypeName } from './channel-type.ts';
 import { withDatabase } from './database.ts';
 import { onInterrupt } from './interrupt.ts';
 import { paint, print } from './output.ts';
 import { createProgress } from './progress.ts';
-import { channelTypeName, exit } from './usage.ts';
+import { exit } from './usage.ts';
 
 const about = `
 Checks, of every channel: that what is kept and what was swept is as much as its head says, that no once-only key is there twice, that ids rise with the

@@ -26,6 +26,8 @@ export interface SendOptions {
   readonly signal?: AbortSignal;
   /** Told after each call: how many messages have their final result. */
   readonly onProgress?: (done: number, of: number) => void;
+  /** Told of each call that failed and is tried again. */
+  readonly onRetry?: (error: unknown) => void;
 }
 
 /** What a call takes: the service's limits, with room for what is not payload. */
@@ -133,7 +135,7 @@ function sizeOf({ payload, template, subscribers = [] }: Draft): number {
 async function sendCall(
   rpc: Rpc,
   call: readonly Item[],
-  { atomic = false, timeoutMs, signal, templates = [], validateOnly = false }: SendOptions,
+  { atomic = false, timeoutMs, signal, templates = [], validateOnly = false, onRetry }: SendOptions,
   retry: RetryOptions,
   settle: (item: Item, result: Result) => void,
 ): Promise<void> {
@@ -165,6 +167,7 @@ async function sendCall(
     } catch (error) {
       const wait = waitOf(error);
       if (wait === undefined || attempt >= retry.attempts || signal?.aborted) throw error;
+      onRetry?.(error);
       waitMs = wait;
     }
     await pause(attempt, waitMs, retry, signal);

@@ -60,6 +60,26 @@ describe('the client', () => {
     assert.deepEqual(await sendbatch.send([]), []);
   });
 
+  test('templates go with every call of a send, and a call that only validates stores nothing', async () => {
+    const templates = [{ name: 'own', body: 'Hi {{ name }}' }];
+    const messages = Array.from({ length: 1500 }, (_, index) => ({
+      channelType: ChannelType.GROUP,
+      channelId: 'templated',
+      fromUid: 'u1',
+      template: { name: 'own', variables: { name: `n${index}` } },
+    }));
+    const checked = await sendbatch.send(messages, { templates, validateOnly: true });
+    assert.ok(checked.every((each) => each.error === undefined && each.messageSeq === 0n));
+    await sendbatch.send(messages, { templates });
+    const rows = (await readAll(service.databaseUrl)).filter((row) => row.channel === 'templated');
+    assert.deepEqual(
+      rows.map((row) => row.payload),
+      messages.map((_, index) => `Hi n${index}`),
+    );
+    const [without] = await sendbatch.send(messages.slice(0, 1));
+    assert.equal(reasonOf(without?.error), 'TEMPLATE_NOT_EXIST');
+  });
+
   test('what no retry mends is in the result, or thrown', async () => {
     const strict = await startService({ systemUids: [], databaseUrl: service.databaseUrl });
     const client = createSendbatch({ transport: createConnectTransport({ baseUrl: strict.url, httpVersion: '1.1' }) });
