@@ -11,7 +11,7 @@ take the service's own settings from the environment: config prints them. NO_COL
 Exit codes:
   0    done
   1    failed, or a wrong command line
-  2    send: some lines were refused; verify: there are faults
+  2    send, batch watch: some messages were refused; verify: there are faults
   130  interrupted (Ctrl-C)
 
 Examples:
@@ -52,6 +52,7 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   serve: async () => addServe,
   send: async () => (await import('./send.ts')).addSend,
   tail: async () => (await import('./tail.ts')).addTail,
+  batch: async () => (await import('./batch.ts')).addBatch,
   channel: async () => (await import('./channel.ts')).addChannel,
   template: async () => (await import('./template.ts')).addTemplate,
   key: async () => (await import('./key.ts')).addKey,
