@@ -1,11 +1,13 @@
 #!/usr/bin/env node
 import { ConnectError } from '@connectrpc/connect';
 import { start } from './app.ts';
+import { runConfigCommand } from './cli/config.ts';
 import { runKeyCommand } from './cli/keys.ts';
+import { runMigrateCommand } from './cli/migrate.ts';
 import { runSendCommand } from './cli/send.ts';
 import { runTailCommand } from './cli/tail.ts';
 import { UsageError } from './cli/usage.ts';
-import { type Config, ConfigError, callerDefaults, describeSettings, loadConfig } from './config.ts';
+import { type Config, ConfigError, callerDefaults, loadConfig } from './config.ts';
 import { ListenError } from './edge/listen.ts';
 import { createLog, type Log } from './events.ts';
 import { StartError } from './open-server.ts';
@@ -24,7 +26,10 @@ const usage = `sendbatch ${version}: a batch message service
                          sends a message a line; a run that was stopped goes on
   npm run cli -- tail <channel_type> <channel_id> [--after <seq>] [--from-now] [--count <n>] [--json]
                          follows a channel
-  npm run cli -- config  every setting: name, default, meaning
+  npm run cli -- migrate [--status] [--json]
+                         brings the schema of the database up to date; --status only lists, and ends with 2 when migrations are pending
+  npm run cli -- config [--json]
+                         every setting: what it is and where that is set, default, bounds, meaning
   npm run cli -- version the version
 `;
 
@@ -32,9 +37,10 @@ const [command = 'serve', ...rest] = process.argv.slice(2);
 if (command === 'key') await manageKeys(rest);
 else if (command === 'send') await call(runSendCommand, rest);
 else if (command === 'tail') await call(runTailCommand, rest);
+else if (command === 'config') await run(() => runConfigCommand(rest));
+else if (command === 'migrate') await run(() => runMigrateCommand(rest));
 else if (rest.length > 0) fail(`unexpected argument ${rest[0]}\n\n${usage}`);
 else if (command === 'serve') await serve();
-else if (command === 'config') printSettings();
 else if (command === 'version') console.log(version);
 else if (command === 'help' || command === '--help') console.log(usage);
 else fail(`unknown command ${command}\n\n${usage}`);
@@ -43,6 +49,7 @@ async function serve(): Promise<void> {
   try {
     const config = loadConfig();
     const log = createLog({ level: config.logLevel, format: config.logFormat });
+    if (!isWorker) for (const warning of config.warnings) log.warn(warning);
     if (config.workers > 1 && !isWorker) await serveInWorkers(config, log);
     else await serveHere(config, log);
   } catch (error) {
@@ -52,15 +59,21 @@ async function serve(): Promise<void> {
   }
 }
 
-/** Only warnings of the log: what a command says goes to stdout, for pipes. */
-async function manageKeys(args: readonly string[]): Promise<void> {
+/** Commands about the settings and the database: what they say goes to stdout, for pipes. */
+async function run(command: () => number | Promise<number>): Promise<void> {
   try {
-    const config = loadConfig();
-    await runKeyCommand(args, config, createLog({ level: 'silent', format: 'json' }));
+    process.exitCode = await command();
   } catch (error) {
     if (!isForTheUser(error)) throw error;
     fail(error.message);
   }
+}
+
+async function manageKeys(args: readonly string[]): Promise<void> {
+  await run(async () => {
+    await runKeyCommand(args, loadConfig(), createLog({ level: 'silent', format: 'json' }));
+    return 0;
+  });
 }
 
 /** Commands that are a service's callers: where it is comes from the environment or the command line. */
@@ -157,11 +170,6 @@ function greeting({ url, database }: Listening): string {
 
   Ctrl-C stops it.
 `;
-}
-
-function printSettings(): void {
-  for (const setting of describeSettings())
-    console.log(`${setting.name} (default ${setting.default === '' ? 'unset' : setting.default})\n    ${setting.doc}`);
 }
 
 function fail(message: string): void {

@@ -10,7 +10,7 @@ import {
   serverFacts,
 } from './storage/database.ts';
 import { startEmbedded } from './storage/embedded/index.ts';
-import { migrate } from './storage/migrate.ts';
+import { MigrationError, migrate, type SchemaStatus, schemaStatus } from './storage/migrate.ts';
 import { type Listening, listen } from './storage/wakeup.ts';
 
 /** The service could not be started; the message is one line for the one who starts it. */
@@ -50,8 +50,8 @@ export async function openServer(
       ...more,
     });
   try {
-    const migrations = open({ poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 });
-    const { version } = await prepareDatabase(migrations, log).finally(() => migrations.destroy());
+    const migrations = open(forMigrations);
+    const { version } = await prepareDatabase(config, migrations, log).finally(() => migrations.destroy());
     const database = 'url' in connection ? { connectionString: connection.url } : connection;
     const listening = config.listenUrl === undefined ? database : { connectionString: config.listenUrl };
     const openCounters = () => openCounterPool(database);
@@ -61,6 +61,33 @@ export async function openServer(
     await close();
     throw error;
   }
+}
+
+/** Two connections without time-outs, as migrations need them. */
+const forMigrations = { poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 };
+
+/** The schema of the server that the settings name, for those who bring it up to date as a step of its own. */
+export interface OpenSchema {
+  status(): Promise<SchemaStatus>;
+  /** Applies what is pending; the names of what was. */
+  migrate(): Promise<string[]>;
+  close(): Promise<void>;
+}
+
+export async function openSchema(config: Config, log: Log): Promise<OpenSchema> {
+  const { connection, close } = await findDatabase(config, log);
+  const db = openDatabase({ connection, connectTimeoutMs: 5000, onConnectionError: () => {}, ...forMigrations });
+  const closeAll = async () => {
+    await db.destroy();
+    await close();
+  };
+  try {
+    await reach(db);
+  } catch (error) {
+    await closeAll();
+    throw error;
+  }
+  return { status: () => schemaStatus(db), migrate: () => migrate(db), close: closeAll };
 }
 
 /** The server that the settings name, or the embedded one. */
@@ -81,8 +108,29 @@ async function findDatabase(
   };
 }
 
-/** Reaches the server, refuses one that is too old, says when it may lose commits, and brings the schema up to date. */
-async function prepareDatabase(db: Db, log: Log): Promise<ServerFacts> {
+/** Reaches the server, says when it may lose commits, and brings the schema up to date, or refuses when it is not. */
+async function prepareDatabase(config: Config, db: Db, log: Log): Promise<ServerFacts> {
+  const facts = await reach(db);
+  if (facts.lossy.length > 0)
+    log.warn(
+      { settings: facts.lossy },
+      'the database acknowledges commits before they are on disk: a crash of its machine may lose messages',
+    );
+  if (config.migrate === 'check') {
+    const { pending } = await schemaStatus(db);
+    if (pending.length > 0)
+      throw new MigrationError(
+        `the schema is not up to date, and MIGRATE=check: ${pending.join(', ')} pending. Apply with: npm run cli -- migrate`,
+      );
+  } else {
+    const applied = await migrate(db);
+    if (applied.length > 0) log.info({ migrations: applied }, 'the schema was brought up to date');
+  }
+  return facts;
+}
+
+/** Reaches the server, and refuses one that is too old. */
+async function reach(db: Db): Promise<ServerFacts> {
   let facts: ServerFacts;
   try {
     facts = await serverFacts(db);
@@ -91,13 +139,6 @@ async function prepareDatabase(db: Db, log: Log): Promise<ServerFacts> {
   }
   if (facts.versionNumber < oldestPostgres)
     throw new StartError(`PostgreSQL ${facts.version} is too old: 15 or later is needed`);
-  if (facts.lossy.length > 0)
-    log.warn(
-      { settings: facts.lossy },
-      'the database acknowledges commits before they are on disk: a crash of its machine may lose messages',
-    );
-  const applied = await migrate(db);
-  if (applied.length > 0) log.info({ migrations: applied }, 'the schema was brought up to date');
   return facts;
 }
 

@@ -62,7 +62,8 @@ function launch(env: Record<string, string>, args: string[], cwd: string | undef
       ...env,
     },
     stdio: ['ignore', 'pipe', 'pipe'],
-    ...(cwd === undefined ? {} : { cwd }),
+    // Not the folder of the one who runs the tests: it may have a `.env`.
+    cwd: cwd ?? import.meta.dirname,
   });
   let text = '';
   for (const stream of [child.stdout, child.stderr]) stream?.on('data', (chunk: Buffer) => (text += chunk.toString()));
