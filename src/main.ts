@@ -2,6 +2,7 @@
 import { ConnectError } from '@connectrpc/connect';
 import { start } from './app.ts';
 import { runConfigCommand } from './cli/config.ts';
+import { runHealthCommand } from './cli/health.ts';
 import { runKeyCommand } from './cli/keys.ts';
 import { runMigrateCommand } from './cli/migrate.ts';
 import { runSendCommand } from './cli/send.ts';
@@ -28,6 +29,7 @@ const usage = `sendbatch ${version}: a batch message service
                          follows a channel
   npm run cli -- migrate [--status] [--json]
                          brings the schema of the database up to date; --status only lists, and ends with 2 when migrations are pending
+  npm run cli -- health  asks the service of these settings, on this machine, whether it is ready; ends with 1 when it is not
   npm run cli -- config [--json]
                          every setting: what it is and where that is set, default, bounds, meaning
   npm run cli -- version the version
@@ -38,6 +40,7 @@ if (command === 'key') await manageKeys(rest);
 else if (command === 'send') await call(runSendCommand, rest);
 else if (command === 'tail') await call(runTailCommand, rest);
 else if (command === 'config') await run(() => runConfigCommand(rest));
+else if (command === 'health') await run(() => runHealthCommand(rest));
 else if (command === 'migrate') await run(() => runMigrateCommand(rest));
 else if (rest.length > 0) fail(`unexpected argument ${rest[0]}\n\n${usage}`);
 else if (command === 'serve') await serve();
