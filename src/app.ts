@@ -8,6 +8,7 @@ import { createRoutes } from './edge/routes.ts';
 import { createServer } from './edge/server.ts';
 import { createWebhookBodies } from './edge/webhook-body.ts';
 import { createEvents, type Log } from './events.ts';
+import { openBatches } from './open-batches.ts';
 import { openServer } from './open-server.ts';
 import { openTails } from './open-tails.ts';
 import { openWebhooks } from './open-webhooks.ts';
@@ -115,6 +116,9 @@ export async function start(config: Config, log: Log): Promise<App> {
       deliver: live.send,
       templates,
     });
+    const background = await openBatches({ database, db, config, sendBatch, templates, events });
+    undo.push(() => background.close());
+    const { batches, batchWatch } = background;
     const routes = createRoutes(
       {
         version,
@@ -128,6 +132,8 @@ export async function start(config: Config, log: Log): Promise<App> {
         inbox: createInbox(store),
         moderation,
         templates,
+        batches,
+        batchWatch,
         webhooks: hooks.webhooks,
         systemUids: systemUids === 'all' ? [] : systemUids,
       },
@@ -142,7 +148,10 @@ export async function start(config: Config, log: Log): Promise<App> {
     });
     undo.push(() => listener.close(config.shutdownGraceMs));
     // First of all: a tail has no end of its own to wait for.
-    undo.push(async () => tails.close());
+    undo.push(async () => {
+      tails.close();
+      batchWatch.close();
+    });
     return { url: listener.url, database: database.words, stop: stopAll };
   } catch (error) {
     await stopAll();

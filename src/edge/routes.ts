@@ -1,5 +1,6 @@
 import type { ConnectRouter, ConnectRouterOptions, Interceptor } from '@connectrpc/connect';
 import { compressionGzip } from '@connectrpc/connect-node';
+import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
@@ -9,6 +10,7 @@ import type { Events } from '../events.ts';
 import { limits } from '../limits.ts';
 import { createTranscoder, type Transcoder } from '../transcode/index.ts';
 import { authenticateInterceptor } from './authenticate.ts';
+import { type BatchServiceParts, createBatchService } from './batch-service.ts';
 import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
 import { createEventStream } from './events.ts';
@@ -17,6 +19,7 @@ import type { Identify } from './identity.ts';
 import { legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
 import { createModerationService, type ModerationServiceParts } from './moderation-service.ts';
+import { createNdjson } from './ndjson.ts';
 import { createTemplateService, type TemplateServiceParts } from './template-service.ts';
 import { createUnaryGrpc } from './unary-grpc.ts';
 import { validateInterceptor } from './validate.ts';
@@ -31,6 +34,8 @@ export interface Routes {
   readonly unaryGrpc: ReturnType<typeof createUnaryGrpc>;
   /** The live tail as Server-Sent Events; false: the request is for somebody else. */
   readonly eventStream: ReturnType<typeof createEventStream>;
+  /** Batches as NDJSON; false: the request is for somebody else. */
+  readonly ndjson: ReturnType<typeof createNdjson>;
   /** The JSON routes of the google.api.http annotations. */
   readonly transcoder: Transcoder;
 }
@@ -43,17 +48,20 @@ export type Parts = MessageServiceParts &
   ChannelServiceParts &
   ModerationServiceParts &
   TemplateServiceParts &
+  BatchServiceParts &
   WebhookServiceParts & {
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
   };
 
 export function createRoutes(parts: Parts, events: Events): Routes {
+  const batchService = createBatchService(parts);
   const services = [
     { service: MessageService, implementation: createMessageService(parts) },
     { service: ChannelService, implementation: createChannelService(parts) },
     { service: ModerationService, implementation: createModerationService(parts) },
     { service: TemplateService, implementation: createTemplateService(parts) },
+    { service: BatchService, implementation: batchService },
     { service: WebhookService, implementation: createWebhookService(parts) },
   ] as const;
   // From the outside in.
@@ -77,11 +85,12 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   });
   return {
     routes(router) {
-      const [messages, channels, moderation, templates, webhooks] = services;
+      const [messages, channels, moderation, templates, batches, webhooks] = services;
       router.service(messages.service, messages.implementation);
       router.service(channels.service, channels.implementation);
       router.service(moderation.service, moderation.implementation);
       router.service(templates.service, templates.implementation);
+      router.service(batches.service, batches.implementation);
       router.service(webhooks.service, webhooks.implementation);
     },
     options: {
@@ -100,6 +109,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
       compression: compressionGzip,
     }),
     transcoder,
+    ndjson: createNdjson({ implementation: batchService, interceptors, transcoder }),
     eventStream: createEventStream({ ...parts, writeJson: transcoder.write }),
   };
 }

@@ -10,7 +10,7 @@ import { createDatabase } from '../support/database.ts';
 import { type JsonAnswer, jsonCaller } from '../support/json.ts';
 import { messagesOf, ok, type Received, type Receiver, startReceiver, status } from '../support/receiver.ts';
 import { startService, type TestService } from '../support/service.ts';
-import { assertSound, change, read } from '../support/verify.ts';
+import { assertSound, query } from '../support/verify.ts';
 
 const attempts = 4;
 /** In a hurry: a failure is tried again after 20 ms, 80 ms, 320 ms. */
@@ -218,7 +218,7 @@ describe('webhooks', () => {
     await send(draft('rot', 'both'));
     await receiver.until('the message', () => receiver.received.length === 1);
     for (const secret of [old, body.secret]) verify(secret, receiver.received[0] as Received);
-    await change(service.databaseUrl, 'update sendbatch.webhook set previous_until = previous_until - 86400000');
+    await query(service.databaseUrl, 'update sendbatch.webhook set previous_until = previous_until - 86400000');
     assert.equal((await get('rotated')).previous_secret_until, undefined);
     await send(draft('rot', 'new'));
     await receiver.until('the next', () => receiver.received.length === 2);
@@ -553,14 +553,14 @@ describe('webhooks of an ordinary service', () => {
           assert.ok(performance.now() < end, `not ${count}`);
       };
       await until(1);
-      await change(
+      await query(
         service.databaseUrl,
         `insert into sendbatch.webhook_queue (webhook_key, channel_key, lane, first_seq, last_seq, since) values (999, 1, 0, 1, 1, 0);
         update sendbatch.webhook_parked set parked_at = parked_at - 14 * 86400000::bigint`,
       );
       await until(0);
       for (const end = performance.now() + 20_000; ; ) {
-        const rows = await read(service.databaseUrl, 'select from sendbatch.webhook_queue where webhook_key = 999');
+        const rows = await query(service.databaseUrl, 'select from sendbatch.webhook_queue where webhook_key = 999');
         if (rows.length === 0) break;
         assert.ok(performance.now() < end, 'it stays');
       }

@@ -14,9 +14,21 @@ const mayImport: Record<string, readonly string[]> = {
   edge: ['service', 'domain', 'transcode', 'limits', 'events', 'gen/google', 'gen/sendbatch'],
   'open-server': ['config', 'events', 'storage'],
   'open-tails': ['background', 'domain', 'events', 'open-server', 'service', 'storage'],
+  'open-batches': ['background', 'config', 'events', 'open-server', 'service', 'storage'],
   'open-webhooks': ['background', 'config', 'domain', 'events', 'open-server', 'service', 'storage', 'version'],
   client: ['gen/google', 'gen/sendbatch'],
-  cli: ['client', 'config', 'domain', 'events', 'gen/sendbatch', 'open-server', 'service'],
+  cli: [
+    'client',
+    'config',
+    'domain',
+    'events',
+    'gen/google',
+    'gen/sendbatch',
+    'open-server',
+    'serve',
+    'service',
+    'version',
+  ],
   background: [],
   app: [
     'background',
@@ -25,12 +37,14 @@ const mayImport: Record<string, readonly string[]> = {
     'service',
     'storage',
     'events',
+    'open-batches',
     'open-server',
     'open-tails',
     'open-webhooks',
     'version',
   ],
-  main: ['app', 'cli', 'config', 'open-server', 'edge', 'events', 'storage', 'version', 'workers'],
+  main: ['cli'],
+  serve: ['app', 'config', 'edge', 'events', 'open-server', 'version', 'workers'],
   workers: ['app', 'events'],
   config: [],
   limits: [],
@@ -56,7 +70,9 @@ function roomOf(path: string): string {
 
 function importsOf(file: string): { name: string; room: string | undefined }[] {
   const text = readFileSync(join(root, 'src', file), 'utf8');
-  const names = [...text.matchAll(/(?:^|\n)(?:import|export)[^;]*?from '([^']+)'/g)].map((match) => match[1] ?? '');
+  const names = [...text.matchAll(/(?:^|\n)(?:import|export)[^;]*?from '([^']+)'|\bimport\('([^']+)'\)/g)].map(
+    (match) => match[1] ?? match[2] ?? '',
+  );
   return names.map((name) => ({
     name,
     room: name.startsWith('.') ? roomOf(normalize(join(root, 'src', dirname(file), name))) : undefined,

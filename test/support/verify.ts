@@ -63,14 +63,9 @@ export async function assertSound(url: string): Promise<void> {
   });
 }
 
-/** A statement past the service. */
-export async function change(url: string, statement: string): Promise<void> {
-  await ask(url, (client) => client.query(statement));
-}
-
-/** What a query past the service finds. */
-export async function read(url: string, query: string): Promise<Record<string, unknown>[]> {
-  return (await ask(url, (client) => client.query<Record<string, unknown>>(query))).rows;
+/** One statement, past the service. */
+export async function query(url: string, sql: string): Promise<Record<string, string>[]> {
+  return await ask(url, async (client) => (await client.query<Record<string, string>>(sql)).rows);
 }
 
 async function ask<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
