@@ -7,6 +7,7 @@ export class ConfigError extends Error {}
 
 convict.addFormats({
   milliseconds: { validate: inRange(1, 24 * 3600_000, 'milliseconds'), coerce: Number },
+  pause: { validate: inRange(0, 3600_000, 'milliseconds'), coerce: Number },
   workers: { validate: inRange(1, 64, 'a count'), coerce: Number },
   lanes: { validate: inRange(0, 64, 'a count'), coerce: Number },
   count: { validate: inRange(1, 10_000, 'a count'), coerce: Number },
@@ -241,6 +242,12 @@ const schema = {
     default: 30_000,
     env: 'REQUEST_TIMEOUT',
   },
+  drainDelay: {
+    doc: 'Milliseconds after SIGTERM in which it still serves but says that it is not ready, for load balancers to notice.',
+    format: 'pause',
+    default: 0,
+    env: 'DRAIN_DELAY',
+  },
   shutdownGrace: {
     doc: 'Milliseconds that calls in flight have to finish after SIGTERM.',
     format: 'milliseconds',
@@ -295,6 +302,7 @@ export interface Config {
   readonly lockTimeoutMs: number;
   readonly statementTimeoutMs: number;
   readonly requestTimeoutMs: number;
+  readonly drainDelayMs: number;
   readonly shutdownGraceMs: number;
   readonly logLevel: string;
   readonly logFormat: 'auto' | 'json' | 'pretty';
@@ -384,6 +392,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     lockTimeoutMs: at.lockTimeout,
     statementTimeoutMs: at.statementTimeout,
     requestTimeoutMs: at.requestTimeout,
+    drainDelayMs: at.drainDelay,
     shutdownGraceMs: at.shutdownGrace,
     logLevel: at.logLevel,
     logFormat: at.logFormat,
@@ -397,6 +406,7 @@ type Settings = {
     | 'lanes'
     | 'workers'
     | `${string}Timeout`
+    | 'drainDelay'
     | 'shutdownGrace'
     | 'sweepInterval'
     ? number

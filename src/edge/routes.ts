@@ -1,21 +1,29 @@
-import type { ConnectRouter, ConnectRouterOptions, Interceptor } from '@connectrpc/connect';
+import type { ConnectRouter, ConnectRouterOptions, Interceptor, ServiceImpl } from '@connectrpc/connect';
 import { compressionGzip } from '@connectrpc/connect-node';
+import { Health } from '../../gen/grpc/health/v1/health_pb.ts';
+import { ServerReflection } from '../../gen/grpc/reflection/v1/reflection_pb.ts';
+import { ServerReflection as ServerReflectionAlpha } from '../../gen/grpc/reflection/v1alpha/reflection_pb.ts';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
 import { TemplateService } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import type { Events } from '../events.ts';
 import { limits } from '../limits.ts';
+import type { Readiness } from '../service/readiness.ts';
 import { createTranscoder, type Transcoder } from '../transcode/index.ts';
 import { authenticateInterceptor } from './authenticate.ts';
 import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
+import { createDocs } from './docs.ts';
 import { createEventStream } from './events.ts';
 import { detailRegistry } from './failures.ts';
+import { createHealthService } from './health.ts';
 import type { Identify } from './identity.ts';
-import { legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
+import { alwaysWritten, legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
 import { createModerationService, type ModerationServiceParts } from './moderation-service.ts';
+import { createProbes } from './probes.ts';
+import { createReflectionService } from './reflection.ts';
 import { createTemplateService, type TemplateServiceParts } from './template-service.ts';
 import { createUnaryGrpc } from './unary-grpc.ts';
 import { validateInterceptor } from './validate.ts';
@@ -27,6 +35,10 @@ export interface Routes {
   readonly options: ConnectRouterOptions;
   /** The plain case of gRPC by a shorter way; false: the call is not one. */
   readonly unaryGrpc: ReturnType<typeof createUnaryGrpc>;
+  /** What load balancers ask; false: the request is for somebody else. Not for the guard: it goes before it. */
+  readonly probes: ReturnType<typeof createProbes>;
+  /** The pages about the API; false: the request is for somebody else. */
+  readonly docs: ReturnType<typeof createDocs>;
   /** The live tail as Server-Sent Events; false: the request is for somebody else. */
   readonly eventStream: ReturnType<typeof createEventStream>;
   /** The JSON routes of the google.api.http annotations. */
@@ -43,14 +55,25 @@ export type Parts = MessageServiceParts &
   TemplateServiceParts & {
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
+    readonly readiness: Readiness;
   };
 
 export function createRoutes(parts: Parts, events: Events): Routes {
+  // Whatever stands below is in the health list and in reflection, and its JSON routes in /openapi.json.
+  const served = () => services.map(({ service }) => service);
+  const reflection = createReflectionService(served);
   const services = [
     { service: MessageService, implementation: createMessageService(parts) },
     { service: ChannelService, implementation: createChannelService(parts) },
     { service: ModerationService, implementation: createModerationService(parts) },
     { service: TemplateService, implementation: createTemplateService(parts) },
+    { service: Health, implementation: createHealthService(parts.readiness, served) },
+    { service: ServerReflection, implementation: reflection },
+    // The same under its older name, in which its messages are the same but for theirs.
+    {
+      service: ServerReflectionAlpha,
+      implementation: reflection as unknown as ServiceImpl<typeof ServerReflectionAlpha>,
+    },
   ] as const;
   // From the outside in.
   const interceptors: Interceptor[] = [
@@ -66,18 +89,20 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     registry: detailRegistry,
     readMaxBytes: limits.requestBytes,
     timeoutMs: parts.requestTimeoutMs,
-    // The documented answer has three fields.
-    write: { alwaysImplicit: (field) => field.name !== 'duplicate' },
+    write: { alwaysImplicit: alwaysWritten },
     answer: legacyAnswer,
     failure: legacyFailure,
   });
   return {
     routes(router) {
-      const [messages, channels, moderation, templates] = services;
+      const [messages, channels, moderation, templates, health, reflectionV1, reflectionV1alpha] = services;
       router.service(messages.service, messages.implementation);
       router.service(channels.service, channels.implementation);
       router.service(moderation.service, moderation.implementation);
       router.service(templates.service, templates.implementation);
+      router.service(health.service, health.implementation);
+      router.service(reflectionV1.service, reflectionV1.implementation);
+      router.service(reflectionV1alpha.service, reflectionV1alpha.implementation);
     },
     options: {
       interceptors,
@@ -95,6 +120,8 @@ export function createRoutes(parts: Parts, events: Events): Routes {
       compression: compressionGzip,
     }),
     transcoder,
+    probes: createProbes(parts.readiness),
+    docs: createDocs({ version: parts.version, asks: parts.identify !== undefined, bindings: transcoder.bindings }),
     eventStream: createEventStream({ ...parts, writeJson: transcoder.write }),
   };
 }

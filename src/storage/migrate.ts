@@ -19,6 +19,9 @@ const migrations: Record<string, Migration> = {
   '0007-templates': { up: templates },
 };
 
+/** What a database must have for this version to work with it. */
+export const migrationNames: readonly string[] = Object.keys(migrations);
+
 /** The schema of the database is not one that this version can work with. */
 export class MigrationError extends Error {}
 
