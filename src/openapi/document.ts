@@ -50,22 +50,25 @@ export function createDocument(parts: DocumentParts): Document {
   const schemas = createSchemas({ comments, alwaysWritten: parts.alwaysWritten, answers });
   const texts = reasonTexts(Object.values(comments));
   const paths: Record<string, Record<string, unknown>> = {};
-  for (const { verb, path, operation } of operationsOf(parts, schemas, (text) => reasonsIn(text, parts.reasons)))
+  const errors = errorComponents(parts.reasons, texts);
+  const said = { statusesIn: (text: string) => reasonsIn(text, parts.reasons), responses: errors.responses };
+  for (const { verb, path, operation } of operationsOf(parts, schemas, said))
     paths[path] = { ...paths[path], [verb]: operation };
   for (const [path, item] of Object.entries(parts.morePaths)) paths[path] = { ...paths[path], ...item };
-  const errors = errorComponents(parts.reasons, texts);
   const services = [...new Set(bindings.map(({ method }) => method.parent))];
   return {
     openapi: '3.1.0',
     info: {
       title: parts.title,
       version: parts.version,
-      description: parts.description,
+      description: [parts.description, ...services.map(({ typeName }) => split(comments[typeName]).tables)]
+        .join('\n\n')
+        .trim(),
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
     servers: [{ url: '/', description: 'This service.' }],
     tags: [
-      ...services.map(({ name, typeName }) => ({ name, description: comments[typeName] ?? '' })),
+      ...services.map(({ name, typeName }) => ({ name, description: split(comments[typeName]).words })),
       { name: 'Operation', description: 'The service itself: probes, and this document.' },
     ],
     // Without a credential first: what stands for "none is needed" while the service asks for none.
@@ -77,6 +80,13 @@ export function createDocument(parts: DocumentParts): Document {
       securitySchemes: parts.securitySchemes,
     },
   };
+}
+
+/** What a service is about, and tables with what explains them: they are about all services, and too wide for a heading. */
+function split(comment = ''): { words: string; tables: string } {
+  if (!/^\|/m.test(comment)) return { words: comment, tables: '' };
+  const [words = '', ...tables] = comment.split('\n\n');
+  return { words, tables: tables.join('\n\n') };
 }
 
 /** The components that something refers to, directly or not. */

@@ -27,6 +27,12 @@ export function reasonsIn(text: string, reasons: readonly KnownReason[]): number
   return reasons.filter(({ reason }) => named.has(reason)).map(({ http }) => http);
 }
 
+/** A response of the document's components. */
+export interface ErrorResponse {
+  readonly description: string;
+  readonly content: { readonly 'application/json': { readonly schema: Schema; readonly examples: object } };
+}
+
 export function errorRef(status: number): { $ref: string } {
   return { $ref: `#/components/responses/Error${status}` };
 }
@@ -35,8 +41,8 @@ export function errorRef(status: number): { $ref: string } {
 export function errorComponents(
   reasons: readonly KnownReason[],
   texts: ReadonlyMap<string, string>,
-): { schemas: Record<string, Schema>; responses: Record<string, object> } {
-  const responses: Record<string, object> = {};
+): { schemas: Record<string, Schema>; responses: Record<string, ErrorResponse> } {
+  const responses: Record<string, ErrorResponse> = {};
   for (const status of [...new Set(reasons.map(({ http }) => http))].sort((a, b) => a - b)) {
     const these = reasons.filter(({ http }) => http === status);
     const lines = these.map(({ reason }) => `- \`${reason}\`: ${texts.get(reason) ?? ''}`);

@@ -1,10 +1,18 @@
 import type { DescField, DescMethod } from '@bufbuild/protobuf';
 import { type Binding, leafOf, queryTargets, spellTarget, type Target } from '../transcode/index.ts';
 import type { Answers, DocumentParts } from './document.ts';
-import { errorRef } from './errors.ts';
+import { type ErrorResponse, errorRef } from './errors.ts';
 import { type Example, keyOf } from './example.ts';
 import { rulesOf } from './rules.ts';
 import type { Schema, Schemas } from './schema.ts';
+
+/** What is known of errors. */
+interface Errors {
+  /** The statuses of the reasons that a text names. */
+  readonly statusesIn: (text: string) => number[];
+  /** Responses, by their names among the components. */
+  readonly responses: Readonly<Record<string, ErrorResponse>>;
+}
 
 interface Operation {
   /** In lower case, as a path item has it. */
@@ -18,11 +26,7 @@ const always = [400, 403, 500, 503, 504];
 const json = 'application/json';
 
 /** The operations of the bindings. Bindings that differ in the root of their body alone are one: a body is one of theirs. */
-export function operationsOf(
-  parts: DocumentParts,
-  schemas: Schemas,
-  statusesIn: (text: string) => number[],
-): Operation[] {
+export function operationsOf(parts: DocumentParts, schemas: Schemas, errors: Errors): Operation[] {
   const routes = new Map<string, Binding[]>();
   for (const binding of parts.bindings)
     for (const verb of verbsOf(binding)) {
@@ -37,7 +41,7 @@ export function operationsOf(
     used.set(name, count);
     const operationId = count === 1 ? name : `${name}${count}`;
     const examples = parts.examples.filter((example) => example.route === route);
-    const operation = operationOf(bindings, { ...parts, examples }, schemas, statusesIn);
+    const operation = operationOf(bindings, { ...parts, examples }, schemas, errors);
     return { verb: verb.toLowerCase(), path, operation: { operationId, ...operation } };
   });
 }
@@ -62,12 +66,7 @@ function pathOf({ template: { segments, variables, verb } }: Binding): string {
   return `/${out.join('/')}${verb === '' ? '' : `:${encodeURIComponent(verb)}`}`;
 }
 
-function operationOf(
-  bindings: readonly Binding[],
-  parts: DocumentParts,
-  schemas: Schemas,
-  statusesIn: (text: string) => number[],
-): object {
+function operationOf(bindings: readonly Binding[], parts: DocumentParts, schemas: Schemas, errors: Errors): object {
   const methods = bindings.map(({ method }) => method);
   const comments = methods.map((method) => parts.comments[nameOf(method)] ?? '');
   const scopes = [...new Set(methods.map(parts.scopeOf))];
@@ -80,7 +79,7 @@ function operationOf(
     ...(parts.asks ? [401] : []),
     ...(body === undefined ? [] : [413]),
     ...(named.includes('send') ? [404, 409, 429] : []),
-    ...comments.flatMap(statusesIn),
+    ...comments.flatMap(errors.statusesIn),
     ...parts.examples.map(({ status }) => status),
   ]);
   const known = new Set(parts.reasons.map(({ http }) => http));
@@ -98,7 +97,7 @@ function operationOf(
     ...(body === undefined ? {} : { requestBody: body }),
     responses: responsesOf(
       bindings.map((binding) => answersOf(binding, parts, schemas)),
-      [...statuses].filter((status) => known.has(status)),
+      { statuses: [...statuses].filter((status) => known.has(status)), responses: errors.responses },
       parts.examples,
     ),
   };
@@ -203,7 +202,7 @@ const statusTexts: Readonly<Record<number, string>> = {
 
 function responsesOf(
   answers: readonly Answers[],
-  refused: readonly number[],
+  refused: { readonly statuses: readonly number[]; readonly responses: Errors['responses'] },
   examples: readonly Example[],
 ): Record<string, object> {
   const responses: Record<string, object> = {};
@@ -225,25 +224,31 @@ function responsesOf(
     };
   }
   const others = answers.map((each) => each.refused).filter((each) => each !== undefined);
-  for (const status of [...refused].sort((a, b) => a - b)) responses[status] = refusalOf(status, others, examples);
+  for (const status of refused.statuses.toSorted((a, b) => a - b)) {
+    const shown = examples.filter((each) => each.status === status);
+    responses[status] = refusalOf(status, others, shown, refused.responses[`Error${status}`]);
+  }
   return responses;
 }
 
-function refusalOf(status: number, others: readonly Schema[], examples: readonly Example[]): object {
-  const shown = examples.filter((each) => each.status === status);
+/** The errors of a status; where there is more to say, those of this operation first. */
+function refusalOf(
+  status: number,
+  others: readonly Schema[],
+  shown: readonly Example[],
+  base: ErrorResponse | undefined,
+): object {
   if (others.length === 0 && shown.length === 0) return errorRef(status);
+  const { description = '', content } = base ?? {};
+  const schema = anyOf([{ $ref: '#/components/schemas/Error' }, ...others], 'anyOf');
+  const { examples: own = {} } = examplesOf(shown, (each) => each.answer);
   return {
-    description: `As Error${status}${others.length === 0 ? '' : ', or the results when none was accepted'}.`,
-    content: {
-      [json]: {
-        schema: anyOf([{ $ref: '#/components/schemas/Error' }, ...others], 'anyOf'),
-        ...examplesOf(shown, (each) => each.answer),
-      },
-    },
+    description: others.length === 0 ? description : `${description}\n\nOr the results, when none was accepted.`,
+    content: { [json]: { schema, examples: { ...own, ...content?.[json].examples } } },
   };
 }
 
-function examplesOf(shown: readonly Example[], contentOf: (example: Example) => unknown): object {
+function examplesOf(shown: readonly Example[], contentOf: (example: Example) => unknown): { examples?: object } {
   if (shown.length === 0) return {};
   const rows = shown.map((each) => [keyOf(each), { summary: each.summary, value: contentOf(each) }]);
   return { examples: Object.fromEntries(rows) };
