@@ -18,8 +18,19 @@ export interface FieldRules {
   readonly required: boolean;
 }
 
+const known = new WeakMap<DescField, FieldRules>();
+
 /** The rules of a field, as its annotation has them. */
 export function rulesOf(field: DescField): FieldRules {
+  let rules = known.get(field);
+  if (rules === undefined) {
+    rules = readRules(field);
+    known.set(field, rules);
+  }
+  return rules;
+}
+
+function readRules(field: DescField): FieldRules {
   if (!hasOption(field, fieldRules)) return { keywords: {}, items: {}, required: false };
   const all = reflect(FieldRulesSchema, getOption(field, fieldRules));
   const rules = typeRulesOf(all);
