@@ -8,6 +8,7 @@ import { listen } from './edge/listen.ts';
 import { createRoutes } from './edge/routes.ts';
 import { createServer } from './edge/server.ts';
 import { createEvents, type Log } from './events.ts';
+import { openBatches } from './open-batches.ts';
 import { openServer } from './open-server.ts';
 import { openTails } from './open-tails.ts';
 import { createAppend, createRehearsal } from './service/append.ts';
@@ -109,6 +110,9 @@ export async function start(config: Config, log: Log): Promise<App> {
       deliver: live.send,
       templates,
     });
+    const background = await openBatches({ database, db, config, sendBatch, templates, events });
+    undo.push(() => background.close());
+    const { batches, batchWatch } = background;
     const routes = createRoutes(
       {
         version,
@@ -122,6 +126,8 @@ export async function start(config: Config, log: Log): Promise<App> {
         inbox: createInbox(store),
         moderation,
         templates,
+        batches,
+        batchWatch,
         readiness,
         systemUids: systemUids === 'all' ? [] : systemUids,
       },
@@ -138,6 +144,7 @@ export async function start(config: Config, log: Log): Promise<App> {
     // Before calls are refused: a tail has no end of its own to wait for.
     undo.push(async () => {
       tails.close();
+      batchWatch.close();
       readiness.close();
     });
     // First of all: who balances the load is told, and gets time to hear of it.

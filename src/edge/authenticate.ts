@@ -3,6 +3,7 @@ import type { Interceptor } from '@connectrpc/connect';
 import { Health } from '../../gen/grpc/health/v1/health_pb.ts';
 import { ServerReflection } from '../../gen/grpc/reflection/v1/reflection_pb.ts';
 import { ServerReflection as ServerReflectionAlpha } from '../../gen/grpc/reflection/v1alpha/reflection_pb.ts';
+import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
@@ -39,6 +40,7 @@ const scopesOfServices: Readonly<Record<string, 'any' | 'none'>> = {
 export function scopeOf(method: DescMethod): Scope | 'any' | 'none' {
   const ofService = scopesOfServices[method.parent.typeName];
   if (ofService !== undefined) return ofService;
+  if (method.parent.typeName === BatchService.typeName) return 'send';
   if (method.parent.typeName !== MessageService.typeName) return 'admin';
   return messageScopes[method.localName as keyof typeof MessageService.method] ?? 'admin';
 }
@@ -49,6 +51,7 @@ export const guardedServices: readonly DescService[] = [
   ChannelService,
   ModerationService,
   TemplateService,
+  BatchService,
 ];
 
 /** Throws unless a caller has a scope; `what` needs it. */

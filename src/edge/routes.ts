@@ -3,6 +3,7 @@ import { compressionGzip } from '@connectrpc/connect-node';
 import { Health } from '../../gen/grpc/health/v1/health_pb.ts';
 import { ServerReflection } from '../../gen/grpc/reflection/v1/reflection_pb.ts';
 import { ServerReflection as ServerReflectionAlpha } from '../../gen/grpc/reflection/v1alpha/reflection_pb.ts';
+import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
@@ -12,6 +13,7 @@ import { limits } from '../limits.ts';
 import type { Readiness } from '../service/readiness.ts';
 import { createTranscoder, type Transcoder } from '../transcode/index.ts';
 import { authenticateInterceptor } from './authenticate.ts';
+import { type BatchServiceParts, createBatchService } from './batch-service.ts';
 import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
 import { createDocs } from './docs.ts';
@@ -22,6 +24,7 @@ import type { Identify } from './identity.ts';
 import { alwaysWritten, legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
 import { createModerationService, type ModerationServiceParts } from './moderation-service.ts';
+import { createNdjson } from './ndjson.ts';
 import { createProbes } from './probes.ts';
 import { createReflectionService } from './reflection.ts';
 import { createTemplateService, type TemplateServiceParts } from './template-service.ts';
@@ -41,6 +44,8 @@ export interface Routes {
   readonly docs: ReturnType<typeof createDocs>;
   /** The live tail as Server-Sent Events; false: the request is for somebody else. */
   readonly eventStream: ReturnType<typeof createEventStream>;
+  /** Batches as NDJSON; false: the request is for somebody else. */
+  readonly ndjson: ReturnType<typeof createNdjson>;
   /** The JSON routes of the google.api.http annotations. */
   readonly transcoder: Transcoder;
 }
@@ -52,7 +57,8 @@ const compressMinBytes = 64 * 1024;
 export type Parts = MessageServiceParts &
   ChannelServiceParts &
   ModerationServiceParts &
-  TemplateServiceParts & {
+  TemplateServiceParts &
+  BatchServiceParts & {
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
     readonly readiness: Readiness;
@@ -62,11 +68,13 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   // Whatever stands below is in the health list and in reflection, and its JSON routes in /openapi.json.
   const served = () => services.map(({ service }) => service);
   const reflection = createReflectionService(served);
+  const batchService = createBatchService(parts);
   const services = [
     { service: MessageService, implementation: createMessageService(parts) },
     { service: ChannelService, implementation: createChannelService(parts) },
     { service: ModerationService, implementation: createModerationService(parts) },
     { service: TemplateService, implementation: createTemplateService(parts) },
+    { service: BatchService, implementation: batchService },
     { service: Health, implementation: createHealthService(parts.readiness, served) },
     { service: ServerReflection, implementation: reflection },
     // The same under its older name, in which its messages are the same but for theirs.
@@ -95,11 +103,12 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   });
   return {
     routes(router) {
-      const [messages, channels, moderation, templates, health, reflectionV1, reflectionV1alpha] = services;
+      const [messages, channels, moderation, templates, batches, health, reflectionV1, reflectionV1alpha] = services;
       router.service(messages.service, messages.implementation);
       router.service(channels.service, channels.implementation);
       router.service(moderation.service, moderation.implementation);
       router.service(templates.service, templates.implementation);
+      router.service(batches.service, batches.implementation);
       router.service(health.service, health.implementation);
       router.service(reflectionV1.service, reflectionV1.implementation);
       router.service(reflectionV1alpha.service, reflectionV1alpha.implementation);
@@ -122,6 +131,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     transcoder,
     probes: createProbes(parts.readiness),
     docs: createDocs({ version: parts.version, asks: parts.identify !== undefined, bindings: transcoder.bindings }),
+    ndjson: createNdjson({ implementation: batchService, interceptors, transcoder }),
     eventStream: createEventStream({ ...parts, writeJson: transcoder.write }),
   };
 }

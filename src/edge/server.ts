@@ -15,7 +15,7 @@ import type { Routes } from './routes.ts';
 
 /** Which door a request goes through: probes, then the guard, then the RPC protocols, the pages, the JSON routes, and 404 in the caller's protocol. */
 export function createServer(guard: Guard, doors: Routes): Handler {
-  const { routes, options, unaryGrpc, probes, docs, eventStream, transcoder } = doors;
+  const { routes, options, unaryGrpc, probes, docs, eventStream, ndjson, transcoder } = doors;
   const rpc = connectNodeAdapter({
     ...options,
     routes,
@@ -53,8 +53,8 @@ export function createServer(guard: Guard, doors: Routes): Handler {
       response.end();
       return;
     }
-    if (unaryGrpc(request, response) || eventStream(request, response) || docs(request, response)) return;
-    rpc(request, response);
+    if (unaryGrpc(request, response) || eventStream(request, response) || ndjson(request, response)) return;
+    if (!docs(request, response)) rpc(request, response);
   };
 }
 
