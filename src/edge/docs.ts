@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 import { comments } from '../../gen/sendbatch/comments.ts';
+import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { createDocument, type Document } from '../openapi/document.ts';
 import { examples } from '../openapi/examples/index.ts';
 import { morePaths } from '../openapi/more-paths.ts';
@@ -90,6 +91,7 @@ export function describe({ version, asks, bindings }: DocsParts): Document {
       input.fields.some((field) => field.name === 'request_id')
         ? { 'Idempotency-Key': 'Stands for `request_id`: a key under which the same call can be sent again safely.' }
         : {},
+    formsOf: (method) => (method === BatchService.method.submitBatch ? ndjson : {}),
     scopeOf,
     asks,
     securitySchemes: {
@@ -100,6 +102,15 @@ export function describe({ version, asks, bindings }: DocsParts): Document {
     morePaths,
   });
 }
+
+/** The other door of SubmitBatch (ndjson.ts). */
+const ndjson = {
+  'application/x-ndjson': {
+    schema: { type: 'string', description: 'A message a line; the options are query parameters of the same names.' },
+    example:
+      '{"from_uid":"system","channel_id":"group123","channel_type":2,"payload":"SGk="}\n{"from_uid":"system","channel_id":"group456","channel_type":2,"payload":"SGk="}\n',
+  },
+};
 
 const description = `A batch message service. The same calls are gRPC, gRPC-Web and Connect under \`/sendbatch.v1.<Service>/<Method>\`; this is the JSON form.
 

@@ -30,6 +30,8 @@ export interface DocumentParts {
   readonly answersOf: (method: DescMethod, plain: Schema, schemas: Schemas) => Answers;
   /** Headers that a method takes, by their names. */
   readonly headersOf: (method: DescMethod) => Readonly<Record<string, string>>;
+  /** Other forms of a method's body than JSON, by their types. */
+  readonly formsOf: (method: DescMethod) => Readonly<Record<string, object>>;
   /** The scope that a method needs; `any`: any credential. */
   readonly scopeOf: (method: DescMethod) => string;
   readonly securitySchemes: Readonly<Record<string, object>>;

@@ -6,7 +6,8 @@ export interface Example {
   readonly summary: string;
   /** What goes into the braces of the path. */
   readonly path?: Readonly<Record<string, string | number>>;
-  readonly query?: Readonly<Record<string, string | number | boolean>>;
+  /** A list comes as a parameter for each of its entries. */
+  readonly query?: Readonly<Record<string, string | number | boolean | readonly string[]>>;
   readonly body?: unknown;
   readonly status: number;
   readonly answer: unknown;

@@ -14,6 +14,12 @@ const verbose = {
   description: 'Lines of text instead of JSON.',
   schema: { type: 'string' },
 };
+const accessToken = {
+  name: 'access_token',
+  in: 'query',
+  description: 'The credential, where no header can be set, as in EventSource.',
+  schema: { type: 'string' },
+};
 const probeSchema: Schema = {
   type: 'object',
   properties: {
@@ -81,12 +87,7 @@ export const morePaths = {
           description: 'Who reads, when a service reads for a user.',
           schema: { type: 'string' },
         },
-        {
-          name: 'access_token',
-          in: 'query',
-          description: 'The credential, where no header can be set, as in EventSource.',
-          schema: { type: 'string' },
-        },
+        accessToken,
         {
           name: 'Last-Event-ID',
           in: 'header',
@@ -102,6 +103,35 @@ export const morePaths = {
               schema: { type: 'string' },
               example:
                 'id: 1\nevent: message\ndata: {"message_id":4096,"message_seq":1}\n\nevent: caught_up\ndata: {"last_seq":1}\n\n',
+            },
+          },
+        },
+        400: errorRef(400),
+        401: errorRef(401),
+        403: errorRef(403),
+        404: errorRef(404),
+        503: errorRef(503),
+      },
+    },
+  },
+  '/v1/batches/{batch_id}/events': {
+    get: {
+      operationId: 'WatchBatchEvents',
+      tags: ['BatchService'],
+      summary: 'Watches a batch as Server-Sent Events',
+      description:
+        'WatchBatch: a `batch` event now and after each change, until the batch has ended; then the stream ends. Needs the scope `send`, where credentials are asked for.',
+      parameters: [
+        { name: 'batch_id', in: 'path', required: true, schema: { type: 'string', minLength: 1, maxLength: 64 } },
+        accessToken,
+      ],
+      responses: {
+        200: {
+          description: 'The stream.',
+          content: {
+            'text/event-stream': {
+              schema: { type: 'string' },
+              example: 'event: batch\ndata: {"batch_id":"87192632-5de2-46ea-ae10-a698b82c9c07","state":4}\n\n',
             },
           },
         },

@@ -73,7 +73,7 @@ function operationOf(bindings: readonly Binding[], parts: DocumentParts, schemas
   const named = scopes.filter((scope) => scope !== 'any');
   const needs = `Needs ${named.length === 0 ? 'any credential' : `the scope \`${named.join('`, `')}\``}, where credentials are asked for.`;
   const parameters = mergeParameters(bindings.map((binding) => parametersOf(binding, parts, schemas)));
-  const body = bodyOf(bindings, parts.examples, schemas);
+  const body = bodyOf(bindings, parts, schemas);
   const statuses = new Set([
     ...always,
     ...(parts.asks ? [401] : []),
@@ -163,7 +163,11 @@ function mergeParameters(lists: readonly Parameter[][]): Parameter[] {
   });
 }
 
-function bodyOf(bindings: readonly Binding[], examples: readonly Example[], schemas: Schemas): object | undefined {
+function bodyOf(
+  bindings: readonly Binding[],
+  { examples, formsOf }: DocumentParts,
+  schemas: Schemas,
+): object | undefined {
   const taking = bindings.filter(({ body }) => body.kind !== 'none');
   if (taking.length === 0) return undefined;
   const shown = examples.filter((each) => each.body !== undefined);
@@ -177,6 +181,7 @@ function bodyOf(bindings: readonly Binding[], examples: readonly Example[], sche
         ),
         ...examplesOf(shown, (each) => each.body),
       },
+      ...Object.assign({}, ...taking.map(({ method }) => formsOf(method))),
     },
   };
 }
