@@ -19,13 +19,16 @@ type Answer = NonNullable<MessageInitShape<typeof ServerReflectionResponseSchema
 
 /**
  * grpc.reflection: what clients without the schema ask first. v1alpha has the same messages under another name, so that one implementation serves both. A file comes
- * with all that it imports, directly or not: clients build a schema from one answer.
+ * with all that it imports, directly or not: clients build a schema from one answer. `more`: files that no service imports, as those of the details of errors.
  */
-export function createReflectionService(services: () => readonly DescService[]): ServiceImpl<typeof ServerReflection> {
+export function createReflectionService(
+  services: () => readonly DescService[],
+  more: readonly DescFile[],
+): ServiceImpl<typeof ServerReflection> {
   let index: Index | undefined;
   return {
     async *serverReflectionInfo(requests) {
-      index ??= indexOf(services());
+      index ??= indexOf(services(), more);
       for await (const request of requests)
         yield { validHost: request.host, originalRequest: request, messageResponse: answerOf(request, index) };
     },
@@ -94,8 +97,8 @@ function quoted(text: string): string {
   return JSON.stringify(text.length > 128 ? `${text.slice(0, 128)}…` : text);
 }
 
-function indexOf(services: readonly DescService[]): Index {
-  const all = [...withImports(services.map(({ file }) => file))];
+function indexOf(services: readonly DescService[], more: readonly DescFile[]): Index {
+  const all = [...withImports([...services.map(({ file }) => file), ...more])];
   const symbols = new Map<string, DescFile>();
   const messages = new Set<string>();
   const extensions: DescExtension[] = [];

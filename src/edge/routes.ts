@@ -1,5 +1,6 @@
 import type { ConnectRouter, ConnectRouterOptions, Interceptor, ServiceImpl } from '@connectrpc/connect';
 import { compressionGzip } from '@connectrpc/connect-node';
+import { file_google_rpc_error_details } from '../../gen/google/rpc/error_details_pb.ts';
 import { Health } from '../../gen/grpc/health/v1/health_pb.ts';
 import { ServerReflection } from '../../gen/grpc/reflection/v1/reflection_pb.ts';
 import { ServerReflection as ServerReflectionAlpha } from '../../gen/grpc/reflection/v1alpha/reflection_pb.ts';
@@ -67,7 +68,7 @@ export type Parts = MessageServiceParts &
 export function createRoutes(parts: Parts, events: Events): Routes {
   // Whatever stands below is in the health list and in reflection, and its JSON routes in /openapi.json.
   const served = () => services.map(({ service }) => service);
-  const reflection = createReflectionService(served);
+  const reflection = createReflectionService(served, [file_google_rpc_error_details]);
   const batchService = createBatchService(parts);
   const services = [
     { service: MessageService, implementation: createMessageService(parts) },

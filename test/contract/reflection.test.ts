@@ -126,6 +126,7 @@ describe('reflection', () => {
             { case: 'fileContainingSymbol', value: 'sendbatch.v1.SubscribeResponse.frame' },
             'sendbatch/v1/message_service.proto',
           ],
+          [{ case: 'fileContainingSymbol', value: 'google.rpc.ErrorInfo' }, 'google/rpc/error_details.proto'],
           [{ case: 'fileContainingSymbol', value: 'google.api.http' }, 'google/api/annotations.proto'],
           [
             { case: 'fileContainingSymbol', value: 'grpc.health.v1.HealthCheckResponse.ServingStatus' },
