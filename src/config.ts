@@ -58,6 +58,7 @@ export interface Config {
   readonly lockTimeoutMs: number;
   readonly statementTimeoutMs: number;
   readonly requestTimeoutMs: number;
+  readonly drainDelayMs: number;
   readonly shutdownGraceMs: number;
   readonly logLevel: string;
   readonly logFormat: 'auto' | 'json' | 'pretty';
@@ -166,6 +167,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     lockTimeoutMs: at.lockTimeout,
     statementTimeoutMs: at.statementTimeout,
     requestTimeoutMs: at.requestTimeout,
+    drainDelayMs: at.drainDelay,
     shutdownGraceMs: at.shutdownGrace,
     logLevel: at.logLevel,
     logFormat: at.logFormat,

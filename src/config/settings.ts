@@ -247,6 +247,12 @@ export const schema = {
     default: 30_000,
     env: 'REQUEST_TIMEOUT',
   },
+  drainDelay: {
+    doc: 'Milliseconds after SIGTERM in which it still serves but says that it is not ready, for load balancers to notice.',
+    format: 'pause',
+    default: 0,
+    env: 'DRAIN_DELAY',
+  },
   shutdownGrace: {
     doc: 'Milliseconds that calls in flight have to finish after SIGTERM.',
     format: 'milliseconds',

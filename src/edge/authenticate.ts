@@ -1,5 +1,8 @@
 import type { DescMethod, DescService } from '@bufbuild/protobuf';
 import type { Interceptor } from '@connectrpc/connect';
+import { Health } from '../../gen/grpc/health/v1/health_pb.ts';
+import { ServerReflection } from '../../gen/grpc/reflection/v1/reflection_pb.ts';
+import { ServerReflection as ServerReflectionAlpha } from '../../gen/grpc/reflection/v1alpha/reflection_pb.ts';
 import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
@@ -27,8 +30,17 @@ const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 
   getServerInfo: 'any',
 };
 
-/** The scope that an RPC needs. */
-export function scopeOf(method: DescMethod): Scope | 'any' {
+/** Services that are about the server: who probes has no credential, and who reflects may have any. */
+const scopesOfServices: Readonly<Record<string, 'any' | 'none'>> = {
+  [Health.typeName]: 'none',
+  [ServerReflection.typeName]: 'any',
+  [ServerReflectionAlpha.typeName]: 'any',
+};
+
+/** The scope that an RPC needs; `none`: not even a credential. */
+export function scopeOf(method: DescMethod): Scope | 'any' | 'none' {
+  const ofService = scopesOfServices[method.parent.typeName];
+  if (ofService !== undefined) return ofService;
   if (method.parent.typeName === BatchService.typeName) return 'send';
   if (method.parent.typeName !== MessageService.typeName) return 'admin';
   return messageScopes[method.localName as keyof typeof MessageService.method] ?? 'admin';
@@ -57,9 +69,9 @@ export function assertScope(caller: Caller, scope: Scope, what: string): void {
 /** Tells who calls before anything else is looked at, on every protocol, and refuses who may not. */
 export function authenticateInterceptor(identify: Identify | undefined): Interceptor {
   return (next) => async (request) => {
-    if (identify !== undefined) {
+    const scope = scopeOf(request.method);
+    if (identify !== undefined && scope !== 'none') {
       const caller = await identify(request.header, request.contextValues.get(certificateKey));
-      const scope = scopeOf(request.method);
       if (scope !== 'any') assertScope(caller, scope, request.method.name);
       request.contextValues.set(callerKey, caller);
     }

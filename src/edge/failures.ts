@@ -98,6 +98,14 @@ export function toStatus(refusal: Refusal): Status {
   });
 }
 
+/** Every reason with its status, and what the JSON routes say for it. */
+export const knownReasons = Object.entries(table).map(([reason, { http }]) => ({
+  reason,
+  http,
+  body: (text: string): JsonObject =>
+    toHttp(toConnectError(new Failure({ reason: reason as Reason, message: text, metadata: {} }))).body,
+}));
+
 /** The HTTP status of a reason, on the JSON routes. */
 export function httpStatusOf(reason: string): number {
   return Object.hasOwn(table, reason) ? table[reason as Reason].http : 500;

@@ -1,8 +1,11 @@
+import type { DescField, DescMethod } from '@bufbuild/protobuf';
 import { anyUnpack } from '@bufbuild/protobuf/wkt';
 import { Code, type ConnectError, type Interceptor } from '@connectrpc/connect';
 import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import { MessageService, type SendBatchResponse, type SendRequest } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { malformed } from '../domain/failure.ts';
+import type { Answers } from '../openapi/document.ts';
+import type { Schema, Schemas } from '../openapi/schema.ts';
 import { type TranscodedCall, TranscodeError } from '../transcode/index.ts';
 import { httpStatusOf, toConnectError, toHttp } from './failures.ts';
 import { callerKey } from './identity.ts';
@@ -22,6 +25,11 @@ export const legacySenderInterceptor: Interceptor = (next) => async (request) =>
   return await next(request);
 };
 
+/** Whether answers have a field without presence also when it has its default. The documented answer of a batch has three fields. */
+export function alwaysWritten(field: DescField): boolean {
+  return field.name !== 'duplicate';
+}
+
 /** What the JSON routes answer beyond the plain body: the status of a batch, and the shape that callers of `/message/send` read. */
 export function legacyAnswer(call: TranscodedCall): { status?: number; body?: string } {
   if (call.method === MessageService.method.sendBatch)
@@ -34,6 +42,23 @@ export function legacyAnswer(call: TranscodedCall): { status?: number; body?: st
   // Nothing to say: the legacy API says so.
   if (call.method.output.fields.length === 0) return { body: '{"status":200}' };
   return {};
+}
+
+/** What `legacyAnswer` makes of a method's plain body, for the document about the routes. */
+export function legacyAnswers(method: DescMethod, plain: Schema, schemas: Schemas): Answers {
+  // When none was accepted it is the refusals' own status, and the results all the same.
+  if (method === MessageService.method.sendBatch) return { good: { 200: plain, 207: plain }, refused: plain };
+  const status = { const: 200 };
+  if (method === MessageService.method.send) {
+    const fields = Object.fromEntries(
+      method.output.fields.map((field) => [field.name, schemas.field(field, 'output')]),
+    );
+    const required = ['status', 'data', 'message_id', 'message_seq', 'client_msg_no'];
+    return { good: { 200: { type: 'object', properties: { status, data: plain, ...fields }, required } } };
+  }
+  if (method.output.fields.length === 0)
+    return { good: { 200: { type: 'object', properties: { status }, required: ['status'] } } };
+  return { good: { 200: plain } };
 }
 
 /** 200 when all went in, 207 when some did, and when none did the refusals' own status, or 400 when they differ. */

@@ -1,5 +1,10 @@
-import type { ConnectRouter, ConnectRouterOptions, Interceptor } from '@connectrpc/connect';
+import type { DescService } from '@bufbuild/protobuf';
+import type { ConnectRouter, ConnectRouterOptions, Interceptor, ServiceImpl } from '@connectrpc/connect';
 import { compressionGzip } from '@connectrpc/connect-node';
+import { file_google_rpc_error_details } from '../../gen/google/rpc/error_details_pb.ts';
+import { Health } from '../../gen/grpc/health/v1/health_pb.ts';
+import { ServerReflection } from '../../gen/grpc/reflection/v1/reflection_pb.ts';
+import { ServerReflection as ServerReflectionAlpha } from '../../gen/grpc/reflection/v1alpha/reflection_pb.ts';
 import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
@@ -8,18 +13,23 @@ import { TemplateService } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import { WebhookService } from '../../gen/sendbatch/v1/webhook_service_pb.ts';
 import type { Events } from '../events.ts';
 import { limits } from '../limits.ts';
+import type { Readiness } from '../service/readiness.ts';
 import { createTranscoder, type Transcoder } from '../transcode/index.ts';
 import { authenticateInterceptor } from './authenticate.ts';
 import { type BatchServiceParts, createBatchService } from './batch-service.ts';
 import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
+import { createDocs } from './docs.ts';
 import { createEventStream } from './events.ts';
 import { detailRegistry } from './failures.ts';
+import { createHealthService } from './health.ts';
 import type { Identify } from './identity.ts';
-import { legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
+import { alwaysWritten, legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
 import { createModerationService, type ModerationServiceParts } from './moderation-service.ts';
 import { createNdjson } from './ndjson.ts';
+import { createProbes } from './probes.ts';
+import { createReflectionService } from './reflection.ts';
 import { createTemplateService, type TemplateServiceParts } from './template-service.ts';
 import { createUnaryGrpc } from './unary-grpc.ts';
 import { validateInterceptor } from './validate.ts';
@@ -32,6 +42,10 @@ export interface Routes {
   readonly options: ConnectRouterOptions;
   /** The plain case of gRPC by a shorter way; false: the call is not one. */
   readonly unaryGrpc: ReturnType<typeof createUnaryGrpc>;
+  /** What load balancers ask; false: the request is for somebody else. Not for the guard: it goes before it. */
+  readonly probes: ReturnType<typeof createProbes>;
+  /** The pages about the API; false: the request is for somebody else. */
+  readonly docs: ReturnType<typeof createDocs>;
   /** The live tail as Server-Sent Events; false: the request is for somebody else. */
   readonly eventStream: ReturnType<typeof createEventStream>;
   /** Batches as NDJSON; false: the request is for somebody else. */
@@ -52,9 +66,13 @@ export type Parts = MessageServiceParts &
   WebhookServiceParts & {
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
+    readonly readiness: Readiness;
   };
 
 export function createRoutes(parts: Parts, events: Events): Routes {
+  // Whatever stands below is in the health list and in reflection, and its JSON routes in /openapi.json.
+  const served = () => services.map(({ service }) => service);
+  const reflection = createReflectionService(served, [file_google_rpc_error_details]);
   const batchService = createBatchService(parts);
   const services = [
     { service: MessageService, implementation: createMessageService(parts) },
@@ -63,6 +81,13 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     { service: TemplateService, implementation: createTemplateService(parts) },
     { service: BatchService, implementation: batchService },
     { service: WebhookService, implementation: createWebhookService(parts) },
+    { service: Health, implementation: createHealthService(parts.readiness, served) },
+    { service: ServerReflection, implementation: reflection },
+    // The same under its older name, in which its messages are the same but for theirs.
+    {
+      service: ServerReflectionAlpha,
+      implementation: reflection as unknown as ServiceImpl<typeof ServerReflectionAlpha>,
+    },
   ] as const;
   // From the outside in.
   const interceptors: Interceptor[] = [
@@ -78,20 +103,14 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     registry: detailRegistry,
     readMaxBytes: limits.requestBytes,
     timeoutMs: parts.requestTimeoutMs,
-    // The documented answer has three fields.
-    write: { alwaysImplicit: (field) => field.name !== 'duplicate' },
+    write: { alwaysImplicit: alwaysWritten },
     answer: legacyAnswer,
     failure: legacyFailure,
   });
   return {
     routes(router) {
-      const [messages, channels, moderation, templates, batches, webhooks] = services;
-      router.service(messages.service, messages.implementation);
-      router.service(channels.service, channels.implementation);
-      router.service(moderation.service, moderation.implementation);
-      router.service(templates.service, templates.implementation);
-      router.service(batches.service, batches.implementation);
-      router.service(webhooks.service, webhooks.implementation);
+      for (const { service, implementation } of services)
+        router.service<DescService>(service, implementation as Partial<ServiceImpl<DescService>>);
     },
     options: {
       interceptors,
@@ -109,6 +128,8 @@ export function createRoutes(parts: Parts, events: Events): Routes {
       compression: compressionGzip,
     }),
     transcoder,
+    probes: createProbes(parts.readiness),
+    docs: createDocs({ version: parts.version, asks: parts.identify !== undefined, bindings: transcoder.bindings }),
     ndjson: createNdjson({ implementation: batchService, interceptors, transcoder }),
     eventStream: createEventStream({ ...parts, writeJson: transcoder.write }),
   };

@@ -13,11 +13,9 @@ import { toConnectError, toHttp } from './failures.ts';
 import type { Guard } from './guard.ts';
 import type { Routes } from './routes.ts';
 
-/** Which door a request goes through: the guard first, then the RPC protocols, then the JSON routes, then 404 in the caller's protocol. */
-export function createServer(
-  guard: Guard,
-  { routes, options, unaryGrpc, eventStream, ndjson, transcoder }: Routes,
-): Handler {
+/** Which door a request goes through: probes, then the guard, then the RPC protocols, the pages, the JSON routes, and 404 in the caller's protocol. */
+export function createServer(guard: Guard, doors: Routes): Handler {
+  const { routes, options, unaryGrpc, probes, docs, eventStream, ndjson, transcoder } = doors;
   const rpc = connectNodeAdapter({
     ...options,
     routes,
@@ -41,6 +39,7 @@ export function createServer(
   }
 
   return (request, response) => {
+    if (probes(request, response)) return;
     const verdict = guard(request);
     if (verdict.kind === 'refuse') {
       const refusal = new ConnectError(verdict.message, Code.PermissionDenied);
@@ -54,8 +53,8 @@ export function createServer(
       response.end();
       return;
     }
-    if (!unaryGrpc(request, response) && !eventStream(request, response) && !ndjson(request, response))
-      rpc(request, response);
+    if (unaryGrpc(request, response) || eventStream(request, response) || ndjson(request, response)) return;
+    if (!docs(request, response)) rpc(request, response);
   };
 }
 
@@ -63,7 +62,7 @@ export function createServer(
 function notFound(request: Request, response: Response): void {
   const path = (request.url ?? '/').split('?', 1)[0];
   const type = request.headers['content-type'] ?? '';
-  const message = `${request.method} ${path} is not here; the routes are in the README, the RPCs in sendbatch.v1.MessageService`;
+  const message = `${request.method} ${path} is not here; /docs shows the routes, reflection the RPCs`;
   if (type.startsWith('application/grpc')) {
     // Trailers-Only: one frame of headers that ends the stream. (writeHead would send them before it knows of the end, and a data frame after
     // them is "Stream removed" to gRPC's C core.)

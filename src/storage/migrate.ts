@@ -31,6 +31,9 @@ const migrations: Record<string, Migration> = {
   '0011-webhooks': { up: webhooks },
 };
 
+/** What a database must have for this version to work with it. */
+export const migrationNames: readonly string[] = Object.keys(migrations);
+
 /** The schema of the database is not one that this version can work with. */
 export class MigrationError extends Error {}
 

@@ -22,7 +22,12 @@ import { Router } from './router.ts';
 
 export type { Binding } from './binding.ts';
 export { TranscodeError } from './error.ts';
+export { isImplicit } from './field.ts';
+export { queryTargets } from './query.ts';
+export { isLong } from './scalar.ts';
 export { httpStatuses } from './status.ts';
+export { leafOf, spellTarget, type Target } from './target.ts';
+export { isWellKnown } from './well-known.ts';
 
 /** Which route a request took. */
 export interface TranscodedRoute {

@@ -1,8 +1,9 @@
-import type { DescMessage, Message } from '@bufbuild/protobuf';
+import type { DescField, DescMessage, Message } from '@bufbuild/protobuf';
 import type { Binding } from './binding.ts';
 import { type Faults, TranscodeError } from './error.ts';
 import { quoted } from './scalar.ts';
 import { leafOf, setFromTexts, spellTarget, type Target, targetOf, whyNoText } from './target.ts';
+import { isWellKnown } from './well-known.ts';
 
 /**
  * Sets the fields of a request that its route binds neither to the path nor to the body. A parameter that names no field may be a proxy's or a
@@ -33,6 +34,22 @@ export function readQuery(
     if (why === undefined) setFromTexts(message, target, texts, faults);
     else faults.add(name, `cannot be a query parameter: it ${why}`);
   }
+}
+
+/** The fields that a query may set on a route, those of messages by their path. A message within itself is not followed. */
+export function queryTargets(binding: Binding): Target[] {
+  const targets: Target[] = [];
+  const gather = ({ fields }: DescMessage, path: readonly DescField[], within: readonly DescMessage[]) => {
+    for (const field of fields) {
+      const target: Target = [...path, field] as unknown as Target;
+      if (boundElsewhere(binding, target) !== undefined) continue;
+      const inner = field.fieldKind === 'message' && !isWellKnown(field.message) ? field.message : undefined;
+      if (inner !== undefined && !within.includes(inner)) gather(inner, target, [...within, inner]);
+      else if (whyNoText(field) === undefined) targets.push(target);
+    }
+  };
+  gather(binding.method.input, [], [binding.method.input]);
+  return targets;
 }
 
 function boundElsewhere({ body, variables }: Pick<Binding, 'body' | 'variables'>, target: Target): string | undefined {

@@ -248,7 +248,7 @@ describe('Kubernetes', () => {
           );
     }
   });
-  test('the probes ask for what is there', { todo: 'until /livez and /readyz are' }, async (context) => {
+  test('the probes ask for what is there', async (context) => {
     const service = await startService();
     context.after(() => service.stop());
     const [{ startupProbe, readinessProbe, livenessProbe }] = pod.containers;

@@ -1594,18 +1594,21 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `CREDENTIAL_MISSING`, `CREDENTIAL_INVALID` | UNAUTHENTICATED | 401 | no credential, or none that is good |
  * | `SCOPE_MISSING` | PERMISSION_DENIED | 403 | the credential is not for this RPC; metadata `scope` |
  * | `SENDER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not send as this `from_uid` |
+ * | `READER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not read as this uid |
  * | `NOT_SUBSCRIBER`, `IN_DENYLIST`, `NOT_IN_ALLOWLIST`, `NOT_ALLOWED`, `CHANNEL_BANNED`, `CHANNEL_DISBANDED`, `SENDER_BANNED` | PERMISSION_DENIED | 403 | the channel's rules; metadata `reason_code` is the legacy number |
  * | `SEQ_EXPIRED` | OUT_OF_RANGE | 400 | the cursor is before what is kept; metadata `first_seq` |
  * | `TEMPLATE_FAILED` | INVALID_ARGUMENT | 400 | a template cannot be rendered; metadata `missing` names variables |
  * | `CHANNEL_NOT_EXIST`, `RULE_NOT_EXIST`, `TEMPLATE_NOT_EXIST`, `BATCH_NOT_EXIST`, `WEBHOOK_NOT_EXIST` | NOT_FOUND | 404 | it was never made |
  * | `CONTENT_REFUSED` | PERMISSION_DENIED | 403 | a rule of moderation; metadata `rule_id`, 0 = the hook |
  * | `RATE_LIMITED` | RESOURCE_EXHAUSTED | 429 | over a rate; metadata `by`, `limit`, `seconds`; RetryInfo says when |
+ * | `READER_TOO_SLOW` | RESOURCE_EXHAUSTED | 429 | a subscriber took nothing for a minute; it goes on from the last `message_seq` that it has |
  * | `CLIENT_MSG_NO_REUSED` | ALREADY_EXISTS | 409 | the key was used for another content; metadata `message_seq` of the first |
  * | `WEBHOOK_EXISTS` | ALREADY_EXISTS | 409 | the name of a webhook is taken |
  * | `REQUEST_ID_REUSED` | ALREADY_EXISTS | 409 | the batch's request_id was used for another batch; metadata `batch_id` |
  * | `TOO_MANY_BATCHES` | RESOURCE_EXHAUSTED | 429 | too many unfinished batches of a caller; metadata `limit` |
  * | `SEQ_MISMATCH` | ABORTED | 409 | `expected_last_seqs` does not hold; metadata `actual` |
  * | `STORE_BUSY` | UNAVAILABLE | 503 | the database is away or a lock took too long; retry with the same keys |
+ * | `STOPPING` | UNAVAILABLE | 503 | this instance is stopping; call again, and reach another one |
  * | `DEADLINE` | DEADLINE_EXCEEDED | 504 | the outcome is unknown; a retry with the same keys is safe |
  * | `INTERNAL` | INTERNAL | 500 | a defect; the cause is in the log under the request's id (`x-request-id`) |
  *

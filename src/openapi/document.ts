@@ -1,0 +1,111 @@
+import type { DescField, DescMessage, DescMethod } from '@bufbuild/protobuf';
+import type { Binding } from '../transcode/index.ts';
+import { errorComponents, type KnownReason, reasonsIn, reasonTexts } from './errors.ts';
+import type { Example } from './example.ts';
+import { operationsOf } from './operation.ts';
+import { createSchemas, type Schema, type Schemas } from './schema.ts';
+
+/** An OpenAPI document. */
+export type Document = { readonly paths: Readonly<Record<string, Readonly<Record<string, unknown>>>> } & Readonly<
+  Record<string, unknown>
+>;
+
+/** What is answered: by status when a call went well, and another body than the error's when it did not. */
+export interface Answers {
+  readonly good: Readonly<Record<number, Schema>>;
+  readonly refused?: Schema;
+}
+
+export interface DocumentParts {
+  readonly title: string;
+  readonly description: string;
+  readonly version: string;
+  readonly bindings: readonly Binding[];
+  /** What the proto says, by full names. */
+  readonly comments: Readonly<Record<string, string>>;
+  readonly examples: readonly Example[];
+  /** Whether the answer of a route has a field also when it has its default. */
+  readonly alwaysWritten: (field: DescField) => boolean;
+  /** What a method answers, where that is not its plain body with 200. */
+  readonly answersOf: (method: DescMethod, plain: Schema, schemas: Schemas) => Answers;
+  /** Headers that a method takes, by their names. */
+  readonly headersOf: (method: DescMethod) => Readonly<Record<string, string>>;
+  /** Other forms of a method's body than JSON, by their types. */
+  readonly formsOf: (method: DescMethod) => Readonly<Record<string, object>>;
+  /** The scope that a method needs; `any`: any credential. */
+  readonly scopeOf: (method: DescMethod) => string;
+  readonly securitySchemes: Readonly<Record<string, object>>;
+  /** Whether a credential is asked for. */
+  readonly asks: boolean;
+  readonly reasons: readonly KnownReason[];
+  /** Paths that no annotation has. */
+  readonly morePaths: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+}
+
+/**
+ * The OpenAPI 3.1 document of the JSON routes: paths, parameters and bodies from the same bindings that serve them, bounds from the proto's rules, words from its
+ * comments. A service that is served is in it by itself.
+ */
+export function createDocument(parts: DocumentParts): Document {
+  const { bindings, comments } = parts;
+  const answers: DescMessage[] = bindings.map(({ method }) => method.output);
+  const schemas = createSchemas({ comments, alwaysWritten: parts.alwaysWritten, answers });
+  const texts = reasonTexts(Object.values(comments));
+  const paths: Record<string, Record<string, unknown>> = {};
+  const errors = errorComponents(parts.reasons, texts);
+  const said = { statusesIn: (text: string) => reasonsIn(text, parts.reasons), responses: errors.responses };
+  for (const { verb, path, operation } of operationsOf(parts, schemas, said))
+    paths[path] = { ...paths[path], [verb]: operation };
+  for (const [path, item] of Object.entries(parts.morePaths)) paths[path] = { ...paths[path], ...item };
+  const services = [...new Set(bindings.map(({ method }) => method.parent))];
+  return {
+    openapi: '3.1.0',
+    info: {
+      title: parts.title,
+      version: parts.version,
+      description: [parts.description, ...services.map(({ typeName }) => split(comments[typeName]).tables)]
+        .join('\n\n')
+        .trim(),
+      license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+    },
+    servers: [{ url: '/', description: 'This service.' }],
+    tags: [
+      ...services.map(({ name, typeName }) => ({ name, description: split(comments[typeName]).words })),
+      { name: 'Operation', description: 'The service itself: probes, and this document.' },
+    ],
+    // Without a credential first: what stands for "none is needed" while the service asks for none.
+    security: [...(parts.asks ? [] : [{}]), ...Object.keys(parts.securitySchemes).map((name) => ({ [name]: [] }))],
+    paths,
+    components: {
+      schemas: sorted(referred([paths, errors.responses], { ...schemas.components, ...errors.schemas })),
+      responses: errors.responses,
+      securitySchemes: parts.securitySchemes,
+    },
+  };
+}
+
+/** What a service is about, and tables with what explains them: they are about all services, and too wide for a heading. */
+function split(comment = ''): { words: string; tables: string } {
+  if (!/^\|/m.test(comment)) return { words: comment, tables: '' };
+  const [words = '', ...tables] = comment.split('\n\n');
+  return { words, tables: tables.join('\n\n') };
+}
+
+/** The components that something refers to, directly or not. */
+function referred(from: unknown, all: Readonly<Record<string, Schema>>): Record<string, Schema> {
+  const found: Record<string, Schema> = {};
+  const look = (value: unknown) => {
+    for (const [, name = ''] of JSON.stringify(value).matchAll(/"#\/components\/schemas\/([\w.]+)"/g)) {
+      const schema = all[name];
+      if (schema === undefined || Object.hasOwn(found, name)) continue;
+      found[name] = schema;
+      look(schema);
+    }
+  };
+  look(from);
+  return found;
+}
+
+function sorted<T>(record: Readonly<Record<string, T>>): Record<string, T> {
+  return Object.fromEntries(Object.entries(record).sort(([a], [b]) => (a < b ? -1 : 1)));
+}

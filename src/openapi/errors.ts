@@ -1,0 +1,108 @@
+import type { Schema } from './schema.ts';
+
+/** A reason for which calls are refused. */
+export interface KnownReason {
+  readonly reason: string;
+  readonly http: number;
+  /** The body of such an error, with a text. */
+  readonly body: (text: string) => unknown;
+}
+
+const row = /^\| *((?:`[A-Z_]+`(?:, *)?)+) *\|[^|]*\|[^|]*\| *(.*?) *\|$/;
+
+/** When each reason is given, out of the tables `| reason | code | HTTP | when |` in comments. */
+export function reasonTexts(comments: readonly string[]): Map<string, string> {
+  const texts = new Map<string, string>();
+  for (const comment of comments)
+    for (const line of comment.split('\n')) {
+      const [, reasons = '', when = ''] = row.exec(line) ?? [];
+      for (const [, reason] of reasons.matchAll(/`([A-Z_]+)`/g)) if (reason !== undefined) texts.set(reason, when);
+    }
+  return texts;
+}
+
+/** The statuses of the reasons that a text names in backticks. */
+export function reasonsIn(text: string, reasons: readonly KnownReason[]): number[] {
+  const named = new Set([...text.matchAll(/`([A-Z_]+)`/g)].map((match) => match[1]));
+  return reasons.filter(({ reason }) => named.has(reason)).map(({ http }) => http);
+}
+
+/** A response of the document's components. */
+export interface ErrorResponse {
+  readonly description: string;
+  readonly content: { readonly 'application/json': { readonly schema: Schema; readonly examples: object } };
+}
+
+export function errorRef(status: number): { $ref: string } {
+  return { $ref: `#/components/responses/Error${status}` };
+}
+
+/** The error body, and a response a status with an example a reason. */
+export function errorComponents(
+  reasons: readonly KnownReason[],
+  texts: ReadonlyMap<string, string>,
+): { schemas: Record<string, Schema>; responses: Record<string, ErrorResponse> } {
+  const responses: Record<string, ErrorResponse> = {};
+  for (const status of [...new Set(reasons.map(({ http }) => http))].sort((a, b) => a - b)) {
+    const these = reasons.filter(({ http }) => http === status);
+    const lines = these.map(({ reason }) => `- \`${reason}\`: ${texts.get(reason) ?? ''}`);
+    const examples = these.map(({ reason, body }) => [reason, { value: body(texts.get(reason) ?? reason) }]);
+    responses[`Error${status}`] = {
+      description: lines.join('\n'),
+      content: {
+        'application/json': {
+          schema: { $ref: '#/components/schemas/Error' },
+          examples: Object.fromEntries(examples),
+        },
+      },
+    };
+  }
+  return { schemas: { Error: errorSchema, ErrorDetail: detailSchema }, responses };
+}
+
+const errorSchema: Schema = {
+  type: 'object',
+  description: 'An error of a JSON route: `msg` and `status` as legacy callers read them, `error` for everybody else.',
+  properties: {
+    status: { type: 'integer', description: 'The HTTP status.' },
+    msg: { type: 'string', description: 'What is wrong, in words.' },
+    error: {
+      type: 'object',
+      properties: {
+        code: { type: 'integer', minimum: 1, maximum: 16, description: 'The code of gRPC.' },
+        status: { type: 'string', description: 'Its name.' },
+        message: { type: 'string', description: 'As `msg`.' },
+        details: { type: 'array', items: { $ref: '#/components/schemas/ErrorDetail' } },
+      },
+      required: ['code', 'status', 'message', 'details'],
+    },
+  },
+  required: ['status', 'msg', 'error'],
+};
+
+const detailSchema: Schema = {
+  type: 'object',
+  description:
+    'google.rpc.ErrorInfo: `reason` is a stable word, `metadata` what a program needs to go on. google.rpc.BadRequest: every field at fault. google.rpc.RetryInfo: when to try again.',
+  properties: {
+    '@type': { type: 'string' },
+    reason: { type: 'string' },
+    domain: { type: 'string' },
+    metadata: { type: 'object', additionalProperties: { type: 'string' } },
+    fieldViolations: {
+      type: 'array',
+      items: {
+        type: 'object',
+        properties: {
+          field: { type: 'string', description: '`messages[3].channel_id`.' },
+          description: { type: 'string' },
+          reason: { type: 'string' },
+          localizedMessage: { type: 'object' },
+        },
+        required: ['field', 'description'],
+      },
+    },
+    retryDelay: { type: 'string', description: 'Seconds: `1s`.' },
+  },
+  required: ['@type'],
+};

@@ -1,0 +1,205 @@
+import type { Example } from '../example.ts';
+
+/** ChannelService: a channel is made, changed and disbanded. */
+export const channels: readonly Example[] = [
+  {
+    route: 'POST /channel',
+    summary: 'A group with two members',
+    body: { channel_id: 'friends', channel_type: 2, subscribers: ['alice', 'bob'] },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'POST /channel/info',
+    summary: 'A group of very many',
+    body: { channel_id: 'friends', channel_type: 2, large: 1 },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'GET /v1/channels/{channel_type}/{channel_id}',
+    summary: 'A group',
+    path: { channel_type: 2, channel_id: 'friends' },
+    status: 200,
+    answer: {
+      channel: { channel_id: 'friends', channel_type: 2, large: 1, ban: 0, disband: 0, send_ban: 0, allow_stranger: 0 },
+    },
+  },
+  {
+    route: 'GET /v1/channels/{channel_type}/{channel_id}',
+    summary: 'One that was never made',
+    path: { channel_type: 2, channel_id: 'nobody' },
+    status: 404,
+    answer: {
+      status: 404,
+      msg: 'the channel was never made',
+      error: {
+        code: 5,
+        status: 'NOT_FOUND',
+        message: 'the channel was never made',
+        details: [
+          {
+            '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
+            reason: 'CHANNEL_NOT_EXIST',
+            domain: 'sendbatch',
+            metadata: { channel_id: 'nobody', channel_type: '2' },
+          },
+        ],
+      },
+    },
+  },
+  {
+    route: 'POST /channel/subscriber_add',
+    summary: 'Carol joins',
+    body: { channel_id: 'friends', channel_type: 2, subscribers: ['carol'] },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'GET /v1/channels/{channel_type}/{channel_id}/members',
+    summary: 'A page of members',
+    path: { channel_type: 2, channel_id: 'friends' },
+    query: { page_size: 2 },
+    status: 200,
+    answer: {
+      entries: [
+        { uid: 'alice', created_at: 1795569089438, updated_at: 1795569089438 },
+        { uid: 'bob', created_at: 1795569089438, updated_at: 1795569089438 },
+      ],
+      next_page_token: 'bob',
+    },
+  },
+  {
+    route: 'POST /channel/subscriber_remove',
+    summary: 'Carol leaves',
+    body: { channel_id: 'friends', channel_type: 2, subscribers: ['carol'] },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'POST /channel/blacklist_add',
+    summary: 'One more on the denylist',
+    body: { channel_id: 'friends', channel_type: 2, uids: ['mallory'] },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'POST /channel/blacklist_set',
+    summary: 'The whole denylist',
+    body: { channel_id: 'friends', channel_type: 2, uids: ['mallory', 'dave'] },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'GET /v1/channels/{channel_type}/{channel_id}/denylist',
+    summary: 'A page of the denylist',
+    path: { channel_type: 2, channel_id: 'friends' },
+    status: 200,
+    answer: {
+      entries: [
+        { uid: 'dave', created_at: 1795569089480, updated_at: 1795569089480 },
+        { uid: 'mallory', created_at: 1795569089480, updated_at: 1795569089480 },
+      ],
+      next_page_token: '',
+    },
+  },
+  {
+    route: 'POST /channel/blacklist_remove',
+    summary: 'One off the denylist',
+    body: { channel_id: 'friends', channel_type: 2, uids: ['dave'] },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'POST /channel/blacklist_remove_all',
+    summary: 'An empty denylist',
+    body: { channel_id: 'friends', channel_type: 2 },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'POST /channel/whitelist_add',
+    summary: 'One more on the allowlist',
+    body: { channel_id: 'friends', channel_type: 2, uids: ['alice'] },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'POST /channel/whitelist_set',
+    summary: 'The whole allowlist',
+    body: { channel_id: 'friends', channel_type: 2, uids: ['alice', 'dave'] },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'GET /v1/channels/{channel_type}/{channel_id}/allowlist',
+    summary: 'A page of the allowlist',
+    path: { channel_type: 2, channel_id: 'friends' },
+    status: 200,
+    answer: {
+      entries: [
+        { uid: 'alice', created_at: 1795569089438, updated_at: 1795569089496 },
+        { uid: 'dave', created_at: 1795569089496, updated_at: 1795569089496 },
+      ],
+      next_page_token: '',
+    },
+  },
+  {
+    route: 'GET /channel/whitelist',
+    summary: 'As legacy callers read it',
+    query: { channel_id: 'friends', channel_type: 2 },
+    status: 200,
+    answer: [
+      { uid: 'alice', created_at: 1795569089438, updated_at: 1795569089496 },
+      { uid: 'dave', created_at: 1795569089496, updated_at: 1795569089496 },
+    ],
+  },
+  {
+    route: 'POST /channel/whitelist_remove',
+    summary: 'One off the allowlist',
+    body: { channel_id: 'friends', channel_type: 2, uids: ['dave'] },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'POST /channel/whitelist_remove_all',
+    summary: 'An empty allowlist',
+    body: { channel_id: 'friends', channel_type: 2 },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'POST /user/systemuids_add',
+    summary: 'A robot that may send everywhere',
+    body: { uids: ['robot'] },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'GET /user/systemuids',
+    summary: 'All of them',
+    status: 200,
+    answer: ['____system', 'robot', 'system'],
+  },
+  {
+    route: 'POST /user/systemuids_remove',
+    summary: 'The robot is no system uid any more',
+    body: { uids: ['robot'] },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'POST /channel/subscriber_remove_all',
+    summary: 'Everybody leaves',
+    body: { channel_id: 'old', channel_type: 2 },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'POST /channel/delete',
+    summary: 'A group is disbanded',
+    body: { channel_id: 'old', channel_type: 2 },
+    status: 200,
+    answer: { status: 200 },
+  },
+];

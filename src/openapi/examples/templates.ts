@@ -1,0 +1,126 @@
+import type { Example } from '../example.ts';
+
+/** TemplateService: a template is stored, read, tried and deleted. */
+export const templates: readonly Example[] = [
+  {
+    route: 'POST /v1/templates',
+    summary: 'A greeting in JSON',
+    body: { name: 'welcome', body: '{"text":"Hi {{ user }}, it is {{ day }}"}', format: 2 },
+    status: 200,
+    answer: {
+      name: 'welcome',
+      version: 1,
+      body: '{"text":"Hi {{ user }}, it is {{ day }}"}',
+      format: 2,
+      variables: ['day', 'user'],
+      created_at: '2026-11-25T01:11:29.530Z',
+    },
+  },
+  {
+    route: 'GET /v1/templates/{name}',
+    summary: 'Its latest version',
+    path: { name: 'welcome' },
+    status: 200,
+    answer: {
+      name: 'welcome',
+      version: 1,
+      body: '{"text":"Hi {{ user }}, it is {{ day }}"}',
+      format: 2,
+      variables: ['day', 'user'],
+      created_at: '2026-11-25T01:11:29.530Z',
+    },
+  },
+  {
+    route: 'GET /v1/templates/{name}',
+    summary: 'One that was never made',
+    path: { name: 'nobody' },
+    status: 404,
+    answer: {
+      status: 404,
+      msg: 'there is no template "nobody"',
+      error: {
+        code: 5,
+        status: 'NOT_FOUND',
+        message: 'there is no template "nobody"',
+        details: [
+          {
+            '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
+            reason: 'TEMPLATE_NOT_EXIST',
+            domain: 'sendbatch',
+            metadata: { template: 'nobody', version: '0' },
+          },
+        ],
+      },
+    },
+  },
+  {
+    route: 'GET /v1/templates',
+    summary: 'The latest of each',
+    query: { page_size: 10 },
+    status: 200,
+    answer: {
+      templates: [
+        {
+          name: 'welcome',
+          version: 1,
+          body: '{"text":"Hi {{ user }}, it is {{ day }}"}',
+          format: 2,
+          variables: ['day', 'user'],
+          created_at: '2026-11-25T01:11:29.530Z',
+        },
+      ],
+      next_page_token: '',
+    },
+  },
+  {
+    route: 'POST /v1/templates',
+    summary: 'A text',
+    body: { name: 'farewell', body: 'Bye {{ user }}' },
+    status: 200,
+    answer: {
+      name: 'farewell',
+      version: 1,
+      body: 'Bye {{ user }}',
+      format: 1,
+      variables: ['user'],
+      created_at: '2026-11-25T01:11:29.540Z',
+    },
+  },
+  {
+    route: 'DELETE /v1/templates/{name}',
+    summary: 'All versions of one',
+    path: { name: 'farewell' },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'POST /v1/templates:preview',
+    summary: 'A stored one',
+    body: { name: 'welcome', variables: { user: 'Ann', day: 'Monday' } },
+    status: 200,
+    answer: { payload: 'eyJ0ZXh0IjoiSGkgQW5uLCBpdCBpcyBNb25kYXkifQ==' },
+  },
+  {
+    route: 'POST /v1/templates:preview',
+    summary: 'A text, with a variable missing',
+    body: { body: 'Hi {{ user }}' },
+    status: 400,
+    answer: {
+      status: 400,
+      msg: 'template "preview" needs variables that are not given: user',
+      error: {
+        code: 3,
+        status: 'INVALID_ARGUMENT',
+        message: 'template "preview" needs variables that are not given: user',
+        details: [
+          {
+            '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
+            reason: 'TEMPLATE_FAILED',
+            domain: 'sendbatch',
+            metadata: { template: 'preview', missing: 'user' },
+          },
+        ],
+      },
+    },
+  },
+];

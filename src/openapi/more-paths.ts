@@ -1,0 +1,180 @@
+import { errorRef } from './errors.ts';
+import type { Schema } from './schema.ts';
+
+const operation = (operationId: string, summary: string, description: string) => ({
+  operationId,
+  tags: ['Operation'],
+  summary,
+  description,
+});
+const json = (schema: Schema, example: unknown) => ({ 'application/json': { schema, example } });
+const verbose = {
+  name: 'verbose',
+  in: 'query',
+  description: 'Lines of text instead of JSON.',
+  schema: { type: 'string' },
+};
+const accessToken = {
+  name: 'access_token',
+  in: 'query',
+  description: 'The credential, where no header can be set, as in EventSource.',
+  schema: { type: 'string' },
+};
+const probeSchema: Schema = {
+  type: 'object',
+  properties: {
+    status: { type: 'string', enum: ['ok', 'unavailable'] },
+    checks: { type: 'object', additionalProperties: { type: 'string' }, description: '`ok`, or what is wrong.' },
+  },
+  required: ['status'],
+};
+const allWell = { database: 'ok', schema: 'ok', draining: 'ok' };
+const readiness = (operationId: string, more: string) => ({
+  get: {
+    ...operation(
+      operationId,
+      'Whether calls can be served now',
+      `The database answers, its schema is the one that this version needs, and the instance is not stopping. The database is asked at most once a second.${more}`,
+    ),
+    security: [{}],
+    parameters: [verbose],
+    responses: {
+      200: { description: 'It can.', content: json(probeSchema, { status: 'ok', checks: allWell }) },
+      503: {
+        description: 'It cannot now, and why.',
+        content: json(probeSchema, {
+          status: 'unavailable',
+          checks: { ...allWell, draining: 'this instance is stopping' },
+        }),
+      },
+    },
+  },
+});
+
+/** What no annotation describes: streams of events, probes, the pages. By hand, and a test finds each of them served. */
+export const morePaths = {
+  '/v1/channels/{channel_type}/{channel_id}/events': {
+    get: {
+      operationId: 'SubscribeEvents',
+      tags: ['MessageService'],
+      summary: 'Tails a channel as Server-Sent Events',
+      description:
+        'Subscribe for one channel. First what is stored after the cursor, then what comes. Events: `message`, whose `id` is the sequence, so that EventSource resumes by itself; `caught_up`; comments as heartbeats. Needs the scope `read`, where credentials are asked for.',
+      parameters: [
+        {
+          name: 'channel_type',
+          in: 'path',
+          required: true,
+          schema: { type: 'integer', minimum: 1, maximum: 12 },
+          example: 2,
+        },
+        { name: 'channel_id', in: 'path', required: true, schema: { type: 'string' }, example: 'group123' },
+        {
+          name: 'after_seq',
+          in: 'query',
+          description: 'The last sequence that is known; unset = from the first message that is kept.',
+          schema: { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER },
+        },
+        {
+          name: 'from_now',
+          in: 'query',
+          description: 'Begin with what comes from now on.',
+          schema: { type: 'boolean' },
+        },
+        {
+          name: 'uid',
+          in: 'query',
+          description: 'Who reads, when a service reads for a user.',
+          schema: { type: 'string' },
+        },
+        accessToken,
+        {
+          name: 'Last-Event-ID',
+          in: 'header',
+          description: 'Goes before `after_seq`; EventSource sends it.',
+          schema: { type: 'string', pattern: '^[0-9]{1,16}$' },
+        },
+      ],
+      responses: {
+        200: {
+          description: 'The stream.',
+          content: {
+            'text/event-stream': {
+              schema: { type: 'string' },
+              example:
+                'id: 1\nevent: message\ndata: {"message_id":4096,"message_seq":1}\n\nevent: caught_up\ndata: {"last_seq":1}\n\n',
+            },
+          },
+        },
+        400: errorRef(400),
+        401: errorRef(401),
+        403: errorRef(403),
+        404: errorRef(404),
+        503: errorRef(503),
+      },
+    },
+  },
+  '/v1/batches/{batch_id}/events': {
+    get: {
+      operationId: 'WatchBatchEvents',
+      tags: ['BatchService'],
+      summary: 'Watches a batch as Server-Sent Events',
+      description:
+        'WatchBatch: a `batch` event now and after each change, until the batch has ended; then the stream ends. Needs the scope `send`, where credentials are asked for.',
+      parameters: [
+        { name: 'batch_id', in: 'path', required: true, schema: { type: 'string', minLength: 1, maxLength: 64 } },
+        accessToken,
+      ],
+      responses: {
+        200: {
+          description: 'The stream.',
+          content: {
+            'text/event-stream': {
+              schema: { type: 'string' },
+              example: 'event: batch\ndata: {"batch_id":"87192632-5de2-46ea-ae10-a698b82c9c07","state":4}\n\n',
+            },
+          },
+        },
+        400: errorRef(400),
+        401: errorRef(401),
+        403: errorRef(403),
+        404: errorRef(404),
+        503: errorRef(503),
+      },
+    },
+  },
+  '/livez': {
+    get: {
+      ...operation(
+        'Livez',
+        'Whether the process is alive',
+        'Its event loop turns; nothing else is asked, for a restart mends nothing else.',
+      ),
+      security: [{}],
+      parameters: [verbose],
+      responses: { 200: { description: 'It is.', content: json(probeSchema, { status: 'ok' }) } },
+    },
+  },
+  '/readyz': readiness('Readyz', ''),
+  '/healthz': readiness('Healthz', ' The same as `/readyz`.'),
+  '/openapi.json': {
+    get: {
+      ...operation('OpenApi', 'This document', 'OpenAPI 3.1 of all JSON routes.'),
+      security: [{}],
+      responses: {
+        200: { description: 'The document.', content: { 'application/json': { schema: { type: 'object' } } } },
+      },
+    },
+  },
+  '/docs': {
+    get: {
+      ...operation(
+        'Docs',
+        'This document as a page',
+        'Works without a network: everything on it comes from this service.',
+      ),
+      security: [{}],
+      responses: { 200: { description: 'The page.', content: { 'text/html': { schema: { type: 'string' } } } } },
+    },
+  },
+};

@@ -1,0 +1,236 @@
+import assert from 'node:assert/strict';
+import { request as httpRequest } from 'node:http';
+import { after, before, describe, test } from 'node:test';
+import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
+import { Code, ConnectError, createClient, type Transport } from '@connectrpc/connect';
+import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
+import * as grpc from '@grpc/grpc-js';
+import pg from 'pg';
+import {
+  Health,
+  HealthCheckRequestSchema,
+  HealthCheckResponseSchema,
+  HealthCheckResponse_ServingStatus as Status,
+} from '../../gen/grpc/health/v1/health_pb.ts';
+import { ConfigError, loadConfig } from '../../src/config.ts';
+import { guardedServices } from '../../src/edge/authenticate.ts';
+import { createReadiness } from '../../src/service/readiness.ts';
+import { adminUrlVariable, createDatabase, openStore } from '../support/database.ts';
+import { jsonCaller } from '../support/json.ts';
+import { startService, type TestService } from '../support/service.ts';
+
+const transports = (url: string): [string, Transport][] => [
+  ['gRPC', createGrpcTransport({ baseUrl: url })],
+  ['gRPC-Web', createGrpcWebTransport({ baseUrl: url, httpVersion: '1.1' })],
+  ['Connect', createConnectTransport({ baseUrl: url, httpVersion: '1.1' })],
+];
+
+async function ask(url: string, sql: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    await client.query(sql);
+  } finally {
+    await client.end();
+  }
+}
+
+const names = new Map<number, string>(Object.entries(Status).map(([name, value]) => [value, name]));
+
+/** A watch by another library than ours, as an orchestrator's client has it. */
+function watch(url: string, service: string) {
+  const client = new grpc.Client(new URL(url).host, grpc.credentials.createInsecure());
+  const stream = client.makeServerStreamRequest(
+    '/grpc.health.v1.Health/Watch',
+    (message: { service: string }) =>
+      Buffer.from(toBinary(HealthCheckRequestSchema, create(HealthCheckRequestSchema, message))),
+    (bytes: Buffer) => fromBinary(HealthCheckResponseSchema, bytes),
+    { service },
+    new grpc.Metadata(),
+    { deadline: Date.now() + 30_000 },
+  );
+  const statuses = stream[Symbol.asyncIterator]();
+  return {
+    /** The next status, or the code of the error that ended it. */
+    async next(): Promise<string> {
+      try {
+        const { value, done } = await statuses.next();
+        return done === true ? 'ended' : (names.get((value as { status: number }).status) ?? '');
+      } catch (error) {
+        return grpc.status[(error as grpc.ServiceError).code] ?? String(error);
+      }
+    },
+    close() {
+      stream.on('error', () => {}).cancel();
+      client.close();
+    },
+  };
+}
+
+describe('health', () => {
+  let service: TestService;
+  let call: ReturnType<typeof jsonCaller>;
+  before(async () => {
+    service = await startService();
+    call = jsonCaller(service.url);
+  });
+  after(() => service.stop());
+
+  test('the probes, in JSON and as lines', async () => {
+    assert.deepEqual(await call.get('/livez'), { status: 200, body: { status: 'ok' } });
+    const well = { status: 'ok', checks: { database: 'ok', schema: 'ok', draining: 'ok' } };
+    for (const path of ['/readyz', '/healthz']) assert.deepEqual(await call.get(path), { status: 200, body: well });
+    const lines = await (await fetch(`${service.url}/readyz?verbose`)).text();
+    assert.equal(lines, '[+] database: ok\n[+] schema: ok\n[+] draining: ok\nok\n');
+    const head = await fetch(`${service.url}/readyz`, { method: 'HEAD' });
+    assert.deepEqual([head.status, head.headers.get('cache-control'), await head.text()], [200, 'no-store', '']);
+    assert.equal((await fetch(`${service.url}/readyz`, { method: 'POST' })).status, 404);
+  });
+
+  test('a probe calls by an address that the guard does not serve; nothing else may', async () => {
+    const byAddress = async (path: string) =>
+      await new Promise<number | undefined>((resolve, reject) => {
+        httpRequest(service.url + path, { headers: { host: '10.1.2.3:5001' } }, (response) => {
+          response.resume();
+          resolve(response.statusCode);
+        })
+          .on('error', reject)
+          .end();
+      });
+    assert.equal(await byAddress('/livez'), 200);
+    assert.equal(await byAddress('/readyz'), 200);
+    for (const path of ['/docs', '/', '/openapi.json', '/v1/server-info', '/readyz/x'])
+      assert.equal(await byAddress(path), 403, path);
+  });
+
+  test('Check and List over every protocol: the server, each service, and one that is not there', async () => {
+    for (const [name, transport] of transports(service.url)) {
+      const client = createClient(Health, transport);
+      for (const each of ['', ...guardedServices.map(({ typeName }) => typeName)])
+        assert.equal((await client.check({ service: each })).status, Status.SERVING, `${name} ${each}`);
+      await assert.rejects(
+        client.check({ service: 'sendbatch.v1.Nothing' }),
+        (error) => error instanceof ConnectError && error.code === Code.NotFound,
+      );
+      const { statuses } = await client.list({});
+      for (const { typeName } of guardedServices) assert.equal(statuses[typeName]?.status, Status.SERVING, typeName);
+      assert.equal(statuses['']?.status, Status.SERVING);
+    }
+  });
+
+  test('a service that nobody knows: Watch says so, and stays', async () => {
+    const unknown = watch(service.url, 'sendbatch.v1.Nothing');
+    assert.equal(await unknown.next(), 'SERVICE_UNKNOWN');
+    unknown.close();
+  });
+
+  test('a database that goes away and comes back: not ready meanwhile, alive all the time', async () => {
+    const admin = process.env[adminUrlVariable] ?? '';
+    const name = new URL(service.databaseUrl).pathname.slice(1);
+    const watching = watch(service.url, 'sendbatch.v1.MessageService');
+    assert.equal(await watching.next(), 'SERVING');
+    await ask(admin, `alter database ${name} allow_connections false`);
+    try {
+      await ask(admin, `select pg_terminate_backend(pid) from pg_stat_activity where datname = '${name}'`);
+      assert.equal(await watching.next(), 'NOT_SERVING');
+      const { status, body } = await call.get('/readyz');
+      assert.equal(status, 503);
+      assert.deepEqual([body.status, body.checks.draining], ['unavailable', 'ok']);
+      assert.match(body.checks.database, /no answer/);
+      assert.doesNotMatch(JSON.stringify(body), new RegExp(name), 'nothing of where the database is');
+      assert.equal((await call.get('/livez')).status, 200);
+    } finally {
+      await ask(admin, `alter database ${name} allow_connections true`);
+    }
+    assert.equal(await watching.next(), 'SERVING');
+    assert.equal((await call.get('/readyz')).status, 200);
+    watching.close();
+  });
+
+  test('needs no credential where everything else does, and tells nobody more', async () => {
+    const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
+    try {
+      for (const [name, transport] of transports(strict.url))
+        assert.equal((await createClient(Health, transport).check({})).status, Status.SERVING, name);
+      const watching = watch(strict.url, '');
+      assert.equal(await watching.next(), 'SERVING');
+      watching.close();
+      for (const path of ['/livez', '/readyz', '/healthz'])
+        assert.equal((await fetch(strict.url + path)).status, 200, path);
+      assert.equal((await fetch(`${strict.url}/v1/server-info`)).status, 401);
+    } finally {
+      await strict.stop();
+    }
+  });
+});
+
+describe('a stop', () => {
+  test('says that it is not ready first, and serves on for the delay', async () => {
+    const service = await startService({ drainDelayMs: 2000 });
+    const call = jsonCaller(service.url);
+    const watching = watch(service.url, '');
+    assert.equal(await watching.next(), 'SERVING');
+    const stopping = service.stop();
+    assert.equal(await watching.next(), 'NOT_SERVING');
+    const { status, body } = await call.get('/readyz');
+    assert.deepEqual([status, body.checks.draining], [503, 'this instance is stopping']);
+    const draft = { from_uid: 'system', channel_id: 'drain', channel_type: 2, payload: 'SGk=' };
+    assert.equal((await call.post('/message/send', draft)).status, 200);
+    assert.equal(await watching.next(), 'UNAVAILABLE');
+    await stopping;
+    watching.close();
+    await assert.rejects(call.get('/livez'));
+  });
+
+  test('without a delay who watches is told before the connection ends', async () => {
+    const service = await startService();
+    const watchers = ['', 'sendbatch.v1.MessageService'].map((name) => watch(service.url, name));
+    const unknown = watch(service.url, 'nothing');
+    for (const each of watchers) assert.equal(await each.next(), 'SERVING');
+    assert.equal(await unknown.next(), 'SERVICE_UNKNOWN');
+    const stopping = service.stop();
+    for (const each of watchers) assert.equal(await each.next(), 'NOT_SERVING');
+    for (const each of [...watchers, unknown]) assert.equal(await each.next(), 'UNAVAILABLE');
+    await stopping;
+    for (const each of [...watchers, unknown]) each.close();
+  });
+
+  test('DRAIN_DELAY', () => {
+    const env = { DATABASE_URL: 'postgres://not/asked' };
+    assert.equal(loadConfig(env).drainDelayMs, 0);
+    assert.equal(loadConfig({ ...env, DRAIN_DELAY: '5000' }).drainDelayMs, 5000);
+    for (const odd of ['-1', 'soon', '1.5'])
+      assert.throws(
+        () => loadConfig({ ...env, DRAIN_DELAY: odd }),
+        (error) => error instanceof ConfigError && /DRAIN_DELAY/.test(error.message),
+      );
+  });
+});
+
+describe('readiness', () => {
+  test('asks at most once a second; a schema that is too old is not ready, a newer one is', async () => {
+    const database = await createDatabase();
+    const db = openStore(database.url);
+    let now = 0;
+    const readiness = createReadiness(db, () => now);
+    const schema = async () => (await readiness.look()).checks.find(({ name }) => name === 'schema')?.fault;
+    try {
+      assert.equal(await schema(), undefined);
+      await ask(database.url, `insert into sendbatch.migration (name, timestamp) values ('9999-newer', 'now')`);
+      await ask(database.url, `delete from sendbatch.migration where name = '0001-messages'`);
+      assert.equal(await schema(), undefined, 'what was seen is known for a second');
+      now = 1001;
+      assert.equal(await schema(), 'migrations are missing: 0001-messages');
+      assert.equal((await readiness.look()).ready, false);
+      await ask(database.url, `insert into sendbatch.migration (name, timestamp) values ('0001-messages', 'now')`);
+      now = 2002;
+      assert.equal((await readiness.look()).ready, true);
+      await ask(database.url, 'drop schema sendbatch cascade');
+      now = 3003;
+      assert.match((await schema()) ?? '', /no migration/);
+    } finally {
+      await db.destroy();
+      await database.drop();
+    }
+  });
+});

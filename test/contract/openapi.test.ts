@@ -1,0 +1,251 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { getOption, hasOption } from '@bufbuild/protobuf';
+import { Code } from '@connectrpc/connect';
+import { Validator } from '@seriousme/openapi-schema-validator';
+import { Ajv2020 } from 'ajv/dist/2020.js';
+import formats from 'ajv-formats';
+import { http } from '../../gen/google/api/annotations_pb.ts';
+import { comments } from '../../gen/sendbatch/comments.ts';
+import { guardedServices } from '../../src/edge/authenticate.ts';
+import { knownReasons } from '../../src/edge/failures.ts';
+import { type Example, keyOf } from '../../src/openapi/example.ts';
+import { examples } from '../../src/openapi/examples/index.ts';
+import { morePaths } from '../../src/openapi/more-paths.ts';
+import { startService, type TestService } from '../support/service.ts';
+
+// biome-ignore lint/suspicious/noExplicitAny: a document is looked at member by member
+type Json = any;
+
+/** What differs from run to run, in any place of an answer: it must be there, of its type, and no more is compared. */
+const volatile = new Set(
+  ['message_id', 'message_idstr', 'timestamp'].concat(
+    ['created', 'updated', 'flagged', 'ended', 'next'].map((what) => `${what}_at`),
+  ),
+);
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+/** Ids that are made by chance: the documented one, and what it is in this run. */
+const made = new Map<string, string>();
+
+function learn(documented: Json, actual: Json): void {
+  if (typeof documented === 'string' && uuid.test(documented)) made.set(documented, String(actual));
+  if (typeof documented !== 'object' || documented === null) return;
+  for (const [name, member] of Object.entries(documented)) learn(member, actual?.[name]);
+}
+
+function masked(value: Json, key = ''): Json {
+  if (Array.isArray(value)) return value.map((each) => masked(each));
+  if (typeof value === 'object' && value !== null)
+    return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, masked(member, name)]));
+  if (typeof value === 'string' && uuid.test(value)) return 'made by chance';
+  if (volatile.has(key) || (key === 'version' && typeof value === 'string')) return typeof value;
+  return key === 'next_page_token' ? value !== '' : value;
+}
+
+/** No object may have a member that the document does not name. */
+function closed(value: Json): Json {
+  if (Array.isArray(value)) return value.map(closed);
+  if (typeof value !== 'object' || value === null) return value;
+  const copy = Object.fromEntries(Object.entries(value).map(([name, member]) => [name, closed(member)]));
+  return copy.type === 'object' && copy.properties !== undefined ? { additionalProperties: false, ...copy } : copy;
+}
+
+describe('the document about the routes', () => {
+  let service: TestService;
+  let document: Json;
+  let check: (pointer: string, value: unknown, what: string) => void;
+  before(async () => {
+    service = await startService({ systemUids: ['system', '____system'], batchConcurrency: 0 });
+    document = await (await fetch(`${service.url}/openapi.json`)).json();
+    const ajv = new Ajv2020({ strict: false, allErrors: true });
+    formats.default(ajv);
+    ajv.addSchema(closed(document), 'document');
+    check = (pointer, value, what) => {
+      const validate = ajv.compile({ $ref: `document#${pointer}` });
+      assert.ok(validate(value), `${what}: ${ajv.errorsText(validate.errors)}\n${JSON.stringify(value)}`);
+    };
+  });
+  after(() => service.stop());
+  const operationOf = (route: string): Json => {
+    const [verb = '', path = ''] = route.split(' ');
+    return document.paths[path]?.[verb.toLowerCase()];
+  };
+  const pointerOf = (route: string, ...more: string[]) => {
+    const [verb = '', path = ''] = route.split(' ');
+    const steps = ['paths', path, verb.toLowerCase(), ...more];
+    return `/${steps.map((step) => encodeURIComponent(step.replaceAll('~', '~0').replaceAll('/', '~1'))).join('/')}`;
+  };
+  const answerPointer = (route: string, status: number): string => {
+    const response = operationOf(route).responses[status];
+    assert.ok(response !== undefined, `${route} documents no ${status}`);
+    const more = ['content', 'application/json', 'schema'];
+    return response.$ref === undefined
+      ? pointerOf(route, 'responses', String(status), ...more)
+      : `${response.$ref.slice(1)}/content/application~1json/schema`;
+  };
+
+  test('keeps the rules of OpenAPI 3.1, and every schema in it compiles', async () => {
+    const validator = new Validator();
+    const { valid, errors } = await validator.validate(structuredClone(document));
+    assert.ok(valid, JSON.stringify(errors));
+    assert.equal(validator.version, '3.1');
+    for (const name of Object.keys(document.components.schemas)) {
+      const ajv = new Ajv2020({ strict: false });
+      formats.default(ajv);
+      ajv.addSchema(document, 'document').compile({ $ref: `document#/components/schemas/${name}` });
+    }
+    const ids = Object.values<Json>(document.paths).flatMap((item) =>
+      Object.values<Json>(item).map((operation) => operation.operationId),
+    );
+    assert.equal(new Set(ids).size, ids.length, 'an operationId is there twice');
+  });
+
+  test('has every annotated route of every service', () => {
+    for (const method of guardedServices.flatMap((each) => each.methods)) {
+      if (!hasOption(method, http)) continue;
+      const rule = getOption(method, http);
+      for (const { pattern } of [rule, ...rule.additionalBindings]) {
+        const route = `${pattern.case?.toUpperCase()} ${pattern.value}`;
+        const operation = operationOf(route);
+        assert.ok(operation !== undefined, `${route} is missing`);
+        assert.ok(operation.tags.includes(method.parent.name), route);
+        assert.ok(operation.description.includes(comments[`${method.parent.typeName}.${method.name}`]), route);
+      }
+    }
+  });
+
+  test('has an example of every operation, and none of another', () => {
+    const shown = new Set(examples.map(({ route }) => route));
+    const operations = Object.entries<Json>(document.paths)
+      .filter(([path]) => !Object.hasOwn(morePaths, path))
+      .flatMap(([path, item]) => Object.keys(item).map((verb) => `${verb.toUpperCase()} ${path}`));
+    const without = operations.filter((route) => !shown.has(route));
+    assert.deepEqual(without, [], 'operations without an example in src/openapi/examples');
+    const stale = [...shown].filter((route) => !operations.includes(route));
+    assert.deepEqual(stale, [], 'examples of operations that are not there');
+    const keys = examples.map((example) => `${example.route} ${keyOf(example)}`);
+    assert.equal(new Set(keys).size, keys.length, 'an example is there twice');
+  });
+
+  test('says when each reason is given, with the code and the status that it has', () => {
+    const rows = new Map<string, string>();
+    for (const line of Object.values(comments).flatMap((comment) => comment.split('\n'))) {
+      const [, names = '', code = '', status = '', when = ''] =
+        /^\| ((?:`[A-Z_]+`(?:, )?)+) \| ([A-Z_]+) \| (\d+) \| (.+) \|$/.exec(line) ?? [];
+      for (const [, reason = ''] of names.matchAll(/`([A-Z_]+)`/g))
+        rows.set(reason, `${code} ${status} ${when !== ''}`);
+    }
+    for (const { reason, http: status, body } of knownReasons) {
+      const { error } = body('') as { error: { code: Code; status: string } };
+      assert.equal(rows.get(reason), `${error.status} ${status} true`, `${reason} in the table of MessageService`);
+      assert.ok(Code[error.code] !== undefined);
+    }
+  });
+
+  describe('every example, one after the other', () => {
+    for (const example of examples)
+      test(`${example.route}: ${example.summary}`, async () => {
+        const { route, status, answer } = example;
+        if (example.body !== undefined && status < 300)
+          check(pointerOf(route, 'requestBody', 'content', 'application/json', 'schema'), example.body, 'the body');
+        checkParameters(example);
+        check(answerPointer(route, status), answer, 'the documented answer');
+        const response = await fetch(service.url + urlOf(example), {
+          method: route.split(' ')[0] ?? '',
+          ...(example.body === undefined ? {} : { body: JSON.stringify(example.body) }),
+        });
+        const body = await response.json();
+        assert.equal(response.status, status, JSON.stringify(body));
+        check(answerPointer(route, status), body, 'the answer');
+        assert.deepEqual(masked(body), masked(answer));
+        learn(answer, body);
+        const shown = operationOf(route).responses[status].content['application/json'].examples[keyOf(example)];
+        assert.deepEqual(shown.value, answer);
+      });
+  });
+
+  function checkParameters({ route, path = {}, query = {} }: Example): void {
+    const parameters: Json[] = operationOf(route).parameters ?? [];
+    for (const [place, values] of [
+      ['path', path],
+      ['query', query],
+    ] as const)
+      for (const [name, value] of Object.entries(values)) {
+        const index = parameters.findIndex((each) => each.name === name && each.in === place);
+        assert.notEqual(index, -1, `${route} has no parameter ${name}`);
+        check(pointerOf(route, 'parameters', String(index), 'schema'), value, name);
+      }
+    for (const { name, required } of parameters.filter((each) => each.required))
+      assert.ok(Object.hasOwn({ ...path, ...query }, name), `${name} is ${required}`);
+  }
+
+  test('what no annotation has is served too', async () => {
+    const [batch = ''] = made.values();
+    for (const [path, { get }] of Object.entries(morePaths)) {
+      const controller = new AbortController();
+      const url =
+        service.url +
+        path.replace(/\{(\w+)\}/g, (_, name: string) =>
+          name === 'batch_id' ? batch : name === 'channel_type' ? '2' : 'group123',
+        );
+      const response = await fetch(url, { signal: controller.signal });
+      assert.equal(response.status, 200, path);
+      const [type = ''] = (response.headers.get('content-type') ?? '').split(';');
+      assert.ok(Object.hasOwn(get.responses[200].content, type), `${path} answers ${type}`);
+      controller.abort();
+    }
+  });
+
+  test('is asked for again, and answered briefly when it has not changed', async () => {
+    const first = await fetch(`${service.url}/openapi.json`);
+    assert.equal(first.headers.get('content-encoding'), 'gzip');
+    await first.arrayBuffer();
+    const again = await fetch(`${service.url}/openapi.json`, {
+      headers: { 'if-none-match': first.headers.get('etag') ?? '' },
+    });
+    assert.equal(again.status, 304);
+    const head = await fetch(`${service.url}/docs`, { method: 'HEAD' });
+    assert.equal(head.status, 200);
+    assert.match(head.headers.get('content-security-policy') ?? '', /^default-src 'self';/);
+    assert.equal((await fetch(`${service.url}/docs`, { method: 'POST' })).status, 404);
+    assert.equal((await fetch(`${service.url}/docs/../package.json`)).status, 404);
+  });
+
+  test('/ leads a browser to the page, and tells programs where things are', async () => {
+    const page = await fetch(service.url, { headers: { accept: 'text/html,*/*' }, redirect: 'manual' });
+    assert.deepEqual([page.status, page.headers.get('location')], [302, '/docs']);
+    const index = (await (await fetch(service.url)).json()) as Json;
+    for (const path of [index.docs, index.openapi, index.ready])
+      assert.equal((await fetch(service.url + path)).status, 200, path);
+    const lost = (await (await fetch(`${service.url}/v1/nothing`)).json()) as Json;
+    assert.match(lost.msg, /\/docs/);
+  });
+
+  test('where credentials are asked for it is read without one, and says which are needed', async () => {
+    const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
+    try {
+      const strictDocument = (await (await fetch(`${strict.url}/openapi.json`)).json()) as Json;
+      assert.equal((await fetch(`${strict.url}/docs`)).status, 200);
+      assert.equal((await fetch(`${strict.url}/v1/server-info`)).status, 401);
+      const send = strictDocument.paths['/message/sendbatch'].post;
+      assert.deepEqual(send.security, [{ bearer: ['send'] }, { token: ['send'] }]);
+      assert.ok(send.responses[401] !== undefined);
+      assert.ok(!strictDocument.security.some((each: object) => Object.keys(each).length === 0));
+      assert.ok(document.security.some((each: object) => Object.keys(each).length === 0));
+    } finally {
+      await strict.stop();
+    }
+  });
+});
+
+function urlOf({ route, path = {}, query = {} }: Example): string {
+  const template = route.split(' ')[1] ?? '';
+  const filled = template.replace(/\{([^}]+)\}/g, (_, name: string) => {
+    const value = String(path[name]);
+    return encodeURIComponent(made.get(value) ?? value);
+  });
+  const search = new URLSearchParams();
+  for (const [name, value] of Object.entries(query))
+    for (const each of [value].flat()) search.append(name, String(each));
+  return search.size === 0 ? filled : `${filled}?${search}`;
+}
