@@ -42,10 +42,14 @@ export function openTails(database: OpenServer, db: Db, rules: PermissionRules, 
   const tails = createTails(store);
   const live = createLive(db, tails.deliver, (ids) => notifier.tell({ live: ids }));
   let listening: Listening | undefined;
+  let closing = false;
   const notifier = startNotifier({
     send: (payloads) => notify(db, payloads),
     async listen(onPayload, onOpen) {
-      listening = await database.listen(onPayload);
+      const opened = await database.listen(onPayload);
+      // Stopped while it was being made: nobody would close it.
+      if (closing) return opened.close();
+      listening = opened;
       onOpen();
       await listening.gone;
     },
@@ -76,6 +80,7 @@ export function openTails(database: OpenServer, db: Db, rules: PermissionRules, 
       },
     },
     async close() {
+      closing = true;
       await polling.stop();
       await notifier.stop(async () => listening?.close());
     },

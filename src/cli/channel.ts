@@ -1,13 +1,13 @@
 import { timestampDate, timestampFromDate } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
-import { type Command, InvalidArgumentError } from 'commander';
+import type { Command } from 'commander';
 import type { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { addLists, channelAbout, uidsOf } from './channel-lists.ts';
 import { channelTypeName, ofChannel } from './channel-type.ts';
 import { type ConnectOptions, calling, connectTo } from './connect.ts';
 import { paint, print } from './output.ts';
 import { lineOf } from './tail.ts';
-import { listed, sequence, wholeNumber } from './usage.ts';
+import { listed, sequence, time, wholeNumber } from './usage.ts';
 
 interface FlagOptions {
   readonly large?: boolean;
@@ -171,10 +171,4 @@ async function printMessages(channelType: ChannelType, channelId: string, option
     if (options.newest) before = last ?? before;
     else after = last ?? after;
   }
-}
-
-function time(text: string): Date {
-  const date = new Date(text);
-  if (Number.isNaN(date.getTime())) throw new InvalidArgumentError('It takes a time such as 2026-01-31T12:00Z.');
-  return date;
 }

@@ -107,7 +107,8 @@ function lanesOf(items: readonly Item[], concurrency: number): Item[][] {
   return lanes.filter((lane) => lane.length > 0);
 }
 
-function* callsOf(items: readonly Item[]): Iterable<Item[]> {
+/** In pieces that a call takes. */
+export function* callsOf(items: readonly Item[]): Iterable<Item[]> {
   let call: Item[] = [];
   let bytes = 0;
   for (const item of items) {

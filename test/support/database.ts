@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { type Db, openDatabase } from '../../src/storage/database.ts';
+import { installJobs } from '../../src/storage/jobs.ts';
 import { migrate } from '../../src/storage/migrate.ts';
 
-export const adminUrlVariable = 'SENDBATCH_TEST_ADMIN_URL';
+export const adminUrlVariable = 'TEST_ADMIN_URL';
 export const templateName = 'sendbatch_test_template';
 
 /** A database of one test file. */
@@ -58,6 +59,7 @@ export async function migrateDatabase(url: string): Promise<void> {
   });
   await migrate(db);
   await db.destroy();
+  await installJobs({ connectionString: url });
 }
 
 /** Opens a database as the store does, with one connection. */
