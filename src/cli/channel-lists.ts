@@ -6,7 +6,7 @@ import type { ChannelService, ListedUid } from '../../gen/sendbatch/v1/channel_s
 import type { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { ofChannel } from './channel-type.ts';
 import { type ConnectOptions, calling, connectTo } from './connect.ts';
-import { print } from './output.ts';
+import { plain, print } from './output.ts';
 import { CommandError, wholeNumber } from './usage.ts';
 
 export const channelAbout = `
@@ -139,7 +139,7 @@ async function printList(list: List, channel: Named, options: ConnectOptions & {
     const page = await list.page(channels, { ...channel, pageSize: Math.min(left, callUids), pageToken });
     for (const { uid, createdAt, updatedAt } of page.entries) {
       const times = { created_at: Number(createdAt), updated_at: Number(updatedAt) };
-      await print(options.json ? JSON.stringify({ uid, ...times }) : uid);
+      await print(options.json ? JSON.stringify({ uid, ...times }) : plain(uid));
     }
     left -= page.entries.length;
     pageToken = page.nextPageToken;

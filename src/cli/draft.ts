@@ -122,4 +122,11 @@ export function assertColumns(row: Readonly<Record<string, string>>, mapping: Ma
     throw new CommandError(
       `without a template a column makes the payload: name one payload, or with --column payload=<name>, or give --template or --template-file; the header line has: ${there}`,
     );
+  // Without these every row would be refused.
+  for (const field of ['from_uid', 'channel_id', 'channel_type'] as const) {
+    if ((mapping.columns[field] ?? field) in row || mapping.defaults[field] !== undefined) continue;
+    throw new CommandError(
+      `nothing says ${field}: name a column so, or with --column ${field}=<name>, or give --${field.replaceAll('_', '-')}; the header line has: ${there}`,
+    );
+  }
 }

@@ -26,11 +26,15 @@ export function paint(colour: Colour, text: string, stream: NodeJS.WriteStream =
   return styleText(colour, text, { stream });
 }
 
-/** Text as text, without what would move the terminal's cursor; bytes as base64. */
+/** Text without what would move the terminal's cursor. */
+export function plain(text: string): string {
+  return text.replace(/\p{Cc}/gu, ' ');
+}
+
+/** Text as text, bytes as base64; in one line. */
 export function printable(payload: Uint8Array): string {
   try {
-    const text = new TextDecoder('utf-8', { fatal: true }).decode(payload);
-    return text.replace(/\p{Cc}/gu, ' ');
+    return plain(new TextDecoder('utf-8', { fatal: true }).decode(payload));
   } catch {
     return Buffer.from(payload).toString('base64');
   }

@@ -1,7 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { ConfigError } from '../config.ts';
 import { version } from '../version.ts';
-import { endQuietlyWithReader, print } from './output.ts';
+import { endQuietlyWithReader, plain, print } from './output.ts';
 import { CommandError, exit } from './usage.ts';
 
 const about = `
@@ -111,6 +111,6 @@ function isOfSystem(error: unknown): error is NodeJS.ErrnoException {
 }
 
 function fail(message: string): void {
-  console.error(`sendbatch: ${message}`);
+  console.error(`sendbatch: ${plain(message)}`);
   process.exitCode = exit.failed;
 }

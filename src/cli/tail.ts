@@ -4,7 +4,7 @@ import { type ChannelType, type Message, MessageSchema } from '../../gen/sendbat
 import { ofChannel } from './channel-type.ts';
 import { type ConnectOptions, calling, connectTo } from './connect.ts';
 import { onInterrupt } from './interrupt.ts';
-import { paint, print, printable } from './output.ts';
+import { paint, plain, print, printable } from './output.ts';
 import { exit, sequence, wholeNumber } from './usage.ts';
 
 interface TailOptions extends ConnectOptions {
@@ -64,5 +64,5 @@ async function tail(channelType: ChannelType, channelId: string, options: TailOp
 export function lineOf(message: Message, json: boolean): string {
   if (json) return toJsonString(MessageSchema, message);
   const { messageSeq, fromUid, payload } = message;
-  return `${paint('dim', String(messageSeq))}\t${paint('cyan', printable(Buffer.from(fromUid)))}\t${printable(payload)}`;
+  return `${paint('dim', String(messageSeq))}\t${paint('cyan', plain(fromUid))}\t${printable(payload)}`;
 }

@@ -3,14 +3,15 @@ import type { Fault } from '../domain/soundness.ts';
 import { channelTypeName } from './channel-type.ts';
 import { withDatabase } from './database.ts';
 import { onInterrupt } from './interrupt.ts';
-import { paint, print } from './output.ts';
+import { paint, plain, print } from './output.ts';
 import { createProgress } from './progress.ts';
 import { exit } from './usage.ts';
 
 const about = `
 Checks, of every channel: that what is kept and what was swept is as much as its head says, that no once-only key is there twice, that ids rise with the
-sequence and are at most 2^53-1; and of all of them that no id is used twice. Nothing is changed or locked: the service may go on.
-It looks into the database, so it needs the service's own settings (DATABASE_URL, or DATA_DIR).
+sequence and are at most 2^53-1; and of all of them that no id is used twice. No message is changed or locked: the service may go on.
+It looks into the database, so it needs the service's own settings (DATABASE_URL, or DATA_DIR), and brings the schema
+up to date as a start of the service does.
 
 Exit codes: 0 all holds, 1 failed, 2 there are faults (each is a line), 130 interrupted.
 
@@ -73,5 +74,5 @@ function lineOf({ kind, channelType, channelId, sequence, what }: Fault): string
     channelType === undefined
       ? ''
       : `${channelTypeName(channelType)} ${channelId}${sequence === 1 ? ' (commands)' : ''}: `;
-  return `${paint('red', kind)}\t${channel}${what}`;
+  return `${paint('red', kind)}\t${plain(channel + what)}`;
 }

@@ -2,11 +2,11 @@ import { sql } from 'kysely';
 import type { ChannelFacts } from '../domain/soundness.ts';
 import type { Db } from './database.ts';
 
-/** How many sequences there are, and the largest key of one. */
-export async function countChannels(db: Db): Promise<{ channels: number; lastKey: number }> {
-  const { rows } = await sql<{ channels: number; last_key: number }>`
-    select count(*) as channels, coalesce(max(channel_key), 0) as last_key from sendbatch.channel`.execute(db);
-  return { channels: rows[0]?.channels ?? 0, lastKey: rows[0]?.last_key ?? 0 };
+/** The largest key of a sequence; 0 when there is none. */
+export async function lastChannelKey(db: Db): Promise<number> {
+  const { rows } = await sql<{ last_key: number }>`
+    select coalesce(max(channel_key), 0) as last_key from sendbatch.channel`.execute(db);
+  return rows[0]?.last_key ?? 0;
 }
 
 interface FactsRow {

@@ -182,6 +182,7 @@ describe('sendbatch send <file>', () => {
       const file = fileOf('wrong.csv', 'channel_id,text\nwrong,a\n');
       for (const [args, words] of [
         [[], /without a template a column makes the payload.*channel_id, text/],
+        [['--column', 'payload=text', '--from-uid', 'u'], /nothing says channel_type: .*--channel-type/],
         [['--column', 'payload=body'], /no column "body" for payload/],
         [['--template', 'a', '--template-file', 'b'], /exclude each other/],
         [['--template-file', join(folder, 'nowhere.liquid')], /nowhere\.liquid/],

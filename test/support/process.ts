@@ -3,7 +3,10 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
-const main = join(import.meta.dirname, '../../src/main.ts');
+const root = join(import.meta.dirname, '../..');
+const main = join(root, 'src/main.ts');
+/** Many processes are started, and half of what each takes is reading the same source. */
+const compiled = join(root, 'node_modules/.cache/node-compile');
 
 /** The service as a process of its own, started as `npm start` starts it. */
 export interface ServiceProcess {
@@ -71,6 +74,7 @@ function launch(
       PORT: '0',
       LOG_FORMAT: 'json',
       SYSTEM_UIDS: '*',
+      NODE_COMPILE_CACHE: compiled,
       ...env,
     },
     stdio: [stdin, 'pipe', 'pipe'],
