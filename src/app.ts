@@ -7,6 +7,7 @@ import { listen } from './edge/listen.ts';
 import { createRoutes } from './edge/routes.ts';
 import { createServer } from './edge/server.ts';
 import { createEvents, type Log } from './events.ts';
+import { openBatches } from './open-batches.ts';
 import { openServer } from './open-server.ts';
 import { openTails } from './open-tails.ts';
 import { createAppend, createRehearsal } from './service/append.ts';
@@ -102,6 +103,9 @@ export async function start(config: Config, log: Log): Promise<App> {
       deliver: live.send,
       templates,
     });
+    const background = await openBatches({ database, db, config, sendBatch, templates, events });
+    undo.push(() => background.close());
+    const { batches, batchWatch } = background;
     const routes = createRoutes(
       {
         version,
@@ -115,6 +119,8 @@ export async function start(config: Config, log: Log): Promise<App> {
         inbox: createInbox(store),
         moderation,
         templates,
+        batches,
+        batchWatch,
         systemUids: systemUids === 'all' ? [] : systemUids,
       },
       events,
@@ -128,7 +134,10 @@ export async function start(config: Config, log: Log): Promise<App> {
     });
     undo.push(() => listener.close(config.shutdownGraceMs));
     // First of all: a tail has no end of its own to wait for.
-    undo.push(async () => tails.close());
+    undo.push(async () => {
+      tails.close();
+      batchWatch.close();
+    });
     return { url: listener.url, database: database.words, stop: stopAll };
   } catch (error) {
     await stopAll();

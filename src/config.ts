@@ -34,6 +34,8 @@ export interface Config {
   readonly listenUrl: string | undefined;
   readonly retention: readonly { readonly channelType: number; readonly days: number }[];
   readonly sweepIntervalMs: number;
+  readonly batchConcurrency: number;
+  readonly batchRetentionDays: number;
   readonly systemUids: 'all' | readonly string[];
   readonly personAllowlist: boolean;
   readonly workers: number;
@@ -136,6 +138,8 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     listenUrl: at.listenDatabaseUrl === '' ? undefined : at.listenDatabaseUrl,
     retention: retentionOf(at.retention),
     sweepIntervalMs: at.sweepInterval,
+    batchConcurrency: at.batchConcurrency,
+    batchRetentionDays: at.batchRetention,
     systemUids: at.systemUids.trim() === '*' ? 'all' : splitList(at.systemUids),
     personAllowlist: at.personAllowlist === 'on',
     workers: at.workers,

@@ -9,12 +9,18 @@ import {
   type ServerFacts,
   serverFacts,
 } from './storage/database.ts';
-import { startEmbedded } from './storage/embedded/index.ts';
+import { EmbeddedUnavailable, startEmbedded } from './storage/embedded/index.ts';
+import { installJobs, type Jobs, jobsPending, openJobs } from './storage/jobs.ts';
 import { MigrationError, migrate, type SchemaStatus, schemaStatus } from './storage/migrate.ts';
 import { type Listening, listen } from './storage/wakeup.ts';
 
 /** The service could not be started; the message is one line for the one who starts it. */
 export class StartError extends Error {}
+
+/** Whether an error of opening says in one line what to do; the stack of anything else is needed. */
+export function isForTheUser(error: unknown): error is Error {
+  return [StartError, EmbeddedUnavailable, MigrationError].some((type) => error instanceof type);
+}
 
 /** The PostgreSQL of the settings, reached and with its schema up to date. */
 export interface OpenServer {
@@ -22,6 +28,8 @@ export interface OpenServer {
   open(more: Partial<DatabaseOptions>): Db;
   /** Opens a connection that listens for hints. */
   listen(onPayload: (payload: string) => void): Promise<Listening>;
+  /** Opens the queue of background work. */
+  openJobs(onError: (error: unknown) => void): Promise<Jobs>;
   /** Connections for counters. */
   openCounters(): ReturnType<typeof openCounterPool>;
   /** Which server, and where, in words. */
@@ -54,17 +62,19 @@ export async function openServer(
     const first = open({ poolSize: 1 });
     const facts = await reach(first).finally(() => first.destroy());
     const migrations = open(forMigrations);
-    await prepareSchema(config, migrations, log).finally(() => migrations.destroy());
+    const database = clientOptions(connection);
+    await prepareSchema(config, migrations, database, log).finally(() => migrations.destroy());
     if (facts.lossy.length > 0)
       log.warn(
         { settings: facts.lossy },
         'the database acknowledges commits before they are on disk: a crash of its machine may lose messages',
       );
-    const database = 'url' in connection ? { connectionString: connection.url } : connection;
     const listening = config.listenUrl === undefined ? database : { connectionString: config.listenUrl };
     const openCounters = () => openCounterPool(database);
     const hear = (onPayload: (payload: string) => void) => listen(listening, onPayload);
-    return { open, openCounters, listen: hear, words: `PostgreSQL ${facts.version}, ${words}`, close };
+    const openQueue = (onError: (error: unknown) => void) => openJobs(database, onError);
+    const about = `PostgreSQL ${facts.version}, ${words}`;
+    return { open, openCounters, openJobs: openQueue, listen: hear, words: about, close };
   } catch (error) {
     await close();
     throw error;
@@ -95,14 +105,40 @@ export async function openSchema(config: Config, log: Log): Promise<OpenSchema> 
     await closeAll();
     throw error;
   }
-  return { status: () => schemaStatus(db), migrate: () => migrate(db), close: closeAll };
+  return { status: () => statusOf(db), migrate: () => bringUpToDate(db, clientOptions(connection)), close: closeAll };
+}
+
+type Connection = DatabaseOptions['connection'];
+/** The same for those who have a pool of their own. */
+type ClientOptions = Parameters<typeof installJobs>[0];
+
+function clientOptions(connection: Connection): ClientOptions {
+  return 'url' in connection ? { connectionString: connection.url } : connection;
+}
+
+/** The queue's tables are the library's, which brings them up to date by itself. */
+const queue = 'queue';
+
+async function statusOf(db: Db): Promise<SchemaStatus> {
+  const status = await schemaStatus(db);
+  const isPending = await jobsPending(db);
+  return isPending
+    ? { ...status, pending: [...status.pending, queue] }
+    : { ...status, applied: [...status.applied, queue] };
+}
+
+async function bringUpToDate(db: Db, database: ClientOptions): Promise<string[]> {
+  const applied = await migrate(db);
+  if (!(await jobsPending(db))) return applied;
+  await installJobs(database);
+  return [...applied, queue];
 }
 
 /** The server that the settings name, or the embedded one. */
 async function findDatabase(
   config: Config,
   log: Log,
-): Promise<{ connection: DatabaseOptions['connection']; words: string; close: () => Promise<void> }> {
+): Promise<{ connection: Connection; words: string; close: () => Promise<void> }> {
   if ('url' in config.database) {
     const { url } = config.database;
     return { connection: { url }, words: `at ${placeOf(url)} (DATABASE_URL)`, close: async () => {} };
@@ -117,16 +153,16 @@ async function findDatabase(
 }
 
 /** Brings the schema up to date, or refuses when it is not. */
-async function prepareSchema(config: Config, db: Db, log: Log): Promise<void> {
+async function prepareSchema(config: Config, db: Db, database: ClientOptions, log: Log): Promise<void> {
   if (config.migrate === 'check') {
-    const { pending } = await schemaStatus(db);
+    const { pending } = await statusOf(db);
     if (pending.length > 0)
       throw new MigrationError(
         `the schema is not up to date, and MIGRATE=check: ${pending.join(', ')} pending. Apply with: npm run cli -- migrate`,
       );
     return;
   }
-  const applied = await migrate(db);
+  const applied = await bringUpToDate(db, database);
   if (applied.length > 0) log.info({ migrations: applied }, 'the schema was brought up to date');
 }
 

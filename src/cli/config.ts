@@ -1,19 +1,21 @@
+import type { Command } from 'commander';
 import { loadConfig, type SettingInForce, settingsInForce } from '../config.ts';
-import { parseOptions, UsageError } from './usage.ts';
+import { note, print } from './output.ts';
 
-const usage = 'config [--json]';
-
-/**
- * Prints every setting: what it is and where that is set, its default and bounds, its meaning. With one that cannot be, all are printed before the
- * ConfigError says so.
- */
-export function runConfigCommand(args: readonly string[]): number {
-  const { values, positionals } = parseOptions(args, { json: { type: 'boolean' } }, usage);
-  if (positionals.length > 0) throw new UsageError(usage);
-  const settings = settingsInForce();
-  console.log(values.json === true ? JSON.stringify(settings, undefined, 2) : settings.map(inLines).join('\n'));
-  for (const warning of loadConfig().warnings) console.error(`sendbatch: ${warning}`);
-  return 0;
+/** Prints every setting. With one that cannot be, all are printed before the ConfigError says so. */
+export function addConfig(program: Command): void {
+  program
+    .command('config')
+    .summary('print every setting: its value and where that is set, default, bounds, meaning')
+    .description(
+      'Prints every setting: what it is and where that is set, its default and bounds, its meaning. Secrets are masked.',
+    )
+    .option('--json', 'machine-readable')
+    .action(async ({ json }: { readonly json?: boolean }) => {
+      const settings = settingsInForce();
+      await print(json ? JSON.stringify(settings, undefined, 2) : settings.map(inLines).join('\n'));
+      for (const warning of loadConfig().warnings) note(`sendbatch: ${warning}`);
+    });
 }
 
 function inLines({ name, value, source, default: usual, bounds, doc }: SettingInForce): string {

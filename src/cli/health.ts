@@ -1,27 +1,33 @@
 import { get } from 'node:http';
 import { get as getSecure } from 'node:https';
+import type { Command } from 'commander';
 import { type Config, loadConfig } from '../config.ts';
-import { UsageError } from './usage.ts';
+import { print } from './output.ts';
+import { CommandError, exit } from './usage.ts';
 
 /** Below the time-out of the image's HEALTHCHECK. */
 const patienceMs = 2500;
 
-/** Asks the service of these settings, on this machine, whether it is ready: for an image that has no shell and no curl. */
-export async function runHealthCommand(args: readonly string[]): Promise<number> {
-  if (args.length > 0) throw new UsageError('health takes no arguments: the settings say where the service is');
-  const url = placeOf(loadConfig());
-  try {
-    const { status, text } = await ask(url);
-    console.log(text.trim() || String(status));
-    return status === 200 ? 0 : 1;
-  } catch (error) {
-    console.error(`sendbatch: ${url} does not answer: ${error instanceof Error ? error.message : String(error)}`);
-    return 1;
-  }
+/** For an image that has no shell and no curl. */
+export function addHealth(program: Command): void {
+  program
+    .command('health')
+    .summary('ask the service on this machine whether it is ready')
+    .description(
+      'Asks the service of these settings, on this machine, whether it is ready. Exit codes: 0 it is, 1 it is not.',
+    )
+    .action(async () => {
+      const url = placeOf(loadConfig());
+      const { status, text } = await ask(url).catch((error: unknown) => {
+        throw new CommandError(`${url} does not answer: ${error instanceof Error ? error.message : String(error)}`);
+      });
+      await print(text.trim() || String(status));
+      process.exitCode = status === 200 ? exit.done : exit.failed;
+    });
 }
 
 function placeOf({ host, port, tls }: Config): string {
-  if (port === 0) throw new UsageError('PORT=0 is any port: health cannot know which');
+  if (port === 0) throw new CommandError('PORT=0 is any port: health cannot know which');
   const local = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host;
   return `${tls === undefined ? 'http' : 'https'}://${local.includes(':') ? `[${local}]` : local}:${port}/readyz`;
 }

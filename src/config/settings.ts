@@ -161,6 +161,18 @@ export const schema = {
     default: 60_000,
     env: 'SWEEP_INTERVAL',
   },
+  batchConcurrency: {
+    doc: 'Chunks of submitted batches that this process sends at once; 0 = none, others do.',
+    format: 'lanes',
+    default: 2,
+    env: 'BATCH_CONCURRENCY',
+  },
+  batchRetention: {
+    doc: 'Days that a submitted batch and its results are kept after its end.',
+    format: 'days',
+    default: 7,
+    env: 'BATCH_RETENTION',
+  },
   migrate: {
     doc: 'auto = a start brings the schema up to date. check = a start is refused while migrations are pending: sendbatch migrate applies them as a step of its own.',
     format: ['auto', 'check'],

@@ -14,7 +14,10 @@ import type { Guard } from './guard.ts';
 import type { Routes } from './routes.ts';
 
 /** Which door a request goes through: the guard first, then the RPC protocols, then the JSON routes, then 404 in the caller's protocol. */
-export function createServer(guard: Guard, { routes, options, unaryGrpc, eventStream, transcoder }: Routes): Handler {
+export function createServer(
+  guard: Guard,
+  { routes, options, unaryGrpc, eventStream, ndjson, transcoder }: Routes,
+): Handler {
   const rpc = connectNodeAdapter({
     ...options,
     routes,
@@ -51,7 +54,8 @@ export function createServer(guard: Guard, { routes, options, unaryGrpc, eventSt
       response.end();
       return;
     }
-    if (!unaryGrpc(request, response) && !eventStream(request, response)) rpc(request, response);
+    if (!unaryGrpc(request, response) && !eventStream(request, response) && !ndjson(request, response))
+      rpc(request, response);
   };
 }
 

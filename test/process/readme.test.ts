@@ -51,6 +51,8 @@ describe('the README', () => {
       if (language === 'sh') {
         answer = execFileSync('sh', ['-c', text.replaceAll('http://localhost:5001', url)], {
           encoding: 'utf8',
+          cwd: root,
+          env: { ...process.env, SENDBATCH_URL: url },
           stdio: ['ignore', 'pipe', 'ignore'],
         });
         continue;
