@@ -58,14 +58,23 @@ export async function openServer(
       ...more,
     });
   try {
+    // By a connection as calls use them: a pooler may let one for migrations in, and not these.
+    const first = open({ poolSize: 1 });
+    const facts = await reach(first).finally(() => first.destroy());
     const migrations = open(forMigrations);
     const database = clientOptions(connection);
-    const { version } = await prepareDatabase(config, migrations, database, log).finally(() => migrations.destroy());
+    await prepareSchema(config, migrations, database, log).finally(() => migrations.destroy());
+    if (facts.lossy.length > 0)
+      log.warn(
+        { settings: facts.lossy },
+        'the database acknowledges commits before they are on disk: a crash of its machine may lose messages',
+      );
     const listening = config.listenUrl === undefined ? database : { connectionString: config.listenUrl };
     const openCounters = () => openCounterPool(database);
     const hear = (onPayload: (payload: string) => void) => listen(listening, onPayload);
     const openQueue = (onError: (error: unknown) => void) => openJobs(database, onError);
-    return { open, openCounters, openJobs: openQueue, listen: hear, words: `PostgreSQL ${version}, ${words}`, close };
+    const about = `PostgreSQL ${facts.version}, ${words}`;
+    return { open, openCounters, openJobs: openQueue, listen: hear, words: about, close };
   } catch (error) {
     await close();
     throw error;
@@ -143,25 +152,18 @@ async function findDatabase(
   };
 }
 
-/** Reaches the server, says when it may lose commits, and brings the schema up to date, or refuses when it is not. */
-async function prepareDatabase(config: Config, db: Db, database: ClientOptions, log: Log): Promise<ServerFacts> {
-  const facts = await reach(db);
-  if (facts.lossy.length > 0)
-    log.warn(
-      { settings: facts.lossy },
-      'the database acknowledges commits before they are on disk: a crash of its machine may lose messages',
-    );
+/** Brings the schema up to date, or refuses when it is not. */
+async function prepareSchema(config: Config, db: Db, database: ClientOptions, log: Log): Promise<void> {
   if (config.migrate === 'check') {
     const { pending } = await statusOf(db);
     if (pending.length > 0)
       throw new MigrationError(
         `the schema is not up to date, and MIGRATE=check: ${pending.join(', ')} pending. Apply with: npm run cli -- migrate`,
       );
-  } else {
-    const applied = await bringUpToDate(db, database);
-    if (applied.length > 0) log.info({ migrations: applied }, 'the schema was brought up to date');
+    return;
   }
-  return facts;
+  const applied = await bringUpToDate(db, database);
+  if (applied.length > 0) log.info({ migrations: applied }, 'the schema was brought up to date');
 }
 
 /** Reaches the server, and refuses one that is too old. */
@@ -170,7 +172,11 @@ async function reach(db: Db): Promise<ServerFacts> {
   try {
     facts = await serverFacts(db);
   } catch (error) {
-    throw new StartError(`the database cannot be reached: ${textOf(error)}. Is DATABASE_URL right, and the server up?`);
+    const text = textOf(error);
+    const way = text.includes('unsupported startup parameter')
+      ? 'PgBouncer wants ignore_startup_parameters = lock_timeout,statement_timeout,idle_in_transaction_session_timeout, and those set by its connect_query'
+      : 'Is DATABASE_URL right, and the server up?';
+    throw new StartError(`the database cannot be reached: ${text}. ${way}`);
   }
   if (facts.versionNumber < oldestPostgres)
     throw new StartError(`PostgreSQL ${facts.version} is too old: 15 or later is needed`);

@@ -14,8 +14,11 @@ export interface RetryOptions {
 
 export const retryDefaults: RetryOptions = { attempts: 8, firstPauseMs: 100, longestPauseMs: 10_000 };
 
-/** Codes that may pass: the service or the way to it is away, or the outcome is not known and the same keys find it out. */
-const passing = new Set([Code.Unavailable, Code.DeadlineExceeded, Code.Unknown]);
+/**
+ * Codes that may pass: the service or the way to it is away, or the outcome is not known and the same keys find it out. CANCELED is a stream that was reset by a
+ * service or a proxy that stops; whoever cancels by a signal asks that before.
+ */
+const passing = new Set([Code.Unavailable, Code.DeadlineExceeded, Code.Unknown, Code.Canceled]);
 
 /** Milliseconds that an error asks to wait; 0 when it may be tried at once; undefined when no retry mends it. */
 export function waitOf(thrown: unknown): number | undefined {

@@ -253,7 +253,7 @@ describe('Kubernetes', () => {
     context.after(() => service.stop());
     const [{ startupProbe, readinessProbe, livenessProbe }] = pod.containers;
     const paths = [startupProbe, readinessProbe, livenessProbe].map((probe) => probe.httpGet.path);
-    const check = /httpchk GET (\S+)/.exec(textOf('compose/haproxy.cfg'))?.[1];
+    const check = /http-check send meth GET uri (\S+)/.exec(textOf('compose/haproxy.cfg'))?.[1];
     for (const path of [...paths, check]) assert.equal((await fetch(`${service.url}${path}`)).status, 200, path);
   });
   test('kustomize builds it', { skip: !has('kubectl') && 'no kubectl here' }, () => {

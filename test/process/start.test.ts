@@ -67,6 +67,23 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
     assert.match(output, new RegExp(`^sendbatch: 127.0.0.1:${port} is in use: .*PORT`, 'm'));
   });
 
+  test('a pooler that takes none of the time-outs', async (context) => {
+    const words = ['SFATAL', 'C08P01', 'Munsupported startup parameter: statement_timeout', '', ''].join('\0');
+    const refusal = Buffer.concat([Buffer.from('E'), Buffer.alloc(4), Buffer.from(words)]);
+    refusal.writeInt32BE(refusal.length - 1, 1);
+    const pooler = createServer((socket) => socket.on('error', () => {}).once('data', () => socket.end(refusal)));
+    await new Promise<void>((resolve) => pooler.listen(0, '127.0.0.1', resolve));
+    context.after(() => pooler.close());
+    const { port } = pooler.address() as { port: number };
+    const { code, output } = await runToEnd({ DATABASE_URL: `postgres://u:secret@127.0.0.1:${port}/x` });
+    assert.equal(code, 1);
+    assert.match(
+      output,
+      /^sendbatch: the database cannot be reached: .*PgBouncer wants ignore_startup_parameters = .*\n$/,
+    );
+    assert.doesNotMatch(output, /secret/);
+  });
+
   test('an unknown command', async () => {
     const { code, output } = await runToEnd({}, ['serv']);
     assert.equal(code, 1);
