@@ -19,7 +19,7 @@ convict.addFormats({
   scopes: {
     validate: (value: unknown) => {
       for (const scope of splitList(String(value)))
-        if (!isScope(scope)) throw new Error(`${JSON.stringify(scope)} is not a scope: send, read, admin`);
+        if (!isScope(scope)) throw new Error(`${JSON.stringify(scope)} is not a scope: send, read, admin, metrics`);
     },
   },
   quotas: {
@@ -47,6 +47,12 @@ convict.addFormats({
         if (!/^([1-9]|1[0-2])=[1-9]\d{0,4}$/.test(part))
           throw new Error(`${JSON.stringify(part)} is not a channel type and its days, such as 2=365`);
     },
+  },
+  share: {
+    validate: (value: unknown) => {
+      if (typeof value !== 'number' || !(value >= 0 && value <= 1)) throw new Error('must be a number from 0 to 1');
+    },
+    coerce: Number,
   },
   origins: {
     validate: (value: unknown) => {
@@ -113,7 +119,7 @@ const schema = {
     env: 'TLS_CLIENT_CA',
   },
   tlsClientScopes: {
-    doc: 'Scopes of callers with a client certificate: send, read, admin.',
+    doc: 'Scopes of callers with a client certificate: send, read, admin, metrics.',
     format: 'scopes',
     default: 'send,read',
     env: 'TLS_CLIENT_SCOPES',
@@ -259,6 +265,61 @@ const schema = {
     default: 'auto',
     env: 'LOG_FORMAT',
   },
+  accessLog: {
+    doc: 'on = a line for each call: request id, caller, batch size, outcomes, duration; never payloads or credentials.',
+    format: ['on', 'off'],
+    default: 'off',
+    env: 'ACCESS_LOG',
+  },
+  metrics: {
+    doc: 'open = /metrics needs no credential. Unset: where calls need one it needs one with the scope metrics or admin.',
+    format: ['', 'open'],
+    default: '',
+    env: 'METRICS',
+  },
+  tracesExporter: {
+    doc: 'otlp = traces are exported; none = they are not. Unset: they are when an OTLP endpoint is set.',
+    format: ['', 'otlp', 'none'],
+    default: '',
+    env: 'OTEL_TRACES_EXPORTER',
+  },
+  otlpEndpoint: {
+    doc: 'URL of the OTLP collector over HTTP, to which /v1/traces is added. Unset: http://localhost:4318.',
+    format: 'web-url',
+    default: '',
+    env: 'OTEL_EXPORTER_OTLP_ENDPOINT',
+  },
+  otlpTracesEndpoint: {
+    doc: 'URL for traces alone, used as it is.',
+    format: 'web-url',
+    default: '',
+    env: 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT',
+  },
+  otlpProtocol: {
+    doc: 'How OTLP is written: http/protobuf or http/json.',
+    format: ['http/protobuf', 'http/json'],
+    default: 'http/protobuf',
+    env: 'OTEL_EXPORTER_OTLP_PROTOCOL',
+  },
+  tracesSampler: {
+    doc: 'Which calls are traced: parentbased_always_on, parentbased_traceidratio, parentbased_always_off, always_on, traceidratio, always_off.',
+    format: [
+      'parentbased_always_on',
+      'parentbased_traceidratio',
+      'parentbased_always_off',
+      'always_on',
+      'traceidratio',
+      'always_off',
+    ],
+    default: 'parentbased_always_on',
+    env: 'OTEL_TRACES_SAMPLER',
+  },
+  tracesSamplerArg: {
+    doc: 'The share of calls for a sampler by ratio, 0 to 1.',
+    format: 'share',
+    default: 1,
+    env: 'OTEL_TRACES_SAMPLER_ARG',
+  },
 } as const;
 
 /** The settings as the rest of the service sees them. */
@@ -298,10 +359,23 @@ export interface Config {
   readonly shutdownGraceMs: number;
   readonly logLevel: string;
   readonly logFormat: 'auto' | 'json' | 'pretty';
+  /** A line for each call. */
+  readonly accessLog: boolean;
+  /** /metrics asks nobody for a credential. */
+  readonly metricsOpen: boolean;
+  /** Unset: there are none. */
+  readonly traces:
+    | {
+        readonly url: string;
+        readonly protocol: 'http/protobuf' | 'http/json';
+        readonly sampler: string;
+        readonly ratio: number;
+      }
+    | undefined;
 }
 
 /** A scope of a credential. */
-type Scope = 'send' | 'read' | 'admin';
+type Scope = 'send' | 'read' | 'admin' | 'metrics';
 
 interface Identity {
   readonly tokens:
@@ -387,6 +461,9 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     shutdownGraceMs: at.shutdownGrace,
     logLevel: at.logLevel,
     logFormat: at.logFormat,
+    accessLog: at.accessLog === 'on',
+    metricsOpen: at.metrics === 'open',
+    traces: tracesOf(at),
   };
 }
 
@@ -399,6 +476,7 @@ type Settings = {
     | `${string}Timeout`
     | 'shutdownGrace'
     | 'sweepInterval'
+    | 'tracesSamplerArg'
     ? number
     : K extends 'logFormat'
       ? 'auto' | 'json' | 'pretty'
@@ -452,6 +530,19 @@ function tokensOf(at: Settings): Identity['tokens'] {
   return { key: { jwksUrl: jwtJwksUrl }, algorithms, issuer, audience };
 }
 
+/** As OpenTelemetry's own variables say; the exporter reads its others (headers, time-out, compression) by itself. */
+function tracesOf(at: Settings): Config['traces'] {
+  const named = at.otlpTracesEndpoint !== '' || at.otlpEndpoint !== '';
+  if (at.tracesExporter === 'none' || (at.tracesExporter === '' && !named)) return undefined;
+  const base = at.otlpEndpoint === '' ? 'http://localhost:4318' : at.otlpEndpoint;
+  return {
+    url: at.otlpTracesEndpoint === '' ? `${base.replace(/\/$/, '')}/v1/traces` : at.otlpTracesEndpoint,
+    protocol: at.otlpProtocol === 'http/json' ? 'http/json' : 'http/protobuf',
+    sampler: at.tracesSampler,
+    ratio: at.tracesSamplerArg,
+  };
+}
+
 interface Quota {
   readonly points: number;
   readonly seconds: number;
@@ -471,7 +562,7 @@ function quotasOf(text: string): Quota[] {
 }
 
 function isScope(text: string): text is Scope {
-  return text === 'send' || text === 'read' || text === 'admin';
+  return text === 'send' || text === 'read' || text === 'admin' || text === 'metrics';
 }
 
 function readSecret(name: string, path: string): string {

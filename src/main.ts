@@ -12,12 +12,13 @@ import { StartError } from './open-server.ts';
 import { EmbeddedUnavailable } from './storage/embedded/index.ts';
 import { MigrationError } from './storage/migrate.ts';
 import { version } from './version.ts';
+import { metricsOfAll } from './worker-metrics.ts';
 import { isWorker, joinWorkers, type Listening, leaveWorkers, startWorkers } from './workers.ts';
 
 const usage = `sendbatch ${version}: a batch message service
 
   npm start              serve (settings come from the environment)
-  npm run cli -- key create --name <name> [--scopes send,read,admin] [--senders uid,uid] [--rate n] [--expires 90d]
+  npm run cli -- key create --name <name> [--scopes send,read,admin,metrics] [--senders uid,uid] [--rate n] [--expires 90d]
                          makes an API key and shows it once
   npm run cli -- key list | key revoke <id>
   npm run cli -- send <file.ndjson> [--url <url>] [--token <credential>] [--concurrency 4] [--json]
@@ -27,6 +28,9 @@ const usage = `sendbatch ${version}: a batch message service
   npm run cli -- config  every setting: name, default, meaning
   npm run cli -- version the version
 `;
+
+/** What may still be under way after the stop, such as the last lines of the log, has so long. */
+const lingerMs = 500;
 
 const [command = 'serve', ...rest] = process.argv.slice(2);
 if (command === 'key') await manageKeys(rest);
@@ -78,7 +82,7 @@ async function call(
 }
 
 async function serveHere(config: Config, log: Log): Promise<void> {
-  const app = await start(config, log);
+  const app = await start(config, log, isWorker ? metricsOfAll : undefined);
   const stop = stopOnce(log, () => app.stop());
   stopOnSignals(stop, log);
   if (isWorker) joinWorkers(app, stop);
@@ -122,6 +126,8 @@ function stopOnce(log: Log, work: () => Promise<void>): () => boolean {
         log.info('stopped');
         process.exitCode = 0;
         leaveWorkers();
+        // Nothing of ours is left; a library that still tries to reach a collector of traces does not hold the process.
+        setTimeout(() => process.exit(), lingerMs).unref();
       },
       (error) => {
         log.error({ err: error }, 'stopping failed');

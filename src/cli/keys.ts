@@ -5,7 +5,7 @@ import { openServer } from '../open-server.ts';
 import { createKeys, type Keys, type KeyWish } from '../service/keys.ts';
 import { parseOptions, UsageError } from './usage.ts';
 
-const usage = `key create --name <name> [--scopes send,read,admin] [--senders uid,uid] [--rate <messages a second>] [--expires <days>d] [--json]
+const usage = `key create --name <name> [--scopes send,read,admin,metrics] [--senders uid,uid] [--rate <messages a second>] [--expires <days>d] [--json]
   key list [--json]
   key revoke <id> [--json]`;
 

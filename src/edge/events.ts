@@ -1,21 +1,27 @@
 import { create, type DescMessage, type Message, type MessageInitShape } from '@bufbuild/protobuf';
+import type { ContextValues } from '@connectrpc/connect';
 import { MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { trustedCaller } from '../domain/caller.ts';
 import { Failure, invalidField } from '../domain/failure.ts';
+import type { Events } from '../events.ts';
 import type { Frame, Tails } from '../service/tail.ts';
 import { assertScope } from './authenticate.ts';
+import { callIdOf, endOf } from './calls.ts';
 import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from './exchange.ts';
 import { toConnectError, toHttp } from './failures.ts';
-import { certificateKey, type Identify } from './identity.ts';
+import { callerKey, certificateKey, type Identify } from './identity.ts';
 import { toMessage } from './stored-message.ts';
 
 export interface EventsParts {
   readonly tails: Tails;
   readonly identify: Identify | undefined;
+  readonly events: Events;
   /** A message as the JSON routes write it. */
   readonly writeJson: (schema: DescMessage, message: Message) => string;
 }
 
+const subscribeMethod = `${MessageService.typeName}/${MessageService.method.subscribe.name}`;
 const path = /^\/v1\/channels\/([^/?]+)\/([^/?]+)\/events(?:\?(.*))?$/;
 /** A reader that takes nothing for so long is cut: its EventSource comes back by itself, with the last id that it has. */
 const slowMs = 60_000;
@@ -29,15 +35,21 @@ const retryMs = 1000;
 export function createEventStream({
   tails,
   identify,
+  events,
   writeJson,
 }: EventsParts): (request: Request, response: Response) => boolean {
   async function stream(request: Request, response: Response, parts: RegExpExecArray): Promise<void> {
     const { controller, release } = callerSignal(response);
+    const header = webHeaders(request.headers);
+    const values = contextValuesOf(request, 'sse');
+    const requestId = callIdOf(header);
+    const watched = events.callBegan({ requestId, method: subscribeMethod, protocol: 'sse', header });
+    response.setHeader('x-request-id', requestId);
     try {
-      const call = await callOf(request, parts, identify);
+      const call = await callOf(header, values, parts, identify);
       const frames = tails.subscribe({ ...call, signal: controller.signal })[Symbol.asyncIterator]();
       // The first frame before the headers: what is refused is an error, not a stream.
-      let next = await frames.next();
+      let next = await watched.run(() => frames.next());
       response.writeHead(200, {
         'content-type': 'text/event-stream; charset=utf-8',
         'cache-control': 'no-store',
@@ -49,9 +61,11 @@ export function createEventStream({
         next = await frames.next();
       }
       response.end();
+      watched.ended(endOf(undefined, values));
     } catch (error) {
-      if (response.destroyed) return;
       const failure = toConnectError(error);
+      watched.ended(endOf(failure, values));
+      if (response.destroyed) return;
       const { status, body } = toHttp(failure);
       if (response.headersSent) {
         // EventSource comes back by itself; others read why.
@@ -77,17 +91,17 @@ export function createEventStream({
 }
 
 async function callOf(
-  request: Request,
+  header: Headers,
+  values: ContextValues,
   [, type = '', id = '', search = '']: RegExpExecArray,
   identify: Identify | undefined,
 ) {
   const query = new URLSearchParams(search);
-  const header = webHeaders(request.headers);
   // EventSource sets no headers; a query is the one other place that a page can put its token.
   const token = query.get('access_token');
   if (token !== null && header.get('authorization') === null) header.set('authorization', `Bearer ${token}`);
-  const values = contextValuesOf(request);
   const caller = identify === undefined ? trustedCaller : await identify(header, values.get(certificateKey));
+  values.set(callerKey, caller);
   assertScope(caller, 'read', 'the event stream');
   const channelType = Number(type);
   if (!Number.isInteger(channelType) || channelType < 1 || channelType > 12)

@@ -15,6 +15,7 @@ import { detailRegistry } from './failures.ts';
 import type { Identify } from './identity.ts';
 import { legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
+import { createMetricsRoute, type MetricsParts } from './metrics.ts';
 import { createModerationService, type ModerationServiceParts } from './moderation-service.ts';
 import { createTemplateService, type TemplateServiceParts } from './template-service.ts';
 import { createUnaryGrpc } from './unary-grpc.ts';
@@ -29,6 +30,10 @@ export interface Routes {
   readonly unaryGrpc: ReturnType<typeof createUnaryGrpc>;
   /** The live tail as Server-Sent Events; false: the request is for somebody else. */
   readonly eventStream: ReturnType<typeof createEventStream>;
+  /** What Prometheus scrapes; false: the request is for somebody else. */
+  readonly metrics: ReturnType<typeof createMetricsRoute>;
+  /** Told of requests that become no call. */
+  readonly requestRejected: Events['requestRejected'];
   /** The JSON routes of the google.api.http annotations. */
   readonly transcoder: Transcoder;
 }
@@ -43,6 +48,7 @@ export type Parts = MessageServiceParts &
   TemplateServiceParts & {
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
+    readonly metrics: MetricsParts;
   };
 
 export function createRoutes(parts: Parts, events: Events): Routes {
@@ -93,8 +99,11 @@ export function createRoutes(parts: Parts, events: Events): Routes {
       readMaxBytes: limits.requestBytes,
       compressMinBytes,
       compression: compressionGzip,
+      onMalformed: () => events.requestRejected('malformed'),
     }),
     transcoder,
-    eventStream: createEventStream({ ...parts, writeJson: transcoder.write }),
+    eventStream: createEventStream({ ...parts, events, writeJson: transcoder.write }),
+    metrics: createMetricsRoute(parts.metrics),
+    requestRejected: events.requestRejected,
   };
 }

@@ -1,8 +1,11 @@
 import { Code, ConnectError } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
+import type { Protocol } from '../events.ts';
 import {
   callerSignal,
   contextValuesOf,
+  type Entry,
+  entryKey,
   type Handler,
   type Request,
   type Response,
@@ -14,20 +17,29 @@ import type { Guard } from './guard.ts';
 import type { Routes } from './routes.ts';
 
 /** Which door a request goes through: the guard first, then the RPC protocols, then the JSON routes, then 404 in the caller's protocol. */
-export function createServer(guard: Guard, { routes, options, unaryGrpc, eventStream, transcoder }: Routes): Handler {
+export function createServer(guard: Guard, parts: Routes): Handler {
+  const { routes, options, unaryGrpc, eventStream, metrics, transcoder, requestRejected } = parts;
+  const entries = new WeakMap<Request, Entry>();
   const rpc = connectNodeAdapter({
     ...options,
     routes,
-    contextValues: contextValuesOf,
+    contextValues(request) {
+      const values = contextValuesOf(request, protocolOf(request.headers['content-type']));
+      entries.set(request, values.get(entryKey));
+      return values;
+    },
     fallback: (request, response) => void json(request, response),
   });
 
   async function json(request: Request, response: Response): Promise<void> {
     const { controller, release } = callerSignal(response);
+    const values = contextValuesOf(request, 'json');
     try {
-      const answer = await transcoder.handle(universalRequest(request, controller.signal));
+      const answer = await transcoder.handle(universalRequest(request, controller.signal, values));
       if (answer === undefined) notFound(request, response);
       else await writeAnswer(answer, response);
+      if (answer === undefined) requestRejected('not_found');
+      else if (answer.status >= 400 && !values.get(entryKey).called) requestRejected('malformed');
     } catch (error) {
       // Nothing of a call's own failing comes here: this is the connection's end, or a defect of the edge.
       if (response.headersSent || response.writableEnded || request.destroyed) response.destroy();
@@ -40,6 +52,7 @@ export function createServer(guard: Guard, { routes, options, unaryGrpc, eventSt
   return (request, response) => {
     const verdict = guard(request);
     if (verdict.kind === 'refuse') {
+      requestRejected('guard');
       const refusal = new ConnectError(verdict.message, Code.PermissionDenied);
       end(response, toHttp(refusal, verdict.status));
       return;
@@ -51,8 +64,18 @@ export function createServer(guard: Guard, { routes, options, unaryGrpc, eventSt
       response.end();
       return;
     }
-    if (!unaryGrpc(request, response) && !eventStream(request, response)) rpc(request, response);
+    if (unaryGrpc(request, response) || eventStream(request, response) || metrics(request, response)) return;
+    response.once('close', () => {
+      if (entries.get(request)?.called === false) requestRejected('malformed');
+    });
+    rpc(request, response);
   };
+}
+
+/** By the content type, as Connect tells them apart. */
+function protocolOf(type: string | undefined): Protocol {
+  if (type === undefined || !type.startsWith('application/grpc')) return 'connect';
+  return type.startsWith('application/grpc-web') ? 'grpc-web' : 'grpc';
 }
 
 /** A gRPC client reads a trailer, not a body; an RPC path in JSON is a Connect client's; everybody else gets the JSON routes' shape. */
