@@ -41,7 +41,7 @@ export interface Workers extends Listening {
  */
 export async function startWorkers(count: number, log: Log): Promise<Workers | undefined> {
   const workers = new Set<Worker>();
-  /** By place: who replaces a worker takes its place, and goes on with its series. */
+  /** Those that listen, by place: who replaces a worker takes its place, and goes on with its series. */
   const places = new Map<string, Worker | undefined>();
   let stopping = false;
   let inOrder = true;
@@ -49,12 +49,13 @@ export async function startWorkers(count: number, log: Log): Promise<Workers | u
   const fork = async (place: string): Promise<Listening | undefined> => {
     const worker = cluster.fork();
     workers.add(worker);
-    places.set(place, worker);
+    places.set(place, undefined);
     serveMetrics(worker, () => places);
     return await new Promise((resolve) => {
       let listening = false;
       worker.once('message', (message: Listening) => {
         listening = true;
+        places.set(place, worker);
         resolve(message);
       });
       worker.once('exit', (code, signal) => {
