@@ -34,7 +34,6 @@ export function watchRuntime(registry: Registry, build: { readonly version: stri
       `How late the event loop came to its timers since the last scrape: ${which}.`,
       () => [{ value: secondsLate(nanoseconds()) }],
     );
-  late('p50', 'the median', () => delay.percentile(50));
   late('p99', 'the 99th percentile', () => delay.percentile(99));
   late('max', 'the most, after which it begins anew', () => {
     const { max } = delay;

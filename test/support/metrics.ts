@@ -9,7 +9,12 @@ export interface Sample {
 export async function scrape(url: string, headers: Record<string, string> = {}, timeoutMs = 30_000): Promise<Sample[]> {
   const response = await fetch(`${url}/metrics`, { headers, signal: AbortSignal.timeout(timeoutMs) });
   if (response.status !== 200) throw new Error(`/metrics answered ${response.status}: ${await response.text()}`);
-  const lines = (await response.text()).split('\n').filter((line) => line !== '' && !line.startsWith('#'));
+  return samplesOf(await response.text());
+}
+
+/** The samples of a page in Prometheus' text format. */
+export function samplesOf(page: string): Sample[] {
+  const lines = page.split('\n').filter((line) => line !== '' && !line.startsWith('#'));
   return lines.map((line) => {
     const [, name = '', labels = '', value = ''] = /^([\w:]+)(?:\{(.*)\})? (\S+)$/.exec(line) ?? [];
     if (name === '') throw new Error(`no sample: ${line}`);
