@@ -128,7 +128,15 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const templates = createTemplates(db);
     const keys = createKeys(db);
     const counters = config.rates.store === 'postgres' ? database.openCounters() : undefined;
-    if (counters !== undefined) undo.push(() => counters.end());
+    if (counters !== undefined) {
+      undo.push(() => counters.end());
+      pools.set('rates', () => ({
+        most: counters.options.max,
+        open: counters.totalCount,
+        idle: counters.idleCount,
+        waiting: counters.waitingCount,
+      }));
+    }
     const rates = createRates(config.rates, (name, quota) =>
       counters === undefined ? createWindows(quota) : openCounter(name, quota, counters),
     );

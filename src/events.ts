@@ -256,6 +256,10 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
     messagesSwept(kind: 'expired' | 'retention', count: number): void {
       if (count > 0) swept.add(count, { kind });
     },
+    /** The metrics could not be read. */
+    metricsFailed(error: unknown): void {
+      log.warn({ err: error }, 'the metrics could not be read');
+    },
     /** A connection that broke; the next query opens another. */
     databaseConnectionLost(error: Error): void {
       lost.add(1);

@@ -10,6 +10,8 @@ export interface MetricsParts {
   readonly metrics: () => Promise<string>;
   /** Unset: nobody is asked for a credential. */
   readonly identify: Identify | undefined;
+  /** Told why they could not be read, where that is no refusal. */
+  readonly onError: (error: unknown) => void;
 }
 
 const path = /^\/metrics(?:\?|$)/;
@@ -22,6 +24,7 @@ const pack = promisify(gzip);
 export function createMetricsRoute({
   metrics,
   identify,
+  onError,
 }: MetricsParts): (request: Request, response: Response) => boolean {
   async function answer(request: Request, response: Response): Promise<void> {
     try {
@@ -38,6 +41,7 @@ export function createMetricsRoute({
       if (request.method === 'HEAD') response.end();
       else response.end(body);
     } catch (error) {
+      if (!(error instanceof Failure)) onError(error);
       if (response.headersSent) return void response.destroy();
       const failure = toConnectError(error);
       const { status, body } = toHttp(failure);

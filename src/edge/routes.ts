@@ -48,7 +48,7 @@ export type Parts = MessageServiceParts &
   TemplateServiceParts & {
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
-    readonly metrics: MetricsParts;
+    readonly metrics: Omit<MetricsParts, 'onError'>;
   };
 
 export function createRoutes(parts: Parts, events: Events): Routes {
@@ -103,7 +103,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     }),
     transcoder,
     eventStream: createEventStream({ ...parts, events, writeJson: transcoder.write }),
-    metrics: createMetricsRoute(parts.metrics),
+    metrics: createMetricsRoute({ ...parts.metrics, onError: events.metricsFailed }),
     requestRejected: events.requestRejected,
   };
 }

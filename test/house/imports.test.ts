@@ -44,6 +44,7 @@ const packages: Record<string, RegExp> = {
   domain: /^(node:(crypto|zlib)|re2js|liquidjs|@monyone\/aho-corasick\/fast)$/,
   client: /^@(bufbuild\/protobuf|connectrpc\/connect)(\/|$)/,
   transcode: /^(@bufbuild\/protobuf|@connectrpc\/connect|node:)/,
+  telemetry: /^(@opentelemetry\/|node:)/,
 };
 
 const files = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' }).filter((file) =>
@@ -92,6 +93,7 @@ describe('each thing in its room', () => {
       assert.deepEqual(strangers, []);
     });
   only('the environment', /process\.env/, /^config\.ts$/);
+  only('OpenTelemetry', /from '@opentelemetry|import\('@opentelemetry/, /^telemetry\//);
   only('SQL', /from '(kysely|pg)['/]|\bsql`/, /^storage\//);
   only(
     'the clock and chance away from the domain',
