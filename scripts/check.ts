@@ -12,6 +12,7 @@ run('proto lint', 'buf', ['lint']);
 run('proto format', 'buf', ['format', '--diff', '--exit-code', 'proto']);
 breaking();
 generatedIsCurrent();
+run('tables of settings are current (npm run generate)', 'node', ['scripts/settings-table.ts', '--check']);
 run('dead code', 'knip', []);
 audit();
 console.log('check: all good');

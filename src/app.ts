@@ -8,6 +8,7 @@ import { createRoutes } from './edge/routes.ts';
 import { createServer } from './edge/server.ts';
 import { createEvents, type Log } from './events.ts';
 import { limits } from './limits.ts';
+import { openBatches } from './open-batches.ts';
 import { openServer } from './open-server.ts';
 import { openTails } from './open-tails.ts';
 import { createAppend, createRehearsal } from './service/append.ts';
@@ -24,6 +25,7 @@ import { createSendBatch } from './service/send-batch.ts';
 import { createTallied } from './service/tally.ts';
 import { createTemplates } from './service/templates.ts';
 import { createWindows } from './service/windows.ts';
+import { readBatchQueue } from './storage/batch.ts';
 import { openCounter } from './storage/counter.ts';
 import type { DatabaseOptions, PoolCounts } from './storage/database.ts';
 import { readLockWaits } from './storage/lock.ts';
@@ -156,8 +158,12 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       tails: tails.counts,
       isListening: opened.isListening,
       lockWaits: () => readLockWaits(db),
+      batchQueue: () => readBatchQueue(db, Date.now()),
     });
     const identify = config.asks ? createIdentify(config.identity, keys.identify) : undefined;
+    const background = await openBatches({ database, db, config, sendBatch, templates, events });
+    undo.push(() => background.close());
+    const { batches, batchWatch } = background;
     const routes = createRoutes(
       {
         version,
@@ -172,6 +178,8 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         inbox: createInbox(store),
         moderation,
         templates,
+        batches,
+        batchWatch,
         systemUids: systemUids === 'all' ? [] : systemUids,
       },
       events,
@@ -185,7 +193,10 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     });
     undo.push(() => listener.close(config.shutdownGraceMs));
     // First of all: a tail has no end of its own to wait for.
-    undo.push(async () => tails.close());
+    undo.push(async () => {
+      tails.close();
+      batchWatch.close();
+    });
     return { url: listener.url, database: database.words, metrics: registry.text, stop: stopAll };
   } catch (error) {
     await stopAll();

@@ -27,6 +27,20 @@ export const limits = {
   keySearchMessages: 10_000,
   /** Bytes of a template's text. */
   templateBytes: 64 * 1024,
+  /** Messages of a batch that is sent in the background. */
+  submitMessages: 100_000,
+  /** Bytes of such a batch as it is submitted, when it comes as a stream or as NDJSON. */
+  submitBytes: 256 * 1024 * 1024,
+  /** Messages in one frame of such a stream. */
+  submitFrame: 10_000,
+  /** Characters of a chunk of such a batch: what is read, rendered and sent at once. */
+  chunkChars: 6 * 1024 * 1024,
+  /** Unfinished batches of a caller. */
+  callerBatches: 10_000,
+  /** Days ahead that a message may be scheduled. */
+  scheduleDays: 366,
+  /** Results on a page, and when the caller names no number. */
+  resultsPage: 1000,
   /** Commands that a user is handed at once when it names no number. */
   commandsDefault: 200,
   /** Channels that a subscription names. */
@@ -72,6 +86,14 @@ assertRelation(limits.batchChannels === limits.batchMessages, 'batchChannels ===
 assertRelation(
   limits.requestIdBytes + 1 + String(limits.broadcastSubscribers - 1).length <= limits.clientMsgNoBytes,
   '<request_id>:<index> fits a client_msg_no',
+);
+assertRelation(
+  limits.requestIdBytes + 1 + String(limits.submitMessages - 1).length <= limits.clientMsgNoBytes,
+  '<request_id>:<index> of a submitted batch fits a client_msg_no',
+);
+assertRelation(
+  limits.payloadBytes * (4 / 3) + 64 * 1024 < limits.chunkChars && limits.chunkChars < limits.requestBytes,
+  'a chunk holds any message, and is no larger than a request',
 );
 assertRelation(
   limits.batchMessagesAdvised * limits.payloadBytes * (4 / 3) <= limits.requestBytes,

@@ -9,12 +9,18 @@ import {
   type ServerFacts,
   serverFacts,
 } from './storage/database.ts';
-import { startEmbedded } from './storage/embedded/index.ts';
-import { migrate } from './storage/migrate.ts';
+import { EmbeddedUnavailable, startEmbedded } from './storage/embedded/index.ts';
+import { installJobs, type Jobs, openJobs } from './storage/jobs.ts';
+import { MigrationError, migrate } from './storage/migrate.ts';
 import { type Listening, listen } from './storage/wakeup.ts';
 
 /** The service could not be started; the message is one line for the one who starts it. */
 export class StartError extends Error {}
+
+/** Whether an error of opening says in one line what to do; the stack of anything else is needed. */
+export function isForTheUser(error: unknown): error is Error {
+  return [StartError, EmbeddedUnavailable, MigrationError].some((type) => error instanceof type);
+}
 
 /** The PostgreSQL of the settings, reached and with its schema up to date. */
 export interface OpenServer {
@@ -22,6 +28,8 @@ export interface OpenServer {
   open(more: Partial<DatabaseOptions>): Db;
   /** Opens a connection that listens for hints. */
   listen(onPayload: (payload: string) => void): Promise<Listening>;
+  /** Opens the queue of background work. */
+  openJobs(onError: (error: unknown) => void): Promise<Jobs>;
   /** Connections for counters. */
   openCounters(): ReturnType<typeof openCounterPool>;
   /** Which server, and where, in words. */
@@ -55,10 +63,12 @@ export async function openServer(
     const migrations = open({ poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 });
     const { version } = await prepareDatabase(migrations, log).finally(() => migrations.destroy());
     const database = 'url' in connection ? { connectionString: connection.url } : connection;
+    await installJobs(database);
     const listening = config.listenUrl === undefined ? database : { connectionString: config.listenUrl };
     const openCounters = () => openCounterPool(database);
     const hear = (onPayload: (payload: string) => void) => listen(listening, onPayload);
-    return { open, openCounters, listen: hear, words: `PostgreSQL ${version}, ${words}`, close };
+    const queue = (onError: (error: unknown) => void) => openJobs(database, onError);
+    return { open, openCounters, openJobs: queue, listen: hear, words: `PostgreSQL ${version}, ${words}`, close };
   } catch (error) {
     await close();
     throw error;

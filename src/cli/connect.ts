@@ -1,23 +1,47 @@
+import { type Client, Code, type ConnectError, createClient } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
-import { createSendbatch, type Sendbatch } from '../client/index.ts';
-import { UsageError } from './usage.ts';
+import type { Command } from 'commander';
+import { BadRequestSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
+import { TemplateService } from '../../gen/sendbatch/v1/template_service_pb.ts';
+import { createSendbatch, reasonOf, type Sendbatch } from '../client/index.ts';
+import { callerDefaults } from '../config.ts';
+import { CommandError } from './usage.ts';
 
-/** How every command that talks to a service finds it. */
-export const connectOptions = {
-  url: { type: 'string' },
-  token: { type: 'string' },
-} as const;
+/** How a command that calls a service finds it. */
+export interface ConnectOptions {
+  readonly url?: string;
+  readonly token?: string;
+  readonly json?: boolean;
+}
+
+/** The options of a command that calls a service. */
+export function calling(command: Command): Command {
+  return command
+    .option('--url <url>', 'where the service is (SENDBATCH_URL; default http://127.0.0.1:5001)')
+    .option('--token <credential>', 'an API key or a JWT (SENDBATCH_TOKEN; default none)')
+    .option('--json', 'machine-readable: an object, or an object a line where there are many');
+}
+
+/** A service, by each part of its contract. */
+export interface Connection {
+  readonly url: string;
+  readonly client: Sendbatch;
+  readonly channels: Client<typeof ChannelService>;
+  readonly templates: Client<typeof TemplateService>;
+}
 
 /** A client of the service at `--url`, or SENDBATCH_URL, with the credential of `--token`, or SENDBATCH_TOKEN. */
-export function connectTo(
-  { url, token }: { url?: string | undefined; token?: string | undefined },
-  defaults: { url: string; token: string },
-): Sendbatch {
-  const baseUrl = url ?? defaults.url;
-  if (!URL.canParse(baseUrl)) throw new UsageError(`--url ${baseUrl} is not a URL such as http://127.0.0.1:5001`);
+export function connectTo({ url, token }: ConnectOptions): Connection {
+  const defaults = callerDefaults();
+  const baseUrl = (url ?? defaults.url).replace(/\/$/, '');
+  if (!URL.canParse(baseUrl) || !/^https?:$/.test(new URL(baseUrl).protocol))
+    throw new CommandError(
+      `${url === undefined ? 'SENDBATCH_URL' : '--url'}: ${JSON.stringify(baseUrl)} is not a URL such as http://127.0.0.1:5001`,
+    );
   const credential = token ?? defaults.token;
   const transport = createConnectTransport({
-    baseUrl: baseUrl.replace(/\/$/, ''),
+    baseUrl,
     httpVersion: '1.1',
     interceptors:
       credential === ''
@@ -29,5 +53,23 @@ export function connectTo(
             },
           ],
   });
-  return createSendbatch({ transport });
+  return {
+    url: baseUrl,
+    client: createSendbatch({ transport }),
+    channels: createClient(ChannelService, transport),
+    templates: createClient(TemplateService, transport),
+  };
+}
+
+/** An error of a call in one line, with the reason, the fields at fault, and the way out. */
+export function describe(error: ConnectError): string {
+  const cause = error.cause as { code?: string } | undefined;
+  if (error.code === Code.Unavailable && /^(ECONN|ENOTFOUND|EAI_AGAIN|ETIMEDOUT)/.test(cause?.code ?? ''))
+    return `the service cannot be reached: ${error.rawMessage}. Is it running, and is --url (or SENDBATCH_URL) right?`;
+  const reason = reasonOf(error);
+  const fields = error.findDetails(BadRequestSchema).flatMap((each) => each.fieldViolations);
+  const named = fields.map(({ field, description }) => `${field} ${description}`).join('; ');
+  const text = named === '' ? error.rawMessage : named;
+  const wayOut = error.code === Code.Unauthenticated ? '; give a credential with --token or SENDBATCH_TOKEN' : '';
+  return `the service says: ${reason === undefined ? '' : `${reason}: `}${text}${wayOut}`;
 }

@@ -1,17 +1,53 @@
-import { type ParseArgsConfig, parseArgs } from 'node:util';
+import { InvalidArgumentError } from 'commander';
 
-/** A command line that cannot be followed; the message says how it is written. */
-export class UsageError extends Error {}
+/** A command that cannot be carried out; the message is one line for the one who gave it. */
+export class CommandError extends Error {}
 
-/** The options and words of a command. */
-export function parseOptions<O extends NonNullable<ParseArgsConfig['options']>>(
-  args: readonly string[],
-  options: O,
-  usage: string,
-) {
-  try {
-    return parseArgs({ args: [...args], allowPositionals: true, options });
-  } catch (error) {
-    throw new UsageError(`${error instanceof Error ? error.message : String(error)}\n\n  ${usage}`);
-  }
+/** What a run of a command came to, as its exit code. */
+export const exit = { done: 0, failed: 1, refused: 2, interrupted: 130 } as const;
+
+/** A parser of whole numbers within bounds. */
+export function wholeNumber(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d{1,16}$/.test(text) || value < least || value > most)
+      throw new InvalidArgumentError(`It takes a whole number from ${least} to ${most}.`);
+    return value;
+  };
+}
+
+/** A parser of message sequences. */
+export const sequence = wholeNumber(0, Number.MAX_SAFE_INTEGER);
+
+/** A parser of an option that may be given more than once, and that takes several values separated by commas. */
+export function listed(text: string, before: readonly string[] = []): string[] {
+  return [...before, ...splitList(text)];
+}
+
+export function splitList(text: string): string[] {
+  return text
+    .split(',')
+    .map((each) => each.trim())
+    .filter((each) => each !== '');
+}
+
+/** A parser of `name=value` pairs. */
+export function pair(text: string, before: Readonly<Record<string, string>> = {}): Record<string, string> {
+  const at = text.indexOf('=');
+  if (at < 1) throw new InvalidArgumentError('It takes name=value.');
+  return { ...before, [text.slice(0, at)]: text.slice(at + 1) };
+}
+
+/** A parser of a template's name, with its version. */
+export function templateName(text: string): { name: string; version: number } {
+  const [, name, version = '0'] = /^([A-Za-z0-9._-]{1,128})(?:@(\d{1,9}))?$/.exec(text) ?? [];
+  if (name === undefined) throw new InvalidArgumentError('It takes a name, or name@version.');
+  return { name, version: Number(version) };
+}
+
+/** A parser of times. */
+export function time(text: string): Date {
+  const date = new Date(text);
+  if (Number.isNaN(date.getTime())) throw new InvalidArgumentError('It takes a time such as 2026-01-31T12:00Z.');
+  return date;
 }

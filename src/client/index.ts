@@ -1,16 +1,20 @@
 import type { MessageInitShape, MessageShape } from '@bufbuild/protobuf';
 import { type Client, createClient, type Transport } from '@connectrpc/connect';
+import { type Batch, BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import type { Message, MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService, type SendResultSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { type SubmitOptions, submit, watch } from './batches.ts';
 import { type RetryOptions, retryDefaults } from './retry.ts';
-import { type SendOptions, sendAll } from './send.ts';
+import { type RequestTemplate, type SendOptions, sendAll } from './send.ts';
 import { type TailOptions, type TailRequest, tail } from './tail.ts';
 
+export type { Batch } from '../../gen/sendbatch/v1/batch_service_pb.ts';
+export { BatchPriority, BatchService, BatchState } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 export type { Message } from '../../gen/sendbatch/v1/message_pb.ts';
 export { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 export { MessageService, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 export { reasonOf } from './retry.ts';
-export type { RetryOptions, SendOptions, TailOptions, TailRequest };
+export type { RequestTemplate, RetryOptions, SendOptions, SubmitOptions, TailOptions, TailRequest };
 
 /** A message to send. Without `clientMsgNo` it gets one, so that a retry is exact. */
 export type Draft = MessageInitShape<typeof MessageDraftSchema>;
@@ -33,6 +37,15 @@ export interface Sendbatch {
    * retry mends.
    */
   send(messages: readonly Draft[], options?: SendOptions): Promise<Result[]>;
+  /** Every RPC of batches that the service sends in the background. */
+  readonly batches: Client<typeof BatchService>;
+  /** Hands up to 100,000 messages to the service, which sends them in the background: at their time, in turns with others. Retried as `send` is. */
+  submit(
+    messages: readonly Draft[],
+    options?: SubmitOptions,
+  ): Promise<{ readonly batch: Batch; readonly duplicate: boolean }>;
+  /** Such a batch now and after each change until it has ended, across reconnects. */
+  watch(batchId: string, options?: { readonly signal?: AbortSignal }): AsyncIterable<Batch>;
   /** Follows channels, and resumes by itself: every message after the cursors once, in each channel in order. Throws what no retry mends. */
   tail(request: TailRequest, options?: TailOptions): AsyncIterable<Message>;
 }
@@ -40,9 +53,13 @@ export interface Sendbatch {
 /** Makes a client. */
 export function createSendbatch({ transport, retry }: SendbatchOptions): Sendbatch {
   const rpc = createClient(MessageService, transport);
+  const batches = createClient(BatchService, transport);
   const settled: RetryOptions = { ...retryDefaults, ...retry };
   return {
     rpc,
+    batches,
+    submit: (messages, options = {}) => submit(batches, messages, options, settled),
+    watch: (batchId, options = {}) => watch(batches, batchId, options, settled),
     send: (messages, options = {}) => sendAll(rpc, messages, options, settled),
     tail: (request, options = {}) => tail(rpc, request, options, settled),
   };

@@ -1,12 +1,24 @@
-import { create } from '@bufbuild/protobuf';
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { type Client, Code, ConnectError } from '@connectrpc/connect';
-import { type MessageService, SendMode, SendResultSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import {
+  type MessageService,
+  type RequestTemplateSchema,
+  SendMode,
+  SendResultSchema,
+} from '../../gen/sendbatch/v1/message_service_pb.ts';
 import type { Draft, Result } from './index.ts';
 import { pause, type RetryOptions, waitOf, waitOfStatus } from './retry.ts';
+
+/** A template that the messages of a send may name. */
+export type RequestTemplate = MessageInitShape<typeof RequestTemplateSchema>;
 
 export interface SendOptions {
   /** All or nothing: then at most 1,000 messages, in one call. */
   readonly atomic?: boolean;
+  /** Templates for these messages alone; each call carries them. */
+  readonly templates?: readonly RequestTemplate[];
+  /** Every check, nothing stored: each result is what a send would answer now, without new numbers. */
+  readonly validateOnly?: boolean;
   /** Calls at once; 4 unless set. */
   readonly concurrency?: number;
   /** Milliseconds for each call. */
@@ -14,6 +26,8 @@ export interface SendOptions {
   readonly signal?: AbortSignal;
   /** Told after each call: how many messages have their final result. */
   readonly onProgress?: (done: number, of: number) => void;
+  /** Told of each call that failed and is tried again. */
+  readonly onRetry?: (error: unknown) => void;
 }
 
 /** What a call takes: the service's limits, with room for what is not payload. */
@@ -93,11 +107,12 @@ function lanesOf(items: readonly Item[], concurrency: number): Item[][] {
   return lanes.filter((lane) => lane.length > 0);
 }
 
-function* callsOf(items: readonly Item[]): Iterable<Item[]> {
+/** In pieces that a call takes. */
+export function* callsOf(items: readonly Item[]): Iterable<Item[]> {
   let call: Item[] = [];
   let bytes = 0;
   for (const item of items) {
-    const size = (item.draft.payload?.length ?? 0) + messageBytes;
+    const size = sizeOf(item.draft);
     if (call.length === callMessages || (call.length > 0 && bytes + size > callBytes)) {
       yield call;
       call = [];
@@ -109,11 +124,18 @@ function* callsOf(items: readonly Item[]): Iterable<Item[]> {
   if (call.length > 0) yield call;
 }
 
+/** About how many bytes a message takes in a call. */
+function sizeOf({ payload, template, subscribers = [] }: Draft): number {
+  const variables = template?.variables === undefined ? 0 : JSON.stringify(template.variables).length;
+  const receivers = subscribers.reduce((sum, uid) => sum + uid.length + 2, 0);
+  return messageBytes + (payload?.length ?? 0) + variables + receivers;
+}
+
 /** One call, until each of its messages has a result that no retry mends. */
 async function sendCall(
   rpc: Rpc,
   call: readonly Item[],
-  { atomic = false, timeoutMs, signal }: SendOptions,
+  { atomic = false, timeoutMs, signal, templates = [], validateOnly = false, onRetry }: SendOptions,
   retry: RetryOptions,
   settle: (item: Item, result: Result) => void,
 ): Promise<void> {
@@ -122,7 +144,12 @@ async function sendCall(
     let waitMs: number;
     try {
       const { results } = await rpc.sendBatch(
-        { messages: items.map((item) => item.draft), mode: atomic ? SendMode.ATOMIC : SendMode.BEST_EFFORT },
+        {
+          messages: items.map((item) => item.draft),
+          mode: atomic ? SendMode.ATOMIC : SendMode.BEST_EFFORT,
+          templates: [...templates],
+          validateOnly,
+        },
         { ...(timeoutMs === undefined ? {} : { timeoutMs }), ...(signal === undefined ? {} : { signal }) },
       );
       const again: Item[] = [];
@@ -140,6 +167,7 @@ async function sendCall(
     } catch (error) {
       const wait = waitOf(error);
       if (wait === undefined || attempt >= retry.attempts || signal?.aborted) throw error;
+      onRetry?.(error);
       waitMs = wait;
     }
     await pause(attempt, waitMs, retry, signal);

@@ -1,5 +1,6 @@
 import type { DescMethod, DescService } from '@bufbuild/protobuf';
 import type { Interceptor } from '@connectrpc/connect';
+import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
@@ -27,6 +28,7 @@ const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 
 
 /** The scope that an RPC needs. */
 export function scopeOf(method: DescMethod): Scope | 'any' {
+  if (method.parent.typeName === BatchService.typeName) return 'send';
   if (method.parent.typeName !== MessageService.typeName) return 'admin';
   return messageScopes[method.localName as keyof typeof MessageService.method] ?? 'admin';
 }
@@ -37,6 +39,7 @@ export const guardedServices: readonly DescService[] = [
   ChannelService,
   ModerationService,
   TemplateService,
+  BatchService,
 ];
 
 /** Throws unless a caller has a scope; `what` needs it. */

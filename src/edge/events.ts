@@ -1,117 +1,106 @@
 import { create, type DescMessage, type Message, type MessageInitShape } from '@bufbuild/protobuf';
-import type { ContextValues } from '@connectrpc/connect';
+import { BatchSchema, BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { trustedCaller } from '../domain/caller.ts';
-import { Failure, invalidField } from '../domain/failure.ts';
+import { type Caller, type Scope, trustedCaller } from '../domain/caller.ts';
+import { invalidField } from '../domain/failure.ts';
 import type { Events } from '../events.ts';
+import type { BatchWatch } from '../service/batch-watch.ts';
 import type { Frame, Tails } from '../service/tail.ts';
 import { assertScope } from './authenticate.ts';
-import { callIdOf, endOf } from './calls.ts';
-import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from './exchange.ts';
-import { toConnectError, toHttp } from './failures.ts';
+import { toBatch } from './batch-service.ts';
+import { type EventsCall, type EventsRoute, type OpenEvents, serveEvents } from './event-stream.ts';
+import type { Request, Response } from './exchange.ts';
 import { callerKey, certificateKey, type Identify } from './identity.ts';
 import { toMessage } from './stored-message.ts';
 
 export interface EventsParts {
   readonly tails: Tails;
+  readonly batchWatch: BatchWatch;
   readonly identify: Identify | undefined;
   readonly events: Events;
   /** A message as the JSON routes write it. */
   readonly writeJson: (schema: DescMessage, message: Message) => string;
 }
 
-const subscribeMethod = `${MessageService.typeName}/${MessageService.method.subscribe.name}`;
-const path = /^\/v1\/channels\/([^/?]+)\/([^/?]+)\/events(?:\?(.*))?$/;
-/** A reader that takes nothing for so long is cut: its EventSource comes back by itself, with the last id that it has. */
-const slowMs = 60_000;
-/** What EventSource waits before it comes back. */
-const retryMs = 1000;
+const channelPath = /^\/v1\/channels\/([^/?]+)\/([^/?]+)\/events(?:\?(.*))?$/;
+/** The id of a batch's last event, with which EventSource comes back and is told that there is no more. */
+const lastOfBatch = 'ended';
+const batchPath = /^\/v1\/batches\/([^/?]+)\/events(?:\?(.*))?$/;
 
 /**
- * The live tail of one channel as Server-Sent Events: `GET /v1/channels/{channel_type}/{channel_id}/events`. `id` is the sequence, so that `Last-Event-ID` resumes. False: the
- * request is for somebody else.
+ * The streams as Server-Sent Events: the live tail of a channel, `GET /v1/channels/{channel_type}/{channel_id}/events`, whose `id` is the sequence, so that `Last-Event-ID`
+ * resumes; and a batch as it moves, `GET /v1/batches/{batch_id}/events`. False: the request is for somebody else.
  */
-export function createEventStream({
-  tails,
-  identify,
-  events,
-  writeJson,
-}: EventsParts): (request: Request, response: Response) => boolean {
-  async function stream(request: Request, response: Response, parts: RegExpExecArray): Promise<void> {
-    const { controller, release } = callerSignal(response);
-    const header = webHeaders(request.headers);
-    const values = contextValuesOf(request, 'sse');
-    const requestId = callIdOf(header);
-    const watched = events.callBegan({ requestId, method: subscribeMethod, protocol: 'sse', header });
-    response.setHeader('x-request-id', requestId);
-    try {
-      const call = await callOf(header, values, parts, identify);
-      const frames = tails.subscribe({ ...call, signal: controller.signal })[Symbol.asyncIterator]();
-      // The first frame before the headers: what is refused is an error, not a stream.
-      let next = await watched.run(() => frames.next());
-      response.writeHead(200, {
-        'content-type': 'text/event-stream; charset=utf-8',
-        'cache-control': 'no-store',
-        'x-accel-buffering': 'no',
-      });
-      await write(response, `retry: ${retryMs}\n\n`);
-      while (next.done !== true) {
-        await write(response, eventOf(next.value, writeJson));
-        next = await frames.next();
-      }
-      response.end();
-      watched.ended(endOf(undefined, values));
-    } catch (error) {
-      const failure = toConnectError(error);
-      watched.ended(endOf(failure, values));
-      if (response.destroyed) return;
-      const { status, body } = toHttp(failure);
-      if (response.headersSent) {
-        // EventSource comes back by itself; others read why.
-        response.end(`event: error\ndata: ${JSON.stringify(body)}\n\n`);
-        return;
-      }
-      for (const [name, value] of failure.metadata) response.setHeader(name, value);
-      response.writeHead(status, { 'content-type': 'application/json' });
-      response.end(JSON.stringify(body));
-    } finally {
-      release();
-      controller.abort(new Failure({ reason: 'STOPPING', message: 'the stream has ended', metadata: {} }));
-    }
-  }
-
+export function createEventStream(parts: EventsParts): (request: Request, response: Response) => boolean {
   return (request, response) => {
     if (request.method !== 'GET') return false;
-    const parts = path.exec(request.url ?? '');
-    if (parts === null) return false;
-    void stream(request, response, parts);
+    const route = routeOf(request.url ?? '', parts);
+    if (route === undefined) return false;
+    void serveEvents(request, response, route, parts.events);
     return true;
   };
 }
 
-async function callOf(
-  header: Headers,
-  values: ContextValues,
-  [, type = '', id = '', search = '']: RegExpExecArray,
-  identify: Identify | undefined,
-) {
-  const query = new URLSearchParams(search);
+const subscribe = `${MessageService.typeName}/${MessageService.method.subscribe.name}`;
+const watchBatch = `${BatchService.typeName}/${BatchService.method.watchBatch.name}`;
+
+function routeOf(url: string, parts: EventsParts): EventsRoute | undefined {
+  const channel = channelPath.exec(url);
+  if (channel !== null) return { method: subscribe, open: channelEvents(channel, parts) };
+  const batch = batchPath.exec(url);
+  return batch === null ? undefined : { method: watchBatch, open: batchEvents(batch, parts) };
+}
+
+function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
+  return async (call) => {
+    const { header, signal } = call;
+    const query = new URLSearchParams(search);
+    const caller = await callerOf(call, query, { scope: 'read', identify: parts.identify });
+    const channelType = Number(type);
+    if (!Number.isInteger(channelType) || channelType < 1 || channelType > 12)
+      throw invalidField('channel_type', 'must be a number from 1 to 12');
+    const frames = parts.tails.subscribe({
+      caller,
+      uid: query.get('uid') ?? query.get('login_uid') ?? '',
+      allOfUid: false,
+      channels: [{ channelType, channelId: decode('channel_id', id, 513), ...cursorOf(header, query) }],
+      signal,
+    });
+    return texts(frames, (frame) => eventOf(frame, parts.writeJson));
+  };
+}
+
+function batchEvents([, id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
+  return async (call) => {
+    const { header, signal } = call;
+    const query = new URLSearchParams(search);
+    const caller = await callerOf(call, query, { scope: 'send', identify: parts.identify });
+    if (header.get('last-event-id') === lastOfBatch) return undefined;
+    const batches = parts.batchWatch.watch(caller, decode('batch_id', id, 64), signal);
+    return texts(batches, (batch) => {
+      const data = parts.writeJson(BatchSchema, create(BatchSchema, toBatch(batch)));
+      return `${batch.endedAt === null ? '' : `id: ${lastOfBatch}\n`}event: batch\ndata: ${data}\n\n`;
+    });
+  };
+}
+
+async function* texts<T>(items: AsyncIterable<T>, textOf: (item: T) => string): AsyncIterable<string> {
+  for await (const item of items) yield textOf(item);
+}
+
+async function callerOf(
+  { header, values }: EventsCall,
+  query: URLSearchParams,
+  { scope, identify }: { scope: Scope; identify: Identify | undefined },
+): Promise<Caller> {
   // EventSource sets no headers; a query is the one other place that a page can put its token.
   const token = query.get('access_token');
   if (token !== null && header.get('authorization') === null) header.set('authorization', `Bearer ${token}`);
   const caller = identify === undefined ? trustedCaller : await identify(header, values.get(certificateKey));
   values.set(callerKey, caller);
-  assertScope(caller, 'read', 'the event stream');
-  const channelType = Number(type);
-  if (!Number.isInteger(channelType) || channelType < 1 || channelType > 12)
-    throw invalidField('channel_type', 'must be a number from 1 to 12');
-  return {
-    caller,
-    uid: query.get('uid') ?? query.get('login_uid') ?? '',
-    allOfUid: false,
-    channels: [{ channelType, channelId: decode(id), ...cursorOf(header, query) }],
-  };
+  assertScope(caller, scope, 'the event stream');
+  return caller;
 }
 
 function cursorOf(header: Headers, query: URLSearchParams): { afterSeq: number; fromNow: boolean } {
@@ -123,14 +112,14 @@ function cursorOf(header: Headers, query: URLSearchParams): { afterSeq: number; 
   return { afterSeq, fromNow: false };
 }
 
-function decode(text: string): string {
+function decode(field: string, text: string, bytes: number): string {
   try {
     const id = decodeURIComponent(text);
-    if (id !== '' && !id.includes('\0') && Buffer.byteLength(id) <= 513) return id;
+    if (id !== '' && !id.includes('\0') && Buffer.byteLength(id) <= bytes) return id;
   } catch {
     // Said below.
   }
-  throw invalidField('channel_id', 'must be 1 to 513 bytes of UTF-8');
+  throw invalidField(field, `must be 1 to ${bytes} bytes of UTF-8`);
 }
 
 /** A message that is not stored has no id: EventSource keeps the last one that has. */
@@ -141,21 +130,4 @@ function eventOf(frame: Frame, writeJson: EventsParts['writeJson']): string {
   const init: MessageInitShape<typeof MessageSchema> = toMessage({ channelId, channelType }, frame.message);
   const data = writeJson(MessageSchema, create(MessageSchema, init));
   return `${frame.message.messageSeq === 0 ? '' : `id: ${frame.message.messageSeq}\n`}event: message\ndata: ${data}\n\n`;
-}
-
-async function write(response: Response, text: string): Promise<void> {
-  if (response.write(text)) return;
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const timer = setTimeout(() => {
-    response.destroy();
-    reject(new Failure({ reason: 'READER_TOO_SLOW', message: 'the reader takes nothing', metadata: {} }));
-  }, slowMs);
-  const done = () => resolve();
-  response.once('drain', done).once('close', done);
-  try {
-    await promise;
-  } finally {
-    clearTimeout(timer);
-    response.off('drain', done).off('close', done);
-  }
 }

@@ -175,6 +175,9 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
           listChange: limits.listChange,
           templateBytes: limits.templateBytes,
           pageBytes: limits.pageBytes,
+          submitMessages: limits.submitMessages,
+          submitBytes: limits.submitBytes,
+          scheduleDays: limits.scheduleDays,
         },
       };
     },

@@ -1,5 +1,6 @@
 import type { ConnectRouter, ConnectRouterOptions, Interceptor } from '@connectrpc/connect';
 import { compressionGzip } from '@connectrpc/connect-node';
+import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
@@ -8,6 +9,7 @@ import type { Events } from '../events.ts';
 import { limits } from '../limits.ts';
 import { createTranscoder, type Transcoder } from '../transcode/index.ts';
 import { authenticateInterceptor } from './authenticate.ts';
+import { type BatchServiceParts, createBatchService } from './batch-service.ts';
 import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
 import { createEventStream } from './events.ts';
@@ -17,6 +19,7 @@ import { legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.t
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
 import { createMetricsRoute, type MetricsParts } from './metrics.ts';
 import { createModerationService, type ModerationServiceParts } from './moderation-service.ts';
+import { createNdjson } from './ndjson.ts';
 import { createTemplateService, type TemplateServiceParts } from './template-service.ts';
 import { createUnaryGrpc } from './unary-grpc.ts';
 import { validateInterceptor } from './validate.ts';
@@ -34,6 +37,8 @@ export interface Routes {
   readonly metrics: ReturnType<typeof createMetricsRoute>;
   /** Told of requests that become no call. */
   readonly requestRejected: Events['requestRejected'];
+  /** Batches as NDJSON; false: the request is for somebody else. */
+  readonly ndjson: ReturnType<typeof createNdjson>;
   /** The JSON routes of the google.api.http annotations. */
   readonly transcoder: Transcoder;
 }
@@ -45,18 +50,21 @@ const compressMinBytes = 64 * 1024;
 export type Parts = MessageServiceParts &
   ChannelServiceParts &
   ModerationServiceParts &
-  TemplateServiceParts & {
+  TemplateServiceParts &
+  BatchServiceParts & {
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
     readonly metrics: Omit<MetricsParts, 'onError'>;
   };
 
 export function createRoutes(parts: Parts, events: Events): Routes {
+  const batchService = createBatchService(parts);
   const services = [
     { service: MessageService, implementation: createMessageService(parts) },
     { service: ChannelService, implementation: createChannelService(parts) },
     { service: ModerationService, implementation: createModerationService(parts) },
     { service: TemplateService, implementation: createTemplateService(parts) },
+    { service: BatchService, implementation: batchService },
   ] as const;
   // From the outside in.
   const interceptors: Interceptor[] = [
@@ -79,11 +87,12 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   });
   return {
     routes(router) {
-      const [messages, channels, moderation, templates] = services;
+      const [messages, channels, moderation, templates, batches] = services;
       router.service(messages.service, messages.implementation);
       router.service(channels.service, channels.implementation);
       router.service(moderation.service, moderation.implementation);
       router.service(templates.service, templates.implementation);
+      router.service(batches.service, batches.implementation);
     },
     options: {
       interceptors,
@@ -102,6 +111,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
       onMalformed: () => events.requestRejected('malformed'),
     }),
     transcoder,
+    ndjson: createNdjson({ implementation: batchService, interceptors, transcoder }),
     eventStream: createEventStream({ ...parts, events, writeJson: transcoder.write }),
     metrics: createMetricsRoute({ ...parts.metrics, onError: events.metricsFailed }),
     requestRejected: events.requestRejected,

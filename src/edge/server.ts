@@ -18,7 +18,7 @@ import type { Routes } from './routes.ts';
 
 /** Which door a request goes through: the guard first, then the RPC protocols, then the JSON routes, then 404 in the caller's protocol. */
 export function createServer(guard: Guard, parts: Routes): Handler {
-  const { routes, options, unaryGrpc, eventStream, metrics, transcoder, requestRejected } = parts;
+  const { routes, options, unaryGrpc, eventStream, ndjson, metrics, transcoder, requestRejected } = parts;
   const entries = new WeakMap<Request, Entry>();
   const rpc = connectNodeAdapter({
     ...options,
@@ -64,7 +64,7 @@ export function createServer(guard: Guard, parts: Routes): Handler {
       response.end();
       return;
     }
-    if (unaryGrpc(request, response) || eventStream(request, response) || metrics(request, response)) return;
+    if ([unaryGrpc, eventStream, ndjson, metrics].some((door) => door(request, response))) return;
     response.once('close', () => {
       if (entries.get(request)?.called === false) requestRejected('malformed');
     });

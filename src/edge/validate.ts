@@ -1,24 +1,25 @@
-import { create, type DescMessage, type Message } from '@bufbuild/protobuf';
+import { create, type DescMessage, getOption, type Message } from '@bufbuild/protobuf';
 import { type Path, pathToString } from '@bufbuild/protobuf/reflect';
 import { createValidator, type Violation as RuleViolation } from '@bufbuild/protovalidate';
+import { field as fieldRules } from '@bufbuild/protovalidate/gen/buf/validate/validate_pb.js';
 import type { Interceptor } from '@connectrpc/connect';
+import { BatchService, type SubmitBatchRequest } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import {
   MessageService,
   type SendBatchRequest,
   SendBatchRequestSchema,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { type Failure, malformed, type Reason, type Violation } from '../domain/failure.ts';
-import { limits } from '../limits.ts';
-import { plainlyValid } from './quick-check.ts';
+import { plainlySubmittable, plainlyValid } from './quick-check.ts';
 
 const validator = createValidator();
 
 /** Rules, by field and rule id, whose breach has a reason of its own; the breach of any other is INVALID_FIELD. */
-const sizes: Record<string, { reason: Reason; limit: number }> = {
-  'messages repeated.min_items': { reason: 'EMPTY_BATCH', limit: 1 },
-  'messages repeated.max_items': { reason: 'BATCH_TOO_LARGE', limit: limits.batchMessages },
-  'subscribers repeated.max_items': { reason: 'BATCH_TOO_LARGE', limit: limits.broadcastSubscribers },
-  'payload bytes.max_len': { reason: 'PAYLOAD_TOO_LARGE', limit: limits.payloadBytes },
+const sizes: Record<string, Reason> = {
+  'messages repeated.min_items': 'EMPTY_BATCH',
+  'messages repeated.max_items': 'BATCH_TOO_LARGE',
+  'subscribers repeated.max_items': 'BATCH_TOO_LARGE',
+  'payload bytes.max_len': 'PAYLOAD_TOO_LARGE',
 };
 
 /** Refuses a malformed request with every violation of the proto's rules named, before any handler sees it. */
@@ -27,7 +28,8 @@ export function validateInterceptor(): Interceptor {
   validator.validate(SendBatchRequestSchema, create(SendBatchRequestSchema, { messages: [{}] }));
   return (next) => async (request) => {
     const isPlain =
-      request.method === MessageService.method.sendBatch && plainlyValid(request.message as SendBatchRequest);
+      (request.method === MessageService.method.sendBatch && plainlyValid(request.message as SendBatchRequest)) ||
+      (request.method === BatchService.method.submitBatch && plainlySubmittable(request.message as SubmitBatchRequest));
     if (!request.stream && !isPlain) {
       const failure = checkRules(request.method.input, request.message);
       if (failure !== undefined) throw failure;
@@ -46,7 +48,11 @@ export function checkRules(schema: DescMessage, message: Message): Failure | und
   const metadata: Record<string, string> =
     first === undefined || size === undefined
       ? {}
-      : { field: pathToString(first.field), limit: String(size.limit), actual: String(lengthAt(first.field, message)) };
+      : {
+          field: pathToString(first.field),
+          limit: boundOf(first),
+          actual: String(lengthAt(first.field, message)),
+        };
   return malformed(result.violations.map(toViolation), metadata);
 }
 
@@ -54,14 +60,16 @@ function toViolation(violation: RuleViolation): Violation {
   return {
     field: fieldOf(violation),
     description: violation.message,
-    reason: sizes[sizeKey(violation)]?.reason ?? 'INVALID_FIELD',
+    reason: sizes[sizeKey(violation)] ?? 'INVALID_FIELD',
   };
 }
 
-/** A rule of a whole message, which has no path of its own, starts its id with the field at fault: `channel_id.required` on `messages[3]` is `messages[3].channel_id`. */
+/** A rule of our own, which may be of a whole message, starts its id with the field at fault: `channel_id.required` on `messages[3]` is `messages[3].channel_id`. */
 function fieldOf(violation: RuleViolation): string {
   const path = pathToString(violation.field);
-  if (violation.rule.length > 0) return path;
+  const isOwn =
+    violation.rule.length === 0 || violation.rule.some((step) => step.kind === 'field' && step.name === 'cel');
+  if (!isOwn) return path;
   const field = violation.ruleId.split('.', 1)[0] ?? '';
   return path === '' ? field : `${path}.${field}`;
 }
@@ -69,6 +77,15 @@ function fieldOf(violation: RuleViolation): string {
 function sizeKey(violation: RuleViolation): string {
   const last = violation.field.at(-1);
   return `${last?.kind === 'field' ? last.name : ''} ${violation.ruleId}`;
+}
+
+/** The number in the rule that was broken, as the proto has it. */
+function boundOf({ field, ruleId }: RuleViolation): string {
+  const last = field.at(-1);
+  if (last?.kind !== 'field') return '';
+  const rules = getOption(last, fieldRules).type.value as Record<string, unknown> | undefined;
+  const rule = ruleId.split('.')[1] ?? '';
+  return String(rules?.[rule.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase())] ?? '');
 }
 
 /** How long the list or the bytes at a path are. */

@@ -44,6 +44,8 @@ export interface Templates {
   render(drafts: readonly TemplatedDraft[], own: readonly TemplateText[]): Promise<Rendered>;
   create(text: TemplateText): Promise<StoredTemplate>;
   get(name: string, version: number): Promise<StoredTemplate>;
+  /** The latest version of a stored one; undefined when there is none. */
+  latest(name: string): Promise<number | undefined>;
   list(after: string, limit: number): Promise<StoredTemplate[]>;
   remove(name: string): Promise<void>;
   preview(text: TemplateText | TemplateUse, variables: Variables): Promise<Uint8Array>;
@@ -125,6 +127,7 @@ export function createTemplates(db: Db, now: () => number = Date.now): Templates
         return stored;
       }),
     get,
+    latest: async (name) => (await orBusy(() => look(name, 0)))?.version,
     list: (after, limit) => orBusy(() => listTemplates(db, after, limit)),
     remove: (name) =>
       orBusy(async () => {

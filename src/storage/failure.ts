@@ -64,6 +64,12 @@ export function isRepeatedSend(error: unknown): boolean {
   return code === '23505' && constraint === 'message_once';
 }
 
+/** A batch was submitted under a request_id of an earlier one: unique_violation of its once-only key. */
+export function isSameRequest(error: unknown): boolean {
+  const { code, constraint } = error as { code?: unknown; constraint?: unknown };
+  return code === '23505' && constraint === 'batch_once';
+}
+
 /** A message was inserted whose sequence is null: not_null_violation, of appendNew's making. */
 export function isWithoutSequence(error: unknown): boolean {
   const { code, table, column } = error as { code?: unknown; table?: unknown; column?: unknown };

@@ -7,6 +7,8 @@ import { up as rates } from './migrations/0004-rates.ts';
 import { up as moderation } from './migrations/0005-moderation.ts';
 import { up as reading } from './migrations/0006-reading.ts';
 import { up as templates } from './migrations/0007-templates.ts';
+import { up as batches } from './migrations/0008-batches.ts';
+import { up as swept } from './migrations/0010-swept.ts';
 
 /** Every migration, in the order of their names. One that was released is never edited: add another. */
 const migrations: Record<string, Migration> = {
@@ -17,6 +19,8 @@ const migrations: Record<string, Migration> = {
   '0005-moderation': { up: moderation },
   '0006-reading': { up: reading },
   '0007-templates': { up: templates },
+  '0008-batches': { up: batches },
+  '0010-swept': { up: swept },
 };
 
 /** The schema of the database is not one that this version can work with. */

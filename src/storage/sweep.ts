@@ -3,14 +3,24 @@ import type { Db } from './database.ts';
 
 /** Removes messages that have expired, and whose once-only keys are a day old; at most `limit`. Returns how many. Rows that somebody holds are left for later. */
 export async function sweepExpired(db: Db, limit: number, now: number): Promise<number> {
-  const { numAffectedRows } = await sql`
-    delete from sendbatch.message where ctid = any(array(
-      select ctid from sendbatch.message
-      where expire is not null and (accepted_at + greatest(expire * 1000, 86400000)) <= ${now}
-      limit ${limit} for update skip locked
-    ))`.execute(db);
-  return Number(numAffectedRows ?? 0n);
+  const { rows } = await sql<{ removed: number }>`
+    with removed as (
+      delete from sendbatch.message where ctid = any(array(
+        select ctid from sendbatch.message
+        where expire is not null and (accepted_at + greatest(expire * 1000, 86400000)) <= ${now}
+        limit ${limit} for update skip locked
+      )) returning channel_key
+    ), ${counted}
+    select count(*) as removed from removed`.execute(db);
+  return rows[0]?.removed ?? 0;
 }
+
+/** Notes how many messages of each channel went, for `verify`. In the order of keys, so that two sweepers wait for each other in one direction only. */
+const counted = sql`counted as (
+      insert into sendbatch.swept (channel_key, messages)
+      select channel_key, count(*) from removed group by channel_key order by channel_key
+      on conflict (channel_key) do update set messages = swept.messages + excluded.messages
+    )`;
 
 /** Removes messages of channels of a type that were accepted before a time: from a few channels after a key, a few of each. Returns the last channel looked at, and how many went. */
 export async function sweepOld(
@@ -32,8 +42,8 @@ export async function sweepOld(
         order by m.message_seq limit ${bounds.messages}
       ) m
     ), removed as (
-      delete from sendbatch.message where ctid = any(array(select ctid from old)) returning 1
-    )
+      delete from sendbatch.message where ctid = any(array(select ctid from old)) returning channel_key
+    ), ${counted}
     select (select max(channel_key) from looked) as last_key, (select count(*) from removed) as removed`.execute(db);
   const [row] = rows;
   return { lastKey: row?.last_key ?? undefined, removed: Number(row?.removed ?? 0) };

@@ -17,6 +17,7 @@ export interface Sources {
   readonly tails: () => { readonly readers: number; readonly channels: number };
   readonly isListening: () => boolean;
   readonly lockWaits: () => Promise<{ waiting: number; longestSeconds: number }>;
+  readonly batchQueue: () => Promise<{ batches: number; messages: number; oldestSeconds: number }>;
 }
 
 /** A scrape waits so long for the database's own view: without an answer those two series are missing. */
@@ -63,6 +64,7 @@ export function watchSources(registry: Registry, sources: Sources): void {
     () => [{ value: isListening() ? 1 : 0 }],
   );
 
+  watchBatches(registry, sources.batchQueue);
   const ask = shared(sources.lockWaits);
   registry.gauge(
     'sendbatch_lock_waiting_connections',
@@ -76,6 +78,23 @@ export function watchSources(registry: Registry, sources: Sources): void {
     const waits = await ask();
     return waits === undefined ? [] : [{ value: waits.longestSeconds }];
   });
+}
+
+/** The batches of the background are the database's: every instance says the same of them. */
+function watchBatches(registry: Registry, read: Sources['batchQueue']): void {
+  const ask = shared(read);
+  const gauge = (name: string, help: string, value: (queue: Awaited<ReturnType<typeof read>>) => number) =>
+    registry.gauge(name, help, async () => {
+      const queue = await ask();
+      return queue === undefined ? [] : [{ value: value(queue) }];
+    });
+  gauge('sendbatch_batch_queue_batches', 'Submitted batches that are not done.', ({ batches }) => batches);
+  gauge('sendbatch_batch_queue_messages', 'Messages of those that have no result yet.', ({ messages }) => messages);
+  gauge(
+    'sendbatch_batch_queue_oldest_age_seconds',
+    'For how long the first of them has been due; one that is scheduled for later is not.',
+    ({ oldestSeconds }) => oldestSeconds,
+  );
 }
 
 /** Asks once for all who ask meanwhile, so that a database that hangs holds one connection; undefined when it fails or takes too long. */

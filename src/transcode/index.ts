@@ -1,18 +1,23 @@
 import {
+  create,
   createRegistry,
   type DescMessage,
   type DescMethodUnary,
   type DescService,
   type Message,
+  type MessageShape,
   type Registry,
 } from '@bufbuild/protobuf';
 import type { ConnectError, Interceptor } from '@connectrpc/connect';
 import type { UniversalServerRequest, UniversalServerResponse } from '@connectrpc/connect/protocol';
 import type { HeadersSource } from './answer.ts';
 import { type Binding, compileBindings } from './binding.ts';
+import { Faults } from './error.ts';
 import { createHandler } from './handler.ts';
 import { JsonReader, type JsonReadOptions } from './json-reader.ts';
+import { parseJson } from './json-text.ts';
 import { type JsonWriteOptions, JsonWriter } from './json-writer.ts';
+import { readQuery } from './query.ts';
 import { Router } from './router.ts';
 
 export type { Binding } from './binding.ts';
@@ -65,6 +70,10 @@ export interface Transcoder {
   readonly bindings: readonly Binding[];
   /** A message as the routes answer it. */
   write(schema: DescMessage, message: Message): string;
+  /** A message out of JSON that stands at a field of a request, as `messages[3]`. Throws what is wrong with it. */
+  read<D extends DescMessage>(schema: D, json: Uint8Array, field: string): MessageShape<D>;
+  /** A message out of a query. */
+  readQuery<D extends DescMessage>(schema: D, search: string): MessageShape<D>;
   /** Undefined when no route has this path. */
   handle(request: UniversalServerRequest): Promise<UniversalServerResponse | undefined>;
 }
@@ -87,5 +96,25 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
     registry,
   });
   const write = (schema: DescMessage, message: Message) => writer.message(schema, message);
-  return { bindings, write, handle: createHandler({ ...options, interceptors, registry }, { router, reader, writer }) };
+  const read = <D extends DescMessage>(schema: D, json: Uint8Array, field: string) => {
+    const faults = new Faults();
+    const message = reader.message(schema, parseJson(json), { parent: undefined, step: field }, faults);
+    faults.settle();
+    return message as MessageShape<D>;
+  };
+  const queryOf = <D extends DescMessage>(schema: D, search: string) => {
+    const faults = new Faults();
+    const message = create(schema);
+    const binding = { method: { input: schema }, body: { kind: 'none' }, variables: [] } as const;
+    readQuery(message, binding, search, options.unknownQuery === 'refuse', faults);
+    faults.settle();
+    return message;
+  };
+  return {
+    bindings,
+    write,
+    read,
+    readQuery: queryOf,
+    handle: createHandler({ ...options, interceptors, registry }, { router, reader, writer }),
+  };
 }

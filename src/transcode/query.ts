@@ -1,4 +1,4 @@
-import type { Message } from '@bufbuild/protobuf';
+import type { DescMessage, Message } from '@bufbuild/protobuf';
 import type { Binding } from './binding.ts';
 import { type Faults, TranscodeError } from './error.ts';
 import { quoted } from './scalar.ts';
@@ -8,7 +8,13 @@ import { leafOf, setFromTexts, spellTarget, type Target, targetOf, whyNoText } f
  * Sets the fields of a request that its route binds neither to the path nor to the body. A parameter that names no field may be a proxy's or a
  * cache-breaker: it is passed over, unless `strict`. One that names a field it cannot set is refused: who sent it expects an effect.
  */
-export function readQuery(message: Message, binding: Binding, search: string, strict: boolean, faults: Faults): void {
+export function readQuery(
+  message: Message,
+  binding: Pick<Binding, 'body' | 'variables'> & { readonly method: { readonly input: DescMessage } },
+  search: string,
+  strict: boolean,
+  faults: Faults,
+): void {
   const known = new Map<string, { target: Target; texts: string[] }>();
   for (const [name, text] of parametersOf(search)) {
     const target = targetOf(binding.method.input, name.split('.'));
@@ -29,7 +35,7 @@ export function readQuery(message: Message, binding: Binding, search: string, st
   }
 }
 
-function boundElsewhere({ body, variables }: Binding, target: Target): string | undefined {
+function boundElsewhere({ body, variables }: Pick<Binding, 'body' | 'variables'>, target: Target): string | undefined {
   if (
     variables.some(
       (each) => each.target.length === target.length && each.target.every((field, i) => field === target[i]),

@@ -1,9 +1,17 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport } from '@connectrpc/connect-node';
 import { randomOf } from '../../bench/workload.ts';
-import { ChannelType, createSendbatch, reasonOf, type Sendbatch } from '../../src/client/index.ts';
+import {
+  type Batch,
+  BatchState,
+  ChannelType,
+  createSendbatch,
+  reasonOf,
+  type Sendbatch,
+} from '../../src/client/index.ts';
 import { startEmbedded } from '../../src/storage/embedded/index.ts';
 import { killAll, quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
 import { seedOf } from '../support/seed.ts';
@@ -52,6 +60,26 @@ describe('the client', () => {
     assert.deepEqual(await sendbatch.send([]), []);
   });
 
+  test('templates go with every call of a send, and a call that only validates stores nothing', async () => {
+    const templates = [{ name: 'own', body: 'Hi {{ name }}' }];
+    const messages = Array.from({ length: 1500 }, (_, index) => ({
+      channelType: ChannelType.GROUP,
+      channelId: 'templated',
+      fromUid: 'u1',
+      template: { name: 'own', variables: { name: `n${index}` } },
+    }));
+    const checked = await sendbatch.send(messages, { templates, validateOnly: true });
+    assert.ok(checked.every((each) => each.error === undefined && each.messageSeq === 0n));
+    await sendbatch.send(messages, { templates });
+    const rows = (await readAll(service.databaseUrl)).filter((row) => row.channel === 'templated');
+    assert.deepEqual(
+      rows.map((row) => row.payload),
+      messages.map((_, index) => `Hi n${index}`),
+    );
+    const [without] = await sendbatch.send(messages.slice(0, 1));
+    assert.equal(reasonOf(without?.error), 'TEMPLATE_NOT_EXIST');
+  });
+
   test('what no retry mends is in the result, or thrown', async () => {
     const strict = await startService({ systemUids: [], databaseUrl: service.databaseUrl });
     const client = createSendbatch({ transport: createConnectTransport({ baseUrl: strict.url, httpVersion: '1.1' }) });
@@ -78,6 +106,34 @@ describe('the client', () => {
     assert.ok(results.every((each) => each.error === undefined));
     await limited.stop();
   });
+
+  for (const [name, transport] of [
+    ['gRPC', (baseUrl: string) => createGrpcTransport({ baseUrl })],
+    ['Connect', (baseUrl: string) => createConnectTransport({ baseUrl, httpVersion: '1.1' })],
+  ] as const)
+    test(`submits batches, of any size as one, over ${name}`, async () => {
+      const client = createSendbatch({ transport: transport(service.url) });
+      const channel = `submitted-${name}`;
+      for (const [count, bytes] of [
+        [3, 10],
+        [300, 60_000],
+      ] as const) {
+        const messages = Array.from({ length: count }, (_, index) => draft(channel, index, bytes));
+        const { batch, duplicate } = await client.submit(messages, {
+          name: 'of the client',
+          requestId: `${name}${count}`,
+        });
+        assert.equal(duplicate, false);
+        let last: Batch | undefined;
+        for await (const each of client.watch(batch.batchId)) last = each;
+        assert.deepEqual([last?.state, last?.acceptedCount], [BatchState.COMPLETED, count]);
+        assert.equal(
+          (await client.submit(messages, { name: 'of the client', requestId: `${name}${count}` })).duplicate,
+          true,
+        );
+      }
+      await assert.rejects(client.submit([]), (error) => reasonOf(error) === 'EMPTY_BATCH');
+    });
 
   test('a signal ends both', async () => {
     const controller = new AbortController();
@@ -142,11 +198,22 @@ describe('the client, while the database is killed and the service is restarted'
     }
     await sending;
     await reading;
+    // What is watched goes on at the next start, where it was scheduled by the last.
+    const sendAt = timestampFromMs(Date.now() + 2000);
+    const { batch } = await writer.submit([draft('storm', 0), draft('storm', 1)], { sendAt });
+    let last: Batch | undefined;
+    const watching = (async () => {
+      for await (const each of reader.watch(batch.batchId)) last = each;
+    })();
+    await service.stop();
+    service = await startService({ databaseUrl: url, port: Number(port) });
+    await watching;
+    assert.equal(last?.acceptedCount, 2);
     assert.deepEqual(
       seen,
       Array.from({ length: total }, (_, index) => index + 1),
     );
-    assert.equal((await readAll(url)).length, total);
+    assert.equal((await readAll(url)).length, total + 2);
     assert.ok(resumed > 0);
     await service.stop();
   });

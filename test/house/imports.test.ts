@@ -14,8 +14,20 @@ const mayImport: Record<string, readonly string[]> = {
   edge: ['service', 'domain', 'transcode', 'limits', 'events', 'gen/google', 'gen/sendbatch'],
   'open-server': ['config', 'events', 'storage'],
   'open-tails': ['background', 'domain', 'events', 'open-server', 'service', 'storage'],
+  'open-batches': ['background', 'config', 'events', 'open-server', 'service', 'storage'],
   client: ['gen/google', 'gen/sendbatch'],
-  cli: ['client', 'config', 'domain', 'events', 'gen/sendbatch', 'open-server', 'service'],
+  cli: [
+    'client',
+    'config',
+    'domain',
+    'events',
+    'gen/google',
+    'gen/sendbatch',
+    'open-server',
+    'serve',
+    'service',
+    'version',
+  ],
   background: [],
   app: [
     'background',
@@ -25,12 +37,14 @@ const mayImport: Record<string, readonly string[]> = {
     'storage',
     'events',
     'limits',
+    'open-batches',
     'open-server',
     'open-tails',
     'telemetry',
     'version',
   ],
-  main: ['app', 'cli', 'config', 'open-server', 'edge', 'events', 'storage', 'version', 'worker-metrics', 'workers'],
+  main: ['cli'],
+  serve: ['app', 'config', 'edge', 'events', 'open-server', 'version', 'worker-metrics', 'workers'],
   workers: ['app', 'events', 'worker-metrics'],
   'worker-metrics': ['telemetry'],
   config: [],
@@ -59,7 +73,9 @@ function roomOf(path: string): string {
 
 function importsOf(file: string): { name: string; room: string | undefined }[] {
   const text = readFileSync(join(root, 'src', file), 'utf8');
-  const names = [...text.matchAll(/(?:^|\n)(?:import|export)[^;]*?from '([^']+)'/g)].map((match) => match[1] ?? '');
+  const names = [...text.matchAll(/(?:^|\n)(?:import|export)[^;]*?from '([^']+)'|\bimport\('([^']+)'\)/g)].map(
+    (match) => match[1] ?? match[2] ?? '',
+  );
   return names.map((name) => ({
     name,
     room: name.startsWith('.') ? roomOf(normalize(join(root, 'src', dirname(file), name))) : undefined,

@@ -2,6 +2,11 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { type DescField, type DescMessage, getOption } from '@bufbuild/protobuf';
 import { field as fieldRules } from '@bufbuild/protovalidate/gen/buf/validate/validate_pb.js';
+import {
+  BatchOptionsSchema,
+  SubmitBatchRequestSchema,
+  SubmitBatchStreamRequestSchema,
+} from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import {
   BroadcastRequestSchema,
@@ -39,6 +44,10 @@ describe('the rules in the proto are the limits', () => {
     [MessageDraftSchema, 'channel_id', limits.idBytes],
     [MessageDraftSchema, 'client_msg_no', limits.clientMsgNoBytes],
     [ListMessagesRequestSchema, 'limit', limits.pageMessages],
+    [SubmitBatchRequestSchema, 'messages', limits.submitMessages],
+    [SubmitBatchRequestSchema, 'request_id', limits.requestIdBytes],
+    [BatchOptionsSchema, 'request_id', limits.requestIdBytes],
+    [SubmitBatchStreamRequestSchema, 'messages', limits.submitFrame],
   ];
   for (const [schema, name, limit] of rows) {
     test(`${schema.name}.${name}: ${limit}`, () => {

@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { temporaryFolder } from '../support/cluster.ts';
+import { createDatabase } from '../support/database.ts';
 import { runToEnd, spawnCommand } from '../support/process.ts';
 import { startService, type TestService } from '../support/service.ts';
-import { assertSound, readAll } from '../support/verify.ts';
+import { assertSound, query, readAll } from '../support/verify.ts';
 
 describe('the command line', () => {
   let service: TestService;
@@ -98,6 +100,134 @@ describe('the command line', () => {
     assert.equal(JSON.parse(json.output).messageSeq, '1');
   });
 
+  test('tail: a reader that has had enough is a good end, Ctrl-C is an interruption', async () => {
+    const file = join(folder, 'piped.ndjson');
+    writeFileSync(file, Array.from({ length: 3 }, (_, index) => lineOf('piped', index)).join('\n'));
+    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    const head = spawnCommand(env(), ['tail', 'group', 'piped']);
+    await once(head.child.stdout ?? assert.fail(), 'data');
+    head.child.stdout?.destroy();
+    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    assert.equal(await head.exit, 0, head.output());
+    const stopped = spawnCommand(env(), ['tail', 'group', 'piped', '--from-now']);
+    const sending = (async () => {
+      while (stopped.stdout() === '') assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    })();
+    await once(stopped.child.stdout ?? assert.fail(), 'data');
+    stopped.child.kill('SIGINT');
+    assert.equal(await stopped.exit, 130, stopped.output());
+    await sending;
+    assert.equal(stopped.output(), stopped.stdout());
+  });
+
+  test('channel: made, shown, its members and lists changed and paged, its messages printed, disbanded', async () => {
+    const cli = async (...args: string[]) => {
+      const { code, output } = await runToEnd(env(), ['channel', ...args]);
+      assert.equal(code, 0, output);
+      return output;
+    };
+    const members = join(folder, 'members.txt');
+    writeFileSync(members, 'bob\n\ncarol\r\n');
+    await cli('create', 'group', 'made', '--member', 'ann,dora', '--members-file', members, '--large');
+    assert.match(await cli('info', '2', 'made'), /group \(2\) made\nflags {5}large\nlast seq {2}0/);
+    assert.equal(await cli('members', 'ls', '2', 'made'), 'ann\nbob\ncarol\ndora\n');
+    assert.match(await cli('members', 'add', '2', 'made', 'ed', 'fay'), /2 added/);
+    assert.match(await cli('members', 'remove', '2', 'made', 'ann'), /1 removed/);
+    const page = (await cli('members', 'ls', '2', 'made', '--limit', '2', '--json')).trim().split('\n');
+    assert.deepEqual(
+      page.map((line) => JSON.parse(line).uid),
+      ['bob', 'carol'],
+    );
+    await cli('members', 'remove', '2', 'made', '--all');
+    assert.equal(await cli('members', 'ls', '2', 'made'), '');
+    for (const list of ['denylist', 'allowlist']) {
+      await cli(list, 'add', '2', 'made', 'x', 'y');
+      await cli(list, 'rm', '2', 'made', 'y');
+      assert.equal(await cli(list, 'ls', '2', 'made'), 'x\n');
+    }
+    const file = join(folder, 'made.ndjson');
+    writeFileSync(file, Array.from({ length: 1203 }, (_, index) => lineOf('made', index)).join('\n'));
+    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    const all = (await cli('messages', '2', 'made', '--all', '--json')).trim().split('\n');
+    assert.deepEqual(
+      all.map((line) => Number(JSON.parse(line).messageSeq)),
+      Array.from({ length: 1203 }, (_, index) => index + 1),
+    );
+    const newest = await cli('messages', '2', 'made', '--newest', '--limit', '2');
+    assert.match(newest, /^\S+Z\t1203\tu1\tm1202\n\S+Z\t1202\tu1\tm1201\n$/);
+    assert.match(await cli('messages', '2', 'made', '--after', '1', '--before', '3'), /^\S+\t2\tu1\tm1\n$/);
+    await cli('delete', '2', 'made');
+    assert.equal(JSON.parse(await cli('info', '2', 'made', '--json')).disband, true);
+  });
+
+  test('template: stored, listed, read, rendered, deleted', async () => {
+    const cli = (args: string[], input?: string) => runToEnd(env(), ['template', ...args], undefined, input);
+    const made = await cli(['create', 'greeting', '-'], 'Hello {{ name }}\n');
+    assert.deepEqual([made.code, made.output], [0, 'greeting@1 is stored; it needs name\n']);
+    assert.match((await cli(['ls'])).output, /^greeting@1\ttext\t\S+Z\tit needs name$/m);
+    assert.equal((await cli(['get', 'greeting@1'])).output, 'Hello {{ name }}\n');
+    assert.equal((await cli(['preview', 'greeting', '--var', 'name=A=B'])).output, 'Hello A=B\n');
+    const json = ['preview', '--file', '-', '--format', 'json', '--vars', '{"name":"\\"x\\""}'];
+    assert.equal((await cli(json, '{"n":"{{ name }}"}')).output, '{"n":"\\"x\\""}\n');
+    const lacking = await cli(['preview', 'greeting']);
+    assert.deepEqual([lacking.code, /TEMPLATE_FAILED.*name/.test(lacking.output)], [1, true]);
+    assert.equal((await cli(['delete', 'greeting'])).code, 0);
+    assert.match((await cli(['get', 'greeting'])).output, /^sendbatch: .*TEMPLATE_NOT_EXIST/);
+  });
+
+  test('help: every command has its own, with exit codes and examples; typos are answered with what was meant', async () => {
+    const commands = ['send', 'tail', 'channel', 'template', 'key', 'verify'];
+    const [all, ...each] = await Promise.all(
+      [[], ...commands.map((name) => [name])].map((name) => runToEnd({}, [...name, '--help'])),
+    );
+    for (const name of [...commands, 'serve', 'config', 'version'])
+      assert.match(all?.output ?? '', new RegExp(`^ {2}${name}\\b`, 'm'));
+    for (const { code, stdout } of each) {
+      assert.equal(code, 0);
+      assert.match(stdout, /Exit codes: .*0 .*1 /);
+      assert.match(stdout, /Examples:\n {2}.*sendbatch /);
+    }
+    const typos: [string[], RegExp][] = [
+      [['tial'], /^sendbatch: unknown command 'tial' \(Did you mean tail\?\)[^\n]*\n$/],
+      [['channel', 'membrs'], /^sendbatch: .*Did you mean members\?/],
+      [['send', 'x', '--dryrun'], /^sendbatch: .*Did you mean --dry-run\?/],
+    ];
+    for (const [args, words] of typos) {
+      const { code, output } = await runToEnd({}, args);
+      assert.equal(code, 1);
+      assert.match(output, words);
+    }
+    const away = await runToEnd({ SENDBATCH_URL: 'http://127.0.0.1:1' }, ['channel', 'info', '2', 'x']);
+    assert.match(away.output, /^sendbatch: the service cannot be reached: .*ECONNREFUSED.*--url[^\n]*\n$/);
+    const odd = await runToEnd({ SENDBATCH_URL: 'localhost' }, ['channel', 'info', '2', 'x']);
+    assert.match(odd.output, /^sendbatch: SENDBATCH_URL: "localhost" is not a URL such as/);
+  });
+
+  test('verify: what holds, and a fault by its name, with the exit code', async () => {
+    const own = await createDatabase();
+    const database = { DATABASE_URL: own.url };
+    const sound = await runToEnd(database, ['verify']);
+    assert.deepEqual(
+      [sound.code, /^0 channels, 0 messages, 0 faults, in /.test(sound.output)],
+      [0, true],
+      sound.output,
+    );
+    await query(
+      own.url,
+      `insert into sendbatch.channel (channel_type, sequence, channel_id) values (2, 0, 'headless')`,
+    );
+    const faulty = await runToEnd(database, ['verify']);
+    assert.equal(faulty.code, 2);
+    assert.match(
+      faulty.output,
+      /^HEAD_MISSING\tgroup headless: it has no head, and 0 messages\n1 channels, .* 1 faults/,
+    );
+    const [fault, summary] = (await runToEnd(database, ['verify', '--json'])).output.trim().split('\n');
+    assert.equal(JSON.parse(fault ?? '').kind, 'HEAD_MISSING');
+    assert.equal(JSON.parse(summary ?? '').faults, 1);
+    await own.drop();
+  });
+
   test('what cannot be followed says how it is written', async () => {
     for (const args of [
       ['send'],
@@ -111,7 +241,7 @@ describe('the command line', () => {
     ]) {
       const { code, output } = await runToEnd({ ...env(), DATABASE_URL: service.databaseUrl }, args);
       assert.equal(code, 1, args.join(' '));
-      assert.match(output, /^sendbatch: /, args.join(' '));
+      assert.match(output, /^sendbatch: /m, args.join(' '));
       assert.doesNotMatch(output, /at file:/);
     }
     const away = await runToEnd({ SENDBATCH_URL: 'http://127.0.0.1:1' }, ['tail', '2', 'x', '--count', 'x']);

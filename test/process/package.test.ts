@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import { temporaryFolder } from '../support/cluster.ts';
+import { spawnService } from '../support/process.ts';
 import { startService, type TestService } from '../support/service.ts';
 
 const run = promisify(execFile);
@@ -12,15 +13,17 @@ const root = join(import.meta.dirname, '../..');
 
 describe('the packed package, in an empty project', () => {
   let folder: string;
+  let tarball: string;
   let service: TestService;
   before(async () => {
     folder = temporaryFolder('package');
     service = await startService();
     const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', folder], { cwd: root });
     const [{ filename }] = JSON.parse(stdout.slice(stdout.indexOf('[')));
+    tarball = join(folder, filename);
     writeFileSync(join(folder, 'package.json'), '{"type":"module","private":true}');
     // Without the optional PostgreSQL: a client's project has no use for it.
-    await run('npm', ['install', '--omit=optional', '--no-audit', '--no-fund', join(folder, filename)], {
+    await run('npm', ['install', '--omit=optional', '--no-audit', '--no-fund', tarball], {
       cwd: folder,
     });
   });
@@ -62,5 +65,34 @@ describe('the packed package, in an empty project', () => {
       env: { ...process.env, PATH: `${join(process.execPath, '..')}:${process.env.PATH}` },
     });
     assert.equal(stdout.trim(), JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).version);
+  });
+
+  test('in an empty folder, without install scripts: it serves from its own PostgreSQL, and its command sends and verifies', async () => {
+    const home = temporaryFolder('served');
+    await run('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', tarball], { cwd: home });
+    const command = join(home, 'node_modules/.bin/sendbatch');
+    const served = await spawnService({ HOME: home }, home, command);
+    try {
+      writeFileSync(join(home, 'a.csv'), 'channel_id,payload\npacked,one\npacked,two\n');
+      const cli = async (...args: string[]) => {
+        const env = { PATH: process.env.PATH, HOME: home, SENDBATCH_URL: served.url };
+        return (await run(process.execPath, [command, ...args], { cwd: home, env })).stdout;
+      };
+      const sent = await cli('send', 'a.csv', '--from-uid', 'system', '--channel-type', 'group', '--json');
+      assert.equal(JSON.parse(sent).sent, 2);
+      assert.equal(await cli('tail', 'group', 'packed', '--count', '2'), '1\tsystem\tone\n2\tsystem\ttwo\n');
+      assert.match(await cli('verify'), /^1 channels, 2 messages, 0 faults/);
+    } finally {
+      assert.equal(await served.end('SIGTERM'), 0, served.output());
+      rmSync(home, { recursive: true, force: true });
+    }
+  });
+
+  test('an older Node is told so in one line', async () => {
+    const main = readFileSync(join(folder, 'node_modules/sendbatch/dist/src/main.js'), 'utf8');
+    assert.doesNotMatch(main, /^import\b/m);
+    const asOld = `Object.defineProperty(process.versions, 'node', { value: '20.11.1' }); ${main.replace(/^#!.*\n/, '')}`;
+    const old = await run(process.execPath, ['--input-type=module', '-e', asOld]).catch((error) => error);
+    assert.deepEqual([old.code, old.stderr], [1, 'sendbatch: Node 20.11.1 is too old: 22.12 or later is needed\n']);
   });
 });

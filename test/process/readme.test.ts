@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -11,9 +11,6 @@ import { temporaryFolder } from '../support/cluster.ts';
 const root = join(import.meta.dirname, '../..');
 const pages = ['README.md', 'README.zh-CN.md', 'ARCHITECTURE.md', 'CHANGELOG.md', 'SECURITY.md', 'bench/RESULTS.md'];
 const textOf = (page: string) => readFileSync(join(root, page), 'utf8');
-/** As it reads: tables may be padded. */
-const plainTextOf = (page: string) => textOf(page).replaceAll(/ +/g, ' ');
-
 function blocksOf(page: string): { language: string; text: string }[] {
   return [...textOf(page).matchAll(/^```(\w+)\n(.*?)^```$/gms)].map(([, language = '', text = '']) => ({
     language,
@@ -54,6 +51,8 @@ describe('the README', () => {
       if (language === 'sh') {
         answer = execFileSync('sh', ['-c', text.replaceAll('http://localhost:5001', url)], {
           encoding: 'utf8',
+          cwd: root,
+          env: { ...process.env, SENDBATCH_URL: url },
           stdio: ['ignore', 'pipe', 'ignore'],
         });
         continue;
@@ -68,13 +67,14 @@ describe('the README', () => {
     assert.equal(messages.at(-1), 'stopped', 'the signal went through npm and sh');
   });
 
-  test('names every setting with its default, in both languages', () => {
-    for (const { name, default: value, doc } of describeSettings()) {
-      const start = `| \`${name}\` | ${value === '' ? 'unset' : `\`${value}\``} | `;
-      assert.ok(plainTextOf('README.md').includes(`${start}${doc} |`), `README.md misses: ${start}${doc} |`);
-      const chinese = start.replace('unset', '未设');
-      assert.ok(plainTextOf('README.zh-CN.md').includes(chinese), `README.zh-CN.md misses: ${chinese}`);
-    }
+  test('names every setting with its default, bounds and meaning, in both languages', () => {
+    const check = spawnSync(process.execPath, ['scripts/settings-table.ts', '--check'], {
+      cwd: root,
+      encoding: 'utf8',
+    });
+    assert.deepEqual([check.status, check.stderr], [0, '']);
+    for (const page of ['README.md', 'README.zh-CN.md'])
+      for (const { name } of describeSettings()) assert.match(textOf(page), new RegExp(`^\\| \`${name}\` `, 'm'));
   });
 
   test('has the same commands in both languages', () => {

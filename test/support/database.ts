@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { type Db, openDatabase } from '../../src/storage/database.ts';
+import { installJobs } from '../../src/storage/jobs.ts';
 import { migrate } from '../../src/storage/migrate.ts';
 
 export const adminUrlVariable = 'SENDBATCH_TEST_ADMIN_URL';
@@ -13,15 +14,18 @@ export interface TestDatabase {
   drop(): Promise<void>;
 }
 
-/** Clones the migrated template (50 ms), or makes an empty database. */
-export async function createDatabase(from: 'template' | 'empty' = 'template'): Promise<TestDatabase> {
+/** Clones the migrated template (50 ms), or another database that nobody is connected to, or makes an empty one. */
+export async function createDatabase(
+  from: 'template' | 'empty' | { readonly copyOf: string } = 'template',
+): Promise<TestDatabase> {
   const adminUrl = process.env[adminUrlVariable];
   if (adminUrl === undefined)
     throw new Error(
       'no test server: run the tests as `npm test`, one file as `npm test -- test/contract/send.test.ts`',
     );
   const name = `sendbatch_test_${randomBytes(6).toString('hex')}`;
-  await administer(adminUrl, `create database ${name}${from === 'template' ? ` template ${templateName}` : ''}`);
+  const source = typeof from === 'string' ? templateName : new URL(from.copyOf).pathname.slice(1);
+  await administer(adminUrl, `create database ${name}${from === 'empty' ? '' : ` template ${source}`}`);
   const url = new URL(adminUrl);
   url.pathname = `/${name}`;
   return { url: url.href, drop: () => administer(adminUrl, `drop database if exists ${name} with (force)`) };
@@ -55,6 +59,7 @@ export async function migrateDatabase(url: string): Promise<void> {
   });
   await migrate(db);
   await db.destroy();
+  await installJobs({ connectionString: url });
 }
 
 /** Opens a database as the store does, with one connection. */

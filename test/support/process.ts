@@ -16,8 +16,12 @@ export interface ServiceProcess {
 }
 
 /** Starts it and waits until it listens; rejects with its words when it ends before. */
-export async function spawnService(env: Record<string, string>, cwd?: string): Promise<ServiceProcess> {
-  const { child, output, exit } = launch(env, [], cwd);
+export async function spawnService(
+  env: Record<string, string>,
+  cwd?: string,
+  program: string = main,
+): Promise<ServiceProcess> {
+  const { child, output, exit } = launch(env, [], cwd, 'ignore', program);
   const url = await new Promise<string>((resolve, reject) => {
     if (child.stdout === null) return reject(new Error('no stdout'));
     createInterface(child.stdout).on('line', (line) => {
@@ -42,17 +46,25 @@ export async function runToEnd(
   env: Record<string, string>,
   args: string[] = [],
   cwd?: string,
-): Promise<{ code: number | null; output: string }> {
-  const { output, exit } = launch(env, args, cwd);
-  return { code: await exit, output: output() };
+  input?: string | Buffer,
+): Promise<{ code: number | null; output: string; stdout: string }> {
+  const { child, output, stdout, exit } = launch(env, args, cwd, input === undefined ? 'ignore' : 'pipe');
+  child.stdin?.end(input);
+  return { code: await exit, output: output(), stdout: stdout() };
 }
 
 export function spawnCommand(env: Record<string, string>, args: string[]) {
   return launch(env, args, undefined);
 }
 
-function launch(env: Record<string, string>, args: string[], cwd: string | undefined) {
-  const child = spawn(process.execPath, [main, ...args], {
+function launch(
+  env: Record<string, string>,
+  args: string[],
+  cwd: string | undefined,
+  stdin: 'ignore' | 'pipe' = 'ignore',
+  program: string = main,
+) {
+  const child = spawn(process.execPath, [program, ...args], {
     env: {
       PATH: process.env.PATH ?? '',
       HOME: process.env.HOME ?? '',
@@ -61,11 +73,13 @@ function launch(env: Record<string, string>, args: string[], cwd: string | undef
       SYSTEM_UIDS: '*',
       ...env,
     },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: [stdin, 'pipe', 'pipe'],
     ...(cwd === undefined ? {} : { cwd }),
   });
   let text = '';
+  let printed = '';
+  child.stdout?.on('data', (chunk: Buffer) => (printed += chunk.toString()));
   for (const stream of [child.stdout, child.stderr]) stream?.on('data', (chunk: Buffer) => (text += chunk.toString()));
   const exit = once(child, 'close').then(([code]) => code as number | null);
-  return { child, output: () => text, exit };
+  return { child, output: () => text, stdout: () => printed, exit };
 }

@@ -63,6 +63,11 @@ export async function assertSound(url: string): Promise<void> {
   });
 }
 
+/** One statement, past the service. */
+export async function query(url: string, sql: string): Promise<Record<string, string>[]> {
+  return await ask(url, async (client) => (await client.query<Record<string, string>>(sql)).rows);
+}
+
 async function ask<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();

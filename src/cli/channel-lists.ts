@@ -1,0 +1,147 @@
+import { createReadStream } from 'node:fs';
+import { createInterface } from 'node:readline';
+import type { Client } from '@connectrpc/connect';
+import type { Command } from 'commander';
+import type { ChannelService, ListedUid } from '../../gen/sendbatch/v1/channel_service_pb.ts';
+import type { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
+import { ofChannel } from './channel-type.ts';
+import { type ConnectOptions, calling, connectTo } from './connect.ts';
+import { print } from './output.ts';
+import { CommandError, wholeNumber } from './usage.ts';
+
+export const channelAbout = `
+Exit codes: 0 done, 1 failed.
+
+Examples:
+  sendbatch channel create group friends --member alice,bob
+  sendbatch channel members add group friends carol dave
+  sendbatch channel members add group friends --file uids.txt
+  sendbatch channel denylist ls group friends --json
+  sendbatch channel messages group friends --newest --limit 10`;
+
+type Rpc = Client<typeof ChannelService>;
+type Named = { readonly channelType: ChannelType; readonly channelId: string };
+
+/** A list of uids that a channel has, by its RPCs. */
+interface List {
+  readonly name: string;
+  readonly about: string;
+  readonly add: (rpc: Rpc, channel: Named, uids: string[]) => Promise<unknown>;
+  readonly remove: (rpc: Rpc, channel: Named, uids: string[]) => Promise<unknown>;
+  readonly clear: (rpc: Rpc, channel: Named) => Promise<unknown>;
+  readonly page: (
+    rpc: Rpc,
+    page: Named & { pageSize: number; pageToken: string },
+  ) => Promise<{ entries: ListedUid[]; nextPageToken: string }>;
+}
+
+const lists: readonly List[] = [
+  {
+    name: 'members',
+    about: 'who may send and read',
+    add: (rpc, channel, subscribers) => rpc.addMembers({ ...channel, subscribers }),
+    remove: (rpc, channel, subscribers) => rpc.removeMembers({ ...channel, subscribers }),
+    clear: (rpc, channel) => rpc.removeAllMembers(channel),
+    page: (rpc, page) => rpc.listMembers(page),
+  },
+  {
+    name: 'denylist',
+    about: 'who may not send',
+    add: (rpc, channel, uids) => rpc.addToDenylist({ ...channel, uids }),
+    remove: (rpc, channel, uids) => rpc.removeFromDenylist({ ...channel, uids }),
+    clear: (rpc, channel) => rpc.clearDenylist(channel),
+    page: (rpc, page) => rpc.listDenylist(page),
+  },
+  {
+    name: 'allowlist',
+    about: 'who alone may send, as soon as anybody is on it',
+    add: (rpc, channel, uids) => rpc.addToAllowlist({ ...channel, uids }),
+    remove: (rpc, channel, uids) => rpc.removeFromAllowlist({ ...channel, uids }),
+    clear: (rpc, channel) => rpc.clearAllowlist(channel),
+    page: (rpc, page) => rpc.listAllowlist(page),
+  },
+];
+
+interface ChangeOptions extends ConnectOptions {
+  readonly file?: string;
+  readonly all?: boolean;
+}
+
+/** members, denylist and allowlist, each with add, remove and ls. */
+export function addLists(channel: Command): void {
+  for (const list of lists) {
+    const command = channel.command(list.name).description(`${list.about}: add, remove, ls`);
+    const add = ofChannel(command.command('add').description('Puts uids on it.'))
+      .argument('[uids...]')
+      .option('--file <file>', 'uids, a line each; - is standard input');
+    calling(add).action(async (channelType: ChannelType, channelId: string, uids: string[], options: ChangeOptions) => {
+      await change(options, uids, 'added', (rpc, chosen) => list.add(rpc, { channelType, channelId }, chosen));
+    });
+    const remove = ofChannel(command.command('remove').alias('rm').description('Takes uids off it.'))
+      .argument('[uids...]')
+      .option('--file <file>', 'uids, a line each; - is standard input')
+      .option('--all', 'all that are on it');
+    calling(remove).action(
+      async (channelType: ChannelType, channelId: string, uids: string[], options: ChangeOptions) => {
+        if (!options.all)
+          return await change(options, uids, 'removed', (rpc, chosen) =>
+            list.remove(rpc, { channelType, channelId }, chosen),
+          );
+        if (uids.length > 0 || options.file !== undefined) throw new CommandError('--all and uids exclude each other');
+        await list.clear(connectTo(options).channels, { channelType, channelId });
+        await print(options.json ? '{"removed":"all"}' : 'all are removed');
+      },
+    );
+    const ls = ofChannel(command.command('ls').alias('list').description('Prints who is on it, a uid a line.')).option(
+      '--limit <n>',
+      'so many at most',
+      wholeNumber(1, Number.MAX_SAFE_INTEGER),
+    );
+    calling(ls).action(
+      async (channelType: ChannelType, channelId: string, options: ConnectOptions & { limit?: number }) => {
+        await printList(list, { channelType, channelId }, options);
+      },
+    );
+  }
+}
+
+/** Uids that one call takes. */
+const callUids = 10_000;
+
+async function change(
+  options: ChangeOptions,
+  named: readonly string[],
+  done: 'added' | 'removed',
+  call: (rpc: Rpc, uids: string[]) => Promise<unknown>,
+): Promise<void> {
+  const uids = await uidsOf(named, options.file);
+  if (uids.length === 0) throw new CommandError('no uids: name them, or give --file');
+  const { channels } = connectTo(options);
+  for (let from = 0; from < uids.length; from += callUids) await call(channels, uids.slice(from, from + callUids));
+  await print(options.json ? JSON.stringify({ [done]: uids.length }) : `${uids.length} ${done}`);
+}
+
+/** Uids of a command line, and of a file. */
+export async function uidsOf(named: readonly string[], file: string | undefined): Promise<string[]> {
+  const uids = [...named];
+  if (file !== undefined) {
+    const input = file === '-' ? process.stdin : createReadStream(file);
+    for await (const line of createInterface({ input })) if (line.trim() !== '') uids.push(line.trim());
+  }
+  return uids;
+}
+
+async function printList(list: List, channel: Named, options: ConnectOptions & { limit?: number }): Promise<void> {
+  const { channels } = connectTo(options);
+  let left = options.limit ?? Number.POSITIVE_INFINITY;
+  let pageToken = '';
+  do {
+    const page = await list.page(channels, { ...channel, pageSize: Math.min(left, callUids), pageToken });
+    for (const { uid, createdAt, updatedAt } of page.entries) {
+      const times = { created_at: Number(createdAt), updated_at: Number(updatedAt) };
+      await print(options.json ? JSON.stringify({ uid, ...times }) : uid);
+    }
+    left -= page.entries.length;
+    pageToken = page.nextPageToken;
+  } while (pageToken !== '' && left > 0);
+}

@@ -1,0 +1,128 @@
+import { type Command, InvalidArgumentError } from 'commander';
+import { type Scope, scopes } from '../domain/caller.ts';
+import type { Keys, KeyWish } from '../service/keys.ts';
+import { withDatabase } from './database.ts';
+import { print } from './output.ts';
+import { CommandError, exit, splitList, wholeNumber } from './usage.ts';
+
+const dayMs = 24 * 3600_000;
+
+const about = `
+Keys are in the database: the command needs the service's own settings (DATABASE_URL, or DATA_DIR), not its address.
+
+Exit codes: 0 done, 1 failed.
+
+Examples:
+  sendbatch key create --name billing --scopes send,read --expires 90d
+  sendbatch key list
+  sendbatch key revoke 3f9c2a1b`;
+
+interface CreateOptions {
+  readonly name: string;
+  readonly scopes: Scope[];
+  readonly senders?: string[];
+  readonly rate?: number;
+  readonly expires?: number;
+  readonly json?: boolean;
+}
+
+export function addKey(program: Command): void {
+  const key = program
+    .command('key')
+    .summary('API keys: create, list, revoke')
+    .description('The API keys of callers.')
+    .addHelpText('after', about);
+  const json = '--json' as const;
+  key
+    .command('create')
+    .description('Makes a key, and shows it once.')
+    .requiredOption('--name <name>', 'who uses it, at most 100 characters', keyName)
+    .option('--scopes <scopes>', scopes.join(', '), scopeList, ['send', 'read'])
+    .option('--senders <uids>', 'whom it may send as (default: anybody)', splitList)
+    .option('--rate <n>', 'messages a second', wholeNumber(1, 1_000_000))
+    .option('--expires <days>', 'such as 90d (default: never)', days)
+    .option(json, 'as JSON')
+    .action(async (options: CreateOptions) => {
+      await withKeys((keys) => create(keys, options));
+    });
+  key
+    .command('list')
+    .alias('ls')
+    .description('Lists all keys; their secrets are not kept.')
+    .option(json, 'as a JSON array')
+    .action(async (options: { json?: boolean }) => {
+      await withKeys((keys) => list(keys, options.json === true));
+    });
+  key
+    .command('revoke')
+    .description('Ends a key: every instance refuses it within a second.')
+    .argument('<id>', 'as key list shows it')
+    .option(json, 'as JSON')
+    .action(async (id: string, options: { json?: boolean }) => {
+      await withKeys((keys) => revoke(keys, id, options.json === true));
+    });
+}
+
+async function withKeys(work: (keys: Keys) => Promise<void>): Promise<void> {
+  const { createKeys } = await import('../service/keys.ts');
+  await withDatabase({ poolSize: 1 }, (db) => work(createKeys(db)));
+  process.exitCode = exit.done;
+}
+
+async function create(keys: Keys, { name, scopes, senders, rate, expires, json }: CreateOptions): Promise<void> {
+  const made = await keys.create({
+    name,
+    scopes,
+    ...(senders === undefined ? {} : { senders }),
+    ...(rate === undefined ? {} : { ratePerSecond: rate }),
+    ...(expires === undefined ? {} : { expiresAt: Date.now() + expires * dayMs }),
+  } satisfies KeyWish);
+  if (json) return await print(JSON.stringify(made));
+  await print(
+    `${made.key}\n\nThis is the only time that it is shown. Callers send it as "Authorization: Bearer <key>", legacy ones as "token: <key>".`,
+  );
+}
+
+async function list(keys: Keys, json: boolean): Promise<void> {
+  const all = await keys.list();
+  const now = Date.now();
+  const rows = all.map((key) => ({
+    id: key.keyId,
+    name: key.name,
+    scopes: key.scopes.join(','),
+    senders: key.senders?.join(',') ?? 'any',
+    rate: key.ratePerSecond ?? 'default',
+    expires: key.expiresAt === null ? 'never' : new Date(key.expiresAt).toISOString(),
+    state: key.revokedAt !== null ? 'revoked' : key.expiresAt !== null && key.expiresAt <= now ? 'expired' : 'active',
+  }));
+  if (json) return await print(JSON.stringify(rows));
+  if (rows.length === 0) return await print('there are no keys; make one with: key create --name <name>');
+  for (const row of rows)
+    await print(
+      `${row.id}  ${row.state.padEnd(7)}  ${row.name}  scopes ${row.scopes}  senders ${row.senders}  rate ${row.rate}  expires ${row.expires}`,
+    );
+}
+
+async function revoke(keys: Keys, id: string, json: boolean): Promise<void> {
+  if (!(await keys.revoke(id)))
+    throw new CommandError(`there is no active key ${JSON.stringify(id)}; key list shows all`);
+  await print(json ? JSON.stringify({ revoked: id }) : `${id} is revoked; every instance refuses it within a second`);
+}
+
+function keyName(text: string): string {
+  if (text === '' || text.length > 100) throw new InvalidArgumentError('It takes 1 to 100 characters.');
+  return text;
+}
+
+function scopeList(text: string): Scope[] {
+  const named = splitList(text);
+  const odd = named.find((each) => !scopes.includes(each as Scope));
+  if (odd !== undefined || named.length === 0) throw new InvalidArgumentError(`It takes ${scopes.join(', ')}.`);
+  return named as Scope[];
+}
+
+function days(text: string): number {
+  const count = Number(/^(\d{1,5})d$/.exec(text)?.[1]);
+  if (!(count >= 1)) throw new InvalidArgumentError('It takes days, such as 90d.');
+  return count;
+}

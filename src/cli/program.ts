@@ -1,0 +1,123 @@
+import { Command, CommanderError } from 'commander';
+import { ConfigError, describeSettings } from '../config.ts';
+import { version } from '../version.ts';
+import { endQuietlyWithReader, print } from './output.ts';
+import { CommandError, exit } from './usage.ts';
+
+const about = `
+Commands that call a service find it at --url (SENDBATCH_URL), with the credential --token (SENDBATCH_TOKEN). serve, key and verify
+take the service's own settings from the environment: config prints them. NO_COLOR is heard.
+
+Exit codes:
+  0    done
+  1    failed, or a wrong command line
+  2    send, batch watch: some messages were refused; verify: there are faults
+  130  interrupted (Ctrl-C)
+
+Examples:
+  sendbatch serve
+  sendbatch send messages.ndjson
+  sendbatch tail group group123
+  sendbatch help send
+
+From a checkout: npm start for serve, npm run cli -- <command> for the others.`;
+
+/** Carries out a command line: what can be said in one line is, on stderr, and the exit code is set. */
+export async function run(args: readonly string[]): Promise<void> {
+  endQuietlyWithReader();
+  try {
+    const line = args.length === 0 ? ['serve'] : args;
+    const program = await createProgram(line[0] ?? '');
+    await program.parseAsync(line, { from: 'user' });
+  } catch (error) {
+    // Its words are out already: help and version are good ends, help because a group's command is missing is not.
+    if (error instanceof CommanderError && error.code === 'commander.help' && error.exitCode !== 0)
+      fail('which command? They are listed above');
+    else if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? exit.done : exit.failed;
+    else if (error instanceof CommandError || error instanceof ConfigError || isOfSystem(error)) fail(error.message);
+    else fail(await describeCallError(error));
+  }
+}
+
+/** An error of a call to a service in one line; anything else is thrown on, with its stack. */
+async function describeCallError(error: unknown): Promise<string> {
+  const { ConnectError } = await import('@connectrpc/connect');
+  if (!(error instanceof ConnectError)) throw error;
+  const { describe } = await import('./connect.ts');
+  return describe(error);
+}
+
+/** In the order of the help. A command is loaded when it is called, and all of them when one has to choose: `version` takes 0.1 s, and took 0.4. */
+const commands: Record<string, () => Promise<(program: Command) => void>> = {
+  serve: async () => addServe,
+  send: async () => (await import('./send.ts')).addSend,
+  tail: async () => (await import('./tail.ts')).addTail,
+  batch: async () => (await import('./batch.ts')).addBatch,
+  channel: async () => (await import('./channel.ts')).addChannel,
+  template: async () => (await import('./template.ts')).addTemplate,
+  key: async () => (await import('./key.ts')).addKey,
+  verify: async () => (await import('./verify.ts')).addVerify,
+  config: async () => addConfig,
+  version: async () => addVersion,
+};
+
+async function createProgram(called: string): Promise<Command> {
+  const program = new Command('sendbatch')
+    .description('A batch message service, and its command line. Without a command it serves.')
+    .version(version, '-V, --version', 'print the version')
+    .exitOverride()
+    .configureOutput({ outputError: (text, write) => write(inOneLine(text)) })
+    .showSuggestionAfterError(true)
+    .addHelpText('after', about);
+  const named = commands[called];
+  for (const load of named === undefined ? Object.values(commands) : [named]) (await load())(program);
+  return program;
+}
+
+function addServe(program: Command): void {
+  program
+    .command('serve')
+    .summary('serve: gRPC, gRPC-Web, Connect and JSON on one port')
+    .description('Serves until a signal stops it; settings come from the environment.')
+    .action(async () => {
+      const { serve } = await import('../serve.ts');
+      await serve(fail);
+    });
+}
+
+function addConfig(program: Command): void {
+  program.command('config').description('print every setting: name, default, meaning').action(printSettings);
+}
+
+function addVersion(program: Command): void {
+  program
+    .command('version')
+    .description('print the version')
+    .action(() => print(version));
+}
+
+async function printSettings(): Promise<void> {
+  for (const setting of describeSettings())
+    await print(`${setting.name} (default ${setting.default === '' ? 'unset' : setting.default})\n    ${setting.doc}`);
+}
+
+/** `error: unknown option '--x'` and a suggestion on a second line, as one line of ours. */
+function inOneLine(text: string): string {
+  const words = text
+    .replace(/^error: /, '')
+    .trim()
+    .split('\n')
+    .map((line) => line.trim())
+    .join(' ');
+  return `sendbatch: ${words} (--help says more)\n`;
+}
+
+/** A file that cannot be read or written, and the like: the message names it. */
+function isOfSystem(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && 'syscall' in error && 'code' in error && /^E[A-Z]+$/.test(String(error.code));
+}
+
+function fail(message: string): void {
+  console.error(`sendbatch: ${message}`);
+  process.exitCode = exit.failed;
+}

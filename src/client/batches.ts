@@ -1,0 +1,79 @@
+import { create, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
+import { type Client, Code, ConnectError } from '@connectrpc/connect';
+import {
+  type Batch,
+  type BatchOptionsSchema,
+  type BatchService,
+  SubmitBatchRequestSchema,
+  type SubmitBatchResponse,
+} from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import type { Draft } from './index.ts';
+import { pause, type RetryOptions, waitOf } from './retry.ts';
+import { callsOf } from './send.ts';
+
+/** How a batch is sent in the background; `requestId` is made when there is none, so that a retry is exact. */
+export type SubmitOptions = Omit<MessageInitShape<typeof BatchOptionsSchema>, '$typeName' | '$unknown'> & {
+  readonly signal?: AbortSignal;
+};
+
+type Rpc = Client<typeof BatchService>;
+
+/** What one request takes: the service's 16 MiB, with room for JSON's base64. More goes as a stream, which browsers have not. */
+const requestBytes = 8 * 1024 * 1024;
+
+export async function submit(
+  rpc: Rpc,
+  messages: readonly Draft[],
+  { signal, ...given }: SubmitOptions,
+  retry: RetryOptions,
+): Promise<Pick<SubmitBatchResponse, 'duplicate'> & { readonly batch: Batch }> {
+  const options = { ...given, requestId: given.requestId || globalThis.crypto.randomUUID() };
+  const call = signal === undefined ? {} : { signal };
+  const request = create(SubmitBatchRequestSchema, { ...options, messages: [...messages] });
+  const isLarge = toBinary(SubmitBatchRequestSchema, request).length > requestBytes;
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const { batch, duplicate } = isLarge
+        ? await rpc.submitBatchStream(framesOf(messages, options), call)
+        : await rpc.submitBatch(request, call);
+      if (batch === undefined) throw new ConnectError('the answer has no batch', Code.Internal);
+      return { batch, duplicate };
+    } catch (error) {
+      const waitMs = waitOf(error);
+      if (waitMs === undefined || attempt >= retry.attempts || signal?.aborted) throw error;
+      await pause(attempt, waitMs, retry, signal);
+    }
+  }
+}
+
+async function* framesOf(messages: readonly Draft[], options: MessageInitShape<typeof BatchOptionsSchema>) {
+  yield { options };
+  for (const frame of callsOf(messages.map((draft, place) => ({ draft, place }))))
+    yield { messages: frame.map(({ draft }) => draft) };
+}
+
+/** A batch now and after each change until it has ended, across reconnects. */
+export async function* watch(
+  rpc: Rpc,
+  batchId: string,
+  { signal }: { readonly signal?: AbortSignal },
+  retry: RetryOptions,
+): AsyncGenerator<Batch> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      for await (const { batch } of rpc.watchBatch({ batchId }, signal === undefined ? {} : { signal })) {
+        attempt = 1;
+        if (batch === undefined) continue;
+        yield batch;
+        if (batch.endedAt !== undefined) return;
+      }
+      // The service ends a stream with the batch; an end before it is the way's doing.
+      await pause(attempt, 0, retry, signal);
+    } catch (error) {
+      if (signal?.aborted) return;
+      const waitMs = waitOf(error);
+      if (waitMs === undefined || attempt >= retry.attempts) throw error;
+      await pause(attempt, waitMs, retry, signal);
+    }
+  }
+}

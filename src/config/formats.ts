@@ -1,0 +1,155 @@
+import convict from 'convict';
+
+/** Whole numbers: the least, the most, the unit. They are in the manual and in every refusal. */
+const ranges = {
+  'tcp-port': [0, 65_535, ''],
+  milliseconds: [1, 24 * 3600_000, 'ms'],
+  days: [1, 3650, 'days'],
+  workers: [1, 64, ''],
+  lanes: [0, 64, ''],
+  count: [1, 10_000, ''],
+} as const;
+
+/** Texts: how one is written in the manual, and what is wrong with another. */
+const texts = {
+  text: { shape: 'text', fault: () => undefined },
+  path: { shape: 'path', fault: () => undefined },
+  'database-url': {
+    shape: '`postgres://…`',
+    fault: (text: string) =>
+      text === '' || /^postgres(ql)?:\/\//.test(text) ? undefined : 'must start with postgres:// or postgresql://',
+  },
+  'web-url': {
+    shape: '`https://…`, `http://…`',
+    fault: (text: string) =>
+      text === '' || (URL.canParse(text) && /^https?:$/.test(new URL(text).protocol))
+        ? undefined
+        : 'must be an http or https URL',
+  },
+  scopes: {
+    shape: '`send,read,admin,metrics`',
+    fault: (text: string) => named(splitList(text), isScope, 'is not a scope: send, read, admin, metrics'),
+  },
+  share: {
+    shape: '0 – 1',
+    fault: (text: string) => (/^(0(\.\d+)?|1(\.0+)?)$/.test(text) ? undefined : 'must be a number from 0 to 1'),
+  },
+  quotas: {
+    shape: '`1/1s` … `1000000000/86400s`',
+    fault: (text: string) =>
+      named(
+        splitWords(text),
+        (each) => quotaOf(each) !== undefined,
+        'is not a quota such as 100/1s: 1 to 10^9 messages in 1 to 86400 seconds',
+      ),
+  },
+  retention: {
+    shape: '`1=1` … `12=99999`',
+    fault: (text: string) =>
+      named(
+        splitWords(text),
+        (each) => /^([1-9]|1[0-2])=[1-9]\d{0,4}$/.test(each),
+        'is not a channel type and its days, such as 2=365',
+      ),
+  },
+  origins: {
+    shape: '`https://…`, `*`',
+    fault: (text: string) =>
+      named(
+        splitList(text),
+        (each) => each === '*' || (URL.canParse(each) && new URL(each).origin === each),
+        'is not an origin such as https://app.example.com',
+      ),
+  },
+} as const satisfies Record<string, { shape: string; fault: (text: string) => string | undefined }>;
+
+export type NumberFormat = keyof typeof ranges;
+/** How a setting is written: a range, a text, or one of a few words. */
+export type Format = NumberFormat | keyof typeof texts | readonly string[];
+
+for (const [name, [least, most, unit]] of Object.entries(ranges)) {
+  const what = unit === 'ms' ? 'milliseconds' : unit === '' ? 'a whole number' : unit;
+  convict.addFormat({
+    name,
+    validate(value: unknown) {
+      if (typeof value !== 'number' || !Number.isInteger(value) || value < least || value > most)
+        throw new Error(`must be ${what} from ${least} to ${most}`);
+    },
+    // Number() would take '', '1e3' and '0x10' too.
+    coerce: (value: unknown) => (/^\d+$/.test(String(value)) ? Number(value) : Number.NaN),
+  });
+}
+for (const [name, { fault }] of Object.entries(texts)) {
+  convict.addFormat({
+    name,
+    validate(value: unknown) {
+      const wrong = fault(String(value));
+      if (wrong !== undefined) throw new Error(wrong);
+    },
+    coerce: String,
+  });
+}
+
+/** The bounds and the unit of a format as the manual has them. */
+export function boundsOf(format: Format): string {
+  if (typeof format !== 'string')
+    return format
+      .filter((word) => word !== '')
+      .map((word) => `\`${word}\``)
+      .join(', ');
+  if (!isNumberFormat(format)) return texts[format].shape;
+  const [least, most, unit] = ranges[format];
+  return `${least} – ${most}${unit === '' ? '' : ` ${unit}`}`;
+}
+
+function isNumberFormat(format: string): format is NumberFormat {
+  return Object.hasOwn(ranges, format);
+}
+
+/** The first of several parts that is not as it should be. */
+function named(parts: readonly string[], isGood: (part: string) => boolean, fault: string): string | undefined {
+  const odd = parts.find((part) => !isGood(part));
+  return odd === undefined ? undefined : `${JSON.stringify(odd)} ${fault}`;
+}
+
+/** A scope of a credential. */
+export type Scope = 'send' | 'read' | 'admin' | 'metrics';
+
+export function isScope(text: string): text is Scope {
+  return text === 'send' || text === 'read' || text === 'admin' || text === 'metrics';
+}
+
+export interface Quota {
+  readonly points: number;
+  readonly seconds: number;
+}
+
+function quotaOf(text: string): Quota | undefined {
+  const [, points, seconds] = /^([1-9]\d{0,9})\/([1-9]\d{0,4})s$/.exec(text) ?? [];
+  const quota = { points: Number(points), seconds: Number(seconds) };
+  return quota.points <= 1e9 && quota.seconds <= 86_400 ? quota : undefined;
+}
+
+export function quotasOf(text: string): Quota[] {
+  return splitWords(text).flatMap((each) => quotaOf(each) ?? []);
+}
+
+export function retentionOf(text: string): { channelType: number; days: number }[] {
+  return splitWords(text).map((part) => {
+    const [channelType = 0, days = 0] = part.split('=').map(Number);
+    return { channelType, days };
+  });
+}
+
+/** What is separated by commas. */
+export function splitList(text: string): string[] {
+  return text
+    .split(',')
+    .map((each) => each.trim())
+    .filter((each) => each !== '');
+}
+
+/** What is separated by blanks or commas. */
+function splitWords(text: string): string[] {
+  return text.split(/[\s,]+/).filter(Boolean);
+}

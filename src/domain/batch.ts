@@ -1,0 +1,191 @@
+import { limits } from '../limits.ts';
+import type { Refusal } from './failure.ts';
+import type { Draft } from './message.ts';
+import type { Outcome } from './plan.ts';
+import type { Variables } from './template.ts';
+
+/** Where a batch stands. `receiving`: it is not one yet, its messages are still coming. */
+export type BatchState = 'receiving' | 'queued' | 'running' | 'cancelling' | 'completed' | 'cancelled';
+
+/** Turns are shared by these: of two batches of a caller the one that has paid less goes next, and a turn costs this much. */
+export const turnCost = { high: 1, normal: 4, low: 16 } as const;
+export type BatchPriority = keyof typeof turnCost;
+
+/** A draft in a batch. */
+export interface BatchDraft extends Draft {
+  readonly template?:
+    | { readonly name: string; readonly version: number; readonly variables?: Variables | undefined }
+    | undefined;
+  /** Milliseconds since 1970; unset: as the batch. */
+  readonly sendAt?: number | undefined;
+}
+
+/** A draft, its place in the batch, and when it is due. */
+export interface Placed {
+  readonly index: number;
+  readonly dueAt: number;
+  readonly draft: BatchDraft;
+}
+
+/** Messages that are sent together. */
+export interface Chunk {
+  /** When all of them are due. */
+  readonly dueAt: number;
+  /** As stored. */
+  readonly drafts: string;
+}
+
+/** Messages that are due within so many milliseconds go together, when the last of them is due: a batch that is spread over an hour has 3,600 chunks, not 100,000. */
+const togetherMs = 1000;
+
+/** Cuts drafts into chunks, by the time at which they are due and then in their order. */
+export function cutChunks(placed: readonly Placed[]): Chunk[] {
+  const sorted = placed.every((each) => each.dueAt === placed[0]?.dueAt)
+    ? placed
+    : [...placed].sort((a, b) => a.dueAt - b.dueAt);
+  const chunks: Chunk[] = [];
+  let texts: string[] = [];
+  let chars = 0;
+  let first = 0;
+  let last = 0;
+  const close = () => {
+    if (texts.length > 0) chunks.push({ dueAt: last, drafts: `[${texts.join(',')}]` });
+    texts = [];
+    chars = 0;
+  };
+  for (const each of sorted) {
+    const text = JSON.stringify(toStored(each));
+    const isFull = texts.length === limits.batchMessages || chars + text.length > limits.chunkChars;
+    if (isFull || each.dueAt - first >= togetherMs) close();
+    if (texts.length === 0) first = each.dueAt;
+    last = each.dueAt;
+    texts.push(text);
+    chars += text.length;
+  }
+  close();
+  return chunks;
+}
+
+/** As kept between being taken and being sent: nothing that is empty, bytes as base64. */
+interface StoredDraft {
+  readonly i: number;
+  readonly key?: string;
+  readonly from: string;
+  readonly id?: string;
+  readonly type?: number;
+  readonly header?: readonly [number, number, number];
+  readonly expire?: number;
+  readonly payload?: string;
+  readonly subscribers?: readonly string[];
+  readonly stream?: string;
+  readonly tag?: string;
+  readonly template?: BatchDraft['template'];
+}
+
+function toStored({ index, draft }: Placed): StoredDraft {
+  const { header, clientMsgNo, channelId, channelType, expire, payload, subscribers, streamNo, tagKey, template } =
+    draft;
+  return {
+    i: index,
+    from: draft.fromUid,
+    ...(clientMsgNo === '' ? {} : { key: clientMsgNo }),
+    ...(channelId === '' ? {} : { id: channelId }),
+    ...(channelType === 0 ? {} : { type: channelType }),
+    ...(header === undefined ? {} : { header: [header.noPersist, header.redDot, header.syncOnce] }),
+    ...(expire === 0 ? {} : { expire }),
+    ...(payload.length === 0 ? {} : { payload: Buffer.from(payload).toString('base64') }),
+    ...(subscribers.length === 0 ? {} : { subscribers }),
+    ...(streamNo === '' ? {} : { stream: streamNo }),
+    ...(tagKey === '' ? {} : { tag: tagKey }),
+    ...(template === undefined
+      ? {}
+      : { template: { name: template.name, version: template.version, variables: template.variables } }),
+  };
+}
+
+/** The drafts of a chunk. What has no key of its own gets `<prefix>:<index>`, the same whenever it is tried. */
+export function draftsOf(text: string, prefix: string): { index: number; ownKey: boolean; draft: BatchDraft }[] {
+  return (JSON.parse(text) as StoredDraft[]).map((each) => ({
+    index: each.i,
+    ownKey: each.key !== undefined,
+    draft: {
+      ...(each.header === undefined
+        ? {}
+        : { header: { noPersist: each.header[0], redDot: each.header[1], syncOnce: each.header[2] } }),
+      clientMsgNo: each.key ?? `${prefix}:${each.i}`,
+      fromUid: each.from,
+      channelId: each.id ?? '',
+      channelType: each.type ?? 0,
+      expire: each.expire ?? 0,
+      payload: each.payload === undefined ? new Uint8Array() : Buffer.from(each.payload, 'base64'),
+      subscribers: each.subscribers ?? [],
+      streamNo: each.stream ?? '',
+      tagKey: each.tag ?? '',
+      template: each.template,
+    },
+  }));
+}
+
+/** What became of one message of a batch. */
+export interface BatchResult {
+  readonly index: number;
+  readonly clientMsgNo: string;
+  /** 0 when it was refused. */
+  readonly messageId: number;
+  readonly messageSeq: number;
+  readonly duplicate: boolean;
+  readonly refusal?: Refusal;
+}
+
+/**
+ * The result of an outcome. `again`: an earlier try may have stored it, so that what looks like a repeated send under a key that nobody but the batch uses is the
+ * batch's own.
+ */
+export function resultOf(
+  { index, ownKey, draft }: { index: number; ownKey: boolean; draft: BatchDraft },
+  outcome: Outcome | Refusal,
+  again: boolean,
+): BatchResult {
+  const { clientMsgNo } = draft;
+  if ('reason' in outcome || outcome.kind === 'refused') {
+    const refusal = 'reason' in outcome ? outcome : outcome.refusal;
+    return { index, clientMsgNo, messageId: 0, messageSeq: 0, duplicate: false, refusal };
+  }
+  const { messageId, messageSeq } = outcome;
+  const duplicate = outcome.kind === 'duplicate' && (ownKey || !again);
+  return { index, clientMsgNo, messageId, messageSeq, duplicate };
+}
+
+/** Whether another try may answer something else. */
+export function isPassing({ refusal }: BatchResult): boolean {
+  return refusal?.retryAfterMs !== undefined;
+}
+
+/** How many of each. */
+export interface Tally {
+  readonly accepted: number;
+  readonly duplicate: number;
+  readonly refused: number;
+}
+
+export function tallyOf(results: readonly BatchResult[]): Tally {
+  const refused = results.filter((each) => each.refusal !== undefined).length;
+  const duplicate = results.filter((each) => each.duplicate).length;
+  return { accepted: results.length - refused - duplicate, duplicate, refused };
+}
+
+const firstPauseMs = 500;
+const longestPauseMs = 60_000;
+/** Without any progress for so long, what cannot be sent is refused for good. */
+const patienceMs = 24 * 3600_000;
+
+/** When a chunk of which some messages were refused for now is tried again; undefined: not any more. `attempts` without progress so far. */
+export function nextTry(
+  passing: readonly BatchResult[],
+  { attempts, stalledSince, now }: { attempts: number; stalledSince: number; now: number },
+): number | undefined {
+  if (now - stalledSince >= patienceMs) return undefined;
+  const asked = Math.max(...passing.map((each) => each.refusal?.retryAfterMs ?? 0));
+  const pause = Math.min(firstPauseMs * 2 ** Math.min(attempts, 16), longestPauseMs);
+  return now + Math.max(Math.min(asked, longestPauseMs), pause);
+}

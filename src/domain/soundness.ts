@@ -1,0 +1,88 @@
+/** What a look at one sequence of a channel found. */
+export interface ChannelFacts {
+  readonly channelType: number;
+  readonly channelId: string;
+  /** 0 messages, 1 commands. */
+  readonly sequence: number;
+  /** The last sequence by its head; undefined when the head is not there. */
+  readonly lastSeq: number | undefined;
+  /** Messages that the sweeper has taken. */
+  readonly swept: number;
+  readonly kept: number;
+  readonly firstKept: number | undefined;
+  readonly lastKept: number | undefined;
+  /** The last message before the first gap among those that are kept. */
+  readonly beforeGap: number | undefined;
+  /** Messages beyond the first that have a once-only key again, and the sequence of one. */
+  readonly doubles: number;
+  readonly doubleAt: number | undefined;
+  /** Messages whose id is not above that of the one before, and the first of them. */
+  readonly falls: number;
+  readonly fallAt: number | undefined;
+  /** Messages whose id is not in 1 to 2^53-1, and the first of them. */
+  readonly oddIds: number;
+  readonly oddIdAt: number | undefined;
+}
+
+/** A promise of the store that does not hold. */
+export interface Fault {
+  readonly kind:
+    | 'HEAD_MISSING'
+    | 'HEAD_BEHIND'
+    | 'MESSAGES_MISSING'
+    | 'DOUBLE_SEQUENCE'
+    | 'DOUBLE_KEY'
+    | 'IDS_NOT_RISING'
+    | 'ID_OUT_OF_RANGE'
+    | 'DOUBLE_ID'
+    | 'CHANNEL_MISSING'
+    | 'IDS_AHEAD_OF_BLOCKS';
+  readonly channelType?: number;
+  readonly channelId?: string;
+  readonly sequence?: number;
+  /** In words, with the numbers. */
+  readonly what: string;
+}
+
+/** The promises that a channel does not keep. */
+export function faultsOf(facts: ChannelFacts): Fault[] {
+  const faults: Fault[] = [];
+  const { channelType, channelId, sequence, lastSeq, kept, swept, firstKept, lastKept } = facts;
+  const found = (kind: Fault['kind'], what: string) => faults.push({ kind, channelType, channelId, sequence, what });
+  if (lastSeq === undefined) {
+    found('HEAD_MISSING', `it has no head, and ${kept} messages`);
+  } else if (lastKept !== undefined && lastKept > lastSeq) {
+    found('HEAD_BEHIND', `its head says ${lastSeq}, its last message is ${lastKept}`);
+  } else if (kept + swept < lastSeq) {
+    found('MESSAGES_MISSING', `${lastSeq - kept - swept} of ${lastSeq} messages are missing: ${whereOf(facts)}`);
+  } else if (kept + swept > lastSeq) {
+    const more = kept + swept - lastSeq;
+    found(
+      'DOUBLE_SEQUENCE',
+      `${kept} kept and ${swept} swept messages are ${more} more than the ${lastSeq} of its head`,
+    );
+  }
+  if (firstKept !== undefined && firstKept < 1)
+    found('DOUBLE_SEQUENCE', `its first message has the sequence ${firstKept}, which is below 1`);
+  if (facts.doubles > 0)
+    found(
+      'DOUBLE_KEY',
+      `${facts.doubles} messages have a once-only key that another has, such as seq ${facts.doubleAt}`,
+    );
+  if (facts.falls > 0)
+    found('IDS_NOT_RISING', `${facts.falls} ids are not above the one before, the first at seq ${facts.fallAt}`);
+  if (facts.oddIds > 0)
+    found('ID_OUT_OF_RANGE', `${facts.oddIds} ids are not in 1 to 2^53-1, the first at seq ${facts.oddIdAt}`);
+  return faults;
+}
+
+/** Where messages may be missing: what was swept leaves gaps too, so that only the first place is certain to be a gap. */
+function whereOf({ lastSeq, swept, kept, firstKept, lastKept, beforeGap }: ChannelFacts): string {
+  if (kept === 0) return 'none is kept';
+  const places = [
+    ...(firstKept !== undefined && firstKept > 1 ? [`before seq ${firstKept}`] : []),
+    ...(beforeGap === undefined ? [] : [`after seq ${beforeGap}`]),
+    ...(lastKept === lastSeq ? [] : [`after seq ${lastKept}, the last that is kept`]),
+  ];
+  return `${places.join(', or ')}${swept > 0 ? ` (${swept} were swept, which leaves gaps too)` : ''}`;
+}

@@ -1,0 +1,240 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { type Timestamp, timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
+import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
+import {
+  type BatchOptions,
+  BatchPriority,
+  type BatchResultSchema,
+  type BatchSchema,
+  type BatchService,
+  BatchState,
+  type SubmitBatchStreamRequest,
+  SubmitBatchStreamRequestSchema,
+} from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import type { MessageDraft } from '../../gen/sendbatch/v1/message_pb.ts';
+import {
+  type BatchDraft,
+  type BatchPriority as Priority,
+  type BatchState as State,
+  turnCost,
+} from '../domain/batch.ts';
+import { type Failure, invalidField, malformed } from '../domain/failure.ts';
+import { pageOf } from '../domain/page.ts';
+import { limits } from '../limits.ts';
+import type { BatchWatch } from '../service/batch-watch.ts';
+import type { Batches, ResultsPage, StoredBatch, SubmitCall } from '../service/batches.ts';
+import { requestIdOf } from '../service/send-batch.ts';
+import { toStatus } from './failures.ts';
+import { callerKey } from './identity.ts';
+import { isPlainlyValid } from './quick-check.ts';
+import { formatOf } from './template-service.ts';
+import { checkRules } from './validate.ts';
+
+/** What the service is made of. */
+export interface BatchServiceParts {
+  readonly batches: Batches;
+  readonly batchWatch: BatchWatch;
+}
+
+/** sendbatch.v1.BatchService: each RPC is a conversion around a use case. */
+export function createBatchService({ batches, batchWatch }: BatchServiceParts): ServiceImpl<typeof BatchService> {
+  return {
+    async submitBatch(request, context) {
+      const submission = await batches.open(callOf(request, context));
+      return await submitting(submission, async () => await submission.add(request.messages.map(toDraft)));
+    },
+
+    async submitBatchStream(requests, context) {
+      let submission: Awaited<ReturnType<Batches['open']>> | undefined;
+      const open = async (options?: BatchOptions) => await batches.open(callOf(options, context));
+      let count = 0;
+      let bytes = 0;
+      try {
+        for await (const frame of requests) {
+          if (frame.options !== undefined && submission !== undefined)
+            throw invalidField('options', 'must be in the first frame only');
+          checkFrame(frame, count);
+          submission ??= await open(frame.options);
+          bytes += frame.messages.reduce((sum, each) => sum + sizeOf(each), 0);
+          if (bytes > limits.submitBytes) throw tooManyBytes();
+          count += frame.messages.length;
+          await submission.add(frame.messages.map(toDraft));
+        }
+        submission ??= await open();
+        return answerOf(await submission.commit());
+      } catch (error) {
+        await submission?.abort();
+        throw error;
+      }
+    },
+
+    async getBatch({ batchId }, context) {
+      return { batch: toBatch(await batches.get(context.values.get(callerKey), batchId)) };
+    },
+
+    async listBatches({ states, pageSize, pageToken }, context) {
+      const [createdAt, ...rest] = pageToken.split('-');
+      const before = rest.length === 0 ? undefined : { createdAt: Number(createdAt), batchId: rest.join('-') };
+      const limit = pageSize || limits.pageMessagesDefault;
+      const wanted = states.flatMap((each) => stateNames.get(each) ?? []);
+      const found = await batches.list(context.values.get(callerKey), { states: wanted, before, limit: limit + 1 });
+      const { page, last } = pageOf(found, limit);
+      return {
+        batches: page.map(toBatch),
+        nextPageToken: last === undefined ? '' : `${last.createdAt}-${last.batchId}`,
+      };
+    },
+
+    async listBatchResults({ batchId, refusedOnly, pageSize, pageToken }, context) {
+      const [dueAt = 0, ordinal = 0, skip = 0] = pageToken.split('-').map(Number);
+      const { results, next } = await batches.results(context.values.get(callerKey), batchId, {
+        from: { dueAt, ordinal, skip },
+        refusedOnly,
+        limit: pageSize || limits.resultsPage,
+      });
+      return {
+        results: results.map(toResult),
+        nextPageToken: next === undefined ? '' : `${next.dueAt}-${next.ordinal}-${next.skip}`,
+      };
+    },
+
+    async *watchBatch({ batchId }, context) {
+      for await (const batch of batchWatch.watch(context.values.get(callerKey), batchId, context.signal))
+        yield { batch: toBatch(batch) };
+    },
+
+    async cancelBatch({ batchId }, context) {
+      return { batch: toBatch(await batches.cancel(context.values.get(callerKey), batchId)) };
+    },
+  };
+}
+
+type Options = Omit<BatchOptions, '$typeName' | '$unknown'>;
+
+export function callOf(
+  options: Options | undefined,
+  { values, requestHeader }: Pick<HandlerContext, 'values' | 'requestHeader'>,
+): SubmitCall {
+  return {
+    caller: values.get(callerKey),
+    requestId: requestIdOf(options?.requestId ?? '', requestHeader.get('idempotency-key')),
+    sendAt: timeOf(options?.sendAt),
+    priority: priorityNames.get(options?.priority ?? BatchPriority.UNSPECIFIED) ?? 'normal',
+    name: options?.name ?? '',
+    templates: (options?.templates ?? []).map(({ name, body, format }) => ({ name, body, format: formatOf(format) })),
+  };
+}
+
+type Opened = Awaited<ReturnType<Batches['open']>>;
+
+/** What was begun and cannot be ended leaves no trace. */
+export async function submitting(submission: Opened, add: () => Promise<void>) {
+  try {
+    await add();
+    return answerOf(await submission.commit());
+  } catch (error) {
+    await submission.abort();
+    throw error;
+  }
+}
+
+function answerOf({ batch, duplicate }: Awaited<ReturnType<Opened['commit']>>) {
+  return { batch: toBatch(batch), duplicate };
+}
+
+/** The interceptor of the rules sees a stream, not its frames. Paths count from the first message of the batch. */
+function checkFrame(frame: SubmitBatchStreamRequest, first: number): void {
+  const { messages, options } = frame;
+  if (options === undefined && messages.length <= limits.submitFrame && messages.every(isPlainlyValid)) return;
+  const failure = checkRules(SubmitBatchStreamRequestSchema, frame);
+  if (failure === undefined) return;
+  throw malformed(
+    failure.violations.map((each) => ({
+      ...each,
+      field: each.field.replace(/^messages\[(\d+)\]/, (_, index) => `messages[${first + Number(index)}]`),
+    })),
+    failure.refusal.metadata,
+  );
+}
+
+export function toDraft(draft: MessageDraft): BatchDraft {
+  return { ...draft, sendAt: timeOf(draft.sendAt) };
+}
+
+function timeOf(time: Timestamp | undefined): number | undefined {
+  return time === undefined ? undefined : timestampMs(time);
+}
+
+/** About as many bytes as it came in. */
+export function sizeOf({ payload, template, subscribers }: MessageDraft): number {
+  const variables = template === undefined ? 0 : JSON.stringify(template.variables ?? {}).length;
+  return payload.length + variables + subscribers.reduce((sum, uid) => sum + uid.length, 0);
+}
+
+export function tooManyBytes(): Failure {
+  return malformed(
+    [
+      {
+        field: 'messages',
+        description: `must be at most ${limits.submitBytes} bytes together; submit several batches`,
+        reason: 'BATCH_TOO_LARGE',
+      },
+    ],
+    { limit: String(limits.submitBytes) },
+  );
+}
+
+const priorityNames: ReadonlyMap<BatchPriority, Priority> = new Map([
+  [BatchPriority.LOW, 'low'],
+  [BatchPriority.NORMAL, 'normal'],
+  [BatchPriority.HIGH, 'high'],
+]);
+const priorityOfCost = new Map(
+  [...priorityNames].map(([priority, name]) => [turnCost[name] as number, priority] as const),
+);
+const stateNames: ReadonlyMap<BatchState, State> = new Map([
+  [BatchState.QUEUED, 'queued'],
+  [BatchState.RUNNING, 'running'],
+  [BatchState.CANCELLING, 'cancelling'],
+  [BatchState.COMPLETED, 'completed'],
+  [BatchState.CANCELLED, 'cancelled'],
+]);
+const stateOfName = new Map([...stateNames].map(([state, name]) => [name, state] as const));
+
+export function toBatch(batch: StoredBatch): MessageInitShape<typeof BatchSchema> {
+  const { counts, lastRefusal } = batch;
+  const time = (ms: number | null) => (ms === null ? undefined : timestampFromMs(ms));
+  const times = {
+    sendAt: time(batch.sendAt),
+    startedAt: time(batch.startedAt),
+    endedAt: time(batch.endedAt),
+    nextAt: time(batch.dueAt),
+  };
+  return {
+    batchId: batch.batchId,
+    name: batch.name,
+    requestId: batch.requestId,
+    state: stateOfName.get(batch.state) ?? BatchState.UNSPECIFIED,
+    priority: priorityOfCost.get(batch.priority) ?? BatchPriority.UNSPECIFIED,
+    messageCount: batch.messageCount,
+    acceptedCount: counts.accepted,
+    duplicateCount: counts.duplicate,
+    refusedCount: counts.refused,
+    createdAt: timestampFromMs(batch.createdAt),
+    attempts: batch.attempts,
+    ...Object.fromEntries(Object.entries(times).filter(([, value]) => value !== undefined)),
+    ...(lastRefusal === null ? {} : { lastError: toStatus(lastRefusal) }),
+  };
+}
+
+function toResult(result: ResultsPage['results'][number]): MessageInitShape<typeof BatchResultSchema> {
+  const { index, clientMsgNo, messageId, messageSeq, duplicate, refusal } = result;
+  return {
+    index,
+    clientMsgNo,
+    messageId: BigInt(messageId),
+    messageSeq: BigInt(messageSeq),
+    duplicate,
+    ...(refusal === undefined ? {} : { error: toStatus(refusal) }),
+  };
+}

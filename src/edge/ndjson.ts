@@ -1,0 +1,182 @@
+import { pipeline } from 'node:stream';
+import { createGunzip } from 'node:zlib';
+import { create, type MessageShape } from '@bufbuild/protobuf';
+import {
+  Code,
+  ConnectError,
+  createHandlerContext,
+  createMethodImplSpec,
+  type Interceptor,
+  type ServiceImpl,
+} from '@connectrpc/connect';
+import { transformInvokeImplementation } from '@connectrpc/connect/protocol';
+import {
+  BatchOptionsSchema,
+  BatchService,
+  type SubmitBatchStreamRequest,
+  SubmitBatchStreamRequestSchema,
+  SubmitBatchStreamResponseSchema,
+} from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import { type MessageDraft, MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { limits } from '../limits.ts';
+import { TranscodeError, type Transcoder } from '../transcode/index.ts';
+import { tooManyBytes } from './batch-service.ts';
+import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from './exchange.ts';
+import { toConnectError } from './failures.ts';
+import { legacyFailure } from './legacy.ts';
+
+export interface NdjsonParts {
+  readonly implementation: ServiceImpl<typeof BatchService>;
+  readonly interceptors: Interceptor[];
+  readonly transcoder: Transcoder;
+}
+
+const path = /^\/v1\/batches(?:\?(.*))?$/;
+const types = /^application\/(x-ndjson|ndjson|jsonl|x-jsonlines|json-seq)\b/i;
+/** Messages of one frame: what is decoded and checked before others have their turn, about 5 ms. */
+const frameMessages = 500;
+
+/**
+ * Batches as NDJSON, `POST /v1/batches` with a message a line: SubmitBatchStream in another dress, through the same interceptors. False: the request is for somebody
+ * else.
+ */
+export function createNdjson(parts: NdjsonParts): (request: Request, response: Response) => boolean {
+  const spec = createMethodImplSpec(BatchService.method.submitBatchStream, parts.implementation.submitBatchStream);
+
+  async function serve(request: Request, response: Response, search: string): Promise<void> {
+    const { controller, release } = callerSignal(response);
+    const context = createHandlerContext({
+      service: BatchService,
+      method: spec.method,
+      protocolName: 'http-json',
+      requestMethod: 'POST',
+      url: `http://localhost${request.url}`,
+      requestSignal: controller.signal,
+      requestHeader: webHeaders(request.headers),
+      responseHeader: {},
+      responseTrailer: {},
+      contextValues: contextValuesOf(request, 'json'),
+    });
+    try {
+      const invoke = transformInvokeImplementation(spec, context, parts.interceptors);
+      for await (const answer of invoke(framesOf(request, search, parts.transcoder))) {
+        for (const [name, value] of context.responseHeader) response.setHeader(name, value);
+        const message = answer as MessageShape<typeof SubmitBatchStreamResponseSchema>;
+        end(response, 200, parts.transcoder.write(SubmitBatchStreamResponseSchema, message));
+      }
+    } catch (error) {
+      if (response.destroyed || response.writableEnded) return;
+      const { status, headers, body } = legacyFailure(toConnectError(error));
+      for (const [name, value] of [...context.responseHeader, ...headers]) response.setHeader(name, value);
+      // What was not read would fill the connection: it is not used again.
+      if (!request.complete) response.setHeader('connection', 'close');
+      end(response, status, body);
+      request.resume();
+    } finally {
+      release();
+    }
+  }
+
+  return (request, response) => {
+    const match = request.method === 'POST' && path.exec(request.url ?? '');
+    if (!match || !types.test(request.headers['content-type'] ?? '')) return false;
+    void serve(request, response, match[1] ?? '');
+    return true;
+  };
+}
+
+function end(response: Response, status: number, body: string): void {
+  // HTTP/2 has no such header, and Node warns of it.
+  if (response.req.httpVersionMajor === 2) response.removeHeader('connection');
+  response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) });
+  response.end(body);
+}
+
+/** The options of the query, and then the lines, some at a time. */
+async function* framesOf(
+  request: Request,
+  search: string,
+  { read, readQuery }: Transcoder,
+): AsyncGenerator<SubmitBatchStreamRequest> {
+  yield create(SubmitBatchStreamRequestSchema, { options: readQuery(BatchOptionsSchema, search) });
+  let messages: MessageDraft[] = [];
+  let count = 0;
+  for await (const { line, bytes } of linesOf(request)) {
+    try {
+      messages.push(read(MessageDraftSchema, bytes, `messages[${count}]`));
+    } catch (error) {
+      throw ofLine(line, error);
+    }
+    count++;
+    if (messages.length < frameMessages) continue;
+    yield create(SubmitBatchStreamRequestSchema, { messages });
+    messages = [];
+  }
+  yield create(SubmitBatchStreamRequestSchema, { messages });
+}
+
+/** What is wrong with a line, and which line it is: an editor counts lines from 1, the batch its messages from 0. */
+function ofLine(line: number, error: unknown): unknown {
+  if (!(error instanceof TranscodeError)) return error;
+  const faults = error.faults.length > 0 ? error.faults : [{ field: 'body', description: error.rawMessage }];
+  return new TranscodeError(
+    error.httpStatus,
+    `line ${line}: ${error.rawMessage}`,
+    faults.map((each) => ({ ...each, description: `${each.description} (line ${line})` })),
+  );
+}
+
+const lineFeed = 0x0a;
+
+/** The lines that hold something, as bytes. */
+async function* linesOf(request: Request): AsyncGenerator<{ line: number; bytes: Uint8Array }> {
+  let line = 0;
+  let total = 0;
+  let rest: Uint8Array[] = [];
+  let held = 0;
+  for await (const chunk of unpacked(request)) {
+    total += chunk.length;
+    if (total > limits.submitBytes) throw tooManyBytes();
+    let start = 0;
+    for (let at = chunk.indexOf(lineFeed); at !== -1; at = chunk.indexOf(lineFeed, start)) {
+      const bytes = Buffer.concat([...rest, chunk.subarray(start, at)]);
+      rest = [];
+      held = 0;
+      start = at + 1;
+      line++;
+      if (isFull(bytes)) yield { line, bytes };
+    }
+    rest.push(chunk.subarray(start));
+    held += chunk.length - start;
+    if (held > limits.requestBytes)
+      throw new TranscodeError(413, `line ${line + 1} has over ${limits.requestBytes} bytes: a message a line`);
+  }
+  const bytes = Buffer.concat(rest);
+  if (isFull(bytes)) yield { line: line + 1, bytes };
+}
+
+function isFull(bytes: Uint8Array): boolean {
+  return bytes.some((byte) => byte > 0x20);
+}
+
+/** The body, unpacked when it is packed. Read by hand, for to leave a loop over it early would cut the connection before the answer is out. */
+async function* unpacked(request: Request): AsyncGenerator<Buffer> {
+  const encoding = (request.headers['content-encoding'] ?? 'identity').trim().toLowerCase();
+  if (encoding !== 'identity' && encoding !== 'gzip')
+    throw new TranscodeError(415, 'Content-Encoding must be gzip or identity', [], {
+      'accept-encoding': 'gzip, identity',
+    });
+  const source = encoding === 'identity' ? request : pipeline(request, createGunzip(), () => {});
+  const body = source.iterator({ destroyOnReturn: false })[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const { done, value } = await body.next();
+      if (done === true) return;
+      yield value as Buffer;
+    }
+  } catch (error) {
+    const { code } = error as { code?: string };
+    if (code?.startsWith('Z_')) throw new TranscodeError(400, 'the body is not gzip, as its Content-Encoding says');
+    throw new ConnectError('the body ended before its end', Code.Canceled, undefined, undefined, error);
+  }
+}

@@ -1,0 +1,88 @@
+import { startLoop } from './background/loop.ts';
+import type { Config } from './config.ts';
+import type { Events } from './events.ts';
+import type { OpenServer } from './open-server.ts';
+import { createTurn } from './service/batch-turn.ts';
+import { type BatchWatch, createBatchWatch } from './service/batch-watch.ts';
+import { type Batches, createBatches } from './service/batches.ts';
+import type { SendBatch } from './service/send-batch.ts';
+import type { Templates } from './service/templates.ts';
+import { dueCallers, sweepBatches } from './storage/batch.ts';
+import type { Db } from './storage/database.ts';
+
+/** Batches that are sent in the background, and who sends them. */
+export interface OpenBatches {
+  readonly batches: Batches;
+  readonly batchWatch: BatchWatch;
+  /** Finishes the chunks under way. */
+  close(): Promise<void>;
+}
+
+/** How often it is looked for callers whose turn was lost: the queue keeps them, so that it finds none unless somebody emptied the queue. */
+const lookMs = 15_000;
+const callersAtOnce = 1000;
+const dayMs = 24 * 3600_000;
+/** A submission that takes longer than this was given up. */
+const receivingMs = 3600_000;
+const sweepBite = 100;
+
+export async function openBatches({
+  database,
+  db,
+  config,
+  sendBatch,
+  templates,
+  events,
+}: {
+  readonly database: OpenServer;
+  readonly db: Db;
+  readonly config: Pick<Config, 'batchConcurrency' | 'batchRetentionDays' | 'shutdownGraceMs'>;
+  readonly sendBatch: SendBatch;
+  readonly templates: Templates;
+  readonly events: Events;
+}): Promise<OpenBatches> {
+  const watch = events.loop('batches');
+  const turns = events.loop('batch_turns');
+  const jobs = await database.openJobs(watch.onError);
+  const wake = async (callerId: string, timeMs: number) => {
+    try {
+      if (timeMs <= Date.now()) await jobs.turn(callerId);
+      else await jobs.turnAt(callerId, timeMs);
+    } catch (error) {
+      // The batch is stored: it is looked for below.
+      watch.onError(error);
+    }
+  };
+  const onMoved = (batchId: string) => batchWatch.moved(batchId);
+  const batches = createBatches({ db, templates, wake, onMoved });
+  const batchWatch = createBatchWatch(batches);
+  const turn = createTurn({ db, sendBatch, onMoved, onError: turns.onError, now: Date.now });
+  if (config.batchConcurrency > 0)
+    await jobs.run(async (callerId) => {
+      const start = performance.now();
+      const done = (failed: boolean) => turns.onRun(performance.now() - start, failed);
+      const dueAt = await turn(callerId).catch((error: unknown) => {
+        done(true);
+        throw error;
+      });
+      done(false);
+      if (dueAt !== undefined) await wake(callerId, dueAt);
+    }, config.batchConcurrency);
+  const looking = startLoop({
+    everyMs: lookMs,
+    ...watch,
+    async run() {
+      for (const callerId of await dueCallers(db, Date.now(), callersAtOnce)) await jobs.turn(callerId);
+      const endedBefore = Date.now() - config.batchRetentionDays * dayMs;
+      await sweepBatches(db, { endedBefore, begunBefore: Date.now() - receivingMs, limit: sweepBite });
+    },
+  });
+  return {
+    batches,
+    batchWatch,
+    async close() {
+      await looking.stop();
+      await jobs.stop(config.shutdownGraceMs);
+    },
+  };
+}

@@ -1,0 +1,107 @@
+import { start } from './app.ts';
+import { type Config, ConfigError, loadConfig } from './config.ts';
+import { ListenError } from './edge/listen.ts';
+import { createLog, type Log } from './events.ts';
+import { isForTheUser as isOfOpening } from './open-server.ts';
+import { version } from './version.ts';
+import { metricsOfAll } from './worker-metrics.ts';
+import { isWorker, joinWorkers, type Listening, leaveWorkers, startWorkers } from './workers.ts';
+
+/** What may still be under way after the stop, such as the last lines of the log, has so long. */
+const lingerMs = 500;
+
+/** Serves until a signal stops it; settings come from the environment. `fail` is told in one line why it cannot. */
+export async function serve(fail: (message: string) => void): Promise<void> {
+  try {
+    const config = loadConfig();
+    const log = createLog({ level: config.logLevel, format: config.logFormat });
+    if (config.workers > 1 && !isWorker) await serveInWorkers(config, log);
+    else await serveHere(config, log);
+  } catch (error) {
+    if (!isForTheUser(error)) throw error;
+    fail(error.message);
+    if (isWorker) leaveWorkers();
+  }
+}
+
+async function serveHere(config: Config, log: Log): Promise<void> {
+  const app = await start(config, log, isWorker ? metricsOfAll : undefined);
+  const stop = stopOnce(log, () => app.stop());
+  stopOnSignals(stop, log);
+  if (isWorker) joinWorkers(app, stop);
+  else greet(config, log, app);
+}
+
+/** Each worker logs for itself; this process only forks, greets and passes the signals on. */
+async function serveInWorkers(config: Config, log: Log): Promise<void> {
+  const workers = await startWorkers(config.workers, log);
+  if (workers === undefined) {
+    process.exitCode = 1;
+    return;
+  }
+  const stop = stopOnce(log, async () => {
+    if (!(await workers.stop())) throw new Error('a worker did not stop in order');
+  });
+  stopOnSignals(stop, log);
+  greet(config, log, workers);
+}
+
+function greet(config: Config, log: Log, listening: Listening): void {
+  log.info({ url: listening.url, database: listening.database, version, workers: config.workers }, 'listening');
+  if (process.stdout.isTTY || config.logFormat !== 'json') console.log(greeting(listening));
+}
+
+/** These say in one line what to do; the stack of anything else is needed. */
+function isForTheUser(error: unknown): error is Error {
+  return error instanceof ConfigError || error instanceof ListenError || isOfOpening(error);
+}
+
+/** Stops, once, however often it is called; returns false from the second time on. */
+function stopOnce(log: Log, work: () => Promise<void>): () => boolean {
+  let stopping = false;
+  return () => {
+    if (stopping) return false;
+    stopping = true;
+    work().then(
+      () => {
+        log.info('stopped');
+        process.exitCode = 0;
+        leaveWorkers();
+        // Nothing of ours is left; a library that still tries to reach a collector of traces does not hold the process.
+        setTimeout(() => process.exit(), lingerMs).unref();
+      },
+      (error) => {
+        log.error({ err: error }, 'stopping failed');
+        process.exit(1);
+      },
+    );
+    return true;
+  };
+}
+
+/** The first signal drains and stops; the second one ends at once. In a worker a signal comes from the terminal, to all at once. */
+function stopOnSignals(stop: () => boolean, log: Log): void {
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (stop()) log.info({ signal }, 'stopping: calls in flight are finished');
+    else {
+      log.warn({ signal }, 'second signal: ending at once');
+      process.exit(1);
+    }
+  };
+  process.on('SIGTERM', onSignal);
+  process.on('SIGINT', onSignal);
+}
+
+function greeting({ url, database }: Listening): string {
+  return `
+  sendbatch ${version} listens on ${url} (gRPC, gRPC-Web, Connect, JSON)
+  messages are kept in ${database}
+
+  Send a first message:
+
+    curl -X POST ${url}/message/sendbatch -H 'Content-Type: application/json' \\
+      -d '[{"from_uid":"system","channel_id":"group123","channel_type":2,"payload":"SGVsbG8="}]'
+
+  Ctrl-C stops it.
+`;
+}

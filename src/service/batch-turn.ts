@@ -1,0 +1,162 @@
+import { type BatchResult, draftsOf, isPassing, nextTry, resultOf, tallyOf } from '../domain/batch.ts';
+import { type Caller, type Scope, scopes } from '../domain/caller.ts';
+import { Failure, type Refusal } from '../domain/failure.ts';
+import type { TemplateText } from '../domain/template.ts';
+import {
+  beginChunk,
+  claimBatch,
+  endBatch,
+  nextDue,
+  postponeBatch,
+  type Settlement,
+  type StoredBatch,
+  type StoredChunk,
+  settleChunk,
+} from '../storage/batch.ts';
+import type { Db } from '../storage/database.ts';
+import type { SendBatch } from './send-batch.ts';
+
+/** A caller as it stands in its batch. */
+export interface CallerSnapshot {
+  readonly id: string;
+  readonly name: string;
+  readonly kind: Caller['kind'];
+  readonly scopes: readonly Scope[];
+  readonly senders?: readonly string[];
+  readonly ratePerSecond?: number;
+}
+
+/** What a turn needs. */
+export interface TurnParts {
+  readonly db: Db;
+  readonly sendBatch: SendBatch;
+  /** Told of a batch that has moved. */
+  readonly onMoved: (batchId: string) => void;
+  /** Told of a chunk that failed for a reason that is nobody's refusal. */
+  readonly onError: (error: unknown) => void;
+  readonly now: () => number;
+}
+
+/** Sends one chunk of a caller's batches. Returns when the caller has something to do next; undefined: nothing is left. */
+export function createTurn(parts: TurnParts): (callerId: string) => Promise<number | undefined> {
+  const { db, onMoved, now } = parts;
+  return async (callerId) => {
+    const batch = await claimBatch(db, callerId, now());
+    if (batch !== undefined) {
+      try {
+        await sendNext(parts, batch);
+      } catch (error) {
+        // The batch is not at fault when the database is away; whoever is, another try finds out.
+        parts.onError(error);
+        const stalledSince = batch.stalledSince ?? now();
+        const retryAt = nextTry([], { attempts: batch.attempts, stalledSince, now: now() }) ?? now() + 60_000;
+        await postponeBatch(db, { batchId: batch.batchId, dueAt: retryAt, stalledSince });
+      }
+      onMoved(batch.batchId);
+    }
+    return await nextDue(db, callerId);
+  };
+}
+
+async function sendNext(parts: TurnParts, batch: StoredBatch): Promise<void> {
+  const { db, now } = parts;
+  const { batchId } = batch;
+  // Cancelled while a worker that is gone had it.
+  if (batch.state === 'cancelling') return await endBatch(db, batchId, 'cancelled', now());
+  const chunk = await beginChunk(db, batchId);
+  if (chunk === undefined) return await endBatch(db, batchId, 'completed', now());
+  const before = chunk.results === null ? [] : (JSON.parse(chunk.results) as BatchResult[]);
+  const results = await tryChunk(parts, batch, chunk, before);
+  await settleChunk(db, settle(batch, chunk, { before, results, now: now() }));
+}
+
+/** Sends what has no lasting result yet; returns the results of the whole chunk, in its order. */
+async function tryChunk(
+  { sendBatch, onError }: TurnParts,
+  batch: StoredBatch,
+  chunk: StoredChunk,
+  before: readonly BatchResult[],
+): Promise<BatchResult[]> {
+  const settled = new Map(before.filter((each) => !isPassing(each)).map((each) => [each.index, each]));
+  const placed = draftsOf(chunk.drafts, batch.requestId === '' ? batch.batchId : batch.requestId);
+  const pending = placed.filter(({ index }) => !settled.has(index));
+  const outcomes = await sendBatch({
+    messages: pending.map(({ draft }) => draft),
+    templates: JSON.parse(batch.templates) as TemplateText[],
+    atomic: false,
+    validateOnly: false,
+    requestId: '',
+    expectedLastSeqs: [],
+    caller: toCaller(batch.caller as CallerSnapshot),
+  }).catch((error: unknown) => {
+    const { refusal } = error instanceof Failure ? error : new Failure(internal, { cause: error });
+    if (!(error instanceof Failure)) onError(error);
+    return pending.map((): Refusal => refusal);
+  });
+  for (const [position, each] of pending.entries()) {
+    const outcome = outcomes[position];
+    if (outcome === undefined) throw new Error(`no outcome for message ${each.index} of batch ${batch.batchId}`);
+    settled.set(each.index, resultOf(each, outcome, chunk.begun));
+  }
+  return placed.map(({ index }) => settled.get(index) as BatchResult);
+}
+
+/** A defect may be of the moment, and must not end a batch of which the rest can be sent: it is tried again as what passes is. */
+const internal: Refusal = {
+  reason: 'INTERNAL',
+  message: 'an internal error; its cause is in the log',
+  metadata: {},
+  retryAfterMs: 1000,
+};
+
+/** What a try comes to: what is refused for now is tried again, until there was no progress for too long. */
+function settle(
+  batch: StoredBatch,
+  chunk: StoredChunk,
+  { before, results, now }: { before: readonly BatchResult[]; results: readonly BatchResult[]; now: number },
+): Settlement {
+  const passing = results.filter(isPassing);
+  const done = tallyOf(before.filter((each) => !isPassing(each)));
+  const progress = results.length - passing.length > done.accepted + done.duplicate + done.refused;
+  const attempts = progress ? 0 : batch.attempts;
+  const stalledSince = progress ? now : (batch.stalledSince ?? now);
+  const retryAt = passing.length === 0 ? undefined : nextTry(passing, { attempts, stalledSince, now });
+  const all = tallyOf(retryAt === undefined ? results : results.filter((each) => !isPassing(each)));
+  return {
+    batchId: batch.batchId,
+    ordinal: chunk.ordinal,
+    results: JSON.stringify(retryAt === undefined ? results.map(lasting) : results),
+    retryAt,
+    counts: {
+      accepted: all.accepted - done.accepted,
+      duplicate: all.duplicate - done.duplicate,
+      refused: all.refused - done.refused,
+    },
+    attempts: retryAt === undefined ? 0 : attempts + 1,
+    stalledSince: retryAt === undefined ? null : stalledSince,
+    lastRefusal: retryAt === undefined ? undefined : passing[0]?.refusal,
+    now,
+  };
+}
+
+/** Nobody tries it again. */
+function lasting(result: BatchResult): BatchResult {
+  if (!isPassing(result) || result.refusal === undefined) return result;
+  const { retryAfterMs: _, ...refusal } = result.refusal;
+  return { ...result, refusal };
+}
+
+export function snapshotOf({ id, name, kind, scopes: granted, senders, ratePerSecond }: Caller): CallerSnapshot {
+  return {
+    id,
+    name,
+    kind,
+    scopes: scopes.filter((each) => granted.has(each)),
+    ...(senders === undefined ? {} : { senders: [...senders] }),
+    ...(ratePerSecond === undefined ? {} : { ratePerSecond }),
+  };
+}
+
+function toCaller({ scopes: granted, senders, ...rest }: CallerSnapshot): Caller {
+  return { ...rest, scopes: new Set(granted), ...(senders === undefined ? {} : { senders: new Set(senders) }) };
+}

@@ -1,0 +1,375 @@
+import { sql } from 'kysely';
+import type { BatchState, Chunk, Tally } from '../domain/batch.ts';
+import type { Refusal } from '../domain/failure.ts';
+import type { Db, Tx } from './database.ts';
+
+/** A batch as it is kept. Times in milliseconds since 1970. */
+export interface StoredBatch {
+  readonly batchId: string;
+  readonly state: BatchState;
+  readonly callerId: string;
+  /** The caller at the time of its submission, as the service wrote it. */
+  readonly caller: unknown;
+  readonly name: string;
+  readonly requestId: string;
+  readonly contentHash: Buffer;
+  /** The batch's own templates, as the service wrote them. */
+  readonly templates: string;
+  /** What a turn costs it. */
+  readonly priority: number;
+  readonly messageCount: number;
+  readonly counts: Tally;
+  readonly createdAt: number;
+  readonly sendAt: number | null;
+  readonly startedAt: number | null;
+  readonly endedAt: number | null;
+  readonly dueAt: number | null;
+  readonly attempts: number;
+  /** Since when it makes no progress; null when it does. */
+  readonly stalledSince: number | null;
+  readonly lastRefusal: Refusal | null;
+}
+
+/** What a new batch is. */
+export type NewBatch = Pick<
+  StoredBatch,
+  'batchId' | 'callerId' | 'caller' | 'name' | 'requestId' | 'templates' | 'priority' | 'createdAt' | 'sendAt'
+>;
+
+interface BatchRow {
+  readonly batch_id: string;
+  readonly state: BatchState;
+  readonly caller_id: string;
+  readonly caller: unknown;
+  readonly name: string;
+  readonly request_id: string;
+  readonly content_hash: Buffer;
+  readonly templates: string;
+  readonly priority: number;
+  readonly message_count: number;
+  readonly accepted_count: number;
+  readonly duplicate_count: number;
+  readonly refused_count: number;
+  readonly created_at: number;
+  readonly send_at: number | null;
+  readonly started_at: number | null;
+  readonly ended_at: number | null;
+  readonly due_at: number | null;
+  readonly attempts: number;
+  readonly stalled_since: number | null;
+  readonly last_refusal: Refusal | null;
+}
+
+const noHash = Buffer.alloc(0);
+
+/** Notes a batch whose messages are still coming; nobody sees it. */
+export async function insertReceiving(db: Db, batch: NewBatch): Promise<void> {
+  await sql`
+    insert into sendbatch.batch (batch_id, created_at, send_at, turns_taken, priority, message_count, state, caller_id, caller, name,
+      request_id, content_hash, templates)
+    values (${batch.batchId}, ${batch.createdAt}, ${batch.sendAt}, 0, ${batch.priority}, 0, 'receiving', ${batch.callerId},
+      ${JSON.stringify(batch.caller)}, ${batch.name}, ${batch.requestId}, ${noHash}, ${batch.templates})`.execute(db);
+}
+
+export async function insertChunks(
+  db: Db | Tx,
+  batchId: string,
+  firstOrdinal: number,
+  chunks: readonly Chunk[],
+): Promise<void> {
+  if (chunks.length === 0) return;
+  await sql`
+    insert into sendbatch.batch_chunk (batch_id, ordinal, due_at, drafts)
+    select ${batchId}::uuid, ${firstOrdinal}::integer + w.place - 1, w.due_at, w.drafts
+    from unnest(${chunks.map((each) => each.dueAt)}::bigint[], ${chunks.map((each) => each.drafts)}::text[])
+      with ordinality as w(due_at, drafts, place)`.execute(db);
+}
+
+/**
+ * Makes it a batch. It begins with as few turns as the caller's batch that has had the fewest, so that it neither waits for what they have had nor they for it. Throws a
+ * unique_violation when the caller has another one of this request_id.
+ */
+export async function queueBatch(
+  db: Db | Tx,
+  batch: NewBatch,
+  more: { readonly messageCount: number; readonly contentHash: Buffer },
+): Promise<StoredBatch> {
+  const { rows } = await sql<BatchRow>`
+    insert into sendbatch.batch (batch_id, created_at, send_at, turns_taken, priority, message_count, state, caller_id, caller, name,
+      request_id, content_hash, templates, due_at)
+    values (${batch.batchId}, ${batch.createdAt}, ${batch.sendAt},
+      coalesce((select min(turns_taken) from sendbatch.batch where caller_id = ${batch.callerId} and due_at is not null), 0),
+      ${batch.priority}, ${more.messageCount}, 'queued', ${batch.callerId}, ${JSON.stringify(batch.caller)}, ${batch.name}, ${batch.requestId},
+      ${more.contentHash}, ${batch.templates}, (select min(due_at) from sendbatch.batch_chunk where batch_id = ${batch.batchId}))
+    on conflict (batch_id) do update set state = excluded.state, message_count = excluded.message_count, turns_taken = excluded.turns_taken,
+      content_hash = excluded.content_hash, due_at = excluded.due_at
+    returning *`.execute(db);
+  return one(rows);
+}
+
+/** Removes a batch and all of it. */
+export async function removeBatch(db: Db, batchId: string): Promise<void> {
+  await sql`
+    with gone as (delete from sendbatch.batch where batch_id = ${batchId})
+    delete from sendbatch.batch_chunk where batch_id = ${batchId}`.execute(db);
+}
+
+export async function findBatch(db: Db, batchId: string): Promise<StoredBatch | undefined> {
+  const { rows } = await sql<BatchRow>`
+    select * from sendbatch.batch where batch_id::text = ${batchId} and state <> 'receiving'`.execute(db);
+  return rows.map(toStored)[0];
+}
+
+export async function findByRequestId(db: Db, callerId: string, requestId: string): Promise<StoredBatch | undefined> {
+  const { rows } = await sql<BatchRow>`
+    select * from sendbatch.batch where caller_id = ${callerId} and request_id = ${requestId} and request_id <> '' and state <> 'receiving'`.execute(
+    db,
+  );
+  return rows.map(toStored)[0];
+}
+
+/** How many batches of a caller have not ended, counted up to a bound. */
+export async function countUnfinished(db: Db, callerId: string, most: number): Promise<number> {
+  const { rows } = await sql<{ count: number }>`
+    select count(*) as count from (
+      select from sendbatch.batch where caller_id = ${callerId} and due_at is not null limit ${most}) as w`.execute(db);
+  return rows[0]?.count ?? 0;
+}
+
+/** Batches, the newest first: of a caller or of all, in some states or in any. */
+export async function listBatches(
+  db: Db,
+  {
+    callerId,
+    states,
+    before,
+    limit,
+  }: {
+    readonly callerId: string | undefined;
+    readonly states: readonly BatchState[];
+    readonly before: { readonly createdAt: number; readonly batchId: string } | undefined;
+    readonly limit: number;
+  },
+): Promise<StoredBatch[]> {
+  const { rows } = await sql<BatchRow>`
+    select * from sendbatch.batch
+    where state <> 'receiving'
+      and ${callerId === undefined ? sql`true` : sql`caller_id = ${callerId}`}
+      and ${states.length === 0 ? sql`true` : sql`state = any(${states})`}
+      and ${before === undefined ? sql`true` : sql`(created_at, batch_id) < (${before.createdAt}::bigint, ${before.batchId}::uuid)`}
+    order by created_at desc, batch_id desc limit ${limit}`.execute(db);
+  return rows.map(toStored);
+}
+
+/**
+ * Takes the turn of a caller: of its batches that are due the one that has had the fewest turns, at the price of its priority. What was in flight is taken again: it is of
+ * a worker that is gone, for a caller has one turn at a time.
+ */
+export async function claimBatch(db: Db, callerId: string, now: number): Promise<StoredBatch | undefined> {
+  const { rows } = await sql<BatchRow>`
+    update sendbatch.batch set in_flight = true, started_at = coalesce(started_at, ${now}::bigint), turns_taken = turns_taken + priority,
+      state = case state when 'queued' then 'running' else state end
+    where batch_id = (
+      select batch_id from sendbatch.batch where caller_id = ${callerId} and due_at <= ${now}::bigint
+      order by turns_taken, created_at, batch_id limit 1 for update)
+    returning *`.execute(db);
+  return rows.map(toStored)[0];
+}
+
+/** A chunk as its turn finds it. */
+export interface StoredChunk {
+  readonly ordinal: number;
+  readonly drafts: string;
+  /** Results of an earlier try, of which some are to be tried again. */
+  readonly results: string | null;
+  /** Whether it was tried before. */
+  readonly begun: boolean;
+}
+
+/** The next chunk of a batch; it is begun from now on. */
+export async function beginChunk(db: Db, batchId: string): Promise<StoredChunk | undefined> {
+  const { rows } = await sql<StoredChunk>`
+    with next as (
+      select ordinal, begun from sendbatch.batch_chunk where batch_id = ${batchId} and not settled order by due_at, ordinal limit 1)
+    update sendbatch.batch_chunk c set begun = true from next
+    where c.batch_id = ${batchId} and c.ordinal = next.ordinal
+    returning c.ordinal, c.drafts, c.results, next.begun`.execute(db);
+  return rows[0];
+}
+
+/** What a try of a chunk came to. */
+export interface Settlement {
+  readonly batchId: string;
+  readonly ordinal: number;
+  readonly results: string;
+  /** When it is tried again; undefined: all its messages have their results. */
+  readonly retryAt: number | undefined;
+  /** Newly settled messages. */
+  readonly counts: Tally;
+  readonly attempts: number;
+  readonly stalledSince: number | null;
+  readonly lastRefusal: Refusal | undefined;
+  readonly now: number;
+}
+
+/** Keeps the results of a try, and moves the batch on. Undefined when the chunk was settled by somebody else: then nothing is counted twice. */
+export async function settleChunk(db: Db, s: Settlement): Promise<StoredBatch | undefined> {
+  const isFinal = s.retryAt === undefined;
+  // The subquery sees the chunks as they were before: this one is left out by its number.
+  const next = isFinal
+    ? sql`(select min(due_at) from sendbatch.batch_chunk where batch_id = ${s.batchId} and not settled and ordinal <> ${s.ordinal})`
+    : sql`${s.retryAt}::bigint`;
+  const { rows } = await sql<BatchRow>`
+    with settled as (
+      update sendbatch.batch_chunk set settled = ${isFinal}, results = ${s.results}, drafts = case when ${isFinal} then '' else drafts end
+      where batch_id = ${s.batchId} and ordinal = ${s.ordinal} and not settled
+      returning ordinal
+    ), moved as (select ${next} as due_at from settled)
+    update sendbatch.batch b set in_flight = false, attempts = ${s.attempts}, stalled_since = ${s.stalledSince}::bigint,
+      last_refusal = ${s.lastRefusal === undefined ? null : JSON.stringify(s.lastRefusal)}::jsonb,
+      accepted_count = accepted_count + ${s.counts.accepted}::integer, duplicate_count = duplicate_count + ${s.counts.duplicate}::integer,
+      refused_count = refused_count + ${s.counts.refused}::integer,
+      due_at = case when state in ('cancelling', 'cancelled') then null else moved.due_at end,
+      state = case when moved.due_at is null then 'completed' when state in ('cancelling', 'cancelled') then 'cancelled' else state end,
+      ended_at = case when moved.due_at is null or state in ('cancelling', 'cancelled') then coalesce(ended_at, ${s.now}::bigint) end
+    from moved where b.batch_id = ${s.batchId}
+    returning b.*`.execute(db);
+  return rows.map(toStored)[0];
+}
+
+/** A try that failed for a reason of its own: the batch is due again later. */
+export async function postponeBatch(
+  db: Db,
+  { batchId, dueAt, stalledSince }: { batchId: string; dueAt: number; stalledSince: number },
+): Promise<void> {
+  await sql`
+    update sendbatch.batch set in_flight = false, attempts = attempts + 1, stalled_since = ${stalledSince}::bigint, due_at = ${dueAt}::bigint
+    where batch_id = ${batchId} and due_at is not null`.execute(db);
+}
+
+/** Ends a batch of which nothing is under way, as `cancelled` or `completed`. */
+export async function endBatch(db: Db, batchId: string, state: BatchState, now: number): Promise<void> {
+  await sql`
+    update sendbatch.batch set in_flight = false, state = ${state}, due_at = null, ended_at = ${now}::bigint
+    where batch_id = ${batchId} and ended_at is null`.execute(db);
+}
+
+/** Cancels it, now or when the chunk that is under way has ended. */
+export async function cancelBatch(db: Db, batchId: string, now: number): Promise<StoredBatch | undefined> {
+  const { rows } = await sql<BatchRow>`
+    update sendbatch.batch set state = case when in_flight then 'cancelling' else 'cancelled' end,
+      due_at = case when in_flight then ${now}::bigint end, ended_at = case when in_flight then null else ${now}::bigint end
+    where batch_id = ${batchId} and state in ('queued', 'running') returning *`.execute(db);
+  return rows.map(toStored)[0];
+}
+
+/** When a caller has something to do next. */
+export async function nextDue(db: Db, callerId: string): Promise<number | undefined> {
+  const { rows } = await sql<{ due_at: number | null }>`
+    select min(due_at) as due_at from sendbatch.batch where caller_id = ${callerId} and due_at is not null`.execute(db);
+  return rows[0]?.due_at ?? undefined;
+}
+
+/** Callers that have something to do now. */
+export async function dueCallers(db: Db, now: number, limit: number): Promise<string[]> {
+  const { rows } = await sql<{ caller_id: string }>`
+    select distinct caller_id from sendbatch.batch where due_at <= ${now}::bigint limit ${limit}`.execute(db);
+  return rows.map((row) => row.caller_id);
+}
+
+/** The results of settled chunks from a place in the order of sending on, as stored, up to the first that is not settled. */
+export async function readResults(
+  db: Db,
+  batchId: string,
+  from: { readonly dueAt: number; readonly ordinal: number },
+  limit: number,
+): Promise<{ dueAt: number; ordinal: number; results: string }[]> {
+  const { rows } = await sql<{ due_at: number; ordinal: number; settled: boolean; results: string | null }>`
+    select due_at, ordinal, settled, results from sendbatch.batch_chunk
+    where batch_id = ${batchId} and (due_at, ordinal) >= (${from.dueAt}::bigint, ${from.ordinal}::integer)
+    order by due_at, ordinal limit ${limit}`.execute(db);
+  const end = rows.findIndex((row) => !row.settled);
+  return (end === -1 ? rows : rows.slice(0, end)).map((row) => ({
+    dueAt: row.due_at,
+    ordinal: row.ordinal,
+    results: row.results ?? '[]',
+  }));
+}
+
+/** What there is to do, over all callers. */
+export async function standingOfBatches(
+  db: Db,
+  now: number,
+): Promise<{ readonly batches: number; readonly messages: number; readonly oldestDueMs: number }> {
+  const { rows } = await sql<{ batches: number; messages: number; oldest: number | null }>`
+    select count(*) as batches, coalesce(sum(message_count - accepted_count - duplicate_count - refused_count), 0)::bigint as messages,
+      min(due_at) as oldest
+    from sendbatch.batch where due_at is not null`.execute(db);
+  const [row] = rows;
+  const oldest = row?.oldest ?? now;
+  return { batches: row?.batches ?? 0, messages: row?.messages ?? 0, oldestDueMs: Math.max(0, now - oldest) };
+}
+
+/** Removes batches that ended before a time, and what was begun to be submitted before another; returns how many. */
+export async function sweepBatches(
+  db: Db,
+  { endedBefore, begunBefore, limit }: { endedBefore: number; begunBefore: number; limit: number },
+): Promise<number> {
+  const { rows } = await sql<{ batch_id: string }>`
+    delete from sendbatch.batch where batch_id in (
+      (select batch_id from sendbatch.batch where ended_at < ${endedBefore}::bigint order by ended_at limit ${limit})
+      union all
+      (select batch_id from sendbatch.batch where state = 'receiving' and created_at < ${begunBefore}::bigint limit ${limit}))
+    returning batch_id`.execute(db);
+  const gone = rows.map((row) => row.batch_id);
+  if (gone.length > 0) await sql`delete from sendbatch.batch_chunk where batch_id = any(${gone}::uuid[])`.execute(db);
+  return gone.length;
+}
+
+function one(rows: readonly BatchRow[]): StoredBatch {
+  const [row] = rows;
+  if (row === undefined) throw new Error('the batch was not returned');
+  return toStored(row);
+}
+
+function toStored(row: BatchRow): StoredBatch {
+  return {
+    batchId: row.batch_id,
+    state: row.state,
+    callerId: row.caller_id,
+    caller: row.caller,
+    name: row.name,
+    requestId: row.request_id,
+    contentHash: row.content_hash,
+    templates: row.templates,
+    priority: row.priority,
+    messageCount: row.message_count,
+    counts: { accepted: row.accepted_count, duplicate: row.duplicate_count, refused: row.refused_count },
+    createdAt: row.created_at,
+    sendAt: row.send_at,
+    startedAt: row.started_at,
+    endedAt: row.ended_at,
+    dueAt: row.due_at,
+    attempts: row.attempts,
+    stalledSince: row.stalled_since,
+    lastRefusal: row.last_refusal,
+  };
+}
+
+/** Batches of all callers that are not done: how many there are, how many messages they hold that have no result, and since when the first has been due. */
+export async function readBatchQueue(
+  db: Db,
+  now: number,
+): Promise<{ batches: number; messages: number; oldestSeconds: number }> {
+  const { rows } = await sql<{ batches: number; messages: string; due: number | null }>`
+    select count(*) as batches, min(due_at) as due,
+      coalesce(sum(message_count - accepted_count - duplicate_count - refused_count), 0) as messages
+    from sendbatch.batch where due_at is not null and state <> 'receiving'`.execute(db);
+  const [row] = rows;
+  const due = row?.due ?? now;
+  return {
+    batches: Number(row?.batches ?? 0),
+    messages: Number(row?.messages ?? 0),
+    oldestSeconds: Math.max(0, now - due) / 1000,
+  };
+}

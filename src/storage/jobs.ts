@@ -1,0 +1,115 @@
+import { hash } from 'node:crypto';
+import type pg from 'pg';
+import { PgBoss } from 'pg-boss';
+
+/** The durable queue: turns of callers. A turn is worth nothing by itself: who takes it looks at what its caller has to do. */
+export interface Jobs {
+  /** Takes turns, so many at once in this process; each caller has one at a time, in all instances together. */
+  run(turn: (callerId: string) => Promise<void>, concurrency: number): Promise<void>;
+  /** Gives a caller its next turn, behind all who wait for theirs. One that waits already has it. */
+  turn(callerId: string): Promise<void>;
+  /** Gives it one later. */
+  turnAt(callerId: string, timeMs: number): Promise<void>;
+  /** Waits for the turns under way, so long at most; what is not done by then is somebody else's after the heartbeat. */
+  stop(graceMs: number): Promise<void>;
+}
+
+const turns = 'turns';
+const wakes = 'wakes';
+/** pg-boss has tables of its own, in a schema of their own. */
+const schema = 'sendbatch_jobs';
+/** A turn takes a tenth of a second. One whose worker has been silent for this long (the library's least) is given to another, at the next look. */
+const heartbeatSeconds = 10;
+const superviseSeconds = 2;
+/** A worker that nobody wakes looks this often. */
+const pollSeconds = 1;
+/** Never: a turn that fails is tried again until it is done. */
+const retries = 2_000_000_000;
+
+/** Makes the queue's tables, or brings them up to date. */
+export async function installJobs(connection: pg.PoolConfig): Promise<void> {
+  const boss = open(connection, { supervise: false, onError: () => {} });
+  await boss.start();
+  await createQueues(boss);
+  await boss.stop({ graceful: false });
+}
+
+/** Opens the queue, which was installed. */
+export async function openJobs(connection: pg.PoolConfig, onError: (error: unknown) => void): Promise<Jobs> {
+  const boss = open(connection, { supervise: true, onError });
+  await boss.start();
+  let worker: string | undefined;
+  const wake = () => {
+    if (worker !== undefined) boss.notifyWorker(worker);
+  };
+  return {
+    async run(turn, concurrency) {
+      worker = await boss.work<{ callerId: string }>(
+        turns,
+        { localConcurrency: concurrency, pollingIntervalSeconds: pollSeconds },
+        async ([job]) => {
+          if (job !== undefined) await turn(job.data.callerId);
+        },
+      );
+      await boss.work<{ callerId: string }>(wakes, { pollingIntervalSeconds: pollSeconds }, async ([job]) => {
+        if (job === undefined) return;
+        await boss.send(turns, job.data, { singletonKey: keyOf(job.data.callerId) });
+        wake();
+      });
+    },
+    async turn(callerId) {
+      await boss.send(turns, { callerId }, { singletonKey: keyOf(callerId) });
+      wake();
+    },
+    async turnAt(callerId, timeMs) {
+      const second = Math.ceil(timeMs / 1000);
+      await boss.send(
+        wakes,
+        { callerId },
+        { singletonKey: `${keyOf(callerId)} ${second}`, startAfter: new Date(timeMs) },
+      );
+    },
+    stop: (graceMs) => boss.stop({ graceful: true, timeout: graceMs }),
+  };
+}
+
+function open(
+  connection: pg.PoolConfig,
+  { supervise, onError }: { supervise: boolean; onError: (error: unknown) => void },
+): PgBoss {
+  const boss = new PgBoss({
+    ...(connection as ConstructorParameters<typeof PgBoss>[0] & object),
+    schema,
+    application_name: 'sendbatch jobs',
+    max: 3,
+    connectionTimeoutMillis: 5000,
+    supervise,
+    superviseIntervalSeconds: superviseSeconds,
+    monitorIntervalSeconds: superviseSeconds,
+    // What it offers beside the queue is not used here.
+    schedule: false,
+    registerInstance: false,
+    reindex: false,
+    monitorVacuum: false,
+    openTelemetry: { enabled: false },
+  });
+  boss.on('error', onError);
+  return boss;
+}
+
+async function createQueues(boss: PgBoss): Promise<void> {
+  const common = { retryLimit: retries, retryDelay: 1, deleteAfterSeconds: 60 };
+  // `stately`: at most one turn of a caller waits, and one is taken.
+  const queues = [
+    { name: turns, policy: 'stately', ...common, heartbeatSeconds, expireInSeconds: 3600 },
+    { name: wakes, policy: 'short', ...common, expireInSeconds: 60 },
+  ] as const;
+  for (const { name, policy, ...rest } of queues) {
+    await boss.createQueue(name, { policy, ...rest });
+    await boss.updateQueue(name, rest);
+  }
+}
+
+function keyOf(callerId: string): string {
+  return hash('sha256', callerId, 'base64url');
+}

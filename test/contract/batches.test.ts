@@ -1,0 +1,459 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { gzipSync } from 'node:zlib';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { type Client, Code, ConnectError, createClient } from '@connectrpc/connect';
+import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
+import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import { type Batch, BatchPriority, BatchService, BatchState } from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { reasonOf } from '../../src/client/index.ts';
+import type { Scope } from '../../src/domain/caller.ts';
+import { createKeys } from '../../src/service/keys.ts';
+import { openStore } from '../support/database.ts';
+import { openEvents } from '../support/events.ts';
+import { jsonCaller } from '../support/json.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { assertSound, readAll } from '../support/verify.ts';
+
+type Draft = MessageInitShape<typeof MessageDraftSchema>;
+
+const draft = (channelId: string, index: number, more: Draft = {}): Draft => ({
+  channelId,
+  channelType: 2,
+  fromUid: 'u1',
+  payload: Buffer.from(`m${index}`),
+  ...more,
+});
+const drafts = (channelId: string, count: number, more: Draft = {}) =>
+  Array.from({ length: count }, (_, index) => draft(channelId, index, more));
+const lines = (channelId: string, count: number) =>
+  Array.from({ length: count }, (_, index) =>
+    JSON.stringify({
+      channel_id: channelId,
+      channel_type: 2,
+      from_uid: 'u1',
+      payload: Buffer.from(`m${index}`).toString('base64'),
+    }),
+  ).join('\n');
+
+type Batches = Client<typeof BatchService>;
+
+/** Watches a batch to its end. */
+async function ended(client: Batches, batchId: string, headers: Record<string, string> = {}): Promise<Batch> {
+  let last: Batch | undefined;
+  for await (const { batch } of client.watchBatch({ batchId }, { headers })) last = batch;
+  assert.ok(last?.endedAt, 'the stream ends with the batch');
+  return last;
+}
+
+async function results(client: Batches, batchId: string, more: { refusedOnly?: boolean; pageSize?: number } = {}) {
+  const all = [];
+  let pageToken = '';
+  do {
+    const page = await client.listBatchResults({ batchId, pageToken, ...more });
+    all.push(...page.results);
+    pageToken = page.nextPageToken;
+  } while (pageToken !== '');
+  return all;
+}
+
+async function refusal(call: Promise<unknown>): Promise<string> {
+  const error = await call.then(
+    () => assert.fail('it was taken'),
+    (thrown) => ConnectError.from(thrown),
+  );
+  return `${Code[error.code]} ${error.findDetails(ErrorInfoSchema)[0]?.reason}`;
+}
+
+const counts = ({ acceptedCount, duplicateCount, refusedCount }: Batch) => [
+  acceptedCount,
+  duplicateCount,
+  refusedCount,
+];
+
+describe('batches in the background', () => {
+  let service: TestService;
+  let client: Batches;
+  let json: ReturnType<typeof jsonCaller>;
+  before(async () => {
+    service = await startService();
+    client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
+    json = jsonCaller(service.url);
+  });
+  after(() => service.stop());
+  const rowsOf = async (channel: string) =>
+    (await readAll(service.databaseUrl)).filter((row) => row.channel === channel);
+
+  for (const [name, transport] of [
+    ['gRPC', createGrpcTransport],
+    ['gRPC-Web', (o: { baseUrl: string }) => createGrpcWebTransport({ ...o, httpVersion: '1.1' })],
+    ['Connect', (o: { baseUrl: string }) => createConnectTransport({ ...o, httpVersion: '1.1' })],
+  ] as const)
+    test(`over ${name}: stored, sent in order, a result a message`, async () => {
+      const door = createClient(BatchService, transport({ baseUrl: service.url }));
+      const channel = `door-${name}`;
+      const messages = [...drafts(channel, 2500), draft('bad@', 0, { channelType: 1, channelId: 'u2' })];
+      const { batch, duplicate } = await door.submitBatch({ messages, name: 'all', priority: BatchPriority.HIGH });
+      assert.ok(batch);
+      assert.deepEqual(
+        [batch.state, batch.messageCount, duplicate, batch.name, batch.priority],
+        [BatchState.QUEUED, 2501, false, 'all', BatchPriority.HIGH],
+      );
+      const end = await ended(door, batch.batchId);
+      assert.equal(end.state, BatchState.COMPLETED);
+      assert.deepEqual(counts(end), [2501, 0, 0]);
+      const all = await results(door, batch.batchId);
+      assert.deepEqual(
+        all.map((each) => each.index),
+        messages.map((_, index) => index),
+      );
+      const rows = await rowsOf(channel);
+      assert.deepEqual(
+        rows.map((row) => [row.seq, row.id, row.key, row.payload]),
+        all
+          .slice(0, 2500)
+          .map((each, index) => [index + 1, Number(each.messageId), `${batch.batchId}:${index}`, `m${index}`]),
+      );
+      const got = await door.getBatch({ batchId: batch.batchId });
+      assert.deepEqual(got.batch, end);
+    });
+
+  test('as a stream, in frames of any size; and one that breaks leaves no trace', async () => {
+    async function* frames(channel: string, count: number, fault?: Error) {
+      yield { options: { requestId: `stream-${channel}`, name: 'streamed' }, messages: drafts(channel, 3) };
+      for (let index = 0; index < count; index++) yield { messages: drafts(channel, 400) };
+      if (fault !== undefined) throw fault;
+    }
+    const { batch } = await client.submitBatchStream(frames('stream', 10));
+    assert.ok(batch);
+    assert.equal(batch.messageCount, 4003);
+    assert.deepEqual(counts(await ended(client, batch.batchId)), [4003, 0, 0]);
+    assert.equal((await rowsOf('stream')).length, 4003);
+
+    await assert.rejects(client.submitBatchStream(frames('broken', 30, new Error('gone'))));
+    const { batches } = await client.listBatches({});
+    assert.ok(!batches.some((each) => each.requestId === 'stream-broken'));
+
+    async function* late() {
+      yield { messages: drafts('late', 1) };
+      yield { options: { name: 'late' } };
+    }
+    assert.equal(await refusal(client.submitBatchStream(late())), 'InvalidArgument INVALID_FIELD');
+    async function* odd() {
+      yield { messages: drafts('odd', 5) };
+      yield { messages: [draft('odd', 5), draft('', 6)] };
+    }
+    await client.submitBatchStream(odd()).then(
+      () => assert.fail('it was taken'),
+      (error) => assert.match(ConnectError.from(error).rawMessage, /^messages\[6\]\.channel_id: is required/),
+    );
+    async function* none() {}
+    assert.equal(await refusal(client.submitBatchStream(none())), 'InvalidArgument EMPTY_BATCH');
+  });
+
+  test('as NDJSON, plain and packed; a fault is named by its line and its place, and nothing is kept', async () => {
+    const post = async (body: string | Uint8Array, query = '', headers: Record<string, string> = {}) => {
+      const response = await fetch(`${service.url}/v1/batches?${query}`, {
+        method: 'POST',
+        body: typeof body === 'string' ? body : Buffer.from(body),
+        headers: { 'content-type': 'application/x-ndjson', ...headers },
+      });
+      return { status: response.status, body: JSON.parse(await response.text()) };
+    };
+    const first = await post(`\n${lines('nd', 1500)}\r\n\n`, 'name=lines&request_id=nd&priority=low');
+    assert.equal(first.status, 200, JSON.stringify(first.body));
+    assert.deepEqual(
+      [first.body.batch.message_count, first.body.batch.name, first.body.batch.priority, first.body.duplicate],
+      [1500, 'lines', BatchPriority.LOW, undefined],
+    );
+    const again = await post(gzipSync(lines('nd', 1500)), 'name=lines&request_id=nd&priority=low', {
+      'content-encoding': 'gzip',
+    });
+    assert.deepEqual([again.body.batch.batch_id, again.body.duplicate], [first.body.batch.batch_id, true]);
+    assert.deepEqual(counts(await ended(client, first.body.batch.batch_id)), [1500, 0, 0]);
+    assert.equal((await rowsOf('nd')).length, 1500);
+
+    for (const [body, status, text] of [
+      [`${lines('x', 2)}\n\n{"from_uid":`, 400, /line 4/],
+      [
+        `${lines('x', 700)}\n{"from_uid":"u1","channel_type":2,"channel_id":5}`,
+        400,
+        /^messages\[700\]\.channel_id: .*\(line 701\)$/,
+      ],
+      [
+        `${lines('x', 3)}\n{"from_uid":"u1","channel_type":2,"payload":"aGk="}`,
+        400,
+        /^messages\[3\]\.channel_id: is required/,
+      ],
+      ['', 400, /at least one/],
+      [`${'x'.repeat(17 * 1024 * 1024)}`, 413, /line 1 has over/],
+      [`${lines('x', 60_000)}\n${lines('x', 60_000)}`, 413, /at most 100000/],
+    ] as const) {
+      const answer = await post(body, 'request_id=fault');
+      assert.equal(answer.status, status, JSON.stringify(answer.body));
+      assert.match(answer.body.msg, text);
+    }
+    assert.equal((await post('x', 'priority=huge')).status, 400);
+    assert.match((await post(lines('x', 1), '', { 'content-encoding': 'gzip' })).body.msg, /gzip/);
+    assert.equal((await rowsOf('x')).length, 0);
+    // Nothing of them is in the way of the same id.
+    assert.equal((await post(lines('nd-after', 1), 'request_id=fault')).status, 200);
+  });
+
+  test('the same request_id is the same batch, also twice at once; another content under it is refused', async () => {
+    const call = (count: number) => client.submitBatch({ messages: drafts('once', count), requestId: 'once' });
+    const answers = await Promise.all(Array.from({ length: 6 }, () => call(30)));
+    assert.deepEqual(answers.map((each) => each.duplicate).sort(), [false, true, true, true, true, true]);
+    const [id] = new Set(answers.map((each) => each.batch?.batchId));
+    assert.equal(new Set(answers.map((each) => each.batch?.batchId)).size, 1);
+    assert.equal(await refusal(call(31)), 'AlreadyExists REQUEST_ID_REUSED');
+    assert.equal((await ended(client, id ?? '')).acceptedCount, 30);
+    assert.equal((await rowsOf('once'))[0]?.key, 'once:0');
+    const header = await json.post('/v1/batches', { messages: [] });
+    assert.deepEqual([header.status, header.body.error.details[0].reason], [400, 'EMPTY_BATCH']);
+    const keyed = jsonCaller(service.url, { 'idempotency-key': '"by-header"' });
+    const body = { messages: [{ channel_id: 'once', channel_type: 2, from_uid: 'u1', payload: 'aGk=' }] };
+    assert.equal((await keyed.post('/v1/batches', body)).body.duplicate, undefined);
+    assert.equal((await keyed.post('/v1/batches', body)).body.duplicate, true);
+  });
+
+  test('messages with keys of their own that were sent before are duplicates, refused ones say why', async () => {
+    const messages = drafts('mixed', 10).map((each, index) => ({ ...each, clientMsgNo: `own${index}` }));
+    const send = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
+    const before = await send.sendBatch({ messages: messages.slice(0, 4) });
+    const { batch } = await client.submitBatch({
+      messages: [
+        ...messages,
+        draft('mixed', 1, { clientMsgNo: 'own0' }),
+        draft('mixed', 1, { template: { name: 'nowhere' }, payload: new Uint8Array() }),
+      ],
+    });
+    const end = await ended(client, batch?.batchId ?? '');
+    assert.deepEqual(counts(end), [6, 4, 2]);
+    const all = await results(client, end.batchId, { pageSize: 5 });
+    assert.equal(all.length, 12);
+    assert.deepEqual(
+      all.slice(0, 4).map((each) => [each.messageId, each.duplicate]),
+      before.results.map((each) => [each.messageId, true]),
+    );
+    const refused = await results(client, end.batchId, { refusedOnly: true, pageSize: 1 });
+    assert.deepEqual(
+      refused.map((each) => [each.index, reasonOf(each.error)]),
+      [
+        [10, 'CLIENT_MSG_NO_REUSED'],
+        [11, 'TEMPLATE_NOT_EXIST'],
+      ],
+    );
+  });
+
+  test('templates: the request’s own, and stored ones in the version of the submission', async () => {
+    await json.post('/v1/templates', { name: 'greeting', body: 'Hello {{ name }}' });
+    const at = Date.now() + 1500;
+    const messages = ['greeting', 'own'].map((name, index) =>
+      draft('templated', index, { payload: new Uint8Array(), template: { name, variables: { name: 'Ada' } } }),
+    );
+    const { batch } = await client.submitBatch({
+      messages,
+      templates: [{ name: 'own', body: 'Dear {{ name }}' }],
+      sendAt: timestampFromMs(at),
+    });
+    await json.post('/v1/templates', { name: 'greeting', body: 'Changed {{ name }}' });
+    await ended(client, batch?.batchId ?? '');
+    assert.deepEqual(
+      (await rowsOf('templated')).map((row) => row.payload),
+      ['Hello Ada', 'Dear Ada'],
+    );
+    const odd = client.submitBatch({ messages, templates: [{ name: 'own', body: '{{ name' }] });
+    assert.equal(await refusal(odd), 'InvalidArgument INVALID_FIELD');
+  });
+
+  test('at their time: the batch’s, or a message’s own; and the calls that send now take none', async () => {
+    const start = Date.now();
+    const later = timestampFromMs(start + 1200);
+    const { batch } = await client.submitBatch({
+      messages: [
+        draft('timed', 0, { sendAt: later }),
+        draft('timed', 1),
+        draft('timed', 2, { sendAt: timestampFromMs(5) }),
+      ],
+    });
+    assert.ok(batch);
+    const end = await ended(client, batch.batchId);
+    assert.ok(Number(end.endedAt?.seconds) * 1000 + Number(end.endedAt?.nanos) / 1e6 >= start + 1200);
+    assert.deepEqual(
+      (await rowsOf('timed')).map((row) => row.payload),
+      ['m1', 'm2', 'm0'],
+    );
+    assert.deepEqual(
+      (await results(client, batch.batchId, { pageSize: 1 })).map((each) => each.index),
+      [1, 2, 0],
+    );
+    const whole = await client.submitBatch({ messages: drafts('timed-whole', 2), sendAt: later });
+    assert.ok(Number(whole.batch?.nextAt?.seconds) >= Math.floor(start / 1000));
+    const tooFar = timestampFromMs(start + 400 * 24 * 3600_000);
+    assert.equal(
+      await refusal(client.submitBatch({ messages: drafts('far', 1), sendAt: tooFar })),
+      'InvalidArgument INVALID_FIELD',
+    );
+    const send = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
+    await assert.rejects(
+      send.sendBatch({ messages: drafts('now', 1, { sendAt: later }) }),
+      /messages\[0\]\.send_at: must have/,
+    );
+    await assert.rejects(send.send({ message: draft('now', 1, { sendAt: later }) }), /message\.send_at: must have/);
+    assert.equal((await rowsOf('now')).length, 0);
+  });
+
+  test('cancelled: what waits is never sent, what has ended stays', async () => {
+    const { batch } = await client.submitBatch({
+      messages: drafts('cancelled', 5),
+      sendAt: timestampFromMs(Date.now() + 3600_000),
+    });
+    const { batchId } = batch as Batch;
+    const watching = ended(client, batchId);
+    const cancelled = await json.post(`/v1/batches/${batchId}:cancel`, {});
+    assert.equal(cancelled.body.state, BatchState.CANCELLED);
+    assert.equal((await watching).state, BatchState.CANCELLED);
+    assert.equal((await client.cancelBatch({ batchId })).batch?.state, BatchState.CANCELLED);
+    assert.deepEqual(await results(client, batchId), []);
+    assert.equal((await rowsOf('cancelled')).length, 0);
+
+    const big = await client.submitBatch({ messages: drafts('cancelled-between', 30_000) });
+    for await (const { batch: now } of client.watchBatch({ batchId: big.batch?.batchId ?? '' })) {
+      if (now?.acceptedCount === 0 || now?.endedAt !== undefined) continue;
+      await client.cancelBatch({ batchId: now?.batchId ?? '' });
+    }
+    const end = (await client.getBatch({ batchId: big.batch?.batchId ?? '' })).batch as Batch;
+    const rows = await rowsOf('cancelled-between');
+    assert.equal(end.state, BatchState.CANCELLED);
+    assert.equal(end.acceptedCount, rows.length);
+    assert.equal(rows.length % 1000, 0);
+    assert.ok(rows.length > 0 && rows.length < 30_000, `${rows.length} were sent`);
+    assert.equal((await results(client, end.batchId)).length, rows.length);
+    const done = await client.submitBatch({ messages: drafts('done', 1) });
+    await ended(client, done.batch?.batchId ?? '');
+    assert.equal((await client.cancelBatch({ batchId: done.batch?.batchId ?? '' })).batch?.state, BatchState.COMPLETED);
+  });
+
+  test('watched as Server-Sent Events', async () => {
+    const { body } = await json.post('/v1/batches', {
+      name: 'sse',
+      messages: JSON.parse(`[${lines('sse', 3000).split('\n').join(',')}]`),
+    });
+    const events = await openEvents(`${service.url}/v1/batches/${body.batch.batch_id}/events`);
+    assert.deepEqual([events.status, events.type], [200, 'text/event-stream; charset=utf-8']);
+    let last = await events.next();
+    assert.equal(last.event, 'batch');
+    while (last.data.ended_at === undefined) last = await events.next();
+    assert.deepEqual([last.data.state, last.data.accepted_count], [BatchState.COMPLETED, 3000]);
+    assert.equal(last.id, 'ended');
+    const again = await fetch(`${service.url}/v1/batches/${body.batch.batch_id}/events`, {
+      headers: { 'last-event-id': 'ended' },
+    });
+    assert.equal(again.status, 204, 'EventSource does not come back');
+    const missing = await openEvents(`${service.url}/v1/batches/nothing/events`);
+    assert.deepEqual([missing.status, (await missing.body()).error.details[0].reason], [404, 'BATCH_NOT_EXIST']);
+  });
+
+  test('lists, the newest first, by state and by page', async () => {
+    const names = ['l1', 'l2', 'l3'];
+    for (const name of names)
+      await client.submitBatch({ name, messages: drafts('listed', 1), sendAt: timestampFromMs(Date.now() + 3600_000) });
+    const found: string[] = [];
+    let pageToken = '';
+    do {
+      const page = await client.listBatches({ states: [BatchState.QUEUED], pageSize: 2, pageToken });
+      found.push(...page.batches.map((each) => each.name));
+      pageToken = page.nextPageToken;
+    } while (pageToken !== '');
+    assert.deepEqual(found.slice(0, 3), [...names].reverse());
+    const json2 = await json.get('/v1/batches?states=queued&page_size=1');
+    assert.equal(json2.body.batches[0].name, 'l3');
+  });
+
+  test('everything is sound', () => assertSound(service.databaseUrl));
+});
+
+describe('batches and who submits them', () => {
+  test('are seen by their caller and by admins, sent under the caller’s rights; stop ends who watches', async () => {
+    const service = await startService({ asks: true, open: false });
+    const db = openStore(service.databaseUrl);
+    const keys = createKeys(db);
+    const key = async (scopes: Scope[], senders?: string[]) => ({
+      authorization: `Bearer ${(await keys.create({ name: 'k', scopes, ...(senders && { senders }) })).key}`,
+    });
+    const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
+    try {
+      const [mine, other, admin, reader] = await Promise.all([
+        key(['send'], ['u1']),
+        key(['send']),
+        key(['admin', 'send']),
+        key(['read']),
+      ]);
+      const messages = [...drafts('rights', 2), draft('rights', 2, { fromUid: 'u2' })];
+      const { batch } = await client.submitBatch({ messages, requestId: 'r' }, { headers: mine });
+      const { batchId } = batch as Batch;
+      const end = await ended(client, batchId, mine);
+      assert.deepEqual(counts(end), [2, 0, 1]);
+      const { results: refused } = await client.listBatchResults({ batchId, refusedOnly: true }, { headers: mine });
+      assert.deepEqual(
+        refused.map((each) => reasonOf(each.error)),
+        ['SENDER_NOT_YOURS'],
+      );
+      const strange = [
+        client.getBatch({ batchId }, { headers: other }),
+        client.listBatchResults({ batchId }, { headers: other }),
+        client.cancelBatch({ batchId }, { headers: other }),
+        ended(client, batchId, other),
+      ];
+      for (const said of await Promise.all(strange.map(refusal))) assert.equal(said, 'NotFound BATCH_NOT_EXIST');
+      // The id of another caller's request is free.
+      assert.equal((await client.submitBatch({ messages, requestId: 'r' }, { headers: other })).duplicate, false);
+      assert.equal((await client.listBatches({}, { headers: mine })).batches.length, 1);
+      assert.equal((await client.listBatches({}, { headers: admin })).batches.length, 2);
+      assert.equal((await client.getBatch({ batchId }, { headers: admin })).batch?.batchId, batchId);
+      assert.equal(
+        await refusal(client.submitBatch({ messages }, { headers: reader })),
+        'PermissionDenied SCOPE_MISSING',
+      );
+      const ndjson = { method: 'POST', body: lines('rights', 1), headers: { 'content-type': 'application/x-ndjson' } };
+      assert.equal((await fetch(`${service.url}/v1/batches`, ndjson)).status, 401);
+      assert.equal((await openEvents(`${service.url}/v1/batches/${batchId}/events`)).status, 401);
+
+      const later = { messages, sendAt: timestampFromMs(Date.now() + 3600_000) };
+      const waiting = (await client.submitBatch(later, { headers: mine })).batch?.batchId ?? '';
+      const watching = client.watchBatch({ batchId: waiting }, { headers: mine })[Symbol.asyncIterator]();
+      assert.equal((await watching.next()).value.batch.state, BatchState.QUEUED);
+      const next = refusal(watching.next());
+      await service.stop();
+      assert.equal(await next, 'Unavailable STOPPING');
+    } finally {
+      await db.destroy();
+      await service.stop();
+    }
+  });
+
+  test('what is over a rate waits for it, and is sent', async () => {
+    const rates = { caller: [], sender: [{ points: 40, seconds: 1 }], channel: [], store: 'memory' as const };
+    const service = await startService({ rates });
+    const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
+    try {
+      const { batch } = await client.submitBatch({ messages: drafts('rated', 100) });
+      const seen: string[] = [];
+      for await (const { batch: now } of client.watchBatch({ batchId: batch?.batchId ?? '' }))
+        if (now?.lastError) seen.push(reasonOf(now.lastError) ?? '');
+      assert.ok(seen.length > 0 && seen.every((each) => each === 'RATE_LIMITED'), seen.join());
+      const end = (await client.getBatch({ batchId: batch?.batchId ?? '' })).batch as Batch;
+      assert.deepEqual([end.state, ...counts(end)], [BatchState.COMPLETED, 100, 0, 0]);
+      assert.deepEqual(
+        (await readAll(service.databaseUrl)).map((row) => row.payload),
+        Array.from({ length: 100 }, (_, index) => `m${index}`),
+      );
+    } finally {
+      await service.stop();
+    }
+  });
+});

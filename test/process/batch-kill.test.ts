@@ -1,0 +1,118 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { createClient } from '@connectrpc/connect';
+import { createConnectTransport } from '@connectrpc/connect-node';
+import { randomOf } from '../../bench/workload.ts';
+import { type Batch, BatchService, BatchState } from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
+import { startEmbedded } from '../../src/storage/embedded/index.ts';
+import { killAll, quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
+import { type ServiceProcess, spawnService } from '../support/process.ts';
+import { seedOf } from '../support/seed.ts';
+import { assertSound, readAll } from '../support/verify.ts';
+
+const messages = 50_000;
+const channels = 40;
+/** A turn of a worker that is gone is somebody else's after some 13 seconds; nothing here waits longer than a few of those. */
+const patienceMs = 90_000;
+
+describe('kill -9 in the middle of a batch in the background', () => {
+  let cluster: TestCluster;
+  const services: ServiceProcess[] = [];
+  const spawn = () => spawnService({ DATABASE_URL: cluster.url('sendbatch'), BATCH_CONCURRENCY: '1' });
+  before(async () => {
+    cluster = await startCluster({ durable: true });
+    services.push(...(await Promise.all([spawn(), spawn()])));
+  });
+  after(async () => {
+    await Promise.all(services.map((service) => service.end('SIGKILL')));
+    await cluster.stop();
+  });
+
+  const clientOf = ({ url }: ServiceProcess) =>
+    createClient(BatchService, createConnectTransport({ baseUrl: url, httpVersion: '1.1' }));
+
+  /** Asks whoever answers. */
+  async function batchNow(batchId: string): Promise<Batch> {
+    const deadline = Date.now() + patienceMs;
+    for (let attempt = 0; Date.now() < deadline; attempt++) {
+      const service = services[attempt % services.length] as ServiceProcess;
+      const answer = await clientOf(service)
+        .getBatch({ batchId }, { timeoutMs: 5000 })
+        .catch(() => undefined);
+      if (answer?.batch !== undefined) return answer.batch;
+      await delay(20);
+    }
+    throw new Error('no instance answered');
+  }
+
+  test('of workers and of PostgreSQL: each message once and in order, the results complete', async (context) => {
+    const random = randomOf(seedOf(context));
+    const [first] = services as [ServiceProcess, ServiceProcess];
+    const drafts = Array.from({ length: messages }, (_, index) => ({
+      channelId: `c${Math.floor(random() * channels)}`,
+      channelType: ChannelType.GROUP,
+      fromUid: 'u1',
+      payload: Buffer.from(String(index)),
+    }));
+    const { batch } = await clientOf(first).submitBatch({ messages: drafts, requestId: 'killed' });
+    assert.ok(batch);
+    const { batchId } = batch;
+    // Five kills, one of them PostgreSQL's, each after so many messages more.
+    const kills = Array.from({ length: 5 }, (_, index) => ({
+      after: Math.floor(messages * ((index + random() * 0.8) / 6)),
+      victim: index === 2 ? ('postgres' as const) : Math.floor(random() * services.length),
+    }));
+    const deadline = Date.now() + patienceMs;
+    let { pid } = cluster;
+    for (const { after: count, victim } of kills) {
+      while ((await batchNow(batchId)).acceptedCount < count) {
+        assert.ok(Date.now() < deadline, 'the batch stands still');
+        await delay(5);
+      }
+      if (victim === 'postgres') {
+        killAll(pid);
+        ({ pid } = await startEmbedded({ dataDir: cluster.dataDir, explicit: true, log: quietLog }));
+      } else {
+        await services[victim]?.end('SIGKILL');
+        services[victim] = await spawn();
+      }
+    }
+    let now = await batchNow(batchId);
+    while (now.endedAt === undefined) {
+      assert.ok(Date.now() < deadline, 'the batch stands still');
+      await delay(20);
+      now = await batchNow(batchId);
+    }
+    context.diagnostic(`kills after ${kills.map((each) => `${each.after} of ${each.victim}`).join(', ')}`);
+    assert.equal(now.state, BatchState.COMPLETED);
+    assert.deepEqual([now.acceptedCount, now.duplicateCount, now.refusedCount], [messages, 0, 0]);
+
+    const client = clientOf(services[0] as ServiceProcess);
+    const results = [];
+    let pageToken = '';
+    do {
+      const page = await client.listBatchResults({ batchId, pageToken });
+      results.push(...page.results);
+      pageToken = page.nextPageToken;
+    } while (pageToken !== '');
+    const rows = await readAll(cluster.url('sendbatch'));
+    assert.equal(rows.length, messages);
+    const stored = new Map(rows.map((row) => [row.key, row]));
+    assert.equal(results.length, messages);
+    for (const [index, result] of results.entries()) {
+      const row = stored.get(`killed:${index}`);
+      assert.deepEqual([result.index, Number(result.messageId), Number(result.messageSeq)], [index, row?.id, row?.seq]);
+      assert.equal(row?.payload, String(index));
+    }
+    for (let channel = 0; channel < channels; channel++) {
+      const order = rows.filter((row) => row.channel === `c${channel}`).map((row) => Number(row.payload));
+      assert.deepEqual(
+        order,
+        [...order].sort((a, b) => a - b),
+      );
+    }
+    await assertSound(cluster.url('sendbatch'));
+  });
+});

@@ -1,0 +1,332 @@
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { gzipSync } from 'node:zlib';
+import { randomOf } from '../../bench/workload.ts';
+import { temporaryFolder } from '../support/cluster.ts';
+import { runToEnd, spawnCommand } from '../support/process.ts';
+import { seedOf } from '../support/seed.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { assertSound, readAll } from '../support/verify.ts';
+
+const main = join(import.meta.dirname, '../../src/main.ts');
+
+describe('sendbatch send <file>', () => {
+  let service: TestService;
+  let folder: string;
+  before(async () => {
+    service = await startService();
+    folder = temporaryFolder('send-file');
+  });
+  after(async () => {
+    await assertSound(service.databaseUrl);
+    await service.stop();
+    rmSync(folder, { recursive: true, force: true });
+  });
+  const env = () => ({ SENDBATCH_URL: service.url });
+  const send = (...args: string[]) => runToEnd(env(), ['send', ...args]);
+  const rowsOf = async (channel: RegExp) =>
+    (await readAll(service.databaseUrl)).filter((row) => channel.test(row.channel));
+  /** A file of its own folder, so that what a run leaves beside it is that run's. */
+  const fileOf = (name: string, content: string | Buffer) => {
+    const file = join(folder, name, name);
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, content);
+    return file;
+  };
+  const reportOf = (file: string) =>
+    readFileSync(file, 'utf8')
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as { line: number; reason: string; message: string; text: string });
+  const waitFor = async (what: string, holds: () => boolean) => {
+    const until = performance.now() + 30_000;
+    while (!holds()) {
+      assert.ok(performance.now() < until, `waited too long for ${what}`);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  };
+  const standingOf = (file: string) => {
+    try {
+      return JSON.parse(readFileSync(`${file}.journal`, 'utf8')) as { line: number; tally: { refused: number } };
+    } catch {
+      return undefined;
+    }
+  };
+  /** Many lines, of which every thousandth is refused. */
+  const manyLines = (channel: string, count: number) =>
+    Array.from({ length: count }, (_, index) =>
+      index % 1000 === 999
+        ? `broken ${index + 1}`
+        : JSON.stringify({
+            from_uid: 'u1',
+            channel_id: `${channel}-${index % 20}`,
+            channel_type: 2,
+            payload: Buffer.from(`m${index}`).toString('base64'),
+          }),
+    ).join('\n');
+  /** Every good line stored once, every bad one in the report once. */
+  const assertWhole = async (file: string, channel: string, count: number) => {
+    const rows = await rowsOf(new RegExp(`^${channel}-`));
+    const expected = Array.from({ length: count }, (_, index) => `m${index}`).filter(
+      (_, index) => index % 1000 !== 999,
+    );
+    assert.deepEqual(rows.map((row) => row.payload).sort(), expected.sort());
+    const lines = reportOf(`${file}.refused.ndjson`).map((each) => each.line);
+    assert.deepEqual(
+      lines,
+      Array.from({ length: Math.floor(count / 1000) }, (_, index) => (index + 1) * 1000),
+    );
+    for (const left of ['.journal', '.journal.lock', '.journal.new']) assert.ok(!existsSync(file + left), left);
+  };
+
+  describe('CSV', () => {
+    test('a template of the run: columns are its variables; rows that are none are named by their line', async () => {
+      const file = fileOf(
+        'people.csv',
+        '\ufeffuid,name,note\r\nann,"Ann, A.",one\r\nbob,Bob,"two\nlines ""quoted"""\r\n\r\nshort\r\ncarl,bad"quote,x\r\ndora,Dora,\r\n',
+      );
+      const template = fileOf('hello.liquid', 'Hi {{ name }}{% if note != blank %} ({{ note }}){% endif %}\n');
+      const options = ['--template-file', template, '--from-uid', 'csv', '--channel-type', 'person'];
+      const { code, output } = await send(file, ...options, '--channel-id-column', 'uid', '--json');
+      assert.equal(code, 2, output);
+      assert.deepEqual([JSON.parse(output).sent, JSON.parse(output).refused], [3, 2]);
+      assert.deepEqual((await rowsOf(/csv/)).map((row) => row.payload).sort(), [
+        'Hi Ann, A. (one)',
+        'Hi Bob (two\nlines "quoted")',
+        'Hi Dora',
+      ]);
+      const report = reportOf(`${file}.refused.ndjson`);
+      assert.deepEqual(
+        report.map((each) => [each.line, each.reason]),
+        [
+          [6, 'INVALID_LINE'],
+          [7, 'INVALID_LINE'],
+        ],
+      );
+      assert.match(report[0]?.message ?? '', /columns length is 3, got 1/);
+    });
+
+    test('a template of the run that makes JSON, and one that lacks a variable', async () => {
+      const file = fileOf('json.csv', 'channel_id,name\njson-csv,"say ""hi"""\n');
+      const template = fileOf('json.liquid', '{"text": "{{ name }}"}');
+      const options = ['--from-uid', 'u', '--channel-type', '2'];
+      assert.equal((await send(file, '--template-file', template, '--format', 'json', ...options)).code, 0);
+      const [row] = await rowsOf(/^json-csv$/);
+      assert.deepEqual(JSON.parse((row?.payload ?? '').replaceAll('\\\\', '\\')), { text: 'say "hi"' });
+      const lacking = fileOf('lacking.liquid', '{{ surname }}');
+      assert.equal((await send(file, '--template-file', lacking, ...options)).code, 2);
+      const [refused] = reportOf(`${file}.refused.ndjson`);
+      assert.deepEqual([refused?.line, refused?.reason], [2, 'TEMPLATE_FAILED']);
+    });
+
+    test('a stored template, in the version that is the latest when the run begins', async () => {
+      const template = fileOf('stored.liquid', 'v1 {{ name }}');
+      assert.equal((await runToEnd(env(), ['template', 'create', 'stored', template])).code, 0);
+      writeFileSync(template, 'v2 {{ name }}');
+      assert.equal((await runToEnd(env(), ['template', 'create', 'stored', template])).code, 0);
+      const file = fileOf('stored.csv', 'channel_id,name\nstored,a\nstored,b\n');
+      const options = ['--from-uid', 'u', '--channel-type', '2'];
+      assert.equal((await send(file, '--template', 'stored', ...options)).code, 0);
+      assert.equal((await send(file, '--template', 'stored@1', ...options)).code, 0);
+      assert.deepEqual(
+        (await rowsOf(/^stored$/)).map((row) => row.payload),
+        ['v2 a', 'v2 b', 'v1 a', 'v1 b'],
+      );
+      const nowhere = await send(file, '--template', 'nowhere', ...options);
+      assert.equal(nowhere.code, 1);
+      assert.match(nowhere.output, /^sendbatch: .*TEMPLATE_NOT_EXIST/);
+    });
+
+    test('without a template: a payload column, message fields by their names or mapped, defaults for the rest', async () => {
+      const file = fileOf(
+        'plain.tsv.gz',
+        gzipSync(
+          'who\tchannel_id\tchannel_type\ttext\tclient_msg_no\ttag_key\nann\tplain\t\t héllo \tk1\tt\n\tplain\t2\tyo\t\t\n',
+        ),
+      );
+      const mapped = ['--column', 'from_uid=who', '--column', 'payload=text'];
+      const { code, output } = await send(
+        file,
+        ...mapped,
+        '--from-uid',
+        'default',
+        '--channel-type',
+        'group',
+        '--json',
+      );
+      assert.equal(code, 0, output);
+      const rows = await rowsOf(/^plain$/);
+      assert.deepEqual(
+        rows.map((row) => [row.fromUid, row.payload.replaceAll('\\303\\251', 'é')]),
+        [
+          ['ann', ' héllo '],
+          ['default', 'yo'],
+        ],
+      );
+      assert.equal(rows[0]?.key, 'k1');
+      const base64 = fileOf('base64.csv', 'channel_id,payload\nbase64,SGk=\nbase64,S G\n');
+      const both = await send(base64, '--payload-base64', '--from-uid', 'u', '--channel-type', '2');
+      assert.equal(both.code, 2);
+      assert.deepEqual(
+        (await rowsOf(/^base64$/)).map((row) => row.payload),
+        ['Hi'],
+      );
+      assert.match(reportOf(`${base64}.refused.ndjson`)[0]?.message ?? '', /base64/);
+    });
+
+    test('what cannot be is said before anything is sent, and leaves nothing behind', async () => {
+      const file = fileOf('wrong.csv', 'channel_id,text\nwrong,a\n');
+      for (const [args, words] of [
+        [[], /without a template a column makes the payload.*channel_id, text/],
+        [['--column', 'payload=body'], /no column "body" for payload/],
+        [['--template', 'a', '--template-file', 'b'], /exclude each other/],
+        [['--template-file', join(folder, 'nowhere.liquid')], /nowhere\.liquid/],
+        [['--column', 'colour=text'], /The fields are payload, from_uid/],
+        [['--channel-type', '13'], /1 to 12/],
+      ] as const) {
+        const { code, output } = await send(file, ...args);
+        assert.equal(code, 1, output);
+        assert.match(output, words);
+        assert.match(output, /^sendbatch: [^\n]*\n$/);
+        assert.ok(!existsSync(`${file}.journal`));
+      }
+      for (const [name, content, words] of [
+        ['empty.csv', '', /no header line/],
+        ['twice.csv', 'a,payload,a\n1,2,3\n', /column "a" twice/],
+      ] as const) {
+        const { code, output } = await send(fileOf(name, content));
+        assert.deepEqual([code, words.test(output)], [1, true], output);
+      }
+    });
+  });
+
+  test('--dry-run checks all and stores nothing', async () => {
+    const file = fileOf('dry.ndjson', manyLines('dry', 2000));
+    const { code, output } = await send(file, '--dry-run', '--json');
+    assert.equal(code, 2, output);
+    const { sent, refused, dry_run } = JSON.parse(output);
+    assert.deepEqual([sent, refused, dry_run], [1998, 2, true]);
+    assert.deepEqual(await rowsOf(/^dry-/), []);
+    assert.ok(!existsSync(`${file}.journal`));
+    assert.deepEqual(
+      reportOf(`${file}.dry-run.ndjson`).map((each) => each.line),
+      [1000, 2000],
+    );
+  });
+
+  test('standard input, and a packed file that is cut short', async () => {
+    const line = '{"from_uid":"u","channel_id":"piped","channel_type":2,"payload":"SGk="}';
+    const piped = await runToEnd(env(), ['send', '-', '--json'], folder, `${line}\n${line}`);
+    assert.deepEqual([piped.code, JSON.parse(piped.stdout).sent], [0, 2]);
+    assert.ok(!existsSync(join(folder, 'stdin.journal')));
+    const packed = gzipSync(manyLines('cut', 3000));
+    const { code, output } = await send(fileOf('cut.ndjson.gz', packed.subarray(0, packed.length / 2)));
+    assert.equal(code, 1);
+    assert.match(output, /^sendbatch: .*cut\.ndjson\.gz: unexpected end of file/);
+  });
+
+  test('killed again and again: every line is stored once, and stands in the report once', async (context) => {
+    const total = 40_000;
+    const file = fileOf('killed.ndjson', manyLines('killed', total));
+    const random = randomOf(seedOf(context));
+    for (let kill = 0; kill < 3; kill++) {
+      const { child, exit } = spawnCommand(env(), ['send', file]);
+      const reached = (standingOf(file)?.line ?? 0) + Math.floor(random() * 5000);
+      let ended = false;
+      exit.then(() => {
+        ended = true;
+      });
+      await waitFor('the journal', () => ended || (standingOf(file)?.line ?? -1) >= reached);
+      assert.ok(!ended, 'it was through before it was killed');
+      child.kill('SIGKILL');
+      await exit;
+    }
+    const { code, output } = await send(file, '--json');
+    assert.equal(code, 2, output);
+    const { sent, duplicates, refused } = JSON.parse(output);
+    assert.equal(sent + duplicates + refused, total);
+    await assertWhole(file, 'killed', total);
+  });
+
+  test('Ctrl-C finishes what is under way, says how to go on, and the same command does', async () => {
+    const total = 50_000;
+    const file = fileOf('stopped.ndjson', manyLines('stopped', total));
+    const { child, output, exit } = spawnCommand(env(), ['send', file]);
+    await waitFor('the first chunk', () => (standingOf(file)?.line ?? 0) > 0);
+    child.kill('SIGINT');
+    assert.equal(await exit, 130, output());
+    assert.match(output(), /the same command goes on/);
+    const standing = standingOf(file);
+    assert.equal((await rowsOf(/^stopped-/)).length, (standing?.line ?? 0) - (standing?.tally.refused ?? 0));
+    assert.ok((standing?.line ?? total) < total);
+    // As a crash between report and journal leaves it: what the journal does not know of is said again, once.
+    appendFileSync(`${file}.refused.ndjson`, `{"line":${total},"reason":"INVALID_LINE","message":"","text":""}\n{"li`);
+    assert.equal((await send(file)).code, 2);
+    await assertWhole(file, 'stopped', total);
+  });
+
+  test('a file or options that changed meanwhile: nothing goes until --resume or --restart is given', async () => {
+    const lines = manyLines('changed', 900).split('\n');
+    const file = fileOf('changed.ndjson', lines.join('\n'));
+    const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
+    const refused = await runToEnd({ SENDBATCH_URL: strict.url }, ['send', file]);
+    await strict.stop();
+    assert.equal(refused.code, 1);
+    assert.match(refused.output, /the same command goes on .*\nsendbatch: .*CREDENTIAL_MISSING.*--token/);
+    const other = await send(file, '--tag-key', 'x');
+    assert.deepEqual([other.code, /the options .* are others.*--resume.*--restart/.test(other.output)], [1, true]);
+    writeFileSync(file, [...lines, lines[0]?.replace(/changed-\d+/, 'changed-new')].join('\n'));
+    const longer = await send(file);
+    assert.deepEqual([longer.code, /its size was/.test(longer.output)], [1, true], longer.output);
+    assert.deepEqual(await rowsOf(/^changed-/), []);
+    assert.equal((await send(file, '--resume')).code, 0);
+    assert.equal((await rowsOf(/^changed-/)).length, 901);
+    writeFileSync(`${file}.journal`, '{"run": "of another version", "lines": 3}');
+    assert.match((await send(file)).output, /is no journal of this version's send.*--restart/);
+    assert.equal((await send(file, '--restart')).code, 0);
+    assert.equal((await rowsOf(/^changed-/)).length, 1802);
+  });
+
+  test('one run a file at a time; the lock of one that was killed holds nobody', async () => {
+    const file = fileOf('locked.ndjson', manyLines('locked', 10));
+    writeFileSync(`${file}.journal.lock`, String(process.pid));
+    const second = await send(file);
+    assert.deepEqual([second.code, second.output.includes(`(process ${process.pid})`)], [1, true], second.output);
+    assert.equal(readFileSync(`${file}.journal.lock`, 'utf8'), String(process.pid));
+    const gone = spawn(process.execPath, ['--version'], { stdio: 'ignore' });
+    await once(gone, 'exit');
+    writeFileSync(`${file}.journal.lock`, String(gone.pid));
+    assert.equal((await send(file)).code, 0);
+    assert.equal((await rowsOf(/^locked-/)).length, 10);
+    assert.ok(!existsSync(`${file}.journal.lock`));
+  });
+
+  const hasScript = spawnSync('script', ['--version']).status === 0;
+  test('on a terminal: a bar with rate, time left and refusals; colours unless NO_COLOR', {
+    skip: hasScript ? false : 'there is no script(1) to make a terminal',
+  }, async () => {
+    for (const [name, more] of [
+      ['colour', {}],
+      ['plain', { NO_COLOR: '1' }],
+    ] as const) {
+      const file = fileOf(`${name}.ndjson`, manyLines(name, 2000));
+      const terminal = spawn('script', ['-qec', `${process.execPath} ${main} send ${file}`, '/dev/null'], {
+        env: { PATH: process.env.PATH ?? '', TERM: 'xterm', ...env(), ...more },
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      let stdout = '';
+      terminal.stdout.on('data', (chunk: Buffer) => {
+        stdout += chunk.toString();
+      });
+      const [code] = await once(terminal, 'close');
+      assert.equal(code, 2, stdout);
+      assert.match(stdout, /█+.*100 % · 2,000 messages · [\d,]+\/s · 0 s left · .*2 refused/);
+      assert.match(stdout, /1998 sent/);
+      assert.equal(stdout.includes('\u001b[32m'), name === 'colour');
+    }
+  });
+});

@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { type Client, createClient } from '@connectrpc/connect';
+import { createGrpcTransport } from '@connectrpc/connect-node';
+import { type Batch, BatchPriority, BatchService, BatchState } from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
+import { createKeys } from '../../src/service/keys.ts';
+import { openStore } from '../support/database.ts';
+import { startService, type TestService } from '../support/service.ts';
+
+const drafts = (channelId: string, count: number) =>
+  Array.from({ length: count }, () => ({
+    channelId,
+    channelType: ChannelType.GROUP,
+    fromUid: 'u1',
+    payload: Buffer.from('x'),
+  }));
+
+/** One worker: whose turn it is decides everything. */
+describe('turns of batches', () => {
+  let service: TestService;
+  let client: Client<typeof BatchService>;
+  let callers: { authorization: string }[];
+  before(async () => {
+    service = await startService({ asks: true, open: false, batchConcurrency: 1 });
+    client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
+    const db = openStore(service.databaseUrl);
+    const keys = createKeys(db);
+    callers = await Promise.all(
+      ['a', 'b'].map(async (name) => ({
+        authorization: `Bearer ${(await keys.create({ name, scopes: ['send'] })).key}`,
+      })),
+    );
+    await db.destroy();
+  });
+  after(() => service.stop());
+
+  async function submit(caller: number, count: number, priority: BatchPriority = BatchPriority.NORMAL, inMs = 0) {
+    const messages = drafts(`c${caller}`, count);
+    const request = { messages, priority, sendAt: timestampFromMs(Date.now() + inMs) };
+    const { batch } = await client.submitBatch(request, { headers: callers[caller] ?? {} });
+    return batch?.batchId ?? '';
+  }
+  async function ended(caller: number, batchId: string): Promise<Batch> {
+    let last: Batch | undefined;
+    for await (const { batch } of client.watchBatch({ batchId }, { headers: callers[caller] ?? {} })) last = batch;
+    return last as Batch;
+  }
+  const now = async (caller: number, batchId: string) =>
+    (await client.getBatch({ batchId }, { headers: callers[caller] ?? {} })).batch as Batch;
+
+  test('a batch of 10 is done while another caller has 100,000 messages waiting', async (context) => {
+    const huge = await submit(0, 100_000);
+    const start = performance.now();
+    const small = await ended(1, await submit(1, 10));
+    context.diagnostic(`it took ${Math.round(performance.now() - start)} ms`);
+    assert.equal(small.acceptedCount, 10);
+    const rest = await now(0, huge);
+    assert.equal(rest.state, BatchState.RUNNING);
+    assert.ok(rest.acceptedCount < 100_000);
+    await client.cancelBatch({ batchId: huge }, { headers: callers[0] ?? {} });
+    await ended(0, huge);
+  });
+
+  test('a small batch does not wait for a huge one of the same caller, of whatever priority', async () => {
+    const huge = await submit(0, 50_000, BatchPriority.HIGH);
+    const small = await ended(0, await submit(0, 10, BatchPriority.LOW));
+    assert.equal(small.acceptedCount, 10);
+    const rest = await now(0, huge);
+    assert.ok(rest.acceptedCount < 50_000, 'the huge one was done first');
+    await client.cancelBatch({ batchId: huge }, { headers: callers[0] ?? {} });
+    await ended(0, huge);
+  });
+
+  test('of two batches of one caller the higher one gets four times as many turns, and both go on', async () => {
+    const normal = await submit(0, 40_000, BatchPriority.NORMAL, 3000);
+    const high = await submit(0, 40_000, BatchPriority.HIGH, 2500);
+    const first = await ended(0, high);
+    assert.equal(first.acceptedCount, 40_000);
+    // Both were due at once, and the high one took 40 turns; between its end and this answer the other had a few more.
+    const rest = await now(0, normal);
+    assert.ok(rest.acceptedCount >= 9000 && rest.acceptedCount < 25_000, `${rest.acceptedCount}`);
+    assert.equal((await ended(0, normal)).acceptedCount, 40_000);
+  });
+});
