@@ -25,7 +25,7 @@ import { createSendBatch } from './service/send-batch.ts';
 import { createTallied } from './service/tally.ts';
 import { createTemplates } from './service/templates.ts';
 import { createWindows } from './service/windows.ts';
-import { readBatchQueue } from './storage/batch.ts';
+import { standingOfBatches } from './storage/batch.ts';
 import { openCounter } from './storage/counter.ts';
 import type { DatabaseOptions, PoolCounts } from './storage/database.ts';
 import { readLockWaits } from './storage/lock.ts';
@@ -158,7 +158,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       tails: tails.counts,
       isListening: opened.isListening,
       lockWaits: () => readLockWaits(db),
-      batchQueue: () => readBatchQueue(db, Date.now()),
+      batchQueue: () => standingOfBatches(db, Date.now()),
     });
     const identify = config.asks ? createIdentify(config.identity, keys.identify) : undefined;
     const background = await openBatches({ database, db, config, sendBatch, templates, events });

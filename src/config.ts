@@ -2,12 +2,11 @@ import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import convict from 'convict';
 import { isScope, type Quota, quotasOf, retentionOf, type Scope, splitList } from './config/formats.ts';
-import { type Settings, schema } from './config/settings.ts';
+import { describeSettings, type Settings, type SettingWords, schema } from './config/settings.ts';
+import { ConfigError, gather, readDotenv } from './config/sources.ts';
 
 export { describeSettings } from './config/settings.ts';
-
-/** A setting that is missing, odd or impossible: its message is one line for the one who set it. */
-export class ConfigError extends Error {}
+export { ConfigError } from './config/sources.ts';
 
 /** The settings as the rest of the service sees them. */
 export interface Config {
@@ -40,6 +39,8 @@ export interface Config {
   readonly systemUids: 'all' | readonly string[];
   readonly personAllowlist: boolean;
   readonly workers: number;
+  /** Whether a start applies pending migrations, or refuses. */
+  readonly migrate: 'auto' | 'check';
   readonly lanes: number;
   readonly poolSize: number;
   readonly lockTimeoutMs: number;
@@ -61,6 +62,8 @@ export interface Config {
         readonly ratio: number;
       }
     | undefined;
+  /** What is odd about the settings and stops nothing; for the log. */
+  readonly warnings: readonly string[];
 }
 
 interface Identity {
@@ -75,18 +78,36 @@ interface Identity {
   readonly certificateScopes: readonly Scope[] | undefined;
 }
 
-/** Where commands that call a service find it, and their credential: SENDBATCH_URL and SENDBATCH_TOKEN. */
+/** Where commands that call a service find it, and their credential: SENDBATCH_URL and SENDBATCH_TOKEN, in the environment or `.env`. */
 export function callerDefaults(env: NodeJS.ProcessEnv = process.env): { url: string; token: string } {
-  return { url: env.SENDBATCH_URL ?? 'http://127.0.0.1:5001', token: env.SENDBATCH_TOKEN ?? '' };
+  const at = { ...readDotenv(process.cwd()), ...env };
+  return { url: at.SENDBATCH_URL ?? 'http://127.0.0.1:5001', token: at.SENDBATCH_TOKEN ?? '' };
 }
 
-/** Reads the environment; throws a ConfigError that names the setting. */
+/** One setting as it is now: what it is set to (nothing of a secret), and where. */
+export interface SettingInForce extends SettingWords {
+  readonly value: string;
+  readonly source: string;
+}
+
+/** Every setting with the value in force, whether or not that is one that it can have. */
+export function settingsInForce(env: NodeJS.ProcessEnv = process.env): SettingInForce[] {
+  const { values, sources } = gather(env, folderOf(env));
+  return describeSettings().map((setting) => {
+    const value = values[setting.name];
+    const shown = setting.sensitive && value !== undefined && value !== '' ? '(set, not shown)' : value;
+    return { ...setting, value: shown ?? setting.default, source: sources[setting.name] ?? 'default' };
+  });
+}
+
+/** Reads the environment, `.env` and the file of SENDBATCH_CONFIG; throws a ConfigError that names the setting. An environment that is given stands alone. */
 export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
-  const settings = convict(schema as convict.Schema<Settings>, { env, args: [] });
+  const { values, sources, warnings } = gather(env, folderOf(env));
+  const settings = convict(schema as convict.Schema<Settings>, { env: values, args: [] });
   try {
     settings.validate({ allowed: 'strict' });
   } catch (error) {
-    throw new ConfigError(inEnvironmentWords(error));
+    throw new ConfigError(inTheirWords(error, sources));
   }
   const at = settings.getProperties();
   const tokens = tokensOf(at);
@@ -135,6 +156,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     systemUids: at.systemUids.trim() === '*' ? 'all' : splitList(at.systemUids),
     personAllowlist: at.personAllowlist === 'on',
     workers: at.workers,
+    migrate: at.migrate,
     lanes: at.lanes,
     poolSize: at.poolSize,
     lockTimeoutMs: at.lockTimeout,
@@ -146,6 +168,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     accessLog: at.accessLog === 'on',
     metricsOpen: at.metrics === 'open',
     traces: tracesOf(at),
+    warnings,
   };
 }
 
@@ -210,15 +233,22 @@ function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 }
 
-/** convict speaks of its own paths; the one who set PORT knows PORT. */
-function inEnvironmentWords(error: unknown): string {
+/** `.env` is the process's, where it was started. */
+function folderOf(env: NodeJS.ProcessEnv): string | undefined {
+  return env === process.env ? process.cwd() : undefined;
+}
+
+/** convict speaks of its own paths; the one who set PORT knows PORT, and where. */
+function inTheirWords(error: unknown, sources: Readonly<Record<string, string>>): string {
   const text = error instanceof Error ? error.message : String(error);
   return text
     .split('\n')
     .map((line) => {
-      const name = /^\s*([A-Za-z]+):/.exec(line)?.[1];
-      const setting = Object.entries(schema).find(([path]) => path === name);
-      return setting === undefined ? line.trim() : line.trim().replace(`${name}:`, `${setting[1].env}:`);
+      const [, path = '', rest] = /^\s*([A-Za-z]+): (.*)$/.exec(line) ?? [];
+      const name = Object.entries(schema).find(([each]) => each === path)?.[1].env;
+      if (name === undefined) return line.trim();
+      const source = sources[name] ?? '';
+      return `${name}: ${rest}${source === 'the environment' ? '' : ` (${source})`}`;
     })
     .join('; ');
 }

@@ -10,8 +10,8 @@ import {
   serverFacts,
 } from './storage/database.ts';
 import { EmbeddedUnavailable, startEmbedded } from './storage/embedded/index.ts';
-import { installJobs, type Jobs, openJobs } from './storage/jobs.ts';
-import { MigrationError, migrate } from './storage/migrate.ts';
+import { installJobs, type Jobs, jobsPending, openJobs } from './storage/jobs.ts';
+import { MigrationError, migrate, type SchemaStatus, schemaStatus } from './storage/migrate.ts';
 import { type Listening, listen } from './storage/wakeup.ts';
 
 /** The service could not be started; the message is one line for the one who starts it. */
@@ -60,26 +60,78 @@ export async function openServer(
       ...more,
     });
   try {
-    const migrations = open({ poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 });
-    const { version } = await prepareDatabase(migrations, log).finally(() => migrations.destroy());
-    const database = 'url' in connection ? { connectionString: connection.url } : connection;
-    await installJobs(database);
+    const migrations = open(forMigrations);
+    const database = clientOptions(connection);
+    const { version } = await prepareDatabase(config, migrations, database, log).finally(() => migrations.destroy());
     const listening = config.listenUrl === undefined ? database : { connectionString: config.listenUrl };
     const openCounters = () => openCounterPool(database);
     const hear = (onPayload: (payload: string) => void) => listen(listening, onPayload);
-    const queue = (onError: (error: unknown) => void) => openJobs(database, onError);
-    return { open, openCounters, openJobs: queue, listen: hear, words: `PostgreSQL ${version}, ${words}`, close };
+    const openQueue = (onError: (error: unknown) => void) => openJobs(database, onError);
+    return { open, openCounters, openJobs: openQueue, listen: hear, words: `PostgreSQL ${version}, ${words}`, close };
   } catch (error) {
     await close();
     throw error;
   }
 }
 
+/** Two connections without time-outs, as migrations need them. */
+const forMigrations = { poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 };
+
+/** The schema of the server that the settings name, for those who bring it up to date as a step of its own. */
+export interface OpenSchema {
+  status(): Promise<SchemaStatus>;
+  /** Applies what is pending; the names of what was. */
+  migrate(): Promise<string[]>;
+  close(): Promise<void>;
+}
+
+export async function openSchema(config: Config, log: Log): Promise<OpenSchema> {
+  const { connection, close } = await findDatabase(config, log);
+  const db = openDatabase({ connection, connectTimeoutMs: 5000, onConnectionError: () => {}, ...forMigrations });
+  const closeAll = async () => {
+    await db.destroy();
+    await close();
+  };
+  try {
+    await reach(db);
+  } catch (error) {
+    await closeAll();
+    throw error;
+  }
+  return { status: () => statusOf(db), migrate: () => bringUpToDate(db, clientOptions(connection)), close: closeAll };
+}
+
+type Connection = DatabaseOptions['connection'];
+/** The same for those who have a pool of their own. */
+type ClientOptions = Parameters<typeof installJobs>[0];
+
+function clientOptions(connection: Connection): ClientOptions {
+  return 'url' in connection ? { connectionString: connection.url } : connection;
+}
+
+/** The queue's tables are the library's, which brings them up to date by itself. */
+const queue = 'queue';
+
+async function statusOf(db: Db): Promise<SchemaStatus> {
+  const status = await schemaStatus(db);
+  const isPending = await jobsPending(db);
+  return isPending
+    ? { ...status, pending: [...status.pending, queue] }
+    : { ...status, applied: [...status.applied, queue] };
+}
+
+async function bringUpToDate(db: Db, database: ClientOptions): Promise<string[]> {
+  const applied = await migrate(db);
+  if (!(await jobsPending(db))) return applied;
+  await installJobs(database);
+  return [...applied, queue];
+}
+
 /** The server that the settings name, or the embedded one. */
 async function findDatabase(
   config: Config,
   log: Log,
-): Promise<{ connection: DatabaseOptions['connection']; words: string; close: () => Promise<void> }> {
+): Promise<{ connection: Connection; words: string; close: () => Promise<void> }> {
   if ('url' in config.database) {
     const { url } = config.database;
     return { connection: { url }, words: `at ${placeOf(url)} (DATABASE_URL)`, close: async () => {} };
@@ -93,8 +145,29 @@ async function findDatabase(
   };
 }
 
-/** Reaches the server, refuses one that is too old, says when it may lose commits, and brings the schema up to date. */
-async function prepareDatabase(db: Db, log: Log): Promise<ServerFacts> {
+/** Reaches the server, says when it may lose commits, and brings the schema up to date, or refuses when it is not. */
+async function prepareDatabase(config: Config, db: Db, database: ClientOptions, log: Log): Promise<ServerFacts> {
+  const facts = await reach(db);
+  if (facts.lossy.length > 0)
+    log.warn(
+      { settings: facts.lossy },
+      'the database acknowledges commits before they are on disk: a crash of its machine may lose messages',
+    );
+  if (config.migrate === 'check') {
+    const { pending } = await statusOf(db);
+    if (pending.length > 0)
+      throw new MigrationError(
+        `the schema is not up to date, and MIGRATE=check: ${pending.join(', ')} pending. Apply with: npm run cli -- migrate`,
+      );
+  } else {
+    const applied = await bringUpToDate(db, database);
+    if (applied.length > 0) log.info({ migrations: applied }, 'the schema was brought up to date');
+  }
+  return facts;
+}
+
+/** Reaches the server, and refuses one that is too old. */
+async function reach(db: Db): Promise<ServerFacts> {
   let facts: ServerFacts;
   try {
     facts = await serverFacts(db);
@@ -103,13 +176,6 @@ async function prepareDatabase(db: Db, log: Log): Promise<ServerFacts> {
   }
   if (facts.versionNumber < oldestPostgres)
     throw new StartError(`PostgreSQL ${facts.version} is too old: 15 or later is needed`);
-  if (facts.lossy.length > 0)
-    log.warn(
-      { settings: facts.lossy },
-      'the database acknowledges commits before they are on disk: a crash of its machine may lose messages',
-    );
-  const applied = await migrate(db);
-  if (applied.length > 0) log.info({ migrations: applied }, 'the schema was brought up to date');
   return facts;
 }
 

@@ -45,10 +45,14 @@ export function openTails(database: OpenServer, db: Db, rules: PermissionRules, 
   const live = createLive(db, tails.deliver, (ids) => notifier.tell({ live: ids }));
   const heard = events.loop('notifier');
   let listening: Listening | undefined;
+  let closing = false;
   const notifier = startNotifier({
     send: (payloads) => notify(db, payloads),
     async listen(onPayload, onOpen) {
-      listening = await database.listen(onPayload);
+      const opened = await database.listen(onPayload);
+      // Stopped while it was being made: nobody would close it.
+      if (closing) return opened.close();
+      listening = opened;
       onOpen();
       await listening.gone;
       listening = undefined;
@@ -81,6 +85,7 @@ export function openTails(database: OpenServer, db: Db, rules: PermissionRules, 
       },
     },
     async close() {
+      closing = true;
       await polling.stop();
       await notifier.stop(async () => listening?.close());
     },

@@ -15,6 +15,7 @@ export async function serve(fail: (message: string) => void): Promise<void> {
   try {
     const config = loadConfig();
     const log = createLog({ level: config.logLevel, format: config.logFormat });
+    if (!isWorker) for (const warning of config.warnings) log.warn(warning);
     if (config.workers > 1 && !isWorker) await serveInWorkers(config, log);
     else await serveHere(config, log);
   } catch (error) {

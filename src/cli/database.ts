@@ -1,23 +1,18 @@
-import { loadConfig } from '../config.ts';
+import { type Config, loadConfig } from '../config.ts';
 import { CommandError } from './usage.ts';
 
+type OpenServer = typeof import('../open-server.ts');
 /** The database, as an open server gives it. */
-type Db = ReturnType<Awaited<ReturnType<typeof import('../open-server.ts').openServer>>['open']>;
+type Db = ReturnType<Awaited<ReturnType<OpenServer['openServer']>>['open']>;
+type OpenSchema = Awaited<ReturnType<OpenServer['openSchema']>>;
 
-/**
- * Works on the database of the service's settings, and leaves it. What only these commands need is loaded here: a caller's command starts without a database's driver.
- * Nothing is logged: what a command says goes to stdout, for pipes.
- */
+/** Works on the database of the service's settings, and leaves it. */
 export async function withDatabase<T>(
   options: { readonly poolSize: number; readonly statementTimeoutMs?: number },
   work: (db: Db) => Promise<T>,
 ): Promise<T> {
-  const [{ createLog }, { isForTheUser, openServer }] = await Promise.all([
-    import('../events.ts'),
-    import('../open-server.ts'),
-  ]);
-  try {
-    const server = await openServer(loadConfig(), createLog({ level: 'silent', format: 'json' }), () => {});
+  return await opening(async ({ openServer }, log) => {
+    const server = await openServer(loadConfig(), log, () => {});
     const db = server.open(options);
     try {
       return await work(db);
@@ -25,8 +20,30 @@ export async function withDatabase<T>(
       await db.destroy();
       await server.close();
     }
+  });
+}
+
+/** Works on the schema of the database, which need not be up to date. */
+export async function openingSchema<T>(config: Config, work: (schema: OpenSchema) => Promise<T>): Promise<T> {
+  return await opening(async ({ openSchema }, log) => {
+    const schema = await openSchema(config, log);
+    try {
+      return await work(schema);
+    } finally {
+      await schema.close();
+    }
+  });
+}
+
+type Log = Parameters<OpenServer['openServer']>[1];
+
+/** What only these commands need is loaded here: a caller's command starts without a database's driver. Nothing is logged: what a command says goes to stdout, for pipes. */
+async function opening<T>(work: (server: OpenServer, log: Log) => Promise<T>): Promise<T> {
+  const [{ createLog }, server] = await Promise.all([import('../events.ts'), import('../open-server.ts')]);
+  try {
+    return await work(server, createLog({ level: 'silent', format: 'json' }));
   } catch (error) {
-    if (isForTheUser(error)) throw new CommandError(error.message, { cause: error });
+    if (server.isForTheUser(error)) throw new CommandError(error.message, { cause: error });
     throw error;
   }
 }

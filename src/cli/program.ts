@@ -1,17 +1,17 @@
 import { Command, CommanderError } from 'commander';
-import { ConfigError, describeSettings } from '../config.ts';
+import { ConfigError } from '../config.ts';
 import { version } from '../version.ts';
 import { endQuietlyWithReader, print } from './output.ts';
 import { CommandError, exit } from './usage.ts';
 
 const about = `
-Commands that call a service find it at --url (SENDBATCH_URL), with the credential --token (SENDBATCH_TOKEN). serve, key and verify
-take the service's own settings from the environment: config prints them. NO_COLOR is heard.
+Commands that call a service find it at --url (SENDBATCH_URL), with the credential --token (SENDBATCH_TOKEN). serve, key, verify,
+migrate and health take the service's own settings: config prints them. NO_COLOR is heard.
 
 Exit codes:
   0    done
   1    failed, or a wrong command line
-  2    send, batch watch: some messages were refused; verify: there are faults
+  2    send, batch watch: some messages were refused; verify: there are faults; migrate --status: something is pending
   130  interrupted (Ctrl-C)
 
 Examples:
@@ -57,7 +57,9 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   template: async () => (await import('./template.ts')).addTemplate,
   key: async () => (await import('./key.ts')).addKey,
   verify: async () => (await import('./verify.ts')).addVerify,
-  config: async () => addConfig,
+  migrate: async () => (await import('./migrate.ts')).addMigrate,
+  health: async () => (await import('./health.ts')).addHealth,
+  config: async () => (await import('./config.ts')).addConfig,
   version: async () => addVersion,
 };
 
@@ -85,20 +87,11 @@ function addServe(program: Command): void {
     });
 }
 
-function addConfig(program: Command): void {
-  program.command('config').description('print every setting: name, default, meaning').action(printSettings);
-}
-
 function addVersion(program: Command): void {
   program
     .command('version')
     .description('print the version')
     .action(() => print(version));
-}
-
-async function printSettings(): Promise<void> {
-  for (const setting of describeSettings())
-    await print(`${setting.name} (default ${setting.default === '' ? 'unset' : setting.default})\n    ${setting.doc}`);
 }
 
 /** `error: unknown option '--x'` and a suggestion on a second line, as one line of ours. */

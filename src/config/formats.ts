@@ -76,7 +76,7 @@ for (const [name, [least, most, unit]] of Object.entries(ranges)) {
         throw new Error(`must be ${what} from ${least} to ${most}`);
     },
     // Number() would take '', '1e3' and '0x10' too.
-    coerce: (value: unknown) => (/^\d+$/.test(String(value)) ? Number(value) : Number.NaN),
+    coerce: (value: unknown) => (/^\d+$/.test(String(value)) ? Number(value) : value),
   });
 }
 for (const [name, { fault }] of Object.entries(texts)) {

@@ -173,6 +173,12 @@ export const schema = {
     default: 7,
     env: 'BATCH_RETENTION',
   },
+  migrate: {
+    doc: 'auto = a start brings the schema up to date. check = a start is refused while migrations are pending: sendbatch migrate applies them as a step of its own.',
+    format: ['auto', 'check'],
+    default: 'auto',
+    env: 'MIGRATE',
+  },
   dataDir: {
     doc: 'Folder of the embedded PostgreSQL. Unset: .sendbatch where the service is started.',
     format: 'path',

@@ -355,21 +355,3 @@ function toStored(row: BatchRow): StoredBatch {
     lastRefusal: row.last_refusal,
   };
 }
-
-/** Batches of all callers that are not done: how many there are, how many messages they hold that have no result, and since when the first has been due. */
-export async function readBatchQueue(
-  db: Db,
-  now: number,
-): Promise<{ batches: number; messages: number; oldestSeconds: number }> {
-  const { rows } = await sql<{ batches: number; messages: string; due: number | null }>`
-    select count(*) as batches, min(due_at) as due,
-      coalesce(sum(message_count - accepted_count - duplicate_count - refused_count), 0) as messages
-    from sendbatch.batch where due_at is not null and state <> 'receiving'`.execute(db);
-  const [row] = rows;
-  const due = row?.due ?? now;
-  return {
-    batches: Number(row?.batches ?? 0),
-    messages: Number(row?.messages ?? 0),
-    oldestSeconds: Math.max(0, now - due) / 1000,
-  };
-}

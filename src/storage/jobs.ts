@@ -1,6 +1,12 @@
 import { hash } from 'node:crypto';
+import { createRequire } from 'node:module';
+import { sql } from 'kysely';
 import type pg from 'pg';
 import { PgBoss } from 'pg-boss';
+import type { Db } from './database.ts';
+
+/** The version of its schema that the library wants. */
+const library = createRequire(import.meta.url)('pg-boss/package.json') as { pgboss: { schema: number } };
 
 /** The durable queue: turns of callers. A turn is worth nothing by itself: who takes it looks at what its caller has to do. */
 export interface Jobs {
@@ -16,6 +22,7 @@ export interface Jobs {
 
 const turns = 'turns';
 const wakes = 'wakes';
+const queueNames = [turns, wakes];
 /** pg-boss has tables of its own, in a schema of their own. */
 const schema = 'sendbatch_jobs';
 /** A turn takes a tenth of a second. One whose worker has been silent for this long (the library's least) is given to another, at the next look. */
@@ -32,6 +39,16 @@ export async function installJobs(connection: pg.PoolConfig): Promise<void> {
   await boss.start();
   await createQueues(boss);
   await boss.stop({ graceful: false });
+}
+
+/** Whether its tables are missing, or older than the library. */
+export async function jobsPending(db: Db): Promise<boolean> {
+  const there = await sql<{ there: boolean }>`
+    select to_regclass(${`${schema}.version`}) is not null as there`.execute(db);
+  if (there.rows[0]?.there !== true) return true;
+  const { rows } = await sql<{ version: number }>`select version from ${sql.id(schema, 'version')}`.execute(db);
+  const queues = await sql<{ count: number }>`select count(*) as count from ${sql.id(schema, 'queue')}`.execute(db);
+  return (rows[0]?.version ?? 0) < library.pgboss.schema || (queues.rows[0]?.count ?? 0) < queueNames.length;
 }
 
 /** Opens the queue, which was installed. */

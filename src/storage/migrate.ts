@@ -10,7 +10,13 @@ import { up as templates } from './migrations/0007-templates.ts';
 import { up as batches } from './migrations/0008-batches.ts';
 import { up as swept } from './migrations/0010-swept.ts';
 
-/** Every migration, in the order of their names. One that was released is never edited: add another. */
+/**
+ * Every migration, in the order of their names. One that was released is never edited: add another.
+ *
+ * Old and new instances share the database while a release rolls out, so that a migration only adds: tables, columns that old code need not
+ * fill, indexes. What takes away (a column that nobody reads any more) comes in a later release, and its name ends in `-needs-<number>`: the
+ * migration that came with the first version that can do without. An older version refuses to start then; any other starts on a newer schema.
+ */
 const migrations: Record<string, Migration> = {
   '0001-messages': { up: messages },
   '0002-channels': { up: channels },
@@ -26,6 +32,45 @@ const migrations: Record<string, Migration> = {
 /** The schema of the database is not one that this version can work with. */
 export class MigrationError extends Error {}
 
+/** What the database has, as this version sees it. */
+export interface SchemaStatus {
+  /** Migrations of this version that were applied. */
+  readonly applied: readonly string[];
+  /** Those that were not yet. */
+  readonly pending: readonly string[];
+  /** Those of newer versions, which this one can work with. */
+  readonly newer: readonly string[];
+}
+
+/** Looks, and changes nothing; throws when a newer version made of the schema what this one cannot work with. */
+export async function schemaStatus<T>(db: Kysely<T>): Promise<SchemaStatus> {
+  const known = Object.keys(migrations);
+  const there = await sql<{ there: boolean }>`select to_regclass('sendbatch.migration') is not null as there`.execute(
+    db,
+  );
+  const { rows } =
+    there.rows[0]?.there === true
+      ? await sql<{ name: string }>`select name from sendbatch.migration order by name`.execute(db)
+      : { rows: [] };
+  const found = rows.map((row) => row.name);
+  const newer = found.filter((name) => !Object.hasOwn(migrations, name));
+  const pending = known.filter((name) => !found.includes(name));
+  const last = known.at(-1) ?? '';
+  for (const name of newer) {
+    const odd = name < last ? last : pending[0];
+    if (odd !== undefined)
+      throw new MigrationError(
+        `the schema has ${name}, which does not follow ${odd}: it was made by another line of versions`,
+      );
+    const needed = /-needs-(\d{4})$/.exec(name)?.[1];
+    if (needed !== undefined && needed > last.slice(0, 4))
+      throw new MigrationError(
+        `the schema is a newer version's: after ${name} it takes one that knows migration ${needed}, this one knows them up to ${last}`,
+      );
+  }
+  return { applied: known.filter((name) => found.includes(name)), pending, newer };
+}
+
 /**
  * Brings the schema up to date and returns what was applied. Safe when many instances start at once: the advisory lock is taken before
  * anything is looked at or made, and who waited finds the work done. (Kysely's own lock comes only after its tables were made, which two
@@ -37,6 +82,9 @@ export class MigrationError extends Error {}
 export async function migrate<T>(db: Kysely<T>): Promise<string[]> {
   return await db.transaction().execute(async (lock) => {
     await sql`select pg_advisory_xact_lock(hashtextextended('sendbatch.migrate', 0))`.execute(lock);
+    // Kysely takes migrations of newer versions for a corrupted list; where there are any, nothing is pending.
+    const { pending } = await schemaStatus(db);
+    if (pending.length === 0) return [];
     await sql`create schema if not exists sendbatch`.execute(db);
     const migrator = new Migrator({
       db,

@@ -17,7 +17,7 @@ export interface Sources {
   readonly tails: () => { readonly readers: number; readonly channels: number };
   readonly isListening: () => boolean;
   readonly lockWaits: () => Promise<{ waiting: number; longestSeconds: number }>;
-  readonly batchQueue: () => Promise<{ batches: number; messages: number; oldestSeconds: number }>;
+  readonly batchQueue: () => Promise<{ batches: number; messages: number; oldestDueMs: number }>;
 }
 
 /** A scrape waits so long for the database's own view: without an answer those two series are missing. */
@@ -93,7 +93,7 @@ function watchBatches(registry: Registry, read: Sources['batchQueue']): void {
   gauge(
     'sendbatch_batch_queue_oldest_age_seconds',
     'For how long the first of them has been due; one that is scheduled for later is not.',
-    ({ oldestSeconds }) => oldestSeconds,
+    ({ oldestDueMs }) => oldestDueMs / 1000,
   );
 }
 

@@ -219,6 +219,19 @@ describe('closing', () => {
     assert.equal(next.listener.port, listener.port);
   });
 
+  test('takes one more request on a kept-alive connection, which its answer ends', async () => {
+    for (const tls of [undefined, credentials]) {
+      const { listener } = await start(tls === undefined ? {} : { tls });
+      const agent = new (tls === undefined ? http : https).Agent({ keepAlive: true, maxSockets: 1 });
+      assert.equal((await h1(listener.url, { agent })).headers.connection, 'keep-alive');
+      const closed = listener.close(5000);
+      const last = await h1(listener.url, { agent });
+      assert.deepEqual([last.status, last.headers.connection], [200, 'close']);
+      await assert.rejects(h1(listener.url, { agent }), /ECONNREFUSED/);
+      assert.deepEqual(await closed, { forced: 0 });
+    }
+  });
+
   test('cuts what does not finish within the grace, and says how much', async () => {
     const { listener, bothArrived } = await start({ bounds: { ...short, requestMs: 60_000 } });
     const session = http2.connect(listener.url);

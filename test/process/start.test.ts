@@ -67,18 +67,6 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
     assert.match(output, new RegExp(`^sendbatch: 127.0.0.1:${port} is in use: .*PORT`, 'm'));
   });
 
-  test('a schema from a newer version', async () => {
-    const database = await createDatabase();
-    const client = new pg.Client({ connectionString: database.url });
-    await client.connect();
-    await client.query(`insert into sendbatch.migration (name, timestamp) values ('9999-from-the-future', '')`);
-    await client.end();
-    const { code, output } = await runToEnd({ DATABASE_URL: database.url });
-    assert.equal(code, 1);
-    assert.match(output, /9999-from-the-future/);
-    await database.drop();
-  });
-
   test('an unknown command', async () => {
     const { code, output } = await runToEnd({}, ['serv']);
     assert.equal(code, 1);

@@ -4,7 +4,7 @@ import { type Db, openDatabase } from '../../src/storage/database.ts';
 import { installJobs } from '../../src/storage/jobs.ts';
 import { migrate } from '../../src/storage/migrate.ts';
 
-export const adminUrlVariable = 'SENDBATCH_TEST_ADMIN_URL';
+export const adminUrlVariable = 'TEST_ADMIN_URL';
 export const templateName = 'sendbatch_test_template';
 
 /** A database of one test file. */

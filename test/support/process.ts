@@ -74,7 +74,8 @@ function launch(
       ...env,
     },
     stdio: [stdin, 'pipe', 'pipe'],
-    ...(cwd === undefined ? {} : { cwd }),
+    // Not the folder of the one who runs the tests: it may have a `.env`.
+    cwd: cwd ?? import.meta.dirname,
   });
   let text = '';
   let printed = '';

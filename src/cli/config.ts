@@ -1,0 +1,28 @@
+import type { Command } from 'commander';
+import { loadConfig, type SettingInForce, settingsInForce } from '../config.ts';
+import { note, print } from './output.ts';
+
+/** Prints every setting. With one that cannot be, all are printed before the ConfigError says so. */
+export function addConfig(program: Command): void {
+  program
+    .command('config')
+    .summary('print every setting: its value and where that is set, default, bounds, meaning')
+    .description(
+      'Prints every setting: what it is and where that is set, its default and bounds, its meaning. Secrets are masked.',
+    )
+    .option('--json', 'machine-readable')
+    .action(async ({ json }: { readonly json?: boolean }) => {
+      const settings = settingsInForce();
+      await print(json ? JSON.stringify(settings, undefined, 2) : settings.map(inLines).join('\n'));
+      for (const warning of loadConfig().warnings) note(`sendbatch: ${warning}`);
+    });
+}
+
+function inLines({ name, value, source, default: usual, bounds, doc }: SettingInForce): string {
+  const now = source === 'default' ? shown(value) : `${shown(value)}  (${source})`;
+  return `${name} = ${now}\n    ${doc}\n    default ${shown(usual)}; ${bounds.replaceAll('`', '')}`;
+}
+
+function shown(value: string): string {
+  return value === '' ? 'unset' : value;
+}

@@ -1,0 +1,149 @@
+import { readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { parseEnv } from 'node:util';
+import leven, { closestMatch } from 'leven';
+import { describeSettings } from './settings.ts';
+
+/** A setting that is missing, odd or impossible: its message is one line for the one who set it. */
+export class ConfigError extends Error {}
+
+/** The values that were set, by the settings' names, and where each stands in words. */
+export interface Gathered {
+  readonly values: Readonly<Record<string, string>>;
+  readonly sources: Readonly<Record<string, string>>;
+  /** Names that are nearly a setting's: nobody else's, or a slip. */
+  readonly warnings: readonly string[];
+}
+
+interface Source {
+  /** In words: where it is. */
+  readonly where: string;
+  readonly values: Readonly<Record<string, string | undefined>>;
+  /** Holds nothing but settings. */
+  readonly own: boolean;
+}
+
+const settings = describeSettings();
+const names = settings.map((setting) => setting.name);
+
+/** Names that are no settings of the service and ours all the same: where the file is, and what commands that call a service go by. */
+const others = ['SENDBATCH_CONFIG', 'SENDBATCH_URL', 'SENDBATCH_TOKEN'];
+const fileNames = settings.filter((setting) => setting.sensitive).map((setting) => `${setting.name}_FILE`);
+const known = new Set([...names, ...fileNames, ...others]);
+
+/** Whoever sets a name that starts so means this service: one that is no setting is refused wherever it stands. */
+const ownPrefix = /^(RATE|JWT|MODERATION|TLS|WEBHOOK|BATCH|SENDBATCH)_/;
+/** What Kubernetes puts into every container for each Service next to it; one may be called sendbatch. */
+const serviceLink = /_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$/;
+
+/**
+ * Finds the values: in the environment, else in `.env` of the folder, else in the JSON file that SENDBATCH_CONFIG names. A secret can stand in a
+ * file of its own, named by `<setting>_FILE`. Throws a ConfigError for a name that is no setting: everywhere in the file, and elsewhere when it
+ * starts as only ours do.
+ */
+export function gather(env: Readonly<Record<string, string | undefined>>, folder: string | undefined): Gathered {
+  const dotenv = folder === undefined ? {} : readDotenv(folder);
+  const path = env.SENDBATCH_CONFIG || dotenv.SENDBATCH_CONFIG;
+  const found: Source[] = [
+    ...(path === undefined || path === '' ? [] : [{ where: path, values: readJson(path, folder), own: true }]),
+    { where: '.env', values: dotenv, own: false },
+    { where: 'the environment', values: env, own: false },
+  ];
+  const values: Record<string, string> = {};
+  const sources: Record<string, string> = {};
+  for (const source of found) {
+    refuseUnknown(source);
+    for (const { name, sensitive } of settings) {
+      const value = source.values[name];
+      const file = sensitive ? source.values[`${name}_FILE`] : undefined;
+      if (file !== undefined && file !== '') {
+        if (value !== undefined && value !== '')
+          throw new ConfigError(`${name} and ${name}_FILE exclude each other (${source.where})`);
+        values[name] = readText(`${name}_FILE`, file, folder).replace(/\r?\n$/, '');
+        sources[name] = `${file}, by ${name}_FILE in ${source.where}`;
+      } else if (value !== undefined) {
+        values[name] = value;
+        sources[name] = source.where;
+      }
+    }
+  }
+  return { values, sources, warnings: found.flatMap(nearMisses) };
+}
+
+function refuseUnknown({ values, own, where }: Source): void {
+  for (const name of Object.keys(values)) {
+    if (known.has(name) || (!own && (!ownPrefix.test(name) || isServiceLink(name, values[name])))) continue;
+    const nearest = closestMatch(name, [...known], { maxDistance: 4 });
+    throw new ConfigError(
+      `${name} (${where}) is no setting${nearest === undefined ? '' : `: is ${nearest} meant`}? npm run cli -- config lists them all`,
+    );
+  }
+}
+
+function isServiceLink(name: string, value: string | undefined): boolean {
+  return serviceLink.test(name) || (name.endsWith('_PORT') && /^(tcp|udp|sctp):\/\//.test(value ?? ''));
+}
+
+/** DATABASE_URI may be another program's: it is said, and the start goes on. */
+function nearMisses({ values, own, where }: Source): string[] {
+  if (own) return [];
+  return Object.keys(values).flatMap((name) => {
+    if (known.has(name)) return [];
+    const near = names.find((each) => each.length >= 6 && leven(name, each, { maxDistance: 2 }) === 1);
+    return near === undefined ? [] : [`${name} (${where}) is no setting; ${near} is`];
+  });
+}
+
+/** `.env` of a folder; nothing when there is none. */
+export function readDotenv(folder: string): NodeJS.Dict<string> {
+  const path = join(folder, '.env');
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return {};
+    throw new ConfigError(`${path} cannot be read: ${wordsOf(error)}`);
+  }
+  return parseEnv(text);
+}
+
+function readJson(path: string, folder: string | undefined): Record<string, string> {
+  const text = readText('SENDBATCH_CONFIG', path, folder);
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch {
+    // JSON.parse quotes what it could not read, which may be a secret.
+    throw new ConfigError(`SENDBATCH_CONFIG=${path} is not JSON`);
+  }
+  if (parsed === null || typeof parsed !== 'object' || Array.isArray(parsed))
+    throw new ConfigError(`SENDBATCH_CONFIG=${path} must be one object: {"PORT": 5001, …}`);
+  return Object.fromEntries(
+    Object.entries(parsed).map(([name, value]) => {
+      const said = written(value);
+      if (said === undefined) throw new ConfigError(`${name} (${path}) must be a text, a number or a list of them`);
+      return [name, said];
+    }),
+  );
+}
+
+/** As the environment would have it. */
+function written(value: unknown): string | undefined {
+  if (typeof value === 'string') return value;
+  if (typeof value === 'number') return String(value);
+  if (Array.isArray(value) && value.every((each) => typeof each === 'string' || typeof each === 'number'))
+    return value.join(',');
+  return undefined;
+}
+
+function readText(name: string, path: string, folder: string | undefined): string {
+  try {
+    return readFileSync(folder === undefined ? path : resolve(folder, path), 'utf8');
+  } catch (error) {
+    throw new ConfigError(`${name}=${path} cannot be read: ${wordsOf(error)}`);
+  }
+}
+
+function wordsOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

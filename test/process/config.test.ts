@@ -1,0 +1,151 @@
+import assert from 'node:assert/strict';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
+import { ConfigError, describeSettings, loadConfig } from '../../src/config.ts';
+import { temporaryFolder } from '../support/cluster.ts';
+import { runToEnd } from '../support/process.ts';
+
+const work = temporaryFolder('config');
+after(() => rmSync(work, { recursive: true, force: true }));
+
+let files = 0;
+function fileWith(content: unknown): string {
+  const path = join(work, `${++files}.json`);
+  writeFileSync(path, typeof content === 'string' ? content : JSON.stringify(content));
+  return path;
+}
+
+const refused = (env: Record<string, string>, words: RegExp) =>
+  assert.throws(
+    () => loadConfig(env),
+    (error) => {
+      assert.ok(error instanceof ConfigError);
+      assert.match(error.message, words);
+      assert.doesNotMatch(error.message, /hush/);
+      return true;
+    },
+  );
+
+describe('the file of SENDBATCH_CONFIG', () => {
+  test('sets what the environment does not', () => {
+    const file = fileWith({ PORT: 6001, WORKERS: 2, SYSTEM_UIDS: ['a', 'b'], RETENTION: '2=365 9=7' });
+    const config = loadConfig({ SENDBATCH_CONFIG: file, WORKERS: '3' });
+    assert.deepEqual(
+      [config.port, config.workers, config.systemUids, config.retention],
+      [
+        6001,
+        3,
+        ['a', 'b'],
+        [
+          { channelType: 2, days: 365 },
+          { channelType: 9, days: 7 },
+        ],
+      ],
+    );
+  });
+  const rows: [string, unknown, RegExp][] = [
+    ['a name that is none', { LOCK_TIMEOUTS: 5 }, /^LOCK_TIMEOUTS \(.*\) is no setting: is LOCK_TIMEOUT meant\?/],
+    [
+      'a name that is far from any',
+      { colour: 'red' },
+      /^colour \(.*\) is no setting\?? npm run cli|^colour .*config lists/,
+    ],
+    ['an odd value, with where it stands', { PORT: 70_000 }, /^PORT: must be .*0 to 65535.*\.json\)$/],
+    ['an odd kind of value', { AUTH: true }, /^AUTH .* must be a text, a number/],
+    ['no object', [], /must be one object/],
+    ['no JSON, without its words', '{"JWT_SECRET": hush}', /is not JSON/],
+  ];
+  for (const [what, content, words] of rows)
+    test(`is refused with ${what}`, () => refused({ SENDBATCH_CONFIG: fileWith(content) }, words));
+  test('must be there', () =>
+    refused({ SENDBATCH_CONFIG: join(work, 'none.json') }, /^SENDBATCH_CONFIG=.* cannot be read/));
+});
+
+describe('a secret in a file of its own', () => {
+  test('is read without the end of its line, and wins over a weaker source', () => {
+    const secret = fileWith('postgres://u:hush@db/x\n');
+    const config = fileWith({ DATABASE_URL: 'postgres://weaker/x' });
+    const { database } = loadConfig({ SENDBATCH_CONFIG: config, DATABASE_URL_FILE: secret, DATABASE_URL: '' });
+    assert.deepEqual(database, { url: 'postgres://u:hush@db/x' });
+  });
+  test('excludes the setting itself, must be there, and must be right', () => {
+    const odd = fileWith('mysql://u:hush@db/x');
+    refused({ DATABASE_URL_FILE: odd, DATABASE_URL: 'postgres://db/x' }, /^DATABASE_URL and DATABASE_URL_FILE exclude/);
+    refused({ JWT_SECRET_FILE: join(work, 'none') }, /^JWT_SECRET_FILE=.* cannot be read/);
+    refused({ DATABASE_URL_FILE: odd }, /^DATABASE_URL: must start with postgres:.*by DATABASE_URL_FILE/);
+  });
+  test('is for secrets alone', () => refused({ RATE_CALLER_FILE: odd() }, /^RATE_CALLER_FILE .* is no setting/));
+  const odd = () => fileWith('100/1s');
+});
+
+describe('names in the environment', () => {
+  test('that start as ours do and are none are refused, with the nearest', () => {
+    refused({ RATE_CALER: '1/1s' }, /^RATE_CALER \(the environment\) is no setting: is RATE_CALLER meant\?/);
+    refused({ JWT_SECRETS: 'hush' }, /^JWT_SECRETS .*JWT_SECRET meant/);
+    refused({ SENDBATCH_CONFG: 'x' }, /SENDBATCH_CONFIG meant/);
+  });
+  test('that are one sign from a setting are warned of, and nothing else is', () => {
+    assert.deepEqual(loadConfig({ DATABASE_URI: 'hush', PATH: '/bin', HOSTNAME: 'x', PORTS: '1' }).warnings, [
+      'DATABASE_URI (the environment) is no setting; DATABASE_URL is',
+    ]);
+  });
+  test('that Kubernetes gives for a Service called sendbatch, or webhook-x, are none of ours', () => {
+    const links = {
+      SENDBATCH_SERVICE_HOST: '10.0.0.1',
+      SENDBATCH_SERVICE_PORT: '5001',
+      SENDBATCH_SERVICE_PORT_HTTP: '5001',
+      SENDBATCH_PORT: 'tcp://10.0.0.1:5001',
+      SENDBATCH_PORT_5001_TCP: 'tcp://10.0.0.1:5001',
+      SENDBATCH_PORT_5001_TCP_ADDR: '10.0.0.1',
+      WEBHOOK_X_PORT_80_TCP_PROTO: 'tcp',
+    };
+    assert.deepEqual(loadConfig(links), loadConfig({}));
+    refused({ SENDBATCH_PORT: '5001' }, /^SENDBATCH_PORT .* is no setting/);
+  });
+});
+
+describe('values that are odd are refused by name, with the bounds', () => {
+  for (const { name, bounds } of describeSettings()) {
+    const [, least, most] = /^(\d+) – (\d+)/.exec(bounds) ?? [];
+    if (least === undefined) continue;
+    test(name, () => {
+      for (const odd of ['', ' 1', '1e1', '0x1', '1.5', '-1', String(Number(most) + 1)])
+        refused({ [name]: odd }, new RegExp(`^${name}: must be .* from ${least} to ${most}`));
+      loadConfig({ [name]: most ?? '' });
+    });
+  }
+});
+
+test('`config` prints every setting with its value, where that is set, default, bounds and meaning, and no secret', async () => {
+  const folder = join(work, 'place');
+  mkdirSync(folder);
+  writeFileSync(
+    join(folder, '.env'),
+    `PORT=6002\nLANES=2\nSENDBATCH_CONFIG=sendbatch.json\nDATABASE_URL="postgres://u:hush@db/x"\n`,
+  );
+  writeFileSync(join(folder, 'sendbatch.json'), '{"LANES": 3, "WORKERS": 2}');
+  const env = { PORT: '6001' };
+  const { code, output } = await runToEnd(env, ['config', '--json'], folder);
+  assert.equal(code, 0, output);
+  const settings = JSON.parse(output) as Record<string, unknown>[];
+  const of = (wanted: string) => {
+    const { name, value, source, default: usual, bounds } = settings.find((each) => each.name === wanted) ?? {};
+    return [name, value, source, usual, bounds];
+  };
+  assert.deepEqual(
+    settings.map((each) => each.name),
+    describeSettings().map((each) => each.name),
+  );
+  assert.deepEqual(of('PORT'), ['PORT', '6001', 'the environment', '5001', '0 – 65535']);
+  assert.deepEqual(of('LANES'), ['LANES', '2', '.env', '4', '0 – 64']);
+  assert.deepEqual(of('WORKERS'), ['WORKERS', '2', 'sendbatch.json', '1', '1 – 64']);
+  assert.deepEqual(of('LOCK_TIMEOUT'), ['LOCK_TIMEOUT', '5000', 'default', '5000', '1 – 86400000 ms']);
+  assert.deepEqual(of('DATABASE_URL'), ['DATABASE_URL', '(set, not shown)', '.env', '', '`postgres://…`']);
+  assert.doesNotMatch(output, /hush/);
+
+  const odd = await runToEnd({ PORT: 'http' }, ['config'], folder);
+  assert.equal(odd.code, 1);
+  assert.match(odd.output, /^PORT = http {2}\(the environment\)\n {4}Port for every.*\n {4}default 5001; 0 – 65535$/m);
+  assert.match(odd.output, /^sendbatch: PORT: must be a whole number from 0 to 65535/m);
+});

@@ -1,0 +1,94 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import pg from 'pg';
+import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { runToEnd, spawnService } from '../support/process.ts';
+
+describe('migrate, as a step of its own', () => {
+  let database: TestDatabase;
+  const env = (more: Record<string, string> = {}) => ({ DATABASE_URL: database.url, ...more });
+  before(async () => {
+    database = await createDatabase('empty');
+  });
+  after(() => database.drop());
+
+  test('MIGRATE=check refuses an empty database by the names of what is pending, and leaves it empty', async () => {
+    const { code, output } = await runToEnd(env({ MIGRATE: 'check' }));
+    assert.equal(code, 1);
+    assert.match(
+      output,
+      /^sendbatch: the schema is not up to date, and MIGRATE=check: 0001-messages, .*npm run cli -- migrate$/m,
+    );
+    const { rows } = await ask(database.url, `select from pg_namespace where nspname = 'sendbatch'`);
+    assert.equal(rows.length, 0);
+  });
+
+  test('--status lists and changes nothing; migrate applies once; MIGRATE=check starts then', async () => {
+    const look = async () => JSON.parse((await runToEnd(env(), ['migrate', '--status', '--json'])).output);
+    const status = await runToEnd(env(), ['migrate', '--status']);
+    assert.equal(status.code, 2);
+    assert.match(status.output, /^pending {2}0001-messages\npending {2}0002-channels\n/);
+    const { applied, pending } = await look();
+    assert.deepEqual(applied, []);
+
+    const first = await runToEnd(env(), ['migrate', '--json']);
+    assert.deepEqual([first.code, JSON.parse(first.output)], [0, { applied: pending }]);
+    const second = await runToEnd(env(), ['migrate']);
+    assert.deepEqual(
+      [second.code, second.output],
+      [0, `nothing to apply: the schema has all ${pending.length} migrations\n`],
+    );
+    assert.deepEqual(await look(), { applied: pending, pending: [], newer: [] });
+
+    const service = await spawnService(env({ MIGRATE: 'check' }));
+    assert.equal(await service.end('SIGTERM'), 0);
+  });
+
+  test('what cannot be followed, or reached, says so', async () => {
+    assert.match((await runToEnd(env(), ['migrate', '--what'])).output, /^sendbatch: .*--what/);
+    const away = await runToEnd({ DATABASE_URL: 'postgres://u:hush@127.0.0.1:1/x' }, ['migrate', '--status']);
+    assert.equal(away.code, 1);
+    assert.match(away.output, /^sendbatch: the database cannot be reached/);
+    assert.doesNotMatch(away.output, /hush/);
+  });
+});
+
+describe('an older version on a newer schema', () => {
+  const rows: [string, string, RegExp | 'starts'][] = [
+    ['that only added', '9999-adds', 'starts'],
+    ['that took away what this version does not use', '9999-drops-old-needs-0001', 'starts'],
+    [
+      'that took away what this version needs',
+      '9999-drops-needs-9998',
+      /9999-drops-needs-9998 it takes one that knows migration 9998/,
+    ],
+    ['of another line of versions', '0002-other', /the schema has 0002-other, which does not follow/],
+  ];
+  for (const [what, name, expected] of rows)
+    for (const MIGRATE of ['auto', 'check'])
+      test(`${what}, MIGRATE=${MIGRATE}: ${expected === 'starts' ? expected : 'is refused'}`, async (context) => {
+        const database = await createDatabase();
+        context.after(() => database.drop());
+        await ask(database.url, `insert into sendbatch.migration (name, timestamp) values ('${name}', '')`);
+        const env = { DATABASE_URL: database.url, MIGRATE };
+        if (expected === 'starts') {
+          const service = await spawnService(env);
+          assert.equal((await fetch(`${service.url}/v1/server-info`)).status, 200);
+          assert.equal(await service.end('SIGTERM'), 0);
+        } else {
+          const { code, output } = await runToEnd(env);
+          assert.equal(code, 1);
+          assert.match(output, expected);
+        }
+      });
+});
+
+async function ask(url: string, sql: string) {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    return await client.query(sql);
+  } finally {
+    await client.end();
+  }
+}

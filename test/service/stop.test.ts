@@ -1,0 +1,27 @@
+import assert from 'node:assert/strict';
+import net from 'node:net';
+import { test } from 'node:test';
+import { startService } from '../support/service.ts';
+
+test('a stop ends while the connection for LISTEN is still being made', { timeout: 30_000 }, async (context) => {
+  const reached = Promise.withResolvers<net.Socket>();
+  const server = net.createServer({ pauseOnConnect: true }, (socket) => {
+    socket.on('error', () => {});
+    reached.resolve(socket);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as net.AddressInfo;
+  const service = await startService({ listenUrl: `postgres://sendbatch@127.0.0.1:${port}/postgres` });
+  const client = await reached.promise;
+  const target = new URL(service.databaseUrl);
+  context.after(() => server.close());
+
+  const stopped = service.stop();
+  // Only now it gets to PostgreSQL; the database of the URL is another one, which matters to nobody.
+  const upstream = net.connect(`${target.searchParams.get('host')}/.s.PGSQL.5432`);
+  upstream.on('error', () => client.destroy());
+  client.pipe(upstream).pipe(client);
+  await stopped;
+  const ended = client.destroyed || client.readableEnded || upstream.destroyed;
+  assert.ok(ended, 'and nothing of it is left');
+});
