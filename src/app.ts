@@ -9,6 +9,7 @@ import { createRoutes } from './edge/routes.ts';
 import { createServer } from './edge/server.ts';
 import { createWebhookBodies } from './edge/webhook-body.ts';
 import { createEvents, type Log } from './events.ts';
+import { limits } from './limits.ts';
 import { openBatches } from './open-batches.ts';
 import { openServer } from './open-server.ts';
 import { openTails } from './open-tails.ts';
@@ -26,11 +27,19 @@ import { createRates } from './service/rates.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createReadiness } from './service/readiness.ts';
 import { createSendBatch } from './service/send-batch.ts';
+import { createTallied } from './service/tally.ts';
 import { createTemplates } from './service/templates.ts';
 import { createWindows } from './service/windows.ts';
+import { standingOfBatches } from './storage/batch.ts';
 import { openCounter } from './storage/counter.ts';
+import type { DatabaseOptions, PoolCounts } from './storage/database.ts';
+import { readLockWaits } from './storage/lock.ts';
 import { sweepExpired, sweepOld } from './storage/sweep.ts';
 import { sweepLive } from './storage/wakeup.ts';
+import { watchSources } from './telemetry/readings.ts';
+import { createRegistry } from './telemetry/registry.ts';
+import { watchRuntime } from './telemetry/runtime.ts';
+import type { Traces } from './telemetry/tracing.ts';
 import { version } from './version.ts';
 
 /** A running service. */
@@ -38,6 +47,8 @@ export interface App {
   readonly url: string;
   /** Where its messages are kept, in words. */
   readonly database: string;
+  /** Its metrics, as Prometheus reads them. */
+  metrics(): Promise<string>;
   /** Stops taking calls, finishes those in flight within the grace, closes the database. */
   stop(): Promise<void>;
 }
@@ -47,17 +58,28 @@ const probeMs = 900;
 /** How often each instance looks whether the rules of moderation have changed. */
 const reloadMs = 1000;
 
-/** The only wiring: settings in, a running service out. What was started is stopped again when a later step fails. */
-export async function start(config: Config, log: Log): Promise<App> {
-  const events = createEvents(log);
+/**
+ * The only wiring: settings in, a running service out. What was started is stopped again when a later step fails. `allMetrics`: where this process is one of several on
+ * a port, the metrics of them all.
+ */
+export async function start(config: Config, log: Log, allMetrics?: () => Promise<string>): Promise<App> {
   const undo: (() => Promise<unknown>)[] = [];
   const stopAll = async () => {
     for (const step of undo.splice(0).reverse()) await step();
   };
   try {
-    const database = await openServer(config, log, events.databaseConnectionLost);
+    const registry = createRegistry();
+    undo.push(() => registry.close());
+    const unwatch = watchRuntime(registry, { version });
+    undo.push(async () => unwatch());
+    const traces = config.traces && (await openTraces(config.traces, log));
+    if (traces !== undefined) undo.push(() => traces.close());
+    const events = createEvents(log, { registry, accessLog: config.accessLog, traces });
+    const database = await openServer(config, log, events.databaseConnectionLost, traces?.statement);
     undo.push(() => database.close());
-    const db = database.open({});
+    const pools = new Map<string, () => PoolCounts>();
+    const inPool = (name: string): Pick<DatabaseOptions, 'onPool'> => ({ onPool: (count) => pools.set(name, count) });
+    const db = database.open(inPool('main'));
     undo.push(() => db.destroy());
 
     const { systemUids } = config;
@@ -80,29 +102,46 @@ export async function start(config: Config, log: Log): Promise<App> {
       },
     };
     const openAppend = () => {
-      if (config.lanes === 0) return createDirect(createAppend(store));
-      const writers = database.open({ poolSize: config.lanes });
+      const watch = { ended: events.commitEnded, repeated: events.commitRepeated, locked: events.headsLocked };
+      if (config.lanes === 0) return { append: createDirect(createAppend(store, Date.now, watch)), waiting: undefined };
+      const writers = database.open({ poolSize: config.lanes, ...inPool('lanes') });
       undo.push(() => writers.destroy());
-      const lanes = createLanes(createAppend({ ...store, db: writers }), {
+      const lanes = createLanes(createAppend({ ...store, db: writers }, Date.now, watch), {
         lanes: config.lanes,
         maxWaitMs: config.requestTimeoutMs,
+        onGroup: events.groupEnded,
+        trace: traces?.group,
       });
       undo.push(() => lanes.close());
-      return lanes.append;
+      return lanes;
     };
+    const { append, waiting } = openAppend();
     const hook =
-      config.moderationHook && createHook({ ...config.moderationHook, onError: events.moderationHookFailed });
+      config.moderationHook &&
+      createHook({
+        ...config.moderationHook,
+        onCall: events.moderationHookCalled,
+        ...(traces === undefined ? {} : { headers: traces.outgoing }),
+      });
     const moderation = createModeration(db, hook);
     await moderation.reload();
-    const reloading = startLoop({ everyMs: reloadMs, run: moderation.reload, onError: events.loopFailed });
+    const reloading = startLoop({ everyMs: reloadMs, run: moderation.reload, ...events.loop('moderation') });
     undo.push(() => reloading.stop());
     const sweeper = startSweeper({
       everyMs: config.sweepIntervalMs,
       retention: config.retention,
-      sweepExpired: (limit) => sweepExpired(db, limit, Date.now()),
-      sweepOld: (...bite) => sweepOld(db, ...bite),
+      async sweepExpired(limit) {
+        const removed = await sweepExpired(db, limit, Date.now());
+        events.messagesSwept('expired', removed);
+        return removed;
+      },
+      async sweepOld(...bite) {
+        const swept = await sweepOld(db, ...bite);
+        events.messagesSwept('retention', swept.removed);
+        return swept;
+      },
       sweepLive: (before) => sweepLive(db, before),
-      onError: events.loopFailed,
+      ...events.loop('sweeper'),
     });
     undo.push(() => sweeper.stop());
     const templates = createTemplates(db);
@@ -111,25 +150,45 @@ export async function start(config: Config, log: Log): Promise<App> {
     const readiness = createReadiness(probing);
     const keys = createKeys(db);
     const counters = config.rates.store === 'postgres' ? database.openCounters() : undefined;
-    if (counters !== undefined) undo.push(() => counters.end());
+    if (counters !== undefined) {
+      undo.push(() => counters.end());
+      pools.set('rates', () => ({
+        most: counters.options.max,
+        open: counters.totalCount,
+        idle: counters.idleCount,
+        waiting: counters.waitingCount,
+      }));
+    }
     const rates = createRates(config.rates, (name, quota) =>
       counters === undefined ? createWindows(quota) : openCounter(name, quota, counters),
     );
-    const sendBatch = createSendBatch({
-      append: openAppend(),
+    const untold = createSendBatch({
+      append,
       rehearse: createDirect(createRehearsal(store)),
       rates,
       moderate: moderation.moderate,
       deliver: live.send,
       templates,
     });
+    const sendBatch = createTallied(untold, events.batchEnded);
+    watchSources(registry, {
+      pools,
+      lanes: waiting,
+      laneMessages: limits.laneMessages,
+      tails: tails.counts,
+      isListening: opened.isListening,
+      lockWaits: () => readLockWaits(db),
+      batchQueue: () => standingOfBatches(db, Date.now()),
+    });
+    const identify = config.asks ? createIdentify(config.identity, keys.identify) : undefined;
     const background = await openBatches({ database, db, config, sendBatch, templates, events });
     undo.push(() => background.close());
     const { batches, batchWatch } = background;
     const routes = createRoutes(
       {
         version,
-        identify: config.asks ? createIdentify(config.identity, keys.identify) : undefined,
+        identify,
+        metrics: { metrics: allMetrics ?? registry.text, identify: config.metricsOpen ? undefined : identify },
         requestTimeoutMs: config.requestTimeoutMs,
         sendBatch,
         broadcast: createBroadcast(sendBatch),
@@ -166,9 +225,17 @@ export async function start(config: Config, log: Log): Promise<App> {
       await readiness.drain();
       await delay(config.drainDelayMs);
     });
-    return { url: listener.url, database: database.words, stop: stopAll };
+    return { url: listener.url, database: database.words, metrics: registry.text, stop: stopAll };
   } catch (error) {
     await stopAll();
     throw error;
   }
+}
+
+/** OpenTelemetry's SDK is read only where traces are on. */
+async function openTraces(settings: NonNullable<Config['traces']>, log: Log): Promise<Traces> {
+  const telemetry = await import('./telemetry/traces.ts');
+  return await telemetry.openTraces({ ...settings, version }, (error) =>
+    log.warn({ err: error }, 'traces could not be exported'),
+  );
 }

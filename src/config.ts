@@ -62,6 +62,19 @@ export interface Config {
   readonly shutdownGraceMs: number;
   readonly logLevel: string;
   readonly logFormat: 'auto' | 'json' | 'pretty';
+  /** A line for each call. */
+  readonly accessLog: boolean;
+  /** /metrics asks nobody for a credential. */
+  readonly metricsOpen: boolean;
+  /** Unset: there are none. */
+  readonly traces:
+    | {
+        readonly url: string;
+        readonly protocol: 'http/protobuf' | 'http/json';
+        readonly sampler: string;
+        readonly ratio: number;
+      }
+    | undefined;
   /** What is odd about the settings and stops nothing; for the log. */
   readonly warnings: readonly string[];
 }
@@ -171,6 +184,9 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     shutdownGraceMs: at.shutdownGrace,
     logLevel: at.logLevel,
     logFormat: at.logFormat,
+    accessLog: at.accessLog === 'on',
+    metricsOpen: at.metrics === 'open',
+    traces: tracesOf(at),
     warnings,
   };
 }
@@ -222,6 +238,19 @@ function tokensOf(at: Settings): Identity['tokens'] {
   if (algorithms.length === 0 || algorithms.some((name) => !/^(RS|PS|ES)(256|384|512)$|^EdDSA$/.test(name)))
     throw new ConfigError('JWT_ALGORITHMS must name public-key signatures such as RS256, ES256, EdDSA');
   return { key: { jwksUrl: jwtJwksUrl }, algorithms, issuer, audience };
+}
+
+/** As OpenTelemetry's own variables say; the exporter reads its others (headers, time-out, compression) by itself. */
+function tracesOf(at: Settings): Config['traces'] {
+  const named = at.otlpTracesEndpoint !== '' || at.otlpEndpoint !== '';
+  if (at.tracesExporter === 'none' || (at.tracesExporter === '' && !named)) return undefined;
+  const base = at.otlpEndpoint === '' ? 'http://localhost:4318' : at.otlpEndpoint;
+  return {
+    url: at.otlpTracesEndpoint === '' ? `${base.replace(/\/$/, '')}/v1/traces` : at.otlpTracesEndpoint,
+    protocol: at.otlpProtocol,
+    sampler: at.tracesSampler,
+    ratio: Number(at.tracesSamplerArg),
+  };
 }
 
 function readSecret(name: string, path: string): string {

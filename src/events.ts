@@ -1,5 +1,7 @@
 import { type Logger as PinoLogger, pino } from 'pino';
 import pretty from 'pino-pretty';
+import { type Registry, secondsBounds } from './telemetry/registry.ts';
+import type { Traces } from './telemetry/tracing.ts';
 
 /** The log. Fields first, words second. */
 export type Log = PinoLogger;
@@ -19,16 +21,43 @@ export function createLog(options: { level: string; format: 'auto' | 'json' | 'p
     : pino(settings);
 }
 
-/** One call that ended, on any protocol. */
-export interface CallEnd {
+/** The way that a call came in. */
+export type Protocol = 'grpc' | 'grpc-web' | 'connect' | 'json' | 'sse';
+
+/** As OpenTelemetry names RPC systems; the JSON routes are nobody else's. */
+const systems: Record<Protocol, string> = {
+  grpc: 'grpc',
+  'grpc-web': 'grpc',
+  connect: 'connectrpc',
+  json: 'http_json',
+  sse: 'http_json',
+};
+
+/** A call that begins. */
+export interface CallStart {
   readonly requestId: string;
   readonly method: string;
-  readonly protocol: string;
-  readonly ms: number;
+  readonly protocol: Protocol;
+  readonly header: { get(name: string): string | null };
+}
+
+/** How many messages a call brought, and what became of them. */
+export interface Tally {
+  readonly messages: number;
+  accepted?: number;
+  duplicates?: number;
+  refused?: number;
+}
+
+/** How a call ended. */
+export interface CallEnd {
   /** `OK`, or the name of the code. */
   readonly code: string;
   readonly reason?: string | undefined;
   readonly cause?: unknown;
+  /** Who called: an id, no secret. */
+  readonly caller?: string;
+  readonly tally?: Tally | undefined;
 }
 
 /** A try to deliver to a webhook that ended; without its URL, which may hold secrets, and without what was sent. */
@@ -45,26 +74,209 @@ export interface WebhookTry {
   readonly error?: string;
 }
 
-/** What happens in the service that is worth a line. One function a thing, so that its metric has a place to go. */
-export function createEvents(log: Log) {
+/** A call under way. */
+export interface Call {
+  run<T>(work: () => T): T;
+  ended(end: CallEnd): void;
+}
+
+/** What became of a batch. */
+export interface BatchEnd {
+  readonly messages: number;
+  readonly accepted: number;
+  readonly duplicates: number;
+  /** How many were refused, by reason. */
+  readonly refused: ReadonlyMap<string, number>;
+  /** How many were over a rate, by what it counts. */
+  readonly limited: ReadonlyMap<string, number>;
+}
+
+/** Where the events go. */
+export interface EventsOptions {
+  readonly registry: Registry;
+  /** A line for each call. */
+  readonly accessLog: boolean;
+  readonly traces?: Traces | undefined;
+}
+
+const countBounds = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 4000];
+/** Reasons that are the service's fault: the batch may come again, and nothing of it was wrong. */
+const ownFaults: ReadonlySet<string> = new Set(['STORE_BUSY', 'INTERNAL', 'DEADLINE', 'STOPPING']);
+
+/** What happens in the service that is worth counting. One function a thing: its metric and its log line stand together. */
+export function createEvents(log: Log, { registry, accessLog, traces }: EventsOptions) {
+  const calls = registry.histogram(
+    'rpc_server_call_duration_seconds',
+    'Duration of calls, by RPC, protocol and status code (OpenTelemetry: rpc.server.call.duration). A stream lasts until it ends.',
+    secondsBounds,
+  );
+  const rejected = registry.counter('sendbatch_requests_rejected', 'Requests that became no call, by why.');
+  const batches = registry.counter(
+    'sendbatch_batches',
+    'Batches by what became of them: stored (all of it), partial, refused (none of it, by its own fault), failed (by the service’s).',
+  );
+  const batchMessages = registry.histogram('sendbatch_batch_messages', 'Messages of a batch.', countBounds);
+  const messages = registry.counter(
+    'sendbatch_messages',
+    'Messages by outcome: accepted, duplicate, refused with a reason.',
+  );
+  const limited = registry.counter('sendbatch_rate_limited_messages', 'Messages over a rate, by what it counts.');
+  const groupMessages = registry.histogram('sendbatch_group_messages', 'Messages that shared a commit.', countBounds);
+  const groupBatches = registry.histogram('sendbatch_group_batches', 'Batches that shared a commit.', countBounds);
+  const groupWait = registry.histogram(
+    'sendbatch_group_wait_seconds',
+    'How long the oldest batch of a group waited in its lane.',
+    secondsBounds,
+  );
+  const commits = registry.histogram(
+    'sendbatch_commit_duration_seconds',
+    'From a group’s begin to its commit, tries included, by how it met the store: trusting (one statement), careful (locks first), passing (without channels that somebody else holds).',
+    secondsBounds,
+  );
+  const again = registry.counter('sendbatch_commit_retries', 'Groups that went again, by why.');
+  const locks = registry.histogram(
+    'sendbatch_lock_wait_seconds',
+    'From BEGIN until the heads of a careful group were locked, a round trip included.',
+    secondsBounds,
+  );
+  const lost = registry.counter('sendbatch_database_connections_lost', 'Connections to the database that broke.');
+  const delivered = registry.counter('sendbatch_tail_messages', 'Messages handed to live readers.');
+  const lag = registry.histogram(
+    'sendbatch_tail_lag_seconds',
+    'From a message’s acceptance, by the clock of the instance that took it, until a reader that follows was handed it.',
+    secondsBounds,
+  );
+  const runs = registry.histogram(
+    'sendbatch_background_run_duration_seconds',
+    'Runs of background work, by loop and outcome.',
+    secondsBounds,
+  );
+  const swept = registry.counter(
+    'sendbatch_swept_messages',
+    'Messages that were removed: expired, or past their retention.',
+  );
+  const hook = registry.histogram(
+    'sendbatch_moderation_hook_duration_seconds',
+    'Calls of the moderation hook, by outcome.',
+    secondsBounds,
+  );
+
+  // A series that begins at one hides its first increase from rate(): those that alerts look at begin at none.
+  for (const outcome of ['stored', 'partial', 'refused', 'failed']) batches.add(0, { outcome });
+  for (const outcome of ['accepted', 'duplicate']) messages.add(0, { outcome });
+  for (const reason of ownFaults) messages.add(0, { outcome: 'refused', reason });
+  for (const reason of ['guard', 'not_found', 'malformed']) rejected.add(0, { reason });
+  for (const reason of ['lock_timeout', 'lost', 'conflict']) again.add(0, { reason });
+  for (const kind of ['expired', 'retention']) swept.add(0, { kind });
+  lost.add(0);
+  delivered.add(0);
+
+  const callEnded = (call: CallStart, end: CallEnd, seconds: number, traceId: string | undefined): void => {
+    const { code, reason } = end;
+    const failed = code !== 'OK';
+    calls.record(seconds, {
+      'rpc.system.name': systems[call.protocol],
+      'rpc.method': call.method,
+      protocol: call.protocol,
+      'rpc.response.status_code': code,
+      ...(failed ? { 'error.type': reason ?? code } : {}),
+    });
+    const isDefect = reason === 'INTERNAL';
+    const isBusy = reason === 'STORE_BUSY';
+    if (!isDefect && !isBusy && !accessLog && !log.isLevelEnabled('debug')) return;
+    const fields = {
+      requestId: call.requestId,
+      method: call.method,
+      protocol: call.protocol,
+      code,
+      reason,
+      caller: end.caller,
+      ...end.tally,
+      ms: Math.round(seconds * 1e5) / 100,
+      traceId,
+    };
+    // A defect is an error with its cause; a refusal is the caller's business.
+    if (isDefect) log.error({ ...fields, err: end.cause }, 'call failed');
+    else if (isBusy) log.warn({ ...fields, err: end.cause }, 'store busy');
+    if (accessLog) log.info(fields, 'call');
+    else if (!isDefect && !isBusy) log.debug(fields, 'call ended');
+  };
+
   return {
-    /** A defect is an error with its cause; a refusal is the caller's business. */
-    callEnded(call: CallEnd): void {
-      const { cause, ...fields } = call;
-      if (call.reason === 'INTERNAL') log.error({ ...fields, err: cause }, 'call failed');
-      else if (call.reason === 'STORE_BUSY') log.warn({ ...fields, err: cause }, 'store busy');
-      else log.debug(fields, 'call ended');
+    /** A call came in, on any protocol; it says how it ended. */
+    callBegan(call: CallStart): Call {
+      const start = performance.now();
+      const span = traces?.beginCall({ ...call, system: systems[call.protocol] });
+      return {
+        run: span === undefined ? (work) => work() : span.run,
+        ended(end) {
+          callEnded(call, end, (performance.now() - start) / 1000, span?.traceId);
+          span?.end(end.code, end.code === 'OK' ? undefined : (end.reason ?? end.code), spanTally(end.tally));
+        },
+      };
     },
-    /** The hook was not asked, or its answer was none; what goes through then is a setting. */
-    moderationHookFailed(error: unknown): void {
-      log.warn({ err: error }, 'the moderation hook failed');
+    /** A request that no call was made of: by the guard, for a path that is not here, or for what cannot be read. */
+    requestRejected(reason: 'guard' | 'not_found' | 'malformed'): void {
+      rejected.add(1, { reason });
     },
-    /** A run of a loop failed; the next one comes in its time. */
-    loopFailed(error: unknown): void {
-      log.warn({ err: error }, 'background work failed');
+    /** A batch was answered, or failed. */
+    batchEnded({ messages: count, accepted, duplicates, refused, limited: over }: BatchEnd): void {
+      const none = accepted + duplicates === 0;
+      const byUs = none && [...refused.keys()].some((reason) => ownFaults.has(reason));
+      batches.add(1, { outcome: refused.size === 0 ? 'stored' : byUs ? 'failed' : none ? 'refused' : 'partial' });
+      batchMessages.record(count);
+      if (accepted > 0) messages.add(accepted, { outcome: 'accepted' });
+      if (duplicates > 0) messages.add(duplicates, { outcome: 'duplicate' });
+      for (const [reason, each] of refused) messages.add(each, { outcome: 'refused', reason });
+      for (const [by, each] of over) limited.add(each, { by });
+    },
+    /** A group of batches was committed, or failed. */
+    groupEnded(group: { items: number; jobs: number; waitMs: number }): void {
+      groupMessages.record(group.items);
+      groupBatches.record(group.jobs);
+      groupWait.record(group.waitMs / 1000);
+    },
+    /** The store answered a group. */
+    commitEnded(commit: { manner: string; ms: number; stored: boolean }): void {
+      commits.record(commit.ms / 1000, { manner: commit.manner, outcome: commit.stored ? 'stored' : 'failed' });
+    },
+    /** A group has to go again: what it assumed does not hold, or the store had trouble. */
+    commitRepeated(reason: string): void {
+      again.add(1, { reason });
+    },
+    /** A careful group has its locks. */
+    headsLocked(ms: number): void {
+      locks.record(ms / 1000);
+    },
+    /** The moderation hook answered, or did not; `skipped`: it failed too often to be asked. What goes through then is a setting. */
+    moderationHookCalled(call: { ms: number; outcome: 'ok' | 'failed' | 'skipped'; error?: unknown }): void {
+      hook.record(call.ms / 1000, { outcome: call.outcome });
+      if (call.outcome !== 'ok') log.warn({ err: call.error }, 'the moderation hook failed');
+    },
+    /** A page of a live tail was handed on. */
+    tailRead(page: { messages: number; lagMs: number | undefined }): void {
+      delivered.add(page.messages);
+      if (page.lagMs !== undefined) lag.record(Math.max(0, page.lagMs) / 1000);
+    },
+    /** The watch of a loop: a run that fails is a line, and the next one comes in its time. */
+    loop(name: string) {
+      return {
+        onRun: (ms: number, failed: boolean) =>
+          runs.record(ms / 1000, { loop: name, outcome: failed ? 'failed' : 'ok' }),
+        onError: (error: unknown) => log.warn({ err: error, loop: name }, 'background work failed'),
+      };
+    },
+    /** Messages were removed. */
+    messagesSwept(kind: 'expired' | 'retention', count: number): void {
+      if (count > 0) swept.add(count, { kind });
+    },
+    /** The metrics could not be read. */
+    metricsFailed(error: unknown): void {
+      log.warn({ err: error }, 'the metrics could not be read');
     },
     /** A connection that broke; the next query opens another. */
     databaseConnectionLost(error: Error): void {
+      lost.add(1);
       log.warn({ err: error }, 'a database connection was lost');
     },
     /** A webhook's receiver has taken messages. */
@@ -88,3 +300,7 @@ export function createEvents(log: Log) {
 
 /** The events of one service. */
 export type Events = ReturnType<typeof createEvents>;
+
+function spanTally(tally: Tally | undefined): Record<string, number> {
+  return Object.fromEntries(Object.entries(tally ?? {}).map(([name, value]) => [`sendbatch.${name}`, value]));
+}

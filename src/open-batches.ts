@@ -41,28 +41,36 @@ export async function openBatches({
   readonly templates: Templates;
   readonly events: Events;
 }): Promise<OpenBatches> {
-  const jobs = await database.openJobs(events.loopFailed);
+  const watch = events.loop('batches');
+  const turns = events.loop('batch_turns');
+  const jobs = await database.openJobs(watch.onError);
   const wake = async (callerId: string, timeMs: number) => {
     try {
       if (timeMs <= Date.now()) await jobs.turn(callerId);
       else await jobs.turnAt(callerId, timeMs);
     } catch (error) {
       // The batch is stored: it is looked for below.
-      events.loopFailed(error);
+      watch.onError(error);
     }
   };
   const onMoved = (batchId: string) => batchWatch.moved(batchId);
   const batches = createBatches({ db, templates, wake, onMoved });
   const batchWatch = createBatchWatch(batches);
-  const turn = createTurn({ db, sendBatch, onMoved, onError: events.loopFailed, now: Date.now });
+  const turn = createTurn({ db, sendBatch, onMoved, onError: turns.onError, now: Date.now });
   if (config.batchConcurrency > 0)
     await jobs.run(async (callerId) => {
-      const dueAt = await turn(callerId);
+      const start = performance.now();
+      const done = (failed: boolean) => turns.onRun(performance.now() - start, failed);
+      const dueAt = await turn(callerId).catch((error: unknown) => {
+        done(true);
+        throw error;
+      });
+      done(false);
       if (dueAt !== undefined) await wake(callerId, dueAt);
     }, config.batchConcurrency);
   const looking = startLoop({
     everyMs: lookMs,
-    onError: events.loopFailed,
+    ...watch,
     async run() {
       for (const callerId of await dueCallers(db, Date.now(), callersAtOnce)) await jobs.turn(callerId);
       const endedBefore = Date.now() - config.batchRetentionDays * dayMs;

@@ -45,6 +45,7 @@ export async function openServer(
   config: Config,
   log: Log,
   onConnectionError: (error: Error) => void,
+  trace?: DatabaseOptions['trace'],
 ): Promise<OpenServer> {
   const { connection, words, close } = await findDatabase(config, log);
   const open = (more: Partial<DatabaseOptions>) =>
@@ -55,6 +56,7 @@ export async function openServer(
       statementTimeoutMs: config.statementTimeoutMs,
       connectTimeoutMs: 5000,
       onConnectionError,
+      trace,
       ...more,
     });
   try {

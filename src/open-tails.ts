@@ -17,6 +17,8 @@ export interface OpenTails {
   readonly tails: Tails;
   readonly live: Live;
   readonly told: ChannelsTold;
+  /** Whether hints of other instances are heard. */
+  isListening(): boolean;
   close(): Promise<void>;
 }
 
@@ -39,8 +41,9 @@ export function openTails(database: OpenServer, db: Db, rules: PermissionRules, 
       notifier.tell({ stored });
     },
   };
-  const tails = createTails(store);
+  const tails = createTails(store, Date.now, events.tailRead);
   const live = createLive(db, tails.deliver, (ids) => notifier.tell({ live: ids }));
+  const heard = events.loop('notifier');
   let listening: Listening | undefined;
   let closing = false;
   const notifier = startNotifier({
@@ -52,23 +55,25 @@ export function openTails(database: OpenServer, db: Db, rules: PermissionRules, 
       listening = opened;
       onOpen();
       await listening.gone;
+      listening = undefined;
     },
     onHints: (hints) => hear(hints),
-    onError: events.loopFailed,
+    onError: heard.onError,
   });
   const hear = ({ stored, members, changed, made, live: ids, all }: Hints) => {
     if (made) tails.channelsMade();
     tails.wake(stored);
     if (members.length > 0) tails.membersChanged(members);
     tails.channelsChanged(changed);
-    if (ids.length > 0) live.receive(ids).catch(events.loopFailed);
-    if (all) tails.poll().catch(events.loopFailed);
+    if (ids.length > 0) live.receive(ids).catch(heard.onError);
+    if (all) tails.poll().catch(heard.onError);
   };
-  const polling = startLoop({ everyMs: pollMs, run: () => tails.poll(), onError: events.loopFailed });
+  const polling = startLoop({ everyMs: pollMs, run: () => tails.poll(), ...events.loop('tails') });
   return {
     store,
     tails,
     live,
+    isListening: () => listening !== undefined,
     told: {
       membersChanged(uids) {
         tails.membersChanged(uids);

@@ -34,6 +34,7 @@ export async function openWebhooks(
   const { settings, allowPrivate, timeoutMs } = config.webhooks;
   if (settings !== undefined) assertSettings(settings, allowPrivate);
   const poster = createPoster({ timeoutMs, allowPrivate, userAgent: `sendbatch/${version}` });
+  const watch = events.loop('webhook_deliveries');
   const delivery = createWebhookDelivery({
     db,
     poster,
@@ -42,7 +43,7 @@ export async function openWebhooks(
     pace: { ...pace, ...config.webhooks.pace },
     // A POST ends in its time; what is between two of them is a few statements.
     leaseMs: timeoutMs * 2 + 1000,
-    onError: events.loopFailed,
+    onError: watch.onError,
   });
   let nudging: NodeJS.Timeout | undefined;
   const nudge = () => {
@@ -59,9 +60,9 @@ export async function openWebhooks(
     run: async () => {
       if (webhooks.any()) await delivery.run();
     },
-    onError: events.loopFailed,
+    ...watch,
   });
-  const reloading = startLoop({ everyMs: reloadMs, run: webhooks.reload, onError: events.loopFailed });
+  const reloading = startLoop({ everyMs: reloadMs, run: webhooks.reload, ...events.loop('webhooks') });
   const sweeping = startLoop({
     everyMs: config.sweepIntervalMs,
     async run() {
@@ -69,7 +70,7 @@ export async function openWebhooks(
       // What others wrote to the outbox before they knew that the last webhook is gone.
       if (!webhooks.any()) await delivery.run();
     },
-    onError: events.loopFailed,
+    ...events.loop('webhook_sweeper'),
   });
   return {
     webhooks,

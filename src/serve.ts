@@ -4,7 +4,11 @@ import { ListenError } from './edge/listen.ts';
 import { createLog, type Log } from './events.ts';
 import { isForTheUser as isOfOpening } from './open-server.ts';
 import { version } from './version.ts';
+import { metricsOfAll } from './worker-metrics.ts';
 import { isWorker, joinWorkers, type Listening, leaveWorkers, startWorkers } from './workers.ts';
+
+/** What may still be under way after the stop, such as the last lines of the log, has so long. */
+const lingerMs = 500;
 
 /** Serves until a signal stops it; settings come from the environment. `fail` is told in one line why it cannot. */
 export async function serve(fail: (message: string) => void): Promise<void> {
@@ -22,7 +26,7 @@ export async function serve(fail: (message: string) => void): Promise<void> {
 }
 
 async function serveHere(config: Config, log: Log): Promise<void> {
-  const app = await start(config, log);
+  const app = await start(config, log, isWorker ? metricsOfAll : undefined);
   const stop = stopOnce(log, () => app.stop());
   stopOnSignals(stop, log);
   if (isWorker) joinWorkers(app, stop);
@@ -64,6 +68,8 @@ function stopOnce(log: Log, work: () => Promise<void>): () => boolean {
         log.info('stopped');
         process.exitCode = 0;
         leaveWorkers();
+        // Nothing of ours is left; a library that still tries to reach a collector of traces does not hold the process.
+        setTimeout(() => process.exit(), lingerMs).unref();
       },
       (error) => {
         log.error({ err: error }, 'stopping failed');

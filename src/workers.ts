@@ -2,6 +2,7 @@ import cluster, { type Worker } from 'node:cluster';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { App } from './app.ts';
 import type { Log } from './events.ts';
+import { answerForMetrics, serveMetrics } from './worker-metrics.ts';
 
 /** What a worker tells the one who forked it once it listens. */
 export type Listening = Pick<App, 'url' | 'database'>;
@@ -14,7 +15,8 @@ const pauseMs = 1000;
 export const isWorker: boolean = cluster.isWorker;
 
 /** In a worker: says that it listens, and stops when it is told to, or when nobody is left to tell it. */
-export function joinWorkers({ url, database }: Listening, onStop: () => void): void {
+export function joinWorkers({ url, database, metrics }: App, onStop: () => void): void {
+  answerForMetrics(metrics);
   process.on('message', (word) => {
     if (word === stop) onStop();
   });
@@ -39,24 +41,30 @@ export interface Workers extends Listening {
  */
 export async function startWorkers(count: number, log: Log): Promise<Workers | undefined> {
   const workers = new Set<Worker>();
+  /** Those that listen, by place: who replaces a worker takes its place, and goes on with its series. */
+  const places = new Map<string, Worker | undefined>();
   let stopping = false;
   let inOrder = true;
 
-  const fork = async (): Promise<Listening | undefined> => {
+  const fork = async (place: string): Promise<Listening | undefined> => {
     const worker = cluster.fork();
     workers.add(worker);
+    places.set(place, undefined);
+    serveMetrics(worker, () => places);
     return await new Promise((resolve) => {
       let listening = false;
       worker.once('message', (message: Listening) => {
         listening = true;
+        places.set(place, worker);
         resolve(message);
       });
       worker.once('exit', (code, signal) => {
         workers.delete(worker);
+        places.set(place, undefined);
         if (stopping) inOrder &&= code === 0;
         else if (listening) {
           log.error({ pid: worker.process.pid, code, signal }, 'a worker ended: it is replaced');
-          void delay(pauseMs).then(() => (stopping ? undefined : fork()));
+          void delay(pauseMs).then(() => (stopping ? undefined : fork(place)));
         }
         resolve(undefined);
       });
@@ -77,7 +85,7 @@ export async function startWorkers(count: number, log: Log): Promise<Workers | u
     return inOrder;
   };
 
-  const started = await Promise.all(Array.from({ length: count }, fork));
+  const started = await Promise.all(Array.from({ length: count }, (_, index) => fork(String(index))));
   const [first] = started;
   if (first !== undefined && started.every((each) => each !== undefined)) return { ...first, stop: stopAll };
   await stopAll();

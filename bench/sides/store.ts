@@ -41,7 +41,7 @@ export async function openStore({
       enforcePersonAllowlist: false,
     },
   });
-  const grouped: Lanes =
+  const grouped: Pick<Lanes, 'append' | 'close'> =
     lanes === 0
       ? { append: createDirect(append), close: async () => {} }
       : createLanes(append, { lanes, maxWaitMs: 60_000 });

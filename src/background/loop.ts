@@ -12,10 +12,12 @@ export interface LoopOptions {
   readonly run: () => Promise<void>;
   /** A run that fails is told, and the next comes as if it had not. */
   readonly onError: (error: unknown) => void;
+  /** Told of each run that ended. */
+  readonly onRun?: ((ms: number, failed: boolean) => void) | undefined;
 }
 
 /** Runs something again and again, one run at a time. */
-export function startLoop({ everyMs, run, onError }: LoopOptions): Loop {
+export function startLoop({ everyMs, run, onError, onRun }: LoopOptions): Loop {
   let timer: NodeJS.Timeout | undefined;
   let running: Promise<void> | undefined;
   let again = false;
@@ -25,8 +27,15 @@ export function startLoop({ everyMs, run, onError }: LoopOptions): Loop {
   };
   const start = () => {
     clearTimeout(timer);
+    const began = performance.now();
     running = run()
-      .catch(onError)
+      .then(
+        () => onRun?.(performance.now() - began, false),
+        (error: unknown) => {
+          onRun?.(performance.now() - began, true);
+          onError(error);
+        },
+      )
       .then(() => {
         running = undefined;
         if (again && !stopped) {

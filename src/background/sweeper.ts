@@ -20,6 +20,7 @@ export interface SweeperOptions {
   ) => Promise<{ lastKey: number | undefined; removed: number }>;
   readonly sweepLive: (before: number) => Promise<void>;
   readonly onError: (error: unknown) => void;
+  readonly onRun?: (ms: number, failed: boolean) => void;
 }
 
 /** Messages of one statement: it holds its locks for a few milliseconds. */
@@ -37,6 +38,7 @@ export function startSweeper(options: SweeperOptions): Loop {
   return startLoop({
     everyMs: options.everyMs,
     onError: options.onError,
+    onRun: options.onRun,
     async run() {
       await sweepLive(Date.now() - liveMs);
       for (let taken = 0; taken < bites; taken++) if ((await sweepExpired(bite)) < bite) break;

@@ -28,8 +28,12 @@ const texts = {
         : 'must be an http or https URL',
   },
   scopes: {
-    shape: '`send,read,admin`',
-    fault: (text: string) => named(splitList(text), isScope, 'is not a scope: send, read, admin'),
+    shape: '`send,read,admin,metrics`',
+    fault: (text: string) => named(splitList(text), isScope, 'is not a scope: send, read, admin, metrics'),
+  },
+  share: {
+    shape: '0 – 1',
+    fault: (text: string) => (/^(0(\.\d+)?|1(\.0+)?)$/.test(text) ? undefined : 'must be a number from 0 to 1'),
   },
   quotas: {
     shape: '`1/1s` … `1000000000/86400s`',
@@ -110,10 +114,10 @@ function named(parts: readonly string[], isGood: (part: string) => boolean, faul
 }
 
 /** A scope of a credential. */
-export type Scope = 'send' | 'read' | 'admin';
+export type Scope = 'send' | 'read' | 'admin' | 'metrics';
 
 export function isScope(text: string): text is Scope {
-  return text === 'send' || text === 'read' || text === 'admin';
+  return text === 'send' || text === 'read' || text === 'admin' || text === 'metrics';
 }
 
 export interface Quota {

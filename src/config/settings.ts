@@ -69,7 +69,7 @@ export const schema = {
     env: 'TLS_CLIENT_CA',
   },
   tlsClientScopes: {
-    doc: 'Scopes of callers with a client certificate: send, read, admin.',
+    doc: 'Scopes of callers with a client certificate: send, read, admin, metrics.',
     format: 'scopes',
     default: 'send,read',
     env: 'TLS_CLIENT_SCOPES',
@@ -270,6 +270,61 @@ export const schema = {
     format: ['auto', 'json', 'pretty'],
     default: 'auto',
     env: 'LOG_FORMAT',
+  },
+  accessLog: {
+    doc: 'on = a line for each call: request id, caller, batch size, outcomes, duration; never payloads or credentials.',
+    format: ['on', 'off'],
+    default: 'off',
+    env: 'ACCESS_LOG',
+  },
+  metrics: {
+    doc: 'open = /metrics needs no credential. Unset: where calls need one it needs one with the scope metrics or admin.',
+    format: ['', 'open'],
+    default: '',
+    env: 'METRICS',
+  },
+  tracesExporter: {
+    doc: 'otlp = traces are exported; none = they are not. Unset: they are when an OTLP endpoint is set.',
+    format: ['', 'otlp', 'none'],
+    default: '',
+    env: 'OTEL_TRACES_EXPORTER',
+  },
+  otlpEndpoint: {
+    doc: 'URL of the OTLP collector over HTTP, to which /v1/traces is added. Unset: http://localhost:4318.',
+    format: 'web-url',
+    default: '',
+    env: 'OTEL_EXPORTER_OTLP_ENDPOINT',
+  },
+  otlpTracesEndpoint: {
+    doc: 'URL for traces alone, used as it is.',
+    format: 'web-url',
+    default: '',
+    env: 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT',
+  },
+  otlpProtocol: {
+    doc: 'How OTLP is written: http/protobuf or http/json.',
+    format: ['http/protobuf', 'http/json'],
+    default: 'http/protobuf',
+    env: 'OTEL_EXPORTER_OTLP_PROTOCOL',
+  },
+  tracesSampler: {
+    doc: 'Which calls are traced: parentbased_always_on, parentbased_traceidratio, parentbased_always_off, always_on, traceidratio, always_off.',
+    format: [
+      'parentbased_always_on',
+      'parentbased_traceidratio',
+      'parentbased_always_off',
+      'always_on',
+      'traceidratio',
+      'always_off',
+    ],
+    default: 'parentbased_always_on',
+    env: 'OTEL_TRACES_SAMPLER',
+  },
+  tracesSamplerArg: {
+    doc: 'The share of calls for a sampler by ratio, 0 to 1.',
+    format: 'share',
+    default: '1',
+    env: 'OTEL_TRACES_SAMPLER_ARG',
   },
 } as const satisfies Record<string, Setting>;
 

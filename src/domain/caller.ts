@@ -1,7 +1,7 @@
 import type { Refusal } from './failure.ts';
 
-/** What a credential is good for: sending, reading, and changing what others may do. */
-export const scopes = ['send', 'read', 'admin'] as const;
+/** What a credential is good for: sending, reading, changing what others may do, and reading the service's metrics. */
+export const scopes = ['send', 'read', 'admin', 'metrics'] as const;
 export type Scope = (typeof scopes)[number];
 
 /** Who calls. */

@@ -1,34 +1,46 @@
 import { randomUUID } from 'node:crypto';
-import { Code, type ConnectError, type Interceptor } from '@connectrpc/connect';
+import { Code, ConnectError, type ContextValues, createContextKey, type Interceptor } from '@connectrpc/connect';
 import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import { Failure } from '../domain/failure.ts';
-import type { Events } from '../events.ts';
-import { toConnectError } from './failures.ts';
+import type { CallEnd, Events, Tally } from '../events.ts';
+import { entryKey } from './exchange.ts';
+import { statusNameOf, toConnectError } from './failures.ts';
+import { callerKey } from './identity.ts';
 
 /** Names the request in and out. A caller's id is kept when it is plain: it goes into the log and into a header. */
 const requestIdHeader = 'x-request-id';
 const plainId = /^[\w.:-]{1,128}$/;
 
+/** Where a call that brings messages says how many, and what became of them. */
+export const tallyKey = createContextKey<Tally | undefined>(undefined, { description: 'tally' });
+
+/** The request's id: the caller's, or a new one. */
+export function callIdOf(header: Headers): string {
+  const given = header.get(requestIdHeader) ?? '';
+  return plainId.test(given) ? given : randomUUID();
+}
+
+/** How a call ended, in the words of its error. */
+export function endOf(error: ConnectError | undefined, values: ContextValues): CallEnd {
+  const caller = values.get(callerKey).id;
+  const tally = values.get(tallyKey);
+  if (error === undefined) return { code: 'OK', caller, tally };
+  const [info] = error.findDetails(ErrorInfoSchema);
+  return { code: statusNameOf(error.code), reason: info?.reason, cause: error.cause, caller, tally };
+}
+
 /** The outermost interceptor: the request's id, the only place where a thrown value becomes an error, and the line about the call. */
 export function callInterceptor(events: Events): Interceptor {
   return (next) => async (request) => {
-    const given = request.header.get(requestIdHeader) ?? '';
-    const requestId = plainId.test(given) ? given : randomUUID();
-    const start = performance.now();
-    const ended = (error?: ConnectError) => {
-      const [info] = error?.findDetails(ErrorInfoSchema) ?? [];
-      events.callEnded({
-        requestId,
-        method: `${request.service.typeName}/${request.method.name}`,
-        protocol: request.header.get('content-type') ?? request.requestMethod,
-        ms: Math.round((performance.now() - start) * 100) / 100,
-        code: error === undefined ? 'OK' : Code[error.code],
-        reason: info?.reason,
-        cause: error?.cause,
-      });
-    };
+    const { header, contextValues } = request;
+    const requestId = callIdOf(header);
+    const entry = contextValues.get(entryKey);
+    entry.called = true;
+    const method = `${request.service.typeName}/${request.method.name}`;
+    const call = events.callBegan({ requestId, method, protocol: entry.protocol, header });
+    const ended = (error?: ConnectError) => call.ended(endOf(error, contextValues));
     try {
-      const response = await next(request);
+      const response = await call.run(() => next(request));
       response.header.set(requestIdHeader, requestId);
       if (response.stream) return { ...response, message: until(response.message, requestId, ended) };
       ended();
@@ -48,15 +60,18 @@ async function* until<T>(
   requestId: string,
   ended: (error?: ConnectError) => void,
 ): AsyncIterable<T> {
+  // Where neither the end nor an error comes the reader has left.
+  let error: ConnectError | undefined = new ConnectError('the caller has gone away', Code.Canceled);
   try {
     yield* messages;
+    error = undefined;
   } catch (thrown) {
-    const error = toConnectError(thrown);
+    error = toConnectError(thrown);
     error.metadata.set(requestIdHeader, requestId);
-    ended(error);
     throw error;
+  } finally {
+    ended(error);
   }
-  ended();
 }
 
 /**

@@ -1,5 +1,8 @@
+import type { ContextValues } from '@connectrpc/connect';
 import { Failure } from '../domain/failure.ts';
-import { callerSignal, type Request, type Response } from './exchange.ts';
+import type { Events } from '../events.ts';
+import { callIdOf, endOf } from './calls.ts';
+import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from './exchange.ts';
 import { toConnectError, toHttp } from './failures.ts';
 
 /** A reader that takes nothing for so long is cut: its EventSource comes back by itself, with the last id that it has. */
@@ -8,22 +11,46 @@ const slowMs = 60_000;
 const retryMs = 1000;
 
 /** Opens a stream's events: who may read is asked first. They end when the signal is aborted. Undefined: there will never be another. */
-export type OpenEvents = (request: Request, signal: AbortSignal) => Promise<AsyncIterable<string> | undefined>;
+export type OpenEvents = (call: EventsCall) => Promise<AsyncIterable<string> | undefined>;
+
+/** Who asks for events. */
+export interface EventsCall {
+  readonly header: Headers;
+  readonly values: ContextValues;
+  readonly signal: AbortSignal;
+}
+
+/** A stream, and the RPC that it is another dress of. */
+export interface EventsRoute {
+  readonly method: string;
+  readonly open: OpenEvents;
+}
 
 /** Answers with Server-Sent Events. */
-export async function serveEvents(request: Request, response: Response, open: OpenEvents): Promise<void> {
+export async function serveEvents(
+  request: Request,
+  response: Response,
+  { method, open }: EventsRoute,
+  watch: Events,
+): Promise<void> {
   const { controller, release } = callerSignal(response);
+  const header = webHeaders(request.headers);
+  const values = contextValuesOf(request, 'sse');
+  const requestId = callIdOf(header);
+  const call = watch.callBegan({ requestId, method, protocol: 'sse', header });
+  response.setHeader('x-request-id', requestId);
   try {
-    const opened = await open(request, controller.signal);
+    const opened = await call.run(() => open({ header, values, signal: controller.signal }));
     if (opened === undefined) {
       // The one answer after which EventSource does not come back.
       response.writeHead(204);
       response.end();
+      call.ended(endOf(undefined, values));
       return;
     }
     const events = opened[Symbol.asyncIterator]();
     // The first event before the headers: what is refused is an error, not a stream.
-    let next = await events.next();
+    let next = await call.run(() => events.next());
     response.writeHead(200, {
       'content-type': 'text/event-stream; charset=utf-8',
       'cache-control': 'no-store',
@@ -35,9 +62,11 @@ export async function serveEvents(request: Request, response: Response, open: Op
       next = await events.next();
     }
     response.end();
+    call.ended(endOf(undefined, values));
   } catch (error) {
-    if (response.destroyed) return;
     const failure = toConnectError(error);
+    call.ended(endOf(failure, values));
+    if (response.destroyed) return;
     const { status, body } = toHttp(failure);
     if (response.headersSent) {
       // EventSource comes back by itself; others read why.

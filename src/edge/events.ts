@@ -1,21 +1,24 @@
 import { create, type DescMessage, type Message, type MessageInitShape } from '@bufbuild/protobuf';
-import { BatchSchema } from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import { BatchSchema, BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { type Caller, type Scope, trustedCaller } from '../domain/caller.ts';
 import { invalidField } from '../domain/failure.ts';
+import type { Events } from '../events.ts';
 import type { BatchWatch } from '../service/batch-watch.ts';
 import type { Frame, Tails } from '../service/tail.ts';
 import { assertScope } from './authenticate.ts';
 import { toBatch } from './batch-service.ts';
-import { type OpenEvents, serveEvents } from './event-stream.ts';
-import { contextValuesOf, type Request, type Response, webHeaders } from './exchange.ts';
-import { certificateKey, type Identify } from './identity.ts';
+import { type EventsCall, type EventsRoute, type OpenEvents, serveEvents } from './event-stream.ts';
+import type { Request, Response } from './exchange.ts';
+import { callerKey, certificateKey, type Identify } from './identity.ts';
 import { toMessage } from './stored-message.ts';
 
 export interface EventsParts {
   readonly tails: Tails;
   readonly batchWatch: BatchWatch;
   readonly identify: Identify | undefined;
+  readonly events: Events;
   /** A message as the JSON routes write it. */
   readonly writeJson: (schema: DescMessage, message: Message) => string;
 }
@@ -32,25 +35,28 @@ const batchPath = /^\/v1\/batches\/([^/?]+)\/events(?:\?(.*))?$/;
 export function createEventStream(parts: EventsParts): (request: Request, response: Response) => boolean {
   return (request, response) => {
     if (request.method !== 'GET') return false;
-    const open = routeOf(request.url ?? '', parts);
-    if (open === undefined) return false;
-    void serveEvents(request, response, open);
+    const route = routeOf(request.url ?? '', parts);
+    if (route === undefined) return false;
+    void serveEvents(request, response, route, parts.events);
     return true;
   };
 }
 
-function routeOf(url: string, parts: EventsParts): OpenEvents | undefined {
+const subscribe = `${MessageService.typeName}/${MessageService.method.subscribe.name}`;
+const watchBatch = `${BatchService.typeName}/${BatchService.method.watchBatch.name}`;
+
+function routeOf(url: string, parts: EventsParts): EventsRoute | undefined {
   const channel = channelPath.exec(url);
-  if (channel !== null) return channelEvents(channel, parts);
+  if (channel !== null) return { method: subscribe, open: channelEvents(channel, parts) };
   const batch = batchPath.exec(url);
-  return batch === null ? undefined : batchEvents(batch, parts);
+  return batch === null ? undefined : { method: watchBatch, open: batchEvents(batch, parts) };
 }
 
 function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
-  return async (request, signal) => {
+  return async (call) => {
+    const { header, signal } = call;
     const query = new URLSearchParams(search);
-    const header = webHeaders(request.headers);
-    const caller = await callerOf(request, header, query, { scope: 'read', identify: parts.identify });
+    const caller = await callerOf(call, query, { scope: 'read', identify: parts.identify });
     const channelType = Number(type);
     if (!Number.isInteger(channelType) || channelType < 1 || channelType > 12)
       throw invalidField('channel_type', 'must be a number from 1 to 12');
@@ -66,10 +72,10 @@ function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, par
 }
 
 function batchEvents([, id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
-  return async (request, signal) => {
+  return async (call) => {
+    const { header, signal } = call;
     const query = new URLSearchParams(search);
-    const header = webHeaders(request.headers);
-    const caller = await callerOf(request, header, query, { scope: 'send', identify: parts.identify });
+    const caller = await callerOf(call, query, { scope: 'send', identify: parts.identify });
     if (header.get('last-event-id') === lastOfBatch) return undefined;
     const batches = parts.batchWatch.watch(caller, decode('batch_id', id, 64), signal);
     return texts(batches, (batch) => {
@@ -84,16 +90,15 @@ async function* texts<T>(items: AsyncIterable<T>, textOf: (item: T) => string): 
 }
 
 async function callerOf(
-  request: Request,
-  header: Headers,
+  { header, values }: EventsCall,
   query: URLSearchParams,
   { scope, identify }: { scope: Scope; identify: Identify | undefined },
 ): Promise<Caller> {
   // EventSource sets no headers; a query is the one other place that a page can put its token.
   const token = query.get('access_token');
   if (token !== null && header.get('authorization') === null) header.set('authorization', `Bearer ${token}`);
-  const values = contextValuesOf(request);
   const caller = identify === undefined ? trustedCaller : await identify(header, values.get(certificateKey));
+  values.set(callerKey, caller);
   assertScope(caller, scope, 'the event stream');
   return caller;
 }

@@ -1,18 +1,31 @@
 import type { IncomingHttpHeaders } from 'node:http';
-import { Code, ConnectError, type ContextValues, createContextValues } from '@connectrpc/connect';
+import { Code, ConnectError, type ContextValues, createContextKey, createContextValues } from '@connectrpc/connect';
 import type { UniversalServerRequest, UniversalServerResponse } from '@connectrpc/connect/protocol';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
+import type { Protocol } from '../events.ts';
 import { certificateKey, certificateOf } from './identity.ts';
 
 export type Handler = ReturnType<typeof connectNodeAdapter>;
 export type Request = Parameters<Handler>[0];
 export type Response = Parameters<Handler>[1];
 
+/** Where a request came in, and whether a call was made of it. */
+export interface Entry {
+  readonly protocol: Protocol;
+  called: boolean;
+}
+
+export const entryKey = createContextKey<Entry>({ protocol: 'connect', called: false }, { description: 'entry' });
+
 /**
  * A Node request as Connect's universal one, without what Connect's own conversion costs a small call (a web URL, a generator around the body, and an abort at the end
  * of every answer, whose DOMException takes a stack: 15 % of a single JSON send together).
  */
-export function universalRequest(request: Request, signal: AbortSignal): UniversalServerRequest {
+export function universalRequest(
+  request: Request,
+  signal: AbortSignal,
+  contextValues: ContextValues,
+): UniversalServerRequest {
   return {
     httpVersion: request.httpVersion,
     method: request.method ?? 'GET',
@@ -20,13 +33,13 @@ export function universalRequest(request: Request, signal: AbortSignal): Univers
     header: webHeaders(request.headers),
     body: request,
     signal,
-    contextValues: contextValuesOf(request),
+    contextValues,
   };
 }
 
-/** What is known of a call before it is one: the client's certificate. */
-export function contextValuesOf(request: Request): ContextValues {
-  const values = createContextValues();
+/** What is known of a call before it is one: its protocol, and the client's certificate. */
+export function contextValuesOf(request: Request, protocol: Protocol): ContextValues {
+  const values = createContextValues().set(entryKey, { protocol, called: false });
   const certificate = certificateOf(request.socket);
   return certificate === undefined ? values : values.set(certificateKey, certificate);
 }

@@ -121,12 +121,23 @@ export function toHttp(error: ConnectError, status = httpStatusOfError(error)): 
       msg: error.rawMessage,
       error: {
         code: error.code,
-        status: Code[error.code].replace(/(?<!^)[A-Z]/g, '_$&').toUpperCase(),
+        status: statusNameOf(error.code),
         message: error.rawMessage,
         details,
       },
     },
   };
+}
+
+const statusNames = new Map(
+  Object.values(Code)
+    .filter((code) => typeof code === 'number')
+    .map((code) => [code, Code[code].replace(/(?<!^)[A-Z]/g, '_$&').toUpperCase()]),
+);
+
+/** A code as gRPC writes it: `NOT_FOUND`. */
+export function statusNameOf(code: Code): string {
+  return statusNames.get(code) ?? 'UNKNOWN';
 }
 
 function httpStatusOfError(error: ConnectError): number {

@@ -4,6 +4,7 @@ import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
 import { type MessageService, SendBatchResponseSchema, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { Failure } from '../domain/failure.ts';
 import type { Outcome } from '../domain/plan.ts';
+import type { Tally } from '../events.ts';
 import { limits } from '../limits.ts';
 import type { Broadcast } from '../service/broadcast.ts';
 import type { Inbox } from '../service/inbox.ts';
@@ -11,6 +12,7 @@ import type { Standing } from '../service/rates.ts';
 import type { ReadChannel } from '../service/read-channel.ts';
 import { requestIdOf, type SendBatch } from '../service/send-batch.ts';
 import type { Tails } from '../service/tail.ts';
+import { tallyKey } from './calls.ts';
 import { toStatus } from './failures.ts';
 import { callerKey } from './identity.ts';
 import { legacyRange, toLegacyMessage, toMessage } from './stored-message.ts';
@@ -33,6 +35,8 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
   return {
     ...createTailMethods(parts),
     async sendBatch(request, context) {
+      const tally: Tally = { messages: request.messages.length };
+      context.values.set(tallyKey, tally);
       const outcomes = await parts.sendBatch({
         messages: request.messages,
         templates: request.templates.map((each) => ({ ...each, format: formatOf(each.format) })),
@@ -45,21 +49,23 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         tell: rateFields(context),
       });
       sayWhenToRetry(outcomes, context);
-      const count = (kind: Outcome['kind']) => outcomes.filter((outcome) => outcome.kind === kind).length;
+      const counts = Object.assign(tally, countOf(outcomes));
       return create(SendBatchResponseSchema, {
         results: outcomes.map((outcome) => ({
           ...numbers(outcome),
           ...(outcome.kind === 'refused' ? { error: toStatus(outcome.refusal) } : {}),
         })),
-        acceptedCount: count('accepted'),
-        duplicateCount: count('duplicate'),
-        refusedCount: count('refused'),
+        acceptedCount: counts.accepted,
+        duplicateCount: counts.duplicates,
+        refusedCount: counts.refused,
       });
     },
 
     async send(request, context) {
       const { message } = request;
       if (message === undefined) throw new Error('message is required by its rule');
+      const tally: Tally = { messages: 1 };
+      context.values.set(tallyKey, tally);
       const [outcome] = await parts.sendBatch({
         messages: [message],
         atomic: false,
@@ -71,17 +77,21 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         tell: rateFields(context),
       });
       if (outcome === undefined) throw new Error('no outcome for the message');
+      Object.assign(tally, countOf([outcome]));
       if (outcome.kind === 'refused') throw new Failure(outcome.refusal);
       return numbers(outcome);
     },
 
     async broadcast(request, context) {
+      const tally: Tally = { messages: request.subscribers.length };
+      context.values.set(tallyKey, tally);
       const missed = await parts.broadcast({
         ...request,
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         signal: context.signal,
         caller: context.values.get(callerKey),
       });
+      tally.refused = missed.length;
       return { failUids: missed.map((each) => each.uid), reason: missed.map((each) => each.reason) };
     },
 
@@ -172,6 +182,12 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
       };
     },
   };
+}
+
+function countOf(outcomes: readonly Outcome[]): { accepted: number; duplicates: number; refused: number } {
+  const counts = { accepted: 0, duplicate: 0, refused: 0 };
+  for (const { kind } of outcomes) counts[kind]++;
+  return { accepted: counts.accepted, duplicates: counts.duplicate, refused: counts.refused };
 }
 
 /** When all of a batch is refused for now, its answer says when to come back, as an error does. */

@@ -55,7 +55,7 @@ export function createNdjson(parts: NdjsonParts): (request: Request, response: R
       requestHeader: webHeaders(request.headers),
       responseHeader: {},
       responseTrailer: {},
-      contextValues: contextValuesOf(request),
+      contextValues: contextValuesOf(request, 'json'),
     });
     try {
       const invoke = transformInvokeImplementation(spec, context, parts.interceptors);

@@ -26,6 +26,7 @@ import { createHealthService } from './health.ts';
 import type { Identify } from './identity.ts';
 import { alwaysWritten, legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
+import { createMetricsRoute, type MetricsParts } from './metrics.ts';
 import { createModerationService, type ModerationServiceParts } from './moderation-service.ts';
 import { createNdjson } from './ndjson.ts';
 import { createProbes } from './probes.ts';
@@ -48,6 +49,10 @@ export interface Routes {
   readonly docs: ReturnType<typeof createDocs>;
   /** The live tail as Server-Sent Events; false: the request is for somebody else. */
   readonly eventStream: ReturnType<typeof createEventStream>;
+  /** What Prometheus scrapes; false: the request is for somebody else. */
+  readonly metrics: ReturnType<typeof createMetricsRoute>;
+  /** Told of requests that become no call. */
+  readonly requestRejected: Events['requestRejected'];
   /** Batches as NDJSON; false: the request is for somebody else. */
   readonly ndjson: ReturnType<typeof createNdjson>;
   /** The JSON routes of the google.api.http annotations. */
@@ -67,6 +72,7 @@ export type Parts = MessageServiceParts &
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
     readonly readiness: Readiness;
+    readonly metrics: Omit<MetricsParts, 'onError'>;
   };
 
 export function createRoutes(parts: Parts, events: Events): Routes {
@@ -126,11 +132,14 @@ export function createRoutes(parts: Parts, events: Events): Routes {
       readMaxBytes: limits.requestBytes,
       compressMinBytes,
       compression: compressionGzip,
+      onMalformed: () => events.requestRejected('malformed'),
     }),
     transcoder,
     probes: createProbes(parts.readiness),
     docs: createDocs({ version: parts.version, asks: parts.identify !== undefined, bindings: transcoder.bindings }),
     ndjson: createNdjson({ implementation: batchService, interceptors, transcoder }),
-    eventStream: createEventStream({ ...parts, writeJson: transcoder.write }),
+    eventStream: createEventStream({ ...parts, events, writeJson: transcoder.write }),
+    metrics: createMetricsRoute({ ...parts.metrics, onError: events.metricsFailed }),
+    requestRejected: events.requestRejected,
   };
 }

@@ -1,8 +1,11 @@
 import { Code, ConnectError } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
+import type { Protocol } from '../events.ts';
 import {
   callerSignal,
   contextValuesOf,
+  type Entry,
+  entryKey,
   type Handler,
   type Request,
   type Response,
@@ -15,20 +18,28 @@ import type { Routes } from './routes.ts';
 
 /** Which door a request goes through: probes, then the guard, then the RPC protocols, the pages, the JSON routes, and 404 in the caller's protocol. */
 export function createServer(guard: Guard, doors: Routes): Handler {
-  const { routes, options, unaryGrpc, probes, docs, eventStream, ndjson, transcoder } = doors;
+  const { routes, options, unaryGrpc, probes, docs, eventStream, ndjson, metrics, transcoder, requestRejected } = doors;
+  const entries = new WeakMap<Request, Entry>();
   const rpc = connectNodeAdapter({
     ...options,
     routes,
-    contextValues: contextValuesOf,
+    contextValues(request) {
+      const values = contextValuesOf(request, protocolOf(request.headers['content-type']));
+      entries.set(request, values.get(entryKey));
+      return values;
+    },
     fallback: (request, response) => void json(request, response),
   });
 
   async function json(request: Request, response: Response): Promise<void> {
     const { controller, release } = callerSignal(response);
+    const values = contextValuesOf(request, 'json');
     try {
-      const answer = await transcoder.handle(universalRequest(request, controller.signal));
+      const answer = await transcoder.handle(universalRequest(request, controller.signal, values));
       if (answer === undefined) notFound(request, response);
       else await writeAnswer(answer, response);
+      if (answer === undefined) requestRejected('not_found');
+      else if (answer.status >= 400 && !values.get(entryKey).called) requestRejected('malformed');
     } catch (error) {
       // Nothing of a call's own failing comes here: this is the connection's end, or a defect of the edge.
       if (response.headersSent || response.writableEnded || request.destroyed) response.destroy();
@@ -42,6 +53,7 @@ export function createServer(guard: Guard, doors: Routes): Handler {
     if (probes(request, response)) return;
     const verdict = guard(request);
     if (verdict.kind === 'refuse') {
+      requestRejected('guard');
       const refusal = new ConnectError(verdict.message, Code.PermissionDenied);
       end(response, toHttp(refusal, verdict.status));
       return;
@@ -53,9 +65,18 @@ export function createServer(guard: Guard, doors: Routes): Handler {
       response.end();
       return;
     }
-    if (unaryGrpc(request, response) || eventStream(request, response) || ndjson(request, response)) return;
-    if (!docs(request, response)) rpc(request, response);
+    if ([unaryGrpc, eventStream, ndjson, metrics, docs].some((door) => door(request, response))) return;
+    response.once('close', () => {
+      if (entries.get(request)?.called === false) requestRejected('malformed');
+    });
+    rpc(request, response);
   };
+}
+
+/** By the content type, as Connect tells them apart. */
+function protocolOf(type: string | undefined): Protocol {
+  if (type === undefined || !type.startsWith('application/grpc')) return 'connect';
+  return type.startsWith('application/grpc-web') ? 'grpc-web' : 'grpc';
 }
 
 /** A gRPC client reads a trailer, not a body; an RPC path in JSON is a Connect client's; everybody else gets the JSON routes' shape. */

@@ -11,7 +11,7 @@ import {
 } from '@connectrpc/connect';
 import { type Compression, createMethodUrl, invokeUnaryImplementation } from '@connectrpc/connect/protocol';
 import { parseTimeout, setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
-import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from './exchange.ts';
+import { callerSignal, contextValuesOf, entryKey, type Request, type Response, webHeaders } from './exchange.ts';
 import { toConnectError } from './failures.ts';
 
 type UnaryMethod = MethodImplSpec & { kind: 'unary' };
@@ -26,6 +26,8 @@ export interface UnaryGrpcOptions {
   readonly compressMinBytes: number;
   /** For callers that name it in grpc-accept-encoding. */
   readonly compression: Compression;
+  /** Told of a request that no call could be made of. */
+  readonly onMalformed: () => void;
 }
 
 /** One byte of flags and four of length. */
@@ -82,6 +84,7 @@ async function serve(method: UnaryMethod, options: UnaryGrpcOptions, call: Call)
     frame = await envelope(toBinary(method.method.output, output), request.headers, context.responseHeader, options);
     context.responseTrailer.set('grpc-status', '0');
   } catch (thrown) {
+    if (!context.values.get(entryKey).called) options.onMalformed();
     setTrailerStatus(context.responseTrailer, toConnectError(thrown));
   } finally {
     clearTimeout(timer);
@@ -108,7 +111,7 @@ function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { sign
     requestHeader: webHeaders(headers),
     responseHeader: new Headers(),
     responseTrailer: new Headers(),
-    values: contextValuesOf(request),
+    values: contextValuesOf(request, 'grpc'),
   } as HandlerContext;
 }
 

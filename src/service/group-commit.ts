@@ -23,6 +23,19 @@ export interface GroupCommitOptions<Job, Result> {
   readonly refuse: (why: string) => Error;
   /** Told of each group that ended. */
   readonly onGroup?: (group: { items: number; jobs: number; waitMs: number; commitMs: number }) => void;
+  /** Puts the commit of a group into the traces of the calls that share it. */
+  readonly trace?: GroupTrace | undefined;
+}
+
+/** What traces need of a group: where each job came from, and to stand around its commit. */
+export interface GroupTrace {
+  /** What the job that is handed in now belongs to. */
+  origin(): unknown;
+  around<T>(
+    origins: readonly unknown[],
+    group: { readonly jobs: number; readonly items: number },
+    work: () => Promise<T>,
+  ): Promise<T>;
 }
 
 /** Commits jobs in groups: those that arrive while a commit is under way share the next one. */
@@ -34,6 +47,8 @@ export interface GroupCommit<Job, Result> {
   submit(lane: number, job: Job, signal?: AbortSignal): Promise<Result>;
   /** Whether nothing waits and nothing is under way. */
   readonly isIdle: boolean;
+  /** What waits in each lane, and for how long its oldest job has. */
+  waiting(): readonly { readonly items: number; readonly jobs: number; readonly oldestMs: number }[];
   /** Refuses what comes from now on, and waits for what is here. */
   close(): Promise<void>;
 }
@@ -56,6 +71,7 @@ export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, 
     get isIdle() {
       return lanes.every((lane) => lane.isIdle);
     },
+    waiting: () => lanes.map((lane) => lane.waiting()),
     async close() {
       closed = true;
       await Promise.all(lanes.map((lane) => lane.idle()));
@@ -68,6 +84,7 @@ interface Waiting<Job, Result> {
   readonly job: Job;
   readonly weight: Weight;
   readonly since: number;
+  readonly origin: unknown;
   /** Its group is begun: from here on it takes its course. */
   readonly begin: () => void;
   readonly settle: (result: PromiseSettledResult<Result>) => void;
@@ -92,6 +109,16 @@ class Lane<Job, Result> {
     await this.#running;
   }
 
+  waiting(): { items: number; jobs: number; oldestMs: number } {
+    const here = this.#queue.filter((each) => !each.left);
+    const [oldest] = here;
+    return {
+      items: this.#queued.items,
+      jobs: here.length,
+      oldestMs: oldest === undefined ? 0 : performance.now() - oldest.since,
+    };
+  }
+
   submit(job: Job, signal: AbortSignal | undefined): Promise<Result> {
     const weight = this.#options.weigh(job);
     const { queueBounds, refuse } = this.#options;
@@ -107,6 +134,7 @@ class Lane<Job, Result> {
         job,
         weight,
         since: performance.now(),
+        origin: this.#options.trace?.origin(),
         begin: () => signal?.removeEventListener('abort', leave),
         settle: (result) => {
           if (result.status === 'fulfilled') resolve(result.value);
@@ -127,10 +155,17 @@ class Lane<Job, Result> {
     await setImmediate();
     for (let group = this.#take(); group.length > 0; group = this.#take()) {
       const started = performance.now();
-      await this.#commit(group);
-      this.#options.onGroup?.({
-        jobs: group.length,
-        items: group.reduce((sum, each) => sum + each.weight.items, 0),
+      const { onGroup, trace } = this.#options;
+      const jobs = group.length;
+      const items = group.reduce((sum, each) => sum + each.weight.items, 0);
+      if (trace === undefined) await this.#commit(group);
+      else {
+        const origins = group.map((each) => each.origin);
+        await trace.around(origins, { jobs, items }, () => this.#commit(group));
+      }
+      onGroup?.({
+        jobs,
+        items,
         waitMs: started - (group[0]?.since ?? started),
         commitMs: performance.now() - started,
       });

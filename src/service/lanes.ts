@@ -4,7 +4,7 @@ import type { Prepared } from '../domain/message.ts';
 import type { Batch, Outcome } from '../domain/plan.ts';
 import { limits } from '../limits.ts';
 import type { Append } from './append.ts';
-import { createGroupCommit, type GroupCommit, type Weight } from './group-commit.ts';
+import { createGroupCommit, type GroupCommit, type GroupCommitOptions, type Weight } from './group-commit.ts';
 import { storeBusy } from './store-busy.ts';
 
 /** Appends one batch. `signal`: the caller has gone away; a batch that is not begun by then is not stored. */
@@ -22,11 +22,14 @@ export interface LanesOptions {
   readonly lanes: number;
   /** Milliseconds that a batch may wait for its turn. */
   readonly maxWaitMs: number;
+  readonly onGroup?: NonNullable<GroupCommitOptions<Batch, unknown>['onGroup']>;
+  readonly trace?: GroupCommitOptions<Batch, unknown>['trace'];
 }
 
 /** Group commit for batches. */
 export interface Lanes {
   readonly append: AppendBatch;
+  readonly waiting: GroupCommit<Batch, unknown>['waiting'];
   /** Refuses what comes from now on, and waits for what is here. */
   close(): Promise<void>;
 }
@@ -37,7 +40,7 @@ export interface Lanes {
  * transaction, in the lane of its first channel, whose locks are taken in the order of all. With nothing under way a batch goes whole:
  * one commit then costs less than one in each lane.
  */
-export function createLanes(append: Append, { lanes, maxWaitMs }: LanesOptions): Lanes {
+export function createLanes(append: Append, { lanes, maxWaitMs, onGroup, trace }: LanesOptions): Lanes {
   const groups = createGroupCommit<Batch, readonly Outcome[]>({
     lanes,
     groupBounds: { items: limits.groupMessages, bytes: limits.groupBytes },
@@ -48,6 +51,8 @@ export function createLanes(append: Append, { lanes, maxWaitMs }: LanesOptions):
     // A refusal (STORE_BUSY) would meet every part alike; anything else may be one batch's fault.
     isSpoilt: (error) => !(error instanceof Failure),
     refuse: (why) => storeBusy(new Error(why)),
+    ...(onGroup === undefined ? {} : { onGroup }),
+    trace,
   });
   return {
     append: async (batch, signal) => {
@@ -56,6 +61,7 @@ export function createLanes(append: Append, { lanes, maxWaitMs }: LanesOptions):
         return await groups.submit(whole, batch, signal);
       return await submitInParts(groups, batch, lanes, signal);
     },
+    waiting: () => groups.waiting(),
     close: () => groups.close(),
   };
 }

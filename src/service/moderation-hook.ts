@@ -1,4 +1,4 @@
-import { ConsecutiveBreaker, circuitBreaker, handleAll } from 'cockatiel';
+import { BrokenCircuitError, ConsecutiveBreaker, circuitBreaker, handleAll } from 'cockatiel';
 import type { Refusal } from '../domain/failure.ts';
 import type { Prepared } from '../domain/message.ts';
 import { limits } from '../limits.ts';
@@ -17,8 +17,10 @@ export interface HookOptions {
   readonly timeoutMs: number;
   /** What goes through when the hook cannot be asked: everything, or nothing. */
   readonly onFailure: 'open' | 'closed';
-  /** Told of each call that failed. */
-  readonly onError: (error: unknown) => void;
+  /** Told of each call; `skipped`: it was left alone after too many failures. */
+  readonly onCall: (call: { ms: number; outcome: 'ok' | 'failed' | 'skipped'; error?: unknown }) => void;
+  /** Headers that the hook is asked with: the trace's. */
+  readonly headers?: () => Record<string, string>;
 }
 
 /** Failures one after the other after which the hook is left alone, and for how long. */
@@ -30,7 +32,7 @@ const retryAfterMs = 1000;
  * A hook over HTTP: POST of `{"messages": [{from_uid, channel_id, channel_type, client_msg_no, tag_key, payload}]}`, which answers
  * `{"results": [{"action": "allow" | "refuse" | "flag" | "mask", "payload"}]}`, payloads in base64. Redirects are not followed.
  */
-export function createHook({ url, timeoutMs, onFailure, onError }: HookOptions): ModerationHook {
+export function createHook({ url, timeoutMs, onFailure, onCall, headers = () => ({}) }: HookOptions): ModerationHook {
   const breaker = circuitBreaker(handleAll, {
     halfOpenAfter: breakMs,
     breaker: new ConsecutiveBreaker(failuresBeforeBreak),
@@ -48,21 +50,30 @@ export function createHook({ url, timeoutMs, onFailure, onError }: HookOptions):
           },
         };
   return async (messages) => {
+    const start = performance.now();
     try {
-      return await breaker.execute(() => ask(url, timeoutMs, messages));
+      const verdicts = await breaker.execute(() => ask(url, timeoutMs, headers(), messages));
+      onCall({ ms: performance.now() - start, outcome: 'ok' });
+      return verdicts;
     } catch (error) {
-      onError(error);
+      const outcome = error instanceof BrokenCircuitError ? 'skipped' : 'failed';
+      onCall({ ms: performance.now() - start, outcome, error });
       return messages.map(() => away);
     }
   };
 }
 
-async function ask(url: string, timeoutMs: number, messages: readonly Prepared[]): Promise<Verdict[]> {
+async function ask(
+  url: string,
+  timeoutMs: number,
+  headers: Record<string, string>,
+  messages: readonly Prepared[],
+): Promise<Verdict[]> {
   const response = await fetch(url, {
     method: 'POST',
     redirect: 'error',
     signal: AbortSignal.timeout(timeoutMs),
-    headers: { 'content-type': 'application/json' },
+    headers: { ...headers, 'content-type': 'application/json' },
     body: JSON.stringify({ messages: messages.map(toJson) }),
   });
   if (!response.ok) {

@@ -50,9 +50,14 @@ export interface Tails {
   /** The members, lists or flags of these channels have changed. */
   channelsChanged(channelKeys: Iterable<number>): void;
   deliver(live: LiveMessage): void;
+  /** Who reads, and how many channels are followed. */
+  counts(): { readonly readers: number; readonly channels: number };
   /** Ends them all. */
   close(): void;
 }
+
+/** Told of each page that a reader was handed; `lagMs`: how old the last message of it was, of a reader that follows. */
+export type OnTailRead = (page: { messages: number; lagMs: number | undefined }) => void;
 
 const heartbeatMs = 15_000;
 /** A reader that takes nothing for so long is ended: it would find its way back to the present slower than by subscribing again. */
@@ -75,7 +80,7 @@ interface Place {
   caughtUp: boolean;
 }
 
-export function createTails(store: Store, now: () => number = Date.now): Tails {
+export function createTails(store: Store, now: () => number = Date.now, onRead?: OnTailRead): Tails {
   const { db, channelKeys } = store;
   const subscriptions = new Set<Subscription>();
   const byKey = new Map<number, Set<Subscription>>();
@@ -204,6 +209,7 @@ export function createTails(store: Store, now: () => number = Date.now): Tails {
     *#takeLive(): Iterable<Frame> {
       const live = this.#live;
       this.#live = [];
+      if (live.length > 0) onRead?.({ messages: live.length, lagMs: undefined });
       for (const { channel, message } of live) yield { kind: 'message', channel, message };
     }
 
@@ -217,6 +223,9 @@ export function createTails(store: Store, now: () => number = Date.now): Tails {
         return;
       }
       const messages = await pageAfter(channelKey, place.cursor);
+      const last = messages.at(-1);
+      if (last !== undefined)
+        onRead?.({ messages: messages.length, lagMs: place.caughtUp ? now() - last.acceptedAt : undefined });
       for (const message of messages) {
         place.cursor = message.messageSeq;
         if (isAlive(message, now()) && sees(this.eyes, message)) yield { kind: 'message', channel, message };
@@ -360,6 +369,7 @@ export function createTails(store: Store, now: () => number = Date.now): Tails {
         )
           subscription.deliver(live);
     },
+    counts: () => ({ readers: subscriptions.size, channels: byKey.size }),
     close() {
       for (const subscription of subscriptions)
         subscription.end(

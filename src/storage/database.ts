@@ -1,6 +1,6 @@
 import { CompiledQuery, Kysely, PostgresDialect, sql, type Transaction } from 'kysely';
 import pg from 'pg';
-import { PreparingClient } from './prepared.ts';
+import { PreparingClient, type TraceStatement, tracingClient } from './prepared.ts';
 import type { Tables } from './schema.ts';
 
 /** The database, or a transaction in it. */
@@ -22,6 +22,18 @@ export interface DatabaseOptions {
   readonly connectTimeoutMs: number;
   /** Told of each connection that broke. */
   readonly onConnectionError: (error: Error) => void;
+  /** Told how to count the pool's connections. */
+  readonly onPool?: (count: () => PoolCounts) => void;
+  /** Stands around each statement. Unset: nothing is paid for it. */
+  readonly trace?: TraceStatement | undefined;
+}
+
+/** The connections of a pool, and who waits for one. */
+export interface PoolCounts {
+  readonly most: number;
+  readonly open: number;
+  readonly idle: number;
+  readonly waiting: number;
 }
 
 const int8 = 20;
@@ -32,7 +44,7 @@ export function openDatabase(options: DatabaseOptions): Db {
   const pool = new pg.Pool({
     ...('url' in connection ? { connectionString: connection.url } : connection),
     application_name: 'sendbatch',
-    Client: PreparingClient,
+    Client: options.trace === undefined ? PreparingClient : tracingClient(options.trace),
     // Statements that do not need each other's answers are sent without waiting for them.
     pipeline: true,
     max: options.poolSize,
@@ -51,6 +63,12 @@ export function openDatabase(options: DatabaseOptions): Db {
   // The pool listens to a connection only while it is idle; one that breaks between two statements of a transaction would end the process.
   pool.on('connect', (client) => client.on('error', options.onConnectionError));
   pool.on('error', () => {});
+  options.onPool?.(() => ({
+    most: options.poolSize,
+    open: pool.totalCount,
+    idle: pool.idleCount,
+    waiting: pool.waitingCount,
+  }));
   return new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
 }
 

@@ -81,3 +81,23 @@ export class PreparingClient extends pg.Client {
     return promise;
   }
 }
+
+/** Stands around one statement: its name if it is prepared, its text with placeholders. */
+export type TraceStatement = <T>(
+  statement: { readonly name?: string; readonly text: string },
+  run: () => Promise<T>,
+) => Promise<T>;
+
+/** A client whose statements are traced. */
+export function tracingClient(trace: TraceStatement): typeof PreparingClient {
+  return class extends PreparingClient {
+    // biome-ignore lint/suspicious/noExplicitAny: as above
+    override query(...args: any[]): any {
+      const [text, values] = args;
+      if (typeof text !== 'string') return super.query(...args);
+      const one: unknown = values?.[0];
+      const statement = one instanceof Run ? { name: one.statement.name, text: one.statement.text } : { text };
+      return trace(statement, () => super.query(...args));
+    }
+  };
+}

@@ -160,7 +160,7 @@ describe('who calls', () => {
       ['system uids', 'admin', (call) => call.get('/user/systemuids')],
       ['info', 'any', (call) => call.get('/v1/server-info')],
     ];
-    for (const scope of ['send', 'read', 'admin'] as const) {
+    for (const scope of ['send', 'read', 'admin', 'metrics'] as const) {
       const call = jsonCaller(service.url, bearer(await keyFor({ scopes: [scope] })));
       for (const [what, needed, ask] of routes)
         assert.equal(

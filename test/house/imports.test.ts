@@ -38,18 +38,22 @@ const mayImport: Record<string, readonly string[]> = {
     'service',
     'storage',
     'events',
+    'limits',
     'open-batches',
     'open-server',
     'open-tails',
     'open-webhooks',
+    'telemetry',
     'version',
   ],
   main: ['cli'],
-  serve: ['app', 'config', 'edge', 'events', 'open-server', 'version', 'workers'],
-  workers: ['app', 'events'],
+  serve: ['app', 'config', 'edge', 'events', 'open-server', 'version', 'worker-metrics', 'workers'],
+  workers: ['app', 'events', 'worker-metrics'],
+  'worker-metrics': ['telemetry'],
   config: [],
   limits: [],
-  events: [],
+  events: ['telemetry'],
+  telemetry: [],
   version: [],
 };
 /** The packages that a room is about; others may import what they like, these only what stands here. */
@@ -57,6 +61,7 @@ const packages: Record<string, RegExp> = {
   domain: /^(node:(crypto|zlib)|re2js|liquidjs|@monyone\/aho-corasick\/fast)$/,
   client: /^@(bufbuild\/protobuf|connectrpc\/connect)(\/|$)/,
   transcode: /^(@bufbuild\/protobuf|@connectrpc\/connect|node:)/,
+  telemetry: /^(@opentelemetry\/|node:)/,
 };
 
 const files = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' }).filter((file) =>
@@ -107,6 +112,7 @@ describe('each thing in its room', () => {
       assert.deepEqual(strangers, []);
     });
   only('the environment', /process\.env/, /^config\.ts$/);
+  only('OpenTelemetry', /from '@opentelemetry|import\('@opentelemetry/, /^telemetry\//);
   only('SQL', /from '(kysely|pg)['/]|\bsql`/, /^storage\//);
   only(
     'the clock and chance away from the domain',

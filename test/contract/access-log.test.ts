@@ -1,0 +1,127 @@
+import assert from 'node:assert/strict';
+import { createInterface } from 'node:readline';
+import { after, before, describe, test } from 'node:test';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { createKeys } from '../../src/service/keys.ts';
+import { createDatabase, openStore, type TestDatabase } from '../support/database.ts';
+import { openDoors } from '../support/doors.ts';
+import { jsonCaller } from '../support/json.ts';
+import { type ServiceProcess, spawnService } from '../support/process.ts';
+
+type Line = Record<string, unknown> & { msg: string };
+
+const draft = (key: string, more: object = {}) => ({
+  from_uid: 'u',
+  channel_id: 'logged',
+  channel_type: 2,
+  client_msg_no: key,
+  payload: 'c2VjcmV0LXBheWxvYWQ=',
+  ...more,
+});
+
+describe('ACCESS_LOG=on', () => {
+  let database: TestDatabase;
+  let service: ServiceProcess;
+  let lines: AsyncIterator<string>;
+  let key: string;
+  let keyId: string;
+  before(async () => {
+    database = await createDatabase();
+    const db = openStore(database.url);
+    const made = await createKeys(db).create({ name: 'logged', scopes: ['send', 'read'] });
+    await db.destroy();
+    key = made.key;
+    keyId = made.keyId;
+    service = await spawnService({ DATABASE_URL: database.url, AUTH: 'on', ACCESS_LOG: 'on' });
+    if (service.child.stdout === null) assert.fail('no stdout');
+    lines = createInterface(service.child.stdout)[Symbol.asyncIterator]();
+  });
+  after(async () => {
+    await service.end('SIGTERM');
+    await database.drop();
+  });
+
+  /** The next line about a call. */
+  async function nextCall(): Promise<Line> {
+    for (;;) {
+      const { value, done } = await lines.next();
+      if (done) assert.fail(`no more lines: ${service.output()}`);
+      const line = JSON.parse(value) as Line;
+      if (line.msg === 'call') return line;
+    }
+  }
+  const bearer = () => ({ authorization: `Bearer ${key}` });
+
+  test('a line says who called what, by which protocol, with how many messages and what became of them', async () => {
+    const { post } = jsonCaller(service.url, { ...bearer(), 'x-request-id': 'asked-1' });
+    await post('/message/sendbatch', [draft('1'), draft('2')]);
+    const { time, ms, ...line } = await nextCall();
+    assert.deepEqual(line, {
+      level: 30,
+      requestId: 'asked-1',
+      method: 'sendbatch.v1.MessageService/SendBatch',
+      protocol: 'json',
+      code: 'OK',
+      caller: `key ${keyId}`,
+      messages: 2,
+      accepted: 2,
+      duplicates: 0,
+      refused: 0,
+      msg: 'call',
+    });
+    assert.ok(typeof ms === 'number' && ms > 0 && Number.isFinite(Date.parse(String(time))));
+    await post('/message/sendbatch', [draft('1'), draft('2', { payload: 'eQ==' }), draft('3')]);
+    const second = await nextCall();
+    assert.deepEqual([second.accepted, second.duplicates, second.refused], [1, 1, 1]);
+    await post('/message/sendbatch?mode=atomic', [draft('2', { payload: 'eQ==' })]);
+    const third = await nextCall();
+    assert.deepEqual([third.code, third.reason, third.messages], ['ALREADY_EXISTS', 'CLIENT_MSG_NO_REUSED', 1]);
+  });
+
+  test('on every protocol, refusals too', async () => {
+    const protocols = ['grpc', 'grpc', 'grpc-web', 'connect', 'connect', 'json'];
+    for (const [index, door] of openDoors(service.url).entries()) {
+      const messages: MessageInitShape<typeof MessageDraftSchema>[] = [
+        { channelId: 'c', channelType: 2, fromUid: 'u', payload: Buffer.from('x') },
+      ];
+      await door.send({ messages }, { headers: bearer() });
+      const { protocol, code, messages: count } = await nextCall();
+      assert.deepEqual([protocol, code, count], [protocols[index], 'OK', 1], door.name);
+      await door.send({ messages });
+      const refused = await nextCall();
+      assert.deepEqual(
+        [refused.protocol, refused.code, refused.reason],
+        [protocols[index], 'UNAUTHENTICATED', 'CREDENTIAL_MISSING'],
+        door.name,
+      );
+      door.close();
+    }
+  });
+
+  test('a live tail is a line when it ends, under the id that it answered with', async () => {
+    const leave = new AbortController();
+    const path = `/v1/channels/2/logged/events?access_token=${key}`;
+    const tail = await fetch(service.url + path, { signal: leave.signal });
+    leave.abort();
+    const line = await nextCall();
+    assert.deepEqual(
+      [line.protocol, line.method, line.code, line.requestId],
+      ['sse', 'sendbatch.v1.MessageService/Subscribe', 'CANCELED', tail.headers.get('x-request-id')],
+    );
+  });
+
+  test('neither payloads nor credentials are in it', () => {
+    for (const secret of [key, 'secret-payload', 'c2VjcmV0', 'access_token', 'Bearer'])
+      assert.ok(!service.output().includes(secret), secret);
+  });
+});
+
+test('without it a call is no line', async () => {
+  const database = await createDatabase();
+  const service = await spawnService({ DATABASE_URL: database.url });
+  await jsonCaller(service.url).post('/message/send', draft('1'));
+  await service.end('SIGTERM');
+  assert.doesNotMatch(service.output(), /"msg":"call/);
+  await database.drop();
+});

@@ -1,0 +1,215 @@
+import assert from 'node:assert/strict';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { gather } from '../../src/telemetry/gather.ts';
+import { openDoors } from '../support/doors.ts';
+import { jsonCaller } from '../support/json.ts';
+import { type Sample, samplesOf, scrape, sumOf } from '../support/metrics.ts';
+import { startService, type TestService } from '../support/service.ts';
+
+const deploy = join(import.meta.dirname, '../../deploy');
+const dashboardFile = join(deploy, 'grafana/sendbatch.json');
+const rulesFile = join(deploy, 'prometheus/alerts.yml');
+
+interface Panel {
+  readonly title: string;
+  readonly type: string;
+  readonly datasource?: { readonly uid: string };
+  readonly gridPos: { readonly x: number; readonly y: number; readonly w: number; readonly h: number };
+  readonly targets?: readonly { readonly expr: string; readonly datasource: { readonly uid: string } }[];
+}
+const dashboard: { panels: Panel[]; templating: { list: { name: string; definition?: string }[] } } = JSON.parse(
+  readFileSync(dashboardFile, 'utf8'),
+);
+/** Expressions of the rules: a line, or a block of lines behind `>-`. */
+const rules = [...readFileSync(rulesFile, 'utf8').matchAll(/^ {8}expr: (?:>-\n((?: {10}.*\n)+)|(.*)\n)/gm)].map(
+  ([, block, line]) => (block ?? line ?? '').trim(),
+);
+const queries = [
+  ...dashboard.panels.flatMap((panel) => (panel.targets ?? []).map(({ expr }) => ({ where: panel.title, expr }))),
+  ...rules.map((expr) => ({ where: 'alerts.yml', expr })),
+];
+
+/** The metrics of an expression, each with its matchers, and the labels that it is grouped by. */
+function partsOf(expr: string) {
+  const text = expr.replaceAll(/job=~"\$job",instance=~"\$instance",?/g, '').replaceAll('$__rate_interval', '5m');
+  const metrics = [
+    ...text
+      .replaceAll(/\bby \([^)]*\)/g, '')
+      .matchAll(/\b((?:sendbatch|rpc|process|nodejs|v8js)_\w+)(?:\{([^}]*)\})?(?=[[\s){]|$)/g),
+  ].map(([, name = '', matchers = '']) => ({
+    name,
+    matchers: [...matchers.matchAll(/(\w+)(=~|!=|!~|=)"([^"]*)"/g)].map(([, label = '', how = '', value = '']) => ({
+      label,
+      how,
+      value,
+    })),
+  }));
+  const grouped = [...text.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, labels = '']) => labels.split(/,\s*/));
+  return { metrics, grouped };
+}
+
+/** Labels that Prometheus adds to what it scrapes. */
+const scraped = ['job', 'instance'];
+
+describe('what an operator is given', () => {
+  let service: TestService;
+  let samples: Sample[];
+  before(async () => {
+    const hook = createServer((_, response) => response.end('{"results":[{"action":"allow"}]}'));
+    await new Promise<void>((resolve) => hook.listen(0, '127.0.0.1', resolve));
+    const moderationHook = {
+      url: `http://127.0.0.1:${(hook.address() as AddressInfo).port}/`,
+      timeoutMs: 5000,
+      onFailure: 'open' as const,
+    };
+    service = await startService({
+      moderationHook,
+      sweepIntervalMs: 10,
+      rates: { caller: [], sender: [{ points: 3, seconds: 3600 }], channel: [], store: 'memory' },
+    });
+    samples = await samplesWithTraffic(service.url);
+    hook.close();
+  });
+  after(() => service.stop());
+
+  test('there are queries', () => {
+    assert.ok(queries.length > 50, `${queries.length} queries`);
+    assert.ok(rules.length > 15, `${rules.length} rules`);
+    for (const { where, expr } of queries)
+      assert.ok(partsOf(expr).metrics.length > 0 || /^up\{/.test(expr), `${where}: ${expr}`);
+  });
+
+  test('every metric that the dashboard and the rules name is one that the service has, with those labels', () => {
+    const values = new Set(samples.flatMap(({ labels }) => Object.values(labels)));
+    for (const { where, expr } of queries) {
+      const { metrics, grouped } = partsOf(expr);
+      const labels = new Set<string>(scraped);
+      for (const { name, matchers } of metrics) {
+        const own = samples.filter((sample) => sample.name === name);
+        assert.ok(own.length > 0, `${where}: there is no ${name}`);
+        for (const sample of own) for (const label of Object.keys(sample.labels)) labels.add(label);
+        for (const { label, how, value } of matchers) {
+          assert.ok(scraped.includes(label) || own.some((each) => label in each.labels), `${where}: ${name}{${label}}`);
+          if (how === '=' && !scraped.includes(label))
+            assert.ok(values.has(value), `${where}: nothing has ${label}="${value}"`);
+        }
+      }
+      for (const label of grouped) assert.ok(labels.has(label), `${where}: by (${label}), which none has: ${expr}`);
+    }
+  });
+
+  test('every metric of the service is on the dashboard or in a rule', () => {
+    const used = queries.map(({ expr }) => expr).join('\n');
+    const families = new Set(samples.map(({ name }) => name.replace(/_(bucket|count|sum)$/, '')));
+    const unused = [...families].filter((family) => !new RegExp(`\\b${family}(_bucket|_count|_sum)?\\b`).test(used));
+    assert.deepEqual(unused, []);
+  });
+
+  test('success and latency of batches are on the first screen, and no panel lies on another', () => {
+    const first = dashboard.panels.filter(({ gridPos, type }) => gridPos.y + gridPos.h <= 14 && type !== 'row');
+    const expressions = first.flatMap(({ targets = [] }) => targets.map(({ expr }) => expr)).join('\n');
+    for (const part of [
+      /sendbatch_batches_total\{[^}]*outcome="failed"/,
+      /histogram_quantile\(0\.5, .*SendBatch/,
+      /histogram_quantile\(0\.99, .*SendBatch/,
+      /sendbatch_messages_total/,
+    ])
+      assert.match(expressions, part);
+    const cells = new Set<string>();
+    for (const { title, gridPos } of dashboard.panels)
+      for (let x = gridPos.x; x < gridPos.x + gridPos.w; x++)
+        for (let y = gridPos.y; y < gridPos.y + gridPos.h; y++) {
+          assert.ok(x < 24 && !cells.has(`${x} ${y}`), title);
+          cells.add(`${x} ${y}`);
+        }
+  });
+
+  test('the dashboard asks the data source that is chosen, and no other', () => {
+    assert.deepEqual(
+      dashboard.templating.list.map(({ name }) => name),
+      ['DS_PROMETHEUS', 'job', 'instance'],
+    );
+    for (const { title, targets = [] } of dashboard.panels)
+      for (const { datasource } of targets) assert.equal(datasource.uid, `\${DS_PROMETHEUS}`, title);
+  });
+
+  const promtool = promtoolPath();
+  const skip = promtool === undefined && 'promtool is not installed (Debian: prometheus; .ci/run installs it)';
+  test('promtool takes the rules, their tests, and the metrics themselves', { skip }, async () => {
+    const run = (args: string[], input = '') => {
+      const { status, stdout, stderr } = spawnSync(promtool ?? '', args, { encoding: 'utf8', input });
+      assert.equal(status, 0, `promtool ${args.join(' ')}: ${stdout}${stderr}`);
+    };
+    run(['check', 'rules', rulesFile]);
+    run(['test', 'rules', join(deploy, 'prometheus/alerts.test.yml')]);
+    run(['check', 'metrics'], await (await fetch(`${service.url}/metrics`)).text());
+  });
+});
+
+/** Where it is: PROMTOOL names one that is not on the path. */
+function promtoolPath(): string | undefined {
+  const { PROMTOOL } = process.env;
+  if (PROMTOOL !== undefined && existsSync(PROMTOOL)) return PROMTOOL;
+  try {
+    return execFileSync('sh', ['-c', 'command -v promtool'], { encoding: 'utf8' }).trim();
+  } catch {
+    return undefined;
+  }
+}
+
+/** Calls after which every metric has a sample, those of workers as their gatherer says them. */
+async function samplesWithTraffic(url: string): Promise<Sample[]> {
+  const { post } = jsonCaller(url);
+  const draft = (key: string, more: object = {}) => ({
+    from_uid: `u-${key}`,
+    channel_id: 'watched',
+    channel_type: 2,
+    client_msg_no: key,
+    payload: 'eA==',
+    ...more,
+  });
+  const [door] = openDoors(url);
+  await door?.send({
+    messages: [{ channelId: 'watched', channelType: 2, fromUid: 'u', payload: Buffer.from('x'), clientMsgNo: 'g' }],
+  });
+  door?.close();
+  await post('/message/sendbatch', [draft('1')]);
+  // Sent before: the group goes again, careful, and has locks to wait for.
+  await post('/message/sendbatch', [draft('1')]);
+  await post('/message/sendbatch', []);
+  const many = Array.from({ length: 5 }, (_, index) => draft(`m${index}`, { from_uid: 'busy' }));
+  await post('/message/sendbatch', many);
+  const leave = new AbortController();
+  const tail = await fetch(`${url}/v1/channels/2/watched/events?from_now=true`, { signal: leave.signal });
+  const frames = (tail.body ?? assert.fail('no body')).pipeThrough(new TextDecoderStream())[Symbol.asyncIterator]();
+  const read = async (what: string) => {
+    let text = '';
+    while (!text.includes(what)) text += (await frames.next()).value ?? assert.fail('the tail ended');
+  };
+  await read('caught_up');
+  await post('/message/sendbatch', [draft('2')]);
+  await read('event: message');
+  leave.abort();
+  setFlagsFromString('--expose-gc');
+  runInNewContext('gc')();
+  const looked = async () => {
+    const page = await (await fetch(`${url}/metrics`)).text();
+    return [...samplesOf(page), ...samplesOf(gather(new Map([['0', page]])))];
+  };
+  // The sweeper runs every few milliseconds, and the loop that looks after tails every five seconds.
+  const complete = (all: readonly Sample[]) =>
+    ['sendbatch_tail_lag_seconds_count', 'v8js_gc_duration_seconds_count'].every((name) => sumOf(all, name) > 0) &&
+    sumOf(all, 'sendbatch_background_run_duration_seconds_count', { loop: 'sweeper' }) > 0;
+  for (let look = 0; look < 500; look++) {
+    const all = await looked();
+    if (complete(all)) return all;
+  }
+  return await scrape(url);
+}
