@@ -11,7 +11,8 @@ export async function withDatabase<T>(
   options: { readonly poolSize: number; readonly statementTimeoutMs?: number },
   work: (db: Db) => Promise<T>,
 ): Promise<T> {
-  return await opening(async ({ openServer }, log) => {
+  return await inOneLine(async (log) => {
+    const { openServer } = await import('../open-server.ts');
     const server = await openServer(loadConfig(), log, () => {});
     const db = server.open(options);
     try {
@@ -25,7 +26,8 @@ export async function withDatabase<T>(
 
 /** Works on the schema of the database, which need not be up to date. */
 export async function openingSchema<T>(config: Config, work: (schema: OpenSchema) => Promise<T>): Promise<T> {
-  return await opening(async ({ openSchema }, log) => {
+  return await inOneLine(async (log) => {
+    const { openSchema } = await import('../open-server.ts');
     const schema = await openSchema(config, log);
     try {
       return await work(schema);
@@ -38,12 +40,12 @@ export async function openingSchema<T>(config: Config, work: (schema: OpenSchema
 type Log = Parameters<OpenServer['openServer']>[1];
 
 /** What only these commands need is loaded here: a caller's command starts without a database's driver. Nothing is logged: what a command says goes to stdout, for pipes. */
-async function opening<T>(work: (server: OpenServer, log: Log) => Promise<T>): Promise<T> {
-  const [{ createLog }, server] = await Promise.all([import('../events.ts'), import('../open-server.ts')]);
+async function inOneLine<T>(work: (log: Log) => Promise<T>): Promise<T> {
+  const [{ createLog }, { isForTheUser }] = await Promise.all([import('../events.ts'), import('../open-server.ts')]);
   try {
-    return await work(server, createLog({ level: 'silent', format: 'json' }));
+    return await work(createLog({ level: 'silent', format: 'json' }));
   } catch (error) {
-    if (server.isForTheUser(error)) throw new CommandError(error.message, { cause: error });
+    if (isForTheUser(error)) throw new CommandError(error.message, { cause: error });
     throw error;
   }
 }
