@@ -110,7 +110,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   return {
     routes(router) {
       for (const { service, implementation } of services)
-        router.service<DescService>(service, implementation as Partial<ServiceImpl<DescService>>);
+        router.service<DescService>(service, implementation as unknown as Partial<ServiceImpl<DescService>>);
     },
     options: {
       interceptors,

@@ -5,6 +5,7 @@ import { moderation } from './moderation.ts';
 import { reading } from './reading.ts';
 import { sending } from './sending.ts';
 import { templates } from './templates.ts';
+import { webhooks } from './webhooks.ts';
 
 /**
  * Every example of the document, in an order in which they succeed one after the other on an empty database with the default settings: a test posts them all and compares the answers.
@@ -17,4 +18,5 @@ export const examples: readonly Example[] = [
   ...reading,
   ...moderation,
   ...batches,
+  ...webhooks,
 ];
