@@ -6,6 +6,7 @@ import { createIdentify } from './edge/identity.ts';
 import { listen } from './edge/listen.ts';
 import { createRoutes } from './edge/routes.ts';
 import { createServer } from './edge/server.ts';
+import { createShed } from './edge/shed.ts';
 import { createEvents, type Log } from './events.ts';
 import { openServer } from './open-server.ts';
 import { openTails } from './open-tails.ts';
@@ -17,13 +18,14 @@ import { createKeys } from './service/keys.ts';
 import { createDirect, createLanes } from './service/lanes.ts';
 import { createModeration } from './service/moderation.ts';
 import { createHook } from './service/moderation-hook.ts';
+import { startOverload } from './service/overload.ts';
 import { createRates } from './service/rates.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createSendBatch } from './service/send-batch.ts';
 import { createTemplates } from './service/templates.ts';
 import { createWindows } from './service/windows.ts';
 import { openCounter } from './storage/counter.ts';
-import { sweepExpired, sweepOld } from './storage/sweep.ts';
+import { databaseClock, sweepExpired, sweepOld } from './storage/sweep.ts';
 import { sweepLive } from './storage/wakeup.ts';
 import { version } from './version.ts';
 
@@ -61,16 +63,18 @@ export async function start(config: Config, log: Log): Promise<App> {
     const opened = openTails(database, db, rules, events);
     undo.push(() => opened.close());
     const { store, tails, live } = opened;
+    // Half of what a caller waits: who is told to come again has to hear it in time.
+    const retryForMs = config.requestTimeoutMs / 2;
     const openAppend = () => {
-      if (config.lanes === 0) return createDirect(createAppend(store));
+      if (config.lanes === 0) return { append: createDirect(createAppend(store, retryForMs)), waitMs: () => 0 };
       const writers = database.open({ poolSize: config.lanes });
       undo.push(() => writers.destroy());
-      const lanes = createLanes(createAppend({ ...store, db: writers }), {
+      const lanes = createLanes(createAppend({ ...store, db: writers }, retryForMs), {
         lanes: config.lanes,
         maxWaitMs: config.requestTimeoutMs,
       });
       undo.push(() => lanes.close());
-      return lanes.append;
+      return lanes;
     };
     const hook =
       config.moderationHook && createHook({ ...config.moderationHook, onError: events.moderationHookFailed });
@@ -81,9 +85,12 @@ export async function start(config: Config, log: Log): Promise<App> {
     const sweeper = startSweeper({
       everyMs: config.sweepIntervalMs,
       retention: config.retention,
-      sweepExpired: (limit) => sweepExpired(db, limit, Date.now()),
+      sweepExpired: (limit, now) => sweepExpired(db, limit, now),
       sweepOld: (...bite) => sweepOld(db, ...bite),
-      sweepLive: (before) => sweepLive(db, before),
+      sweepLive: (longerThanMs) => sweepLive(db, longerThanMs),
+      now: () => Date.now(),
+      databaseClock: () => databaseClock(db),
+      onClocksApart: events.clocksApart,
       onError: events.loopFailed,
     });
     undo.push(() => sweeper.stop());
@@ -94,8 +101,11 @@ export async function start(config: Config, log: Log): Promise<App> {
     const rates = createRates(config.rates, (name, quota) =>
       counters === undefined ? createWindows(quota) : openCounter(name, quota, counters),
     );
+    const { append, waitMs } = openAppend();
+    const overload = startOverload({ targetMs: config.overloadWaitMs, waitMs, onShed: events.callsShed });
+    undo.push(async () => overload.stop());
     const sendBatch = createSendBatch({
-      append: openAppend(),
+      append,
       rehearse: createDirect(createRehearsal(store)),
       rates,
       moderate: moderation.moderate,
@@ -124,7 +134,7 @@ export async function start(config: Config, log: Log): Promise<App> {
       host: config.host,
       port: config.port,
       ...(config.tls === undefined ? {} : { tls: config.tls }),
-      handler: createServer(guard, routes),
+      handler: createServer(guard, createShed(overload, routes.methodOf), routes),
     });
     undo.push(() => listener.close(config.shutdownGraceMs));
     // First of all: a tail has no end of its own to wait for.

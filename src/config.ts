@@ -131,6 +131,12 @@ const schema = {
     env: 'DATABASE_URL',
     sensitive: true,
   },
+  databaseWait: {
+    doc: 'Milliseconds that a start waits for a database that is not there yet.',
+    format: 'milliseconds',
+    default: 30_000,
+    env: 'DATABASE_WAIT',
+  },
   systemUids: {
     doc: 'Senders that every channel takes messages from, separated by commas; * = all senders: no channel rule is asked. More can be added by AddSystemUids.',
     format: String,
@@ -241,6 +247,12 @@ const schema = {
     default: 30_000,
     env: 'REQUEST_TIMEOUT',
   },
+  overloadWait: {
+    doc: 'Milliseconds that calls may wait inside the service; when they wait longer, so many new ones are refused as OVERLOADED that the rest do not.',
+    format: 'milliseconds',
+    default: 500,
+    env: 'OVERLOAD_WAIT',
+  },
   shutdownGrace: {
     doc: 'Milliseconds that calls in flight have to finish after SIGTERM.',
     format: 'milliseconds',
@@ -274,6 +286,7 @@ export interface Config {
   readonly identity: Identity;
   readonly allowedOrigins: 'default' | readonly string[];
   readonly database: { readonly url: string } | { readonly dataDir: string; readonly explicit: boolean };
+  readonly databaseWaitMs: number;
   readonly rates: {
     readonly caller: readonly Quota[];
     readonly sender: readonly Quota[];
@@ -295,6 +308,7 @@ export interface Config {
   readonly lockTimeoutMs: number;
   readonly statementTimeoutMs: number;
   readonly requestTimeoutMs: number;
+  readonly overloadWaitMs: number;
   readonly shutdownGraceMs: number;
   readonly logLevel: string;
   readonly logFormat: 'auto' | 'json' | 'pretty';
@@ -353,6 +367,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
       at.databaseUrl === ''
         ? { dataDir: resolve(at.dataDir || '.sendbatch'), explicit: at.dataDir !== '' }
         : { url: at.databaseUrl },
+    databaseWaitMs: at.databaseWait,
     rates: {
       caller: quotasOf(at.rateCaller),
       sender: quotasOf(at.rateSender),
@@ -384,6 +399,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     lockTimeoutMs: at.lockTimeout,
     statementTimeoutMs: at.statementTimeout,
     requestTimeoutMs: at.requestTimeout,
+    overloadWaitMs: at.overloadWait,
     shutdownGraceMs: at.shutdownGrace,
     logLevel: at.logLevel,
     logFormat: at.logFormat,
@@ -399,6 +415,8 @@ type Settings = {
     | `${string}Timeout`
     | 'shutdownGrace'
     | 'sweepInterval'
+    | 'databaseWait'
+    | 'overloadWait'
     ? number
     : K extends 'logFormat'
       ? 'auto' | 'json' | 'pretty'

@@ -45,6 +45,14 @@ export function createEvents(log: Log) {
     moderationHookFailed(error: unknown): void {
       log.warn({ err: error }, 'the moderation hook failed');
     },
+    /** Calls were refused before they were read, since the last such line: more comes than is done in good time. */
+    callsShed(shed: { refused: number; share: number; waitMs: number }): void {
+      log.warn(shed, 'overloaded: calls are refused');
+    },
+    /** This process's clock and the database's differ: nothing is removed before both say so. */
+    clocksApart(aheadMs: number): void {
+      log.warn({ aheadMs }, 'the clock of this process and that of the database are apart: set one of them right');
+    },
     /** A run of a loop failed; the next one comes in its time. */
     loopFailed(error: unknown): void {
       log.warn({ err: error }, 'background work failed');

@@ -55,6 +55,8 @@ export const limits = {
   laneMessages: 16_000,
   /** Bytes that wait in a lane at most. */
   laneBytes: 64 * 1024 * 1024,
+  /** What waits for a connection to the database at most, besides the lanes: at 2 ms a page and 10 connections, a fifth of a second. */
+  poolWaiting: 1000,
   /** Message ids that one block of the database's sequence holds; a transaction draws one block. */
   idsPerBlock: 4096,
 } as const;

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from './config.ts';
 import type { Log } from './events.ts';
 import { openCounterPool } from './storage/counter.ts';
@@ -10,6 +11,7 @@ import {
   serverFacts,
 } from './storage/database.ts';
 import { startEmbedded } from './storage/embedded/index.ts';
+import { troubleOf } from './storage/failure.ts';
 import { migrate } from './storage/migrate.ts';
 import { type Listening, listen } from './storage/wakeup.ts';
 
@@ -30,6 +32,8 @@ export interface OpenServer {
   close(): Promise<void>;
 }
 
+/** To connect is one flight or two, whatever statements take. */
+const connectTimeoutMs = 5000;
 const oldestPostgres = 150_000;
 
 /** Finds the server that the settings name, or starts the embedded one, and brings its schema up to date. */
@@ -45,13 +49,15 @@ export async function openServer(
       poolSize: config.poolSize,
       lockTimeoutMs: config.lockTimeoutMs,
       statementTimeoutMs: config.statementTimeoutMs,
-      connectTimeoutMs: 5000,
+      connectTimeoutMs: Math.min(connectTimeoutMs, config.statementTimeoutMs),
       onConnectionError,
       ...more,
     });
   try {
     const migrations = open({ poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 });
-    const { version } = await prepareDatabase(migrations, log).finally(() => migrations.destroy());
+    const { version } = await prepareDatabase(migrations, config.databaseWaitMs, log).finally(() =>
+      migrations.destroy(),
+    );
     const database = 'url' in connection ? { connectionString: connection.url } : connection;
     const listening = config.listenUrl === undefined ? database : { connectionString: config.listenUrl };
     const openCounters = () => openCounterPool(database);
@@ -82,13 +88,8 @@ async function findDatabase(
 }
 
 /** Reaches the server, refuses one that is too old, says when it may lose commits, and brings the schema up to date. */
-async function prepareDatabase(db: Db, log: Log): Promise<ServerFacts> {
-  let facts: ServerFacts;
-  try {
-    facts = await serverFacts(db);
-  } catch (error) {
-    throw new StartError(`the database cannot be reached: ${textOf(error)}. Is DATABASE_URL right, and the server up?`);
-  }
+async function prepareDatabase(db: Db, waitMs: number, log: Log): Promise<ServerFacts> {
+  const facts = await reach(db, waitMs, log);
   if (facts.versionNumber < oldestPostgres)
     throw new StartError(`PostgreSQL ${facts.version} is too old: 15 or later is needed`);
   if (facts.lossy.length > 0)
@@ -99,6 +100,35 @@ async function prepareDatabase(db: Db, log: Log): Promise<ServerFacts> {
   const applied = await migrate(db);
   if (applied.length > 0) log.info({ migrations: applied }, 'the schema was brought up to date');
   return facts;
+}
+
+const firstPauseMs = 250;
+const longestPauseMs = 2000;
+
+/** What the server says of itself. One that is away may be starting, as the service is: it is waited for. What waiting does not mend (a password, a name) is said at once. */
+async function reach(db: Db, waitMs: number, log: Log): Promise<ServerFacts> {
+  const since = performance.now();
+  for (let pause = firstPauseMs; ; pause = Math.min(pause * 2, longestPauseMs)) {
+    try {
+      return await serverFacts(db);
+    } catch (error) {
+      const waited = performance.now() - since;
+      const cause = textOf(error);
+      if (!isAway(error) || waited + pause > waitMs) {
+        const tried = waited > pause ? ` (tried for ${Math.round(waited / 1000)} s)` : '';
+        throw new StartError(
+          `the database cannot be reached: ${cause}${tried}. Is DATABASE_URL right, and the server up?`,
+        );
+      }
+      if (pause === firstPauseMs) log.warn({ cause, waitMs }, 'the database cannot be reached yet: it is waited for');
+      await delay(pause);
+    }
+  }
+}
+
+function isAway(error: unknown): boolean {
+  if (error instanceof AggregateError) return error.errors.every(isAway);
+  return troubleOf(error) === 'lost';
 }
 
 /** Some errors of the socket layer have their words inside: one for each address that was tried. */

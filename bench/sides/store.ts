@@ -43,7 +43,7 @@ export async function openStore({
   });
   const grouped: Lanes =
     lanes === 0
-      ? { append: createDirect(append), close: async () => {} }
+      ? { append: createDirect(append), waitMs: () => 0, close: async () => {} }
       : createLanes(append, { lanes, maxWaitMs: 60_000 });
   return {
     sends: batches.length,

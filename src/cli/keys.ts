@@ -14,7 +14,7 @@ const dayMs = 24 * 3600_000;
 /** The commands about API keys: create, list, revoke. Prints to stdout; a key's secret is printed once, when it is made. */
 export async function runKeyCommand(args: readonly string[], config: Config, log: Log): Promise<void> {
   const command = parse(args);
-  const server = await openServer(config, log, () => {});
+  const server = await openServer({ ...config, databaseWaitMs: 0 }, log, () => {});
   const db = server.open({ poolSize: 1 });
   try {
     await command(createKeys(db), (text) => console.log(text));

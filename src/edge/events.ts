@@ -17,6 +17,8 @@ export interface EventsParts {
 }
 
 const path = /^\/v1\/channels\/([^/?]+)\/([^/?]+)\/events(?:\?(.*))?$/;
+/** Whether a GET of this URL is for the event stream. */
+export const isEventStream = (url: string): boolean => path.test(url);
 /** A reader that takes nothing for so long is cut: its EventSource comes back by itself, with the last id that it has. */
 const slowMs = 60_000;
 /** What EventSource waits before it comes back. */

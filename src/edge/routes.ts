@@ -1,4 +1,6 @@
+import type { DescMethod, DescService } from '@bufbuild/protobuf';
 import type { ConnectRouter, ConnectRouterOptions, Interceptor } from '@connectrpc/connect';
+import { createMethodUrl } from '@connectrpc/connect/protocol';
 import { compressionGzip } from '@connectrpc/connect-node';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
@@ -10,7 +12,8 @@ import { createTranscoder, type Transcoder } from '../transcode/index.ts';
 import { authenticateInterceptor } from './authenticate.ts';
 import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
-import { createEventStream } from './events.ts';
+import { createEventStream, isEventStream } from './events.ts';
+import type { Request } from './exchange.ts';
 import { detailRegistry } from './failures.ts';
 import type { Identify } from './identity.ts';
 import { legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
@@ -29,6 +32,8 @@ export interface Routes {
   readonly unaryGrpc: ReturnType<typeof createUnaryGrpc>;
   /** The live tail as Server-Sent Events; false: the request is for somebody else. */
   readonly eventStream: ReturnType<typeof createEventStream>;
+  /** The RPC that a request is for, without looking at its body; undefined: none. */
+  readonly methodOf: (request: Request) => DescMethod | undefined;
   /** The JSON routes of the google.api.http annotations. */
   readonly transcoder: Transcoder;
 }
@@ -44,6 +49,24 @@ export type Parts = MessageServiceParts &
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
   };
+
+/** By an RPC's path, by the event stream's, by a JSON route's. */
+function createMethodOf(services: readonly { service: DescService }[], { methodOf }: Transcoder): Routes['methodOf'] {
+  const byPath = new Map<string, DescMethod>();
+  for (const { service } of services)
+    for (const method of service.methods) byPath.set(createMethodUrl('/', method), method);
+  return ({ method = 'GET', url = '/' }) => {
+    const known = byPath.get(url.split('?', 1)[0] ?? '');
+    if (known !== undefined) return known;
+    if (isEventStream(url)) return MessageService.method.subscribe;
+    try {
+      return methodOf(method, url);
+    } catch {
+      // A path that no route can read: its own refusal says why.
+      return undefined;
+    }
+  };
+}
 
 export function createRoutes(parts: Parts, events: Events): Routes {
   const services = [
@@ -95,6 +118,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
       compression: compressionGzip,
     }),
     transcoder,
+    methodOf: createMethodOf(services, transcoder),
     eventStream: createEventStream({ ...parts, writeJson: transcoder.write }),
   };
 }

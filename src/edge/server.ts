@@ -12,9 +12,14 @@ import {
 import { toConnectError, toHttp } from './failures.ts';
 import type { Guard } from './guard.ts';
 import type { Routes } from './routes.ts';
+import type { Shed } from './shed.ts';
 
-/** Which door a request goes through: the guard first, then the RPC protocols, then the JSON routes, then 404 in the caller's protocol. */
-export function createServer(guard: Guard, { routes, options, unaryGrpc, eventStream, transcoder }: Routes): Handler {
+/** Which door a request goes through: the guard first, then whoever refuses what is too much, then the RPC protocols, then the JSON routes, then 404 in the caller's protocol. */
+export function createServer(
+  guard: Guard,
+  shed: Shed,
+  { routes, options, unaryGrpc, eventStream, transcoder }: Routes,
+): Handler {
   const rpc = connectNodeAdapter({
     ...options,
     routes,
@@ -51,6 +56,7 @@ export function createServer(guard: Guard, { routes, options, unaryGrpc, eventSt
       response.end();
       return;
     }
+    if (shed(request, response)) return;
     if (!unaryGrpc(request, response) && !eventStream(request, response)) rpc(request, response);
   };
 }

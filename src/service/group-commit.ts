@@ -34,6 +34,8 @@ export interface GroupCommit<Job, Result> {
   submit(lane: number, job: Job, signal?: AbortSignal): Promise<Result>;
   /** Whether nothing waits and nothing is under way. */
   readonly isIdle: boolean;
+  /** How long the oldest job waits, in the lane where it waits least: one that is stuck does not speak for the others. */
+  readonly waitMs: number;
   /** Refuses what comes from now on, and waits for what is here. */
   close(): Promise<void>;
 }
@@ -55,6 +57,9 @@ export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, 
     },
     get isIdle() {
       return lanes.every((lane) => lane.isIdle);
+    },
+    get waitMs() {
+      return Math.min(...lanes.map((lane) => lane.waitMs));
     },
     async close() {
       closed = true;
@@ -86,6 +91,11 @@ class Lane<Job, Result> {
 
   get isIdle(): boolean {
     return this.#running === undefined;
+  }
+
+  get waitMs(): number {
+    const [oldest] = this.#queue;
+    return oldest === undefined ? 0 : performance.now() - oldest.since;
   }
 
   async idle(): Promise<void> {

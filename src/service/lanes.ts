@@ -27,6 +27,8 @@ export interface LanesOptions {
 /** Group commit for batches. */
 export interface Lanes {
   readonly append: AppendBatch;
+  /** How long what waits has waited. */
+  readonly waitMs: () => number;
   /** Refuses what comes from now on, and waits for what is here. */
   close(): Promise<void>;
 }
@@ -56,6 +58,7 @@ export function createLanes(append: Append, { lanes, maxWaitMs }: LanesOptions):
         return await groups.submit(whole, batch, signal);
       return await submitInParts(groups, batch, lanes, signal);
     },
+    waitMs: () => groups.waitMs,
     close: () => groups.close(),
   };
 }

@@ -13,7 +13,7 @@ import { type Binding, compileBindings } from './binding.ts';
 import { createHandler } from './handler.ts';
 import { JsonReader, type JsonReadOptions } from './json-reader.ts';
 import { type JsonWriteOptions, JsonWriter } from './json-writer.ts';
-import { Router } from './router.ts';
+import { Router, splitUrl } from './router.ts';
 
 export type { Binding } from './binding.ts';
 export { TranscodeError } from './error.ts';
@@ -65,6 +65,8 @@ export interface Transcoder {
   readonly bindings: readonly Binding[];
   /** A message as the routes answer it. */
   write(schema: DescMessage, message: Message): string;
+  /** The method that a verb and a URL lead to, without looking at the body; undefined when there is none. */
+  methodOf(verb: string, url: string): DescMethodUnary | undefined;
   /** Undefined when no route has this path. */
   handle(request: UniversalServerRequest): Promise<UniversalServerResponse | undefined>;
 }
@@ -87,5 +89,10 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
     registry,
   });
   const write = (schema: DescMessage, message: Message) => writer.message(schema, message);
-  return { bindings, write, handle: createHandler({ ...options, interceptors, registry }, { router, reader, writer }) };
+  const handle = createHandler({ ...options, interceptors, registry }, { router, reader, writer });
+  const methodOf = (verb: string, url: string) => {
+    const route = router.find(verb, splitUrl(url).path);
+    return route !== undefined && 'bindings' in route ? route.bindings[0]?.method : undefined;
+  };
+  return { bindings, write, methodOf, handle };
 }
