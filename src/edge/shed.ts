@@ -1,3 +1,4 @@
+import { constants } from 'node:http2';
 import type { DescMethod } from '@bufbuild/protobuf';
 import type { ConnectError } from '@connectrpc/connect';
 import { encodeEnvelope } from '@connectrpc/connect/protocol';
@@ -30,10 +31,19 @@ export function createShed(overload: Overload, methodOf: (request: Request) => D
     // Without a body nothing is written but headers that end the stream: gRPC's Trailers-Only.
     if (body === undefined) response.end();
     else response.end(body);
-    // What is still to come is thrown away; on HTTP/2 it would fill the connection's window.
-    request.on('error', () => {}).resume();
+    dismiss(request, response, body !== undefined);
     return true;
   };
+}
+
+/**
+ * What is still to come of the request is thrown away on HTTP/1.1. On HTTP/2 the caller is told to send no more of it (RST_STREAM with NO_ERROR): else one that has stopped
+ * to send, having its answer, leaves the stream open for a minute. Node does so behind a body, if nobody has touched the request's; behind headers alone it does not.
+ */
+function dismiss(request: Request, response: Response, hasBody: boolean): void {
+  request.on('error', () => {});
+  if (!('stream' in response)) request.resume();
+  else if (!hasBody) response.stream.close(constants.NGHTTP2_NO_ERROR);
 }
 
 type Protocol = 'grpc' | 'stream' | 'connect' | 'json';

@@ -1,3 +1,4 @@
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { Failure } from '../domain/failure.ts';
 import { nextShare } from '../domain/shedding.ts';
 
@@ -21,25 +22,30 @@ export interface OverloadOptions {
 
 /** Between two looks. */
 const lookMs = 100;
+/** How often the event loop is asked for a turn, by a timer below JavaScript. */
+const turnMs = 20;
 /** Between two reports. */
 const reportMs = 5000;
 
 /**
- * Looks ten times a second how long work waits. It waits in two places: before the event loop, which shows as a timer that comes late, and in the lanes. The
+ * Looks ten times a second how long work waits. It waits in two places: before the event loop, which shows in how long its turns take, and in the lanes. The
  * shorter of two looks counts, so that one long pause (a garbage collection, another process) refuses nobody.
  */
 export function startOverload({ targetMs, waitMs, onShed }: OverloadOptions): Overload {
   const shares = { read: 0, send: 0 };
   /** The last look, and the shorter one of it and the one before. */
   const seen = { read: [0, 0], send: [0, 0] };
+  let late = 0;
   let refused = 0;
   let reported = 0;
-  let due = performance.now() + lookMs;
+  const turns = monitorEventLoopDelay({ resolution: turnMs });
+  turns.enable();
 
   const look = () => {
     const now = performance.now();
-    const late = Math.max(0, now - due);
-    due = now + lookMs;
+    // Where turns are longer than looks, a look may come before the next one was counted.
+    if (turns.count > 0) late = Math.max(0, turns.percentile(50) / 1e6 - turnMs);
+    turns.reset();
     const wait = waitMs();
     for (const [kind, ms] of [
       ['read', late],
@@ -68,7 +74,10 @@ export function startOverload({ targetMs, waitMs, onShed }: OverloadOptions): Ov
       refused++;
       return true;
     },
-    stop: () => clearInterval(timer),
+    stop() {
+      clearInterval(timer);
+      turns.disable();
+    },
   };
 }
 
