@@ -115,7 +115,7 @@ async function reach(db: Db, waitMs: number, log: Log): Promise<ServerFacts> {
       const waited = performance.now() - since;
       const cause = textOf(error);
       if (!isAway(error) || waited + pause > waitMs) {
-        const tried = waited > pause ? ` (tried for ${Math.round(waited / 1000)} s)` : '';
+        const tried = pause > firstPauseMs ? ` (tried for ${Math.round(waited / 1000)} s)` : '';
         throw new StartError(
           `the database cannot be reached: ${cause}${tried}. Is DATABASE_URL right, and the server up?`,
         );

@@ -18,7 +18,7 @@ export class ListenError extends Error {}
 export interface ConnectionBounds {
   /** For the first byte, and for all headers of a request. */
   readonly headersMs: number;
-  /** For a whole request; on HTTP/2 for the next frame of it. */
+  /** For a whole request; on HTTP/2 for the next frame of it. And for the next piece of an answer to be taken. */
   readonly requestMs: number;
   /** A kept-alive HTTP/1.1 connection without a request. */
   readonly keepAliveMs: number;
@@ -87,6 +87,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       const { socket } = request;
       if (draining) plain.shouldKeepAlive = false;
       responses.add(plain);
+      // Nobody takes the answer: Node has no time-out of its own for that. (A stream's is that of its writer.)
+      plain.once('prefinish', () => socket.setTimeout(bounds.requestMs));
       plain.once('close', () => {
         responses.delete(plain);
         // Answered before the whole body came: Node discards the rest, and does not count the connection as idle meanwhile.
@@ -273,7 +275,11 @@ function tend(session: ServerHttp2Session, bounds: ConnectionBounds): void {
   session.on('error', () => session.destroy());
   session.on('stream', (stream) => {
     stream.on('error', () => {});
-    stream.setTimeout(bounds.requestMs, () => stream.close());
+    stream.setTimeout(bounds.requestMs, () => {
+      stream.close();
+      // That waits until everything is taken; who takes nothing would keep it for ever.
+      if (stream.writableLength > 0) stream.destroy();
+    });
   });
   let answered = true;
   const pings = setInterval(() => {
