@@ -19,7 +19,7 @@ export type Shed = (request: Request, response: Response) => boolean;
 export function createShed(overload: Overload, methodOf: (request: Request) => DescMethod | undefined): Shed {
   const answers = answersOf(toConnectError(overloaded()));
   return (request, response) => {
-    if (!overload.isOn) return false;
+    if (!overload.arrives()) return false;
     const method = methodOf(request);
     const kind = method === undefined ? undefined : scopeOf(method);
     if ((kind !== 'send' && kind !== 'read') || !overload.refuses(kind)) return false;

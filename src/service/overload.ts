@@ -4,8 +4,8 @@ import { nextShare } from '../domain/shedding.ts';
 
 /** Calls are refused while they cost nothing yet, when more comes than can be done. */
 export interface Overload {
-  /** Whether any calls are refused now: asked first, and nearly always false. */
-  readonly isOn: boolean;
+  /** Told of each call; whether calls are refused now, which is nearly always false. */
+  arrives(): boolean;
   /** Whether a call that comes now is to be refused. What sends waits for the store, what reads does not. */
   refuses(kind: 'send' | 'read'): boolean;
   stop(): void;
@@ -29,13 +29,17 @@ const reportMs = 5000;
 
 /**
  * Looks ten times a second how long work waits. It waits in two places: before the event loop, which shows in how long its turns take, and in the lanes. The
- * shorter of two looks counts, so that one long pause (a garbage collection, another process) refuses nobody.
+ * shorter of two looks counts, so that one long pause (a garbage collection, another process) refuses nobody. A turn reads megabytes from each connection, and no look
+ * comes in the middle of it: what the calls of one turn may take is half of the target, and the rest of them is refused.
  */
 export function startOverload({ targetMs, waitMs, onShed }: OverloadOptions): Overload {
   const shares = { read: 0, send: 0 };
   /** The last look, and the shorter one of it and the one before. */
   const seen = { read: [0, 0], send: [0, 0] };
   let late = 0;
+  /** When the first call came of this turn of the event loop. */
+  let turnSince: number | undefined;
+  let isTurnFull = false;
   let refused = 0;
   let reported = 0;
   const turns = monitorEventLoopDelay({ resolution: turnMs });
@@ -65,11 +69,18 @@ export function startOverload({ targetMs, waitMs, onShed }: OverloadOptions): Ov
   const timer = setInterval(look, lookMs).unref();
 
   return {
-    get isOn() {
-      return shares.send > 0 || shares.read > 0;
+    arrives() {
+      if (turnSince === undefined) {
+        turnSince = performance.now();
+        setImmediate(() => {
+          turnSince = undefined;
+        });
+        isTurnFull = false;
+      } else isTurnFull = performance.now() - turnSince > targetMs / 2;
+      return isTurnFull || shares.send > 0 || shares.read > 0;
     },
     refuses(kind) {
-      const share = shares[kind];
+      const share = isTurnFull ? 1 : shares[kind];
       if (share === 0 || Math.random() >= share) return false;
       refused++;
       return true;
