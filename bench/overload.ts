@@ -27,7 +27,11 @@ export async function twiceTheCapacity(
       duplicates: 0,
       seed: 1000 + round,
     });
-    const peak = await measure(machine, guarded('peak', { ...grpc, inFlight: 128, mayRefuse: true }), workload(batchesAtOnce));
+    const peak = await measure(
+      machine,
+      guarded('peak', { ...grpc, inFlight: 128, mayRefuse: true }),
+      workload(batchesAtOnce),
+    );
     const at = async (name: string, sides: Sides, times: number) => {
       const openLoop = (peak.rate / batchMessages) * times;
       const side = sides(name, { ...grpc, inFlight: 0, openLoop, mayRefuse: true });

@@ -34,8 +34,8 @@ export interface GroupCommit<Job, Result> {
   submit(lane: number, job: Job, signal?: AbortSignal): Promise<Result>;
   /** Whether nothing waits and nothing is under way. */
   readonly isIdle: boolean;
-  /** How long the oldest job waits, in the lane where it waits least: one that is stuck does not speak for the others. */
-  readonly waitMs: number;
+  /** How long the oldest job is here, waiting or being committed; of all lanes the lower median, so that one that is stuck does not speak for the others. */
+  readonly ageMs: number;
   /** Refuses what comes from now on, and waits for what is here. */
   close(): Promise<void>;
 }
@@ -58,8 +58,9 @@ export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, 
     get isIdle() {
       return lanes.every((lane) => lane.isIdle);
     },
-    get waitMs() {
-      return Math.min(...lanes.map((lane) => lane.waitMs));
+    get ageMs() {
+      const ages = lanes.map((lane) => lane.ageMs).sort((a, b) => a - b);
+      return ages[(ages.length - 1) >> 1] ?? 0;
     },
     async close() {
       closed = true;
@@ -84,6 +85,8 @@ class Lane<Job, Result> {
   #queue: Waiting<Job, Result>[] = [];
   #queued: Weight = nothing;
   #running: Promise<void> | undefined;
+  /** The oldest job of the group under way. */
+  #committing: Waiting<Job, Result> | undefined;
 
   constructor(options: GroupCommitOptions<Job, Result>) {
     this.#options = options;
@@ -93,8 +96,8 @@ class Lane<Job, Result> {
     return this.#running === undefined;
   }
 
-  get waitMs(): number {
-    const [oldest] = this.#queue;
+  get ageMs(): number {
+    const oldest = this.#committing ?? this.#queue[0];
     return oldest === undefined ? 0 : performance.now() - oldest.since;
   }
 
@@ -137,7 +140,9 @@ class Lane<Job, Result> {
     await setImmediate();
     for (let group = this.#take(); group.length > 0; group = this.#take()) {
       const started = performance.now();
+      this.#committing = group[0];
       await this.#commit(group);
+      this.#committing = undefined;
       this.#options.onGroup?.({
         jobs: group.length,
         items: group.reduce((sum, each) => sum + each.weight.items, 0),

@@ -27,7 +27,7 @@ export interface LanesOptions {
 /** Group commit for batches. */
 export interface Lanes {
   readonly append: AppendBatch;
-  /** How long what waits has waited. */
+  /** How long the oldest batch is in a lane, one that is neither the quickest nor the slowest. */
   readonly waitMs: () => number;
   /** Refuses what comes from now on, and waits for what is here. */
   close(): Promise<void>;
@@ -58,7 +58,7 @@ export function createLanes(append: Append, { lanes, maxWaitMs }: LanesOptions):
         return await groups.submit(whole, batch, signal);
       return await submitInParts(groups, batch, lanes, signal);
     },
-    waitMs: () => groups.waitMs,
+    waitMs: () => groups.ageMs,
     close: () => groups.close(),
   };
 }
