@@ -7,7 +7,7 @@ import type { Workload } from './workload.ts';
 type Sides = (name: string, job: Pick<SideJob, 'kind' | 'inFlight' | 'openLoop' | 'sessions' | 'mayRefuse'>) => Variant;
 
 const batchMessages = 50;
-const batchesAtOnce = 1000;
+const batchesAtOnce = 2500;
 const grpc = { kind: 'grpc', sessions: 8 } as const;
 
 /** What is done at once, at the capacity and at twice the capacity, by a service that refuses and by one that does not. */

@@ -34,7 +34,7 @@ export interface GroupCommit<Job, Result> {
   submit(lane: number, job: Job, signal?: AbortSignal): Promise<Result>;
   /** Whether nothing waits and nothing is under way. */
   readonly isIdle: boolean;
-  /** How long the oldest job is here, waiting or being committed; of all lanes the lower median, so that one that is stuck does not speak for the others. */
+  /** How long jobs are here from their arrival to the end of their commit; of all lanes the lower median, so that one that is stuck does not speak for the others. */
   readonly ageMs: number;
   /** Refuses what comes from now on, and waits for what is here. */
   close(): Promise<void>;
@@ -85,6 +85,8 @@ class Lane<Job, Result> {
   #queue: Waiting<Job, Result>[] = [];
   #queued: Weight = nothing;
   #running: Promise<void> | undefined;
+  /** How long the oldest job of the last group was here: what is under way is, at a moment at random, half as old. */
+  #lastMs = 0;
   /** The oldest job of the group under way. */
   #committing: Waiting<Job, Result> | undefined;
 
@@ -98,7 +100,7 @@ class Lane<Job, Result> {
 
   get ageMs(): number {
     const oldest = this.#committing ?? this.#queue[0];
-    return oldest === undefined ? 0 : performance.now() - oldest.since;
+    return oldest === undefined ? 0 : Math.max(this.#lastMs, performance.now() - oldest.since);
   }
 
   async idle(): Promise<void> {
@@ -143,6 +145,7 @@ class Lane<Job, Result> {
       this.#committing = group[0];
       await this.#commit(group);
       this.#committing = undefined;
+      this.#lastMs = performance.now() - (group[0]?.since ?? started);
       this.#options.onGroup?.({
         jobs: group.length,
         items: group.reduce((sum, each) => sum + each.weight.items, 0),
@@ -151,6 +154,7 @@ class Lane<Job, Result> {
       });
     }
     this.#running = undefined;
+    this.#lastMs = 0;
   }
 
   /** The next group, in the order of arrival; without those who have left or waited too long. */
