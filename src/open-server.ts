@@ -208,7 +208,8 @@ async function askWhatItIs(db: Db, waitMs: number, log: Log): Promise<ServerFact
 
 function isAway(error: unknown): boolean {
   if (error instanceof AggregateError) return error.errors.every(isAway);
-  return troubleOf(error) === 'lost';
+  // protocol_violation: a pooler that does not take what it is asked with.
+  return troubleOf(error) === 'lost' && (error as { code?: unknown }).code !== '08P01';
 }
 
 /** Some errors of the socket layer have their words inside: one for each address that was tried. */

@@ -45,6 +45,7 @@ export const comments: Readonly<Record<string, string>> = {
   "sendbatch.v1.Batch.started_at": "When its first chunk began.",
   "sendbatch.v1.Batch.state": "Where it stands.",
   "sendbatch.v1.BatchOptions": "Options of a batch.",
+  "sendbatch.v1.BatchOptions.message_count": "How many messages come; 0 = not said. A stream that has another number is refused as a whole.",
   "sendbatch.v1.BatchOptions.name": "A word for people, at most 128 bytes.",
   "sendbatch.v1.BatchOptions.priority": "How it shares its caller's turns.",
   "sendbatch.v1.BatchOptions.request_id": "A key for the batch, at most 120 bytes: the same call again answers the same batch. A message without `client_msg_no` gets `<request_id>:<index>`, and without a\n`request_id` `<batch_id>:<index>`.",

@@ -47,7 +47,7 @@ export async function submit(
 }
 
 async function* framesOf(messages: readonly Draft[], options: MessageInitShape<typeof BatchOptionsSchema>) {
-  yield { options };
+  yield { options: { ...options, messageCount: messages.length } };
   for (const frame of callsOf(messages.map((draft, place) => ({ draft, place }))))
     yield { messages: frame.map(({ draft }) => draft) };
 }

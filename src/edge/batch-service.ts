@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type Timestamp, timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
 import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
@@ -49,18 +50,25 @@ export function createBatchService({ batches, batchWatch }: BatchServiceParts): 
       const open = async (options?: BatchOptions) => await batches.open(callOf(options, context));
       let count = 0;
       let bytes = 0;
+      let expected = 0;
       try {
         for await (const frame of requests) {
           if (frame.options !== undefined && submission !== undefined)
             throw invalidField('options', 'must be in the first frame only');
           checkFrame(frame, count);
           submission ??= await open(frame.options);
+          expected ||= frame.options?.messageCount ?? 0;
           bytes += frame.messages.reduce((sum, each) => sum + sizeOf(each), 0);
           if (bytes > limits.submitBytes) throw tooManyBytes();
           count += frame.messages.length;
           await submission.add(frame.messages.map(toDraft));
         }
         submission ??= await open();
+        // Over HTTP/2 a stream that was reset reads like one that has ended well; its signal says so a moment later.
+        await setImmediate();
+        context.signal.throwIfAborted();
+        if (expected !== 0 && expected !== count)
+          throw invalidField('options.message_count', `says ${expected}, and ${count} messages came`);
         return answerOf(await submission.commit());
       } catch (error) {
         await submission?.abort();

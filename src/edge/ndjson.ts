@@ -171,7 +171,11 @@ async function* unpacked(request: Request): AsyncGenerator<Buffer> {
   try {
     for (;;) {
       const { done, value } = await body.next();
-      if (done === true) return;
+      if (done === true) {
+        // Over HTTP/2 a body that was cut reads like one that has ended.
+        if (!request.complete) throw new Error('the body was cut');
+        return;
+      }
       yield value as Buffer;
     }
   } catch (error) {

@@ -133,7 +133,13 @@ describe('batches in the background', () => {
     assert.deepEqual(counts(await ended(client, batch.batchId)), [4003, 0, 0]);
     assert.equal((await rowsOf('stream')).length, 4003);
 
-    await assert.rejects(client.submitBatchStream(frames('broken', 30, new Error('gone'))));
+    for (let round = 0; round < 30; round++)
+      await assert.rejects(client.submitBatchStream(frames('broken', round, new Error('gone'))));
+    const counted = { options: { messageCount: 4 }, messages: drafts('counted', 3) };
+    async function* short() {
+      yield counted;
+    }
+    assert.equal(await refusal(client.submitBatchStream(short())), 'InvalidArgument INVALID_FIELD');
     const { batches } = await client.listBatches({});
     assert.ok(!batches.some((each) => each.requestId === 'stream-broken'));
 
