@@ -50,7 +50,9 @@ export async function measure(machine: Machine, variant: Variant, common: Worklo
   };
   const stored = sum((result) => result.messages);
   const messages = stored + sum((result) => result.duplicates);
-  if (messages !== workload.batches * workload.batchMessages)
+  const refused = sum((result) => result.refused);
+  const refusedMessages = sum((result) => result.refusedMessages);
+  if (messages + refusedMessages + refused * workload.batchMessages !== workload.batches * workload.batchMessages)
     throw new Error(
       `${variant.name}: ${messages} of ${workload.batches * workload.batchMessages} messages were answered`,
     );
@@ -64,6 +66,10 @@ export async function measure(machine: Machine, variant: Variant, common: Worklo
     cpu: ownCpu,
     p50: Math.max(...results.map((result) => result.p50)),
     p99: Math.max(...results.map((result) => result.p99)),
+    refused,
+    refusedMessages,
+    refusedP50: Math.max(...results.map((result) => result.refusedP50)),
+    refusedP99: Math.max(...results.map((result) => result.refusedP99)),
     rate: messages / seconds,
     us: {
       postgres: us(cpu.postgres),

@@ -12,6 +12,7 @@ import {
   table,
   type Variant,
 } from './measure.ts';
+import { twiceTheCapacity } from './overload.ts';
 import { peers } from './peers/index.ts';
 import { NotInstalled, type PeerServer } from './peers/peer.ts';
 import { fanOut, idleReaders, pages } from './reading.ts';
@@ -51,7 +52,10 @@ async function withService<T>(
   machine: Machine,
   env: Record<string, string>,
   use: (
-    side: (name: string, job: Pick<Variant['job'], 'kind' | 'inFlight' | 'openLoop'>) => Variant,
+    side: (
+      name: string,
+      job: Pick<Variant['job'], 'kind' | 'inFlight' | 'openLoop' | 'sessions' | 'mayRefuse'>,
+    ) => Variant,
     pid: number,
   ) => Promise<T>,
 ): Promise<T> {
@@ -152,6 +156,18 @@ export const rows: readonly Row[] = [
         }
         return `| saturation, messages/s | sent/s | p50 ms | p99 ms |\n|---|---|---|---|\n${lines.join('\n')}\n\np99: ${spread(p99, 1)} ms.`;
       }),
+  },
+  {
+    name: 'overload',
+    title: 'Overload: at twice the capacity',
+    words:
+      'Batches of 50 over gRPC, Zipf, 8 connections. The capacity is what the service does with 128 in flight; then batches arrive at random (Poisson) at that rate and at twice that rate, whether or not earlier ones were answered, and the same with refusing switched off (OVERLOAD_WAIT of a day), where only full lanes refuse. The time of an answer counts from when its batch was due.',
+    measure: async (machine, pairs) =>
+      await withService(machine, {}, async (guarded, pid) =>
+        withService(machine, { OVERLOAD_WAIT: '86400000' }, async (open) =>
+          twiceTheCapacity(machine, { guarded, open }, pairs, () => residentMegabytes(pid)),
+        ),
+      ),
   },
   {
     name: 'idle',

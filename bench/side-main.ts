@@ -2,7 +2,7 @@
 
 import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Side, SideJob, SideResult } from './side.ts';
+import type { Sent, Side, SideJob, SideResult } from './side.ts';
 import { openGrpc } from './sides/grpc.ts';
 import { openJson } from './sides/json.ts';
 import { openPeer } from './sides/peer.ts';
@@ -56,22 +56,41 @@ async function openLoop(side: Side, { workload }: SideJob, rate: number): Promis
   });
 }
 
-async function measured(
-  run: (note: (answer: { stored: number; duplicates: number }, since: number) => void) => Promise<void>,
-): Promise<SideResult> {
+async function measured(run: (note: (answer: Sent, since: number) => void) => Promise<void>): Promise<SideResult> {
   const times: number[] = [];
+  const refusals: number[] = [];
   let messages = 0;
   let duplicates = 0;
+  let refusedMessages = 0;
   const cpu = process.cpuUsage();
   const start = performance.now();
   await run((answer, since) => {
+    if (answer === 'refused') {
+      refusals.push(performance.now() - since);
+      return;
+    }
     times.push(performance.now() - since);
     messages += answer.stored;
     duplicates += answer.duplicates;
+    refusedMessages += answer.refused ?? 0;
   });
   const seconds = (performance.now() - start) / 1000;
   const { user, system } = process.cpuUsage(cpu);
+  return {
+    messages,
+    duplicates,
+    seconds,
+    cpu: (user + system) / 1e6,
+    p50: at(times, 0.5),
+    p99: at(times, 0.99),
+    refused: refusals.length,
+    refusedMessages,
+    refusedP50: at(refusals, 0.5),
+    refusedP99: at(refusals, 0.99),
+  };
+}
+
+function at(times: number[], share: number): number {
   times.sort((a, b) => a - b);
-  const at = (share: number) => times[Math.min(times.length - 1, Math.floor(times.length * share))] ?? 0;
-  return { messages, duplicates, seconds, cpu: (user + system) / 1e6, p50: at(0.5), p99: at(0.99) };
+  return times[Math.min(times.length - 1, Math.floor(times.length * share))] ?? 0;
 }

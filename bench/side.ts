@@ -23,6 +23,10 @@ export interface SideJob {
   readonly lanes?: number;
   /** Batches a second, at random moments (Poisson), whether or not earlier ones were answered; without it the next goes when one is answered. */
   readonly openLoop?: number;
+  /** Of grpc: connections; unset: 2. */
+  readonly sessions?: number;
+  /** Of grpc: a batch that is refused for now (UNAVAILABLE) is counted; without it the run has failed. */
+  readonly mayRefuse?: boolean;
 }
 
 /** What a side did between the word go and its last answer. */
@@ -35,6 +39,12 @@ export interface SideResult {
   /** Milliseconds from handing a batch in to its answer. */
   readonly p50: number;
   readonly p99: number;
+  /** Batches that were refused, which no other number counts, and how long that took. */
+  readonly refused: number;
+  /** Messages that were refused in batches that were not. */
+  readonly refusedMessages: number;
+  readonly refusedP50: number;
+  readonly refusedP99: number;
 }
 
 /** A side that has made its work and waits for the word. */
@@ -42,12 +52,15 @@ export interface ReadySide {
   go(): Promise<SideResult>;
 }
 
+/** What became of a batch. */
+export type Sent = { readonly stored: number; readonly duplicates: number; readonly refused?: number } | 'refused';
+
 /** What each kind of side implements: everything before `run` is not measured. */
 export interface Side {
   /** How many sends the work is. */
   readonly sends: number;
-  /** Sends batch `index` and returns how many of its messages were stored, and how many found stored. */
-  send(index: number): Promise<{ stored: number; duplicates: number }>;
+  /** Sends batch `index` and returns how many of its messages were stored, and how many found stored, or that it was refused for now. */
+  send(index: number): Promise<Sent>;
   close(): Promise<void>;
 }
 

@@ -7,6 +7,7 @@ import { createIdentify } from './edge/identity.ts';
 import { listen } from './edge/listen.ts';
 import { createRoutes } from './edge/routes.ts';
 import { createServer } from './edge/server.ts';
+import { createShed } from './edge/shed.ts';
 import { createWebhookBodies } from './edge/webhook-body.ts';
 import { createEvents, type Log } from './events.ts';
 import { limits } from './limits.ts';
@@ -23,6 +24,7 @@ import { createKeys } from './service/keys.ts';
 import { createDirect, createLanes } from './service/lanes.ts';
 import { createModeration } from './service/moderation.ts';
 import { createHook } from './service/moderation-hook.ts';
+import { startOverload } from './service/overload.ts';
 import { createRates } from './service/rates.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createReadiness } from './service/readiness.ts';
@@ -34,7 +36,7 @@ import { standingOfBatches } from './storage/batch.ts';
 import { openCounter } from './storage/counter.ts';
 import type { DatabaseOptions, PoolCounts } from './storage/database.ts';
 import { readLockWaits } from './storage/lock.ts';
-import { sweepExpired, sweepOld } from './storage/sweep.ts';
+import { databaseClock, sweepExpired, sweepOld } from './storage/sweep.ts';
 import { sweepLive } from './storage/wakeup.ts';
 import { standingOfWebhooks } from './storage/webhook.ts';
 import { watchSources } from './telemetry/readings.ts';
@@ -103,11 +105,16 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       },
     };
     const openAppend = () => {
-      const watch = { ended: events.commitEnded, repeated: events.commitRepeated, locked: events.headsLocked };
-      if (config.lanes === 0) return { append: createDirect(createAppend(store, Date.now, watch)), waiting: undefined };
+      const appendOptions = {
+        // Half of what a caller waits: who is told to come again has to hear it in time.
+        retryForMs: config.requestTimeoutMs / 2,
+        watch: { ended: events.commitEnded, repeated: events.commitRepeated, locked: events.headsLocked },
+      };
+      if (config.lanes === 0)
+        return { append: createDirect(createAppend(store, appendOptions)), waiting: undefined, waitMs: () => 0 };
       const writers = database.open({ poolSize: config.lanes, ...inPool('lanes') });
       undo.push(() => writers.destroy());
-      const lanes = createLanes(createAppend({ ...store, db: writers }, Date.now, watch), {
+      const lanes = createLanes(createAppend({ ...store, db: writers }, appendOptions), {
         lanes: config.lanes,
         maxWaitMs: config.requestTimeoutMs,
         onGroup: events.groupEnded,
@@ -116,7 +123,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       undo.push(() => lanes.close());
       return lanes;
     };
-    const { append, waiting } = openAppend();
+    const { append, waiting, waitMs } = openAppend();
     const hook =
       config.moderationHook &&
       createHook({
@@ -131,8 +138,8 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const sweeper = startSweeper({
       everyMs: config.sweepIntervalMs,
       retention: config.retention,
-      async sweepExpired(limit) {
-        const removed = await sweepExpired(db, limit, Date.now());
+      async sweepExpired(limit, now) {
+        const removed = await sweepExpired(db, limit, now);
         events.messagesSwept('expired', removed);
         return removed;
       },
@@ -141,7 +148,10 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         events.messagesSwept('retention', swept.removed);
         return swept;
       },
-      sweepLive: (before) => sweepLive(db, before),
+      sweepLive: (longerThanMs) => sweepLive(db, longerThanMs),
+      now: () => Date.now(),
+      databaseClock: () => databaseClock(db),
+      onClocksApart: events.clocksApart,
       ...events.loop('sweeper'),
     });
     undo.push(() => sweeper.stop());
@@ -163,6 +173,8 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const rates = createRates(config.rates, (name, quota) =>
       counters === undefined ? createWindows(quota) : openCounter(name, quota, counters),
     );
+    const overload = startOverload({ targetMs: config.overloadWaitMs, waitMs, onShed: events.callsShed });
+    undo.push(async () => overload.stop());
     const untold = createSendBatch({
       append,
       rehearse: createDirect(createRehearsal(store)),
@@ -213,7 +225,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       host: config.host,
       port: config.port,
       ...(config.tls === undefined ? {} : { tls: config.tls }),
-      handler: createServer(guard, routes),
+      handler: createServer(guard, createShed(overload, routes.methodOf), routes),
     });
     undo.push(() => listener.close(config.shutdownGraceMs));
     // Before calls are refused: a tail has no end of its own to wait for.

@@ -21,6 +21,8 @@ export interface Config {
   readonly identity: Identity;
   readonly allowedOrigins: 'default' | readonly string[];
   readonly database: { readonly url: string } | { readonly dataDir: string; readonly explicit: boolean };
+  readonly databaseWaitMs: number;
+  readonly overloadWaitMs: number;
   readonly rates: {
     readonly caller: readonly Quota[];
     readonly sender: readonly Quota[];
@@ -147,6 +149,8 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
       at.databaseUrl === ''
         ? { dataDir: resolve(at.dataDir || '.sendbatch'), explicit: at.dataDir !== '' }
         : { url: at.databaseUrl },
+    databaseWaitMs: at.databaseWait,
+    overloadWaitMs: at.overloadWait,
     rates: {
       caller: quotasOf(at.rateCaller),
       sender: quotasOf(at.rateSender),

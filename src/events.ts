@@ -286,6 +286,14 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
     metricsFailed(error: unknown): void {
       log.warn({ err: error }, 'the metrics could not be read');
     },
+    /** Calls were refused before they were read, since the last such line: more comes than is done in good time. */
+    callsShed(shed: { refused: number; share: number; waitMs: number }): void {
+      log.warn(shed, 'overloaded: calls are refused');
+    },
+    /** This process's clock and the database's differ: nothing is removed before both say so. */
+    clocksApart(aheadMs: number): void {
+      log.warn({ aheadMs }, 'the clock of this process and that of the database are apart: set one of them right');
+    },
     /** A connection that broke; the next query opens another. */
     databaseConnectionLost(error: Error): void {
       lost.add(1);

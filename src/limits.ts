@@ -77,6 +77,8 @@ export const limits = {
   webhookBytes: 512 * 1024,
   /** Deliveries that a webhook gets at once: channels are parted among as many lanes. Those of what is queued stay in their lanes; another number needs a migration. */
   webhookLanes: 8,
+  /** What waits for a connection to the database at most, besides the lanes: at 2 ms a page and 10 connections, a fifth of a second. */
+  poolWaiting: 1000,
   /** Message ids that one block of the database's sequence holds; a transaction draws one block. */
   idsPerBlock: 4096,
 } as const;

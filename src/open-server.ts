@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from './config.ts';
 import type { Log } from './events.ts';
 import { openCounterPool } from './storage/counter.ts';
@@ -10,6 +11,7 @@ import {
   serverFacts,
 } from './storage/database.ts';
 import { EmbeddedUnavailable, startEmbedded } from './storage/embedded/index.ts';
+import { troubleOf } from './storage/failure.ts';
 import { installJobs, type Jobs, jobsPending, openJobs } from './storage/jobs.ts';
 import { MigrationError, migrate, type SchemaStatus, schemaStatus } from './storage/migrate.ts';
 import { type Listening, listen } from './storage/wakeup.ts';
@@ -38,6 +40,8 @@ export interface OpenServer {
   close(): Promise<void>;
 }
 
+/** To connect is one flight or two, whatever statements take. */
+const connectTimeoutMs = 5000;
 const oldestPostgres = 150_000;
 
 /** Finds the server that the settings name, or starts the embedded one, and brings its schema up to date. */
@@ -54,7 +58,7 @@ export async function openServer(
       poolSize: config.poolSize,
       lockTimeoutMs: config.lockTimeoutMs,
       statementTimeoutMs: config.statementTimeoutMs,
-      connectTimeoutMs: 5000,
+      connectTimeoutMs: Math.min(connectTimeoutMs, config.statementTimeoutMs),
       onConnectionError,
       trace,
       ...more,
@@ -62,7 +66,7 @@ export async function openServer(
   try {
     // By a connection as calls use them: a pooler may let one for migrations in, and not these.
     const first = open({ poolSize: 1 });
-    const facts = await reach(first).finally(() => first.destroy());
+    const facts = await reach(first, config.databaseWaitMs, log).finally(() => first.destroy());
     const migrations = open(forMigrations);
     const database = clientOptions(connection);
     await prepareSchema(config, migrations, database, log).finally(() => migrations.destroy());
@@ -102,7 +106,7 @@ export async function openSchema(config: Config, log: Log): Promise<OpenSchema> 
     await close();
   };
   try {
-    await reach(db);
+    await reach(db, config.databaseWaitMs, log);
   } catch (error) {
     await closeAll();
     throw error;
@@ -130,10 +134,11 @@ async function statusOf(db: Db): Promise<SchemaStatus> {
 }
 
 async function bringUpToDate(db: Db, database: ClientOptions): Promise<string[]> {
-  const applied = await migrate(db);
-  if (!(await jobsPending(db))) return applied;
-  await installJobs(database);
-  return [...applied, queue];
+  return await migrate(db, async () => {
+    if (!(await jobsPending(db))) return [];
+    await installJobs(database);
+    return [queue];
+  });
 }
 
 /** The server that the settings name, or the embedded one. */
@@ -169,20 +174,41 @@ async function prepareSchema(config: Config, db: Db, database: ClientOptions, lo
 }
 
 /** Reaches the server, and refuses one that is too old. */
-async function reach(db: Db): Promise<ServerFacts> {
-  let facts: ServerFacts;
-  try {
-    facts = await serverFacts(db);
-  } catch (error) {
-    const text = textOf(error);
-    const way = text.includes('unsupported startup parameter')
-      ? 'PgBouncer wants ignore_startup_parameters = lock_timeout,statement_timeout,idle_in_transaction_session_timeout, and those set by its connect_query'
-      : 'Is DATABASE_URL right, and the server up?';
-    throw new StartError(`the database cannot be reached: ${text}. ${way}`);
-  }
+async function reach(db: Db, waitMs: number, log: Log): Promise<ServerFacts> {
+  const facts = await askWhatItIs(db, waitMs, log);
   if (facts.versionNumber < oldestPostgres)
     throw new StartError(`PostgreSQL ${facts.version} is too old: 15 or later is needed`);
   return facts;
+}
+
+const firstPauseMs = 250;
+const longestPauseMs = 2000;
+
+/** What the server says of itself. One that is away may be starting, as the service is: it is waited for. What waiting does not mend (a password, a name) is said at once. */
+async function askWhatItIs(db: Db, waitMs: number, log: Log): Promise<ServerFacts> {
+  const since = performance.now();
+  for (let pause = firstPauseMs; ; pause = Math.min(pause * 2, longestPauseMs)) {
+    try {
+      return await serverFacts(db);
+    } catch (error) {
+      const waited = performance.now() - since;
+      const cause = textOf(error);
+      if (!isAway(error) || waited + pause > waitMs) {
+        const tried = pause > firstPauseMs ? ` (tried for ${Math.round(waited / 1000)} s)` : '';
+        const way = cause.includes('unsupported startup parameter')
+          ? 'PgBouncer wants ignore_startup_parameters = lock_timeout,statement_timeout,idle_in_transaction_session_timeout, and those set by its connect_query'
+          : 'Is DATABASE_URL right, and the server up?';
+        throw new StartError(`the database cannot be reached: ${cause}${tried}. ${way}`);
+      }
+      if (pause === firstPauseMs) log.warn({ cause, waitMs }, 'the database cannot be reached yet: it is waited for');
+      await delay(pause);
+    }
+  }
+}
+
+function isAway(error: unknown): boolean {
+  if (error instanceof AggregateError) return error.errors.every(isAway);
+  return troubleOf(error) === 'lost';
 }
 
 /** Some errors of the socket layer have their words inside: one for each address that was tried. */

@@ -1,8 +1,8 @@
 /**
  * The counts at the end of an encoded SendBatchResponse: fields 2 (accepted), 3 (duplicate) and 4 (refused), varints of its own level. Walks the fields
- * without building the results. Throws when anything was refused.
+ * without building the results. Throws when anything was refused, unless it may be.
  */
-export function countOf(response: Buffer): { stored: number; duplicates: number } {
+export function countOf(response: Buffer, mayRefuse = false): { stored: number; duplicates: number; refused: number } {
   const counts = [0, 0, 0, 0, 0];
   let at = 0;
   const varint = (): number => {
@@ -20,12 +20,12 @@ export function countOf(response: Buffer): { stored: number; duplicates: number 
     else counts[tag >> 3] = value;
   }
   const [, , stored = 0, duplicates = 0, refused = 0] = counts;
-  if (refused > 0)
+  if (refused > 0 && !mayRefuse)
     throw new Error(
       `${refused} messages were refused: ${response
         .toString('latin1')
         .replace(/[^ -~]+/g, ' ')
         .slice(-500)}`,
     );
-  return { stored, duplicates };
+  return { stored, duplicates, refused };
 }

@@ -6,13 +6,14 @@ import type { Side, SideJob } from '../side.ts';
 import { batchesOf, type Work } from '../workload.ts';
 import { countOf } from './counts.ts';
 
-const sessions = 2;
+/** Of a batch that is refused for now. */
+const unavailable = '14';
 
 /**
  * gRPC by hand over HTTP/2: every request was encoded beforehand, an answer is only counted, so that what is measured is the server. (h2load sends one body
  * for ever: then every message but the first batch's is a duplicate.)
  */
-export async function openGrpc({ url, workload }: SideJob): Promise<Side> {
+export async function openGrpc({ url, workload, sessions = 2, mayRefuse = false }: SideJob): Promise<Side> {
   const frames = batchesOf(workload).map((works) => frameOf(works, false));
   const rehearsals = batchesOf(workload).map((works) => frameOf(works, true));
   const open = Array.from({ length: sessions }, () =>
@@ -27,14 +28,20 @@ export async function openGrpc({ url, workload }: SideJob): Promise<Side> {
     });
     if (stream === undefined) throw new Error('no session');
     stream.end(frame);
-    return await new Promise<Buffer>((resolve, reject) => {
+    return await new Promise<Buffer | undefined>((resolve, reject) => {
       const chunks: Buffer[] = [];
       let status: unknown;
       stream.on('data', (chunk: Buffer) => chunks.push(chunk));
-      stream.on('trailers', (trailers) => (status = trailers['grpc-status']));
+      // With an answer in the trailer; alone, in the only headers.
+      for (const which of ['response', 'trailers'] as const)
+        stream.on(which, (headers: { 'grpc-status'?: string }) => (status = headers['grpc-status'] ?? status));
       stream.on('error', reject);
       stream.on('end', () =>
-        status === '0' ? resolve(Buffer.concat(chunks)) : reject(new Error(`grpc-status ${String(status)}`)),
+        status === '0'
+          ? resolve(Buffer.concat(chunks))
+          : mayRefuse && status === unavailable
+            ? resolve(undefined)
+            : reject(new Error(`grpc-status ${String(status)}`)),
       );
     });
   };
@@ -45,7 +52,8 @@ export async function openGrpc({ url, workload }: SideJob): Promise<Side> {
     async send(index) {
       const frame = frames[index];
       if (frame === undefined) throw new Error(`no batch ${index}`);
-      return countOf((await ask(frame, index)).subarray(5));
+      const answer = await ask(frame, index);
+      return answer === undefined ? 'refused' : countOf(answer.subarray(5), mayRefuse);
     },
     async close() {
       for (const session of open) session.close();

@@ -13,7 +13,8 @@ export async function withDatabase<T>(
 ): Promise<T> {
   return await inOneLine(async (log) => {
     const { openServer } = await import('../open-server.ts');
-    const server = await openServer(loadConfig(), log, () => {});
+    // Who types a command is told at once; only a service waits for its database.
+    const server = await openServer({ ...loadConfig(), databaseWaitMs: 0 }, log, () => {});
     const db = server.open(options);
     try {
       return await work(db);

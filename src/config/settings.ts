@@ -87,6 +87,12 @@ export const schema = {
     env: 'DATABASE_URL',
     sensitive: true,
   },
+  databaseWait: {
+    doc: 'Milliseconds that a start waits for a database that is not there yet.',
+    format: 'milliseconds',
+    default: 30_000,
+    env: 'DATABASE_WAIT',
+  },
   systemUids: {
     doc: 'Senders that every channel takes messages from, separated by commas; * = all senders: no channel rule is asked. More can be added by AddSystemUids.',
     format: 'text',
@@ -252,6 +258,12 @@ export const schema = {
     format: 'pause',
     default: 0,
     env: 'DRAIN_DELAY',
+  },
+  overloadWait: {
+    doc: 'Milliseconds that calls may wait inside the service; when they wait longer, so many new ones are refused as OVERLOADED that the rest do not.',
+    format: 'milliseconds',
+    default: 500,
+    env: 'OVERLOAD_WAIT',
   },
   shutdownGrace: {
     doc: 'Milliseconds that calls in flight have to finish after SIGTERM.',

@@ -33,6 +33,7 @@ export type Reason =
   | 'CLIENT_MSG_NO_REUSED'
   | 'SEQ_MISMATCH'
   | 'STORE_BUSY'
+  | 'OVERLOADED'
   | 'DEADLINE'
   | 'INTERNAL';
 

@@ -1,4 +1,4 @@
-import { create, type DescMessage, type Message, type MessageInitShape } from '@bufbuild/protobuf';
+import { create, type DescMessage, type DescMethod, type Message, type MessageInitShape } from '@bufbuild/protobuf';
 import { BatchSchema, BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
@@ -27,6 +27,12 @@ const channelPath = /^\/v1\/channels\/([^/?]+)\/([^/?]+)\/events(?:\?(.*))?$/;
 /** The id of a batch's last event, with which EventSource comes back and is told that there is no more. */
 const lastOfBatch = 'ended';
 const batchPath = /^\/v1\/batches\/([^/?]+)\/events(?:\?(.*))?$/;
+
+/** The RPC that a GET of this URL is a stream of; undefined: it is for somebody else. */
+export function streamedBy(url: string): DescMethod | undefined {
+  if (channelPath.test(url)) return MessageService.method.subscribe;
+  return batchPath.test(url) ? BatchService.method.watchBatch : undefined;
+}
 
 /**
  * The streams as Server-Sent Events: the live tail of a channel, `GET /v1/channels/{channel_type}/{channel_id}/events`, whose `id` is the sequence, so that `Last-Event-ID`

@@ -42,6 +42,7 @@ const table: Record<Reason, { code: Code; http: number }> = {
   CLIENT_MSG_NO_REUSED: { code: Code.AlreadyExists, http: 409 },
   SEQ_MISMATCH: { code: Code.Aborted, http: 409 },
   STORE_BUSY: { code: Code.Unavailable, http: 503 },
+  OVERLOADED: { code: Code.Unavailable, http: 503 },
   DEADLINE: { code: Code.DeadlineExceeded, http: 504 },
   INTERNAL: { code: Code.Internal, http: 500 },
 };

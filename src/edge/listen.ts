@@ -8,6 +8,7 @@ import {
 } from 'node:http2';
 import { type AddressInfo, Server as NetServer, type Socket } from 'node:net';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
+import { tend } from './session.ts';
 
 type Handler = ReturnType<typeof connectNodeAdapter>;
 
@@ -18,7 +19,7 @@ export class ListenError extends Error {}
 export interface ConnectionBounds {
   /** For the first byte, and for all headers of a request. */
   readonly headersMs: number;
-  /** For a whole request; on HTTP/2 for the next frame of it. */
+  /** For a whole request; on HTTP/2 for the next frame of it. And for an answer to be taken: its next piece, on HTTP/2 all of it. */
   readonly requestMs: number;
   /** A kept-alive HTTP/1.1 connection without a request. */
   readonly keepAliveMs: number;
@@ -67,9 +68,8 @@ export interface ListenOptions {
   readonly bounds?: ConnectionBounds;
 }
 
-/** A stream's window of 64 KiB stalls every batch of more than 64 KiB for a round trip; sessions carry many streams. */
+/** A stream's window of 64 KiB stalls every batch of more than 64 KiB for a round trip. */
 const streamWindowBytes = 1024 * 1024;
-const sessionWindowBytes = 16 * 1024 * 1024;
 const drainLookMs = 25;
 /**
  * A kept-alive HTTP/1.1 connection is not closed under the request that is on its way: for so long it takes one more, and is told to be closed by the
@@ -92,6 +92,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       const { socket } = request;
       if (draining) plain.shouldKeepAlive = false;
       responses.add(plain);
+      // Nobody takes the answer: Node has no time-out of its own for that. (A stream's is that of its writer.)
+      plain.once('prefinish', () => socket.setTimeout(bounds.requestMs));
       plain.once('close', () => {
         responses.delete(plain);
         // Answered before the whole body came: Node discards the rest, and does not count the connection as idle meanwhile.
@@ -278,30 +280,6 @@ function secure(handler: Handler, bounds: ConnectionBounds, { key, cert, clientC
   });
   const idle = server as Http2SecureServer & { closeIdleConnections?: () => void };
   return { port: server, h2: server, closeIdle: () => idle.closeIdleConnections?.(), cutSilent: () => {} };
-}
-
-/** Windows, pings, idleness and errors of one HTTP/2 connection. */
-function tend(session: ServerHttp2Session, bounds: ConnectionBounds): void {
-  session.setLocalWindowSize(sessionWindowBytes);
-  session.setTimeout(bounds.sessionIdleMs, () => session.close());
-  session.on('error', () => session.destroy());
-  session.on('stream', (stream) => {
-    stream.on('error', () => {});
-    stream.setTimeout(bounds.requestMs, () => stream.close());
-  });
-  let answered = true;
-  const pings = setInterval(() => {
-    if (!answered || session.destroyed) {
-      session.destroy();
-      return;
-    }
-    answered = false;
-    session.ping(() => {
-      answered = true;
-    });
-  }, bounds.pingMs);
-  pings.unref();
-  session.once('close', () => clearInterval(pings));
 }
 
 async function open(server: Server | Http2SecureServer, { host, port }: ListenOptions): Promise<void> {

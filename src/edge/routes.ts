@@ -1,5 +1,6 @@
-import type { DescService } from '@bufbuild/protobuf';
+import type { DescMethod, DescService } from '@bufbuild/protobuf';
 import type { ConnectRouter, ConnectRouterOptions, Interceptor, ServiceImpl } from '@connectrpc/connect';
+import { createMethodUrl } from '@connectrpc/connect/protocol';
 import { compressionGzip } from '@connectrpc/connect-node';
 import { file_google_rpc_error_details } from '../../gen/google/rpc/error_details_pb.ts';
 import { Health } from '../../gen/grpc/health/v1/health_pb.ts';
@@ -20,7 +21,8 @@ import { type BatchServiceParts, createBatchService } from './batch-service.ts';
 import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
 import { createDocs } from './docs.ts';
-import { createEventStream } from './events.ts';
+import { createEventStream, streamedBy } from './events.ts';
+import type { Request } from './exchange.ts';
 import { detailRegistry } from './failures.ts';
 import { createHealthService } from './health.ts';
 import type { Identify } from './identity.ts';
@@ -55,6 +57,8 @@ export interface Routes {
   readonly requestRejected: Events['requestRejected'];
   /** Batches as NDJSON; false: the request is for somebody else. */
   readonly ndjson: ReturnType<typeof createNdjson>;
+  /** The RPC that a request is for, without looking at its body; undefined: none. */
+  readonly methodOf: (request: Request) => DescMethod | undefined;
   /** The JSON routes of the google.api.http annotations. */
   readonly transcoder: Transcoder;
 }
@@ -74,6 +78,23 @@ export type Parts = MessageServiceParts &
     readonly readiness: Readiness;
     readonly metrics: Omit<MetricsParts, 'onError'>;
   };
+
+/** By an RPC's path, by the event stream's, by a JSON route's. */
+function createMethodOf(services: readonly { service: DescService }[], { methodOf }: Transcoder): Routes['methodOf'] {
+  const byPath = new Map<string, DescMethod>();
+  for (const { service } of services)
+    for (const method of service.methods) byPath.set(createMethodUrl('/', method), method);
+  return ({ method = 'GET', url = '/' }) => {
+    const known = byPath.get(url.split('?', 1)[0] ?? '');
+    if (known !== undefined) return known;
+    try {
+      return streamedBy(url) ?? methodOf(method, url);
+    } catch {
+      // A path that no route can read: its own refusal says why.
+      return undefined;
+    }
+  };
+}
 
 export function createRoutes(parts: Parts, events: Events): Routes {
   // Whatever stands below is in the health list and in reflection, and its JSON routes in /openapi.json.
@@ -141,5 +162,6 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     eventStream: createEventStream({ ...parts, events, writeJson: transcoder.write }),
     metrics: createMetricsRoute({ ...parts.metrics, onError: events.metricsFailed }),
     requestRejected: events.requestRejected,
+    methodOf: createMethodOf(services, transcoder),
   };
 }

@@ -15,9 +15,10 @@ import {
 import { toConnectError, toHttp } from './failures.ts';
 import type { Guard } from './guard.ts';
 import type { Routes } from './routes.ts';
+import type { Shed } from './shed.ts';
 
-/** Which door a request goes through: probes, then the guard, then the RPC protocols, the pages, the JSON routes, and 404 in the caller's protocol. */
-export function createServer(guard: Guard, doors: Routes): Handler {
+/** Which door a request goes through: probes, then the guard, then whoever refuses what is too much, then the RPC protocols, the pages, the JSON routes, and 404 in the caller's protocol. */
+export function createServer(guard: Guard, shed: Shed, doors: Routes): Handler {
   const { routes, options, unaryGrpc, probes, docs, eventStream, ndjson, metrics, transcoder, requestRejected } = doors;
   const entries = new WeakMap<Request, Entry>();
   const rpc = connectNodeAdapter({
@@ -65,6 +66,7 @@ export function createServer(guard: Guard, doors: Routes): Handler {
       response.end();
       return;
     }
+    if (shed(request, response)) return;
     if ([unaryGrpc, eventStream, ndjson, metrics, docs].some((door) => door(request, response))) return;
     response.once('close', () => {
       if (entries.get(request)?.called === false) requestRejected('malformed');

@@ -99,7 +99,7 @@ async function serve(method: UnaryMethod, options: UnaryGrpcOptions, call: Call)
 
 function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { signal }: AbortController): HandlerContext {
   const { headers } = request;
-  const end = timeoutMs === undefined ? undefined : Date.now() + timeoutMs;
+  const end = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
   return {
     service: method.parent,
     method,
@@ -107,7 +107,7 @@ function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { sign
     requestMethod: 'POST',
     url: `http://${headers[':authority'] ?? 'localhost'}${request.url}`,
     signal,
-    timeoutMs: () => (end === undefined ? undefined : end - Date.now()),
+    timeoutMs: () => (end === undefined ? undefined : end - performance.now()),
     requestHeader: webHeaders(headers),
     responseHeader: new Headers(),
     responseTrailer: new Headers(),

@@ -26,6 +26,12 @@ const attempts = 6;
 const firstPauseMs = 25;
 
 /**
+ * No try begins later than this after the first: a server that swallows what it is sent costs each try its whole time-out, and the lane waits. The
+ * first such try takes the statement time-out of 10 s and 2 s, so that the next, on a connection of its own, is still made; callers wait for 30 s.
+ */
+const usualRetryForMs = 15_000;
+
+/**
  * How a group meets the store.
  *  - `trusting`: nobody repeats an earlier send, and everybody may send. One statement raises the heads and stores all; PostgreSQL's unique index and the
  *    statement's own assumption find the lie: then nothing was stored, and the group goes again, `careful`.
@@ -46,11 +52,22 @@ export interface AppendWatch {
   locked(ms: number): void;
 }
 
+/** How an appender works. */
+export interface AppendOptions {
+  /** No try of a group begins later than this after its first. */
+  readonly retryForMs?: number;
+  readonly now?: () => number;
+  readonly watch?: AppendWatch;
+}
+
 /**
  * The appender of one store. It is trusting as long as few groups meet a repeated send or a sender that may not: not to look saves three flights and an
  * index probe a message (37 µs instead of 42 in a table of 20 million, on the prototype), so that it pays below one wrong group in ten.
  */
-export function createAppend(store: Store, now: () => number = Date.now, watch?: AppendWatch): Append {
+export function createAppend(
+  store: Store,
+  { retryForMs = usualRetryForMs, now = Date.now, watch }: AppendOptions = {},
+): Append {
   const { db, rules } = store;
   /** The share of groups that had to be looked at, over about the last 16. */
   let doubts = 0;
@@ -62,6 +79,7 @@ export function createAppend(store: Store, now: () => number = Date.now, watch?:
     const acceptedAt = now();
     const start = performance.now();
     const ended = (stored: boolean) => watch?.ended({ manner, ms: performance.now() - start, stored });
+    const isLast = (attempt: number) => attempt === attempts || performance.now() - start > retryForMs;
     const trusted = doubts < doubtfulShare ? trust(batches, rules) : undefined;
     let manner: Manner = trusted === undefined ? 'careful' : 'trusting';
     let lost = false;
@@ -103,7 +121,7 @@ export function createAppend(store: Store, now: () => number = Date.now, watch?:
           continue;
         }
         const trouble = troubleOf(error);
-        if (trouble === 'defect' || trouble === 'busy' || attempt === attempts) {
+        if (trouble === 'defect' || trouble === 'busy' || isLast(attempt)) {
           ended(false);
           throw trouble === 'defect' ? error : storeBusy(error);
         }

@@ -23,7 +23,7 @@ export function createLive(
     async send(accepted) {
       const all = accepted.map((each) => toLive(each, now()));
       for (const live of all) deliver(live);
-      tell(await insertLive(db, all.map(toBody), now()));
+      tell(await insertLive(db, all.map(toBody)));
     },
     async receive(ids) {
       for (const body of await readLive(db, ids)) deliver(fromBody(body as Body));

@@ -1,6 +1,8 @@
 import { hash } from 'node:crypto';
 import pg from 'pg';
 import { RateLimiterMemory, RateLimiterPostgres, RateLimiterRes } from 'rate-limiter-flexible';
+import { watched } from './database.ts';
+import { PreparingClient } from './prepared.ts';
 
 /** So many in so many seconds. */
 export interface Quota {
@@ -65,8 +67,13 @@ export function openCounterPool(connection: pg.PoolConfig): pg.Pool {
   const pool = new pg.Pool({
     ...connection,
     application_name: 'sendbatch rates',
+    Client: PreparingClient,
+    ...watched,
     max: 4,
     connectionTimeoutMillis: 1000,
+    // While the counts cannot be had each process counts for itself: soon enough for the send that waits for them.
+    statement_timeout: 1000,
+    query_timeout: 1500,
   });
   pool.on('error', () => {});
   return pool;

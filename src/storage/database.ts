@@ -1,5 +1,7 @@
 import { CompiledQuery, Kysely, PostgresDialect, sql, type Transaction } from 'kysely';
 import pg from 'pg';
+import { limits } from '../limits.ts';
+import { noConnection } from './failure.ts';
 import { PreparingClient, type TraceStatement, tracingClient } from './prepared.ts';
 import type { Tables } from './schema.ts';
 
@@ -16,7 +18,7 @@ export interface DatabaseOptions {
   readonly poolSize: number;
   /** Milliseconds that a statement waits for a row lock before STORE_BUSY. */
   readonly lockTimeoutMs: number;
-  /** Milliseconds that a statement may run. */
+  /** Milliseconds that a statement may run, and a little more until its answer is here; 0: no bound. */
   readonly statementTimeoutMs: number;
   /** Milliseconds to wait for a connection, from the server or from the pool. */
   readonly connectTimeoutMs: number;
@@ -38,6 +40,15 @@ export interface PoolCounts {
 
 const int8 = 20;
 
+/**
+ * A connection whose other end is gone without a word: idle, the kernel asks after 10 s and gives up 10 s later (the default is two hours).
+ * Where something is sent and nobody answers only a time-out of our own helps: the kernel goes on for a quarter of an hour.
+ */
+export const watched = { keepAlive: true, keepAliveInitialDelayMillis: 10_000 } as const;
+
+/** The server ends a statement by its time-out and says so; one that has said nothing for so much longer never will. pg then destroys the connection. */
+const answerTimeoutMs = (statementTimeoutMs: number) => statementTimeoutMs + Math.min(2000, statementTimeoutMs);
+
 /** Opens the pool. Nothing is connected until the first query. */
 export function openDatabase(options: DatabaseOptions): Db {
   const { connection } = options;
@@ -50,8 +61,9 @@ export function openDatabase(options: DatabaseOptions): Db {
     max: options.poolSize,
     connectionTimeoutMillis: options.connectTimeoutMs,
     idleTimeoutMillis: 60_000,
-    keepAlive: true,
+    ...watched,
     statement_timeout: options.statementTimeoutMs,
+    ...(options.statementTimeoutMs === 0 ? {} : { query_timeout: answerTimeoutMs(options.statementTimeoutMs) }),
     lock_timeout: options.lockTimeoutMs,
     // A transaction here never waits for anything but SQL; one that idles is a lost peer that holds locks.
     idle_in_transaction_session_timeout: options.statementTimeoutMs,
@@ -60,9 +72,7 @@ export function openDatabase(options: DatabaseOptions): Db {
         oid === int8 ? safeInteger : pg.types.getTypeParser(oid, format as 'text'),
     },
   });
-  // The pool listens to a connection only while it is idle; one that breaks between two statements of a transaction would end the process.
-  pool.on('connect', (client) => client.on('error', options.onConnectionError));
-  pool.on('error', () => {});
+  guard(pool, options.onConnectionError);
   options.onPool?.(() => ({
     most: options.poolSize,
     open: pool.totalCount,
@@ -70,6 +80,35 @@ export function openDatabase(options: DatabaseOptions): Db {
     waiting: pool.waitingCount,
   }));
   return new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
+}
+
+/**
+ * What the pool lacks. A connection that breaks between two statements of a transaction would end the process: the pool listens to idle ones only. Where one
+ * connection was lost the others most likely are too, and each would cost a caller a time-out to find out: none of them is handed out again. And it has
+ * no bound on who waits.
+ */
+function guard(pool: pg.Pool, onConnectionError: (error: Error) => void): void {
+  const open = new Set<pg.PoolClient>();
+  const doubtful = new WeakSet<pg.PoolClient>();
+  pool.on('connect', (client) => {
+    open.add(client);
+    client.on('error', (error) => {
+      for (const each of open) doubtful.add(each);
+      onConnectionError(error);
+    });
+  });
+  pool.on('remove', (client) => open.delete(client));
+  pool.on('error', () => {});
+  const connect = pool.connect.bind(pool) as () => Promise<pg.PoolClient>;
+  const connectWell = async () => {
+    if (pool.waitingCount >= limits.poolWaiting) throw new Error(`${noConnection}: ${pool.waitingCount} wait for one`);
+    for (;;) {
+      const client = await connect();
+      if (!doubtful.has(client)) return client;
+      client.release(true);
+    }
+  };
+  Object.assign(pool, { connect: connectWell });
 }
 
 function safeInteger(text: string): number {

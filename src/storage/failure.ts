@@ -15,6 +15,7 @@ const bySqlState: Record<string, StoreTrouble> = {
   '55P03': 'busy', // lock_not_available: lock_timeout
   '57014': 'busy', // query_canceled: statement_timeout
   '53100': 'busy', // disk_full
+  '58030': 'busy', // io_error: the disk cannot be read or written
   '53200': 'busy', // out_of_memory
   '53300': 'lost', // too_many_connections: nothing was begun, another may be free soon
   '25006': 'busy', // read_only_sql_transaction: connected to a standby
@@ -23,6 +24,9 @@ const bySqlState: Record<string, StoreTrouble> = {
   '57P02': 'lost', // crash_shutdown
   '57P03': 'lost', // cannot_connect_now
 };
+
+/** How the error begins that says so. */
+export const noConnection = 'no connection is free';
 
 const lostSockets = new Set([
   'ECONNREFUSED',
@@ -43,9 +47,9 @@ export function troubleOf(error: unknown): StoreTrouble {
   const known = bySqlState[code];
   if (known !== undefined) return known;
   if (code.startsWith('08') || lostSockets.has(code)) return 'lost';
-  // pg gives these no code: the socket ended under a query, or the pool or the server did not hand out a connection in time.
+  // pg gives these no code: the socket ended under a query, no answer came, or the pool or the server did not hand out a connection in time.
   if (
-    /^(Connection terminated|Client has encountered a connection error|Client was closed|timeout exceeded when trying to connect)/.test(
+    /^(Connection terminated|Client has encountered a connection error|Client was closed|no connection is free|timeout exceeded when trying to connect|timeout expired|Query read timeout)/.test(
       error.message,
     )
   )

@@ -82,14 +82,16 @@ export async function schemaStatus<T>(db: Kysely<T>): Promise<SchemaStatus> {
  * first starts can do at once.) The lock is a transaction's, so that no pooler can leave it behind, and that transaction is not the
  * migrations' own, so that a failing migration's words are not lost with it.
  *
+ * `also` is done under the same lock, after them, and says what it did.
+ *
  * `db` needs two connections and no time-outs: building an index may take its time, and so may another instance that does it.
  */
-export async function migrate<T>(db: Kysely<T>): Promise<string[]> {
+export async function migrate<T>(db: Kysely<T>, also: () => Promise<string[]> = async () => []): Promise<string[]> {
   return await db.transaction().execute(async (lock) => {
     await sql`select pg_advisory_xact_lock(hashtextextended('sendbatch.migrate', 0))`.execute(lock);
     // Kysely takes migrations of newer versions for a corrupted list; where there are any, nothing is pending.
     const { pending } = await schemaStatus(db);
-    if (pending.length === 0) return [];
+    if (pending.length === 0) return await also();
     await sql`create schema if not exists sendbatch`.execute(db);
     const migrator = new Migrator({
       db,
@@ -106,6 +108,6 @@ export async function migrate<T>(db: Kysely<T>): Promise<string[]> {
         cause: error,
       });
     }
-    return results.map((result) => result.migrationName);
+    return [...results.map((result) => result.migrationName), ...(await also())];
   });
 }

@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net';
 import { CompiledQuery } from 'kysely';
 import pg from 'pg';
 import type { Db, Tx } from './database.ts';
@@ -63,8 +64,19 @@ class InListOrder extends pg.Query {
 }
 const sendItself = pg.Query.prototype.submit as unknown as (this: pg.Query, connection: unknown) => Error | null;
 
-/** pg's client, which knows prepared statements as `run` sends them. */
+/** How long a connection may take to end after it was told to. */
+const endMs = 1000;
+
+/** pg's client, which knows prepared statements as `run` sends them, and ends also when the other end does not answer any more. */
 export class PreparingClient extends pg.Client {
+  // biome-ignore lint/suspicious/noExplicitAny: pg types this method as two overloads
+  override end(...args: any[]): any {
+    const { stream } = (this as unknown as { connection: { stream: Socket } }).connection;
+    const timer = setTimeout(() => stream.destroy(), endMs).unref();
+    stream.once('close', () => clearTimeout(timer));
+    return super.end(...(args as []));
+  }
+
   // biome-ignore lint/suspicious/noExplicitAny: pg types this method as nine overloads
   override query(...args: any[]): any {
     const [, values] = args;

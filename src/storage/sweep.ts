@@ -1,6 +1,15 @@
 import { sql } from 'kysely';
 import type { Db } from './database.ts';
 
+/** The database's clock, in milliseconds. */
+export async function databaseClock(db: Db): Promise<number> {
+  const { rows } = await sql<{ now: number }>`
+    select (extract(epoch from clock_timestamp()) * 1000)::bigint as now`.execute(db);
+  const [row] = rows;
+  if (row === undefined) throw new Error('the database did not say the time');
+  return row.now;
+}
+
 /** Removes messages that have expired, and whose once-only keys are a day old; at most `limit`. Returns how many. Rows that somebody holds are left for later. */
 export async function sweepExpired(db: Db, limit: number, now: number): Promise<number> {
   const { rows } = await sql<{ removed: number }>`

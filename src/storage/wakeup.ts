@@ -1,6 +1,7 @@
 import { sql } from 'kysely';
-import pg from 'pg';
-import type { Db } from './database.ts';
+import type pg from 'pg';
+import { type Db, watched } from './database.ts';
+import { PreparingClient } from './prepared.ts';
 
 /** The channel of LISTEN and NOTIFY. */
 const topic = 'sendbatch';
@@ -17,9 +18,23 @@ export interface Listening {
   close(): Promise<void>;
 }
 
-/** Opens a connection of its own and listens. */
-export async function listen(connection: pg.ClientConfig, onPayload: (payload: string) => void): Promise<Listening> {
-  const client = new pg.Client({ ...connection, application_name: 'sendbatch listener', keepAlive: true });
+/** A connection that only listens sends nothing, and so would never find out that nobody is there any more. */
+const askMs = 15_000;
+const answerMs = 5000;
+
+/** Opens a connection of its own and listens; `askEveryMs`: how often the server is asked whether it is still there. */
+export async function listen(
+  connection: pg.ClientConfig,
+  onPayload: (payload: string) => void,
+  askEveryMs = askMs,
+): Promise<Listening> {
+  const client = new PreparingClient({
+    ...connection,
+    ...watched,
+    application_name: 'sendbatch listener',
+    connectionTimeoutMillis: answerMs,
+    query_timeout: answerMs,
+  });
   const { promise: gone, resolve } = Promise.withResolvers<void>();
   client.on('error', () => resolve());
   client.on('end', () => resolve());
@@ -30,17 +45,24 @@ export async function listen(connection: pg.ClientConfig, onPayload: (payload: s
     await client.connect();
     await client.query(`listen ${topic}`);
   } catch (error) {
-    await client.end().catch(() => {});
+    await client.end();
     throw error;
   }
-  return { gone, close: () => client.end().catch(() => {}) };
+  const asking = setInterval(() => {
+    client.query('select').catch(() => client.end());
+  }, askEveryMs);
+  gone.then(() => clearInterval(asking));
+  return { gone, close: () => client.end() };
 }
 
+/** The database's clock in milliseconds: how long something lay there is told by one clock, whatever those of the instances say. */
+const databaseNow = sql`(extract(epoch from clock_timestamp()) * 1000)::bigint`;
+
 /** Puts messages where the other instances find them; returns their ids. */
-export async function insertLive(db: Db, bodies: readonly object[], now: number): Promise<number[]> {
+export async function insertLive(db: Db, bodies: readonly object[]): Promise<number[]> {
   const { rows } = await sql<{ live_id: number }>`
     insert into sendbatch.live_message (sent_at, body)
-    select ${now}::bigint, body::jsonb from unnest(${bodies.map((body) => JSON.stringify(body))}::text[]) as w(body)
+    select ${databaseNow}, body::jsonb from unnest(${bodies.map((body) => JSON.stringify(body))}::text[]) as w(body)
     returning live_id`.execute(db);
   return rows.map((row) => row.live_id);
 }
@@ -51,7 +73,7 @@ export async function readLive(db: Db, ids: readonly number[]): Promise<unknown[
   return rows.map((row) => row.body);
 }
 
-/** Removes what was put there before; returns how many. */
-export async function sweepLive(db: Db, before: number): Promise<void> {
-  await sql`delete from sendbatch.live_message where sent_at < ${before}`.execute(db);
+/** Removes what lay there for longer. */
+export async function sweepLive(db: Db, longerThanMs: number): Promise<void> {
+  await sql`delete from sendbatch.live_message where sent_at < ${databaseNow} - ${longerThanMs}::bigint`.execute(db);
 }

@@ -18,7 +18,7 @@ import { JsonReader, type JsonReadOptions } from './json-reader.ts';
 import { parseJson } from './json-text.ts';
 import { type JsonWriteOptions, JsonWriter } from './json-writer.ts';
 import { readQuery } from './query.ts';
-import { Router } from './router.ts';
+import { Router, splitUrl } from './router.ts';
 
 export type { Binding } from './binding.ts';
 export { TranscodeError } from './error.ts';
@@ -79,6 +79,8 @@ export interface Transcoder {
   read<D extends DescMessage>(schema: D, json: Uint8Array, field: string): MessageShape<D>;
   /** A message out of a query. */
   readQuery<D extends DescMessage>(schema: D, search: string): MessageShape<D>;
+  /** The method that a verb and a URL lead to, without looking at the body; undefined when there is none. */
+  methodOf(verb: string, url: string): DescMethodUnary | undefined;
   /** Undefined when no route has this path. */
   handle(request: UniversalServerRequest): Promise<UniversalServerResponse | undefined>;
 }
@@ -117,11 +119,16 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
     faults.settle();
     return message;
   };
+  const methodOf = (verb: string, url: string) => {
+    const route = router.find(verb, splitUrl(url).path);
+    return route !== undefined && 'bindings' in route ? route.bindings[0]?.method : undefined;
+  };
   return {
     bindings,
     write,
     read,
     readQuery: queryOf,
+    methodOf,
     handle: createHandler({ ...options, interceptors, registry }, { router, reader, writer }),
   };
 }

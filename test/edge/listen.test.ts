@@ -6,6 +6,7 @@ import https from 'node:https';
 import net from 'node:net';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import tls from 'node:tls';
 import { connectionBounds, type Listener, type ListenOptions, listen } from '../../src/edge/listen.ts';
 
@@ -148,6 +149,31 @@ describe('one cleartext port', () => {
     stream.write('x');
     await new Promise((resolve) => stream.on('close', resolve));
     session.close();
+  });
+
+  test('cuts a client that asks and takes no answer, on both protocols', async () => {
+    let closed = 0;
+    const { listener } = await start({
+      handler: (request, response) => {
+        request.resume();
+        response.on('close', () => closed++);
+        response.end(Buffer.alloc(32 * 1024 * 1024));
+      },
+    });
+    const socket = net.connect(listener.port, '127.0.0.1');
+    socket.pause();
+    const cut = new Promise((resolve) => socket.on('error', resolve).on('close', resolve));
+    socket.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n');
+    const session = http2.connect(listener.url);
+    session.on('error', () => {});
+    const stream = session.request({ ':path': '/' });
+    stream.on('error', () => {});
+    for (let look = 0; look < 500 && closed < 2; look++) await delay(10);
+    assert.equal(closed, 2);
+    // What had come before is read to its end, which is the cut.
+    socket.resume();
+    await cut;
+    session.destroy();
   });
 
   test('refuses what is neither, and floods of headers', async () => {

@@ -35,7 +35,7 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
     ],
     [
       'a database that nobody serves',
-      { DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x' },
+      { DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x', DATABASE_WAIT: '1' },
       /database cannot be reached: .*ECONNREFUSED.*DATABASE_URL/,
     ],
     ['a time-out of nothing', { REQUEST_TIMEOUT: '0' }, /REQUEST_TIMEOUT: .*from 1 to/],
@@ -190,7 +190,11 @@ describe('WORKERS=2', () => {
   });
 
   test('that cannot start end with the words of why', async () => {
-    const { code, output } = await runToEnd({ WORKERS: '2', DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x' });
+    const { code, output } = await runToEnd({
+      WORKERS: '2',
+      DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x',
+      DATABASE_WAIT: '1',
+    });
     assert.equal(code, 1);
     assert.match(output, /database cannot be reached/);
   });

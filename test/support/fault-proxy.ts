@@ -1,65 +1,138 @@
 import net from 'node:net';
 
-/** A way to PostgreSQL that can be cut. */
+/** Which way nothing goes any more: to PostgreSQL, back from it, or neither. */
+export type Direction = 'to-server' | 'to-client' | 'both';
+
+/** A way to PostgreSQL on which things go wrong. */
 export interface FaultProxy {
   readonly url: string;
   /** Cuts the connection that sends the next COMMIT, or the statement that commits by itself: before it arrives, or after it was done and before the answer comes back. */
   cutNextCommit(when: 'before' | 'after'): void;
-  /** How many commits were cut. */
+  /** The same, but nothing says that it is cut: the connection stays, and swallows everything from then on. */
+  stallNextCommit(when: 'before' | 'after'): void;
+  /** How many commits were cut or stalled. */
   readonly cuts: number;
+  /** Cuts every open connection. */
+  cut(): void;
+  /** Every chunk, each way, goes so much later. */
+  delay(milliseconds: number): void;
+  /** The open connections swallow what goes in a direction, for good; those that come are taken and swallow too, until `resume`. */
+  stall(direction: Direction): void;
+  /** The open connections swallow everything, for good, as behind a firewall that has forgotten them; new ones are well. */
+  forget(): void;
+  /** New connections are cut when they come. */
+  drop(): void;
+  /** No more delay, and new connections are well again. */
+  resume(): void;
+  /** Connections that came so far. */
+  readonly connections: number;
   close(): Promise<void>;
+}
+
+interface Link {
+  readonly end: () => void;
+  swallows: Set<'to-server' | 'to-client'>;
 }
 
 /** Opens a proxy on loopback to the server of a URL that names a socket folder. */
 export async function openFaultProxy(target: string): Promise<FaultProxy> {
   const wanted = new URL(target);
   const path = `${wanted.searchParams.get('host')}/.s.PGSQL.${wanted.port || '5432'}`;
-  const sockets = new Set<net.Socket>();
-  let cut: 'before' | 'after' | undefined;
+  const links = new Set<Link>();
+  let next: { kind: 'cut' | 'stall'; when: 'before' | 'after' } | undefined;
   let cuts = 0;
+  let connections = 0;
+  let delayMs = 0;
+  let stalls: Direction | undefined;
+  let drops = false;
+
   const server = net.createServer((client) => {
+    connections++;
+    client.on('error', () => {});
+    if (drops) {
+      client.destroy();
+      return;
+    }
     const upstream = net.connect(path);
     const end = () => {
       client.destroy();
       upstream.destroy();
+      links.delete(link);
     };
+    const link: Link = { end, swallows: swallowed(stalls) };
+    links.add(link);
     for (const socket of [client, upstream]) {
-      sockets.add(socket);
       socket.on('error', end);
-      socket.on('close', () => {
-        sockets.delete(socket);
-        end();
-      });
+      socket.on('close', end);
     }
-    let swallow = false;
+    let afterCommit: 'cut' | 'stall' | undefined;
     client.on('data', (chunk) => {
-      if (cut !== undefined && (chunk.includes('commit') || chunk.includes('append messages'))) {
-        const when = cut;
-        cut = undefined;
+      if (next !== undefined && (chunk.includes('commit') || chunk.includes('append messages'))) {
+        const { kind, when } = next;
+        next = undefined;
         cuts++;
-        if (when === 'before') return end();
-        swallow = true;
+        if (when === 'after') afterCommit = kind;
+        else if (kind === 'cut') end();
+        else link.swallows = swallowed('both');
       }
-      upstream.write(chunk);
+      forward('to-server', chunk, upstream);
     });
     upstream.on('data', (chunk) => {
-      if (swallow) end();
-      else client.write(chunk);
+      if (afterCommit === 'cut') end();
+      else if (afterCommit === 'stall') link.swallows = swallowed('both');
+      forward('to-client', chunk, client);
     });
+    function forward(direction: 'to-server' | 'to-client', chunk: Buffer, to: net.Socket): void {
+      if (link.swallows.has(direction) || to.destroyed) return;
+      if (delayMs === 0) to.write(chunk);
+      else setTimeout(() => to.destroyed || to.write(chunk), delayMs);
+    }
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as net.AddressInfo;
   return {
     url: `postgres://sendbatch@127.0.0.1:${port}${wanted.pathname}`,
     cutNextCommit(when) {
-      cut = when;
+      next = { kind: 'cut', when };
+    },
+    stallNextCommit(when) {
+      next = { kind: 'stall', when };
     },
     get cuts() {
       return cuts;
     },
+    get connections() {
+      return connections;
+    },
+    cut() {
+      for (const link of links) link.end();
+    },
+    delay(milliseconds) {
+      delayMs = milliseconds;
+    },
+    stall(direction) {
+      stalls = direction;
+      for (const link of links) link.swallows = swallowed(direction);
+    },
+    forget() {
+      for (const link of links) link.swallows = swallowed('both');
+    },
+    drop() {
+      drops = true;
+    },
+    resume() {
+      delayMs = 0;
+      stalls = undefined;
+      drops = false;
+    },
     async close() {
-      for (const socket of sockets) socket.destroy();
+      for (const link of links) link.end();
       await new Promise((resolve) => server.close(resolve));
     },
   };
+}
+
+function swallowed(direction: Direction | undefined): Set<'to-server' | 'to-client'> {
+  if (direction === undefined) return new Set();
+  return new Set(direction === 'both' ? ['to-server', 'to-client'] : [direction]);
 }

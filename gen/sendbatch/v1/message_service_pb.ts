@@ -1609,6 +1609,7 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `SEQ_MISMATCH` | ABORTED | 409 | `expected_last_seqs` does not hold; metadata `actual` |
  * | `STORE_BUSY` | UNAVAILABLE | 503 | the database is away or a lock took too long; retry with the same keys |
  * | `STOPPING` | UNAVAILABLE | 503 | this instance is stopping; call again, and reach another one |
+ * | `OVERLOADED` | UNAVAILABLE | 503 | more comes than this instance does in good time: the call was refused before it was read; retry after RetryInfo |
  * | `DEADLINE` | DEADLINE_EXCEEDED | 504 | the outcome is unknown; a retry with the same keys is safe |
  * | `INTERNAL` | INTERNAL | 500 | a defect; the cause is in the log under the request's id (`x-request-id`) |
  *

@@ -106,7 +106,7 @@ interface Server {
  * while the children of a killed one are still there (1 to 2 s).
  */
 async function run(server: Server, options: EmbeddedOptions): Promise<{ pid: number; adopted: boolean }> {
-  const deadline = Date.now() + startMs;
+  const deadline = performance.now() + startMs;
   let child: ChildProcess | undefined;
   for (;;) {
     const pid = await answering(server);
@@ -115,7 +115,7 @@ async function run(server: Server, options: EmbeddedOptions): Promise<{ pid: num
       dropStaleLock(server);
       child = launch(server, options);
     }
-    if (Date.now() > deadline)
+    if (performance.now() > deadline)
       throw new EmbeddedUnavailable(
         `the embedded PostgreSQL did not start: ${lastWords(server.log)} (its log is ${server.log})`,
       );
@@ -209,9 +209,9 @@ async function stop(server: Server, pid: number, options: EmbeddedOptions): Prom
     // SIGINT is PostgreSQL's fast shutdown: it ends sessions, writes a checkpoint and stops.
     if (isAlive(pid)) process.kill(pid, 'SIGINT');
   }
-  const deadline = Date.now() + startMs;
+  const deadline = performance.now() + startMs;
   while (postmasterPid(server) === pid && isAlive(pid)) {
-    if (Date.now() > deadline) {
+    if (performance.now() > deadline) {
       options.log.warn({ pid }, 'PostgreSQL does not stop: it is left to finish by itself');
       return;
     }

@@ -1,0 +1,76 @@
+import type { Machine } from './machine.ts';
+import { measure, median, type Run, spread, type Variant } from './measure.ts';
+import type { SideJob } from './side.ts';
+import type { Workload } from './workload.ts';
+
+/** Makes a side of a service. */
+type Sides = (name: string, job: Pick<SideJob, 'kind' | 'inFlight' | 'openLoop' | 'sessions' | 'mayRefuse'>) => Variant;
+
+const batchMessages = 50;
+const batchesAtOnce = 2500;
+const grpc = { kind: 'grpc', sessions: 8 } as const;
+
+/** What is done at once, at the capacity and at twice the capacity, by a service that refuses and by one that does not. */
+export async function twiceTheCapacity(
+  machine: Machine,
+  { guarded, open }: { guarded: Sides; open: Sides },
+  pairs: number,
+  megabytes: () => number,
+): Promise<string> {
+  const runs = new Map<string, { run: Run; peak: Run; offered: number }[]>();
+  for (let round = 0; round < pairs; round++) {
+    const workload = (batches: number): Workload => ({
+      spread: 'zipf',
+      batches,
+      batchMessages,
+      payloadBytes: 100,
+      duplicates: 0,
+      seed: 1000 + round,
+    });
+    const peak = await measure(
+      machine,
+      guarded('peak', { ...grpc, inFlight: 128, mayRefuse: true }),
+      workload(batchesAtOnce),
+    );
+    const at = async (name: string, sides: Sides, times: number) => {
+      const openLoop = (peak.rate / batchMessages) * times;
+      const side = sides(name, { ...grpc, inFlight: 0, openLoop, mayRefuse: true });
+      const run = await measure(machine, side, workload(batchesAtOnce * times));
+      runs.set(name, [...(runs.get(name) ?? []), { run, peak, offered: openLoop * batchMessages }]);
+      process.stderr.write(
+        `  ${name}: ${(run.rate / 1000).toFixed(1)} of ${(peak.rate / 1000).toFixed(1)} k/s, p50 ${run.p50.toFixed(0)} p99 ${run.p99.toFixed(0)} ms, ${run.refused} refused in ${run.refusedP50.toFixed(0)} / ${run.refusedP99.toFixed(0)} ms\n`,
+      );
+    };
+    runs.set('128 in flight', [...(runs.get('128 in flight') ?? []), { run: peak, peak, offered: peak.rate }]);
+    await at('once the capacity', guarded, 1);
+    await at('twice the capacity', guarded, 2);
+    await at('twice, nothing refused but by full lanes', open, 2);
+  }
+  const lines = [...runs].map(([name, all]) => {
+    const of = (figure: (run: Run) => number) => all.map(({ run }) => figure(run));
+    const refusals = (run: Run) => run.refused / (run.refused + run.messages / batchMessages);
+    const cells = [
+      name,
+      `${(median(all.map(({ offered }) => offered)) / 1000).toFixed(1)} k`,
+      `${(median(of((run) => run.rate)) / 1000).toFixed(1)} k`,
+      spread(
+        all.map(({ run, peak }) => run.rate / peak.rate),
+        2,
+      ),
+      `${median(of((run) => run.p50)).toFixed(0)} / ${spread(
+        of((run) => run.p99),
+        0,
+      )}`,
+      `${(median(of(refusals)) * 100).toFixed(0)} %`,
+      `${median(of((run) => run.refusedP50)).toFixed(0)} / ${median(of((run) => run.refusedP99)).toFixed(0)}`,
+    ];
+    return `| ${cells.join(' | ')} |`;
+  });
+  return [
+    '| load | offered/s | stored/s | of the capacity | p50 / p99 of the stored, ms | refused | refused in, p50 / p99 ms |',
+    '|---|---|---|---|---|---|---|',
+    ...lines,
+    '',
+    `The service that refuses had ${megabytes().toFixed(0)} MB at the end.`,
+  ].join('\n');
+}

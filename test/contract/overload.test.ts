@@ -1,0 +1,173 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as delay, setImmediate } from 'node:timers/promises';
+import { Code, ConnectError, createClient } from '@connectrpc/connect';
+import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
+import pg from 'pg';
+import { ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
+import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { type Answer, type Door, openDoors, said } from '../support/doors.ts';
+import { jsonCaller } from '../support/json.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { assertSound, readAll } from '../support/verify.ts';
+import { assertBusy, doorOf, draftTo, until } from '../support/watch.ts';
+
+/** Of what waits in the lane: long enough that a loaded machine's own pauses do not count. */
+const lanePatienceMs = 400;
+/** Of the event loop, which the test then blocks for longer. */
+const loopPatienceMs = 40;
+
+describe('more than is done in good time', () => {
+  let service: TestService;
+  let doors: Door[];
+  before(async () => {
+    service = await startService({
+      lanes: 1,
+      overloadWaitMs: lanePatienceMs,
+      lockTimeoutMs: 60_000,
+      statementTimeoutMs: 60_000,
+    });
+    doors = openDoors(service.url);
+  });
+  after(async () => {
+    for (const door of doors) door.close();
+    await service.stop();
+  });
+
+  test('is refused as OVERLOADED on every protocol before it is read, what was admitted is done, and reading and operating go on', async () => {
+    const door = doorOf(service, 'Connect, binary');
+    assert.equal(said(await door.send({ messages: [draftTo('busy', 'first')] })), 'ok');
+    const holder = new pg.Client({ connectionString: service.databaseUrl });
+    holder.on('error', () => {});
+    await holder.connect();
+    await holder.query('begin');
+    await holder.query('select from sendbatch.channel_head for update');
+    const admitted: Promise<Answer>[] = [];
+    // The first waits for the lock, the others for it.
+    let refused = 0;
+    await until('a call is refused', async () => {
+      const sending = door.send({ messages: [draftTo('busy', String(admitted.length))] });
+      admitted.push(sending);
+      const soon = await Promise.race([sending, delay(50)]);
+      if (soon !== undefined) refused++;
+      return refused > 0;
+    });
+    // In the meantime the share has grown to all.
+    await until('every call is refused', async () => {
+      const answers = await Promise.all(
+        Array.from({ length: 10 }, (_, index) =>
+          Promise.race([
+            doorOf(service, 'JSON route').send({ messages: [draftTo('busy', `more ${index}`)] }),
+            delay(200),
+          ]),
+        ),
+      );
+      return answers.every((answer) => answer !== undefined && 'refused' in answer);
+    });
+    for (const each of doors) {
+      const answer = await each.send({ messages: [draftTo('busy', `never, over ${each.name}`)] });
+      assertBusy(answer, ['OVERLOADED']);
+    }
+    // A body that is never wanted does not stop the next call of its connection.
+    const large = Array.from({ length: 300 }, (_, index) => ({
+      ...draftTo('busy', `never ${index}`),
+      payload: Buffer.alloc(10_000),
+    }));
+    for (const each of doors) assertBusy(await each.send({ messages: large }), ['OVERLOADED']);
+
+    const call = jsonCaller(service.url);
+    await until('reading goes on', async () => (await call.get('/v1/channels/2/busy/messages')).status === 200);
+    assert.equal((await call.get('/v1/moderation/rules')).status, 200);
+    const rpc = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
+    assert.equal((await rpc.getServerInfo({})).limits?.batchMessages, 1000);
+
+    await holder.query('rollback');
+    await holder.end();
+    const outcomes = (await Promise.all(admitted)).map((answer) => said(answer));
+    assert.deepEqual(new Set(outcomes), new Set(['ok', 'call: OVERLOADED']));
+    await until('sending is well again', async () =>
+      /^(ok|again)$/.test(said(await door.send({ messages: [draftTo('busy', 'last')] }))),
+    );
+    const keys = (await readAll(service.databaseUrl)).map((row) => row.key);
+    assert.ok(!keys.some((key) => key.startsWith('never')), 'what was refused is not stored');
+    for (const [index, outcome] of outcomes.entries()) assert.equal(keys.includes(String(index)), outcome === 'ok');
+    await assertSound(service.databaseUrl);
+  });
+
+  test('for the process itself refuses reads and streams too, each in its own protocol', async () => {
+    const service = await startService({ overloadWaitMs: loopPatienceMs });
+    // The process has no time: what is read and what is answered waits for the event loop.
+    let blocking = true;
+    const blocked = (async () => {
+      while (blocking) {
+        const end = performance.now() + 3 * loopPatienceMs;
+        while (performance.now() < end);
+        await setImmediate();
+      }
+    })();
+    const refusals: [string, () => Promise<[string | undefined, number | undefined]>][] = [
+      ...[
+        createGrpcTransport({ baseUrl: service.url }),
+        createGrpcWebTransport({ baseUrl: service.url, httpVersion: '1.1' }),
+        createConnectTransport({ baseUrl: service.url, httpVersion: '1.1' }),
+      ].flatMap((transport, index): [string, () => Promise<[string | undefined, number | undefined]>][] => {
+        const rpc = createClient(MessageService, transport);
+        const channel = { channelId: 'busy', channelType: ChannelType.GROUP };
+        return [
+          [`ListMessages ${index}`, () => refusalOf(async () => void (await rpc.listMessages(channel)))],
+          [
+            `Subscribe ${index}`,
+            () =>
+              refusalOf(async () => {
+                for await (const _ of rpc.subscribe({ channels: [channel] })) return;
+              }),
+          ],
+        ];
+      }),
+      ...['messages', 'events'].map((what): [string, () => Promise<[string | undefined, number | undefined]>] => [
+        `GET ${what}`,
+        async () => {
+          const abort = new AbortController();
+          const response = await fetch(`${service.url}/v1/channels/2/busy/${what}`, { signal: abort.signal });
+          if (response.status !== 503) {
+            abort.abort();
+            return [undefined, undefined];
+          }
+          const { error } = (await response.json()) as { error: { details: { reason?: string }[] } };
+          return [error.details[0]?.reason, Number(response.headers.get('retry-after'))];
+        },
+      ]),
+    ];
+    for (const [what, ask] of refusals) {
+      let last: readonly unknown[] = [];
+      await until(what, async () => {
+        last = await ask();
+        return last[0] !== undefined;
+      });
+      assert.deepEqual(last, ['OVERLOADED', 1], what);
+    }
+    assert.equal((await jsonCaller(service.url).get('/v1/moderation/rules')).status, 200);
+    blocking = false;
+    await blocked;
+    await until('reading is well again', async () => {
+      const { status } = await jsonCaller(service.url).get('/v1/channels/2/busy/messages');
+      return status === 200;
+    });
+    await service.stop();
+  });
+});
+
+/** Reason and seconds to wait of what a call was refused with; nothing when it was not. */
+async function refusalOf(work: () => Promise<void>): Promise<[string | undefined, number | undefined]> {
+  try {
+    await work();
+    return [undefined, undefined];
+  } catch (error) {
+    const failure = ConnectError.from(error);
+    assert.equal(failure.code, Code.Unavailable, failure.message);
+    const [info] = failure.findDetails(ErrorInfoSchema);
+    const [retry] = failure.findDetails(RetryInfoSchema);
+    return [info?.reason, Number(retry?.retryDelay?.seconds)];
+  }
+}

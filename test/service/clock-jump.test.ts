@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import pg from 'pg';
+import { said } from '../support/doors.ts';
+import { jsonCaller } from '../support/json.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { assertSound } from '../support/verify.ts';
+import { doorOf, draftTo, until, type Watch, watch } from '../support/watch.ts';
+
+const hourMs = 3600_000;
+let offsetMs = 0;
+
+/** The wall clock of this process, and so of the services in it, jumps; the one that only goes on does not, nor does PostgreSQL's. */
+const RealDate = Date;
+class JumpingDate extends RealDate {
+  constructor(...given: unknown[]) {
+    super(...((given.length === 0 ? [JumpingDate.now()] : given) as []));
+  }
+  static override now(): number {
+    return RealDate.now() + offsetMs;
+  }
+}
+
+describe('a clock that jumps', () => {
+  let service: TestService;
+  let other: TestService;
+  let watching: Watch;
+  before(async () => {
+    globalThis.Date = JumpingDate as DateConstructor;
+    other = await startService({ sweepIntervalMs: 200 });
+    service = await startService({
+      databaseUrl: other.databaseUrl,
+      sweepIntervalMs: 200,
+      retention: [{ channelType: 2, days: 1 }],
+      rates: { caller: [], sender: [{ points: 3, seconds: 2 }], channel: [], store: 'memory' },
+    });
+    watching = watch(service, other, other.databaseUrl);
+    await watching.assertWell();
+  });
+  after(async () => {
+    offsetMs = 0;
+    watching.stop();
+    await service.stop();
+    await other.stop();
+    globalThis.Date = RealDate;
+  });
+
+  for (const [what, jumpMs] of [
+    ['ahead by six hours', 6 * hourMs],
+    ['ahead by three days', 72 * hourMs],
+    ['back by six hours', -6 * hourMs],
+  ] as const) {
+    test(`${what}: sends go on in order, quotas come back in their time, loops run, and nothing is removed before its time`, async () => {
+      offsetMs = 0;
+      const grpc = doorOf(service, 'gRPC, connect-node');
+      const json = doorOf(service, 'JSON route');
+      const channel = `jump ${what}`;
+      const sender = (key: string, more = {}) => ({ ...draftTo(channel, key), fromUid: `sender ${what}`, ...more });
+      assert.equal(said(await grpc.send({ messages: [sender('1', { expire: 3600 })] })), 'ok');
+      assert.equal(
+        said(await json.send({ messages: ['2', '3', '4'].map((key) => sender(key)) })),
+        'ok ok RATE_LIMITED',
+        'the quota is had',
+      );
+      // A call that is under way when it happens.
+      const holder = new pg.Client({ connectionString: other.databaseUrl });
+      await holder.connect();
+      await holder.query('begin');
+      await holder.query('select from sendbatch.channel_head for update');
+      const underWay = grpc.send({ messages: [draftTo(channel, 'under way')] }, { timeoutMs: 20_000 });
+      await until('it waits for the lock', async () => {
+        const { rows } = await holder.query('select from pg_locks where not granted');
+        return rows.length > 0;
+      });
+
+      offsetMs = jumpMs;
+      await holder.query('rollback');
+      await holder.end();
+      assert.equal(said(await underWay), 'ok');
+      await until(
+        'the quota is there again',
+        async () => said(await grpc.send({ messages: [sender('4')] })) !== 'RATE_LIMITED',
+      );
+      // A retry finds what was stored by the other clock.
+      assert.equal(said(await json.send({ messages: [draftTo(channel, 'under way')] })), 'again');
+      // A run of the sweepers by the clock as it is now.
+      await watching.assertWell();
+
+      offsetMs = 0;
+      const { body } = await jsonCaller(service.url).get(`/v1/channels/2/${encodeURIComponent(channel)}/messages`);
+      assert.deepEqual(
+        body.messages.map((each: { client_msg_no: string }) => each.client_msg_no),
+        ['1', '2', '3', 'under way', '4'],
+      );
+      await watching.assertWell();
+      await assertSound(other.databaseUrl);
+    });
+  }
+});

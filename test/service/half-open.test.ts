@@ -1,0 +1,114 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { said } from '../support/doors.ts';
+import { type FaultProxy, openFaultProxy } from '../support/fault-proxy.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { assertSound, readAll } from '../support/verify.ts';
+import { assertBusy, doorOf, draftTo, timed, type Watch, watch } from '../support/watch.ts';
+
+const statementTimeoutMs = 500;
+/** The statement's time, as much again for its answer, and once more for a second connection; the rest is this machine's. */
+const waitedMs = 3 * statementTimeoutMs;
+const requestTimeoutMs = 6000;
+
+describe('a way to the database that goes bad without a word', () => {
+  let direct: TestService;
+  let proxy: FaultProxy;
+  let service: TestService;
+  let watching: Watch;
+  before(async () => {
+    // Its sweeper rests for a minute: what is swept is swept through the proxy.
+    direct = await startService();
+    proxy = await openFaultProxy(direct.databaseUrl);
+    service = await startService({
+      databaseUrl: proxy.url,
+      statementTimeoutMs,
+      lockTimeoutMs: 500,
+      requestTimeoutMs,
+      sweepIntervalMs: 200,
+    });
+    watching = watch(service, direct, direct.databaseUrl);
+    await watching.assertWell();
+  });
+  after(async () => {
+    watching.stop();
+    await service.stop();
+    await proxy.close();
+    await direct.stop();
+  });
+
+  const hidden: [string, (channel: string) => void][] = [
+    ['a commit that never arrives', () => proxy.stallNextCommit('before')],
+    ['a commit whose answer never comes', () => proxy.stallNextCommit('after')],
+    ['connections that a firewall has forgotten', () => proxy.forget()],
+    ['connections that are cut', () => proxy.cut()],
+    ['a long way: 100 ms each way', () => proxy.delay(100)],
+  ];
+  for (const [what, begin] of hidden) {
+    test(`${what}: the caller waits, and sees a plain success`, async () => {
+      for (const name of ['gRPC, grpc-js', 'JSON route']) {
+        const channel = `${what} ${name}`;
+        const door = doorOf(service, name);
+        assert.equal(said(await door.send({ messages: [draftTo(channel, '1')] })), 'ok');
+        begin(channel);
+        const { result, ms } = await timed(door.send({ messages: [draftTo(channel, '2'), draftTo(channel, '3')] }));
+        assert.equal(said(result), 'ok ok', `${name}: ${JSON.stringify(result)}`);
+        assert.ok(ms < waitedMs + 4000, `${ms} ms`);
+        proxy.resume();
+        door.close();
+      }
+      await watching.assertWell();
+      await assertSound(direct.databaseUrl);
+    });
+  }
+
+  const said503: [string, () => void, stored: boolean][] = [
+    ['a server that is reached and says nothing', () => proxy.stall('both'), false],
+    ['a server whose answers are lost', () => proxy.stall('to-client'), true],
+    [
+      'a server that takes no connection',
+      () => {
+        proxy.drop();
+        proxy.cut();
+      },
+      false,
+    ],
+  ];
+  for (const [what, begin, mayBeStored] of said503) {
+    test(`${what} is STORE_BUSY before the deadline, and well again without a restart`, async () => {
+      const grpc = doorOf(service, 'gRPC, grpc-js');
+      const json = doorOf(service, 'JSON route');
+      assert.equal(said(await grpc.send({ messages: [draftTo(what, '0')] })), 'ok');
+      begin();
+      const { result, ms } = await timed(
+        Promise.all([
+          grpc.send({ messages: [draftTo(what, '1')] }),
+          json.send({ messages: [draftTo(what, '2')] }),
+          fetch(`${service.url}/v1/channels/2/${encodeURIComponent(what)}/messages`),
+        ]),
+      );
+      const [byGrpc, byJson, read] = result;
+      assertBusy(byGrpc);
+      assertBusy(byJson);
+      assert.deepEqual([read.status, read.headers.get('retry-after')], [503, '1']);
+      assert.ok(ms < requestTimeoutMs, `${ms} ms`);
+      proxy.resume();
+      await watching.assertWell();
+      const again = await grpc.send({ messages: [draftTo(what, '1'), draftTo(what, '2')] });
+      assert.match(said(again), mayBeStored ? /^(ok|again) (ok|again)$/ : /^ok ok$/);
+      const keys = (await readAll(direct.databaseUrl)).filter((row) => row.channel === what).map((row) => row.key);
+      assert.deepEqual(keys.sort(), ['0', '1', '2']);
+      await assertSound(direct.databaseUrl);
+      grpc.close();
+    });
+  }
+
+  test('a stop is not held up by a server that says nothing', async () => {
+    const stopping = await startService({ databaseUrl: proxy.url, statementTimeoutMs, shutdownGraceMs: 500 });
+    await doorOf(stopping, 'JSON route').send({ messages: [draftTo('stopping', '1')] });
+    proxy.stall('both');
+    const { ms } = await timed(stopping.stop());
+    proxy.resume();
+    assert.ok(ms < 10_000, `${ms} ms`);
+  });
+});
