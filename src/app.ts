@@ -38,6 +38,7 @@ import type { DatabaseOptions, PoolCounts } from './storage/database.ts';
 import { readLockWaits } from './storage/lock.ts';
 import { databaseClock, sweepExpired, sweepOld } from './storage/sweep.ts';
 import { sweepLive } from './storage/wakeup.ts';
+import { standingOfWebhooks } from './storage/webhook.ts';
 import { watchSources } from './telemetry/readings.ts';
 import { createRegistry } from './telemetry/registry.ts';
 import { watchRuntime } from './telemetry/runtime.ts';
@@ -191,6 +192,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       isListening: opened.isListening,
       lockWaits: () => readLockWaits(db),
       batchQueue: () => standingOfBatches(db, Date.now()),
+      webhookQueue: () => standingOfWebhooks(db, Date.now()),
     });
     const identify = config.asks ? createIdentify(config.identity, keys.identify) : undefined;
     const background = await openBatches({ database, db, config, sendBatch, templates, events });

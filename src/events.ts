@@ -161,6 +161,17 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
     secondsBounds,
   );
 
+  const webhooks = registry.histogram(
+    'sendbatch_webhook_delivery_duration_seconds',
+    'Tries to deliver to webhooks, by outcome: delivered, failed (tried again), parked (not by itself), gone.',
+    secondsBounds,
+  );
+  const announced = registry.counter('sendbatch_webhook_messages', 'Messages of those tries, by outcome.');
+  const webhookTried = (outcome: string, { ms, messages: count }: WebhookTry): void => {
+    webhooks.record(ms / 1000, { outcome });
+    announced.add(count, { outcome });
+  };
+
   // A series that begins at one hides its first increase from rate(): those that alerts look at begin at none.
   for (const outcome of ['stored', 'partial', 'refused', 'failed']) batches.add(0, { outcome });
   for (const outcome of ['accepted', 'duplicate']) messages.add(0, { outcome });
@@ -168,6 +179,7 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
   for (const reason of ['guard', 'not_found', 'malformed']) rejected.add(0, { reason });
   for (const reason of ['lock_timeout', 'lost', 'conflict']) again.add(0, { reason });
   for (const kind of ['expired', 'retention']) swept.add(0, { kind });
+  for (const outcome of ['delivered', 'failed', 'parked', 'gone']) announced.add(0, { outcome });
   lost.add(0);
   delivered.add(0);
 
@@ -289,18 +301,22 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
     },
     /** A webhook's receiver has taken messages. */
     webhookDelivered(delivered: WebhookTry): void {
+      webhookTried('delivered', delivered);
       log.debug(delivered, 'webhook delivered');
     },
     /** It has not, and is tried again. */
     webhookFailed(failed: WebhookTry): void {
+      webhookTried('failed', failed);
       log.warn(failed, 'webhook failed');
     },
     /** It has not, and is not tried again by itself. */
     webhookParked(parked: WebhookTry): void {
+      webhookTried('parked', parked);
       log.error(parked, 'webhook parked: it has failed as often as it may');
     },
     /** It wants no more. */
     webhookGone(gone: WebhookTry): void {
+      webhookTried('gone', gone);
       log.error(gone, 'webhook disabled: its receiver is gone');
     },
   };

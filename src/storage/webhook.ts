@@ -136,6 +136,20 @@ export async function listWebhooks(db: Db, name?: string): Promise<(StoredWebhoo
   }));
 }
 
+/** What all webhooks together have yet to get, since when the first of it waits, and what is parked. */
+export async function standingOfWebhooks(
+  db: Db,
+  now: number,
+): Promise<{ readonly queued: number; readonly oldestMs: number; readonly parked: number }> {
+  const { rows } = await sql<{ queued: number; oldest: number | null; parked: number }>`
+    select coalesce(sum(last_seq - first_seq + 1), 0)::bigint as queued, min(since) as oldest,
+      (select count(*) from sendbatch.webhook_parked) as parked
+    from sendbatch.webhook_queue`.execute(db);
+  const [row] = rows;
+  const oldest = row?.oldest ?? now;
+  return { queued: row?.queued ?? 0, oldestMs: Math.max(0, now - oldest), parked: row?.parked ?? 0 };
+}
+
 /** Replaces what a caller sets, and lets what failed be tried at once. Whether there is such a webhook. */
 export async function updateWebhook(db: Db, wish: WebhookWish): Promise<boolean> {
   const { numAffectedRows } = await sql`

@@ -17,6 +17,7 @@ export interface Sources {
   readonly tails: () => { readonly readers: number; readonly channels: number };
   readonly isListening: () => boolean;
   readonly lockWaits: () => Promise<{ waiting: number; longestSeconds: number }>;
+  readonly webhookQueue: () => Promise<{ queued: number; oldestMs: number; parked: number }>;
   readonly batchQueue: () => Promise<{ batches: number; messages: number; oldestDueMs: number }>;
 }
 
@@ -64,36 +65,50 @@ export function watchSources(registry: Registry, sources: Sources): void {
     () => [{ value: isListening() ? 1 : 0 }],
   );
 
-  watchBatches(registry, sources.batchQueue);
-  const ask = shared(sources.lockWaits);
-  registry.gauge(
-    'sendbatch_lock_waiting_connections',
-    'Connections of all instances that wait for a lock now.',
-    async () => {
-      const waits = await ask();
-      return waits === undefined ? [] : [{ value: waits.waiting }];
-    },
-  );
-  registry.gauge('sendbatch_lock_waiting_longest_seconds', 'How long the first of them has waited.', async () => {
-    const waits = await ask();
-    return waits === undefined ? [] : [{ value: waits.longestSeconds }];
-  });
+  watchQueues(registry, sources);
 }
 
-/** The batches of the background are the database's: every instance says the same of them. */
-function watchBatches(registry: Registry, read: Sources['batchQueue']): void {
+/** Gauges of one look at the database, of which every instance says the same. */
+function watchShared<T>(registry: Registry, read: () => Promise<T>) {
   const ask = shared(read);
-  const gauge = (name: string, help: string, value: (queue: Awaited<ReturnType<typeof read>>) => number) =>
+  return (name: string, help: string, value: (seen: T) => number) =>
     registry.gauge(name, help, async () => {
-      const queue = await ask();
-      return queue === undefined ? [] : [{ value: value(queue) }];
+      const seen = await ask();
+      return seen === undefined ? [] : [{ value: value(seen) }];
     });
-  gauge('sendbatch_batch_queue_batches', 'Submitted batches that are not done.', ({ batches }) => batches);
-  gauge('sendbatch_batch_queue_messages', 'Messages of those that have no result yet.', ({ messages }) => messages);
-  gauge(
+}
+
+function watchQueues(registry: Registry, { lockWaits, batchQueue, webhookQueue }: Sources): void {
+  const lock = watchShared(registry, lockWaits);
+  lock(
+    'sendbatch_lock_waiting_connections',
+    'Connections of all instances that wait for a lock now.',
+    (now) => now.waiting,
+  );
+  lock('sendbatch_lock_waiting_longest_seconds', 'How long the first of them has waited.', (now) => now.longestSeconds);
+  const batch = watchShared(registry, batchQueue);
+  batch('sendbatch_batch_queue_batches', 'Submitted batches that are not done.', ({ batches }) => batches);
+  batch('sendbatch_batch_queue_messages', 'Messages of those that have no result yet.', ({ messages }) => messages);
+  batch(
     'sendbatch_batch_queue_oldest_age_seconds',
     'For how long the first of them has been due; one that is scheduled for later is not.',
     ({ oldestDueMs }) => oldestDueMs / 1000,
+  );
+  const webhook = watchShared(registry, webhookQueue);
+  webhook(
+    'sendbatch_webhook_queue_messages',
+    'Messages that webhooks have yet to get, each counted for each.',
+    (now) => now.queued,
+  );
+  webhook(
+    'sendbatch_webhook_queue_oldest_age_seconds',
+    'For how long the first of them has waited.',
+    (now) => now.oldestMs / 1000,
+  );
+  webhook(
+    'sendbatch_webhook_parked_deliveries',
+    'Deliveries that failed as often as they may, and wait for somebody to ask for them.',
+    (now) => now.parked,
   );
 }
 

@@ -11,6 +11,7 @@ import { gather } from '../../src/telemetry/gather.ts';
 import { openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
 import { type Sample, samplesOf, scrape, sumOf } from '../support/metrics.ts';
+import { startReceiver } from '../support/receiver.ts';
 import { startService, type TestService } from '../support/service.ts';
 
 const deploy = join(import.meta.dirname, '../../deploy');
@@ -71,10 +72,14 @@ describe('what an operator is given', () => {
     };
     service = await startService({
       moderationHook,
+      webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 2000, pace: {} },
       sweepIntervalMs: 10,
       rates: { caller: [], sender: [{ points: 3, seconds: 3600 }], channel: [], store: 'memory' },
     });
+    const receiver = await startReceiver();
+    await jsonCaller(service.url).post('/v1/webhooks', { name: 'watched', url: receiver.url });
     samples = await samplesWithTraffic(service.url);
+    await receiver.close();
     hook.close();
   });
   after(() => service.stop());
@@ -205,7 +210,11 @@ async function samplesWithTraffic(url: string): Promise<Sample[]> {
   };
   // The sweeper runs every few milliseconds, and the loop that looks after tails every five seconds.
   const complete = (all: readonly Sample[]) =>
-    ['sendbatch_tail_lag_seconds_count', 'v8js_gc_duration_seconds_count'].every((name) => sumOf(all, name) > 0) &&
+    [
+      'sendbatch_tail_lag_seconds_count',
+      'v8js_gc_duration_seconds_count',
+      'sendbatch_webhook_delivery_duration_seconds_count',
+    ].every((name) => sumOf(all, name) > 0) &&
     sumOf(all, 'sendbatch_background_run_duration_seconds_count', { loop: 'sweeper' }) > 0;
   for (let look = 0; look < 500; look++) {
     const all = await looked();
