@@ -176,7 +176,7 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
   for (const outcome of ['stored', 'partial', 'refused', 'failed']) batches.add(0, { outcome });
   for (const outcome of ['accepted', 'duplicate']) messages.add(0, { outcome });
   for (const reason of ownFaults) messages.add(0, { outcome: 'refused', reason });
-  for (const reason of ['guard', 'not_found', 'malformed']) rejected.add(0, { reason });
+  for (const reason of ['guard', 'not_found', 'malformed', 'overloaded']) rejected.add(0, { reason });
   for (const reason of ['lock_timeout', 'lost', 'conflict']) again.add(0, { reason });
   for (const kind of ['expired', 'retention']) swept.add(0, { kind });
   for (const outcome of ['delivered', 'failed', 'parked', 'gone']) announced.add(0, { outcome });
@@ -288,6 +288,7 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
     },
     /** Calls were refused before they were read, since the last such line: more comes than is done in good time. */
     callsShed(shed: { refused: number; share: number; waitMs: number }): void {
+      rejected.add(shed.refused, { reason: 'overloaded' });
       log.warn(shed, 'overloaded: calls are refused');
     },
     /** This process's clock and the database's differ: nothing is removed before both say so. */

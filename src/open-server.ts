@@ -78,7 +78,8 @@ export async function openServer(
     const listening = config.listenUrl === undefined ? database : { connectionString: config.listenUrl };
     const openCounters = () => openCounterPool(database);
     const hear = (onPayload: (payload: string) => void) => listen(listening, onPayload);
-    const openQueue = (onError: (error: unknown) => void) => openJobs(database, onError);
+    const { statementTimeoutMs } = config;
+    const openQueue = (onError: (error: unknown) => void) => openJobs(database, { statementTimeoutMs, onError });
     const about = `PostgreSQL ${facts.version}, ${words}`;
     return { open, openCounters, openJobs: openQueue, listen: hear, words: about, close };
   } catch (error) {

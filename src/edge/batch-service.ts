@@ -117,7 +117,7 @@ export function createBatchService({ batches, batchWatch }: BatchServiceParts): 
   };
 }
 
-type Options = Omit<BatchOptions, '$typeName' | '$unknown'>;
+type Options = Omit<BatchOptions, '$typeName' | '$unknown' | 'messageCount'>;
 
 export function callOf(
   options: Options | undefined,

@@ -47,7 +47,8 @@ const int8 = 20;
 export const watched = { keepAlive: true, keepAliveInitialDelayMillis: 10_000 } as const;
 
 /** The server ends a statement by its time-out and says so; one that has said nothing for so much longer never will. pg then destroys the connection. */
-const answerTimeoutMs = (statementTimeoutMs: number) => statementTimeoutMs + Math.min(2000, statementTimeoutMs);
+export const answerTimeoutMs = (statementTimeoutMs: number): number =>
+  statementTimeoutMs + Math.min(2000, statementTimeoutMs);
 
 /** Opens the pool. Nothing is connected until the first query. */
 export function openDatabase(options: DatabaseOptions): Db {

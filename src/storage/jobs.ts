@@ -3,7 +3,8 @@ import { createRequire } from 'node:module';
 import { sql } from 'kysely';
 import type pg from 'pg';
 import { PgBoss } from 'pg-boss';
-import type { Db } from './database.ts';
+import { answerTimeoutMs, type Db, watched } from './database.ts';
+import { PreparingClient } from './prepared.ts';
 
 /** The version of its schema that the library wants. */
 const library = createRequire(import.meta.url)('pg-boss/package.json') as { pgboss: { schema: number } };
@@ -33,9 +34,16 @@ const pollSeconds = 1;
 /** Never: a turn that fails is tried again until it is done. */
 const retries = 2_000_000_000;
 
+export interface JobsOptions {
+  /** Milliseconds that a statement may take; 0: as long as it likes. */
+  readonly statementTimeoutMs: number;
+  /** Told of what fails in the background. */
+  readonly onError: (error: unknown) => void;
+}
+
 /** Makes the queue's tables, or brings them up to date. */
 export async function installJobs(connection: pg.PoolConfig): Promise<void> {
-  const boss = open(connection, { supervise: false, onError: () => {} });
+  const boss = open(connection, { supervise: false, statementTimeoutMs: 0, onError: () => {} });
   await boss.start();
   await createQueues(boss);
   await boss.stop({ graceful: false });
@@ -52,8 +60,8 @@ export async function jobsPending(db: Db): Promise<boolean> {
 }
 
 /** Opens the queue, which was installed. */
-export async function openJobs(connection: pg.PoolConfig, onError: (error: unknown) => void): Promise<Jobs> {
-  const boss = open(connection, { supervise: true, onError });
+export async function openJobs(connection: pg.PoolConfig, options: JobsOptions): Promise<Jobs> {
+  const boss = open(connection, { supervise: true, ...options });
   await boss.start();
   let worker: string | undefined;
   const wake = () => {
@@ -92,7 +100,7 @@ export async function openJobs(connection: pg.PoolConfig, onError: (error: unkno
 
 function open(
   connection: pg.PoolConfig,
-  { supervise, onError }: { supervise: boolean; onError: (error: unknown) => void },
+  { supervise, statementTimeoutMs, onError }: JobsOptions & { supervise: boolean },
 ): PgBoss {
   const boss = new PgBoss({
     ...(connection as ConstructorParameters<typeof PgBoss>[0] & object),
@@ -100,6 +108,12 @@ function open(
     application_name: 'sendbatch jobs',
     max: 3,
     connectionTimeoutMillis: 5000,
+    // The library hands these to its pool of pg. Without them a server that says nothing holds up every turn of this process, and its stop.
+    ...watched,
+    ...{ Client: JobsClient },
+    ...(statementTimeoutMs === 0
+      ? {}
+      : { statement_timeout: statementTimeoutMs, query_timeout: answerTimeoutMs(statementTimeoutMs) }),
     supervise,
     superviseIntervalSeconds: superviseSeconds,
     monitorIntervalSeconds: superviseSeconds,
@@ -112,6 +126,14 @@ function open(
   });
   boss.on('error', onError);
   return boss;
+}
+
+/** The pool listens to a connection only while it is idle; one that breaks between two statements would end the process. What it does to a statement is the statement's error. */
+class JobsClient extends PreparingClient {
+  constructor(config?: string | pg.ClientConfig) {
+    super(config);
+    this.on('error', () => {});
+  }
 }
 
 async function createQueues(boss: PgBoss): Promise<void> {

@@ -46,7 +46,10 @@ describe('migrate, as a step of its own', () => {
 
   test('what cannot be followed, or reached, says so', async () => {
     assert.match((await runToEnd(env(), ['migrate', '--what'])).output, /^sendbatch: .*--what/);
-    const away = await runToEnd({ DATABASE_URL: 'postgres://u:hush@127.0.0.1:1/x' }, ['migrate', '--status']);
+    const away = await runToEnd({ DATABASE_URL: 'postgres://u:hush@127.0.0.1:1/x', DATABASE_WAIT: '1' }, [
+      'migrate',
+      '--status',
+    ]);
     assert.equal(away.code, 1);
     assert.match(away.output, /^sendbatch: the database cannot be reached/);
     assert.doesNotMatch(away.output, /hush/);
