@@ -32,7 +32,7 @@ import { createSendBatch } from './service/send-batch.ts';
 import { createTallied } from './service/tally.ts';
 import { createTemplates } from './service/templates.ts';
 import { createWindows } from './service/windows.ts';
-import { standingOfBatches } from './storage/batch.ts';
+import { standingOfBatches } from './storage/batch-turn.ts';
 import { openCounter } from './storage/counter.ts';
 import type { DatabaseOptions, PoolCounts } from './storage/database.ts';
 import { readLockWaits } from './storage/lock.ts';

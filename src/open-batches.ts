@@ -7,7 +7,8 @@ import { type BatchWatch, createBatchWatch } from './service/batch-watch.ts';
 import { type Batches, createBatches } from './service/batches.ts';
 import type { SendBatch } from './service/send-batch.ts';
 import type { Templates } from './service/templates.ts';
-import { dueCallers, sweepBatches } from './storage/batch.ts';
+import { sweepBatches } from './storage/batch.ts';
+import { dueCallers } from './storage/batch-turn.ts';
 import type { Db } from './storage/database.ts';
 
 /** Batches that are sent in the background, and who sends them. */

@@ -2,6 +2,7 @@ import { type BatchResult, draftsOf, isPassing, nextTry, resultOf, tallyOf } fro
 import { type Caller, type Scope, scopes } from '../domain/caller.ts';
 import { Failure, type Refusal } from '../domain/failure.ts';
 import type { TemplateText } from '../domain/template.ts';
+import type { StoredBatch } from '../storage/batch.ts';
 import {
   beginChunk,
   claimBatch,
@@ -9,10 +10,9 @@ import {
   nextDue,
   postponeBatch,
   type Settlement,
-  type StoredBatch,
   type StoredChunk,
   settleChunk,
-} from '../storage/batch.ts';
+} from '../storage/batch-turn.ts';
 import type { Db } from '../storage/database.ts';
 import type { SendBatch } from './send-batch.ts';
 

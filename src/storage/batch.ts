@@ -36,7 +36,8 @@ export type NewBatch = Pick<
   'batchId' | 'callerId' | 'caller' | 'name' | 'requestId' | 'templates' | 'priority' | 'createdAt' | 'sendAt'
 >;
 
-interface BatchRow {
+/** As the table has it. */
+export interface BatchRow {
   readonly batch_id: string;
   readonly state: BatchState;
   readonly caller_id: string;
@@ -161,99 +162,6 @@ export async function listBatches(
   return rows.map(toStored);
 }
 
-/**
- * Takes the turn of a caller: of its batches that are due the one that has had the fewest turns, at the price of its priority. What was in flight is taken again: it is of
- * a worker that is gone, for a caller has one turn at a time.
- */
-export async function claimBatch(db: Db, callerId: string, now: number): Promise<StoredBatch | undefined> {
-  const { rows } = await sql<BatchRow>`
-    update sendbatch.batch set in_flight = true, started_at = coalesce(started_at, ${now}::bigint), turns_taken = turns_taken + priority,
-      state = case state when 'queued' then 'running' else state end
-    where batch_id = (
-      select batch_id from sendbatch.batch where caller_id = ${callerId} and due_at <= ${now}::bigint
-      order by turns_taken, created_at, batch_id limit 1 for update)
-    returning *`.execute(db);
-  return rows.map(toStored)[0];
-}
-
-/** A chunk as its turn finds it. */
-export interface StoredChunk {
-  readonly ordinal: number;
-  readonly drafts: string;
-  /** Results of an earlier try, of which some are to be tried again. */
-  readonly results: string | null;
-  /** Whether it was tried before. */
-  readonly begun: boolean;
-}
-
-/** The next chunk of a batch; it is begun from now on. */
-export async function beginChunk(db: Db, batchId: string): Promise<StoredChunk | undefined> {
-  const { rows } = await sql<StoredChunk>`
-    with next as (
-      select ordinal, begun from sendbatch.batch_chunk where batch_id = ${batchId} and not settled order by due_at, ordinal limit 1)
-    update sendbatch.batch_chunk c set begun = true from next
-    where c.batch_id = ${batchId} and c.ordinal = next.ordinal
-    returning c.ordinal, c.drafts, c.results, next.begun`.execute(db);
-  return rows[0];
-}
-
-/** What a try of a chunk came to. */
-export interface Settlement {
-  readonly batchId: string;
-  readonly ordinal: number;
-  readonly results: string;
-  /** When it is tried again; undefined: all its messages have their results. */
-  readonly retryAt: number | undefined;
-  /** Newly settled messages. */
-  readonly counts: Tally;
-  readonly attempts: number;
-  readonly stalledSince: number | null;
-  readonly lastRefusal: Refusal | undefined;
-  readonly now: number;
-}
-
-/** Keeps the results of a try, and moves the batch on. Undefined when the chunk was settled by somebody else: then nothing is counted twice. */
-export async function settleChunk(db: Db, s: Settlement): Promise<StoredBatch | undefined> {
-  const isFinal = s.retryAt === undefined;
-  // The subquery sees the chunks as they were before: this one is left out by its number.
-  const next = isFinal
-    ? sql`(select min(due_at) from sendbatch.batch_chunk where batch_id = ${s.batchId} and not settled and ordinal <> ${s.ordinal})`
-    : sql`${s.retryAt}::bigint`;
-  const { rows } = await sql<BatchRow>`
-    with settled as (
-      update sendbatch.batch_chunk set settled = ${isFinal}, results = ${s.results}, drafts = case when ${isFinal} then '' else drafts end
-      where batch_id = ${s.batchId} and ordinal = ${s.ordinal} and not settled
-      returning ordinal
-    ), moved as (select ${next} as due_at from settled)
-    update sendbatch.batch b set in_flight = false, attempts = ${s.attempts}, stalled_since = ${s.stalledSince}::bigint,
-      last_refusal = ${s.lastRefusal === undefined ? null : JSON.stringify(s.lastRefusal)}::jsonb,
-      accepted_count = accepted_count + ${s.counts.accepted}::integer, duplicate_count = duplicate_count + ${s.counts.duplicate}::integer,
-      refused_count = refused_count + ${s.counts.refused}::integer,
-      due_at = case when state in ('cancelling', 'cancelled') then null else moved.due_at end,
-      state = case when moved.due_at is null then 'completed' when state in ('cancelling', 'cancelled') then 'cancelled' else state end,
-      ended_at = case when moved.due_at is null or state in ('cancelling', 'cancelled') then coalesce(ended_at, ${s.now}::bigint) end
-    from moved where b.batch_id = ${s.batchId}
-    returning b.*`.execute(db);
-  return rows.map(toStored)[0];
-}
-
-/** A try that failed for a reason of its own: the batch is due again later. */
-export async function postponeBatch(
-  db: Db,
-  { batchId, dueAt, stalledSince }: { batchId: string; dueAt: number; stalledSince: number },
-): Promise<void> {
-  await sql`
-    update sendbatch.batch set in_flight = false, attempts = attempts + 1, stalled_since = ${stalledSince}::bigint, due_at = ${dueAt}::bigint
-    where batch_id = ${batchId} and due_at is not null`.execute(db);
-}
-
-/** Ends a batch of which nothing is under way, as `cancelled` or `completed`. */
-export async function endBatch(db: Db, batchId: string, state: BatchState, now: number): Promise<void> {
-  await sql`
-    update sendbatch.batch set in_flight = false, state = ${state}, due_at = null, ended_at = ${now}::bigint
-    where batch_id = ${batchId} and ended_at is null`.execute(db);
-}
-
 /** Cancels it, now or when the chunk that is under way has ended. */
 export async function cancelBatch(db: Db, batchId: string, now: number): Promise<StoredBatch | undefined> {
   const { rows } = await sql<BatchRow>`
@@ -261,20 +169,6 @@ export async function cancelBatch(db: Db, batchId: string, now: number): Promise
       due_at = case when in_flight then ${now}::bigint end, ended_at = case when in_flight then null else ${now}::bigint end
     where batch_id = ${batchId} and state in ('queued', 'running') returning *`.execute(db);
   return rows.map(toStored)[0];
-}
-
-/** When a caller has something to do next. */
-export async function nextDue(db: Db, callerId: string): Promise<number | undefined> {
-  const { rows } = await sql<{ due_at: number | null }>`
-    select min(due_at) as due_at from sendbatch.batch where caller_id = ${callerId} and due_at is not null`.execute(db);
-  return rows[0]?.due_at ?? undefined;
-}
-
-/** Callers that have something to do now. */
-export async function dueCallers(db: Db, now: number, limit: number): Promise<string[]> {
-  const { rows } = await sql<{ caller_id: string }>`
-    select distinct caller_id from sendbatch.batch where due_at <= ${now}::bigint limit ${limit}`.execute(db);
-  return rows.map((row) => row.caller_id);
 }
 
 /** The results of settled chunks from a place in the order of sending on, as stored, up to the first that is not settled. */
@@ -294,20 +188,6 @@ export async function readResults(
     ordinal: row.ordinal,
     results: row.results ?? '[]',
   }));
-}
-
-/** What there is to do, over all callers. */
-export async function standingOfBatches(
-  db: Db,
-  now: number,
-): Promise<{ readonly batches: number; readonly messages: number; readonly oldestDueMs: number }> {
-  const { rows } = await sql<{ batches: number; messages: number; oldest: number | null }>`
-    select count(*) as batches, coalesce(sum(message_count - accepted_count - duplicate_count - refused_count), 0)::bigint as messages,
-      min(due_at) as oldest
-    from sendbatch.batch where due_at is not null`.execute(db);
-  const [row] = rows;
-  const oldest = row?.oldest ?? now;
-  return { batches: row?.batches ?? 0, messages: row?.messages ?? 0, oldestDueMs: Math.max(0, now - oldest) };
 }
 
 /** Removes batches that ended before a time, and what was begun to be submitted before another; returns how many. */
@@ -332,7 +212,7 @@ function one(rows: readonly BatchRow[]): StoredBatch {
   return toStored(row);
 }
 
-function toStored(row: BatchRow): StoredBatch {
+export function toStored(row: BatchRow): StoredBatch {
   return {
     batchId: row.batch_id,
     state: row.state,
