@@ -1,4 +1,3 @@
-import { setImmediate } from 'node:timers/promises';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type Timestamp, timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
 import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
@@ -47,29 +46,23 @@ export function createBatchService({ batches, batchWatch }: BatchServiceParts): 
     },
 
     async submitBatchStream(requests, context) {
-      let submission: Awaited<ReturnType<Batches['open']>> | undefined;
+      let submission: Opened | undefined;
       const open = async (options?: BatchOptions) => await batches.open(callOf(options, context));
-      let count = 0;
+      const end = new StreamEnd();
       let bytes = 0;
-      let expected = 0;
       try {
         for await (const frame of requests) {
           if (frame.options !== undefined && submission !== undefined)
             throw invalidField('options', 'must be in the first frame only');
-          checkFrame(frame, count);
+          checkFrame(frame, end.count);
+          end.see(frame);
           submission ??= await open(frame.options);
-          expected ||= frame.options?.messageCount ?? 0;
           bytes += frame.messages.reduce((sum, each) => sum + sizeOf(each), 0);
           if (bytes > limits.submitBytes) throw tooManyBytes();
-          count += frame.messages.length;
           await submission.add(frame.messages.map(toDraft));
         }
         submission ??= await open();
-        // Over HTTP/2 a stream that was reset reads like one that has ended well; its signal says so a moment later.
-        await setImmediate();
-        context.signal.throwIfAborted();
-        if (expected !== 0 && expected !== count)
-          throw invalidField('options.message_count', `says ${expected}, and ${count} messages came`);
+        end.assert();
         return answerOf(await submission.commit());
       } catch (error) {
         await submission?.abort();
@@ -116,6 +109,34 @@ export function createBatchService({ batches, batchWatch }: BatchServiceParts): 
       return { batch: toBatch(await batches.cancel(context.values.get(callerKey), batchId)) };
     },
   };
+}
+
+/**
+ * Whether all of a stream has come. HTTP/2 does not tell: Node's client ends a stream that it cancels, and resets it then; and a stream that was reset reads like one
+ * that has ended.
+ */
+class StreamEnd {
+  count = 0;
+  #expected = 0;
+  #last = false;
+
+  see({ options, messages, last }: SubmitBatchStreamRequest): void {
+    if (this.#last) throw invalidField('last', 'was set in the frame before');
+    this.#expected ||= options?.messageCount ?? 0;
+    this.#last = last;
+    this.count += messages.length;
+  }
+
+  assert(): void {
+    const { count } = this;
+    if (this.#expected === 0 && !this.#last && count > 0)
+      throw invalidField(
+        'last',
+        'must be set in the last frame, or options.message_count be given: a stream that was cut looks like one that has ended',
+      );
+    if (this.#expected !== 0 && this.#expected !== count)
+      throw invalidField('options.message_count', `is ${this.#expected}, and ${count} messages came`);
+  }
 }
 
 type Options = Omit<BatchOptions, '$typeName' | '$unknown' | 'messageCount'>;

@@ -112,7 +112,7 @@ async function* framesOf(
     yield create(SubmitBatchStreamRequestSchema, { messages });
     messages = [];
   }
-  yield create(SubmitBatchStreamRequestSchema, { messages });
+  yield create(SubmitBatchStreamRequestSchema, { messages, last: true });
 }
 
 /** What is wrong with a line, and which line it is: an editor counts lines from 1, the batch its messages from 0. */
@@ -167,15 +167,16 @@ async function* unpacked(request: Request): AsyncGenerator<Buffer> {
       'accept-encoding': 'gzip, identity',
     });
   const source = encoding === 'identity' ? request : pipeline(request, createGunzip(), () => {});
+  // Over HTTP/2 a body that was cut can read like one that has ended.
+  let packed = 0;
+  request.on('data', (chunk: Buffer) => {
+    packed += chunk.length;
+  });
   const body = source.iterator({ destroyOnReturn: false })[Symbol.asyncIterator]();
   try {
     for (;;) {
       const { done, value } = await body.next();
-      if (done === true) {
-        // Over HTTP/2 a body that was cut reads like one that has ended.
-        if (!request.complete) throw new Error('the body was cut');
-        return;
-      }
+      if (done === true) return assertWhole(request, packed);
       yield value as Buffer;
     }
   } catch (error) {
@@ -183,4 +184,11 @@ async function* unpacked(request: Request): AsyncGenerator<Buffer> {
     if (code?.startsWith('Z_')) throw new TranscodeError(400, 'the body is not gzip, as its Content-Encoding says');
     throw new ConnectError('the body ended before its end', Code.Canceled, undefined, undefined, error);
   }
+}
+
+function assertWhole(request: Request, bytes: number): void {
+  const declared = request.headers['content-length'];
+  const isReset = 'stream' in request && request.stream.rstCode !== 0;
+  if (isReset || (declared !== undefined && Number(declared) !== bytes))
+    throw new Error(`the body was cut after ${bytes} bytes`);
 }

@@ -126,6 +126,7 @@ describe('batches in the background', () => {
       yield { options: { requestId: `stream-${channel}`, name: 'streamed' }, messages: drafts(channel, 3) };
       for (let index = 0; index < count; index++) yield { messages: drafts(channel, 400) };
       if (fault !== undefined) throw fault;
+      yield { last: true };
     }
     const { batch } = await client.submitBatchStream(frames('stream', 10));
     assert.ok(batch);
@@ -135,11 +136,25 @@ describe('batches in the background', () => {
 
     for (let round = 0; round < 30; round++)
       await assert.rejects(client.submitBatchStream(frames('broken', round, new Error('gone'))));
-    const counted = { options: { messageCount: 4 }, messages: drafts('counted', 3) };
-    async function* short() {
-      yield counted;
+    for (const frame of [
+      { messages: drafts('cut', 3) },
+      { messages: drafts('cut', 3), options: { messageCount: 4 } },
+      { messages: drafts('cut', 3), options: { messageCount: 2 }, last: true },
+    ]) {
+      async function* one() {
+        yield frame;
+      }
+      assert.equal(await refusal(client.submitBatchStream(one())), 'InvalidArgument INVALID_FIELD');
     }
-    assert.equal(await refusal(client.submitBatchStream(short())), 'InvalidArgument INVALID_FIELD');
+    async function* more() {
+      yield { messages: drafts('cut', 3), last: true };
+      yield { messages: drafts('cut', 3) };
+    }
+    assert.equal(await refusal(client.submitBatchStream(more())), 'InvalidArgument INVALID_FIELD');
+    async function* counted() {
+      yield { messages: drafts('counted', 3), options: { messageCount: 3 } };
+    }
+    assert.equal((await client.submitBatchStream(counted())).batch?.messageCount, 3);
     const { batches } = await client.listBatches({});
     assert.ok(!batches.some((each) => each.requestId === 'stream-broken'));
 
