@@ -1,5 +1,6 @@
 import { type Logger as PinoLogger, pino } from 'pino';
 import pretty from 'pino-pretty';
+import type { WebhookTry } from './domain/webhook.ts';
 import { type Registry, secondsBounds } from './telemetry/registry.ts';
 import type { Traces } from './telemetry/tracing.ts';
 
@@ -58,20 +59,6 @@ export interface CallEnd {
   /** Who called: an id, no secret. */
   readonly caller?: string;
   readonly tally?: Tally | undefined;
-}
-
-/** A try to deliver to a webhook that ended; without its URL, which may hold secrets, and without what was sent. */
-export interface WebhookTry {
-  readonly webhook: string;
-  /** The `webhook-id`. */
-  readonly delivery: string;
-  readonly messages: number;
-  /** Which try it was, from 1. */
-  readonly attempt: number;
-  /** 0: there was no answer. */
-  readonly status: number;
-  readonly ms: number;
-  readonly error?: string;
 }
 
 /** A call under way. */

@@ -103,3 +103,17 @@ export function withinBytes<
     .map((range, index) => (index === at ? { ...range, lastSeq: last.messageSeq } : range));
   return { ranges: cut, messages: messages.slice(0, tooMuch) };
 }
+
+/** A try to deliver that ended, as it is told and counted: without the URL, which may hold secrets, and without what was sent. */
+export interface WebhookTry {
+  readonly webhook: string;
+  /** The `webhook-id`. */
+  readonly delivery: string;
+  readonly messages: number;
+  /** Which try it was, from 1. */
+  readonly attempt: number;
+  /** 0: there was no answer. */
+  readonly status: number;
+  readonly ms: number;
+  readonly error?: string;
+}

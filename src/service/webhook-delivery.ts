@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { bulkhead } from 'cockatiel';
-import { breakDelay, type Pace, retryDelay, type WebhookFormat } from '../domain/webhook.ts';
+import { breakDelay, type Pace, retryDelay, type WebhookFormat, type WebhookTry } from '../domain/webhook.ts';
 import type { Db } from '../storage/database.ts';
 import { disableWebhook, type StoredWebhook } from '../storage/webhook.ts';
 import {
@@ -22,20 +22,6 @@ export type { PlacedMessage };
 export interface WebhookBodies {
   messages(format: WebhookFormat, messages: readonly PlacedMessage[], at: Date): string;
   test(format: WebhookFormat, at: Date): string;
-}
-
-/** A try that ended, as it is told. */
-export interface WebhookTry {
-  readonly webhook: string;
-  /** The `webhook-id`. */
-  readonly delivery: string;
-  readonly messages: number;
-  /** Which try it was, from 1. */
-  readonly attempt: number;
-  /** 0: there was no answer. */
-  readonly status: number;
-  readonly ms: number;
-  readonly error?: string;
 }
 
 /** Told of what happens. */

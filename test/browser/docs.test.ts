@@ -1,25 +1,13 @@
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
-import { type Browser, chromium, type Page } from 'playwright-core';
+import type { Browser, Page } from 'playwright-core';
 import { createKeys } from '../../src/service/keys.ts';
+import { launchBrowser, noBrowser } from '../support/browser.ts';
 import { openStore } from '../support/database.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
 
-/** Debian's; `.ci/run` installs it. */
-const program = '/usr/bin/chromium';
-const flags = [
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-];
-
-describe('the page about the API', { skip: existsSync(program) ? false : `${program} is not installed` }, () => {
+describe('the page about the API', { skip: noBrowser }, () => {
   let service: TestService;
   let strict: TestService;
   let browser: Browser;
@@ -29,7 +17,7 @@ describe('the page about the API', { skip: existsSync(program) ? false : `${prog
   before(async () => {
     service = await startService();
     strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
-    browser = await chromium.launch({ executablePath: program, args: flags });
+    browser = await launchBrowser();
   });
   after(async () => {
     await browser?.close();

@@ -5,24 +5,13 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join, normalize } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { type Browser, chromium } from 'playwright-core';
+import type { Browser } from 'playwright-core';
+import { launchBrowser, noBrowser } from '../support/browser.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
 
 const root = join(import.meta.dirname, '../..');
-/** Debian's; `.ci/run` installs it. */
-const program = '/usr/bin/chromium';
-const flags = [
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-];
-
 /** Bare names as a bundler would resolve them, from the packages' own `exports`. */
 function importMap(): object {
   const imports: Record<string, string> = {
@@ -71,7 +60,7 @@ const script = `
   });
   window.ready = true;`;
 
-describe('a page of another origin', { skip: existsSync(program) ? false : `${program} is not installed` }, () => {
+describe('a page of another origin', { skip: noBrowser }, () => {
   /** Has the database, for as long as the other one comes and goes. */
   let keeper: TestService;
   let service: TestService;
@@ -105,7 +94,7 @@ describe('a page of another origin', { skip: existsSync(program) ? false : `${pr
       response.end(readFileSync(file));
     });
     await new Promise<void>((resolve) => pages.listen(0, '127.0.0.1', resolve));
-    browser = await chromium.launch({ executablePath: program, args: flags });
+    browser = await launchBrowser();
   });
   after(async () => {
     await browser?.close();

@@ -52,7 +52,7 @@ const mayImport: Record<string, readonly string[]> = {
   'worker-metrics': ['telemetry'],
   config: [],
   limits: [],
-  events: ['telemetry'],
+  events: ['domain', 'telemetry'],
   telemetry: [],
   version: [],
 };
