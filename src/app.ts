@@ -67,8 +67,18 @@ const reloadMs = 1000;
  */
 export async function start(config: Config, log: Log, allMetrics?: () => Promise<string>): Promise<App> {
   const undo: (() => Promise<unknown>)[] = [];
+  /** One grace for all that waits for something to end. */
+  let graceEnds = 0;
+  const graceLeft = () => Math.max(0, graceEnds - performance.now());
+  const graceBegins = () => {
+    graceEnds = performance.now() + config.shutdownGraceMs;
+  };
+  /** Every step is made, whatever becomes of the others; what failed first is thrown. */
   const stopAll = async () => {
-    for (const step of undo.splice(0).reverse()) await step();
+    graceBegins();
+    const failed: unknown[] = [];
+    for (const step of undo.splice(0).reverse()) await step().catch((error: unknown) => failed.push(error));
+    if (failed.length > 0) throw failed[0];
   };
   try {
     const registry = createRegistry();
@@ -95,7 +105,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     undo.push(() => opened.close());
     const { tails, live } = opened;
     const hooks = await openWebhooks(config, db, createWebhookBodies(), events);
-    undo.push(() => hooks.close(config.shutdownGraceMs));
+    undo.push(() => hooks.close(graceLeft()));
     const store: Store = {
       ...opened.store,
       announces: hooks.webhooks.any,
@@ -196,8 +206,9 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     });
     const identify = config.asks ? createIdentify(config.identity, keys.identify) : undefined;
     const background = await openBatches({ database, db, config, sendBatch, templates, events });
-    undo.push(() => background.close());
+    undo.push(() => background.close(graceLeft()));
     const { batches, batchWatch } = background;
+    const closing = new AbortController();
     const routes = createRoutes(
       {
         version,
@@ -216,6 +227,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         batchWatch,
         webhooks: hooks.webhooks,
         readiness,
+        closing: closing.signal,
         systemUids: systemUids === 'all' ? [] : systemUids,
       },
       events,
@@ -227,9 +239,10 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       ...(config.tls === undefined ? {} : { tls: config.tls }),
       handler: createServer(guard, createShed(overload, routes.methodOf), routes),
     });
-    undo.push(() => listener.close(config.shutdownGraceMs));
+    undo.push(() => listener.close(graceLeft()));
     // Before calls are refused: a tail has no end of its own to wait for.
     undo.push(async () => {
+      closing.abort();
       tails.close();
       batchWatch.close();
       readiness.close();
@@ -238,10 +251,11 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     undo.push(async () => {
       await readiness.drain();
       await delay(config.drainDelayMs);
+      graceBegins();
     });
     return { url: listener.url, database: database.words, metrics: registry.text, stop: stopAll };
   } catch (error) {
-    await stopAll();
+    await stopAll().catch(() => {});
     throw error;
   }
 }

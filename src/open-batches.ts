@@ -15,8 +15,8 @@ import type { Db } from './storage/database.ts';
 export interface OpenBatches {
   readonly batches: Batches;
   readonly batchWatch: BatchWatch;
-  /** Finishes the chunks under way. */
-  close(): Promise<void>;
+  /** Finishes the chunks under way, so many milliseconds. */
+  close(graceMs: number): Promise<void>;
 }
 
 /** How often it is looked for callers whose turn was lost: the queue keeps them, so that it finds none unless somebody emptied the queue. */
@@ -37,7 +37,7 @@ export async function openBatches({
 }: {
   readonly database: OpenServer;
   readonly db: Db;
-  readonly config: Pick<Config, 'batchConcurrency' | 'batchRetentionDays' | 'shutdownGraceMs'>;
+  readonly config: Pick<Config, 'batchConcurrency' | 'batchRetentionDays'>;
   readonly sendBatch: SendBatch;
   readonly templates: Templates;
   readonly events: Events;
@@ -58,17 +58,22 @@ export async function openBatches({
   const batches = createBatches({ db, templates, wake, onMoved });
   const batchWatch = createBatchWatch(batches);
   const turn = createTurn({ db, sendBatch, onMoved, onError: turns.onError, now: Date.now });
-  if (config.batchConcurrency > 0)
-    await jobs.run(async (callerId) => {
-      const start = performance.now();
-      const done = (failed: boolean) => turns.onRun(performance.now() - start, failed);
-      const dueAt = await turn(callerId).catch((error: unknown) => {
-        done(true);
-        throw error;
-      });
-      done(false);
-      if (dueAt !== undefined) await wake(callerId, dueAt);
-    }, config.batchConcurrency);
+  const take = async (callerId: string) => {
+    const start = performance.now();
+    const done = (failed: boolean) => turns.onRun(performance.now() - start, failed);
+    const dueAt = await turn(callerId).catch((error: unknown) => {
+      done(true);
+      throw error;
+    });
+    done(false);
+    if (dueAt !== undefined) await wake(callerId, dueAt);
+  };
+  try {
+    if (config.batchConcurrency > 0) await jobs.run(take, config.batchConcurrency);
+  } catch (error) {
+    await jobs.stop(0);
+    throw error;
+  }
   const looking = startLoop({
     everyMs: lookMs,
     ...watch,
@@ -81,9 +86,9 @@ export async function openBatches({
   return {
     batches,
     batchWatch,
-    async close() {
+    async close(graceMs) {
       await looking.stop();
-      await jobs.stop(config.shutdownGraceMs);
+      await jobs.stop(graceMs);
     },
   };
 }

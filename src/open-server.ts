@@ -195,7 +195,7 @@ async function askWhatItIs(db: Db, waitMs: number, log: Log): Promise<ServerFact
       const waited = performance.now() - since;
       const cause = textOf(error);
       if (!isAway(error) || waited + pause > waitMs) {
-        const tried = pause > firstPauseMs ? ` (tried for ${Math.round(waited / 1000)} s)` : '';
+        const tried = pause > firstPauseMs ? ` (tried for ${(waited / 1000).toFixed(1)} s)` : '';
         const way = cause.includes('unsupported startup parameter')
           ? 'PgBouncer wants ignore_startup_parameters = lock_timeout,statement_timeout,idle_in_transaction_session_timeout, and those set by its connect_query'
           : 'Is DATABASE_URL right, and the server up?';

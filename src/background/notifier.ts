@@ -51,6 +51,7 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
   let made = false;
   let flushing: Promise<void> | undefined;
   let stopped = false;
+  const stopping = new AbortController();
 
   async function flush(): Promise<void> {
     await delay(flushMs);
@@ -81,7 +82,9 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
         if (!stopped) onError(error);
       }
       if (stopped) return;
-      await delay(pause * (0.5 + Math.random() / 2), undefined, { ref: false });
+      await delay(pause * (0.5 + Math.random() / 2), undefined, { ref: false, signal: stopping.signal }).catch(
+        () => {},
+      );
       pause = Math.min(pause * 2, longestPauseMs);
     }
   }
@@ -99,6 +102,7 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
     },
     async stop(abort) {
       stopped = true;
+      stopping.abort();
       await flushing;
       await abort();
       await listening;

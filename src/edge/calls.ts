@@ -42,11 +42,14 @@ export function callInterceptor(events: Events): Interceptor {
     try {
       const response = await call.run(() => next(request));
       response.header.set(requestIdHeader, requestId);
-      if (response.stream) return { ...response, message: until(response.message, requestId, ended) };
+      if (response.stream) {
+        const error = (thrown: unknown) => errorOf(thrown, request);
+        return { ...response, message: until(response.message, requestId, { error, ended }) };
+      }
       ended();
       return response;
     } catch (thrown) {
-      const error = toConnectError(thrown);
+      const error = errorOf(thrown, request);
       error.metadata.set(requestIdHeader, requestId);
       ended(error);
       throw error;
@@ -58,7 +61,7 @@ export function callInterceptor(events: Events): Interceptor {
 async function* until<T>(
   messages: AsyncIterable<T>,
   requestId: string,
-  ended: (error?: ConnectError) => void,
+  call: { readonly error: (thrown: unknown) => ConnectError; readonly ended: (error?: ConnectError) => void },
 ): AsyncIterable<T> {
   // Where neither the end nor an error comes the reader has left.
   let error: ConnectError | undefined = new ConnectError('the caller has gone away', Code.Canceled);
@@ -66,12 +69,26 @@ async function* until<T>(
     yield* messages;
     error = undefined;
   } catch (thrown) {
-    error = toConnectError(thrown);
+    error = call.error(thrown);
     error.metadata.set(requestIdHeader, requestId);
     throw error;
   } finally {
-    ended(error);
+    call.ended(error);
   }
+}
+
+/** What a stream throws that was cut by its other end, or by its signal. */
+const cuts: ReadonlySet<unknown> = new Set(['ECONNRESET', 'EPIPE', 'ERR_STREAM_PREMATURE_CLOSE', 'ABORT_ERR']);
+
+/** A thrown value as the error that goes out. A caller that hangs up is no defect of the service, whatever words that has in Node. */
+function errorOf(thrown: unknown, { signal, stream }: { signal: AbortSignal; stream: boolean }): ConnectError {
+  if (thrown instanceof ConnectError || thrown instanceof Failure) return toConnectError(thrown);
+  const { code, name } = thrown as { code?: unknown; name?: unknown };
+  const isCut = cuts.has(code) || name === 'AbortError';
+  if (!(signal.aborted && (thrown === signal.reason || isCut)) && !(stream && isCut)) return toConnectError(thrown);
+  return signal.reason instanceof ConnectError
+    ? signal.reason
+    : new ConnectError('the caller has gone away', Code.Canceled, undefined, undefined, thrown);
 }
 
 /**

@@ -5,6 +5,9 @@ import type { connectNodeAdapter } from '@connectrpc/connect-node';
 import type { Protocol } from '../events.ts';
 import { certificateKey, certificateOf } from './identity.ts';
 
+/** What a timer of Node's takes; one that is longer ends at once. */
+export const longestTimerMs = 2 ** 31 - 1;
+
 export type Handler = ReturnType<typeof connectNodeAdapter>;
 export type Request = Parameters<Handler>[0];
 export type Response = Parameters<Handler>[1];

@@ -17,7 +17,15 @@ export type Guard = (request: Seen) => Verdict;
 
 /** Seconds that a browser may remember a preflight's answer; Chromium caps it at two hours. */
 const preflightSeconds = '7200';
-const ownHeaders = ['authorization', 'token', 'idempotency-key', 'x-request-id', 'last-event-id'];
+const ownHeaders = [
+  'authorization',
+  'token',
+  'idempotency-key',
+  'x-request-id',
+  'last-event-id',
+  'traceparent',
+  'tracestate',
+];
 const ownAnswers = ['x-request-id', 'retry-after', 'ratelimit', 'ratelimit-policy', 'allow'];
 
 /**

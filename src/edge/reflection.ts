@@ -24,15 +24,34 @@ type Answer = NonNullable<MessageInitShape<typeof ServerReflectionResponseSchema
 export function createReflectionService(
   services: () => readonly DescService[],
   more: readonly DescFile[],
+  closing: AbortSignal,
 ): ServiceImpl<typeof ServerReflection> {
   let index: Index | undefined;
   return {
     async *serverReflectionInfo(requests) {
       index ??= indexOf(services(), more);
-      for await (const request of requests)
+      for await (const request of untilAborted(requests, closing))
         yield { validHost: request.host, originalRequest: request, messageResponse: answerOf(request, index) };
     },
   };
+}
+
+/** A client may ask nothing for hours; a stop does not wait for it. */
+async function* untilAborted<T>(requests: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
+  const { promise: aborted, resolve } = Promise.withResolvers<undefined>();
+  const stop = () => resolve(undefined);
+  signal.addEventListener('abort', stop);
+  if (signal.aborted) stop();
+  const iterator = requests[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const next = await Promise.race([iterator.next(), aborted]);
+      if (next === undefined || next.done === true) return;
+      yield next.value;
+    }
+  } finally {
+    signal.removeEventListener('abort', stop);
+  }
 }
 
 interface Index {

@@ -76,6 +76,8 @@ export type Parts = MessageServiceParts &
     /** Unset: nobody is asked for a credential. */
     readonly identify: Identify | undefined;
     readonly readiness: Readiness;
+    /** Aborted when the service stops: streams that have no end of their own end. */
+    readonly closing: AbortSignal;
     readonly metrics: Omit<MetricsParts, 'onError'>;
   };
 
@@ -99,7 +101,7 @@ function createMethodOf(services: readonly { service: DescService }[], { methodO
 export function createRoutes(parts: Parts, events: Events): Routes {
   // Whatever stands below is in the health list and in reflection, and its JSON routes in /openapi.json.
   const served = () => services.map(({ service }) => service);
-  const reflection = createReflectionService(served, [file_google_rpc_error_details]);
+  const reflection = createReflectionService(served, [file_google_rpc_error_details], parts.closing);
   const batchService = createBatchService(parts);
   const services = [
     { service: MessageService, implementation: createMessageService(parts) },

@@ -4,6 +4,7 @@ import type { ConnectError } from '@connectrpc/connect';
 import { encodeEnvelope } from '@connectrpc/connect/protocol';
 import { endStreamFlag, endStreamToJson, errorToJson } from '@connectrpc/connect/protocol-connect';
 import { setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
+import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { type Overload, overloaded } from '../service/overload.ts';
 import { scopeOf } from './authenticate.ts';
 import type { Request, Response } from './exchange.ts';
@@ -21,8 +22,8 @@ export function createShed(overload: Overload, methodOf: (request: Request) => D
   return (request, response) => {
     if (!overload.arrives()) return false;
     const method = methodOf(request);
-    const kind = method === undefined ? undefined : scopeOf(method);
-    if ((kind !== 'send' && kind !== 'read') || !overload.refuses(kind)) return false;
+    const kind = method === undefined ? undefined : loadOf(method);
+    if (kind === undefined || !overload.refuses(kind)) return false;
     const type = request.headers['content-type'] ?? '';
     const { status, headers, body } = answers[protocolOf(type, request, method)];
     response.statusCode = status;
@@ -31,19 +32,34 @@ export function createShed(overload: Overload, methodOf: (request: Request) => D
     // Without a body nothing is written but headers that end the stream: gRPC's Trailers-Only.
     if (body === undefined) response.end();
     else response.end(body);
-    dismiss(request, response, body !== undefined);
+    dismiss(request, response);
     return true;
   };
 }
 
+/** After so long a caller that has its answer and sends no more is let go. */
+const dismissMs = 5000;
+
 /**
- * What is still to come of the request is thrown away on HTTP/1.1. On HTTP/2 the caller is told to send no more of it (RST_STREAM with NO_ERROR): else one that has stopped
- * to send, having its answer, leaves the stream open for a minute. Node does so behind a body, if nobody has touched the request's; behind headers alone it does not.
+ * What is still to come of the request is thrown away: a client of Node's holds what it could not send against all of its connection, and three refused batches of 4 MB
+ * would be its end.
  */
-function dismiss(request: Request, response: Response, hasBody: boolean): void {
+function dismiss(request: Request, response: Response): void {
   request.on('error', () => {});
-  if (!('stream' in response)) request.resume();
-  else if (!hasBody) response.stream.close(constants.NGHTTP2_NO_ERROR);
+  request.resume();
+  if (!('stream' in response)) return;
+  const { stream } = response;
+  const timer = setTimeout(() => stream.close(constants.NGHTTP2_NO_ERROR), dismissMs).unref();
+  stream.once('close', () => clearTimeout(timer));
+}
+
+/** What a call is a load of; undefined: it operates the service, and is never refused. */
+function loadOf(method: DescMethod): 'send' | 'read' | undefined {
+  const { submitBatch, submitBatchStream, cancelBatch } = BatchService.method;
+  if (method === cancelBatch) return undefined;
+  if (method.parent === BatchService) return method === submitBatch || method === submitBatchStream ? 'send' : 'read';
+  const scope = scopeOf(method);
+  return scope === 'send' || scope === 'read' ? scope : undefined;
 }
 
 type Protocol = 'grpc' | 'stream' | 'connect' | 'json';

@@ -11,7 +11,15 @@ import {
 } from '@connectrpc/connect';
 import { type Compression, createMethodUrl, invokeUnaryImplementation } from '@connectrpc/connect/protocol';
 import { parseTimeout, setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
-import { callerSignal, contextValuesOf, entryKey, type Request, type Response, webHeaders } from './exchange.ts';
+import {
+  callerSignal,
+  contextValuesOf,
+  entryKey,
+  longestTimerMs,
+  type Request,
+  type Response,
+  webHeaders,
+} from './exchange.ts';
 import { toConnectError } from './failures.ts';
 
 type UnaryMethod = MethodImplSpec & { kind: 'unary' };
@@ -55,7 +63,9 @@ export function createUnaryGrpc(options: UnaryGrpcOptions): (request: Request, r
     if ((headers['grpc-encoding'] ?? 'identity') !== 'identity') return false;
     const { timeoutMs, error } = parseTimeout(textOf(headers['grpc-timeout']), Number.MAX_SAFE_INTEGER);
     if (error !== undefined) return false;
-    void serve(method, options, { request, response, timeoutMs });
+    // A timer of Node's that is longer than this ends at once.
+    const bounded = timeoutMs === undefined ? undefined : Math.min(timeoutMs, longestTimerMs);
+    void serve(method, options, { request, response, timeoutMs: bounded });
     return true;
   };
 }

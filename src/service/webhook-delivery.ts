@@ -77,8 +77,11 @@ export function createWebhookDelivery(options: DeliveryOptions): WebhookDelivery
   const lane = async (lease: Lease): Promise<void> => {
     for (let count = 0; count < deliveriesInRow && !stopping; count++) {
       const newId = `msg_${randomUUID().replaceAll('-', '')}`;
+      const since = performance.now();
       const delivery = await ask(() => takeDelivery(db, lease, { newId, leaseMs, now: now() }));
       if (delivery === undefined) break;
+      // This process stood still meanwhile: the lane may be another's, which has gone on.
+      if (performance.now() - since > leaseMs) return;
       if (delivery.messages.length === 0) await ask(() => endDelivery(db, lease));
       else if (!(await deliver(lease, delivery))) return;
     }

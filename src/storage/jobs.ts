@@ -62,7 +62,12 @@ export async function jobsPending(db: Db): Promise<boolean> {
 /** Opens the queue, which was installed. */
 export async function openJobs(connection: pg.PoolConfig, options: JobsOptions): Promise<Jobs> {
   const boss = open(connection, { supervise: true, ...options });
-  await boss.start();
+  try {
+    await boss.start();
+  } catch (error) {
+    await boss.stop({ graceful: false });
+    throw error;
+  }
   let worker: string | undefined;
   const wake = () => {
     if (worker !== undefined) boss.notifyWorker(worker);
@@ -94,7 +99,8 @@ export async function openJobs(connection: pg.PoolConfig, options: JobsOptions):
         { singletonKey: `${keyOf(callerId)} ${second}`, startAfter: new Date(timeMs) },
       );
     },
-    stop: (graceMs) => boss.stop({ graceful: true, timeout: graceMs }),
+    // The library takes no less than a second.
+    stop: (graceMs) => boss.stop({ graceful: true, timeout: Math.max(1000, graceMs) }),
   };
 }
 
