@@ -23,8 +23,8 @@ export interface OpenBatches {
 const lookMs = 15_000;
 const callersAtOnce = 1000;
 const dayMs = 24 * 3600_000;
-/** A submission that takes longer than this was given up. */
-const receivingMs = 3600_000;
+/** A submission of which nothing came for so long was given up. */
+const silentMs = 3600_000;
 const sweepBite = 100;
 
 export async function openBatches({
@@ -80,7 +80,7 @@ export async function openBatches({
     async run() {
       for (const callerId of await dueCallers(db, Date.now(), callersAtOnce)) await jobs.turn(callerId);
       const endedBefore = Date.now() - config.batchRetentionDays * dayMs;
-      await sweepBatches(db, { endedBefore, begunBefore: Date.now() - receivingMs, limit: sweepBite });
+      await sweepBatches(db, { endedBefore, silentSince: Date.now() - silentMs, limit: sweepBite });
     },
   });
   return {

@@ -93,6 +93,7 @@ export function createBatchService({ batches, batchWatch }: BatchServiceParts): 
         from: { dueAt, ordinal, skip },
         refusedOnly,
         limit: pageSize || limits.resultsPage,
+        signal: context.signal,
       });
       return {
         results: results.map(toResult),

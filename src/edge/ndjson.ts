@@ -127,6 +127,8 @@ function ofLine(line: number, error: unknown): unknown {
 }
 
 const lineFeed = 0x0a;
+/** Empty lines are free, but a packed body of nothing else is hours of work. */
+const mostLines = 2 * limits.submitMessages;
 
 /** The lines that hold something, as bytes. */
 async function* linesOf(request: Request): AsyncGenerator<{ line: number; bytes: Uint8Array }> {
@@ -144,6 +146,11 @@ async function* linesOf(request: Request): AsyncGenerator<{ line: number; bytes:
       held = 0;
       start = at + 1;
       line++;
+      if (line > mostLines)
+        throw new TranscodeError(
+          413,
+          `the body has over ${mostLines} lines; a batch has up to ${limits.submitMessages} messages`,
+        );
       if (isFull(bytes)) yield { line, bytes };
     }
     rest.push(chunk.subarray(start));

@@ -1,4 +1,6 @@
 import { Code, ConnectError } from '@connectrpc/connect';
+import { parseTimeout as connectTimeout } from '@connectrpc/connect/protocol-connect';
+import { parseTimeout as grpcTimeout } from '@connectrpc/connect/protocol-grpc';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
 import type { Protocol } from '../events.ts';
 import {
@@ -7,6 +9,7 @@ import {
   type Entry,
   entryKey,
   type Handler,
+  longestTimerMs,
   type Request,
   type Response,
   universalRequest,
@@ -71,8 +74,17 @@ export function createServer(guard: Guard, shed: Shed, doors: Routes): Handler {
     response.once('close', () => {
       if (entries.get(request)?.called === false) requestRejected('malformed');
     });
+    boundDeadline(request.headers);
     rpc(request, response);
   };
+}
+
+/** A timer of Node's that is longer than 24.8 days ends at once, and with it the call: a longer deadline becomes that. */
+function boundDeadline(headers: Request['headers']): void {
+  const grpc = grpcTimeout(String(headers['grpc-timeout']), longestTimerMs);
+  if ((grpc.timeoutMs ?? 0) > longestTimerMs) headers['grpc-timeout'] = `${Math.floor(longestTimerMs / 1000)}S`;
+  const connect = connectTimeout(String(headers['connect-timeout-ms']), longestTimerMs);
+  if ((connect.timeoutMs ?? 0) > longestTimerMs) headers['connect-timeout-ms'] = String(longestTimerMs);
 }
 
 /** By the content type, as Connect tells them apart. */

@@ -5,6 +5,7 @@ import type { TemplateText } from '../domain/template.ts';
 import type { StoredBatch } from '../storage/batch.ts';
 import {
   beginChunk,
+  type ClaimedBatch,
   claimBatch,
   endBatch,
   nextDue,
@@ -50,7 +51,7 @@ export function createTurn(parts: TurnParts): (callerId: string) => Promise<numb
         parts.onError(error);
         const stalledSince = batch.stalledSince ?? now();
         const retryAt = nextTry([], { attempts: batch.attempts, stalledSince, now: now() }) ?? now() + 60_000;
-        await postponeBatch(db, { batchId: batch.batchId, dueAt: retryAt, stalledSince });
+        await postponeBatch(db, batch, { dueAt: retryAt, stalledSince });
       }
       onMoved(batch.batchId);
     }
@@ -58,13 +59,12 @@ export function createTurn(parts: TurnParts): (callerId: string) => Promise<numb
   };
 }
 
-async function sendNext(parts: TurnParts, batch: StoredBatch): Promise<void> {
+async function sendNext(parts: TurnParts, batch: ClaimedBatch): Promise<void> {
   const { db, now } = parts;
-  const { batchId } = batch;
   // Cancelled while a worker that is gone had it.
-  if (batch.state === 'cancelling') return await endBatch(db, batchId, 'cancelled', now());
-  const chunk = await beginChunk(db, batchId);
-  if (chunk === undefined) return await endBatch(db, batchId, 'completed', now());
+  if (batch.state === 'cancelling') return await endBatch(db, batch, 'cancelled', now());
+  const chunk = await beginChunk(db, batch.batchId);
+  if (chunk === undefined) return await endBatch(db, batch, 'completed', now());
   const before = chunk.results === null ? [] : (JSON.parse(chunk.results) as BatchResult[]);
   const results = await tryChunk(parts, batch, chunk, before);
   await settleChunk(db, settle(batch, chunk, { before, results, now: now() }));
@@ -73,7 +73,7 @@ async function sendNext(parts: TurnParts, batch: StoredBatch): Promise<void> {
 /** Sends what has no lasting result yet; returns the results of the whole chunk, in its order. */
 async function tryChunk(
   { sendBatch, onError }: TurnParts,
-  batch: StoredBatch,
+  batch: ClaimedBatch,
   chunk: StoredChunk,
   before: readonly BatchResult[],
 ): Promise<BatchResult[]> {
@@ -124,6 +124,7 @@ function settle(
   const all = tallyOf(retryAt === undefined ? results : results.filter((each) => !isPassing(each)));
   return {
     batchId: batch.batchId,
+    turn: batch.turn,
     ordinal: chunk.ordinal,
     results: JSON.stringify(retryAt === undefined ? results.map(lasting) : results),
     retryAt,

@@ -43,7 +43,13 @@ export interface Batches {
   results(
     caller: Caller,
     batchId: string,
-    page: { readonly from: ResultsCursor; readonly refusedOnly: boolean; readonly limit: number },
+    page: {
+      readonly from: ResultsCursor;
+      readonly refusedOnly: boolean;
+      readonly limit: number;
+      /** Whoever asks has hung up: a page of the refused may be a long search. */
+      readonly signal: AbortSignal;
+    },
   ): Promise<ResultsPage>;
   cancel(caller: Caller, batchId: string): Promise<StoredBatch>;
 }
@@ -82,9 +88,9 @@ export function createBatches(parts: BatchesParts): Batches {
     get: find,
     list: (caller, page) =>
       orBusy(() => listBatches(db, { ...page, callerId: caller.scopes.has('admin') ? undefined : caller.id })),
-    async results(caller, batchId, { from, refusedOnly, limit }) {
+    async results(caller, batchId, page) {
       await find(caller, batchId);
-      return await orBusy(() => readPage(db, batchId, { from, refusedOnly, limit }));
+      return await orBusy(() => readPage(db, batchId, page));
     },
     async cancel(caller, batchId) {
       const batch = await find(caller, batchId);
@@ -99,11 +105,12 @@ export function createBatches(parts: BatchesParts): Batches {
 async function readPage(
   db: Db,
   batchId: string,
-  { from, refusedOnly, limit }: { from: ResultsCursor; refusedOnly: boolean; limit: number },
+  { from, refusedOnly, limit, signal }: Parameters<Batches['results']>[2],
 ): Promise<ResultsPage> {
   const results: BatchResult[] = [];
   let cursor = from;
   for (;;) {
+    signal.throwIfAborted();
     const chunks = await readResults(db, batchId, cursor, refusedOnly ? chunksAtOnce : 2);
     for (const { dueAt, ordinal, results: text } of chunks) {
       const skip = ordinal === cursor.ordinal && dueAt === cursor.dueAt ? cursor.skip : 0;

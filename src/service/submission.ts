@@ -1,22 +1,22 @@
 import { createHash, randomUUID } from 'node:crypto';
-import { type BatchDraft, type BatchPriority, cutChunks, type Placed, turnCost } from '../domain/batch.ts';
+import { type BatchDraft, type BatchPriority, type Chunk, cutChunks, type Placed, turnCost } from '../domain/batch.ts';
 import type { Caller } from '../domain/caller.ts';
 import { Failure, malformed, type Violation } from '../domain/failure.ts';
 import type { TemplateText } from '../domain/template.ts';
 import { limits } from '../limits.ts';
 import {
   findByRequestId,
-  insertChunks,
   insertReceiving,
   type NewBatch,
   queueBatch,
+  receiveChunks,
   removeBatch,
   type StoredBatch,
 } from '../storage/batch.ts';
-import type { Db } from '../storage/database.ts';
+import type { Db, Tx } from '../storage/database.ts';
 import { isSameRequest } from '../storage/failure.ts';
 import { snapshotOf } from './batch-turn.ts';
-import { orBusy } from './store-busy.ts';
+import { orBusy, storeBusy } from './store-busy.ts';
 import type { Templates } from './templates.ts';
 
 /** A batch as a caller submits it, already checked against the rules of the proto. */
@@ -70,6 +70,7 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
   const own = new Set(call.templates.map((each) => each.name));
   const versions = new Map<string, number>();
   let held: Placed[] = [];
+  let heldChars = 0;
   let count = 0;
   let chunks = 0;
   let noted = false;
@@ -81,8 +82,13 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
     noted = true;
     const cut = cutChunks(held);
     held = [];
-    await insertChunks(db, batch.batchId, chunks, cut);
+    heldChars = 0;
+    await keep(db, cut);
     chunks += cut.length;
+  }
+
+  async function keep(to: Db | Tx, cut: readonly Chunk[]): Promise<void> {
+    if (!(await receiveChunks(to, batch.batchId, chunks, { chunks: cut, now: now() }))) throw givenUp();
   }
 
   /** A stored template stays the one that it is now: a chunk that is tried again must render the same. */
@@ -102,10 +108,12 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
         for (const draft of drafts) {
           const dueAt = Math.max(draft.sendAt ?? call.sendAt ?? createdAt, createdAt);
           const each = { index: count, dueAt, draft };
-          content.update(JSON.stringify([draft.sendAt ?? null, contentOf(draft)]));
+          const text = JSON.stringify([draft.sendAt ?? null, contentOf(draft)]);
+          content.update(text);
+          heldChars += text.length;
           held.push({ ...each, draft: await pinned(draft) });
           count++;
-          if (held.length >= heldMessages) await flush();
+          if (held.length >= heldMessages || heldChars >= limits.chunkChars) await flush();
         }
       }),
     commit: () =>
@@ -117,7 +125,8 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
         const stored = await db
           .transaction()
           .execute(async (tx) => {
-            await insertChunks(tx, batch.batchId, chunks, rest);
+            if (!noted) await insertReceiving(tx, batch);
+            await keep(tx, rest);
             return await queueBatch(tx, batch, { messageCount: count, contentHash });
           })
           .catch(async (error: unknown) => {
@@ -181,6 +190,11 @@ function assertTimes(
     if (each.sendAt !== undefined && !(each.sendAt <= last))
       violations.push({ field: `messages[${first + index}].send_at`, description, reason: 'INVALID_FIELD' });
   if (violations.length > 0) throw malformed(violations, { limit: String(limits.scheduleDays) });
+}
+
+/** Swept as one of which nothing came any more: nothing of it is kept. */
+function givenUp(): Failure {
+  return storeBusy(new Error('the submission was silent for too long and was taken for given up'));
 }
 
 function tooLarge(actual: number): Failure {

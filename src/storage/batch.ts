@@ -13,8 +13,6 @@ export interface StoredBatch {
   readonly name: string;
   readonly requestId: string;
   readonly contentHash: Buffer;
-  /** The batch's own templates, as the service wrote them. */
-  readonly templates: string;
   /** What a turn costs it. */
   readonly priority: number;
   readonly messageCount: number;
@@ -28,13 +26,18 @@ export interface StoredBatch {
   /** Since when it makes no progress; null when it does. */
   readonly stalledSince: number | null;
   readonly lastRefusal: Refusal | null;
+  /** What its turns have cost it: who settles a turn says which, so that a worker taken for dead, and then not, changes nothing. */
+  readonly turn: number;
 }
 
 /** What a new batch is. */
 export type NewBatch = Pick<
   StoredBatch,
-  'batchId' | 'callerId' | 'caller' | 'name' | 'requestId' | 'templates' | 'priority' | 'createdAt' | 'sendAt'
->;
+  'batchId' | 'callerId' | 'caller' | 'name' | 'requestId' | 'priority' | 'createdAt' | 'sendAt'
+> & {
+  /** The batch's own templates, as the service wrote them. */
+  readonly templates: string;
+};
 
 /** As the table has it. */
 export interface BatchRow {
@@ -45,8 +48,8 @@ export interface BatchRow {
   readonly name: string;
   readonly request_id: string;
   readonly content_hash: Buffer;
-  readonly templates: string;
   readonly priority: number;
+  readonly turns_taken: number;
   readonly message_count: number;
   readonly accepted_count: number;
   readonly duplicate_count: number;
@@ -61,51 +64,60 @@ export interface BatchRow {
   readonly last_refusal: Refusal | null;
 }
 
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const noHash = Buffer.alloc(0);
+
+/** All that callers see of a batch. Its own templates, up to 6 MiB, are only for whoever sends it. */
+const seen = sql.raw(
+  `batch_id, state, caller_id, caller, name, request_id, content_hash, priority, turns_taken, message_count, accepted_count, duplicate_count,
+  refused_count, created_at, send_at, started_at, ended_at, due_at, attempts, stalled_since, last_refusal`,
+);
 
 /** Notes a batch whose messages are still coming; nobody sees it. */
 export async function insertReceiving(db: Db, batch: NewBatch): Promise<void> {
   await sql`
-    insert into sendbatch.batch (batch_id, created_at, send_at, turns_taken, priority, message_count, state, caller_id, caller, name,
+    insert into sendbatch.batch (batch_id, created_at, received_at, send_at, turns_taken, priority, message_count, state, caller_id, caller, name,
       request_id, content_hash, templates)
-    values (${batch.batchId}, ${batch.createdAt}, ${batch.sendAt}, 0, ${batch.priority}, 0, 'receiving', ${batch.callerId},
+    values (${batch.batchId}, ${batch.createdAt}, ${batch.createdAt}, ${batch.sendAt}, 0, ${batch.priority}, 0, 'receiving', ${batch.callerId},
       ${JSON.stringify(batch.caller)}, ${batch.name}, ${batch.requestId}, ${noHash}, ${batch.templates})`.execute(db);
 }
 
-export async function insertChunks(
+/** Keeps chunks of a batch that is being received. False: it was swept as given up, and nothing was kept. */
+export async function receiveChunks(
   db: Db | Tx,
   batchId: string,
   firstOrdinal: number,
-  chunks: readonly Chunk[],
-): Promise<void> {
-  if (chunks.length === 0) return;
-  await sql`
-    insert into sendbatch.batch_chunk (batch_id, ordinal, due_at, drafts)
-    select ${batchId}::uuid, ${firstOrdinal}::integer + w.place - 1, w.due_at, w.drafts
-    from unnest(${chunks.map((each) => each.dueAt)}::bigint[], ${chunks.map((each) => each.drafts)}::text[])
-      with ordinality as w(due_at, drafts, place)`.execute(db);
+  { chunks, now }: { readonly chunks: readonly Chunk[]; readonly now: number },
+): Promise<boolean> {
+  const { rows } = await sql`
+    with alive as (
+      update sendbatch.batch set received_at = ${now}::bigint where batch_id = ${batchId} and state = 'receiving' returning batch_id
+    ), kept as (
+      insert into sendbatch.batch_chunk (batch_id, ordinal, due_at, drafts)
+      select alive.batch_id, ${firstOrdinal}::integer + w.place - 1, w.due_at, w.drafts
+      from alive, unnest(${chunks.map((each) => each.dueAt)}::bigint[], ${chunks.map((each) => each.drafts)}::text[])
+        with ordinality as w(due_at, drafts, place))
+    select from alive`.execute(db);
+  return rows.length === 1;
 }
 
 /**
- * Makes it a batch. It begins with as few turns as the caller's batch that has had the fewest, so that it neither waits for what they have had nor they for it. Throws a
- * unique_violation when the caller has another one of this request_id.
+ * Makes a batch of what was received. It begins with as few turns as the caller's batch that has had the fewest, so that it neither waits for what they have had nor they
+ * for it. Its row is locked by `receiveChunks` of the same transaction. Throws a unique_violation when the caller has another one of this request_id.
  */
 export async function queueBatch(
   db: Db | Tx,
-  batch: NewBatch,
+  { batchId, callerId }: Pick<NewBatch, 'batchId' | 'callerId'>,
   more: { readonly messageCount: number; readonly contentHash: Buffer },
 ): Promise<StoredBatch> {
   const { rows } = await sql<BatchRow>`
-    insert into sendbatch.batch (batch_id, created_at, send_at, turns_taken, priority, message_count, state, caller_id, caller, name,
-      request_id, content_hash, templates, due_at)
-    values (${batch.batchId}, ${batch.createdAt}, ${batch.sendAt},
-      coalesce((select min(turns_taken) from sendbatch.batch where caller_id = ${batch.callerId} and due_at is not null), 0),
-      ${batch.priority}, ${more.messageCount}, 'queued', ${batch.callerId}, ${JSON.stringify(batch.caller)}, ${batch.name}, ${batch.requestId},
-      ${more.contentHash}, ${batch.templates}, (select min(due_at) from sendbatch.batch_chunk where batch_id = ${batch.batchId}))
-    on conflict (batch_id) do update set state = excluded.state, message_count = excluded.message_count, turns_taken = excluded.turns_taken,
-      content_hash = excluded.content_hash, due_at = excluded.due_at
-    returning *`.execute(db);
-  return one(rows);
+    update sendbatch.batch set state = 'queued', message_count = ${more.messageCount}, content_hash = ${more.contentHash},
+      turns_taken = coalesce((select min(turns_taken) from sendbatch.batch where caller_id = ${callerId} and due_at is not null), 0),
+      due_at = (select min(due_at) from sendbatch.batch_chunk where batch_id = ${batchId})
+    where batch_id = ${batchId} and state = 'receiving' returning ${seen}`.execute(db);
+  const [row] = rows;
+  if (row === undefined) throw new Error(`batch ${batchId} is not being received`);
+  return toStored(row);
 }
 
 /** Removes a batch and all of it. */
@@ -116,14 +128,15 @@ export async function removeBatch(db: Db, batchId: string): Promise<void> {
 }
 
 export async function findBatch(db: Db, batchId: string): Promise<StoredBatch | undefined> {
+  if (!uuid.test(batchId)) return undefined;
   const { rows } = await sql<BatchRow>`
-    select * from sendbatch.batch where batch_id::text = ${batchId} and state <> 'receiving'`.execute(db);
+    select ${seen} from sendbatch.batch where batch_id = ${batchId}::uuid and state <> 'receiving'`.execute(db);
   return rows.map(toStored)[0];
 }
 
 export async function findByRequestId(db: Db, callerId: string, requestId: string): Promise<StoredBatch | undefined> {
   const { rows } = await sql<BatchRow>`
-    select * from sendbatch.batch where caller_id = ${callerId} and request_id = ${requestId} and request_id <> '' and state <> 'receiving'`.execute(
+    select ${seen} from sendbatch.batch where caller_id = ${callerId} and request_id = ${requestId} and request_id <> '' and state <> 'receiving'`.execute(
     db,
   );
   return rows.map(toStored)[0];
@@ -153,7 +166,7 @@ export async function listBatches(
   },
 ): Promise<StoredBatch[]> {
   const { rows } = await sql<BatchRow>`
-    select * from sendbatch.batch
+    select ${seen} from sendbatch.batch
     where state <> 'receiving'
       and ${callerId === undefined ? sql`true` : sql`caller_id = ${callerId}`}
       and ${states.length === 0 ? sql`true` : sql`state = any(${states})`}
@@ -167,7 +180,7 @@ export async function cancelBatch(db: Db, batchId: string, now: number): Promise
   const { rows } = await sql<BatchRow>`
     update sendbatch.batch set state = case when in_flight then 'cancelling' else 'cancelled' end,
       due_at = case when in_flight then ${now}::bigint end, ended_at = case when in_flight then null else ${now}::bigint end
-    where batch_id = ${batchId} and state in ('queued', 'running') returning *`.execute(db);
+    where batch_id = ${batchId} and state in ('queued', 'running') returning ${seen}`.execute(db);
   return rows.map(toStored)[0];
 }
 
@@ -190,26 +203,23 @@ export async function readResults(
   }));
 }
 
-/** Removes batches that ended before a time, and what was begun to be submitted before another; returns how many. */
+/** Removes batches that ended before a time, and submissions of which nothing came since another; returns how many. */
 export async function sweepBatches(
   db: Db,
-  { endedBefore, begunBefore, limit }: { endedBefore: number; begunBefore: number; limit: number },
+  { endedBefore, silentSince, limit }: { endedBefore: number; silentSince: number; limit: number },
 ): Promise<number> {
-  const { rows } = await sql<{ batch_id: string }>`
-    delete from sendbatch.batch where batch_id in (
-      (select batch_id from sendbatch.batch where ended_at < ${endedBefore}::bigint order by ended_at limit ${limit})
-      union all
-      (select batch_id from sendbatch.batch where state = 'receiving' and created_at < ${begunBefore}::bigint limit ${limit}))
-    returning batch_id`.execute(db);
-  const gone = rows.map((row) => row.batch_id);
-  if (gone.length > 0) await sql`delete from sendbatch.batch_chunk where batch_id = any(${gone}::uuid[])`.execute(db);
-  return gone.length;
-}
-
-function one(rows: readonly BatchRow[]): StoredBatch {
-  const [row] = rows;
-  if (row === undefined) throw new Error('the batch was not returned');
-  return toStored(row);
+  const { rows } = await sql`
+    with gone as (
+      delete from sendbatch.batch where batch_id in (
+        (select batch_id from sendbatch.batch where ended_at < ${endedBefore}::bigint order by ended_at limit ${limit})
+        union all
+        (select batch_id from sendbatch.batch where state = 'receiving' and received_at < ${silentSince}::bigint limit ${limit}))
+        -- Looked at again under the lock: more may have come meanwhile.
+        and (ended_at < ${endedBefore}::bigint or state = 'receiving' and received_at < ${silentSince}::bigint)
+      returning batch_id
+    ), chunks as (delete from sendbatch.batch_chunk where batch_id in (select batch_id from gone))
+    select from gone`.execute(db);
+  return rows.length;
 }
 
 export function toStored(row: BatchRow): StoredBatch {
@@ -221,7 +231,6 @@ export function toStored(row: BatchRow): StoredBatch {
     name: row.name,
     requestId: row.request_id,
     contentHash: row.content_hash,
-    templates: row.templates,
     priority: row.priority,
     messageCount: row.message_count,
     counts: { accepted: row.accepted_count, duplicate: row.duplicate_count, refused: row.refused_count },
@@ -233,5 +242,6 @@ export function toStored(row: BatchRow): StoredBatch {
     attempts: row.attempts,
     stalledSince: row.stalled_since,
     lastRefusal: row.last_refusal,
+    turn: row.turns_taken,
   };
 }

@@ -78,14 +78,24 @@ export async function openJobs(connection: pg.PoolConfig, options: JobsOptions):
         turns,
         { localConcurrency: concurrency, pollingIntervalSeconds: pollSeconds },
         async ([job]) => {
-          if (job !== undefined) await turn(job.data.callerId);
+          if (job === undefined) return;
+          try {
+            await turn(job.data.callerId);
+          } finally {
+            // A worker that found nothing sleeps out its poll, and another caller may wait.
+            wake();
+          }
         },
       );
-      await boss.work<{ callerId: string }>(wakes, { pollingIntervalSeconds: pollSeconds }, async ([job]) => {
-        if (job === undefined) return;
-        await boss.send(turns, job.data, { singletonKey: keyOf(job.data.callerId) });
-        wake();
-      });
+      await boss.work<{ callerId: string }>(
+        wakes,
+        { pollingIntervalSeconds: pollSeconds, batchSize: 1000 },
+        async (jobs) => {
+          for (const callerId of new Set(jobs.map((job) => job.data.callerId)))
+            await boss.send(turns, { callerId }, { singletonKey: keyOf(callerId) });
+          wake();
+        },
+      );
     },
     async turn(callerId) {
       await boss.send(turns, { callerId }, { singletonKey: keyOf(callerId) });
@@ -122,6 +132,8 @@ function open(
       : { statement_timeout: statementTimeoutMs, query_timeout: answerTimeoutMs(statementTimeoutMs) }),
     supervise,
     superviseIntervalSeconds: superviseSeconds,
+    // Turns that are done are removed: of the many that there are, the search for the next would read all.
+    maintenanceIntervalSeconds: 30,
     monitorIntervalSeconds: superviseSeconds,
     // What it offers beside the queue is not used here.
     schedule: false,

@@ -2,12 +2,13 @@ import { type Kysely, sql } from 'kysely';
 
 /** Batches that are sent in the background: what there is to send, how far it is, and what became of it. */
 export async function up(db: Kysely<unknown>): Promise<void> {
-  // due_at is null when there is nothing to do: it has ended, or is still being received.
+  // due_at is null when there is nothing to do: it has ended, or is still being received; then received_at is when the last of it came.
   await sql`
     create table sendbatch.batch (
       batch_id uuid primary key,
       created_at bigint not null,
       send_at bigint,
+      received_at bigint,
       started_at bigint,
       ended_at bigint,
       due_at bigint,
@@ -50,6 +51,6 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       results text,
       primary key (batch_id, ordinal)
     )`.execute(db);
-  await sql`
-    create index batch_chunk_next on sendbatch.batch_chunk (batch_id, due_at, ordinal) where not settled`.execute(db);
+  // Not of the unsettled only: results are read in this order too, page by page.
+  await sql`create index batch_chunk_order on sendbatch.batch_chunk (batch_id, due_at, ordinal)`.execute(db);
 }
