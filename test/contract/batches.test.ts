@@ -121,6 +121,31 @@ describe('batches in the background', () => {
       assert.deepEqual(got.batch, end);
     });
 
+  test('page tokens that are none are refused, whatever they hold', async () => {
+    const uuid = '0'.repeat(36);
+    for (const pageToken of ['x', `1-${uuid}`, `1-${'-'.repeat(36)}`, `${'9'.repeat(16)}-${crypto.randomUUID()}`])
+      assert.match(await refusal(client.listBatches({ pageToken })), /^InvalidArgument /, pageToken);
+    const { batch } = await client.submitBatch({ messages: drafts('tokens', 1) });
+    const batchId = batch?.batchId ?? '';
+    for (const pageToken of ['x', '1-2', '9999999999999999-0-0', '0-9999999999-0', '0-0-9999999999'])
+      assert.match(await refusal(client.listBatchResults({ batchId, pageToken })), /^InvalidArgument /, pageToken);
+    await ended(client, batchId);
+    assert.equal((await client.listBatches({ pageToken: `0-${crypto.randomUUID()}` })).batches.length, 0);
+    assert.equal((await client.listBatchResults({ batchId, pageToken: `${'9'.repeat(15)}-0-0` })).results.length, 0);
+    for (const id of ['no uuid', uuid, batchId.toUpperCase(), `${batchId} `])
+      assert.match(await refusal(client.getBatch({ batchId: id })), /^NotFound BATCH_NOT_EXIST/, id);
+  });
+
+  test('a packed body of empty lines is refused, not read for hours', async () => {
+    const response = await fetch(`${service.url}/v1/batches`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/x-ndjson', 'content-encoding': 'gzip' },
+      body: gzipSync('\n'.repeat(200_001)),
+    });
+    assert.equal(response.status, 413);
+    assert.match(await response.text(), /over 200000 lines/);
+  });
+
   test('as a stream, in frames of any size; and one that breaks leaves no trace', async () => {
     async function* frames(channel: string, count: number, fault?: Error) {
       yield { options: { requestId: `stream-${channel}`, name: 'streamed' }, messages: drafts(channel, 3) };

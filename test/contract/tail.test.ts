@@ -42,6 +42,11 @@ const transports: [string, (url: string) => Transport][] = [
   ['Connect, HTTP/2', (baseUrl) => createConnectTransport({ baseUrl, httpVersion: '2' })],
 ];
 
+/** By hand, for the clients' own timers are no longer than the server's. */
+function deadlineOf(name: string, seconds: number): Record<string, string> {
+  return name.startsWith('gRPC') ? { 'grpc-timeout': `${seconds}S` } : { 'connect-timeout-ms': `${seconds * 1000}` };
+}
+
 describe('live tails', () => {
   let first: TestService;
   let second: TestService;
@@ -80,6 +85,19 @@ describe('live tails', () => {
   };
 
   for (const [name, transport] of transports) {
+    test(`a deadline of thirty days, longer than a timer of Node's, is no deadline of now: ${name}`, async () => {
+      const id = `deadline ${name}`;
+      const abort = new AbortController();
+      const options = { signal: abort.signal, headers: deadlineOf(name, 30 * 24 * 3600) };
+      const stream = clientOf(first, transport).subscribe({ channels: [{ channelId: id, channelType: 2 }] }, options);
+      const frames = stream[Symbol.asyncIterator]() as Frames;
+      assert.equal(await take(frames, 1), '|0');
+      await send(call, id);
+      assert.equal(await take(frames, 1), '1');
+      abort.abort();
+      await assert.rejects(frames.next());
+    });
+
     test(`what is stored, caught up, what comes, of both instances: ${name}`, async () => {
       const id = `tail ${name}`;
       await send(call, id, 3);

@@ -25,17 +25,17 @@ describe('turns of batches', () => {
   before(async () => {
     service = await startService({ asks: true, open: false, batchConcurrency: 1 });
     client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
-    const db = openStore(service.databaseUrl);
-    const keys = createKeys(db);
-    callers = await Promise.all(
-      ['a', 'b'].map(async (name) => ({
-        authorization: `Bearer ${(await keys.create({ name, scopes: ['send'] })).key}`,
-      })),
-    );
-    await db.destroy();
+    callers = await createCallers(['a', 'b']);
   });
   after(() => service.stop());
 
+  async function createCallers(names: readonly string[]): Promise<{ authorization: string }[]> {
+    const db = openStore(service.databaseUrl);
+    const keys = createKeys(db);
+    const made = await Promise.all(names.map((name) => keys.create({ name, scopes: ['send'] })));
+    await db.destroy();
+    return made.map(({ key }) => ({ authorization: `Bearer ${key}` }));
+  }
   async function submit(caller: number, count: number, priority: BatchPriority = BatchPriority.NORMAL, inMs = 0) {
     const messages = drafts(`c${caller}`, count);
     const request = { messages, priority, sendAt: timestampFromMs(Date.now() + inMs) };
@@ -83,4 +83,21 @@ describe('turns of batches', () => {
     assert.ok(rest.acceptedCount >= 9000 && rest.acceptedCount < 25_000, `${rest.acceptedCount}`);
     assert.equal((await ended(0, normal)).acceptedCount, 40_000);
   });
+
+  // A worker that sleeps out its poll of a second after each of them would need a minute.
+  for (const [name, inMs] of [
+    ['now', 0],
+    ['at one time later', 1500],
+  ] as const)
+    test(`sixty callers with a message each ${name} do not wait for a poll each`, { timeout: 30_000 }, async () => {
+      const first = callers.length;
+      const names = Array.from({ length: 60 }, (_, index) => `${name} ${index}`);
+      callers.push(...(await createCallers(names)));
+      const batches = await Promise.all(names.map((_, index) => submit(first + index, 1, BatchPriority.NORMAL, inMs)));
+      const ends = await Promise.all(batches.map((batchId, index) => ended(first + index, batchId)));
+      assert.deepEqual(
+        ends.map((batch) => batch.acceptedCount),
+        names.map(() => 1),
+      );
+    });
 });

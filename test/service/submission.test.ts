@@ -1,0 +1,115 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { sql } from 'kysely';
+import { trustedCaller } from '../../src/domain/caller.ts';
+import { Failure } from '../../src/domain/failure.ts';
+import { createSubmission } from '../../src/service/submission.ts';
+import { createTemplates } from '../../src/service/templates.ts';
+import { findBatch, sweepBatches } from '../../src/storage/batch.ts';
+import { beginChunk, claimBatch, endBatch, postponeBatch, settleChunk } from '../../src/storage/batch-turn.ts';
+import type { Db } from '../../src/storage/database.ts';
+import { createDatabase, openStore, type TestDatabase } from '../support/database.ts';
+
+const drafts = (count: number, payload = 'x') =>
+  Array.from({ length: count }, () => ({
+    clientMsgNo: '',
+    fromUid: 'u1',
+    channelId: 'c',
+    channelType: 2,
+    expire: 0,
+    payload: Buffer.from(payload),
+    subscribers: [],
+    streamNo: '',
+    tagKey: '',
+  }));
+
+describe('a batch as it is received and taken', () => {
+  let database: TestDatabase;
+  let db: Db;
+  before(async () => {
+    database = await createDatabase();
+    db = openStore(database.url);
+  });
+  after(async () => {
+    await db.destroy();
+    await database.drop();
+  });
+
+  const caller = { ...trustedCaller, id: 'key:a' };
+  const open = (now: () => number = Date.now) =>
+    createSubmission(
+      { db, templates: createTemplates(db), wake: async () => {}, now },
+      { caller, requestId: '', sendAt: undefined, priority: 'normal', name: '', templates: [] },
+    );
+  const chunksOf = async () =>
+    (await sql<{ count: number }>`select count(*) as count from sendbatch.batch_chunk`.execute(db)).rows[0]?.count ?? 0;
+  const sweep = (silentSince: number) => sweepBatches(db, { endedBefore: 0, silentSince, limit: 100 });
+
+  test('one that was silent for too long is swept whole, and refused when it goes on', async () => {
+    const submission = open(() => 1000);
+    await submission.add(drafts(10_000));
+    assert.equal(await chunksOf(), 10);
+    assert.equal(await sweep(1001), 1);
+    assert.equal(await chunksOf(), 0);
+    const isBusy = (error: unknown) => error instanceof Failure && error.refusal.reason === 'STORE_BUSY';
+    await assert.rejects(submission.add(drafts(10_000)), isBusy);
+    await assert.rejects(submission.commit(), isBusy);
+    await submission.abort();
+    assert.equal(await chunksOf(), 0);
+  });
+
+  test('one that goes on for longer is not swept', async () => {
+    let time = 1000;
+    const submission = open(() => time);
+    await submission.add(drafts(10_000));
+    time = 9000;
+    await submission.add(drafts(10_000));
+    assert.equal(await sweep(9000), 0);
+    const { batch } = await submission.commit();
+    assert.equal(batch.messageCount, 20_000);
+    assert.equal(await chunksOf(), 20);
+  });
+
+  test('large messages are written before many of them are held', async () => {
+    const submission = open();
+    const before = await chunksOf();
+    // 8 MiB in 80 messages: one chunk is full, the rest is held.
+    await submission.add(drafts(80, 'x'.repeat(100 * 1024)));
+    assert.ok((await chunksOf()) > before);
+    await submission.abort();
+    assert.equal(await chunksOf(), before);
+  });
+
+  test('a worker that was taken for dead changes nothing once another one has the batch', async () => {
+    const time = Date.now() + 60_000;
+    const submission = open();
+    await submission.add(drafts(1500));
+    const { batch } = await submission.commit();
+    await sql`delete from sendbatch.batch where batch_id <> ${batch.batchId}`.execute(db);
+    const dead = await claimBatch(db, caller.id, time);
+    assert.ok(dead);
+    const chunk = await beginChunk(db, batch.batchId);
+    assert.equal(chunk?.ordinal, 0);
+    const next = await claimBatch(db, caller.id, time);
+    assert.ok(next && next.turn > dead.turn);
+    const before = await findBatch(db, batch.batchId);
+    const settlement = {
+      batchId: batch.batchId,
+      ordinal: 0,
+      results: '[]',
+      retryAt: undefined,
+      counts: { accepted: 1000, duplicate: 0, refused: 0 },
+      attempts: 0,
+      stalledSince: null,
+      lastRefusal: undefined,
+      now: time,
+    };
+    await settleChunk(db, { ...settlement, turn: dead.turn });
+    await postponeBatch(db, dead, { dueAt: time + 1, stalledSince: time });
+    await endBatch(db, dead, 'completed', time);
+    assert.deepEqual(await findBatch(db, batch.batchId), before);
+    await settleChunk(db, { ...settlement, turn: next.turn });
+    assert.equal((await findBatch(db, batch.batchId))?.counts.accepted, 1000);
+    assert.equal((await beginChunk(db, batch.batchId))?.ordinal, 1);
+  });
+});
