@@ -134,9 +134,9 @@ const statusNames = new Map(
   Object.values(Code)
     .filter((code) => typeof code === 'number')
     .map((code) => [code, Code[code].replace(/(?<!^)[A-Z]/g, '_$&').toUpperCase()]),
-);
+).set(Code.Canceled, 'CANCELLED');
 
-/** A code as gRPC writes it: `NOT_FOUND`. */
+/** A code as gRPC writes it: `NOT_FOUND`; `CANCELLED` has an L more than Connect's. */
 export function statusNameOf(code: Code): string {
   return statusNames.get(code) ?? 'UNKNOWN';
 }

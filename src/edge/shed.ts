@@ -29,27 +29,40 @@ export function createShed(overload: Overload, methodOf: (request: Request) => D
     response.statusCode = status;
     for (const [name, value] of headers) response.setHeader(name, value);
     if (!headers.has('content-type')) response.setHeader('content-type', type);
-    // Without a body nothing is written but headers that end the stream: gRPC's Trailers-Only.
-    if (body === undefined) response.end();
-    else response.end(body);
-    dismiss(request, response);
+    afterBody(request, response, () => {
+      // Without a body nothing is written but headers that end the stream: gRPC's Trailers-Only.
+      if (body === undefined) response.end();
+      else response.end(body);
+    });
     return true;
   };
 }
 
-/** After so long a caller that has its answer and sends no more is let go. */
-const dismissMs = 5000;
+/** A body that takes longer is not waited for, and whoever has its answer and sends no more is let go after as long again. */
+const bodyMs = 2000;
 
 /**
- * What is still to come of the request is thrown away: a client of Node's holds what it could not send against all of its connection, and three refused batches of 4 MB
- * would be its end.
+ * Answers when the body has come, which is thrown away. A client of Node's counts what it could not send yet against its HTTP/2 connection, and takes no headers over 10 MB: an answer
+ * in the middle of four refused batches of 3 MB would reach it as INTERNAL.
  */
-function dismiss(request: Request, response: Response): void {
+function afterBody(request: Request, response: Response, answer: () => void): void {
   request.on('error', () => {});
   request.resume();
-  if (!('stream' in response)) return;
+  if (!('stream' in response)) {
+    answer();
+    return;
+  }
   const { stream } = response;
-  const timer = setTimeout(() => stream.close(constants.NGHTTP2_NO_ERROR), dismissMs).unref();
+  let answered = false;
+  const once = () => {
+    if (!answered && !stream.destroyed) answer();
+    answered = true;
+  };
+  let timer = setTimeout(() => {
+    once();
+    timer = setTimeout(() => stream.close(constants.NGHTTP2_NO_ERROR), bodyMs).unref();
+  }, bodyMs).unref();
+  request.once('end', once);
   stream.once('close', () => clearTimeout(timer));
 }
 

@@ -22,7 +22,7 @@ export function createTallied(sendBatch: SendBatch, told: (tally: BatchTally) =>
       told(tally(outcomes));
       return outcomes;
     } catch (error) {
-      const reason = error instanceof Failure ? error.refusal.reason : call.signal?.aborted ? 'CANCELED' : 'INTERNAL';
+      const reason = error instanceof Failure ? error.refusal.reason : call.signal?.aborted ? 'CANCELLED' : 'INTERNAL';
       const messages = call.messages.length;
       told({ messages, accepted: 0, duplicates: 0, refused: new Map([[reason, messages]]), limited: new Map() });
       throw error;

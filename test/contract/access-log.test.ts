@@ -107,7 +107,7 @@ describe('ACCESS_LOG=on', () => {
     const line = await nextCall();
     assert.deepEqual(
       [line.protocol, line.method, line.code, line.requestId],
-      ['sse', 'sendbatch.v1.MessageService/Subscribe', 'CANCELED', tail.headers.get('x-request-id')],
+      ['sse', 'sendbatch.v1.MessageService/Subscribe', 'CANCELLED', tail.headers.get('x-request-id')],
     );
   });
 

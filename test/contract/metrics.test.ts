@@ -3,6 +3,9 @@ import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import http2 from 'node:http2';
 import { after, before, describe, test } from 'node:test';
+import { createClient } from '@connectrpc/connect';
+import { createConnectTransport, createGrpcTransport } from '@connectrpc/connect-node';
+import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { createKeys } from '../../src/service/keys.ts';
 import { gather } from '../../src/telemetry/gather.ts';
 import { createDatabase, openStore } from '../support/database.ts';
@@ -11,6 +14,7 @@ import { jsonCaller } from '../support/json.ts';
 import { scrape, sumOf } from '../support/metrics.ts';
 import { spawnService } from '../support/process.ts';
 import { startService, type TestService } from '../support/service.ts';
+import { until } from '../support/watch.ts';
 
 const draft = (key: string, more: object = {}) => ({
   from_uid: 'metrics-sender',
@@ -29,6 +33,24 @@ describe('the metrics', () => {
     });
   });
   after(() => service.stop());
+
+  test('count a tail that its client closed as CANCELLED, not as a defect of the service', async () => {
+    const code = async (wanted: string) =>
+      sumOf(await scrape(service.url), 'rpc_server_call_duration_seconds_count', {
+        rpc_method: 'sendbatch.v1.MessageService/Subscribe',
+        rpc_response_status_code: wanted,
+      });
+    for (const transport of [createGrpcTransport, createConnectTransport]) {
+      const rpc = createClient(MessageService, transport({ baseUrl: service.url, httpVersion: '2' }));
+      const abort = new AbortController();
+      const frames = rpc.subscribe({ channels: [{ channelId: 'closed', channelType: 2 }] }, { signal: abort.signal });
+      await frames[Symbol.asyncIterator]().next();
+      abort.abort();
+    }
+    await until('both are counted', async () => (await code('CANCELLED')) === 2);
+    assert.equal(await code('INTERNAL'), 0);
+    assert.equal(await code('OK'), 0);
+  });
 
   test('count calls by RPC, protocol and code, whatever door they come through', async () => {
     const doors = openDoors(service.url);
