@@ -14,7 +14,7 @@ import { detailRegistry, toConnectError, toHttp } from './failures.ts';
 export type Shed = (request: Request, response: Response) => boolean;
 
 /**
- * Refuses calls before anything of them is read or parsed, when more comes than is done in good time: what sends and reads messages, never what operates the service (health,
+ * Refuses calls before anything of them is parsed, when more comes than is done in good time: what sends and reads messages, never what operates the service (health,
  * channels, rules). The answers are made once: a refusal has to be cheap, or refusing is the overload.
  */
 export function createShed(overload: Overload, methodOf: (request: Request) => DescMethod | undefined): Shed {
