@@ -98,6 +98,7 @@ function addVersion(program: Command): void {
 function inOneLine(text: string): string {
   const words = text
     .replace(/^error: /, '')
+    .replace(/^command-argument value '(.*)' is invalid for argument '(.*?)'\./s, "argument '<$2>' '$1' is invalid.")
     .trim()
     .split('\n')
     .map((line) => line.trim())

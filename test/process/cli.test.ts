@@ -120,6 +120,28 @@ describe('the command line', () => {
     assert.equal(stopped.output(), stopped.stdout());
   });
 
+  test('tail outlives a service that is away, and says that it waits; one that was never there it gives up', async () => {
+    const first = await startService({ databaseUrl: service.databaseUrl });
+    const at = { SENDBATCH_URL: first.url };
+    const file = join(folder, 'outlived.ndjson');
+    writeFileSync(file, lineOf('outlived', 1));
+    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    const { child, exit, output, stdout } = spawnCommand(at, ['tail', 'group', 'outlived', '--count', '2']);
+    await once(child.stdout ?? assert.fail(), 'data');
+    await first.stop();
+    const never = runToEnd(at, ['tail', 'group', 'outlived']);
+    while (!output().includes('waiting for the service: ')) await once(child.stderr ?? assert.fail(), 'data');
+    const refused = await never;
+    assert.deepEqual([refused.code, refused.stdout], [1, '']);
+    assert.match(refused.output, /^sendbatch: the service cannot be reached: [^\n]*\n$/);
+    const second = await startService({ databaseUrl: service.databaseUrl, port: Number(new URL(first.url).port) });
+    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    assert.equal(await exit, 0, output());
+    assert.equal(stdout(), '1\tu1\tm1\n2\tu1\tm1\n');
+    assert.match(output(), /the service is there again/);
+    await second.stop();
+  });
+
   test('channel: made, shown, its members and lists changed and paged, its messages printed, disbanded', async () => {
     const cli = async (...args: string[]) => {
       const { code, output } = await runToEnd(env(), ['channel', ...args]);
@@ -191,6 +213,7 @@ describe('the command line', () => {
       [['tial'], /^sendbatch: unknown command 'tial' \(Did you mean tail\?\)[^\n]*\n$/],
       [['channel', 'membrs'], /^sendbatch: .*Did you mean members\?/],
       [['send', 'x', '--dryrun'], /^sendbatch: .*Did you mean --dry-run\?/],
+      [['tail', 'grup', 'x'], /^sendbatch: argument '<channel_type>' 'grup' is invalid. It takes 1 to 12, or person, /],
     ];
     for (const [args, words] of typos) {
       const { code, output } = await runToEnd({}, args);
