@@ -3,11 +3,29 @@ import { once } from 'node:events';
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import type { Command } from 'commander';
+import { createProgram } from '../../src/cli/program.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { createDatabase } from '../support/database.ts';
 import { runToEnd, spawnCommand } from '../support/process.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, query, readAll } from '../support/verify.ts';
+
+/** A command and those below it. */
+function* allOf(command: Command): Iterable<Command> {
+  yield command;
+  for (const each of command.commands) yield* allOf(each);
+}
+
+function nameOf(command: Command): string {
+  return command.parent === null ? command.name() : `${nameOf(command.parent)} ${command.name()}`;
+}
+
+function helpOf(command: Command): string {
+  let help = '';
+  command.configureOutput({ writeOut: (text) => (help += text) }).outputHelp();
+  return help;
+}
 
 describe('the command line', () => {
   let service: TestService;
@@ -209,6 +227,16 @@ describe('the command line', () => {
       assert.match(stdout, /Exit codes: .*0 .*1 /);
       assert.match(stdout, /Examples:\n {2}.*sendbatch /);
     }
+    const program = await createProgram('');
+    const helps = new Map([...allOf(program)].map((command) => [nameOf(command), helpOf(command)]));
+    assert.ok(helps.size > 35, `${helps.size}`);
+    for (const [name, help] of helps) {
+      assert.match(help, /^Exit codes:\s+0 /m, name);
+      assert.match(help, new RegExp(`^Examples:\n(  .*\n)*?  .*${name}\\b`, 'm'), name);
+    }
+    const submit = helps.get('sendbatch batch submit') ?? '';
+    assert.match(submit, /Files, by their names:/);
+    assert.doesNotMatch(submit, /journal/);
     const typos: [string[], RegExp][] = [
       [['tial'], /^sendbatch: unknown command 'tial' \(Did you mean tail\?\)[^\n]*\n$/],
       [['channel', 'membrs'], /^sendbatch: .*Did you mean members\?/],
