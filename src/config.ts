@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import convict from 'convict';
-import { isScope, type Quota, quotasOf, retentionOf, type Scope, splitList } from './config/formats.ts';
+import { faultInWords, isScope, type Quota, quotasOf, retentionOf, type Scope, splitList } from './config/formats.ts';
 import { describeSettings, type Settings, type SettingWords, schema } from './config/settings.ts';
 import { ConfigError, gather, readDotenv } from './config/sources.ts';
 
@@ -284,7 +284,7 @@ function inTheirWords(error: unknown, sources: Readonly<Record<string, string>>)
       const name = Object.entries(schema).find(([each]) => each === path)?.[1].env;
       if (name === undefined) return line.trim();
       const source = sources[name] ?? '';
-      return `${name}: ${rest}${source === 'the environment' ? '' : ` (${source})`}`;
+      return `${name}: ${faultInWords(rest ?? '')}${source === 'the environment' ? '' : ` (${source})`}`;
     })
     .join('; ');
 }

@@ -17,7 +17,7 @@ import { note, paint, print } from './output.ts';
 import { createProgress } from './progress.ts';
 import { aboutFiles, type ReadingOptions, readingFile, readingOf } from './reading.ts';
 import { openSource } from './source.ts';
-import { CommandError, exit, time, wholeNumber } from './usage.ts';
+import { CommandError, exit, time, wholeNumber, withExamples } from './usage.ts';
 
 const about = `
 Batches of up to 100,000 messages that the service sends in the background: at their time, in turns with others. watch follows one to its end.
@@ -74,7 +74,14 @@ export function addBatch(program: Command): void {
         .default('normal'),
     )
     .option('--watch', 'follow it to its end');
-  calling(submit).addHelpText('after', aboutFiles).action(submitFile);
+  withExamples(
+    calling(submit).addHelpText('after', aboutFiles),
+    [
+      'sendbatch batch submit messages.ndjson --send-at 2026-12-24T18:00+01:00 --priority low --name christmas',
+      'sendbatch batch submit campaign.csv --template welcome@3 --from-uid system --channel-type person --channel-id-column uid --watch',
+    ],
+    '0 done, 1 failed; with --watch also 2 some were refused, or it was cancelled, 130 interrupted (the batch goes on)',
+  ).action(submitFile);
 
   const list = batch
     .command('ls')
@@ -82,33 +89,42 @@ export function addBatch(program: Command): void {
     .description('Lists batches, the newest first.')
     .option('--state <state,state>', `only those: ${[...states.keys()].join(', ')}`, stateList)
     .option('--limit <n>', 'so many at most', wholeNumber(1, 1_000_000), 20);
-  calling(list).action(listBatches);
+  withExamples(calling(list), [
+    'sendbatch batch ls',
+    'sendbatch batch ls --state queued,running --json | jq -r .batchId',
+  ]).action(listBatches);
 
-  calling(withId(batch.command('show').description('Prints where a batch stands.'))).action(
-    async (batchId: string, options: ConnectOptions) => {
-      const { batch: found } = await connectTo(options).client.batches.getBatch({ batchId });
-      if (found !== undefined) await say(found, options);
-    },
-  );
+  withExamples(calling(withId(batch.command('show').description('Prints where a batch stands.'))), [
+    'sendbatch batch show 6f1c…',
+  ]).action(async (batchId: string, options: ConnectOptions) => {
+    const { batch: found } = await connectTo(options).client.batches.getBatch({ batchId });
+    if (found !== undefined) await say(found, options);
+  });
 
-  calling(withId(batch.command('watch').description('Follows a batch to its end.'))).action(
-    async (batchId: string, options: ConnectOptions) => {
-      process.exitCode = await watch(connectTo(options), batchId, options);
-    },
-  );
+  withExamples(
+    calling(withId(batch.command('watch').description('Follows a batch to its end.'))),
+    ['sendbatch batch watch 6f1c…', 'sendbatch batch watch 6f1c… --json | jq .acceptedCount'],
+    '0 all went, 1 failed, 2 some were refused, or it was cancelled, 130 interrupted (the batch goes on)',
+  ).action(async (batchId: string, options: ConnectOptions) => {
+    process.exitCode = await watch(connectTo(options), batchId, options);
+  });
 
   const results = withId(batch.command('results').description('Prints what became of each message, so far.')).option(
     '--refused',
     'only of those that were refused',
   );
-  calling(results).action(printResults);
+  withExamples(calling(results), [
+    'sendbatch batch results 6f1c…',
+    'sendbatch batch results 6f1c… --refused --json',
+  ]).action(printResults);
 
-  calling(withId(batch.command('cancel').description('Stops a batch: what was not sent is never sent.'))).action(
-    async (batchId: string, options: ConnectOptions) => {
-      const { batch: found } = await connectTo(options).client.batches.cancelBatch({ batchId });
-      if (found !== undefined) await say(found, options);
-    },
-  );
+  withExamples(
+    calling(withId(batch.command('cancel').description('Stops a batch: what was not sent is never sent.'))),
+    ['sendbatch batch cancel 6f1c…'],
+  ).action(async (batchId: string, options: ConnectOptions) => {
+    const { batch: found } = await connectTo(options).client.batches.cancelBatch({ batchId });
+    if (found !== undefined) await say(found, options);
+  });
 }
 
 async function submitFile(file: string, options: SubmitCommandOptions): Promise<void> {

@@ -7,7 +7,7 @@ import type { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { ofChannel } from './channel-type.ts';
 import { type ConnectOptions, calling, connectTo } from './connect.ts';
 import { plain, print } from './output.ts';
-import { CommandError, wholeNumber } from './usage.ts';
+import { CommandError, wholeNumber, withExamples } from './usage.ts';
 
 export const channelAbout = `
 Exit codes: 0 done, 1 failed.
@@ -70,18 +70,23 @@ interface ChangeOptions extends ConnectOptions {
 /** members, denylist and allowlist, each with add, remove and ls. */
 export function addLists(channel: Command): void {
   for (const list of lists) {
+    const name = `sendbatch channel ${list.name}`;
     const command = channel.command(list.name).description(`${list.about}: add, remove, ls`);
+    withExamples(command, [`${name} add group friends carol`, `${name} ls group friends`]);
     const add = ofChannel(command.command('add').description('Puts uids on it.'))
       .argument('[uids...]')
       .option('--file <file>', 'uids, a line each; - is standard input');
-    calling(add).action(async (channelType: ChannelType, channelId: string, uids: string[], options: ChangeOptions) => {
+    withExamples(calling(add), [
+      `${name} add group friends carol dave`,
+      `${name} add group friends --file uids.txt`,
+    ]).action(async (channelType: ChannelType, channelId: string, uids: string[], options: ChangeOptions) => {
       await change(options, uids, 'added', (rpc, chosen) => list.add(rpc, { channelType, channelId }, chosen));
     });
     const remove = ofChannel(command.command('remove').alias('rm').description('Takes uids off it.'))
       .argument('[uids...]')
       .option('--file <file>', 'uids, a line each; - is standard input')
       .option('--all', 'all that are on it');
-    calling(remove).action(
+    withExamples(calling(remove), [`${name} remove group friends carol`, `${name} remove group friends --all`]).action(
       async (channelType: ChannelType, channelId: string, uids: string[], options: ChangeOptions) => {
         if (!options.all)
           return await change(options, uids, 'removed', (rpc, chosen) =>
@@ -97,7 +102,7 @@ export function addLists(channel: Command): void {
       'so many at most',
       wholeNumber(1, Number.MAX_SAFE_INTEGER),
     );
-    calling(ls).action(
+    withExamples(calling(ls), [`${name} ls group friends`, `${name} ls group friends --json | jq -r .uid`]).action(
       async (channelType: ChannelType, channelId: string, options: ConnectOptions & { limit?: number }) => {
         await printList(list, { channelType, channelId }, options);
       },

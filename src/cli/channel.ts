@@ -7,7 +7,7 @@ import { channelTypeName, ofChannel } from './channel-type.ts';
 import { type ConnectOptions, calling, connectTo } from './connect.ts';
 import { paint, print } from './output.ts';
 import { lineOf } from './tail.ts';
-import { listed, sequence, time, wholeNumber } from './usage.ts';
+import { listed, sequence, time, wholeNumber, withExamples } from './usage.ts';
 
 interface FlagOptions {
   readonly large?: boolean;
@@ -44,9 +44,10 @@ export function addChannel(program: Command): void {
     .description('Channels, their members and lists (scope admin), and their messages (scope read).')
     .addHelpText('after', channelAbout);
 
-  calling(ofChannel(channel.command('info').description('Shows what a channel is, and its last sequence.'))).action(
-    info,
-  );
+  withExamples(
+    calling(ofChannel(channel.command('info').description('Shows what a channel is, and its last sequence.'))),
+    ['sendbatch channel info group friends', 'sendbatch channel info 2 friends --json | jq .last_seq'],
+  ).action(info);
 
   const create = ofChannel(
     channel.command('create').description('Makes a channel, or sets its flags, all of them, and adds members.'),
@@ -59,12 +60,20 @@ export function addChannel(program: Command): void {
     .option('--send-ban', 'the same; of a user (type person): it may send nothing')
     .option('--disband', 'nobody may send or read any more')
     .option('--allow-stranger', 'of a user: who is not on its allowlist may write too');
-  calling(create).action(put);
+  withExamples(calling(create), [
+    'sendbatch channel create group friends --member alice,bob',
+    'sendbatch channel create group everybody --large --members-file uids.txt --reset',
+  ]).action(put);
 
-  calling(
-    ofChannel(
-      channel.command('delete').description('Disbands a channel: nobody may send or read any more; messages are kept.'),
+  withExamples(
+    calling(
+      ofChannel(
+        channel
+          .command('delete')
+          .description('Disbands a channel: nobody may send or read any more; messages are kept.'),
+      ),
     ),
+    ['sendbatch channel delete group friends'],
   ).action(async (channelType: ChannelType, channelId: string, options: ConnectOptions) => {
     await connectTo(options).channels.deleteChannel({ channelType, channelId });
     await print(options.json ? '{}' : `${channelTypeName(channelType)} ${channelId} is disbanded`);
@@ -84,7 +93,10 @@ export function addChannel(program: Command): void {
     .option('--stream-no <word>', 'only those of this stream')
     .option('--since <time>', 'only those accepted then or later, such as 2026-01-31T12:00Z', time)
     .option('--until <time>', 'only those accepted before', time);
-  calling(messages).action(printMessages);
+  withExamples(calling(messages), [
+    'sendbatch channel messages group friends --newest --limit 10',
+    'sendbatch channel messages person alice@bob --all --json > alice-bob.ndjson',
+  ]).action(printMessages);
 
   addLists(channel);
 }

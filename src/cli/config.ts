@@ -1,21 +1,26 @@
 import type { Command } from 'commander';
 import { loadConfig, type SettingInForce, settingsInForce } from '../config.ts';
 import { note, print } from './output.ts';
+import { withExamples } from './usage.ts';
 
 /** Prints every setting. With one that cannot be, all are printed before the ConfigError says so. */
 export function addConfig(program: Command): void {
-  program
+  const command = program
     .command('config')
     .summary('print every setting: its value and where that is set, default, bounds, meaning')
     .description(
       'Prints every setting: what it is and where that is set, its default and bounds, its meaning. Secrets are masked.',
     )
-    .option('--json', 'machine-readable')
-    .action(async ({ json }: { readonly json?: boolean }) => {
-      const settings = settingsInForce();
-      await print(json ? JSON.stringify(settings, undefined, 2) : settings.map(inLines).join('\n'));
-      for (const warning of loadConfig().warnings) note(`sendbatch: ${warning}`);
-    });
+    .option('--json', 'machine-readable');
+  withExamples(
+    command,
+    ['sendbatch config', `sendbatch config --json | jq -r '.[] | select(.source != "default") | .name'`],
+    '0 done, 1 a setting cannot be (all are printed before)',
+  ).action(async ({ json }: { readonly json?: boolean }) => {
+    const settings = settingsInForce();
+    await print(json ? JSON.stringify(settings, undefined, 2) : settings.map(inLines).join('\n'));
+    for (const warning of loadConfig().warnings) note(`sendbatch: ${warning}`);
+  });
 }
 
 function inLines({ name, value, source, default: usual, bounds, doc }: SettingInForce): string {

@@ -23,6 +23,11 @@ export function calling(command: Command): Command {
     .option('--json', 'machine-readable: an object, or an object a line where there are many');
 }
 
+/** What a command outlives once the service has answered it: a restart, an update, somebody who has to be called. */
+export const patienceMinutes = 5;
+/** Somebody watches: what is there again is found soon. */
+const longestPauseMs = 3000;
+
 /** A service, by each part of its contract. */
 export interface Connection {
   readonly url: string;
@@ -55,7 +60,7 @@ export function connectTo({ url, token }: ConnectOptions): Connection {
   });
   return {
     url: baseUrl,
-    client: createSendbatch({ transport }),
+    client: createSendbatch({ transport, retry: { longestPauseMs, patienceMs: patienceMinutes * 60_000 } }),
     channels: createClient(ChannelService, transport),
     templates: createClient(TemplateService, transport),
   };

@@ -3,27 +3,29 @@ import { get as getSecure } from 'node:https';
 import type { Command } from 'commander';
 import { type Config, loadConfig } from '../config.ts';
 import { print } from './output.ts';
-import { CommandError, exit } from './usage.ts';
+import { CommandError, exit, withExamples } from './usage.ts';
 
 /** Below the time-out of the image's HEALTHCHECK. */
 const patienceMs = 2500;
 
 /** For an image that has no shell and no curl. */
 export function addHealth(program: Command): void {
-  program
+  const command = program
     .command('health')
     .summary('ask the service on this machine whether it is ready')
-    .description(
-      'Asks the service of these settings, on this machine, whether it is ready. Exit codes: 0 it is, 1 it is not.',
-    )
-    .action(async () => {
-      const url = placeOf(loadConfig());
-      const { status, text } = await ask(url).catch((error: unknown) => {
-        throw new CommandError(`${url} does not answer: ${error instanceof Error ? error.message : String(error)}`);
-      });
-      await print(text.trim() || String(status));
-      process.exitCode = status === 200 ? exit.done : exit.failed;
+    .description('Asks the service of these settings, on this machine, whether it is ready.');
+  withExamples(
+    command,
+    ['sendbatch health', 'PORT=8080 sendbatch health || echo not yet'],
+    '0 it is ready, 1 it is not, or does not answer',
+  ).action(async () => {
+    const url = placeOf(loadConfig());
+    const { status, text } = await ask(url).catch((error: unknown) => {
+      throw new CommandError(`${url} does not answer: ${error instanceof Error ? error.message : String(error)}`);
     });
+    await print(text.trim() || String(status));
+    process.exitCode = status === 200 ? exit.done : exit.failed;
+  });
 }
 
 function placeOf({ host, port, tls }: Config): string {

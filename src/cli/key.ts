@@ -3,7 +3,7 @@ import { type Scope, scopes } from '../domain/caller.ts';
 import type { Keys, KeyWish } from '../service/keys.ts';
 import { withDatabase } from './database.ts';
 import { print } from './output.ts';
-import { CommandError, exit, splitList, wholeNumber } from './usage.ts';
+import { CommandError, exit, splitList, wholeNumber, withExamples } from './usage.ts';
 
 const dayMs = 24 * 3600_000;
 
@@ -33,7 +33,7 @@ export function addKey(program: Command): void {
     .description('The API keys of callers.')
     .addHelpText('after', about);
   const json = '--json' as const;
-  key
+  const createKey = key
     .command('create')
     .description('Makes a key, and shows it once.')
     .requiredOption('--name <name>', 'who uses it, at most 100 characters', keyName)
@@ -45,7 +45,11 @@ export function addKey(program: Command): void {
     .action(async (options: CreateOptions) => {
       await withKeys((keys) => create(keys, options));
     });
-  key
+  withExamples(createKey, [
+    'sendbatch key create --name billing',
+    'sendbatch key create --name campaigns --scopes send --senders news,alerts --rate 500 --expires 90d',
+  ]);
+  const listKeys = key
     .command('list')
     .alias('ls')
     .description('Lists all keys; their secrets are not kept.')
@@ -53,7 +57,11 @@ export function addKey(program: Command): void {
     .action(async (options: { json?: boolean }) => {
       await withKeys((keys) => list(keys, options.json === true));
     });
-  key
+  withExamples(listKeys, [
+    'sendbatch key list',
+    `sendbatch key list --json | jq -r '.[] | select(.state == "active") | .id'`,
+  ]);
+  const revokeKey = key
     .command('revoke')
     .description('Ends a key: every instance refuses it within a second.')
     .argument('<id>', 'as key list shows it')
@@ -61,6 +69,7 @@ export function addKey(program: Command): void {
     .action(async (id: string, options: { json?: boolean }) => {
       await withKeys((keys) => revoke(keys, id, options.json === true));
     });
+  withExamples(revokeKey, ['sendbatch key revoke 3f9c2a1b'], '0 done, 1 failed, or there is no such active key');
 }
 
 async function withKeys(work: (keys: Keys) => Promise<void>): Promise<void> {

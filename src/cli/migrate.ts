@@ -7,7 +7,11 @@ import { exit } from './usage.ts';
 const about = `
 A step of its own where MIGRATE=check: before the first instance of a new version starts. Without it (MIGRATE=auto) a start does this.
 
-Exit codes: 0 done; 1 failed; 2 with --status: something is pending.`;
+Exit codes: 0 done; 1 failed; 2 with --status: something is pending.
+
+Examples:
+  DATABASE_URL=postgres://localhost/chat sendbatch migrate
+  sendbatch migrate --status --json | jq -r '.pending[]'`;
 
 interface MigrateOptions {
   readonly status?: boolean;

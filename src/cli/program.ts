@@ -2,7 +2,7 @@ import { Command, CommanderError } from 'commander';
 import { ConfigError } from '../config.ts';
 import { version } from '../version.ts';
 import { endQuietlyWithReader, plain, print } from './output.ts';
-import { CommandError, exit } from './usage.ts';
+import { CommandError, exit, withExamples } from './usage.ts';
 
 const about = `
 Commands that call a service find it at --url (SENDBATCH_URL), with the credential --token (SENDBATCH_TOKEN). serve, key, verify,
@@ -63,7 +63,8 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   version: async () => addVersion,
 };
 
-async function createProgram(called: string): Promise<Command> {
+/** The program with the command that was called, or with all of them when that is none. */
+export async function createProgram(called: string): Promise<Command> {
   const program = new Command('sendbatch')
     .description('A batch message service, and its command line. Without a command it serves.')
     .version(version, '-V, --version', 'print the version')
@@ -77,27 +78,37 @@ async function createProgram(called: string): Promise<Command> {
 }
 
 function addServe(program: Command): void {
-  program
+  const command = program
     .command('serve')
     .summary('serve: gRPC, gRPC-Web, Connect and JSON on one port')
-    .description('Serves until a signal stops it; settings come from the environment.')
-    .action(async () => {
-      const { serve } = await import('../serve.ts');
-      await serve(fail);
-    });
+    .description(
+      'Serves until a signal stops it: the first one lets calls end, a second one ends at once. Settings come from the environment; config prints them.',
+    );
+  withExamples(
+    command,
+    [
+      'sendbatch serve',
+      'PORT=8080 DATABASE_URL=postgres://localhost/chat sendbatch serve',
+      'LOG_FORMAT=json sendbatch serve | jq -r .msg',
+    ],
+    '0 stopped by a signal, in order; 1 it cannot serve (a line says why), or a second signal ended it',
+  ).action(async () => {
+    const { serve } = await import('../serve.ts');
+    await serve(fail);
+  });
 }
 
 function addVersion(program: Command): void {
-  program
-    .command('version')
-    .description('print the version')
-    .action(() => print(version));
+  withExamples(program.command('version').description('print the version'), ['sendbatch version']).action(() =>
+    print(version),
+  );
 }
 
 /** `error: unknown option '--x'` and a suggestion on a second line, as one line of ours. */
 function inOneLine(text: string): string {
   const words = text
     .replace(/^error: /, '')
+    .replace(/^command-argument value '(.*)' is invalid for argument '(.*?)'\./s, "argument '<$2>' '$1' is invalid.")
     .trim()
     .split('\n')
     .map((line) => line.trim())

@@ -11,6 +11,8 @@ export interface Progress {
   waits(why: string): void;
   /** What was shown as done last. */
   done(): number;
+  /** Whether there is a bar to see. */
+  isShown(): boolean;
   /** Leaves the bar as it stands; what is shown later is only counted. */
   end(): void;
 }
@@ -33,6 +35,7 @@ export function createProgress(options: {
         shown = done;
       },
       waits: () => {},
+      isShown: () => false,
       done: () => shown,
       end: () => {},
     };
@@ -89,6 +92,7 @@ export function createProgress(options: {
     waits(why) {
       if (running) bar.update(shown, payload(last, why));
     },
+    isShown: () => running,
     done: () => shown,
     end() {
       if (running) bar.stop();

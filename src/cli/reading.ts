@@ -44,7 +44,7 @@ Files, by their names:
                       "payload" (text) is its content, unless a template makes it: then every column is a variable
                       of it. Empty cells and missing columns take the options' values.
   *.gz                any of these, packed
-  -                   standard input (NDJSON, or --input csv); without a journal`;
+  -                   standard input (NDJSON, or --input csv)`;
 
 /** The file of messages that a command takes, and how to read it. */
 export function readingFile(command: Command): Command {

@@ -11,6 +11,7 @@ import { createProgress } from './progress.ts';
 import { createReport } from './report.ts';
 import { openSource, type Shape } from './source.ts';
 import { CommandError, exit } from './usage.ts';
+import { createWaiting } from './waiting.ts';
 
 /** Entries that are sent before the journal is written: what a killed run sends again at most, as duplicates. */
 const chunkEntries = 5000;
@@ -92,11 +93,18 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
     progress.end();
     note('stopping: the calls under way are finished; again ends at once');
     if (wish.file === '-') source.close();
+    if (isAway) giveUp.abort();
   });
+  const waiting = createWaiting();
+  /** Calls of a service that is away are not finished by an interruption, they are given up. */
+  const giveUp = new AbortController();
+  let isAway = false;
 
   let chunk: Waiting[] = [];
   let bytes = 0;
   let handled = 0;
+  let stopped = false;
+  let whole = false;
   const flush = async () => {
     const last = chunk.at(-1);
     if (last === undefined) return;
@@ -108,8 +116,19 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
         concurrency: wish.concurrency,
         templates: wish.templates,
         validateOnly: wish.dryRun,
-        onRetry: (error) => progress.waits(`waiting: ${ConnectError.from(error).rawMessage}`),
-        onProgress: (some, of) => progress.show(from + ((to - from) * some) / of, handled + some, tally.refused),
+        signal: giveUp.signal,
+        onRetry(error) {
+          isAway = true;
+          if (interruption.came()) giveUp.abort();
+          else if (progress.isShown())
+            progress.waits(`waiting for the service: ${ConnectError.from(error).rawMessage}`);
+          else waiting.failed(error);
+        },
+        onProgress(some, of) {
+          isAway = false;
+          waiting.answered();
+          progress.show(from + ((to - from) * some) / of, handled + some, tally.refused);
+        },
       },
     );
     let nth = 0;
@@ -130,7 +149,10 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
   };
   try {
     for await (const entry of source.entries) {
-      if (interruption.came()) break;
+      if (interruption.came()) {
+        stopped = true;
+        break;
+      }
       if (handled === 0 && chunk.length === 0 && 'row' in entry.content) assertColumns(entry.content.row, wish.mapping);
       if (entry.line <= done) continue;
       if (handled === 0 && chunk.length === 0) {
@@ -149,14 +171,18 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
     }
     // What was read after the interruption has not been sent: the journal is of what was.
     if (!interruption.came()) await flush();
+    // One that came while the last ones were sent has interrupted nothing; standard input ends by it, so nobody knows.
+    whole = chunk.length === 0 && !stopped && (wish.file !== '-' || !interruption.came());
+  } catch (error) {
+    if (!giveUp.signal.aborted) throw error;
   } finally {
     interruption.leave();
     source.close();
     progress.end();
     report.close();
   }
-  const interrupted = interruption.came();
-  if (!interrupted && keepsJournal) rmSync(wish.journal, { force: true });
+  const interrupted = !whole;
+  if (whole && keepsJournal) rmSync(wish.journal, { force: true });
   const seconds = Math.round((performance.now() - began) / 100) / 10;
   return { ...tally, interrupted, seconds, resumed: before !== undefined };
 }

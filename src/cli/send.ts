@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander';
-import { type Connection, calling, connectTo } from './connect.ts';
+import { type Connection, calling, connectTo, patienceMinutes } from './connect.ts';
 import { note, paint, print } from './output.ts';
 import { aboutFiles, type ReadingOptions, readingFile, readingOf } from './reading.ts';
 import { exitOf, type Outcome, sendFile, type Wish } from './send-file.ts';
@@ -18,7 +18,9 @@ const about = `${aboutFiles}
 
 Going on:
   <file>.journal says how far a run came. A run that was stopped, killed or lost its service goes on from there when the same
-  command is given again, and each line is stored once. It is removed at the end. Ctrl-C finishes the calls under way.
+  command is given again, and each line is stored once. It is removed at the end. Standard input has none. Ctrl-C finishes
+  the calls under way. A service that goes away meanwhile is waited for up to ${patienceMinutes} minutes; one that is not there at first
+  is given up within seconds.
   <file>.refused.ndjson gets what was refused: {"line", "reason", "message", "text"}.
 
 Exit codes: 0 all went, 1 failed, 2 some lines were refused, 130 interrupted.

@@ -2,10 +2,11 @@ import { toJsonString } from '@bufbuild/protobuf';
 import type { Command } from 'commander';
 import { type ChannelType, type Message, MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { ofChannel } from './channel-type.ts';
-import { type ConnectOptions, calling, connectTo } from './connect.ts';
+import { type ConnectOptions, calling, connectTo, patienceMinutes } from './connect.ts';
 import { onInterrupt } from './interrupt.ts';
 import { paint, plain, print, printable } from './output.ts';
 import { exit, sequence, wholeNumber } from './usage.ts';
+import { createWaiting } from './waiting.ts';
 
 interface TailOptions extends ConnectOptions {
   readonly after: number;
@@ -15,12 +16,15 @@ interface TailOptions extends ConnectOptions {
 }
 
 const about = `
-Prints seq, sender and payload, separated by tabs: text as it is, other bytes as base64. It outlives restarts of the service.
+Prints seq, sender and payload, separated by tabs: text as it is, other bytes as base64. Once it has been connected it outlives restarts:
+it waits up to ${patienceMinutes} minutes for a service that is away, and resumes. A service that is not there at first is given up within seconds.
 
-Exit codes: 0 after --count messages, or when who reads has had enough (| head -1); 130 after Ctrl-C; 1 failed.
+Exit codes: 0 after --count messages; 130 after Ctrl-C; 1 failed. Whoever reads and has had enough (| head -1) ends it too, with 0, but only when the
+next message comes: a pipe does not say so before. --count 1 ends at once.
 
 Examples:
   sendbatch tail 2 group123
+  sendbatch tail group group123 --from-now --count 1
   sendbatch tail group group123 --from-now --json | jq -r .payload
   sendbatch tail person alice@bob --after 41 --count 10`;
 
@@ -45,9 +49,16 @@ async function tail(channelType: ChannelType, channelId: string, options: TailOp
   const channel = { channelType, channelId, afterSeq: BigInt(options.after), fromNow: options.fromNow === true };
   const stop = new AbortController();
   const interruption = onInterrupt(() => stop.abort());
+  const waiting = createWaiting();
   let seen = 0;
   try {
-    for await (const message of client.tail({ channels: [channel], uid: options.uid ?? '' }, { signal: stop.signal })) {
+    const watching = {
+      signal: stop.signal,
+      onCaughtUp: () => waiting.answered(),
+      onResume: (error: unknown) => waiting.failed(error),
+    };
+    for await (const message of client.tail({ channels: [channel], uid: options.uid ?? '' }, watching)) {
+      waiting.answered();
       await print(lineOf(message, options.json === true));
       seen++;
       if (seen >= most) return exit.done;

@@ -6,7 +6,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type Template, TemplateFormat, TemplateSchema } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import { type ConnectOptions, calling, connectTo } from './connect.ts';
 import { paint, print } from './output.ts';
-import { CommandError, pair, templateName } from './usage.ts';
+import { CommandError, pair, templateName, withExamples } from './usage.ts';
 
 const about = `
 The syntax is Liquid: {{ name }}, filters, if, for. A template of format json is escaped, and must come out as JSON. Needs the scope admin.
@@ -44,7 +44,10 @@ export function addTemplate(program: Command): void {
     .argument('<name>', 'letters, digits, ".", "_" and "-"')
     .argument('<file>', 'its text; - is standard input')
     .addOption(format());
-  calling(create).action(async (name: string, file: string, options: ConnectOptions & { format: Format }) => {
+  withExamples(calling(create), [
+    'sendbatch template create welcome welcome.liquid',
+    'sendbatch template create order order.json.liquid --format json',
+  ]).action(async (name: string, file: string, options: ConnectOptions & { format: Format }) => {
     const made = await connectTo(options).templates.createTemplate({
       name,
       body: bodyIn(file),
@@ -53,24 +56,26 @@ export function addTemplate(program: Command): void {
     await say(made.template, options, (each) => `${each.name}@${each.version} is stored; ${needs(each)}`);
   });
 
-  calling(template.command('ls').alias('list').description('Lists the latest version of each.')).action(
-    async (options: ConnectOptions) => {
-      const { templates } = connectTo(options);
-      let pageToken = '';
-      do {
-        const page = await templates.listTemplates({ pageSize: 1000, pageToken });
-        for (const each of page.templates) await say(each, options, lineOf);
-        pageToken = page.nextPageToken;
-      } while (pageToken !== '');
-    },
-  );
+  withExamples(calling(template.command('ls').alias('list').description('Lists the latest version of each.')), [
+    'sendbatch template ls',
+    'sendbatch template ls --json | jq -r .name',
+  ]).action(async (options: ConnectOptions) => {
+    const { templates } = connectTo(options);
+    let pageToken = '';
+    do {
+      const page = await templates.listTemplates({ pageSize: 1000, pageToken });
+      for (const each of page.templates) await say(each, options, lineOf);
+      pageToken = page.nextPageToken;
+    } while (pageToken !== '');
+  });
 
-  calling(named(template.command('get').description('Prints the text of one; --json tells all of it.'))).action(
-    async (chosen: Chosen, options: ConnectOptions) => {
-      const { template: found } = await connectTo(options).templates.getTemplate(chosen);
-      await say(found, options, (each) => each.body);
-    },
-  );
+  withExamples(calling(named(template.command('get').description('Prints the text of one; --json tells all of it.'))), [
+    'sendbatch template get welcome',
+    'sendbatch template get welcome@2 --json',
+  ]).action(async (chosen: Chosen, options: ConnectOptions) => {
+    const { template: found } = await connectTo(options).templates.getTemplate(chosen);
+    await say(found, options, (each) => each.body);
+  });
 
   const preview = template
     .command('preview')
@@ -80,14 +85,18 @@ export function addTemplate(program: Command): void {
     .addOption(format())
     .option('--var <name=value>', 'a variable; may be given more than once', pair)
     .option('--vars <json>', 'variables as a JSON object', jsonObject);
-  calling(preview).action(previewOne);
+  withExamples(calling(preview), [
+    'sendbatch template preview welcome@2 --var name=Ada',
+    `sendbatch template preview --file welcome.liquid --vars '{"name": "Ada"}'`,
+  ]).action(previewOne);
 
-  calling(template.command('delete').description('Deletes all versions of one.').argument('<name>', 'its name')).action(
-    async (name: string, options: ConnectOptions) => {
-      await connectTo(options).templates.deleteTemplate({ name });
-      await print(options.json ? '{}' : `${name} is deleted`);
-    },
-  );
+  withExamples(
+    calling(template.command('delete').description('Deletes all versions of one.').argument('<name>', 'its name')),
+    ['sendbatch template delete welcome'],
+  ).action(async (name: string, options: ConnectOptions) => {
+    await connectTo(options).templates.deleteTemplate({ name });
+    await print(options.json ? '{}' : `${name} is deleted`);
+  });
 }
 
 async function previewOne(chosen: Chosen | undefined, options: PreviewOptions): Promise<void> {

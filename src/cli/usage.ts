@@ -1,10 +1,16 @@
-import { InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 
 /** A command that cannot be carried out; the message is one line for the one who gave it. */
 export class CommandError extends Error {}
 
 /** What a run of a command came to, as its exit code. */
 export const exit = { done: 0, failed: 1, refused: 2, interrupted: 130 } as const;
+
+/** Ends a command's help with its exit codes and examples of it. */
+export function withExamples(command: Command, examples: readonly string[], codes = '0 done, 1 failed'): Command {
+  const lines = examples.map((example) => `  ${example}`);
+  return command.addHelpText('after', ['', `Exit codes: ${codes}.`, '', 'Examples:', ...lines].join('\n'));
+}
 
 /** A parser of whole numbers within bounds. */
 export function wholeNumber(least: number, most: number): (text: string) => number {

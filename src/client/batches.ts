@@ -8,7 +8,7 @@ import {
   type SubmitBatchResponse,
 } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import type { Draft } from './index.ts';
-import { pause, type RetryOptions, waitOf } from './retry.ts';
+import { goesOnAfterPause, pause, type Retry, waitOf } from './retry.ts';
 import { callsOf } from './send.ts';
 
 /** How a batch is sent in the background; `requestId` is made when there is none, so that a retry is exact. */
@@ -25,12 +25,13 @@ export async function submit(
   rpc: Rpc,
   messages: readonly Draft[],
   { signal, ...given }: SubmitOptions,
-  retry: RetryOptions,
+  retry: Retry,
 ): Promise<Pick<SubmitBatchResponse, 'duplicate'> & { readonly batch: Batch }> {
   const options = { ...given, requestId: given.requestId || globalThis.crypto.randomUUID() };
   const call = signal === undefined ? {} : { signal };
   const request = create(SubmitBatchRequestSchema, { ...options, messages: [...messages] });
   const isLarge = toBinary(SubmitBatchRequestSchema, request).length > requestBytes;
+  const began = performance.now();
   for (let attempt = 1; ; attempt++) {
     try {
       const { batch, duplicate } = isLarge
@@ -40,7 +41,7 @@ export async function submit(
       return { batch, duplicate };
     } catch (error) {
       const waitMs = waitOf(error);
-      if (waitMs === undefined || attempt >= retry.attempts || signal?.aborted) throw error;
+      if (waitMs === undefined || !retry.goesOn(attempt, began) || signal?.aborted) throw error;
       await pause(attempt, waitMs, retry, signal);
     }
   }
@@ -57,12 +58,15 @@ export async function* watch(
   rpc: Rpc,
   batchId: string,
   { signal }: { readonly signal?: AbortSignal },
-  retry: RetryOptions,
+  retry: Retry,
 ): AsyncGenerator<Batch> {
+  let began = performance.now();
   for (let attempt = 1; ; attempt++) {
     try {
       for await (const { batch } of rpc.watchBatch({ batchId }, signal === undefined ? {} : { signal })) {
         attempt = 1;
+        began = performance.now();
+        retry.answered();
         if (batch === undefined) continue;
         yield batch;
         if (batch.endedAt !== undefined) return;
@@ -72,8 +76,8 @@ export async function* watch(
     } catch (error) {
       if (signal?.aborted) return;
       const waitMs = waitOf(error);
-      if (waitMs === undefined || attempt >= retry.attempts) throw error;
-      await pause(attempt, waitMs, retry, signal);
+      if (waitMs === undefined || !retry.goesOn(attempt, began)) throw error;
+      if (!(await goesOnAfterPause(attempt, waitMs, retry, signal))) return;
     }
   }
 }

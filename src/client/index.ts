@@ -4,7 +4,7 @@ import { type Batch, BatchService } from '../../gen/sendbatch/v1/batch_service_p
 import type { Message, MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService, type SendResultSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { type SubmitOptions, submit, watch } from './batches.ts';
-import { type RetryOptions, retryDefaults } from './retry.ts';
+import { createRetry, type RetryOptions } from './retry.ts';
 import { type RequestTemplate, type SendOptions, sendAll } from './send.ts';
 import { type TailOptions, type TailRequest, tail } from './tail.ts';
 
@@ -51,10 +51,10 @@ export interface Sendbatch {
 }
 
 /** Makes a client. */
-export function createSendbatch({ transport, retry }: SendbatchOptions): Sendbatch {
+export function createSendbatch({ transport, retry = {} }: SendbatchOptions): Sendbatch {
   const rpc = createClient(MessageService, transport);
   const batches = createClient(BatchService, transport);
-  const settled: RetryOptions = { ...retryDefaults, ...retry };
+  const settled = createRetry(retry);
   return {
     rpc,
     batches,

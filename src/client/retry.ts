@@ -10,9 +10,37 @@ export interface RetryOptions {
   /** Milliseconds before the second try at most; doubled each time, and drawn at random below. */
   readonly firstPauseMs: number;
   readonly longestPauseMs: number;
+  /** Milliseconds that go on being tried, however often, what fails after this client has had an answer: the service was there, and is only away. */
+  readonly patienceMs: number;
 }
 
-export const retryDefaults: RetryOptions = { attempts: 8, firstPauseMs: 100, longestPauseMs: 10_000 };
+const retryDefaults: RetryOptions = {
+  attempts: 8,
+  firstPauseMs: 100,
+  longestPauseMs: 10_000,
+  patienceMs: 0,
+};
+
+/** How patient a client is at the moment. */
+export interface Retry extends RetryOptions {
+  /** Told of each answer of the service. */
+  answered(): void;
+  /** Whether another try follows the one that has failed now; `began` is when the first of them began, by performance.now(). */
+  goesOn(attempt: number, began: number): boolean;
+}
+
+export function createRetry(options: Partial<RetryOptions>): Retry {
+  const settled = { ...retryDefaults, ...options };
+  let wasThere = false;
+  return {
+    ...settled,
+    answered() {
+      wasThere = true;
+    },
+    goesOn: (attempt, began) =>
+      attempt < settled.attempts || (wasThere && performance.now() - began < settled.patienceMs),
+  };
+}
 
 /**
  * Codes that may pass: the service or the way to it is away, or the outcome is not known and the same keys find it out. CANCELED is a stream that was reset by a
@@ -73,5 +101,17 @@ export async function pause(
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener('abort', stop);
+  }
+}
+
+/** The same for a loop that a signal ends without an error: whether it goes on. */
+export async function goesOnAfterPause(...wait: Parameters<typeof pause>): Promise<boolean> {
+  const [, , , signal] = wait;
+  try {
+    await pause(...wait);
+    return true;
+  } catch (error) {
+    if (signal?.aborted) return false;
+    throw error;
   }
 }

@@ -7,7 +7,7 @@ import {
   SendResultSchema,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import type { Draft, Result } from './index.ts';
-import { pause, type RetryOptions, waitOf, waitOfStatus } from './retry.ts';
+import { pause, type Retry, waitOf, waitOfStatus } from './retry.ts';
 
 /** A template that the messages of a send may name. */
 export type RequestTemplate = MessageInitShape<typeof RequestTemplateSchema>;
@@ -47,7 +47,7 @@ export async function sendAll(
   rpc: Rpc,
   messages: readonly Draft[],
   options: SendOptions,
-  retry: RetryOptions,
+  retry: Retry,
 ): Promise<Result[]> {
   const { concurrency = 4, atomic = false, signal } = options;
   const items = messages.map(
@@ -136,10 +136,11 @@ async function sendCall(
   rpc: Rpc,
   call: readonly Item[],
   { atomic = false, timeoutMs, signal, templates = [], validateOnly = false, onRetry }: SendOptions,
-  retry: RetryOptions,
+  retry: Retry,
   settle: (item: Item, result: Result) => void,
 ): Promise<void> {
   let items = call;
+  const began = performance.now();
   for (let attempt = 1; ; attempt++) {
     let waitMs: number;
     try {
@@ -152,11 +153,12 @@ async function sendCall(
         },
         { ...(timeoutMs === undefined ? {} : { timeoutMs }), ...(signal === undefined ? {} : { signal }) },
       );
+      retry.answered();
       const again: Item[] = [];
       let longest = 0;
       for (const [index, item] of items.entries()) {
         const result = results[index] ?? create(SendResultSchema);
-        const wait = result.error && attempt < retry.attempts ? waitOfStatus(result.error) : undefined;
+        const wait = result.error && retry.goesOn(attempt, began) ? waitOfStatus(result.error) : undefined;
         if (wait === undefined) settle(item, result);
         else again.push(item);
         longest = Math.max(longest, wait ?? 0);
@@ -166,7 +168,7 @@ async function sendCall(
       waitMs = longest;
     } catch (error) {
       const wait = waitOf(error);
-      if (wait === undefined || attempt >= retry.attempts || signal?.aborted) throw error;
+      if (wait === undefined || !retry.goesOn(attempt, began) || signal?.aborted) throw error;
       onRetry?.(error);
       waitMs = wait;
     }

@@ -6,7 +6,7 @@ import type {
   MessageService,
   SubscribeResponse,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { pause, type RetryOptions, waitOf } from './retry.ts';
+import { goesOnAfterPause, pause, type Retry, waitOf } from './retry.ts';
 
 /** What to follow: channels from their cursors on, or all channels of a user. */
 export interface TailRequest {
@@ -32,7 +32,7 @@ export async function* tail(
   rpc: Client<typeof MessageService>,
   { channels = [], uid = '', allOfUid = false }: TailRequest,
   { signal, onCaughtUp, onResume }: TailOptions,
-  retry: RetryOptions,
+  retry: Retry,
 ): AsyncGenerator<Message> {
   const cursors = new Map(channels.map((each) => [`${each.channelType}/${each.channelId}`, each]));
   /** The service answers with a channel's canonical id, which may not be the one that was asked for. */
@@ -43,6 +43,7 @@ export async function* tail(
         cursors.delete(key);
     reached.set(`${channelType}/${channelId}`, { channelType, channelId, afterSeq });
   };
+  let began = performance.now();
   for (let attempt = 1; ; attempt++) {
     const watch = new AbortController();
     const all = signal === undefined ? watch.signal : AbortSignal.any([signal, watch.signal]);
@@ -53,6 +54,8 @@ export async function* tail(
         clearTimeout(timer);
         timer = setTimeout(() => watch.abort(new Error('the stream is silent')), silentMs);
         attempt = 1;
+        began = performance.now();
+        retry.answered();
         if (frame.case === 'message') {
           const { messageSeq, channelType, channelId } = frame.value;
           if (messageSeq > 0n) reach(channelType, channelId, messageSeq);
@@ -68,9 +71,9 @@ export async function* tail(
     } catch (error) {
       if (signal?.aborted) return;
       const waitMs = watch.signal.aborted ? 0 : waitOf(error);
-      if (waitMs === undefined || attempt >= retry.attempts) throw error;
+      if (waitMs === undefined || !retry.goesOn(attempt, began)) throw error;
       onResume?.(error);
-      await pause(attempt, waitMs, retry, signal);
+      if (!(await goesOnAfterPause(attempt, waitMs, retry, signal))) return;
     } finally {
       clearTimeout(timer);
       watch.abort();

@@ -103,6 +103,14 @@ export function boundsOf(format: Format): string {
   return `${least} – ${most}${unit === '' ? '' : ` ${unit}`}`;
 }
 
+/** What convict says of a value that is none of a setting's words, in the words of the manual; unset is always taken. */
+export function faultInWords(fault: string): string {
+  return fault.replace(/^must be one of the possible values: (\[.*?\])/, (_, list: string) => {
+    const words = (JSON.parse(list) as string[]).filter((word) => word !== '');
+    return `must be ${new Intl.ListFormat('en-GB', { type: 'disjunction' }).format(words)}`;
+  });
+}
+
 function isNumberFormat(format: string): format is NumberFormat {
   return Object.hasOwn(ranges, format);
 }

@@ -73,11 +73,16 @@ export function gather(env: Readonly<Record<string, string | undefined>>, folder
 function refuseUnknown({ values, own, where }: Source): void {
   for (const name of Object.keys(values)) {
     if (known.has(name) || (!own && (!ownPrefix.test(name) || isServiceLink(name, values[name])))) continue;
-    const nearest = closestMatch(name, [...known], { maxDistance: 4 });
+    const nearest = closestMatch(name, [...known], { maxDistance: slipsIn(name) });
     throw new ConfigError(
-      `${name} (${where}) is no setting${nearest === undefined ? '' : `: is ${nearest} meant`}? npm run cli -- config lists them all`,
+      `${name} (${where}) is no setting${nearest === undefined ? ';' : `: is ${nearest} meant?`} npm run cli -- config lists them all`,
     );
   }
+}
+
+/** Signs that a slip may have got wrong: a third of what follows the prefix, which many names share. SENDBATCH_FOO is not SENDBATCH_URL. */
+function slipsIn(name: string): number {
+  return Math.min(4, Math.ceil(name.replace(ownPrefix, '').length / 3));
 }
 
 function isServiceLink(name: string, value: string | undefined): boolean {
@@ -89,6 +94,7 @@ function nearMisses({ values, own, where }: Source): string[] {
   if (own) return [];
   return Object.keys(values).flatMap((name) => {
     if (known.has(name)) return [];
+    // Shorter ones are too near to what others use: LINES is of every shell, and one sign from LANES.
     const near = names.find((each) => each.length >= 6 && leven(name, each, { maxDistance: 2 }) === 1);
     return near === undefined ? [] : [`${name} (${where}) is no setting; ${near} is`];
   });

@@ -135,6 +135,40 @@ describe('the client', () => {
       await assert.rejects(client.submit([]), (error) => reasonOf(error) === 'EMPTY_BATCH');
     });
 
+  test('what fails after an answer is tried again for as long as the client is patient, before it only so often', async () => {
+    let away = await startService({ databaseUrl: service.databaseUrl });
+    const transport = createConnectTransport({ baseUrl: away.url, httpVersion: '1.1' });
+    const retry = { attempts: 2, firstPauseMs: 10, longestPauseMs: 50, patienceMs: 60_000 };
+    const patient = createSendbatch({ transport, retry });
+    await patient.send([draft('patient', 1)]);
+    const seen: bigint[] = [];
+    const tries = { send: 0, tail: 0 };
+    const many = Promise.withResolvers<void>();
+    const count = (what: keyof typeof tries) => {
+      tries[what]++;
+      if (Math.min(tries.send, tries.tail) > 5) many.resolve();
+    };
+    const { promise: first, resolve: came } = Promise.withResolvers<void>();
+    const following = (async () => {
+      const request = { channels: [{ channelType: ChannelType.GROUP, channelId: 'patient' }] };
+      for await (const { messageSeq } of patient.tail(request, { onResume: () => count('tail') })) {
+        seen.push(messageSeq);
+        came();
+        if (messageSeq === 2n) return;
+      }
+    })();
+    await first;
+    await away.stop();
+    const sending = patient.send([draft('patient', 2)], { onRetry: () => count('send') });
+    await Promise.race([many.promise, sending, following]);
+    await assert.rejects(createSendbatch({ transport, retry }).send([draft('patient', 3)]));
+    away = await startService({ databaseUrl: service.databaseUrl, port: Number(new URL(away.url).port) });
+    assert.equal((await sending)[0]?.messageSeq, 2n);
+    await following;
+    assert.deepEqual(seen, [1n, 2n]);
+    await away.stop();
+  });
+
   test('a signal ends both', async () => {
     const controller = new AbortController();
     const seen: bigint[] = [];

@@ -3,11 +3,29 @@ import { once } from 'node:events';
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import type { Command } from 'commander';
+import { createProgram } from '../../src/cli/program.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { createDatabase } from '../support/database.ts';
 import { runToEnd, spawnCommand } from '../support/process.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, query, readAll } from '../support/verify.ts';
+
+/** A command and those below it. */
+function* allOf(command: Command): Iterable<Command> {
+  yield command;
+  for (const each of command.commands) yield* allOf(each);
+}
+
+function nameOf(command: Command): string {
+  return command.parent === null ? command.name() : `${nameOf(command.parent)} ${command.name()}`;
+}
+
+function helpOf(command: Command): string {
+  let help = '';
+  command.configureOutput({ writeOut: (text) => (help += text) }).outputHelp();
+  return help;
+}
 
 describe('the command line', () => {
   let service: TestService;
@@ -120,6 +138,28 @@ describe('the command line', () => {
     assert.equal(stopped.output(), stopped.stdout());
   });
 
+  test('tail outlives a service that is away, and says that it waits; one that was never there it gives up', async () => {
+    const first = await startService({ databaseUrl: service.databaseUrl });
+    const at = { SENDBATCH_URL: first.url };
+    const file = join(folder, 'outlived.ndjson');
+    writeFileSync(file, lineOf('outlived', 1));
+    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    const { child, exit, output, stdout } = spawnCommand(at, ['tail', 'group', 'outlived', '--count', '2']);
+    await once(child.stdout ?? assert.fail(), 'data');
+    await first.stop();
+    const never = runToEnd(at, ['tail', 'group', 'outlived']);
+    while (!output().includes('waiting for the service: ')) await once(child.stderr ?? assert.fail(), 'data');
+    const refused = await never;
+    assert.deepEqual([refused.code, refused.stdout], [1, '']);
+    assert.match(refused.output, /^sendbatch: the service cannot be reached: [^\n]*\n$/);
+    const second = await startService({ databaseUrl: service.databaseUrl, port: Number(new URL(first.url).port) });
+    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    assert.equal(await exit, 0, output());
+    assert.equal(stdout(), '1\tu1\tm1\n2\tu1\tm1\n');
+    assert.match(output(), /the service is there again/);
+    await second.stop();
+  });
+
   test('channel: made, shown, its members and lists changed and paged, its messages printed, disbanded', async () => {
     const cli = async (...args: string[]) => {
       const { code, output } = await runToEnd(env(), ['channel', ...args]);
@@ -187,10 +227,21 @@ describe('the command line', () => {
       assert.match(stdout, /Exit codes: .*0 .*1 /);
       assert.match(stdout, /Examples:\n {2}.*sendbatch /);
     }
+    const program = await createProgram('');
+    const helps = new Map([...allOf(program)].map((command) => [nameOf(command), helpOf(command)]));
+    assert.ok(helps.size > 35, `${helps.size}`);
+    for (const [name, help] of helps) {
+      assert.match(help, /^Exit codes:\s+0 /m, name);
+      assert.match(help, new RegExp(`^Examples:\n(  .*\n)*?  .*${name}\\b`, 'm'), name);
+    }
+    const submit = helps.get('sendbatch batch submit') ?? '';
+    assert.match(submit, /Files, by their names:/);
+    assert.doesNotMatch(submit, /journal/);
     const typos: [string[], RegExp][] = [
       [['tial'], /^sendbatch: unknown command 'tial' \(Did you mean tail\?\)[^\n]*\n$/],
       [['channel', 'membrs'], /^sendbatch: .*Did you mean members\?/],
       [['send', 'x', '--dryrun'], /^sendbatch: .*Did you mean --dry-run\?/],
+      [['tail', 'grup', 'x'], /^sendbatch: argument '<channel_type>' 'grup' is invalid. It takes 1 to 12, or person, /],
     ];
     for (const [args, words] of typos) {
       const { code, output } = await runToEnd({}, args);

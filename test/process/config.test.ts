@@ -46,11 +46,8 @@ describe('the file of SENDBATCH_CONFIG', () => {
   });
   const rows: [string, unknown, RegExp][] = [
     ['a name that is none', { LOCK_TIMEOUTS: 5 }, /^LOCK_TIMEOUTS \(.*\) is no setting: is LOCK_TIMEOUT meant\?/],
-    [
-      'a name that is far from any',
-      { colour: 'red' },
-      /^colour \(.*\) is no setting\?? npm run cli|^colour .*config lists/,
-    ],
+    ['a name that is far from any', { colour: 'red' }, /^colour \(.*\) is no setting; npm run cli -- config lists/],
+    ['a short name that is far from any', { FOO: 'x' }, /^FOO \(.*\) is no setting; /],
     ['an odd value, with where it stands', { PORT: 70_000 }, /^PORT: must be .*0 to 65535.*\.json\)$/],
     ['an odd kind of value', { AUTH: true }, /^AUTH .* must be a text, a number/],
     ['no object', [], /must be one object/],
@@ -84,11 +81,14 @@ describe('names in the environment', () => {
     refused({ RATE_CALER: '1/1s' }, /^RATE_CALER \(the environment\) is no setting: is RATE_CALLER meant\?/);
     refused({ JWT_SECRETS: 'hush' }, /^JWT_SECRETS .*JWT_SECRET meant/);
     refused({ SENDBATCH_CONFG: 'x' }, /SENDBATCH_CONFIG meant/);
+    refused({ SENDBATCH_URI: 'x' }, /SENDBATCH_URL meant/);
+    refused({ SENDBATCH_FOO: 'x' }, /^SENDBATCH_FOO \(the environment\) is no setting; /);
   });
   test('that are one sign from a setting are warned of, and nothing else is', () => {
-    assert.deepEqual(loadConfig({ DATABASE_URI: 'hush', PATH: '/bin', HOSTNAME: 'x', PORTS: '1' }).warnings, [
-      'DATABASE_URI (the environment) is no setting; DATABASE_URL is',
-    ]);
+    assert.deepEqual(
+      loadConfig({ DATABASE_URI: 'hush', PATH: '/bin', HOSTNAME: 'x', PORTS: '1', LINES: '50' }).warnings,
+      ['DATABASE_URI (the environment) is no setting; DATABASE_URL is'],
+    );
   });
   test('that Kubernetes gives for a Service called sendbatch, or webhook-x, are none of ours', () => {
     const links = {
@@ -115,6 +115,13 @@ describe('values that are odd are refused by name, with the bounds', () => {
       loadConfig({ [name]: most ?? '' });
     });
   }
+});
+
+test('a word that a setting does not take is answered with those that it does', () => {
+  refused({ AUTH: 'yes' }, /^AUTH: must be on or off: /);
+  refused({ METRICS: 'on' }, /^METRICS: must be open: /);
+  refused({ LOG_FORMAT: 'xml' }, /^LOG_FORMAT: must be auto, json or pretty: /);
+  assert.equal(loadConfig({ AUTH: '' }).asks, false);
 });
 
 test('`config` prints every setting with its value, where that is set, default, bounds and meaning, and no secret', async () => {

@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
@@ -268,6 +270,58 @@ describe('sendbatch send <file>', () => {
     appendFileSync(`${file}.refused.ndjson`, `{"line":${total},"reason":"INVALID_LINE","message":"","text":""}\n{"li`);
     assert.equal((await send(file)).code, 2);
     await assertWhole(file, 'stopped', total);
+  });
+
+  test('a service that goes away is waited for; Ctrl-C ends the wait', async () => {
+    const total = 60_000;
+    const file = fileOf('away.ndjson', manyLines('away', total));
+    let other = await startService({ databaseUrl: service.databaseUrl });
+    const port = Number(new URL(other.url).port);
+    const begin = async () => {
+      const from = standingOf(file)?.line ?? 0;
+      const run = spawnCommand({ SENDBATCH_URL: other.url }, ['send', file]);
+      await waitFor('a chunk', () => (standingOf(file)?.line ?? 0) > from);
+      await other.stop();
+      await waitFor('word of it', () => run.output().includes('waiting for the service: '));
+      return run;
+    };
+    const interrupted = await begin();
+    interrupted.child.kill('SIGINT');
+    assert.equal(await interrupted.exit, 130, interrupted.output());
+    assert.match(interrupted.output(), /the same command goes on/);
+    other = await startService({ databaseUrl: service.databaseUrl, port });
+    const outlived = await begin();
+    other = await startService({ databaseUrl: service.databaseUrl, port });
+    assert.equal(await outlived.exit, 2, outlived.output());
+    assert.match(outlived.output(), /the service is there again/);
+    await assertWhole(file, 'away', total);
+    await other.stop();
+  });
+
+  test('Ctrl-C while the last lines are sent interrupts nothing', async (context) => {
+    const file = fileOf('last.ndjson', manyLines('last', 900));
+    const { promise: go, resolve: release } = Promise.withResolvers<void>();
+    const { promise: asked, resolve: ask } = Promise.withResolvers<void>();
+    const front = createServer(async (request, response) => {
+      const body = Buffer.concat(await Array.fromAsync(request as AsyncIterable<Buffer>));
+      ask();
+      await go;
+      const headers = { 'content-type': request.headers['content-type'] ?? '', 'connect-protocol-version': '1' };
+      const answer = await fetch(service.url + request.url, { method: 'POST', headers, body });
+      response.writeHead(answer.status, { 'content-type': answer.headers.get('content-type') ?? '' });
+      response.end(Buffer.from(await answer.arrayBuffer()));
+    });
+    await new Promise<void>((resolve) => front.listen(0, '127.0.0.1', resolve));
+    context.after(() => front.close());
+    const { port } = front.address() as AddressInfo;
+    const { child, output, exit } = spawnCommand({ SENDBATCH_URL: `http://127.0.0.1:${port}` }, ['send', file]);
+    await asked;
+    child.kill('SIGINT');
+    await waitFor('the signal', () => output().includes('stopping: '));
+    release();
+    assert.equal(await exit, 0, output());
+    assert.match(output(), /^stopping: [^\n]*\n900 sent, 0 were there already, 0 refused, [^\n]*\n$/);
+    assert.ok(!existsSync(`${file}.journal`));
   });
 
   test('a file or options that changed meanwhile: nothing goes until --resume or --restart is given', async () => {

@@ -5,7 +5,7 @@ import { createGrpcTransport } from '@connectrpc/connect-node';
 import pg from 'pg';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { retryDefaults } from '../../src/client/retry.ts';
+import { createRetry } from '../../src/client/retry.ts';
 import { tail } from '../../src/client/tail.ts';
 import { type Answer, type Door, openDoors, said } from './doors.ts';
 import { jsonCaller } from './json.ts';
@@ -68,7 +68,7 @@ export function watch(service: TestService, other: TestService, databaseUrl: str
   const heard = new Set<string>();
   const rpc = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
   const following = (async () => {
-    const patient = { ...retryDefaults, attempts: 1000, longestPauseMs: 200 };
+    const patient = createRetry({ attempts: 1000, longestPauseMs: 200 });
     const request = { channels: [{ channelType: ChannelType.GROUP, channelId }] };
     for await (const { clientMsgNo } of tail(rpc, request, { signal: abort.signal }, patient)) heard.add(clientMsgNo);
   })();
