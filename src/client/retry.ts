@@ -43,7 +43,7 @@ export function createRetry(options: Partial<RetryOptions>): Retry {
 }
 
 /**
- * Codes that may pass: the service or the way to it is away, or the outcome is not known and the same keys find it out. CANCELED is a stream that was reset by a
+ * Codes that may pass: the service or the way to it is away, or the outcome is not known and the same keys find it out. CANCELLED is a stream that was reset by a
  * service or a proxy that stops; whoever cancels by a signal asks that before.
  */
 const passing = new Set([Code.Unavailable, Code.DeadlineExceeded, Code.Unknown, Code.Canceled]);
