@@ -37,17 +37,19 @@ if (values.write) {
   writeFileSync(file, `${preamble(machine)}\n${sections.join('\n')}`);
 }
 
+/** Sections are measured on the machines of several days. */
+const cpuModel = cpus()[0]?.model ?? 'an unknown CPU';
+
 async function section(row: Row, on: Machine, pairs: number): Promise<string> {
   const table = await row.measure(on, pairs);
   const day = new Date().toISOString().slice(0, 10);
-  return `## ${row.title}\n\n${row.words} (${day}, ${pairs} rounds)\n\n${table}\n`;
+  return `## ${row.title}\n\n${row.words} (${day}, ${cpuModel}, ${pairs} rounds)\n\n${table}\n`;
 }
 
 function preamble({ version }: Machine): string {
-  const [cpu] = cpus();
   return `# Measurements
 
-\`npm run bench -- --write\` made this page: ${cpus().length} cores (${cpu?.model ?? 'unknown'}) and ${Math.round(totalmem() / 2 ** 30)} GiB, shared by the load, the
+\`npm run bench -- --write\` made this page: ${cpus().length} cores and ${Math.round(totalmem() / 2 ** 30)} GiB, shared by the load, the
 service and PostgreSQL ${version} (embedded, durable: fsync, full_page_writes and synchronous_commit are on; shared_buffers 1 GB, max_wal_size 8 GB), Node
 ${process.versions.node}. Other work on the machine makes absolute numbers swing by a third: read the ratios. Each is taken within a round, in which every side runs
 once on an emptied table; the median and, in brackets, the least and the greatest of all rounds are given. "µs" is CPU time a message, of PostgreSQL, the
