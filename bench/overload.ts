@@ -10,10 +10,10 @@ const batchMessages = 50;
 const batchesAtOnce = 2500;
 const grpc = { kind: 'grpc', sessions: 8 } as const;
 
-/** What is done at once, at the capacity and at twice the capacity, by a service that refuses and by one that does not. */
+/** What is done at once, at the capacity and at twice the capacity, by services that refuse and by one that does not. */
 export async function twiceTheCapacity(
   machine: Machine,
-  { guarded, open }: { guarded: Sides; open: Sides },
+  { guarded, strict, open }: { guarded: Sides; strict: Sides; open: Sides },
   pairs: number,
   megabytes: () => number,
 ): Promise<string> {
@@ -44,6 +44,7 @@ export async function twiceTheCapacity(
     runs.set('128 in flight', [...(runs.get('128 in flight') ?? []), { run: peak, peak, offered: peak.rate }]);
     await at('once the capacity', guarded, 1);
     await at('twice the capacity', guarded, 2);
+    await at('twice, OVERLOAD_WAIT=100', strict, 2);
     await at('twice, nothing refused but by full lanes', open, 2);
   }
   const lines = [...runs].map(([name, all]) => {

@@ -37,11 +37,10 @@ if (values.write) {
   writeFileSync(file, `${preamble(machine)}\n${sections.join('\n')}`);
 }
 
-/** Sections are measured on the machines of several days. */
-const cpuModel = cpus()[0]?.model ?? 'an unknown CPU';
-
 async function section(row: Row, on: Machine, pairs: number): Promise<string> {
   const table = await row.measure(on, pairs);
+  // Sections are measured on the machines of several days.
+  const cpuModel = cpus()[0]?.model ?? 'an unknown CPU';
   const day = new Date().toISOString().slice(0, 10);
   return `## ${row.title}\n\n${row.words} (${day}, ${cpuModel}, ${pairs} rounds)\n\n${table}\n`;
 }
