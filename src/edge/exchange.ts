@@ -8,6 +8,11 @@ import { certificateKey, certificateOf } from './identity.ts';
 /** What a timer of Node's takes; one that is longer ends at once. */
 export const longestTimerMs = 2 ** 31 - 1;
 
+/** A header that comes once, as Connect's parsers take it. */
+export function textOf(header: string | string[] | undefined): string | null {
+  return typeof header === 'string' ? header : null;
+}
+
 export type Handler = ReturnType<typeof connectNodeAdapter>;
 export type Request = Parameters<Handler>[0];
 export type Response = Parameters<Handler>[1];

@@ -12,6 +12,7 @@ import {
   longestTimerMs,
   type Request,
   type Response,
+  textOf,
   universalRequest,
   writeAnswer,
 } from './exchange.ts';
@@ -70,20 +71,20 @@ export function createServer(guard: Guard, shed: Shed, doors: Routes): Handler {
       return;
     }
     if (shed(request, response)) return;
+    boundDeadline(request.headers);
     if ([unaryGrpc, eventStream, ndjson, metrics, docs].some((door) => door(request, response))) return;
     response.once('close', () => {
       if (entries.get(request)?.called === false) requestRejected('malformed');
     });
-    boundDeadline(request.headers);
     rpc(request, response);
   };
 }
 
 /** A timer of Node's that is longer than 24.8 days ends at once, and with it the call: a longer deadline becomes that. */
 function boundDeadline(headers: Request['headers']): void {
-  const grpc = grpcTimeout(String(headers['grpc-timeout']), longestTimerMs);
+  const grpc = grpcTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
   if ((grpc.timeoutMs ?? 0) > longestTimerMs) headers['grpc-timeout'] = `${Math.floor(longestTimerMs / 1000)}S`;
-  const connect = connectTimeout(String(headers['connect-timeout-ms']), longestTimerMs);
+  const connect = connectTimeout(textOf(headers['connect-timeout-ms']), longestTimerMs);
   if ((connect.timeoutMs ?? 0) > longestTimerMs) headers['connect-timeout-ms'] = String(longestTimerMs);
 }
 

@@ -18,6 +18,7 @@ import {
   longestTimerMs,
   type Request,
   type Response,
+  textOf,
   webHeaders,
 } from './exchange.ts';
 import { toConnectError } from './failures.ts';
@@ -61,11 +62,9 @@ export function createUnaryGrpc(options: UnaryGrpcOptions): (request: Request, r
     const type = headers['content-type'];
     if (type !== 'application/grpc' && type !== 'application/grpc+proto') return false;
     if ((headers['grpc-encoding'] ?? 'identity') !== 'identity') return false;
-    const { timeoutMs, error } = parseTimeout(textOf(headers['grpc-timeout']), Number.MAX_SAFE_INTEGER);
+    const { timeoutMs, error } = parseTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
     if (error !== undefined) return false;
-    // A timer of Node's that is longer than this ends at once.
-    const bounded = timeoutMs === undefined ? undefined : Math.min(timeoutMs, longestTimerMs);
-    void serve(method, options, { request, response, timeoutMs: bounded });
+    void serve(method, options, { request, response, timeoutMs });
     return true;
   };
 }
@@ -196,8 +195,4 @@ async function envelope(
   bytes.writeUInt32BE(data.length, 1);
   bytes.set(data, envelopeBytes);
   return bytes;
-}
-
-function textOf(header: string | string[] | undefined): string | null {
-  return typeof header === 'string' ? header : null;
 }
