@@ -96,6 +96,11 @@ describe('live tails', () => {
       assert.equal(await take(frames, 1), '1');
       abort.abort();
       await assert.rejects(frames.next());
+      const page = await clientOf(first, transport).listMessages(
+        { channelId: id, channelType: 2 },
+        { headers: options.headers },
+      );
+      assert.equal(page.messages.length, 1);
     });
 
     test(`what is stored, caught up, what comes, of both instances: ${name}`, async () => {
