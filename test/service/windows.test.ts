@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { createWindows } from '../../src/service/windows.ts';
+import type { Taken } from '../../src/storage/counter.ts';
 import { seedOf } from '../support/seed.ts';
 
 describe('windows', () => {
@@ -20,6 +21,24 @@ describe('windows', () => {
     assert.deepEqual(windows.take('a', 6), { taken: 5, remaining: 0, resetMs: 2000 });
     windows.giveBack('a', 99);
     assert.deepEqual(windows.take('a', 6), { taken: 5, remaining: 0, resetMs: 2000 });
+  });
+
+  test('never tell a time above their length, by a clock with fractions either', (context) => {
+    fc.assert(
+      fc.property(
+        fc.double({ min: 0, max: 1e9, noNaN: true }),
+        fc.double({ min: 0, max: 999, noNaN: true }),
+        (at, age) => {
+          let now = at;
+          const windows = createWindows({ points: 9, seconds: 1 }, () => now);
+          assert.deepEqual(windows.take('a', 1), { taken: 1, remaining: 8, resetMs: 1000 });
+          now += age;
+          const { resetMs } = windows.take('a', 1) as Taken;
+          assert.ok(resetMs > 0 && resetMs <= 1000, String(resetMs));
+        },
+      ),
+      { seed: seedOf(context), numRuns: 1000 },
+    );
   });
 
   test('never give more than the quota in a window, whatever comes', (context) => {
