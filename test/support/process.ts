@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { endWithFile } from './file-end.ts';
 
 const root = join(import.meta.dirname, '../..');
 const main = join(root, 'src/main.ts');
@@ -85,6 +86,10 @@ function launch(
   let printed = '';
   child.stdout?.on('data', (chunk: Buffer) => (printed += chunk.toString()));
   for (const stream of [child.stdout, child.stderr]) stream?.on('data', (chunk: Buffer) => (text += chunk.toString()));
+  child.once(
+    'exit',
+    endWithFile(() => child.kill('SIGKILL')),
+  );
   const exit = once(child, 'close').then(([code]) => code as number | null);
   return { child, output: () => text, stdout: () => printed, exit };
 }

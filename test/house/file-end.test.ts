@@ -1,0 +1,44 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { existsSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { temporaryFolder } from '../support/cluster.ts';
+
+const support = join(import.meta.dirname, '../support');
+
+/** Runs a file of tests by a runner of its own. */
+function runFile(folder: string, name: string, text: string): { status: number | null; output: string } {
+  const file = join(folder, `${name}.test.ts`);
+  writeFileSync(file, `import { test } from 'node:test';\n${text}`);
+  const { NODE_TEST_CONTEXT: _, ...env } = process.env;
+  const args = ['--test', '--test-reporter=tap', `--import=${join(support, 'file-end.ts')}`, file];
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, { env, encoding: 'utf8', timeout: 60_000 });
+  return { status, output: stdout + stderr };
+}
+
+describe('a file of tests ends', { concurrency: true }, () => {
+  const folder = temporaryFolder('file-end');
+
+  test('when a test fails before it has stopped what it started, and that ends too', (context) => {
+    context.after(() => rmSync(folder, { recursive: true, force: true }));
+    const { status, output } = runFile(
+      folder,
+      'failing',
+      `import { createServer } from 'node:net';
+       import { spawnCommand } from ${JSON.stringify(join(support, 'process.ts'))};
+       test('fails', async () => {
+         createServer().listen(0);
+         const { child } = spawnCommand({ DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none', DATABASE_WAIT: '600' }, ['serve']);
+         console.log('service', child.pid);
+         await new Promise((resolve) => child.stdout.once('data', resolve));
+         throw new Error('as it must');
+       });`,
+    );
+    assert.equal(status, 1, output);
+    assert.match(output, /as it must/);
+    assert.match(output, /failing\.test\.ts: still runs 10 s after its tests; open: .*TCPServerWrap/);
+    const [, pid] = /service (\d+)/.exec(output) ?? [];
+    assert.ok(pid !== undefined && !existsSync(`/proc/${pid}`), output);
+  });
+});
