@@ -8,7 +8,7 @@ import {
   type SubmitBatchResponse,
 } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import type { Draft } from './index.ts';
-import { goesOnAfterPause, pause, type Retry, waitOf } from './retry.ts';
+import { endedEarly, type Retry } from './retry.ts';
 import { callsOf } from './send.ts';
 
 /** How a batch is sent in the background; `requestId` is made when there is none, so that a retry is exact. */
@@ -31,8 +31,8 @@ export async function submit(
   const call = signal === undefined ? {} : { signal };
   const request = create(SubmitBatchRequestSchema, { ...options, messages: [...messages] });
   const isLarge = toBinary(SubmitBatchRequestSchema, request).length > requestBytes;
-  const began = performance.now();
-  for (let attempt = 1; ; attempt++) {
+  const tries = retry.begin(signal);
+  for (;;) {
     try {
       const { batch, duplicate } = isLarge
         ? await rpc.submitBatchStream(framesOf(messages, options), call)
@@ -40,9 +40,7 @@ export async function submit(
       if (batch === undefined) throw new ConnectError('the answer has no batch', Code.Internal);
       return { batch, duplicate };
     } catch (error) {
-      const waitMs = waitOf(error);
-      if (waitMs === undefined || !retry.goesOn(attempt, began) || signal?.aborted) throw error;
-      await pause(attempt, waitMs, retry, signal);
+      await tries.after(error);
     }
   }
 }
@@ -60,24 +58,18 @@ export async function* watch(
   { signal }: { readonly signal?: AbortSignal },
   retry: Retry,
 ): AsyncGenerator<Batch> {
-  let began = performance.now();
-  for (let attempt = 1; ; attempt++) {
+  const tries = retry.begin(signal);
+  for (;;) {
     try {
       for await (const { batch } of rpc.watchBatch({ batchId }, signal === undefined ? {} : { signal })) {
-        attempt = 1;
-        began = performance.now();
-        retry.answered();
+        tries.gotOn();
         if (batch === undefined) continue;
         yield batch;
         if (batch.endedAt !== undefined) return;
       }
-      // The service ends a stream with the batch; an end before it is the way's doing.
-      await pause(attempt, 0, retry, signal);
+      throw endedEarly();
     } catch (error) {
-      if (signal?.aborted) return;
-      const waitMs = waitOf(error);
-      if (waitMs === undefined || !retry.goesOn(attempt, began)) throw error;
-      if (!(await goesOnAfterPause(attempt, waitMs, retry, signal))) return;
+      await tries.after(error);
     }
   }
 }

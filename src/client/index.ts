@@ -4,7 +4,7 @@ import { type Batch, BatchService } from '../../gen/sendbatch/v1/batch_service_p
 import type { Message, MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService, type SendResultSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { type SubmitOptions, submit, watch } from './batches.ts';
-import { createRetry, type RetryOptions } from './retry.ts';
+import { createRetry, type RetryOptions, untilAborted } from './retry.ts';
 import { type RequestTemplate, type SendOptions, sendAll } from './send.ts';
 import { type TailOptions, type TailRequest, tail } from './tail.ts';
 
@@ -59,8 +59,8 @@ export function createSendbatch({ transport, retry = {} }: SendbatchOptions): Se
     rpc,
     batches,
     submit: (messages, options = {}) => submit(batches, messages, options, settled),
-    watch: (batchId, options = {}) => watch(batches, batchId, options, settled),
+    watch: (batchId, options = {}) => untilAborted(options.signal, watch(batches, batchId, options, settled)),
     send: (messages, options = {}) => sendAll(rpc, messages, options, settled),
-    tail: (request, options = {}) => tail(rpc, request, options, settled),
+    tail: (request, options = {}) => untilAborted(options.signal, tail(rpc, request, options, settled)),
   };
 }

@@ -21,25 +21,72 @@ const retryDefaults: RetryOptions = {
   patienceMs: 0,
 };
 
-/** How patient a client is at the moment. */
-export interface Retry extends RetryOptions {
-  /** Told of each answer of the service. */
+/** Makes the tries of a client's calls: all of them know whether the service was ever there. */
+export interface Retry {
+  begin(signal: AbortSignal | undefined): Tries;
+}
+
+/** The tries of one call, or of one stream. */
+export interface Tries {
+  /** The service has answered: it is there. */
   answered(): void;
-  /** Whether another try follows the one that has failed now; `began` is when the first of them began, by performance.now(). */
-  goesOn(attempt: number, began: number): boolean;
+  /** The same, and what was asked for gets on: what fails from now on has all its tries before it. */
+  gotOn(): void;
+  /** Whether another try follows when this one fails. */
+  goOn(): boolean;
+  /** Waits before the next try: as long as was asked for, and some time at random, so that those that failed together do not come back together. Throws when the signal ends it. */
+  pause(askedMs: number): Promise<void>;
+  /** The same after an error; throws that error when no retry mends it or no other try follows. */
+  after(
+    error: unknown,
+    options?: { readonly askedMs?: number | undefined; readonly told?: ((error: unknown) => void) | undefined },
+  ): Promise<void>;
 }
 
 export function createRetry(options: Partial<RetryOptions>): Retry {
-  const settled = { ...retryDefaults, ...options };
+  const { attempts, firstPauseMs, longestPauseMs, patienceMs } = { ...retryDefaults, ...options };
   let wasThere = false;
   return {
-    ...settled,
-    answered() {
-      wasThere = true;
+    begin(signal) {
+      let attempt = 1;
+      let began = performance.now();
+      const tries: Tries = {
+        answered() {
+          wasThere = true;
+        },
+        gotOn() {
+          wasThere = true;
+          attempt = 1;
+          began = performance.now();
+        },
+        goOn: () => attempt < attempts || (wasThere && performance.now() - began < patienceMs),
+        async pause(askedMs) {
+          const most = Math.min(firstPauseMs * 2 ** (attempt++ - 1), longestPauseMs);
+          await sleep(askedMs + Math.random() * most, signal);
+        },
+        async after(error, { askedMs = waitOf(error), told } = {}) {
+          if (askedMs === undefined || signal?.aborted || !tries.goOn()) throw error;
+          told?.(error);
+          await tries.pause(askedMs);
+        },
+      };
+      return tries;
     },
-    goesOn: (attempt, began) =>
-      attempt < settled.attempts || (wasThere && performance.now() - began < settled.patienceMs),
   };
+}
+
+/** The service ends a stream by an error, or with what it is about; an end before that is the way's doing. */
+export function endedEarly(): ConnectError {
+  return new ConnectError('the stream ended early', Code.Unavailable);
+}
+
+/** Hands a stream on; a signal that ends it is no error. */
+export async function* untilAborted<T>(signal: AbortSignal | undefined, stream: AsyncIterable<T>): AsyncGenerator<T> {
+  try {
+    yield* stream;
+  } catch (error) {
+    if (!signal?.aborted) throw error;
+  }
 }
 
 /**
@@ -83,35 +130,16 @@ function isStatus(error: unknown): error is Status {
   return typeof error === 'object' && error !== null && '$typeName' in error && error.$typeName === 'google.rpc.Status';
 }
 
-/** Waits before the next try: as long as was asked for, and some time at random, so that those that failed together do not come back together. */
-export async function pause(
-  attempt: number,
-  askedMs: number,
-  options: RetryOptions,
-  signal?: AbortSignal,
-): Promise<void> {
-  const most = Math.min(options.firstPauseMs * 2 ** (attempt - 1), options.longestPauseMs);
+async function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  signal?.throwIfAborted();
   const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, askedMs + Math.random() * most);
+  const timer = setTimeout(resolve, milliseconds);
   const stop = () => reject(signal?.reason);
   signal?.addEventListener('abort', stop, { once: true });
   try {
-    signal?.throwIfAborted();
     await promise;
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener('abort', stop);
-  }
-}
-
-/** The same for a loop that a signal ends without an error: whether it goes on. */
-export async function goesOnAfterPause(...wait: Parameters<typeof pause>): Promise<boolean> {
-  const [, , , signal] = wait;
-  try {
-    await pause(...wait);
-    return true;
-  } catch (error) {
-    if (signal?.aborted) return false;
-    throw error;
   }
 }

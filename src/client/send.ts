@@ -7,7 +7,7 @@ import {
   SendResultSchema,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import type { Draft, Result } from './index.ts';
-import { pause, type Retry, waitOf, waitOfStatus } from './retry.ts';
+import { type Retry, waitOfStatus } from './retry.ts';
 
 /** A template that the messages of a send may name. */
 export type RequestTemplate = MessageInitShape<typeof RequestTemplateSchema>;
@@ -140,9 +140,9 @@ async function sendCall(
   settle: (item: Item, result: Result) => void,
 ): Promise<void> {
   let items = call;
-  const began = performance.now();
-  for (let attempt = 1; ; attempt++) {
-    let waitMs: number;
+  const tries = retry.begin(signal);
+  for (;;) {
+    let longest = 0;
     try {
       const { results } = await rpc.sendBatch(
         {
@@ -153,25 +153,21 @@ async function sendCall(
         },
         { ...(timeoutMs === undefined ? {} : { timeoutMs }), ...(signal === undefined ? {} : { signal }) },
       );
-      retry.answered();
+      tries.answered();
       const again: Item[] = [];
-      let longest = 0;
       for (const [index, item] of items.entries()) {
         const result = results[index] ?? create(SendResultSchema);
-        const wait = result.error && retry.goesOn(attempt, began) ? waitOfStatus(result.error) : undefined;
+        const wait = result.error && tries.goOn() ? waitOfStatus(result.error) : undefined;
         if (wait === undefined) settle(item, result);
         else again.push(item);
         longest = Math.max(longest, wait ?? 0);
       }
       if (again.length === 0) return;
       items = again;
-      waitMs = longest;
     } catch (error) {
-      const wait = waitOf(error);
-      if (wait === undefined || !retry.goesOn(attempt, began) || signal?.aborted) throw error;
-      onRetry?.(error);
-      waitMs = wait;
+      await tries.after(error, { told: onRetry });
+      continue;
     }
-    await pause(attempt, waitMs, retry, signal);
+    await tries.pause(longest);
   }
 }

@@ -6,7 +6,7 @@ import type {
   MessageService,
   SubscribeResponse,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { goesOnAfterPause, pause, type Retry, waitOf } from './retry.ts';
+import { endedEarly, type Retry } from './retry.ts';
 
 /** What to follow: channels from their cursors on, or all channels of a user. */
 export interface TailRequest {
@@ -43,8 +43,8 @@ export async function* tail(
         cursors.delete(key);
     reached.set(`${channelType}/${channelId}`, { channelType, channelId, afterSeq });
   };
-  let began = performance.now();
-  for (let attempt = 1; ; attempt++) {
+  const tries = retry.begin(signal);
+  for (;;) {
     const watch = new AbortController();
     const all = signal === undefined ? watch.signal : AbortSignal.any([signal, watch.signal]);
     let timer = setTimeout(() => watch.abort(new Error('the stream is silent')), silentMs);
@@ -53,9 +53,7 @@ export async function* tail(
       for await (const { frame } of rpc.subscribe(request, { signal: all }) as AsyncIterable<SubscribeResponse>) {
         clearTimeout(timer);
         timer = setTimeout(() => watch.abort(new Error('the stream is silent')), silentMs);
-        attempt = 1;
-        began = performance.now();
-        retry.answered();
+        tries.gotOn();
         if (frame.case === 'message') {
           const { messageSeq, channelType, channelId } = frame.value;
           if (messageSeq > 0n) reach(channelType, channelId, messageSeq);
@@ -66,14 +64,10 @@ export async function* tail(
           onCaughtUp?.(channelType, channelId, lastSeq);
         }
       }
-      // The service ends a stream by an error; an end without one is the way's doing.
-      await pause(attempt, 0, retry, signal);
+      throw endedEarly();
     } catch (error) {
-      if (signal?.aborted) return;
-      const waitMs = watch.signal.aborted ? 0 : waitOf(error);
-      if (waitMs === undefined || !retry.goesOn(attempt, began)) throw error;
-      onResume?.(error);
-      if (!(await goesOnAfterPause(attempt, waitMs, retry, signal))) return;
+      const silent = watch.signal.aborted ? { askedMs: 0 } : {};
+      await tries.after(error, { told: onResume, ...silent });
     } finally {
       clearTimeout(timer);
       watch.abort();

@@ -1,14 +1,16 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
-import { Code, ConnectError } from '@connectrpc/connect';
+import { Code, ConnectError, createRouterTransport } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport } from '@connectrpc/connect-node';
 import { randomOf } from '../../bench/workload.ts';
 import {
   type Batch,
+  BatchService,
   BatchState,
   ChannelType,
   createSendbatch,
+  MessageService,
   reasonOf,
   type Sendbatch,
 } from '../../src/client/index.ts';
@@ -167,6 +169,35 @@ describe('the client', () => {
     await following;
     assert.deepEqual(seen, [1n, 2n]);
     await away.stop();
+  });
+
+  test('streams that end early are opened again, but not for good', async () => {
+    let opened = 0;
+    // As a gateway does that ends streams in order.
+    const nothing = async function* () {
+      opened++;
+      yield* [];
+    };
+    const transport = createRouterTransport(({ service }) => {
+      service(MessageService, { subscribe: nothing });
+      service(BatchService, { watchBatch: nothing });
+    });
+    const hasty = createSendbatch({ transport, retry: { attempts: 3, firstPauseMs: 1 } });
+    const never = createSendbatch({ transport, retry: { firstPauseMs: 3_600_000 } });
+    for (const open of [
+      (client: Sendbatch, signal?: AbortSignal) => client.tail({ uid: 'u1', allOfUid: true }, signal && { signal }),
+      (client: Sendbatch, signal?: AbortSignal) => client.watch('1', signal && { signal }),
+    ]) {
+      opened = 0;
+      const drain = async () => {
+        for await (const _ of open(hasty)) assert.fail('nothing comes');
+      };
+      await assert.rejects(drain, { code: Code.Unavailable, rawMessage: 'the stream ended early' });
+      assert.equal(opened, 3);
+      // A signal in the hour before the second try: no error.
+      for await (const _ of open(never, AbortSignal.timeout(20))) assert.fail('nothing comes');
+      assert.equal(opened, 4);
+    }
   });
 
   test('a signal ends both', async () => {

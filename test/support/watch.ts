@@ -1,12 +1,9 @@
 import assert from 'node:assert/strict';
 import { setTimeout as delay } from 'node:timers/promises';
-import { createClient } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import pg from 'pg';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
-import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { createRetry } from '../../src/client/retry.ts';
-import { tail } from '../../src/client/tail.ts';
+import { createSendbatch } from '../../src/client/index.ts';
 import { type Answer, type Door, openDoors, said } from './doors.ts';
 import { jsonCaller } from './json.ts';
 import type { TestService } from './service.ts';
@@ -66,11 +63,13 @@ const listener = `select from pg_stat_activity where application_name = 'sendbat
 export function watch(service: TestService, other: TestService, databaseUrl: string): Watch {
   const abort = new AbortController();
   const heard = new Set<string>();
-  const rpc = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
+  const client = createSendbatch({
+    transport: createGrpcTransport({ baseUrl: service.url }),
+    retry: { attempts: 1000, longestPauseMs: 200 },
+  });
   const following = (async () => {
-    const patient = createRetry({ attempts: 1000, longestPauseMs: 200 });
     const request = { channels: [{ channelType: ChannelType.GROUP, channelId }] };
-    for await (const { clientMsgNo } of tail(rpc, request, { signal: abort.signal }, patient)) heard.add(clientMsgNo);
+    for await (const { clientMsgNo } of client.tail(request, { signal: abort.signal })) heard.add(clientMsgNo);
   })();
   following.catch((error) => heard.add(String(error)));
   let round = 0;
