@@ -56,9 +56,9 @@ export async function serveEvents(
       'cache-control': 'no-store',
       'x-accel-buffering': 'no',
     });
-    await write(response, `retry: ${retryMs}\n\n`);
+    await write(response, `retry: ${retryMs}\n\n`, controller.signal);
     while (next.done !== true) {
-      await write(response, next.value);
+      await write(response, next.value, controller.signal);
       next = await events.next();
     }
     response.end();
@@ -82,19 +82,23 @@ export async function serveEvents(
   }
 }
 
-async function write(response: Response, text: string): Promise<void> {
+/** Writes, and waits while the reader takes nothing. `gone`: it has hung up; then there is no event to wait for, for it may have come before. */
+async function write(response: Response, text: string, gone: AbortSignal): Promise<void> {
+  gone.throwIfAborted();
   if (response.write(text)) return;
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const timer = setTimeout(() => {
     response.destroy();
     reject(new Failure({ reason: 'READER_TOO_SLOW', message: 'the reader takes nothing', metadata: {} }));
   }, slowMs);
-  const done = () => resolve();
-  response.once('drain', done).once('close', done);
+  const hungUp = () => reject(gone.reason);
+  response.once('drain', resolve);
+  gone.addEventListener('abort', hungUp);
   try {
     await promise;
   } finally {
     clearTimeout(timer);
-    response.off('drain', done).off('close', done);
+    response.off('drain', resolve);
+    gone.removeEventListener('abort', hungUp);
   }
 }

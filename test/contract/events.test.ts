@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { openEvents as open } from '../support/events.ts';
 import { jsonCaller } from '../support/json.ts';
+import { scrape, sumOf } from '../support/metrics.ts';
 import { startService, type TestService } from '../support/service.ts';
+import { until } from '../support/watch.ts';
 
 const payload = Buffer.from('x').toString('base64');
 
@@ -14,6 +18,8 @@ describe('Server-Sent Events', () => {
     call = jsonCaller(service.url);
   });
   after(() => service.stop());
+  const endedCalls = async () =>
+    sumOf(await scrape(service.url), 'rpc_server_call_duration_seconds_count', { protocol: 'sse' });
   const send = (channel_id: string, more: object = {}) =>
     call.post('/message/sendbatch', [{ channel_id, channel_type: 2, from_uid: 'u1', payload, ...more }]);
 
@@ -76,6 +82,21 @@ describe('Server-Sent Events', () => {
     assert.equal(response.headers.get('access-control-allow-origin'), 'https://app.example');
     await response.body?.cancel();
     await guarded.stop();
+  });
+
+  test('whoever hangs up before the first event is let go at once', async () => {
+    await send('left');
+    const before = await endedCalls();
+    const { hostname, port } = new URL(service.url);
+    const callers = 20;
+    for (let caller = 0; caller < callers; caller++) {
+      const socket = connect(Number(port), hostname);
+      socket.on('error', () => {});
+      await once(socket, 'connect');
+      socket.write(`GET /v1/channels/2/left/events HTTP/1.1\r\nhost: ${hostname}\r\n\r\n`);
+      socket.destroySoon();
+    }
+    await until('all of them have ended', async () => (await endedCalls()) === before + callers);
   });
 
   test('a stop ends it', async () => {
