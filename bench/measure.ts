@@ -66,6 +66,7 @@ export async function measure(machine: Machine, variant: Variant, common: Worklo
     cpu: ownCpu,
     p50: Math.max(...results.map((result) => result.p50)),
     p99: Math.max(...results.map((result) => result.p99)),
+    laterP99: Math.max(...results.map((result) => result.laterP99)),
     refused,
     refusedMessages,
     refusedP50: Math.max(...results.map((result) => result.refusedP50)),

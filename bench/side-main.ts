@@ -58,6 +58,7 @@ async function openLoop(side: Side, { workload }: SideJob, rate: number): Promis
 
 async function measured(run: (note: (answer: Sent, since: number) => void) => Promise<void>): Promise<SideResult> {
   const times: number[] = [];
+  const later: number[] = [];
   const refusals: number[] = [];
   let messages = 0;
   let duplicates = 0;
@@ -70,6 +71,7 @@ async function measured(run: (note: (answer: Sent, since: number) => void) => Pr
       return;
     }
     times.push(performance.now() - since);
+    if (since - start > 1000) later.push(performance.now() - since);
     messages += answer.stored;
     duplicates += answer.duplicates;
     refusedMessages += answer.refused ?? 0;
@@ -83,6 +85,7 @@ async function measured(run: (note: (answer: Sent, since: number) => void) => Pr
     cpu: (user + system) / 1e6,
     p50: at(times, 0.5),
     p99: at(times, 0.99),
+    laterP99: at(later, 0.99),
     refused: refusals.length,
     refusedMessages,
     refusedP50: at(refusals, 0.5),

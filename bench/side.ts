@@ -39,6 +39,8 @@ export interface SideResult {
   /** Milliseconds from handing a batch in to its answer. */
   readonly p50: number;
   readonly p99: number;
+  /** Of the batches that were handed in after the first second. */
+  readonly laterP99: number;
   /** Batches that were refused, which no other number counts, and how long that took. */
   readonly refused: number;
   /** Messages that were refused in batches that were not. */

@@ -120,8 +120,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         retryForMs: config.requestTimeoutMs / 2,
         watch: { ended: events.commitEnded, repeated: events.commitRepeated, locked: events.headsLocked },
       };
-      if (config.lanes === 0)
-        return { append: createDirect(createAppend(store, appendOptions)), waiting: undefined, waitMs: () => 0 };
+      if (config.lanes === 0) return { append: createDirect(createAppend(store, appendOptions)), waiting: undefined };
       const writers = database.open({ poolSize: config.lanes, ...inPool('lanes') });
       undo.push(() => writers.destroy());
       const lanes = createLanes(createAppend({ ...store, db: writers }, appendOptions), {
@@ -133,7 +132,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       undo.push(() => lanes.close());
       return lanes;
     };
-    const { append, waiting, waitMs } = openAppend();
+    const { append, waiting } = openAppend();
     const hook =
       config.moderationHook &&
       createHook({
@@ -183,7 +182,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const rates = createRates(config.rates, (name, quota) =>
       counters === undefined ? createWindows(quota) : openCounter(name, quota, counters),
     );
-    const overload = startOverload({ targetMs: config.overloadWaitMs, waitMs, onShed: events.callsShed });
+    const overload = startOverload({ waitMs: config.overloadWaitMs, onShed: events.callsShed });
     undo.push(async () => overload.stop());
     const untold = createSendBatch({
       append,

@@ -260,9 +260,9 @@ export const schema = {
     env: 'DRAIN_DELAY',
   },
   overloadWait: {
-    doc: 'Milliseconds that calls may wait inside the service; when they wait longer, so many new ones are refused as OVERLOADED that the rest do not.',
+    doc: 'Milliseconds that a call which sends may take beyond what it takes on an idle service; when calls take longer, so many new ones are refused as OVERLOADED that the rest do not.',
     format: 'milliseconds',
-    default: 500,
+    default: 150,
     env: 'OVERLOAD_WAIT',
   },
   shutdownGrace: {

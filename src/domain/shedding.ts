@@ -1,4 +1,4 @@
-/** How long work waits, by the last two looks. */
+/** How long work waits for the event loop, by the last two looks. */
 export interface Waits {
   readonly now: number;
   readonly before: number;
@@ -19,4 +19,27 @@ export function nextShare(share: number, waits: Waits, targetMs: number): number
   const excess = (waits.now - targetMs) / targetMs;
   const grown = (waits.now - waits.before) / targetMs;
   return Math.min(1, Math.max(0, share + level * excess + growth * grown));
+}
+
+/** So few calls are never too many: whatever is slow then, refusing them mends nothing. */
+export const fewCalls = 16;
+
+/** What is known of calls by those that have ended. */
+export interface Pace {
+  /** Milliseconds that the quickest call took of late: what one takes that waits for no other. */
+  readonly quickestMs: number;
+  /** Milliseconds that half of the calls took which ended in the last second. */
+  readonly usualMs: number;
+  /** How many calls end in a second. */
+  readonly perSecond: number;
+}
+
+/**
+ * How many calls may be here at once: as many as end in the time that a call may take (Little's law), which is what it takes alone, twice, since it finds
+ * a group under way, and the wait that it may have. No bound while calls take half of that: one that is stuck, as behind a lock, says nothing of the others.
+ */
+export function callsAtOnce({ quickestMs, usualMs, perSecond }: Pace, waitMs: number): number {
+  const longestMs = 2 * quickestMs + waitMs;
+  if (usualMs < longestMs / 2) return Number.POSITIVE_INFINITY;
+  return Math.max(fewCalls, Math.ceil((perSecond * longestMs) / 1000));
 }

@@ -5,7 +5,7 @@ import { encodeEnvelope } from '@connectrpc/connect/protocol';
 import { endStreamFlag, endStreamToJson, errorToJson } from '@connectrpc/connect/protocol-connect';
 import { setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
 import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
-import { type Overload, overloaded } from '../service/overload.ts';
+import { type Load, type Overload, overloaded } from '../service/overload.ts';
 import { scopeOf } from './authenticate.ts';
 import type { Request, Response } from './exchange.ts';
 import { detailRegistry, toConnectError, toHttp } from './failures.ts';
@@ -20,10 +20,14 @@ export type Shed = (request: Request, response: Response) => boolean;
 export function createShed(overload: Overload, methodOf: (request: Request) => DescMethod | undefined): Shed {
   const answers = answersOf(toConnectError(overloaded()));
   return (request, response) => {
-    if (!overload.arrives()) return false;
     const method = methodOf(request);
     const kind = method === undefined ? undefined : loadOf(method);
-    if (kind === undefined || !overload.refuses(kind)) return false;
+    if (kind === undefined) return false;
+    const ended = overload.admit(kind);
+    if (ended !== undefined) {
+      response.once('close', ended);
+      return false;
+    }
     const type = request.headers['content-type'] ?? '';
     const { status, headers, body } = answers[protocolOf(type, request, method)];
     response.statusCode = status;
@@ -67,12 +71,10 @@ function afterBody(request: Request, response: Response, answer: () => void): vo
 }
 
 /** What a call is a load of; undefined: it operates the service, and is never refused. */
-function loadOf(method: DescMethod): 'send' | 'read' | undefined {
-  const { submitBatch, submitBatchStream, cancelBatch } = BatchService.method;
-  if (method === cancelBatch) return undefined;
-  if (method.parent === BatchService) return method === submitBatch || method === submitBatchStream ? 'send' : 'read';
+function loadOf(method: DescMethod): Load | undefined {
+  if (method.parent === BatchService) return method === BatchService.method.cancelBatch ? undefined : 'other';
   const scope = scopeOf(method);
-  return scope === 'send' || scope === 'read' ? scope : undefined;
+  return scope === 'send' ? 'send' : scope === 'read' ? 'other' : undefined;
 }
 
 type Protocol = 'grpc' | 'stream' | 'connect' | 'json';

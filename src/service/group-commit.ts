@@ -49,8 +49,6 @@ export interface GroupCommit<Job, Result> {
   readonly isIdle: boolean;
   /** What waits in each lane, and for how long its oldest job has. */
   waiting(): readonly { readonly items: number; readonly jobs: number; readonly oldestMs: number }[];
-  /** How long jobs are here from their arrival to the end of their commit; of all lanes the lower median, so that one that is stuck does not speak for the others. */
-  readonly ageMs: number;
   /** Refuses what comes from now on, and waits for what is here. */
   close(): Promise<void>;
 }
@@ -74,10 +72,6 @@ export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, 
       return lanes.every((lane) => lane.isIdle);
     },
     waiting: () => lanes.map((lane) => lane.waiting()),
-    get ageMs() {
-      const ages = lanes.map((lane) => lane.ageMs).sort((a, b) => a - b);
-      return ages[(ages.length - 1) >> 1] ?? 0;
-    },
     async close() {
       closed = true;
       await Promise.all(lanes.map((lane) => lane.idle()));
@@ -102,10 +96,6 @@ class Lane<Job, Result> {
   #queue: Waiting<Job, Result>[] = [];
   #queued: Weight = nothing;
   #running: Promise<void> | undefined;
-  /** How long the oldest job of the last group was here: what is under way is, at a moment at random, half as old. */
-  #lastMs = 0;
-  /** The oldest job of the group under way. */
-  #committing: Waiting<Job, Result> | undefined;
 
   constructor(options: GroupCommitOptions<Job, Result>) {
     this.#options = options;
@@ -113,11 +103,6 @@ class Lane<Job, Result> {
 
   get isIdle(): boolean {
     return this.#running === undefined;
-  }
-
-  get ageMs(): number {
-    const oldest = this.#committing ?? this.#queue[0];
-    return oldest === undefined ? 0 : Math.max(this.#lastMs, performance.now() - oldest.since);
   }
 
   async idle(): Promise<void> {
@@ -173,14 +158,11 @@ class Lane<Job, Result> {
       const { onGroup, trace } = this.#options;
       const jobs = group.length;
       const items = group.reduce((sum, each) => sum + each.weight.items, 0);
-      this.#committing = group[0];
       if (trace === undefined) await this.#commit(group);
       else {
         const origins = group.map((each) => each.origin);
         await trace.around(origins, { jobs, items }, () => this.#commit(group));
       }
-      this.#committing = undefined;
-      this.#lastMs = performance.now() - (group[0]?.since ?? started);
       onGroup?.({
         jobs,
         items,
@@ -189,7 +171,6 @@ class Lane<Job, Result> {
       });
     }
     this.#running = undefined;
-    this.#lastMs = 0;
   }
 
   /** The next group, in the order of arrival; without those who have left or waited too long. */

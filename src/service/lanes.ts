@@ -30,8 +30,6 @@ export interface LanesOptions {
 export interface Lanes {
   readonly append: AppendBatch;
   readonly waiting: GroupCommit<Batch, unknown>['waiting'];
-  /** How long the oldest batch is in a lane, one that is neither the quickest nor the slowest. */
-  readonly waitMs: () => number;
   /** Refuses what comes from now on, and waits for what is here. */
   close(): Promise<void>;
 }
@@ -64,7 +62,6 @@ export function createLanes(append: Append, { lanes, maxWaitMs, onGroup, trace }
       return await submitInParts(groups, batch, lanes, signal);
     },
     waiting: () => groups.waiting(),
-    waitMs: () => groups.ageMs,
     close: () => groups.close(),
   };
 }

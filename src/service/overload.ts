@@ -1,93 +1,159 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { Failure } from '../domain/failure.ts';
-import { nextShare } from '../domain/shedding.ts';
+import { callsAtOnce, fewCalls, nextShare, type Pace } from '../domain/shedding.ts';
+
+/** Calls that send are counted while they are here. Others may be streams, or take as long as their size. */
+export type Load = 'send' | 'other';
 
 /** Calls are refused while they cost nothing yet, when more comes than can be done. */
 export interface Overload {
-  /** Told of each call; whether calls are refused now, which is nearly always false. */
-  arrives(): boolean;
-  /** Whether a call that comes now is to be refused. What sends waits for the store, what reads does not. */
-  refuses(kind: 'send' | 'read'): boolean;
+  /** Told of each call; undefined: it is to be refused. Else what to call when it has ended. */
+  admit(kind: Load): (() => void) | undefined;
   stop(): void;
 }
 
 export interface OverloadOptions {
-  /** Milliseconds that work may wait. */
-  readonly targetMs: number;
-  /** How long what is to be stored waits for its turn now. */
-  readonly waitMs: () => number;
+  /** Milliseconds that a call may take beyond what it takes alone. */
+  readonly waitMs: number;
   /** Told once a look, while calls are refused and once when that ends. */
   readonly onShed: (shed: { refused: number; share: number; waitMs: number }) => void;
 }
 
 /** Between two looks. */
 const lookMs = 100;
+/** Looks back, for what has ended: a second. */
+const looksBack = 10;
+/** Looks back that tell how long a call takes now. */
+const looksOfUsual = 3;
+/** Looks together that tell how many calls end in a time: groups of calls end together, a few in each look. */
+const looksOfRate = 5;
+/** Looks for which the quickest call is remembered at least, and at most twice as long: the database may have moved farther away. */
+const looksOfQuickest = 3000;
 /** How often the event loop is asked for a turn, by a timer below JavaScript. */
 const turnMs = 20;
 /** Between two reports. */
 const reportMs = 5000;
 
 /**
- * Looks ten times a second how long work waits. It waits in two places: before the event loop, which shows in how long its turns take, and in the lanes. The
- * shorter of two looks counts, so that one long pause (a garbage collection, another process) refuses nobody. A turn reads megabytes from each connection, and no look
- * comes in the middle of it: what the calls of one turn may take is half of the target, and the rest of them is refused.
+ * Work waits in two places. Inside, where as many calls are let in as end in good time; and before the event loop, where nobody counts them, which shows in how long its turns
+ * take: the shorter of two looks counts, so that one long pause (a garbage collection, another process) refuses nobody. A turn reads megabytes from each connection, and no look
+ * comes in the middle of it: what the calls of one turn may take is half of the wait, and the rest of them is refused.
  */
-export function startOverload({ targetMs, waitMs, onShed }: OverloadOptions): Overload {
-  const shares = { read: 0, send: 0 };
-  /** The last look, and the shorter one of it and the one before. */
-  const seen = { read: [0, 0], send: [0, 0] };
-  let late = 0;
-  /** When the first call came of this turn of the event loop. */
-  let turnSince: number | undefined;
-  let isTurnFull = false;
-  let refused = 0;
-  let reported = 0;
+export function startOverload({ waitMs, onShed }: OverloadOptions): Overload {
+  const pace = createPace();
   const turns = monitorEventLoopDelay({ resolution: turnMs });
   turns.enable();
+  /** The last look at how late the event loop is, and the shorter one of it and the one before. */
+  let late: readonly [number, number] = [0, 0];
+  /** Of the calls that come, to refuse because it is late. */
+  let share = 0;
+  /** When the first call came of this turn of the event loop. */
+  let turnSince: number | undefined;
+  /** Calls since the last look, and in the one before. */
+  let came = 0;
+  let cameBefore = 0;
+  /** Calls that send and have not ended, and how many of them may be here. */
+  let here = 0;
+  let most = Number.POSITIVE_INFINITY;
+  let refused = 0;
+  let asked = 0;
+  let reported = 0;
 
   const look = () => {
-    const now = performance.now();
     // Where turns are longer than looks, a look may come before the next one was counted.
-    if (turns.count > 0) late = Math.max(0, turns.percentile(50) / 1e6 - turnMs);
+    const lateMs = turns.count > 0 ? Math.max(0, turns.percentile(50) / 1e6 - turnMs) : late[0];
     turns.reset();
-    const wait = waitMs();
-    for (const [kind, ms] of [
-      ['read', late],
-      ['send', late + wait],
-    ] as const) {
-      const [last = 0, before = 0] = seen[kind];
-      const shorter = Math.min(ms, last);
-      seen[kind] = [ms, shorter];
-      shares[kind] = nextShare(shares[kind], { now: shorter, before }, targetMs);
+    const shorter = Math.min(lateMs, late[0]);
+    share = nextShare(share, { now: shorter, before: late[1] }, waitMs);
+    late = [lateMs, shorter];
+    cameBefore = came;
+    came = 0;
+    const known = pace.look(here);
+    most = callsAtOnce(known, waitMs);
+    if (refused > 0 && ((share === 0 && here < most) || performance.now() - reported > reportMs)) {
+      onShed({ refused, share: refused / asked, waitMs: Math.round(lateMs + known.usualMs) });
+      reported = performance.now();
+      refused = 0;
     }
-    const calm = shares.send === 0 && shares.read === 0;
-    if (refused === 0 || (now - reported < reportMs && !calm)) return;
-    onShed({ refused, share: Math.max(shares.send, shares.read), waitMs: Math.round(late + wait) });
-    refused = 0;
-    reported = now;
+    if (refused === 0) asked = 0;
   };
   const timer = setInterval(look, lookMs).unref();
 
+  /** Whether the calls of this turn have had their time. */
+  function isTurnFull(): boolean {
+    if (turnSince !== undefined) return performance.now() - turnSince > waitMs / 2;
+    turnSince = performance.now();
+    setImmediate(() => {
+      turnSince = undefined;
+    });
+    return false;
+  }
+
+  function isTooMuch(load: Load): boolean {
+    const turnIsFull = isTurnFull();
+    if (load === 'send' && here >= most) return true;
+    return came + cameBefore > fewCalls && (turnIsFull || Math.random() < share);
+  }
+
   return {
-    arrives() {
-      if (turnSince === undefined) {
-        turnSince = performance.now();
-        setImmediate(() => {
-          turnSince = undefined;
-        });
-        isTurnFull = false;
-      } else isTurnFull = performance.now() - turnSince > targetMs / 2;
-      return isTurnFull || shares.send > 0 || shares.read > 0;
-    },
-    refuses(kind) {
-      const share = isTurnFull ? 1 : shares[kind];
-      if (share === 0 || Math.random() >= share) return false;
-      refused++;
-      return true;
+    admit(load) {
+      came++;
+      asked++;
+      if (isTooMuch(load)) {
+        refused++;
+        return undefined;
+      }
+      if (load !== 'send') return () => {};
+      const since = performance.now();
+      here++;
+      return () => {
+        here--;
+        pace.ended(performance.now() - since);
+      };
     },
     stop() {
       clearInterval(timer);
       turns.disable();
+    },
+  };
+}
+
+/** How calls get on. */
+function createPace(): { ended(ms: number): void; look(here: number): Pace } {
+  /** What ended in each of the last looks, and how long each of them lasted. */
+  const before: { readonly tookMs: readonly number[]; readonly ms: number }[] = [];
+  let tookMs: number[] = [];
+  let looked = performance.now();
+  /** When a call ended last, or none was here. */
+  let lastEnd = looked;
+  let looks = 0;
+  let quickest: readonly [number, number] = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
+  return {
+    ended(ms) {
+      tookMs.push(ms);
+    },
+    look(here) {
+      const now = performance.now();
+      if (tookMs.length > 0 || here === 0) lastEnd = now;
+      if (before.push({ tookMs, ms: now - looked }) > looksBack) before.shift();
+      looked = now;
+      tookMs = [];
+      const all = before
+        .slice(-looksOfUsual)
+        .flatMap((each) => each.tookMs)
+        .sort((a, b) => a - b);
+      quickest = [Math.min(quickest[0], all[0] ?? Number.POSITIVE_INFINITY), quickest[1]];
+      if (++looks % looksOfQuickest === 0) quickest = [all[0] ?? Number.POSITIVE_INFINITY, quickest[0]];
+      let perSecond = 0;
+      for (let end = looksOfRate; end <= before.length; end++) {
+        const some = before.slice(end - looksOfRate, end);
+        const count = some.reduce((sum, each) => sum + each.tookMs.length, 0);
+        perSecond = Math.max(perSecond, (count * 1000) / some.reduce((sum, each) => sum + each.ms, 0));
+      }
+      // Where nothing has ended for a second, calls take at least that.
+      const stalledMs = now - lastEnd;
+      const usualMs = all[all.length >> 1] ?? (stalledMs < looksBack * lookMs ? 0 : stalledMs);
+      return { quickestMs: Math.min(...quickest), usualMs, perSecond };
     },
   };
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { nextShare } from '../../src/domain/shedding.ts';
+import { callsAtOnce, fewCalls, nextShare } from '../../src/domain/shedding.ts';
 
 const targetMs = 500;
 const lookMs = 100;
@@ -55,5 +55,79 @@ describe('the share of calls that is refused', () => {
       assert.ok(share >= 0 && share <= 1);
     }
     assert.equal(share, 1);
+  });
+});
+
+describe('the calls that may be here at once', () => {
+  const waitMs = 150;
+
+  /**
+   * A service that ends at most `perSecond` calls a second, one after the other and each in `aloneMs` at least, looked at every 100 ms; `arrive` calls come in a second.
+   * It tells how long those that end now were here.
+   */
+  function simulate(seconds: number, perSecond: number, aloneMs: number, arriveAt: (second: number) => number) {
+    const stepMs = 1;
+    const queue: number[] = [];
+    let ended: { at: number; tookMs: number }[] = [];
+    let most = Number.POSITIVE_INFINITY;
+    let quickestMs = Number.POSITIVE_INFINITY;
+    let came = 0;
+    let done = 0;
+    const looks: { most: number; here: number; tookMs: number; refused: number; endedPerSecond: number }[] = [];
+    let refused = 0;
+    for (let at = 0; at < seconds * 1000; at += stepMs) {
+      for (came += (arriveAt(at / 1000) * stepMs) / 1000; came >= 1; came--) {
+        if (queue.length >= most) refused++;
+        else queue.push(at);
+      }
+      done = Math.min(2, done + (perSecond * stepMs) / 1000);
+      for (; done >= 1 && queue.length > 0 && at - (queue[0] ?? at) >= aloneMs; done--)
+        ended.push({ at, tookMs: at - (queue.shift() ?? at) });
+      if (at % 100 !== 0) continue;
+      ended = ended.filter((each) => at - each.at <= 500);
+      const now = ended.filter((each) => at - each.at <= 300).map((each) => each.tookMs);
+      now.sort((a, b) => a - b);
+      quickestMs = Math.min(quickestMs, now[0] ?? quickestMs);
+      const usualMs = now[now.length >> 1] ?? 0;
+      most = callsAtOnce({ quickestMs, usualMs, perSecond: ended.length * 2 }, waitMs);
+      looks.push({ most, here: queue.length, tookMs: usualMs, refused, endedPerSecond: ended.length * 2 });
+      refused = 0;
+    }
+    return looks;
+  }
+  const mean = (numbers: readonly number[]) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
+
+  for (const aloneMs of [3, 300])
+    test(`are without bound while they end as soon as ever, be it after ${aloneMs} ms`, () => {
+      const looks = simulate(20, 900, aloneMs, () => 700);
+      assert.ok(looks.every((look) => look.most === Number.POSITIVE_INFINITY && look.refused === 0));
+    });
+
+  for (const load of [1.5, 2, 5])
+    for (const perSecond of [900, 40]) {
+      test(`at ${load} times the ${perSecond} that end in a second are as many as end in good time`, () => {
+        const looks = simulate(20, perSecond, 3, () => load * perSecond).slice(100);
+        const longestMs = Math.max(waitMs + 2 * 3, (fewCalls * 1000) / perSecond);
+        assert.ok(Math.abs(mean(looks.map((look) => look.tookMs)) - longestMs) < longestMs / 4);
+        assert.ok(
+          mean(looks.map((look) => look.endedPerSecond)) > 0.95 * perSecond,
+          'what is refused leaves nothing idle',
+        );
+      });
+    }
+
+  test('are without bound again soon after the load has gone', () => {
+    const looks = simulate(20, 900, 3, (second) => (second < 10 ? 3000 : 400));
+    assert.ok(looks.slice(105).every((look) => look.refused === 0));
+    assert.equal(looks.at(-1)?.most, Number.POSITIVE_INFINITY);
+  });
+
+  test('are few, not none, when nothing ends any more', () => {
+    assert.equal(callsAtOnce({ quickestMs: 3, usualMs: 2000, perSecond: 0 }, waitMs), fewCalls);
+  });
+
+  test('are without bound as long as nothing is known', () => {
+    const unknown = { quickestMs: Number.POSITIVE_INFINITY, usualMs: 0, perSecond: 0 };
+    assert.equal(callsAtOnce(unknown, waitMs), Number.POSITIVE_INFINITY);
   });
 });
