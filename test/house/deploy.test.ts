@@ -177,6 +177,12 @@ describe('compose', () => {
     }
     assert.match(ini, /^pool_mode = transaction\nmax_prepared_statements = [1-9]/m);
   });
+  test('its balancer asks for names again', () => {
+    const haproxy = textOf('compose/haproxy.cfg');
+    const resolvers = /^resolvers (\S+)$/m.exec(haproxy)?.[1];
+    const [, options = ''] = /^ +default-server (.*)$/m.exec(haproxy) ?? [];
+    assert.match(options, new RegExp(`\\bresolvers ${resolvers}\\b.*\\binit-addr libc,none\\b`));
+  });
   test('HAProxy takes its configuration', { skip: !has('haproxy') && 'no haproxy here' }, () => {
     const { status, stderr } = spawnSync('haproxy', ['-c', '-f', join(deploy, 'compose/haproxy.cfg')], {
       encoding: 'utf8',
