@@ -177,11 +177,14 @@ describe('compose', () => {
     }
     assert.match(ini, /^pool_mode = transaction\nmax_prepared_statements = [1-9]/m);
   });
-  test('its balancer asks for names again', () => {
+  test('its balancer asks for names again, and has seen that an instance stops before that ends connections', () => {
     const haproxy = textOf('compose/haproxy.cfg');
     const resolvers = /^resolvers (\S+)$/m.exec(haproxy)?.[1];
     const [, options = ''] = /^ +default-server (.*)$/m.exec(haproxy) ?? [];
     assert.match(options, new RegExp(`\\bresolvers ${resolvers}\\b.*\\binit-addr libc,none\\b`));
+    const [, seconds, fall] = /\binter (\d+)s fall (\d+)\b/.exec(options) ?? [];
+    for (const name of instances)
+      assert.ok(Number(compose.services[name].environment.DRAIN_DELAY) > Number(seconds) * 1000 * Number(fall));
   });
   test('HAProxy takes its configuration', { skip: !has('haproxy') && 'no haproxy here' }, () => {
     const { status, stderr } = spawnSync('haproxy', ['-c', '-f', join(deploy, 'compose/haproxy.cfg')], {
