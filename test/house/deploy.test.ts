@@ -213,6 +213,15 @@ describe('Kubernetes', () => {
     assert.ok(deployment.spec.replicas >= 2);
     assert.equal(base('poddisruptionbudget').spec.maxUnavailable, 1);
   });
+  test('the connections that all want at most are said', () => {
+    const usual = (name: string) => Number(describeSettings().find((each) => each.name === name)?.default);
+    const surge = deployment.spec.strategy.rollingUpdate.maxSurge;
+    const most = yamlOf('kubernetes/overlays/example/horizontalpodautoscaler.yaml').spec.maxReplicas + surge;
+    // One that listens, and 4 that count rates.
+    const each = usual('LANES') + usual('POOL_SIZE') + 1 + 4;
+    assert.ok(overlay.configMapGenerator[0].literals.includes('RATE_STORE=postgres'));
+    assert.ok(textOf('kubernetes/overlays/example/horizontalpodautoscaler.yaml').includes(` want ${most * each} of\n`));
+  });
   test('all that select, select the instances, and by ports that they have', () => {
     const { labels } = deployment.spec.template.metadata;
     const selectors = [
