@@ -177,6 +177,15 @@ describe('compose', () => {
     }
     assert.match(ini, /^pool_mode = transaction\nmax_prepared_statements = [1-9]/m);
   });
+  test('its balancer asks for names again, and has seen that an instance stops before that ends connections', () => {
+    const haproxy = textOf('compose/haproxy.cfg');
+    const resolvers = /^resolvers (\S+)$/m.exec(haproxy)?.[1];
+    const [, options = ''] = /^ +default-server (.*)$/m.exec(haproxy) ?? [];
+    assert.match(options, new RegExp(`\\bresolvers ${resolvers}\\b.*\\binit-addr libc,none\\b`));
+    const [, seconds, fall] = /\binter (\d+)s fall (\d+)\b/.exec(options) ?? [];
+    for (const name of instances)
+      assert.ok(Number(compose.services[name].environment.DRAIN_DELAY) > Number(seconds) * 1000 * Number(fall));
+  });
   test('HAProxy takes its configuration', { skip: !has('haproxy') && 'no haproxy here' }, () => {
     const { status, stderr } = spawnSync('haproxy', ['-c', '-f', join(deploy, 'compose/haproxy.cfg')], {
       encoding: 'utf8',
@@ -203,6 +212,15 @@ describe('Kubernetes', () => {
     assert.deepEqual(deployment.spec.strategy.rollingUpdate, { maxSurge: 1, maxUnavailable: 0 });
     assert.ok(deployment.spec.replicas >= 2);
     assert.equal(base('poddisruptionbudget').spec.maxUnavailable, 1);
+  });
+  test('the connections that all want at most are said', () => {
+    const usual = (name: string) => Number(describeSettings().find((each) => each.name === name)?.default);
+    const surge = deployment.spec.strategy.rollingUpdate.maxSurge;
+    const most = yamlOf('kubernetes/overlays/example/horizontalpodautoscaler.yaml').spec.maxReplicas + surge;
+    // One that listens, and 4 that count rates.
+    const each = usual('LANES') + usual('POOL_SIZE') + 1 + 4;
+    assert.ok(overlay.configMapGenerator[0].literals.includes('RATE_STORE=postgres'));
+    assert.ok(textOf('kubernetes/overlays/example/horizontalpodautoscaler.yaml').includes(` want ${most * each} of\n`));
   });
   test('all that select, select the instances, and by ports that they have', () => {
     const { labels } = deployment.spec.template.metadata;
