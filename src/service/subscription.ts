@@ -49,6 +49,7 @@ export interface SubscriptionHouse {
   unfollow(channelKey: number, subscription: Subscription): void;
 }
 
+/** From the last frame of a stream to its heartbeat, whatever else is looked at meanwhile. */
 const heartbeatMs = 15_000;
 /** A reader's rights are asked for again at the latest after this; a change of members says so at once. */
 const recheckMs = 60_000;
@@ -78,6 +79,8 @@ export class Subscription {
   #hasFollowed = false;
   #closed: unknown;
   #wait: (() => void) | undefined;
+  /** When the last frame was handed on. */
+  #framedAt = performance.now();
 
   constructor(call: SubscribeCall, house: SubscriptionHouse) {
     this.#call = call;
@@ -145,7 +148,8 @@ export class Subscription {
         yield* this.#takeLive();
         const [place] = this.#due;
         if (place !== undefined) yield* this.#read(place);
-        else if (this.#live.length === 0 && !this.#rechecks && !(await this.#woken())) yield { kind: 'heartbeat' };
+        else if (this.#live.length === 0 && !this.#rechecks && !(await this.#woken()))
+          yield this.#framed({ kind: 'heartbeat' });
       }
     } finally {
       signal.removeEventListener('abort', left);
@@ -157,7 +161,12 @@ export class Subscription {
     const live = this.#live;
     this.#live = [];
     if (live.length > 0) this.#house.onRead?.({ messages: live.length, lagMs: undefined });
-    for (const { channel, message } of live) yield { kind: 'message', channel, message };
+    for (const { channel, message } of live) yield this.#framed({ kind: 'message', channel, message });
+  }
+
+  #framed(frame: Frame): Frame {
+    this.#framedAt = performance.now();
+    return frame;
   }
 
   /** One page of one channel. It is registered before it reads, so that nothing is stored between the two unseen. */
@@ -165,7 +174,7 @@ export class Subscription {
     this.#due.delete(place);
     const { channel, channelKey } = place;
     if (channelKey === undefined) {
-      if (!place.caughtUp) yield { kind: 'caught-up', channel, lastSeq: 0 };
+      if (!place.caughtUp) yield this.#framed({ kind: 'caught-up', channel, lastSeq: 0 });
       place.caughtUp = true;
       return;
     }
@@ -178,20 +187,21 @@ export class Subscription {
       });
     for (const message of messages) {
       place.cursor = message.messageSeq;
-      if (isAlive(message, this.#house.now()) && sees(this.eyes, message)) yield { kind: 'message', channel, message };
+      if (isAlive(message, this.#house.now()) && sees(this.eyes, message))
+        yield this.#framed({ kind: 'message', channel, message });
     }
     // There may be more, also when it was somebody else's page, read a moment ago.
     if (messages.length > 0) this.#due.add(place);
     else if (!place.caughtUp) {
       place.caughtUp = true;
-      yield { kind: 'caught-up', channel, lastSeq: place.cursor };
+      yield this.#framed({ kind: 'caught-up', channel, lastSeq: place.cursor });
     }
   }
 
   /** Whether there is something to do before a heartbeat is due. */
   async #woken(): Promise<boolean> {
     const { promise, resolve } = Promise.withResolvers<boolean>();
-    const timer = setTimeout(() => resolve(false), heartbeatMs);
+    const timer = setTimeout(() => resolve(false), this.#framedAt + heartbeatMs - performance.now());
     this.#wait = () => resolve(true);
     const woken = await promise;
     this.#wait = undefined;

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { type Client, Code, ConnectError, createClient, type Transport } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
 import pg from 'pg';
@@ -78,9 +79,12 @@ describe('live tails', () => {
     assert.ok(transport);
     return createClient(MessageService, transport(service.url));
   };
-  const follow = (client: Client<typeof MessageService>, channelId: string, more: object = {}) => {
+  const follow = (client: Client<typeof MessageService>, channelId: string, more: object = {}, uid = '') => {
     const abort = new AbortController();
-    const stream = client.subscribe({ channels: [{ channelId, channelType: 2, ...more }] }, { signal: abort.signal });
+    const stream = client.subscribe(
+      { uid, channels: [{ channelId, channelType: 2, ...more }] },
+      { signal: abort.signal },
+    );
     return { frames: stream[Symbol.asyncIterator]() as Frames, abort };
   };
 
@@ -127,6 +131,40 @@ describe('live tails', () => {
     await send(other, 'not yet');
     assert.equal(await take(tail.frames, 1), '1');
     tail.abort.abort();
+  });
+
+  test('a heartbeat comes after 15 s without a frame, whatever is looked at meanwhile', async () => {
+    const rpc = clientOf(first);
+    const members = { channel_type: 2, subscribers: ['u1', 'u2'] };
+    for (const channel_id of ['quiet', 'hidden']) await call.post('/channel', { ...members, channel_id });
+    const follows: [string, ReturnType<typeof follow>][] = [
+      ['quiet', follow(rpc, 'quiet')],
+      // Every poll looks whether it was made.
+      ['unmade', follow(rpc, 'unmade')],
+      // Every message of it is for somebody else.
+      ['hidden', follow(rpc, 'hidden', {}, 'u2')],
+    ];
+    let beating = true;
+    const sending = (async () => {
+      for (; beating; await delay(500)) await send(call, 'hidden', 1, { subscribers: ['u1'] });
+    })();
+    await Promise.all(
+      follows.map(async ([channel, { frames, abort }]) => {
+        const seen: string[] = [];
+        const since = performance.now();
+        while (seen.at(-1) !== '~') {
+          const { value, done } = await frames.next();
+          assert.notEqual(done, true, channel);
+          seen.push(short(value));
+        }
+        const took = performance.now() - since;
+        assert.deepEqual([seen.length, seen[0]?.[0]], [2, '|'], `${channel}: ${seen}`);
+        assert.ok(took > 14_900 && took < 40_000, `${channel}: ${took} ms`);
+        abort.abort();
+      }),
+    );
+    beating = false;
+    await sending;
   });
 
   test('no_persist comes to who is connected, on any instance, and to nobody else ever', async () => {
