@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -8,11 +8,13 @@ import { after, before, describe, test } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { gather } from '../../src/telemetry/gather.ts';
+import { temporaryFolder } from '../support/cluster.ts';
 import { openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
-import { type Sample, samplesOf, scrape, sumOf } from '../support/metrics.ts';
+import { type Sample, samplesOf, sumOf } from '../support/metrics.ts';
 import { startReceiver } from '../support/receiver.ts';
 import { startService, type TestService } from '../support/service.ts';
+import { until } from '../support/watch.ts';
 
 const deploy = join(import.meta.dirname, '../../deploy');
 const dashboardFile = join(deploy, 'grafana/sendbatch.json');
@@ -147,12 +149,26 @@ describe('what an operator is given', () => {
 
   const promtool = promtoolPath();
   const skip = promtool === undefined && 'promtool is not installed (Debian: prometheus; .ci/run installs it)';
-  test('promtool takes the rules, their tests, and the metrics themselves', { skip }, async () => {
+  test('promtool takes the rules, their tests, the dashboard’s queries, and the metrics themselves', {
+    skip,
+  }, async (context) => {
     const run = (args: string[], input = '') => {
       const { status, stdout, stderr } = spawnSync(promtool ?? '', args, { encoding: 'utf8', input });
       assert.equal(status, 0, `promtool ${args.join(' ')}: ${stdout}${stderr}`);
     };
     run(['check', 'rules', rulesFile]);
+    // PromQL of the dashboard, with the variables as Grafana fills them in; JSON is YAML.
+    const recorded = dashboard.panels
+      .flatMap(({ targets = [] }) => targets)
+      .map(({ expr }, index) => ({
+        record: `panel_${index}`,
+        expr: expr.replaceAll('$__rate_interval', '5m'),
+      }));
+    const folder = temporaryFolder('promtool');
+    context.after(() => rmSync(folder, { recursive: true }));
+    const file = join(folder, 'dashboard.yml');
+    writeFileSync(file, JSON.stringify({ groups: [{ name: 'dashboard', rules: recorded }] }));
+    run(['check', 'rules', '--lint=none', file]);
     run(['test', 'rules', join(deploy, 'prometheus/alerts.test.yml')]);
     run(['check', 'metrics'], await (await fetch(`${service.url}/metrics`)).text());
   });
@@ -216,9 +232,10 @@ async function samplesWithTraffic(url: string): Promise<Sample[]> {
       'sendbatch_webhook_delivery_duration_seconds_count',
     ].every((name) => sumOf(all, name) > 0) &&
     sumOf(all, 'sendbatch_background_run_duration_seconds_count', { loop: 'sweeper' }) > 0;
-  for (let look = 0; look < 500; look++) {
-    const all = await looked();
-    if (complete(all)) return all;
-  }
-  return await scrape(url);
+  let all: Sample[] = [];
+  await until('every metric has a sample', async () => {
+    all = await looked();
+    return complete(all);
+  });
+  return all;
 }
