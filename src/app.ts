@@ -192,7 +192,10 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       deliver: live.send,
       templates,
     });
-    const sendBatch = createTallied(untold, events.batchEnded);
+    const sendBatch = createTallied(untold, (tally, ms) => {
+      events.batchEnded(tally);
+      if (tally.accepted + tally.duplicates > 0) overload.stored(ms);
+    });
     watchSources(registry, {
       pools,
       lanes: waiting,

@@ -24,11 +24,11 @@ export function nextShare(share: number, waits: Waits, targetMs: number): number
 /** So few calls are never too many: whatever is slow then, refusing them mends nothing. */
 export const fewCalls = 16;
 
-/** What is known of calls by those that have ended. */
+/** What is known of calls that send, by those that have ended. */
 export interface Pace {
-  /** Milliseconds that the quickest call took of late: what one takes that waits for no other. */
+  /** Milliseconds that the quickest took of late that was stored: what one takes that waits for no other. */
   readonly quickestMs: number;
-  /** Milliseconds that half of the calls took which ended in the last second. */
+  /** Milliseconds that the middle one took of those that were stored a moment ago. */
   readonly usualMs: number;
   /** How many calls end in a second. */
   readonly perSecond: number;

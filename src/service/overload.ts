@@ -8,7 +8,9 @@ export type Load = 'send' | 'other';
 /** Calls are refused while they cost nothing yet, when more comes than can be done. */
 export interface Overload {
   /** Told of each call; undefined: it is to be refused. Else what to call when it has ended. */
-  admit(kind: Load): (() => void) | undefined;
+  admit(load: Load): (() => void) | undefined;
+  /** Told how long a batch was under way that was stored: what is refused in no time says nothing of the store. */
+  stored(ms: number): void;
   stop(): void;
 }
 
@@ -104,13 +106,13 @@ export function startOverload({ waitMs, onShed }: OverloadOptions): Overload {
         return undefined;
       }
       if (load !== 'send') return () => {};
-      const since = performance.now();
       here++;
       return () => {
         here--;
-        pace.ended(performance.now() - since);
+        pace.ended();
       };
     },
+    stored: pace.stored,
     stop() {
       clearInterval(timer);
       turns.disable();
@@ -119,41 +121,55 @@ export function startOverload({ waitMs, onShed }: OverloadOptions): Overload {
 }
 
 /** How calls get on. */
-function createPace(): { ended(ms: number): void; look(here: number): Pace } {
-  /** What ended in each of the last looks, and how long each of them lasted. */
-  const before: { readonly tookMs: readonly number[]; readonly ms: number }[] = [];
+function createPace(): { ended(): void; stored(ms: number): void; look(here: number): Pace } {
+  /** What came to its end in each of the last looks, and how long each of them lasted. */
+  const before: { readonly ends: number; readonly tookMs: readonly number[]; readonly ms: number }[] = [];
+  let ends = 0;
   let tookMs: number[] = [];
   let looked = performance.now();
   /** When a call ended last, or none was here. */
   let lastEnd = looked;
   let looks = 0;
   let quickest: readonly [number, number] = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
+
+  /** The best of some looks together: a service that was idle until now is not as slow as the mean of them. */
+  function perSecond(): number {
+    let best = 0;
+    for (let end = looksOfRate; end <= before.length; end++) {
+      const some = before.slice(end - looksOfRate, end);
+      const sum = some.reduce((all, each) => ({ ends: all.ends + each.ends, ms: all.ms + each.ms }), {
+        ends: 0,
+        ms: 0,
+      });
+      best = Math.max(best, (sum.ends * 1000) / sum.ms);
+    }
+    return best;
+  }
+
   return {
-    ended(ms) {
+    ended() {
+      ends++;
+    },
+    stored(ms) {
       tookMs.push(ms);
     },
     look(here) {
       const now = performance.now();
-      if (tookMs.length > 0 || here === 0) lastEnd = now;
-      if (before.push({ tookMs, ms: now - looked }) > looksBack) before.shift();
+      if (ends > 0 || here === 0) lastEnd = now;
+      if (before.push({ ends, tookMs, ms: now - looked }) > looksBack) before.shift();
       looked = now;
+      ends = 0;
       tookMs = [];
-      const all = before
+      const took = before
         .slice(-looksOfUsual)
         .flatMap((each) => each.tookMs)
         .sort((a, b) => a - b);
-      quickest = [Math.min(quickest[0], all[0] ?? Number.POSITIVE_INFINITY), quickest[1]];
-      if (++looks % looksOfQuickest === 0) quickest = [all[0] ?? Number.POSITIVE_INFINITY, quickest[0]];
-      let perSecond = 0;
-      for (let end = looksOfRate; end <= before.length; end++) {
-        const some = before.slice(end - looksOfRate, end);
-        const count = some.reduce((sum, each) => sum + each.tookMs.length, 0);
-        perSecond = Math.max(perSecond, (count * 1000) / some.reduce((sum, each) => sum + each.ms, 0));
-      }
+      const [least = Number.POSITIVE_INFINITY] = took;
+      quickest = ++looks % looksOfQuickest === 0 ? [least, quickest[0]] : [Math.min(quickest[0], least), quickest[1]];
       // Where nothing has ended for a second, calls take at least that.
       const stalledMs = now - lastEnd;
-      const usualMs = all[all.length >> 1] ?? (stalledMs < looksBack * lookMs ? 0 : stalledMs);
-      return { quickestMs: Math.min(...quickest), usualMs, perSecond };
+      const usualMs = took[took.length >> 1] ?? (stalledMs < looksBack * lookMs ? 0 : stalledMs);
+      return { quickestMs: Math.min(...quickest), usualMs, perSecond: perSecond() };
     },
   };
 }

@@ -14,17 +14,19 @@ export interface BatchTally {
 }
 
 /** Sends batches, and says what became of each: the outcomes, or one reason for all messages of a batch that failed. What is only validated does not count. */
-export function createTallied(sendBatch: SendBatch, told: (tally: BatchTally) => void): SendBatch {
+export function createTallied(sendBatch: SendBatch, told: (tally: BatchTally, ms: number) => void): SendBatch {
   return async (call) => {
     if (call.validateOnly) return await sendBatch(call);
+    const began = performance.now();
     try {
       const outcomes = await sendBatch(call);
-      told(tally(outcomes));
+      told(tally(outcomes), performance.now() - began);
       return outcomes;
     } catch (error) {
       const reason = error instanceof Failure ? error.refusal.reason : call.signal?.aborted ? 'CANCELLED' : 'INTERNAL';
       const messages = call.messages.length;
-      told({ messages, accepted: 0, duplicates: 0, refused: new Map([[reason, messages]]), limited: new Map() });
+      const none = { messages, accepted: 0, duplicates: 0, refused: new Map([[reason, messages]]), limited: new Map() };
+      told(none, performance.now() - began);
       throw error;
     }
   };

@@ -7,7 +7,9 @@ import pg from 'pg';
 import { ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { createDatabase } from '../support/database.ts';
 import { type Answer, type Door, openDoors, said } from '../support/doors.ts';
+import { openFaultProxy } from '../support/fault-proxy.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
@@ -98,6 +100,32 @@ describe('more than is done in good time', () => {
     assert.ok(!keys.some((key) => key.startsWith('never')), 'what was refused is not stored');
     for (const [index, outcome] of outcomes.entries()) assert.equal(keys.includes(String(index)), outcome === 'ok');
     await assertSound(service.databaseUrl);
+  });
+
+  test('is not what a far database is: no call is refused, though others are refused as malformed in no time', async (context) => {
+    const database = await createDatabase();
+    const proxy = await openFaultProxy(database.url);
+    const far = await startService({ databaseUrl: proxy.url, overloadWaitMs: patienceMs });
+    context.after(async () => {
+      await far.stop();
+      await proxy.close();
+      await database.drop();
+    });
+    const door = doorOf(far, 'Connect, binary');
+    proxy.delay(300);
+    assert.equal(said(await door.send({ messages: [draftTo('far', 'first')] })), 'ok');
+    const heard = new Set<string>();
+    const end = performance.now() + 6000;
+    const callers = Array.from({ length: 41 }, async (_, caller) => {
+      for (let sends = 0; performance.now() < end; sends++) {
+        const isMalformed = caller === 0;
+        const messages = [draftTo(isMalformed ? '' : `far-${caller}`, `${caller}-${sends}`)];
+        heard.add(said(await door.send({ messages })));
+        if (isMalformed) await delay(100);
+      }
+    });
+    await Promise.all(callers);
+    assert.deepEqual([...heard].sort(), ['call: INVALID_FIELD', 'ok']);
   });
 
   test('for the process itself refuses reads and streams too, each in its own protocol', async () => {
