@@ -17,7 +17,7 @@ export interface Overload {
 export interface OverloadOptions {
   /** Milliseconds that a call may take beyond what it takes alone. */
   readonly waitMs: number;
-  /** Told once a look, while calls are refused and once when that ends. */
+  /** Told every few seconds while calls are refused, and when none was for a second. */
   readonly onShed: (shed: { refused: number; share: number; waitMs: number }) => void;
 }
 
@@ -57,8 +57,12 @@ export function startOverload({ waitMs, onShed }: OverloadOptions): Overload {
   /** Calls that send and have not ended, and how many of them may be here. */
   let here = 0;
   let most = Number.POSITIVE_INFINITY;
-  let refused = 0;
+  /** Calls since the last report, and how many of them were refused: now, and at the last look. */
   let asked = 0;
+  let refused = 0;
+  let refusedBefore = 0;
+  /** Looks since one was refused. */
+  let calmLooks = 0;
   let reported = 0;
 
   const look = () => {
@@ -72,14 +76,20 @@ export function startOverload({ waitMs, onShed }: OverloadOptions): Overload {
     came = 0;
     const known = pace.look(here);
     most = callsAtOnce(known, waitMs);
-    if (refused > 0 && ((share === 0 && here < most) || performance.now() - reported > reportMs)) {
-      onShed({ refused, share: refused / asked, waitMs: Math.round(lateMs + known.usualMs) });
+    report(lateMs + known.usualMs);
+  };
+  const timer = setInterval(look, lookMs).unref();
+
+  function report(tookMs: number): void {
+    calmLooks = refused > refusedBefore ? 0 : calmLooks + 1;
+    if (refused > 0 && (calmLooks >= looksBack || performance.now() - reported > reportMs)) {
+      onShed({ refused, share: refused / asked, waitMs: Math.round(tookMs) });
       reported = performance.now();
       refused = 0;
     }
+    refusedBefore = refused;
     if (refused === 0) asked = 0;
-  };
-  const timer = setInterval(look, lookMs).unref();
+  }
 
   /** Whether the calls of this turn have had their time. */
   function isTurnFull(): boolean {
