@@ -1,14 +1,15 @@
 import { randomUUID } from 'node:crypto';
 import { existsSync, rmSync, statSync } from 'node:fs';
 import { ConnectError } from '@connectrpc/connect';
-import { type Draft, type RequestTemplate, reasonOf, type Sendbatch } from '../client/index.ts';
+import type { MessageDraft } from '../../gen/sendbatch/v1/message_pb.ts';
+import { type Draft, type RequestTemplate, type Result, reasonOf, type Sendbatch } from '../client/index.ts';
 import { assertColumns, createDrafts, type Mapping } from './draft.ts';
 import { onInterrupt } from './interrupt.ts';
 import { changeOf, inputOf, readStanding, type Standing, type Tally, writeStanding } from './journal.ts';
 import { lock } from './lock.ts';
 import { note } from './output.ts';
 import { createProgress } from './progress.ts';
-import { createReport } from './report.ts';
+import { createReport, type Report } from './report.ts';
 import { openSource, type Shape } from './source.ts';
 import { CommandError, exit } from './usage.ts';
 import { createWaiting } from './waiting.ts';
@@ -131,16 +132,7 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
         },
       },
     );
-    let nth = 0;
-    for (const { line, text, draft } of chunk) {
-      const result = typeof draft === 'string' ? undefined : results[nth++];
-      if (typeof draft === 'string') report.add(line, 'INVALID_LINE', draft, text);
-      else if (result?.error !== undefined)
-        report.add(line, reasonOf(result.error) ?? 'unknown', result.error.message, text);
-      if (typeof draft === 'string' || result?.error !== undefined) tally.refused++;
-      else if (result?.duplicate) tally.duplicates++;
-      else tally.sent++;
-    }
+    settle(chunk, results, tally, report);
     handled += chunk.length;
     chunk = [];
     bytes = 0;
@@ -160,13 +152,9 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
         if (before === undefined) keep(0);
         progress.begin(before === undefined ? 0 : source.bytesRead());
       }
-      const draft = draftOf(entry);
-      const keyed =
-        typeof draft === 'string' || draft.clientMsgNo !== ''
-          ? draft
-          : { ...draft, clientMsgNo: `${runId}:${entry.line}` };
-      chunk.push({ line: entry.line, text: entry.text, draft: keyed });
-      bytes += entry.text.length;
+      const { line, text } = entry;
+      chunk.push({ line, text, draft: keyed(draftOf(entry), `${runId}:${line}`) });
+      bytes += text.length;
       if (chunk.length === chunkEntries || bytes >= chunkBytes) await flush();
     }
     // What was read after the interruption has not been sent: the journal is of what was.
@@ -185,6 +173,25 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
   if (whole && keepsJournal) rmSync(wish.journal, { force: true });
   const seconds = Math.round((performance.now() - began) / 100) / 10;
   return { ...tally, interrupted, seconds, resumed: before !== undefined };
+}
+
+/** Under the entry's own key, or else under one that the next run gives it again. */
+function keyed(draft: MessageDraft | string, key: string): Draft | string {
+  return typeof draft === 'string' || draft.clientMsgNo !== '' ? draft : { ...draft, clientMsgNo: key };
+}
+
+/** Counts what became of each entry of a chunk, and reports what was refused; there is a result for each that is no fault. */
+function settle(chunk: readonly Waiting[], results: readonly Result[], tally: Tally, report: Report): void {
+  let nth = 0;
+  for (const { line, text, draft } of chunk) {
+    const result = typeof draft === 'string' ? undefined : results[nth++];
+    if (typeof draft === 'string') report.add(line, 'INVALID_LINE', draft, text);
+    else if (result?.error !== undefined)
+      report.add(line, reasonOf(result.error) ?? 'unknown', result.error.message, text);
+    if (typeof draft === 'string' || result?.error !== undefined) tally.refused++;
+    else if (result?.duplicate) tally.duplicates++;
+    else tally.sent++;
+  }
 }
 
 /** Where an earlier run on this file stands; undefined when there is none, or it is to be forgotten. */
