@@ -11,7 +11,8 @@ const support = join(import.meta.dirname, '../support');
 function runFile(folder: string, name: string, text: string): { status: number | null; output: string } {
   const file = join(folder, `${name}.test.ts`);
   writeFileSync(file, `import { test } from 'node:test';\n${text}`);
-  const { NODE_TEST_CONTEXT: _, ...env } = process.env;
+  const { NODE_TEST_CONTEXT: _, ...outer } = process.env;
+  const env = { ...outer, TEST_FILE_GRACE_MS: '3000' };
   const args = ['--test', '--test-reporter=tap', `--import=${join(support, 'file-end.ts')}`, file];
   const { status, stdout, stderr } = spawnSync(process.execPath, args, { env, encoding: 'utf8', timeout: 60_000 });
   return { status, output: stdout + stderr };
@@ -37,7 +38,7 @@ describe('a file of tests ends', { concurrency: true }, () => {
     );
     assert.equal(status, 1, output);
     assert.match(output, /as it must/);
-    assert.match(output, /failing\.test\.ts: still runs 10 s after its tests; open: .*TCPServerWrap/);
+    assert.match(output, /failing\.test\.ts: still runs 3 s after its tests; open: .*TCPServerWrap/);
     const [, pid] = /service (\d+)/.exec(output) ?? [];
     assert.ok(pid !== undefined && !existsSync(`/proc/${pid}`), output);
   });

@@ -3,8 +3,8 @@
 import { after } from 'node:test';
 import { isMainThread } from 'node:worker_threads';
 
-/** From the end of the last test to the end of the process. */
-const graceMs = 10_000;
+/** From the end of the last test to the end of the process; the file's own `after` hooks, which come after this one, stop servers in it. */
+const graceMs = Number(process.env.TEST_FILE_GRACE_MS ?? 60_000);
 /** Of a whole file; the longest takes about a minute. */
 const longestMs = 10 * 60_000;
 
