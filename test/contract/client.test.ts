@@ -183,7 +183,9 @@ describe('the client', () => {
       service(BatchService, { watchBatch: nothing });
     });
     const hasty = createSendbatch({ transport, retry: { attempts: 3, firstPauseMs: 1 } });
-    const never = createSendbatch({ transport, retry: { firstPauseMs: 3_600_000 } });
+    // The pause is drawn at random below an hour: below the 20 ms of the signal once in 180,000 runs.
+    const hour = 3_600_000;
+    const never = createSendbatch({ transport, retry: { firstPauseMs: hour, longestPauseMs: hour } });
     for (const open of [
       (client: Sendbatch, signal?: AbortSignal) => client.tail({ uid: 'u1', allOfUid: true }, signal && { signal }),
       (client: Sendbatch, signal?: AbortSignal) => client.watch('1', signal && { signal }),
