@@ -3,7 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { TemplateFormat } from '../../gen/sendbatch/v1/template_service_pb.ts';
-import { type Door, openDoors, said } from '../support/doors.ts';
+import { type Answer, type Door, openDoors, said } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
@@ -77,6 +77,34 @@ describe('templates', () => {
       assert.ok('refused' in bad);
       assert.deepEqual([bad.refused.reason, bad.refused.fields], ['INVALID_FIELD', ['templates[0].body']]);
     }
+  });
+
+  test('that takes long holds up no other call, and its own call has an end', async () => {
+    const body = '{% for i in (1..990) %}{% for j in (1..1000) %}{% if j %}{% endif %}{% endfor %}{% endfor %}x';
+    const [long, other] = [doors[0], doors[1]];
+    assert.ok(long && other);
+    let isDone = false;
+    const answer = long
+      .send({
+        templates: [{ name: 'long', body, format: TemplateFormat.TEXT }],
+        messages: Array.from({ length: 1000 }, (_, index) => draft('long', String(index), 'long', {})),
+      })
+      .finally(() => {
+        isDone = true;
+      });
+    let between = 0;
+    while (!isDone) {
+      const sent: Answer = await other.send({
+        messages: [draft('beside', String(between), 'welcome', { user: 'A', day: 'B' })],
+      });
+      assert.equal(said(sent), 'ok');
+      between++;
+    }
+    const result = await answer;
+    assert.ok('results' in result);
+    assert.match(result.results[0]?.refused?.message ?? '', /render limit exceeded/);
+    assert.match(result.results[999]?.refused?.message ?? '', /may take 2000 ms/);
+    assert.ok(between > 5, String(between));
   });
 
   test('versions, pages, previews, and the end of a template', async () => {

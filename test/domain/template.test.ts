@@ -70,7 +70,24 @@ describe('a template', () => {
     ])
       assert.match(rendered(body, {}), /^(TEMPLATE_FAILED|PAYLOAD_TOO_LARGE)/, body);
     assert.ok(performance.now() - start < 5000);
+    // Each would be 240 million characters.
+    const a = 'x'.repeat(60_000);
+    for (const body of [
+      '{{ a }}'.repeat(4000),
+      `{% if a %}${'{{ a }}'.repeat(4000)}{% endif %}`,
+      '{% for i in (1..4000) %}{{ a }}{% endfor %}',
+      `{% capture x %}${'{{ a }}'.repeat(4000)}{% endcapture %}{{ x | size }}`,
+      '{% for i in (1..12) %}{% capture x %}{{ x }}{{ x }}{{ a }}{% endcapture %}{% endfor %}{{ x | size }}',
+      '{{ list }}',
+    ])
+      for (const format of ['text', 'json'] as const)
+        assert.match(
+          rendered(body, { a, x: '', list: Array.from({ length: 4000 }, () => a) }, format),
+          /^(TEMPLATE_FAILED.*memory|PAYLOAD_TOO_LARGE)/,
+          body.slice(0, 80),
+        );
     assert.match(rendered('{{ a }}', { a: 'x'.repeat(65_537) }), /^PAYLOAD_TOO_LARGE/);
+    assert.match(rendered('{{ a }}', { a: 'é'.repeat(32_769) }), /^PAYLOAD_TOO_LARGE.* 65538 bytes/);
     assert.match(rendered('{{ a }}', { a: '' }), /^TEMPLATE_FAILED/);
     assert.match(rendered('{"a":{{ a | raw }}}', { a: '}' }, 'json'), /^TEMPLATE_FAILED: .*no JSON/);
   });
@@ -109,7 +126,7 @@ describe('a template', () => {
     fc.assert(
       fc.property(fc.array(piece, { maxLength: 6 }), given, (pieces, variables) => {
         const body = pieces.join('');
-        const plain = plainTemplate(body, String)?.(variables);
+        const plain = plainTemplate(body, String)?.join(variables);
         if (plain === undefined) return;
         compared++;
         assert.equal(
@@ -120,6 +137,47 @@ describe('a template', () => {
       { seed: seedOf(context), numRuns: 3000 },
     );
     assert.ok(compared > 300, String(compared));
+  });
+
+  test('of names in strings only makes JSON, whatever the values are', (context) => {
+    const escaped = (value: unknown) => JSON.stringify(value).slice(1, -1);
+    const piece = fc.constantFrom(
+      '{',
+      '}',
+      '"',
+      '"',
+      '"',
+      ':',
+      ',',
+      '\\',
+      '\\u00',
+      'a',
+      '1',
+      '[',
+      ']',
+      '{{ a }}',
+      '{{ a }}',
+    );
+    let sure = 0;
+    fc.assert(
+      fc.property(
+        fc.tuple(
+          fc.constantFrom('"', '["', '{"a":"', ''),
+          fc.array(piece, { maxLength: 6 }),
+          fc.constantFrom('"', '"]', '"}', ''),
+        ),
+        fc.string({ unit: 'binary' }),
+        ([before, pieces, after], a) => {
+          const plain = plainTemplate(before + pieces.join('') + after, escaped);
+          if (!plain?.isInStrings) return;
+          sure++;
+          JSON.parse(plain.join({ a }) ?? '');
+        },
+      ),
+      { seed: seedOf(context), numRuns: 5000 },
+    );
+    assert.ok(sure > 100, String(sure));
+    assert.equal(plainTemplate('{"n":{{ a }}}', escaped)?.isInStrings, false);
   });
 
   test('in JSON, any text stays in its string', (context) => {
