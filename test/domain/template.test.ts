@@ -32,7 +32,7 @@ describe('a template', () => {
     test(`${body} with ${JSON.stringify(variables)}`, () => assert.equal(rendered(body, variables, format), expected));
 
   test('names every variable that is missing', () => {
-    assert.deepEqual(compiled('{{ b }} {{ a }} {{ b.c }}').variables, ['a', 'b']);
+    assert.deepEqual(compiled('{{ b }} {{ a }} {{ b.c }}').variables(), ['a', 'b']);
     assert.equal(
       rendered('{{ a }} {{ b }} {{ c }}', { b: 1 }),
       'TEMPLATE_FAILED: template "t" needs variables that are not given: a, c',

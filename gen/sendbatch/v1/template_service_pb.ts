@@ -86,7 +86,7 @@ export type CreateTemplateRequest = Message<"sendbatch.v1.CreateTemplateRequest"
   name: string;
 
   /**
-   * Its text, 1 to 65,536 bytes.
+   * Its text, 1 to 65,536 bytes, with at most 1,000 tags and outputs.
    *
    * @generated from field: string body = 2;
    */
