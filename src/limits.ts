@@ -27,6 +27,8 @@ export const limits = {
   keySearchMessages: 10_000,
   /** Bytes of a template's text. */
   templateBytes: 64 * 1024,
+  /** Tags and outputs of a template: parsed, each is about a kilobyte. */
+  templateTags: 1000,
   /** Messages of a batch that is sent in the background. */
   submitMessages: 100_000,
   /** Bytes of such a batch as it is submitted, when it comes as a stream or as NDJSON. */

@@ -26,6 +26,8 @@ const dayMs = 24 * 3600_000;
 /** A submission of which nothing came for so long was given up. */
 const silentMs = 3600_000;
 const sweepBite = 100;
+/** Bites of one look: 100 batches each 15 s were less than a caller may submit, and the rest was kept for good. */
+const sweepBites = 50;
 
 export async function openBatches({
   database,
@@ -80,7 +82,8 @@ export async function openBatches({
     async run() {
       for (const callerId of await dueCallers(db, Date.now(), callersAtOnce)) await jobs.turn(callerId);
       const endedBefore = Date.now() - config.batchRetentionDays * dayMs;
-      await sweepBatches(db, { endedBefore, silentSince: Date.now() - silentMs, limit: sweepBite });
+      const sweep = { endedBefore, silentSince: Date.now() - silentMs, limit: sweepBite };
+      for (let bite = 0; bite < sweepBites; bite++) if ((await sweepBatches(db, sweep)) < sweepBite) break;
     },
   });
   return {

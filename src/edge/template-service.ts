@@ -8,9 +8,8 @@ import {
 } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import { invalidField } from '../domain/failure.ts';
 import { pageOf } from '../domain/page.ts';
-import { compileTemplate } from '../domain/template.ts';
 import { limits } from '../limits.ts';
-import type { StoredTemplate, Templates } from '../service/templates.ts';
+import type { DescribedTemplate, Templates } from '../service/templates.ts';
 
 /** What the service is made of. */
 export interface TemplateServiceParts {
@@ -43,14 +42,13 @@ export function createTemplateService({ templates }: TemplateServiceParts): Serv
   };
 }
 
-function toMessage(stored: StoredTemplate): MessageInitShape<typeof TemplateSchema> {
-  const compiled = compileTemplate(stored);
+function toMessage(stored: DescribedTemplate): MessageInitShape<typeof TemplateSchema> {
   return {
     name: stored.name,
     version: stored.version,
     body: stored.body,
     format: stored.format === 'json' ? TemplateFormat.JSON : TemplateFormat.TEXT,
-    variables: 'fault' in compiled ? [] : [...compiled.variables],
+    variables: [...stored.variables],
     createdAt: timestampFromMs(stored.createdAt),
   };
 }

@@ -61,10 +61,11 @@ export function createTurn(parts: TurnParts): (callerId: string) => Promise<numb
 
 async function sendNext(parts: TurnParts, batch: ClaimedBatch): Promise<void> {
   const { db, now } = parts;
-  // Cancelled while a worker that is gone had it.
-  if (batch.state === 'cancelling') return await endBatch(db, batch, 'cancelled', now());
-  const chunk = await beginChunk(db, batch.batchId);
-  if (chunk === undefined) return await endBatch(db, batch, 'completed', now());
+  const chunk = await beginChunk(db, batch);
+  const isCancelling = batch.state === 'cancelling';
+  if (chunk === undefined) return await endBatch(db, batch, isCancelling ? 'cancelled' : 'completed', now());
+  // Cancelled while a worker that is gone had it: what that one had begun is sent to its end, for some of it may have been stored, and nobody would know.
+  if (isCancelling && !chunk.begun) return await endBatch(db, batch, 'cancelled', now());
   const before = chunk.results === null ? [] : (JSON.parse(chunk.results) as BatchResult[]);
   const results = await tryChunk(parts, batch, chunk, before);
   await settleChunk(db, settle(batch, chunk, { before, results, now: now() }));

@@ -1,4 +1,4 @@
-import type { BatchResult, BatchState } from '../domain/batch.ts';
+import { type BatchResult, type BatchState, isPassing } from '../domain/batch.ts';
 import type { Caller } from '../domain/caller.ts';
 import { Failure } from '../domain/failure.ts';
 import { limits } from '../limits.ts';
@@ -114,7 +114,8 @@ async function readPage(
     const chunks = await readResults(db, batchId, cursor, refusedOnly ? chunksAtOnce : 2);
     for (const { dueAt, ordinal, results: text } of chunks) {
       const skip = ordinal === cursor.ordinal && dueAt === cursor.dueAt ? cursor.skip : 0;
-      const all = JSON.parse(text) as BatchResult[];
+      // What was to be tried again when the batch was cancelled was not sent.
+      const all = (JSON.parse(text) as BatchResult[]).filter((each) => !isPassing(each));
       for (let place = skip; place < all.length; place++) {
         const each = all[place] as BatchResult;
         if (refusedOnly && each.refusal === undefined) continue;

@@ -1,12 +1,12 @@
-import { setImmediate, setTimeout } from 'node:timers/promises';
+import { setImmediate } from 'node:timers/promises';
 import { LRUCache } from 'lru-cache';
 import { Failure, invalidField, type Refusal } from '../domain/failure.ts';
 import type { Draft } from '../domain/message.ts';
 import {
   type CompiledTemplate,
   compileTemplate,
-  outOfTime,
   type TemplateText,
+  templateFailed,
   templateMissing,
   type Variables,
 } from '../domain/template.ts';
@@ -18,9 +18,14 @@ import {
   listTemplates,
   type StoredTemplate,
 } from '../storage/template.ts';
+import { renderInSlices } from './rendering.ts';
 import { orBusy } from './store-busy.ts';
+import { OutOfTime, within } from './time-slice.ts';
 
-export type { StoredTemplate };
+/** A stored version, and the names that it takes from its variables. */
+export interface DescribedTemplate extends StoredTemplate {
+  readonly variables: readonly string[];
+}
 
 /** A message's template, and what goes into it. */
 export interface TemplateUse {
@@ -44,11 +49,11 @@ export interface Rendered {
 export interface Templates {
   /** Renders; `own` are the request's own templates, which go before stored ones. */
   render(drafts: readonly TemplatedDraft[], own: readonly TemplateText[]): Promise<Rendered>;
-  create(text: TemplateText): Promise<StoredTemplate>;
-  get(name: string, version: number): Promise<StoredTemplate>;
+  create(text: TemplateText): Promise<DescribedTemplate>;
+  get(name: string, version: number): Promise<DescribedTemplate>;
   /** The latest version of a stored one; undefined when there is none. */
   latest(name: string): Promise<number | undefined>;
-  list(after: string, limit: number): Promise<StoredTemplate[]>;
+  list(after: string, limit: number): Promise<DescribedTemplate[]>;
   remove(name: string): Promise<void>;
   preview(text: TemplateText | TemplateUse, variables: Variables): Promise<Uint8Array>;
 }
@@ -56,12 +61,13 @@ export interface Templates {
 /** Milliseconds that a stored template is known without asking again: a new version is in force after at most this long. */
 const memoryMs = 1000;
 const remembered = 1000;
-/** Milliseconds that a call renders before others have their turn; after a rendering that takes longer by itself they have as much time as it took. */
-const turnMs = 10;
-/** Milliseconds that all renderings of a call may take: each of its 1000 messages may take 50 and, of a paused process, 50 again; 1000 ordinary ones take 2 to 30 in all. */
-const callMs = 2000;
-/** Compiled ones, by their text: a version never changes. */
+/** Compiled ones, by their text: a version never changes. Of the largest, a hundred times what they are as text, 1000 would be 6 GB. */
 const compiledKept = 1000;
+const compiledBytes = 64 * 1024 * 1024;
+/** What one that is none holds: its text and why. */
+const faultBytes = 256 * 1024;
+/** Milliseconds in which it is found out which variables a template needs: of a sane one it is less than one. */
+const namesMs = 100;
 
 export function createTemplates(db: Db, now: () => number = Date.now): Templates {
   const known = new LRUCache<string, { found: Promise<StoredTemplate | undefined> }>({
@@ -69,7 +75,11 @@ export function createTemplates(db: Db, now: () => number = Date.now): Templates
     ttl: memoryMs,
     ttlResolution: 0,
   });
-  const compiled = new LRUCache<string, CompiledTemplate | { readonly fault: string }>({ max: compiledKept });
+  const compiled = new LRUCache<string, CompiledTemplate | { readonly fault: string }>({
+    max: compiledKept,
+    maxSize: compiledBytes,
+    sizeCalculation: (each) => ('fault' in each ? faultBytes : each.bytes),
+  });
 
   const look = (name: string, version: number): Promise<StoredTemplate | undefined> => {
     const key = `${name} ${version}`;
@@ -90,6 +100,20 @@ export function createTemplates(db: Db, now: () => number = Date.now): Templates
     return result;
   };
 
+  const describe = (stored: StoredTemplate): DescribedTemplate => {
+    const template = compile(stored);
+    let variables: readonly string[] = [];
+    try {
+      if (!('fault' in template))
+        within(namesMs, () => {
+          variables = template.variables();
+        });
+    } catch (error) {
+      if (!(error instanceof OutOfTime)) throw error;
+    }
+    return { ...stored, variables };
+  };
+
   const get = (name: string, version: number): Promise<StoredTemplate> =>
     orBusy(async () => {
       const found = await findTemplate(db, name, version);
@@ -102,48 +126,46 @@ export function createTemplates(db: Db, now: () => number = Date.now): Templates
       if (own.length === 0 && drafts.every((draft) => draft.template === undefined))
         return { drafts, refused: new Map() };
       const ready = new Map<string, CompiledTemplate | undefined>();
+      let bytes = 0;
+      const prepare = async (key: string, text: TemplateText, field: string) => {
+        const template = usable(text, field);
+        bytes += template.bytes;
+        if (bytes > compiledBytes)
+          throw invalidField(field, 'is one too many: they are too large together; send fewer');
+        ready.set(key, template);
+        // A hundred of the largest are read in a second or two, of which others have their share.
+        await setImmediate();
+      };
       for (const [index, text] of own.entries()) {
         if (ready.has(`${text.name} 0`)) throw invalidField(`templates[${index}].name`, 'is given twice');
-        ready.set(`${text.name} 0`, usable(text, `templates[${index}].body`));
+        await prepare(`${text.name} 0`, text, `templates[${index}].body`);
+      }
+      for (const [index, { template: use }] of drafts.entries()) {
+        if (use === undefined || ready.has(keyOf(use))) continue;
+        const stored = await orBusy(() => look(use.name, use.version));
+        if (stored === undefined) ready.set(keyOf(use), undefined);
+        else await prepare(keyOf(use), stored, `messages[${index}].template`);
       }
       const refused = new Map<number, Refusal>();
-      const rendered: Draft[] = [];
-      let spentMs = 0;
-      let sliceMs = 0;
-      let began = performance.now();
-      for (const [index, draft] of drafts.entries()) {
-        const { template: use } = draft;
-        rendered.push(draft);
-        if (use === undefined) continue;
-        const key = `${use.name} ${use.version}`;
-        if (!ready.has(key)) {
-          const stored = await orBusy(() => look(use.name, use.version));
-          ready.set(key, stored && usable(stored, `messages[${index}].template`));
-          began = performance.now();
-        }
-        const template = ready.get(key);
-        if (template === undefined) {
-          refused.set(index, templateMissing(use.name, use.version));
-          continue;
-        }
-        if (spentMs > callMs) {
-          refused.set(index, outOfTime(use.name, callMs));
-          continue;
-        }
-        const result = template.render(use.variables ?? {});
-        const ended = performance.now();
-        const tookMs = ended - began;
-        began = ended;
-        spentMs += tookMs;
-        sliceMs += tookMs;
-        if (sliceMs > turnMs) {
-          await (tookMs > turnMs ? setTimeout(tookMs) : setImmediate());
-          sliceMs = 0;
-          began = performance.now();
-        }
-        if ('refusal' in result) refused.set(index, result.refusal);
-        else rendered[index] = { ...draft, payload: result.payload };
-      }
+      const rendered: Draft[] = [...drafts];
+      await renderInSlices({
+        count: drafts.length,
+        isBounded: [...ready.values()].every((each) => each === undefined || each.isPlain),
+        render(index) {
+          const draft = drafts[index] as TemplatedDraft;
+          const { template: use } = draft;
+          if (use === undefined) return;
+          const result = ready.get(keyOf(use))?.render(use.variables ?? {}) ?? {
+            refusal: templateMissing(use.name, use.version),
+          };
+          if ('refusal' in result) refused.set(index, result.refusal);
+          else rendered[index] = { ...draft, payload: result.payload };
+        },
+        refuse(index, why) {
+          const use = drafts[index]?.template;
+          if (use !== undefined) refused.set(index, templateFailed(use.name, why));
+        },
+      });
       return { drafts: rendered, refused };
     },
     create: (text) =>
@@ -151,11 +173,18 @@ export function createTemplates(db: Db, now: () => number = Date.now): Templates
         usable(text, 'body');
         const stored = await insertTemplate(db, text, now());
         known.delete(`${text.name} 0`);
-        return stored;
+        return describe(stored);
       }),
-    get,
+    get: async (name, version) => describe(await get(name, version)),
     latest: async (name) => (await orBusy(() => look(name, 0)))?.version,
-    list: (after, limit) => orBusy(() => listTemplates(db, after, limit)),
+    async list(after, limit) {
+      const described: DescribedTemplate[] = [];
+      for (const each of await orBusy(() => listTemplates(db, after, limit))) {
+        described.push(describe(each));
+        await setImmediate();
+      }
+      return described;
+    },
     remove: (name) =>
       orBusy(async () => {
         if (!(await deleteTemplate(db, name))) throw new Failure(templateMissing(name, 0));
@@ -163,9 +192,23 @@ export function createTemplates(db: Db, now: () => number = Date.now): Templates
       }),
     async preview(text, variables) {
       const found = 'body' in text ? text : await get(text.name, text.version);
-      const result = usable(found, 'body').render(variables);
+      const template = usable(found, 'body');
+      let result: ReturnType<CompiledTemplate['render']> | undefined;
+      await renderInSlices({
+        count: 1,
+        isBounded: template.isPlain,
+        render: () => {
+          result = template.render(variables);
+        },
+        refuse: (_, why) => {
+          result = { refusal: templateFailed(found.name, why) };
+        },
+      });
+      if (result === undefined) throw new Error('nothing was rendered');
       if ('refusal' in result) throw new Failure(result.refusal);
       return result.payload;
     },
   };
 }
+
+const keyOf = ({ name, version }: TemplateUse): string => `${name} ${version}`;

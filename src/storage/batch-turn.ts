@@ -32,11 +32,16 @@ export interface StoredChunk {
   readonly begun: boolean;
 }
 
-/** The next chunk of a batch; it is begun from now on. */
-export async function beginChunk(db: Db, batchId: string): Promise<StoredChunk | undefined> {
+/** The next chunk of a batch; it is begun from now on. Undefined when none is left, or the batch has had another turn since. */
+export async function beginChunk(
+  db: Db,
+  { batchId, turn }: Pick<StoredBatch, 'batchId' | 'turn'>,
+): Promise<StoredChunk | undefined> {
   const { rows } = await sql<StoredChunk>`
     with next as (
-      select ordinal, begun from sendbatch.batch_chunk where batch_id = ${batchId} and not settled order by due_at, ordinal limit 1)
+      select ordinal, begun from sendbatch.batch_chunk where batch_id = ${batchId} and not settled
+        and exists (select from sendbatch.batch where batch_id = ${batchId} and turns_taken = ${turn}::bigint)
+      order by due_at, ordinal limit 1)
     update sendbatch.batch_chunk c set begun = true from next
     where c.batch_id = ${batchId} and c.ordinal = next.ordinal
     returning c.ordinal, c.drafts, c.results, next.begun`.execute(db);

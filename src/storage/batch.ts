@@ -102,8 +102,8 @@ export async function receiveChunks(
 }
 
 /**
- * Makes a batch of what was received. It begins with as few turns as the caller's batch that has had the fewest, so that it neither waits for what they have had nor they
- * for it. Its row is locked by `receiveChunks` of the same transaction. Throws a unique_violation when the caller has another one of this request_id.
+ * Makes a batch of what was received. It begins one turn behind the caller's batch that has had the fewest, so that it does not wait for what they have had; and they do not wait for it and all that
+ * come after it: beside a caller that always has another small batch, one that begins where the last one began would keep the others waiting for good. Its row is locked by `receiveChunks` of the same transaction. Throws a unique_violation when the caller has another one of this request_id.
  */
 export async function queueBatch(
   db: Db | Tx,
@@ -112,7 +112,9 @@ export async function queueBatch(
 ): Promise<StoredBatch> {
   const { rows } = await sql<BatchRow>`
     update sendbatch.batch set state = 'queued', message_count = ${more.messageCount}, content_hash = ${more.contentHash},
-      turns_taken = coalesce((select min(turns_taken) from sendbatch.batch where caller_id = ${callerId} and due_at is not null), 0),
+      turns_taken = coalesce((
+        select min(turns_taken - case when in_flight then priority else 0 end) + 1 from sendbatch.batch
+        where caller_id = ${callerId} and due_at is not null), 0),
       due_at = (select min(due_at) from sendbatch.batch_chunk where batch_id = ${batchId})
     where batch_id = ${batchId} and state = 'receiving' returning ${seen}`.execute(db);
   const [row] = rows;
@@ -184,7 +186,8 @@ export async function cancelBatch(db: Db, batchId: string, now: number): Promise
   return rows.map(toStored)[0];
 }
 
-/** The results of settled chunks from a place in the order of sending on, as stored, up to the first that is not settled. */
+/** The results of settled chunks from a place in the order of sending on, as stored, up to the first that is not settled. Of a batch that was cancelled between two tries of a chunk that chunk is the last: what
+ * was not to be tried again is what became of it. */
 export async function readResults(
   db: Db,
   batchId: string,
@@ -192,7 +195,9 @@ export async function readResults(
   limit: number,
 ): Promise<{ dueAt: number; ordinal: number; results: string }[]> {
   const { rows } = await sql<{ due_at: number; ordinal: number; settled: boolean; results: string | null }>`
-    select due_at, ordinal, settled, results from sendbatch.batch_chunk
+    select due_at, ordinal, settled or results is not null and exists (
+      select from sendbatch.batch b where b.batch_id = c.batch_id and b.ended_at is not null) as settled, results
+    from sendbatch.batch_chunk c
     where batch_id = ${batchId} and (due_at, ordinal) >= (${from.dueAt}::bigint, ${from.ordinal}::integer)
     order by due_at, ordinal limit ${limit}`.execute(db);
   const end = rows.findIndex((row) => !row.settled);

@@ -12,6 +12,8 @@ import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { reasonOf } from '../../src/client/index.ts';
 import type { Scope } from '../../src/domain/caller.ts';
 import { createKeys } from '../../src/service/keys.ts';
+import { findBatch } from '../../src/storage/batch.ts';
+import { beginChunk, claimBatch } from '../../src/storage/batch-turn.ts';
 import { openStore } from '../support/database.ts';
 import { openEvents } from '../support/events.ts';
 import { jsonCaller } from '../support/json.ts';
@@ -478,6 +480,52 @@ describe('batches and who submits them', () => {
       assert.equal(await next, 'Unavailable STOPPING');
     } finally {
       await db.destroy();
+      await service.stop();
+    }
+  });
+
+  test('cancelled between two tries of a chunk: what was sent of it has its results, and no more is sent', async () => {
+    const rates = { caller: [], sender: [{ points: 40, seconds: 600 }], channel: [], store: 'memory' as const };
+    const service = await startService({ rates });
+    const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
+    try {
+      const { batch } = await client.submitBatch({ messages: drafts('rated', 100) });
+      const batchId = batch?.batchId ?? '';
+      for await (const { batch: now } of client.watchBatch({ batchId }))
+        if (now?.acceptedCount === 40) await client.cancelBatch({ batchId });
+      const end = (await client.getBatch({ batchId })).batch as Batch;
+      assert.deepEqual([end.state, ...counts(end)], [BatchState.CANCELLED, 40, 0, 0]);
+      assert.deepEqual(
+        (await results(client, batchId)).map((each) => [each.index, each.error?.code]),
+        Array.from({ length: 40 }, (_, index) => [index, undefined]),
+      );
+      assert.deepEqual(await results(client, batchId, { refusedOnly: true }), []);
+    } finally {
+      await service.stop();
+    }
+  });
+
+  test('cancelled when its worker is gone: what that one may have sent has its results', async () => {
+    const service = await startService({ batchConcurrency: 0 });
+    const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
+    const db = openStore(service.databaseUrl);
+    let other: TestService | undefined;
+    try {
+      const { batch } = await client.submitBatch({ messages: drafts('left', 2500) });
+      const batchId = batch?.batchId ?? '';
+      const callerId = (await findBatch(db, batchId))?.callerId ?? '';
+      const left = await claimBatch(db, callerId, Date.now());
+      assert.ok(left && (await beginChunk(db, left)));
+      const { batch: cancelling } = await client.cancelBatch({ batchId });
+      assert.equal(cancelling?.state, BatchState.CANCELLING);
+      other = await startService({ databaseUrl: service.databaseUrl });
+      const end = await ended(client, batchId);
+      assert.deepEqual([end.state, ...counts(end)], [BatchState.CANCELLED, 1000, 0, 0]);
+      assert.equal((await results(client, batchId)).length, 1000);
+      assert.equal((await readAll(service.databaseUrl)).length, 1000);
+    } finally {
+      await db.destroy();
+      await other?.stop();
       await service.stop();
     }
   });

@@ -88,7 +88,7 @@ describe('a batch as it is received and taken', () => {
     await sql`delete from sendbatch.batch where batch_id <> ${batch.batchId}`.execute(db);
     const dead = await claimBatch(db, caller.id, time);
     assert.ok(dead);
-    const chunk = await beginChunk(db, batch.batchId);
+    const chunk = await beginChunk(db, dead);
     assert.equal(chunk?.ordinal, 0);
     const next = await claimBatch(db, caller.id, time);
     assert.ok(next && next.turn > dead.turn);
@@ -110,6 +110,42 @@ describe('a batch as it is received and taken', () => {
     assert.deepEqual(await findBatch(db, batch.batchId), before);
     await settleChunk(db, { ...settlement, turn: next.turn });
     assert.equal((await findBatch(db, batch.batchId))?.counts.accepted, 1000);
-    assert.equal((await beginChunk(db, batch.batchId))?.ordinal, 1);
+    assert.equal(await beginChunk(db, dead), undefined);
+    assert.equal((await beginChunk(db, next))?.ordinal, 1);
+  });
+
+  // Each small one began where the last one had begun, so that the turn of the large one never came.
+  test('a caller that always has another small batch does not keep its large ones waiting for good', async () => {
+    await sql`delete from sendbatch.batch`.execute(db);
+    const time = Date.now() + 60_000;
+    const submit = async (count: number) => {
+      const submission = open();
+      await submission.add(drafts(count));
+      return (await submission.commit()).batch.batchId;
+    };
+    const large = await submit(5000);
+    await submit(1);
+    let turnsOfLarge = 0;
+    for (let turn = 0; turn < 40; turn++) {
+      await submit(1);
+      const batch = await claimBatch(db, caller.id, time);
+      assert.ok(batch);
+      const chunk = await beginChunk(db, batch);
+      assert.ok(chunk);
+      if (batch.batchId === large) turnsOfLarge++;
+      await settleChunk(db, {
+        batchId: batch.batchId,
+        turn: batch.turn,
+        ordinal: chunk.ordinal,
+        results: '[]',
+        retryAt: undefined,
+        counts: { accepted: 1, duplicate: 0, refused: 0 },
+        attempts: 0,
+        stalledSince: null,
+        lastRefusal: undefined,
+        now: time,
+      });
+    }
+    assert.ok(turnsOfLarge >= 3, `${turnsOfLarge}`);
   });
 });

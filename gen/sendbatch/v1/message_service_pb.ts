@@ -131,7 +131,7 @@ export type RequestTemplate = Message<"sendbatch.v1.RequestTemplate"> & {
   name: string;
 
   /**
-   * Its text, 1 to 65,536 bytes.
+   * Its text, 1 to 65,536 bytes, with at most 1,000 tags and outputs.
    *
    * @generated from field: string body = 2;
    */

@@ -86,7 +86,7 @@ export type CreateTemplateRequest = Message<"sendbatch.v1.CreateTemplateRequest"
   name: string;
 
   /**
-   * Its text, 1 to 65,536 bytes.
+   * Its text, 1 to 65,536 bytes, with at most 1,000 tags and outputs.
    *
    * @generated from field: string body = 2;
    */
@@ -384,7 +384,7 @@ export const TemplateFormatSchema: GenEnum<TemplateFormat> = /*@__PURE__*/
  * Templates of payloads, in the syntax of Liquid: `{{ name }}`, filters, `if`, `for`. Needs the scope `admin`.
  *
  * A template is text or JSON. In JSON what a variable holds is escaped, so that it stays within its string; what comes out must be JSON. Rendering
- * reaches nothing but the variables that it is given, and is bounded: 50 ms and about 1,000,000 characters allocated and written a message, 2 s for all messages
+ * reaches nothing but the variables that it is given, and is bounded: 50 ms and about 1,000,000 characters allocated and written a message, 5 s for all messages
  * of a call; other calls have their turns in between. A message names a template by `name`, or `name` and `version`
  * where a retry must render the same; the latest version is in force in every instance within two seconds.
  *

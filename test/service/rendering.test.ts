@@ -1,0 +1,73 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import type { Failure } from '../../src/domain/failure.ts';
+import type { Variables } from '../../src/domain/template.ts';
+import { limits } from '../../src/limits.ts';
+import { createTemplates, type Templates } from '../../src/service/templates.ts';
+import { createDatabase, openStore } from '../support/database.ts';
+
+describe('rendering', () => {
+  let templates: Templates;
+  let close: () => Promise<void>;
+  before(async () => {
+    const clone = await createDatabase();
+    const db = openStore(clone.url);
+    templates = createTemplates(db);
+    close = async () => {
+      await db.destroy();
+      await clone.drop();
+    };
+  });
+  after(() => close());
+
+  const drafts = (count: number, variables: Variables) =>
+    Array.from({ length: count }, () => ({
+      clientMsgNo: '',
+      fromUid: 'u1',
+      channelId: 'c',
+      channelType: 2,
+      expire: 0,
+      payload: new Uint8Array(),
+      subscribers: [],
+      streamNo: '',
+      tagKey: '',
+      template: { name: 't', version: 0, variables },
+    }));
+  const own = (body: string) => [{ name: 't', body, format: 'text' as const }];
+
+  // liquidjs looks at its clock between tags alone: this filter took 100 s, in which the process did nothing else.
+  test('breaks off a filter that does not end', async () => {
+    const list = Array.from({ length: 50_000 }, (_, index) => `k${index}`);
+    const slow = drafts(1, { a: list });
+    const quick = drafts(1, { a: ['x'] });
+    const body = '{{ a | where_exp: "x", "a contains x" | size }}';
+    const { drafts: rendered, refused } = await templates.render([...quick, ...slow, ...quick], own(body));
+    assert.deepEqual([...refused.keys()], [1]);
+    assert.match(refused.get(1)?.message ?? '', /^template "t" cannot be rendered: it takes longer than \d+ ms$/);
+    assert.deepEqual(
+      [0, 2].map((index) => Buffer.from(rendered[index]?.payload ?? []).toString()),
+      ['1', '1'],
+    );
+    await assert.rejects(templates.preview({ name: 't', body, format: 'text' }, { a: list }), /takes longer than/);
+  });
+
+  test('of templates that are too many together is refused before they fill the memory', async () => {
+    const text = (body: string) =>
+      Array.from({ length: 100 }, (_, index) => ({ name: `t${index}`, body, format: 'text' as const }));
+    await templates.render([], text(`${'x'.repeat(60_000)}{{ a }}{% if a %}{{ b }}{% endif %}`));
+    const chain = `{% if ${'a or '.repeat(12_000)}a %}{% endif %}`;
+    await assert.rejects(templates.render([], text(chain)), (error: Failure) => {
+      assert.equal(error.refusal.reason, 'INVALID_FIELD');
+      assert.match(error.violations[0]?.description ?? '', /too large together/);
+      return true;
+    });
+  });
+
+  test('takes templates of up to so many tags', async () => {
+    await templates.render([], own('{{ a }}'.repeat(limits.templateTags)));
+    await assert.rejects(templates.render([], own('{{ a }}'.repeat(limits.templateTags + 1))), (error: Failure) => {
+      assert.match(error.violations[0]?.description ?? '', /has 1001 tags and outputs, at most 1000/);
+      return true;
+    });
+  });
+});
