@@ -56,7 +56,7 @@ export interface App {
   stop(): Promise<void>;
 }
 
-/** A connection of its own for probes, which do not wait for it for long. */
+/** A connection of its own for probes, which do not wait for it for long: their own time-out is a second where nobody sets it (Kubernetes). */
 const probeMs = 900;
 /** How often each instance looks whether the rules of moderation have changed. */
 const reloadMs = 1000;
@@ -165,9 +165,10 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     });
     undo.push(() => sweeper.stop());
     const templates = createTemplates(db);
-    const probing = database.open({ poolSize: 1, connectTimeoutMs: probeMs, statementTimeoutMs: probeMs });
+    const patienceMs = config.probeMs ?? probeMs;
+    const probing = database.open({ poolSize: 1, connectTimeoutMs: patienceMs, statementTimeoutMs: patienceMs });
     undo.push(() => probing.destroy());
-    const readiness = createReadiness(probing);
+    const readiness = createReadiness(probing, { patienceMs });
     const keys = createKeys(db);
     const counters = config.rates.store === 'postgres' ? database.openCounters() : undefined;
     if (counters !== undefined) {

@@ -61,6 +61,8 @@ export interface Config {
   readonly statementTimeoutMs: number;
   readonly requestTimeoutMs: number;
   readonly drainDelayMs: number;
+  /** How long a probe waits for the database, where it is not as usual: the machine of a test may stand still. */
+  readonly probeMs?: number;
   readonly shutdownGraceMs: number;
   readonly logLevel: string;
   readonly logFormat: 'auto' | 'json' | 'pretty';

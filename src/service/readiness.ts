@@ -27,20 +27,23 @@ export interface Readiness {
 
 /** Probes of many load balancers, and a page that is reloaded, are one question a second. */
 const rememberMs = 1000;
-/** A probe's own time-out is a second where nobody sets it (Kubernetes). */
-const patienceMs = 900;
 /** How long a drain waits for readers that take nothing. */
 const tellMs = 1000;
 
 /** `db` has a connection of its own: whether the database answers is asked, not whether a pool is busy. */
-export function createReadiness(db: Db, now: () => number = () => performance.now()): Readiness {
+export function createReadiness(
+  db: Db,
+  { patienceMs, now = () => performance.now() }: { readonly patienceMs: number; readonly now?: () => number },
+): Readiness {
   let draining = false;
   let closed = false;
   let known: { at: number; checks: Promise<readonly Check[]> } | undefined;
   const followers = new Set<Follower>();
 
   const look = async (): Promise<Report> => {
-    if (known === undefined || now() - known.at > rememberMs) known = { at: now(), checks: askDatabase(db) };
+    // While it drains the answer is no, whatever the database says: who follows is told at once.
+    if (known === undefined || (!draining && now() - known.at > rememberMs))
+      known = { at: now(), checks: askDatabase(db, patienceMs) };
     const asked = await known.checks;
     const drain: Check = { name: 'draining', fault: draining ? 'this instance is stopping' : undefined };
     const checks = [...asked, drain];
@@ -114,7 +117,7 @@ function createFollower(signal: AbortSignal): Follower {
 }
 
 /** Never rejects: what is wrong is the answer. The words of the driver stay here: they may name a host or a user. */
-async function askDatabase(db: Db): Promise<readonly Check[]> {
+async function askDatabase(db: Db, patienceMs: number): Promise<readonly Check[]> {
   try {
     const missing = await within(missingMigrations(db), patienceMs);
     const fault = missing.length === 0 ? undefined : `migrations are missing: ${missing.join(', ')}`;

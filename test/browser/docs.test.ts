@@ -32,7 +32,7 @@ describe('the page about the API', { skip: noBrowser }, () => {
       if (/^https?:/.test(request.url())) hosts.add(new URL(request.url()).host);
     });
     await page.goto(url);
-    await page.waitForSelector('.opblock', { timeout: 20_000 }).catch(() => assert.fail(faults.join('\n')));
+    await page.waitForSelector('.opblock', { timeout: 60_000 }).catch(() => assert.fail(faults.join('\n')));
     return page;
   };
   /** Runs the first example of an operation, as a person would; the status and the body that the page shows. */

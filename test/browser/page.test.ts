@@ -110,7 +110,7 @@ describe('a page of another origin', { skip: noBrowser }, () => {
     const { port } = pages.address() as AddressInfo;
     await page.goto(`http://127.0.0.1:${port}/?service=${encodeURIComponent(service.url)}`);
     await page
-      .waitForFunction('window.ready === true', undefined, { timeout: 10_000 })
+      .waitForFunction('window.ready === true', undefined, { timeout: 60_000 })
       .catch(() => assert.fail(faults.join('\n')));
     return page;
   };

@@ -100,13 +100,13 @@ describe('Server-Sent Events', () => {
   });
 
   test('a stop ends it', async () => {
-    const other = await startService({ databaseUrl: service.databaseUrl });
+    const other = await startService({ databaseUrl: service.databaseUrl, shutdownGraceMs: 120_000 });
     const stream = await open(`${other.url}/v1/channels/2/ending/events`);
     assert.equal((await stream.next()).event, 'caught_up');
     const start = performance.now();
     const ended = stream.next();
     await other.stop();
     assert.equal((await ended).event, 'error');
-    assert.ok(performance.now() - start < 3000);
+    assert.ok(performance.now() - start < 60_000, 'it does not wait for the calls in flight');
   });
 });

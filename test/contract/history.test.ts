@@ -179,12 +179,12 @@ describe('history', () => {
       { ...group, channel_id, from_uid: 'a', payload: text('short'), expire: 1 },
       { ...group, channel_id, from_uid: 'a', payload: text('long') },
     ]);
-    const start = performance.now();
-    let found = [1, 2];
-    while (found.length === 2 && performance.now() - start < 5000)
+    const sent = performance.now();
+    for (let found = [1, 2]; found.length === 2; ) {
+      const askedAfter = performance.now() - sent;
       found = seqs((await call.get(`/v1/channels/2/${channel_id}/messages`)).body);
-    assert.deepEqual(found, [2]);
-    assert.ok(performance.now() - start < 2500);
+      assert.deepEqual(found, askedAfter < 1500 && found.length === 2 ? [1, 2] : [2], `after ${askedAfter} ms`);
+    }
     assert.deepEqual(seqs((await call.post('/messages', { ...group, channel_id, message_seqs: [1, 2] })).body), [2]);
   });
 

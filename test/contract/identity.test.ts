@@ -214,11 +214,11 @@ describe('who calls', () => {
     assert.equal(await keys.revoke(keyId), true);
     assert.equal(await keys.revoke(keyId), false);
     const revoked = performance.now();
-    let status = 200;
-    while (status === 200 && performance.now() - revoked < 10 * keyMemoryMs)
-      status = (await call.post('/message/sendbatch', [wire('u1')])).status;
-    assert.equal(status, 401);
-    assert.ok(performance.now() - revoked < 2 * keyMemoryMs, 'a second, and the time of a call');
+    for (let status = 200; status !== 401; ) {
+      const calledAfter = performance.now() - revoked;
+      ({ status } = await call.post('/message/sendbatch', [wire('u1')]));
+      assert.ok(status === 401 || calledAfter < 1.5 * keyMemoryMs, `${status} to a call after ${calledAfter} ms`);
+    }
   });
 
   test('401 says how to come in', async () => {

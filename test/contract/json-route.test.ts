@@ -379,7 +379,7 @@ describe('GET /v1/channels/{channel_type}/{channel_id}/messages', () => {
       (await get(`/v1/channels/2/${channel_id}/messages`)).body.messages.map(
         (each: { client_msg_no: string }) => each.client_msg_no,
       );
-    const until = Date.now() + 5000;
+    const until = Date.now() + 60_000;
     let seen = await keys();
     while (seen.includes('e') && Date.now() < until) seen = await keys();
     assert.deepEqual(seen, ['k']);

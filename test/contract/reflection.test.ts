@@ -46,7 +46,7 @@ async function ask(url: string, version: 'v1' | 'v1alpha', questions: Question[]
       ),
     (bytes: Buffer) => fromBinary(ServerReflectionResponseSchema, bytes),
     new grpc.Metadata(),
-    { deadline: Date.now() + 20_000 },
+    { deadline: Date.now() + 120_000 },
   );
   for (const question of questions) stream.write(question);
   stream.end();

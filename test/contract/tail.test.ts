@@ -277,7 +277,7 @@ describe('live tails', () => {
         await send(random() < 0.5 ? call : other, id, count);
         if (random() < 0.1)
           await killer.query(
-            `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'sendbatch listener'`,
+            `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'sendbatch listener' and datname = current_database()`,
           );
       }
     })();
@@ -305,7 +305,7 @@ describe('live tails', () => {
 });
 
 test('a stop ends the tails with words, and does not wait for them', async () => {
-  const service = await startService();
+  const service = await startService({ shutdownGraceMs: 120_000 });
   const client = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
   const frames = client.subscribe({ channels: [{ channelId: 'a', channelType: 2 }] })[Symbol.asyncIterator]() as Frames;
   assert.equal(await take(frames, 1), '|0');
@@ -315,5 +315,5 @@ test('a stop ends the tails with words, and does not wait for them', async () =>
   const error = await ended;
   assert.ok(error instanceof ConnectError);
   assert.equal(error.findDetails(ErrorInfoSchema)[0]?.reason, 'STOPPING');
-  assert.ok(performance.now() - start < 3000);
+  assert.ok(performance.now() - start < 60_000);
 });

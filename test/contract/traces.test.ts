@@ -7,6 +7,7 @@ import { createDatabase } from '../support/database.ts';
 import { jsonCaller } from '../support/json.ts';
 import { spawnService } from '../support/process.ts';
 import { startService } from '../support/service.ts';
+import { until, untilOneWaitsFor } from '../support/watch.ts';
 
 interface Span {
   readonly traceId: string;
@@ -115,15 +116,12 @@ describe('traces', () => {
     await holder.query('begin');
     await holder.query('select from sendbatch.channel_head for update');
     const ahead = call('2', [draft('ahead')]);
-    await holderWaits(holder);
+    await untilOneWaitsFor(holder);
     const sharing = [call('3', [draft('b')]), call('4', [draft('c')])];
     // Both stand in the lane before the lock goes: the metrics say when.
-    let together = false;
-    for (let look = 0; look < 1000 && !together; look++)
-      together = (await (await fetch(`${service.url}/metrics`)).text()).includes(
-        'sendbatch_lane_waiting_batches{lane="0"} 2',
-      );
-    assert.ok(together);
+    await until('both wait', async () =>
+      (await (await fetch(`${service.url}/metrics`)).text()).includes('sendbatch_lane_waiting_batches{lane="0"} 2'),
+    );
     await holder.query('rollback');
     for (const answer of await Promise.all([ahead, ...sharing])) assert.equal(answer.status, 200);
     await holder.end();
@@ -153,7 +151,7 @@ describe('traces', () => {
     context.after(() => hook.close());
     const url = `http://127.0.0.1:${(hook.address() as AddressInfo).port}/`;
     const collector = await startCollector(context);
-    const moderationHook = { url, timeoutMs: 5000, onFailure: 'closed' as const };
+    const moderationHook = { url, timeoutMs: 30_000, onFailure: 'closed' as const };
     const service = await startService({ ...traced(collector), moderationHook });
     await jsonCaller(service.url, parentOf('b')).post('/message/send', draft('1'));
     await service.stop();
@@ -193,15 +191,16 @@ describe('traces', () => {
     });
     assert.equal((await jsonCaller(service.url).post('/message/send', draft('1'))).status, 200);
     assert.equal(await service.end('SIGTERM'), 0, service.output());
-    const [request] = collector.requests;
-    assert.deepEqual([request?.path, request?.type], ['/v1/traces', 'application/x-protobuf']);
+    for (const { path, type } of collector.requests)
+      assert.deepEqual([path, type], ['/v1/traces', 'application/x-protobuf']);
+    const sent = Buffer.concat(collector.requests.map(({ body }) => body));
     for (const text of [
       'sendbatch.v1.MessageService/Send',
       'group commit',
       'chat-batches',
       'deployment.environment.name',
     ])
-      assert.ok(request?.body.includes(text), text);
+      assert.ok(sent.includes(text), text);
     await collector.close();
 
     const away = await spawnService({ DATABASE_URL: database.url, OTEL_EXPORTER_OTLP_ENDPOINT: collector.url });
@@ -225,10 +224,3 @@ describe('traces', () => {
     await database.drop();
   });
 });
-
-/** Until a connection waits for a lock that this one holds. */
-async function holderWaits(holder: pg.Client): Promise<void> {
-  for (let look = 0; look < 1000; look++)
-    if ((await holder.query('select from pg_locks where not granted')).rows.length > 0) return;
-  assert.fail('nobody waits for the lock');
-}

@@ -69,12 +69,12 @@ describe('what an operator is given', () => {
     await new Promise<void>((resolve) => hook.listen(0, '127.0.0.1', resolve));
     const moderationHook = {
       url: `http://127.0.0.1:${(hook.address() as AddressInfo).port}/`,
-      timeoutMs: 5000,
+      timeoutMs: 60_000,
       onFailure: 'open' as const,
     };
     service = await startService({
       moderationHook,
-      webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 2000, pace: {} },
+      webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 60_000, pace: {} },
       sweepIntervalMs: 10,
       rates: { caller: [], sender: [{ points: 3, seconds: 3600 }], channel: [], store: 'memory' },
     });

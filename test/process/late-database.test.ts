@@ -35,7 +35,7 @@ describe('a database that is not there when the service starts', () => {
     assert.equal(code, 1);
     assert.match(
       output,
-      /^sendbatch: the database cannot be reached: .*ECONNREFUSED.* \(tried for \d\.\d s\)\. .*DATABASE_URL/m,
+      /^sendbatch: the database cannot be reached: .*ECONNREFUSED.* \(tried for \d+\.\d s\)\. .*DATABASE_URL/m,
     );
     assert.doesNotMatch(output, /secret/);
   });

@@ -153,7 +153,7 @@ describe('a rolling restart', () => {
 
     const rows = await readAll(database.url);
     const last = rows.filter((row) => row.channel === 'channel0').length;
-    for (const until = Date.now() + 20_000; heard.length < last && Date.now() < until; ) await delay(20);
+    for (const until = Date.now() + 60_000; heard.length < last && Date.now() < until; ) await delay(20);
     told.abort();
     await tailing;
     context.diagnostic(

@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import http from 'node:http';
 import { createServer } from 'node:net';
@@ -11,6 +10,7 @@ import { temporaryFolder } from '../support/cluster.ts';
 import { createDatabase } from '../support/database.ts';
 import { runToEnd, spawnService } from '../support/process.ts';
 import { assertSound, readAll } from '../support/verify.ts';
+import { until, untilOneWaitsFor } from '../support/watch.ts';
 
 const work = temporaryFolder('start');
 after(() => rmSync(work, { recursive: true, force: true }));
@@ -143,12 +143,10 @@ describe('a start that succeeds', () => {
     await holder.query('begin');
     await holder.query('select from sendbatch.channel_head for update');
     const inFlight = send('2');
-    for (let look = 0; look < 1000; look++)
-      if ((await holder.query('select from pg_locks where not granted')).rows.length > 0) break;
+    await untilOneWaitsFor(holder);
     const ended = service.end('SIGTERM');
     // It stops taking connections at once; until then a new call is still answered.
-    for (let look = 0; look < 200 && !service.output().includes('"stopping'); look++)
-      await new Promise((resolve) => setImmediate(resolve));
+    await until('it stops', () => service.output().includes('"stopping'));
     await holder.query('rollback');
     assert.equal(await inFlight, 200);
     assert.equal(await ended, 0);
@@ -177,10 +175,9 @@ describe('WORKERS=2', () => {
     const pids = workers.trim().split(/\s+/).map(Number);
     assert.equal(pids.length, 2);
     process.kill(pids[0] ?? 0, 'SIGKILL');
-    await once(service.child.stdout ?? service.child, 'data');
+    await until('it is known', () => service.output().includes('a worker ended: it is replaced'));
     await send(10);
     assert.equal(await service.end('SIGTERM'), 0, service.output());
-    assert.match(service.output(), /a worker ended: it is replaced/);
     await assertSound(database.url);
     assert.deepEqual(
       (await readAll(database.url)).map((row) => row.seq),

@@ -72,7 +72,7 @@ describe('a database that restarts under load', () => {
       const load = Promise.all(Array.from({ length: clients }, (_, own) => client(own)));
       const grow = async (count: number) => {
         const from = taken;
-        await until(`${count} more batches are taken`, () => taken >= from + count, 30_000);
+        await until(`${count} more batches are taken`, () => taken >= from + count);
       };
       await grow(20);
       end();

