@@ -5,6 +5,7 @@ import http2 from 'node:http2';
 import { after, before, describe, test } from 'node:test';
 import { createClient } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport } from '@connectrpc/connect-node';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { createKeys } from '../../src/service/keys.ts';
 import { gather } from '../../src/telemetry/gather.ts';
@@ -155,7 +156,7 @@ test('a reader that hangs up while messages are on their way to it is CANCELLED 
       rpc_method: 'sendbatch.v1.MessageService/Subscribe',
       ...wanted,
     });
-  const draft = { channelId: 'flowing', channelType: 2, fromUid: 'system', payload: Buffer.from('x') };
+  const draft = { channelId: 'flowing', channelType: ChannelType.GROUP, fromUid: 'system', payload: Buffer.from('x') };
   const sender = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
   await sender.sendBatch({ messages: Array.from({ length: 1000 }, () => draft) });
   const transports = [
@@ -167,7 +168,7 @@ test('a reader that hangs up while messages are on their way to it is CANCELLED 
   for (const transport of transports)
     for (let reader = 0; reader < each; reader++) {
       const abort = new AbortController();
-      const channels = [{ channelId: 'flowing', channelType: 2 }];
+      const channels = [{ channelId: 'flowing', channelType: ChannelType.GROUP }];
       const frames = createClient(MessageService, transport).subscribe({ channels }, { signal: abort.signal });
       await frames[Symbol.asyncIterator]().next();
       abort.abort();
