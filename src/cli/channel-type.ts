@@ -8,6 +8,9 @@ const typesByName = new Map(
     .map(({ localName, number }) => [nameOf(localName), number]),
 );
 
+/** The types by name and number, for people. */
+export const channelTypes = [...typesByName].map(([name, number]) => ({ name, number }));
+
 function nameOf(text: string): string {
   return text.toLowerCase().replaceAll('_', '-');
 }

@@ -1,7 +1,14 @@
 import { create, fromJson, type JsonObject, type JsonValue } from '@bufbuild/protobuf';
 import { pathToString } from '@bufbuild/protobuf/reflect';
-import { createValidator } from '@bufbuild/protovalidate';
-import { type MessageDraft, MessageDraftSchema, TemplateUseSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { createValidator, type Violation } from '@bufbuild/protovalidate';
+import {
+  ChannelTypeSchema,
+  type MessageDraft,
+  MessageDraftSchema,
+  TemplateUseSchema,
+} from '../../gen/sendbatch/v1/message_pb.ts';
+import { ruleWords } from '../domain/rule-words.ts';
+import { channelType, channelTypes } from './channel-type.ts';
 import type { Entry } from './source.ts';
 import { CommandError } from './usage.ts';
 
@@ -31,7 +38,7 @@ export interface Mapping {
   readonly payloadBase64: boolean;
 }
 
-const numbers: ReadonlySet<string> = new Set(['channel_type', 'expire', 'red_dot', 'no_persist', 'sync_once']);
+const numbers: ReadonlySet<string> = new Set(['expire', 'red_dot', 'no_persist', 'sync_once']);
 const flags: ReadonlySet<string> = new Set(['red_dot', 'no_persist', 'sync_once']);
 
 const validator = createValidator();
@@ -47,13 +54,30 @@ export function createDrafts(mapping: Mapping): (entry: Entry) => MessageDraft |
       if (result.kind === 'valid') return draft;
       if (result.kind === 'error') return result.error.message;
       return result.violations
-        .map((each) => `${pathToString(each.field) || each.ruleId.split('.', 1)[0]} ${each.message}`)
+        .map((each) => `${pathToString(each.field) || each.ruleId.split('.', 1)[0]} ${words(each)}`)
         .join('; ');
     } catch (error) {
       if (error instanceof CommandError) throw error;
-      return error instanceof Error ? error.message : String(error);
+      return plainly(error instanceof Error ? error.message : String(error));
     }
   };
+}
+
+function words({ ruleId, message, field }: Violation): string {
+  const values = field.some((step) => step.kind === 'field' && step.enum?.typeName === ChannelTypeSchema.typeName)
+    ? channelTypes
+    : [];
+  return ruleWords({ id: ruleId, said: message, values });
+}
+
+/** What is wrong with a line, without the names that the contract has for it. */
+function plainly(message: string): string {
+  const shape =
+    /^cannot decode message [\w.]+ from JSON: (?:Array\(\d+\)|object|string|number|boolean|null|true|false|-?\d.*|".*")$/s;
+  if (shape.test(message)) return 'a line must be an object in JSON, a message';
+  return message
+    .replace(/^cannot decode message sendbatch\.v1\.\w+ from JSON: /, '')
+    .replace(/^cannot decode field sendbatch\.v1\.\w+\.(\w+) from JSON: /, '$1: ');
 }
 
 function ofLine(text: string, defaults: JsonObject): MessageDraft {
@@ -61,6 +85,8 @@ function ofLine(text: string, defaults: JsonObject): MessageDraft {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return fromJson(MessageDraftSchema, value);
   const own = Object.fromEntries(Object.entries(value).filter(([name]) => value[name] !== null));
   const missing = Object.entries(defaults).filter(([name]) => !(name in own) && !(camel(name) in own));
+  for (const name of ['channel_type', 'channelType'])
+    if (typeof own[name] === 'string') own[name] = channelTypeOf(own[name]);
   return fromJson(MessageDraftSchema, { ...own, ...Object.fromEntries(missing) });
 }
 
@@ -87,11 +113,22 @@ function toJson(values: Readonly<Partial<Record<Field, string>>>): JsonObject {
   const json: JsonObject = {};
   const header: JsonObject = {};
   for (const [name, text] of Object.entries(values)) {
-    if (flags.has(name)) header[name] = numberOf(name, text);
+    if (name === 'channel_type') json[name] = channelTypeOf(text);
+    else if (flags.has(name)) header[name] = numberOf(name, text);
     else json[name] = numbers.has(name) ? numberOf(name, text) : text;
   }
   if (Object.keys(header).length > 0) json.header = header;
   return json;
+}
+
+/** 1 to 12, or a name, as the commands take it; also a whole one of the contract's. */
+function channelTypeOf(text: string): number {
+  try {
+    return channelType(text.trim().replace(/^CHANNEL_TYPE_/, ''));
+  } catch (error) {
+    const what = error instanceof Error ? error.message.replace(/^It takes /, '').replace(/\.$/, '') : '';
+    throw new Error(`channel_type takes ${what}, not ${JSON.stringify(text)}`, { cause: error });
+  }
 }
 
 function numberOf(name: string, text: string): number {

@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { TemplateFormat } from '../../gen/sendbatch/v1/template_service_pb.ts';
@@ -70,6 +70,7 @@ export function readingFile(command: Command): Command {
 
 export async function readingOf(file: string, options: ReadingOptions, connection: Connection): Promise<Reading> {
   if (file !== '-' && !existsSync(file)) throw new CommandError(`${file} is not there`);
+  if (file !== '-' && statSync(file).isDirectory()) throw new CommandError(`${file} is a folder, not a file`);
   const byName = shapeOf(file);
   const shape = options.input ?? byName.shape;
   if (options.template !== undefined && options.templateFile !== undefined)

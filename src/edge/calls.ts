@@ -77,8 +77,17 @@ async function* until<T>(
   }
 }
 
-/** What a stream throws that was cut by its other end, or by its signal. */
-const cuts: ReadonlySet<unknown> = new Set(['ECONNRESET', 'EPIPE', 'ERR_STREAM_PREMATURE_CLOSE', 'ABORT_ERR']);
+/** What a stream throws that was cut by its other end, or by its signal: read from it, or written to it while the cut came. */
+const cuts: ReadonlySet<unknown> = new Set([
+  'ABORT_ERR',
+  'ECANCELED',
+  'ECONNRESET',
+  'EPIPE',
+  'ERR_HTTP2_INVALID_STREAM',
+  'ERR_STREAM_DESTROYED',
+  'ERR_STREAM_PREMATURE_CLOSE',
+  'ERR_STREAM_WRITE_AFTER_END',
+]);
 
 /** A thrown value as the error that goes out. A caller that hangs up is no defect of the service, whatever words that has in Node. */
 function errorOf(thrown: unknown, { signal, stream }: { signal: AbortSignal; stream: boolean }): ConnectError {

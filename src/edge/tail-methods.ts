@@ -11,6 +11,7 @@ import { invalidField } from '../domain/failure.ts';
 import { pageOf } from '../domain/page.ts';
 import { limits } from '../limits.ts';
 import type { Inbox } from '../service/inbox.ts';
+import { eyesOf } from '../service/reading.ts';
 import type { Frame, Tails } from '../service/tail.ts';
 import { callerKey } from './identity.ts';
 import { toLegacyMessage, toMessage } from './stored-message.ts';
@@ -33,11 +34,15 @@ export function createTailMethods({ tails, inbox }: TailParts): Methods {
       // The interceptor of the rules sees a stream, not its one message.
       const failure = checkRules(SubscribeRequestSchema, request);
       if (failure !== undefined) throw failure;
+      if (!request.allOfUid && request.channels.length === 0)
+        throw invalidField('channels', 'must have at least one, or all_of_uid be set: nothing would ever come');
       if (!request.allOfUid && request.channels.length > limits.subscribeChannels)
         throw invalidField('channels', `must be at most ${limits.subscribeChannels} without all_of_uid`);
+      const reader = { caller: context.values.get(callerKey), uid: request.uid };
+      if (request.allOfUid && eyesOf(reader) === undefined)
+        throw invalidField('uid', 'must be given with all_of_uid: a service is in no channels itself');
       const frames = tails.subscribe({
-        caller: context.values.get(callerKey),
-        uid: request.uid,
+        ...reader,
         channels: request.channels.map((each) => ({ ...each, afterSeq: Number(each.afterSeq) })),
         allOfUid: request.allOfUid,
         signal: context.signal,

@@ -10,6 +10,8 @@ import {
   SendBatchRequestSchema,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { type Failure, malformed, type Reason, type Violation } from '../domain/failure.ts';
+import { ruleWords } from '../domain/rule-words.ts';
+import { limits } from '../limits.ts';
 import { plainlySubmittable, plainlyValid } from './quick-check.ts';
 
 const validator = createValidator();
@@ -53,15 +55,34 @@ export function checkRules(schema: DescMessage, message: Message): Failure | und
           limit: boundOf(first),
           actual: String(lengthAt(first.field, message)),
         };
-  return malformed(result.violations.map(toViolation), metadata);
+  return malformed(
+    result.violations.map((violation) => toViolation(violation, message)),
+    metadata,
+  );
 }
 
-function toViolation(violation: RuleViolation): Violation {
+function toViolation(violation: RuleViolation, message: Message): Violation {
+  const { ruleId: id, message: said, field } = violation;
+  const last = field.findLast((step) => step.kind === 'field');
+  const shared = last?.enum?.sharedPrefix?.length ?? 0;
+  const values = last?.enum?.values
+    .filter(({ number }) => number > 0)
+    .map(({ name, number }) => ({ name: name.slice(shared).toLowerCase(), number }));
+  const actual = /\.max_(bytes|len|items)$/.test(id) ? lengthAt(field, message) : undefined;
+  const words = ruleWords({ id, said, ...(values && { values }), ...(actual !== undefined && { actual }) });
   return {
     field: fieldOf(violation),
-    description: violation.message,
+    description: `${words}${wayOut(violation)}`,
     reason: sizes[sizeKey(violation)] ?? 'INVALID_FIELD',
   };
+}
+
+/** Where else too many messages can go. */
+function wayOut(violation: RuleViolation): string {
+  if (sizeKey(violation) !== 'messages repeated.max_items') return '';
+  return boundOf(violation) === String(limits.batchMessages)
+    ? `: send the rest in another call, or all of them in the background with SubmitBatch (POST /v1/batches), which takes ${limits.submitMessages}`
+    : ': send the rest as another batch';
 }
 
 /** A rule of our own, which may be of a whole message, starts its id with the field at fault: `channel_id.required` on `messages[3]` is `messages[3].channel_id`. */
@@ -88,12 +109,14 @@ function boundOf({ field, ruleId }: RuleViolation): string {
   return String(rules?.[rule.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase())] ?? '');
 }
 
-/** How long the list or the bytes at a path are. */
+/** How long the list, the bytes or the text at a path are. */
 function lengthAt(path: Path, message: Message): number {
   let value: unknown = message;
   for (const step of path) {
     const name = step.kind === 'field' ? step.localName : step.kind === 'list_sub' ? step.index : undefined;
     value = name === undefined ? undefined : (value as Record<string | number, unknown>)[name];
   }
-  return (value as { length?: number } | undefined)?.length ?? 0;
+  return typeof value === 'string'
+    ? Buffer.byteLength(value)
+    : ((value as { length?: number } | undefined)?.length ?? 0);
 }

@@ -1,4 +1,4 @@
-import { type DescEnum, type DescField, type DescMessage, ScalarType } from '@bufbuild/protobuf';
+import { type DescEnum, type DescEnumValue, type DescField, type DescMessage, ScalarType } from '@bufbuild/protobuf';
 import { isWrapperDesc } from '@bufbuild/protobuf/wkt';
 import { isImplicit, isLong, isWellKnown } from '../transcode/index.ts';
 import { type Keywords, messageRulesOf, ofBytes, rulesOf } from './rules.ts';
@@ -96,7 +96,7 @@ export function createSchemas({ comments, alwaysWritten, answers }: SchemaOption
       const description = [comments[desc.typeName] ?? '', '', ...lines].join('\n').trim();
       return way === 'output'
         ? { type: 'integer', enum: numbers, description }
-        : { type: ['integer', 'string'], enum: [...numbers, ...desc.values.map(({ name }) => name)], description };
+        : { type: ['integer', 'string'], enum: [...numbers, ...namesOf(desc.values, desc)], description };
     });
 
   const element = (each: DescField, way: Way, rules: Keywords): Schema => {
@@ -143,8 +143,16 @@ type Not = { readonly enum: readonly number[] } | undefined;
 function textOfEnum(desc: DescEnum | undefined, not?: Not): Schema | undefined {
   if (desc === undefined) return undefined;
   const values = desc.values.filter((value) => not?.enum.includes(value.number) !== true);
-  const names = values.map((value) => value.name.slice(desc.sharedPrefix?.length ?? 0).toLowerCase());
-  return { type: ['integer', 'string'], enum: [...values.map((value) => value.number), ...names] };
+  return { type: ['integer', 'string'], enum: [...values.map((value) => value.number), ...shortNames(values, desc)] };
+}
+
+function shortNames(values: readonly DescEnumValue[], { sharedPrefix = '' }: DescEnum): string[] {
+  return values.map(({ name }) => name.slice(sharedPrefix.length).toLowerCase());
+}
+
+/** A body takes the short names too, and the whole ones, as ProtoJSON writes them. */
+function namesOf(values: readonly DescEnumValue[], desc: DescEnum): string[] {
+  return [...new Set([...shortNames(values, desc), ...values.map(({ name }) => name)])];
 }
 
 /** A message and all that is in it. */
@@ -161,8 +169,8 @@ function gather(desc: DescMessage, seen: Set<DescMessage | DescEnum>): void {
 function withNames(desc: DescEnum, { not, ...rest }: Keywords): Keywords {
   if (not === undefined) return rest;
   const numbers = (not as { enum: readonly number[] }).enum;
-  const names = desc.values.filter((value) => numbers.includes(value.number)).map((value) => value.name);
-  return { ...rest, not: { enum: [...numbers, ...names] } };
+  const values = desc.values.filter((value) => numbers.includes(value.number));
+  return { ...rest, not: { enum: [...numbers, ...namesOf(values, desc)] } };
 }
 
 function scalar(type: ScalarType, way: Way): Schema {

@@ -24,25 +24,28 @@ function namesOf(desc: DescEnum): Names {
   return names;
 }
 
-/** An enum in JSON: its name, or its number (any 32-bit one: enums are open). */
+/** An enum in JSON: its number (any 32-bit one: enums are open), or its name as in a path or a query: `{"priority": "high"}` means what `?priority=high` does. */
 export function enumOfJson(desc: DescEnum, json: unknown): Scalar {
   if (typeof json === 'number') return scalarOfJson(ScalarType.INT32, json, true);
   // NullValue is the enum whose one value is null.
   if (json === null && desc.typeName === 'google.protobuf.NullValue') return { value: 0 };
   if (typeof json !== 'string') return wrong(`a name or a number of ${desc.name}`, json);
-  const value = namesOf(desc).exact.get(json);
-  return value === undefined ? unknownName(desc, json) : { value };
+  return enumOfName(desc, json);
 }
 
 /** An enum in a path or a query: its number, or its name in any case, with or without the prefix that all of its names share. */
 export function enumOfText(desc: DescEnum, text: string): Scalar {
   if (/^-?\d+$/.test(text)) return scalarOfText(ScalarType.INT32, text);
-  const { exact, loose } = namesOf(desc);
-  const value = exact.get(text) ?? loose.get(text.toUpperCase());
-  return value === undefined ? unknownName(desc, text) : { value };
+  return enumOfName(desc, text);
 }
 
-function unknownName(desc: DescEnum, text: string): Scalar {
-  const names = desc.values.map((value) => value.name).join(', ');
+function enumOfName(desc: DescEnum, text: string): Scalar {
+  const { exact, loose } = namesOf(desc);
+  const value = exact.get(text) ?? loose.get(text.toUpperCase());
+  if (value !== undefined) return { value };
+  const names = desc.values
+    .map(({ name }) => name.slice(desc.sharedPrefix?.length ?? 0).toLowerCase())
+    .filter((name) => name !== 'unspecified')
+    .join(', ');
   return { fault: `must be one of ${names}, or its number, not ${quoted(text)}` };
 }

@@ -11,8 +11,8 @@ import { isWrapperDesc } from '@bufbuild/protobuf/wkt';
 import { enumOfText } from './enum.ts';
 import type { Faults } from './error.ts';
 import { type Fields, held, isSet, putter } from './field.ts';
-import { type Scalar, scalarOfText } from './scalar.ts';
-import { isWellKnown } from './well-known.ts';
+import { quoted, type Scalar, scalarOfText } from './scalar.ts';
+import { isWellKnown, jsonForms } from './well-known.ts';
 
 /** The well-known types that ProtoJSON writes as one text, so that a path or a query can hold them. */
 const textual = new Set(['google.protobuf.Timestamp', 'google.protobuf.Duration', 'google.protobuf.FieldMask']);
@@ -109,6 +109,12 @@ function valueOfText(field: DescField, text: string): Scalar {
   try {
     return { value: fromJson(message, text) };
   } catch {
-    return { fault: `is not a ${message.typeName} as JSON writes it` };
+    const form = jsonForms[message.typeName];
+    return {
+      fault:
+        form === undefined
+          ? `is not a ${message.typeName} as JSON writes it`
+          : `must be ${form.replaceAll('"', '')}, not ${quoted(text)}`,
+    };
   }
 }

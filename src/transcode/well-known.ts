@@ -1,10 +1,17 @@
 import { create, type DescMessage, fromJson, type JsonValue, type Message, type Registry } from '@bufbuild/protobuf';
 import { AnySchema, anyPack, hasCustomJsonRepresentation } from '@bufbuild/protobuf/wkt';
 import type { Faults, Place, Step } from './error.ts';
-import { kindOf } from './scalar.ts';
+import { kindOf, quoted } from './scalar.ts';
 
 /** Types with a JSON form of their own. */
 export { hasCustomJsonRepresentation as isWellKnown } from '@bufbuild/protobuf/wkt';
+
+/** What is written in JSON for those that people write by hand. */
+export const jsonForms: Readonly<Record<string, string>> = {
+  'google.protobuf.Timestamp': 'a time such as "2026-01-31T12:00:00Z"',
+  'google.protobuf.Duration': 'a duration such as "1.5s"',
+  'google.protobuf.Struct': 'an object',
+};
 
 type ReadMessage = (desc: DescMessage, json: unknown, at: Place, faults: Faults) => Message | undefined;
 
@@ -19,6 +26,11 @@ export function readWellKnown(
   try {
     return fromJson(desc, json as JsonValue);
   } catch (error) {
+    const form = jsonForms[desc.typeName];
+    if (form !== undefined) {
+      faults.addAt(parent, step, `must be ${form}, not ${typeof json === 'string' ? quoted(json) : kindOf(json)}`);
+      return undefined;
+    }
     const why = (error instanceof Error ? error.message : String(error))
       .replace(/^cannot decode (?:message|field) [\w.]+ from JSON:? ?/, '')
       .slice(0, 128);

@@ -217,6 +217,15 @@ describe('batches in the background', () => {
       [first.body.batch.message_count, first.body.batch.name, first.body.batch.priority, first.body.duplicate],
       [1500, 'lines', BatchPriority.LOW, undefined],
     );
+    // A name in a body means what it does in a query.
+    const named = await fetch(`${service.url}/v1/batches`, {
+      method: 'POST',
+      body: JSON.stringify({
+        priority: 'high',
+        messages: [{ ...JSON.parse(lines('named', 1)), channel_type: 'group' }],
+      }),
+    });
+    assert.equal(JSON.parse(await named.text()).batch?.priority, BatchPriority.HIGH);
     const again = await post(gzipSync(lines('nd', 1500)), 'name=lines&request_id=nd&priority=low', {
       'content-encoding': 'gzip',
     });

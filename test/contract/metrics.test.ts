@@ -4,6 +4,7 @@ import http2 from 'node:http2';
 import { after, before, describe, test } from 'node:test';
 import { createClient } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport } from '@connectrpc/connect-node';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { createKeys } from '../../src/service/keys.ts';
 import { gather } from '../../src/telemetry/gather.ts';
@@ -145,6 +146,35 @@ describe('the metrics', () => {
     session.close();
     assert.match(page, /sendbatch_messages_total/);
   });
+});
+
+test('a reader that hangs up while messages are on their way to it is CANCELLED too, though a write fails then', async () => {
+  const service = await startService();
+  const ended = async (wanted: Record<string, string> = {}) =>
+    sumOf(await scrape(service.url), 'rpc_server_call_duration_seconds_count', {
+      rpc_method: 'sendbatch.v1.MessageService/Subscribe',
+      ...wanted,
+    });
+  const draft = { channelId: 'flowing', channelType: ChannelType.GROUP, fromUid: 'system', payload: Buffer.from('x') };
+  const sender = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
+  await sender.sendBatch({ messages: Array.from({ length: 1000 }, () => draft) });
+  const transports = [
+    createGrpcTransport({ baseUrl: service.url }),
+    createConnectTransport({ baseUrl: service.url, httpVersion: '2' }),
+    createConnectTransport({ baseUrl: service.url, httpVersion: '1.1' }),
+  ];
+  const each = 3;
+  for (const transport of transports)
+    for (let reader = 0; reader < each; reader++) {
+      const abort = new AbortController();
+      const channels = [{ channelId: 'flowing', channelType: ChannelType.GROUP }];
+      const frames = createClient(MessageService, transport).subscribe({ channels }, { signal: abort.signal });
+      await frames[Symbol.asyncIterator]().next();
+      abort.abort();
+    }
+  await until('all of them have ended', async () => (await ended()) === transports.length * each);
+  assert.equal(await ended({ rpc_response_status_code: 'CANCELLED' }), transports.length * each);
+  await service.stop();
 });
 
 describe('who may read the metrics', () => {

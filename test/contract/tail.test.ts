@@ -5,7 +5,7 @@ import { type Client, Code, ConnectError, createClient, type Transport } from '@
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
 import pg from 'pg';
 import { randomOf } from '../../bench/workload.ts';
-import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import { BadRequestSchema, ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import { MessageService, type SubscribeResponse } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { jsonCaller } from '../support/json.ts';
 import { seedOf } from '../support/seed.ts';
@@ -249,8 +249,11 @@ describe('live tails', () => {
         { channels: Array.from({ length: 101 }, (_, index) => ({ channelId: `c${index}`, channelType: 2 })) },
         'channels',
       ],
+      // Of which nothing would ever come.
+      [{}, 'channels'],
+      [{ allOfUid: true }, 'uid'],
     ];
-    for (const [request] of bad) {
+    for (const [request, field] of bad) {
       const error = await clientOf(first)
         .subscribe(request)
         [Symbol.asyncIterator]()
@@ -260,6 +263,7 @@ describe('live tails', () => {
           (thrown) => ConnectError.from(thrown),
         );
       assert.equal(error?.code, Code.InvalidArgument);
+      assert.equal(error.findDetails(BadRequestSchema)[0]?.fieldViolations[0]?.field, field);
     }
   });
 

@@ -181,6 +181,32 @@ describe('sendbatch send <file>', () => {
       assert.match(reportOf(`${base64}.refused.ndjson`)[0]?.message ?? '', /base64/);
     });
 
+    test('a channel’s type by its name; what is wrong with a line in words of its own file', async () => {
+      const rows = fileOf('named.csv', 'channel_id,channel_type,payload\nnamed,group,a\nnamed,grup,b\nna#med,2,c\n');
+      assert.equal((await send(rows, '--from-uid', 'u')).code, 2);
+      const named = (key: string, type: string) =>
+        `{"from_uid":"u","channel_id":"${key}","channel_type":${type},"payload":"SGk="}`;
+      const lines = fileOf(
+        'named.ndjson',
+        [named('named', '"group"'), '[]', named('named', '22'), named('named', '2').replace('SGk=', 'S!k=')].join('\n'),
+      );
+      assert.equal((await send(lines)).code, 2);
+      assert.deepEqual(
+        (await rowsOf(/^named$/)).map((row) => row.payload),
+        ['a', 'Hi'],
+      );
+      const said = [rows, lines].flatMap((file) => reportOf(`${file}.refused.ndjson`).map(({ message }) => message));
+      for (const [index, words] of [
+        /^channel_type takes 1 to 12, or person, group, .*, not "grup"$/,
+        /^channel_id must not contain # or &$/,
+        /^a line must be an object in JSON/,
+        /^channel_type must be one of 1 \(person\), 2 \(group\)/,
+        /^payload: invalid base64 string$/,
+      ].entries())
+        assert.match(said[index] ?? '', words);
+      assert.equal(said.length, 5);
+    });
+
     test('what cannot be is said before anything is sent, and leaves nothing behind', async () => {
       const file = fileOf('wrong.csv', 'channel_id,text\nwrong,a\n');
       for (const [args, words] of [
@@ -201,10 +227,12 @@ describe('sendbatch send <file>', () => {
       for (const [name, content, words] of [
         ['empty.csv', '', /no header line/],
         ['twice.csv', 'a,payload,a\n1,2,3\n', /column "a" twice/],
+        ['no.ndjson.gz', 'not packed at all', /no\.ndjson\.gz: is damaged, or was not packed by gzip/],
       ] as const) {
         const { code, output } = await send(fileOf(name, content));
         assert.deepEqual([code, words.test(output)], [1, true], output);
       }
+      assert.match((await send(folder)).output, /is a folder, not a file\n$/);
     });
   });
 
@@ -230,7 +258,7 @@ describe('sendbatch send <file>', () => {
     const packed = gzipSync(manyLines('cut', 3000));
     const { code, output } = await send(fileOf('cut.ndjson.gz', packed.subarray(0, packed.length / 2)));
     assert.equal(code, 1);
-    assert.match(output, /^sendbatch: .*cut\.ndjson\.gz: unexpected end of file/);
+    assert.match(output, /^sendbatch: .*cut\.ndjson\.gz: ends too early/);
   });
 
   test('killed again and again: every line is stored once, and stands in the report once', async (context) => {

@@ -950,14 +950,14 @@ export const ChannelCursorSchema: GenMessage<ChannelCursor> = /*@__PURE__*/
  */
 export type SubscribeRequest = Message<"sendbatch.v1.SubscribeRequest"> & {
   /**
-   * Channels, at most 100. With `all_of_uid` they are cursors for some of the user's channels, at most 10,000.
+   * Channels, 1 to 100. With `all_of_uid` they are cursors for some of the user's channels, at most 10,000.
    *
    * @generated from field: repeated sendbatch.v1.ChannelCursor channels = 1;
    */
   channels: ChannelCursor[];
 
   /**
-   * Who reads, when a service reads for a user; at most 256 bytes.
+   * Who reads, when a service reads for a user, as it must with `all_of_uid`; at most 256 bytes.
    *
    * @generated from field: string uid = 2;
    */

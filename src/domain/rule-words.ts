@@ -1,0 +1,63 @@
+/** What a pattern of the contract asks for, in words: `does not match regex pattern` names neither the limit nor the way out. */
+const patterns: Readonly<Record<string, string>> = {
+  '^[^#&]*$': 'must not contain # or &',
+  '^[^@#&]*$': 'must not contain @, # or &',
+  '^[A-Za-z0-9._-]{1,128}$': 'must be 1 to 128 letters, digits, ".", "_" or "-"',
+  '^[A-Za-z0-9._-]{0,128}$': 'must be at most 128 letters, digits, ".", "_" or "-"',
+  '^(whsec_[A-Za-z0-9+/]{32,86}={0,2})?$': 'must be whsec_ and 24 to 64 bytes in base64, or empty: then one is made',
+};
+const pageToken = 'must be the next_page_token of the page before, as it came, or empty';
+
+/** A value of an enum: its short name and its number. */
+export interface EnumValue {
+  readonly name: string;
+  readonly number: number;
+}
+
+/** What broke a rule of the contract, as the checker of rules says it. */
+export interface BrokenRule {
+  /** `string.max_bytes`, `enum.defined_only`, … */
+  readonly id: string;
+  /** The checker's own words. */
+  readonly said: string;
+  /** The values that a field takes, when it is an enum. */
+  readonly values?: readonly EnumValue[];
+  /** How long the value is, where a rule says how long it may be. */
+  readonly actual?: number;
+}
+
+/** A broken rule in words for people: what the field must be. */
+export function ruleWords({ id, said, values = [], actual }: BrokenRule): string {
+  const kind = id.slice(id.indexOf('.') + 1);
+  const not = actual === undefined ? '' : `, not ${actual}`;
+  switch (kind) {
+    case 'pattern':
+      return patternWords(said);
+    case 'defined_only':
+      return `must be one of ${values.map(({ name, number }) => `${number} (${name})`).join(', ')}`;
+    case 'not_in':
+      return values.length === 0 ? said : 'is required';
+    case 'not_contains':
+      return said.includes('\u0000') ? 'must not contain the character NUL (U+0000)' : said;
+    case 'unique':
+      return 'must not have a value twice';
+    case 'min_bytes':
+    case 'min_len':
+      return /\b1 (byte|char)/.test(said) ? 'is required: it is empty' : said;
+    case 'min_items':
+      return /\b1 item/.test(said) ? 'must have at least one' : said;
+    case 'max_items':
+      return `must have at most ${/\d+/.exec(said)?.[0]}${not}`;
+    case 'max_bytes':
+    case 'max_len':
+      return `${said}${not}`;
+    default:
+      return said;
+  }
+}
+
+function patternWords(said: string): string {
+  const pattern = /`(.*)`$/s.exec(said)?.[1] ?? '';
+  if (Object.hasOwn(patterns, pattern)) return patterns[pattern] as string;
+  return /^\^\(?\[0-9\]\{/.test(pattern) ? pageToken : said;
+}
