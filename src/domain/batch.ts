@@ -179,12 +179,25 @@ const longestPauseMs = 60_000;
 /** Without any progress for so long, what cannot be sent is refused for good. */
 const patienceMs = 24 * 3600_000;
 
-/** When a chunk of which some messages were refused for now is tried again; undefined: not any more. `attempts` without progress so far. */
+/** Tries without progress of messages that fail by a defect while the others of their chunk went: some three minutes. */
+const triesOfDefect = 9;
+
+/**
+ * When a chunk of which some messages were refused for now is tried again; undefined: not any more. `attempts` without progress so far; `others`: the rest of the chunk has its results. A defect that
+ * is theirs alone will not pass, and does not hold up their batch for a day.
+ */
 export function nextTry(
   passing: readonly BatchResult[],
-  { attempts, stalledSince, now }: { attempts: number; stalledSince: number; now: number },
+  {
+    attempts,
+    stalledSince,
+    now,
+    others = false,
+  }: { attempts: number; stalledSince: number; now: number; others?: boolean },
 ): number | undefined {
   if (now - stalledSince >= patienceMs) return undefined;
+  if (others && attempts >= triesOfDefect && passing.every(({ refusal }) => refusal?.reason === 'INTERNAL'))
+    return undefined;
   const asked = Math.max(...passing.map((each) => each.refusal?.retryAfterMs ?? 0));
   const pause = Math.min(firstPauseMs * 2 ** Math.min(attempts, 16), longestPauseMs);
   return now + Math.max(Math.min(asked, longestPauseMs), pause);

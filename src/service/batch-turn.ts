@@ -1,6 +1,7 @@
 import { type BatchResult, draftsOf, isPassing, nextTry, resultOf, tallyOf } from '../domain/batch.ts';
 import { type Caller, type Scope, scopes } from '../domain/caller.ts';
 import { Failure, type Refusal } from '../domain/failure.ts';
+import type { Outcome } from '../domain/plan.ts';
 import type { TemplateText } from '../domain/template.ts';
 import type { StoredBatch } from '../storage/batch.ts';
 import {
@@ -71,6 +72,11 @@ async function sendNext(parts: TurnParts, batch: ClaimedBatch): Promise<void> {
   await settleChunk(db, settle(batch, chunk, { before, results, now: now() }));
 }
 
+type Pending = ReturnType<typeof draftsOf>[number];
+
+/** Halves that may fail while the message is sought that fails its chunk by a defect: one among 1,000 is found by 10. When all of them fail, it is no message's fault. */
+const failuresOfSearch = 30;
+
 /** Sends what has no lasting result yet; returns the results of the whole chunk, in its order. */
 async function tryChunk(
   { sendBatch, onError }: TurnParts,
@@ -81,19 +87,28 @@ async function tryChunk(
   const settled = new Map(before.filter((each) => !isPassing(each)).map((each) => [each.index, each]));
   const placed = draftsOf(chunk.drafts, batch.requestId === '' ? batch.batchId : batch.requestId);
   const pending = placed.filter(({ index }) => !settled.has(index));
-  const outcomes = await sendBatch({
-    messages: pending.map(({ draft }) => draft),
-    templates: JSON.parse(batch.templates) as TemplateText[],
-    atomic: false,
-    validateOnly: false,
-    requestId: '',
-    expectedLastSeqs: [],
-    caller: toCaller(batch.caller as CallerSnapshot),
-  }).catch((error: unknown) => {
-    const { refusal } = error instanceof Failure ? error : new Failure(internal, { cause: error });
-    if (!(error instanceof Failure)) onError(error);
-    return pending.map((): Refusal => refusal);
-  });
+  const templates = JSON.parse(batch.templates) as TemplateText[];
+  const caller = toCaller(batch.caller as CallerSnapshot);
+  // A defect may be of the moment, and is tried again as it was before it is sought.
+  let mayFail = batch.attempts === 0 ? 0 : failuresOfSearch;
+  const send = async (some: readonly Pending[]): Promise<readonly (Outcome | Refusal)[]> => {
+    try {
+      const messages = some.map(({ draft }) => draft);
+      const options = { atomic: false, validateOnly: false, requestId: '', expectedLastSeqs: [] };
+      return await sendBatch({ messages, templates, caller, ...options });
+    } catch (error) {
+      if (error instanceof Failure) return some.map(() => error.refusal);
+      if (some.length === 1 || mayFail === 0) {
+        onError(error);
+        return some.map(() => internal);
+      }
+      mayFail--;
+      const half = Math.ceil(some.length / 2);
+      // One after the other: messages of a channel stay in their order.
+      return [...(await send(some.slice(0, half))), ...(await send(some.slice(half)))];
+    }
+  };
+  const outcomes = await send(pending);
   for (const [position, each] of pending.entries()) {
     const outcome = outcomes[position];
     if (outcome === undefined) throw new Error(`no outcome for message ${each.index} of batch ${batch.batchId}`);
@@ -121,7 +136,8 @@ function settle(
   const progress = results.length - passing.length > done.accepted + done.duplicate + done.refused;
   const attempts = progress ? 0 : batch.attempts;
   const stalledSince = progress ? now : (batch.stalledSince ?? now);
-  const retryAt = passing.length === 0 ? undefined : nextTry(passing, { attempts, stalledSince, now });
+  const others = passing.length < results.length;
+  const retryAt = passing.length === 0 ? undefined : nextTry(passing, { attempts, stalledSince, now, others });
   const all = tallyOf(retryAt === undefined ? results : results.filter((each) => !isPassing(each)));
   return {
     batchId: batch.batchId,

@@ -18,10 +18,26 @@ const pollMs = 1000;
 /** A chunk takes some tens of milliseconds; nobody reads progress faster than this. */
 const leastMs = 100;
 const heartbeatMs = 15_000;
+/** Those who want to see a batch within so long see it by one look: a thousand watchers were a thousand statements at each chunk, and others were refused. */
+const togetherMs = 20;
 
 export function createBatchWatch(batches: Pick<Batches, 'get'>): BatchWatch {
   const waiting = new Map<string, Set<() => void>>();
   const closing = new AbortController();
+  const looks = new Map<string, Promise<StoredBatch>>();
+
+  /** Whoever joins does so before it looks: what has moved by then is seen. */
+  function look(caller: Caller, batchId: string): Promise<StoredBatch> {
+    const key = JSON.stringify([batchId, caller.id, caller.scopes.has('admin')]);
+    const begun = looks.get(key);
+    if (begun !== undefined) return begun;
+    const looking = delay(togetherMs).then(() => {
+      looks.delete(key);
+      return batches.get(caller, batchId);
+    });
+    looks.set(key, looking);
+    return looking;
+  }
 
   /** Resolves when it has moved, after the poll's time, or when nobody waits any more. */
   async function move(batchId: string, signal: AbortSignal): Promise<void> {
@@ -54,7 +70,7 @@ export function createBatchWatch(batches: Pick<Batches, 'get'>): BatchWatch {
             metadata: {},
             retryAfterMs: 1000,
           });
-        const batch = await batches.get(caller, batchId);
+        const batch = await look(caller, batchId);
         const text = JSON.stringify([batch.state, batch.counts, batch.dueAt, batch.attempts]);
         if (text !== said || performance.now() - saidAt >= heartbeatMs) {
           yield batch;

@@ -5,6 +5,7 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { type Client, Code, ConnectError, createClient } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
+import { sql } from 'kysely';
 import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import { type Batch, BatchPriority, BatchService, BatchState } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
@@ -544,6 +545,40 @@ describe('batches and who submits them', () => {
     } finally {
       await db.destroy();
       await other?.stop();
+      await service.stop();
+    }
+  });
+
+  test('a message that fails by a defect does not hold up those of its chunk', async () => {
+    const service = await startService();
+    const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
+    const db = openStore(service.databaseUrl);
+    try {
+      await sql`
+        create function sendbatch.fail() returns trigger language plpgsql as $$ begin raise exception 'a defect'; end $$`.execute(
+        db,
+      );
+      await sql`
+        create trigger fail before insert on sendbatch.message for each row when (new.payload = 'm500') execute function sendbatch.fail()`.execute(
+        db,
+      );
+      const { batch } = await client.submitBatch({ messages: drafts('defect', 1000) });
+      const batchId = batch?.batchId ?? '';
+      for await (const { batch: now } of client.watchBatch({ batchId }))
+        if (now?.acceptedCount === 999) await client.cancelBatch({ batchId });
+      const all = await results(client, batchId);
+      assert.deepEqual(
+        all.map((each) => each.index),
+        Array.from({ length: 1000 }, (_, index) => index).filter((index) => index !== 500),
+      );
+      assert.ok(all.every((each) => each.error === undefined && !each.duplicate));
+      const rows = await readAll(service.databaseUrl);
+      assert.deepEqual(
+        rows.map((row) => row.payload),
+        all.map((each) => `m${each.index}`),
+      );
+    } finally {
+      await db.destroy();
       await service.stop();
     }
   });

@@ -140,4 +140,12 @@ describe('results of a batch', () => {
     assert.equal(at(0, 24 * 3600_000 - 1), 24 * 3600_000 + 4999);
     assert.equal(at(0, 24 * 3600_000), undefined);
   });
+
+  test('a defect of one message alone is tried ten times, one of all of them for a day', () => {
+    const defect = { reason: 'INTERNAL' as const, message: '', metadata: {}, retryAfterMs: 1000 };
+    const at = (attempts: number, others: boolean, refusal = defect as typeof busy | typeof defect) =>
+      nextTry([resultOf(placed, refusal, false)], { attempts, stalledSince: 0, now: 0, others });
+    assert.deepEqual([at(8, true), at(9, true), at(100, false)], [60_000, undefined, 60_000]);
+    assert.equal(at(100, true, busy), 60_000);
+  });
 });
