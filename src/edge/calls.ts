@@ -78,7 +78,14 @@ async function* until<T>(
 }
 
 /** What a stream throws that was cut by its other end, or by its signal. */
-const cuts: ReadonlySet<unknown> = new Set(['ECONNRESET', 'EPIPE', 'ERR_STREAM_PREMATURE_CLOSE', 'ABORT_ERR']);
+const cuts: ReadonlySet<unknown> = new Set([
+  'ECONNRESET',
+  'EPIPE',
+  'ERR_HTTP2_INVALID_STREAM',
+  'ERR_STREAM_DESTROYED',
+  'ERR_STREAM_PREMATURE_CLOSE',
+  'ABORT_ERR',
+]);
 
 /** A thrown value as the error that goes out. A caller that hangs up is no defect of the service, whatever words that has in Node. */
 function errorOf(thrown: unknown, { signal, stream }: { signal: AbortSignal; stream: boolean }): ConnectError {
