@@ -71,7 +71,8 @@ export function createNdjson(parts: NdjsonParts): (request: Request, response: R
       const { status, headers, body } = legacyFailure(toConnectError(error));
       for (const [name, value] of [...context.responseHeader, ...headers]) response.setHeader(name, value);
       // What was not read would fill the connection: it is not used again.
-      if (!request.complete) response.setHeader('connection', 'close');
+      // (HTTP/2 has no such header, and Node warns of it.)
+      if (!request.complete && request.httpVersionMajor === 1) response.setHeader('connection', 'close');
       end(response, status, body);
       request.resume();
     } finally {
@@ -88,8 +89,6 @@ export function createNdjson(parts: NdjsonParts): (request: Request, response: R
 }
 
 function end(response: Response, status: number, body: string): void {
-  // HTTP/2 has no such header, and Node warns of it.
-  if (response.req.httpVersionMajor === 2) response.removeHeader('connection');
   response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) });
   response.end(body);
 }

@@ -1,4 +1,4 @@
-import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2';
+import { constants, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2';
 import type { ConnectionBounds } from './listen.ts';
 
 /** Sessions carry many streams. */
@@ -13,7 +13,7 @@ export function tend(session: ServerHttp2Session, bounds: ConnectionBounds): voi
   session.on('error', () => session.destroy());
   session.on('stream', (stream) => {
     stream.on('error', () => {});
-    stream.setTimeout(bounds.requestMs, () => stream.close());
+    cutWhenStuck(stream, bounds.requestMs);
     streams.set(stream, undefined);
     stream.once('close', () => streams.delete(stream));
   });
@@ -36,4 +36,16 @@ export function tend(session: ServerHttp2Session, bounds: ConnectionBounds): voi
   }, bounds.pingMs);
   pings.unref();
   session.once('close', () => clearInterval(pings));
+}
+
+/**
+ * A stream on which nothing moves is cut while its request is not here yet, or its answer is not taken. One that has all of its request and has written all that there is to say is
+ * well: a Watch of the health service says nothing for as long as nothing changes.
+ */
+function cutWhenStuck(stream: ServerHttp2Stream, requestMs: number): void {
+  stream.setTimeout(requestMs, () => {
+    const isAsked = stream.state.state === constants.NGHTTP2_STREAM_STATE_HALF_CLOSED_REMOTE;
+    if (!isAsked || stream.writableLength > 0) stream.close();
+    else cutWhenStuck(stream, requestMs);
+  });
 }

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { request as httpRequest } from 'node:http';
+import http2 from 'node:http2';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { Code, ConnectError, createClient, type Transport } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
@@ -17,6 +19,7 @@ import { guardedServices } from '../../src/edge/authenticate.ts';
 import { createReadiness } from '../../src/service/readiness.ts';
 import { adminUrlVariable, createDatabase, openStore } from '../support/database.ts';
 import { jsonCaller } from '../support/json.ts';
+import { samplesOf } from '../support/metrics.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { query } from '../support/verify.ts';
 import { until } from '../support/watch.ts';
@@ -166,6 +169,44 @@ describe('health', () => {
       await strict.stop();
     }
   });
+});
+
+/** In a frame of gRPC: an empty request. */
+const nothing = Buffer.alloc(5);
+
+test('who leaves a Watch is no defect, whenever that is', async () => {
+  const service = await startService();
+  const session = http2.connect(service.url);
+  session.on('error', () => {});
+  await new Promise((resolve) => session.once('remoteSettings', resolve));
+  const path = '/grpc.health.v1.Health/Watch';
+  // Fewer than what Node takes for an attack.
+  for (let round = 0; round < 5; round++) {
+    const streams = Array.from({ length: 50 }, () => {
+      const headers = { ':method': 'POST', ':path': path, 'content-type': 'application/grpc', te: 'trailers' };
+      const stream = session.request(headers);
+      stream.on('error', () => {});
+      stream.end(nothing);
+      return stream;
+    });
+    await new Promise(setImmediate);
+    const closed = streams.map((stream) => new Promise((resolve) => stream.once('close', resolve)));
+    for (const stream of streams) stream.close(http2.constants.NGHTTP2_CANCEL);
+    await Promise.all(closed);
+  }
+  session.close();
+  const ends = async () =>
+    samplesOf(await service.metrics()).filter(
+      ({ name, labels }) => name === 'rpc_server_call_duration_seconds_count' && path === `/${labels.rpc_method}`,
+    );
+  const count = (samples: Awaited<ReturnType<typeof ends>>) => samples.reduce((sum, { value }) => sum + value, 0);
+  for (let look = 0; look < 500 && count(await ends()) < 250; look++) await delay(10);
+  assert.equal(count(await ends()), 250);
+  assert.deepEqual(
+    (await ends()).filter(({ labels }) => labels.rpc_response_status_code === 'INTERNAL'),
+    [],
+  );
+  await service.stop();
 });
 
 describe('a stop', () => {

@@ -152,6 +152,33 @@ describe('one cleartext port', () => {
     session.close();
   });
 
+  test('leaves an HTTP/2 stream alone whose answer has more to come, some day', async () => {
+    const released = Promise.withResolvers<void>();
+    const { listener } = await start({
+      bounds: { ...short, pingMs: 60_000 },
+      handler: (request, response) => {
+        request.resume();
+        if (request.url !== '/quiet') return;
+        response.write('first ');
+        released.promise.then(() => response.end('last'));
+      },
+    });
+    const quiet = http2.connect(listener.url);
+    const answer = h2(quiet, '/quiet');
+    // Twice the time after which one is cut that does not go on.
+    for (let round = 0; round < 2; round++) {
+      const session = http2.connect(listener.url);
+      const stuck = session.request({ ':method': 'POST', ':path': '/' });
+      stuck.on('error', () => {});
+      stuck.write('x');
+      await new Promise((resolve) => stuck.on('close', resolve));
+      session.close();
+    }
+    released.resolve();
+    assert.equal(await answer, 'first last');
+    quiet.close();
+  });
+
   test('cuts a client that asks and takes no answer, on both protocols', async () => {
     let closed = 0;
     const { listener } = await start({
