@@ -155,7 +155,7 @@ describe('one cleartext port', () => {
   test('leaves an HTTP/2 stream alone whose answer has more to come, some day', async () => {
     const released = Promise.withResolvers<void>();
     const { listener } = await start({
-      bounds: { ...short, pingMs: 60_000 },
+      bounds: { ...bounds, pingMs: 60_000 },
       handler: (request, response) => {
         request.resume();
         if (request.url !== '/quiet') return;
