@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Command } from 'commander';
@@ -136,6 +137,17 @@ describe('the command line', () => {
     assert.equal(await stopped.exit, 130, stopped.output());
     await sending;
     assert.equal(stopped.output(), stopped.stdout());
+  });
+
+  test('a full disk behind stdout is an error in a line', { skip: !existsSync('/dev/full') }, () => {
+    const full = openSync('/dev/full', 'w');
+    const { status, stderr } = spawnSync(process.execPath, ['src/main.ts', 'config'], {
+      stdio: ['ignore', full, 'pipe'],
+      encoding: 'utf8',
+    });
+    closeSync(full);
+    assert.equal(status, 1);
+    assert.match(stderr, /^sendbatch: standard output cannot be written: ENOSPC.*\n$/);
   });
 
   test('tail outlives a service that is away, and says that it waits; one that was never there it gives up', async () => {
