@@ -83,14 +83,15 @@ function stopOnce(log: Log, work: () => Promise<void>): () => boolean {
 /** Ctrl-C comes twice at once: from the terminal, and from npm, which passes on what it got from the terminal too. */
 const echoMs = 500;
 
-/** The first signal drains and stops; the second one ends at once. In a worker a signal comes from the terminal, to all at once. */
+/** The first signal drains and stops; the second one ends at once. In a worker a signal comes from the terminal, to all at once: the word of the process that forked it may have come sooner. */
 function stopOnSignals(stop: () => boolean, log: Log): void {
   let first = 0;
   const onSignal = (signal: NodeJS.Signals) => {
     if (first !== 0 && performance.now() - first < echoMs) return;
+    const isFirst = first === 0;
     first ||= performance.now();
     if (stop()) log.info({ signal }, 'stopping: calls in flight are finished');
-    else {
+    else if (!isFirst) {
       log.warn({ signal }, 'second signal: ending at once');
       process.exit(1);
     }

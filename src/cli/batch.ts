@@ -149,7 +149,10 @@ async function submitFile(file: string, options: SubmitCommandOptions): Promise<
     ...(options.requestId === undefined ? {} : { requestId: options.requestId }),
     ...(options.sendAt === undefined ? {} : { sendAt: timestampFromDate(options.sendAt) }),
   });
-  if (!options.watch) return await say(batch, options);
+  if (!options.watch) {
+    if (duplicate) note(`${batch.batchId} was submitted before, under the same --request-id`);
+    return await say(batch, options);
+  }
   note(`${batch.batchId} ${duplicate ? 'was submitted before' : 'is submitted'}, with ${batch.messageCount} messages`);
   process.exitCode = await watch(connection, batch.batchId, options);
 }

@@ -123,17 +123,19 @@ async function change(
   if (uids.length === 0) throw new CommandError('no uids: name them, or give --file');
   const { channels } = connectTo(options);
   for (let from = 0; from < uids.length; from += callUids) await call(channels, uids.slice(from, from + callUids));
-  await print(options.json ? JSON.stringify({ [done]: uids.length }) : `${uids.length} ${done}`);
+  // The service does not say who was there before: this is what holds now.
+  const said = `${uids.length} ${uids.length === 1 ? 'is' : 'are'} ${done === 'added' ? 'on' : 'off'} it now`;
+  await print(options.json ? JSON.stringify({ [done]: uids.length }) : said);
 }
 
-/** Uids of a command line, and of a file. */
+/** Uids of a command line, and of a file, each once. */
 export async function uidsOf(named: readonly string[], file: string | undefined): Promise<string[]> {
-  const uids = [...named];
+  const uids = new Set(named);
   if (file !== undefined) {
     const input = file === '-' ? process.stdin : createReadStream(file);
-    for await (const line of createInterface({ input })) if (line.trim() !== '') uids.push(line.trim());
+    for await (const line of createInterface({ input })) if (line.trim() !== '') uids.add(line.trim());
   }
-  return uids;
+  return [...uids];
 }
 
 async function printList(list: List, channel: Named, options: ConnectOptions & { limit?: number }): Promise<void> {

@@ -147,7 +147,8 @@ async function put(channelType: ChannelType, channelId: string, options: CreateO
     subscribers,
   });
   if (options.json) return await print(JSON.stringify({ members_added: subscribers.length }));
-  await print(`${channelTypeName(channelType)} ${channelId} is as asked, with ${subscribers.length} members added`);
+  const members = subscribers.length === 0 ? '' : `, and ${subscribers.length} are members`;
+  await print(`${channelTypeName(channelType)} ${channelId} is as asked${members}`);
 }
 
 /** Messages that one call asks for: the most that the service gives. */

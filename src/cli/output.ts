@@ -11,11 +11,12 @@ export function note(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
-/** Who reads has had enough, as `| head -1`: that is a good end. */
+/** Who reads has had enough, as `| head -1`: that is a good end. What else stops stdout, as a full disk behind `> file`, is said in a line. */
 export function endQuietlyWithReader(): void {
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(0);
-    throw error;
+    note(`sendbatch: standard output cannot be written: ${error.message}`);
+    process.exit(1);
   });
 }
 

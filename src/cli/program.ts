@@ -34,7 +34,8 @@ export async function run(args: readonly string[]): Promise<void> {
     if (error instanceof CommanderError && error.code === 'commander.help' && error.exitCode !== 0)
       fail('which command? They are listed above');
     else if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? exit.done : exit.failed;
-    else if (error instanceof CommandError || error instanceof ConfigError || isOfSystem(error)) fail(error.message);
+    else if (isOfSystem(error)) fail(describeSystemError(error));
+    else if (error instanceof CommandError || error instanceof ConfigError) fail(error.message);
     else fail(await describeCallError(error));
   }
 }
@@ -119,6 +120,15 @@ function inOneLine(text: string): string {
 /** A file that cannot be read or written, and the like: the message names it. */
 function isOfSystem(error: unknown): error is NodeJS.ErrnoException {
   return error instanceof Error && 'syscall' in error && 'code' in error && /^E[A-Z]+$/.test(String(error.code));
+}
+
+/** `ENOENT: no such file or directory, open 'x'` in the words of the other errors. */
+function describeSystemError({ code, path, message }: NodeJS.ErrnoException): string {
+  if (code === 'ENOENT' && path !== undefined) return `${path} is not there`;
+  if (code === 'EACCES' && path !== undefined) return `${path} is not open to this user`;
+  // A folder can be opened, and only reading it fails: that error names nothing.
+  if (code === 'EISDIR') return `${path ?? 'what was given as a file'} is a folder, not a file`;
+  return message;
 }
 
 function fail(message: string): void {

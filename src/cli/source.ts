@@ -133,7 +133,7 @@ async function* readRows(input: Readable, delimiter: string): AsyncGenerator<Ent
 /** Common ones that Node has words of its own for. */
 const plainCauses: Readonly<Record<string, string>> = {
   EISDIR: 'is a folder, not a file',
-  EACCES: 'may not be read by this user',
+  EACCES: 'is not open to this user',
   Z_DATA_ERROR: 'is damaged, or was not packed by gzip',
   Z_BUF_ERROR: 'ends too early: it was cut',
 };

@@ -72,8 +72,9 @@ export function authenticateInterceptor(identify: Identify | undefined): Interce
     const scope = scopeOf(request.method);
     if (identify !== undefined && scope !== 'none') {
       const caller = await identify(request.header, request.contextValues.get(certificateKey));
-      if (scope !== 'any') assertScope(caller, scope, request.method.name);
+      // Before its scope is asked: the line about a refused call names who made it.
       request.contextValues.set(callerKey, caller);
+      if (scope !== 'any') assertScope(caller, scope, request.method.name);
     }
     return await next(request);
   };

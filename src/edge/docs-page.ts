@@ -18,7 +18,7 @@ const html = `<!doctype html>
 <title>sendbatch: the API</title>
 <link rel="icon" type="image/png" href="docs/favicon.png">
 <link rel="stylesheet" href="docs/swagger-ui.css">
-<style>.markdown th, .markdown td { padding-right: 1em !important; }</style>
+<style>.info .description th, .info .description td { padding-right: 1em !important; }</style>
 </head>
 <body>
 <noscript>This page needs JavaScript; the document that it shows is <a href="openapi.json">openapi.json</a>.</noscript>

@@ -99,6 +99,12 @@ describe('ACCESS_LOG=on', () => {
     }
   });
 
+  test('a call without the scope for it is a line that names who made it', async () => {
+    await jsonCaller(service.url, bearer()).post('/channel', { channel_id: 'c', channel_type: 2 });
+    const { code, reason, caller } = await nextCall();
+    assert.deepEqual([code, reason, caller], ['PERMISSION_DENIED', 'SCOPE_MISSING', `key ${keyId}`]);
+  });
+
   test('a live tail is a line when it ends, under the id that it answered with', async () => {
     const leave = new AbortController();
     const path = `/v1/channels/2/logged/events?access_token=${key}`;

@@ -58,7 +58,7 @@ describe('batches on the command line', () => {
       '--request-id',
       'people-1',
     );
-    assert.match(again.output, new RegExp(`^${batchId} {2}completed`));
+    assert.match(again.output, new RegExp(`^${batchId} was submitted before, .*--request-id\n${batchId} {2}completed`));
     assert.match((await run('ls')).output, new RegExp(`^${batchId} {2}completed .* 2 of 2 {2}people\n$`));
     assert.equal((await run('ls', '--state', 'queued,running')).output, '');
     const results = await run('results', batchId);

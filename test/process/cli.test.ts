@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Command } from 'commander';
@@ -138,6 +139,17 @@ describe('the command line', () => {
     assert.equal(stopped.output(), stopped.stdout());
   });
 
+  test('a full disk behind stdout is an error in a line', { skip: !existsSync('/dev/full') }, () => {
+    const full = openSync('/dev/full', 'w');
+    const { status, stderr } = spawnSync(process.execPath, ['src/main.ts', 'config'], {
+      stdio: ['ignore', full, 'pipe'],
+      encoding: 'utf8',
+    });
+    closeSync(full);
+    assert.equal(status, 1);
+    assert.match(stderr, /^sendbatch: standard output cannot be written: ENOSPC.*\n$/);
+  });
+
   test('tail outlives a service that is away, and says that it waits; one that was never there it gives up', async () => {
     const first = await startService({ databaseUrl: service.databaseUrl });
     const at = { SENDBATCH_URL: first.url };
@@ -171,8 +183,8 @@ describe('the command line', () => {
     await cli('create', 'group', 'made', '--member', 'ann,dora', '--members-file', members, '--large');
     assert.match(await cli('info', '2', 'made'), /group \(2\) made\nflags {5}large\nlast seq {2}0/);
     assert.equal(await cli('members', 'ls', '2', 'made'), 'ann\nbob\ncarol\ndora\n');
-    assert.match(await cli('members', 'add', '2', 'made', 'ed', 'fay'), /2 added/);
-    assert.match(await cli('members', 'remove', '2', 'made', 'ann'), /1 removed/);
+    assert.match(await cli('members', 'add', '2', 'made', 'ed', 'fay', 'ed'), /^2 are on it now$/m);
+    assert.match(await cli('members', 'remove', '2', 'made', 'ann'), /^1 is off it now$/m);
     const page = (await cli('members', 'ls', '2', 'made', '--limit', '2', '--json')).trim().split('\n');
     assert.deepEqual(
       page.map((line) => JSON.parse(line).uid),
@@ -202,6 +214,8 @@ describe('the command line', () => {
 
   test('template: stored, listed, read, rendered, deleted', async () => {
     const cli = (args: string[], input?: string) => runToEnd(env(), ['template', ...args], undefined, input);
+    assert.match((await cli(['create', 'x', 'nowhere.liquid'])).output, /^sendbatch: nowhere\.liquid is not there$/m);
+    assert.match((await cli(['create', 'x', folder])).output, /is a folder, not a file$/m);
     const made = await cli(['create', 'greeting', '-'], 'Hello {{ name }}\n');
     assert.deepEqual([made.code, made.output], [0, 'greeting@1 is stored; it needs name\n']);
     assert.match((await cli(['ls'])).output, /^greeting@1\ttext\t\S+Z\tit needs name$/m);

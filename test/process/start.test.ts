@@ -186,6 +186,30 @@ describe('WORKERS=2', () => {
     await database.drop();
   });
 
+  test('a terminal sends Ctrl-C to all at once: a worker that was told to stop already does not end at once for it', async () => {
+    const database = await createDatabase();
+    const service = await spawnService({ DATABASE_URL: database.url, WORKERS: '2' });
+    const children = execFileSync('ps', ['-o', 'pid=', '--ppid', String(service.child.pid)], { encoding: 'utf8' });
+    // A call under way holds its worker until it is answered.
+    const call = http.request(`${service.url}/message/send`, { method: 'POST', headers: { 'content-length': '2' } });
+    const answered = once(call, 'response');
+    call.write('{');
+    await (await fetch(`${service.url}/livez`)).text();
+    const ended = service.end('SIGINT');
+    await until('it stops', () => service.output().includes('stopping: calls in flight'));
+    for (const pid of children.trim().split(/\s+/).map(Number))
+      try {
+        process.kill(pid, 'SIGINT');
+      } catch (error) {
+        // The worker without a call may have ended.
+        assert.equal((error as NodeJS.ErrnoException).code, 'ESRCH');
+      }
+    call.end('}');
+    assert.equal(((await answered)[0] as http.IncomingMessage).statusCode, 400);
+    assert.equal(await ended, 0, service.output());
+    await database.drop();
+  });
+
   test('that cannot start end with the words of why', async () => {
     const { code, output } = await runToEnd({
       WORKERS: '2',
