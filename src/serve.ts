@@ -26,9 +26,13 @@ export async function serve(fail: (message: string) => void): Promise<void> {
 }
 
 async function serveHere(config: Config, log: Log): Promise<void> {
-  const app = await start(config, log, isWorker ? metricsOfAll : undefined);
-  const stop = stopOnce(log, () => app.stop());
-  stopOnSignals(stop, log);
+  const starting = start(config, log, isWorker ? metricsOfAll : undefined);
+  const stop = stopOnce(log, async () => (await orNever(starting)).stop());
+  // The embedded PostgreSQL would outlive a start that is broken off: it is finished first. One that waits for another's database ends where it is.
+  const leavesServer = !('url' in config.database);
+  if (leavesServer) stopOnSignals(stop, log);
+  const app = await starting;
+  if (!leavesServer) stopOnSignals(stop, log);
   if (isWorker) joinWorkers(app, stop);
   else greet(config, log, app);
 }
@@ -50,6 +54,11 @@ async function serveInWorkers(config: Config, log: Log): Promise<void> {
 function greet(config: Config, log: Log, listening: Listening): void {
   log.info({ url: listening.url, database: listening.database, version, workers: config.workers }, 'listening');
   if (process.stdout.isTTY || config.logFormat !== 'json') console.log(greeting(listening));
+}
+
+/** A start that fails is told by the one who waits for it, and ends the process. */
+async function orNever<T>(starting: Promise<T>): Promise<T> {
+  return await starting.catch(() => new Promise<never>(() => {}));
 }
 
 /** These say in one line what to do; the stack of anything else is needed. */

@@ -21,7 +21,8 @@ export function joinWorkers({ url, database, metrics }: App, onStop: () => void)
     if (word === stop) onStop();
   });
   process.on('disconnect', onStop);
-  process.send?.({ url, database } satisfies Listening);
+  if (!process.connected) onStop();
+  else process.send?.({ url, database } satisfies Listening);
 }
 
 /** In a worker that has stopped: lets the process end. */

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, rmSync } from 'node:fs';
 import http from 'node:http';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
@@ -8,7 +9,7 @@ import { after, describe, test } from 'node:test';
 import pg from 'pg';
 import { temporaryFolder } from '../support/cluster.ts';
 import { createDatabase } from '../support/database.ts';
-import { runToEnd, spawnService } from '../support/process.ts';
+import { runToEnd, spawnCommand, spawnService } from '../support/process.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 import { until, untilOneWaitsFor } from '../support/watch.ts';
 
@@ -105,6 +106,16 @@ describe('a start that succeeds', () => {
       assert.match(service.output(), /curl -X POST http/);
       assert.equal(await service.end(seq === 1 ? 'SIGTERM' : 'SIGINT'), 0, service.output());
     }
+  });
+
+  test('that is stopped while it starts leaves no PostgreSQL behind', async () => {
+    const lock = join(work, 'early', 'postgres', 'postmaster.pid');
+    const { child, exit, output } = spawnCommand({ DATA_DIR: join(work, 'early') }, []);
+    await until('PostgreSQL is launched', () => existsSync(lock));
+    child.kill('SIGINT');
+    assert.equal(await exit, 0, output());
+    assert.match(output(), /"stopped"/);
+    assert.equal(existsSync(lock), false, output());
   });
 
   test('of six instances on one empty database makes the schema once', async () => {
