@@ -384,7 +384,7 @@ export const TemplateFormatSchema: GenEnum<TemplateFormat> = /*@__PURE__*/
  * Templates of payloads, in the syntax of Liquid: `{{ name }}`, filters, `if`, `for`. Needs the scope `admin`.
  *
  * A template is text or JSON. In JSON what a variable holds is escaped, so that it stays within its string; what comes out must be JSON. Rendering is bounded in
- * time, memory and output, and reaches nothing but the variables that it is given. A message names a template by `name`, or `name` and `version`
+ * time (50 ms a message, 5 s a batch), memory and output, and reaches nothing but the variables that it is given. A message names a template by `name`, or `name` and `version`
  * where a retry must render the same; the latest version is in force in every instance within two seconds.
  *
  * @generated from service sendbatch.v1.TemplateService
