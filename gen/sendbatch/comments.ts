@@ -692,7 +692,7 @@ export const comments: Readonly<Record<string, string>> = {
   "sendbatch.v1.WebhookService.ListWebhookDeliveries": "Deliveries that have failed and are tried again, and those that are parked; the oldest first.",
   "sendbatch.v1.WebhookService.ListWebhooks": "All webhooks, by name: 100 at most.",
   "sendbatch.v1.WebhookService.RedeliverWebhook": "Queues parked deliveries again, with their tries from the start. They go beside what is newer: a receiver that needs the order goes by `message_seq`.",
-  "sendbatch.v1.WebhookService.RotateWebhookSecret": "Gives a webhook another secret. For 24 hours each POST is signed with both, so that receivers can follow.",
+  "sendbatch.v1.WebhookService.RotateWebhookSecret": "Gives a webhook another secret. For 24 hours each POST is signed with both, so that receivers can follow. The secret that it has already changes nothing,\nso that a call with a `secret` can be repeated; one that has a secret made, repeated, leaves the first no time.",
   "sendbatch.v1.WebhookService.TestWebhook": "Posts a test now, once, and says what became of it: STANDARD `{\"type\": \"webhook.test\", \"timestamp\": \"…\", \"data\": {}}`, LEGACY an empty array. A disabled webhook is tested too.",
   "sendbatch.v1.WebhookService.UpdateWebhook": "Replaces a webhook's settings. Its secret and its queue stay; what failed is tried again at once. `settings` is refused: it is changed where the service is started.",
 };

@@ -225,7 +225,13 @@ describe('webhooks', () => {
     verify(body.secret, receiver.received[1] as Received);
     assert.throws(() => verify(old, receiver.received[1] as Received), /No matching signature/);
     const given = `whsec_${Buffer.alloc(24, 7).toString('base64')}`;
-    assert.equal((await call.post('/v1/webhooks/rotated:rotateSecret', { secret: given })).body.secret, given);
+    const twice = [1, 2].map(() => call.post('/v1/webhooks/rotated:rotateSecret', { secret: given }));
+    const answers = await Promise.all(twice);
+    assert.deepEqual(answers[1]?.body, { ...answers[0]?.body, secret: given });
+    // Who lost the answer and asked again has not taken the secret of who receives.
+    await send(draft('rot', 'again'));
+    await receiver.until('the third', () => receiver.received.length === 3);
+    for (const secret of [body.secret, given]) verify(secret, receiver.received[2] as Received);
     assert.equal(
       (await call.post('/v1/webhooks/rotated:rotateSecret', { secret: `whsec_${'A'.repeat(33)}` })).status,
       400,
