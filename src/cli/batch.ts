@@ -1,3 +1,4 @@
+import { basename } from 'node:path';
 import { toJsonString } from '@bufbuild/protobuf';
 import { timestampDate, timestampFromDate } from '@bufbuild/protobuf/wkt';
 import { type Command, InvalidArgumentError, Option } from 'commander';
@@ -43,6 +44,8 @@ interface ListOptions extends ConnectOptions {
   readonly limit: number;
 }
 
+/** Bytes of a batch's name. */
+const nameBytes = 128;
 const priorities = { low: BatchPriority.LOW, normal: BatchPriority.NORMAL, high: BatchPriority.HIGH } as const;
 const states = new Map(
   Object.entries(BatchState).flatMap(([name, value]) =>
@@ -143,7 +146,7 @@ async function submitFile(file: string, options: SubmitCommandOptions): Promise<
     throw new CommandError(`${faults.length} lines of ${file} are at fault, and nothing was submitted`);
   }
   const { batch, duplicate } = await connection.client.submit(messages, {
-    name: options.name ?? file,
+    name: options.name ?? nameOf(file),
     templates: [...reading.templates],
     priority: priorities[options.priority],
     ...(options.requestId === undefined ? {} : { requestId: options.requestId }),
@@ -155,6 +158,14 @@ async function submitFile(file: string, options: SubmitCommandOptions): Promise<
   }
   note(`${batch.batchId} ${duplicate ? 'was submitted before' : 'is submitted'}, with ${batch.messageCount} messages`);
   process.exitCode = await watch(connection, batch.batchId, options);
+}
+
+/** The file's own name, without its folders and no longer than a name may be. */
+function nameOf(file: string): string {
+  if (file === '-') return '';
+  const bytes = Buffer.from(basename(file)).subarray(0, nameBytes);
+  // A character that was cut in two is left out.
+  return bytes.toString().replace(/\uFFFD$/, '');
 }
 
 async function listBatches(options: ListOptions): Promise<void> {

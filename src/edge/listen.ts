@@ -1,4 +1,4 @@
-import { createServer as createHttpServer, type Server, type ServerResponse } from 'node:http';
+import { createServer as createHttpServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import {
   createServer as createHttp2Server,
   createSecureServer,
@@ -9,6 +9,7 @@ import {
 import { type AddressInfo, Server as NetServer, type Socket } from 'node:net';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
 import { tend } from './session.ts';
+import { cutSlowUpload } from './upload-time.ts';
 
 type Handler = ReturnType<typeof connectNodeAdapter>;
 
@@ -19,8 +20,9 @@ export class ListenError extends Error {}
 export interface ConnectionBounds {
   /** For the first byte, and for all headers of a request. */
   readonly headersMs: number;
-  /** For a whole request; on HTTP/2 for the next frame of it. And for an answer to be taken: its next piece, on HTTP/2 all of it. */
+  /** For a whole request, or the next `requestBytes` of it; on HTTP/2 for the next frame of it. And for an answer to be taken: its next piece, on HTTP/2 all of it. */
   readonly requestMs: number;
+  readonly requestBytes: number;
   /** A kept-alive HTTP/1.1 connection without a request. */
   readonly keepAliveMs: number;
   /** An HTTP/2 connection without a frame. */
@@ -36,6 +38,7 @@ export interface ConnectionBounds {
 export const connectionBounds: ConnectionBounds = {
   headersMs: 10_000,
   requestMs: 60_000,
+  requestBytes: 4 * 1024 * 1024,
   keepAliveMs: 75_000,
   sessionIdleMs: 10 * 60_000,
   pingMs: 60_000,
@@ -92,6 +95,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       const { socket } = request;
       if (draining) plain.shouldKeepAlive = false;
       responses.add(plain);
+      cutSlowUpload(request as unknown as IncomingMessage, plain, bounds);
       // Nobody takes the answer: Node has no time-out of its own for that. (A stream's is that of its writer.)
       plain.once('prefinish', () => socket.setTimeout(bounds.requestMs));
       plain.once('close', () => {
@@ -185,7 +189,7 @@ interface Carrier {
 function h1Options(bounds: ConnectionBounds) {
   return {
     headersTimeout: bounds.headersMs,
-    requestTimeout: bounds.requestMs,
+    requestTimeout: 0,
     keepAliveTimeout: bounds.keepAliveMs,
     maxHeaderSize: bounds.headerBytes,
     // How often Node looks for connections past their time.
@@ -275,7 +279,7 @@ function secure(handler: Handler, bounds: ConnectionBounds, { key, cert, clientC
   // Not among the options of a secure HTTP/2 server, but what its HTTP/1.1 side goes by.
   Object.assign(server, {
     headersTimeout: bounds.headersMs,
-    requestTimeout: bounds.requestMs,
+    requestTimeout: 0,
     keepAliveTimeout: bounds.keepAliveMs,
   });
   const idle = server as Http2SecureServer & { closeIdleConnections?: () => void };

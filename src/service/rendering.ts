@@ -45,9 +45,10 @@ export async function renderInSlices({ count, isBounded, render, refuse }: Rende
       // The first of its slice had all of the time, and has it once more, since the process may have stood still; another begins a slice of its own.
       if (index === first) {
         if (isAgain) refuse(index++, `it takes longer than ${messageMs} ms`);
-        isAgain = !isAgain;
+        else isAgain = true;
       }
     }
+    isAgain &&= index === first;
     // A process that stood still has not been rendering.
     const took = Math.min(performance.now() - start, messageMs);
     spent += took;

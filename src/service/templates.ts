@@ -126,19 +126,19 @@ export function createTemplates(db: Db, now: () => number = Date.now): Templates
       if (own.length === 0 && drafts.every((draft) => draft.template === undefined))
         return { drafts, refused: new Map() };
       const ready = new Map<string, CompiledTemplate | undefined>();
-      let bytes = 0;
       const prepare = async (key: string, text: TemplateText, field: string) => {
         const template = usable(text, field);
-        bytes += template.bytes;
-        if (bytes > compiledBytes)
-          throw invalidField(field, 'is one too many: they are too large together; send fewer');
         ready.set(key, template);
         // A hundred of the largest are read in a second or two, of which others have their share.
         await setImmediate();
+        return template.bytes;
       };
+      let bytes = 0;
       for (const [index, text] of own.entries()) {
         if (ready.has(`${text.name} 0`)) throw invalidField(`templates[${index}].name`, 'is given twice');
-        await prepare(`${text.name} 0`, text, `templates[${index}].body`);
+        bytes += await prepare(`${text.name} 0`, text, `templates[${index}].body`);
+        if (bytes > compiledBytes)
+          throw invalidField(`templates[${index}]`, 'is one too many: they are too large together; send fewer');
       }
       for (const [index, { template: use }] of drafts.entries()) {
         if (use === undefined || ready.has(keyOf(use))) continue;

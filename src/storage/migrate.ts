@@ -10,6 +10,7 @@ import { up as templates } from './migrations/0007-templates.ts';
 import { up as batches } from './migrations/0008-batches.ts';
 import { up as swept } from './migrations/0010-swept.ts';
 import { up as webhooks } from './migrations/0011-webhooks.ts';
+import { up as unsettled } from './migrations/0012-unsettled.ts';
 
 /**
  * Every migration, in the order of their names. One that was released is never edited: add another.
@@ -29,6 +30,7 @@ const migrations: Record<string, Migration> = {
   '0008-batches': { up: batches },
   '0010-swept': { up: swept },
   '0011-webhooks': { up: webhooks },
+  '0012-unsettled': { up: unsettled },
 };
 
 /** What a database must have for this version to work with it. */

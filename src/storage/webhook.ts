@@ -196,7 +196,7 @@ export async function disableWebhook(db: Db, name: string, by: DisabledBy): Prom
   return numAffectedRows === 1n;
 }
 
-/** Gives a webhook another secret; returns until when the one before signs too. */
+/** Gives a webhook another secret; returns until when the one before signs too. The one that it has changes nothing: who asks again must not lose the one before. */
 export async function replaceSecret(
   db: Db,
   name: string,
@@ -204,8 +204,9 @@ export async function replaceSecret(
   previousMs: number,
 ): Promise<number | undefined> {
   const { rows } = await sql<{ previous_until: number }>`
-    update sendbatch.webhook set previous_secret = secret, previous_until = ${databaseNow} + ${previousMs}::bigint, secret = ${secret},
-      updated_at = ${databaseNow}
+    update sendbatch.webhook w set secret = ${secret}, updated_at = ${databaseNow},
+      previous_secret = case when w.secret = ${secret} then w.previous_secret else w.secret end,
+      previous_until = case when w.secret = ${secret} and w.previous_until is not null then w.previous_until else ${databaseNow} + ${previousMs}::bigint end
     where name = ${name} returning previous_until`.execute(db);
   return rows[0]?.previous_until;
 }

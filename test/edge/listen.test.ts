@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import http, { type IncomingHttpHeaders } from 'node:http';
 import http2 from 'node:http2';
@@ -6,6 +7,7 @@ import https from 'node:https';
 import net from 'node:net';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import tls from 'node:tls';
 import { connectionBounds, type Listener, type ListenOptions, listen } from '../../src/edge/listen.ts';
 import { until } from '../support/watch.ts';
@@ -177,6 +179,36 @@ describe('one cleartext port', () => {
     released.resolve();
     assert.equal(await answer, 'first last');
     quiet.close();
+  });
+
+  test('a body that takes longer than the time of a request, and comes fast enough, is taken', async () => {
+    // Longer than a machine stands still: each piece has so long.
+    const requestMs = 1500;
+    const { promise, resolve } = Promise.withResolvers<number>();
+    const { listener } = await start({
+      bounds: { ...connectionBounds, requestMs, requestBytes: 1024 },
+      handler: async (request, response) => {
+        let bytes = 0;
+        for await (const chunk of request) bytes += (chunk as Buffer).length;
+        response.end();
+        resolve(bytes);
+      },
+    });
+    const { hostname, port } = new URL(listener.url);
+    const upload = http.request({ hostname, port, method: 'POST' });
+    const began = performance.now();
+    const answered = once(upload, 'response');
+    let sent = 0;
+    while (performance.now() - began < 3 * requestMs) {
+      upload.write(Buffer.alloc(1024));
+      sent += 1024;
+      await delay(20);
+    }
+    upload.end();
+    const [response] = (await answered) as [http.IncomingMessage];
+    assert.equal(response.statusCode, 200);
+    response.resume();
+    assert.equal(await promise, sent);
   });
 
   test('cuts a client that asks and takes no answer, on both protocols', async () => {

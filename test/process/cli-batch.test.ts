@@ -67,10 +67,15 @@ describe('batches on the command line', () => {
 
   test('refused messages are an exit code of their own, and are named; a scheduled one is cancelled', async () => {
     const line = (more: object) => JSON.stringify({ from_uid: 'u1', channel_id: 'cli', channel_type: 2, ...more });
-    const mixed = file('mixed.ndjson', `${line({ payload: 'aGk=' })}\n${line({ template: { name: 'none' } })}\n`);
+    const mixed = file(
+      `${'é'.repeat(70)}.ndjson`,
+      `${line({ payload: 'aGk=' })}\n${line({ template: { name: 'none' } })}\n`,
+    );
     const watched = await run('submit', mixed, '--watch', '--json');
     assert.equal(watched.code, 2, watched.output);
-    const { batchId } = last(watched.output);
+    const { batchId, name } = last(watched.output);
+    // Of a long one as much as a batch takes, whole characters.
+    assert.equal(name, 'é'.repeat(64));
     assert.match(
       (await run('results', batchId, '--refused')).output,
       /^1\t.*\tTEMPLATE_NOT_EXIST\tthere is no template/,

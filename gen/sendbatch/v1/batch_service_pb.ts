@@ -783,7 +783,7 @@ export const BatchStateSchema: GenEnum<BatchState> = /*@__PURE__*/
  * A batch of up to 100,000 messages is stored before it is acknowledged, and from then on it is sent to its end, whatever stops meanwhile: each message once, those of
  * a sender in a channel in the order of the batch; a sender that is over its rate is passed by others. It is sent in chunks of at most 1,000 messages, each of which means what a `BEST_EFFORT` SendBatch means. Between chunks
  * callers take turns, and the batches of one caller by `priority`, so that a huge batch never starves a small one. What is refused for a reason that
- * passes (`STORE_BUSY`, `RATE_LIMITED`) is tried again with growing pauses, for a day without progress at most.
+ * passes (`STORE_BUSY`, `RATE_LIMITED`) is tried again with growing pauses, for a day without progress at most; a message that fails by a defect (`INTERNAL`) while the others of its chunk go, for three minutes.
  *
  * It is sent under the rights that its caller had when it was submitted; the channels' rules are asked when a message is sent. A batch is seen by its caller, and
  * by callers with the scope `admin`; for everybody else it does not exist. Its results are kept for BATCH_RETENTION days (7) after its end.

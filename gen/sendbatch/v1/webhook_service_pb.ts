@@ -1000,7 +1000,8 @@ export const WebhookService: GenService<{
     output: typeof DeleteWebhookResponseSchema;
   },
   /**
-   * Gives a webhook another secret. For 24 hours each POST is signed with both, so that receivers can follow.
+   * Gives a webhook another secret. For 24 hours each POST is signed with both, so that receivers can follow. The secret that it has already changes nothing,
+   * so that a call with a `secret` can be repeated; one that has a secret made, repeated, leaves the first no time.
    *
    * @generated from rpc sendbatch.v1.WebhookService.RotateWebhookSecret
    */
