@@ -106,6 +106,22 @@ describe('names in the environment', () => {
 });
 
 describe('values that are odd are refused by name, with the bounds', () => {
+  test('a URL of a database that the driver cannot read, without its password', () => {
+    for (const odd of [
+      'postgres://u:hush@h:99999999/db',
+      'postgres://u:hush@h1:1,h2:2/db',
+      'postgres://u:hu/sh@h:5432/db',
+    ])
+      refused({ DATABASE_URL: odd }, /^DATABASE_URL: must be postgres:\/\/user:(?!.*hu)/);
+    const urls = [
+      'postgres:///db',
+      'postgresql://u@/db?host=/run',
+      'postgres://u:p%40@[::1]:5432/db',
+      'postgres://h1,h2/db',
+    ];
+    for (const good of urls) assert.deepEqual(loadConfig({ DATABASE_URL: good }).database, { url: good });
+  });
+
   for (const { name, bounds } of describeSettings()) {
     const [, least, most] = /^(\d+) – (\d+)/.exec(bounds) ?? [];
     if (least === undefined) continue;
