@@ -4,6 +4,7 @@ import { startSweeper } from './background/sweeper.ts';
 import type { Config } from './config.ts';
 import { createGuard } from './edge/guard.ts';
 import { createIdentify } from './edge/identity.ts';
+import { createIntake } from './edge/intake.ts';
 import { listen } from './edge/listen.ts';
 import { createRoutes } from './edge/routes.ts';
 import { createServer } from './edge/server.ts';
@@ -235,11 +236,16 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       events,
     );
     const guard = createGuard({ open: config.open, allowedOrigins: config.allowedOrigins });
+    const intake = createIntake({
+      mostBytes: limits.bodiesBytes,
+      isStream: routes.isStream,
+      onCut: () => events.requestRejected('overloaded'),
+    });
     const listener = await listen({
       host: config.host,
       port: config.port,
       ...(config.tls === undefined ? {} : { tls: config.tls }),
-      handler: createServer(guard, createShed(overload, routes.methodOf), routes),
+      handler: createServer(guard, createShed(overload, routes.methodOf), intake, routes),
     });
     undo.push(() => listener.close(graceLeft()));
     // Before calls are refused: a tail has no end of its own to wait for.

@@ -214,8 +214,8 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
         },
       };
     },
-    /** A request that no call was made of: by the guard, for a path that is not here, or for what cannot be read. */
-    requestRejected(reason: 'guard' | 'not_found' | 'malformed'): void {
+    /** A request that no call was made of: by the guard, for a path that is not here, for what cannot be read, or to make room for others. */
+    requestRejected(reason: 'guard' | 'not_found' | 'malformed' | 'overloaded'): void {
       rejected.add(1, { reason });
     },
     /** A batch was answered, or failed. */

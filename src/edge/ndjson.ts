@@ -36,6 +36,17 @@ const types = /^application\/(x-ndjson|ndjson|jsonl|x-jsonlines|json-seq)\b/i;
 /** Messages of one frame: what is decoded and checked before others have their turn, about 5 ms. */
 const frameMessages = 500;
 
+/** The query of a batch as NDJSON; undefined: the request is for somebody else. */
+function searchOf({ method, url, headers }: Request): string | undefined {
+  const match = method === 'POST' && types.test(headers['content-type'] ?? '') ? path.exec(url ?? '') : null;
+  return match === null ? undefined : (match[1] ?? '');
+}
+
+/** Whether a request's body is read line by line. */
+export function isNdjson(request: Request): boolean {
+  return searchOf(request) !== undefined;
+}
+
 /**
  * Batches as NDJSON, `POST /v1/batches` with a message a line: SubmitBatchStream in another dress, through the same interceptors. False: the request is for somebody
  * else.
@@ -79,9 +90,9 @@ export function createNdjson(parts: NdjsonParts): (request: Request, response: R
   }
 
   return (request, response) => {
-    const match = request.method === 'POST' && path.exec(request.url ?? '');
-    if (!match || !types.test(request.headers['content-type'] ?? '')) return false;
-    void serve(request, response, match[1] ?? '');
+    const search = searchOf(request);
+    if (search === undefined) return false;
+    void serve(request, response, search);
     return true;
   };
 }

@@ -18,11 +18,12 @@ import {
 } from './exchange.ts';
 import { toConnectError, toHttp } from './failures.ts';
 import type { Guard } from './guard.ts';
+import { type Intake, wasCut } from './intake.ts';
 import type { Routes } from './routes.ts';
 import type { Shed } from './shed.ts';
 
 /** Which door a request goes through: probes, then the guard, then whoever refuses what is too much, then the RPC protocols, the pages, the JSON routes, and 404 in the caller's protocol. */
-export function createServer(guard: Guard, shed: Shed, doors: Routes): Handler {
+export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Routes): Handler {
   const { routes, options, unaryGrpc, probes, docs, eventStream, ndjson, metrics, transcoder, requestRejected } = doors;
   const entries = new WeakMap<Request, Entry>();
   const rpc = connectNodeAdapter({
@@ -44,7 +45,7 @@ export function createServer(guard: Guard, shed: Shed, doors: Routes): Handler {
       if (answer === undefined) notFound(request, response);
       else await writeAnswer(answer, response);
       if (answer === undefined) requestRejected('not_found');
-      else if (answer.status >= 400 && !values.get(entryKey).called) requestRejected('malformed');
+      else if (answer.status >= 400 && !values.get(entryKey).called && !wasCut(request)) requestRejected('malformed');
     } catch (error) {
       // Nothing of a call's own failing comes here: this is the connection's end, or a defect of the edge.
       if (response.headersSent || response.writableEnded || request.destroyed) response.destroy();
@@ -71,10 +72,11 @@ export function createServer(guard: Guard, shed: Shed, doors: Routes): Handler {
       return;
     }
     if (shed(request, response)) return;
+    intake(request, response);
     boundDeadline(request.headers);
     if ([unaryGrpc, eventStream, ndjson, metrics, docs].some((door) => door(request, response))) return;
     response.once('close', () => {
-      if (entries.get(request)?.called === false) requestRejected('malformed');
+      if (entries.get(request)?.called === false && !wasCut(request)) requestRejected('malformed');
     });
     rpc(request, response);
   };
