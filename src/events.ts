@@ -98,6 +98,7 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
     secondsBounds,
   );
   const rejected = registry.counter('sendbatch_requests_rejected', 'Requests that became no call, by why.');
+  const defects = registry.counter('sendbatch_defects', 'Calls that ended with INTERNAL: their causes are in the log.');
   const batches = registry.counter(
     'sendbatch_batches',
     'Batches by what became of them: stored (all of it), partial, refused (none of it, by its own fault), failed (by the service’s).',
@@ -168,6 +169,7 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
   for (const kind of ['expired', 'retention']) swept.add(0, { kind });
   for (const outcome of ['delivered', 'failed', 'parked', 'gone']) announced.add(0, { outcome });
   lost.add(0);
+  defects.add(0);
   delivered.add(0);
 
   const callEnded = (call: CallStart, end: CallEnd, seconds: number, traceId: string | undefined): void => {
@@ -182,6 +184,7 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
     });
     const isDefect = reason === 'INTERNAL';
     const isBusy = reason === 'STORE_BUSY';
+    if (isDefect) defects.add(1);
     if (!isDefect && !isBusy && !accessLog && !log.isLevelEnabled('debug')) return;
     const fields = {
       requestId: call.requestId,

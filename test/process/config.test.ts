@@ -106,6 +106,16 @@ describe('names in the environment', () => {
 });
 
 describe('values that are odd are refused by name, with the bounds', () => {
+  test('an empty variable of OpenTelemetry is an unset one', () => {
+    const empty = Object.fromEntries(
+      describeSettings().flatMap(({ name }) => (name.startsWith('OTEL_') ? [[name, '']] : [])),
+    );
+    assert.ok(Object.keys(empty).length > 4);
+    assert.equal(loadConfig(empty).traces, undefined);
+    const { traces } = loadConfig({ ...empty, OTEL_TRACES_EXPORTER: 'otlp' });
+    assert.deepEqual([traces?.sampler, traces?.ratio, traces?.protocol], ['parentbased_always_on', 1, 'http/protobuf']);
+  });
+
   test('a URL of a database that the driver cannot read, without its password', () => {
     for (const odd of [
       'postgres://u:hush@h:99999999/db',
