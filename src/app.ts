@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { startLoop } from './background/loop.ts';
 import { startSweeper } from './background/sweeper.ts';
 import type { Config } from './config.ts';
+import { askedOf } from './edge/exchange.ts';
 import { createGuard } from './edge/guard.ts';
 import { createIdentify } from './edge/identity.ts';
 import { createIntake } from './edge/intake.ts';
@@ -239,7 +240,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const intake = createIntake({
       mostBytes: limits.bodiesBytes,
       isStream: routes.isStream,
-      onCut: () => events.requestRejected('overloaded'),
+      onCut: (request) => events.requestRejected('overloaded', askedOf(request)),
     });
     const listener = await listen({
       host: config.host,

@@ -42,6 +42,13 @@ export interface CallStart {
   readonly header: { get(name: string): string | null };
 }
 
+/** What a request asked that became no call. The path stands without its query, which may hold a token. */
+export interface Asked {
+  readonly verb: string;
+  readonly path: string;
+  readonly requestId: string | undefined;
+}
+
 /** How many messages a call brought, and what became of them. */
 export interface Tally {
   readonly messages: number;
@@ -218,8 +225,9 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
       };
     },
     /** A request that no call was made of: by the guard, for a path that is not here, for what cannot be read, or to make room for others. */
-    requestRejected(reason: 'guard' | 'not_found' | 'malformed' | 'overloaded'): void {
+    requestRejected(reason: 'guard' | 'not_found' | 'malformed' | 'overloaded', asked: Asked): void {
       rejected.add(1, { reason });
+      if (accessLog) log.info({ ...asked, reason }, 'request rejected');
     },
     /** A batch was answered, or failed. */
     batchEnded({ messages: count, accepted, duplicates, refused, limited: over }: BatchEnd): void {

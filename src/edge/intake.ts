@@ -10,7 +10,7 @@ export interface IntakeOptions {
   /** Whether a request's body is taken as it comes, and not held as a whole. */
   readonly isStream: (request: Request) => boolean;
   /** Told of each request that had to make room. */
-  readonly onCut: () => void;
+  readonly onCut: (request: Request) => void;
 }
 
 interface Body {
@@ -60,7 +60,7 @@ export function createIntake({ mostBytes, isStream, onCut }: IntakeOptions): Int
         isCut = true;
         leave();
         refused.add(request);
-        onCut();
+        onCut(request);
         refuse(request, response);
       },
     };

@@ -22,7 +22,7 @@ import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
 import { createDocs } from './docs.ts';
 import { createEventStream, streamedBy } from './events.ts';
-import type { Request } from './exchange.ts';
+import { askedOf, type Request } from './exchange.ts';
 import { detailRegistry } from './failures.ts';
 import { createHealthService } from './health.ts';
 import type { Identify } from './identity.ts';
@@ -161,7 +161,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
       readMaxBytes: limits.requestBytes,
       compressMinBytes,
       compression: gzip,
-      onMalformed: (request) => wasCut(request) || events.requestRejected('malformed'),
+      onMalformed: (request) => wasCut(request) || events.requestRejected('malformed', askedOf(request)),
     }),
     transcoder,
     probes: createProbes(parts.readiness),

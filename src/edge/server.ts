@@ -4,6 +4,7 @@ import { parseTimeout as grpcTimeout } from '@connectrpc/connect/protocol-grpc';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
 import type { Protocol } from '../events.ts';
 import {
+  askedOf,
   callerSignal,
   contextValuesOf,
   type Entry,
@@ -44,8 +45,9 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
       const answer = await transcoder.handle(universalRequest(request, controller.signal, values));
       if (answer === undefined) notFound(request, response);
       else await writeAnswer(answer, response);
-      if (answer === undefined) requestRejected('not_found');
-      else if (answer.status >= 400 && !values.get(entryKey).called && !wasCut(request)) requestRejected('malformed');
+      if (answer === undefined) requestRejected('not_found', askedOf(request));
+      else if (answer.status >= 400 && !values.get(entryKey).called && !wasCut(request))
+        requestRejected('malformed', askedOf(request));
     } catch (error) {
       // Nothing of a call's own failing comes here: this is the connection's end, or a defect of the edge.
       if (response.headersSent || response.writableEnded || request.destroyed) response.destroy();
@@ -59,7 +61,7 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
     if (probes(request, response)) return;
     const verdict = guard(request);
     if (verdict.kind === 'refuse') {
-      requestRejected('guard');
+      requestRejected('guard', askedOf(request));
       const refusal = new ConnectError(verdict.message, Code.PermissionDenied);
       end(response, toHttp(refusal, verdict.status));
       return;
@@ -76,7 +78,7 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
     boundDeadline(request.headers);
     if ([unaryGrpc, eventStream, ndjson, metrics, docs].some((door) => door(request, response))) return;
     response.once('close', () => {
-      if (entries.get(request)?.called === false && !wasCut(request)) requestRejected('malformed');
+      if (entries.get(request)?.called === false && !wasCut(request)) requestRejected('malformed', askedOf(request));
     });
     rpc(request, response);
   };

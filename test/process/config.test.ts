@@ -136,7 +136,8 @@ describe('values that are odd are refused by name, with the bounds', () => {
     const [, least, most] = /^(\d+) – (\d+)/.exec(bounds) ?? [];
     if (least === undefined) continue;
     test(name, () => {
-      for (const odd of ['', ' 1', '1e1', '0x1', '1.5', '-1', String(Number(most) + 1)])
+      const empty = name.startsWith('OTEL_') ? [] : [''];
+      for (const odd of [...empty, ' 1', '1e1', '0x1', '1.5', '-1', String(Number(most) + 1)])
         refused({ [name]: odd }, new RegExp(`^${name}: must be .* from ${least} to ${most}`));
       loadConfig({ [name]: most ?? '' });
     });
