@@ -2,8 +2,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { startLoop } from './background/loop.ts';
 import { startSweeper } from './background/sweeper.ts';
 import type { Config } from './config.ts';
+import { askedOf } from './edge/exchange.ts';
 import { createGuard } from './edge/guard.ts';
 import { createIdentify } from './edge/identity.ts';
+import { createIntake } from './edge/intake.ts';
 import { listen } from './edge/listen.ts';
 import { createRoutes } from './edge/routes.ts';
 import { createServer } from './edge/server.ts';
@@ -236,11 +238,16 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       events,
     );
     const guard = createGuard({ open: config.open, allowedOrigins: config.allowedOrigins });
+    const intake = createIntake({
+      mostBytes: limits.bodiesBytes,
+      isStream: routes.isStream,
+      onCut: (request) => events.requestRejected('overloaded', askedOf(request)),
+    });
     const listener = await listen({
       host: config.host,
       port: config.port,
       ...(config.tls === undefined ? {} : { tls: config.tls }),
-      handler: createServer(guard, createShed(overload, routes.methodOf), routes),
+      handler: createServer(guard, createShed(overload, routes.methodOf), intake, routes),
     });
     undo.push(() => listener.close(graceLeft()));
     // Before calls are refused: a tail has no end of its own to wait for.

@@ -113,8 +113,13 @@ export function settingsInForce(env: NodeJS.ProcessEnv = process.env): SettingIn
   return describeSettings().map((setting) => {
     const value = values[setting.name];
     const shown = setting.sensitive && value !== undefined && value !== '' ? '(set, not shown)' : value;
-    return { ...setting, value: shown ?? setting.default, source: sources[setting.name] ?? 'default' };
+    return { ...setting, value: withoutUser(shown ?? setting.default), source: sources[setting.name] ?? 'default' };
   });
+}
+
+/** A URL that is no secret may hold one: what stands before its host is not shown. */
+function withoutUser(text: string): string {
+  return text.replace(/^(https?:\/\/)[^/?#]*@/, '$1(not shown)@');
 }
 
 /** Reads the environment, `.env` and the file of SENDBATCH_CONFIG; throws a ConfigError that names the setting. An environment that is given stands alone. */

@@ -42,6 +42,13 @@ export interface CallStart {
   readonly header: { get(name: string): string | null };
 }
 
+/** What a request asked that became no call. The path stands without its query, which may hold a token. */
+export interface Asked {
+  readonly verb: string;
+  readonly path: string;
+  readonly requestId: string | undefined;
+}
+
 /** How many messages a call brought, and what became of them. */
 export interface Tally {
   readonly messages: number;
@@ -98,6 +105,7 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
     secondsBounds,
   );
   const rejected = registry.counter('sendbatch_requests_rejected', 'Requests that became no call, by why.');
+  const defects = registry.counter('sendbatch_defects', 'Calls that ended with INTERNAL: their causes are in the log.');
   const batches = registry.counter(
     'sendbatch_batches',
     'Batches by what became of them: stored (all of it), partial, refused (none of it, by its own fault), failed (by the service’s).',
@@ -168,6 +176,7 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
   for (const kind of ['expired', 'retention']) swept.add(0, { kind });
   for (const outcome of ['delivered', 'failed', 'parked', 'gone']) announced.add(0, { outcome });
   lost.add(0);
+  defects.add(0);
   delivered.add(0);
 
   const callEnded = (call: CallStart, end: CallEnd, seconds: number, traceId: string | undefined): void => {
@@ -182,6 +191,7 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
     });
     const isDefect = reason === 'INTERNAL';
     const isBusy = reason === 'STORE_BUSY';
+    if (isDefect) defects.add(1);
     if (!isDefect && !isBusy && !accessLog && !log.isLevelEnabled('debug')) return;
     const fields = {
       requestId: call.requestId,
@@ -214,9 +224,10 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
         },
       };
     },
-    /** A request that no call was made of: by the guard, for a path that is not here, or for what cannot be read. */
-    requestRejected(reason: 'guard' | 'not_found' | 'malformed'): void {
+    /** A request that no call was made of: by the guard, for a path that is not here, for what cannot be read, or to make room for others. */
+    requestRejected(reason: 'guard' | 'not_found' | 'malformed' | 'overloaded', asked: Asked): void {
       rejected.add(1, { reason });
+      if (accessLog) log.info({ ...asked, reason }, 'request rejected');
     },
     /** A batch was answered, or failed. */
     batchEnded({ messages: count, accepted, duplicates, refused, limited: over }: BatchEnd): void {

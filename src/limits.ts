@@ -17,6 +17,8 @@ export const limits = {
   payloadBytes: 64 * 1024,
   /** Bytes of a request, as sent and unpacked. */
   requestBytes: 16 * 1024 * 1024,
+  /** Bytes of all requests that a process holds. */
+  bodiesBytes: 256 * 1024 * 1024,
   /** Messages on a page. */
   pageMessages: 1000,
   /** Messages on a page when the caller names no limit. */
@@ -94,6 +96,7 @@ assertRelation(limits.batchMessages <= limits.idsPerBlock, 'batchMessages <= ids
 assertRelation(limits.groupMessages <= limits.idsPerBlock, 'groupMessages <= idsPerBlock (one block numbers a group)');
 assertRelation(limits.batchMessages <= limits.groupMessages, 'batchMessages <= groupMessages');
 assertRelation(limits.requestBytes <= limits.laneBytes, 'requestBytes <= laneBytes');
+assertRelation(limits.requestBytes * 8 <= limits.bodiesBytes, 'requestBytes * 8 <= bodiesBytes');
 assertRelation(limits.batchChannels === limits.batchMessages, 'batchChannels === batchMessages');
 assertRelation(
   limits.requestIdBytes + 1 + String(limits.broadcastSubscribers - 1).length <= limits.clientMsgNoBytes,

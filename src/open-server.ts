@@ -127,19 +127,35 @@ function clientOptions(connection: Connection): ClientOptions {
 const queue = 'queue';
 
 async function statusOf(db: Db): Promise<SchemaStatus> {
-  const status = await schemaStatus(db);
-  const isPending = await jobsPending(db);
+  const [status, isPending] = await asAllowed(async () => [await schemaStatus(db), await jobsPending(db)] as const);
   return isPending
     ? { ...status, pending: [...status.pending, queue] }
     : { ...status, applied: [...status.applied, queue] };
 }
 
 async function bringUpToDate(db: Db, database: ClientOptions): Promise<string[]> {
-  return await migrate(db, async () => {
+  const also = async () => {
     if (!(await jobsPending(db))) return [];
     await installJobs(database);
     return [queue];
-  });
+  };
+  return await asAllowed(() => migrate(db, also));
+}
+
+/** insufficient_privilege */
+const notAllowed = '42501';
+
+/** What the database does not let its role do is for the one who made the role. */
+async function asAllowed<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== notAllowed) throw error;
+    throw new StartError(
+      `${textOf(error)}: migrations need a role that may create in the database, and serve one that may use all of the schemas that they made`,
+      { cause: error },
+    );
+  }
 }
 
 /** The server that the settings name, or the embedded one. */

@@ -17,8 +17,7 @@ const texts = {
   path: { shape: 'path', fault: () => undefined },
   'database-url': {
     shape: '`postgres://…`',
-    fault: (text: string) =>
-      text === '' || /^postgres(ql)?:\/\//.test(text) ? undefined : 'must start with postgres:// or postgresql://',
+    fault: (text: string) => (text === '' ? undefined : faultOfDatabaseUrl(text)),
   },
   'web-url': {
     shape: '`https://…`, `http://…`',
@@ -148,6 +147,14 @@ export function retentionOf(text: string): { channelType: number; days: number }
     const [channelType = 0, days = 0] = part.split('=').map(Number);
     return { channelType, days };
   });
+}
+
+/** The driver throws at one that it cannot read. Between `@` and `/` may be nothing where `host=` names a folder. */
+function faultOfDatabaseUrl(text: string): string | undefined {
+  if (!/^postgres(ql)?:\/\//.test(text)) return 'must start with postgres:// or postgresql://';
+  return URL.canParse(text) || URL.canParse(text.replace('@/', '@folder/'))
+    ? undefined
+    : 'must be postgres://user:password@host:port/database, with one host, and what is odd in a password as %40';
 }
 
 /** What is separated by commas. */

@@ -33,6 +33,8 @@ const known = new Set([...names, ...fileNames, ...others]);
 
 /** Whoever sets a name that starts so means this service: one that is no setting is refused wherever it stands. */
 const ownPrefix = /^(RATE|JWT|MODERATION|TLS|WEBHOOK|BATCH|SENDBATCH)_/;
+/** OpenTelemetry's own names: an empty value is an unset one, as its specification says, and as compose files write it. */
+const otel = 'OTEL_';
 /** What Kubernetes puts into every container for each Service next to it; one may be called sendbatch. */
 const serviceLink = /_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$/;
 
@@ -61,7 +63,7 @@ export function gather(env: Readonly<Record<string, string | undefined>>, folder
           throw new ConfigError(`${name} and ${name}_FILE exclude each other (${source.where})`);
         values[name] = readText(`${name}_FILE`, file, folder).replace(/\r?\n$/, '');
         sources[name] = `${file}, by ${name}_FILE in ${source.where}`;
-      } else if (value !== undefined) {
+      } else if (value !== undefined && !(value === '' && name.startsWith(otel))) {
         values[name] = value;
         sources[name] = source.where;
       }

@@ -3,13 +3,9 @@ import { Code, ConnectError, type ContextValues, createContextKey, type Intercep
 import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import { Failure } from '../domain/failure.ts';
 import type { CallEnd, Events, Tally } from '../events.ts';
-import { entryKey } from './exchange.ts';
+import { entryKey, plainId, requestIdHeader } from './exchange.ts';
 import { statusNameOf, toConnectError } from './failures.ts';
 import { callerKey } from './identity.ts';
-
-/** Names the request in and out. A caller's id is kept when it is plain: it goes into the log and into a header. */
-const requestIdHeader = 'x-request-id';
-const plainId = /^[\w.:-]{1,128}$/;
 
 /** Where a call that brings messages says how many, and what became of them. */
 export const tallyKey = createContextKey<Tally | undefined>(undefined, { description: 'tally' });

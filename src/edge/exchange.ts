@@ -2,7 +2,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import { Code, ConnectError, type ContextValues, createContextKey, createContextValues } from '@connectrpc/connect';
 import type { UniversalServerRequest, UniversalServerResponse } from '@connectrpc/connect/protocol';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
-import type { Protocol } from '../events.ts';
+import type { Asked, Protocol } from '../events.ts';
 import { certificateKey, certificateOf } from './identity.ts';
 
 /** What a timer of Node's takes; one that is longer ends at once. */
@@ -16,6 +16,10 @@ export function textOf(header: string | string[] | undefined): string | null {
 export type Handler = ReturnType<typeof connectNodeAdapter>;
 export type Request = Parameters<Handler>[0];
 export type Response = Parameters<Handler>[1];
+
+/** Names the request in and out. A caller's id is kept when it is plain: it goes into the log and into a header. */
+export const requestIdHeader = 'x-request-id';
+export const plainId = /^[\w.:-]{1,128}$/;
 
 /** Where a request came in, and whether a call was made of it. */
 export interface Entry {
@@ -64,6 +68,15 @@ export async function writeAnswer(
   const [only] = chunks;
   if (only === undefined) response.end();
   else response.end(chunks.length === 1 ? only : Buffer.concat(chunks));
+}
+
+const pathChars = 200;
+
+/** What is told of a request that became no call. */
+export function askedOf({ method = '', url = '', headers }: Request): Asked {
+  const id = headers[requestIdHeader];
+  const path = (url.split('?', 1)[0] ?? '').slice(0, pathChars);
+  return { verb: method, path, requestId: typeof id === 'string' && plainId.test(id) ? id : undefined };
 }
 
 /** Aborts when the caller hangs up before it is answered. `release` when the call has ended. */

@@ -38,6 +38,17 @@ const frameMessages = 500;
 /** Bytes of their lines, by which a frame may end sooner: what is decoded takes up to 15 times as much, and a batch of large variables was 3.6 GB at once. */
 const frameBytes = 1024 * 1024;
 
+/** The query of a batch as NDJSON; undefined: the request is for somebody else. */
+function searchOf({ method, url, headers }: Request): string | undefined {
+  const match = method === 'POST' && types.test(headers['content-type'] ?? '') ? path.exec(url ?? '') : null;
+  return match === null ? undefined : (match[1] ?? '');
+}
+
+/** Whether a request's body is read line by line. */
+export function isNdjson(request: Request): boolean {
+  return searchOf(request) !== undefined;
+}
+
 /**
  * Batches as NDJSON, `POST /v1/batches` with a message a line: SubmitBatchStream in another dress, through the same interceptors. False: the request is for somebody
  * else.
@@ -81,9 +92,9 @@ export function createNdjson(parts: NdjsonParts): (request: Request, response: R
   }
 
   return (request, response) => {
-    const match = request.method === 'POST' && path.exec(request.url ?? '');
-    if (!match || !types.test(request.headers['content-type'] ?? '')) return false;
-    void serve(request, response, match[1] ?? '');
+    const search = searchOf(request);
+    if (search === undefined) return false;
+    void serve(request, response, search);
     return true;
   };
 }

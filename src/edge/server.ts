@@ -4,6 +4,7 @@ import { parseTimeout as grpcTimeout } from '@connectrpc/connect/protocol-grpc';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
 import type { Protocol } from '../events.ts';
 import {
+  askedOf,
   callerSignal,
   contextValuesOf,
   type Entry,
@@ -18,11 +19,12 @@ import {
 } from './exchange.ts';
 import { toConnectError, toHttp } from './failures.ts';
 import type { Guard } from './guard.ts';
+import { type Intake, wasCut } from './intake.ts';
 import type { Routes } from './routes.ts';
 import type { Shed } from './shed.ts';
 
 /** Which door a request goes through: probes, then the guard, then whoever refuses what is too much, then the RPC protocols, the pages, the JSON routes, and 404 in the caller's protocol. */
-export function createServer(guard: Guard, shed: Shed, doors: Routes): Handler {
+export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Routes): Handler {
   const { routes, options, unaryGrpc, probes, docs, eventStream, ndjson, metrics, transcoder, requestRejected } = doors;
   const entries = new WeakMap<Request, Entry>();
   const rpc = connectNodeAdapter({
@@ -43,8 +45,9 @@ export function createServer(guard: Guard, shed: Shed, doors: Routes): Handler {
       const answer = await transcoder.handle(universalRequest(request, controller.signal, values));
       if (answer === undefined) notFound(request, response);
       else await writeAnswer(answer, response);
-      if (answer === undefined) requestRejected('not_found');
-      else if (answer.status >= 400 && !values.get(entryKey).called) requestRejected('malformed');
+      if (answer === undefined) requestRejected('not_found', askedOf(request));
+      else if (answer.status >= 400 && !values.get(entryKey).called && !wasCut(request))
+        requestRejected('malformed', askedOf(request));
     } catch (error) {
       // Nothing of a call's own failing comes here: this is the connection's end, or a defect of the edge.
       if (response.headersSent || response.writableEnded || request.destroyed) response.destroy();
@@ -58,7 +61,7 @@ export function createServer(guard: Guard, shed: Shed, doors: Routes): Handler {
     if (probes(request, response)) return;
     const verdict = guard(request);
     if (verdict.kind === 'refuse') {
-      requestRejected('guard');
+      requestRejected('guard', askedOf(request));
       const refusal = new ConnectError(verdict.message, Code.PermissionDenied);
       end(response, toHttp(refusal, verdict.status));
       return;
@@ -71,10 +74,11 @@ export function createServer(guard: Guard, shed: Shed, doors: Routes): Handler {
       return;
     }
     if (shed(request, response)) return;
+    intake(request, response);
     boundDeadline(request.headers);
     if ([unaryGrpc, eventStream, ndjson, metrics, docs].some((door) => door(request, response))) return;
     response.once('close', () => {
-      if (entries.get(request)?.called === false) requestRejected('malformed');
+      if (entries.get(request)?.called === false && !wasCut(request)) requestRejected('malformed', askedOf(request));
     });
     rpc(request, response);
   };

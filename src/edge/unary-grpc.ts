@@ -36,7 +36,7 @@ export interface UnaryGrpcOptions {
   /** For callers that name it in grpc-accept-encoding. */
   readonly compression: Compression;
   /** Told of a request that no call could be made of. */
-  readonly onMalformed: () => void;
+  readonly onMalformed: (request: Request) => void;
 }
 
 /** One byte of flags and four of length. */
@@ -93,7 +93,7 @@ async function serve(method: UnaryMethod, options: UnaryGrpcOptions, call: Call)
     frame = await envelope(toBinary(method.method.output, output), request.headers, context.responseHeader, options);
     context.responseTrailer.set('grpc-status', '0');
   } catch (thrown) {
-    if (!context.values.get(entryKey).called) options.onMalformed();
+    if (!context.values.get(entryKey).called) options.onMalformed(request);
     setTrailerStatus(context.responseTrailer, toConnectError(thrown));
   } finally {
     clearTimeout(timer);

@@ -25,6 +25,16 @@ import type { CallSpan, TraceSettings, Traces } from './tracing.ts';
 /** A stop waits so long for the collector to take what is left. */
 const closeMs = 2000;
 
+/** The codes that are a server's errors by OpenTelemetry's conventions for gRPC; what a caller did wrong leaves the status of a server's span unset. */
+const serverErrors: ReadonlySet<string> = new Set([
+  'UNKNOWN',
+  'DEADLINE_EXCEEDED',
+  'UNIMPLEMENTED',
+  'INTERNAL',
+  'UNAVAILABLE',
+  'DATA_LOSS',
+]);
+
 /** Text map carriers of the propagator. */
 const fromHeaders = {
   keys: () => [],
@@ -94,7 +104,8 @@ export async function openTraces(settings: TraceSettings, onError: (error: unkno
         run: (work) => storage.run(context, work),
         end(code, errorType, attributes) {
           span.setAttributes({ ...attributes, 'rpc.response.status_code': code });
-          if (errorType !== undefined) fail(span, errorType);
+          if (errorType !== undefined) span.setAttribute('error.type', errorType);
+          if (serverErrors.has(code)) span.setStatus({ code: SpanStatusCode.ERROR });
           span.end();
         },
       };

@@ -1,12 +1,13 @@
 import { promisify } from 'node:util';
-import { gunzip } from 'node:zlib';
+import { gunzip, type ZlibOptions } from 'node:zlib';
 import { ConnectError } from '@connectrpc/connect';
 import type { UniversalServerRequest } from '@connectrpc/connect/protocol';
 import { TranscodeError } from './error.ts';
 import { parseJson } from './json-text.ts';
 import { quoted } from './scalar.ts';
+import { inTurns, unpackedAtOnce } from './turns.ts';
 
-const unpack = promisify(gunzip);
+const unpack: (bytes: Uint8Array, options: ZlibOptions) => Promise<Buffer> = inTurns(unpackedAtOnce, promisify(gunzip));
 
 /** The JSON of a body of at most `maxBytes`, sent and unpacked, whatever its Content-Type says; undefined when it is empty. */
 export async function readBody({ body, header, signal }: UniversalServerRequest, maxBytes: number): Promise<unknown> {

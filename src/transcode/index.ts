@@ -27,6 +27,7 @@ export { queryTargets } from './query.ts';
 export { isLong } from './scalar.ts';
 export { httpStatuses } from './status.ts';
 export { leafOf, spellTarget, type Target } from './target.ts';
+export { inTurns, unpackedAtOnce } from './turns.ts';
 export { isWellKnown } from './well-known.ts';
 
 /** Which route a request took. */

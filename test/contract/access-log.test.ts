@@ -117,6 +117,19 @@ describe('ACCESS_LOG=on', () => {
     );
   });
 
+  test('a request that became no call is a line too, without its query', async () => {
+    const headers = { 'x-request-id': 'odd-1', ...bearer() };
+    await fetch(`${service.url}/message/send?access_token=${key}`, { method: 'POST', body: '{', headers });
+    await fetch(`${service.url}/nowhere?access_token=${key}`, { headers });
+    for (const [verb, path, reason] of [
+      ['POST', '/message/send', 'malformed'],
+      ['GET', '/nowhere', 'not_found'],
+    ]) {
+      const { time: _, ...line } = JSON.parse((await lines.next()).value) as Line;
+      assert.deepEqual(line, { level: 30, verb, path, requestId: 'odd-1', reason, msg: 'request rejected' });
+    }
+  });
+
   test('neither payloads nor credentials are in it', () => {
     for (const secret of [key, 'secret-payload', 'c2VjcmV0', 'access_token', 'Bearer'])
       assert.ok(!service.output().includes(secret), secret);

@@ -160,7 +160,19 @@ describe('traces', () => {
     await collector.close();
   });
 
-  test('a refusal is an error with its reason; what the caller does not sample is not traced', async (context) => {
+  test('what the server could not do is an error', async (context) => {
+    const collector = await startCollector(context);
+    const service = await startService({ ...traced(collector), requestTimeoutMs: 1 });
+    const drafts = Array.from({ length: 500 }, (_, index) => draft(String(index)));
+    const { status } = await jsonCaller(service.url, parentOf('e')).post('/message/sendbatch', drafts);
+    assert.equal(status, 504);
+    await service.stop();
+    const call = collector.spans().find((span) => span.traceId === traceId('e') && span.name.endsWith('/SendBatch'));
+    assert.deepEqual([call?.status.code, attribute(call, 'error.type')], [2, 'DEADLINE']);
+    await collector.close();
+  });
+
+  test('a refusal has its reason and is no error of the server; what the caller does not sample is not traced', async (context) => {
     const collector = await startCollector(context);
     const service = await startService(traced(collector));
     const { status } = await jsonCaller(service.url, parentOf('c')).post(
@@ -172,7 +184,7 @@ describe('traces', () => {
     await service.stop();
     const spans = collector.spans();
     const call = spans.find((span) => span.traceId === traceId('c'));
-    assert.deepEqual([call?.status.code, attribute(call, 'error.type')], [2, 'INVALID_FIELD']);
+    assert.deepEqual([call?.status.code, attribute(call, 'error.type')], [0, 'INVALID_FIELD']);
     assert.deepEqual(
       spans.filter((span) => span.traceId === traceId('d')),
       [],

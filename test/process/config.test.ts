@@ -106,11 +106,38 @@ describe('names in the environment', () => {
 });
 
 describe('values that are odd are refused by name, with the bounds', () => {
+  test('an empty variable of OpenTelemetry is an unset one', () => {
+    const empty = Object.fromEntries(
+      describeSettings().flatMap(({ name }) => (name.startsWith('OTEL_') ? [[name, '']] : [])),
+    );
+    assert.ok(Object.keys(empty).length > 4);
+    assert.equal(loadConfig(empty).traces, undefined);
+    const { traces } = loadConfig({ ...empty, OTEL_TRACES_EXPORTER: 'otlp' });
+    assert.deepEqual([traces?.sampler, traces?.ratio, traces?.protocol], ['parentbased_always_on', 1, 'http/protobuf']);
+  });
+
+  test('a URL of a database that the driver cannot read, without its password', () => {
+    for (const odd of [
+      'postgres://u:hush@h:99999999/db',
+      'postgres://u:hush@h1:1,h2:2/db',
+      'postgres://u:hu/sh@h:5432/db',
+    ])
+      refused({ DATABASE_URL: odd }, /^DATABASE_URL: must be postgres:\/\/user:(?!.*hu)/);
+    const urls = [
+      'postgres:///db',
+      'postgresql://u@/db?host=/run',
+      'postgres://u:p%40@[::1]:5432/db',
+      'postgres://h1,h2/db',
+    ];
+    for (const good of urls) assert.deepEqual(loadConfig({ DATABASE_URL: good }).database, { url: good });
+  });
+
   for (const { name, bounds } of describeSettings()) {
     const [, least, most] = /^(\d+) – (\d+)/.exec(bounds) ?? [];
     if (least === undefined) continue;
     test(name, () => {
-      for (const odd of ['', ' 1', '1e1', '0x1', '1.5', '-1', String(Number(most) + 1)])
+      const empty = name.startsWith('OTEL_') ? [] : [''];
+      for (const odd of [...empty, ' 1', '1e1', '0x1', '1.5', '-1', String(Number(most) + 1)])
         refused({ [name]: odd }, new RegExp(`^${name}: must be .* from ${least} to ${most}`));
       loadConfig({ [name]: most ?? '' });
     });

@@ -56,6 +56,29 @@ describe('migrate, as a step of its own', () => {
   });
 });
 
+test('a role without the rights is told so in one line, by migrate and by a start', async (context) => {
+  const [empty, migrated] = [await createDatabase('empty'), await createDatabase()];
+  const role = `weak_${process.pid}`;
+  await ask(empty.url, `create role ${role} login`);
+  context.after(async () => {
+    await empty.drop();
+    await migrated.drop();
+  });
+  try {
+    for (const { url } of [empty, migrated])
+      for (const command of [['migrate'], []]) {
+        const weak = new URL(url);
+        weak.username = role;
+        const { code, output } = await runToEnd({ DATABASE_URL: weak.href }, command);
+        assert.equal(code, 1);
+        assert.match(output, /^sendbatch: permission denied for (database|schema) .*need a role that may create/m);
+        assert.doesNotMatch(output, /^ {4}at /m);
+      }
+  } finally {
+    await ask(migrated.url, `drop role ${role}`);
+  }
+});
+
 describe('an older version on a newer schema', () => {
   const rows: [string, string, RegExp | 'starts'][] = [
     ['that only added', '9999-adds', 'starts'],
