@@ -1,6 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { ConfigError } from '../config.ts';
 import { version } from '../version.ts';
+import { fileTroubles } from './file-trouble.ts';
 import { endQuietlyWithReader, plain, print } from './output.ts';
 import { CommandError, exit, withExamples } from './usage.ts';
 
@@ -123,12 +124,11 @@ function isOfSystem(error: unknown): error is NodeJS.ErrnoException {
 }
 
 /** `ENOENT: no such file or directory, open 'x'` in the words of the other errors. */
-function describeSystemError({ code, path, message }: NodeJS.ErrnoException): string {
-  if (code === 'ENOENT' && path !== undefined) return `${path} is not there`;
-  if (code === 'EACCES' && path !== undefined) return `${path} is not open to this user`;
+function describeSystemError({ code = '', path, message }: NodeJS.ErrnoException): string {
   // A folder can be opened, and only reading it fails: that error names nothing.
-  if (code === 'EISDIR') return `${path ?? 'what was given as a file'} is a folder, not a file`;
-  return message;
+  const file = path ?? (code === 'EISDIR' ? 'what was given as a file' : undefined);
+  const trouble = fileTroubles[code];
+  return file === undefined || trouble === undefined ? message : `${file} ${trouble}`;
 }
 
 function fail(message: string): void {

@@ -6,6 +6,7 @@ import type { RequestTemplate } from '../client/index.ts';
 import { channelType } from './channel-type.ts';
 import type { Connection, ConnectOptions } from './connect.ts';
 import { fields, type Mapping } from './draft.ts';
+import { fileTroubles } from './file-trouble.ts';
 import { type Shape, shapeOf } from './source.ts';
 import { bodyIn } from './template.ts';
 import { CommandError, pair, templateName, wholeNumber } from './usage.ts';
@@ -69,8 +70,8 @@ export function readingFile(command: Command): Command {
 }
 
 export async function readingOf(file: string, options: ReadingOptions, connection: Connection): Promise<Reading> {
-  if (file !== '-' && !existsSync(file)) throw new CommandError(`${file} is not there`);
-  if (file !== '-' && statSync(file).isDirectory()) throw new CommandError(`${file} is a folder, not a file`);
+  if (file !== '-' && !existsSync(file)) throw new CommandError(`${file} ${fileTroubles.ENOENT}`);
+  if (file !== '-' && statSync(file).isDirectory()) throw new CommandError(`${file} ${fileTroubles.EISDIR}`);
   const byName = shapeOf(file);
   const shape = options.input ?? byName.shape;
   if (options.template !== undefined && options.templateFile !== undefined)

@@ -2,6 +2,7 @@ import { createReadStream } from 'node:fs';
 import { PassThrough, pipeline, type Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import { CsvError, parse } from 'csv-parse';
+import { fileTroubles } from './file-trouble.ts';
 import { CommandError } from './usage.ts';
 
 /** One entry of a file: a line of NDJSON, or a row of CSV. */
@@ -130,14 +131,6 @@ async function* readRows(input: Readable, delimiter: string): AsyncGenerator<Ent
   if (!columns) throw new CommandError('there is no header line, which names the columns');
 }
 
-/** Common ones that Node has words of its own for. */
-const plainCauses: Readonly<Record<string, string>> = {
-  EISDIR: 'is a folder, not a file',
-  EACCES: 'is not open to this user',
-  Z_DATA_ERROR: 'is damaged, or was not packed by gzip',
-  Z_BUF_ERROR: 'ends too early: it was cut',
-};
-
 /** What is wrong with a file in one line; defects keep their stack. */
 async function* withPlainErrors(
   entries: AsyncIterable<Entry>,
@@ -151,7 +144,7 @@ async function* withPlainErrors(
     const code = (error as NodeJS.ErrnoException).code ?? '';
     const ofFile = error instanceof CsvError || error instanceof CommandError || /^(E[A-Z]+|Z_.*)$/.test(code);
     if (!ofFile) throw error;
-    const why = plainCauses[code] ?? (error as Error).message;
+    const why = fileTroubles[code] ?? (error as Error).message;
     throw new CommandError(`${file === '-' ? 'standard input' : file}: ${why}`, { cause: error });
   }
 }
