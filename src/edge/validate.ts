@@ -12,6 +12,7 @@ import {
 import { type Failure, malformed, type Reason, type Violation } from '../domain/failure.ts';
 import { ruleWords } from '../domain/rule-words.ts';
 import { limits } from '../limits.ts';
+import { shortNameOf } from '../transcode/index.ts';
 import { plainlySubmittable, plainlyValid } from './quick-check.ts';
 
 const validator = createValidator();
@@ -63,11 +64,10 @@ export function checkRules(schema: DescMessage, message: Message): Failure | und
 
 function toViolation(violation: RuleViolation, message: Message): Violation {
   const { ruleId: id, message: said, field } = violation;
-  const last = field.findLast((step) => step.kind === 'field');
-  const shared = last?.enum?.sharedPrefix?.length ?? 0;
-  const values = last?.enum?.values
+  const desc = field.findLast((step) => step.kind === 'field')?.enum;
+  const values = desc?.values
     .filter(({ number }) => number > 0)
-    .map(({ name, number }) => ({ name: name.slice(shared).toLowerCase(), number }));
+    .map(({ name, number }) => ({ name: shortNameOf(desc, name), number }));
   const actual = /\.max_(bytes|len|items)$/.test(id) ? lengthAt(field, message) : undefined;
   const words = ruleWords({ id, said, ...(values && { values }), ...(actual !== undefined && { actual }) });
   return {

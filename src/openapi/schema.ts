@@ -1,6 +1,6 @@
 import { type DescEnum, type DescEnumValue, type DescField, type DescMessage, ScalarType } from '@bufbuild/protobuf';
 import { isWrapperDesc } from '@bufbuild/protobuf/wkt';
-import { isImplicit, isLong, isWellKnown } from '../transcode/index.ts';
+import { isImplicit, isLong, isWellKnown, shortNameOf } from '../transcode/index.ts';
 import { type Keywords, messageRulesOf, ofBytes, rulesOf } from './rules.ts';
 
 export type Schema = Keywords;
@@ -146,8 +146,8 @@ function textOfEnum(desc: DescEnum | undefined, not?: Not): Schema | undefined {
   return { type: ['integer', 'string'], enum: [...values.map((value) => value.number), ...shortNames(values, desc)] };
 }
 
-function shortNames(values: readonly DescEnumValue[], { sharedPrefix = '' }: DescEnum): string[] {
-  return values.map(({ name }) => name.slice(sharedPrefix.length).toLowerCase());
+function shortNames(values: readonly DescEnumValue[], desc: DescEnum): string[] {
+  return values.map(({ name }) => shortNameOf(desc, name));
 }
 
 /** A body takes the short names too, and the whole ones, as ProtoJSON writes them. */

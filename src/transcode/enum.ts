@@ -24,6 +24,11 @@ function namesOf(desc: DescEnum): Names {
   return names;
 }
 
+/** A value's name for people: in lower case, without the prefix that all names of its enum share. */
+export function shortNameOf({ sharedPrefix = '' }: DescEnum, name: string): string {
+  return name.slice(sharedPrefix.length).toLowerCase();
+}
+
 /** An enum in JSON: its number (any 32-bit one: enums are open), or its name as in a path or a query: `{"priority": "high"}` means what `?priority=high` does. */
 export function enumOfJson(desc: DescEnum, json: unknown): Scalar {
   if (typeof json === 'number') return scalarOfJson(ScalarType.INT32, json, true);
@@ -44,7 +49,7 @@ function enumOfName(desc: DescEnum, text: string): Scalar {
   const value = exact.get(text) ?? loose.get(text.toUpperCase());
   if (value !== undefined) return { value };
   const names = desc.values
-    .map(({ name }) => name.slice(desc.sharedPrefix?.length ?? 0).toLowerCase())
+    .map(({ name }) => shortNameOf(desc, name))
     .filter((name) => name !== 'unspecified')
     .join(', ');
   return { fault: `must be one of ${names}, or its number, not ${quoted(text)}` };

@@ -21,6 +21,7 @@ import { readQuery } from './query.ts';
 import { Router, splitUrl } from './router.ts';
 
 export type { Binding } from './binding.ts';
+export { shortNameOf } from './enum.ts';
 export { TranscodeError } from './error.ts';
 export { isImplicit } from './field.ts';
 export { queryTargets } from './query.ts';
