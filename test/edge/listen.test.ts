@@ -93,6 +93,15 @@ function raw(listener: Listener, text: string, secure = false): Promise<string> 
     socket.write(text);
   });
 }
+/** Begins an HTTP/2 request that does not go on, and waits until it is cut. */
+async function sendUntilCut(listener: Listener): Promise<void> {
+  const session = http2.connect(listener.url);
+  const stream = session.request({ ':method': 'POST', ':path': '/' });
+  stream.on('error', () => {});
+  stream.write('x');
+  await new Promise((resolve) => stream.on('close', resolve));
+  session.close();
+}
 
 describe('one cleartext port', () => {
   test('speaks HTTP/1.1 and HTTP/2 by prior knowledge', async () => {
@@ -146,12 +155,7 @@ describe('one cleartext port', () => {
       await raw(listener, 'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx'),
       /^(HTTP\/1\.1 408|$)/,
     );
-    const session = http2.connect(listener.url);
-    const stream = session.request({ ':method': 'POST', ':path': '/' });
-    stream.on('error', () => {});
-    stream.write('x');
-    await new Promise((resolve) => stream.on('close', resolve));
-    session.close();
+    await sendUntilCut(listener);
   });
 
   test('leaves an HTTP/2 stream alone whose answer has more to come, some day', async () => {
@@ -168,14 +172,7 @@ describe('one cleartext port', () => {
     const quiet = http2.connect(listener.url);
     const answer = h2(quiet, '/quiet');
     // Twice the time after which one is cut that does not go on.
-    for (let round = 0; round < 2; round++) {
-      const session = http2.connect(listener.url);
-      const stuck = session.request({ ':method': 'POST', ':path': '/' });
-      stuck.on('error', () => {});
-      stuck.write('x');
-      await new Promise((resolve) => stuck.on('close', resolve));
-      session.close();
-    }
+    for (let round = 0; round < 2; round++) await sendUntilCut(listener);
     released.resolve();
     assert.equal(await answer, 'first last');
     quiet.close();

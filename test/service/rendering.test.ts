@@ -4,19 +4,15 @@ import type { Failure } from '../../src/domain/failure.ts';
 import type { Variables } from '../../src/domain/template.ts';
 import { limits } from '../../src/limits.ts';
 import { createTemplates, type Templates } from '../../src/service/templates.ts';
-import { createDatabase, openStore } from '../support/database.ts';
+import { openOwnStore } from '../support/database.ts';
 
 describe('rendering', () => {
   let templates: Templates;
   let close: () => Promise<void>;
   before(async () => {
-    const clone = await createDatabase();
-    const db = openStore(clone.url);
-    templates = createTemplates(db);
-    close = async () => {
-      await db.destroy();
-      await clone.drop();
-    };
+    const store = await openOwnStore();
+    templates = createTemplates(store.db);
+    close = store.close;
   });
   after(() => close());
 

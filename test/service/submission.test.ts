@@ -8,7 +8,7 @@ import { createTemplates } from '../../src/service/templates.ts';
 import { findBatch, sweepBatches } from '../../src/storage/batch.ts';
 import { beginChunk, claimBatch, endBatch, postponeBatch, settleChunk } from '../../src/storage/batch-turn.ts';
 import type { Db } from '../../src/storage/database.ts';
-import { createDatabase, openStore, type TestDatabase } from '../support/database.ts';
+import { openOwnStore } from '../support/database.ts';
 
 const drafts = (count: number, payload = 'x') =>
   Array.from({ length: count }, () => ({
@@ -24,16 +24,12 @@ const drafts = (count: number, payload = 'x') =>
   }));
 
 describe('a batch as it is received and taken', () => {
-  let database: TestDatabase;
   let db: Db;
+  let close: () => Promise<void>;
   before(async () => {
-    database = await createDatabase();
-    db = openStore(database.url);
+    ({ db, close } = await openOwnStore());
   });
-  after(async () => {
-    await db.destroy();
-    await database.drop();
-  });
+  after(() => close());
 
   const caller = { ...trustedCaller, id: 'key:a' };
   const open = (now: () => number = Date.now) =>

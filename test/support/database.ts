@@ -62,6 +62,19 @@ export async function migrateDatabase(url: string): Promise<void> {
   await installJobs({ connectionString: url });
 }
 
+/** A database of a test's own, opened as the store does; `close` drops it. */
+export async function openOwnStore(): Promise<{ readonly db: Db; close(): Promise<void> }> {
+  const database = await createDatabase();
+  const db = openStore(database.url);
+  return {
+    db,
+    async close() {
+      await db.destroy();
+      await database.drop();
+    },
+  };
+}
+
 /** Opens a database as the store does, with one connection. */
 export function openStore(url: string): Db {
   return openDatabase({
