@@ -1,7 +1,7 @@
-import { anyUnpack } from '@bufbuild/protobuf/wkt';
+import type { Duration } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
-import { ErrorInfoSchema, type RetryInfo, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
-import type { Status } from '../../gen/google/rpc/status_pb.ts';
+import { ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import type { Refusal } from '../../gen/sendbatch/v1/message_pb.ts';
 
 /** How patient the client is. */
 export interface RetryOptions {
@@ -99,7 +99,7 @@ const passing = new Set([Code.Unavailable, Code.DeadlineExceeded, Code.Unknown, 
 export function waitOf(thrown: unknown): number | undefined {
   const error = ConnectError.from(thrown);
   const [info] = error.findDetails(RetryInfoSchema);
-  if (info !== undefined) return millisOf(info);
+  if (info !== undefined) return millisOf(info.retryDelay);
   return passing.has(error.code) || isOfTheWay(error) ? 0 : undefined;
 }
 
@@ -110,24 +110,24 @@ function isOfTheWay({ cause }: ConnectError): boolean {
 }
 
 /** The same for one message's refusal. */
-export function waitOfStatus(status: Status): number | undefined {
-  const info = status.details.map((any) => anyUnpack(any, RetryInfoSchema)).find((each) => each !== undefined);
-  return info === undefined ? undefined : millisOf(info);
+export function waitOfRefusal({ retryAfter }: Refusal): number | undefined {
+  return retryAfter === undefined ? undefined : millisOf(retryAfter);
 }
 
-function millisOf({ retryDelay }: RetryInfo): number {
-  return Number(retryDelay?.seconds ?? 0n) * 1000 + (retryDelay?.nanos ?? 0) / 1e6;
+function millisOf(duration: Duration | undefined): number {
+  return Number(duration?.seconds ?? 0n) * 1000 + (duration?.nanos ?? 0) / 1e6;
 }
 
 /** The stable reason of an error, of a call's or of a result's: `NOT_SUBSCRIBER`, `RATE_LIMITED`, … */
 export function reasonOf(error: unknown): string | undefined {
-  if (isStatus(error))
-    return error.details.map((any) => anyUnpack(any, ErrorInfoSchema)).find((each) => each !== undefined)?.reason;
+  if (isRefusal(error)) return error.reason;
   return ConnectError.from(error).findDetails(ErrorInfoSchema)[0]?.reason;
 }
 
-function isStatus(error: unknown): error is Status {
-  return typeof error === 'object' && error !== null && '$typeName' in error && error.$typeName === 'google.rpc.Status';
+function isRefusal(error: unknown): error is Refusal {
+  return (
+    typeof error === 'object' && error !== null && '$typeName' in error && error.$typeName === 'sendbatch.v1.Refusal'
+  );
 }
 
 async function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {

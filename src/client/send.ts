@@ -7,7 +7,7 @@ import {
   SendResultSchema,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import type { Draft, Result } from './index.ts';
-import { type Retry, waitOfStatus } from './retry.ts';
+import { type Retry, waitOfRefusal } from './retry.ts';
 
 /** A template that the messages of a send may name. */
 export type RequestTemplate = MessageInitShape<typeof RequestTemplateSchema>;
@@ -157,7 +157,7 @@ async function sendCall(
       const again: Item[] = [];
       for (const [index, item] of items.entries()) {
         const result = results[index] ?? create(SendResultSchema);
-        const wait = result.error && tries.goOn() ? waitOfStatus(result.error) : undefined;
+        const wait = result.error && tries.goOn() ? waitOfRefusal(result.error) : undefined;
         if (wait === undefined) settle(item, result);
         else again.push(item);
         longest = Math.max(longest, wait ?? 0);

@@ -25,7 +25,7 @@ import type { BatchWatch } from '../service/batch-watch.ts';
 import type { Batches, ResultsPage, StoredBatch } from '../service/batches.ts';
 import { requestIdOf } from '../service/send-batch.ts';
 import type { SubmitCall } from '../service/submission.ts';
-import { toStatus } from './failures.ts';
+import { toRefusal } from './failures.ts';
 import { callerKey } from './identity.ts';
 import { isPlainlyValid } from './quick-check.ts';
 import { formatOf } from './template-service.ts';
@@ -254,7 +254,7 @@ export function toBatch(batch: StoredBatch): MessageInitShape<typeof BatchSchema
     createdAt: timestampFromMs(batch.createdAt),
     attempts: batch.attempts,
     ...Object.fromEntries(Object.entries(times).filter(([, value]) => value !== undefined)),
-    ...(lastRefusal === null ? {} : { lastError: toStatus(lastRefusal) }),
+    ...(lastRefusal === null ? {} : { lastError: toRefusal(lastRefusal) }),
   };
 }
 
@@ -266,6 +266,6 @@ function toResult(result: ResultsPage['results'][number]): MessageInitShape<type
     messageId: BigInt(messageId),
     messageSeq: BigInt(messageSeq),
     duplicate,
-    ...(refusal === undefined ? {} : { error: toStatus(refusal) }),
+    ...(refusal === undefined ? {} : { error: toRefusal(refusal) }),
   };
 }

@@ -1,8 +1,8 @@
 import { create, createRegistry, type JsonObject, type MessageInitShape, toJson } from '@bufbuild/protobuf';
-import { anyPack, durationFromMs } from '@bufbuild/protobuf/wkt';
+import { durationFromMs } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
-import { type Status, StatusSchema } from '../../gen/google/rpc/status_pb.ts';
+import type { RefusalSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { Failure, type Reason, type Refusal, type Violation } from '../domain/failure.ts';
 import { limits } from '../limits.ts';
 import { httpStatuses } from '../transcode/index.ts';
@@ -85,18 +85,19 @@ export function toConnectError(thrown: unknown): ConnectError {
 }
 
 /** One message's refusal, as it stands in its result. */
-export function toStatus(refusal: Refusal): Status {
-  const { retryAfterMs } = refusal;
-  return create(StatusSchema, {
-    code: table[refusal.reason].code,
-    message: refusal.message,
-    details: [
-      anyPack(ErrorInfoSchema, create(ErrorInfoSchema, errorInfo(refusal))),
-      ...(retryAfterMs === undefined
-        ? []
-        : [anyPack(RetryInfoSchema, create(RetryInfoSchema, retryInfo(retryAfterMs)))]),
-    ],
-  });
+export function toRefusal({
+  reason,
+  message,
+  metadata,
+  retryAfterMs,
+}: Refusal): MessageInitShape<typeof RefusalSchema> {
+  return {
+    code: table[reason].code,
+    reason,
+    message,
+    metadata: { ...metadata },
+    ...(retryAfterMs === undefined ? {} : { retryAfter: durationFromMs(retryAfterMs) }),
+  };
 }
 
 /** Every reason with its status, and what the JSON routes say for it. */

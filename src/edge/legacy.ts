@@ -1,7 +1,5 @@
 import type { DescField, DescMethod } from '@bufbuild/protobuf';
-import { anyUnpack } from '@bufbuild/protobuf/wkt';
 import { Code, type ConnectError, type Interceptor } from '@connectrpc/connect';
-import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import { MessageService, type SendBatchResponse, type SendRequest } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { malformed } from '../domain/failure.ts';
 import type { Answers } from '../openapi/document.ts';
@@ -65,13 +63,7 @@ export function legacyAnswers(method: DescMethod, plain: Schema, schemas: Schema
 function batchStatus(response: SendBatchResponse): number {
   if (response.refusedCount === 0) return 200;
   if (response.refusedCount < response.results.length) return 207;
-  const statuses = new Set(
-    response.results.map((result) => {
-      const [detail] = result.error?.details ?? [];
-      const info = detail === undefined ? undefined : anyUnpack(detail, ErrorInfoSchema);
-      return httpStatusOf(info?.reason ?? 'INTERNAL');
-    }),
-  );
+  const statuses = new Set(response.results.map(({ error }) => httpStatusOf(error?.reason ?? 'INTERNAL')));
   const [only] = statuses;
   return statuses.size === 1 && only !== undefined ? only : 400;
 }

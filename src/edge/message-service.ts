@@ -13,7 +13,7 @@ import type { ReadChannel } from '../service/read-channel.ts';
 import { requestIdOf, type SendBatch } from '../service/send-batch.ts';
 import type { Tails } from '../service/tail.ts';
 import { tallyKey } from './calls.ts';
-import { toStatus } from './failures.ts';
+import { toRefusal } from './failures.ts';
 import { callerKey } from './identity.ts';
 import { legacyRange, toLegacyMessage, toMessage } from './stored-message.ts';
 import { createTailMethods } from './tail-methods.ts';
@@ -53,7 +53,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
       return create(SendBatchResponseSchema, {
         results: outcomes.map((outcome) => ({
           ...numbers(outcome),
-          ...(outcome.kind === 'refused' ? { error: toStatus(outcome.refusal) } : {}),
+          ...(outcome.kind === 'refused' ? { error: toRefusal(outcome.refusal) } : {}),
         })),
         acceptedCount: counts.accepted,
         duplicateCount: counts.duplicates,

@@ -31,7 +31,7 @@ function importMap(): object {
 
 /** What the page does: the client over Connect-Web, and EventSource, both from another origin than the service's. */
 const script = `
-  import { ChannelType, createSendbatch } from 'sendbatch/client';
+  import { ChannelType, createSendbatch, reasonOf } from 'sendbatch/client';
   import { createConnectTransport, createGrpcWebTransport } from '@connectrpc/connect-web';
   const url = new URLSearchParams(location.search).get('service');
   window.run = async () => {
@@ -46,6 +46,10 @@ const script = `
         said[name].seen.push([Number(message.messageSeq), message.payload[0]]);
         if (said[name].seen.length === 3) break;
       }
+      const key = { ...channel, fromUid: 'system', clientMsgNo: 'used twice' };
+      const mixed = await sendbatch.send([1, 2].map((byte) => ({ ...key, payload: new Uint8Array([byte]) })));
+      const { error } = mixed[1];
+      said[name].mixed = [Number(mixed[0].messageSeq), error.code, error.reason, error.metadata.message_seq, reasonOf(error)];
     }
     return said;
   };
@@ -115,7 +119,7 @@ describe('a page of another origin', { skip: noBrowser }, () => {
     return page;
   };
 
-  test('sends and follows with Connect-Web, over Connect and gRPC-Web', async () => {
+  test('sends, reads refusals and follows with Connect-Web and its default options, over Connect and gRPC-Web', async () => {
     const page = await open();
     const each = {
       sent: [1, 2, 3],
@@ -124,6 +128,7 @@ describe('a page of another origin', { skip: noBrowser }, () => {
         [2, 1],
         [3, 2],
       ],
+      mixed: [4, 6, 'CLIENT_MSG_NO_REUSED', '4', 'CLIENT_MSG_NO_REUSED'],
     };
     assert.deepEqual(await page.evaluate('window.run()'), { connect: each, 'grpc-web': each });
     await page.close();

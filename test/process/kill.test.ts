@@ -29,7 +29,7 @@ interface Batch {
 interface Answer {
   readonly message_id: number;
   readonly message_seq: number;
-  readonly error?: { readonly details: { readonly reason?: string }[] };
+  readonly error?: { readonly reason: string };
 }
 
 describe('kill -9 in the middle of a load', () => {
@@ -104,7 +104,7 @@ describe('kill -9 in the middle of a load', () => {
         if (response.status === 207) {
           for (const [index, { message_id, message_seq, error }] of body.entries()) {
             if (error === undefined) taken.push({ message: messages[index], message_id, message_seq });
-            else assert.equal(error.details[0]?.reason, 'STORE_BUSY');
+            else assert.equal(error.reason, 'STORE_BUSY');
           }
           return undefined;
         }

@@ -16,6 +16,7 @@ import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } f
 import * as grpc from '@grpc/grpc-js';
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import { type Status, StatusSchema } from '../../gen/google/rpc/status_pb.ts';
+import type { Refusal } from '../../gen/sendbatch/v1/message_pb.ts';
 import {
   MessageService,
   SendBatchRequestSchema,
@@ -61,7 +62,7 @@ export interface Door {
   close(): void;
 }
 
-/** A client that reads refusals in JSON has to know the types in google.protobuf.Any. */
+/** The types in google.protobuf.Any of a whole call's error; results need none. */
 const registry = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSchema);
 
 /** Every door of a running service. */
@@ -71,10 +72,7 @@ export function openDoors(url: string): Door[] {
     grpcJsDoor(url),
     connectDoor('gRPC-Web', createGrpcWebTransport({ baseUrl: url, httpVersion: '1.1' })),
     connectDoor('Connect, binary', createConnectTransport({ baseUrl: url, httpVersion: '1.1', useBinaryFormat: true })),
-    connectDoor(
-      'Connect, JSON',
-      createConnectTransport({ baseUrl: url, httpVersion: '2', useBinaryFormat: false, jsonOptions: { registry } }),
-    ),
+    connectDoor('Connect, JSON', createConnectTransport({ baseUrl: url, httpVersion: '2', useBinaryFormat: false })),
     jsonDoor(url),
   ];
 }
@@ -108,7 +106,18 @@ function toResult(result: MessageShape<typeof SendBatchResponseSchema>['results'
     messageSeq: Number(result.messageSeq),
     clientMsgNo: result.clientMsgNo,
     duplicate: result.duplicate === true,
-    refused: result.error === undefined ? undefined : ofStatus(result.error),
+    refused: result.error === undefined ? undefined : ofRefusal(result.error),
+  };
+}
+
+function ofRefusal({ code, message, reason, metadata, retryAfter }: Refusal): Refused {
+  return {
+    code: Code[code] ?? String(code),
+    message,
+    reason,
+    metadata,
+    fields: [],
+    retryMs: retryAfter === undefined ? undefined : Number(retryAfter.seconds) * 1000,
   };
 }
 
@@ -190,7 +199,7 @@ function jsonDoor(url: string): Door {
       });
       const body = (await response.json()) as JsonValue;
       if (Array.isArray(body)) {
-        const answer = fromJson(SendBatchResponseSchema, { results: body }, { registry });
+        const answer = fromJson(SendBatchResponseSchema, { results: body });
         return { results: answer.results.map(toResult) };
       }
       const { error } = body as { error: { code: number; message: string; details: JsonValue } };

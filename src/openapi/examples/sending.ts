@@ -92,15 +92,9 @@ export const sending: readonly Example[] = [
         client_msg_no: 'welcome_2',
         error: {
           code: 3,
+          reason: 'TEMPLATE_FAILED',
           message: 'template "welcome" needs variables that are not given: day',
-          details: [
-            {
-              reason: 'TEMPLATE_FAILED',
-              domain: 'sendbatch',
-              metadata: { template: 'welcome', missing: 'day' },
-              '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
-            },
-          ],
+          metadata: { template: 'welcome', missing: 'day' },
         },
       },
     ],
@@ -162,16 +156,10 @@ export const sending: readonly Example[] = [
         client_msg_no: 'no_member',
         error: {
           code: 7,
+          reason: 'NOT_SUBSCRIBER',
           message:
             'from_uid "mallory" is not a member of the channel; add it with AddMembers (POST /channel/subscriber_add)',
-          details: [
-            {
-              reason: 'NOT_SUBSCRIBER',
-              domain: 'sendbatch',
-              metadata: { channel_id: 'friends', channel_type: '2', from_uid: 'mallory', reason_code: '3' },
-              '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
-            },
-          ],
+          metadata: { channel_id: 'friends', channel_type: '2', from_uid: 'mallory', reason_code: '3' },
         },
       },
     ],
