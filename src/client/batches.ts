@@ -8,6 +8,7 @@ import {
   type SubmitBatchResponse,
 } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import type { Draft } from './index.ts';
+import { randomKey } from './random-key.ts';
 import { endedEarly, type Retry } from './retry.ts';
 import { callsOf } from './send.ts';
 
@@ -27,7 +28,7 @@ export async function submit(
   { signal, ...given }: SubmitOptions,
   retry: Retry,
 ): Promise<Pick<SubmitBatchResponse, 'duplicate'> & { readonly batch: Batch }> {
-  const options = { ...given, requestId: given.requestId || globalThis.crypto.randomUUID() };
+  const options = { ...given, requestId: given.requestId || randomKey() };
   const call = signal === undefined ? {} : { signal };
   const request = create(SubmitBatchRequestSchema, { ...options, messages: [...messages] });
   const isLarge = toBinary(SubmitBatchRequestSchema, request).length > requestBytes;

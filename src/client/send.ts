@@ -6,7 +6,9 @@ import {
   SendMode,
   SendResultSchema,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { channelKeyOf } from './channel-key.ts';
 import type { Draft, Result } from './index.ts';
+import { randomKey } from './random-key.ts';
 import { type Retry, waitOfRefusal } from './retry.ts';
 
 /** A template that the messages of a send may name. */
@@ -21,7 +23,7 @@ export interface SendOptions {
   readonly validateOnly?: boolean;
   /** Calls at once; 4 unless set. */
   readonly concurrency?: number;
-  /** Milliseconds for each call. */
+  /** Milliseconds for each call; 60,000 unless set, 0 = no limit. A call that takes longer is retried under the same keys. */
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal;
   /** Told after each call: how many messages have their final result. */
@@ -34,6 +36,8 @@ export interface SendOptions {
 const callMessages = 1000;
 const callBytes = 8 * 1024 * 1024;
 const messageBytes = 512;
+/** A call of 8 MiB takes this long at 1 Mbit/s. */
+const callTimeoutMs = 60_000;
 
 /** A message, its place in the input, and its key. */
 interface Item {
@@ -53,7 +57,7 @@ export async function sendAll(
   const items = messages.map(
     (draft, place): Item => ({
       place,
-      draft: draft.clientMsgNo ? draft : { ...draft, clientMsgNo: globalThis.crypto.randomUUID() },
+      draft: draft.clientMsgNo ? draft : { ...draft, clientMsgNo: randomKey() },
     }),
   );
   if (items.length === 0) return [];
@@ -98,7 +102,7 @@ function lanesOf(items: readonly Item[], concurrency: number): Item[][] {
   );
   const laneOfChannel = new Map<string, Item[]>();
   for (const item of items) {
-    const key = `${item.draft.channelType}/${item.draft.channelId}`;
+    const key = channelKeyOf(item.draft);
     // A new channel goes where the least is.
     const lane = laneOfChannel.get(key) ?? lanes.reduce((least, each) => (each.length < least.length ? each : least));
     laneOfChannel.set(key, lane);
@@ -135,7 +139,7 @@ function sizeOf({ payload, template, subscribers = [] }: Draft): number {
 async function sendCall(
   rpc: Rpc,
   call: readonly Item[],
-  { atomic = false, timeoutMs, signal, templates = [], validateOnly = false, onRetry }: SendOptions,
+  { atomic = false, timeoutMs = callTimeoutMs, signal, templates = [], validateOnly = false, onRetry }: SendOptions,
   retry: Retry,
   settle: (item: Item, result: Result) => void,
 ): Promise<void> {
@@ -151,7 +155,7 @@ async function sendCall(
           templates: [...templates],
           validateOnly,
         },
-        { ...(timeoutMs === undefined ? {} : { timeoutMs }), ...(signal === undefined ? {} : { signal }) },
+        { ...(timeoutMs === 0 ? {} : { timeoutMs }), ...(signal === undefined ? {} : { signal }) },
       );
       tries.answered();
       const again: Item[] = [];

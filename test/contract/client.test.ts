@@ -3,7 +3,9 @@ import { after, before, describe, test } from 'node:test';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError, createRouterTransport } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport } from '@connectrpc/connect-node';
+import fc from 'fast-check';
 import { randomOf } from '../../bench/workload.ts';
+import { channelKeyOf } from '../../src/client/channel-key.ts';
 import {
   type Batch,
   BatchService,
@@ -14,6 +16,7 @@ import {
   reasonOf,
   type Sendbatch,
 } from '../../src/client/index.ts';
+import { pairId, peerOf } from '../../src/domain/channel.ts';
 import { startEmbedded } from '../../src/storage/embedded/index.ts';
 import { killAll, quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
 import { seedOf } from '../support/seed.ts';
@@ -60,6 +63,71 @@ describe('the client', () => {
       large.map((_, index) => index + 1),
     );
     assert.deepEqual(await sendbatch.send([]), []);
+  });
+
+  test('a person channel keeps its order however its two sides name it', async () => {
+    const names = [
+      { fromUid: 'ann', channelId: 'bob' },
+      { fromUid: 'bob', channelId: 'ann' },
+      { fromUid: 'ann', channelId: 'ann@bob' },
+      { fromUid: 'bob', channelId: 'ann@bob' },
+      { fromUid: 'bob', channelId: 'bob@ann' },
+    ];
+    const messages = Array.from({ length: 4500 }, (_, index) => ({
+      ...draft('', index),
+      channelType: ChannelType.PERSON,
+      ...names[index % names.length],
+    }));
+    const results = await sendbatch.send(messages);
+    assert.deepEqual(
+      results.map((each) => Number(each.messageSeq)),
+      results.map((_, index) => index + 1),
+    );
+  });
+
+  test('drafts have one key exactly when the service has one channel for them', () => {
+    const uid = fc.constantFrom('a', 'b', 'ab', 'u1', 'é');
+    const person = fc.tuple(uid, uid, fc.constantFrom('peer', 'ahead', 'behind')).map(([fromUid, peer, how]) => {
+      const channelId = how === 'peer' ? peer : how === 'ahead' ? `${fromUid}@${peer}` : `${peer}@${fromUid}`;
+      return { channelType: ChannelType.PERSON, fromUid, channelId };
+    });
+    const group = fc.record({ channelType: fc.constant(ChannelType.GROUP), fromUid: uid, channelId: uid });
+    const canonical = ({
+      channelType,
+      fromUid,
+      channelId,
+    }: {
+      channelType: number;
+      fromUid: string;
+      channelId: string;
+    }) => (channelType === ChannelType.PERSON ? pairId(fromUid, peerOf(fromUid, channelId)) : `group ${channelId}`);
+    const either = fc.oneof(person, group);
+    fc.assert(
+      fc.property(either, either, (one, other) => {
+        assert.equal(channelKeyOf(one) === channelKeyOf(other), canonical(one) === canonical(other));
+      }),
+    );
+  });
+
+  test('each call has a time-out, and a made-up key is a UUID without crypto.randomUUID', async () => {
+    const timeouts: (number | undefined)[] = [];
+    const transport = createRouterTransport(({ service }) => {
+      service(MessageService, {
+        sendBatch: ({ messages }, context) => {
+          timeouts.push(context.timeoutMs());
+          return { results: messages.map(({ clientMsgNo }) => ({ clientMsgNo })) };
+        },
+      });
+    });
+    const local = createSendbatch({ transport });
+    const [result] = await local.send([draft('timed', 1)]);
+    assert.match(result?.clientMsgNo ?? '', /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+    await local.send([draft('timed', 1)], { timeoutMs: 5000 });
+    await local.send([draft('timed', 1)], { timeoutMs: 0 });
+    const [first = 0, second = 0, third] = timeouts;
+    assert.ok(first > 50_000 && first <= 60_000, String(first));
+    assert.ok(second <= 5000, String(second));
+    assert.equal(third, undefined);
   });
 
   test('templates go with every call of a send, and a call that only validates stores nothing', async () => {
