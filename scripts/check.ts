@@ -22,7 +22,7 @@ run('proto lint', 'buf', ['lint']);
 run('proto format', 'buf', ['format', '--diff', '--exit-code', 'proto']);
 breaking();
 generatedIsCurrent();
-run('tables of settings are current (npm run generate)', 'node', ['scripts/settings-table.ts', '--check']);
+run('tables of settings are current (npm run generate)', process.execPath, ['scripts/settings-table.ts', '--check']);
 run('dead code', 'knip', []);
 audit();
 console.log('check: all good');
@@ -85,7 +85,7 @@ function generatedIsCurrent(): void {
     for (const name of ['proto', 'buf.yaml', 'buf.gen.yaml', 'package.json'])
       cpSync(join(root, name), join(work, name), { recursive: true });
     run('generate', 'buf', ['generate'], work);
-    run('generate comments', 'node', [join(root, 'scripts/generate-comments.ts')], work);
+    run('generate comments', process.execPath, [join(root, 'scripts/generate-comments.ts')], work);
     run('generated code is current (npm run generate)', 'git', [
       'diff',
       '--no-index',

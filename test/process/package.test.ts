@@ -18,7 +18,9 @@ describe('the packed package, in an empty project', () => {
   before(async () => {
     folder = temporaryFolder('package');
     service = await startService();
-    const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', folder], { cwd: root });
+    const { stdout } = await run('npm', ['run', 'package', '--', '--json', '--pack-destination', folder], {
+      cwd: root,
+    });
     const [{ filename }] = JSON.parse(stdout.slice(stdout.indexOf('[')));
     tarball = join(folder, filename);
     writeFileSync(join(folder, 'package.json'), '{"type":"module","private":true}');

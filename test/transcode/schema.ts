@@ -29,7 +29,6 @@ const packageName = 'sendbatch.transcode.test.v1';
 /** The types of the test proto, without any rule. */
 export const registry = createFileRegistry(compiled);
 export const Thing = required(registry.getMessage(`${packageName}.Thing`));
-export const Part = required(registry.getMessage(`${packageName}.Part`));
 
 export type Rule = MessageInitShape<typeof HttpRuleSchema>;
 export type MethodName = 'Echo' | 'Other' | 'Third' | 'Raw' | 'Nothing' | 'Watch' | 'Upload';
