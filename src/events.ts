@@ -40,6 +40,8 @@ export interface CallStart {
   readonly method: string;
   readonly protocol: Protocol;
   readonly header: { get(name: string): string | null };
+  /** When it came, by performance.now(); unset: now. */
+  readonly began?: number;
 }
 
 /** What a request asked that became no call. The path stands without its query, which may hold a token. */
@@ -214,7 +216,7 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
   return {
     /** A call came in, on any protocol; it says how it ended. */
     callBegan(call: CallStart): Call {
-      const start = performance.now();
+      const start = call.began ?? performance.now();
       const span = traces?.beginCall({ ...call, system: systems[call.protocol] });
       return {
         run: span === undefined ? (work) => work() : span.run,

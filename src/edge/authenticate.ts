@@ -11,7 +11,8 @@ import { TemplateService } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import { WebhookService } from '../../gen/sendbatch/v1/webhook_service_pb.ts';
 import type { Caller, Scope } from '../domain/caller.ts';
 import { Failure } from '../domain/failure.ts';
-import { callerKey, certificateKey, type Identify } from './identity.ts';
+import { entryKey } from './exchange.ts';
+import { callerKey } from './identity.ts';
 
 /** What each RPC needs; `any`: any credential. An RPC that is not here needs `admin`. */
 const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 'any'>> = {
@@ -66,15 +67,17 @@ export function assertScope(caller: Caller, scope: Scope, what: string): void {
   });
 }
 
-/** Tells who calls before anything else is looked at, on every protocol, and refuses who may not. */
-export function authenticateInterceptor(identify: Identify | undefined): Interceptor {
+/**
+ * Refuses callers without the scope of the RPC that the body chose; two RPCs may share a JSON path. Who calls was decided from the headers (edge/admission): a call that
+ * came past that is a defect of the service, and refused.
+ */
+export function scopeInterceptor(asks: boolean): Interceptor {
   return (next) => async (request) => {
     const scope = scopeOf(request.method);
-    if (identify !== undefined && scope !== 'none') {
-      const caller = await identify(request.header, request.contextValues.get(certificateKey));
-      // Before its scope is asked: the line about a refused call names who made it.
-      request.contextValues.set(callerKey, caller);
-      if (scope !== 'any') assertScope(caller, scope, request.method.name);
+    if (asks && scope !== 'none') {
+      if (!request.contextValues.get(entryKey).admitted)
+        throw new Error(`${request.method.name} was called before its caller was known`);
+      if (scope !== 'any') assertScope(request.contextValues.get(callerKey), scope, request.method.name);
     }
     return await next(request);
   };

@@ -2,8 +2,9 @@ import type { IncomingHttpHeaders } from 'node:http';
 import { Code, ConnectError, type ContextValues, createContextKey, createContextValues } from '@connectrpc/connect';
 import type { UniversalServerRequest, UniversalServerResponse } from '@connectrpc/connect/protocol';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
+import type { Caller } from '../domain/caller.ts';
 import type { Asked, Protocol } from '../events.ts';
-import { certificateKey, certificateOf } from './identity.ts';
+import { callerKey, certificateKey, certificateOf } from './identity.ts';
 
 /** What a timer of Node's takes; one that is longer ends at once. */
 export const longestTimerMs = 2 ** 31 - 1;
@@ -24,10 +25,18 @@ export const plainId = /^[\w.:-]{1,128}$/;
 /** Where a request came in, and whether a call was made of it. */
 export interface Entry {
   readonly protocol: Protocol;
+  /** Whether its credential was accepted. */
+  readonly admitted: boolean;
   called: boolean;
 }
 
-export const entryKey = createContextKey<Entry>({ protocol: 'connect', called: false }, { description: 'entry' });
+/** Callers whose credential was accepted, by their request: before its body is read. */
+export const admittedCallers = new WeakMap<Request, Caller>();
+
+export const entryKey = createContextKey<Entry>(
+  { protocol: 'connect', admitted: false, called: false },
+  { description: 'entry' },
+);
 
 /**
  * A Node request as Connect's universal one, without what Connect's own conversion costs a small call (a web URL, a generator around the body, and an abort at the end
@@ -49,9 +58,11 @@ export function universalRequest(
   };
 }
 
-/** What is known of a call before it is one: its protocol, and the client's certificate. */
+/** What is known of a call before its body is read: its protocol, its caller, and the client's certificate. */
 export function contextValuesOf(request: Request, protocol: Protocol): ContextValues {
-  const values = createContextValues().set(entryKey, { protocol, called: false });
+  const caller = admittedCallers.get(request);
+  const values = createContextValues().set(entryKey, { protocol, called: false, admitted: caller !== undefined });
+  if (caller !== undefined) values.set(callerKey, caller);
   const certificate = certificateOf(request.socket);
   return certificate === undefined ? values : values.set(certificateKey, certificate);
 }

@@ -16,7 +16,8 @@ import type { Events } from '../events.ts';
 import { limits } from '../limits.ts';
 import type { Readiness } from '../service/readiness.ts';
 import { createTranscoder, inTurns, type Transcoder, unpackedAtOnce } from '../transcode/index.ts';
-import { authenticateInterceptor } from './authenticate.ts';
+import { createAdmission } from './admission.ts';
+import { scopeInterceptor } from './authenticate.ts';
 import { type BatchServiceParts, createBatchService } from './batch-service.ts';
 import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
@@ -54,6 +55,8 @@ export interface Routes {
   readonly eventStream: ReturnType<typeof createEventStream>;
   /** What Prometheus scrapes; false: the request is for somebody else. */
   readonly metrics: ReturnType<typeof createMetricsRoute>;
+  /** Decides about the credential before the body is read. */
+  readonly admission: ReturnType<typeof createAdmission>;
   /** Told of requests that become no call. */
   readonly requestRejected: Events['requestRejected'];
   /** Batches as NDJSON; false: the request is for somebody else. */
@@ -127,7 +130,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   const interceptors: Interceptor[] = [
     callInterceptor(events),
     deadlineInterceptor(parts.requestTimeoutMs),
-    authenticateInterceptor(parts.identify),
+    scopeInterceptor(parts.identify !== undefined),
     legacySenderInterceptor,
     validateInterceptor(),
   ];
@@ -169,6 +172,13 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     ndjson: createNdjson({ implementation: batchService, interceptors, transcoder }),
     eventStream: createEventStream({ ...parts, events, writeJson: transcoder.write }),
     metrics: createMetricsRoute({ ...parts.metrics, onError: events.metricsFailed }),
+    admission: createAdmission({
+      identify: parts.identify,
+      requestTimeoutMs: parts.requestTimeoutMs,
+      // Event streams have no body, and may carry their token in the query: they ask by themselves.
+      methodOf: (request) => (streamedBy(request.url ?? '') === undefined ? methodOf(request) : undefined),
+      events,
+    }),
     requestRejected: events.requestRejected,
     methodOf,
     isStream: (request) => isNdjson(request) || methodOf(request) === BatchService.method.submitBatchStream,

@@ -3,6 +3,7 @@ import { parseTimeout as connectTimeout } from '@connectrpc/connect/protocol-con
 import { parseTimeout as grpcTimeout } from '@connectrpc/connect/protocol-grpc';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
 import type { Protocol } from '../events.ts';
+import { freeWhenAnsweredEarly } from './early-answer.ts';
 import {
   askedOf,
   callerSignal,
@@ -26,6 +27,7 @@ import type { Shed } from './shed.ts';
 /** Which door a request goes through: probes, then the guard, then whoever refuses what is too much, then the RPC protocols, the pages, the JSON routes, and 404 in the caller's protocol. */
 export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Routes): Handler {
   const { routes, options, unaryGrpc, probes, docs, eventStream, ndjson, metrics, transcoder, requestRejected } = doors;
+  const { admission } = doors;
   const entries = new WeakMap<Request, Entry>();
   const rpc = connectNodeAdapter({
     ...options,
@@ -59,6 +61,7 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
 
   return (request, response) => {
     if (probes(request, response)) return;
+    freeWhenAnsweredEarly(request, response);
     const verdict = guard(request);
     if (verdict.kind === 'refuse') {
       requestRejected('guard', askedOf(request));
@@ -76,12 +79,21 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
     if (shed(request, response)) return;
     intake(request, response);
     boundDeadline(request.headers);
+    const admitted = admission(request, response);
+    if (admitted === undefined) serve(request, response);
+    else
+      void admitted.then((isIn) => {
+        if (isIn && !response.destroyed) serve(request, response);
+      });
+  };
+
+  function serve(request: Request, response: Response): void {
     if ([unaryGrpc, eventStream, ndjson, metrics, docs].some((door) => door(request, response))) return;
     response.once('close', () => {
       if (entries.get(request)?.called === false && !wasCut(request)) requestRejected('malformed', askedOf(request));
     });
     rpc(request, response);
-  };
+  }
 }
 
 /** A timer of Node's that is longer than 24.8 days ends at once, and with it the call: a longer deadline becomes that. */
