@@ -18,6 +18,8 @@ export interface BatchDraft extends Draft {
     | undefined;
   /** Milliseconds since 1970; unset: as the batch. */
   readonly sendAt?: number | undefined;
+  /** The caller's own number of it, such as its line in a file. */
+  readonly line?: number | undefined;
 }
 
 /** A draft, its place in the batch, and when it is due. */
@@ -69,6 +71,7 @@ export function cutChunks(placed: readonly Placed[]): Chunk[] {
 /** As kept between being taken and being sent: nothing that is empty, bytes as base64. */
 interface StoredDraft {
   readonly i: number;
+  readonly line?: number;
   readonly key?: string;
   readonly from: string;
   readonly id?: string;
@@ -87,6 +90,7 @@ function toStored({ index, draft }: Placed): StoredDraft {
     draft;
   return {
     i: index,
+    ...(draft.line ? { line: draft.line } : {}),
     from: draft.fromUid,
     ...(clientMsgNo === '' ? {} : { key: clientMsgNo }),
     ...(channelId === '' ? {} : { id: channelId }),
@@ -122,8 +126,16 @@ export function draftsOf(text: string, prefix: string): { index: number; ownKey:
       streamNo: each.stream ?? '',
       tagKey: each.tag ?? '',
       template: each.template,
+      line: each.line,
     },
   }));
+}
+
+/** The drafts of a chunk that were refused, as stored: what a retry sends. The others are not kept; '' when there are none. */
+export function refusedDrafts(text: string, results: readonly BatchResult[]): string {
+  const refused = new Set(results.filter((each) => each.refusal !== undefined).map((each) => each.index));
+  if (refused.size === 0) return '';
+  return JSON.stringify((JSON.parse(text) as StoredDraft[]).filter((each) => refused.has(each.i)));
 }
 
 /** What became of one message of a batch. */
@@ -135,7 +147,14 @@ export interface BatchResult {
   readonly messageSeq: number;
   readonly duplicate: boolean;
   readonly refusal?: Refusal;
+  /** The caller's own number of it, where it gave one. */
+  readonly line?: number;
+  /** Whose message was refused, and where it was to go. */
+  readonly recipient?: Recipient;
 }
+
+/** A message's sender and channel, as they were submitted. */
+export type Recipient = Pick<Draft, 'fromUid' | 'channelType' | 'channelId'>;
 
 /**
  * The result of an outcome. `again`: an earlier try may have stored it, so that what looks like a repeated send under a key that nobody but the batch uses is the
@@ -146,14 +165,16 @@ export function resultOf(
   outcome: Outcome | Refusal,
   again: boolean,
 ): BatchResult {
-  const { clientMsgNo } = draft;
+  const { clientMsgNo, fromUid, channelType, channelId } = draft;
+  const line = draft.line ? { line: draft.line } : {};
   if ('reason' in outcome || outcome.kind === 'refused') {
     const refusal = 'reason' in outcome ? outcome : outcome.refusal;
-    return { index, clientMsgNo, messageId: 0, messageSeq: 0, duplicate: false, refusal };
+    const recipient: Recipient = { fromUid, channelType, channelId };
+    return { index, ...line, clientMsgNo, messageId: 0, messageSeq: 0, duplicate: false, refusal, recipient };
   }
   const { messageId, messageSeq } = outcome;
   const duplicate = outcome.kind === 'duplicate' && (ownKey || !again);
-  return { index, clientMsgNo, messageId, messageSeq, duplicate };
+  return { index, ...line, clientMsgNo, messageId, messageSeq, duplicate };
 }
 
 /** Whether another try may answer something else. */

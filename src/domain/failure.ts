@@ -26,6 +26,7 @@ export type Reason =
   | 'BATCH_NOT_EXIST'
   | 'REQUEST_ID_REUSED'
   | 'TOO_MANY_BATCHES'
+  | 'BATCH_NOT_RETRYABLE'
   | 'SEQ_EXPIRED'
   | 'READER_TOO_SLOW'
   | 'STOPPING'

@@ -11,7 +11,7 @@ import {
   type SubmitBatchStreamRequest,
   SubmitBatchStreamRequestSchema,
 } from '../../gen/sendbatch/v1/batch_service_pb.ts';
-import type { MessageDraft } from '../../gen/sendbatch/v1/message_pb.ts';
+import type { ChannelType, MessageDraft } from '../../gen/sendbatch/v1/message_pb.ts';
 import {
   type BatchDraft,
   type BatchPriority as Priority,
@@ -42,7 +42,10 @@ export function createBatchService({ batches, batchWatch }: BatchServiceParts): 
   return {
     async submitBatch(request, context) {
       const submission = await batches.open(callOf(request, context));
-      return await submitting(submission, async () => await submission.add(request.messages.map(toDraft)));
+      return await submitting(
+        submission,
+        async () => await submission.add(withLines(request.messages, request.lines, 'lines')),
+      );
     },
 
     async submitBatchStream(requests, context) {
@@ -59,7 +62,7 @@ export function createBatchService({ batches, batchWatch }: BatchServiceParts): 
           submission ??= await open(frame.options);
           bytes += frame.messages.reduce((sum, each) => sum + sizeOf(each), 0);
           if (bytes > limits.submitBytes) throw tooManyBytes();
-          await submission.add(frame.messages.map(toDraft));
+          await submission.add(withLines(frame.messages, frame.lines, 'lines'));
         }
         submission ??= await open();
         end.assert();
@@ -108,6 +111,10 @@ export function createBatchService({ batches, batchWatch }: BatchServiceParts): 
 
     async cancelBatch({ batchId }, context) {
       return { batch: toBatch(await batches.cancel(context.values.get(callerKey), batchId)) };
+    },
+
+    async retryBatch({ batchId }, context) {
+      return answerOf(await batches.retry(context.values.get(callerKey), batchId, context.signal));
     },
   };
 }
@@ -188,6 +195,13 @@ function checkFrame(frame: SubmitBatchStreamRequest, first: number): void {
   );
 }
 
+/** The drafts, each with the caller's own number of it where it gave numbers. */
+function withLines(messages: readonly MessageDraft[], lines: readonly number[], field: string): BatchDraft[] {
+  if (lines.length !== 0 && lines.length !== messages.length)
+    throw invalidField(field, `must be empty or one per message: there are ${lines.length} for ${messages.length}`);
+  return messages.map((each, index) => ({ ...toDraft(each), line: lines[index] }));
+}
+
 export function toDraft(draft: MessageDraft): BatchDraft {
   return { ...draft, sendAt: timeOf(draft.sendAt) };
 }
@@ -259,13 +273,15 @@ export function toBatch(batch: StoredBatch): MessageInitShape<typeof BatchSchema
 }
 
 function toResult(result: ResultsPage['results'][number]): MessageInitShape<typeof BatchResultSchema> {
-  const { index, clientMsgNo, messageId, messageSeq, duplicate, refusal } = result;
+  const { index, line = 0, clientMsgNo, messageId, messageSeq, duplicate, refusal, recipient } = result;
   return {
     index,
+    line,
     clientMsgNo,
     messageId: BigInt(messageId),
     messageSeq: BigInt(messageSeq),
     duplicate,
     ...(refusal === undefined ? {} : { error: toRefusal(refusal) }),
+    ...(recipient === undefined ? {} : { ...recipient, channelType: recipient.channelType as ChannelType }),
   };
 }

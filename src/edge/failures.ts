@@ -35,6 +35,7 @@ const table: Record<Reason, { code: Code; http: number }> = {
   TEMPLATE_FAILED: { code: Code.InvalidArgument, http: 400 },
   BATCH_NOT_EXIST: { code: Code.NotFound, http: 404 },
   REQUEST_ID_REUSED: { code: Code.AlreadyExists, http: 409 },
+  BATCH_NOT_RETRYABLE: { code: Code.FailedPrecondition, http: 400 },
   TOO_MANY_BATCHES: { code: Code.ResourceExhausted, http: 429 },
   WEBHOOK_NOT_EXIST: { code: Code.NotFound, http: 404 },
   WEBHOOK_EXISTS: { code: Code.AlreadyExists, http: 409 },

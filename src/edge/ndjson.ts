@@ -112,6 +112,7 @@ async function* framesOf(
 ): AsyncGenerator<SubmitBatchStreamRequest> {
   yield create(SubmitBatchStreamRequestSchema, { options: readQuery(BatchOptionsSchema, search) });
   let messages: MessageDraft[] = [];
+  let lines: number[] = [];
   let held = 0;
   let count = 0;
   for await (const { line, bytes } of linesOf(request)) {
@@ -120,14 +121,16 @@ async function* framesOf(
     } catch (error) {
       throw ofLine(line, error);
     }
+    lines.push(line);
     count++;
     held += bytes.length;
     if (messages.length < frameMessages && held < frameBytes) continue;
-    yield create(SubmitBatchStreamRequestSchema, { messages });
+    yield create(SubmitBatchStreamRequestSchema, { messages, lines });
     messages = [];
+    lines = [];
     held = 0;
   }
-  yield create(SubmitBatchStreamRequestSchema, { messages, last: true });
+  yield create(SubmitBatchStreamRequestSchema, { messages, lines, last: true });
 }
 
 /** What is wrong with a line, and which line it is: an editor counts lines from 1, the batch its messages from 0. */

@@ -1,4 +1,4 @@
-import { type BatchResult, draftsOf, isPassing, nextTry, resultOf, tallyOf } from '../domain/batch.ts';
+import { type BatchResult, draftsOf, isPassing, nextTry, refusedDrafts, resultOf, tallyOf } from '../domain/batch.ts';
 import { type Caller, type Scope, scopes } from '../domain/caller.ts';
 import { Failure, type Refusal } from '../domain/failure.ts';
 import type { Outcome } from '../domain/plan.ts';
@@ -144,6 +144,7 @@ function settle(
     turn: batch.turn,
     ordinal: chunk.ordinal,
     results: JSON.stringify(retryAt === undefined ? results.map(lasting) : results),
+    keptDrafts: retryAt === undefined ? refusedDrafts(chunk.drafts, results) : '',
     retryAt,
     counts: {
       accepted: all.accepted - done.accepted,

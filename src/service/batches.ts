@@ -1,6 +1,15 @@
-import { type BatchResult, type BatchState, isPassing } from '../domain/batch.ts';
+import {
+  type BatchDraft,
+  type BatchResult,
+  type BatchState,
+  draftsOf,
+  isPassing,
+  refusedDrafts,
+  turnCost,
+} from '../domain/batch.ts';
 import type { Caller } from '../domain/caller.ts';
 import { Failure } from '../domain/failure.ts';
+import type { TemplateText } from '../domain/template.ts';
 import { limits } from '../limits.ts';
 import {
   cancelBatch,
@@ -8,6 +17,7 @@ import {
   findBatch,
   listBatches,
   readResults,
+  readTemplates,
   type StoredBatch,
 } from '../storage/batch.ts';
 import type { Db } from '../storage/database.ts';
@@ -52,6 +62,12 @@ export interface Batches {
     },
   ): Promise<ResultsPage>;
   cancel(caller: Caller, batchId: string): Promise<StoredBatch>;
+  /** Submits what was refused of a batch that has ended as a new batch, under the same keys. */
+  retry(
+    caller: Caller,
+    batchId: string,
+    signal: AbortSignal,
+  ): Promise<{ readonly batch: StoredBatch; readonly duplicate: boolean }>;
 }
 
 export interface BatchesParts extends Omit<SubmissionParts, 'now'> {
@@ -77,14 +93,16 @@ export function createBatches(parts: BatchesParts): Batches {
     });
   }
 
+  async function open(call: SubmitCall): Promise<Submission> {
+    const unfinished = await orBusy(() => countUnfinished(db, call.caller.id, limits.callerBatches));
+    if (unfinished >= limits.callerBatches) throw tooMany();
+    // A template that is none is said now, not of each message.
+    await parts.templates.render([], call.templates);
+    return createSubmission({ ...parts, now }, call);
+  }
+
   return {
-    async open(call) {
-      const unfinished = await orBusy(() => countUnfinished(db, call.caller.id, limits.callerBatches));
-      if (unfinished >= limits.callerBatches) throw tooMany();
-      // A template that is none is said now, not of each message.
-      await parts.templates.render([], call.templates);
-      return createSubmission({ ...parts, now }, call);
-    },
+    open,
     get: find,
     list: (caller, page) =>
       orBusy(() => listBatches(db, { ...page, callerId: caller.scopes.has('admin') ? undefined : caller.id })),
@@ -98,7 +116,62 @@ export function createBatches(parts: BatchesParts): Batches {
       onMoved(batch.batchId);
       return cancelled ?? (await find(caller, batchId));
     },
+    async retry(caller, batchId, signal) {
+      const batch = await find(caller, batchId);
+      if (batch.endedAt === null) throw notRetryable(batch, 'it has not ended');
+      if (batch.counts.refused === 0) throw notRetryable(batch, 'nothing of it was refused');
+      const templates = JSON.parse(await orBusy(() => readTemplates(db, batch.batchId))) as TemplateText[];
+      const { name, priority } = batch;
+      // The same for each call: the retry of a batch is one batch, however often it is asked for.
+      const requestId = `retry:${batch.batchId}`;
+      const submission = await open({
+        caller,
+        requestId,
+        sendAt: undefined,
+        priority: priorityOfCost.get(priority) ?? 'normal',
+        name,
+        templates,
+      });
+      try {
+        let kept = 0;
+        for await (const drafts of refusedOf(db, batch, signal)) {
+          kept += drafts.length;
+          await submission.add(drafts);
+        }
+        if (kept < batch.counts.refused) throw notRetryable(batch, 'its refused messages were not kept');
+        return await submission.commit();
+      } catch (error) {
+        await submission.abort();
+        throw error;
+      }
+    },
   };
+}
+
+const priorityOfCost = new Map(
+  Object.entries(turnCost).map(([name, cost]) => [cost as number, name as keyof typeof turnCost]),
+);
+
+/** The refused messages of a batch that has ended, chunk by chunk, each under the key that it was refused with. */
+async function* refusedOf(db: Db, batch: StoredBatch, signal: AbortSignal): AsyncGenerator<BatchDraft[]> {
+  const prefix = batch.requestId === '' ? batch.batchId : batch.requestId;
+  for (let cursor = { dueAt: 0, ordinal: 0 }; ; ) {
+    signal.throwIfAborted();
+    const [chunk] = await orBusy(() => readResults(db, batch.batchId, cursor, 1, true));
+    if (chunk === undefined) return;
+    const results = (JSON.parse(chunk.results) as BatchResult[]).filter((each) => !isPassing(each));
+    const drafts = chunk.drafts === '' ? '' : refusedDrafts(chunk.drafts, results);
+    if (drafts !== '') yield draftsOf(drafts, prefix).map(({ draft }) => draft);
+    cursor = { dueAt: chunk.dueAt, ordinal: chunk.ordinal + 1 };
+  }
+}
+
+function notRetryable({ batchId, state }: StoredBatch, why: string): Failure {
+  return new Failure({
+    reason: 'BATCH_NOT_RETRYABLE',
+    message: `the batch cannot be retried: ${why}`,
+    metadata: { batch_id: batchId, state },
+  });
 }
 
 /** Chunks are settled in the order in which they are read: behind the first that is not, there is nothing yet. */

@@ -54,6 +54,8 @@ export interface Settlement {
   readonly turn: number;
   readonly ordinal: number;
   readonly results: string;
+  /** Of a chunk that is settled: the drafts that were refused, for a retry. */
+  readonly keptDrafts: string;
   /** When it is tried again; undefined: all its messages have their results. */
   readonly retryAt: number | undefined;
   /** Newly settled messages. */
@@ -75,7 +77,7 @@ export async function settleChunk(db: Db, s: Settlement): Promise<void> {
     with mine as (
       select from sendbatch.batch where batch_id = ${s.batchId} and turns_taken = ${s.turn}::bigint for update
     ), settled as (
-      update sendbatch.batch_chunk set settled = ${isFinal}, results = ${s.results}, drafts = case when ${isFinal} then '' else drafts end
+      update sendbatch.batch_chunk set settled = ${isFinal}, results = ${s.results}, drafts = case when ${isFinal} then ${s.keptDrafts} else drafts end
       where batch_id = ${s.batchId} and ordinal = ${s.ordinal} and not settled and exists (select from mine)
       returning ordinal
     ), moved as (select ${next} as due_at from settled)

@@ -136,6 +136,13 @@ export async function findBatch(db: Db, batchId: string): Promise<StoredBatch | 
   return rows.map(toStored)[0];
 }
 
+/** The batch's own templates, as the service wrote them. */
+export async function readTemplates(db: Db, batchId: string): Promise<string> {
+  const { rows } = await sql<{ templates: string }>`
+    select templates from sendbatch.batch where batch_id = ${batchId}::uuid`.execute(db);
+  return rows[0]?.templates ?? '[]';
+}
+
 export async function findByRequestId(db: Db, callerId: string, requestId: string): Promise<StoredBatch | undefined> {
   const { rows } = await sql<BatchRow>`
     select ${seen} from sendbatch.batch where caller_id = ${callerId} and request_id = ${requestId} and request_id <> '' and state <> 'receiving'`.execute(
@@ -193,10 +200,18 @@ export async function readResults(
   batchId: string,
   from: { readonly dueAt: number; readonly ordinal: number },
   limit: number,
-): Promise<{ dueAt: number; ordinal: number; results: string }[]> {
-  const { rows } = await sql<{ due_at: number; ordinal: number; settled: boolean; results: string | null }>`
+  withDrafts = false,
+): Promise<{ dueAt: number; ordinal: number; results: string; drafts: string }[]> {
+  const { rows } = await sql<{
+    due_at: number;
+    ordinal: number;
+    settled: boolean;
+    results: string | null;
+    drafts: string;
+  }>`
     select due_at, ordinal, settled or results is not null and exists (
-      select from sendbatch.batch b where b.batch_id = c.batch_id and b.ended_at is not null) as settled, results
+      select from sendbatch.batch b where b.batch_id = c.batch_id and b.ended_at is not null) as settled, results,
+      ${withDrafts ? sql`drafts` : sql`''`} as drafts
     from sendbatch.batch_chunk c
     where batch_id = ${batchId} and (due_at, ordinal) >= (${from.dueAt}::bigint, ${from.ordinal}::integer)
     order by due_at, ordinal limit ${limit}`.execute(db);
@@ -205,6 +220,7 @@ export async function readResults(
     dueAt: row.due_at,
     ordinal: row.ordinal,
     results: row.results ?? '[]',
+    drafts: row.drafts,
   }));
 }
 

@@ -405,6 +405,73 @@ describe('batches in the background', () => {
     assert.equal((await client.cancelBatch({ batchId: done.batch?.batchId ?? '' })).batch?.state, BatchState.COMPLETED);
   });
 
+  test('what was refused is named with line and recipient, and a retry sends it alone, under the same keys', async () => {
+    const closed = { channel_type: 2, channel_id: 'retried-closed' };
+    assert.equal((await json.post('/channel', { ...closed, disband: 1 })).status, 200);
+    const body = `${lines('retried-open', 2)}\n\n${lines('retried-closed', 2)}\n`;
+    const types = { 'content-type': 'application/x-ndjson' };
+    const answer = await fetch(`${service.url}/v1/batches?request_id=retried&name=n`, {
+      method: 'POST',
+      headers: types,
+      body,
+    });
+    const { batch_id: batchId } = ((await answer.json()) as { batch: { batch_id: string } }).batch;
+    const waiting = await client.submitBatch({
+      messages: drafts('w', 1),
+      sendAt: timestampFromMs(Date.now() + 3_600_000),
+    });
+    const early = client.retryBatch({ batchId: waiting.batch?.batchId ?? '' });
+    assert.equal(await refusal(early), 'FailedPrecondition BATCH_NOT_RETRYABLE');
+    assert.deepEqual(counts(await ended(client, batchId)), [2, 0, 2]);
+    const refused = await results(client, batchId, { refusedOnly: true });
+    assert.deepEqual(
+      refused.map(({ index, line, clientMsgNo, fromUid, channelType, channelId, error }) => [
+        index,
+        line,
+        clientMsgNo,
+        fromUid,
+        channelType,
+        channelId,
+        error?.reason,
+      ]),
+      [
+        [2, 4, 'retried:2', 'u1', 2, 'retried-closed', 'CHANNEL_DISBANDED'],
+        [3, 5, 'retried:3', 'u1', 2, 'retried-closed', 'CHANNEL_DISBANDED'],
+      ],
+    );
+    assert.deepEqual(
+      (await results(client, batchId)).map(({ line, fromUid }) => [line, fromUid]),
+      [
+        [1, ''],
+        [2, ''],
+        [4, 'u1'],
+        [5, 'u1'],
+      ],
+    );
+    assert.equal((await json.post('/channel', { ...closed, disband: 0 })).status, 200);
+    const again = await json.post(`/v1/batches/${batchId}:retry`, {});
+    assert.deepEqual([again.status, again.body.batch.name, again.body.batch.message_count], [200, 'n', 2]);
+    const retryId = again.body.batch.batch_id as string;
+    assert.deepEqual(counts(await ended(client, retryId)), [2, 0, 0]);
+    assert.deepEqual(
+      (await results(client, retryId)).map(({ line, clientMsgNo }) => [line, clientMsgNo]),
+      [
+        [4, 'retried:2'],
+        [5, 'retried:3'],
+      ],
+    );
+    assert.deepEqual(
+      [...(await rowsOf('retried-open')), ...(await rowsOf('retried-closed'))].map((row) => row.payload),
+      ['m0', 'm1', 'm0', 'm1'],
+    );
+    const repeated = await client.retryBatch({ batchId });
+    assert.deepEqual([repeated.duplicate, repeated.batch?.batchId], [true, retryId]);
+    assert.equal(await refusal(client.retryBatch({ batchId: retryId })), 'FailedPrecondition BATCH_NOT_RETRYABLE');
+    assert.equal(await refusal(client.retryBatch({ batchId: 'none' })), 'NotFound BATCH_NOT_EXIST');
+    const odd = client.submitBatch({ messages: drafts('odd', 2), lines: [1] });
+    assert.equal(await refusal(odd), 'InvalidArgument INVALID_FIELD');
+  });
+
   test('watched as Server-Sent Events', async () => {
     const { body } = await json.post('/v1/batches', {
       name: 'sse',

@@ -92,6 +92,7 @@ describe('a batch as it is received and taken', () => {
     const settlement = {
       batchId: batch.batchId,
       ordinal: 0,
+      keptDrafts: '',
       results: '[]',
       retryAt: undefined,
       counts: { accepted: 1000, duplicate: 0, refused: 0 },
@@ -133,6 +134,7 @@ describe('a batch as it is received and taken', () => {
         batchId: batch.batchId,
         turn: batch.turn,
         ordinal: chunk.ordinal,
+        keptDrafts: '',
         results: '[]',
         retryAt: undefined,
         counts: { accepted: 1, duplicate: 0, refused: 0 },

@@ -8,7 +8,7 @@ import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/vali
 import { file_google_api_annotations } from "../../google/api/annotations_pb.ts";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import type { MessageDraft, Refusal } from "./message_pb.ts";
+import type { ChannelType, MessageDraft, Refusal } from "./message_pb.ts";
 import { file_sendbatch_v1_message } from "./message_pb.ts";
 import type { RequestTemplate } from "./message_service_pb.ts";
 import { file_sendbatch_v1_message_service } from "./message_service_pb.ts";
@@ -18,7 +18,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/batch_service.proto.
  */
 export const file_sendbatch_v1_batch_service: GenFile = /*@__PURE__*/
-  fileDesc("CiBzZW5kYmF0Y2gvdjEvYmF0Y2hfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIp0ECgVCYXRjaBIQCghiYXRjaF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSJwoFc3RhdGUYBCABKA4yGC5zZW5kYmF0Y2gudjEuQmF0Y2hTdGF0ZRItCghwcmlvcml0eRgFIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5EhUKDW1lc3NhZ2VfY291bnQYBiABKA0SFgoOYWNjZXB0ZWRfY291bnQYByABKA0SFwoPZHVwbGljYXRlX2NvdW50GAggASgNEhUKDXJlZnVzZWRfY291bnQYCSABKA0SLgoKY3JlYXRlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHc2VuZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCmxhc3RfZXJyb3IYESABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIQCghhdHRlbXB0cxgQIAEoDUoECA8QECKPAgoMQmF0Y2hPcHRpb25zEh8KCnJlcXVlc3RfaWQYASABKAlCC7pICHIGKHi6AQEAEisKB3NlbmRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjcKCHByaW9yaXR5GAMgASgOMhsuc2VuZGJhdGNoLnYxLkJhdGNoUHJpb3JpdHlCCLpIBYIBAhABEhoKBG5hbWUYBCABKAlCDLpICXIHKIABugEBABI6Cgl0ZW1wbGF0ZXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlQgi6SAWSAQIQZBIgCg1tZXNzYWdlX2NvdW50GAYgASgNQgm6SAYqBBigjQYirwIKElN1Ym1pdEJhdGNoUmVxdWVzdBI6CghtZXNzYWdlcxgBIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCDLpICZIBBggBEKCNBhIfCgpyZXF1ZXN0X2lkGAIgASgJQgu6SAhyBih4ugEBABIrCgdzZW5kX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI3Cghwcmlvcml0eRgEIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5Qgi6SAWCAQIQARIaCgRuYW1lGAUgASgJQgy6SAlyByiAAboBAQASOgoJdGVtcGxhdGVzGAYgAygLMh0uc2VuZGJhdGNoLnYxLlJlcXVlc3RUZW1wbGF0ZUIIukgFkgECEGQiTAoTU3VibWl0QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgijgEKGFN1Ym1pdEJhdGNoU3RyZWFtUmVxdWVzdBIrCgdvcHRpb25zGAEgASgLMhouc2VuZGJhdGNoLnYxLkJhdGNoT3B0aW9ucxI3CghtZXNzYWdlcxgCIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCCbpIBpIBAxCQThIMCgRsYXN0GAMgASgIIlIKGVN1Ym1pdEJhdGNoU3RyZWFtUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIjIKD0dldEJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACI2ChBHZXRCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIsMBChJMaXN0QmF0Y2hlc1JlcXVlc3QSOQoGc3RhdGVzGAEgAygOMhguc2VuZGJhdGNoLnYxLkJhdGNoU3RhdGVCD7pIDJIBCRAKIgWCAQIQARIbCglwYWdlX3NpemUYAiABKA1CCLpIBSoDGOgHElUKCnBhZ2VfdG9rZW4YAyABKAlCQbpIPnI8MjpeKFswLTldezEsMTV9LVswLTlhLWZdezh9KC1bMC05YS1mXXs0fSl7M30tWzAtOWEtZl17MTJ9KT8kIlQKE0xpc3RCYXRjaGVzUmVzcG9uc2USJAoHYmF0Y2hlcxgBIAMoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkisAEKF0xpc3RCYXRjaFJlc3VsdHNSZXF1ZXN0Eh8KCGJhdGNoX2lkGAEgASgJQg26SApyCCABKEC6AQEAEhQKDHJlZnVzZWRfb25seRgCIAEoCBIbCglwYWdlX3NpemUYAyABKA1CCLpIBSoDGOgHEkEKCnBhZ2VfdG9rZW4YBCABKAlCLbpIKnIoMiZeKFswLTldezEsMTV9LVswLTldezEsOX0tWzAtOV17MSw5fSk/JCKbAQoLQmF0Y2hSZXN1bHQSDQoFaW5kZXgYASABKA0SEgoKbWVzc2FnZV9pZBgCIAEoBBITCgttZXNzYWdlX3NlcRgDIAEoBBIVCg1jbGllbnRfbXNnX25vGAQgASgJEhEKCWR1cGxpY2F0ZRgFIAEoCBIkCgVlcnJvchgHIAEoCzIVLnNlbmRiYXRjaC52MS5SZWZ1c2FsSgQIBhAHIl8KGExpc3RCYXRjaFJlc3VsdHNSZXNwb25zZRIqCgdyZXN1bHRzGAEgAygLMhkuc2VuZGJhdGNoLnYxLkJhdGNoUmVzdWx0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI0ChFXYXRjaEJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACI4ChJXYXRjaEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2giNQoSQ2FuY2VsQmF0Y2hSZXF1ZXN0Eh8KCGJhdGNoX2lkGAEgASgJQg26SApyCCABKEC6AQEAIjkKE0NhbmNlbEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gqewoNQmF0Y2hQcmlvcml0eRIeChpCQVRDSF9QUklPUklUWV9VTlNQRUNJRklFRBAAEhYKEkJBVENIX1BSSU9SSVRZX0xPVxABEhkKFUJBVENIX1BSSU9SSVRZX05PUk1BTBACEhcKE0JBVENIX1BSSU9SSVRZX0hJR0gQAyqsAQoKQmF0Y2hTdGF0ZRIbChdCQVRDSF9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkJBVENIX1NUQVRFX1FVRVVFRBABEhcKE0JBVENIX1NUQVRFX1JVTk5JTkcQAhIaChZCQVRDSF9TVEFURV9DQU5DRUxMSU5HEAMSGQoVQkFUQ0hfU1RBVEVfQ09NUExFVEVEEAQSGQoVQkFUQ0hfU1RBVEVfQ0FOQ0VMTEVEEAUyuAYKDEJhdGNoU2VydmljZRJtCgtTdWJtaXRCYXRjaBIgLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hSZXNwb25zZSIZkAIAgtPkkwIQOgEqIgsvdjEvYmF0Y2hlcxJrChFTdWJtaXRCYXRjaFN0cmVhbRImLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFN0cmVhbVJlcXVlc3QaJy5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hTdHJlYW1SZXNwb25zZSIDkAIAKAEScwoIR2V0QmF0Y2gSHS5zZW5kYmF0Y2gudjEuR2V0QmF0Y2hSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLkdldEJhdGNoUmVzcG9uc2UiKJACAYLT5JMCH2IFYmF0Y2gSFi92MS9iYXRjaGVzL3tiYXRjaF9pZH0SagoLTGlzdEJhdGNoZXMSIC5zZW5kYmF0Y2gudjEuTGlzdEJhdGNoZXNSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaGVzUmVzcG9uc2UiFpACAYLT5JMCDRILL3YxL2JhdGNoZXMSjAEKEExpc3RCYXRjaFJlc3VsdHMSJS5zZW5kYmF0Y2gudjEuTGlzdEJhdGNoUmVzdWx0c1JlcXVlc3QaJi5zZW5kYmF0Y2gudjEuTGlzdEJhdGNoUmVzdWx0c1Jlc3BvbnNlIimQAgGC0+STAiASHi92MS9iYXRjaGVzL3tiYXRjaF9pZH0vcmVzdWx0cxJWCgpXYXRjaEJhdGNoEh8uc2VuZGJhdGNoLnYxLldhdGNoQmF0Y2hSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLldhdGNoQmF0Y2hSZXNwb25zZSIDkAIBMAESgwEKC0NhbmNlbEJhdGNoEiAuc2VuZGJhdGNoLnYxLkNhbmNlbEJhdGNoUmVxdWVzdBohLnNlbmRiYXRjaC52MS5DYW5jZWxCYXRjaFJlc3BvbnNlIi+QAgKC0+STAiZiBWJhdGNoIh0vdjEvYmF0Y2hlcy97YmF0Y2hfaWR9OmNhbmNlbGIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_message_service]);
+  fileDesc("CiBzZW5kYmF0Y2gvdjEvYmF0Y2hfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIp0ECgVCYXRjaBIQCghiYXRjaF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSJwoFc3RhdGUYBCABKA4yGC5zZW5kYmF0Y2gudjEuQmF0Y2hTdGF0ZRItCghwcmlvcml0eRgFIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5EhUKDW1lc3NhZ2VfY291bnQYBiABKA0SFgoOYWNjZXB0ZWRfY291bnQYByABKA0SFwoPZHVwbGljYXRlX2NvdW50GAggASgNEhUKDXJlZnVzZWRfY291bnQYCSABKA0SLgoKY3JlYXRlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHc2VuZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCmxhc3RfZXJyb3IYESABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIQCghhdHRlbXB0cxgQIAEoDUoECA8QECKPAgoMQmF0Y2hPcHRpb25zEh8KCnJlcXVlc3RfaWQYASABKAlCC7pICHIGKHi6AQEAEisKB3NlbmRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjcKCHByaW9yaXR5GAMgASgOMhsuc2VuZGJhdGNoLnYxLkJhdGNoUHJpb3JpdHlCCLpIBYIBAhABEhoKBG5hbWUYBCABKAlCDLpICXIHKIABugEBABI6Cgl0ZW1wbGF0ZXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlQgi6SAWSAQIQZBIgCg1tZXNzYWdlX2NvdW50GAYgASgNQgm6SAYqBBigjQYiygIKElN1Ym1pdEJhdGNoUmVxdWVzdBI6CghtZXNzYWdlcxgBIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCDLpICZIBBggBEKCNBhIfCgpyZXF1ZXN0X2lkGAIgASgJQgu6SAhyBih4ugEBABIrCgdzZW5kX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI3Cghwcmlvcml0eRgEIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5Qgi6SAWCAQIQARIaCgRuYW1lGAUgASgJQgy6SAlyByiAAboBAQASOgoJdGVtcGxhdGVzGAYgAygLMh0uc2VuZGJhdGNoLnYxLlJlcXVlc3RUZW1wbGF0ZUIIukgFkgECEGQSGQoFbGluZXMYByADKA1CCrpIB5IBBBCgjQYiTAoTU3VibWl0QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgiqAEKGFN1Ym1pdEJhdGNoU3RyZWFtUmVxdWVzdBIrCgdvcHRpb25zGAEgASgLMhouc2VuZGJhdGNoLnYxLkJhdGNoT3B0aW9ucxI3CghtZXNzYWdlcxgCIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCCbpIBpIBAxCQThIMCgRsYXN0GAMgASgIEhgKBWxpbmVzGAQgAygNQgm6SAaSAQMQkE4iUgoZU3VibWl0QmF0Y2hTdHJlYW1SZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgiMgoPR2V0QmF0Y2hSZXF1ZXN0Eh8KCGJhdGNoX2lkGAEgASgJQg26SApyCCABKEC6AQEAIjYKEEdldEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2giwwEKEkxpc3RCYXRjaGVzUmVxdWVzdBI5CgZzdGF0ZXMYASADKA4yGC5zZW5kYmF0Y2gudjEuQmF0Y2hTdGF0ZUIPukgMkgEJEAoiBYIBAhABEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSVQoKcGFnZV90b2tlbhgDIAEoCUJBukg+cjwyOl4oWzAtOV17MSwxNX0tWzAtOWEtZl17OH0oLVswLTlhLWZdezR9KXszfS1bMC05YS1mXXsxMn0pPyQiVAoTTGlzdEJhdGNoZXNSZXNwb25zZRIkCgdiYXRjaGVzGAEgAygLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKwAQoXTGlzdEJhdGNoUmVzdWx0c1JlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQASFAoMcmVmdXNlZF9vbmx5GAIgASgIEhsKCXBhZ2Vfc2l6ZRgDIAEoDUIIukgFKgMY6AcSQQoKcGFnZV90b2tlbhgEIAEoCUItukgqcigyJl4oWzAtOV17MSwxNX0tWzAtOV17MSw5fS1bMC05XXsxLDl9KT8kIoACCgtCYXRjaFJlc3VsdBINCgVpbmRleBgBIAEoDRISCgptZXNzYWdlX2lkGAIgASgEEhMKC21lc3NhZ2Vfc2VxGAMgASgEEhUKDWNsaWVudF9tc2dfbm8YBCABKAkSEQoJZHVwbGljYXRlGAUgASgIEiQKBWVycm9yGAcgASgLMhUuc2VuZGJhdGNoLnYxLlJlZnVzYWwSDAoEbGluZRgIIAEoDRIQCghmcm9tX3VpZBgJIAEoCRIvCgxjaGFubmVsX3R5cGUYCiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEgoKY2hhbm5lbF9pZBgLIAEoCUoECAYQByJfChhMaXN0QmF0Y2hSZXN1bHRzUmVzcG9uc2USKgoHcmVzdWx0cxgBIAMoCzIZLnNlbmRiYXRjaC52MS5CYXRjaFJlc3VsdBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiNAoRV2F0Y2hCYXRjaFJlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQAiOAoSV2F0Y2hCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIjUKEkNhbmNlbEJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACI0ChFSZXRyeUJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACJLChJSZXRyeUJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIjkKE0NhbmNlbEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gqewoNQmF0Y2hQcmlvcml0eRIeChpCQVRDSF9QUklPUklUWV9VTlNQRUNJRklFRBAAEhYKEkJBVENIX1BSSU9SSVRZX0xPVxABEhkKFUJBVENIX1BSSU9SSVRZX05PUk1BTBACEhcKE0JBVENIX1BSSU9SSVRZX0hJR0gQAyqsAQoKQmF0Y2hTdGF0ZRIbChdCQVRDSF9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkJBVENIX1NUQVRFX1FVRVVFRBABEhcKE0JBVENIX1NUQVRFX1JVTk5JTkcQAhIaChZCQVRDSF9TVEFURV9DQU5DRUxMSU5HEAMSGQoVQkFUQ0hfU1RBVEVfQ09NUExFVEVEEAQSGQoVQkFUQ0hfU1RBVEVfQ0FOQ0VMTEVEEAUysgcKDEJhdGNoU2VydmljZRJtCgtTdWJtaXRCYXRjaBIgLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hSZXNwb25zZSIZkAIAgtPkkwIQOgEqIgsvdjEvYmF0Y2hlcxJrChFTdWJtaXRCYXRjaFN0cmVhbRImLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFN0cmVhbVJlcXVlc3QaJy5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hTdHJlYW1SZXNwb25zZSIDkAIAKAEScwoIR2V0QmF0Y2gSHS5zZW5kYmF0Y2gudjEuR2V0QmF0Y2hSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLkdldEJhdGNoUmVzcG9uc2UiKJACAYLT5JMCH2IFYmF0Y2gSFi92MS9iYXRjaGVzL3tiYXRjaF9pZH0SagoLTGlzdEJhdGNoZXMSIC5zZW5kYmF0Y2gudjEuTGlzdEJhdGNoZXNSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaGVzUmVzcG9uc2UiFpACAYLT5JMCDRILL3YxL2JhdGNoZXMSjAEKEExpc3RCYXRjaFJlc3VsdHMSJS5zZW5kYmF0Y2gudjEuTGlzdEJhdGNoUmVzdWx0c1JlcXVlc3QaJi5zZW5kYmF0Y2gudjEuTGlzdEJhdGNoUmVzdWx0c1Jlc3BvbnNlIimQAgGC0+STAiASHi92MS9iYXRjaGVzL3tiYXRjaF9pZH0vcmVzdWx0cxJWCgpXYXRjaEJhdGNoEh8uc2VuZGJhdGNoLnYxLldhdGNoQmF0Y2hSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLldhdGNoQmF0Y2hSZXNwb25zZSIDkAIBMAESgwEKC0NhbmNlbEJhdGNoEiAuc2VuZGJhdGNoLnYxLkNhbmNlbEJhdGNoUmVxdWVzdBohLnNlbmRiYXRjaC52MS5DYW5jZWxCYXRjaFJlc3BvbnNlIi+QAgKC0+STAiZiBWJhdGNoIh0vdjEvYmF0Y2hlcy97YmF0Y2hfaWR9OmNhbmNlbBJ4CgpSZXRyeUJhdGNoEh8uc2VuZGJhdGNoLnYxLlJldHJ5QmF0Y2hSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLlJldHJ5QmF0Y2hSZXNwb25zZSInkAICgtPkkwIeIhwvdjEvYmF0Y2hlcy97YmF0Y2hfaWR9OnJldHJ5YgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_message_service]);
 
 /**
  * A batch and how far it is.
@@ -250,6 +250,13 @@ export type SubmitBatchRequest = Message<"sendbatch.v1.SubmitBatchRequest"> & {
    * @generated from field: repeated sendbatch.v1.RequestTemplate templates = 6;
    */
   templates: RequestTemplate[];
+
+  /**
+   * The caller's own number of each message, such as its line in a file: empty, or one per message. Results carry it.
+   *
+   * @generated from field: repeated uint32 lines = 7;
+   */
+  lines: number[];
 };
 
 /**
@@ -313,6 +320,13 @@ export type SubmitBatchStreamRequest = Message<"sendbatch.v1.SubmitBatchStreamRe
    * @generated from field: bool last = 3;
    */
   last: boolean;
+
+  /**
+   * The caller's own number of each of the frame's messages: empty, or one per message. Of NDJSON it is the line.
+   *
+   * @generated from field: repeated uint32 lines = 4;
+   */
+  lines: number[];
 };
 
 /**
@@ -544,6 +558,34 @@ export type BatchResult = Message<"sendbatch.v1.BatchResult"> & {
    * @generated from field: sendbatch.v1.Refusal error = 7;
    */
   error?: Refusal | undefined;
+
+  /**
+   * The caller's own number of it (`lines`), such as its line in a file; 0 = none was given.
+   *
+   * @generated from field: uint32 line = 8;
+   */
+  line: number;
+
+  /**
+   * Of a refused one: its sender.
+   *
+   * @generated from field: string from_uid = 9;
+   */
+  fromUid: string;
+
+  /**
+   * Of a refused one: the type of its channel.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 10;
+   */
+  channelType: ChannelType;
+
+  /**
+   * Of a refused one: its channel as it was submitted, for a person channel the receiver.
+   *
+   * @generated from field: string channel_id = 11;
+   */
+  channelId: string;
 };
 
 /**
@@ -645,6 +687,55 @@ export const CancelBatchRequestSchema: GenMessage<CancelBatchRequest> = /*@__PUR
   messageDesc(file_sendbatch_v1_batch_service, 15);
 
 /**
+ * Which batch.
+ *
+ * @generated from message sendbatch.v1.RetryBatchRequest
+ */
+export type RetryBatchRequest = Message<"sendbatch.v1.RetryBatchRequest"> & {
+  /**
+   * Its id.
+   *
+   * @generated from field: string batch_id = 1;
+   */
+  batchId: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.RetryBatchRequest.
+ * Use `create(RetryBatchRequestSchema)` to create a new message.
+ */
+export const RetryBatchRequestSchema: GenMessage<RetryBatchRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 16);
+
+/**
+ * The new batch.
+ *
+ * @generated from message sendbatch.v1.RetryBatchResponse
+ */
+export type RetryBatchResponse = Message<"sendbatch.v1.RetryBatchResponse"> & {
+  /**
+   * As it was stored.
+   *
+   * @generated from field: sendbatch.v1.Batch batch = 1;
+   */
+  batch?: Batch | undefined;
+
+  /**
+   * Whether it was there already, by an earlier call.
+   *
+   * @generated from field: bool duplicate = 2;
+   */
+  duplicate: boolean;
+};
+
+/**
+ * Describes the message sendbatch.v1.RetryBatchResponse.
+ * Use `create(RetryBatchResponseSchema)` to create a new message.
+ */
+export const RetryBatchResponseSchema: GenMessage<RetryBatchResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 17);
+
+/**
  * The batch.
  *
  * @generated from message sendbatch.v1.CancelBatchResponse
@@ -663,7 +754,7 @@ export type CancelBatchResponse = Message<"sendbatch.v1.CancelBatchResponse"> & 
  * Use `create(CancelBatchResponseSchema)` to create a new message.
  */
 export const CancelBatchResponseSchema: GenMessage<CancelBatchResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_batch_service, 16);
+  messageDesc(file_sendbatch_v1_batch_service, 18);
 
 /**
  * Which of a caller's batches go first. Each gets turns: of two batches a HIGH one gets four times as many as a NORMAL one, which gets four times as many as a LOW one.
@@ -869,6 +960,20 @@ export const BatchService: GenService<{
     methodKind: "unary";
     input: typeof CancelBatchRequestSchema;
     output: typeof CancelBatchResponseSchema;
+  },
+  /**
+   * Submits what was refused of a batch that has ended as a new batch, under the same keys, with the old one's templates, name and priority; what was stored is not
+   * sent again. The new batch is due now and has its results in its own numbering. A repeated call answers the same new batch, with `duplicate`.
+   *
+   * FAILED_PRECONDITION (`BATCH_NOT_RETRYABLE`) when it has not ended, when nothing of it was refused, or when its refused messages were not kept (batches that ended
+   * under a version before this RPC).
+   *
+   * @generated from rpc sendbatch.v1.BatchService.RetryBatch
+   */
+  retryBatch: {
+    methodKind: "unary";
+    input: typeof RetryBatchRequestSchema;
+    output: typeof RetryBatchResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_sendbatch_v1_batch_service, 0);

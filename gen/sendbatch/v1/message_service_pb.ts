@@ -1603,6 +1603,7 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `CLIENT_MSG_NO_REUSED` | ALREADY_EXISTS | 409 | the key was used for another content; metadata `message_seq` of the first |
  * | `WEBHOOK_EXISTS` | ALREADY_EXISTS | 409 | the name of a webhook is taken |
  * | `REQUEST_ID_REUSED` | ALREADY_EXISTS | 409 | the batch's request_id was used for another batch; metadata `batch_id` |
+ * | `BATCH_NOT_RETRYABLE` | FAILED_PRECONDITION | 400 | the batch has not ended, or nothing refused of it is kept |
  * | `TOO_MANY_BATCHES` | RESOURCE_EXHAUSTED | 429 | too many unfinished batches of a caller; metadata `limit` |
  * | `SEQ_MISMATCH` | ABORTED | 409 | `expected_last_seqs` does not hold; metadata `actual` |
  * | `STORE_BUSY` | UNAVAILABLE | 503 | the database is away or a lock took too long; retry with the same keys |

@@ -166,6 +166,29 @@ export const batches: readonly Example[] = [
     answer: { results: [], next_page_token: '' },
   },
   {
+    route: 'POST /v1/batches/{batch_id}:retry',
+    summary: 'What was refused, once more: not before it has ended',
+    path: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07' },
+    status: 400,
+    answer: {
+      status: 400,
+      msg: 'the batch cannot be retried: it has not ended',
+      error: {
+        code: 9,
+        status: 'FAILED_PRECONDITION',
+        message: 'the batch cannot be retried: it has not ended',
+        details: [
+          {
+            '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
+            reason: 'BATCH_NOT_RETRYABLE',
+            domain: 'sendbatch',
+            metadata: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07', state: 'queued' },
+          },
+        ],
+      },
+    },
+  },
+  {
     route: 'POST /v1/batches/{batch_id}:cancel',
     summary: 'It is stopped',
     path: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07' },
