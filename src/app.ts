@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { startLoop } from './background/loop.ts';
 import { startSweeper } from './background/sweeper.ts';
 import type { Config } from './config.ts';
+import { createCredentialWatch } from './edge/credential-watch.ts';
 import { askedOf } from './edge/exchange.ts';
 import { createGuard } from './edge/guard.ts';
 import { createIdentify } from './edge/identity.ts';
@@ -31,6 +32,7 @@ import { createRates } from './service/rates.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createReadiness } from './service/readiness.ts';
 import { createSendBatch } from './service/send-batch.ts';
+import { createSystemUidCheck } from './service/system-uids.ts';
 import { createTallied } from './service/tally.ts';
 import { createTemplates } from './service/templates.ts';
 import { createWindows } from './service/windows.ts';
@@ -209,7 +211,16 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       batchQueue: () => standingOfBatches(db, Date.now()),
       webhookQueue: () => standingOfWebhooks(db, Date.now()),
     });
-    const identify = config.asks ? createIdentify(config.identity, keys.identify) : undefined;
+    const channels = createChannels(store, opened.told);
+    const identify = config.asks
+      ? createIdentify(config.identity, {
+          identifyKey: keys.identify,
+          isSystemUid: createSystemUidCheck(systemUids === 'all' ? [] : systemUids, channels.listSystemUids),
+          onIssuerFault: events.issuerKeysFailed,
+        })
+      : undefined;
+    const credentials = createCredentialWatch(identify);
+    undo.push(async () => credentials.close());
     const background = await openBatches({ database, db, config, sendBatch, templates, events });
     undo.push(() => background.close(graceLeft()));
     const { batches, batchWatch } = background;
@@ -218,12 +229,13 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       {
         version,
         identify,
+        credentials,
         metrics: { metrics: allMetrics ?? registry.text, identify: config.metricsOpen ? undefined : identify },
         requestTimeoutMs: config.requestTimeoutMs,
         sendBatch,
         broadcast: createBroadcast(sendBatch),
         readChannel: createReadChannel(store),
-        channels: createChannels(store, opened.told),
+        channels,
         tails,
         inbox: createInbox(store),
         moderation,

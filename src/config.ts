@@ -90,6 +90,7 @@ interface Identity {
         readonly algorithms: readonly string[];
         readonly issuer: string;
         readonly audience: string;
+        readonly scopes: readonly Scope[];
       }
     | undefined;
   readonly certificateScopes: readonly Scope[] | undefined;
@@ -239,16 +240,17 @@ function tokensOf(at: Settings): Identity['tokens'] {
     throw new ConfigError(
       'tokens need JWT_ISSUER and JWT_AUDIENCE: one that was made for somebody else must not be taken',
     );
+  const scopes = splitList(at.jwtScopes).filter(isScope);
   if (jwtSecret !== '') {
     const secret = Buffer.from(jwtSecret);
     if (secret.length < secretBytes)
       throw new ConfigError(`JWT_SECRET has ${secret.length} bytes, at least ${secretBytes} are needed`);
-    return { key: { secret }, algorithms: ['HS256'], issuer, audience };
+    return { key: { secret }, algorithms: ['HS256'], issuer, audience, scopes };
   }
   const algorithms = splitList(at.jwtAlgorithms);
   if (algorithms.length === 0 || algorithms.some((name) => !/^(RS|PS|ES)(256|384|512)$|^EdDSA$/.test(name)))
     throw new ConfigError('JWT_ALGORITHMS must name public-key signatures such as RS256, ES256, EdDSA');
-  return { key: { jwksUrl: jwtJwksUrl }, algorithms, issuer, audience };
+  return { key: { jwksUrl: jwtJwksUrl }, algorithms, issuer, audience, scopes };
 }
 
 /** As OpenTelemetry's own variables say; the exporter reads its others (headers, time-out, compression) by itself. */

@@ -278,6 +278,10 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
         onError: (error: unknown) => log.warn({ err: error, loop: name }, 'background work failed'),
       };
     },
+    /** The token issuer's keys could not be fetched, or are none. */
+    issuerKeysFailed(error: unknown): void {
+      log.warn({ err: error }, 'the keys of the token issuer could not be fetched');
+    },
     /** Messages were removed. */
     messagesSwept(kind: 'expired' | 'retention', count: number): void {
       if (count > 0) swept.add(count, { kind });

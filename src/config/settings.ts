@@ -62,6 +62,12 @@ export const schema = {
   },
   jwtIssuer: { doc: 'The issuer (iss) that tokens must name.', format: 'text', default: '', env: 'JWT_ISSUER' },
   jwtAudience: { doc: 'The audience (aud) that tokens must name.', format: 'text', default: '', env: 'JWT_AUDIENCE' },
+  jwtScopes: {
+    doc: 'Scopes that a token can grant to its user: send, read, admin, metrics. A token that names none grants send and read. admin and metrics make a user an operator of the service.',
+    format: 'scopes',
+    default: 'send,read',
+    env: 'JWT_SCOPES',
+  },
   tlsClientCa: {
     doc: 'File with the authorities (PEM) whose client certificates are taken as credentials; the common name is the service.',
     format: 'path',

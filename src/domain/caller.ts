@@ -17,6 +17,8 @@ export interface Caller {
   readonly senders?: ReadonlySet<string>;
   /** Messages that it may send in a second, over a minute; unset: as the settings say. */
   readonly ratePerSecond?: number;
+  /** When its token ends, in milliseconds since 1970: its streams end then. Unset: they are looked up again instead. */
+  readonly expiresAt?: number;
 }
 
 /** The caller where no credential is asked for: a trusted service. */

@@ -25,6 +25,7 @@ import type { BatchWatch } from '../service/batch-watch.ts';
 import type { Batches, ResultsPage, StoredBatch } from '../service/batches.ts';
 import { requestIdOf } from '../service/send-batch.ts';
 import type { SubmitCall } from '../service/submission.ts';
+import { type CredentialWatch, streamCredential } from './credential-watch.ts';
 import { toRefusal } from './failures.ts';
 import { callerKey } from './identity.ts';
 import { isPlainlyValid } from './quick-check.ts';
@@ -35,10 +36,15 @@ import { checkRules } from './validate.ts';
 export interface BatchServiceParts {
   readonly batches: Batches;
   readonly batchWatch: BatchWatch;
+  readonly credentials: CredentialWatch;
 }
 
 /** sendbatch.v1.BatchService: each RPC is a conversion around a use case. */
-export function createBatchService({ batches, batchWatch }: BatchServiceParts): ServiceImpl<typeof BatchService> {
+export function createBatchService({
+  batches,
+  batchWatch,
+  credentials,
+}: BatchServiceParts): ServiceImpl<typeof BatchService> {
   return {
     async submitBatch(request, context) {
       const submission = await batches.open(callOf(request, context));
@@ -105,8 +111,10 @@ export function createBatchService({ batches, batchWatch }: BatchServiceParts): 
     },
 
     async *watchBatch({ batchId }, context) {
-      for await (const batch of batchWatch.watch(context.values.get(callerKey), batchId, context.signal))
-        yield { batch: toBatch(batch) };
+      const batches = credentials.whileValid(streamCredential(context), (signal) =>
+        batchWatch.watch(context.values.get(callerKey), batchId, signal),
+      );
+      for await (const batch of batches) yield { batch: toBatch(batch) };
     },
 
     async cancelBatch({ batchId }, context) {

@@ -9,6 +9,7 @@ import type { BatchWatch } from '../service/batch-watch.ts';
 import type { Frame, Tails } from '../service/tail.ts';
 import { assertScope } from './authenticate.ts';
 import { toBatch } from './batch-service.ts';
+import { type CredentialWatch, streamCredential } from './credential-watch.ts';
 import { type EventsCall, type EventsRoute, type OpenEvents, serveEvents } from './event-stream.ts';
 import type { Request, Response } from './exchange.ts';
 import { callerKey, certificateKey, type Identify } from './identity.ts';
@@ -18,6 +19,7 @@ export interface EventsParts {
   readonly tails: Tails;
   readonly batchWatch: BatchWatch;
   readonly identify: Identify | undefined;
+  readonly credentials: CredentialWatch;
   readonly events: Events;
   /** A message as the JSON routes write it. */
   readonly writeJson: (schema: DescMessage, message: Message) => string;
@@ -60,30 +62,31 @@ function routeOf(url: string, parts: EventsParts): EventsRoute | undefined {
 
 function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
   return async (call) => {
-    const { header, signal } = call;
+    const { header } = call;
     const query = new URLSearchParams(search);
     const caller = await callerOf(call, query, { scope: 'read', identify: parts.identify });
     const channelType = Number(type);
     if (!Number.isInteger(channelType) || channelType < 1 || channelType > 12)
       throw invalidField('channel_type', 'must be a number from 1 to 12');
-    const frames = parts.tails.subscribe({
-      caller,
-      uid: query.get('uid') ?? query.get('login_uid') ?? '',
-      allOfUid: false,
-      channels: [{ channelType, channelId: decode('channel_id', id, 513), ...cursorOf(header, query) }],
-      signal,
-    });
+    const channels = [{ channelType, channelId: decode('channel_id', id, 513), ...cursorOf(header, query) }];
+    const uid = query.get('uid') ?? query.get('login_uid') ?? '';
+    const frames = parts.credentials.whileValid(streamCredential({ ...call, requestHeader: header }), (signal) =>
+      parts.tails.subscribe({ caller, uid, allOfUid: false, channels, signal }),
+    );
     return texts(frames, (frame) => eventOf(frame, parts.writeJson));
   };
 }
 
 function batchEvents([, id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
   return async (call) => {
-    const { header, signal } = call;
+    const { header } = call;
     const query = new URLSearchParams(search);
     const caller = await callerOf(call, query, { scope: 'send', identify: parts.identify });
     if (header.get('last-event-id') === lastOfBatch) return undefined;
-    const batches = parts.batchWatch.watch(caller, decode('batch_id', id, 64), signal);
+    const batchId = decode('batch_id', id, 64);
+    const batches = parts.credentials.whileValid(streamCredential({ ...call, requestHeader: header }), (signal) =>
+      parts.batchWatch.watch(caller, batchId, signal),
+    );
     return texts(batches, (batch) => {
       const data = parts.writeJson(BatchSchema, create(BatchSchema, toBatch(batch)));
       return `${batch.endedAt === null ? '' : `id: ${lastOfBatch}\n`}event: batch\ndata: ${data}\n\n`;

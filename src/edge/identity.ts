@@ -1,8 +1,9 @@
 import type { TLSSocket } from 'node:tls';
 import { createContextKey } from '@connectrpc/connect';
-import { createRemoteJWKSet, errors, type JWTVerifyGetKey, jwtVerify } from 'jose';
-import { type Caller, type Scope, scopes, trustedCaller, userCaller } from '../domain/caller.ts';
+import { errors, type JWTPayload, type JWTVerifyGetKey, type JWTVerifyOptions, jwtVerify } from 'jose';
+import { type Caller, type Scope, trustedCaller, userCaller } from '../domain/caller.ts';
 import { Failure } from '../domain/failure.ts';
+import { createIssuerKeys, IssuerKeysUnavailable } from './issuer-keys.ts';
 
 /** Where the caller stands in a call's context. */
 export const callerKey = createContextKey<Caller>(trustedCaller, { description: 'caller' });
@@ -16,9 +17,11 @@ export interface TokenRules {
   readonly algorithms: readonly string[];
   readonly issuer: string;
   readonly audience: string;
+  /** The scopes that a token can grant. A token that names none grants `send` and `read` of them. */
+  readonly scopes: readonly Scope[];
 }
 
-/** How callers are told apart. */
+/** How credentials are read. */
 export interface IdentityRules {
   readonly tokens: TokenRules | undefined;
   /** Scopes of a caller whose certificate was verified; unset: certificates are not asked for. */
@@ -28,16 +31,22 @@ export interface IdentityRules {
 /** Who stands behind a call's headers and certificate; throws CREDENTIAL_MISSING or CREDENTIAL_INVALID. */
 export type Identify = (header: Headers, certificate: string | undefined) => Promise<Caller>;
 
-/** Seconds that clocks may differ by. */
-const clockToleranceSeconds = 30;
-/** Keys of the issuer are read again after ten minutes, and at once for a key id that is not known, at most twice a minute. */
-const jwks = { cacheMaxAge: 600_000, cooldownDuration: 30_000, timeoutDuration: 5000 };
+/** What identifying asks of the rest of the service. */
+export interface IdentitySources {
+  /** The caller of an API key; undefined for any that is not good, for whatever reason. */
+  identifyKey(key: string): Promise<Caller | undefined>;
+  /** Whether the uid passes every channel rule: such uids are for services. */
+  isSystemUid(uid: string): Promise<boolean>;
+  /** The issuer's keys could not be fetched. */
+  onIssuerFault?(error: unknown): void;
+}
 
-export function createIdentify(
-  { tokens, certificateScopes }: IdentityRules,
-  identifyKey: (key: string) => Promise<Caller | undefined>,
-): Identify {
-  const identifyToken = tokens === undefined ? undefined : createTokenReader(tokens);
+/** Tolerated difference between the issuer's clock and this one. */
+const clockToleranceSeconds = 30;
+const uidBytes = 256;
+
+export function createIdentify({ tokens, certificateScopes }: IdentityRules, sources: IdentitySources): Identify {
+  const identifyToken = tokens === undefined ? undefined : createTokenReader(tokens, sources);
   return async (header, certificate) => {
     const credential = credentialOf(header);
     if (credential === undefined) {
@@ -55,9 +64,11 @@ export function createIdentify(
         metadata: {},
       });
     }
-    const caller = credential.startsWith('sb_') ? await identifyKey(credential) : await identifyToken?.(credential);
+    const caller = credential.startsWith('sb_')
+      ? await sources.identifyKey(credential)
+      : await identifyToken?.(credential);
     if (caller !== undefined) return caller;
-    // One text for all: which part was wrong is for the log of who made it.
+    // One text for all: which part was wrong is not for the caller to learn.
     throw new Failure({
       reason: 'CREDENTIAL_INVALID',
       message: 'the credential is not valid: it is unknown, expired, revoked, or of another issuer',
@@ -72,39 +83,89 @@ function credentialOf(header: Headers): string | undefined {
   return header.get('token') ?? undefined;
 }
 
-function createTokenReader({
-  key,
-  algorithms,
-  issuer,
-  audience,
-}: TokenRules): (token: string) => Promise<Caller | undefined> {
+/** Reads a token as a user; undefined when it is not good. Throws STORE_BUSY when the issuer's keys cannot be fetched. */
+function createTokenReader(
+  { key, algorithms, issuer, audience, scopes: grantable }: TokenRules,
+  { isSystemUid, onIssuerFault }: IdentitySources,
+): (token: string) => Promise<Caller | undefined> {
   const find: JWTVerifyGetKey =
-    'secret' in key ? async () => key.secret : createRemoteJWKSet(new URL(key.jwksUrl), jwks);
+    'secret' in key ? async () => key.secret : createIssuerKeys(new URL(key.jwksUrl), { onFault: onIssuerFault });
+  const options = {
+    algorithms: [...algorithms],
+    issuer,
+    audience,
+    requiredClaims: ['sub', 'exp'],
+    clockTolerance: clockToleranceSeconds,
+  };
   return async (token) => {
-    try {
-      const { payload } = await jwtVerify(token, find, {
-        algorithms: [...algorithms],
-        issuer,
-        audience,
-        requiredClaims: ['sub', 'exp'],
-        clockTolerance: clockToleranceSeconds,
+    const claims = await verifiedClaims(token, find, options);
+    const { sub, exp } = claims ?? {};
+    const granted = claims && scopesOf(claims);
+    if (!isUid(sub) || exp === undefined || granted === undefined) return undefined;
+    if (await isSystemUid(sub))
+      throw new Failure({
+        reason: 'CREDENTIAL_INVALID',
+        message: `the token's subject ${JSON.stringify(sub)} is a system uid, which no channel rule stops: only services act as it, with an API key or a client certificate`,
+        metadata: {},
       });
-      const { sub = '', scope } = payload;
-      if (sub === '' || Buffer.byteLength(sub) > 256 || /[@#&\0]/.test(sub)) return undefined;
-      const named = typeof scope === 'string' ? scope.split(' ') : ['send', 'read'];
-      return userCaller(
+    // A token within the tolerance has expired already: a stream that it opens ends with the tolerance.
+    const isOver = exp * 1000 <= Date.now();
+    return {
+      ...userCaller(
         sub,
-        scopes.filter((each) => named.includes(each)),
-      );
-    } catch (error) {
-      if (error instanceof errors.JWKSTimeout || error instanceof TypeError) throw issuerAway(error);
-      if (error instanceof errors.JOSEError && error.code !== 'ERR_JOSE_GENERIC') return undefined;
-      throw issuerAway(error);
-    }
+        grantable.filter((scope) => granted.includes(scope)),
+      ),
+      expiresAt: (isOver ? exp + clockToleranceSeconds : exp) * 1000,
+    };
   };
 }
 
-/** The issuer's keys cannot be read: nobody can say whether the token is good. */
+/** The claims of a token that is what it says; undefined for any other. */
+async function verifiedClaims(
+  token: string,
+  find: JWTVerifyGetKey,
+  options: JWTVerifyOptions,
+): Promise<JWTPayload | undefined> {
+  try {
+    return (await jwtVerify(token, find, options)).payload;
+  } catch (error) {
+    if (error instanceof IssuerKeysUnavailable) throw issuerAway(error);
+    if (!(error instanceof errors.JWKSMultipleMatchingKeys)) return undefined;
+    // A token without a key id while the issuer publishes several keys, as during a rotation.
+    for await (const key of error) {
+      const verified = await jwtVerify(token, key, options).catch(() => undefined);
+      if (verified !== undefined) return verified.payload;
+    }
+    return undefined;
+  }
+}
+
+function isUid(sub: unknown): sub is string {
+  return (
+    typeof sub === 'string' &&
+    sub !== '' &&
+    sub.isWellFormed() &&
+    Buffer.byteLength(sub) <= uidBytes &&
+    !/[@#&\0]/.test(sub)
+  );
+}
+
+/**
+ * The scopes that a token names: `scope` (RFC 8693, a string with spaces, also seen as an array) or `scp` (Entra ID, Okta). Undefined when one of
+ * them has another type: what cannot be read grants nothing.
+ */
+function scopesOf({ scope, scp }: JWTPayload): readonly string[] | undefined {
+  const named = [scope, scp].filter((each) => each !== undefined).map(scopeWords);
+  if (named.length === 0) return ['send', 'read'];
+  return named.every((each) => each !== undefined) ? named.flat() : undefined;
+}
+
+function scopeWords(claim: unknown): readonly string[] | undefined {
+  if (typeof claim === 'string') return claim.split(' ');
+  return Array.isArray(claim) && claim.every((each) => typeof each === 'string') ? claim : undefined;
+}
+
+/** The issuer's keys cannot be fetched: whether the token is good is not known. */
 function issuerAway(cause: unknown): Failure {
   return new Failure(
     {

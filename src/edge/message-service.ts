@@ -13,6 +13,7 @@ import type { ReadChannel } from '../service/read-channel.ts';
 import { requestIdOf, type SendBatch } from '../service/send-batch.ts';
 import type { Tails } from '../service/tail.ts';
 import { tallyKey } from './calls.ts';
+import type { CredentialWatch } from './credential-watch.ts';
 import { toRefusal } from './failures.ts';
 import { callerKey } from './identity.ts';
 import { legacyRange, toLegacyMessage, toMessage } from './stored-message.ts';
@@ -28,6 +29,7 @@ export interface MessageServiceParts {
   readonly readChannel: ReadChannel;
   readonly tails: Tails;
   readonly inbox: Inbox;
+  readonly credentials: CredentialWatch;
 }
 
 /** sendbatch.v1.MessageService: each RPC is a conversion around a use case. */

@@ -13,6 +13,7 @@ import { limits } from '../limits.ts';
 import type { Inbox } from '../service/inbox.ts';
 import { eyesOf } from '../service/reading.ts';
 import type { Frame, Tails } from '../service/tail.ts';
+import { type CredentialWatch, streamCredential } from './credential-watch.ts';
 import { callerKey } from './identity.ts';
 import { toLegacyMessage, toMessage } from './stored-message.ts';
 import { checkRules } from './validate.ts';
@@ -20,6 +21,7 @@ import { checkRules } from './validate.ts';
 export interface TailParts {
   readonly tails: Tails;
   readonly inbox: Inbox;
+  readonly credentials: CredentialWatch;
 }
 
 type Methods = Pick<
@@ -28,7 +30,7 @@ type Methods = Pick<
 >;
 
 /** The RPCs of what comes: live tails, conversations, commands. */
-export function createTailMethods({ tails, inbox }: TailParts): Methods {
+export function createTailMethods({ tails, inbox, credentials }: TailParts): Methods {
   return {
     async *subscribe(request, context) {
       // The interceptor of the rules sees a stream, not its one message.
@@ -41,12 +43,14 @@ export function createTailMethods({ tails, inbox }: TailParts): Methods {
       const reader = { caller: context.values.get(callerKey), uid: request.uid };
       if (request.allOfUid && eyesOf(reader) === undefined)
         throw invalidField('uid', 'must be given with all_of_uid: a service is in no channels itself');
-      const frames = tails.subscribe({
-        ...reader,
-        channels: request.channels.map((each) => ({ ...each, afterSeq: Number(each.afterSeq) })),
-        allOfUid: request.allOfUid,
-        signal: context.signal,
-      });
+      const frames = credentials.whileValid(streamCredential(context), (signal) =>
+        tails.subscribe({
+          ...reader,
+          channels: request.channels.map((each) => ({ ...each, afterSeq: Number(each.afterSeq) })),
+          allOfUid: request.allOfUid,
+          signal,
+        }),
+      );
       for await (const frame of frames) yield toFrame(frame);
     },
 

@@ -5,9 +5,11 @@ import { request as httpsRequest } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { Code, createClient } from '@connectrpc/connect';
+import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
 import { exportJWK, generateKeyPair, SignJWT } from 'jose';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
-import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { MessageService, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import type { Scope } from '../../src/domain/caller.ts';
 import { guardedServices, scopeOf } from '../../src/edge/authenticate.ts';
 import { createKeys, type Keys, type KeyWish, keyMemoryMs } from '../../src/service/keys.ts';
@@ -21,31 +23,32 @@ import { readAll } from '../support/verify.ts';
 const secret = new TextEncoder().encode('a secret of at least thirty-two bytes');
 const issuer = 'https://issuer.test';
 const audience = 'sendbatch';
-const tokens = { key: { secret }, algorithms: ['HS256'], issuer, audience };
+const tokens = { key: { secret }, algorithms: ['HS256'], issuer, audience, scopes: ['send', 'read'] as const };
 const asking = { asks: true, open: false, identity: { tokens, certificateScopes: undefined } };
 
 interface TokenWish {
   readonly sub?: string;
+  /** Other claims, of whatever type. */
+  readonly claims?: Record<string, unknown>;
   readonly scope?: string;
   readonly iss?: string;
   readonly aud?: string;
-  readonly expires?: string | number;
+  /** Seconds since 1970; five minutes from now unless given. */
+  readonly expires?: number;
   readonly key?: Uint8Array;
 }
 async function token({
   sub = 'u1',
+  claims = {},
   scope,
   iss = issuer,
   aud = audience,
-  expires = '5m',
+  expires,
   key = secret,
 }: TokenWish = {}) {
-  return await new SignJWT(scope === undefined ? {} : { scope })
+  const exp = typeof expires === 'number' ? expires : Math.floor(Date.now() / 1000) + 300;
+  return await new SignJWT({ sub, iss, aud, exp, ...(scope === undefined ? {} : { scope }), ...claims })
     .setProtectedHeader({ alg: 'HS256' })
-    .setSubject(sub)
-    .setIssuer(iss)
-    .setAudience(aud)
-    .setExpirationTime(expires)
     .sign(key);
 }
 const bearer = (credential: string) => ({ authorization: `Bearer ${credential}` });
@@ -103,6 +106,15 @@ describe('who calls', () => {
       ['expired token', bearer(await token({ expires: Math.floor(Date.now() / 1000) - 3600 }))],
       ['no uid', bearer(await token({ sub: '' }))],
       ['no plain uid', bearer(await token({ sub: 'a@b' }))],
+      ['a number as uid', bearer(await token({ claims: { sub: 42 } }))],
+      ['a list as uid', bearer(await token({ claims: { sub: ['u1'] } }))],
+      ['null as uid', bearer(await token({ claims: { sub: null } }))],
+      ['half a character as uid', bearer(await token({ sub: '\ud800' }))],
+      ['an end that is a text', bearer(await token({ claims: { exp: 'tomorrow' } }))],
+      ['a beginning that is a text', bearer(await token({ claims: { nbf: 'now' } }))],
+      ['scope of another type', bearer(await token({ claims: { scope: null } }))],
+      ['scopes of another type', bearer(await token({ claims: { scope: ['send', 1] } }))],
+      ['scp of another type', bearer(await token({ claims: { scope: 'send', scp: { send: true } } }))],
       ['unsigned', bearer(`${btoa('{"alg":"none"}')}.${btoa('{"sub":"u1"}')}.`.replaceAll('=', ''))],
     ];
     const texts = new Set<string>();
@@ -175,6 +187,73 @@ describe('who calls', () => {
     assert.equal((await plain.get('/v1/channels/1/u1@u2/messages')).status, 403);
   });
 
+  test('a token grants what its scope or scp names, as a string or an array, and of that only what JWT_SCOPES allows', async () => {
+    const statuses = async (claims: Record<string, unknown>) => {
+      const call = jsonCaller(service.url, bearer(await token({ sub: 'u1', claims })));
+      const sent = await call.post('/message/sendbatch', [wire('u1')]);
+      const read = await call.get('/v1/channels/1/u1@u2/messages');
+      const administered = await call.post('/channel', { channel_id: 'seized', channel_type: 2 });
+      const scraped = await call.get('/metrics');
+      return [sent.status, read.status, administered.status, scraped.status];
+    };
+    assert.deepEqual(await statuses({}), [200, 200, 403, 403]);
+    assert.deepEqual(await statuses({ scope: 'admin' }), [403, 403, 403, 403]);
+    assert.deepEqual(await statuses({ scope: 'send read admin metrics' }), [200, 200, 403, 403]);
+    assert.deepEqual(await statuses({ scope: ['read', 'admin'] }), [403, 200, 403, 403]);
+    assert.deepEqual(await statuses({ scp: ['send'] }), [200, 403, 403, 403]);
+    assert.deepEqual(await statuses({ scp: 'read openid' }), [403, 200, 403, 403]);
+    assert.deepEqual(await statuses({ scope: '' }), [403, 403, 403, 403]);
+    assert.deepEqual(await statuses({ scope: [] }), [403, 403, 403, 403]);
+  });
+
+  test('a token whose subject is a system uid is refused, by the settings and by AddSystemUids', async () => {
+    const ruled = await startService({
+      ...asking,
+      systemUids: ['system', '____system'],
+      databaseUrl: service.databaseUrl,
+    });
+    const admin = jsonCaller(ruled.url, bearer(await keyFor({ scopes: ['admin'] })));
+    await admin.post('/user/systemuids_add', { uids: ['announcer'] });
+    for (const sub of ['system', '____system', 'announcer']) {
+      const call = jsonCaller(ruled.url, bearer(await token({ sub })));
+      await until(async () => (await call.post('/message/sendbatch', [wire(sub)])).status === 401);
+      assert.equal((await call.get('/v1/channels/2/identity/messages')).status, 401, sub);
+    }
+    const call = jsonCaller(ruled.url, bearer(await keyFor()));
+    assert.equal((await call.post('/message/sendbatch', [wire('system')])).status, 200, 'a service may');
+    await ruled.stop();
+  });
+
+  test('an open stream ends soon after its key is revoked or its token expires, on every protocol', async () => {
+    const short = await token({ sub: 'u1', expires: Math.floor(Date.now() / 1000) + 3 });
+    const { key, keyId } = await keys.create({ name: 'reader', scopes: ['read', 'send'] });
+    const { key: other } = await keys.create({ name: 'other reader', scopes: ['read'] });
+    const path = '/v1/channels/1/u1@u2/events';
+    const events = (credential: string) => fetch(`${service.url}${path}`, { headers: bearer(credential) });
+    const [ofKey, ofToken, ofOther] = [await events(key), await events(short), await events(other)];
+    const others = ofOther.body?.getReader();
+    await keys.revoke(keyId);
+    for (const response of [ofKey, ofToken]) assert.match(await response.text(), /CREDENTIAL_INVALID/);
+    assert.equal((await events(key)).status, 401, 'and the reader that comes back is refused');
+    const rpcs = ['grpc', 'grpc-web', 'connect'] as const;
+    const made = await Promise.all(rpcs.map(() => keys.create({ name: 'rpc reader', scopes: ['read'] })));
+    const ends = rpcs.map(async (protocol, index) => {
+      const frames = subscribeOver(protocol, service.url, made[index]?.key ?? '');
+      await assert.rejects(
+        async () => {
+          for await (const frame of frames)
+            if (frame.frame.case === 'caughtUp') await keys.revoke(made[index]?.keyId ?? '');
+        },
+        { code: Code.Unauthenticated },
+        protocol,
+      );
+    });
+    await Promise.all(ends);
+    const first = await others?.read();
+    assert.equal(first?.done, false, 'the stream of a valid key goes on');
+    await others?.cancel();
+  });
+
   test('every RPC has its scope in the table', () => {
     const open = guardedServices.flatMap((guarded) =>
       guarded.methods.filter((method) => scopeOf(method) === 'any').map((method) => method.name),
@@ -243,6 +322,20 @@ describe('who calls', () => {
   });
 });
 
+function subscribeOver(protocol: 'grpc' | 'grpc-web' | 'connect', baseUrl: string, credential: string) {
+  const create = { grpc: createGrpcTransport, 'grpc-web': createGrpcWebTransport, connect: createConnectTransport };
+  const transport = create[protocol]({ baseUrl, httpVersion: '2' });
+  return createClient(MessageService, transport).subscribe(
+    { channels: [{ channelType: ChannelType.PERSON, channelId: 'u1@u2' }] },
+    { headers: bearer(credential) },
+  );
+}
+
+/** Tries until it holds; the test's own time-out ends it. */
+async function until(holds: () => Promise<boolean>): Promise<void> {
+  while (!(await holds())) await new Promise((resolve) => setTimeout(resolve, 50));
+}
+
 const wire = (fromUid: string) => ({
   from_uid: fromUid,
   channel_id: 'identity',
@@ -262,7 +355,7 @@ describe('tokens by the issuer’s public keys', () => {
     const key = { jwksUrl: `http://127.0.0.1:${port}/keys` };
     service = await startService({
       ...asking,
-      identity: { tokens: { key, algorithms: ['ES256'], issuer, audience }, certificateScopes: undefined },
+      identity: { tokens: { ...tokens, key, algorithms: ['ES256'] }, certificateScopes: undefined },
     });
   });
   after(async () => {
@@ -289,9 +382,12 @@ describe('tokens by the issuer’s public keys', () => {
       await send(await sign('HS256', new TextEncoder().encode(JSON.stringify(published[0]).padEnd(64)), 'one')),
       401,
     );
-    const stranger = await generateKeyPair('ES256');
+    const stranger = await generateKeyPair('ES256', { extractable: true });
     assert.equal(await send(await sign('ES256', stranger.privateKey, 'one')), 401);
     assert.equal(await send(await sign('ES256', stranger.privateKey, 'two')), 401);
+    // Rotated in a moment after the last fetch.
+    published.push({ ...(await exportJWK(stranger.publicKey)), kid: 'three', alg: 'ES256' });
+    assert.equal(await send(await sign('ES256', stranger.privateKey, 'three')), 200);
   });
 });
 
