@@ -21,6 +21,7 @@ run('lint and format', 'biome', ['check', '.']);
 run('proto lint', 'buf', ['lint']);
 run('proto format', 'buf', ['format', '--diff', '--exit-code', 'proto']);
 breaking();
+migrationsOnlyAdded();
 generatedIsCurrent();
 run('tables of settings are current (npm run generate)', process.execPath, ['scripts/settings-table.ts', '--check']);
 run('dead code', 'knip', []);
@@ -51,11 +52,27 @@ function parse(text: string): unknown {
   }
 }
 
-/** Against what has landed: the last commit on main, or this one's parent when main is what is checked. */
-function breaking(): void {
-  const base = ['origin/main', 'HEAD~1'].find(
+/** What has landed: the last commit on main, or this one's parent when main is what is checked. */
+function landed(): string | undefined {
+  return ['origin/main', 'HEAD~1'].find(
     (ref) => git('rev-parse', '--verify', '--quiet', `${ref}^{commit}`) !== undefined,
   );
+}
+
+/** Databases may have been made with a migration that landed: an edit of it reaches none of them. */
+function migrationsOnlyAdded(): void {
+  const base = landed();
+  const edited =
+    base === undefined ? '' : git('diff', '--name-only', '--diff-filter=M', base, '--', 'src/storage/migrations');
+  if (edited !== undefined && edited !== '') {
+    console.error(`check: migrations that landed are edited: FAILED\n${edited}\nAdd another migration instead.`);
+    process.exit(1);
+  }
+  console.log('check: no migration that landed is edited: ok');
+}
+
+function breaking(): void {
+  const base = landed();
   if (base === undefined || git('ls-tree', base, 'proto/sendbatch') === '') {
     console.log('check: proto breaking: nothing landed yet to compare with');
     return;

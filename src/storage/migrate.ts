@@ -1,5 +1,6 @@
 import { type Kysely, sql } from 'kysely';
 import { type Migration, Migrator } from 'kysely/migration';
+import { checksumOf, createChecksums, readChecksums, recordChecksum } from './checksum.ts';
 import { up as messages } from './migrations/0001-messages.ts';
 import { up as channels } from './migrations/0002-channels.ts';
 import { up as apiKeys } from './migrations/0003-api-keys.ts';
@@ -11,9 +12,11 @@ import { up as batches } from './migrations/0008-batches.ts';
 import { up as swept } from './migrations/0010-swept.ts';
 import { up as webhooks } from './migrations/0011-webhooks.ts';
 import { up as unsettled } from './migrations/0012-unsettled.ts';
+import { up as batchColumns } from './migrations/0015-batch-columns.ts';
 
 /**
- * Every migration, in the order of their names. One that was released is never edited: add another.
+ * Every migration, in the order of their names. One that was released is never edited: add another. A database records the checksum of each
+ * (./checksum.ts), and a start refuses one that was made with another text.
  *
  * Old and new instances share the database while a release rolls out, so that a migration only adds: tables, columns that old code need not
  * fill, indexes. What takes away (a column that nobody reads any more) comes in a later release, and its name ends in `-needs-<number>`: the
@@ -31,6 +34,7 @@ const migrations: Record<string, Migration> = {
   '0010-swept': { up: swept },
   '0011-webhooks': { up: webhooks },
   '0012-unsettled': { up: unsettled },
+  '0015-batch-columns': { up: batchColumns },
 };
 
 /** What a database must have for this version to work with it. */
@@ -49,7 +53,10 @@ export interface SchemaStatus {
   readonly newer: readonly string[];
 }
 
-/** Looks, and changes nothing; throws when a newer version made of the schema what this one cannot work with. */
+/**
+ * Reads what the database has, and changes nothing. Throws when a newer version made of the schema what this one cannot work with, and when a migration
+ * was applied with another text than this version has.
+ */
 export async function schemaStatus<T>(db: Kysely<T>): Promise<SchemaStatus> {
   const known = Object.keys(migrations);
   const there = await sql<{ there: boolean }>`select to_regclass('sendbatch.migration') is not null as there`.execute(
@@ -75,7 +82,39 @@ export async function schemaStatus<T>(db: Kysely<T>): Promise<SchemaStatus> {
         `the schema is a newer version's: after ${name} it takes one that knows migration ${needed}, this one knows them up to ${last}`,
       );
   }
-  return { applied: known.filter((name) => found.includes(name)), pending, newer };
+  const applied = known.filter((name) => found.includes(name));
+  await refuseEdited(db, applied);
+  return { applied, pending, newer };
+}
+
+/** The checksums of this version's migrations, by name. */
+const checksums = (() => {
+  let made: Promise<ReadonlyMap<string, string>> | undefined;
+  return () => {
+    made ??= Promise.all(
+      Object.entries(migrations).map(async ([name, migration]) => [name, await checksumOf(migration)] as const),
+    ).then((entries) => new Map(entries));
+    return made;
+  };
+})();
+
+async function refuseEdited<T>(db: Kysely<T>, applied: readonly string[]): Promise<void> {
+  const [own, recorded] = [await checksums(), await readChecksums(db)];
+  const edited = applied.filter((name) => recorded.has(name) && recorded.get(name) !== own.get(name));
+  if (edited.length === 0) return;
+  const each = edited.map((name) => `${name} (${recorded.get(name)}, here ${own.get(name)})`).join(', ');
+  throw new MigrationError(
+    `the database was made with another text of ${each} than this version has: run the version that made it; if the schema is known to be right all the same, delete the row from sendbatch.migration_checksum and start again`,
+  );
+}
+
+/** Databases from before checksums were kept get those of this version. */
+async function recordApplied<T>(db: Kysely<T>, applied: readonly string[], more: boolean): Promise<void> {
+  const [own, recorded] = [await checksums(), await readChecksums(db)];
+  const missing = applied.filter((name) => !recorded.has(name));
+  // A role that only serves may not create: where nothing is missing, nothing is tried.
+  if (missing.length > 0 || more) await createChecksums(db);
+  for (const name of missing) await recordChecksum(db, name, own.get(name) ?? '');
 }
 
 /**
@@ -92,12 +131,24 @@ export async function migrate<T>(db: Kysely<T>, also: () => Promise<string[]> = 
   return await db.transaction().execute(async (lock) => {
     await sql`select pg_advisory_xact_lock(hashtextextended('sendbatch.migrate', 0))`.execute(lock);
     // Kysely takes migrations of newer versions for a corrupted list; where there are any, nothing is pending.
-    const { pending } = await schemaStatus(db);
+    const { applied, pending } = await schemaStatus(db);
+    if (pending.length > 0) await sql`create schema if not exists sendbatch`.execute(db);
+    await recordApplied(db, applied, pending.length > 0);
     if (pending.length === 0) return await also();
-    await sql`create schema if not exists sendbatch`.execute(db);
+    const own = await checksums();
+    // In the transaction of the migration itself.
+    const recorded = Object.entries(migrations).map(([name, { up }]): [string, Migration] => [
+      name,
+      {
+        async up(tx) {
+          await up(tx);
+          await recordChecksum(tx, name, own.get(name) ?? '');
+        },
+      },
+    ]);
     const migrator = new Migrator({
       db,
-      provider: { getMigrations: async () => migrations },
+      provider: { getMigrations: async () => Object.fromEntries(recorded) },
       migrationTableSchema: 'sendbatch',
       migrationTableName: 'migration',
       migrationLockTableName: 'migration_lock',
