@@ -4,7 +4,7 @@ import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import { Failure } from '../domain/failure.ts';
 import type { CallEnd, Events, Tally } from '../events.ts';
 import { entryKey, plainId, requestIdHeader } from './exchange.ts';
-import { statusNameOf, toConnectError } from './failures.ts';
+import { setPushback, statusNameOf, toConnectError } from './failures.ts';
 import { callerKey } from './identity.ts';
 
 /** Where a call that brings messages says how many, and what became of them. */
@@ -35,18 +35,22 @@ export function callInterceptor(events: Events): Interceptor {
     const method = `${request.service.typeName}/${request.method.name}`;
     const call = events.callBegan({ requestId, method, protocol: entry.protocol, header });
     const ended = (error?: ConnectError) => call.ended(endOf(error, contextValues));
+    const errorOut = (thrown: unknown) => {
+      const error = errorOf(thrown, request);
+      error.metadata.set(requestIdHeader, requestId);
+      if (entry.protocol === 'grpc') setPushback(error.metadata, error);
+      return error;
+    };
     try {
       const response = await call.run(() => next(request));
       response.header.set(requestIdHeader, requestId);
       if (response.stream) {
-        const error = (thrown: unknown) => errorOf(thrown, request);
-        return { ...response, message: until(response.message, requestId, { error, ended }) };
+        return { ...response, message: until(response.message, { error: errorOut, ended }) };
       }
       ended();
       return response;
     } catch (thrown) {
-      const error = errorOf(thrown, request);
-      error.metadata.set(requestIdHeader, requestId);
+      const error = errorOut(thrown);
       ended(error);
       throw error;
     }
@@ -56,7 +60,6 @@ export function callInterceptor(events: Events): Interceptor {
 /** A stream whose end is the call's end, and whose error is made one for callers as any call's is. */
 async function* until<T>(
   messages: AsyncIterable<T>,
-  requestId: string,
   call: { readonly error: (thrown: unknown) => ConnectError; readonly ended: (error?: ConnectError) => void },
 ): AsyncIterable<T> {
   // Where neither the end nor an error comes the reader has left.
@@ -66,7 +69,6 @@ async function* until<T>(
     error = undefined;
   } catch (thrown) {
     error = call.error(thrown);
-    error.metadata.set(requestIdHeader, requestId);
     throw error;
   } finally {
     call.ended(error);

@@ -5,7 +5,7 @@ import { encodeEnvelope } from '@connectrpc/connect/protocol';
 import { endStreamFlag, endStreamToJson, errorToJson } from '@connectrpc/connect/protocol-connect';
 import { setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
 import type { Request, Response } from './exchange.ts';
-import { detailRegistry, toHttp } from './failures.ts';
+import { detailRegistry, setPushback, toHttp } from './failures.ts';
 
 /** An error as each protocol writes it, for calls that are refused before their body is read. */
 export type EarlyAnswers = Readonly<Record<Shape, Answer>>;
@@ -22,11 +22,12 @@ interface Answer {
 /** Milliseconds that the rest of a refused body is read and discarded; after them the stream or the connection is closed. */
 export const discardMs = 1000;
 
-/** Renders an error in every protocol, once for many refusals. */
-export function earlyAnswers(error: ConnectError): EarlyAnswers {
-  const { status, body } = toHttp(error);
+/** Renders an error in every protocol, once for many refusals. `httpStatus`: instead of its code's, on Connect and the JSON routes. */
+export function earlyAnswers(error: ConnectError, httpStatus?: number): EarlyAnswers {
+  const { status, body } = toHttp(error, httpStatus);
   const trailers = new Headers();
   setTrailerStatus(trailers, error);
+  setPushback(trailers, error);
   const json = new Headers(error.metadata);
   json.set('content-type', 'application/json');
   const bytes = (value: unknown) => Buffer.from(JSON.stringify(value));
@@ -39,8 +40,13 @@ export function earlyAnswers(error: ConnectError): EarlyAnswers {
   };
 }
 
-/** Refuses a call of a method before its body is read, in the protocol of the request. */
-export function answerEarly(request: Request, response: Response, method: DescMethod, answers: EarlyAnswers): void {
+/** Refuses a request before its body is read, in its protocol; `method`: the RPC that it is for. */
+export function answerEarly(
+  request: Request,
+  response: Response,
+  method: DescMethod | undefined,
+  answers: EarlyAnswers,
+): void {
   const type = request.headers['content-type'] ?? '';
   const { status, headers, body } = answers[shapeOf(type, request, method)];
   response.statusCode = status;
@@ -53,10 +59,10 @@ export function answerEarly(request: Request, response: Response, method: DescMe
   });
 }
 
-function shapeOf(type: string, { url = '' }: Request, method: DescMethod): Shape {
+function shapeOf(type: string, { url = '' }: Request, method: DescMethod | undefined): Shape {
   if (type.startsWith('application/grpc')) return 'grpc';
   if (type.startsWith('application/connect+')) return 'stream';
-  return url.startsWith(`/${method.parent.typeName}/`) ? 'connect' : 'json';
+  return url.startsWith(`/${method?.parent.typeName}/`) ? 'connect' : 'json';
 }
 
 /**

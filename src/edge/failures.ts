@@ -1,5 +1,5 @@
 import { create, createRegistry, type JsonObject, type MessageInitShape, toJson } from '@bufbuild/protobuf';
-import { durationFromMs } from '@bufbuild/protobuf/wkt';
+import { durationFromMs, durationMs } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import type { RefusalSchema } from '../../gen/sendbatch/v1/message_pb.ts';
@@ -83,6 +83,18 @@ export function toConnectError(thrown: unknown): ConnectError {
     ...(retryAfterMs === undefined ? [] : [{ desc: RetryInfoSchema, value: retryInfo(retryAfterMs) }]),
   ];
   return new ConnectError(refusal.message, code, headers, details, failure.cause);
+}
+
+/** What gRPC's retry policies go by (gRFC A6): whole milliseconds in 32 bits, as RetryInfo says it for others. */
+const pushbackHeader = 'grpc-retry-pushback-ms';
+const longestPushbackMs = 2 ** 31 - 1;
+
+/** Repeats an error's RetryInfo in the header that gRPC's clients read. For gRPC alone. */
+export function setPushback(headers: Headers, error: ConnectError): void {
+  const [info] = error.findDetails(RetryInfoSchema);
+  if (info?.retryDelay === undefined) return;
+  const milliseconds = Math.ceil(durationMs(info.retryDelay));
+  headers.set(pushbackHeader, String(Math.min(milliseconds, longestPushbackMs)));
 }
 
 /** One message's refusal, as it stands in its result. */

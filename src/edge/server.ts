@@ -3,7 +3,7 @@ import { parseTimeout as connectTimeout } from '@connectrpc/connect/protocol-con
 import { parseTimeout as grpcTimeout } from '@connectrpc/connect/protocol-grpc';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
 import type { Protocol } from '../events.ts';
-import { freeWhenAnsweredEarly } from './early-answer.ts';
+import { answerEarly, earlyAnswers, freeWhenAnsweredEarly } from './early-answer.ts';
 import {
   askedOf,
   callerSignal,
@@ -23,6 +23,7 @@ import type { Guard } from './guard.ts';
 import { type Intake, wasCut } from './intake.ts';
 import type { Routes } from './routes.ts';
 import type { Shed } from './shed.ts';
+import { deferHead, endTrailersOnly } from './trailers-only.ts';
 
 /** Which door a request goes through: probes, then the guard, then whoever refuses what is too much, then the RPC protocols, the pages, the JSON routes, and 404 in the caller's protocol. */
 export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Routes): Handler {
@@ -65,8 +66,9 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
     const verdict = guard(request);
     if (verdict.kind === 'refuse') {
       requestRejected('guard', askedOf(request));
+      response.setHeader('x-content-type-options', 'nosniff');
       const refusal = new ConnectError(verdict.message, Code.PermissionDenied);
-      end(response, toHttp(refusal, verdict.status));
+      answerEarly(request, response, doors.methodOf(request), earlyAnswers(refusal, verdict.status));
       return;
     }
     for (const [name, value] of Object.entries(verdict.headers)) response.setHeader(name, value);
@@ -92,6 +94,7 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
     response.once('close', () => {
       if (entries.get(request)?.called === false && !wasCut(request)) requestRejected('malformed', askedOf(request));
     });
+    if (protocolOf(request.headers['content-type']) === 'grpc') deferHead(response);
     rpc(request, response);
   }
 }
@@ -116,12 +119,11 @@ function notFound(request: Request, response: Response): void {
   const type = request.headers['content-type'] ?? '';
   const message = `${request.method} ${path} is not here; /docs shows the routes, reflection the RPCs`;
   if (type.startsWith('application/grpc')) {
-    // Trailers-Only: one frame of headers that ends the stream. (writeHead would send them before it knows of the end, and a data frame after
-    // them is "Stream removed" to gRPC's C core.)
-    response.setHeader('content-type', type);
-    response.setHeader('grpc-status', String(Code.Unimplemented));
-    response.setHeader('grpc-message', encodeURIComponent(message));
-    response.end();
+    endTrailersOnly(response, {
+      'content-type': type,
+      'grpc-status': String(Code.Unimplemented),
+      'grpc-message': encodeURIComponent(message),
+    });
     return;
   }
   const isRpcPath = /^\/[\w.]+\.\w+\/\w+$/.test(path ?? '');

@@ -22,6 +22,7 @@ import {
   webHeaders,
 } from './exchange.ts';
 import { toConnectError } from './failures.ts';
+import { endTrailersOnly } from './trailers-only.ts';
 
 type UnaryMethod = MethodImplSpec & { kind: 'unary' };
 
@@ -100,10 +101,15 @@ async function serve(method: UnaryMethod, options: UnaryGrpcOptions, call: Call)
     release();
   }
   if (response.destroyed || response.writableEnded) return;
-  response.writeHead(200, { 'content-type': 'application/grpc+proto', ...Object.fromEntries(context.responseHeader) });
-  response.addTrailers(Object.fromEntries(context.responseTrailer));
-  if (frame === undefined) response.end();
-  else response.end(frame);
+  const headers = { 'content-type': 'application/grpc+proto', ...Object.fromEntries(context.responseHeader) };
+  const trailers = Object.fromEntries(context.responseTrailer);
+  if (frame === undefined) {
+    endTrailersOnly(response, { ...headers, ...trailers });
+    return;
+  }
+  response.writeHead(200, headers);
+  response.addTrailers(trailers);
+  response.end(frame);
 }
 
 function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { signal }: AbortController): HandlerContext {
