@@ -1,12 +1,12 @@
-import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import convict from 'convict';
 import { faultInWords, isScope, type Quota, quotasOf, retentionOf, type Scope, splitList } from './config/formats.ts';
 import { describeSettings, type Settings, type SettingWords, schema } from './config/settings.ts';
-import { ConfigError, gather, readDotenv } from './config/sources.ts';
+import { gather, readDotenv } from './config/sources.ts';
+import { ConfigError, readSettingsFile, visible } from './config/text.ts';
 
 export { describeSettings } from './config/settings.ts';
-export { ConfigError } from './config/sources.ts';
+export { ConfigError } from './config/text.ts';
 
 /** The settings as the rest of the service sees them. */
 export interface Config {
@@ -114,7 +114,11 @@ export function settingsInForce(env: NodeJS.ProcessEnv = process.env): SettingIn
   return describeSettings().map((setting) => {
     const value = values[setting.name];
     const shown = setting.sensitive && value !== undefined && value !== '' ? '(set, not shown)' : value;
-    return { ...setting, value: withoutUser(shown ?? setting.default), source: sources[setting.name] ?? 'default' };
+    return {
+      ...setting,
+      value: visible(withoutUser(shown ?? setting.default)),
+      source: sources[setting.name] ?? 'default',
+    };
   });
 }
 
@@ -267,11 +271,7 @@ function tracesOf(at: Settings): Config['traces'] {
 }
 
 function readSecret(name: string, path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch (error) {
-    throw new ConfigError(`${name}=${path} cannot be read: ${error instanceof Error ? error.message : String(error)}`);
-  }
+  return readSettingsFile(path, `${name}=${path}`);
 }
 
 function isLoopback(host: string): boolean {

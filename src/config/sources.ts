@@ -1,11 +1,9 @@
-import { readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { parseEnv } from 'node:util';
 import leven, { closestMatch } from 'leven';
+import { parseDotenv } from './dotenv.ts';
 import { describeSettings } from './settings.ts';
-
-/** A setting that is missing, odd or impossible: its message is one line for the one who set it. */
-export class ConfigError extends Error {}
+import { ConfigError, readSettingsFile } from './text.ts';
 
 /** The values that were set, by the settings' names, and where each stands in words. */
 export interface Gathered {
@@ -64,6 +62,8 @@ export function gather(env: Readonly<Record<string, string | undefined>>, folder
         values[name] = readText(`${name}_FILE`, file, folder).replace(/\r?\n$/, '');
         sources[name] = `${file}, by ${name}_FILE in ${source.where}`;
       } else if (value !== undefined && !(value === '' && name.startsWith(otel))) {
+        // Node reads bytes that are not UTF-8 as this sign: the value that was set is not known any more.
+        if (value.includes('\ufffd')) throw new ConfigError(`${name} (${source.where}) is not UTF-8`);
         values[name] = value;
         sources[name] = source.where;
       }
@@ -97,7 +97,9 @@ function nearMisses({ values, own, where }: Source): string[] {
   return Object.keys(values).flatMap((name) => {
     if (known.has(name)) return [];
     // Shorter ones are too near to what others use: LINES is of every shell, and one sign from LANES.
-    const near = names.find((each) => each.length >= 6 && leven(name, each, { maxDistance: 2 }) === 1);
+    const near = names.find(
+      (each) => each === name.toUpperCase() || (each.length >= 6 && leven(name, each, { maxDistance: 2 }) === 1),
+    );
     return near === undefined ? [] : [`${name} (${where}) is no setting; ${near} is`];
   });
 }
@@ -105,14 +107,7 @@ function nearMisses({ values, own, where }: Source): string[] {
 /** `.env` of a folder; nothing when there is none. */
 export function readDotenv(folder: string): NodeJS.Dict<string> {
   const path = join(folder, '.env');
-  let text: string;
-  try {
-    text = readFileSync(path, 'utf8');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return {};
-    throw new ConfigError(`${path} cannot be read: ${wordsOf(error)}`);
-  }
-  return parseEnv(text);
+  return existsSync(path) ? parseDotenv(readSettingsFile(path, path), path) : {};
 }
 
 function readJson(path: string, folder: string | undefined): Record<string, string> {
@@ -126,6 +121,8 @@ function readJson(path: string, folder: string | undefined): Record<string, stri
   }
   if (parsed === null || typeof parsed !== 'object' || Array.isArray(parsed))
     throw new ConfigError(`SENDBATCH_CONFIG=${path} must be one object: {"PORT": 5001, …}`);
+  const again = repeatedName(text);
+  if (again !== undefined) throw new ConfigError(`SENDBATCH_CONFIG=${path} has ${JSON.stringify(again)} twice`);
   return Object.fromEntries(
     Object.entries(parsed).map(([name, value]) => {
       const said = written(value);
@@ -133,6 +130,14 @@ function readJson(path: string, folder: string | undefined): Record<string, stri
       return [name, said];
     }),
   );
+}
+
+/** Of names that are there twice JSON.parse keeps the last. Values are texts, numbers and lists, so that every text before a colon is a name. */
+function repeatedName(text: string): string | undefined {
+  const keys = [...text.matchAll(/("(?:[^"\\]|\\.)*")\s*(:?)/g)].flatMap(([, name = '', colon]) =>
+    colon === '' ? [] : [JSON.parse(name) as string],
+  );
+  return keys.find((name, index) => keys.indexOf(name) !== index);
 }
 
 /** As the environment would have it. */
@@ -145,13 +150,5 @@ function written(value: unknown): string | undefined {
 }
 
 function readText(name: string, path: string, folder: string | undefined): string {
-  try {
-    return readFileSync(folder === undefined ? path : resolve(folder, path), 'utf8');
-  } catch (error) {
-    throw new ConfigError(`${name}=${path} cannot be read: ${wordsOf(error)}`);
-  }
-}
-
-function wordsOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  return readSettingsFile(folder === undefined ? path : resolve(folder, path), `${name}=${path}`);
 }

@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
+import { parseDotenv } from '../../src/config/dotenv.ts';
+import { gather } from '../../src/config/sources.ts';
 import { ConfigError, describeSettings, loadConfig } from '../../src/config.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { runToEnd } from '../support/process.ts';
@@ -57,6 +59,94 @@ describe('the file of SENDBATCH_CONFIG', () => {
     test(`is refused with ${what}`, () => refused({ SENDBATCH_CONFIG: fileWith(content) }, words));
   test('must be there', () =>
     refused({ SENDBATCH_CONFIG: join(work, 'none.json') }, /^SENDBATCH_CONFIG=.* cannot be read/));
+});
+
+describe('.env', () => {
+  const folder = join(work, 'dotenv');
+  mkdirSync(folder);
+  const valuesOf = (content: string | Uint8Array) => {
+    writeFileSync(join(folder, '.env'), content);
+    return gather({}, folder).values;
+  };
+
+  test('a byte order mark does not cost the first setting', () => {
+    assert.deepEqual(valuesOf('\ufeffAUTH=on\r\nPORT=6001\r\n'), { AUTH: 'on', PORT: '6001' });
+  });
+  test('is read as Node reads it: comments, export, quotes, values over lines', () => {
+    const text = `# c\n\n  # c\nexport PORT = 1 # c\nJWT_SECRET="a\n#b'\nc=d" # c\nHOST='x#y'\nOTHER=\`"\`\nEMPTY=\n`;
+    const expected = { PORT: '1', JWT_SECRET: "a\n#b'\nc=d", HOST: 'x#y', OTHER: '"', EMPTY: '' };
+    assert.deepEqual({ ...parseDotenv(text, '.env') }, expected);
+  });
+
+  const rows: [string, string | Uint8Array, RegExp][] = [
+    ['UTF-16 with a mark', Buffer.from('\ufeffAUTH=on\n', 'utf16le'), /\.env is UTF-16, .* save it as UTF-8$/],
+    ['UTF-16 without a mark', Buffer.from('AUTH=on\n', 'utf16le'), /\.env is UTF-16, .* save it as UTF-8$/],
+    ['what is not UTF-8', Buffer.from('PORT=1\n# caf\xe9\n', 'latin1'), /\.env is not UTF-8 \(line 2\)/],
+    ['a line without =', 'PORT=1\nAUTH on\n', /\.env line 2 is not NAME=value$/],
+    ['a line of a secret that is not quoted', 'PORT=1\nhush hush\n', /\.env line 2 is not NAME=value$/],
+    ['a name with what cannot be seen', '\u200bAUTH=on', /line 1 is not NAME=value: "\\u200bAUTH" cannot be a name$/],
+    ['a name after a second byte order mark', '\ufeff\ufeffAUTH=on', /line 1 is not NAME=value: "\\ufeffAUTH"/],
+    ['a name with a blank', 'AUTH ON=hush', /line 1 is not NAME=value: "AUTH ON" cannot be a name$/],
+    ['a name twice', 'AUTH=on\nPORT=1\nAUTH=off', /line 3 sets AUTH again, after line 1$/],
+    ['lines that end with CR', 'AUTH=on\rPORT=1', /line 1 has a carriage return within/],
+    ['a quote that is not closed', 'PORT=1\nJWT_SECRET="hush\n', /line 2: the quote " of JWT_SECRET is not closed$/],
+    ['more after a quote', 'AUTH="on" hush', /line 1: AUTH has more after its closing "$/],
+    [
+      'a # in a value',
+      'JWT_SECRET=hush#hush # c',
+      /line 1: JWT_SECRET would end before its #: put the value in quotes$/,
+    ],
+  ];
+  for (const [what, content, words] of rows)
+    test(`is refused with ${what}, without a secret`, () => {
+      assert.throws(
+        () => valuesOf(content),
+        (error) => {
+          assert.ok(error instanceof ConfigError);
+          assert.match(error.message, words);
+          assert.doesNotMatch(error.message, /hush/);
+          return true;
+        },
+      );
+    });
+  test('a setting in small letters is warned of', () => {
+    writeFileSync(join(folder, '.env'), 'auth=on\n');
+    assert.deepEqual(gather({}, folder).warnings, ['auth (.env) is no setting; AUTH is']);
+  });
+});
+
+describe('every file of settings', () => {
+  const withBytes = (bytes: Uint8Array) => {
+    const path = join(work, `bytes ${++files}`);
+    writeFileSync(path, bytes);
+    return path;
+  };
+  test('may begin with a byte order mark', () => {
+    const secret = withBytes(Buffer.from('\ufeffpostgres://db/x\n'));
+    const file = withBytes(Buffer.from('\ufeff{"PORT": 6001}'));
+    const config = loadConfig({ SENDBATCH_CONFIG: file, DATABASE_URL_FILE: secret });
+    assert.deepEqual([config.port, config.database], [6001, { url: 'postgres://db/x' }]);
+  });
+  for (const name of ['SENDBATCH_CONFIG', 'DATABASE_URL_FILE', 'JWT_SECRET_FILE', 'TLS_KEY'])
+    test(`is UTF-8: ${name}`, () => {
+      const more = name === 'TLS_KEY' ? { TLS_CERT: 'x' } : {};
+      refused({ [name]: withBytes(Buffer.from('hush', 'utf16le')), ...more }, new RegExp(`^${name}=.* is UTF-16`));
+      refused(
+        { [name]: withBytes(Buffer.from('hush\nh\xfcsh', 'latin1')), ...more },
+        new RegExp(`^${name}=.* is not UTF-8 \\(line 2\\)`),
+      );
+    });
+  test('of SENDBATCH_CONFIG has no name twice', () => {
+    refused({ SENDBATCH_CONFIG: fileWith('{"AUTH": "on", "HOST": "a\\" :", "AUTH": "off"}') }, / has "AUTH" twice$/);
+    loadConfig({ SENDBATCH_CONFIG: fileWith('{"AUTH": "on", "SYSTEM_UIDS": ["a:", "a:"]}') });
+  });
+});
+
+test('what cannot be seen in a value is shown as an escape, and a value that was not UTF-8 is refused', () => {
+  refused({ AUTH: 'on\u200b' }, /^AUTH: must be on or off: value was "on\\u200b"$/);
+  refused({ PORT: '\u00a05001' }, /^PORT: must be .*"\\u00a05001"/);
+  refused({ HOST: 'a\u202eb' }, /^HOST=a\\u202eb is not a loopback/);
+  refused({ SYSTEM_UIDS: 'a\ufffd' }, /^SYSTEM_UIDS \(the environment\) is not UTF-8$/);
 });
 
 describe('a secret in a file of its own', () => {
