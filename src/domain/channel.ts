@@ -2,7 +2,9 @@ import { crc32 } from 'node:zlib';
 
 /** The wire numbers of the channel types that have a rule of their own. */
 export const personType = 1;
+export const topicType = 5;
 export const tempType = 8;
+export const agentType = 11;
 
 /** A channel has two sequences: its messages, and the commands (`sync_once`) that stay out of its history. */
 export const messageSequence = 0;
@@ -25,8 +27,6 @@ export function channel(type: number, id: string, sequence: Sequence): Channel {
   return { type, id, sequence, key: `${type}/${sequence}/${id}` };
 }
 
-const agentType = 11;
-
 /** Who is in a channel when it is made. */
 export function firstUids({ type, id, uids }: Channel): readonly string[] {
   if (uids !== undefined) return uids;
@@ -44,8 +44,14 @@ export function pairId(a: string, b: string): string {
   return aFirst ? `${a}@${b}` : `${b}@${a}`;
 }
 
-/** The canonical id of a channel that is named without a sender: a person channel as the joined pair, in either order. */
+/** Whether ids of this type are two names joined with `@`. */
+export function isJoined(type: number): boolean {
+  return type === personType || type === topicType || type === agentType;
+}
+
+/** The canonical id of a channel that is named without a sender: a person channel as the joined pair, in either order. Undefined: an `@` or a name is missing. */
 export function canonicalId(type: number, id: string): string | undefined {
+  if (type === topicType || type === agentType) return /^[^@]+@[^@]+$/.test(id) ? id : undefined;
   if (type !== personType) return id;
   const sides = id.split('@');
   const [a, b] = sides;

@@ -46,6 +46,8 @@ export interface Refusal {
   readonly metadata: Readonly<Record<string, string>>;
   /** When a retry is worth trying, in milliseconds. */
   readonly retryAfterMs?: number;
+  /** What a caller without the scope `admin` is told instead, so that outsiders cannot tell whether a channel exists. */
+  readonly veiled?: Refusal;
 }
 
 /** A field at fault: `messages[3].channel_id`, what is wrong with it, and which reason it is. */

@@ -1,4 +1,4 @@
-import { type Channel, channel, messageSequence, peerOf, personType } from './channel.ts';
+import { agentType, type Channel, channel, messageSequence, peerOf, personType } from './channel.ts';
 import type { Reason, Refusal } from './failure.ts';
 import type { Prepared } from './message.ts';
 
@@ -9,28 +9,31 @@ export interface Pair {
   readonly sender: string;
   /** Where members and lists are: the channel itself, or for a command the channel that it is a command of. */
   readonly channel: Channel;
-  /** Of a person channel: the other side. */
-  readonly receiver: string | undefined;
+  /** The users whose own lists are asked: the other side of a person's or an agent's channel, and whom a command names. Never the sender itself. */
+  readonly receivers: readonly string[];
   /** It names its receivers instead of a channel. */
   readonly isToUids: boolean;
 }
 
-/** What the store says about a pair. Lists are the channel's; of a person channel, the receiver's own. */
+/** What the store says about a pair. */
 export interface PairFacts {
   /** It was made by ChannelService: it has flags and may have members. */
   readonly isMade: boolean;
   readonly isBanned: boolean;
   readonly isDisbanded: boolean;
   readonly isMember: boolean;
+  /** On the channel's own lists. */
   readonly isDenied: boolean;
   readonly isAllowed: boolean;
   /** Somebody is on the channel's allowlist. */
   readonly hasAllowlist: boolean;
   readonly isSenderBanned: boolean;
-  readonly allowsStrangers: boolean;
-  /** The sender, or the receiver, is a system uid by the store. */
+  /** The sender is a system uid by the store. */
   readonly isSystemSender: boolean;
-  readonly isSystemReceiver: boolean;
+  /** The receivers whose denylist the sender is on. Not those that are system uids by the store. */
+  readonly deniedBy: readonly string[];
+  /** The receivers that neither list the sender nor allow strangers. Read only where allowlists of persons are enforced. */
+  readonly notAllowedBy: readonly string[];
 }
 
 /** What the settings say. */
@@ -50,7 +53,6 @@ export interface SystemUids {
 const infoType = 6;
 const customerServiceType = 3;
 const visitorsType = 10;
-const agentType = 11;
 
 /** The numbers that legacy callers know the reasons by. */
 const reasonCodes: Partial<Record<Reason, number>> = {
@@ -80,8 +82,19 @@ type Forbidden = keyof typeof words;
 export function pairOf(message: Prepared): Pair {
   const { type, id } = message.channel;
   const base = channel(type, id, messageSequence);
-  const receiver = type === personType ? peerOf(message.fromUid, id) : undefined;
-  return { key: pairKeyOf(message), sender: message.fromUid, channel: base, receiver, isToUids: message.isToUids };
+  return {
+    key: pairKeyOf(message),
+    sender: message.fromUid,
+    channel: base,
+    receivers: receiversOf(message).filter((uid) => uid !== message.fromUid),
+    isToUids: message.isToUids,
+  };
+}
+
+function receiversOf({ channel: { type, id }, fromUid, isToUids, subscribers }: Prepared): readonly string[] {
+  if (isToUids) return subscribers;
+  if (type === personType) return [peerOf(fromUid, id)];
+  return type === agentType ? id.split('@') : [];
 }
 
 /** The key of a message's pair. A channel's key holds no line feed before its id, and a uid may: the length tells where it ends. */
@@ -94,14 +107,39 @@ function keyOf(uid: string, { type, id }: Channel): string {
 }
 
 /**
- * Whether a sender may send; undefined = it may. The order is WuKongIM v3's (permission.go), but that a disbanded channel takes nothing from anybody, of
- * whatever type: first the open types, then system uids, the sender's own ban, then persons by the receiver's lists, and all others by
- * membership and the channel's lists.
+ * Whether a sender may send; undefined = it may. The order is WuKongIM v3's (permission.go), with two exceptions: a disbanded channel takes nothing from
+ * anybody, and the open types ask for no membership but obey every ban and list.
  */
 export function forbidden(pair: Pair, facts: PairFacts, rules: PermissionRules): Refusal | undefined {
-  const reason = reasonOf(pair, facts, rules);
-  if (reason === undefined) return undefined;
-  return refusalOf(reason, pair, `from_uid ${JSON.stringify(pair.sender)} ${words[reason]}`);
+  const found = reasonOf(pair, facts, rules);
+  if (found === undefined) return undefined;
+  const refusal = sendRefusal(pair, found);
+  const asOutsider = outsiderReason(pair, facts, rules);
+  return asOutsider === undefined || asOutsider === found.reason
+    ? refusal
+    : { ...refusal, veiled: sendRefusal(pair, { reason: asOutsider }) };
+}
+
+/** Why a sender may not send, and where receivers' own lists say so, which receivers. */
+interface Found {
+  readonly reason: Forbidden;
+  readonly by?: readonly string[];
+}
+
+/** Receivers that a refusal names; the rest are counted. */
+const receiversNamed = 10;
+
+function sendRefusal(pair: Pair, { reason, by = [] }: Found): Refusal {
+  const sender = `from_uid ${JSON.stringify(pair.sender)}`;
+  if (!pair.isToUids || by.length === 0) return refusalOf(reason, pair, `${sender} ${words[reason]}`);
+  const named = by.slice(0, receiversNamed);
+  const more = by.length > named.length ? ` and ${by.length - named.length} more` : '';
+  const refusal = refusalOf(
+    reason,
+    pair,
+    `${sender} ${words[reason]} of ${named.map((uid) => JSON.stringify(uid)).join(', ')}${more}; leave them out of subscribers`,
+  );
+  return { ...refusal, metadata: { ...refusal.metadata, receivers: JSON.stringify(named), count: String(by.length) } };
 }
 
 function refusalOf(reason: Forbidden, pair: Pair, message: string): Refusal {
@@ -130,51 +168,70 @@ const reads = {
   NOT_ALLOWED: 'is no side of the channel',
 } as const;
 
+/** Sides and members first: an outsider is not told what became of a channel. */
 function unreadableReason(
   { channel: from, sender: uid }: Pair,
   facts: PairFacts,
   systemUids: SystemUids,
 ): keyof typeof reads | undefined {
-  if (facts.isDisbanded) return 'CHANNEL_DISBANDED';
-  if (from.type === infoType || from.type === customerServiceType) return undefined;
+  const disbanded = facts.isDisbanded ? 'CHANNEL_DISBANDED' : undefined;
+  if (isOpen(from)) return disbanded;
   if (from.type === personType || from.type === agentType)
-    return from.id.split('@').includes(uid) ? undefined : 'NOT_ALLOWED';
-  if (systemUids.has(uid) || facts.isSystemSender) return undefined;
-  if (from.type === visitorsType && from.id === uid) return undefined;
-  if (facts.isDenied) return 'IN_DENYLIST';
-  return facts.isMember ? undefined : 'NOT_SUBSCRIBER';
+    return from.id.split('@').includes(uid) ? disbanded : 'NOT_ALLOWED';
+  if (systemUids.has(uid) || facts.isSystemSender) return disbanded;
+  if (from.type === visitorsType && from.id === uid) return disbanded;
+  if (!facts.isMember) return 'NOT_SUBSCRIBER';
+  return disbanded ?? (facts.isDenied ? 'IN_DENYLIST' : undefined);
+}
+
+/** Anybody may send there, and read. */
+function isOpen({ type }: Channel): boolean {
+  return type === infoType || type === customerServiceType;
 }
 
 /** A uid and a channel that it wants to read. */
 export function readingPair(uid: string, from: Channel): Pair {
-  return { key: keyOf(uid, from), sender: uid, channel: from, receiver: undefined, isToUids: false };
+  return { key: keyOf(uid, from), sender: uid, channel: from, receivers: [], isToUids: false };
 }
 
 function reasonOf(
   pair: Pair,
   facts: PairFacts,
   { systemUids, enforcePersonAllowlist }: PermissionRules,
-): Forbidden | undefined {
-  const { channel: to, sender, receiver } = pair;
-  if (facts.isDisbanded) return 'CHANNEL_DISBANDED';
-  if (to.type === infoType || to.type === customerServiceType) return undefined;
+): Found | undefined {
+  const { channel: to, sender } = pair;
+  if (facts.isDisbanded) return { reason: 'CHANNEL_DISBANDED' };
   if (systemUids.has(sender) || facts.isSystemSender) return undefined;
-  if (facts.isSenderBanned) return 'SENDER_BANNED';
-  if (pair.isToUids) return undefined;
-  if (receiver !== undefined) {
-    if (systemUids.has(receiver) || facts.isSystemReceiver) return undefined;
-    if (facts.isDenied) return 'IN_DENYLIST';
-    if (enforcePersonAllowlist && !facts.isAllowed && !facts.allowsStrangers) return 'NOT_IN_ALLOWLIST';
-    return undefined;
-  }
-  if (to.type === agentType) return to.id.split('@').includes(sender) ? undefined : 'NOT_ALLOWED';
-  if (to.type === visitorsType && to.id === sender) return undefined;
-  if (!facts.isMade) return 'CHANNEL_NOT_EXIST';
-  if (facts.isBanned) return 'CHANNEL_BANNED';
-  if (facts.isDenied) return 'IN_DENYLIST';
-  if (!facts.isMember) return 'NOT_SUBSCRIBER';
-  if (facts.hasAllowlist && !facts.isAllowed) return 'NOT_IN_ALLOWLIST';
+  if (facts.isSenderBanned) return { reason: 'SENDER_BANNED' };
+  if (to.type === agentType && !to.id.split('@').includes(sender)) return { reason: 'NOT_ALLOWED' };
+  const deniedBy = facts.deniedBy.filter((uid) => !systemUids.has(uid));
+  if (deniedBy.length > 0) return { reason: 'IN_DENYLIST', by: deniedBy };
+  const notAllowedBy = enforcePersonAllowlist ? facts.notAllowedBy.filter((uid) => !systemUids.has(uid)) : [];
+  if (notAllowedBy.length > 0) return { reason: 'NOT_IN_ALLOWLIST', by: notAllowedBy };
+  if (pair.isToUids || to.type === personType) return undefined;
+  const asksMembership = needsMembership(to, sender);
+  if (asksMembership && !facts.isMade) return { reason: 'CHANNEL_NOT_EXIST' };
+  if (facts.isBanned) return { reason: 'CHANNEL_BANNED' };
+  if (facts.isDenied) return { reason: 'IN_DENYLIST' };
+  if (asksMembership && !facts.isMember) return { reason: 'NOT_SUBSCRIBER' };
+  if (facts.hasAllowlist && !facts.isAllowed) return { reason: 'NOT_IN_ALLOWLIST' };
   return undefined;
+}
+
+/** Only members send there; in all others the channel's bans and lists alone decide. */
+function needsMembership(to: Channel, sender: string): boolean {
+  return !isOpen(to) && to.type !== agentType && !(to.type === visitorsType && to.id === sender);
+}
+
+/** The one reason that a sender outside of a channel is told, whether the channel exists or not; undefined: the sender is no outsider. */
+function outsiderReason(
+  { channel: to, sender, isToUids }: Pair,
+  facts: PairFacts,
+  { systemUids }: PermissionRules,
+): Forbidden | undefined {
+  if (isToUids || to.type === personType || !needsMembership(to, sender)) return undefined;
+  if (facts.isMember || systemUids.has(sender) || facts.isSystemSender) return undefined;
+  return facts.isSenderBanned ? 'SENDER_BANNED' : 'NOT_SUBSCRIBER';
 }
 
 /**
@@ -188,6 +245,8 @@ export interface Assumption {
   readonly senders: readonly string[];
   /** Members that no list of their channel keeps out. */
   readonly members: readonly { readonly channel: Channel; readonly uid: string }[];
+  /** Senders that need no membership, and that no list of the channel keeps out. */
+  readonly guests: readonly { readonly channel: Channel; readonly uid: string }[];
   /** Not on the owner's denylist. */
   readonly peers: readonly { readonly owner: string; readonly uid: string }[];
 }
@@ -198,6 +257,7 @@ export function assume(messages: Iterable<Prepared>, rules: PermissionRules): As
   const channels = new Map<string, Channel>();
   const senders = new Set<string>();
   const members: { channel: Channel; uid: string }[] = [];
+  const guests: { channel: Channel; uid: string }[] = [];
   const peers: { owner: string; uid: string }[] = [];
   const seen = new Set<string>();
   for (const message of messages) {
@@ -209,18 +269,16 @@ export function assume(messages: Iterable<Prepared>, rules: PermissionRules): As
     const pair = pairOf(message);
     channels.set(pair.channel.key, pair.channel);
     if (isSystem) continue;
-    const { type, id } = pair.channel;
-    if (type === infoType || type === customerServiceType) continue;
     senders.add(pair.sender);
-    if (pair.isToUids) continue;
-    if (pair.receiver !== undefined) {
+    const { channel: to, sender: uid } = pair;
+    if (to.type === agentType && !to.id.split('@').includes(uid)) return undefined;
+    for (const owner of pair.receivers) {
+      if (systemUids.has(owner)) continue;
       if (enforcePersonAllowlist) return undefined;
-      if (!systemUids.has(pair.receiver)) peers.push({ owner: pair.receiver, uid: pair.sender });
-    } else if (type === agentType) {
-      if (!id.split('@').includes(pair.sender)) return undefined;
-    } else if (!(type === visitorsType && id === pair.sender)) {
-      members.push({ channel: pair.channel, uid: pair.sender });
+      peers.push({ owner, uid });
     }
+    if (pair.isToUids || to.type === personType) continue;
+    (needsMembership(to, uid) ? members : guests).push({ channel: to, uid });
   }
-  return { openChannels: [...channels.values()], senders: [...senders], members, peers };
+  return { openChannels: [...channels.values()], senders: [...senders], members, guests, peers };
 }

@@ -2,11 +2,9 @@ import { BatchPriority, type SubmitBatchRequest } from '../../gen/sendbatch/v1/b
 import type { MessageDraft, TemplateUse } from '../../gen/sendbatch/v1/message_pb.ts';
 import { type RequestTemplate, type SendBatchRequest, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { TemplateFormat } from '../../gen/sendbatch/v1/template_service_pb.ts';
-import { personType } from '../domain/channel.ts';
+import { isJoined, personType } from '../domain/channel.ts';
 import { limits } from '../limits.ts';
 
-/** The channel types whose ids may hold one `@`. */
-const joined: ReadonlySet<number> = new Set([personType, 5, 11]);
 const modes: ReadonlySet<number> = new Set(Object.values(SendMode));
 const priorities: ReadonlySet<number> = new Set(Object.values(BatchPriority));
 const lastChannelType = 12;
@@ -84,8 +82,8 @@ function isChannel({ channelId, channelType, fromUid, header, subscribers }: Mes
   if (!isShort(channelId, limits.idBytes) || channelId.includes('#') || channelId.includes('&')) return false;
   if (channelType === personType && /[@#&]/.test(fromUid)) return false;
   const at = channelId.indexOf('@');
-  if (at === -1) return true;
-  if (!joined.has(channelType)) return false;
+  if (at === -1) return channelId === '' || channelType === personType || !isJoined(channelType);
+  if (!isJoined(channelType)) return false;
   if (at === 0 || at === channelId.length - 1 || channelId.includes('@', at + 1)) return false;
   return channelType !== personType || channelId.startsWith(`${fromUid}@`) || channelId.endsWith(`@${fromUid}`);
 }

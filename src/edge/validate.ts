@@ -68,7 +68,7 @@ function toViolation(violation: RuleViolation, message: Message): Violation {
   const values = desc?.values
     .filter(({ number }) => number > 0)
     .map(({ name, number }) => ({ name: shortNameOf(desc, name), number }));
-  const actual = /\.max_(bytes|len|items)$/.test(id) ? lengthAt(field, message) : undefined;
+  const actual = /\.max_(bytes|len|items)$/.test(id) ? lengthAt(field, message, id === 'string.max_len') : undefined;
   const words = ruleWords({ id, said, ...(values && { values }), ...(actual !== undefined && { actual }) });
   return {
     field: fieldOf(violation),
@@ -109,14 +109,13 @@ function boundOf({ field, ruleId }: RuleViolation): string {
   return String(rules?.[rule.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase())] ?? '');
 }
 
-/** How long the list, the bytes or the text at a path are. */
-function lengthAt(path: Path, message: Message): number {
+/** How long the list, the bytes or the text at a path are; a text in bytes, or in characters (Unicode code points) where the rule counts those. */
+function lengthAt(path: Path, message: Message, inCharacters = false): number {
   let value: unknown = message;
   for (const step of path) {
     const name = step.kind === 'field' ? step.localName : step.kind === 'list_sub' ? step.index : undefined;
     value = name === undefined ? undefined : (value as Record<string | number, unknown>)[name];
   }
-  return typeof value === 'string'
-    ? Buffer.byteLength(value)
-    : ((value as { length?: number } | undefined)?.length ?? 0);
+  if (typeof value === 'string') return inCharacters ? [...value].length : Buffer.byteLength(value);
+  return (value as { length?: number } | undefined)?.length ?? 0;
 }

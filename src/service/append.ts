@@ -143,7 +143,7 @@ export function createRehearsal({ db, channelKeys, rules }: Store): Append {
       const group = await keyed(batches, { db, channelKeys, rules }, 'only those that exist');
       const heads = await readHeads(db, [...group.channelKeys.values()]);
       const earlier = await findEarlier(db, keyedMessages(group));
-      const denials = denied(group.pairs, await readPairFacts(db, group.pairs), rules);
+      const denials = denied(group.pairs, await readPairFacts(db, group.pairs, rules), rules);
       const facts = { heads: byText(group, heads), earlier, forbidden: denials, block: 0 };
       return decide(batches, facts).outcomes.map(fulfilled);
     });
@@ -243,7 +243,7 @@ async function lockAndLook(
   const [heads, earlier, facts, block] = await all([
     (pass ? lockFreeHeads(tx, keys) : lockHeads(tx, keys)).finally(() => watch?.locked(performance.now() - start)),
     findEarlier(tx, keyedMessages(group)),
-    readPairFacts(tx, group.pairs),
+    readPairFacts(tx, group.pairs, rules),
     drawBlock(tx),
   ]);
   const denials = denied(group.pairs, facts, rules);

@@ -1,4 +1,4 @@
-import { channel, messageSequence, personType } from '../domain/channel.ts';
+import { channel, isJoined, messageSequence, personType } from '../domain/channel.ts';
 import { invalidField } from '../domain/failure.ts';
 import { pageOf } from '../domain/page.ts';
 import { beginCursors } from '../storage/conversation.ts';
@@ -12,6 +12,7 @@ import {
   type Listed,
   listSystemUids,
   listUids,
+  lockMadePlace,
   lockPlace,
   type Place,
   readFlags,
@@ -77,8 +78,20 @@ export function createChannels(store: Store, told: ChannelsTold, now: () => numb
     if (add.length > 0) await addUids(tx, place, list, add, now());
     if (list === 'member' && place.kind === 'channel') await beginCursors(tx, place.channelKey, add);
   };
+  /** Takes off lists, and makes nothing: neither a channel nor a user that is not there. */
+  const takeOff = async (named: Named, list: List, remove: readonly string[] | 'all') =>
+    await orBusy(async () => {
+      const place = await placeOf(store, named);
+      if (place === undefined) return;
+      await db.transaction().execute(async (tx) => {
+        await lockMadePlace(tx, place, now());
+        await removeUids(tx, place, list, remove, now());
+      });
+      if (place.kind === 'channel') told.channelChanged(place.channelKey);
+    });
   return {
     async put(named, flags, members) {
+      if (named.channelType === personType) assertUserFlags(flags);
       if (named.channelType === personType && (members.add?.length ?? 0) > 0) throw hasNoMembers();
       await change(named, async (tx, place) => {
         await setFlags(tx, place, flags);
@@ -98,8 +111,9 @@ export function createChannels(store: Store, told: ChannelsTold, now: () => numb
     },
     async change(named, list, listChange) {
       if (named.channelType === personType && list === 'member') throw hasNoMembers();
-      await change(named, (tx, place) => changeList(tx, place, list, listChange));
       const { add = [], remove = [] } = listChange;
+      if (add.length === 0) await takeOff(named, list, remove);
+      else await change(named, (tx, place) => changeList(tx, place, list, listChange));
       if (list === 'member') told.membersChanged(remove === 'all' ? add : [...add, ...remove]);
     },
     list: (named, list, after, limit) =>
@@ -132,15 +146,19 @@ async function placeOf(
   return channelKey === undefined ? undefined : { kind: 'channel', channelKey };
 }
 
-const topicType = 5;
-const agentType = 11;
-
-/** Why a text cannot be the id of a channel of this type. */
+/** Why a text cannot be the id of a channel of this type; of type 1 it is a uid. */
 function idFault(channelType: number, id: string): string | undefined {
   if (/[#&\0]/.test(id)) return 'must not contain # or &';
-  if (channelType === topicType || channelType === agentType)
-    return id.includes('@') && !/^[^@]+@[^@]+$/.test(id) ? 'with one @ needs a name on both sides of it' : undefined;
+  if (channelType !== personType && isJoined(channelType))
+    return /^[^@]+@[^@]+$/.test(id) ? undefined : `of channel_type ${channelType} must be two names joined with @`;
   return id.includes('@') ? 'must not contain @' : undefined;
+}
+
+/** A user is no channel: nothing would obey these flags. */
+function assertUserFlags({ ban, disband }: Flags): void {
+  const wayOut = 'must be 0 of a user (channel_type 1); set send_ban to stop the user from sending, or use lists';
+  if (ban) throw invalidField('ban', wayOut);
+  if (disband) throw invalidField('disband', wayOut);
 }
 
 const hasNoMembers = () =>

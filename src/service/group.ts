@@ -95,7 +95,7 @@ export async function makePermitted(
 ): Promise<Map<string, number>> {
   const missing = [...messagesOf(batches)].filter((each) => isPersistent(each) && !keys.has(each.channel.key));
   const pairs = pairsOf(missing);
-  const denials = denied(pairs, await readPairFacts(db, pairs), rules);
+  const denials = denied(pairs, await readPairFacts(db, pairs, rules), rules);
   const wanted = new Map<string, Channel>();
   for (const message of missing) if (!denials.has(pairKeyOf(message))) wanted.set(message.channel.key, message.channel);
   return await channelKeys.findOrCreate([...wanted.values()]);

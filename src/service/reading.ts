@@ -28,15 +28,20 @@ export function channelToRead(channelType: number, channelId: string, eyes: stri
   if (channelType === personType && eyes !== undefined && !channelId.includes('@'))
     return channel(personType, pairId(eyes, channelId), messageSequence);
   const id = canonicalId(channelType, channelId);
-  if (id === undefined)
-    throw invalidField(
-      'channel_id',
-      'of a person channel must be the two uids joined with @, or the other uid when it is known who reads',
-    );
+  if (id === undefined) throw invalidField('channel_id', joinedWords(channelType));
   return channel(channelType, id, messageSequence);
 }
 
-/** Throws unless this uid may read all of these channels now. */
+function joinedWords(channelType: number): string {
+  return channelType === personType
+    ? 'of a person channel must be the two uids joined with @, or the other uid when it is known who reads'
+    : `of channel_type ${channelType} must be two names joined with @`;
+}
+
+/**
+ * Throws unless this uid may read all of these channels now. Without a uid a service reads, which may read everything that is kept, also of a
+ * disbanded channel: an operator can still export what was said in it.
+ */
 export async function assertReadable(
   { db, rules }: Store,
   eyes: string | undefined,
@@ -44,7 +49,7 @@ export async function assertReadable(
 ): Promise<void> {
   if (eyes === undefined) return;
   const pairs = channels.map((each) => readingPair(eyes, each));
-  const facts = await readPairFacts(db, pairs);
+  const facts = await readPairFacts(db, pairs, rules);
   for (const pair of pairs) {
     const known = facts.get(pair.key);
     const refusal = known && unreadable(pair, known, rules);

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { type Caller, notYours } from '../domain/caller.ts';
 import { canonicalId, channel, messageSequence } from '../domain/channel.ts';
+import { disclosedOutcomes } from '../domain/disclosure.ts';
 import { Failure, invalidField, malformed, type Violation } from '../domain/failure.ts';
 import { type Draft, type Prepared, prepare } from '../domain/message.ts';
 import { type Accepted, canExpect, type Outcome } from '../domain/plan.ts';
@@ -73,7 +74,8 @@ export function createSendBatch({ append, rehearse, rates, moderate, deliver, te
       const admitted = without(refused, messages);
       const judged = await moderate(admitted);
       const batch = { ...judged, atomic: call.atomic, expectedLastSeqs };
-      const stored = admitted.length === 0 ? [] : await (call.validateOnly ? rehearse : append)(batch, call.signal);
+      const appended = admitted.length === 0 ? [] : await (call.validateOnly ? rehearse : append)(batch, call.signal);
+      const stored = disclosedOutcomes(call.caller, appended);
       if (call.atomic) assertAllAccepted(stored);
       const live = call.validateOnly ? [] : stored.filter(isLive);
       if (live.length > 0) await deliver(live);

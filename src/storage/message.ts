@@ -190,7 +190,7 @@ const announcingStatement = {
   name: 'append messages and announce them',
   inListOrder: true,
   text: appendText({
-    list: `select channel_key, count, is_told from unnest($1::bigint[], $2::bigint[], $${13 + ownColumns.length}::smallint[]) as w(channel_key, count, is_told) order by channel_key`,
+    list: `select channel_key, count, is_told from unnest($1::bigint[], $2::bigint[], $${15 + ownColumns.length}::smallint[]) as w(channel_key, count, is_told) order by channel_key`,
     returning: 'h.channel_key, h.last_seq, w.count, w.is_told',
     announced: `, announced as (
       insert into sendbatch.webhook_outbox (channel_key, first_seq, last_seq)

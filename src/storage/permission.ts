@@ -1,6 +1,6 @@
-import type { Assumption, Pair, PairFacts } from '../domain/permission.ts';
+import type { Assumption, Pair, PairFacts, PermissionRules } from '../domain/permission.ts';
 import { BinaryArray } from './array.ts';
-import type { Db, Tx } from './database.ts';
+import { all, type Db, type Tx } from './database.ts';
 import { run } from './prepared.ts';
 
 const factsStatement = {
@@ -11,23 +11,31 @@ const factsStatement = {
       coalesce(i.ban or i.send_ban, false) as is_banned,
       coalesce(i.disband, false) as is_disbanded,
       coalesce(u.member, false) as is_member,
-      coalesce(u.denied or d.denied, u.denied, d.denied, false) as is_denied,
-      coalesce(u.allowed or d.allowed, u.allowed, d.allowed, false) as is_allowed,
+      coalesce(u.denied, false) as is_denied,
+      coalesce(u.allowed, false) as is_allowed,
       c.channel_key is not null and exists (select from sendbatch.channel_uid a where a.channel_key = c.channel_key and a.allowed) as has_allowlist,
       coalesce(s.send_ban, false) as is_sender_banned,
-      coalesce(r.allow_stranger, false) as allows_strangers,
-      exists (select from sendbatch.system_uid y where y.uid = w.sender) as is_system_sender,
-      exists (select from sendbatch.system_uid y where y.uid = w.receiver) as is_system_receiver
-    from unnest($1::text[], $2::smallint[], $3::text[], $4::text[]) with ordinality as w(channel_id, channel_type, sender, receiver, ordinal)
+      exists (select from sendbatch.system_uid y where y.uid = w.sender) as is_system_sender
+    from unnest($1::text[], $2::smallint[], $3::text[]) with ordinality as w(channel_id, channel_type, sender, ordinal)
     left join lateral (
       select channel_key from sendbatch.channel
       where channel_id = w.channel_id and channel_type = w.channel_type and sequence = 0 limit 1
     ) c on true
     left join lateral (select * from sendbatch.channel_info where channel_key = c.channel_key limit 1) i on true
     left join lateral (select * from sendbatch.channel_uid where channel_key = c.channel_key and uid = w.sender limit 1) u on true
-    left join lateral (select * from sendbatch.person_uid where owner = w.receiver and uid = w.sender limit 1) d on true
-    left join lateral (select * from sendbatch.person where uid = w.sender limit 1) s on true
-    left join lateral (select * from sendbatch.person where uid = w.receiver limit 1) r on true`,
+    left join lateral (select * from sendbatch.person where uid = w.sender limit 1) s on true`,
+};
+
+/** The receivers whose own lists keep the sender out; the second half only where allowlists of persons are enforced ($3). */
+const receiversStatement = {
+  name: 'receivers that keep senders out',
+  text: `
+    select w.ordinal, coalesce(d.denied, false) as denied
+    from unnest($1::text[], $2::text[]) with ordinality as w(receiver, sender, ordinal)
+    left join lateral (select denied, allowed from sendbatch.person_uid where owner = w.receiver and uid = w.sender limit 1) d on true
+    left join lateral (select allow_stranger from sendbatch.person where uid = w.receiver limit 1) r on true
+    where (d.denied or ($3::boolean and d.allowed is not true and r.allow_stranger is not true))
+      and not exists (select from sendbatch.system_uid y where y.uid = w.receiver)`,
 };
 
 interface FactsRow {
@@ -40,29 +48,26 @@ interface FactsRow {
   readonly is_allowed: boolean;
   readonly has_allowlist: boolean;
   readonly is_sender_banned: boolean;
-  readonly allows_strangers: boolean;
   readonly is_system_sender: boolean;
-  readonly is_system_receiver: boolean;
 }
 
-/** What is committed about these pairs, in one statement however many they are, by pair key. */
-export async function readPairFacts(db: Db | Tx, pairs: readonly Pair[]): Promise<Map<string, PairFacts>> {
+/** What is committed about these pairs, by pair key: one statement, and one more where receivers have lists of their own. */
+export async function readPairFacts(
+  db: Db | Tx,
+  pairs: readonly Pair[],
+  { enforcePersonAllowlist }: Pick<PermissionRules, 'enforcePersonAllowlist'>,
+): Promise<Map<string, PairFacts>> {
   const ids = new BinaryArray('text', pairs.length * 24);
   const types = new BinaryArray('smallint', pairs.length * 6);
   const senders = new BinaryArray('text', pairs.length * 24);
-  const receivers = new BinaryArray('text', pairs.length * 4);
-  for (const { channel, sender, receiver } of pairs) {
+  for (const { channel, sender } of pairs) {
     ids.text(channel.id);
     types.smallint(channel.type);
     senders.text(sender);
-    if (receiver === undefined) receivers.null();
-    else receivers.text(receiver);
   }
-  const rows = await run<FactsRow>(db, factsStatement, [
-    ids.value(),
-    types.value(),
-    senders.value(),
-    receivers.value(),
+  const [rows, refusers] = await all([
+    run<FactsRow>(db, factsStatement, [ids.value(), types.value(), senders.value()]),
+    readRefusers(db, pairs, enforcePersonAllowlist),
   ]);
   const facts = new Map<string, PairFacts>();
   for (const row of rows) {
@@ -77,15 +82,49 @@ export async function readPairFacts(db: Db | Tx, pairs: readonly Pair[]): Promis
       isAllowed: row.is_allowed,
       hasAllowlist: row.has_allowlist,
       isSenderBanned: row.is_sender_banned,
-      allowsStrangers: row.allows_strangers,
       isSystemSender: row.is_system_sender,
-      isSystemReceiver: row.is_system_receiver,
+      deniedBy: refusers.get(pair)?.deniedBy ?? [],
+      notAllowedBy: refusers.get(pair)?.notAllowedBy ?? [],
     });
   }
   return facts;
 }
 
-/** Whether an assumption holds, as a SQL expression over six parameters from `first` on: see `assumptionValues`. */
+/** Receivers whose own lists keep the sender of a pair out. */
+interface Refusers {
+  readonly deniedBy: string[];
+  readonly notAllowedBy: string[];
+}
+
+async function readRefusers(
+  db: Db | Tx,
+  pairs: readonly Pair[],
+  enforcePersonAllowlist: boolean,
+): Promise<Map<Pair, Refusers>> {
+  const asked = pairs.flatMap((pair) => pair.receivers.map((receiver) => ({ pair, receiver })));
+  const refusers = new Map<Pair, Refusers>();
+  if (asked.length === 0) return refusers;
+  const receivers = new BinaryArray('text', asked.length * 24);
+  const senders = new BinaryArray('text', asked.length * 24);
+  for (const { pair, receiver } of asked) {
+    receivers.text(receiver);
+    senders.text(pair.sender);
+  }
+  const rows = await run<{ ordinal: number; denied: boolean }>(db, receiversStatement, [
+    receivers.value(),
+    senders.value(),
+    enforcePersonAllowlist,
+  ]);
+  for (const { ordinal, denied } of rows) {
+    const { pair, receiver } = asked[ordinal - 1] as (typeof asked)[number];
+    const known = refusers.get(pair) ?? { deniedBy: [], notAllowedBy: [] };
+    refusers.set(pair, known);
+    (denied ? known.deniedBy : known.notAllowedBy).push(receiver);
+  }
+  return refusers;
+}
+
+/** Whether an assumption holds, as a SQL expression over eight parameters from `first` on: see `assumptionValues`. */
 export const assumptionHolds = (first: number) => `
   not exists (
     select from unnest($${first}::bigint[]) as w(channel_key) join sendbatch.channel_info i on i.channel_key = w.channel_key
@@ -100,11 +139,16 @@ export const assumptionHolds = (first: number) => `
         and (u.allowed or not exists (select from sendbatch.channel_uid a where a.channel_key = u.channel_key and a.allowed))))
   and not exists (
     select from unnest($${first + 4}::text[], $${first + 5}::text[]) as w(owner, uid)
-    join sendbatch.person_uid d on d.owner = w.owner and d.uid = w.uid where d.denied)`;
+    join sendbatch.person_uid d on d.owner = w.owner and d.uid = w.uid where d.denied)
+  and not exists (
+    select from unnest($${first + 6}::bigint[], $${first + 7}::text[]) as w(channel_key, uid)
+    where exists (select from sendbatch.channel_uid u where u.channel_key = w.channel_key and u.uid = w.uid and u.denied)
+      or (exists (select from sendbatch.channel_uid a where a.channel_key = w.channel_key and a.allowed)
+        and not exists (select from sendbatch.channel_uid u where u.channel_key = w.channel_key and u.uid = w.uid and u.allowed)))`;
 
 /** The parameters of an assumption; undefined when one of its members' channels has no row: then it has no members. */
 export function assumptionValues(
-  { openChannels, senders, members, peers }: Assumption,
+  { openChannels, senders, members, guests, peers }: Assumption,
   channelKeys: ReadonlyMap<string, number>,
 ): (Buffer | null)[] | undefined {
   const channels = new BinaryArray('bigint', openChannels.length * 12);
@@ -119,6 +163,13 @@ export function assumptionValues(
     if (channelKey === undefined) return undefined;
     memberKeys.bigint(channelKey);
   }
+  const listed = guests.flatMap(({ channel, uid }) => {
+    const channelKey = channelKeys.get(channel.key);
+    // What has no row has no lists.
+    return channelKey === undefined ? [] : [{ channelKey, uid }];
+  });
+  const guestKeys = new BinaryArray('bigint', listed.length * 12);
+  for (const { channelKey } of listed) guestKeys.bigint(channelKey);
   const texts = (all: readonly string[]) => {
     const array = new BinaryArray('text', all.length * 24);
     for (const each of all) array.text(each);
@@ -131,5 +182,7 @@ export function assumptionValues(
     texts(members.map((each) => each.uid)),
     texts(peers.map((each) => each.owner)),
     texts(peers.map((each) => each.uid)),
+    guestKeys.value(),
+    texts(listed.map((each) => each.uid)),
   ];
 }

@@ -73,6 +73,12 @@ export async function lockPlace(tx: Tx, place: Place, now: number): Promise<void
     on conflict (${infoKey}) do update set updated_at = ${now}`.execute(tx);
 }
 
+/** Locks a place that was made, until the transaction ends. One that was never made has nothing to lock, and stays unmade. */
+export async function lockMadePlace(tx: Tx, place: Place, now: number): Promise<void> {
+  const { info, infoKey, value } = at(place);
+  await sql`update ${info} set updated_at = ${now} where ${infoKey} = ${value}`.execute(tx);
+}
+
 /** Sets all flags of a place that is locked. */
 export async function setFlags(tx: Tx, place: Place, flags: Flags): Promise<void> {
   const { info, infoKey, value } = at(place);

@@ -19,9 +19,9 @@ const nothing: PairFacts = {
   isAllowed: false,
   hasAllowlist: false,
   isSenderBanned: false,
-  allowsStrangers: false,
   isSystemSender: false,
-  isSystemReceiver: false,
+  deniedBy: [],
+  notAllowedBy: [],
 };
 const message = (fromUid: string, channelType: number, channelId: string, more: Partial<Draft> = {}) =>
   prepare(
@@ -53,17 +53,17 @@ const command = { header: { noPersist: 0, redDot: 0, syncOnce: 1 } };
 const rows: [string, number, string, Partial<PairFacts>, string | undefined, PermissionRules?][] = [
   // Person: by the receiver's lists.
   ['u1', 1, 'u2', {}, undefined],
-  ['u1', 1, 'u2', { isDenied: true }, 'IN_DENYLIST'],
+  ['u1', 1, 'u2', { deniedBy: ['u2'] }, 'IN_DENYLIST'],
   ['u1', 1, 'u2', { isSenderBanned: true }, 'SENDER_BANNED'],
-  ['u1', 1, 'u2', { isSenderBanned: true, isDenied: true }, 'SENDER_BANNED'],
-  ['u1', 1, 'system', { isDenied: true }, undefined],
-  ['u1', 1, 'u2', { isSystemReceiver: true, isDenied: true }, undefined],
-  ['system', 1, 'u2', { isDenied: true, isSenderBanned: true }, undefined],
-  ['u1', 1, 'u2', { isSystemSender: true, isDenied: true }, undefined],
-  ['u1', 1, 'u2', {}, 'NOT_IN_ALLOWLIST', strict],
-  ['u1', 1, 'u2', { isAllowed: true }, undefined, strict],
-  ['u1', 1, 'u2', { allowsStrangers: true }, undefined, strict],
-  ['u1', 1, 'u2', { allowsStrangers: true, isDenied: true }, 'IN_DENYLIST', strict],
+  ['u1', 1, 'u2', { isSenderBanned: true, deniedBy: ['u2'] }, 'SENDER_BANNED'],
+  ['u1', 1, 'system', { deniedBy: ['system'] }, undefined],
+  ['system', 1, 'u2', { deniedBy: ['u2'], isSenderBanned: true }, undefined],
+  ['u1', 1, 'u2', { isSystemSender: true, deniedBy: ['u2'] }, undefined],
+  ['u1', 1, 'u2', { notAllowedBy: ['u2'] }, undefined],
+  ['u1', 1, 'u2', { notAllowedBy: ['u2'] }, 'NOT_IN_ALLOWLIST', strict],
+  ['u1', 1, 'system', { notAllowedBy: ['system'] }, undefined, strict],
+  ['u1', 1, 'u2', {}, undefined, strict],
+  ['u1', 1, 'u2', { deniedBy: ['u2'] }, 'IN_DENYLIST', strict],
   // Every type with members.
   ...[2, 4, 5, 7, 8, 9, 10, 12].flatMap((type): typeof rows => {
     const id = type === 5 ? 'a@b' : 'a';
@@ -84,17 +84,33 @@ const rows: [string, number, string, Partial<PairFacts>, string | undefined, Per
       ['system', type, id, { ...made, isDisbanded: true }, 'CHANNEL_DISBANDED'],
     ];
   }),
-  // Open to all, but not when disbanded.
-  ...[3, 6].flatMap((type): typeof rows => [
-    ['u1', type, 'a', { isDenied: true, isSenderBanned: true, isBanned: true }, undefined],
-    ['u1', type, 'a', { isDisbanded: true }, 'CHANNEL_DISBANDED'],
+  // Types that ask for no membership: every ban and list of the channel holds all the same.
+  ...(
+    [
+      [3, 'a'],
+      [6, 'a'],
+      [10, 'u1'],
+      [11, 'u1@bot'],
+    ] as const
+  ).flatMap(([type, id]): typeof rows => [
+    ['u1', type, id, {}, undefined],
+    ['u1', type, id, { isBanned: true }, 'CHANNEL_BANNED'],
+    ['u1', type, id, { isDenied: true }, 'IN_DENYLIST'],
+    ['u1', type, id, { hasAllowlist: true }, 'NOT_IN_ALLOWLIST'],
+    ['u1', type, id, { hasAllowlist: true, isAllowed: true }, undefined],
+    ['u1', type, id, { isSenderBanned: true }, 'SENDER_BANNED'],
+    ['u1', type, id, { isDisbanded: true }, 'CHANNEL_DISBANDED'],
+    ['u1', type, id, { isSystemSender: true, isBanned: true, isDenied: true, hasAllowlist: true }, undefined],
+    ['system', type, id, { isBanned: true, isDenied: true, hasAllowlist: true, isSenderBanned: true }, undefined],
+    ['system', type, id, { isDisbanded: true }, 'CHANNEL_DISBANDED'],
   ]),
-  // An agent's channel: its two sides. A visitor: its own.
-  ['u1', 11, 'u1@bot', {}, undefined],
+  // An agent's channel: its two sides, by the other side's own lists.
   ['bot', 11, 'u1@bot', {}, undefined],
+  ['bot', 11, 'u1@bot', { deniedBy: ['u1'] }, 'IN_DENYLIST'],
+  ['bot', 11, 'u1@bot', { notAllowedBy: ['u1'] }, undefined],
+  ['bot', 11, 'u1@bot', { notAllowedBy: ['u1'] }, 'NOT_IN_ALLOWLIST', strict],
   ['u2', 11, 'u1@bot', member, 'NOT_ALLOWED'],
-  ['u1', 11, 'u1@bot', { isSenderBanned: true }, 'SENDER_BANNED'],
-  ['v1', 10, 'v1', {}, undefined],
+  ['u2', 11, 'u1@bot', { ...member, deniedBy: ['u1', 'bot'] }, 'NOT_ALLOWED'],
 ];
 
 describe('who may send', () => {
@@ -113,7 +129,8 @@ describe('who may send', () => {
           (assumption.senders.length === 0 || !facts.isSenderBanned) &&
           (assumption.members.length === 0 ||
             Boolean(facts.isMember && !facts.isDenied && (!facts.hasAllowlist || facts.isAllowed))) &&
-          (assumption.peers.length === 0 || !facts.isDenied);
+          (assumption.guests.length === 0 || Boolean(!facts.isDenied && (!facts.hasAllowlist || facts.isAllowed))) &&
+          !assumption.peers.some(({ owner }) => facts.deniedBy?.includes(owner));
         if (holds) assert.equal(refusal, undefined, 'assumed, and forbidden');
       }
     });
@@ -123,6 +140,50 @@ describe('who may send', () => {
     const sent = message('u1', 0, '', { ...command, subscribers: ['a', 'b'] });
     assert.equal(forbidden(pairOf(sent), nothing, rules), undefined);
     assert.equal(forbidden(pairOf(sent), { ...nothing, isSenderBanned: true }, rules)?.reason, 'SENDER_BANNED');
+  });
+
+  test('a command that names its receivers is asked of their own lists, and the refusal names them', () => {
+    const uids = Array.from({ length: 12 }, (_, index) => `r${index}`);
+    const sent = message('u1', 0, '', { ...command, subscribers: [...uids, 'u1', 'system'] });
+    assert.ok(!pairOf(sent).receivers.includes('u1'), 'nobody keeps itself out');
+    assert.deepEqual(
+      assume([sent], rules)?.peers.map(({ owner }) => owner),
+      pairOf(sent).receivers.filter((uid) => uid !== 'system'),
+    );
+    assert.equal(assume([sent], strict), undefined);
+    const refusal = forbidden(pairOf(sent), { ...nothing, deniedBy: ['r1', 'r2', 'system'] }, rules);
+    assert.deepEqual(
+      [refusal?.reason, refusal?.metadata.receivers, refusal?.metadata.count],
+      ['IN_DENYLIST', '["r1","r2"]', '2'],
+    );
+    assert.match(refusal?.message ?? '', /"r1", "r2"; leave them out/);
+    const many = forbidden(pairOf(sent), { ...nothing, notAllowedBy: uids }, strict);
+    assert.equal(many?.reason, 'NOT_IN_ALLOWLIST');
+    assert.match(many?.message ?? '', /"r9" and 2 more; leave them out/);
+    assert.equal(forbidden(pairOf(sent), { ...nothing, notAllowedBy: uids }, rules), undefined);
+  });
+
+  test('an outsider is told one thing, whatever the channel is', () => {
+    const veiled = (facts: Partial<PairFacts>) => {
+      const refusal = forbidden(pairOf(message('u1', 2, 'a')), { ...nothing, ...facts }, rules);
+      assert.ok(refusal);
+      const { veiled: _, ...plain } = refusal.veiled ?? refusal;
+      return plain;
+    };
+    const [first, ...others] = [
+      veiled({}),
+      veiled(made),
+      veiled({ ...made, isBanned: true }),
+      veiled({ ...made, isDisbanded: true }),
+      veiled({ ...made, isDenied: true }),
+      veiled({ ...made, hasAllowlist: true }),
+    ];
+    assert.equal(first?.reason, 'NOT_SUBSCRIBER');
+    for (const other of others) assert.deepEqual(other, first);
+    const isSenderBanned = true;
+    assert.equal(veiled({ isSenderBanned }).reason, 'SENDER_BANNED');
+    assert.deepEqual(veiled({ ...made, isDisbanded: true, isSenderBanned }), veiled({ isSenderBanned }));
+    assert.equal(veiled({ ...member, isDisbanded: true }).reason, 'CHANNEL_DISBANDED', 'a member is told the truth');
   });
 
   test('says the number that legacy callers know the reason by', () => {

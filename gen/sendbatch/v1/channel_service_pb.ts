@@ -121,7 +121,7 @@ export const ListedUidSchema: GenMessage<ListedUid> = /*@__PURE__*/
  */
 export type PutChannelRequest = Message<"sendbatch.v1.PutChannelRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -143,14 +143,14 @@ export type PutChannelRequest = Message<"sendbatch.v1.PutChannelRequest"> & {
   large: number;
 
   /**
-   * 1: nobody but system uids may send to it (`CHANNEL_BANNED`).
+   * 1: nobody but system uids may send to it (`CHANNEL_BANNED`), whatever its type. Not for users (type 1), who have `send_ban`.
    *
    * @generated from field: uint32 ban = 4;
    */
   ban: number;
 
   /**
-   * 1: nobody may send to it or read it any more (`CHANNEL_DISBANDED`).
+   * 1: disbanded (`CHANNEL_DISBANDED`), as DeleteChannel says. Not for users (type 1).
    *
    * @generated from field: uint32 disband = 5;
    */
@@ -164,7 +164,7 @@ export type PutChannelRequest = Message<"sendbatch.v1.PutChannelRequest"> & {
   sendBan: number;
 
   /**
-   * 1: of a user (type 1), who is not on the allowlist may write too, where one is enforced.
+   * 1: of a user (type 1), uids that are not on its allowlist may write too, where PERSON_ALLOWLIST is on. Of a channel it is kept and returned.
    *
    * @generated from field: uint32 allow_stranger = 7;
    */
@@ -214,7 +214,7 @@ export const PutChannelResponseSchema: GenMessage<PutChannelResponse> = /*@__PUR
  */
 export type GetChannelRequest = Message<"sendbatch.v1.GetChannelRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -264,7 +264,7 @@ export const GetChannelResponseSchema: GenMessage<GetChannelResponse> = /*@__PUR
  */
 export type DeleteChannelRequest = Message<"sendbatch.v1.DeleteChannelRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -308,7 +308,7 @@ export const DeleteChannelResponseSchema: GenMessage<DeleteChannelResponse> = /*
  */
 export type AddMembersRequest = Message<"sendbatch.v1.AddMembersRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -373,7 +373,7 @@ export const AddMembersResponseSchema: GenMessage<AddMembersResponse> = /*@__PUR
  */
 export type RemoveMembersRequest = Message<"sendbatch.v1.RemoveMembersRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -424,7 +424,7 @@ export const RemoveMembersResponseSchema: GenMessage<RemoveMembersResponse> = /*
  */
 export type RemoveAllMembersRequest = Message<"sendbatch.v1.RemoveAllMembersRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -468,7 +468,7 @@ export const RemoveAllMembersResponseSchema: GenMessage<RemoveAllMembersResponse
  */
 export type ListMembersRequest = Message<"sendbatch.v1.ListMembersRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -539,7 +539,7 @@ export const ListMembersResponseSchema: GenMessage<ListMembersResponse> = /*@__P
  */
 export type AddToDenylistRequest = Message<"sendbatch.v1.AddToDenylistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -590,7 +590,7 @@ export const AddToDenylistResponseSchema: GenMessage<AddToDenylistResponse> = /*
  */
 export type SetDenylistRequest = Message<"sendbatch.v1.SetDenylistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -641,7 +641,7 @@ export const SetDenylistResponseSchema: GenMessage<SetDenylistResponse> = /*@__P
  */
 export type RemoveFromDenylistRequest = Message<"sendbatch.v1.RemoveFromDenylistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -692,7 +692,7 @@ export const RemoveFromDenylistResponseSchema: GenMessage<RemoveFromDenylistResp
  */
 export type ClearDenylistRequest = Message<"sendbatch.v1.ClearDenylistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -736,7 +736,7 @@ export const ClearDenylistResponseSchema: GenMessage<ClearDenylistResponse> = /*
  */
 export type ListDenylistRequest = Message<"sendbatch.v1.ListDenylistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -807,7 +807,7 @@ export const ListDenylistResponseSchema: GenMessage<ListDenylistResponse> = /*@_
  */
 export type AddToAllowlistRequest = Message<"sendbatch.v1.AddToAllowlistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -858,7 +858,7 @@ export const AddToAllowlistResponseSchema: GenMessage<AddToAllowlistResponse> = 
  */
 export type SetAllowlistRequest = Message<"sendbatch.v1.SetAllowlistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -909,7 +909,7 @@ export const SetAllowlistResponseSchema: GenMessage<SetAllowlistResponse> = /*@_
  */
 export type RemoveFromAllowlistRequest = Message<"sendbatch.v1.RemoveFromAllowlistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -960,7 +960,7 @@ export const RemoveFromAllowlistResponseSchema: GenMessage<RemoveFromAllowlistRe
  */
 export type ClearAllowlistRequest = Message<"sendbatch.v1.ClearAllowlistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -1004,7 +1004,7 @@ export const ClearAllowlistResponseSchema: GenMessage<ClearAllowlistResponse> = 
  */
 export type ListAllowlistRequest = Message<"sendbatch.v1.ListAllowlistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; types 5 and 11 have one `@` between their two parts. Of type 1 it is a
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
    * uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
@@ -1207,8 +1207,8 @@ export const ChannelService: GenService<{
     output: typeof GetChannelResponseSchema;
   },
   /**
-   * Disbands a channel: from the next batch on nobody may send to it or read it. What was sent is kept. A channel that is not known is made and
-   * is disbanded. Not for users (type 1).
+   * Disbands a channel: from the next batch on nobody may send to it, and no user may read it. What was sent is kept, and a service that reads for
+   * no uid still reads it. A channel that is not known is made and is disbanded. Not for users (type 1).
    *
    * @generated from rpc sendbatch.v1.ChannelService.DeleteChannel
    */
@@ -1228,7 +1228,7 @@ export const ChannelService: GenService<{
     output: typeof AddMembersResponseSchema;
   },
   /**
-   * Removes members; from the next batch on they may neither send nor read.
+   * Removes members; from the next batch on they may neither send nor read. A channel that is not known stays so.
    *
    * @generated from rpc sendbatch.v1.ChannelService.RemoveMembers
    */
@@ -1238,7 +1238,7 @@ export const ChannelService: GenService<{
     output: typeof RemoveMembersResponseSchema;
   },
   /**
-   * Removes all members.
+   * Removes all members. A channel that is not known stays so.
    *
    * @generated from rpc sendbatch.v1.ChannelService.RemoveAllMembers
    */
@@ -1258,7 +1258,8 @@ export const ChannelService: GenService<{
     output: typeof ListMembersResponseSchema;
   },
   /**
-   * Adds uids to the denylist: who is on it may not send. A channel that is not known is made.
+   * Adds uids to the denylist: a uid on it may not send. A user's denylist (type 1) also holds for commands that name the user in `subscribers`, and
+   * in channels of type 11 that the user is a side of. A channel that is not known is made.
    *
    * @generated from rpc sendbatch.v1.ChannelService.AddToDenylist
    */
@@ -1268,7 +1269,7 @@ export const ChannelService: GenService<{
     output: typeof AddToDenylistResponseSchema;
   },
   /**
-   * Makes these uids the whole denylist; none clears it.
+   * Makes these uids the whole denylist; without uids it is ClearDenylist.
    *
    * @generated from rpc sendbatch.v1.ChannelService.SetDenylist
    */
@@ -1278,7 +1279,7 @@ export const ChannelService: GenService<{
     output: typeof SetDenylistResponseSchema;
   },
   /**
-   * Takes uids off the denylist.
+   * Takes uids off the denylist. A channel that is not known stays so.
    *
    * @generated from rpc sendbatch.v1.ChannelService.RemoveFromDenylist
    */
@@ -1288,7 +1289,7 @@ export const ChannelService: GenService<{
     output: typeof RemoveFromDenylistResponseSchema;
   },
   /**
-   * Empties the denylist.
+   * Empties the denylist. A channel that is not known stays so.
    *
    * @generated from rpc sendbatch.v1.ChannelService.ClearDenylist
    */
@@ -1308,7 +1309,8 @@ export const ChannelService: GenService<{
     output: typeof ListDenylistResponseSchema;
   },
   /**
-   * Adds uids to the allowlist: as soon as anybody is on it, only who is on it may send. A channel that is not known is made.
+   * Adds uids to the allowlist: as soon as it has an entry, only uids on it may send. A user's allowlist (type 1) counts where the setting
+   * PERSON_ALLOWLIST is on, and then with or without entries, for all that the user's denylist holds for. A channel that is not known is made.
    *
    * @generated from rpc sendbatch.v1.ChannelService.AddToAllowlist
    */
@@ -1318,7 +1320,7 @@ export const ChannelService: GenService<{
     output: typeof AddToAllowlistResponseSchema;
   },
   /**
-   * Makes these uids the whole allowlist; none clears it.
+   * Makes these uids the whole allowlist; without uids it is ClearAllowlist.
    *
    * @generated from rpc sendbatch.v1.ChannelService.SetAllowlist
    */
@@ -1328,7 +1330,7 @@ export const ChannelService: GenService<{
     output: typeof SetAllowlistResponseSchema;
   },
   /**
-   * Takes uids off the allowlist.
+   * Takes uids off the allowlist. A channel that is not known stays so.
    *
    * @generated from rpc sendbatch.v1.ChannelService.RemoveFromAllowlist
    */
@@ -1338,7 +1340,7 @@ export const ChannelService: GenService<{
     output: typeof RemoveFromAllowlistResponseSchema;
   },
   /**
-   * Empties the allowlist.
+   * Empties the allowlist. A channel that is not known stays so.
    *
    * @generated from rpc sendbatch.v1.ChannelService.ClearAllowlist
    */
