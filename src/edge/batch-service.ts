@@ -47,6 +47,7 @@ export function createBatchService({
 }: BatchServiceParts): ServiceImpl<typeof BatchService> {
   return {
     async submitBatch(request, context) {
+      assertCount('message_count', request.messageCount, request.messages.length);
       const submission = await batches.open(callOf(request, context));
       return await submitting(
         submission,
@@ -150,9 +151,13 @@ class StreamEnd {
         'last',
         'must be set in the last frame, or options.message_count be given: a stream that was cut looks like one that has ended',
       );
-    if (this.#expected !== 0 && this.#expected !== count)
-      throw invalidField('options.message_count', `is ${this.#expected}, and ${count} messages came`);
+    assertCount('options.message_count', this.#expected, count);
   }
+}
+
+/** A batch of another number of messages than its caller says is refused; 0 = not said. */
+function assertCount(field: string, expected: number, came: number): void {
+  if (expected !== 0 && expected !== came) throw invalidField(field, `is ${expected}, and ${came} messages came`);
 }
 
 type Options = Omit<BatchOptions, '$typeName' | '$unknown' | 'messageCount'>;

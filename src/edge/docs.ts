@@ -114,7 +114,7 @@ const ndjson = {
 
 const description = `A batch message service. The same calls are gRPC, gRPC-Web and Connect under \`/sendbatch.v1.<Service>/<Method>\`; this is the JSON form.
 
-In requests fields go by their proto name or in lowerCamel, \`null\` is unset, unknown fields are passed over, any Content-Type is read as JSON. Enums are numbers or names, also without their prefix and in any case (\`high\` for \`BATCH_PRIORITY_HIGH\`). Bytes are base64. 64-bit numbers may come as strings.
+In requests fields go by their proto name or in lowerCamel, \`null\` is unset, any Content-Type is read as JSON. Fields that a route does not know are refused under \`/v1/\` and passed over on the legacy routes, which also take names in any case; query parameters that a route does not know are refused everywhere. Enums are numbers or names, also without their prefix and in any case (\`high\` for \`BATCH_PRIORITY_HIGH\`). Bytes are base64. 64-bit numbers may come as strings.
 
 In answers enums and 64-bit numbers are numbers, at most 2^53-1. Each answer has \`x-request-id\`; one may be sent along.`;
 

@@ -13,6 +13,7 @@ import { type CredentialWatch, streamCredential } from './credential-watch.ts';
 import { type EventsCall, type EventsRoute, type OpenEvents, serveEvents } from './event-stream.ts';
 import type { Request, Response } from './exchange.ts';
 import { callerKey, certificateKey, type Identify } from './identity.ts';
+import { assertKnown } from './queries.ts';
 import { toMessage } from './stored-message.ts';
 
 export interface EventsParts {
@@ -65,6 +66,8 @@ function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, par
     const { header } = call;
     const query = new URLSearchParams(search);
     const caller = await callerOf(call, query, { scope: 'read', identify: parts.identify });
+    assertKnown(query, ['after_seq', 'from_now', 'uid', 'login_uid', 'access_token']);
+    if (query.has('uid') && query.has('login_uid')) throw invalidField('login_uid', 'is another name of uid: give one');
     const channelType = Number(type);
     if (!Number.isInteger(channelType) || channelType < 1 || channelType > 12)
       throw invalidField('channel_type', 'must be a number from 1 to 12');
@@ -82,6 +85,7 @@ function batchEvents([, id = '', search = '']: RegExpExecArray, parts: EventsPar
     const { header } = call;
     const query = new URLSearchParams(search);
     const caller = await callerOf(call, query, { scope: 'send', identify: parts.identify });
+    assertKnown(query, ['access_token']);
     if (header.get('last-event-id') === lastOfBatch) return undefined;
     const batchId = decode('batch_id', id, 64);
     const batches = parts.credentials.whileValid(streamCredential({ ...call, requestHeader: header }), (signal) =>
@@ -113,12 +117,19 @@ async function callerOf(
 }
 
 function cursorOf(header: Headers, query: URLSearchParams): { afterSeq: number; fromNow: boolean } {
+  const fromNow = booleanOf('from_now', query.get('from_now') ?? 'false');
   const text = header.get('last-event-id') ?? query.get('after_seq');
-  if (text === null || text === '') return { afterSeq: 0, fromNow: query.get('from_now') === 'true' };
+  if (text === null || text === '') return { afterSeq: 0, fromNow };
   const afterSeq = Number(text);
   if (!/^\d{1,16}$/.test(text) || !Number.isSafeInteger(afterSeq))
     throw invalidField('after_seq', 'or Last-Event-ID must be a sequence: a whole number');
   return { afterSeq, fromNow: false };
+}
+
+function booleanOf(field: string, text: string): boolean {
+  if (['true', '1'].includes(text)) return true;
+  if (['false', '0', ''].includes(text)) return false;
+  throw invalidField(field, 'must be true or false');
 }
 
 function decode(field: string, text: string, bytes: number): string {

@@ -1,10 +1,11 @@
 import type { DescField, DescMethod } from '@bufbuild/protobuf';
 import { Code, type ConnectError, type Interceptor } from '@connectrpc/connect';
+import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { MessageService, type SendBatchResponse, type SendRequest } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { malformed } from '../domain/failure.ts';
 import type { Answers } from '../openapi/document.ts';
 import type { Schema, Schemas } from '../openapi/schema.ts';
-import { type TranscodedCall, TranscodeError } from '../transcode/index.ts';
+import { type RulesOf, type TranscodedCall, TranscodeError } from '../transcode/index.ts';
 import { httpStatusOf, toConnectError, toHttp } from './failures.ts';
 import { callerKey } from './identity.ts';
 
@@ -21,6 +22,21 @@ export const legacySenderInterceptor: Interceptor = (next) => async (request) =>
     }
   }
   return await next(request);
+};
+
+/** Options that a route takes in its query beside the object in its body, as the array form and NDJSON do. */
+const queryFields = new Map<DescMethod, readonly string[]>([
+  [MessageService.method.broadcast, ['mode', 'validate_only', 'request_id']],
+  [BatchService.method.submitBatch, ['request_id', 'send_at', 'priority', 'name', 'message_count']],
+]);
+
+/**
+ * How the routes read their requests. Bodies of the legacy routes are read as the legacy server reads them: names in any case, what it does not know passed over.
+ * The new routes refuse what they do not know.
+ */
+export const rulesOf: RulesOf = ({ method, path }) => {
+  const isLegacy = !path.startsWith('/v1/');
+  return { strictFields: !isLegacy, anyCase: isLegacy, queryFields: queryFields.get(method) ?? [] };
 };
 
 /** Whether answers have a field without presence also when it has its default. The documented answer of a batch has three fields. */

@@ -89,6 +89,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
       context.values.set(tallyKey, tally);
       const missed = await parts.broadcast({
         ...request,
+        atomic: request.mode === SendMode.ATOMIC,
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         signal: context.signal,
         caller: context.values.get(callerKey),

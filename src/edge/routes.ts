@@ -28,12 +28,13 @@ import { detailRegistry } from './failures.ts';
 import { createHealthService } from './health.ts';
 import type { Identify } from './identity.ts';
 import { wasCut } from './intake.ts';
-import { alwaysWritten, legacyAnswer, legacyFailure, legacySenderInterceptor } from './legacy.ts';
+import { alwaysWritten, legacyAnswer, legacyFailure, legacySenderInterceptor, rulesOf } from './legacy.ts';
 import { createMessageService, type MessageServiceParts } from './message-service.ts';
 import { createMetricsRoute, type MetricsParts } from './metrics.ts';
 import { createModerationService, type ModerationServiceParts } from './moderation-service.ts';
 import { createNdjson, isNdjson } from './ndjson.ts';
 import { createProbes } from './probes.ts';
+import { queryInterceptor } from './queries.ts';
 import { createReflectionService } from './reflection.ts';
 import { createTemplateService, type TemplateServiceParts } from './template-service.ts';
 import { createUnaryGrpc } from './unary-grpc.ts';
@@ -131,6 +132,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     callInterceptor(events),
     deadlineInterceptor(parts.requestTimeoutMs),
     scopeInterceptor(parts.identify !== undefined),
+    queryInterceptor,
     legacySenderInterceptor,
     validateInterceptor(),
   ];
@@ -140,6 +142,8 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     registry: detailRegistry,
     readMaxBytes: limits.requestBytes,
     timeoutMs: parts.requestTimeoutMs,
+    unknownQuery: 'refuse',
+    rulesOf,
     write: { alwaysImplicit: alwaysWritten },
     answer: legacyAnswer,
     failure: legacyFailure,

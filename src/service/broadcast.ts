@@ -1,6 +1,6 @@
 import { type Caller, notYours } from '../domain/caller.ts';
 import { personType } from '../domain/channel.ts';
-import { Failure } from '../domain/failure.ts';
+import { Failure, malformed } from '../domain/failure.ts';
 import type { Header } from '../domain/message.ts';
 import { limits } from '../limits.ts';
 import type { SendBatch } from './send-batch.ts';
@@ -13,6 +13,10 @@ export interface BroadcastCall {
   readonly payload: Uint8Array;
   readonly expire: number;
   readonly requestId: string;
+  /** One receiver that cannot be reached fails the call, and nothing is sent. */
+  readonly atomic: boolean;
+  /** Every check, nothing sent. */
+  readonly validateOnly: boolean;
   /** Aborted when the caller has gone away. */
   readonly signal?: AbortSignal;
   readonly caller: Caller;
@@ -32,15 +36,19 @@ export function createBroadcast(sendBatch: SendBatch): Broadcast {
   return async (call) => {
     const refusal = notYours(call.caller, call.fromUid);
     if (refusal !== undefined) throw new Failure(refusal);
-    const missed = new Map<number, Missed>();
+    const faults = new Map<number, string>();
     const seen = new Set<string>();
     const receivers: { index: number; uid: string }[] = [];
     for (const [index, uid] of call.subscribers.entries()) {
       const fault = uidFault(uid);
-      if (fault !== undefined) missed.set(index, { uid, reason: `INVALID_FIELD: the uid ${fault}` });
+      if (fault !== undefined) faults.set(index, fault);
       else if (!seen.has(uid)) receivers.push({ index, uid });
       seen.add(uid);
     }
+    if (call.atomic) assertOneBatch(receivers.length, faults);
+    const missed = new Map<number, Missed>();
+    for (const [index, fault] of faults)
+      missed.set(index, { uid: call.subscribers[index] ?? '', reason: `INVALID_FIELD: the uid ${fault}` });
     for (let start = 0; start < receivers.length; start += limits.batchMessages) {
       const part = receivers.slice(start, start + limits.batchMessages);
       const reasons = await sendPart(sendBatch, call, part);
@@ -51,6 +59,27 @@ export function createBroadcast(sendBatch: SendBatch): Broadcast {
     }
     return [...missed].sort(([a], [b]) => a - b).map(([, each]) => each);
   };
+}
+
+/** All or nothing is one transaction, which is no larger than a batch; a uid that cannot be one fails it. */
+function assertOneBatch(receivers: number, faults: ReadonlyMap<number, string>): void {
+  const most = limits.batchMessages;
+  if (receivers > most) {
+    const description = `must be at most ${most} with mode ATOMIC, has ${receivers}: send the rest in another call, or all of them without ATOMIC`;
+    throw malformed([{ field: 'subscribers', description, reason: 'BATCH_TOO_LARGE' }], {
+      field: 'subscribers',
+      limit: String(most),
+      actual: String(receivers),
+    });
+  }
+  if (faults.size === 0) return;
+  throw malformed(
+    [...faults].map(([index, description]) => ({
+      field: `subscribers[${index}]`,
+      description,
+      reason: 'INVALID_FIELD',
+    })),
+  );
 }
 
 /** Why each of a part was missed; undefined for those that have it. A failure of the store is said of the whole part. */
@@ -73,8 +102,8 @@ async function sendPart(
         streamNo: '',
         tagKey: '',
       })),
-      atomic: false,
-      validateOnly: false,
+      atomic: call.atomic,
+      validateOnly: call.validateOnly,
       requestId: '',
       expectedLastSeqs: [],
       caller: call.caller,
@@ -85,8 +114,21 @@ async function sendPart(
     );
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
+    if (call.atomic) throw ofReceivers(error, part);
     return part.map(() => `${error.refusal.reason}: ${error.refusal.message}`);
   }
+}
+
+/** An ATOMIC batch speaks of its messages: the caller knows receivers. */
+function ofReceivers({ refusal, violations, cause }: Failure, part: readonly { index: number }[]): Failure {
+  const named = (text: string) =>
+    text.replace(/^messages\[(\d+)\]/, (_, position) => `subscribers[${part[Number(position)]?.index ?? position}]`);
+  const { index } = refusal.metadata;
+  const metadata = index === undefined ? {} : { index: String(part[Number(index)]?.index ?? index) };
+  return new Failure(
+    { ...refusal, message: named(refusal.message), metadata: { ...refusal.metadata, ...metadata } },
+    { violations: violations.map((each) => ({ ...each, field: named(each.field) })), cause },
+  );
 }
 
 function uidFault(uid: string): string | undefined {

@@ -31,12 +31,30 @@ export interface Binding {
   readonly body: Body;
   /** The JSON roots that the body may have. */
   readonly root: 'none' | 'object' | 'array' | 'other';
+  /** Fields that the query may set although the body is the whole request. */
+  readonly queryFields: readonly DescField[];
+  /** Whether the body may name fields that its message does not have. */
+  readonly strictFields: boolean;
+  /** Whether the body may name fields in any case. */
+  readonly anyCase: boolean;
   /** The answer is this field alone. */
   readonly responseBody: DescField | undefined;
 }
 
+/** What no annotation says of how a route reads its request. */
+export interface RouteRules {
+  /** Refuse fields of the body that its message does not have. Default: they are passed over. */
+  readonly strictFields?: boolean;
+  /** Take the names of the body's fields in any case, as Go's encoding/json does. Default: as they are spelled. */
+  readonly anyCase?: boolean;
+  /** Fields of the request that the query may set although the body is the whole of it, which HttpRule knows no way to say. */
+  readonly queryFields?: readonly string[];
+}
+
+export type RulesOf = (route: { readonly method: DescMethodUnary; readonly path: string }) => RouteRules;
+
 /** Every binding of the services' rules; throws one error that names every mistake. */
-export function compileBindings(services: readonly DescService[]): Binding[] {
+export function compileBindings(services: readonly DescService[], rulesOf: RulesOf): Binding[] {
   const mistakes: string[] = [];
   const bindings: Binding[] = [];
   for (const service of services) {
@@ -46,7 +64,7 @@ export function compileBindings(services: readonly DescService[]): Binding[] {
       for (const each of [rule, ...rule.additionalBindings]) {
         try {
           if (each !== rule && each.additionalBindings.length > 0) throw new Error('additional_bindings do not nest');
-          bindings.push(compile(method, each));
+          bindings.push(compile(method, each, rulesOf));
         } catch (error) {
           const { verb = '', path = '' } = patternOf(each) ?? {};
           const where = [`${service.typeName}/${method.name}`, verb, path].filter((part) => part !== '').join(' ');
@@ -60,7 +78,7 @@ export function compileBindings(services: readonly DescService[]): Binding[] {
   return bindings;
 }
 
-function compile(method: DescMethod, rule: HttpRule): Binding {
+function compile(method: DescMethod, rule: HttpRule, rulesOf: RulesOf): Binding {
   if (rule.selector !== '') throw new Error('selector has no meaning in an annotation');
   if (!isUnary(method)) throw new Error(`${method.methodKind} methods have no JSON route`);
   const pattern = patternOf(rule);
@@ -75,6 +93,7 @@ function compile(method: DescMethod, rule: HttpRule): Binding {
   // A variable inside of the field is how updates are annotated: patch "/v1/{book.name=…}", body "book".
   if (body.kind === 'field' && variables.some(({ target }) => target.length === 1 && target[0] === body.field))
     throw new Error(`${body.field.name} is bound by the path and by the body`);
+  const { strictFields = false, anyCase = false, queryFields = [] } = rulesOf({ method, path });
   return {
     method,
     verb,
@@ -82,6 +101,9 @@ function compile(method: DescMethod, rule: HttpRule): Binding {
     variables,
     body,
     root: rootOf(body, method.input),
+    queryFields: queryFields.map((name) => inputField(method, name)),
+    strictFields,
+    anyCase,
     responseBody: fieldOf(method, 'output', rule.responseBody),
   };
 }
@@ -128,6 +150,12 @@ function fieldOf(method: DescMethod, side: 'input' | 'output', name: string): De
   const field = method[side].fields.find((each) => each.name === name);
   if (field === undefined)
     throw new Error(`${side === 'input' ? 'body' : 'response_body'}: ${method[side].typeName} has no field ${name}`);
+  return field;
+}
+
+function inputField({ input }: DescMethod, name: string): DescField {
+  const field = input.fields.find((each) => each.name === name);
+  if (field === undefined) throw new Error(`queryFields: ${input.typeName} has no field ${name}`);
   return field;
 }
 

@@ -58,6 +58,11 @@ export class Faults {
   readonly #list: FieldFault[] = [];
   #count = 0;
 
+  /** No more of them are named. */
+  get isFull(): boolean {
+    return this.#list.length >= namedFaults;
+  }
+
   add(field: string, description: string): void {
     this.#count++;
     if (this.#list.length < namedFaults) this.#list.push({ field, description });

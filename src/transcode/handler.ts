@@ -32,12 +32,12 @@ type Settled = Required<Pick<TranscoderOptions, 'registry' | 'interceptors'>> & 
 
 interface Engine {
   readonly router: Router;
-  readonly reader: JsonReader;
+  readonly readerOf: (binding: Binding) => JsonReader;
   readonly writer: JsonWriter;
 }
 
 /** From a request to its answer. Whatever fails on the way, inside the call or before it, becomes an answer here. */
-export function createHandler(options: Settled, { router, reader, writer }: Engine) {
+export function createHandler(options: Settled, { router, readerOf, writer }: Engine) {
   const implementations = implementationsOf(options.services);
 
   return async (request: UniversalServerRequest): Promise<UniversalServerResponse | undefined> => {
@@ -64,7 +64,12 @@ export function createHandler(options: Settled, { router, reader, writer }: Engi
     const json = takesBody ? await readBody(request, options.readMaxBytes) : undefined;
     const binding = chooseByRoot(bindings, json);
     progress.binding = binding;
-    const input = readRequest(binding, { json, segments, search }, reader, options.unknownQuery === 'refuse');
+    const input = readRequest(
+      binding,
+      { json, segments, search },
+      readerOf(binding),
+      options.unknownQuery === 'refuse',
+    );
     const spec = implementations.get(binding.method);
     if (spec === undefined) throw new Error(`${binding.method.name} has no implementation`);
     const context = contextOf(request, binding, options);

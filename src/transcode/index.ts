@@ -11,7 +11,7 @@ import {
 import type { ConnectError, Interceptor } from '@connectrpc/connect';
 import type { UniversalServerRequest, UniversalServerResponse } from '@connectrpc/connect/protocol';
 import type { HeadersSource } from './answer.ts';
-import { type Binding, compileBindings } from './binding.ts';
+import { type Binding, compileBindings, type RulesOf } from './binding.ts';
 import { Faults } from './error.ts';
 import { createHandler } from './handler.ts';
 import { JsonReader, type JsonReadOptions } from './json-reader.ts';
@@ -20,13 +20,14 @@ import { type JsonWriteOptions, JsonWriter } from './json-writer.ts';
 import { readQuery } from './query.ts';
 import { Router, splitUrl } from './router.ts';
 
-export type { Binding } from './binding.ts';
+export type { Binding, RulesOf } from './binding.ts';
 export { shortNameOf } from './enum.ts';
 export { TranscodeError } from './error.ts';
 export { isImplicit } from './field.ts';
 export { queryTargets } from './query.ts';
 export { isLong } from './scalar.ts';
 export { httpStatuses } from './status.ts';
+export { didYouMean } from './suggest.ts';
 export { leafOf, spellTarget, type Target } from './target.ts';
 export { inTurns, unpackedAtOnce } from './turns.ts';
 export { isWellKnown } from './well-known.ts';
@@ -59,8 +60,10 @@ export interface TranscoderOptions {
   readonly shutdownSignal?: AbortSignal;
   /** Whether a query parameter that names no field is passed over (default) or refused. */
   readonly unknownQuery?: 'ignore' | 'refuse';
-  /** Default: numbers of 32 bits and floats are not taken as strings (ProtoJSON takes them), unknown fields are passed over. */
-  readonly read?: Partial<Omit<JsonReadOptions, 'registry'>>;
+  /** How the routes read their requests, beyond what the annotations say. */
+  readonly rulesOf?: RulesOf;
+  /** Whether numbers of 32 bits and floats are refused when they are strings, which ProtoJSON takes. Default: true. */
+  readonly strictNumbers?: boolean;
   /** Default: proto names, 64-bit integers and enums as numbers, fields without presence always. */
   readonly write?: Partial<Omit<JsonWriteOptions, 'registry'>>;
   /** Another status, more headers, or another body than 200 and the annotation's. */
@@ -77,7 +80,7 @@ export interface Transcoder {
   readonly bindings: readonly Binding[];
   /** A message as the routes answer it. */
   write(schema: DescMessage, message: Message): string;
-  /** A message out of JSON that stands at a field of a request, as `messages[3]`. Throws what is wrong with it. */
+  /** A message out of JSON that stands at a field of a request, as `messages[3]`. Throws what is wrong with it, unknown fields too. */
   read<D extends DescMessage>(schema: D, json: Uint8Array, field: string): MessageShape<D>;
   /** A message out of a query. */
   readQuery<D extends DescMessage>(schema: D, search: string): MessageShape<D>;
@@ -101,22 +104,36 @@ export function createJsonWriter(registry = createRegistry()): Transcoder['write
  * interceptors, in process. Every mistake in a rule is an error here, before anything is served.
  */
 export function createTranscoder(options: TranscoderOptions): Transcoder {
-  const { services, interceptors = [], registry = createRegistry() } = options;
-  const bindings = compileBindings(services.map(({ service }) => service));
+  const {
+    services,
+    interceptors = [],
+    registry = createRegistry(),
+    rulesOf = () => ({}),
+    strictNumbers = true,
+  } = options;
+  const bindings = compileBindings(
+    services.map(({ service }) => service),
+    rulesOf,
+  );
   const router = new Router(bindings);
-  const reader = new JsonReader({ strictNumbers: true, strictFields: false, ...options.read, registry });
+  const readerOf = createReaders({ registry, strictNumbers });
   const writer = new JsonWriter({ ...routesWrite, ...options.write, registry });
   const write = (schema: DescMessage, message: Message) => writer.message(schema, message);
   const read = <D extends DescMessage>(schema: D, json: Uint8Array, field: string) => {
     const faults = new Faults();
-    const message = reader.message(schema, parseJson(json), { parent: undefined, step: field }, faults);
+    const message = readerOf({ strictFields: true, anyCase: false }).message(
+      schema,
+      parseJson(json),
+      { parent: undefined, step: field },
+      faults,
+    );
     faults.settle();
     return message as MessageShape<D>;
   };
   const queryOf = <D extends DescMessage>(schema: D, search: string) => {
     const faults = new Faults();
     const message = create(schema);
-    const binding = { method: { input: schema }, body: { kind: 'none' }, variables: [] } as const;
+    const binding = { method: { input: schema }, body: { kind: 'none' }, variables: [], queryFields: [] } as const;
     readQuery(message, binding, search, options.unknownQuery === 'refuse', faults);
     faults.settle();
     return message;
@@ -131,6 +148,20 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
     read,
     readQuery: queryOf,
     methodOf,
-    handle: createHandler({ ...options, interceptors, registry }, { router, reader, writer }),
+    handle: createHandler({ ...options, interceptors, registry }, { router, readerOf, writer }),
+  };
+}
+
+/** The readers of bodies, one for each way that a route may have. */
+function createReaders(options: Pick<JsonReadOptions, 'registry' | 'strictNumbers'>) {
+  const readers = new Map<string, JsonReader>();
+  return ({ strictFields, anyCase }: Pick<JsonReadOptions, 'strictFields' | 'anyCase'>): JsonReader => {
+    const key = `${strictFields} ${anyCase}`;
+    let reader = readers.get(key);
+    if (reader === undefined) {
+      reader = new JsonReader({ ...options, strictFields, anyCase });
+      readers.set(key, reader);
+    }
+    return reader;
   };
 }

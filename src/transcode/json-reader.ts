@@ -12,6 +12,7 @@ import { enumOfJson } from './enum.ts';
 import type { Faults, Place, Step } from './error.ts';
 import { type Fields, isJsonObject, putter, takesNull } from './field.ts';
 import { quickScalar, type Scalar, scalarOfJson, wrong } from './scalar.ts';
+import { didYouMean } from './suggest.ts';
 import { isPlainJson, isWellKnown, readAny, readWellKnown } from './well-known.ts';
 
 /** How JSON is read. */
@@ -22,21 +23,38 @@ export interface JsonReadOptions {
   readonly strictNumbers: boolean;
   /** Refuse fields that a message does not have. */
   readonly strictFields: boolean;
+  /** Take names of fields in any case. */
+  readonly anyCase: boolean;
 }
 
 /** Undefined when the value was at fault, which is said by then. */
 type Read = (json: unknown, parent: Place | undefined, step: Step, faults: Faults) => unknown;
-type ReadMember = (target: Fields, json: Fields, at: Place | undefined, faults: Faults) => void;
+type ReadMember = (target: Fields, member: unknown, at: Place | undefined, faults: Faults) => void;
+
+/** One name of a field. */
+interface Member {
+  readonly field: DescField;
+  readonly read: ReadMember;
+  /** The proto name, where this is the JSON name. */
+  readonly aliasOf: string | undefined;
+}
+
+/** How the members of a type's JSON object are read. */
+interface Members {
+  readonly byName: ReadonlyMap<string, Member>;
+  /** The same by the names in lower case. */
+  readonly folded: ReadonlyMap<string, Member>;
+}
 
 /**
  * Reads JSON into messages, in one pass, and names everything that is wrong by its path. (protobuf-es stops at the first fault, does not say at
  * which index it is, and drops unknown enum names where it ignores unknown fields.)
  *
- * Fields go by their proto or their JSON name; null is unset. Extensions have no name here.
+ * Fields go by their proto or their JSON name, in any case where that is wanted; null is unset. Extensions have no name here.
  */
 export class JsonReader {
   readonly #options: JsonReadOptions;
-  readonly #members = new Map<DescMessage, ReadonlyMap<string, ReadMember>>();
+  readonly #members = new Map<DescMessage, Members>();
   readonly #values = new Map<DescField, Read>();
 
   constructor(options: JsonReadOptions) {
@@ -52,12 +70,37 @@ export class JsonReader {
       return message;
     }
     const members = this.#members.get(desc) ?? this.#compile(desc);
+    const target = message as unknown as Fields;
+    let others: Others | undefined;
     for (const name of Object.keys(json)) {
-      const read = members.get(name);
-      if (read !== undefined) read(message as unknown as Fields, json, at, faults);
-      else if (this.#options.strictFields) faults.addAt(at, name.slice(0, 64), `is not a field of ${desc.typeName}`);
+      const member = members.byName.get(name);
+      if (member === undefined) {
+        others ??= this.#others(desc, members, json, at, faults);
+        others(target, name);
+      } else if (member.aliasOf !== undefined && Object.hasOwn(json, member.aliasOf))
+        faults.addAt(at, member.aliasOf, `is given twice: as ${member.aliasOf} and as ${name}`);
+      else member.read(target, json[name], at, faults);
     }
     return message;
+  }
+
+  /** Reads the names of one object that are no field's as they are spelled. */
+  #others(desc: DescMessage, members: Members, json: Fields, at: Place | undefined, faults: Faults): Others {
+    const { anyCase, strictFields } = this.#options;
+    const seen = new Set<DescField>();
+    return (target, name) => {
+      const member = anyCase ? members.folded.get(name.toLowerCase()) : undefined;
+      if (member === undefined) {
+        if (strictFields)
+          faults.addAt(at, shortened(name), `is not a field of ${desc.typeName}${near(name, members, faults)}`);
+        return;
+      }
+      const { field, read } = member;
+      const isTwice = seen.has(field) || Object.hasOwn(json, field.name) || Object.hasOwn(json, field.jsonName);
+      seen.add(field);
+      if (isTwice) faults.addAt(at, field.name, `is given twice, once as ${name}`);
+      else read(target, json[name], at, faults);
+    };
   }
 
   /** One field of a message out of its JSON value. */
@@ -67,26 +110,26 @@ export class JsonReader {
     if (value !== undefined) putter(field)(message as unknown as Fields, value, undefined, faults);
   }
 
-  #compile(desc: DescMessage): ReadonlyMap<string, ReadMember> {
-    const members = new Map<string, ReadMember>();
+  #compile(desc: DescMessage): Members {
+    const byName = new Map<string, Member>();
+    const folded = new Map<string, Member>();
+    const members = { byName, folded };
     this.#members.set(desc, members);
     for (const field of desc.fields) {
-      members.set(field.name, this.#member(field, field.name));
-      if (field.jsonName !== field.name) members.set(field.jsonName, this.#member(field, field.jsonName));
+      const read = this.#member(field);
+      byName.set(field.name, { field, read, aliasOf: undefined });
+      if (field.jsonName !== field.name) byName.set(field.jsonName, { field, read, aliasOf: field.name });
     }
+    for (const [name, member] of byName) folded.set(name.toLowerCase(), member);
     return members;
   }
 
-  #member(field: DescField, name: string): ReadMember {
+  #member(field: DescField): ReadMember {
     const { name: step } = field;
     const value = this.#value(field);
     const put = putter(field);
     const nullable = takesNull(field);
-    const isAlias = name !== step;
-    return (target, json, at, faults) => {
-      if (isAlias && Object.hasOwn(json, step))
-        return faults.addAt(at, step, `is given twice: as ${step} and as ${name}`);
-      const member = json[name];
+    return (target, member, at, faults) => {
       if (member === null && !nullable) return;
       const read = value(member, at, step, faults);
       if (read !== undefined) put(target, read, at, faults);
@@ -162,6 +205,23 @@ export class JsonReader {
       return void faults.addAt(parent, step, 'has half of a surrogate pair, or a number out of range');
     return readWellKnown(desc, json as JsonValue, parent, step, faults);
   }
+}
+
+type Others = (target: Fields, name: string) => void;
+
+/** Names of fields that are longer are cut in answers. */
+const nameChars = 64;
+
+function shortened(name: string): string {
+  return name.length > nameChars ? `${name.slice(0, nameChars)}…` : name;
+}
+
+function near(name: string, { byName }: Members, faults: Faults): string {
+  if (faults.isFull || name.length > nameChars) return '';
+  return didYouMean(
+    name,
+    [...byName].flatMap(([known, { aliasOf }]) => (aliasOf === undefined ? [known] : [])),
+  );
 }
 
 function settle(scalar: Scalar, parent: Place | undefined, step: Step, faults: Faults): unknown {

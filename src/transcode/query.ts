@@ -2,16 +2,22 @@ import type { DescField, DescMessage, Message } from '@bufbuild/protobuf';
 import type { Binding } from './binding.ts';
 import { type Faults, TranscodeError } from './error.ts';
 import { quoted } from './scalar.ts';
+import { didYouMean } from './suggest.ts';
 import { leafOf, setFromTexts, spellTarget, type Target, targetOf, whyNoText } from './target.ts';
 import { isWellKnown } from './well-known.ts';
 
+/** What a query can set is decided by these parts of a binding. */
+type QueryBinding = Pick<Binding, 'body' | 'variables' | 'queryFields'> & {
+  readonly method: { readonly input: DescMessage };
+};
+
 /**
- * Sets the fields of a request that its route binds neither to the path nor to the body. A parameter that names no field may be a proxy's or a
- * cache-breaker: it is passed over, unless `strict`. One that names a field it cannot set is refused: who sent it expects an effect.
+ * Sets the fields of a request that its route binds neither to the path nor to the body. A parameter that names a field it cannot set is refused, since
+ * its caller expects an effect. One that names no field is refused when `strict`, with the nearest name, and else passed over.
  */
 export function readQuery(
   message: Message,
-  binding: Pick<Binding, 'body' | 'variables'> & { readonly method: { readonly input: DescMessage } },
+  binding: QueryBinding,
   search: string,
   strict: boolean,
   faults: Faults,
@@ -20,7 +26,10 @@ export function readQuery(
   for (const [name, text] of parametersOf(search)) {
     const target = targetOf(binding.method.input, name.split('.'));
     if (target === undefined) {
-      if (strict) faults.add(name.slice(0, 64), 'is not a parameter of this route');
+      const why = whyNoField(binding, name);
+      if (why !== undefined) faults.add(shortened(name), `cannot be a query parameter: ${why}`);
+      else if (strict)
+        faults.add(shortened(name), `is not a parameter of this route${suggestion(binding, name, faults)}`);
       continue;
     }
     // By the field, not by the name: it may come as a_b and as aB.
@@ -31,13 +40,38 @@ export function readQuery(
   }
   for (const [name, { target, texts }] of known) {
     const why = boundElsewhere(binding, target) ?? whyNoText(leafOf(target));
-    if (why === undefined) setFromTexts(message, target, texts, faults);
+    if (why === undefined) setFromTexts(message, target, texts, faults, 'query');
     else faults.add(name, `cannot be a query parameter: it ${why}`);
   }
 }
 
+/** Names of parameters that are longer are cut in answers. */
+const nameChars = 64;
+
+function shortened(name: string): string {
+  return name.length > nameChars ? `${name.slice(0, nameChars)}…` : name;
+}
+
+/** Why a name that begins with a field goes on where that field has no fields: `ts.seconds` of a Timestamp, `limit.x` of a number. */
+function whyNoField({ method }: QueryBinding, name: string): string | undefined {
+  const steps = name.split('.');
+  for (let count = steps.length - 1; count > 0; count--) {
+    const target = targetOf(method.input, steps.slice(0, count));
+    if (target === undefined) continue;
+    const { message } = leafOf(target);
+    const isPlainMessage = message !== undefined && !isWellKnown(message);
+    return isPlainMessage ? undefined : `${spellTarget(target)} is given as a whole and has no parts`;
+  }
+  return undefined;
+}
+
+function suggestion(binding: QueryBinding, name: string, faults: Faults): string {
+  if (faults.isFull || name.length > nameChars) return '';
+  return didYouMean(name, queryTargets(binding).map(spellTarget));
+}
+
 /** The fields that a query may set on a route, those of messages by their path. A message within itself is not followed. */
-export function queryTargets(binding: Binding): Target[] {
+export function queryTargets(binding: QueryBinding): Target[] {
   const targets: Target[] = [];
   const gather = ({ fields }: DescMessage, path: readonly DescField[], within: readonly DescMessage[]) => {
     for (const field of fields) {
@@ -52,13 +86,14 @@ export function queryTargets(binding: Binding): Target[] {
   return targets;
 }
 
-function boundElsewhere({ body, variables }: Pick<Binding, 'body' | 'variables'>, target: Target): string | undefined {
+function boundElsewhere({ body, variables, queryFields }: QueryBinding, target: Target): string | undefined {
   if (
     variables.some(
       (each) => each.target.length === target.length && each.target.every((field, i) => field === target[i]),
     )
   )
     return 'comes from the path here';
+  if (queryFields.includes(target[0])) return undefined;
   if (body.kind === 'whole' || (body.kind === 'field' && body.field === target[0])) return 'comes from the body here';
   return undefined;
 }

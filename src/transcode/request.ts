@@ -45,7 +45,7 @@ export function readRequest(binding: Binding, parts: Parts, reader: JsonReader, 
       : create(method.input);
   if (body.kind === 'field' && json !== undefined) reader.field(message, body.field, json, faults);
   for (const { variable, target } of variables)
-    setFromTexts(message, target, [capture(variable, template, segments)], faults);
+    setFromTexts(message, target, [capture(variable, template, segments)], faults, 'path');
   if (search !== '') readQuery(message, binding, search, strictQuery, faults);
   faults.settle();
   return message;

@@ -50,13 +50,28 @@ export function whyNoText(leaf: DescField): string | undefined {
   return 'is a message: name a field of it';
 }
 
+/** Where the texts of a field stand. */
+type Place = 'path' | 'query';
+
 /** Sets a field, of a message that may have been set in part before, from the texts that were given for it. */
-export function setFromTexts(message: Message, target: Target, texts: readonly string[], faults: Faults): void {
-  const why = whyNotSet(message, target, texts, faults);
+export function setFromTexts(
+  message: Message,
+  target: Target,
+  texts: readonly string[],
+  faults: Faults,
+  place: Place,
+): void {
+  const why = whyNotSet(message, target, texts, faults, place);
   if (why !== undefined) faults.add(spellTarget(target), why);
 }
 
-function whyNotSet(message: Message, target: Target, texts: readonly string[], faults: Faults): string | undefined {
+function whyNotSet(
+  message: Message,
+  target: Target,
+  texts: readonly string[],
+  faults: Faults,
+  place: Place,
+): string | undefined {
   const leaf = leafOf(target);
   if (leaf.fieldKind !== 'list' && texts.length > 1) return 'is given more than once';
   const values: unknown[] = [];
@@ -71,8 +86,8 @@ function whyNotSet(message: Message, target: Target, texts: readonly string[], f
     if (here === undefined) return undefined;
   }
   const value = leaf.fieldKind === 'list' ? values : values[0];
-  // Only a body can have come before: it may repeat what the path says, as a whole resource with its name does, but not deny it.
-  if (isSet(here, leaf) && !isSame(leaf, held(here, leaf), value)) return 'is another in the body than in the path';
+  // Only a body can have come before: it may repeat what the path or the query says, as a whole resource with its name does, but not deny it.
+  if (isSet(here, leaf) && !isSame(leaf, held(here, leaf), value)) return `is another in the body than in the ${place}`;
   putter(leaf)(here, value, undefined, faults);
   return undefined;
 }

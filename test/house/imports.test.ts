@@ -60,7 +60,7 @@ const mayImport: Record<string, readonly string[]> = {
 const packages: Record<string, RegExp> = {
   domain: /^(node:(crypto|zlib)|re2js|liquidjs|@monyone\/aho-corasick\/fast)$/,
   client: /^@(bufbuild\/protobuf|connectrpc\/connect)(\/|$)/,
-  transcode: /^(@bufbuild\/protobuf|@connectrpc\/connect|node:)/,
+  transcode: /^(@bufbuild\/protobuf|@connectrpc\/connect|leven|node:)/,
   telemetry: /^(@opentelemetry\/|node:)/,
 };
 

@@ -90,7 +90,7 @@ const protoJson = { protoNames: false, longsAsNumbers: false, enumsAsNumbers: fa
 
 function read(json: unknown, strictNumbers = false): Message {
   const faults = new Faults();
-  const message = new JsonReader({ strictNumbers, strictFields: true, registry }).message(
+  const message = new JsonReader({ strictNumbers, strictFields: true, anyCase: false, registry }).message(
     Thing,
     json,
     undefined,

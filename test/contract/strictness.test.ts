@@ -1,0 +1,258 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { jsonCaller } from '../support/json.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { readAll } from '../support/verify.ts';
+
+let service: TestService;
+before(async () => {
+  service = await startService();
+});
+after(() => service.stop());
+
+const payload = 'SGk=';
+const draft = { from_uid: 'system', channel_id: 'strict', channel_type: 2, payload };
+const broadcast = (...subscribers: string[]) => ({ from_uid: 'system', subscribers, payload });
+
+interface Violation {
+  readonly field: string;
+  readonly description: string;
+}
+
+/** The fields at fault of an answer of a JSON route, and what is wrong with them. */
+function violationsOf(body: { error?: { details: { fieldViolations?: Violation[] }[] } }): Violation[] {
+  return body.error?.details.flatMap((each) => each.fieldViolations ?? []) ?? [];
+}
+
+async function storedCount(): Promise<number> {
+  return (await readAll(service.databaseUrl)).length;
+}
+
+describe('query parameters', () => {
+  const rows: [verb: string, url: string, body: unknown, field: string, description: RegExp][] = [
+    ['POST', '/message/sendbatch?validate_onli=true', [draft], 'validate_onli', /did you mean validate_only\?/],
+    ['POST', '/message/sendbatch?mode=bogus', [draft], 'mode', /best_effort, atomic/],
+    ['POST', '/message/sendbatch?mode=atomic&mode=best_effort', [draft], 'mode', /more than once/],
+    ['POST', '/message/sendbatch?mode=atomic&mode=atomic', [draft], 'mode', /more than once/],
+    ['POST', '/message/sendbatch?validate_only=yes', [draft], 'validate_only', /true or false/],
+    ['POST', '/message/sendbatch?messages=x', [draft], 'messages', /comes from the body/],
+    ['POST', '/message/sendbatch?mode=bogus', broadcast('ann'), 'mode', /best_effort, atomic/],
+    ['POST', '/message/sendbatch?mode=9', broadcast('ann'), 'mode', /.+/],
+    ['POST', '/message/sendbatch?validate_only=2', broadcast('ann'), 'validate_only', /true or false/],
+    ['POST', '/message/sendbatch?expire=5', broadcast('ann'), 'expire', /comes from the body/],
+    ['POST', '/message/broadcast?validateonly=true', broadcast('ann'), 'validateonly', /did you mean validate_only/],
+    ['POST', '/message/send?validate_only=true&validateOnly=true', draft, 'validate_only', /more than once/],
+    ['POST', '/message/send?send_at=2030-01-01T00:00:00Z', draft, 'send_at', /is not a parameter of this route/],
+    ['POST', '/message/send?message.payload=AA==', draft, 'message.payload', /comes from the body/],
+    ['POST', '/v1/batches?priority=hi', { messages: [draft] }, 'priority', /low, normal, high/],
+    ['POST', '/v1/batches?send_at.seconds=5', { messages: [draft] }, 'send_at.seconds', /given as a whole/],
+    ['POST', '/v1/batches?validate_only=true', { messages: [draft] }, 'validate_only', /is not a parameter/],
+    ['GET', '/v1/batches?states=0', undefined, 'states[0]', /.+/],
+    ['GET', '/v1/batches?state=running', undefined, 'state', /did you mean states\?/],
+    ['GET', '/v1/channels/2/strict/messages?since.seconds=5', undefined, 'since.seconds', /given as a whole/],
+    ['GET', '/v1/channels/2/strict/messages?limit.x=5', undefined, 'limit.x', /given as a whole/],
+    ['GET', '/v1/channels/2/strict/messages?after_sec=5', undefined, 'after_sec', /did you mean after_seq\?/],
+    ['GET', '/v1/channels/2/strict/messages?after_seq=1&afterSeq=2', undefined, 'after_seq', /more than once/],
+    ['GET', '/v1/channels/2/strict/messages?channel_id=x', undefined, 'channel_id', /comes from the path/],
+    ['GET', '/v1/channels/2/strict/events?after_sec=5', undefined, 'after_sec', /did you mean after_seq\?/],
+    ['GET', '/v1/channels/2/strict/events?after_seq=5&after_seq=6', undefined, 'after_seq', /more than once/],
+    ['GET', '/v1/channels/2/strict/events?from_now=yes', undefined, 'from_now', /true or false/],
+    ['GET', '/v1/channels/2/strict/events?uid=a&login_uid=b', undefined, 'login_uid', /another name of uid/],
+    ['GET', '/v1/batches/x/events?after_seq=5', undefined, 'after_seq', /is not a parameter/],
+  ];
+  for (const [verb, url, body, field, description] of rows)
+    test(`${verb} ${url} is refused by name${Array.isArray(body) || body === undefined ? '' : ', object body'}`, async () => {
+      const stored = await storedCount();
+      const response = await fetch(service.url + url, {
+        method: verb,
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      });
+      const [violation] = violationsOf((await response.json()) as object);
+      assert.equal(response.status, 400);
+      assert.equal(violation?.field, field);
+      assert.match(violation?.description ?? '', description);
+      assert.equal(await storedCount(), stored);
+    });
+
+  test('an unknown one is refused on every route of the document, and passed over by pages and probes', async () => {
+    const { paths } = (await (await fetch(`${service.url}/openapi.json`)).json()) as {
+      paths: Record<string, Record<string, unknown>>;
+    };
+    const passing = new Set(['/livez', '/readyz', '/healthz', '/metrics', '/openapi.json', '/docs', '/']);
+    let refused = 0;
+    for (const [path, operations] of Object.entries(paths))
+      for (const verb of Object.keys(operations).filter((each) => /^(get|post|put|patch|delete)$/.test(each))) {
+        const url = path.replace('{channel_type}', '2').replace(/\{\w+\}/g, '1');
+        const sent = verb === 'get' || verb === 'delete' ? {} : { body: path === '/message/sendbatch' ? '[]' : '{}' };
+        const response = await fetch(`${service.url + url}?zz_unknown=1`, { method: verb.toUpperCase(), ...sent });
+        const text = await response.text();
+        if (passing.has(path)) assert.ok(response.ok, `${verb} ${path}: ${text}`);
+        else {
+          assert.equal(response.status, 400, `${verb} ${path}: ${text}`);
+          assert.match(text, /"zz_unknown"/, `${verb} ${path}`);
+          refused++;
+        }
+      }
+    assert.ok(refused > 40, String(refused));
+  });
+
+  test('on the path of an RPC they are refused, and what Connect has in a GET is taken', async () => {
+    const stored = await storedCount();
+    const path = `${service.url}/sendbatch.v1.MessageService`;
+    const response = await fetch(`${path}/SendBatch?validate_only=true`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ messages: [{ fromUid: 'system', channelId: 'strict', channelType: 2, payload }] }),
+    });
+    assert.equal(response.status, 400);
+    assert.match(await response.text(), /validate_only: is not a parameter of this path/);
+    assert.equal(await storedCount(), stored);
+    const info = `${path}/GetServerInfo?connect=v1&encoding=json&message=%7B%7D`;
+    assert.equal((await fetch(info)).status, 200);
+    const more = await fetch(`${info}&uid=ann`);
+    assert.equal(more.status, 400);
+    assert.match(await more.text(), /uid: is not a parameter/);
+  });
+});
+
+describe('a broadcast', () => {
+  for (const path of ['/message/sendbatch', '/message/broadcast'])
+    for (const [where, query, more] of [
+      ['query', '?validate_only=true', {}],
+      ['body', '', { validate_only: true }],
+      ['query and body', '?validate_only=true', { validate_only: true }],
+    ] as const)
+      test(`${path} with validate_only in the ${where} sends nothing`, async () => {
+        const stored = await storedCount();
+        const { post } = jsonCaller(service.url);
+        const { status, body } = await post(path + query, { ...broadcast('ann', 'b@b'), ...more });
+        assert.equal(status, 200);
+        assert.deepEqual(body.fail_uids, ['b@b']);
+        assert.equal(await storedCount(), stored);
+      });
+
+  test('refuses a body and a query that differ', async () => {
+    const { post } = jsonCaller(service.url);
+    const { status, body } = await post('/message/broadcast?validate_only=false', {
+      ...broadcast('ann'),
+      validate_only: true,
+    });
+    assert.equal(status, 400);
+    assert.match(body.msg, /validate_only: is another in the body than in the query/);
+  });
+
+  test('with mode ATOMIC reaches all of its receivers, or none', async () => {
+    const { post } = jsonCaller(service.url);
+    const stored = await storedCount();
+    const bad = await post('/message/broadcast?mode=atomic', broadcast('atomic-1', 'a@b'));
+    assert.equal(bad.status, 400);
+    assert.deepEqual(violationsOf(bad.body)[0]?.field, 'subscribers[1]');
+    const key = { ...broadcast('atomic-1', 'atomic-1', 'atomic-2'), request_id: 'atomic' };
+    assert.deepEqual((await post('/message/broadcast?mode=atomic', key)).body, { fail_uids: [], reason: [] });
+    assert.equal(await storedCount(), stored + 2);
+    // The third receiver's key was used for another content.
+    const reused = await post('/message/broadcast?mode=atomic', { ...key, payload: 'SGo=' });
+    assert.equal(reused.status, 409);
+    assert.deepEqual(
+      violationsOf(reused.body).map(({ field }) => field),
+      ['subscribers[0]', 'subscribers[2]'],
+    );
+    const many = Array.from({ length: 1001 }, (_, index) => `u${index}`);
+    const large = await post('/message/broadcast', { ...broadcast(...many), mode: 'atomic' });
+    assert.equal(large.status, 413);
+    assert.match(large.body.msg, /subscribers: must be at most 1000 with mode ATOMIC, has 1001/);
+    assert.equal(await storedCount(), stored + 2);
+  });
+});
+
+describe('fields that a message does not have', () => {
+  test('are refused on every new route, by name', async () => {
+    const { paths } = (await (await fetch(`${service.url}/openapi.json`)).json()) as {
+      paths: Record<string, Record<string, { requestBody?: object }>>;
+    };
+    let refused = 0;
+    for (const [path, operations] of Object.entries(paths))
+      for (const [verb, { requestBody }] of Object.entries(operations)) {
+        if (requestBody === undefined) continue;
+        const url = path.replace('{channel_type}', '2').replace(/\{\w+\}/g, '1');
+        const body = path === '/message/sendbatch' ? [{ zz_unknown: 1 }] : { zz_unknown: 1 };
+        const response = await fetch(service.url + url, { method: verb.toUpperCase(), body: JSON.stringify(body) });
+        const text = await response.text();
+        if (!path.startsWith('/v1/')) assert.doesNotMatch(text, /zz_unknown/, `${verb} ${path}`);
+        else {
+          assert.equal(response.status, 400, `${verb} ${path}: ${text}`);
+          assert.match(text, /zz_unknown"/, `${verb} ${path}`);
+          refused++;
+        }
+      }
+    assert.ok(refused > 5, String(refused));
+  });
+
+  const rows: [where: string, body: string, type: string, field: string, description: RegExp][] = [
+    [
+      'a message of a batch',
+      JSON.stringify({ messages: [draft, { ...draft, sendat: '2030-01-01T00:00:00Z' }] }),
+      'application/json',
+      'messages[1].sendat',
+      /did you mean send_at\?/,
+    ],
+    [
+      'a header',
+      JSON.stringify({ messages: [{ ...draft, header: { redot: 1 } }] }),
+      'application/json',
+      'messages[0].header.redot',
+      /did you mean red_dot\?/,
+    ],
+    [
+      'a line of NDJSON',
+      `${JSON.stringify(draft)}\n${JSON.stringify({ ...draft, sent_at: 'x' })}\n`,
+      'application/x-ndjson',
+      'messages[1].sent_at',
+      /did you mean send_at\? \(line 2\)/,
+    ],
+    [
+      'an option of a batch',
+      JSON.stringify({ messages: [draft], when: 1 }),
+      'application/json',
+      'when',
+      /is not a field/,
+    ],
+    [
+      'a name in another case',
+      JSON.stringify({ Messages: [draft] }),
+      'application/json',
+      'Messages',
+      /did you mean messages\?/,
+    ],
+  ];
+  for (const [where, body, type, field, description] of rows)
+    test(`${where}: ${field}`, async () => {
+      const response = await fetch(`${service.url}/v1/batches`, {
+        method: 'POST',
+        headers: { 'content-type': type },
+        body,
+      });
+      const violations = violationsOf((await response.json()) as object);
+      assert.equal(response.status, 400);
+      const found = violations.find((each) => each.field === field);
+      assert.ok(found !== undefined, JSON.stringify(violations));
+      assert.match(found.description, description);
+    });
+});
+
+describe('message_count', () => {
+  const rows: [query: string, more: object, status: number][] = [
+    ['', { message_count: 2 }, 200],
+    ['?message_count=2', {}, 200],
+    ['', { message_count: 3 }, 400],
+    ['?message_count=1', {}, 400],
+    ['?message_count=1', { message_count: 2 }, 400],
+  ];
+  for (const [query, more, status] of rows)
+    test(`of a batch of two as an object: ${query || JSON.stringify(more)} is ${status}`, async () => {
+      const { post } = jsonCaller(service.url);
+      const answer = await post(`/v1/batches${query}`, { messages: [draft, draft], ...more });
+      assert.equal(answer.status, status, JSON.stringify(answer.body));
+      if (status === 400) assert.match(answer.body.msg, /message_count/);
+    });
+});
