@@ -21,6 +21,7 @@ import { openWebhooks } from './open-webhooks.ts';
 import { createAppend, createRehearsal } from './service/append.ts';
 import { createBroadcast } from './service/broadcast.ts';
 import { createChannels } from './service/channels.ts';
+import { createClock } from './service/clock.ts';
 import type { Store } from './service/group.ts';
 import { createInbox } from './service/inbox.ts';
 import { createKeys } from './service/keys.ts';
@@ -40,7 +41,8 @@ import { standingOfBatches } from './storage/batch-turn.ts';
 import { openCounter } from './storage/counter.ts';
 import type { DatabaseOptions, PoolCounts } from './storage/database.ts';
 import { readLockWaits } from './storage/lock.ts';
-import { databaseClock, sweepExpired, sweepOld } from './storage/sweep.ts';
+import { databaseClock, type InboxCursor, sweepExpired, sweepInboxes, sweepOld } from './storage/sweep.ts';
+import { sweepTemporary } from './storage/temporary.ts';
 import { sweepLive } from './storage/wakeup.ts';
 import { standingOfWebhooks } from './storage/webhook.ts';
 import { watchSources } from './telemetry/readings.ts';
@@ -64,6 +66,13 @@ export interface App {
 const probeMs = 900;
 /** How often each instance looks whether the rules of moderation have changed. */
 const reloadMs = 1000;
+/** How often the offset of this process's clock to the database's is measured: a machine that was suspended is right again after this long. */
+const measureMs = 2000;
+/** Temporary channels that are looked at in one step of the sweeper. */
+const temporaryAtOnce = 50;
+/** Entries of the inboxes of commands that are looked at in a run of the sweeper. */
+const inboxesAtOnce = 2000;
+const inboxesStart: InboxCursor = { uid: '', commandSeq: 0 };
 
 /**
  * The only wiring: settings in, a running service out. What was started is stopped again when a later step fails. `allMetrics`: where this process is one of several on
@@ -105,10 +114,15 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       systemReaders: new Set(systemUids === 'all' ? [] : systemUids),
       enforcePersonAllowlist: config.personAllowlist,
     };
-    const opened = openTails(database, db, rules, events);
+    const clock = await createClock({ ask: () => databaseClock(db), onClocksApart: events.clocksApart });
+    // A measurement that fails changes nothing: the monotonic clock goes on, and whatever needs the database reports that it is away.
+    const measuring = startLoop({ everyMs: measureMs, run: clock.measure, onError: () => {} });
+    undo.push(() => measuring.stop());
+    const { now } = clock;
+    const opened = openTails(database, db, rules, events, now);
     undo.push(() => opened.close());
     const { tails, live } = opened;
-    const hooks = await openWebhooks(config, db, createWebhookBodies(), events);
+    const hooks = await openWebhooks(config, { db, bodies: createWebhookBodies(), events, now });
     undo.push(() => hooks.close(graceLeft()));
     const store: Store = {
       ...opened.store,
@@ -122,6 +136,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       const appendOptions = {
         // Half of what a caller waits: who is told to come again has to hear it in time.
         retryForMs: config.requestTimeoutMs / 2,
+        now,
         watch: { ended: events.commitEnded, repeated: events.commitRepeated, locked: events.headsLocked },
       };
       if (config.lanes === 0) return { append: createDirect(createAppend(store, appendOptions)), waiting: undefined };
@@ -144,10 +159,11 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         onCall: events.moderationHookCalled,
         ...(traces === undefined ? {} : { headers: traces.outgoing }),
       });
-    const moderation = createModeration(db, hook);
+    const moderation = createModeration(db, hook, now);
     await moderation.reload();
     const reloading = startLoop({ everyMs: reloadMs, run: moderation.reload, ...events.loop('moderation') });
     undo.push(() => reloading.stop());
+    let inboxes = inboxesStart;
     const sweeper = startSweeper({
       everyMs: config.sweepIntervalMs,
       retention: config.retention,
@@ -161,19 +177,23 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         events.messagesSwept('retention', swept.removed);
         return swept;
       },
+      async sweepTemporary(at) {
+        return await sweepTemporary(db, at, temporaryAtOnce);
+      },
+      async sweepInboxes() {
+        inboxes = (await sweepInboxes(db, inboxes, inboxesAtOnce)) ?? inboxesStart;
+      },
       sweepLive: (longerThanMs) => sweepLive(db, longerThanMs),
-      now: () => Date.now(),
-      databaseClock: () => databaseClock(db),
-      onClocksApart: events.clocksApart,
+      now,
       ...events.loop('sweeper'),
     });
     undo.push(() => sweeper.stop());
-    const templates = createTemplates(db);
+    const templates = createTemplates(db, now);
     const patienceMs = config.probeMs ?? probeMs;
     const probing = database.open({ poolSize: 1, connectTimeoutMs: patienceMs, statementTimeoutMs: patienceMs });
     undo.push(() => probing.destroy());
     const readiness = createReadiness(probing, { patienceMs });
-    const keys = createKeys(db);
+    const keys = createKeys(db, now);
     const counters = config.rates.store === 'postgres' ? database.openCounters() : undefined;
     if (counters !== undefined) {
       undo.push(() => counters.end());
@@ -208,10 +228,10 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       tails: tails.counts,
       isListening: opened.isListening,
       lockWaits: () => readLockWaits(db),
-      batchQueue: () => standingOfBatches(db, Date.now()),
-      webhookQueue: () => standingOfWebhooks(db, Date.now()),
+      batchQueue: () => standingOfBatches(db, now()),
+      webhookQueue: () => standingOfWebhooks(db, now()),
     });
-    const channels = createChannels(store, opened.told);
+    const channels = createChannels(store, opened.told, now);
     const identify = config.asks
       ? createIdentify(config.identity, {
           identifyKey: keys.identify,
@@ -221,7 +241,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       : undefined;
     const credentials = createCredentialWatch(identify);
     undo.push(async () => credentials.close());
-    const background = await openBatches({ database, db, config, sendBatch, templates, events });
+    const background = await openBatches({ database, db, config, sendBatch, templates, events, now });
     undo.push(() => background.close(graceLeft()));
     const { batches, batchWatch } = background;
     const closing = new AbortController();
@@ -234,10 +254,10 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         requestTimeoutMs: config.requestTimeoutMs,
         sendBatch,
         broadcast: createBroadcast(sendBatch),
-        readChannel: createReadChannel(store),
+        readChannel: createReadChannel(store, now),
         channels,
         tails,
-        inbox: createInbox(store),
+        inbox: createInbox(store, now),
         moderation,
         templates,
         batches,

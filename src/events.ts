@@ -295,9 +295,12 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
       rejected.add(shed.refused, { reason: 'overloaded' });
       log.warn(shed, 'overloaded: calls are refused');
     },
-    /** This process's clock and the database's differ: nothing is removed before both say so. */
+    /** This machine's wall clock and the database's differ. The service goes by the database's; credentials of issuers and receivers of webhooks go by theirs. */
     clocksApart(aheadMs: number): void {
-      log.warn({ aheadMs }, 'the clock of this process and that of the database are apart: set one of them right');
+      log.warn(
+        { aheadMs },
+        'the clock of this machine and that of the database are apart: the database is believed; correct the one that is wrong',
+      );
     },
     /** A connection that broke; the next query opens another. */
     databaseConnectionLost(error: Error): void {

@@ -36,6 +36,7 @@ export async function openBatches({
   sendBatch,
   templates,
   events,
+  now,
 }: {
   readonly database: OpenServer;
   readonly db: Db;
@@ -43,13 +44,15 @@ export async function openBatches({
   readonly sendBatch: SendBatch;
   readonly templates: Templates;
   readonly events: Events;
+  /** The database's clock. */
+  readonly now: () => number;
 }): Promise<OpenBatches> {
   const watch = events.loop('batches');
   const turns = events.loop('batch_turns');
   const jobs = await database.openJobs(watch.onError);
   const wake = async (callerId: string, timeMs: number) => {
     try {
-      if (timeMs <= Date.now()) await jobs.turn(callerId);
+      if (timeMs <= now()) await jobs.turn(callerId);
       else await jobs.turnAt(callerId, timeMs);
     } catch (error) {
       // The batch is stored: it is looked for below.
@@ -57,9 +60,9 @@ export async function openBatches({
     }
   };
   const onMoved = (batchId: string) => batchWatch.moved(batchId);
-  const batches = createBatches({ db, templates, wake, onMoved });
+  const batches = createBatches({ db, templates, wake, onMoved, now });
   const batchWatch = createBatchWatch(batches);
-  const turn = createTurn({ db, sendBatch, onMoved, onError: turns.onError, now: Date.now });
+  const turn = createTurn({ db, sendBatch, onMoved, onError: turns.onError, now });
   const take = async (callerId: string) => {
     const start = performance.now();
     const done = (failed: boolean) => turns.onRun(performance.now() - start, failed);
@@ -80,9 +83,9 @@ export async function openBatches({
     everyMs: lookMs,
     ...watch,
     async run() {
-      for (const callerId of await dueCallers(db, Date.now(), callersAtOnce)) await jobs.turn(callerId);
-      const endedBefore = Date.now() - config.batchRetentionDays * dayMs;
-      const sweep = { endedBefore, silentSince: Date.now() - silentMs, limit: sweepBite };
+      for (const callerId of await dueCallers(db, now(), callersAtOnce)) await jobs.turn(callerId);
+      const endedBefore = now() - config.batchRetentionDays * dayMs;
+      const sweep = { endedBefore, silentSince: now() - silentMs, limit: sweepBite };
       for (let bite = 0; bite < sweepBites; bite++) if ((await sweepBatches(db, sweep)) < sweepBite) break;
     },
   });

@@ -25,12 +25,19 @@ export interface OpenTails {
 /** How often the heads of what is tailed are looked at, hint or no hint. */
 const pollMs = 5000;
 
-export function openTails(database: OpenServer, db: Db, rules: PermissionRules, events: Events): OpenTails {
-  const channelKeys = new ChannelKeys(db, (uids) => {
+export function openTails(
+  database: OpenServer,
+  db: Db,
+  rules: PermissionRules,
+  events: Events,
+  now: () => number,
+): OpenTails {
+  const onMade = (uids: readonly string[]) => {
     tails.channelsMade();
     tails.membersChanged(uids);
     notifier.tell({ members: uids, made: true });
-  });
+  };
+  const channelKeys = new ChannelKeys(db, onMade, now);
   const store: Store = {
     db,
     channelKeys,
@@ -41,8 +48,8 @@ export function openTails(database: OpenServer, db: Db, rules: PermissionRules, 
       notifier.tell({ stored });
     },
   };
-  const tails = createTails(store, Date.now, events.tailRead);
-  const live = createLive(db, tails.deliver, (ids) => notifier.tell({ live: ids }));
+  const tails = createTails(store, now, events.tailRead);
+  const live = createLive(db, tails.deliver, (ids) => notifier.tell({ live: ids }), now);
   const heard = events.loop('notifier');
   let listening: Listening | undefined;
   let closing = false;

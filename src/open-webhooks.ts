@@ -27,13 +27,22 @@ const nudgeMs = 10;
 
 export async function openWebhooks(
   config: Config,
-  db: Db,
-  bodies: WebhookBodies,
-  events: Events,
+  {
+    db,
+    bodies,
+    events,
+    now,
+  }: {
+    readonly db: Db;
+    readonly bodies: WebhookBodies;
+    readonly events: Events;
+    /** The database's clock: signatures of all instances carry one time. */
+    readonly now: () => number;
+  },
 ): Promise<OpenWebhooks> {
   const { settings, allowPrivate, timeoutMs } = config.webhooks;
   if (settings !== undefined) assertSettings(settings, allowPrivate);
-  const poster = createPoster({ timeoutMs, allowPrivate, userAgent: `sendbatch/${version}` });
+  const poster = createPoster({ timeoutMs, allowPrivate, userAgent: `sendbatch/${version}`, now });
   const watch = events.loop('webhook_deliveries');
   const delivery = createWebhookDelivery({
     db,
@@ -44,6 +53,7 @@ export async function openWebhooks(
     // A POST ends in its time; what is between two of them is a few statements.
     leaseMs: timeoutMs * 2 + 1000,
     onError: watch.onError,
+    now,
   });
   let nudging: NodeJS.Timeout | undefined;
   const nudge = () => {
@@ -53,7 +63,7 @@ export async function openWebhooks(
       delivering.nudge();
     }, nudgeMs).unref();
   };
-  const webhooks = createWebhooks({ db, poster, bodies, allowPrivate, nudge });
+  const webhooks = createWebhooks({ db, poster, bodies, allowPrivate, nudge, now });
   await webhooks.applySettings(settings);
   const delivering = startLoop({
     everyMs: pollMs,

@@ -11,63 +11,73 @@ export interface SweeperOptions {
   readonly retention: readonly Retention[];
   /** Removes expired messages, at most so many; returns how many. */
   readonly sweepExpired: (limit: number, now: number) => Promise<number>;
-  /** Removes messages before a time from channels of a type after a key. */
+  /** Removes messages that were accepted before a time from channels of a type; `more`: it may find more. */
   readonly sweepOld: (
     channelType: number,
-    before: number,
-    afterKey: number,
+    times: { before: number; now: number },
     bounds: { channels: number; messages: number },
-  ) => Promise<{ lastKey: number | undefined; removed: number }>;
+  ) => Promise<{ more: boolean }>;
+  /** Removes temporary channels that are over; `more`: it may find more. */
+  readonly sweepTemporary: (now: number) => Promise<{ more: boolean }>;
+  /** Removes what refers to commands that are gone; takes a step of a slow round. */
+  readonly sweepInboxes: () => Promise<void>;
   readonly sweepLive: (longerThanMs: number) => Promise<void>;
+  /** The database's clock: what is removed is gone, and no instance's own clock decides about it. */
   readonly now: () => number;
-  /** The clock of the database. What is removed is gone: both clocks have to agree that its time is over. */
-  readonly databaseClock: () => Promise<number>;
-  /** Told when the two are far apart: positive when this process is ahead. */
-  readonly onClocksApart: (aheadMs: number) => void;
   readonly onError: (error: unknown) => void;
   readonly onRun?: (ms: number, failed: boolean) => void;
 }
 
-/** Messages of one statement: it holds its locks for a few milliseconds. */
-const bite = 1000;
-/** Bites of one run, so that a run ends. */
-const bites = 100;
-const channelsAtOnce = 500;
-const perChannel = 100;
+/** Messages of one statement: it holds its locks for some milliseconds. */
+const expiredAtOnce = 2000;
+const channelsAtOnce = 100;
+const perChannel = 200;
 const liveMs = 60_000;
 const dayMs = 24 * 3600_000;
-/** Clocks that are kept by NTP differ by milliseconds. */
-const apartMs = 5000;
 
-/** Removes what has expired or is too old, in small bites. */
+/**
+ * Removes what has expired, is too old or is over. A run takes small steps, of each kind in turn, until there is nothing left: messages go as fast as they come, and no kind, channel type or channel keeps
+ * the others waiting.
+ */
 export function startSweeper(options: SweeperOptions): Loop {
-  const { retention, sweepExpired, sweepOld, sweepLive } = options;
-  return startLoop({
+  const { retention, sweepExpired, sweepOld, sweepTemporary, sweepInboxes, sweepLive, now } = options;
+  let stopping = false;
+  /** Each returns whether there may be more. */
+  const steps: (() => Promise<boolean>)[] = [
+    async () => (await sweepExpired(expiredAtOnce, now())) === expiredAtOnce,
+    ...retention.map(({ channelType, days }) => async () => {
+      const times = { before: now() - days * dayMs, now: now() };
+      return (await sweepOld(channelType, times, { channels: channelsAtOnce, messages: perChannel })).more;
+    }),
+    async () => (await sweepTemporary(now())).more,
+    async () => {
+      await sweepInboxes();
+      return false;
+    },
+  ];
+  const loop = startLoop({
     everyMs: options.everyMs,
     onError: options.onError,
     onRun: options.onRun,
     async run() {
-      await sweepLive(liveMs);
-      const now = await earlierClock(options);
-      for (let taken = 0; taken < bites; taken++) if ((await sweepExpired(bite, now)) < bite) break;
-      for (const { channelType, days } of retention) {
-        const before = now - days * dayMs;
-        let after = 0;
-        for (let taken = 0; taken < bites; taken++) {
-          const bounds = { channels: channelsAtOnce, messages: perChannel };
-          const { lastKey, removed } = await sweepOld(channelType, before, after, bounds);
-          if (lastKey === undefined) break;
-          // Channels that had as much as one bite takes may have more.
-          if (removed < perChannel) after = lastKey;
+      let left = steps;
+      let liveSweptAt = Number.NEGATIVE_INFINITY;
+      while (left.length > 0 && !stopping) {
+        if (performance.now() - liveSweptAt >= options.everyMs) {
+          await sweepLive(liveMs);
+          liveSweptAt = performance.now();
         }
+        const more: typeof steps = [];
+        for (const step of left) if (!stopping && (await step())) more.push(step);
+        left = more;
       }
     },
   });
-}
-
-async function earlierClock({ now, databaseClock, onClocksApart }: SweeperOptions): Promise<number> {
-  const theirs = await databaseClock();
-  const ours = now();
-  if (Math.abs(ours - theirs) > apartMs) onClocksApart(ours - theirs);
-  return Math.min(ours, theirs);
+  return {
+    nudge: loop.nudge,
+    stop() {
+      stopping = true;
+      return loop.stop();
+    },
+  };
 }

@@ -5,7 +5,7 @@ import { isPersistent } from '../domain/message.ts';
 import { type Assumption, assume, type PermissionRules, pairKeyOf } from '../domain/permission.ts';
 import { type Batch, decide, type Earlier, type Facts, type Outcome, type Plan } from '../domain/plan.ts';
 import type { Range } from '../domain/webhook.ts';
-import { type HeadChange, lockFreeHeads, lockHeads, readHeads, setHeads } from '../storage/channel.ts';
+import { type HeadChange, HeadsMissing, lockFreeHeads, lockHeads, readHeads, setHeads } from '../storage/channel.ts';
 import { all, type Db, inTransaction, type Tx } from '../storage/database.ts';
 import { isLockTimeout, isRepeatedSend, troubleOf } from '../storage/failure.ts';
 import { appendNew, drawBlock, findEarlier, insertMessages } from '../storage/message.ts';
@@ -47,7 +47,16 @@ const doubtfulShare = 0.1;
 export interface AppendWatch {
   ended(end: { manner: Manner; ms: number; stored: boolean }): void;
   /** A group goes again: what was trusted is not so, a lock took too long, the store had trouble. */
-  repeated(why: 'repeated_send' | 'forbidden_sender' | 'channel_appeared' | 'lock_timeout' | 'lost' | 'conflict'): void;
+  repeated(
+    why:
+      | 'repeated_send'
+      | 'forbidden_sender'
+      | 'channel_appeared'
+      | 'channel_gone'
+      | 'lock_timeout'
+      | 'lost'
+      | 'conflict',
+  ): void;
   /** From BEGIN until the heads were locked. */
   locked(ms: number): void;
 }
@@ -109,6 +118,11 @@ export function createAppend(
           note(true);
           watch?.repeated('repeated_send');
           manner = 'careful';
+          continue;
+        }
+        if (error instanceof HeadsMissing && attempt < attempts) {
+          store.channelKeys.forget(error.channelKeys);
+          watch?.repeated('channel_gone');
           continue;
         }
         if (error instanceof ChannelAppeared && attempt < attempts) {

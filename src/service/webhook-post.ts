@@ -39,13 +39,15 @@ export interface PosterOptions {
   readonly userAgent: string;
   /** The DNS, if it is not the system's. */
   readonly lookup?: typeof systemLookup;
+  /** Milliseconds since 1970; one clock for all instances. */
+  readonly now?: () => number;
 }
 
 /** Of an answer's body nothing is read but so much that its connection may be used again. */
 const bodyBytes = 16 * 1024;
 
 /** Posts, once each. Redirects are not followed; nothing of the answer is kept but its status. It never throws. */
-export function createPoster({ timeoutMs, allowPrivate, userAgent, lookup }: PosterOptions): Poster {
+export function createPoster({ timeoutMs, allowPrivate, userAgent, lookup, now = Date.now }: PosterOptions): Poster {
   const agent = new Agent({
     connect: { timeout: timeoutMs, ...(allowPrivate ? {} : { lookup: publicLookup(lookup) }) },
     headersTimeout: timeoutMs,
@@ -74,7 +76,7 @@ export function createPoster({ timeoutMs, allowPrivate, userAgent, lookup }: Pos
           headers: {
             'content-type': 'application/json',
             'user-agent': userAgent,
-            ...signed(secrets, id, new Date(), body),
+            ...signed(secrets, id, new Date(now()), body),
           },
           body,
         });
@@ -82,11 +84,12 @@ export function createPoster({ timeoutMs, allowPrivate, userAgent, lookup }: Pos
         answer.body.dump({ limit: bodyBytes, signal: timeout }).catch(() => {});
         const verdict = verdictOf(format, answer.statusCode);
         const header = answer.headers['retry-after'];
+        // A date of the receiver's is compared with the receiver's own clock.
         return {
           verdict,
           status: answer.statusCode,
           error: verdict === 'done' ? '' : `the receiver answered ${answer.statusCode}`,
-          retryAfterMs: retryAfterMs(Array.isArray(header) ? header[0] : header, Date.now()),
+          retryAfterMs: retryAfterMs(first(header), Date.parse(first(answer.headers.date) ?? '') || now()),
           ms: performance.now() - start,
         };
       } catch (error) {
@@ -96,6 +99,10 @@ export function createPoster({ timeoutMs, allowPrivate, userAgent, lookup }: Pos
     },
     close: () => agent.destroy(),
   };
+}
+
+function first(header: string | string[] | undefined): string | undefined {
+  return Array.isArray(header) ? header[0] : header;
 }
 
 /** The headers of Standard Webhooks; the time is this try's, so that a receiver may refuse what is old. */

@@ -64,6 +64,7 @@ export interface WebhooksParts {
   readonly allowPrivate: boolean;
   /** There may be work. */
   readonly nudge: () => void;
+  readonly now?: () => number;
 }
 
 /** The name of the webhook that the settings make. */
@@ -73,7 +74,7 @@ const previousMs = 24 * 3600_000;
 /** How long parked deliveries are kept. */
 const parkedMs = 14 * 24 * 3600_000;
 
-export function createWebhooks({ db, poster, bodies, allowPrivate, nudge }: WebhooksParts): Webhooks {
+export function createWebhooks({ db, poster, bodies, allowPrivate, nudge, now = Date.now }: WebhooksParts): Webhooks {
   let known = false;
   const reload = async () => {
     known = await anyWebhook(db);
@@ -141,7 +142,7 @@ export function createWebhooks({ db, poster, bodies, allowPrivate, nudge }: Webh
       const webhook = await orBusy(() => stored(name));
       const { url, format } = webhook;
       const id = `msg_${randomUUID().replaceAll('-', '')}`;
-      const body = bodies.test(format, new Date());
+      const body = bodies.test(format, new Date(now()));
       return await poster.post({ url, format, secrets: secretsOf(webhook), id, body }, signal);
     },
     failed: (name, after, limit) =>

@@ -1,23 +1,32 @@
 import { sql } from 'kysely';
 import { LRUCache } from 'lru-cache';
-import { type Channel, channel, firstUids, messageSequence } from '../domain/channel.ts';
+import { type Channel, channel, firstUids, messageSequence, tempType } from '../domain/channel.ts';
 import { BinaryArray } from './array.ts';
 import type { Db, Tx } from './database.ts';
 import { run } from './prepared.ts';
 
-/** Channels whose keys are kept in memory: about 20 MB when full. A key never changes, so an entry is never wrong. */
+/** Channels whose keys are kept in memory: about 20 MB when full. A key never changes, so an entry is never wrong; but a temporary channel may be removed, and made again under another. */
 const cachedChannels = 100_000;
+/** A reader of a temporary channel that was made again finds it after this long; a sender finds out at once, from its head. */
+const temporaryMs = 60_000;
 
 /** Finds the surrogate keys of channels. One per process and database. */
 export class ChannelKeys {
   readonly #db: Db;
   readonly #cache = new LRUCache<string, number>({ max: cachedChannels });
   readonly #onMade: (uids: readonly string[]) => void;
+  readonly #now: () => number;
 
   /** `onMade`: told that channels were made, and of the users who came into them by that. */
-  constructor(db: Db, onMade: (uids: readonly string[]) => void = () => {}) {
+  constructor(db: Db, onMade: (uids: readonly string[]) => void = () => {}, now: () => number = Date.now) {
     this.#db = db;
     this.#onMade = onMade;
+    this.#now = now;
+  }
+
+  /** Forgets keys of channels that are gone: they are looked up anew. */
+  forget(channelKeys: ReadonlySet<number>): void {
+    for (const [text, key] of this.#cache) if (channelKeys.has(key)) this.#cache.delete(text);
   }
 
   /** The keys of channels that exist, by channel key text. A channel that nobody has sent to is not in it. */
@@ -30,9 +39,9 @@ export class ChannelKeys {
       else keys.set(channel.key, key);
     }
     if (missing.length > 0) {
-      for (const [text, key] of await select(this.#db, missing)) {
-        this.#cache.set(text, key);
-        keys.set(text, key);
+      for (const [found, key] of await select(this.#db, missing)) {
+        this.#cache.set(found.key, key, found.type === tempType ? { ttl: temporaryMs } : undefined);
+        keys.set(found.key, key);
       }
     }
     return keys;
@@ -47,7 +56,7 @@ export class ChannelKeys {
     const missing = channels.filter((channel) => !keys.has(channel.key));
     if (missing.length === 0) return keys;
     const uids = missing.flatMap(firstUids);
-    await insert(this.#db, missing, Date.now());
+    await insert(this.#db, missing, this.#now());
     this.#onMade(uids);
     // Those that another instance made at the same moment are invisible to the insert's own snapshot: ask in a new statement.
     const made = await this.find(missing);
@@ -56,7 +65,7 @@ export class ChannelKeys {
   }
 }
 
-async function select(db: Db, channels: readonly Channel[]): Promise<[string, number][]> {
+async function select(db: Db, channels: readonly Channel[]): Promise<[Channel, number][]> {
   const { rows } = await sql<{ ordinal: number; channel_key: number }>`
     select w.ordinal, c.channel_key
     from unnest(${ids(channels)}::text[], ${types(channels)}::smallint[], ${sequences(channels)}::smallint[])
@@ -69,7 +78,7 @@ async function select(db: Db, channels: readonly Channel[]): Promise<[string, nu
   return rows.map((row) => {
     const channel = channels[row.ordinal - 1];
     if (channel === undefined) throw new Error(`ordinal ${row.ordinal} of ${channels.length}`);
-    return [channel.key, row.channel_key];
+    return [channel, row.channel_key];
   });
 }
 
@@ -122,9 +131,19 @@ export async function lockHeads(tx: Tx, channelKeys: readonly number[]): Promise
     where channel_key = any(${channelKeys}::bigint[])
     order by channel_key
     for no key update`.execute(tx);
-  if (rows.length !== channelKeys.length)
-    throw new Error(`${channelKeys.length - rows.length} of ${channelKeys.length} channel heads are missing`);
-  return new Map(rows.map((row) => [row.channel_key, row.last_seq]));
+  const heads = new Map(rows.map((row) => [row.channel_key, row.last_seq]));
+  if (heads.size !== channelKeys.length) throw new HeadsMissing(channelKeys.filter((key) => !heads.has(key)));
+  return heads;
+}
+
+/** Channels were removed after their keys were looked up. */
+export class HeadsMissing extends Error {
+  readonly channelKeys: ReadonlySet<number>;
+
+  constructor(channelKeys: readonly number[]) {
+    super(`the heads of channels ${channelKeys.slice(0, 10).join(', ')} are missing`);
+    this.channelKeys = new Set(channelKeys);
+  }
 }
 
 /** As `lockHeads`, but passes over the heads that somebody else holds locked. */

@@ -13,6 +13,7 @@ import { up as swept } from './migrations/0010-swept.ts';
 import { up as webhooks } from './migrations/0011-webhooks.ts';
 import { up as unsettled } from './migrations/0012-unsettled.ts';
 import { up as batchColumns } from './migrations/0015-batch-columns.ts';
+import { up as background } from './migrations/0016-background.ts';
 
 /**
  * Every migration, in the order of their names. One that was released is never edited: add another. A database records the checksum of each
@@ -35,6 +36,7 @@ const migrations: Record<string, Migration> = {
   '0011-webhooks': { up: webhooks },
   '0012-unsettled': { up: unsettled },
   '0015-batch-columns': { up: batchColumns },
+  '0016-background': { up: background },
 };
 
 /** What a database must have for this version to work with it. */

@@ -17,6 +17,9 @@ interface ChannelTable {
   /** 0 messages, 1 commands. */
   sequence: number;
   channel_id: string;
+  /** Milliseconds since 1970; kept for channels of types that have a retention. */
+  oldest_at: Generated<number>;
+  look_at: Generated<number>;
 }
 
 interface ChannelHeadTable {
@@ -28,7 +31,7 @@ export interface MessageTable {
   channel_key: number;
   message_seq: number;
   message_id: number;
-  /** Milliseconds since 1970, by the clock of the instance that accepted it. */
+  /** Milliseconds since 1970, by the database's clock. */
   accepted_at: number;
   dedupe_key: string;
   flags: number;

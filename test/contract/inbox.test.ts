@@ -139,12 +139,15 @@ describe('what belongs to a user', () => {
       );
       return rows.map((row) => Number(row.seq));
     };
-    const age = (id: string, seqs: number[]) =>
-      client.query(
+    const age = async (id: string, seqs: number[]) => {
+      await client.query(
         `update sendbatch.message m set accepted_at = accepted_at - 2 * 86400000 from sendbatch.channel c
          where c.channel_key = m.channel_key and c.channel_id = $1 and m.message_seq = any($2::bigint[])`,
         [id, seqs],
       );
+      // As if the sweeper had seen them at their age.
+      await client.query('update sendbatch.channel set oldest_at = 0 where channel_id = $1', [id]);
+    };
     await age('sweep', [1, 2]);
     await age('sweep9', [1, 2, 3]);
     const until = async (id: string, expected: number[]) => {
