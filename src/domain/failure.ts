@@ -28,6 +28,8 @@ export type Reason =
   | 'TOO_MANY_BATCHES'
   | 'BATCH_NOT_RETRYABLE'
   | 'SEQ_EXPIRED'
+  | 'SEQ_AHEAD'
+  | 'TOO_MANY_CHANNELS'
   | 'READER_TOO_SLOW'
   | 'STOPPING'
   | 'READER_NOT_YOURS'

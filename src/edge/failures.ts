@@ -28,6 +28,8 @@ const table: Record<Reason, { code: Code; http: number }> = {
   CONTENT_REFUSED: { code: Code.PermissionDenied, http: 403 },
   RULE_NOT_EXIST: { code: Code.NotFound, http: 404 },
   SEQ_EXPIRED: { code: Code.OutOfRange, http: 400 },
+  SEQ_AHEAD: { code: Code.OutOfRange, http: 400 },
+  TOO_MANY_CHANNELS: { code: Code.FailedPrecondition, http: 400 },
   READER_TOO_SLOW: { code: Code.ResourceExhausted, http: 429 },
   STOPPING: { code: Code.Unavailable, http: 503 },
   READER_NOT_YOURS: { code: Code.PermissionDenied, http: 403 },

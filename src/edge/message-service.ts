@@ -115,6 +115,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
       return {
         messages: page.messages.map((message) => toMessage(page, message)),
         more: page.more,
+        ...(page.more ? { nextSeq: BigInt(page.nextSeq) } : {}),
         lastSeq: BigInt(page.lastSeq),
       };
     },
@@ -126,7 +127,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         uid: request.loginUid,
         caller: context.values.get(callerKey),
         limit: Math.min(request.limit, limits.pageMessages),
-        lenient: true,
+        legacy: true,
       });
       const messages = page.messages.map((message) => toLegacyMessage(page, message, request.loginUid));
       return {
@@ -146,7 +147,10 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         ids: request.messageIds.map(Number),
         keys: request.clientMsgNos,
       });
-      return { messages: page.messages.map((message) => toLegacyMessage(page, message, request.loginUid)) };
+      return {
+        more: page.more ? 1 : 0,
+        messages: page.messages.map((message) => toLegacyMessage(page, message, request.loginUid)),
+      };
     },
 
     async getMaxMessageSeq(request, context) {

@@ -80,8 +80,9 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
 
     async syncCommands({ uid, messageSeq, limit }, context) {
       const reader = { caller: context.values.get(callerKey), uid };
-      const commands = await inbox.commands(reader, Number(messageSeq), limit);
+      const { commands, more } = await inbox.commands(reader, Number(messageSeq), limit);
       return {
+        more,
         messages: commands.map((each) => ({
           ...toLegacyMessage(each, each.message, uid),
           messageSeq: BigInt(each.commandSeq),

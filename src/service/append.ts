@@ -281,7 +281,7 @@ function write(tx: Tx, group: Group, plan: Plan, acceptedAt: number, announce: b
     return [{ messageId, messageSeq, channelKey, ruleIds: message.flaggedBy }];
   });
   return [
-    setHeads(tx, heads),
+    setHeads(tx, heads, acceptedAt),
     insertMessages(tx, plan.rows, group.channelKeys, acceptedAt),
     ...(flags.length === 0 ? [] : [insertFlags(tx, flags, acceptedAt)]),
     ...(announce ? [insertOutbox(tx, storedRanges(group, plan))] : []),

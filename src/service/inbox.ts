@@ -1,17 +1,25 @@
+import { pageOf } from '../domain/page.ts';
 import { limits } from '../limits.ts';
 import { ackCommands, type Command, syncCommands } from '../storage/command.ts';
 import { type ConversationCursor, type ConversationRow, listConversations, markRead } from '../storage/conversation.ts';
 import type { Store } from './group.ts';
+import { assertReached } from './read-channel.ts';
 import { assertReadable, channelToRead, eyesOf, type Reader } from './reading.ts';
 import { orBusy } from './store-busy.ts';
 
 /** What belongs to one user: its conversations, what it has read, and its commands. */
 export interface Inbox {
   conversations(reader: Reader, before: ConversationCursor | undefined, pageSize: number): Promise<ConversationRow[]>;
-  /** `seq` 0: all that there is. */
+  /** `seq` 0: all that there is. One above the channel's head is refused. */
   markRead(reader: Reader, channelType: number, channelId: string, seq: number): Promise<void>;
-  commands(reader: Reader, after: number, limit: number): Promise<Command[]>;
+  commands(reader: Reader, after: number, limit: number): Promise<CommandPage>;
   acknowledge(reader: Reader, seq: number): Promise<void>;
+}
+
+/** Commands of a user; `more`: there are more after the last one. */
+export interface CommandPage {
+  readonly commands: readonly Command[];
+  readonly more: boolean;
 }
 
 export function createInbox(store: Store, now: () => number = Date.now): Inbox {
@@ -26,10 +34,21 @@ export function createInbox(store: Store, now: () => number = Date.now): Inbox {
         const named = channelToRead(channelType, channelId, uid);
         await assertReadable(store, uid, [named]);
         const channelKey = (await channelKeys.find([named])).get(named.key);
-        if (channelKey !== undefined) await markRead(db, uid, channelKey, seq);
+        const lastSeq = channelKey === undefined ? 0 : await markRead(db, uid, channelKey, seq);
+        assertReached(seq, { lastSeq }, 'read_seq');
       }),
     commands: (reader, after, limit) =>
-      orBusy(() => syncCommands(db, uidOf(reader), after, limit || limits.commandsDefault, now())),
-    acknowledge: (reader, seq) => orBusy(() => ackCommands(db, uidOf(reader), seq)),
+      orBusy(async () => {
+        const most = limit || limits.commandsDefault;
+        const { commands, lastSeq } = await syncCommands(db, uidOf(reader), after, most + 1, now());
+        assertReached(after, { lastSeq }, 'message_seq');
+        const { page, last } = pageOf(commands, most);
+        return { commands: page, more: last !== undefined };
+      }),
+    acknowledge: (reader, seq) =>
+      orBusy(async () => {
+        const lastSeq = await ackCommands(db, uidOf(reader), seq);
+        assertReached(seq, { lastSeq }, 'last_message_seq');
+      }),
   };
 }

@@ -1,7 +1,16 @@
 import { Failure } from '../domain/failure.ts';
+import { pageOf, withinBytes } from '../domain/page.ts';
 import { limits } from '../limits.ts';
 import { type Heads, readHeadsAndFirst } from '../storage/channel.ts';
-import { type Filter, findByKeys, findByNumbers, readRange, type StoredMessage } from '../storage/history.ts';
+import {
+  type Filter,
+  findByKeys,
+  findByNumbers,
+  type Range,
+  readRange,
+  type StoredMessage,
+  seqsOfTimes,
+} from '../storage/history.ts';
 import type { Store } from './group.ts';
 import { assertReadable, channelToRead, eyesOf, type Reader } from './reading.ts';
 import { orBusy } from './store-busy.ts';
@@ -13,6 +22,8 @@ export interface Page {
   readonly channelId: string;
   readonly messages: readonly StoredMessage[];
   readonly more: boolean;
+  /** Where the range goes on when there is more: after this sequence, or before it when descending. */
+  readonly nextSeq: number;
   readonly lastSeq: number;
 }
 
@@ -25,8 +36,11 @@ export interface ReadCall extends Reader {
   readonly limit: number;
   readonly descending: boolean;
   readonly filter?: Filter;
-  /** A cursor before what is kept begins with what is, as legacy callers expect it. */
-  readonly lenient?: boolean;
+  /**
+   * A cursor before what is kept begins with what is, as legacy callers expect it; and a page is empty only at the end
+   * of the range, since their answer cannot say where to go on.
+   */
+  readonly legacy?: boolean;
 }
 
 /** Messages by their numbers or keys. */
@@ -45,7 +59,7 @@ export interface ReadChannel {
   lastSeq(call: Reader & { readonly channelType: number; readonly channelId: string }): Promise<number>;
 }
 
-export function createReadChannel(store: Store, now: () => number = Date.now): ReadChannel {
+export function createReadChannel(store: Store, now: () => number = Date.now, scanMs = usualScanMs): ReadChannel {
   const { db, channelKeys } = store;
 
   /** The key of a channel that the reader may read; undefined when nobody has sent to it. */
@@ -54,31 +68,67 @@ export function createReadChannel(store: Store, now: () => number = Date.now): R
     const named = channelToRead(call.channelType, call.channelId, eyes);
     await assertReadable(store, eyes, [named]);
     const channelKey = (await channelKeys.find([named])).get(named.key);
-    const page = { channelType: named.type, channelId: named.id, messages: [], more: false, lastSeq: 0 };
+    const page = { channelType: named.type, channelId: named.id, messages: [], more: false, nextSeq: 0, lastSeq: 0 };
     return { eyes, channelKey, empty: page };
+  }
+
+  /**
+   * The messages of a call's range, at most `limit`. What a filter passes over costs as well as what it finds, so that
+   * a range is examined slice by slice, and no longer than `scanMs`: `reached` is then how far.
+   */
+  async function scan(
+    channelKey: number,
+    heads: Heads,
+    call: ReadCall & { readonly eyes: string | undefined },
+  ): Promise<{ found: StoredMessage[]; reached: number | undefined }> {
+    const { descending, limit, filter = {}, eyes } = call;
+    const times =
+      filter.since === undefined && filter.until === undefined ? undefined : await seqsOfTimes(db, channelKey, filter);
+    let afterSeq = Math.max(call.afterSeq, times?.afterSeq ?? 0);
+    let beforeSeq = Math.min(call.beforeSeq || Number.MAX_SAFE_INTEGER, times?.beforeSeq ?? Number.MAX_SAFE_INTEGER);
+    const read = (range: Pick<Range, 'afterSeq' | 'beforeSeq' | 'limit'>) =>
+      readRange(db, channelKey, { ...range, descending, eyes, ...filter }, now());
+    const slice = sliceOf(filter, eyes);
+    if (slice === undefined) return { found: await read({ afterSeq, beforeSeq, limit }), reached: undefined };
+    afterSeq = Math.max(afterSeq, heads.firstSeq - 1);
+    beforeSeq = Math.min(beforeSeq, heads.lastSeq + 1);
+    const began = performance.now();
+    const found: StoredMessage[] = [];
+    // Bounded: each slice shortens the range.
+    while (afterSeq + 1 < beforeSeq) {
+      const part = descending
+        ? { afterSeq: Math.max(afterSeq, beforeSeq - 1 - slice), beforeSeq }
+        : { afterSeq, beforeSeq: Math.min(beforeSeq, afterSeq + 1 + slice) };
+      const wanted = limit - found.length;
+      const messages = await read({ ...part, limit: wanted });
+      for (const message of messages) found.push(message);
+      // Cut by its number or by its bytes: the range goes on after the last one.
+      if (found.length >= limit || (messages.length > 0 && withinBytes(found).length < found.length)) break;
+      if (descending) beforeSeq = part.afterSeq + 1;
+      else afterSeq = part.beforeSeq - 1;
+      if (afterSeq + 1 < beforeSeq && !call.legacy && performance.now() - began > scanMs)
+        return { found, reached: descending ? beforeSeq : afterSeq };
+    }
+    return { found, reached: undefined };
   }
 
   return {
     page: (call) =>
       orBusy(async () => {
         const { eyes, channelKey, empty } = await open(call);
-        if (channelKey === undefined) return empty;
         // The head first: a page read after it never shows less than the head says.
-        const heads = await readHeadsAndFirst(db, channelKey);
-        if (!call.descending && !call.lenient) assertKept(call.afterSeq, heads);
+        const heads = channelKey === undefined ? noHeads : await readHeadsAndFirst(db, channelKey);
+        if (!call.descending) {
+          if (call.legacy) assertReached(call.afterSeq, heads, 'start_message_seq', call.afterSeq + 1);
+          else assertReached(call.afterSeq, heads);
+          if (!call.legacy) assertKept(call.afterSeq, heads);
+        }
+        if (channelKey === undefined) return empty;
         const limit = call.limit || limits.pageMessagesDefault;
-        const range = {
-          afterSeq: call.afterSeq,
-          beforeSeq: call.beforeSeq || Number.MAX_SAFE_INTEGER,
-          // One more than asked tells whether there is more.
-          limit: limit + 1,
-          descending: call.descending,
-          eyes,
-          ...call.filter,
-        };
-        const found = await readRange(db, channelKey, range, now());
-        const messages = withinBytes(found.slice(0, limit));
-        return { ...empty, messages, more: found.length > messages.length, lastSeq: heads.lastSeq };
+        const { found, reached } = await scan(channelKey, heads, { ...call, eyes, limit: limit + 1 });
+        const { page, last } = pageOf(found, limit);
+        const nextSeq = last?.messageSeq ?? reached;
+        return { ...empty, messages: page, more: nextSeq !== undefined, nextSeq: nextSeq ?? 0, lastSeq: heads.lastSeq };
       }),
 
     find: (call) =>
@@ -102,7 +152,9 @@ export function createReadChannel(store: Store, now: () => number = Date.now): R
             ),
           );
         }
-        return { ...empty, messages: [...found.values()].sort((a, b) => a.messageSeq - b.messageSeq) };
+        const sorted = [...found.values()].sort((a, b) => a.messageSeq - b.messageSeq);
+        const messages = withinBytes(sorted);
+        return { ...empty, messages, more: messages.length < sorted.length };
       }),
 
     lastSeq: (call) =>
@@ -113,6 +165,39 @@ export function createReadChannel(store: Store, now: () => number = Date.now): R
   };
 }
 
+/** A channel that nobody has sent to. */
+export const noHeads: Heads = { lastSeq: 0, firstSeq: 1 };
+
+/** How long a page examines messages that it passes over: 250 ms are about 300,000. */
+const usualScanMs = 250;
+
+/** Sequences that one statement examines at most; undefined: it reads only what it returns. */
+function sliceOf({ tagKey, streamNo, fromUid }: Filter, eyes: string | undefined): number | undefined {
+  if (fromUid !== undefined || eyes !== undefined) return 20_000;
+  // Tags and streams have indexes, which pass over nothing.
+  return tagKey !== undefined && streamNo !== undefined ? 20_000 : undefined;
+}
+
+/**
+ * A cursor above the head is of another database, or of this one before it was restored: everything up to it would be
+ * missed.
+ */
+export function assertReached(
+  afterSeq: number,
+  { lastSeq }: Pick<Heads, 'lastSeq'>,
+  field = 'after_seq',
+  given = afterSeq,
+): void {
+  if (afterSeq <= lastSeq) return;
+  throw new Failure({
+    reason: 'SEQ_AHEAD',
+    message:
+      `${field} ${given} is above the last sequence, ${lastSeq}: it is of another database, or of this one before ` +
+      `it was restored; compare what you have with what is here, then go on after ${lastSeq}, or from the start with 0`,
+    metadata: { last_seq: String(lastSeq), [field]: String(given) },
+  });
+}
+
 /** A cursor before what is kept would skip what is gone without a word. */
 export function assertKept(afterSeq: number, { firstSeq }: Heads): void {
   if (afterSeq === 0 || afterSeq + 1 >= firstSeq) return;
@@ -121,14 +206,4 @@ export function assertKept(afterSeq: number, { firstSeq }: Heads): void {
     message: `messages up to ${firstSeq - 1} are not kept any more; go on after ${firstSeq - 1}, or from the start with 0`,
     metadata: { first_seq: String(firstSeq), after_seq: String(afterSeq) },
   });
-}
-
-/** As many as fit a page, at least one. */
-export function withinBytes(messages: readonly StoredMessage[]): readonly StoredMessage[] {
-  let bytes = 0;
-  const last = messages.findIndex((message, index) => {
-    bytes += message.payload.length;
-    return index > 0 && bytes > limits.pageBytes;
-  });
-  return last === -1 ? messages : messages.slice(0, last);
 }

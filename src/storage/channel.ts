@@ -106,8 +106,8 @@ async function insert(db: Db, channels: readonly Channel[], now: number): Promis
       on conflict do nothing
       returning channel_key, channel_id, channel_type, sequence
     ), members as (
-      insert into sendbatch.channel_uid (channel_key, uid, created_at, updated_at, member)
-      select m.channel_key, w.uid, ${now}::bigint, ${now}::bigint, true
+      insert into sendbatch.channel_uid (channel_key, uid, created_at, updated_at, member, joined_seq, joined_command_seq)
+      select m.channel_key, w.uid, ${now}::bigint, ${now}::bigint, true, 0, 0
       from unnest(${members.map((each) => each.id)}::text[], ${members.map((each) => each.type)}::smallint[], ${members.map((each) => each.uid)}::text[])
         as w(channel_id, channel_type, uid)
       join made m on m.channel_id = w.channel_id and m.channel_type = w.channel_type and m.sequence = 0
@@ -165,20 +165,20 @@ export interface HeadChange {
 const setStatement = {
   name: 'set heads',
   text: `
-    update sendbatch.channel_head h set last_seq = w.last_seq
+    update sendbatch.channel_head h set last_seq = w.last_seq, last_at = greatest(h.last_at, $3::bigint)
     from unnest($1::bigint[], $2::bigint[]) as w(channel_key, last_seq)
     where h.channel_key = w.channel_key`,
 };
 
-/** Sets the heads of channels that are locked. */
-export async function setHeads(tx: Tx, heads: readonly HeadChange[]): Promise<void> {
+/** Sets the heads of channels that are locked; `acceptedAt`: the time of the messages that raise them. */
+export async function setHeads(tx: Tx, heads: readonly HeadChange[], acceptedAt: number): Promise<void> {
   const keys = new BinaryArray('bigint', heads.length * 12);
   const values = new BinaryArray('bigint', heads.length * 12);
   for (const { channelKey, value } of heads) {
     keys.bigint(channelKey);
     values.bigint(value);
   }
-  await run(tx, setStatement, [keys.value(), values.value()]);
+  await run(tx, setStatement, [keys.value(), values.value(), acceptedAt]);
 }
 
 /** The last sequences of these channels without a lock: what was committed when it was asked. */

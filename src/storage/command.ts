@@ -1,6 +1,7 @@
 import { sql } from 'kysely';
+import { limits } from '../limits.ts';
 import type { Db, Tx } from './database.ts';
-import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from './history.ts';
+import { alive, type MessageRow, messageColumns, type StoredMessage, toStored, withSizesBefore } from './history.ts';
 
 /** A command in a user's own numbering. */
 export interface Command {
@@ -10,8 +11,12 @@ export interface Command {
   readonly message: StoredMessage;
 }
 
-/** Commands that are taken out of their channels at once. */
-const takenAtOnce = 1000;
+/** Commands that one statement examines. */
+const examinedAtOnce = 5000;
+/** Channels that one statement takes commands out of. */
+const channelsAtOnce = 500;
+/** Statements of one call: what they leave, a million commands later, is for the next call. */
+const mostRounds = 200;
 
 /** Locks a user's head until the transaction ends. */
 async function lockHead(tx: Tx, uid: string): Promise<{ lastSeq: number; ackedSeq: number }> {
@@ -24,67 +29,125 @@ async function lockHead(tx: Tx, uid: string): Promise<{ lastSeq: number; ackedSe
   return { lastSeq: row.last_seq, ackedSeq: row.acked_seq };
 }
 
+/** A user's commands, and the last number that it was ever given. */
+export interface SyncedCommands {
+  readonly commands: readonly Command[];
+  readonly lastSeq: number;
+}
+
 /**
- * Takes a user's new commands out of its channels into its own numbering, and returns those after `after` that are not acknowledged. Each channel is taken from in the order of
- * its sequence, so that what is left over is never jumped over.
+ * Takes a user's new commands out of its channels into its own numbering, and returns those after `after` that are not
+ * acknowledged: at most `limit`, and of large ones as many as fill a page and one more.
  */
-export async function syncCommands(db: Db, uid: string, after: number, limit: number, now: number): Promise<Command[]> {
+export async function syncCommands(
+  db: Db,
+  uid: string,
+  after: number,
+  limit: number,
+  now: number,
+): Promise<SyncedCommands> {
   return await db.transaction().execute(async (tx) => {
     const { lastSeq, ackedSeq } = await lockHead(tx, uid);
-    await sql`
-      with fresh as (
-        select k.channel_key, m.message_seq, row_number() over (order by k.channel_key, m.message_seq) as ordinal
-        from sendbatch.channel_uid u
-        join sendbatch.channel c on c.channel_key = u.channel_key
-        join sendbatch.channel k on k.channel_id = c.channel_id and k.channel_type = c.channel_type and k.sequence = 1
-        left join sendbatch.channel_info i on i.channel_key = u.channel_key
-        left join sendbatch.command_taken t on t.uid = u.uid and t.channel_key = k.channel_key
-        cross join lateral (
-          select m.message_seq from sendbatch.message m
-          where m.channel_key = k.channel_key and m.message_seq > coalesce(t.taken_seq, 0)
-            and (m.subscribers ? ${uid} or (m.subscribers is null and m.from_uid <> ${uid}))
-            and (c.channel_type in (1, 8, 11) or m.accepted_at >= u.created_at)
-            and ${alive(now)}
-          order by m.message_seq limit ${takenAtOnce}
-        ) m
-        where u.uid = ${uid} and u.member and i.disband is not true
-        order by k.channel_key, m.message_seq limit ${takenAtOnce}
-      ), numbered as (
-        insert into sendbatch.command_inbox (uid, command_seq, channel_key, message_seq)
-        select ${uid}, ${lastSeq}::bigint + ordinal, channel_key, message_seq from fresh
-      ), taken as (
-        insert into sendbatch.command_taken as t (uid, channel_key, taken_seq)
-        select ${uid}, channel_key, max(message_seq) from fresh group by channel_key
-        on conflict (uid, channel_key) do update set taken_seq = excluded.taken_seq
-      )
-      update sendbatch.command_head set last_seq = last_seq + (select count(*) from fresh) where uid = ${uid}`.execute(
-      tx,
-    );
+    if (after > lastSeq) return { commands: [], lastSeq };
+    let taken = 0;
+    // Until all is examined, or enough is found. What is left is never jumped over.
+    for (let round = 0, more = true; more && taken < limit && round < mostRounds; round++) {
+      const found = await takeCommands(tx, uid, lastSeq + taken, now);
+      taken += found.taken;
+      more = found.more;
+    }
+    if (taken > 0)
+      await sql`update sendbatch.command_head set last_seq = ${lastSeq + taken} where uid = ${uid}`.execute(tx);
     const { rows } = await sql<MessageRow & { command_seq: number; channel_id: string; channel_type: number }>`
-      select b.command_seq, c.channel_id, c.channel_type, ${messageColumns}
-      from sendbatch.command_inbox b
-      join sendbatch.message m on m.channel_key = b.channel_key and m.message_seq = b.message_seq
-      join sendbatch.channel c on c.channel_key = b.channel_key
-      where b.uid = ${uid} and b.command_seq > ${Math.max(after, ackedSeq)}
-        and ${alive(now)}
-      order by b.command_seq limit ${limit}`.execute(tx);
-    return rows.map((row) => ({
+      select s.*, c.channel_id, c.channel_type from (${withSizesBefore(
+        sql`(
+          select b.channel_key, b.command_seq, ${messageColumns}
+          from sendbatch.command_inbox b
+          join sendbatch.message m on m.channel_key = b.channel_key and m.message_seq = b.message_seq
+          where b.uid = ${uid} and b.command_seq > ${Math.max(after, ackedSeq)} and ${alive(now)}
+          order by b.command_seq limit ${limit}
+        )`,
+        sql`m.command_seq`,
+      )}) s
+      join sendbatch.channel c on c.channel_key = s.channel_key
+      where bytes_before <= ${limits.pageBytes} order by s.command_seq`.execute(tx);
+    const commands = rows.map((row) => ({
       commandSeq: row.command_seq,
       channelId: row.channel_id,
       channelType: row.channel_type,
       message: toStored(row),
     }));
+    return { commands, lastSeq: lastSeq + taken };
   });
 }
 
-/** Acknowledges a user's commands up to one that it was handed: never back, and never beyond the last. */
-export async function ackCommands(db: Db, uid: string, seq: number): Promise<void> {
-  await db.transaction().execute(async (tx) => {
+/**
+ * Examines the next commands of a user's channels, each channel in the order of its sequence, and gives those that are
+ * for the user the numbers after `lastSeq`. `command_taken` notes how far a channel is examined, so that commands for
+ * others are passed once. One statement has one snapshot: a channel that it examined to the end has nothing more below
+ * the head that it saw.
+ */
+async function takeCommands(
+  tx: Tx,
+  uid: string,
+  lastSeq: number,
+  now: number,
+): Promise<{ taken: number; more: boolean }> {
+  const { rows } = await sql<{ taken: string; more: boolean }>`
+    with due as materialized (
+      select k.channel_key, c.channel_type, h.last_seq, u.created_at, u.joined_command_seq,
+        greatest(t.taken_seq, u.joined_command_seq, 0) as examined_seq
+      from sendbatch.channel_uid u
+      join sendbatch.channel c on c.channel_key = u.channel_key
+      join sendbatch.channel k on k.channel_id = c.channel_id and k.channel_type = c.channel_type and k.sequence = 1
+      join sendbatch.channel_head h on h.channel_key = k.channel_key
+      left join sendbatch.channel_info i on i.channel_key = u.channel_key
+      left join sendbatch.command_taken t on t.uid = ${uid} and t.channel_key = k.channel_key
+      where u.uid = ${uid} and u.member and i.disband is not true
+        and h.last_seq > greatest(t.taken_seq, u.joined_command_seq, 0)
+      order by k.channel_key limit ${channelsAtOnce}
+    ), examined as materialized (
+      select d.channel_key, m.message_seq, m.mine
+      from due d
+      cross join lateral (
+        select m.message_seq, (m.subscribers ? ${uid} or (m.subscribers is null and m.from_uid <> ${uid}))
+          and (d.joined_command_seq is not null or d.channel_type in (1, 8, 11) or m.accepted_at >= d.created_at)
+          and ${alive(now)} as mine
+        from sendbatch.message m
+        where m.channel_key = d.channel_key and m.message_seq > d.examined_seq
+        order by m.message_seq limit ${examinedAtOnce}
+      ) m
+      order by d.channel_key, m.message_seq limit ${examinedAtOnce}
+    ), last as (
+      select channel_key, message_seq from examined order by channel_key desc, message_seq desc limit 1
+    ), bound as (
+      select count(*) = ${examinedAtOnce} as is_reached from examined
+    ), numbered as (
+      insert into sendbatch.command_inbox (uid, command_seq, channel_key, message_seq)
+      select ${uid}, ${lastSeq}::bigint + row_number() over (order by channel_key, message_seq), channel_key, message_seq
+      from examined where mine
+    ), noted as (
+      insert into sendbatch.command_taken as t (uid, channel_key, taken_seq)
+      select ${uid}, d.channel_key, case when is_reached and d.channel_key = last.channel_key
+          then last.message_seq else d.last_seq end
+      from due d cross join bound left join last on true
+      where not is_reached or d.channel_key <= last.channel_key
+      on conflict (uid, channel_key) do update set taken_seq = excluded.taken_seq
+    )
+    select (select count(*) from examined where mine)::text as taken,
+      is_reached or (select count(*) from due) = ${channelsAtOnce} as more
+    from bound`.execute(tx);
+  const [row] = rows;
+  return { taken: Number(row?.taken ?? 0), more: row?.more === true };
+}
+
+/** Acknowledges a user's commands up to one that it was handed, and never back. Nothing beyond the last, which is returned. */
+export async function ackCommands(db: Db, uid: string, seq: number): Promise<number> {
+  return await db.transaction().execute(async (tx) => {
     const { lastSeq } = await lockHead(tx, uid);
-    const acked = Math.min(seq, lastSeq);
-    await sql`update sendbatch.command_head set acked_seq = greatest(acked_seq, ${acked}) where uid = ${uid}`.execute(
-      tx,
-    );
-    await sql`delete from sendbatch.command_inbox where uid = ${uid} and command_seq <= ${acked}`.execute(tx);
+    if (seq > lastSeq) return lastSeq;
+    await sql`update sendbatch.command_head set acked_seq = greatest(acked_seq, ${seq}) where uid = ${uid}`.execute(tx);
+    await sql`delete from sendbatch.command_inbox where uid = ${uid} and command_seq <= ${seq}`.execute(tx);
+    return lastSeq;
   });
 }

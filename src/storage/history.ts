@@ -1,4 +1,5 @@
-import { sql } from 'kysely';
+import { type Expression, type RawBuilder, sql } from 'kysely';
+import { limits } from '../limits.ts';
 import type { Db } from './database.ts';
 import type { MessageTable } from './schema.ts';
 
@@ -18,11 +19,15 @@ export interface StoredMessage {
 }
 
 /** What a reader wants to see. */
-export interface Filter {
+export interface Filter extends Times {
   readonly tagKey?: string;
   readonly streamNo?: string;
   readonly fromUid?: string;
-  /** Milliseconds since 1970, inclusive. */
+}
+
+/** When the messages were accepted, in milliseconds since 1970. */
+export interface Times {
+  /** Inclusive. */
   readonly since?: number;
   /** Exclusive. */
   readonly until?: number;
@@ -64,7 +69,44 @@ function visible(db: Db, channelKey: number, { eyes }: Eyes, now: number) {
   return eyes === undefined ? living : living.where(seenBy(eyes));
 }
 
-/** The messages of a range, at most `limit`. */
+/**
+ * The sequence of the first kept message of a channel that was accepted at a time or later; one above the head when
+ * there is none. Times never fall with the sequence in a channel, so it takes as many probes as the channel's length
+ * has bits. Swept messages leave gaps: each probe takes the first kept message from the middle on.
+ */
+export const firstSeqSince = (channelKey: RawBuilder<unknown>, time: RawBuilder<unknown>) => sql<number>`
+  with recursive halving(low, high) as (
+    select 1::bigint, last_seq + 1 from sendbatch.channel_head where channel_key = ${channelKey}
+    union all
+    select case when m.accepted_at < ${time} then m.message_seq + 1 else h.low end,
+      case when m.accepted_at < ${time} then h.high else (h.low + h.high) / 2 end
+    from halving h
+    left join lateral (
+      select accepted_at, message_seq from sendbatch.message
+      where channel_key = ${channelKey} and message_seq >= (h.low + h.high) / 2 and message_seq < h.high
+      order by message_seq limit 1
+    ) m on true
+    where h.low < h.high
+  )
+  select h.low from halving h where h.low >= h.high limit 1`;
+
+/** The sequences between which the messages of a time are, both exclusive. */
+export async function seqsOfTimes(
+  db: Db,
+  channelKey: number,
+  { since, until }: Times,
+): Promise<{ afterSeq: number; beforeSeq: number }> {
+  const seqAt = (time: number | undefined, otherwise: number) =>
+    time === undefined
+      ? sql`${otherwise}::bigint`
+      : sql`(${firstSeqSince(sql`${channelKey}::bigint`, sql`${time}::bigint`)})`;
+  const { rows } = await sql<{ first: number; end: number }>`
+    select ${seqAt(since, 1)} as first, ${seqAt(until, Number.MAX_SAFE_INTEGER)} as end`.execute(db);
+  const [row] = rows;
+  return { afterSeq: (row?.first ?? 1) - 1, beforeSeq: row?.end ?? Number.MAX_SAFE_INTEGER };
+}
+
+/** The messages of a range, at most `limit`, and of large ones as many as fill a page and one more. */
 export async function readRange(db: Db, channelKey: number, range: Range, now: number): Promise<StoredMessage[]> {
   let query = visible(db, channelKey, range, now)
     .where('m.message_seq', '>', range.afterSeq)
@@ -74,12 +116,22 @@ export async function readRange(db: Db, channelKey: number, range: Range, now: n
   if (range.fromUid !== undefined) query = query.where('m.from_uid', '=', range.fromUid);
   if (range.since !== undefined) query = query.where('m.accepted_at', '>=', range.since);
   if (range.until !== undefined) query = query.where('m.accepted_at', '<', range.until);
-  const rows = await query
-    .orderBy('m.message_seq', range.descending ? 'desc' : 'asc')
-    .limit(range.limit)
-    .execute();
+  const direction = range.descending ? 'desc' : 'asc';
+  const page = query.orderBy('m.message_seq', direction).limit(range.limit);
+  const { rows } = await sql<MessageRow>`
+    select * from (${withSizesBefore(page, sql`m.message_seq ${sql.raw(direction)}`)}) sized
+    where bytes_before <= ${limits.pageBytes} order by message_seq ${sql.raw(direction)}`.execute(db);
   return rows.map(toStored);
 }
+
+/**
+ * The messages `m` of a query, each with the bytes of those before it. Sizes are known without reading what is stored
+ * aside, so that a thousand of the largest messages do not come here to be cut to a page of 3 MiB.
+ */
+export const withSizesBefore = (messages: Expression<unknown> | RawBuilder<unknown>, order: RawBuilder<unknown>) => sql`
+  select m.*, coalesce(sum(octet_length(m.payload) + coalesce(pg_column_size(m.subscribers), 0))
+    over (order by ${order} rows between unbounded preceding and 1 preceding), 0) as bytes_before
+  from ${messages} m`;
 
 /**
  * Messages by sequence or id. No index has ids: they rise with the sequence within a channel, so that each is found by halving, in as many probes as
@@ -115,9 +167,10 @@ export async function findByNumbers(
       where h.low >= h.high and m.message_id = wanted.id
     ) hit`.execute(db);
   const wanted = [...new Set([...seqs, ...found.map((row) => row.message_seq)])];
-  const rows = await visible(db, channelKey, { eyes }, now)
-    .where('m.message_seq', 'in', [0, ...wanted])
-    .execute();
+  const all = visible(db, channelKey, { eyes }, now).where('m.message_seq', 'in', [0, ...wanted]);
+  const { rows } = await sql<MessageRow>`
+    select * from (${withSizesBefore(all, sql`m.message_seq`)}) sized
+    where bytes_before <= ${limits.pageBytes} order by message_seq`.execute(db);
   return rows.map(toStored);
 }
 
@@ -128,10 +181,12 @@ export async function findByKeys(
   { keys, afterSeq, eyes }: Eyes & { readonly keys: readonly string[]; readonly afterSeq: number },
   now: number,
 ): Promise<StoredMessage[]> {
-  const rows = await visible(db, channelKey, { eyes }, now)
+  const all = visible(db, channelKey, { eyes }, now)
     .where('m.message_seq', '>', afterSeq)
-    .where('m.client_msg_no', 'in', [...keys])
-    .execute();
+    .where('m.client_msg_no', 'in', [...keys]);
+  const { rows } = await sql<MessageRow>`
+    select * from (${withSizesBefore(all, sql`m.message_seq`)}) sized
+    where bytes_before <= ${limits.pageBytes} order by message_seq`.execute(db);
   return rows.map(toStored);
 }
 

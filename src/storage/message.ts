@@ -140,11 +140,12 @@ const insertStatement = {
   name: 'insert messages',
   text: `
     insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, ${names})
-    select w.channel_key, w.message_seq, w.message_id, $1::bigint, ${values}
+    select w.channel_key, w.message_seq, w.message_id,
+      coalesce((select h.last_at from sendbatch.channel_head h where h.channel_key = w.channel_key), $1::bigint), ${values}
     from unnest($2::bigint[], $3::bigint[], $4::bigint[], ${parameters(5)}) as w(channel_key, message_seq, message_id, ${names})`,
 };
 
-/** Inserts rows whose numbers are decided. */
+/** Inserts rows whose numbers are decided, after `setHeads`: their time is the head's, which never falls. */
 export async function insertMessages(
   tx: Tx,
   rows: readonly Accepted[],
@@ -180,7 +181,7 @@ const appendStatement = {
   inListOrder: true,
   text: appendText({
     list: 'select channel_key, count from unnest($1::bigint[], $2::bigint[]) as w(channel_key, count) order by channel_key',
-    returning: 'h.channel_key, h.last_seq',
+    returning: 'h.channel_key, h.last_seq, h.last_at',
     announced: '',
   }),
 };
@@ -191,7 +192,7 @@ const announcingStatement = {
   inListOrder: true,
   text: appendText({
     list: `select channel_key, count, is_told from unnest($1::bigint[], $2::bigint[], $${15 + ownColumns.length}::smallint[]) as w(channel_key, count, is_told) order by channel_key`,
-    returning: 'h.channel_key, h.last_seq, w.count, w.is_told',
+    returning: 'h.channel_key, h.last_seq, h.last_at, w.count, w.is_told',
     announced: `, announced as (
       insert into sendbatch.webhook_outbox (channel_key, first_seq, last_seq)
       select channel_key, last_seq - count + 1, last_seq from raised where is_told = 1
@@ -202,18 +203,19 @@ const announcingStatement = {
 function appendText({ list, returning, announced }: { list: string; returning: string; announced: string }): string {
   return `
     with raised as (
-      update sendbatch.channel_head h set last_seq = h.last_seq + w.count
+      update sendbatch.channel_head h set last_seq = h.last_seq + w.count, last_at = greatest(h.last_at, $3::bigint)
       from (${list}) w
       where h.channel_key = w.channel_key
       returning ${returning}
     ), heads as materialized (
       select nextval('sendbatch.message_block') as block,
         case when count(*) = cardinality($1::bigint[]) and ${assumptionHolds(7 + ownColumns.length)}
-          then coalesce(array_agg(last_seq order by channel_key), '{}') end as last_seqs
+          then coalesce(array_agg(last_seq order by channel_key), '{}') end as last_seqs,
+        array_agg(last_at order by channel_key) as last_ats
       from raised
     ), stored as (
       insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, ${names})
-      select ($1::bigint[])[w.place], heads.last_seqs[w.place] - w.back, heads.block * ${limits.idsPerBlock} + w.ordinal, $3::bigint, ${values}
+      select ($1::bigint[])[w.place], heads.last_seqs[w.place] - w.back, heads.block * ${limits.idsPerBlock} + w.ordinal, heads.last_ats[w.place], ${values}
       from heads, unnest($4::integer[], $5::integer[], $6::integer[], ${parameters(7)}) as w(place, back, ordinal, ${names})
     )${announced}
     select block, last_seqs::text[] as last_seqs from heads`;

@@ -12,6 +12,7 @@ import { up as batches } from './migrations/0008-batches.ts';
 import { up as swept } from './migrations/0010-swept.ts';
 import { up as webhooks } from './migrations/0011-webhooks.ts';
 import { up as unsettled } from './migrations/0012-unsettled.ts';
+import { up as readingBySequence } from './migrations/0014-reading-by-sequence.ts';
 import { up as batchColumns } from './migrations/0015-batch-columns.ts';
 import { up as background } from './migrations/0016-background.ts';
 
@@ -35,6 +36,7 @@ const migrations: Record<string, Migration> = {
   '0010-swept': { up: swept },
   '0011-webhooks': { up: webhooks },
   '0012-unsettled': { up: unsettled },
+  '0014-reading-by-sequence': { up: readingBySequence },
   '0015-batch-columns': { up: batchColumns },
   '0016-background': { up: background },
 };

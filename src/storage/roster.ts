@@ -1,6 +1,7 @@
 import { type RawBuilder, sql } from 'kysely';
-import { type Channel, channel, messageSequence } from '../domain/channel.ts';
+import { type Channel, channel, messageSequence, tempType } from '../domain/channel.ts';
 import type { Db, Tx } from './database.ts';
+import { firstSeqSince } from './history.ts';
 
 /** Where flags and lists are kept: a channel, by its key, or a user. */
 export type Place =
@@ -98,11 +99,36 @@ export async function disband(tx: Tx, place: Place): Promise<void> {
 export async function addUids(tx: Tx, place: Place, list: List, uids: readonly string[], now: number): Promise<void> {
   const { uids: table, key, value } = at(place);
   const column = sql.ref(list);
+  if (place.kind === 'channel' && list === 'member') return await addMembers(tx, place.channelKey, uids, now);
   for (const chunk of chunksOf(uids)) {
     await sql`
       insert into ${table} as u (${key}, uid, created_at, updated_at, ${column})
       select ${value}, uid, ${now}::bigint, ${now}::bigint, true from unnest(${chunk}::text[]) as w(uid)
       on conflict (${key}, uid) do update set ${column} = true, updated_at = ${now} where not u.${column}`.execute(tx);
+  }
+}
+
+/**
+ * Notes with each member where the channel and its commands stand. It decides what a member gets from joining on,
+ * which clocks cannot. What is sent after the change was answered has a later sequence.
+ */
+async function addMembers(tx: Tx, channelKey: number, uids: readonly string[], now: number): Promise<void> {
+  for (const chunk of chunksOf(uids)) {
+    await sql`
+      insert into sendbatch.channel_uid as u
+        (channel_key, uid, created_at, updated_at, member, joined_seq, joined_command_seq)
+      select ${channelKey}, w.uid, ${now}::bigint, ${now}::bigint, true, stand.seq, stand.command_seq
+      from unnest(${chunk}::text[]) as w(uid), (
+        select coalesce(max(h.last_seq) filter (where k.sequence = 0), 0) as seq,
+          coalesce(max(h.last_seq) filter (where k.sequence = 1), 0) as command_seq
+        from sendbatch.channel c
+        join sendbatch.channel k on k.channel_id = c.channel_id and k.channel_type = c.channel_type
+        join sendbatch.channel_head h on h.channel_key = k.channel_key
+        where c.channel_key = ${channelKey}
+      ) stand
+      on conflict (channel_key, uid) do update set member = true, updated_at = ${now},
+        joined_seq = excluded.joined_seq, joined_command_seq = excluded.joined_command_seq
+      where not u.member`.execute(tx);
   }
 }
 
@@ -166,9 +192,17 @@ export interface MemberChannel {
   readonly channel: Channel;
   readonly channelKey: number;
   readonly lastSeq: number;
-  /** The last sequence before the user came in; 0 of channels that are made with their users. */
+  /** The last sequence before the user joined; 0 of channels that are created with their users. */
   readonly joinedAfterSeq: number;
 }
+
+/**
+ * Which channels `c` with flags `i` a member `u` sees: not those that keep it out, and not those that only carry
+ * commands to a set of receivers, which nobody created by name.
+ */
+export const followed = (uid: string) => sql<boolean>`u.uid = ${uid} and u.member
+  and (not u.denied or c.channel_type in (1, 11)) and i.disband is not true
+  and (c.channel_type <> ${tempType} or i.channel_key is not null)`;
 
 /** The channels that a user is in and may read, at most `limit`. */
 export async function memberChannels(db: Db, uid: string, limit: number): Promise<MemberChannel[]> {
@@ -177,22 +211,22 @@ export async function memberChannels(db: Db, uid: string, limit: number): Promis
     channel_id: string;
     channel_type: number;
     last_seq: number;
-    joined_after: number | null;
+    joined_after: number;
   }>`
-    select u.channel_key, c.channel_id, c.channel_type, h.last_seq, case when c.channel_type in (1, 8, 11) then 0 else (
-      select m.message_seq from sendbatch.message m
-      where m.channel_key = u.channel_key and m.accepted_at < u.created_at order by m.message_seq desc limit 1
-    ) end as joined_after
+    select u.channel_key, c.channel_id, c.channel_type, h.last_seq,
+      coalesce(u.joined_seq, case when c.channel_type in (1, 8, 11) then 0 else (
+        ${firstSeqSince(sql`u.channel_key`, sql`u.created_at`)}
+      ) - 1 end) as joined_after
     from sendbatch.channel_uid u
     join sendbatch.channel c using (channel_key)
     join sendbatch.channel_head h using (channel_key)
     left join sendbatch.channel_info i using (channel_key)
-    where u.uid = ${uid} and u.member and (not u.denied or c.channel_type in (1, 11)) and i.disband is not true
+    where ${followed(uid)}
     order by u.channel_key limit ${limit}`.execute(db);
   return rows.map((row) => ({
     channel: channel(row.channel_type, row.channel_id, messageSequence),
     channelKey: row.channel_key,
     lastSeq: row.last_seq,
-    joinedAfterSeq: row.joined_after ?? 0,
+    joinedAfterSeq: row.joined_after,
   }));
 }

@@ -6,6 +6,15 @@ import { startService, type TestService } from '../support/service.ts';
 
 const payload = Buffer.from('x').toString('base64');
 
+/** A position above what the store has is refused with the true one. */
+function assertAhead(
+  { status, body }: { status: number; body: { error: { details: object[] } } },
+  metadata: object,
+): void {
+  const [detail] = body.error.details as { reason: string; metadata: object }[];
+  assert.deepEqual([status, detail?.reason, detail?.metadata], [400, 'SEQ_AHEAD', metadata]);
+}
+
 describe('what belongs to a user', () => {
   let service: TestService;
   let call: ReturnType<typeof jsonCaller>;
@@ -65,9 +74,14 @@ describe('what belongs to a user', () => {
     assert.deepEqual((await unread('a'))[1], ['g1', 1, 5], 'never back');
     await read('a', 0);
     assert.deepEqual((await unread('a'))[1], ['g1', 0, 5]);
-    await read('a', 99);
+    const ahead = await call.post('/v1/users/a/conversations:read', {
+      channel_id: 'g1',
+      channel_type: 2,
+      read_seq: 99,
+    });
+    assertAhead(ahead, { read_seq: '99', last_seq: '5' });
     await send('g1', 'b');
-    assert.deepEqual((await unread('a'))[0], ['g1', 1, 6], 'never beyond the end');
+    assert.deepEqual((await unread('a'))[0], ['g1', 1, 6], 'nothing was noted beyond the end');
     const first = await conversations('a', '?page_size=1');
     const next = await conversations('a', `?page_size=1&page_token=${first.next_page_token}`);
     assert.deepEqual(
@@ -78,6 +92,46 @@ describe('what belongs to a user', () => {
       (await call.post('/v1/users/z/conversations:read', { channel_id: 'g1', channel_type: 2 })).status,
       403,
     );
+  });
+
+  test('a member that left and came back has nothing unread of before, whatever the clock of the instance that added it', async () => {
+    const client = new pg.Client({ connectionString: service.databaseUrl });
+    await client.connect();
+    const member = (change: 'add' | 'remove', hours = 0) =>
+      post(`/channel/subscriber_${change}`, { channel_id: 'g4', subscribers: ['back'] }).then(() =>
+        client.query(`update sendbatch.channel_uid set created_at = created_at + $1 where uid = 'back'`, [
+          hours * 3_600_000,
+        ]),
+      );
+    await post('/channel', { channel_id: 'g4', channel_type: 2, subscribers: [] });
+    for (const hours of [1, -1]) {
+      await member('add', hours);
+      const [, , before = 0] = (await unread('back'))[0] ?? [];
+      assert.deepEqual(await unread('back'), [['g4', 0, before]], `added by a clock ${hours} h apart`);
+      await send('g4', 'b');
+      await send('g4', 'b', { ...command, client_msg_no: `in ${hours}` });
+      assert.deepEqual(await unread('back'), [['g4', 1, before + 1]]);
+      await member('remove');
+      await send('g4', 'b');
+      await send('g4', 'b', { ...command, client_msg_no: `out ${hours}` });
+      assert.deepEqual(await unread('back'), []);
+    }
+    await member('add', 1);
+    await send('g4', 'b', { ...command, client_msg_no: 'again' });
+    assert.deepEqual(await unread('back'), [['g4', 0, 4]]);
+    assert.deepEqual(
+      (await commands('back')).map(([, key]: [number, string]) => key),
+      ['again'],
+      'what came while it was no member is not for it',
+    );
+    await client.end();
+  });
+
+  test('commands to a set of receivers make no conversation', async () => {
+    await send('', 'e', { ...command, channel_type: 0, subscribers: ['q', 'r'] });
+    await send('q', 'r', { channel_type: 1 });
+    assert.deepEqual(await unread('q'), [['r', 1, 1]]);
+    assert.equal((await commands('q')).length, 1);
   });
 
   test('commands: each once until acknowledged, in an order of the user’s own, never lost between', async () => {
@@ -107,7 +161,11 @@ describe('what belongs to a user', () => {
       (await commands('d')).map(([seq]: [number]) => seq),
       [3, 4],
     );
-    await post('/message/syncack', { uid: 'd', last_message_seq: 99 });
+    const ahead = await call.post('/message/syncack', { uid: 'd', last_message_seq: 99 });
+    assertAhead(ahead, { last_message_seq: '99', last_seq: '4' });
+    assertAhead(await call.post('/message/sync', { uid: 'd', message_seq: 5 }), { message_seq: '5', last_seq: '4' });
+    assert.deepEqual(await commands('d', 4), []);
+    await post('/message/syncack', { uid: 'd', last_message_seq: 4 });
     assert.deepEqual(await commands('d'), []);
     await send('g2', 'e', { ...command, client_msg_no: 'c6' });
     assert.deepEqual(await commands('d'), [[5, 'c6']]);
