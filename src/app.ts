@@ -23,6 +23,7 @@ import { createBroadcast } from './service/broadcast.ts';
 import { createChannels } from './service/channels.ts';
 import { createClock } from './service/clock.ts';
 import type { Store } from './service/group.ts';
+import { createHeldChannels, headLockWaitMs } from './service/held-channels.ts';
 import { createInbox } from './service/inbox.ts';
 import { createKeys } from './service/keys.ts';
 import { createDirect, createLanes } from './service/lanes.ts';
@@ -38,6 +39,7 @@ import { createTallied } from './service/tally.ts';
 import { createTemplates } from './service/templates.ts';
 import { createWindows } from './service/windows.ts';
 import { standingOfBatches } from './storage/batch-turn.ts';
+import { probeHeads } from './storage/channel.ts';
 import { openCounter } from './storage/counter.ts';
 import type { DatabaseOptions, PoolCounts } from './storage/database.ts';
 import { readLockWaits } from './storage/lock.ts';
@@ -132,19 +134,30 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         hooks.nudge();
       },
     };
+    const held = createHeldChannels({
+      probe: (channelKeys) => probeHeads(db, channelKeys),
+      lockTimeoutMs: config.lockTimeoutMs,
+    });
     const openAppend = () => {
       const appendOptions = {
+        lockTimeoutMs: config.lockTimeoutMs,
         // Half of what a caller waits: who is told to come again has to hear it in time.
         retryForMs: config.requestTimeoutMs / 2,
         now,
         watch: { ended: events.commitEnded, repeated: events.commitRepeated, locked: events.headsLocked },
       };
-      if (config.lanes === 0) return { append: createDirect(createAppend(store, appendOptions)), waiting: undefined };
-      const writers = database.open({ poolSize: config.lanes, ...inPool('lanes') });
+      if (config.lanes === 0)
+        return { append: createDirect(createAppend(store, appendOptions), held), waiting: undefined };
+      const writers = database.open({
+        poolSize: config.lanes,
+        lockTimeoutMs: Math.min(config.lockTimeoutMs, headLockWaitMs),
+        ...inPool('lanes'),
+      });
       undo.push(() => writers.destroy());
       const lanes = createLanes(createAppend({ ...store, db: writers }, appendOptions), {
         lanes: config.lanes,
         maxWaitMs: config.requestTimeoutMs,
+        held,
         onGroup: events.groupEnded,
         trace: traces?.group,
       });
@@ -152,6 +165,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       return lanes;
     };
     const { append, waiting } = openAppend();
+    undo.push(async () => held.close());
     const hook =
       config.moderationHook &&
       createHook({
@@ -227,7 +241,11 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       laneMessages: limits.laneMessages,
       tails: tails.counts,
       isListening: opened.isListening,
-      lockWaits: () => readLockWaits(db),
+      lockWaits: async () => {
+        const { waiting: connections, longestSeconds } = await readLockWaits(db);
+        const { longestMs } = held.stats();
+        return { waiting: connections, longestSeconds: Math.max(longestSeconds, longestMs / 1000) };
+      },
       batchQueue: () => standingOfBatches(db, now()),
       webhookQueue: () => standingOfWebhooks(db, now()),
     });

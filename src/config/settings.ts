@@ -242,7 +242,7 @@ export const schema = {
     env: 'POOL_SIZE',
   },
   lockTimeout: {
-    doc: 'Milliseconds that a send waits for a channel’s lock before STORE_BUSY.',
+    doc: 'Milliseconds that a send waits for a channel that another session holds locked, before STORE_BUSY. A BEST_EFFORT batch that has messages for other channels too waits at most 1 s.',
     format: 'milliseconds',
     default: 5000,
     env: 'LOCK_TIMEOUT',

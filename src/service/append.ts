@@ -6,13 +6,14 @@ import { type Assumption, assume, type PermissionRules, pairKeyOf } from '../dom
 import { type Batch, decide, type Earlier, type Facts, type Outcome, type Plan } from '../domain/plan.ts';
 import type { Range } from '../domain/webhook.ts';
 import { type HeadChange, HeadsMissing, lockFreeHeads, lockHeads, readHeads, setHeads } from '../storage/channel.ts';
-import { all, type Db, inTransaction, type Tx } from '../storage/database.ts';
+import { all, type Db, inTransaction, setLockTimeout, type Tx } from '../storage/database.ts';
 import { isLockTimeout, isRepeatedSend, troubleOf } from '../storage/failure.ts';
 import { appendNew, drawBlock, findEarlier, insertMessages } from '../storage/message.ts';
 import { insertFlags } from '../storage/moderation.ts';
 import { readPairFacts } from '../storage/permission.ts';
 import { insertOutbox } from '../storage/webhook-outbox.ts';
 import { byText, denied, type Group, keyed, keyedMessages, makePermitted, messagesOf, type Store } from './group.ts';
+import { ChannelsHeld } from './held-channels.ts';
 import { orBusy, storeBusy } from './store-busy.ts';
 
 /** What became of a batch: an outcome a message, in order, or why it could not be stored now. */
@@ -30,6 +31,8 @@ const firstPauseMs = 25;
  * first such try takes the statement time-out of 10 s and 2 s, so that the next, on a connection of its own, is still made; callers wait for 30 s.
  */
 const usualRetryForMs = 15_000;
+/** As LOCK_TIMEOUT is unless set. */
+const usualLockTimeoutMs = 5000;
 
 /**
  * How a group meets the store.
@@ -63,6 +66,8 @@ export interface AppendWatch {
 
 /** How an appender works. */
 export interface AppendOptions {
+  /** Milliseconds to wait for locks other than those of heads, such as a table's, where held heads are skipped. */
+  readonly lockTimeoutMs?: number;
   /** No try of a group begins later than this after its first. */
   readonly retryForMs?: number;
   readonly now?: () => number;
@@ -75,7 +80,7 @@ export interface AppendOptions {
  */
 export function createAppend(
   store: Store,
-  { retryForMs = usualRetryForMs, now = Date.now, watch }: AppendOptions = {},
+  { retryForMs = usualRetryForMs, lockTimeoutMs = usualLockTimeoutMs, now = Date.now, watch }: AppendOptions = {},
 ): Append {
   const { db, rules } = store;
   /** The share of groups that had to be looked at, over about the last 16. */
@@ -107,7 +112,7 @@ export function createAppend(
         }
         const group = await keyed(batches, store);
         const announce = store.announces?.() === true;
-        const aim = { manner, acceptedAt, lost, announce, watch };
+        const aim = { manner, acceptedAt, lost, announce, lockTimeoutMs, watch };
         const appended = await appendDecided(db, batches, group, rules, aim);
         note(appended.doubtful);
         ended(true);
@@ -205,6 +210,7 @@ interface Try {
   readonly lost: boolean;
   /** Webhooks wait for what is stored. */
   readonly announce: boolean;
+  readonly lockTimeoutMs: number;
   readonly watch: AppendWatch | undefined;
 }
 
@@ -214,11 +220,11 @@ async function appendDecided(
   batches: readonly Batch[],
   group: Group,
   rules: PermissionRules,
-  { manner, acceptedAt, lost, announce, watch }: Try,
+  { manner, acceptedAt, lost, announce, lockTimeoutMs, watch }: Try,
 ): Promise<{ batches: readonly Appended[]; doubtful: boolean; stored: readonly number[] }> {
   return await inTransaction(
     db,
-    (tx) => lockAndLook(tx, group, rules, manner === 'passing', watch),
+    (tx) => lockAndLook(tx, group, rules, manner === 'passing' ? { lockTimeoutMs } : undefined, watch),
     (tx, seen) => {
       const isFree = (batch: Batch) =>
         seen.held.size === 0 || !batch.messages.some((message) => seen.held.has(message.channel.key));
@@ -229,7 +235,9 @@ async function appendDecided(
       return {
         sent: plan.rows.length === 0 ? [] : write(tx, group, plan, acceptedAt, announce),
         result: {
-          batches: batches.map((batch) => (isFree(batch) ? fulfilled(outcomes.next().value ?? []) : held)),
+          batches: batches.map((batch) =>
+            isFree(batch) ? fulfilled(outcomes.next().value ?? []) : channelsHeld(batch, seen.held),
+          ),
           stored: [...plan.heads.keys()].flatMap((text) => group.channelKeys.get(text) ?? []),
           doubtful: seen.facts.earlier.size > 0 || seen.facts.forbidden.size > 0,
         },
@@ -241,21 +249,24 @@ async function appendDecided(
 /** What the transaction found. */
 interface Seen {
   readonly facts: Facts;
-  /** The texts of the channels that somebody else holds locked. */
-  readonly held: ReadonlySet<string>;
+  /** The channels that another session holds locked: their surrogate keys by channel key text. */
+  readonly held: ReadonlyMap<string, number>;
 }
 
 async function lockAndLook(
   tx: Tx,
   group: Group,
   rules: PermissionRules,
-  pass: boolean,
+  skipLocked: { readonly lockTimeoutMs: number } | undefined,
   watch: AppendWatch | undefined,
 ): Promise<Seen> {
   const start = performance.now();
   const keys = [...group.channelKeys.values()];
-  const [heads, earlier, facts, block] = await all([
-    (pass ? lockFreeHeads(tx, keys) : lockHeads(tx, keys)).finally(() => watch?.locked(performance.now() - start)),
+  const [, heads, earlier, facts, block] = await all([
+    skipLocked === undefined ? Promise.resolve() : setLockTimeout(tx, skipLocked.lockTimeoutMs),
+    (skipLocked === undefined ? lockHeads(tx, keys) : lockFreeHeads(tx, keys)).finally(() =>
+      watch?.locked(performance.now() - start),
+    ),
     findEarlier(tx, keyedMessages(group)),
     readPairFacts(tx, group.pairs, rules),
     drawBlock(tx),
@@ -264,7 +275,7 @@ async function lockAndLook(
   for (const message of messagesOf(group.batches))
     if (isPersistent(message) && !group.channelKeys.has(message.channel.key) && !denials.has(pairKeyOf(message)))
       throw new ChannelAppeared();
-  const held = new Set([...group.channelKeys].filter(([, key]) => !heads.has(key)).map(([text]) => text));
+  const held = new Map([...group.channelKeys].filter(([, key]) => !heads.has(key)));
   return { facts: { heads: byText(group, heads), earlier, forbidden: denials, block }, held };
 }
 
@@ -323,7 +334,11 @@ function ownFirst(
 
 const fulfilled = (value: readonly Outcome[]): Appended => ({ status: 'fulfilled', value });
 
-const held: Appended = {
-  status: 'rejected',
-  reason: storeBusy(new Error('somebody else holds a channel of the batch locked for longer than the lock time-out')),
-};
+function channelsHeld({ messages }: Batch, held: ReadonlyMap<string, number>): Appended {
+  const channels = new Map<string, number>();
+  for (const { channel } of messages) {
+    const channelKey = held.get(channel.key);
+    if (channelKey !== undefined) channels.set(channel.key, channelKey);
+  }
+  return { status: 'rejected', reason: new ChannelsHeld(channels) };
+}

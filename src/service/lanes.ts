@@ -5,23 +5,27 @@ import type { Batch, Outcome } from '../domain/plan.ts';
 import { limits } from '../limits.ts';
 import type { Append } from './append.ts';
 import { createGroupCommit, type GroupCommit, type GroupCommitOptions, type Weight } from './group-commit.ts';
+import { type HeldChannels, submitParts } from './held-channels.ts';
 import { storeBusy } from './store-busy.ts';
 
 /** Appends one batch. `signal`: the caller has gone away; a batch that is not begun by then is not stored. */
 export type AppendBatch = (batch: Batch, signal?: AbortSignal) => Promise<readonly Outcome[]>;
 
-/** One transaction a batch, as they come. */
-export function createDirect(append: Append): AppendBatch {
-  return async (batch) => {
+/** One transaction per batch, as they come. */
+export function createDirect(append: Append, held?: HeldChannels): AppendBatch {
+  const submit = async (batch: Batch) => {
     const [appended] = await append([batch]);
     return settled(appended);
   };
+  return held === undefined ? submit : (batch, signal) => held.submitAround(batch, submit, signal);
 }
 
 export interface LanesOptions {
   readonly lanes: number;
   /** Milliseconds that a batch may wait for its turn. */
   readonly maxWaitMs: number;
+  /** Unset: a batch with a held channel is refused at once. */
+  readonly held?: HeldChannels;
   readonly onGroup?: NonNullable<GroupCommitOptions<Batch, unknown>['onGroup']>;
   readonly trace?: GroupCommitOptions<Batch, unknown>['trace'];
 }
@@ -40,7 +44,7 @@ export interface Lanes {
  * transaction, in the lane of its first channel, whose locks are taken in the order of all. With nothing under way a batch goes whole:
  * one commit then costs less than one in each lane.
  */
-export function createLanes(append: Append, { lanes, maxWaitMs, onGroup, trace }: LanesOptions): Lanes {
+export function createLanes(append: Append, { lanes, maxWaitMs, held, onGroup, trace }: LanesOptions): Lanes {
   const groups = createGroupCommit<Batch, readonly Outcome[]>({
     lanes,
     groupBounds: { items: limits.groupMessages, bytes: limits.groupBytes },
@@ -56,50 +60,38 @@ export function createLanes(append: Append, { lanes, maxWaitMs, onGroup, trace }
   });
   return {
     append: async (batch, signal) => {
-      const whole = laneOf(batch.messages[0], lanes);
+      const submit = (lane: number, part: Batch) =>
+        held === undefined
+          ? groups.submit(lane, part, signal)
+          : held.submitAround(part, (each) => groups.submit(lane, each, signal), signal);
       if (lanes === 1 || batch.atomic || batch.messages.length === 1 || groups.isIdle)
-        return await groups.submit(whole, batch, signal);
-      return await submitInParts(groups, batch, lanes, signal);
+        return await submit(laneOf(batch.messages[0], lanes), batch);
+      return await submitByLane(submit, batch, lanes);
     },
     waiting: () => groups.waiting(),
     close: () => groups.close(),
   };
 }
 
-/** One part a lane, each with the batch's messages of that lane in their order. */
-async function submitInParts(
-  groups: GroupCommit<Batch, readonly Outcome[]>,
+/** One part per lane, each with the batch's messages of that lane in their order. */
+async function submitByLane(
+  submit: (lane: number, batch: Batch) => Promise<readonly Outcome[]>,
   batch: Batch,
   lanes: number,
-  signal: AbortSignal | undefined,
 ): Promise<readonly Outcome[]> {
-  const parts = new Map<number, { messages: Prepared[]; places: number[] }>();
-  for (const [place, message] of batch.messages.entries()) {
+  const byLane = new Map<number, { messages: Prepared[]; positions: number[] }>();
+  for (const [position, message] of batch.messages.entries()) {
     const lane = laneOf(message, lanes);
-    const part = parts.get(lane) ?? { messages: [], places: [] };
-    parts.set(lane, part);
+    const part = byLane.get(lane) ?? { messages: [], positions: [] };
+    byLane.set(lane, part);
     part.messages.push(message);
-    part.places.push(place);
+    part.positions.push(position);
   }
-  const outcomes: Outcome[] = new Array(batch.messages.length);
-  const ends = await Promise.allSettled(
-    [...parts].map(async ([lane, { messages, places }]) => {
-      const part = await groups.submit(lane, { ...batch, messages }, signal);
-      for (const [index, place] of places.entries()) outcomes[place] = part[index] as Outcome;
-    }),
-  );
-  const failed = ends.filter((end) => end.status === 'rejected').map((end): unknown => end.reason);
-  const other = failed.find((reason) => !(reason instanceof Failure));
-  if (failed.length > 0 && (failed.length === ends.length || other !== undefined)) throw other ?? failed[0];
-  // Some parts are stored: those that are not say so for each of their messages.
-  for (const [index, { messages, places }] of [...parts.values()].entries()) {
-    const end = ends[index];
-    if (end?.status !== 'rejected') continue;
-    const { refusal } = end.reason as Failure;
-    for (const [at, place] of places.entries())
-      outcomes[place] = { kind: 'refused', message: messages[at] as Prepared, refusal };
-  }
-  return outcomes;
+  const parts = [...byLane].map(([lane, part]) => ({
+    ...part,
+    submit: () => submit(lane, { ...batch, messages: part.messages }),
+  }));
+  return await submitParts(batch, parts);
 }
 
 function laneOf(message: Prepared | undefined, lanes: number): number {

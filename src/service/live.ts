@@ -22,8 +22,10 @@ export function createLive(
   return {
     async send(accepted) {
       const all = accepted.map((each) => toLive(each, now()));
+      // First what can fail: a retry must not reach the readers of this instance twice.
+      const ids = await insertLive(db, all.map(toBody));
       for (const live of all) deliver(live);
-      tell(await insertLive(db, all.map(toBody)));
+      tell(ids);
     },
     async receive(ids) {
       for (const body of await readLive(db, ids)) deliver(fromBody(body as Body));

@@ -10,6 +10,7 @@ import { limits } from '../limits.ts';
 import type { AppendBatch } from './lanes.ts';
 import type { Moderate } from './moderation.ts';
 import type { Rates, Standing } from './rates.ts';
+import { orBusy } from './store-busy.ts';
 import type { TemplatedDraft, Templates } from './templates.ts';
 
 /** A condition on a channel of the batch: its last sequence before the batch. */
@@ -75,10 +76,9 @@ export function createSendBatch({ append, rehearse, rates, moderate, deliver, te
       const judged = await moderate(admitted);
       const batch = { ...judged, atomic: call.atomic, expectedLastSeqs };
       const appended = admitted.length === 0 ? [] : await (call.validateOnly ? rehearse : append)(batch, call.signal);
-      const stored = disclosedOutcomes(call.caller, appended);
-      if (call.atomic) assertAllAccepted(stored);
-      const live = call.validateOnly ? [] : stored.filter(isLive);
-      if (live.length > 0) await deliver(live);
+      const disclosed = disclosedOutcomes(call.caller, appended);
+      if (call.atomic) assertAllAccepted(disclosed);
+      const stored = call.validateOnly ? disclosed : await delivered(disclosed, call.atomic, deliver);
       await admission?.giveBack(admitted.filter((_, index) => stored[index]?.kind !== 'accepted'));
       const rest = stored.values();
       const outcomes = messages.map((message) => refused.get(message) ?? (rest.next().value as Outcome));
@@ -89,6 +89,33 @@ export function createSendBatch({ append, rehearse, rates, moderate, deliver, te
       throw error;
     }
   };
+}
+
+/**
+ * Hands on the messages with no_persist. The others are committed by then: a failure is reported for these messages alone. An ATOMIC batch has no
+ * results, so it fails with words that say what is stored.
+ */
+async function delivered(
+  outcomes: readonly Outcome[],
+  atomic: boolean,
+  deliver: SendBatchParts['deliver'],
+): Promise<readonly Outcome[]> {
+  const live = outcomes.filter(isLive);
+  if (live.length === 0) return outcomes;
+  try {
+    await orBusy(() => deliver(live));
+    return outcomes;
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    const isAllLive = live.length === outcomes.length;
+    if (isAllLive && atomic) throw error;
+    const message = atomic
+      ? 'the batch is stored, but its messages with no_persist were not handed on: send it again with the same keys, and what is stored is found as a duplicate'
+      : 'a message with no_persist was not handed on to its readers; send it again';
+    const refusal = { ...error.refusal, message };
+    if (atomic) throw new Failure(refusal, { cause: error.cause });
+    return outcomes.map((each) => (isLive(each) ? { kind: 'refused', message: each.message, refusal } : each));
+  }
 }
 
 /** It was accepted and has no row. */

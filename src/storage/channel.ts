@@ -156,6 +156,24 @@ export async function lockFreeHeads(tx: Tx, channelKeys: readonly number[]): Pro
   return new Map(rows.map((row) => [row.channel_key, row.last_seq]));
 }
 
+/** Whether these heads could be locked now, and their last sequences. Waits for no lock, and keeps none: it is a transaction of its own. */
+export async function probeHeads(
+  db: Db,
+  channelKeys: readonly number[],
+): Promise<Map<number, { isFree: boolean; lastSeq: number }>> {
+  const { rows } = await sql<{ channel_key: number; last_seq: number; is_free: boolean }>`
+    with free as (
+      select channel_key from sendbatch.channel_head
+      where channel_key = any(${channelKeys}::bigint[])
+      order by channel_key
+      for no key update skip locked
+    )
+    select h.channel_key, h.last_seq, free.channel_key is not null as is_free
+    from sendbatch.channel_head h left join free on free.channel_key = h.channel_key
+    where h.channel_key = any(${channelKeys}::bigint[])`.execute(db);
+  return new Map(rows.map((row) => [row.channel_key, { isFree: row.is_free, lastSeq: row.last_seq }]));
+}
+
 /** A channel and what to set its head to. */
 export interface HeadChange {
   readonly channelKey: number;

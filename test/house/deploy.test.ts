@@ -5,6 +5,8 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { parseAllDocuments, parseDocument } from 'yaml';
 import { describeSettings, loadConfig } from '../../src/config.ts';
+import { headLockWaitMs } from '../../src/service/held-channels.ts';
+import { idleInTransactionMs } from '../../src/storage/database.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { startService } from '../support/service.ts';
 
@@ -166,12 +168,12 @@ describe('compose', () => {
   });
   test('its pooler takes what the service asks for, and sets it', () => {
     const ini = textOf('compose/pgbouncer.ini');
-    for (const [name, setting] of [
-      ['lock_timeout', 'LOCK_TIMEOUT'],
-      ['statement_timeout', 'STATEMENT_TIMEOUT'],
-      ['idle_in_transaction_session_timeout', 'STATEMENT_TIMEOUT'],
+    const statementTimeout = describeSettings().find((each) => each.name === 'STATEMENT_TIMEOUT')?.default;
+    for (const [name, usual] of [
+      ['lock_timeout', headLockWaitMs],
+      ['statement_timeout', statementTimeout],
+      ['idle_in_transaction_session_timeout', idleInTransactionMs],
     ] as const) {
-      const usual = describeSettings().find((each) => each.name === setting)?.default;
       assert.match(ini, new RegExp(`^ignore_startup_parameters = .*\\b${name}\\b`, 'm'));
       assert.ok(ini.includes(`set ${name} = ${usual}`), `${name} is ${usual}`);
     }
