@@ -7,7 +7,7 @@ import type { ChannelsTold } from './service/channels.ts';
 import type { Store } from './service/group.ts';
 import { createLive, type Live } from './service/live.ts';
 import { createTails, type Tails } from './service/tail.ts';
-import { ChannelKeys } from './storage/channel.ts';
+import { ChannelKeys, type MadeChannel } from './storage/channel.ts';
 import type { Db } from './storage/database.ts';
 import { type Listening, notify } from './storage/wakeup.ts';
 
@@ -32,10 +32,9 @@ export function openTails(
   events: Events,
   now: () => number,
 ): OpenTails {
-  const onMade = (uids: readonly string[]) => {
-    tails.channelsMade();
-    tails.membersChanged(uids);
-    notifier.tell({ members: uids, made: true });
+  const onMade = (created: readonly MadeChannel[]) => {
+    tails.channelsMade(created);
+    notifier.tell({ made: created.map(({ type, id, channelKey }) => [type, id, channelKey]) });
   };
   const channelKeys = new ChannelKeys(db, onMade, now);
   const store: Store = {
@@ -67,8 +66,9 @@ export function openTails(
     onHints: (hints) => hear(hints),
     onError: heard.onError,
   });
-  const hear = ({ stored, members, changed, made, live: ids, all }: Hints) => {
-    if (made) tails.channelsMade();
+  const hear = ({ stored, members, changed, made, someMade, live: ids, all }: Hints) => {
+    tails.channelsMade(made.map(([type, id, channelKey]) => ({ type, id, channelKey })));
+    if (someMade) tails.findMade().catch(heard.onError);
     tails.wake(stored);
     if (members.length > 0) tails.membersChanged(members);
     tails.channelsChanged(changed);

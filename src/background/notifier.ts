@@ -1,6 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 
+/** A channel that was created: its type, id and key. */
+export type Made = readonly [type: number, id: string, channelKey: number];
+
 /** What an instance tells the others. They are hints: the database is the truth, and who hears nothing polls. */
 export interface Hints {
   /** Channels, by key, in which something was stored. */
@@ -9,8 +12,10 @@ export interface Hints {
   readonly members: readonly string[];
   /** Channels, by key, whose members, lists or flags have changed. */
   readonly changed: readonly number[];
-  /** Channels were made. */
-  readonly made: boolean;
+  /** Channels that were created: type, id and key. */
+  readonly made: readonly Made[];
+  /** More were created than are worth a list, or by a version that does not name them. */
+  readonly someMade: boolean;
   /** Messages for who is connected, by id. */
   readonly live: readonly number[];
   /** More than is worth a list: look at everything. */
@@ -39,7 +44,15 @@ const payloadBytes = 7000;
 const channelsTold = 2000;
 const firstPauseMs = 100;
 const longestPauseMs = 5000;
-const nothing: Hints = { stored: [], members: [], changed: [], made: false, live: [], all: false };
+const nothing: Hints = {
+  stored: [],
+  members: [],
+  changed: [],
+  made: [],
+  someMade: false,
+  live: [],
+  all: false,
+};
 
 /** Coalesces hints off the path of who writes, and keeps listening for those of others. */
 export function startNotifier({ send, listen, onHints, onError }: NotifierOptions): Notifier {
@@ -48,7 +61,7 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
   const changed = new Set<number>();
   const members = new Set<string>();
   const live = new Set<number>();
-  let made = false;
+  let made: Made[] = [];
   let flushing: Promise<void> | undefined;
   let stopped = false;
   const stopping = new AbortController();
@@ -56,12 +69,12 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
   async function flush(): Promise<void> {
     await delay(flushMs);
     const payloads = payloadsOf(self, { stored, changed, members, live, made });
-    made = false;
+    made = [];
     for (const set of [stored, changed, members, live]) set.clear();
     // A hint that is lost costs a poll's time.
     if (payloads.length > 0) await send(payloads).catch(onError);
     flushing = undefined;
-    if (stored.size + changed.size + members.size + live.size > 0 || made) flushing = flush();
+    if (stored.size + changed.size + members.size + live.size + made.length > 0) flushing = flush();
   }
 
   async function keepListening(): Promise<void> {
@@ -97,7 +110,7 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
       for (const key of hints.changed ?? []) changed.add(key);
       for (const uid of hints.members ?? []) members.add(uid);
       for (const id of hints.live ?? []) live.add(id);
-      made ||= hints.made ?? false;
+      made.push(...(hints.made ?? []));
       flushing ??= flush();
     },
     async stop(abort) {
@@ -115,20 +128,22 @@ interface Pending {
   readonly changed: ReadonlySet<number>;
   readonly members: ReadonlySet<string>;
   readonly live: ReadonlySet<number>;
-  readonly made: boolean;
+  readonly made: readonly Made[];
 }
 
+type Entry = string | number | Made;
+
 function payloadsOf(self: string, { stored, changed, members, live, made }: Pending): string[] {
-  const lists: [string, readonly (string | number)[]][] = [
+  const lists: [string, readonly Entry[]][] = [
     stored.size > channelsTold ? ['a', [1]] : ['s', [...stored]],
     ['c', [...changed]],
     ['m', [...members]],
     ['l', [...live]],
-    ['n', made ? [1] : []],
+    ['n', made.length > channelsTold ? [1] : made],
   ];
   return lists.flatMap(([kind, entries]) => {
     const payloads: string[] = [];
-    let part: (string | number)[] = [];
+    let part: Entry[] = [];
     let bytes = 0;
     const close = () => {
       if (part.length > 0) payloads.push(JSON.stringify([self, kind, ...part]));
@@ -158,7 +173,10 @@ function hintsOf(self: string, payload: string): Hints | undefined {
   const [, kind, ...entries] = parts;
   if (kind === 'a') return { ...nothing, all: true };
   if (kind === 's') return { ...nothing, stored: entries };
-  if (kind === 'n') return { ...nothing, made: true };
+  if (kind === 'n') {
+    const named = entries.filter((entry): entry is Made => Array.isArray(entry));
+    return { ...nothing, made: named, someMade: named.length < entries.length };
+  }
   if (kind === 'c') return { ...nothing, changed: entries };
   if (kind === 'm') return { ...nothing, members: entries };
   if (kind === 'l') return { ...nothing, live: entries };

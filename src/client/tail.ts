@@ -43,13 +43,15 @@ export async function* tail(
         cursors.delete(key);
     reached.set(`${channelType}/${channelId}`, { channelType, channelId, afterSeq });
   };
+  /** Whether all channels of the user are among those: one that is not was joined since. */
+  let resume = false;
   const tries = retry.begin(signal);
   for (;;) {
     const watch = new AbortController();
     const all = signal === undefined ? watch.signal : AbortSignal.any([signal, watch.signal]);
     let timer = setTimeout(() => watch.abort(new Error('the stream is silent')), silentMs);
     try {
-      const request = { channels: [...cursors.values(), ...reached.values()], uid, allOfUid };
+      const request = { channels: [...cursors.values(), ...reached.values()], uid, allOfUid, resume };
       for await (const { frame } of rpc.subscribe(request, { signal: all }) as AsyncIterable<SubscribeResponse>) {
         clearTimeout(timer);
         timer = setTimeout(() => watch.abort(new Error('the stream is silent')), silentMs);
@@ -62,7 +64,7 @@ export async function* tail(
           const { channelType, channelId, lastSeq } = frame.value;
           reach(channelType, channelId, lastSeq);
           onCaughtUp?.(channelType, channelId, lastSeq);
-        }
+        } else if (frame.case === 'allCaughtUp') resume = true;
       }
       throw endedEarly();
     } catch (error) {

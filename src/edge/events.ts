@@ -144,7 +144,7 @@ function decode(field: string, text: string, bytes: number): string {
 
 /** A message that is not stored has no id: EventSource keeps the last one that has. */
 function eventOf(frame: Frame, writeJson: EventsParts['writeJson']): string {
-  if (frame.kind === 'heartbeat') return ': heartbeat\n\n';
+  if (frame.kind === 'heartbeat' || frame.kind === 'all-caught-up') return ': heartbeat\n\n';
   if (frame.kind === 'caught-up') return `event: caught_up\ndata: {"last_seq":${frame.lastSeq}}\n\n`;
   const { id: channelId, type: channelType } = frame.channel;
   const init: MessageInitShape<typeof MessageSchema> = toMessage({ channelId, channelType }, frame.message);

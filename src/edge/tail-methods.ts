@@ -48,6 +48,7 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
           ...reader,
           channels: request.channels.map((each) => ({ ...each, afterSeq: Number(each.afterSeq) })),
           allOfUid: request.allOfUid,
+          resume: request.resume,
           signal,
         }),
       );
@@ -99,6 +100,7 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
 
 function toFrame(frame: Frame): MessageInitShape<typeof SubscribeResponseSchema> {
   if (frame.kind === 'heartbeat') return { frame: { case: 'heartbeat', value: {} } };
+  if (frame.kind === 'all-caught-up') return { frame: { case: 'allCaughtUp', value: {} } };
   const { id: channelId, type } = frame.channel;
   if (frame.kind === 'message')
     return { frame: { case: 'message', value: toMessage({ channelId, channelType: type }, frame.message) } };

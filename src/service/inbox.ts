@@ -35,20 +35,20 @@ export function createInbox(store: Store, now: () => number = Date.now): Inbox {
         await assertReadable(store, uid, [named]);
         const channelKey = (await channelKeys.find([named])).get(named.key);
         const lastSeq = channelKey === undefined ? 0 : await markRead(db, uid, channelKey, seq);
-        assertReached(seq, { lastSeq }, 'read_seq');
+        assertReached(seq, { lastSeq }, { field: 'read_seq' });
       }),
     commands: (reader, after, limit) =>
       orBusy(async () => {
         const most = limit || limits.commandsDefault;
         const { commands, lastSeq } = await syncCommands(db, uidOf(reader), after, most + 1, now());
-        assertReached(after, { lastSeq }, 'message_seq');
+        assertReached(after, { lastSeq }, { field: 'message_seq' });
         const { page, last } = pageOf(commands, most);
         return { commands: page, more: last !== undefined };
       }),
     acknowledge: (reader, seq) =>
       orBusy(async () => {
         const lastSeq = await ackCommands(db, uidOf(reader), seq);
-        assertReached(seq, { lastSeq }, 'last_message_seq');
+        assertReached(seq, { lastSeq }, { field: 'last_message_seq' });
       }),
   };
 }

@@ -1,7 +1,7 @@
 import { Failure } from '../domain/failure.ts';
 import { pageOf, withinBytes } from '../domain/page.ts';
 import { limits } from '../limits.ts';
-import { type Heads, readHeadsAndFirst } from '../storage/channel.ts';
+import { type Heads, noHeads, readHeadsAndFirst } from '../storage/channel.ts';
 import {
   type Filter,
   findByKeys,
@@ -119,7 +119,8 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
         // The head first: a page read after it never shows less than the head says.
         const heads = channelKey === undefined ? noHeads : await readHeadsAndFirst(db, channelKey);
         if (!call.descending) {
-          if (call.legacy) assertReached(call.afterSeq, heads, 'start_message_seq', call.afterSeq + 1);
+          if (call.legacy)
+            assertReached(call.afterSeq, heads, { field: 'start_message_seq', given: call.afterSeq + 1 });
           else assertReached(call.afterSeq, heads);
           if (!call.legacy) assertKept(call.afterSeq, heads);
         }
@@ -165,9 +166,6 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
   };
 }
 
-/** A channel that nobody has sent to. */
-export const noHeads: Heads = { lastSeq: 0, firstSeq: 1 };
-
 /** How long a page examines messages that it passes over: 250 ms are about 300,000. */
 const usualScanMs = 250;
 
@@ -178,32 +176,41 @@ function sliceOf({ tagKey, streamNo, fromUid }: Filter, eyes: string | undefined
   return tagKey !== undefined && streamNo !== undefined ? 20_000 : undefined;
 }
 
+/** Which position of a call an error is about: its field, and, where a call has many, its channel. */
+interface At {
+  readonly field?: string;
+  /** As the caller gave it. */
+  readonly given?: number;
+  readonly channel?: { readonly type: number; readonly id: string };
+}
+
+const namesOf = ({ channel }: At): Record<string, string> =>
+  channel === undefined ? {} : { channel_id: channel.id, channel_type: String(channel.type) };
+const wordsOf = ({ channel }: At): string =>
+  channel === undefined ? '' : ` of channel ${channel.type}/${JSON.stringify(channel.id)}`;
+
 /**
- * A cursor above the head is of another database, or of this one before it was restored: everything up to it would be
- * missed.
+ * A position above the head is of another database, or of this one before it was restored: everything up to it would
+ * be missed.
  */
-export function assertReached(
-  afterSeq: number,
-  { lastSeq }: Pick<Heads, 'lastSeq'>,
-  field = 'after_seq',
-  given = afterSeq,
-): void {
-  if (afterSeq <= lastSeq) return;
+export function assertReached(seq: number, { lastSeq }: Pick<Heads, 'lastSeq'>, at: At = {}): void {
+  if (seq <= lastSeq) return;
+  const { field = 'after_seq', given = seq } = at;
   throw new Failure({
     reason: 'SEQ_AHEAD',
     message:
-      `${field} ${given} is above the last sequence, ${lastSeq}: it is of another database, or of this one before ` +
-      `it was restored; compare what you have with what is here, then go on after ${lastSeq}, or from the start with 0`,
-    metadata: { last_seq: String(lastSeq), [field]: String(given) },
+      `${field} ${given}${wordsOf(at)} is above the last sequence, ${lastSeq}: it is of another database, or of this ` +
+      `one before it was restored; go on after ${lastSeq}, or from the start with 0`,
+    metadata: { ...namesOf(at), last_seq: String(lastSeq), [field]: String(given) },
   });
 }
 
 /** A cursor before what is kept would skip what is gone without a word. */
-export function assertKept(afterSeq: number, { firstSeq }: Heads): void {
+export function assertKept(afterSeq: number, { firstSeq }: Pick<Heads, 'firstSeq'>, at: At = {}): void {
   if (afterSeq === 0 || afterSeq + 1 >= firstSeq) return;
   throw new Failure({
     reason: 'SEQ_EXPIRED',
-    message: `messages up to ${firstSeq - 1} are not kept any more; go on after ${firstSeq - 1}, or from the start with 0`,
-    metadata: { first_seq: String(firstSeq), after_seq: String(afterSeq) },
+    message: `messages up to ${firstSeq - 1}${wordsOf(at)} are not kept any more; go on after ${firstSeq - 1}, or from the start with 0`,
+    metadata: { ...namesOf(at), first_seq: String(firstSeq), after_seq: String(afterSeq) },
   });
 }

@@ -1,10 +1,11 @@
 import type { Channel } from '../domain/channel.ts';
+import { Failure } from '../domain/failure.ts';
 import { limits } from '../limits.ts';
-import { readHeadsAndFirst } from '../storage/channel.ts';
+import { noHeads, readHeads, readManyHeadsAndFirst } from '../storage/channel.ts';
 import type { StoredMessage } from '../storage/history.ts';
-import { memberChannels } from '../storage/roster.ts';
+import { type MemberChannel, memberChannels } from '../storage/roster.ts';
 import type { Store } from './group.ts';
-import { assertKept } from './read-channel.ts';
+import { assertKept, assertReached } from './read-channel.ts';
 import { assertReadable, channelToRead, eyesOf, type Reader } from './reading.ts';
 
 /** Where to begin in a channel. */
@@ -18,6 +19,8 @@ export interface Cursor {
 export interface SubscribeCall extends Reader {
   readonly channels: readonly Cursor[];
   readonly allOfUid: boolean;
+  /** With `allOfUid`: a channel of the user that `channels` leaves out begins where the user joined it. */
+  readonly resume?: boolean;
   /** Aborted when the caller has gone away. */
   readonly signal: AbortSignal;
 }
@@ -31,6 +34,7 @@ export interface LiveMessage {
 export type Frame =
   | { readonly kind: 'message'; readonly channel: Channel; readonly message: StoredMessage }
   | { readonly kind: 'caught-up'; readonly channel: Channel; readonly lastSeq: number }
+  | { readonly kind: 'all-caught-up' }
   | { readonly kind: 'heartbeat' };
 
 /** Told of each page that a reader was handed; `lagMs`: how old the last message of it was, of a reader that follows. */
@@ -44,7 +48,10 @@ export interface SubscriptionHouse {
   /** The next messages after a sequence, with a service's eyes. */
   pageAfter(channelKey: number, afterSeq: number): Promise<readonly StoredMessage[]>;
   enter(subscription: Subscription): void;
-  leave(subscription: Subscription, channelKeys: Iterable<number>): void;
+  leave(subscription: Subscription, channelKeys: Iterable<number>, unmade: Iterable<Channel>): void;
+  /** The subscription is told by `channelMade` when this channel is created. */
+  waitFor(unmade: Channel, subscription: Subscription): void;
+  notWaiting(channel: Channel, subscription: Subscription): void;
   follow(channelKey: number, subscription: Subscription): void;
   unfollow(channelKey: number, subscription: Subscription): void;
 }
@@ -56,6 +63,9 @@ const recheckMs = 60_000;
 /** Live messages that wait for a reader at most: it is told by none that it missed one, as the flag has it. */
 const liveWaiting = 1000;
 
+/** Channels whose heads are read by one statement. */
+const headsAtOnce = 5000;
+
 /** One channel of a subscription. */
 interface Place {
   readonly channel: Channel;
@@ -63,6 +73,8 @@ interface Place {
   channelKey: number | undefined;
   cursor: number;
   caughtUp: boolean;
+  /** There may be something after the cursor. */
+  behind: boolean;
 }
 
 /** One reader: a cursor a channel, and a loop that reads, hands on and waits. */
@@ -77,6 +89,8 @@ export class Subscription {
   #live: LiveMessage[] = [];
   #rechecks = true;
   #hasFollowed = false;
+  /** Of `allOfUid`: every channel that the user was in at first was said to be caught up. */
+  #saidAll = false;
   #closed: unknown;
   #wait: (() => void) | undefined;
   /** When the last frame was handed on. */
@@ -86,11 +100,6 @@ export class Subscription {
     this.#call = call;
     this.#house = house;
     this.eyes = eyesOf(call);
-  }
-
-  /** A channel was made, or was not yet: only looking tells. */
-  get isWaitingForChannels(): boolean {
-    return this.#byKey.size < this.#places.size;
   }
 
   get isForAll(): boolean {
@@ -104,8 +113,36 @@ export class Subscription {
   wake(channelKey: number): void {
     const place = this.#byKey.get(channelKey);
     if (place === undefined) return;
+    place.behind = true;
     this.#due.add(place);
     this.#wait?.();
+  }
+
+  /** A channel that it waits for was created, or one that its user is in from the beginning. */
+  channelMade(created: Channel, channelKey: number): void {
+    const place = this.#places.get(created.key);
+    if (place === undefined) {
+      // What is created before the user's channels are read is among them.
+      if (!this.isForAll || !this.#hasFollowed) return;
+      this.#add({ channel: created, channelKey, cursor: 0, caughtUp: false, behind: true });
+    } else {
+      if (place.channelKey !== undefined) return;
+      this.#register(place, channelKey);
+      place.behind = true;
+      this.#due.add(place);
+    }
+    this.#wait?.();
+  }
+
+  /** A channel's head is below what this reader was handed: the database was restored, or another one took over. */
+  wentBack(channelKey: number, head: number): void {
+    const place = this.#byKey.get(channelKey);
+    if (place === undefined) return;
+    try {
+      assertReached(place.cursor, { lastSeq: head }, placeOf(place.channel));
+    } catch (error) {
+      this.end(error);
+    }
   }
 
   recheck(): void {
@@ -137,7 +174,7 @@ export class Subscription {
     this.#house.enter(this);
     let checked = 0;
     try {
-      for (const cursor of this.#call.channels) await this.#open(cursor);
+      if (!this.isForAll) await this.#open(this.#call.channels);
       for (;;) {
         if (this.#closed !== undefined) throw this.#closed;
         if (this.#rechecks || performance.now() - checked > recheckMs) {
@@ -148,12 +185,20 @@ export class Subscription {
         yield* this.#takeLive();
         const [place] = this.#due;
         if (place !== undefined) yield* this.#read(place);
-        else if (this.#live.length === 0 && !this.#rechecks && !(await this.#woken()))
+        else if (this.isForAll && !this.#saidAll) {
+          this.#saidAll = true;
+          yield this.#framed({ kind: 'all-caught-up' });
+        } else if (this.#live.length === 0 && !this.#rechecks && !(await this.#woken()))
           yield this.#framed({ kind: 'heartbeat' });
       }
     } finally {
       signal.removeEventListener('abort', left);
-      this.#house.leave(this, this.#byKey.keys());
+      const unmade = [...this.#places.values()].filter((place) => place.channelKey === undefined);
+      this.#house.leave(
+        this,
+        this.#byKey.keys(),
+        unmade.map((place) => place.channel),
+      );
     }
   }
 
@@ -173,11 +218,12 @@ export class Subscription {
   async *#read(place: Place): AsyncGenerator<Frame> {
     this.#due.delete(place);
     const { channel, channelKey } = place;
-    if (channelKey === undefined) {
-      if (!place.caughtUp) yield this.#framed({ kind: 'caught-up', channel, lastSeq: 0 });
+    if (channelKey === undefined || !place.behind) {
+      if (!place.caughtUp) yield this.#framed({ kind: 'caught-up', channel, lastSeq: place.cursor });
       place.caughtUp = true;
       return;
     }
+    place.behind = false;
     const messages = await this.#house.pageAfter(channelKey, place.cursor);
     const last = messages.at(-1);
     if (last !== undefined)
@@ -191,8 +237,10 @@ export class Subscription {
         yield this.#framed({ kind: 'message', channel, message });
     }
     // There may be more, also when it was somebody else's page, read a moment ago.
-    if (messages.length > 0) this.#due.add(place);
-    else if (!place.caughtUp) {
+    if (messages.length > 0) {
+      place.behind = true;
+      this.#due.add(place);
+    } else if (!place.caughtUp) {
       place.caughtUp = true;
       yield this.#framed({ kind: 'caught-up', channel, lastSeq: place.cursor });
     }
@@ -209,27 +257,47 @@ export class Subscription {
     return woken;
   }
 
-  async #open({ channelType, channelId, afterSeq, fromNow }: Cursor): Promise<void> {
-    const named = channelToRead(channelType, channelId, this.eyes);
-    if (this.#places.has(named.key)) return;
+  /** The channels that the call names. */
+  async #open(cursors: readonly Cursor[]): Promise<void> {
     const { store } = this.#house;
-    await assertReadable(store, this.eyes, [named]);
-    const channelKey = (await store.channelKeys.find([named])).get(named.key);
-    const place: Place = { channel: named, channelKey, cursor: afterSeq, caughtUp: false };
-    this.#add(place);
-    if (channelKey === undefined) return;
-    const heads = await readHeadsAndFirst(store.db, channelKey);
-    if (fromNow) place.cursor = heads.lastSeq;
-    else assertKept(afterSeq, heads);
+    const named = new Map<string, { readonly channel: Channel; readonly cursor: Cursor }>();
+    for (const cursor of cursors) {
+      const channel = channelToRead(cursor.channelType, cursor.channelId, this.eyes);
+      if (!named.has(channel.key)) named.set(channel.key, { channel, cursor });
+    }
+    const channels = [...named.values()].map((each) => each.channel);
+    await assertReadable(store, this.eyes, channels);
+    // Waiting before looking: what is created between the two is not missed.
+    for (const channel of channels)
+      this.#add({ channel, channelKey: undefined, cursor: 0, caughtUp: false, behind: false });
+    const keys = await store.channelKeys.find(channels);
+    const heads = await readManyHeadsAndFirst(store.db, [...keys.values()]);
+    for (const { channel, cursor } of named.values()) {
+      const place = this.#places.get(channel.key);
+      if (place === undefined) continue;
+      const channelKey = keys.get(channel.key);
+      const stands = (channelKey === undefined ? undefined : heads.get(channelKey)) ?? noHeads;
+      if (!cursor.fromNow) {
+        assertReached(cursor.afterSeq, stands, placeOf(channel));
+        assertKept(cursor.afterSeq, stands, placeOf(channel));
+      }
+      place.cursor = cursor.fromNow ? stands.lastSeq : cursor.afterSeq;
+      if (channelKey === undefined) continue;
+      if (place.channelKey === undefined) this.#register(place, channelKey);
+      place.behind = true;
+      this.#due.add(place);
+    }
   }
 
   #add(place: Place): void {
     this.#places.set(place.channel.key, place);
     this.#due.add(place);
-    if (place.channelKey !== undefined) this.#register(place, place.channelKey);
+    if (place.channelKey === undefined) this.#house.waitFor(place.channel, this);
+    else this.#register(place, place.channelKey);
   }
 
   #register(place: Place, channelKey: number): void {
+    if (place.channelKey === undefined) this.#house.notWaiting(place.channel, this);
     place.channelKey = channelKey;
     this.#byKey.set(channelKey, place);
     this.#house.follow(channelKey, this);
@@ -238,42 +306,93 @@ export class Subscription {
   #remove(place: Place): void {
     this.#places.delete(place.channel.key);
     this.#due.delete(place);
-    if (place.channelKey === undefined) return;
+    if (place.channelKey === undefined) {
+      this.#house.notWaiting(place.channel, this);
+      return;
+    }
     this.#byKey.delete(place.channelKey);
     this.#house.unfollow(place.channelKey, this);
   }
 
-  /** Rights, channels that were made meanwhile, and the channels that the user is in. */
+  /** Rights, and the channels that the user is in. */
   async #check(): Promise<void> {
-    const { store } = this.#house;
-    const unmade = [...this.#places.values()].filter((place) => place.channelKey === undefined);
-    const keys =
-      unmade.length === 0
-        ? new Map<string, number>()
-        : await store.channelKeys.find(unmade.map((place) => place.channel));
-    for (const place of unmade) {
-      const key = keys.get(place.channel.key);
-      if (key === undefined) continue;
-      this.#register(place, key);
-      this.#due.add(place);
+    if (this.isForAll) {
+      if (this.eyes !== undefined) await this.#followUid(this.eyes);
+      return;
     }
-    if (this.#call.allOfUid && this.eyes !== undefined) await this.#followUid(this.eyes);
     const named = [...this.#places.values()].map((place) => place.channel);
-    if (!this.#call.allOfUid && named.length > 0) await assertReadable(store, this.eyes, named);
+    if (named.length > 0) await assertReadable(this.#house.store, this.eyes, named);
   }
 
   async #followUid(uid: string): Promise<void> {
+    const { store } = this.#house;
     const isFirst = !this.#hasFollowed;
     this.#hasFollowed = true;
-    const mine = await memberChannels(this.#house.store.db, uid, limits.subscribedChannels);
+    const before = new Set(this.#places.keys());
+    const mine = await memberChannels(store.db, uid, limits.subscribedChannels + 1);
+    if (mine.length > limits.subscribedChannels) throw tooManyChannels(uid);
     const keep = new Set(mine.map((each) => each.channel.key));
-    for (const place of [...this.#places.values()]) if (!keep.has(place.channel.key)) this.#remove(place);
+    // What was created while they were read is not among them, and stays.
+    for (const place of [...this.#places.values()])
+      if (before.has(place.channel.key) && !keep.has(place.channel.key)) this.#remove(place);
+    const cursors = isFirst ? await this.#cursorsOf(mine) : new Map<string, number>();
+    const added: (Place & { readonly channelKey: number })[] = [];
     for (const { channel, channelKey, lastSeq, joinedAfterSeq } of mine) {
       if (this.#places.has(channel.key)) continue;
-      // At the beginning from now on; a channel that it comes into later from when it came in.
-      this.#add({ channel, channelKey, cursor: isFirst ? lastSeq : joinedAfterSeq, caughtUp: false });
+      // At first from now on, or, of a stream that resumes, from where the user joined; later always from there.
+      const begin = isFirst && this.#call.resume !== true ? lastSeq : joinedAfterSeq;
+      const cursor = cursors.get(channel.key) ?? begin;
+      const place = { channel, channelKey, cursor, caughtUp: false, behind: !isFirst };
+      this.#add(place);
+      added.push(place);
+    }
+    // They are registered: what is stored from here on wakes them. Most have nothing new, which one statement tells.
+    for (let start = 0; start < added.length; start += headsAtOnce) {
+      const part = added.slice(start, start + headsAtOnce);
+      const heads = await readHeads(
+        store.db,
+        part.map((place) => place.channelKey),
+      );
+      for (const place of part) if (heads.get(place.channelKey) !== place.cursor) place.behind = true;
     }
   }
+
+  /** Where the call's cursors begin, by channel text. One for a channel that the user is not in any more does not count. */
+  async #cursorsOf(mine: readonly MemberChannel[]): Promise<Map<string, number>> {
+    const { store } = this.#house;
+    const known = new Map(mine.map((each) => [each.channel.key, each]));
+    const cursors = new Map<string, number>();
+    const named: { readonly channel: Channel; readonly afterSeq: number }[] = [];
+    for (const { channelType, channelId, afterSeq, fromNow } of this.#call.channels) {
+      const channel = channelToRead(channelType, channelId, this.eyes);
+      if (cursors.has(channel.key)) continue;
+      cursors.set(channel.key, fromNow ? (known.get(channel.key)?.lastSeq ?? 0) : afterSeq);
+      if (!fromNow && afterSeq > 0) named.push({ channel, afterSeq });
+    }
+    const keys = await store.channelKeys.find(named.map((each) => each.channel));
+    const heads = await readManyHeadsAndFirst(store.db, [...keys.values()]);
+    for (const { channel, afterSeq } of named) {
+      const channelKey = keys.get(channel.key);
+      const stands = (channelKey === undefined ? undefined : heads.get(channelKey)) ?? noHeads;
+      assertReached(afterSeq, stands, placeOf(channel));
+      if (known.has(channel.key)) assertKept(afterSeq, stands, placeOf(channel));
+    }
+    return cursors;
+  }
+}
+
+/** A channel, as an error about one of many names it. */
+const placeOf = ({ type, id }: Channel) => ({ channel: { type, id } });
+
+function tooManyChannels(uid: string): Failure {
+  const limit = limits.subscribedChannels;
+  return new Failure({
+    reason: 'TOO_MANY_CHANNELS',
+    message:
+      `${JSON.stringify(uid)} is in more than ${limit} channels, which is the most that all_of_uid follows; ` +
+      `name those to follow in channels, up to ${limits.subscribeChannels} a call`,
+    metadata: { limit: String(limit), uid },
+  });
 }
 
 /** Whether a message is for these eyes. */

@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache';
+import { type Channel, channel, firstUids, messageSequence } from '../domain/channel.ts';
 import { Failure } from '../domain/failure.ts';
-import { readHeads } from '../storage/channel.ts';
+import { type MadeChannel, readHeads } from '../storage/channel.ts';
 import { readRange, type StoredMessage } from '../storage/history.ts';
 import type { Store } from './group.ts';
 import { orBusy } from './store-busy.ts';
@@ -24,8 +25,10 @@ export interface Tails {
   poll(): Promise<void>;
   /** These users came into channels, or left them. */
   membersChanged(uids: Iterable<string>): void;
-  /** Channels were made: who waits for one looks again. */
-  channelsMade(): void;
+  /** Channels were created: wakes those that wait for one of them, by its key. */
+  channelsMade(made: Iterable<MadeChannel>): void;
+  /** More channels were created than were named: looks for those that are waited for. */
+  findMade(): Promise<void>;
   /** The members, lists or flags of these channels have changed. */
   channelsChanged(channelKeys: Iterable<number>): void;
   deliver(live: LiveMessage): void;
@@ -41,11 +44,17 @@ const pageMessages = 200;
 /** Pages that readers of the same channel at the same place share, for this long. */
 const sharedPages = 500;
 const sharedMs = 2000;
+/** Channels that one statement of a poll asks for. */
+const pollAtOnce = 5000;
 
 export function createTails(store: Store, now: () => number = Date.now, onRead?: OnTailRead): Tails {
   const { db } = store;
   const subscriptions = new Set<Subscription>();
   const byKey = new Map<number, Set<Subscription>>();
+  /** Those that wait for a channel that does not exist yet, by its text. */
+  const waiting = new Map<string, { readonly channel: Channel; readonly subscriptions: Set<Subscription> }>();
+  /** Those that follow all channels of a user. */
+  const byUid = new Map<string, Set<Subscription>>();
   /** Readers that follow a channel come for the same page at the same moment: one statement is for all of them. */
   const pages = new LRUCache<string, { page: Promise<readonly StoredMessage[]> }>({ max: sharedPages, ttl: sharedMs });
 
@@ -89,16 +98,57 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
     turns.delete(channelKey);
   }
 
+  function notWaiting({ key: text }: Channel, subscription: Subscription): void {
+    const entry = waiting.get(text);
+    entry?.subscriptions.delete(subscription);
+    if (entry?.subscriptions.size === 0) waiting.delete(text);
+  }
+
+  function made(created: Channel, channelKey: number): void {
+    for (const subscription of waiting.get(created.key)?.subscriptions ?? [])
+      subscription.channelMade(created, channelKey);
+    for (const uid of firstUids(created))
+      for (const subscription of byUid.get(uid) ?? []) subscription.channelMade(created, channelKey);
+  }
+
+  /** One statement for all that is waited for. */
+  async function findMade(): Promise<void> {
+    const wanted = [...waiting.values()].map((entry) => entry.channel);
+    for (let start = 0; start < wanted.length; start += pollAtOnce) {
+      const part = wanted.slice(start, start + pollAtOnce);
+      const keys = await store.channelKeys.find(part);
+      for (const each of part) {
+        const key = keys.get(each.key);
+        if (key !== undefined) made(each, key);
+      }
+    }
+  }
+
   const house: SubscriptionHouse = {
     store,
     now,
     onRead,
     pageAfter,
-    enter: (subscription) => subscriptions.add(subscription),
-    leave(subscription, keys) {
+    enter(subscription) {
+      subscriptions.add(subscription);
+      if (subscription.isForAll && subscription.eyes !== undefined)
+        byUid.set(subscription.eyes, (byUid.get(subscription.eyes) ?? new Set()).add(subscription));
+    },
+    leave(subscription, keys, unmade) {
       subscriptions.delete(subscription);
       for (const key of keys) unfollow(key, subscription);
+      for (const each of unmade) notWaiting(each, subscription);
+      const uid = subscription.eyes ?? '';
+      const all = byUid.get(uid);
+      all?.delete(subscription);
+      if (all?.size === 0) byUid.delete(uid);
     },
+    waitFor(unmade, subscription) {
+      const entry = waiting.get(unmade.key) ?? { channel: unmade, subscriptions: new Set() };
+      entry.subscriptions.add(subscription);
+      waiting.set(unmade.key, entry);
+    },
+    notWaiting,
     follow(channelKey, subscription) {
       const all = byKey.get(channelKey) ?? new Set();
       byKey.set(channelKey, all.add(subscription));
@@ -126,22 +176,31 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
       for (const key of keys) wake(key);
     },
     async poll() {
-      for (const subscription of subscriptions) if (subscription.isWaitingForChannels) subscription.recheck();
+      await findMade();
       const keys = [...byKey.keys()];
-      for (let start = 0; start < keys.length; start += 5000) {
-        const heads = await readHeads(db, keys.slice(start, start + 5000));
-        for (const [key, head] of heads)
-          if ([...(byKey.get(key) ?? [])].some((subscription) => subscription.cursorOf(key) < head)) wake(key);
+      for (let start = 0; start < keys.length; start += pollAtOnce) {
+        const part = keys.slice(start, start + pollAtOnce);
+        // Cursors first: each was read from the database, so that a head that is asked for now and is below it was put back.
+        const cursors = part.flatMap((key) =>
+          [...(byKey.get(key) ?? [])].map((reader) => ({ key, reader, cursor: reader.cursorOf(key) })),
+        );
+        const heads = await readHeads(db, part);
+        for (const { key, reader, cursor } of cursors) {
+          const head = heads.get(key) ?? 0;
+          if (cursor > head) reader.wentBack(key, head);
+          else if (reader.cursorOf(key) < head) wake(key);
+        }
       }
     },
     membersChanged(uids) {
       const changed = new Set(uids);
       for (const subscription of subscriptions)
-        if (subscription.eyes === undefined || changed.has(subscription.eyes)) subscription.recheck();
+        if (subscription.eyes !== undefined && changed.has(subscription.eyes)) subscription.recheck();
     },
-    channelsMade() {
-      for (const subscription of subscriptions) if (subscription.isWaitingForChannels) subscription.recheck();
+    channelsMade(all) {
+      for (const { type, id, channelKey } of all) made(channel(type, id, messageSequence), channelKey);
     },
+    findMade,
     channelsChanged(keys) {
       for (const key of keys) for (const subscription of byKey.get(key) ?? []) subscription.recheck();
     },

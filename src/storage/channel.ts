@@ -10,15 +10,22 @@ const cachedChannels = 100_000;
 /** A reader of a temporary channel that was made again finds it after this long; a sender finds out at once, from its head. */
 const temporaryMs = 60_000;
 
+/** A channel that was created, and its key. */
+export interface MadeChannel {
+  readonly type: number;
+  readonly id: string;
+  readonly channelKey: number;
+}
+
 /** Finds the surrogate keys of channels. One per process and database. */
 export class ChannelKeys {
   readonly #db: Db;
   readonly #cache = new LRUCache<string, number>({ max: cachedChannels });
-  readonly #onMade: (uids: readonly string[]) => void;
+  readonly #onMade: (made: readonly MadeChannel[]) => void;
   readonly #now: () => number;
 
-  /** `onMade`: told that channels were made, and of the users who came into them by that. */
-  constructor(db: Db, onMade: (uids: readonly string[]) => void = () => {}, now: () => number = Date.now) {
+  /** `onMade`: told of the channels of messages that this process created. */
+  constructor(db: Db, onMade: (made: readonly MadeChannel[]) => void = () => {}, now: () => number = Date.now) {
     this.#db = db;
     this.#onMade = onMade;
     this.#now = now;
@@ -55,9 +62,8 @@ export class ChannelKeys {
     const keys = await this.find(channels);
     const missing = channels.filter((channel) => !keys.has(channel.key));
     if (missing.length === 0) return keys;
-    const uids = missing.flatMap(firstUids);
-    await insert(this.#db, missing, this.#now());
-    this.#onMade(uids);
+    const created = await insert(this.#db, missing, this.#now());
+    if (created.length > 0) this.#onMade(created);
     // Those that another instance made at the same moment are invisible to the insert's own snapshot: ask in a new statement.
     const made = await this.find(missing);
     for (const [text, key] of made) keys.set(text, key);
@@ -86,7 +92,7 @@ async function select(db: Db, channels: readonly Channel[]): Promise<[Channel, n
  * In sorted order, so that two instances that make the same channels wait for each other in one direction only. A channel of commands is made with the channel that they
  * are commands of, since that one's key is what members hang on.
  */
-async function insert(db: Db, channels: readonly Channel[], now: number): Promise<void> {
+async function insert(db: Db, channels: readonly Channel[], now: number): Promise<MadeChannel[]> {
   const all = new Map(channels.map((each) => [each.key, each]));
   for (const each of channels) {
     const base = channel(each.type, each.id, messageSequence);
@@ -96,7 +102,7 @@ async function insert(db: Db, channels: readonly Channel[], now: number): Promis
   const members = wanted.flatMap((each) =>
     each.sequence === messageSequence ? firstUids(each).map((uid) => ({ id: each.id, type: each.type, uid })) : [],
   );
-  await sql`
+  const { rows } = await sql<{ channel_key: number; channel_id: string; channel_type: number }>`
     with made as (
       insert into sendbatch.channel (channel_id, channel_type, sequence)
       select channel_id, channel_type, sequence
@@ -112,8 +118,11 @@ async function insert(db: Db, channels: readonly Channel[], now: number): Promis
         as w(channel_id, channel_type, uid)
       join made m on m.channel_id = w.channel_id and m.channel_type = w.channel_type and m.sequence = 0
       on conflict do nothing
+    ), heads as (
+      insert into sendbatch.channel_head (channel_key) select channel_key from made
     )
-    insert into sendbatch.channel_head (channel_key) select channel_key from made`.execute(db);
+    select channel_key, channel_id, channel_type from made where sequence = ${messageSequence}`.execute(db);
+  return rows.map((row) => ({ type: row.channel_type, id: row.channel_id, channelKey: row.channel_key }));
 }
 
 const ids = (channels: readonly Channel[]) => channels.map((channel) => channel.id);
@@ -214,13 +223,22 @@ export interface Heads {
   readonly firstSeq: number;
 }
 
+/** A channel that nobody has sent to. */
+export const noHeads: Heads = { lastSeq: 0, firstSeq: 1 };
+
 export async function readHeadsAndFirst(db: Db, channelKey: number): Promise<Heads> {
-  const { rows } = await sql<{ last_seq: number; first_seq: number | null }>`
-    select h.last_seq, (
+  return (await readManyHeadsAndFirst(db, [channelKey])).get(channelKey) ?? noHeads;
+}
+
+/** The same of many channels, by key. */
+export async function readManyHeadsAndFirst(db: Db, channelKeys: readonly number[]): Promise<Map<number, Heads>> {
+  if (channelKeys.length === 0) return new Map();
+  const { rows } = await sql<{ channel_key: number; last_seq: number; first_seq: number | null }>`
+    select h.channel_key, h.last_seq, (
       select m.message_seq from sendbatch.message m where m.channel_key = h.channel_key order by m.message_seq limit 1
     ) as first_seq
-    from sendbatch.channel_head h where h.channel_key = ${channelKey}`.execute(db);
-  const [row] = rows;
-  const lastSeq = row?.last_seq ?? 0;
-  return { lastSeq, firstSeq: row?.first_seq ?? lastSeq + 1 };
+    from sendbatch.channel_head h where h.channel_key = any(${[...channelKeys]}::bigint[])`.execute(db);
+  return new Map(
+    rows.map((row) => [row.channel_key, { lastSeq: row.last_seq, firstSeq: row.first_seq ?? row.last_seq + 1 }]),
+  );
 }

@@ -6,6 +6,7 @@ import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } f
 import pg from 'pg';
 import { randomOf } from '../../bench/workload.ts';
 import { BadRequestSchema, ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService, type SubscribeResponse } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { jsonCaller } from '../support/json.ts';
 import { seedOf } from '../support/seed.ts';
@@ -219,6 +220,177 @@ describe('live tails', () => {
     await send(call, 'mine');
     assert.equal(await next(), 'mine 4');
     abort.abort();
+  });
+
+  const infoOf = (error: unknown) => ConnectError.from(error).findDetails(ErrorInfoSchema)[0];
+  const failureOf = async (work: Promise<unknown>) =>
+    await work.then(
+      (value) => assert.fail(`no error, but ${JSON.stringify(value)}`),
+      (error: unknown) => ({ code: ConnectError.from(error).code, ...infoOf(error) }),
+    );
+  const ask = async (statement: string, ...values: unknown[]) => {
+    const client = new pg.Client({ connectionString: first.databaseUrl });
+    await client.connect();
+    try {
+      return (await client.query(statement, values)).rows;
+    } finally {
+      await client.end();
+    }
+  };
+  /** Frames of all channels of a user: `g 3` a message, `g |3` caught up, `all` when all were. */
+  const followAll = (uid: string, more: object = {}, transport = transports[0]?.[1]) => {
+    const abort = new AbortController();
+    const stream = clientOf(second, transport).subscribe({ uid, allOfUid: true, ...more }, { signal: abort.signal });
+    const frames = stream[Symbol.asyncIterator]();
+    const next = async (): Promise<string> => {
+      for (;;) {
+        const { value } = await frames.next();
+        const { frame } = value as SubscribeResponse;
+        if (frame.case === 'message') return `${frame.value.channelId} ${frame.value.messageSeq}`;
+        if (frame.case === 'caughtUp') return `${frame.value.channelId} |${frame.value.lastSeq}`;
+        if (frame.case === 'allCaughtUp') return 'all';
+      }
+    };
+    const until = async (end: string) => {
+      const said = [await next()];
+      while (said.at(-1) !== end) said.push(await next());
+      return said;
+    };
+    return { next, until, abort };
+  };
+
+  for (const [name, transport] of transports)
+    test(`a cursor above the head is refused with the true head: ${name}`, async () => {
+      const id = `ahead ${name}`;
+      await call.post('/channel', { channel_id: id, channel_type: 2, subscribers: ['ahead'] });
+      await send(call, id, 3);
+      const rpc = clientOf(second, transport);
+      const at = { channelId: id, channelType: ChannelType.GROUP };
+      const expected = { channel_id: id, channel_type: '2', after_seq: '4', last_seq: '3' };
+      const refused: [string, AsyncIterable<unknown>, object][] = [
+        ['one channel', rpc.subscribe({ channels: [{ ...at, afterSeq: 4n }] }), expected],
+        [
+          'a channel that nobody has sent to',
+          rpc.subscribe({ channels: [at, { channelId: `no ${id}`, channelType: 2, afterSeq: 1n }] }),
+          { channel_id: `no ${id}`, channel_type: '2', after_seq: '1', last_seq: '0' },
+        ],
+        [
+          'one of all channels of a user',
+          rpc.subscribe({ uid: 'ahead', allOfUid: true, channels: [{ ...at, afterSeq: 4n }] }),
+          expected,
+        ],
+      ];
+      for (const [what, stream, metadata] of refused) {
+        const failure = await failureOf(stream[Symbol.asyncIterator]().next());
+        assert.deepEqual([failure.code, failure.reason], [Code.OutOfRange, 'SEQ_AHEAD'], what);
+        assert.deepEqual(failure.metadata, metadata, what);
+      }
+      const page = await failureOf(rpc.listMessages({ ...at, afterSeq: 4n }));
+      assert.deepEqual([page.reason, page.metadata], ['SEQ_AHEAD', { after_seq: '4', last_seq: '3' }]);
+      const atHead = follow(rpc, id, { afterSeq: 3n });
+      assert.equal(await take(atHead.frames, 1), '|3');
+      atHead.abort.abort();
+    });
+
+  test('a cursor above the head is refused with the true head: Server-Sent Events and JSON', async () => {
+    await send(call, 'ahead json', 2);
+    const path = '/v1/channels/2/ahead%20json';
+    const rows: [string, Record<string, string>][] = [
+      [`${path}/events?after_seq=3`, {}],
+      [`${path}/events`, { 'last-event-id': '3' }],
+      [`${path}/messages?after_seq=3`, {}],
+    ];
+    for (const [url, headers] of rows) {
+      const response = await fetch(`${first.url}${url}`, { headers });
+      const { error } = (await response.json()) as { error: { status: string; details: { metadata: object }[] } };
+      assert.deepEqual([response.status, error.status], [400, 'OUT_OF_RANGE'], url);
+      const metadata = { ...(error.details[0]?.metadata as Record<string, string> | undefined) };
+      assert.deepEqual([metadata.last_seq, metadata.after_seq], ['2', '3'], url);
+    }
+    const legacy = { channel_id: 'ahead json', channel_type: 6, login_uid: 'x', pull_mode: 1, start_message_seq: 2 };
+    const answer = await call.post('/channel/messagesync', legacy);
+    assert.deepEqual(answer.body.error.details[0].metadata, { start_message_seq: '2', last_seq: '0' });
+  });
+
+  test('a stream under way whose database is put back is told the true head', async () => {
+    await send(call, 'put back', 5);
+    const tails = [follow(clientOf(first), 'put back'), follow(clientOf(second), 'put back')];
+    for (const { frames } of tails) assert.equal(await take(frames, 6), '1 2 3 4 5 |5');
+    await ask(`
+      with c as (select channel_key from sendbatch.channel where channel_id = 'put back'),
+        gone as (delete from sendbatch.message m using c where m.channel_key = c.channel_key and message_seq > 2)
+      update sendbatch.channel_head h set last_seq = 2 from c where h.channel_key = c.channel_key`);
+    for (const { frames } of tails) {
+      const failure = await failureOf(take(frames, 1));
+      assert.deepEqual([failure.reason, failure.metadata?.last_seq], ['SEQ_AHEAD', '2']);
+    }
+  });
+
+  for (const [name, transport] of transports)
+    test(`all channels of a user, resumed: what came in channels that it joined meanwhile is there: ${name}`, async () => {
+      const me = `resumer ${name}`.replaceAll(/\W/g, '');
+      const put = (channel_id: string, subscribers: string[]) =>
+        call.post('/channel', { channel_id, channel_type: 2, subscribers });
+      const [old, joined, made, left] = ['old', 'joined', 'made', 'left'].map((each) => `${each}${me}`) as [
+        string,
+        string,
+        string,
+        string,
+      ];
+      await put(joined, []);
+      await send(call, joined, 3);
+      // A user that is in no channel has seen all of them too.
+      const none = followAll(me, {}, transport);
+      assert.equal(await none.next(), 'all');
+      none.abort.abort();
+      await put(old, [me]);
+      await put(left, [me]);
+      await send(call, old, 2);
+      const begun = followAll(me, { resume: true }, transport);
+      assert.deepEqual(
+        (await begun.until('all')).sort(),
+        ['all', `${left} |0`, `${old} 1`, `${old} 2`, `${old} |2`].sort(),
+      );
+      begun.abort.abort();
+      await call.post('/channel/subscriber_add', { channel_id: joined, subscribers: [me] });
+      await call.post('/channel/subscriber_remove', { channel_id: left, subscribers: [me] });
+      await put(made, [me]);
+      for (const id of [old, joined, made]) await send(call, id, 2);
+      await send(call, me, 2, { channel_type: 1, from_uid: 'stranger' });
+      const channels = [
+        { channelId: old, channelType: 2, afterSeq: 2n },
+        { channelId: left, channelType: 2, afterSeq: 0n },
+      ];
+      const resumed = followAll(me, { resume: true, channels }, transport);
+      const said = await resumed.until('all');
+      const person = said.find((each) => each.includes('@'))?.split(' ')[0];
+      const wanted = [
+        [old, 3, 4],
+        [joined, 4, 5],
+        [made, 1, 2],
+        [person, 1, 2],
+      ].flatMap(([id, one, two]) => [`${id} ${one}`, `${id} ${two}`, `${id} |${two}`]);
+      assert.deepEqual(said.sort(), ['all', ...wanted].sort());
+      // What is created later comes from its first message on.
+      await send(call, me, 1, { channel_type: 1, from_uid: 'later' });
+      assert.match(await resumed.next(), /@.* 1$/);
+      resumed.abort.abort();
+    });
+
+  test('a user in more channels than are followed is told so, and never follows only some of them', async () => {
+    await ask(
+      `with made as (
+        insert into sendbatch.channel (channel_type, sequence, channel_id)
+        select 2, 0, 'crowd' || n from generate_series(1, 10001) n returning channel_key
+      ), heads as (insert into sendbatch.channel_head (channel_key) select channel_key from made)
+      insert into sendbatch.channel_uid (channel_key, uid, created_at, updated_at, member, joined_seq)
+      select channel_key, 'crowd', 0, 0, true, 0 from made`,
+    );
+    const failure = await failureOf(followAll('crowd').next());
+    assert.deepEqual(
+      [failure.code, failure.reason, failure.metadata?.limit],
+      [Code.FailedPrecondition, 'TOO_MANY_CHANNELS', '10000'],
+    );
   });
 
   test('rights: who may not read is refused, and who is removed is ended', async () => {
