@@ -17,6 +17,19 @@ export const limits = {
   payloadBytes: 64 * 1024,
   /** Bytes of a request, as sent and unpacked. */
   requestBytes: 16 * 1024 * 1024,
+  /** Bytes of memory that the messages of a request may take beyond its own bytes, by an estimate. 100,000 messages with a template and two variables are at 58 MB. */
+  parsedBytes: 64 * 1024 * 1024,
+  /** Fields of one message in a request, and of the request beside its list of messages: parsed in one piece, in about 60 ms. */
+  messageFields: 200_000,
+  /** Elements of a list in JSON that has no bound of its own. */
+  listElements: 100_000,
+  /** Keys of one object in JSON. */
+  objectKeys: 10_000,
+  /** A packed body may unpack to this many times its bytes, and to `unpackedFreeBytes` in any case. Batches of equal payloads pack to a hundredth, bombs to a thousandth. */
+  unpackedRatio: 200,
+  unpackedFreeBytes: 1024 * 1024,
+  /** Bytes of the message of a Connect GET, unpacked. */
+  getMessageBytes: 8 * 1024,
   /** Bytes of all requests that a process holds. */
   bodiesBytes: 256 * 1024 * 1024,
   /** Messages on a page. */

@@ -27,6 +27,7 @@ export interface Entry {
   readonly protocol: Protocol;
   /** Whether its credential was accepted. */
   readonly admitted: boolean;
+  readonly request?: Request;
   called: boolean;
 }
 
@@ -52,7 +53,8 @@ export function universalRequest(
     method: request.method ?? 'GET',
     url: request.url ?? '/',
     header: webHeaders(request.headers),
-    body: request,
+    // Leaving it early does not end the connection: the answer is to come.
+    body: request.iterator({ destroyOnReturn: false }) as AsyncIterable<Uint8Array>,
     signal,
     contextValues,
   };
@@ -61,7 +63,12 @@ export function universalRequest(
 /** What is known of a call before its body is read: its protocol, its caller, and the client's certificate. */
 export function contextValuesOf(request: Request, protocol: Protocol): ContextValues {
   const caller = admittedCallers.get(request);
-  const values = createContextValues().set(entryKey, { protocol, called: false, admitted: caller !== undefined });
+  const values = createContextValues().set(entryKey, {
+    protocol,
+    request,
+    admitted: caller !== undefined,
+    called: false,
+  });
   if (caller !== undefined) values.set(callerKey, caller);
   const certificate = certificateOf(request.socket);
   return certificate === undefined ? values : values.set(certificateKey, certificate);

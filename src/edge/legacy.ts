@@ -92,13 +92,23 @@ export function legacyFailure(error: ConnectError): { status: number; headers: H
 }
 
 /** A request that never became a call: the transcoder's violations are ours by another name. */
-function ofTranscoder(error: ConnectError): { mapped: ConnectError; status?: number } {
+export function ofTranscoder(error: ConnectError): { mapped: ConnectError; status?: number } {
   if (!(error instanceof TranscodeError)) return { mapped: error };
   if (error.code !== Code.InvalidArgument) return { mapped: error, status: error.httpStatus };
   const reason = error.httpStatus === 413 ? 'BATCH_TOO_LARGE' : 'INVALID_FIELD';
   const violations = error.faults.length > 0 ? error.faults : [{ field: 'body', description: error.rawMessage }];
+  const [first] = violations;
+  const metadata: Record<string, string> =
+    error.size === undefined || first === undefined
+      ? {}
+      : { field: first.field, limit: String(error.size.limit), actual: String(error.size.actual) };
   return {
-    mapped: toConnectError(malformed(violations.map((each) => ({ ...each, reason })))),
+    mapped: toConnectError(
+      malformed(
+        violations.map((each) => ({ ...each, reason })),
+        metadata,
+      ),
+    ),
     status: error.httpStatus,
   };
 }

@@ -117,7 +117,8 @@ async function* framesOf(
   let count = 0;
   for await (const { line, bytes } of linesOf(request)) {
     try {
-      messages.push(read(MessageDraftSchema, bytes, `messages[${count}]`));
+      const draft = read(MessageDraftSchema, bytes, `messages[${count}]`);
+      messages.push(draft instanceof Promise ? await draft : draft);
     } catch (error) {
       throw ofLine(line, error);
     }
@@ -141,6 +142,8 @@ function ofLine(line: number, error: unknown): unknown {
     error.httpStatus,
     `line ${line}: ${error.rawMessage}`,
     faults.map((each) => ({ ...each, description: `${each.description} (line ${line})` })),
+    {},
+    error.size,
   );
 }
 

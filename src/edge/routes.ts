@@ -22,8 +22,9 @@ import { type BatchServiceParts, createBatchService } from './batch-service.ts';
 import { callInterceptor, deadlineInterceptor } from './calls.ts';
 import { type ChannelServiceParts, createChannelService } from './channel-service.ts';
 import { createDocs } from './docs.ts';
+import { discard } from './early-answer.ts';
 import { createEventStream, streamedBy } from './events.ts';
-import { askedOf, type Request } from './exchange.ts';
+import { askedOf, entryKey, type Request } from './exchange.ts';
 import { detailRegistry } from './failures.ts';
 import { createHealthService } from './health.ts';
 import type { Identify } from './identity.ts';
@@ -33,9 +34,11 @@ import { createMessageService, type MessageServiceParts } from './message-servic
 import { createMetricsRoute, type MetricsParts } from './metrics.ts';
 import { createModerationService, type ModerationServiceParts } from './moderation-service.ts';
 import { createNdjson, isNdjson } from './ndjson.ts';
+import { bodyBounds, ownBodyInterceptor } from './own-body.ts';
 import { createProbes } from './probes.ts';
 import { queryInterceptor } from './queries.ts';
 import { createReflectionService } from './reflection.ts';
+import { bodyIsWhole } from './shed.ts';
 import { createTemplateService, type TemplateServiceParts } from './template-service.ts';
 import { createUnaryGrpc } from './unary-grpc.ts';
 import { validateInterceptor } from './validate.ts';
@@ -129,6 +132,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   ] as const;
   // From the outside in.
   const interceptors: Interceptor[] = [
+    ownBodyInterceptor,
     callInterceptor(events),
     deadlineInterceptor(parts.requestTimeoutMs),
     scopeInterceptor(parts.identify !== undefined),
@@ -141,6 +145,15 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     interceptors,
     registry: detailRegistry,
     readMaxBytes: limits.requestBytes,
+    bounds: bodyBounds,
+    onBody: ({ contextValues }) => {
+      const request = contextValues?.get(entryKey).request;
+      if (request !== undefined) bodyIsWhole(request);
+    },
+    async onRefusedBody({ contextValues }) {
+      const request = contextValues?.get(entryKey).request;
+      if (request !== undefined) await discard(request);
+    },
     timeoutMs: parts.requestTimeoutMs,
     unknownQuery: 'refuse',
     rulesOf,

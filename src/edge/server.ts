@@ -1,14 +1,13 @@
-import { Code, ConnectError } from '@connectrpc/connect';
+import { Code, ConnectError, createConnectRouter } from '@connectrpc/connect';
 import { parseTimeout as connectTimeout } from '@connectrpc/connect/protocol-connect';
 import { parseTimeout as grpcTimeout } from '@connectrpc/connect/protocol-grpc';
-import { connectNodeAdapter } from '@connectrpc/connect-node';
+import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from '@connectrpc/connect-node';
 import type { Protocol } from '../events.ts';
 import { answerEarly, earlyAnswers, freeWhenAnsweredEarly } from './early-answer.ts';
 import {
   askedOf,
   callerSignal,
   contextValuesOf,
-  type Entry,
   entryKey,
   type Handler,
   longestTimerMs,
@@ -21,6 +20,7 @@ import {
 import { toConnectError, toHttp } from './failures.ts';
 import type { Guard } from './guard.ts';
 import { type Intake, wasCut } from './intake.ts';
+import { assertSmallGet, withOwnBody } from './own-body.ts';
 import type { Routes } from './routes.ts';
 import type { Shed } from './shed.ts';
 import { deferHead, endTrailersOnly } from './trailers-only.ts';
@@ -29,17 +29,29 @@ import { deferHead, endTrailersOnly } from './trailers-only.ts';
 export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Routes): Handler {
   const { routes, options, unaryGrpc, probes, docs, eventStream, ndjson, metrics, transcoder, requestRejected } = doors;
   const { admission } = doors;
-  const entries = new WeakMap<Request, Entry>();
-  const rpc = connectNodeAdapter({
-    ...options,
-    routes,
-    contextValues(request) {
-      const values = contextValuesOf(request, protocolOf(request.headers['content-type']));
-      entries.set(request, values.get(entryKey));
-      return values;
-    },
-    fallback: (request, response) => void json(request, response),
-  });
+  const router = createConnectRouter(options);
+  routes(router);
+  const handlers = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+
+  /** gRPC, gRPC-Web and Connect, by Connect's handlers; anything else is a JSON route's. */
+  async function rpc(request: Request, response: Response): Promise<void> {
+    const handler = handlers.get((request.url ?? '').split('?', 1)[0] ?? '');
+    if (handler === undefined) return await json(request, response);
+    const values = contextValuesOf(request, protocolOf(request.headers['content-type']));
+    response.once('close', () => {
+      if (!values.get(entryKey).called && !wasCut(request)) requestRejected('malformed', askedOf(request));
+    });
+    try {
+      if (request.method === 'GET') await assertSmallGet(request);
+    } catch (error) {
+      answerEarly(request, response, handler.method, earlyAnswers(toConnectError(error)));
+      return;
+    }
+    const universal = universalRequestFromNodeRequest(request, response, undefined, values);
+    const answer = await handler(withOwnBody(universal, request, handler.method));
+    // It fails when the connection does: the call has heard of that by its signal.
+    await universalResponseToNodeResponse(answer, response).catch(() => {});
+  }
 
   async function json(request: Request, response: Response): Promise<void> {
     const { controller, release } = callerSignal(response);
@@ -91,9 +103,6 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
 
   function serve(request: Request, response: Response): void {
     if ([unaryGrpc, eventStream, ndjson, metrics, docs].some((door) => door(request, response))) return;
-    response.once('close', () => {
-      if (entries.get(request)?.called === false && !wasCut(request)) requestRejected('malformed', askedOf(request));
-    });
     if (protocolOf(request.headers['content-type']) === 'grpc') deferHead(response);
     rpc(request, response);
   }

@@ -6,6 +6,15 @@ import { answerEarly, earlyAnswers } from './early-answer.ts';
 import type { Request, Response } from './exchange.ts';
 import { toConnectError } from './failures.ts';
 
+const waiting = new WeakMap<Request, () => void>();
+
+/** Called when the body of a call is whole and its caller known: it counts from now on. Throws when there are too many such calls. */
+export function bodyIsWhole(request: Request): void {
+  const begin = waiting.get(request);
+  waiting.delete(request);
+  begin?.();
+}
+
 /** Answers a request that is too much; false: it goes on. */
 export type Shed = (request: Request, response: Response) => boolean;
 

@@ -1,5 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http';
-import { type DescService, fromBinary, toBinary } from '@bufbuild/protobuf';
+import { type DescService, type Message, toBinary } from '@bufbuild/protobuf';
 import {
   Code,
   ConnectError,
@@ -11,6 +11,8 @@ import {
 } from '@connectrpc/connect';
 import { type Compression, createMethodUrl, invokeUnaryImplementation } from '@connectrpc/connect/protocol';
 import { parseTimeout, setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
+import { Failure } from '../domain/failure.ts';
+import { discard } from './early-answer.ts';
 import {
   callerSignal,
   contextValuesOf,
@@ -22,6 +24,9 @@ import {
   webHeaders,
 } from './exchange.ts';
 import { toConnectError } from './failures.ts';
+import { parseProtobuf } from './protobuf-parse.ts';
+import { bodyIsWhole } from './shed.ts';
+import { messageTooLarge } from './too-large.ts';
 import { endTrailersOnly } from './trailers-only.ts';
 
 type UnaryMethod = MethodImplSpec & { kind: 'unary' };
@@ -89,7 +94,9 @@ async function serve(method: UnaryMethod, options: UnaryGrpcOptions, call: Call)
   const context = contextOf(method, call, controller);
   let frame: Uint8Array | undefined;
   try {
-    const input = fromBody(method, await readBody(request, options.readMaxBytes));
+    const body = await readBody(request, options.readMaxBytes);
+    bodyIsWhole(request);
+    const input = await fromBody(method, body);
     const output = await invokeUnaryImplementation(method, context, input, options.interceptors);
     frame = await envelope(toBinary(method.method.output, output), request.headers, context.responseHeader, options);
     context.responseTrailer.set('grpc-status', '0');
@@ -143,12 +150,7 @@ async function readBody(request: Request, maxBytes: number): Promise<Uint8Array>
       chunks.splice(0, chunks.length, Buffer.concat(chunks));
     const size = chunks[0]?.readUInt32BE(1) ?? 0;
     if (size > maxBytes) {
-      reject(
-        new ConnectError(
-          `message size ${size} is larger than ${maxBytes} bytes: send fewer messages at once`,
-          Code.ResourceExhausted,
-        ),
-      );
+      reject(messageTooLarge(size, maxBytes));
     } else if (length > size + envelopeBytes) {
       reject(new ConnectError('protocol error: received more than one message for a unary method', Code.Unimplemented));
     }
@@ -158,16 +160,19 @@ async function readBody(request: Request, maxBytes: number): Promise<Uint8Array>
   request.on('data', take).once('end', end).once('close', cut).once('error', cut);
   try {
     await promise;
+  } catch (error) {
+    request.off('data', take);
+    // Before the answer: Node's HTTP/2 client takes no headers while over 10 MB of it are unsent.
+    await discard(request);
+    throw error;
   } finally {
     request.off('data', take).off('end', end).off('close', cut).off('error', cut);
-    // What is left of a refused one is thrown away, or the connection's window stays filled.
-    request.on('error', () => {}).resume();
   }
   const [first] = chunks;
   return chunks.length === 1 && first !== undefined ? first : Buffer.concat(chunks, length);
 }
 
-function fromBody({ method }: UnaryMethod, body: Uint8Array) {
+async function fromBody({ method }: UnaryMethod, body: Uint8Array): Promise<Message> {
   if (body.length === 0)
     throw new ConnectError('protocol error: missing input message for a unary method', Code.Unimplemented);
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
@@ -176,8 +181,9 @@ function fromBody({ method }: UnaryMethod, body: Uint8Array) {
   if ((view.getUint8(0) & compressedFlag) !== 0)
     throw new ConnectError('received compressed envelope, but do not know how to decompress', Code.Internal);
   try {
-    return fromBinary(method.input, body.subarray(envelopeBytes));
+    return await parseProtobuf(method.input, body.subarray(envelopeBytes));
   } catch (error) {
+    if (error instanceof Failure) throw error;
     throw new ConnectError(`parse binary: ${(error as Error).message}`, Code.Internal, undefined, undefined, error);
   }
 }

@@ -1,22 +1,58 @@
 import { promisify } from 'node:util';
 import { gunzip, type ZlibOptions } from 'node:zlib';
+import type { DescField, DescMessage } from '@bufbuild/protobuf';
 import { ConnectError } from '@connectrpc/connect';
 import type { UniversalServerRequest } from '@connectrpc/connect/protocol';
+import type { Binding } from './binding.ts';
 import { TranscodeError } from './error.ts';
+import type { JsonBounds } from './json-scan.ts';
+import { parseJsonInSlices } from './json-slices.ts';
 import { parseJson } from './json-text.ts';
 import { quoted } from './scalar.ts';
-import { inTurns, unpackedAtOnce } from './turns.ts';
+import { inTurns, Slices, unpackedAtOnce } from './turns.ts';
 
 const unpack: (bytes: Uint8Array, options: ZlibOptions) => Promise<Buffer> = inTurns(unpackedAtOnce, promisify(gunzip));
 
-/** The JSON of a body of at most `maxBytes`, sent and unpacked, whatever its Content-Type says; undefined when it is empty. */
-export async function readBody({ body, header, signal }: UniversalServerRequest, maxBytes: number): Promise<unknown> {
-  const tooLarge = (actual: string) =>
-    new TranscodeError(413, `the body has ${actual} bytes, at most ${maxBytes} are taken: send fewer messages at once`);
-  // A framework that has parsed the body already.
-  if (!isStream(body)) return body;
+/** What a body may be. */
+export interface BodyBounds extends Omit<JsonBounds, 'listOf'> {
+  /** Bytes of a body at most, as sent and unpacked. */
+  readonly maxBytes: number;
+  /** A body may unpack to this many times its bytes, and to `unpackedFreeBytes` in any case. */
+  readonly unpackedRatio: number;
+  readonly unpackedFreeBytes: number;
+  /** Elements that a list field takes. */
+  readonly maxElements: (field: DescField) => number;
+}
+
+/** A body that was parsed. */
+export interface ReadBody {
+  /** Undefined when the body is empty. */
+  readonly json: unknown;
+  /** Of a large body, whose message is read in slices, too. */
+  readonly slices?: Slices;
+}
+
+/** Smaller bodies are parsed at once. */
+const largeBytes = 64 * 1024;
+
+export function tooManyBytes(limit: number, actual: number, what = 'the body has'): TranscodeError {
+  const description = `${what} ${actual} bytes, at most ${limit} are taken: send fewer messages at once`;
+  return new TranscodeError(413, description, [{ field: 'body', description }], {}, { limit, actual });
+}
+
+/** The bytes of a body of at most `maxBytes`, sent and unpacked. */
+export async function readBytes(
+  { body, header, signal }: UniversalServerRequest,
+  bounds: BodyBounds,
+  refused: () => Promise<void>,
+): Promise<Uint8Array> {
+  if (!isStream(body)) throw new Error('the body is no stream');
+  const { maxBytes } = bounds;
   const declared = Number(header.get('content-length') ?? 0);
-  if (declared > maxBytes) throw tooLarge(String(declared));
+  if (declared > maxBytes) {
+    await refused();
+    throw tooManyBytes(maxBytes, declared);
+  }
   const encoding = (header.get('content-encoding') ?? 'identity').trim().toLowerCase();
   if (encoding !== 'identity' && encoding !== 'gzip') {
     const message = `Content-Encoding ${quoted(encoding)} is not taken: gzip and identity are`;
@@ -33,23 +69,97 @@ export async function readBody({ body, header, signal }: UniversalServerRequest,
     });
     if (done === true) break;
     length += value.length;
-    if (length > maxBytes) throw tooLarge(`over ${maxBytes}`);
+    if (length > maxBytes) {
+      await stream.return?.();
+      await refused();
+      throw tooManyBytes(maxBytes, length);
+    }
     chunks.push(value);
   }
   if (declared > 0 && length < declared)
     throw new TranscodeError(400, `the body ended after ${length} of ${declared} bytes`);
-  if (length === 0) return undefined;
   const [only] = chunks;
-  let bytes = chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks, length);
-  if (encoding === 'gzip') {
-    try {
-      bytes = await unpack(bytes, { maxOutputLength: maxBytes });
-    } catch (error) {
-      if ((error as { code?: string }).code === 'ERR_BUFFER_TOO_LARGE') throw tooLarge(`unpacked over ${maxBytes}`);
-      throw new TranscodeError(400, 'the body is not gzip, as its Content-Encoding says, or it is cut');
-    }
+  const bytes = chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks, length);
+  if (encoding === 'identity' || length === 0) return bytes;
+  return await unpackGzip(bytes, bounds);
+}
+
+/** Unpacks a body or a message, which may become `unpackedRatio` times as large: a kilobyte would else be a megabyte of work. */
+export async function unpackGzip(
+  bytes: Uint8Array,
+  { maxBytes, unpackedRatio, unpackedFreeBytes }: Pick<BodyBounds, 'maxBytes' | 'unpackedRatio' | 'unpackedFreeBytes'>,
+): Promise<Uint8Array> {
+  if (bytes.length === 0) return bytes;
+  const byRatio = Math.max(unpackedFreeBytes, bytes.length * unpackedRatio);
+  const limit = Math.min(maxBytes, byRatio);
+  try {
+    return await unpack(bytes, { maxOutputLength: limit });
+  } catch (error) {
+    if ((error as { code?: string }).code !== 'ERR_BUFFER_TOO_LARGE')
+      throw new TranscodeError(400, 'the body is not gzip, as its encoding says, or it is cut');
+    // The last four bytes of gzip are the unpacked size, as whoever packed it says.
+    const said = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).readUInt32LE(bytes.length - 4);
+    const actual = Math.max(said, limit + 1);
+    if (limit === maxBytes) throw tooManyBytes(limit, actual, 'the body unpacks to');
+    const description = `the body unpacks to ${actual} bytes, over ${unpackedRatio} times its ${bytes.length}; at most ${limit} are taken: send it with less compression, or in parts`;
+    throw new TranscodeError(413, description, [{ field: 'body', description }], {}, { limit, actual });
   }
-  return bytes.length === 0 ? undefined : parseJson(bytes);
+}
+
+/** Parses the bytes of a body; large ones in slices, when it is known that they do not hold too much. */
+export async function parseBody(
+  bytes: Uint8Array,
+  bounds: BodyBounds,
+  listOf: JsonBounds['listOf'],
+): Promise<ReadBody> {
+  if (bytes.length === 0) return { json: undefined };
+  if (bytes.length < largeBytes) return { json: parseJson(bytes) };
+  const slices = new Slices();
+  return { json: await parseJsonInSlices(bytes, { ...bounds, listOf }, slices), slices };
+}
+
+/** The JSON of a body, whatever its Content-Type says. */
+export async function readBody(
+  request: UniversalServerRequest,
+  bounds: BodyBounds,
+  candidates: readonly Binding[],
+  refused: () => Promise<void>,
+): Promise<ReadBody> {
+  // A framework that has parsed the body already.
+  if (!isStream(request.body)) return { json: request.body };
+  const bytes = await readBytes(request, bounds, refused);
+  return await parseBody(bytes, bounds, (key) => listOfBindings(candidates, key, bounds));
+}
+
+/** The list of a request that stands at the root of a body, or in its root object. */
+function listOfBindings(
+  candidates: readonly Binding[],
+  key: string | undefined,
+  bounds: BodyBounds,
+): ReturnType<JsonBounds['listOf']> {
+  for (const { body, method } of candidates) {
+    if (key === undefined) {
+      if (body.kind === 'field' && body.field.fieldKind === 'list')
+        return { field: body.field.name, most: Math.min(bounds.maxElements(body.field), bounds.listElements) };
+      continue;
+    }
+    const within = body.kind === 'whole' ? method.input : body.kind === 'field' ? body.field.message : undefined;
+    const list = within && listOfMessage(within, key, bounds);
+    if (list !== undefined)
+      return body.kind === 'field' ? { ...list, field: `${body.field.name}.${list.field}` } : list;
+  }
+  return undefined;
+}
+
+/** A list that is a field of a message. */
+export function listOfMessage(
+  { fields }: DescMessage,
+  key: string,
+  { maxElements, listElements }: Pick<BodyBounds, 'maxElements' | 'listElements'>,
+): { field: string; most: number } | undefined {
+  const field = fields.find((each) => each.name === key || each.jsonName === key);
+  if (field?.fieldKind !== 'list') return undefined;
+  return { field: field.name, most: Math.min(maxElements(field), listElements) };
 }
 
 function isStream(body: UniversalServerRequest['body']): body is AsyncIterable<Uint8Array> {

@@ -6,23 +6,33 @@ export interface FieldFault {
   readonly description: string;
 }
 
+/** How large something may be, and how large it is. */
+export interface Size {
+  readonly limit: number;
+  readonly actual: number;
+}
+
 /** A request that could not become a call. */
 export class TranscodeError extends ConnectError {
   readonly httpStatus: number;
   readonly faults: readonly FieldFault[];
   /** What HTTP wants beside the status: `Allow` with 405, `Accept-Encoding` with 415. Set on the answer after the owner's headers. */
   readonly headers: Readonly<Record<string, string>>;
+  /** What was too large: the bound, and the size. */
+  readonly size: Size | undefined;
 
   constructor(
     httpStatus: number,
     message: string,
     faults: readonly FieldFault[] = [],
     headers: Readonly<Record<string, string>> = {},
+    size?: Size,
   ) {
     super(message, httpStatus === 404 ? Code.NotFound : httpStatus === 405 ? Code.Unimplemented : Code.InvalidArgument);
     this.httpStatus = httpStatus;
     this.faults = faults;
     this.headers = headers;
+    this.size = size;
   }
 
   // ConnectError answers instanceof by shape, for copies of its package; here the class itself is meant.

@@ -15,7 +15,7 @@ import {
 } from '@connectrpc/connect/protocol';
 import { jsonAnswer, merge } from './answer.ts';
 import type { Binding } from './binding.ts';
-import { readBody } from './body.ts';
+import { type BodyBounds, type ReadBody, readBody } from './body.ts';
 import { TranscodeError } from './error.ts';
 import type { TranscodedRoute, TranscoderOptions } from './index.ts';
 import type { JsonReader } from './json-reader.ts';
@@ -28,7 +28,8 @@ type Implementation = MethodImplSpec & { kind: 'unary' };
 /** Why a call's signal is aborted after its end. One for all: without it each abort makes a DOMException with a stack, 3 % of a small call. */
 const ended = new ConnectError('the call has ended', Code.Canceled);
 
-type Settled = Required<Pick<TranscoderOptions, 'registry' | 'interceptors'>> & TranscoderOptions;
+type Settled = Required<Pick<TranscoderOptions, 'registry' | 'interceptors'>> &
+  TranscoderOptions & { readonly bounds: BodyBounds };
 
 interface Engine {
   readonly router: Router;
@@ -61,15 +62,16 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
   ): Promise<UniversalServerResponse> {
     if (bindings.length === 1) progress.binding = bindings[0];
     const takesBody = bindings.some((each) => each.body.kind !== 'none');
-    const json = takesBody ? await readBody(request, options.readMaxBytes) : undefined;
+    const { json, slices } = takesBody
+      ? await readBody(request, options.bounds, bindings, () => options.onRefusedBody?.(request) ?? Promise.resolve())
+      : ({ json: undefined } as ReadBody);
+    options.onBody?.(request);
     const binding = chooseByRoot(bindings, json);
     progress.binding = binding;
-    const input = readRequest(
-      binding,
-      { json, segments, search },
-      readerOf(binding),
-      options.unknownQuery === 'refuse',
-    );
+    const input = await readRequest(binding, { json, segments, search }, readerOf(binding), {
+      strictQuery: options.unknownQuery === 'refuse',
+      slices,
+    });
     const spec = implementations.get(binding.method);
     if (spec === undefined) throw new Error(`${binding.method.name} has no implementation`);
     const context = contextOf(request, binding, options);

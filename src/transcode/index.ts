@@ -12,6 +12,7 @@ import type { ConnectError, Interceptor } from '@connectrpc/connect';
 import type { UniversalServerRequest, UniversalServerResponse } from '@connectrpc/connect/protocol';
 import type { HeadersSource } from './answer.ts';
 import { type Binding, compileBindings, type RulesOf } from './binding.ts';
+import { type BodyBounds, listOfMessage, parseBody } from './body.ts';
 import { Faults } from './error.ts';
 import { createHandler } from './handler.ts';
 import { JsonReader, type JsonReadOptions } from './json-reader.ts';
@@ -21,6 +22,7 @@ import { readQuery } from './query.ts';
 import { Router, splitUrl } from './router.ts';
 
 export type { Binding, RulesOf } from './binding.ts';
+export { type BodyBounds, tooManyBytes, unpackGzip } from './body.ts';
 export { shortNameOf } from './enum.ts';
 export { TranscodeError } from './error.ts';
 export { isImplicit } from './field.ts';
@@ -29,7 +31,7 @@ export { isLong } from './scalar.ts';
 export { httpStatuses } from './status.ts';
 export { didYouMean } from './suggest.ts';
 export { leafOf, spellTarget, type Target } from './target.ts';
-export { inTurns, unpackedAtOnce } from './turns.ts';
+export { inTurns, Slices, unpackedAtOnce } from './turns.ts';
 export { isWellKnown } from './well-known.ts';
 
 /** Which route a request took. */
@@ -54,6 +56,12 @@ export interface TranscoderOptions {
   readonly registry?: Registry;
   /** Bytes of a body at most, as sent and unpacked. */
   readonly readMaxBytes: number;
+  /** What else bounds a body. */
+  readonly bounds?: Partial<Omit<BodyBounds, 'maxBytes'>>;
+  /** Called when the body is whole, before it is parsed; what it throws refuses the call. */
+  readonly onBody?: (request: UniversalServerRequest) => void;
+  /** Called when a body is refused that has not ended: the answer waits for it. */
+  readonly onRefusedBody?: (request: UniversalServerRequest) => Promise<void>;
   /** Milliseconds that a call may take; `Connect-Timeout-Ms` may shorten it. */
   readonly timeoutMs: number;
   /** Aborts the signals of all calls. */
@@ -81,7 +89,7 @@ export interface Transcoder {
   /** A message as the routes answer it. */
   write(schema: DescMessage, message: Message): string;
   /** A message out of JSON that stands at a field of a request, as `messages[3]`. Throws what is wrong with it, unknown fields too. */
-  read<D extends DescMessage>(schema: D, json: Uint8Array, field: string): MessageShape<D>;
+  read<D extends DescMessage>(schema: D, json: Uint8Array, field: string): MessageShape<D> | Promise<MessageShape<D>>;
   /** A message out of a query. */
   readQuery<D extends DescMessage>(schema: D, search: string): MessageShape<D>;
   /** The method that a verb and a URL lead to, without looking at the body; undefined when there is none. */
@@ -89,6 +97,37 @@ export interface Transcoder {
   /** Undefined when no route has this path. */
   handle(request: UniversalServerRequest): Promise<UniversalServerResponse | undefined>;
 }
+
+const defaultBounds: Omit<BodyBounds, 'maxBytes'> = {
+  parsedBytes: 64 * 1024 * 1024,
+  listElements: 100_000,
+  objectKeys: 10_000,
+  unpackedRatio: 200,
+  unpackedFreeBytes: 1024 * 1024,
+  maxElements: () => Number.POSITIVE_INFINITY,
+};
+
+/** Reads messages out of the bytes of JSON bodies, by the rules of ProtoJSON; fields that are not known are refused. Throws what is wrong with them. */
+export function createJsonBodyReader(
+  bounds: BodyBounds,
+  registry: Registry,
+): (desc: DescMessage, bytes: Uint8Array) => Promise<Message> {
+  const reader = new JsonReader({ strictNumbers: false, strictFields: true, anyCase: false, registry });
+  return async (desc, bytes) => {
+    const listOf = (key: string | undefined) => (key === undefined ? undefined : listOfMessage(desc, key, bounds));
+    const { json, slices } = await parseBody(bytes, bounds, listOf);
+    const faults = new Faults();
+    const message =
+      slices === undefined
+        ? reader.message(desc, json, undefined, faults)
+        : await reader.messageInSlices(desc, json, faults, slices);
+    faults.settle();
+    return message;
+  };
+}
+
+/** Bytes of JSON that are parsed at once where a body comes in parts. */
+const smallBytes = 64 * 1024;
 
 /** How the JSON routes write, unless told otherwise. */
 const routesWrite = { protoNames: true, longsAsNumbers: true, enumsAsNumbers: true, alwaysImplicit: true } as const;
@@ -115,20 +154,27 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
     services.map(({ service }) => service),
     rulesOf,
   );
+  const bounds = { ...defaultBounds, ...options.bounds, maxBytes: options.readMaxBytes };
   const router = new Router(bindings);
   const readerOf = createReaders({ registry, strictNumbers });
   const writer = new JsonWriter({ ...routesWrite, ...options.write, registry });
   const write = (schema: DescMessage, message: Message) => writer.message(schema, message);
   const read = <D extends DescMessage>(schema: D, json: Uint8Array, field: string) => {
     const faults = new Faults();
-    const message = readerOf({ strictFields: true, anyCase: false }).message(
-      schema,
-      parseJson(json),
-      { parent: undefined, step: field },
-      faults,
+    const settle = (parsed: unknown) => {
+      const message = readerOf({ strictFields: true, anyCase: false }).message(
+        schema,
+        parsed,
+        { parent: undefined, step: field },
+        faults,
+      );
+      faults.settle();
+      return message as MessageShape<D>;
+    };
+    if (json.length < smallBytes) return settle(parseJson(json));
+    return parseBody(json, bounds, (key) => (key === undefined ? undefined : listOfMessage(schema, key, bounds))).then(
+      (parsed) => settle(parsed.json),
     );
-    faults.settle();
-    return message as MessageShape<D>;
   };
   const queryOf = <D extends DescMessage>(schema: D, search: string) => {
     const faults = new Faults();
@@ -148,7 +194,7 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
     read,
     readQuery: queryOf,
     methodOf,
-    handle: createHandler({ ...options, interceptors, registry }, { router, readerOf, writer }),
+    handle: createHandler({ ...options, interceptors, registry, bounds }, { router, readerOf, writer }),
   };
 }
 

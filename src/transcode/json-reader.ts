@@ -13,6 +13,7 @@ import type { Faults, Place, Step } from './error.ts';
 import { type Fields, isJsonObject, putter, takesNull } from './field.ts';
 import { quickScalar, type Scalar, scalarOfJson, wrong } from './scalar.ts';
 import { didYouMean } from './suggest.ts';
+import type { Slices } from './turns.ts';
 import { isPlainJson, isWellKnown, readAny, readWellKnown } from './well-known.ts';
 
 /** How JSON is read. */
@@ -108,6 +109,45 @@ export class JsonReader {
     if (json === null && !takesNull(field)) return;
     const value = this.#value(field)(json, undefined, field.name, faults);
     if (value !== undefined) putter(field)(message as unknown as Fields, value, undefined, faults);
+  }
+
+  /** The same as `message` for the root of a large body: lists of messages are read in slices, and freed as they are read. */
+  async messageInSlices(desc: DescMessage, json: unknown, faults: Faults, slices: Slices): Promise<Message> {
+    if (isWellKnown(desc) || !isJsonObject(json)) return this.message(desc, json, undefined, faults);
+    const lists: [DescField, unknown[]][] = [];
+    for (const field of desc.fields) {
+      if (field.fieldKind !== 'list' || field.listKind !== 'message') continue;
+      for (const name of new Set([field.name, field.jsonName])) {
+        const list = Object.hasOwn(json, name) ? json[name] : undefined;
+        if (!Array.isArray(list)) continue;
+        lists.push([field, list]);
+        json[name] = [];
+      }
+    }
+    const message = this.message(desc, json, undefined, faults);
+    for (const [field, list] of lists) await this.fieldInSlices(message, field, list, faults, slices);
+    return message;
+  }
+
+  /** The same as `field`, in slices where it is a list of messages. */
+  async fieldInSlices(
+    message: Message,
+    field: DescField,
+    json: unknown,
+    faults: Faults,
+    slices: Slices,
+  ): Promise<void> {
+    if (!Array.isArray(json) || field.fieldKind !== 'list' || field.listKind !== 'message')
+      return this.field(message, field, json, faults);
+    const element = this.#element(field);
+    const at = { parent: undefined, step: field.name };
+    const values: unknown[] = [];
+    for (let index = 0; index < json.length; index++) {
+      values.push(element(json[index], at, index, faults));
+      json[index] = undefined;
+      if (slices.isOver()) await slices.rest();
+    }
+    putter(field)(message as unknown as Fields, values, undefined, faults);
   }
 
   #compile(desc: DescMessage): Members {

@@ -6,6 +6,7 @@ import { readQuery } from './query.ts';
 import { kindOf } from './scalar.ts';
 import { setFromTexts } from './target.ts';
 import { capture } from './template.ts';
+import type { Slices } from './turns.ts';
 
 /** What a call is made of. */
 export interface Parts {
@@ -34,19 +35,45 @@ export function chooseByRoot(candidates: readonly Binding[], json: unknown): Bin
   );
 }
 
-/** The request message: the body first, then the path, then the query, each for fields that the others do not bind. Names all that is wrong. */
-export function readRequest(binding: Binding, parts: Parts, reader: JsonReader, strictQuery: boolean): Message {
+/**
+ * The request message: the body first, then the path, then the query, each for fields that the others do not bind. Names all that is wrong. `slices`: the body is large, and
+ * read in slices.
+ */
+export async function readRequest(
+  binding: Binding,
+  parts: Parts,
+  reader: JsonReader,
+  options: { strictQuery: boolean; slices: Slices | undefined },
+): Promise<Message> {
   const faults = new Faults();
-  const { body, method, template, variables } = binding;
-  const { json, segments, search } = parts;
+  const { template, variables } = binding;
+  const { segments, search } = parts;
   const message =
-    body.kind === 'whole' && json !== undefined
-      ? reader.message(method.input, json, undefined, faults)
-      : create(method.input);
-  if (body.kind === 'field' && json !== undefined) reader.field(message, body.field, json, faults);
+    options.slices === undefined
+      ? readBodyOf(binding, parts.json, reader, faults)
+      : await readLargeBodyOf(binding, parts.json, reader, { faults, slices: options.slices });
   for (const { variable, target } of variables)
     setFromTexts(message, target, [capture(variable, template, segments)], faults, 'path');
-  if (search !== '') readQuery(message, binding, search, strictQuery, faults);
+  if (search !== '') readQuery(message, binding, search, options.strictQuery, faults);
   faults.settle();
+  return message;
+}
+
+function readBodyOf({ body, method }: Binding, json: unknown, reader: JsonReader, faults: Faults): Message {
+  if (body.kind === 'whole' && json !== undefined) return reader.message(method.input, json, undefined, faults);
+  const message = create(method.input);
+  if (body.kind === 'field' && json !== undefined) reader.field(message, body.field, json, faults);
+  return message;
+}
+
+async function readLargeBodyOf(
+  { body, method }: Binding,
+  json: unknown,
+  reader: JsonReader,
+  { faults, slices }: { faults: Faults; slices: Slices },
+): Promise<Message> {
+  if (body.kind === 'whole') return await reader.messageInSlices(method.input, json, faults, slices);
+  const message = create(method.input);
+  if (body.kind === 'field') await reader.fieldInSlices(message, body.field, json, faults, slices);
   return message;
 }

@@ -21,3 +21,22 @@ export function inTurns<Input extends unknown[], Output>(
 
 /** As many bodies are unpacked at once as there are threads for it: 200 bombs of 1 MB that were unpacked all together held 3.6 GB. */
 export const unpackedAtOnce = 4;
+
+/** Milliseconds of work on one request between two turns of the event loop. */
+const sliceMs = 8;
+
+/** Long work on one request in slices: other calls have their turns between them. */
+export class Slices {
+  #since = performance.now();
+
+  /** Whether the slice is over. */
+  isOver(): boolean {
+    return performance.now() - this.#since > sliceMs;
+  }
+
+  /** Lets the event loop turn. */
+  async rest(): Promise<void> {
+    await new Promise<void>((resolve) => setImmediate(resolve));
+    this.#since = performance.now();
+  }
+}

@@ -1,0 +1,127 @@
+import { TranscodeError } from './error.ts';
+import { decodeUtf8, deepest, endOfString, isKey } from './json-text.ts';
+
+/** What a large body may hold. Counted while its bytes are scanned, so that what is too much is refused before it is built. */
+export interface JsonBounds {
+  /** Bytes of memory that the parsed body may take, by the estimates below. */
+  readonly parsedBytes: number;
+  /** Elements of the root array, or of an array that is a member of the root object, and what the list is called; undefined: `listElements`. */
+  readonly listOf: (key: string | undefined) => { readonly field: string; readonly most: number } | undefined;
+  /** Elements of any other array. */
+  readonly listElements: number;
+  /** Members of one object. */
+  readonly objectKeys: number;
+}
+
+/** Bytes of memory for a value in an array or under a key, for a key, for a key of an object that is a dictionary, and for an array or object: half of what V8 takes at most. */
+const valueWeight = 12;
+const keyWeight = 8;
+const dictionaryWeight = 40;
+const containerWeight = 50;
+/** An object of more keys is a dictionary to V8. */
+const shapedKeys = 100;
+/** Containers of at least this many bytes are parsed in parts. */
+const largeBytes = 64 * 1024;
+/** Bytes that are scanned between two looks at the clock: about 0.2 ms. */
+const stepBytes = 128 * 1024;
+
+/** An array or object that is scanned. */
+interface Open {
+  readonly start: number;
+  readonly isArray: boolean;
+  /** What a list of the root is called. */
+  readonly field: string | undefined;
+  readonly most: number;
+  commas: number;
+}
+
+/** Finds the large containers of a body and counts what it holds, some bytes at a time. What it says of a text that is not JSON does not matter. */
+export class JsonScan {
+  /** The closing brackets of large containers, by their opening ones. */
+  readonly large = new Map<number, number>();
+  readonly #bytes: Uint8Array;
+  readonly #bounds: JsonBounds;
+  readonly #open: Open[] = [];
+  #index = 0;
+  #weight = 0;
+  /** The first that had too much. */
+  #over: Open | undefined;
+  /** Where the last key of the root object stands. */
+  #rootKey: readonly [number, number] = [0, 0];
+
+  constructor(bytes: Uint8Array, bounds: JsonBounds) {
+    this.#bytes = bytes;
+    this.#bounds = bounds;
+  }
+
+  /** Scans some more; true: it is done. */
+  some(): boolean {
+    const bytes = this.#bytes;
+    const open = this.#open;
+    const end = Math.min(bytes.length, this.#index + stepBytes);
+    let index = this.#index;
+    let current = open.at(-1);
+    for (; index < end; index++) {
+      const byte = bytes[index];
+      if (byte === 0x22) {
+        const start = index;
+        index = endOfString(bytes, index);
+        if (isKey(bytes, index)) {
+          this.#weight += keyWeight;
+          if (open.length === 1) this.#rootKey = [start, index + 1];
+        }
+      } else if (byte === 0x2c) {
+        if (current !== undefined) {
+          this.#weight += valueWeight;
+          if (++current.commas >= current.most) this.#over ??= current;
+          if (!current.isArray && current.commas > shapedKeys) this.#weight += dictionaryWeight;
+        }
+      } else if (byte === 0x7b || byte === 0x5b) {
+        if (open.length === deepest) throw new TranscodeError(400, `the body is nested deeper than ${deepest} levels`);
+        current = this.#opened(index, byte === 0x5b);
+        open.push(current);
+        this.#weight += valueWeight + containerWeight;
+      } else if (byte === 0x7d || byte === 0x5d) {
+        const closed = open.pop();
+        if (closed !== undefined && index - closed.start >= largeBytes) this.large.set(closed.start, index);
+        current = open.at(-1);
+      }
+    }
+    this.#index = index;
+    if (index < bytes.length) return false;
+    if (this.#over !== undefined) throw tooLong(this.#over);
+    if (this.#weight > this.#bounds.parsedBytes) throw tooHeavy(this.#weight, this.#bounds.parsedBytes);
+    return true;
+  }
+
+  #opened(start: number, isArray: boolean): Open {
+    const { listOf, listElements, objectKeys } = this.#bounds;
+    const depth = this.#open.length;
+    const isRoots = isArray && (depth === 0 || (depth === 1 && this.#open[0]?.isArray === false));
+    const list = isRoots ? listOf(depth === 0 ? undefined : this.#key()) : undefined;
+    const most = list?.most ?? (isArray ? listElements : objectKeys);
+    return { start, isArray, field: list?.field, most, commas: 0 };
+  }
+
+  #key(): string {
+    try {
+      return String(JSON.parse(decodeUtf8(this.#bytes.subarray(...this.#rootKey))));
+    } catch {
+      return '';
+    }
+  }
+}
+
+function tooLong({ isArray, field, most, start, commas }: Open): TranscodeError {
+  const actual = commas + 1;
+  const where = field === undefined ? `at byte ${start}: ` : '';
+  const what = isArray ? 'elements' : 'keys in one object';
+  const description = `${where}has ${actual} ${what}, at most ${most} are taken: send fewer at once`;
+  const at = field ?? 'body';
+  return new TranscodeError(413, `${at}: ${description}`, [{ field: at, description }], {}, { limit: most, actual });
+}
+
+function tooHeavy(actual: number, limit: number): TranscodeError {
+  const description = `holds more values than are taken at once: parsed they take about ${actual} bytes, at most ${limit} are taken: send fewer at once`;
+  return new TranscodeError(413, `the body ${description}`, [{ field: 'body', description }], {}, { limit, actual });
+}
