@@ -20,8 +20,10 @@ export interface CompiledTemplate {
   readonly isPlain: boolean;
   /** About how many bytes of memory it holds. */
   readonly bytes: number;
-  /** The payload, or why there is none. */
-  render(variables: Variables): { readonly payload: Uint8Array } | { readonly refusal: Refusal };
+  /** The payload, or why there is none. `late`: its time was over, in liquidjs's words; the process may have stood still, so that it is worth another attempt. */
+  render(
+    variables: Variables,
+  ): { readonly payload: Uint8Array } | { readonly refusal: Refusal; readonly late?: string };
 }
 
 /** Milliseconds of one rendering, and what it may allocate and write, in liquidjs's own measure: about characters and elements. */
@@ -129,8 +131,11 @@ export function compileTemplate({ name, body, format }: TemplateText): CompiledT
       let text: string;
       const joined = plain?.join(given);
       try {
-        text = joined ?? inTime(() => engine.renderSync(parsed, given));
+        text = joined ?? engine.renderSync(parsed, given);
       } catch (error) {
+        // liquidjs counts time by the clock.
+        if (wordsOf(error).includes('render limit'))
+          return { refusal: templateFailed(name, wordsOf(error)), late: wordsOf(error) };
         return {
           refusal: templateFailed(
             name,
@@ -151,16 +156,6 @@ export function compileTemplate({ name, body, format }: TemplateText): CompiledT
       return { payload };
     },
   };
-}
-
-/** liquidjs counts time by the clock: what takes too long goes once more, since the process may have been paused by its machine. */
-function inTime(render: () => string): string {
-  try {
-    return render();
-  } catch (error) {
-    if (!wordsOf(error).includes('render limit')) throw error;
-    return render();
-  }
 }
 
 /** An output of a bare name, which is no literal of Liquid's. */

@@ -23,7 +23,11 @@ export interface Moderated {
   readonly refused: ReadonlyMap<Prepared, Refusal>;
 }
 
-export type Moderate = (messages: readonly Prepared[]) => Promise<Moderated>;
+/** Judges messages. `caller`: whose share of the process's moderation it takes. */
+export type Moderate = (
+  messages: readonly Prepared[],
+  call: { readonly caller: string; readonly signal?: AbortSignal | undefined },
+) => Promise<Moderated>;
 
 /** Rules, flagged messages, and the judge of what is sent. */
 export interface Moderation {

@@ -1,3 +1,4 @@
+import { LRUCache } from 'lru-cache';
 import type { Caller } from '../domain/caller.ts';
 import type { Refusal } from '../domain/failure.ts';
 import type { Prepared } from '../domain/message.ts';
@@ -20,12 +21,19 @@ export interface Admission {
   /** Messages over a quota. */
   readonly refused: ReadonlyMap<Prepared, Refusal>;
   readonly standing: Standing | undefined;
-  /** Gives back what these took: what is not stored, a duplicate or refused later, costs nothing. */
+  /** Gives back what these took: what is not stored, a duplicate or refused later, costs no sender and no channel anything. */
   giveBack(messages: Iterable<Prepared>): Promise<void>;
+  /** Has the caller pay for messages that it made the service look at and that are not stored: refused, or only validated. A share of what a stored one costs. */
+  charge(count: number): Promise<void>;
 }
 
-/** Counts messages against the quotas before they meet the store. */
-export type Rates = (caller: Caller, messages: readonly Prepared[]) => Promise<Admission>;
+/** Counts messages against the quotas before they meet the store. `peek`: says what it would, and takes nothing. */
+export type Rates = (caller: Caller, messages: readonly Prepared[], peek?: 'peek') => Promise<Admission>;
+
+/** Messages looked at and not stored that cost a caller as much as one that is stored. */
+const lookedAtPerMessage = 10;
+/** Callers of which fractions are remembered. */
+const fractionsKept = 10_000;
 
 /** Seconds over which a key's own rate is counted: it may spend a minute's worth at once. */
 const ownSeconds = 60;
@@ -55,10 +63,19 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
     return [counter];
   };
 
-  const none: Admission = { refused: new Map(), standing: undefined, giveBack: async () => {} };
+  const nothing = async () => {};
+  const none: Admission = { refused: new Map(), standing: undefined, giveBack: nothing, charge: nothing };
+  /** By caller: messages looked at that are not paid for yet. */
+  const unpaid = new LRUCache<string, number>({ max: fractionsKept });
+  const charge = async (caller: Caller, count: number) => {
+    const due = (unpaid.get(caller.id) ?? 0) + count;
+    unpaid.set(caller.id, due % lookedAtPerMessage);
+    const points = Math.floor(due / lookedAtPerMessage);
+    if (points > 0) await Promise.all(ofCaller(caller).map((counter) => counter.take(caller.id, points)));
+  };
   const isFree = dimensions.every((dimension) => counters[dimension].length === 0);
 
-  return async (caller, messages) => {
+  return async (caller, messages, peek) => {
     if (isFree && caller.ratePerSecond === undefined) return none;
     const refused = new Map<Prepared, Refusal>();
     /** How many of the counters below a refused message has taken from. */
@@ -72,7 +89,7 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
       if (admitted.length === 0) break;
       const counts = countBy(dimension, caller, admitted);
       const keys = [...counts.keys()];
-      const asked = keys.map((key) => counter.take(key, counts.get(key) ?? 0));
+      const asked = keys.map((key) => counter[peek ?? 'take'](key, counts.get(key) ?? 0));
       // In memory there is nothing to wait for, and a promise a key would be most of the cost.
       const taken = asked.some((each) => each instanceof Promise) ? await Promise.all(asked) : (asked as Taken[]);
       if (dimension === 'caller' && taken[0] !== undefined) standing = scarcest(standing, counter.quota, taken[0]);
@@ -91,6 +108,10 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
       }
       admitted = admitted.filter((message) => !refused.has(message));
     }
+    const pay = async (count: number) => {
+      if (count > 0) await charge(caller, count);
+    };
+    if (peek !== undefined) return { refused, standing, giveBack: nothing, charge: pay };
     const giveBack = async (which: Iterable<Prepared>) => {
       const all = [...which];
       for (const [position, { dimension, counter }] of used.entries()) {
@@ -101,7 +122,7 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
     await giveBack(refused.keys());
     // They have nothing any more.
     for (const message of refused.keys()) tookFrom.set(message, 0);
-    return { refused, standing, giveBack };
+    return { refused, standing, giveBack, charge: pay };
   };
 }
 

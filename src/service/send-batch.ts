@@ -1,15 +1,15 @@
 import { randomUUID } from 'node:crypto';
 import { type Caller, notYours } from '../domain/caller.ts';
 import { canonicalId, channel, messageSequence } from '../domain/channel.ts';
-import { disclosedOutcomes } from '../domain/disclosure.ts';
-import { Failure, invalidField, malformed, type Violation } from '../domain/failure.ts';
+import { disclosed, disclosedOutcomes } from '../domain/disclosure.ts';
+import { Failure, invalidField, malformed, type Refusal, type Violation } from '../domain/failure.ts';
 import { type Draft, type Prepared, prepare } from '../domain/message.ts';
 import { type Accepted, canExpect, type Outcome } from '../domain/plan.ts';
 import type { TemplateText } from '../domain/template.ts';
 import { limits } from '../limits.ts';
 import type { AppendBatch } from './lanes.ts';
 import type { Moderate } from './moderation.ts';
-import type { Rates, Standing } from './rates.ts';
+import type { Admission, Rates, Standing } from './rates.ts';
 import { orBusy } from './store-busy.ts';
 import type { TemplatedDraft, Templates } from './templates.ts';
 
@@ -45,7 +45,7 @@ export type SendBatch = (call: SendBatchCall) => Promise<readonly Outcome[]>;
 /** What a batch passes. */
 export interface SendBatchParts {
   readonly append: AppendBatch;
-  /** For `validate_only`, which no rate counts. */
+  /** The same without its effects: for `validate_only`, and to look for earlier sends. */
   readonly rehearse: AppendBatch;
   readonly rates: Rates;
   readonly moderate: Moderate;
@@ -54,38 +54,47 @@ export interface SendBatchParts {
   readonly deliver: (accepted: readonly Accepted[]) => Promise<void>;
 }
 
-/** The use case: the caller's own right, its rate, the content, and then the store, which asks for the sender's permission first. */
-export function createSendBatch({ append, rehearse, rates, moderate, deliver, templates }: SendBatchParts): SendBatch {
+/**
+ * The use case, cheap checks first: the caller's own right, its rate, then templates and moderation, which take time, and then the store, which asks for the
+ * sender's permission first. An earlier send goes before a rate: a retry is answered with what was stored.
+ */
+export function createSendBatch(parts: SendBatchParts): SendBatch {
+  const { append, rehearse, rates, moderate, deliver } = parts;
   return async (call) => {
-    const rendered = await templates.render(call.messages, call.templates ?? []);
-    const messages = rendered.drafts.map((draft, index) => prepare(draft, keyOf(draft, index, call.requestId)));
+    const { caller, signal, validateOnly } = call;
+    const messages = call.messages.map((draft, index) => prepare(draft, keyOf(draft, index, call.requestId)));
     const expectedLastSeqs = expectations(call.expectedLastSeqs, messages);
-    const refused = ofOthers(call.caller, messages);
-    for (const [index, refusal] of rendered.refused) {
-      const message = messages[index] as Prepared;
-      if (!refused.has(message)) refused.set(message, { kind: 'refused', message, refusal });
-    }
-    if (call.atomic) assertAllAccepted(messages.map((message) => refused.get(message)));
-    const admission = call.validateOnly ? undefined : await rates(call.caller, without(refused, messages));
-    if (admission?.standing !== undefined) call.tell?.(admission.standing);
-    for (const [message, refusal] of admission?.refused ?? [])
-      refused.set(message, { kind: 'refused', message, refusal });
+    const refused = ofOthers(caller, messages);
+    const refuseAtomic = () => {
+      if (call.atomic && refused.size > 0) throw notAllAccepted(refused, messages.length);
+    };
+    refuseAtomic();
+    const admission = await rates(caller, without(refused, messages), validateOnly ? 'peek' : undefined);
+    if (admission.standing !== undefined) call.tell?.(admission.standing);
     try {
-      if (call.atomic) assertAllAccepted(messages.map((message) => refused.get(message)));
-      const admitted = without(refused, messages);
-      const judged = await moderate(admitted);
+      if (admission.refused.size > 0) await refuseOverRate(parts, call, messages, { admission, refused });
+      refuseAtomic();
+      const rendered = await render(parts, call, messages, refused);
+      refuseAtomic();
+      const admitted = without(refused, rendered);
+      const judged = await moderate(admitted, { caller: caller.id, signal });
       const batch = { ...judged, atomic: call.atomic, expectedLastSeqs };
-      const appended = admitted.length === 0 ? [] : await (call.validateOnly ? rehearse : append)(batch, call.signal);
-      const disclosed = disclosedOutcomes(call.caller, appended);
-      if (call.atomic) assertAllAccepted(disclosed);
-      const stored = call.validateOnly ? disclosed : await delivered(disclosed, call.atomic, deliver);
-      await admission?.giveBack(admitted.filter((_, index) => stored[index]?.kind !== 'accepted'));
+      const appended = admitted.length === 0 ? [] : await (validateOnly ? rehearse : append)(batch, signal);
+      const answers = disclosedOutcomes(caller, appended);
+      if (call.atomic) assertAllAccepted(answers);
+      const stored = validateOnly ? answers : await delivered(answers, call.atomic, deliver);
+      await admission.giveBack(without(refused, messages).filter((_, index) => stored[index]?.kind !== 'accepted'));
       const rest = stored.values();
-      const outcomes = messages.map((message) => refused.get(message) ?? (rest.next().value as Outcome));
-      return call.validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
+      const outcomes = messages.map((message, index): Outcome => {
+        const refusal = refused.get(index);
+        return refusal === undefined ? (rest.next().value as Outcome) : { kind: 'refused', message, refusal };
+      });
+      await admission.charge(validateOnly ? messages.length : countRefused(outcomes));
+      return validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
     } catch (error) {
-      // Nothing was stored, or nobody knows: it costs nothing either way.
-      await admission?.giveBack(messages);
+      // Nothing was stored, or nobody knows. What the caller could have known to be refused costs it a share all the same.
+      await admission.giveBack(messages);
+      if (error instanceof Failure && error.refusal.retryAfterMs === undefined) await admission.charge(messages.length);
       throw error;
     }
   };
@@ -118,26 +127,85 @@ async function delivered(
   }
 }
 
+/** Refuses what is over a rate, but for what was stored before: that costs nothing and is answered as any retry. */
+async function refuseOverRate(
+  { rehearse }: SendBatchParts,
+  call: SendBatchCall,
+  messages: readonly Prepared[],
+  { admission, refused }: { admission: Admission; refused: Map<number, Refusal> },
+): Promise<void> {
+  const over = messages.flatMap((message, index) => (admission.refused.has(message) ? [{ message, index }] : []));
+  const isRetriable = ({ index }: { index: number }) =>
+    call.messages[index]?.clientMsgNo !== '' || call.requestId !== '';
+  const retries = over.filter(isRetriable);
+  const batch = {
+    messages: retries.map(({ message }) => message),
+    atomic: false,
+    expectedLastSeqs: new Map(),
+    refused: admission.refused,
+  };
+  const outcomes = retries.length === 0 ? [] : await rehearse(batch, call.signal);
+  const found = new Map(retries.map(({ index }, at) => [index, outcomes[at]]));
+  for (const { message, index } of over) {
+    const outcome = found.get(index);
+    if (outcome?.kind === 'duplicate') continue;
+    const refusal = outcome?.kind === 'refused' ? outcome.refusal : admission.refused.get(message);
+    // Its content is not known before it is rendered: whether it is the same as what was stored is decided then.
+    if (refusal?.reason === 'CLIENT_MSG_NO_REUSED' && call.messages[index]?.template !== undefined) continue;
+    if (refusal !== undefined) refused.set(index, disclosed(call.caller, refusal));
+  }
+}
+
+/** The messages with the payloads of their templates, where they are not refused. */
+async function render(
+  { templates }: SendBatchParts,
+  call: SendBatchCall,
+  messages: readonly Prepared[],
+  refused: Map<number, Refusal>,
+): Promise<readonly Prepared[]> {
+  const options = { caller: call.caller.id, signal: call.signal, skip: (index: number) => refused.has(index) };
+  const rendered = await templates.render(call.messages, call.templates ?? [], options);
+  if (rendered.drafts === call.messages) return messages;
+  return messages.map((message, index) => {
+    if (call.messages[index]?.template === undefined || refused.has(index)) return message;
+    const refusal = rendered.refused.get(index);
+    const draft = rendered.drafts[index];
+    if (refusal === undefined) return draft === undefined ? message : prepare(draft, message.clientMsgNo);
+    refused.set(index, refusal);
+    return message;
+  });
+}
+
 /** It was accepted and has no row. */
 function isLive(outcome: Outcome): outcome is Accepted {
   return outcome.kind === 'accepted' && outcome.messageSeq === 0;
 }
 
-type Refused = Extract<Outcome, { kind: 'refused' }>;
-
-/** What the caller may not send: it is refused first, and learns nothing of the store. */
-function ofOthers(caller: Caller, messages: readonly Prepared[]): Map<Prepared, Refused> {
-  const refused = new Map<Prepared, Refused>();
+/** By index: what the caller may not send. It is refused first, and learns nothing of the store. */
+function ofOthers(caller: Caller, messages: readonly Prepared[]): Map<number, Refusal> {
+  const refused = new Map<number, Refusal>();
   if (caller.senders === undefined) return refused;
-  for (const message of messages) {
+  for (const [index, message] of messages.entries()) {
     const refusal = notYours(caller, message.fromUid);
-    if (refusal !== undefined) refused.set(message, { kind: 'refused', message, refusal });
+    if (refusal !== undefined) refused.set(index, refusal);
   }
   return refused;
 }
 
-function without(refused: ReadonlyMap<Prepared, unknown>, messages: readonly Prepared[]): readonly Prepared[] {
-  return refused.size === 0 ? messages : messages.filter((message) => !refused.has(message));
+function without(refused: ReadonlyMap<number, unknown>, messages: readonly Prepared[]): readonly Prepared[] {
+  return refused.size === 0 ? messages : messages.filter((_, index) => !refused.has(index));
+}
+
+/** Messages that the caller's own doing had refused: not those that the store had no time for. */
+function countRefused(outcomes: readonly Outcome[]): number {
+  let count = 0;
+  for (const outcome of outcomes)
+    if (
+      outcome.kind === 'refused' &&
+      (outcome.refusal.retryAfterMs === undefined || outcome.refusal.reason === 'RATE_LIMITED')
+    )
+      count++;
+  return count;
 }
 
 /** A made key is as good as unique; it exists so that every message has one to be told apart by. */
@@ -168,23 +236,27 @@ function expectations(expected: readonly ExpectedLastSeq[], messages: readonly P
   return byKey;
 }
 
+function assertAllAccepted(outcomes: readonly Outcome[]): void {
+  const refused = new Map<number, Refusal>();
+  for (const [index, outcome] of outcomes.entries())
+    if (outcome.kind === 'refused') refused.set(index, outcome.refusal);
+  if (refused.size > 0) throw notAllAccepted(refused, outcomes.length);
+}
+
 /** The first refusal fails an ATOMIC batch; the violations name them all. */
-function assertAllAccepted(outcomes: readonly (Outcome | undefined)[]): void {
-  const violations: Violation[] = [];
-  let first: { index: number; refusal: Extract<Outcome, { kind: 'refused' }>['refusal'] } | undefined;
-  for (const [index, outcome] of outcomes.entries()) {
-    if (outcome?.kind !== 'refused') continue;
-    const { refusal } = outcome;
-    first ??= { index, refusal };
-    violations.push({ field: `messages[${index}]`, description: refusal.message, reason: refusal.reason });
-  }
-  if (first === undefined) return;
-  const { index, refusal } = first;
-  throw new Failure(
+function notAllAccepted(refused: ReadonlyMap<number, Refusal>, count: number): Failure {
+  const inOrder = [...refused].sort(([a], [b]) => a - b);
+  const [[index, refusal]] = inOrder as [[number, Refusal]];
+  const violations: Violation[] = inOrder.map(([at, { message, reason }]) => ({
+    field: `messages[${at}]`,
+    description: message,
+    reason,
+  }));
+  return new Failure(
     {
       ...refusal,
-      message: `messages[${index}]: ${refusal.message} (${violations.length} of ${outcomes.length} refused; the batch is ATOMIC, nothing was stored)`,
-      metadata: { ...refusal.metadata, index: String(index), refused: String(violations.length) },
+      message: `messages[${index}]: ${refusal.message} (${refused.size} of ${count} refused; the batch is ATOMIC, nothing was stored)`,
+      metadata: { ...refusal.metadata, index: String(index), refused: String(refused.size) },
     },
     { violations },
   );

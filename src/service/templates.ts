@@ -18,9 +18,10 @@ import {
   listTemplates,
   type StoredTemplate,
 } from '../storage/template.ts';
-import { renderInSlices } from './rendering.ts';
+import { createRenderingTurns, renderInSlices } from './rendering.ts';
 import { orBusy } from './store-busy.ts';
 import { OutOfTime, within } from './time-slice.ts';
+import type { CallOfTurns, Turns } from './turns.ts';
 
 /** A stored version, and the names that it takes from its variables. */
 export interface DescribedTemplate extends StoredTemplate {
@@ -46,9 +47,19 @@ export interface Rendered {
   readonly refused: ReadonlyMap<number, Refusal>;
 }
 
+/** For whom, and what of it. */
+export interface RenderOptions {
+  /** The caller whose share of the process's rendering it takes. */
+  readonly caller?: string;
+  /** Aborted when the caller has gone away. */
+  readonly signal?: AbortSignal | undefined;
+  /** By index: what is refused already is not rendered. */
+  readonly skip?: (index: number) => boolean;
+}
+
 export interface Templates {
   /** Renders; `own` are the request's own templates, which go before stored ones. */
-  render(drafts: readonly TemplatedDraft[], own: readonly TemplateText[]): Promise<Rendered>;
+  render(drafts: readonly TemplatedDraft[], own: readonly TemplateText[], options?: RenderOptions): Promise<Rendered>;
   create(text: TemplateText): Promise<DescribedTemplate>;
   get(name: string, version: number): Promise<DescribedTemplate>;
   /** The latest version of a stored one; undefined when there is none. */
@@ -67,9 +78,13 @@ const compiledBytes = 64 * 1024 * 1024;
 /** What one that is none holds: its text and why. */
 const faultBytes = 256 * 1024;
 /** Milliseconds in which it is found out which variables a template needs: of a sane one it is less than one. */
-const namesMs = 100;
+const namesMs = 50;
 
-export function createTemplates(db: Db, now: () => number = Date.now): Templates {
+export function createTemplates(
+  db: Db,
+  now: () => number = Date.now,
+  turns: Turns = createRenderingTurns(),
+): Templates {
   const known = new LRUCache<string, { found: Promise<StoredTemplate | undefined> }>({
     max: remembered,
     ttl: memoryMs,
@@ -88,8 +103,9 @@ export function createTemplates(db: Db, now: () => number = Date.now): Templates
     found.catch(() => known.delete(key));
     return found;
   };
+  const textKey = ({ name, format, body }: TemplateText) => `${name} ${format} ${body}`;
   const compile = (text: TemplateText): CompiledTemplate | { readonly fault: string } => {
-    const key = `${text.name} ${text.format} ${text.body}`;
+    const key = textKey(text);
     const result = compiled.get(key) ?? compileTemplate(text);
     compiled.set(key, result);
     return result;
@@ -114,6 +130,15 @@ export function createTemplates(db: Db, now: () => number = Date.now): Templates
     return { ...stored, variables };
   };
 
+  const inTurn = async <T>(call: CallOfTurns, work: () => T): Promise<T> => {
+    const results: T[] = [];
+    await turns.run(call, () => {
+      results.push(work());
+      return { isDone: true };
+    });
+    return results[0] as T;
+  };
+
   const get = (name: string, version: number): Promise<StoredTemplate> =>
     orBusy(async () => {
       const found = await findTemplate(db, name, version);
@@ -122,15 +147,16 @@ export function createTemplates(db: Db, now: () => number = Date.now): Templates
     });
 
   return {
-    async render(drafts, own) {
+    async render(drafts, own, { caller = '', signal, skip = () => false } = {}) {
       if (own.length === 0 && drafts.every((draft) => draft.template === undefined))
         return { drafts, refused: new Map() };
+      const turn: CallOfTurns = { caller, signal };
       const ready = new Map<string, CompiledTemplate | undefined>();
       const prepare = async (key: string, text: TemplateText, field: string) => {
-        const template = usable(text, field);
+        const template = compiled.has(textKey(text))
+          ? usable(text, field)
+          : await inTurn(turn, () => usable(text, field));
         ready.set(key, template);
-        // A hundred of the largest are read in a second or two, of which others have their share.
-        await setImmediate();
         return template.bytes;
       };
       let bytes = 0;
@@ -141,25 +167,27 @@ export function createTemplates(db: Db, now: () => number = Date.now): Templates
           throw invalidField(`templates[${index}]`, 'is one too many: they are too large together; send fewer');
       }
       for (const [index, { template: use }] of drafts.entries()) {
-        if (use === undefined || ready.has(keyOf(use))) continue;
+        if (use === undefined || skip(index) || ready.has(keyOf(use))) continue;
         const stored = await orBusy(() => look(use.name, use.version));
         if (stored === undefined) ready.set(keyOf(use), undefined);
         else await prepare(keyOf(use), stored, `messages[${index}].template`);
       }
       const refused = new Map<number, Refusal>();
       const rendered: Draft[] = [...drafts];
-      await renderInSlices({
+      await renderInSlices(turns, turn, {
         count: drafts.length,
         isBounded: [...ready.values()].every((each) => each === undefined || each.isPlain),
         render(index) {
           const draft = drafts[index] as TemplatedDraft;
           const { template: use } = draft;
-          if (use === undefined) return;
+          if (use === undefined || skip(index)) return;
           const result = ready.get(keyOf(use))?.render(use.variables ?? {}) ?? {
             refusal: templateMissing(use.name, use.version),
           };
-          if ('refusal' in result) refused.set(index, result.refusal);
-          else rendered[index] = { ...draft, payload: result.payload };
+          if ('refusal' in result) {
+            if (result.late !== undefined) throw new OutOfTime(result.late);
+            refused.set(index, result.refusal);
+          } else rendered[index] = { ...draft, payload: result.payload };
         },
         refuse(index, why) {
           const use = drafts[index]?.template;
@@ -194,16 +222,21 @@ export function createTemplates(db: Db, now: () => number = Date.now): Templates
       const found = 'body' in text ? text : await get(text.name, text.version);
       const template = usable(found, 'body');
       let result: ReturnType<CompiledTemplate['render']> | undefined;
-      await renderInSlices({
-        count: 1,
-        isBounded: template.isPlain,
-        render: () => {
-          result = template.render(variables);
+      await renderInSlices(
+        turns,
+        { caller: '' },
+        {
+          count: 1,
+          isBounded: template.isPlain,
+          render: () => {
+            result = template.render(variables);
+            if ('refusal' in result && result.late !== undefined) throw new OutOfTime(result.late);
+          },
+          refuse: (_, why) => {
+            result = { refusal: templateFailed(found.name, why) };
+          },
         },
-        refuse: (_, why) => {
-          result = { refusal: templateFailed(found.name, why) };
-        },
-      });
+      );
       if (result === undefined) throw new Error('nothing was rendered');
       if ('refusal' in result) throw new Failure(result.refusal);
       return result.payload;

@@ -17,7 +17,7 @@ export function within(ms: number, work: () => void): void {
     script.runInContext(context, { timeout: ms });
   } catch (error) {
     if ((error as { code?: unknown } | null)?.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT')
-      throw new OutOfTime(`it took longer than ${ms} ms`);
+      throw new OutOfTime(`it takes longer than ${ms} ms`);
     throw error;
   } finally {
     box.work = () => {};

@@ -42,6 +42,17 @@ export function createWindows(quota: Quota, now: () => number = () => performanc
       // The age first: `begin + length - at` of a clock with fractions can be above the length, and a caller would be told a second too much.
       return { taken, remaining: quota.points - window.count, resetMs: lengthMs - (at - window.begin) };
     },
+    peek(key, count): Taken {
+      const at = now();
+      const known = windows.get(key);
+      const window = known !== undefined && at - known.begin < lengthMs ? known : { count: 0, begin: at };
+      const taken = Math.max(0, Math.min(count, quota.points - window.count));
+      return {
+        taken,
+        remaining: quota.points - window.count - taken,
+        resetMs: lengthMs - (at - window.begin),
+      };
+    },
     giveBack(key, count) {
       const window = windows.get(key);
       if (window !== undefined) window.count = Math.max(0, window.count - count);

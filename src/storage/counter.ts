@@ -23,6 +23,8 @@ export interface Taken {
 export interface Counter {
   readonly quota: Quota;
   take(key: string, count: number): Taken | Promise<Taken>;
+  /** What `take` would say, without taking. */
+  peek(key: string, count: number): Taken | Promise<Taken>;
   giveBack(key: string, count: number): void | Promise<void>;
 }
 
@@ -56,6 +58,12 @@ export function openCounter(name: string, quota: Quota, pool: pg.Pool): Counter 
           return { taken: count - excess, remaining: 0, resetMs: over.msBeforeNext };
         },
       ),
+    async peek(key, count) {
+      const found = await limiter.get(short(key));
+      const used = Math.min(quota.points, found?.consumedPoints ?? 0);
+      const taken = Math.min(count, quota.points - used);
+      return { taken, remaining: quota.points - used - taken, resetMs: found?.msBeforeNext ?? quota.seconds * 1000 };
+    },
     async giveBack(key, count) {
       await limiter.reward(short(key), count);
     },

@@ -126,11 +126,11 @@ for (const lanes of [4, 0]) {
 
     test('a user has no ban and is not disbanded: both are refused with the way out', async () => {
       for (const flag of ['ban', 'disband']) {
-        const { status, body } = await call.post('/channel', { channel_id: 'u', channel_type: 1, [flag]: 1 });
+        const { status, body } = await call.post('/channel', { channel_id: 'plain-user', channel_type: 1, [flag]: 1 });
         assert.deepEqual([status, body.error.details[1].fieldViolations[0].field], [400, flag]);
         assert.match(body.msg, /set send_ban/);
       }
-      assert.equal((await call.get('/v1/channels/1/u')).status, 404, 'and nothing was made');
+      assert.equal((await call.get('/v1/channels/1/plain-user')).status, 404, 'and nothing was made');
     });
 
     test('removing from what does not exist makes nothing', async () => {

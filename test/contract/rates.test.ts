@@ -57,14 +57,19 @@ for (const store of ['memory', 'postgres'] as const) {
       }
     });
 
-    test('cost nothing for duplicates, for what is refused otherwise, and for what is only validated', async () => {
+    test('cost senders and channels nothing for duplicates, for what is refused and for what is only validated', async () => {
       for (const [index, door] of doors.entries()) {
         const uid = `free-${index}`;
         const [first = {}, ...more] = drafts(uid, 3);
         assert.equal(said(await door.send({ messages: [first, ...more] })), 'ok ok ok', door.name);
         for (let again = 0; again < 3; again++)
           assert.equal(said(await door.send({ messages: [first, ...more].slice(0, 2) })), 'again again');
-        assert.equal(said(await door.send({ messages: drafts(uid, 5), validateOnly: true })), 'ok ok ok ok ok');
+        for (let again = 0; again < 2; again++)
+          assert.equal(
+            said(await door.send({ messages: drafts(uid, 4), validateOnly: true })),
+            `ok ok ${limited} ${limited}`,
+            'what a send at this moment would answer',
+          );
         const changed = { ...first, payload: Buffer.from('y') };
         assert.equal(
           said(await door.send({ messages: [changed, changed] })),
@@ -73,6 +78,40 @@ for (const store of ['memory', 'postgres'] as const) {
         const atomic = await door.send({ messages: drafts(uid, 3), mode: SendMode.ATOMIC });
         assert.match(said(atomic), new RegExp(limited));
         assert.equal(said(await door.send({ messages: drafts(uid, 2) })), 'ok ok', 'the ATOMIC one took nothing');
+      }
+    });
+
+    test('do not keep a retry from its answer: what was stored before is a duplicate, however full the quota is', async () => {
+      const made = await jsonCaller(service.url).post('/v1/templates', { name: 't', body: 'hello {{ name }}' });
+      assert.equal(made.status, 200);
+      for (const [index, door] of doors.entries()) {
+        const uid = `retry-${index}`;
+        const first = drafts(uid, 3);
+        const of = (name: string) =>
+          draft(uid, {
+            clientMsgNo: 'rendered',
+            payload: new Uint8Array(),
+            template: { name: 't', variables: { name } },
+          });
+        const rendered = of('ann');
+        assert.equal(said(await door.send({ messages: [...first, rendered] })), 'ok ok ok ok', door.name);
+        assert.equal(said(await door.send({ messages: drafts(uid, 1) })), 'ok', 'the last of the quota');
+        const request = { messages: [...first, rendered, draft(uid)] };
+        for (const validateOnly of [true, false])
+          assert.equal(said(await door.send({ ...request, validateOnly })), `again again again again ${limited}`);
+        const changed = draft(uid, { clientMsgNo: first[0]?.clientMsgNo ?? '', payload: Buffer.from('other') });
+        assert.equal(
+          said(await door.send({ messages: [changed, of('bob'), rendered] })),
+          'CLIENT_MSG_NO_REUSED CLIENT_MSG_NO_REUSED again',
+        );
+        assert.equal(said(await door.send({ messages: first, mode: SendMode.ATOMIC })), 'again again again');
+        const mixed = await door.send({ messages: [...first, draft(uid)], mode: SendMode.ATOMIC });
+        assert.match(said(mixed), new RegExp(limited));
+        // By the request's id too, and where the index is the key.
+        const byId = { messages: drafts(`${uid}b`, 2, { clientMsgNo: '' }), requestId: `r-${store}-${index}` };
+        assert.equal(said(await door.send(byId)), 'ok ok');
+        assert.equal(said(await door.send({ messages: drafts(`${uid}b`, 3) })), 'ok ok ok');
+        assert.equal(said(await door.send(byId)), 'again again');
       }
     });
 
@@ -102,6 +141,29 @@ for (const store of ['memory', 'postgres'] as const) {
     });
   });
 }
+
+for (const store of ['memory', 'postgres'] as const)
+  test(`what is refused or only validated costs the caller a tenth, counted in ${store}`, async () => {
+    const service = await startService({
+      rates: { caller: [{ points: 20, seconds: hour }], sender: [{ points: 1, seconds: hour }], channel: [], store },
+    });
+    const [door] = openDoors(service.url);
+    assert.ok(door);
+    const remaining = async () => {
+      const answer = await fetch(`${service.url}/message/sendbatch?validate_only=true`, {
+        method: 'POST',
+        body: '[{"from_uid":"look","channel_id":"c","channel_type":2,"payload":"eA=="}]',
+      });
+      return /r=(\d+)/.exec(answer.headers.get('ratelimit') ?? '')?.[1];
+    };
+    const uids = (from: number, count: number) => Array.from({ length: count }, (_, at) => draft(`u${from + at}`));
+    assert.equal(await remaining(), '19');
+    await door.send({ messages: uids(0, 19), validateOnly: true });
+    assert.equal(await remaining(), '17', '20 looked at cost 2');
+    assert.equal(said(await door.send({ messages: drafts('one', 11) })), `ok${` ${limited}`.repeat(10)}`);
+    assert.equal(await remaining(), '15', '1 stored, and 10 that the sender’s rate refused');
+    await service.stop();
+  });
 
 test('postgres counts for all instances together', async () => {
   const rates: Config['rates'] = { caller: [], sender: [{ points: 5, seconds: hour }], channel: [], store: 'postgres' };
