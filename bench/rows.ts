@@ -1,5 +1,6 @@
 import { spawnService } from '../test/support/process.ts';
 import { keyLayouts, lookUps } from './alternatives.ts';
+import { heldChannel } from './held-channel.ts';
 import { cpuOfTree, type Machine, startDebianMachine } from './machine.ts';
 import {
   measure,
@@ -394,6 +395,18 @@ export const rows: readonly Row[] = [
     title: 'Look-ups of earlier sends',
     words: 'Of 1000 once-only keys, 500 of which are there, in a table of 5 million.',
     measure: async (machine, pairs) => await lookUps(machine, pairs),
+  },
+  {
+    name: 'held',
+    title: 'Beside a channel that another session holds locked',
+    words:
+      'JSON, one lane, closed loops: 16 senders of single messages to 1,000 other channels, 4 of batches of 10 with one message for the held channel, 2 to the held channel alone; 8 s with the hold against 8 s without.',
+    measure: async (machine, pairs) =>
+      await withService(
+        machine,
+        { LANES: '1' },
+        async (side) => await heldChannel(machine, side('', grpc1).job.url, pairs),
+      ),
   },
   {
     name: 'fan-out',

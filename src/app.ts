@@ -141,6 +141,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const openAppend = () => {
       const appendOptions = {
         lockTimeoutMs: config.lockTimeoutMs,
+        holdsAny: held.holdsAny,
         // Half of what a caller waits: who is told to come again has to hear it in time.
         retryForMs: config.requestTimeoutMs / 2,
         now,

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { messageSequence } from '../domain/channel.ts';
 import { type Layout, layOut, numbered } from '../domain/layout.ts';
-import { isPersistent } from '../domain/message.ts';
+import { isPersistent, type Prepared } from '../domain/message.ts';
 import { type Assumption, assume, type PermissionRules, pairKeyOf } from '../domain/permission.ts';
 import { type Batch, decide, type Earlier, type Facts, type Outcome, type Plan } from '../domain/plan.ts';
 import type { Range } from '../domain/webhook.ts';
@@ -70,6 +70,8 @@ export interface AppendOptions {
   readonly lockTimeoutMs?: number;
   /** No try of a group begins later than this after its first. */
   readonly retryForMs?: number;
+  /** Whether any message is for a channel that is known to be held locked: its group skips locked heads at once. */
+  readonly holdsAny?: (messages: Iterable<Prepared>) => boolean;
   readonly now?: () => number;
   readonly watch?: AppendWatch;
 }
@@ -80,7 +82,13 @@ export interface AppendOptions {
  */
 export function createAppend(
   store: Store,
-  { retryForMs = usualRetryForMs, lockTimeoutMs = usualLockTimeoutMs, now = Date.now, watch }: AppendOptions = {},
+  {
+    retryForMs = usualRetryForMs,
+    lockTimeoutMs = usualLockTimeoutMs,
+    holdsAny,
+    now = Date.now,
+    watch,
+  }: AppendOptions = {},
 ): Append {
   const { db, rules } = store;
   /** The share of groups that had to be looked at, over about the last 16. */
@@ -94,8 +102,9 @@ export function createAppend(
     const start = performance.now();
     const ended = (stored: boolean) => watch?.ended({ manner, ms: performance.now() - start, stored });
     const isLast = (attempt: number) => attempt === attempts || performance.now() - start > retryForMs;
-    const trusted = doubts < doubtfulShare ? trust(batches, rules) : undefined;
-    let manner: Manner = trusted === undefined ? 'careful' : 'trusting';
+    const skipsLocked = holdsAny?.(messagesOf(batches)) === true;
+    const trusted = doubts < doubtfulShare && !skipsLocked ? trust(batches, rules) : undefined;
+    let manner: Manner = skipsLocked ? 'passing' : trusted === undefined ? 'careful' : 'trusting';
     let lost = false;
     for (let attempt = 1; ; attempt++) {
       try {

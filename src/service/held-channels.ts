@@ -9,7 +9,7 @@
 //  1. nothing of it enters a lane, so the other channels of the lane keep their pace;
 //  2. a batch of held channels alone, or an ATOMIC one with any, waits until LOCK_TIMEOUT after the channel was first found held;
 //  3. the other messages of a BEST_EFFORT batch are stored at once, and its held ones wait `mixedWaitMs` of that time at most.
-// After that they are refused with STORE_BUSY, later ones after the next probe. The order within a channel stays: who waits goes first.
+// After that they are refused with STORE_BUSY: those of case 3 at once, those of case 2 when the next probe finds no change. The order within a channel stays: who waits goes first.
 import { Failure } from '../domain/failure.ts';
 import type { Prepared } from '../domain/message.ts';
 import type { Batch, Outcome } from '../domain/plan.ts';
@@ -61,6 +61,8 @@ type Submit = (batch: Batch) => Promise<readonly Outcome[]>;
 export interface HeldChannels {
   /** Submits a batch, in two parts where some of its channels are held. */
   submitAround(batch: Batch, submit: Submit, signal?: AbortSignal): Promise<readonly Outcome[]>;
+  /** Whether any of these messages is for a channel that is known to be held. */
+  holdsAny(messages: Iterable<Prepared>): boolean;
   /** For metrics: how many channels are held now, and for how long the first has been. */
   stats(): { readonly channels: number; readonly longestMs: number };
   /** Lets go of all that wait; their next attempt meets the store. */
@@ -135,8 +137,15 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
     return [...found.values()];
   }
 
-  /** Waits until none of these channels is held; throws STORE_BUSY when one has been for `mostMs`. */
-  async function untilFree(messages: readonly Prepared[], mostMs: number, signal?: AbortSignal): Promise<void> {
+  /**
+   * Waits until none of these channels is held; throws STORE_BUSY when one has been for `mostMs`. `probesOnce`: not before one more probe, since it may have
+   * been released after the last one.
+   */
+  async function untilFree(
+    messages: readonly Prepared[],
+    { mostMs, probesOnce }: { readonly mostMs: number; readonly probesOnce: boolean },
+    signal?: AbortSignal,
+  ): Promise<void> {
     if (waitingMessages + messages.length > limits.laneMessages) throw heldFor();
     waitingMessages += messages.length;
     try {
@@ -145,8 +154,8 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
         for (const each of all) each.touchedAt = now;
         const leftMs = Math.min(...all.map((each) => each.since)) + mostMs - now;
         if (leftMs > 0) await raceUntil(Promise.all(all.map((each) => each.freed.promise)), leftMs, signal);
+        else if (!probesOnce) throw heldFor();
         else {
-          // It may have been released since the last probe.
           await raceUntil(nextProbe.promise, longestProbeMs, signal);
           if (heldOf(messages).length > 0) throw heldFor();
         }
@@ -161,7 +170,7 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
     for (const until = performance.now() + lockTimeoutMs; ; ) {
       if (held.size > 0 && batch.messages.some(isHeld)) {
         if (!batch.atomic && !batch.messages.every(isHeld)) return await aroundMixed(batch, isHeld, submit, signal);
-        await untilFree(batch.messages, lockTimeoutMs, signal);
+        await untilFree(batch.messages, { mostMs: lockTimeoutMs, probesOnce: true }, signal);
       }
       try {
         return await submit(batch);
@@ -188,7 +197,7 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
         (part) => around(part, submit, signal),
       ),
       partOf(batch, isHeld, async (part) => {
-        await untilFree(part.messages, Math.min(mixedWaitMs, lockTimeoutMs), signal);
+        await untilFree(part.messages, { mostMs: Math.min(mixedWaitMs, lockTimeoutMs), probesOnce: false }, signal);
         return await around(part, submit, signal);
       }),
     ];
@@ -197,6 +206,10 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
 
   return {
     submitAround: around,
+    holdsAny(messages) {
+      if (held.size > 0) for (const message of messages) if (held.has(message.channel.key)) return true;
+      return false;
+    },
     stats() {
       const now = performance.now();
       let longestMs = 0;
