@@ -4,6 +4,7 @@ import { cors } from '@connectrpc/connect';
 /** What the guard needs of a request. */
 interface Seen {
   readonly method?: string | undefined;
+  readonly url?: string | undefined;
   readonly headers: IncomingHttpHeaders;
 }
 
@@ -30,11 +31,11 @@ const ownAnswers = ['x-request-id', 'retry-after', 'ratelimit', 'ratelimit-polic
 
 /**
  * Keeps web pages of other sites away from a service that takes any Content-Type. An Origin that is not allowed is refused, and while nobody
- * needs a key a Host that is not a loopback name is refused too: a page whose name was rebound to 127.0.0.1 still says its own name there.
+ * needs a key a Host that is not a loopback name is refused too: a page whose name was rebound to 127.0.0.1 still says its own name there. What has no Origin is judged by Fetch Metadata.
  */
 export function createGuard(options: { open: boolean; allowedOrigins: 'default' | readonly string[] }): Guard {
   const allows = originRule(options.allowedOrigins);
-  return ({ method, headers }) => {
+  return ({ method, url, headers }) => {
     const host = hostOf(headers);
     if (options.open && host !== undefined && !isLoopbackHost(host)) {
       return {
@@ -44,7 +45,16 @@ export function createGuard(options: { open: boolean; allowedOrigins: 'default' 
       };
     }
     const { origin } = headers;
-    if (origin === undefined) return { kind: 'pass', headers: {} };
+    if (origin === undefined) {
+      if (!isOfAnotherSite(headers) || opensPage(method, url, headers) || options.allowedOrigins.includes('*'))
+        return { kind: 'pass', headers: {} };
+      return {
+        kind: 'refuse',
+        status: 403,
+        message:
+          'a request that another site made the browser send (Sec-Fetch-Site) is refused: call with fetch or EventSource from a page whose origin is in ALLOWED_ORIGINS',
+      };
+    }
     if (!allows(origin, host)) {
       return {
         kind: 'refuse',
@@ -74,6 +84,28 @@ export function createGuard(options: { open: boolean; allowedOrigins: 'default' 
       },
     };
   };
+}
+
+/**
+ * By Fetch Metadata, which browsers send to loopback and to HTTPS. An image or a link of another site has no Origin, and would make a Connect GET: its page learns from whether it loads.
+ * `same-site` is another port of localhost, or another subdomain.
+ */
+function isOfAnotherSite(headers: IncomingHttpHeaders): boolean {
+  const site = headers['sec-fetch-site'];
+  return site !== undefined && site !== 'same-origin' && site !== 'none';
+}
+
+/** What people open by a link: the pages, and the document that they show. */
+const pages = /^\/(?:docs(?:\/[^?]*)?|openapi\.json)?(?:\?|$)/;
+
+/** Whether a link opens a page in a tab or window of its own; a frame is none. */
+function opensPage(method: string | undefined, url: string | undefined, headers: IncomingHttpHeaders): boolean {
+  return (
+    (method === 'GET' || method === 'HEAD') &&
+    headers['sec-fetch-mode'] === 'navigate' &&
+    headers['sec-fetch-dest'] === 'document' &&
+    pages.test(url ?? '')
+  );
 }
 
 function originRule(allowed: 'default' | readonly string[]): (origin: string, host: string | undefined) => boolean {

@@ -75,6 +75,8 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
   return (request, response) => {
     if (probes(request, response)) return;
     freeWhenAnsweredEarly(request, response);
+    // Other sites may not embed what it answers, whatever it is; CORS is not concerned.
+    response.setHeader('cross-origin-resource-policy', 'same-origin');
     const verdict = guard(request);
     if (verdict.kind === 'refuse') {
       requestRejected('guard', askedOf(request));

@@ -94,3 +94,37 @@ describe('Origin', () => {
     assert.equal(open({ method: 'OPTIONS', headers: { origin: 'http://localhost', host: 'localhost' } }).kind, 'pass');
   });
 });
+
+describe('Fetch Metadata', () => {
+  const image = { 'sec-fetch-mode': 'no-cors', 'sec-fetch-dest': 'image' };
+  const tab = { 'sec-fetch-mode': 'navigate', 'sec-fetch-dest': 'document' };
+  const frame = { 'sec-fetch-mode': 'navigate', 'sec-fetch-dest': 'iframe' };
+  const call = '/sendbatch.v1.MessageService/ListMessages?encoding=proto&message=';
+  const rows: [string, string, string, Record<string, string>, 'pass' | 'refuse'][] = [
+    ['an image of another site', call, 'cross-site', image, 'refuse'],
+    ['an image of another port of localhost', call, 'same-site', image, 'refuse'],
+    ['a site that is not known', call, 'odd', image, 'refuse'],
+    ['a link of another site to a call', '/v1/server-info', 'cross-site', tab, 'refuse'],
+    ['a link of another site to the front page', '/', 'cross-site', tab, 'pass'],
+    ['a link of another site to the docs', '/docs?a=b', 'cross-site', tab, 'pass'],
+    ['a frame of the docs in another site', '/docs', 'cross-site', frame, 'refuse'],
+    ['an image of the docs', '/docs', 'cross-site', image, 'refuse'],
+    ['a path that starts like the docs', '/docsx', 'cross-site', tab, 'refuse'],
+    ['its own page', call, 'same-origin', image, 'pass'],
+    ['the address bar', '/v1/server-info', 'none', tab, 'pass'],
+  ];
+  for (const [what, url, site, more, kind] of rows)
+    test(`${what}: ${kind}`, () => {
+      const headers = { host: 'localhost:5001', 'sec-fetch-site': site, ...more };
+      assert.equal(open({ method: 'GET', url, headers }).kind, kind);
+      assert.equal(listed({ method: 'GET', url, headers }).kind, kind);
+      assert.equal(anybody({ method: 'GET', url, headers }).kind, 'pass');
+    });
+
+  test('a page of an allowed origin calls across sites', () => {
+    const headers = { host: 'localhost:5001', 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'cors' };
+    const origin = 'https://app.example.com';
+    assert.equal(listed({ method: 'GET', url: call, headers: { ...headers, origin } }).kind, 'pass');
+    assert.equal(open({ method: 'GET', url: call, headers: { ...headers, origin } }).kind, 'refuse');
+  });
+});
