@@ -1,12 +1,11 @@
-import { createReadStream } from 'node:fs';
-import { createInterface } from 'node:readline';
 import type { Client } from '@connectrpc/connect';
 import type { Command } from 'commander';
 import type { ChannelService, ListedUid } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import type { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { ofChannel } from './channel-type.ts';
 import { type ConnectOptions, calling, connectTo } from './connect.ts';
-import { plain, print } from './output.ts';
+import { readText } from './decode.ts';
+import { plain, print, printJson } from './output.ts';
 import { CommandError, wholeNumber, withExamples } from './usage.ts';
 
 export const channelAbout = `
@@ -119,7 +118,7 @@ async function change(
   done: 'added' | 'removed',
   call: (rpc: Rpc, uids: string[]) => Promise<unknown>,
 ): Promise<void> {
-  const uids = await uidsOf(named, options.file);
+  const uids = uidsOf(named, options.file);
   if (uids.length === 0) throw new CommandError('no uids: name them, or give --file');
   const { channels } = connectTo(options);
   for (let from = 0; from < uids.length; from += callUids) await call(channels, uids.slice(from, from + callUids));
@@ -129,11 +128,10 @@ async function change(
 }
 
 /** Uids of a command line, and of a file, each once. */
-export async function uidsOf(named: readonly string[], file: string | undefined): Promise<string[]> {
+export function uidsOf(named: readonly string[], file: string | undefined): string[] {
   const uids = new Set(named);
   if (file !== undefined) {
-    const input = file === '-' ? process.stdin : createReadStream(file);
-    for await (const line of createInterface({ input })) if (line.trim() !== '') uids.add(line.trim());
+    for (const line of readText(file).split(/\r\n|\n|\r/)) if (line.trim() !== '') uids.add(line.trim());
   }
   return [...uids];
 }
@@ -146,7 +144,8 @@ async function printList(list: List, channel: Named, options: ConnectOptions & {
     const page = await list.page(channels, { ...channel, pageSize: Math.min(left, callUids), pageToken });
     for (const { uid, createdAt, updatedAt } of page.entries) {
       const times = { created_at: Number(createdAt), updated_at: Number(updatedAt) };
-      await print(options.json ? JSON.stringify({ uid, ...times }) : plain(uid));
+      if (options.json) await printJson(JSON.stringify({ uid, ...times }));
+      else await print(plain(uid));
     }
     left -= page.entries.length;
     pageToken = page.nextPageToken;

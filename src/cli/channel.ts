@@ -5,9 +5,10 @@ import type { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { addLists, channelAbout, uidsOf } from './channel-lists.ts';
 import { channelTypeName, ofChannel } from './channel-type.ts';
 import { type ConnectOptions, calling, connectTo } from './connect.ts';
-import { paint, print } from './output.ts';
+import { paint, plain, print, printJson } from './output.ts';
 import { lineOf } from './tail.ts';
-import { listed, sequence, time, wholeNumber, withExamples } from './usage.ts';
+import { time } from './time.ts';
+import { listed, sequence, wholeNumber, withExamples } from './usage.ts';
 
 interface FlagOptions {
   readonly large?: boolean;
@@ -76,7 +77,7 @@ export function addChannel(program: Command): void {
     ['sendbatch channel delete group friends'],
   ).action(async (channelType: ChannelType, channelId: string, options: ConnectOptions) => {
     await connectTo(options).channels.deleteChannel({ channelType, channelId });
-    await print(options.json ? '{}' : `${channelTypeName(channelType)} ${channelId} is disbanded`);
+    await print(options.json ? '{}' : `${channelTypeName(channelType)} ${plain(channelId)} is disbanded`);
   });
 
   const messages = ofChannel(
@@ -114,10 +115,10 @@ async function info(channelType: ChannelType, channelId: string, options: Connec
   const lastSeq = await lastSeqOf(() => client.rpc.getMaxMessageSeq({ channelType, channelId }));
   if (options.json) {
     const last = lastSeq === undefined ? {} : { last_seq: lastSeq };
-    return await print(JSON.stringify({ channel_type: channelType, channel_id: channelId, ...flags, ...last }));
+    return await printJson(JSON.stringify({ channel_type: channelType, channel_id: channelId, ...flags, ...last }));
   }
   const set = Object.entries(flags).flatMap(([name, on]) => (on ? [paint('yellow', name)] : []));
-  await print(`channel   ${channelTypeName(channelType)} (${channelType}) ${channelId}`);
+  await print(`channel   ${channelTypeName(channelType)} (${channelType}) ${plain(channelId)}`);
   await print(`flags     ${set.join(', ') || 'none'}`);
   if (lastSeq !== undefined) await print(`last seq  ${lastSeq}`);
 }
@@ -134,7 +135,7 @@ async function lastSeqOf(ask: () => Promise<{ messageSeq: bigint }>): Promise<nu
 
 async function put(channelType: ChannelType, channelId: string, options: CreateOptions): Promise<void> {
   const bit = (flag: boolean | undefined) => (flag ? 1 : 0);
-  const subscribers = await uidsOf(options.member ?? [], options.membersFile);
+  const subscribers = uidsOf(options.member ?? [], options.membersFile);
   await connectTo(options).channels.putChannel({
     channelType,
     channelId,
@@ -148,7 +149,7 @@ async function put(channelType: ChannelType, channelId: string, options: CreateO
   });
   if (options.json) return await print(JSON.stringify({ members_added: subscribers.length }));
   const members = subscribers.length === 0 ? '' : `, and ${subscribers.length} are members`;
-  await print(`${channelTypeName(channelType)} ${channelId} is as asked${members}`);
+  await print(`${channelTypeName(channelType)} ${plain(channelId)} is as asked${members}`);
 }
 
 /** Messages that one call asks for: the most that the service gives. */

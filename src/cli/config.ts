@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { loadConfig, type SettingInForce, settingsInForce } from '../config.ts';
-import { note, print } from './output.ts';
+import { note, print, printJson, visible } from './output.ts';
 import { withExamples } from './usage.ts';
 
 /** Prints every setting. With one that cannot be, all are printed before the ConfigError says so. */
@@ -18,7 +18,8 @@ export function addConfig(program: Command): void {
     '0 done, 1 a setting cannot be (all are printed before)',
   ).action(async ({ json }: { readonly json?: boolean }) => {
     const settings = settingsInForce();
-    await print(json ? JSON.stringify(settings, undefined, 2) : settings.map(inLines).join('\n'));
+    if (json) await printJson(JSON.stringify(settings, undefined, 2));
+    else await print(visible(settings.map(inLines).join('\n')));
     for (const warning of loadConfig().warnings) note(`sendbatch: ${warning}`);
   });
 }

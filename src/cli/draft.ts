@@ -1,15 +1,19 @@
-import { create, fromJson, type JsonObject, type JsonValue } from '@bufbuild/protobuf';
+import { create, fromJson, type JsonObject } from '@bufbuild/protobuf';
 import { pathToString } from '@bufbuild/protobuf/reflect';
 import { createValidator, type Violation } from '@bufbuild/protovalidate';
 import {
   ChannelTypeSchema,
+  HeaderSchema,
   type MessageDraft,
   MessageDraftSchema,
   TemplateUseSchema,
 } from '../../gen/sendbatch/v1/message_pb.ts';
 import { ruleWords } from '../domain/rule-words.ts';
 import { channelType, channelTypes } from './channel-type.ts';
+import type { Columns } from './columns.ts';
+import { parseExactly } from './exact-json.ts';
 import type { Entry } from './source.ts';
+import { assertTime } from './time.ts';
 import { CommandError } from './usage.ts';
 
 /** The fields of a message that a column can fill, and an option for the rows that have none. */
@@ -24,18 +28,23 @@ export const fields = [
   'red_dot',
   'no_persist',
   'sync_once',
+  'send_at',
 ] as const;
-type Field = (typeof fields)[number];
+export type Field = (typeof fields)[number];
 
 /** How entries become messages. */
 export interface Mapping {
-  /** For entries that do not say it themselves. */
+  /** What options say for all: of CSV in place of the column, unless `columns` names one, whose empty cells they fill. */
   readonly defaults: Readonly<Partial<Record<Field, string>>>;
-  /** Columns that fill fields under another name than the field's. */
-  readonly columns: Readonly<Partial<Record<Field | 'payload', string>>>;
+  /** Columns that the operator names for fields. */
+  readonly columns: Columns;
+  /** Columns that look like fields and are none. */
+  readonly ignored: readonly string[];
   /** What makes the payload of a row: with it all columns are variables. */
   readonly template: { readonly name: string; readonly version: number } | undefined;
   readonly payloadBase64: boolean;
+  /** Whether a message may say when it is sent: in a batch of the background. */
+  readonly takesSendAt: boolean;
 }
 
 const numbers: ReadonlySet<string> = new Set(['expire', 'red_dot', 'no_persist', 'sync_once']);
@@ -44,12 +53,15 @@ const flags: ReadonlySet<string> = new Set(['red_dot', 'no_persist', 'sync_once'
 const validator = createValidator();
 
 /** Makes messages of entries; a text is what is wrong with one. A message that breaks a rule would make its whole call malformed. */
-export function createDrafts(mapping: Mapping): (entry: Entry) => MessageDraft | string {
+export function createDrafts(mapping: Mapping): (entry: Entry, columns: Columns) => MessageDraft | string {
   const defaults = toJson(mapping.defaults);
-  return ({ content }) => {
+  return ({ content }, columns) => {
     if ('fault' in content) return content.fault;
     try {
-      const draft = 'row' in content ? ofRow(content.row, mapping, defaults) : ofLine(content.json, defaults);
+      const draft =
+        'row' in content ? ofRow(content.row, columns, { mapping, defaults }) : ofLine(content.json, mapping, defaults);
+      if (draft.sendAt !== undefined && !mapping.takesSendAt)
+        return 'send_at: send sends now; batch submit takes messages with a time';
       const result = validator.validate(MessageDraftSchema, draft);
       if (result.kind === 'valid') return draft;
       if (result.kind === 'error') return result.error.message;
@@ -80,22 +92,80 @@ function plainly(message: string): string {
     .replace(/^cannot decode field sendbatch\.v1\.\w+\.(\w+) from JSON: /, '$1: ');
 }
 
-function ofLine(text: string, defaults: JsonObject): MessageDraft {
-  const value = JSON.parse(text) as JsonValue;
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return fromJson(MessageDraftSchema, value);
+function ofLine(text: string, mapping: Mapping, defaults: JsonObject): MessageDraft {
+  const read = parseExactly(text);
+  if (typeof read !== 'object' || read === null || Array.isArray(read)) return fromJson(MessageDraftSchema, read);
+  const value = reportedDraft(read) ?? read;
   const own = Object.fromEntries(Object.entries(value).filter(([name]) => value[name] !== null));
-  const missing = Object.entries(defaults).filter(([name]) => !(name in own) && !(camel(name) in own));
   for (const name of ['channel_type', 'channelType'])
     if (typeof own[name] === 'string') own[name] = channelTypeOf(own[name]);
-  return fromJson(MessageDraftSchema, { ...own, ...Object.fromEntries(missing) });
+  for (const name of ['send_at', 'sendAt']) if (typeof own[name] === 'string') named('send_at', assertTime, own[name]);
+  const draft = fromJson(MessageDraftSchema, own);
+  return withDefaults(draft, own, { mapping, defaults });
 }
 
-function ofRow(row: Readonly<Record<string, string>>, mapping: Mapping, defaults: JsonObject): MessageDraft {
+/** Fills what a line does not say. A line that says something else than an option of the operator's is at fault: either could be what was meant. */
+function withDefaults(draft: MessageDraft, own: JsonObject, { mapping, defaults }: Filled): MessageDraft {
+  const header = (own.header ?? {}) as JsonObject;
+  for (const [field, wanted] of Object.entries(mapping.defaults)) {
+    const place = flags.has(field) ? header : own;
+    const said = place[field] ?? place[camel(field)];
+    if (said === undefined) continue;
+    const same =
+      field === 'channel_type' ? channelTypeOf(String(said)) === channelTypeOf(wanted) : String(said) === wanted;
+    if (!same)
+      throw new Error(
+        `${field} is ${JSON.stringify(said)}, and --${field.replaceAll('_', '-')} says ${JSON.stringify(wanted)}: remove one of them`,
+      );
+  }
+  const filled = fromJson(MessageDraftSchema, defaults);
+  const merged = { ...filled, ...draft };
+  for (const field of Object.keys(mapping.defaults)) {
+    const name = camel(field) as keyof MessageDraft;
+    if (flags.has(field)) continue;
+    if (!(field in own) && !(camel(field) in own)) Object.assign(merged, { [name]: filled[name] });
+  }
+  if (filled.header !== undefined || draft.header !== undefined)
+    merged.header = fromJson(HeaderSchema, { ...((defaults.header ?? {}) as JsonObject), ...headerJson(header) });
+  return merged;
+}
+
+/** What options fill in. */
+interface Filled {
+  readonly mapping: Mapping;
+  readonly defaults: JsonObject;
+}
+
+/** Under one kind of names. */
+function headerJson(header: JsonObject): JsonObject {
+  return Object.fromEntries(
+    Object.entries(header).map(([name, value]) => [
+      name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+      value,
+    ]),
+  );
+}
+
+/** The message of a line of a report of what was refused; undefined: it is no such line. */
+function reportedDraft(line: JsonObject): JsonObject | undefined {
+  const { draft, reason, message, text } = line;
+  if (typeof reason !== 'string' || typeof message !== 'string') return undefined;
+  if (typeof draft === 'object' && draft !== null && !Array.isArray(draft)) return draft;
+  if (typeof text !== 'string') return undefined;
+  // It was no message: what it was is in `text`, for whoever corrects it.
+  const again = text.trimStart().startsWith('{') ? parseExactly(text) : undefined;
+  if (typeof again === 'object' && again !== null && !Array.isArray(again)) return again;
+  throw new Error(`was refused before, and is no message: ${message}`);
+}
+
+function ofRow(row: Readonly<Record<string, string>>, columns: Columns, { mapping, defaults }: Filled): MessageDraft {
   const taken: Partial<Record<Field, string>> = {};
   for (const field of fields) {
-    const cell = row[mapping.columns[field] ?? field];
+    const column = columns[field];
+    const cell = column === undefined ? undefined : row[column];
     if (cell !== undefined && cell !== '') taken[field] = cell;
   }
+  if (taken.send_at !== undefined) named('send_at', assertTime, taken.send_at);
   const own = toJson(taken);
   const header = { ...(defaults.header as JsonObject | undefined), ...(own.header as JsonObject | undefined) };
   const draft = fromJson(MessageDraftSchema, { ...defaults, ...own, header });
@@ -103,9 +173,17 @@ function ofRow(row: Readonly<Record<string, string>>, mapping: Mapping, defaults
     draft.template = create(TemplateUseSchema, { ...mapping.template, variables: { ...row } });
     return draft;
   }
-  const payload = row[mapping.columns.payload ?? 'payload'] ?? '';
+  const payload = row[columns.payload ?? 'payload'] ?? '';
   draft.payload = mapping.payloadBase64 ? ofBase64(payload) : new TextEncoder().encode(payload);
   return draft;
+}
+
+function named(field: string, check: (text: string) => void, text: string): void {
+  try {
+    check(text);
+  } catch (error) {
+    throw new Error(`${field}: ${error instanceof Error ? error.message : error}`, { cause: error });
+  }
 }
 
 /** Text as the contract's JSON has the fields: numbers as numbers, flags in the header. */
@@ -144,26 +222,4 @@ function ofBase64(text: string): Uint8Array {
 
 function camel(name: string): string {
   return name.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
-}
-
-/** Columns that the mapping needs and that a header does not have, said before anything is sent. */
-export function assertColumns(row: Readonly<Record<string, string>>, mapping: Mapping): void {
-  const wanted = Object.entries(mapping.columns).map(([field, column]) => ({ field, column }));
-  const missing = wanted.find(({ column }) => !(column in row));
-  const there = Object.keys(row).join(', ');
-  if (missing !== undefined)
-    throw new CommandError(
-      `there is no column ${JSON.stringify(missing.column)} for ${missing.field}; the header line has: ${there}`,
-    );
-  if (mapping.template === undefined && !('payload' in row) && mapping.columns.payload === undefined)
-    throw new CommandError(
-      `without a template a column makes the payload: name one payload, or with --column payload=<name>, or give --template or --template-file; the header line has: ${there}`,
-    );
-  // Without these every row would be refused.
-  for (const field of ['from_uid', 'channel_id', 'channel_type'] as const) {
-    if ((mapping.columns[field] ?? field) in row || mapping.defaults[field] !== undefined) continue;
-    throw new CommandError(
-      `nothing says ${field}: name a column so, or with --column ${field}=<name>, or give --${field.replaceAll('_', '-')}; the header line has: ${there}`,
-    );
-  }
 }

@@ -2,7 +2,7 @@ import { get } from 'node:http';
 import { get as getSecure } from 'node:https';
 import type { Command } from 'commander';
 import { type Config, loadConfig } from '../config.ts';
-import { print } from './output.ts';
+import { print, visible } from './output.ts';
 import { CommandError, exit, withExamples } from './usage.ts';
 
 /** Below the time-out of the image's HEALTHCHECK. */
@@ -23,7 +23,7 @@ export function addHealth(program: Command): void {
     const { status, text } = await ask(url).catch((error: unknown) => {
       throw new CommandError(`${url} does not answer: ${error instanceof Error ? error.message : String(error)}`);
     });
-    await print(text.trim() || String(status));
+    await print(visible(text.trim()) || String(status));
     process.exitCode = status === 200 ? exit.done : exit.failed;
   });
 }

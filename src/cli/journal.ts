@@ -1,15 +1,6 @@
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  readSync,
-  renameSync,
-  statSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, createReadStream, fsyncSync, openSync, readSync, renameSync, statSync, writeSync } from 'node:fs';
+import { openFresh, readOwn } from './safe-file.ts';
 import { CommandError } from './usage.ts';
 
 /** What a run came to so far. */
@@ -17,6 +8,8 @@ export interface Tally {
   sent: number;
   duplicates: number;
   refused: number;
+  /** Left out by --unique. */
+  dropped: number;
 }
 
 /** Where a run stands: its keys begin with `run`, so that an entry has the same key in the next try. */
@@ -29,6 +22,16 @@ export interface Standing {
   readonly reportBytes: number;
   /** What the entries were made of. */
   readonly input: Input;
+  /** Set when all of it was sent. */
+  readonly finished?: Finished;
+}
+
+/** A file that was sent whole. */
+export interface Finished {
+  /** When, in ISO 8601. */
+  readonly at: string;
+  /** SHA-256 of the whole file. */
+  readonly digest: string;
 }
 
 /** The file and the options that made messages of it. */
@@ -69,9 +72,10 @@ export function changeOf(before: Input, now: Input): string | undefined {
 }
 
 export function readStanding(journal: string): Standing | undefined {
-  if (!existsSync(journal)) return undefined;
+  const text = readOwn(journal);
+  if (text === undefined) return undefined;
   try {
-    const read = JSON.parse(readFileSync(journal, 'utf8')) as Partial<Standing>;
+    const read = JSON.parse(text) as Partial<Standing>;
     if (isStanding(read)) return read;
   } catch {
     // Said below.
@@ -81,22 +85,44 @@ export function readStanding(journal: string): Standing | undefined {
   );
 }
 
+/** How a file stands to one that was sent whole from the same place, with the same options. */
+export type Likeness = 'same' | 'grown' | 'other';
+
+/** Tells the file that was sent from another under its name, by what it holds: a copy has another time. */
+export async function likenessOf(file: string, before: Standing, mapping: string): Promise<Likeness> {
+  const { input, finished } = before;
+  const { size } = statSync(file);
+  if (finished === undefined || input.mapping !== mapping || size < input.size) return 'other';
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(file, { end: Math.max(input.size - 1, 0) })) hash.update(chunk as Buffer);
+  if (hash.digest('hex') !== finished.digest) return 'other';
+  return size === input.size ? 'same' : 'grown';
+}
+
 function isStanding(read: Partial<Standing>): read is Standing {
-  const { run, line, tally, reportBytes, input } = read;
+  const { run, line, tally, reportBytes, input, finished } = read;
   return (
     typeof run === 'string' &&
-    [line, reportBytes, tally?.sent, tally?.duplicates, tally?.refused, input?.size, input?.modified].every(
-      Number.isSafeInteger,
-    ) &&
+    [
+      line,
+      reportBytes,
+      tally?.sent,
+      tally?.duplicates,
+      tally?.refused,
+      tally?.dropped ?? 0,
+      input?.size,
+      input?.modified,
+    ].every(Number.isSafeInteger) &&
     typeof input?.head === 'string' &&
-    typeof input.mapping === 'string'
+    typeof input.mapping === 'string' &&
+    (finished === undefined || (typeof finished.at === 'string' && typeof finished.digest === 'string'))
   );
 }
 
 /** Written whole under another name first, and on disk before it is in force: a crash leaves the old one or the new one. */
 export function writeStanding(journal: string, standing: Standing): void {
   const work = `${journal}.new`;
-  const fd = openSync(work, 'w');
+  const fd = openFresh(work);
   try {
     writeSync(fd, `${JSON.stringify(standing)}\n`);
     fsyncSync(fd);

@@ -2,7 +2,7 @@ import { type Command, InvalidArgumentError } from 'commander';
 import { type Scope, scopes } from '../domain/caller.ts';
 import type { Keys, KeyWish } from '../service/keys.ts';
 import { withDatabase } from './database.ts';
-import { print } from './output.ts';
+import { plain, print, printJson } from './output.ts';
 import { CommandError, exit, splitList, wholeNumber, withExamples } from './usage.ts';
 
 const dayMs = 24 * 3600_000;
@@ -86,7 +86,7 @@ async function create(keys: Keys, { name, scopes, senders, rate, expires, json }
     ...(rate === undefined ? {} : { ratePerSecond: rate }),
     ...(expires === undefined ? {} : { expiresAt: Date.now() + expires * dayMs }),
   } satisfies KeyWish);
-  if (json) return await print(JSON.stringify(made));
+  if (json) return await printJson(JSON.stringify(made));
   await print(
     `${made.key}\n\nThis is the only time that it is shown. Callers send it as "Authorization: Bearer <key>", legacy ones as "token: <key>".`,
   );
@@ -104,11 +104,13 @@ async function list(keys: Keys, json: boolean): Promise<void> {
     expires: key.expiresAt === null ? 'never' : new Date(key.expiresAt).toISOString(),
     state: key.revokedAt !== null ? 'revoked' : key.expiresAt !== null && key.expiresAt <= now ? 'expired' : 'active',
   }));
-  if (json) return await print(JSON.stringify(rows));
+  if (json) return await printJson(JSON.stringify(rows));
   if (rows.length === 0) return await print('there are no keys; make one with: key create --name <name>');
   for (const row of rows)
     await print(
-      `${row.id}  ${row.state.padEnd(7)}  ${row.name}  scopes ${row.scopes}  senders ${row.senders}  rate ${row.rate}  expires ${row.expires}`,
+      plain(
+        `${row.id}  ${row.state.padEnd(7)}  ${row.name}  scopes ${row.scopes}  senders ${row.senders}  rate ${row.rate}  expires ${row.expires}`,
+      ),
     );
 }
 

@@ -4,7 +4,9 @@ import { CommandError } from './usage.ts';
 /** Holds a file against a second run on it, until the end of this one; a lock whose holder is gone is taken over. Returns what frees it. */
 export function lock(file: string): () => void {
   const mine = `${file}.${process.pid}`;
-  writeFileSync(mine, String(process.pid));
+  // What has this name is of a process that is gone, or a link that somebody has laid: neither is written to.
+  rmSync(mine, { force: true });
+  writeFileSync(mine, String(process.pid), { flag: 'wx', mode: 0o600 });
   try {
     for (let attempt = 0; attempt < 3; attempt++) {
       try {

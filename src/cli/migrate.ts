@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { loadConfig } from '../config.ts';
 import { openingSchema } from './database.ts';
-import { print } from './output.ts';
+import { print, safeJson, visible } from './output.ts';
 import { exit } from './usage.ts';
 
 const about = `
@@ -34,7 +34,7 @@ export function addMigrate(program: Command): void {
 async function run({ status: onlyStatus, json }: MigrateOptions): Promise<number> {
   return await openingSchema(loadConfig(), async (schema) => {
     const say = async (value: object, lines: readonly string[]) =>
-      await print(json ? JSON.stringify(value) : lines.join('\n'));
+      await print(json ? safeJson(JSON.stringify(value)) : visible(lines.join('\n')));
     if (onlyStatus) {
       const status = await schema.status();
       const lines = Object.entries(status).flatMap(([state, names]) =>

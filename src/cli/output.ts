@@ -6,9 +6,19 @@ export async function print(line: string): Promise<void> {
   if (!process.stdout.write(`${line}\n`)) await once(process.stdout, 'drain');
 }
 
+/** Writes JSON as a line. Inside its strings the characters that terminals obey are escapes, which JSON reads as the characters. */
+export async function printJson(json: string): Promise<void> {
+  await print(safeJson(json));
+}
+
+/** JSON whose text holds nothing that a terminal obeys; its value is the same. */
+export function safeJson(json: string): string {
+  return json.replace(obeyed, (char) => (char === '\n' ? char : escapeOf(char)));
+}
+
 /** A line on stderr, which leaves stdout to what pipes want. */
 export function note(line: string): void {
-  process.stderr.write(`${line}\n`);
+  process.stderr.write(`${visible(line)}\n`);
 }
 
 /** Who reads has had enough, as `| head -1`: that is a good end. What else stops stdout, as a full disk behind `> file`, is said in a line. */
@@ -27,9 +37,21 @@ export function paint(colour: Colour, text: string, stream: NodeJS.WriteStream =
   return styleText(colour, text, { stream });
 }
 
-/** Text without what would move the terminal's cursor. */
+/** What a terminal obeys: control characters (C0, DEL, C1), and those that turn the direction of a line (UAX 9) or end it. */
+const obeyed = /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
+
+/** Text in one line, as text: ends of lines and tabs are spaces, and what else a terminal would obey is an escape. */
 export function plain(text: string): string {
-  return text.replace(/\p{Cc}/gu, ' ');
+  return visible(text.replace(/[\t\r\n]/g, ' '));
+}
+
+/** Text of several lines: what a terminal would obey is an escape, such as \u001b, but for ends of lines and tabs. */
+export function visible(text: string): string {
+  return text.replace(obeyed, (char) => (char === '\n' || char === '\t' ? char : escapeOf(char)));
+}
+
+function escapeOf(char: string): string {
+  return `\\u${(char.codePointAt(0) ?? 0).toString(16).padStart(4, '0')}`;
 }
 
 /** Text as text, bytes as base64; in one line. */

@@ -1,16 +1,22 @@
-import { randomUUID } from 'node:crypto';
-import { existsSync, rmSync, statSync } from 'node:fs';
+import { createHash, randomUUID } from 'node:crypto';
+import { rmSync, statSync } from 'node:fs';
+import { type JsonObject, toJson } from '@bufbuild/protobuf';
 import { ConnectError } from '@connectrpc/connect';
-import type { MessageDraft } from '../../gen/sendbatch/v1/message_pb.ts';
-import { type Draft, type RequestTemplate, type Result, reasonOf, type Sendbatch } from '../client/index.ts';
-import { assertColumns, createDrafts, type Mapping } from './draft.ts';
+import { type MessageDraft, MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { type Result, reasonOf, type Sendbatch } from '../client/index.ts';
+import type { Columns } from './columns.ts';
+import { createDrafts } from './draft.ts';
+import { FileFault } from './file-fault.ts';
 import { onInterrupt } from './interrupt.ts';
-import { changeOf, inputOf, readStanding, type Standing, type Tally, writeStanding } from './journal.ts';
+import { changeOf, inputOf, likenessOf, readStanding, type Standing, type Tally, writeStanding } from './journal.ts';
 import { lock } from './lock.ts';
 import { note } from './output.ts';
 import { createProgress } from './progress.ts';
+import { openReading, type Reading } from './reading.ts';
+import { createReceivers } from './receivers.ts';
 import { createReport, type Report } from './report.ts';
-import { openSource, type Shape } from './source.ts';
+import { reportedTemplates } from './reported.ts';
+import type { Entry } from './source.ts';
 import { CommandError, exit } from './usage.ts';
 import { createWaiting } from './waiting.ts';
 
@@ -20,13 +26,9 @@ const chunkEntries = 5000;
 const chunkBytes = 16 * 1024 * 1024;
 
 /** What to send, and how. */
-export interface Wish {
+export interface Wish extends Reading {
   /** A path, or `-`. */
   readonly file: string;
-  readonly shape: Shape;
-  readonly delimiter: string;
-  readonly mapping: Mapping;
-  readonly templates: readonly RequestTemplate[];
   readonly concurrency: number;
   /** Every check, nothing stored, and no journal. */
   readonly dryRun: boolean;
@@ -34,6 +36,8 @@ export interface Wish {
   readonly report: string;
   /** What to do when the file is another than the journal's. */
   readonly onChange: 'refuse' | 'resume' | 'restart';
+  /** Whether a file that was sent whole is sent once more. */
+  readonly again: boolean;
   readonly quiet: boolean;
 }
 
@@ -43,6 +47,8 @@ export interface Outcome extends Tally {
   readonly seconds: number;
   /** Whether this run went on where another one was stopped. */
   readonly resumed: boolean;
+  /** What ended the file before its end. */
+  readonly fault: FileFault | undefined;
 }
 
 /** Sends a file, from where an earlier run was stopped; however often that happens, each entry is stored once. */
@@ -52,7 +58,7 @@ export async function sendFile(client: Sendbatch, wish: Wish): Promise<Outcome> 
   try {
     return await run(client, wish, keepsJournal);
   } catch (error) {
-    if (keepsJournal && !(error instanceof CommandError) && existsSync(wish.journal))
+    if (keepsJournal && !(error instanceof CommandError) && isUnfinished(wish.journal))
       note(`stopped: the same command goes on (${wish.journal} says where)`);
     throw error;
   } finally {
@@ -60,30 +66,43 @@ export async function sendFile(client: Sendbatch, wish: Wish): Promise<Outcome> 
   }
 }
 
+function isUnfinished(journal: string): boolean {
+  const standing = readStanding(journal);
+  return standing !== undefined && standing.finished === undefined;
+}
+
 /** An entry that waits for its outcome. */
 interface Waiting {
   readonly line: number;
   readonly text: string;
   /** A text is what is wrong with it. */
-  readonly draft: Draft | string;
+  readonly draft: MessageDraft | string;
+  readonly recipient: string | undefined;
 }
 
 async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promise<Outcome> {
   const began = performance.now();
-  const before = keepsJournal ? beforeOf(wish) : undefined;
+  const before = keepsJournal ? await beforeOf(wish) : undefined;
   const runId = before?.run ?? randomUUID();
   const done = before?.line ?? 0;
-  const tally: Tally = { sent: 0, duplicates: 0, refused: 0, ...before?.tally };
+  const tally: Tally = { sent: 0, duplicates: 0, refused: 0, dropped: 0, ...before?.tally };
   const input = keepsJournal ? inputOf(wish.file, mappingText(wish)) : undefined;
-  const report = createReport(wish.report, before?.reportBytes ?? 0);
+  const report = createReport(wish.report, before?.reportBytes ?? 0, wish.templates as readonly JsonObject[]);
   // The report first: what the journal counts as done is in it.
-  const keep = (line: number) => {
+  const keep = (line: number, more: Partial<Standing> = {}) => {
     report.flush();
     if (input !== undefined)
-      writeStanding(wish.journal, { run: runId, line, tally, reportBytes: report.bytes(), input } satisfies Standing);
+      writeStanding(wish.journal, { run: runId, line, tally, reportBytes: report.bytes(), input, ...more });
   };
-  const source = openSource(wish.file, wish.shape, wish.delimiter);
+  const digest = createHash('sha256');
+  const onNote = (text: string) => {
+    if (!wish.quiet) note(text);
+  };
+  const opened = openReading(wish.file, wish, { onNote, onBytes: (chunk) => digest.update(chunk) });
+  const { source } = opened;
   const draftOf = createDrafts(wish.mapping);
+  const receivers = createReceivers();
+  const templates = [...wish.templates];
   const progress = createProgress({
     quiet: wish.quiet,
     total: wish.file === '-' ? undefined : statSync(wish.file).size,
@@ -109,13 +128,13 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
   const flush = async () => {
     const last = chunk.at(-1);
     if (last === undefined) return;
-    const good = chunk.filter((each): each is Waiting & { draft: Draft } => typeof each.draft !== 'string');
+    const good = chunk.filter((each): each is Waiting & { draft: MessageDraft } => typeof each.draft !== 'string');
     const [from, to] = [progress.done(), source.bytesRead()];
     const results = await client.send(
       good.map((each) => each.draft),
       {
         concurrency: wish.concurrency,
-        templates: wish.templates,
+        templates,
         validateOnly: wish.dryRun,
         signal: giveUp.signal,
         onRetry(error) {
@@ -139,21 +158,39 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
     keep(last.line);
     progress.show(to, handled, tally.refused);
   };
+  let fault: FileFault | undefined;
+  let begun = false;
+  let lastLine = done;
   try {
-    for await (const entry of source.entries) {
+    for await (const entry of endedBy(source.entries, (error) => (fault = error))) {
       if (interruption.came()) {
         stopped = true;
         break;
       }
-      if (handled === 0 && chunk.length === 0 && 'row' in entry.content) assertColumns(entry.content.row, wish.mapping);
-      if (entry.line <= done) continue;
-      if (handled === 0 && chunk.length === 0) {
+      const { line, text } = entry;
+      const draft = draftOf(entry, opened.columns());
+      for (const each of reportedTemplates(entry))
+        if (!templates.some(({ name }) => name === each.name)) templates.push(each);
+      const repeats = typeof draft !== 'string' && opened.repeats(entry);
+      if (typeof draft !== 'string' && !repeats && 'row' in entry.content) receivers.add(line, draft);
+      if (line <= done) continue;
+      lastLine = line;
+      if (!begun) {
         // Before the first one goes: a run that ends early has to go on under the same keys.
         if (before === undefined) keep(0);
         progress.begin(before === undefined ? 0 : source.bytesRead());
+        begun = true;
       }
-      const { line, text } = entry;
-      chunk.push({ line, text, draft: keyed(draftOf(entry), `${runId}:${line}`) });
+      if (repeats) {
+        tally.dropped++;
+        continue;
+      }
+      chunk.push({
+        line,
+        text,
+        draft: keyed(draft, `${runId}:${line}`),
+        recipient: recipientOf(draft, entry, opened.columns()),
+      });
       bytes += text.length;
       if (chunk.length === chunkEntries || bytes >= chunkBytes) await flush();
     }
@@ -170,24 +207,52 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
     report.close();
   }
   const interrupted = !whole;
-  if (whole && keepsJournal) rmSync(wish.journal, { force: true });
+  if (whole && fault === undefined && input !== undefined && (begun || before !== undefined)) {
+    const finished = { at: new Date().toISOString(), digest: digest.digest('hex') };
+    keep(lastLine, { finished, input: { ...input, size: source.bytesRead() } });
+  }
+  const repeated = receivers.words();
+  if (repeated !== undefined && wish.unique === undefined) onNote(repeated);
   const seconds = Math.round((performance.now() - began) / 100) / 10;
-  return { ...tally, interrupted, seconds, resumed: before !== undefined };
+  return { ...tally, interrupted, seconds, resumed: before !== undefined, fault };
+}
+
+/** Ends the entries by a fault of the file, and says which: what came before it is sent. */
+async function* endedBy(entries: AsyncIterable<Entry>, tell: (fault: FileFault) => void): AsyncGenerator<Entry> {
+  try {
+    yield* entries;
+  } catch (error) {
+    if (!(error instanceof FileFault)) throw error;
+    tell(error);
+  }
+}
+
+/** The channel's id, for people: of an entry that is no message what stands in its column. */
+function recipientOf(draft: MessageDraft | string, { content }: Entry, columns: Columns): string | undefined {
+  if (typeof draft !== 'string') return draft.channelId;
+  return 'row' in content && columns.channel_id !== undefined ? content.row[columns.channel_id] : undefined;
 }
 
 /** Under the entry's own key, or else under one that the next run gives it again. */
-function keyed(draft: MessageDraft | string, key: string): Draft | string {
+function keyed(draft: MessageDraft | string, key: string): MessageDraft | string {
   return typeof draft === 'string' || draft.clientMsgNo !== '' ? draft : { ...draft, clientMsgNo: key };
 }
 
 /** Counts what became of each entry of a chunk, and reports what was refused; there is a result for each that is no fault. */
 function settle(chunk: readonly Waiting[], results: readonly Result[], tally: Tally, report: Report): void {
   let nth = 0;
-  for (const { line, text, draft } of chunk) {
+  for (const { line, text, draft, recipient } of chunk) {
     const result = typeof draft === 'string' ? undefined : results[nth++];
-    if (typeof draft === 'string') report.add(line, 'INVALID_LINE', draft, text);
+    if (typeof draft === 'string') report.add({ line, recipient, reason: 'INVALID_LINE', message: draft, text });
     else if (result?.error !== undefined)
-      report.add(line, reasonOf(result.error) ?? 'unknown', result.error.message, text);
+      report.add({
+        line,
+        recipient,
+        reason: reasonOf(result.error) ?? 'unknown',
+        message: result.error.message,
+        text,
+        draft: toJson(MessageDraftSchema, draft, { useProtoFieldName: true }) as JsonObject,
+      });
     if (typeof draft === 'string' || result?.error !== undefined) tally.refused++;
     else if (result?.duplicate) tally.duplicates++;
     else tally.sent++;
@@ -195,12 +260,13 @@ function settle(chunk: readonly Waiting[], results: readonly Result[], tally: Ta
 }
 
 /** Where an earlier run on this file stands; undefined when there is none, or it is to be forgotten. */
-function beforeOf(wish: Wish): Standing | undefined {
+async function beforeOf(wish: Wish): Promise<Standing | undefined> {
   if (wish.onChange === 'restart') {
     rmSync(wish.journal, { force: true });
     return undefined;
   }
   const before = readStanding(wish.journal);
+  if (before?.finished !== undefined) return await afterWhole(wish, before, before.finished.at);
   if (before === undefined || wish.onChange === 'resume') return before;
   const change = changeOf(before.input, inputOf(wish.file, mappingText(wish)));
   if (change === undefined) return before;
@@ -209,12 +275,29 @@ function beforeOf(wish: Wish): Standing | undefined {
   );
 }
 
-function mappingText({ shape, delimiter, mapping, templates }: Wish): string {
-  return JSON.stringify({ shape, delimiter, mapping, templates });
+/** What a run does after one that sent a file whole: the same file goes again only where that is wanted. */
+async function afterWhole(wish: Wish, before: Standing, at: string): Promise<Standing | undefined> {
+  const likeness = wish.again ? 'other' : await likenessOf(wish.file, before, mappingText(wish));
+  if (likeness === 'other') return undefined;
+  const { sent, duplicates, refused } = before.tally;
+  const was = `${wish.file} was sent whole at ${at} (${sent} sent, ${duplicates} were there already, ${refused} refused; ${wish.journal} says so)`;
+  if (likeness === 'same') throw new CommandError(`${was}: --again sends all of it once more, as new messages`);
+  if (wish.onChange === 'resume') {
+    const { finished: _, ...rest } = before;
+    return { ...rest, tally: { sent: 0, duplicates: 0, refused: 0, dropped: 0 } };
+  }
+  throw new CommandError(
+    `${was}, and has grown since: --resume sends what is behind line ${before.line}; --again sends all of it, as new messages`,
+  );
+}
+
+function mappingText({ shape, delimiter, encoding, mapping, templates, unique }: Wish): string {
+  return JSON.stringify({ shape, delimiter, encoding, mapping, templates, unique });
 }
 
 /** The exit code of an outcome. */
-export function exitOf({ interrupted, refused }: Outcome): number {
+export function exitOf({ interrupted, refused, fault }: Outcome): number {
+  if (fault !== undefined) return exit.failed;
   if (interrupted) return exit.interrupted;
   return refused > 0 ? exit.refused : exit.done;
 }

@@ -1,7 +1,9 @@
 import { createReadStream } from 'node:fs';
-import { PassThrough, pipeline, type Readable } from 'node:stream';
+import { PassThrough, pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
-import { CsvError, parse } from 'csv-parse';
+import { CsvError, CsvReader, type CsvRow, cellsBy, delimiters } from './csv.ts';
+import { decodeLines } from './decode.ts';
+import { FileFault } from './file-fault.ts';
 import { fileTroubles } from './file-trouble.ts';
 import { CommandError } from './usage.ts';
 
@@ -17,6 +19,7 @@ export interface Entry {
 
 /** A file that is read once, from the front. */
 export interface Source {
+  /** Ends by a FileFault where nothing behind it can be read. */
   readonly entries: AsyncIterable<Entry>;
   /** Bytes of the file that were taken so far. */
   bytesRead(): number;
@@ -26,24 +29,41 @@ export interface Source {
 
 export type Shape = 'ndjson' | 'csv';
 
+/** How a file is read. */
+export interface SourceOptions {
+  readonly shape: Shape;
+  /** Between columns of CSV; undefined: what the header line shows. */
+  readonly delimiter: string | undefined;
+  readonly encoding: string;
+  /** Names of columns by which a delimiter is told from a character of a name. */
+  readonly names: readonly string[];
+  /** Told of the header line of CSV before the first entry. */
+  readonly onHeader: (names: readonly string[]) => void;
+  /** Told what a person should know. */
+  readonly onNote: (text: string) => void;
+  /** Told of each piece of the file, as it is stored. */
+  readonly onBytes?: (chunk: Buffer) => void;
+}
+
 /** What a file holds, by its name. */
-export function shapeOf(file: string): { shape: Shape; delimiter: string } {
-  const name = file.toLowerCase().replace(/\.gz$/, '');
-  return { shape: /\.(csv|tsv)$/.test(name) ? 'csv' : 'ndjson', delimiter: name.endsWith('.tsv') ? '\t' : ',' };
+export function shapeOf(file: string): Shape {
+  return /\.(csv|tsv)(\.gz)?$/i.test(file) ? 'csv' : 'ndjson';
 }
 
 /** Opens a file, or standard input (`-`); what ends in .gz is unpacked. */
-export function openSource(file: string, shape: Shape, delimiter: string): Source {
+export function openSource(file: string, options: SourceOptions): Source {
   const raw = file === '-' ? process.stdin : createReadStream(file);
   let bytes = 0;
-  raw.on('data', (chunk: Buffer | string) => {
+  raw.on('data', (chunk: Buffer) => {
     bytes += chunk.length;
+    options.onBytes?.(chunk);
   });
-  const plain = new PassThrough();
-  const rawThenPlain = /\.gz$/i.test(file) ? ([raw, createGunzip(), plain] as const) : ([raw, plain] as const);
+  const unpacked = new PassThrough();
+  const stages = /\.gz$/i.test(file) ? ([raw, createGunzip(), unpacked] as const) : ([raw, unpacked] as const);
   // A pipeline ends what it leads to with the error, which the reader below then gets.
-  pipeline(rawThenPlain, () => {});
-  const entries = shape === 'csv' ? readRows(plain, delimiter) : readLines(plain);
+  pipeline(stages, () => {});
+  const text = decodeLines(unpacked as AsyncIterable<Buffer>, options.encoding);
+  const entries = options.shape === 'csv' ? readRows(text, options) : readLines(text);
   let closed = false;
   return {
     entries: withPlainErrors(entries, file, () => closed),
@@ -55,25 +75,39 @@ export function openSource(file: string, shape: Shape, delimiter: string): Sourc
   };
 }
 
-/** A line's text at most: a message to 10,000 receivers takes 2.6 MB; a file of one line without end must not go into memory. */
-const longestLine = 8 * 1024 * 1024;
-
-async function* readLines(input: Readable): AsyncGenerator<Entry> {
-  const decoder = new TextDecoder();
+async function* readLines(pieces: AsyncIterable<string>): AsyncGenerator<Entry> {
   let line = 0;
-  let rest = '';
-  for await (const chunk of input as AsyncIterable<Buffer>) {
-    const lines = (rest + decoder.decode(chunk, { stream: true })).split('\n');
-    rest = lines.pop() ?? '';
+  /** The first line, while the second is not known. */
+  let first: Entry | undefined;
+  let isFirst = true;
+  for await (const piece of pieces) {
+    const lines = piece.split('\n');
+    if (lines.at(-1) === '') lines.pop();
     for (const text of lines) {
       line++;
-      if (text.trim() !== '') yield entryOf(line, text);
+      if (text.trim() === '') continue;
+      const entry = entryOf(line, text);
+      if (isFirst) {
+        isFirst = false;
+        if (/^\s*(\[\s*$|\[\s*\{)/.test(text))
+          throw new CommandError('it is an array in JSON, not a message a line: jq -c ".[]" FILE makes lines of it');
+        first = isObject(text) ? undefined : entry;
+        if (first !== undefined) continue;
+      }
+      if (first !== undefined) {
+        if (!isObject(text))
+          throw new CommandError('its first lines are no objects in JSON: is it CSV? Then give --input csv');
+        yield first;
+        first = undefined;
+      }
+      yield entry;
     }
-    if (rest.length > longestLine)
-      throw new CommandError(`line ${line + 1} is longer than ${longestLine} characters; is this NDJSON?`);
   }
-  rest += decoder.decode();
-  if (rest.trim() !== '') yield entryOf(line + 1, rest);
+  if (first !== undefined) yield first;
+}
+
+function isObject(text: string): boolean {
+  return text.trimStart().startsWith('{');
 }
 
 function entryOf(line: number, text: string): Entry {
@@ -81,54 +115,122 @@ function entryOf(line: number, text: string): Entry {
   return { line, text: json, content: { json } };
 }
 
-/** A payload is 64 KiB at most, base64 adds a third; a quote that is never closed must not take the rest of the file into memory. */
-const longestRow = 1024 * 1024;
-
-async function* readRows(input: Readable, delimiter: string): AsyncGenerator<Entry> {
-  const faults: Entry[] = [];
-  let columns = false;
-  const parser = parse({
-    bom: true,
-    delimiter,
-    columns: (header: string[]) => {
-      const names = header.map((name) => name.trim());
-      const odd = names.find((name, index) => name === '' || names.indexOf(name) !== index);
-      if (odd !== undefined)
-        throw new CommandError(
-          odd === ''
-            ? 'a column of the header line has no name'
-            : `the header line has the column ${JSON.stringify(odd)} twice`,
-        );
-      columns = true;
-      return names;
-    },
-    info: true,
-    raw: true,
-    skip_empty_lines: true,
-    max_record_size: longestRow,
-    skip_records_with_error: true,
-    on_skip: (error, raw) => {
-      const text = (raw ?? '').trim();
-      const { message = 'cannot be read', lines } = (error ?? {}) as { message?: string; lines?: number };
-      faults.push({ line: Number(lines ?? 0), text, content: { fault: message } });
-      return undefined;
-    },
-  });
-  pipeline(input, parser, () => {});
-  const rows = parser as AsyncIterable<{
-    record: Record<string, string>;
-    raw: string;
-    info: { lines: number };
-  }>;
-  for await (const { record, raw, info } of rows) {
-    const text = raw.trim();
-    const line = info.lines - (text.match(/\n/g)?.length ?? 0);
-    // The parser is ahead of what is taken from it: what it could not read comes at its place.
-    while (faults[0] !== undefined && faults[0].line < line) yield faults.shift() as Entry;
-    yield { line, text, content: { row: record } };
+async function* readRows(pieces: AsyncIterable<string>, options: SourceOptions): AsyncGenerator<Entry> {
+  let reader: CsvReader | undefined;
+  let header: readonly string[] | undefined;
+  let held = '';
+  const take = function* (rows: Iterable<CsvRow>): Generator<Entry> {
+    for (const row of rows) {
+      if (header !== undefined) yield rowOf(row, header);
+      else {
+        header = namesOf(row);
+        options.onHeader(header);
+      }
+    }
+  };
+  for await (const piece of pieces) {
+    held += piece;
+    if (reader === undefined) {
+      const opened = openReader(held, options);
+      if (opened === undefined) continue;
+      reader = opened.reader;
+      held = opened.rest;
+    }
+    const text = held;
+    held = '';
+    yield* take(reader.push(text));
   }
-  yield* faults;
-  if (!columns) throw new CommandError('there is no header line, which names the columns');
+  if (reader === undefined) {
+    const opened = openReader(`${held}\n`, options);
+    reader = opened?.reader ?? new CsvReader(',');
+    yield* take(reader.push(opened?.rest ?? held));
+  }
+  yield* take(reader.end());
+  if (header === undefined) throw new CommandError('there is no header line, which names the columns');
+}
+
+/** A header line that is longer is none. */
+const longestHeader = 1024 * 1024;
+
+/** A reader by the header line; undefined: that has not come yet. Excel writes `sep=;` as a line before it. */
+function openReader(
+  text: string,
+  options: SourceOptions,
+): { readonly reader: CsvReader; readonly rest: string } | undefined {
+  const [sep, said = ''] = /^sep=(.)\r?\n/i.exec(text) ?? [];
+  if (sep !== undefined) {
+    if (options.delimiter !== undefined && options.delimiter !== said)
+      throw new CommandError(
+        `its first line says that columns are separated by ${JSON.stringify(said)}, not as --delimiter says`,
+      );
+    return { reader: new CsvReader(said, 2), rest: text.slice(sep.length) };
+  }
+  if (options.delimiter !== undefined) return { reader: new CsvReader(options.delimiter), rest: text };
+  const line = headerLine(text);
+  if (line === undefined) {
+    if (text.length > longestHeader) throw new CommandError('it has no header line, which names the columns');
+    return undefined;
+  }
+  return { reader: new CsvReader(detect(line, options)), rest: text };
+}
+
+/** The first line that holds something, by its end outside quotes. */
+function headerLine(text: string): string | undefined {
+  let isQuoted = false;
+  let from = 0;
+  for (let at = 0; at < text.length; at++) {
+    const char = text[at];
+    if (char === '"') isQuoted = !isQuoted;
+    if (isQuoted || (char !== '\n' && char !== '\r')) continue;
+    if (at > from) return text.slice(from, at);
+    from = at + 1;
+  }
+  return undefined;
+}
+
+/** What separates the columns of a header line. Where several characters could, that by which more of the known names come out. */
+function detect(line: string, { names, onNote }: SourceOptions): string {
+  const able = delimiters.filter((each) => cellsBy(line, each).length > 1);
+  const scored = able.map((each) => ({
+    delimiter: each,
+    known: cellsBy(line, each).filter((cell) => names.includes(cell.trim().toLowerCase())).length,
+  }));
+  scored.sort((a, b) => b.known - a.known);
+  const [best, second] = scored;
+  if (best === undefined) return ',';
+  if (second !== undefined && second.known === best.known)
+    throw new CommandError(
+      `its header line has ${able.map(wordOf).join(' and ')}: give --delimiter, which says what separates the columns`,
+    );
+  if (best.delimiter !== ',') onNote(`columns are separated by ${wordOf(best.delimiter)} (--delimiter says otherwise)`);
+  return best.delimiter;
+}
+
+function wordOf(delimiter: string): string {
+  return delimiter === '\t' ? 'tabs' : JSON.stringify(delimiter);
+}
+
+function namesOf({ cells, fault, line }: CsvRow): string[] {
+  if (fault !== undefined) throw new FileFault(line, fault);
+  const names = cells.map((name) => name.trim());
+  const odd = names.find((name, index) => name === '' || names.indexOf(name) !== index);
+  if (odd === undefined) return names;
+  throw new CommandError(
+    odd === ''
+      ? 'a column of the header line has no name'
+      : `the header line has the column ${JSON.stringify(odd)} twice`,
+  );
+}
+
+function rowOf({ line, text, cells, fault }: CsvRow, header: readonly string[]): Entry {
+  const place = { line, text };
+  if (fault !== undefined) return { ...place, content: { fault } };
+  if (cells.length !== header.length)
+    return { ...place, content: { fault: `columns length is ${header.length}, got ${cells.length}` } };
+  // No prototype: a column may be named __proto__.
+  const row: Record<string, string> = Object.create(null);
+  for (const [index, name] of header.entries()) row[name] = cells[index] ?? '';
+  return { ...place, content: { row } };
 }
 
 /** What is wrong with a file in one line; defects keep their stack. */
@@ -137,14 +239,16 @@ async function* withPlainErrors(
   file: string,
   isClosed: () => boolean,
 ): AsyncGenerator<Entry> {
+  const name = file === '-' ? 'standard input' : file;
   try {
     yield* entries;
   } catch (error) {
     if (isClosed()) return;
+    if (error instanceof CsvError) throw new FileFault(error.line, error.message, { cause: error, file: name });
+    if (error instanceof FileFault) throw new FileFault(error.line, error.why, { cause: error, file: name });
     const code = (error as NodeJS.ErrnoException).code ?? '';
-    const ofFile = error instanceof CsvError || error instanceof CommandError || /^(E[A-Z]+|Z_.*)$/.test(code);
-    if (!ofFile) throw error;
-    const why = fileTroubles[code] ?? (error as Error).message;
-    throw new CommandError(`${file === '-' ? 'standard input' : file}: ${why}`, { cause: error });
+    const isOfFile = error instanceof CommandError || /^(E[A-Z]+|Z_.*)$/.test(code);
+    if (!isOfFile) throw error;
+    throw new CommandError(`${name}: ${fileTroubles[code] ?? (error as Error).message}`, { cause: error });
   }
 }

@@ -4,7 +4,7 @@ import { type ChannelType, type Message, MessageSchema } from '../../gen/sendbat
 import { ofChannel } from './channel-type.ts';
 import { type ConnectOptions, calling, connectTo, patienceMinutes } from './connect.ts';
 import { onInterrupt } from './interrupt.ts';
-import { paint, plain, print, printable } from './output.ts';
+import { paint, plain, print, printable, safeJson } from './output.ts';
 import { exit, sequence, wholeNumber } from './usage.ts';
 import { createWaiting } from './waiting.ts';
 
@@ -73,7 +73,7 @@ async function tail(channelType: ChannelType, channelId: string, options: TailOp
 
 /** A message as a line: for people and for cut and awk, or as JSON. */
 export function lineOf(message: Message, json: boolean): string {
-  if (json) return toJsonString(MessageSchema, message);
+  if (json) return safeJson(toJsonString(MessageSchema, message));
   const { messageSeq, fromUid, payload } = message;
   return `${paint('dim', String(messageSeq))}\t${paint('cyan', plain(fromUid))}\t${printable(payload)}`;
 }

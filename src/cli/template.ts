@@ -1,11 +1,12 @@
-import { readFileSync } from 'node:fs';
 import type { JsonObject } from '@bufbuild/protobuf';
 import { toJsonString } from '@bufbuild/protobuf';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type Template, TemplateFormat, TemplateSchema } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import { type ConnectOptions, calling, connectTo } from './connect.ts';
-import { paint, print } from './output.ts';
+import { encoding, readText } from './decode.ts';
+import { parseExactly } from './exact-json.ts';
+import { note, paint, plain, print, printJson, visible } from './output.ts';
 import { CommandError, pair, templateName, withExamples } from './usage.ts';
 
 const about = `
@@ -18,11 +19,15 @@ Examples:
   sendbatch template preview welcome@2 --var name=Ada
   echo 'Hello {{ name }}' | sendbatch template preview --file - --vars '{"name": "Ada"}'`;
 
+const rawAbout = 'control characters as they are, not as escapes';
+
 type Format = 'text' | 'json';
 type Chosen = { readonly name: string; readonly version: number };
 
 interface PreviewOptions extends ConnectOptions {
   readonly file?: string;
+  readonly encoding?: string;
+  readonly raw?: boolean;
   readonly format: Format;
   readonly var?: Record<string, string>;
   readonly vars?: JsonObject;
@@ -43,14 +48,15 @@ export function addTemplate(program: Command): void {
     .description('Stores a template, as the next version of its name.')
     .argument('<name>', 'letters, digits, ".", "_" and "-"')
     .argument('<file>', 'its text; - is standard input')
+    .option('--encoding <name>', 'what the file is in (default utf-8)', encoding)
     .addOption(format());
   withExamples(calling(create), [
     'sendbatch template create welcome welcome.liquid',
     'sendbatch template create order order.json.liquid --format json',
-  ]).action(async (name: string, file: string, options: ConnectOptions & { format: Format }) => {
+  ]).action(async (name: string, file: string, options: ConnectOptions & { format: Format; encoding?: string }) => {
     const made = await connectTo(options).templates.createTemplate({
       name,
-      body: bodyIn(file),
+      body: bodyIn(file, options.encoding),
       format: formats[options.format],
     });
     await say(made.template, options, (each) => `${each.name}@${each.version} is stored; ${needs(each)}`);
@@ -69,12 +75,15 @@ export function addTemplate(program: Command): void {
     } while (pageToken !== '');
   });
 
-  withExamples(calling(named(template.command('get').description('Prints the text of one; --json tells all of it.'))), [
+  const get = named(template.command('get').description('Prints the text of one; --json tells all of it.'));
+  withExamples(calling(get.option('--raw', rawAbout)), [
     'sendbatch template get welcome',
+    'sendbatch template get welcome --raw > welcome.liquid',
     'sendbatch template get welcome@2 --json',
-  ]).action(async (chosen: Chosen, options: ConnectOptions) => {
+  ]).action(async (chosen: Chosen, options: ConnectOptions & { readonly raw?: boolean }) => {
     const { template: found } = await connectTo(options).templates.getTemplate(chosen);
-    await say(found, options, (each) => each.body);
+    if (options.json || found === undefined) return await say(found, options, () => '');
+    await printText(found.body, options.raw === true);
   });
 
   const preview = template
@@ -82,6 +91,8 @@ export function addTemplate(program: Command): void {
     .description('Renders one, and prints the payload; nothing is stored or sent.')
     .argument('[name[@version]]', 'a stored one; or --file', templateName)
     .option('--file <file>', 'the text of one that is not stored; - is standard input')
+    .option('--encoding <name>', 'what the file is in (default utf-8)', encoding)
+    .option('--raw', rawAbout)
     .addOption(format())
     .option('--var <name=value>', 'a variable; may be given more than once', pair)
     .option('--vars <json>', 'variables as a JSON object', jsonObject);
@@ -95,7 +106,7 @@ export function addTemplate(program: Command): void {
     ['sendbatch template delete welcome'],
   ).action(async (name: string, options: ConnectOptions) => {
     await connectTo(options).templates.deleteTemplate({ name });
-    await print(options.json ? '{}' : `${name} is deleted`);
+    await print(options.json ? '{}' : `${plain(name)} is deleted`);
   });
 }
 
@@ -104,11 +115,21 @@ async function previewOne(chosen: Chosen | undefined, options: PreviewOptions): 
     throw new CommandError('name a stored template, or give --file: one of them');
   const { payload } = await connectTo(options).templates.previewTemplate({
     ...chosen,
-    ...(options.file === undefined ? {} : { body: bodyIn(options.file), format: formats[options.format] }),
+    ...(options.file === undefined
+      ? {}
+      : { body: bodyIn(options.file, options.encoding), format: formats[options.format] }),
     variables: { ...options.vars, ...options.var },
   });
   const text = Buffer.from(payload).toString();
-  await print(options.json ? JSON.stringify({ payload: text }) : text);
+  if (options.json) return await printJson(JSON.stringify({ payload: text }));
+  await printText(text, options.raw === true);
+}
+
+/** Text of several lines. What a terminal would obey is shown, not sent. */
+async function printText(text: string, raw: boolean): Promise<void> {
+  const shown = raw ? text : visible(text);
+  await print(shown);
+  if (shown !== text) note('control characters are shown as escapes; --raw prints them');
 }
 
 async function say(
@@ -117,7 +138,8 @@ async function say(
   words: (template: Template) => string,
 ): Promise<void> {
   if (template === undefined) throw new CommandError('the service answered without the template');
-  await print(json ? toJsonString(TemplateSchema, template) : words(template));
+  if (json) return await printJson(toJsonString(TemplateSchema, template));
+  await print(words(template));
 }
 
 const formats = { text: TemplateFormat.TEXT, json: TemplateFormat.JSON };
@@ -129,22 +151,20 @@ function lineOf(template: Template): string {
 }
 
 function needs({ variables }: Template): string {
-  return variables.length === 0 ? 'it needs no variables' : `it needs ${variables.join(', ')}`;
+  return variables.length === 0 ? 'it needs no variables' : `it needs ${plain(variables.join(', '))}`;
 }
 
 /** A file's text, without the line end that editors put at its end: it would be in every message. */
-export function bodyIn(file: string): string {
-  return readFileSync(file === '-' ? 0 : file, 'utf8')
-    .replace(/^\ufeff/, '')
-    .replace(/\r?\n$/, '');
+export function bodyIn(file: string, label?: string): string {
+  return readText(file, label).replace(/\r?\n$/, '');
 }
 
 function jsonObject(text: string): JsonObject {
   try {
-    const value: unknown = JSON.parse(text);
-    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as JsonObject;
-  } catch {
-    // Said below.
+    const value = parseExactly(text);
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value;
+  } catch (error) {
+    throw new InvalidArgumentError(`It takes a JSON object: ${error instanceof Error ? error.message : error}.`);
   }
   throw new InvalidArgumentError('It takes a JSON object.');
 }

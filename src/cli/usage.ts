@@ -50,10 +50,3 @@ export function templateName(text: string): { name: string; version: number } {
   if (name === undefined) throw new InvalidArgumentError('It takes a name, or name@version.');
   return { name, version: Number(version) };
 }
-
-/** A parser of times. */
-export function time(text: string): Date {
-  const date = new Date(text);
-  if (Number.isNaN(date.getTime())) throw new InvalidArgumentError('It takes a time such as 2026-01-31T12:00Z.');
-  return date;
-}

@@ -3,7 +3,7 @@ import type { Fault } from '../domain/soundness.ts';
 import { channelTypeName } from './channel-type.ts';
 import { withDatabase } from './database.ts';
 import { onInterrupt } from './interrupt.ts';
-import { paint, plain, print } from './output.ts';
+import { paint, plain, print, printJson } from './output.ts';
 import { createProgress } from './progress.ts';
 import { exit } from './usage.ts';
 
@@ -45,7 +45,7 @@ async function runVerify(json: boolean): Promise<number> {
       for await (const step of verify(db)) {
         ({ channels, messages } = step);
         found.push(...step.faults);
-        if (json) for (const fault of step.faults) await print(JSON.stringify(fault));
+        if (json) for (const fault of step.faults) await printJson(JSON.stringify(fault));
         progress.show(step.of === 0 ? 1 : step.done / step.of, messages, found.length);
         if (interruption.came()) break;
       }

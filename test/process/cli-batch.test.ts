@@ -3,6 +3,7 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { temporaryFolder } from '../support/cluster.ts';
+import { jsonCaller } from '../support/json.ts';
 import { runToEnd } from '../support/process.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
@@ -78,8 +79,15 @@ describe('batches on the command line', () => {
     assert.equal(name, 'é'.repeat(64));
     assert.match(
       (await run('results', batchId, '--refused')).output,
-      /^1\t.*\tTEMPLATE_NOT_EXIST\tthere is no template/,
+      /^1\tfile-[0-9a-f]{40}:1\tline 2\tu1 to group cli\tTEMPLATE_NOT_EXIST\tthere is no template/,
     );
+    const [refused] = (await run('results', batchId, '--refused', '--json')).output.trim().split('\n');
+    const { line: at, channelId, error } = JSON.parse(refused ?? '');
+    assert.deepEqual([at, channelId, error.reason], [2, 'cli', 'TEMPLATE_NOT_EXIST']);
+    const table = (await run('results', batchId, '--csv')).output.trim().split('\n');
+    assert.match(table[0] ?? '', /^index,line,from_uid,channel_type,channel_id,client_msg_no,.*,reason,message$/);
+    assert.match(table[1] ?? '', /^0,1,,,,file-[0-9a-f]{40}:0,\d+,\d+,false,,$/);
+    assert.match(table[2] ?? '', /^1,2,u1,2,cli,file-[0-9a-f]{40}:1,,,false,TEMPLATE_NOT_EXIST,"?there is no template/);
     assert.equal((await run('watch', batchId)).code, 2);
 
     const good = file('good.ndjson', line({ payload: 'aGk=' }));
@@ -90,6 +98,64 @@ describe('batches on the command line', () => {
     assert.match((await run('show', scheduled.batchId)).output, new RegExp(`queued .*next at ${day}`));
     assert.match((await run('cancel', scheduled.batchId)).output, /cancelled/);
     assert.equal((await run('watch', scheduled.batchId)).code, 2);
+  });
+
+  test('what was refused is sent by retry, alone; the same file is one batch until --again', async () => {
+    const json = jsonCaller(service.url);
+    const closed = { channel_type: 2, channel_id: 'cli-shut' };
+    assert.equal((await json.post('/channel', { ...closed, disband: 1 })).status, 200);
+    const line = (channel: string) =>
+      JSON.stringify({ from_uid: 'u1', channel_id: channel, channel_type: 2, payload: 'aGk=' });
+    const path = file('retry.ndjson', `${line('cli-open')}\n\n${line('cli-shut')}\n`);
+    const { batchId } = last((await run('submit', path, '--watch', '--json')).output);
+    assert.equal((await json.post('/channel', { ...closed, disband: 0 })).status, 200);
+    const retried = await run('retry', batchId, '--watch', '--json');
+    assert.deepEqual([retried.code, last(retried.output).acceptedCount], [0, 1], retried.output);
+    const nothing = await run('retry', last(retried.output).batchId);
+    assert.deepEqual(
+      [nothing.code, /BATCH_NOT_RETRYABLE: .*nothing of it was refused/.test(nothing.output)],
+      [1, true],
+    );
+    const rows = (await readAll(service.databaseUrl)).filter((row) => /^cli-(open|shut)$/.test(row.channel));
+    assert.deepEqual(rows.map((row) => row.key.replace(/^file-[0-9a-f]{40}:/, '')).sort(), ['0', '1']);
+    const again = await run('submit', path);
+    assert.match(
+      again.output,
+      new RegExp(`^${batchId} was submitted before, the same file .*--again submits it once more\n${batchId} `),
+    );
+    const anew = last((await run('submit', path, '--again', '--watch', '--json')).output);
+    assert.ok(anew.batchId !== batchId);
+    assert.equal(anew.acceptedCount, 2);
+  });
+
+  test('a time is taken by a clock that is named, and said back by both; a column of times is taken', async () => {
+    const line = JSON.stringify({ from_uid: 'u1', channel_id: 'timed', channel_type: 2, payload: 'aGk=' });
+    const path = file('timed.ndjson', line);
+    const year = new Date().getUTCFullYear() + 1;
+    const submitted = await run('submit', path, '--send-at', `${year}-01-01T09:00`, '--time-zone', 'Asia/Shanghai');
+    assert.match(
+      submitted.output,
+      new RegExp(
+        `^it is sent at ${year}-01-01T09:00:00\\+08:00 \\(Asia/Shanghai\\), ${year}-01-01T01:00:00.000Z in UTC\n`,
+      ),
+    );
+    assert.match(submitted.output, new RegExp(`next at ${year}-01-01T01:00:00.000Z`));
+    for (const [args, words] of [
+      [['--send-at', `${year}-01-01T09:00`], /has no offset/],
+      [['--send-at', '2027-02-29T12:00:00Z'], /does not exist/],
+      [['--send-at', '2020-01-01T12:00:00Z'], /is past/],
+      [['--send-at', `01/02/${year}`], /no time such as/],
+      [['--time-zone', 'Europe/Berlin'], /--time-zone is for --send-at/],
+    ] as const) {
+      const odd = await run('submit', path, ...args);
+      assert.deepEqual([odd.code, words.test(odd.output)], [1, true], odd.output);
+    }
+    const table = file('timed.csv', `uid,payload,send_at\nann,a,${year}-01-01T09:00:00+01:00\n`);
+    const how = ['--from-uid', 'u1', '--channel-type', 'person', '--channel-id-column', 'uid', '--json'];
+    const { batchId } = last((await run('submit', table, ...how)).output);
+    const shown = await run('show', batchId);
+    assert.match(shown.output, new RegExp(`queued .*0 of 1, next at ${year}-01-01T08:00:00.000Z`));
+    await run('cancel', batchId);
   });
 
   test('a file that is at fault is not submitted, and what is wrong is said in a line', async () => {

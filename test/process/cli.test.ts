@@ -78,7 +78,7 @@ describe('the command line', () => {
       ],
     );
     assert.match(report[1].message, /channel_id is required.*payload is required/);
-    assert.ok(!existsSync(`${file}.journal`));
+    assert.ok(JSON.parse(readFileSync(`${file}.journal`, 'utf8')).finished);
   });
 
   test('send, ended by a service that is not there, goes on under the same keys', async () => {
@@ -126,11 +126,11 @@ describe('the command line', () => {
     const head = spawnCommand(env(), ['tail', 'group', 'piped']);
     await once(head.child.stdout ?? assert.fail(), 'data');
     head.child.stdout?.destroy();
-    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    assert.equal((await runToEnd(env(), ['send', file, '--again'])).code, 0);
     assert.equal(await head.exit, 0, head.output());
     const stopped = spawnCommand(env(), ['tail', 'group', 'piped', '--from-now']);
     const sending = (async () => {
-      while (stopped.stdout() === '') assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+      while (stopped.stdout() === '') assert.equal((await runToEnd(env(), ['send', file, '--again'])).code, 0);
     })();
     await once(stopped.child.stdout ?? assert.fail(), 'data');
     stopped.child.kill('SIGINT');
@@ -165,7 +165,7 @@ describe('the command line', () => {
     assert.deepEqual([refused.code, refused.stdout], [1, '']);
     assert.match(refused.output, /^sendbatch: the service cannot be reached: [^\n]*\n$/);
     const second = await startService({ databaseUrl: service.databaseUrl, port: Number(new URL(first.url).port) });
-    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    assert.equal((await runToEnd(env(), ['send', file, '--again'])).code, 0);
     assert.equal(await exit, 0, output());
     assert.equal(stdout(), '1\tu1\tm1\n2\tu1\tm1\n');
     assert.match(output(), /the service is there again/);

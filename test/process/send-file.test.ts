@@ -1,15 +1,29 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
+import { createConnectTransport } from '@connectrpc/connect-node';
+import { parse } from 'csv-parse/sync';
 import { randomOf } from '../../bench/workload.ts';
+import { sendFile } from '../../src/cli/send-file.ts';
+import { createSendbatch } from '../../src/client/index.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { endWithFile } from '../support/file-end.ts';
+import { jsonCaller } from '../support/json.ts';
 import { runToEnd, spawnCommand } from '../support/process.ts';
 import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
@@ -44,7 +58,10 @@ describe('sendbatch send <file>', () => {
     readFileSync(file, 'utf8')
       .trim()
       .split('\n')
-      .map((line) => JSON.parse(line) as { line: number; reason: string; message: string; text: string });
+      .map(
+        (line) =>
+          JSON.parse(line) as { line: number; recipient?: string; reason: string; message: string; text: string },
+      );
   const waitFor = async (what: string, holds: () => boolean) => {
     const until = performance.now() + 30_000;
     while (!holds()) {
@@ -54,7 +71,12 @@ describe('sendbatch send <file>', () => {
   };
   const standingOf = (file: string) => {
     try {
-      return JSON.parse(readFileSync(`${file}.journal`, 'utf8')) as { line: number; tally: { refused: number } };
+      return JSON.parse(readFileSync(`${file}.journal`, 'utf8')) as {
+        run: string;
+        line: number;
+        tally: { refused: number };
+        finished?: { at: string };
+      };
     } catch {
       return undefined;
     }
@@ -83,7 +105,8 @@ describe('sendbatch send <file>', () => {
       lines,
       Array.from({ length: Math.floor(count / 1000) }, (_, index) => (index + 1) * 1000),
     );
-    for (const left of ['.journal', '.journal.lock', '.journal.new']) assert.ok(!existsSync(file + left), left);
+    assert.ok(standingOf(file)?.finished);
+    for (const left of ['.journal.lock', '.journal.new']) assert.ok(!existsSync(file + left), left);
   };
 
   describe('CSV', () => {
@@ -236,6 +259,206 @@ describe('sendbatch send <file>', () => {
     });
   });
 
+  describe('a file that is at fault, or was sent before', () => {
+    const mapping = ['--from-uid', 'u', '--channel-type', '2', '--column', 'payload=text', '--column', 'channel_id=to'];
+
+    test('a quote that is closed within a cell ends the file at its line; corrected, it goes on there', async () => {
+      const rows = Array.from({ length: 6000 }, (_, index) => `ends,t${index}`);
+      const broken = rows.with(5200, 'ends,"Fast" Eddie');
+      const file = fileOf('ends.csv', `to,text\n${broken.join('\n')}\n`);
+      const { code, stdout, output } = await send(file, ...mapping, '--json');
+      assert.equal(code, 1, output);
+      const { sent, duplicates, refused, fault } = JSON.parse(stdout);
+      assert.deepEqual([sent, duplicates, refused, fault.line], [5200, 0, 0, 5202]);
+      assert.match(
+        output,
+        /^sendbatch: .*ends\.csv: line 5202: the quote that opens here is closed before the cell ends.*--resume goes on there$/m,
+      );
+      writeFileSync(file, `to,text\n${rows.join('\n')}\n`);
+      assert.match((await send(file, ...mapping)).output, /--resume/);
+      const rest = await send(file, ...mapping, '--resume');
+      assert.deepEqual([rest.code, /^6000 sent/.test(rest.output)], [0, true], rest.output);
+      assert.deepEqual(
+        (await rowsOf(/^ends$/)).map((row) => row.payload),
+        rows.map((row) => row.slice(5)),
+      );
+    });
+
+    test('what is not UTF-8 ends the file at its line, and --encoding reads it', async () => {
+      const file = fileOf('latin.csv', Buffer.from('to;text\nlatin;a\nlatin;M\xfcller \x80\n', 'latin1'));
+      const first = await send(file, ...mapping);
+      assert.equal(first.code, 1, first.output);
+      assert.match(first.output, /^columns are separated by ";"/m);
+      assert.match(first.output, /line 3: byte 24 \(0xFC, .*--encoding windows-1252 reads "latin;Müller/);
+      const rest = await send(file, ...mapping, '--encoding', 'windows-1252', '--resume');
+      assert.equal(rest.code, 0, rest.output);
+      const shown = (await rowsOf(/^latin$/)).map((row) =>
+        row.payload.replaceAll(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8))),
+      );
+      assert.deepEqual(
+        shown.map((each) => Buffer.from(each, 'latin1').toString()),
+        ['a', 'Müller €'],
+      );
+      const stdin = await runToEnd(env(), ['send', '-'], folder, Buffer.from('{"from_uid":"\xfc"}\n', 'latin1'));
+      assert.match(stdin.output, /^sendbatch: standard input: line 1: byte 14 \(0xFC.*nothing was sent\n$/);
+    });
+
+    test('a file is not sent twice, unless that is wanted; what is added to it goes alone', async () => {
+      const file = fileOf('twice.csv', 'to,text\ntwice,a\ntwice,b\n');
+      assert.equal((await send(file, ...mapping)).code, 0);
+      assert.equal(statSync(`${file}.journal`).mode & 0o777, 0o600);
+      const second = await send(file, ...mapping);
+      assert.equal(second.code, 1);
+      assert.match(second.output, /twice\.csv was sent whole at .*\(2 sent, .*--again sends all of it once more/);
+      assert.equal((await rowsOf(/^twice$/)).length, 2);
+      assert.equal((await send(file, ...mapping, '--again')).code, 0);
+      appendFileSync(file, 'twice,c\n');
+      const grown = await send(file, ...mapping);
+      assert.deepEqual(
+        [grown.code, /has grown since: --resume sends what is behind line 3/.test(grown.output)],
+        [1, true],
+        grown.output,
+      );
+      const more = await send(file, ...mapping, '--resume');
+      assert.match(more.output, /^1 sent, /);
+      assert.deepEqual(
+        (await rowsOf(/^twice$/)).map((row) => row.payload),
+        ['a', 'b', 'a', 'b', 'c'],
+      );
+    });
+
+    test('receivers that are named twice are said; --unique sends to each once', async () => {
+      const file = fileOf('unique.csv', 'to,text\nann,a\nbob,b\nann,c\n,d\n');
+      const how = [
+        '--from-uid',
+        'uniq',
+        '--channel-type',
+        'person',
+        '--column',
+        'payload=text',
+        '--column',
+        'channel_id=to',
+      ];
+      const dry = await send(file, ...how, '--dry-run');
+      assert.match(dry.output, /1 receiver is named more than once \(ann, in lines 2 and 4\)/);
+      const { code, stdout } = await send(file, ...how, '--unique', 'to', '--json');
+      const { sent, refused, dropped } = JSON.parse(stdout);
+      assert.deepEqual([code, sent, refused, dropped], [2, 2, 1, 1]);
+      assert.deepEqual((await rowsOf(/uniq/)).map((row) => row.payload).sort(), ['a', 'b']);
+      assert.match((await send(file, ...how, '--unique', 'uid')).output, /no column "uid" for --unique/);
+    });
+
+    test('a report can be sent again as it is: under the same keys, with the template of the run', async () => {
+      const closed = { channel_type: 2, channel_id: 'shut' };
+      const json = jsonCaller(service.url);
+      assert.equal((await json.post('/channel', { ...closed, disband: 1 })).status, 200);
+      const template = fileOf('again.liquid', 'Hi {{ text }}');
+      const file = fileOf('report.csv', 'to,text\nshut,a\nopen,b\nshut,c\nopen\n');
+      const how = ['--template-file', template, '--from-uid', 'u', '--channel-type', '2', '--column', 'channel_id=to'];
+      assert.equal((await send(file, ...how)).code, 2);
+      const report = `${file}.refused.ndjson`;
+      assert.equal(statSync(report).mode & 0o777, 0o600);
+      assert.deepEqual(
+        reportOf(report).map(({ line, recipient, reason }) => [line, recipient, reason]),
+        [
+          [2, 'shut', 'CHANNEL_DISBANDED'],
+          [4, 'shut', 'CHANNEL_DISBANDED'],
+          [5, undefined, 'INVALID_LINE'],
+        ],
+      );
+      assert.equal((await json.post('/channel', { ...closed, disband: 0 })).status, 200);
+      const again = await send(report, '--json');
+      const { sent, refused } = JSON.parse(again.output);
+      assert.deepEqual([again.code, sent, refused], [2, 2, 1], again.output);
+      assert.match(
+        reportOf(`${report}.refused.ndjson`)[0]?.message ?? '',
+        /was refused before, and is no message: columns length/,
+      );
+      const rows = await rowsOf(/^(shut|open)$/);
+      assert.deepEqual(rows.map((row) => row.payload).sort(), ['Hi a', 'Hi b', 'Hi c']);
+      const run = rows.find((row) => row.payload === 'Hi b')?.key.replace(/:\d+$/, '');
+      assert.deepEqual(rows.map((row) => row.key).sort(), [`${run}:2`, `${run}:3`, `${run}:4`]);
+    });
+
+    test('journals and reports follow no symbolic link', async () => {
+      const file = fileOf('linked.csv', 'to,text\nlinked\n');
+      const target = join(folder, 'precious');
+      writeFileSync(target, 'precious');
+      for (const name of ['.refused.ndjson', '.journal.new', '.journal']) {
+        symlinkSync(target, file + name);
+        const { code, output } = await send(file, ...mapping);
+        assert.deepEqual([code, /is a symbolic link: it is not followed/.test(output)], [1, true], output);
+        rmSync(file + name);
+        rmSync(`${file}.journal`, { force: true });
+      }
+      assert.equal(readFileSync(target, 'utf8'), 'precious');
+      assert.deepEqual(await rowsOf(/^linked$/), []);
+    });
+
+    test('whatever is damaged in a table: sent, there already and refused are the rows before the fault, if there is one', async (context) => {
+      const random = randomOf(seedOf(context));
+      const client = createSendbatch({
+        transport: createConnectTransport({ baseUrl: service.url, httpVersion: '1.1' }),
+      });
+      const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.length)] as T;
+      for (let round = 0; round < 40; round++) {
+        const channel = `damaged-${round}`;
+        let text = `to,text,note\n${Array.from({ length: 30 }, (_, index) => `${channel},t${index},${pick(['x', '"q"', '"a,b"', '""'])}`).join('\n')}\n`;
+        for (let damage = 0; damage < 1 + random() * 3; damage++) {
+          const at = 13 + Math.floor(random() * (text.length - 13));
+          const piece = pick(['"', ',', '\n', '""', '\r', 'z', '"x"']);
+          text = text.slice(0, at) + piece + text.slice(at + pick([0, 0, 1, 3]));
+        }
+        const file = fileOf(`damaged-${round}.csv`, text);
+        const outcome = await sendFile(client, {
+          file,
+          shape: 'csv',
+          delimiter: undefined,
+          encoding: 'utf-8',
+          unique: undefined,
+          templates: [],
+          mapping: {
+            defaults: { from_uid: 'u', channel_type: '2' },
+            columns: { channel_id: 'to', payload: 'text' },
+            ignored: [],
+            template: undefined,
+            payloadBase64: false,
+            takesSendAt: false,
+          },
+          concurrency: 1,
+          dryRun: false,
+          journal: `${file}.journal`,
+          report: `${file}.refused.ndjson`,
+          onChange: 'refuse',
+          again: false,
+          quiet: true,
+        });
+        const { sent, duplicates, refused, fault } = outcome;
+        const run = standingOf(file)?.run ?? 'none';
+        const stored = (await readAll(service.databaseUrl)).filter((row) => row.key.startsWith(run));
+        const reported = existsSync(`${file}.refused.ndjson`) ? reportOf(`${file}.refused.ndjson`) : [];
+        assert.deepEqual([stored.length, reported.length, duplicates], [sent, refused, 0], JSON.stringify(text));
+        // The lines before the fault alone, read by another parser that takes what we refuse by the row.
+        const before =
+          fault === undefined
+            ? text
+            : `${text
+                .split('\n')
+                .slice(0, fault.line - 1)
+                .join('\n')}\n`;
+        const options = {
+          relax_column_count: true,
+          relax_quotes: true,
+          skip_empty_lines: true,
+          record_delimiter: ['\r\n', '\n'],
+        };
+        const rows = (parse(before, options) as string[][]).slice(1);
+        assert.equal(sent + duplicates + refused, rows.length, JSON.stringify([fault?.message, text]));
+        assert.equal(standingOf(file)?.finished === undefined, fault !== undefined);
+      }
+    });
+  });
+
   test('--dry-run checks all and stores nothing', async () => {
     const file = fileOf('dry.ndjson', manyLines('dry', 2000));
     const { code, output } = await send(file, '--dry-run', '--json');
@@ -350,7 +573,7 @@ describe('sendbatch send <file>', () => {
     release();
     assert.equal(await exit, 0, output());
     assert.match(output(), /^stopping: [^\n]*\n900 sent, 0 were there already, 0 refused, [^\n]*\n$/);
-    assert.ok(!existsSync(`${file}.journal`));
+    assert.ok(standingOf(file)?.finished);
   });
 
   test('a file or options that changed meanwhile: nothing goes until --resume or --restart is given', async () => {

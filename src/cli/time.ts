@@ -1,0 +1,108 @@
+import { InvalidArgumentError } from 'commander';
+
+/** A point in time as somebody wrote it: ISO 8601 with an offset, or without one where a time zone says it. */
+const form = /^(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)?$/;
+
+/**
+ * Returns milliseconds since 1970. Takes ISO forms only, and dates that exist: `new Date` makes March 1 of
+ * `2027-02-29T12:00:00Z`, and takes `12/10/2026` by the habits of one country. Without an offset it needs `timeZone`.
+ */
+export async function parseTime(text: string, timeZone?: string): Promise<number> {
+  const local = localTime(text);
+  if (local.offset !== undefined) {
+    if (timeZone === undefined) return local.utcMs - offsetMs(local.offset);
+    throw new Error(`${JSON.stringify(text)} has an offset of its own, and --time-zone says another: give one of them`);
+  }
+  if (timeZone === undefined)
+    throw new Error(
+      `${JSON.stringify(text)} has no offset: end it with Z or +01:00, or give --time-zone Europe/Berlin`,
+    );
+  return await inZone(text, timeZone);
+}
+
+/** Throws where a text is no time of RFC 3339, or of a day that does not exist. */
+export function assertTime(text: string): void {
+  if (localTime(text).offset === undefined)
+    throw new Error(`${JSON.stringify(text)} has no offset: end it with Z or with one such as +01:00`);
+}
+
+/** A parser of an option that is a point in time with an offset. */
+export function time(text: string): Date {
+  try {
+    const { utcMs, offset } = localTime(text);
+    if (offset !== undefined) return new Date(utcMs - offsetMs(offset));
+  } catch (error) {
+    throw new InvalidArgumentError(`${error instanceof Error ? error.message : error}.`);
+  }
+  throw new InvalidArgumentError('It takes a time with its offset, such as 2026-01-31T12:00Z.');
+}
+
+/** The fields of a time, checked: as milliseconds as though they were UTC's, and the offset that was written. */
+function localTime(text: string): { utcMs: number; offset: string | undefined } {
+  const match = form.exec(text);
+  if (match === null)
+    throw new Error(`${JSON.stringify(text)} is no time such as 2026-12-24T18:00:00+01:00 (ISO 8601, RFC 3339)`);
+  const [year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0] = match
+    .slice(1, 7)
+    .map((each) => Number(each ?? 0));
+  const fraction = match[7] ?? '';
+  const date = new Date(0);
+  date.setUTCFullYear(year, month - 1, day);
+  date.setUTCHours(hour, minute, second, Number(fraction.padEnd(3, '0').slice(0, 3)));
+  const exists =
+    date.getUTCFullYear() === year &&
+    date.getUTCMonth() === month - 1 &&
+    date.getUTCDate() === day &&
+    date.getUTCHours() === hour &&
+    date.getUTCMinutes() === minute &&
+    date.getUTCSeconds() === second;
+  if (!exists) throw new Error(`${JSON.stringify(text)} does not exist: there is no such day or hour`);
+  return { utcMs: date.getTime(), offset: match[8] };
+}
+
+function offsetMs(offset: string): number {
+  if (offset === 'Z') return 0;
+  const [hours = 0, minutes = 0] = offset.slice(1).split(':').map(Number);
+  return (offset.startsWith('-') ? -1 : 1) * (hours * 60 + minutes) * 60_000;
+}
+
+/** A wall clock's time in a zone. It may not exist there (clocks go forward) or be two times (they go back): both are refused. */
+async function inZone(text: string, timeZone: string): Promise<number> {
+  const { Temporal } = await import('temporal-polyfill');
+  try {
+    return Temporal.PlainDateTime.from(text).toZonedDateTime(timeZone, { disambiguation: 'reject' }).epochMilliseconds;
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    const [earlier, later] = (['earlier', 'later'] as const).map((disambiguation) =>
+      Temporal.PlainDateTime.from(text)
+        .toZonedDateTime(timeZone, { disambiguation })
+        .toString({ timeZoneName: 'never' }),
+    );
+    const isTwice = Temporal.PlainDateTime.from(text)
+      .toZonedDateTime(timeZone, { disambiguation: 'earlier' })
+      .toPlainDateTime()
+      .equals(text);
+    throw new Error(
+      isTwice
+        ? `${text} is twice in ${timeZone}, for clocks go back: write ${earlier} or ${later}`
+        : `${text} does not exist in ${timeZone}, for clocks go forward: the times around it are ${earlier} and ${later}`,
+      { cause: error },
+    );
+  }
+}
+
+/** A parser of IANA time zones. */
+export function zone(text: string): string {
+  try {
+    return new Intl.DateTimeFormat('en', { timeZone: text }).resolvedOptions().timeZone;
+  } catch {
+    throw new InvalidArgumentError('It takes a time zone such as Europe/Berlin or Asia/Shanghai (IANA).');
+  }
+}
+
+/** A time for people: by the clock of a zone, and in UTC. */
+export async function describeTime(ms: number, timeZone: string): Promise<string> {
+  const { Temporal } = await import('temporal-polyfill');
+  const local = Temporal.Instant.fromEpochMilliseconds(ms).toZonedDateTimeISO(timeZone);
+  return `${local.toString({ timeZoneName: 'never' })} (${timeZone}), ${new Date(ms).toISOString()} in UTC`;
+}
