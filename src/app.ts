@@ -21,7 +21,8 @@ import { openWebhooks } from './open-webhooks.ts';
 import { createAppend, createRehearsal } from './service/append.ts';
 import { createBroadcast } from './service/broadcast.ts';
 import { createChannels } from './service/channels.ts';
-import { createClock } from './service/clock.ts';
+import { createClock, databaseClock } from './service/clock.ts';
+import { createFindStored } from './service/find-stored.ts';
 import type { Store } from './service/group.ts';
 import { createHeldChannels, headLockWaitMs } from './service/held-channels.ts';
 import { createInbox } from './service/inbox.ts';
@@ -43,7 +44,7 @@ import { probeHeads } from './storage/channel.ts';
 import { openCounter } from './storage/counter.ts';
 import type { DatabaseOptions, PoolCounts } from './storage/database.ts';
 import { readLockWaits } from './storage/lock.ts';
-import { databaseClock, type InboxCursor, sweepExpired, sweepInboxes, sweepOld } from './storage/sweep.ts';
+import { type InboxCursor, sweepExpired, sweepInboxes, sweepOld } from './storage/sweep.ts';
 import { sweepTemporary } from './storage/temporary.ts';
 import { sweepLive } from './storage/wakeup.ts';
 import { standingOfWebhooks } from './storage/webhook.ts';
@@ -260,7 +261,16 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       : undefined;
     const credentials = createCredentialWatch(identify);
     undo.push(async () => credentials.close());
-    const background = await openBatches({ database, db, config, sendBatch, templates, events, now });
+    const background = await openBatches({
+      database,
+      db,
+      config,
+      sendBatch,
+      templates,
+      findStored: createFindStored(store),
+      events,
+      now,
+    });
     undo.push(() => background.close(graceLeft()));
     const { batches, batchWatch } = background;
     const closing = new AbortController();

@@ -2,14 +2,16 @@ import { startLoop } from './background/loop.ts';
 import type { Config } from './config.ts';
 import type { Events } from './events.ts';
 import type { OpenServer } from './open-server.ts';
-import { createTurn } from './service/batch-turn.ts';
+import { createTurn, stopBatches, type TurnParts } from './service/batch-turn.ts';
 import { type BatchWatch, createBatchWatch } from './service/batch-watch.ts';
 import { type Batches, createBatches } from './service/batches.ts';
 import type { SendBatch } from './service/send-batch.ts';
+import { longestScheduleMs } from './service/submission.ts';
 import type { Templates } from './service/templates.ts';
 import { sweepBatches } from './storage/batch.ts';
 import { dueCallers } from './storage/batch-turn.ts';
 import type { Db } from './storage/database.ts';
+import { sweepDeletedTemplates } from './storage/template.ts';
 
 /** Batches that are sent in the background, and who sends them. */
 export interface OpenBatches {
@@ -35,6 +37,7 @@ export async function openBatches({
   config,
   sendBatch,
   templates,
+  findStored,
   events,
   now,
 }: {
@@ -43,6 +46,7 @@ export async function openBatches({
   readonly config: Pick<Config, 'batchConcurrency' | 'batchRetentionDays'>;
   readonly sendBatch: SendBatch;
   readonly templates: Templates;
+  readonly findStored: TurnParts['findStored'];
   readonly events: Events;
   /** The database's clock. */
   readonly now: () => number;
@@ -50,9 +54,10 @@ export async function openBatches({
   const watch = events.loop('batches');
   const turns = events.loop('batch_turns');
   const jobs = await database.openJobs(watch.onError);
-  const wake = async (callerId: string, timeMs: number) => {
+  const wake = async (callerId: string, timeMs: number, worked = true) => {
     try {
-      if (timeMs <= now()) await jobs.turn(callerId);
+      // Where the database says that nothing is due yet, its clock is right.
+      if (timeMs <= now() && worked) await jobs.turn(callerId);
       else await jobs.turnAt(callerId, timeMs);
     } catch (error) {
       // The batch is stored: it is looked for below.
@@ -62,16 +67,16 @@ export async function openBatches({
   const onMoved = (batchId: string) => batchWatch.moved(batchId);
   const batches = createBatches({ db, templates, wake, onMoved, now });
   const batchWatch = createBatchWatch(batches);
-  const turn = createTurn({ db, sendBatch, onMoved, onError: turns.onError, now });
+  const turn = createTurn({ db, sendBatch, findStored, onMoved, onError: turns.onError, now });
   const take = async (callerId: string) => {
     const start = performance.now();
     const done = (failed: boolean) => turns.onRun(performance.now() - start, failed);
-    const dueAt = await turn(callerId).catch((error: unknown) => {
+    const { dueAt, worked } = await turn(callerId).catch((error: unknown) => {
       done(true);
       throw error;
     });
     done(false);
-    if (dueAt !== undefined) await wake(callerId, dueAt);
+    if (dueAt !== undefined) await wake(callerId, dueAt, worked);
   };
   try {
     if (config.batchConcurrency > 0) await jobs.run(take, config.batchConcurrency);
@@ -83,9 +88,10 @@ export async function openBatches({
     everyMs: lookMs,
     ...watch,
     async run() {
-      for (const callerId of await dueCallers(db, now(), callersAtOnce)) await jobs.turn(callerId);
-      const endedBefore = now() - config.batchRetentionDays * dayMs;
-      const sweep = { endedBefore, silentSince: now() - silentMs, limit: sweepBite };
+      for (const batchId of await stopBatches(db)) onMoved(batchId);
+      for (const callerId of await dueCallers(db, callersAtOnce)) await jobs.turn(callerId);
+      await sweepDeletedTemplates(db, longestScheduleMs + config.batchRetentionDays * dayMs);
+      const sweep = { keptMs: config.batchRetentionDays * dayMs, silentMs, limit: sweepBite };
       for (let bite = 0; bite < sweepBites; bite++) if ((await sweepBatches(db, sweep)) < sweepBite) break;
     },
   });

@@ -43,7 +43,7 @@ export function addKey(program: Command): void {
     .option('--expires <days>', 'such as 90d (default: never)', days)
     .option(json, 'as JSON')
     .action(async (options: CreateOptions) => {
-      await withKeys((keys) => create(keys, options));
+      await withKeys(({ keys, now }) => create(keys, options, now));
     });
   withExamples(createKey, [
     'sendbatch key create --name billing',
@@ -55,7 +55,7 @@ export function addKey(program: Command): void {
     .description('Lists all keys; their secrets are not kept.')
     .option(json, 'as a JSON array')
     .action(async (options: { json?: boolean }) => {
-      await withKeys((keys) => list(keys, options.json === true));
+      await withKeys(({ keys, now }) => list(keys, options.json === true, now));
     });
   withExamples(listKeys, [
     'sendbatch key list',
@@ -63,28 +63,45 @@ export function addKey(program: Command): void {
   ]);
   const revokeKey = key
     .command('revoke')
-    .description('Ends a key: every instance refuses it within a second.')
+    .description('Ends a key: every instance refuses it within a second, and what waits of its batches is not sent.')
     .argument('<id>', 'as key list shows it')
     .option(json, 'as JSON')
     .action(async (id: string, options: { json?: boolean }) => {
-      await withKeys((keys) => revoke(keys, id, options.json === true));
+      await withKeys(({ keys, stopBatches }) => revoke(keys, id, options.json === true, stopBatches));
     });
   withExamples(revokeKey, ['sendbatch key revoke 3f9c2a1b'], '0 done, 1 failed, or there is no such active key');
 }
 
-async function withKeys(work: (keys: Keys) => Promise<void>): Promise<void> {
+/** The keys, and the database's time, by which they end. */
+interface WithKeys {
+  readonly keys: Keys;
+  readonly now: number;
+  /** Stops the batches of a key that has ended; returns their ids. */
+  readonly stopBatches: (keyId: string) => Promise<string[]>;
+}
+
+async function withKeys(work: (given: WithKeys) => Promise<void>): Promise<void> {
   const { createKeys } = await import('../service/keys.ts');
-  await withDatabase({ poolSize: 1 }, (db) => work(createKeys(db)));
+  const { stopBatches } = await import('../service/batch-turn.ts');
+  const { databaseClock } = await import('../service/clock.ts');
+  await withDatabase({ poolSize: 1 }, async (db) => {
+    const now = await databaseClock(db);
+    await work({ keys: createKeys(db, () => now), now, stopBatches: (keyId) => stopBatches(db, keyId) });
+  });
   process.exitCode = exit.done;
 }
 
-async function create(keys: Keys, { name, scopes, senders, rate, expires, json }: CreateOptions): Promise<void> {
+async function create(
+  keys: Keys,
+  { name, scopes, senders, rate, expires, json }: CreateOptions,
+  now: number,
+): Promise<void> {
   const made = await keys.create({
     name,
     scopes,
     ...(senders === undefined ? {} : { senders }),
     ...(rate === undefined ? {} : { ratePerSecond: rate }),
-    ...(expires === undefined ? {} : { expiresAt: Date.now() + expires * dayMs }),
+    ...(expires === undefined ? {} : { expiresAt: now + expires * dayMs }),
   } satisfies KeyWish);
   if (json) return await printJson(JSON.stringify(made));
   await print(
@@ -92,9 +109,8 @@ async function create(keys: Keys, { name, scopes, senders, rate, expires, json }
   );
 }
 
-async function list(keys: Keys, json: boolean): Promise<void> {
+async function list(keys: Keys, json: boolean, now: number): Promise<void> {
   const all = await keys.list();
-  const now = Date.now();
   const rows = all.map((key) => ({
     id: key.keyId,
     name: key.name,
@@ -114,10 +130,13 @@ async function list(keys: Keys, json: boolean): Promise<void> {
     );
 }
 
-async function revoke(keys: Keys, id: string, json: boolean): Promise<void> {
+async function revoke(keys: Keys, id: string, json: boolean, stopBatches: WithKeys['stopBatches']): Promise<void> {
   if (!(await keys.revoke(id)))
     throw new CommandError(`there is no active key ${JSON.stringify(id)}; key list shows all`);
-  await print(json ? JSON.stringify({ revoked: id }) : `${id} is revoked; every instance refuses it within a second`);
+  const stopped = (await stopBatches(id)).length;
+  if (json) return await print(JSON.stringify({ revoked: id, stopped_batches: stopped }));
+  const batches = stopped === 1 ? '1 batch of it was stopped' : `${stopped} batches of it were stopped`;
+  await print(`${id} is revoked; every instance refuses it within a second; ${batches}`);
 }
 
 function keyName(text: string): string {

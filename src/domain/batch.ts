@@ -37,11 +37,11 @@ export interface Chunk {
   readonly drafts: string;
 }
 
-/** Messages that are due within so many milliseconds go together, when the last of them is due: a batch that is spread over an hour has 3,600 chunks, not 100,000. */
+/** Messages that are due within this many milliseconds go together, when the last of them is due: a batch that is spread over an hour has 3,600 chunks, not 100,000. */
 const togetherMs = 1000;
 
-/** Cuts drafts into chunks, by the time at which they are due and then in their order. */
-export function cutChunks(placed: readonly Placed[]): Chunk[] {
+/** Cuts drafts into chunks, by the time at which they are due and then in their order. What is due at `now` or before waits for nothing that is due later. */
+export function cutChunks(placed: readonly Placed[], now: number): Chunk[] {
   const sorted = placed.every((each) => each.dueAt === placed[0]?.dueAt)
     ? placed
     : [...placed].sort((a, b) => a.dueAt - b.dueAt);
@@ -58,7 +58,8 @@ export function cutChunks(placed: readonly Placed[]): Chunk[] {
   for (const each of sorted) {
     const text = JSON.stringify(toStored(each));
     const isFull = texts.length === limits.batchMessages || chars + text.length > limits.chunkChars;
-    if (isFull || each.dueAt - first >= togetherMs) close();
+    const isLater = first <= now && each.dueAt > now;
+    if (isFull || isLater || each.dueAt - first >= togetherMs) close();
     if (texts.length === 0) first = each.dueAt;
     last = each.dueAt;
     texts.push(text);
@@ -151,6 +152,8 @@ export interface BatchResult {
   readonly line?: number;
   /** Whose message was refused, and where it was to go. */
   readonly recipient?: Recipient;
+  /** When it was refused for now, in milliseconds since 1970. */
+  readonly triedAt?: number;
 }
 
 /** A message's sender and channel, as they were submitted. */
@@ -203,11 +206,16 @@ const patienceMs = 24 * 3600_000;
 /** Tries without progress of messages that fail by a defect while the others of their chunk went: some three minutes. */
 const triesOfDefect = 9;
 
+/** When a message that was refused for now may be tried again. */
+export function dueAgainAt({ refusal, triedAt = 0 }: BatchResult): number {
+  return triedAt + Math.min(refusal?.retryAfterMs ?? 0, longestPauseMs);
+}
+
 /**
- * When a chunk of which some messages were refused for now is tried again; undefined: not any more. `attempts` without progress so far; `others`: the rest of the chunk has its results. A defect that
- * is theirs alone will not pass, and does not hold up their batch for a day.
+ * Milliseconds until messages that were refused for now are tried again; undefined: not any more. `attempts` without progress so far; `others`: the rest of the chunk has its results. A defect that
+ * is theirs alone will not pass, and does not hold up what waits behind it for a day.
  */
-export function nextTry(
+export function nextTryIn(
   passing: readonly BatchResult[],
   {
     attempts,
@@ -219,7 +227,19 @@ export function nextTry(
   if (now - stalledSince >= patienceMs) return undefined;
   if (others && attempts >= triesOfDefect && passing.every(({ refusal }) => refusal?.reason === 'INTERNAL'))
     return undefined;
-  const asked = Math.max(...passing.map((each) => each.refusal?.retryAfterMs ?? 0));
+  const asked = passing.length === 0 ? 0 : Math.min(...passing.map(dueAgainAt)) - now;
   const pause = Math.min(firstPauseMs * 2 ** Math.min(attempts, 16), longestPauseMs);
-  return now + Math.max(Math.min(asked, longestPauseMs), pause);
+  return Math.max(asked, pause);
+}
+
+/**
+ * Whether what was refused says that the whole batch has to wait: its caller is over its rate, or nothing of the chunk could be stored. Otherwise only the refused messages wait, and those behind them of
+ * the same sender and channel.
+ */
+export function holdsBatch(passing: readonly BatchResult[], sent: number): boolean {
+  if (passing.some(({ refusal }) => refusal?.reason === 'RATE_LIMITED' && refusal.metadata.by === 'caller'))
+    return true;
+  return (
+    passing.length > 0 && passing.length === sent && passing.every(({ refusal }) => refusal?.reason !== 'RATE_LIMITED')
+  );
 }

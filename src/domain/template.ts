@@ -20,9 +20,13 @@ export interface CompiledTemplate {
   readonly isPlain: boolean;
   /** About how many bytes of memory it holds. */
   readonly bytes: number;
-  /** The payload, or why there is none. `late`: its time was over, in liquidjs's words; the process may have stood still, so that it is worth another attempt. */
+  /**
+   * The payload, or why there is none. `at`: the time that `now` and `today` mean, in milliseconds since 1970; unset: when it is rendered. `late`: its time was over, in liquidjs's words; the process may
+   * have stood still, so that it is worth another attempt.
+   */
   render(
     variables: Variables,
+    at?: number,
   ): { readonly payload: Uint8Array } | { readonly refusal: Refusal; readonly late?: string };
 }
 
@@ -40,10 +44,28 @@ const common = {
   renderLimit: renderMs,
   memoryLimit: memory,
 };
+/** Where a rendering has its time: no template can name a symbol. */
+const timeKey = Symbol('time');
+const dateFilters = ['date', 'date_to_xmlschema', 'date_to_rfc822', 'date_to_string', 'date_to_long_string'];
+
 const engines = {
-  text: bounded(new Liquid(common)),
-  json: bounded(new Liquid({ ...common, outputEscape: escapeForJson })),
+  text: timed(bounded(new Liquid(common))),
+  json: timed(bounded(new Liquid({ ...common, outputEscape: escapeForJson }))),
 };
+
+/** `now` and `today` are the time of the rendering that was asked for, so that a message that is rendered again is the same. */
+function timed(engine: Liquid): Liquid {
+  for (const name of dateFilters) {
+    const filter = engine.filters[name];
+    if (typeof filter !== 'function') throw new Error(`liquidjs has no filter ${name}`);
+    engine.registerFilter(name, function (value: unknown, ...more: unknown[]) {
+      const at = (this.context.globals as { [timeKey]?: number })[timeKey];
+      const isNow = at !== undefined && (value === 'now' || value === 'today');
+      return filter.call(this, isNow ? new Date(at) : value, ...more);
+    });
+  }
+  return engine;
+}
 
 /**
  * Without the tags that read other templates from files; and what is written, also into a `capture`, counts as memory, which liquidjs does not count: 4000 times
@@ -127,11 +149,11 @@ export function compileTemplate({ name, body, format }: TemplateText): CompiledT
     variables,
     isPlain: plain !== undefined,
     bytes: 2 * body.length + bytesOfTag * tags + bytesOfTagChar * chars,
-    render(given) {
+    render(given, at) {
       let text: string;
       const joined = plain?.join(given);
       try {
-        text = joined ?? engine.renderSync(parsed, given);
+        text = joined ?? engine.renderSync(parsed, given, at === undefined ? {} : { globals: { [timeKey]: at } });
       } catch (error) {
         // liquidjs counts time by the clock.
         if (wordsOf(error).includes('render limit'))
@@ -226,11 +248,26 @@ function tooLarge(name: string, bytes: number): Refusal {
   };
 }
 
+/**
+ * The version of a template that did not exist when its batch was submitted, as a number that no version has. A batch that says so is refused what it asks for even when the template is created
+ * before its time.
+ */
+export function missingVersion(wished: number): number {
+  return -1 - wished;
+}
+
+/** The version that was asked for, of one that may be missing; 0: the latest. */
+export function wishedVersion(version: number): number {
+  return version < 0 ? -1 - version : version;
+}
+
 /** The refusal of a message whose template is not there. */
 export function templateMissing(name: string, version: number): Refusal {
+  const wished = wishedVersion(version);
+  const since = version < 0 ? '; there was none when the batch was submitted' : '';
   return {
     reason: 'TEMPLATE_NOT_EXIST',
-    message: `there is no template ${JSON.stringify(name)}${version > 0 ? ` of version ${version}` : ''}`,
-    metadata: { template: name, version: String(version) },
+    message: `there is no template ${JSON.stringify(name)}${wished > 0 ? ` of version ${wished}` : ''}${since}`,
+    metadata: { template: name, version: String(wished) },
   };
 }

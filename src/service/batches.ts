@@ -112,7 +112,7 @@ export function createBatches(parts: BatchesParts): Batches {
     },
     async cancel(caller, batchId) {
       const batch = await find(caller, batchId);
-      const cancelled = await orBusy(() => cancelBatch(db, batch.batchId, now()));
+      const cancelled = await orBusy(() => cancelBatch(db, batch.batchId));
       onMoved(batch.batchId);
       return cancelled ?? (await find(caller, batchId));
     },

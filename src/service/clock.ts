@@ -1,3 +1,5 @@
+export { databaseClock } from '../storage/sweep.ts';
+
 /**
  * Database time without a round trip: this process's monotonic clock plus an offset that is measured against the database.
  *

@@ -35,6 +35,8 @@ export interface SendBatchCall {
   readonly signal?: AbortSignal;
   /** Who calls; what it may not send never meets the store. */
   readonly caller: Caller;
+  /** The time that `now` means in its templates, in milliseconds since 1970; unset: when it is rendered. */
+  readonly at?: number;
   /** Told where the caller stands with its rate. */
   readonly tell?: (standing: Standing) => void;
 }
@@ -163,7 +165,8 @@ async function render(
   messages: readonly Prepared[],
   refused: Map<number, Refusal>,
 ): Promise<readonly Prepared[]> {
-  const options = { caller: call.caller.id, signal: call.signal, skip: (index: number) => refused.has(index) };
+  const { caller, signal, at } = call;
+  const options = { caller: caller.id, signal, at, skip: (index: number) => refused.has(index) };
   const rendered = await templates.render(call.messages, call.templates ?? [], options);
   if (rendered.drafts === call.messages) return messages;
   return messages.map((message, index) => {

@@ -2,7 +2,7 @@ import { createHash, randomUUID } from 'node:crypto';
 import { type BatchDraft, type BatchPriority, type Chunk, cutChunks, type Placed, turnCost } from '../domain/batch.ts';
 import type { Caller } from '../domain/caller.ts';
 import { Failure, malformed, type Violation } from '../domain/failure.ts';
-import type { TemplateText } from '../domain/template.ts';
+import { missingVersion, type TemplateText, wishedVersion } from '../domain/template.ts';
 import { limits } from '../limits.ts';
 import {
   findByRequestId,
@@ -48,6 +48,8 @@ export interface SubmissionParts {
 }
 
 const dayMs = 24 * 3600_000;
+/** How long after its submission a batch may be sent, and ask for a version of a template. */
+export const longestScheduleMs = limits.scheduleDays * dayMs;
 /** Messages that are held before they are written. */
 const heldMessages = 10 * limits.batchMessages;
 
@@ -80,7 +82,7 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
   async function flush(): Promise<void> {
     if (!noted) await insertReceiving(db, batch);
     noted = true;
-    const cut = cutChunks(held);
+    const cut = cutChunks(held, createdAt);
     held = [];
     heldChars = 0;
     await keep(db, cut);
@@ -88,15 +90,17 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
   }
 
   async function keep(to: Db | Tx, cut: readonly Chunk[]): Promise<void> {
-    if (!(await receiveChunks(to, batch.batchId, chunks, { chunks: cut, now: now() }))) throw givenUp();
+    if (!(await receiveChunks(to, batch.batchId, chunks, cut))) throw givenUp();
   }
 
-  /** A stored template stays the one that it is now: a chunk that is tried again must render the same. */
+  /** A stored template stays the one that it is now, or missing if it is: what a batch renders is fixed when it is submitted. */
   async function pinned(draft: BatchDraft): Promise<BatchDraft> {
     const { template } = draft;
-    if (template === undefined || template.version !== 0 || own.has(template.name)) return draft;
-    const version = versions.get(template.name) ?? (await templates.latest(template.name)) ?? 0;
-    versions.set(template.name, version);
+    if (template === undefined || (own.has(template.name) && wishedVersion(template.version) === 0)) return draft;
+    const wished = wishedVersion(template.version);
+    const key = `${template.name} ${wished}`;
+    const version = versions.get(key) ?? (await templates.versionOf(template.name, wished)) ?? missingVersion(wished);
+    versions.set(key, version);
     return { ...draft, template: { ...template, version } };
   }
 
@@ -121,7 +125,7 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
         if (count === 0)
           throw malformed([{ field: 'messages', description: 'must be at least one', reason: 'EMPTY_BATCH' }]);
         const contentHash = content.digest();
-        const rest = cutChunks(held);
+        const rest = cutChunks(held, createdAt);
         const stored = await db
           .transaction()
           .execute(async (tx) => {
@@ -181,7 +185,7 @@ function assertTimes(
   first: number,
   { createdAt, sendAt }: { createdAt: number; sendAt: number | undefined },
 ): void {
-  const last = createdAt + limits.scheduleDays * dayMs;
+  const last = createdAt + longestScheduleMs;
   const description = `must be at most ${limits.scheduleDays} days ahead`;
   const violations: Violation[] = [];
   if (sendAt !== undefined && !(sendAt <= last))

@@ -55,6 +55,8 @@ export interface RenderOptions {
   readonly signal?: AbortSignal | undefined;
   /** By index: what is refused already is not rendered. */
   readonly skip?: (index: number) => boolean;
+  /** The time that `now` means, in milliseconds since 1970; unset: when it is rendered. */
+  readonly at?: number | undefined;
 }
 
 export interface Templates {
@@ -62,8 +64,8 @@ export interface Templates {
   render(drafts: readonly TemplatedDraft[], own: readonly TemplateText[], options?: RenderOptions): Promise<Rendered>;
   create(text: TemplateText): Promise<DescribedTemplate>;
   get(name: string, version: number): Promise<DescribedTemplate>;
-  /** The latest version of a stored one; undefined when there is none. */
-  latest(name: string): Promise<number | undefined>;
+  /** The version of a stored one, or its latest for 0; undefined when there is none. */
+  versionOf(name: string, version: number): Promise<number | undefined>;
   list(after: string, limit: number): Promise<DescribedTemplate[]>;
   remove(name: string): Promise<void>;
   preview(text: TemplateText | TemplateUse, variables: Variables): Promise<Uint8Array>;
@@ -147,7 +149,7 @@ export function createTemplates(
     });
 
   return {
-    async render(drafts, own, { caller = '', signal, skip = () => false } = {}) {
+    async render(drafts, own, { caller = '', signal, skip = () => false, at } = {}) {
       if (own.length === 0 && drafts.every((draft) => draft.template === undefined))
         return { drafts, refused: new Map() };
       const turn: CallOfTurns = { caller, signal };
@@ -181,7 +183,7 @@ export function createTemplates(
           const draft = drafts[index] as TemplatedDraft;
           const { template: use } = draft;
           if (use === undefined || skip(index)) return;
-          const result = ready.get(keyOf(use))?.render(use.variables ?? {}) ?? {
+          const result = ready.get(keyOf(use))?.render(use.variables ?? {}, at) ?? {
             refusal: templateMissing(use.name, use.version),
           };
           if ('refusal' in result) {
@@ -204,7 +206,11 @@ export function createTemplates(
         return describe(stored);
       }),
     get: async (name, version) => describe(await get(name, version)),
-    latest: async (name) => (await orBusy(() => look(name, 0)))?.version,
+    async versionOf(name, version) {
+      // That there is none is asked of the database: it is final for a batch.
+      const found = (await orBusy(() => look(name, version))) ?? (await orBusy(() => findTemplate(db, name, version)));
+      return found?.version;
+    },
     async list(after, limit) {
       const described: DescribedTemplate[] = [];
       for (const each of await orBusy(() => listTemplates(db, after, limit))) {

@@ -5,6 +5,9 @@ import { noConnection } from './failure.ts';
 import { PreparingClient, type TraceStatement, tracingClient } from './prepared.ts';
 import type { Tables } from './schema.ts';
 
+/** The database's clock in a statement, in milliseconds since 1970: what instances compare with each other goes by it. */
+export const databaseNow = sql<number>`(extract(epoch from statement_timestamp()) * 1000)::bigint`;
+
 /** The database, or a transaction in it. */
 export type Db = Kysely<Tables>;
 /** A function that needs the locks of a transaction takes this. */

@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
 import type { TemplateText } from '../domain/template.ts';
-import type { Db } from './database.ts';
+import { type Db, databaseNow } from './database.ts';
 
 /** A stored version. */
 export interface StoredTemplate extends TemplateText {
@@ -17,7 +17,7 @@ interface TemplateRow {
   readonly created_at: number;
 }
 
-/** Stores the next version of a name. Two at once get two versions: the second waits for the first one's row, and is tried again. */
+/** Stores the next version of a name; those that were deleted never come back. Two at once get two versions: the second waits for the first one's row, and is tried again. */
 export async function insertTemplate(
   db: Db,
   { name, body, format }: TemplateText,
@@ -26,7 +26,8 @@ export async function insertTemplate(
   for (;;) {
     const { rows } = await sql<TemplateRow>`
       insert into sendbatch.template (name, version, body, format, created_at)
-      select ${name}, coalesce(max(version), 0) + 1, ${body}, ${format}, ${now} from sendbatch.template where name = ${name}
+      select ${name}, greatest(max(version), (select d.version from sendbatch.template_deleted d where d.name = ${name}), 0) + 1, ${body}, ${format}, ${now}
+      from sendbatch.template where name = ${name}
       on conflict do nothing
       returning *`.execute(db);
     const [row] = rows;
@@ -52,10 +53,25 @@ export async function listTemplates(db: Db, after: string, limit: number): Promi
   return rows.map(toStored);
 }
 
-/** Whether there was one. */
+/** Removes all versions of a name, and keeps the number of the last. Whether there was one. */
 export async function deleteTemplate(db: Db, name: string): Promise<boolean> {
-  const { numAffectedRows } = await sql`delete from sendbatch.template where name = ${name}`.execute(db);
-  return (numAffectedRows ?? 0n) > 0n;
+  const { rows } = await sql<{ gone: number }>`
+    with gone as (
+      delete from sendbatch.template where name = ${name} returning version
+    ), kept as (
+      insert into sendbatch.template_deleted as d (name, version, deleted_at)
+      select ${name}, max(version), ${databaseNow} from gone having count(*) > 0
+      on conflict (name) do update set version = greatest(d.version, excluded.version), deleted_at = excluded.deleted_at
+    )
+    select count(*)::integer as gone from gone`.execute(db);
+  return (rows[0]?.gone ?? 0) > 0;
+}
+
+/** Forgets the last versions of names that were deleted longer ago than this: no batch can ask for them any more. */
+export async function sweepDeletedTemplates(db: Db, keptMs: number): Promise<void> {
+  await sql`
+    delete from sendbatch.template_deleted d where deleted_at < ${databaseNow} - ${keptMs}::bigint
+      and not exists (select from sendbatch.template t where t.name = d.name)`.execute(db);
 }
 
 function toStored({ name, version, body, format, created_at }: TemplateRow): StoredTemplate {

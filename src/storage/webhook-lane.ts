@@ -1,6 +1,5 @@
 import { sql } from 'kysely';
-import type { Db } from './database.ts';
-import { databaseNow } from './webhook.ts';
+import { type Db, databaseNow } from './database.ts';
 import type { Lease, RangeRow } from './webhook-queue.ts';
 
 /** Why a try failed; no answer has status 0. */

@@ -1,8 +1,7 @@
 import { sql } from 'kysely';
 import type { Range } from '../domain/webhook.ts';
 import { limits } from '../limits.ts';
-import { type Db, inTransaction, type Tx } from './database.ts';
-import { databaseNow } from './webhook.ts';
+import { type Db, databaseNow, inTransaction, type Tx } from './database.ts';
 
 /** Writes down what a transaction stores, under the locks of the channels' heads. */
 export async function insertOutbox(tx: Tx, ranges: readonly Range[]): Promise<void> {

@@ -1,9 +1,9 @@
 import { sql } from 'kysely';
 import { countOf, firstOf, type Range, withinBytes } from '../domain/webhook.ts';
 import { limits } from '../limits.ts';
-import { type Db, inTransaction, type Tx } from './database.ts';
+import { type Db, databaseNow, inTransaction, type Tx } from './database.ts';
 import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from './history.ts';
-import { databaseNow, type StoredWebhook, toWebhook, type WebhookRow, webhookColumns } from './webhook.ts';
+import { type StoredWebhook, toWebhook, type WebhookRow, webhookColumns } from './webhook.ts';
 
 /** A stored message and the channel that it is in. */
 export interface PlacedMessage extends StoredMessage {

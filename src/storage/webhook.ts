@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import type { WebhookFormat } from '../domain/webhook.ts';
 import { limits } from '../limits.ts';
-import type { Db } from './database.ts';
+import { type Db, databaseNow } from './database.ts';
 
 /** Who disabled a webhook: a caller, the receiver by 410, or a start without WEBHOOK_URL. */
 export type DisabledBy = 'caller' | 'gone' | 'setting';
@@ -36,9 +36,6 @@ export interface WebhookStanding {
   readonly oldest: number | undefined;
   readonly parked: number;
 }
-
-/** The database's clock: leases and pauses are compared by all instances. */
-export const databaseNow = sql<number>`(extract(epoch from statement_timestamp()) * 1000)::bigint`;
 
 /** The columns of a webhook `w`. */
 export const webhookColumns = sql`w.webhook_key, w.name, w.url, w.format, w.channel_types, w.disabled_by, w.batch_size, w.max_wait_ms, w.secret,

@@ -7,7 +7,7 @@ import {
   cutChunks,
   draftsOf,
   isPassing,
-  nextTry,
+  nextTryIn,
   type Placed,
   resultOf,
   tallyOf,
@@ -53,7 +53,7 @@ describe('chunks of a batch', () => {
     fc.assert(
       fc.property(fc.array(fc.nat(5000), { minLength: 1, maxLength: 300 }), (times) => {
         const placed = times.map((dueAt, index) => place(index, dueAt));
-        const chunks = cutChunks(placed);
+        const chunks = cutChunks(placed, 1000);
         const all = chunks.flatMap((chunk) => indexesOf(chunk.drafts).map((index) => ({ index, at: chunk.dueAt })));
         assert.deepEqual(
           all.map((each) => each.index),
@@ -62,6 +62,7 @@ describe('chunks of a batch', () => {
         for (const { index, at } of all) {
           const wanted = times[index] ?? 0;
           assert.ok(at >= wanted && at < wanted + 1000, `message ${index}, due at ${wanted}, goes at ${at}`);
+          assert.ok(wanted > 1000 || at <= 1000, `message ${index} is due now and waits for others until ${at}`);
         }
       }),
       { seed: seedOf(context) },
@@ -69,13 +70,19 @@ describe('chunks of a batch', () => {
   });
 
   test('are no larger than a batch, and than a chunk may be', () => {
-    const many = cutChunks(Array.from({ length: 2500 }, (_, index) => place(index)));
+    const many = cutChunks(
+      Array.from({ length: 2500 }, (_, index) => place(index)),
+      0,
+    );
     assert.deepEqual(
       many.map((each) => indexesOf(each.drafts).length),
       [1000, 1000, 500],
     );
     const payload = new Uint8Array(limits.payloadBytes);
-    const large = cutChunks(Array.from({ length: 200 }, (_, index) => place(index, 0, { payload })));
+    const large = cutChunks(
+      Array.from({ length: 200 }, (_, index) => place(index, 0, { payload })),
+      0,
+    );
     for (const { drafts: text } of large) assert.ok(text.length <= limits.chunkChars + 300, `${text.length}`);
     assert.equal(large.flatMap((each) => indexesOf(each.drafts)).length, 200);
   });
@@ -83,7 +90,10 @@ describe('chunks of a batch', () => {
   test('give back what went in: the same message to the bit, under the same key at every try', (context) => {
     fc.assert(
       fc.property(fc.array(drafts, { minLength: 1, maxLength: 5 }), (list) => {
-        const [chunk] = cutChunks(list.map((draft, index) => ({ index, dueAt: 0, draft })));
+        const [chunk] = cutChunks(
+          list.map((draft, index) => ({ index, dueAt: 0, draft })),
+          0,
+        );
         for (const { index, ownKey, draft } of draftsOf(chunk?.drafts ?? '', 'prefix')) {
           const original = list[index] as BatchDraft;
           const key = original.clientMsgNo || `prefix:${index}`;
@@ -133,18 +143,18 @@ describe('results of a batch', () => {
   });
 
   test('what is refused for now is tried after what it asks for, at growing pauses, for a day', () => {
-    const passing = [resultOf(placed, busy, false)];
-    const at = (attempts: number, now = 0) => nextTry(passing, { attempts, stalledSince: 0, now });
+    const at = (attempts: number, now = 0) =>
+      nextTryIn([{ ...resultOf(placed, busy, false), triedAt: now }], { attempts, stalledSince: 0, now });
     assert.deepEqual([at(0), at(3), at(4), at(5), at(7), at(100)], [5000, 5000, 8000, 16_000, 60_000, 60_000]);
-    assert.equal(nextTry([], { attempts: 0, stalledSince: 0, now: 10 }), 510);
-    assert.equal(at(0, 24 * 3600_000 - 1), 24 * 3600_000 + 4999);
+    assert.equal(nextTryIn([], { attempts: 0, stalledSince: 0, now: 10 }), 500);
+    assert.equal(at(0, 24 * 3600_000 - 1), 5000);
     assert.equal(at(0, 24 * 3600_000), undefined);
   });
 
   test('a defect of one message alone is tried ten times, one of all of them for a day', () => {
     const defect = { reason: 'INTERNAL' as const, message: '', metadata: {}, retryAfterMs: 1000 };
     const at = (attempts: number, others: boolean, refusal = defect as typeof busy | typeof defect) =>
-      nextTry([resultOf(placed, refusal, false)], { attempts, stalledSince: 0, now: 0, others });
+      nextTryIn([resultOf(placed, refusal, false)], { attempts, stalledSince: 0, now: 0, others });
     assert.deepEqual([at(8, true), at(9, true), at(100, false)], [60_000, undefined, 60_000]);
     assert.equal(at(100, true, busy), 60_000);
   });

@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import pg from 'pg';
+import { createKeys } from '../../src/service/keys.ts';
+import { openStore } from '../support/database.ts';
 import { said } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
+import { startReceiver } from '../support/receiver.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound } from '../support/verify.ts';
 import { doorOf, draftTo, until, untilOneWaitsFor, type Watch, watch } from '../support/watch.ts';
@@ -88,6 +91,81 @@ describe('a clock that jumps', () => {
       );
       await watching.assertWell();
       await assertSound(other.databaseUrl);
+    });
+  }
+});
+
+describe('an instance whose clock is an hour off', () => {
+  let service: TestService;
+  let keyed: TestService;
+  before(async () => {
+    globalThis.Date = JumpingDate as DateConstructor;
+    offsetMs = 0;
+    const webhooks = { settings: undefined, allowPrivate: true, timeoutMs: 60_000, pace: {} };
+    service = await startService({ webhooks });
+    keyed = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
+  });
+  after(async () => {
+    offsetMs = 0;
+    await keyed.stop();
+    await service.stop();
+    globalThis.Date = RealDate;
+  });
+
+  for (const jumpMs of [hourMs, -hourMs]) {
+    const what = jumpMs > 0 ? 'ahead' : 'behind';
+    test(`${what}: sends batches at their time, and neither before nor after it`, async () => {
+      offsetMs = 0;
+      const json = jsonCaller(service.url);
+      const message = {
+        channel_id: `hour ${what}`,
+        channel_type: 2,
+        from_uid: 'u1',
+        payload: Buffer.from('x').toString('base64'),
+      };
+      const submit = async (more: object) =>
+        (await json.post('/v1/batches', { messages: [message], ...more })).body.batch;
+      const get = async (id: string) => (await json.get(`/v1/batches/${id}`)).body;
+      const soon = new RealDate(RealDate.now() + hourMs / 2).toISOString();
+      const before = await submit({ send_at: soon });
+      offsetMs = jumpMs;
+      const during = await submit({ send_at: soon });
+      // The worker has had its turn for this caller.
+      const now = await submit({});
+      await until('what is due now is sent', async () => (await get(now.batch_id)).ended_at !== undefined);
+      for (const { batch_id: id } of [before, during]) {
+        const batch = await get(id);
+        assert.deepEqual([batch.started_at, batch.ended_at, batch.next_at], [undefined, undefined, soon]);
+      }
+      const client = new pg.Client({ connectionString: service.databaseUrl });
+      await client.connect();
+      await client.query(`update sendbatch.batch_chunk set due_at = due_at - ${hourMs}`);
+      await client.query(`update sendbatch.batch set due_at = due_at - ${hourMs} where due_at is not null`);
+      await client.end();
+      await submit({});
+      for (const { batch_id: id } of [before, during])
+        await until('it is sent when its time has come', async () => (await get(id)).ended_at !== undefined);
+    });
+
+    test(`${what}: signs webhooks with the database’s time, and ends keys at it`, async () => {
+      offsetMs = 0;
+      const receiver = await startReceiver();
+      const json = jsonCaller(service.url);
+      await json.post('/v1/webhooks', { name: what, url: receiver.url });
+      const db = openStore(service.databaseUrl);
+      const keys = createKeys(db, () => RealDate.now());
+      const scopes = ['read'] as const;
+      const lasting = await keys.create({ name: 'k', scopes, expiresAt: RealDate.now() + hourMs / 2 });
+      const over = await keys.create({ name: 'k', scopes, expiresAt: RealDate.now() - hourMs / 2 });
+      await db.destroy();
+      offsetMs = jumpMs;
+      await json.post(`/v1/webhooks/${what}:test`, {});
+      const signedAt = Number(receiver.received[0]?.headers['webhook-timestamp']) * 1000;
+      assert.ok(Math.abs(signedAt - RealDate.now()) < 5 * 60_000, `${signedAt}`);
+      await receiver.close();
+      const statusOf = async (key: string) =>
+        (await jsonCaller(keyed.url, { authorization: `Bearer ${key}` }).get('/v1/channels/2/none/messages')).status;
+      assert.deepEqual([await statusOf(lasting.key), await statusOf(over.key)], [200, 401]);
     });
   }
 });

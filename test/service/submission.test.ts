@@ -6,7 +6,14 @@ import { Failure } from '../../src/domain/failure.ts';
 import { createSubmission } from '../../src/service/submission.ts';
 import { createTemplates } from '../../src/service/templates.ts';
 import { findBatch, sweepBatches } from '../../src/storage/batch.ts';
-import { beginChunk, claimBatch, endBatch, postponeBatch, settleChunk } from '../../src/storage/batch-turn.ts';
+import {
+  beginChunk,
+  claimBatch,
+  endBatch,
+  postponeBatch,
+  restBatch,
+  settleChunk,
+} from '../../src/storage/batch-turn.ts';
 import type { Db } from '../../src/storage/database.ts';
 import { openOwnStore } from '../support/database.ts';
 
@@ -39,13 +46,18 @@ describe('a batch as it is received and taken', () => {
     );
   const chunksOf = async () =>
     (await sql<{ count: number }>`select count(*) as count from sendbatch.batch_chunk`.execute(db)).rows[0]?.count ?? 0;
-  const sweep = (silentSince: number) => sweepBatches(db, { endedBefore: 0, silentSince, limit: 100 });
+  const hourMs = 3600_000;
+  const sweep = () => sweepBatches(db, { keptMs: hourMs, silentMs: hourMs, limit: 100 });
+  /** Lets time pass for what is being received. */
+  const pass = (ms: number) => sql`update sendbatch.batch set received_at = received_at - ${ms}::bigint`.execute(db);
 
   test('one that was silent for too long is swept whole, and refused when it goes on', async () => {
-    const submission = open(() => 1000);
+    // Of an instance whose clock is ahead: the database's decides.
+    const submission = open(() => Date.now() + hourMs);
     await submission.add(drafts(10_000));
     assert.equal(await chunksOf(), 10);
-    assert.equal(await sweep(1001), 1);
+    await pass(hourMs + 1);
+    assert.equal(await sweep(), 1);
     assert.equal(await chunksOf(), 0);
     const isBusy = (error: unknown) => error instanceof Failure && error.refusal.reason === 'STORE_BUSY';
     await assert.rejects(submission.add(drafts(10_000)), isBusy);
@@ -55,12 +67,11 @@ describe('a batch as it is received and taken', () => {
   });
 
   test('one that goes on for longer is not swept', async () => {
-    let time = 1000;
-    const submission = open(() => time);
+    const submission = open(() => Date.now() - hourMs);
     await submission.add(drafts(10_000));
-    time = 9000;
+    await pass(hourMs + 1);
     await submission.add(drafts(10_000));
-    assert.equal(await sweep(9000), 0);
+    assert.equal(await sweep(), 0);
     const { batch } = await submission.commit();
     assert.equal(batch.messageCount, 20_000);
     assert.equal(await chunksOf(), 20);
@@ -77,16 +88,15 @@ describe('a batch as it is received and taken', () => {
   });
 
   test('a worker that was taken for dead changes nothing once another one has the batch', async () => {
-    const time = Date.now() + 60_000;
     const submission = open();
     await submission.add(drafts(1500));
     const { batch } = await submission.commit();
     await sql`delete from sendbatch.batch where batch_id <> ${batch.batchId}`.execute(db);
-    const dead = await claimBatch(db, caller.id, time);
+    const dead = await claimBatch(db, caller.id);
     assert.ok(dead);
     const chunk = await beginChunk(db, dead);
     assert.equal(chunk?.ordinal, 0);
-    const next = await claimBatch(db, caller.id, time);
+    const next = await claimBatch(db, caller.id);
     assert.ok(next && next.turn > dead.turn);
     const before = await findBatch(db, batch.batchId);
     const settlement = {
@@ -94,16 +104,14 @@ describe('a batch as it is received and taken', () => {
       ordinal: 0,
       keptDrafts: '',
       results: '[]',
-      retryAt: undefined,
       counts: { accepted: 1000, duplicate: 0, refused: 0 },
-      attempts: 0,
-      stalledSince: null,
-      lastRefusal: undefined,
-      now: time,
+      wait: undefined,
+      frees: false,
     };
     await settleChunk(db, { ...settlement, turn: dead.turn });
-    await postponeBatch(db, dead, { dueAt: time + 1, stalledSince: time });
-    await endBatch(db, dead, 'completed', time);
+    await postponeBatch(db, dead, { delayMs: 1, stalledSince: 1 });
+    await endBatch(db, dead);
+    await restBatch(db, dead);
     assert.deepEqual(await findBatch(db, batch.batchId), before);
     await settleChunk(db, { ...settlement, turn: next.turn });
     assert.equal((await findBatch(db, batch.batchId))?.counts.accepted, 1000);
@@ -114,7 +122,6 @@ describe('a batch as it is received and taken', () => {
   // Each small one began where the last one had begun, so that the turn of the large one never came.
   test('a caller that always has another small batch does not keep its large ones waiting for good', async () => {
     await sql`delete from sendbatch.batch`.execute(db);
-    const time = Date.now() + 60_000;
     const submit = async (count: number) => {
       const submission = open();
       await submission.add(drafts(count));
@@ -125,7 +132,7 @@ describe('a batch as it is received and taken', () => {
     let turnsOfLarge = 0;
     for (let turn = 0; turn < 40; turn++) {
       await submit(1);
-      const batch = await claimBatch(db, caller.id, time);
+      const batch = await claimBatch(db, caller.id);
       assert.ok(batch);
       const chunk = await beginChunk(db, batch);
       assert.ok(chunk);
@@ -136,12 +143,9 @@ describe('a batch as it is received and taken', () => {
         ordinal: chunk.ordinal,
         keptDrafts: '',
         results: '[]',
-        retryAt: undefined,
         counts: { accepted: 1, duplicate: 0, refused: 0 },
-        attempts: 0,
-        stalledSince: null,
-        lastRefusal: undefined,
-        now: time,
+        wait: undefined,
+        frees: false,
       });
     }
     assert.ok(turnsOfLarge >= 3, `${turnsOfLarge}`);
