@@ -43,6 +43,7 @@ import { standingOfBatches } from './storage/batch-turn.ts';
 import { probeHeads } from './storage/channel.ts';
 import { openCounter } from './storage/counter.ts';
 import type { DatabaseOptions, PoolCounts } from './storage/database.ts';
+import { troubleOf } from './storage/failure.ts';
 import { readLockWaits } from './storage/lock.ts';
 import { type InboxCursor, sweepExpired, sweepInboxes, sweepOld } from './storage/sweep.ts';
 import { sweepTemporary } from './storage/temporary.ts';
@@ -103,7 +104,12 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     undo.push(async () => unwatch());
     const traces = config.traces && (await openTraces(config.traces, log));
     if (traces !== undefined) undo.push(() => traces.close());
-    const events = createEvents(log, { registry, accessLog: config.accessLog, traces });
+    const events = createEvents(log, {
+      registry,
+      accessLog: config.accessLog,
+      traces,
+      isTrouble: (error) => troubleOf(error) !== 'defect',
+    });
     const database = await openServer(config, log, events.databaseConnectionLost, traces?.statement);
     undo.push(() => database.close());
     const pools = new Map<string, () => PoolCounts>();

@@ -1,6 +1,8 @@
 import { type Logger as PinoLogger, pino } from 'pino';
 import pretty from 'pino-pretty';
+import { Failure } from './domain/failure.ts';
 import type { WebhookTry } from './domain/webhook.ts';
+import { createThrottle } from './log-throttle.ts';
 import { type Registry, secondsBounds } from './telemetry/registry.ts';
 import type { Traces } from './telemetry/tracing.ts';
 
@@ -93,14 +95,28 @@ export interface EventsOptions {
   /** A line for each call. */
   readonly accessLog: boolean;
   readonly traces?: Traces | undefined;
+  /** Whether an error is the database's trouble, which its words tell, and no defect, whose stack is needed. Unset: all are defects. */
+  readonly isTrouble?: (error: unknown) => boolean;
 }
+
+/** While the database is away every call fails for the same reason: one line says it for so long. */
+const sameCauseMs = 5000;
 
 const countBounds = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 4000];
 /** Reasons that are the service's fault: the batch may come again, and nothing of it was wrong. */
 const ownFaults: ReadonlySet<string> = new Set(['STORE_BUSY', 'INTERNAL', 'DEADLINE', 'STOPPING']);
 
 /** What happens in the service that is worth counting. One function a thing: its metric and its log line stand together. */
-export function createEvents(log: Log, { registry, accessLog, traces }: EventsOptions) {
+export function createEvents(log: Log, { registry, accessLog, traces, isTrouble = () => false }: EventsOptions) {
+  const throttle = createThrottle(sameCauseMs);
+  /** A warning in one short line, once for each cause in a while. */
+  const warnOfTrouble = (words: string, error: unknown, fields: object = {}): void => {
+    const cause = causeOf(error);
+    // Numbers and ids differ from call to call: of ports, processes, workers.
+    throttle.write(`${words} ${cause.replace(/[0-9a-f-]{36}|\d+/g, '#')}`, (repeats) =>
+      log.warn({ ...fields, cause, ...(repeats === 0 ? {} : { repeats }) }, words),
+    );
+  };
   const calls = registry.histogram(
     'rpc_server_call_duration_seconds',
     'Duration of calls, by RPC, protocol and status code (OpenTelemetry: rpc.server.call.duration). A stream lasts until it ends.',
@@ -208,7 +224,7 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
     };
     // A defect is an error with its cause; a refusal is the caller's business.
     if (isDefect) log.error({ ...fields, err: end.cause }, 'call failed');
-    else if (isBusy) log.warn({ ...fields, err: end.cause }, 'store busy');
+    else if (isBusy) warnOfTrouble('store busy', end.cause, fields);
     if (accessLog) log.info(fields, 'call');
     else if (!isDefect && !isBusy) log.debug(fields, 'call ended');
   };
@@ -275,7 +291,11 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
       return {
         onRun: (ms: number, failed: boolean) =>
           runs.record(ms / 1000, { loop: name, outcome: failed ? 'failed' : 'ok' }),
-        onError: (error: unknown) => log.warn({ err: error, loop: name }, 'background work failed'),
+        onError(error: unknown) {
+          if (error instanceof Failure || isTrouble(error))
+            warnOfTrouble('background work failed', error, { loop: name });
+          else log.warn({ err: error, loop: name }, 'background work failed');
+        },
       };
     },
     /** The token issuer's keys could not be fetched, or are none. */
@@ -288,7 +308,8 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
     },
     /** The metrics could not be read. */
     metricsFailed(error: unknown): void {
-      log.warn({ err: error }, 'the metrics could not be read');
+      if (isTrouble(error)) warnOfTrouble('the metrics could not be read', error);
+      else log.warn({ err: error }, 'the metrics could not be read');
     },
     /** Calls were refused before they were read, since the last such line: more comes than is done in good time. */
     callsShed(shed: { refused: number; share: number; waitMs: number }): void {
@@ -305,7 +326,7 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
     /** A connection that broke; the next query opens another. */
     databaseConnectionLost(error: Error): void {
       lost.add(1);
-      log.warn({ err: error }, 'a database connection was lost');
+      warnOfTrouble('a database connection was lost', error);
     },
     /** A webhook's receiver has taken messages. */
     webhookDelivered(delivered: WebhookTry): void {
@@ -328,6 +349,24 @@ export function createEvents(log: Log, { registry, accessLog, traces }: EventsOp
       log.error(gone, 'webhook disabled: its receiver is gone');
     },
   };
+}
+
+/** An error and its causes in one line, each once, with the code where its words do not say it. */
+function causeOf(error: unknown): string {
+  const words: string[] = [];
+  for (let each = error; each !== undefined && words.length < 4; each = (each as { cause?: unknown }).cause) {
+    // A refusal's words are for the caller.
+    if (each instanceof Failure && each.cause !== undefined) continue;
+    if (typeof each !== 'object' || each === null || !('message' in each)) {
+      words.push(String(each));
+      break;
+    }
+    const inner = each instanceof AggregateError && each.message === '' ? each.errors.map(causeOf).join(', ') : '';
+    const { code } = each as { code?: unknown };
+    const text = String(each.message) || inner || 'an error without words';
+    words.push(typeof code === 'string' && !text.includes(code) ? `${text} (${code})` : text);
+  }
+  return [...new Set(words)].join(': ') || 'not known';
 }
 
 /** The events of one service. */

@@ -7,6 +7,7 @@ import {
   type Db,
   openDatabase,
   placeOf,
+  renewConnections,
   type ServerFacts,
   serverFacts,
 } from './storage/database.ts';
@@ -66,10 +67,11 @@ export async function openServer(
   try {
     // By a connection as calls use them: a pooler may let one for migrations in, and not these.
     const first = open({ poolSize: 1 });
-    const facts = await reach(first, config.databaseWaitMs, log).finally(() => first.destroy());
+    const patience = createPatience(config.databaseWaitMs, log);
+    const facts = await reach(first, patience).finally(() => first.destroy());
     const migrations = open(forMigrations);
     const database = clientOptions(connection);
-    await prepareSchema(config, migrations, database, log).finally(() => migrations.destroy());
+    await patience.through(() => prepareSchema(config, migrations, database, log)).finally(() => migrations.destroy());
     if (facts.lossy.length > 0)
       log.warn(
         { settings: facts.lossy },
@@ -107,12 +109,20 @@ export async function openSchema(config: Config, log: Log): Promise<OpenSchema> 
     await close();
   };
   try {
-    await reach(db, config.databaseWaitMs, log);
+    await reach(db, createPatience(config.databaseWaitMs, log));
   } catch (error) {
     await closeAll();
     throw error;
   }
-  return { status: () => statusOf(db), migrate: () => bringUpToDate(db, clientOptions(connection)), close: closeAll };
+  return {
+    status: () => statusOf(db).catch(rethrow),
+    migrate: () => bringUpToDate(db, clientOptions(connection)).catch(rethrow),
+    close: closeAll,
+  };
+}
+
+function rethrow(error: unknown): never {
+  throw inOneLine(error);
 }
 
 type Connection = DatabaseOptions['connection'];
@@ -127,7 +137,7 @@ function clientOptions(connection: Connection): ClientOptions {
 const queue = 'queue';
 
 async function statusOf(db: Db): Promise<SchemaStatus> {
-  const [status, isPending] = await asAllowed(async () => [await schemaStatus(db), await jobsPending(db)] as const);
+  const [status, isPending] = [await schemaStatus(db), await jobsPending(db)];
   return isPending
     ? { ...status, pending: [...status.pending, queue] }
     : { ...status, applied: [...status.applied, queue] };
@@ -139,23 +149,7 @@ async function bringUpToDate(db: Db, database: ClientOptions): Promise<string[]>
     await installJobs(database);
     return [queue];
   };
-  return await asAllowed(() => migrate(db, also));
-}
-
-/** insufficient_privilege */
-const notAllowed = '42501';
-
-/** What the database does not let its role do is for the one who made the role. */
-async function asAllowed<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    if ((error as { code?: unknown }).code !== notAllowed) throw error;
-    throw new StartError(
-      `${textOf(error)}: migrations need a role that may create in the database, and serve one that may use all of the schemas that they made`,
-      { cause: error },
-    );
-  }
+  return await migrate(db, also);
 }
 
 /** The server that the settings name, or the embedded one. */
@@ -167,7 +161,7 @@ async function findDatabase(
     const { url } = config.database;
     return { connection: { url }, words: `at ${placeOf(url)} (DATABASE_URL)`, close: async () => {} };
   }
-  const embedded = await startEmbedded({ ...config.database, log });
+  const embedded = await startEmbedded({ ...config.database, supervised: true, log });
   const { host, port, user, database } = embedded;
   return {
     connection: { host, port, user, database },
@@ -190,43 +184,111 @@ async function prepareSchema(config: Config, db: Db, database: ClientOptions, lo
   if (applied.length > 0) log.info({ migrations: applied }, 'the schema was brought up to date');
 }
 
-/** Reaches the server, and refuses one that is too old. */
-async function reach(db: Db, waitMs: number, log: Log): Promise<ServerFacts> {
-  const facts = await askWhatItIs(db, waitMs, log);
-  if (facts.versionNumber < oldestPostgres)
-    throw new StartError(`PostgreSQL ${facts.version} is too old: 15 or later is needed`);
+/** Reaches a server that can be written, and refuses one that will not do. */
+async function reach(db: Db, patience: Patience): Promise<ServerFacts> {
+  const facts = await patience.through(async () => {
+    const asked = await serverFacts(db);
+    if (asked.readOnly) {
+      // The name may stand for another server after a failover.
+      renewConnections(db);
+      throw new ReadOnly('it is read-only: a standby, or default_transaction_read_only is on');
+    }
+    return asked;
+  });
+  const { version, versionNumber, encoding, plainBackslashes } = facts;
+  if (versionNumber < oldestPostgres) throw new StartError(`PostgreSQL ${version} is too old: 15 or later is needed`);
+  if (encoding !== 'UTF8')
+    throw new StartError(
+      `the database's encoding is ${encoding}, and messages are UTF-8: make another by create database … encoding 'UTF8' template template0`,
+    );
+  if (!plainBackslashes)
+    throw new StartError(
+      'standard_conforming_strings is off: set it on, by alter database … set standard_conforming_strings = on',
+    );
   return facts;
 }
+
+/** The server answers, and takes nothing. */
+class ReadOnly extends Error {}
 
 const firstPauseMs = 250;
 const longestPauseMs = 2000;
 
-/** What the server says of itself. One that is away may be starting, as the service is: it is waited for. What waiting does not mend (a password, a name) is said at once. */
-async function askWhatItIs(db: Db, waitMs: number, log: Log): Promise<ServerFacts> {
+/** How long a start waits, all its steps together, for what may come by itself. */
+interface Patience {
+  /** Repeats a step while waiting may help; what does not pass (a password, a name, a right) is said at once. */
+  through<T>(step: () => Promise<T>): Promise<T>;
+}
+
+function createPatience(waitMs: number, log: Log): Patience {
   const since = performance.now();
-  for (let pause = firstPauseMs; ; pause = Math.min(pause * 2, longestPauseMs)) {
-    try {
-      return await serverFacts(db);
-    } catch (error) {
-      const waited = performance.now() - since;
-      const cause = textOf(error);
-      if (!isAway(error) || waited + pause > waitMs) {
-        const tried = pause > firstPauseMs ? ` (tried for ${(waited / 1000).toFixed(1)} s)` : '';
-        const way = cause.includes('unsupported startup parameter')
-          ? 'PgBouncer wants ignore_startup_parameters = lock_timeout,statement_timeout,idle_in_transaction_session_timeout, and those set by its connect_query'
-          : 'Is DATABASE_URL right, and the server up?';
-        throw new StartError(`the database cannot be reached: ${cause}${tried}. ${way}`);
+  let logged = false;
+  return {
+    async through(step) {
+      for (let pause = firstPauseMs; ; pause = Math.min(pause * 2, longestPauseMs)) {
+        try {
+          return await step();
+        } catch (error) {
+          const waited = performance.now() - since;
+          if (!helpsToWait(error) || waited + pause > waitMs)
+            throw inOneLine(error, pause > firstPauseMs ? ` (tried for ${(waited / 1000).toFixed(1)} s)` : '');
+          if (!logged) log.warn({ cause: textOf(error), retryForMs: waitMs }, 'database not usable yet, retrying');
+          logged = true;
+          await delay(pause);
+        }
       }
-      if (pause === firstPauseMs) log.warn({ cause, waitMs }, 'the database cannot be reached yet: it is waited for');
-      await delay(pause);
-    }
-  }
+    },
+  };
+}
+
+/** insufficient_privilege */
+const notAllowed = '42501';
+
+/** What the database says at a start is for the one who runs both: a line, with what to do where that is known. A defect stays as it is. */
+export function inOneLine(error: unknown, tried = ''): unknown {
+  if (isForTheUser(error)) return error;
+  const cause = textOf(error);
+  const code = codeOf(error);
+  const because = (words: string) => new StartError(words, { cause: error });
+  if (code === notAllowed)
+    return because(
+      `${cause}: migrations need a role that may create in the database, and serve one that may use all of the schemas that they made`,
+    );
+  if (error instanceof ReadOnly)
+    return because(`the database cannot be written: ${cause}${tried}. Is DATABASE_URL that of the primary?`);
+  if (cause.includes('unsupported startup parameter'))
+    return because(
+      `the database cannot be reached: ${cause}. PgBouncer wants ignore_startup_parameters = lock_timeout,statement_timeout,idle_in_transaction_session_timeout, and those set by its connect_query`,
+    );
+  if (isAway(error) || noEntrance.has(code))
+    return because(`the database cannot be reached: ${cause}${tried}. Is DATABASE_URL right, and the server up?`);
+  // An SQLSTATE: the server's own words.
+  if (/^[0-9A-Z]{5}$/.test(code))
+    return because(`the database refused a step of the start: ${cause} (SQLSTATE ${code})${tried}`);
+  return error;
+}
+
+/** The server is there, and lets nobody in by this name: protocol_violation, invalid_authorization, invalid_password, invalid_catalog_name. */
+const noEntrance = new Set(['08P01', '28000', '28P01', '3D000']);
+/** What another's work, or too much of it, brings about: query_canceled, lock_not_available, out_of_memory, too_many_connections. */
+const passing = new Set(['57014', '55P03', '53200', '53300']);
+
+function helpsToWait(error: unknown): boolean {
+  if (error instanceof ReadOnly) return true;
+  // A migration that failed has its reason as its cause.
+  const reason = error instanceof MigrationError && error.cause !== undefined ? error.cause : error;
+  return isAway(reason) || passing.has(codeOf(reason)) || troubleOf(reason) === 'retry';
+}
+
+function codeOf(error: unknown): string {
+  const { code } = error as { code?: unknown };
+  return typeof code === 'string' ? code : '';
 }
 
 function isAway(error: unknown): boolean {
   if (error instanceof AggregateError) return error.errors.every(isAway);
   // protocol_violation: a pooler that does not take what it is asked with.
-  return troubleOf(error) === 'lost' && (error as { code?: unknown }).code !== '08P01';
+  return troubleOf(error) === 'lost' && codeOf(error) !== '08P01';
 }
 
 /** Some errors of the socket layer have their words inside: one for each address that was tried. */

@@ -42,10 +42,14 @@ type Log = Parameters<OpenServer['openServer']>[1];
 
 /** What only these commands need is loaded here: a caller's command starts without a database's driver. Nothing is logged: what a command says goes to stdout, for pipes. */
 async function inOneLine<T>(work: (log: Log) => Promise<T>): Promise<T> {
-  const [{ createLog }, { isForTheUser }] = await Promise.all([import('../events.ts'), import('../open-server.ts')]);
+  const [{ createLog }, { inOneLine: lineOf, isForTheUser }] = await Promise.all([
+    import('../events.ts'),
+    import('../open-server.ts'),
+  ]);
   try {
     return await work(createLog({ level: 'silent', format: 'json' }));
-  } catch (error) {
+  } catch (thrown) {
+    const error = lineOf(thrown);
     if (isForTheUser(error)) throw new CommandError(error.message, { cause: error });
     throw error;
   }

@@ -1,5 +1,5 @@
 import type { Db } from '../storage/database.ts';
-import { missingMigrations } from '../storage/ready.ts';
+import { readStanding } from '../storage/ready.ts';
 
 /** One thing that must hold for calls to be served. */
 export interface Check {
@@ -119,10 +119,13 @@ function createFollower(signal: AbortSignal): Follower {
 /** Never rejects: what is wrong is the answer. The words of the driver stay here: they may name a host or a user. */
 async function askDatabase(db: Db, patienceMs: number): Promise<readonly Check[]> {
   try {
-    const missing = await within(missingMigrations(db), patienceMs);
+    const { missing, readOnly } = await within(readStanding(db), patienceMs);
     const fault = missing.length === 0 ? undefined : `migrations are missing: ${missing.join(', ')}`;
     return [
-      { name: 'database', fault: undefined },
+      {
+        name: 'database',
+        fault: readOnly ? 'it is read-only: a standby, or default_transaction_read_only' : undefined,
+      },
       { name: 'schema', fault },
     ];
   } catch (error) {

@@ -81,30 +81,47 @@ export function openDatabase(options: DatabaseOptions): Db {
         oid === int8 ? safeInteger : pg.types.getTypeParser(oid, format as 'text'),
     },
   });
-  guard(pool, options.onConnectionError);
+  const renew = guard(pool, options.onConnectionError);
   options.onPool?.(() => ({
     most: options.poolSize,
     open: pool.totalCount,
     idle: pool.idleCount,
     waiting: pool.waitingCount,
   }));
-  return new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
+  const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
+  renewals.set(db, renew);
+  return db;
+}
+
+const renewals = new WeakMap<Db, () => void>();
+
+/** From now on statements go over new connections: a name may stand for another server by now. */
+export function renewConnections(db: Db): void {
+  renewals.get(db)?.();
 }
 
 /**
  * What the pool lacks. A connection that breaks between two statements of a transaction would end the process: the pool listens to idle ones only. Where one
  * connection was lost the others most likely are too, and each would cost a caller a time-out to find out: none of them is handed out again. And it has
- * no bound on who waits.
+ * no bound on who waits. Returns what makes all open connections doubtful.
  */
-function guard(pool: pg.Pool, onConnectionError: (error: Error) => void): void {
+function guard(pool: pg.Pool, onConnectionError: (error: Error) => void): () => void {
   const open = new Set<pg.PoolClient>();
   const doubtful = new WeakSet<pg.PoolClient>();
+  const doubtAll = () => {
+    for (const each of open) doubtful.add(each);
+  };
+  const lose = (error: Error) => {
+    doubtAll();
+    onConnectionError(error);
+  };
   pool.on('connect', (client) => {
     open.add(client);
-    client.on('error', (error) => {
-      for (const each of open) doubtful.add(each);
-      onConnectionError(error);
-    });
+    client.on('error', lose);
+  });
+  pool.on('release', (_, client) => {
+    const { condemned } = client as unknown as PreparingClient;
+    if (condemned !== undefined && !doubtful.has(client)) lose(condemned);
   });
   pool.on('remove', (client) => open.delete(client));
   pool.on('error', () => {});
@@ -118,6 +135,7 @@ function guard(pool: pg.Pool, onConnectionError: (error: Error) => void): void {
     }
   };
   Object.assign(pool, { connect: connectWell });
+  return doubtAll;
 }
 
 function safeInteger(text: string): number {
@@ -178,20 +196,46 @@ export interface ServerFacts {
   readonly versionNumber: number;
   /** Settings under which a commit may be lost in a crash; empty when commits are durable. */
   readonly lossy: string[];
+  /** A standby, or `default_transaction_read_only`. */
+  readonly readOnly: boolean;
+  readonly encoding: string;
+  /** Whether a backslash in a literal is one, as SQL says. */
+  readonly plainBackslashes: boolean;
 }
+
+/** Whether nothing can be written by this connection. */
+export const isReadOnly = sql<boolean>`pg_is_in_recovery() or current_setting('transaction_read_only')::boolean`;
 
 /** Asks the server what it is; throws when it cannot be reached. */
 export async function serverFacts(db: Db): Promise<ServerFacts> {
-  const { rows } = await sql<{ version: string; number: string; fsync: string; commit: string }>`
+  const { rows } = await sql<{
+    version: string;
+    number: string;
+    fsync: string;
+    commit: string;
+    read_only: boolean;
+    encoding: string;
+    backslashes: string;
+  }>`
     select current_setting('server_version') as version, current_setting('server_version_num') as number,
-      current_setting('fsync') as fsync, current_setting('synchronous_commit') as commit`.execute(db);
+      current_setting('fsync') as fsync, current_setting('synchronous_commit') as commit, ${isReadOnly} as read_only,
+      current_setting('server_encoding') as encoding, current_setting('standard_conforming_strings') as backslashes`.execute(
+    db,
+  );
   const [row] = rows;
   if (row === undefined) throw new Error('the server did not say its version');
   const lossy = [
     ...(row.fsync === 'on' ? [] : [`fsync=${row.fsync}`]),
     ...(row.commit === 'off' ? [`synchronous_commit=${row.commit}`] : []),
   ];
-  return { version: row.version, versionNumber: Number(row.number), lossy };
+  return {
+    version: row.version,
+    versionNumber: Number(row.number),
+    lossy,
+    readOnly: row.read_only,
+    encoding: row.encoding,
+    plainBackslashes: row.backslashes === 'on',
+  };
 }
 
 /** Host and database of a URL, as the driver reads it: never its user or password. */

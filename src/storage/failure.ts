@@ -18,12 +18,33 @@ const bySqlState: Record<string, StoreTrouble> = {
   '58030': 'busy', // io_error: the disk cannot be read or written
   '53200': 'busy', // out_of_memory
   '53300': 'lost', // too_many_connections: nothing was begun, another may be free soon
-  '25006': 'busy', // read_only_sql_transaction: connected to a standby
+  '28000': 'busy', // invalid_authorization_specification: no new connection is let in
+  '28P01': 'busy', // invalid_password
+  '3D000': 'busy', // invalid_catalog_name: the database was dropped
+  '25006': 'lost', // read_only_sql_transaction: a standby, or a primary that became one
   '25P03': 'lost', // idle_in_transaction_session_timeout
+  '25P04': 'lost', // transaction_timeout
+  '26000': 'retry', // invalid_sql_statement_name: the prepared statement is gone from the connection
+  '42P05': 'retry', // duplicate_prepared_statement: a pooler handed on another's connection
   '57P01': 'lost', // admin_shutdown
   '57P02': 'lost', // crash_shutdown
   '57P03': 'lost', // cannot_connect_now
+  '57P04': 'lost', // database_dropped
+  '57P05': 'lost', // idle_session_timeout
 };
+
+/** Errors after which a connection is of no use, though the server has not closed it: the next statement on it would fail as this one did. */
+const condemning = new Set(['25006', '25P03', '25P04', '26000', '42P05', '57P01', '57P02', '57P03', '57P04', '57P05']);
+
+/** Whether a connection that met this error is to be closed. */
+export function isCondemning({ code = '', message = '' }: { code?: string; message?: string }): boolean {
+  return condemning.has(code) || code.startsWith('08') || isStalePlan(code, message);
+}
+
+/** feature_not_supported, of a statement that was planned before a table got another shape. */
+function isStalePlan(code: string, message: string): boolean {
+  return code === '0A000' && message.startsWith('cached plan must not change result type');
+}
 
 /** How the error begins that says so. */
 export const noConnection = 'no connection is free';
@@ -42,15 +63,18 @@ const lostSockets = new Set([
 
 /** Sorts an error that a query threw. */
 export function troubleOf(error: unknown): StoreTrouble {
-  if (!(error instanceof Error)) return 'defect';
+  // pg-boss hands on copies, which are no Error any more.
+  if (typeof error !== 'object' || error === null) return 'defect';
   const code = 'code' in error && typeof error.code === 'string' ? error.code : '';
+  const message = 'message' in error ? String(error.message) : '';
   const known = bySqlState[code];
   if (known !== undefined) return known;
+  if (isStalePlan(code, message)) return 'retry';
   if (code.startsWith('08') || lostSockets.has(code)) return 'lost';
   // pg gives these no code: the socket ended under a query, no answer came, or the pool or the server did not hand out a connection in time.
   if (
     /^(Connection terminated|Client has encountered a connection error|Client was closed|no connection is free|timeout exceeded when trying to connect|timeout expired|Query read timeout)/.test(
-      error.message,
+      message,
     )
   )
     return 'lost';

@@ -1,7 +1,9 @@
+import type { EventEmitter } from 'node:events';
 import type { Socket } from 'node:net';
 import { CompiledQuery } from 'kysely';
 import pg from 'pg';
 import type { Db, Tx } from './database.ts';
+import { isCondemning } from './failure.ts';
 
 /** A statement that a connection parses and plans once. */
 export interface Prepared {
@@ -67,8 +69,34 @@ const sendItself = pg.Query.prototype.submit as unknown as (this: pg.Query, conn
 /** How long a connection may take to end after it was told to. */
 const endMs = 1000;
 
-/** pg's client, which knows prepared statements as `run` sends them, and ends also when the other end does not answer any more. */
+type Release = (error?: Error | boolean) => void;
+
+/**
+ * pg's client, which knows prepared statements as `run` sends them, ends also when the other end does not answer any more, and is not given back to its pool after
+ * an error that says that it is of no use.
+ */
 export class PreparingClient extends pg.Client {
+  /** Why no pool may hand it out again. */
+  condemned: Error | undefined;
+  #release: Release | undefined;
+
+  constructor(config?: string | pg.ClientConfig) {
+    super(config);
+    const { connection } = this as unknown as { connection: EventEmitter };
+    connection.on('errorMessage', (error: Error) => {
+      if (isCondemning(error)) this.condemned ??= error;
+    });
+  }
+
+  /** pg's pool sets it whenever it hands the client out, and removes a client that is given back with an error. */
+  get release(): Release | undefined {
+    return this.#release;
+  }
+
+  set release(release: Release | undefined) {
+    this.#release = release && ((error) => release(error ? error : this.condemned));
+  }
+
   // biome-ignore lint/suspicious/noExplicitAny: pg types this method as two overloads
   override end(...args: any[]): any {
     const { stream } = (this as unknown as { connection: { stream: Socket } }).connection;

@@ -1,10 +1,20 @@
 import { sql } from 'kysely';
-import type { Db } from './database.ts';
+import { type Db, isReadOnly, renewConnections } from './database.ts';
 import { migrationNames } from './migrate.ts';
 
-/** Asks the database for the migrations that this version needs and it does not have; throws when it cannot be reached. One that a newer version has applied is no fault. */
-export async function missingMigrations(db: Db): Promise<string[]> {
-  const { rows } = await sql<{ name: string }>`select name from sendbatch.migration`.execute(db);
-  const applied = new Set(rows.map((row) => row.name));
-  return migrationNames.filter((name) => !applied.has(name));
+/** What the database says of itself to a probe. */
+export interface Standing {
+  /** Nothing can be written: it is a standby, or became one. */
+  readonly readOnly: boolean;
+  /** Migrations that this version needs and it does not have. One that a newer version has applied is no fault. */
+  readonly missing: readonly string[];
+}
+
+/** Asks the database whether this version can work with it; throws when it cannot be reached. After a standby the next call asks over a new connection. */
+export async function readStanding(db: Db): Promise<Standing> {
+  const { rows } = await sql<{ names: string[]; read_only: boolean }>`
+    select array(select name::text from sendbatch.migration) as names, ${isReadOnly} as read_only`.execute(db);
+  const [{ names, read_only: readOnly } = { names: [], read_only: false }] = rows;
+  if (readOnly) renewConnections(db);
+  return { readOnly, missing: migrationNames.filter((name) => !names.includes(name)) };
 }

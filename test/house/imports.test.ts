@@ -52,7 +52,8 @@ const mayImport: Record<string, readonly string[]> = {
   'worker-metrics': ['telemetry'],
   config: [],
   limits: [],
-  events: ['domain', 'telemetry'],
+  events: ['domain', 'log-throttle', 'telemetry'],
+  'log-throttle': [],
   telemetry: [],
   version: [],
 };

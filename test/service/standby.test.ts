@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import pg from 'pg';
+import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { type ServiceProcess, spawnService } from '../support/process.ts';
+import { until } from '../support/watch.ts';
+
+describe('a service whose connections met a standby', () => {
+  let database: TestDatabase;
+  let service: ServiceProcess;
+  before(async () => {
+    database = await createDatabase();
+    service = await spawnService({ DATABASE_URL: database.url, RATE_CALLER: '1000000/1s', RATE_STORE: 'postgres' });
+  });
+  after(async () => {
+    await service.end('SIGTERM');
+    await database.drop();
+  });
+
+  const ask = async (text: string) => {
+    const client = new pg.Client({
+      connectionString: database.url,
+      // The service's sessions are those of a standby; the test's own may write.
+      options: '-c default_transaction_read_only=off',
+    });
+    await client.connect();
+    try {
+      return await client.query(text);
+    } finally {
+      await client.end();
+    }
+  };
+  /** Sessions that are opened from now on are those of a standby, or of a primary; the open ones stay as they are. */
+  const failOver = async (readOnly: boolean) => {
+    const name = new URL(database.url).pathname.slice(1);
+    await ask(
+      `alter database ${name} ${readOnly ? 'set default_transaction_read_only = on' : 'reset default_transaction_read_only'}`,
+    );
+  };
+  const endSessions = () =>
+    ask(
+      `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`,
+    );
+
+  let count = 0;
+  const send = async (channel = 'g') => {
+    const message = {
+      from_uid: 'u',
+      channel_id: channel,
+      channel_type: 2,
+      payload: 'SGk=',
+      client_msg_no: String(count++),
+    };
+    const answer = await fetch(`${service.url}/message/sendbatch`, { method: 'POST', body: JSON.stringify([message]) });
+    await answer.text();
+    return answer.status;
+  };
+  const ready = async () => {
+    const answer = await fetch(`${service.url}/readyz?verbose`);
+    return { status: answer.status, text: await answer.text() };
+  };
+
+  test('is not ready while they last, and writes again by itself when the server does', async () => {
+    assert.equal(await send(), 200);
+    await failOver(true);
+    await endSessions();
+    await until('it is not ready', async () => (await ready()).status === 503);
+    assert.match((await ready()).text, /read-only/);
+    for (const status of await Promise.all(Array.from({ length: 20 }, () => send()))) assert.equal(status, 503);
+
+    await failOver(false);
+    // No session is ended here: the service itself leaves those of the standby.
+    await until('it is ready', async () => (await ready()).status === 200);
+    await until('it writes', async () => (await send()) === 200);
+    for (let call = 0; call < 10; call++) assert.equal(await send(`g${call}`), 200);
+    const submitted = await fetch(`${service.url}/v1/batches`, {
+      method: 'POST',
+      body: JSON.stringify({ messages: [{ from_uid: 'u', channel_id: 'g', channel_type: 2, payload: 'SGk=' }] }),
+    });
+    const submission = await submitted.text();
+    const [, batchId] = /"batch_id":\s*"([^"]+)"/.exec(submission) ?? assert.fail(submission);
+    await until('its batch is done', async () => {
+      const answer = await fetch(`${service.url}/v1/batches/${batchId}`);
+      return /"accepted_count":\s*1\b/.test(await answer.text());
+    });
+  });
+
+  test('has said so in a few short lines', () => {
+    const lines = service
+      .output()
+      .split('\n')
+      .filter((line) => line.startsWith('{') && JSON.parse(line).level >= 40);
+    assert.ok(lines.length > 0);
+    for (const line of lines) assert.ok(line.length < 700, line);
+    const busy = lines.filter((line) => line.includes('"store busy"'));
+    assert.ok(busy.length >= 1 && busy.length <= 8, busy.join('\n'));
+    assert.match(busy[0] ?? '', /"cause":"[^"]*read-only transaction \(25006\)"/);
+  });
+});
