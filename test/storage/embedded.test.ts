@@ -24,6 +24,7 @@ import {
 } from '../../src/storage/embedded/index.ts';
 import { quietLog, temporaryFolder } from '../support/cluster.ts';
 import { endWithFile } from '../support/file-end.ts';
+import { mountSmallDisk } from '../support/small-disk.ts';
 import { until } from '../support/watch.ts';
 
 const isRoot = process.getuid?.() === 0;
@@ -202,7 +203,79 @@ describe('the embedded PostgreSQL', () => {
   });
 });
 
+describe('a supervised server', () => {
+  const dataDir = folder('supervised');
+  const said: string[] = [];
+  const log = {
+    ...quietLog,
+    warn: (_: object, words: string) => said.push(words),
+    error: (_: object, words: string) => said.push(words),
+  };
+
+  test('that dies is started again, once for all services that share it, and each says so once', async () => {
+    const services = [
+      await start(dataDir, { supervised: true, log }),
+      await start(dataDir, { supervised: true, log }),
+    ] as const;
+    const [{ pid }] = services;
+    await query(services[0], 'create table kept as select 1 as n');
+    process.kill(pid, 'SIGKILL');
+    await until('both see another postmaster', () => services.every((each) => each.pid !== pid));
+    assert.equal(services[0].pid, services[1].pid);
+    assert.deepEqual(await query(services[1], 'select n from kept'), [1]);
+    const twice = ['the embedded PostgreSQL has ended: it is started again', 'the embedded PostgreSQL runs again'];
+    assert.deepEqual(said.toSorted(), [...twice, ...twice].toSorted());
+    await services[0].stop();
+    await services[1].stop();
+    await assertGone(services[1].pid);
+  });
+
+  test('starts also when a process of the dead one is held, which is killed', {
+    skip: process.platform === 'linux' ? false : 'orphans are found on Linux only',
+  }, async () => {
+    const server = await start(dataDir, { supervised: true, log });
+    const { pid, host, port, user, database } = server;
+    const session = new pg.Client({ host, port, user, database });
+    session.on('error', () => {});
+    await session.connect();
+    const [backend] = (await session.query('select pg_backend_pid() as pid')).rows;
+    process.kill(backend.pid, 'SIGSTOP');
+    process.kill(pid, 'SIGKILL');
+    await until('it runs again', () => server.pid !== pid);
+    assert.deepEqual(await query(server, 'select 1'), [1]);
+    assert.ok(said.includes('a process of the PostgreSQL that died is still there: it is killed'));
+    await session.end().catch(() => {});
+    await server.stop();
+  });
+
+  test('stays down when its service stops while it is away', async () => {
+    const server = await start(dataDir, { supervised: true, log });
+    process.kill(server.pid, 'SIGKILL');
+    await server.stop();
+    await assertGone(server.pid);
+    assert.equal(existsSync(join(server.dataDir, 'postgres', '.s.PGSQL.5432')) && (await answers(server)), false);
+  });
+});
+
+async function answers(server: EmbeddedPostgres): Promise<boolean> {
+  return await query(server, 'select 1').then(
+    () => true,
+    () => false,
+  );
+}
+
 describe('a folder that cannot be used is left alone, and said so in one line', () => {
+  test('its disk is full', async (context) => {
+    const disk = mountSmallDisk(8);
+    if (typeof disk === 'string') return context.skip(disk);
+    context.after(() => disk.remove());
+    await assert.rejects(start(join(disk.folder, 'data')), unavailable(/initdb failed: .*No space left on device/));
+  });
+
+  test('the kernel makes none there', { skip: process.platform === 'linux' ? false : 'needs /proc' }, async () => {
+    await assert.rejects(start('/proc/x/y'), unavailable(/data folder \/proc\/x\/y cannot be used: ENOENT/));
+  });
+
   test('something else is in it', async () => {
     const foreign = folder('foreign');
     mkdirSync(join(foreign, 'postgres'));
@@ -238,7 +311,7 @@ describe('a folder that cannot be used is left alone, and said so in one line', 
     const secret = folder('private');
     chmodSync(secret, 0o700);
     const warnings: string[] = [];
-    const log = { info: () => {}, warn: (_: object, words: string) => warnings.push(words) };
+    const log = { ...quietLog, warn: (_: object, words: string) => warnings.push(words) };
     const server = await start(join(secret, 'data'), { explicit: false, log });
     folders.add(server.dataDir);
     assert.match(server.dataDir, /^\/var\/lib\/sendbatch\/[0-9a-f]{12}$/);
@@ -286,15 +359,21 @@ describe('the programs', () => {
     skip: isRoot ? false : 'this run is not root: every test here shows it',
   }, async () => {
     const own = folder('nobody');
-    chownSync(own, 65534, 65534);
+    // The project may lie below a private folder, such as /root: the programs are read elsewhere, and the source before root is left.
+    const programs = join(folder('programs'), 'package');
+    cpSync(installed, programs, { recursive: true, verbatimSymlinks: true });
+    for (const each of [own, programs]) chownSync(each, 65534, 65534);
     const script = `
       import { startEmbedded } from ${JSON.stringify(join(import.meta.dirname, '../../src/storage/embedded/index.ts'))};
-      const server = await startEmbedded({ dataDir: ${JSON.stringify(own)}, explicit: true, log: { info() {}, warn() {} } });
+      process.setgroups([65534]);
+      process.setgid(65534);
+      process.setuid(65534);
+      const server = await startEmbedded({
+        dataDir: ${JSON.stringify(own)}, explicit: true, log: { info() {}, warn() {} }, findPackage: () => ${JSON.stringify(programs)}
+      });
       await server.stop();
       console.log('stopped');`;
     const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
-      uid: 65534,
-      gid: 65534,
       env: { HOME: own, PATH: '/usr/bin:/bin' },
       cwd: own,
       stdio: ['ignore', 'pipe', 'inherit'],

@@ -1,8 +1,9 @@
-import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync, renameSync, rmSync, symlinkSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { homedir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { type Account, barrier, EmbeddedUnavailable } from './account.ts';
+import { makeFolders } from './make-folders.ts';
 
 /** Where the programs are. */
 export interface Binaries {
@@ -80,7 +81,7 @@ function copyOf(folder: string, name: string, account: Account): string {
   if (existsSync(target)) return target;
   const work = `${target}.new-${process.pid}`;
   try {
-    mkdirSync(cache, { recursive: true, mode: 0o755 });
+    makeFolders(cache);
     rmSync(work, { recursive: true, force: true });
     cpSync(folder, work, { recursive: true, verbatimSymlinks: true });
     makeLinks(work);

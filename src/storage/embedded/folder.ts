@@ -16,6 +16,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Account, barrier, EmbeddedUnavailable } from './account.ts';
 import type { Binaries } from './binaries.ts';
+import { makeFolders } from './make-folders.ts';
 
 /** Where a root whose folder the server's account cannot reach keeps the data instead. */
 const systemFolder = '/var/lib/sendbatch';
@@ -40,7 +41,7 @@ export function reachableFolder(
 export function prepareCluster(folder: string, binaries: Binaries, account: Account): string {
   const cluster = join(folder, 'postgres');
   try {
-    mkdirSync(folder, { recursive: true, mode: 0o755 });
+    makeFolders(folder);
     if (!existsSync(cluster)) initialise(cluster, binaries, account);
   } catch (error) {
     if (error instanceof EmbeddedUnavailable) throw error;
@@ -91,10 +92,7 @@ function initialise(cluster: string, binaries: Binaries, account: Account): void
   );
   if (error !== undefined || status !== 0) {
     rmSync(work, { recursive: true, force: true });
-    throw unusable(
-      join(cluster, '..'),
-      `initdb failed: ${error?.message ?? stderr.trim().split('\n').slice(-3).join(' ')}`,
-    );
+    throw unusable(join(cluster, '..'), `initdb failed: ${error?.message ?? reasonsIn(stderr)}`);
   }
   try {
     renameSync(work, cluster);
@@ -103,6 +101,13 @@ function initialise(cluster: string, binaries: Binaries, account: Account): void
     // Another start on this folder was faster: its cluster is as good.
     if (!existsSync(join(cluster, 'PG_VERSION'))) throw failure;
   }
+}
+
+/** The reasons in what initdb or a server said: its last lines may say only what it tidies up. */
+export function reasonsIn(said: string): string {
+  const lines = said.trim().split('\n');
+  const reasons = lines.filter((line) => /\b(PANIC|FATAL|ERROR|error|could not)\b|No space left/.test(line));
+  return (reasons.length > 0 ? reasons.slice(0, 3) : lines.slice(-3)).join(' ');
 }
 
 /** The server's programs must not take connection or locale settings from whoever started the service. */
@@ -135,12 +140,17 @@ function digest(text: string): string {
   return createHash('sha256').update(text).digest('hex').slice(0, 12);
 }
 
-/** Whether there is a process with this id. */
+/** Whether there is a process with this id that has not ended: one whose parent has not asked how is still in the kernel's list. */
 export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
-    return true;
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+  try {
+    // `pid (name) state …`: the name may hold anything, a bracket too.
+    return !/\) Z [^)]*$/.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  } catch {
+    return true;
   }
 }

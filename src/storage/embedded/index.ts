@@ -5,7 +5,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { type Account, EmbeddedUnavailable, serverAccount } from './account.ts';
 import { type FindPackage, findBinaries } from './binaries.ts';
-import { cleanEnvironment, isAlive, prepareCluster, reachableFolder, socketFolder } from './folder.ts';
+import { cleanEnvironment, isAlive, prepareCluster, reachableFolder, reasonsIn, socketFolder } from './folder.ts';
+import { orphansOf } from './orphans.ts';
 
 export { EmbeddedUnavailable };
 
@@ -34,7 +35,9 @@ export interface EmbeddedOptions {
   /** Server settings beside the usual ones. */
   readonly settings?: Readonly<Record<string, string>>;
   readonly findPackage?: FindPackage;
-  readonly log: { info(fields: object, words: string): void; warn(fields: object, words: string): void };
+  /** Starts the server again when it dies. */
+  readonly supervised?: boolean;
+  readonly log: Record<'info' | 'warn' | 'error', (fields: object, words: string) => void>;
 }
 
 /** No TCP, only the socket; sizes for a laptop. Everything else as PostgreSQL has it: fsync and synchronous_commit are on. */
@@ -55,6 +58,14 @@ const database = 'sendbatch';
 const sessionName = 'sendbatch launcher';
 const startMs = 30_000;
 const lookMs = 30;
+/** A server that ends at once is started again after this, then after twice as long. */
+const longestRelaunchMs = 1000;
+/** What is left of a killed server ends by itself within 1 to 2 s; what has not after this never will. */
+const orphanMs = 3000;
+/** How often a supervisor asks the kernel whether the postmaster is there. */
+const superviseMs = 500;
+/** Between two attempts to bring it back, at most. */
+const longestPauseMs = 30_000;
 const logBytes = 10 * 1024 * 1024;
 
 /** Starts the server of a data folder, or joins the one that runs on it. */
@@ -75,19 +86,33 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedP
   const cluster = prepareCluster(folder, binaries, account);
   const host = socketFolder(cluster, account);
   const server: Server = { cluster, host, account, program: binaries.postgres, log: join(folder, 'postgres.log') };
-  const { pid, adopted } = await run(server, options);
+  const { pid, adopted } = await run(server, options).catch((error: unknown) => {
+    // The log cannot be written, or the program not be run.
+    throw error instanceof Error && 'syscall' in error
+      ? new EmbeddedUnavailable(
+          `the data folder ${folder} cannot be used: ${error.message}. Set DATA_DIR to another folder, or DATABASE_URL`,
+        )
+      : error;
+  });
   await createDatabase(server);
   let stopping: Promise<void> | undefined;
+  const supervisor = options.supervised === true ? supervise(server, pid, options) : undefined;
+  const currentPid = () => supervisor?.pid() ?? pid;
   return {
     host,
     port,
     user,
     database,
     dataDir: folder,
-    pid,
+    get pid() {
+      return currentPid();
+    },
     adopted,
     stop() {
-      stopping ??= stop(server, pid, options);
+      stopping ??= (async () => {
+        await supervisor?.leave();
+        await stop(server, currentPid(), options);
+      })();
       return stopping;
     },
   };
@@ -105,22 +130,97 @@ interface Server {
  * Until somebody answers on the socket with this cluster: starts a server when none runs, and starts it again when it ended at once, as it does
  * while the children of a killed one are still there (1 to 2 s).
  */
-async function run(server: Server, options: EmbeddedOptions): Promise<{ pid: number; adopted: boolean }> {
-  const deadline = performance.now() + startMs;
+async function run(
+  server: Server,
+  options: EmbeddedOptions,
+  signal?: AbortSignal,
+): Promise<{ pid: number; adopted: boolean }> {
+  const began = performance.now();
+  const logBytesBefore = statSync(server.log, { throwIfNoEntry: false })?.size ?? 0;
   let child: ChildProcess | undefined;
+  let pause = lookMs;
+  let launchAt = began;
   for (;;) {
     const pid = await answering(server);
     if (pid !== undefined) return { pid, adopted: pid !== child?.pid };
+    const now = performance.now();
     if (child === undefined || child.exitCode !== null || child.signalCode !== null) {
-      dropStaleLock(server);
-      child = launch(server, options);
+      signal?.throwIfAborted();
+      if (now - began > orphanMs) killOrphans(server, options);
+      if (now >= launchAt) {
+        dropStaleLock(server);
+        child = launch(server, options);
+        launchAt = now + pause;
+        pause = Math.min(pause * 2, longestRelaunchMs);
+      }
     }
-    if (performance.now() > deadline)
+    if (now - began > startMs)
       throw new EmbeddedUnavailable(
-        `the embedded PostgreSQL did not start: ${lastWords(server.log)} (its log is ${server.log})`,
+        `the embedded PostgreSQL did not start: ${lastWords(server.log, logBytesBefore)} (its log is ${server.log})`,
       );
     await delay(lookMs);
   }
+}
+
+function killOrphans(server: Server, options: EmbeddedOptions): void {
+  for (const pid of orphansOf(server.cluster)) {
+    options.log.warn({ pid }, 'a process of the PostgreSQL that died is still there: it is killed');
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch {
+      // It has ended at this moment.
+    }
+  }
+}
+
+/** Brings the server back whenever its postmaster is gone: this service, or another one that shares the folder. */
+interface Supervisor {
+  /** Of the postmaster that was last seen. */
+  pid(): number;
+  /** From now on a server that is gone stays so. */
+  leave(): Promise<void>;
+}
+
+function supervise(server: Server, first: number, options: EmbeddedOptions): Supervisor {
+  const leaving = new AbortController();
+  const { signal } = leaving;
+  let pid = first;
+  const pauseFor = (milliseconds: number) => delay(milliseconds, undefined, { ref: false, signal }).catch(() => {});
+
+  const bringBack = async () => {
+    const since = performance.now();
+    options.log.error({ pid }, 'the embedded PostgreSQL has ended: it is started again');
+    let said = '';
+    for (let pause = longestRelaunchMs; !signal.aborted; pause = Math.min(pause * 2, longestPauseMs)) {
+      try {
+        const back = await run(server, options, signal);
+        pid = back.pid;
+        const ms = Math.round(performance.now() - since);
+        options.log.warn({ pid, ms, byThisService: !back.adopted }, 'the embedded PostgreSQL runs again');
+        return;
+      } catch (error) {
+        const cause = error instanceof Error ? error.message : String(error);
+        if (cause !== said && !signal.aborted)
+          options.log.error({ cause }, 'the embedded PostgreSQL could not be started again: it is tried on');
+        said = cause;
+        await pauseFor(pause);
+      }
+    }
+  };
+
+  const watching = (async () => {
+    while (!signal.aborted) {
+      await pauseFor(superviseMs);
+      if (!signal.aborted && !isAlive(pid)) await bringBack();
+    }
+  })();
+  return {
+    pid: () => pid,
+    async leave() {
+      leaving.abort();
+      await watching;
+    },
+  };
 }
 
 /** In a process group of its own, so that Ctrl-C in a terminal reaches only the service, which then stops it in order. */
@@ -260,8 +360,11 @@ async function query<T>(server: Server, name: string, work: (client: pg.Client) 
   }
 }
 
-function lastWords(log: string): string {
-  return (textOf(log) ?? 'it said nothing').trim().split('\n').slice(-2).join(' ');
+/** What the server said since; its log may have begun anew. */
+function lastWords(log: string, from: number): string {
+  const text = Buffer.from(textOf(log) ?? '');
+  const since = text.subarray(text.length >= from ? from : 0).toString();
+  return since.trim() === '' ? 'it said nothing' : reasonsIn(since.trim().split('\n').slice(-6).join('\n'));
 }
 
 /** A file's text; undefined when it is not there, or goes away at this moment. */
