@@ -1,12 +1,14 @@
 import { start } from './app.ts';
 import { type Config, ConfigError, loadConfig } from './config.ts';
-import { ListenError } from './edge/listen.ts';
+import { ListenError, tryPort } from './edge/listen.ts';
 import { createLog, type Log } from './events.ts';
-import { isForTheUser as isOfOpening } from './open-server.ts';
+import { inOneLine, isForTheUser as isOfOpening } from './open-server.ts';
 import { version } from './version.ts';
 import { metricsOfAll } from './worker-metrics.ts';
-import { isWorker, joinWorkers, type Listening, leaveWorkers, startWorkers } from './workers.ts';
+import { hearStop, isWorker, joinWorkers, type Listening, leaveWorkers, startWorkers } from './workers.ts';
 
+/** What a worker may take to stop beyond its drain and its grace: a start is finished first, the embedded PostgreSQL writes a checkpoint. */
+const stopSlackMs = 60_000;
 /** What may still be under way after the stop, such as the last lines of the log, has so long. */
 const lingerMs = 500;
 
@@ -15,10 +17,14 @@ export async function serve(fail: (message: string) => void): Promise<void> {
   try {
     const config = loadConfig();
     const log = createLog({ level: config.logLevel, format: config.logFormat });
-    if (!isWorker) for (const warning of config.warnings) log.warn(warning);
+    if (!isWorker) {
+      for (const warning of config.warnings) log.warn(warning);
+      await tryPort(config);
+    }
     if (config.workers > 1 && !isWorker) await serveInWorkers(config, log);
     else await serveHere(config, log);
-  } catch (error) {
+  } catch (thrown) {
+    const error = inOneLine(thrown);
     if (!isForTheUser(error)) throw error;
     fail(error.message);
     if (isWorker) leaveWorkers();
@@ -26,14 +32,19 @@ export async function serve(fail: (message: string) => void): Promise<void> {
 }
 
 async function serveHere(config: Config, log: Log): Promise<void> {
-  const starting = start(config, log, isWorker ? metricsOfAll : undefined);
-  const stop = stopOnce(log, async () => (await orNever(starting)).stop());
+  let listens = false;
   // The embedded PostgreSQL would outlive a start that is broken off: it is finished first. One that waits for another's database ends where it is.
-  const leavesServer = !('url' in config.database);
-  if (leavesServer) stopOnSignals(stop, log);
+  const mayBreakOff = 'url' in config.database;
+  const stop = stopOnce(log, async () => {
+    if (listens || !mayBreakOff) await (await orNever(starting)).stop();
+  });
+  const starting = start(config, log, isWorker ? metricsOfAll : undefined);
+  if (isWorker) hearStop(stop);
+  if (isWorker || !mayBreakOff) stopOnSignals(stop, log);
   const app = await starting;
-  if (!leavesServer) stopOnSignals(stop, log);
-  if (isWorker) joinWorkers(app, stop);
+  listens = true;
+  if (!isWorker && mayBreakOff) stopOnSignals(stop, log);
+  if (isWorker) joinWorkers(app);
   else greet(config, log, app);
 }
 
@@ -45,8 +56,10 @@ async function serveInWorkers(config: Config, log: Log): Promise<void> {
     return;
   }
   const stop = stopOnce(log, async () => {
-    if (!(await workers.stop())) throw new Error('a worker did not stop in order');
+    if (!(await workers.stop(config.drainDelayMs + 2 * config.shutdownGraceMs + stopSlackMs)))
+      throw new Error('a worker did not stop in order');
   });
+  void workers.gone.then(() => process.exit(1));
   stopOnSignals(stop, log);
   greet(config, log, workers);
 }
@@ -78,7 +91,7 @@ function stopOnce(log: Log, work: () => Promise<void>): () => boolean {
         process.exitCode = 0;
         leaveWorkers();
         // Nothing of ours is left; a library that still tries to reach a collector of traces does not hold the process.
-        setTimeout(() => process.exit(), lingerMs).unref();
+        setTimeout(() => process.exit(0), lingerMs).unref();
       },
       (error) => {
         log.error({ err: error }, 'stopping failed');

@@ -286,7 +286,18 @@ function secure(handler: Handler, bounds: ConnectionBounds, { key, cert, clientC
   return { port: server, h2: server, closeIdle: () => idle.closeIdleConnections?.(), cutSilent: () => {} };
 }
 
-async function open(server: Server | Http2SecureServer, { host, port }: ListenOptions): Promise<void> {
+/** Opens the port for a moment: a port in use is found before a database is made or changed for a service that cannot serve. */
+export async function tryPort({ host, port }: { readonly host: string; readonly port: number }): Promise<void> {
+  if (port === 0) return;
+  const server = createHttpServer();
+  await open(server, { host, port });
+  await new Promise((resolve) => server.close(resolve));
+}
+
+async function open(
+  server: Server | Http2SecureServer,
+  { host, port }: Pick<ListenOptions, 'host' | 'port'>,
+): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const failed = (error: NodeJS.ErrnoException) => reject(new ListenError(inWords(error, host, port)));
   server.once('error', failed);

@@ -6,10 +6,12 @@ import http from 'node:http';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { temporaryFolder } from '../support/cluster.ts';
 import { createDatabase } from '../support/database.ts';
-import { runToEnd, spawnCommand, spawnService } from '../support/process.ts';
+import { openFaultProxy } from '../support/fault-proxy.ts';
+import { runToEnd, type ServiceProcess, spawnCommand, spawnService } from '../support/process.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 import { until, untilOneWaitsFor } from '../support/watch.ts';
 
@@ -45,6 +47,11 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
       { DATA_DIR: join(import.meta.dirname, 'start.test.ts') },
       /data folder .* cannot be used/,
     ],
+    [
+      'a data folder that the kernel does not make',
+      { DATA_DIR: '/proc/x' },
+      /data folder \/proc\/x cannot be used: ENOENT/,
+    ],
   ];
   for (const [what, env, text] of rows) {
     test(what, async () => {
@@ -63,9 +70,17 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
     const { port } = holder.address() as { port: number };
     const database = await createDatabase();
     context.after(() => database.drop());
-    const { code, output } = await runToEnd({ PORT: String(port), DATABASE_URL: database.url });
-    assert.equal(code, 1);
-    assert.match(output, new RegExp(`^sendbatch: 127.0.0.1:${port} is in use: .*PORT`, 'm'));
+    const untouched = join(work, 'untouched');
+    for (const env of [
+      { DATABASE_URL: database.url },
+      { DATA_DIR: untouched },
+      { DATA_DIR: untouched, WORKERS: '2' },
+    ]) {
+      const { code, output } = await runToEnd({ PORT: String(port), ...env });
+      assert.equal(code, 1);
+      assert.match(output, new RegExp(`^sendbatch: 127.0.0.1:${port} is in use: .*PORT[^\n]*\n$`));
+      assert.equal(existsSync(untouched), false);
+    }
   });
 
   test('a pooler that takes none of the time-outs', async (context) => {
@@ -167,6 +182,11 @@ describe('a start that succeeds', () => {
   });
 });
 
+function workersOf({ child }: ServiceProcess): number[] {
+  const listed = execFileSync('ps', ['-o', 'pid=', '--ppid', String(child.pid)], { encoding: 'utf8' });
+  return listed.trim().split(/\s+/).map(Number);
+}
+
 describe('WORKERS=2', () => {
   test('are two instances on one port, numbered without a gap; one that is killed is replaced, and a stop ends all', async () => {
     const database = await createDatabase();
@@ -182,8 +202,7 @@ describe('WORKERS=2', () => {
       }
     };
     await send(10);
-    const workers = execFileSync('ps', ['-o', 'pid=', '--ppid', String(service.child.pid)], { encoding: 'utf8' });
-    const pids = workers.trim().split(/\s+/).map(Number);
+    const pids = workersOf(service);
     assert.equal(pids.length, 2);
     process.kill(pids[0] ?? 0, 'SIGKILL');
     await until('it is known', () => service.output().includes('a worker ended: it is replaced'));
@@ -200,7 +219,7 @@ describe('WORKERS=2', () => {
   test('a terminal sends Ctrl-C to all at once: a worker that was told to stop already does not end at once for it', async () => {
     const database = await createDatabase();
     const service = await spawnService({ DATABASE_URL: database.url, WORKERS: '2' });
-    const children = execFileSync('ps', ['-o', 'pid=', '--ppid', String(service.child.pid)], { encoding: 'utf8' });
+    const children = workersOf(service);
     // A call under way holds its worker until it is answered.
     const call = http.request(`${service.url}/message/send`, { method: 'POST', headers: { 'content-length': '2' } });
     const answered = once(call, 'response');
@@ -208,7 +227,7 @@ describe('WORKERS=2', () => {
     await (await fetch(`${service.url}/livez`)).text();
     const ended = service.end('SIGINT');
     await until('it stops', () => service.output().includes('stopping: calls in flight'));
-    for (const pid of children.trim().split(/\s+/).map(Number))
+    for (const pid of children)
       try {
         process.kill(pid, 'SIGINT');
       } catch (error) {
@@ -218,6 +237,41 @@ describe('WORKERS=2', () => {
     call.end('}');
     assert.equal(((await answered)[0] as http.IncomingMessage).statusCode, 400);
     assert.equal(await ended, 0, service.output());
+    await database.drop();
+  });
+
+  test('a stop that comes while a worker is being replaced ends all, whenever it comes', async () => {
+    const database = await createDatabase();
+    for (const afterMs of [0, 100]) {
+      const service = await spawnService({ DATABASE_URL: database.url, WORKERS: '2' });
+      const first = workersOf(service);
+      process.kill(first[0] ?? 0, 'SIGKILL');
+      await until('its replacement is forked', () => workersOf(service).some((pid) => !first.includes(pid)));
+      await delay(afterMs);
+      assert.equal(await service.end('SIGTERM'), 0, service.output());
+    }
+    await database.drop();
+  });
+
+  test('a worker that cannot be replaced is tried again while another one listens; the last one ends the instance with 1', async () => {
+    const database = await createDatabase();
+    const proxy = await openFaultProxy(database.url);
+    const service = await spawnService({ DATABASE_URL: proxy.url, DATABASE_WAIT: '1', WORKERS: '2' });
+    const [first = 0] = workersOf(service);
+    proxy.drop();
+    process.kill(first, 'SIGKILL');
+    await until('it was not replaced', () => service.output().includes('a worker could not be replaced, retrying'));
+    proxy.resume();
+    await until('it is replaced', async () => {
+      const page = await (await fetch(`${service.url}/metrics`)).text();
+      return page.match(/^sendbatch_worker_up.* 1$/gm)?.length === 2;
+    });
+    proxy.drop();
+    for (const pid of workersOf(service)) process.kill(pid, 'SIGKILL');
+    const [code] = await once(service.child, 'close');
+    assert.equal(code, 1, service.output());
+    assert.match(service.output(), /no worker is left, and none can be started/);
+    await proxy.close();
     await database.drop();
   });
 
