@@ -99,9 +99,10 @@ function breaking(): void {
 function generatedIsCurrent(): void {
   const work = mkdtempSync(join(tmpdir(), 'sendbatch-gen-'));
   try {
-    for (const name of ['proto', 'buf.yaml', 'buf.gen.yaml', 'package.json'])
+    for (const name of ['proto', 'buf.yaml', 'buf.gen.yaml', 'buf.gen.client.yaml', 'package.json'])
       cpSync(join(root, name), join(work, name), { recursive: true });
     run('generate', 'buf', ['generate'], work);
+    run('generate for clients', 'buf', ['generate', '--template', 'buf.gen.client.yaml'], work);
     run('generate comments', process.execPath, [join(root, 'scripts/generate-comments.ts')], work);
     run('generated code is current (npm run generate)', 'git', [
       'diff',

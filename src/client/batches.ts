@@ -6,7 +6,7 @@ import {
   type BatchService,
   SubmitBatchRequestSchema,
   type SubmitBatchResponse,
-} from '../../gen/sendbatch/v1/batch_service_pb.ts';
+} from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 import type { Draft } from './index.ts';
 import { randomKey } from './random-key.ts';
 import { endedEarly, type Retry } from './retry.ts';

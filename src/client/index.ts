@@ -1,18 +1,18 @@
 import type { MessageInitShape, MessageShape } from '@bufbuild/protobuf';
 import { type Client, createClient, type Transport } from '@connectrpc/connect';
-import { type Batch, BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
-import type { Message, MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
-import { MessageService, type SendResultSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { type Batch, BatchService } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
+import type { Message, MessageDraftSchema } from '../../gen/client/sendbatch/v1/message_pb.ts';
+import { MessageService, type SendResultSchema } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
 import { type SubmitOptions, submit, watch } from './batches.ts';
 import { createRetry, type RetryOptions, untilAborted } from './retry.ts';
 import { type RequestTemplate, type SendOptions, sendAll } from './send.ts';
 import { type TailOptions, type TailRequest, tail } from './tail.ts';
 
-export type { Batch } from '../../gen/sendbatch/v1/batch_service_pb.ts';
-export { BatchPriority, BatchService, BatchState } from '../../gen/sendbatch/v1/batch_service_pb.ts';
-export type { Message } from '../../gen/sendbatch/v1/message_pb.ts';
-export { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
-export { MessageService, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+export type { Batch } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
+export { BatchPriority, BatchService, BatchState } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
+export type { Message } from '../../gen/client/sendbatch/v1/message_pb.ts';
+export { ChannelType } from '../../gen/client/sendbatch/v1/message_pb.ts';
+export { MessageService, SendMode } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
 export { reasonOf } from './retry.ts';
 export type { RequestTemplate, RetryOptions, SendOptions, SubmitOptions, TailOptions, TailRequest };
 

@@ -1,7 +1,7 @@
 import type { Duration } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
-import { ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
-import type { Refusal } from '../../gen/sendbatch/v1/message_pb.ts';
+import { ErrorInfoSchema, RetryInfoSchema } from '../../gen/client/google/rpc/error_details_pb.ts';
+import type { Refusal } from '../../gen/client/sendbatch/v1/message_pb.ts';
 
 /** How patient the client is. */
 export interface RetryOptions {

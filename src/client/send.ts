@@ -5,7 +5,7 @@ import {
   type RequestTemplateSchema,
   SendMode,
   SendResultSchema,
-} from '../../gen/sendbatch/v1/message_service_pb.ts';
+} from '../../gen/client/sendbatch/v1/message_service_pb.ts';
 import { channelKeyOf } from './channel-key.ts';
 import type { Draft, Result } from './index.ts';
 import { randomKey } from './random-key.ts';

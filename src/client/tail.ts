@@ -1,11 +1,11 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { Client } from '@connectrpc/connect';
-import type { ChannelType, Message } from '../../gen/sendbatch/v1/message_pb.ts';
+import type { ChannelType, Message } from '../../gen/client/sendbatch/v1/message_pb.ts';
 import type {
   ChannelCursorSchema,
   MessageService,
   SubscribeResponse,
-} from '../../gen/sendbatch/v1/message_service_pb.ts';
+} from '../../gen/client/sendbatch/v1/message_service_pb.ts';
 import { endedEarly, type Retry } from './retry.ts';
 
 /** What to follow: channels from their cursors on, or all channels of a user. */

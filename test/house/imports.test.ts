@@ -17,7 +17,7 @@ const mayImport: Record<string, readonly string[]> = {
   'open-tails': ['background', 'domain', 'events', 'open-server', 'service', 'storage'],
   'open-batches': ['background', 'config', 'events', 'open-server', 'service', 'storage'],
   'open-webhooks': ['background', 'config', 'domain', 'events', 'open-server', 'service', 'storage', 'version'],
-  client: ['gen/google', 'gen/sendbatch'],
+  client: ['gen/client'],
   cli: [
     'client',
     'config',

@@ -1,0 +1,40 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { stripTypeScriptTypes } from 'node:module';
+import { dirname, join, relative } from 'node:path';
+import { test } from 'node:test';
+
+const root = join(import.meta.dirname, '../..');
+
+/** Code of the client as a bundle has it: without types, comments and indentation. */
+const ownBytes = 64 * 1024;
+
+/** Modules that a bundle takes with the client, and the packages that it takes of others. Type imports are gone. */
+function reached(entry: string): { readonly files: Map<string, string>; readonly packages: Set<string> } {
+  const files = new Map<string, string>();
+  const packages = new Set<string>();
+  const open = [join(root, entry)];
+  for (let file = open.pop(); file !== undefined; file = open.pop()) {
+    if (files.has(file)) continue;
+    const code = stripTypeScriptTypes(readFileSync(file, 'utf8'));
+    files.set(file, code.replace(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, '').replace(/^\s+|\s+$/gm, ''));
+    for (const [, name = ''] of code.matchAll(/^(?:import|export)\b[^'"]*?from\s+['"]([^'"]+)['"]/gm))
+      if (name.startsWith('.')) open.push(join(dirname(file), name));
+      else packages.add(name.split('/', 2).join('/'));
+  }
+  return { files, packages };
+}
+
+test('a bundle of the client holds the contract alone: no rules, no routes, and no more bytes than it needs', () => {
+  const { files, packages } = reached('src/client/index.ts');
+  assert.deepEqual([...packages].sort(), ['@bufbuild/protobuf', '@connectrpc/connect']);
+  const names = [...files.keys()].map((file) => relative(root, file));
+  assert.deepEqual(
+    names.filter((name) => !/^(src|gen)\/client\//.test(name)),
+    [],
+  );
+  const code = [...files.values()].join('\n');
+  // Exists in secure contexts only: a page of plain HTTP that is not on localhost has none.
+  assert.doesNotMatch(code, /randomUUID/);
+  assert.ok(code.length < ownBytes, `${code.length} bytes`);
+});
