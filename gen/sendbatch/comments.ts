@@ -637,7 +637,7 @@ export const comments: Readonly<Record<string, string>> = {
   "sendbatch.v1.TemplateService.PreviewTemplate": "Renders a template without storing or sending anything: a stored one by name, or the body given.",
   "sendbatch.v1.TemplateUse": "A template and what goes into it.",
   "sendbatch.v1.TemplateUse.name": "The name of one of the request's `templates`, or of a stored one.",
-  "sendbatch.v1.TemplateUse.variables": "The variables.",
+  "sendbatch.v1.TemplateUse.variables": "The variables. Numbers are doubles: whole ones above 2^53-1, and in JSON any of more digits than a double keeps, are refused; give them as strings. An object\nhas no text of its own: a template names its members.",
   "sendbatch.v1.TemplateUse.version": "The version of a stored one; 0 = the latest. A retry that must render the same names it.",
   "sendbatch.v1.TestWebhookRequest": "Which webhook.",
   "sendbatch.v1.TestWebhookRequest.name": "Its name.",

@@ -1,6 +1,7 @@
 import { type Context, type Emitter, Liquid, type Template as Parsed, toValue } from 'liquidjs';
 import { limits } from '../limits.ts';
 import type { Refusal } from './failure.ts';
+import { isKept, variablesFault } from './variables.ts';
 
 /** A template as it is written. */
 export interface TemplateText {
@@ -152,6 +153,8 @@ export function compileTemplate({ name, body, format }: TemplateText): CompiledT
     render(given, at) {
       let text: string;
       const joined = plain?.join(given);
+      const fault = joined === undefined ? variablesFault(given) : undefined;
+      if (fault !== undefined) return { refusal: templateFailed(name, fault) };
       try {
         text = joined ?? engine.renderSync(parsed, given, at === undefined ? {} : { globals: { [timeKey]: at } });
       } catch (error) {
@@ -205,6 +208,7 @@ export function plainTemplate(body: string, written: (value: unknown) => string)
         const name = parts[index] ?? '';
         const value = Object.hasOwn(variables, name) ? variables[name] : undefined;
         if (typeof value !== 'string' && typeof value !== 'number' && typeof value !== 'boolean') return undefined;
+        if (typeof value === 'number' && !isKept(value)) return undefined;
         text += written(value) + (parts[index + 1] ?? '');
       }
       return text;

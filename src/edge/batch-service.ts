@@ -1,5 +1,5 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import { type Timestamp, timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
 import {
   type BatchOptions,
@@ -30,6 +30,7 @@ import { toRefusal } from './failures.ts';
 import { callerKey } from './identity.ts';
 import { isPlainlyValid } from './quick-check.ts';
 import { formatOf } from './template-service.ts';
+import { millisOf } from './times.ts';
 import { checkRules } from './validate.ts';
 
 /** What the service is made of. */
@@ -49,10 +50,7 @@ export function createBatchService({
     async submitBatch(request, context) {
       assertCount('message_count', request.messageCount, request.messages.length);
       const submission = await batches.open(callOf(request, context));
-      return await submitting(
-        submission,
-        async () => await submission.add(withLines(request.messages, request.lines, 'lines')),
-      );
+      return await submitting(submission, async () => await submission.add(withLines(request, 0)));
     },
 
     async submitBatchStream(requests, context) {
@@ -69,7 +67,7 @@ export function createBatchService({
           submission ??= await open(frame.options);
           bytes += frame.messages.reduce((sum, each) => sum + sizeOf(each), 0);
           if (bytes > limits.submitBytes) throw tooManyBytes();
-          await submission.add(withLines(frame.messages, frame.lines, 'lines'));
+          await submission.add(withLines(frame, end.count - frame.messages.length));
         }
         submission ??= await open();
         end.assert();
@@ -169,7 +167,7 @@ export function callOf(
   return {
     caller: values.get(callerKey),
     requestId: requestIdOf(options?.requestId ?? '', requestHeader.get('idempotency-key')),
-    sendAt: timeOf(options?.sendAt),
+    sendAt: options?.sendAt && millisOf('send_at', options.sendAt),
     priority: priorityNames.get(options?.priority ?? BatchPriority.UNSPECIFIED) ?? 'normal',
     name: options?.name ?? '',
     templates: (options?.templates ?? []).map(({ name, body, format }) => ({ name, body, format: formatOf(format) })),
@@ -209,18 +207,19 @@ function checkFrame(frame: SubmitBatchStreamRequest, first: number): void {
 }
 
 /** The drafts, each with the caller's own number of it where it gave numbers. */
-function withLines(messages: readonly MessageDraft[], lines: readonly number[], field: string): BatchDraft[] {
+/** `first` is the place of the first of them in the batch. */
+function withLines(
+  { messages, lines }: { readonly messages: readonly MessageDraft[]; readonly lines: readonly number[] },
+  first: number,
+): BatchDraft[] {
   if (lines.length !== 0 && lines.length !== messages.length)
-    throw invalidField(field, `must be empty or one per message: there are ${lines.length} for ${messages.length}`);
-  return messages.map((each, index) => ({ ...toDraft(each), line: lines[index] }));
+    throw invalidField('lines', `must be empty or one per message: there are ${lines.length} for ${messages.length}`);
+  return messages.map((each, index) => ({ ...toDraft(each, first + index), line: lines[index] }));
 }
 
-export function toDraft(draft: MessageDraft): BatchDraft {
-  return { ...draft, sendAt: timeOf(draft.sendAt) };
-}
-
-function timeOf(time: Timestamp | undefined): number | undefined {
-  return time === undefined ? undefined : timestampMs(time);
+function toDraft(draft: MessageDraft, index: number): BatchDraft {
+  const { sendAt } = draft;
+  return { ...draft, sendAt: sendAt && millisOf(`messages[${index}].send_at`, sendAt) };
 }
 
 /** About as many bytes as it came in. */

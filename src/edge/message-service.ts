@@ -1,5 +1,5 @@
 import { create } from '@bufbuild/protobuf';
-import { durationFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
+import { durationFromMs } from '@bufbuild/protobuf/wkt';
 import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
 import { type MessageService, SendBatchResponseSchema, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { Failure } from '../domain/failure.ts';
@@ -19,6 +19,7 @@ import { callerKey } from './identity.ts';
 import { legacyRange, toLegacyMessage, toMessage } from './stored-message.ts';
 import { createTailMethods } from './tail-methods.ts';
 import { formatOf } from './template-service.ts';
+import { millisOf } from './times.ts';
 
 /** What the service is made of. */
 export interface MessageServiceParts {
@@ -108,8 +109,8 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
           ...(request.tagKey === '' ? {} : { tagKey: request.tagKey }),
           ...(request.streamNo === '' ? {} : { streamNo: request.streamNo }),
           ...(request.fromUid === '' ? {} : { fromUid: request.fromUid }),
-          ...(request.since === undefined ? {} : { since: timestampMs(request.since) }),
-          ...(request.until === undefined ? {} : { until: timestampMs(request.until) }),
+          ...(request.since === undefined ? {} : { since: millisOf('since', request.since) }),
+          ...(request.until === undefined ? {} : { until: millisOf('until', request.until) }),
         },
       });
       return {

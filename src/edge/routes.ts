@@ -1,5 +1,5 @@
 import type { DescMethod, DescService } from '@bufbuild/protobuf';
-import type { ConnectRouter, ConnectRouterOptions, Interceptor, ServiceImpl } from '@connectrpc/connect';
+import type { ConnectRouter, ConnectRouterOptions, Interceptor, MethodImpl, ServiceImpl } from '@connectrpc/connect';
 import { type Compression, createMethodUrl } from '@connectrpc/connect/protocol';
 import { compressionGzip } from '@connectrpc/connect-node';
 import { file_google_rpc_error_details } from '../../gen/google/rpc/error_details_pb.ts';
@@ -36,6 +36,7 @@ import { createModerationService, type ModerationServiceParts } from './moderati
 import { createNdjson, isNdjson } from './ndjson.ts';
 import { bodyBounds, ownBodyInterceptor } from './own-body.ts';
 import { createProbes } from './probes.ts';
+import { jsonOptionsOf } from './proto-json.ts';
 import { queryInterceptor } from './queries.ts';
 import { createReflectionService } from './reflection.ts';
 import { bodyIsWhole } from './shed.ts';
@@ -164,16 +165,22 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   const methodOf = createMethodOf(services, transcoder);
   return {
     routes(router) {
-      for (const { service, implementation } of services)
-        router.service<DescService>(service, implementation as unknown as Partial<ServiceImpl<DescService>>);
+      for (const { service, implementation } of services) {
+        const methods = implementation as unknown as Record<string, (...args: unknown[]) => unknown>;
+        for (const method of (service as DescService).methods) {
+          const call = methods[method.localName]?.bind(implementation);
+          if (call === undefined) throw new Error(`${method.toString()} has no implementation`);
+          const jsonOptions = jsonOptionsOf(method.input, transcoder.check);
+          router.rpc(method, call as MethodImpl<DescMethod>, { jsonOptions });
+        }
+      }
     },
     options: {
       interceptors,
       readMaxBytes: limits.requestBytes,
       compressMinBytes,
       acceptCompression: [gzip],
-      // A field that this version does not know is refused, not dropped: a `send_at` that is ignored is a message sent now.
-      jsonOptions: { ignoreUnknownFields: false, registry: detailRegistry },
+      jsonOptions: { registry: detailRegistry },
     },
     unaryGrpc: createUnaryGrpc({
       services,

@@ -7,7 +7,7 @@ import type { Binding } from './binding.ts';
 import { TranscodeError } from './error.ts';
 import type { JsonBounds } from './json-scan.ts';
 import { parseJsonInSlices } from './json-slices.ts';
-import { parseJson } from './json-text.ts';
+import { type BodyNames, parseJson } from './json-text.ts';
 import { quoted } from './scalar.ts';
 import { inTurns, Slices, unpackedAtOnce } from './turns.ts';
 
@@ -111,11 +111,12 @@ export async function parseBody(
   bytes: Uint8Array,
   bounds: BodyBounds,
   listOf: JsonBounds['listOf'],
+  names: BodyNames = {},
 ): Promise<ReadBody> {
   if (bytes.length === 0) return { json: undefined };
-  if (bytes.length < largeBytes) return { json: parseJson(bytes) };
+  if (bytes.length < largeBytes) return { json: parseJson(bytes, names) };
   const slices = new Slices();
-  return { json: await parseJsonInSlices(bytes, { ...bounds, listOf }, slices), slices };
+  return { json: await parseJsonInSlices(bytes, { ...bounds, listOf }, names, slices), slices };
 }
 
 /** The JSON of a body, whatever its Content-Type says. */
@@ -128,7 +129,16 @@ export async function readBody(
   // A framework that has parsed the body already.
   if (!isStream(request.body)) return { json: request.body };
   const bytes = await readBytes(request, bounds, refused);
-  return await parseBody(bytes, bounds, (key) => listOfBindings(candidates, key, bounds));
+  return await parseBody(bytes, bounds, (key) => listOfBindings(candidates, key, bounds), namesOf(candidates));
+}
+
+/** What the body of a route is called in faults, by its JSON root. */
+function namesOf(candidates: readonly Binding[]): BodyNames {
+  const named = (root: Binding['root']) => {
+    const body = candidates.find((each) => each.root === root)?.body;
+    return body?.kind === 'field' ? body.field.name : undefined;
+  };
+  return { array: named('array'), object: named('object') };
 }
 
 /** The list of a request that stands at the root of a body, or in its root object. */

@@ -54,6 +54,14 @@ export interface Place {
 /** A field's name, an index, or a key of a map as `["key"]`. */
 export type Step = string | number;
 
+const keyChars = 64;
+
+/** A key of JSON as a step: as it is where it is a name, else quoted, and cut. */
+export function stepOf(key: string): string {
+  if (/^[A-Za-z_]\w{0,63}$/.test(key)) return key;
+  return `[${JSON.stringify(key.length > keyChars ? `${key.slice(0, keyChars)}…` : key)}]`;
+}
+
 function spell(place: Place | undefined, step: Step): string {
   const parent = place === undefined ? '' : spell(place.parent, place.step);
   if (typeof step === 'number') return `${parent}[${step}]`;
@@ -84,9 +92,15 @@ export class Faults {
 
   /** Throws when there is anything to say. */
   settle(): void {
+    const error = this.error();
+    if (error !== undefined) throw error;
+  }
+
+  /** All of them as one error; undefined when there is nothing to say. */
+  error(): TranscodeError | undefined {
     const [first] = this.#list;
-    if (first === undefined) return;
+    if (first === undefined) return undefined;
     const rest = this.#count > 1 ? ` (and ${this.#count - 1} more)` : '';
-    throw new TranscodeError(400, `${first.field}: ${first.description}${rest}`, this.#list);
+    return new TranscodeError(400, `${first.field}: ${first.description}${rest}`, this.#list);
   }
 }

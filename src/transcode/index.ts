@@ -90,6 +90,8 @@ export interface Transcoder {
   write(schema: DescMessage, message: Message): string;
   /** A message out of JSON that stands at a field of a request, as `messages[3]`. Throws what is wrong with it, unknown fields too. */
   read<D extends DescMessage>(schema: D, json: Uint8Array, field: string): MessageShape<D> | Promise<MessageShape<D>>;
+  /** Throws what is wrong with a small request in ProtoJSON, which takes any number as a string; unknown fields too. */
+  check(schema: DescMessage, json: Uint8Array): void;
   /** A message out of a query. */
   readQuery<D extends DescMessage>(schema: D, search: string): MessageShape<D>;
   /** The method that a verb and a URL lead to, without looking at the body; undefined when there is none. */
@@ -171,10 +173,15 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
       faults.settle();
       return message as MessageShape<D>;
     };
-    if (json.length < smallBytes) return settle(parseJson(json));
-    return parseBody(json, bounds, (key) => (key === undefined ? undefined : listOfMessage(schema, key, bounds))).then(
-      (parsed) => settle(parsed.json),
-    );
+    if (json.length < smallBytes) return settle(parseJson(json, { object: field }));
+    const listOf = (key: string | undefined) => (key === undefined ? undefined : listOfMessage(schema, key, bounds));
+    return parseBody(json, bounds, listOf, { object: field }).then((parsed) => settle(parsed.json));
+  };
+  const protoJson = new JsonReader({ registry, strictNumbers: false, strictFields: true, anyCase: false });
+  const check = (schema: DescMessage, json: Uint8Array) => {
+    const faults = new Faults();
+    protoJson.message(schema, parseJson(json), undefined, faults);
+    faults.settle();
   };
   const queryOf = <D extends DescMessage>(schema: D, search: string) => {
     const faults = new Faults();
@@ -192,6 +199,7 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
     bindings,
     write,
     read,
+    check,
     readQuery: queryOf,
     methodOf,
     handle: createHandler({ ...options, interceptors, registry, bounds }, { router, readerOf, writer }),

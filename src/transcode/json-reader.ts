@@ -9,12 +9,12 @@ import {
 } from '@bufbuild/protobuf';
 import { isWrapperDesc } from '@bufbuild/protobuf/wkt';
 import { enumOfJson } from './enum.ts';
-import type { Faults, Place, Step } from './error.ts';
+import { type Faults, type Place, type Step, stepOf } from './error.ts';
 import { type Fields, isJsonObject, putter, takesNull } from './field.ts';
 import { quickScalar, type Scalar, scalarOfJson, wrong } from './scalar.ts';
 import { didYouMean } from './suggest.ts';
 import type { Slices } from './turns.ts';
-import { isPlainJson, isWellKnown, readAny, readWellKnown } from './well-known.ts';
+import { isWellKnown, readAny, readWellKnown, whyNotKept } from './well-known.ts';
 
 /** How JSON is read. */
 export interface JsonReadOptions {
@@ -93,7 +93,7 @@ export class JsonReader {
       const member = anyCase ? members.folded.get(name.toLowerCase()) : undefined;
       if (member === undefined) {
         if (strictFields)
-          faults.addAt(at, shortened(name), `is not a field of ${desc.typeName}${near(name, members, faults)}`);
+          faults.addAt(at, stepOf(name), `is not a field of ${desc.typeName}${near(name, members, faults)}`);
         return;
       }
       const { field, read } = member;
@@ -219,7 +219,10 @@ export class JsonReader {
     const isStruct = message.typeName === 'google.protobuf.Struct';
     return (json, parent, step, faults) => {
       // Any object is a Struct: made first, one of 14 MB took seconds and a gigabyte, and was thrown away.
-      if (isStruct && isJsonObject(json) && isPlainJson(json)) return json;
+      if (isStruct && isJsonObject(json)) {
+        const why = whyNotKept(json, { parent, step });
+        return why === undefined ? json : void faults.addAt(why.at.parent, why.at.step, why.fault);
+      }
       const value = this.#wellKnown(message, json, parent, step, faults);
       if (value === undefined || isStruct) return value && json;
       return isBare ? (value as { value?: unknown }).value : value;
@@ -241,8 +244,8 @@ export class JsonReader {
       );
       return value === undefined ? undefined : create(desc, { value } as never);
     }
-    if (!isPlainJson(json))
-      return void faults.addAt(parent, step, 'has half of a surrogate pair, or a number out of range');
+    const why = whyNotKept(json, { parent, step });
+    if (why !== undefined) return void faults.addAt(why.at.parent, why.at.step, why.fault);
     return readWellKnown(desc, json as JsonValue, parent, step, faults);
   }
 }
@@ -251,10 +254,6 @@ type Others = (target: Fields, name: string) => void;
 
 /** Names of fields that are longer are cut in answers. */
 const nameChars = 64;
-
-function shortened(name: string): string {
-  return name.length > nameChars ? `${name.slice(0, nameChars)}…` : name;
-}
 
 function near(name: string, { byName }: Members, faults: Faults): string {
   if (faults.isFull || name.length > nameChars) return '';

@@ -1,5 +1,7 @@
+import { type Place, stepOf } from './error.ts';
 import { type JsonBounds, JsonScan } from './json-scan.ts';
-import { decodeUtf8, endOfString, notJson, parseJson, twice } from './json-text.ts';
+import { type BodyNames, decodeUtf8, endOfString, notJson, parseJson, rootOf, twice } from './json-text.ts';
+import { lossyOf, markLossy } from './numbers.ts';
 import type { Slices } from './turns.ts';
 
 /** Bytes of JSON that are parsed at once: about a millisecond. */
@@ -10,10 +12,15 @@ const comma = 0x2c;
  * Parses a large body without stalling the event loop: containers above `sliceBytes` are split at their commas, and their members parsed in groups. JSON.parse alone
  * takes 150 ms for 16 MiB of small objects.
  */
-export async function parseJsonInSlices(bytes: Uint8Array, bounds: JsonBounds, slices: Slices): Promise<unknown> {
+export async function parseJsonInSlices(
+  bytes: Uint8Array,
+  bounds: JsonBounds,
+  names: BodyNames,
+  slices: Slices,
+): Promise<unknown> {
   const scan = new JsonScan(bytes, bounds);
   while (!scan.some()) if (slices.isOver()) await slices.rest();
-  return await new SlicedParse(bytes, scan.large, slices).root();
+  return await new SlicedParse(bytes, scan.large, slices).root(names);
 }
 
 class SlicedParse {
@@ -28,16 +35,17 @@ class SlicedParse {
     this.#slices = slices;
   }
 
-  async root(): Promise<unknown> {
+  async root(names: BodyNames): Promise<unknown> {
     let start = 0;
     while (isBlank(this.#bytes[start])) start++;
     const end = this.#ends.get(start);
-    if (end === undefined) return parseJson(this.#bytes);
+    if (end === undefined) return parseJson(this.#bytes, names);
     this.#assertBlank(end + 1, this.#bytes.length);
-    return await this.#container(start, end);
+    return await this.#container(start, end, rootOf(this.#bytes[start] === 0x5b, names));
   }
 
-  async #container(start: number, end: number): Promise<unknown> {
+  /** `at`: the container's place. */
+  async #container(start: number, end: number, at: Place | undefined): Promise<unknown> {
     const isArray = this.#bytes[start] === 0x5b;
     if (this.#bytes[end] !== (isArray ? 0x5d : 0x7d)) throw notJson(end);
     const into: unknown[] | Record<string, unknown> = isArray ? [] : {};
@@ -60,12 +68,12 @@ class SlicedParse {
       } else if (index < end && (byte === 0x7d || byte === 0x5d)) depth--;
       else if (index === end || (byte === comma && depth === 0)) {
         if (large !== -1) {
-          if (member > group) this.#group(into, group, member - 1);
-          await this.#largeMember(into, member, large, index);
+          if (member > group) this.#group(into, at, group, member - 1);
+          await this.#largeMember(into, at, member, { large, to: index });
           group = index + 1;
         } else if (index === end || index - group >= sliceBytes) {
           const isEmpty = index === end && group === start + 1;
-          if (!isEmpty || !this.#isBlank(group, index)) this.#group(into, group, index);
+          if (!isEmpty || !this.#isBlank(group, index)) this.#group(into, at, group, index);
           group = index + 1;
         }
         member = index + 1;
@@ -77,35 +85,41 @@ class SlicedParse {
   }
 
   /** Some members, which are parsed together. */
-  #group(into: unknown[] | Record<string, unknown>, from: number, to: number): void {
+  #group(into: unknown[] | Record<string, unknown>, at: Place | undefined, from: number, to: number): void {
     const isArray = Array.isArray(into);
     const bytes = new Uint8Array(to - from + 2);
     bytes.set(this.#bytes.subarray(from, to), 1);
     bytes[0] = isArray ? 0x5b : 0x7b;
     bytes[bytes.length - 1] = isArray ? 0x5d : 0x7d;
     if (this.#isBlank(from, to)) throw notJson(from);
-    const parsed = parseJson(bytes, from - 1);
+    const first = isArray ? into.length : 0;
+    const parsed = parseJson(bytes, {}, { offset: from - 1, at, first }) as object;
+    for (const key of lossyOf(parsed) ?? []) markLossy(into, isArray ? String(first + Number(key)) : key);
     if (isArray) for (const each of parsed as unknown[]) into.push(each);
-    else for (const [key, value] of Object.entries(parsed as object)) put(into, key, value);
+    else for (const [key, value] of Object.entries(parsed)) put(into, at, key, value);
   }
 
   async #largeMember(
     into: unknown[] | Record<string, unknown>,
+    at: Place | undefined,
     from: number,
-    large: number,
-    to: number,
+    { large, to }: { readonly large: number; readonly to: number },
   ): Promise<void> {
     const closing = this.#ends.get(large) ?? to;
     this.#assertBlank(closing + 1, to);
     if (Array.isArray(into)) {
       this.#assertBlank(from, large);
-      into.push(await this.#container(large, closing));
+      into.push(await this.#container(large, closing, { parent: at, step: into.length }));
       return;
     }
-    const head = parseJson(Buffer.from(`{${decodeUtf8(this.#bytes.subarray(from, large))}null}`), from - 1);
+    const head = parseJson(
+      Buffer.from(`{${decodeUtf8(this.#bytes.subarray(from, large))}null}`),
+      {},
+      { offset: from - 1, at, first: 0 },
+    );
     const [key, more] = Object.keys(head as object);
     if (key === undefined || more !== undefined) throw notJson(large);
-    put(into, key, await this.#container(large, closing));
+    put(into, at, key, await this.#container(large, closing, { parent: at, step: stepOf(key) }));
   }
 
   #isBlank(from: number, to: number): boolean {
@@ -119,8 +133,8 @@ class SlicedParse {
 }
 
 /** Sets a member, whose key may be __proto__. */
-function put(into: Record<string, unknown>, key: string, value: unknown): void {
-  if (Object.hasOwn(into, key)) throw twice(key);
+function put(into: Record<string, unknown>, at: Place | undefined, key: string, value: unknown): void {
+  if (Object.hasOwn(into, key)) throw twice(at, stepOf(key));
   if (key !== '__proto__') into[key] = value;
   else Object.defineProperty(into, key, { value, enumerable: true, writable: true, configurable: true });
 }

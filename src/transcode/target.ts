@@ -13,6 +13,7 @@ import type { Faults } from './error.ts';
 import { type Fields, held, isSet, putter } from './field.ts';
 import { quoted, type Scalar, scalarOfText } from './scalar.ts';
 import { isWellKnown, jsonForms } from './well-known.ts';
+import { isExact } from './well-known-text.ts';
 
 /** The well-known types that ProtoJSON writes as one text, so that a path or a query can hold them. */
 const textual = new Set(['google.protobuf.Timestamp', 'google.protobuf.Duration', 'google.protobuf.FieldMask']);
@@ -122,6 +123,7 @@ function valueOfText(field: DescField, text: string): Scalar {
     return { value: create(message, { value: read.value } as never) };
   }
   try {
+    if (!isExact(message.typeName, text)) throw new Error('it does not exist');
     return { value: fromJson(message, text) };
   } catch {
     const form = jsonForms[message.typeName];

@@ -1,14 +1,16 @@
 import { create, type DescMessage, fromJson, type JsonValue, type Message, type Registry } from '@bufbuild/protobuf';
 import { AnySchema, anyPack, hasCustomJsonRepresentation } from '@bufbuild/protobuf/wkt';
-import type { Faults, Place, Step } from './error.ts';
+import { type Faults, type Place, type Step, stepOf } from './error.ts';
+import { lossyOf } from './numbers.ts';
 import { kindOf, quoted } from './scalar.ts';
+import { isExact } from './well-known-text.ts';
 
 /** Types with a JSON form of their own. */
 export { hasCustomJsonRepresentation as isWellKnown } from '@bufbuild/protobuf/wkt';
 
 /** What is written in JSON for those that people write by hand. */
 export const jsonForms: Readonly<Record<string, string>> = {
-  'google.protobuf.Timestamp': 'a time such as "2026-01-31T12:00:00Z"',
+  'google.protobuf.Timestamp': 'a time that exists, such as "2026-01-31T12:00:00Z"',
   'google.protobuf.Duration': 'a duration such as "1.5s"',
   'google.protobuf.Struct': 'an object',
 };
@@ -24,6 +26,7 @@ export function readWellKnown(
   faults: Faults,
 ): Message | undefined {
   try {
+    if (!isExact(desc.typeName, json)) throw new Error('it does not exist');
     return fromJson(desc, json as JsonValue);
   } catch (error) {
     const form = jsonForms[desc.typeName];
@@ -39,14 +42,33 @@ export function readWellKnown(
   }
 }
 
-/** Whether a value that a Struct, a Value or a ListValue keeps as it is can be written again: Protobuf has no half of a surrogate pair, JSON no 1e999. */
-export function isPlainJson(json: unknown): boolean {
-  if (typeof json === 'string') return json.isWellFormed();
-  if (typeof json === 'number') return Number.isFinite(json);
-  if (typeof json !== 'object' || json === null) return true;
-  return Array.isArray(json)
-    ? json.every(isPlainJson)
-    : Object.entries(json).every(([key, value]) => key.isWellFormed() && isPlainJson(value));
+/**
+ * Why a value that a Struct, a Value or a ListValue keeps as it is cannot be written again, and where: Protobuf has no half of a surrogate pair, JSON no
+ * 1e999, and a number no more digits than a double. Undefined when it can.
+ */
+export function whyNotKept(json: unknown, at: Place): { readonly at: Place; readonly fault: string } | undefined {
+  if (typeof json === 'string')
+    return json.isWellFormed() ? undefined : { at, fault: 'must be valid Unicode: it has half of a surrogate pair' };
+  if (typeof json === 'number') return numberFault(json, at);
+  if (typeof json !== 'object' || json === null) return undefined;
+  const isArray = Array.isArray(json);
+  const lossy = lossyOf(json);
+  for (const key of Object.keys(json)) {
+    const step = isArray ? Number(key) : stepOf(key);
+    const inner = { parent: at, step };
+    if (!key.isWellFormed()) return { at: inner, fault: 'must be valid Unicode: it has half of a surrogate pair' };
+    const found = whyNotKept((json as Record<string, unknown>)[key], inner);
+    if (found !== undefined) return found;
+    if (lossy?.has(key)) return { at: inner, fault: 'has more digits than a number keeps: send it as a string' };
+  }
+  return undefined;
+}
+
+function numberFault(value: number, at: Place): { readonly at: Place; readonly fault: string } | undefined {
+  if (!Number.isFinite(value)) return { at, fault: 'is out of range' };
+  if (Number.isInteger(value) && !Number.isSafeInteger(value))
+    return { at, fault: 'is a whole number above 2^53, where digits get lost: send it as a string' };
+  return undefined;
 }
 
 /** An Any: its message is read by the same rules as the rest of the request, so that its faults have paths too. */

@@ -1,5 +1,11 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { create } from '@bufbuild/protobuf';
+import { TimestampSchema } from '@bufbuild/protobuf/wkt';
+import { createClient } from '@connectrpc/connect';
+import { createGrpcTransport } from '@connectrpc/connect-node';
+import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
@@ -255,4 +261,176 @@ describe('message_count', () => {
       assert.equal(answer.status, status, JSON.stringify(answer.body));
       if (status === 400) assert.match(answer.body.msg, /message_count/);
     });
+});
+
+/** The ways in which a batch can come as JSON: each answers its text, with its fields at fault. */
+const submitting: Record<string, (message: string, options: string) => Promise<string>> = {
+  'the JSON route': async (message, options) =>
+    await textOf('/v1/batches', 'application/json', `{"messages":[${message}]${options === '' ? '' : `,${options}`}}`),
+  'Connect, JSON': async (message, options) =>
+    await textOf(
+      '/sendbatch.v1.BatchService/SubmitBatch',
+      'application/json',
+      `{"messages":[${message}]${options === '' ? '' : `,${options}`}}`,
+    ),
+  'Connect, JSON stream': async (message, options) =>
+    await textOf(
+      '/sendbatch.v1.BatchService/SubmitBatchStream',
+      'application/connect+json',
+      enveloped(`{"options":{${options}},"messages":[${message}],"last":true}`),
+    ),
+  'gRPC-Web, JSON': async (message, options) =>
+    await textOf(
+      '/sendbatch.v1.BatchService/SubmitBatch',
+      'application/grpc-web+json',
+      enveloped(`{"messages":[${message}]${options === '' ? '' : `,${options}`}}`),
+    ),
+};
+
+function enveloped(text: string | Uint8Array): Uint8Array<ArrayBuffer> {
+  const body = Buffer.from(text as string);
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(body.length, 1);
+  return new Uint8Array(Buffer.concat([head, body]));
+}
+
+async function textOf(path: string, type: string, body: string | Uint8Array<ArrayBuffer>): Promise<string> {
+  const response = await fetch(service.url + path, { method: 'POST', headers: { 'content-type': type }, body });
+  const text = decodeURIComponent((await response.text()).replaceAll(/%(?![0-9A-F]{2})/g, '%25'));
+  return `${response.status} ${response.headers.get('grpc-status') ?? ''} ${decodeURIComponent(response.headers.get('grpc-message') ?? '')} ${text}`;
+}
+
+describe('what does not exist or is not kept is refused, and nothing is stored:', () => {
+  const message = (more: string) => `{"fromUid":"system","channelId":"exact","channelType":2,"payload":"SGk="${more}}`;
+  const templated = (variables: string) =>
+    `{"fromUid":"system","channelId":"exact","channelType":2,"template":{"name":"x","variables":${variables}}}`;
+  const rows: [what: string, message: string, options: string, said: RegExp][] = [
+    [
+      'February 29 of 2027',
+      message(',"sendAt":"2027-02-29T12:00:00Z"'),
+      '',
+      /messages\[0\]\.send_at.{0,9}must be a time that exists/,
+    ],
+    ['24 o’clock', message(',"sendAt":"2027-03-01T24:00:00Z"'), '', /messages\[0\]\.send_at.{0,9}must be a time/],
+    ['a leap second', message(',"sendAt":"2027-06-30T23:59:60Z"'), '', /messages\[0\]\.send_at.{0,9}must be a time/],
+    [
+      'April 31 of the batch',
+      message(''),
+      '"sendAt":"2027-04-31T00:00:00Z"',
+      /send_at.{0,9}must be a time that exists/,
+    ],
+    [
+      '2^53 + 1',
+      templated('{"total":9007199254740993}'),
+      '',
+      /messages\[0\]\.template\.variables\.total.{0,9}is a whole number above 2\^53/,
+    ],
+    [
+      '2^53 + 1 inside',
+      templated('{"a":[{"b":9007199254740993}]}'),
+      '',
+      /variables\.a\[0\]\.b.{0,9}is a whole number above/,
+    ],
+    [
+      'twenty digits',
+      templated('{"a":0.12345678901234567890}'),
+      '',
+      /variables\.a.{0,9}has more digits than a number keeps/,
+    ],
+    ['a key twice', message(',"tagKey":"a","tagKey":"b"'), '', /messages\[0\]\.tagKey.{0,9}is there twice/],
+    ['a field of another version', message(',"sent_at":"x"'), '', /messages\[0\]\.sent_at.{0,9}is not a field/],
+  ];
+  for (const [what, text, options, said] of rows)
+    for (const [name, submit] of Object.entries(submitting))
+      test(`${what} (${name})`, async () => {
+        const before = (await jsonCaller(service.url).get('/v1/batches')).body.batches.length;
+        const answer = await submit(text, options);
+        assert.match(answer, said);
+        assert.match(answer, /^400|^200 3|"invalid_argument"|grpc-status: ?3/);
+        assert.equal((await jsonCaller(service.url).get('/v1/batches')).body.batches.length, before);
+      });
+
+  for (const [what, text, said] of [
+    ['a key twice', message(',"tagKey":"a","tagKey":"b"'), /messages\[1500\]\.tagKey.{0,9}is there twice/],
+    ['2^53 + 1', templated('{"n":9007199254740993}'), /messages\[1500\]\.template\.variables\.n.{0,9}is a whole/],
+    [
+      'twenty digits',
+      templated('{"n":0.12345678901234567890}'),
+      /messages\[1500\]\.template\.variables\.n.{0,9}has more/,
+    ],
+    [
+      'twenty digits in a large list',
+      templated(`{"n":[${'1,'.repeat(80_000)}0.12345678901234567890]}`),
+      /variables\.n\[80000\].{0,9}has more/,
+    ],
+  ] as const)
+    test(`${what}, in a body of several slices`, async () => {
+      const batch = [...Array.from({ length: 1500 }, () => message('')), text, message('')].join(',');
+      for (const [name, submit] of Object.entries(submitting)) assert.match(await submit(batch, ''), said, name);
+    });
+
+  test('bytes that are no UTF-8, in a uid', async () => {
+    const stored = await storedCount();
+    const [head = '', tail = ''] = message('').split('system');
+    const bytes = Buffer.concat([Buffer.from(head), Buffer.from([0xff]), Buffer.from(tail)]);
+    const wrapped = (before: string, after: string) =>
+      new Uint8Array(Buffer.concat([Buffer.from(before), bytes, Buffer.from(after)]));
+    const sends: [path: string, type: string, body: Uint8Array<ArrayBuffer>][] = [
+      ['/message/sendbatch', 'application/json', wrapped('[', ']')],
+      ['/v1/batches', 'application/x-ndjson', wrapped('', '')],
+      ['/sendbatch.v1.MessageService/SendBatch', 'application/json', wrapped('{"messages":[', ']}')],
+      [
+        '/sendbatch.v1.BatchService/SubmitBatchStream',
+        'application/connect+json',
+        enveloped(wrapped('{"messages":[', '],"last":true}')),
+      ],
+      [
+        '/sendbatch.v1.MessageService/SendBatch',
+        'application/grpc-web+json',
+        enveloped(wrapped('{"messages":[', ']}')),
+      ],
+    ];
+    for (const [path, type, body] of sends)
+      assert.match(await textOf(path, type, body), /not valid UTF-8/, `${path} ${type}`);
+    assert.equal(await storedCount(), stored);
+  });
+
+  test('a time of a query, and of a GET of Connect', async () => {
+    const { get } = jsonCaller(service.url);
+    const url = '/v1/channels/2/exact/messages';
+    for (const name of ['since', 'until']) {
+      const answer = await get(`${url}?${name}=2027-02-29T12:00:00Z`);
+      assert.equal(answer.status, 400);
+      assert.match(answer.body.msg, new RegExp(`${name}: must be a time that exists`));
+    }
+    const message = encodeURIComponent('{"channelId":"exact","channelType":2,"since":"2027-02-29T12:00:00Z"}');
+    const path = '/sendbatch.v1.MessageService/ListMessages?connect=v1&encoding=json&message=';
+    const response = await fetch(service.url + path + message);
+    assert.equal(response.status, 400);
+    assert.match(await response.text(), /since: must be a time that exists/);
+  });
+
+  test('a time in Protobuf that no text has', async () => {
+    const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
+    const base = {
+      ...{ fromUid: 'system', channelId: 'exact', channelType: ChannelType.GROUP },
+      payload: new Uint8Array([1]),
+    };
+    const seconds = BigInt(Math.floor(Date.now() / 1000) + 3600);
+    const times = [
+      { seconds, nanos: 1_000_000_000 },
+      { seconds, nanos: -1 },
+      { seconds: 253_402_300_800n, nanos: 0 },
+      { seconds: -62_135_596_801n, nanos: 0 },
+    ];
+    for (const time of times) {
+      const sendAt = create(TimestampSchema, time);
+      const said = /send_at: must be a time that exists/;
+      await assert.rejects(
+        client.submitBatch({ messages: [base, { ...base, sendAt }] }),
+        /messages\[1\]\.send_at: must/,
+      );
+      await assert.rejects(client.submitBatch({ messages: [base], sendAt }), said);
+    }
+  });
 });

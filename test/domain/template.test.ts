@@ -31,6 +31,33 @@ describe('a template', () => {
   for (const [body, variables, expected, format] of rows)
     test(`${body} with ${JSON.stringify(variables)}`, () => assert.equal(rendered(body, variables, format), expected));
 
+  for (const body of [
+    '{{ user }}',
+    '{{ user | append: "!" }}',
+    '{{ user | default: "you" }}',
+    '{{ list }}',
+    '{{ list | join: "," }}',
+    '{% for each in list %}{{ each }}{% endfor %}',
+    '{% capture text %}{{ user }}{% endcapture %}{{ text }}',
+  ])
+    test(`${body} is refused where it would write [object Object]`, () => {
+      const said = rendered(body, { user: { name: 'Ann' }, list: [{ a: 1 }] });
+      assert.match(said, /^TEMPLATE_FAILED: .*an object has no text: name one of its members/);
+    });
+
+  test('whole numbers above 2^53 are refused, wherever they stand', () => {
+    for (const [body, variables, path] of [
+      ['{{ n }}', { n: 2 ** 53 }, 'n'],
+      ['{{ n | plus: 1 }}', { n: -(2 ** 53) }, 'n'],
+      ['{{ a.b[1] }}', { a: { b: [1, 1e21] } }, 'a.b[1]'],
+    ] as const)
+      assert.equal(
+        rendered(body, variables),
+        `TEMPLATE_FAILED: template "t" cannot be rendered: ${path} is a whole number above 2^53, where digits get lost: give it as a string`,
+      );
+    assert.equal(rendered('{{ n }} {{ m }}', { n: Number.MAX_SAFE_INTEGER, m: 0.5 }), '9007199254740991 0.5');
+  });
+
   test('names every variable that is missing', () => {
     assert.deepEqual(compiled('{{ b }} {{ a }} {{ b.c }}').variables(), ['a', 'b']);
     assert.equal(
