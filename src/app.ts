@@ -41,7 +41,7 @@ import { createTemplates } from './service/templates.ts';
 import { createWindows } from './service/windows.ts';
 import { standingOfBatches } from './storage/batch-turn.ts';
 import { probeHeads } from './storage/channel.ts';
-import { openCounter } from './storage/counter.ts';
+import { openCounter, sweepCounters } from './storage/counter.ts';
 import type { DatabaseOptions, PoolCounts } from './storage/database.ts';
 import { troubleOf } from './storage/failure.ts';
 import { readLockWaits } from './storage/lock.ts';
@@ -219,6 +219,12 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const counters = config.rates.store === 'postgres' ? database.openCounters() : undefined;
     if (counters !== undefined) {
       undo.push(() => counters.end());
+      const sweeping = startLoop({
+        everyMs: config.sweepIntervalMs,
+        run: () => sweepCounters(db),
+        ...events.loop('rates'),
+      });
+      undo.push(() => sweeping.stop());
       pools.set('rates', () => ({
         most: counters.options.max,
         open: counters.totalCount,
@@ -227,7 +233,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       }));
     }
     const rates = createRates(config.rates, (name, quota) =>
-      counters === undefined ? createWindows(quota) : openCounter(name, quota, counters),
+      counters === undefined ? createWindows(quota) : openCounter(name, quota, counters, createWindows(quota)),
     );
     const overload = startOverload({ waitMs: config.overloadWaitMs, onShed: events.callsShed });
     undo.push(async () => overload.stop());

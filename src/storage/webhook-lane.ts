@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
 import { type Db, databaseNow } from './database.ts';
-import type { Lease, RangeRow } from './webhook-queue.ts';
+import { type Lease, mine, type RangeRow } from './webhook-queue.ts';
 
 /** Why a try failed; no answer has status 0. */
 export interface Fault {
@@ -9,8 +9,6 @@ export interface Fault {
 }
 
 const emptyHand = sql`delivery_id = null, message_id = null, ranges = null, attempts = 0, last_status = null, last_error = null, created_at = null, next_at = 0`;
-const mine = ({ webhookKey, lane, token }: Lease) =>
-  sql`webhook_key = ${webhookKey} and lane = ${lane} and token = ${token}::uuid`;
 
 /** The delivery in hand is done; whether it was still this lease's. The lane is kept. */
 export async function endDelivery(db: Db, lease: Lease): Promise<boolean> {

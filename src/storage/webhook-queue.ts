@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import { countOf, firstOf, type Range, withinBytes } from '../domain/webhook.ts';
 import { limits } from '../limits.ts';
-import { type Db, databaseNow, inTransaction, type Tx } from './database.ts';
+import { type Db, databaseNow } from './database.ts';
 import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from './history.ts';
 import { type StoredWebhook, toWebhook, type WebhookRow, webhookColumns } from './webhook.ts';
 
@@ -18,6 +18,10 @@ export interface Lease {
   readonly lane: number;
   readonly token: string;
 }
+
+/** The lane of a lease, as long as it is held. */
+export const mine = ({ webhookKey, lane, token }: Lease) =>
+  sql`webhook_key = ${webhookKey} and lane = ${lane} and token = ${token}::uuid`;
 
 /** Messages that go in one POST. */
 export interface Delivery {
@@ -84,120 +88,130 @@ interface LaneRow {
 /** Channel key, first and last sequence. */
 export type RangeRow = readonly [number, number, number];
 
-/** What a lane is to post now, and by what it came to that. */
-interface Taken {
-  readonly delivery: Delivery;
-  readonly write: (tx: Tx) => Promise<unknown>[];
-}
-
 /**
  * The delivery that a lane has in hand, or else its next one, out of what is queued; the lease begins anew. Undefined when there is nothing to do, or the lease was lost.
- * A delivery keeps its messages and its id from its first try to its last, but for messages that have expired.
+ * A delivery keeps its messages and its id from its first attempt to its last, but for messages that have expired.
+ *
+ * Nothing is locked while messages are read: what is taken is locked and moved by one statement, so that the router, which extends the same rows, waits for one round trip at most.
  */
 export async function takeDelivery(
   db: Db,
   lease: Lease,
   { newId, leaseMs, now }: { newId: string; leaseMs: number; now: number },
 ): Promise<Delivery | undefined> {
-  return await inTransaction(
+  const { rows } = await sql<WebhookRow & LaneRow>`
+    select ${webhookColumns}, l.delivery_id, l.message_id, l.ranges, l.attempts, l.next_at, ${databaseNow} as now
+    from sendbatch.webhook_lane l join sendbatch.webhook w using (webhook_key)
+    where l.webhook_key = ${lease.webhookKey} and l.lane = ${lease.lane} and l.token = ${lease.token}::uuid`.execute(
     db,
-    async (tx): Promise<Taken | undefined> => {
-      const { rows } = await sql<WebhookRow & LaneRow>`
-        select ${webhookColumns}, l.delivery_id, l.message_id, l.ranges, l.attempts, l.next_at, ${databaseNow} as now
-        from sendbatch.webhook_lane l join sendbatch.webhook w using (webhook_key)
-        where l.webhook_key = ${lease.webhookKey} and l.lane = ${lease.lane} and l.token = ${lease.token}::uuid
-        for update of l`.execute(tx);
-      const [row] = rows;
-      if (row === undefined || row.disabled_by !== null || row.next_at > row.now) return undefined;
-      const webhook = toWebhook(row);
-      const { message_id: id, ranges, attempts } = row;
-      if (id !== null && ranges !== null) {
-        const messages = await readPlaced(tx, ranges.map(toRange), now);
-        return { delivery: { webhook, id, attempts, messages }, write: (tx) => [renew(tx, lease, leaseMs)] };
-      }
-      return lease.lane === redeliveryLane
-        ? await takeParked(tx, lease, webhook, { leaseMs, now })
-        : await takeQueued(tx, lease, webhook, { newId, leaseMs, now, databaseNow: row.now });
-    },
-    (tx, taken) => ({ sent: taken?.write(tx) ?? [], result: taken?.delivery }),
   );
+  const [row] = rows;
+  if (row === undefined || row.disabled_by !== null || row.next_at > row.now) return undefined;
+  const webhook = toWebhook(row);
+  const { message_id: id, ranges, attempts } = row;
+  if (id !== null && ranges !== null) {
+    const messages = await readPlaced(db, ranges.map(toRange), now);
+    return (await renew(db, lease, leaseMs)) ? { webhook, id, attempts, messages } : undefined;
+  }
+  return lease.lane === redeliveryLane
+    ? await takeParked(db, lease, webhook, { leaseMs, now })
+    : await takeQueued(db, lease, webhook, { newId, leaseMs, now, databaseNow: row.now });
 }
 
-/** Rows that the router is at are passed over: their turn comes when it is done. */
 async function takeQueued(
-  tx: Tx,
+  db: Db,
   lease: Lease,
   webhook: StoredWebhook,
   at: { newId: string; leaseMs: number; now: number; databaseNow: number },
-): Promise<Taken | undefined> {
-  const { webhookKey, lane } = lease;
+): Promise<Delivery | undefined> {
   const { rows } = await sql<{ channel_key: number; first_seq: number; last_seq: number; since: number }>`
     select channel_key, first_seq, last_seq, since from sendbatch.webhook_queue
-    where webhook_key = ${webhookKey} and lane = ${lane} order by queued_id limit ${webhook.batchSize}
-    for update skip locked`.execute(tx);
+    where webhook_key = ${lease.webhookKey} and lane = ${lease.lane} order by queued_id limit ${webhook.batchSize}`.execute(
+    db,
+  );
   const queued = rows.map((row) => ({ ...toRange([row.channel_key, row.first_seq, row.last_seq]), since: row.since }));
   const [first] = queued;
   if (first === undefined) return undefined;
   const wanted = firstOf<Range>(queued, webhook.batchSize);
   if (countOf(wanted) < webhook.batchSize && first.since + webhook.maxWaitMs > at.databaseNow) return undefined;
-  const { ranges, messages } = withinBytes(wanted, await readPlaced(tx, wanted, at.now), limits.webhookBytes);
-  const drained = ranges.filter((range, index) => range.lastSeq === queued[index]?.lastSeq);
-  const cut = ranges.filter((range, index) => range.lastSeq !== queued[index]?.lastSeq);
-  const keysOf = (some: readonly Range[]) => some.map((range) => range.channelKey);
-  return {
-    delivery: { webhook, id: at.newId, attempts: 0, messages },
-    write: (tx) => [
-      sql`
-        delete from sendbatch.webhook_queue where webhook_key = ${webhookKey} and channel_key = any(${keysOf(drained)}::bigint[])`.execute(
-        tx,
-      ),
-      // What is left of a channel goes behind the others of its lane: a busy one does not keep them waiting.
-      sql`
-        update sendbatch.webhook_queue q set first_seq = c.last_seq + 1, queued_id = nextval('sendbatch.webhook_queued')
-        from unnest(${keysOf(cut)}::bigint[], ${cut.map((range) => range.lastSeq)}::bigint[]) as c(channel_key, last_seq)
-        where q.webhook_key = ${webhookKey} and q.channel_key = c.channel_key`.execute(tx),
-      sql`
-        update sendbatch.webhook_lane set delivery_id = nextval('sendbatch.webhook_delivery'), message_id = ${at.newId},
-          ranges = ${JSON.stringify(ranges.map(toRow))}::jsonb, attempts = 0, last_status = null, last_error = null,
-          created_at = ${databaseNow}, leased_until = ${databaseNow} + ${at.leaseMs}::bigint
-        where webhook_key = ${webhookKey} and lane = ${lane}`.execute(tx),
-    ],
-  };
+  const { ranges, messages } = withinBytes(wanted, await readPlaced(db, wanted, at.now), limits.webhookBytes);
+  const taken = await takeRanges(db, lease, ranges, at);
+  if (taken.size === 0) return undefined;
+  return { webhook, id: at.newId, attempts: 0, messages: messages.filter((each) => taken.has(each.channelKey)) };
+}
+
+/**
+ * Moves ranges from the queue into the lane's hand, and returns the channels of those that it got: rows that the router is at are passed over, their turn comes when it is done. Rows are judged as they
+ * are under their lock: one that the router has extended meanwhile is cut, not deleted, and goes behind the others of its lane, so that a busy channel does not keep them waiting.
+ */
+async function takeRanges(
+  db: Db,
+  lease: Lease,
+  ranges: readonly Range[],
+  { newId, leaseMs }: { newId: string; leaseMs: number },
+): Promise<Set<number>> {
+  const { rows } = await sql<{ channel_key: number }>`
+    with lane as (
+      select webhook_key, lane from sendbatch.webhook_lane where ${mine(lease)} and delivery_id is null for update
+    ), locked as materialized (
+      select q.channel_key, q.last_seq as queued_seq, c.first_seq, c.last_seq, c.place
+      from sendbatch.webhook_queue q join unnest(${ranges.map((range) => range.channelKey)}::bigint[], ${ranges.map((range) => range.firstSeq)}::bigint[],
+        ${ranges.map((range) => range.lastSeq)}::bigint[]) with ordinality as c(channel_key, first_seq, last_seq, place) on q.channel_key = c.channel_key
+      where q.webhook_key = ${lease.webhookKey} and exists (select from lane)
+      order by q.channel_key for update of q skip locked
+    ), drained as (
+      delete from sendbatch.webhook_queue q using locked c
+      where q.webhook_key = ${lease.webhookKey} and q.channel_key = c.channel_key and c.queued_seq = c.last_seq
+    ), cut as (
+      update sendbatch.webhook_queue q set first_seq = c.last_seq + 1, queued_id = nextval('sendbatch.webhook_queued')
+      from locked c where q.webhook_key = ${lease.webhookKey} and q.channel_key = c.channel_key and c.queued_seq > c.last_seq
+    ), held as (
+      update sendbatch.webhook_lane l set delivery_id = nextval('sendbatch.webhook_delivery'), message_id = ${newId},
+        ranges = (select jsonb_agg(jsonb_build_array(channel_key, first_seq, last_seq) order by place) from locked), attempts = 0,
+        last_status = null, last_error = null, created_at = ${databaseNow}, leased_until = ${databaseNow} + ${leaseMs}::bigint
+      from lane where l.webhook_key = lane.webhook_key and l.lane = lane.lane and exists (select from locked)
+    )
+    select channel_key from locked`.execute(db);
+  return new Set(rows.map((row) => row.channel_key));
 }
 
 async function takeParked(
-  tx: Tx,
-  { webhookKey, lane }: Lease,
+  db: Db,
+  lease: Lease,
   webhook: StoredWebhook,
   at: { leaseMs: number; now: number },
-): Promise<Taken | undefined> {
-  const { rows } = await sql<{ delivery_id: number; message_id: string; ranges: RangeRow[]; created_at: number }>`
-    select delivery_id, message_id, ranges, created_at from sendbatch.webhook_parked
-    where webhook_key = ${webhookKey} and redeliver order by delivery_id limit 1 for update skip locked`.execute(tx);
+): Promise<Delivery | undefined> {
+  const { rows } = await sql<{ delivery_id: number; message_id: string; ranges: RangeRow[] }>`
+    select delivery_id, message_id, ranges from sendbatch.webhook_parked
+    where webhook_key = ${lease.webhookKey} and redeliver order by delivery_id limit 1`.execute(db);
   const [row] = rows;
   if (row === undefined) return undefined;
-  const messages = await readPlaced(tx, row.ranges.map(toRange), at.now);
-  return {
-    delivery: { webhook, id: row.message_id, attempts: 0, messages },
-    write: (tx) => [
-      sql`delete from sendbatch.webhook_parked where delivery_id = ${row.delivery_id}`.execute(tx),
-      sql`
-        update sendbatch.webhook_lane set delivery_id = ${row.delivery_id}, message_id = ${row.message_id},
-          ranges = ${JSON.stringify(row.ranges)}::jsonb, attempts = 0, last_status = null, last_error = null,
-          created_at = ${row.created_at}, leased_until = ${databaseNow} + ${at.leaseMs}::bigint
-        where webhook_key = ${webhookKey} and lane = ${lane}`.execute(tx),
-    ],
-  };
+  const messages = await readPlaced(db, row.ranges.map(toRange), at.now);
+  const { rows: taken } = await sql`
+    with lane as (
+      select webhook_key, lane from sendbatch.webhook_lane where ${mine(lease)} and delivery_id is null for update
+    ), gone as (
+      delete from sendbatch.webhook_parked where delivery_id = ${row.delivery_id} and exists (select from lane)
+      returning delivery_id, message_id, ranges, created_at
+    )
+    update sendbatch.webhook_lane l set delivery_id = g.delivery_id, message_id = g.message_id, ranges = g.ranges, attempts = 0,
+      last_status = null, last_error = null, created_at = g.created_at, leased_until = ${databaseNow} + ${at.leaseMs}::bigint
+    from lane, gone g where l.webhook_key = lane.webhook_key and l.lane = lane.lane returning l.lane`.execute(db);
+  return taken.length === 0 ? undefined : { webhook, id: row.message_id, attempts: 0, messages };
 }
 
-const renew = (tx: Tx, { webhookKey, lane }: Lease, leaseMs: number) =>
-  sql`
-  update sendbatch.webhook_lane set leased_until = ${databaseNow} + ${leaseMs}::bigint
-  where webhook_key = ${webhookKey} and lane = ${lane}`.execute(tx);
+/** Whether the lane is still this lease's. */
+async function renew(db: Db, lease: Lease, leaseMs: number): Promise<boolean> {
+  const { numAffectedRows } = await sql`
+    update sendbatch.webhook_lane set leased_until = ${databaseNow} + ${leaseMs}::bigint where ${mine(lease)}`.execute(
+    db,
+  );
+  return numAffectedRows === 1n;
+}
 
 /** The messages of ranges that are there and have not expired, range by range in their order. */
 async function readPlaced(
-  tx: Tx,
+  db: Db,
   ranges: readonly Range[],
   now: number,
 ): Promise<(PlacedMessage & { readonly bytes: number })[]> {
@@ -211,7 +225,7 @@ async function readPlaced(
       where m.channel_key = r.channel_key and m.message_seq between r.first_seq and r.last_seq and ${alive(now)}
       order by m.message_seq limit ${limits.webhookMessages}
     ) m
-    order by r.ordinal, m.message_seq`.execute(tx);
+    order by r.ordinal, m.message_seq`.execute(db);
   return rows.map((row) => ({
     ...toStored(row),
     channelKey: row.channel_key,
@@ -222,4 +236,3 @@ async function readPlaced(
 }
 
 const toRange = ([channelKey, firstSeq, lastSeq]: RangeRow): Range => ({ channelKey, firstSeq, lastSeq });
-const toRow = ({ channelKey, firstSeq, lastSeq }: Range): RangeRow => [channelKey, firstSeq, lastSeq];

@@ -102,7 +102,8 @@ describe('an instance whose clock is an hour off', () => {
     globalThis.Date = JumpingDate as DateConstructor;
     offsetMs = 0;
     const webhooks = { settings: undefined, allowPrivate: true, timeoutMs: 60_000, pace: {} };
-    service = await startService({ webhooks });
+    const rates = { caller: [], sender: [{ points: 20, seconds: 3600 }], channel: [], store: 'postgres' as const };
+    service = await startService({ webhooks, rates });
     keyed = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
   });
   after(async () => {
@@ -145,6 +146,25 @@ describe('an instance whose clock is an hour off', () => {
       await submit({});
       for (const { batch_id: id } of [before, during])
         await until('it is sent when its time has come', async () => (await get(id)).ended_at !== undefined);
+    });
+
+    test(`${what}: neither forgives what is counted in the database nor counts it for longer`, async () => {
+      offsetMs = 0;
+      const door = doorOf(service, 'JSON route');
+      const sendOne = (key: string) =>
+        door.send({ messages: [{ ...draftTo('rated', `${what} ${key}`), fromUid: `rated ${what}` }] });
+      const messages = Array.from({ length: 20 }, (_, index) => ({
+        ...draftTo('rated', `${what} ${index}`),
+        fromUid: `rated ${what}`,
+      }));
+      assert.ok(!said(await door.send({ messages })).includes('RATE_LIMITED'));
+      offsetMs = jumpMs;
+      assert.equal(said(await sendOne('one too many')), 'RATE_LIMITED');
+      const client = new pg.Client({ connectionString: service.databaseUrl });
+      await client.connect();
+      await client.query(`update sendbatch.rate set expire = expire - ${hourMs} where key like '%rated ${what}'`);
+      await client.end();
+      assert.equal(said(await sendOne('in the next window')), 'ok');
     });
 
     test(`${what}: signs webhooks with the database’s time, and ends keys at it`, async () => {
