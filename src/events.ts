@@ -3,6 +3,7 @@ import pretty from 'pino-pretty';
 import { Failure } from './domain/failure.ts';
 import type { WebhookTry } from './domain/webhook.ts';
 import { createThrottle } from './log-throttle.ts';
+import { safeLine, safePrettyLine } from './telemetry/log-line.ts';
 import { type Registry, secondsBounds } from './telemetry/registry.ts';
 import type { Traces } from './telemetry/tracing.ts';
 
@@ -19,9 +20,11 @@ export function createLog(options: { level: string; format: 'auto' | 'json' | 'p
     // A database URL holds a password, and headers hold keys: neither is ever passed to the log on purpose; this is the second lock.
     redact: ['*.connectionString', 'password', '*.password', 'headers', '*.headers'],
   };
-  return wordy
-    ? pino(settings, pretty({ sync: true, translateTime: 'SYS:HH:MM:ss', ignore: 'pid,hostname' }))
-    : pino(settings);
+  const out = wordy
+    ? pretty({ sync: true, translateTime: 'SYS:HH:MM:ss', ignore: 'pid,hostname' })
+    : pino.destination({ sync: true });
+  const safe = wordy ? safePrettyLine : safeLine;
+  return pino(settings, { write: (line: string) => void out.write(safe(line)) });
 }
 
 /** The way that a call came in. */

@@ -123,7 +123,7 @@ export type Batch = Message<"sendbatch.v1.Batch"> & {
   nextAt?: Timestamp | undefined;
 
   /**
-   * Why it was tried again, while it is not past that.
+   * Why some of it is tried again, while it is not past that; of a batch that the service has cancelled, why.
    *
    * @generated from field: sendbatch.v1.Refusal last_error = 17;
    */
@@ -159,7 +159,7 @@ export type BatchOptions = Message<"sendbatch.v1.BatchOptions"> & {
   requestId: string;
 
   /**
-   * Not before this time; a message's own `send_at` goes before it. At most 366 days ahead.
+   * Not before this time, and at most a second after it: messages that are due within a second are sent together. A message's own `send_at` goes before it. At most 366 days ahead. The database's clock decides.
    *
    * @generated from field: google.protobuf.Timestamp send_at = 2;
    */
@@ -180,7 +180,7 @@ export type BatchOptions = Message<"sendbatch.v1.BatchOptions"> & {
   name: string;
 
   /**
-   * Templates of this batch alone, at most 100. Stored ones are used in the version that is the latest when the batch is submitted, unless a message names one.
+   * Templates of this batch alone, at most 100. Stored ones are used in the version that is the latest when the batch is submitted, unless a message names one; one that does not exist then, or was deleted when it is sent, is refused (`TEMPLATE_NOT_EXIST`).
    *
    * @generated from field: repeated sendbatch.v1.RequestTemplate templates = 5;
    */
@@ -851,7 +851,7 @@ export const BatchState = {
   COMPLETED: 4,
 
   /**
-   * It was cancelled; messages without a result were not sent.
+   * It was cancelled, by a call or since its caller's key has ended; messages without a result were not sent.
    *
    * @generated from enum value: BATCH_STATE_CANCELLED = 5;
    */
@@ -875,11 +875,13 @@ export const BatchStateSchema: GenEnum<BatchState> = /*@__PURE__*/
  * Large and scheduled batches, which are taken now and sent in the background. Needs the scope `send`.
  *
  * A batch of up to 100,000 messages is stored before it is acknowledged, and from then on it is sent to its end, whatever stops meanwhile: each message once, those of
- * a sender in a channel in the order of the batch; a sender that is over its rate is passed by others. It is sent in chunks of at most 1,000 messages, each of which means what a `BEST_EFFORT` SendBatch means. Between chunks
+ * a sender in a channel in the order of the batch. It is sent in chunks of at most 1,000 messages, each of which means what a `BEST_EFFORT` SendBatch means. Between chunks
  * callers take turns, and the batches of one caller by `priority`, so that a huge batch never starves a small one. What is refused for a reason that
- * passes (`STORE_BUSY`, `RATE_LIMITED`) is tried again with growing pauses, for a day without progress at most; a message that fails by a defect (`INTERNAL`) while the others of its chunk go, for three minutes.
+ * passes (`STORE_BUSY`, `RATE_LIMITED`) is tried again with growing pauses, for a day without progress at most; a message that fails by a defect (`INTERNAL`) while the others of its chunk go, for three minutes. Meanwhile
+ * only later messages of the same sender to the same channel wait with it; the rest of the batch goes on, unless the caller itself is over its rate.
  *
- * It is sent under the rights that its caller had when it was submitted; the channels' rules are asked when a message is sent. A batch is seen by its caller, and
+ * It is sent under the rights that its caller had when it was submitted; the channels' rules are asked when a message is sent. When the key that submitted it is revoked or expires, what was not sent is cancelled, and `last_error` says so
+ * (`CREDENTIAL_INVALID`); a user's batches go on when a token of its ends. The time that `now` means in a template is when the message is due. A batch is seen by its caller, and
  * by callers with the scope `admin`; for everybody else it does not exist. Its results are kept for BATCH_RETENTION days (7) after its end.
  *
  * @generated from service sendbatch.v1.BatchService
@@ -934,7 +936,7 @@ export const BatchService: GenService<{
     output: typeof ListBatchesResponseSchema;
   },
   /**
-   * What became of the messages of a batch, in the order in which they are sent, up to the chunk that is under way. Of messages with one `send_at` that is the order of the batch.
+   * What became of the messages of a batch, in the order in which they are sent, up to the first chunk of which some messages have no result yet. Of messages with one `send_at` that is the order of the batch.
    *
    * @generated from rpc sendbatch.v1.BatchService.ListBatchResults
    */

@@ -420,7 +420,7 @@ export const TemplateService: GenService<{
     output: typeof ListTemplatesResponseSchema;
   },
   /**
-   * Deletes all versions of a template; messages that name it are refused from then on.
+   * Deletes all versions of a template; messages that name it are refused from then on. A template of the same name that is created later begins with the next version: a version never means another text.
    *
    * @generated from rpc sendbatch.v1.TemplateService.DeleteTemplate
    */
