@@ -4,13 +4,14 @@ import type { ConnectError } from '@connectrpc/connect';
 import { encodeEnvelope } from '@connectrpc/connect/protocol';
 import { endStreamFlag, endStreamToJson, errorToJson } from '@connectrpc/connect/protocol-connect';
 import { setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
+import { errorEvent, eventHeaders, passes, takesEvents } from './event-stream.ts';
 import type { Request, Response } from './exchange.ts';
 import { detailRegistry, setPushback, toHttp } from './failures.ts';
 
 /** An error as each protocol writes it, for calls that are refused before their body is read. */
 export type EarlyAnswers = Readonly<Record<Shape, Answer>>;
 
-type Shape = 'grpc' | 'stream' | 'connect' | 'json';
+type Shape = 'grpc' | 'stream' | 'connect' | 'events' | 'json';
 
 interface Answer {
   readonly status: number;
@@ -32,12 +33,20 @@ export function earlyAnswers(error: ConnectError, httpStatus?: number): EarlyAns
   json.set('content-type', 'application/json');
   const bytes = (value: unknown) => Buffer.from(JSON.stringify(value));
   const end = endStreamToJson(error.metadata, error, { registry: detailRegistry });
+  const jsonAnswer = { status, headers: json, body: bytes(body) };
   return {
     grpc: { status: 200, headers: trailers },
     stream: { status: 200, headers: new Headers(), body: encodeEnvelope(endStreamFlag, bytes(end)) },
     connect: { status, headers: json, body: bytes(errorToJson(error, { registry: detailRegistry })) },
-    json: { status, headers: json, body: bytes(body) },
+    events: passes(error) ? eventAnswer(error) : jsonAnswer,
+    json: jsonAnswer,
   };
+}
+
+function eventAnswer(error: ConnectError): Answer {
+  const headers = new Headers(error.metadata);
+  for (const [name, value] of Object.entries(eventHeaders)) headers.set(name, value);
+  return { status: 200, headers, body: Buffer.from(errorEvent(error)) };
 }
 
 /** Refuses a request before its body is read, in its protocol; `method`: the RPC that it is for. */
@@ -59,10 +68,12 @@ export function answerEarly(
   });
 }
 
-function shapeOf(type: string, { url = '' }: Request, method: DescMethod | undefined): Shape {
+function shapeOf(type: string, request: Request, method: DescMethod | undefined): Shape {
+  const { url = '' } = request;
   if (type.startsWith('application/grpc')) return 'grpc';
   if (type.startsWith('application/connect+')) return 'stream';
-  return url.startsWith(`/${method?.parent.typeName}/`) ? 'connect' : 'json';
+  if (url.startsWith(`/${method?.parent.typeName}/`)) return 'connect';
+  return takesEvents(request) ? 'events' : 'json';
 }
 
 /**

@@ -43,7 +43,7 @@ export function streamedBy(url: string): DescMethod | undefined {
  */
 export function createEventStream(parts: EventsParts): (request: Request, response: Response) => boolean {
   return (request, response) => {
-    if (request.method !== 'GET') return false;
+    if (request.method !== 'GET' && request.method !== 'HEAD') return false;
     const route = routeOf(request.url ?? '', parts);
     if (route === undefined) return false;
     void serveEvents(request, response, route, parts.events);
@@ -118,7 +118,7 @@ async function callerOf(
 
 function cursorOf(header: Headers, query: URLSearchParams): { afterSeq: number; fromNow: boolean } {
   const fromNow = booleanOf('from_now', query.get('from_now') ?? 'false');
-  const text = header.get('last-event-id') ?? query.get('after_seq');
+  const text = header.get('last-event-id') || query.get('after_seq');
   if (text === null || text === '') return { afterSeq: 0, fromNow };
   const afterSeq = Number(text);
   if (!/^\d{1,16}$/.test(text) || !Number.isSafeInteger(afterSeq))
@@ -145,7 +145,9 @@ function decode(field: string, text: string, bytes: number): string {
 /** A message that is not stored has no id: EventSource keeps the last one that has. */
 function eventOf(frame: Frame, writeJson: EventsParts['writeJson']): string {
   if (frame.kind === 'heartbeat' || frame.kind === 'all-caught-up') return ': heartbeat\n\n';
-  if (frame.kind === 'caught-up') return `event: caught_up\ndata: {"last_seq":${frame.lastSeq}}\n\n`;
+  // With an id: a reader from_now that is cut before its first message comes back here, not at the head of that moment.
+  if (frame.kind === 'caught-up')
+    return `id: ${frame.lastSeq}\nevent: caught_up\ndata: {"last_seq":${frame.lastSeq}}\n\n`;
   const { id: channelId, type: channelType } = frame.channel;
   const init: MessageInitShape<typeof MessageSchema> = toMessage({ channelId, channelType }, frame.message);
   const data = writeJson(MessageSchema, create(MessageSchema, init));

@@ -103,7 +103,9 @@ export function callerSignal(response: Response): { controller: AbortController;
   const gone = () => {
     if (!response.writableEnded) controller.abort(new ConnectError('the caller has gone away', Code.Canceled));
   };
-  response.once('close', gone);
+  // Where the caller is identified first, it may have left meanwhile.
+  if (response.destroyed) gone();
+  else response.once('close', gone);
   return { controller, release: () => response.off('close', gone) };
 }
 

@@ -87,16 +87,21 @@ export function toConnectError(thrown: unknown): ConnectError {
   return new ConnectError(refusal.message, code, headers, details, failure.cause);
 }
 
+/** Milliseconds after which an error asks to be retried; undefined: a retry does not help. */
+export function retryMsOf(error: ConnectError): number | undefined {
+  const [info] = error.findDetails(RetryInfoSchema);
+  return info?.retryDelay === undefined ? undefined : durationMs(info.retryDelay);
+}
+
 /** What gRPC's retry policies go by (gRFC A6): whole milliseconds in 32 bits, as RetryInfo says it for others. */
 const pushbackHeader = 'grpc-retry-pushback-ms';
 const longestPushbackMs = 2 ** 31 - 1;
 
 /** Repeats an error's RetryInfo in the header that gRPC's clients read. For gRPC alone. */
 export function setPushback(headers: Headers, error: ConnectError): void {
-  const [info] = error.findDetails(RetryInfoSchema);
-  if (info?.retryDelay === undefined) return;
-  const milliseconds = Math.ceil(durationMs(info.retryDelay));
-  headers.set(pushbackHeader, String(Math.min(milliseconds, longestPushbackMs)));
+  const milliseconds = retryMsOf(error);
+  if (milliseconds === undefined) return;
+  headers.set(pushbackHeader, String(Math.min(Math.ceil(milliseconds), longestPushbackMs)));
 }
 
 /** One message's refusal, as it stands in its result. */

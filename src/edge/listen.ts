@@ -87,6 +87,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const sessions = new Set<ServerHttp2Session>();
   const sockets = new Set<Socket>();
   const spent = new WeakSet<Socket>();
+  /** The HTTP/1.1 answer that a connection is busy with. */
+  const answering = new WeakMap<Socket, ServerResponse>();
   let draining = false;
 
   const handler: Handler = (request, response) => {
@@ -95,6 +97,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       const { socket } = request;
       if (draining) plain.shouldKeepAlive = false;
       responses.add(plain);
+      answering.set(socket, plain);
       cutSlowUpload(request as unknown as IncomingMessage, plain, bounds);
       // Nobody takes the answer: Node has no time-out of its own for that. (A stream's is that of its writer.)
       plain.once('prefinish', () => socket.setTimeout(bounds.requestMs));
@@ -118,6 +121,11 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     socket.once('close', () => sockets.delete(socket));
     // A peer that resets its connection is no event of ours; without a listener it would end the process.
     socket.on('error', () => socket.destroy());
+    // A peer that ends its side has left, whatever is still to be written: Node would keep the connection until all of that is taken.
+    socket.once('end', () => {
+      const answer = answering.get(socket);
+      if (answer === undefined || !answer.writableEnded) socket.destroy();
+    });
   });
   server.h2.on('session', (session: ServerHttp2Session) => {
     sessions.add(session);

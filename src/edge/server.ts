@@ -3,6 +3,7 @@ import { parseTimeout as connectTimeout } from '@connectrpc/connect/protocol-con
 import { parseTimeout as grpcTimeout } from '@connectrpc/connect/protocol-grpc';
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from '@connectrpc/connect-node';
 import type { Protocol } from '../events.ts';
+import { endCutWrites } from './cut-writes.ts';
 import { answerEarly, earlyAnswers, freeWhenAnsweredEarly } from './early-answer.ts';
 import {
   askedOf,
@@ -105,6 +106,7 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
 
   function serve(request: Request, response: Response): void {
     if ([unaryGrpc, eventStream, ndjson, metrics, docs].some((door) => door(request, response))) return;
+    endCutWrites(response);
     if (protocolOf(request.headers['content-type']) === 'grpc') deferHead(response);
     rpc(request, response);
   }

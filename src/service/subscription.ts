@@ -248,6 +248,8 @@ export class Subscription {
 
   /** Whether there is something to do before a heartbeat is due. */
   async #woken(): Promise<boolean> {
+    // It may have ended while its rights were checked.
+    if (this.#closed !== undefined) return true;
     const { promise, resolve } = Promise.withResolvers<boolean>();
     const timer = setTimeout(() => resolve(false), this.#framedAt + heartbeatMs - performance.now());
     this.#wait = () => resolve(true);

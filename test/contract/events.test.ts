@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { openEvents as open } from '../support/events.ts';
+import { openFaultProxy } from '../support/fault-proxy.ts';
 import { jsonCaller } from '../support/json.ts';
 import { scrape, sumOf } from '../support/metrics.ts';
 import { startService, type TestService } from '../support/service.ts';
@@ -31,7 +32,7 @@ describe('Server-Sent Events', () => {
     const one = await first.next();
     assert.deepEqual([one.id, one.event, one.data.message_seq, one.data.payload], ['1', 'message', 1, payload]);
     assert.equal((await first.next()).id, '2');
-    assert.deepEqual(await first.next(), { id: undefined, event: 'caught_up', data: { last_seq: 2 } });
+    assert.deepEqual(await first.next(), { id: '2', event: 'caught_up', data: { last_seq: 2 } });
     await send('sse');
     await send('sse', { header: { no_persist: 1 } });
     const [three, live] = [await first.next(), await first.next()];
@@ -63,6 +64,47 @@ describe('Server-Sent Events', () => {
       assert.equal(stream.status, status, path);
       assert.equal((await stream.body()).error.details[0].reason, reason);
     }
+  });
+
+  test('a reader from_now that is cut before its first message goes on from the head that it was told', async () => {
+    await send('from now');
+    const first = await open(`${service.url}/v1/channels/2/from%20now/events?from_now=true`);
+    const { id = '' } = await first.next();
+    assert.equal(id, '1');
+    first.close();
+    await send('from now');
+    const again = await open(`${service.url}/v1/channels/2/from%20now/events?from_now=true`, { 'last-event-id': id });
+    assert.equal((await again.next()).id, '2');
+    again.close();
+  });
+
+  test('a refusal that passes by itself is a stream that ends, with a time to come back, for who takes events alone', async () => {
+    const proxy = await openFaultProxy(service.databaseUrl);
+    const other = await startService({ databaseUrl: proxy.url, statementTimeoutMs: 500, lockTimeoutMs: 500 });
+    proxy.drop();
+    proxy.cut();
+    const ask = async (accept: string) => {
+      const response = await fetch(`${other.url}/v1/channels/2/passing/events`, { headers: { accept } });
+      return { status: response.status, type: response.headers.get('content-type'), text: await response.text() };
+    };
+    const plain = await ask('*/*');
+    assert.deepEqual([plain.status, plain.type], [503, 'application/json']);
+    const events = await ask('text/event-stream');
+    assert.deepEqual([events.status, events.type], [200, 'text/event-stream; charset=utf-8']);
+    assert.match(events.text, /^retry: 1000\nevent: error\ndata: \{.*STORE_BUSY.*\}\n\n$/);
+    proxy.resume();
+    await other.stop();
+    await proxy.close();
+  });
+
+  test('HEAD answers the headers alone, and holds no reader', async () => {
+    const response = await fetch(`${service.url}/v1/channels/2/sse/events`, { method: 'HEAD' });
+    assert.deepEqual(
+      [response.status, response.headers.get('content-type'), await response.text()],
+      [200, 'text/event-stream; charset=utf-8', ''],
+    );
+    await until('no reader is left', async () => sumOf(await scrape(service.url), 'sendbatch_tail_readers') === 0);
+    assert.equal((await fetch(`${service.url}/v1/channels/0/a/events`, { method: 'HEAD' })).status, 400);
   });
 
   test('of another origin that is allowed, with a token in the query', async () => {
