@@ -34,10 +34,12 @@ import { startOverload } from './service/overload.ts';
 import { createRates } from './service/rates.ts';
 import { createReadChannel } from './service/read-channel.ts';
 import { createReadiness } from './service/readiness.ts';
+import { createRenderingTurns } from './service/rendering.ts';
 import { createSendBatch } from './service/send-batch.ts';
 import { createSystemUidCheck } from './service/system-uids.ts';
 import { createTallied } from './service/tally.ts';
 import { createTemplates } from './service/templates.ts';
+import { Turns } from './service/turns.ts';
 import { createWindows } from './service/windows.ts';
 import { standingOfBatches } from './storage/batch-turn.ts';
 import { probeHeads } from './storage/channel.ts';
@@ -181,7 +183,10 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         onCall: events.moderationHookCalled,
         ...(traces === undefined ? {} : { headers: traces.outgoing }),
       });
-    const moderation = createModeration(db, hook, now);
+    const overload = startOverload({ waitMs: config.overloadWaitMs, onShed: events.callsShed });
+    undo.push(async () => overload.stop());
+    const moderation = createModeration(db, hook, { turns: new Turns({ aside: overload.aside }), now });
+    undo.push(() => moderation.close());
     await moderation.reload();
     const reloading = startLoop({ everyMs: reloadMs, run: moderation.reload, ...events.loop('moderation') });
     undo.push(() => reloading.stop());
@@ -210,7 +215,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       ...events.loop('sweeper'),
     });
     undo.push(() => sweeper.stop());
-    const templates = createTemplates(db, now);
+    const templates = createTemplates(db, now, createRenderingTurns(overload.aside));
     const patienceMs = config.probeMs ?? probeMs;
     const probing = database.open({ poolSize: 1, connectTimeoutMs: patienceMs, statementTimeoutMs: patienceMs });
     undo.push(() => probing.destroy());
@@ -235,20 +240,20 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const rates = createRates(config.rates, (name, quota) =>
       counters === undefined ? createWindows(quota) : openCounter(name, quota, counters, createWindows(quota)),
     );
-    const overload = startOverload({ waitMs: config.overloadWaitMs, onShed: events.callsShed });
-    undo.push(async () => overload.stop());
     const untold = createSendBatch({
-      append,
+      async append(batch, signal) {
+        const began = performance.now();
+        const outcomes = await append(batch, signal);
+        if (outcomes.some(({ kind }) => kind !== 'refused')) overload.stored(performance.now() - began);
+        return outcomes;
+      },
       rehearse: createDirect(createRehearsal(store)),
       rates,
       moderate: moderation.moderate,
       deliver: live.send,
       templates,
     });
-    const sendBatch = createTallied(untold, (tally, ms) => {
-      events.batchEnded(tally);
-      if (tally.accepted + tally.duplicates > 0) overload.stored(ms);
-    });
+    const sendBatch = createTallied(untold, events.batchEnded);
     watchSources(registry, {
       pools,
       lanes: waiting,

@@ -32,6 +32,8 @@ export const limits = {
   getMessageBytes: 8 * 1024,
   /** Bytes of all requests that a process holds. */
   bodiesBytes: 256 * 1024 * 1024,
+  /** Bytes of one caller's calls that wait for their turns at rendering and moderation. */
+  callerWaitingBytes: 64 * 1024 * 1024,
   /** Messages on a page. */
   pageMessages: 1000,
   /** Messages on a page when the caller names no limit. */
@@ -44,6 +46,12 @@ export const limits = {
   templateBytes: 64 * 1024,
   /** Tags and outputs of a template: parsed, each is about a kilobyte. */
   templateTags: 1000,
+  /** Instructions that a pattern of a rule about content compiles to: at 0.1 µs per character and instruction, 64 kB take 13 s at the worst, of which a message gets one. */
+  patternInstructions: 2000,
+  /** Instructions of all patterns of all rules. */
+  ruleInstructions: 100_000,
+  /** Characters of all keywords of all rules: a second to build what finds them, and 30 MB. */
+  ruleKeywordChars: 1_000_000,
   /** Messages of a batch that is sent in the background. */
   submitMessages: 100_000,
   /** Bytes of such a batch as it is submitted, when it comes as a stream or as NDJSON. */

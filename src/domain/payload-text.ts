@@ -13,31 +13,41 @@ export interface Found {
 /** The texts of a payload, and a way to put them back. */
 export interface PayloadTexts {
   readonly values: readonly string[];
-  /** The payload with these pieces replaced by `*`, one a character; everything else stays byte for byte. */
+  /** The payload with these pieces replaced by `*`, one per character; everything else stays byte for byte. */
   masked(found: readonly Found[]): Uint8Array;
 }
 
-const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+const strict = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const encoder = new TextEncoder();
 
-/** What there is to read in a payload: the string values of JSON, or all of any other UTF-8; undefined when it is neither. */
-export function textsOf(payload: Uint8Array): PayloadTexts | undefined {
-  let text: string;
-  try {
-    text = utf8.decode(payload);
-  } catch {
-    return undefined;
-  }
-  return (
-    (isJson(text) ? literalsOf(text) : undefined) ?? {
-      values: [text],
-      masked: ([found]) => encoder.encode(found ? mask(text, found.spans) : text),
-    }
-  );
+/** What stands for a byte that is no UTF-8. */
+const replacement = '\ufffd';
+
+/**
+ * What cannot be seen and parts no words: Unicode's default-ignorables (zero-width, soft hyphen, BOM, bidi and variation marks, tags), annotation marks, controls but for white
+ * space, and what stands for bytes that are no UTF-8.
+ */
+const invisible = '\\p{Default_Ignorable_Code_Point}\\ufff9-\\ufffb\\ufffd\\0-\\x08\\x0e-\\x1f\\x7f-\\x84\\x86-\\x9f';
+const beginsLikeJson = new RegExp(`^[${invisible}\\s]*[[{"]`, 'u');
+
+/** A text, and by its places the bytes that are no UTF-8. */
+interface Decoded {
+  readonly text: string;
+  readonly stray?: ReadonlyMap<number, number>;
+}
+
+/**
+ * What there is to read in a payload: the string values of JSON, or all of anything else. Bytes that are no UTF-8 are passed over, as clients do that show
+ * the rest. What only begins like JSON is read as a text and as JSON, since a client may be as lenient.
+ */
+export function textsOf(payload: Uint8Array): PayloadTexts {
+  const decoded = decode(payload);
+  const { text } = decoded;
+  if (!beginsLikeJson.test(text)) return plainText(decoded);
+  return isJson(text.replace(/^\ufeff+/, '')) ? jsonTexts(decoded) : brokenJson(decoded);
 }
 
 function isJson(text: string): boolean {
-  if (!/^\s*[[{"]/.test(text)) return false;
   try {
     JSON.parse(text);
     return true;
@@ -46,48 +56,196 @@ function isJson(text: string): boolean {
   }
 }
 
-/** A string of JSON, and whether a colon behind it makes it a name. */
-const literal = /"(?:[^"\\]|\\.)*"(\s*:)?/g;
+function decode(payload: Uint8Array): Decoded {
+  try {
+    return { text: strict.decode(payload) };
+  } catch {
+    return decodeLeniently(payload);
+  }
+}
 
-/** The text is JSON, so that every quote outside of a string begins one. Numbers, order and white space stay: it is never written anew as a whole. */
-function literalsOf(text: string): PayloadTexts {
+function decodeLeniently(payload: Uint8Array): Decoded {
+  const stray = new Map<number, number>();
+  let text = '';
+  let from = 0;
+  for (let at = 0; at < payload.length; ) {
+    const size = sequenceBytes(payload, at);
+    if (size > 0) {
+      at += size;
+      continue;
+    }
+    if (at > from) text += strict.decode(payload.subarray(from, at));
+    stray.set(text.length, payload[at] as number);
+    text += replacement;
+    from = ++at;
+  }
+  if (from < payload.length) text += strict.decode(payload.subarray(from));
+  return { text, stray };
+}
+
+/** Bytes of the well-formed sequence that begins here (Unicode, table 3-7); 0: there is none. */
+function sequenceBytes(bytes: Uint8Array, at: number): number {
+  const lead = bytes[at] as number;
+  if (lead < 0x80) return 1;
+  const size = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+  if (lead < 0xc2 || lead > 0xf4) return 0;
+  const low = lead === 0xe0 ? 0xa0 : lead === 0xf0 ? 0x90 : 0x80;
+  const high = lead === 0xed ? 0x9f : lead === 0xf4 ? 0x8f : 0xbf;
+  const second = bytes[at + 1] ?? 0;
+  if (second < low || second > high) return 0;
+  for (let index = 2; index < size; index++) if (((bytes[at + index] ?? 0) & 0xc0) !== 0x80) return 0;
+  return size;
+}
+
+/** A text that is put together of copied and of new pieces. */
+class Pieces {
+  readonly #from: Decoded;
+  #text = '';
+  readonly #stray = new Map<number, number>();
+
+  constructor(from: Decoded) {
+    this.#from = from;
+  }
+
+  copy(begin: number, end: number): void {
+    if (this.#from.stray !== undefined)
+      for (const [place, byte] of this.#from.stray)
+        if (place >= begin && place < end) this.#stray.set(this.#text.length + place - begin, byte);
+    this.#text += this.#from.text.slice(begin, end);
+  }
+
+  put(text: string): void {
+    this.#text += text;
+  }
+
+  bytes(): Uint8Array {
+    if (this.#stray.size === 0) return encoder.encode(this.#text);
+    const parts: Uint8Array[] = [];
+    let from = 0;
+    for (const [place, byte] of this.#stray) {
+      parts.push(encoder.encode(this.#text.slice(from, place)), Uint8Array.of(byte));
+      from = place + 1;
+    }
+    parts.push(encoder.encode(this.#text.slice(from)));
+    return Buffer.concat(parts);
+  }
+}
+
+function plainText(decoded: Decoded): PayloadTexts {
+  return {
+    values: [decoded.text],
+    masked: (found) =>
+      maskedText(
+        decoded,
+        found.flatMap((each) => each.spans),
+      ),
+  };
+}
+
+function maskedText(decoded: Decoded, spans: readonly Span[]): Uint8Array {
+  const pieces = new Pieces(decoded);
+  let from = 0;
+  for (const { begin, end } of joined(spans)) {
+    pieces.copy(from, begin);
+    pieces.put(stars(decoded.text.slice(begin, end)));
+    from = end;
+  }
+  pieces.copy(from, decoded.text.length);
+  return pieces.bytes();
+}
+
+/** In order, and those that overlap as one. */
+function joined(spans: readonly Span[]): Span[] {
+  const all: { begin: number; end: number }[] = [];
+  for (const { begin, end } of [...spans].sort((a, b) => a.begin - b.begin)) {
+    const last = all.at(-1);
+    if (last !== undefined && begin <= last.end) last.end = Math.max(last.end, end);
+    else all.push({ begin, end });
+  }
+  return all;
+}
+
+/** One per character. */
+function stars(text: string): string {
+  let count = 0;
+  for (const _ of text) count++;
+  return '*'.repeat(count);
+}
+
+/** A string of JSON, and whether a colon behind it makes it a name. */
+const literal = /"(?:[^"\\]|\\.)*"(\s*:)?/gs;
+
+/** The string values of a text, and where they stand, with their quotes. */
+function literalsOf(text: string): { values: string[]; places: Span[] } {
   const values: string[] = [];
   const places: Span[] = [];
   for (const match of text.matchAll(literal)) {
     if (match[1] !== undefined) continue;
-    values.push(JSON.parse(match[0]) as string);
+    const value = stringOf(match[0]);
+    if (value === undefined) continue;
+    values.push(value);
     places.push({ begin: match.index, end: match.index + match[0].length });
   }
+  return { values, places };
+}
+
+function stringOf(json: string): string | undefined {
+  try {
+    return JSON.parse(json) as string;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The text is JSON, so that every quote outside of a string begins one. Numbers, order and white space stay: it is never written anew as a whole. */
+function jsonTexts(decoded: Decoded): PayloadTexts {
+  const { values, places } = literalsOf(decoded.text);
   return {
     values,
     masked(found) {
-      const parts: string[] = [];
+      const pieces = new Pieces(decoded);
       let from = 0;
       for (const { index, spans } of [...found].sort((a, b) => a.index - b.index)) {
         const place = places[index];
         const value = values[index];
         if (place === undefined || value === undefined) continue;
-        parts.push(text.slice(from, place.begin), JSON.stringify(mask(value, spans)));
+        pieces.copy(from, place.begin);
+        pieces.put(JSON.stringify(maskedString(value, spans)));
         from = place.end;
       }
-      return encoder.encode(parts.join('') + text.slice(from));
+      pieces.copy(from, decoded.text.length);
+      return pieces.bytes();
     },
   };
 }
 
-function mask(text: string, spans: readonly Span[]): string {
-  const covered = new Uint8Array(text.length);
-  for (const { begin, end } of spans) covered.fill(1, begin, end);
-  let result = '';
-  let at = 0;
-  for (const character of text) {
-    result += covered[at] === 1 ? '*' : character;
-    at += character.length;
+function maskedString(value: string, spans: readonly Span[]): string {
+  let text = '';
+  let from = 0;
+  for (const { begin, end } of joined(spans)) {
+    text += value.slice(from, begin) + stars(value.slice(begin, end));
+    from = end;
   }
-  return result;
+  return text + value.slice(from);
 }
 
-/** A text as it is compared: NFKC and lower case, with the place in the text that each of its units comes from. */
+/** The whole text, and the strings in it. A string of which a part matches is masked whole: where its parts stand in what is no JSON is not sure. */
+function brokenJson(decoded: Decoded): PayloadTexts {
+  const { values, places } = literalsOf(decoded.text);
+  return {
+    values: [decoded.text, ...values],
+    masked: (found) =>
+      maskedText(
+        decoded,
+        found.flatMap(({ index, spans }) => {
+          const place = places[index - 1];
+          return place === undefined ? spans : [{ begin: place.begin + 1, end: place.end - 1 }];
+        }),
+      ),
+  };
+}
+
+/** A text as it is compared: without what cannot be seen, NFKC and lower case, with the place in the text that each of its units comes from. */
 export interface FoldedText {
   readonly folded: string;
   /** For each unit of `folded`: where in the text the characters that it comes from begin. Undefined: at the same place. */
@@ -96,20 +254,46 @@ export interface FoldedText {
 }
 
 /** Printable ASCII folds to itself but for case. */
-const ascii = /^[ -~\s]*$/;
-/** A character and the marks that belong to it: they fold together. */
-const cluster = /\P{M}\p{M}*|\p{M}+/gsu;
+const ascii = /^[\t\n\v\f\r -~]*$/;
+const visibleRun = new RegExp(`[^${invisible}]+`, 'gu');
+const anyInvisible = new RegExp(`[${invisible}]`, 'u');
+/**
+ * What may compose with what stands before it: marks, and of Hangul and of half-width kana what is no mark. At most 30 go with one character, as in
+ * UAX #15's stream-safe format: the time of NFKC is quadratic in them, 0.6 s for 64 kB of marks.
+ */
+const trailing =
+  '\\p{M}\\u0e33\\u0eb3\\u1161-\\u1175\\u11a8-\\u11c2\\u3133\\u3135\\u3136\\u313a-\\u313f\\u314f-\\u3163\\uff9e\\uff9f\\uffa3\\uffa5\\uffa6\\uffaa-\\uffaf\\uffc2-\\uffdc';
+const cluster = new RegExp(`\\P{M}[${trailing}]{0,30}|[${trailing}]{1,30}`, 'gsu');
+
+/** The text without what cannot be seen: patterns are compared with folded text, in which it does not occur. */
+export function visibleText(text: string): string {
+  return anyInvisible.test(text) ? (text.match(visibleRun) ?? []).join('') : text;
+}
 
 export function foldText(text: string): FoldedText {
-  if (ascii.test(text)) return { folded: text.toLowerCase(), origins: undefined, length: text.length };
-  let folded = '';
-  const origins: number[] = [];
-  for (const match of text.matchAll(cluster)) {
-    const piece = match[0].normalize('NFKC').toLowerCase();
-    folded += piece;
-    for (let unit = 0; unit < piece.length; unit++) origins.push(match.index);
+  const { length } = text;
+  if (ascii.test(text)) return { folded: text.toLowerCase(), origins: undefined, length };
+  let visible = text;
+  let places: number[] | undefined;
+  if (anyInvisible.test(text)) {
+    visible = '';
+    places = [];
+    for (const run of text.matchAll(visibleRun)) {
+      visible += run[0];
+      for (let unit = 0; unit < run[0].length; unit++) places.push(run.index + unit);
+    }
+    if (ascii.test(visible)) return { folded: visible.toLowerCase(), origins: places, length };
   }
-  return { folded, origins, length: text.length };
+  const pieces: string[] = [];
+  const origins: number[] = [];
+  for (const match of visible.matchAll(cluster)) {
+    // A capital sigma is small in two ways, by where it stands.
+    const piece = match[0].normalize('NFKC').toLowerCase().replaceAll('ς', 'σ');
+    const origin = places === undefined ? match.index : (places[match.index] as number);
+    pieces.push(piece);
+    for (let unit = 0; unit < piece.length; unit++) origins.push(origin);
+  }
+  return { folded: pieces.join(''), origins, length };
 }
 
 /** The pieces of the text that a piece of its folded form comes from: whole characters. */

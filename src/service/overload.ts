@@ -11,6 +11,8 @@ export interface Overload {
   admit(load: Load): (() => void) | undefined;
   /** Told how long a batch was under way that was stored: what is refused in no time says nothing of the store. */
   stored(ms: number): void;
+  /** Told that a call waits for something else than the store, which takes turns by caller; what it returns is called when it goes on. */
+  aside(): () => void;
   stop(): void;
 }
 
@@ -74,7 +76,7 @@ export function startOverload({ waitMs, onShed }: OverloadOptions): Overload {
     late = [lateMs, shorter];
     cameBefore = came;
     came = 0;
-    const known = pace.look(here);
+    const known = pace.look(Math.max(0, here));
     most = callsAtOnce(known, waitMs);
     report(lateMs + known.usualMs);
   };
@@ -123,6 +125,12 @@ export function startOverload({ waitMs, onShed }: OverloadOptions): Overload {
       };
     },
     stored: pace.stored,
+    aside() {
+      here--;
+      return () => {
+        here++;
+      };
+    },
     stop() {
       clearInterval(timer);
       turns.disable();

@@ -25,10 +25,10 @@ const busyMs = 50;
 const idleMs = 200;
 
 /** The turns at rendering. One slice runs at a time in a process, whoever renders: 24 calls with a slice each per turn of the loop held up everybody for 44 s. */
-export function createRenderingTurns(): Turns {
+export function createRenderingTurns(aside?: () => () => void): Turns {
   let busy = 0;
   let endedAt = 0;
-  return new Turns((tookMs) => {
+  const rest = (tookMs: number) => {
     const now = performance.now();
     if (now - tookMs - endedAt > idleMs) busy = 0;
     busy += tookMs;
@@ -36,7 +36,8 @@ export function createRenderingTurns(): Turns {
     if (tookMs < 1) return undefined;
     // A call takes some turns of the loop: one turn after each 100 ms made a second of it.
     return busy > busyMs ? setTimeout(Math.min(tookMs, messageMs)) : setImmediate();
-  });
+  };
+  return new Turns({ rest, ...(aside === undefined ? {} : { aside }) });
 }
 
 /** Renders a batch, a slice a turn: a thousand templates of 50 ms each held up everybody for 50 s. */

@@ -152,7 +152,11 @@ export function createTemplates(
     async render(drafts, own, { caller = '', signal, skip = () => false, at } = {}) {
       if (own.length === 0 && drafts.every((draft) => draft.template === undefined))
         return { drafts, refused: new Map() };
-      const turn: CallOfTurns = { caller, signal };
+      const turn: CallOfTurns = {
+        caller,
+        signal,
+        weigh: () => drafts.reduce((sum, draft) => sum + weightOf(draft), 0),
+      };
       const ready = new Map<string, CompiledTemplate | undefined>();
       const prepare = async (key: string, text: TemplateText, field: string) => {
         const template = compiled.has(textKey(text))
@@ -251,3 +255,16 @@ export function createTemplates(
 }
 
 const keyOf = ({ name, version }: TemplateUse): string => `${name} ${version}`;
+
+/** About how many bytes a draft holds: its variables, for the most part. */
+function weightOf({ payload, template }: TemplatedDraft): number {
+  return 256 + payload.length + weightOfValue(template?.variables);
+}
+
+function weightOfValue(value: unknown): number {
+  if (typeof value === 'string') return 16 + 2 * value.length;
+  if (typeof value !== 'object' || value === null) return 16;
+  let weight = 32;
+  for (const name in value) weight += 2 * name.length + weightOfValue((value as Record<string, unknown>)[name]);
+  return weight;
+}

@@ -1,3 +1,6 @@
+import { limits } from '../limits.ts';
+import { overloaded } from './overload.ts';
+
 /**
  * Turns at something of which a process has one: the event loop for rendering, the thread of moderation. Callers get equal shares of its time, however many
  * calls each has; within a caller new calls go before long ones, which get at least every fourth turn. One turn at a time.
@@ -5,19 +8,54 @@
 export class Turns {
   readonly #queues = new Map<string, Queue>();
   readonly #rest: (tookMs: number) => Promise<void> | undefined;
+  readonly #aside: () => () => void;
+  /** Bytes of the calls that are here, of each caller and of all. */
+  readonly #bytes = new Map<string, number>();
+  #allBytes = 0;
   /** The time that the caller served last had had: a caller that comes now begins there, and has saved up nothing. */
   #servedAt = 0;
   #taken = false;
 
-  /** `rest`: what lies between two turns; undefined: nothing. */
-  constructor(rest: (tookMs: number) => Promise<void> | undefined = () => undefined) {
+  constructor({ rest = () => undefined, aside = () => () => {} }: TurnsOptions = {}) {
     this.#rest = rest;
+    this.#aside = aside;
   }
 
-  /** Repeats a step, one per turn, until it is done. Rejects when a step throws, and when the caller has gone away before a turn comes. */
+  /**
+   * Repeats a step, one per turn, until it is done. Rejects when a step throws, when the caller has gone away before a turn comes, and when too much
+   * waits already.
+   */
   async run(call: CallOfTurns, step: () => Step | Promise<Step>): Promise<void> {
     call.signal?.throwIfAborted();
-    const turn: Turn = { caller: call.caller, signal: call.signal, spentMs: 0 };
+    const leave = this.#taken ? this.#enter(call) : undefined;
+    // Who calls from within, a batch that is sent in the background, was not counted.
+    const back = call.signal === undefined ? undefined : this.#aside();
+    try {
+      await this.#takeTurns(call, step);
+    } finally {
+      back?.();
+      leave?.();
+    }
+  }
+
+  /** Counts what has to wait; throws when it is too much. */
+  #enter({ caller, weigh }: CallOfTurns): () => void {
+    const bytes = weigh?.() ?? 0;
+    const own = this.#bytes.get(caller) ?? 0;
+    if ((own > 0 && own + bytes > limits.callerWaitingBytes) || this.#allBytes + bytes > limits.bodiesBytes)
+      throw overloaded();
+    this.#bytes.set(caller, own + bytes);
+    this.#allBytes += bytes;
+    return () => {
+      const left = (this.#bytes.get(caller) ?? 0) - bytes;
+      if (left > 0) this.#bytes.set(caller, left);
+      else this.#bytes.delete(caller);
+      this.#allBytes -= bytes;
+    };
+  }
+
+  async #takeTurns(call: CallOfTurns, step: () => Step | Promise<Step>): Promise<void> {
+    const turn: Turn = { caller: call.caller, signal: call.signal, spentMs: call.isLong ? freshMs : 0 };
     let waiting = this.#taken ? this.#wait(turn) : undefined;
     this.#taken = true;
     for (;;) {
@@ -99,12 +137,23 @@ export class Turns {
   }
 }
 
+export interface TurnsOptions {
+  /** What lies between two turns; undefined: nothing. */
+  readonly rest?: (tookMs: number) => Promise<void> | undefined;
+  /** Told of a call while it waits and works here, and by what it returns that it goes on: it waits for no store meanwhile. */
+  readonly aside?: () => () => void;
+}
+
 /** A call that takes turns. */
 export interface CallOfTurns {
   /** The caller whose share it is. */
   readonly caller: string;
   /** Aborted when the caller has gone away. */
   readonly signal?: AbortSignal | undefined;
+  /** About how many bytes it holds while it waits. */
+  readonly weigh?: () => number;
+  /** It is known to take long: it has no turn before calls that are new. */
+  readonly isLong?: boolean;
 }
 
 /** What became of a turn. */

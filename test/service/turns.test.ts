@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { limits } from '../../src/limits.ts';
 import { Turns } from '../../src/service/turns.ts';
 
 /** Takes `count` turns of `ms`, and notes each. */
@@ -100,9 +101,11 @@ describe('turns', () => {
 
   test('go on when a step throws, and a new caller has saved up nothing', async () => {
     const rests: number[] = [];
-    const turns = new Turns((ms) => {
-      rests.push(ms);
-      return Promise.resolve();
+    const turns = new Turns({
+      rest(ms) {
+        rests.push(ms);
+        return Promise.resolve();
+      },
     });
     await assert.rejects(
       turns.run({ caller: 'a' }, () => {
@@ -115,5 +118,32 @@ describe('turns', () => {
     await Promise.all([old, work(turns, 'new', { ms: 10, count: 5, log })]);
     assert.equal(rests.length, 36);
     assert.deepEqual(new Set(log.slice(0, 4)), new Set(['old', 'new']));
+  });
+
+  test('bound what waits, for each caller and for all, and let the callers of the store go by', async () => {
+    let aside = 0;
+    const turns = new Turns({
+      aside() {
+        aside++;
+        return () => {
+          aside--;
+        };
+      },
+    });
+    const begin = hold(turns);
+    const { signal } = new AbortController();
+    const wait = (caller: string, bytes: number) =>
+      turns.run({ caller, signal, weigh: () => bytes }, () => ({ isDone: true, tookMs: 1 }));
+    const waiting = [wait('a', limits.callerWaitingBytes - 1)];
+    await assert.rejects(wait('a', 2), /more waiting/);
+    waiting.push(wait('a', 1), wait('b', 1000));
+    const others = Math.floor((limits.bodiesBytes - limits.callerWaitingBytes - 1000) / limits.callerWaitingBytes);
+    for (let each = 0; each < others; each++) waiting.push(wait(`c${each}`, limits.callerWaitingBytes));
+    await assert.rejects(wait('d', limits.callerWaitingBytes), /more waiting/);
+    assert.equal(aside, waiting.length);
+    begin();
+    await Promise.all(waiting);
+    assert.equal(aside, 0);
+    await wait('a', limits.callerWaitingBytes);
   });
 });

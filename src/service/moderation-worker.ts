@@ -1,0 +1,54 @@
+/**
+ * The thread of moderation: judges messages by one set of rules, so that no text and no pattern holds up the event loop. Rules come as `workerData`; then a
+ * parcel is a message to this thread, and its verdicts are the answer.
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import { createModerator, type Judgement, type Rule } from '../domain/moderation.ts';
+import { OutOfTime, within } from './time-slice.ts';
+
+/** Messages of one call, with their payloads one after the other in `bytes`. */
+export interface Parcel {
+  readonly bytes: Uint8Array;
+  readonly messages: readonly JudgedMessage[];
+  /** Milliseconds that one message may take. */
+  readonly messageMs: number;
+  /** Milliseconds after which no further message is begun: others have their turn. */
+  readonly sliceMs: number;
+}
+
+interface JudgedMessage {
+  readonly channelType: number;
+  readonly tagKey: string;
+  readonly payloadBytes: number;
+}
+
+/** What became of a parcel: of its first messages, at least one. `late`: it took too long. */
+export interface Verdicts {
+  readonly judgements: readonly (Judgement | 'late')[];
+  readonly tookMs: number;
+}
+
+const moderator = createModerator(workerData as readonly Rule[]);
+parentPort?.postMessage('ready');
+parentPort?.on('message', (parcel: Parcel) => parentPort?.postMessage(judge(parcel)));
+
+function judge({ bytes, messages, messageMs, sliceMs }: Parcel): Verdicts {
+  const start = performance.now();
+  const judgements: (Judgement | 'late')[] = [];
+  let begin = 0;
+  const slice = () => {
+    for (const { channelType, tagKey, payloadBytes } of messages) {
+      const payload = bytes.subarray(begin, begin + payloadBytes);
+      judgements.push(moderator?.({ channelType, tagKey, payload }) ?? { flaggedBy: [] });
+      begin += payloadBytes;
+      if (performance.now() - start > sliceMs) return;
+    }
+  };
+  try {
+    within(messageMs + sliceMs, slice);
+  } catch (error) {
+    if (!(error instanceof OutOfTime)) throw error;
+    judgements.push('late');
+  }
+  return { judgements, tookMs: performance.now() - start };
+}
