@@ -52,6 +52,7 @@ export async function openServer(
   onConnectionError: (error: Error) => void,
   trace?: DatabaseOptions['trace'],
 ): Promise<OpenServer> {
+  if (config.listenUrl !== undefined) placeIn('LISTEN_DATABASE_URL', config.listenUrl);
   const { connection, words, close } = await findDatabase(config, log);
   const open = (more: Partial<DatabaseOptions>) =>
     openDatabase({
@@ -159,7 +160,7 @@ async function findDatabase(
 ): Promise<{ connection: Connection; words: string; close: () => Promise<void> }> {
   if ('url' in config.database) {
     const { url } = config.database;
-    return { connection: { url }, words: `at ${placeOf(url)} (DATABASE_URL)`, close: async () => {} };
+    return { connection: { url }, words: `at ${placeIn('DATABASE_URL', url)} (DATABASE_URL)`, close: async () => {} };
   }
   const embedded = await startEmbedded({ ...config.database, supervised: true, log });
   const { host, port, user, database } = embedded;
@@ -168,6 +169,15 @@ async function findDatabase(
     words: `embedded, in ${embedded.dataDir}${embedded.adopted ? ' (was still running)' : ''}`,
     close: () => embedded.stop(),
   };
+}
+
+/** The driver reads the files of certificates that a URL names when it reads the URL. */
+function placeIn(setting: string, url: string): string {
+  try {
+    return placeOf(url);
+  } catch (error) {
+    throw new StartError(`${setting} cannot be used: ${textOf(error)}`);
+  }
 }
 
 /** Brings the schema up to date, or refuses when it is not. */

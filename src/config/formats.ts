@@ -149,9 +149,14 @@ export function retentionOf(text: string): { channelType: number; days: number }
   });
 }
 
+const sslModes = ['disable', 'prefer', 'require', 'verify-ca', 'verify-full', 'no-verify'];
+
 /** The driver throws at one that it cannot read. Between `@` and `/` may be nothing where `host=` names a folder. */
 function faultOfDatabaseUrl(text: string): string | undefined {
   if (!/^postgres(ql)?:\/\//.test(text)) return 'must start with postgres:// or postgresql://';
+  const mode = /[?&]sslmode=([^&]*)/.exec(text)?.[1];
+  // The driver takes any other word for verify-full.
+  if (mode !== undefined && !sslModes.includes(mode)) return `has an sslmode that is none of ${sslModes.join(', ')}`;
   return URL.canParse(text) || URL.canParse(text.replace('@/', '@folder/'))
     ? undefined
     : 'must be postgres://user:password@host:port/database, with one host, and what is odd in a password as %40';

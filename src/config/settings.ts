@@ -87,7 +87,7 @@ export const schema = {
     env: 'ALLOWED_ORIGINS',
   },
   databaseUrl: {
-    doc: 'PostgreSQL 15 or later, as a libpq URL. Unset: the service starts its own.',
+    doc: 'PostgreSQL 15 or later, as a libpq URL. Unset: the service starts its own. sslmode: disable, the default, is no TLS; prefer, require, verify-ca and verify-full all verify certificate and host name (sslrootcert names a CA of your own); no-verify is TLS without any check.',
     format: 'database-url',
     default: '',
     env: 'DATABASE_URL',

@@ -213,7 +213,9 @@ describe('values that are odd are refused by name, with the bounds', () => {
       'postgres://u:hu/sh@h:5432/db',
     ])
       refused({ DATABASE_URL: odd }, /^DATABASE_URL: must be postgres:\/\/user:(?!.*hu)/);
+    refused({ DATABASE_URL: 'postgres://u:hush@h/db?sslmode=allow' }, /^DATABASE_URL: has an sslmode that is none of /);
     const urls = [
+      'postgres://h/db?sslmode=verify-full',
       'postgres:///db',
       'postgresql://u@/db?host=/run',
       'postgres://u:p%40@[::1]:5432/db',

@@ -41,6 +41,11 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
       { DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x', DATABASE_WAIT: '1' },
       /database cannot be reached: .*ECONNREFUSED.*DATABASE_URL/,
     ],
+    [
+      'a CA of the database that is not there',
+      { DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x?sslmode=verify-full&sslrootcert=/none.pem' },
+      /DATABASE_URL cannot be used: ENOENT.*none\.pem/,
+    ],
     ['a time-out of nothing', { REQUEST_TIMEOUT: '0' }, /REQUEST_TIMEOUT: .*from 1 to/],
     [
       'a data folder that is a file',
