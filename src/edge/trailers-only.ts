@@ -42,7 +42,8 @@ export function deferHead(response: Response): void {
       // Node's own `end` calls `writeHead` of the object.
       Object.assign(response, original);
       const failed = (trailers['grpc-status'] ?? '0') !== '0';
-      if (head !== undefined && failed) endTrailersOnly(response, { ...head.headers, ...trailers });
+      if (head !== undefined && failed && !hasOwnHeaders(head.headers))
+        endTrailersOnly(response, { ...head.headers, ...trailers });
       else {
         flush();
         addTrailers.call(response, trailers);
@@ -52,6 +53,14 @@ export function deferHead(response: Response): void {
     },
   };
   Object.assign(response, own);
+}
+
+/** Headers that every answer has: none of them is metadata that a handler wants read as a header. */
+const usualHeaders = new Set(['content-type', 'grpc-encoding', 'grpc-accept-encoding', 'x-request-id']);
+
+/** Whether a handler has set headers: in one block with the trailers a client would find them among those. */
+function hasOwnHeaders(headers: OutgoingHttpHeaders): boolean {
+  return Object.keys(headers).some((name) => !usualHeaders.has(name.toLowerCase()));
 }
 
 /** The part of a response by which Connect's adapter writes. */
