@@ -28,6 +28,7 @@ import type { SubmitCall } from '../service/submission.ts';
 import { type CredentialWatch, streamCredential } from './credential-watch.ts';
 import { toRefusal } from './failures.ts';
 import { callerKey } from './identity.ts';
+import { numbersOf } from './page-token.ts';
 import { isPlainlyValid } from './quick-check.ts';
 import { formatOf } from './template-service.ts';
 import { millisOf } from './times.ts';
@@ -83,8 +84,9 @@ export function createBatchService({
     },
 
     async listBatches({ states, pageSize, pageToken }, context) {
-      const [createdAt, ...rest] = pageToken.split('-');
-      const before = rest.length === 0 ? undefined : { createdAt: Number(createdAt), batchId: rest.join('-') };
+      const [time = '', ...rest] = pageToken.split('-');
+      const [createdAt = 0] = numbersOf(time);
+      const before = rest.length === 0 ? undefined : { createdAt, batchId: rest.join('-') };
       const limit = pageSize || limits.pageMessagesDefault;
       const wanted = states.flatMap((each) => stateNames.get(each) ?? []);
       const found = await batches.list(context.values.get(callerKey), { states: wanted, before, limit: limit + 1 });
@@ -96,7 +98,7 @@ export function createBatchService({
     },
 
     async listBatchResults({ batchId, refusedOnly, pageSize, pageToken }, context) {
-      const [dueAt = 0, ordinal = 0, skip = 0] = pageToken.split('-').map(Number);
+      const [dueAt = 0, ordinal = 0, skip = 0] = numbersOf(pageToken);
       const { results, next } = await batches.results(context.values.get(callerKey), batchId, {
         from: { dueAt, ordinal, skip },
         refusedOnly,

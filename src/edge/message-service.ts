@@ -3,6 +3,7 @@ import { durationFromMs } from '@bufbuild/protobuf/wkt';
 import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
 import { type MessageService, SendBatchResponseSchema, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { Failure } from '../domain/failure.ts';
+import { bytesOf } from '../domain/page.ts';
 import type { Outcome } from '../domain/plan.ts';
 import type { Tally } from '../events.ts';
 import { limits } from '../limits.ts';
@@ -96,7 +97,12 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         caller: context.values.get(callerKey),
       });
       tally.refused = missed.length;
-      return { failUids: missed.map((each) => each.uid), reason: missed.map((each) => each.reason) };
+      // The list cannot be cut, so that it is the words which give way: the stable reason stays.
+      const isLarge = bytesOf(missed) > limits.pageBytes;
+      return {
+        failUids: missed.map((each) => each.uid),
+        reason: missed.map(({ reason }) => (isLarge ? reason.replace(/:.*$/s, '') : reason)),
+      };
     },
 
     async listMessages(request, context) {

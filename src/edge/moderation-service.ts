@@ -12,6 +12,7 @@ import type { Rule } from '../domain/moderation.ts';
 import { pageOf } from '../domain/page.ts';
 import { limits } from '../limits.ts';
 import type { Moderation } from '../service/moderation.ts';
+import { numbersOf } from './page-token.ts';
 
 /** What the service is made of. */
 export interface ModerationServiceParts {
@@ -35,11 +36,20 @@ export function createModerationService({ moderation }: ModerationServiceParts):
       await moderation.remove(Number(ruleId));
       return {};
     },
-    listRules: async () => ({ rules: (await moderation.list()).map(toMessage) }),
+    async listRules({ pageSize, pageToken }) {
+      const [after = 0] = numbersOf(pageToken);
+      const rules = (await moderation.list()).filter((rule) => rule.ruleId > after);
+      const { page, last } = pageOf(rules, pageSize || rules.length);
+      return {
+        rules: page.map(toMessage),
+        ...(last === undefined ? {} : { nextPageToken: String(last.ruleId) }),
+      };
+    },
 
     async listFlagged({ pageSize, pageToken }) {
       const limit = pageSize || limits.pageMessagesDefault;
-      const { page, last } = pageOf(await moderation.listFlagged(Number(pageToken), limit + 1), limit);
+      const [after = 0] = numbersOf(pageToken);
+      const { page, last } = pageOf(await moderation.listFlagged(after, limit + 1), limit);
       return {
         flagged: page.map((each) => ({
           ...each,

@@ -15,6 +15,7 @@ import { eyesOf } from '../service/reading.ts';
 import type { Frame, Tails } from '../service/tail.ts';
 import { type CredentialWatch, streamCredential } from './credential-watch.ts';
 import { callerKey } from './identity.ts';
+import { numbersOf } from './page-token.ts';
 import { toLegacyMessage, toMessage } from './stored-message.ts';
 import { checkRules } from './validate.ts';
 
@@ -56,7 +57,7 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
     },
 
     async listConversations({ uid, pageSize, pageToken }, context) {
-      const [messageId, channelKey] = pageToken.split('-').map(Number);
+      const [messageId, channelKey] = numbersOf(pageToken);
       const before = channelKey === undefined || messageId === undefined ? undefined : { messageId, channelKey };
       const limit = pageSize || limits.pageMessagesDefault;
       const reader = { caller: context.values.get(callerKey), uid };

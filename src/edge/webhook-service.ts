@@ -15,6 +15,7 @@ import {
 import { pageOf } from '../domain/page.ts';
 import { limits } from '../limits.ts';
 import type { FailedDelivery, Webhook, Webhooks, WebhookWish } from '../service/webhooks.ts';
+import { numbersOf } from './page-token.ts';
 
 /** What the service is made of. */
 export interface WebhookServiceParts {
@@ -45,7 +46,8 @@ export function createWebhookService({ webhooks }: WebhookServiceParts): Service
     },
     async listWebhookDeliveries({ name, pageSize, pageToken }) {
       const limit = pageSize || limits.pageMessagesDefault;
-      const { page, last } = pageOf(await webhooks.failed(name, Number(pageToken), limit + 1), limit);
+      const [after = 0] = numbersOf(pageToken);
+      const { page, last } = pageOf(await webhooks.failed(name, after, limit + 1), limit);
       return {
         deliveries: page.map(toDelivery),
         nextPageToken: last === undefined ? '' : String(last.deliveryId),

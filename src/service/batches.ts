@@ -9,6 +9,7 @@ import {
 } from '../domain/batch.ts';
 import type { Caller } from '../domain/caller.ts';
 import { Failure } from '../domain/failure.ts';
+import { bytesOf } from '../domain/page.ts';
 import type { TemplateText } from '../domain/template.ts';
 import { limits } from '../limits.ts';
 import {
@@ -181,6 +182,7 @@ async function readPage(
   { from, refusedOnly, limit, signal }: Parameters<Batches['results']>[2],
 ): Promise<ResultsPage> {
   const results: BatchResult[] = [];
+  let bytes = 0;
   let cursor = from;
   for (;;) {
     signal.throwIfAborted();
@@ -192,7 +194,9 @@ async function readPage(
       for (let place = skip; place < all.length; place++) {
         const each = all[place] as BatchResult;
         if (refusedOnly && each.refusal === undefined) continue;
-        if (results.length === limit) return { results, next: { dueAt, ordinal, skip: place } };
+        bytes += bytesOf(each);
+        if (results.length === limit || (results.length > 0 && bytes > limits.pageBytes))
+          return { results, next: { dueAt, ordinal, skip: place } };
         results.push(each);
       }
       cursor = { dueAt, ordinal: ordinal + 1, skip: 0 };

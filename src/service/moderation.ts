@@ -3,6 +3,7 @@ import type { Refusal } from '../domain/failure.ts';
 import { Failure, invalidField } from '../domain/failure.ts';
 import type { Prepared } from '../domain/message.ts';
 import { contentRefused, contentTooSlow, type Judgement, patternSize, type Rule } from '../domain/moderation.ts';
+import { bytesOf } from '../domain/page.ts';
 import { limits } from '../limits.ts';
 import type { Db } from '../storage/database.ts';
 import {
@@ -242,7 +243,15 @@ async function askHook(hook: ModerationHook, { messages, refused }: Moderated): 
 /** Milliseconds that a pattern may take to compile. */
 const compileMs = 50;
 
-async function assertUsable({ keywords, patterns }: Omit<Rule, 'ruleId'>, others: readonly Rule[]): Promise<void> {
+async function assertUsable(rule: Omit<Rule, 'ruleId'>, others: readonly Rule[]): Promise<void> {
+  const { keywords, patterns } = rule;
+  // No answer could hold a larger one.
+  const bytes = bytesOf(rule);
+  if (bytes > limits.pageBytes)
+    throw invalidField('rule.keywords', `and the rest of the rule must be at most ${limits.pageBytes} bytes`, {
+      limit: String(limits.pageBytes),
+      actual: String(bytes),
+    });
   if (keywords.length === 0 && patterns.length === 0)
     throw invalidField('rule.keywords', 'or rule.patterns must have an entry: the rule would match nothing');
   let instructions = 0;

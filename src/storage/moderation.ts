@@ -1,5 +1,6 @@
 import { sql } from 'kysely';
 import type { Rule } from '../domain/moderation.ts';
+import { limits } from '../limits.ts';
 import type { Db, Tx } from './database.ts';
 import { alive } from './history.ts';
 
@@ -103,13 +104,18 @@ export async function listFlagged(db: Db, after: number, limit: number, now: num
     rule_ids: number[];
     flagged_at: number;
   }>`
-    select f.message_id, f.message_seq, c.channel_id, c.channel_type, m.from_uid, m.payload, f.rule_ids::float8[] as rule_ids, f.flagged_at
-    from sendbatch.flagged_message f
+    select page.message_id, page.message_seq, c.channel_id, c.channel_type, page.from_uid, page.payload,
+      page.rule_ids::float8[] as rule_ids, page.flagged_at
+    from (
+      select f.*, m.from_uid, m.payload, coalesce(sum(octet_length(m.payload)) over (
+        order by f.message_id rows between unbounded preceding and 1 preceding), 0) as bytes_before
+      from (select * from sendbatch.flagged_message where message_id > ${after} order by message_id limit ${limit}) f
+      left join sendbatch.message m on m.channel_key = f.channel_key and m.message_seq = f.message_seq
+        and ${alive(now)}
+    ) page
     join sendbatch.channel c using (channel_key)
-    left join sendbatch.message m on m.channel_key = f.channel_key and m.message_seq = f.message_seq
-      and ${alive(now)}
-    where f.message_id > ${after}
-    order by f.message_id limit ${limit}`.execute(db);
+    where page.bytes_before <= ${limits.pageBytes}
+    order by page.message_id`.execute(db);
   return rows.map((row) => ({
     messageId: row.message_id,
     messageSeq: row.message_seq,

@@ -1,5 +1,6 @@
 import { sql } from 'kysely';
 import type { TemplateText } from '../domain/template.ts';
+import { limits } from '../limits.ts';
 import { type Db, databaseNow } from './database.ts';
 
 /** A stored version. */
@@ -44,12 +45,18 @@ export async function findTemplate(db: Db, name: string, version: number): Promi
   return row && toStored(row);
 }
 
-/** The latest versions after a name. */
+/** The latest versions after a name: at most `limit`, and as many as fill a page and one more. */
 export async function listTemplates(db: Db, after: string, limit: number): Promise<StoredTemplate[]> {
   const { rows } = await sql<TemplateRow>`
-    select distinct on (name) * from sendbatch.template where name > ${after} order by name, version desc limit ${limit}`.execute(
-    db,
-  );
+    select * from (
+      select t.*, coalesce(sum(octet_length(t.body)) over (
+        order by t.name rows between unbounded preceding and 1 preceding), 0) as bytes_before
+      from (
+        select distinct on (name) * from sendbatch.template where name > ${after}
+        order by name, version desc limit ${limit}
+      ) t
+    ) sized
+    where bytes_before <= ${limits.pageBytes} order by name`.execute(db);
   return rows.map(toStored);
 }
 

@@ -175,7 +175,8 @@ export type TemplateUse = Message$1<"sendbatch.v1.TemplateUse"> & {
   version: number;
 
   /**
-   * The variables.
+   * The variables. Numbers are doubles: whole ones above 2^53-1, and in JSON any of more digits than a double keeps, are refused; give them as strings. An object
+   * has no text of its own: a template names its members.
    *
    * @generated from field: google.protobuf.Struct variables = 3;
    */
