@@ -3,7 +3,7 @@ import { startLoop } from './background/loop.ts';
 import { startSweeper } from './background/sweeper.ts';
 import type { Config } from './config.ts';
 import { createCredentialWatch } from './edge/credential-watch.ts';
-import { askedOf } from './edge/exchange.ts';
+import { askedOf, peerOf } from './edge/exchange.ts';
 import { createGuard } from './edge/guard.ts';
 import { createIdentify } from './edge/identity.ts';
 import { createIntake } from './edge/intake.ts';
@@ -70,6 +70,8 @@ export interface App {
 
 /** A connection of its own for probes, which do not wait for it for long: their own time-out is a second where nobody sets it (Kubernetes). */
 const probeMs = 900;
+/** Most bodies take no longer to come. */
+const bodyGraceMs = 1000;
 /** How often each instance looks whether the rules of moderation have changed. */
 const reloadMs = 1000;
 /** How often the offset of this process's clock to the database's is measured: a machine that was suspended is right again after this long. */
@@ -318,7 +320,9 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const guard = createGuard({ open: config.open, allowedOrigins: config.allowedOrigins });
     const intake = createIntake({
       mostBytes: limits.bodiesBytes,
+      graceMs: bodyGraceMs,
       isStream: routes.isStream,
+      peerOf,
       onCut: (request) => events.requestRejected('overloaded', askedOf(request)),
     });
     const listener = await listen({

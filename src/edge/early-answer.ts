@@ -20,8 +20,11 @@ interface Answer {
   readonly body?: Uint8Array;
 }
 
-/** Milliseconds that the rest of a refused body is read and discarded; after them the stream or the connection is closed. */
-export const discardMs = 1000;
+/**
+ * Milliseconds that the rest of a refused body is read and discarded; after them the connection or the stream is closed. On HTTP/1.1 the next call of the connection waits for
+ * it, on HTTP/2 none does.
+ */
+const discardMs = { http1: 1000, http2: 2000 };
 
 /** Renders an error in every protocol, once for many refusals. `httpStatus`: instead of its code's, on Connect and the JSON routes. */
 export function earlyAnswers(error: ConnectError, httpStatus?: number): EarlyAnswers {
@@ -94,7 +97,7 @@ function afterBody(request: Request, response: Response, answer: () => void): vo
 /** Discards the rest of a body, for at most `discardMs`. */
 export async function discard(request: Request): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, discardMs).unref();
+  const timer = setTimeout(resolve, 'stream' in request ? discardMs.http2 : discardMs.http1).unref();
   request
     .on('error', () => {})
     .once('end', resolve)
@@ -123,7 +126,7 @@ export function freeWhenAnsweredEarly(request: Request, response: Response): voi
     response.once('finish', () => {
       if (stream.destroyed || request.complete) return;
       request.on('error', () => {}).resume();
-      const timer = setTimeout(() => stream.close(constants.NGHTTP2_NO_ERROR), discardMs).unref();
+      const timer = setTimeout(() => stream.close(constants.NGHTTP2_NO_ERROR), discardMs.http1).unref();
       stream.once('close', () => clearTimeout(timer));
     });
     return;

@@ -88,6 +88,11 @@ export async function writeAnswer(
   else response.end(chunks.length === 1 ? only : Buffer.concat(chunks));
 }
 
+/** Who sends a request: its caller where that is known, else its connection. */
+export function peerOf(request: Request): unknown {
+  return admittedCallers.get(request)?.id ?? ('stream' in request ? request.stream.session : request.socket);
+}
+
 const pathChars = 200;
 
 /** What is told of a request that became no call. */

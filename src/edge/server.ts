@@ -94,7 +94,6 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
       return;
     }
     if (shed(request, response)) return;
-    intake(request, response);
     boundDeadline(request.headers);
     const admitted = admission(request, response);
     if (admitted === undefined) serve(request, response);
@@ -105,6 +104,7 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
   };
 
   function serve(request: Request, response: Response): void {
+    intake(request, response);
     if ([unaryGrpc, eventStream, ndjson, metrics, docs].some((door) => door(request, response))) return;
     endCutWrites(response);
     if (protocolOf(request.headers['content-type']) === 'grpc') deferHead(response);

@@ -5,13 +5,15 @@ import { scopeOf } from './authenticate.ts';
 import { answerEarly, earlyAnswers } from './early-answer.ts';
 import type { Request, Response } from './exchange.ts';
 import { toConnectError } from './failures.ts';
+import { markRefused } from './intake.ts';
 
-const waiting = new WeakMap<Request, () => void>();
+/** Calls whose bodies are not whole yet. */
+const coming = new WeakMap<Request, () => void>();
 
 /** Called when the body of a call is whole and its caller known: it counts from now on. Throws when there are too many such calls. */
 export function bodyIsWhole(request: Request): void {
-  const begin = waiting.get(request);
-  waiting.delete(request);
+  const begin = coming.get(request);
+  coming.delete(request);
   begin?.();
 }
 
@@ -28,13 +30,19 @@ export function createShed(overload: Overload, methodOf: (request: Request) => D
     const method = methodOf(request);
     const kind = method === undefined ? undefined : loadOf(method);
     if (method === undefined || kind === undefined) return false;
-    const ended = overload.admit(kind);
-    if (ended !== undefined) {
-      response.once('close', ended);
-      return false;
+    const begin = overload.admit(kind);
+    if (begin === undefined) {
+      answerEarly(request, response, method, answers);
+      return true;
     }
-    answerEarly(request, response, method, answers);
-    return true;
+    if (kind === 'send')
+      coming.set(request, () => {
+        const ended = begin();
+        if (ended !== undefined) return void response.once('close', ended);
+        markRefused(request);
+        throw toConnectError(overloaded());
+      });
+    return false;
   };
 }
 

@@ -5,10 +5,13 @@ import { callsAtOnce, fewCalls, nextShare, type Pace } from '../domain/shedding.
 /** Calls that send are counted while they are here. Others may be streams, or take as long as their size. */
 export type Load = 'send' | 'other';
 
+/** Counts a call whose body is whole and whose caller is known. Undefined: it is refused after all; else what to call when it has ended. */
+export type Begin = () => (() => void) | undefined;
+
 /** Calls are refused while they cost nothing yet, when more comes than can be done. */
 export interface Overload {
-  /** Told of each call; undefined: it is to be refused. Else what to call when it has ended. */
-  admit(load: Load): (() => void) | undefined;
+  /** Asked about each call by its headers; undefined: it is to be refused. A call counts from its `Begin`: what dribbles its body in takes nothing from the store. */
+  admit(load: Load): Begin | undefined;
   /** Told how long a batch was under way that was stored: what is refused in no time says nothing of the store. */
   stored(ms: number): void;
   /** Told that a call waits for something else than the store, which takes turns by caller; what it returns is called when it goes on. */
@@ -33,6 +36,10 @@ const looksOfUsual = 3;
 const looksOfRate = 5;
 /** Looks for which the quickest call is remembered at least, and at most twice as long: the database may have moved farther away. */
 const looksOfQuickest = 3000;
+/** Between two calls that are let through whatever holds the others: they may go where nothing is held, and tell that the store is well. */
+const probeMs = 1000;
+/** Calls of one turn of the event loop that are let through, however long it takes: what a connection has streams. */
+const turnCalls = 250;
 /** How often the event loop is asked for a turn, by a timer below JavaScript. */
 const turnMs = 20;
 /** Between two reports. */
@@ -51,12 +58,15 @@ export function startOverload({ waitMs, onShed }: OverloadOptions): Overload {
   let late: readonly [number, number] = [0, 0];
   /** Of the calls that come, to refuse because it is late. */
   let share = 0;
-  /** When the first call came of this turn of the event loop. */
+  /** When the first call came of this turn of the event loop, and how many have come. */
   let turnSince: number | undefined;
+  let turnCame = 0;
+  /** When a call was last let through for the sake of it. */
+  let probed = Number.NEGATIVE_INFINITY;
   /** Calls since the last look, and in the one before. */
   let came = 0;
   let cameBefore = 0;
-  /** Calls that send and have not ended, and how many of them may be here. */
+  /** Calls that send, whose bodies are whole and that have not ended, and how many of them may be here. */
   let here = 0;
   let most = Number.POSITIVE_INFINITY;
   /** Calls since the last report, and how many of them were refused: now, and at the last look. */
@@ -95,34 +105,52 @@ export function startOverload({ waitMs, onShed }: OverloadOptions): Overload {
 
   /** Whether the calls of this turn have had their time. */
   function isTurnFull(): boolean {
-    if (turnSince !== undefined) return performance.now() - turnSince > waitMs / 2;
+    turnCame++;
+    if (turnSince !== undefined) return turnCame > turnCalls && performance.now() - turnSince > waitMs / 2;
     turnSince = performance.now();
     setImmediate(() => {
       turnSince = undefined;
+      turnCame = 0;
     });
     return false;
   }
 
-  function isTooMuch(load: Load): boolean {
-    const turnIsFull = isTurnFull();
-    if (load === 'send' && here >= most) return true;
-    return came + cameBefore > fewCalls && (turnIsFull || Math.random() < share);
+  function isFull(): boolean {
+    return here >= most;
+  }
+
+  function isProbe(): boolean {
+    if (performance.now() - probed < probeMs) return false;
+    probed = performance.now();
+    return true;
+  }
+
+  function begin(isProbing: boolean): (() => void) | undefined {
+    if (!isProbing && isFull()) {
+      refused++;
+      return undefined;
+    }
+    here++;
+    return () => {
+      here--;
+      pace.ended();
+    };
   }
 
   return {
     admit(load) {
       came++;
       asked++;
-      if (isTooMuch(load)) {
+      const turnIsFull = isTurnFull();
+      if (came + cameBefore > fewCalls && (turnIsFull || Math.random() < share)) {
         refused++;
         return undefined;
       }
-      if (load !== 'send') return () => {};
-      here++;
-      return () => {
-        here--;
-        pace.ended();
-      };
+      if (load !== 'send') return () => () => {};
+      if (!isFull()) return () => begin(false);
+      if (isProbe()) return () => begin(true);
+      refused++;
+      return undefined;
     },
     stored: pace.stored,
     aside() {
