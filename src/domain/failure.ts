@@ -76,15 +76,19 @@ const tooLarge: ReadonlySet<Reason> = new Set(['BATCH_TOO_LARGE', 'PAYLOAD_TOO_L
 
 /**
  * One failure out of all violations of a call. Its reason is the violations' own when they agree that something is empty or too
- * large, else INVALID_FIELD: a batch with a bad field stays bad after it was cut.
+ * large, else INVALID_FIELD: a batch with a bad field stays bad after it was cut. `count`: how many there are, where not all are given.
  */
-export function malformed(violations: readonly Violation[], metadata: Record<string, string> = {}): Failure {
+export function malformed(
+  violations: readonly Violation[],
+  metadata: Record<string, string> = {},
+  count = violations.length,
+): Failure {
   const [first] = violations;
   if (first === undefined) throw new Error('malformed() needs a violation');
   const same = violations.every((each) => each.reason === first.reason);
   const large = violations.every((each) => tooLarge.has(each.reason));
   const reason = same || large ? first.reason : 'INVALID_FIELD';
-  const rest = violations.length > 1 ? ` (and ${violations.length - 1} more)` : '';
+  const rest = count > 1 ? ` (and ${count - 1} more)` : '';
   const message = `${first.field}: ${first.description}${rest}`;
   return new Failure({ reason, message, metadata }, { violations });
 }

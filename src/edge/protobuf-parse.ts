@@ -4,9 +4,10 @@ import { type Failure, malformed } from '../domain/failure.ts';
 import { limits } from '../limits.ts';
 import { Slices } from '../transcode/index.ts';
 import { ProtobufScan } from './protobuf-scan.ts';
+import { tooManyElements } from './validate.ts';
 
-/** Smaller bodies are parsed without a scan: they hold at most 8,192 fields. */
-const scannedBytes = 16 * 1024;
+/** Smaller bodies are parsed without a scan: they hold at most 4,096 fields. */
+const scannedBytes = 8 * 1024;
 /** Fields that are parsed at once, in about a millisecond. */
 const fewFields = 2000;
 
@@ -23,15 +24,16 @@ async function parseLarge(desc: DescMessage, bytes: Uint8Array): Promise<Message
   const scan = new ProtobufScan(desc, bytes, limits.parsedBytes);
   while (!scan.some()) if (slices.isOver()) await slices.rest();
   const { over, weight, mostInUnit, fields } = scan;
-  if (over !== undefined) throw tooLarge(over.field, 'elements', over);
+  if (over !== undefined) throw tooManyElements(over.field, over.limit, over.actual);
   if (weight > limits.parsedBytes)
-    throw tooLarge('body', 'bytes of memory when parsed', { limit: limits.parsedBytes, actual: weight });
+    throw tooLarge('bytes of memory when parsed', { limit: limits.parsedBytes, actual: weight });
   if (mostInUnit > limits.messageFields)
-    throw tooLarge('body', 'fields in one message', { limit: limits.messageFields, actual: mostInUnit });
+    throw tooLarge('fields in one message', { limit: limits.messageFields, actual: mostInUnit });
   return fields <= fewFields ? fromBinary(desc, bytes) : await parseInSlices(desc, bytes, slices);
 }
 
-function tooLarge(field: string, what: string, { limit, actual }: { limit: number; actual: number }): Failure {
+function tooLarge(what: string, { limit, actual }: { limit: number; actual: number }): Failure {
+  const field = 'body';
   const description = `has ${actual} ${what}, at most ${limit} are taken: send fewer in one call`;
   return malformed([{ field, description, reason: 'BATCH_TOO_LARGE' }], {
     field,

@@ -1,4 +1,4 @@
-import { create, type DescMessage, getOption, type Message } from '@bufbuild/protobuf';
+import { create, type DescField, type DescMessage, getOption, type Message } from '@bufbuild/protobuf';
 import { type Path, pathToString } from '@bufbuild/protobuf/reflect';
 import { createValidator, type Violation as RuleViolation } from '@bufbuild/protovalidate';
 import { field as fieldRules } from '@bufbuild/protovalidate/gen/buf/validate/validate_pb.js';
@@ -12,7 +12,8 @@ import {
 import { type Failure, malformed, type Reason, type Violation } from '../domain/failure.ts';
 import { ruleWords } from '../domain/rule-words.ts';
 import { limits } from '../limits.ts';
-import { shortNameOf } from '../transcode/index.ts';
+import { Slices, shortNameOf } from '../transcode/index.ts';
+import { mostElements } from './protobuf-scan.ts';
 import { plainlySubmittable, plainlyValid } from './quick-check.ts';
 
 const validator = createValidator();
@@ -34,7 +35,7 @@ export function validateInterceptor(): Interceptor {
       (request.method === MessageService.method.sendBatch && plainlyValid(request.message as SendBatchRequest)) ||
       (request.method === BatchService.method.submitBatch && plainlySubmittable(request.message as SubmitBatchRequest));
     if (!request.stream && !isPlain) {
-      const failure = checkRules(request.method.input, request.message);
+      const failure = await checkRulesInSlices(request.method.input, request.message);
       if (failure !== undefined) throw failure;
     }
     return await next(request);
@@ -43,23 +44,89 @@ export function validateInterceptor(): Interceptor {
 
 /** The failure that a message's rules make of it; undefined when it keeps them all. */
 export function checkRules(schema: DescMessage, message: Message): Failure | undefined {
+  return failureOf(violationsOf(schema, message), message);
+}
+
+function violationsOf(schema: DescMessage, message: Message): RuleViolation[] {
   const result = validator.validate(schema, message);
-  if (result.kind === 'valid') return undefined;
   if (result.kind === 'error') throw result.error;
-  const [first] = result.violations;
-  const size = first === undefined ? undefined : sizes[sizeKey(first)];
+  return result.kind === 'valid' ? [] : result.violations;
+}
+
+/** Messages and receivers that are checked at once: 10 ms where all are wrong. */
+const sliceMessages = 16;
+const sliceReceivers = 1000;
+
+type ListField = DescField & { readonly fieldKind: 'list' };
+
+/**
+ * The same in slices, where a request has many messages: a batch of 1,000 with 10,000 bad receivers each would hold the process for seconds. A list that is too long is not checked, and
+ * of more violations than are named only those are.
+ */
+async function checkRulesInSlices(schema: DescMessage, message: Message): Promise<Failure | undefined> {
+  const field = schema.fields.find(
+    (each): each is ListField => each.fieldKind === 'list' && each.listKind === 'message',
+  );
+  const list = field === undefined ? [] : (memberOf(message, field) as Message[]);
+  if (field === undefined || list.length <= sliceMessages) return checkRules(schema, message);
+  const most = mostElements(field);
+  if (list.length > most) return tooManyElements(field.name, most, list.length);
+  const slices = new Slices();
+  const violations: RuleViolation[] = [];
+  for (let from = 0; from < list.length && violations.length <= limits.violationsNamed; ) {
+    let to = from;
+    for (let receivers = 0; to < list.length && to - from < sliceMessages && receivers <= sliceReceivers; to++)
+      receivers += (list[to] as { subscribers?: unknown[] }).subscribers?.length ?? 0;
+    const part = Object.assign(create(schema), message, { [field.localName]: list.slice(from, to) });
+    for (const each of violationsOf(schema, part)) {
+      const isOfList = each.field[0]?.kind === 'field' && each.field[0].number === field.number;
+      // What is not of the list is the same in each part.
+      if (isOfList || from === 0) violations.push(isOfList ? shifted(each, from) : each);
+    }
+    from = to;
+    if (slices.isOver()) await slices.rest();
+  }
+  return failureOf(violations, message);
+}
+
+function memberOf(message: Message, { localName }: DescField): unknown {
+  return (message as unknown as Record<string, unknown>)[localName];
+}
+
+/** A violation of an element, at its index in the whole list. */
+function shifted(violation: RuleViolation, by: number): RuleViolation {
+  const [list, element, ...rest] = violation.field;
+  if (list === undefined || element?.kind !== 'list_sub') return violation;
+  const field = [list, { ...element, index: element.index + by }, ...rest];
+  return { ...violation, field, message: violation.message } as RuleViolation;
+}
+
+/** The failure of a list with more elements than its rule takes. */
+export function tooManyElements(field: string, limit: number, actual: number): Failure {
+  const words = ruleWords({ id: 'repeated.max_items', said: String(limit), actual });
+  const description = `${words}${field === 'messages' ? wayOut(limit) : ''}`;
+  return malformed([{ field, description, reason: 'BATCH_TOO_LARGE' }], {
+    field,
+    limit: String(limit),
+    actual: String(actual),
+  });
+}
+
+function failureOf(violations: readonly RuleViolation[], message: Message): Failure | undefined {
+  const [first] = violations;
+  if (first === undefined) return undefined;
+  const size = sizes[sizeKey(first)];
   const metadata: Record<string, string> =
-    first === undefined || size === undefined
+    size === undefined
       ? {}
       : {
           field: pathToString(first.field),
           limit: boundOf(first),
           actual: String(lengthAt(first.field, message)),
         };
-  return malformed(
-    result.violations.map((violation) => toViolation(violation, message)),
-    metadata,
-  );
+  // All that are named, and one more, which says that there are more; the words of a million are seconds.
+  const named = violations.slice(0, limits.violationsNamed + 1).map((violation) => toViolation(violation, message));
+  return malformed(named, metadata, violations.length);
 }
 
 function toViolation(violation: RuleViolation, message: Message): Violation {
@@ -72,15 +139,14 @@ function toViolation(violation: RuleViolation, message: Message): Violation {
   const words = ruleWords({ id, said, ...(values && { values }), ...(actual !== undefined && { actual }) });
   return {
     field: fieldOf(violation),
-    description: `${words}${wayOut(violation)}`,
+    description: `${words}${sizeKey(violation) === 'messages repeated.max_items' ? wayOut(Number(boundOf(violation))) : ''}`,
     reason: sizes[sizeKey(violation)] ?? 'INVALID_FIELD',
   };
 }
 
 /** Where else too many messages can go. */
-function wayOut(violation: RuleViolation): string {
-  if (sizeKey(violation) !== 'messages repeated.max_items') return '';
-  return boundOf(violation) === String(limits.batchMessages)
+function wayOut(limit: number): string {
+  return limit === limits.batchMessages
     ? `: send the rest in another call, or all of them in the background with SubmitBatch (POST /v1/batches), which takes ${limits.submitMessages}`
     : ': send the rest as another batch';
 }
