@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { type Caller, notYours } from '../domain/caller.ts';
 import { canonicalId, channel, messageSequence } from '../domain/channel.ts';
 import { disclosed, disclosedOutcomes } from '../domain/disclosure.ts';
-import { Failure, invalidField, malformed, type Refusal, type Violation } from '../domain/failure.ts';
+import { Failure, malformed, type Refusal, type Violation } from '../domain/failure.ts';
 import { type Draft, type Prepared, prepare } from '../domain/message.ts';
 import { type Accepted, canExpect, type Outcome } from '../domain/plan.ts';
 import type { TemplateText } from '../domain/template.ts';
@@ -269,20 +269,4 @@ function notAllAccepted(refused: ReadonlyMap<number, Refusal>, count: number): F
 function withoutNewNumbers(outcome: Outcome): Outcome {
   if (outcome.kind === 'refused' || outcome.messageId >= limits.idsPerBlock) return outcome;
   return { ...outcome, messageId: 0, messageSeq: 0 };
-}
-
-/** The request's id: the field, or the header `Idempotency-Key`, which may be quoted as its draft standard has it. */
-export function requestIdOf(field: string, idempotencyKey: string | null): string {
-  if (idempotencyKey === null) return field;
-  const header = /^"(.*)"$/.exec(idempotencyKey)?.[1] ?? idempotencyKey;
-  if (field !== '' && header !== field)
-    throw invalidField('request_id', 'and the header Idempotency-Key are both given and differ; give one');
-  const bytes = Buffer.byteLength(header);
-  if (bytes === 0 || bytes > limits.requestIdBytes) {
-    throw invalidField('Idempotency-Key', `must be 1 to ${limits.requestIdBytes} bytes, has ${bytes}`, {
-      limit: String(limits.requestIdBytes),
-      actual: String(bytes),
-    });
-  }
-  return header;
 }
