@@ -22,12 +22,15 @@ const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 
   listMessages: 'read',
   syncMessages: 'read',
   getMessages: 'read',
+  getMessage: 'read',
   getMaxMessageSeq: 'read',
   subscribe: 'read',
   listConversations: 'read',
+  syncConversations: 'read',
   markRead: 'read',
   syncCommands: 'read',
   ackCommands: 'read',
+  getRoute: 'any',
   getServerInfo: 'any',
 };
 

@@ -3,6 +3,7 @@ import type { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.t
 import { Failure, invalidField } from '../domain/failure.ts';
 import { limits } from '../limits.ts';
 import type { Channels, ListChange, Named } from '../service/channels.ts';
+import { wholeAllowlist } from './legacy-methods.ts';
 
 /** What the service is made of. */
 export interface ChannelServiceParts {
@@ -109,7 +110,10 @@ export function createChannelService({
     setAllowlist: (request) => change(request, 'allowed', { remove: 'all', add: request.uids }),
     removeFromAllowlist: (request) => change(request, 'allowed', { remove: request.uids }),
     clearAllowlist: (request) => change(request, 'allowed', { remove: 'all' }),
+    getAllowlist: (request) => wholeAllowlist(channels, request),
     listAllowlist: (request) => page(request, 'allowed'),
+
+    setUserToken: () => ({}),
 
     async addSystemUids({ uids }) {
       await channels.addSystemUids(uids);

@@ -1,7 +1,12 @@
 import type { DescField, DescMethod } from '@bufbuild/protobuf';
 import { Code, type ConnectError, type Interceptor } from '@connectrpc/connect';
 import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
-import { MessageService, type SendBatchResponse, type SendRequest } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import {
+  type GetMessageResponse,
+  MessageService,
+  type SendBatchResponse,
+  type SendRequest,
+} from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { malformed } from '../domain/failure.ts';
 import type { Answers } from '../openapi/document.ts';
 import type { Schema, Schemas } from '../openapi/schema.ts';
@@ -53,6 +58,8 @@ export function legacyAnswer(call: TranscodedCall): { status?: number; body?: st
     const json = call.json();
     return { body: `{"status":200,"data":${json},${json.slice(1)}` };
   }
+  if (call.method === MessageService.method.getMessage && (call.response as GetMessageResponse).message === undefined)
+    return { body: '{"status":404}' };
   // Nothing to say: the legacy API says so.
   if (call.method.output.fields.length === 0) return { body: '{"status":200}' };
   return {};
@@ -69,6 +76,10 @@ export function legacyAnswers(method: DescMethod, plain: Schema, schemas: Schema
     );
     const required = ['status', 'data', 'message_id', 'message_seq', 'client_msg_no'];
     return { good: { 200: { type: 'object', properties: { status, data: plain, ...fields }, required } } };
+  }
+  if (method === MessageService.method.getMessage) {
+    const missing = { type: 'object', properties: { status: { const: 404 } }, required: ['status'] };
+    return { good: { 200: { anyOf: [plain, missing] } } };
   }
   if (method.output.fields.length === 0)
     return { good: { 200: { type: 'object', properties: { status }, required: ['status'] } } };

@@ -17,6 +17,7 @@ import { tallyKey } from './calls.ts';
 import type { CredentialWatch } from './credential-watch.ts';
 import { toRefusal } from './failures.ts';
 import { callerKey } from './identity.ts';
+import { createLegacyMethods } from './legacy-methods.ts';
 import { requestIdOf } from './request-id.ts';
 import { legacyRange, toLegacyMessage, toMessage } from './stored-message.ts';
 import { createTailMethods } from './tail-methods.ts';
@@ -39,6 +40,7 @@ export interface MessageServiceParts {
 export function createMessageService(parts: MessageServiceParts): ServiceImpl<typeof MessageService> {
   return {
     ...createTailMethods(parts),
+    ...createLegacyMethods(parts),
     async sendBatch(request, context) {
       const tally: Tally = { messages: request.messages.length };
       context.values.set(tallyKey, tally);

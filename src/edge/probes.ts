@@ -3,11 +3,11 @@ import type { Request, Response } from './exchange.ts';
 import { toConnectError, toHttp } from './failures.ts';
 
 /** Paths that load balancers and orchestrators ask. */
-const probes = new Set(['/livez', '/readyz', '/healthz']);
+const probes = new Set(['/livez', '/readyz', '/healthz', '/health']);
 
 /**
  * `/livez`: the process is there and its event loop turns; nothing else, for a restart mends nothing else. `/readyz`, and `/healthz` for who knows only that name: it can serve
- * calls, else 503 and what is wrong. JSON, or lines of text with `?verbose`. False: the request is for somebody else.
+ * calls, else 503 and what is wrong; `/health` says the same in the legacy server's words. JSON, or lines of text with `?verbose`. False: the request is for somebody else.
  *
  * They come before the guard and ask for no credential: a probe calls a pod by its address, and has none. What they tell is no secret, and they change nothing.
  */
@@ -18,7 +18,10 @@ export function createProbes(readiness: Readiness): (request: Request, response:
     const verbose = new URLSearchParams(search).has('verbose');
     const report: Promise<Report> = path === '/livez' ? Promise.resolve({ ready: true, checks: [] }) : readiness.look();
     report.then(
-      (found) => answer(request, response, { report: found, verbose }),
+      (found) =>
+        path === '/health'
+          ? answerLegacy(request, response, found)
+          : answer(request, response, { report: found, verbose }),
       (error) => {
         const { status, body } = toHttp(toConnectError(error));
         end(request, response, { status, type: 'application/json', text: JSON.stringify(body) });
@@ -43,6 +46,13 @@ function answer(
   const said = Object.fromEntries(checks.map(({ name, fault }) => [name, fault ?? 'ok']));
   const body = { status: ready ? 'ok' : 'unavailable', ...(checks.length === 0 ? {} : { checks: said }) };
   end(request, response, { status, type: 'application/json', text: JSON.stringify(body) });
+}
+
+/** `{"status":"ok"}`, or `error` with a message. */
+function answerLegacy(request: Request, response: Response, { ready, checks }: Report): void {
+  const message = checks.flatMap(({ name, fault }) => (fault === undefined ? [] : [`${name}: ${fault}`])).join('; ');
+  const text = JSON.stringify(ready ? { status: 'ok' } : { status: 'error', message });
+  end(request, response, { status: ready ? 200 : 503, type: 'application/json', text });
 }
 
 function end(

@@ -157,6 +157,36 @@ export const morePaths = {
   },
   '/readyz': readiness('Readyz', ''),
   '/healthz': readiness('Healthz', ' The same as `/readyz`.'),
+  '/health': {
+    get: {
+      ...operation(
+        'Health',
+        'The same as `/readyz`, in the words of the legacy server',
+        'Whether calls can be served now.',
+      ),
+      security: [{}],
+      responses: {
+        200: {
+          description: 'It can.',
+          content: json(
+            { type: 'object', properties: { status: { const: 'ok' } }, required: ['status'] },
+            { status: 'ok' },
+          ),
+        },
+        503: {
+          description: 'It cannot now, and why.',
+          content: json(
+            {
+              type: 'object',
+              properties: { status: { const: 'error' }, message: { type: 'string' } },
+              required: ['status', 'message'],
+            },
+            { status: 'error', message: 'draining: this instance is stopping' },
+          ),
+        },
+      },
+    },
+  },
   '/openapi.json': {
     get: {
       ...operation('OpenApi', 'This document', 'OpenAPI 3.1 of all JSON routes.'),

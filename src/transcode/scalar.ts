@@ -116,9 +116,12 @@ function integerOf(type: ScalarType, value: number | bigint): Scalar {
 }
 
 function floatOf(type: ScalarType, value: number): Scalar {
-  if (!Number.isFinite(value) || (type === ScalarType.FLOAT && Math.abs(value) > greatestFloat))
-    return { fault: 'is out of range' };
-  return { value };
+  if (type === ScalarType.FLOAT && Math.abs(value) > greatestFloat) {
+    // Go writes the greatest float as 3.4028235e+38, which rounds to it.
+    const single = Math.fround(value);
+    return Number.isFinite(single) ? { value: single } : { fault: 'is out of range' };
+  }
+  return Number.isFinite(value) ? { value } : { fault: 'is out of range' };
 }
 
 /** Base64 in the standard or the URL-safe alphabet, padded or not; line ends are passed over. Buffer would drop what it does not know. */

@@ -258,7 +258,7 @@ describe('who calls', () => {
     const open = guardedServices.flatMap((guarded) =>
       guarded.methods.filter((method) => scopeOf(method) === 'any').map((method) => method.name),
     );
-    assert.deepEqual(open, ['GetServerInfo']);
+    assert.deepEqual(open, ['GetRoute', 'GetServerInfo']);
   });
 
   test('a user reads only what is its own', async () => {

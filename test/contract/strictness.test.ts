@@ -84,7 +84,7 @@ describe('query parameters', () => {
     const { paths } = (await (await fetch(`${service.url}/openapi.json`)).json()) as {
       paths: Record<string, Record<string, unknown>>;
     };
-    const passing = new Set(['/livez', '/readyz', '/healthz', '/metrics', '/openapi.json', '/docs', '/']);
+    const passing = new Set(['/livez', '/readyz', '/healthz', '/health', '/metrics', '/openapi.json', '/docs', '/']);
     let refused = 0;
     for (const [path, operations] of Object.entries(paths))
       for (const verb of Object.keys(operations).filter((each) => /^(get|post|put|patch|delete)$/.test(each))) {

@@ -18,7 +18,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/message_service.proto.
  */
 export const file_sendbatch_v1_message_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEilAEKD0V4cGVjdGVkTGFzdFNlcRIiCgpjaGFubmVsX2lkGAEgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASIAoIbGFzdF9zZXEYAyABKARCDrpICzIJGP////////8PIrIDChBTZW5kQmF0Y2hSZXF1ZXN0ErMBCghtZXNzYWdlcxgBIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRChAG6SIABkgF9CAEQ6AcidroBcwoNc2VuZF9hdC5sYXRlchJObXVzdCBoYXZlIG5vIHNlbmRfYXQ6IFN1Ym1pdEJhdGNoIHNjaGVkdWxlcyBtZXNzYWdlcywgU2VuZEJhdGNoIHNlbmRzIHRoZW0gbm93GhIhaGFzKHRoaXMuc2VuZF9hdCkSLgoEbW9kZRgCIAEoDjIWLnNlbmRiYXRjaC52MS5TZW5kTW9kZUIIukgFggECEAESFQoNdmFsaWRhdGVfb25seRgDIAEoCBIfCgpyZXF1ZXN0X2lkGAQgASgJQgu6SAhyBih4ugEBABJEChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxQgm6SAaSAQMQ6AcSOgoJdGVtcGxhdGVzGAYgAygLMh0uc2VuZGJhdGNoLnYxLlJlcXVlc3RUZW1wbGF0ZUIIukgFkgECEGQilgEKD1JlcXVlc3RUZW1wbGF0ZRIsCgRuYW1lGAEgASgJQh66SBtyGTIXXltBLVphLXowLTkuXy1dezEsMTI4fSQSHQoEYm9keRgCIAEoCUIPukgMcgogASiAgAS6AQEAEjYKBmZvcm1hdBgDIAEoDjIcLnNlbmRiYXRjaC52MS5UZW1wbGF0ZUZvcm1hdEIIukgFggECEAEiiwEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIkCgVlcnJvchgGIAEoCzIVLnNlbmRiYXRjaC52MS5SZWZ1c2FsSgQIBRAGIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0i6wEKC1NlbmRSZXF1ZXN0EqMBCgdtZXNzYWdlGAEgASgLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdEJ2ukhzugFtCg1zZW5kX2F0LmxhdGVyEkhtdXN0IGhhdmUgbm8gc2VuZF9hdDogU3VibWl0QmF0Y2ggc2NoZWR1bGVzIG1lc3NhZ2VzLCBTZW5kIHNlbmRzIG9uZSBub3caEiFoYXModGhpcy5zZW5kX2F0KcgBARIVCg12YWxpZGF0ZV9vbmx5GAIgASgIEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIGKHi6AQEAImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIIp0CChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISKwoIZnJvbV91aWQYAiABKAlCGbpIFnIUIAEogAIyCV5bXkAjJl0qJLoBAQASIAoLc3Vic2NyaWJlcnMYAyADKAlCC7pICJIBBQgBEJBOEhwKB3BheWxvYWQYBCABKAxCC7pICHoGEAEYgIAEEg4KBmV4cGlyZRgFIAEoDRIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAhyBih4ugEBABIuCgRtb2RlGAcgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlQgi6SAWCAQIQARIVCg12YWxpZGF0ZV9vbmx5GAggASgIIjYKEUJyb2FkY2FzdFJlc3BvbnNlEhEKCWZhaWxfdWlkcxgBIAMoCRIOCgZyZWFzb24YAiADKAkiuwMKE0xpc3RNZXNzYWdlc1JlcXVlc3QSIgoKY2hhbm5lbF9pZBgBIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiEKCWFmdGVyX3NlcRgDIAEoBEIOukgLMgkY/////////w8SIgoKYmVmb3JlX3NlcRgEIAEoBEIOukgLMgkY/////////w8SFwoFbGltaXQYBSABKA1CCLpIBSoDGOgHEhIKCmRlc2NlbmRpbmcYBiABKAgSGQoDdWlkGAcgASgJQgy6SAlyByiAAroBAQASHQoHdGFnX2tleRgIIAEoCUIMukgJcgcogAG6AQEAEh8KCXN0cmVhbV9ubxgJIAEoCUIMukgJcgcogAG6AQEAEh4KCGZyb21fdWlkGAogASgJQgy6SAlyByiAAroBAQASKQoFc2luY2UYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBXVudGlsGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKDAQoUTGlzdE1lc3NhZ2VzUmVzcG9uc2USJwoIbWVzc2FnZXMYASADKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZRIMCgRtb3JlGAIgASgIEhAKCGxhc3Rfc2VxGAMgASgEEhUKCG5leHRfc2VxGAQgASgESACIAQFCCwoJX25leHRfc2VxIpgCChNTeW5jTWVzc2FnZXNSZXF1ZXN0EiEKCWxvZ2luX3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEikKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEQg66SAsyCRj/////////DxInCg9lbmRfbWVzc2FnZV9zZXEYBSABKARCDrpICzIJGP////////8PEg0KBWxpbWl0GAYgASgNEhoKCXB1bGxfbW9kZRgHIAEoDUIHukgEKgIYASK7AgoNTGVnYWN5TWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEg8KB3NldHRpbmcYAiABKA0SEgoKbWVzc2FnZV9pZBgDIAEoBBIVCg1tZXNzYWdlX2lkc3RyGAQgASgJEhUKDWNsaWVudF9tc2dfbm8YBSABKAkSEwoLbWVzc2FnZV9zZXEYBiABKAQSEAoIZnJvbV91aWQYByABKAkSEgoKY2hhbm5lbF9pZBgIIAEoCRIvCgxjaGFubmVsX3R5cGUYCSABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGZXhwaXJlGAogASgNEhEKCXRpbWVzdGFtcBgLIAEoAxIPCgdwYXlsb2FkGAwgASgMEhEKCXN0cmVhbV9ubxgNIAEoCSKHAQoUU3luY01lc3NhZ2VzUmVzcG9uc2USGQoRc3RhcnRfbWVzc2FnZV9zZXEYASABKAQSFwoPZW5kX21lc3NhZ2Vfc2VxGAIgASgEEgwKBG1vcmUYAyABKA0SLQoIbWVzc2FnZXMYBCADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZSKfAgoSR2V0TWVzc2FnZXNSZXF1ZXN0Eh8KCWxvZ2luX3VpZBgBIAEoCUIMukgJcgcogAK6AQEAEiIKCmNoYW5uZWxfaWQYAiABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIsCgxtZXNzYWdlX3NlcXMYBCADKARCFrpIE5IBEBDoByILMgkY/////////w8SKwoLbWVzc2FnZV9pZHMYBSADKARCFrpIE5IBEBDoByILMgkY/////////w8SLAoOY2xpZW50X21zZ19ub3MYBiADKAlCFLpIEZIBDhDoByIJcgcogAG6AQEAIoYBChNHZXRNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UimwEKF0dldE1heE1lc3NhZ2VTZXFSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIfCglsb2dpbl91aWQYAyABKAlCDLpICXIHKIACugEBACIvChhHZXRNYXhNZXNzYWdlU2VxUmVzcG9uc2USEwoLbWVzc2FnZV9zZXEYASABKAQipQEKDUNoYW5uZWxDdXJzb3ISIgoKY2hhbm5lbF9pZBgBIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiEKCWFmdGVyX3NlcRgDIAEoBEIOukgLMgkY/////////w8SEAoIZnJvbV9ub3cYBCABKAgiiwEKEFN1YnNjcmliZVJlcXVlc3QSOAoIY2hhbm5lbHMYASADKAsyGy5zZW5kYmF0Y2gudjEuQ2hhbm5lbEN1cnNvckIJukgGkgEDEJBOEhkKA3VpZBgCIAEoCUIMukgJcgcogAK6AQEAEhIKCmFsbF9vZl91aWQYAyABKAgSDgoGcmVzdW1lGAQgASgIImEKCENhdWdodFVwEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEIg0KC0FsbENhdWdodFVwIgsKCUhlYXJ0YmVhdCLVAQoRU3Vic2NyaWJlUmVzcG9uc2USKAoHbWVzc2FnZRgBIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlSAASKwoJY2F1Z2h0X3VwGAIgASgLMhYuc2VuZGJhdGNoLnYxLkNhdWdodFVwSAASLAoJaGVhcnRiZWF0GAMgASgLMhcuc2VuZGJhdGNoLnYxLkhlYXJ0YmVhdEgAEjIKDWFsbF9jYXVnaHRfdXAYBCABKAsyGS5zZW5kYmF0Y2gudjEuQWxsQ2F1Z2h0VXBIAEIHCgVmcmFtZSKNAQoYTGlzdENvbnZlcnNhdGlvbnNSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxI3CgpwYWdlX3Rva2VuGAMgASgJQiO6SCByHjIcXihbMC05XXsxLDE2fS1bMC05XXsxLDE2fSk/JCK6AQoMQ29udmVyc2F0aW9uEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDHVucmVhZF9jb3VudBgDIAEoDRIQCghyZWFkX3NlcRgEIAEoBBIQCghsYXN0X3NlcRgFIAEoBBIrCgxsYXN0X21lc3NhZ2UYBiABKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZSJnChlMaXN0Q29udmVyc2F0aW9uc1Jlc3BvbnNlEjEKDWNvbnZlcnNhdGlvbnMYASADKAsyGi5zZW5kYmF0Y2gudjEuQ29udmVyc2F0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKxAQoPTWFya1JlYWRSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiAKCHJlYWRfc2VxGAQgASgEQg66SAsyCRj/////////DyISChBNYXJrUmVhZFJlc3BvbnNlInAKE1N5bmNDb21tYW5kc1JlcXVlc3QSGwoDdWlkGAEgASgJQg66SAtyCSABKIACugEBABIjCgttZXNzYWdlX3NlcRgCIAEoBEIOukgLMgkY/////////w8SFwoFbGltaXQYAyABKA1CCLpIBSoDGOgHIlMKFFN5bmNDb21tYW5kc1Jlc3BvbnNlEi0KCG1lc3NhZ2VzGAEgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2USDAoEbW9yZRgCIAEoCCJdChJBY2tDb21tYW5kc1JlcXVlc3QSGwoDdWlkGAEgASgJQg66SAtyCSABKIACugEBABIqChBsYXN0X21lc3NhZ2Vfc2VxGAIgASgEQhC6SA0yCxj/////////DyAAIhUKE0Fja0NvbW1hbmRzUmVzcG9uc2UiFgoUR2V0U2VydmVySW5mb1JlcXVlc3Qi+QMKBkxpbWl0cxIWCg5iYXRjaF9tZXNzYWdlcxgBIAEoDRIeChZiYXRjaF9tZXNzYWdlc19hZHZpc2VkGAIgASgNEhYKDmJhdGNoX2NoYW5uZWxzGAMgASgNEh0KFWJyb2FkY2FzdF9zdWJzY3JpYmVycxgEIAEoDRIbChNtZXNzYWdlX3N1YnNjcmliZXJzGAUgASgNEhUKDXBheWxvYWRfYnl0ZXMYBiABKA0SFQoNcmVxdWVzdF9ieXRlcxgHIAEoDRIVCg1wYWdlX21lc3NhZ2VzGAggASgNEhAKCGlkX2J5dGVzGAkgASgNEhsKE2NsaWVudF9tc2dfbm9fYnl0ZXMYCiABKA0SGAoQcmVxdWVzdF9pZF9ieXRlcxgLIAEoDRIyCg9yZXF1ZXN0X3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGgoSc3Vic2NyaWJlX2NoYW5uZWxzGA0gASgNEhMKC2xpc3RfY2hhbmdlGA4gASgNEhYKDnRlbXBsYXRlX2J5dGVzGA8gASgNEhIKCnBhZ2VfYnl0ZXMYECABKA0SFwoPc3VibWl0X21lc3NhZ2VzGBEgASgNEhQKDHN1Ym1pdF9ieXRlcxgSIAEoDRIVCg1zY2hlZHVsZV9kYXlzGBMgASgNIk4KFUdldFNlcnZlckluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEiQKBmxpbWl0cxgCIAEoCzIULnNlbmRiYXRjaC52MS5MaW1pdHMqVgoIU2VuZE1vZGUSGQoVU0VORF9NT0RFX1VOU1BFQ0lGSUVEEAASGQoVU0VORF9NT0RFX0JFU1RfRUZGT1JUEAESFAoQU0VORF9NT0RFX0FUT01JQxACMs4MCg5NZXNzYWdlU2VydmljZRJ+CglTZW5kQmF0Y2gSHi5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVxdWVzdBofLnNlbmRiYXRjaC52MS5TZW5kQmF0Y2hSZXNwb25zZSIwkAIAgtPkkwInOghtZXNzYWdlc2IHcmVzdWx0cyISL21lc3NhZ2Uvc2VuZGJhdGNoEmAKBFNlbmQSGS5zZW5kYmF0Y2gudjEuU2VuZFJlcXVlc3QaGi5zZW5kYmF0Y2gudjEuU2VuZFJlc3BvbnNlIiGQAgCC0+STAhg6B21lc3NhZ2UiDS9tZXNzYWdlL3NlbmQShwEKCUJyb2FkY2FzdBIeLnNlbmRiYXRjaC52MS5Ccm9hZGNhc3RSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlc3BvbnNlIjmQAgCC0+STAjA6ASpaFzoBKiISL21lc3NhZ2UvYnJvYWRjYXN0IhIvbWVzc2FnZS9zZW5kYmF0Y2gSkwEKDExpc3RNZXNzYWdlcxIhLnNlbmRiYXRjaC52MS5MaXN0TWVzc2FnZXNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1Jlc3BvbnNlIjyQAgGC0+STAjMSMS92MS9jaGFubmVscy97Y2hhbm5lbF90eXBlfS97Y2hhbm5lbF9pZH0vbWVzc2FnZXMSeQoMU3luY01lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLlN5bmNNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVzcG9uc2UiIpACAYLT5JMCGToBKiIUL2NoYW5uZWwvbWVzc2FnZXN5bmMSawoLR2V0TWVzc2FnZXMSIC5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZXNSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVzcG9uc2UiF5ACAYLT5JMCDjoBKiIJL21lc3NhZ2VzEoYBChBHZXRNYXhNZXNzYWdlU2VxEiUuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXNwb25zZSIjkAIBgtPkkwIaEhgvY2hhbm5lbC9tYXhfbWVzc2FnZV9zZXESUwoJU3Vic2NyaWJlEh4uc2VuZGJhdGNoLnYxLlN1YnNjcmliZVJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU3Vic2NyaWJlUmVzcG9uc2UiA5ACATABEo4BChFMaXN0Q29udmVyc2F0aW9ucxImLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIokAIBgtPkkwIfEh0vdjEvdXNlcnMve3VpZH0vY29udmVyc2F0aW9ucxJ7CghNYXJrUmVhZBIdLnNlbmRiYXRjaC52MS5NYXJrUmVhZFJlcXVlc3QaHi5zZW5kYmF0Y2gudjEuTWFya1JlYWRSZXNwb25zZSIwkAICgtPkkwInOgEqIiIvdjEvdXNlcnMve3VpZH0vY29udmVyc2F0aW9uczpyZWFkEnwKDFN5bmNDb21tYW5kcxIhLnNlbmRiYXRjaC52MS5TeW5jQ29tbWFuZHNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLlN5bmNDb21tYW5kc1Jlc3BvbnNlIiWQAgKC0+STAhw6ASpiCG1lc3NhZ2VzIg0vbWVzc2FnZS9zeW5jEnIKC0Fja0NvbW1hbmRzEiAuc2VuZGJhdGNoLnYxLkFja0NvbW1hbmRzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1Jlc3BvbnNlIh6QAgKC0+STAhU6ASoiEC9tZXNzYWdlL3N5bmNhY2sSdAoNR2V0U2VydmVySW5mbxIiLnNlbmRiYXRjaC52MS5HZXRTZXJ2ZXJJbmZvUmVxdWVzdBojLnNlbmRiYXRjaC52MS5HZXRTZXJ2ZXJJbmZvUmVzcG9uc2UiGpACAYLT5JMCERIPL3YxL3NlcnZlci1pbmZvYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_template_service]);
+  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEilAEKD0V4cGVjdGVkTGFzdFNlcRIiCgpjaGFubmVsX2lkGAEgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASIAoIbGFzdF9zZXEYAyABKARCDrpICzIJGP////////8PIrIDChBTZW5kQmF0Y2hSZXF1ZXN0ErMBCghtZXNzYWdlcxgBIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRChAG6SIABkgF9CAEQ6AcidroBcwoNc2VuZF9hdC5sYXRlchJObXVzdCBoYXZlIG5vIHNlbmRfYXQ6IFN1Ym1pdEJhdGNoIHNjaGVkdWxlcyBtZXNzYWdlcywgU2VuZEJhdGNoIHNlbmRzIHRoZW0gbm93GhIhaGFzKHRoaXMuc2VuZF9hdCkSLgoEbW9kZRgCIAEoDjIWLnNlbmRiYXRjaC52MS5TZW5kTW9kZUIIukgFggECEAESFQoNdmFsaWRhdGVfb25seRgDIAEoCBIfCgpyZXF1ZXN0X2lkGAQgASgJQgu6SAhyBih4ugEBABJEChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxQgm6SAaSAQMQ6AcSOgoJdGVtcGxhdGVzGAYgAygLMh0uc2VuZGJhdGNoLnYxLlJlcXVlc3RUZW1wbGF0ZUIIukgFkgECEGQilgEKD1JlcXVlc3RUZW1wbGF0ZRIsCgRuYW1lGAEgASgJQh66SBtyGTIXXltBLVphLXowLTkuXy1dezEsMTI4fSQSHQoEYm9keRgCIAEoCUIPukgMcgogASiAgAS6AQEAEjYKBmZvcm1hdBgDIAEoDjIcLnNlbmRiYXRjaC52MS5UZW1wbGF0ZUZvcm1hdEIIukgFggECEAEiiwEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIkCgVlcnJvchgGIAEoCzIVLnNlbmRiYXRjaC52MS5SZWZ1c2FsSgQIBRAGIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0i6wEKC1NlbmRSZXF1ZXN0EqMBCgdtZXNzYWdlGAEgASgLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdEJ2ukhzugFtCg1zZW5kX2F0LmxhdGVyEkhtdXN0IGhhdmUgbm8gc2VuZF9hdDogU3VibWl0QmF0Y2ggc2NoZWR1bGVzIG1lc3NhZ2VzLCBTZW5kIHNlbmRzIG9uZSBub3caEiFoYXModGhpcy5zZW5kX2F0KcgBARIVCg12YWxpZGF0ZV9vbmx5GAIgASgIEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIGKHi6AQEAImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIIp0CChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISKwoIZnJvbV91aWQYAiABKAlCGbpIFnIUIAEogAIyCV5bXkAjJl0qJLoBAQASIAoLc3Vic2NyaWJlcnMYAyADKAlCC7pICJIBBQgBEJBOEhwKB3BheWxvYWQYBCABKAxCC7pICHoGEAEYgIAEEg4KBmV4cGlyZRgFIAEoDRIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAhyBih4ugEBABIuCgRtb2RlGAcgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlQgi6SAWCAQIQARIVCg12YWxpZGF0ZV9vbmx5GAggASgIIjYKEUJyb2FkY2FzdFJlc3BvbnNlEhEKCWZhaWxfdWlkcxgBIAMoCRIOCgZyZWFzb24YAiADKAkiuwMKE0xpc3RNZXNzYWdlc1JlcXVlc3QSIgoKY2hhbm5lbF9pZBgBIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiEKCWFmdGVyX3NlcRgDIAEoBEIOukgLMgkY/////////w8SIgoKYmVmb3JlX3NlcRgEIAEoBEIOukgLMgkY/////////w8SFwoFbGltaXQYBSABKA1CCLpIBSoDGOgHEhIKCmRlc2NlbmRpbmcYBiABKAgSGQoDdWlkGAcgASgJQgy6SAlyByiAAroBAQASHQoHdGFnX2tleRgIIAEoCUIMukgJcgcogAG6AQEAEh8KCXN0cmVhbV9ubxgJIAEoCUIMukgJcgcogAG6AQEAEh4KCGZyb21fdWlkGAogASgJQgy6SAlyByiAAroBAQASKQoFc2luY2UYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBXVudGlsGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKDAQoUTGlzdE1lc3NhZ2VzUmVzcG9uc2USJwoIbWVzc2FnZXMYASADKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZRIMCgRtb3JlGAIgASgIEhAKCGxhc3Rfc2VxGAMgASgEEhUKCG5leHRfc2VxGAQgASgESACIAQFCCwoJX25leHRfc2VxIpgCChNTeW5jTWVzc2FnZXNSZXF1ZXN0EiEKCWxvZ2luX3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEikKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEQg66SAsyCRj/////////DxInCg9lbmRfbWVzc2FnZV9zZXEYBSABKARCDrpICzIJGP////////8PEg0KBWxpbWl0GAYgASgNEhoKCXB1bGxfbW9kZRgHIAEoDUIHukgEKgIYASK7AgoNTGVnYWN5TWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEg8KB3NldHRpbmcYAiABKA0SEgoKbWVzc2FnZV9pZBgDIAEoBBIVCg1tZXNzYWdlX2lkc3RyGAQgASgJEhUKDWNsaWVudF9tc2dfbm8YBSABKAkSEwoLbWVzc2FnZV9zZXEYBiABKAQSEAoIZnJvbV91aWQYByABKAkSEgoKY2hhbm5lbF9pZBgIIAEoCRIvCgxjaGFubmVsX3R5cGUYCSABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGZXhwaXJlGAogASgNEhEKCXRpbWVzdGFtcBgLIAEoAxIPCgdwYXlsb2FkGAwgASgMEhEKCXN0cmVhbV9ubxgNIAEoCSKHAQoUU3luY01lc3NhZ2VzUmVzcG9uc2USGQoRc3RhcnRfbWVzc2FnZV9zZXEYASABKAQSFwoPZW5kX21lc3NhZ2Vfc2VxGAIgASgEEgwKBG1vcmUYAyABKA0SLQoIbWVzc2FnZXMYBCADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZSKfAgoSR2V0TWVzc2FnZXNSZXF1ZXN0Eh8KCWxvZ2luX3VpZBgBIAEoCUIMukgJcgcogAK6AQEAEiIKCmNoYW5uZWxfaWQYAiABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIsCgxtZXNzYWdlX3NlcXMYBCADKARCFrpIE5IBEBDoByILMgkY/////////w8SKwoLbWVzc2FnZV9pZHMYBSADKARCFrpIE5IBEBDoByILMgkY/////////w8SLAoOY2xpZW50X21zZ19ub3MYBiADKAlCFLpIEZIBDhDoByIJcgcogAG6AQEAIoYBChNHZXRNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UiywIKEUdldE1lc3NhZ2VSZXF1ZXN0Eh8KCWxvZ2luX3VpZBgBIAEoCUIMukgJcgcogAK6AQEAEiIKCmNoYW5uZWxfaWQYAiABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIiCgptZXNzYWdlX2lkGAQgASgEQg66SAsyCRj/////////DxIjCg1jbGllbnRfbXNnX25vGAUgASgJQgy6SAlyByiAAboBAQA6a7pIaBpmChNtZXNzYWdlX2lkLnJlcXVpcmVkEhxvciBjbGllbnRfbXNnX25vIGlzIHJlcXVpcmVkGjF0aGlzLm1lc3NhZ2VfaWQgIT0gMHUgfHwgdGhpcy5jbGllbnRfbXNnX25vICE9ICcnIkIKEkdldE1lc3NhZ2VSZXNwb25zZRIsCgdtZXNzYWdlGAEgASgLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UimwEKF0dldE1heE1lc3NhZ2VTZXFSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIfCglsb2dpbl91aWQYAyABKAlCDLpICXIHKIACugEBACIvChhHZXRNYXhNZXNzYWdlU2VxUmVzcG9uc2USEwoLbWVzc2FnZV9zZXEYASABKAQipQEKDUNoYW5uZWxDdXJzb3ISIgoKY2hhbm5lbF9pZBgBIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiEKCWFmdGVyX3NlcRgDIAEoBEIOukgLMgkY/////////w8SEAoIZnJvbV9ub3cYBCABKAgiiwEKEFN1YnNjcmliZVJlcXVlc3QSOAoIY2hhbm5lbHMYASADKAsyGy5zZW5kYmF0Y2gudjEuQ2hhbm5lbEN1cnNvckIJukgGkgEDEJBOEhkKA3VpZBgCIAEoCUIMukgJcgcogAK6AQEAEhIKCmFsbF9vZl91aWQYAyABKAgSDgoGcmVzdW1lGAQgASgIImEKCENhdWdodFVwEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEIg0KC0FsbENhdWdodFVwIgsKCUhlYXJ0YmVhdCLVAQoRU3Vic2NyaWJlUmVzcG9uc2USKAoHbWVzc2FnZRgBIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlSAASKwoJY2F1Z2h0X3VwGAIgASgLMhYuc2VuZGJhdGNoLnYxLkNhdWdodFVwSAASLAoJaGVhcnRiZWF0GAMgASgLMhcuc2VuZGJhdGNoLnYxLkhlYXJ0YmVhdEgAEjIKDWFsbF9jYXVnaHRfdXAYBCABKAsyGS5zZW5kYmF0Y2gudjEuQWxsQ2F1Z2h0VXBIAEIHCgVmcmFtZSKNAQoYTGlzdENvbnZlcnNhdGlvbnNSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxI3CgpwYWdlX3Rva2VuGAMgASgJQiO6SCByHjIcXihbMC05XXsxLDE2fS1bMC05XXsxLDE2fSk/JCK6AQoMQ29udmVyc2F0aW9uEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDHVucmVhZF9jb3VudBgDIAEoDRIQCghyZWFkX3NlcRgEIAEoBBIQCghsYXN0X3NlcRgFIAEoBBIrCgxsYXN0X21lc3NhZ2UYBiABKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZSJnChlMaXN0Q29udmVyc2F0aW9uc1Jlc3BvbnNlEjEKDWNvbnZlcnNhdGlvbnMYASADKAsyGi5zZW5kYmF0Y2gudjEuQ29udmVyc2F0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKxAQoPTWFya1JlYWRSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiAKCHJlYWRfc2VxGAQgASgEQg66SAsyCRj/////////DyISChBNYXJrUmVhZFJlc3BvbnNlIooCChhTeW5jQ29udmVyc2F0aW9uc1JlcXVlc3QSGwoDdWlkGAEgASgJQg66SAtyCSABKIACugEBABIfCgd2ZXJzaW9uGAIgASgEQg66SAsyCRj/////////DxIgCg1sYXN0X21zZ19zZXFzGAMgASgJQgm6SAZyBCiAgEASGwoJbXNnX2NvdW50GAQgASgNQgi6SAUqAxjoBxIcCgtvbmx5X3VucmVhZBgFIAEoDUIHukgEKgIYARInChVleGNsdWRlX2NoYW5uZWxfdHlwZXMYBiADKA1CCLpIBZIBAhBkEhcKBHBhZ2UYByABKA1CCbpIBioEGKCNBhIRCglwYWdlX3NpemUYCCABKA0ioAIKEkxlZ2FjeUNvbnZlcnNhdGlvbhISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIOCgZ1bnJlYWQYAyABKA0SEQoJdGltZXN0YW1wGAQgASgDEhQKDGxhc3RfbXNnX3NlcRgFIAEoBBIaChJsYXN0X2NsaWVudF9tc2dfbm8YBiABKAkSFgoOb2Zmc2V0X21zZ19zZXEYByABKAQSGQoRcmVhZGVkX3RvX21zZ19zZXEYCCABKAQSDwoHdmVyc2lvbhgJIAEoBBIsCgdyZWNlbnRzGAogAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UiVAoZU3luY0NvbnZlcnNhdGlvbnNSZXNwb25zZRI3Cg1jb252ZXJzYXRpb25zGAEgAygLMiAuc2VuZGJhdGNoLnYxLkxlZ2FjeUNvbnZlcnNhdGlvbiJwChNTeW5jQ29tbWFuZHNSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIwoLbWVzc2FnZV9zZXEYAiABKARCDrpICzIJGP////////8PEhcKBWxpbWl0GAMgASgNQgi6SAUqAxjoByJTChRTeW5jQ29tbWFuZHNSZXNwb25zZRItCghtZXNzYWdlcxgBIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlEgwKBG1vcmUYAiABKAgiXQoSQWNrQ29tbWFuZHNSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASKgoQbGFzdF9tZXNzYWdlX3NlcRgCIAEoBEIQukgNMgsY/////////w8gACIVChNBY2tDb21tYW5kc1Jlc3BvbnNlIj4KD0dldFJvdXRlUmVxdWVzdBIZCgN1aWQYASABKAlCDLpICXIHKIACugEBABIQCghpbnRyYW5ldBgCIAEoDSJHChBHZXRSb3V0ZVJlc3BvbnNlEhAKCHRjcF9hZGRyGAEgASgJEg8KB3dzX2FkZHIYAiABKAkSEAoId3NzX2FkZHIYAyABKAkiFgoUR2V0U2VydmVySW5mb1JlcXVlc3Qi+QMKBkxpbWl0cxIWCg5iYXRjaF9tZXNzYWdlcxgBIAEoDRIeChZiYXRjaF9tZXNzYWdlc19hZHZpc2VkGAIgASgNEhYKDmJhdGNoX2NoYW5uZWxzGAMgASgNEh0KFWJyb2FkY2FzdF9zdWJzY3JpYmVycxgEIAEoDRIbChNtZXNzYWdlX3N1YnNjcmliZXJzGAUgASgNEhUKDXBheWxvYWRfYnl0ZXMYBiABKA0SFQoNcmVxdWVzdF9ieXRlcxgHIAEoDRIVCg1wYWdlX21lc3NhZ2VzGAggASgNEhAKCGlkX2J5dGVzGAkgASgNEhsKE2NsaWVudF9tc2dfbm9fYnl0ZXMYCiABKA0SGAoQcmVxdWVzdF9pZF9ieXRlcxgLIAEoDRIyCg9yZXF1ZXN0X3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGgoSc3Vic2NyaWJlX2NoYW5uZWxzGA0gASgNEhMKC2xpc3RfY2hhbmdlGA4gASgNEhYKDnRlbXBsYXRlX2J5dGVzGA8gASgNEhIKCnBhZ2VfYnl0ZXMYECABKA0SFwoPc3VibWl0X21lc3NhZ2VzGBEgASgNEhQKDHN1Ym1pdF9ieXRlcxgSIAEoDRIVCg1zY2hlZHVsZV9kYXlzGBMgASgNIk4KFUdldFNlcnZlckluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEiQKBmxpbWl0cxgCIAEoCzIULnNlbmRiYXRjaC52MS5MaW1pdHMqVgoIU2VuZE1vZGUSGQoVU0VORF9NT0RFX1VOU1BFQ0lGSUVEEAASGQoVU0VORF9NT0RFX0JFU1RfRUZGT1JUEAESFAoQU0VORF9NT0RFX0FUT01JQxACMtgPCg5NZXNzYWdlU2VydmljZRJ+CglTZW5kQmF0Y2gSHi5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVxdWVzdBofLnNlbmRiYXRjaC52MS5TZW5kQmF0Y2hSZXNwb25zZSIwkAIAgtPkkwInOghtZXNzYWdlc2IHcmVzdWx0cyISL21lc3NhZ2Uvc2VuZGJhdGNoEmAKBFNlbmQSGS5zZW5kYmF0Y2gudjEuU2VuZFJlcXVlc3QaGi5zZW5kYmF0Y2gudjEuU2VuZFJlc3BvbnNlIiGQAgCC0+STAhg6B21lc3NhZ2UiDS9tZXNzYWdlL3NlbmQShwEKCUJyb2FkY2FzdBIeLnNlbmRiYXRjaC52MS5Ccm9hZGNhc3RSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlc3BvbnNlIjmQAgCC0+STAjA6ASpaFzoBKiISL21lc3NhZ2UvYnJvYWRjYXN0IhIvbWVzc2FnZS9zZW5kYmF0Y2gSkwEKDExpc3RNZXNzYWdlcxIhLnNlbmRiYXRjaC52MS5MaXN0TWVzc2FnZXNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1Jlc3BvbnNlIjyQAgGC0+STAjMSMS92MS9jaGFubmVscy97Y2hhbm5lbF90eXBlfS97Y2hhbm5lbF9pZH0vbWVzc2FnZXMSeQoMU3luY01lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLlN5bmNNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVzcG9uc2UiIpACAYLT5JMCGToBKiIUL2NoYW5uZWwvbWVzc2FnZXN5bmMSawoLR2V0TWVzc2FnZXMSIC5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZXNSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVzcG9uc2UiF5ACAYLT5JMCDjoBKiIJL21lc3NhZ2VzEnAKCkdldE1lc3NhZ2USHy5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZVJlcXVlc3QaIC5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZVJlc3BvbnNlIh+QAgGC0+STAhY6ASpiB21lc3NhZ2UiCC9tZXNzYWdlEoYBChBHZXRNYXhNZXNzYWdlU2VxEiUuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXNwb25zZSIjkAIBgtPkkwIaEhgvY2hhbm5lbC9tYXhfbWVzc2FnZV9zZXESUwoJU3Vic2NyaWJlEh4uc2VuZGJhdGNoLnYxLlN1YnNjcmliZVJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU3Vic2NyaWJlUmVzcG9uc2UiA5ACATABEo4BChFMaXN0Q29udmVyc2F0aW9ucxImLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIokAIBgtPkkwIfEh0vdjEvdXNlcnMve3VpZH0vY29udmVyc2F0aW9ucxKcAQoITWFya1JlYWQSHS5zZW5kYmF0Y2gudjEuTWFya1JlYWRSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLk1hcmtSZWFkUmVzcG9uc2UiUZACAoLT5JMCSDoBKlofOgEqIhovY29udmVyc2F0aW9ucy9jbGVhclVucmVhZCIiL3YxL3VzZXJzL3t1aWR9L2NvbnZlcnNhdGlvbnM6cmVhZBKVAQoRU3luY0NvbnZlcnNhdGlvbnMSJi5zZW5kYmF0Y2gudjEuU3luY0NvbnZlcnNhdGlvbnNSZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN5bmNDb252ZXJzYXRpb25zUmVzcG9uc2UiL5ACAYLT5JMCJjoBKmINY29udmVyc2F0aW9ucyISL2NvbnZlcnNhdGlvbi9zeW5jEnwKDFN5bmNDb21tYW5kcxIhLnNlbmRiYXRjaC52MS5TeW5jQ29tbWFuZHNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLlN5bmNDb21tYW5kc1Jlc3BvbnNlIiWQAgKC0+STAhw6ASpiCG1lc3NhZ2VzIg0vbWVzc2FnZS9zeW5jEnIKC0Fja0NvbW1hbmRzEiAuc2VuZGJhdGNoLnYxLkFja0NvbW1hbmRzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1Jlc3BvbnNlIh6QAgKC0+STAhU6ASoiEC9tZXNzYWdlL3N5bmNhY2sSXAoIR2V0Um91dGUSHS5zZW5kYmF0Y2gudjEuR2V0Um91dGVSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLkdldFJvdXRlUmVzcG9uc2UiEZACAYLT5JMCCBIGL3JvdXRlEnQKDUdldFNlcnZlckluZm8SIi5zZW5kYmF0Y2gudjEuR2V0U2VydmVySW5mb1JlcXVlc3QaIy5zZW5kYmF0Y2gudjEuR2V0U2VydmVySW5mb1Jlc3BvbnNlIhqQAgGC0+STAhESDy92MS9zZXJ2ZXItaW5mb2IGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_template_service]);
 
 /**
  * A condition on a channel: its last sequence before this batch.
@@ -85,7 +85,7 @@ export type SendBatchRequest = Message<"sendbatch.v1.SendBatchRequest"> & {
 
   /**
    * A key for the whole batch, at most 120 bytes: a message without `client_msg_no` gets `<request_id>:<index>`, so that the same
-   * batch can be sent again safely. The header `Idempotency-Key` does the same.
+   * batch can be sent again safely. The header `Idempotency-Key` does the same: the key in quotes, or bare where it is visible ASCII without `"`, `,` and `;`.
    *
    * @generated from field: string request_id = 4;
    */
@@ -865,6 +865,76 @@ export const GetMessagesResponseSchema: GenMessage<GetMessagesResponse> = /*@__P
   messageDesc(file_sendbatch_v1_message_service, 15);
 
 /**
+ * Which message: `message_id` or `client_msg_no`.
+ *
+ * @generated from message sendbatch.v1.GetMessageRequest
+ */
+export type GetMessageRequest = Message<"sendbatch.v1.GetMessageRequest"> & {
+  /**
+   * Who reads; empty = a service, which reads everything.
+   *
+   * @generated from field: string login_uid = 1;
+   */
+  loginUid: string;
+
+  /**
+   * The channel's id, as in SyncMessagesRequest.
+   *
+   * @generated from field: string channel_id = 2;
+   */
+  channelId: string;
+
+  /**
+   * The channel's type, 1 to 12.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 3;
+   */
+  channelType: ChannelType;
+
+  /**
+   * The id.
+   *
+   * @generated from field: uint64 message_id = 4;
+   */
+  messageId: bigint;
+
+  /**
+   * The key, at most 128 bytes; of two messages that have it the newest.
+   *
+   * @generated from field: string client_msg_no = 5;
+   */
+  clientMsgNo: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetMessageRequest.
+ * Use `create(GetMessageRequestSchema)` to create a new message.
+ */
+export const GetMessageRequestSchema: GenMessage<GetMessageRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 16);
+
+/**
+ * The message, when it is there.
+ *
+ * @generated from message sendbatch.v1.GetMessageResponse
+ */
+export type GetMessageResponse = Message<"sendbatch.v1.GetMessageResponse"> & {
+  /**
+   * The message.
+   *
+   * @generated from field: sendbatch.v1.LegacyMessage message = 1;
+   */
+  message?: LegacyMessage | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetMessageResponse.
+ * Use `create(GetMessageResponseSchema)` to create a new message.
+ */
+export const GetMessageResponseSchema: GenMessage<GetMessageResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 17);
+
+/**
  * Which channel.
  *
  * @generated from message sendbatch.v1.GetMaxMessageSeqRequest
@@ -897,7 +967,7 @@ export type GetMaxMessageSeqRequest = Message<"sendbatch.v1.GetMaxMessageSeqRequ
  * Use `create(GetMaxMessageSeqRequestSchema)` to create a new message.
  */
 export const GetMaxMessageSeqRequestSchema: GenMessage<GetMaxMessageSeqRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 16);
+  messageDesc(file_sendbatch_v1_message_service, 18);
 
 /**
  * Where the channel stands.
@@ -918,7 +988,7 @@ export type GetMaxMessageSeqResponse = Message<"sendbatch.v1.GetMaxMessageSeqRes
  * Use `create(GetMaxMessageSeqResponseSchema)` to create a new message.
  */
 export const GetMaxMessageSeqResponseSchema: GenMessage<GetMaxMessageSeqResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 17);
+  messageDesc(file_sendbatch_v1_message_service, 19);
 
 /**
  * Where to begin in a channel.
@@ -960,7 +1030,7 @@ export type ChannelCursor = Message<"sendbatch.v1.ChannelCursor"> & {
  * Use `create(ChannelCursorSchema)` to create a new message.
  */
 export const ChannelCursorSchema: GenMessage<ChannelCursor> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 18);
+  messageDesc(file_sendbatch_v1_message_service, 20);
 
 /**
  * What to tail.
@@ -1006,7 +1076,7 @@ export type SubscribeRequest = Message<"sendbatch.v1.SubscribeRequest"> & {
  * Use `create(SubscribeRequestSchema)` to create a new message.
  */
 export const SubscribeRequestSchema: GenMessage<SubscribeRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 19);
+  messageDesc(file_sendbatch_v1_message_service, 21);
 
 /**
  * All that was stored is sent.
@@ -1041,7 +1111,7 @@ export type CaughtUp = Message<"sendbatch.v1.CaughtUp"> & {
  * Use `create(CaughtUpSchema)` to create a new message.
  */
 export const CaughtUpSchema: GenMessage<CaughtUp> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 20);
+  messageDesc(file_sendbatch_v1_message_service, 22);
 
 /**
  * Of `all_of_uid`, once: every channel that the user was in at first has been told of by `caught_up`. A client that has seen it may
@@ -1057,7 +1127,7 @@ export type AllCaughtUp = Message<"sendbatch.v1.AllCaughtUp"> & {
  * Use `create(AllCaughtUpSchema)` to create a new message.
  */
 export const AllCaughtUpSchema: GenMessage<AllCaughtUp> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 21);
+  messageDesc(file_sendbatch_v1_message_service, 23);
 
 /**
  * The stream is alive.
@@ -1072,7 +1142,7 @@ export type Heartbeat = Message<"sendbatch.v1.Heartbeat"> & {
  * Use `create(HeartbeatSchema)` to create a new message.
  */
 export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 22);
+  messageDesc(file_sendbatch_v1_message_service, 24);
 
 /**
  * One frame.
@@ -1125,7 +1195,7 @@ export type SubscribeResponse = Message<"sendbatch.v1.SubscribeResponse"> & {
  * Use `create(SubscribeResponseSchema)` to create a new message.
  */
 export const SubscribeResponseSchema: GenMessage<SubscribeResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 23);
+  messageDesc(file_sendbatch_v1_message_service, 25);
 
 /**
  * Whose conversations.
@@ -1160,7 +1230,7 @@ export type ListConversationsRequest = Message<"sendbatch.v1.ListConversationsRe
  * Use `create(ListConversationsRequestSchema)` to create a new message.
  */
 export const ListConversationsRequestSchema: GenMessage<ListConversationsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 24);
+  messageDesc(file_sendbatch_v1_message_service, 26);
 
 /**
  * A channel that a user is in.
@@ -1217,7 +1287,7 @@ export type Conversation = Message<"sendbatch.v1.Conversation"> & {
  * Use `create(ConversationSchema)` to create a new message.
  */
 export const ConversationSchema: GenMessage<Conversation> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 25);
+  messageDesc(file_sendbatch_v1_message_service, 27);
 
 /**
  * A page of conversations.
@@ -1245,7 +1315,7 @@ export type ListConversationsResponse = Message<"sendbatch.v1.ListConversationsR
  * Use `create(ListConversationsResponseSchema)` to create a new message.
  */
 export const ListConversationsResponseSchema: GenMessage<ListConversationsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 26);
+  messageDesc(file_sendbatch_v1_message_service, 28);
 
 /**
  * What was read.
@@ -1287,7 +1357,7 @@ export type MarkReadRequest = Message<"sendbatch.v1.MarkReadRequest"> & {
  * Use `create(MarkReadRequestSchema)` to create a new message.
  */
 export const MarkReadRequestSchema: GenMessage<MarkReadRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 27);
+  messageDesc(file_sendbatch_v1_message_service, 29);
 
 /**
  * Nothing to say. JSON: `{"status": 200}`.
@@ -1302,7 +1372,182 @@ export type MarkReadResponse = Message<"sendbatch.v1.MarkReadResponse"> & {
  * Use `create(MarkReadResponseSchema)` to create a new message.
  */
 export const MarkReadResponseSchema: GenMessage<MarkReadResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 28);
+  messageDesc(file_sendbatch_v1_message_service, 30);
+
+/**
+ * Whose conversations, and what the client has of them.
+ *
+ * @generated from message sendbatch.v1.SyncConversationsRequest
+ */
+export type SyncConversationsRequest = Message<"sendbatch.v1.SyncConversationsRequest"> & {
+  /**
+   * The user; a user may only name itself.
+   *
+   * @generated from field: string uid = 1;
+   */
+  uid: string;
+
+  /**
+   * The `version` of the client's newest conversation; other than 0: only conversations with messages that the user has not read.
+   *
+   * @generated from field: uint64 version = 2;
+   */
+  version: bigint;
+
+  /**
+   * What the client has, as `channel_id:channel_type:last_msg_seq` joined with `|`: of these channels only messages after that; at most 1 MiB.
+   *
+   * @generated from field: string last_msg_seqs = 3;
+   */
+  lastMsgSeqs: string;
+
+  /**
+   * Messages of each conversation at most, up to 1,000; 0 = none, and then no conversations.
+   *
+   * @generated from field: uint32 msg_count = 4;
+   */
+  msgCount: number;
+
+  /**
+   * 1: only conversations with messages that the user has not read.
+   *
+   * @generated from field: uint32 only_unread = 5;
+   */
+  onlyUnread: number;
+
+  /**
+   * Types whose channels are left out, but those in `last_msg_seqs`.
+   *
+   * @generated from field: repeated uint32 exclude_channel_types = 6;
+   */
+  excludeChannelTypes: number[];
+
+  /**
+   * The page, from 1; 0 = the 1,000 newest conversations.
+   *
+   * @generated from field: uint32 page = 7;
+   */
+  page: number;
+
+  /**
+   * Conversations on a page; 0 = 100, more than 500 are 500.
+   *
+   * @generated from field: uint32 page_size = 8;
+   */
+  pageSize: number;
+};
+
+/**
+ * Describes the message sendbatch.v1.SyncConversationsRequest.
+ * Use `create(SyncConversationsRequestSchema)` to create a new message.
+ */
+export const SyncConversationsRequestSchema: GenMessage<SyncConversationsRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 31);
+
+/**
+ * A conversation as legacy callers read it.
+ *
+ * @generated from message sendbatch.v1.LegacyConversation
+ */
+export type LegacyConversation = Message<"sendbatch.v1.LegacyConversation"> & {
+  /**
+   * The channel; of a person channel the other side.
+   *
+   * @generated from field: string channel_id = 1;
+   */
+  channelId: string;
+
+  /**
+   * Its type.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
+   */
+  channelType: ChannelType;
+
+  /**
+   * As `unread_count` in Conversation.
+   *
+   * @generated from field: uint32 unread = 3;
+   */
+  unread: number;
+
+  /**
+   * When its newest message was accepted, in seconds since 1970.
+   *
+   * @generated from field: int64 timestamp = 4;
+   */
+  timestamp: bigint;
+
+  /**
+   * The `message_seq` of that message.
+   *
+   * @generated from field: uint64 last_msg_seq = 5;
+   */
+  lastMsgSeq: bigint;
+
+  /**
+   * Its key.
+   *
+   * @generated from field: string last_client_msg_no = 6;
+   */
+  lastClientMsgNo: string;
+
+  /**
+   * Always 0.
+   *
+   * @generated from field: uint64 offset_msg_seq = 7;
+   */
+  offsetMsgSeq: bigint;
+
+  /**
+   * Up to where the user has read.
+   *
+   * @generated from field: uint64 readed_to_msg_seq = 8;
+   */
+  readedToMsgSeq: bigint;
+
+  /**
+   * When its newest message was accepted, in milliseconds since 1970; the legacy server's nanoseconds are above 2^53.
+   *
+   * @generated from field: uint64 version = 9;
+   */
+  version: bigint;
+
+  /**
+   * Its last messages, the newest first. Above 3 MiB of answer it is the newest alone.
+   *
+   * @generated from field: repeated sendbatch.v1.LegacyMessage recents = 10;
+   */
+  recents: LegacyMessage[];
+};
+
+/**
+ * Describes the message sendbatch.v1.LegacyConversation.
+ * Use `create(LegacyConversationSchema)` to create a new message.
+ */
+export const LegacyConversationSchema: GenMessage<LegacyConversation> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 32);
+
+/**
+ * The conversations.
+ *
+ * @generated from message sendbatch.v1.SyncConversationsResponse
+ */
+export type SyncConversationsResponse = Message<"sendbatch.v1.SyncConversationsResponse"> & {
+  /**
+   * The one with the newest message first.
+   *
+   * @generated from field: repeated sendbatch.v1.LegacyConversation conversations = 1;
+   */
+  conversations: LegacyConversation[];
+};
+
+/**
+ * Describes the message sendbatch.v1.SyncConversationsResponse.
+ * Use `create(SyncConversationsResponseSchema)` to create a new message.
+ */
+export const SyncConversationsResponseSchema: GenMessage<SyncConversationsResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 33);
 
 /**
  * Whose commands.
@@ -1337,7 +1582,7 @@ export type SyncCommandsRequest = Message<"sendbatch.v1.SyncCommandsRequest"> & 
  * Use `create(SyncCommandsRequestSchema)` to create a new message.
  */
 export const SyncCommandsRequestSchema: GenMessage<SyncCommandsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 29);
+  messageDesc(file_sendbatch_v1_message_service, 34);
 
 /**
  * The commands.
@@ -1365,7 +1610,7 @@ export type SyncCommandsResponse = Message<"sendbatch.v1.SyncCommandsResponse"> 
  * Use `create(SyncCommandsResponseSchema)` to create a new message.
  */
 export const SyncCommandsResponseSchema: GenMessage<SyncCommandsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 30);
+  messageDesc(file_sendbatch_v1_message_service, 35);
 
 /**
  * What was taken.
@@ -1393,7 +1638,7 @@ export type AckCommandsRequest = Message<"sendbatch.v1.AckCommandsRequest"> & {
  * Use `create(AckCommandsRequestSchema)` to create a new message.
  */
 export const AckCommandsRequestSchema: GenMessage<AckCommandsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 31);
+  messageDesc(file_sendbatch_v1_message_service, 36);
 
 /**
  * Nothing to say. JSON: `{"status": 200}`.
@@ -1408,7 +1653,70 @@ export type AckCommandsResponse = Message<"sendbatch.v1.AckCommandsResponse"> & 
  * Use `create(AckCommandsResponseSchema)` to create a new message.
  */
 export const AckCommandsResponseSchema: GenMessage<AckCommandsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 32);
+  messageDesc(file_sendbatch_v1_message_service, 37);
+
+/**
+ * Whose route; what it names changes nothing.
+ *
+ * @generated from message sendbatch.v1.GetRouteRequest
+ */
+export type GetRouteRequest = Message<"sendbatch.v1.GetRouteRequest"> & {
+  /**
+   * The user.
+   *
+   * @generated from field: string uid = 1;
+   */
+  uid: string;
+
+  /**
+   * 1: the addresses of the inner network.
+   *
+   * @generated from field: uint32 intranet = 2;
+   */
+  intranet: number;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetRouteRequest.
+ * Use `create(GetRouteRequestSchema)` to create a new message.
+ */
+export const GetRouteRequestSchema: GenMessage<GetRouteRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 38);
+
+/**
+ * Where to connect: nowhere.
+ *
+ * @generated from message sendbatch.v1.GetRouteResponse
+ */
+export type GetRouteResponse = Message<"sendbatch.v1.GetRouteResponse"> & {
+  /**
+   * Always empty.
+   *
+   * @generated from field: string tcp_addr = 1;
+   */
+  tcpAddr: string;
+
+  /**
+   * Always empty.
+   *
+   * @generated from field: string ws_addr = 2;
+   */
+  wsAddr: string;
+
+  /**
+   * Always empty.
+   *
+   * @generated from field: string wss_addr = 3;
+   */
+  wssAddr: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetRouteResponse.
+ * Use `create(GetRouteResponseSchema)` to create a new message.
+ */
+export const GetRouteResponseSchema: GenMessage<GetRouteResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 39);
 
 /**
  * Nothing to say.
@@ -1423,7 +1731,7 @@ export type GetServerInfoRequest = Message<"sendbatch.v1.GetServerInfoRequest"> 
  * Use `create(GetServerInfoRequestSchema)` to create a new message.
  */
 export const GetServerInfoRequestSchema: GenMessage<GetServerInfoRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 33);
+  messageDesc(file_sendbatch_v1_message_service, 40);
 
 /**
  * The bounds that this server enforces. Each is also in the error that breaking it causes.
@@ -1570,7 +1878,7 @@ export type Limits = Message<"sendbatch.v1.Limits"> & {
  * Use `create(LimitsSchema)` to create a new message.
  */
 export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 34);
+  messageDesc(file_sendbatch_v1_message_service, 41);
 
 /**
  * What the server is.
@@ -1598,7 +1906,7 @@ export type GetServerInfoResponse = Message<"sendbatch.v1.GetServerInfoResponse"
  * Use `create(GetServerInfoResponseSchema)` to create a new message.
  */
 export const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 35);
+  messageDesc(file_sendbatch_v1_message_service, 42);
 
 /**
  * What a refusal of one message means for its batch.
@@ -1775,6 +2083,17 @@ export const MessageService: GenService<{
     output: typeof GetMessagesResponseSchema;
   },
   /**
+   * One message of a channel by its id or its key; unset when it is not there. Keys are looked for as in GetMessages. JSON: the bare message, or `{"status": 404}` with
+   * HTTP 200, as legacy callers read it.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.GetMessage
+   */
+  getMessage: {
+    methodKind: "unary";
+    input: typeof GetMessageRequestSchema;
+    output: typeof GetMessageResponseSchema;
+  },
+  /**
    * The last sequence of a channel; 0 when nothing was sent to it.
    *
    * @generated from rpc sendbatch.v1.MessageService.GetMaxMessageSeq
@@ -1828,6 +2147,17 @@ export const MessageService: GenService<{
     output: typeof MarkReadResponseSchema;
   },
   /**
+   * The conversations of a user with their last messages, as legacy callers read them: those that have messages after what the client has, the one with
+   * the newest message first. JSON: the bare array.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.SyncConversations
+   */
+  syncConversations: {
+    methodKind: "unary";
+    input: typeof SyncConversationsRequestSchema;
+    output: typeof SyncConversationsResponseSchema;
+  },
+  /**
    * The commands (`sync_once`) for a user that it has not acknowledged, oldest first. `message_seq` is the user's own numbering of its commands. JSON:
    * the bare array. A user gets the commands that were sent to a channel after it joined. An answer holds at most 3 MiB; what it
    * leaves out comes after the last one. OUT_OF_RANGE (`SEQ_AHEAD`) when `message_seq` is above the last that the user was given.
@@ -1849,6 +2179,16 @@ export const MessageService: GenService<{
     methodKind: "unary";
     input: typeof AckCommandsRequestSchema;
     output: typeof AckCommandsResponseSchema;
+  },
+  /**
+   * Where the legacy server's socket is: this service has none, and all addresses are empty. Messages are tailed with Subscribe or the event stream.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.GetRoute
+   */
+  getRoute: {
+    methodKind: "unary";
+    input: typeof GetRouteRequestSchema;
+    output: typeof GetRouteResponseSchema;
   },
   /**
    * What this server is and what it accepts.

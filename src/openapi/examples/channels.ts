@@ -150,8 +150,18 @@ export const channels: readonly Example[] = [
     query: { channel_id: 'friends', channel_type: 2 },
     status: 200,
     answer: [
-      { uid: 'alice', created_at: 1795569089438, updated_at: 1795569089496 },
-      { uid: 'dave', created_at: 1795569089496, updated_at: 1795569089496 },
+      {
+        id: 1542618457563584,
+        uid: 'alice',
+        created_at: '2026-11-25T01:11:29.438Z',
+        updated_at: '2026-11-25T01:11:29.496Z',
+      },
+      {
+        id: 3445049111023782,
+        uid: 'dave',
+        created_at: '2026-11-25T01:11:29.496Z',
+        updated_at: '2026-11-25T01:11:29.496Z',
+      },
     ],
   },
   {
@@ -165,6 +175,13 @@ export const channels: readonly Example[] = [
     route: 'POST /channel/whitelist_remove_all',
     summary: 'An empty allowlist',
     body: { channel_id: 'friends', channel_type: 2 },
+    status: 200,
+    answer: { status: 200 },
+  },
+  {
+    route: 'POST /user/token',
+    summary: 'The token of a device, which is not kept',
+    body: { uid: 'alice', token: 'secret', device_flag: 0, device_level: 1 },
     status: 200,
     answer: { status: 200 },
   },

@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/message_service.proto.
  */
 export const file_sendbatch_v1_message_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEiaAoPRXhwZWN0ZWRMYXN0U2VxEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEIv4BChBTZW5kQmF0Y2hSZXF1ZXN0EiwKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdBIkCgRtb2RlGAIgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRI5ChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxEjAKCXRlbXBsYXRlcxgGIAMoCzIdLnNlbmRiYXRjaC52MS5SZXF1ZXN0VGVtcGxhdGUiWwoPUmVxdWVzdFRlbXBsYXRlEgwKBG5hbWUYASABKAkSDAoEYm9keRgCIAEoCRIsCgZmb3JtYXQYAyABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXQiiwEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIkCgVlcnJvchgGIAEoCzIVLnNlbmRiYXRjaC52MS5SZWZ1c2FsSgQIBRAGIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iZQoLU2VuZFJlcXVlc3QSKwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnQSFQoNdmFsaWRhdGVfb25seRgCIAEoCBISCgpyZXF1ZXN0X2lkGAMgASgJImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItEBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISEAoIZnJvbV91aWQYAiABKAkSEwoLc3Vic2NyaWJlcnMYAyADKAkSDwoHcGF5bG9hZBgEIAEoDBIOCgZleHBpcmUYBSABKA0SEgoKcmVxdWVzdF9pZBgGIAEoCRIkCgRtb2RlGAcgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYCCABKAgiNgoRQnJvYWRjYXN0UmVzcG9uc2USEQoJZmFpbF91aWRzGAEgAygJEg4KBnJlYXNvbhgCIAMoCSK9AgoTTGlzdE1lc3NhZ2VzUmVxdWVzdBISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglhZnRlcl9zZXEYAyABKAQSEgoKYmVmb3JlX3NlcRgEIAEoBBINCgVsaW1pdBgFIAEoDRISCgpkZXNjZW5kaW5nGAYgASgIEgsKA3VpZBgHIAEoCRIPCgd0YWdfa2V5GAggASgJEhEKCXN0cmVhbV9ubxgJIAEoCRIQCghmcm9tX3VpZBgKIAEoCRIpCgVzaW5jZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoFdW50aWwYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoMBChRMaXN0TWVzc2FnZXNSZXNwb25zZRInCghtZXNzYWdlcxgBIAMoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlEgwKBG1vcmUYAiABKAgSEAoIbGFzdF9zZXEYAyABKAQSFQoIbmV4dF9zZXEYBCABKARIAIgBAUILCglfbmV4dF9zZXEiwwEKE1N5bmNNZXNzYWdlc1JlcXVlc3QSEQoJbG9naW5fdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgFIAEoBBINCgVsaW1pdBgGIAEoDRIRCglwdWxsX21vZGUYByABKA0iuwIKDUxlZ2FjeU1lc3NhZ2USJAoGaGVhZGVyGAEgASgLMhQuc2VuZGJhdGNoLnYxLkhlYWRlchIPCgdzZXR0aW5nGAIgASgNEhIKCm1lc3NhZ2VfaWQYAyABKAQSFQoNbWVzc2FnZV9pZHN0chgEIAEoCRIVCg1jbGllbnRfbXNnX25vGAUgASgJEhMKC21lc3NhZ2Vfc2VxGAYgASgEEhAKCGZyb21fdWlkGAcgASgJEhIKCmNoYW5uZWxfaWQYCCABKAkSLwoMY2hhbm5lbF90eXBlGAkgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEg4KBmV4cGlyZRgKIAEoDRIRCgl0aW1lc3RhbXAYCyABKAMSDwoHcGF5bG9hZBgMIAEoDBIRCglzdHJlYW1fbm8YDSABKAkihwEKFFN5bmNNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UirwEKEkdldE1lc3NhZ2VzUmVxdWVzdBIRCglsb2dpbl91aWQYASABKAkSEgoKY2hhbm5lbF9pZBgCIAEoCRIvCgxjaGFubmVsX3R5cGUYAyABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSFAoMbWVzc2FnZV9zZXFzGAQgAygEEhMKC21lc3NhZ2VfaWRzGAUgAygEEhYKDmNsaWVudF9tc2dfbm9zGAYgAygJIoYBChNHZXRNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UicQoXR2V0TWF4TWVzc2FnZVNlcVJlcXVlc3QSEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEQoJbG9naW5fdWlkGAMgASgJIi8KGEdldE1heE1lc3NhZ2VTZXFSZXNwb25zZRITCgttZXNzYWdlX3NlcRgBIAEoBCJ5Cg1DaGFubmVsQ3Vyc29yEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhEKCWFmdGVyX3NlcRgDIAEoBBIQCghmcm9tX25vdxgEIAEoCCJyChBTdWJzY3JpYmVSZXF1ZXN0Ei0KCGNoYW5uZWxzGAEgAygLMhsuc2VuZGJhdGNoLnYxLkNoYW5uZWxDdXJzb3ISCwoDdWlkGAIgASgJEhIKCmFsbF9vZl91aWQYAyABKAgSDgoGcmVzdW1lGAQgASgIImEKCENhdWdodFVwEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEIg0KC0FsbENhdWdodFVwIgsKCUhlYXJ0YmVhdCLVAQoRU3Vic2NyaWJlUmVzcG9uc2USKAoHbWVzc2FnZRgBIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlSAASKwoJY2F1Z2h0X3VwGAIgASgLMhYuc2VuZGJhdGNoLnYxLkNhdWdodFVwSAASLAoJaGVhcnRiZWF0GAMgASgLMhcuc2VuZGJhdGNoLnYxLkhlYXJ0YmVhdEgAEjIKDWFsbF9jYXVnaHRfdXAYBCABKAsyGS5zZW5kYmF0Y2gudjEuQWxsQ2F1Z2h0VXBIAEIHCgVmcmFtZSJOChhMaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QSCwoDdWlkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoDRISCgpwYWdlX3Rva2VuGAMgASgJIroBCgxDb252ZXJzYXRpb24SEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSFAoMdW5yZWFkX2NvdW50GAMgASgNEhAKCHJlYWRfc2VxGAQgASgEEhAKCGxhc3Rfc2VxGAUgASgEEisKDGxhc3RfbWVzc2FnZRgGIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlImcKGUxpc3RDb252ZXJzYXRpb25zUmVzcG9uc2USMQoNY29udmVyc2F0aW9ucxgBIAMoCzIaLnNlbmRiYXRjaC52MS5Db252ZXJzYXRpb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJInUKD01hcmtSZWFkUmVxdWVzdBILCgN1aWQYASABKAkSEgoKY2hhbm5lbF9pZBgCIAEoCRIvCgxjaGFubmVsX3R5cGUYAyABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEAoIcmVhZF9zZXEYBCABKAQiEgoQTWFya1JlYWRSZXNwb25zZSJGChNTeW5jQ29tbWFuZHNSZXF1ZXN0EgsKA3VpZBgBIAEoCRITCgttZXNzYWdlX3NlcRgCIAEoBBINCgVsaW1pdBgDIAEoDSJTChRTeW5jQ29tbWFuZHNSZXNwb25zZRItCghtZXNzYWdlcxgBIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlEgwKBG1vcmUYAiABKAgiOwoSQWNrQ29tbWFuZHNSZXF1ZXN0EgsKA3VpZBgBIAEoCRIYChBsYXN0X21lc3NhZ2Vfc2VxGAIgASgEIhUKE0Fja0NvbW1hbmRzUmVzcG9uc2UiFgoUR2V0U2VydmVySW5mb1JlcXVlc3Qi+QMKBkxpbWl0cxIWCg5iYXRjaF9tZXNzYWdlcxgBIAEoDRIeChZiYXRjaF9tZXNzYWdlc19hZHZpc2VkGAIgASgNEhYKDmJhdGNoX2NoYW5uZWxzGAMgASgNEh0KFWJyb2FkY2FzdF9zdWJzY3JpYmVycxgEIAEoDRIbChNtZXNzYWdlX3N1YnNjcmliZXJzGAUgASgNEhUKDXBheWxvYWRfYnl0ZXMYBiABKA0SFQoNcmVxdWVzdF9ieXRlcxgHIAEoDRIVCg1wYWdlX21lc3NhZ2VzGAggASgNEhAKCGlkX2J5dGVzGAkgASgNEhsKE2NsaWVudF9tc2dfbm9fYnl0ZXMYCiABKA0SGAoQcmVxdWVzdF9pZF9ieXRlcxgLIAEoDRIyCg9yZXF1ZXN0X3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGgoSc3Vic2NyaWJlX2NoYW5uZWxzGA0gASgNEhMKC2xpc3RfY2hhbmdlGA4gASgNEhYKDnRlbXBsYXRlX2J5dGVzGA8gASgNEhIKCnBhZ2VfYnl0ZXMYECABKA0SFwoPc3VibWl0X21lc3NhZ2VzGBEgASgNEhQKDHN1Ym1pdF9ieXRlcxgSIAEoDRIVCg1zY2hlZHVsZV9kYXlzGBMgASgNIk4KFUdldFNlcnZlckluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEiQKBmxpbWl0cxgCIAEoCzIULnNlbmRiYXRjaC52MS5MaW1pdHMqVgoIU2VuZE1vZGUSGQoVU0VORF9NT0RFX1VOU1BFQ0lGSUVEEAASGQoVU0VORF9NT0RFX0JFU1RfRUZGT1JUEAESFAoQU0VORF9NT0RFX0FUT01JQxACMpcJCg5NZXNzYWdlU2VydmljZRJRCglTZW5kQmF0Y2gSHi5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVxdWVzdBofLnNlbmRiYXRjaC52MS5TZW5kQmF0Y2hSZXNwb25zZSIDkAIAEkIKBFNlbmQSGS5zZW5kYmF0Y2gudjEuU2VuZFJlcXVlc3QaGi5zZW5kYmF0Y2gudjEuU2VuZFJlc3BvbnNlIgOQAgASUQoJQnJvYWRjYXN0Eh4uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuQnJvYWRjYXN0UmVzcG9uc2UiA5ACABJaCgxMaXN0TWVzc2FnZXMSIS5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5MaXN0TWVzc2FnZXNSZXNwb25zZSIDkAIBEloKDFN5bmNNZXNzYWdlcxIhLnNlbmRiYXRjaC52MS5TeW5jTWVzc2FnZXNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLlN5bmNNZXNzYWdlc1Jlc3BvbnNlIgOQAgESVwoLR2V0TWVzc2FnZXMSIC5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZXNSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVzcG9uc2UiA5ACARJmChBHZXRNYXhNZXNzYWdlU2VxEiUuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXNwb25zZSIDkAIBElMKCVN1YnNjcmliZRIeLnNlbmRiYXRjaC52MS5TdWJzY3JpYmVSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLlN1YnNjcmliZVJlc3BvbnNlIgOQAgEwARJpChFMaXN0Q29udmVyc2F0aW9ucxImLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIDkAIBEk4KCE1hcmtSZWFkEh0uc2VuZGJhdGNoLnYxLk1hcmtSZWFkUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5NYXJrUmVhZFJlc3BvbnNlIgOQAgISWgoMU3luY0NvbW1hbmRzEiEuc2VuZGJhdGNoLnYxLlN5bmNDb21tYW5kc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuU3luY0NvbW1hbmRzUmVzcG9uc2UiA5ACAhJXCgtBY2tDb21tYW5kcxIgLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1JlcXVlc3QaIS5zZW5kYmF0Y2gudjEuQWNrQ29tbWFuZHNSZXNwb25zZSIDkAICEl0KDUdldFNlcnZlckluZm8SIi5zZW5kYmF0Y2gudjEuR2V0U2VydmVySW5mb1JlcXVlc3QaIy5zZW5kYmF0Y2gudjEuR2V0U2VydmVySW5mb1Jlc3BvbnNlIgOQAgFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_template_service]);
+  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEiaAoPRXhwZWN0ZWRMYXN0U2VxEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEIv4BChBTZW5kQmF0Y2hSZXF1ZXN0EiwKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdBIkCgRtb2RlGAIgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRI5ChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxEjAKCXRlbXBsYXRlcxgGIAMoCzIdLnNlbmRiYXRjaC52MS5SZXF1ZXN0VGVtcGxhdGUiWwoPUmVxdWVzdFRlbXBsYXRlEgwKBG5hbWUYASABKAkSDAoEYm9keRgCIAEoCRIsCgZmb3JtYXQYAyABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXQiiwEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIkCgVlcnJvchgGIAEoCzIVLnNlbmRiYXRjaC52MS5SZWZ1c2FsSgQIBRAGIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iZQoLU2VuZFJlcXVlc3QSKwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnQSFQoNdmFsaWRhdGVfb25seRgCIAEoCBISCgpyZXF1ZXN0X2lkGAMgASgJImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItEBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISEAoIZnJvbV91aWQYAiABKAkSEwoLc3Vic2NyaWJlcnMYAyADKAkSDwoHcGF5bG9hZBgEIAEoDBIOCgZleHBpcmUYBSABKA0SEgoKcmVxdWVzdF9pZBgGIAEoCRIkCgRtb2RlGAcgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYCCABKAgiNgoRQnJvYWRjYXN0UmVzcG9uc2USEQoJZmFpbF91aWRzGAEgAygJEg4KBnJlYXNvbhgCIAMoCSK9AgoTTGlzdE1lc3NhZ2VzUmVxdWVzdBISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglhZnRlcl9zZXEYAyABKAQSEgoKYmVmb3JlX3NlcRgEIAEoBBINCgVsaW1pdBgFIAEoDRISCgpkZXNjZW5kaW5nGAYgASgIEgsKA3VpZBgHIAEoCRIPCgd0YWdfa2V5GAggASgJEhEKCXN0cmVhbV9ubxgJIAEoCRIQCghmcm9tX3VpZBgKIAEoCRIpCgVzaW5jZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoFdW50aWwYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoMBChRMaXN0TWVzc2FnZXNSZXNwb25zZRInCghtZXNzYWdlcxgBIAMoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlEgwKBG1vcmUYAiABKAgSEAoIbGFzdF9zZXEYAyABKAQSFQoIbmV4dF9zZXEYBCABKARIAIgBAUILCglfbmV4dF9zZXEiwwEKE1N5bmNNZXNzYWdlc1JlcXVlc3QSEQoJbG9naW5fdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgFIAEoBBINCgVsaW1pdBgGIAEoDRIRCglwdWxsX21vZGUYByABKA0iuwIKDUxlZ2FjeU1lc3NhZ2USJAoGaGVhZGVyGAEgASgLMhQuc2VuZGJhdGNoLnYxLkhlYWRlchIPCgdzZXR0aW5nGAIgASgNEhIKCm1lc3NhZ2VfaWQYAyABKAQSFQoNbWVzc2FnZV9pZHN0chgEIAEoCRIVCg1jbGllbnRfbXNnX25vGAUgASgJEhMKC21lc3NhZ2Vfc2VxGAYgASgEEhAKCGZyb21fdWlkGAcgASgJEhIKCmNoYW5uZWxfaWQYCCABKAkSLwoMY2hhbm5lbF90eXBlGAkgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEg4KBmV4cGlyZRgKIAEoDRIRCgl0aW1lc3RhbXAYCyABKAMSDwoHcGF5bG9hZBgMIAEoDBIRCglzdHJlYW1fbm8YDSABKAkihwEKFFN5bmNNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UirwEKEkdldE1lc3NhZ2VzUmVxdWVzdBIRCglsb2dpbl91aWQYASABKAkSEgoKY2hhbm5lbF9pZBgCIAEoCRIvCgxjaGFubmVsX3R5cGUYAyABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSFAoMbWVzc2FnZV9zZXFzGAQgAygEEhMKC21lc3NhZ2VfaWRzGAUgAygEEhYKDmNsaWVudF9tc2dfbm9zGAYgAygJIoYBChNHZXRNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UilgEKEUdldE1lc3NhZ2VSZXF1ZXN0EhEKCWxvZ2luX3VpZBgBIAEoCRISCgpjaGFubmVsX2lkGAIgASgJEi8KDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRISCgptZXNzYWdlX2lkGAQgASgEEhUKDWNsaWVudF9tc2dfbm8YBSABKAkiQgoSR2V0TWVzc2FnZVJlc3BvbnNlEiwKB21lc3NhZ2UYASABKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZSJxChdHZXRNYXhNZXNzYWdlU2VxUmVxdWVzdBISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglsb2dpbl91aWQYAyABKAkiLwoYR2V0TWF4TWVzc2FnZVNlcVJlc3BvbnNlEhMKC21lc3NhZ2Vfc2VxGAEgASgEInkKDUNoYW5uZWxDdXJzb3ISEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEQoJYWZ0ZXJfc2VxGAMgASgEEhAKCGZyb21fbm93GAQgASgIInIKEFN1YnNjcmliZVJlcXVlc3QSLQoIY2hhbm5lbHMYASADKAsyGy5zZW5kYmF0Y2gudjEuQ2hhbm5lbEN1cnNvchILCgN1aWQYAiABKAkSEgoKYWxsX29mX3VpZBgDIAEoCBIOCgZyZXN1bWUYBCABKAgiYQoIQ2F1Z2h0VXASEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEAoIbGFzdF9zZXEYAyABKAQiDQoLQWxsQ2F1Z2h0VXAiCwoJSGVhcnRiZWF0ItUBChFTdWJzY3JpYmVSZXNwb25zZRIoCgdtZXNzYWdlGAEgASgLMhUuc2VuZGJhdGNoLnYxLk1lc3NhZ2VIABIrCgljYXVnaHRfdXAYAiABKAsyFi5zZW5kYmF0Y2gudjEuQ2F1Z2h0VXBIABIsCgloZWFydGJlYXQYAyABKAsyFy5zZW5kYmF0Y2gudjEuSGVhcnRiZWF0SAASMgoNYWxsX2NhdWdodF91cBgEIAEoCzIZLnNlbmRiYXRjaC52MS5BbGxDYXVnaHRVcEgAQgcKBWZyYW1lIk4KGExpc3RDb252ZXJzYXRpb25zUmVxdWVzdBILCgN1aWQYASABKAkSEQoJcGFnZV9zaXplGAIgASgNEhIKCnBhZ2VfdG9rZW4YAyABKAkiugEKDENvbnZlcnNhdGlvbhISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIUCgx1bnJlYWRfY291bnQYAyABKA0SEAoIcmVhZF9zZXEYBCABKAQSEAoIbGFzdF9zZXEYBSABKAQSKwoMbGFzdF9tZXNzYWdlGAYgASgLMhUuc2VuZGJhdGNoLnYxLk1lc3NhZ2UiZwoZTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZRIxCg1jb252ZXJzYXRpb25zGAEgAygLMhouc2VuZGJhdGNoLnYxLkNvbnZlcnNhdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkidQoPTWFya1JlYWRSZXF1ZXN0EgsKA3VpZBgBIAEoCRISCgpjaGFubmVsX2lkGAIgASgJEi8KDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIQCghyZWFkX3NlcRgEIAEoBCISChBNYXJrUmVhZFJlc3BvbnNlIrcBChhTeW5jQ29udmVyc2F0aW9uc1JlcXVlc3QSCwoDdWlkGAEgASgJEg8KB3ZlcnNpb24YAiABKAQSFQoNbGFzdF9tc2dfc2VxcxgDIAEoCRIRCgltc2dfY291bnQYBCABKA0SEwoLb25seV91bnJlYWQYBSABKA0SHQoVZXhjbHVkZV9jaGFubmVsX3R5cGVzGAYgAygNEgwKBHBhZ2UYByABKA0SEQoJcGFnZV9zaXplGAggASgNIqACChJMZWdhY3lDb252ZXJzYXRpb24SEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGdW5yZWFkGAMgASgNEhEKCXRpbWVzdGFtcBgEIAEoAxIUCgxsYXN0X21zZ19zZXEYBSABKAQSGgoSbGFzdF9jbGllbnRfbXNnX25vGAYgASgJEhYKDm9mZnNldF9tc2dfc2VxGAcgASgEEhkKEXJlYWRlZF90b19tc2dfc2VxGAggASgEEg8KB3ZlcnNpb24YCSABKAQSLAoHcmVjZW50cxgKIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlIlQKGVN5bmNDb252ZXJzYXRpb25zUmVzcG9uc2USNwoNY29udmVyc2F0aW9ucxgBIAMoCzIgLnNlbmRiYXRjaC52MS5MZWdhY3lDb252ZXJzYXRpb24iRgoTU3luY0NvbW1hbmRzUmVxdWVzdBILCgN1aWQYASABKAkSEwoLbWVzc2FnZV9zZXEYAiABKAQSDQoFbGltaXQYAyABKA0iUwoUU3luY0NvbW1hbmRzUmVzcG9uc2USLQoIbWVzc2FnZXMYASADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZRIMCgRtb3JlGAIgASgIIjsKEkFja0NvbW1hbmRzUmVxdWVzdBILCgN1aWQYASABKAkSGAoQbGFzdF9tZXNzYWdlX3NlcRgCIAEoBCIVChNBY2tDb21tYW5kc1Jlc3BvbnNlIjAKD0dldFJvdXRlUmVxdWVzdBILCgN1aWQYASABKAkSEAoIaW50cmFuZXQYAiABKA0iRwoQR2V0Um91dGVSZXNwb25zZRIQCgh0Y3BfYWRkchgBIAEoCRIPCgd3c19hZGRyGAIgASgJEhAKCHdzc19hZGRyGAMgASgJIhYKFEdldFNlcnZlckluZm9SZXF1ZXN0IvkDCgZMaW1pdHMSFgoOYmF0Y2hfbWVzc2FnZXMYASABKA0SHgoWYmF0Y2hfbWVzc2FnZXNfYWR2aXNlZBgCIAEoDRIWCg5iYXRjaF9jaGFubmVscxgDIAEoDRIdChVicm9hZGNhc3Rfc3Vic2NyaWJlcnMYBCABKA0SGwoTbWVzc2FnZV9zdWJzY3JpYmVycxgFIAEoDRIVCg1wYXlsb2FkX2J5dGVzGAYgASgNEhUKDXJlcXVlc3RfYnl0ZXMYByABKA0SFQoNcGFnZV9tZXNzYWdlcxgIIAEoDRIQCghpZF9ieXRlcxgJIAEoDRIbChNjbGllbnRfbXNnX25vX2J5dGVzGAogASgNEhgKEHJlcXVlc3RfaWRfYnl0ZXMYCyABKA0SMgoPcmVxdWVzdF90aW1lb3V0GAwgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhoKEnN1YnNjcmliZV9jaGFubmVscxgNIAEoDRITCgtsaXN0X2NoYW5nZRgOIAEoDRIWCg50ZW1wbGF0ZV9ieXRlcxgPIAEoDRISCgpwYWdlX2J5dGVzGBAgASgNEhcKD3N1Ym1pdF9tZXNzYWdlcxgRIAEoDRIUCgxzdWJtaXRfYnl0ZXMYEiABKA0SFQoNc2NoZWR1bGVfZGF5cxgTIAEoDSJOChVHZXRTZXJ2ZXJJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIkCgZsaW1pdHMYAiABKAsyFC5zZW5kYmF0Y2gudjEuTGltaXRzKlYKCFNlbmRNb2RlEhkKFVNFTkRfTU9ERV9VTlNQRUNJRklFRBAAEhkKFVNFTkRfTU9ERV9CRVNUX0VGRk9SVBABEhQKEFNFTkRfTU9ERV9BVE9NSUMQAjKoCwoOTWVzc2FnZVNlcnZpY2USUQoJU2VuZEJhdGNoEh4uc2VuZGJhdGNoLnYxLlNlbmRCYXRjaFJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVzcG9uc2UiA5ACABJCCgRTZW5kEhkuc2VuZGJhdGNoLnYxLlNlbmRSZXF1ZXN0Ghouc2VuZGJhdGNoLnYxLlNlbmRSZXNwb25zZSIDkAIAElEKCUJyb2FkY2FzdBIeLnNlbmRiYXRjaC52MS5Ccm9hZGNhc3RSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlc3BvbnNlIgOQAgASWgoMTGlzdE1lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VzUmVzcG9uc2UiA5ACARJaCgxTeW5jTWVzc2FnZXMSIS5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jTWVzc2FnZXNSZXNwb25zZSIDkAIBElcKC0dldE1lc3NhZ2VzEiAuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlc1Jlc3BvbnNlIgOQAgESVAoKR2V0TWVzc2FnZRIfLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlUmVxdWVzdBogLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlUmVzcG9uc2UiA5ACARJmChBHZXRNYXhNZXNzYWdlU2VxEiUuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXNwb25zZSIDkAIBElMKCVN1YnNjcmliZRIeLnNlbmRiYXRjaC52MS5TdWJzY3JpYmVSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLlN1YnNjcmliZVJlc3BvbnNlIgOQAgEwARJpChFMaXN0Q29udmVyc2F0aW9ucxImLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIDkAIBEk4KCE1hcmtSZWFkEh0uc2VuZGJhdGNoLnYxLk1hcmtSZWFkUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5NYXJrUmVhZFJlc3BvbnNlIgOQAgISaQoRU3luY0NvbnZlcnNhdGlvbnMSJi5zZW5kYmF0Y2gudjEuU3luY0NvbnZlcnNhdGlvbnNSZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN5bmNDb252ZXJzYXRpb25zUmVzcG9uc2UiA5ACARJaCgxTeW5jQ29tbWFuZHMSIS5zZW5kYmF0Y2gudjEuU3luY0NvbW1hbmRzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jQ29tbWFuZHNSZXNwb25zZSIDkAICElcKC0Fja0NvbW1hbmRzEiAuc2VuZGJhdGNoLnYxLkFja0NvbW1hbmRzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1Jlc3BvbnNlIgOQAgISTgoIR2V0Um91dGUSHS5zZW5kYmF0Y2gudjEuR2V0Um91dGVSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLkdldFJvdXRlUmVzcG9uc2UiA5ACARJdCg1HZXRTZXJ2ZXJJbmZvEiIuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXF1ZXN0GiMuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXNwb25zZSIDkAIBYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_template_service]);
 
 /**
  * A condition on a channel: its last sequence before this batch.
@@ -83,7 +83,7 @@ export type SendBatchRequest = Message<"sendbatch.v1.SendBatchRequest"> & {
 
   /**
    * A key for the whole batch, at most 120 bytes: a message without `client_msg_no` gets `<request_id>:<index>`, so that the same
-   * batch can be sent again safely. The header `Idempotency-Key` does the same.
+   * batch can be sent again safely. The header `Idempotency-Key` does the same: the key in quotes, or bare where it is visible ASCII without `"`, `,` and `;`.
    *
    * @generated from field: string request_id = 4;
    */
@@ -863,6 +863,76 @@ export const GetMessagesResponseSchema: GenMessage<GetMessagesResponse> = /*@__P
   messageDesc(file_sendbatch_v1_message_service, 15);
 
 /**
+ * Which message: `message_id` or `client_msg_no`.
+ *
+ * @generated from message sendbatch.v1.GetMessageRequest
+ */
+export type GetMessageRequest = Message<"sendbatch.v1.GetMessageRequest"> & {
+  /**
+   * Who reads; empty = a service, which reads everything.
+   *
+   * @generated from field: string login_uid = 1;
+   */
+  loginUid: string;
+
+  /**
+   * The channel's id, as in SyncMessagesRequest.
+   *
+   * @generated from field: string channel_id = 2;
+   */
+  channelId: string;
+
+  /**
+   * The channel's type, 1 to 12.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 3;
+   */
+  channelType: ChannelType;
+
+  /**
+   * The id.
+   *
+   * @generated from field: uint64 message_id = 4;
+   */
+  messageId: bigint;
+
+  /**
+   * The key, at most 128 bytes; of two messages that have it the newest.
+   *
+   * @generated from field: string client_msg_no = 5;
+   */
+  clientMsgNo: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetMessageRequest.
+ * Use `create(GetMessageRequestSchema)` to create a new message.
+ */
+export const GetMessageRequestSchema: GenMessage<GetMessageRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 16);
+
+/**
+ * The message, when it is there.
+ *
+ * @generated from message sendbatch.v1.GetMessageResponse
+ */
+export type GetMessageResponse = Message<"sendbatch.v1.GetMessageResponse"> & {
+  /**
+   * The message.
+   *
+   * @generated from field: sendbatch.v1.LegacyMessage message = 1;
+   */
+  message?: LegacyMessage | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetMessageResponse.
+ * Use `create(GetMessageResponseSchema)` to create a new message.
+ */
+export const GetMessageResponseSchema: GenMessage<GetMessageResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 17);
+
+/**
  * Which channel.
  *
  * @generated from message sendbatch.v1.GetMaxMessageSeqRequest
@@ -895,7 +965,7 @@ export type GetMaxMessageSeqRequest = Message<"sendbatch.v1.GetMaxMessageSeqRequ
  * Use `create(GetMaxMessageSeqRequestSchema)` to create a new message.
  */
 export const GetMaxMessageSeqRequestSchema: GenMessage<GetMaxMessageSeqRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 16);
+  messageDesc(file_sendbatch_v1_message_service, 18);
 
 /**
  * Where the channel stands.
@@ -916,7 +986,7 @@ export type GetMaxMessageSeqResponse = Message<"sendbatch.v1.GetMaxMessageSeqRes
  * Use `create(GetMaxMessageSeqResponseSchema)` to create a new message.
  */
 export const GetMaxMessageSeqResponseSchema: GenMessage<GetMaxMessageSeqResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 17);
+  messageDesc(file_sendbatch_v1_message_service, 19);
 
 /**
  * Where to begin in a channel.
@@ -958,7 +1028,7 @@ export type ChannelCursor = Message<"sendbatch.v1.ChannelCursor"> & {
  * Use `create(ChannelCursorSchema)` to create a new message.
  */
 export const ChannelCursorSchema: GenMessage<ChannelCursor> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 18);
+  messageDesc(file_sendbatch_v1_message_service, 20);
 
 /**
  * What to tail.
@@ -1004,7 +1074,7 @@ export type SubscribeRequest = Message<"sendbatch.v1.SubscribeRequest"> & {
  * Use `create(SubscribeRequestSchema)` to create a new message.
  */
 export const SubscribeRequestSchema: GenMessage<SubscribeRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 19);
+  messageDesc(file_sendbatch_v1_message_service, 21);
 
 /**
  * All that was stored is sent.
@@ -1039,7 +1109,7 @@ export type CaughtUp = Message<"sendbatch.v1.CaughtUp"> & {
  * Use `create(CaughtUpSchema)` to create a new message.
  */
 export const CaughtUpSchema: GenMessage<CaughtUp> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 20);
+  messageDesc(file_sendbatch_v1_message_service, 22);
 
 /**
  * Of `all_of_uid`, once: every channel that the user was in at first has been told of by `caught_up`. A client that has seen it may
@@ -1055,7 +1125,7 @@ export type AllCaughtUp = Message<"sendbatch.v1.AllCaughtUp"> & {
  * Use `create(AllCaughtUpSchema)` to create a new message.
  */
 export const AllCaughtUpSchema: GenMessage<AllCaughtUp> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 21);
+  messageDesc(file_sendbatch_v1_message_service, 23);
 
 /**
  * The stream is alive.
@@ -1070,7 +1140,7 @@ export type Heartbeat = Message<"sendbatch.v1.Heartbeat"> & {
  * Use `create(HeartbeatSchema)` to create a new message.
  */
 export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 22);
+  messageDesc(file_sendbatch_v1_message_service, 24);
 
 /**
  * One frame.
@@ -1123,7 +1193,7 @@ export type SubscribeResponse = Message<"sendbatch.v1.SubscribeResponse"> & {
  * Use `create(SubscribeResponseSchema)` to create a new message.
  */
 export const SubscribeResponseSchema: GenMessage<SubscribeResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 23);
+  messageDesc(file_sendbatch_v1_message_service, 25);
 
 /**
  * Whose conversations.
@@ -1158,7 +1228,7 @@ export type ListConversationsRequest = Message<"sendbatch.v1.ListConversationsRe
  * Use `create(ListConversationsRequestSchema)` to create a new message.
  */
 export const ListConversationsRequestSchema: GenMessage<ListConversationsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 24);
+  messageDesc(file_sendbatch_v1_message_service, 26);
 
 /**
  * A channel that a user is in.
@@ -1215,7 +1285,7 @@ export type Conversation = Message<"sendbatch.v1.Conversation"> & {
  * Use `create(ConversationSchema)` to create a new message.
  */
 export const ConversationSchema: GenMessage<Conversation> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 25);
+  messageDesc(file_sendbatch_v1_message_service, 27);
 
 /**
  * A page of conversations.
@@ -1243,7 +1313,7 @@ export type ListConversationsResponse = Message<"sendbatch.v1.ListConversationsR
  * Use `create(ListConversationsResponseSchema)` to create a new message.
  */
 export const ListConversationsResponseSchema: GenMessage<ListConversationsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 26);
+  messageDesc(file_sendbatch_v1_message_service, 28);
 
 /**
  * What was read.
@@ -1285,7 +1355,7 @@ export type MarkReadRequest = Message<"sendbatch.v1.MarkReadRequest"> & {
  * Use `create(MarkReadRequestSchema)` to create a new message.
  */
 export const MarkReadRequestSchema: GenMessage<MarkReadRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 27);
+  messageDesc(file_sendbatch_v1_message_service, 29);
 
 /**
  * Nothing to say. JSON: `{"status": 200}`.
@@ -1300,7 +1370,182 @@ export type MarkReadResponse = Message<"sendbatch.v1.MarkReadResponse"> & {
  * Use `create(MarkReadResponseSchema)` to create a new message.
  */
 export const MarkReadResponseSchema: GenMessage<MarkReadResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 28);
+  messageDesc(file_sendbatch_v1_message_service, 30);
+
+/**
+ * Whose conversations, and what the client has of them.
+ *
+ * @generated from message sendbatch.v1.SyncConversationsRequest
+ */
+export type SyncConversationsRequest = Message<"sendbatch.v1.SyncConversationsRequest"> & {
+  /**
+   * The user; a user may only name itself.
+   *
+   * @generated from field: string uid = 1;
+   */
+  uid: string;
+
+  /**
+   * The `version` of the client's newest conversation; other than 0: only conversations with messages that the user has not read.
+   *
+   * @generated from field: uint64 version = 2;
+   */
+  version: bigint;
+
+  /**
+   * What the client has, as `channel_id:channel_type:last_msg_seq` joined with `|`: of these channels only messages after that; at most 1 MiB.
+   *
+   * @generated from field: string last_msg_seqs = 3;
+   */
+  lastMsgSeqs: string;
+
+  /**
+   * Messages of each conversation at most, up to 1,000; 0 = none, and then no conversations.
+   *
+   * @generated from field: uint32 msg_count = 4;
+   */
+  msgCount: number;
+
+  /**
+   * 1: only conversations with messages that the user has not read.
+   *
+   * @generated from field: uint32 only_unread = 5;
+   */
+  onlyUnread: number;
+
+  /**
+   * Types whose channels are left out, but those in `last_msg_seqs`.
+   *
+   * @generated from field: repeated uint32 exclude_channel_types = 6;
+   */
+  excludeChannelTypes: number[];
+
+  /**
+   * The page, from 1; 0 = the 1,000 newest conversations.
+   *
+   * @generated from field: uint32 page = 7;
+   */
+  page: number;
+
+  /**
+   * Conversations on a page; 0 = 100, more than 500 are 500.
+   *
+   * @generated from field: uint32 page_size = 8;
+   */
+  pageSize: number;
+};
+
+/**
+ * Describes the message sendbatch.v1.SyncConversationsRequest.
+ * Use `create(SyncConversationsRequestSchema)` to create a new message.
+ */
+export const SyncConversationsRequestSchema: GenMessage<SyncConversationsRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 31);
+
+/**
+ * A conversation as legacy callers read it.
+ *
+ * @generated from message sendbatch.v1.LegacyConversation
+ */
+export type LegacyConversation = Message<"sendbatch.v1.LegacyConversation"> & {
+  /**
+   * The channel; of a person channel the other side.
+   *
+   * @generated from field: string channel_id = 1;
+   */
+  channelId: string;
+
+  /**
+   * Its type.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
+   */
+  channelType: ChannelType;
+
+  /**
+   * As `unread_count` in Conversation.
+   *
+   * @generated from field: uint32 unread = 3;
+   */
+  unread: number;
+
+  /**
+   * When its newest message was accepted, in seconds since 1970.
+   *
+   * @generated from field: int64 timestamp = 4;
+   */
+  timestamp: bigint;
+
+  /**
+   * The `message_seq` of that message.
+   *
+   * @generated from field: uint64 last_msg_seq = 5;
+   */
+  lastMsgSeq: bigint;
+
+  /**
+   * Its key.
+   *
+   * @generated from field: string last_client_msg_no = 6;
+   */
+  lastClientMsgNo: string;
+
+  /**
+   * Always 0.
+   *
+   * @generated from field: uint64 offset_msg_seq = 7;
+   */
+  offsetMsgSeq: bigint;
+
+  /**
+   * Up to where the user has read.
+   *
+   * @generated from field: uint64 readed_to_msg_seq = 8;
+   */
+  readedToMsgSeq: bigint;
+
+  /**
+   * When its newest message was accepted, in milliseconds since 1970; the legacy server's nanoseconds are above 2^53.
+   *
+   * @generated from field: uint64 version = 9;
+   */
+  version: bigint;
+
+  /**
+   * Its last messages, the newest first. Above 3 MiB of answer it is the newest alone.
+   *
+   * @generated from field: repeated sendbatch.v1.LegacyMessage recents = 10;
+   */
+  recents: LegacyMessage[];
+};
+
+/**
+ * Describes the message sendbatch.v1.LegacyConversation.
+ * Use `create(LegacyConversationSchema)` to create a new message.
+ */
+export const LegacyConversationSchema: GenMessage<LegacyConversation> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 32);
+
+/**
+ * The conversations.
+ *
+ * @generated from message sendbatch.v1.SyncConversationsResponse
+ */
+export type SyncConversationsResponse = Message<"sendbatch.v1.SyncConversationsResponse"> & {
+  /**
+   * The one with the newest message first.
+   *
+   * @generated from field: repeated sendbatch.v1.LegacyConversation conversations = 1;
+   */
+  conversations: LegacyConversation[];
+};
+
+/**
+ * Describes the message sendbatch.v1.SyncConversationsResponse.
+ * Use `create(SyncConversationsResponseSchema)` to create a new message.
+ */
+export const SyncConversationsResponseSchema: GenMessage<SyncConversationsResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 33);
 
 /**
  * Whose commands.
@@ -1335,7 +1580,7 @@ export type SyncCommandsRequest = Message<"sendbatch.v1.SyncCommandsRequest"> & 
  * Use `create(SyncCommandsRequestSchema)` to create a new message.
  */
 export const SyncCommandsRequestSchema: GenMessage<SyncCommandsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 29);
+  messageDesc(file_sendbatch_v1_message_service, 34);
 
 /**
  * The commands.
@@ -1363,7 +1608,7 @@ export type SyncCommandsResponse = Message<"sendbatch.v1.SyncCommandsResponse"> 
  * Use `create(SyncCommandsResponseSchema)` to create a new message.
  */
 export const SyncCommandsResponseSchema: GenMessage<SyncCommandsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 30);
+  messageDesc(file_sendbatch_v1_message_service, 35);
 
 /**
  * What was taken.
@@ -1391,7 +1636,7 @@ export type AckCommandsRequest = Message<"sendbatch.v1.AckCommandsRequest"> & {
  * Use `create(AckCommandsRequestSchema)` to create a new message.
  */
 export const AckCommandsRequestSchema: GenMessage<AckCommandsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 31);
+  messageDesc(file_sendbatch_v1_message_service, 36);
 
 /**
  * Nothing to say. JSON: `{"status": 200}`.
@@ -1406,7 +1651,70 @@ export type AckCommandsResponse = Message<"sendbatch.v1.AckCommandsResponse"> & 
  * Use `create(AckCommandsResponseSchema)` to create a new message.
  */
 export const AckCommandsResponseSchema: GenMessage<AckCommandsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 32);
+  messageDesc(file_sendbatch_v1_message_service, 37);
+
+/**
+ * Whose route; what it names changes nothing.
+ *
+ * @generated from message sendbatch.v1.GetRouteRequest
+ */
+export type GetRouteRequest = Message<"sendbatch.v1.GetRouteRequest"> & {
+  /**
+   * The user.
+   *
+   * @generated from field: string uid = 1;
+   */
+  uid: string;
+
+  /**
+   * 1: the addresses of the inner network.
+   *
+   * @generated from field: uint32 intranet = 2;
+   */
+  intranet: number;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetRouteRequest.
+ * Use `create(GetRouteRequestSchema)` to create a new message.
+ */
+export const GetRouteRequestSchema: GenMessage<GetRouteRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 38);
+
+/**
+ * Where to connect: nowhere.
+ *
+ * @generated from message sendbatch.v1.GetRouteResponse
+ */
+export type GetRouteResponse = Message<"sendbatch.v1.GetRouteResponse"> & {
+  /**
+   * Always empty.
+   *
+   * @generated from field: string tcp_addr = 1;
+   */
+  tcpAddr: string;
+
+  /**
+   * Always empty.
+   *
+   * @generated from field: string ws_addr = 2;
+   */
+  wsAddr: string;
+
+  /**
+   * Always empty.
+   *
+   * @generated from field: string wss_addr = 3;
+   */
+  wssAddr: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetRouteResponse.
+ * Use `create(GetRouteResponseSchema)` to create a new message.
+ */
+export const GetRouteResponseSchema: GenMessage<GetRouteResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 39);
 
 /**
  * Nothing to say.
@@ -1421,7 +1729,7 @@ export type GetServerInfoRequest = Message<"sendbatch.v1.GetServerInfoRequest"> 
  * Use `create(GetServerInfoRequestSchema)` to create a new message.
  */
 export const GetServerInfoRequestSchema: GenMessage<GetServerInfoRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 33);
+  messageDesc(file_sendbatch_v1_message_service, 40);
 
 /**
  * The bounds that this server enforces. Each is also in the error that breaking it causes.
@@ -1568,7 +1876,7 @@ export type Limits = Message<"sendbatch.v1.Limits"> & {
  * Use `create(LimitsSchema)` to create a new message.
  */
 export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 34);
+  messageDesc(file_sendbatch_v1_message_service, 41);
 
 /**
  * What the server is.
@@ -1596,7 +1904,7 @@ export type GetServerInfoResponse = Message<"sendbatch.v1.GetServerInfoResponse"
  * Use `create(GetServerInfoResponseSchema)` to create a new message.
  */
 export const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 35);
+  messageDesc(file_sendbatch_v1_message_service, 42);
 
 /**
  * What a refusal of one message means for its batch.
@@ -1773,6 +2081,17 @@ export const MessageService: GenService<{
     output: typeof GetMessagesResponseSchema;
   },
   /**
+   * One message of a channel by its id or its key; unset when it is not there. Keys are looked for as in GetMessages. JSON: the bare message, or `{"status": 404}` with
+   * HTTP 200, as legacy callers read it.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.GetMessage
+   */
+  getMessage: {
+    methodKind: "unary";
+    input: typeof GetMessageRequestSchema;
+    output: typeof GetMessageResponseSchema;
+  },
+  /**
    * The last sequence of a channel; 0 when nothing was sent to it.
    *
    * @generated from rpc sendbatch.v1.MessageService.GetMaxMessageSeq
@@ -1826,6 +2145,17 @@ export const MessageService: GenService<{
     output: typeof MarkReadResponseSchema;
   },
   /**
+   * The conversations of a user with their last messages, as legacy callers read them: those that have messages after what the client has, the one with
+   * the newest message first. JSON: the bare array.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.SyncConversations
+   */
+  syncConversations: {
+    methodKind: "unary";
+    input: typeof SyncConversationsRequestSchema;
+    output: typeof SyncConversationsResponseSchema;
+  },
+  /**
    * The commands (`sync_once`) for a user that it has not acknowledged, oldest first. `message_seq` is the user's own numbering of its commands. JSON:
    * the bare array. A user gets the commands that were sent to a channel after it joined. An answer holds at most 3 MiB; what it
    * leaves out comes after the last one. OUT_OF_RANGE (`SEQ_AHEAD`) when `message_seq` is above the last that the user was given.
@@ -1847,6 +2177,16 @@ export const MessageService: GenService<{
     methodKind: "unary";
     input: typeof AckCommandsRequestSchema;
     output: typeof AckCommandsResponseSchema;
+  },
+  /**
+   * Where the legacy server's socket is: this service has none, and all addresses are empty. Messages are tailed with Subscribe or the event stream.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.GetRoute
+   */
+  getRoute: {
+    methodKind: "unary";
+    input: typeof GetRouteRequestSchema;
+    output: typeof GetRouteResponseSchema;
   },
   /**
    * What this server is and what it accepts.
