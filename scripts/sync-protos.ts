@@ -64,6 +64,10 @@ function printValidate(): string {
     'syntax = "proto2";',
     `package ${file.package};`,
     ...file.dependency.map((name) => `import "${name}";`),
+    // Where the languages that compile have it published; the descriptor of the npm package does not say.
+    'option go_package = "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate";',
+    'option java_multiple_files = true;',
+    'option java_package = "build.buf.validate";',
   ];
   for (const type of file.enumType) out.push(printEnum(type));
   for (const type of file.messageType) out.push(printMessage(type));
