@@ -8,7 +8,7 @@ import {
 } from 'node:http2';
 import { type AddressInfo, Server as NetServer, type Socket } from 'node:net';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
-import { tend } from './session.ts';
+import { closeGracefully, tend } from './session.ts';
 import { cutSlowUpload } from './upload-time.ts';
 
 type Handler = ReturnType<typeof connectNodeAdapter>;
@@ -154,7 +154,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     // HTTP's own close would end the idle connections at once.
     NetServer.prototype.close.call(server.port, () => closed.resolve());
     for (const response of responses) response.shouldKeepAlive = false;
-    for (const session of sessions) session.close();
+    for (const session of sessions) void closeGracefully(session);
     server.cutSilent();
     let lingering = true;
     const linger = setTimeout(() => {

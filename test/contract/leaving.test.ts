@@ -2,62 +2,17 @@ import assert from 'node:assert/strict';
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import net from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { jsonCaller } from '../support/json.ts';
 import { samplesOf, sumOf } from '../support/metrics.ts';
 import { openReader, readerNames } from '../support/readers.ts';
+import { openRelay, ways } from '../support/relay.ts';
 import { startService, type TestService } from '../support/service.ts';
 
 /** Within this a reader that left has to be let go; a machine that stands still for seconds gets its time too. */
 const leaveMs = 10_000;
-
-/** The connections of one reader, past which it can leave in any way that TCP has. */
-interface Relay {
-  readonly port: number;
-  /** Stops to read from the service: its buffers fill. */
-  hold(): void;
-  leave(way: Way): void;
-  close(): void;
-}
-
-const ways = ['close', 'reset', 'half-close'] as const;
-type Way = (typeof ways)[number];
-
-async function openRelay(target: number): Promise<Relay> {
-  const links = new Set<{ client: net.Socket; upstream: net.Socket }>();
-  const server = net.createServer({ allowHalfOpen: true }, (client) => {
-    const upstream = net.connect({ port: target, host: '127.0.0.1', allowHalfOpen: true });
-    links.add({ client, upstream });
-    for (const socket of [client, upstream]) socket.on('error', () => {});
-    client.on('data', (chunk) => upstream.write(chunk));
-    upstream.on('data', (chunk) => client.write(chunk));
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  return {
-    port: (server.address() as net.AddressInfo).port,
-    hold() {
-      for (const { upstream } of links) upstream.pause();
-    },
-    leave(way) {
-      for (const { upstream } of links) {
-        if (way === 'close') upstream.destroy();
-        else if (way === 'reset') upstream.resetAndDestroy();
-        else upstream.end();
-      }
-    },
-    close() {
-      for (const { client, upstream } of links) {
-        client.destroy();
-        upstream.destroy();
-      }
-      server.close();
-    },
-  };
-}
 
 const pem = (name: string) => readFileSync(join(import.meta.dirname, '../edge', name), 'utf8');
 const tls = { key: pem('localhost-key.pem'), cert: pem('localhost-cert.pem') };

@@ -10,6 +10,7 @@ import { after, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import tls from 'node:tls';
 import { connectionBounds, type Listener, type ListenOptions, listen } from '../../src/edge/listen.ts';
+import { openRelay } from '../support/relay.ts';
 import { until } from '../support/watch.ts';
 
 const pem = (name: string) => readFileSync(join(import.meta.dirname, name), 'utf8');
@@ -300,6 +301,25 @@ describe('closing', () => {
     assert.deepEqual(await closed, { forced: 0 });
     const next = await start({ port: listener.port });
     assert.equal(next.listener.port, listener.port);
+  });
+
+  test('tells HTTP/2 clients first that it will close, and serves what they send until they know', async () => {
+    const { listener } = await start();
+    const relay = await openRelay(listener.port);
+    const session = http2.connect(`http://127.0.0.1:${relay.port}`);
+    const notices: number[] = [];
+    session.on('goaway', (_code, last) => notices.push(last));
+    assert.equal(await h2(session), 'HTTP/2.0 4');
+    // What the service says stays on the way: the client sends a second request, as it knows of no end.
+    relay.hold();
+    const closed = listener.close(60_000);
+    const second = h2(session);
+    // Written to the service before anything of it is read.
+    await new Promise((resolve) => session.ping(resolve) && relay.release());
+    assert.equal(await second, 'HTTP/2.0 4');
+    assert.deepEqual(await closed, { forced: 0 });
+    assert.deepEqual([...new Set(notices)], [2 ** 31 - 1, 3]);
+    relay.close();
   });
 
   test('takes one more request on a kept-alive connection, which its answer ends', async () => {
