@@ -32,7 +32,7 @@ export interface Entry {
 }
 
 /** Callers whose credential was accepted, by their request: before its body is read. */
-export const admittedCallers = new WeakMap<Request, Caller>();
+export const admittedCallers: WeakMap<Request, Caller> = new WeakMap();
 
 export const entryKey = createContextKey<Entry>(
   { protocol: 'connect', admitted: false, called: false },
