@@ -17,6 +17,7 @@ import { after, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import {
+  cutLog,
   type EmbeddedOptions,
   type EmbeddedPostgres,
   EmbeddedUnavailable,
@@ -129,6 +130,23 @@ describe('the embedded PostgreSQL', () => {
       ['C.UTF-8 UTF8'],
     );
     await server.stop();
+  });
+
+  test('keeps its log small: no line for an error of a statement, and a log that grew is put away while it runs', async () => {
+    const dataDir = folder('log');
+    const server = await start(dataDir);
+    const log = join(dataDir, 'postgres.log');
+    await query(server, 'create table once (id integer primary key)');
+    await query(server, 'insert into once values (1)');
+    const before = readFileSync(log, 'utf8');
+    await assert.rejects(query(server, 'insert into once values (1)'), { code: '23505' });
+    assert.equal(readFileSync(log, 'utf8'), before);
+    cutLog({ log }, { log: quietLog }, 0);
+    assert.deepEqual([readFileSync(log, 'utf8'), readFileSync(`${log}.old`, 'utf8')], ['', before]);
+    await server.stop();
+    running.delete(server);
+    const after = readFileSync(log, 'utf8');
+    assert.match(after, /^[^\0]*database system is shut down/, 'it goes on at the beginning of the file');
   });
 
   test('is shared by two services, and stopped by the last', async () => {

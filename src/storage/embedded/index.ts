@@ -1,5 +1,16 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, existsSync, openSync, readFileSync, realpathSync, renameSync, rmSync, statSync } from 'node:fs';
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  openSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
@@ -48,6 +59,9 @@ const usual = {
   shared_buffers: '128MB',
   jit: 'off',
   log_timezone: 'UTC',
+  // Errors of statements are the service's to report. A send that repeats an earlier one is such an error, and wrote 3 kB here: its statement.
+  log_min_messages: 'log',
+  log_min_error_statement: 'panic',
   timezone: 'UTC',
 };
 const forgetful = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' };
@@ -66,7 +80,10 @@ const orphanMs = 3000;
 const superviseMs = 500;
 /** Between two attempts to bring it back, at most. */
 const longestPauseMs = 30_000;
+/** A log above this is put away, beside at most one more. */
 const logBytes = 10 * 1024 * 1024;
+/** How often a supervisor looks at the size of the log. */
+const logEveryMs = 60_000;
 
 /** Starts the server of a data folder, or joins the one that runs on it. */
 export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
@@ -209,9 +226,13 @@ function supervise(server: Server, first: number, options: EmbeddedOptions): Sup
   };
 
   const watching = (async () => {
+    let logSeenAt = performance.now();
     while (!signal.aborted) {
       await pauseFor(superviseMs);
       if (!signal.aborted && !isAlive(pid)) await bringBack();
+      if (performance.now() - logSeenAt < logEveryMs) continue;
+      logSeenAt = performance.now();
+      cutLog(server, options);
     }
   })();
   return {
@@ -221,6 +242,17 @@ function supervise(server: Server, first: number, options: EmbeddedOptions): Sup
       await watching;
     },
   };
+}
+
+/** Puts the log of a running server away: it appends, so that it goes on at the beginning of the file. */
+export function cutLog(server: Pick<Server, 'log'>, options: Pick<EmbeddedOptions, 'log'>, mostBytes = logBytes): void {
+  try {
+    if (statSync(server.log).size <= mostBytes) return;
+    copyFileSync(server.log, `${server.log}.old`);
+    truncateSync(server.log);
+  } catch (error) {
+    options.log.warn({ err: error }, 'the log of PostgreSQL could not be cut');
+  }
 }
 
 /** In a process group of its own, so that Ctrl-C in a terminal reaches only the service, which then stops it in order. */
