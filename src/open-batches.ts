@@ -28,8 +28,8 @@ const dayMs = 24 * 3600_000;
 /** A submission of which nothing came for so long was given up. */
 const silentMs = 3600_000;
 const sweepBite = 100;
-/** Bites of one look: 100 batches each 15 s were less than a caller may submit, and the rest was kept for good. */
-const sweepBites = 50;
+/** Bites of one run, so that a stop does not wait for long. */
+const sweepBites = 1000;
 
 export async function openBatches({
   database,
@@ -43,7 +43,7 @@ export async function openBatches({
 }: {
   readonly database: OpenServer;
   readonly db: Db;
-  readonly config: Pick<Config, 'batchConcurrency' | 'batchRetentionDays'>;
+  readonly config: Pick<Config, 'batchConcurrency' | 'batchRetentionDays' | 'sweepIntervalMs'>;
   readonly sendBatch: SendBatch;
   readonly templates: Templates;
   readonly findStored: TurnParts['findStored'];
@@ -90,16 +90,23 @@ export async function openBatches({
     async run() {
       for (const batchId of await stopBatches(db)) onMoved(batchId);
       for (const callerId of await dueCallers(db, callersAtOnce)) await jobs.turn(callerId);
-      await sweepDeletedTemplates(db, longestScheduleMs + config.batchRetentionDays * dayMs);
-      const sweep = { keptMs: config.batchRetentionDays * dayMs, silentMs, limit: sweepBite };
-      for (let bite = 0; bite < sweepBites; bite++) if ((await sweepBatches(db, sweep)) < sweepBite) break;
+    },
+  });
+  const sweeping = startLoop({
+    everyMs: config.sweepIntervalMs,
+    ...events.loop('batch_sweeper'),
+    async run() {
+      const keptMs = config.batchRetentionDays * dayMs;
+      for (let bite = 0; bite < sweepBites; bite++)
+        if ((await sweepBatches(db, { keptMs, silentMs, limit: sweepBite })) < sweepBite) break;
+      await sweepDeletedTemplates(db, longestScheduleMs + keptMs);
     },
   });
   return {
     batches,
     batchWatch,
     async close(graceMs) {
-      await looking.stop();
+      await Promise.all([looking.stop(), sweeping.stop()]);
       await jobs.stop(graceMs);
     },
   };
