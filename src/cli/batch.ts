@@ -171,7 +171,7 @@ async function submitFile(file: string, options: SubmitCommandOptions): Promise<
   const given = { name: options.name ?? nameOf(file), priority: priorities[options.priority] };
   const { messages, lines, templates, digest } = await readAll(file, reading, options.json === true);
   if (messages.length > limitMessages) throw new CommandError(tooMany(file, messages.length));
-  const requestId = options.requestId ?? requestIdOf([digest, reading, sendAt, given], options.again === true);
+  const requestId = options.requestId ?? requestIdOf([digest, reading, sendAt], options.again === true);
   const { batch, duplicate } = await connection.client.submit(messages, {
     ...given,
     lines,
@@ -257,7 +257,7 @@ async function readAll(file: string, reading: Reading, isQuiet: boolean) {
 /** Lines at fault that are named. */
 const shownFaults = 20;
 
-/** One key for one file with the same options: what was submitted is found, and not sent twice. */
+/** One key for one file with the same options, whatever its name: what was submitted is found, and not sent twice. */
 function requestIdOf(content: unknown, isNew: boolean): string {
   if (isNew) return `file-${randomUUID()}`;
   return `file-${createHash('sha256').update(JSON.stringify(content)).digest('hex').slice(0, 40)}`;
