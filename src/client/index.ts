@@ -6,6 +6,7 @@ import { MessageService, type SendResultSchema } from '../../gen/client/sendbatc
 import { type SubmitOptions, submit, watch } from './batches.ts';
 import { createRetry, type RetryOptions, untilAborted } from './retry.ts';
 import { type RequestTemplate, type SendOptions, sendAll } from './send.ts';
+import { type ChannelCursor, createSharedTail, type SharedTail } from './shared-tail.ts';
 import { type TailOptions, type TailRequest, tail } from './tail.ts';
 
 export type { Batch } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
@@ -14,7 +15,16 @@ export type { Message } from '../../gen/client/sendbatch/v1/message_pb.ts';
 export { ChannelType } from '../../gen/client/sendbatch/v1/message_pb.ts';
 export { MessageService, SendMode } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
 export { reasonOf } from './retry.ts';
-export type { RequestTemplate, RetryOptions, SendOptions, SubmitOptions, TailOptions, TailRequest };
+export type {
+  ChannelCursor,
+  RequestTemplate,
+  RetryOptions,
+  SendOptions,
+  SharedTail,
+  SubmitOptions,
+  TailOptions,
+  TailRequest,
+};
 
 /** A message to send. Without `clientMsgNo` it gets one, so that a retry is exact. */
 export type Draft = MessageInitShape<typeof MessageDraftSchema>;
@@ -48,6 +58,8 @@ export interface Sendbatch {
   watch(batchId: string, options?: { readonly signal?: AbortSignal }): AsyncIterable<Batch>;
   /** Follows channels, and resumes by itself: every message after the cursors once, in each channel in order. Throws what no retry mends. */
   tail(request: TailRequest, options?: TailOptions): AsyncIterable<Message>;
+  /** One stream for many followers, each of a channel: a browser has six HTTP/1.1 connections per host. `uid`: whom a service reads for. */
+  shareTail(options?: { readonly uid?: string }): SharedTail;
 }
 
 /** Makes a client. */
@@ -55,12 +67,15 @@ export function createSendbatch({ transport, retry = {} }: SendbatchOptions): Se
   const rpc = createClient(MessageService, transport);
   const batches = createClient(BatchService, transport);
   const settled = createRetry(retry);
+  const follow: Sendbatch['tail'] = (request, options = {}) =>
+    untilAborted(options.signal, tail(rpc, request, options, settled));
   return {
     rpc,
     batches,
     submit: (messages, options = {}) => submit(batches, messages, options, settled),
     watch: (batchId, options = {}) => untilAborted(options.signal, watch(batches, batchId, options, settled)),
     send: (messages, options = {}) => sendAll(rpc, messages, options, settled),
-    tail: (request, options = {}) => untilAborted(options.signal, tail(rpc, request, options, settled)),
+    tail: follow,
+    shareTail: ({ uid = '' } = {}) => createSharedTail(follow, uid),
   };
 }

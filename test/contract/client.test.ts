@@ -275,6 +275,52 @@ describe('the client', () => {
     }
   });
 
+  test('one stream follows many channels, each for its follower; one that may not be read ends alone', async () => {
+    let opened = 0;
+    const counted = createSendbatch({
+      transport: createConnectTransport({
+        baseUrl: service.url,
+        httpVersion: '1.1',
+        interceptors: [
+          (next) => (request) => {
+            opened++;
+            return next(request);
+          },
+        ],
+      }),
+    });
+    const shared = counted.shareTail();
+    const group = (channelId: string) => ({ channelType: ChannelType.GROUP, channelId });
+    await sendbatch.send(Array.from({ length: 2500 }, (_, index) => draft('shared-0', index)));
+    const collect = async (channelId: string, count: number, cursor: object = {}) => {
+      const seqs: number[] = [];
+      for await (const { messageSeq, channelId: of } of shared.follow({ ...group(channelId), ...cursor })) {
+        assert.equal(of, channelId);
+        seqs.push(Number(messageSeq));
+        if (seqs.length === count) return seqs;
+      }
+      return seqs;
+    };
+    const range = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, index) => from + index);
+    const first = collect('shared-0', 2501);
+    const late = collect('shared-0', 501, { afterSeq: 2000n });
+    const others = Promise.all(range(1, 20).map((index) => collect(`shared-${index}`, 2)));
+    await assert.rejects(
+      collect('x', 1, { afterSeq: 99n }),
+      (error) => ConnectError.from(error).code === Code.OutOfRange,
+    );
+    for (let round = 0; round < 2; round++)
+      await sendbatch.send(range(1, 20).map((index) => draft(`shared-${index}`, round)));
+    await sendbatch.send([draft('shared-0', 0)]);
+    assert.deepEqual(await first, range(1, 2501));
+    assert.deepEqual(await late, range(2001, 2501));
+    assert.deepEqual(
+      await others,
+      range(1, 20).map(() => [1, 2]),
+    );
+    assert.ok(opened > 0);
+  });
+
   test('a signal ends both', async () => {
     const controller = new AbortController();
     const seen: bigint[] = [];
