@@ -13,7 +13,7 @@ import { type CredentialWatch, streamCredential } from './credential-watch.ts';
 import { type EventsCall, type EventsRoute, type OpenEvents, serveEvents } from './event-stream.ts';
 import type { Request, Response } from './exchange.ts';
 import { callerKey, certificateKey, type Identify } from './identity.ts';
-import { assertKnown } from './queries.ts';
+import { assertKnown, queryOf } from './queries.ts';
 import { toMessage } from './stored-message.ts';
 
 export interface EventsParts {
@@ -64,12 +64,12 @@ function routeOf(url: string, parts: EventsParts): EventsRoute | undefined {
 function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
   return async (call) => {
     const { header } = call;
-    const query = new URLSearchParams(search);
+    const query = queryOf(search);
     const caller = await callerOf(call, query, { scope: 'read', identify: parts.identify });
     assertKnown(query, ['after_seq', 'from_now', 'uid', 'login_uid', 'access_token']);
     if (query.has('uid') && query.has('login_uid')) throw invalidField('login_uid', 'is another name of uid: give one');
     const channelType = Number(type);
-    if (!Number.isInteger(channelType) || channelType < 1 || channelType > 12)
+    if (!/^\d{1,2}$/.test(type) || channelType < 1 || channelType > 12)
       throw invalidField('channel_type', 'must be a number from 1 to 12');
     const channels = [{ channelType, channelId: decode('channel_id', id, 513), ...cursorOf(header, query) }];
     const uid = query.get('uid') ?? query.get('login_uid') ?? '';
@@ -83,7 +83,7 @@ function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, par
 function batchEvents([, id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
   return async (call) => {
     const { header } = call;
-    const query = new URLSearchParams(search);
+    const query = queryOf(search);
     const caller = await callerOf(call, query, { scope: 'send', identify: parts.identify });
     assertKnown(query, ['access_token']);
     if (header.get('last-event-id') === lastOfBatch) return undefined;

@@ -15,10 +15,30 @@ export const queryInterceptor: Interceptor = (next) => async (request) => {
   const start = url.indexOf('?');
   if (start !== -1 && contextValues.get(entryKey).protocol !== 'json') {
     const known = requestMethod === 'GET' ? connectGet : [];
-    assertKnown(new URLSearchParams(url.slice(start + 1)), known, 'the options of an RPC are fields of its request');
+    assertKnown(queryOf(url.slice(start + 1)), known, 'the options of an RPC are fields of its request');
   }
   return await next(request);
 };
+
+/** A query, whose percent-encodings must be UTF-8: URLSearchParams puts U+FFFD for what is not. */
+export function queryOf(search: string): URLSearchParams {
+  const query = new URLSearchParams();
+  for (const part of search.split('&')) {
+    if (part === '') continue;
+    const equals = part.indexOf('=');
+    const name = equals === -1 ? part : part.slice(0, equals);
+    query.append(decode(name), equals === -1 ? '' : decode(part.slice(equals + 1)));
+  }
+  return query;
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text.replaceAll('+', ' '));
+  } catch {
+    throw invalidField('query', `has a percent-encoding that is not UTF-8: ${JSON.stringify(text.slice(0, 64))}`);
+  }
+}
 
 /** Every parameter is known, and given once. */
 export function assertKnown(query: URLSearchParams, known: readonly string[], wayOut?: string): void {

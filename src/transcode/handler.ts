@@ -17,6 +17,7 @@ import { jsonAnswer, merge } from './answer.ts';
 import type { Binding } from './binding.ts';
 import { type BodyBounds, type ReadBody, readBody } from './body.ts';
 import { TranscodeError } from './error.ts';
+import { isJsonObject } from './field.ts';
 import type { TranscodedRoute, TranscoderOptions } from './index.ts';
 import type { JsonReader } from './json-reader.ts';
 import type { JsonWriter } from './json-writer.ts';
@@ -61,13 +62,17 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
     progress: Progress,
   ): Promise<UniversalServerResponse> {
     if (bindings.length === 1) progress.binding = bindings[0];
-    const takesBody = bindings.some((each) => each.body.kind !== 'none');
+    const takesBody = bindings.some((each) => each.body.kind !== 'none' || refusesBody(each));
     const { json, slices } = takesBody
       ? await readBody(request, options.bounds, bindings, () => options.onRefusedBody?.(request) ?? Promise.resolve())
       : ({ json: undefined } as ReadBody);
     options.onBody?.(request);
     const binding = chooseByRoot(bindings, json);
     progress.binding = binding;
+    if (refusesBody(binding) && json !== undefined && !isEmptyObject(json))
+      throw new TranscodeError(400, 'body: must be empty: all fields of this route stand in its path and its query', [
+        { field: 'body', description: 'must be empty: all fields of this route stand in its path and its query' },
+      ]);
     const input = await readRequest(binding, { json, segments, search }, readerOf(binding), {
       strictQuery: options.unknownQuery === 'refuse',
       slices,
@@ -102,6 +107,15 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
     if (error instanceof TranscodeError) merge(all, error.headers);
     return jsonAnswer(method, status, body, all);
   }
+}
+
+/** Whether a route takes no body, and what comes in one would be passed over. A GET or DELETE is sent with one by nobody who knows what it means. */
+function refusesBody({ body, strictFields, verb }: Binding): boolean {
+  return body.kind === 'none' && strictFields && ['POST', 'PUT', 'PATCH'].includes(verb);
+}
+
+function isEmptyObject(json: unknown): boolean {
+  return isJsonObject(json) && Object.keys(json).length === 0;
 }
 
 /** How far a request got, for telling why it failed. */

@@ -64,6 +64,10 @@ describe('query parameters', () => {
     ['GET', '/v1/channels/2/strict/events?after_seq=5&after_seq=6', undefined, 'after_seq', /more than once/],
     ['GET', '/v1/channels/2/strict/events?from_now=yes', undefined, 'from_now', /true or false/],
     ['GET', '/v1/channels/2/strict/events?uid=a&login_uid=b', undefined, 'login_uid', /another name of uid/],
+    ['GET', '/v1/channels/2/strict/events?uid=%ff', undefined, 'query', /not UTF-8/],
+    ['GET', '/v1/channels/0x2/strict/events', undefined, 'channel_type', /from 1 to 12/],
+    ['POST', '/v1/batches/x:cancel', { batch_id: 'y' }, 'body', /must be empty/],
+    ['POST', '/v1/batches/x:cancel', [], 'body', /must be empty/],
     ['GET', '/v1/batches/x/events?after_seq=5', undefined, 'after_seq', /is not a parameter/],
   ];
   for (const [verb, url, body, field, description] of rows)
