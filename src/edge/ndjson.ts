@@ -21,6 +21,7 @@ import { type MessageDraft, MessageDraftSchema } from '../../gen/sendbatch/v1/me
 import { limits } from '../limits.ts';
 import { TranscodeError, type Transcoder } from '../transcode/index.ts';
 import { tooManyBytes } from './batch-service.ts';
+import { discard } from './early-answer.ts';
 import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from './exchange.ts';
 import { toConnectError } from './failures.ts';
 import { legacyFailure } from './legacy.ts';
@@ -81,11 +82,10 @@ export function createNdjson(parts: NdjsonParts): (request: Request, response: R
       if (response.destroyed || response.writableEnded) return;
       const { status, headers, body } = legacyFailure(toConnectError(error));
       for (const [name, value] of [...context.responseHeader, ...headers]) response.setHeader(name, value);
-      // What was not read would fill the connection: it is not used again.
-      // (HTTP/2 has no such header, and Node warns of it.)
-      if (!request.complete && request.httpVersionMajor === 1) response.setHeader('connection', 'close');
+      // On HTTP/2 before the answer: see early-answer.ts.
+      if (!request.complete && request.httpVersionMajor === 2) await discard(request);
+      if (response.destroyed) return;
       end(response, status, body);
-      request.resume();
     } finally {
       release();
     }
@@ -184,7 +184,8 @@ async function* linesOf(request: Request): AsyncGenerator<{ line: number; bytes:
 }
 
 function isFull(bytes: Uint8Array): boolean {
-  return bytes.some((byte) => byte > 0x20);
+  for (let index = 0; index < bytes.length; index++) if ((bytes[index] as number) > 0x20) return true;
+  return false;
 }
 
 /** The body, unpacked when it is packed. Read by hand, for to leave a loop over it early would cut the connection before the answer is out. */
@@ -194,9 +195,11 @@ async function* unpacked(request: Request): AsyncGenerator<Buffer> {
     throw new TranscodeError(415, 'Content-Encoding must be gzip or identity', [], {
       'accept-encoding': 'gzip, identity',
     });
-  const source = encoding === 'identity' ? request : pipeline(request, createGunzip(), () => {});
+  const gunzip = encoding === 'gzip' ? pipeline(request, createGunzip(), () => {}) : undefined;
+  const source = gunzip ?? request;
   // Over HTTP/2 a body that was cut can read like one that has ended.
   let packed = 0;
+  let length = 0;
   request.on('data', (chunk: Buffer) => {
     packed += chunk.length;
   });
@@ -205,12 +208,27 @@ async function* unpacked(request: Request): AsyncGenerator<Buffer> {
     for (;;) {
       const { done, value } = await body.next();
       if (done === true) return assertWhole(request, packed);
-      yield value as Buffer;
+      const chunk = value as Buffer;
+      length += chunk.length;
+      if (length > Math.max(limits.unpackedFreeBytes, packed * limits.unpackedRatio))
+        throw new TranscodeError(
+          413,
+          `the body unpacks to over ${limits.unpackedRatio} times its ${packed} bytes: send it with less compression`,
+          [],
+          {},
+          { limit: packed * limits.unpackedRatio, actual: length },
+        );
+      yield chunk;
     }
   } catch (error) {
+    if (error instanceof TranscodeError) throw error;
     const { code } = error as { code?: string };
     if (code?.startsWith('Z_')) throw new TranscodeError(400, 'the body is not gzip, as its Content-Encoding says');
     throw new ConnectError('the body ended before its end', Code.Canceled, undefined, undefined, error);
+  } finally {
+    // What is left of it can be discarded then, whether it was packed or not.
+    await body.return?.();
+    if (gunzip !== undefined) request.unpipe(gunzip);
   }
 }
 

@@ -45,7 +45,7 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
     try {
       if (request.method === 'GET') await assertSmallGet(request);
     } catch (error) {
-      answerEarly(request, response, handler.method, earlyAnswers(toConnectError(error)));
+      answerEarly(request, response, handler.method, earlyAnswers(toConnectError(error), 429));
       return;
     }
     const universal = universalRequestFromNodeRequest(request, response, undefined, values);

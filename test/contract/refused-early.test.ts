@@ -1,0 +1,256 @@
+import assert from 'node:assert/strict';
+import { Agent, request as httpRequest } from 'node:http';
+import http2 from 'node:http2';
+import net from 'node:net';
+import { after, before, describe, test } from 'node:test';
+import { gzipSync } from 'node:zlib';
+import { createClient, type Transport } from '@connectrpc/connect';
+import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
+import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { createKeys } from '../../src/service/keys.ts';
+import { openStore } from '../support/database.ts';
+import { openDoors } from '../support/doors.ts';
+import { startService, type TestService } from '../support/service.ts';
+
+const mebi = 1024 * 1024;
+const sendBatch = '/sendbatch.v1.MessageService/SendBatch';
+/** Of one answer, and of the next call of its connection: a machine that stands still for a moment has no 76 s. */
+const soonMs = 10_000;
+
+let open: TestService;
+let asking: TestService;
+let key: string;
+before(async () => {
+  open = await startService();
+  asking = await startService({ databaseUrl: open.databaseUrl, asks: true, open: false });
+  const db = openStore(open.databaseUrl);
+  ({ key } = await createKeys(db).create({ name: 'a service', scopes: ['send', 'read'] }));
+  await db.destroy();
+});
+after(async () => {
+  await asking.stop();
+  await open.stop();
+});
+
+function within<T>(what: string, work: Promise<T>): Promise<T> {
+  return Promise.race([
+    work,
+    new Promise<T>((_, reject) => {
+      setTimeout(() => reject(new Error(`${what}: no answer in ${soonMs} ms`)), soonMs).unref();
+    }),
+  ]);
+}
+
+/** A message in the envelope of gRPC, gRPC-Web and Connect's streams. */
+function envelope(bytes: Uint8Array): Buffer {
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(bytes.length, 1);
+  return Buffer.concat([head, bytes]);
+}
+
+interface Answer {
+  readonly status: number;
+  readonly text: string;
+  readonly close: boolean;
+}
+
+/** One connection of HTTP/1.1 or HTTP/2, for one call after the other. */
+function connection(url: string, version: 1 | 2) {
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  const session = version === 2 ? http2.connect(url) : undefined;
+  session?.on('error', () => {});
+  const post1 = (path: string, headers: Record<string, string>, body: Uint8Array | undefined, declared?: number) =>
+    new Promise<Answer>((resolve, reject) => {
+      const method = body === undefined ? 'GET' : 'POST';
+      const length = declared === undefined ? {} : { 'content-length': String(declared) };
+      const request = httpRequest(url + path, { agent, method, headers: { ...headers, ...length } }, (response) => {
+        let text = JSON.stringify(response.headers);
+        response.on('data', (chunk: Buffer) => (text += chunk.toString('latin1')));
+        response.on('error', reject);
+        response.on('end', () => {
+          text += JSON.stringify(response.trailers);
+          resolve({ status: response.statusCode ?? 0, text, close: response.headers.connection === 'close' });
+        });
+      });
+      request.on('error', reject);
+      if (body !== undefined) request.write(body);
+      if (declared === undefined || body === undefined) request.end();
+    });
+  const post2 = (path: string, headers: Record<string, string>, body: Uint8Array | undefined) =>
+    new Promise<Answer>((resolve, reject) => {
+      const method = body === undefined ? 'GET' : 'POST';
+      const stream = session?.request({ ':method': method, ':path': path, ...headers });
+      if (stream === undefined) return;
+      let status = 0;
+      let text = '';
+      stream.on('response', (answer) => {
+        status = Number(answer[':status']);
+        text += JSON.stringify(answer);
+      });
+      stream.on('trailers', (answer) => (text += JSON.stringify(answer)));
+      stream.on('data', (chunk: Buffer) => (text += chunk.toString('latin1')));
+      stream.on('error', reject);
+      stream.on('close', () => resolve({ status, text, close: false }));
+      stream.end(body);
+    });
+  return {
+    call: version === 1 ? post1 : post2,
+    end() {
+      agent.destroy();
+      session?.destroy();
+    },
+  };
+}
+
+const proto = { 'content-type': 'application/proto' };
+const protocols: [string, string, Record<string, string>, (bytes: Uint8Array) => Uint8Array, string][] = [
+  ['gRPC', sendBatch, { 'content-type': 'application/grpc', te: 'trailers' }, envelope, '"grpc-status":"8"'],
+  ['gRPC-Web', sendBatch, { 'content-type': 'application/grpc-web+proto' }, envelope, 'grpc-status: 8'],
+  ['Connect', sendBatch, proto, (bytes) => bytes, 'resource_exhausted'],
+  ['Connect JSON', sendBatch, { 'content-type': 'application/json' }, (bytes) => bytes, 'resource_exhausted'],
+  ['the JSON route', '/message/sendbatch', {}, (bytes) => bytes, 'BATCH_TOO_LARGE'],
+  ['NDJSON', '/v1/batches', { 'content-type': 'application/x-ndjson' }, (bytes) => bytes, 'over 16777216 bytes'],
+];
+
+describe('a body of 19.5 MB', () => {
+  const large = Buffer.alloc(19.5 * mebi, 'x');
+  for (const version of [1, 2] as const)
+    for (const [name, path, headers, wrap, says] of protocols) {
+      if (version === 1 && name === 'gRPC') continue;
+      test(`over ${name} and HTTP/${version} is refused with what is wrong, and the next call of its connection is answered`, async () => {
+        const { call, end } = connection(open.url, version);
+        try {
+          const refused = await within('the refusal', call(path, headers, wrap(large)));
+          assert.ok(refused.text.includes(says), `${refused.status} ${refused.text.slice(0, 1000)}`);
+          const next = await within('the next call', call('/v1/server-info', {}, undefined));
+          assert.equal(next.status, 200);
+        } finally {
+          end();
+        }
+      });
+    }
+
+  const clients: [string, (baseUrl: string) => Transport][] = [
+    ['gRPC', (baseUrl) => createGrpcTransport({ baseUrl })],
+    ['gRPC-Web, HTTP/1.1', (baseUrl) => createGrpcWebTransport({ baseUrl, httpVersion: '1.1' })],
+    ['gRPC-Web, HTTP/2', (baseUrl) => createGrpcWebTransport({ baseUrl, httpVersion: '2' })],
+    ['Connect, HTTP/1.1', (baseUrl) => createConnectTransport({ baseUrl, httpVersion: '1.1', useBinaryFormat: true })],
+    ['Connect, HTTP/2', (baseUrl) => createConnectTransport({ baseUrl, httpVersion: '2', useBinaryFormat: true })],
+  ];
+  for (const [name, open_] of clients)
+    test(`by the client of ${name} is RESOURCE_EXHAUSTED with reason, limit and actual`, async () => {
+      const client = createClient(MessageService, open_(open.url));
+      const message = { channelId: 'c', channelType: ChannelType.GROUP, fromUid: 'u', payload: large };
+      const error = await within(
+        'the refusal',
+        client.sendBatch({ messages: [message] }).then(
+          () => assert.fail('it was taken'),
+          (thrown: unknown) => thrown,
+        ),
+      );
+      const { code, details } = error as { code: number; details: unknown[] };
+      assert.equal(code, 8, String(error));
+      assert.ok(details.length > 0);
+      assert.equal((await within('the next call', client.getServerInfo({}))).limits?.batchMessages, 1000);
+    });
+});
+
+describe('a call without a credential', () => {
+  const bomb = gzipSync(Buffer.alloc(16 * mebi - 1024, Buffer.from([10, 0])));
+  const packed = Buffer.concat([Buffer.from([1]), envelope(bomb).subarray(1)]);
+  const rows: [string, string, Record<string, string>, Uint8Array][] = [
+    ['gRPC', sendBatch, { 'content-type': 'application/grpc', 'grpc-encoding': 'gzip', te: 'trailers' }, packed],
+    ['gRPC-Web', sendBatch, { 'content-type': 'application/grpc-web+proto', 'grpc-encoding': 'gzip' }, packed],
+    ['Connect', sendBatch, { ...proto, 'content-encoding': 'gzip' }, bomb],
+    ['the JSON route', '/message/sendbatch', { 'content-encoding': 'gzip' }, bomb],
+    ['NDJSON', '/v1/batches', { 'content-type': 'application/x-ndjson', 'content-encoding': 'gzip' }, bomb],
+    ['large, the JSON route', '/message/sendbatch', {}, Buffer.alloc(12 * mebi, '[')],
+    [
+      'large, gRPC',
+      sendBatch,
+      { 'content-type': 'application/grpc', te: 'trailers' },
+      envelope(Buffer.alloc(12 * mebi)),
+    ],
+  ];
+  for (const version of [1, 2] as const)
+    for (const [name, path, headers, body] of rows) {
+      if (version === 1 && name.endsWith('gRPC')) continue;
+      test(`${name}, HTTP/${version}: is UNAUTHENTICATED, its body is not read, and the next call of its connection is answered`, async () => {
+        const { call, end } = connection(asking.url, version);
+        try {
+          const refused = await within('the refusal', call(path, headers, body));
+          assert.match(refused.text, /a(%20| )credential(%20| )is(%20| )needed/, refused.text.slice(0, 1000));
+          const next = await within(
+            'the next call',
+            call('/v1/server-info', { authorization: `Bearer ${key}` }, undefined),
+          );
+          assert.equal(next.status, 200);
+        } finally {
+          end();
+        }
+      });
+    }
+
+  test('whose body never comes is answered at once, and its connection closed', async () => {
+    const socket = net.connect(Number(new URL(asking.url).port), '127.0.0.1');
+    let text = '';
+    socket.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
+    const closed = new Promise<void>((resolve) => socket.on('error', () => {}).on('close', () => resolve()));
+    socket.write('POST /message/sendbatch HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n[');
+    await within('the end of the connection', closed);
+    assert.match(text, /^HTTP\/1\.1 401 [\s\S]*connection: close/i);
+  });
+});
+
+test('sixteen uploads that dribble on one connection refuse nobody', async () => {
+  const session = http2.connect(open.url);
+  session.on('error', () => {});
+  const streams = Array.from({ length: 32 }, () => {
+    const stream = session.request({ ':method': 'POST', ':path': '/message/sendbatch', 'content-length': '1000' });
+    stream.on('error', () => {});
+    stream.write('[');
+    return stream;
+  });
+  const since = performance.now();
+  const doors = openDoors(open.url);
+  // Longer than the second after which calls that do not end are read as a stalled store.
+  for (let count = 0; performance.now() - since < 2000; count++) {
+    const door = doors[count % doors.length];
+    const answer = await door?.send({
+      messages: [{ channelId: 'dribble', channelType: 2, fromUid: 'u', payload: Buffer.from('x') }],
+    });
+    assert.ok(answer !== undefined && 'results' in answer, JSON.stringify(answer));
+  }
+  for (const door of doors) door.close();
+  for (const stream of streams) stream.close();
+  session.destroy();
+});
+
+test('fifty streams that open at once on an idle connection are all served', async () => {
+  const client = createClient(MessageService, createGrpcTransport({ baseUrl: open.url }));
+  const ends = Array.from({ length: 50 }, () => new AbortController());
+  const caughtUp = ends.map(async ({ signal }, index) => {
+    const channels = [{ channelId: `fifty-${index}`, channelType: ChannelType.GROUP }];
+    for await (const { frame } of client.subscribe({ channels }, { signal })) return frame.case;
+    return undefined;
+  });
+  assert.deepEqual(new Set(await Promise.all(caughtUp)), new Set(['caughtUp']));
+  for (const end of ends) end.abort();
+});
+
+test('the message of a GET has at most 8 KiB, unpacked', async () => {
+  const list = '/sendbatch.v1.MessageService/ListMessages?encoding=proto&base64=1';
+  const ask = async (bytes: Buffer, more = '') => {
+    const response = await fetch(`${open.url}${list}${more}&message=${bytes.toString('base64url')}`);
+    return { status: response.status, text: await response.text() };
+  };
+  const fields = Buffer.alloc(9000, Buffer.from([0x78, 1]));
+  const packed = await ask(gzipSync(Buffer.alloc(4 * mebi, Buffer.from([0x78, 1]))), '&compression=gzip');
+  for (const { status, text } of [packed, await ask(fields)]) {
+    assert.equal(status, 429);
+    assert.match(text, /at most 8192 are taken/);
+  }
+  const small = Buffer.from('0a0163100240', 'hex').subarray(0, 5);
+  assert.notEqual((await ask(gzipSync(small), '&compression=gzip')).status, 429);
+});
