@@ -118,8 +118,12 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     undo.push(() => database.close());
     const pools = new Map<string, () => PoolCounts>();
     const inPool = (name: string): Pick<DatabaseOptions, 'onPool'> => ({ onPool: (count) => pools.set(name, count) });
-    const db = database.open(inPool('main'));
+    // What is read has connections of its own, so that neither reading nor sending can take all of the other's.
+    const forReads = Math.max(1, Math.floor(config.poolSize / 2));
+    const db = database.open({ poolSize: Math.max(1, config.poolSize - forReads), ...inPool('main') });
     undo.push(() => db.destroy());
+    const reads = database.open({ poolSize: forReads, ...inPool('reads') });
+    undo.push(() => reads.destroy());
 
     const { systemUids } = config;
     const rules = {
@@ -132,7 +136,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const measuring = startLoop({ everyMs: measureMs, run: clock.measure, onError: () => {} });
     undo.push(() => measuring.stop());
     const { now } = clock;
-    const opened = openTails(database, db, rules, events, now);
+    const opened = openTails(database, { db, reads }, rules, events, now);
     undo.push(() => opened.close());
     const { tails, live } = opened;
     const hooks = await openWebhooks(config, { db, bodies: createWebhookBodies(), events, now });
@@ -302,10 +306,10 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         requestTimeoutMs: config.requestTimeoutMs,
         sendBatch,
         broadcast: createBroadcast(sendBatch),
-        readChannel: createReadChannel(store, now),
+        readChannel: createReadChannel({ ...store, db: reads }, now),
         channels,
         tails,
-        inbox: createInbox(store, now),
+        inbox: createInbox({ ...store, db: reads }, now),
         moderation,
         templates,
         batches,

@@ -27,7 +27,7 @@ const pollMs = 5000;
 
 export function openTails(
   database: OpenServer,
-  db: Db,
+  { db, reads }: { readonly db: Db; readonly reads: Db },
   rules: PermissionRules,
   events: Events,
   now: () => number,
@@ -47,7 +47,7 @@ export function openTails(
       notifier.tell({ stored });
     },
   };
-  const tails = createTails(store, now, events.tailRead);
+  const tails = createTails({ ...store, db: reads }, now, events.tailRead);
   const live = createLive(db, tails.deliver, (ids) => notifier.tell({ live: ids }), now);
   const heard = events.loop('notifier');
   let listening: Listening | undefined;

@@ -236,7 +236,7 @@ export const schema = {
     env: 'LANES',
   },
   poolSize: {
-    doc: 'Connections to the database at most, besides those of the lanes.',
+    doc: 'Connections to the database at most, besides those of the lanes. Half of them are for reading, so that neither reading nor sending can take all of the other’s.',
     format: 'count',
     default: 10,
     env: 'POOL_SIZE',

@@ -173,6 +173,29 @@ describe('history', () => {
     );
   });
 
+  test('reading and the rest have connections of their own: neither can take those of the other', async () => {
+    await fill('shares', 2);
+    const client = new pg.Client({ connectionString: service.databaseUrl });
+    await client.connect();
+    const rows: [string, () => Promise<{ status: number }>, () => Promise<{ status: number }>][] = [
+      [
+        'read_cursor',
+        () => call.get('/v1/users/u0/conversations'),
+        () =>
+          call.post('/message/sendbatch', [{ ...group, channel_id: 'new share', from_uid: 'a', payload: text('x') }]),
+      ],
+      ['template', () => call.get('/v1/templates'), () => call.get('/v1/channels/2/shares/messages')],
+    ];
+    for (const [table, held, other] of rows) {
+      await client.query(`begin; lock table sendbatch.${table} in access exclusive mode`);
+      const waiting = Array.from({ length: 20 }, held);
+      assert.equal((await other()).status, 200, `while ${table} is held`);
+      await client.query('commit');
+      for (const each of waiting) assert.equal((await each).status, 200);
+    }
+    await client.end();
+  });
+
   test('an expired message is never returned', async () => {
     const channel_id = 'expiring';
     await send([
