@@ -31,6 +31,9 @@ export function addVerify(program: Command): void {
     });
 }
 
+/** Channels are examined on as many connections at once. */
+const connections = 4;
+
 async function runVerify(json: boolean): Promise<number> {
   const { verify } = await import('../service/verify.ts');
   const began = performance.now();
@@ -41,8 +44,8 @@ async function runVerify(json: boolean): Promise<number> {
   progress.begin(0);
   try {
     // Looking at all of a large channel takes its time.
-    await withDatabase({ poolSize: 1, statementTimeoutMs: 0 }, async (db) => {
-      for await (const step of verify(db)) {
+    await withDatabase({ poolSize: connections, statementTimeoutMs: 0 }, async (db) => {
+      for await (const step of verify(db, connections)) {
         ({ channels, messages } = step);
         found.push(...step.faults);
         if (json) for (const fault of step.faults) await printJson(JSON.stringify(fault));

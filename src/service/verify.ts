@@ -1,7 +1,15 @@
 import { type Fault, faultsOf } from '../domain/soundness.ts';
 import { limits } from '../limits.ts';
 import type { Db } from '../storage/database.ts';
-import { blocks, doubleIds, factsAfter, lastChannelKey, strayKeys } from '../storage/verify.ts';
+import {
+  blocks,
+  doubleIds,
+  factsBetween,
+  lastChannelKey,
+  lastOfPiece,
+  strayKeys,
+  withMemory,
+} from '../storage/verify.ts';
 
 /** How far a verification is, and what it found since it last said so. */
 export interface Step {
@@ -13,34 +21,85 @@ export interface Step {
   readonly faults: readonly Fault[];
 }
 
-/** Channels that one statement looks at. */
+/** Channels that one statement examines. */
 const pieceChannels = 200;
 /** Faults that are no channel's own, named at most: a thousandth is as good as a million. */
 const namedStrays = 1000;
-
-/** Checks the promises of the store, piece by piece; nothing is locked, and what is sent meanwhile disturbs nothing. */
-export async function* verify(db: Db): AsyncGenerator<Step> {
+/**
+ * Checks the promises of the store, piece by piece, as many at once as the pool may give `connections`; nothing is locked, and what is sent meanwhile disturbs nothing. Channels that are created meanwhile are left out.
+ */
+export async function* verify(db: Db, connections = 1): AsyncGenerator<Step> {
   const of = await lastChannelKey(db);
-  let channels = 0;
-  let messages = 0;
-  let done = 0;
-  // Bounded: each piece begins after the last one, and channels that are made meanwhile are left out.
-  while (done < of) {
-    const { lastKey, facts } = await factsAfter(db, done, pieceChannels);
-    if (lastKey === undefined) break;
-    channels += facts.length;
-    for (const each of facts) messages += each.kept;
-    done = Math.min(lastKey, of);
-    yield { done, of, channels, messages, faults: facts.flatMap(faultsOf) };
+  let [channels, messages, done] = [0, 0, 0];
+  const ready: Step[] = [];
+  let wake = () => {};
+  let stopped = false;
+  /** Where the next piece begins. Each worker asks for its end on its own connection, after the one before has found its own. */
+  let begin = Promise.resolve(0);
+  const nextPiece = async (connection: Db) => {
+    const mine = begin.then(async (after) => ({
+      after,
+      last: after < of ? await lastOfPiece(connection, after, pieceChannels) : undefined,
+    }));
+    begin = mine.then(
+      ({ last }) => last ?? of,
+      () => of,
+    );
+    return await mine;
+  };
+  const work = async (connection: Db) => {
+    while (!stopped) {
+      const { after, last } = await nextPiece(connection);
+      if (last === undefined) return;
+      const facts = await factsBetween(connection, after, Math.min(last, of));
+      channels += facts.length;
+      for (const each of facts) messages += each.kept;
+      done += Math.min(last, of) - after;
+      ready.push({ done, of, channels, messages, faults: facts.flatMap(faultsOf) });
+      wake();
+    }
+  };
+  const working = Promise.all(Array.from({ length: connections }, () => withMemory(db, work)));
+  const across = working.then(() => (stopped ? [] : acrossChannels(db, connections)));
+  let ended = false;
+  across.then(
+    () => {
+      ended = true;
+      wake();
+    },
+    () => {
+      stopped = true;
+      ended = true;
+      wake();
+    },
+  );
+  try {
+    for (;;) {
+      yield* ready.splice(0);
+      if (ended) break;
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+        if (ready.length > 0 || ended) resolve();
+      });
+    }
+    yield { done: of, of, channels, messages, faults: await across };
+  } finally {
+    stopped = true;
+    await across.catch(() => {});
   }
-  yield { done: of, of, channels, messages, faults: await acrossChannels(db) };
 }
 
-async function acrossChannels(db: Db): Promise<Fault[]> {
-  const strays = await strayKeys(db, namedStrays);
-  const doubles = await doubleIds(db, namedStrays);
-  // Blocks that are drawn between the two readings only raise what was given out.
-  const { largest, given } = await blocks(db, limits.idsPerBlock);
+async function acrossChannels(db: Db, connections: number): Promise<Fault[]> {
+  const looks = [
+    () => withMemory(db, (connection) => strayKeys(connection, namedStrays)),
+    () => withMemory(db, (connection) => doubleIds(connection, namedStrays)),
+    () => blocks(db, limits.idsPerBlock),
+  ] as const;
+  // One after the other where there is one connection: none waits for it longer than a pool lets it.
+  const [strays, doubles, { largest, given }] =
+    connections > 1
+      ? await Promise.all([looks[0](), looks[1](), looks[2]()])
+      : [await looks[0](), await looks[1](), await looks[2]()];
   return [
     ...strays.map(
       ({ channelKey, messages }): Fault => ({
