@@ -32,23 +32,41 @@ const moderator = createModerator(workerData as readonly Rule[]);
 parentPort?.postMessage('ready');
 parentPort?.on('message', (parcel: Parcel) => parentPort?.postMessage(judge(parcel)));
 
+/** Milliseconds of the processor that this thread has had: a machine that has no time for it says nothing of a message. */
+const cpuMs = () => {
+  // Node 22 does not tell; then the clock does.
+  if (typeof process.threadCpuUsage !== 'function') return performance.now();
+  const { user, system } = process.threadCpuUsage();
+  return (user + system) / 1000;
+};
+
 function judge({ bytes, messages, messageMs, sliceMs }: Parcel): Verdicts {
-  const start = performance.now();
+  const start = cpuMs();
   const judgements: (Judgement | 'late')[] = [];
   let begin = 0;
   const slice = () => {
-    for (const { channelType, tagKey, payloadBytes } of messages) {
+    for (const { channelType, tagKey, payloadBytes } of messages.slice(judgements.length)) {
       const payload = bytes.subarray(begin, begin + payloadBytes);
       judgements.push(moderator?.({ channelType, tagKey, payload }) ?? { flaggedBy: [] });
       begin += payloadBytes;
-      if (performance.now() - start > sliceMs) return;
+      if (cpuMs() - start > sliceMs) return;
     }
   };
-  try {
-    within(messageMs + sliceMs, slice);
-  } catch (error) {
-    if (!(error instanceof OutOfTime)) throw error;
-    judgements.push('late');
+  // The watchdog goes by the clock. An attempt that had less of the processor than it may have is made again, with more time.
+  for (let patience = 1; ; patience *= 2) {
+    const began = cpuMs();
+    try {
+      within((messageMs + sliceMs) * patience, slice);
+      break;
+    } catch (error) {
+      if (!(error instanceof OutOfTime)) throw error;
+      if (cpuMs() - began < messageMs && patience < mostPatience) continue;
+      judgements.push('late');
+      break;
+    }
   }
-  return { judgements, tookMs: performance.now() - start };
+  return { judgements, tookMs: cpuMs() - start };
 }
+
+/** Times the watchdog's time at most: 8 s where a message has 500 ms. */
+const mostPatience = 16;

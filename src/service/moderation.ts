@@ -49,6 +49,13 @@ export interface Moderation {
   close(): Promise<void>;
 }
 
+export interface ModerationOptions {
+  readonly turns?: Turns;
+  /** Milliseconds of the thread that one message may take. */
+  readonly messageMs?: number;
+  readonly now?: () => number;
+}
+
 /**
  * `hook`: asked about each batch after the rules. The rules run in a thread of their own: what takes long there holds up its own call, and by turns the calls
  * that are moderated, and never the event loop.
@@ -56,7 +63,7 @@ export interface Moderation {
 export function createModeration(
   db: Db,
   hook: ModerationHook | undefined,
-  { turns = new Turns(), now = Date.now }: { readonly turns?: Turns; readonly now?: () => number } = {},
+  { turns = new Turns(), messageMs = usualMessageMs, now = Date.now }: ModerationOptions = {},
 ): Moderation {
   let version = -1;
   let thread: ModerationThread | undefined;
@@ -87,7 +94,7 @@ export function createModeration(
   return {
     async moderate(messages, call) {
       if (thread === undefined && hook === undefined) return { messages, refused: new Map() };
-      const judged = await judge(() => thread, turns, messages, call);
+      const judged = await judge({ threadOf: () => thread, turns, messageMs }, messages, call);
       return hook === undefined ? judged : await askHook(hook, judged);
     },
     reload: () => orBusy(reload),
@@ -118,7 +125,7 @@ export function createModeration(
 }
 
 /** Milliseconds of the thread that one message may take. A plain pattern takes 7 ms for the largest payload, on the prototype. */
-const messageMs = 500;
+const usualMessageMs = 500;
 /** Milliseconds after which another call has its turn. */
 const sliceMs = 20;
 /** Milliseconds of a batch, after which the rest is to be sent again. */
@@ -134,8 +141,7 @@ const retryAfterMs = 1000;
 const contentKey = ({ channel, contentHash }: Prepared) => `${channel.type} ${contentHash}`;
 
 async function judge(
-  threadOf: () => ModerationThread | undefined,
-  turns: Turns,
+  { threadOf, turns, messageMs }: { threadOf: () => ModerationThread | undefined; turns: Turns; messageMs: number },
   messages: readonly Prepared[],
   call: Parameters<Moderate>[1],
 ): Promise<Moderated> {
@@ -154,7 +160,10 @@ async function judge(
   const step = async () => {
     const first = known.size;
     const thread = threadOf();
-    const verdicts = thread === undefined ? noRules(contents.length - first) : await askThread(thread, contents, first);
+    const verdicts =
+      thread === undefined
+        ? noRules(contents.length - first)
+        : await askThread(thread, contents.slice(first, first + parcelMessages), messageMs);
     spent += verdicts.tookMs;
     for (const [index, verdict] of verdicts.judgements.entries())
       known.set(keys[first + index] as string, verdict === 'late' ? contentTooSlow(messageMs) : verdict);
@@ -191,10 +200,10 @@ const notReached: Refusal = {
   retryAfterMs,
 };
 
-async function askThread(thread: ModerationThread, contents: readonly Prepared[], first: number) {
+async function askThread(thread: ModerationThread, contents: readonly Prepared[], messageMs: number) {
   const some: Prepared[] = [];
   let size = 0;
-  for (const message of contents.slice(first, first + parcelMessages)) {
+  for (const message of contents) {
     if (some.length > 0 && size + message.payload.length > parcelBytes) break;
     some.push(message);
     size += message.payload.length;

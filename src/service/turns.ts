@@ -119,7 +119,7 @@ export class Turns {
       if (queue.fresh.size + queue.long.size === 0) {
         // What it is ahead of the others is forgotten when they have caught up.
         if (queue.virtualMs <= this.#servedAt) this.#queues.delete(caller);
-      } else if (least === undefined || queue.virtualMs < least.virtualMs) least = queue;
+      } else if (least === undefined || isBefore(queue, least)) least = queue;
     }
     if (least === undefined) {
       this.#queues.clear();
@@ -179,6 +179,16 @@ interface Queue {
 /** Milliseconds up to which a call is new. */
 const freshMs = 20;
 const longEvery = 4;
+/** Milliseconds up to which callers have had the same: one that sends little is not behind each that has had nothing yet. */
+const sameMs = 50;
+
+/** Which of two callers has its turn first: the one that has had less, by and large, and then the one whose call is new. */
+function isBefore(a: Queue, b: Queue): boolean {
+  const [hadA, hadB] = [Math.floor(a.virtualMs / sameMs), Math.floor(b.virtualMs / sameMs)];
+  if (hadA !== hadB) return hadA < hadB;
+  if (a.fresh.size > 0 !== b.fresh.size > 0) return a.fresh.size > 0;
+  return a.virtualMs < b.virtualMs;
+}
 
 function isIdle({ fresh, long, isServed }: Queue): boolean {
   return !isServed && fresh.size + long.size === 0;
