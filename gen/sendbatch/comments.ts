@@ -125,7 +125,7 @@ export const comments: Readonly<Record<string, string>> = {
   "sendbatch.v1.ChannelService.ClearAllowlist": "Empties the allowlist. A channel that is not known stays so.",
   "sendbatch.v1.ChannelService.ClearDenylist": "Empties the denylist. A channel that is not known stays so.",
   "sendbatch.v1.ChannelService.DeleteChannel": "Disbands a channel: from the next batch on nobody may send to it, and no user may read it. What was sent is kept, and a service that reads for\nno uid still reads it. A channel that is not known is made and is disbanded. Not for users (type 1).",
-  "sendbatch.v1.ChannelService.GetAllowlist": "The whole allowlist as legacy callers read it. One of more than 100,000 entries is refused: ListAllowlist has pages. JSON: the bare array.",
+  "sendbatch.v1.ChannelService.GetAllowlist": "The whole allowlist as legacy callers read it. One of more than 20,000 entries is refused: ListAllowlist has pages. JSON: the bare array.",
   "sendbatch.v1.ChannelService.GetChannel": "What a channel is; NOT_FOUND (`CHANNEL_NOT_EXIST`) when it was never made.",
   "sendbatch.v1.ChannelService.ListAllowlist": "The allowlist, page by page.",
   "sendbatch.v1.ChannelService.ListDenylist": "The denylist, page by page.",

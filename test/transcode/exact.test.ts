@@ -132,6 +132,15 @@ describe('a number in a Struct or a Value', () => {
         );
       });
 
+  test('of any length takes no time to compare', () => {
+    const began = performance.now();
+    for (const text of [`1${'0'.repeat(1_000_000)}1`, `0.${'0'.repeat(1_000_000)}1`, `1e${'9'.repeat(1_000_000)}`])
+      assert.equal(losesDigits(text), true);
+    const many = `[${`1${'0'.repeat(900)}1,`.repeat(1000)}1]`;
+    parseJson(Buffer.from(many));
+    assert.ok(performance.now() - began < 1000);
+  });
+
   test('loses digits exactly when what is written is another number', (context) => {
     const digits = fc.stringMatching(/^[0-9]{1,25}$/);
     fc.assert(

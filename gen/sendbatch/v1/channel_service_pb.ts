@@ -1510,7 +1510,7 @@ export const ChannelService: GenService<{
     output: typeof ListAllowlistResponseSchema;
   },
   /**
-   * The whole allowlist as legacy callers read it. One of more than 100,000 entries is refused: ListAllowlist has pages. JSON: the bare array.
+   * The whole allowlist as legacy callers read it. One of more than 20,000 entries is refused: ListAllowlist has pages. JSON: the bare array.
    *
    * @generated from rpc sendbatch.v1.ChannelService.GetAllowlist
    */
