@@ -4,6 +4,7 @@ import { faultInWords, isScope, type Quota, quotasOf, retentionOf, type Scope, s
 import { describeSettings, type Settings, type SettingWords, schema } from './config/settings.ts';
 import { gather, readDotenv } from './config/sources.ts';
 import { ConfigError, readSettingsFile, visible } from './config/text.ts';
+import { checkTls } from './config/tls.ts';
 
 export { describeSettings } from './config/settings.ts';
 export { ConfigError } from './config/text.ts';
@@ -146,10 +147,11 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
       `HOST=${at.host} is not a loopback address and no authentication is configured: set AUTH=on and make a key (npm run cli -- key create), or HOST=127.0.0.1, or AUTH=off if every caller that can reach it is trusted`,
     );
   }
+  const tls = tlsOf(at.tlsKey, at.tlsCert, at.tlsClientCa);
   return {
     host: at.host,
     port: at.port,
-    tls: tlsOf(at.tlsKey, at.tlsCert, at.tlsClientCa),
+    tls: tls.tls,
     asks,
     open: !asks && at.auth !== 'off',
     identity: {
@@ -203,20 +205,27 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     accessLog: at.accessLog === 'on',
     metricsOpen: at.metrics === 'open',
     traces: tracesOf(at),
-    warnings,
+    warnings: [...warnings, ...tls.warnings],
   };
 }
 
-function tlsOf(key: string, cert: string, clientCa: string): Config['tls'] {
+function tlsOf(key: string, cert: string, clientCa: string): Pick<Config, 'tls' | 'warnings'> {
   if (key === '' && cert === '') {
     if (clientCa !== '') throw new ConfigError('TLS_CLIENT_CA needs TLS_KEY and TLS_CERT');
-    return undefined;
+    return { tls: undefined, warnings: [] };
   }
   if (key === '' || cert === '') throw new ConfigError('TLS_KEY and TLS_CERT must be set together');
+  const fileOf = (name: string, path: string) => ({ name: `${name}=${path}`, text: readSecret(name, path) });
+  const files = {
+    key: fileOf('TLS_KEY', key),
+    cert: fileOf('TLS_CERT', cert),
+    clientCa: clientCa === '' ? undefined : fileOf('TLS_CLIENT_CA', clientCa),
+  };
+  const warnings = checkTls(files);
+  const { text: ca } = files.clientCa ?? {};
   return {
-    key: readSecret('TLS_KEY', key),
-    cert: readSecret('TLS_CERT', cert),
-    ...(clientCa === '' ? {} : { clientCa: readSecret('TLS_CLIENT_CA', clientCa) }),
+    tls: { key: files.key.text, cert: files.cert.text, ...(ca === undefined ? {} : { clientCa: ca }) },
+    warnings,
   };
 }
 

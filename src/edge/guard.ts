@@ -26,6 +26,9 @@ const ownHeaders = [
   'last-event-id',
   'traceparent',
   'tracestate',
+  'baggage',
+  'sentry-trace',
+  'x-requested-with',
 ];
 const ownAnswers = ['x-request-id', 'retry-after', 'ratelimit', 'ratelimit-policy', 'allow'];
 
@@ -55,7 +58,7 @@ export function createGuard(options: { open: boolean; allowedOrigins: 'default' 
           'a request that another site made the browser send (Sec-Fetch-Site) is refused: call with fetch or EventSource from a page whose origin is in ALLOWED_ORIGINS',
       };
     }
-    if (!allows(origin, host)) {
+    if (!isOwn(headers, origin, host) && !allows(origin, host)) {
       return {
         kind: 'refuse',
         status: 403,
@@ -75,7 +78,7 @@ export function createGuard(options: { open: boolean; allowedOrigins: 'default' 
       headers: {
         ...answer,
         'access-control-allow-methods': [...new Set([...cors.allowedMethods, 'PUT', 'PATCH', 'DELETE'])].join(', '),
-        'access-control-allow-headers': [...cors.allowedHeaders, ...ownHeaders].join(', '),
+        'access-control-allow-headers': allowedHeaders(headers['access-control-request-headers']),
         'access-control-max-age': preflightSeconds,
         // Chromium asks before a public page may call a private address; the origin was allowed by name.
         ...(headers['access-control-request-private-network'] === 'true'
@@ -84,6 +87,30 @@ export function createGuard(options: { open: boolean; allowedOrigins: 'default' 
       },
     };
   };
+}
+
+/** What a page may ask for: more is no list of headers. */
+const requestedHeaders = 100;
+const requestedChars = 4096;
+const headerName = /^[\w!#$%&'*+.^`|~-]+$/;
+
+/** Ours, and what the preflight names: a page that may call may also be watched, traced or signed by libraries that set headers of their own. */
+function allowedHeaders(requested = ''): string {
+  const names = requested.split(',').map((name) => name.trim().toLowerCase());
+  const isList = requested.length <= requestedChars && names.length <= requestedHeaders;
+  const more = isList ? names.filter((name) => headerName.test(name)) : [];
+  return [...new Set([...[...cors.allowedHeaders, ...ownHeaders].map((name) => name.toLowerCase()), ...more])].join(
+    ', ',
+  );
+}
+
+/** Whether a page of the service itself calls, such as /docs: the browser says so, or else its Origin is the Host. Such a call is not cross-origin, whatever ALLOWED_ORIGINS lists. */
+function isOwn(headers: IncomingHttpHeaders, origin: string, host: string | undefined): boolean {
+  const site = headers['sec-fetch-site'];
+  if (site !== undefined) return site === 'same-origin';
+  if (!URL.canParse(origin)) return false;
+  const { host: originHost, protocol } = new URL(origin);
+  return (protocol === 'http:' || protocol === 'https:') && originHost === host?.toLowerCase();
 }
 
 /**

@@ -61,6 +61,7 @@ describe('Origin', () => {
       'pass',
     ],
   ];
+  rows.push(['its own when others are listed', listed, 'http://localhost:5001', 'localhost:5001', 'pass']);
   for (const [what, guard, origin, host, kind] of rows)
     test(`${what}: ${kind}`, () => assert.equal(guard({ method: 'POST', headers: { origin, host } }).kind, kind));
 
@@ -88,6 +89,52 @@ describe('Origin', () => {
     assert.match(verdict.headers['access-control-allow-methods'] ?? '', /POST.*GET/);
     assert.equal(verdict.headers['access-control-allow-private-network'], 'true');
     assert.equal(open({ method: 'OPTIONS', headers: { ...headers, origin: 'https://evil.example' } }).kind, 'refuse');
+  });
+
+  test('its own page is told by the browser, also behind a proxy that changes the Host', () => {
+    const guard = createGuard({ open: false, allowedOrigins: ['https://app.example.com'] });
+    const headers = { origin: 'https://messages.example.com', host: 'sendbatch.internal:5001' };
+    assert.equal(guard({ method: 'POST', headers }).kind, 'refuse');
+    assert.equal(guard({ method: 'POST', headers: { ...headers, 'sec-fetch-site': 'same-origin' } }).kind, 'pass');
+    // http:// and https:// of one host are two origins.
+    const other = { origin: 'http://a.example', host: 'a.example', 'sec-fetch-site': 'cross-site' };
+    assert.equal(guard({ method: 'POST', headers: other }).kind, 'refuse');
+  });
+
+  test('a preflight allows what libraries that watch a page add, and what else an allowed page asks for', () => {
+    const asked = 'baggage,sentry-trace, X-Requested-With,traceparent,tracestate,x-amzn-trace-id,x-custom,bad name,';
+    const verdict = open({
+      method: 'OPTIONS',
+      headers: {
+        origin: 'http://localhost:3000',
+        host: 'localhost',
+        'access-control-request-method': 'POST',
+        'access-control-request-headers': asked,
+      },
+    });
+    assert.ok(verdict.kind === 'preflight');
+    const allowed = (verdict.headers['access-control-allow-headers'] ?? '').split(', ');
+    for (const name of [
+      'baggage',
+      'sentry-trace',
+      'x-requested-with',
+      'traceparent',
+      'tracestate',
+      'x-amzn-trace-id',
+      'x-custom',
+    ])
+      assert.ok(allowed.includes(name), name);
+    assert.ok(!allowed.includes('bad name') && !allowed.includes(''));
+    const long = open({
+      method: 'OPTIONS',
+      headers: {
+        origin: 'http://localhost:3000',
+        host: 'localhost',
+        'access-control-request-method': 'POST',
+        'access-control-request-headers': Array.from({ length: 1000 }, (_, index) => `x-${index}`).join(),
+      },
+    });
+    assert.ok(long.kind === 'preflight' && !long.headers['access-control-allow-headers']?.includes('x-7'));
   });
 
   test('an OPTIONS that is no preflight passes', () => {

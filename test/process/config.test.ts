@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { parseDotenv } from '../../src/config/dotenv.ts';
 import { gather } from '../../src/config/sources.ts';
+import { checkTls } from '../../src/config/tls.ts';
 import { ConfigError, describeSettings, loadConfig } from '../../src/config.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { runToEnd } from '../support/process.ts';
@@ -274,4 +275,31 @@ test('`config` prints every setting with its value, where that is set, default, 
   assert.equal(odd.code, 1);
   assert.match(odd.output, /^PORT = http {2}\(the environment\)\n {4}Port for every.*\n {4}default 5001; 0 – 65535$/m);
   assert.match(odd.output, /^sendbatch: PORT: must be a whole number from 0 to 65535/m);
+});
+
+describe('the dates of TLS certificates', () => {
+  const pem = (name: string) => ({ name, text: readFileSync(join(import.meta.dirname, '../edge', name), 'utf8') });
+  const files = { key: pem('localhost-key.pem'), cert: pem('localhost-cert.pem'), clientCa: undefined };
+  const rows: [string, string, RegExp | undefined][] = [
+    ['that is valid for long', '2030-01-01', undefined],
+    [
+      'that has expired',
+      '2127-01-01',
+      /localhost-cert\.pem: .* expired on 2126-10-30T03:30:01\.000Z: clients refuse it/,
+    ],
+    ['that expires soon', '2126-10-20', /localhost-cert\.pem: .* expires on 2126-10-30T03:30:01\.000Z, in 10 days/],
+    ['that is not valid yet', '2020-01-01', /localhost-cert\.pem: .* is not valid before 2026-11-23T03:30:01\.000Z/],
+  ];
+  for (const [what, at, warning] of rows)
+    test(`a certificate ${what} is ${warning === undefined ? 'fine' : 'warned of'}`, () => {
+      const warnings = checkTls(files, Date.parse(at));
+      assert.equal(warnings.length, warning === undefined ? 0 : 1);
+      if (warning !== undefined) assert.match(warnings[0] ?? '', warning);
+    });
+  test('authorities of clients are looked at, too', () => {
+    assert.match(
+      checkTls({ ...files, clientCa: pem('client-ca.pem') }, Date.parse('2200-01-01')).join('\n'),
+      /client-ca\.pem: .* expired on/,
+    );
+  });
 });

@@ -17,6 +17,7 @@ import { assertSound, readAll } from '../support/verify.ts';
 import { until, untilOneWaitsFor } from '../support/watch.ts';
 
 const work = temporaryFolder('start');
+const pem = (name: string) => join(import.meta.dirname, '../edge', name);
 after(() => rmSync(work, { recursive: true, force: true }));
 
 describe('a start that cannot succeed ends in one clear line and a code that is not 0', () => {
@@ -63,6 +64,26 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
       'a certificate that is not there',
       { TLS_KEY: join(work, 'key'), TLS_CERT: join(work, 'cert') },
       /TLS_KEY=.* cannot be read/,
+    ],
+    [
+      'a key of another certificate',
+      { TLS_KEY: pem('client-key.pem'), TLS_CERT: pem('localhost-cert.pem') },
+      /TLS_KEY=.* is not the key of the certificate in TLS_CERT=/,
+    ],
+    [
+      'a key that is none',
+      { TLS_KEY: import.meta.filename, TLS_CERT: pem('localhost-cert.pem') },
+      /TLS_KEY=.* holds no private key in PEM/,
+    ],
+    [
+      'a certificate that is none',
+      { TLS_KEY: pem('localhost-key.pem'), TLS_CERT: pem('localhost-key.pem') },
+      /TLS_CERT=.* holds no certificate in PEM/,
+    ],
+    [
+      'authorities that are none',
+      { TLS_KEY: pem('localhost-key.pem'), TLS_CERT: pem('localhost-cert.pem'), TLS_CLIENT_CA: import.meta.filename },
+      /TLS_CLIENT_CA=.* holds no certificate in PEM/,
     ],
     ['an origin that is none', { ALLOWED_ORIGINS: 'app.example.com' }, /ALLOWED_ORIGINS: .*https:/],
     [
