@@ -16,12 +16,14 @@ import { reasonOf } from '../client/index.ts';
 import { channelTypeName } from './channel-type.ts';
 import { type Connection, type ConnectOptions, calling, connectTo } from './connect.ts';
 import { createDrafts } from './draft.ts';
+import { FileFault } from './file-fault.ts';
 import { onInterrupt } from './interrupt.ts';
 import { note, paint, plain, print, printJson, visible } from './output.ts';
 import { createProgress } from './progress.ts';
 import { aboutFiles, openReading, type Reading, type ReadingOptions, readingFile, readingOf } from './reading.ts';
 import { createReceivers } from './receivers.ts';
 import { reportedTemplates } from './reported.ts';
+import type { Entry } from './source.ts';
 import { describeTime, parseTime, zone } from './time.ts';
 import { CommandError, exit, wholeNumber, withExamples } from './usage.ts';
 
@@ -232,7 +234,7 @@ async function readAll(file: string, reading: Reading, isQuiet: boolean) {
   const templates = [...reading.templates];
   const faults: string[] = [];
   let [wrong, dropped] = [0, 0];
-  for await (const entry of opened.source.entries) {
+  for await (const entry of withoutFault(opened.source.entries)) {
     const draft = draftOf(entry, opened.columns());
     for (const each of reportedTemplates(entry))
       if (!templates.some(({ name }) => name === each.name)) templates.push(each);
@@ -252,6 +254,16 @@ async function readAll(file: string, reading: Reading, isQuiet: boolean) {
   const repeated = receivers.words();
   if (repeated !== undefined && reading.unique === undefined) onNote(repeated);
   return { messages, lines, templates, digest: hash.digest('hex') };
+}
+
+/** A fault of the file ends it, and the batch with it. */
+async function* withoutFault(entries: AsyncIterable<Entry>): AsyncGenerator<Entry> {
+  try {
+    yield* entries;
+  } catch (error) {
+    if (!(error instanceof FileFault)) throw error;
+    throw new CommandError(`${error.message}; nothing was submitted`, { cause: error });
+  }
 }
 
 /** Lines at fault that are named. */

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { existsSync, statSync } from 'node:fs';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { type Command, InvalidArgumentError, Option } from 'commander';
@@ -222,9 +223,11 @@ async function pinned(
 }
 
 function templateIn(file: string, format: 'json' | 'text') {
+  const body = bodyIn(file);
   return {
-    name: 'file',
-    body: bodyIn(file),
+    // By what it holds: reports of several runs, each with its template, can be sent as one file.
+    name: `file-${createHash('sha256').update(`${format} ${body}`).digest('hex').slice(0, 16)}`,
+    body,
     format: format === 'json' ? TemplateFormat.JSON : TemplateFormat.TEXT,
   };
 }

@@ -48,7 +48,7 @@ function openOwn(file: string, flags: number): number {
   }
   const { uid } = fstatSync(fd);
   const me = process.getuid?.();
-  if (me === undefined || uid === me || me === 0) return fd;
+  if (me === undefined || uid === me) return fd;
   closeSync(fd);
   throw new CommandError(`${file} belongs to another user (${uid}): it is not read; move it away`);
 }

@@ -166,6 +166,18 @@ describe('batches on the command line', () => {
       output,
       /^line 1: channel_id is required.*\nline 2: .*not valid JSON\nsendbatch: 2 lines of .* nothing was submitted\n$/,
     );
+    const quoted = await run(
+      'submit',
+      file('quoted.csv', 'channel_id,payload\na,b\nc,"d" e\n'),
+      '--from-uid',
+      'u1',
+      '--channel-type',
+      '2',
+    );
+    assert.match(
+      quoted.output,
+      /^sendbatch: .*quoted\.csv: line 3: the quote that opens here is closed .*; nothing was submitted\n$/,
+    );
     for (const args of [
       ['show', 'nothing'],
       ['ls', '--state', 'odd'],
