@@ -15,7 +15,7 @@ export interface SweeperOptions {
   readonly sweepOld: (
     channelType: number,
     times: { before: number; now: number },
-    bounds: { channels: number; messages: number },
+    bounds: { channels: number; messages: number; total: number },
   ) => Promise<{ more: boolean }>;
   /** Removes temporary channels that are over; `more`: it may find more. */
   readonly sweepTemporary: (now: number) => Promise<{ more: boolean }>;
@@ -30,8 +30,7 @@ export interface SweeperOptions {
 
 /** Messages of one statement: it holds its locks for some milliseconds. */
 const expiredAtOnce = 2000;
-const channelsAtOnce = 100;
-const perChannel = 200;
+const oldAtOnce = { channels: 500, messages: 200, total: 5000 };
 const liveMs = 60_000;
 const dayMs = 24 * 3600_000;
 
@@ -47,7 +46,7 @@ export function startSweeper(options: SweeperOptions): Loop {
     async () => (await sweepExpired(expiredAtOnce, now())) === expiredAtOnce,
     ...retention.map(({ channelType, days }) => async () => {
       const times = { before: now() - days * dayMs, now: now() };
-      return (await sweepOld(channelType, times, { channels: channelsAtOnce, messages: perChannel })).more;
+      return (await sweepOld(channelType, times, oldAtOnce)).more;
     }),
     async () => (await sweepTemporary(now())).more,
     async () => {

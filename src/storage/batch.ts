@@ -238,10 +238,10 @@ export async function sweepBatches(
   const isGivenUp = sql`state = 'receiving' and received_at < ${databaseNow} - ${silentMs}::bigint`;
   const { rows } = await sql`
     with gone as (
-      delete from sendbatch.batch where batch_id in (
+      delete from sendbatch.batch where batch_id = any(array(
         (select batch_id from sendbatch.batch where ${hasEnded} order by ended_at limit ${limit})
         union all
-        (select batch_id from sendbatch.batch where ${isGivenUp} order by received_at limit ${limit}))
+        (select batch_id from sendbatch.batch where ${isGivenUp} order by received_at limit ${limit})))
         -- Checked again under the lock: more may have come meanwhile.
         and (${hasEnded} or ${isGivenUp})
       returning batch_id

@@ -42,14 +42,14 @@ export interface OldSwept {
 }
 
 /**
- * Removes messages of channels of a type that were accepted before a time: of the channels with the oldest ones, a few of each. Each channel is noted with its oldest message that is kept, or with `now`: it
+ * Removes messages of channels of a type that were accepted before a time: of the channels with the oldest ones, a few of each, `total` at most. Each channel is noted with its oldest message that is kept, or with `now`: it
  * is not visited again before that is too old.
  */
 export async function sweepOld(
   db: Db,
   channelType: number,
   { before, now }: { readonly before: number; readonly now: number },
-  bounds: { readonly channels: number; readonly messages: number },
+  bounds: { readonly channels: number; readonly messages: number; readonly total: number },
 ): Promise<OldSwept> {
   const { rows: due } = await sql<{ channel_key: number }>`
     select channel_key from sendbatch.channel
@@ -66,7 +66,7 @@ export async function sweepOld(
         select f.message_seq, f.accepted_at from sendbatch.message f where f.channel_key = c.channel_key and oldest.accepted_at < ${before}
         order by f.message_seq limit ${bounds.messages} for update skip locked
       ) m
-      where m.accepted_at < ${before}
+      where m.accepted_at < ${before} limit ${bounds.total}
     ), ${removed('old')}, ${counted}
     select count(*) as removed from removed`.execute(db);
   // A statement of its own: it sees what is left.

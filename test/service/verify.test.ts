@@ -183,7 +183,12 @@ describe('verify names each promise of the store that does not hold', () => {
       copy.url,
       `update sendbatch.message set accepted_at = 0 where channel_key = ${keyOf('b')} and message_seq <= 4`,
     );
-    const { removed } = await sweepOld(db, 2, { before: 1000, now: dayLater }, { channels: 10, messages: 3 });
+    const { removed } = await sweepOld(
+      db,
+      2,
+      { before: 1000, now: dayLater },
+      { channels: 10, messages: 3, total: 100 },
+    );
     assert.equal(removed, 3);
     await db.destroy();
     assert.deepEqual(await faults(), []);
