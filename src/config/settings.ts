@@ -106,13 +106,13 @@ export const schema = {
     env: 'SYSTEM_UIDS',
   },
   personAllowlist: {
-    doc: 'on = a person message needs a place on the receiver’s allowlist, or allow_stranger; off = only the denylist counts.',
+    doc: 'on = messages to a user (persons, agents, commands that name it) need a place on its allowlist, or allow_stranger; off = only the denylist counts.',
     format: ['on', 'off'],
     default: 'off',
     env: 'PERSON_ALLOWLIST',
   },
   rateCaller: {
-    doc: 'Messages that a caller may send, as 100/1s 3000/60s: quotas for bursts and for the long run. Unset: no limit. A key may have its own.',
+    doc: 'Messages that a caller may send, as 100/1s 3000/60s: quotas for bursts and for the long run. One refused or only validated counts a tenth. Unset: no limit. A key may have its own.',
     format: 'quotas',
     default: '',
     env: 'RATE_CALLER',

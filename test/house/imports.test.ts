@@ -59,7 +59,7 @@ const mayImport: Record<string, readonly string[]> = {
 };
 /** The packages that a room is about; others may import what they like, these only what stands here. */
 const packages: Record<string, RegExp> = {
-  domain: /^(node:(crypto|zlib)|re2js|liquidjs|@monyone\/aho-corasick\/fast)$/,
+  domain: /^(node:(crypto|zlib)|re2js|liquidjs)$/,
   client: /^@(bufbuild\/protobuf|connectrpc\/connect)(\/|$)/,
   transcode: /^(@bufbuild\/protobuf|@connectrpc\/connect|leven|node:)/,
   telemetry: /^(@opentelemetry\/|node:)/,

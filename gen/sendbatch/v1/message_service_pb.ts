@@ -76,8 +76,8 @@ export type SendBatchRequest = Message<"sendbatch.v1.SendBatchRequest"> & {
   mode: SendMode;
 
   /**
-   * Every check, nothing stored: each result is what a send at this moment would answer, but without new numbers. A
-   * duplicate answers the numbers that it has.
+   * Every check, nothing stored: each result is what a send at this moment would answer, rates included, but without new numbers. A
+   * duplicate answers the numbers that it has. A message that is only validated, or refused, costs the caller's rate a tenth of one that is stored.
    *
    * @generated from field: bool validate_only = 3;
    */
@@ -1965,21 +1965,21 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `SCOPE_MISSING` | PERMISSION_DENIED | 403 | the credential is not for this RPC; metadata `scope` |
  * | `SENDER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not send as this `from_uid` |
  * | `READER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not read as this uid |
- * | `NOT_SUBSCRIBER`, `IN_DENYLIST`, `NOT_IN_ALLOWLIST`, `NOT_ALLOWED`, `CHANNEL_BANNED`, `CHANNEL_DISBANDED`, `SENDER_BANNED` | PERMISSION_DENIED | 403 | the channel's rules; metadata `reason_code` is the legacy number |
+ * | `NOT_SUBSCRIBER`, `IN_DENYLIST`, `NOT_IN_ALLOWLIST`, `NOT_ALLOWED`, `CHANNEL_BANNED`, `CHANNEL_DISBANDED`, `SENDER_BANNED` | PERMISSION_DENIED | 403 | the channel's rules; metadata `reason_code` is the legacy number. `receivers` names those whose lists keep a command out |
  * | `SEQ_EXPIRED` | OUT_OF_RANGE | 400 | the cursor is before what is kept; metadata `first_seq` |
  * | `SEQ_AHEAD` | OUT_OF_RANGE | 400 | the cursor is above the last sequence, so it is of another database, or of this one before it was restored; metadata `last_seq` |
  * | `TOO_MANY_CHANNELS` | FAILED_PRECONDITION | 400 | the user is in more channels than `all_of_uid` follows; metadata `limit` |
  * | `TEMPLATE_FAILED` | INVALID_ARGUMENT | 400 | a template cannot be rendered; metadata `missing` names variables |
- * | `CHANNEL_NOT_EXIST`, `RULE_NOT_EXIST`, `TEMPLATE_NOT_EXIST`, `BATCH_NOT_EXIST`, `WEBHOOK_NOT_EXIST` | NOT_FOUND | 404 | it was never made |
- * | `CONTENT_REFUSED` | PERMISSION_DENIED | 403 | a rule of moderation; metadata `rule_id`, 0 = the hook |
- * | `RATE_LIMITED` | RESOURCE_EXHAUSTED | 429 | over a rate; metadata `by`, `limit`, `seconds`; RetryInfo says when |
+ * | `CHANNEL_NOT_EXIST`, `RULE_NOT_EXIST`, `TEMPLATE_NOT_EXIST`, `BATCH_NOT_EXIST`, `WEBHOOK_NOT_EXIST` | NOT_FOUND | 404 | it was never made. Of a channel only callers with the scope `admin` are told: others get `NOT_SUBSCRIBER` |
+ * | `CONTENT_REFUSED` | PERMISSION_DENIED | 403 | a rule of moderation; metadata `rule_id`, 0 = the hook, or `limit_ms` where the rules took too long |
+ * | `RATE_LIMITED` | RESOURCE_EXHAUSTED | 429 | over a rate; metadata `by`, `limit`, `seconds`; RetryInfo says when. A retry of a stored message is a duplicate all the same |
  * | `READER_TOO_SLOW` | RESOURCE_EXHAUSTED | 429 | a subscriber took nothing for a minute; it goes on from the last `message_seq` that it has |
- * | `CLIENT_MSG_NO_REUSED` | ALREADY_EXISTS | 409 | the key was used for another content; metadata `message_seq` of the first |
+ * | `CLIENT_MSG_NO_REUSED` | ALREADY_EXISTS | 409 | the key was used for another content; metadata `message_seq` and `message_id` of the first, for callers with the scope `read` |
  * | `WEBHOOK_EXISTS` | ALREADY_EXISTS | 409 | the name of a webhook is taken |
  * | `REQUEST_ID_REUSED` | ALREADY_EXISTS | 409 | the batch's request_id was used for another batch; metadata `batch_id` |
  * | `BATCH_NOT_RETRYABLE` | FAILED_PRECONDITION | 400 | the batch has not ended, or nothing refused of it is kept |
  * | `TOO_MANY_BATCHES` | RESOURCE_EXHAUSTED | 429 | too many unfinished batches of a caller; metadata `limit` |
- * | `SEQ_MISMATCH` | ABORTED | 409 | `expected_last_seqs` does not hold; metadata `actual` |
+ * | `SEQ_MISMATCH` | ABORTED | 409 | `expected_last_seqs` does not hold; metadata `actual`, for callers with the scope `read` |
  * | `STORE_BUSY` | UNAVAILABLE | 503 | the database is away or a lock took too long; retry with the same keys |
  * | `STOPPING` | UNAVAILABLE | 503 | this instance is stopping; call again, and reach another one |
  * | `OVERLOADED` | UNAVAILABLE | 503 | more comes than this instance does in good time: the call was refused before it was read; retry after RetryInfo |

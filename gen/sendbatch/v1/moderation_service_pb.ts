@@ -39,7 +39,7 @@ export type Rule = Message<"sendbatch.v1.Rule"> & {
   action: RuleAction;
 
   /**
-   * Words and phrases, at most 20,000 of 1 to 128 characters. A word that begins or ends with a Latin letter or a digit matches there only
+   * Words and phrases, at most 20,000 of 1 to 128 characters (Unicode code points); of all rules together at most 1,000,000 UTF-16 units. A word that begins or ends with a Latin letter or a digit matches there only
    * at a word's edge: `ass` is not in `class`.
    *
    * @generated from field: repeated string keywords = 3;
@@ -47,7 +47,8 @@ export type Rule = Message<"sendbatch.v1.Rule"> & {
   keywords: string[];
 
   /**
-   * Patterns in RE2's syntax, at most 100 of 1 to 1,000 characters.
+   * Patterns in RE2's syntax, at most 100 of 1 to 1,000 characters (Unicode code points). Each may compile to 2,000 instructions, those of all rules together
+   * to 100,000: `a{1,100}` is about 200.
    *
    * @generated from field: repeated string patterns = 4;
    */
@@ -68,7 +69,7 @@ export type Rule = Message<"sendbatch.v1.Rule"> & {
   tagKeys: string[];
 
   /**
-   * Why it is there, for people; at most 500 characters.
+   * Why it is there, for people; at most 500 characters (Unicode code points).
    *
    * @generated from field: string note = 7;
    */
@@ -478,8 +479,15 @@ export const RuleActionSchema: GenEnum<RuleAction> = /*@__PURE__*/
 /**
  * Rules about content, and the messages that they flagged. Needs the scope `admin`.
  *
- * A payload is looked into when it is UTF-8: of JSON the string values, of anything else all of it. Text is compared after Unicode's
- * NFKC and in lower case, so that width and case do not matter. A change is in force in every instance within two seconds.
+ * Every payload is looked into: of JSON the string values (not the names), of anything else all of it; bytes that are no UTF-8 are passed over. Text is
+ * compared after Unicode's NFKC and in lower case, so that width and case do not matter, and without what cannot be seen: default-ignorable characters
+ * (zero-width, soft hyphen, BOM, bidi and variation marks), controls but white space. Patterns see the text so, too. What is not seen through: letters of
+ * other scripts that look alike (confusables), marks laid over letters, letters spaced apart, digits for letters, text in pictures, encodings within the
+ * text (base64, HTML entities, JSON within a string of JSON).
+ *
+ * The rules have 500 ms of processor time for a message: one that takes longer is refused (`CONTENT_REFUSED`, metadata `limit_ms`). They have 10 s for a
+ * batch: messages not reached by then are refused with `OVERLOADED`, to be sent again. A change is in force in every instance within two seconds, or as soon
+ * as the rules are compiled.
  *
  * @generated from service sendbatch.v1.ModerationService
  */
