@@ -214,7 +214,9 @@ async function run(client: Sendbatch, wish: Wish, keepsJournal: boolean): Promis
   const repeated = receivers.words();
   if (repeated !== undefined && wish.unique === undefined) onNote(repeated);
   const seconds = Math.round((performance.now() - began) / 100) / 10;
-  return { ...tally, interrupted, seconds, resumed: before !== undefined, fault };
+  // Of a file that was sent whole and has grown since, only what is new is counted.
+  const resumed = before !== undefined && Object.values(before.tally).some((count) => count > 0);
+  return { ...tally, interrupted, seconds, resumed, fault };
 }
 
 /** Ends the entries by a fault of the file, and says which: what came before it is sent. */
