@@ -5,7 +5,7 @@
 import type { DescMethod, Message } from '@bufbuild/protobuf';
 import { Code, ConnectError, createContextKey, type Interceptor } from '@connectrpc/connect';
 import type { UniversalServerRequest } from '@connectrpc/connect/protocol';
-import { Failure } from '../domain/failure.ts';
+import { Failure, invalidField } from '../domain/failure.ts';
 import { limits } from '../limits.ts';
 import { createJsonBodyReader, TranscodeError, unpackGzip } from '../transcode/index.ts';
 import { discard } from './early-answer.ts';
@@ -118,7 +118,7 @@ async function* unary(request: Request, { isJson, isGzip, read, parse, whole }: 
     whole();
     read.push(await parse(isGzip ? await unpacked(bytes) : bytes));
   } catch (error) {
-    throw toCallError(error, Code.InvalidArgument);
+    throw toCallError(error);
   }
   yield isJson ? empty.json : empty.binary;
 }
@@ -164,7 +164,7 @@ async function* envelopes(
         isFirst = false;
         read.push(await parse(flags === compressedFlag ? await unpacked(message) : message));
       } catch (error) {
-        throw toCallError(error, Code.Internal);
+        throw toCallError(error);
       }
       yield isJson ? emptyEnvelope.json : emptyEnvelope.binary;
     }
@@ -190,11 +190,11 @@ async function refused(request: Request, actual: number): Promise<ConnectError> 
   return messageTooLarge(actual);
 }
 
-/** An error of reading or parsing, for the caller. `unreadable`: the code for bytes that are no message. */
-function toCallError(error: unknown, unreadable: Code): ConnectError {
+/** An error of reading or parsing, for the caller. */
+function toCallError(error: unknown): ConnectError {
   if (error instanceof TranscodeError) return toConnectError(ofTranscoder(error).mapped);
   if (error instanceof ConnectError || error instanceof Failure) return toConnectError(error);
-  return new ConnectError(`parse binary: ${(error as Error).message}`, unreadable, undefined, undefined, error);
+  return toConnectError(invalidField('body', `cannot be read: ${(error as Error).message}`));
 }
 
 /** The chunks of a body; throws when it is cut. Leaving it early does not end the connection. */
@@ -217,16 +217,18 @@ async function* chunksOf(request: Request): AsyncGenerator<Buffer> {
 }
 
 /** The message of a Connect GET stands in its URL; it is small, packed or not. */
-export async function assertSmallGet({ url = '' }: Request): Promise<void> {
+export async function assertSmallGet({ url = '' }: Request, { input }: DescMethod): Promise<void> {
   const query = new URL(url, 'http://localhost').searchParams;
   const message = query.get('message') ?? '';
   const bytes = query.get('base64') === '1' ? Buffer.from(message, 'base64url') : Buffer.from(message);
   const limit = limits.getMessageBytes;
   if (bytes.length > limit) throw messageTooLarge(bytes.length, limit);
-  if (query.get('compression') !== 'gzip') return;
+  const isPacked = query.get('compression') === 'gzip';
   try {
-    await unpacked(bytes, limit);
+    const plain = isPacked ? await unpacked(bytes, limit) : bytes;
+    // Connect would say INTERNAL of what is no message.
+    if (query.get('encoding') === 'proto') await parseProtobuf(input, plain);
   } catch (error) {
-    throw toCallError(error, Code.InvalidArgument);
+    throw toCallError(error);
   }
 }

@@ -1,6 +1,6 @@
 import { type DescField, type DescMessage, fromBinary, type Message } from '@bufbuild/protobuf';
 import { BinaryReader, WireType } from '@bufbuild/protobuf/wire';
-import { type Failure, malformed } from '../domain/failure.ts';
+import { Failure, invalidField, malformed } from '../domain/failure.ts';
 import { limits } from '../limits.ts';
 import { Slices } from '../transcode/index.ts';
 import { ProtobufScan } from './protobuf-scan.ts';
@@ -13,10 +13,23 @@ const fewFields = 2000;
 
 /**
  * Parses a message of Protobuf. A large one is scanned first, so that too many elements are refused before they are built, and its lists are parsed in slices, so that other calls
- * have their turns. Throws a Failure for what is too large, and the parser's error for what is no message.
+ * have their turns. Throws a Failure for what is too large, and for what is no message: that is the caller's fault, which gRPC and Connect leave to the service to name.
  */
 export function parseProtobuf(desc: DescMessage, bytes: Uint8Array): Message | Promise<Message> {
-  return bytes.length < scannedBytes ? fromBinary(desc, bytes) : parseLarge(desc, bytes);
+  const failed = (error: unknown): never => {
+    throw error instanceof Failure ? error : unreadable(desc, error);
+  };
+  if (bytes.length >= scannedBytes) return parseLarge(desc, bytes).catch(failed);
+  try {
+    return fromBinary(desc, bytes);
+  } catch (error) {
+    return failed(error);
+  }
+}
+
+function unreadable({ typeName }: DescMessage, error: unknown): Failure {
+  const why = error instanceof Error ? error.message : String(error);
+  return invalidField('body', `is no ${typeName} in Protobuf: ${why}`);
 }
 
 async function parseLarge(desc: DescMessage, bytes: Uint8Array): Promise<Message> {

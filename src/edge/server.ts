@@ -4,7 +4,7 @@ import { parseTimeout as grpcTimeout } from '@connectrpc/connect/protocol-grpc';
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from '@connectrpc/connect-node';
 import type { Protocol } from '../events.ts';
 import { endCutWrites } from './cut-writes.ts';
-import { answerEarly, earlyAnswers, freeWhenAnsweredEarly } from './early-answer.ts';
+import { answerEarly, type EarlyAnswers, earlyAnswers, freeWhenAnsweredEarly } from './early-answer.ts';
 import {
   askedOf,
   callerSignal,
@@ -43,9 +43,11 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
       if (!values.get(entryKey).called && !wasCut(request)) requestRejected('malformed', askedOf(request));
     });
     try {
-      if (request.method === 'GET') await assertSmallGet(request);
-    } catch (error) {
-      answerEarly(request, response, handler.method, earlyAnswers(toConnectError(error), 429));
+      if (request.method === 'GET') await assertSmallGet(request, handler.method);
+    } catch (thrown) {
+      const error = toConnectError(thrown);
+      const answers = earlyAnswers(error, error.code === Code.ResourceExhausted ? 429 : undefined);
+      answerEarly(request, response, handler.method, answers);
       return;
     }
     const universal = universalRequestFromNodeRequest(request, response, undefined, values);
@@ -78,6 +80,14 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
     freeWhenAnsweredEarly(request, response);
     // Other sites may not embed what it answers, whatever it is; CORS is not concerned.
     response.setHeader('cross-origin-resource-policy', 'same-origin');
+    const fault = headerFault(request);
+    if (fault !== undefined) {
+      requestRejected('malformed', askedOf(request));
+      response.setHeader('x-content-type-options', 'nosniff');
+      const refusal = earlyAnswers(new ConnectError(fault.message, Code.InvalidArgument), fault.status);
+      answerEarly(request, response, doors.methodOf(request), fault.status === 415 ? asJson(refusal) : refusal);
+      return;
+    }
     const verdict = guard(request);
     if (verdict.kind === 'refuse') {
       requestRejected('guard', askedOf(request));
@@ -110,6 +120,40 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
     if (protocolOf(request.headers['content-type']) === 'grpc') deferHead(response);
     rpc(request, response);
   }
+}
+
+/**
+ * What makes a request unreadable for every protocol: two Hosts, of which a proxy may have checked the other one; the base64 form of gRPC-Web. Encodings get the name by which the
+ * rest knows them.
+ */
+function headerFault({ headers, rawHeaders }: Request): { status: number; message: string } | undefined {
+  const encoding = headers['content-encoding'];
+  if (encoding !== undefined && /^\s*(?:x-)?gzip\s*$/i.test(encoding)) headers['content-encoding'] = 'gzip';
+  const authority = headers[':authority'];
+  if (hasTwoHosts(rawHeaders)) return { status: 400, message: 'the header Host must come once' };
+  if (authority !== undefined && headers.host !== undefined && headers.host !== authority)
+    return { status: 400, message: 'the headers Host and :authority must be the same' };
+  if (headers['content-type']?.startsWith('application/grpc-web-text'))
+    return {
+      status: 415,
+      message:
+        'application/grpc-web-text is not taken: send application/grpc-web+proto (for protoc-gen-grpc-web: mode=grpcweb)',
+    };
+  return undefined;
+}
+
+function hasTwoHosts(rawHeaders: readonly string[]): boolean {
+  let hosts = 0;
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index];
+    if (name?.length === 4 && name.toLowerCase() === 'host') hosts++;
+  }
+  return hosts > 1;
+}
+
+/** The same refusal as HTTP says it, whatever the request's protocol. */
+function asJson({ json }: EarlyAnswers): EarlyAnswers {
+  return { grpc: json, stream: json, connect: json, events: json, json };
 }
 
 /** A timer of Node's that is longer than 24.8 days ends at once, and with it the call: a longer deadline becomes that. */

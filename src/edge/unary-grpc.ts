@@ -11,7 +11,6 @@ import {
 } from '@connectrpc/connect';
 import { type Compression, createMethodUrl, invokeUnaryImplementation } from '@connectrpc/connect/protocol';
 import { parseTimeout, setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
-import { Failure } from '../domain/failure.ts';
 import { discard } from './early-answer.ts';
 import {
   callerSignal,
@@ -129,7 +128,7 @@ function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { sign
     requestMethod: 'POST',
     url: `http://${headers[':authority'] ?? 'localhost'}${request.url}`,
     signal,
-    timeoutMs: () => (end === undefined ? undefined : end - performance.now()),
+    timeoutMs: () => (end === undefined ? undefined : Math.ceil(end - performance.now())),
     requestHeader: webHeaders(headers),
     responseHeader: new Headers(),
     responseTrailer: new Headers(),
@@ -180,12 +179,7 @@ async function fromBody({ method }: UnaryMethod, body: Uint8Array): Promise<Mess
     throw new ConnectError('protocol error: incomplete envelope', Code.InvalidArgument);
   if ((view.getUint8(0) & compressedFlag) !== 0)
     throw new ConnectError('received compressed envelope, but do not know how to decompress', Code.Internal);
-  try {
-    return await parseProtobuf(method.input, body.subarray(envelopeBytes));
-  } catch (error) {
-    if (error instanceof Failure) throw error;
-    throw new ConnectError(`parse binary: ${(error as Error).message}`, Code.Internal, undefined, undefined, error);
-  }
+  return await parseProtobuf(method.input, body.subarray(envelopeBytes));
 }
 
 /** The answer in its envelope, packed when it is large and the caller can unpack it. */

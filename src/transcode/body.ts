@@ -129,7 +129,21 @@ export async function readBody(
   // A framework that has parsed the body already.
   if (!isStream(request.body)) return { json: request.body };
   const bytes = await readBytes(request, bounds, refused);
-  return await parseBody(bytes, bounds, (key) => listOfBindings(candidates, key, bounds), namesOf(candidates));
+  try {
+    return await parseBody(bytes, bounds, (key) => listOfBindings(candidates, key, bounds), namesOf(candidates));
+  } catch (error) {
+    throw (error instanceof TranscodeError && error.size === undefined && asForm(request.header)) || error;
+  }
+}
+
+const formType = /^\s*(multipart\/form-data|application\/x-www-form-urlencoded)\b/i;
+
+/** What no JSON is may be a form, which a library sends by default. */
+function asForm(header: Headers): TranscodeError | undefined {
+  const [, type] = formType.exec(header.get('content-type') ?? '') ?? [];
+  if (type === undefined) return undefined;
+  const description = `is a form (${type.toLowerCase()}), not JSON: send JSON with Content-Type: application/json`;
+  return new TranscodeError(400, `body: ${description}`, [{ field: 'body', description }]);
 }
 
 /** What the body of a route is called in faults, by its JSON root. */
