@@ -106,7 +106,8 @@ async function stop(parts: TurnParts, batch: ClaimedBatch, end: 'revoked' | 'exp
   if (chunk !== undefined) {
     const before = chunk.results === null ? [] : (JSON.parse(chunk.results) as BatchResult[]);
     const tried = await tryChunk({ ...parts, sendBatch: sendNothing }, batch, chunk, before);
-    await settleChunk(db, settle(batch, chunk, before, tried));
+    // None of them is given up: those that are not found have no result.
+    await settleChunk(db, settle(batch, { ...chunk, attempts: 0, stalledSince: null }, before, tried));
   }
   await endBatch(db, batch, callerEnded(end));
 }
