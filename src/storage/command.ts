@@ -12,11 +12,11 @@ export interface Command {
 }
 
 /** Commands that one statement examines. */
-const examinedAtOnce = 5000;
+const examinedAtOnce = 20_000;
 /** Channels that one statement takes commands out of. */
 const channelsAtOnce = 500;
 /** Statements of one call: what they leave, a million commands later, is for the next call. */
-const mostRounds = 200;
+const mostRounds = 50;
 
 /** Locks a user's head until the transaction ends. */
 async function lockHead(tx: Tx, uid: string): Promise<{ lastSeq: number; ackedSeq: number }> {
@@ -50,11 +50,16 @@ export async function syncCommands(
     const { lastSeq, ackedSeq } = await lockHead(tx, uid);
     if (after > lastSeq) return { commands: [], lastSeq };
     let taken = 0;
+    let due = await dueChannels(tx, uid);
+    let isAll = due.length < channelsAtOnce;
     // Until all is examined, or enough is found. What is left is never jumped over.
-    for (let round = 0, more = true; more && taken < limit && round < mostRounds; round++) {
-      const found = await takeCommands(tx, uid, lastSeq + taken, now);
+    for (let round = 0; due.length > 0 && taken < limit && round < mostRounds; round++) {
+      const found = await takeCommands(tx, uid, lastSeq + taken, due, now);
       taken += found.taken;
-      more = found.more;
+      due = found.due;
+      if (due.length > 0 || isAll) continue;
+      due = await dueChannels(tx, uid);
+      isAll = due.length < channelsAtOnce;
     }
     if (taken > 0)
       await sql`update sendbatch.command_head set last_seq = ${lastSeq + taken} where uid = ${uid}`.execute(tx);
@@ -81,40 +86,63 @@ export async function syncCommands(
   });
 }
 
+/** A channel that has commands which were not examined for the user yet. */
+interface Due {
+  readonly channelKey: number;
+  readonly examinedSeq: number;
+  readonly lastSeq: number;
+  /** Commands before this time are not for it: of a member that a version added which noted no sequence. */
+  readonly since: number;
+}
+
+/** The first few of them, by key. */
+async function dueChannels(tx: Tx, uid: string): Promise<Due[]> {
+  const { rows } = await sql<{ channel_key: number; examined_seq: number; last_seq: number; since: number }>`
+    select k.channel_key, h.last_seq, greatest(t.taken_seq, u.joined_command_seq, 0) as examined_seq,
+      case when u.joined_command_seq is null and c.channel_type not in (1, 8, 11) then u.created_at else 0 end as since
+    from sendbatch.channel_uid u
+    join sendbatch.channel c on c.channel_key = u.channel_key
+    join sendbatch.channel k on k.channel_id = c.channel_id and k.channel_type = c.channel_type and k.sequence = 1
+    join sendbatch.channel_head h on h.channel_key = k.channel_key
+    left join sendbatch.channel_info i on i.channel_key = u.channel_key
+    left join sendbatch.command_taken t on t.uid = ${uid} and t.channel_key = k.channel_key
+    where u.uid = ${uid} and u.member and i.disband is not true
+      and h.last_seq > greatest(t.taken_seq, u.joined_command_seq, 0)
+    order by k.channel_key limit ${channelsAtOnce}`.execute(tx);
+  return rows.map((row) => ({
+    channelKey: row.channel_key,
+    examinedSeq: row.examined_seq,
+    lastSeq: row.last_seq,
+    since: row.since,
+  }));
+}
+
 /**
- * Examines the next commands of a user's channels, each channel in the order of its sequence, and gives those that are
- * for the user the numbers after `lastSeq`. `command_taken` notes how far a channel is examined, so that commands for
- * others are passed once. One statement has one snapshot: a channel that it examined to the end has nothing more below
- * the head that it saw.
+ * Examines the next commands of these channels, each in the order of its sequence up to the head that was seen, and
+ * gives those that are for the user the numbers after `lastSeq`. `command_taken` notes how far a channel is examined,
+ * so that commands for others are passed once. Returns what is left of the channels.
  */
 async function takeCommands(
   tx: Tx,
   uid: string,
   lastSeq: number,
+  due: readonly Due[],
   now: number,
-): Promise<{ taken: number; more: boolean }> {
-  const { rows } = await sql<{ taken: string; more: boolean }>`
+): Promise<{ taken: number; due: Due[] }> {
+  const column = (of: (each: Due) => number) => sql`${due.map(of)}::bigint[]`;
+  const { rows } = await sql<{ taken: string; examined: [key: number, seq: number][] | null }>`
     with due as materialized (
-      select k.channel_key, c.channel_type, h.last_seq, u.created_at, u.joined_command_seq,
-        greatest(t.taken_seq, u.joined_command_seq, 0) as examined_seq
-      from sendbatch.channel_uid u
-      join sendbatch.channel c on c.channel_key = u.channel_key
-      join sendbatch.channel k on k.channel_id = c.channel_id and k.channel_type = c.channel_type and k.sequence = 1
-      join sendbatch.channel_head h on h.channel_key = k.channel_key
-      left join sendbatch.channel_info i on i.channel_key = u.channel_key
-      left join sendbatch.command_taken t on t.uid = ${uid} and t.channel_key = k.channel_key
-      where u.uid = ${uid} and u.member and i.disband is not true
-        and h.last_seq > greatest(t.taken_seq, u.joined_command_seq, 0)
-      order by k.channel_key limit ${channelsAtOnce}
+      select * from unnest(${column((each) => each.channelKey)}, ${column((each) => each.examinedSeq)},
+        ${column((each) => each.lastSeq)}, ${column((each) => each.since)}
+      ) as d(channel_key, examined_seq, last_seq, since)
     ), examined as materialized (
       select d.channel_key, m.message_seq, m.mine
       from due d
       cross join lateral (
         select m.message_seq, (m.subscribers ? ${uid} or (m.subscribers is null and m.from_uid <> ${uid}))
-          and (d.joined_command_seq is not null or d.channel_type in (1, 8, 11) or m.accepted_at >= d.created_at)
-          and ${alive(now)} as mine
+          and m.accepted_at >= d.since and ${alive(now)} as mine
         from sendbatch.message m
-        where m.channel_key = d.channel_key and m.message_seq > d.examined_seq
+        where m.channel_key = d.channel_key and m.message_seq > d.examined_seq and m.message_seq <= d.last_seq
         order by m.message_seq limit ${examinedAtOnce}
       ) m
       order by d.channel_key, m.message_seq limit ${examinedAtOnce}
@@ -133,12 +161,16 @@ async function takeCommands(
       from due d cross join bound left join last on true
       where not is_reached or d.channel_key <= last.channel_key
       on conflict (uid, channel_key) do update set taken_seq = excluded.taken_seq
+      returning channel_key, taken_seq
     )
     select (select count(*) from examined where mine)::text as taken,
-      is_reached or (select count(*) from due) = ${channelsAtOnce} as more
-    from bound`.execute(tx);
+      (select jsonb_agg(jsonb_build_array(channel_key, taken_seq)) from noted) as examined`.execute(tx);
   const [row] = rows;
-  return { taken: Number(row?.taken ?? 0), more: row?.more === true };
+  const examined = new Map(row?.examined ?? []);
+  const left = due
+    .map((each) => ({ ...each, examinedSeq: examined.get(each.channelKey) ?? each.examinedSeq }))
+    .filter((each) => each.examinedSeq < each.lastSeq);
+  return { taken: Number(row?.taken ?? 0), due: left };
 }
 
 /** Acknowledges a user's commands up to one that it was handed, and never back. Nothing beyond the last, which is returned. */

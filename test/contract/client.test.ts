@@ -321,6 +321,66 @@ describe('the client', () => {
     assert.ok(opened > 0);
   });
 
+  test('a tail of all channels of a user misses nothing of those that the user joins while it is cut', async () => {
+    const cut = Promise.withResolvers<never>();
+    const meanwhile = Promise.withResolvers<void>();
+    cut.promise.catch(() => {});
+    let calls = 0;
+    async function* untilCut<T>(frames: AsyncIterable<T>): AsyncGenerator<T> {
+      const iterator = frames[Symbol.asyncIterator]();
+      for (;;) {
+        const { done, value } = await Promise.race([iterator.next(), cut.promise]);
+        if (done === true) return;
+        yield value;
+      }
+    }
+    const transport = createGrpcTransport({
+      baseUrl: service.url,
+      interceptors: [
+        (next) => async (request) => {
+          const isFirst = ++calls === 1;
+          if (!isFirst) await meanwhile.promise;
+          const response = await next(request);
+          return response.stream && isFirst ? { ...response, message: untilCut(response.message) } : response;
+        },
+      ],
+    });
+    const put = async (channel_id: string) => {
+      const body = JSON.stringify({ channel_id, channel_type: 2, subscribers: ['cut'] });
+      assert.equal((await fetch(`${service.url}/channel`, { method: 'POST', body })).status, 200);
+    };
+    await put('cut before');
+    await sendbatch.send([draft('cut before', 0)]);
+    const caughtUp = Promise.withResolvers<void>();
+    const stop = new AbortController();
+    const seen: string[] = [];
+    const reading = (async () => {
+      const follower = createSendbatch({ transport });
+      const watching = { signal: stop.signal, onCaughtUp: () => caughtUp.resolve() };
+      for await (const { channelId, messageSeq } of follower.tail({ uid: 'cut', allOfUid: true }, watching)) {
+        seen.push(`${channelId} ${messageSeq}`);
+        if (seen.length === 5) return;
+      }
+    })();
+    await caughtUp.promise;
+    await sendbatch.send([draft('cut before', 1)]);
+    while (seen.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    cut.reject(new ConnectError('cut', Code.Unavailable));
+    await put('cut joined');
+    const person = { channelType: ChannelType.PERSON, channelId: 'cut' };
+    await sendbatch.send([
+      draft('cut joined', 0),
+      draft('cut joined', 1),
+      { ...draft('', 2), ...person },
+      { ...draft('', 3), ...person },
+    ]);
+    meanwhile.resolve();
+    await reading;
+    const pair = pairId('cut', 'u1');
+    assert.deepEqual(seen.sort(), ['cut before 2', 'cut joined 1', 'cut joined 2', `${pair} 1`, `${pair} 2`].sort());
+    stop.abort();
+  });
+
   test('a signal ends both', async () => {
     const controller = new AbortController();
     const seen: bigint[] = [];
