@@ -34,7 +34,9 @@ if (values.write) {
       .map((text): [string, string] => [text.slice(3, text.indexOf('\n')), `${text.trimEnd()}\n`]),
   );
   const sections = rows.flatMap((row) => measured.get(row.title) ?? kept.get(row.title) ?? []);
-  writeFileSync(file, `${preamble(machine)}\n${sections.join('\n')}`);
+  // Those that another script wrote (explain.ts).
+  const others = [...kept].flatMap(([title, text]) => (rows.some((row) => row.title === title) ? [] : [text]));
+  writeFileSync(file, `${preamble(machine)}\n${[...sections, ...others].join('\n')}`);
 }
 
 async function section(row: Row, on: Machine, pairs: number): Promise<string> {
