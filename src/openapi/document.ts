@@ -68,7 +68,8 @@ export function createDocument(parts: DocumentParts): Document {
         .trim(),
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
-    servers: [{ url: '/', description: 'This service.' }],
+    // Relative to the document: behind a proxy the service may stand under a path.
+    servers: [{ url: './', description: 'This service.' }],
     tags: [
       ...services.map(({ name, typeName }) => ({ name, description: split(comments[typeName]).words })),
       { name: 'Operation', description: 'The service itself: probes, and this document.' },

@@ -8,6 +8,8 @@ const operation = (operationId: string, summary: string, description: string) =>
   description,
 });
 const json = (schema: Schema, example: unknown) => ({ 'application/json': { schema, example } });
+/** What `?verbose` answers. */
+const lines = (example: string) => ({ 'text/plain': { schema: { type: 'string' }, example } });
 const verbose = {
   name: 'verbose',
   in: 'query',
@@ -39,13 +41,22 @@ const readiness = (operationId: string, more: string) => ({
     security: [{}],
     parameters: [verbose],
     responses: {
-      200: { description: 'It can.', content: json(probeSchema, { status: 'ok', checks: allWell }) },
+      200: {
+        description: 'It can.',
+        content: {
+          ...json(probeSchema, { status: 'ok', checks: allWell }),
+          ...lines('[+] database: ok\n[+] schema: ok\n[+] draining: ok\nok\n'),
+        },
+      },
       503: {
         description: 'It cannot now, and why.',
-        content: json(probeSchema, {
-          status: 'unavailable',
-          checks: { ...allWell, draining: 'this instance is stopping' },
-        }),
+        content: {
+          ...json(probeSchema, {
+            status: 'unavailable',
+            checks: { ...allWell, draining: 'this instance is stopping' },
+          }),
+          ...lines('[+] database: ok\n[+] schema: ok\n[-] draining: this instance is stopping\nnot ready\n'),
+        },
       },
     },
   },
@@ -59,7 +70,7 @@ export const morePaths = {
       tags: ['MessageService'],
       summary: 'Tails a channel as Server-Sent Events',
       description:
-        'Subscribe for one channel. First what is stored after the cursor, then what comes. Events: `message`, whose `id` is the sequence, so that EventSource resumes by itself; `caught_up`; comments as heartbeats. Needs the scope `read`, where credentials are asked for.',
+        'Subscribe for one channel. First what is stored after the cursor, then what comes. Events: `message`, whose `id` is the sequence, so that EventSource resumes by itself; `caught_up`, whose `id` is the last sequence; comments as heartbeats. A refusal that may pass (503, 429) is, for callers that accept `text/event-stream`, a stream of `retry:` and an `error` event: EventSource comes back. Needs the scope `read`, where credentials are asked for.',
       parameters: [
         {
           name: 'channel_type',
@@ -102,7 +113,7 @@ export const morePaths = {
             'text/event-stream': {
               schema: { type: 'string' },
               example:
-                'id: 1\nevent: message\ndata: {"message_id":4096,"message_seq":1}\n\nevent: caught_up\ndata: {"last_seq":1}\n\n',
+                'id: 1\nevent: message\ndata: {"message_id":4096,"message_seq":1}\n\nid: 1\nevent: caught_up\ndata: {"last_seq":1}\n\n',
             },
           },
         },
@@ -152,7 +163,9 @@ export const morePaths = {
       ),
       security: [{}],
       parameters: [verbose],
-      responses: { 200: { description: 'It is.', content: json(probeSchema, { status: 'ok' }) } },
+      responses: {
+        200: { description: 'It is.', content: { ...json(probeSchema, { status: 'ok' }), ...lines('ok\n') } },
+      },
     },
   },
   '/readyz': readiness('Readyz', ''),

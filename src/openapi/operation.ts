@@ -79,6 +79,8 @@ function operationOf(bindings: readonly Binding[], parts: DocumentParts, schemas
     ...(parts.asks ? [401] : []),
     ...(body === undefined ? [] : [413]),
     ...(named.includes('send') ? [404, 409, 429] : []),
+    // What a path names may not be there.
+    ...(bindings.some(({ variables }) => variables.length > 0) ? [404] : []),
     ...comments.flatMap(errors.statusesIn),
     ...parts.examples.map(({ status }) => status),
   ]);
