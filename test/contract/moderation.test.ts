@@ -137,6 +137,8 @@ describe('rules about content', () => {
         JSON.stringify(body),
       );
     }
+    const { body: long } = await call.post('/v1/moderation/rules', { action: 1, keywords: ['敏'.repeat(129)] });
+    assert.match(long.msg, /rule\.keywords\[0\]: must be at most 128 characters, not 129/);
     const missing = await fetch(`${service.url}/v1/moderation/rules/999999`, { method: 'DELETE' });
     assert.equal(missing.status, 404);
   });

@@ -5,6 +5,7 @@ import type { Variables } from '../../src/domain/template.ts';
 import { limits } from '../../src/limits.ts';
 import { createTemplates, type Templates } from '../../src/service/templates.ts';
 import { openOwnStore } from '../support/database.ts';
+import { watchStalls } from '../support/stalls.ts';
 
 describe('rendering', () => {
   let templates: Templates;
@@ -45,6 +46,31 @@ describe('rendering', () => {
       ['1', '1'],
     );
     await assert.rejects(templates.preview({ name: 't', body, format: 'text' }, { a: list }), /takes longer than/);
+  });
+
+  test('of 24 heavy callers holds up neither the event loop nor a caller that renders little', async () => {
+    const stalls = watchStalls();
+    const loops = '{% for i in (1..100) %}{% for j in (1..200) %}{% if j %}{% endif %}{% endfor %}{% endfor %}x';
+    const gone = new AbortController();
+    let heavyDone = 0;
+    const heavy = Array.from({ length: 24 }, async (_, index) => {
+      await templates
+        .render(drafts(200, {}), own(loops), { caller: `heavy ${index}`, signal: gone.signal })
+        .finally(() => heavyDone++);
+    });
+    for (let call = 0; call < 10; call++) {
+      const { drafts: rendered, refused } = await templates.render(drafts(3, { a: 'x' }), own('{{ a | upcase }}'), {
+        caller: 'light',
+      });
+      assert.equal(refused.size, 0);
+      assert.equal(Buffer.from(rendered[2]?.payload ?? []).toString(), 'X');
+    }
+    assert.equal(heavyDone, 0, 'each of the heavy calls takes seconds');
+    gone.abort(new Error('gone'));
+    const ends = await Promise.allSettled(heavy);
+    assert.ok(ends.every((end) => end.status === 'rejected'));
+    const longest = stalls();
+    assert.ok(longest < 100, `the event loop stood still for ${longest} ms`);
   });
 
   test('of templates that are too many together is refused before they fill the memory', async () => {
