@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { BrokenCircuitError, ConsecutiveBreaker, circuitBreaker, handleAll } from 'cockatiel';
 import type { Refusal } from '../domain/failure.ts';
 import type { Prepared } from '../domain/message.ts';
@@ -69,12 +70,13 @@ async function ask(
   headers: Record<string, string>,
   messages: readonly Prepared[],
 ): Promise<Verdict[]> {
+  const body = await bodyOf(messages);
   const response = await fetch(url, {
     method: 'POST',
     redirect: 'error',
     signal: AbortSignal.timeout(timeoutMs),
     headers: { ...headers, 'content-type': 'application/json' },
-    body: JSON.stringify({ messages: messages.map(toJson) }),
+    body,
   });
   if (!response.ok) {
     await response.body?.cancel();
@@ -84,6 +86,24 @@ async function ask(
   if (!Array.isArray(results) || results.length !== messages.length)
     throw new Error(`the moderation hook answered no list of ${messages.length} results`);
   return results.map(toVerdict);
+}
+
+/** Bytes that are written before others have their turn: a batch of the largest payloads took 155 ms in one piece. */
+const sliceBytes = 1024 * 1024;
+
+async function bodyOf(messages: readonly Prepared[]): Promise<Buffer<ArrayBuffer>> {
+  const parts: Buffer[] = [Buffer.from('{"messages":[')];
+  let bytes = 0;
+  for (const [index, message] of messages.entries()) {
+    const part = Buffer.from(`${index === 0 ? '' : ','}${JSON.stringify(toJson(message))}`);
+    parts.push(part);
+    bytes += part.length;
+    if (bytes < sliceBytes) continue;
+    bytes = 0;
+    await setImmediate();
+  }
+  parts.push(Buffer.from(']}'));
+  return Buffer.concat(parts);
 }
 
 function toJson({ fromUid, channel, clientMsgNo, tagKey, payload }: Prepared): object {
