@@ -99,7 +99,7 @@ describe('the command line', () => {
     const { child, exit } = spawnCommand(env(), ['send', file]);
     const start = performance.now();
     while (!existsSync(`${file}.journal`) && performance.now() - start < 20_000)
-      await new Promise((resolve) => setImmediate(resolve));
+      await new Promise((resolve) => setTimeout(resolve, 2));
     child.kill('SIGKILL');
     await exit;
     const { code, output } = await runToEnd(env(), ['send', file, '--json']);

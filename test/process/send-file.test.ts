@@ -66,7 +66,7 @@ describe('sendbatch send <file>', () => {
     const until = performance.now() + 30_000;
     while (!holds()) {
       assert.ok(performance.now() < until, `waited too long for ${what}`);
-      await new Promise((resolve) => setImmediate(resolve));
+      await new Promise((resolve) => setTimeout(resolve, 2));
     }
   };
   const standingOf = (file: string) => {
