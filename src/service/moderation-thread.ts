@@ -53,7 +53,9 @@ export async function openThread(rules: readonly Rule[], onDeath: (error: Error)
     judge(parcel) {
       if (state !== 'running') return Promise.reject(new Error('the thread of moderation has ended'));
       const verdicts = answer();
-      last = verdicts.catch(() => {});
+      // An idle thread keeps no process alive; one that is waited for does.
+      worker.ref();
+      last = verdicts.catch(() => {}).finally(() => worker.unref());
       worker.postMessage(parcel, [parcel.bytes.buffer as ArrayBuffer]);
       return verdicts as Promise<Verdicts>;
     },
