@@ -267,21 +267,22 @@ describe('live tails', () => {
       const rpc = clientOf(second, transport);
       const at = { channelId: id, channelType: ChannelType.GROUP };
       const expected = { channel_id: id, channel_type: '2', after_seq: '4', last_seq: '3' };
-      const refused: [string, AsyncIterable<unknown>, object][] = [
-        ['one channel', rpc.subscribe({ channels: [{ ...at, afterSeq: 4n }] }), expected],
+      const refused: [string, () => AsyncIterable<unknown>, object][] = [
+        ['one channel', () => rpc.subscribe({ channels: [{ ...at, afterSeq: 4n }] }), expected],
         [
           'a channel that nobody has sent to',
-          rpc.subscribe({ channels: [at, { channelId: `no ${id}`, channelType: 2, afterSeq: 1n }] }),
+          () => rpc.subscribe({ channels: [at, { channelId: `no ${id}`, channelType: 2, afterSeq: 1n }] }),
           { channel_id: `no ${id}`, channel_type: '2', after_seq: '1', last_seq: '0' },
         ],
         [
           'one of all channels of a user',
-          rpc.subscribe({ uid: 'ahead', allOfUid: true, channels: [{ ...at, afterSeq: 4n }] }),
+          () => rpc.subscribe({ uid: 'ahead', allOfUid: true, channels: [{ ...at, afterSeq: 4n }] }),
           expected,
         ],
       ];
-      for (const [what, stream, metadata] of refused) {
-        const failure = await failureOf(stream[Symbol.asyncIterator]().next());
+      // One after the other: a stream that fails before it is asked is an unhandled rejection.
+      for (const [what, open, metadata] of refused) {
+        const failure = await failureOf(open()[Symbol.asyncIterator]().next());
         assert.deepEqual([failure.code, failure.reason], [Code.OutOfRange, 'SEQ_AHEAD'], what);
         assert.deepEqual(failure.metadata, metadata, what);
       }
