@@ -27,6 +27,8 @@ interface FieldPlan {
   readonly isList: boolean;
   /** Elements that the list's rule takes. */
   readonly most: number;
+  /** How one value is written. */
+  readonly wire: WireType;
   /** How elements of a packed list are told apart. */
   readonly packed: 'varint' | 4 | 8 | undefined;
 }
@@ -44,7 +46,14 @@ function planOf(desc: DescMessage): Plan {
     const isList = field.fieldKind === 'list';
     const packed = isList ? packedOf(field) : undefined;
     if (field.number <= densest)
-      fields[field.number] = { name: field.name, message, isList, most: mostElements(field), packed };
+      fields[field.number] = {
+        name: field.name,
+        message,
+        isList,
+        most: mostElements(field),
+        wire: wireOf(field),
+        packed,
+      };
   }
   return plan;
 }
@@ -57,12 +66,36 @@ function isJson({ typeName }: DescMessage): boolean {
 }
 
 /** The entry of a map is a message of a key and a value. */
-function entryPlan({ message }: DescField): Plan {
-  const key: FieldPlan = { name: 'key', message: undefined, isList: false, most: Infinity, packed: undefined };
-  return {
-    weight: jsonWeight,
-    fields: [undefined, key, { ...key, name: 'value', message: message && planOf(message) }],
-  };
+function entryPlan(field: DescField & { fieldKind: 'map' }): Plan {
+  const one = { isList: false, most: Infinity, packed: undefined };
+  const key: FieldPlan = { ...one, name: 'key', message: undefined, wire: wireOfScalar(field.mapKey) };
+  const { message, scalar, enum: enumeration } = field;
+  const wire = wireOf({ message, scalar, enum: enumeration });
+  const value: FieldPlan = { ...one, name: 'value', message: message && planOf(message), wire };
+  return { weight: jsonWeight, fields: [undefined, key, value] };
+}
+
+function wireOf({ scalar, enum: enumeration }: Pick<DescField, 'scalar' | 'enum' | 'message'>): WireType {
+  if (enumeration !== undefined) return WireType.Varint;
+  return scalar === undefined ? WireType.LengthDelimited : wireOfScalar(scalar);
+}
+
+function wireOfScalar(scalar: ScalarType): WireType {
+  switch (scalar) {
+    case ScalarType.STRING:
+    case ScalarType.BYTES:
+      return WireType.LengthDelimited;
+    case ScalarType.FIXED32:
+    case ScalarType.SFIXED32:
+    case ScalarType.FLOAT:
+      return WireType.Bit32;
+    case ScalarType.FIXED64:
+    case ScalarType.SFIXED64:
+    case ScalarType.DOUBLE:
+      return WireType.Bit64;
+    default:
+      return WireType.Varint;
+  }
 }
 
 /** The `max_items` of a list's rule. */
@@ -157,8 +190,15 @@ export class ProtobufScan {
     this.fields++;
     this.weight += fieldWeight;
     const field = plan.fields[tag >>> 3];
+    // protobuf-es reads by the type of the field whatever the bytes say: it would find other fields in them than are counted here.
+    if (
+      field !== undefined &&
+      wire !== field.wire &&
+      !(wire === WireType.LengthDelimited && field.packed !== undefined)
+    )
+      throw new NoProtobuf(`the field ${field.name} is written as another type`);
     // The fields of a group, which no message of ours has, are walked as if they were its message's.
-    if (field === undefined || wire === WireType.StartGroup || wire === WireType.EndGroup) {
+    if (field === undefined) {
       this.weight += unknownWeight;
       this.#skip(wire, end);
       return;

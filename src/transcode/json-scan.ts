@@ -20,8 +20,6 @@ const dictionaryWeight = 40;
 const containerWeight = 50;
 /** An object of more keys is a dictionary to V8. */
 const shapedKeys = 100;
-/** Containers of at least this many bytes are parsed in parts. */
-const largeBytes = 64 * 1024;
 /** Bytes that are scanned between two looks at the clock: about 0.2 ms. */
 const stepBytes = 128 * 1024;
 
@@ -41,6 +39,8 @@ export class JsonScan {
   readonly large = new Map<number, number>();
   readonly #bytes: Uint8Array;
   readonly #bounds: JsonBounds;
+  /** Containers of at least this many bytes are parsed in parts. */
+  readonly #largeBytes: number;
   readonly #open: Open[] = [];
   #index = 0;
   #weight = 0;
@@ -49,9 +49,10 @@ export class JsonScan {
   /** Where the last key of the root object stands. */
   #rootKey: readonly [number, number] = [0, 0];
 
-  constructor(bytes: Uint8Array, bounds: JsonBounds) {
+  constructor(bytes: Uint8Array, bounds: JsonBounds, largeBytes: number) {
     this.#bytes = bytes;
     this.#bounds = bounds;
+    this.#largeBytes = largeBytes;
   }
 
   /** Scans some more; true: it is done. */
@@ -83,7 +84,7 @@ export class JsonScan {
         this.#weight += valueWeight + containerWeight;
       } else if (byte === 0x7d || byte === 0x5d) {
         const closed = open.pop();
-        if (closed !== undefined && index - closed.start >= largeBytes) this.large.set(closed.start, index);
+        if (closed !== undefined && index - closed.start >= this.#largeBytes) this.large.set(closed.start, index);
         current = open.at(-1);
       }
     }

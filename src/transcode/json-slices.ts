@@ -5,7 +5,7 @@ import { lossyOf, markLossy } from './numbers.ts';
 import type { Slices } from './turns.ts';
 
 /** Bytes of JSON that are parsed at once: about a millisecond. */
-const sliceBytes = 64 * 1024;
+const usualSliceBytes = 64 * 1024;
 const comma = 0x2c;
 
 /**
@@ -17,10 +17,11 @@ export async function parseJsonInSlices(
   bounds: JsonBounds,
   names: BodyNames,
   slices: Slices,
+  sliceBytes = usualSliceBytes,
 ): Promise<unknown> {
-  const scan = new JsonScan(bytes, bounds);
+  const scan = new JsonScan(bytes, bounds, sliceBytes);
   while (!scan.some()) if (slices.isOver()) await slices.rest();
-  return await new SlicedParse(bytes, scan.large, slices).root(names);
+  return await new SlicedParse(bytes, scan.large, slices, sliceBytes).root(names);
 }
 
 class SlicedParse {
@@ -29,7 +30,10 @@ class SlicedParse {
   readonly #ends: ReadonlyMap<number, number>;
   readonly #slices: Slices;
 
-  constructor(bytes: Uint8Array, ends: ReadonlyMap<number, number>, slices: Slices) {
+  readonly #sliceBytes: number;
+
+  constructor(bytes: Uint8Array, ends: ReadonlyMap<number, number>, slices: Slices, sliceBytes: number) {
+    this.#sliceBytes = sliceBytes;
     this.#bytes = bytes;
     this.#ends = ends;
     this.#slices = slices;
@@ -71,7 +75,7 @@ class SlicedParse {
           if (member > group) this.#group(into, at, group, member - 1);
           await this.#largeMember(into, at, member, { large, to: index });
           group = index + 1;
-        } else if (index === end || index - group >= sliceBytes) {
+        } else if (index === end || index - group >= this.#sliceBytes) {
           const isEmpty = index === end && group === start + 1;
           if (!isEmpty || !this.#isBlank(group, index)) this.#group(into, at, group, index);
           group = index + 1;
