@@ -279,10 +279,11 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       ? createIdentify(config.identity, {
           identifyKey: keys.identify,
           isSystemUid: createSystemUidCheck(systemUids === 'all' ? [] : systemUids, channels.listSystemUids),
+          now,
           onIssuerFault: events.issuerKeysFailed,
         })
       : undefined;
-    const credentials = createCredentialWatch(identify);
+    const credentials = createCredentialWatch(identify, now);
     undo.push(async () => credentials.close());
     const background = await openBatches({
       database,

@@ -37,6 +37,8 @@ export interface IdentitySources {
   identifyKey(key: string): Promise<Caller | undefined>;
   /** Whether the uid passes every channel rule: such uids are for services. */
   isSystemUid(uid: string): Promise<boolean>;
+  /** The database's time in ms: a token ends for all instances at once, whatever their own clocks say. */
+  readonly now?: () => number;
   /** The issuer's keys could not be fetched. */
   onIssuerFault?(error: unknown): void;
 }
@@ -86,7 +88,7 @@ function credentialOf(header: Headers): string | undefined {
 /** Reads a token as a user; undefined when it is not good. Throws STORE_BUSY when the issuer's keys cannot be fetched. */
 function createTokenReader(
   { key, algorithms, issuer, audience, scopes: grantable }: TokenRules,
-  { isSystemUid, onIssuerFault }: IdentitySources,
+  { isSystemUid, onIssuerFault, now = Date.now }: IdentitySources,
 ): (token: string) => Promise<Caller | undefined> {
   const find: JWTVerifyGetKey =
     'secret' in key ? async () => key.secret : createIssuerKeys(new URL(key.jwksUrl), { onFault: onIssuerFault });
@@ -98,7 +100,7 @@ function createTokenReader(
     clockTolerance: clockToleranceSeconds,
   };
   return async (token) => {
-    const claims = await verifiedClaims(token, find, options);
+    const claims = await verifiedClaims(token, find, { ...options, currentDate: new Date(now()) });
     const { sub, exp } = claims ?? {};
     const granted = claims && scopesOf(claims);
     if (!isUid(sub) || exp === undefined || granted === undefined) return undefined;
@@ -109,7 +111,7 @@ function createTokenReader(
         metadata: {},
       });
     // A token within the tolerance has expired already: a stream that it opens ends with the tolerance.
-    const isOver = exp * 1000 <= Date.now();
+    const isOver = exp * 1000 <= now();
     return {
       ...userCaller(
         sub,

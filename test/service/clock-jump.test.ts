@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { SignJWT } from 'jose';
 import pg from 'pg';
 import { createKeys } from '../../src/service/keys.ts';
 import { openStore } from '../support/database.ts';
@@ -11,6 +12,7 @@ import { assertSound } from '../support/verify.ts';
 import { doorOf, draftTo, until, untilOneWaitsFor, type Watch, watch } from '../support/watch.ts';
 
 const hourMs = 3600_000;
+const secret = new TextEncoder().encode('a secret of at least thirty-two bytes');
 let offsetMs = 0;
 
 /** The wall clock of this process, and so of the services in it, jumps; the one that only goes on does not, nor does PostgreSQL's. */
@@ -104,7 +106,9 @@ describe('an instance whose clock is an hour off', () => {
     const webhooks = { settings: undefined, allowPrivate: true, timeoutMs: 60_000, pace: {} };
     const rates = { caller: [], sender: [{ points: 20, seconds: 3600 }], channel: [], store: 'postgres' as const };
     service = await startService({ webhooks, rates });
-    keyed = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
+    const tokens = { key: { secret }, algorithms: ['HS256'], issuer: 'i', audience: 'a', scopes: ['read'] as const };
+    const identity = { tokens, certificateScopes: undefined };
+    keyed = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false, identity });
   });
   after(async () => {
     offsetMs = 0;
@@ -167,7 +171,7 @@ describe('an instance whose clock is an hour off', () => {
       assert.equal(said(await sendOne('in the next window')), 'ok');
     });
 
-    test(`${what}: signs webhooks with the database’s time, and ends keys at it`, async () => {
+    test(`${what}: signs webhooks with the database’s time, and ends keys and tokens at it`, async () => {
       offsetMs = 0;
       const receiver = await startReceiver();
       const json = jsonCaller(service.url);
@@ -186,6 +190,14 @@ describe('an instance whose clock is an hour off', () => {
       const statusOf = async (key: string) =>
         (await jsonCaller(keyed.url, { authorization: `Bearer ${key}` }).get('/v1/channels/2/none/messages')).status;
       assert.deepEqual([await statusOf(lasting.key), await statusOf(over.key)], [200, 401]);
+      const token = async (exp: number) =>
+        await new SignJWT({ sub: 'u1', iss: 'i', aud: 'a', exp: Math.floor(exp / 1000) })
+          .setProtectedHeader({ alg: 'HS256' })
+          .sign(secret);
+      const statusOfToken = async (exp: number) =>
+        (await jsonCaller(keyed.url, { authorization: `Bearer ${await token(exp)}` }).get('/v1/server-info')).status;
+      const lastsFor = [hourMs / 2, -hourMs / 2].map((ms) => statusOfToken(RealDate.now() + ms));
+      assert.deepEqual(await Promise.all(lastsFor), [200, 401]);
     });
   }
 });
