@@ -35,7 +35,7 @@ export interface ReadBody {
 /** Smaller bodies are parsed at once. */
 const largeBytes = 64 * 1024;
 
-export function tooManyBytes(limit: number, actual: number, what = 'the body has'): TranscodeError {
+function tooManyBytes(limit: number, actual: number, what = 'the body has'): TranscodeError {
   const description = `${what} ${actual} bytes, at most ${limit} are taken: send fewer messages at once`;
   return new TranscodeError(413, description, [{ field: 'body', description }], {}, { limit, actual });
 }

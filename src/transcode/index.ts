@@ -22,7 +22,7 @@ import { readQuery } from './query.ts';
 import { Router, splitUrl } from './router.ts';
 
 export type { Binding, RulesOf } from './binding.ts';
-export { type BodyBounds, tooManyBytes, unpackGzip } from './body.ts';
+export { type BodyBounds, unpackGzip } from './body.ts';
 export { shortNameOf } from './enum.ts';
 export { TranscodeError } from './error.ts';
 export { isImplicit } from './field.ts';
