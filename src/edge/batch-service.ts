@@ -59,8 +59,14 @@ export function createBatchService({
       const open = async (options?: BatchOptions) => await batches.open(callOf(options, context));
       const end = new StreamEnd();
       let bytes = 0;
+      let emptyFrames = 0;
       try {
         for await (const frame of requests) {
+          if (frame.messages.length === 0 && ++emptyFrames > mostEmptyFrames)
+            throw invalidField(
+              'messages',
+              `is empty in over ${mostEmptyFrames} frames: send frames that hold messages`,
+            );
           if (frame.options !== undefined && submission !== undefined)
             throw invalidField('options', 'must be in the first frame only');
           checkFrame(frame, end.count);
@@ -127,6 +133,9 @@ export function createBatchService({
     },
   };
 }
+
+/** A stream of nothing else would go on for as long as frames come. */
+const mostEmptyFrames = 1000;
 
 /**
  * Whether all of a stream has come. HTTP/2 does not tell: Node's client ends a stream that it cancels, and resets it then; and a stream that was reset reads like one

@@ -7,7 +7,7 @@ import { Code, ConnectError, createContextKey, type Interceptor } from '@connect
 import type { UniversalServerRequest } from '@connectrpc/connect/protocol';
 import { Failure, invalidField } from '../domain/failure.ts';
 import { limits } from '../limits.ts';
-import { createJsonBodyReader, TranscodeError, unpackGzip } from '../transcode/index.ts';
+import { createJsonBodyReader, Slices, TranscodeError, unpackGzip } from '../transcode/index.ts';
 import { discard } from './early-answer.ts';
 import type { Request } from './exchange.ts';
 import { detailRegistry, toConnectError } from './failures.ts';
@@ -135,11 +135,14 @@ async function* envelopes(
   let length = 0;
   let isFirst = true;
   let tooLarge = 0;
+  // Of millions of empty messages none is large enough to be parsed in slices, and all of their awaits together let nobody else have a turn.
+  const slices = new Slices();
   for await (const chunk of chunksOf(request)) {
     held.push(chunk);
     length += chunk.length;
     for (;;) {
       if (length < envelopeBytes) break;
+      if (slices.isOver()) await slices.rest();
       if ((held[0] as Buffer).length < envelopeBytes) held = [Buffer.concat(held, length)];
       const head = held[0] as Buffer;
       const size = head.readUInt32BE(1);

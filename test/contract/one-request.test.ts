@@ -76,6 +76,7 @@ const submit = Buffer.from(
 
 const sendBatch = '/sendbatch.v1.MessageService/SendBatch';
 const submitBatch = '/sendbatch.v1.BatchService/SubmitBatch';
+const submitBatchStream = '/sendbatch.v1.BatchService/SubmitBatchStream';
 const proto = { 'content-type': 'application/proto' };
 const connectJson = { 'content-type': 'application/json' };
 const grpcWeb = { 'content-type': 'application/grpc-web+proto' };
@@ -187,6 +188,18 @@ const rows: [string, string, () => Buffer, Record<string, string>][] = [
     'channels, a stream of Connect JSON',
     '/sendbatch.v1.MessageService/Subscribe',
     () => frame(Buffer.concat([Buffer.from('{"channels":'), json('{}'), Buffer.from('}')])),
+    { 'content-type': 'application/connect+json' },
+  ],
+  [
+    'empty frames, a stream of Connect',
+    submitBatchStream,
+    () => repeated(Buffer.alloc(5)),
+    { 'content-type': 'application/connect+proto' },
+  ],
+  [
+    'empty frames, a stream of Connect JSON',
+    submitBatchStream,
+    () => repeated(frame(Buffer.from('{}'))),
     { 'content-type': 'application/connect+json' },
   ],
   ['1000 messages of 16 kB, Connect', sendBatch, () => binary(full), proto],
