@@ -160,7 +160,8 @@ describe('more than is done in good time', () => {
   });
 
   test('for the process itself refuses reads and streams too, each in its own protocol', async () => {
-    const service = await startService({ overloadWaitMs: loopPatienceMs });
+    // Connections for all of the crowd: where reads wait for one, too few calls come to be too many.
+    const service = await startService({ overloadWaitMs: loopPatienceMs, poolSize: 90 });
     // The process has no time: what is read and what is answered waits for the event loop.
     let blocking = true;
     const blocked = (async () => {
