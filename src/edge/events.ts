@@ -5,6 +5,7 @@ import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { type Caller, type Scope, trustedCaller } from '../domain/caller.ts';
 import { invalidField } from '../domain/failure.ts';
 import type { Events } from '../events.ts';
+import { limits } from '../limits.ts';
 import type { BatchWatch } from '../service/batch-watch.ts';
 import type { Frame, Tails } from '../service/tail.ts';
 import { assertScope } from './authenticate.ts';
@@ -72,7 +73,10 @@ function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, par
     if (!/^\d{1,2}$/.test(type) || channelType < 1 || channelType > 12)
       throw invalidField('channel_type', 'must be a number from 1 to 12');
     const channels = [{ channelType, channelId: decode('channel_id', id, 513), ...cursorOf(header, query) }];
-    const uid = query.get('uid') ?? query.get('login_uid') ?? '';
+    const uidName = query.has('login_uid') ? 'login_uid' : 'uid';
+    const uid = query.get(uidName) ?? '';
+    if (!isId(uid, limits.idBytes))
+      throw invalidField(uidName, `must be at most ${limits.idBytes} bytes of UTF-8, without U+0000`);
     const frames = parts.credentials.whileValid(streamCredential({ ...call, requestHeader: header }), (signal) =>
       parts.tails.subscribe({ caller, uid, allOfUid: false, channels, signal }),
     );
@@ -135,11 +139,15 @@ function booleanOf(field: string, text: string): boolean {
 function decode(field: string, text: string, bytes: number): string {
   try {
     const id = decodeURIComponent(text);
-    if (id !== '' && !id.includes('\0') && Buffer.byteLength(id) <= bytes) return id;
+    if (id !== '' && isId(id, bytes)) return id;
   } catch {
     // Said below.
   }
   throw invalidField(field, `must be 1 to ${bytes} bytes of UTF-8`);
+}
+
+function isId(text: string, bytes: number): boolean {
+  return !text.includes('\0') && Buffer.byteLength(text) <= bytes;
 }
 
 /** A message that is not stored has no id: EventSource keeps the last one that has. */

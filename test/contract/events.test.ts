@@ -58,6 +58,9 @@ describe('Server-Sent Events', () => {
       ['/v1/channels/2/%ff/events', 400, 'INVALID_FIELD'],
       ['/v1/channels/1/alone/events', 400, 'INVALID_FIELD'],
       ['/v1/channels/2/a/events?uid=stranger', 403, 'NOT_SUBSCRIBER'],
+      ['/v1/channels/2/a/events?uid=%00', 400, 'INVALID_FIELD'],
+      ['/v1/channels/2/a/events?login_uid=a%00', 400, 'INVALID_FIELD'],
+      [`/v1/channels/2/a/events?uid=${'u'.repeat(257)}`, 400, 'INVALID_FIELD'],
     ];
     for (const [path, status, reason] of rows) {
       const stream = await open(service.url + path);
