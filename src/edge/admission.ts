@@ -9,6 +9,7 @@ import { answerEarly, earlyAnswers } from './early-answer.ts';
 import {
   admittedCallers,
   contextValuesOf,
+  isGone,
   longestTimerMs,
   type Request,
   type Response,
@@ -59,7 +60,7 @@ export function createAdmission({ identify, requestTimeoutMs, methodOf, events }
       const name = `${method.parent.typeName}/${method.name}`;
       const call = events.callBegan({ requestId, method: name, protocol, header, began });
       call.ended(endOf(error, values));
-      if (!response.destroyed) answerEarly(request, response, method, earlyAnswers(error));
+      if (!isGone(response)) answerEarly(request, response, method, earlyAnswers(error));
       return false;
     }
   }

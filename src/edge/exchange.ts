@@ -81,7 +81,7 @@ export async function writeAnswer(
 ): Promise<void> {
   const chunks: Uint8Array[] = [];
   for await (const chunk of body ?? []) chunks.push(chunk);
-  if (response.destroyed) return;
+  if (isGone(response)) return;
   response.writeHead(status, Object.fromEntries(header ?? []));
   const [only] = chunks;
   if (only === undefined) response.end();
@@ -102,6 +102,11 @@ export function askedOf({ method = '', url = '', headers }: Request): Asked {
   return { verb: method, path, requestId: typeof id === 'string' && plainId.test(id) ? id : undefined };
 }
 
+/** Whether nobody takes the answer any more. `destroyed` is of HTTP/1.1 alone, and a `close` that was is not told again: who waits for one then waits for ever. */
+export function isGone(response: Response): boolean {
+  return 'stream' in response ? response.stream.destroyed : response.destroyed;
+}
+
 /** Aborts when the caller hangs up before it is answered. `release` when the call has ended. */
 export function callerSignal(response: Response): { controller: AbortController; release: () => void } {
   const controller = new AbortController();
@@ -109,7 +114,7 @@ export function callerSignal(response: Response): { controller: AbortController;
     if (!response.writableEnded) controller.abort(new ConnectError('the caller has gone away', Code.Canceled));
   };
   // Where the caller is identified first, it may have left meanwhile.
-  if (response.destroyed) gone();
+  if (isGone(response)) gone();
   else response.once('close', gone);
   return { controller, release: () => response.off('close', gone) };
 }

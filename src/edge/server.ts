@@ -11,6 +11,7 @@ import {
   contextValuesOf,
   entryKey,
   type Handler,
+  isGone,
   longestTimerMs,
   type Request,
   type Response,
@@ -109,7 +110,7 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
     if (admitted === undefined) serve(request, response);
     else
       void admitted.then((isIn) => {
-        if (isIn && !response.destroyed) serve(request, response);
+        if (isIn && !isGone(response)) serve(request, response);
       });
   };
 

@@ -1,9 +1,10 @@
 import type { DescMethod } from '@bufbuild/protobuf';
+import { Code, ConnectError } from '@connectrpc/connect';
 import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { type Load, type Overload, overloaded } from '../service/overload.ts';
 import { scopeOf } from './authenticate.ts';
 import { answerEarly, earlyAnswers } from './early-answer.ts';
-import type { Request, Response } from './exchange.ts';
+import { isGone, type Request, type Response } from './exchange.ts';
 import { toConnectError } from './failures.ts';
 import { markRefused } from './intake.ts';
 
@@ -37,6 +38,7 @@ export function createShed(overload: Overload, methodOf: (request: Request) => D
     }
     if (kind === 'send')
       coming.set(request, () => {
+        if (isGone(response)) throw new ConnectError('the caller has gone away', Code.Canceled);
         const ended = begin();
         if (ended !== undefined) return void response.once('close', ended);
         markRefused(request);
