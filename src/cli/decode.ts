@@ -48,6 +48,8 @@ const marks: readonly (readonly [string, string])[] = [
 /** What files are that are no text, by their first bytes in hex. */
 const binaries: readonly (readonly [string, string])[] = [
   ['504b0304', 'a ZIP archive: unpack it'],
+  ['fffe0000', 'UTF-32: save it as UTF-8, or pipe it: iconv -f utf-32 -t utf-8 FILE | sendbatch … -'],
+  ['0000feff', 'UTF-32: save it as UTF-8, or pipe it: iconv -f utf-32 -t utf-8 FILE | sendbatch … -'],
   ['d0cf11e0', 'an old Excel or Word file (.xls, .doc): save it as "CSV UTF-8" there'],
   ['255044462d', 'a PDF'],
   ['1f8b', 'packed by gzip: name it .gz, or pipe it: zcat FILE | sendbatch … -'],

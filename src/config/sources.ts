@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { lstatSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import leven, { closestMatch } from 'leven';
 import { parseDotenv } from './dotenv.ts';
@@ -21,6 +21,7 @@ interface Source {
   readonly own: boolean;
 }
 
+const dotenvName = '.env';
 const settings = describeSettings();
 const names = settings.map((setting) => setting.name);
 
@@ -46,7 +47,7 @@ export function gather(env: Readonly<Record<string, string | undefined>>, folder
   const path = env.SENDBATCH_CONFIG || dotenv.SENDBATCH_CONFIG;
   const found: Source[] = [
     ...(path === undefined || path === '' ? [] : [{ where: path, values: readJson(path, folder), own: true }]),
-    { where: '.env', values: dotenv, own: false },
+    { where: dotenvName, values: dotenv, own: false },
     { where: 'the environment', values: env, own: false },
   ];
   const values: Record<string, string> = {};
@@ -96,18 +97,37 @@ function nearMisses({ values, own, where }: Source): string[] {
   if (own) return [];
   return Object.keys(values).flatMap((name) => {
     if (known.has(name)) return [];
-    // Shorter ones are too near to what others use: LINES is of every shell, and one sign from LANES.
+    // Shorter ones are too near to what others set in the environment: LINES is of every shell, and one sign from LANES.
+    const leastLetters = where === dotenvName ? 4 : 6;
     const near = names.find(
-      (each) => each === name.toUpperCase() || (each.length >= 6 && leven(name, each, { maxDistance: 2 }) === 1),
+      (each) => each === name.toUpperCase() || (each.length >= leastLetters && isOneSlip(name, each)),
     );
     return near === undefined ? [] : [`${name} (${where}) is no setting; ${near} is`];
   });
 }
 
-/** `.env` of a folder; nothing when there is none. */
+/** One sign is wrong, missing or too many, or two neighbours are swapped. */
+function isOneSlip(name: string, setting: string): boolean {
+  const distance = leven(name, setting, { maxDistance: 3 });
+  if (distance !== 2 || name.length !== setting.length) return distance === 1;
+  const at = [...name].findIndex((letter, index) => letter !== setting[index]);
+  return name[at] === setting[at + 1] && name[at + 1] === setting[at];
+}
+
+/** `.env` of a folder; nothing when there is none. A link that leads nowhere is refused: its settings would be dropped in silence. */
 export function readDotenv(folder: string): NodeJS.Dict<string> {
-  const path = join(folder, '.env');
-  return existsSync(path) ? parseDotenv(readSettingsFile(path, path), path) : {};
+  const path = join(folder, dotenvName);
+  return isThere(path) ? parseDotenv(readSettingsFile(path, path), path) : {};
+}
+
+function isThere(path: string): boolean {
+  try {
+    lstatSync(path);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+    throw new ConfigError(`${path} cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+  }
 }
 
 function readJson(path: string, folder: string | undefined): Record<string, string> {

@@ -26,6 +26,8 @@ export function readSettingsFile(path: string, what: string): string {
   } catch (error) {
     throw new ConfigError(`${what} cannot be read: ${error instanceof Error ? error.message : String(error)}`);
   }
+  if (bytes[0] === 0x30 && bytes[1] !== undefined && bytes[1] >= 0x80)
+    throw new ConfigError(`${what} is in DER, not in PEM: write it out with openssl (x509 or pkey, -inform der)`);
   // An editor's "Unicode" is UTF-16: with a mark, or with every second byte zero.
   if ((bytes[0] === 0xff && bytes[1] === 0xfe) || (bytes[0] === 0xfe && bytes[1] === 0xff) || bytes.includes(0))
     throw new ConfigError(`${what} is UTF-16, or holds zero bytes: save it as UTF-8`);

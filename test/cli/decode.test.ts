@@ -84,6 +84,8 @@ describe('text of files', () => {
       [Buffer.from('<!DOCTYPE html><p>'), /HTML/],
       [Buffer.from('\ufeffid,x', 'utf16le'), /utf-16le.*--encoding utf-16le/],
       [utf16be('\ufeffid,x'), /utf-16be.*--encoding utf-16be/],
+      [Buffer.from('fffe00006900000064000000', 'hex'), /it is UTF-32: .*iconv/],
+      [Buffer.from('0000feff0000006900000064', 'hex'), /it is UTF-32: .*iconv/],
       [Buffer.from('id,payload', 'utf16le'), /UTF-16.*utf-16le/],
       [utf16be('id,payload'), /UTF-16.*utf-16be/],
     ] as const)

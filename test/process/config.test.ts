@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { parseDotenv } from '../../src/config/dotenv.ts';
@@ -114,6 +114,17 @@ describe('.env', () => {
     writeFileSync(join(folder, '.env'), 'auth=on\n');
     assert.deepEqual(gather({}, folder).warnings, ['auth (.env) is no setting; AUTH is']);
   });
+  for (const slip of ['AUHT', 'UATH', 'ATH', 'AUTHH', 'AUTG'])
+    test(`${slip}, a slip of the short name AUTH, is warned of`, () => {
+      writeFileSync(join(folder, '.env'), `${slip}=on\n`);
+      assert.deepEqual(gather({}, folder).warnings, [`${slip} (.env) is no setting; AUTH is`]);
+    });
+  test('a link that leads nowhere is refused', () => {
+    const elsewhere = join(work, 'a link');
+    mkdirSync(elsewhere);
+    symlinkSync('nowhere', join(elsewhere, '.env'));
+    assert.throws(() => gather({}, elsewhere), /\.env cannot be read: ENOENT/);
+  });
 });
 
 describe('every file of settings', () => {
@@ -137,6 +148,12 @@ describe('every file of settings', () => {
         new RegExp(`^${name}=.* is not UTF-8 \\(line 2\\)`),
       );
     });
+  test('is PEM where TLS asks for it: a file in DER is named as such', () => {
+    refused(
+      { TLS_KEY: withBytes(Buffer.from('3082025c02010002', 'hex')), TLS_CERT: 'x' },
+      /^TLS_KEY=.* is in DER, not in PEM: .*openssl/,
+    );
+  });
   test('of SENDBATCH_CONFIG has no name twice', () => {
     refused({ SENDBATCH_CONFIG: fileWith('{"AUTH": "on", "HOST": "a\\" :", "AUTH": "off"}') }, / has "AUTH" twice$/);
     loadConfig({ SENDBATCH_CONFIG: fileWith('{"AUTH": "on", "SYSTEM_UIDS": ["a:", "a:"]}') });
@@ -177,8 +194,19 @@ describe('names in the environment', () => {
   });
   test('that are one sign from a setting are warned of, and nothing else is', () => {
     assert.deepEqual(
-      loadConfig({ DATABASE_URI: 'hush', PATH: '/bin', HOSTNAME: 'x', PORTS: '1', LINES: '50' }).warnings,
-      ['DATABASE_URI (the environment) is no setting; DATABASE_URL is'],
+      loadConfig({
+        DATABASE_URI: 'hush',
+        LGO_LEVEL: 'debug',
+        PATH: '/bin',
+        HOSTNAME: 'x',
+        PORTS: '1',
+        LINES: '50',
+        TMPDIR: '/',
+      }).warnings,
+      [
+        'DATABASE_URI (the environment) is no setting; DATABASE_URL is',
+        'LGO_LEVEL (the environment) is no setting; LOG_LEVEL is',
+      ],
     );
   });
   test('that Kubernetes gives for a Service called sendbatch, or webhook-x, are none of ours', () => {
