@@ -8,7 +8,7 @@ import {
 } from 'node:http2';
 import { type AddressInfo, Server as NetServer, type Socket } from 'node:net';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
-import { closeGracefully, tend } from './session.ts';
+import { closeGracefully, isReset, tend } from './session.ts';
 import { cutSlowUpload } from './upload-time.ts';
 
 type Handler = ReturnType<typeof connectNodeAdapter>;
@@ -74,6 +74,8 @@ export interface ListenOptions {
 /** A stream's window of 64 KiB stalls every batch of more than 64 KiB for a round trip. */
 const streamWindowBytes = 1024 * 1024;
 const drainLookMs = 25;
+/** Interval between two checks for connections whose reset Node has missed. */
+const resetCheckMs = 1000;
 /**
  * A kept-alive HTTP/1.1 connection is not closed under the request that is on its way: for so long it takes one more, and is told to be closed by the
  * answer. (HTTP/2 has GOAWAY, which says which streams were not taken.) Without it each restart cost a busy client a "socket hang up".
@@ -136,6 +138,10 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   for (const carrier of carriers) carrier.on('error', () => {});
 
   await open(server.port, options);
+  const resetCheck = setInterval(() => {
+    for (const socket of sockets) if (isReset(socket)) socket.destroy();
+  }, resetCheckMs);
+  resetCheck.unref();
   const { port } = server.port.address() as AddressInfo;
   const host = options.host.includes(':') ? `[${options.host}]` : options.host;
   let closing: Promise<{ forced: number }> | undefined;
@@ -176,6 +182,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     }, graceMs);
     await closed.promise;
     server.port.close();
+    clearInterval(resetCheck);
     clearInterval(idle);
     clearTimeout(linger);
     clearTimeout(timer);

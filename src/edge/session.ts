@@ -1,5 +1,6 @@
 import { writeSync } from 'node:fs';
 import { constants, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2';
+import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ConnectionBounds } from './listen.ts';
 
@@ -69,8 +70,11 @@ export async function closeGracefully(session: ServerHttp2Session): Promise<void
 }
 
 /**
- * Node has no call for the notice: after its own `goaway` nghttp2 ignores new streams. The frame is written past it to the socket, between two frames, that is when none is
- * queued. Under TLS there is no way to: such a connection gets the one GOAWAY.
+ * Writes the notice directly to the cleartext socket, between two frames. Node has no call for it:
+ * after `session.goaway` nghttp2 ignores new streams, whichever last stream id it names.
+ * TLS connections get the final GOAWAY only. The notice would have to be encrypted by a write to the
+ * TLSSocket, which completes asynchronously; Node aborts the process when HTTP/2, which writes to the
+ * same handle natively and cannot be paused, starts a second write before that.
  */
 async function sendNotice(session: ServerHttp2Session): Promise<boolean> {
   const end = performance.now() + noticeMs;
@@ -99,11 +103,25 @@ async function roundTrip(session: ServerHttp2Session): Promise<void> {
   clearTimeout(timer);
 }
 
+/**
+ * Whether the peer has reset a connection on which data is still queued.
+ * Node misses some resets over TLS: after a failed write, the next one of the HTTP/2 session never
+ * completes, and the session does not read while a write is outstanding. The kernel knows no peer then.
+ */
+export function isReset(socket: Socket): boolean {
+  const handle = handleOf({ socket });
+  if (handle === undefined || !(handle.writeQueueSize > 0)) return false;
+  const status = handle.getpeername?.({});
+  return status !== undefined && status < 0;
+}
+
 interface Handle {
   readonly fd: number;
   readonly writeQueueSize: number;
+  /** Fills in the address; returns 0 or a negative error number. Unix domain sockets lack it. */
+  getpeername?(address: object): number | undefined;
 }
 
-function handleOf({ socket }: ServerHttp2Session): Handle | undefined {
+function handleOf({ socket }: Pick<ServerHttp2Session, 'socket'>): Handle | undefined {
   return (socket as unknown as { _handle: Handle | null | undefined })?._handle ?? undefined;
 }
