@@ -13,7 +13,7 @@ import type { UniversalServerRequest, UniversalServerResponse } from '@connectrp
 import type { HeadersSource } from './answer.ts';
 import { type Binding, compileBindings, type RulesOf } from './binding.ts';
 import { type BodyBounds, listOfMessage, parseBody } from './body.ts';
-import { Faults } from './error.ts';
+import { Faults, TranscodeError } from './error.ts';
 import { createHandler } from './handler.ts';
 import { JsonReader, type JsonReadOptions } from './json-reader.ts';
 import { parseJson } from './json-text.ts';
@@ -117,6 +117,7 @@ export function createJsonBodyReader(
   const reader = new JsonReader({ strictNumbers: false, strictFields: true, anyCase: false, registry });
   return async (desc, bytes) => {
     const listOf = (key: string | undefined) => (key === undefined ? undefined : listOfMessage(desc, key, bounds));
+    if (bytes.length === 0) throw new TranscodeError(400, 'the body is empty: a message without fields is {}');
     const { json, slices } = await parseBody(bytes, bounds, listOf);
     const faults = new Faults();
     const message =

@@ -125,6 +125,15 @@ describe('query parameters', () => {
   });
 });
 
+test('an empty body of JSON on the path of an RPC is called that', async () => {
+  const response = await fetch(`${service.url}/sendbatch.v1.MessageService/SendBatch`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+  });
+  assert.equal(response.status, 400);
+  assert.match(await response.text(), /the body is empty/);
+});
+
 describe('a broadcast', () => {
   for (const path of ['/message/sendbatch', '/message/broadcast'])
     for (const [where, query, more] of [
