@@ -84,7 +84,8 @@ function shapeOf(type: string, request: Request, method: DescMethod | undefined)
  * four refused batches of 3 MB would reach it as INTERNAL or ENHANCE_YOUR_CALM.
  */
 function afterBody(request: Request, response: Response, answer: () => void): void {
-  if (!('stream' in response)) {
+  // Who waits to be asked for its body sends none.
+  if (!('stream' in response) || request.headers.expect !== undefined) {
     answer();
     return;
   }

@@ -230,6 +230,8 @@ function h2Options(bounds: ConnectionBounds) {
 function cleartext(handler: Handler, bounds: ConnectionBounds): Carrier {
   const h1 = createHttpServer(h1Options(bounds), handler);
   const h2 = createHttp2Server(h2Options(bounds), handler);
+  // Else Node asks for the body before anybody has seen the headers.
+  for (const server of [h1, h2]) server.on('checkContinue', handler);
   const toH1 = h1.listeners('connection') as ((this: Server, socket: Socket) => void)[];
   h1.removeAllListeners('connection');
   const silent = new Set<Socket>();
@@ -291,6 +293,7 @@ function secure(handler: Handler, bounds: ConnectionBounds, { key, cert, clientC
     },
     handler,
   );
+  server.on('checkContinue', handler);
   // Not among the options of a secure HTTP/2 server, but what its HTTP/1.1 side goes by.
   Object.assign(server, {
     headersTimeout: bounds.headersMs,

@@ -115,6 +115,8 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
   };
 
   function serve(request: Request, response: Response): void {
+    // Who asks before it sends its body is asked for it here, when it was not refused by its headers.
+    if (request.headers.expect !== undefined) response.writeContinue();
     intake(request, response);
     if ([unaryGrpc, eventStream, ndjson, metrics, docs].some((door) => door(request, response))) return;
     endCutWrites(response);

@@ -113,6 +113,57 @@ const protocols: [string, string, Record<string, string>, (bytes: Uint8Array) =>
   ['NDJSON', '/v1/batches', { 'content-type': 'application/x-ndjson' }, (bytes) => bytes, 'over 16777216 bytes'],
 ];
 
+describe('a body that is asked for (Expect: 100-continue)', () => {
+  const body = Buffer.from(JSON.stringify([{ from_uid: 'system', channel_id: 'c', channel_type: 2, payload: 'eA==' }]));
+  /** What came, in its order; the body is sent when it is asked for. */
+  const asked1 = (url: string, headers: Record<string, string>) =>
+    new Promise<string>((resolve, reject) => {
+      let came = '';
+      const request = httpRequest(`${url}/message/sendbatch`, {
+        method: 'POST',
+        headers: { ...headers, expect: '100-continue', 'content-length': body.length },
+      });
+      request.on('continue', () => {
+        came += '100 ';
+        request.end(body);
+      });
+      request.on('response', (response) => {
+        resolve(came + response.statusCode);
+        request.destroy();
+      });
+      request.on('error', reject);
+      request.flushHeaders();
+    });
+  const asked2 = async (url: string, headers: Record<string, string>) => {
+    const session = http2.connect(url);
+    try {
+      return await new Promise<string>((resolve, reject) => {
+        let came = '';
+        const path = '/message/sendbatch';
+        const stream = session.request({ ':method': 'POST', ':path': path, ...headers, expect: '100-continue' });
+        stream.on('continue', () => {
+          came += '100 ';
+          stream.end(body);
+        });
+        stream.on('response', (answer) => resolve(`${came}${answer[':status']}`));
+        session.on('error', reject);
+        stream.on('error', reject);
+      });
+    } finally {
+      session.destroy();
+    }
+  };
+  for (const [version, asked] of [
+    ['HTTP/1.1', asked1],
+    ['HTTP/2', asked2],
+  ] as const)
+    test(`over ${version} is asked for when its caller is known, and not when it is refused`, async () => {
+      assert.equal(await within('the refusal', asked(asking.url, {})), '401');
+      assert.equal(await within('the answer', asked(asking.url, { token: key })), '100 200');
+      assert.equal(await within('the answer', asked(open.url, {})), '100 200');
+    });
+});
+
 describe('a body of 19.5 MB', () => {
   const large = Buffer.alloc(19.5 * mebi, 'x');
   for (const version of [1, 2] as const)
