@@ -50,17 +50,23 @@ async function serveHere(config: Config, log: Log): Promise<void> {
 
 /** Each worker logs for itself; this process only forks, greets and passes the signals on. */
 async function serveInWorkers(config: Config, log: Log): Promise<void> {
-  const workers = await startWorkers(config.workers, log);
+  // Workers whose parent ends exit at once, and leave the embedded PostgreSQL behind: such a start is finished first.
+  const mayBreakOff = 'url' in config.database;
+  const starting = startWorkers(config.workers, log);
+  const stop = stopOnce(log, async () => {
+    const started = await starting;
+    if (started === undefined) return;
+    if (!(await started.stop(config.drainDelayMs + 2 * config.shutdownGraceMs + stopSlackMs)))
+      throw new Error('a worker did not stop in order');
+  });
+  if (!mayBreakOff) stopOnSignals(stop, log);
+  const workers = await starting;
   if (workers === undefined) {
     process.exitCode = 1;
     return;
   }
-  const stop = stopOnce(log, async () => {
-    if (!(await workers.stop(config.drainDelayMs + 2 * config.shutdownGraceMs + stopSlackMs)))
-      throw new Error('a worker did not stop in order');
-  });
   void workers.gone.then(() => process.exit(1));
-  stopOnSignals(stop, log);
+  if (mayBreakOff) stopOnSignals(stop, log);
   greet(config, log, workers);
 }
 

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { readFileSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { temporaryFolder } from '../support/cluster.ts';
-import { spawnService } from '../support/process.ts';
+import { spawnCommand, spawnService } from '../support/process.ts';
 import { patienceMs, until } from '../support/watch.ts';
 
 test('when its PostgreSQL is killed, a service brings it back: senders and tails go on, and the log stays short', async (context) => {
@@ -40,6 +40,17 @@ test('when its PostgreSQL is killed, a service brings it back: senders and tails
   assert.equal(saying('the embedded PostgreSQL has ended: it is started again'), 1);
   assert.equal(saying('the embedded PostgreSQL runs again'), 1);
   for (const line of lines) assert.ok(line.length < 700, line);
+});
+
+test('a SIGTERM while the workers start leaves no PostgreSQL behind', async (context) => {
+  const folder = temporaryFolder('workers-broken-off');
+  context.after(() => rmSync(folder, { recursive: true, force: true }));
+  const lock = join(folder, 'data/postgres/postmaster.pid');
+  const { child, exit, output } = spawnCommand({ DATA_DIR: join(folder, 'data'), WORKERS: '2' }, []);
+  await until('PostgreSQL starts', () => existsSync(lock));
+  child.kill('SIGTERM');
+  assert.equal(await exit, 0, output());
+  assert.equal(existsSync(lock), false);
 });
 
 /** As an EventSource does: goes on after the last id when the stream ends. */
