@@ -695,7 +695,7 @@ export const comments: Readonly<Record<string, string>> = {
   "sendbatch.v1.TemplateService.DeleteTemplate": "Deletes all versions of a template; messages that name it are refused from then on. A template of the same name that is created later begins with the next version: a version never means another text.",
   "sendbatch.v1.TemplateService.GetTemplate": "A template: the version, or the latest; NOT_FOUND (`TEMPLATE_NOT_EXIST`).",
   "sendbatch.v1.TemplateService.ListTemplates": "The latest version of each template, by name.",
-  "sendbatch.v1.TemplateService.PreviewTemplate": "Renders a template without storing or sending anything: a stored one by name, or the body given.",
+  "sendbatch.v1.TemplateService.PreviewTemplate": "Renders a template without storing or sending anything: a stored one by name, or the body given. NOT_FOUND\n(`TEMPLATE_NOT_EXIST`) when none is stored under the name.",
   "sendbatch.v1.TemplateUse": "A template and what goes into it.",
   "sendbatch.v1.TemplateUse.name": "The name of one of the request's `templates`, or of a stored one.",
   "sendbatch.v1.TemplateUse.variables": "The variables. Numbers are doubles: whole ones above 2^53-1, and in JSON any of more digits than a double keeps, are refused; give them as strings. An object\nhas no text of its own: a template names its members.",

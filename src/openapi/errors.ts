@@ -64,7 +64,7 @@ const errorSchema: Schema = {
   type: 'object',
   description: 'An error of a JSON route: `msg` and `status` as legacy callers read them, `error` for everybody else.',
   properties: {
-    status: { type: 'integer', description: 'The HTTP status.' },
+    status: { type: 'integer', minimum: 400, maximum: 599, description: 'The HTTP status.' },
     msg: { type: 'string', description: 'What is wrong, in words.' },
     error: {
       type: 'object',

@@ -82,7 +82,7 @@ export function createSchemas({ comments, alwaysWritten, answers }: SchemaOption
     return {
       type: 'object',
       ...(description === '' ? {} : { description }),
-      properties: Object.fromEntries(fields.map((each) => [each.name, field(each, way)])),
+      properties: Object.fromEntries(fields.map((each) => [each.name, property(each, way)])),
       ...(required.length === 0 ? {} : { required: required.map((each) => each.name) }),
     };
   };
@@ -104,6 +104,12 @@ export function createSchemas({ comments, alwaysWritten, answers }: SchemaOption
     if (each.message !== undefined) return { ...message(each.message, way), ...checks };
     if (each.enum !== undefined) return { ...enumeration(each.enum, way), ...withNames(each.enum, checks) };
     return { ...scalar(each.scalar ?? ScalarType.STRING, way), ...checks };
+  };
+
+  /** The reader takes null for a field as its absence, but not for an element of a list or a map. */
+  const property = (each: DescField, way: Way): Schema => {
+    const schema = field(each, way);
+    return way === 'output' || rulesOf(each).required ? schema : nullable(schema);
   };
 
   const field = (each: DescField, way: Way): Schema => {
@@ -135,6 +141,15 @@ export function createSchemas({ comments, alwaysWritten, answers }: SchemaOption
     },
     components,
   };
+}
+
+/** A schema that takes null too. A schema without a type takes it already. */
+function nullable({ description, ...schema }: Schema): Schema {
+  const words = description === undefined ? {} : { description };
+  if (schema.$ref !== undefined) return { anyOf: [schema, { type: 'null' }], ...words };
+  return schema.type === undefined
+    ? { ...schema, ...words }
+    : { ...schema, type: [schema.type, 'null'].flat(), ...words };
 }
 
 type Not = { readonly enum: readonly number[] } | undefined;
@@ -194,7 +209,7 @@ function scalar(type: ScalarType, way: Way): Schema {
       // As a string it may be any 64-bit integer.
       return way === 'output'
         ? { type: 'integer', ...bounds }
-        : { type: ['integer', 'string'], ...bounds, pattern: '^-?[0-9]+$' };
+        : { type: ['integer', 'string'], ...bounds, pattern: isSigned ? '^-?[0-9]+$' : '^[0-9]+$' };
     }
   }
 }

@@ -53,6 +53,13 @@ function closed(value: Json): Json {
   return copy.type === 'object' && copy.properties !== undefined ? { additionalProperties: false, ...copy } : copy;
 }
 
+interface Property {
+  readonly name: string;
+  readonly schema: Json;
+  /** The body with a value for this property alone. */
+  readonly put: (value: unknown) => unknown;
+}
+
 describe('the document about the routes', () => {
   let service: TestService;
   let document: Json;
@@ -200,6 +207,175 @@ describe('the document about the routes', () => {
       const [type = ''] = (response.headers.get('content-type') ?? '').split(';');
       assert.ok(Object.hasOwn(get.responses[200].content, type), `${path} answers ${type}`);
       controller.abort();
+    }
+  });
+
+  /** Every property of the JSON body of a route, also within messages and lists, with how to put a value there. */
+  const propertiesOf = (schema: Json, put: (value: unknown) => unknown, depth = 0): Property[] => {
+    const whole: Json = deref(schema);
+    const forms: Json[] = (whole.anyOf ?? whole.oneOf ?? [whole]).map((form: Json) => deref(form));
+    return forms.flatMap((form: Json) => {
+      if (form.items !== undefined) return propertiesOf(form.items, (value) => put([value]), depth);
+      return Object.entries<Json>(form.properties ?? {}).flatMap(([name, inner]) => {
+        const putHere = (value: unknown) => put({ [name]: value });
+        const within = depth < 3 ? propertiesOf(inner, putHere, depth + 1) : [];
+        return [{ name, schema: inner, put: putHere }, ...within];
+      });
+    });
+  };
+  const deref = (schema: Json): Json => {
+    if (schema.$ref === undefined) return schema;
+    const { $ref, ...rest } = schema;
+    return { ...document.components.schemas[$ref.split('/').at(-1)], ...rest };
+  };
+  const bodies = (): { route: string; schema: Json }[] =>
+    Object.entries<Json>(document.paths).flatMap(([path, item]) =>
+      Object.entries<Json>(item)
+        .filter(([, operation]) => operation.requestBody !== undefined)
+        .map(([verb, { requestBody }]) => ({
+          route: `${verb.toUpperCase()} ${path}`,
+          schema: requestBody.content['application/json'].schema,
+        })),
+    );
+  const takesNull = (schema: Json) =>
+    deref(schema).type === undefined
+      ? (schema.anyOf?.some(({ type }: Json) => type === 'null') ??
+        Object.keys(schema).every((key) => key === 'description'))
+      : [deref(schema).type].flat().includes('null');
+  /** The words about the fields of a body at fault. */
+  const faultsOf = async (route: string, body: unknown): Promise<{ status: number; faults: string[] }> => {
+    const [method = '', path = ''] = route.split(' ');
+    const response = await fetch(
+      service.url + path.replace(/\{(\w+)\}/g, (_, name) => (name === 'rule_id' ? '9' : 'nowhere')),
+      {
+        method,
+        body: JSON.stringify(body),
+      },
+    );
+    const answer = (await response.json()) as Json;
+    const details: Json[] = answer.error?.details ?? [];
+    const violations = details.flatMap(({ fieldViolations = [] }) => fieldViolations);
+    return { status: response.status, faults: violations.map(({ field, description }) => `${field} ${description}`) };
+  };
+
+  test('null is documented for the fields that take it, and no reader calls it a wrong type', async () => {
+    let count = 0;
+    for (const { route, schema } of bodies())
+      for (const { name, schema: inner, put } of propertiesOf(schema, (value) => value)) {
+        const { faults } = await faultsOf(route, put(null));
+        const wrong = faults.filter((fault) => / not null$/.test(fault));
+        assert.deepEqual(wrong, [], `${route} ${JSON.stringify(put(null))}`);
+        if (takesNull(inner)) {
+          count += 1;
+          continue;
+        }
+        // Null is no value here, and the field must have one; of several forms of a body another may not.
+        assert.ok(faults.length > 0, `${route} takes ${JSON.stringify(put(null))}: ${name} is not documented so`);
+      }
+    assert.ok(count > 100, `${count} fields`);
+  });
+
+  test('null is not documented for an element of a list, and none takes it', async () => {
+    for (const { route, schema } of bodies())
+      for (const { name, schema: inner, put } of propertiesOf(schema, (value) => value)) {
+        const { items } = deref(inner);
+        if (items === undefined || Object.keys(items).length === 0) continue;
+        assert.ok(!takesNull(items), `${route} ${name}`);
+        const { status, faults } = await faultsOf(route, put([null]));
+        assert.equal(status, 400, `${route} ${name}`);
+        assert.match(faults.join('\n'), new RegExp(`${name}\\[0\\] must be .*not null`), route);
+      }
+  });
+
+  test('every number of a body has a minimum and a maximum, and what is outside of them is refused', async () => {
+    let count = 0;
+    for (const { route, schema } of bodies())
+      for (const { name, schema: inner, put } of propertiesOf(schema, (value) => value)) {
+        const { type, enum: values, minimum, exclusiveMinimum, maximum } = deref(inner);
+        if (![type].flat().includes('integer') || values !== undefined) continue;
+        const least = minimum ?? exclusiveMinimum;
+        assert.ok(Number.isSafeInteger(least) && Number.isSafeInteger(maximum), `${route} ${name} has no bounds`);
+        for (const beyond of [exclusiveMinimum ?? minimum - 1, maximum + 1]) {
+          const { status, faults } = await faultsOf(route, put(beyond));
+          assert.equal(status, 400, `${route} ${JSON.stringify(put(beyond))}`);
+          assert.ok(
+            faults.some((fault) => fault.split(' ', 1)[0]?.endsWith(name)),
+            `${route} ${JSON.stringify(put(beyond))}: ${faults.join('; ')}`,
+          );
+        }
+        count += 1;
+      }
+    assert.ok(count > 30, `${count} numbers`);
+  });
+
+  test('every answer about a name that nothing has is documented', async () => {
+    const unknown = (value: Json): Json => {
+      if (Array.isArray(value)) return value.map(unknown);
+      if (typeof value !== 'object' || value === null) return value;
+      const names =
+        /^(name|template|batch_id|channel_id|rule_id|message_id|message_ids|client_msg_no|delivery_ids?|uid)$/;
+      return Object.fromEntries(
+        Object.entries<Json>(value).map(([name, member]) => {
+          if (!names.test(name)) return [name, unknown(member)];
+          const nothing = (each: unknown) => (typeof each === 'string' ? 'nowhere' : 987654321);
+          return [name, Array.isArray(member) ? member.map(nothing) : nothing(member)];
+        }),
+      );
+    };
+    // These create what they name, so they run last.
+    const creates = ({ route }: Example) => /^POST \/(v1\/templates|v1\/webhooks|channel(\/.*)?)$/.test(route);
+    const missing = new Set<string>();
+    const undocumented: string[] = [];
+    for (const example of examples.toSorted((a, b) => Number(creates(a)) - Number(creates(b)))) {
+      const lost = { ...example, path: unknown(example.path ?? {}), query: unknown(example.query ?? {}) };
+      const { route } = example;
+      const response = await fetch(service.url + urlOf(lost), {
+        method: route.split(' ')[0] ?? '',
+        ...(example.body === undefined ? {} : { body: JSON.stringify(unknown(example.body)) }),
+      });
+      const body = await response.json();
+      if (operationOf(route).responses[response.status] === undefined) undocumented.push(`${route} ${response.status}`);
+      else check(answerPointer(route, response.status), body, `${route} ${response.status}`);
+      if (response.status === 404) missing.add(route);
+    }
+    assert.deepEqual(undocumented, []);
+    // Templates, rules, webhooks, batches and channels have their share in it.
+    for (const route of [
+      'POST /v1/templates:preview',
+      'GET /v1/templates/{name}',
+      'PUT /v1/moderation/rules/{rule_id}',
+      'POST /v1/webhooks/{name}/deliveries:redeliver',
+      'GET /v1/batches/{batch_id}',
+      'GET /v1/channels/{channel_type}/{channel_id}',
+    ])
+      assert.ok(missing.has(route), `${route} was answered otherwise than by 404`);
+  });
+
+  test('probes are documented with both of their forms, and answer them', async () => {
+    for (const path of ['/livez', '/readyz', '/healthz']) {
+      const { responses, parameters } = document.paths[path].get;
+      assert.ok(
+        parameters.some(({ name }: Json) => name === 'verbose'),
+        path,
+      );
+      for (const [status, { content }] of Object.entries<Json>(responses))
+        assert.deepEqual(Object.keys(content).sort(), ['application/json', 'text/plain'], `${path} ${status}`);
+      for (const [query, type] of [
+        ['', 'application/json'],
+        ['?verbose', 'text/plain'],
+      ]) {
+        const response = await fetch(`${service.url}${path}${query}`);
+        assert.equal(response.status, 200, path);
+        assert.ok(response.headers.get('content-type')?.startsWith(type ?? ''), `${path}${query}`);
+        const text = await response.text();
+        if (query === '')
+          check(
+            pointerOf(`GET ${path}`, 'responses', '200', 'content', 'application/json', 'schema'),
+            JSON.parse(text),
+            path,
+          );
+        else assert.match(text, /ok\n$/);
+      }
     }
   });
 

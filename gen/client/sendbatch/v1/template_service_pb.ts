@@ -430,7 +430,8 @@ export const TemplateService: GenService<{
     output: typeof DeleteTemplateResponseSchema;
   },
   /**
-   * Renders a template without storing or sending anything: a stored one by name, or the body given.
+   * Renders a template without storing or sending anything: a stored one by name, or the body given. NOT_FOUND
+   * (`TEMPLATE_NOT_EXIST`) when none is stored under the name.
    *
    * @generated from rpc sendbatch.v1.TemplateService.PreviewTemplate
    */
