@@ -3,10 +3,10 @@ import type { DescMethod } from '@bufbuild/protobuf';
 import type { ConnectError } from '@connectrpc/connect';
 import { encodeEnvelope } from '@connectrpc/connect/protocol';
 import { endStreamFlag, endStreamToJson, errorToJson } from '@connectrpc/connect/protocol-connect';
-import { setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
 import { errorEvent, eventHeaders, passes, takesEvents } from './event-stream.ts';
 import type { Request, Response } from './exchange.ts';
 import { detailRegistry, setPushback, toHttp } from './failures.ts';
+import { setGrpcStatus } from './grpc-message.ts';
 
 /** An error as each protocol writes it, for calls that are refused before their body is read. */
 export type EarlyAnswers = Readonly<Record<Shape, Answer>>;
@@ -30,7 +30,7 @@ const discardMs = { http1: 1000, http2: 2000 };
 export function earlyAnswers(error: ConnectError, httpStatus?: number): EarlyAnswers {
   const { status, body } = toHttp(error, httpStatus);
   const trailers = new Headers();
-  setTrailerStatus(trailers, error);
+  setGrpcStatus(trailers, error);
   setPushback(trailers, error);
   const json = new Headers(error.metadata);
   json.set('content-type', 'application/json');

@@ -20,6 +20,7 @@ import {
   writeAnswer,
 } from './exchange.ts';
 import { toConnectError, toHttp } from './failures.ts';
+import { encodeGrpcMessage } from './grpc-message.ts';
 import type { Guard } from './guard.ts';
 import { type Intake, wasCut } from './intake.ts';
 import { assertSmallGet, withOwnBody } from './own-body.ts';
@@ -182,7 +183,7 @@ function notFound(request: Request, response: Response): void {
     endTrailersOnly(response, {
       'content-type': type,
       'grpc-status': String(Code.Unimplemented),
-      'grpc-message': encodeURIComponent(message),
+      'grpc-message': encodeGrpcMessage(message),
     });
     return;
   }

@@ -1,5 +1,6 @@
 import type { OutgoingHttpHeaders } from 'node:http';
 import type { Response } from './exchange.ts';
+import { encodeGrpcMessage } from './grpc-message.ts';
 
 /**
  * Answers with one block of headers that ends the stream. Retry policies of gRPC clients (gRFC A6) regard a call as committed when headers come before
@@ -36,7 +37,11 @@ export function deferHead(response: Response): void {
       return write.apply(response, chunk);
     },
     addTrailers(fields) {
-      trailers = fields;
+      const message = fields['grpc-message'];
+      trailers =
+        typeof message === 'string'
+          ? { ...fields, 'grpc-message': encodeGrpcMessage(decodeURIComponent(message)) }
+          : fields;
     },
     end() {
       // Node's own `end` calls `writeHead` of the object.

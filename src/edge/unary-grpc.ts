@@ -10,7 +10,7 @@ import {
   type ServiceImpl,
 } from '@connectrpc/connect';
 import { type Compression, createMethodUrl, invokeUnaryImplementation } from '@connectrpc/connect/protocol';
-import { parseTimeout, setTrailerStatus } from '@connectrpc/connect/protocol-grpc';
+import { parseTimeout } from '@connectrpc/connect/protocol-grpc';
 import { discard } from './early-answer.ts';
 import {
   callerSignal,
@@ -23,6 +23,7 @@ import {
   webHeaders,
 } from './exchange.ts';
 import { toConnectError } from './failures.ts';
+import { setGrpcStatus } from './grpc-message.ts';
 import { parseProtobuf } from './protobuf-parse.ts';
 import { bodyIsWhole } from './shed.ts';
 import { messageTooLarge } from './too-large.ts';
@@ -101,7 +102,7 @@ async function serve(method: UnaryMethod, options: UnaryGrpcOptions, call: Call)
     context.responseTrailer.set('grpc-status', '0');
   } catch (thrown) {
     if (!context.values.get(entryKey).called) options.onMalformed(request);
-    setTrailerStatus(context.responseTrailer, toConnectError(thrown));
+    setGrpcStatus(context.responseTrailer, toConnectError(thrown));
   } finally {
     clearTimeout(timer);
     release();

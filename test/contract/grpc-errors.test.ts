@@ -5,6 +5,7 @@ import { gzipSync } from 'node:zlib';
 import { create, type DescMessage, fromBinary, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
 import { encodeEnvelope } from '@connectrpc/connect/protocol';
 import * as grpc from '@grpc/grpc-js';
+import fc from 'fast-check';
 import { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import {
   SendBatchRequestSchema,
@@ -12,6 +13,7 @@ import {
   SendResponseSchema,
   SubscribeRequestSchema,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { encodeGrpcMessage } from '../../src/edge/grpc-message.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { draftTo } from '../support/watch.ts';
 
@@ -152,6 +154,42 @@ describe('a gRPC error before the first message', () => {
       assert.equal(answer.headers[':status'], /grpc|connect\+/.test(type) ? 200 : 403);
     });
   }
+
+  test('has a text that gRPC clients read as it was written', async () => {
+    const client = new grpc.Client(new URL(running.url).host, grpc.credentials.createInsecure());
+    const detailsOf = (path: string, body: Uint8Array) =>
+      new Promise<string>((resolve) => {
+        client.makeUnaryRequest(
+          path,
+          () => Buffer.from(body),
+          (bytes) => bytes,
+          undefined,
+          (error) => resolve(error?.details ?? 'no error'),
+        );
+      });
+    const empty = await detailsOf(`${service}/SendBatch`, new Uint8Array());
+    assert.match(empty, /^messages: must have at least one/);
+    assert.match(
+      await detailsOf(`${service}/Nothing`, new Uint8Array()),
+      /^POST \/sendbatch\.v1\.MessageService\/Nothing /,
+    );
+    const stream = client.makeServerStreamRequest(
+      `${service}/Subscribe`,
+      () => Buffer.alloc(0),
+      (bytes) => bytes,
+      undefined,
+    );
+    const failed = await new Promise<grpc.ServiceError>((resolve) => stream.on('error', resolve).resume());
+    assert.match(failed.details, /^channels: must have at least one, or/);
+    client.close();
+    fc.assert(
+      fc.property(fc.string({ unit: 'binary' }), (text) => {
+        const encoded = encodeGrpcMessage(text);
+        assert.match(encoded, /^[\x20-\x7e]*$/);
+        assert.equal(decodeURIComponent(encoded), Buffer.from(text).toString());
+      }),
+    );
+  });
 
   test('is retried by the policy of a gRPC client, after the time that the service asks for', async () => {
     const policy = {

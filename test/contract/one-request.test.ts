@@ -119,6 +119,7 @@ const rows: [string, string, () => Buffer, Record<string, string>][] = [
   ['empty objects in gzip, JSON route', '/message/sendbatch', () => gzipSync(json('{}')), gz],
   ['empty arrays, JSON route', '/message/sendbatch', () => json('[]'), {}],
   ['brackets, JSON route', '/message/sendbatch', () => repeated('['), {}],
+  ['one number, JSON route', '/message/sendbatch', () => Buffer.from(`[{"channel_type":${'9'.repeat(15 << 20)}}]`), {}],
   [
     'a broadcast, JSON route',
     '/message/sendbatch',
