@@ -92,9 +92,16 @@ function countingEmitter({ memoryLimit }: Context): Emitter {
   };
 }
 
+/** Throws for a whole number that has lost digits: one of the template's own text, or what it has computed. Variables are checked before. */
+function assertWhole(value: unknown): void {
+  if (typeof value === 'number' && Number.isInteger(value) && !Number.isSafeInteger(value))
+    throw new Error('a whole number above 2^53 has lost digits: write it as a string');
+}
+
 /** As Liquid writes a value. */
 function textOf(written: unknown): string {
   const value: unknown = toValue(written);
+  assertWhole(value);
   if (typeof value === 'string') return value;
   return Array.isArray(value) ? value.map(textOf).join('') : String(value ?? '');
 }
@@ -123,6 +130,7 @@ function tagsOf(body: string): { readonly tags: number; readonly chars: number }
 
 /** As it stands between the quotes of a JSON string. */
 function escapeForJson(value: unknown): string {
+  assertWhole(value);
   const text =
     typeof value === 'string' ? value : typeof value === 'object' ? JSON.stringify(value) : String(value ?? '');
   return JSON.stringify(text).slice(1, -1);

@@ -58,6 +58,16 @@ describe('a template', () => {
     assert.equal(rendered('{{ n }} {{ m }}', { n: Number.MAX_SAFE_INTEGER, m: 0.5 }), '9007199254740991 0.5');
   });
 
+  test('whole numbers above 2^53 in its own text, or computed, are refused', () => {
+    for (const body of ['{{ 9007199254740993 }}', '{{ n | plus: 1 }}', '{% assign m = n | times: 10 %}{{ m }}'])
+      assert.match(
+        rendered(body, { n: Number.MAX_SAFE_INTEGER }),
+        /^TEMPLATE_FAILED: .*above 2\^53 has lost digits/,
+        body,
+      );
+    assert.equal(rendered('{{ "9007199254740993" }}', {}), '9007199254740993');
+  });
+
   test('names every variable that is missing', () => {
     assert.deepEqual(compiled('{{ b }} {{ a }} {{ b.c }}').variables(), ['a', 'b']);
     assert.equal(
