@@ -34,7 +34,8 @@ export class ChannelsHeld extends Failure {
   readonly channels: ReadonlyMap<string, number>;
 
   constructor(channels: ReadonlyMap<string, number>) {
-    super(heldFor().refusal, { cause: heldFor().cause });
+    const { refusal, cause } = heldFor();
+    super(refusal, { cause });
     this.channels = channels;
   }
 }
