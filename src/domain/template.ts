@@ -278,7 +278,7 @@ export function templateMissing(name: string, version: number): Refusal {
   const wished = wishedVersion(version);
   const since = version < 0 ? '; there was none when the batch was submitted' : '';
   return {
-    reason: 'TEMPLATE_NOT_EXIST',
+    reason: 'TEMPLATE_NOT_FOUND',
     message: `there is no template ${JSON.stringify(name)}${wished > 0 ? ` of version ${wished}` : ''}${since}`,
     metadata: { template: name, version: String(wished) },
   };

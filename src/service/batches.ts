@@ -88,7 +88,7 @@ export function createBatches(parts: BatchesParts): Batches {
     const batch = await orBusy(() => findBatch(db, batchId));
     if (batch !== undefined && (batch.callerId === caller.id || caller.scopes.has('admin'))) return batch;
     throw new Failure({
-      reason: 'BATCH_NOT_EXIST',
+      reason: 'BATCH_NOT_FOUND',
       message: `there is no batch ${JSON.stringify(batchId)} of yours`,
       metadata: { batch_id: batchId },
     });

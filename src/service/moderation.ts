@@ -302,7 +302,7 @@ function sizeInTime(pattern: string): ReturnType<typeof patternSize> {
 
 function notThere(ruleId: number): Failure {
   return new Failure({
-    reason: 'RULE_NOT_EXIST',
+    reason: 'RULE_NOT_FOUND',
     message: `there is no rule ${ruleId}`,
     metadata: { rule_id: String(ruleId) },
   });

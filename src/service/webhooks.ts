@@ -179,7 +179,7 @@ function assertOwn(name: string): void {
 }
 
 function notThere(name: string): Failure {
-  return new Failure({ reason: 'WEBHOOK_NOT_EXIST', message: `there is no webhook ${name}`, metadata: { name } });
+  return new Failure({ reason: 'WEBHOOK_NOT_FOUND', message: `there is no webhook ${name}`, metadata: { name } });
 }
 
 function taken(name: string): Failure {

@@ -136,7 +136,7 @@ describe('batches in the background', () => {
     assert.equal((await client.listBatches({ pageToken: `0-${crypto.randomUUID()}` })).batches.length, 0);
     assert.equal((await client.listBatchResults({ batchId, pageToken: `${'9'.repeat(15)}-0-0` })).results.length, 0);
     for (const id of ['no uuid', uuid, batchId.toUpperCase(), `${batchId} `])
-      assert.match(await refusal(client.getBatch({ batchId: id })), /^NotFound BATCH_NOT_EXIST/, id);
+      assert.match(await refusal(client.getBatch({ batchId: id })), /^NotFound BATCH_NOT_FOUND/, id);
   });
 
   test('a packed body of empty lines is refused, not read for hours', async () => {
@@ -302,7 +302,7 @@ describe('batches in the background', () => {
       refused.map((each) => [each.index, reasonOf(each.error)]),
       [
         [10, 'CLIENT_MSG_NO_REUSED'],
-        [11, 'TEMPLATE_NOT_EXIST'],
+        [11, 'TEMPLATE_NOT_FOUND'],
       ],
     );
   });
@@ -467,7 +467,7 @@ describe('batches in the background', () => {
     const repeated = await client.retryBatch({ batchId });
     assert.deepEqual([repeated.duplicate, repeated.batch?.batchId], [true, retryId]);
     assert.equal(await refusal(client.retryBatch({ batchId: retryId })), 'FailedPrecondition BATCH_NOT_RETRYABLE');
-    assert.equal(await refusal(client.retryBatch({ batchId: 'none' })), 'NotFound BATCH_NOT_EXIST');
+    assert.equal(await refusal(client.retryBatch({ batchId: 'none' })), 'NotFound BATCH_NOT_FOUND');
     const odd = client.submitBatch({ messages: drafts('odd', 2), lines: [1] });
     assert.equal(await refusal(odd), 'InvalidArgument INVALID_FIELD');
   });
@@ -489,7 +489,7 @@ describe('batches in the background', () => {
     });
     assert.equal(again.status, 204, 'EventSource does not come back');
     const missing = await openEvents(`${service.url}/v1/batches/nothing/events`);
-    assert.deepEqual([missing.status, (await missing.body()).error.details[0].reason], [404, 'BATCH_NOT_EXIST']);
+    assert.deepEqual([missing.status, (await missing.body()).error.details[0].reason], [404, 'BATCH_NOT_FOUND']);
   });
 
   test('lists, the newest first, by state and by page', async () => {
@@ -543,7 +543,7 @@ describe('batches and who submits them', () => {
         client.cancelBatch({ batchId }, { headers: other }),
         ended(client, batchId, other),
       ];
-      for (const said of await Promise.all(strange.map(refusal))) assert.equal(said, 'NotFound BATCH_NOT_EXIST');
+      for (const said of await Promise.all(strange.map(refusal))) assert.equal(said, 'NotFound BATCH_NOT_FOUND');
       // The id of another caller's request is free.
       assert.equal((await client.submitBatch({ messages, requestId: 'r' }, { headers: other })).duplicate, false);
       assert.equal((await client.listBatches({}, { headers: mine })).batches.length, 1);

@@ -147,7 +147,7 @@ describe('the client', () => {
       messages.map((_, index) => `Hi n${index}`),
     );
     const [without] = await sendbatch.send(messages.slice(0, 1));
-    assert.equal(reasonOf(without?.error), 'TEMPLATE_NOT_EXIST');
+    assert.equal(reasonOf(without?.error), 'TEMPLATE_NOT_FOUND');
   });
 
   test('what no retry mends is in the result, or thrown', async () => {

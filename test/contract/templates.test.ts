@@ -53,14 +53,14 @@ describe('templates', () => {
         draft(channel, '4', 'welcome', { user: 'Cy', day: 'x'.repeat(65_536) }),
       ];
       const answer = await door.send({ messages });
-      assert.equal(said(answer), 'ok TEMPLATE_FAILED TEMPLATE_NOT_EXIST PAYLOAD_TOO_LARGE', door.name);
+      assert.equal(said(answer), 'ok TEMPLATE_FAILED TEMPLATE_NOT_FOUND PAYLOAD_TOO_LARGE', door.name);
       const missing = 'results' in answer ? answer.results[1]?.refused?.metadata.missing : undefined;
       assert.equal(missing, 'day');
       assert.deepEqual(await payloadsOf(channel), ['{"text":"Hi Ann, Monday"}']);
       assert.equal(said(await door.send({ messages: messages.slice(0, 1) })), 'again');
       assert.match(
         said(await door.send({ messages: [draft(channel, '5', 'nowhere', {})], mode: SendMode.ATOMIC })),
-        /TEMPLATE_NOT_EXIST/,
+        /TEMPLATE_NOT_FOUND/,
       );
     }
   });
@@ -130,7 +130,7 @@ describe('templates', () => {
     assert.equal((await call.post('/v1/templates', { name: 'x', body: '{% nothing %}' })).status, 400);
     const gone = await fetch(`${service.url}/v1/templates/versions`, { method: 'DELETE' });
     assert.equal(gone.status, 200);
-    assert.equal(said(await door.send({ messages: [draft('pinned', '2', 'versions', {})] })), 'TEMPLATE_NOT_EXIST');
+    assert.equal(said(await door.send({ messages: [draft('pinned', '2', 'versions', {})] })), 'TEMPLATE_NOT_FOUND');
   });
 
   test('a payload and a template exclude each other, and one of them is needed', async () => {

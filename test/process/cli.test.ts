@@ -226,7 +226,7 @@ describe('the command line', () => {
     const lacking = await cli(['preview', 'greeting']);
     assert.deepEqual([lacking.code, /TEMPLATE_FAILED.*name/.test(lacking.output)], [1, true]);
     assert.equal((await cli(['delete', 'greeting'])).code, 0);
-    assert.match((await cli(['get', 'greeting'])).output, /^sendbatch: .*TEMPLATE_NOT_EXIST/);
+    assert.match((await cli(['get', 'greeting'])).output, /^sendbatch: .*TEMPLATE_NOT_FOUND/);
   });
 
   test('help: every command has its own, with exit codes and examples; typos are answered with what was meant', async () => {

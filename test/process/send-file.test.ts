@@ -164,7 +164,7 @@ describe('sendbatch send <file>', () => {
       );
       const nowhere = await send(file, '--template', 'nowhere', ...options);
       assert.equal(nowhere.code, 1);
-      assert.match(nowhere.output, /^sendbatch: .*TEMPLATE_NOT_EXIST/);
+      assert.match(nowhere.output, /^sendbatch: .*TEMPLATE_NOT_FOUND/);
     });
 
     test('without a template: a payload column, message fields by their names or mapped, defaults for the rest', async () => {

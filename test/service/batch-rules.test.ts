@@ -148,7 +148,7 @@ describe('what a batch sends', () => {
     await remove('fixed');
     assert.equal(await create('fixed', 'newest'), 4, 'versions never come back');
     const end = await send(batch?.batchId ?? '');
-    assert.deepEqual(await resultsOf(end.batchId), Array(4).fill('TEMPLATE_NOT_EXIST'));
+    assert.deepEqual(await resultsOf(end.batchId), Array(4).fill('TEMPLATE_NOT_FOUND'));
     const again = await client.submitBatch({ messages: [templated('fixed')] });
     await create('fixed', 'newer than newest');
     await send(again.batch?.batchId ?? '');

@@ -182,7 +182,7 @@ export type BatchOptions = Message<"sendbatch.v1.BatchOptions"> & {
   name: string;
 
   /**
-   * Templates of this batch alone, at most 100. Stored ones are used in the version that is the latest when the batch is submitted, unless a message names one; one that does not exist then, or was deleted when it is sent, is refused (`TEMPLATE_NOT_EXIST`).
+   * Templates of this batch alone, at most 100. Stored ones are used in the version that is the latest when the batch is submitted, unless a message names one; one that does not exist then, or was deleted when it is sent, is refused (`TEMPLATE_NOT_FOUND`).
    *
    * @generated from field: repeated sendbatch.v1.RequestTemplate templates = 5;
    */
@@ -918,7 +918,7 @@ export const BatchService: GenService<{
     output: typeof SubmitBatchStreamResponseSchema;
   },
   /**
-   * A batch: NOT_FOUND (`BATCH_NOT_EXIST`).
+   * A batch: NOT_FOUND (`BATCH_NOT_FOUND`).
    *
    * @generated from rpc sendbatch.v1.BatchService.GetBatch
    */

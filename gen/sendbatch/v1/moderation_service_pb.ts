@@ -503,7 +503,7 @@ export const ModerationService: GenService<{
     output: typeof CreateRuleResponseSchema;
   },
   /**
-   * Replaces a rule; NOT_FOUND (`RULE_NOT_EXIST`) when there is none with this id.
+   * Replaces a rule; NOT_FOUND (`RULE_NOT_FOUND`) when there is none with this id.
    *
    * @generated from rpc sendbatch.v1.ModerationService.UpdateRule
    */

@@ -960,7 +960,7 @@ export const WebhookService: GenService<{
     output: typeof CreateWebhookResponseSchema;
   },
   /**
-   * A webhook, and how it stands; NOT_FOUND (`WEBHOOK_NOT_EXIST`).
+   * A webhook, and how it stands; NOT_FOUND (`WEBHOOK_NOT_FOUND`).
    *
    * @generated from rpc sendbatch.v1.WebhookService.GetWebhook
    */

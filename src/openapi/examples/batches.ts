@@ -124,7 +124,7 @@ export const batches: readonly Example[] = [
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
-            reason: 'BATCH_NOT_EXIST',
+            reason: 'BATCH_NOT_FOUND',
             domain: 'sendbatch',
             metadata: { batch_id: 'none' },
           },

@@ -49,7 +49,7 @@ export const moderation: readonly Example[] = [
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
-            reason: 'RULE_NOT_EXIST',
+            reason: 'RULE_NOT_FOUND',
             domain: 'sendbatch',
             metadata: { rule_id: '999' },
           },

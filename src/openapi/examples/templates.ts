@@ -45,7 +45,7 @@ export const templates: readonly Example[] = [
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
-            reason: 'TEMPLATE_NOT_EXIST',
+            reason: 'TEMPLATE_NOT_FOUND',
             domain: 'sendbatch',
             metadata: { template: 'nobody', version: '0' },
           },

@@ -62,7 +62,7 @@ export const webhooks: readonly Example[] = [
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
-            reason: 'WEBHOOK_NOT_EXIST',
+            reason: 'WEBHOOK_NOT_FOUND',
             domain: 'sendbatch',
             metadata: { name: 'nobody' },
           },

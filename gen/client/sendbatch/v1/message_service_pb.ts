@@ -1968,7 +1968,7 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `SEQ_AHEAD` | OUT_OF_RANGE | 400 | the cursor is above the last sequence, so it is of another database, or of this one before it was restored; metadata `last_seq` |
  * | `TOO_MANY_CHANNELS` | FAILED_PRECONDITION | 400 | the user is in more channels than `all_of_uid` follows; metadata `limit` |
  * | `TEMPLATE_FAILED` | INVALID_ARGUMENT | 400 | a template cannot be rendered; metadata `missing` names variables |
- * | `CHANNEL_NOT_EXIST`, `RULE_NOT_EXIST`, `TEMPLATE_NOT_EXIST`, `BATCH_NOT_EXIST`, `WEBHOOK_NOT_EXIST` | NOT_FOUND | 404 | it was never made. Of a channel only callers with the scope `admin` are told: others get `NOT_SUBSCRIBER` |
+ * | `CHANNEL_NOT_EXIST`, `RULE_NOT_FOUND`, `TEMPLATE_NOT_FOUND`, `BATCH_NOT_FOUND`, `WEBHOOK_NOT_FOUND` | NOT_FOUND | 404 | it was never made. Of a channel only callers with the scope `admin` are told: others get `NOT_SUBSCRIBER` |
  * | `CONTENT_REFUSED` | PERMISSION_DENIED | 403 | a rule of moderation; metadata `rule_id`, 0 = the hook, or `limit_ms` where the rules took too long |
  * | `RATE_LIMITED` | RESOURCE_EXHAUSTED | 429 | over a rate; metadata `by`, `limit`, `seconds`; RetryInfo says when. A retry of a stored message is a duplicate all the same |
  * | `READER_TOO_SLOW` | RESOURCE_EXHAUSTED | 429 | a subscriber took nothing for a minute; it goes on from the last `message_seq` that it has |

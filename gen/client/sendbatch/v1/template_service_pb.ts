@@ -400,7 +400,7 @@ export const TemplateService: GenService<{
     output: typeof CreateTemplateResponseSchema;
   },
   /**
-   * A template: the version, or the latest; NOT_FOUND (`TEMPLATE_NOT_EXIST`).
+   * A template: the version, or the latest; NOT_FOUND (`TEMPLATE_NOT_FOUND`).
    *
    * @generated from rpc sendbatch.v1.TemplateService.GetTemplate
    */
@@ -431,7 +431,7 @@ export const TemplateService: GenService<{
   },
   /**
    * Renders a template without storing or sending anything: a stored one by name, or the body given. NOT_FOUND
-   * (`TEMPLATE_NOT_EXIST`) when none is stored under the name.
+   * (`TEMPLATE_NOT_FOUND`) when none is stored under the name.
    *
    * @generated from rpc sendbatch.v1.TemplateService.PreviewTemplate
    */
