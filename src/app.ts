@@ -194,7 +194,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const moderation = createModeration(db, hook, { turns: new Turns({ aside: overload.aside }), now });
     undo.push(() => moderation.close());
     await moderation.reload();
-    const reloading = startLoop({ everyMs: reloadMs, run: moderation.reload, ...events.loop('moderation') });
+    const reloading = startLoop({ everyMs: reloadMs, run: moderation.reload, ...events.loop('moderation_reload') });
     undo.push(() => reloading.stop());
     let inboxes = inboxesStart;
     const sweeper = startSweeper({
@@ -202,12 +202,12 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       retention: config.retention,
       async sweepExpired(limit, now) {
         const removed = await sweepExpired(db, limit, now);
-        events.messagesSwept('expired', removed);
+        events.messagesRemoved('expired', removed);
         return removed;
       },
       async sweepOld(...bite) {
         const swept = await sweepOld(db, ...bite);
-        events.messagesSwept('retention', swept.removed);
+        events.messagesRemoved('retention', swept.removed);
         return swept;
       },
       async sweepTemporary(at) {
@@ -233,7 +233,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       const sweeping = startLoop({
         everyMs: config.sweepIntervalMs,
         run: () => sweepCounters(db),
-        ...events.loop('rates'),
+        ...events.loop('rate_limit_sweeper'),
       });
       undo.push(() => sweeping.stop());
       pools.set('rates', () => ({

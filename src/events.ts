@@ -4,7 +4,8 @@ import { Failure } from './domain/failure.ts';
 import type { WebhookTry } from './domain/webhook.ts';
 import { createThrottle } from './log-throttle.ts';
 import { safeLine, safePrettyLine } from './telemetry/log-line.ts';
-import { type Registry, secondsBounds } from './telemetry/registry.ts';
+import { metrics } from './telemetry/metrics.ts';
+import type { Registry } from './telemetry/registry.ts';
 import type { Traces } from './telemetry/tracing.ts';
 
 /** The log. Fields first, words second. */
@@ -105,7 +106,6 @@ export interface EventsOptions {
 /** While the database is away every call fails for the same reason: one line says it for so long. */
 const sameCauseMs = 5000;
 
-const countBounds = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 4000];
 /** Reasons that are the service's fault: the batch may come again, and nothing of it was wrong. */
 const ownFaults: ReadonlySet<string> = new Set(['STORE_BUSY', 'INTERNAL', 'DEADLINE', 'STOPPING']);
 
@@ -120,85 +120,43 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
       log.warn({ ...fields, cause, ...(repeats === 0 ? {} : { repeats }) }, words),
     );
   };
-  const calls = registry.histogram(
-    'rpc_server_call_duration_seconds',
-    'Duration of calls, by RPC, protocol and status code (OpenTelemetry: rpc.server.call.duration). A stream lasts until it ends.',
-    secondsBounds,
-  );
-  const rejected = registry.counter('sendbatch_requests_rejected', 'Requests that became no call, by why.');
-  const defects = registry.counter('sendbatch_defects', 'Calls that ended with INTERNAL: their causes are in the log.');
-  const batches = registry.counter(
-    'sendbatch_batches',
-    'Batches by what became of them: stored (all of it), partial, refused (none of it, by its own fault), failed (by the service’s).',
-  );
-  const batchMessages = registry.histogram('sendbatch_batch_messages', 'Messages of a batch.', countBounds);
-  const messages = registry.counter(
-    'sendbatch_messages',
-    'Messages by outcome: accepted, duplicate, refused with a reason.',
-  );
-  const limited = registry.counter('sendbatch_rate_limited_messages', 'Messages over a rate, by what it counts.');
-  const groupMessages = registry.histogram('sendbatch_group_messages', 'Messages that shared a commit.', countBounds);
-  const groupBatches = registry.histogram('sendbatch_group_batches', 'Batches that shared a commit.', countBounds);
-  const groupWait = registry.histogram(
-    'sendbatch_group_wait_seconds',
-    'How long the oldest batch of a group waited in its lane.',
-    secondsBounds,
-  );
-  const commits = registry.histogram(
-    'sendbatch_commit_duration_seconds',
-    'From a group’s begin to its commit, tries included, by how it met the store: trusting (one statement), careful (locks first), passing (without channels that somebody else holds).',
-    secondsBounds,
-  );
-  const again = registry.counter('sendbatch_commit_retries', 'Groups that went again, by why.');
-  const locks = registry.histogram(
-    'sendbatch_lock_wait_seconds',
-    'From BEGIN until the heads of a careful group were locked, a round trip included.',
-    secondsBounds,
-  );
-  const lost = registry.counter('sendbatch_database_connections_lost', 'Connections to the database that broke.');
-  const delivered = registry.counter('sendbatch_tail_messages', 'Messages handed to live readers.');
-  const lag = registry.histogram(
-    'sendbatch_tail_lag_seconds',
-    'From a message’s acceptance, by the clock of the instance that took it, until a reader that follows was handed it.',
-    secondsBounds,
-  );
-  const runs = registry.histogram(
-    'sendbatch_background_run_duration_seconds',
-    'Runs of background work, by loop and outcome.',
-    secondsBounds,
-  );
-  const swept = registry.counter(
-    'sendbatch_swept_messages',
-    'Messages that were removed: expired, or past their retention.',
-  );
-  const hook = registry.histogram(
-    'sendbatch_moderation_hook_duration_seconds',
-    'Calls of the moderation hook, by outcome.',
-    secondsBounds,
-  );
-
-  const webhooks = registry.histogram(
-    'sendbatch_webhook_delivery_duration_seconds',
-    'Tries to deliver to webhooks, by outcome: delivered, failed (tried again), parked (not by itself), gone.',
-    secondsBounds,
-  );
-  const announced = registry.counter('sendbatch_webhook_messages', 'Messages of those tries, by outcome.');
+  const calls = registry.histogram(metrics.callDuration);
+  const rejected = registry.counter(metrics.requestsRejected);
+  const internalErrors = registry.counter(metrics.internalErrors);
+  const batches = registry.counter(metrics.batches);
+  const batchMessages = registry.histogram(metrics.batchMessages);
+  const messages = registry.counter(metrics.messages);
+  const rateLimited = registry.counter(metrics.rateLimitedMessages);
+  const groupMessages = registry.histogram(metrics.groupMessages);
+  const groupBatches = registry.histogram(metrics.groupBatches);
+  const groupWait = registry.histogram(metrics.groupWait);
+  const commits = registry.histogram(metrics.commitDuration);
+  const retries = registry.counter(metrics.commitRetries);
+  const lockWaits = registry.histogram(metrics.lockWait);
+  const connectionsLost = registry.counter(metrics.connectionsLost);
+  const tailMessages = registry.counter(metrics.tailMessages);
+  const tailLag = registry.histogram(metrics.tailLag);
+  const runs = registry.histogram(metrics.backgroundRunDuration);
+  const removed = registry.counter(metrics.removedMessages);
+  const hookCalls = registry.histogram(metrics.moderationHookDuration);
+  const webhookDeliveries = registry.histogram(metrics.webhookDeliveryDuration);
+  const webhookMessages = registry.counter(metrics.webhookMessages);
   const webhookTried = (outcome: string, { ms, messages: count }: WebhookTry): void => {
-    webhooks.record(ms / 1000, { outcome });
-    announced.add(count, { outcome });
+    webhookDeliveries.record(ms / 1000, { outcome });
+    webhookMessages.add(count, { outcome });
   };
 
-  // A series that begins at one hides its first increase from rate(): those that alerts look at begin at none.
+  // A series that starts at 1 hides its first increase from rate(), so series used by alerts start at 0.
   for (const outcome of ['stored', 'partial', 'refused', 'failed']) batches.add(0, { outcome });
   for (const outcome of ['accepted', 'duplicate']) messages.add(0, { outcome });
   for (const reason of ownFaults) messages.add(0, { outcome: 'refused', reason });
-  for (const reason of ['guard', 'not_found', 'malformed', 'overloaded']) rejected.add(0, { reason });
-  for (const reason of ['lock_timeout', 'lost', 'conflict']) again.add(0, { reason });
-  for (const kind of ['expired', 'retention']) swept.add(0, { kind });
-  for (const outcome of ['delivered', 'failed', 'parked', 'gone']) announced.add(0, { outcome });
-  lost.add(0);
-  defects.add(0);
-  delivered.add(0);
+  for (const reason of ['origin', 'not_found', 'malformed', 'overloaded']) rejected.add(0, { reason });
+  for (const reason of ['lock_timeout', 'connection_lost', 'conflict']) retries.add(0, { reason });
+  for (const reason of ['expired', 'retention']) removed.add(0, { reason });
+  for (const outcome of ['delivered', 'failed', 'parked', 'gone']) webhookMessages.add(0, { outcome });
+  connectionsLost.add(0);
+  internalErrors.add(0);
+  tailMessages.add(0);
 
   const callEnded = (call: CallStart, end: CallEnd, seconds: number, traceId: string | undefined): void => {
     const { code, reason } = end;
@@ -212,7 +170,7 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
     });
     const isDefect = reason === 'INTERNAL';
     const isBusy = reason === 'STORE_BUSY';
-    if (isDefect) defects.add(1);
+    if (isDefect) internalErrors.add(1);
     if (!isDefect && !isBusy && !accessLog && !log.isLevelEnabled('debug')) return;
     const fields = {
       requestId: call.requestId,
@@ -246,7 +204,7 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
       };
     },
     /** A request that no call was made of: by the guard, for a path that is not here, for what cannot be read, or to make room for others. */
-    requestRejected(reason: 'guard' | 'not_found' | 'malformed' | 'overloaded', asked: Asked): void {
+    requestRejected(reason: 'origin' | 'not_found' | 'malformed' | 'overloaded', asked: Asked): void {
       rejected.add(1, { reason });
       if (accessLog) log.info({ ...asked, reason }, 'request rejected');
     },
@@ -259,7 +217,7 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
       if (accepted > 0) messages.add(accepted, { outcome: 'accepted' });
       if (duplicates > 0) messages.add(duplicates, { outcome: 'duplicate' });
       for (const [reason, each] of refused) messages.add(each, { outcome: 'refused', reason });
-      for (const [by, each] of over) limited.add(each, { by });
+      for (const [by, each] of over) rateLimited.add(each, { limit: by });
     },
     /** A group of batches was committed, or failed. */
     groupEnded(group: { items: number; jobs: number; waitMs: number }): void {
@@ -268,26 +226,26 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
       groupWait.record(group.waitMs / 1000);
     },
     /** The store answered a group. */
-    commitEnded(commit: { manner: string; ms: number; stored: boolean }): void {
-      commits.record(commit.ms / 1000, { manner: commit.manner, outcome: commit.stored ? 'stored' : 'failed' });
+    commitEnded(commit: { mode: string; ms: number; stored: boolean }): void {
+      commits.record(commit.ms / 1000, { mode: commit.mode, outcome: commit.stored ? 'stored' : 'failed' });
     },
     /** A group has to go again: what it assumed does not hold, or the store had trouble. */
     commitRepeated(reason: string): void {
-      again.add(1, { reason });
+      retries.add(1, { reason });
     },
     /** A careful group has its locks. */
     headsLocked(ms: number): void {
-      locks.record(ms / 1000);
+      lockWaits.record(ms / 1000);
     },
     /** The moderation hook answered, or did not; `skipped`: it failed too often to be asked. What goes through then is a setting. */
     moderationHookCalled(call: { ms: number; outcome: 'ok' | 'failed' | 'skipped'; error?: unknown }): void {
-      hook.record(call.ms / 1000, { outcome: call.outcome });
+      hookCalls.record(call.ms / 1000, { outcome: call.outcome });
       if (call.outcome !== 'ok') log.warn({ err: call.error }, 'the moderation hook failed');
     },
     /** A page of a live tail was handed on. */
     tailRead(page: { messages: number; lagMs: number | undefined }): void {
-      delivered.add(page.messages);
-      if (page.lagMs !== undefined) lag.record(Math.max(0, page.lagMs) / 1000);
+      tailMessages.add(page.messages);
+      if (page.lagMs !== undefined) tailLag.record(Math.max(0, page.lagMs) / 1000);
     },
     /** The watch of a loop: a run that fails is a line, and the next one comes in its time. */
     loop(name: string) {
@@ -306,8 +264,8 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
       log.warn({ err: error }, 'the keys of the token issuer could not be fetched');
     },
     /** Messages were removed. */
-    messagesSwept(kind: 'expired' | 'retention', count: number): void {
-      if (count > 0) swept.add(count, { kind });
+    messagesRemoved(reason: 'expired' | 'retention', count: number): void {
+      if (count > 0) removed.add(count, { reason });
     },
     /** The metrics could not be read. */
     metricsFailed(error: unknown): void {
@@ -328,7 +286,7 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
     },
     /** A connection that broke; the next query opens another. */
     databaseConnectionLost(error: Error): void {
-      lost.add(1);
+      connectionsLost.add(1);
       warnOfTrouble('a database connection was lost', error);
     },
     /** A webhook's receiver has taken messages. */

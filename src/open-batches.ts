@@ -51,8 +51,8 @@ export async function openBatches({
   /** The database's clock. */
   readonly now: () => number;
 }): Promise<OpenBatches> {
-  const watch = events.loop('batches');
-  const turns = events.loop('batch_turns');
+  const watch = events.loop('batch_queue');
+  const turns = events.loop('batch_chunks');
   const jobs = await database.openJobs(watch.onError);
   const wake = async (callerId: string, timeMs: number, worked = true) => {
     try {

@@ -75,7 +75,7 @@ export function openTails(
     if (ids.length > 0) live.receive(ids).catch(heard.onError);
     if (all) tails.poll().catch(heard.onError);
   };
-  const polling = startLoop({ everyMs: pollMs, run: () => tails.poll(), ...events.loop('tails') });
+  const polling = startLoop({ everyMs: pollMs, run: () => tails.poll(), ...events.loop('tail_poll') });
   return {
     store,
     tails,

@@ -72,7 +72,7 @@ export async function openWebhooks(
     },
     ...watch,
   });
-  const reloading = startLoop({ everyMs: reloadMs, run: webhooks.reload, ...events.loop('webhooks') });
+  const reloading = startLoop({ everyMs: reloadMs, run: webhooks.reload, ...events.loop('webhook_reload') });
   const sweeping = startLoop({
     everyMs: config.sweepIntervalMs,
     async run() {

@@ -92,7 +92,7 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
     }
     const verdict = guard(request);
     if (verdict.kind === 'refuse') {
-      requestRejected('guard', askedOf(request));
+      requestRejected('origin', askedOf(request));
       response.setHeader('x-content-type-options', 'nosniff');
       const refusal = new ConnectError(verdict.message, Code.PermissionDenied);
       answerEarly(request, response, doors.methodOf(request), earlyAnswers(refusal, verdict.status));

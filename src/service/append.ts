@@ -36,28 +36,28 @@ const usualLockTimeoutMs = 5000;
 
 /**
  * How a group meets the store.
- *  - `trusting`: nobody repeats an earlier send, and everybody may send. One statement raises the heads and stores all; PostgreSQL's unique index and the
- *    statement's own assumption find the lie: then nothing was stored, and the group goes again, `careful`.
- *  - `careful`: lock, look, decide, write.
- *  - `passing`: as careful, but without the channels that somebody else holds locked: their batches are told so, the others go through.
+ *  - `optimistic`: nobody repeats an earlier send, and everybody may send. One statement raises the heads and stores all; PostgreSQL's unique index and the
+ *    statement's own assumption find the lie: then nothing was stored, and the group goes again, `pessimistic`.
+ *  - `pessimistic`: lock, look, decide, write.
+ *  - `skip_locked`: as careful, but without the channels that somebody else holds locked: their batches are told so, the others go through.
  */
-type Manner = 'trusting' | 'careful' | 'passing';
+type Manner = 'optimistic' | 'pessimistic' | 'skip_locked';
 
 /** Groups that were trusted and should not have been, at most, before the next one is not. To have been wrong costs a group once more. */
 const doubtfulShare = 0.1;
 
 /** Told of what an appender does. */
 export interface AppendWatch {
-  ended(end: { manner: Manner; ms: number; stored: boolean }): void;
+  ended(end: { mode: Manner; ms: number; stored: boolean }): void;
   /** A group goes again: what was trusted is not so, a lock took too long, the store had trouble. */
   repeated(
     why:
-      | 'repeated_send'
-      | 'forbidden_sender'
-      | 'channel_appeared'
-      | 'channel_gone'
+      | 'duplicate_send'
+      | 'sender_denied'
+      | 'channel_created'
+      | 'channel_removed'
       | 'lock_timeout'
-      | 'lost'
+      | 'connection_lost'
       | 'conflict',
   ): void;
   /** From BEGIN until the heads were locked. */
@@ -100,23 +100,23 @@ export function createAppend(
   return async (batches) => {
     const acceptedAt = now();
     const start = performance.now();
-    const ended = (stored: boolean) => watch?.ended({ manner, ms: performance.now() - start, stored });
+    const ended = (stored: boolean) => watch?.ended({ mode: manner, ms: performance.now() - start, stored });
     const isLast = (attempt: number) => attempt === attempts || performance.now() - start > retryForMs;
     const skipsLocked = holdsAny?.(messagesOf(batches)) === true;
     const trusted = doubts < doubtfulShare && !skipsLocked ? trust(batches, rules) : undefined;
-    let manner: Manner = skipsLocked ? 'passing' : trusted === undefined ? 'careful' : 'trusting';
+    let manner: Manner = skipsLocked ? 'skip_locked' : trusted === undefined ? 'pessimistic' : 'optimistic';
     let lost = false;
     for (let attempt = 1; ; attempt++) {
       try {
-        if (manner === 'trusting' && trusted !== undefined) {
+        if (manner === 'optimistic' && trusted !== undefined) {
           const appended = await appendTrusted(store, batches, trusted, acceptedAt);
           note(appended === undefined);
           if (appended !== undefined) {
             ended(true);
             return appended;
           }
-          watch?.repeated('forbidden_sender');
-          manner = 'careful';
+          watch?.repeated('sender_denied');
+          manner = 'pessimistic';
           continue;
         }
         const group = await keyed(batches, store);
@@ -128,24 +128,24 @@ export function createAppend(
         store.onStored?.(appended.stored);
         return appended.batches;
       } catch (error) {
-        if (manner === 'trusting' && isRepeatedSend(error)) {
+        if (manner === 'optimistic' && isRepeatedSend(error)) {
           note(true);
-          watch?.repeated('repeated_send');
-          manner = 'careful';
+          watch?.repeated('duplicate_send');
+          manner = 'pessimistic';
           continue;
         }
         if (error instanceof HeadsMissing && attempt < attempts) {
           store.channelKeys.forget(error.channelKeys);
-          watch?.repeated('channel_gone');
+          watch?.repeated('channel_removed');
           continue;
         }
         if (error instanceof ChannelAppeared && attempt < attempts) {
-          watch?.repeated('channel_appeared');
+          watch?.repeated('channel_created');
           continue;
         }
-        if (isLockTimeout(error) && manner !== 'passing') {
+        if (isLockTimeout(error) && manner !== 'skip_locked') {
           watch?.repeated('lock_timeout');
-          manner = 'passing';
+          manner = 'skip_locked';
           continue;
         }
         const trouble = troubleOf(error);
@@ -153,10 +153,10 @@ export function createAppend(
           ended(false);
           throw trouble === 'defect' ? error : storeBusy(error);
         }
-        watch?.repeated(trouble === 'lost' ? 'lost' : 'conflict');
+        watch?.repeated(trouble === 'lost' ? 'connection_lost' : 'conflict');
         // A commit whose answer was lost may have been made: what it stored is to be found.
         lost ||= trouble === 'lost';
-        if (manner === 'trusting') manner = 'careful';
+        if (manner === 'optimistic') manner = 'pessimistic';
         // Full jitter: those that collided once must not come back together.
         await delay(Math.random() * firstPauseMs * 2 ** attempt);
       }
@@ -233,7 +233,7 @@ async function appendDecided(
 ): Promise<{ batches: readonly Appended[]; doubtful: boolean; stored: readonly number[] }> {
   return await inTransaction(
     db,
-    (tx) => lockAndLook(tx, group, rules, manner === 'passing' ? { lockTimeoutMs } : undefined, watch),
+    (tx) => lockAndLook(tx, group, rules, manner === 'skip_locked' ? { lockTimeoutMs } : undefined, watch),
     (tx, seen) => {
       const isFree = (batch: Batch) =>
         seen.held.size === 0 || !batch.messages.some((message) => seen.held.has(message.channel.key));

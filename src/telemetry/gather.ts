@@ -1,3 +1,5 @@
+import { workerUp } from './metrics.ts';
+
 /** A metric with all its samples, in the text format of Prometheus. */
 interface Family {
   readonly head: readonly string[];
@@ -5,21 +7,16 @@ interface Family {
 }
 
 /**
- * The metrics of several workers as one page: each sample gets the label `worker`, and the samples of a metric stand together, as the format wants it. `undefined`: a
- * worker that did not answer in time; `sendbatch_worker_up` says which.
+ * Merges the metrics of several workers into one page. Each sample gets the label `worker`; the samples of a
+ * metric are grouped, as the format requires. `undefined`: the worker did not answer in time, and its
+ * `sendbatch_worker_up` is 0.
  */
 export function gather(texts: ReadonlyMap<string, string | undefined>): string {
   const families = new Map<string, Family>();
   for (const [worker, text] of texts) if (text !== undefined) addTo(families, text, worker);
-  const up = [...texts].map(
-    ([worker, text]) => `sendbatch_worker_up{worker="${worker}"} ${text === undefined ? 0 : 1}`,
-  );
+  const up = [...texts].map(([worker, text]) => `${workerUp.name}{worker="${worker}"} ${text === undefined ? 0 : 1}`);
   const blocks = [...families.values()].map(({ head, samples }) => [...head, ...samples].join('\n'));
-  const own = [
-    '# HELP sendbatch_worker_up Whether the worker answered when it was asked for its metrics.',
-    '# TYPE sendbatch_worker_up gauge',
-    ...up,
-  ];
+  const own = [`# HELP ${workerUp.name} ${workerUp.help}`, `# TYPE ${workerUp.name} ${workerUp.kind}`, ...up];
   return `${[...blocks, own.join('\n')].join('\n')}\n`;
 }
 
@@ -37,7 +34,7 @@ function addTo(families: Map<string, Family>, text: string, worker: string): voi
     }
     if (inHead) {
       inHead = false;
-      // `# HELP name …`: the name is what the samples of workers are put together by.
+      // `# HELP name …`: samples of several workers are merged by this name.
       const name = head[0]?.split(' ', 3)[2] ?? '';
       const family = families.get(name) ?? { head, samples: [] };
       families.set(name, family);
@@ -47,7 +44,7 @@ function addTo(families: Map<string, Family>, text: string, worker: string): voi
   }
 }
 
-/** `name{a="b"} 1` and `name 1` with one label more, before the others: a value may hold any character. */
+/** Adds a label to `name{a="b"} 1` or `name 1`, before the others: a label's value may contain any character. */
 function labelled(sample: string, worker: string): string {
   const end = sample.search(/[{ ]/);
   const rest = sample.slice(end);

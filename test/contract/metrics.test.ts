@@ -94,7 +94,7 @@ describe('the metrics', () => {
     const grown = (reason: string) =>
       sumOf(after, 'sendbatch_requests_rejected_total', { reason }) -
       sumOf(before, 'sendbatch_requests_rejected_total', { reason });
-    assert.deepEqual([grown('malformed'), grown('not_found'), grown('guard')], [3, 1, 1]);
+    assert.deepEqual([grown('malformed'), grown('not_found'), grown('origin')], [3, 1, 1]);
   });
 
   test('count messages by outcome and reason, and batches by what became of them', async () => {
@@ -114,7 +114,7 @@ describe('the metrics', () => {
     assert.equal(grown('sendbatch_messages_total', { outcome: 'duplicate' }), 1);
     assert.equal(grown('sendbatch_messages_total', { reason: 'CLIENT_MSG_NO_REUSED' }), 2);
     assert.equal(grown('sendbatch_messages_total', { reason: 'RATE_LIMITED' }), 70);
-    assert.equal(grown('sendbatch_rate_limited_messages_total', { by: 'sender' }), 10);
+    assert.equal(grown('sendbatch_rate_limited_messages_total', { limit: 'sender' }), 10);
     assert.equal(grown('sendbatch_batches_total', { outcome: 'stored' }), 1);
     assert.equal(grown('sendbatch_batches_total', { outcome: 'partial' }), 2);
     assert.equal(grown('sendbatch_batches_total', { outcome: 'refused' }), 2);
@@ -276,7 +276,7 @@ a{worker="0"} 2
 # TYPE c gauge
 c{worker="0"} 3
 c{worker="1"} 4
-# HELP sendbatch_worker_up Whether the worker answered when it was asked for its metrics.
+# HELP sendbatch_worker_up Whether the worker answered in time when it was asked for its metrics.
 # TYPE sendbatch_worker_up gauge
 sendbatch_worker_up{worker="0"} 1
 sendbatch_worker_up{worker="1"} 1

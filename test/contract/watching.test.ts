@@ -7,7 +7,9 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { parse } from 'yaml';
 import { gather } from '../../src/telemetry/gather.ts';
+import { type Metric, metrics, workerUp } from '../../src/telemetry/metrics.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
@@ -30,7 +32,7 @@ interface Panel {
 const dashboard: { panels: Panel[]; templating: { list: { name: string; definition?: string }[] } } = JSON.parse(
   readFileSync(dashboardFile, 'utf8'),
 );
-/** Expressions of the rules: a line, or a block of lines behind `>-`. */
+/** Expressions of the rules: one line, or a block of lines after `>-`. */
 const rules = [...readFileSync(rulesFile, 'utf8').matchAll(/^ {8}expr: (?:>-\n((?: {10}.*\n)+)|(.*)\n)/gm)].map(
   ([, block, line]) => (block ?? line ?? '').trim(),
 );
@@ -117,6 +119,41 @@ describe('what an operator is given', () => {
     const families = new Set(samples.map(({ name }) => name.replace(/_(bucket|count|sum)$/, '')));
     const unused = [...families].filter((family) => !new RegExp(`\\b${family}(_bucket|_count|_sum)?\\b`).test(used));
     assert.deepEqual(unused, []);
+  });
+
+  test('the table of metrics lists every metric of the service with its help, kind and labels, and no other', async () => {
+    const page = await (await fetch(`${service.url}/metrics`)).text();
+    const table: Metric[] = [...Object.values(metrics), workerUp];
+    const families = new Set(samples.map(({ name }) => name.replace(/_(bucket|count|sum)$/, '')));
+    assert.deepEqual([...families].toSorted(), table.map(({ name }) => name).toSorted());
+    for (const { name, kind, help, labels = [] } of table) {
+      const own = samples.filter((sample) => sample.name.replace(/_(bucket|count|sum)$/, '') === name);
+      const extra = name === workerUp.name ? ['le'] : ['le', 'worker'];
+      const names = new Set(
+        own.flatMap((sample) => Object.keys(sample.labels)).filter((each) => !extra.includes(each)),
+      );
+      assert.deepEqual([...names].toSorted(), [...labels].toSorted(), name);
+      if (name !== workerUp.name) assert.ok(page.includes(`# HELP ${name} ${help}\n# TYPE ${name} ${kind}\n`), name);
+    }
+  });
+
+  test('every alert has a severity, a summary, a description, and a runbook that exists', () => {
+    const runbooks = join(deploy, '../docs/operations/runbooks.md');
+    const sections = existsSync(runbooks)
+      ? new Set(
+          [...readFileSync(runbooks, 'utf8').matchAll(/^#+ (.*)$/gm)].map(([, title = '']) => title.toLowerCase()),
+        )
+      : undefined;
+    const base = 'https://github.com/sendbatch/sendbatch/blob/main/docs/operations/runbooks.md';
+    const { groups } = parse(readFileSync(rulesFile, 'utf8')) as {
+      groups: { rules: { alert: string; labels: Record<string, string>; annotations: Record<string, string> }[] }[];
+    };
+    for (const { alert, labels, annotations } of groups.flatMap((group) => group.rules)) {
+      assert.match(labels.severity ?? '', /^(critical|warning)$/, alert);
+      assert.ok(annotations.summary && annotations.description, alert);
+      assert.equal(annotations.runbook_url, `${base}#${alert.toLowerCase()}`);
+      assert.ok(sections === undefined || sections.has(alert.toLowerCase()), `${alert} has no runbook`);
+    }
   });
 
   test('success and latency of batches are on the first screen, and no panel lies on another', () => {

@@ -96,7 +96,7 @@ for (const lanes of [1, 0]) {
       await hold('held');
       const sending = door.send({ messages: [draftTo('held', 'metric')] });
       await until('it has waited for more than a lane waits', async () => {
-        const seconds = sumOf(await scrape(service.url), 'sendbatch_lock_waiting_longest_seconds');
+        const seconds = sumOf(await scrape(service.url), 'sendbatch_lock_longest_wait_seconds');
         return seconds > 0.6;
       });
       await holder.query('rollback');
