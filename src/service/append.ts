@@ -25,6 +25,11 @@ export type Append = (batches: readonly Batch[]) => Promise<readonly Appended[]>
 /** Tries of one group. Deadlocks cannot happen between senders (see lockHeads); this is for others in the same database, and restarts. */
 const attempts = 6;
 const firstPauseMs = 25;
+/**
+ * Attempts that find a channel removed after its key was looked up; the next attempt creates it again. One or two are
+ * enough, since the sweeper leaves a new channel alone. The bound is for a channel whose head was lost.
+ */
+const removedChannelAttempts = 30;
 
 /**
  * No try begins later than this after the first: a server that swallows what it is sent costs each try its whole time-out, and the lane waits. The
@@ -101,12 +106,13 @@ export function createAppend(
     const acceptedAt = now();
     const start = performance.now();
     const ended = (stored: boolean) => watch?.ended({ mode: manner, ms: performance.now() - start, stored });
-    const isLast = (attempt: number) => attempt === attempts || performance.now() - start > retryForMs;
+    const isLate = () => performance.now() - start > retryForMs;
     const skipsLocked = holdsAny?.(messagesOf(batches)) === true;
     const trusted = doubts < doubtfulShare && !skipsLocked ? trust(batches, rules) : undefined;
     let manner: Manner = skipsLocked ? 'skip_locked' : trusted === undefined ? 'pessimistic' : 'optimistic';
     let lost = false;
-    for (let attempt = 1; ; attempt++) {
+    let removals = 0;
+    for (let attempt = 1; ; ) {
       try {
         if (manner === 'optimistic' && trusted !== undefined) {
           const appended = await appendTrusted(store, batches, trusted, acceptedAt);
@@ -134,13 +140,13 @@ export function createAppend(
           manner = 'pessimistic';
           continue;
         }
-        if (error instanceof HeadsMissing && attempt < attempts) {
-          store.channelKeys.forget(error.channelKeys);
-          watch?.repeated('channel_removed');
-          continue;
-        }
-        if (error instanceof ChannelAppeared && attempt < attempts) {
-          watch?.repeated('channel_created');
+        if (error instanceof HeadsMissing || error instanceof ChannelAppeared) {
+          if (error instanceof HeadsMissing) store.channelKeys.forget(error.channelKeys);
+          if (++removals === removedChannelAttempts || isLate()) {
+            ended(false);
+            throw storeBusy(error);
+          }
+          watch?.repeated(error instanceof HeadsMissing ? 'channel_removed' : 'channel_created');
           continue;
         }
         if (isLockTimeout(error) && manner !== 'skip_locked') {
@@ -149,7 +155,7 @@ export function createAppend(
           continue;
         }
         const trouble = troubleOf(error);
-        if (trouble === 'defect' || trouble === 'busy' || isLast(attempt)) {
+        if (trouble === 'defect' || trouble === 'busy' || attempt === attempts || isLate()) {
           ended(false);
           throw trouble === 'defect' ? error : storeBusy(error);
         }
@@ -159,6 +165,7 @@ export function createAppend(
         if (manner === 'optimistic') manner = 'pessimistic';
         // Full jitter: those that collided once must not come back together.
         await delay(Math.random() * firstPauseMs * 2 ** attempt);
+        attempt++;
       }
     }
   };

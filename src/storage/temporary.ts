@@ -21,14 +21,15 @@ const atOnce = 5000;
 
 /** Looks at channels whose time has come, at most `limit`, and removes those that are over. `more`: there may be more. */
 export async function sweepTemporary(db: Db, now: number, limit: number): Promise<{ removed: number; more: boolean }> {
-  const { rows: due } = await sql<{ channel_key: number; channel_id: string }>`
-    select channel_key, channel_id from sendbatch.channel
+  const { rows: due } = await sql<{ channel_key: number; channel_id: string; look_at: number }>`
+    select channel_key, channel_id, look_at from sendbatch.channel
     where channel_type = ${sql.lit(tempType)} and sequence = ${sql.lit(messageSequence)} and look_at <= ${now} order by look_at limit ${limit}`.execute(
     db,
   );
   let removed = 0;
-  for (const { channel_key: key, channel_id: id } of due) {
-    const lookAgainAt = await db.transaction().execute((tx) => removeIfOver(tx, key, id, now));
+  for (const { channel_key: key, channel_id: id, look_at: lookAt } of due) {
+    const visit = { isFirst: lookAt === 0, now };
+    const lookAgainAt = await db.transaction().execute((tx) => removeIfOver(tx, key, id, visit));
     if (lookAgainAt === undefined) removed++;
     else await sql`update sendbatch.channel set look_at = ${lookAgainAt} where channel_key = ${key}`.execute(db);
   }
@@ -36,17 +37,26 @@ export async function sweepTemporary(db: Db, now: number, limit: number): Promis
 }
 
 /** Undefined: it is gone. Else when it is looked at again. */
-async function removeIfOver(tx: Tx, key: number, id: string, now: number): Promise<number | undefined> {
+async function removeIfOver(
+  tx: Tx,
+  key: number,
+  id: string,
+  { isFirst, now }: { readonly isFirst: boolean; readonly now: number },
+): Promise<number | undefined> {
   if (!madeId.test(id)) return Number.MAX_SAFE_INTEGER;
   const { rows: commands } = await sql<{ channel_key: number }>`
     select channel_key from sendbatch.channel
     where channel_type = ${tempType} and channel_id = ${id} and sequence = ${commandSequence}`.execute(tx);
-  // Without them it was made by hand; and who makes them now waits for none of the locks below.
-  if (commands.length === 0) return now + againMs;
-  const keys = [key, ...commands.map((row) => row.channel_key)];
   const later = now + againMs;
-  // Nobody waits for the sweeper, nor it for a sender.
-  if ((await lockFreeHeads(tx, keys)).size < keys.length) return later;
+  // Without them it was made by hand.
+  if (commands.length === 0) return later;
+  const keys = [key, ...commands.map((row) => row.channel_key)];
+  // The sweeper waits for no sender.
+  const heads = await lockFreeHeads(tx, keys);
+  if (heads.size < keys.length) return later;
+  // The instance that created it may be about to store the first command. One that died before that has left it unused
+  // at the next visit too.
+  if (isFirst && [...heads.values()].every((lastSeq) => lastSeq === 0)) return later;
   const { rows } = await sql<{ newest: number | null; is_kept: boolean; is_awaited: boolean }>`
     select (
         select max(last.accepted_at) from unnest(${keys}::bigint[]) as k(channel_key) cross join lateral (
@@ -81,7 +91,7 @@ async function removeIfOver(tx: Tx, key: number, id: string, now: number): Promi
     await sql`
       insert into sendbatch.swept (channel_key, messages)
       select h.channel_key, h.last_seq - (select count(*) from sendbatch.message m where m.channel_key = h.channel_key)
-      from sendbatch.channel_head h where h.channel_key = any(${keys}::bigint[])
+      from sendbatch.channel_head h where h.channel_key = any(${keys}::bigint[]) order by h.channel_key
       on conflict (channel_key) do update set messages = excluded.messages`.execute(tx);
     return now;
   }

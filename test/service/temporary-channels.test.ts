@@ -1,7 +1,12 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { Failure } from '../../src/domain/failure.ts';
+import { type Prepared, prepare } from '../../src/domain/message.ts';
+import { createAppend } from '../../src/service/append.ts';
+import { ChannelKeys } from '../../src/storage/channel.ts';
+import type { Db } from '../../src/storage/database.ts';
 import { sweepTemporary } from '../../src/storage/temporary.ts';
-import { openStore } from '../support/database.ts';
+import { openOwnStore, openStore } from '../support/database.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { query } from '../support/verify.ts';
@@ -157,4 +162,73 @@ describe('temporary channels', () => {
     await send(two, 'last', ['s1', 's2']);
     assert.deepEqual((await commands('s1')).filter((key) => key === 'last').length, 2);
   });
+});
+
+/** A command as the store takes it. */
+const commandTo = (uids: readonly string[], key: string): Prepared =>
+  prepare(
+    {
+      header: { noPersist: 0, redDot: 0, syncOnce: 1 },
+      clientMsgNo: key,
+      fromUid: 'ops',
+      channelId: '',
+      channelType: 0,
+      expire: 60,
+      payload: Buffer.from(key),
+      subscribers: uids,
+      streamNo: '',
+      tagKey: '',
+    },
+    key,
+  );
+
+/** Sweeps that come days after each other: what is there by then was sent long ago, and has expired. */
+function daysOfSweeps(db: Db): () => Promise<number> {
+  let days = 0;
+  return async () => {
+    days += 2;
+    return (await sweepTemporary(db, Date.now() + days * dayMs, 100)).removed;
+  };
+}
+
+/** Keys of which each temporary channel is removed right after it was created, for a while. */
+class SweptKeys extends ChannelKeys {
+  readonly #sweep: () => Promise<number>;
+  left: number;
+
+  constructor(db: Db, times: number) {
+    super(db);
+    this.#sweep = daysOfSweeps(db);
+    this.left = times;
+  }
+
+  override async findOrCreate(...call: Parameters<ChannelKeys['findOrCreate']>) {
+    const keys = await super.findOrCreate(...call);
+    // The first visit leaves a channel to its creator.
+    if (keys.size > 0 && this.left-- > 0) assert.deepEqual([await this.#sweep(), await this.#sweep()], [0, keys.size]);
+    return keys;
+  }
+}
+
+const everybody = { has: () => true };
+const rules = { systemUids: everybody, systemReaders: everybody, enforcePersonAllowlist: false };
+
+for (const atomic of [false, true])
+  test(`a command whose channel is removed twenty times before it is stored is stored in the end, atomic: ${atomic}`, async (context) => {
+    const { db, close } = await openOwnStore();
+    context.after(close);
+    const channelKeys = new SweptKeys(db, 20);
+    const append = createAppend({ db, channelKeys, rules });
+    const messages = [commandTo(['r1', 'r2'], 'k')];
+    const [appended] = await append([{ messages, atomic, expectedLastSeqs: new Map() }]);
+    assert.equal(appended?.status === 'fulfilled' && appended.value[0]?.kind, 'accepted');
+    assert.ok(channelKeys.left < 0);
+  });
+
+test('a command whose channel is removed before each attempt is refused with STORE_BUSY', async (context) => {
+  const { db, close } = await openOwnStore();
+  context.after(close);
+  const append = createAppend({ db, channelKeys: new SweptKeys(db, Number.POSITIVE_INFINITY), rules });
+  const batch = { messages: [commandTo(['r1'], 'k')], atomic: false, expectedLastSeqs: new Map() };
+  await assert.rejects(append([batch]), (error) => error instanceof Failure && error.refusal.reason === 'STORE_BUSY');
 });
