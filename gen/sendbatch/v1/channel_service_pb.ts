@@ -19,7 +19,7 @@ export const file_sendbatch_v1_channel_service: GenFile = /*@__PURE__*/
   fileDesc("CiJzZW5kYmF0Y2gvdjEvY2hhbm5lbF9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEipQEKB0NoYW5uZWwSEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDQoFbGFyZ2UYAyABKA0SCwoDYmFuGAQgASgNEg8KB2Rpc2JhbmQYBSABKA0SEAoIc2VuZF9iYW4YBiABKA0SFgoOYWxsb3dfc3RyYW5nZXIYByABKA0iQAoJTGlzdGVkVWlkEgsKA3VpZBgBIAEoCRISCgpjcmVhdGVkX2F0GAIgASgDEhIKCnVwZGF0ZWRfYXQYAyABKAMiyAIKEVB1dENoYW5uZWxSZXF1ZXN0EiwKCmNoYW5uZWxfaWQYASABKAlCGLpIFXITIAEogAIyCF5bXiMmXSokugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASFgoFbGFyZ2UYAyABKA1CB7pIBCoCGAESFAoDYmFuGAQgASgNQge6SAQqAhgBEhgKB2Rpc2JhbmQYBSABKA1CB7pIBCoCGAESGQoIc2VuZF9iYW4YBiABKA1CB7pIBCoCGAESHwoOYWxsb3dfc3RyYW5nZXIYByABKA1CB7pIBCoCGAESFgoFcmVzZXQYCCABKA1CB7pIBCoCGAESLAoLc3Vic2NyaWJlcnMYCSADKAlCF7pIFJIBERCgjQYiC3IJIAEogAK6AQEAIhQKElB1dENoYW5uZWxSZXNwb25zZSJ+ChFHZXRDaGFubmVsUmVxdWVzdBIsCgpjaGFubmVsX2lkGAEgASgJQhi6SBVyEyABKIACMgheW14jJl0qJLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAIjwKEkdldENoYW5uZWxSZXNwb25zZRImCgdjaGFubmVsGAEgASgLMhUuc2VuZGJhdGNoLnYxLkNoYW5uZWwigQEKFERlbGV0ZUNoYW5uZWxSZXF1ZXN0EiwKCmNoYW5uZWxfaWQYASABKAlCGLpIFXITIAEogAIyCF5bXiMmXSokugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAAiFwoVRGVsZXRlQ2hhbm5lbFJlc3BvbnNlIuYBChFBZGRNZW1iZXJzUmVxdWVzdBIsCgpjaGFubmVsX2lkGAEgASgJQhi6SBVyEyABKIACMgheW14jJl0qJLoBAQASOQoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgi6SAWCAQIQARIuCgtzdWJzY3JpYmVycxgDIAMoCUIZukgWkgETCAEQoI0GIgtyCSABKIACugEBABIWCgVyZXNldBgEIAEoDUIHukgEKgIYARIgCg90ZW1wX3N1YnNjcmliZXIYBSABKA1CB7pIBCoCGAEiFAoSQWRkTWVtYmVyc1Jlc3BvbnNlIq8BChRSZW1vdmVNZW1iZXJzUmVxdWVzdBIsCgpjaGFubmVsX2lkGAEgASgJQhi6SBVyEyABKIACMgheW14jJl0qJLoBAQASOQoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgi6SAWCAQIQARIuCgtzdWJzY3JpYmVycxgDIAMoCUIZukgWkgETCAEQoI0GIgtyCSABKIACugEBACIXChVSZW1vdmVNZW1iZXJzUmVzcG9uc2UiggEKF1JlbW92ZUFsbE1lbWJlcnNSZXF1ZXN0EiwKCmNoYW5uZWxfaWQYASABKAlCGLpIFXITIAEogAIyCF5bXiMmXSokugEBABI5CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCLpIBYIBAhABIhoKGFJlbW92ZUFsbE1lbWJlcnNSZXNwb25zZSK+AQoSTGlzdE1lbWJlcnNSZXF1ZXN0EiwKCmNoYW5uZWxfaWQYASABKAlCGLpIFXITIAEogAIyCF5bXiMmXSokugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASGwoJcGFnZV9zaXplGAMgASgNQgi6SAUqAxiQThIgCgpwYWdlX3Rva2VuGAQgASgJQgy6SAlyByiAAroBAQAiWAoTTGlzdE1lbWJlcnNSZXNwb25zZRIoCgdlbnRyaWVzGAEgAygLMhcuc2VuZGJhdGNoLnYxLkxpc3RlZFVpZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiqgEKFEFkZFRvRGVueWxpc3RSZXF1ZXN0EiwKCmNoYW5uZWxfaWQYASABKAlCGLpIFXITIAEogAIyCF5bXiMmXSokugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASJwoEdWlkcxgDIAMoCUIZukgWkgETCAEQoI0GIgtyCSABKIACugEBACIXChVBZGRUb0RlbnlsaXN0UmVzcG9uc2UipgEKElNldERlbnlsaXN0UmVxdWVzdBIsCgpjaGFubmVsX2lkGAEgASgJQhi6SBVyEyABKIACMgheW14jJl0qJLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiUKBHVpZHMYAyADKAlCF7pIFJIBERCgjQYiC3IJIAEogAK6AQEAIhUKE1NldERlbnlsaXN0UmVzcG9uc2UirwEKGVJlbW92ZUZyb21EZW55bGlzdFJlcXVlc3QSLAoKY2hhbm5lbF9pZBgBIAEoCUIYukgVchMgASiAAjIIXlteIyZdKiS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABInCgR1aWRzGAMgAygJQhm6SBaSARMIARCgjQYiC3IJIAEogAK6AQEAIhwKGlJlbW92ZUZyb21EZW55bGlzdFJlc3BvbnNlIoEBChRDbGVhckRlbnlsaXN0UmVxdWVzdBIsCgpjaGFubmVsX2lkGAEgASgJQhi6SBVyEyABKIACMgheW14jJl0qJLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAIhcKFUNsZWFyRGVueWxpc3RSZXNwb25zZSK/AQoTTGlzdERlbnlsaXN0UmVxdWVzdBIsCgpjaGFubmVsX2lkGAEgASgJQhi6SBVyEyABKIACMgheW14jJl0qJLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEhsKCXBhZ2Vfc2l6ZRgDIAEoDUIIukgFKgMYkE4SIAoKcGFnZV90b2tlbhgEIAEoCUIMukgJcgcogAK6AQEAIlkKFExpc3REZW55bGlzdFJlc3BvbnNlEigKB2VudHJpZXMYASADKAsyFy5zZW5kYmF0Y2gudjEuTGlzdGVkVWlkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKrAQoVQWRkVG9BbGxvd2xpc3RSZXF1ZXN0EiwKCmNoYW5uZWxfaWQYASABKAlCGLpIFXITIAEogAIyCF5bXiMmXSokugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASJwoEdWlkcxgDIAMoCUIZukgWkgETCAEQoI0GIgtyCSABKIACugEBACIYChZBZGRUb0FsbG93bGlzdFJlc3BvbnNlIqcBChNTZXRBbGxvd2xpc3RSZXF1ZXN0EiwKCmNoYW5uZWxfaWQYASABKAlCGLpIFXITIAEogAIyCF5bXiMmXSokugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASJQoEdWlkcxgDIAMoCUIXukgUkgEREKCNBiILcgkgASiAAroBAQAiFgoUU2V0QWxsb3dsaXN0UmVzcG9uc2UisAEKGlJlbW92ZUZyb21BbGxvd2xpc3RSZXF1ZXN0EiwKCmNoYW5uZWxfaWQYASABKAlCGLpIFXITIAEogAIyCF5bXiMmXSokugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASJwoEdWlkcxgDIAMoCUIZukgWkgETCAEQoI0GIgtyCSABKIACugEBACIdChtSZW1vdmVGcm9tQWxsb3dsaXN0UmVzcG9uc2UiggEKFUNsZWFyQWxsb3dsaXN0UmVxdWVzdBIsCgpjaGFubmVsX2lkGAEgASgJQhi6SBVyEyABKIACMgheW14jJl0qJLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAIhgKFkNsZWFyQWxsb3dsaXN0UmVzcG9uc2UiwAEKFExpc3RBbGxvd2xpc3RSZXF1ZXN0EiwKCmNoYW5uZWxfaWQYASABKAlCGLpIFXITIAEogAIyCF5bXiMmXSokugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASGwoJcGFnZV9zaXplGAMgASgNQgi6SAUqAxiQThIgCgpwYWdlX3Rva2VuGAQgASgJQgy6SAlyByiAAroBAQAiWgoVTGlzdEFsbG93bGlzdFJlc3BvbnNlEigKB2VudHJpZXMYASADKAsyFy5zZW5kYmF0Y2gudjEuTGlzdGVkVWlkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKAAQoTR2V0QWxsb3dsaXN0UmVxdWVzdBIsCgpjaGFubmVsX2lkGAEgASgJQhi6SBVyEyABKIACMgheW14jJl0qJLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAIooBCg9MZWdhY3lMaXN0ZWRVaWQSCgoCaWQYASABKAQSCwoDdWlkGAIgASgJEi4KCmNyZWF0ZWRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkYKFEdldEFsbG93bGlzdFJlc3BvbnNlEi4KB2VudHJpZXMYASADKAsyHS5zZW5kYmF0Y2gudjEuTGVnYWN5TGlzdGVkVWlkIooBChNTZXRVc2VyVG9rZW5SZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASFwoFdG9rZW4YAiABKAlCCLpIBXIDKIAgEh0KC2RldmljZV9mbGFnGAMgASgNQgi6SAUqAxj/ARIeCgxkZXZpY2VfbGV2ZWwYBCABKA1CCLpIBSoDGP8BIhYKFFNldFVzZXJUb2tlblJlc3BvbnNlIjwKFEFkZFN5c3RlbVVpZHNSZXF1ZXN0EiQKBHVpZHMYASADKAlCFrpIE5IBEBCQTiILcgkgASiAAroBAQAiFwoVQWRkU3lzdGVtVWlkc1Jlc3BvbnNlIj8KF1JlbW92ZVN5c3RlbVVpZHNSZXF1ZXN0EiQKBHVpZHMYASADKAlCFrpIE5IBEBCQTiILcgkgASiAAroBAQAiGgoYUmVtb3ZlU3lzdGVtVWlkc1Jlc3BvbnNlIhcKFUxpc3RTeXN0ZW1VaWRzUmVxdWVzdCImChZMaXN0U3lzdGVtVWlkc1Jlc3BvbnNlEgwKBHVpZHMYASADKAkyjxcKDkNoYW5uZWxTZXJ2aWNlEnsKClB1dENoYW5uZWwSHy5zZW5kYmF0Y2gudjEuUHV0Q2hhbm5lbFJlcXVlc3QaIC5zZW5kYmF0Y2gudjEuUHV0Q2hhbm5lbFJlc3BvbnNlIiqQAgKC0+STAiE6ASpaEjoBKiINL2NoYW5uZWwvaW5mbyIIL2NoYW5uZWwShAEKCkdldENoYW5uZWwSHy5zZW5kYmF0Y2gudjEuR2V0Q2hhbm5lbFJlcXVlc3QaIC5zZW5kYmF0Y2gudjEuR2V0Q2hhbm5lbFJlc3BvbnNlIjOQAgGC0+STAioSKC92MS9jaGFubmVscy97Y2hhbm5lbF90eXBlfS97Y2hhbm5lbF9pZH0SdwoNRGVsZXRlQ2hhbm5lbBIiLnNlbmRiYXRjaC52MS5EZWxldGVDaGFubmVsUmVxdWVzdBojLnNlbmRiYXRjaC52MS5EZWxldGVDaGFubmVsUmVzcG9uc2UiHZACAoLT5JMCFDoBKiIPL2NoYW5uZWwvZGVsZXRlEnYKCkFkZE1lbWJlcnMSHy5zZW5kYmF0Y2gudjEuQWRkTWVtYmVyc1JlcXVlc3QaIC5zZW5kYmF0Y2gudjEuQWRkTWVtYmVyc1Jlc3BvbnNlIiWQAgKC0+STAhw6ASoiFy9jaGFubmVsL3N1YnNjcmliZXJfYWRkEoIBCg1SZW1vdmVNZW1iZXJzEiIuc2VuZGJhdGNoLnYxLlJlbW92ZU1lbWJlcnNSZXF1ZXN0GiMuc2VuZGJhdGNoLnYxLlJlbW92ZU1lbWJlcnNSZXNwb25zZSIokAICgtPkkwIfOgEqIhovY2hhbm5lbC9zdWJzY3JpYmVyX3JlbW92ZRKPAQoQUmVtb3ZlQWxsTWVtYmVycxIlLnNlbmRiYXRjaC52MS5SZW1vdmVBbGxNZW1iZXJzUmVxdWVzdBomLnNlbmRiYXRjaC52MS5SZW1vdmVBbGxNZW1iZXJzUmVzcG9uc2UiLJACAoLT5JMCIzoBKiIeL2NoYW5uZWwvc3Vic2NyaWJlcl9yZW1vdmVfYWxsEo8BCgtMaXN0TWVtYmVycxIgLnNlbmRiYXRjaC52MS5MaXN0TWVtYmVyc1JlcXVlc3QaIS5zZW5kYmF0Y2gudjEuTGlzdE1lbWJlcnNSZXNwb25zZSI7kAIBgtPkkwIyEjAvdjEvY2hhbm5lbHMve2NoYW5uZWxfdHlwZX0ve2NoYW5uZWxfaWR9L21lbWJlcnMSfgoNQWRkVG9EZW55bGlzdBIiLnNlbmRiYXRjaC52MS5BZGRUb0RlbnlsaXN0UmVxdWVzdBojLnNlbmRiYXRjaC52MS5BZGRUb0RlbnlsaXN0UmVzcG9uc2UiJJACAoLT5JMCGzoBKiIWL2NoYW5uZWwvYmxhY2tsaXN0X2FkZBJ4CgtTZXREZW55bGlzdBIgLnNlbmRiYXRjaC52MS5TZXREZW55bGlzdFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuU2V0RGVueWxpc3RSZXNwb25zZSIkkAICgtPkkwIbOgEqIhYvY2hhbm5lbC9ibGFja2xpc3Rfc2V0EpABChJSZW1vdmVGcm9tRGVueWxpc3QSJy5zZW5kYmF0Y2gudjEuUmVtb3ZlRnJvbURlbnlsaXN0UmVxdWVzdBooLnNlbmRiYXRjaC52MS5SZW1vdmVGcm9tRGVueWxpc3RSZXNwb25zZSInkAICgtPkkwIeOgEqIhkvY2hhbm5lbC9ibGFja2xpc3RfcmVtb3ZlEoUBCg1DbGVhckRlbnlsaXN0EiIuc2VuZGJhdGNoLnYxLkNsZWFyRGVueWxpc3RSZXF1ZXN0GiMuc2VuZGJhdGNoLnYxLkNsZWFyRGVueWxpc3RSZXNwb25zZSIrkAICgtPkkwIiOgEqIh0vY2hhbm5lbC9ibGFja2xpc3RfcmVtb3ZlX2FsbBKTAQoMTGlzdERlbnlsaXN0EiEuc2VuZGJhdGNoLnYxLkxpc3REZW55bGlzdFJlcXVlc3QaIi5zZW5kYmF0Y2gudjEuTGlzdERlbnlsaXN0UmVzcG9uc2UiPJACAYLT5JMCMxIxL3YxL2NoYW5uZWxzL3tjaGFubmVsX3R5cGV9L3tjaGFubmVsX2lkfS9kZW55bGlzdBKBAQoOQWRkVG9BbGxvd2xpc3QSIy5zZW5kYmF0Y2gudjEuQWRkVG9BbGxvd2xpc3RSZXF1ZXN0GiQuc2VuZGJhdGNoLnYxLkFkZFRvQWxsb3dsaXN0UmVzcG9uc2UiJJACAoLT5JMCGzoBKiIWL2NoYW5uZWwvd2hpdGVsaXN0X2FkZBJ7CgxTZXRBbGxvd2xpc3QSIS5zZW5kYmF0Y2gudjEuU2V0QWxsb3dsaXN0UmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TZXRBbGxvd2xpc3RSZXNwb25zZSIkkAICgtPkkwIbOgEqIhYvY2hhbm5lbC93aGl0ZWxpc3Rfc2V0EpMBChNSZW1vdmVGcm9tQWxsb3dsaXN0Eiguc2VuZGJhdGNoLnYxLlJlbW92ZUZyb21BbGxvd2xpc3RSZXF1ZXN0Gikuc2VuZGJhdGNoLnYxLlJlbW92ZUZyb21BbGxvd2xpc3RSZXNwb25zZSInkAICgtPkkwIeOgEqIhkvY2hhbm5lbC93aGl0ZWxpc3RfcmVtb3ZlEogBCg5DbGVhckFsbG93bGlzdBIjLnNlbmRiYXRjaC52MS5DbGVhckFsbG93bGlzdFJlcXVlc3QaJC5zZW5kYmF0Y2gudjEuQ2xlYXJBbGxvd2xpc3RSZXNwb25zZSIrkAICgtPkkwIiOgEqIh0vY2hhbm5lbC93aGl0ZWxpc3RfcmVtb3ZlX2FsbBKXAQoNTGlzdEFsbG93bGlzdBIiLnNlbmRiYXRjaC52MS5MaXN0QWxsb3dsaXN0UmVxdWVzdBojLnNlbmRiYXRjaC52MS5MaXN0QWxsb3dsaXN0UmVzcG9uc2UiPZACAYLT5JMCNBIyL3YxL2NoYW5uZWxzL3tjaGFubmVsX3R5cGV9L3tjaGFubmVsX2lkfS9hbGxvd2xpc3QSfQoMR2V0QWxsb3dsaXN0EiEuc2VuZGJhdGNoLnYxLkdldEFsbG93bGlzdFJlcXVlc3QaIi5zZW5kYmF0Y2gudjEuR2V0QWxsb3dsaXN0UmVzcG9uc2UiJpACAYLT5JMCHWIHZW50cmllcxISL2NoYW5uZWwvd2hpdGVsaXN0EnAKDFNldFVzZXJUb2tlbhIhLnNlbmRiYXRjaC52MS5TZXRVc2VyVG9rZW5SZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLlNldFVzZXJUb2tlblJlc3BvbnNlIhmQAgKC0+STAhA6ASoiCy91c2VyL3Rva2VuEnwKDUFkZFN5c3RlbVVpZHMSIi5zZW5kYmF0Y2gudjEuQWRkU3lzdGVtVWlkc1JlcXVlc3QaIy5zZW5kYmF0Y2gudjEuQWRkU3lzdGVtVWlkc1Jlc3BvbnNlIiKQAgKC0+STAhk6ASoiFC91c2VyL3N5c3RlbXVpZHNfYWRkEogBChBSZW1vdmVTeXN0ZW1VaWRzEiUuc2VuZGJhdGNoLnYxLlJlbW92ZVN5c3RlbVVpZHNSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLlJlbW92ZVN5c3RlbVVpZHNSZXNwb25zZSIlkAICgtPkkwIcOgEqIhcvdXNlci9zeXN0ZW11aWRzX3JlbW92ZRJ+Cg5MaXN0U3lzdGVtVWlkcxIjLnNlbmRiYXRjaC52MS5MaXN0U3lzdGVtVWlkc1JlcXVlc3QaJC5zZW5kYmF0Y2gudjEuTGlzdFN5c3RlbVVpZHNSZXNwb25zZSIhkAIBgtPkkwIYYgR1aWRzEhAvdXNlci9zeXN0ZW11aWRzQmoKEGRldi5zZW5kYmF0Y2gudjFQAVomc2VuZGJhdGNoL2dlbi9zZW5kYmF0Y2gvdjE7c2VuZGJhdGNodjGqAgxTZW5kYmF0Y2guVjHKAgxTZW5kYmF0Y2hcVjHqAg1TZW5kYmF0Y2g6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_sendbatch_v1_message]);
 
 /**
- * What a channel is.
+ * A channel and its flags.
  *
  * @generated from message sendbatch.v1.Channel
  */
@@ -82,7 +82,7 @@ export const ChannelSchema: GenMessage<Channel> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_channel_service, 0);
 
 /**
- * A uid on a list.
+ * An entry of a list.
  *
  * @generated from message sendbatch.v1.ListedUid
  */
@@ -95,14 +95,14 @@ export type ListedUid = Message<"sendbatch.v1.ListedUid"> & {
   uid: string;
 
   /**
-   * When it came to be in the channel or on one of its lists, in milliseconds since 1970.
+   * When the uid entered the channel or one of its lists, in milliseconds since 1970.
    *
    * @generated from field: int64 created_at = 2;
    */
   createdAt: bigint;
 
   /**
-   * When that last changed, in milliseconds since 1970.
+   * When its entry last changed, in milliseconds since 1970.
    *
    * @generated from field: int64 updated_at = 3;
    */
@@ -117,14 +117,14 @@ export const ListedUidSchema: GenMessage<ListedUid> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_channel_service, 1);
 
 /**
- * A channel as it is to be.
+ * A channel, all its flags, and members to add.
  *
  * @generated from message sendbatch.v1.PutChannelRequest
  */
 export type PutChannelRequest = Message<"sendbatch.v1.PutChannelRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -138,49 +138,52 @@ export type PutChannelRequest = Message<"sendbatch.v1.PutChannelRequest"> & {
   channelType: ChannelType;
 
   /**
-   * 1: a channel of very many; kept and returned.
+   * 1: a very large channel. Stored and returned.
    *
    * @generated from field: uint32 large = 3;
    */
   large: number;
 
   /**
-   * 1: nobody but system uids may send to it (`CHANNEL_BANNED`), whatever its type. Not for users (type 1), who have `send_ban`.
+   * 1: banned. Only system uids can send to it (`CHANNEL_BANNED`). Not for users (type 1), which
+   * have `send_ban`.
    *
    * @generated from field: uint32 ban = 4;
    */
   ban: number;
 
   /**
-   * 1: disbanded (`CHANNEL_DISBANDED`), as DeleteChannel says. Not for users (type 1).
+   * 1: disbanded (`CHANNEL_DISBANDED`), as by DeleteChannel. Not for users (type 1).
    *
    * @generated from field: uint32 disband = 5;
    */
   disband: number;
 
   /**
-   * 1: of a channel, nobody but system uids may send (`CHANNEL_BANNED`); of a user (type 1), the user may send nothing (`SENDER_BANNED`).
+   * 1: for a channel, only system uids can send to it (`CHANNEL_BANNED`); for a user (type 1), the
+   * user can send nothing (`SENDER_BANNED`).
    *
    * @generated from field: uint32 send_ban = 6;
    */
   sendBan: number;
 
   /**
-   * 1: of a user (type 1), uids that are not on its allowlist may write too, where PERSON_ALLOWLIST is on. Of a channel it is kept and returned.
+   * 1: for a user (type 1), uids that are not on its allowlist can send to it too, where
+   * PERSON_ALLOWLIST is on. For a channel it is stored and returned.
    *
    * @generated from field: uint32 allow_stranger = 7;
    */
   allowStranger: number;
 
   /**
-   * 1: the members that it has are removed first.
+   * 1: removes the existing members first.
    *
    * @generated from field: uint32 reset = 8;
    */
   reset: number;
 
   /**
-   * Members to add, at most 100,000; one who is a member stays one.
+   * Members to add, at most 100,000. Existing members remain.
    *
    * @generated from field: repeated string subscribers = 9;
    */
@@ -195,7 +198,7 @@ export const PutChannelRequestSchema: GenMessage<PutChannelRequest> = /*@__PURE_
   messageDesc(file_sendbatch_v1_channel_service, 2);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.PutChannelResponse
  */
@@ -210,14 +213,14 @@ export const PutChannelResponseSchema: GenMessage<PutChannelResponse> = /*@__PUR
   messageDesc(file_sendbatch_v1_channel_service, 3);
 
 /**
- * Which channel.
+ * The channel to return.
  *
  * @generated from message sendbatch.v1.GetChannelRequest
  */
 export type GetChannelRequest = Message<"sendbatch.v1.GetChannelRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -260,14 +263,14 @@ export const GetChannelResponseSchema: GenMessage<GetChannelResponse> = /*@__PUR
   messageDesc(file_sendbatch_v1_channel_service, 5);
 
 /**
- * Which channel.
+ * The channel to disband.
  *
  * @generated from message sendbatch.v1.DeleteChannelRequest
  */
 export type DeleteChannelRequest = Message<"sendbatch.v1.DeleteChannelRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -289,7 +292,7 @@ export const DeleteChannelRequestSchema: GenMessage<DeleteChannelRequest> = /*@_
   messageDesc(file_sendbatch_v1_channel_service, 6);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.DeleteChannelResponse
  */
@@ -304,14 +307,14 @@ export const DeleteChannelResponseSchema: GenMessage<DeleteChannelResponse> = /*
   messageDesc(file_sendbatch_v1_channel_service, 7);
 
 /**
- * Who joins.
+ * The members to add.
  *
  * @generated from message sendbatch.v1.AddMembersRequest
  */
 export type AddMembersRequest = Message<"sendbatch.v1.AddMembersRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -325,21 +328,21 @@ export type AddMembersRequest = Message<"sendbatch.v1.AddMembersRequest"> & {
   channelType: ChannelType;
 
   /**
-   * 1 to 100,000 uids.
+   * The uids, 1 to 100,000.
    *
    * @generated from field: repeated string subscribers = 3;
    */
   subscribers: string[];
 
   /**
-   * 1: the members that it has are removed first.
+   * 1: removes the existing members first.
    *
    * @generated from field: uint32 reset = 4;
    */
   reset: number;
 
   /**
-   * Must be 0: members for a connection only are not supported.
+   * Must be 0: members for one connection are not supported.
    *
    * @generated from field: uint32 temp_subscriber = 5;
    */
@@ -354,7 +357,7 @@ export const AddMembersRequestSchema: GenMessage<AddMembersRequest> = /*@__PURE_
   messageDesc(file_sendbatch_v1_channel_service, 8);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.AddMembersResponse
  */
@@ -369,14 +372,14 @@ export const AddMembersResponseSchema: GenMessage<AddMembersResponse> = /*@__PUR
   messageDesc(file_sendbatch_v1_channel_service, 9);
 
 /**
- * Who leaves.
+ * The members to remove.
  *
  * @generated from message sendbatch.v1.RemoveMembersRequest
  */
 export type RemoveMembersRequest = Message<"sendbatch.v1.RemoveMembersRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -390,7 +393,7 @@ export type RemoveMembersRequest = Message<"sendbatch.v1.RemoveMembersRequest"> 
   channelType: ChannelType;
 
   /**
-   * 1 to 100,000 uids.
+   * The uids, 1 to 100,000.
    *
    * @generated from field: repeated string subscribers = 3;
    */
@@ -405,7 +408,7 @@ export const RemoveMembersRequestSchema: GenMessage<RemoveMembersRequest> = /*@_
   messageDesc(file_sendbatch_v1_channel_service, 10);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.RemoveMembersResponse
  */
@@ -420,14 +423,14 @@ export const RemoveMembersResponseSchema: GenMessage<RemoveMembersResponse> = /*
   messageDesc(file_sendbatch_v1_channel_service, 11);
 
 /**
- * Which channel.
+ * The channel whose members to remove.
  *
  * @generated from message sendbatch.v1.RemoveAllMembersRequest
  */
 export type RemoveAllMembersRequest = Message<"sendbatch.v1.RemoveAllMembersRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -449,7 +452,7 @@ export const RemoveAllMembersRequestSchema: GenMessage<RemoveAllMembersRequest> 
   messageDesc(file_sendbatch_v1_channel_service, 12);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.RemoveAllMembersResponse
  */
@@ -464,14 +467,14 @@ export const RemoveAllMembersResponseSchema: GenMessage<RemoveAllMembersResponse
   messageDesc(file_sendbatch_v1_channel_service, 13);
 
 /**
- * Which channel, and which page.
+ * The channel, and the page to list.
  *
  * @generated from message sendbatch.v1.ListMembersRequest
  */
 export type ListMembersRequest = Message<"sendbatch.v1.ListMembersRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -485,14 +488,14 @@ export type ListMembersRequest = Message<"sendbatch.v1.ListMembersRequest"> & {
   channelType: ChannelType;
 
   /**
-   * Entries on a page, up to 10,000; 0 = 1,000.
+   * Entries per page, at most 10,000; 0 = 1,000.
    *
    * @generated from field: uint32 page_size = 3;
    */
   pageSize: number;
 
   /**
-   * The last page's `next_page_token`; empty = from the start.
+   * The `next_page_token` of the previous page; empty = from the start.
    *
    * @generated from field: string page_token = 4;
    */
@@ -513,14 +516,14 @@ export const ListMembersRequestSchema: GenMessage<ListMembersRequest> = /*@__PUR
  */
 export type ListMembersResponse = Message<"sendbatch.v1.ListMembersResponse"> & {
   /**
-   * The page, ordered by uid (bytes).
+   * The entries, ordered by uid (bytes).
    *
    * @generated from field: repeated sendbatch.v1.ListedUid entries = 1;
    */
   entries: ListedUid[];
 
   /**
-   * Where the next page begins; empty on the last one.
+   * The token of the next page; empty on the last one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -535,14 +538,14 @@ export const ListMembersResponseSchema: GenMessage<ListMembersResponse> = /*@__P
   messageDesc(file_sendbatch_v1_channel_service, 15);
 
 /**
- * Who is listed.
+ * The uids to add.
  *
  * @generated from message sendbatch.v1.AddToDenylistRequest
  */
 export type AddToDenylistRequest = Message<"sendbatch.v1.AddToDenylistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -556,7 +559,7 @@ export type AddToDenylistRequest = Message<"sendbatch.v1.AddToDenylistRequest"> 
   channelType: ChannelType;
 
   /**
-   * 1 to 100,000 uids.
+   * The uids, 1 to 100,000.
    *
    * @generated from field: repeated string uids = 3;
    */
@@ -571,7 +574,7 @@ export const AddToDenylistRequestSchema: GenMessage<AddToDenylistRequest> = /*@_
   messageDesc(file_sendbatch_v1_channel_service, 16);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.AddToDenylistResponse
  */
@@ -586,14 +589,14 @@ export const AddToDenylistResponseSchema: GenMessage<AddToDenylistResponse> = /*
   messageDesc(file_sendbatch_v1_channel_service, 17);
 
 /**
- * Who is listed.
+ * The new denylist.
  *
  * @generated from message sendbatch.v1.SetDenylistRequest
  */
 export type SetDenylistRequest = Message<"sendbatch.v1.SetDenylistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -607,7 +610,7 @@ export type SetDenylistRequest = Message<"sendbatch.v1.SetDenylistRequest"> & {
   channelType: ChannelType;
 
   /**
-   * At most 100,000 uids.
+   * The uids, at most 100,000.
    *
    * @generated from field: repeated string uids = 3;
    */
@@ -622,7 +625,7 @@ export const SetDenylistRequestSchema: GenMessage<SetDenylistRequest> = /*@__PUR
   messageDesc(file_sendbatch_v1_channel_service, 18);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.SetDenylistResponse
  */
@@ -637,14 +640,14 @@ export const SetDenylistResponseSchema: GenMessage<SetDenylistResponse> = /*@__P
   messageDesc(file_sendbatch_v1_channel_service, 19);
 
 /**
- * Who is not listed any more.
+ * The uids to remove.
  *
  * @generated from message sendbatch.v1.RemoveFromDenylistRequest
  */
 export type RemoveFromDenylistRequest = Message<"sendbatch.v1.RemoveFromDenylistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -658,7 +661,7 @@ export type RemoveFromDenylistRequest = Message<"sendbatch.v1.RemoveFromDenylist
   channelType: ChannelType;
 
   /**
-   * 1 to 100,000 uids.
+   * The uids, 1 to 100,000.
    *
    * @generated from field: repeated string uids = 3;
    */
@@ -673,7 +676,7 @@ export const RemoveFromDenylistRequestSchema: GenMessage<RemoveFromDenylistReque
   messageDesc(file_sendbatch_v1_channel_service, 20);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.RemoveFromDenylistResponse
  */
@@ -688,14 +691,14 @@ export const RemoveFromDenylistResponseSchema: GenMessage<RemoveFromDenylistResp
   messageDesc(file_sendbatch_v1_channel_service, 21);
 
 /**
- * Which channel.
+ * The channel whose denylist to clear.
  *
  * @generated from message sendbatch.v1.ClearDenylistRequest
  */
 export type ClearDenylistRequest = Message<"sendbatch.v1.ClearDenylistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -717,7 +720,7 @@ export const ClearDenylistRequestSchema: GenMessage<ClearDenylistRequest> = /*@_
   messageDesc(file_sendbatch_v1_channel_service, 22);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.ClearDenylistResponse
  */
@@ -732,14 +735,14 @@ export const ClearDenylistResponseSchema: GenMessage<ClearDenylistResponse> = /*
   messageDesc(file_sendbatch_v1_channel_service, 23);
 
 /**
- * Which channel, and which page.
+ * The channel, and the page to list.
  *
  * @generated from message sendbatch.v1.ListDenylistRequest
  */
 export type ListDenylistRequest = Message<"sendbatch.v1.ListDenylistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -753,14 +756,14 @@ export type ListDenylistRequest = Message<"sendbatch.v1.ListDenylistRequest"> & 
   channelType: ChannelType;
 
   /**
-   * Entries on a page, up to 10,000; 0 = 1,000.
+   * Entries per page, at most 10,000; 0 = 1,000.
    *
    * @generated from field: uint32 page_size = 3;
    */
   pageSize: number;
 
   /**
-   * The last page's `next_page_token`; empty = from the start.
+   * The `next_page_token` of the previous page; empty = from the start.
    *
    * @generated from field: string page_token = 4;
    */
@@ -781,14 +784,14 @@ export const ListDenylistRequestSchema: GenMessage<ListDenylistRequest> = /*@__P
  */
 export type ListDenylistResponse = Message<"sendbatch.v1.ListDenylistResponse"> & {
   /**
-   * The page, ordered by uid (bytes).
+   * The entries, ordered by uid (bytes).
    *
    * @generated from field: repeated sendbatch.v1.ListedUid entries = 1;
    */
   entries: ListedUid[];
 
   /**
-   * Where the next page begins; empty on the last one.
+   * The token of the next page; empty on the last one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -803,14 +806,14 @@ export const ListDenylistResponseSchema: GenMessage<ListDenylistResponse> = /*@_
   messageDesc(file_sendbatch_v1_channel_service, 25);
 
 /**
- * Who is listed.
+ * The uids to add.
  *
  * @generated from message sendbatch.v1.AddToAllowlistRequest
  */
 export type AddToAllowlistRequest = Message<"sendbatch.v1.AddToAllowlistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -824,7 +827,7 @@ export type AddToAllowlistRequest = Message<"sendbatch.v1.AddToAllowlistRequest"
   channelType: ChannelType;
 
   /**
-   * 1 to 100,000 uids.
+   * The uids, 1 to 100,000.
    *
    * @generated from field: repeated string uids = 3;
    */
@@ -839,7 +842,7 @@ export const AddToAllowlistRequestSchema: GenMessage<AddToAllowlistRequest> = /*
   messageDesc(file_sendbatch_v1_channel_service, 26);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.AddToAllowlistResponse
  */
@@ -854,14 +857,14 @@ export const AddToAllowlistResponseSchema: GenMessage<AddToAllowlistResponse> = 
   messageDesc(file_sendbatch_v1_channel_service, 27);
 
 /**
- * Who is listed.
+ * The new allowlist.
  *
  * @generated from message sendbatch.v1.SetAllowlistRequest
  */
 export type SetAllowlistRequest = Message<"sendbatch.v1.SetAllowlistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -875,7 +878,7 @@ export type SetAllowlistRequest = Message<"sendbatch.v1.SetAllowlistRequest"> & 
   channelType: ChannelType;
 
   /**
-   * At most 100,000 uids.
+   * The uids, at most 100,000.
    *
    * @generated from field: repeated string uids = 3;
    */
@@ -890,7 +893,7 @@ export const SetAllowlistRequestSchema: GenMessage<SetAllowlistRequest> = /*@__P
   messageDesc(file_sendbatch_v1_channel_service, 28);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.SetAllowlistResponse
  */
@@ -905,14 +908,14 @@ export const SetAllowlistResponseSchema: GenMessage<SetAllowlistResponse> = /*@_
   messageDesc(file_sendbatch_v1_channel_service, 29);
 
 /**
- * Who is not listed any more.
+ * The uids to remove.
  *
  * @generated from message sendbatch.v1.RemoveFromAllowlistRequest
  */
 export type RemoveFromAllowlistRequest = Message<"sendbatch.v1.RemoveFromAllowlistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -926,7 +929,7 @@ export type RemoveFromAllowlistRequest = Message<"sendbatch.v1.RemoveFromAllowli
   channelType: ChannelType;
 
   /**
-   * 1 to 100,000 uids.
+   * The uids, 1 to 100,000.
    *
    * @generated from field: repeated string uids = 3;
    */
@@ -941,7 +944,7 @@ export const RemoveFromAllowlistRequestSchema: GenMessage<RemoveFromAllowlistReq
   messageDesc(file_sendbatch_v1_channel_service, 30);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.RemoveFromAllowlistResponse
  */
@@ -956,14 +959,14 @@ export const RemoveFromAllowlistResponseSchema: GenMessage<RemoveFromAllowlistRe
   messageDesc(file_sendbatch_v1_channel_service, 31);
 
 /**
- * Which channel.
+ * The channel whose allowlist to clear.
  *
  * @generated from message sendbatch.v1.ClearAllowlistRequest
  */
 export type ClearAllowlistRequest = Message<"sendbatch.v1.ClearAllowlistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -985,7 +988,7 @@ export const ClearAllowlistRequestSchema: GenMessage<ClearAllowlistRequest> = /*
   messageDesc(file_sendbatch_v1_channel_service, 32);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.ClearAllowlistResponse
  */
@@ -1000,14 +1003,14 @@ export const ClearAllowlistResponseSchema: GenMessage<ClearAllowlistResponse> = 
   messageDesc(file_sendbatch_v1_channel_service, 33);
 
 /**
- * Which channel, and which page.
+ * The channel, and the page to list.
  *
  * @generated from message sendbatch.v1.ListAllowlistRequest
  */
 export type ListAllowlistRequest = Message<"sendbatch.v1.ListAllowlistRequest"> & {
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; of types 5 and 11 two names joined with `@`. Of type 1 it is a
-   * uid, and the lists are that user's own.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`; for the types 5 and 11 two names
+   * joined with `@`. For type 1 it is a uid, and the lists are that user's own.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -1021,14 +1024,14 @@ export type ListAllowlistRequest = Message<"sendbatch.v1.ListAllowlistRequest"> 
   channelType: ChannelType;
 
   /**
-   * Entries on a page, up to 10,000; 0 = 1,000.
+   * Entries per page, at most 10,000; 0 = 1,000.
    *
    * @generated from field: uint32 page_size = 3;
    */
   pageSize: number;
 
   /**
-   * The last page's `next_page_token`; empty = from the start.
+   * The `next_page_token` of the previous page; empty = from the start.
    *
    * @generated from field: string page_token = 4;
    */
@@ -1049,14 +1052,14 @@ export const ListAllowlistRequestSchema: GenMessage<ListAllowlistRequest> = /*@_
  */
 export type ListAllowlistResponse = Message<"sendbatch.v1.ListAllowlistResponse"> & {
   /**
-   * The page, ordered by uid (bytes).
+   * The entries, ordered by uid (bytes).
    *
    * @generated from field: repeated sendbatch.v1.ListedUid entries = 1;
    */
   entries: ListedUid[];
 
   /**
-   * Where the next page begins; empty on the last one.
+   * The token of the next page; empty on the last one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -1071,7 +1074,7 @@ export const ListAllowlistResponseSchema: GenMessage<ListAllowlistResponse> = /*
   messageDesc(file_sendbatch_v1_channel_service, 35);
 
 /**
- * Whose allowlist.
+ * The channel whose allowlist to return.
  *
  * @generated from message sendbatch.v1.GetAllowlistRequest
  */
@@ -1099,13 +1102,13 @@ export const GetAllowlistRequestSchema: GenMessage<GetAllowlistRequest> = /*@__P
   messageDesc(file_sendbatch_v1_channel_service, 36);
 
 /**
- * A uid on a list, as legacy callers read it.
+ * An entry of a list in the legacy shape.
  *
  * @generated from message sendbatch.v1.LegacyListedUid
  */
 export type LegacyListedUid = Message<"sendbatch.v1.LegacyListedUid"> & {
   /**
-   * A number that is made of the uid: the same for the same uid, below 2^53.
+   * A number derived from the uid: equal for equal uids, below 2^53.
    *
    * @generated from field: uint64 id = 1;
    */
@@ -1119,14 +1122,14 @@ export type LegacyListedUid = Message<"sendbatch.v1.LegacyListedUid"> & {
   uid: string;
 
   /**
-   * When it came to be in the channel or on one of its lists.
+   * When the uid entered the channel or one of its lists.
    *
    * @generated from field: google.protobuf.Timestamp created_at = 3;
    */
   createdAt?: Timestamp | undefined;
 
   /**
-   * When that last changed.
+   * When its entry last changed.
    *
    * @generated from field: google.protobuf.Timestamp updated_at = 4;
    */
@@ -1147,7 +1150,7 @@ export const LegacyListedUidSchema: GenMessage<LegacyListedUid> = /*@__PURE__*/
  */
 export type GetAllowlistResponse = Message<"sendbatch.v1.GetAllowlistResponse"> & {
   /**
-   * All of it, ordered by uid (bytes).
+   * All entries, ordered by uid (bytes).
    *
    * @generated from field: repeated sendbatch.v1.LegacyListedUid entries = 1;
    */
@@ -1162,7 +1165,7 @@ export const GetAllowlistResponseSchema: GenMessage<GetAllowlistResponse> = /*@_
   messageDesc(file_sendbatch_v1_channel_service, 38);
 
 /**
- * A device's token, as the legacy server has it.
+ * A device's token, as the legacy server takes it.
  *
  * @generated from message sendbatch.v1.SetUserTokenRequest
  */
@@ -1175,14 +1178,14 @@ export type SetUserTokenRequest = Message<"sendbatch.v1.SetUserTokenRequest"> & 
   uid: string;
 
   /**
-   * The token; not kept.
+   * The token; not stored.
    *
    * @generated from field: string token = 2;
    */
   token: string;
 
   /**
-   * What kind of device: 0 app, 1 web, 2 PC.
+   * The kind of device: 0 app, 1 web, 2 PC.
    *
    * @generated from field: uint32 device_flag = 3;
    */
@@ -1204,7 +1207,7 @@ export const SetUserTokenRequestSchema: GenMessage<SetUserTokenRequest> = /*@__P
   messageDesc(file_sendbatch_v1_channel_service, 39);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.SetUserTokenResponse
  */
@@ -1219,13 +1222,13 @@ export const SetUserTokenResponseSchema: GenMessage<SetUserTokenResponse> = /*@_
   messageDesc(file_sendbatch_v1_channel_service, 40);
 
 /**
- * Who is a system uid.
+ * The uids to add.
  *
  * @generated from message sendbatch.v1.AddSystemUidsRequest
  */
 export type AddSystemUidsRequest = Message<"sendbatch.v1.AddSystemUidsRequest"> & {
   /**
-   * At most 10,000 uids; none changes nothing.
+   * The uids, at most 10,000; an empty list changes nothing.
    *
    * @generated from field: repeated string uids = 1;
    */
@@ -1240,7 +1243,7 @@ export const AddSystemUidsRequestSchema: GenMessage<AddSystemUidsRequest> = /*@_
   messageDesc(file_sendbatch_v1_channel_service, 41);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.AddSystemUidsResponse
  */
@@ -1255,13 +1258,13 @@ export const AddSystemUidsResponseSchema: GenMessage<AddSystemUidsResponse> = /*
   messageDesc(file_sendbatch_v1_channel_service, 42);
 
 /**
- * Who is no system uid any more.
+ * The uids to remove.
  *
  * @generated from message sendbatch.v1.RemoveSystemUidsRequest
  */
 export type RemoveSystemUidsRequest = Message<"sendbatch.v1.RemoveSystemUidsRequest"> & {
   /**
-   * At most 10,000 uids; none changes nothing.
+   * The uids, at most 10,000; an empty list changes nothing.
    *
    * @generated from field: repeated string uids = 1;
    */
@@ -1276,7 +1279,7 @@ export const RemoveSystemUidsRequestSchema: GenMessage<RemoveSystemUidsRequest> 
   messageDesc(file_sendbatch_v1_channel_service, 43);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.RemoveSystemUidsResponse
  */
@@ -1291,7 +1294,7 @@ export const RemoveSystemUidsResponseSchema: GenMessage<RemoveSystemUidsResponse
   messageDesc(file_sendbatch_v1_channel_service, 44);
 
 /**
- * Nothing to say.
+ * Empty.
  *
  * @generated from message sendbatch.v1.ListSystemUidsRequest
  */
@@ -1327,17 +1330,19 @@ export const ListSystemUidsResponseSchema: GenMessage<ListSystemUidsResponse> = 
   messageDesc(file_sendbatch_v1_channel_service, 46);
 
 /**
- * Channels, their members and lists: who may send, and who may read. Needs the scope `admin`.
+ * Channels, their members and lists: which uids may send and read. Needs the scope `admin`.
  *
- * Every change is in force from the next batch on, in every instance. The JSON routes have the bodies of the legacy API; what
- * that lacks (reading a channel, listing members and the denylist) is under `/v1`.
+ * A change applies from the next batch on, on every instance. The JSON routes have the bodies of
+ * the legacy API; what that API lacks (reading a channel, listing members and the denylist) is
+ * under `/v1`.
  *
  * @generated from service sendbatch.v1.ChannelService
  */
 export const ChannelService: GenService<{
   /**
-   * Makes a channel or sets its flags, all of them, and adds members.
-   * With type 1 the id is a uid, and the flags are that user's; a user has no members.
+   * Creates a channel, or replaces its flags, and adds members.
+   *
+   * With type 1 the id is a uid and the flags are that user's own; a user has no members.
    *
    * @generated from rpc sendbatch.v1.ChannelService.PutChannel
    */
@@ -1347,7 +1352,7 @@ export const ChannelService: GenService<{
     output: typeof PutChannelResponseSchema;
   },
   /**
-   * What a channel is; NOT_FOUND (`CHANNEL_NOT_EXIST`) when it was never made.
+   * Returns the flags of a channel. NOT_FOUND (`CHANNEL_NOT_EXIST`) when it was never created.
    *
    * @generated from rpc sendbatch.v1.ChannelService.GetChannel
    */
@@ -1357,8 +1362,10 @@ export const ChannelService: GenService<{
     output: typeof GetChannelResponseSchema;
   },
   /**
-   * Disbands a channel: from the next batch on nobody may send to it, and no user may read it. What was sent is kept, and a service that reads for
-   * no uid still reads it. A channel that is not known is made and is disbanded. Not for users (type 1).
+   * Disbands a channel: from the next batch on nothing can be sent to it, and no user can read it.
+   *
+   * Its messages are kept; a service that names no uid can still read them. An unknown channel is
+   * created and disbanded. Not for users (type 1).
    *
    * @generated from rpc sendbatch.v1.ChannelService.DeleteChannel
    */
@@ -1368,7 +1375,7 @@ export const ChannelService: GenService<{
     output: typeof DeleteChannelResponseSchema;
   },
   /**
-   * Adds members; a channel that is not known is made. Who is a member stays one.
+   * Adds members. An unknown channel is created. Existing members remain.
    *
    * @generated from rpc sendbatch.v1.ChannelService.AddMembers
    */
@@ -1378,7 +1385,8 @@ export const ChannelService: GenService<{
     output: typeof AddMembersResponseSchema;
   },
   /**
-   * Removes members; from the next batch on they may neither send nor read. A channel that is not known stays so.
+   * Removes members; from the next batch on they can neither send nor read. An unknown channel is
+   * not created.
    *
    * @generated from rpc sendbatch.v1.ChannelService.RemoveMembers
    */
@@ -1388,7 +1396,7 @@ export const ChannelService: GenService<{
     output: typeof RemoveMembersResponseSchema;
   },
   /**
-   * Removes all members. A channel that is not known stays so.
+   * Removes all members. An unknown channel is not created.
    *
    * @generated from rpc sendbatch.v1.ChannelService.RemoveAllMembers
    */
@@ -1398,7 +1406,7 @@ export const ChannelService: GenService<{
     output: typeof RemoveAllMembersResponseSchema;
   },
   /**
-   * The members, page by page.
+   * Lists the members of a channel.
    *
    * @generated from rpc sendbatch.v1.ChannelService.ListMembers
    */
@@ -1408,8 +1416,10 @@ export const ChannelService: GenService<{
     output: typeof ListMembersResponseSchema;
   },
   /**
-   * Adds uids to the denylist: a uid on it may not send. A user's denylist (type 1) also holds for commands that name the user in `subscribers`, and
-   * in channels of type 11 that the user is a side of. A channel that is not known is made.
+   * Adds uids to the denylist: a uid on it cannot send. An unknown channel is created.
+   *
+   * A user's denylist (type 1) also applies to commands that name the user in `subscribers`, and to
+   * channels of type 11 in which the user is one side.
    *
    * @generated from rpc sendbatch.v1.ChannelService.AddToDenylist
    */
@@ -1419,7 +1429,7 @@ export const ChannelService: GenService<{
     output: typeof AddToDenylistResponseSchema;
   },
   /**
-   * Makes these uids the whole denylist; without uids it is ClearDenylist.
+   * Replaces the denylist; without uids it is the same as ClearDenylist.
    *
    * @generated from rpc sendbatch.v1.ChannelService.SetDenylist
    */
@@ -1429,7 +1439,7 @@ export const ChannelService: GenService<{
     output: typeof SetDenylistResponseSchema;
   },
   /**
-   * Takes uids off the denylist. A channel that is not known stays so.
+   * Removes uids from the denylist. An unknown channel is not created.
    *
    * @generated from rpc sendbatch.v1.ChannelService.RemoveFromDenylist
    */
@@ -1439,7 +1449,7 @@ export const ChannelService: GenService<{
     output: typeof RemoveFromDenylistResponseSchema;
   },
   /**
-   * Empties the denylist. A channel that is not known stays so.
+   * Removes all uids from the denylist. An unknown channel is not created.
    *
    * @generated from rpc sendbatch.v1.ChannelService.ClearDenylist
    */
@@ -1449,7 +1459,7 @@ export const ChannelService: GenService<{
     output: typeof ClearDenylistResponseSchema;
   },
   /**
-   * The denylist, page by page.
+   * Lists the denylist of a channel.
    *
    * @generated from rpc sendbatch.v1.ChannelService.ListDenylist
    */
@@ -1459,8 +1469,11 @@ export const ChannelService: GenService<{
     output: typeof ListDenylistResponseSchema;
   },
   /**
-   * Adds uids to the allowlist: as soon as it has an entry, only uids on it may send. A user's allowlist (type 1) counts where the setting
-   * PERSON_ALLOWLIST is on, and then with or without entries, for all that the user's denylist holds for. A channel that is not known is made.
+   * Adds uids to the allowlist: once it has an entry, only uids on it can send. An unknown channel
+   * is created.
+   *
+   * A user's allowlist (type 1) applies only with PERSON_ALLOWLIST=on, but then even when it is
+   * empty, and to the same messages as the user's denylist.
    *
    * @generated from rpc sendbatch.v1.ChannelService.AddToAllowlist
    */
@@ -1470,7 +1483,7 @@ export const ChannelService: GenService<{
     output: typeof AddToAllowlistResponseSchema;
   },
   /**
-   * Makes these uids the whole allowlist; without uids it is ClearAllowlist.
+   * Replaces the allowlist; without uids it is the same as ClearAllowlist.
    *
    * @generated from rpc sendbatch.v1.ChannelService.SetAllowlist
    */
@@ -1480,7 +1493,7 @@ export const ChannelService: GenService<{
     output: typeof SetAllowlistResponseSchema;
   },
   /**
-   * Takes uids off the allowlist. A channel that is not known stays so.
+   * Removes uids from the allowlist. An unknown channel is not created.
    *
    * @generated from rpc sendbatch.v1.ChannelService.RemoveFromAllowlist
    */
@@ -1490,7 +1503,7 @@ export const ChannelService: GenService<{
     output: typeof RemoveFromAllowlistResponseSchema;
   },
   /**
-   * Empties the allowlist. A channel that is not known stays so.
+   * Removes all uids from the allowlist. An unknown channel is not created.
    *
    * @generated from rpc sendbatch.v1.ChannelService.ClearAllowlist
    */
@@ -1500,7 +1513,7 @@ export const ChannelService: GenService<{
     output: typeof ClearAllowlistResponseSchema;
   },
   /**
-   * The allowlist, page by page.
+   * Lists the allowlist of a channel.
    *
    * @generated from rpc sendbatch.v1.ChannelService.ListAllowlist
    */
@@ -1510,7 +1523,9 @@ export const ChannelService: GenService<{
     output: typeof ListAllowlistResponseSchema;
   },
   /**
-   * The whole allowlist as legacy callers read it. One of more than 20,000 entries is refused: ListAllowlist has pages. JSON: the bare array.
+   * Returns the whole allowlist in the legacy shape. JSON: the bare array.
+   *
+   * INVALID_ARGUMENT (`INVALID_FIELD`) above 20,000 entries: use ListAllowlist, which has pages.
    *
    * @generated from rpc sendbatch.v1.ChannelService.GetAllowlist
    */
@@ -1520,7 +1535,8 @@ export const ChannelService: GenService<{
     output: typeof GetAllowlistResponseSchema;
   },
   /**
-   * Takes the token of a user's device, as the legacy server does for its socket: nothing is kept, since users come with a JWT of the issuer.
+   * Accepts a device token, for compatibility with the legacy server. Nothing is stored: users
+   * authenticate with a JWT of the configured issuer.
    *
    * @generated from rpc sendbatch.v1.ChannelService.SetUserToken
    */
@@ -1530,7 +1546,8 @@ export const ChannelService: GenService<{
     output: typeof SetUserTokenResponseSchema;
   },
   /**
-   * Adds system uids, beside those of the setting SYSTEM_UIDS: they may send to every channel that is not disbanded.
+   * Adds system uids to those of the setting SYSTEM_UIDS. A system uid can send to every channel
+   * that is not disbanded.
    *
    * @generated from rpc sendbatch.v1.ChannelService.AddSystemUids
    */
@@ -1540,7 +1557,7 @@ export const ChannelService: GenService<{
     output: typeof AddSystemUidsResponseSchema;
   },
   /**
-   * Takes away system uids; those of the setting stay.
+   * Removes system uids. Those of the setting SYSTEM_UIDS remain.
    *
    * @generated from rpc sendbatch.v1.ChannelService.RemoveSystemUids
    */
@@ -1550,7 +1567,7 @@ export const ChannelService: GenService<{
     output: typeof RemoveSystemUidsResponseSchema;
   },
   /**
-   * All system uids, those of the setting too.
+   * Lists all system uids, including those of the setting SYSTEM_UIDS.
    *
    * @generated from rpc sendbatch.v1.ChannelService.ListSystemUids
    */

@@ -16,28 +16,31 @@ export const file_sendbatch_v1_message: GenFile = /*@__PURE__*/
   fileDesc("ChpzZW5kYmF0Y2gvdjEvbWVzc2FnZS5wcm90bxIMc2VuZGJhdGNoLnYxIlsKBkhlYWRlchIbCgpub19wZXJzaXN0GAEgASgNQge6SAQqAhgBEhgKB3JlZF9kb3QYAiABKA1CB7pIBCoCGAESGgoJc3luY19vbmNlGAMgASgNQge6SAQqAhgBIoIPCgxNZXNzYWdlRHJhZnQSJAoGaGVhZGVyGAEgASgLMhQuc2VuZGJhdGNoLnYxLkhlYWRlchIjCg1jbGllbnRfbXNnX25vGAIgASgJQgy6SAlyByiAAboBAQASIAoIZnJvbV91aWQYAyABKAlCDrpIC3IJIAEogAK6AQEAEioKCmNoYW5uZWxfaWQYBCABKAlCFrpIE3IRKIACMgheW14jJl0qJLoBAQASOQoMY2hhbm5lbF90eXBlGAUgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgi6SAWCAQIQARIOCgZleHBpcmUYBiABKA0SGgoHcGF5bG9hZBgHIAEoDEIJukgGegQYgIAEEisKC3N1YnNjcmliZXJzGAggAygJQha6SBOSARAQkE4iC3IJIAEogAK6AQEAEh8KCXN0cmVhbV9ubxgJIAEoCUIMukgJcgcogAG6AQEAEh0KB3RhZ19rZXkYCiABKAlCDLpICXIHKIABugEBABIrCgh0ZW1wbGF0ZRgLIAEoCzIZLnNlbmRiYXRjaC52MS5UZW1wbGF0ZVVzZRIrCgdzZW5kX2F0GAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcDqqC7pIpgsawgEKE2NoYW5uZWxfaWQucmVxdWlyZWQSVGlzIHJlcXVpcmVkOyBvbmx5IGEgY29tbWFuZCAoaGVhZGVyLnN5bmNfb25jZSA9IDEpIHdpdGggc3Vic2NyaWJlcnMgbWF5IGxlYXZlIGl0IG91dBpVdGhpcy5jaGFubmVsX2lkICE9ICcnIHx8ICh0aGlzLmhlYWRlci5zeW5jX29uY2UgPT0gMXUgJiYgdGhpcy5zdWJzY3JpYmVycy5zaXplKCkgPiAwKRp1ChVjaGFubmVsX3R5cGUucmVxdWlyZWQSK2lzIHJlcXVpcmVkOiAxIChwZXJzb24pIHRvIDEyIChhZ2VudCBncm91cCkaL3RoaXMuY2hhbm5lbF90eXBlICE9IDAgfHwgdGhpcy5jaGFubmVsX2lkID09ICcnGnYKFWNoYW5uZWxfaWQuY2hhcmFjdGVycxIabXVzdCBub3QgY29udGFpbiBALCAjIG9yICYaQXRoaXMuY2hhbm5lbF90eXBlIGluIFsxLCA1LCAxMV0gfHwgIXRoaXMuY2hhbm5lbF9pZC5jb250YWlucygnQCcpGqYBChFjaGFubmVsX2lkLmpvaW5lZBIrd2l0aCBvbmUgQCBuZWVkcyBhIG5hbWUgb24gYm90aCBzaWRlcyBvZiBpdBpkdGhpcy5jaGFubmVsX3R5cGUgIT0gMSB8fCAhdGhpcy5jaGFubmVsX2lkLmNvbnRhaW5zKCdAJykgfHwgdGhpcy5jaGFubmVsX2lkLm1hdGNoZXMoJ15bXkBdK0BbXkBdKyQnKRrUAQoUY2hhbm5lbF9pZC50d29fbmFtZXMSVm9mIGNoYW5uZWxfdHlwZSA1IChjb21tdW5pdHlAdG9waWMpIGFuZCAxMSAodWlkQGFnZW50KSBtdXN0IGJlIHR3byBuYW1lcyBqb2luZWQgd2l0aCBAGmQhKHRoaXMuY2hhbm5lbF90eXBlIGluIFs1LCAxMV0pIHx8IHRoaXMuY2hhbm5lbF9pZCA9PSAnJyB8fCB0aGlzLmNoYW5uZWxfaWQubWF0Y2hlcygnXlteQF0rQFteQF0rJCcpGooCCg9jaGFubmVsX2lkLnNpZGUSWG9mIGEgcGVyc29uIGNoYW5uZWwgaXMgdGhlIG90aGVyIHVpZCwgb3IgdHdvIHVpZHMgam9pbmVkIHdpdGggQCBvZiB3aGljaCBvbmUgaXMgZnJvbV91aWQanAF0aGlzLmNoYW5uZWxfdHlwZSAhPSAxIHx8ICF0aGlzLmNoYW5uZWxfaWQuY29udGFpbnMoJ0AnKSB8fCB0aGlzLmNoYW5uZWxfaWQuc3RhcnRzV2l0aCh0aGlzLmZyb21fdWlkICsgJ0AnKSB8fCB0aGlzLmNoYW5uZWxfaWQuZW5kc1dpdGgoJ0AnICsgdGhpcy5mcm9tX3VpZCkagAEKE2Zyb21fdWlkLmNoYXJhY3RlcnMSLm11c3Qgbm90IGNvbnRhaW4gQCwgIyBvciAmIGluIGEgcGVyc29uIGNoYW5uZWwaOXRoaXMuY2hhbm5lbF90eXBlICE9IDEgfHwgIXRoaXMuZnJvbV91aWQubWF0Y2hlcygnW0AjJl0nKRp9ChBwYXlsb2FkLnJlcXVpcmVkEjppcyByZXF1aXJlZDogMSB0byA2NTUzNiBieXRlcywgb3IgYSB0ZW1wbGF0ZSBpbnN0ZWFkIG9mIGl0Gi10aGlzLnBheWxvYWQuc2l6ZSgpID4gMCB8fCBoYXModGhpcy50ZW1wbGF0ZSkaYQoOdGVtcGxhdGUuYWxvbmUSHmFuZCBwYXlsb2FkIGV4Y2x1ZGUgZWFjaCBvdGhlchovdGhpcy5wYXlsb2FkLnNpemUoKSA9PSAwIHx8ICFoYXModGhpcy50ZW1wbGF0ZSkihQEKC1RlbXBsYXRlVXNlEiwKBG5hbWUYASABKAlCHrpIG3IZMhdeW0EtWmEtejAtOS5fLV17MSwxMjh9JBIcCgd2ZXJzaW9uGAIgASgNQgu6SAgqBhj/////BxIqCgl2YXJpYWJsZXMYAyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0ItABCgdSZWZ1c2FsEgwKBGNvZGUYASABKAUSDgoGcmVhc29uGAIgASgJEg8KB21lc3NhZ2UYAyABKAkSNQoIbWV0YWRhdGEYBCADKAsyIy5zZW5kYmF0Y2gudjEuUmVmdXNhbC5NZXRhZGF0YUVudHJ5Ei4KC3JldHJ5X2FmdGVyGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLPAgoHTWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEhIKCm1lc3NhZ2VfaWQYAiABKAQSEwoLbWVzc2FnZV9zZXEYAyABKAQSFQoNY2xpZW50X21zZ19ubxgEIAEoCRIQCghmcm9tX3VpZBgFIAEoCRISCgpjaGFubmVsX2lkGAYgASgJEi8KDGNoYW5uZWxfdHlwZRgHIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIOCgZleHBpcmUYCCABKA0SLQoJdGltZXN0YW1wGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdwYXlsb2FkGAogASgMEhMKC3N1YnNjcmliZXJzGAsgAygJEhEKCXN0cmVhbV9ubxgMIAEoCRIPCgd0YWdfa2V5GA0gASgJKuoCCgtDaGFubmVsVHlwZRIcChhDSEFOTkVMX1RZUEVfVU5TUEVDSUZJRUQQABIXChNDSEFOTkVMX1RZUEVfUEVSU09OEAESFgoSQ0hBTk5FTF9UWVBFX0dST1VQEAISIQodQ0hBTk5FTF9UWVBFX0NVU1RPTUVSX1NFUlZJQ0UQAxIaChZDSEFOTkVMX1RZUEVfQ09NTVVOSVRZEAQSIAocQ0hBTk5FTF9UWVBFX0NPTU1VTklUWV9UT1BJQxAFEhUKEUNIQU5ORUxfVFlQRV9JTkZPEAYSFQoRQ0hBTk5FTF9UWVBFX0RBVEEQBxIVChFDSEFOTkVMX1RZUEVfVEVNUBAIEhUKEUNIQU5ORUxfVFlQRV9MSVZFEAkSGQoVQ0hBTk5FTF9UWVBFX1ZJU0lUT1JTEAoSFgoSQ0hBTk5FTF9UWVBFX0FHRU5UEAsSHAoYQ0hBTk5FTF9UWVBFX0FHRU5UX0dST1VQEAxCagoQZGV2LnNlbmRiYXRjaC52MVABWiZzZW5kYmF0Y2gvZ2VuL3NlbmRiYXRjaC92MTtzZW5kYmF0Y2h2MaoCDFNlbmRiYXRjaC5WMcoCDFNlbmRiYXRjaFxWMeoCDVNlbmRiYXRjaDo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
- * How a message is to be treated. Each flag is 0 or 1, as the documented JSON has it; unset is 0.
+ * How a message is stored and delivered. Each flag is 0 or 1, as in the legacy JSON; unset is 0.
  *
  * @generated from message sendbatch.v1.Header
  */
 export type Header = Message$1<"sendbatch.v1.Header"> & {
   /**
-   * 1: delivered to who is connected now, on any instance, and never stored. `message_seq` is 0 and a retry delivers
-   * again, since nothing is kept to know it by: its key is compared with those of the same batch, and with no others.
+   * 1: the message is delivered to the readers connected now, on any instance, and never stored.
+   *
+   * `message_seq` is 0. A retry delivers the message again: its key is compared only with the other
+   * messages of the same batch.
    *
    * @generated from field: uint32 no_persist = 1;
    */
   noPersist: number;
 
   /**
-   * 1: counts as unread for its receivers.
+   * 1: the message counts as unread for its receivers.
    *
    * @generated from field: uint32 red_dot = 2;
    */
   redDot: number;
 
   /**
-   * 1: a command. It is numbered in the channel's separate command sequence and stays out of the history.
+   * 1: the message is a command. Commands have a sequence of their own per channel, are not part of
+   * the history, and are read with SyncCommands.
    *
    * @generated from field: uint32 sync_once = 3;
    */
@@ -52,39 +55,45 @@ export const HeaderSchema: GenMessage<Header> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message, 0);
 
 /**
- * A message that a caller wants to send: not stored yet, without numbers.
+ * A message to send: not stored yet, without `message_id` and `message_seq`.
  *
- * Lengths are in bytes of UTF-8. No string may hold the character U+0000.
+ * Lengths are bytes of UTF-8. No string may contain the character U+0000.
  *
  * @generated from message sendbatch.v1.MessageDraft
  */
 export type MessageDraft = Message$1<"sendbatch.v1.MessageDraft"> & {
   /**
-   * How to treat it. Unset: stored, not counted as unread, not a command.
+   * How the message is stored and delivered. Unset: stored, not counted as unread, not a command.
    *
    * @generated from field: sendbatch.v1.Header header = 1;
    */
   header?: Header | undefined;
 
   /**
-   * The caller's key for this message, at most 128 bytes. The same key from the same sender in the same channel is the
-   * same message: a repeated send answers the first one's numbers with `duplicate`, another content is refused with
-   * `CLIENT_MSG_NO_REUSED`. Empty: `<request_id>:<index>` when the request has an id, else made up; always echoed.
+   * The caller's key for this message, at most 128 bytes. It makes retries safe.
+   *
+   * The same key from the same sender in the same channel is the same message: a repeated send
+   * returns the numbers of the first one with `duplicate`; other content under the same key is
+   * refused with `CLIENT_MSG_NO_REUSED`. Empty: the service uses `<request_id>:<index>` when the
+   * request has a `request_id`, otherwise a generated key. The key is always returned.
    *
    * @generated from field: string client_msg_no = 2;
    */
   clientMsgNo: string;
 
   /**
-   * The sender's uid, 1 to 256 bytes. In a person channel without `@`, `#` and `&`.
+   * The sender's uid, 1 to 256 bytes. In a person channel it must not contain `@`, `#` or `&`.
    *
    * @generated from field: string from_uid = 3;
    */
   fromUid: string;
 
   /**
-   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`. For a person channel the receiver's uid; the pair joined
-   * with `@` is accepted when `from_uid` is one side of it. The ids of types 5 and 11 are two names joined with `@`.
+   * The channel's id, 1 to 256 bytes, without `@`, `#` and `&`.
+   *
+   * For a person channel it is the receiver's uid; the pair joined with `@` is accepted when
+   * `from_uid` is one side of it. For the types 5 and 11 it is two names joined with `@`. Only a
+   * command (`header.sync_once` = 1) with `subscribers` may leave it out.
    *
    * @generated from field: string channel_id = 4;
    */
@@ -98,50 +107,62 @@ export type MessageDraft = Message$1<"sendbatch.v1.MessageDraft"> & {
   channelType: ChannelType;
 
   /**
-   * Seconds from acceptance until the message is never returned again; 0 = never expires.
+   * Seconds from acceptance until the message expires; 0 = never. An expired message is never
+   * returned.
    *
    * @generated from field: uint32 expire = 6;
    */
   expire: number;
 
   /**
-   * The content, 1 to 65,536 bytes, unless `template` makes it. Base64 in JSON. Nothing looks into it but the rules of ModerationService.
+   * The content, 1 to 65,536 bytes. Base64 in JSON. Must be empty when `template` is set.
+   *
+   * The service does not interpret it, except for the rules of ModerationService.
    *
    * @generated from field: bytes payload = 7;
    */
   payload: Uint8Array;
 
   /**
-   * When not empty, only these uids and the sender may read the message; at most 10,000, each 1 to 256 bytes. A command
-   * may name its receivers here alone, without a channel: it then goes to a channel of type 8 made of these uids.
+   * The uids that may read the message besides its sender; empty = everyone in the channel.
+   *
+   * At most 10,000 uids of 1 to 256 bytes each. A command may name its receivers here and leave
+   * `channel_id` out: the service then sends it to a channel of type 8 made of these uids.
    *
    * @generated from field: repeated string subscribers = 8;
    */
   subscribers: string[];
 
   /**
-   * The stream that the message belongs to, at most 128 bytes; kept, returned, and a filter of history.
+   * The stream that the message belongs to, at most 128 bytes. Stored, returned, and a filter of
+   * ListMessages.
    *
    * @generated from field: string stream_no = 9;
    */
   streamNo: string;
 
   /**
-   * A word of the caller's to group messages by, at most 128 bytes; kept, returned, and a filter of history.
+   * A label for grouping messages, at most 128 bytes. Stored, returned, and a filter of
+   * ListMessages.
    *
    * @generated from field: string tag_key = 10;
    */
   tagKey: string;
 
   /**
-   * A template that makes the content: then the payload is empty. What it renders counts against the payload's limit; `TEMPLATE_FAILED` names what is missing.
+   * A template that renders the payload; `payload` must then be empty. The rendered payload has the
+   * same limit of 65,536 bytes. A rendering error is refused with `TEMPLATE_FAILED`, whose metadata
+   * `missing` names missing variables.
    *
    * @generated from field: sendbatch.v1.TemplateUse template = 11;
    */
   template?: TemplateUse | undefined;
 
   /**
-   * Not before this time, at most 366 days ahead; of a time that has passed it means now. Only in the batches of BatchService, which send it as a rule within two seconds after it: SendBatch and Send refuse it.
+   * The earliest time of sending, at most 366 days ahead; a time in the past means now.
+   *
+   * Only for BatchService, which usually sends within two seconds after it. SendBatch and Send
+   * refuse it.
    *
    * @generated from field: google.protobuf.Timestamp send_at = 12;
    */
@@ -156,28 +177,31 @@ export const MessageDraftSchema: GenMessage<MessageDraft> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message, 1);
 
 /**
- * A template and what goes into it.
+ * A reference to a template, and its variables.
  *
  * @generated from message sendbatch.v1.TemplateUse
  */
 export type TemplateUse = Message$1<"sendbatch.v1.TemplateUse"> & {
   /**
-   * The name of one of the request's `templates`, or of a stored one.
+   * The name of one of the request's `templates`, or of a stored template. The request's own take
+   * precedence while `version` is 0.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * The version of a stored one; 0 = the latest. A retry that must render the same names it.
+   * The version of a stored template; 0 = the latest. Set it when a retry must render the same
+   * content.
    *
    * @generated from field: uint32 version = 2;
    */
   version: number;
 
   /**
-   * The variables. Numbers are doubles: whole ones above 2^53-1, and in JSON any of more digits than a double keeps, are refused; give them as strings. An object
-   * has no text of its own: a template names its members.
+   * The variables of the template. Numbers are doubles: integers above 2^53-1 are refused, and in
+   * JSON also numbers with more digits than a double holds; send those as strings. An object cannot
+   * be written as a whole: a template names its members, or uses the filter `json`.
    *
    * @generated from field: google.protobuf.Struct variables = 3;
    */
@@ -192,42 +216,44 @@ export const TemplateUseSchema: GenMessage<TemplateUse> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message, 2);
 
 /**
- * Why one message was refused. Plain fields only, so that every client reads it without a registry of types; errors of whole calls carry the same in
- * google.rpc details.
+ * Why one message was refused.
+ *
+ * It has plain fields only, so that every client can decode it without a type registry. Errors of
+ * whole calls carry the same values in google.rpc details.
  *
  * @generated from message sendbatch.v1.Refusal
  */
 export type Refusal = Message$1<"sendbatch.v1.Refusal"> & {
   /**
-   * The code of gRPC, such as 7 for PERMISSION_DENIED.
+   * The gRPC status code, such as 7 for PERMISSION_DENIED.
    *
    * @generated from field: int32 code = 1;
    */
   code: number;
 
   /**
-   * The reason, as in the table of MessageService: `NOT_SUBSCRIBER`. Stable: programs decide by it.
+   * The stable reason for programs, such as `NOT_SUBSCRIBER`; see the table of MessageService.
    *
    * @generated from field: string reason = 2;
    */
   reason: string;
 
   /**
-   * The reason in words, for people.
+   * The reason in words, for people. The text may change.
    *
    * @generated from field: string message = 3;
    */
   message: string;
 
   /**
-   * What a program needs to go on, such as `limit` and `actual`; the table names the keys of each reason.
+   * Values for programs, such as `limit` and `actual`. The table of MessageService names the keys.
    *
    * @generated from field: map<string, string> metadata = 4;
    */
   metadata: { [key: string]: string };
 
   /**
-   * When to retry the message, under the same `client_msg_no`; unset: no retry helps.
+   * When to retry the message, with the same `client_msg_no`. Unset: a retry does not help.
    *
    * @generated from field: google.protobuf.Duration retry_after = 5;
    */
@@ -248,28 +274,30 @@ export const RefusalSchema: GenMessage<Refusal> = /*@__PURE__*/
  */
 export type Message = Message$1<"sendbatch.v1.Message"> & {
   /**
-   * How it was sent.
+   * How the message was sent.
    *
    * @generated from field: sendbatch.v1.Header header = 1;
    */
   header?: Header | undefined;
 
   /**
-   * Unique among all messages of the service, 1 to 2^53-1. Not a reading position: use `message_seq`.
+   * Unique among all messages of the service, 1 to 2^53-1. Not a reading position: use
+   * `message_seq`.
    *
    * @generated from field: uint64 message_id = 2;
    */
   messageId: bigint;
 
   /**
-   * Its position in the channel: from 1, +1 for every stored message, without gaps.
+   * The position in the channel: from 1, +1 per stored message, without gaps. 0 for a message with
+   * `no_persist`.
    *
    * @generated from field: uint64 message_seq = 3;
    */
   messageSeq: bigint;
 
   /**
-   * The caller's key.
+   * The caller's key for the message.
    *
    * @generated from field: string client_msg_no = 4;
    */
@@ -283,7 +311,7 @@ export type Message = Message$1<"sendbatch.v1.Message"> & {
   fromUid: string;
 
   /**
-   * The channel's id; of a person channel the canonical pair of uids, joined with `@`.
+   * The channel's id. For a person channel the canonical pair of uids, joined with `@`.
    *
    * @generated from field: string channel_id = 6;
    */
@@ -297,14 +325,14 @@ export type Message = Message$1<"sendbatch.v1.Message"> & {
   channelType: ChannelType;
 
   /**
-   * Seconds from `timestamp` until it expires; 0 = never.
+   * Seconds from `timestamp` until the message expires; 0 = never.
    *
    * @generated from field: uint32 expire = 8;
    */
   expire: number;
 
   /**
-   * When the service accepted it, to the millisecond, by its own clock.
+   * When the service accepted the message, in milliseconds of the database's clock.
    *
    * @generated from field: google.protobuf.Timestamp timestamp = 9;
    */
@@ -318,21 +346,21 @@ export type Message = Message$1<"sendbatch.v1.Message"> & {
   payload: Uint8Array;
 
   /**
-   * Who may read it besides the sender, sorted; empty = everybody in the channel.
+   * The uids that may read the message besides its sender, sorted; empty = everyone in the channel.
    *
    * @generated from field: repeated string subscribers = 11;
    */
   subscribers: string[];
 
   /**
-   * The stream that it belongs to.
+   * The stream that the message belongs to.
    *
    * @generated from field: string stream_no = 12;
    */
   streamNo: string;
 
   /**
-   * The caller's word for it.
+   * The label of the message.
    *
    * @generated from field: string tag_key = 13;
    */
@@ -347,7 +375,7 @@ export const MessageSchema: GenMessage<Message> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message, 4);
 
 /**
- * What kind of conversation a channel is. On the JSON routes it is the number; the names are accepted too.
+ * The kind of a channel. JSON routes answer the number; requests may give the number or the name.
  *
  * @generated from enum sendbatch.v1.ChannelType
  */
@@ -374,28 +402,28 @@ export const ChannelType = {
   GROUP: 2,
 
   /**
-   * A customer and those who serve it.
+   * A customer and its agents. Open: sending and reading need no membership.
    *
    * @generated from enum value: CHANNEL_TYPE_CUSTOMER_SERVICE = 3;
    */
   CUSTOMER_SERVICE: 3,
 
   /**
-   * A community.
+   * A community with members.
    *
    * @generated from enum value: CHANNEL_TYPE_COMMUNITY = 4;
    */
   COMMUNITY: 4,
 
   /**
-   * A topic of a community; the id is `community@topic`.
+   * A topic of a community. The id is `community@topic`.
    *
    * @generated from enum value: CHANNEL_TYPE_COMMUNITY_TOPIC = 5;
    */
   COMMUNITY_TOPIC: 5,
 
   /**
-   * News that anybody may read.
+   * Public information. Open: sending and reading need no membership.
    *
    * @generated from enum value: CHANNEL_TYPE_INFO = 6;
    */
@@ -409,28 +437,28 @@ export const ChannelType = {
   DATA: 7,
 
   /**
-   * A temporary set of receivers; made by the service for commands without a channel.
+   * A temporary set of receivers. The service creates it for commands that name no channel.
    *
    * @generated from enum value: CHANNEL_TYPE_TEMP = 8;
    */
   TEMP: 8,
 
   /**
-   * A live room.
+   * A live stream's chat.
    *
    * @generated from enum value: CHANNEL_TYPE_LIVE = 9;
    */
   LIVE: 9,
 
   /**
-   * A visitor of a site.
+   * A visitor of a website. The visitor whose uid is the channel's id needs no membership.
    *
    * @generated from enum value: CHANNEL_TYPE_VISITORS = 10;
    */
   VISITORS: 10,
 
   /**
-   * One user and an agent; the id is `uid@agent`.
+   * One user and an agent. The id is `uid@agent`; only these two may send and read.
    *
    * @generated from enum value: CHANNEL_TYPE_AGENT = 11;
    */
@@ -445,7 +473,7 @@ export const ChannelType = {
 } as const;
 
 /**
- * What kind of conversation a channel is. On the JSON routes it is the number; the names are accepted too.
+ * The kind of a channel. JSON routes answer the number; requests may give the number or the name.
  *
  * @generated from enum sendbatch.v1.ChannelType
  */

@@ -19,57 +19,61 @@ export const file_sendbatch_v1_moderation_service: GenFile = /*@__PURE__*/
   fileDesc("CiVzZW5kYmF0Y2gvdjEvbW9kZXJhdGlvbl9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEiqQIKBFJ1bGUSDwoHcnVsZV9pZBgBIAEoBBI0CgZhY3Rpb24YAiABKA4yGC5zZW5kYmF0Y2gudjEuUnVsZUFjdGlvbkIKukgHggEEEAEgABIpCghrZXl3b3JkcxgDIAMoCUIXukgUkgEREKCcASILcgkQARiAAboBAQASJwoIcGF0dGVybnMYBCADKAlCFbpIEpIBDxBkIgtyCRABGOgHugEBABJDCg1jaGFubmVsX3R5cGVzGAUgAygOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQhG6SA6SAQsQDCIHggEEEAEgABIlCgh0YWdfa2V5cxgGIAMoCUITukgQkgENEGQiCXIHKIABugEBABIaCgRub3RlGAcgASgJQgy6SAlyBxj0A7oBAQAi3AEKB0ZsYWdnZWQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBISCgpjaGFubmVsX2lkGAMgASgJEi8KDGNoYW5uZWxfdHlwZRgEIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIQCghmcm9tX3VpZBgFIAEoCRIPCgdwYXlsb2FkGAYgASgMEhAKCHJ1bGVfaWRzGAcgAygEEi4KCmZsYWdnZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIj0KEUNyZWF0ZVJ1bGVSZXF1ZXN0EigKBHJ1bGUYASABKAsyEi5zZW5kYmF0Y2gudjEuUnVsZUIGukgDyAEBIjYKEkNyZWF0ZVJ1bGVSZXNwb25zZRIgCgRydWxlGAEgASgLMhIuc2VuZGJhdGNoLnYxLlJ1bGUiYAoRVXBkYXRlUnVsZVJlcXVlc3QSIQoHcnVsZV9pZBgBIAEoBEIQukgNMgsY/////////w8gABIoCgRydWxlGAIgASgLMhIuc2VuZGJhdGNoLnYxLlJ1bGVCBrpIA8gBASI2ChJVcGRhdGVSdWxlUmVzcG9uc2USIAoEcnVsZRgBIAEoCzISLnNlbmRiYXRjaC52MS5SdWxlIjYKEURlbGV0ZVJ1bGVSZXF1ZXN0EiEKB3J1bGVfaWQYASABKARCELpIDTILGP////////8PIAAiFAoSRGVsZXRlUnVsZVJlc3BvbnNlIlkKEExpc3RSdWxlc1JlcXVlc3QSGwoJcGFnZV9zaXplGAEgASgNQgi6SAUqAxjoBxIoCgpwYWdlX3Rva2VuGAIgASgJQhS6SBFyDzINXlswLTldezAsMTZ9JCJoChFMaXN0UnVsZXNSZXNwb25zZRIhCgVydWxlcxgBIAMoCzISLnNlbmRiYXRjaC52MS5SdWxlEhwKD25leHRfcGFnZV90b2tlbhgCIAEoCUgAiAEBQhIKEF9uZXh0X3BhZ2VfdG9rZW4iWwoSTGlzdEZsYWdnZWRSZXF1ZXN0EhsKCXBhZ2Vfc2l6ZRgBIAEoDUIIukgFKgMY6AcSKAoKcGFnZV90b2tlbhgCIAEoCUIUukgRcg8yDV5bMC05XXswLDE2fSQiVgoTTGlzdEZsYWdnZWRSZXNwb25zZRImCgdmbGFnZ2VkGAEgAygLMhUuc2VuZGJhdGNoLnYxLkZsYWdnZWQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIkcKFFJldmlld0ZsYWdnZWRSZXF1ZXN0Ei8KC21lc3NhZ2VfaWRzGAEgAygEQhq6SBeSARQIARDoByINMgsY/////////w8gACIXChVSZXZpZXdGbGFnZ2VkUmVzcG9uc2UqbQoKUnVsZUFjdGlvbhIbChdSVUxFX0FDVElPTl9VTlNQRUNJRklFRBAAEhYKElJVTEVfQUNUSU9OX1JFRlVTRRABEhQKEFJVTEVfQUNUSU9OX01BU0sQAhIUChBSVUxFX0FDVElPTl9GTEFHEAMyhAYKEU1vZGVyYXRpb25TZXJ2aWNlEnwKCkNyZWF0ZVJ1bGUSHy5zZW5kYmF0Y2gudjEuQ3JlYXRlUnVsZVJlcXVlc3QaIC5zZW5kYmF0Y2gudjEuQ3JlYXRlUnVsZVJlc3BvbnNlIiuQAgCC0+STAiI6BHJ1bGViBHJ1bGUiFC92MS9tb2RlcmF0aW9uL3J1bGVzEoYBCgpVcGRhdGVSdWxlEh8uc2VuZGJhdGNoLnYxLlVwZGF0ZVJ1bGVSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLlVwZGF0ZVJ1bGVSZXNwb25zZSI1kAICgtPkkwIsOgRydWxlYgRydWxlGh4vdjEvbW9kZXJhdGlvbi9ydWxlcy97cnVsZV9pZH0SegoKRGVsZXRlUnVsZRIfLnNlbmRiYXRjaC52MS5EZWxldGVSdWxlUmVxdWVzdBogLnNlbmRiYXRjaC52MS5EZWxldGVSdWxlUmVzcG9uc2UiKZACAoLT5JMCICoeL3YxL21vZGVyYXRpb24vcnVsZXMve3J1bGVfaWR9Em0KCUxpc3RSdWxlcxIeLnNlbmRiYXRjaC52MS5MaXN0UnVsZXNSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLkxpc3RSdWxlc1Jlc3BvbnNlIh+QAgGC0+STAhYSFC92MS9tb2RlcmF0aW9uL3J1bGVzEnUKC0xpc3RGbGFnZ2VkEiAuc2VuZGJhdGNoLnYxLkxpc3RGbGFnZ2VkUmVxdWVzdBohLnNlbmRiYXRjaC52MS5MaXN0RmxhZ2dlZFJlc3BvbnNlIiGQAgGC0+STAhgSFi92MS9tb2RlcmF0aW9uL2ZsYWdnZWQShQEKDVJldmlld0ZsYWdnZWQSIi5zZW5kYmF0Y2gudjEuUmV2aWV3RmxhZ2dlZFJlcXVlc3QaIy5zZW5kYmF0Y2gudjEuUmV2aWV3RmxhZ2dlZFJlc3BvbnNlIiuQAgKC0+STAiI6ASoiHS92MS9tb2RlcmF0aW9uL2ZsYWdnZWQ6cmV2aWV3QmoKEGRldi5zZW5kYmF0Y2gudjFQAVomc2VuZGJhdGNoL2dlbi9zZW5kYmF0Y2gvdjE7c2VuZGJhdGNodjGqAgxTZW5kYmF0Y2guVjHKAgxTZW5kYmF0Y2hcVjHqAg1TZW5kYmF0Y2g6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_sendbatch_v1_message]);
 
 /**
- * A rule about content: words, patterns, or both; at most 3 MiB together.
+ * A rule about content: keywords, patterns, or both; at most 3 MiB in all.
  *
  * @generated from message sendbatch.v1.Rule
  */
 export type Rule = Message<"sendbatch.v1.Rule"> & {
   /**
-   * Given by the service.
+   * The rule's id, assigned by the service.
    *
    * @generated from field: uint64 rule_id = 1;
    */
   ruleId: bigint;
 
   /**
-   * What it does.
+   * What the rule does with a matching message.
    *
    * @generated from field: sendbatch.v1.RuleAction action = 2;
    */
   action: RuleAction;
 
   /**
-   * Words and phrases, at most 20,000 of 1 to 128 characters (Unicode code points); of all rules together at most 1,000,000 UTF-16 units. A word that begins or ends with a Latin letter or a digit matches there only
-   * at a word's edge: `ass` is not in `class`.
+   * Words and phrases, at most 20,000, each 1 to 128 characters (Unicode code points). All rules
+   * together: at most 1,000,000 UTF-16 code units.
+   *
+   * Where a keyword begins or ends with a Latin letter or a digit, it matches only at a word
+   * boundary: `ass` does not match in `class`.
    *
    * @generated from field: repeated string keywords = 3;
    */
   keywords: string[];
 
   /**
-   * Patterns in RE2's syntax, at most 100 of 1 to 1,000 characters (Unicode code points). Each may compile to 2,000 instructions, those of all rules together
-   * to 100,000: `a{1,100}` is about 200.
+   * Regular expressions in RE2 syntax, at most 100, each 1 to 1,000 characters (Unicode code
+   * points). A pattern compiles to at most 2,000 instructions, all rules together to 100,000;
+   * `a{1,100}` is about 200.
    *
    * @generated from field: repeated string patterns = 4;
    */
   patterns: string[];
 
   /**
-   * Only messages to channels of these types; none = all.
+   * Only messages to channels of these types; empty = all.
    *
    * @generated from field: repeated sendbatch.v1.ChannelType channel_types = 5;
    */
   channelTypes: ChannelType[];
 
   /**
-   * Only messages with one of these `tag_key`s; none = all.
+   * Only messages with one of these `tag_key`s; empty = all.
    *
    * @generated from field: repeated string tag_keys = 6;
    */
   tagKeys: string[];
 
   /**
-   * Why it is there, for people; at most 500 characters (Unicode code points).
+   * A note for people, at most 500 characters (Unicode code points).
    *
    * @generated from field: string note = 7;
    */
@@ -84,62 +88,62 @@ export const RuleSchema: GenMessage<Rule> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_moderation_service, 0);
 
 /**
- * A message that was flagged.
+ * A flagged message.
  *
  * @generated from message sendbatch.v1.Flagged
  */
 export type Flagged = Message<"sendbatch.v1.Flagged"> & {
   /**
-   * Its id.
+   * The message's id.
    *
    * @generated from field: uint64 message_id = 1;
    */
   messageId: bigint;
 
   /**
-   * Its position in the channel.
+   * The message's position in its channel.
    *
    * @generated from field: uint64 message_seq = 2;
    */
   messageSeq: bigint;
 
   /**
-   * Its channel.
+   * The channel's id.
    *
    * @generated from field: string channel_id = 3;
    */
   channelId: string;
 
   /**
-   * Its channel's type.
+   * The channel's type.
    *
    * @generated from field: sendbatch.v1.ChannelType channel_type = 4;
    */
   channelType: ChannelType;
 
   /**
-   * Who sent it.
+   * The sender's uid.
    *
    * @generated from field: string from_uid = 5;
    */
   fromUid: string;
 
   /**
-   * Its content; empty when it has expired since.
+   * The content; empty when the message has expired.
    *
    * @generated from field: bytes payload = 6;
    */
   payload: Uint8Array;
 
   /**
-   * The rules that flagged it; 0 stands for the moderation hook.
+   * The rules that flagged the message; 0 = the moderation hook.
    *
    * @generated from field: repeated uint64 rule_ids = 7;
    */
   ruleIds: bigint[];
 
   /**
-   * When.
+   * When the message was flagged.
    *
    * @generated from field: google.protobuf.Timestamp flagged_at = 8;
    */
@@ -154,13 +158,13 @@ export const FlaggedSchema: GenMessage<Flagged> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_moderation_service, 1);
 
 /**
- * A rule to make.
+ * The rule to create.
  *
  * @generated from message sendbatch.v1.CreateRuleRequest
  */
 export type CreateRuleRequest = Message<"sendbatch.v1.CreateRuleRequest"> & {
   /**
-   * The rule; its id is given by the service.
+   * The rule. Its `rule_id` is ignored.
    *
    * @generated from field: sendbatch.v1.Rule rule = 1;
    */
@@ -175,13 +179,13 @@ export const CreateRuleRequestSchema: GenMessage<CreateRuleRequest> = /*@__PURE_
   messageDesc(file_sendbatch_v1_moderation_service, 2);
 
 /**
- * The rule.
+ * The created rule.
  *
  * @generated from message sendbatch.v1.CreateRuleResponse
  */
 export type CreateRuleResponse = Message<"sendbatch.v1.CreateRuleResponse"> & {
   /**
-   * As it was made.
+   * The rule as it was stored.
    *
    * @generated from field: sendbatch.v1.Rule rule = 1;
    */
@@ -196,20 +200,20 @@ export const CreateRuleResponseSchema: GenMessage<CreateRuleResponse> = /*@__PUR
   messageDesc(file_sendbatch_v1_moderation_service, 3);
 
 /**
- * A rule to replace.
+ * The rule to replace.
  *
  * @generated from message sendbatch.v1.UpdateRuleRequest
  */
 export type UpdateRuleRequest = Message<"sendbatch.v1.UpdateRuleRequest"> & {
   /**
-   * Which one.
+   * The rule's id.
    *
    * @generated from field: uint64 rule_id = 1;
    */
   ruleId: bigint;
 
   /**
-   * What it is to be.
+   * The new rule.
    *
    * @generated from field: sendbatch.v1.Rule rule = 2;
    */
@@ -230,7 +234,7 @@ export const UpdateRuleRequestSchema: GenMessage<UpdateRuleRequest> = /*@__PURE_
  */
 export type UpdateRuleResponse = Message<"sendbatch.v1.UpdateRuleResponse"> & {
   /**
-   * As it is now.
+   * The rule after the call.
    *
    * @generated from field: sendbatch.v1.Rule rule = 1;
    */
@@ -245,13 +249,13 @@ export const UpdateRuleResponseSchema: GenMessage<UpdateRuleResponse> = /*@__PUR
   messageDesc(file_sendbatch_v1_moderation_service, 5);
 
 /**
- * A rule to delete.
+ * The rule to delete.
  *
  * @generated from message sendbatch.v1.DeleteRuleRequest
  */
 export type DeleteRuleRequest = Message<"sendbatch.v1.DeleteRuleRequest"> & {
   /**
-   * Which one.
+   * The rule's id.
    *
    * @generated from field: uint64 rule_id = 1;
    */
@@ -266,7 +270,7 @@ export const DeleteRuleRequestSchema: GenMessage<DeleteRuleRequest> = /*@__PURE_
   messageDesc(file_sendbatch_v1_moderation_service, 6);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.DeleteRuleResponse
  */
@@ -281,20 +285,20 @@ export const DeleteRuleResponseSchema: GenMessage<DeleteRuleResponse> = /*@__PUR
   messageDesc(file_sendbatch_v1_moderation_service, 7);
 
 /**
- * Which page.
+ * The page to list.
  *
  * @generated from message sendbatch.v1.ListRulesRequest
  */
 export type ListRulesRequest = Message<"sendbatch.v1.ListRulesRequest"> & {
   /**
-   * Rules on a page, up to 1,000; 0 = as many as fit an answer of 3 MiB.
+   * Rules per page, at most 1,000; 0 = as many as fit into an answer of 3 MiB.
    *
    * @generated from field: uint32 page_size = 1;
    */
   pageSize: number;
 
   /**
-   * The last page's `next_page_token`; empty = from the first rule.
+   * The `next_page_token` of the previous page; empty = start with the first rule.
    *
    * @generated from field: string page_token = 2;
    */
@@ -309,20 +313,20 @@ export const ListRulesRequestSchema: GenMessage<ListRulesRequest> = /*@__PURE__*
   messageDesc(file_sendbatch_v1_moderation_service, 8);
 
 /**
- * The rules.
+ * A page of rules.
  *
  * @generated from message sendbatch.v1.ListRulesResponse
  */
 export type ListRulesResponse = Message<"sendbatch.v1.ListRulesResponse"> & {
   /**
-   * The page, the oldest rule first.
+   * The rules, oldest first.
    *
    * @generated from field: repeated sendbatch.v1.Rule rules = 1;
    */
   rules: Rule[];
 
   /**
-   * Where the next page begins; unset on the last one.
+   * The token of the next page; unset on the last one.
    *
    * @generated from field: optional string next_page_token = 2;
    */
@@ -337,20 +341,20 @@ export const ListRulesResponseSchema: GenMessage<ListRulesResponse> = /*@__PURE_
   messageDesc(file_sendbatch_v1_moderation_service, 9);
 
 /**
- * Which page.
+ * The page to list.
  *
  * @generated from message sendbatch.v1.ListFlaggedRequest
  */
 export type ListFlaggedRequest = Message<"sendbatch.v1.ListFlaggedRequest"> & {
   /**
-   * Messages on a page, up to 1,000; 0 = 100.
+   * Messages per page, at most 1,000; 0 = 100.
    *
    * @generated from field: uint32 page_size = 1;
    */
   pageSize: number;
 
   /**
-   * The last page's `next_page_token`; empty = from the oldest.
+   * The `next_page_token` of the previous page; empty = start with the oldest.
    *
    * @generated from field: string page_token = 2;
    */
@@ -371,14 +375,14 @@ export const ListFlaggedRequestSchema: GenMessage<ListFlaggedRequest> = /*@__PUR
  */
 export type ListFlaggedResponse = Message<"sendbatch.v1.ListFlaggedResponse"> & {
   /**
-   * The page.
+   * The messages, oldest first.
    *
    * @generated from field: repeated sendbatch.v1.Flagged flagged = 1;
    */
   flagged: Flagged[];
 
   /**
-   * Where the next page begins; empty on the last one.
+   * The token of the next page; empty on the last one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -393,13 +397,13 @@ export const ListFlaggedResponseSchema: GenMessage<ListFlaggedResponse> = /*@__P
   messageDesc(file_sendbatch_v1_moderation_service, 11);
 
 /**
- * What was reviewed.
+ * The messages that were reviewed.
  *
  * @generated from message sendbatch.v1.ReviewFlaggedRequest
  */
 export type ReviewFlaggedRequest = Message<"sendbatch.v1.ReviewFlaggedRequest"> & {
   /**
-   * Their ids, 1 to 1,000.
+   * The messages' ids, 1 to 1,000.
    *
    * @generated from field: repeated uint64 message_ids = 1;
    */
@@ -414,7 +418,7 @@ export const ReviewFlaggedRequestSchema: GenMessage<ReviewFlaggedRequest> = /*@_
   messageDesc(file_sendbatch_v1_moderation_service, 12);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.ReviewFlaggedResponse
  */
@@ -429,7 +433,7 @@ export const ReviewFlaggedResponseSchema: GenMessage<ReviewFlaggedResponse> = /*
   messageDesc(file_sendbatch_v1_moderation_service, 13);
 
 /**
- * What a rule does with a message that it matches.
+ * What a rule does with a matching message.
  *
  * @generated from enum sendbatch.v1.RuleAction
  */
@@ -442,21 +446,21 @@ export const RuleAction = {
   UNSPECIFIED: 0,
 
   /**
-   * The message is refused (`CONTENT_REFUSED`).
+   * Refuses the message (`CONTENT_REFUSED`).
    *
    * @generated from enum value: RULE_ACTION_REFUSE = 1;
    */
   REFUSE: 1,
 
   /**
-   * What matched is replaced by `*`, one a character, and the message is stored so.
+   * Stores the message with each matching character replaced by `*`.
    *
    * @generated from enum value: RULE_ACTION_MASK = 2;
    */
   MASK: 2,
 
   /**
-   * The message is stored as it is, and listed for review.
+   * Stores the message unchanged and lists it for review.
    *
    * @generated from enum value: RULE_ACTION_FLAG = 3;
    */
@@ -464,7 +468,7 @@ export const RuleAction = {
 } as const;
 
 /**
- * What a rule does with a message that it matches.
+ * What a rule does with a matching message.
  *
  * @generated from enum sendbatch.v1.RuleAction
  */
@@ -479,21 +483,28 @@ export const RuleActionSchema: GenEnum<RuleAction> = /*@__PURE__*/
 /**
  * Rules about content, and the messages that they flagged. Needs the scope `admin`.
  *
- * Every payload is looked into: of JSON the string values (not the names), of anything else all of it; bytes that are no UTF-8 are passed over. Text is
- * compared after Unicode's NFKC and in lower case, so that width and case do not matter, and without what cannot be seen: default-ignorable characters
- * (zero-width, soft hyphen, BOM, bidi and variation marks), controls but white space. Patterns see the text so, too. What is not seen through: letters of
- * other scripts that look alike (confusables), marks laid over letters, letters spaced apart, digits for letters, text in pictures, encodings within the
- * text (base64, HTML entities, JSON within a string of JSON).
+ * Rules examine every payload: in JSON the string values (not the names), otherwise the whole
+ * payload; bytes that are not UTF-8 are skipped. Keywords and patterns see the text after Unicode
+ * NFKC normalization and in lower case, and without invisible characters: default-ignorable ones
+ * (zero-width, soft hyphen, BOM, bidi and variation marks) and controls other than white space.
  *
- * The rules have 500 ms of processor time for a message: one that takes longer is refused (`CONTENT_REFUSED`, metadata `limit_ms`). They have 10 s for a
- * batch: messages not reached by then are refused with `OVERLOADED`, to be sent again. A change is in force in every instance within two seconds, or as soon
- * as the rules are compiled.
+ * Not detected: look-alike letters of other scripts (confusables), combining marks over letters,
+ * letters spaced apart, digits used as letters, text in images, and encodings inside the text
+ * (base64, HTML entities, JSON inside a JSON string).
+ *
+ * The rules have 500 ms of CPU time per message; a message that takes longer is refused
+ * (`CONTENT_REFUSED`, metadata `limit_ms`). They have 10 s per batch; messages not reached by then
+ * are refused with the retryable `OVERLOADED`. A change is in use on every instance within two
+ * seconds, or once the rules are compiled.
  *
  * @generated from service sendbatch.v1.ModerationService
  */
 export const ModerationService: GenService<{
   /**
-   * Makes a rule.
+   * Creates a rule.
+   *
+   * INVALID_ARGUMENT (`INVALID_FIELD`) when a pattern is not RE2, when the rule is empty, or when
+   * the rules together exceed a limit.
    *
    * @generated from rpc sendbatch.v1.ModerationService.CreateRule
    */
@@ -503,7 +514,7 @@ export const ModerationService: GenService<{
     output: typeof CreateRuleResponseSchema;
   },
   /**
-   * Replaces a rule; NOT_FOUND (`RULE_NOT_FOUND`) when there is none with this id.
+   * Replaces a rule. NOT_FOUND (`RULE_NOT_FOUND`); other errors as in CreateRule.
    *
    * @generated from rpc sendbatch.v1.ModerationService.UpdateRule
    */
@@ -513,7 +524,7 @@ export const ModerationService: GenService<{
     output: typeof UpdateRuleResponseSchema;
   },
   /**
-   * Deletes a rule.
+   * Deletes a rule. NOT_FOUND (`RULE_NOT_FOUND`).
    *
    * @generated from rpc sendbatch.v1.ModerationService.DeleteRule
    */
@@ -523,7 +534,7 @@ export const ModerationService: GenService<{
     output: typeof DeleteRuleResponseSchema;
   },
   /**
-   * All rules, in the order of their ids.
+   * Lists the rules in the order of their ids.
    *
    * @generated from rpc sendbatch.v1.ModerationService.ListRules
    */
@@ -533,7 +544,7 @@ export const ModerationService: GenService<{
     output: typeof ListRulesResponseSchema;
   },
   /**
-   * Messages that a rule flagged and nobody has reviewed, the oldest first.
+   * Lists the flagged messages that have not been reviewed, oldest first.
    *
    * @generated from rpc sendbatch.v1.ModerationService.ListFlagged
    */
@@ -543,7 +554,8 @@ export const ModerationService: GenService<{
     output: typeof ListFlaggedResponseSchema;
   },
   /**
-   * Notes that flagged messages were reviewed: they are listed no more.
+   * Marks flagged messages as reviewed: ListFlagged no longer returns them. Unknown ids are
+   * ignored.
    *
    * @generated from rpc sendbatch.v1.ModerationService.ReviewFlagged
    */

@@ -23,35 +23,35 @@ export const file_sendbatch_v1_template_service: GenFile = /*@__PURE__*/
  */
 export type Template = Message<"sendbatch.v1.Template"> & {
   /**
-   * Its name.
+   * The template's name.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * From 1, +1 for each change.
+   * The version: from 1, +1 per change.
    *
    * @generated from field: uint32 version = 2;
    */
   version: number;
 
   /**
-   * Its text.
+   * The template's text.
    *
    * @generated from field: string body = 3;
    */
   body: string;
 
   /**
-   * What it makes.
+   * The format of the output.
    *
    * @generated from field: sendbatch.v1.TemplateFormat format = 4;
    */
   format: TemplateFormat;
 
   /**
-   * The variables that it needs.
+   * The names of the variables that it uses, sorted.
    *
    * @generated from field: repeated string variables = 5;
    */
@@ -73,27 +73,27 @@ export const TemplateSchema: GenMessage<Template> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_template_service, 0);
 
 /**
- * A template to store.
+ * The template to store.
  *
  * @generated from message sendbatch.v1.CreateTemplateRequest
  */
 export type CreateTemplateRequest = Message<"sendbatch.v1.CreateTemplateRequest"> & {
   /**
-   * Letters, digits, `.`, `_` and `-`, at most 128.
+   * 1 to 128 letters, digits, `.`, `_` and `-`.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * Its text, 1 to 65,536 bytes, with at most 1,000 tags and outputs.
+   * The text, 1 to 65,536 bytes, with at most 1,000 tags and outputs.
    *
    * @generated from field: string body = 2;
    */
   body: string;
 
   /**
-   * What it makes.
+   * The format of the output. Unset: TEXT.
    *
    * @generated from field: sendbatch.v1.TemplateFormat format = 3;
    */
@@ -108,13 +108,13 @@ export const CreateTemplateRequestSchema: GenMessage<CreateTemplateRequest> = /*
   messageDesc(file_sendbatch_v1_template_service, 1);
 
 /**
- * The template.
+ * The stored template.
  *
  * @generated from message sendbatch.v1.CreateTemplateResponse
  */
 export type CreateTemplateResponse = Message<"sendbatch.v1.CreateTemplateResponse"> & {
   /**
-   * As it was stored.
+   * The template as it was stored.
    *
    * @generated from field: sendbatch.v1.Template template = 1;
    */
@@ -129,20 +129,20 @@ export const CreateTemplateResponseSchema: GenMessage<CreateTemplateResponse> = 
   messageDesc(file_sendbatch_v1_template_service, 2);
 
 /**
- * Which template.
+ * The template to return.
  *
  * @generated from message sendbatch.v1.GetTemplateRequest
  */
 export type GetTemplateRequest = Message<"sendbatch.v1.GetTemplateRequest"> & {
   /**
-   * Its name.
+   * The template's name.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * Its version; 0 = the latest.
+   * The version; 0 = the latest.
    *
    * @generated from field: uint32 version = 2;
    */
@@ -178,20 +178,20 @@ export const GetTemplateResponseSchema: GenMessage<GetTemplateResponse> = /*@__P
   messageDesc(file_sendbatch_v1_template_service, 4);
 
 /**
- * Which page.
+ * The page to list.
  *
  * @generated from message sendbatch.v1.ListTemplatesRequest
  */
 export type ListTemplatesRequest = Message<"sendbatch.v1.ListTemplatesRequest"> & {
   /**
-   * Templates on a page, up to 1,000; 0 = 100.
+   * Templates per page, at most 1,000; 0 = 100.
    *
    * @generated from field: uint32 page_size = 1;
    */
   pageSize: number;
 
   /**
-   * The last page's `next_page_token`; empty = from the start.
+   * The `next_page_token` of the previous page; empty = from the start.
    *
    * @generated from field: string page_token = 2;
    */
@@ -212,14 +212,14 @@ export const ListTemplatesRequestSchema: GenMessage<ListTemplatesRequest> = /*@_
  */
 export type ListTemplatesResponse = Message<"sendbatch.v1.ListTemplatesResponse"> & {
   /**
-   * The page, ordered by name.
+   * The templates, ordered by name.
    *
    * @generated from field: repeated sendbatch.v1.Template templates = 1;
    */
   templates: Template[];
 
   /**
-   * Where the next page begins; empty on the last one.
+   * The token of the next page; empty on the last one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -234,13 +234,13 @@ export const ListTemplatesResponseSchema: GenMessage<ListTemplatesResponse> = /*
   messageDesc(file_sendbatch_v1_template_service, 6);
 
 /**
- * Which template.
+ * The template to delete.
  *
  * @generated from message sendbatch.v1.DeleteTemplateRequest
  */
 export type DeleteTemplateRequest = Message<"sendbatch.v1.DeleteTemplateRequest"> & {
   /**
-   * Its name.
+   * The template's name.
    *
    * @generated from field: string name = 1;
    */
@@ -255,7 +255,7 @@ export const DeleteTemplateRequestSchema: GenMessage<DeleteTemplateRequest> = /*
   messageDesc(file_sendbatch_v1_template_service, 7);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.DeleteTemplateResponse
  */
@@ -270,34 +270,34 @@ export const DeleteTemplateResponseSchema: GenMessage<DeleteTemplateResponse> = 
   messageDesc(file_sendbatch_v1_template_service, 8);
 
 /**
- * What to render.
+ * The template to render: `name` or `body`, exactly one of them.
  *
  * @generated from message sendbatch.v1.PreviewTemplateRequest
  */
 export type PreviewTemplateRequest = Message<"sendbatch.v1.PreviewTemplateRequest"> & {
   /**
-   * A stored template's name; empty when `body` is given.
+   * The name of a stored template; empty when `body` is set.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * Its version; 0 = the latest.
+   * The version of the stored template; 0 = the latest.
    *
    * @generated from field: uint32 version = 2;
    */
   version: number;
 
   /**
-   * A template's text, at most 65,536 bytes.
+   * The text of a template, at most 65,536 bytes; empty when `name` is set.
    *
    * @generated from field: string body = 3;
    */
   body: string;
 
   /**
-   * What `body` makes.
+   * The format of the output of `body`. Unset: TEXT.
    *
    * @generated from field: sendbatch.v1.TemplateFormat format = 4;
    */
@@ -319,13 +319,13 @@ export const PreviewTemplateRequestSchema: GenMessage<PreviewTemplateRequest> = 
   messageDesc(file_sendbatch_v1_template_service, 9);
 
 /**
- * What came out.
+ * The rendered payload.
  *
  * @generated from message sendbatch.v1.PreviewTemplateResponse
  */
 export type PreviewTemplateResponse = Message<"sendbatch.v1.PreviewTemplateResponse"> & {
   /**
-   * The payload.
+   * The rendered payload.
    *
    * @generated from field: bytes payload = 1;
    */
@@ -340,27 +340,27 @@ export const PreviewTemplateResponseSchema: GenMessage<PreviewTemplateResponse> 
   messageDesc(file_sendbatch_v1_template_service, 10);
 
 /**
- * What a template's output is.
+ * The output of a template.
  *
  * @generated from enum sendbatch.v1.TemplateFormat
  */
 export const TemplateFormat = {
   /**
-   * TEXT.
+   * The default, TEXT.
    *
    * @generated from enum value: TEMPLATE_FORMAT_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * Any text; variables go in as they are.
+   * Any text; variables are inserted unchanged.
    *
    * @generated from enum value: TEMPLATE_FORMAT_TEXT = 1;
    */
   TEXT: 1,
 
   /**
-   * JSON: variables are escaped for the inside of a string, and the output must be JSON.
+   * JSON: variables are escaped for the inside of a string, and the output must be valid JSON.
    *
    * @generated from enum value: TEMPLATE_FORMAT_JSON = 2;
    */
@@ -368,7 +368,7 @@ export const TemplateFormat = {
 } as const;
 
 /**
- * What a template's output is.
+ * The output of a template.
  *
  * @generated from enum sendbatch.v1.TemplateFormat
  */
@@ -381,18 +381,26 @@ export const TemplateFormatSchema: GenEnum<TemplateFormat> = /*@__PURE__*/
   enumDesc(file_sendbatch_v1_template_service, 0);
 
 /**
- * Templates of payloads, in the syntax of Liquid: `{{ name }}`, filters, `if`, `for`. Needs the scope `admin`.
+ * Templates of payloads, in the Liquid language: `{{ name }}`, filters, `if`, `for`. Needs the
+ * scope `admin`.
  *
- * A template is text or JSON. In JSON what a variable holds is escaped, so that it stays within its string; what comes out must be JSON. Rendering
- * reaches nothing but the variables that it is given, and is bounded: 50 ms and about 1,000,000 characters allocated and written a message, 5 s for all messages
- * of a call; other calls have their turns in between. A message names a template by `name`, or `name` and `version`
- * where a retry must render the same; the latest version is in force in every instance within two seconds.
+ * A template renders text or JSON. In JSON the value of a variable is escaped for the inside of a
+ * string, and the output must be valid JSON. A template can use only the variables that it is
+ * given.
+ *
+ * Rendering is bounded: 50 ms and about 1,000,000 characters per message, 5 s per call. Other calls
+ * take turns in between.
+ *
+ * A message names a template by `name`, or by `name` and `version` when a retry must render the
+ * same content. A new version is in use on every instance within one second.
  *
  * @generated from service sendbatch.v1.TemplateService
  */
 export const TemplateService: GenService<{
   /**
-   * Stores a template, as the next version of its name.
+   * Stores a template as the next version of its name.
+   *
+   * INVALID_ARGUMENT (`INVALID_FIELD`) when the body is not a valid template.
    *
    * @generated from rpc sendbatch.v1.TemplateService.CreateTemplate
    */
@@ -402,7 +410,7 @@ export const TemplateService: GenService<{
     output: typeof CreateTemplateResponseSchema;
   },
   /**
-   * A template: the version, or the latest; NOT_FOUND (`TEMPLATE_NOT_FOUND`).
+   * Returns one version of a template, or the latest. NOT_FOUND (`TEMPLATE_NOT_FOUND`).
    *
    * @generated from rpc sendbatch.v1.TemplateService.GetTemplate
    */
@@ -412,7 +420,7 @@ export const TemplateService: GenService<{
     output: typeof GetTemplateResponseSchema;
   },
   /**
-   * The latest version of each template, by name.
+   * Lists the latest version of each template, by name.
    *
    * @generated from rpc sendbatch.v1.TemplateService.ListTemplates
    */
@@ -422,7 +430,10 @@ export const TemplateService: GenService<{
     output: typeof ListTemplatesResponseSchema;
   },
   /**
-   * Deletes all versions of a template; messages that name it are refused from then on. A template of the same name that is created later begins with the next version: a version never means another text.
+   * Deletes all versions of a template. NOT_FOUND (`TEMPLATE_NOT_FOUND`).
+   *
+   * Messages that name it are refused from then on. A template created later under the same name
+   * continues with the next version, so a version never stands for two texts.
    *
    * @generated from rpc sendbatch.v1.TemplateService.DeleteTemplate
    */
@@ -432,8 +443,10 @@ export const TemplateService: GenService<{
     output: typeof DeleteTemplateResponseSchema;
   },
   /**
-   * Renders a template without storing or sending anything: a stored one by name, or the body given. NOT_FOUND
-   * (`TEMPLATE_NOT_FOUND`) when none is stored under the name.
+   * Renders a template without storing or sending anything: a stored one by `name`, or `body`.
+   *
+   * NOT_FOUND (`TEMPLATE_NOT_FOUND`) when no template has the name. INVALID_ARGUMENT
+   * (`TEMPLATE_FAILED`) when it cannot be rendered.
    *
    * @generated from rpc sendbatch.v1.TemplateService.PreviewTemplate
    */

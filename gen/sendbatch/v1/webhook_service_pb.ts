@@ -19,111 +19,112 @@ export const file_sendbatch_v1_webhook_service: GenFile = /*@__PURE__*/
   fileDesc("CiJzZW5kYmF0Y2gvdjEvd2ViaG9va19zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEikwQKB1dlYmhvb2sSDAoEbmFtZRgBIAEoCRILCgN1cmwYAiABKAkSKwoGZm9ybWF0GAMgASgOMhsuc2VuZGJhdGNoLnYxLldlYmhvb2tGb3JtYXQSMAoNY2hhbm5lbF90eXBlcxgEIAMoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIQCghkaXNhYmxlZBgFIAEoCBI8Cg9kaXNhYmxlZF9yZWFzb24YBiABKA4yIy5zZW5kYmF0Y2gudjEuV2ViaG9va0Rpc2FibGVkUmVhc29uEhIKCmJhdGNoX3NpemUYByABKA0SEwoLbWF4X3dhaXRfbXMYCCABKA0SLgoKY3JlYXRlZF9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASOQoVcHJldmlvdXNfc2VjcmV0X3VudGlsGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghmYWlsdXJlcxgMIAEoDRIXCg9xdWV1ZWRfbWVzc2FnZXMYDSABKAQSNAoQb2xkZXN0X3F1ZXVlZF9hdBgOIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoRcGFya2VkX2RlbGl2ZXJpZXMYDyABKA0i7AIKFENyZWF0ZVdlYmhvb2tSZXF1ZXN0EiwKBG5hbWUYASABKAlCHrpIG3IZMhdeW0EtWmEtejAtOS5fLV17MSwxMjh9JBIbCgN1cmwYAiABKAlCDrpIC3IJIAEogBC6AQEAEjUKBmZvcm1hdBgDIAEoDjIbLnNlbmRiYXRjaC52MS5XZWJob29rRm9ybWF0Qgi6SAWCAQIQARJFCg1jaGFubmVsX3R5cGVzGAQgAygOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQhO6SBCSAQ0QDBgBIgeCAQQQASAAEhAKCGRpc2FibGVkGAUgASgIEhsKCmJhdGNoX3NpemUYBiABKA1CB7pIBCoCGGQSHgoLbWF4X3dhaXRfbXMYByABKA1CCbpIBioEGODUAxI8CgZzZWNyZXQYCCABKAlCLLpIKXInMiVeKHdoc2VjX1tBLVphLXowLTkrL117MzIsODZ9PXswLDJ9KT8kIk8KFUNyZWF0ZVdlYmhvb2tSZXNwb25zZRImCgd3ZWJob29rGAEgASgLMhUuc2VuZGJhdGNoLnYxLldlYmhvb2sSDgoGc2VjcmV0GAIgASgJIkEKEUdldFdlYmhvb2tSZXF1ZXN0EiwKBG5hbWUYASABKAlCHrpIG3IZMhdeW0EtWmEtejAtOS5fLV17MSwxMjh9JCI8ChJHZXRXZWJob29rUmVzcG9uc2USJgoHd2ViaG9vaxgBIAEoCzIVLnNlbmRiYXRjaC52MS5XZWJob29rIhUKE0xpc3RXZWJob29rc1JlcXVlc3QiPwoUTGlzdFdlYmhvb2tzUmVzcG9uc2USJwoId2ViaG9va3MYASADKAsyFS5zZW5kYmF0Y2gudjEuV2ViaG9vayKuAgoUVXBkYXRlV2ViaG9va1JlcXVlc3QSLAoEbmFtZRgBIAEoCUIeukgbchkyF15bQS1aYS16MC05Ll8tXXsxLDEyOH0kEhsKA3VybBgCIAEoCUIOukgLcgkgASiAELoBAQASNQoGZm9ybWF0GAMgASgOMhsuc2VuZGJhdGNoLnYxLldlYmhvb2tGb3JtYXRCCLpIBYIBAhABEkUKDWNoYW5uZWxfdHlwZXMYBCADKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCE7pIEJIBDRAMGAEiB4IBBBABIAASEAoIZGlzYWJsZWQYBSABKAgSGwoKYmF0Y2hfc2l6ZRgGIAEoDUIHukgEKgIYZBIeCgttYXhfd2FpdF9tcxgHIAEoDUIJukgGKgQY4NQDIj8KFVVwZGF0ZVdlYmhvb2tSZXNwb25zZRImCgd3ZWJob29rGAEgASgLMhUuc2VuZGJhdGNoLnYxLldlYmhvb2siRAoURGVsZXRlV2ViaG9va1JlcXVlc3QSLAoEbmFtZRgBIAEoCUIeukgbchkyF15bQS1aYS16MC05Ll8tXXsxLDEyOH0kIhcKFURlbGV0ZVdlYmhvb2tSZXNwb25zZSKIAQoaUm90YXRlV2ViaG9va1NlY3JldFJlcXVlc3QSLAoEbmFtZRgBIAEoCUIeukgbchkyF15bQS1aYS16MC05Ll8tXXsxLDEyOH0kEjwKBnNlY3JldBgCIAEoCUIsukgpcicyJV4od2hzZWNfW0EtWmEtejAtOSsvXXszMiw4Nn09ezAsMn0pPyQiaAobUm90YXRlV2ViaG9va1NlY3JldFJlc3BvbnNlEg4KBnNlY3JldBgBIAEoCRI5ChVwcmV2aW91c19zZWNyZXRfdW50aWwYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkIKElRlc3RXZWJob29rUmVxdWVzdBIsCgRuYW1lGAEgASgJQh66SBtyGTIXXltBLVphLXowLTkuXy1dezEsMTI4fSQiXAoTVGVzdFdlYmhvb2tSZXNwb25zZRIRCglkZWxpdmVyZWQYASABKAgSDgoGc3RhdHVzGAIgASgNEg0KBWVycm9yGAMgASgJEhMKC2R1cmF0aW9uX21zGAQgASgNIngKDFdlYmhvb2tSYW5nZRIvCgxjaGFubmVsX3R5cGUYASABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEgoKY2hhbm5lbF9pZBgCIAEoCRIRCglmaXJzdF9zZXEYAyABKAQSEAoIbGFzdF9zZXEYBCABKAQi6AIKD1dlYmhvb2tEZWxpdmVyeRITCgtkZWxpdmVyeV9pZBgBIAEoBBISCgp3ZWJob29rX2lkGAIgASgJEjEKBXN0YXRlGAMgASgOMiIuc2VuZGJhdGNoLnYxLldlYmhvb2tEZWxpdmVyeVN0YXRlEioKBnJhbmdlcxgEIAMoCzIaLnNlbmRiYXRjaC52MS5XZWJob29rUmFuZ2USEAoIYXR0ZW1wdHMYBSABKA0SEwoLbGFzdF9zdGF0dXMYBiABKA0SEgoKbGFzdF9lcnJvchgHIAEoCRIuCgpjcmVhdGVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIzCg9uZXh0X2F0dGVtcHRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCXBhcmtlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAikwEKHExpc3RXZWJob29rRGVsaXZlcmllc1JlcXVlc3QSLAoEbmFtZRgBIAEoCUIeukgbchkyF15bQS1aYS16MC05Ll8tXXsxLDEyOH0kEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSKAoKcGFnZV90b2tlbhgDIAEoCUIUukgRcg8yDV5bMC05XXswLDE1fSQiawodTGlzdFdlYmhvb2tEZWxpdmVyaWVzUmVzcG9uc2USMQoKZGVsaXZlcmllcxgBIAMoCzIdLnNlbmRiYXRjaC52MS5XZWJob29rRGVsaXZlcnkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJInUKF1JlZGVsaXZlcldlYmhvb2tSZXF1ZXN0EiwKBG5hbWUYASABKAlCHrpIG3IZMhdeW0EtWmEtejAtOS5fLV17MSwxMjh9JBIsCgxkZWxpdmVyeV9pZHMYAiADKARCFrpIE5IBEBDoByILMgkY/////////w8iKgoYUmVkZWxpdmVyV2ViaG9va1Jlc3BvbnNlEg4KBnF1ZXVlZBgBIAEoDSpnCg1XZWJob29rRm9ybWF0Eh4KGldFQkhPT0tfRk9STUFUX1VOU1BFQ0lGSUVEEAASGwoXV0VCSE9PS19GT1JNQVRfU1RBTkRBUkQQARIZChVXRUJIT09LX0ZPUk1BVF9MRUdBQ1kQAiqrAQoVV2ViaG9va0Rpc2FibGVkUmVhc29uEicKI1dFQkhPT0tfRElTQUJMRURfUkVBU09OX1VOU1BFQ0lGSUVEEAASIgoeV0VCSE9PS19ESVNBQkxFRF9SRUFTT05fQ0FMTEVSEAESIAocV0VCSE9PS19ESVNBQkxFRF9SRUFTT05fR09ORRACEiMKH1dFQkhPT0tfRElTQUJMRURfUkVBU09OX1NFVFRJTkcQAyqpAQoUV2ViaG9va0RlbGl2ZXJ5U3RhdGUSJgoiV0VCSE9PS19ERUxJVkVSWV9TVEFURV9VTlNQRUNJRklFRBAAEiMKH1dFQkhPT0tfREVMSVZFUllfU1RBVEVfUkVUUllJTkcQARIhCh1XRUJIT09LX0RFTElWRVJZX1NUQVRFX1BBUktFRBACEiEKHVdFQkhPT0tfREVMSVZFUllfU1RBVEVfUVVFVUVEEAMyxAkKDldlYmhvb2tTZXJ2aWNlEnQKDUNyZWF0ZVdlYmhvb2sSIi5zZW5kYmF0Y2gudjEuQ3JlYXRlV2ViaG9va1JlcXVlc3QaIy5zZW5kYmF0Y2gudjEuQ3JlYXRlV2ViaG9va1Jlc3BvbnNlIhqQAgCC0+STAhE6ASoiDC92MS93ZWJob29rcxJ4CgpHZXRXZWJob29rEh8uc2VuZGJhdGNoLnYxLkdldFdlYmhvb2tSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLkdldFdlYmhvb2tSZXNwb25zZSInkAIBgtPkkwIeYgd3ZWJob29rEhMvdjEvd2ViaG9va3Mve25hbWV9Em4KDExpc3RXZWJob29rcxIhLnNlbmRiYXRjaC52MS5MaXN0V2ViaG9va3NSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLkxpc3RXZWJob29rc1Jlc3BvbnNlIheQAgGC0+STAg4SDC92MS93ZWJob29rcxKEAQoNVXBkYXRlV2ViaG9vaxIiLnNlbmRiYXRjaC52MS5VcGRhdGVXZWJob29rUmVxdWVzdBojLnNlbmRiYXRjaC52MS5VcGRhdGVXZWJob29rUmVzcG9uc2UiKpACAoLT5JMCIToBKmIHd2ViaG9vaxoTL3YxL3dlYmhvb2tzL3tuYW1lfRJ4Cg1EZWxldGVXZWJob29rEiIuc2VuZGJhdGNoLnYxLkRlbGV0ZVdlYmhvb2tSZXF1ZXN0GiMuc2VuZGJhdGNoLnYxLkRlbGV0ZVdlYmhvb2tSZXNwb25zZSIekAICgtPkkwIVKhMvdjEvd2ViaG9va3Mve25hbWV9EpoBChNSb3RhdGVXZWJob29rU2VjcmV0Eiguc2VuZGJhdGNoLnYxLlJvdGF0ZVdlYmhvb2tTZWNyZXRSZXF1ZXN0Gikuc2VuZGJhdGNoLnYxLlJvdGF0ZVdlYmhvb2tTZWNyZXRSZXNwb25zZSIukAIAgtPkkwIlOgEqIiAvdjEvd2ViaG9va3Mve25hbWV9OnJvdGF0ZVNlY3JldBJ6CgtUZXN0V2ViaG9vaxIgLnNlbmRiYXRjaC52MS5UZXN0V2ViaG9va1JlcXVlc3QaIS5zZW5kYmF0Y2gudjEuVGVzdFdlYmhvb2tSZXNwb25zZSImkAIAgtPkkwIdOgEqIhgvdjEvd2ViaG9va3Mve25hbWV9OnRlc3QSmwEKFUxpc3RXZWJob29rRGVsaXZlcmllcxIqLnNlbmRiYXRjaC52MS5MaXN0V2ViaG9va0RlbGl2ZXJpZXNSZXF1ZXN0Gisuc2VuZGJhdGNoLnYxLkxpc3RXZWJob29rRGVsaXZlcmllc1Jlc3BvbnNlIimQAgGC0+STAiASHi92MS93ZWJob29rcy97bmFtZX0vZGVsaXZlcmllcxKZAQoQUmVkZWxpdmVyV2ViaG9vaxIlLnNlbmRiYXRjaC52MS5SZWRlbGl2ZXJXZWJob29rUmVxdWVzdBomLnNlbmRiYXRjaC52MS5SZWRlbGl2ZXJXZWJob29rUmVzcG9uc2UiNpACAoLT5JMCLToBKiIoL3YxL3dlYmhvb2tzL3tuYW1lfS9kZWxpdmVyaWVzOnJlZGVsaXZlckJqChBkZXYuc2VuZGJhdGNoLnYxUAFaJnNlbmRiYXRjaC9nZW4vc2VuZGJhdGNoL3YxO3NlbmRiYXRjaHYxqgIMU2VuZGJhdGNoLlYxygIMU2VuZGJhdGNoXFYx6gINU2VuZGJhdGNoOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_sendbatch_v1_message]);
 
 /**
- * A webhook and how it stands.
+ * A webhook and its delivery state.
  *
  * @generated from message sendbatch.v1.Webhook
  */
 export type Webhook = Message<"sendbatch.v1.Webhook"> & {
   /**
-   * Its name; `settings` is the one that `WEBHOOK_URL` makes.
+   * The webhook's name. `settings` is the one that WEBHOOK_URL creates.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * Where it posts to.
+   * The URL that it posts to.
    *
    * @generated from field: string url = 2;
    */
   url: string;
 
   /**
-   * What it posts.
+   * The body that it posts.
    *
    * @generated from field: sendbatch.v1.WebhookFormat format = 3;
    */
   format: WebhookFormat;
 
   /**
-   * The types of channels that it is for; empty = all.
+   * Only messages to channels of these types; empty = all.
    *
    * @generated from field: repeated sendbatch.v1.ChannelType channel_types = 4;
    */
   channelTypes: ChannelType[];
 
   /**
-   * It posts nothing for now; what is stored meanwhile is queued.
+   * It posts nothing; messages stored meanwhile are queued.
    *
    * @generated from field: bool disabled = 5;
    */
   disabled: boolean;
 
   /**
-   * Why.
+   * Why it is disabled.
    *
    * @generated from field: sendbatch.v1.WebhookDisabledReason disabled_reason = 6;
    */
   disabledReason: WebhookDisabledReason;
 
   /**
-   * Messages in a POST at most.
+   * Messages per POST at most.
    *
    * @generated from field: uint32 batch_size = 7;
    */
   batchSize: number;
 
   /**
-   * Milliseconds that a message waits for others.
+   * Milliseconds that a message waits for others at most.
    *
    * @generated from field: uint32 max_wait_ms = 8;
    */
   maxWaitMs: number;
 
   /**
-   * When it was made.
+   * When the webhook was created.
    *
    * @generated from field: google.protobuf.Timestamp created_at = 9;
    */
   createdAt?: Timestamp | undefined;
 
   /**
-   * When its settings or its secret were changed last.
+   * When its settings or its secret last changed.
    *
    * @generated from field: google.protobuf.Timestamp updated_at = 10;
    */
   updatedAt?: Timestamp | undefined;
 
   /**
-   * Until when each POST is signed with the secret before this one too; unset = there is none.
+   * Until when POSTs are also signed with the previous secret; unset = there is none.
    *
    * @generated from field: google.protobuf.Timestamp previous_secret_until = 11;
    */
   previousSecretUntil?: Timestamp | undefined;
 
   /**
-   * POSTs that failed one after the other.
+   * The number of consecutive failed POSTs.
    *
    * @generated from field: uint32 failures = 12;
    */
   failures: number;
 
   /**
-   * Messages that are queued, about: those that have expired are counted until their turn. Those of deliveries under way are not.
+   * The approximate number of queued messages, including expired ones not removed yet, and without
+   * those of deliveries in progress.
    *
    * @generated from field: uint64 queued_messages = 13;
    */
   queuedMessages: bigint;
 
   /**
-   * Since when the oldest of them is queued; unset = there is none.
+   * When the oldest queued message was queued; unset = none is queued.
    *
    * @generated from field: google.protobuf.Timestamp oldest_queued_at = 14;
    */
   oldestQueuedAt?: Timestamp | undefined;
 
   /**
-   * Deliveries that are parked.
+   * The number of parked deliveries.
    *
    * @generated from field: uint32 parked_deliveries = 15;
    */
@@ -138,63 +139,68 @@ export const WebhookSchema: GenMessage<Webhook> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_webhook_service, 0);
 
 /**
- * A webhook to make.
+ * The webhook to create.
  *
  * @generated from message sendbatch.v1.CreateWebhookRequest
  */
 export type CreateWebhookRequest = Message<"sendbatch.v1.CreateWebhookRequest"> & {
   /**
-   * Letters, digits, `.`, `_` and `-`, at most 128; not `settings`.
+   * 1 to 128 letters, digits, `.`, `_` and `-`; not `settings`.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * Where to post to: https, without user, password or fragment, at most 2,048 bytes; with `WEBHOOK_ALLOW_PRIVATE=on` http too. An address that is not a public one is refused, here and at each
-   * connection, unless that is set.
+   * The https URL to post to, at most 2,048 bytes, without user, password and fragment.
+   *
+   * It must lead to a public address, which is checked here and at each connection.
+   * WEBHOOK_ALLOW_PRIVATE=on allows http and any address.
    *
    * @generated from field: string url = 2;
    */
   url: string;
 
   /**
-   * What to post.
+   * The body to post. Unset: STANDARD.
    *
    * @generated from field: sendbatch.v1.WebhookFormat format = 3;
    */
   format: WebhookFormat;
 
   /**
-   * The types of channels that it is for; empty = all.
+   * Only messages to channels of these types; empty = all.
    *
    * @generated from field: repeated sendbatch.v1.ChannelType channel_types = 4;
    */
   channelTypes: ChannelType[];
 
   /**
-   * Makes it so that it posts nothing for now.
+   * Creates it disabled: it posts nothing until it is enabled.
    *
    * @generated from field: bool disabled = 5;
    */
   disabled: boolean;
 
   /**
-   * Messages in a POST at most, up to 100; 0 = 100. A POST has at most 512 KiB of payloads, or one message.
+   * Messages per POST, at most 100; 0 = 100. A POST also has at most 512 KiB of payloads, or one
+   * message.
    *
    * @generated from field: uint32 batch_size = 6;
    */
   batchSize: number;
 
   /**
-   * Milliseconds that a message may wait for others to fill a POST, up to 60,000. 0: it does not wait, and what comes while a POST is under way goes together in the next.
+   * Milliseconds that a message may wait for others to fill a POST, at most 60,000. 0: it does not
+   * wait; messages stored during a POST go together into the next one.
    *
    * @generated from field: uint32 max_wait_ms = 7;
    */
   maxWaitMs: number;
 
   /**
-   * The secret to sign with: `whsec_` and 24 to 64 bytes in base64. Empty: one is made.
+   * The secret to sign with: `whsec_` and 24 to 64 bytes in base64. Empty: the service generates
+   * one.
    *
    * @generated from field: string secret = 8;
    */
@@ -209,20 +215,20 @@ export const CreateWebhookRequestSchema: GenMessage<CreateWebhookRequest> = /*@_
   messageDesc(file_sendbatch_v1_webhook_service, 1);
 
 /**
- * The webhook.
+ * The created webhook.
  *
  * @generated from message sendbatch.v1.CreateWebhookResponse
  */
 export type CreateWebhookResponse = Message<"sendbatch.v1.CreateWebhookResponse"> & {
   /**
-   * As it was made.
+   * The webhook as it was created.
    *
    * @generated from field: sendbatch.v1.Webhook webhook = 1;
    */
   webhook?: Webhook | undefined;
 
   /**
-   * The secret, which no other answer shows.
+   * The secret. No other answer shows it.
    *
    * @generated from field: string secret = 2;
    */
@@ -237,13 +243,13 @@ export const CreateWebhookResponseSchema: GenMessage<CreateWebhookResponse> = /*
   messageDesc(file_sendbatch_v1_webhook_service, 2);
 
 /**
- * Which webhook.
+ * The webhook to return.
  *
  * @generated from message sendbatch.v1.GetWebhookRequest
  */
 export type GetWebhookRequest = Message<"sendbatch.v1.GetWebhookRequest"> & {
   /**
-   * Its name.
+   * The webhook's name.
    *
    * @generated from field: string name = 1;
    */
@@ -279,7 +285,7 @@ export const GetWebhookResponseSchema: GenMessage<GetWebhookResponse> = /*@__PUR
   messageDesc(file_sendbatch_v1_webhook_service, 4);
 
 /**
- * Nothing to say.
+ * Empty.
  *
  * @generated from message sendbatch.v1.ListWebhooksRequest
  */
@@ -300,7 +306,7 @@ export const ListWebhooksRequestSchema: GenMessage<ListWebhooksRequest> = /*@__P
  */
 export type ListWebhooksResponse = Message<"sendbatch.v1.ListWebhooksResponse"> & {
   /**
-   * By name.
+   * The webhooks, ordered by name.
    *
    * @generated from field: repeated sendbatch.v1.Webhook webhooks = 1;
    */
@@ -315,13 +321,13 @@ export const ListWebhooksResponseSchema: GenMessage<ListWebhooksResponse> = /*@_
   messageDesc(file_sendbatch_v1_webhook_service, 6);
 
 /**
- * A webhook's settings, all of them.
+ * All settings of a webhook.
  *
  * @generated from message sendbatch.v1.UpdateWebhookRequest
  */
 export type UpdateWebhookRequest = Message<"sendbatch.v1.UpdateWebhookRequest"> & {
   /**
-   * Its name.
+   * The webhook's name.
    *
    * @generated from field: string name = 1;
    */
@@ -335,21 +341,21 @@ export type UpdateWebhookRequest = Message<"sendbatch.v1.UpdateWebhookRequest"> 
   url: string;
 
   /**
-   * What to post.
+   * The body to post. Unset: STANDARD.
    *
    * @generated from field: sendbatch.v1.WebhookFormat format = 3;
    */
   format: WebhookFormat;
 
   /**
-   * The types of channels that it is for; empty = all. It decides about what is stored from now on.
+   * Only messages to channels of these types; empty = all. Applies to messages stored from now on.
    *
    * @generated from field: repeated sendbatch.v1.ChannelType channel_types = 4;
    */
   channelTypes: ChannelType[];
 
   /**
-   * It posts nothing for now; false also enables one that 410 has disabled.
+   * Disables the webhook. False also enables one that a 410 had disabled.
    *
    * @generated from field: bool disabled = 5;
    */
@@ -384,7 +390,7 @@ export const UpdateWebhookRequestSchema: GenMessage<UpdateWebhookRequest> = /*@_
  */
 export type UpdateWebhookResponse = Message<"sendbatch.v1.UpdateWebhookResponse"> & {
   /**
-   * As it is now.
+   * The webhook after the call.
    *
    * @generated from field: sendbatch.v1.Webhook webhook = 1;
    */
@@ -399,13 +405,13 @@ export const UpdateWebhookResponseSchema: GenMessage<UpdateWebhookResponse> = /*
   messageDesc(file_sendbatch_v1_webhook_service, 8);
 
 /**
- * Which webhook.
+ * The webhook to delete.
  *
  * @generated from message sendbatch.v1.DeleteWebhookRequest
  */
 export type DeleteWebhookRequest = Message<"sendbatch.v1.DeleteWebhookRequest"> & {
   /**
-   * Its name.
+   * The webhook's name.
    *
    * @generated from field: string name = 1;
    */
@@ -420,7 +426,7 @@ export const DeleteWebhookRequestSchema: GenMessage<DeleteWebhookRequest> = /*@_
   messageDesc(file_sendbatch_v1_webhook_service, 9);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.DeleteWebhookResponse
  */
@@ -435,20 +441,20 @@ export const DeleteWebhookResponseSchema: GenMessage<DeleteWebhookResponse> = /*
   messageDesc(file_sendbatch_v1_webhook_service, 10);
 
 /**
- * Which webhook gets which secret.
+ * The webhook, and its new secret.
  *
  * @generated from message sendbatch.v1.RotateWebhookSecretRequest
  */
 export type RotateWebhookSecretRequest = Message<"sendbatch.v1.RotateWebhookSecretRequest"> & {
   /**
-   * Its name; not `settings`.
+   * The webhook's name; not `settings`.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * As in CreateWebhookRequest. Empty: one is made.
+   * As in CreateWebhookRequest. Empty: the service generates one.
    *
    * @generated from field: string secret = 2;
    */
@@ -463,20 +469,20 @@ export const RotateWebhookSecretRequestSchema: GenMessage<RotateWebhookSecretReq
   messageDesc(file_sendbatch_v1_webhook_service, 11);
 
 /**
- * The secret.
+ * The new secret.
  *
  * @generated from message sendbatch.v1.RotateWebhookSecretResponse
  */
 export type RotateWebhookSecretResponse = Message<"sendbatch.v1.RotateWebhookSecretResponse"> & {
   /**
-   * The secret, which no other answer shows.
+   * The secret. No other answer shows it.
    *
    * @generated from field: string secret = 1;
    */
   secret: string;
 
   /**
-   * Until when the one before is used too.
+   * Until when POSTs are also signed with the previous secret.
    *
    * @generated from field: google.protobuf.Timestamp previous_secret_until = 2;
    */
@@ -491,13 +497,13 @@ export const RotateWebhookSecretResponseSchema: GenMessage<RotateWebhookSecretRe
   messageDesc(file_sendbatch_v1_webhook_service, 12);
 
 /**
- * Which webhook.
+ * The webhook to test.
  *
  * @generated from message sendbatch.v1.TestWebhookRequest
  */
 export type TestWebhookRequest = Message<"sendbatch.v1.TestWebhookRequest"> & {
   /**
-   * Its name.
+   * The webhook's name.
    *
    * @generated from field: string name = 1;
    */
@@ -512,34 +518,34 @@ export const TestWebhookRequestSchema: GenMessage<TestWebhookRequest> = /*@__PUR
   messageDesc(file_sendbatch_v1_webhook_service, 13);
 
 /**
- * What became of the test.
+ * The outcome of the test.
  *
  * @generated from message sendbatch.v1.TestWebhookResponse
  */
 export type TestWebhookResponse = Message<"sendbatch.v1.TestWebhookResponse"> & {
   /**
-   * The answer is one that ends a delivery.
+   * Whether the receiver accepted the POST.
    *
    * @generated from field: bool delivered = 1;
    */
   delivered: boolean;
 
   /**
-   * The HTTP status; 0 = there was no answer.
+   * The HTTP status of the answer; 0 = no answer.
    *
    * @generated from field: uint32 status = 2;
    */
   status: number;
 
   /**
-   * Why it is not; empty when it is.
+   * Why it was not delivered; empty when it was.
    *
    * @generated from field: string error = 3;
    */
   error: string;
 
   /**
-   * Milliseconds until the answer, or until the end of waiting.
+   * Milliseconds until the answer, or until the timeout.
    *
    * @generated from field: uint32 duration_ms = 4;
    */
@@ -554,7 +560,7 @@ export const TestWebhookResponseSchema: GenMessage<TestWebhookResponse> = /*@__P
   messageDesc(file_sendbatch_v1_webhook_service, 14);
 
 /**
- * Messages of one channel.
+ * Consecutive messages of one channel.
  *
  * @generated from message sendbatch.v1.WebhookRange
  */
@@ -567,7 +573,7 @@ export type WebhookRange = Message<"sendbatch.v1.WebhookRange"> & {
   channelType: ChannelType;
 
   /**
-   * The channel's id; of a person channel the canonical pair.
+   * The channel's id; for a person channel the canonical pair.
    *
    * @generated from field: string channel_id = 2;
    */
@@ -596,76 +602,76 @@ export const WebhookRangeSchema: GenMessage<WebhookRange> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_webhook_service, 15);
 
 /**
- * Messages that go in one POST, and how that went.
+ * The messages of one POST, and its state.
  *
  * @generated from message sendbatch.v1.WebhookDelivery
  */
 export type WebhookDelivery = Message<"sendbatch.v1.WebhookDelivery"> & {
   /**
-   * Its number; a later one has a larger one.
+   * The delivery's id; later deliveries have larger ids.
    *
    * @generated from field: uint64 delivery_id = 1;
    */
   deliveryId: bigint;
 
   /**
-   * Its `webhook-id`.
+   * The value of its header `webhook-id`.
    *
    * @generated from field: string webhook_id = 2;
    */
   webhookId: string;
 
   /**
-   * What is with it.
+   * The state of the delivery.
    *
    * @generated from field: sendbatch.v1.WebhookDeliveryState state = 3;
    */
   state: WebhookDeliveryState;
 
   /**
-   * What is in it.
+   * The messages of the delivery.
    *
    * @generated from field: repeated sendbatch.v1.WebhookRange ranges = 4;
    */
   ranges: WebhookRange[];
 
   /**
-   * How often it was tried.
+   * The number of attempts so far.
    *
    * @generated from field: uint32 attempts = 5;
    */
   attempts: number;
 
   /**
-   * The last answer's HTTP status; 0 = there was none.
+   * The HTTP status of the last answer; 0 = no answer.
    *
    * @generated from field: uint32 last_status = 6;
    */
   lastStatus: number;
 
   /**
-   * Why the last try failed.
+   * Why the last attempt failed.
    *
    * @generated from field: string last_error = 7;
    */
   lastError: string;
 
   /**
-   * When it was made up.
+   * When the delivery was assembled.
    *
    * @generated from field: google.protobuf.Timestamp created_at = 8;
    */
   createdAt?: Timestamp | undefined;
 
   /**
-   * When it is tried again; unset = not by itself.
+   * When the next attempt is due; unset = none is scheduled.
    *
    * @generated from field: google.protobuf.Timestamp next_attempt_at = 9;
    */
   nextAttemptAt?: Timestamp | undefined;
 
   /**
-   * When it was parked, from which on it is kept for 14 days; unset = it is not.
+   * When the delivery was parked; it is kept for 14 days from then. Unset = it is not parked.
    *
    * @generated from field: google.protobuf.Timestamp parked_at = 10;
    */
@@ -680,7 +686,7 @@ export const WebhookDeliverySchema: GenMessage<WebhookDelivery> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_webhook_service, 16);
 
 /**
- * Which page.
+ * The page to list.
  *
  * @generated from message sendbatch.v1.ListWebhookDeliveriesRequest
  */
@@ -693,14 +699,14 @@ export type ListWebhookDeliveriesRequest = Message<"sendbatch.v1.ListWebhookDeli
   name: string;
 
   /**
-   * Deliveries on a page, up to 1,000; 0 = 100.
+   * Deliveries per page, at most 1,000; 0 = 100.
    *
    * @generated from field: uint32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * The last page's `next_page_token`; empty = from the start.
+   * The `next_page_token` of the previous page; empty = from the start.
    *
    * @generated from field: string page_token = 3;
    */
@@ -721,14 +727,14 @@ export const ListWebhookDeliveriesRequestSchema: GenMessage<ListWebhookDeliverie
  */
 export type ListWebhookDeliveriesResponse = Message<"sendbatch.v1.ListWebhookDeliveriesResponse"> & {
   /**
-   * The page, the oldest first.
+   * The deliveries, oldest first.
    *
    * @generated from field: repeated sendbatch.v1.WebhookDelivery deliveries = 1;
    */
   deliveries: WebhookDelivery[];
 
   /**
-   * Where the next page begins; empty on the last one.
+   * The token of the next page; empty on the last one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -743,7 +749,7 @@ export const ListWebhookDeliveriesResponseSchema: GenMessage<ListWebhookDeliveri
   messageDesc(file_sendbatch_v1_webhook_service, 18);
 
 /**
- * What to redeliver.
+ * The deliveries to queue again.
  *
  * @generated from message sendbatch.v1.RedeliverWebhookRequest
  */
@@ -756,7 +762,7 @@ export type RedeliverWebhookRequest = Message<"sendbatch.v1.RedeliverWebhookRequ
   name: string;
 
   /**
-   * Parked deliveries, up to 1,000; empty = all that are parked. Others are passed over.
+   * The ids of parked deliveries, at most 1,000; empty = all parked ones. Other ids are ignored.
    *
    * @generated from field: repeated uint64 delivery_ids = 2;
    */
@@ -771,13 +777,13 @@ export const RedeliverWebhookRequestSchema: GenMessage<RedeliverWebhookRequest> 
   messageDesc(file_sendbatch_v1_webhook_service, 19);
 
 /**
- * What is redelivered.
+ * The outcome.
  *
  * @generated from message sendbatch.v1.RedeliverWebhookResponse
  */
 export type RedeliverWebhookResponse = Message<"sendbatch.v1.RedeliverWebhookResponse"> & {
   /**
-   * Deliveries that were queued.
+   * The number of deliveries that were queued.
    *
    * @generated from field: uint32 queued = 1;
    */
@@ -792,20 +798,20 @@ export const RedeliverWebhookResponseSchema: GenMessage<RedeliverWebhookResponse
   messageDesc(file_sendbatch_v1_webhook_service, 20);
 
 /**
- * What a webhook posts.
+ * The body that a webhook posts.
  *
  * @generated from enum sendbatch.v1.WebhookFormat
  */
 export const WebhookFormat = {
   /**
-   * STANDARD.
+   * The default, STANDARD.
    *
    * @generated from enum value: WEBHOOK_FORMAT_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * An object with type, timestamp and data.
+   * An object with `type`, `timestamp` and `data`.
    *
    * @generated from enum value: WEBHOOK_FORMAT_STANDARD = 1;
    */
@@ -820,7 +826,7 @@ export const WebhookFormat = {
 } as const;
 
 /**
- * What a webhook posts.
+ * The body that a webhook posts.
  *
  * @generated from enum sendbatch.v1.WebhookFormat
  */
@@ -839,14 +845,14 @@ export const WebhookFormatSchema: GenEnum<WebhookFormat> = /*@__PURE__*/
  */
 export const WebhookDisabledReason = {
   /**
-   * It is not.
+   * It is not disabled.
    *
    * @generated from enum value: WEBHOOK_DISABLED_REASON_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * By a caller.
+   * A caller disabled it.
    *
    * @generated from enum value: WEBHOOK_DISABLED_REASON_CALLER = 1;
    */
@@ -860,7 +866,7 @@ export const WebhookDisabledReason = {
   GONE: 2,
 
   /**
-   * It was made by `WEBHOOK_URL`, and an instance has started without that.
+   * WEBHOOK_URL created it, and an instance has started without that setting.
    *
    * @generated from enum value: WEBHOOK_DISABLED_REASON_SETTING = 3;
    */
@@ -881,34 +887,34 @@ export const WebhookDisabledReasonSchema: GenEnum<WebhookDisabledReason> = /*@__
   enumDesc(file_sendbatch_v1_webhook_service, 1);
 
 /**
- * What is with a delivery.
+ * The state of a delivery.
  *
  * @generated from enum sendbatch.v1.WebhookDeliveryState
  */
 export const WebhookDeliveryState = {
   /**
-   * Never answered.
+   * Never returned.
    *
    * @generated from enum value: WEBHOOK_DELIVERY_STATE_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * It has failed, and is tried again.
+   * It failed and will be retried.
    *
    * @generated from enum value: WEBHOOK_DELIVERY_STATE_RETRYING = 1;
    */
   RETRYING: 1,
 
   /**
-   * It has failed as often as it may.
+   * It used all its attempts.
    *
    * @generated from enum value: WEBHOOK_DELIVERY_STATE_PARKED = 2;
    */
   PARKED: 2,
 
   /**
-   * It was parked, and waits to be redelivered.
+   * It was parked and is queued again.
    *
    * @generated from enum value: WEBHOOK_DELIVERY_STATE_QUEUED = 3;
    */
@@ -916,7 +922,7 @@ export const WebhookDeliveryState = {
 } as const;
 
 /**
- * What is with a delivery.
+ * The state of a delivery.
  *
  * @generated from enum sendbatch.v1.WebhookDeliveryState
  */
@@ -929,28 +935,40 @@ export const WebhookDeliveryStateSchema: GenEnum<WebhookDeliveryState> = /*@__PU
   enumDesc(file_sendbatch_v1_webhook_service, 2);
 
 /**
- * Webhooks: what is stored is posted to URLs. Needs the scope `admin`.
+ * Webhooks: stored messages are posted to URLs. Needs the scope `admin`.
  *
- * A message is queued in the transaction that stores it, so that no crash loses it, and posted afterwards: at least once, within a channel in the order of
- * its sequence, several together. Commands (`sync_once`) and messages with `no_persist` are not posted. A webhook gets what is stored after its creation: at once what this instance stores, from at most
- * two seconds later what the others do.
+ * Delivery is at least once, in the order of a channel's sequence, several messages per POST. A
+ * message is queued in the transaction that stores it, so no crash loses it. Commands (`sync_once`)
+ * and messages with `no_persist` are not posted. A new webhook gets the messages stored after its
+ * creation: at once from the instance that created it, within two seconds from the others.
  *
- * A POST that is answered with 2xx (LEGACY: 200) within `WEBHOOK_TIMEOUT` (10 s) is done. Any other answer, or none, is tried again, up to 12 times, after 1 s, 4 s, 16 s … 1 h, some
- * randomness, and `Retry-After`, up to an hour: 5 hours in all. Then the delivery is parked and what comes after it goes on; a parked one is kept for 14 days, listed, and can be
- * redelivered. 410 disables the webhook. Redirects are not followed. After five failures one after the other the webhook is left alone for a second, doubling up to a minute, and then asked by one delivery at a time.
- * Channels share eight lanes; a delivery that fails holds up its lane alone.
+ * A POST answered with 2xx (LEGACY: 200) within WEBHOOK_TIMEOUT (10 s) is delivered. Redirects are
+ * not followed. 410 disables the webhook. Any other answer, or none, is retried: at most 12
+ * attempts in about 5 hours, with delays of 1 s, 4 s, 16 s and so on up to 1 h, plus jitter; a
+ * longer `Retry-After`, up to 1 h, is respected. Then the delivery is parked and the next one
+ * proceeds. Parked deliveries are listed, can be redelivered, and are kept for 14 days.
  *
- * Each POST is signed as the Standard Webhooks specification has it, with the headers `webhook-id` (the same in every try: what a receiver has seen twice it may drop), `webhook-timestamp` (seconds since 1970, of
- * this try) and `webhook-signature`.
+ * After five consecutive failures the webhook is paused for 1 s, doubling up to 1 min, and then
+ * tried with one delivery at a time. Channels are distributed over eight lanes; a failing delivery
+ * blocks only its lane.
  *
- * STANDARD posts `{"type": "message.stored", "timestamp": "…", "data": {"messages": […]}}`, with messages as history has them on the JSON routes. LEGACY posts to `<url>?event=msg.notify` an array of messages as
- * `POST /channel/messagesync` has them; of a person channel `channel_id` is the receiver.
+ * POSTs are signed as in the Standard Webhooks specification, with the headers `webhook-id` (the
+ * same for every attempt, to detect duplicates), `webhook-timestamp` (seconds since 1970, of this
+ * attempt) and `webhook-signature`.
+ *
+ * STANDARD posts `{"type": "message.stored", "timestamp": "…", "data": {"messages": […]}}`, with
+ * messages as ListMessages returns them on the JSON routes. LEGACY posts to
+ * `<url>?event=msg.notify` an array of messages as `POST /channel/messagesync` returns them; for a
+ * person channel `channel_id` is the receiver.
  *
  * @generated from service sendbatch.v1.WebhookService
  */
 export const WebhookService: GenService<{
   /**
-   * Makes a webhook; the answer is the only one that shows its secret. A name that is taken: ALREADY_EXISTS (`WEBHOOK_EXISTS`).
+   * Creates a webhook. Only this answer shows its secret.
+   *
+   * ALREADY_EXISTS (`WEBHOOK_EXISTS`) when the name is taken. INVALID_ARGUMENT (`INVALID_FIELD`)
+   * above 100 webhooks, or when the URL is not allowed.
    *
    * @generated from rpc sendbatch.v1.WebhookService.CreateWebhook
    */
@@ -960,7 +978,7 @@ export const WebhookService: GenService<{
     output: typeof CreateWebhookResponseSchema;
   },
   /**
-   * A webhook, and how it stands; NOT_FOUND (`WEBHOOK_NOT_FOUND`).
+   * Returns a webhook and its delivery state. NOT_FOUND (`WEBHOOK_NOT_FOUND`).
    *
    * @generated from rpc sendbatch.v1.WebhookService.GetWebhook
    */
@@ -970,7 +988,7 @@ export const WebhookService: GenService<{
     output: typeof GetWebhookResponseSchema;
   },
   /**
-   * All webhooks, by name: 100 at most.
+   * Lists all webhooks by name, at most 100.
    *
    * @generated from rpc sendbatch.v1.WebhookService.ListWebhooks
    */
@@ -980,7 +998,11 @@ export const WebhookService: GenService<{
     output: typeof ListWebhooksResponseSchema;
   },
   /**
-   * Replaces a webhook's settings. Its secret and its queue stay; what failed is tried again at once. `settings` is refused: it is changed where the service is started.
+   * Replaces the settings of a webhook; its secret and queue remain. NOT_FOUND
+   * (`WEBHOOK_NOT_FOUND`).
+   *
+   * Failed deliveries are retried at once. The webhook `settings` is refused: its settings are
+   * WEBHOOK_URL and the like.
    *
    * @generated from rpc sendbatch.v1.WebhookService.UpdateWebhook
    */
@@ -990,7 +1012,9 @@ export const WebhookService: GenService<{
     output: typeof UpdateWebhookResponseSchema;
   },
   /**
-   * Deletes a webhook with its queue and its parked deliveries. `settings` comes back when the service starts with `WEBHOOK_URL`.
+   * Deletes a webhook with its queue and its parked deliveries. NOT_FOUND (`WEBHOOK_NOT_FOUND`).
+   *
+   * The webhook `settings` is created again when the service starts with WEBHOOK_URL.
    *
    * @generated from rpc sendbatch.v1.WebhookService.DeleteWebhook
    */
@@ -1000,8 +1024,11 @@ export const WebhookService: GenService<{
     output: typeof DeleteWebhookResponseSchema;
   },
   /**
-   * Gives a webhook another secret. For 24 hours each POST is signed with both, so that receivers can follow. The secret that it has already changes nothing,
-   * so that a call with a `secret` can be repeated; one that has a secret made, repeated, leaves the first no time.
+   * Gives a webhook another secret. NOT_FOUND (`WEBHOOK_NOT_FOUND`).
+   *
+   * For 24 hours each POST is signed with both secrets, so that receivers can follow. Setting the
+   * current secret changes nothing, so a call with a `secret` can be repeated. A repeated call
+   * without one generates two secrets, and the first is then valid only as the previous one.
    *
    * @generated from rpc sendbatch.v1.WebhookService.RotateWebhookSecret
    */
@@ -1011,7 +1038,10 @@ export const WebhookService: GenService<{
     output: typeof RotateWebhookSecretResponseSchema;
   },
   /**
-   * Posts a test now, once, and says what became of it: STANDARD `{"type": "webhook.test", "timestamp": "…", "data": {}}`, LEGACY an empty array. A disabled webhook is tested too.
+   * Posts a test event once and returns the outcome. NOT_FOUND (`WEBHOOK_NOT_FOUND`).
+   *
+   * STANDARD posts `{"type": "webhook.test", "timestamp": "…", "data": {}}`, LEGACY an empty array.
+   * Disabled webhooks can be tested too.
    *
    * @generated from rpc sendbatch.v1.WebhookService.TestWebhook
    */
@@ -1021,7 +1051,8 @@ export const WebhookService: GenService<{
     output: typeof TestWebhookResponseSchema;
   },
   /**
-   * Deliveries that have failed and are tried again, and those that are parked; the oldest first.
+   * Lists the deliveries that failed and are retried, and those that are parked, oldest first.
+   * NOT_FOUND (`WEBHOOK_NOT_FOUND`).
    *
    * @generated from rpc sendbatch.v1.WebhookService.ListWebhookDeliveries
    */
@@ -1031,7 +1062,10 @@ export const WebhookService: GenService<{
     output: typeof ListWebhookDeliveriesResponseSchema;
   },
   /**
-   * Queues parked deliveries again, with their tries from the start. They go beside what is newer: a receiver that needs the order goes by `message_seq`.
+   * Queues parked deliveries again, with a fresh number of attempts. NOT_FOUND
+   * (`WEBHOOK_NOT_FOUND`).
+   *
+   * They run beside newer ones: a receiver that needs the order must compare `message_seq`.
    *
    * @generated from rpc sendbatch.v1.WebhookService.RedeliverWebhook
    */

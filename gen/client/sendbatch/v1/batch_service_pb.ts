@@ -19,118 +19,118 @@ export const file_sendbatch_v1_batch_service: GenFile = /*@__PURE__*/
   fileDesc("CiBzZW5kYmF0Y2gvdjEvYmF0Y2hfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIp0ECgVCYXRjaBIQCghiYXRjaF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSJwoFc3RhdGUYBCABKA4yGC5zZW5kYmF0Y2gudjEuQmF0Y2hTdGF0ZRItCghwcmlvcml0eRgFIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5EhUKDW1lc3NhZ2VfY291bnQYBiABKA0SFgoOYWNjZXB0ZWRfY291bnQYByABKA0SFwoPZHVwbGljYXRlX2NvdW50GAggASgNEhUKDXJlZnVzZWRfY291bnQYCSABKA0SLgoKY3JlYXRlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHc2VuZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCmxhc3RfZXJyb3IYESABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIQCghhdHRlbXB0cxgQIAEoDUoECA8QECLVAQoMQmF0Y2hPcHRpb25zEhIKCnJlcXVlc3RfaWQYASABKAkSKwoHc2VuZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLQoIcHJpb3JpdHkYAyABKA4yGy5zZW5kYmF0Y2gudjEuQmF0Y2hQcmlvcml0eRIMCgRuYW1lGAQgASgJEjAKCXRlbXBsYXRlcxgFIAMoCzIdLnNlbmRiYXRjaC52MS5SZXF1ZXN0VGVtcGxhdGUSFQoNbWVzc2FnZV9jb3VudBgGIAEoDSKYAgoSU3VibWl0QmF0Y2hSZXF1ZXN0EiwKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdBISCgpyZXF1ZXN0X2lkGAIgASgJEisKB3NlbmRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCHByaW9yaXR5GAQgASgOMhsuc2VuZGJhdGNoLnYxLkJhdGNoUHJpb3JpdHkSDAoEbmFtZRgFIAEoCRIwCgl0ZW1wbGF0ZXMYBiADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlEg0KBWxpbmVzGAcgAygNEhUKDW1lc3NhZ2VfY291bnQYCCABKA0iTAoTU3VibWl0QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgikgEKGFN1Ym1pdEJhdGNoU3RyZWFtUmVxdWVzdBIrCgdvcHRpb25zGAEgASgLMhouc2VuZGJhdGNoLnYxLkJhdGNoT3B0aW9ucxIsCghtZXNzYWdlcxgCIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnQSDAoEbGFzdBgDIAEoCBINCgVsaW5lcxgEIAMoDSJSChlTdWJtaXRCYXRjaFN0cmVhbVJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhEKCWR1cGxpY2F0ZRgCIAEoCCIjCg9HZXRCYXRjaFJlcXVlc3QSEAoIYmF0Y2hfaWQYASABKAkiNgoQR2V0QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCJlChJMaXN0QmF0Y2hlc1JlcXVlc3QSKAoGc3RhdGVzGAEgAygOMhguc2VuZGJhdGNoLnYxLkJhdGNoU3RhdGUSEQoJcGFnZV9zaXplGAIgASgNEhIKCnBhZ2VfdG9rZW4YAyABKAkiVAoTTGlzdEJhdGNoZXNSZXNwb25zZRIkCgdiYXRjaGVzGAEgAygLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJoChdMaXN0QmF0Y2hSZXN1bHRzUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCRIUCgxyZWZ1c2VkX29ubHkYAiABKAgSEQoJcGFnZV9zaXplGAMgASgNEhIKCnBhZ2VfdG9rZW4YBCABKAkigAIKC0JhdGNoUmVzdWx0Eg0KBWluZGV4GAEgASgNEhIKCm1lc3NhZ2VfaWQYAiABKAQSEwoLbWVzc2FnZV9zZXEYAyABKAQSFQoNY2xpZW50X21zZ19ubxgEIAEoCRIRCglkdXBsaWNhdGUYBSABKAgSJAoFZXJyb3IYByABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIMCgRsaW5lGAggASgNEhAKCGZyb21fdWlkGAkgASgJEi8KDGNoYW5uZWxfdHlwZRgKIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRISCgpjaGFubmVsX2lkGAsgASgJSgQIBhAHIl8KGExpc3RCYXRjaFJlc3VsdHNSZXNwb25zZRIqCgdyZXN1bHRzGAEgAygLMhkuc2VuZGJhdGNoLnYxLkJhdGNoUmVzdWx0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIlChFXYXRjaEJhdGNoUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCSI4ChJXYXRjaEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2giJgoSQ2FuY2VsQmF0Y2hSZXF1ZXN0EhAKCGJhdGNoX2lkGAEgASgJIiUKEVJldHJ5QmF0Y2hSZXF1ZXN0EhAKCGJhdGNoX2lkGAEgASgJIksKElJldHJ5QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgiOQoTQ2FuY2VsQmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCp7Cg1CYXRjaFByaW9yaXR5Eh4KGkJBVENIX1BSSU9SSVRZX1VOU1BFQ0lGSUVEEAASFgoSQkFUQ0hfUFJJT1JJVFlfTE9XEAESGQoVQkFUQ0hfUFJJT1JJVFlfTk9STUFMEAISFwoTQkFUQ0hfUFJJT1JJVFlfSElHSBADKqwBCgpCYXRjaFN0YXRlEhsKF0JBVENIX1NUQVRFX1VOU1BFQ0lGSUVEEAASFgoSQkFUQ0hfU1RBVEVfUVVFVUVEEAESFwoTQkFUQ0hfU1RBVEVfUlVOTklORxACEhoKFkJBVENIX1NUQVRFX0NBTkNFTExJTkcQAxIZChVCQVRDSF9TVEFURV9DT01QTEVURUQQBBIZChVCQVRDSF9TVEFURV9DQU5DRUxMRUQQBTLsBQoMQmF0Y2hTZXJ2aWNlElcKC1N1Ym1pdEJhdGNoEiAuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoUmVxdWVzdBohLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFJlc3BvbnNlIgOQAgASawoRU3VibWl0QmF0Y2hTdHJlYW0SJi5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hTdHJlYW1SZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoU3RyZWFtUmVzcG9uc2UiA5ACACgBEk4KCEdldEJhdGNoEh0uc2VuZGJhdGNoLnYxLkdldEJhdGNoUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5HZXRCYXRjaFJlc3BvbnNlIgOQAgESVwoLTGlzdEJhdGNoZXMSIC5zZW5kYmF0Y2gudjEuTGlzdEJhdGNoZXNSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaGVzUmVzcG9uc2UiA5ACARJmChBMaXN0QmF0Y2hSZXN1bHRzEiUuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaFJlc3VsdHNSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaFJlc3VsdHNSZXNwb25zZSIDkAIBElYKCldhdGNoQmF0Y2gSHy5zZW5kYmF0Y2gudjEuV2F0Y2hCYXRjaFJlcXVlc3QaIC5zZW5kYmF0Y2gudjEuV2F0Y2hCYXRjaFJlc3BvbnNlIgOQAgEwARJXCgtDYW5jZWxCYXRjaBIgLnNlbmRiYXRjaC52MS5DYW5jZWxCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuQ2FuY2VsQmF0Y2hSZXNwb25zZSIDkAICElQKClJldHJ5QmF0Y2gSHy5zZW5kYmF0Y2gudjEuUmV0cnlCYXRjaFJlcXVlc3QaIC5zZW5kYmF0Y2gudjEuUmV0cnlCYXRjaFJlc3BvbnNlIgOQAgJCagoQZGV2LnNlbmRiYXRjaC52MVABWiZzZW5kYmF0Y2gvZ2VuL3NlbmRiYXRjaC92MTtzZW5kYmF0Y2h2MaoCDFNlbmRiYXRjaC5WMcoCDFNlbmRiYXRjaFxWMeoCDVNlbmRiYXRjaDo6VjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_message_service]);
 
 /**
- * A batch and how far it is.
+ * A batch and its progress.
  *
  * @generated from message sendbatch.v1.Batch
  */
 export type Batch = Message<"sendbatch.v1.Batch"> & {
   /**
-   * Its id.
+   * The batch's id.
    *
    * @generated from field: string batch_id = 1;
    */
   batchId: string;
 
   /**
-   * The caller's word for it.
+   * The caller's label for the batch.
    *
    * @generated from field: string name = 2;
    */
   name: string;
 
   /**
-   * The key that it was submitted with.
+   * The key that the batch was submitted with.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Where it stands.
+   * The state of the batch.
    *
    * @generated from field: sendbatch.v1.BatchState state = 4;
    */
   state: BatchState;
 
   /**
-   * How it shares its caller's turns.
+   * How the batch shares its caller's turns. Unset: NORMAL.
    *
    * @generated from field: sendbatch.v1.BatchPriority priority = 5;
    */
   priority: BatchPriority;
 
   /**
-   * Its messages.
+   * The number of messages.
    *
    * @generated from field: uint32 message_count = 6;
    */
   messageCount: number;
 
   /**
-   * Messages that were accepted.
+   * The number of accepted messages.
    *
    * @generated from field: uint32 accepted_count = 7;
    */
   acceptedCount: number;
 
   /**
-   * Messages that had been sent before, by another call.
+   * The number of messages that an earlier call had already sent.
    *
    * @generated from field: uint32 duplicate_count = 8;
    */
   duplicateCount: number;
 
   /**
-   * Messages that were refused; ListBatchResults says why.
+   * The number of refused messages; ListBatchResults has the reasons.
    *
    * @generated from field: uint32 refused_count = 9;
    */
   refusedCount: number;
 
   /**
-   * When it was stored.
+   * When the batch was stored.
    *
    * @generated from field: google.protobuf.Timestamp created_at = 10;
    */
   createdAt?: Timestamp | undefined;
 
   /**
-   * Before which nothing of it is sent, but messages with a `send_at` of their own.
+   * The earliest time of sending, except for messages with their own `send_at`.
    *
    * @generated from field: google.protobuf.Timestamp send_at = 11;
    */
   sendAt?: Timestamp | undefined;
 
   /**
-   * When its first chunk began.
+   * When the first chunk started; unset before.
    *
    * @generated from field: google.protobuf.Timestamp started_at = 12;
    */
   startedAt?: Timestamp | undefined;
 
   /**
-   * When it ended.
+   * When the batch ended; unset before.
    *
    * @generated from field: google.protobuf.Timestamp ended_at = 13;
    */
   endedAt?: Timestamp | undefined;
 
   /**
-   * When its next chunk is due: later than now it waits for a `send_at`, or pauses before it is tried again.
+   * When the next chunk is due. A future time means that it waits for a `send_at` or for a retry.
    *
    * @generated from field: google.protobuf.Timestamp next_at = 14;
    */
   nextAt?: Timestamp | undefined;
 
   /**
-   * Why some of it is tried again, while it is not past that; of a batch that the service has cancelled, why.
+   * Why messages are being retried, while they are; for a batch that the service cancelled, why.
    *
    * @generated from field: sendbatch.v1.Refusal last_error = 17;
    */
   lastError?: Refusal | undefined;
 
   /**
-   * Tries without progress.
+   * The number of attempts without progress.
    *
    * @generated from field: uint32 attempts = 16;
    */
@@ -151,43 +151,56 @@ export const BatchSchema: GenMessage<Batch> = /*@__PURE__*/
  */
 export type BatchOptions = Message<"sendbatch.v1.BatchOptions"> & {
   /**
-   * A key for the batch, at most 120 bytes: the same call again answers the same batch. A message without `client_msg_no` gets `<request_id>:<index>`, and without a
-   * `request_id` `<batch_id>:<index>`.
+   * A key for the batch, at most 120 bytes: a repeated call returns the same batch.
+   *
+   * A message without `client_msg_no` gets `<request_id>:<index>`; without a `request_id`
+   * `<batch_id>:<index>`.
    *
    * @generated from field: string request_id = 1;
    */
   requestId: string;
 
   /**
-   * Not before this time, and at most a second after it: messages that are due within a second are sent together. A message's own `send_at` goes before it. At most 366 days ahead. The database's clock decides.
+   * The earliest time of sending, at most 366 days ahead. A message's own `send_at` takes
+   * precedence.
+   *
+   * Messages due within the same second are sent together, so a message may be sent up to one
+   * second late. The database's clock decides.
    *
    * @generated from field: google.protobuf.Timestamp send_at = 2;
    */
   sendAt?: Timestamp | undefined;
 
   /**
-   * How it shares its caller's turns.
+   * How the batch shares its caller's turns. Unset: NORMAL.
    *
    * @generated from field: sendbatch.v1.BatchPriority priority = 3;
    */
   priority: BatchPriority;
 
   /**
-   * A word for people, at most 128 bytes.
+   * A label for people, at most 128 bytes.
    *
    * @generated from field: string name = 4;
    */
   name: string;
 
   /**
-   * Templates of this batch alone, at most 100. Stored ones are used in the version that is the latest when the batch is submitted, unless a message names one; one that does not exist then, or was deleted when it is sent, is refused (`TEMPLATE_NOT_FOUND`).
+   * Templates of this batch alone, at most 100.
+   *
+   * Stored templates are pinned to the version that is the latest when the batch is submitted,
+   * unless a message names a version. A template that does not exist then, or is deleted before the
+   * message is sent, refuses the message with `TEMPLATE_NOT_FOUND`.
    *
    * @generated from field: repeated sendbatch.v1.RequestTemplate templates = 5;
    */
   templates: RequestTemplate[];
 
   /**
-   * How many messages come; 0 = not said. A batch that has another number is refused as a whole. NDJSON over HTTP/2 without a Content-Length needs it to be sure that nothing is missing.
+   * The number of messages to expect; 0 = unknown. A batch with another number is refused as a
+   * whole.
+   *
+   * Needed for NDJSON over HTTP/2 without a Content-Length, to detect a truncated body.
    *
    * @generated from field: uint32 message_count = 6;
    */
@@ -250,7 +263,8 @@ export type SubmitBatchRequest = Message<"sendbatch.v1.SubmitBatchRequest"> & {
   templates: RequestTemplate[];
 
   /**
-   * The caller's own number of each message, such as its line in a file: empty, or one per message. Results carry it.
+   * The caller's own number per message, such as its line in a file: empty, or one per message.
+   * Results return it.
    *
    * @generated from field: repeated uint32 lines = 7;
    */
@@ -272,20 +286,20 @@ export const SubmitBatchRequestSchema: GenMessage<SubmitBatchRequest> = /*@__PUR
   messageDesc(file_sendbatch_v1_batch_service, 2);
 
 /**
- * The batch.
+ * The stored batch.
  *
  * @generated from message sendbatch.v1.SubmitBatchResponse
  */
 export type SubmitBatchResponse = Message<"sendbatch.v1.SubmitBatchResponse"> & {
   /**
-   * As it was stored.
+   * The batch as it was stored.
    *
    * @generated from field: sendbatch.v1.Batch batch = 1;
    */
   batch?: Batch | undefined;
 
   /**
-   * Whether it was there already, under the same `request_id`.
+   * Whether an earlier call with the same `request_id` had stored it.
    *
    * @generated from field: bool duplicate = 2;
    */
@@ -300,34 +314,34 @@ export const SubmitBatchResponseSchema: GenMessage<SubmitBatchResponse> = /*@__P
   messageDesc(file_sendbatch_v1_batch_service, 3);
 
 /**
- * A frame of a batch.
+ * One frame of a batch.
  *
  * @generated from message sendbatch.v1.SubmitBatchStreamRequest
  */
 export type SubmitBatchStreamRequest = Message<"sendbatch.v1.SubmitBatchStreamRequest"> & {
   /**
-   * In the first frame only.
+   * The options; only in the first frame.
    *
    * @generated from field: sendbatch.v1.BatchOptions options = 1;
    */
   options?: BatchOptions | undefined;
 
   /**
-   * Messages, at most 10,000 a frame.
+   * Messages, at most 10,000 per frame.
    *
    * @generated from field: repeated sendbatch.v1.MessageDraft messages = 2;
    */
   messages: MessageDraft[];
 
   /**
-   * Nothing comes after this frame. Not needed where the options have `message_count`.
+   * Marks the last frame. Not needed when the options have `message_count`.
    *
    * @generated from field: bool last = 3;
    */
   last: boolean;
 
   /**
-   * The caller's own number of each of the frame's messages: empty, or one per message. Of NDJSON it is the line.
+   * The caller's own number per message of this frame: empty, or one per message.
    *
    * @generated from field: repeated uint32 lines = 4;
    */
@@ -342,20 +356,20 @@ export const SubmitBatchStreamRequestSchema: GenMessage<SubmitBatchStreamRequest
   messageDesc(file_sendbatch_v1_batch_service, 4);
 
 /**
- * The batch.
+ * The stored batch.
  *
  * @generated from message sendbatch.v1.SubmitBatchStreamResponse
  */
 export type SubmitBatchStreamResponse = Message<"sendbatch.v1.SubmitBatchStreamResponse"> & {
   /**
-   * As it was stored.
+   * The batch as it was stored.
    *
    * @generated from field: sendbatch.v1.Batch batch = 1;
    */
   batch?: Batch | undefined;
 
   /**
-   * Whether it was there already, under the same `request_id`.
+   * Whether an earlier call with the same `request_id` had stored it.
    *
    * @generated from field: bool duplicate = 2;
    */
@@ -370,13 +384,13 @@ export const SubmitBatchStreamResponseSchema: GenMessage<SubmitBatchStreamRespon
   messageDesc(file_sendbatch_v1_batch_service, 5);
 
 /**
- * Which batch.
+ * The batch to return.
  *
  * @generated from message sendbatch.v1.GetBatchRequest
  */
 export type GetBatchRequest = Message<"sendbatch.v1.GetBatchRequest"> & {
   /**
-   * Its id.
+   * The batch's id.
    *
    * @generated from field: string batch_id = 1;
    */
@@ -412,27 +426,27 @@ export const GetBatchResponseSchema: GenMessage<GetBatchResponse> = /*@__PURE__*
   messageDesc(file_sendbatch_v1_batch_service, 7);
 
 /**
- * Which page.
+ * The page to list.
  *
  * @generated from message sendbatch.v1.ListBatchesRequest
  */
 export type ListBatchesRequest = Message<"sendbatch.v1.ListBatchesRequest"> & {
   /**
-   * Only batches in these states; empty = in any.
+   * Only batches in these states; empty = all.
    *
    * @generated from field: repeated sendbatch.v1.BatchState states = 1;
    */
   states: BatchState[];
 
   /**
-   * Batches on a page, up to 1,000; 0 = 100.
+   * Batches per page, at most 1,000; 0 = 100.
    *
    * @generated from field: uint32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * The last page's `next_page_token`; empty = from the newest on.
+   * The `next_page_token` of the previous page; empty = start with the newest.
    *
    * @generated from field: string page_token = 3;
    */
@@ -453,14 +467,14 @@ export const ListBatchesRequestSchema: GenMessage<ListBatchesRequest> = /*@__PUR
  */
 export type ListBatchesResponse = Message<"sendbatch.v1.ListBatchesResponse"> & {
   /**
-   * The page, the newest first.
+   * The batches, newest first.
    *
    * @generated from field: repeated sendbatch.v1.Batch batches = 1;
    */
   batches: Batch[];
 
   /**
-   * Where the next page begins; empty on the last one.
+   * The token of the next page; empty on the last one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -475,34 +489,34 @@ export const ListBatchesResponseSchema: GenMessage<ListBatchesResponse> = /*@__P
   messageDesc(file_sendbatch_v1_batch_service, 9);
 
 /**
- * Which page of which batch.
+ * The page of results to list.
  *
  * @generated from message sendbatch.v1.ListBatchResultsRequest
  */
 export type ListBatchResultsRequest = Message<"sendbatch.v1.ListBatchResultsRequest"> & {
   /**
-   * The batch.
+   * The batch's id.
    *
    * @generated from field: string batch_id = 1;
    */
   batchId: string;
 
   /**
-   * Only messages that were refused.
+   * Only refused messages.
    *
    * @generated from field: bool refused_only = 2;
    */
   refusedOnly: boolean;
 
   /**
-   * Results on a page, up to 1,000; 0 = 1,000.
+   * Results per page, at most 1,000; 0 = 1,000.
    *
    * @generated from field: uint32 page_size = 3;
    */
   pageSize: number;
 
   /**
-   * The last page's `next_page_token`; empty = from the first on.
+   * The `next_page_token` of the previous page; empty = start with the first.
    *
    * @generated from field: string page_token = 4;
    */
@@ -517,13 +531,13 @@ export const ListBatchResultsRequestSchema: GenMessage<ListBatchResultsRequest> 
   messageDesc(file_sendbatch_v1_batch_service, 10);
 
 /**
- * What became of one message of a batch.
+ * The result of one message of a batch.
  *
  * @generated from message sendbatch.v1.BatchResult
  */
 export type BatchResult = Message<"sendbatch.v1.BatchResult"> & {
   /**
-   * Its place in the batch, from 0.
+   * The message's position in the batch, from 0.
    *
    * @generated from field: uint32 index = 1;
    */
@@ -544,7 +558,7 @@ export type BatchResult = Message<"sendbatch.v1.BatchResult"> & {
   messageSeq: bigint;
 
   /**
-   * Its key.
+   * The message's key.
    *
    * @generated from field: string client_msg_no = 4;
    */
@@ -558,35 +572,36 @@ export type BatchResult = Message<"sendbatch.v1.BatchResult"> & {
   duplicate: boolean;
 
   /**
-   * Set when it was refused.
+   * Set when the message was refused.
    *
    * @generated from field: sendbatch.v1.Refusal error = 7;
    */
   error?: Refusal | undefined;
 
   /**
-   * The caller's own number of it (`lines`), such as its line in a file; 0 = none was given.
+   * The caller's own number of the message (`lines`); 0 = none was given.
    *
    * @generated from field: uint32 line = 8;
    */
   line: number;
 
   /**
-   * Of a refused one: its sender.
+   * The sender; set only for a refused message.
    *
    * @generated from field: string from_uid = 9;
    */
   fromUid: string;
 
   /**
-   * Of a refused one: the type of its channel.
+   * The type of the channel; set only for a refused message.
    *
    * @generated from field: sendbatch.v1.ChannelType channel_type = 10;
    */
   channelType: ChannelType;
 
   /**
-   * Of a refused one: its channel as it was submitted, for a person channel the receiver.
+   * The channel as it was submitted, for a person channel the receiver; set only for a refused
+   * message.
    *
    * @generated from field: string channel_id = 11;
    */
@@ -607,14 +622,14 @@ export const BatchResultSchema: GenMessage<BatchResult> = /*@__PURE__*/
  */
 export type ListBatchResultsResponse = Message<"sendbatch.v1.ListBatchResultsResponse"> & {
   /**
-   * The page.
+   * The results, in the order of sending.
    *
    * @generated from field: repeated sendbatch.v1.BatchResult results = 1;
    */
   results: BatchResult[];
 
   /**
-   * Where the next page begins; empty when there is nothing more yet.
+   * The token of the next page; empty when there are no more results yet.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -629,13 +644,13 @@ export const ListBatchResultsResponseSchema: GenMessage<ListBatchResultsResponse
   messageDesc(file_sendbatch_v1_batch_service, 12);
 
 /**
- * Which batch.
+ * The batch to watch.
  *
  * @generated from message sendbatch.v1.WatchBatchRequest
  */
 export type WatchBatchRequest = Message<"sendbatch.v1.WatchBatchRequest"> & {
   /**
-   * Its id.
+   * The batch's id.
    *
    * @generated from field: string batch_id = 1;
    */
@@ -650,7 +665,7 @@ export const WatchBatchRequestSchema: GenMessage<WatchBatchRequest> = /*@__PURE_
   messageDesc(file_sendbatch_v1_batch_service, 13);
 
 /**
- * A batch at a moment.
+ * The batch at one moment.
  *
  * @generated from message sendbatch.v1.WatchBatchResponse
  */
@@ -671,13 +686,13 @@ export const WatchBatchResponseSchema: GenMessage<WatchBatchResponse> = /*@__PUR
   messageDesc(file_sendbatch_v1_batch_service, 14);
 
 /**
- * Which batch.
+ * The batch to cancel.
  *
  * @generated from message sendbatch.v1.CancelBatchRequest
  */
 export type CancelBatchRequest = Message<"sendbatch.v1.CancelBatchRequest"> & {
   /**
-   * Its id.
+   * The batch's id.
    *
    * @generated from field: string batch_id = 1;
    */
@@ -692,13 +707,13 @@ export const CancelBatchRequestSchema: GenMessage<CancelBatchRequest> = /*@__PUR
   messageDesc(file_sendbatch_v1_batch_service, 15);
 
 /**
- * Which batch.
+ * The batch whose refused messages to submit again.
  *
  * @generated from message sendbatch.v1.RetryBatchRequest
  */
 export type RetryBatchRequest = Message<"sendbatch.v1.RetryBatchRequest"> & {
   /**
-   * Its id.
+   * The batch's id.
    *
    * @generated from field: string batch_id = 1;
    */
@@ -719,14 +734,14 @@ export const RetryBatchRequestSchema: GenMessage<RetryBatchRequest> = /*@__PURE_
  */
 export type RetryBatchResponse = Message<"sendbatch.v1.RetryBatchResponse"> & {
   /**
-   * As it was stored.
+   * The new batch as it was stored.
    *
    * @generated from field: sendbatch.v1.Batch batch = 1;
    */
   batch?: Batch | undefined;
 
   /**
-   * Whether it was there already, by an earlier call.
+   * Whether an earlier call had stored it.
    *
    * @generated from field: bool duplicate = 2;
    */
@@ -747,7 +762,7 @@ export const RetryBatchResponseSchema: GenMessage<RetryBatchResponse> = /*@__PUR
  */
 export type CancelBatchResponse = Message<"sendbatch.v1.CancelBatchResponse"> & {
   /**
-   * As it is now.
+   * The batch after the call.
    *
    * @generated from field: sendbatch.v1.Batch batch = 1;
    */
@@ -762,34 +777,35 @@ export const CancelBatchResponseSchema: GenMessage<CancelBatchResponse> = /*@__P
   messageDesc(file_sendbatch_v1_batch_service, 18);
 
 /**
- * Which of a caller's batches go first. Each gets turns: of two batches a HIGH one gets four times as many as a NORMAL one, which gets four times as many as a LOW one.
+ * How a caller's batches share its turns. A HIGH batch gets four times the turns of a NORMAL one,
+ * and a NORMAL one four times the turns of a LOW one.
  *
  * @generated from enum sendbatch.v1.BatchPriority
  */
 export const BatchPriority = {
   /**
-   * NORMAL.
+   * The default, NORMAL.
    *
    * @generated from enum value: BATCH_PRIORITY_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * What can wait.
+   * Background work.
    *
    * @generated from enum value: BATCH_PRIORITY_LOW = 1;
    */
   LOW: 1,
 
   /**
-   * As most.
+   * Most batches.
    *
    * @generated from enum value: BATCH_PRIORITY_NORMAL = 2;
    */
   NORMAL: 2,
 
   /**
-   * What somebody waits for.
+   * A person waits for it.
    *
    * @generated from enum value: BATCH_PRIORITY_HIGH = 3;
    */
@@ -797,7 +813,8 @@ export const BatchPriority = {
 } as const;
 
 /**
- * Which of a caller's batches go first. Each gets turns: of two batches a HIGH one gets four times as many as a NORMAL one, which gets four times as many as a LOW one.
+ * How a caller's batches share its turns. A HIGH batch gets four times the turns of a NORMAL one,
+ * and a NORMAL one four times the turns of a LOW one.
  *
  * @generated from enum sendbatch.v1.BatchPriority
  */
@@ -810,48 +827,49 @@ export const BatchPrioritySchema: GenEnum<BatchPriority> = /*@__PURE__*/
   enumDesc(file_sendbatch_v1_batch_service, 0);
 
 /**
- * Where a batch stands.
+ * The state of a batch.
  *
  * @generated from enum sendbatch.v1.BatchState
  */
 export const BatchState = {
   /**
-   * Never answered.
+   * Never returned.
    *
    * @generated from enum value: BATCH_STATE_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * Stored; nothing of it is sent yet, for its time or its turn has not come.
+   * Stored, nothing sent yet: its time or its turn has not come.
    *
    * @generated from enum value: BATCH_STATE_QUEUED = 1;
    */
   QUEUED: 1,
 
   /**
-   * Some of it is sent.
+   * Partly sent.
    *
    * @generated from enum value: BATCH_STATE_RUNNING = 2;
    */
   RUNNING: 2,
 
   /**
-   * It was cancelled while a chunk is under way.
+   * Cancelled while a chunk is in progress.
    *
    * @generated from enum value: BATCH_STATE_CANCELLING = 3;
    */
   CANCELLING: 3,
 
   /**
-   * Every message has its result.
+   * Every message has a result.
    *
    * @generated from enum value: BATCH_STATE_COMPLETED = 4;
    */
   COMPLETED: 4,
 
   /**
-   * It was cancelled, by a call or since its caller's key has ended; messages without a result were not sent.
+   * Cancelled, by a call or because the API key that submitted it ended. Messages without a result
+   * were not sent.
    *
    * @generated from enum value: BATCH_STATE_CANCELLED = 5;
    */
@@ -859,7 +877,7 @@ export const BatchState = {
 } as const;
 
 /**
- * Where a batch stands.
+ * The state of a batch.
  *
  * @generated from enum sendbatch.v1.BatchState
  */
@@ -872,29 +890,46 @@ export const BatchStateSchema: GenEnum<BatchState> = /*@__PURE__*/
   enumDesc(file_sendbatch_v1_batch_service, 1);
 
 /**
- * Large and scheduled batches, which are taken now and sent in the background. Needs the scope `send`.
+ * Large and scheduled batches: stored at once, sent in the background. Needs the scope `send`.
  *
- * A batch of up to 100,000 messages is stored before it is acknowledged, and from then on it is sent to its end, whatever stops meanwhile: each message once, those of
- * a sender in a channel in the order of the batch. It is sent in chunks of at most 1,000 messages, each of which means what a `BEST_EFFORT` SendBatch means. Between chunks
- * callers take turns, and the batches of one caller by `priority`, so that a huge batch never starves a small one. What is refused for a reason that
- * passes (`STORE_BUSY`, `RATE_LIMITED`) is tried again with growing pauses, for a day without progress at most; a message that fails by a defect (`INTERNAL`) while the others of its chunk go, for three minutes. Meanwhile
- * only later messages of the same sender to the same channel wait with it; the rest of the batch goes on, unless the caller itself is over its rate.
+ * A batch of up to 100,000 messages is stored before it is acknowledged and then sent to its end,
+ * across restarts and crashes: each message once, and the messages of one sender to one channel in
+ * the order of the batch. It is sent in chunks of at most 1,000 messages; each chunk behaves like a
+ * `BEST_EFFORT` SendBatch.
  *
- * It is sent under the rights that its caller had when it was submitted; the channels' rules are asked when a message is sent. When the key that submitted it is revoked or expires, what was not sent is cancelled, and `last_error` says so
- * (`CREDENTIAL_INVALID`); a user's batches go on when a token of its ends. The time that `now` means in a template is when the message is due. A batch is seen by its caller, and
- * by callers with the scope `admin`; for everybody else it does not exist. Its results are kept for BATCH_RETENTION days (7) after its end.
+ * Between chunks callers take turns, and a caller's batches share its turns by `priority`, so a
+ * huge batch never starves a small one.
+ *
+ * Messages refused with a retryable reason (`STORE_BUSY`, `RATE_LIMITED`, `OVERLOADED`) are retried
+ * with back-off, for at most one day without progress. A message that fails with a defect
+ * (`INTERNAL`) while the rest of its chunk succeeds is retried for three minutes. Only later
+ * messages of the same sender to the same channel wait for it; the rest of the batch goes on,
+ * unless the caller itself is over its rate limit.
+ *
+ * A batch is sent with the rights that its caller had when it was submitted; the channels' rules
+ * are checked when a message is sent. When the API key that submitted it is revoked or expires, the
+ * unsent messages are cancelled and `last_error` has the reason `CREDENTIAL_INVALID`. The batches
+ * of a user go on when its token expires. `now` in a template is the time at which the message is
+ * due.
+ *
+ * Only its caller, and callers with the scope `admin`, can see a batch; for others it does not
+ * exist. Batches and their results are kept for BATCH_RETENTION days (default 7) after their end.
  *
  * @generated from service sendbatch.v1.BatchService
  */
 export const BatchService: GenService<{
   /**
-   * Stores a batch of 1 to 100,000 messages, at most 16 MiB as one request, and returns before any of them is sent.
+   * Stores a batch of 1 to 100,000 messages and returns before any of them is sent. One request
+   * takes at most 16 MiB.
    *
-   * With a `request_id` a repeated call answers the batch that the first one made, with `duplicate`; for other messages under the same id it is ALREADY_EXISTS
-   * (`REQUEST_ID_REUSED`). RESOURCE_EXHAUSTED (`TOO_MANY_BATCHES`) above 10,000 unfinished batches of a caller.
+   * With a `request_id` a repeated call returns the batch of the first one, with `duplicate`.
+   * Errors: ALREADY_EXISTS (`REQUEST_ID_REUSED`) for other messages under the same `request_id`;
+   * RESOURCE_EXHAUSTED (`TOO_MANY_BATCHES`) above 10,000 unfinished batches of a caller.
    *
-   * JSON: the object as the body, or, for more than 16 MiB, NDJSON (`Content-Type: application/x-ndjson`): a message a line, at most 256 MiB. `request_id`,
-   * `send_at`, `priority`, `name` and `message_count` may stand in the query of both. The header `Idempotency-Key` stands for `request_id`.
+   * JSON: the object as the body. Above 16 MiB, and up to 256 MiB, NDJSON with `Content-Type:
+   * application/x-ndjson`: one message per line. `request_id`, `send_at`, `priority`, `name` and
+   * `message_count` may be query parameters of both. The header `Idempotency-Key` is equivalent to
+   * `request_id`.
    *
    * @generated from rpc sendbatch.v1.BatchService.SubmitBatch
    */
@@ -904,9 +939,12 @@ export const BatchService: GenService<{
     output: typeof SubmitBatchResponseSchema;
   },
   /**
-   * The same as a stream, for batches that are larger than a request or come as they are made: options first, then messages in frames of any size. Nothing is a
-   * batch until all of it has come: the last frame says so by `last`, or `message_count` in the options says how many there are, for a stream that is cancelled
-   * can look like one that has ended. One that breaks leaves no trace. At most 256 MiB of messages.
+   * Stores a batch that arrives as a stream: options first, then messages in frames of any size. At
+   * most 256 MiB of messages.
+   *
+   * The batch exists only once it is complete: the last frame sets `last`, or `message_count` in
+   * the options gives the number of messages. (A cancelled stream can look like a finished one.) An
+   * incomplete stream leaves no trace. Errors as in SubmitBatch.
    *
    * @generated from rpc sendbatch.v1.BatchService.SubmitBatchStream
    */
@@ -916,7 +954,8 @@ export const BatchService: GenService<{
     output: typeof SubmitBatchStreamResponseSchema;
   },
   /**
-   * A batch: NOT_FOUND (`BATCH_NOT_FOUND`).
+   * Returns a batch. NOT_FOUND (`BATCH_NOT_FOUND`) when it does not exist or belongs to another
+   * caller.
    *
    * @generated from rpc sendbatch.v1.BatchService.GetBatch
    */
@@ -926,7 +965,7 @@ export const BatchService: GenService<{
     output: typeof GetBatchResponseSchema;
   },
   /**
-   * The caller's batches, the newest first; with the scope `admin` everybody's.
+   * Lists the caller's batches, newest first; with the scope `admin` the batches of all callers.
    *
    * @generated from rpc sendbatch.v1.BatchService.ListBatches
    */
@@ -936,7 +975,11 @@ export const BatchService: GenService<{
     output: typeof ListBatchesResponseSchema;
   },
   /**
-   * What became of the messages of a batch, in the order in which they are sent, up to the first chunk of which some messages have no result yet. Of messages with one `send_at` that is the order of the batch.
+   * Lists the results of a batch's messages, in the order of sending.
+   *
+   * The list ends before the first chunk that has messages without a result. Among messages with
+   * the same `send_at` the order of sending is the order of the batch. NOT_FOUND
+   * (`BATCH_NOT_FOUND`) as in GetBatch.
    *
    * @generated from rpc sendbatch.v1.BatchService.ListBatchResults
    */
@@ -946,7 +989,9 @@ export const BatchService: GenService<{
     output: typeof ListBatchResultsResponseSchema;
   },
   /**
-   * A batch now, and again after each change, until it has ended: then the stream ends. Unchanged it comes every 15 seconds.
+   * Streams a batch: its state now, and again after each change, until it has ended.
+   *
+   * An unchanged batch is repeated every 15 seconds. NOT_FOUND (`BATCH_NOT_FOUND`) as in GetBatch.
    *
    * `GET /v1/batches/{batch_id}/events` is the same as Server-Sent Events.
    *
@@ -958,8 +1003,10 @@ export const BatchService: GenService<{
     output: typeof WatchBatchResponseSchema;
   },
   /**
-   * Stops a batch before its next chunk: what was sent stays, the rest is never sent. A chunk that is under way is finished first (`CANCELLING`). A batch that has ended
-   * stays as it is.
+   * Cancels a batch before its next chunk: messages already sent remain, the rest is never sent.
+   *
+   * A chunk in progress is finished first (`CANCELLING`). A batch that has ended does not change.
+   * NOT_FOUND (`BATCH_NOT_FOUND`) as in GetBatch.
    *
    * @generated from rpc sendbatch.v1.BatchService.CancelBatch
    */
@@ -969,11 +1016,15 @@ export const BatchService: GenService<{
     output: typeof CancelBatchResponseSchema;
   },
   /**
-   * Submits what was refused of a batch that has ended as a new batch, under the same keys, with the old one's templates, name and priority; what was stored is not
-   * sent again. The new batch is due now and has its results in its own numbering. A repeated call answers the same new batch, with `duplicate`.
+   * Submits the refused messages of an ended batch as a new batch, with the same keys.
    *
-   * FAILED_PRECONDITION (`BATCH_NOT_RETRYABLE`) when it has not ended, when nothing of it was refused, or when its refused messages were not kept (batches that ended
-   * under a version before this RPC).
+   * The new batch has the templates, name and priority of the old one, is due now, and numbers its
+   * results from 0. Messages that were stored are not sent again. A repeated call returns the same
+   * new batch, with `duplicate`.
+   *
+   * FAILED_PRECONDITION (`BATCH_NOT_RETRYABLE`) when the batch has not ended, when none of its
+   * messages was refused, or when its refused messages were not kept. NOT_FOUND (`BATCH_NOT_FOUND`)
+   * as in GetBatch.
    *
    * @generated from rpc sendbatch.v1.BatchService.RetryBatch
    */

@@ -19,7 +19,7 @@ export const file_sendbatch_v1_message_service: GenFile = /*@__PURE__*/
   fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEiaAoPRXhwZWN0ZWRMYXN0U2VxEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEIv4BChBTZW5kQmF0Y2hSZXF1ZXN0EiwKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdBIkCgRtb2RlGAIgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRI5ChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxEjAKCXRlbXBsYXRlcxgGIAMoCzIdLnNlbmRiYXRjaC52MS5SZXF1ZXN0VGVtcGxhdGUiWwoPUmVxdWVzdFRlbXBsYXRlEgwKBG5hbWUYASABKAkSDAoEYm9keRgCIAEoCRIsCgZmb3JtYXQYAyABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXQiiwEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIkCgVlcnJvchgGIAEoCzIVLnNlbmRiYXRjaC52MS5SZWZ1c2FsSgQIBRAGIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iZQoLU2VuZFJlcXVlc3QSKwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnQSFQoNdmFsaWRhdGVfb25seRgCIAEoCBISCgpyZXF1ZXN0X2lkGAMgASgJImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItEBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISEAoIZnJvbV91aWQYAiABKAkSEwoLc3Vic2NyaWJlcnMYAyADKAkSDwoHcGF5bG9hZBgEIAEoDBIOCgZleHBpcmUYBSABKA0SEgoKcmVxdWVzdF9pZBgGIAEoCRIkCgRtb2RlGAcgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYCCABKAgiNgoRQnJvYWRjYXN0UmVzcG9uc2USEQoJZmFpbF91aWRzGAEgAygJEg4KBnJlYXNvbhgCIAMoCSK9AgoTTGlzdE1lc3NhZ2VzUmVxdWVzdBISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglhZnRlcl9zZXEYAyABKAQSEgoKYmVmb3JlX3NlcRgEIAEoBBINCgVsaW1pdBgFIAEoDRISCgpkZXNjZW5kaW5nGAYgASgIEgsKA3VpZBgHIAEoCRIPCgd0YWdfa2V5GAggASgJEhEKCXN0cmVhbV9ubxgJIAEoCRIQCghmcm9tX3VpZBgKIAEoCRIpCgVzaW5jZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoFdW50aWwYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoMBChRMaXN0TWVzc2FnZXNSZXNwb25zZRInCghtZXNzYWdlcxgBIAMoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlEgwKBG1vcmUYAiABKAgSEAoIbGFzdF9zZXEYAyABKAQSFQoIbmV4dF9zZXEYBCABKARIAIgBAUILCglfbmV4dF9zZXEiwwEKE1N5bmNNZXNzYWdlc1JlcXVlc3QSEQoJbG9naW5fdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgFIAEoBBINCgVsaW1pdBgGIAEoDRIRCglwdWxsX21vZGUYByABKA0iuwIKDUxlZ2FjeU1lc3NhZ2USJAoGaGVhZGVyGAEgASgLMhQuc2VuZGJhdGNoLnYxLkhlYWRlchIPCgdzZXR0aW5nGAIgASgNEhIKCm1lc3NhZ2VfaWQYAyABKAQSFQoNbWVzc2FnZV9pZHN0chgEIAEoCRIVCg1jbGllbnRfbXNnX25vGAUgASgJEhMKC21lc3NhZ2Vfc2VxGAYgASgEEhAKCGZyb21fdWlkGAcgASgJEhIKCmNoYW5uZWxfaWQYCCABKAkSLwoMY2hhbm5lbF90eXBlGAkgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEg4KBmV4cGlyZRgKIAEoDRIRCgl0aW1lc3RhbXAYCyABKAMSDwoHcGF5bG9hZBgMIAEoDBIRCglzdHJlYW1fbm8YDSABKAkihwEKFFN5bmNNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UirwEKEkdldE1lc3NhZ2VzUmVxdWVzdBIRCglsb2dpbl91aWQYASABKAkSEgoKY2hhbm5lbF9pZBgCIAEoCRIvCgxjaGFubmVsX3R5cGUYAyABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSFAoMbWVzc2FnZV9zZXFzGAQgAygEEhMKC21lc3NhZ2VfaWRzGAUgAygEEhYKDmNsaWVudF9tc2dfbm9zGAYgAygJIoYBChNHZXRNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UilgEKEUdldE1lc3NhZ2VSZXF1ZXN0EhEKCWxvZ2luX3VpZBgBIAEoCRISCgpjaGFubmVsX2lkGAIgASgJEi8KDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRISCgptZXNzYWdlX2lkGAQgASgEEhUKDWNsaWVudF9tc2dfbm8YBSABKAkiQgoSR2V0TWVzc2FnZVJlc3BvbnNlEiwKB21lc3NhZ2UYASABKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZSJxChdHZXRNYXhNZXNzYWdlU2VxUmVxdWVzdBISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglsb2dpbl91aWQYAyABKAkiLwoYR2V0TWF4TWVzc2FnZVNlcVJlc3BvbnNlEhMKC21lc3NhZ2Vfc2VxGAEgASgEInkKDUNoYW5uZWxDdXJzb3ISEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEQoJYWZ0ZXJfc2VxGAMgASgEEhAKCGZyb21fbm93GAQgASgIInIKEFN1YnNjcmliZVJlcXVlc3QSLQoIY2hhbm5lbHMYASADKAsyGy5zZW5kYmF0Y2gudjEuQ2hhbm5lbEN1cnNvchILCgN1aWQYAiABKAkSEgoKYWxsX29mX3VpZBgDIAEoCBIOCgZyZXN1bWUYBCABKAgiYQoIQ2F1Z2h0VXASEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEAoIbGFzdF9zZXEYAyABKAQiDQoLQWxsQ2F1Z2h0VXAiCwoJSGVhcnRiZWF0ItUBChFTdWJzY3JpYmVSZXNwb25zZRIoCgdtZXNzYWdlGAEgASgLMhUuc2VuZGJhdGNoLnYxLk1lc3NhZ2VIABIrCgljYXVnaHRfdXAYAiABKAsyFi5zZW5kYmF0Y2gudjEuQ2F1Z2h0VXBIABIsCgloZWFydGJlYXQYAyABKAsyFy5zZW5kYmF0Y2gudjEuSGVhcnRiZWF0SAASMgoNYWxsX2NhdWdodF91cBgEIAEoCzIZLnNlbmRiYXRjaC52MS5BbGxDYXVnaHRVcEgAQgcKBWZyYW1lIk4KGExpc3RDb252ZXJzYXRpb25zUmVxdWVzdBILCgN1aWQYASABKAkSEQoJcGFnZV9zaXplGAIgASgNEhIKCnBhZ2VfdG9rZW4YAyABKAkiugEKDENvbnZlcnNhdGlvbhISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIUCgx1bnJlYWRfY291bnQYAyABKA0SEAoIcmVhZF9zZXEYBCABKAQSEAoIbGFzdF9zZXEYBSABKAQSKwoMbGFzdF9tZXNzYWdlGAYgASgLMhUuc2VuZGJhdGNoLnYxLk1lc3NhZ2UiZwoZTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZRIxCg1jb252ZXJzYXRpb25zGAEgAygLMhouc2VuZGJhdGNoLnYxLkNvbnZlcnNhdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkidQoPTWFya1JlYWRSZXF1ZXN0EgsKA3VpZBgBIAEoCRISCgpjaGFubmVsX2lkGAIgASgJEi8KDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIQCghyZWFkX3NlcRgEIAEoBCISChBNYXJrUmVhZFJlc3BvbnNlIrcBChhTeW5jQ29udmVyc2F0aW9uc1JlcXVlc3QSCwoDdWlkGAEgASgJEg8KB3ZlcnNpb24YAiABKAQSFQoNbGFzdF9tc2dfc2VxcxgDIAEoCRIRCgltc2dfY291bnQYBCABKA0SEwoLb25seV91bnJlYWQYBSABKA0SHQoVZXhjbHVkZV9jaGFubmVsX3R5cGVzGAYgAygNEgwKBHBhZ2UYByABKA0SEQoJcGFnZV9zaXplGAggASgNIqACChJMZWdhY3lDb252ZXJzYXRpb24SEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGdW5yZWFkGAMgASgNEhEKCXRpbWVzdGFtcBgEIAEoAxIUCgxsYXN0X21zZ19zZXEYBSABKAQSGgoSbGFzdF9jbGllbnRfbXNnX25vGAYgASgJEhYKDm9mZnNldF9tc2dfc2VxGAcgASgEEhkKEXJlYWRlZF90b19tc2dfc2VxGAggASgEEg8KB3ZlcnNpb24YCSABKAQSLAoHcmVjZW50cxgKIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlIlQKGVN5bmNDb252ZXJzYXRpb25zUmVzcG9uc2USNwoNY29udmVyc2F0aW9ucxgBIAMoCzIgLnNlbmRiYXRjaC52MS5MZWdhY3lDb252ZXJzYXRpb24iRgoTU3luY0NvbW1hbmRzUmVxdWVzdBILCgN1aWQYASABKAkSEwoLbWVzc2FnZV9zZXEYAiABKAQSDQoFbGltaXQYAyABKA0iUwoUU3luY0NvbW1hbmRzUmVzcG9uc2USLQoIbWVzc2FnZXMYASADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZRIMCgRtb3JlGAIgASgIIjsKEkFja0NvbW1hbmRzUmVxdWVzdBILCgN1aWQYASABKAkSGAoQbGFzdF9tZXNzYWdlX3NlcRgCIAEoBCIVChNBY2tDb21tYW5kc1Jlc3BvbnNlIjAKD0dldFJvdXRlUmVxdWVzdBILCgN1aWQYASABKAkSEAoIaW50cmFuZXQYAiABKA0iRwoQR2V0Um91dGVSZXNwb25zZRIQCgh0Y3BfYWRkchgBIAEoCRIPCgd3c19hZGRyGAIgASgJEhAKCHdzc19hZGRyGAMgASgJIhYKFEdldFNlcnZlckluZm9SZXF1ZXN0IvkDCgZMaW1pdHMSFgoOYmF0Y2hfbWVzc2FnZXMYASABKA0SHgoWYmF0Y2hfbWVzc2FnZXNfYWR2aXNlZBgCIAEoDRIWCg5iYXRjaF9jaGFubmVscxgDIAEoDRIdChVicm9hZGNhc3Rfc3Vic2NyaWJlcnMYBCABKA0SGwoTbWVzc2FnZV9zdWJzY3JpYmVycxgFIAEoDRIVCg1wYXlsb2FkX2J5dGVzGAYgASgNEhUKDXJlcXVlc3RfYnl0ZXMYByABKA0SFQoNcGFnZV9tZXNzYWdlcxgIIAEoDRIQCghpZF9ieXRlcxgJIAEoDRIbChNjbGllbnRfbXNnX25vX2J5dGVzGAogASgNEhgKEHJlcXVlc3RfaWRfYnl0ZXMYCyABKA0SMgoPcmVxdWVzdF90aW1lb3V0GAwgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhoKEnN1YnNjcmliZV9jaGFubmVscxgNIAEoDRITCgtsaXN0X2NoYW5nZRgOIAEoDRIWCg50ZW1wbGF0ZV9ieXRlcxgPIAEoDRISCgpwYWdlX2J5dGVzGBAgASgNEhcKD3N1Ym1pdF9tZXNzYWdlcxgRIAEoDRIUCgxzdWJtaXRfYnl0ZXMYEiABKA0SFQoNc2NoZWR1bGVfZGF5cxgTIAEoDSJOChVHZXRTZXJ2ZXJJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIkCgZsaW1pdHMYAiABKAsyFC5zZW5kYmF0Y2gudjEuTGltaXRzKlYKCFNlbmRNb2RlEhkKFVNFTkRfTU9ERV9VTlNQRUNJRklFRBAAEhkKFVNFTkRfTU9ERV9CRVNUX0VGRk9SVBABEhQKEFNFTkRfTU9ERV9BVE9NSUMQAjKoCwoOTWVzc2FnZVNlcnZpY2USUQoJU2VuZEJhdGNoEh4uc2VuZGJhdGNoLnYxLlNlbmRCYXRjaFJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVzcG9uc2UiA5ACABJCCgRTZW5kEhkuc2VuZGJhdGNoLnYxLlNlbmRSZXF1ZXN0Ghouc2VuZGJhdGNoLnYxLlNlbmRSZXNwb25zZSIDkAIAElEKCUJyb2FkY2FzdBIeLnNlbmRiYXRjaC52MS5Ccm9hZGNhc3RSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlc3BvbnNlIgOQAgASWgoMTGlzdE1lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VzUmVzcG9uc2UiA5ACARJaCgxTeW5jTWVzc2FnZXMSIS5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jTWVzc2FnZXNSZXNwb25zZSIDkAIBElcKC0dldE1lc3NhZ2VzEiAuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlc1Jlc3BvbnNlIgOQAgESVAoKR2V0TWVzc2FnZRIfLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlUmVxdWVzdBogLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlUmVzcG9uc2UiA5ACARJmChBHZXRNYXhNZXNzYWdlU2VxEiUuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXNwb25zZSIDkAIBElMKCVN1YnNjcmliZRIeLnNlbmRiYXRjaC52MS5TdWJzY3JpYmVSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLlN1YnNjcmliZVJlc3BvbnNlIgOQAgEwARJpChFMaXN0Q29udmVyc2F0aW9ucxImLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIDkAIBEk4KCE1hcmtSZWFkEh0uc2VuZGJhdGNoLnYxLk1hcmtSZWFkUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5NYXJrUmVhZFJlc3BvbnNlIgOQAgISaQoRU3luY0NvbnZlcnNhdGlvbnMSJi5zZW5kYmF0Y2gudjEuU3luY0NvbnZlcnNhdGlvbnNSZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN5bmNDb252ZXJzYXRpb25zUmVzcG9uc2UiA5ACARJaCgxTeW5jQ29tbWFuZHMSIS5zZW5kYmF0Y2gudjEuU3luY0NvbW1hbmRzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jQ29tbWFuZHNSZXNwb25zZSIDkAICElcKC0Fja0NvbW1hbmRzEiAuc2VuZGJhdGNoLnYxLkFja0NvbW1hbmRzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1Jlc3BvbnNlIgOQAgISTgoIR2V0Um91dGUSHS5zZW5kYmF0Y2gudjEuR2V0Um91dGVSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLkdldFJvdXRlUmVzcG9uc2UiA5ACARJdCg1HZXRTZXJ2ZXJJbmZvEiIuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXF1ZXN0GiMuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXNwb25zZSIDkAIBQmoKEGRldi5zZW5kYmF0Y2gudjFQAVomc2VuZGJhdGNoL2dlbi9zZW5kYmF0Y2gvdjE7c2VuZGJhdGNodjGqAgxTZW5kYmF0Y2guVjHKAgxTZW5kYmF0Y2hcVjHqAg1TZW5kYmF0Y2g6OlYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_template_service]);
 
 /**
- * A condition on a channel: its last sequence before this batch.
+ * A condition on a channel: its last sequence before this batch (optimistic concurrency).
  *
  * @generated from message sendbatch.v1.ExpectedLastSeq
  */
@@ -54,52 +54,61 @@ export const ExpectedLastSeqSchema: GenMessage<ExpectedLastSeq> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 0);
 
 /**
- * A batch of messages and how to take it.
+ * A batch of messages, and how to send it.
  *
  * @generated from message sendbatch.v1.SendBatchRequest
  */
 export type SendBatchRequest = Message<"sendbatch.v1.SendBatchRequest"> & {
   /**
-   * 1 to 1,000 messages (100 is a good size), to at most 1,000 channels.
+   * 1 to 1,000 messages, 100 advised, to at most 1,000 channels.
    *
    * @generated from field: repeated sendbatch.v1.MessageDraft messages = 1;
    */
   messages: MessageDraft[];
 
   /**
-   * Unset: BEST_EFFORT.
+   * The effect of a refused message on the batch. Unset: BEST_EFFORT.
    *
    * @generated from field: sendbatch.v1.SendMode mode = 2;
    */
   mode: SendMode;
 
   /**
-   * Every check, nothing stored: each result is what a send at this moment would answer, rates included, but without new numbers. A
-   * duplicate answers the numbers that it has. A message that is only validated, or refused, costs the caller's rate a tenth of one that is stored.
+   * Runs every check and stores nothing (dry run).
+   *
+   * Each result is what a send at this moment would answer, rate limits included, but without new
+   * numbers; a duplicate answers its existing numbers. Ten validated or refused messages count as
+   * one message against the caller's rate limit.
    *
    * @generated from field: bool validate_only = 3;
    */
   validateOnly: boolean;
 
   /**
-   * A key for the whole batch, at most 120 bytes: a message without `client_msg_no` gets `<request_id>:<index>`, so that the same
-   * batch can be sent again safely. The header `Idempotency-Key` does the same: the key in quotes, or bare where it is visible ASCII without `"`, `,` and `;`.
+   * A key for the whole batch, at most 120 bytes, which makes a retry of the same batch safe.
+   *
+   * A message without `client_msg_no` gets `<request_id>:<index>`. The header `Idempotency-Key` is
+   * equivalent: the key in double quotes, or bare when it is visible ASCII without `"`, `,` and
+   * `;`.
    *
    * @generated from field: string request_id = 4;
    */
   requestId: string;
 
   /**
-   * Conditions, at most one a channel, on channels of this batch. Where one does not hold, the channel's messages are refused
-   * with `SEQ_MISMATCH` (duplicates are answered all the same, so that a retry of a batch that went through succeeds).
-   * It speaks of the message sequence; commands are not concerned.
+   * Conditions on channels of this batch, at most one per channel.
+   *
+   * Where one does not hold, the channel's messages are refused with `SEQ_MISMATCH`. Duplicates are
+   * answered nevertheless, so that a retry of a stored batch succeeds. Conditions are about
+   * messages, not commands.
    *
    * @generated from field: repeated sendbatch.v1.ExpectedLastSeq expected_last_seqs = 5;
    */
   expectedLastSeqs: ExpectedLastSeq[];
 
   /**
-   * Templates of this request alone, at most 100: content given once for many messages. They go before stored ones of the same name.
+   * Templates of this request alone, at most 100: content given once for many messages. They take
+   * precedence over stored templates of the same name.
    *
    * @generated from field: repeated sendbatch.v1.RequestTemplate templates = 6;
    */
@@ -120,7 +129,7 @@ export const SendBatchRequestSchema: GenMessage<SendBatchRequest> = /*@__PURE__*
  */
 export type RequestTemplate = Message<"sendbatch.v1.RequestTemplate"> & {
   /**
-   * Its name.
+   * Its name: 1 to 128 letters, digits, `.`, `_` and `-`.
    *
    * @generated from field: string name = 1;
    */
@@ -134,7 +143,7 @@ export type RequestTemplate = Message<"sendbatch.v1.RequestTemplate"> & {
   body: string;
 
   /**
-   * What it makes.
+   * The format of the output. Unset: TEXT.
    *
    * @generated from field: sendbatch.v1.TemplateFormat format = 3;
    */
@@ -149,7 +158,7 @@ export const RequestTemplateSchema: GenMessage<RequestTemplate> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 2);
 
 /**
- * What became of one message.
+ * The result of one message.
  *
  * @generated from message sendbatch.v1.SendResult
  */
@@ -162,21 +171,22 @@ export type SendResult = Message<"sendbatch.v1.SendResult"> & {
   messageId: bigint;
 
   /**
-   * Its position in the channel; 0 when refused, only validated, or not persisted.
+   * The position in the channel; 0 when refused, only validated, or not persisted.
    *
    * @generated from field: uint64 message_seq = 2;
    */
   messageSeq: bigint;
 
   /**
-   * Its key: the caller's own, or the one that the service made.
+   * The message's key: the caller's own, or the one that the service generated.
    *
    * @generated from field: string client_msg_no = 3;
    */
   clientMsgNo: string;
 
   /**
-   * Whether an earlier send of the same message was found; the numbers are that one's. JSON routes leave false out.
+   * Whether an earlier send of the same message was found; the numbers are those of the earlier
+   * one. JSON routes omit it when false.
    *
    * @generated from field: bool duplicate = 4;
    */
@@ -198,34 +208,34 @@ export const SendResultSchema: GenMessage<SendResult> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 3);
 
 /**
- * What became of a batch.
+ * The results of a batch.
  *
  * @generated from message sendbatch.v1.SendBatchResponse
  */
 export type SendBatchResponse = Message<"sendbatch.v1.SendBatchResponse"> & {
   /**
-   * One a message, in the order of the request.
+   * One result per message, in the order of the request.
    *
    * @generated from field: repeated sendbatch.v1.SendResult results = 1;
    */
   results: SendResult[];
 
   /**
-   * How many results are newly accepted messages.
+   * The number of newly accepted messages.
    *
    * @generated from field: uint32 accepted_count = 2;
    */
   acceptedCount: number;
 
   /**
-   * How many results are duplicates of earlier sends.
+   * The number of duplicates of earlier sends.
    *
    * @generated from field: uint32 duplicate_count = 3;
    */
   duplicateCount: number;
 
   /**
-   * How many results have an error.
+   * The number of refused messages.
    *
    * @generated from field: uint32 refused_count = 4;
    */
@@ -240,7 +250,7 @@ export const SendBatchResponseSchema: GenMessage<SendBatchResponse> = /*@__PURE_
   messageDesc(file_sendbatch_v1_message_service, 4);
 
 /**
- * One message and how to take it.
+ * One message, and how to send it.
  *
  * @generated from message sendbatch.v1.SendRequest
  */
@@ -253,14 +263,14 @@ export type SendRequest = Message<"sendbatch.v1.SendRequest"> & {
   message?: MessageDraft | undefined;
 
   /**
-   * Every check, nothing stored.
+   * Runs every check and stores nothing (dry run).
    *
    * @generated from field: bool validate_only = 2;
    */
   validateOnly: boolean;
 
   /**
-   * The key of a message without `client_msg_no`, which becomes `<request_id>:0`; at most 120 bytes.
+   * A key for the call, at most 120 bytes: a message without `client_msg_no` gets `<request_id>:0`.
    *
    * @generated from field: string request_id = 3;
    */
@@ -275,7 +285,7 @@ export const SendRequestSchema: GenMessage<SendRequest> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 5);
 
 /**
- * What became of the message.
+ * The result of the message.
  *
  * @generated from message sendbatch.v1.SendResponse
  */
@@ -317,13 +327,13 @@ export const SendResponseSchema: GenMessage<SendResponse> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 6);
 
 /**
- * One payload and who is to get it.
+ * One payload, and its receivers.
  *
  * @generated from message sendbatch.v1.BroadcastRequest
  */
 export type BroadcastRequest = Message<"sendbatch.v1.BroadcastRequest"> & {
   /**
-   * How to treat each message.
+   * How each message is stored and delivered.
    *
    * @generated from field: sendbatch.v1.Header header = 1;
    */
@@ -337,7 +347,7 @@ export type BroadcastRequest = Message<"sendbatch.v1.BroadcastRequest"> & {
   fromUid: string;
 
   /**
-   * The receivers, 1 to 10,000. One that cannot be a uid is named in `fail_uids`.
+   * The receivers' uids, 1 to 10,000. An invalid uid is reported in `fail_uids`.
    *
    * @generated from field: repeated string subscribers = 3;
    */
@@ -358,21 +368,24 @@ export type BroadcastRequest = Message<"sendbatch.v1.BroadcastRequest"> & {
   expire: number;
 
   /**
-   * A key for the broadcast, at most 120 bytes: the message to the receiver at `index` gets `<request_id>:<index>`.
+   * A key for the broadcast, at most 120 bytes: the message to the receiver at `index` gets the
+   * `client_msg_no` `<request_id>:<index>`.
    *
    * @generated from field: string request_id = 6;
    */
   requestId: string;
 
   /**
-   * Unset: BEST_EFFORT. With ATOMIC at most 1,000 receivers: one that cannot be reached fails the call, and nothing is sent.
+   * Unset: BEST_EFFORT. ATOMIC takes at most 1,000 receivers: one failing receiver fails the call,
+   * and nothing is sent.
    *
    * @generated from field: sendbatch.v1.SendMode mode = 7;
    */
   mode: SendMode;
 
   /**
-   * Every check, nothing sent: the answer names the receivers that a broadcast at this moment would not reach.
+   * Runs every check and sends nothing (dry run). The answer names the receivers that a broadcast
+   * at this moment would not reach.
    *
    * @generated from field: bool validate_only = 8;
    */
@@ -387,20 +400,21 @@ export const BroadcastRequestSchema: GenMessage<BroadcastRequest> = /*@__PURE__*
   messageDesc(file_sendbatch_v1_message_service, 7);
 
 /**
- * Who did not get it; both lists are empty when everybody did.
+ * The receivers that did not get the message. Both lists are empty when all did.
  *
  * @generated from message sendbatch.v1.BroadcastResponse
  */
 export type BroadcastResponse = Message<"sendbatch.v1.BroadcastResponse"> & {
   /**
-   * The receivers that did not get it, in the order of the request.
+   * The uids, in the order of the request.
    *
    * @generated from field: repeated string fail_uids = 1;
    */
   failUids: string[];
 
   /**
-   * Why, each at the position of its uid.
+   * The reasons, each at the position of its uid, as `REASON: text`; only `REASON` when the answer
+   * would exceed 3 MiB.
    *
    * @generated from field: repeated string reason = 2;
    */
@@ -415,7 +429,7 @@ export const BroadcastResponseSchema: GenMessage<BroadcastResponse> = /*@__PURE_
   messageDesc(file_sendbatch_v1_message_service, 8);
 
 /**
- * Which part of a channel to read.
+ * The part of a channel to read.
  *
  * @generated from message sendbatch.v1.ListMessagesRequest
  */
@@ -435,35 +449,35 @@ export type ListMessagesRequest = Message<"sendbatch.v1.ListMessagesRequest"> & 
   channelType: ChannelType;
 
   /**
-   * Only messages after this sequence; 0 = from the first.
+   * Only messages after this sequence; 0 = from the first one.
    *
    * @generated from field: uint64 after_seq = 3;
    */
   afterSeq: bigint;
 
   /**
-   * Only messages before this sequence; 0 = to the last.
+   * Only messages before this sequence; 0 = up to the last one.
    *
    * @generated from field: uint64 before_seq = 4;
    */
   beforeSeq: bigint;
 
   /**
-   * At most this many messages, up to 1,000; 0 = 100.
+   * Messages per page, at most 1,000; 0 = 100.
    *
    * @generated from field: uint32 limit = 5;
    */
   limit: number;
 
   /**
-   * Newest first: the page is the last messages of the range. Unset: oldest first.
+   * Newest first: the page has the last messages of the range. Unset: oldest first.
    *
    * @generated from field: bool descending = 6;
    */
   descending: boolean;
 
   /**
-   * Whom the page is for, when a service reads for a user; at most 256 bytes. A user may only name itself.
+   * The user that a service reads for, at most 256 bytes. A user may only name itself.
    *
    * @generated from field: string uid = 7;
    */
@@ -513,34 +527,34 @@ export const ListMessagesRequestSchema: GenMessage<ListMessagesRequest> = /*@__P
   messageDesc(file_sendbatch_v1_message_service, 9);
 
 /**
- * A page of a channel.
+ * A page of a channel's messages.
  *
  * @generated from message sendbatch.v1.ListMessagesResponse
  */
 export type ListMessagesResponse = Message<"sendbatch.v1.ListMessagesResponse"> & {
   /**
-   * The page, in the asked order.
+   * The messages, in the requested order.
    *
    * @generated from field: repeated sendbatch.v1.Message messages = 1;
    */
   messages: Message$1[];
 
   /**
-   * Whether the range may hold more messages beyond this page.
+   * Whether the range may have more messages after this page.
    *
    * @generated from field: bool more = 2;
    */
   more: boolean;
 
   /**
-   * The channel's last sequence; 0 when nothing was sent to it.
+   * The channel's last sequence; 0 when it has no messages.
    *
    * @generated from field: uint64 last_seq = 3;
    */
   lastSeq: bigint;
 
   /**
-   * When there is more: the `after_seq` of the next page, or its `before_seq` when `descending`.
+   * With `more`: the `after_seq` of the next page, or its `before_seq` when `descending`.
    *
    * @generated from field: optional uint64 next_seq = 4;
    */
@@ -555,20 +569,20 @@ export const ListMessagesResponseSchema: GenMessage<ListMessagesResponse> = /*@_
   messageDesc(file_sendbatch_v1_message_service, 10);
 
 /**
- * Which part of a channel, as legacy callers say it.
+ * The part of a channel to read, in the legacy shape.
  *
  * @generated from message sendbatch.v1.SyncMessagesRequest
  */
 export type SyncMessagesRequest = Message<"sendbatch.v1.SyncMessagesRequest"> & {
   /**
-   * Who reads; required.
+   * The user that reads; required.
    *
    * @generated from field: string login_uid = 1;
    */
   loginUid: string;
 
   /**
-   * The channel's id; of a person channel the other uid, or the pair joined with `@`.
+   * The channel's id; for a person channel the other uid, or the pair joined with `@`.
    *
    * @generated from field: string channel_id = 2;
    */
@@ -582,28 +596,29 @@ export type SyncMessagesRequest = Message<"sendbatch.v1.SyncMessagesRequest"> & 
   channelType: ChannelType;
 
   /**
-   * Where to begin, inclusive. With `pull_mode` 1 at most one above the channel's last sequence, else OUT_OF_RANGE (`SEQ_AHEAD`).
+   * The first sequence, inclusive. With `pull_mode` 1 it may be at most one above the channel's
+   * last sequence; OUT_OF_RANGE (`SEQ_AHEAD`) otherwise.
    *
    * @generated from field: uint64 start_message_seq = 4;
    */
   startMessageSeq: bigint;
 
   /**
-   * Where to end, exclusive; 0 = at the channel's end in this direction.
+   * The last sequence, exclusive; 0 = the channel's end in this direction.
    *
    * @generated from field: uint64 end_message_seq = 5;
    */
   endMessageSeq: bigint;
 
   /**
-   * Messages at most; 0 = 100, more than 1,000 are 1,000.
+   * Messages per page; 0 = 100, more than 1,000 count as 1,000.
    *
    * @generated from field: uint32 limit = 6;
    */
   limit: number;
 
   /**
-   * 0: older than the start; 1: newer.
+   * 0: messages older than the start; 1: newer ones.
    *
    * @generated from field: uint32 pull_mode = 7;
    */
@@ -618,13 +633,13 @@ export const SyncMessagesRequestSchema: GenMessage<SyncMessagesRequest> = /*@__P
   messageDesc(file_sendbatch_v1_message_service, 11);
 
 /**
- * A message as legacy callers read it.
+ * A message in the legacy shape.
  *
  * @generated from message sendbatch.v1.LegacyMessage
  */
 export type LegacyMessage = Message<"sendbatch.v1.LegacyMessage"> & {
   /**
-   * How it was sent.
+   * How the message was sent.
    *
    * @generated from field: sendbatch.v1.Header header = 1;
    */
@@ -638,63 +653,63 @@ export type LegacyMessage = Message<"sendbatch.v1.LegacyMessage"> & {
   setting: number;
 
   /**
-   * Its id.
+   * The message's id.
    *
    * @generated from field: uint64 message_id = 3;
    */
   messageId: bigint;
 
   /**
-   * Its id as text, for readers whose numbers are too small.
+   * The id as text, for clients whose numbers have fewer than 53 bits.
    *
    * @generated from field: string message_idstr = 4;
    */
   messageIdstr: string;
 
   /**
-   * Its key.
+   * The message's key.
    *
    * @generated from field: string client_msg_no = 5;
    */
   clientMsgNo: string;
 
   /**
-   * Its position in the channel.
+   * The position in the channel; for a command the position in the user's own numbering.
    *
    * @generated from field: uint64 message_seq = 6;
    */
   messageSeq: bigint;
 
   /**
-   * Who sent it.
+   * The sender's uid.
    *
    * @generated from field: string from_uid = 7;
    */
   fromUid: string;
 
   /**
-   * Its channel; of a person channel the other side than the reader.
+   * The channel's id; for a person channel the other side's uid, seen from the reader.
    *
    * @generated from field: string channel_id = 8;
    */
   channelId: string;
 
   /**
-   * Its channel's type.
+   * The channel's type.
    *
    * @generated from field: sendbatch.v1.ChannelType channel_type = 9;
    */
   channelType: ChannelType;
 
   /**
-   * Seconds from acceptance until it expires; 0 = never.
+   * Seconds from acceptance until the message expires; 0 = never.
    *
    * @generated from field: uint32 expire = 10;
    */
   expire: number;
 
   /**
-   * When it was accepted, in seconds since 1970.
+   * When the message was accepted, in seconds since 1970.
    *
    * @generated from field: int64 timestamp = 11;
    */
@@ -708,7 +723,7 @@ export type LegacyMessage = Message<"sendbatch.v1.LegacyMessage"> & {
   payload: Uint8Array;
 
   /**
-   * Its stream.
+   * The stream that the message belongs to.
    *
    * @generated from field: string stream_no = 13;
    */
@@ -723,34 +738,34 @@ export const LegacyMessageSchema: GenMessage<LegacyMessage> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 12);
 
 /**
- * A page as legacy callers read it.
+ * A page in the legacy shape.
  *
  * @generated from message sendbatch.v1.SyncMessagesResponse
  */
 export type SyncMessagesResponse = Message<"sendbatch.v1.SyncMessagesResponse"> & {
   /**
-   * As asked.
+   * As in the request.
    *
    * @generated from field: uint64 start_message_seq = 1;
    */
   startMessageSeq: bigint;
 
   /**
-   * As asked.
+   * As in the request.
    *
    * @generated from field: uint64 end_message_seq = 2;
    */
   endMessageSeq: bigint;
 
   /**
-   * 1: there is more in this direction.
+   * 1: there are more messages in this direction.
    *
    * @generated from field: uint32 more = 3;
    */
   more: number;
 
   /**
-   * The page, oldest first.
+   * The messages, oldest first.
    *
    * @generated from field: repeated sendbatch.v1.LegacyMessage messages = 4;
    */
@@ -765,20 +780,21 @@ export const SyncMessagesResponseSchema: GenMessage<SyncMessagesResponse> = /*@_
   messageDesc(file_sendbatch_v1_message_service, 13);
 
 /**
- * Which messages of a channel.
+ * The messages of a channel to return.
  *
  * @generated from message sendbatch.v1.GetMessagesRequest
  */
 export type GetMessagesRequest = Message<"sendbatch.v1.GetMessagesRequest"> & {
   /**
-   * Who reads; empty = a service, which reads everything.
+   * The user that reads. Empty: a service, which reads everything, or a user itself.
    *
    * @generated from field: string login_uid = 1;
    */
   loginUid: string;
 
   /**
-   * The channel's id, as in SyncMessagesRequest.
+   * The channel's id, as in SyncMessagesRequest. Without `login_uid` a person channel is the two
+   * uids joined with `@`.
    *
    * @generated from field: string channel_id = 2;
    */
@@ -806,7 +822,7 @@ export type GetMessagesRequest = Message<"sendbatch.v1.GetMessagesRequest"> & {
   messageIds: bigint[];
 
   /**
-   * Keys, at most 1,000.
+   * Keys, at most 1,000, each at most 128 bytes.
    *
    * @generated from field: repeated string client_msg_nos = 6;
    */
@@ -821,7 +837,7 @@ export const GetMessagesRequestSchema: GenMessage<GetMessagesRequest> = /*@__PUR
   messageDesc(file_sendbatch_v1_message_service, 14);
 
 /**
- * The messages that are there, in the legacy envelope.
+ * The messages found, in the legacy envelope.
  *
  * @generated from message sendbatch.v1.GetMessagesResponse
  */
@@ -863,20 +879,21 @@ export const GetMessagesResponseSchema: GenMessage<GetMessagesResponse> = /*@__P
   messageDesc(file_sendbatch_v1_message_service, 15);
 
 /**
- * Which message: `message_id` or `client_msg_no`.
+ * The message to return, by `message_id` or `client_msg_no`.
  *
  * @generated from message sendbatch.v1.GetMessageRequest
  */
 export type GetMessageRequest = Message<"sendbatch.v1.GetMessageRequest"> & {
   /**
-   * Who reads; empty = a service, which reads everything.
+   * The user that reads. Empty: a service, which reads everything, or a user itself.
    *
    * @generated from field: string login_uid = 1;
    */
   loginUid: string;
 
   /**
-   * The channel's id, as in SyncMessagesRequest.
+   * The channel's id, as in SyncMessagesRequest. Without `login_uid` a person channel is the two
+   * uids joined with `@`.
    *
    * @generated from field: string channel_id = 2;
    */
@@ -890,14 +907,14 @@ export type GetMessageRequest = Message<"sendbatch.v1.GetMessageRequest"> & {
   channelType: ChannelType;
 
   /**
-   * The id.
+   * The message's id. It takes precedence over `client_msg_no`.
    *
    * @generated from field: uint64 message_id = 4;
    */
   messageId: bigint;
 
   /**
-   * The key, at most 128 bytes; of two messages that have it the newest.
+   * The message's key, at most 128 bytes. When several messages have it, the newest is returned.
    *
    * @generated from field: string client_msg_no = 5;
    */
@@ -912,13 +929,13 @@ export const GetMessageRequestSchema: GenMessage<GetMessageRequest> = /*@__PURE_
   messageDesc(file_sendbatch_v1_message_service, 16);
 
 /**
- * The message, when it is there.
+ * The message, when there is one.
  *
  * @generated from message sendbatch.v1.GetMessageResponse
  */
 export type GetMessageResponse = Message<"sendbatch.v1.GetMessageResponse"> & {
   /**
-   * The message.
+   * The message; unset when there is none.
    *
    * @generated from field: sendbatch.v1.LegacyMessage message = 1;
    */
@@ -933,13 +950,14 @@ export const GetMessageResponseSchema: GenMessage<GetMessageResponse> = /*@__PUR
   messageDesc(file_sendbatch_v1_message_service, 17);
 
 /**
- * Which channel.
+ * The channel to ask about.
  *
  * @generated from message sendbatch.v1.GetMaxMessageSeqRequest
  */
 export type GetMaxMessageSeqRequest = Message<"sendbatch.v1.GetMaxMessageSeqRequest"> & {
   /**
-   * The channel's id, as in SyncMessagesRequest.
+   * The channel's id, as in SyncMessagesRequest. Without `login_uid` a person channel is the two
+   * uids joined with `@`.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -953,7 +971,7 @@ export type GetMaxMessageSeqRequest = Message<"sendbatch.v1.GetMaxMessageSeqRequ
   channelType: ChannelType;
 
   /**
-   * Who asks; empty = a service.
+   * The user that reads. Empty: a service, which reads everything, or a user itself.
    *
    * @generated from field: string login_uid = 3;
    */
@@ -968,13 +986,13 @@ export const GetMaxMessageSeqRequestSchema: GenMessage<GetMaxMessageSeqRequest> 
   messageDesc(file_sendbatch_v1_message_service, 18);
 
 /**
- * Where the channel stands.
+ * The last sequence of the channel.
  *
  * @generated from message sendbatch.v1.GetMaxMessageSeqResponse
  */
 export type GetMaxMessageSeqResponse = Message<"sendbatch.v1.GetMaxMessageSeqResponse"> & {
   /**
-   * Its last sequence.
+   * The channel's last sequence; 0 when it has no messages.
    *
    * @generated from field: uint64 message_seq = 1;
    */
@@ -989,13 +1007,13 @@ export const GetMaxMessageSeqResponseSchema: GenMessage<GetMaxMessageSeqResponse
   messageDesc(file_sendbatch_v1_message_service, 19);
 
 /**
- * Where to begin in a channel.
+ * A channel, and the position to start from.
  *
  * @generated from message sendbatch.v1.ChannelCursor
  */
 export type ChannelCursor = Message<"sendbatch.v1.ChannelCursor"> & {
   /**
-   * The channel's id; of a person channel the other uid, or the pair joined with `@`.
+   * The channel's id; for a person channel the other uid, or the pair joined with `@`.
    *
    * @generated from field: string channel_id = 1;
    */
@@ -1009,14 +1027,14 @@ export type ChannelCursor = Message<"sendbatch.v1.ChannelCursor"> & {
   channelType: ChannelType;
 
   /**
-   * The last sequence that is known; 0 = from the first message that is kept.
+   * The last sequence already received; 0 = start with the first kept message.
    *
    * @generated from field: uint64 after_seq = 3;
    */
   afterSeq: bigint;
 
   /**
-   * Begin with what comes from now on; `after_seq` does not count then.
+   * Start with the next new message; `after_seq` is ignored.
    *
    * @generated from field: bool from_now = 4;
    */
@@ -1031,38 +1049,44 @@ export const ChannelCursorSchema: GenMessage<ChannelCursor> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 20);
 
 /**
- * What to tail.
+ * The channels to tail.
  *
  * @generated from message sendbatch.v1.SubscribeRequest
  */
 export type SubscribeRequest = Message<"sendbatch.v1.SubscribeRequest"> & {
   /**
-   * Channels, 1 to 100. With `all_of_uid` they are cursors for some of the user's channels, at most 10,000.
+   * The channels, 1 to 100. With `all_of_uid` they are cursors for some of the user's channels, at
+   * most 10,000.
    *
    * @generated from field: repeated sendbatch.v1.ChannelCursor channels = 1;
    */
   channels: ChannelCursor[];
 
   /**
-   * Who reads, when a service reads for a user, as it must with `all_of_uid`; at most 256 bytes.
+   * The user that a service reads for, at most 256 bytes; required with `all_of_uid` for a service.
+   * A user may only name itself.
    *
    * @generated from field: string uid = 2;
    */
   uid: string;
 
   /**
-   * All channels that the reader is in, up to 10,000, also those that it joins later: from now on, unless `channels` says from where.
-   * Channels of type 8 that only carry commands are not among them. FAILED_PRECONDITION (`TOO_MANY_CHANNELS`) above 10,000, at the
-   * begin or when the user joins one more.
+   * Follow all channels that the user is in, at most 10,000, including those it joins later.
+   *
+   * They start from now, unless `channels` has a cursor. Channels of type 8 that only carry
+   * commands are not included. FAILED_PRECONDITION (`TOO_MANY_CHANNELS`) above 10,000, at the start
+   * or when the user joins one more.
    *
    * @generated from field: bool all_of_uid = 3;
    */
   allOfUid: boolean;
 
   /**
-   * With `all_of_uid`: this call continues a stream that had sent `all_caught_up`, and `channels` has every channel that it told of
-   * by `caught_up` or a message. A channel of the user that is not among them was joined in between: it begins where the user
-   * joined, so that its first messages are not missed. One in `channels` that the user has left is passed over.
+   * With `all_of_uid`: continue a stream that had sent `all_caught_up`.
+   *
+   * `channels` must then have every channel that the stream reported by `caught_up` or a message. A
+   * channel of the user that is missing there was joined in between, and starts where the user
+   * joined, so that its first messages are not missed. A channel that the user has left is ignored.
    *
    * @generated from field: bool resume = 4;
    */
@@ -1077,27 +1101,27 @@ export const SubscribeRequestSchema: GenMessage<SubscribeRequest> = /*@__PURE__*
   messageDesc(file_sendbatch_v1_message_service, 21);
 
 /**
- * All that was stored is sent.
+ * All stored messages of a channel have been sent.
  *
  * @generated from message sendbatch.v1.CaughtUp
  */
 export type CaughtUp = Message<"sendbatch.v1.CaughtUp"> & {
   /**
-   * The channel.
+   * The channel's canonical id.
    *
    * @generated from field: string channel_id = 1;
    */
   channelId: string;
 
   /**
-   * Its type.
+   * The channel's type.
    *
    * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
    */
   channelType: ChannelType;
 
   /**
-   * The sequence up to which it is.
+   * The channel's last sequence at that moment.
    *
    * @generated from field: uint64 last_seq = 3;
    */
@@ -1112,8 +1136,8 @@ export const CaughtUpSchema: GenMessage<CaughtUp> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 22);
 
 /**
- * Of `all_of_uid`, once: every channel that the user was in at first has been told of by `caught_up`. A client that has seen it may
- * continue with `resume`.
+ * Sent once with `all_of_uid`: every channel that the user was in at the start has been reported by
+ * `caught_up`. A client that received it may continue with `resume`.
  *
  * @generated from message sendbatch.v1.AllCaughtUp
  */
@@ -1143,13 +1167,13 @@ export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 24);
 
 /**
- * One frame.
+ * One frame of the stream.
  *
  * @generated from message sendbatch.v1.SubscribeResponse
  */
 export type SubscribeResponse = Message<"sendbatch.v1.SubscribeResponse"> & {
   /**
-   * What it is.
+   * The kind of the frame.
    *
    * @generated from oneof sendbatch.v1.SubscribeResponse.frame
    */
@@ -1171,7 +1195,7 @@ export type SubscribeResponse = Message<"sendbatch.v1.SubscribeResponse"> & {
     case: "caughtUp";
   } | {
     /**
-     * Nothing has happened.
+     * Nothing was sent for 15 seconds.
      *
      * @generated from field: sendbatch.v1.Heartbeat heartbeat = 3;
      */
@@ -1196,27 +1220,27 @@ export const SubscribeResponseSchema: GenMessage<SubscribeResponse> = /*@__PURE_
   messageDesc(file_sendbatch_v1_message_service, 25);
 
 /**
- * Whose conversations.
+ * The user whose conversations to list.
  *
  * @generated from message sendbatch.v1.ListConversationsRequest
  */
 export type ListConversationsRequest = Message<"sendbatch.v1.ListConversationsRequest"> & {
   /**
-   * The user; a user may only name itself.
+   * The user, 1 to 256 bytes. A user may only name itself.
    *
    * @generated from field: string uid = 1;
    */
   uid: string;
 
   /**
-   * Conversations on a page, up to 1,000; 0 = 100.
+   * Conversations per page, at most 1,000; 0 = 100.
    *
    * @generated from field: uint32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * The last page's `next_page_token`; empty = from the newest.
+   * The `next_page_token` of the previous page; empty = start with the newest.
    *
    * @generated from field: string page_token = 3;
    */
@@ -1237,29 +1261,29 @@ export const ListConversationsRequestSchema: GenMessage<ListConversationsRequest
  */
 export type Conversation = Message<"sendbatch.v1.Conversation"> & {
   /**
-   * The channel; of a person channel the other side.
+   * The channel's id; for a person channel the other side's uid.
    *
    * @generated from field: string channel_id = 1;
    */
   channelId: string;
 
   /**
-   * Its type.
+   * The channel's type.
    *
    * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
    */
   channelType: ChannelType;
 
   /**
-   * Messages with `red_dot` after `read_seq` from others that the user may see; at most 999 are counted, among the channel's
-   * last 10,000 messages.
+   * The number of messages with `red_dot` after `read_seq`, from other senders, that the user may
+   * see. At most 999, counted among the channel's last 10,000 messages.
    *
    * @generated from field: uint32 unread_count = 3;
    */
   unreadCount: number;
 
   /**
-   * Up to where it has read; who joined has read what was there before.
+   * The sequence up to which the user has read. A new member starts at the channel's end.
    *
    * @generated from field: uint64 read_seq = 4;
    */
@@ -1273,7 +1297,8 @@ export type Conversation = Message<"sendbatch.v1.Conversation"> & {
   lastSeq: bigint;
 
   /**
-   * The newest message that the user may see; unset when there is none among the channel's last 10,000.
+   * The newest message that the user may see; unset when there is none among the channel's last
+   * 10,000.
    *
    * @generated from field: sendbatch.v1.Message last_message = 6;
    */
@@ -1294,14 +1319,14 @@ export const ConversationSchema: GenMessage<Conversation> = /*@__PURE__*/
  */
 export type ListConversationsResponse = Message<"sendbatch.v1.ListConversationsResponse"> & {
   /**
-   * The page.
+   * The conversations, newest message first.
    *
    * @generated from field: repeated sendbatch.v1.Conversation conversations = 1;
    */
   conversations: Conversation[];
 
   /**
-   * Where the next page begins; empty on the last one.
+   * The token of the next page; empty on the last one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -1316,13 +1341,13 @@ export const ListConversationsResponseSchema: GenMessage<ListConversationsRespon
   messageDesc(file_sendbatch_v1_message_service, 28);
 
 /**
- * What was read.
+ * The position up to which a user has read.
  *
  * @generated from message sendbatch.v1.MarkReadRequest
  */
 export type MarkReadRequest = Message<"sendbatch.v1.MarkReadRequest"> & {
   /**
-   * The user; a user may only name itself.
+   * The user, 1 to 256 bytes. A user may only name itself.
    *
    * @generated from field: string uid = 1;
    */
@@ -1343,7 +1368,7 @@ export type MarkReadRequest = Message<"sendbatch.v1.MarkReadRequest"> & {
   channelType: ChannelType;
 
   /**
-   * The last sequence that was read; 0 = all that there is.
+   * The last sequence that was read; 0 = everything.
    *
    * @generated from field: uint64 read_seq = 4;
    */
@@ -1358,7 +1383,7 @@ export const MarkReadRequestSchema: GenMessage<MarkReadRequest> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 29);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.MarkReadResponse
  */
@@ -1373,34 +1398,36 @@ export const MarkReadResponseSchema: GenMessage<MarkReadResponse> = /*@__PURE__*
   messageDesc(file_sendbatch_v1_message_service, 30);
 
 /**
- * Whose conversations, and what the client has of them.
+ * The user whose conversations to list, and what the client already has.
  *
  * @generated from message sendbatch.v1.SyncConversationsRequest
  */
 export type SyncConversationsRequest = Message<"sendbatch.v1.SyncConversationsRequest"> & {
   /**
-   * The user; a user may only name itself.
+   * The user, 1 to 256 bytes. A user may only name itself.
    *
    * @generated from field: string uid = 1;
    */
   uid: string;
 
   /**
-   * The `version` of the client's newest conversation; other than 0: only conversations with messages that the user has not read.
+   * The `version` of the client's newest conversation. Other than 0: only conversations with
+   * messages that the user has not read.
    *
    * @generated from field: uint64 version = 2;
    */
   version: bigint;
 
   /**
-   * What the client has, as `channel_id:channel_type:last_msg_seq` joined with `|`: of these channels only messages after that; at most 1 MiB.
+   * What the client has, as `channel_id:channel_type:last_msg_seq` joined with `|`, at most 1 MiB.
+   * For these channels only later messages are returned.
    *
    * @generated from field: string last_msg_seqs = 3;
    */
   lastMsgSeqs: string;
 
   /**
-   * Messages of each conversation at most, up to 1,000; 0 = none, and then no conversations.
+   * Messages per conversation, at most 1,000; 0 = no messages, and therefore no conversations.
    *
    * @generated from field: uint32 msg_count = 4;
    */
@@ -1414,7 +1441,7 @@ export type SyncConversationsRequest = Message<"sendbatch.v1.SyncConversationsRe
   onlyUnread: number;
 
   /**
-   * Types whose channels are left out, but those in `last_msg_seqs`.
+   * Channel types to leave out, except for channels in `last_msg_seqs`.
    *
    * @generated from field: repeated uint32 exclude_channel_types = 6;
    */
@@ -1428,7 +1455,7 @@ export type SyncConversationsRequest = Message<"sendbatch.v1.SyncConversationsRe
   page: number;
 
   /**
-   * Conversations on a page; 0 = 100, more than 500 are 500.
+   * Conversations per page; 0 = 100, more than 500 count as 500.
    *
    * @generated from field: uint32 page_size = 8;
    */
@@ -1443,20 +1470,20 @@ export const SyncConversationsRequestSchema: GenMessage<SyncConversationsRequest
   messageDesc(file_sendbatch_v1_message_service, 31);
 
 /**
- * A conversation as legacy callers read it.
+ * A conversation in the legacy shape.
  *
  * @generated from message sendbatch.v1.LegacyConversation
  */
 export type LegacyConversation = Message<"sendbatch.v1.LegacyConversation"> & {
   /**
-   * The channel; of a person channel the other side.
+   * The channel's id; for a person channel the other side's uid.
    *
    * @generated from field: string channel_id = 1;
    */
   channelId: string;
 
   /**
-   * Its type.
+   * The channel's type.
    *
    * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
    */
@@ -1470,21 +1497,21 @@ export type LegacyConversation = Message<"sendbatch.v1.LegacyConversation"> & {
   unread: number;
 
   /**
-   * When its newest message was accepted, in seconds since 1970.
+   * When the newest message was accepted, in seconds since 1970.
    *
    * @generated from field: int64 timestamp = 4;
    */
   timestamp: bigint;
 
   /**
-   * The `message_seq` of that message.
+   * The `message_seq` of the newest message.
    *
    * @generated from field: uint64 last_msg_seq = 5;
    */
   lastMsgSeq: bigint;
 
   /**
-   * Its key.
+   * The key of the newest message.
    *
    * @generated from field: string last_client_msg_no = 6;
    */
@@ -1498,21 +1525,22 @@ export type LegacyConversation = Message<"sendbatch.v1.LegacyConversation"> & {
   offsetMsgSeq: bigint;
 
   /**
-   * Up to where the user has read.
+   * The sequence up to which the user has read.
    *
    * @generated from field: uint64 readed_to_msg_seq = 8;
    */
   readedToMsgSeq: bigint;
 
   /**
-   * When its newest message was accepted, in milliseconds since 1970; the legacy server's nanoseconds are above 2^53.
+   * When the newest message was accepted, in milliseconds since 1970. (The legacy server has
+   * nanoseconds, which exceed 2^53.)
    *
    * @generated from field: uint64 version = 9;
    */
   version: bigint;
 
   /**
-   * Its last messages, the newest first. Above 3 MiB of answer it is the newest alone.
+   * The last messages, newest first. Once the answer exceeds 3 MiB, only the newest.
    *
    * @generated from field: repeated sendbatch.v1.LegacyMessage recents = 10;
    */
@@ -1533,7 +1561,7 @@ export const LegacyConversationSchema: GenMessage<LegacyConversation> = /*@__PUR
  */
 export type SyncConversationsResponse = Message<"sendbatch.v1.SyncConversationsResponse"> & {
   /**
-   * The one with the newest message first.
+   * The conversations, newest message first.
    *
    * @generated from field: repeated sendbatch.v1.LegacyConversation conversations = 1;
    */
@@ -1548,13 +1576,13 @@ export const SyncConversationsResponseSchema: GenMessage<SyncConversationsRespon
   messageDesc(file_sendbatch_v1_message_service, 33);
 
 /**
- * Whose commands.
+ * The user whose commands to return.
  *
  * @generated from message sendbatch.v1.SyncCommandsRequest
  */
 export type SyncCommandsRequest = Message<"sendbatch.v1.SyncCommandsRequest"> & {
   /**
-   * The user; a user may only name itself.
+   * The user, 1 to 256 bytes. A user may only name itself.
    *
    * @generated from field: string uid = 1;
    */
@@ -1568,7 +1596,7 @@ export type SyncCommandsRequest = Message<"sendbatch.v1.SyncCommandsRequest"> & 
   messageSeq: bigint;
 
   /**
-   * Commands at most, up to 1,000; 0 = 200.
+   * Commands per answer, at most 1,000; 0 = 200.
    *
    * @generated from field: uint32 limit = 3;
    */
@@ -1589,14 +1617,14 @@ export const SyncCommandsRequestSchema: GenMessage<SyncCommandsRequest> = /*@__P
  */
 export type SyncCommandsResponse = Message<"sendbatch.v1.SyncCommandsResponse"> & {
   /**
-   * Oldest first.
+   * The commands, oldest first.
    *
    * @generated from field: repeated sendbatch.v1.LegacyMessage messages = 1;
    */
   messages: LegacyMessage[];
 
   /**
-   * Whether there are more after the last of these.
+   * Whether there are more commands after these.
    *
    * @generated from field: bool more = 2;
    */
@@ -1611,20 +1639,20 @@ export const SyncCommandsResponseSchema: GenMessage<SyncCommandsResponse> = /*@_
   messageDesc(file_sendbatch_v1_message_service, 35);
 
 /**
- * What was taken.
+ * The commands to acknowledge.
  *
  * @generated from message sendbatch.v1.AckCommandsRequest
  */
 export type AckCommandsRequest = Message<"sendbatch.v1.AckCommandsRequest"> & {
   /**
-   * The user; a user may only name itself.
+   * The user, 1 to 256 bytes. A user may only name itself.
    *
    * @generated from field: string uid = 1;
    */
   uid: string;
 
   /**
-   * The last `message_seq` that was taken.
+   * The `message_seq` of the last command received.
    *
    * @generated from field: uint64 last_message_seq = 2;
    */
@@ -1639,7 +1667,7 @@ export const AckCommandsRequestSchema: GenMessage<AckCommandsRequest> = /*@__PUR
   messageDesc(file_sendbatch_v1_message_service, 36);
 
 /**
- * Nothing to say. JSON: `{"status": 200}`.
+ * Empty. JSON: `{"status": 200}`.
  *
  * @generated from message sendbatch.v1.AckCommandsResponse
  */
@@ -1654,7 +1682,7 @@ export const AckCommandsResponseSchema: GenMessage<AckCommandsResponse> = /*@__P
   messageDesc(file_sendbatch_v1_message_service, 37);
 
 /**
- * Whose route; what it names changes nothing.
+ * The user to route. The request changes nothing in the answer.
  *
  * @generated from message sendbatch.v1.GetRouteRequest
  */
@@ -1667,7 +1695,7 @@ export type GetRouteRequest = Message<"sendbatch.v1.GetRouteRequest"> & {
   uid: string;
 
   /**
-   * 1: the addresses of the inner network.
+   * 1: addresses of the internal network.
    *
    * @generated from field: uint32 intranet = 2;
    */
@@ -1682,7 +1710,7 @@ export const GetRouteRequestSchema: GenMessage<GetRouteRequest> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 38);
 
 /**
- * Where to connect: nowhere.
+ * The addresses, all empty.
  *
  * @generated from message sendbatch.v1.GetRouteResponse
  */
@@ -1717,7 +1745,7 @@ export const GetRouteResponseSchema: GenMessage<GetRouteResponse> = /*@__PURE__*
   messageDesc(file_sendbatch_v1_message_service, 39);
 
 /**
- * Nothing to say.
+ * Empty.
  *
  * @generated from message sendbatch.v1.GetServerInfoRequest
  */
@@ -1732,62 +1760,62 @@ export const GetServerInfoRequestSchema: GenMessage<GetServerInfoRequest> = /*@_
   messageDesc(file_sendbatch_v1_message_service, 40);
 
 /**
- * The bounds that this server enforces. Each is also in the error that breaking it causes.
+ * The limits that this server enforces. Each is also in the error that exceeding it causes.
  *
  * @generated from message sendbatch.v1.Limits
  */
 export type Limits = Message<"sendbatch.v1.Limits"> & {
   /**
-   * Messages in a batch.
+   * Messages per batch.
    *
    * @generated from field: uint32 batch_messages = 1;
    */
   batchMessages: number;
 
   /**
-   * Messages in a batch that serve latency and throughput best.
+   * Messages per batch that give the best latency and throughput.
    *
    * @generated from field: uint32 batch_messages_advised = 2;
    */
   batchMessagesAdvised: number;
 
   /**
-   * Channels in a batch.
+   * Channels per batch.
    *
    * @generated from field: uint32 batch_channels = 3;
    */
   batchChannels: number;
 
   /**
-   * Receivers of a broadcast.
+   * Receivers per broadcast.
    *
    * @generated from field: uint32 broadcast_subscribers = 4;
    */
   broadcastSubscribers: number;
 
   /**
-   * Receivers that a message may name.
+   * Receivers that one message may name.
    *
    * @generated from field: uint32 message_subscribers = 5;
    */
   messageSubscribers: number;
 
   /**
-   * Bytes of a payload.
+   * Bytes per payload.
    *
    * @generated from field: uint32 payload_bytes = 6;
    */
   payloadBytes: number;
 
   /**
-   * Bytes of a request, as sent and unpacked.
+   * Bytes per request, both as sent and uncompressed.
    *
    * @generated from field: uint32 request_bytes = 7;
    */
   requestBytes: number;
 
   /**
-   * Messages on a page.
+   * Messages per page.
    *
    * @generated from field: uint32 page_messages = 8;
    */
@@ -1801,70 +1829,70 @@ export type Limits = Message<"sendbatch.v1.Limits"> & {
   idBytes: number;
 
   /**
-   * Bytes of a client_msg_no.
+   * Bytes of a `client_msg_no`.
    *
    * @generated from field: uint32 client_msg_no_bytes = 10;
    */
   clientMsgNoBytes: number;
 
   /**
-   * Bytes of a request_id.
+   * Bytes of a `request_id`.
    *
    * @generated from field: uint32 request_id_bytes = 11;
    */
   requestIdBytes: number;
 
   /**
-   * The longest time a call may take; a longer deadline is cut to it.
+   * The longest duration of a call. A longer deadline is shortened to it.
    *
    * @generated from field: google.protobuf.Duration request_timeout = 12;
    */
   requestTimeout?: Duration | undefined;
 
   /**
-   * Channels that a subscription names.
+   * Channels that a subscription may name.
    *
    * @generated from field: uint32 subscribe_channels = 13;
    */
   subscribeChannels: number;
 
   /**
-   * Uids that one call puts on a list of a channel, or takes off.
+   * Uids that one call may add to a list of a channel, or remove from it.
    *
    * @generated from field: uint32 list_change = 14;
    */
   listChange: number;
 
   /**
-   * Bytes of a template.
+   * Bytes of a template's text.
    *
    * @generated from field: uint32 template_bytes = 15;
    */
   templateBytes: number;
 
   /**
-   * Bytes of payloads on a page.
+   * Bytes of payloads per page.
    *
    * @generated from field: uint32 page_bytes = 16;
    */
   pageBytes: number;
 
   /**
-   * Messages in a batch of BatchService.
+   * Messages per batch of BatchService.
    *
    * @generated from field: uint32 submit_messages = 17;
    */
   submitMessages: number;
 
   /**
-   * Bytes of such a batch that comes as a stream or as NDJSON.
+   * Bytes per batch of BatchService that is sent as a stream or as NDJSON.
    *
    * @generated from field: uint32 submit_bytes = 18;
    */
   submitBytes: number;
 
   /**
-   * Days ahead that its messages may be scheduled.
+   * Days ahead that a message may be scheduled.
    *
    * @generated from field: uint32 schedule_days = 19;
    */
@@ -1879,7 +1907,7 @@ export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
   messageDesc(file_sendbatch_v1_message_service, 41);
 
 /**
- * What the server is.
+ * The server's version and limits.
  *
  * @generated from message sendbatch.v1.GetServerInfoResponse
  */
@@ -1892,7 +1920,7 @@ export type GetServerInfoResponse = Message<"sendbatch.v1.GetServerInfoResponse"
   version: string;
 
   /**
-   * What it accepts.
+   * The limits that this server enforces.
    *
    * @generated from field: sendbatch.v1.Limits limits = 2;
    */
@@ -1907,27 +1935,28 @@ export const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse> = /*
   messageDesc(file_sendbatch_v1_message_service, 42);
 
 /**
- * What a refusal of one message means for its batch.
+ * The effect of a refused message on its batch.
  *
  * @generated from enum sendbatch.v1.SendMode
  */
 export const SendMode = {
   /**
-   * BEST_EFFORT.
+   * The default, BEST_EFFORT.
    *
    * @generated from enum value: SEND_MODE_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * Each message by itself: what can be stored is stored, the rest is refused in its result.
+   * Each message stands alone: valid messages are stored, the others are refused in their results.
    *
    * @generated from enum value: SEND_MODE_BEST_EFFORT = 1;
    */
   BEST_EFFORT: 1,
 
   /**
-   * All or nothing: the first refusal fails the call, nothing is stored and no number is used.
+   * All or nothing: one refusal fails the call, nothing is stored and no number is used. The error
+   * names every refused message.
    *
    * @generated from enum value: SEND_MODE_ATOMIC = 2;
    */
@@ -1935,7 +1964,7 @@ export const SendMode = {
 } as const;
 
 /**
- * What a refusal of one message means for its batch.
+ * The effect of a refused message on its batch.
  *
  * @generated from enum sendbatch.v1.SendMode
  */
@@ -1948,58 +1977,65 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
   enumDesc(file_sendbatch_v1_message_service, 0);
 
 /**
- * Sends messages in batches, gives each its numbers, and reads them back.
+ * Sends messages in batches, numbers them per channel, and reads them back.
  *
- * Errors are the sixteen codes of gRPC, with one google.rpc.ErrorInfo (domain `sendbatch`, a stable `reason`, the limit and the
- * actual value as metadata), a google.rpc.BadRequest that names every field at fault, and a google.rpc.RetryInfo where a
- * retry helps. On the JSON routes the body is `{"status": <HTTP>, "msg": <text>, "error": {code, status, message, details}}`.
+ * Errors are gRPC status codes with google.rpc details: one ErrorInfo (domain `sendbatch`, a stable
+ * `reason`, and metadata such as `limit` and `actual`), a BadRequest that names every invalid
+ * field, and a RetryInfo where a retry helps. On the JSON routes the body is `{"status": <HTTP>,
+ * "msg": <text>, "error": {code, status, message, details}}`.
  *
  * | reason | code | HTTP | when |
  * |---|---|---|---|
  * | `INVALID_FIELD` | INVALID_ARGUMENT | 400 | a field is malformed or out of bounds |
- * | `EMPTY_BATCH` | INVALID_ARGUMENT | 400 | no messages |
- * | `BATCH_TOO_LARGE`, `PAYLOAD_TOO_LARGE` | INVALID_ARGUMENT | 413 | over a limit of GetServerInfo; metadata `limit`, `actual` |
- * | `CREDENTIAL_MISSING`, `CREDENTIAL_INVALID` | UNAUTHENTICATED | 401 | no credential, or none that is good |
- * | `SCOPE_MISSING` | PERMISSION_DENIED | 403 | the credential is not for this RPC; metadata `scope` |
+ * | `EMPTY_BATCH` | INVALID_ARGUMENT | 400 | the batch has no messages |
+ * | `BATCH_TOO_LARGE`, `PAYLOAD_TOO_LARGE` | INVALID_ARGUMENT | 413 | a limit of GetServerInfo is exceeded; metadata `limit`, `actual` |
+ * | `CREDENTIAL_MISSING`, `CREDENTIAL_INVALID` | UNAUTHENTICATED | 401 | the call has no credential, or an unknown, expired or revoked one |
+ * | `SCOPE_MISSING` | PERMISSION_DENIED | 403 | the credential lacks the scope of this RPC; metadata `scope` |
  * | `SENDER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not send as this `from_uid` |
  * | `READER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not read as this uid |
- * | `NOT_SUBSCRIBER`, `IN_DENYLIST`, `NOT_IN_ALLOWLIST`, `NOT_ALLOWED`, `CHANNEL_BANNED`, `CHANNEL_DISBANDED`, `SENDER_BANNED` | PERMISSION_DENIED | 403 | the channel's rules; metadata `reason_code` is the legacy number. `receivers` names those whose lists keep a command out |
- * | `SEQ_EXPIRED` | OUT_OF_RANGE | 400 | the cursor is before what is kept; metadata `first_seq` |
- * | `SEQ_AHEAD` | OUT_OF_RANGE | 400 | the cursor is above the last sequence, so it is of another database, or of this one before it was restored; metadata `last_seq` |
+ * | `NOT_SUBSCRIBER`, `IN_DENYLIST`, `NOT_IN_ALLOWLIST`, `NOT_ALLOWED`, `CHANNEL_BANNED`, `CHANNEL_DISBANDED`, `SENDER_BANNED` | PERMISSION_DENIED | 403 | the channel's rules forbid it; metadata `reason_code` is the legacy number, `receivers` the uids whose lists reject a command |
+ * | `SEQ_EXPIRED` | OUT_OF_RANGE | 400 | the cursor is before the first kept message; metadata `first_seq` |
+ * | `SEQ_AHEAD` | OUT_OF_RANGE | 400 | the cursor is above the last sequence: it belongs to another database, or to this one before a restore; metadata `last_seq` |
  * | `TOO_MANY_CHANNELS` | FAILED_PRECONDITION | 400 | the user is in more channels than `all_of_uid` follows; metadata `limit` |
- * | `TEMPLATE_FAILED` | INVALID_ARGUMENT | 400 | a template cannot be rendered; metadata `missing` names variables |
- * | `CHANNEL_NOT_EXIST`, `RULE_NOT_FOUND`, `TEMPLATE_NOT_FOUND`, `BATCH_NOT_FOUND`, `WEBHOOK_NOT_FOUND` | NOT_FOUND | 404 | it was never made. Of a channel only callers with the scope `admin` are told: others get `NOT_SUBSCRIBER` |
- * | `CONTENT_REFUSED` | PERMISSION_DENIED | 403 | a rule of moderation; metadata `rule_id`, 0 = the hook, or `limit_ms` where the rules took too long |
- * | `RATE_LIMITED` | RESOURCE_EXHAUSTED | 429 | over a rate; metadata `by`, `limit`, `seconds`; RetryInfo says when. A retry of a stored message is a duplicate all the same |
- * | `READER_TOO_SLOW` | RESOURCE_EXHAUSTED | 429 | a subscriber took nothing for a minute; it goes on from the last `message_seq` that it has |
- * | `CLIENT_MSG_NO_REUSED` | ALREADY_EXISTS | 409 | the key was used for another content; metadata `message_seq` and `message_id` of the first, for callers with the scope `read` |
- * | `WEBHOOK_EXISTS` | ALREADY_EXISTS | 409 | the name of a webhook is taken |
- * | `REQUEST_ID_REUSED` | ALREADY_EXISTS | 409 | the batch's request_id was used for another batch; metadata `batch_id` |
- * | `BATCH_NOT_RETRYABLE` | FAILED_PRECONDITION | 400 | the batch has not ended, or nothing refused of it is kept |
- * | `TOO_MANY_BATCHES` | RESOURCE_EXHAUSTED | 429 | too many unfinished batches of a caller; metadata `limit` |
- * | `SEQ_MISMATCH` | ABORTED | 409 | `expected_last_seqs` does not hold; metadata `actual`, for callers with the scope `read` |
- * | `STORE_BUSY` | UNAVAILABLE | 503 | the database is away or a lock took too long; retry with the same keys |
- * | `STOPPING` | UNAVAILABLE | 503 | this instance is stopping; call again, and reach another one |
- * | `OVERLOADED` | UNAVAILABLE | 503 | more comes than this instance does in good time: the call was refused before it was read; retry after RetryInfo |
- * | `DEADLINE` | DEADLINE_EXCEEDED | 504 | the outcome is unknown; a retry with the same keys is safe |
- * | `INTERNAL` | INTERNAL | 500 | a defect; the cause is in the log under the request's id (`x-request-id`) |
+ * | `TEMPLATE_FAILED` | INVALID_ARGUMENT | 400 | the template cannot be rendered; metadata `missing` names missing variables |
+ * | `CHANNEL_NOT_EXIST`, `RULE_NOT_FOUND`, `TEMPLATE_NOT_FOUND`, `BATCH_NOT_FOUND`, `WEBHOOK_NOT_FOUND` | NOT_FOUND | 404 | the object does not exist. For a channel only callers with the scope `admin` get this; others get `NOT_SUBSCRIBER` |
+ * | `CONTENT_REFUSED` | PERMISSION_DENIED | 403 | a moderation rule refused the content; metadata `rule_id` (0 = the moderation hook), or `limit_ms` when the rules took too long |
+ * | `RATE_LIMITED` | RESOURCE_EXHAUSTED | 429 | a rate limit is exceeded; metadata `by`, `limit`, `seconds`; RetryInfo says when to retry. A retry of a stored message still succeeds as a duplicate |
+ * | `READER_TOO_SLOW` | RESOURCE_EXHAUSTED | 429 | a subscriber accepted nothing for a minute; resume from the last `message_seq` received |
+ * | `CLIENT_MSG_NO_REUSED` | ALREADY_EXISTS | 409 | the key was used for other content; for callers with the scope `read`, metadata `message_seq` and `message_id` of the first message |
+ * | `WEBHOOK_EXISTS` | ALREADY_EXISTS | 409 | the webhook's name is taken |
+ * | `REQUEST_ID_REUSED` | ALREADY_EXISTS | 409 | the `request_id` was used for another batch; metadata `batch_id` |
+ * | `BATCH_NOT_RETRYABLE` | FAILED_PRECONDITION | 400 | the batch has not ended, or has no stored refused messages |
+ * | `TOO_MANY_BATCHES` | RESOURCE_EXHAUSTED | 429 | the caller has too many unfinished batches; metadata `limit` |
+ * | `SEQ_MISMATCH` | ABORTED | 409 | a condition of `expected_last_seqs` does not hold; for callers with the scope `read`, metadata `actual` |
+ * | `STORE_BUSY` | UNAVAILABLE | 503 | the database, the moderation hook or the token issuer does not answer, or a lock took too long; retry with the same keys |
+ * | `STOPPING` | UNAVAILABLE | 503 | this instance is stopping; retry, to reach another one |
+ * | `OVERLOADED` | UNAVAILABLE | 503 | this instance has more work than it can do in time, and nothing was stored; retry after RetryInfo |
+ * | `DEADLINE` | DEADLINE_EXCEEDED | 504 | the deadline passed and the outcome is unknown; a retry with the same keys is safe |
+ * | `INTERNAL` | INTERNAL | 500 | a defect of the service; the cause is in the log under the request's id (`x-request-id`) |
  *
  * @generated from service sendbatch.v1.MessageService
  */
 export const MessageService: GenService<{
   /**
-   * Stores a batch of messages for any mix of channels and returns one result a message, in the batch's order.
+   * Stores a batch of messages for any mix of channels. Returns one result per message, in the
+   * order of the request.
    *
-   * Within a channel the messages are numbered in input order, +1 each, without gaps; refused and duplicate messages use no
-   * number. When the call returns, the messages are committed. A malformed batch is refused as a whole, with every violation
-   * named, and nothing is stored. What depends on the store is said per message (`BEST_EFFORT`) or refuses all (`ATOMIC`).
+   * Within a channel messages are numbered in the order of the request, +1 each, without gaps.
+   * Refused and duplicate messages use no number. The messages are committed when the call returns.
    *
-   * A retry is exact when messages have a `client_msg_no` or the request a `request_id`. Without either a repeated call stores
-   * the messages again, which is why the idempotency level is not IDEMPOTENT.
+   * A malformed batch is refused as a whole, with every violation named, and nothing is stored.
+   * Refusals that depend on stored state (permission, moderation, rates, conflicts) are results of
+   * single messages (`BEST_EFFORT`) or fail the whole call (`ATOMIC`).
    *
-   * JSON: the array of drafts in, the array of results out; `mode`, `validate_only`, `request_id` as query parameters; the header
-   * `Idempotency-Key` stands for `request_id`. HTTP 200 when all were accepted, 207 when some were refused, the refusals' own
-   * status (400 when they differ) when none was accepted.
+   * A retry is safe when each message has a `client_msg_no` or the request has a `request_id`.
+   * Without either, a repeated call stores the messages again, hence no IDEMPOTENT idempotency
+   * level.
+   *
+   * JSON: an array of drafts in, an array of results out, in the same order. `mode`,
+   * `validate_only` and `request_id` are query parameters; the header `Idempotency-Key` is
+   * equivalent to `request_id`. HTTP 200: all messages were accepted or are duplicates. 207: some
+   * were refused. When all were refused: the status that the refusals share, 400 when they differ.
    *
    * @generated from rpc sendbatch.v1.MessageService.SendBatch
    */
@@ -2009,10 +2045,14 @@ export const MessageService: GenService<{
     output: typeof SendBatchResponseSchema;
   },
   /**
-   * Sends one message: SendBatch with a batch of one, whose refusal is the call's error.
+   * Sends one message. Like SendBatch with a batch of one, except that a refusal is the call's
+   * error.
    *
-   * An empty `from_uid` sends as `____system`, as legacy callers rely on. JSON: the draft as the body; the answer has its fields
-   * at the top and, as other legacy callers read them, in `data`, beside `"status": 200`.
+   * An empty `from_uid` sends as `____system`, for compatibility with legacy callers; for a user it
+   * is the user's own uid.
+   *
+   * JSON: the draft is the body. The answer has its fields at the top level and again in `data`,
+   * beside `"status": 200`, because legacy clients read either.
    *
    * @generated from rpc sendbatch.v1.MessageService.Send
    */
@@ -2022,14 +2062,16 @@ export const MessageService: GenService<{
     output: typeof SendResponseSchema;
   },
   /**
-   * Sends one payload to many users, to each as a person message from `from_uid`.
+   * Sends one payload to many users, as one person message from `from_uid` to each.
    *
-   * A uid named twice gets the message once. Users that could not be reached are named with the reason; the others have it.
-   * Above 1,000 users it is stored in several transactions, so a failure of the store may leave a part sent: with a
-   * `request_id` a retry of the same list reaches exactly the rest.
+   * A uid named twice gets the message once. The answer names the users that did not get the
+   * message, with the reason. More than 1,000 users are stored in several transactions, so a
+   * failing store may leave a part sent; with a `request_id` a retry of the same list sends only
+   * the rest.
    *
-   * JSON: the object root on `/message/sendbatch` (an array there is SendBatch); `mode`, `validate_only` and `request_id` in the body or as query
-   * parameters. HTTP 200 whenever the request is well formed and its mode is not ATOMIC.
+   * JSON: the object form of `/message/sendbatch` (the array form is SendBatch). `mode`,
+   * `validate_only` and `request_id` may be in the body or the query. HTTP 200 for every
+   * well-formed request, also when some users did not get the message, unless the mode is ATOMIC.
    *
    * @generated from rpc sendbatch.v1.MessageService.Broadcast
    */
@@ -2039,17 +2081,22 @@ export const MessageService: GenService<{
     output: typeof BroadcastResponseSchema;
   },
   /**
-   * Reads a page of a channel's history by sequence. Commands and expired messages are not in it, nor messages whose `subscribers`
-   * do not name the reader. A channel that nobody has sent to is an empty page. A page holds at most 3 MiB of payloads, so
-   * that it fits what gRPC clients take; `more` says that there is more.
+   * Reads a page of a channel's history by sequence.
    *
-   * A user reads as itself, where it is a member, a side of the channel, or the type is open. A service reads everything, or what
-   * `uid` may read. OUT_OF_RANGE (`SEQ_EXPIRED`) when `after_seq` is before what is kept: metadata `first_seq` is where to go on.
-   * OUT_OF_RANGE (`SEQ_AHEAD`) when `after_seq` is above the channel's last sequence.
+   * The page has no commands, no expired messages, and no messages whose `subscribers` exclude the
+   * reader. A channel without messages is an empty page. A page holds at most 3 MiB of payloads, to
+   * fit the default limit of gRPC clients; `more` says whether to go on.
    *
-   * The times of `since` and `until`, `tag_key` and `stream_no` are found by index. What `from_uid` or the reader's rights pass over
-   * is examined for 250 ms, about 300,000 messages: then the page has what was found, which may be nothing, and `more` and
-   * `next_seq` say where to go on.
+   * A user reads as itself and needs to be a member, a side of the channel, or the channel's type
+   * to be open; otherwise PERMISSION_DENIED. A service reads everything, or what `uid` may read.
+   *
+   * OUT_OF_RANGE (`SEQ_EXPIRED`) when `after_seq` is before the first kept message; metadata
+   * `first_seq` is where to go on. OUT_OF_RANGE (`SEQ_AHEAD`) when `after_seq` is above the
+   * channel's last sequence.
+   *
+   * Filters: `since`, `until`, `tag_key` and `stream_no` use an index. Messages skipped because of
+   * `from_uid` or the reader's rights are examined for at most 250 ms, about 300,000 messages. The
+   * page then has the messages found so far, possibly none, with `more` and `next_seq` set.
    *
    * @generated from rpc sendbatch.v1.MessageService.ListMessages
    */
@@ -2059,8 +2106,10 @@ export const MessageService: GenService<{
     output: typeof ListMessagesResponseSchema;
   },
   /**
-   * History as legacy callers read it: by `pull_mode` from `start_message_seq` on, always answered oldest first. Both bounds 0: the latest.
-   * Only what `login_uid` may read.
+   * Reads a page of a channel's history in the legacy shape.
+   *
+   * Starts at `start_message_seq` in the direction of `pull_mode`, and always answers oldest first.
+   * With both bounds 0 it answers the latest messages. Only messages that `login_uid` may read.
    *
    * @generated from rpc sendbatch.v1.MessageService.SyncMessages
    */
@@ -2070,8 +2119,11 @@ export const MessageService: GenService<{
     output: typeof SyncMessagesResponseSchema;
   },
   /**
-   * Messages of a channel by sequence, id or key, oldest first; those that are not there are left out. Keys are looked for among the last 10,000
-   * messages of the channel. An answer holds at most 3 MiB; `more` = 1 says that it was cut: ask again for those that it does not hold.
+   * Returns messages of a channel by sequence, id or key, oldest first, in the legacy shape.
+   *
+   * Messages that do not exist are left out. Keys are searched among the channel's last 10,000
+   * messages. An answer holds at most 3 MiB; `more` = 1 says that it was cut: request the missing
+   * ones again.
    *
    * @generated from rpc sendbatch.v1.MessageService.GetMessages
    */
@@ -2081,8 +2133,11 @@ export const MessageService: GenService<{
     output: typeof GetMessagesResponseSchema;
   },
   /**
-   * One message of a channel by its id or its key; unset when it is not there. Keys are looked for as in GetMessages. JSON: the bare message, or `{"status": 404}` with
-   * HTTP 200, as legacy callers read it.
+   * Returns one message of a channel by its id or key, in the legacy shape; unset when there is
+   * none.
+   *
+   * Keys are searched as in GetMessages. JSON: the bare message, or `{"status": 404}` with HTTP
+   * 200, as legacy callers expect.
    *
    * @generated from rpc sendbatch.v1.MessageService.GetMessage
    */
@@ -2092,7 +2147,7 @@ export const MessageService: GenService<{
     output: typeof GetMessageResponseSchema;
   },
   /**
-   * The last sequence of a channel; 0 when nothing was sent to it.
+   * Returns the last sequence of a channel; 0 when it has no messages.
    *
    * @generated from rpc sendbatch.v1.MessageService.GetMaxMessageSeq
    */
@@ -2102,19 +2157,27 @@ export const MessageService: GenService<{
     output: typeof GetMaxMessageSeqResponseSchema;
   },
   /**
-   * Tails channels live: first what is stored after each cursor, then what comes, in each channel in order, without gaps and without doubles. A stream
-   * that ends, for whatever reason, goes on with a new call from the last `message_seq` that was seen in each channel, and with
-   * `resume` where it follows `all_of_uid`.
+   * Tails channels live: the stored messages after each cursor, then new ones as they are stored.
    *
-   * OUT_OF_RANGE (`SEQ_EXPIRED`) when a cursor is before what is kept; OUT_OF_RANGE (`SEQ_AHEAD`) when it is above the channel's last
-   * sequence, also of a stream under way whose database was put back by a restore or a failover.
+   * Each channel's messages come in order, without gaps and without duplicates. A stream that ends,
+   * for whatever reason, is resumed by a new call with the last `message_seq` received per channel,
+   * and with `resume` when it follows `all_of_uid`.
    *
-   * Frames: a message; `caught_up` once a channel, when all that was stored is sent; a heartbeat every 15 seconds of silence. Messages with
-   * `no_persist` come to who is connected, with `message_seq` 0. A reader that takes nothing for a minute is ended with
-   * RESOURCE_EXHAUSTED (`READER_TOO_SLOW`); one that may not read a channel any more with the channel's reason.
+   * Frames: a message; `caught_up` once per channel, when all stored messages have been sent; a
+   * heartbeat after 15 seconds of silence. Messages with `no_persist` have `message_seq` 0 and
+   * reach only the readers connected at that moment.
    *
-   * `GET /v1/channels/{channel_type}/{channel_id}/events` is the same for one channel as Server-Sent Events: `id` is the sequence, so that EventSource
-   * resumes by itself; query `after_seq`, `uid`, and `access_token` where no header can be set.
+   * Errors: OUT_OF_RANGE (`SEQ_EXPIRED`) when a cursor is before the first kept message.
+   * OUT_OF_RANGE (`SEQ_AHEAD`) when a cursor is above the channel's last sequence, also during a
+   * stream, when the database was restored or failed over. RESOURCE_EXHAUSTED (`READER_TOO_SLOW`)
+   * when the reader accepts nothing for a minute. PERMISSION_DENIED with the channel's reason when
+   * the reader may no longer read a channel. UNAUTHENTICATED when its credential expires or is
+   * revoked.
+   *
+   * `GET /v1/channels/{channel_type}/{channel_id}/events` is the same for one channel as
+   * Server-Sent Events. `id` is the sequence, so EventSource resumes without further code. Query
+   * parameters: `after_seq`, `from_now`, `uid`, and `access_token` for clients that cannot set a
+   * header.
    *
    * @generated from rpc sendbatch.v1.MessageService.Subscribe
    */
@@ -2124,7 +2187,8 @@ export const MessageService: GenService<{
     output: typeof SubscribeResponseSchema;
   },
   /**
-   * The conversations of a user: channels that it is in, the one with the newest message first. A page holds at most 3 MiB.
+   * Lists the conversations of a user: the channels it is in, newest message first. A page holds at
+   * most 3 MiB.
    *
    * @generated from rpc sendbatch.v1.MessageService.ListConversations
    */
@@ -2134,8 +2198,10 @@ export const MessageService: GenService<{
     output: typeof ListConversationsResponseSchema;
   },
   /**
-   * Notes up to where a user has read a channel; a smaller sequence than noted changes nothing, one above the channel's last is
-   * OUT_OF_RANGE (`SEQ_AHEAD`).
+   * Records up to which sequence a user has read a channel.
+   *
+   * A sequence below the recorded one changes nothing. OUT_OF_RANGE (`SEQ_AHEAD`) when it is above
+   * the channel's last sequence.
    *
    * @generated from rpc sendbatch.v1.MessageService.MarkRead
    */
@@ -2145,8 +2211,10 @@ export const MessageService: GenService<{
     output: typeof MarkReadResponseSchema;
   },
   /**
-   * The conversations of a user with their last messages, as legacy callers read them: those that have messages after what the client has, the one with
-   * the newest message first. JSON: the bare array.
+   * Lists the conversations of a user with their last messages, in the legacy shape.
+   *
+   * Only conversations with messages that the client does not have, newest message first. JSON: the
+   * bare array.
    *
    * @generated from rpc sendbatch.v1.MessageService.SyncConversations
    */
@@ -2156,9 +2224,12 @@ export const MessageService: GenService<{
     output: typeof SyncConversationsResponseSchema;
   },
   /**
-   * The commands (`sync_once`) for a user that it has not acknowledged, oldest first. `message_seq` is the user's own numbering of its commands. JSON:
-   * the bare array. A user gets the commands that were sent to a channel after it joined. An answer holds at most 3 MiB; what it
-   * leaves out comes after the last one. OUT_OF_RANGE (`SEQ_AHEAD`) when `message_seq` is above the last that the user was given.
+   * Returns the commands (`sync_once`) for a user that it has not acknowledged, oldest first.
+   *
+   * `message_seq` is the user's own numbering of its commands. A user gets the commands sent to a
+   * channel after it joined. An answer holds at most 3 MiB; the rest comes after its last command.
+   * OUT_OF_RANGE (`SEQ_AHEAD`) when `message_seq` is above the last one given to the user. JSON:
+   * the bare array.
    *
    * @generated from rpc sendbatch.v1.MessageService.SyncCommands
    */
@@ -2168,8 +2239,9 @@ export const MessageService: GenService<{
     output: typeof SyncCommandsResponseSchema;
   },
   /**
-   * Acknowledges commands up to a `message_seq` of SyncCommands: they are handed out no more. OUT_OF_RANGE (`SEQ_AHEAD`) when it is
-   * above the last that the user was given.
+   * Acknowledges commands up to a `message_seq` of SyncCommands; they are not returned again.
+   *
+   * OUT_OF_RANGE (`SEQ_AHEAD`) when it is above the last one given to the user.
    *
    * @generated from rpc sendbatch.v1.MessageService.AckCommands
    */
@@ -2179,7 +2251,9 @@ export const MessageService: GenService<{
     output: typeof AckCommandsResponseSchema;
   },
   /**
-   * Where the legacy server's socket is: this service has none, and all addresses are empty. Messages are tailed with Subscribe or the event stream.
+   * Returns empty addresses: the legacy server's socket does not exist here.
+   *
+   * Use Subscribe or the event stream to receive messages.
    *
    * @generated from rpc sendbatch.v1.MessageService.GetRoute
    */
@@ -2189,7 +2263,7 @@ export const MessageService: GenService<{
     output: typeof GetRouteResponseSchema;
   },
   /**
-   * What this server is and what it accepts.
+   * Returns the server's version and limits.
    *
    * @generated from rpc sendbatch.v1.MessageService.GetServerInfo
    */
