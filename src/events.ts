@@ -1,5 +1,5 @@
+import { createRequire } from 'node:module';
 import { type Logger as PinoLogger, pino } from 'pino';
-import pretty from 'pino-pretty';
 import { Failure } from './domain/failure.ts';
 import type { WebhookTry } from './domain/webhook.ts';
 import { createThrottle } from './log-throttle.ts';
@@ -21,8 +21,13 @@ export function createLog(options: { level: string; format: 'auto' | 'json' | 'p
     // A database URL holds a password, and headers hold keys: neither is ever passed to the log on purpose; this is the second lock.
     redact: ['*.connectionString', 'password', '*.password', 'headers', '*.headers'],
   };
+  // Loaded only for a terminal: most processes write JSON.
   const out = wordy
-    ? pretty({ sync: true, translateTime: 'SYS:HH:MM:ss', ignore: 'pid,hostname' })
+    ? (createRequire(import.meta.url)('pino-pretty') as typeof import('pino-pretty'))({
+        sync: true,
+        translateTime: 'SYS:HH:MM:ss',
+        ignore: 'pid,hostname',
+      })
     : pino.destination({ sync: true });
   const safe = wordy ? safePrettyLine : safeLine;
   return pino(settings, { write: (line: string) => void out.write(safe(line)) });

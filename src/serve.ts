@@ -1,8 +1,6 @@
-import { start } from './app.ts';
 import { type Config, ConfigError, loadConfig } from './config.ts';
 import { ListenError, tryPort } from './edge/listen.ts';
 import { createLog, type Log } from './events.ts';
-import { inOneLine, isForTheUser as isOfOpening } from './open-server.ts';
 import { version } from './version.ts';
 import { metricsOfAll } from './worker-metrics.ts';
 import { hearStop, isWorker, joinWorkers, type Listening, leaveWorkers, startWorkers } from './workers.ts';
@@ -24,9 +22,7 @@ export async function serve(fail: (message: string) => void): Promise<void> {
     if (config.workers > 1 && !isWorker) await serveInWorkers(config, log);
     else await serveHere(config, log);
   } catch (thrown) {
-    const error = inOneLine(thrown);
-    if (!isForTheUser(error)) throw error;
-    fail(error.message);
+    fail(await inOneLine(thrown));
     if (isWorker) leaveWorkers();
   }
 }
@@ -38,7 +34,8 @@ async function serveHere(config: Config, log: Log): Promise<void> {
   const stop = stopOnce(log, async () => {
     if (listens || !mayBreakOff) await (await orNever(starting)).stop();
   });
-  const starting = start(config, log, isWorker ? metricsOfAll : undefined);
+  // Loaded when the settings are known to hold: a refused start takes a quarter of the time, and a process that only forks workers never loads it.
+  const starting = import('./app.ts').then(({ start }) => start(config, log, isWorker ? metricsOfAll : undefined));
   if (isWorker) hearStop(stop);
   if (isWorker || !mayBreakOff) stopOnSignals(stop, log);
   const app = await starting;
@@ -80,9 +77,13 @@ async function orNever<T>(starting: Promise<T>): Promise<T> {
   return await starting.catch(() => new Promise<never>(() => {}));
 }
 
-/** These say in one line what to do; the stack of anything else is needed. */
-function isForTheUser(error: unknown): error is Error {
-  return error instanceof ConfigError || error instanceof ListenError || isOfOpening(error);
+/** What to do about an error that ends the start, in one line. Throws any other error: its stack is needed. */
+async function inOneLine(thrown: unknown): Promise<string> {
+  if (thrown instanceof ConfigError || thrown instanceof ListenError) return thrown.message;
+  const opening = await import('./open-server.ts');
+  const error = opening.inOneLine(thrown);
+  if (!opening.isForTheUser(error)) throw error;
+  return error.message;
 }
 
 /** Stops, once, however often it is called; returns false from the second time on. */

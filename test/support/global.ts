@@ -8,7 +8,7 @@ let cluster: TestCluster | undefined;
 export async function globalSetup(): Promise<void> {
   let adminUrl = process.env.TEST_DATABASE_URL;
   if (adminUrl === undefined) {
-    cluster = await startCluster({ durable: false, settings: { max_connections: '300' } });
+    cluster = await startCluster({ durable: false, settings: { max_connections: '600' } });
     adminUrl = cluster.url('postgres');
   }
   try {
