@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
-import { serverAccount } from '../src/storage/embedded/account.ts';
-import type { Server } from './machine.ts';
+import { serverAccount } from '../src/postgres/embedded/account.ts';
+import type { Server } from './server.ts';
 
 const programs = '/usr/lib/postgresql/15/bin';
 

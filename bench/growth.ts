@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
-import { listBatches, sweepBatches } from '../src/storage/batch.ts';
-import type { Db } from '../src/storage/database.ts';
-import { sweepExpired, sweepOld } from '../src/storage/sweep.ts';
+import { listBatches, sweepBatches } from '../src/batches/batches.sql.ts';
+import type { Db } from '../src/postgres/schema.ts';
+import { sweepExpired, sweepOld } from '../src/retention/sweep.sql.ts';
 import { startCluster } from '../test/support/cluster.ts';
 import { migrateDatabase, openStore } from '../test/support/database.ts';
 

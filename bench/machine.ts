@@ -4,6 +4,7 @@ import { startCluster } from '../test/support/cluster.ts';
 import { migrateDatabase } from '../test/support/database.ts';
 import { assertSound } from '../test/support/verify.ts';
 import { startDebian } from './debian.ts';
+import type { Server } from './server.ts';
 import { channelCount, channelType } from './workload.ts';
 
 /** The PostgreSQL of a bench run. */
@@ -34,13 +35,6 @@ export interface Machine {
  * full_page_writes and synchronous_commit are on.
  */
 const settings = { shared_buffers: '1GB', max_wal_size: '8GB', max_connections: '200' };
-
-/** A PostgreSQL server with an empty database `sendbatch`. */
-export interface Server {
-  url(database: string): string;
-  readonly pid: number;
-  stop(): Promise<void>;
-}
 
 /** The embedded PostgreSQL, in a folder of its own. */
 export async function startMachine(): Promise<Machine> {

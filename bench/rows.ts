@@ -84,7 +84,7 @@ export const rows: readonly Row[] = [
     (shape): Row => ({
       name: `storage-${shape}`,
       title: `Storage against raw, ${shape}`,
-      words: '`service/append` through group commit in four lanes, 128 batches of 100 messages in flight.',
+      words: '`sending/append` through group commit in four lanes, 128 batches of 100 messages in flight.',
       measure: async (machine, pairs) =>
         table(await rounds(machine, [raw(machine), store(machine, 'group commit', 128, 4)], work(shape), pairs), 'raw'),
     }),

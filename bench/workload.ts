@@ -1,4 +1,4 @@
-import type { Draft } from '../src/domain/message.ts';
+import type { Draft } from '../src/messages/message.ts';
 
 /** Which channels the messages go to: few hot ones and a long tail, one alone, or all alike. */
 export type Spread = 'zipf' | 'hot' | 'distinct';

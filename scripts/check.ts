@@ -67,7 +67,7 @@ function landed(): string | undefined {
 function migrationsOnlyAdded(): void {
   const base = landed();
   const edited =
-    base === undefined ? '' : git('diff', '--name-only', '--diff-filter=M', base, '--', 'src/storage/migrations');
+    base === undefined ? '' : git('diff', '--name-only', '--diff-filter=M', base, '--', 'src/postgres/migrations');
   if (edited !== undefined && edited !== '') {
     console.error(`check: migrations that landed are edited: FAILED\n${edited}\nAdd another migration instead.`);
     process.exit(1);

@@ -1,7 +1,7 @@
 import pg from 'pg';
-import { type Prepared, prepare } from '../../src/domain/message.ts';
 import { limits } from '../../src/limits.ts';
-import { BinaryArray } from '../../src/storage/array.ts';
+import { type Prepared, prepare } from '../../src/messages/message.ts';
+import { BinaryArray } from '../../src/postgres/binary-array.ts';
 import type { Side, SideJob } from '../side.ts';
 import { batchesOf, type Workload } from '../workload.ts';
 

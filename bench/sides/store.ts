@@ -1,13 +1,13 @@
-import { prepare } from '../../src/domain/message.ts';
-import type { Batch } from '../../src/domain/plan.ts';
-import { createAppend } from '../../src/service/append.ts';
-import { createDirect, createLanes, type Lanes } from '../../src/service/lanes.ts';
-import { ChannelKeys } from '../../src/storage/channel.ts';
-import { openDatabase } from '../../src/storage/database.ts';
+import type { Batch } from '../../src/messages/append-plan.ts';
+import { ChannelKeys } from '../../src/messages/channel-keys.sql.ts';
+import { prepare } from '../../src/messages/message.ts';
+import { openDatabase } from '../../src/postgres/pool.ts';
+import { createAppend } from '../../src/sending/append.ts';
+import { createDirect, createLanes, type Lanes } from '../../src/sending/lanes.ts';
 import type { Side, SideJob } from '../side.ts';
 import { batchesOf } from '../workload.ts';
 
-/** The store as the service has it, without a protocol in front: batches that are prepared beforehand go into `service/append`. */
+/** The store as the service has it, without a protocol in front: batches that are prepared beforehand go into `sending/append`. */
 export async function openStore({
   url,
   workload,

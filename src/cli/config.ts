@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { loadConfig, type SettingInForce, settingsInForce } from '../config.ts';
+import { loadConfig, type SettingInForce, settingsInForce } from '../config/index.ts';
 import { note, print, printJson, visible } from './output.ts';
 import { withExamples } from './usage.ts';
 

@@ -5,7 +5,7 @@ import { BadRequestSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
 import { TemplateService } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import { createSendbatch, reasonOf, type Sendbatch } from '../client/index.ts';
-import { callerDefaults } from '../config.ts';
+import { callerDefaults } from '../config/index.ts';
 import { CommandError } from './usage.ts';
 
 /** How a command that calls a service finds it. */

@@ -1,7 +1,7 @@
-import { type Config, loadConfig } from '../config.ts';
+import { type Config, loadConfig } from '../config/index.ts';
 import { CommandError } from './usage.ts';
 
-type OpenServer = typeof import('../open-server.ts');
+type OpenServer = typeof import('../app/database.ts');
 /** The database, as an open server gives it. */
 type Db = ReturnType<Awaited<ReturnType<OpenServer['openServer']>>['open']>;
 type OpenSchema = Awaited<ReturnType<OpenServer['openSchema']>>;
@@ -12,7 +12,7 @@ export async function withDatabase<T>(
   work: (db: Db) => Promise<T>,
 ): Promise<T> {
   return await inOneLine(async (log) => {
-    const { openServer } = await import('../open-server.ts');
+    const { openServer } = await import('../app/database.ts');
     // Who types a command is told at once; only a service waits for its database.
     const server = await openServer({ ...loadConfig(), databaseWaitMs: 0 }, log, () => {});
     const db = server.open(options);
@@ -28,7 +28,7 @@ export async function withDatabase<T>(
 /** Works on the schema of the database, which need not be up to date. */
 export async function openingSchema<T>(config: Config, work: (schema: OpenSchema) => Promise<T>): Promise<T> {
   return await inOneLine(async (log) => {
-    const { openSchema } = await import('../open-server.ts');
+    const { openSchema } = await import('../app/database.ts');
     const schema = await openSchema(config, log);
     try {
       return await work(schema);
@@ -43,8 +43,8 @@ type Log = Parameters<OpenServer['openServer']>[1];
 /** What only these commands need is loaded here: a caller's command starts without a database's driver. Nothing is logged: what a command says goes to stdout, for pipes. */
 async function inOneLine<T>(work: (log: Log) => Promise<T>): Promise<T> {
   const [{ createLog }, { inOneLine: lineOf, isForTheUser }] = await Promise.all([
-    import('../events.ts'),
-    import('../open-server.ts'),
+    import('../observability/events.ts'),
+    import('../app/database.ts'),
   ]);
   try {
     return await work(createLog({ level: 'silent', format: 'json' }));

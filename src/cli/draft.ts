@@ -8,7 +8,7 @@ import {
   MessageDraftSchema,
   TemplateUseSchema,
 } from '../../gen/sendbatch/v1/message_pb.ts';
-import { ruleWords } from '../domain/rule-words.ts';
+import { ruleWords } from '../rpc/validation-messages.ts';
 import { channelType, channelTypes } from './channel-type.ts';
 import type { Columns } from './columns.ts';
 import { parseExactly } from './exact-json.ts';

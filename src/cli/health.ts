@@ -1,7 +1,7 @@
 import { get } from 'node:http';
 import { get as getSecure } from 'node:https';
 import type { Command } from 'commander';
-import { type Config, loadConfig } from '../config.ts';
+import { type Config, loadConfig } from '../config/index.ts';
 import { print, visible } from './output.ts';
 import { CommandError, exit, withExamples } from './usage.ts';
 

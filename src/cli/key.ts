@@ -1,6 +1,6 @@
 import { type Command, InvalidArgumentError } from 'commander';
-import { type Scope, scopes } from '../domain/caller.ts';
-import type { Keys, KeyWish } from '../service/keys.ts';
+import type { Keys, KeyWish } from '../auth/api-keys.ts';
+import { type Scope, scopes } from '../messages/caller.ts';
 import { withDatabase } from './database.ts';
 import { plain, print, printJson } from './output.ts';
 import { CommandError, exit, splitList, wholeNumber, withExamples } from './usage.ts';
@@ -81,9 +81,9 @@ interface WithKeys {
 }
 
 async function withKeys(work: (given: WithKeys) => Promise<void>): Promise<void> {
-  const { createKeys } = await import('../service/keys.ts');
-  const { stopBatches } = await import('../service/batch-turn.ts');
-  const { databaseClock } = await import('../service/clock.ts');
+  const { createKeys } = await import('../auth/api-keys.ts');
+  const { stopBatches } = await import('../batches/run-chunk.ts');
+  const { databaseClock } = await import('../postgres/database-clock.ts');
   await withDatabase({ poolSize: 1 }, async (db) => {
     const now = await databaseClock(db);
     await work({ keys: createKeys(db, () => now), now, stopBatches: (keyId) => stopBatches(db, keyId) });

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { loadConfig } from '../config.ts';
+import { loadConfig } from '../config/index.ts';
 import { openingSchema } from './database.ts';
 import { print, safeJson, visible } from './output.ts';
 import { exit } from './usage.ts';

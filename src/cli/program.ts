@@ -1,6 +1,6 @@
 import { Command, CommanderError } from 'commander';
-import { ConfigError } from '../config.ts';
-import { version } from '../version.ts';
+import { version } from '../app/version.ts';
+import { ConfigError } from '../config/index.ts';
 import { fileTroubles } from './file-trouble.ts';
 import { endQuietlyWithReader, plain, print } from './output.ts';
 import { CommandError, exit, withExamples } from './usage.ts';
@@ -95,7 +95,7 @@ function addServe(program: Command): void {
     ],
     '0 stopped by a signal, in order; 1 it cannot serve (a line says why), or a second signal ended it',
   ).action(async () => {
-    const { serve } = await import('../serve.ts');
+    const { serve } = await import('../app/serve.ts');
     await serve(fail);
   });
 }

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import type { Fault } from '../domain/soundness.ts';
+import type { Fault } from '../integrity/violations.ts';
 import { channelTypeName } from './channel-type.ts';
 import { withDatabase } from './database.ts';
 import { onInterrupt } from './interrupt.ts';
@@ -35,7 +35,7 @@ export function addVerify(program: Command): void {
 const connections = 4;
 
 async function runVerify(json: boolean): Promise<number> {
-  const { verify } = await import('../service/verify.ts');
+  const { verify } = await import('../integrity/verify.ts');
   const began = performance.now();
   const progress = createProgress({ quiet: json, total: 1, noun: 'messages', fault: 'faults' });
   const interruption = onInterrupt(() => {});

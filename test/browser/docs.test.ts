@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { Browser, Page } from 'playwright-core';
-import { createKeys } from '../../src/service/keys.ts';
+import { createKeys } from '../../src/auth/api-keys.ts';
 import { launchBrowser, noBrowser } from '../support/browser.ts';
 import { openStore } from '../support/database.ts';
 import { startService, type TestService } from '../support/service.ts';

@@ -3,7 +3,7 @@ import { createInterface } from 'node:readline';
 import { after, before, describe, test } from 'node:test';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
-import { createKeys } from '../../src/service/keys.ts';
+import { createKeys } from '../../src/auth/api-keys.ts';
 import { createDatabase, openStore, type TestDatabase } from '../support/database.ts';
 import { openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';

@@ -16,8 +16,8 @@ import {
   reasonOf,
   type Sendbatch,
 } from '../../src/client/index.ts';
-import { pairId, peerOf } from '../../src/domain/channel.ts';
-import { startEmbedded } from '../../src/storage/embedded/index.ts';
+import { pairId, peerOf } from '../../src/messages/channel.ts';
+import { startEmbedded } from '../../src/postgres/embedded/index.ts';
 import { killAll, quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
 import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';

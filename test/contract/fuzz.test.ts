@@ -3,7 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import { type DescField, type DescMessage, type DescMethod, getOption, hasOption } from '@bufbuild/protobuf';
 import fc from 'fast-check';
 import { http } from '../../gen/google/api/annotations_pb.ts';
-import { guardedServices } from '../../src/edge/authenticate.ts';
+import { guardedServices } from '../../src/rpc/interceptors/authenticate.ts';
 import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound } from '../support/verify.ts';

@@ -13,7 +13,7 @@ import {
   SendResponseSchema,
   SubscribeRequestSchema,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { encodeGrpcMessage } from '../../src/edge/grpc-message.ts';
+import { encodeGrpcMessage } from '../../src/server/grpc-message.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { draftTo } from '../support/watch.ts';
 

@@ -14,9 +14,9 @@ import {
   HealthCheckResponseSchema,
   HealthCheckResponse_ServingStatus as Status,
 } from '../../gen/grpc/health/v1/health_pb.ts';
-import { ConfigError, loadConfig } from '../../src/config.ts';
-import { guardedServices } from '../../src/edge/authenticate.ts';
-import { createReadiness } from '../../src/service/readiness.ts';
+import { ConfigError, loadConfig } from '../../src/config/index.ts';
+import { createReadiness } from '../../src/postgres/readiness.ts';
+import { guardedServices } from '../../src/rpc/interceptors/authenticate.ts';
 import { adminUrlVariable, createDatabase, openStore } from '../support/database.ts';
 import { jsonCaller } from '../support/json.ts';
 import { samplesOf } from '../support/metrics.ts';

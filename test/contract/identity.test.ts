@@ -10,10 +10,10 @@ import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } f
 import { exportJWK, generateKeyPair, SignJWT } from 'jose';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import type { Scope } from '../../src/domain/caller.ts';
-import { guardedServices, scopeOf } from '../../src/edge/authenticate.ts';
-import { createKeys, type Keys, type KeyWish, keyMemoryMs } from '../../src/service/keys.ts';
-import type { Db } from '../../src/storage/database.ts';
+import { createKeys, type Keys, type KeyWish, keyMemoryMs } from '../../src/auth/api-keys.ts';
+import type { Scope } from '../../src/messages/caller.ts';
+import type { Db } from '../../src/postgres/schema.ts';
+import { guardedServices, scopeOf } from '../../src/rpc/interceptors/authenticate.ts';
 import { openStore } from '../support/database.ts';
 import { type Answer, type Door, openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
@@ -392,7 +392,7 @@ describe('tokens by the issuer’s public keys', () => {
 });
 
 describe('a client certificate', () => {
-  const file = (name: string) => readFileSync(join(import.meta.dirname, '../edge', name), 'utf8');
+  const file = (name: string) => readFileSync(join(import.meta.dirname, '../support/certificates', name), 'utf8');
   test('is a service of its common name; without one, or of another authority, a key is needed', async () => {
     const service = await startService({
       asks: true,

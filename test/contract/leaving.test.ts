@@ -14,7 +14,7 @@ import { startService, type TestService } from '../support/service.ts';
 /** Within this a reader that left has to be let go; a machine that stands still for seconds gets its time too. */
 const leaveMs = 10_000;
 
-const pem = (name: string) => readFileSync(join(import.meta.dirname, '../edge', name), 'utf8');
+const pem = (name: string) => readFileSync(join(import.meta.dirname, '../support/certificates', name), 'utf8');
 const tls = { key: pem('localhost-key.pem'), cert: pem('localhost-cert.pem') };
 
 describe('a reader that leaves', () => {

@@ -7,11 +7,11 @@ import { Ajv2020 } from 'ajv/dist/2020.js';
 import formats from 'ajv-formats';
 import { http } from '../../gen/google/api/annotations_pb.ts';
 import { comments } from '../../gen/sendbatch/comments.ts';
-import { guardedServices } from '../../src/edge/authenticate.ts';
-import { knownReasons } from '../../src/edge/failures.ts';
 import { type Example, keyOf } from '../../src/openapi/example.ts';
 import { examples } from '../../src/openapi/examples/index.ts';
 import { morePaths } from '../../src/openapi/more-paths.ts';
+import { knownReasons } from '../../src/rpc/error-mapping.ts';
+import { guardedServices } from '../../src/rpc/interceptors/authenticate.ts';
 import { startService, type TestService } from '../support/service.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: a document is looked at member by member

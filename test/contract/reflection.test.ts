@@ -21,8 +21,8 @@ import {
   ServerReflectionResponseSchema,
 } from '../../gen/grpc/reflection/v1/reflection_pb.ts';
 import { ServerReflection as ServerReflectionAlpha } from '../../gen/grpc/reflection/v1alpha/reflection_pb.ts';
-import { guardedServices } from '../../src/edge/authenticate.ts';
-import { createKeys } from '../../src/service/keys.ts';
+import { createKeys } from '../../src/auth/api-keys.ts';
+import { guardedServices } from '../../src/rpc/interceptors/authenticate.ts';
 import { openStore } from '../support/database.ts';
 import { startService, type TestService } from '../support/service.ts';
 

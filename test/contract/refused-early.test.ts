@@ -8,7 +8,7 @@ import { createClient, type Transport } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { createKeys } from '../../src/service/keys.ts';
+import { createKeys } from '../../src/auth/api-keys.ts';
 import { openStore } from '../support/database.ts';
 import { openDoors } from '../support/doors.ts';
 import { startService, type TestService } from '../support/service.ts';

@@ -6,7 +6,7 @@ import { createConnectTransport } from '@connectrpc/connect-node';
 import { randomOf } from '../../bench/workload.ts';
 import { type Batch, BatchService, BatchState } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
-import { startEmbedded } from '../../src/storage/embedded/index.ts';
+import { startEmbedded } from '../../src/postgres/embedded/index.ts';
 import { killAll, quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
 import { type ServiceProcess, spawnService } from '../support/process.ts';
 import { seedOf } from '../support/seed.ts';

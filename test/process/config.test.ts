@@ -3,9 +3,9 @@ import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'nod
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { parseDotenv } from '../../src/config/dotenv.ts';
+import { ConfigError, describeSettings, loadConfig } from '../../src/config/index.ts';
 import { gather } from '../../src/config/sources.ts';
 import { checkTls } from '../../src/config/tls.ts';
-import { ConfigError, describeSettings, loadConfig } from '../../src/config.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { runToEnd } from '../support/process.ts';
 
@@ -306,7 +306,10 @@ test('`config` prints every setting with its value, where that is set, default, 
 });
 
 describe('the dates of TLS certificates', () => {
-  const pem = (name: string) => ({ name, text: readFileSync(join(import.meta.dirname, '../edge', name), 'utf8') });
+  const pem = (name: string) => ({
+    name,
+    text: readFileSync(join(import.meta.dirname, '../support/certificates', name), 'utf8'),
+  });
   const files = { key: pem('localhost-key.pem'), cert: pem('localhost-cert.pem'), clientCa: undefined };
   const rows: [string, string, RegExp | undefined][] = [
     ['that is valid for long', '2030-01-01', undefined],

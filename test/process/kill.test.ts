@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { randomOf } from '../../bench/workload.ts';
-import { startEmbedded } from '../../src/storage/embedded/index.ts';
+import { startEmbedded } from '../../src/postgres/embedded/index.ts';
 import { quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
 import { type ServiceProcess, spawnService } from '../support/process.ts';
 import { seedOf } from '../support/seed.ts';

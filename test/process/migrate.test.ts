@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import pg from 'pg';
-import { schemaStatus } from '../../src/storage/migrate.ts';
+import { schemaStatus } from '../../src/postgres/migrate.ts';
 import { createDatabase, openStore, type TestDatabase } from '../support/database.ts';
 import { runToEnd, spawnService } from '../support/process.ts';
 

@@ -5,7 +5,7 @@ import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { describe, test } from 'node:test';
-import { describeSettings } from '../../src/config.ts';
+import { describeSettings } from '../../src/config/index.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { endWithFile } from '../support/file-end.ts';
 

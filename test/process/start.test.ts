@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
-import { ConfigError, loadConfig } from '../../src/config.ts';
+import { ConfigError, loadConfig } from '../../src/config/index.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { createDatabase } from '../support/database.ts';
 import { openFaultProxy } from '../support/fault-proxy.ts';
@@ -17,7 +17,7 @@ import { assertSound, readAll } from '../support/verify.ts';
 import { until, untilOneWaitsFor } from '../support/watch.ts';
 
 const work = temporaryFolder('start');
-const pem = (name: string) => join(import.meta.dirname, '../edge', name);
+const pem = (name: string) => join(import.meta.dirname, '../support/certificates', name);
 after(() => rmSync(work, { recursive: true, force: true }));
 
 describe('a start that cannot succeed ends in one clear line and a code that is not 0', () => {

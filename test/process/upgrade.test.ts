@@ -5,13 +5,13 @@ import { after, before, describe, test } from 'node:test';
 import { Kysely, PostgresDialect, sql } from 'kysely';
 import { type Migration, Migrator } from 'kysely/migration';
 import pg from 'pg';
-import { checksumOf } from '../../src/storage/checksum.ts';
-import { migrate } from '../../src/storage/migrate.ts';
+import { migrate } from '../../src/postgres/migrate.ts';
+import { checksumOf } from '../../src/postgres/migration-checksum.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { runToEnd } from '../support/process.ts';
 import { startService } from '../support/service.ts';
 
-const folder = join(import.meta.dirname, '../../src/storage/migrations');
+const folder = join(import.meta.dirname, '../../src/postgres/migrations');
 const names = readdirSync(folder)
   .map((file) => file.replace(/\.ts$/, ''))
   .sort();

@@ -1,7 +1,7 @@
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type EmbeddedPostgres, startEmbedded } from '../../src/storage/embedded/index.ts';
+import { type EmbeddedPostgres, startEmbedded } from '../../src/postgres/embedded/index.ts';
 import { endWithFile } from './file-end.ts';
 
 export const quietLog = { info: () => {}, warn: () => {}, error: () => {} };

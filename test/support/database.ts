@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
-import { type Db, openDatabase } from '../../src/storage/database.ts';
-import { installJobs } from '../../src/storage/jobs.ts';
-import { migrate } from '../../src/storage/migrate.ts';
+import { installJobs } from '../../src/batches/job-queue.sql.ts';
+import { migrate } from '../../src/postgres/migrate.ts';
+import { openDatabase } from '../../src/postgres/pool.ts';
+import type { Db } from '../../src/postgres/schema.ts';
 
 export const adminUrlVariable = 'TEST_ADMIN_URL';
 export const templateName = 'sendbatch_test_template';

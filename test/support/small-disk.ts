@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { chownSync, closeSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { serverAccount } from '../../src/storage/embedded/account.ts';
+import { serverAccount } from '../../src/postgres/embedded/account.ts';
 import { temporaryFolder } from './cluster.ts';
 
 /** A file system of a few megabytes, which can be full. */

@@ -1,0 +1,6 @@
+/** A PostgreSQL server with an empty database `sendbatch`. */
+export interface Server {
+  url(database: string): string;
+  readonly pid: number;
+  stop(): Promise<void>;
+}

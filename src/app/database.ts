@@ -1,0 +1,308 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { installJobs, type Jobs, jobsPending, openJobs } from '../batches/job-queue.sql.ts';
+import type { Config } from '../config/index.ts';
+import type { Log } from '../observability/events.ts';
+import { EmbeddedUnavailable, startEmbedded } from '../postgres/embedded/index.ts';
+import { MigrationError, migrate, type SchemaStatus, schemaStatus } from '../postgres/migrate.ts';
+import { troubleOf } from '../postgres/pg-errors.ts';
+import { type Listening, listen } from '../postgres/pg-notify.ts';
+import {
+  type DatabaseOptions,
+  openDatabase,
+  placeOf,
+  renewConnections,
+  type ServerFacts,
+  serverFacts,
+} from '../postgres/pool.ts';
+import type { Db } from '../postgres/schema.ts';
+import { openCounterPool } from '../rate-limits/postgres-counter.sql.ts';
+
+/** The service could not be started; the message is one line for the one who starts it. */
+export class StartError extends Error {}
+
+/** Whether an error of opening says in one line what to do; the stack of anything else is needed. */
+export function isForTheUser(error: unknown): error is Error {
+  return [StartError, EmbeddedUnavailable, MigrationError].some((type) => error instanceof type);
+}
+
+/** The PostgreSQL of the settings, reached and with its schema up to date. */
+export interface OpenServer {
+  /** Opens a pool of connections; whoever opens it destroys it. */
+  open(more: Partial<DatabaseOptions>): Db;
+  /** Opens a connection that listens for hints. */
+  listen(onPayload: (payload: string) => void): Promise<Listening>;
+  /** Opens the queue of background work. */
+  openJobs(onError: (error: unknown) => void): Promise<Jobs>;
+  /** Connections for counters. */
+  openCounters(): ReturnType<typeof openCounterPool>;
+  /** Which server, and where, in words. */
+  readonly words: string;
+  /** Leaves it; an embedded one that nobody else uses is stopped. */
+  close(): Promise<void>;
+}
+
+/** To connect is one flight or two, whatever statements take. */
+const connectTimeoutMs = 5000;
+const oldestPostgres = 150_000;
+
+/** Finds the server that the settings name, or starts the embedded one, and brings its schema up to date. */
+export async function openServer(
+  config: Config,
+  log: Log,
+  onConnectionError: (error: Error) => void,
+  trace?: DatabaseOptions['trace'],
+): Promise<OpenServer> {
+  if (config.listenUrl !== undefined) placeIn('LISTEN_DATABASE_URL', config.listenUrl);
+  const { connection, words, close } = await findDatabase(config, log);
+  const open = (more: Partial<DatabaseOptions>) =>
+    openDatabase({
+      connection,
+      poolSize: config.poolSize,
+      lockTimeoutMs: config.lockTimeoutMs,
+      statementTimeoutMs: config.statementTimeoutMs,
+      connectTimeoutMs: Math.min(connectTimeoutMs, config.statementTimeoutMs),
+      onConnectionError,
+      trace,
+      ...more,
+    });
+  try {
+    // By a connection as calls use them: a pooler may let one for migrations in, and not these.
+    const first = open({ poolSize: 1 });
+    const patience = createPatience(config.databaseWaitMs, log);
+    const facts = await reach(first, patience).finally(() => first.destroy());
+    const migrations = open(forMigrations);
+    const database = clientOptions(connection);
+    await patience.through(() => prepareSchema(config, migrations, database, log)).finally(() => migrations.destroy());
+    if (facts.lossy.length > 0)
+      log.warn(
+        { settings: facts.lossy },
+        'the database acknowledges commits before they are on disk: a crash of its machine may lose messages',
+      );
+    const listening = config.listenUrl === undefined ? database : { connectionString: config.listenUrl };
+    const openCounters = () => openCounterPool(database);
+    const hear = (onPayload: (payload: string) => void) => listen(listening, onPayload);
+    const { statementTimeoutMs } = config;
+    const openQueue = (onError: (error: unknown) => void) => openJobs(database, { statementTimeoutMs, onError });
+    const about = `PostgreSQL ${facts.version}, ${words}`;
+    return { open, openCounters, openJobs: openQueue, listen: hear, words: about, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Two connections without time-outs, as migrations need them. */
+const forMigrations = { poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 };
+
+/** The schema of the server that the settings name, for those who bring it up to date as a step of its own. */
+export interface OpenSchema {
+  status(): Promise<SchemaStatus>;
+  /** Applies what is pending; the names of what was. */
+  migrate(): Promise<string[]>;
+  close(): Promise<void>;
+}
+
+export async function openSchema(config: Config, log: Log): Promise<OpenSchema> {
+  const { connection, close } = await findDatabase(config, log);
+  const db = openDatabase({ connection, connectTimeoutMs: 5000, onConnectionError: () => {}, ...forMigrations });
+  const closeAll = async () => {
+    await db.destroy();
+    await close();
+  };
+  try {
+    await reach(db, createPatience(config.databaseWaitMs, log));
+  } catch (error) {
+    await closeAll();
+    throw error;
+  }
+  return {
+    status: () => statusOf(db).catch(rethrow),
+    migrate: () => bringUpToDate(db, clientOptions(connection)).catch(rethrow),
+    close: closeAll,
+  };
+}
+
+function rethrow(error: unknown): never {
+  throw inOneLine(error);
+}
+
+type Connection = DatabaseOptions['connection'];
+/** The same for those who have a pool of their own. */
+type ClientOptions = Parameters<typeof installJobs>[0];
+
+function clientOptions(connection: Connection): ClientOptions {
+  return 'url' in connection ? { connectionString: connection.url } : connection;
+}
+
+/** The queue's tables are the library's, which brings them up to date by itself. */
+const queue = 'queue';
+
+async function statusOf(db: Db): Promise<SchemaStatus> {
+  const [status, isPending] = [await schemaStatus(db), await jobsPending(db)];
+  return isPending
+    ? { ...status, pending: [...status.pending, queue] }
+    : { ...status, applied: [...status.applied, queue] };
+}
+
+async function bringUpToDate(db: Db, database: ClientOptions): Promise<string[]> {
+  const also = async () => {
+    if (!(await jobsPending(db))) return [];
+    await installJobs(database);
+    return [queue];
+  };
+  return await migrate(db, also);
+}
+
+/** The server that the settings name, or the embedded one. */
+async function findDatabase(
+  config: Config,
+  log: Log,
+): Promise<{ connection: Connection; words: string; close: () => Promise<void> }> {
+  if ('url' in config.database) {
+    const { url } = config.database;
+    return { connection: { url }, words: `at ${placeIn('DATABASE_URL', url)} (DATABASE_URL)`, close: async () => {} };
+  }
+  const embedded = await startEmbedded({ ...config.database, supervised: true, log });
+  const { host, port, user, database } = embedded;
+  return {
+    connection: { host, port, user, database },
+    words: `embedded, in ${embedded.dataDir}${embedded.adopted ? ' (was still running)' : ''}`,
+    close: () => embedded.stop(),
+  };
+}
+
+/** The driver reads the files of certificates that a URL names when it reads the URL. */
+function placeIn(setting: string, url: string): string {
+  try {
+    return placeOf(url);
+  } catch (error) {
+    throw new StartError(`${setting} cannot be used: ${textOf(error)}`);
+  }
+}
+
+/** Brings the schema up to date, or refuses when it is not. */
+async function prepareSchema(config: Config, db: Db, database: ClientOptions, log: Log): Promise<void> {
+  if (config.migrate === 'check') {
+    const { pending } = await statusOf(db);
+    if (pending.length > 0)
+      throw new MigrationError(
+        `the schema is not up to date, and MIGRATE=check: ${pending.join(', ')} pending. Apply with: npm run cli -- migrate`,
+      );
+    return;
+  }
+  const applied = await bringUpToDate(db, database);
+  if (applied.length > 0) log.info({ migrations: applied }, 'the schema was brought up to date');
+}
+
+/** Reaches a server that can be written, and refuses one that will not do. */
+async function reach(db: Db, patience: Patience): Promise<ServerFacts> {
+  const facts = await patience.through(async () => {
+    const asked = await serverFacts(db);
+    if (asked.readOnly) {
+      // The name may stand for another server after a failover.
+      renewConnections(db);
+      throw new ReadOnly('it is read-only: a standby, or default_transaction_read_only is on');
+    }
+    return asked;
+  });
+  const { version, versionNumber, encoding, plainBackslashes } = facts;
+  if (versionNumber < oldestPostgres) throw new StartError(`PostgreSQL ${version} is too old: 15 or later is needed`);
+  if (encoding !== 'UTF8')
+    throw new StartError(
+      `the database's encoding is ${encoding}, and messages are UTF-8: make another by create database … encoding 'UTF8' template template0`,
+    );
+  if (!plainBackslashes)
+    throw new StartError(
+      'standard_conforming_strings is off: set it on, by alter database … set standard_conforming_strings = on',
+    );
+  return facts;
+}
+
+/** The server answers, and takes nothing. */
+class ReadOnly extends Error {}
+
+const firstPauseMs = 250;
+const longestPauseMs = 2000;
+
+/** How long a start waits, all its steps together, for what may come by itself. */
+interface Patience {
+  /** Repeats a step while waiting may help; what does not pass (a password, a name, a right) is said at once. */
+  through<T>(step: () => Promise<T>): Promise<T>;
+}
+
+function createPatience(waitMs: number, log: Log): Patience {
+  const since = performance.now();
+  let logged = false;
+  return {
+    async through(step) {
+      for (let pause = firstPauseMs; ; pause = Math.min(pause * 2, longestPauseMs)) {
+        try {
+          return await step();
+        } catch (error) {
+          const waited = performance.now() - since;
+          if (!helpsToWait(error) || waited + pause > waitMs)
+            throw inOneLine(error, pause > firstPauseMs ? ` (tried for ${(waited / 1000).toFixed(1)} s)` : '');
+          if (!logged) log.warn({ cause: textOf(error), retryForMs: waitMs }, 'database not usable yet, retrying');
+          logged = true;
+          await delay(pause);
+        }
+      }
+    },
+  };
+}
+
+/** insufficient_privilege */
+const notAllowed = '42501';
+
+/** What the database says at a start is for the one who runs both: a line, with what to do where that is known. A defect stays as it is. */
+export function inOneLine(error: unknown, tried = ''): unknown {
+  if (isForTheUser(error)) return error;
+  const cause = textOf(error);
+  const code = codeOf(error);
+  const because = (words: string) => new StartError(words, { cause: error });
+  if (code === notAllowed)
+    return because(
+      `${cause}: migrations need a role that may create in the database, and serve one that may use all of the schemas that they made`,
+    );
+  if (error instanceof ReadOnly)
+    return because(`the database cannot be written: ${cause}${tried}. Is DATABASE_URL that of the primary?`);
+  if (cause.includes('unsupported startup parameter'))
+    return because(
+      `the database cannot be reached: ${cause}. PgBouncer wants ignore_startup_parameters = lock_timeout,statement_timeout,idle_in_transaction_session_timeout, and those set by its connect_query`,
+    );
+  if (isAway(error) || noEntrance.has(code))
+    return because(`the database cannot be reached: ${cause}${tried}. Is DATABASE_URL right, and the server up?`);
+  // An SQLSTATE: the server's own words.
+  if (/^[0-9A-Z]{5}$/.test(code))
+    return because(`the database refused a step of the start: ${cause} (SQLSTATE ${code})${tried}`);
+  return error;
+}
+
+/** The server is there, and lets nobody in by this name: protocol_violation, invalid_authorization, invalid_password, invalid_catalog_name. */
+const noEntrance = new Set(['08P01', '28000', '28P01', '3D000']);
+/** What another's work, or too much of it, brings about: query_canceled, lock_not_available, out_of_memory, too_many_connections. */
+const passing = new Set(['57014', '55P03', '53200', '53300']);
+
+function helpsToWait(error: unknown): boolean {
+  if (error instanceof ReadOnly) return true;
+  // A migration that failed has its reason as its cause.
+  const reason = error instanceof MigrationError && error.cause !== undefined ? error.cause : error;
+  return isAway(reason) || passing.has(codeOf(reason)) || troubleOf(reason) === 'retry';
+}
+
+function codeOf(error: unknown): string {
+  const { code } = error as { code?: unknown };
+  return typeof code === 'string' ? code : '';
+}
+
+function isAway(error: unknown): boolean {
+  if (error instanceof AggregateError) return error.errors.every(isAway);
+  // protocol_violation: a pooler that does not take what it is asked with.
+  return troubleOf(error) === 'lost' && codeOf(error) !== '08P01';
+}
+
+/** Some errors of the socket layer have their words inside: one for each address that was tried. */
+function textOf(error: unknown): string {
+  if (error instanceof AggregateError && error.message === '') return error.errors.map(textOf).join(', ');
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,90 @@
+import { hash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { LRUCache } from 'lru-cache';
+import { type Caller, type Scope, scopes } from '../messages/caller.ts';
+import { orBusy } from '../messages/store-busy.ts';
+import type { Db } from '../postgres/schema.ts';
+import { findKey, insertKey, listKeys, revokeKey, type StoredKey } from './api-keys.sql.ts';
+
+/** What a new key is to be. */
+export interface KeyWish {
+  readonly name: string;
+  readonly scopes: readonly Scope[];
+  readonly senders?: readonly string[];
+  readonly ratePerSecond?: number;
+  /** Milliseconds since 1970. */
+  readonly expiresAt?: number;
+}
+
+/** API keys. A key reads `sb_<id>_<secret>`; the id is in lists and logs, the secret is shown once. */
+export interface Keys {
+  create(wish: KeyWish): Promise<{ keyId: string; key: string }>;
+  list(): Promise<StoredKey[]>;
+  revoke(keyId: string): Promise<boolean>;
+  /** The caller of a key; undefined for any that is not good, whyever. */
+  identify(key: string): Promise<Caller | undefined>;
+}
+
+/**
+ * Milliseconds that a key is known without asking again: a revoked one is refused by every instance after at most this long. Asking each time cost a
+ * statement a call.
+ */
+export const keyMemoryMs = 1000;
+const rememberedKeys = 10_000;
+
+const shape = /^sb_([a-z0-9]{16})_([A-Za-z0-9_-]{43})$/;
+const idLetters = 'abcdefghijklmnopqrstuvwxyz012345';
+/** What is compared with where there is no such key, so that it takes as long. */
+const nobody = Buffer.alloc(32);
+
+export function createKeys(db: Db, now: () => number = Date.now): Keys {
+  const known = new LRUCache<string, { found: Promise<StoredKey | undefined> }>({
+    max: rememberedKeys,
+    ttl: keyMemoryMs,
+    ttlResolution: 0,
+  });
+  const look = (keyId: string): Promise<StoredKey | undefined> => {
+    const remembered = known.get(keyId);
+    if (remembered !== undefined) return remembered.found;
+    const found = findKey(db, keyId);
+    known.set(keyId, { found });
+    // What failed is not known.
+    found.catch(() => known.delete(keyId));
+    return found;
+  };
+  return {
+    async create(wish) {
+      const keyId = Array.from(randomBytes(16), (byte) => idLetters[byte % idLetters.length]).join('');
+      const secret = randomBytes(32).toString('base64url');
+      await insertKey(db, {
+        keyId,
+        secretHash: hash('sha256', secret, 'buffer'),
+        name: wish.name,
+        scopes: wish.scopes,
+        senders: wish.senders ?? null,
+        ratePerSecond: wish.ratePerSecond ?? null,
+        createdAt: now(),
+        expiresAt: wish.expiresAt ?? null,
+        revokedAt: null,
+      });
+      return { keyId, key: `sb_${keyId}_${secret}` };
+    },
+    list: () => listKeys(db),
+    revoke: (keyId) => revokeKey(db, keyId, now()),
+    async identify(key) {
+      const [, keyId, secret] = shape.exec(key) ?? [];
+      if (keyId === undefined || secret === undefined) return undefined;
+      const stored = await orBusy(() => look(keyId));
+      const isRight = timingSafeEqual(hash('sha256', secret, 'buffer'), stored?.secretHash ?? nobody);
+      if (!isRight || stored === undefined || stored.revokedAt !== null) return undefined;
+      if (stored.expiresAt !== null && stored.expiresAt <= now()) return undefined;
+      return {
+        id: `key ${stored.keyId}`,
+        name: stored.name,
+        kind: 'service',
+        scopes: new Set(scopes.filter((scope) => stored.scopes.includes(scope))),
+        ...(stored.senders === null ? {} : { senders: new Set(stored.senders) }),
+        ...(stored.ratePerSecond === null ? {} : { ratePerSecond: stored.ratePerSecond }),
+      };
+    },
+  };
+}

@@ -1,0 +1,190 @@
+import type { TLSSocket } from 'node:tls';
+import { createContextKey } from '@connectrpc/connect';
+import { errors, type JWTPayload, type JWTVerifyGetKey, type JWTVerifyOptions, jwtVerify } from 'jose';
+import { type Caller, type Scope, trustedCaller, userCaller } from '../messages/caller.ts';
+import { Failure } from '../messages/service-error.ts';
+import { createIssuerKeys, IssuerKeysUnavailable } from './issuer-keys.ts';
+
+/** Where the caller stands in a call's context. */
+export const callerKey = createContextKey<Caller>(trustedCaller, { description: 'caller' });
+/** The subject of the client's certificate, when the TLS layer has verified it. */
+export const certificateKey = createContextKey<string | undefined>(undefined, { description: 'client certificate' });
+
+/** How tokens are verified. */
+export interface TokenRules {
+  /** The secret of HS256, or where the issuer's public keys are. */
+  readonly key: { readonly secret: Uint8Array } | { readonly jwksUrl: string };
+  readonly algorithms: readonly string[];
+  readonly issuer: string;
+  readonly audience: string;
+  /** The scopes that a token can grant. A token that names none grants `send` and `read` of them. */
+  readonly scopes: readonly Scope[];
+}
+
+/** How credentials are read. */
+export interface IdentityRules {
+  readonly tokens: TokenRules | undefined;
+  /** Scopes of a caller whose certificate was verified; unset: certificates are not asked for. */
+  readonly certificateScopes: readonly Scope[] | undefined;
+}
+
+/** Who stands behind a call's headers and certificate; throws CREDENTIAL_MISSING or CREDENTIAL_INVALID. */
+export type Identify = (header: Headers, certificate: string | undefined) => Promise<Caller>;
+
+/** What identifying asks of the rest of the service. */
+export interface IdentitySources {
+  /** The caller of an API key; undefined for any that is not good, for whatever reason. */
+  identifyKey(key: string): Promise<Caller | undefined>;
+  /** Whether the uid passes every channel rule: such uids are for services. */
+  isSystemUid(uid: string): Promise<boolean>;
+  /** The database's time in ms: a token ends for all instances at once, whatever their own clocks say. */
+  readonly now?: () => number;
+  /** The issuer's keys could not be fetched. */
+  onIssuerFault?(error: unknown): void;
+}
+
+/** Tolerated difference between the issuer's clock and this one. */
+const clockToleranceSeconds = 30;
+const uidBytes = 256;
+
+export function createIdentify({ tokens, certificateScopes }: IdentityRules, sources: IdentitySources): Identify {
+  const identifyToken = tokens === undefined ? undefined : createTokenReader(tokens, sources);
+  return async (header, certificate) => {
+    const credential = credentialOf(header);
+    if (credential === undefined) {
+      if (certificate !== undefined && certificateScopes !== undefined)
+        return {
+          id: `certificate ${certificate}`,
+          name: certificate,
+          kind: 'service',
+          scopes: new Set(certificateScopes),
+        };
+      throw new Failure({
+        reason: 'CREDENTIAL_MISSING',
+        message:
+          'a credential is needed: an API key or a token as "Authorization: Bearer …", or an API key as "token: …"',
+        metadata: {},
+      });
+    }
+    const caller = credential.startsWith('sb_')
+      ? await sources.identifyKey(credential)
+      : await identifyToken?.(credential);
+    if (caller !== undefined) return caller;
+    // One text for all: which part was wrong is not for the caller to learn.
+    throw new Failure({
+      reason: 'CREDENTIAL_INVALID',
+      message: 'the credential is not valid: it is unknown, expired, revoked, or of another issuer',
+      metadata: {},
+    });
+  };
+}
+
+function credentialOf(header: Headers): string | undefined {
+  const authorization = header.get('authorization');
+  if (authorization !== null) return /^bearer +(\S+) *$/i.exec(authorization)?.[1] ?? authorization;
+  return header.get('token') ?? undefined;
+}
+
+/** Reads a token as a user; undefined when it is not good. Throws STORE_BUSY when the issuer's keys cannot be fetched. */
+function createTokenReader(
+  { key, algorithms, issuer, audience, scopes: grantable }: TokenRules,
+  { isSystemUid, onIssuerFault, now = Date.now }: IdentitySources,
+): (token: string) => Promise<Caller | undefined> {
+  const find: JWTVerifyGetKey =
+    'secret' in key ? async () => key.secret : createIssuerKeys(new URL(key.jwksUrl), { onFault: onIssuerFault });
+  const options = {
+    algorithms: [...algorithms],
+    issuer,
+    audience,
+    requiredClaims: ['sub', 'exp'],
+    clockTolerance: clockToleranceSeconds,
+  };
+  return async (token) => {
+    const claims = await verifiedClaims(token, find, { ...options, currentDate: new Date(now()) });
+    const { sub, exp } = claims ?? {};
+    const granted = claims && scopesOf(claims);
+    if (!isUid(sub) || exp === undefined || granted === undefined) return undefined;
+    if (await isSystemUid(sub))
+      throw new Failure({
+        reason: 'CREDENTIAL_INVALID',
+        message: `the token's subject ${JSON.stringify(sub)} is a system uid, which no channel rule stops: only services act as it, with an API key or a client certificate`,
+        metadata: {},
+      });
+    // A token within the tolerance has expired already: a stream that it opens ends with the tolerance.
+    const isOver = exp * 1000 <= now();
+    return {
+      ...userCaller(
+        sub,
+        grantable.filter((scope) => granted.includes(scope)),
+      ),
+      expiresAt: (isOver ? exp + clockToleranceSeconds : exp) * 1000,
+    };
+  };
+}
+
+/** The claims of a token that is what it says; undefined for any other. */
+async function verifiedClaims(
+  token: string,
+  find: JWTVerifyGetKey,
+  options: JWTVerifyOptions,
+): Promise<JWTPayload | undefined> {
+  try {
+    return (await jwtVerify(token, find, options)).payload;
+  } catch (error) {
+    if (error instanceof IssuerKeysUnavailable) throw issuerAway(error);
+    if (!(error instanceof errors.JWKSMultipleMatchingKeys)) return undefined;
+    // A token without a key id while the issuer publishes several keys, as during a rotation.
+    for await (const key of error) {
+      const verified = await jwtVerify(token, key, options).catch(() => undefined);
+      if (verified !== undefined) return verified.payload;
+    }
+    return undefined;
+  }
+}
+
+function isUid(sub: unknown): sub is string {
+  return (
+    typeof sub === 'string' &&
+    sub !== '' &&
+    sub.isWellFormed() &&
+    Buffer.byteLength(sub) <= uidBytes &&
+    !/[@#&\0]/.test(sub)
+  );
+}
+
+/**
+ * The scopes that a token names: `scope` (RFC 8693, a string with spaces, also seen as an array) or `scp` (Entra ID, Okta). Undefined when one of
+ * them has another type: what cannot be read grants nothing.
+ */
+function scopesOf({ scope, scp }: JWTPayload): readonly string[] | undefined {
+  const named = [scope, scp].filter((each) => each !== undefined).map(scopeWords);
+  if (named.length === 0) return ['send', 'read'];
+  return named.every((each) => each !== undefined) ? named.flat() : undefined;
+}
+
+function scopeWords(claim: unknown): readonly string[] | undefined {
+  if (typeof claim === 'string') return claim.split(' ');
+  return Array.isArray(claim) && claim.every((each) => typeof each === 'string') ? claim : undefined;
+}
+
+/** The issuer's keys cannot be fetched: whether the token is good is not known. */
+function issuerAway(cause: unknown): Failure {
+  return new Failure(
+    {
+      reason: 'STORE_BUSY',
+      message: 'the keys of the token’s issuer cannot be read now; try again',
+      metadata: {},
+      retryAfterMs: 1000,
+    },
+    { cause },
+  );
+}
+
+/** The common name of a client certificate that the TLS layer has verified. */
+export function certificateOf(socket: unknown): string | undefined {
+  const { authorized, getPeerCertificate } = socket as Partial<TLSSocket>;
+  if (authorized !== true || getPeerCertificate === undefined) return undefined;
+  const { subject } = (socket as TLSSocket).getPeerCertificate();
+  const name = subject?.CN;
+  return Array.isArray(name) ? name[0] : name;
+}

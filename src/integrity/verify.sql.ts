@@ -1,0 +1,182 @@
+import { sql } from 'kysely';
+import type { Db } from '../postgres/schema.ts';
+import type { ChannelFacts } from './violations.ts';
+
+/** The largest key of a sequence; 0 when there is none. */
+export async function lastChannelKey(db: Db): Promise<number> {
+  const { rows } = await sql<{ last_key: number }>`
+    select coalesce(max(channel_key), 0) as last_key from sendbatch.channel`.execute(db);
+  return rows[0]?.last_key ?? 0;
+}
+
+interface FactsRow {
+  readonly channel_key: number;
+  readonly channel_type: number;
+  readonly channel_id: string;
+  readonly sequence: number;
+  readonly last_seq: string | null;
+  readonly swept: string;
+  readonly kept: string;
+  readonly first_kept: string | null;
+  readonly last_kept: string | null;
+  readonly before_gap: string | null;
+  readonly falls: string;
+  readonly fall_at: string | null;
+  readonly odd_ids: string;
+  readonly odd_id_at: string | null;
+  readonly suspects: string;
+}
+
+/** Does work on one connection whose hashes and sorts have memory: with PostgreSQL's 4 MB a channel of a million messages goes by way of the disk. */
+export async function withMemory<T>(db: Db, work: (connection: Db) => Promise<T>): Promise<T> {
+  return await db.connection().execute(async (connection) => {
+    await sql`set work_mem = '256MB'`.execute(connection);
+    try {
+      return await work(connection);
+    } finally {
+      await sql`reset work_mem`.execute(connection);
+    }
+  });
+}
+
+/** The last of the next few channels after a key; undefined when there are none. */
+export async function lastOfPiece(db: Db, afterKey: number, channels: number): Promise<number | undefined> {
+  const { rows } = await sql<{ last_key: number | null }>`
+    select max(channel_key) as last_key from (
+      select channel_key from sendbatch.channel where channel_key > ${afterKey} order by channel_key limit ${channels}
+    ) piece`.execute(db);
+  return rows[0]?.last_key ?? undefined;
+}
+
+/**
+ * Examines the channels between two keys, the first exclusive. One statement has one snapshot, so that what is being sent meanwhile is there with its head or not at all. Numbers
+ * come as text: one that is too large must be a finding, and not an error of the driver. A once-only key is examined both as it is indexed and as it was sent: by a hash of both texts, which is
+ * many times as fast as to sort them, and exactly where two hashes are equal.
+ */
+export async function factsBetween(db: Db, afterKey: number, lastKey: number): Promise<ChannelFacts[]> {
+  const { rows } = await sql<FactsRow>`
+    with piece as materialized (
+      select channel_key, channel_type, sequence, channel_id from sendbatch.channel
+      where channel_key > ${afterKey} and channel_key <= ${lastKey}
+    )
+    select p.*, h.last_seq::text, coalesce(s.messages, 0)::text as swept, m.*, d.suspects::text
+    from piece p
+    left join sendbatch.channel_head h on h.channel_key = p.channel_key
+    left join sendbatch.swept s on s.channel_key = p.channel_key
+    cross join lateral (
+      select count(*)::text as kept, min(message_seq)::text as first_kept, max(message_seq)::text as last_kept,
+        min(before_seq) filter (where message_seq > before_seq + 1)::text as before_gap,
+        count(*) filter (where message_id <= before_id)::text as falls,
+        min(message_seq) filter (where message_id <= before_id)::text as fall_at,
+        count(*) filter (where message_id not between 1 and 9007199254740991)::text as odd_ids,
+        min(message_seq) filter (where message_id not between 1 and 9007199254740991)::text as odd_id_at
+      from (
+        select message_seq, message_id, lag(message_seq) over sequenced as before_seq, lag(message_id) over sequenced as before_id
+        from sendbatch.message m where m.channel_key = p.channel_key
+        window sequenced as (order by message_seq)
+      ) pairs
+    ) m
+    cross join lateral (
+      select count(*) as suspects from (
+        (select 1 from sendbatch.message m where m.channel_key = p.channel_key group by dedupe_key having count(*) > 1 limit 1)
+        union all
+        (select 1 from sendbatch.message m where m.channel_key = p.channel_key
+          group by hashtextextended(client_msg_no, hashtextextended(from_uid, 0)) having count(*) > 1 limit 1)
+      ) keys
+    ) d
+    order by p.channel_key`.execute(db);
+  const facts: ChannelFacts[] = [];
+  for (const row of rows)
+    facts.push(toFacts(row, Number(row.suspects) === 0 ? noDoubles : await doublesOf(db, row.channel_key)));
+  return facts;
+}
+
+interface Doubles {
+  readonly doubles: string;
+  readonly double_at: string | null;
+}
+
+const noDoubles: Doubles = { doubles: '0', double_at: null };
+
+/** The once-only keys that a channel has more than once. */
+async function doublesOf(db: Db, channelKey: number): Promise<Doubles> {
+  const { rows } = await sql<Doubles>`
+    select coalesce(sum(again), 0)::text as doubles, min(seq)::text as double_at from (
+      select count(*) - 1 as again, max(message_seq) as seq from sendbatch.message m
+      where m.channel_key = ${channelKey} group by dedupe_key having count(*) > 1
+      union all
+      select count(*) - 1, max(message_seq) from sendbatch.message m
+      where m.channel_key = ${channelKey} group by from_uid, client_msg_no having count(*) > 1 and count(distinct dedupe_key) = count(*)
+    ) keys`.execute(db);
+  return rows[0] ?? noDoubles;
+}
+
+function toFacts(row: FactsRow, { doubles, double_at: doubleAt }: Doubles): ChannelFacts {
+  return {
+    channelType: row.channel_type,
+    channelId: row.channel_id,
+    sequence: row.sequence,
+    lastSeq: numberOf(row.last_seq),
+    swept: Number(row.swept),
+    kept: Number(row.kept),
+    firstKept: numberOf(row.first_kept),
+    lastKept: numberOf(row.last_kept),
+    beforeGap: numberOf(row.before_gap),
+    doubles: Number(doubles),
+    doubleAt: numberOf(doubleAt),
+    falls: Number(row.falls),
+    fallAt: numberOf(row.fall_at),
+    oddIds: Number(row.odd_ids),
+    oddIdAt: numberOf(row.odd_id_at),
+  };
+}
+
+function numberOf(text: string | null): number | undefined {
+  return text === null ? undefined : Number(text);
+}
+
+/** Where an id is used again. */
+export interface DoubleId {
+  readonly id: string;
+  /** `type/id seq n`, of at most ten of those that have it. */
+  readonly places: readonly string[];
+}
+
+/** Ids that more than one message has, in whatever channels. No index has them: PostgreSQL sorts them all, on disk when they are many. */
+export async function doubleIds(db: Db, limit: number): Promise<DoubleId[]> {
+  const { rows } = await sql<{ id: string; places: string[] }>`
+    with again as materialized (
+      select message_id from sendbatch.message group by message_id having count(*) > 1 order by message_id limit ${limit}
+    )
+    select m.message_id::text as id,
+      (array_agg(coalesce(c.channel_type || '/' || c.channel_id, 'channel_key ' || m.channel_key) || ' seq ' || m.message_seq
+        order by m.channel_key, m.message_seq))[1:10] as places
+    from sendbatch.message m left join sendbatch.channel c on c.channel_key = m.channel_key
+    where m.message_id in (select message_id from again)
+    group by m.message_id order by m.message_id`.execute(db);
+  return rows;
+}
+
+/** Channel keys that messages or heads have and no channel, with how many messages. */
+export async function strayKeys(db: Db, limit: number): Promise<{ channelKey: string; messages: number }[]> {
+  const { rows } = await sql<{ channel_key: string; messages: string }>`
+    with stray as (
+      select channel_key, count(*) as messages from sendbatch.message m
+      where not exists (select from sendbatch.channel c where c.channel_key = m.channel_key) group by channel_key
+      union all
+      select channel_key, 0 from sendbatch.channel_head h
+      where not exists (select from sendbatch.channel c where c.channel_key = h.channel_key)
+    )
+    select channel_key::text, sum(messages)::text as messages from stray group by channel_key order by stray.channel_key limit ${limit}`.execute(
+    db,
+  );
+  return rows.map((row) => ({ channelKey: row.channel_key, messages: Number(row.messages) }));
+}
+
+/** The largest block that an id is of, and the last one that the database has given out: a smaller one gives ids out again. */
+export async function blocks(db: Db, idsPerBlock: number): Promise<{ largest: number; given: number }> {
+  const { rows } = await sql<{ largest: string; given: string }>`
+    select coalesce((select max(message_id) from sendbatch.message where message_id <= 9007199254740991) / ${idsPerBlock}::bigint, 0)::text as largest,
+      (select case when is_called then last_value else 0 end from sendbatch.message_block)::text as given`.execute(db);
+  return { largest: Number(rows[0]?.largest ?? 0), given: Number(rows[0]?.given ?? 0) };
+}

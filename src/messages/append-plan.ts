@@ -1,0 +1,154 @@
+import { limits } from '../limits.ts';
+import { messageSequence } from './channel.ts';
+import { isPersistent, type Prepared } from './message.ts';
+import { pairKeyOf } from './permission.ts';
+import type { Refusal } from './service-error.ts';
+
+/** A batch as it goes into a transaction. */
+export interface Batch {
+  readonly messages: readonly Prepared[];
+  /** All or nothing. */
+  readonly atomic: boolean;
+  /** By channel key: the last sequence that the channel must have before this batch. */
+  readonly expectedLastSeqs: ReadonlyMap<string, number>;
+  /** Messages that were refused for what they are (content, rate) before the store was asked. Permission and earlier sends come first all the same. */
+  readonly refused?: ReadonlyMap<Prepared, Refusal>;
+}
+
+/** A message that was stored before. */
+export interface Earlier extends Known {
+  /** Milliseconds since 1970. */
+  readonly acceptedAt: number;
+}
+
+interface Known {
+  readonly messageId: number;
+  readonly messageSeq: number;
+  readonly contentHash: string;
+}
+
+/** What the store holds about the channels and keys of a group, read under the channels' locks. */
+export interface Facts {
+  /** By channel key: the last sequence. A channel that is not here has none yet. */
+  readonly heads: ReadonlyMap<string, number>;
+  /** By pair key: who may not send, and why. */
+  readonly forbidden: ReadonlyMap<string, Refusal>;
+  /** By message key. */
+  readonly earlier: ReadonlyMap<string, Earlier>;
+  /** The block of ids for this group. */
+  readonly block: number;
+}
+
+/** A message that is new, with its numbers. */
+export interface Accepted {
+  readonly kind: 'accepted';
+  readonly message: Prepared;
+  readonly messageId: number;
+  /** 0 when it is not persistent. */
+  readonly messageSeq: number;
+}
+
+/** What becomes of one message. */
+export type Outcome =
+  | Accepted
+  | { readonly kind: 'duplicate'; readonly message: Prepared; readonly messageId: number; readonly messageSeq: number }
+  | { readonly kind: 'refused'; readonly message: Prepared; readonly refusal: Refusal };
+
+/** What is to be written, and what to answer. */
+export interface Plan {
+  /** Per batch, per message. In a refused atomic batch nothing is accepted: what is not refused itself stands as it would have been. */
+  readonly outcomes: readonly (readonly Outcome[])[];
+  /** The rows to insert, in the order of their ids. */
+  readonly rows: readonly Accepted[];
+  /** By channel key: the new last sequence of the channels that grow. */
+  readonly heads: ReadonlyMap<string, number>;
+}
+
+/**
+ * Decides a group of batches, in order: who is new and gets which numbers, who repeats an earlier send, who is refused. Refused and
+ * duplicate messages use no number. A batch sees what the batches before it in the group have done.
+ */
+export function decide(batches: readonly Batch[], facts: Facts): Plan {
+  const heads = new Map<string, number>();
+  const known = new Map<string, Known>(facts.earlier);
+  const outcomes: Outcome[][] = [];
+  const rows: Accepted[] = [];
+  let ordinal = 0;
+
+  for (const batch of batches) {
+    // An atomic batch that is refused must leave no trace: it works on its own layer.
+    const batchHeads = new Map<string, number>();
+    const batchKnown = new Map<string, Known>();
+    const batchRows: Accepted[] = [];
+    let refused = false;
+
+    const batchOutcomes = batch.messages.map((message): Outcome => {
+      const channel = message.channel.key;
+      const { key } = message;
+      const refuse = (refusal: Refusal): Outcome => {
+        refused = true;
+        return { kind: 'refused', message, refusal };
+      };
+      // First: who may not send learns nothing of what is there.
+      const denial = facts.forbidden.size === 0 ? undefined : facts.forbidden.get(pairKeyOf(message));
+      if (denial !== undefined) return refuse(denial);
+      const earlier = batchKnown.get(key) ?? known.get(key);
+      if (earlier !== undefined) {
+        if (earlier.contentHash === message.contentHash)
+          return { kind: 'duplicate', message, messageId: earlier.messageId, messageSeq: earlier.messageSeq };
+        return refuse(reused(message, earlier));
+      }
+      const own = batch.refused?.get(message);
+      if (own !== undefined) return refuse(own);
+      const last = heads.get(channel) ?? facts.heads.get(channel) ?? 0;
+      const expected = batch.expectedLastSeqs.get(channel);
+      if (expected !== undefined && expected !== last) return refuse(mismatch(message, expected, last));
+      const messageId = facts.block * limits.idsPerBlock + ordinal++;
+      const messageSeq = isPersistent(message) ? (batchHeads.get(channel) ?? last) + 1 : 0;
+      const accepted = { kind: 'accepted', message, messageId, messageSeq } as const;
+      batchKnown.set(key, { messageId, messageSeq, contentHash: message.contentHash });
+      if (messageSeq > 0) {
+        batchHeads.set(channel, messageSeq);
+        batchRows.push(accepted);
+      }
+      return accepted;
+    });
+
+    outcomes.push(batchOutcomes);
+    if (batch.atomic && refused) continue;
+    for (const [channel, seq] of batchHeads) heads.set(channel, seq);
+    for (const [key, earlier] of batchKnown) if (earlier.messageSeq > 0) known.set(key, earlier);
+    for (const row of batchRows) rows.push(row);
+  }
+  return { outcomes, rows, heads };
+}
+
+function reused(message: Prepared, earlier: Known): Refusal {
+  return {
+    reason: 'CLIENT_MSG_NO_REUSED',
+    message: `client_msg_no ${JSON.stringify(message.clientMsgNo)} was used by this sender in this channel for another content; send a new message under a new key`,
+    metadata: {
+      client_msg_no: message.clientMsgNo,
+      message_id: String(earlier.messageId),
+      message_seq: String(earlier.messageSeq),
+    },
+  };
+}
+
+function mismatch(message: Prepared, expected: number, actual: number): Refusal {
+  return {
+    reason: 'SEQ_MISMATCH',
+    message: `the channel's last sequence is ${actual}, not ${expected} as expected; read on from ${expected} and send again`,
+    metadata: {
+      channel_id: message.channel.id,
+      channel_type: String(message.channel.type),
+      expected: String(expected),
+      actual: String(actual),
+    },
+  };
+}
+
+/** Whether a batch's conditions may speak of this channel: they are about messages, not commands. */
+export function canExpect(message: Prepared): boolean {
+  return message.channel.sequence === messageSequence && isPersistent(message);
+}

@@ -1,0 +1,244 @@
+import { sql } from 'kysely';
+import { LRUCache } from 'lru-cache';
+import { BinaryArray } from '../postgres/binary-array.ts';
+import { run } from '../postgres/prepared.ts';
+import type { Db, Tx } from '../postgres/schema.ts';
+import { type Channel, channel, firstUids, messageSequence, tempType } from './channel.ts';
+
+/** Channels whose keys are kept in memory: about 20 MB when full. A key never changes, so an entry is never wrong; but a temporary channel may be removed, and made again under another. */
+const cachedChannels = 100_000;
+/** A reader of a temporary channel that was made again finds it after this long; a sender finds out at once, from its head. */
+const temporaryMs = 60_000;
+
+/** A channel that was created, and its key. */
+export interface MadeChannel {
+  readonly type: number;
+  readonly id: string;
+  readonly channelKey: number;
+}
+
+/** Finds the surrogate keys of channels. One per process and database. */
+export class ChannelKeys {
+  readonly #db: Db;
+  readonly #cache = new LRUCache<string, number>({ max: cachedChannels });
+  readonly #onMade: (made: readonly MadeChannel[]) => void;
+  readonly #now: () => number;
+
+  /** `onMade`: told of the channels of messages that this process created. */
+  constructor(db: Db, onMade: (made: readonly MadeChannel[]) => void = () => {}, now: () => number = Date.now) {
+    this.#db = db;
+    this.#onMade = onMade;
+    this.#now = now;
+  }
+
+  /** Forgets keys of channels that are gone: they are looked up anew. */
+  forget(channelKeys: ReadonlySet<number>): void {
+    for (const [text, key] of this.#cache) if (channelKeys.has(key)) this.#cache.delete(text);
+  }
+
+  /** The keys of channels that exist, by channel key text. A channel that nobody has sent to is not in it. */
+  async find(channels: readonly Channel[]): Promise<Map<string, number>> {
+    const keys = new Map<string, number>();
+    const missing: Channel[] = [];
+    for (const channel of channels) {
+      const key = this.#cache.get(channel.key);
+      if (key === undefined) missing.push(channel);
+      else keys.set(channel.key, key);
+    }
+    if (missing.length > 0) {
+      for (const [found, key] of await select(this.#db, missing)) {
+        this.#cache.set(found.key, key, found.type === tempType ? { ttl: temporaryMs } : undefined);
+        keys.set(found.key, key);
+      }
+    }
+    return keys;
+  }
+
+  /**
+   * The keys of all these channels; those that do not exist are made, each with its head. It happens before the sending transaction and
+   * outside of it, so that the sending transaction only updates heads and two of them can never wait for each other's inserts.
+   */
+  async findOrCreate(channels: readonly Channel[]): Promise<Map<string, number>> {
+    const keys = await this.find(channels);
+    const missing = channels.filter((channel) => !keys.has(channel.key));
+    if (missing.length === 0) return keys;
+    const created = await insert(this.#db, missing, this.#now());
+    if (created.length > 0) this.#onMade(created);
+    // Those that another instance made at the same moment are invisible to the insert's own snapshot: ask in a new statement.
+    const made = await this.find(missing);
+    for (const [text, key] of made) keys.set(text, key);
+    return keys;
+  }
+}
+
+async function select(db: Db, channels: readonly Channel[]): Promise<[Channel, number][]> {
+  const { rows } = await sql<{ ordinal: number; channel_key: number }>`
+    select w.ordinal, c.channel_key
+    from unnest(${ids(channels)}::text[], ${types(channels)}::smallint[], ${sequences(channels)}::smallint[])
+      with ordinality as w(channel_id, channel_type, sequence, ordinal)
+    cross join lateral (
+      select c.channel_key from sendbatch.channel c
+      where c.channel_id = w.channel_id and c.channel_type = w.channel_type and c.sequence = w.sequence
+      limit 1
+    ) c`.execute(db);
+  return rows.map((row) => {
+    const channel = channels[row.ordinal - 1];
+    if (channel === undefined) throw new Error(`ordinal ${row.ordinal} of ${channels.length}`);
+    return [channel, row.channel_key];
+  });
+}
+
+/**
+ * In sorted order, so that two instances that make the same channels wait for each other in one direction only. A channel of commands is made with the channel that they
+ * are commands of, since that one's key is what members hang on.
+ */
+async function insert(db: Db, channels: readonly Channel[], now: number): Promise<MadeChannel[]> {
+  const all = new Map(channels.map((each) => [each.key, each]));
+  for (const each of channels) {
+    const base = channel(each.type, each.id, messageSequence);
+    if (!all.has(base.key)) all.set(base.key, { ...base, ...(each.uids === undefined ? {} : { uids: each.uids }) });
+  }
+  const wanted = [...all.values()];
+  const members = wanted.flatMap((each) =>
+    each.sequence === messageSequence ? firstUids(each).map((uid) => ({ id: each.id, type: each.type, uid })) : [],
+  );
+  const { rows } = await sql<{ channel_key: number; channel_id: string; channel_type: number }>`
+    with made as (
+      insert into sendbatch.channel (channel_id, channel_type, sequence)
+      select channel_id, channel_type, sequence
+      from unnest(${ids(wanted)}::text[], ${types(wanted)}::smallint[], ${sequences(wanted)}::smallint[])
+        as w(channel_id, channel_type, sequence)
+      order by channel_id collate "C", channel_type, sequence
+      on conflict do nothing
+      returning channel_key, channel_id, channel_type, sequence
+    ), members as (
+      insert into sendbatch.channel_uid (channel_key, uid, created_at, updated_at, member, joined_seq, joined_command_seq)
+      select m.channel_key, w.uid, ${now}::bigint, ${now}::bigint, true, 0, 0
+      from unnest(${members.map((each) => each.id)}::text[], ${members.map((each) => each.type)}::smallint[], ${members.map((each) => each.uid)}::text[])
+        as w(channel_id, channel_type, uid)
+      join made m on m.channel_id = w.channel_id and m.channel_type = w.channel_type and m.sequence = 0
+      on conflict do nothing
+    ), heads as (
+      insert into sendbatch.channel_head (channel_key) select channel_key from made
+    )
+    select channel_key, channel_id, channel_type from made where sequence = ${messageSequence}`.execute(db);
+  return rows.map((row) => ({ type: row.channel_type, id: row.channel_id, channelKey: row.channel_key }));
+}
+
+const ids = (channels: readonly Channel[]) => channels.map((channel) => channel.id);
+const types = (channels: readonly Channel[]) => channels.map((channel) => channel.type);
+const sequences = (channels: readonly Channel[]) => channels.map((channel) => channel.sequence);
+
+/**
+ * Locks the heads of these channels until the transaction ends, and returns their last sequences by channel key.
+ *
+ * Lock order: ascending channel_key, by everybody who locks heads; that is what makes deadlocks impossible between batches.
+ */
+export async function lockHeads(tx: Tx, channelKeys: readonly number[]): Promise<Map<number, number>> {
+  const { rows } = await sql<{ channel_key: number; last_seq: number }>`
+    select channel_key, last_seq from sendbatch.channel_head
+    where channel_key = any(${channelKeys}::bigint[])
+    order by channel_key
+    for no key update`.execute(tx);
+  const heads = new Map(rows.map((row) => [row.channel_key, row.last_seq]));
+  if (heads.size !== channelKeys.length) throw new HeadsMissing(channelKeys.filter((key) => !heads.has(key)));
+  return heads;
+}
+
+/** Channels were removed after their keys were looked up. */
+export class HeadsMissing extends Error {
+  readonly channelKeys: ReadonlySet<number>;
+
+  constructor(channelKeys: readonly number[]) {
+    super(`the heads of channels ${channelKeys.slice(0, 10).join(', ')} are missing`);
+    this.channelKeys = new Set(channelKeys);
+  }
+}
+
+/** As `lockHeads`, but passes over the heads that somebody else holds locked. */
+export async function lockFreeHeads(tx: Tx, channelKeys: readonly number[]): Promise<Map<number, number>> {
+  const { rows } = await sql<{ channel_key: number; last_seq: number }>`
+    select channel_key, last_seq from sendbatch.channel_head
+    where channel_key = any(${channelKeys}::bigint[])
+    order by channel_key
+    for no key update skip locked`.execute(tx);
+  return new Map(rows.map((row) => [row.channel_key, row.last_seq]));
+}
+
+/** Whether these heads could be locked now, and their last sequences. Waits for no lock, and keeps none: it is a transaction of its own. */
+export async function probeHeads(
+  db: Db,
+  channelKeys: readonly number[],
+): Promise<Map<number, { isFree: boolean; lastSeq: number }>> {
+  const { rows } = await sql<{ channel_key: number; last_seq: number; is_free: boolean }>`
+    with free as (
+      select channel_key from sendbatch.channel_head
+      where channel_key = any(${channelKeys}::bigint[])
+      order by channel_key
+      for no key update skip locked
+    )
+    select h.channel_key, h.last_seq, free.channel_key is not null as is_free
+    from sendbatch.channel_head h left join free on free.channel_key = h.channel_key
+    where h.channel_key = any(${channelKeys}::bigint[])`.execute(db);
+  return new Map(rows.map((row) => [row.channel_key, { isFree: row.is_free, lastSeq: row.last_seq }]));
+}
+
+/** A channel and what to set its head to. */
+export interface HeadChange {
+  readonly channelKey: number;
+  readonly value: number;
+}
+
+const setStatement = {
+  name: 'set heads',
+  text: `
+    update sendbatch.channel_head h set last_seq = w.last_seq, last_at = greatest(h.last_at, $3::bigint)
+    from unnest($1::bigint[], $2::bigint[]) as w(channel_key, last_seq)
+    where h.channel_key = w.channel_key`,
+};
+
+/** Sets the heads of channels that are locked; `acceptedAt`: the time of the messages that raise them. */
+export async function setHeads(tx: Tx, heads: readonly HeadChange[], acceptedAt: number): Promise<void> {
+  const keys = new BinaryArray('bigint', heads.length * 12);
+  const values = new BinaryArray('bigint', heads.length * 12);
+  for (const { channelKey, value } of heads) {
+    keys.bigint(channelKey);
+    values.bigint(value);
+  }
+  await run(tx, setStatement, [keys.value(), values.value(), acceptedAt]);
+}
+
+/** The last sequences of these channels without a lock: what was committed when it was asked. */
+export async function readHeads(db: Db, channelKeys: readonly number[]): Promise<Map<number, number>> {
+  const { rows } = await sql<{ channel_key: number; last_seq: number }>`
+    select channel_key, last_seq from sendbatch.channel_head where channel_key = any(${channelKeys}::bigint[])`.execute(
+    db,
+  );
+  return new Map(rows.map((row) => [row.channel_key, row.last_seq]));
+}
+
+/** Where a channel stands: its last sequence, and the first that is kept; one above the last when none is. */
+export interface Heads {
+  readonly lastSeq: number;
+  readonly firstSeq: number;
+}
+
+/** A channel that nobody has sent to. */
+export const noHeads: Heads = { lastSeq: 0, firstSeq: 1 };
+
+export async function readHeadsAndFirst(db: Db, channelKey: number): Promise<Heads> {
+  return (await readManyHeadsAndFirst(db, [channelKey])).get(channelKey) ?? noHeads;
+}
+
+/** The same of many channels, by key. */
+export async function readManyHeadsAndFirst(db: Db, channelKeys: readonly number[]): Promise<Map<number, Heads>> {
+  if (channelKeys.length === 0) return new Map();
+  const { rows } = await sql<{ channel_key: number; last_seq: number; first_seq: number | null }>`
+    select h.channel_key, h.last_seq, (
+      select m.message_seq from sendbatch.message m where m.channel_key = h.channel_key order by m.message_seq limit 1
+    ) as first_seq
+    from sendbatch.channel_head h where h.channel_key = any(${[...channelKeys]}::bigint[])`.execute(db);
+  return new Map(
+    rows.map((row) => [row.channel_key, { lastSeq: row.last_seq, firstSeq: row.first_seq ?? row.last_seq + 1 }]),
+  );
+}

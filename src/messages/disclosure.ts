@@ -1,0 +1,35 @@
+import type { Outcome } from './append-plan.ts';
+import type { Caller } from './caller.ts';
+import type { Refusal } from './service-error.ts';
+
+/** Metadata that only a caller with the scope `read` is given: where a channel stands, and the numbers of messages that were sent before. */
+const readersOnly = ['actual', 'message_id', 'message_seq'];
+
+/**
+ * What a caller may hear of a refusal. Without the scope `admin` it does not hear whether a channel exists that its sender is outside of; without `read`, no
+ * sequence and no id that it could not know.
+ */
+export function disclosed(caller: Caller, refusal: Refusal): Refusal {
+  const { veiled, ...plain } = refusal;
+  if (veiled !== undefined && !caller.scopes.has('admin')) return veiled;
+  if (caller.scopes.has('read')) return veiled === undefined ? refusal : plain;
+  if (plain.reason === 'SEQ_MISMATCH')
+    return {
+      ...plain,
+      message: 'the channel’s last sequence is not as expected; a key with the scope read is told which it is',
+      metadata: withoutReaders(plain.metadata),
+    };
+  return plain.reason === 'CLIENT_MSG_NO_REUSED' ? { ...plain, metadata: withoutReaders(plain.metadata) } : plain;
+}
+
+function withoutReaders(metadata: Refusal['metadata']): Refusal['metadata'] {
+  return Object.fromEntries(Object.entries(metadata).filter(([name]) => !readersOnly.includes(name)));
+}
+
+/** The outcomes as a caller may hear them. */
+export function disclosedOutcomes(caller: Caller, outcomes: readonly Outcome[]): readonly Outcome[] {
+  if (!outcomes.some((outcome) => outcome.kind === 'refused')) return outcomes;
+  return outcomes.map((outcome) =>
+    outcome.kind === 'refused' ? { ...outcome, refusal: disclosed(caller, outcome.refusal) } : outcome,
+  );
+}

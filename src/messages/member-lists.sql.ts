@@ -1,0 +1,232 @@
+import { type RawBuilder, sql } from 'kysely';
+import type { Db, Tx } from '../postgres/schema.ts';
+import { type Channel, channel, messageSequence, tempType } from './channel.ts';
+import { firstSeqSince } from './messages-read.sql.ts';
+
+/** Where flags and lists are kept: a channel, by its key, or a user. */
+export type Place =
+  | { readonly kind: 'channel'; readonly channelKey: number }
+  | { readonly kind: 'person'; readonly uid: string };
+
+/** The lists of a place. A user has no members. */
+export type List = 'member' | 'denied' | 'allowed';
+
+/** What a place is set to. */
+export interface Flags {
+  readonly large: boolean;
+  readonly ban: boolean;
+  readonly disband: boolean;
+  readonly sendBan: boolean;
+  readonly allowStranger: boolean;
+}
+
+/** A uid on a list; times in milliseconds since 1970. */
+export interface Listed {
+  readonly uid: string;
+  readonly createdAt: number;
+  readonly updatedAt: number;
+}
+
+/** Uids of one statement. */
+const chunkUids = 10_000;
+
+const tables = {
+  channel: {
+    info: 'sendbatch.channel_info',
+    infoKey: 'channel_key',
+    uids: 'sendbatch.channel_uid',
+    key: 'channel_key',
+  },
+  person: { info: 'sendbatch.person', infoKey: 'uid', uids: 'sendbatch.person_uid', key: 'owner' },
+} as const;
+
+function at(place: Place) {
+  const { info, infoKey, uids, key } = tables[place.kind];
+  return {
+    info: sql.table(info),
+    infoKey: sql.ref(infoKey),
+    uids: sql.table(uids),
+    key: sql.ref(key),
+    value: place.kind === 'channel' ? place.channelKey : place.uid,
+  };
+}
+
+/** The flags of a place; undefined when it was never made. */
+export async function readFlags(db: Db, place: Place): Promise<Flags | undefined> {
+  const { info, infoKey, value } = at(place);
+  const { rows } = await sql<{
+    large: boolean;
+    ban: boolean;
+    disband: boolean;
+    send_ban: boolean;
+    allow_stranger: boolean;
+  }>`
+    select large, ban, disband, send_ban, allow_stranger from ${info} where ${infoKey} = ${value}`.execute(db);
+  const [row] = rows;
+  return row && { ...row, sendBan: row.send_ban, allowStranger: row.allow_stranger };
+}
+
+/** Makes a place that is not there, and locks it until the transaction ends: who changes its lists comes one after the other. */
+export async function lockPlace(tx: Tx, place: Place, now: number): Promise<void> {
+  const { info, infoKey, value } = at(place);
+  await sql`
+    insert into ${info} (${infoKey}, created_at, updated_at) values (${value}, ${now}, ${now})
+    on conflict (${infoKey}) do update set updated_at = ${now}`.execute(tx);
+}
+
+/** Locks a place that was made, until the transaction ends. One that was never made has nothing to lock, and stays unmade. */
+export async function lockMadePlace(tx: Tx, place: Place, now: number): Promise<void> {
+  const { info, infoKey, value } = at(place);
+  await sql`update ${info} set updated_at = ${now} where ${infoKey} = ${value}`.execute(tx);
+}
+
+/** Sets all flags of a place that is locked. */
+export async function setFlags(tx: Tx, place: Place, flags: Flags): Promise<void> {
+  const { info, infoKey, value } = at(place);
+  await sql`
+    update ${info} set large = ${flags.large}, ban = ${flags.ban}, disband = ${flags.disband},
+      send_ban = ${flags.sendBan}, allow_stranger = ${flags.allowStranger}
+    where ${infoKey} = ${value}`.execute(tx);
+}
+
+/** Disbands a channel that is locked; its other flags stay. */
+export async function disband(tx: Tx, place: Place): Promise<void> {
+  const { info, infoKey, value } = at(place);
+  await sql`update ${info} set disband = true where ${infoKey} = ${value}`.execute(tx);
+}
+
+/** Puts uids on a list of a place that is locked; who is on it stays as they are. */
+export async function addUids(tx: Tx, place: Place, list: List, uids: readonly string[], now: number): Promise<void> {
+  const { uids: table, key, value } = at(place);
+  const column = sql.ref(list);
+  if (place.kind === 'channel' && list === 'member') return await addMembers(tx, place.channelKey, uids, now);
+  for (const chunk of chunksOf(uids)) {
+    await sql`
+      insert into ${table} as u (${key}, uid, created_at, updated_at, ${column})
+      select ${value}, uid, ${now}::bigint, ${now}::bigint, true from unnest(${chunk}::text[]) as w(uid)
+      on conflict (${key}, uid) do update set ${column} = true, updated_at = ${now} where not u.${column}`.execute(tx);
+  }
+}
+
+/**
+ * Notes with each member where the channel and its commands stand. It decides what a member gets from joining on,
+ * which clocks cannot. What is sent after the change was answered has a later sequence.
+ */
+async function addMembers(tx: Tx, channelKey: number, uids: readonly string[], now: number): Promise<void> {
+  for (const chunk of chunksOf(uids)) {
+    await sql`
+      insert into sendbatch.channel_uid as u
+        (channel_key, uid, created_at, updated_at, member, joined_seq, joined_command_seq)
+      select ${channelKey}, w.uid, ${now}::bigint, ${now}::bigint, true, stand.seq, stand.command_seq
+      from unnest(${chunk}::text[]) as w(uid), (
+        select coalesce(max(h.last_seq) filter (where k.sequence = 0), 0) as seq,
+          coalesce(max(h.last_seq) filter (where k.sequence = 1), 0) as command_seq
+        from sendbatch.channel c
+        join sendbatch.channel k on k.channel_id = c.channel_id and k.channel_type = c.channel_type
+        join sendbatch.channel_head h on h.channel_key = k.channel_key
+        where c.channel_key = ${channelKey}
+      ) stand
+      on conflict (channel_key, uid) do update set member = true, updated_at = ${now},
+        joined_seq = excluded.joined_seq, joined_command_seq = excluded.joined_command_seq
+      where not u.member`.execute(tx);
+  }
+}
+
+/** Takes uids, or all, off a list of a place that is locked. */
+export async function removeUids(
+  tx: Tx,
+  place: Place,
+  list: List,
+  uids: readonly string[] | 'all',
+  now: number,
+): Promise<void> {
+  if (uids === 'all') return await removeWhere(tx, place, list, sql`true`, now);
+  for (const chunk of chunksOf(uids)) await removeWhere(tx, place, list, sql`uid = any(${chunk}::text[])`, now);
+}
+
+/** A row that is on no list any more goes. */
+async function removeWhere(tx: Tx, place: Place, list: List, which: RawBuilder<unknown>, now: number): Promise<void> {
+  const { uids, key, value } = at(place);
+  const others = (
+    place.kind === 'channel' ? (['member', 'denied', 'allowed'] as const) : (['denied', 'allowed'] as const)
+  ).filter((other) => other !== list);
+  const elsewhere = sql.join(
+    others.map((other) => sql.ref(other)),
+    sql` or `,
+  );
+  const listed = sql`${key} = ${value} and ${sql.ref(list)} and ${which}`;
+  await sql`delete from ${uids} where ${listed} and not (${elsewhere})`.execute(tx);
+  await sql`update ${uids} set ${sql.ref(list)} = false, updated_at = ${now} where ${listed}`.execute(tx);
+}
+
+/** A page of a list, ordered by uid: at most `limit` after `after`. */
+export async function listUids(db: Db, place: Place, list: List, after: string, limit: number): Promise<Listed[]> {
+  const { uids, key, value } = at(place);
+  const { rows } = await sql<{ uid: string; created_at: number; updated_at: number }>`
+    select uid, created_at, updated_at from ${uids}
+    where ${key} = ${value} and ${sql.ref(list)} and uid > ${after}
+    order by uid limit ${limit}`.execute(db);
+  return rows.map((row) => ({ uid: row.uid, createdAt: row.created_at, updatedAt: row.updated_at }));
+}
+
+export async function addSystemUids(db: Db, uids: readonly string[]): Promise<void> {
+  await sql`insert into sendbatch.system_uid (uid) select unnest(${uids}::text[]) on conflict do nothing`.execute(db);
+}
+
+export async function removeSystemUids(db: Db, uids: readonly string[]): Promise<void> {
+  await sql`delete from sendbatch.system_uid where uid = any(${uids}::text[])`.execute(db);
+}
+
+export async function listSystemUids(db: Db): Promise<string[]> {
+  const { rows } = await sql<{ uid: string }>`select uid from sendbatch.system_uid order by uid`.execute(db);
+  return rows.map((row) => row.uid);
+}
+
+function* chunksOf(uids: readonly string[]): Iterable<string[]> {
+  const distinct = [...new Set(uids)];
+  for (let start = 0; start < distinct.length; start += chunkUids) yield distinct.slice(start, start + chunkUids);
+}
+
+/** A channel that a user is in. */
+export interface MemberChannel {
+  readonly channel: Channel;
+  readonly channelKey: number;
+  readonly lastSeq: number;
+  /** The last sequence before the user joined; 0 of channels that are created with their users. */
+  readonly joinedAfterSeq: number;
+}
+
+/**
+ * Which channels `c` with flags `i` a member `u` sees: not those that keep it out, and not those that only carry
+ * commands to a set of receivers, which nobody created by name.
+ */
+export const followed = (uid: string) => sql<boolean>`u.uid = ${uid} and u.member
+  and (not u.denied or c.channel_type in (1, 11)) and i.disband is not true
+  and (c.channel_type <> ${tempType} or i.channel_key is not null)`;
+
+/** The channels that a user is in and may read, at most `limit`. */
+export async function memberChannels(db: Db, uid: string, limit: number): Promise<MemberChannel[]> {
+  const { rows } = await sql<{
+    channel_key: number;
+    channel_id: string;
+    channel_type: number;
+    last_seq: number;
+    joined_after: number;
+  }>`
+    select u.channel_key, c.channel_id, c.channel_type, h.last_seq,
+      coalesce(u.joined_seq, case when c.channel_type in (1, 8, 11) then 0 else (
+        ${firstSeqSince(sql`u.channel_key`, sql`u.created_at`)}
+      ) - 1 end) as joined_after
+    from sendbatch.channel_uid u
+    join sendbatch.channel c using (channel_key)
+    join sendbatch.channel_head h using (channel_key)
+    left join sendbatch.channel_info i using (channel_key)
+    where ${followed(uid)}
+    order by u.channel_key limit ${limit}`.execute(db);
+  return rows.map((row) => ({
+    channel: channel(row.channel_type, row.channel_id, messageSequence),
+    channelKey: row.channel_key,
+    lastSeq: row.last_seq,
+    joinedAfterSeq: row.joined_after,
+  }));
+}

@@ -1,0 +1,222 @@
+import { type Expression, type RawBuilder, sql } from 'kysely';
+import { limits } from '../limits.ts';
+import type { Db, MessageTable } from '../postgres/schema.ts';
+
+/** A stored message, as history reads it. */
+export interface StoredMessage {
+  readonly messageId: number;
+  readonly messageSeq: number;
+  readonly acceptedAt: number;
+  readonly flags: number;
+  readonly fromUid: string;
+  readonly clientMsgNo: string;
+  readonly payload: Buffer;
+  readonly expire: number;
+  readonly streamNo: string;
+  readonly tagKey: string;
+  readonly subscribers: readonly string[];
+}
+
+/** What a reader wants to see. */
+export interface Filter extends Times {
+  readonly tagKey?: string;
+  readonly streamNo?: string;
+  readonly fromUid?: string;
+}
+
+/** When the messages were accepted, in milliseconds since 1970. */
+export interface Times {
+  /** Inclusive. */
+  readonly since?: number;
+  /** Exclusive. */
+  readonly until?: number;
+}
+
+/** With whose eyes; undefined = a service's, which sees everything. */
+interface Eyes {
+  readonly eyes: string | undefined;
+}
+
+/** Which part of a channel to read: sequences between the two bounds, both exclusive. */
+export interface Range extends Filter, Eyes {
+  readonly afterSeq: number;
+  readonly beforeSeq: number;
+  readonly limit: number;
+  readonly descending: boolean;
+}
+
+/** Whether a message `m` has not expired at `now` (milliseconds). */
+export const alive = (now: number) =>
+  sql<boolean>`(m.expire is null or m.accepted_at + m.expire * 1000 > ${now}::bigint)`;
+
+/** Whether a message `m` may be seen by a uid. */
+export const seenBy = (uid: string) =>
+  sql<boolean>`(m.subscribers is null or m.from_uid = ${uid} or m.subscribers ? ${uid})`;
+
+/** The columns of a message `m` that a reader gets. */
+export const messageColumns = sql`m.message_id, m.message_seq, m.accepted_at, m.flags, m.from_uid, m.client_msg_no,
+  m.payload, m.expire, m.stream_no, m.tag_key, m.subscribers`;
+
+/** The messages of a channel that are alive at `now` (milliseconds) and that these eyes may see. */
+function visible(db: Db, channelKey: number, { eyes }: Eyes, now: number) {
+  const living = db
+    .selectFrom('sendbatch.message as m')
+    .select(['m.message_id', 'm.message_seq', 'm.accepted_at', 'm.flags', 'm.from_uid', 'm.client_msg_no'])
+    .select(['m.payload', 'm.expire', 'm.stream_no', 'm.tag_key', 'm.subscribers'])
+    .where('m.channel_key', '=', channelKey)
+    .where(alive(now));
+  return eyes === undefined ? living : living.where(seenBy(eyes));
+}
+
+/**
+ * The sequence of the first kept message of a channel that was accepted at a time or later; one above the head when
+ * there is none. Times never fall with the sequence in a channel, so it takes as many probes as the channel's length
+ * has bits. Swept messages leave gaps: each probe takes the first kept message from the middle on.
+ */
+export const firstSeqSince = (channelKey: RawBuilder<unknown>, time: RawBuilder<unknown>) => sql<number>`
+  with recursive halving(low, high) as (
+    select 1::bigint, last_seq + 1 from sendbatch.channel_head where channel_key = ${channelKey}
+    union all
+    select case when m.accepted_at < ${time} then m.message_seq + 1 else h.low end,
+      case when m.accepted_at < ${time} then h.high else (h.low + h.high) / 2 end
+    from halving h
+    left join lateral (
+      select accepted_at, message_seq from sendbatch.message
+      where channel_key = ${channelKey} and message_seq >= (h.low + h.high) / 2 and message_seq < h.high
+      order by message_seq limit 1
+    ) m on true
+    where h.low < h.high
+  )
+  select h.low from halving h where h.low >= h.high limit 1`;
+
+/** The sequences between which the messages of a time are, both exclusive. */
+export async function seqsOfTimes(
+  db: Db,
+  channelKey: number,
+  { since, until }: Times,
+): Promise<{ afterSeq: number; beforeSeq: number }> {
+  const seqAt = (time: number | undefined, otherwise: number) =>
+    time === undefined
+      ? sql`${otherwise}::bigint`
+      : sql`(${firstSeqSince(sql`${channelKey}::bigint`, sql`${time}::bigint`)})`;
+  const { rows } = await sql<{ first: number; end: number }>`
+    select ${seqAt(since, 1)} as first, ${seqAt(until, Number.MAX_SAFE_INTEGER)} as end`.execute(db);
+  const [row] = rows;
+  return { afterSeq: (row?.first ?? 1) - 1, beforeSeq: row?.end ?? Number.MAX_SAFE_INTEGER };
+}
+
+/** The messages of a range, at most `limit`, and of large ones as many as fill a page and one more. */
+export async function readRange(db: Db, channelKey: number, range: Range, now: number): Promise<StoredMessage[]> {
+  let query = visible(db, channelKey, range, now)
+    .where('m.message_seq', '>', range.afterSeq)
+    .where('m.message_seq', '<', range.beforeSeq);
+  if (range.tagKey !== undefined) query = query.where('m.tag_key', '=', range.tagKey);
+  if (range.streamNo !== undefined) query = query.where('m.stream_no', '=', range.streamNo);
+  if (range.fromUid !== undefined) query = query.where('m.from_uid', '=', range.fromUid);
+  if (range.since !== undefined) query = query.where('m.accepted_at', '>=', range.since);
+  if (range.until !== undefined) query = query.where('m.accepted_at', '<', range.until);
+  const direction = range.descending ? 'desc' : 'asc';
+  const page = query.orderBy('m.message_seq', direction).limit(range.limit);
+  const { rows } = await sql<MessageRow>`
+    select * from (${withSizesBefore(page, sql`m.message_seq ${sql.raw(direction)}`)}) sized
+    where bytes_before <= ${limits.pageBytes} order by message_seq ${sql.raw(direction)}`.execute(db);
+  return rows.map(toStored);
+}
+
+/**
+ * The messages `m` of a query, each with the bytes of those before it. Sizes are known without reading what is stored
+ * aside, so that a thousand of the largest messages do not come here to be cut to a page of 3 MiB.
+ */
+export const withSizesBefore = (messages: Expression<unknown> | RawBuilder<unknown>, order: RawBuilder<unknown>) => sql`
+  select m.*, coalesce(sum(octet_length(m.payload) + coalesce(pg_column_size(m.subscribers), 0))
+    over (order by ${order} rows between unbounded preceding and 1 preceding), 0) as bytes_before
+  from ${messages} m`;
+
+/**
+ * Messages by sequence or id. No index has ids: they rise with the sequence within a channel, so that each is found by halving, in as many probes as
+ * the channel's length has bits.
+ */
+export async function findByNumbers(
+  db: Db,
+  channelKey: number,
+  { seqs, ids, eyes }: Eyes & { readonly seqs: readonly number[]; readonly ids: readonly number[] },
+  now: number,
+): Promise<StoredMessage[]> {
+  const { rows: found } = await sql<{ message_seq: number }>`
+    select hit.message_seq from unnest(${[...ids]}::bigint[]) as wanted(id)
+    cross join lateral (
+      with recursive halving(low, high) as (
+        select 1::bigint, last_seq + 1 from sendbatch.channel_head where channel_key = ${channelKey}
+        union all
+        select case when m.message_id < wanted.id then m.message_seq + 1 else h.low end,
+          case when m.message_id < wanted.id then h.high else (h.low + h.high) / 2 end
+        from halving h
+        left join lateral (
+          select message_id, message_seq from sendbatch.message
+          where channel_key = ${channelKey} and message_seq >= (h.low + h.high) / 2 and message_seq < h.high
+          order by message_seq limit 1
+        ) m on true
+        where h.low < h.high
+      )
+      select m.message_seq from halving h
+      cross join lateral (
+        select message_id, message_seq from sendbatch.message
+        where channel_key = ${channelKey} and message_seq >= h.low order by message_seq limit 1
+      ) m
+      where h.low >= h.high and m.message_id = wanted.id
+    ) hit`.execute(db);
+  const wanted = [...new Set([...seqs, ...found.map((row) => row.message_seq)])];
+  const all = visible(db, channelKey, { eyes }, now).where('m.message_seq', 'in', [0, ...wanted]);
+  const { rows } = await sql<MessageRow>`
+    select * from (${withSizesBefore(all, sql`m.message_seq`)}) sized
+    where bytes_before <= ${limits.pageBytes} order by message_seq`.execute(db);
+  return rows.map(toStored);
+}
+
+/** Messages by their senders' keys, among those after a sequence: no index has a key without its sender. */
+export async function findByKeys(
+  db: Db,
+  channelKey: number,
+  { keys, afterSeq, eyes }: Eyes & { readonly keys: readonly string[]; readonly afterSeq: number },
+  now: number,
+): Promise<StoredMessage[]> {
+  const all = visible(db, channelKey, { eyes }, now)
+    .where('m.message_seq', '>', afterSeq)
+    .where('m.client_msg_no', 'in', [...keys]);
+  const { rows } = await sql<MessageRow>`
+    select * from (${withSizesBefore(all, sql`m.message_seq`)}) sized
+    where bytes_before <= ${limits.pageBytes} order by message_seq`.execute(db);
+  return rows.map(toStored);
+}
+
+/** A message as a query with these columns gives it. */
+export type MessageRow = Pick<
+  MessageTable,
+  | 'message_id'
+  | 'message_seq'
+  | 'accepted_at'
+  | 'flags'
+  | 'from_uid'
+  | 'client_msg_no'
+  | 'payload'
+  | 'expire'
+  | 'stream_no'
+  | 'tag_key'
+  | 'subscribers'
+>;
+
+export function toStored(row: MessageRow): StoredMessage {
+  return {
+    messageId: row.message_id,
+    messageSeq: row.message_seq,
+    acceptedAt: row.accepted_at,
+    flags: row.flags,
+    fromUid: row.from_uid,
+    clientMsgNo: row.client_msg_no,
+    payload: row.payload,
+    expire: row.expire ?? 0,
+    streamNo: row.stream_no ?? '',
+    tagKey: row.tag_key ?? '',
+    subscribers: row.subscribers ?? [],
+  };
+}

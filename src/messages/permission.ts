@@ -1,0 +1,284 @@
+import { agentType, type Channel, channel, messageSequence, peerOf, personType } from './channel.ts';
+import type { Prepared } from './message.ts';
+import type { Reason, Refusal } from './service-error.ts';
+
+/** A sender and where it sends: permission is one decision for each. */
+export interface Pair {
+  /** Equal for equal pairs and for no others. */
+  readonly key: string;
+  readonly sender: string;
+  /** Where members and lists are: the channel itself, or for a command the channel that it is a command of. */
+  readonly channel: Channel;
+  /** The users whose own lists are asked: the other side of a person's or an agent's channel, and whom a command names. Never the sender itself. */
+  readonly receivers: readonly string[];
+  /** It names its receivers instead of a channel. */
+  readonly isToUids: boolean;
+}
+
+/** What the store says about a pair. */
+export interface PairFacts {
+  /** It was made by ChannelService: it has flags and may have members. */
+  readonly isMade: boolean;
+  readonly isBanned: boolean;
+  readonly isDisbanded: boolean;
+  readonly isMember: boolean;
+  /** On the channel's own lists. */
+  readonly isDenied: boolean;
+  readonly isAllowed: boolean;
+  /** Somebody is on the channel's allowlist. */
+  readonly hasAllowlist: boolean;
+  readonly isSenderBanned: boolean;
+  /** The sender is a system uid by the store. */
+  readonly isSystemSender: boolean;
+  /** The receivers whose denylist the sender is on. Not those that are system uids by the store. */
+  readonly deniedBy: readonly string[];
+  /** The receivers that neither list the sender nor allow strangers. Read only where allowlists of persons are enforced. */
+  readonly notAllowedBy: readonly string[];
+}
+
+/** What the settings say. */
+export interface PermissionRules {
+  readonly systemUids: SystemUids;
+  /** The same for reading; nobody where every sender is one: to let all send is not to let all read. */
+  readonly systemReaders: SystemUids;
+  /** Person messages need a place on the receiver's allowlist. */
+  readonly enforcePersonAllowlist: boolean;
+}
+
+/** The system uids of the settings. */
+export interface SystemUids {
+  has(uid: string): boolean;
+}
+
+const infoType = 6;
+const customerServiceType = 3;
+const visitorsType = 10;
+
+/** The numbers that legacy callers know the reasons by. */
+const reasonCodes: Partial<Record<Reason, number>> = {
+  NOT_SUBSCRIBER: 3,
+  IN_DENYLIST: 4,
+  CHANNEL_NOT_EXIST: 5,
+  NOT_ALLOWED: 11,
+  NOT_IN_ALLOWLIST: 13,
+  CHANNEL_BANNED: 19,
+  CHANNEL_DISBANDED: 24,
+  SENDER_BANNED: 25,
+};
+
+const words = {
+  NOT_SUBSCRIBER: 'is not a member of the channel; add it with AddMembers (POST /channel/subscriber_add)',
+  IN_DENYLIST: 'is on the denylist',
+  CHANNEL_NOT_EXIST: 'sends to a channel that was never made; make it with PutChannel (POST /channel)',
+  NOT_ALLOWED: 'is no side of the channel',
+  NOT_IN_ALLOWLIST: 'is not on the allowlist',
+  CHANNEL_BANNED: 'sends to a channel that is banned',
+  CHANNEL_DISBANDED: 'sends to a channel that was disbanded',
+  SENDER_BANNED: 'is banned from sending',
+} as const;
+type Forbidden = keyof typeof words;
+
+/** The pair of a message. */
+export function pairOf(message: Prepared): Pair {
+  const { type, id } = message.channel;
+  const base = channel(type, id, messageSequence);
+  return {
+    key: pairKeyOf(message),
+    sender: message.fromUid,
+    channel: base,
+    receivers: receiversOf(message).filter((uid) => uid !== message.fromUid),
+    isToUids: message.isToUids,
+  };
+}
+
+function receiversOf({ channel: { type, id }, fromUid, isToUids, subscribers }: Prepared): readonly string[] {
+  if (isToUids) return subscribers;
+  if (type === personType) return [peerOf(fromUid, id)];
+  return type === agentType ? id.split('@') : [];
+}
+
+/** The key of a message's pair. A channel's key holds no line feed before its id, and a uid may: the length tells where it ends. */
+export function pairKeyOf(message: Prepared): string {
+  return keyOf(message.fromUid, message.channel);
+}
+
+function keyOf(uid: string, { type, id }: Channel): string {
+  return `${uid.length}\n${uid}${type}\n${id}`;
+}
+
+/**
+ * Whether a sender may send; undefined = it may. The order is WuKongIM v3's (permission.go), with two exceptions: a disbanded channel takes nothing from
+ * anybody, and the open types ask for no membership but obey every ban and list.
+ */
+export function forbidden(pair: Pair, facts: PairFacts, rules: PermissionRules): Refusal | undefined {
+  const found = reasonOf(pair, facts, rules);
+  if (found === undefined) return undefined;
+  const refusal = sendRefusal(pair, found);
+  const asOutsider = outsiderReason(pair, facts, rules);
+  return asOutsider === undefined || asOutsider === found.reason
+    ? refusal
+    : { ...refusal, veiled: sendRefusal(pair, { reason: asOutsider }) };
+}
+
+/** Why a sender may not send, and where receivers' own lists say so, which receivers. */
+interface Found {
+  readonly reason: Forbidden;
+  readonly by?: readonly string[];
+}
+
+/** Receivers that a refusal names; the rest are counted. */
+const receiversNamed = 10;
+
+function sendRefusal(pair: Pair, { reason, by = [] }: Found): Refusal {
+  const sender = `from_uid ${JSON.stringify(pair.sender)}`;
+  if (!pair.isToUids || by.length === 0) return refusalOf(reason, pair, `${sender} ${words[reason]}`);
+  const named = by.slice(0, receiversNamed);
+  const more = by.length > named.length ? ` and ${by.length - named.length} more` : '';
+  const refusal = refusalOf(
+    reason,
+    pair,
+    `${sender} ${words[reason]} of ${named.map((uid) => JSON.stringify(uid)).join(', ')}${more}; leave them out of subscribers`,
+  );
+  return { ...refusal, metadata: { ...refusal.metadata, receivers: JSON.stringify(named), count: String(by.length) } };
+}
+
+function refusalOf(reason: Forbidden, pair: Pair, message: string): Refusal {
+  return {
+    reason,
+    message,
+    metadata: {
+      channel_id: pair.channel.id,
+      channel_type: String(pair.channel.type),
+      from_uid: pair.sender,
+      reason_code: String(reasonCodes[reason]),
+    },
+  };
+}
+
+/** Whether a uid may read a channel's messages; undefined = it may. Members and sides do; an allowlist and a ban are about sending. */
+export function unreadable(pair: Pair, facts: PairFacts, { systemReaders }: PermissionRules): Refusal | undefined {
+  const reason = unreadableReason(pair, facts, systemReaders);
+  return reason && refusalOf(reason, pair, `${JSON.stringify(pair.sender)} ${reads[reason]}`);
+}
+
+const reads = {
+  NOT_SUBSCRIBER: 'is not a member of the channel',
+  IN_DENYLIST: 'is on the channel’s denylist',
+  CHANNEL_DISBANDED: 'reads a channel that was disbanded',
+  NOT_ALLOWED: 'is no side of the channel',
+} as const;
+
+/** Sides and members first: an outsider is not told what became of a channel. */
+function unreadableReason(
+  { channel: from, sender: uid }: Pair,
+  facts: PairFacts,
+  systemUids: SystemUids,
+): keyof typeof reads | undefined {
+  const disbanded = facts.isDisbanded ? 'CHANNEL_DISBANDED' : undefined;
+  if (isOpen(from)) return disbanded;
+  if (from.type === personType || from.type === agentType)
+    return from.id.split('@').includes(uid) ? disbanded : 'NOT_ALLOWED';
+  if (systemUids.has(uid) || facts.isSystemSender) return disbanded;
+  if (from.type === visitorsType && from.id === uid) return disbanded;
+  if (!facts.isMember) return 'NOT_SUBSCRIBER';
+  return disbanded ?? (facts.isDenied ? 'IN_DENYLIST' : undefined);
+}
+
+/** Anybody may send there, and read. */
+function isOpen({ type }: Channel): boolean {
+  return type === infoType || type === customerServiceType;
+}
+
+/** A uid and a channel that it wants to read. */
+export function readingPair(uid: string, from: Channel): Pair {
+  return { key: keyOf(uid, from), sender: uid, channel: from, receivers: [], isToUids: false };
+}
+
+function reasonOf(
+  pair: Pair,
+  facts: PairFacts,
+  { systemUids, enforcePersonAllowlist }: PermissionRules,
+): Found | undefined {
+  const { channel: to, sender } = pair;
+  if (facts.isDisbanded) return { reason: 'CHANNEL_DISBANDED' };
+  if (systemUids.has(sender) || facts.isSystemSender) return undefined;
+  if (facts.isSenderBanned) return { reason: 'SENDER_BANNED' };
+  if (to.type === agentType && !to.id.split('@').includes(sender)) return { reason: 'NOT_ALLOWED' };
+  const deniedBy = facts.deniedBy.filter((uid) => !systemUids.has(uid));
+  if (deniedBy.length > 0) return { reason: 'IN_DENYLIST', by: deniedBy };
+  const notAllowedBy = enforcePersonAllowlist ? facts.notAllowedBy.filter((uid) => !systemUids.has(uid)) : [];
+  if (notAllowedBy.length > 0) return { reason: 'NOT_IN_ALLOWLIST', by: notAllowedBy };
+  if (pair.isToUids || to.type === personType) return undefined;
+  const asksMembership = needsMembership(to, sender);
+  if (asksMembership && !facts.isMade) return { reason: 'CHANNEL_NOT_EXIST' };
+  if (facts.isBanned) return { reason: 'CHANNEL_BANNED' };
+  if (facts.isDenied) return { reason: 'IN_DENYLIST' };
+  if (asksMembership && !facts.isMember) return { reason: 'NOT_SUBSCRIBER' };
+  if (facts.hasAllowlist && !facts.isAllowed) return { reason: 'NOT_IN_ALLOWLIST' };
+  return undefined;
+}
+
+/** Only members send there; in all others the channel's bans and lists alone decide. */
+function needsMembership(to: Channel, sender: string): boolean {
+  return !isOpen(to) && to.type !== agentType && !(to.type === visitorsType && to.id === sender);
+}
+
+/** The one reason that a sender outside of a channel is told, whether the channel exists or not; undefined: the sender is no outsider. */
+function outsiderReason(
+  { channel: to, sender, isToUids }: Pair,
+  facts: PairFacts,
+  { systemUids }: PermissionRules,
+): Forbidden | undefined {
+  if (isToUids || to.type === personType || !needsMembership(to, sender)) return undefined;
+  if (facts.isMember || systemUids.has(sender) || facts.isSystemSender) return undefined;
+  return facts.isSenderBanned ? 'SENDER_BANNED' : 'NOT_SUBSCRIBER';
+}
+
+/**
+ * What has to hold for all pairs of a group so that none of them is forbidden. It is narrower than `forbidden`: where it does not hold the facts are
+ * read and decided on.
+ */
+export interface Assumption {
+  /** Neither banned nor disbanded. */
+  readonly openChannels: readonly Channel[];
+  /** Not banned. */
+  readonly senders: readonly string[];
+  /** Members that no list of their channel keeps out. */
+  readonly members: readonly { readonly channel: Channel; readonly uid: string }[];
+  /** Senders that need no membership, and that no list of the channel keeps out. */
+  readonly guests: readonly { readonly channel: Channel; readonly uid: string }[];
+  /** Not on the owner's denylist. */
+  readonly peers: readonly { readonly owner: string; readonly uid: string }[];
+}
+
+/** The assumption for these messages; undefined when only the facts can tell. */
+export function assume(messages: Iterable<Prepared>, rules: PermissionRules): Assumption | undefined {
+  const { systemUids, enforcePersonAllowlist } = rules;
+  const channels = new Map<string, Channel>();
+  const senders = new Set<string>();
+  const members: { channel: Channel; uid: string }[] = [];
+  const guests: { channel: Channel; uid: string }[] = [];
+  const peers: { owner: string; uid: string }[] = [];
+  const seen = new Set<string>();
+  for (const message of messages) {
+    const isSystem = systemUids.has(message.fromUid);
+    if (isSystem && channels.has(message.channel.key)) continue;
+    const key = isSystem ? message.channel.key : pairKeyOf(message);
+    if (seen.has(key)) continue;
+    seen.add(key);
+    const pair = pairOf(message);
+    channels.set(pair.channel.key, pair.channel);
+    if (isSystem) continue;
+    senders.add(pair.sender);
+    const { channel: to, sender: uid } = pair;
+    if (to.type === agentType && !to.id.split('@').includes(uid)) return undefined;
+    for (const owner of pair.receivers) {
+      if (systemUids.has(owner)) continue;
+      if (enforcePersonAllowlist) return undefined;
+      peers.push({ owner, uid });
+    }
+    if (pair.isToUids || to.type === personType) continue;
+    (needsMembership(to, uid) ? members : guests).push({ channel: to, uid });
+  }
+  return { openChannels: [...channels.values()], senders: [...senders], members, guests, peers };
+}

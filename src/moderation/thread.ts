@@ -1,0 +1,68 @@
+import { Worker } from 'node:worker_threads';
+import type { Rule } from './rules.ts';
+import type { Parcel, Verdicts } from './worker.ts';
+
+/** A thread that judges by one set of rules. One parcel at a time. */
+export interface ModerationThread {
+  readonly isAlive: boolean;
+  /** Rejects when the thread has died. */
+  judge(parcel: Parcel): Promise<Verdicts>;
+  /** Ends it when the parcel that it has is done. */
+  close(): Promise<void>;
+}
+
+/** Megabytes of the thread's heap: the largest rules take a fifth of it, the largest payload with the most matches less. */
+const heapMb = 512;
+
+/** Starts a thread with these rules, and waits until they are compiled; rejects when they cannot be. */
+export async function openThread(rules: readonly Rule[], onDeath: (error: Error) => void): Promise<ModerationThread> {
+  // Built, the file next to this one ends in .js.
+  const name = import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js';
+  const worker = new Worker(new URL(name, import.meta.url), {
+    workerData: rules,
+    resourceLimits: { maxOldGenerationSizeMb: heapMb },
+  });
+  let pending: { resolve: (answer: unknown) => void; reject: (error: Error) => void } | undefined;
+  let state: 'starting' | 'running' | 'closing' | 'dead' = 'starting';
+  const answer = () =>
+    new Promise<unknown>((resolve, reject) => {
+      pending = { resolve, reject };
+    });
+  worker.on('message', (message) => {
+    const { resolve } = pending ?? {};
+    pending = undefined;
+    resolve?.(message);
+  });
+  const died = (error: Error) => {
+    if (state === 'dead') return;
+    const before = state;
+    state = 'dead';
+    pending?.reject(error);
+    if (before === 'running') onDeath(error);
+  };
+  worker.on('error', (error) => died(error instanceof Error ? error : new Error(String(error))));
+  worker.on('exit', (code) => died(new Error(`the thread of moderation ended with ${code}`)));
+  await answer();
+  state = 'running';
+  worker.unref();
+  let last: Promise<unknown> = Promise.resolve();
+  return {
+    get isAlive() {
+      return state === 'running';
+    },
+    judge(parcel) {
+      if (state !== 'running') return Promise.reject(new Error('the thread of moderation has ended'));
+      const verdicts = answer();
+      // An idle thread keeps no process alive; one that is waited for does.
+      worker.ref();
+      last = verdicts.catch(() => {}).finally(() => worker.unref());
+      worker.postMessage(parcel, [parcel.bytes.buffer as ArrayBuffer]);
+      return verdicts as Promise<Verdicts>;
+    },
+    async close() {
+      await last;
+      if (state === 'running') state = 'closing';
+      await worker.terminate();
+    },
+  };
+}

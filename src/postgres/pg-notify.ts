@@ -1,0 +1,80 @@
+import { sql } from 'kysely';
+import type pg from 'pg';
+import { watched } from './pool.ts';
+import { PreparingClient } from './prepared.ts';
+import type { Db } from './schema.ts';
+
+/** The channel of LISTEN and NOTIFY. */
+const topic = 'sendbatch';
+
+/** Sends payloads to every instance that listens, in a transaction of their own; each at most 7,999 bytes. */
+export async function notify(db: Db, payloads: readonly string[]): Promise<void> {
+  await sql`select pg_notify(${topic}, payload) from unnest(${payloads}::text[]) as w(payload)`.execute(db);
+}
+
+/** A connection that listens. */
+export interface Listening {
+  /** Resolves when the connection is gone, whyever. */
+  readonly gone: Promise<void>;
+  close(): Promise<void>;
+}
+
+/** A connection that only listens sends nothing, and so would never find out that nobody is there any more. */
+const askMs = 15_000;
+const answerMs = 5000;
+
+/** Opens a connection of its own and listens; `askEveryMs`: how often the server is asked whether it is still there. */
+export async function listen(
+  connection: pg.ClientConfig,
+  onPayload: (payload: string) => void,
+  askEveryMs = askMs,
+): Promise<Listening> {
+  const client = new PreparingClient({
+    ...connection,
+    ...watched,
+    application_name: 'sendbatch listener',
+    connectionTimeoutMillis: answerMs,
+    query_timeout: answerMs,
+  });
+  const { promise: gone, resolve } = Promise.withResolvers<void>();
+  client.on('error', () => resolve());
+  client.on('end', () => resolve());
+  client.on('notification', ({ payload }) => {
+    if (payload !== undefined) onPayload(payload);
+  });
+  try {
+    await client.connect();
+    await client.query(`listen ${topic}`);
+  } catch (error) {
+    await client.end();
+    throw error;
+  }
+  const asking = setInterval(() => {
+    client.query('select').catch(() => client.end());
+  }, askEveryMs);
+  gone.then(() => clearInterval(asking));
+  return { gone, close: () => client.end() };
+}
+
+/** The database's clock in milliseconds: how long something lay there is told by one clock, whatever those of the instances say. */
+const databaseNow = sql`(extract(epoch from clock_timestamp()) * 1000)::bigint`;
+
+/** Puts messages where the other instances find them; returns their ids. */
+export async function insertLive(db: Db, bodies: readonly object[]): Promise<number[]> {
+  const { rows } = await sql<{ live_id: number }>`
+    insert into sendbatch.live_message (sent_at, body)
+    select ${databaseNow}, body::jsonb from unnest(${bodies.map((body) => JSON.stringify(body))}::text[]) as w(body)
+    returning live_id`.execute(db);
+  return rows.map((row) => row.live_id);
+}
+
+export async function readLive(db: Db, ids: readonly number[]): Promise<unknown[]> {
+  const { rows } = await sql<{ body: unknown }>`
+    select body from sendbatch.live_message where live_id = any(${ids}::bigint[]) order by live_id`.execute(db);
+  return rows.map((row) => row.body);
+}
+
+/** Removes what lay there for longer. */
+export async function sweepLive(db: Db, longerThanMs: number): Promise<void> {
+  await sql`delete from sendbatch.live_message where sent_at < ${databaseNow} - ${longerThanMs}::bigint`.execute(db);
+}

@@ -1,0 +1,104 @@
+import { hash } from 'node:crypto';
+import { sql } from 'kysely';
+import pg from 'pg';
+import { databaseNow, watched } from '../postgres/pool.ts';
+import { PreparingClient } from '../postgres/prepared.ts';
+import type { Db } from '../postgres/schema.ts';
+
+/** At most this many in this many seconds. */
+export interface Quota {
+  readonly points: number;
+  readonly seconds: number;
+}
+
+/** What was had of a quota. */
+export interface Taken {
+  /** Of what was asked for; the rest is over the quota. */
+  readonly taken: number;
+  readonly remaining: number;
+  /** Until the window ends. */
+  readonly resetMs: number;
+}
+
+/** Counts by key, in windows of fixed length that begin with the first count. */
+export interface Counter {
+  readonly quota: Quota;
+  take(key: string, count: number): Taken | Promise<Taken>;
+  /** What `take` would say, without taking. */
+  peek(key: string, count: number): Taken | Promise<Taken>;
+  giveBack(key: string, count: number): void | Promise<void>;
+}
+
+/** The table has 255 characters for a counter's name and a key. */
+const longestKey = 120;
+
+const now = '(extract(epoch from statement_timestamp()) * 1000)::bigint';
+/** A window that is over begins anew. Its end is compared with the database's clock alone: an instance whose clock is ahead would forgive everybody's counts. */
+const takeText = `
+  insert into sendbatch.rate as r (key, points, expire) values ($1, $2::integer, ${now} + $3::bigint)
+  on conflict (key) do update set points = case when r.expire > ${now} then r.points + excluded.points else excluded.points end,
+    expire = case when r.expire > ${now} then r.expire else excluded.expire end
+  returning points, (expire - ${now})::float8 as ms`;
+const peekText = `select points, (expire - ${now})::float8 as ms from sendbatch.rate where key = $1 and expire > ${now}`;
+const giveBackText = `update sendbatch.rate set points = greatest(0, points - $2::integer) where key = $1 and expire > ${now}`;
+
+/** Opens a counter in a table that all instances share. While the database cannot be asked, `insurance` counts for this process. */
+export function openCounter(name: string, quota: Quota, pool: pg.Pool, insurance: Counter): Counter {
+  const keyOf = (key: string) => `${name}:${key.length > longestKey ? hash('sha256', key, 'base64url') : key}`;
+  const ask = async (text: string, values: readonly unknown[]) =>
+    (await pool.query<{ points: number; ms: number }>(text, [...values])).rows[0];
+  return {
+    quota,
+    async take(key, count) {
+      try {
+        const row = await ask(takeText, [keyOf(key), count, quota.seconds * 1000]);
+        if (row === undefined) throw new Error('a count returned no row');
+        const excess = Math.min(count, Math.max(0, row.points - quota.points));
+        // All of it was counted: what is over the quota goes back.
+        if (excess > 0) await ask(giveBackText, [keyOf(key), excess]);
+        return { taken: count - excess, remaining: Math.max(0, quota.points - row.points), resetMs: row.ms };
+      } catch {
+        return await insurance.take(key, count);
+      }
+    },
+    async peek(key, count) {
+      try {
+        const row = await ask(peekText, [keyOf(key)]);
+        const used = Math.min(quota.points, row?.points ?? 0);
+        const taken = Math.min(count, quota.points - used);
+        return { taken, remaining: quota.points - used - taken, resetMs: row?.ms ?? quota.seconds * 1000 };
+      } catch {
+        return await insurance.peek(key, count);
+      }
+    },
+    async giveBack(key, count) {
+      try {
+        await ask(giveBackText, [keyOf(key), count]);
+      } catch {
+        await insurance.giveBack(key, count);
+      }
+    },
+  };
+}
+
+/** Removes windows that are over. */
+export async function sweepCounters(db: Db): Promise<void> {
+  await sql`delete from sendbatch.rate where expire <= ${databaseNow}`.execute(db);
+}
+
+/** The connections of the counters; they wait for nothing else. */
+export function openCounterPool(connection: pg.PoolConfig): pg.Pool {
+  const pool = new pg.Pool({
+    ...connection,
+    application_name: 'sendbatch rates',
+    Client: PreparingClient,
+    ...watched,
+    max: 4,
+    connectionTimeoutMillis: 1000,
+    // While the counts cannot be had each process counts for itself: soon enough for the send that waits for them.
+    statement_timeout: 1000,
+    query_timeout: 1500,
+  });
+  pool.on('error', () => {});
+  return pool;
+}

@@ -1,0 +1,152 @@
+import { LRUCache } from 'lru-cache';
+import type { Caller } from '../messages/caller.ts';
+import type { Prepared } from '../messages/message.ts';
+import type { Refusal } from '../messages/service-error.ts';
+import type { Counter, Quota, Taken } from './postgres-counter.sql.ts';
+
+/** What is counted: messages by who calls, who sends, and where to. */
+export type Dimension = 'caller' | 'sender' | 'channel';
+
+/** The quotas of each; several of one are for bursts and for the long run. */
+export type Quotas = Readonly<Record<Dimension, readonly Quota[]>>;
+
+/** Where a caller stands, for the RateLimit fields of its answer: the quota of which the least is left. */
+export interface Standing extends Quota {
+  readonly remaining: number;
+  readonly resetMs: number;
+}
+
+/** What a batch took. */
+export interface Admission {
+  /** Messages over a quota. */
+  readonly refused: ReadonlyMap<Prepared, Refusal>;
+  readonly standing: Standing | undefined;
+  /** Gives back what these took: what is not stored, a duplicate or refused later, costs no sender and no channel anything. */
+  giveBack(messages: Iterable<Prepared>): Promise<void>;
+  /** Has the caller pay for messages that it made the service look at and that are not stored: refused, or only validated. A share of what a stored one costs. */
+  charge(count: number): Promise<void>;
+}
+
+/** Counts messages against the quotas before they meet the store. `peek`: says what it would, and takes nothing. */
+export type Rates = (caller: Caller, messages: readonly Prepared[], peek?: 'peek') => Promise<Admission>;
+
+/** Messages looked at and not stored that cost a caller as much as one that is stored. */
+const lookedAtPerMessage = 10;
+/** Callers of which fractions are remembered. */
+const fractionsKept = 10_000;
+
+/** Seconds over which a key's own rate is counted: it may spend a minute's worth at once. */
+const ownSeconds = 60;
+
+const keyOf: Record<Dimension, (message: Prepared, caller: Caller) => string> = {
+  caller: (_, caller) => caller.id,
+  sender: (message) => message.fromUid,
+  channel: (message) => message.channel.key,
+};
+const dimensions: readonly Dimension[] = ['caller', 'sender', 'channel'];
+
+/** `open` makes the counter of a quota by a name of its own. */
+export function createRates(quotas: Quotas, open: (name: string, quota: Quota) => Counter): Rates {
+  const counters = Object.fromEntries(
+    dimensions.map((dimension) => [
+      dimension,
+      quotas[dimension].map((quota) => open(`${dimension}:${quota.points}/${quota.seconds}`, quota)),
+    ]),
+  ) as Record<Dimension, Counter[]>;
+  const own = new Map<number, Counter>();
+  const ofCaller = ({ ratePerSecond }: Caller): readonly Counter[] => {
+    if (ratePerSecond === undefined) return counters.caller;
+    const known = own.get(ratePerSecond);
+    if (known !== undefined) return [known];
+    const counter = open(`key:${ratePerSecond}`, { points: ratePerSecond * ownSeconds, seconds: ownSeconds });
+    own.set(ratePerSecond, counter);
+    return [counter];
+  };
+
+  const nothing = async () => {};
+  const none: Admission = { refused: new Map(), standing: undefined, giveBack: nothing, charge: nothing };
+  /** By caller: messages looked at that are not paid for yet. */
+  const unpaid = new LRUCache<string, number>({ max: fractionsKept });
+  const charge = async (caller: Caller, count: number) => {
+    const due = (unpaid.get(caller.id) ?? 0) + count;
+    unpaid.set(caller.id, due % lookedAtPerMessage);
+    const points = Math.floor(due / lookedAtPerMessage);
+    if (points > 0) await Promise.all(ofCaller(caller).map((counter) => counter.take(caller.id, points)));
+  };
+  const isFree = dimensions.every((dimension) => counters[dimension].length === 0);
+
+  return async (caller, messages, peek) => {
+    if (isFree && caller.ratePerSecond === undefined) return none;
+    const refused = new Map<Prepared, Refusal>();
+    /** How many of the counters below a refused message has taken from. */
+    const tookFrom = new Map<Prepared, number>();
+    const used = dimensions.flatMap((dimension) =>
+      (dimension === 'caller' ? ofCaller(caller) : counters[dimension]).map((counter) => ({ dimension, counter })),
+    );
+    let standing: Standing | undefined;
+    let admitted = messages;
+    for (const [position, { dimension, counter }] of used.entries()) {
+      if (admitted.length === 0) break;
+      const counts = countBy(dimension, caller, admitted);
+      const keys = [...counts.keys()];
+      const asked = keys.map((key) => counter[peek ?? 'take'](key, counts.get(key) ?? 0));
+      // In memory there is nothing to wait for, and a promise a key would be most of the cost.
+      const taken = asked.some((each) => each instanceof Promise) ? await Promise.all(asked) : (asked as Taken[]);
+      if (dimension === 'caller' && taken[0] !== undefined) standing = scarcest(standing, counter.quota, taken[0]);
+      if (taken.every((each, index) => each.taken === counts.get(keys[index] ?? ''))) continue;
+      // Of each key the first ones go, in the order of the batch.
+      const left = new Map(keys.map((key, index) => [key, { ...(taken[index] as Taken) }]));
+      for (const message of admitted) {
+        const mine = left.get(keyOf[dimension](message, caller)) as {
+          taken: number;
+          remaining: number;
+          resetMs: number;
+        };
+        if (mine.taken-- > 0) continue;
+        refused.set(message, over(dimension, counter.quota, mine));
+        tookFrom.set(message, position);
+      }
+      admitted = admitted.filter((message) => !refused.has(message));
+    }
+    const pay = async (count: number) => {
+      if (count > 0) await charge(caller, count);
+    };
+    if (peek !== undefined) return { refused, standing, giveBack: nothing, charge: pay };
+    const giveBack = async (which: Iterable<Prepared>) => {
+      const all = [...which];
+      for (const [position, { dimension, counter }] of used.entries()) {
+        const took = all.filter((message) => (tookFrom.get(message) ?? used.length) > position);
+        for (const [key, count] of countBy(dimension, caller, took)) await counter.giveBack(key, count);
+      }
+    };
+    await giveBack(refused.keys());
+    // They have nothing any more.
+    for (const message of refused.keys()) tookFrom.set(message, 0);
+    return { refused, standing, giveBack, charge: pay };
+  };
+}
+
+/** How many messages there are of each key. */
+function countBy(dimension: Dimension, caller: Caller, messages: readonly Prepared[]): Map<string, number> {
+  if (dimension === 'caller') return messages.length === 0 ? new Map() : new Map([[caller.id, messages.length]]);
+  const of = keyOf[dimension];
+  const counts = new Map<string, number>();
+  for (const message of messages) {
+    const key = of(message, caller);
+    counts.set(key, (counts.get(key) ?? 0) + 1);
+  }
+  return counts;
+}
+
+function scarcest(before: Standing | undefined, quota: Quota, { remaining, resetMs }: Taken): Standing {
+  return before !== undefined && before.remaining <= remaining ? before : { ...quota, remaining, resetMs };
+}
+
+function over(dimension: Dimension, { points, seconds }: Quota, { resetMs }: Taken): Refusal {
+  return {
+    reason: 'RATE_LIMITED',
+    message: `over ${points} messages in ${seconds} s by ${dimension}; send it again after the time in RetryInfo`,
+    metadata: { by: dimension, limit: String(points), seconds: String(seconds) },
+    retryAfterMs: Math.max(1, Math.ceil(resetMs)),
+  };
+}

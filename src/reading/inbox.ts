@@ -1,0 +1,54 @@
+import { limits } from '../limits.ts';
+import { pageOf } from '../messages/page.ts';
+import { orBusy } from '../messages/store-busy.ts';
+import type { Store } from '../sending/group-context.ts';
+import { ackCommands, type Command, syncCommands } from './commands.sql.ts';
+import { type ConversationCursor, type ConversationRow, listConversations, markRead } from './conversations.sql.ts';
+import { assertReadable, channelToRead, eyesOf, type Reader } from './read-access.ts';
+import { assertReached } from './read-channel.ts';
+
+/** What belongs to one user: its conversations, what it has read, and its commands. */
+export interface Inbox {
+  conversations(reader: Reader, before: ConversationCursor | undefined, pageSize: number): Promise<ConversationRow[]>;
+  /** `seq` 0: all that there is. One above the channel's head is refused. */
+  markRead(reader: Reader, channelType: number, channelId: string, seq: number): Promise<void>;
+  commands(reader: Reader, after: number, limit: number): Promise<CommandPage>;
+  acknowledge(reader: Reader, seq: number): Promise<void>;
+}
+
+/** Commands of a user; `more`: there are more after the last one. */
+export interface CommandPage {
+  readonly commands: readonly Command[];
+  readonly more: boolean;
+}
+
+export function createInbox(store: Store, now: () => number = Date.now): Inbox {
+  const { db, channelKeys } = store;
+  const uidOf = (reader: Reader) => eyesOf(reader) ?? reader.uid;
+  return {
+    conversations: (reader, before, pageSize) =>
+      orBusy(() => listConversations(db, uidOf(reader), before, pageSize, now())),
+    markRead: (reader, channelType, channelId, seq) =>
+      orBusy(async () => {
+        const uid = uidOf(reader);
+        const named = channelToRead(channelType, channelId, uid);
+        await assertReadable(store, uid, [named]);
+        const channelKey = (await channelKeys.find([named])).get(named.key);
+        const lastSeq = channelKey === undefined ? 0 : await markRead(db, uid, channelKey, seq);
+        assertReached(seq, { lastSeq }, { field: 'read_seq' });
+      }),
+    commands: (reader, after, limit) =>
+      orBusy(async () => {
+        const most = limit || limits.commandsDefault;
+        const { commands, lastSeq } = await syncCommands(db, uidOf(reader), after, most + 1, now());
+        assertReached(after, { lastSeq }, { field: 'message_seq' });
+        const { page, last } = pageOf(commands, most);
+        return { commands: page, more: last !== undefined };
+      }),
+    acknowledge: (reader, seq) =>
+      orBusy(async () => {
+        const lastSeq = await ackCommands(db, uidOf(reader), seq);
+        assertReached(seq, { lastSeq }, { field: 'last_message_seq' });
+      }),
+  };
+}

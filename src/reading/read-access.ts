@@ -1,0 +1,58 @@
+import type { Caller } from '../messages/caller.ts';
+import { type Channel, canonicalId, channel, messageSequence, pairId, personType } from '../messages/channel.ts';
+import { readPairFacts } from '../messages/permission.sql.ts';
+import { readingPair, unreadable } from '../messages/permission.ts';
+import { Failure, invalidField } from '../messages/service-error.ts';
+import type { Store } from '../sending/group-context.ts';
+
+/** Who reads: a caller, and whom it reads for. */
+export interface Reader {
+  readonly caller: Caller;
+  /** Empty: a user itself, or a service, which reads everything. */
+  readonly uid: string;
+}
+
+/** The uid whose eyes it is read with; undefined: a service's. A user reads only as itself. */
+export function eyesOf({ caller, uid }: Reader): string | undefined {
+  if (caller.kind !== 'user') return uid === '' ? undefined : uid;
+  if (uid === '' || uid === caller.name) return caller.name;
+  throw new Failure({
+    reason: 'READER_NOT_YOURS',
+    message: `a user reads as itself: leave the uid out, or name ${JSON.stringify(caller.name)}`,
+    metadata: { uid },
+  });
+}
+
+/** The channel that a reader names. Of a person channel the pair in either order, or, when it is known who reads, the other side alone. */
+export function channelToRead(channelType: number, channelId: string, eyes: string | undefined): Channel {
+  if (channelType === personType && eyes !== undefined && !channelId.includes('@'))
+    return channel(personType, pairId(eyes, channelId), messageSequence);
+  const id = canonicalId(channelType, channelId);
+  if (id === undefined) throw invalidField('channel_id', joinedWords(channelType));
+  return channel(channelType, id, messageSequence);
+}
+
+function joinedWords(channelType: number): string {
+  return channelType === personType
+    ? 'of a person channel must be the two uids joined with @, or the other uid when it is known who reads'
+    : `of channel_type ${channelType} must be two names joined with @`;
+}
+
+/**
+ * Throws unless this uid may read all of these channels now. Without a uid a service reads, which may read everything that is kept, also of a
+ * disbanded channel: an operator can still export what was said in it.
+ */
+export async function assertReadable(
+  { db, rules }: Store,
+  eyes: string | undefined,
+  channels: readonly Channel[],
+): Promise<void> {
+  if (eyes === undefined) return;
+  const pairs = channels.map((each) => readingPair(eyes, each));
+  const facts = await readPairFacts(db, pairs, rules);
+  for (const pair of pairs) {
+    const known = facts.get(pair.key);
+    const refusal = known && unreadable(pair, known, rules);
+    if (refusal !== undefined) throw new Failure(refusal);
+  }
+}

@@ -1,0 +1,216 @@
+import { limits } from '../limits.ts';
+import { type Heads, noHeads, readHeadsAndFirst } from '../messages/channel-keys.sql.ts';
+import {
+  type Filter,
+  findByKeys,
+  findByNumbers,
+  type Range,
+  readRange,
+  type StoredMessage,
+  seqsOfTimes,
+} from '../messages/messages-read.sql.ts';
+import { pageOf, withinBytes } from '../messages/page.ts';
+import { Failure } from '../messages/service-error.ts';
+import { orBusy } from '../messages/store-busy.ts';
+import type { Store } from '../sending/group-context.ts';
+import { assertReadable, channelToRead, eyesOf, type Reader } from './read-access.ts';
+
+/** A page of a channel's history. */
+export interface Page {
+  readonly channelType: number;
+  /** Canonical. */
+  readonly channelId: string;
+  readonly messages: readonly StoredMessage[];
+  readonly more: boolean;
+  /** Where the range goes on when there is more: after this sequence, or before it when descending. */
+  readonly nextSeq: number;
+  readonly lastSeq: number;
+}
+
+/** Which page: 0 stands for no bound, and for the default limit. */
+export interface ReadCall extends Reader {
+  readonly channelType: number;
+  readonly channelId: string;
+  readonly afterSeq: number;
+  readonly beforeSeq: number;
+  readonly limit: number;
+  readonly descending: boolean;
+  readonly filter?: Filter;
+  /**
+   * A cursor before what is kept begins with what is, as legacy callers expect it; and a page is empty only at the end
+   * of the range, since their answer cannot say where to go on.
+   */
+  readonly legacy?: boolean;
+}
+
+/** Messages by their numbers or keys. */
+export interface FindCall extends Reader {
+  readonly channelType: number;
+  readonly channelId: string;
+  readonly seqs: readonly number[];
+  readonly ids: readonly number[];
+  readonly keys: readonly string[];
+}
+
+/** Reads channels; one that nobody has sent to is empty. */
+export interface ReadChannel {
+  page(call: ReadCall): Promise<Page>;
+  find(call: FindCall): Promise<Page>;
+  lastSeq(call: Reader & { readonly channelType: number; readonly channelId: string }): Promise<number>;
+}
+
+export function createReadChannel(store: Store, now: () => number = Date.now, scanMs = usualScanMs): ReadChannel {
+  const { db, channelKeys } = store;
+
+  /** The key of a channel that the reader may read; undefined when nobody has sent to it. */
+  async function open(call: Reader & { readonly channelType: number; readonly channelId: string }) {
+    const eyes = eyesOf(call);
+    const named = channelToRead(call.channelType, call.channelId, eyes);
+    await assertReadable(store, eyes, [named]);
+    const channelKey = (await channelKeys.find([named])).get(named.key);
+    const page = { channelType: named.type, channelId: named.id, messages: [], more: false, nextSeq: 0, lastSeq: 0 };
+    return { eyes, channelKey, empty: page };
+  }
+
+  /**
+   * The messages of a call's range, at most `limit`. What a filter passes over costs as well as what it finds, so that
+   * a range is examined slice by slice, and no longer than `scanMs`: `reached` is then how far.
+   */
+  async function scan(
+    channelKey: number,
+    heads: Heads,
+    call: ReadCall & { readonly eyes: string | undefined },
+  ): Promise<{ found: StoredMessage[]; reached: number | undefined }> {
+    const { descending, limit, filter = {}, eyes } = call;
+    const times =
+      filter.since === undefined && filter.until === undefined ? undefined : await seqsOfTimes(db, channelKey, filter);
+    let afterSeq = Math.max(call.afterSeq, times?.afterSeq ?? 0);
+    let beforeSeq = Math.min(call.beforeSeq || Number.MAX_SAFE_INTEGER, times?.beforeSeq ?? Number.MAX_SAFE_INTEGER);
+    const read = (range: Pick<Range, 'afterSeq' | 'beforeSeq' | 'limit'>) =>
+      readRange(db, channelKey, { ...range, descending, eyes, ...filter }, now());
+    const slice = sliceOf(filter, eyes);
+    if (slice === undefined) return { found: await read({ afterSeq, beforeSeq, limit }), reached: undefined };
+    afterSeq = Math.max(afterSeq, heads.firstSeq - 1);
+    beforeSeq = Math.min(beforeSeq, heads.lastSeq + 1);
+    const began = performance.now();
+    const found: StoredMessage[] = [];
+    // Bounded: each slice shortens the range.
+    while (afterSeq + 1 < beforeSeq) {
+      const part = descending
+        ? { afterSeq: Math.max(afterSeq, beforeSeq - 1 - slice), beforeSeq }
+        : { afterSeq, beforeSeq: Math.min(beforeSeq, afterSeq + 1 + slice) };
+      const wanted = limit - found.length;
+      const messages = await read({ ...part, limit: wanted });
+      for (const message of messages) found.push(message);
+      // Cut by its number or by its bytes: the range goes on after the last one.
+      if (found.length >= limit || (messages.length > 0 && withinBytes(found).length < found.length)) break;
+      if (descending) beforeSeq = part.afterSeq + 1;
+      else afterSeq = part.beforeSeq - 1;
+      if (afterSeq + 1 < beforeSeq && !call.legacy && performance.now() - began > scanMs)
+        return { found, reached: descending ? beforeSeq : afterSeq };
+    }
+    return { found, reached: undefined };
+  }
+
+  return {
+    page: (call) =>
+      orBusy(async () => {
+        const { eyes, channelKey, empty } = await open(call);
+        // The head first: a page read after it never shows less than the head says.
+        const heads = channelKey === undefined ? noHeads : await readHeadsAndFirst(db, channelKey);
+        if (!call.descending) {
+          if (call.legacy)
+            assertReached(call.afterSeq, heads, { field: 'start_message_seq', given: call.afterSeq + 1 });
+          else assertReached(call.afterSeq, heads);
+          if (!call.legacy) assertKept(call.afterSeq, heads);
+        }
+        if (channelKey === undefined) return empty;
+        const limit = call.limit || limits.pageMessagesDefault;
+        const { found, reached } = await scan(channelKey, heads, { ...call, eyes, limit: limit + 1 });
+        const { page, last } = pageOf(found, limit);
+        const nextSeq = last?.messageSeq ?? reached;
+        return { ...empty, messages: page, more: nextSeq !== undefined, nextSeq: nextSeq ?? 0, lastSeq: heads.lastSeq };
+      }),
+
+    find: (call) =>
+      orBusy(async () => {
+        const { eyes, channelKey, empty } = await open(call);
+        if (channelKey === undefined) return empty;
+        const found = new Map<number, StoredMessage>();
+        const add = (messages: readonly StoredMessage[]) => {
+          for (const message of messages) found.set(message.messageSeq, message);
+        };
+        if (call.seqs.length + call.ids.length > 0)
+          add(await findByNumbers(db, channelKey, { seqs: call.seqs, ids: call.ids, eyes }, now()));
+        if (call.keys.length > 0) {
+          const { lastSeq } = await readHeadsAndFirst(db, channelKey);
+          add(
+            await findByKeys(
+              db,
+              channelKey,
+              { keys: call.keys, afterSeq: lastSeq - limits.keySearchMessages, eyes },
+              now(),
+            ),
+          );
+        }
+        const sorted = [...found.values()].sort((a, b) => a.messageSeq - b.messageSeq);
+        const messages = withinBytes(sorted);
+        return { ...empty, messages, more: messages.length < sorted.length };
+      }),
+
+    lastSeq: (call) =>
+      orBusy(async () => {
+        const { channelKey } = await open(call);
+        return channelKey === undefined ? 0 : (await readHeadsAndFirst(db, channelKey)).lastSeq;
+      }),
+  };
+}
+
+/** How long a page examines messages that it passes over: 250 ms are about 300,000. */
+const usualScanMs = 250;
+
+/** Sequences that one statement examines at most; undefined: it reads only what it returns. */
+function sliceOf({ tagKey, streamNo, fromUid }: Filter, eyes: string | undefined): number | undefined {
+  if (fromUid !== undefined || eyes !== undefined) return 20_000;
+  // Tags and streams have indexes, which pass over nothing.
+  return tagKey !== undefined && streamNo !== undefined ? 20_000 : undefined;
+}
+
+/** Which position of a call an error is about: its field, and, where a call has many, its channel. */
+interface At {
+  readonly field?: string;
+  /** As the caller gave it. */
+  readonly given?: number;
+  readonly channel?: { readonly type: number; readonly id: string };
+}
+
+const namesOf = ({ channel }: At): Record<string, string> =>
+  channel === undefined ? {} : { channel_id: channel.id, channel_type: String(channel.type) };
+const wordsOf = ({ channel }: At): string =>
+  channel === undefined ? '' : ` of channel ${channel.type}/${JSON.stringify(channel.id)}`;
+
+/**
+ * A position above the head is of another database, or of this one before it was restored: everything up to it would
+ * be missed.
+ */
+export function assertReached(seq: number, { lastSeq }: Pick<Heads, 'lastSeq'>, at: At = {}): void {
+  if (seq <= lastSeq) return;
+  const { field = 'after_seq', given = seq } = at;
+  throw new Failure({
+    reason: 'SEQ_AHEAD',
+    message:
+      `${field} ${given}${wordsOf(at)} is above the last sequence, ${lastSeq}: it is of another database, or of this ` +
+      `one before it was restored; go on after ${lastSeq}, or from the start with 0`,
+    metadata: { ...namesOf(at), last_seq: String(lastSeq), [field]: String(given) },
+  });
+}
+
+/** A cursor before what is kept would skip what is gone without a word. */
+export function assertKept(afterSeq: number, { firstSeq }: Pick<Heads, 'firstSeq'>, at: At = {}): void {
+  if (afterSeq === 0 || afterSeq + 1 >= firstSeq) return;
+  throw new Failure({
+    reason: 'SEQ_EXPIRED',
+    message: `messages up to ${firstSeq - 1}${wordsOf(at)} are not kept any more; go on after ${firstSeq - 1}, or from the start with 0`,
+    metadata: { ...namesOf(at), first_seq: String(firstSeq), after_seq: String(afterSeq) },
+  });
+}

@@ -1,0 +1,97 @@
+// Ends streams whose credential has ended: a revoked or expired key, an expired token.
+//
+// A call is identified when it begins; a stream lives for days. Every `checkMs` each open stream is checked: API keys are looked up
+// again (one statement per key and second, whatever the number of streams), tokens are held to their `exp`. While the store cannot
+// answer, streams go on: the outcome of a failed look-up is not known.
+import type { HandlerContext } from '@connectrpc/connect';
+import { callerKey, certificateKey, type Identify } from '../auth/identity.ts';
+import type { Caller } from '../messages/caller.ts';
+import { Failure } from '../messages/service-error.ts';
+
+/** Time between two checks of an open stream: it ends at most this long, and the memory of a key (1 s), after its credential. */
+const checkMs = 2000;
+
+/** A stream and the credential that opened it. */
+export interface StreamCredential {
+  readonly caller: Caller;
+  readonly header: Headers;
+  readonly certificate: string | undefined;
+  /** Aborted when the caller has gone away. */
+  readonly signal: AbortSignal;
+}
+
+/** The credential of a streaming RPC. */
+export function streamCredential({
+  values,
+  requestHeader,
+  signal,
+}: Pick<HandlerContext, 'values' | 'requestHeader' | 'signal'>): StreamCredential {
+  return { caller: values.get(callerKey), header: requestHeader, certificate: values.get(certificateKey), signal };
+}
+
+export interface CredentialWatch {
+  /** The items of a stream. Fails with CREDENTIAL_INVALID soon after the credential has ended. */
+  whileValid<T>(stream: StreamCredential, open: (signal: AbortSignal) => AsyncIterable<T>): AsyncIterable<T>;
+  close(): void;
+}
+
+interface OpenStream extends StreamCredential {
+  readonly ended: AbortController;
+}
+
+/** `identify` unset: no credential is asked for, and none ends. */
+export function createCredentialWatch(identify: Identify | undefined, now: () => number = Date.now): CredentialWatch {
+  const open = new Set<OpenStream>();
+  let timer: NodeJS.Timeout | undefined;
+
+  async function check(stream: OpenStream): Promise<void> {
+    const { caller, header, certificate, ended } = stream;
+    if (caller.expiresAt !== undefined) {
+      if (caller.expiresAt <= now()) ended.abort(credentialEnded());
+      return;
+    }
+    try {
+      await identify?.(header, certificate);
+    } catch (error) {
+      if (error instanceof Failure && error.refusal.reason === 'CREDENTIAL_INVALID') ended.abort(credentialEnded());
+    }
+  }
+
+  async function checkAll(): Promise<void> {
+    for (const stream of open) await check(stream);
+    timer = open.size === 0 ? undefined : setTimeout(checkAll, checkMs).unref();
+  }
+
+  return {
+    async *whileValid(stream, begin) {
+      if (identify === undefined) {
+        yield* begin(stream.signal);
+        return;
+      }
+      const ended = new AbortController();
+      const left = () => ended.abort(stream.signal.reason);
+      stream.signal.addEventListener('abort', left, { once: true });
+      if (stream.signal.aborted) left();
+      const entry = { ...stream, ended };
+      open.add(entry);
+      timer ??= setTimeout(checkAll, checkMs).unref();
+      try {
+        yield* begin(ended.signal);
+        // A stream may end quietly when its signal is aborted: the caller is owed the reason.
+        if (ended.signal.reason instanceof Failure) throw ended.signal.reason;
+      } finally {
+        open.delete(entry);
+        stream.signal.removeEventListener('abort', left);
+      }
+    },
+    close: () => clearTimeout(timer),
+  };
+}
+
+function credentialEnded(): Failure {
+  return new Failure({
+    reason: 'CREDENTIAL_INVALID',
+    message: 'the credential of this stream has expired or was revoked: open it again with a valid one',
+    metadata: {},
+  });
+}

@@ -1,0 +1,187 @@
+import { create, createRegistry, type JsonObject, type MessageInitShape, toJson } from '@bufbuild/protobuf';
+import { durationFromMs, durationMs } from '@bufbuild/protobuf/wkt';
+import { Code, ConnectError } from '@connectrpc/connect';
+import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import type { RefusalSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { limits } from '../limits.ts';
+import { Failure, type Reason, type Refusal, type Violation } from '../messages/service-error.ts';
+import { httpStatuses } from '../transcode/index.ts';
+
+/** The only table from reasons to codes and HTTP statuses. */
+const table: Record<Reason, { code: Code; http: number }> = {
+  INVALID_FIELD: { code: Code.InvalidArgument, http: 400 },
+  EMPTY_BATCH: { code: Code.InvalidArgument, http: 400 },
+  BATCH_TOO_LARGE: { code: Code.InvalidArgument, http: 413 },
+  PAYLOAD_TOO_LARGE: { code: Code.InvalidArgument, http: 413 },
+  CREDENTIAL_MISSING: { code: Code.Unauthenticated, http: 401 },
+  CREDENTIAL_INVALID: { code: Code.Unauthenticated, http: 401 },
+  SCOPE_MISSING: { code: Code.PermissionDenied, http: 403 },
+  SENDER_NOT_YOURS: { code: Code.PermissionDenied, http: 403 },
+  NOT_SUBSCRIBER: { code: Code.PermissionDenied, http: 403 },
+  IN_DENYLIST: { code: Code.PermissionDenied, http: 403 },
+  CHANNEL_NOT_EXIST: { code: Code.NotFound, http: 404 },
+  NOT_ALLOWED: { code: Code.PermissionDenied, http: 403 },
+  NOT_IN_ALLOWLIST: { code: Code.PermissionDenied, http: 403 },
+  CHANNEL_BANNED: { code: Code.PermissionDenied, http: 403 },
+  CHANNEL_DISBANDED: { code: Code.PermissionDenied, http: 403 },
+  SENDER_BANNED: { code: Code.PermissionDenied, http: 403 },
+  CONTENT_REFUSED: { code: Code.PermissionDenied, http: 403 },
+  RULE_NOT_FOUND: { code: Code.NotFound, http: 404 },
+  SEQ_EXPIRED: { code: Code.OutOfRange, http: 400 },
+  SEQ_AHEAD: { code: Code.OutOfRange, http: 400 },
+  TOO_MANY_CHANNELS: { code: Code.FailedPrecondition, http: 400 },
+  READER_TOO_SLOW: { code: Code.ResourceExhausted, http: 429 },
+  STOPPING: { code: Code.Unavailable, http: 503 },
+  READER_NOT_YOURS: { code: Code.PermissionDenied, http: 403 },
+  TEMPLATE_NOT_FOUND: { code: Code.NotFound, http: 404 },
+  TEMPLATE_FAILED: { code: Code.InvalidArgument, http: 400 },
+  BATCH_NOT_FOUND: { code: Code.NotFound, http: 404 },
+  REQUEST_ID_REUSED: { code: Code.AlreadyExists, http: 409 },
+  BATCH_NOT_RETRYABLE: { code: Code.FailedPrecondition, http: 400 },
+  TOO_MANY_BATCHES: { code: Code.ResourceExhausted, http: 429 },
+  WEBHOOK_NOT_FOUND: { code: Code.NotFound, http: 404 },
+  WEBHOOK_EXISTS: { code: Code.AlreadyExists, http: 409 },
+  RATE_LIMITED: { code: Code.ResourceExhausted, http: 429 },
+  CLIENT_MSG_NO_REUSED: { code: Code.AlreadyExists, http: 409 },
+  SEQ_MISMATCH: { code: Code.Aborted, http: 409 },
+  STORE_BUSY: { code: Code.Unavailable, http: 503 },
+  OVERLOADED: { code: Code.Unavailable, http: 503 },
+  DEADLINE: { code: Code.DeadlineExceeded, http: 504 },
+  INTERNAL: { code: Code.Internal, http: 500 },
+};
+
+/** For errors without a reason of ours: those of the protocols themselves. An RPC that is not here is a path that is not here. */
+const httpByCode: Record<Code, number> = { ...httpStatuses, [Code.Unimplemented]: 404 };
+
+const domain = 'sendbatch';
+
+/** The details that any answer of ours may carry; JSON needs to know them to write an Any. */
+export const detailRegistry = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSchema);
+
+/** Any thrown value as the error that goes out. What is not a refusal is INTERNAL and says nothing of its cause. */
+export function toConnectError(thrown: unknown): ConnectError {
+  if (thrown instanceof ConnectError) return thrown;
+  const failure =
+    thrown instanceof Failure
+      ? thrown
+      : new Failure(
+          {
+            reason: 'INTERNAL',
+            message: 'an internal error; its cause is in the log under x-request-id',
+            metadata: {},
+          },
+          { cause: thrown },
+        );
+  const { refusal, violations } = failure;
+  const { retryAfterMs } = refusal;
+  const { code } = table[refusal.reason];
+  const headers: Record<string, string> = {
+    ...(retryAfterMs === undefined ? {} : { 'retry-after': String(Math.ceil(retryAfterMs / 1000)) }),
+    ...(code === Code.Unauthenticated ? { 'www-authenticate': 'Bearer realm="sendbatch"' } : {}),
+  };
+  const details = [
+    { desc: ErrorInfoSchema, value: errorInfo(refusal) },
+    ...(violations.length > 0 ? [{ desc: BadRequestSchema, value: badRequest(violations) }] : []),
+    ...(retryAfterMs === undefined ? [] : [{ desc: RetryInfoSchema, value: retryInfo(retryAfterMs) }]),
+  ];
+  return new ConnectError(refusal.message, code, headers, details, failure.cause);
+}
+
+/** Milliseconds after which an error asks to be retried; undefined: a retry does not help. */
+export function retryMsOf(error: ConnectError): number | undefined {
+  const [info] = error.findDetails(RetryInfoSchema);
+  return info?.retryDelay === undefined ? undefined : durationMs(info.retryDelay);
+}
+
+/** What gRPC's retry policies go by (gRFC A6): whole milliseconds in 32 bits, as RetryInfo says it for others. */
+const pushbackHeader = 'grpc-retry-pushback-ms';
+const longestPushbackMs = 2 ** 31 - 1;
+
+/** Repeats an error's RetryInfo in the header that gRPC's clients read. For gRPC alone. */
+export function setPushback(headers: Headers, error: ConnectError): void {
+  const milliseconds = retryMsOf(error);
+  if (milliseconds === undefined) return;
+  headers.set(pushbackHeader, String(Math.min(Math.ceil(milliseconds), longestPushbackMs)));
+}
+
+/** One message's refusal, as it stands in its result. */
+export function toRefusal({
+  reason,
+  message,
+  metadata,
+  retryAfterMs,
+}: Refusal): MessageInitShape<typeof RefusalSchema> {
+  return {
+    code: table[reason].code,
+    reason,
+    message,
+    metadata: { ...metadata },
+    ...(retryAfterMs === undefined ? {} : { retryAfter: durationFromMs(retryAfterMs) }),
+  };
+}
+
+/** Every reason with its status, and what the JSON routes say for it. */
+export const knownReasons = Object.entries(table).map(([reason, { http }]) => ({
+  reason,
+  http,
+  body: (text: string): JsonObject =>
+    toHttp(toConnectError(new Failure({ reason: reason as Reason, message: text, metadata: {} }))).body,
+}));
+
+/** The HTTP status of a reason, on the JSON routes. */
+export function httpStatusOf(reason: string): number {
+  return Object.hasOwn(table, reason) ? table[reason as Reason].http : 500;
+}
+
+/** An error as the JSON routes say it: its HTTP status and its body. */
+export function toHttp(error: ConnectError, status = httpStatusOfError(error)): { status: number; body: JsonObject } {
+  const details = error.details.flatMap((detail) => ('desc' in detail ? [anyOf(detail)] : []));
+  return {
+    status,
+    body: {
+      status,
+      msg: error.rawMessage,
+      error: {
+        code: error.code,
+        status: statusNameOf(error.code),
+        message: error.rawMessage,
+        details,
+      },
+    },
+  };
+}
+
+const statusNames = new Map(
+  Object.values(Code)
+    .filter((code) => typeof code === 'number')
+    .map((code) => [code, Code[code].replace(/(?<!^)[A-Z]/g, '_$&').toUpperCase()]),
+).set(Code.Canceled, 'CANCELLED');
+
+/** A code as gRPC writes it: `NOT_FOUND`; `CANCELLED` has an L more than Connect's. */
+export function statusNameOf(code: Code): string {
+  return statusNames.get(code) ?? 'UNKNOWN';
+}
+
+function httpStatusOfError(error: ConnectError): number {
+  const [info] = error.findDetails(ErrorInfoSchema);
+  return info === undefined ? httpByCode[error.code] : httpStatusOf(info.reason);
+}
+
+type Detail = Extract<ConnectError['details'][number], { desc: unknown }>;
+
+function anyOf({ desc, value }: Detail): JsonObject {
+  const json = toJson(desc, create(desc, value));
+  return { '@type': `type.googleapis.com/${desc.typeName}`, ...(json as JsonObject) };
+}
+
+function errorInfo(refusal: Refusal): MessageInitShape<typeof ErrorInfoSchema> {
+  return { reason: refusal.reason, domain, metadata: { ...refusal.metadata } };
+}
+
+function retryInfo(milliseconds: number): MessageInitShape<typeof RetryInfoSchema> {
+  return { retryDelay: durationFromMs(milliseconds) };
+}
+
+function badRequest(violations: readonly Violation[]): MessageInitShape<typeof BadRequestSchema> {
+  return { fieldViolations: violations.slice(0, limits.violationsNamed).map((each) => ({ ...each })) };
+}

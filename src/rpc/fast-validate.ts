@@ -1,0 +1,94 @@
+import { BatchPriority, type SubmitBatchRequest } from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import type { MessageDraft, TemplateUse } from '../../gen/sendbatch/v1/message_pb.ts';
+import { type RequestTemplate, type SendBatchRequest, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { TemplateFormat } from '../../gen/sendbatch/v1/template_service_pb.ts';
+import { limits } from '../limits.ts';
+import { isJoined, personType } from '../messages/channel.ts';
+
+const modes: ReadonlySet<number> = new Set(Object.values(SendMode));
+const priorities: ReadonlySet<number> = new Set(Object.values(BatchPriority));
+const lastChannelType = 12;
+const templateName = /^[A-Za-z0-9._-]{1,128}$/;
+const requestTemplates = 100;
+const formats: ReadonlySet<number> = new Set(Object.values(TemplateFormat).filter((each) => typeof each === 'number'));
+/** Bytes of a stream_no and of a tag_key. */
+const labelBytes = 128;
+
+/**
+ * Whether a batch plainly keeps all of the proto's rules. Protovalidate walks rules and CEL expressions for each message, 10 µs of them, a third of what
+ * the whole service takes for one; this says the same in 0.07 µs. It names nothing: what it does not pass, goes to protovalidate for its violations, as do
+ * batches with conditions, which are rare. A property test holds it to the rules in the proto.
+ */
+export function plainlyValid(request: SendBatchRequest): boolean {
+  const { messages, mode, requestId, expectedLastSeqs } = request;
+  return (
+    messages.length > 0 &&
+    messages.length <= limits.batchMessages &&
+    modes.has(mode) &&
+    isShort(requestId, limits.requestIdBytes) &&
+    expectedLastSeqs.length === 0 &&
+    request.templates.length <= requestTemplates &&
+    request.templates.every(isRequestTemplate) &&
+    messages.every((draft) => draft.sendAt === undefined && isPlainlyValid(draft))
+  );
+}
+
+/** The same for a batch that is sent in the background; protovalidate would take a second for the largest. */
+export function plainlySubmittable(request: SubmitBatchRequest): boolean {
+  const { messages, priority, requestId, name, templates } = request;
+  return (
+    messages.length > 0 &&
+    messages.length <= limits.submitMessages &&
+    priorities.has(priority) &&
+    isShort(requestId, limits.requestIdBytes) &&
+    isShort(name, labelBytes) &&
+    templates.length <= requestTemplates &&
+    templates.every(isRequestTemplate) &&
+    messages.every(isPlainlyValid)
+  );
+}
+
+/** Whether one message plainly keeps its own rules. */
+export function isPlainlyValid(draft: MessageDraft): boolean {
+  const { header, payload, subscribers, template } = draft;
+  return (
+    isShort(draft.clientMsgNo, limits.clientMsgNoBytes) &&
+    draft.fromUid !== '' &&
+    isShort(draft.fromUid, limits.idBytes) &&
+    isChannel(draft) &&
+    (template === undefined ? payload.length > 0 : payload.length === 0 && isTemplate(template)) &&
+    payload.length <= limits.payloadBytes &&
+    (header === undefined || (header.noPersist <= 1 && header.redDot <= 1 && header.syncOnce <= 1)) &&
+    isShort(draft.streamNo, labelBytes) &&
+    isShort(draft.tagKey, labelBytes) &&
+    subscribers.length <= limits.messageSubscribers &&
+    subscribers.every((uid) => uid !== '' && isShort(uid, limits.idBytes))
+  );
+}
+
+function isRequestTemplate({ name, body, format }: RequestTemplate): boolean {
+  return templateName.test(name) && body !== '' && isShort(body, limits.templateBytes) && formats.has(format);
+}
+
+function isTemplate({ name, version }: TemplateUse): boolean {
+  return templateName.test(name) && version <= 2 ** 31 - 1;
+}
+
+function isChannel({ channelId, channelType, fromUid, header, subscribers }: MessageDraft): boolean {
+  if (!Number.isInteger(channelType) || channelType < 0 || channelType > lastChannelType) return false;
+  if (channelId === '') {
+    if (header?.syncOnce !== 1 || subscribers.length === 0) return false;
+  } else if (channelType === 0) return false;
+  if (!isShort(channelId, limits.idBytes) || channelId.includes('#') || channelId.includes('&')) return false;
+  if (channelType === personType && /[@#&]/.test(fromUid)) return false;
+  const at = channelId.indexOf('@');
+  if (at === -1) return channelId === '' || channelType === personType || !isJoined(channelType);
+  if (!isJoined(channelType)) return false;
+  if (at === 0 || at === channelId.length - 1 || channelId.includes('@', at + 1)) return false;
+  return channelType !== personType || channelId.startsWith(`${fromUid}@`) || channelId.endsWith(`@${fromUid}`);
+}
+
+/** At most so many bytes of UTF-8, without U+0000. A unit of a string is three bytes at most, so that most need not be measured. */
+function isShort(text: string, bytes: number): boolean {
+  return (text.length * 3 <= bytes || Buffer.byteLength(text) <= bytes) && !text.includes('\0');
+}

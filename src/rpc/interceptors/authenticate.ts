@@ -1,0 +1,87 @@
+import type { DescMethod, DescService } from '@bufbuild/protobuf';
+import type { Interceptor } from '@connectrpc/connect';
+import { Health } from '../../../gen/grpc/health/v1/health_pb.ts';
+import { ServerReflection } from '../../../gen/grpc/reflection/v1/reflection_pb.ts';
+import { ServerReflection as ServerReflectionAlpha } from '../../../gen/grpc/reflection/v1alpha/reflection_pb.ts';
+import { BatchService } from '../../../gen/sendbatch/v1/batch_service_pb.ts';
+import { ChannelService } from '../../../gen/sendbatch/v1/channel_service_pb.ts';
+import { MessageService } from '../../../gen/sendbatch/v1/message_service_pb.ts';
+import { ModerationService } from '../../../gen/sendbatch/v1/moderation_service_pb.ts';
+import { TemplateService } from '../../../gen/sendbatch/v1/template_service_pb.ts';
+import { WebhookService } from '../../../gen/sendbatch/v1/webhook_service_pb.ts';
+import { callerKey } from '../../auth/identity.ts';
+import type { Caller, Scope } from '../../messages/caller.ts';
+import { Failure } from '../../messages/service-error.ts';
+import { entryKey } from '../request-context.ts';
+
+/** What each RPC needs; `any`: any credential. An RPC that is not here needs `admin`. */
+const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 'any'>> = {
+  sendBatch: 'send',
+  send: 'send',
+  broadcast: 'send',
+  listMessages: 'read',
+  syncMessages: 'read',
+  getMessages: 'read',
+  getMessage: 'read',
+  getMaxMessageSeq: 'read',
+  subscribe: 'read',
+  listConversations: 'read',
+  syncConversations: 'read',
+  markRead: 'read',
+  syncCommands: 'read',
+  ackCommands: 'read',
+  getRoute: 'any',
+  getServerInfo: 'any',
+};
+
+/** Services that are about the server: who probes has no credential, and who reflects may have any. */
+const scopesOfServices: Readonly<Record<string, 'any' | 'none'>> = {
+  [Health.typeName]: 'none',
+  [ServerReflection.typeName]: 'any',
+  [ServerReflectionAlpha.typeName]: 'any',
+};
+
+/** The scope that an RPC needs; `none`: not even a credential. */
+export function scopeOf(method: DescMethod): Scope | 'any' | 'none' {
+  const ofService = scopesOfServices[method.parent.typeName];
+  if (ofService !== undefined) return ofService;
+  if (method.parent.typeName === BatchService.typeName) return 'send';
+  if (method.parent.typeName !== MessageService.typeName) return 'admin';
+  return messageScopes[method.localName as keyof typeof MessageService.method] ?? 'admin';
+}
+
+/** The services whose RPCs `scopeOf` knows; a test walks them. */
+export const guardedServices: readonly DescService[] = [
+  MessageService,
+  ChannelService,
+  ModerationService,
+  TemplateService,
+  BatchService,
+  WebhookService,
+];
+
+/** Throws unless a caller has a scope; `what` needs it. */
+export function assertScope(caller: Caller, scope: Scope, what: string): void {
+  if (caller.scopes.has(scope)) return;
+  throw new Failure({
+    reason: 'SCOPE_MISSING',
+    message: `${what} needs the scope ${scope}; this credential has ${[...caller.scopes].join(', ') || 'none'}`,
+    metadata: { scope },
+  });
+}
+
+/**
+ * Refuses callers without the scope of the RPC that the body chose; two RPCs may share a JSON path. Who calls was decided from the headers (`server/admission`): a call that
+ * came past that is a defect of the service, and refused.
+ */
+export function scopeInterceptor(asks: boolean): Interceptor {
+  return (next) => async (request) => {
+    const scope = scopeOf(request.method);
+    if (asks && scope !== 'none') {
+      if (!request.contextValues.get(entryKey).admitted)
+        throw new Error(`${request.method.name} was called before its caller was known`);
+      if (scope !== 'any') assertScope(request.contextValues.get(callerKey), scope, request.method.name);
+    }
+    return await next(request);
+  };
+}

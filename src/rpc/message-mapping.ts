@@ -1,0 +1,71 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { ChannelType, MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import type { LegacyMessageSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { peerOf, personType } from '../messages/channel.ts';
+import { flagNoPersist, flagRedDot, flagSyncOnce } from '../messages/message.ts';
+import type { Page } from '../reading/read-channel.ts';
+
+type Named = Pick<Page, 'channelType' | 'channelId'>;
+type Stored = Page['messages'][number];
+
+/** A stored message as it is answered. */
+export function toMessage(page: Named, message: Stored): MessageInitShape<typeof MessageSchema> {
+  return {
+    header: headerOf(message),
+    messageId: BigInt(message.messageId),
+    messageSeq: BigInt(message.messageSeq),
+    clientMsgNo: message.clientMsgNo,
+    fromUid: message.fromUid,
+    channelId: page.channelId,
+    channelType: page.channelType as ChannelType,
+    expire: message.expire,
+    timestamp: timestampFromMs(message.acceptedAt),
+    payload: message.payload,
+    subscribers: [...message.subscribers],
+    streamNo: message.streamNo,
+    tagKey: message.tagKey,
+  };
+}
+
+/** A stored message as legacy callers read it: of a person channel, the id is the other side than the reader. */
+export function toLegacyMessage(
+  page: Named,
+  message: Stored,
+  reader: string,
+): MessageInitShape<typeof LegacyMessageSchema> {
+  return {
+    header: headerOf(message),
+    messageId: BigInt(message.messageId),
+    messageIdstr: String(message.messageId),
+    clientMsgNo: message.clientMsgNo,
+    messageSeq: BigInt(message.messageSeq),
+    fromUid: message.fromUid,
+    channelId: page.channelType === personType && reader !== '' ? peerOf(reader, page.channelId) : page.channelId,
+    channelType: page.channelType as ChannelType,
+    expire: message.expire,
+    timestamp: BigInt(Math.floor(message.acceptedAt / 1000)),
+    payload: message.payload,
+    streamNo: message.streamNo,
+  };
+}
+
+function headerOf({ flags }: Stored) {
+  const bit = (flag: number) => ((flags & flag) === 0 ? 0 : 1);
+  return { noPersist: bit(flagNoPersist), redDot: bit(flagRedDot), syncOnce: bit(flagSyncOnce) };
+}
+
+/**
+ * The range of a legacy page. Its start is inclusive and its end exclusive, in the direction of reading; without both it is the end of the channel. One that ends before it
+ * begins is empty.
+ */
+export function legacyRange(
+  start: number,
+  end: number,
+  pullMode: number,
+): { afterSeq: number; beforeSeq: number; descending: boolean } {
+  const older = pullMode === 0;
+  if (start === 0 && end === 0) return { afterSeq: 0, beforeSeq: 0, descending: true };
+  if (older) return { afterSeq: end, beforeSeq: start === 0 ? 0 : start + 1, descending: true };
+  return { afterSeq: Math.max(0, start - 1), beforeSeq: end, descending: false };
+}

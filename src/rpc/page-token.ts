@@ -1,0 +1,15 @@
+import { invalidField } from '../messages/service-error.ts';
+
+/**
+ * The whole numbers that a page token of ours is made of; none when it is empty. A token that no answer of ours can
+ * hold is refused, instead of being read as some other place: above 2^53-1, or with leading zeros.
+ */
+export function numbersOf(pageToken: string): number[] {
+  const parts = pageToken === '' ? [] : pageToken.split('-');
+  return parts.map((part) => {
+    const value = Number(part);
+    if (!Number.isSafeInteger(value) || value < 0 || String(value) !== part)
+      throw invalidField('page_token', 'must be the next_page_token of an answer to the same call, or empty');
+    return value;
+  });
+}

@@ -1,0 +1,83 @@
+import { type DescField, type DescMessage, fromBinary, type Message } from '@bufbuild/protobuf';
+import { BinaryReader, WireType } from '@bufbuild/protobuf/wire';
+import { limits } from '../limits.ts';
+import { Failure, invalidField, malformed } from '../messages/service-error.ts';
+import { Slices } from '../transcode/index.ts';
+import { tooManyElements } from './interceptors/validate.ts';
+import { ProtobufScan } from './protobuf-scan.ts';
+
+/** Smaller bodies are parsed without a scan: they hold at most 4,096 fields. */
+const scannedBytes = 8 * 1024;
+/** Fields that are parsed at once, in about a millisecond. */
+const fewFields = 2000;
+
+/**
+ * Parses a message of Protobuf. A large one is scanned first, so that too many elements are refused before they are built, and its lists are parsed in slices, so that other calls
+ * have their turns. Throws a Failure for what is too large, and for what is no message: that is the caller's fault, which gRPC and Connect leave to the service to name.
+ */
+export function parseProtobuf(desc: DescMessage, bytes: Uint8Array): Message | Promise<Message> {
+  const failed = (error: unknown): never => {
+    throw error instanceof Failure ? error : unreadable(desc, error);
+  };
+  if (bytes.length >= scannedBytes) return parseLarge(desc, bytes).catch(failed);
+  try {
+    return fromBinary(desc, bytes);
+  } catch (error) {
+    return failed(error);
+  }
+}
+
+function unreadable({ typeName }: DescMessage, error: unknown): Failure {
+  const why = error instanceof Error ? error.message : String(error);
+  return invalidField('body', `is no ${typeName} in Protobuf: ${why}`);
+}
+
+async function parseLarge(desc: DescMessage, bytes: Uint8Array): Promise<Message> {
+  const slices = new Slices();
+  const scan = new ProtobufScan(desc, bytes, limits.parsedBytes);
+  while (!scan.some()) if (slices.isOver()) await slices.rest();
+  const { over, weight, mostInUnit, fields } = scan;
+  if (over !== undefined) throw tooManyElements(over.field, over.limit, over.actual);
+  if (weight > limits.parsedBytes)
+    throw tooLarge('bytes of memory when parsed', { limit: limits.parsedBytes, actual: weight });
+  if (mostInUnit > limits.messageFields)
+    throw tooLarge('fields in one message', { limit: limits.messageFields, actual: mostInUnit });
+  return fields <= fewFields ? fromBinary(desc, bytes) : await parseInSlices(desc, bytes, slices);
+}
+
+function tooLarge(what: string, { limit, actual }: { limit: number; actual: number }): Failure {
+  const field = 'body';
+  const description = `has ${actual} ${what}, at most ${limit} are taken: send fewer in one call`;
+  return malformed([{ field, description, reason: 'BATCH_TOO_LARGE' }], {
+    field,
+    limit: String(limit),
+    actual: String(actual),
+  });
+}
+
+/** The elements of the root's lists of messages one by one, and all else at once. */
+async function parseInSlices(desc: DescMessage, bytes: Uint8Array, slices: Slices): Promise<Message> {
+  const lists = new Map<number, { field: DescField & { message: DescMessage }; elements: Message[] }>();
+  for (const field of desc.fields)
+    if (field.fieldKind === 'list' && field.listKind === 'message') lists.set(field.number, { field, elements: [] });
+  const reader = new BinaryReader(bytes);
+  const rest: Uint8Array[] = [];
+  let restSince = 0;
+  while (reader.pos < reader.len) {
+    const start = reader.pos;
+    const [number, wire] = reader.tag();
+    const list = wire === WireType.LengthDelimited ? lists.get(number) : undefined;
+    if (list === undefined) reader.skip(wire, number);
+    else {
+      if (start > restSince) rest.push(bytes.subarray(restSince, start));
+      list.elements.push(fromBinary(list.field.message, reader.bytes()));
+      restSince = reader.pos;
+    }
+    if (slices.isOver()) await slices.rest();
+  }
+  rest.push(bytes.subarray(restSince));
+  const message = fromBinary(desc, Buffer.concat(rest));
+  for (const { field, elements } of lists.values())
+    if (elements.length > 0) (message as unknown as Record<string, unknown>)[field.localName] = elements;
+  return message;
+}

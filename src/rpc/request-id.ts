@@ -1,0 +1,52 @@
+import { parseItem } from 'structured-headers';
+import { limits } from '../limits.ts';
+import { invalidField } from '../messages/service-error.ts';
+
+/** The request's id: the field, or the header `Idempotency-Key`. */
+export function requestIdOf(field: string, idempotencyKey: string | null): string {
+  if (idempotencyKey === null) return field;
+  const key = keyOf(idempotencyKey);
+  if (field !== '' && key !== field)
+    throw invalidField('request_id', 'and the header Idempotency-Key are both given and differ; give one');
+  const bytes = Buffer.byteLength(key);
+  if (bytes === 0 || bytes > limits.requestIdBytes) {
+    throw invalidField('Idempotency-Key', `must be 1 to ${limits.requestIdBytes} bytes, has ${bytes}`, {
+      limit: String(limits.requestIdBytes),
+      actual: String(bytes),
+    });
+  }
+  return key;
+}
+
+/** Visible ASCII but the characters that structured fields give a meaning; a comma is also what two headers are joined with. */
+const bareKey = /^[\x21-\x7e]+$/;
+const meaningful = /[",;]/;
+
+/**
+ * The draft (draft-ietf-httpapi-idempotency-key-header) makes it a String of structured fields (RFC 9651), in quotes. Clients that are older than it send the key bare, which is
+ * taken where it cannot be read in two ways.
+ */
+function keyOf(header: string): string {
+  const text = header.trim();
+  if (!text.startsWith('"')) {
+    if (bareKey.test(text) && !meaningful.test(text)) return text;
+    throw malformed(header);
+  }
+  let item: ReturnType<typeof parseItem>;
+  try {
+    item = parseItem(text);
+  } catch {
+    throw malformed(header);
+  }
+  const [value, parameters] = item;
+  if (typeof value !== 'string' || parameters.size > 0) throw malformed(header);
+  return value;
+}
+
+function malformed(header: string): Error {
+  const shown = JSON.stringify(header.length > 64 ? `${header.slice(0, 64)}…` : header);
+  return invalidField(
+    'Idempotency-Key',
+    `must be one key in quotes, as in "8e03978e-40d5", or visible ASCII without them, and without commas and semicolons; not ${shown}`,
+  );
+}

@@ -1,0 +1,46 @@
+import type { DescService } from '@bufbuild/protobuf';
+import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
+import { type Health, HealthCheckResponse_ServingStatus as Status } from '../../../gen/grpc/health/v1/health_pb.ts';
+import { Failure } from '../../messages/service-error.ts';
+import type { Readiness } from '../../postgres/readiness.ts';
+
+/**
+ * grpc.health.v1.Health. Every service stands on the same database, so that all of them, and the server as a whole (the empty name), have one status. It asks for
+ * no credential: who probes has none, and there is nothing to read.
+ */
+export function createHealthService(
+  readiness: Readiness,
+  services: () => readonly DescService[],
+): ServiceImpl<typeof Health> {
+  const isKnown = (name: string) => name === '' || services().some((service) => service.typeName === name);
+  const statusNow = async () => statusOf((await readiness.look()).ready);
+  return {
+    async check({ service }) {
+      if (!isKnown(service)) throw new ConnectError(`no service ${service.slice(0, 128)} here`, Code.NotFound);
+      return { status: await statusNow() };
+    },
+    async list() {
+      const status = await statusNow();
+      const names = ['', ...services().map((service) => service.typeName)];
+      return { statuses: Object.fromEntries(names.map((name) => [name, { status }])) };
+    },
+    async *watch({ service }, { signal }) {
+      // Not an error, as the protocol has it: it may come with a later version of the server.
+      if (!isKnown(service)) {
+        yield { status: Status.SERVICE_UNKNOWN };
+        for await (const _ of readiness.follow(signal));
+      } else for await (const { ready } of readiness.follow(signal)) yield { status: statusOf(ready) };
+      if (!signal.aborted)
+        throw new Failure({
+          reason: 'STOPPING',
+          message: 'this instance is stopping: watch another one',
+          metadata: {},
+          retryAfterMs: 1000,
+        });
+    },
+  };
+}
+
+function statusOf(ready: boolean): Status {
+  return ready ? Status.SERVING : Status.NOT_SERVING;
+}

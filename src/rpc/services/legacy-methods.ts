@@ -1,0 +1,186 @@
+import { createHash } from 'node:crypto';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { ServiceImpl } from '@connectrpc/connect';
+import type {
+  GetAllowlistResponseSchema,
+  LegacyListedUidSchema,
+} from '../../../gen/sendbatch/v1/channel_service_pb.ts';
+import type { ChannelType } from '../../../gen/sendbatch/v1/message_pb.ts';
+import type {
+  LegacyConversationSchema,
+  MessageService,
+  SyncConversationsRequest,
+} from '../../../gen/sendbatch/v1/message_service_pb.ts';
+import { callerKey } from '../../auth/identity.ts';
+import type { Channels, Named } from '../../channels/channels.ts';
+import { limits } from '../../limits.ts';
+import { peerOf, personType } from '../../messages/channel.ts';
+import { bytesOf } from '../../messages/page.ts';
+import { invalidField } from '../../messages/service-error.ts';
+import type { Inbox } from '../../reading/inbox.ts';
+import type { Reader } from '../../reading/read-access.ts';
+import type { ReadChannel } from '../../reading/read-channel.ts';
+import { toLegacyMessage } from '../message-mapping.ts';
+
+export interface LegacyParts {
+  readonly readChannel: ReadChannel;
+  readonly inbox: Inbox;
+}
+
+type Methods = Pick<ServiceImpl<typeof MessageService>, 'getMessage' | 'syncConversations' | 'getRoute'>;
+
+/** The RPCs of MessageService that exist for callers of the legacy server alone. */
+export function createLegacyMethods({ readChannel, inbox }: LegacyParts): Methods {
+  return {
+    async getMessage({ loginUid, channelType, channelId, messageId, clientMsgNo }, context) {
+      const page = await readChannel.find({
+        caller: context.values.get(callerKey),
+        uid: loginUid,
+        channelType,
+        channelId,
+        seqs: [],
+        ids: messageId === 0n ? [] : [Number(messageId)],
+        keys: messageId === 0n ? [clientMsgNo] : [],
+      });
+      const message = page.messages.at(-1);
+      return message === undefined ? {} : { message: toLegacyMessage(page, message, loginUid) };
+    },
+
+    async syncConversations(request, context) {
+      const reader = { caller: context.values.get(callerKey), uid: request.uid };
+      return { conversations: await conversationsOf(request, reader, { readChannel, inbox }) };
+    },
+
+    getRoute: () => ({ tcpAddr: '', wsAddr: '', wssAddr: '' }),
+  };
+}
+
+type Row = Awaited<ReturnType<Inbox['conversations']>>[number];
+type Conversation = MessageInitShape<typeof LegacyConversationSchema>;
+
+/** Conversations without a page, and what a page may have at most. */
+const newest = 1000;
+const pageDefault = 100;
+const pageMost = 500;
+/** Channels that are read at once. */
+const readAtOnce = 4;
+
+async function conversationsOf(
+  request: SyncConversationsRequest,
+  reader: Reader,
+  { readChannel, inbox }: LegacyParts,
+): Promise<Conversation[]> {
+  const had = seqsOf(request.lastMsgSeqs);
+  if (request.msgCount === 0) return [];
+  const rows = await rowsOf(request, reader, inbox);
+  const unreadOnly = request.version > 0n || request.onlyUnread === 1;
+  const wanted = rows.flatMap((row) => {
+    const id = row.channelType === personType ? peerOf(request.uid, row.channelId) : row.channelId;
+    const has = had.get(`${id}:${row.channelType}`);
+    if (has === undefined && request.excludeChannelTypes.includes(row.channelType)) return [];
+    const afterSeq = has ?? (unreadOnly ? row.readSeq : 0);
+    return row.last !== undefined && row.last.messageSeq > afterSeq ? [{ row, id, afterSeq }] : [];
+  });
+  const conversations: Conversation[] = [];
+  let bytes = 0;
+  for (let start = 0; start < wanted.length; start += readAtOnce) {
+    const part = wanted.slice(start, start + readAtOnce);
+    const limit = bytes > limits.pageBytes ? 1 : request.msgCount;
+    const pages = await Promise.all(
+      part.map(({ row, afterSeq }) =>
+        readChannel.page({ ...reader, ...row, afterSeq, beforeSeq: 0, limit, descending: true, legacy: true }),
+      ),
+    );
+    for (const [index, { row, id }] of part.entries()) {
+      const page = pages[index];
+      const [last] = page?.messages ?? [];
+      if (page === undefined || last === undefined) continue;
+      const recents = bytes > limits.pageBytes ? [last] : page.messages;
+      bytes += bytesOf(recents);
+      if (bytes > limits.requestBytes)
+        throw invalidField(
+          'page_size',
+          `is needed: the answer would have over ${limits.requestBytes} bytes; ask for pages with page and page_size`,
+        );
+      conversations.push({
+        channelId: id,
+        channelType: row.channelType as ChannelType,
+        unread: row.unread,
+        timestamp: BigInt(Math.floor(last.acceptedAt / 1000)),
+        lastMsgSeq: BigInt(last.messageSeq),
+        lastClientMsgNo: last.clientMsgNo,
+        readedToMsgSeq: BigInt(row.readSeq),
+        version: BigInt(last.acceptedAt),
+        recents: recents.map((message) => toLegacyMessage(page, message, request.uid)),
+      });
+    }
+  }
+  return conversations;
+}
+
+/** The conversations of the page that was asked for, the one with the newest message first. */
+async function rowsOf({ page, pageSize }: SyncConversationsRequest, reader: Reader, inbox: Inbox): Promise<Row[]> {
+  const size = page === 0 ? newest : Math.min(pageSize || pageDefault, pageMost);
+  const from = page === 0 ? 0 : (page - 1) * size;
+  let before: Parameters<Inbox['conversations']>[1];
+  let passed = 0;
+  const rows: Row[] = [];
+  // Bounded: each turn passes a thousand conversations of one user.
+  while (rows.length < size) {
+    const found = await inbox.conversations(reader, before, newest);
+    rows.push(...found.slice(Math.max(0, from - passed)).slice(0, size - rows.length));
+    passed += found.length;
+    const last = found.at(-1);
+    if (last === undefined || found.length < newest) break;
+    before = { messageId: last.last?.messageId ?? 0, channelKey: last.channelKey };
+  }
+  return rows;
+}
+
+/** `channel_id:channel_type:last_msg_seq|…`, by channel and type. An id may have colons. */
+function seqsOf(text: string): Map<string, number> {
+  const seqs = new Map<string, number>();
+  for (const part of text.split('|')) {
+    if (part === '') continue;
+    const [, channel, seq] = /^(.+:\d{1,3}):(\d{1,16})$/s.exec(part) ?? [];
+    if (channel === undefined || !Number.isSafeInteger(Number(seq)))
+      throw invalidField('last_msg_seqs', 'must be channel_id:channel_type:last_msg_seq, joined with |');
+    seqs.set(channel, Number(seq));
+  }
+  return seqs;
+}
+
+/** Entries of a list that are answered in one piece: about a megabyte, and 50 ms. */
+const wholeList = 20_000;
+
+/** A whole list as the legacy server answers it. */
+export async function wholeAllowlist(
+  channels: Channels,
+  named: Named,
+): Promise<MessageInitShape<typeof GetAllowlistResponseSchema>> {
+  const entries: MessageInitShape<typeof LegacyListedUidSchema>[] = [];
+  let after = '';
+  do {
+    const { entries: page, next } = await channels.list(named, 'allowed', after, limits.listPage);
+    for (const { uid, createdAt, updatedAt } of page)
+      entries.push({
+        id: idOf(uid),
+        uid,
+        createdAt: timestampFromMs(createdAt),
+        updatedAt: timestampFromMs(updatedAt),
+      });
+    if (entries.length > wholeList)
+      throw invalidField(
+        'channel_id',
+        `has an allowlist of over ${wholeList} uids: read it in pages, with GET /v1/channels/{channel_type}/{channel_id}/allowlist`,
+      );
+    after = next;
+  } while (after !== '');
+  return { entries };
+}
+
+/** The legacy server's ids are hashes of 64 bits, of which JSON numbers keep 53. */
+function idOf(uid: string): bigint {
+  return createHash('sha256').update(uid).digest().readBigUInt64BE() >> 11n;
+}

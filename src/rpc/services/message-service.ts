@@ -1,0 +1,239 @@
+import { create } from '@bufbuild/protobuf';
+import { durationFromMs } from '@bufbuild/protobuf/wkt';
+import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
+import {
+  type MessageService,
+  SendBatchResponseSchema,
+  SendMode,
+} from '../../../gen/sendbatch/v1/message_service_pb.ts';
+import { callerKey } from '../../auth/identity.ts';
+import { limits } from '../../limits.ts';
+import type { Outcome } from '../../messages/append-plan.ts';
+import { bytesOf } from '../../messages/page.ts';
+import { Failure } from '../../messages/service-error.ts';
+import type { Tally } from '../../observability/events.ts';
+import type { Standing } from '../../rate-limits/rate-limits.ts';
+import type { Inbox } from '../../reading/inbox.ts';
+import type { ReadChannel } from '../../reading/read-channel.ts';
+import type { Broadcast } from '../../sending/broadcast.ts';
+import type { SendBatch } from '../../sending/send-batch.ts';
+import type { Tails } from '../../tailing/tails.ts';
+import type { CredentialWatch } from '../credential-watch.ts';
+import { toRefusal } from '../error-mapping.ts';
+import { tallyKey } from '../interceptors/call-log.ts';
+import { legacyRange, toLegacyMessage, toMessage } from '../message-mapping.ts';
+import { requestIdOf } from '../request-id.ts';
+import { millisOf } from '../timestamps.ts';
+import { createLegacyMethods } from './legacy-methods.ts';
+import { createTailMethods } from './tail-methods.ts';
+import { formatOf } from './template-service.ts';
+
+/** What the service is made of. */
+export interface MessageServiceParts {
+  readonly version: string;
+  readonly requestTimeoutMs: number;
+  readonly sendBatch: SendBatch;
+  readonly broadcast: Broadcast;
+  readonly readChannel: ReadChannel;
+  readonly tails: Tails;
+  readonly inbox: Inbox;
+  readonly credentials: CredentialWatch;
+}
+
+/** sendbatch.v1.MessageService: each RPC is a conversion around a use case. */
+export function createMessageService(parts: MessageServiceParts): ServiceImpl<typeof MessageService> {
+  return {
+    ...createTailMethods(parts),
+    ...createLegacyMethods(parts),
+    async sendBatch(request, context) {
+      const tally: Tally = { messages: request.messages.length };
+      context.values.set(tallyKey, tally);
+      const outcomes = await parts.sendBatch({
+        messages: request.messages,
+        templates: request.templates.map((each) => ({ ...each, format: formatOf(each.format) })),
+        atomic: request.mode === SendMode.ATOMIC,
+        validateOnly: request.validateOnly,
+        requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
+        expectedLastSeqs: request.expectedLastSeqs.map((each) => ({ ...each, lastSeq: Number(each.lastSeq) })),
+        signal: context.signal,
+        caller: context.values.get(callerKey),
+        tell: rateFields(context),
+      });
+      sayWhenToRetry(outcomes, context);
+      const counts = Object.assign(tally, countOf(outcomes));
+      return create(SendBatchResponseSchema, {
+        results: outcomes.map((outcome) => ({
+          ...numbers(outcome),
+          ...(outcome.kind === 'refused' ? { error: toRefusal(outcome.refusal) } : {}),
+        })),
+        acceptedCount: counts.accepted,
+        duplicateCount: counts.duplicates,
+        refusedCount: counts.refused,
+      });
+    },
+
+    async send(request, context) {
+      const { message } = request;
+      if (message === undefined) throw new Error('message is required by its rule');
+      const tally: Tally = { messages: 1 };
+      context.values.set(tallyKey, tally);
+      const [outcome] = await parts.sendBatch({
+        messages: [message],
+        atomic: false,
+        validateOnly: request.validateOnly,
+        requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
+        expectedLastSeqs: [],
+        signal: context.signal,
+        caller: context.values.get(callerKey),
+        tell: rateFields(context),
+      });
+      if (outcome === undefined) throw new Error('no outcome for the message');
+      Object.assign(tally, countOf([outcome]));
+      if (outcome.kind === 'refused') throw new Failure(outcome.refusal);
+      return numbers(outcome);
+    },
+
+    async broadcast(request, context) {
+      const tally: Tally = { messages: request.subscribers.length };
+      context.values.set(tallyKey, tally);
+      const missed = await parts.broadcast({
+        ...request,
+        atomic: request.mode === SendMode.ATOMIC,
+        requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
+        signal: context.signal,
+        caller: context.values.get(callerKey),
+      });
+      tally.refused = missed.length;
+      // The list cannot be cut, so that it is the words which give way: the stable reason stays.
+      const isLarge = bytesOf(missed) > limits.pageBytes;
+      return {
+        failUids: missed.map((each) => each.uid),
+        reason: missed.map(({ reason }) => (isLarge ? reason.replace(/:.*$/s, '') : reason)),
+      };
+    },
+
+    async listMessages(request, context) {
+      const page = await parts.readChannel.page({
+        ...request,
+        caller: context.values.get(callerKey),
+        afterSeq: Number(request.afterSeq),
+        beforeSeq: Number(request.beforeSeq),
+        filter: {
+          ...(request.tagKey === '' ? {} : { tagKey: request.tagKey }),
+          ...(request.streamNo === '' ? {} : { streamNo: request.streamNo }),
+          ...(request.fromUid === '' ? {} : { fromUid: request.fromUid }),
+          ...(request.since === undefined ? {} : { since: millisOf('since', request.since) }),
+          ...(request.until === undefined ? {} : { until: millisOf('until', request.until) }),
+        },
+      });
+      return {
+        messages: page.messages.map((message) => toMessage(page, message)),
+        more: page.more,
+        ...(page.more ? { nextSeq: BigInt(page.nextSeq) } : {}),
+        lastSeq: BigInt(page.lastSeq),
+      };
+    },
+
+    async syncMessages(request, context) {
+      const page = await parts.readChannel.page({
+        ...request,
+        ...legacyRange(Number(request.startMessageSeq), Number(request.endMessageSeq), request.pullMode),
+        uid: request.loginUid,
+        caller: context.values.get(callerKey),
+        limit: Math.min(request.limit, limits.pageMessages),
+        legacy: true,
+      });
+      const messages = page.messages.map((message) => toLegacyMessage(page, message, request.loginUid));
+      return {
+        startMessageSeq: request.startMessageSeq,
+        endMessageSeq: request.endMessageSeq,
+        more: page.more ? 1 : 0,
+        messages: messages.sort((a, b) => Number(a.messageSeq) - Number(b.messageSeq)),
+      };
+    },
+
+    async getMessages(request, context) {
+      const page = await parts.readChannel.find({
+        ...request,
+        uid: request.loginUid,
+        caller: context.values.get(callerKey),
+        seqs: request.messageSeqs.map(Number),
+        ids: request.messageIds.map(Number),
+        keys: request.clientMsgNos,
+      });
+      return {
+        more: page.more ? 1 : 0,
+        messages: page.messages.map((message) => toLegacyMessage(page, message, request.loginUid)),
+      };
+    },
+
+    async getMaxMessageSeq(request, context) {
+      const lastSeq = await parts.readChannel.lastSeq({
+        ...request,
+        uid: request.loginUid,
+        caller: context.values.get(callerKey),
+      });
+      return { messageSeq: BigInt(lastSeq) };
+    },
+
+    getServerInfo() {
+      return {
+        version: parts.version,
+        limits: {
+          batchMessages: limits.batchMessages,
+          batchMessagesAdvised: limits.batchMessagesAdvised,
+          batchChannels: limits.batchChannels,
+          broadcastSubscribers: limits.broadcastSubscribers,
+          messageSubscribers: limits.messageSubscribers,
+          payloadBytes: limits.payloadBytes,
+          requestBytes: limits.requestBytes,
+          pageMessages: limits.pageMessages,
+          idBytes: limits.idBytes,
+          clientMsgNoBytes: limits.clientMsgNoBytes,
+          requestIdBytes: limits.requestIdBytes,
+          requestTimeout: durationFromMs(parts.requestTimeoutMs),
+          subscribeChannels: limits.subscribeChannels,
+          listChange: limits.listChange,
+          templateBytes: limits.templateBytes,
+          pageBytes: limits.pageBytes,
+          submitMessages: limits.submitMessages,
+          submitBytes: limits.submitBytes,
+          scheduleDays: limits.scheduleDays,
+        },
+      };
+    },
+  };
+}
+
+function countOf(outcomes: readonly Outcome[]): { accepted: number; duplicates: number; refused: number } {
+  const counts = { accepted: 0, duplicate: 0, refused: 0 };
+  for (const { kind } of outcomes) counts[kind]++;
+  return { accepted: counts.accepted, duplicates: counts.duplicate, refused: counts.refused };
+}
+
+/** When all of a batch is refused for now, its answer says when to come back, as an error does. */
+function sayWhenToRetry(outcomes: readonly Outcome[], { responseHeader }: HandlerContext): void {
+  const waits = outcomes.map((outcome) => (outcome.kind === 'refused' ? (outcome.refusal.retryAfterMs ?? 0) : 0));
+  if (waits.length === 0 || waits.includes(0)) return;
+  responseHeader.set('retry-after', String(Math.ceil(Math.max(...waits) / 1000)));
+}
+
+/** The fields of the IETF's draft `draft-ietf-httpapi-ratelimit-headers`, on every protocol's answer. */
+function rateFields({ responseHeader }: HandlerContext): (standing: Standing) => void {
+  return ({ points, seconds, remaining, resetMs }) => {
+    responseHeader.set('ratelimit-policy', `"caller";q=${points};w=${seconds}`);
+    responseHeader.set('ratelimit', `"caller";r=${remaining};t=${Math.ceil(resetMs / 1000)}`);
+  };
+}
+
+/** What a result and the answer to a single send have in common. 64-bit fields are bigint in generated code. */
+function numbers(outcome: Outcome) {
+  const { clientMsgNo } = outcome.message;
+  if (outcome.kind === 'refused') return { clientMsgNo };
+  return {
+    messageId: BigInt(outcome.messageId),
+    messageSeq: BigInt(outcome.messageSeq),
+    clientMsgNo,
+    duplicate: outcome.kind === 'duplicate',
+  };
+}

@@ -1,0 +1,155 @@
+import {
+  type DescExtension,
+  type DescFile,
+  type DescMessage,
+  type DescService,
+  type MessageInitShape,
+  toBinary,
+} from '@bufbuild/protobuf';
+import { nestedTypes } from '@bufbuild/protobuf/reflect';
+import { FileDescriptorProtoSchema } from '@bufbuild/protobuf/wkt';
+import { Code, type ServiceImpl } from '@connectrpc/connect';
+import type {
+  ServerReflection,
+  ServerReflectionRequest,
+  ServerReflectionResponseSchema,
+} from '../../../gen/grpc/reflection/v1/reflection_pb.ts';
+
+type Answer = NonNullable<MessageInitShape<typeof ServerReflectionResponseSchema>['messageResponse']>;
+
+/**
+ * grpc.reflection: what clients without the schema ask first. v1alpha has the same messages under another name, so that one implementation serves both. A file comes
+ * with all that it imports, directly or not: clients build a schema from one answer. `more`: files that no service imports, as those of the details of errors.
+ */
+export function createReflectionService(
+  services: () => readonly DescService[],
+  more: readonly DescFile[],
+  closing: AbortSignal,
+): ServiceImpl<typeof ServerReflection> {
+  let index: Index | undefined;
+  return {
+    async *serverReflectionInfo(requests) {
+      index ??= indexOf(services(), more);
+      for await (const request of untilAborted(requests, closing))
+        yield { validHost: request.host, originalRequest: request, messageResponse: answerOf(request, index) };
+    },
+  };
+}
+
+/** A client may ask nothing for hours; a stop does not wait for it. */
+async function* untilAborted<T>(requests: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
+  const { promise: aborted, resolve } = Promise.withResolvers<undefined>();
+  const stop = () => resolve(undefined);
+  signal.addEventListener('abort', stop);
+  if (signal.aborted) stop();
+  const iterator = requests[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const next = await Promise.race([iterator.next(), aborted]);
+      if (next === undefined || next.done === true) return;
+      yield next.value;
+    }
+  } finally {
+    signal.removeEventListener('abort', stop);
+  }
+}
+
+interface Index {
+  readonly services: readonly DescService[];
+  readonly files: ReadonlyMap<string, DescFile>;
+  /** Each fully qualified name: of a type, a field, a value, a service, a method, an extension. */
+  readonly symbols: ReadonlyMap<string, DescFile>;
+  readonly messages: ReadonlySet<string>;
+  readonly extensions: readonly DescExtension[];
+}
+
+function answerOf({ messageRequest }: ServerReflectionRequest, index: Index): Answer {
+  switch (messageRequest.case) {
+    case 'listServices':
+      return {
+        case: 'listServicesResponse',
+        value: { service: index.services.map(({ typeName }) => ({ name: typeName })) },
+      };
+    case 'fileByFilename':
+      return filesOr(index.files.get(messageRequest.value), `file ${quoted(messageRequest.value)}`);
+    case 'fileContainingSymbol':
+      return filesOr(
+        index.symbols.get(messageRequest.value.replace(/^\./, '')),
+        `symbol ${quoted(messageRequest.value)}`,
+      );
+    case 'fileContainingExtension': {
+      const { containingType, extensionNumber } = messageRequest.value;
+      const found = extensionsOf(containingType, index).find((each) => each.number === extensionNumber);
+      return filesOr(found?.file, `extension ${extensionNumber} of ${quoted(containingType)}`);
+    }
+    case 'allExtensionNumbersOfType': {
+      const baseTypeName = messageRequest.value.replace(/^\./, '');
+      if (!index.messages.has(baseTypeName)) return notFound(`message ${quoted(baseTypeName)}`);
+      const extensionNumber = extensionsOf(baseTypeName, index).map((each) => each.number);
+      return { case: 'allExtensionNumbersResponse', value: { baseTypeName, extensionNumber } };
+    }
+    default:
+      return errorOf(Code.InvalidArgument, 'message_request is required: which file, symbol or list is asked for');
+  }
+}
+
+function extensionsOf(typeName: string, { extensions }: Index): DescExtension[] {
+  const plain = typeName.replace(/^\./, '');
+  return extensions.filter((each) => each.extendee.typeName === plain);
+}
+
+function filesOr(file: DescFile | undefined, what: string): Answer {
+  if (file === undefined) return notFound(what);
+  const fileDescriptorProto = [...withImports([file])].map((each) => toBinary(FileDescriptorProtoSchema, each.proto));
+  return { case: 'fileDescriptorResponse', value: { fileDescriptorProto } };
+}
+
+function notFound(what: string): Answer {
+  return errorOf(Code.NotFound, `no ${what} here`);
+}
+
+function errorOf(errorCode: Code, errorMessage: string): Answer {
+  return { case: 'errorResponse', value: { errorCode, errorMessage } };
+}
+
+function quoted(text: string): string {
+  return JSON.stringify(text.length > 128 ? `${text.slice(0, 128)}…` : text);
+}
+
+function indexOf(services: readonly DescService[], more: readonly DescFile[]): Index {
+  const all = [...withImports([...services.map(({ file }) => file), ...more])];
+  const symbols = new Map<string, DescFile>();
+  const messages = new Set<string>();
+  const extensions: DescExtension[] = [];
+  for (const file of all) {
+    for (const type of nestedTypes(file)) {
+      symbols.set(type.typeName, file);
+      if (type.kind === 'message') {
+        messages.add(type.typeName);
+        for (const name of membersOf(type)) symbols.set(name, file);
+      } else if (type.kind === 'service') {
+        for (const method of type.methods) symbols.set(`${type.typeName}.${method.name}`, file);
+      } else if (type.kind === 'enum') {
+        // A value stands beside its enum, not in it.
+        const scope = type.typeName.slice(0, -type.name.length);
+        for (const value of type.values) symbols.set(scope + value.name, file);
+      } else extensions.push(type);
+    }
+  }
+  // The generated code keeps the name without its ending.
+  return { services, files: new Map(all.map((file) => [file.proto.name, file])), symbols, messages, extensions };
+}
+
+function membersOf(type: DescMessage): string[] {
+  return [...type.fields, ...type.oneofs].map((member) => `${type.typeName}.${member.name}`);
+}
+
+/** Files and all that they import, each once. */
+function withImports(files: readonly DescFile[], seen: Set<DescFile> = new Set()): Set<DescFile> {
+  for (const file of files) {
+    if (seen.has(file)) continue;
+    seen.add(file);
+    withImports(file.dependencies, seen);
+  }
+  return seen;
+}

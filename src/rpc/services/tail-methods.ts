@@ -1,0 +1,111 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { ChannelType } from '../../../gen/sendbatch/v1/message_pb.ts';
+import {
+  type MessageService,
+  SubscribeRequestSchema,
+  type SubscribeResponseSchema,
+} from '../../../gen/sendbatch/v1/message_service_pb.ts';
+import { callerKey } from '../../auth/identity.ts';
+import { limits } from '../../limits.ts';
+import { peerOf, personType } from '../../messages/channel.ts';
+import { pageOf } from '../../messages/page.ts';
+import { invalidField } from '../../messages/service-error.ts';
+import type { Inbox } from '../../reading/inbox.ts';
+import { eyesOf } from '../../reading/read-access.ts';
+import type { Frame, Tails } from '../../tailing/tails.ts';
+import { type CredentialWatch, streamCredential } from '../credential-watch.ts';
+import { checkRules } from '../interceptors/validate.ts';
+import { toLegacyMessage, toMessage } from '../message-mapping.ts';
+import { numbersOf } from '../page-token.ts';
+
+export interface TailParts {
+  readonly tails: Tails;
+  readonly inbox: Inbox;
+  readonly credentials: CredentialWatch;
+}
+
+type Methods = Pick<
+  ServiceImpl<typeof MessageService>,
+  'subscribe' | 'listConversations' | 'markRead' | 'syncCommands' | 'ackCommands'
+>;
+
+/** The RPCs of what comes: live tails, conversations, commands. */
+export function createTailMethods({ tails, inbox, credentials }: TailParts): Methods {
+  return {
+    async *subscribe(request, context) {
+      // The interceptor of the rules sees a stream, not its one message.
+      const failure = checkRules(SubscribeRequestSchema, request);
+      if (failure !== undefined) throw failure;
+      if (!request.allOfUid && request.channels.length === 0)
+        throw invalidField('channels', 'must have at least one, or all_of_uid be set: nothing would ever come');
+      if (!request.allOfUid && request.channels.length > limits.subscribeChannels)
+        throw invalidField('channels', `must be at most ${limits.subscribeChannels} without all_of_uid`);
+      const reader = { caller: context.values.get(callerKey), uid: request.uid };
+      if (request.allOfUid && eyesOf(reader) === undefined)
+        throw invalidField('uid', 'must be given with all_of_uid: a service is in no channels itself');
+      const frames = credentials.whileValid(streamCredential(context), (signal) =>
+        tails.subscribe({
+          ...reader,
+          channels: request.channels.map((each) => ({ ...each, afterSeq: Number(each.afterSeq) })),
+          allOfUid: request.allOfUid,
+          resume: request.resume,
+          signal,
+        }),
+      );
+      for await (const frame of frames) yield toFrame(frame);
+    },
+
+    async listConversations({ uid, pageSize, pageToken }, context) {
+      const [messageId, channelKey] = numbersOf(pageToken);
+      const before = channelKey === undefined || messageId === undefined ? undefined : { messageId, channelKey };
+      const limit = pageSize || limits.pageMessagesDefault;
+      const reader = { caller: context.values.get(callerKey), uid };
+      const { page, last } = pageOf(await inbox.conversations(reader, before, limit + 1), limit);
+      return {
+        conversations: page.map((each) => ({
+          channelId: each.channelType === personType ? peerOf(uid, each.channelId) : each.channelId,
+          channelType: each.channelType as ChannelType,
+          unreadCount: each.unread,
+          readSeq: BigInt(each.readSeq),
+          lastSeq: BigInt(each.lastSeq),
+          ...(each.last === undefined ? {} : { lastMessage: toMessage(each, each.last) }),
+        })),
+        nextPageToken: last === undefined ? '' : `${last.last?.messageId ?? 0}-${last.channelKey}`,
+      };
+    },
+
+    async markRead({ uid, channelType, channelId, readSeq }, context) {
+      await inbox.markRead({ caller: context.values.get(callerKey), uid }, channelType, channelId, Number(readSeq));
+      return {};
+    },
+
+    async syncCommands({ uid, messageSeq, limit }, context) {
+      const reader = { caller: context.values.get(callerKey), uid };
+      const { commands, more } = await inbox.commands(reader, Number(messageSeq), limit);
+      return {
+        more,
+        messages: commands.map((each) => ({
+          ...toLegacyMessage(each, each.message, uid),
+          messageSeq: BigInt(each.commandSeq),
+        })),
+      };
+    },
+
+    async ackCommands({ uid, lastMessageSeq }, context) {
+      await inbox.acknowledge({ caller: context.values.get(callerKey), uid }, Number(lastMessageSeq));
+      return {};
+    },
+  };
+}
+
+function toFrame(frame: Frame): MessageInitShape<typeof SubscribeResponseSchema> {
+  if (frame.kind === 'heartbeat') return { frame: { case: 'heartbeat', value: {} } };
+  if (frame.kind === 'all-caught-up') return { frame: { case: 'allCaughtUp', value: {} } };
+  const { id: channelId, type } = frame.channel;
+  if (frame.kind === 'message')
+    return { frame: { case: 'message', value: toMessage({ channelId, channelType: type }, frame.message) } };
+  return {
+    frame: { case: 'caughtUp', value: { channelId, channelType: type as ChannelType, lastSeq: BigInt(frame.lastSeq) } },
+  };
+}

@@ -1,0 +1,54 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { ServiceImpl } from '@connectrpc/connect';
+import {
+  TemplateFormat,
+  type TemplateSchema,
+  type TemplateService,
+} from '../../../gen/sendbatch/v1/template_service_pb.ts';
+import { limits } from '../../limits.ts';
+import { pageOf } from '../../messages/page.ts';
+import { invalidField } from '../../messages/service-error.ts';
+import type { DescribedTemplate, Templates } from '../../templates/templates.ts';
+
+/** What the service is made of. */
+export interface TemplateServiceParts {
+  readonly templates: Templates;
+}
+
+export const formatOf = (format: TemplateFormat): 'json' | 'text' => (format === TemplateFormat.JSON ? 'json' : 'text');
+
+/** sendbatch.v1.TemplateService: each RPC is a conversion around a change or a page. */
+export function createTemplateService({ templates }: TemplateServiceParts): ServiceImpl<typeof TemplateService> {
+  return {
+    createTemplate: async ({ name, body, format }) => ({
+      template: toMessage(await templates.create({ name, body, format: formatOf(format) })),
+    }),
+    getTemplate: async ({ name, version }) => ({ template: toMessage(await templates.get(name, version)) }),
+    async listTemplates({ pageSize, pageToken }) {
+      const limit = pageSize || limits.pageMessagesDefault;
+      const { page, last } = pageOf(await templates.list(pageToken, limit + 1), limit);
+      return { templates: page.map(toMessage), nextPageToken: last?.name ?? '' };
+    },
+    async deleteTemplate({ name }) {
+      await templates.remove(name);
+      return {};
+    },
+    async previewTemplate({ name, version, body, format, variables = {} }) {
+      if ((name === '') === (body === '')) throw invalidField('name', 'or body must be given, one of them');
+      const text = body === '' ? { name, version } : { name: 'preview', body, format: formatOf(format) };
+      return { payload: await templates.preview(text, variables) };
+    },
+  };
+}
+
+function toMessage(stored: DescribedTemplate): MessageInitShape<typeof TemplateSchema> {
+  return {
+    name: stored.name,
+    version: stored.version,
+    body: stored.body,
+    format: stored.format === 'json' ? TemplateFormat.JSON : TemplateFormat.TEXT,
+    variables: [...stored.variables],
+    createdAt: timestampFromMs(stored.createdAt),
+  };
+}

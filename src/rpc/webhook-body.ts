@@ -1,0 +1,27 @@
+import { create } from '@bufbuild/protobuf';
+import { MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { LegacyMessageSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { createJsonWriter } from '../transcode/index.ts';
+import type { WebhookBodies } from '../webhooks/delivery.ts';
+import { toLegacyMessage, toMessage } from './message-mapping.ts';
+
+/** Messages are written as the JSON routes write them: who reads history reads webhooks. */
+export function createWebhookBodies(): WebhookBodies {
+  const write = createJsonWriter();
+  const envelope = (type: string, at: Date, data: string) =>
+    `{"type":${JSON.stringify(type)},"timestamp":"${at.toISOString()}","data":${data}}`;
+  return {
+    messages(format, messages, at) {
+      if (format === 'standard') {
+        const list = messages.map((each) => write(MessageSchema, create(MessageSchema, toMessage(each, each))));
+        return envelope('message.stored', at, `{"messages":[${list.join(',')}]}`);
+      }
+      // Legacy receivers make the pair of a person channel out of from_uid and channel_id: the other side than the sender's.
+      const list = messages.map((each) =>
+        write(LegacyMessageSchema, create(LegacyMessageSchema, toLegacyMessage(each, each, each.fromUid))),
+      );
+      return `[${list.join(',')}]`;
+    },
+    test: (format, at) => (format === 'standard' ? envelope('webhook.test', at, '{}') : '[]'),
+  };
+}

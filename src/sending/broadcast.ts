@@ -1,0 +1,139 @@
+import { limits } from '../limits.ts';
+import { type Caller, notYours } from '../messages/caller.ts';
+import { personType } from '../messages/channel.ts';
+import type { Header } from '../messages/message.ts';
+import { Failure, malformed } from '../messages/service-error.ts';
+import type { SendBatch } from './send-batch.ts';
+
+/** One payload to many users, already checked against the rules of the proto. */
+export interface BroadcastCall {
+  readonly header?: Header | undefined;
+  readonly fromUid: string;
+  readonly subscribers: readonly string[];
+  readonly payload: Uint8Array;
+  readonly expire: number;
+  readonly requestId: string;
+  /** One receiver that cannot be reached fails the call, and nothing is sent. */
+  readonly atomic: boolean;
+  /** Every check, nothing sent. */
+  readonly validateOnly: boolean;
+  /** Aborted when the caller has gone away. */
+  readonly signal?: AbortSignal;
+  readonly caller: Caller;
+}
+
+/** A user that did not get it, and why. */
+export interface Missed {
+  readonly uid: string;
+  readonly reason: string;
+}
+
+/** Sends it to everybody once, and names those that could not be reached, in the order of the call. */
+export type Broadcast = (call: BroadcastCall) => Promise<Missed[]>;
+
+/** The use case: person messages in batches, one transaction each, so that no transaction is larger than a batch may be. */
+export function createBroadcast(sendBatch: SendBatch): Broadcast {
+  return async (call) => {
+    const refusal = notYours(call.caller, call.fromUid);
+    if (refusal !== undefined) throw new Failure(refusal);
+    const faults = new Map<number, string>();
+    const seen = new Set<string>();
+    const receivers: { index: number; uid: string }[] = [];
+    for (const [index, uid] of call.subscribers.entries()) {
+      const fault = uidFault(uid);
+      if (fault !== undefined) faults.set(index, fault);
+      else if (!seen.has(uid)) receivers.push({ index, uid });
+      seen.add(uid);
+    }
+    if (call.atomic) assertOneBatch(receivers.length, faults);
+    const missed = new Map<number, Missed>();
+    for (const [index, fault] of faults)
+      missed.set(index, { uid: call.subscribers[index] ?? '', reason: `INVALID_FIELD: the uid ${fault}` });
+    for (let start = 0; start < receivers.length; start += limits.batchMessages) {
+      const part = receivers.slice(start, start + limits.batchMessages);
+      const reasons = await sendPart(sendBatch, call, part);
+      for (const [position, { index, uid }] of part.entries()) {
+        const reason = reasons[position];
+        if (reason !== undefined) missed.set(index, { uid, reason });
+      }
+    }
+    return [...missed].sort(([a], [b]) => a - b).map(([, each]) => each);
+  };
+}
+
+/** All or nothing is one transaction, which is no larger than a batch; a uid that cannot be one fails it. */
+function assertOneBatch(receivers: number, faults: ReadonlyMap<number, string>): void {
+  const most = limits.batchMessages;
+  if (receivers > most) {
+    const description = `must be at most ${most} with mode ATOMIC, has ${receivers}: send the rest in another call, or all of them without ATOMIC`;
+    throw malformed([{ field: 'subscribers', description, reason: 'BATCH_TOO_LARGE' }], {
+      field: 'subscribers',
+      limit: String(most),
+      actual: String(receivers),
+    });
+  }
+  if (faults.size === 0) return;
+  throw malformed(
+    [...faults].map(([index, description]) => ({
+      field: `subscribers[${index}]`,
+      description,
+      reason: 'INVALID_FIELD',
+    })),
+  );
+}
+
+/** Why each of a part was missed; undefined for those that have it. A failure of the store is said of the whole part. */
+async function sendPart(
+  sendBatch: SendBatch,
+  call: BroadcastCall,
+  part: readonly { index: number; uid: string }[],
+): Promise<(string | undefined)[]> {
+  try {
+    const outcomes = await sendBatch({
+      messages: part.map(({ index, uid }) => ({
+        header: call.header,
+        clientMsgNo: call.requestId === '' ? '' : `${call.requestId}:${index}`,
+        fromUid: call.fromUid,
+        channelId: uid,
+        channelType: personType,
+        expire: call.expire,
+        payload: call.payload,
+        subscribers: [],
+        streamNo: '',
+        tagKey: '',
+      })),
+      atomic: call.atomic,
+      validateOnly: call.validateOnly,
+      requestId: '',
+      expectedLastSeqs: [],
+      caller: call.caller,
+      ...(call.signal === undefined ? {} : { signal: call.signal }),
+    });
+    return outcomes.map((outcome) =>
+      outcome.kind === 'refused' ? `${outcome.refusal.reason}: ${outcome.refusal.message}` : undefined,
+    );
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    if (call.atomic) throw ofReceivers(error, part);
+    return part.map(() => `${error.refusal.reason}: ${error.refusal.message}`);
+  }
+}
+
+/** An ATOMIC batch speaks of its messages: the caller knows receivers. */
+function ofReceivers({ refusal, violations, cause }: Failure, part: readonly { index: number }[]): Failure {
+  const named = (text: string) =>
+    text.replace(/^messages\[(\d+)\]/, (_, position) => `subscribers[${part[Number(position)]?.index ?? position}]`);
+  const { index } = refusal.metadata;
+  const metadata = index === undefined ? {} : { index: String(part[Number(index)]?.index ?? index) };
+  return new Failure(
+    { ...refusal, message: named(refusal.message), metadata: { ...refusal.metadata, ...metadata } },
+    { violations: violations.map((each) => ({ ...each, field: named(each.field) })), cause },
+  );
+}
+
+function uidFault(uid: string): string | undefined {
+  if (uid === '') return 'is empty';
+  if (/[@#&\0]/.test(uid)) return 'must not contain @, # or &';
+  const bytes = Buffer.byteLength(uid);
+  return bytes > limits.idBytes ? `has ${bytes} bytes, at most ${limits.idBytes}` : undefined;
+}

@@ -1,0 +1,20 @@
+import type { Earlier } from '../messages/append-plan.ts';
+import { isPersistent, type Prepared } from '../messages/message.ts';
+import type { Store } from './group-context.ts';
+import { findEarlier } from './messages.sql.ts';
+
+/** Finds the messages among these that are stored, by message key, whatever their sender may do now. */
+export function createFindStored({
+  db,
+  channelKeys,
+}: Pick<Store, 'db' | 'channelKeys'>): (messages: readonly Prepared[]) => Promise<ReadonlyMap<string, Earlier>> {
+  return async (messages) => {
+    const numbered = messages.filter(isPersistent);
+    const keys = await channelKeys.find([...new Map(numbered.map(({ channel }) => [channel.key, channel])).values()]);
+    const keyed = numbered.flatMap((message) => {
+      const channelKey = keys.get(message.channel.key);
+      return channelKey === undefined ? [] : [{ channelKey, message }];
+    });
+    return keyed.length === 0 ? new Map() : await findEarlier(db, keyed);
+  };
+}

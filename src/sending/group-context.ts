@@ -1,0 +1,109 @@
+import type { Batch } from '../messages/append-plan.ts';
+import type { Channel } from '../messages/channel.ts';
+import type { ChannelKeys } from '../messages/channel-keys.sql.ts';
+import { isPersistent, type Prepared } from '../messages/message.ts';
+import { readPairFacts } from '../messages/permission.sql.ts';
+import {
+  forbidden,
+  type Pair,
+  type PairFacts,
+  type PermissionRules,
+  pairKeyOf,
+  pairOf,
+} from '../messages/permission.ts';
+import type { Refusal } from '../messages/service-error.ts';
+import type { Db } from '../postgres/schema.ts';
+import type { Keyed } from './messages.sql.ts';
+
+/** What a send needs of the store. */
+export interface Store {
+  readonly db: Db;
+  readonly channelKeys: ChannelKeys;
+  readonly rules: PermissionRules;
+  /** Told of the channels in which something was stored, after the commit. */
+  readonly onStored?: (channelKeys: Iterable<number>) => void;
+  /** Whether there are webhooks, which are to hear of what is stored. */
+  readonly announces?: () => boolean;
+}
+
+/** Batches that meet the store together, and what is known of their channels beforehand. */
+export interface Group {
+  /** By channel key text: the surrogate keys of the channels that get a numbered message and that somebody may send to. */
+  readonly channelKeys: ReadonlyMap<string, number>;
+  readonly pairs: readonly Pair[];
+  readonly batches: readonly Batch[];
+}
+
+/** `which`: without it the channels that are missing are made. */
+export async function keyed(batches: readonly Batch[], store: Store, which?: 'only those that exist'): Promise<Group> {
+  const channels = new Map<string, Channel>();
+  for (const message of messagesOf(batches))
+    if (isPersistent(message)) channels.set(message.channel.key, message.channel);
+  const channelKeys = await store.channelKeys.find([...channels.values()]);
+  if (which === undefined && channelKeys.size < channels.size)
+    for (const [text, key] of await makePermitted(batches, channelKeys, store)) channelKeys.set(text, key);
+  return { channelKeys, pairs: pairsOf(messagesOf(batches)), batches };
+}
+
+export function* messagesOf(batches: readonly Batch[]): Iterable<Prepared> {
+  for (const batch of batches) yield* batch.messages;
+}
+
+function pairsOf(messages: Iterable<Prepared>): Pair[] {
+  const pairs = new Map<string, Pair>();
+  for (const message of messages) {
+    const key = pairKeyOf(message);
+    if (!pairs.has(key)) pairs.set(key, pairOf(message));
+  }
+  return [...pairs.values()];
+}
+
+/** By pair key: who may not send. */
+export function denied(
+  pairs: readonly Pair[],
+  facts: ReadonlyMap<string, PairFacts>,
+  rules: PermissionRules,
+): Map<string, Refusal> {
+  const denials = new Map<string, Refusal>();
+  for (const pair of pairs) {
+    const known = facts.get(pair.key);
+    if (known === undefined) throw new Error('no facts for a pair');
+    const refusal = forbidden(pair, known, rules);
+    if (refusal !== undefined) denials.set(pair.key, refusal);
+  }
+  return denials;
+}
+
+/** The messages that an earlier send may be found of. */
+export function keyedMessages({ batches, channelKeys }: Group): Keyed[] {
+  return batches.flatMap((batch) =>
+    batch.messages.flatMap((message) => {
+      const channelKey = isPersistent(message) ? channelKeys.get(message.channel.key) : undefined;
+      return channelKey === undefined ? [] : [{ channelKey, message }];
+    }),
+  );
+}
+
+/** Heads by channel key text. */
+export function byText(group: Group, heads: ReadonlyMap<number, number>): Map<string, number> {
+  const texts = new Map<string, number>();
+  for (const [text, channelKey] of group.channelKeys) {
+    const head = heads.get(channelKey);
+    if (head !== undefined) texts.set(text, head);
+  }
+  return texts;
+}
+
+/** Makes the channels that are not there yet and that somebody may send to: what is refused leaves no trace. */
+export async function makePermitted(
+  batches: readonly Batch[],
+  keys: ReadonlyMap<string, number>,
+  { db, channelKeys, rules }: Store,
+): Promise<Map<string, number>> {
+  const missing = [...messagesOf(batches)].filter((each) => isPersistent(each) && !keys.has(each.channel.key));
+  const pairs = pairsOf(missing);
+  const denials = denied(pairs, await readPairFacts(db, pairs, rules), rules);
+  const wanted = new Map<string, Channel>();
+  for (const message of missing) if (!denials.has(pairKeyOf(message))) wanted.set(message.channel.key, message.channel);
+  return await channelKeys.findOrCreate([...wanted.values()]);
+}

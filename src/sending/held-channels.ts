@@ -1,0 +1,283 @@
+// Sends around channels whose head another session holds locked: an operator's open transaction, an instance that stands still.
+//
+// A lane waits for a head at most `headLockWaitMs`; then its group goes again without the held channels (append: skip locked), and
+// their batches come here as ChannelsHeld. A held channel is remembered and probed every 100 ms:
+//
+//   free ── a group finds it locked ──> held ── probe: free, or its sequence has moved ──> free
+//
+// While it is held
+//  1. nothing of it enters a lane, so the other channels of the lane keep their pace;
+//  2. a batch of held channels alone, or an ATOMIC one with any, waits until LOCK_TIMEOUT after the channel was first found held;
+//  3. the other messages of a BEST_EFFORT batch are stored at once, and its held ones wait `mixedWaitMs` of that time at most.
+// After that they are refused with STORE_BUSY: those of case 3 at once, those of case 2 when the next probe finds no change. The order within a channel stays: who waits goes first.
+
+import { limits } from '../limits.ts';
+import type { Batch, Outcome } from '../messages/append-plan.ts';
+import type { Prepared } from '../messages/message.ts';
+import { Failure } from '../messages/service-error.ts';
+import { storeBusy } from '../messages/store-busy.ts';
+
+/** Longest wait of a lane for a head, well above a commit of another instance (100 ms for 4,000 messages), well below LOCK_TIMEOUT. */
+export const headLockWaitMs = 500;
+/** Longest wait of a held channel's messages for the sake of their batch, which has others that are stored. */
+const mixedWaitMs = 1000;
+const probeMs = 100;
+const longestProbeMs = 1000;
+/** A held channel to which nothing was sent for so long is forgotten: the next send finds out anew. */
+const forgetMs = 10_000;
+/** Held channels that are remembered at most, and probed by one statement. */
+const rememberedChannels = 10_000;
+const probedAtOnce = 1000;
+
+/** Channels of a batch are held locked by another session; nothing of the batch was stored. STORE_BUSY for callers. */
+export class ChannelsHeld extends Failure {
+  /** By channel key text: the surrogate keys. */
+  readonly channels: ReadonlyMap<string, number>;
+
+  constructor(channels: ReadonlyMap<string, number>) {
+    const { refusal, cause } = heldFor();
+    super(refusal, { cause });
+    this.channels = channels;
+  }
+}
+
+function heldFor(): Failure {
+  return storeBusy(new Error('another session holds a channel of the batch locked'));
+}
+
+/** A head as a probe finds it. */
+export interface HeadState {
+  readonly isFree: boolean;
+  readonly lastSeq: number;
+}
+
+export interface HeldChannelsOptions {
+  /** The state of these heads; a channel without a head is not in it. Waits for no lock. */
+  readonly probe: (channelKeys: readonly number[]) => Promise<ReadonlyMap<number, HeadState>>;
+  /** Milliseconds that a send may wait for a channel, counted from when it was first found held. */
+  readonly lockTimeoutMs: number;
+}
+
+type Submit = (batch: Batch) => Promise<readonly Outcome[]>;
+
+export interface HeldChannels {
+  /** Submits a batch, in two parts where some of its channels are held. */
+  submitAround(batch: Batch, submit: Submit, signal?: AbortSignal): Promise<readonly Outcome[]>;
+  /** Whether any of these messages is for a channel that is known to be held. */
+  holdsAny(messages: Iterable<Prepared>): boolean;
+  /** For metrics: how many channels are held now, and for how long the first has been. */
+  stats(): { readonly channels: number; readonly longestMs: number };
+  /** Lets go of all that wait; their next attempt meets the store. */
+  close(): void;
+}
+
+interface Held {
+  readonly channelKey: number;
+  readonly since: number;
+  lastSeq: number | undefined;
+  touchedAt: number;
+  readonly freed: PromiseWithResolvers<void>;
+}
+
+export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions): HeldChannels {
+  /** By channel key text. */
+  const held = new Map<string, Held>();
+  let waitingMessages = 0;
+  /** Resolves with the end of the probe that begins next. */
+  let nextProbe = Promise.withResolvers<void>();
+  let timer: NodeJS.Timeout | undefined;
+  let closed = false;
+
+  function remember(channels: ReadonlyMap<string, number>): void {
+    const now = performance.now();
+    for (const [text, channelKey] of channels) {
+      if (closed || held.has(text) || held.size === rememberedChannels) continue;
+      held.set(text, {
+        channelKey,
+        since: now,
+        lastSeq: undefined,
+        touchedAt: now,
+        freed: Promise.withResolvers<void>(),
+      });
+    }
+    if (held.size > 0) timer ??= setTimeout(probeAll, probeMs).unref();
+  }
+
+  function release(text: string): void {
+    held.get(text)?.freed.resolve();
+    held.delete(text);
+  }
+
+  async function probeAll(): Promise<void> {
+    const { resolve } = nextProbe;
+    nextProbe = Promise.withResolvers<void>();
+    const probed = [...held].slice(0, probedAtOnce);
+    const states = await probe(probed.map(([, each]) => each.channelKey)).catch(() => undefined);
+    const now = performance.now();
+    for (const [text, each] of probed) {
+      const state = states?.get(each.channelKey);
+      // A sequence that moves is contention, which the lock's own queue settles. Without an answer the store itself says what is wrong.
+      const hasMoved = each.lastSeq !== undefined && state !== undefined && state.lastSeq !== each.lastSeq;
+      if (state === undefined || state.isFree || hasMoved || now - each.touchedAt > forgetMs) release(text);
+      else {
+        each.lastSeq = state.lastSeq;
+        // Behind those that this probe did not reach.
+        held.delete(text);
+        held.set(text, each);
+      }
+    }
+    timer = held.size === 0 || closed ? undefined : setTimeout(probeAll, probeMs).unref();
+    resolve();
+  }
+
+  function heldOf(messages: readonly Prepared[]): Held[] {
+    const found = new Map<string, Held>();
+    for (const message of messages) {
+      const each = held.get(message.channel.key);
+      if (each !== undefined) found.set(message.channel.key, each);
+    }
+    return [...found.values()];
+  }
+
+  /**
+   * Waits until none of these channels is held; throws STORE_BUSY when one has been for `mostMs`. `probesOnce`: not before one more probe, since it may have
+   * been released after the last one.
+   */
+  async function untilFree(
+    messages: readonly Prepared[],
+    { mostMs, probesOnce }: { readonly mostMs: number; readonly probesOnce: boolean },
+    signal?: AbortSignal,
+  ): Promise<void> {
+    if (waitingMessages + messages.length > limits.laneMessages) throw heldFor();
+    waitingMessages += messages.length;
+    try {
+      for (let all = heldOf(messages); all.length > 0; all = heldOf(messages)) {
+        const now = performance.now();
+        for (const each of all) each.touchedAt = now;
+        const leftMs = Math.min(...all.map((each) => each.since)) + mostMs - now;
+        if (leftMs > 0) await raceUntil(Promise.all(all.map((each) => each.freed.promise)), leftMs, signal);
+        else if (!probesOnce) throw heldFor();
+        else {
+          await raceUntil(nextProbe.promise, longestProbeMs, signal);
+          if (heldOf(messages).length > 0) throw heldFor();
+        }
+      }
+    } finally {
+      waitingMessages -= messages.length;
+    }
+  }
+
+  async function around(batch: Batch, submit: Submit, signal?: AbortSignal): Promise<readonly Outcome[]> {
+    const isHeld = (message: Prepared) => held.has(message.channel.key);
+    for (const until = performance.now() + lockTimeoutMs; ; ) {
+      if (held.size > 0 && batch.messages.some(isHeld)) {
+        if (!batch.atomic && !batch.messages.every(isHeld)) return await aroundMixed(batch, isHeld, submit, signal);
+        await untilFree(batch.messages, { mostMs: lockTimeoutMs, probesOnce: true }, signal);
+      }
+      try {
+        return await submit(batch);
+      } catch (error) {
+        if (!(error instanceof ChannelsHeld)) throw error;
+        remember(error.channels);
+        const isRemembered = [...error.channels.keys()].some((text) => held.has(text));
+        const isWhole = batch.atomic || batch.messages.every(isHeld);
+        if (!isRemembered || (isWhole && performance.now() > until)) throw error;
+      }
+    }
+  }
+
+  async function aroundMixed(
+    batch: Batch,
+    isHeld: (message: Prepared) => boolean,
+    submit: Submit,
+    signal?: AbortSignal,
+  ): Promise<readonly Outcome[]> {
+    const parts = [
+      partOf(
+        batch,
+        (message) => !isHeld(message),
+        (part) => around(part, submit, signal),
+      ),
+      partOf(batch, isHeld, async (part) => {
+        await untilFree(part.messages, { mostMs: Math.min(mixedWaitMs, lockTimeoutMs), probesOnce: false }, signal);
+        return await around(part, submit, signal);
+      }),
+    ];
+    return await submitParts(batch, parts);
+  }
+
+  return {
+    submitAround: around,
+    holdsAny(messages) {
+      if (held.size > 0) for (const message of messages) if (held.has(message.channel.key)) return true;
+      return false;
+    },
+    stats() {
+      const now = performance.now();
+      let longestMs = 0;
+      for (const each of held.values()) longestMs = Math.max(longestMs, now - each.since);
+      return { channels: held.size, longestMs };
+    },
+    close() {
+      closed = true;
+      clearTimeout(timer);
+      for (const text of [...held.keys()]) release(text);
+    },
+  };
+}
+
+/** Resolves with the work or when the time is up; rejects with the signal's reason. */
+async function raceUntil(work: Promise<unknown>, ms: number, signal: AbortSignal | undefined): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const left = () => reject(signal?.reason);
+  const timer = setTimeout(resolve, ms);
+  signal?.addEventListener('abort', left, { once: true });
+  if (signal?.aborted) left();
+  work.then(() => resolve(), reject);
+  try {
+    await promise;
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', left);
+  }
+}
+
+/** Some messages of a BEST_EFFORT batch, which are submitted by themselves. */
+export interface BatchPart {
+  readonly messages: readonly Prepared[];
+  /** Where each of them stands in the batch. */
+  readonly positions: readonly number[];
+  readonly submit: () => Promise<readonly Outcome[]>;
+}
+
+function partOf(
+  batch: Batch,
+  isIn: (message: Prepared) => boolean,
+  submit: (part: Batch) => Promise<readonly Outcome[]>,
+): BatchPart {
+  const positions = [...batch.messages.keys()].filter((position) => isIn(batch.messages[position] as Prepared));
+  const messages = positions.map((position) => batch.messages[position] as Prepared);
+  return { messages, positions, submit: () => submit({ ...batch, messages }) };
+}
+
+/** Submits all parts of a batch at once. Parts that are refused while others are stored say so for each of their messages. */
+export async function submitParts(batch: Batch, parts: readonly BatchPart[]): Promise<readonly Outcome[]> {
+  const outcomes: Outcome[] = new Array(batch.messages.length);
+  const ends = await Promise.allSettled(
+    parts.map(async ({ positions, submit }) => {
+      const part = await submit();
+      for (const [index, position] of positions.entries()) outcomes[position] = part[index] as Outcome;
+    }),
+  );
+  const failed = ends.filter((end) => end.status === 'rejected').map((end): unknown => end.reason);
+  const other = failed.find((reason) => !(reason instanceof Failure));
+  if (failed.length > 0 && (failed.length === ends.length || other !== undefined)) throw other ?? failed[0];
+  for (const [index, { messages, positions }] of parts.entries()) {
+    const end = ends[index];
+    if (end?.status !== 'rejected') continue;
+    const { refusal } = end.reason as Failure;
+    for (const [at, position] of positions.entries())
+      outcomes[position] = { kind: 'refused', message: messages[at] as Prepared, refusal };
+  }
+  return outcomes;
+}

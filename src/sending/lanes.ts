@@ -1,0 +1,114 @@
+import { crc32 } from 'node:zlib';
+import { limits } from '../limits.ts';
+import type { Batch, Outcome } from '../messages/append-plan.ts';
+import type { Prepared } from '../messages/message.ts';
+import { Failure } from '../messages/service-error.ts';
+import { storeBusy } from '../messages/store-busy.ts';
+import type { Append } from './append.ts';
+import { createGroupCommit, type GroupCommit, type GroupCommitOptions, type Weight } from './group-commit.ts';
+import { type HeldChannels, submitParts } from './held-channels.ts';
+
+/** Appends one batch. `signal`: the caller has gone away; a batch that is not begun by then is not stored. */
+export type AppendBatch = (batch: Batch, signal?: AbortSignal) => Promise<readonly Outcome[]>;
+
+/** One transaction per batch, as they come. */
+export function createDirect(append: Append, held?: HeldChannels): AppendBatch {
+  const submit = async (batch: Batch) => {
+    const [appended] = await append([batch]);
+    return settled(appended);
+  };
+  return held === undefined ? submit : (batch, signal) => held.submitAround(batch, submit, signal);
+}
+
+export interface LanesOptions {
+  readonly lanes: number;
+  /** Milliseconds that a batch may wait for its turn. */
+  readonly maxWaitMs: number;
+  /** Unset: a batch with a held channel is refused at once. */
+  readonly held?: HeldChannels;
+  readonly onGroup?: NonNullable<GroupCommitOptions<Batch, unknown>['onGroup']>;
+  readonly trace?: GroupCommitOptions<Batch, unknown>['trace'];
+}
+
+/** Group commit for batches. */
+export interface Lanes {
+  readonly append: AppendBatch;
+  readonly waiting: GroupCommit<Batch, unknown>['waiting'];
+  /** Refuses what comes from now on, and waits for what is here. */
+  close(): Promise<void>;
+}
+
+/**
+ * Puts batches into lanes by a hash of their channels, which is the same in every instance, so that a hot channel is locked by one connection of this one:
+ * its batches share commits instead of queueing for its lock. A BEST_EFFORT batch that finds work under way is parted by lane; an ATOMIC one is one
+ * transaction, in the lane of its first channel, whose locks are taken in the order of all. With nothing under way a batch goes whole:
+ * one commit then costs less than one in each lane.
+ */
+export function createLanes(append: Append, { lanes, maxWaitMs, held, onGroup, trace }: LanesOptions): Lanes {
+  const groups = createGroupCommit<Batch, readonly Outcome[]>({
+    lanes,
+    groupBounds: { items: limits.groupMessages, bytes: limits.groupBytes },
+    queueBounds: { items: limits.laneMessages, bytes: limits.laneBytes },
+    maxWaitMs,
+    weigh,
+    commit: append,
+    // A refusal (STORE_BUSY) would meet every part alike; anything else may be one batch's fault.
+    isSpoilt: (error) => !(error instanceof Failure),
+    refuse: (why) => storeBusy(new Error(why)),
+    ...(onGroup === undefined ? {} : { onGroup }),
+    trace,
+  });
+  return {
+    append: async (batch, signal) => {
+      const submit = (lane: number, part: Batch) =>
+        held === undefined
+          ? groups.submit(lane, part, signal)
+          : held.submitAround(part, (each) => groups.submit(lane, each, signal), signal);
+      if (lanes === 1 || batch.atomic || batch.messages.length === 1 || groups.isIdle)
+        return await submit(laneOf(batch.messages[0], lanes), batch);
+      return await submitByLane(submit, batch, lanes);
+    },
+    waiting: () => groups.waiting(),
+    close: () => groups.close(),
+  };
+}
+
+/** One part per lane, each with the batch's messages of that lane in their order. */
+async function submitByLane(
+  submit: (lane: number, batch: Batch) => Promise<readonly Outcome[]>,
+  batch: Batch,
+  lanes: number,
+): Promise<readonly Outcome[]> {
+  const byLane = new Map<number, { messages: Prepared[]; positions: number[] }>();
+  for (const [position, message] of batch.messages.entries()) {
+    const lane = laneOf(message, lanes);
+    const part = byLane.get(lane) ?? { messages: [], positions: [] };
+    byLane.set(lane, part);
+    part.messages.push(message);
+    part.positions.push(position);
+  }
+  const parts = [...byLane].map(([lane, part]) => ({
+    ...part,
+    submit: () => submit(lane, { ...batch, messages: part.messages }),
+  }));
+  return await submitParts(batch, parts);
+}
+
+function laneOf(message: Prepared | undefined, lanes: number): number {
+  return message === undefined ? 0 : crc32(message.channel.key) % lanes;
+}
+
+/** Bytes of a message beside its payload, about. */
+const overheadBytes = 256;
+
+function weigh({ messages }: Batch): Weight {
+  let bytes = messages.length * overheadBytes;
+  for (const message of messages) bytes += message.payload.length;
+  return { items: messages.length, bytes };
+}
+
+function settled(appended: PromiseSettledResult<readonly Outcome[]> | undefined): readonly Outcome[] {
+  if (appended === undefined) throw new Error('no outcome for the batch');
+  if (appended.status === 'rejected') throw appended.reason;
+  return appended.value;
+}

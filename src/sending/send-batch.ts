@@ -1,0 +1,272 @@
+import { randomUUID } from 'node:crypto';
+import { limits } from '../limits.ts';
+import { type Accepted, canExpect, type Outcome } from '../messages/append-plan.ts';
+import { type Caller, notYours } from '../messages/caller.ts';
+import { canonicalId, channel, messageSequence } from '../messages/channel.ts';
+import { disclosed, disclosedOutcomes } from '../messages/disclosure.ts';
+import { type Draft, type Prepared, prepare } from '../messages/message.ts';
+import { Failure, malformed, type Refusal, type Violation } from '../messages/service-error.ts';
+import { orBusy } from '../messages/store-busy.ts';
+import type { Moderate } from '../moderation/moderation.ts';
+import type { Admission, Rates, Standing } from '../rate-limits/rate-limits.ts';
+import type { TemplateText } from '../templates/template.ts';
+import type { TemplatedDraft, Templates } from '../templates/templates.ts';
+import type { AppendBatch } from './lanes.ts';
+
+/** A condition on a channel of the batch: its last sequence before the batch. */
+export interface ExpectedLastSeq {
+  readonly channelType: number;
+  /** A person channel as the joined pair. */
+  readonly channelId: string;
+  readonly lastSeq: number;
+}
+
+/** A batch as a caller hands it in, already checked against the rules of the proto. */
+export interface SendBatchCall {
+  readonly messages: readonly TemplatedDraft[];
+  /** The request's own. */
+  readonly templates?: readonly TemplateText[];
+  readonly atomic: boolean;
+  readonly validateOnly: boolean;
+  /** Empty: none. */
+  readonly requestId: string;
+  readonly expectedLastSeqs: readonly ExpectedLastSeq[];
+  /** Aborted when the caller has gone away. */
+  readonly signal?: AbortSignal;
+  /** Who calls; what it may not send never meets the store. */
+  readonly caller: Caller;
+  /** The time that `now` means in its templates, in milliseconds since 1970; unset: when it is rendered. */
+  readonly at?: number;
+  /** Told where the caller stands with its rate. */
+  readonly tell?: (standing: Standing) => void;
+}
+
+/** Sends a batch: one outcome a message, in order. A refused ATOMIC batch throws. */
+export type SendBatch = (call: SendBatchCall) => Promise<readonly Outcome[]>;
+
+/** What a batch passes. */
+export interface SendBatchParts {
+  readonly append: AppendBatch;
+  /** The same without its effects: for `validate_only`, and to look for earlier sends. */
+  readonly rehearse: AppendBatch;
+  readonly rates: Rates;
+  readonly moderate: Moderate;
+  readonly templates: Templates;
+  /** Takes messages with no_persist to who is connected. */
+  readonly deliver: (accepted: readonly Accepted[]) => Promise<void>;
+}
+
+/**
+ * The use case, cheap checks first: the caller's own right, its rate, then templates and moderation, which take time, and then the store, which asks for the
+ * sender's permission first. An earlier send goes before a rate: a retry is answered with what was stored.
+ */
+export function createSendBatch(parts: SendBatchParts): SendBatch {
+  const { append, rehearse, rates, moderate, deliver } = parts;
+  return async (call) => {
+    const { caller, signal, validateOnly } = call;
+    const messages = call.messages.map((draft, index) => prepare(draft, keyOf(draft, index, call.requestId)));
+    const expectedLastSeqs = expectations(call.expectedLastSeqs, messages);
+    const refused = ofOthers(caller, messages);
+    const refuseAtomic = () => {
+      if (call.atomic && refused.size > 0) throw notAllAccepted(refused, messages.length);
+    };
+    refuseAtomic();
+    const admission = await rates(caller, without(refused, messages), validateOnly ? 'peek' : undefined);
+    if (admission.standing !== undefined) call.tell?.(admission.standing);
+    try {
+      if (admission.refused.size > 0) await refuseOverRate(parts, call, messages, { admission, refused });
+      refuseAtomic();
+      const rendered = await render(parts, call, messages, refused);
+      refuseAtomic();
+      const admitted = without(refused, rendered);
+      const judged = await moderate(admitted, { caller: caller.id, signal });
+      const batch = { ...judged, atomic: call.atomic, expectedLastSeqs };
+      const appended = admitted.length === 0 ? [] : await (validateOnly ? rehearse : append)(batch, signal);
+      const answers = disclosedOutcomes(caller, appended);
+      if (call.atomic) assertAllAccepted(answers);
+      const stored = validateOnly ? answers : await delivered(answers, call.atomic, deliver);
+      await admission.giveBack(without(refused, messages).filter((_, index) => stored[index]?.kind !== 'accepted'));
+      const rest = stored.values();
+      const outcomes = messages.map((message, index): Outcome => {
+        const refusal = refused.get(index);
+        return refusal === undefined ? (rest.next().value as Outcome) : { kind: 'refused', message, refusal };
+      });
+      await admission.charge(validateOnly ? messages.length : countRefused(outcomes));
+      return validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
+    } catch (error) {
+      // Nothing was stored, or nobody knows. What the caller could have known to be refused costs it a share all the same.
+      await admission.giveBack(messages);
+      if (error instanceof Failure && error.refusal.retryAfterMs === undefined) await admission.charge(messages.length);
+      throw error;
+    }
+  };
+}
+
+/**
+ * Hands on the messages with no_persist. The others are committed by then: a failure is reported for these messages alone. An ATOMIC batch has no
+ * results, so it fails with words that say what is stored.
+ */
+async function delivered(
+  outcomes: readonly Outcome[],
+  atomic: boolean,
+  deliver: SendBatchParts['deliver'],
+): Promise<readonly Outcome[]> {
+  const live = outcomes.filter(isLive);
+  if (live.length === 0) return outcomes;
+  try {
+    await orBusy(() => deliver(live));
+    return outcomes;
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    const isAllLive = live.length === outcomes.length;
+    if (isAllLive && atomic) throw error;
+    const message = atomic
+      ? 'the batch is stored, but its messages with no_persist were not handed on: send it again with the same keys, and what is stored is found as a duplicate'
+      : 'a message with no_persist was not handed on to its readers; send it again';
+    const refusal = { ...error.refusal, message };
+    if (atomic) throw new Failure(refusal, { cause: error.cause });
+    return outcomes.map((each) => (isLive(each) ? { kind: 'refused', message: each.message, refusal } : each));
+  }
+}
+
+/** Refuses what is over a rate, but for what was stored before: that costs nothing and is answered as any retry. */
+async function refuseOverRate(
+  { rehearse }: SendBatchParts,
+  call: SendBatchCall,
+  messages: readonly Prepared[],
+  { admission, refused }: { admission: Admission; refused: Map<number, Refusal> },
+): Promise<void> {
+  const over = messages.flatMap((message, index) => (admission.refused.has(message) ? [{ message, index }] : []));
+  const isRetriable = ({ index }: { index: number }) =>
+    call.messages[index]?.clientMsgNo !== '' || call.requestId !== '';
+  const retries = over.filter(isRetriable);
+  const batch = {
+    messages: retries.map(({ message }) => message),
+    atomic: false,
+    expectedLastSeqs: new Map(),
+    refused: admission.refused,
+  };
+  const outcomes = retries.length === 0 ? [] : await rehearse(batch, call.signal);
+  const found = new Map(retries.map(({ index }, at) => [index, outcomes[at]]));
+  for (const { message, index } of over) {
+    const outcome = found.get(index);
+    if (outcome?.kind === 'duplicate') continue;
+    const refusal = outcome?.kind === 'refused' ? outcome.refusal : admission.refused.get(message);
+    // Its content is not known before it is rendered: whether it is the same as what was stored is decided then.
+    if (refusal?.reason === 'CLIENT_MSG_NO_REUSED' && call.messages[index]?.template !== undefined) continue;
+    if (refusal !== undefined) refused.set(index, disclosed(call.caller, refusal));
+  }
+}
+
+/** The messages with the payloads of their templates, where they are not refused. */
+async function render(
+  { templates }: SendBatchParts,
+  call: SendBatchCall,
+  messages: readonly Prepared[],
+  refused: Map<number, Refusal>,
+): Promise<readonly Prepared[]> {
+  const { caller, signal, at } = call;
+  const options = { caller: caller.id, signal, at, skip: (index: number) => refused.has(index) };
+  const rendered = await templates.render(call.messages, call.templates ?? [], options);
+  if (rendered.drafts === call.messages) return messages;
+  return messages.map((message, index) => {
+    if (call.messages[index]?.template === undefined || refused.has(index)) return message;
+    const refusal = rendered.refused.get(index);
+    const draft = rendered.drafts[index];
+    if (refusal === undefined) return draft === undefined ? message : prepare(draft, message.clientMsgNo);
+    refused.set(index, refusal);
+    return message;
+  });
+}
+
+/** It was accepted and has no row. */
+function isLive(outcome: Outcome): outcome is Accepted {
+  return outcome.kind === 'accepted' && outcome.messageSeq === 0;
+}
+
+/** By index: what the caller may not send. It is refused first, and learns nothing of the store. */
+function ofOthers(caller: Caller, messages: readonly Prepared[]): Map<number, Refusal> {
+  const refused = new Map<number, Refusal>();
+  if (caller.senders === undefined) return refused;
+  for (const [index, message] of messages.entries()) {
+    const refusal = notYours(caller, message.fromUid);
+    if (refusal !== undefined) refused.set(index, refusal);
+  }
+  return refused;
+}
+
+function without(refused: ReadonlyMap<number, unknown>, messages: readonly Prepared[]): readonly Prepared[] {
+  return refused.size === 0 ? messages : messages.filter((_, index) => !refused.has(index));
+}
+
+/** Messages that the caller's own doing had refused: not those that the store had no time for. */
+function countRefused(outcomes: readonly Outcome[]): number {
+  let count = 0;
+  for (const outcome of outcomes)
+    if (
+      outcome.kind === 'refused' &&
+      (outcome.refusal.retryAfterMs === undefined || outcome.refusal.reason === 'RATE_LIMITED')
+    )
+      count++;
+  return count;
+}
+
+/** A made key is as good as unique; it exists so that every message has one to be told apart by. */
+function keyOf(draft: Draft, index: number, requestId: string): string {
+  if (draft.clientMsgNo !== '') return draft.clientMsgNo;
+  return requestId === '' ? randomUUID() : `${requestId}:${index}`;
+}
+
+function expectations(expected: readonly ExpectedLastSeq[], messages: readonly Prepared[]): Map<string, number> {
+  const byKey = new Map<string, number>();
+  if (expected.length === 0) return byKey;
+  const concerned = new Set(messages.filter(canExpect).map((message) => message.channel.key));
+  const violations: Violation[] = [];
+  for (const [index, { channelType, channelId, lastSeq }] of expected.entries()) {
+    const refuse = (field: string, description: string) =>
+      violations.push({ field: `expected_last_seqs[${index}].${field}`, description, reason: 'INVALID_FIELD' });
+    const id = canonicalId(channelType, channelId);
+    if (id === undefined) {
+      refuse('channel_id', 'of a person channel must be the two uids joined with @');
+      continue;
+    }
+    const { key } = channel(channelType, id, messageSequence);
+    if (byKey.has(key)) refuse('channel_id', 'names a channel that another condition names too');
+    else if (!concerned.has(key)) refuse('channel_id', 'names a channel to which the batch sends no numbered message');
+    byKey.set(key, lastSeq);
+  }
+  if (violations.length > 0) throw malformed(violations);
+  return byKey;
+}
+
+function assertAllAccepted(outcomes: readonly Outcome[]): void {
+  const refused = new Map<number, Refusal>();
+  for (const [index, outcome] of outcomes.entries())
+    if (outcome.kind === 'refused') refused.set(index, outcome.refusal);
+  if (refused.size > 0) throw notAllAccepted(refused, outcomes.length);
+}
+
+/** The first refusal fails an ATOMIC batch; the violations name them all. */
+function notAllAccepted(refused: ReadonlyMap<number, Refusal>, count: number): Failure {
+  const inOrder = [...refused].sort(([a], [b]) => a - b);
+  const [[index, refusal]] = inOrder as [[number, Refusal]];
+  const violations: Violation[] = inOrder.map(([at, { message, reason }]) => ({
+    field: `messages[${at}]`,
+    description: message,
+    reason,
+  }));
+  return new Failure(
+    {
+      ...refusal,
+      message: `messages[${index}]: ${refusal.message} (${refused.size} of ${count} refused; the batch is ATOMIC, nothing was stored)`,
+      metadata: { ...refusal.metadata, index: String(index), refused: String(refused.size) },
+    },
+    { violations },
+  );
+}
+
+/** A rehearsal numbers as the send would; those numbers belong to nobody. A duplicate of a stored message has its own. */
+function withoutNewNumbers(outcome: Outcome): Outcome {
+  if (outcome.kind === 'refused' || outcome.messageId >= limits.idsPerBlock) return outcome;
+  return { ...outcome, messageId: 0, messageSeq: 0 };
+}

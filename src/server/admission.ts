@@ -1,0 +1,107 @@
+import type { DescMethod } from '@bufbuild/protobuf';
+import { parseTimeout as parseConnectTimeout } from '@connectrpc/connect/protocol-connect';
+import { parseTimeout as parseGrpcTimeout } from '@connectrpc/connect/protocol-grpc';
+import { callerKey, certificateKey, type Identify } from '../auth/identity.ts';
+import { Failure } from '../messages/service-error.ts';
+import type { Events, Protocol } from '../observability/events.ts';
+import { toConnectError } from '../rpc/error-mapping.ts';
+import { assertScope, scopeOf } from '../rpc/interceptors/authenticate.ts';
+import { callIdOf, endOf } from '../rpc/interceptors/call-log.ts';
+import {
+  admittedCallers,
+  contextValuesOf,
+  isGone,
+  longestTimerMs,
+  type Request,
+  type Response,
+  requestIdHeader,
+  textOf,
+  webHeaders,
+} from '../rpc/request-context.ts';
+import { answerEarly, earlyAnswers } from './early-answer.ts';
+
+/**
+ * Decides who calls, and whether it may, from the headers alone: nothing of a body is read, unpacked or parsed before. False: the call is refused and answered.
+ * Undefined: no credential is needed.
+ */
+export type Admission = (request: Request, response: Response) => Promise<boolean> | undefined;
+
+export interface AdmissionParts {
+  /** Unset: no call needs a credential. */
+  readonly identify: Identify | undefined;
+  /** Milliseconds that any call may take; a caller's own deadline may be shorter. */
+  readonly requestTimeoutMs: number;
+  /** The RPC that a request is for; undefined: it is none, or a stream that asks by itself. */
+  readonly methodOf: (request: Request) => DescMethod | undefined;
+  readonly events: Events;
+}
+
+export function createAdmission({ identify, requestTimeoutMs, methodOf, events }: AdmissionParts): Admission {
+  if (identify === undefined) return () => undefined;
+  const ask = identify;
+
+  async function admit(request: Request, response: Response, method: DescMethod): Promise<boolean> {
+    const header = webHeaders(request.headers);
+    const protocol = protocolOf(request, method);
+    const values = contextValuesOf(request, protocol);
+    const began = performance.now();
+    try {
+      const deadline = Math.min(requestTimeoutMs, deadlineOf(request) ?? requestTimeoutMs);
+      const caller = await within(deadline, ask(header, values.get(certificateKey)));
+      values.set(callerKey, caller);
+      const scope = scopeOf(method);
+      if (scope !== 'any' && scope !== 'none') assertScope(caller, scope, method.name);
+      admittedCallers.set(request, caller);
+      return true;
+    } catch (thrown) {
+      const error = toConnectError(thrown);
+      const requestId = callIdOf(header);
+      error.metadata.set(requestIdHeader, requestId);
+      const name = `${method.parent.typeName}/${method.name}`;
+      const call = events.callBegan({ requestId, method: name, protocol, header, began });
+      call.ended(endOf(error, values));
+      if (!isGone(response)) answerEarly(request, response, method, earlyAnswers(error));
+      return false;
+    }
+  }
+
+  return (request, response) => {
+    const method = methodOf(request);
+    if (method === undefined || scopeOf(method) === 'none') return undefined;
+    return admit(request, response, method);
+  };
+}
+
+/** By the path and the content type, as the adapters tell protocols apart. */
+function protocolOf({ url = '', headers }: Request, method: DescMethod): Protocol {
+  const type = headers['content-type'] ?? '';
+  if (!url.startsWith(`/${method.parent.typeName}/`)) return 'json';
+  if (!type.startsWith('application/grpc')) return 'connect';
+  return type.startsWith('application/grpc-web') ? 'grpc-web' : 'grpc';
+}
+
+/** Milliseconds that the caller gives the call; undefined: no deadline, or one that its adapter refuses. */
+function deadlineOf({ headers }: Request): number | undefined {
+  const grpc = parseGrpcTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
+  return grpc.timeoutMs ?? parseConnectTimeout(textOf(headers['connect-timeout-ms']), longestTimerMs).timeoutMs;
+}
+
+async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  const { promise: late, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () =>
+      reject(
+        new Failure({
+          reason: 'DEADLINE',
+          message: 'the credential could not be checked within the call’s deadline; nothing was stored: try again',
+          metadata: {},
+        }),
+      ),
+    ms,
+  );
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

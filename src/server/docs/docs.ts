@@ -1,0 +1,155 @@
+import { createHash } from 'node:crypto';
+import { promisify } from 'node:util';
+import { gzip } from 'node:zlib';
+import { comments } from '../../../gen/sendbatch/comments.ts';
+import { BatchService } from '../../../gen/sendbatch/v1/batch_service_pb.ts';
+import { createDocument, type Document } from '../../openapi/document.ts';
+import { examples } from '../../openapi/examples/index.ts';
+import { morePaths } from '../../openapi/more-paths.ts';
+import { knownReasons, toConnectError, toHttp } from '../../rpc/error-mapping.ts';
+import { scopeOf } from '../../rpc/interceptors/authenticate.ts';
+import { alwaysWritten, legacyAnswers } from '../../rpc/legacy.ts';
+import type { Request, Response } from '../../rpc/request-context.ts';
+import type { Binding } from '../../transcode/index.ts';
+import { type Page, pagePolicy, pages } from './page.ts';
+
+export interface DocsParts {
+  readonly version: string;
+  /** Whether calls need a credential. */
+  readonly asks: boolean;
+  readonly bindings: readonly Binding[];
+}
+
+/** A page that is ready to be sent. */
+interface Ready extends Page {
+  readonly tag: string;
+  readonly packed: Uint8Array | undefined;
+}
+
+const pack = promisify(gzip);
+/** Below this a packet is a packet. */
+const packMinBytes = 1400;
+
+/**
+ * The pages about the API: `/openapi.json`, `/docs`, and `/`, which leads a browser to them and tells everybody else where they are. They ask for no credential: a
+ * browser that opens a page sends none, and what they say is in the repository. False: the request is for somebody else.
+ */
+export function createDocs(parts: DocsParts): (request: Request, response: Response) => boolean {
+  const sources: Record<string, () => Promise<Page>> = {
+    ...pages,
+    '/openapi.json': async () => jsonPage(describe(parts)),
+    '/': async () =>
+      jsonPage({
+        name: 'sendbatch',
+        version: parts.version,
+        docs: '/docs',
+        openapi: '/openapi.json',
+        ready: '/readyz',
+      }),
+  };
+  // Made when they are first asked for: the document takes some 20 ms, which no start has to wait for.
+  const ready = new Map<string, Promise<Ready>>();
+  return (request, response) => {
+    const path = (request.url ?? '').split('?', 1)[0] ?? '';
+    const source = Object.hasOwn(sources, path) ? sources[path] : undefined;
+    if (source === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
+    if (path === '/' && request.headers.accept?.includes('text/html')) {
+      response.writeHead(302, { location: '/docs', 'content-length': 0 });
+      response.end();
+      return true;
+    }
+    let page = ready.get(path);
+    if (page === undefined) {
+      page = source().then(prepare);
+      ready.set(path, page);
+    }
+    page.then(
+      (found) => send(request, response, found),
+      (error) => {
+        ready.delete(path);
+        const { status, body } = toHttp(toConnectError(error));
+        response.writeHead(status, { 'content-type': 'application/json' });
+        response.end(JSON.stringify(body));
+      },
+    );
+    return true;
+  };
+}
+
+/** The document about the JSON routes. */
+export function describe({ version, asks, bindings }: DocsParts): Document {
+  return createDocument({
+    title: 'sendbatch',
+    version,
+    description,
+    bindings,
+    comments,
+    examples,
+    alwaysWritten,
+    answersOf: legacyAnswers,
+    headersOf: ({ input }) =>
+      input.fields.some((field) => field.name === 'request_id')
+        ? { 'Idempotency-Key': 'Stands for `request_id`: a key under which the same call can be sent again safely.' }
+        : {},
+    formsOf: (method) => (method === BatchService.method.submitBatch ? ndjson : {}),
+    scopeOf,
+    asks,
+    securitySchemes: {
+      bearer: { type: 'http', scheme: 'bearer', description: 'An API key (`sb_…`), or a JWT of the issuer.' },
+      token: { type: 'apiKey', in: 'header', name: 'token', description: 'An API key, as legacy callers send it.' },
+    },
+    reasons: knownReasons,
+    morePaths,
+  });
+}
+
+/** The other door of SubmitBatch (ndjson.ts). */
+const ndjson = {
+  'application/x-ndjson': {
+    schema: { type: 'string', description: 'A message a line; the options are query parameters of the same names.' },
+    example:
+      '{"from_uid":"system","channel_id":"group123","channel_type":2,"payload":"SGk="}\n{"from_uid":"system","channel_id":"group456","channel_type":2,"payload":"SGk="}\n',
+  },
+};
+
+const description = `A batch message service. The same calls are gRPC, gRPC-Web and Connect under \`/sendbatch.v1.<Service>/<Method>\`; this is the JSON form.
+
+In requests fields go by their proto name or in lowerCamel, \`null\` is unset, any Content-Type is read as JSON. Fields that a route does not know are refused under \`/v1/\` and passed over on the legacy routes, which also take names in any case; query parameters that a route does not know are refused everywhere. Enums are numbers or names, also without their prefix and in any case (\`high\` for \`BATCH_PRIORITY_HIGH\`). Bytes are base64. 64-bit numbers may come as strings.
+
+In answers enums and 64-bit numbers are numbers, at most 2^53-1. Each answer has \`x-request-id\`; one may be sent along.`;
+
+function jsonPage(value: object): Page {
+  return { type: 'application/json', bytes: Buffer.from(JSON.stringify(value)) };
+}
+
+async function prepare(page: Page): Promise<Ready> {
+  const tag = `"${createHash('sha256').update(page.bytes).digest('base64url').slice(0, 22)}"`;
+  const packed = page.bytes.length < packMinBytes ? undefined : await pack(page.bytes);
+  return { ...page, tag, packed };
+}
+
+function send(request: Request, response: Response, { type, bytes, tag, packed }: Ready): void {
+  if (response.destroyed) return;
+  const headers = {
+    etag: tag,
+    // Asked for again each time, and answered by 304: a new version's page must not run with an old one's script.
+    'cache-control': 'no-cache',
+    vary: 'Accept-Encoding, Origin',
+    'content-security-policy': pagePolicy,
+    'referrer-policy': 'no-referrer',
+  };
+  if (request.headers['if-none-match'] === tag) {
+    response.writeHead(304, headers);
+    response.end();
+    return;
+  }
+  const takesPacked = /\bgzip\b/.test(String(request.headers['accept-encoding'] ?? ''));
+  const body = takesPacked && packed !== undefined ? packed : bytes;
+  response.writeHead(200, {
+    ...headers,
+    'content-type': type,
+    'content-length': body.length,
+    ...(body === bytes ? {} : { 'content-encoding': 'gzip' }),
+  });
+  response.end(request.method === 'HEAD' ? '' : body);
+}

@@ -1,0 +1,140 @@
+import type { ConnectError, ContextValues } from '@connectrpc/connect';
+import { Failure } from '../messages/service-error.ts';
+import type { Events } from '../observability/events.ts';
+import { retryMsOf, toConnectError, toHttp } from '../rpc/error-mapping.ts';
+import { callIdOf, endOf } from '../rpc/interceptors/call-log.ts';
+import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from '../rpc/request-context.ts';
+
+/** A reader that takes nothing for so long is cut: its EventSource comes back by itself, with the last id that it has. */
+const slowMs = 60_000;
+/** What EventSource waits before it comes back. */
+const retryMs = 1000;
+const eventsType = 'text/event-stream';
+
+/** Opens a stream's events: who may read is asked first. They end when the signal is aborted. Undefined: there will never be another. */
+export type OpenEvents = (call: EventsCall) => Promise<AsyncIterable<string> | undefined>;
+
+/** Who asks for events. */
+export interface EventsCall {
+  readonly header: Headers;
+  readonly values: ContextValues;
+  readonly signal: AbortSignal;
+}
+
+/** A stream, and the RPC that it is another dress of. */
+export interface EventsRoute {
+  readonly method: string;
+  readonly open: OpenEvents;
+}
+
+/** Whether a client reads Server-Sent Events alone: EventSource, which ends for good on any other answer. */
+export function takesEvents({ headers }: Pick<Request, 'headers'>): boolean {
+  return String(headers.accept ?? '').includes(eventsType);
+}
+
+/** Whether an error may pass by itself, so that coming back helps. */
+export function passes(error: ConnectError): boolean {
+  return retryMsOf(error) !== undefined;
+}
+
+/** An error as the last event of a stream: with the time after which EventSource comes back by itself, where coming back helps. */
+export function errorEvent(error: ConnectError): string {
+  const askedMs = retryMsOf(error);
+  const retry = askedMs === undefined ? '' : `retry: ${Math.max(retryMs, Math.ceil(askedMs))}\n`;
+  return `${retry}event: error\ndata: ${JSON.stringify(toHttp(error).body)}\n\n`;
+}
+
+/** Headers of every event stream. */
+export const eventHeaders = {
+  'content-type': `${eventsType}; charset=utf-8`,
+  'cache-control': 'no-store',
+  'x-accel-buffering': 'no',
+};
+
+/** Answers with Server-Sent Events; to HEAD with their headers alone. */
+export async function serveEvents(
+  request: Request,
+  response: Response,
+  { method, open }: EventsRoute,
+  watch: Events,
+): Promise<void> {
+  const { controller, release } = callerSignal(response);
+  const header = webHeaders(request.headers);
+  const values = contextValuesOf(request, 'sse');
+  const requestId = callIdOf(header);
+  const call = watch.callBegan({ requestId, method, protocol: 'sse', header });
+  response.setHeader('x-request-id', requestId);
+  let events: AsyncIterator<string> | undefined;
+  try {
+    const opened = await call.run(() => open({ header, values, signal: controller.signal }));
+    if (opened === undefined) {
+      // The one answer after which EventSource does not come back.
+      response.writeHead(204);
+      response.end();
+    } else {
+      const iterator = opened[Symbol.asyncIterator]();
+      events = iterator;
+      // The first event before the headers: what is refused is an error, not a stream.
+      const first = await call.run(() => iterator.next());
+      response.writeHead(200, eventHeaders);
+      if (request.method !== 'HEAD') await pour(response, iterator, { first, gone: controller.signal });
+      response.end();
+    }
+    call.ended(endOf(undefined, values));
+  } catch (error) {
+    const failure = toConnectError(error);
+    call.ended(endOf(failure, values));
+    if (!response.destroyed) endWith(failure, request, response);
+  } finally {
+    release();
+    controller.abort(new Failure({ reason: 'STOPPING', message: 'the stream has ended', metadata: {} }));
+    // A reader that left while an event was written left the generator between two: nothing else would end it.
+    void events?.return?.().catch(() => {});
+  }
+}
+
+async function pour(
+  response: Response,
+  events: AsyncIterator<string>,
+  { first, gone }: { first: IteratorResult<string>; gone: AbortSignal },
+): Promise<void> {
+  await write(response, `retry: ${retryMs}\n\n`, gone);
+  for (let next = first; next.done !== true; next = await events.next()) await write(response, next.value, gone);
+}
+
+/** Ends a stream, or what has not become one, with an error. */
+function endWith(error: ConnectError, request: Request, response: Response): void {
+  if (response.headersSent) {
+    // EventSource comes back by itself; others read why.
+    response.end(errorEvent(error));
+    return;
+  }
+  for (const [name, value] of error.metadata) response.setHeader(name, value);
+  const { status, body } = toHttp(error);
+  const comesBack = passes(error) && takesEvents(request);
+  if (comesBack) response.writeHead(200, eventHeaders);
+  else response.writeHead(status, { 'content-type': 'application/json' });
+  if (request.method === 'HEAD') response.end();
+  else response.end(comesBack ? errorEvent(error) : JSON.stringify(body));
+}
+
+/** Writes, and waits while the reader takes nothing. `gone`: it has hung up; then there is no event to wait for, for it may have come before. */
+async function write(response: Response, text: string, gone: AbortSignal): Promise<void> {
+  gone.throwIfAborted();
+  if (response.write(text)) return;
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const timer = setTimeout(() => {
+    response.destroy();
+    reject(new Failure({ reason: 'READER_TOO_SLOW', message: 'the reader takes nothing', metadata: {} }));
+  }, slowMs);
+  const hungUp = () => reject(gone.reason);
+  response.once('drain', resolve);
+  gone.addEventListener('abort', hungUp);
+  try {
+    await promise;
+  } finally {
+    clearTimeout(timer);
+    response.off('drain', resolve);
+    gone.removeEventListener('abort', hungUp);
+  }
+}

@@ -1,0 +1,205 @@
+import type { IncomingHttpHeaders } from 'node:http';
+import { type DescService, type Message, toBinary } from '@bufbuild/protobuf';
+import {
+  Code,
+  ConnectError,
+  createServiceImplSpec,
+  type HandlerContext,
+  type Interceptor,
+  type MethodImplSpec,
+  type ServiceImpl,
+} from '@connectrpc/connect';
+import { type Compression, createMethodUrl, invokeUnaryImplementation } from '@connectrpc/connect/protocol';
+import { parseTimeout } from '@connectrpc/connect/protocol-grpc';
+import { toConnectError } from '../rpc/error-mapping.ts';
+import { parseProtobuf } from '../rpc/protobuf-parse.ts';
+import {
+  callerSignal,
+  contextValuesOf,
+  entryKey,
+  longestTimerMs,
+  type Request,
+  type Response,
+  textOf,
+  webHeaders,
+} from '../rpc/request-context.ts';
+import { discard } from './early-answer.ts';
+import { setGrpcStatus } from './grpc-message.ts';
+import { bodyIsWhole } from './load-shedding.ts';
+import { messageTooLarge } from './message-too-large.ts';
+import { endTrailersOnly } from './trailers-only.ts';
+
+type UnaryMethod = MethodImplSpec & { kind: 'unary' };
+
+export interface UnaryGrpcOptions {
+  readonly services: readonly { readonly service: DescService; readonly implementation: object }[];
+  /** The same ones that the other protocols run, in the same order. */
+  readonly interceptors: Interceptor[];
+  /** Bytes of a message at most. */
+  readonly readMaxBytes: number;
+  /** Answers of fewer bytes are not packed. */
+  readonly compressMinBytes: number;
+  /** For callers that name it in grpc-accept-encoding. */
+  readonly compression: Compression;
+  /** Told of a request that no call could be made of. */
+  readonly onMalformed: (request: Request) => void;
+}
+
+/** One byte of flags and four of length. */
+const envelopeBytes = 5;
+const compressedFlag = 1;
+
+/**
+ * The plain case of gRPC: one message in, one out, unpacked, over HTTP/2. It takes a call only when it can do all of it, and says so; anything else is Connect's,
+ * whose path for all cases (streams piped through a chain of async iterables, a web request built first) is most of a single send's cost: 340 µs of
+ * CPU a call, against the numbers of the row "Single messages" in bench/RESULTS.md with this one.
+ */
+export function createUnaryGrpc(options: UnaryGrpcOptions): (request: Request, response: Response) => boolean {
+  const methods = new Map<string, UnaryMethod>();
+  for (const { service, implementation } of options.services) {
+    const specs = createServiceImplSpec(service, implementation as Partial<ServiceImpl<DescService>>).methods;
+    for (const spec of Object.values(specs))
+      if (spec.kind === 'unary') methods.set(createMethodUrl('/', spec.method), spec as UnaryMethod);
+  }
+  return (request, response) => {
+    const method = methods.get(request.url ?? '');
+    if (method === undefined || request.method !== 'POST' || request.httpVersionMajor !== 2) return false;
+    const { headers } = request;
+    const type = headers['content-type'];
+    if (type !== 'application/grpc' && type !== 'application/grpc+proto') return false;
+    if ((headers['grpc-encoding'] ?? 'identity') !== 'identity') return false;
+    const { timeoutMs, error } = parseTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
+    if (error !== undefined) return false;
+    void serve(method, options, { request, response, timeoutMs });
+    return true;
+  };
+}
+
+interface Call {
+  readonly request: Request;
+  readonly response: Response;
+  readonly timeoutMs: number | undefined;
+}
+
+async function serve(method: UnaryMethod, options: UnaryGrpcOptions, call: Call): Promise<void> {
+  const { request, response, timeoutMs } = call;
+  const { controller, release } = callerSignal(response);
+  const timer =
+    timeoutMs === undefined
+      ? undefined
+      : setTimeout(
+          () => controller.abort(new ConnectError('the operation timed out', Code.DeadlineExceeded)),
+          timeoutMs,
+        );
+  const context = contextOf(method, call, controller);
+  let frame: Uint8Array | undefined;
+  try {
+    const body = await readBody(request, options.readMaxBytes);
+    bodyIsWhole(request);
+    const input = await fromBody(method, body);
+    const output = await invokeUnaryImplementation(method, context, input, options.interceptors);
+    frame = await envelope(toBinary(method.method.output, output), request.headers, context.responseHeader, options);
+    context.responseTrailer.set('grpc-status', '0');
+  } catch (thrown) {
+    if (!context.values.get(entryKey).called) options.onMalformed(request);
+    setGrpcStatus(context.responseTrailer, toConnectError(thrown));
+  } finally {
+    clearTimeout(timer);
+    release();
+  }
+  if (response.destroyed || response.writableEnded) return;
+  const headers = { 'content-type': 'application/grpc+proto', ...Object.fromEntries(context.responseHeader) };
+  const trailers = Object.fromEntries(context.responseTrailer);
+  if (frame === undefined) {
+    endTrailersOnly(response, { ...headers, ...trailers });
+    return;
+  }
+  response.writeHead(200, headers);
+  response.addTrailers(trailers);
+  response.end(frame);
+}
+
+function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { signal }: AbortController): HandlerContext {
+  const { headers } = request;
+  const end = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
+  return {
+    service: method.parent,
+    method,
+    protocolName: 'grpc',
+    requestMethod: 'POST',
+    url: `http://${headers[':authority'] ?? 'localhost'}${request.url}`,
+    signal,
+    timeoutMs: () => (end === undefined ? undefined : Math.ceil(end - performance.now())),
+    requestHeader: webHeaders(headers),
+    responseHeader: new Headers(),
+    responseTrailer: new Headers(),
+    values: contextValuesOf(request, 'grpc'),
+  } as HandlerContext;
+}
+
+/** The whole body; throws as soon as its message says that it is too large. */
+async function readBody(request: Request, maxBytes: number): Promise<Uint8Array> {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const take = (chunk: Buffer) => {
+    chunks.push(chunk);
+    length += chunk.length;
+    if (length < envelopeBytes) return;
+    if (chunks[0] !== undefined && chunks[0].length < envelopeBytes)
+      chunks.splice(0, chunks.length, Buffer.concat(chunks));
+    const size = chunks[0]?.readUInt32BE(1) ?? 0;
+    if (size > maxBytes) {
+      reject(messageTooLarge(size, maxBytes));
+    } else if (length > size + envelopeBytes) {
+      reject(new ConnectError('protocol error: received more than one message for a unary method', Code.Unimplemented));
+    }
+  };
+  const end = () => resolve();
+  const cut = () => reject(new ConnectError('the request was cut', Code.Canceled));
+  request.on('data', take).once('end', end).once('close', cut).once('error', cut);
+  try {
+    await promise;
+  } catch (error) {
+    request.off('data', take);
+    // Before the answer: Node's HTTP/2 client takes no headers while over 10 MB of it are unsent.
+    await discard(request);
+    throw error;
+  } finally {
+    request.off('data', take).off('end', end).off('close', cut).off('error', cut);
+  }
+  const [first] = chunks;
+  return chunks.length === 1 && first !== undefined ? first : Buffer.concat(chunks, length);
+}
+
+async function fromBody({ method }: UnaryMethod, body: Uint8Array): Promise<Message> {
+  if (body.length === 0)
+    throw new ConnectError('protocol error: missing input message for a unary method', Code.Unimplemented);
+  const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
+  if (body.length < envelopeBytes || body.length !== view.getUint32(1) + envelopeBytes)
+    throw new ConnectError('protocol error: incomplete envelope', Code.InvalidArgument);
+  if ((view.getUint8(0) & compressedFlag) !== 0)
+    throw new ConnectError('received compressed envelope, but do not know how to decompress', Code.Internal);
+  return await parseProtobuf(method.input, body.subarray(envelopeBytes));
+}
+
+/** The answer in its envelope, packed when it is large and the caller can unpack it. */
+async function envelope(
+  message: Uint8Array,
+  { 'grpc-accept-encoding': accepted }: IncomingHttpHeaders,
+  header: Headers,
+  { compression, compressMinBytes }: UnaryGrpcOptions,
+): Promise<Uint8Array> {
+  const takes =
+    message.length >= compressMinBytes &&
+    textOf(accepted)
+      ?.split(/\s*,\s*/)
+      .includes(compression.name);
+  if (takes) header.set('grpc-encoding', compression.name);
+  const data = takes ? await compression.compress(message) : message;
+  const bytes = Buffer.allocUnsafe(envelopeBytes + data.length);
+  bytes.writeUInt8(takes ? compressedFlag : 0, 0);
+  bytes.writeUInt32BE(data.length, 1);
+  bytes.set(data, envelopeBytes);
+  return bytes;
+}

@@ -1,0 +1,70 @@
+import { promisify } from 'node:util';
+import { gzip } from 'node:zlib';
+import { certificateKey, type Identify } from '../auth/identity.ts';
+import { Failure } from '../messages/service-error.ts';
+import { toConnectError, toHttp } from '../rpc/error-mapping.ts';
+import { contextValuesOf, type Request, type Response, webHeaders } from '../rpc/request-context.ts';
+
+export interface MetricsParts {
+  /** All metrics as Prometheus reads them. */
+  readonly metrics: () => Promise<string>;
+  /** Unset: nobody is asked for a credential. */
+  readonly identify: Identify | undefined;
+  /** Told why they could not be read, where that is no refusal. */
+  readonly onError: (error: unknown) => void;
+}
+
+const path = /^\/metrics(?:\?|$)/;
+const pack = promisify(gzip);
+
+/**
+ * `GET /metrics`. Where calls need a credential it needs one with the scope `metrics` or `admin`: a scraper's key then reads no messages. False: the request is for
+ * somebody else.
+ */
+export function createMetricsRoute({
+  metrics,
+  identify,
+  onError,
+}: MetricsParts): (request: Request, response: Response) => boolean {
+  async function answer(request: Request, response: Response): Promise<void> {
+    try {
+      if (identify !== undefined) await assertMayRead(request, identify);
+      const text = await metrics();
+      const packs = /\bgzip\b/.test(String(request.headers['accept-encoding'] ?? ''));
+      const body = packs ? await pack(text) : Buffer.from(text);
+      response.writeHead(200, {
+        'content-type': 'text/plain; version=0.0.4; charset=utf-8',
+        'cache-control': 'no-store',
+        ...(packs ? { 'content-encoding': 'gzip' } : {}),
+        'content-length': body.length,
+      });
+      if (request.method === 'HEAD') response.end();
+      else response.end(body);
+    } catch (error) {
+      if (!(error instanceof Failure)) onError(error);
+      if (response.headersSent) return void response.destroy();
+      const failure = toConnectError(error);
+      const { status, body } = toHttp(failure);
+      for (const [name, value] of failure.metadata) response.setHeader(name, value);
+      response.writeHead(status, { 'content-type': 'application/json' });
+      response.end(JSON.stringify(body));
+    }
+  }
+
+  return (request, response) => {
+    if (!path.test(request.url ?? '') || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
+    void answer(request, response);
+    return true;
+  };
+}
+
+async function assertMayRead(request: Request, identify: Identify): Promise<void> {
+  const values = contextValuesOf(request, 'json');
+  const { scopes } = await identify(webHeaders(request.headers), values.get(certificateKey));
+  if (scopes.has('metrics') || scopes.has('admin')) return;
+  throw new Failure({
+    reason: 'SCOPE_MISSING',
+    message: `/metrics needs the scope metrics or admin; this credential has ${[...scopes].join(', ') || 'none'}`,
+    metadata: { scope: 'metrics' },
+  });
+}

@@ -1,0 +1,240 @@
+import { pipeline } from 'node:stream';
+import { createGunzip } from 'node:zlib';
+import { create, type MessageShape } from '@bufbuild/protobuf';
+import {
+  Code,
+  ConnectError,
+  createHandlerContext,
+  createMethodImplSpec,
+  type Interceptor,
+  type ServiceImpl,
+} from '@connectrpc/connect';
+import { transformInvokeImplementation } from '@connectrpc/connect/protocol';
+import {
+  BatchOptionsSchema,
+  BatchService,
+  type SubmitBatchStreamRequest,
+  SubmitBatchStreamRequestSchema,
+  SubmitBatchStreamResponseSchema,
+} from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import { type MessageDraft, MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { limits } from '../limits.ts';
+import { toConnectError } from '../rpc/error-mapping.ts';
+import { legacyFailure } from '../rpc/legacy.ts';
+import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from '../rpc/request-context.ts';
+import { tooManyBytes } from '../rpc/services/batch-service.ts';
+import { TranscodeError, type Transcoder } from '../transcode/index.ts';
+import { discard } from './early-answer.ts';
+
+export interface NdjsonParts {
+  readonly implementation: ServiceImpl<typeof BatchService>;
+  readonly interceptors: Interceptor[];
+  readonly transcoder: Transcoder;
+}
+
+const path = /^\/v1\/batches(?:\?(.*))?$/;
+const types = /^application\/(x-ndjson|ndjson|jsonl|x-jsonlines|json-seq)\b/i;
+/** Messages of one frame: what is decoded and checked before others have their turn, about 5 ms. */
+const frameMessages = 500;
+/** Bytes of their lines, by which a frame may end sooner: what is decoded takes up to 15 times as much, and a batch of large variables was 3.6 GB at once. */
+const frameBytes = 1024 * 1024;
+
+/** The query of a batch as NDJSON; undefined: the request is for somebody else. */
+function searchOf({ method, url, headers }: Request): string | undefined {
+  const match = method === 'POST' && types.test(headers['content-type'] ?? '') ? path.exec(url ?? '') : null;
+  return match === null ? undefined : (match[1] ?? '');
+}
+
+/** Whether a request's body is read line by line. */
+export function isNdjson(request: Request): boolean {
+  return searchOf(request) !== undefined;
+}
+
+/**
+ * Batches as NDJSON, `POST /v1/batches` with a message a line: SubmitBatchStream in another dress, through the same interceptors. False: the request is for somebody
+ * else.
+ */
+export function createNdjson(parts: NdjsonParts): (request: Request, response: Response) => boolean {
+  const spec = createMethodImplSpec(BatchService.method.submitBatchStream, parts.implementation.submitBatchStream);
+
+  async function serve(request: Request, response: Response, search: string): Promise<void> {
+    const { controller, release } = callerSignal(response);
+    const context = createHandlerContext({
+      service: BatchService,
+      method: spec.method,
+      protocolName: 'http-json',
+      requestMethod: 'POST',
+      url: `http://localhost${request.url}`,
+      requestSignal: controller.signal,
+      requestHeader: webHeaders(request.headers),
+      responseHeader: {},
+      responseTrailer: {},
+      contextValues: contextValuesOf(request, 'json'),
+    });
+    try {
+      const invoke = transformInvokeImplementation(spec, context, parts.interceptors);
+      for await (const answer of invoke(framesOf(request, search, parts.transcoder))) {
+        for (const [name, value] of context.responseHeader) response.setHeader(name, value);
+        const message = answer as MessageShape<typeof SubmitBatchStreamResponseSchema>;
+        end(response, 200, parts.transcoder.write(SubmitBatchStreamResponseSchema, message));
+      }
+    } catch (error) {
+      if (response.destroyed || response.writableEnded) return;
+      const { status, headers, body } = legacyFailure(toConnectError(error));
+      for (const [name, value] of [...context.responseHeader, ...headers]) response.setHeader(name, value);
+      // On HTTP/2 before the answer: see early-answer.ts.
+      if (!request.complete && request.httpVersionMajor === 2) await discard(request);
+      if (response.destroyed) return;
+      end(response, status, body);
+    } finally {
+      release();
+    }
+  }
+
+  return (request, response) => {
+    const search = searchOf(request);
+    if (search === undefined) return false;
+    void serve(request, response, search);
+    return true;
+  };
+}
+
+function end(response: Response, status: number, body: string): void {
+  response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) });
+  response.end(body);
+}
+
+/** The options of the query, and then the lines, some at a time. */
+async function* framesOf(
+  request: Request,
+  search: string,
+  { read, readQuery }: Transcoder,
+): AsyncGenerator<SubmitBatchStreamRequest> {
+  yield create(SubmitBatchStreamRequestSchema, { options: readQuery(BatchOptionsSchema, search) });
+  let messages: MessageDraft[] = [];
+  let lines: number[] = [];
+  let held = 0;
+  let count = 0;
+  for await (const { line, bytes } of linesOf(request)) {
+    try {
+      const draft = read(MessageDraftSchema, bytes, `messages[${count}]`);
+      messages.push(draft instanceof Promise ? await draft : draft);
+    } catch (error) {
+      throw ofLine(line, error);
+    }
+    lines.push(line);
+    count++;
+    held += bytes.length;
+    if (messages.length < frameMessages && held < frameBytes) continue;
+    yield create(SubmitBatchStreamRequestSchema, { messages, lines });
+    messages = [];
+    lines = [];
+    held = 0;
+  }
+  yield create(SubmitBatchStreamRequestSchema, { messages, lines, last: true });
+}
+
+/** What is wrong with a line, and which line it is: an editor counts lines from 1, the batch its messages from 0. */
+function ofLine(line: number, error: unknown): unknown {
+  if (!(error instanceof TranscodeError)) return error;
+  const faults = error.faults.length > 0 ? error.faults : [{ field: 'body', description: error.rawMessage }];
+  return new TranscodeError(
+    error.httpStatus,
+    `line ${line}: ${error.rawMessage}`,
+    faults.map((each) => ({ ...each, description: `${each.description} (line ${line})` })),
+    {},
+    error.size,
+  );
+}
+
+const lineFeed = 0x0a;
+/** Empty lines are free, but a packed body of nothing else is hours of work. */
+const mostLines = 2 * limits.submitMessages;
+
+/** The lines that hold something, as bytes. */
+async function* linesOf(request: Request): AsyncGenerator<{ line: number; bytes: Uint8Array }> {
+  let line = 0;
+  let total = 0;
+  let rest: Uint8Array[] = [];
+  let held = 0;
+  for await (const chunk of unpacked(request)) {
+    total += chunk.length;
+    if (total > limits.submitBytes) throw tooManyBytes();
+    let start = 0;
+    for (let at = chunk.indexOf(lineFeed); at !== -1; at = chunk.indexOf(lineFeed, start)) {
+      const bytes = Buffer.concat([...rest, chunk.subarray(start, at)]);
+      rest = [];
+      held = 0;
+      start = at + 1;
+      line++;
+      if (line > mostLines)
+        throw new TranscodeError(
+          413,
+          `the body has over ${mostLines} lines; a batch has up to ${limits.submitMessages} messages`,
+        );
+      if (isFull(bytes)) yield { line, bytes };
+    }
+    rest.push(chunk.subarray(start));
+    held += chunk.length - start;
+    if (held > limits.requestBytes)
+      throw new TranscodeError(413, `line ${line + 1} has over ${limits.requestBytes} bytes: a message a line`);
+  }
+  const bytes = Buffer.concat(rest);
+  if (isFull(bytes)) yield { line: line + 1, bytes };
+}
+
+function isFull(bytes: Uint8Array): boolean {
+  for (let index = 0; index < bytes.length; index++) if ((bytes[index] as number) > 0x20) return true;
+  return false;
+}
+
+/** The body, unpacked when it is packed. Read by hand, for to leave a loop over it early would cut the connection before the answer is out. */
+async function* unpacked(request: Request): AsyncGenerator<Buffer> {
+  const encoding = (request.headers['content-encoding'] ?? 'identity').trim().toLowerCase();
+  if (encoding !== 'identity' && encoding !== 'gzip')
+    throw new TranscodeError(415, 'Content-Encoding must be gzip or identity', [], {
+      'accept-encoding': 'gzip, identity',
+    });
+  const gunzip = encoding === 'gzip' ? pipeline(request, createGunzip(), () => {}) : undefined;
+  const source = gunzip ?? request;
+  // Over HTTP/2 a body that was cut can read like one that has ended.
+  let packed = 0;
+  let length = 0;
+  request.on('data', (chunk: Buffer) => {
+    packed += chunk.length;
+  });
+  const body = source.iterator({ destroyOnReturn: false })[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const { done, value } = await body.next();
+      if (done === true) return assertWhole(request, packed);
+      const chunk = value as Buffer;
+      length += chunk.length;
+      if (length > Math.max(limits.unpackedFreeBytes, packed * limits.unpackedRatio))
+        throw new TranscodeError(
+          413,
+          `the body unpacks to over ${limits.unpackedRatio} times its ${packed} bytes: send it with less compression`,
+          [],
+          {},
+          { limit: packed * limits.unpackedRatio, actual: length },
+        );
+      yield chunk;
+    }
+  } catch (error) {
+    if (error instanceof TranscodeError) throw error;
+    const { code } = error as { code?: string };
+    if (code?.startsWith('Z_')) throw new TranscodeError(400, 'the body is not gzip, as its Content-Encoding says');
+    throw new ConnectError('the body ended before its end', Code.Canceled, undefined, undefined, error);
+  } finally {
+    // What is left of it can be discarded then, whether it was packed or not.
+    await body.return?.();
+    if (gunzip !== undefined) request.unpipe(gunzip);
+  }
+}
+
+function assertWhole(request: Request, bytes: number): void {
+  const declared = request.headers['content-length'];
+  const isReset = 'stream' in request && request.stream.rstCode !== 0;
+  if (isReset || (declared !== undefined && Number(declared) !== bytes))
+    throw new Error(`the body was cut after ${bytes} bytes`);
+}

@@ -1,0 +1,306 @@
+import { createServer as createHttpServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import {
+  createServer as createHttp2Server,
+  createSecureServer,
+  type Http2SecureServer,
+  type Http2Server,
+  type ServerHttp2Session,
+} from 'node:http2';
+import { type AddressInfo, Server as NetServer, type Socket } from 'node:net';
+import type { connectNodeAdapter } from '@connectrpc/connect-node';
+import { type ConnectionBounds, connectionBounds } from './connection-limits.ts';
+import { closeGracefully, isReset, tend } from './http2-session.ts';
+import { cutSlowUpload } from './slow-upload.ts';
+
+type Handler = ReturnType<typeof connectNodeAdapter>;
+
+/** The port could not be opened; the message is one line for the one who starts the service. */
+export class ListenError extends Error {}
+
+/** An open port. */
+export interface Listener {
+  readonly url: string;
+  readonly port: number;
+  /** Takes no more calls, lets those in flight finish, and after `graceMs` cuts what is left: it says how many connections. */
+  close(graceMs: number): Promise<{ forced: number }>;
+}
+
+interface Tls {
+  readonly key: string;
+  readonly cert: string;
+  readonly clientCa?: string;
+}
+
+export interface ListenOptions {
+  readonly host: string;
+  /** 0 = any free one. */
+  readonly port: number;
+  /** `clientCa`: clients are asked for a certificate of these authorities; who has none is let in without one. */
+  readonly tls?: Tls;
+  readonly handler: Handler;
+  readonly bounds?: ConnectionBounds;
+}
+
+/** A stream's window of 64 KiB stalls every batch of more than 64 KiB for a round trip. */
+const streamWindowBytes = 1024 * 1024;
+const drainLookMs = 25;
+/** Interval between two checks for connections whose reset Node has missed. */
+const resetCheckMs = 1000;
+/**
+ * A kept-alive HTTP/1.1 connection is not closed under the request that is on its way: for so long it takes one more, and is told to be closed by the
+ * answer. (HTTP/2 has GOAWAY, which says which streams were not taken.) Without it each restart cost a busy client a "socket hang up".
+ */
+const lingerMs = 250;
+
+/** Opens one port for HTTP/1.1 and HTTP/2: by the first bytes on cleartext (prior knowledge), by ALPN on TLS. */
+export async function listen(options: ListenOptions): Promise<Listener> {
+  const bounds = options.bounds ?? connectionBounds;
+  const responses = new Set<ServerResponse>();
+  const sessions = new Set<ServerHttp2Session>();
+  const sockets = new Set<Socket>();
+  const spent = new WeakSet<Socket>();
+  /** The HTTP/1.1 answer that a connection is busy with. */
+  const answering = new WeakMap<Socket, ServerResponse>();
+  let draining = false;
+
+  const handler: Handler = (request, response) => {
+    if (request.httpVersionMajor === 1) {
+      const plain = response as unknown as ServerResponse;
+      const { socket } = request;
+      if (draining) plain.shouldKeepAlive = false;
+      responses.add(plain);
+      answering.set(socket, plain);
+      cutSlowUpload(request as unknown as IncomingMessage, plain, bounds);
+      // Nobody takes the answer: Node has no time-out of its own for that. (A stream's is that of its writer.)
+      plain.once('prefinish', () => socket.setTimeout(bounds.requestMs));
+      plain.once('close', () => {
+        responses.delete(plain);
+        // Answered before the whole body came: Node discards the rest, and does not count the connection as idle meanwhile.
+        if (!request.complete) spent.add(socket);
+      });
+    }
+    options.handler(request, response);
+  };
+
+  const server = options.tls === undefined ? cleartext(handler, bounds) : secure(handler, bounds, options.tls);
+  const carriers: (Server | Http2Server | Http2SecureServer)[] = [
+    server.port,
+    ...(server.h2 === server.port ? [] : [server.h2]),
+  ];
+  server.port.maxConnections = bounds.connections;
+  server.port.on(options.tls === undefined ? 'connection' : 'secureConnection', (socket: Socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+    // A peer that resets its connection is no event of ours; without a listener it would end the process.
+    socket.on('error', () => socket.destroy());
+    // A peer that ends its side has left, whatever is still to be written: Node would keep the connection until all of that is taken.
+    socket.once('end', () => {
+      const answer = answering.get(socket);
+      if (answer === undefined || !answer.writableEnded) socket.destroy();
+    });
+  });
+  server.h2.on('session', (session: ServerHttp2Session) => {
+    sessions.add(session);
+    session.once('close', () => sessions.delete(session));
+    if (draining) session.close();
+    else tend(session, bounds);
+  });
+  for (const carrier of carriers) carrier.on('error', () => {});
+
+  await open(server.port, options);
+  const resetCheck = setInterval(() => {
+    for (const socket of sockets) if (isReset(socket)) socket.destroy();
+  }, resetCheckMs);
+  resetCheck.unref();
+  const { port } = server.port.address() as AddressInfo;
+  const host = options.host.includes(':') ? `[${options.host}]` : options.host;
+  let closing: Promise<{ forced: number }> | undefined;
+  return {
+    url: `${options.tls === undefined ? 'http' : 'https'}://${host}:${port}`,
+    port,
+    close(graceMs) {
+      closing ??= drain(graceMs);
+      return closing;
+    },
+  };
+
+  async function drain(graceMs: number): Promise<{ forced: number }> {
+    draining = true;
+    const closed = Promise.withResolvers<void>();
+    // HTTP's own close would end the idle connections at once.
+    NetServer.prototype.close.call(server.port, () => closed.resolve());
+    for (const response of responses) response.shouldKeepAlive = false;
+    for (const session of sessions) void closeGracefully(session);
+    server.cutSilent();
+    let lingering = true;
+    const linger = setTimeout(() => {
+      lingering = false;
+      server.port.close();
+      closeIdle();
+    }, lingerMs);
+    const closeIdle = () => {
+      if (!lingering) server.closeIdle();
+      for (const socket of sockets) if (spent.has(socket)) socket.destroy();
+    };
+    const idle = setInterval(closeIdle, drainLookMs);
+    closeIdle();
+    let forced = 0;
+    const timer = setTimeout(() => {
+      forced = sockets.size;
+      for (const session of sessions) session.destroy();
+      for (const socket of sockets) socket.destroy();
+    }, graceMs);
+    await closed.promise;
+    server.port.close();
+    clearInterval(resetCheck);
+    clearInterval(idle);
+    clearTimeout(linger);
+    clearTimeout(timer);
+    return { forced };
+  }
+}
+
+interface Carrier {
+  /** Who listens. */
+  readonly port: Server | Http2SecureServer;
+  /** Who gets the HTTP/2 connections. */
+  readonly h2: Http2Server | Http2SecureServer;
+  /** Closes HTTP/1.1 connections that wait for a next request. */
+  closeIdle(): void;
+  /** Closes connections that have not said which protocol they speak. */
+  cutSilent(): void;
+}
+
+function h1Options(bounds: ConnectionBounds) {
+  return {
+    headersTimeout: bounds.headersMs,
+    requestTimeout: 0,
+    keepAliveTimeout: bounds.keepAliveMs,
+    maxHeaderSize: bounds.headerBytes,
+    // How often Node looks for connections past their time.
+    connectionsCheckingInterval: Math.min(1000, Math.max(50, bounds.headersMs / 4)),
+  };
+}
+
+function h2Options(bounds: ConnectionBounds) {
+  return {
+    settings: {
+      initialWindowSize: streamWindowBytes,
+      maxConcurrentStreams: bounds.streams,
+      maxHeaderListSize: bounds.headerBytes,
+    },
+    maxHeaderListPairs: 128,
+  };
+}
+
+/**
+ * The HTTP/1.1 server owns the port, since only a server that listens keeps the list of connections by which Node enforces its time-outs. Its
+ * own connection listener is taken out, the first bytes are looked at, and the connection goes to it or to the HTTP/2 server.
+ */
+function cleartext(handler: Handler, bounds: ConnectionBounds): Carrier {
+  const h1 = createHttpServer(h1Options(bounds), handler);
+  const h2 = createHttp2Server(h2Options(bounds), handler);
+  // Else Node asks for the body before anybody has seen the headers.
+  for (const server of [h1, h2]) server.on('checkContinue', handler);
+  const toH1 = h1.listeners('connection') as ((this: Server, socket: Socket) => void)[];
+  h1.removeAllListeners('connection');
+  const silent = new Set<Socket>();
+  h1.on('connection', (socket: Socket) => {
+    silent.add(socket);
+    let head: Buffer = Buffer.alloc(0);
+    const timer = setTimeout(() => socket.destroy(), bounds.headersMs);
+    const forget = () => {
+      clearTimeout(timer);
+      silent.delete(socket);
+      socket.off('readable', look);
+      socket.off('close', forget);
+    };
+    const look = () => {
+      const bytes: Buffer | null = socket.read();
+      if (bytes === null) return;
+      head = Buffer.concat([head, bytes]);
+      const preface = isPreface(head);
+      if (preface === undefined) return;
+      forget();
+      // Given back only now: unshift says `readable` again.
+      socket.unshift(head);
+      if (preface) h2.emit('connection', socket);
+      else for (const listener of toH1) listener.call(h1, socket);
+    };
+    socket.on('readable', look);
+    socket.on('close', forget);
+  });
+  return {
+    port: h1,
+    h2,
+    closeIdle: () => h1.closeIdleConnections(),
+    cutSilent: () => {
+      for (const socket of silent) socket.destroy();
+    },
+  };
+}
+
+const preface = Buffer.from('PRI ');
+
+/** Whether a connection starts as HTTP/2 does; undefined while there are too few bytes to tell. No HTTP/1.1 method starts with `PRI `. */
+function isPreface(bytes: Buffer): boolean | undefined {
+  const length = Math.min(bytes.length, preface.length);
+  if (bytes.compare(preface, 0, length, 0, length) !== 0) return false;
+  return bytes.length >= preface.length ? true : undefined;
+}
+
+function secure(handler: Handler, bounds: ConnectionBounds, { key, cert, clientCa }: Tls): Carrier {
+  const server = createSecureServer(
+    {
+      ...h2Options(bounds),
+      ...h1Options(bounds),
+      key,
+      cert,
+      ...(clientCa === undefined ? {} : { ca: clientCa, requestCert: true, rejectUnauthorized: false }),
+      allowHTTP1: true,
+      minVersion: 'TLSv1.2',
+      handshakeTimeout: bounds.headersMs,
+    },
+    handler,
+  );
+  server.on('checkContinue', handler);
+  // Not among the options of a secure HTTP/2 server, but what its HTTP/1.1 side goes by.
+  Object.assign(server, {
+    headersTimeout: bounds.headersMs,
+    requestTimeout: 0,
+    keepAliveTimeout: bounds.keepAliveMs,
+  });
+  const idle = server as Http2SecureServer & { closeIdleConnections?: () => void };
+  return { port: server, h2: server, closeIdle: () => idle.closeIdleConnections?.(), cutSilent: () => {} };
+}
+
+/** Opens the port for a moment: a port in use is found before a database is made or changed for a service that cannot serve. */
+export async function tryPort({ host, port }: { readonly host: string; readonly port: number }): Promise<void> {
+  if (port === 0) return;
+  const server = createHttpServer();
+  await open(server, { host, port });
+  await new Promise((resolve) => server.close(resolve));
+}
+
+async function open(
+  server: Server | Http2SecureServer,
+  { host, port }: Pick<ListenOptions, 'host' | 'port'>,
+): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const failed = (error: NodeJS.ErrnoException) => reject(new ListenError(inWords(error, host, port)));
+  server.once('error', failed);
+  server.listen(port, host, () => {
+    server.off('error', failed);
+    resolve();
+  });
+  await promise;
+}
+
+function inWords(error: NodeJS.ErrnoException, host: string, port: number): string {
+  const where = `${host}:${port}`;
+  if (error.code === 'EADDRINUSE') return `${where} is in use: stop what listens there, or set PORT to another port`;
+  if (error.code === 'EACCES') return `${where} may not be opened by this user: set PORT to 1024 or above`;
+  if (error.code === 'EADDRNOTAVAIL' || error.code === 'ENOTFOUND')
+    return `HOST=${host} is not an address of this machine: 127.0.0.1 always is`;
+  return `${where} cannot be opened: ${error.message}`;
+}

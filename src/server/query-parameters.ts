@@ -1,0 +1,54 @@
+import type { Interceptor } from '@connectrpc/connect';
+import { invalidField } from '../messages/service-error.ts';
+import { entryKey } from '../rpc/request-context.ts';
+import { didYouMean } from '../transcode/index.ts';
+
+/** What a GET of Connect has in its query: the request itself. */
+const connectGet = ['connect', 'encoding', 'message', 'base64', 'compression'] as const;
+
+/**
+ * Refuses query parameters of an RPC path that mean nothing there. Its protocols pass them over, and `?validate_only=true` beside a request without it would
+ * send. The JSON routes read their queries themselves.
+ */
+export const queryInterceptor: Interceptor = (next) => async (request) => {
+  const { url, requestMethod, contextValues } = request;
+  const start = url.indexOf('?');
+  if (start !== -1 && contextValues.get(entryKey).protocol !== 'json') {
+    const known = requestMethod === 'GET' ? connectGet : [];
+    assertKnown(queryOf(url.slice(start + 1)), known, 'the options of an RPC are fields of its request');
+  }
+  return await next(request);
+};
+
+/** A query, whose percent-encodings must be UTF-8: URLSearchParams puts U+FFFD for what is not. */
+export function queryOf(search: string): URLSearchParams {
+  const query = new URLSearchParams();
+  for (const part of search.split('&')) {
+    if (part === '') continue;
+    const equals = part.indexOf('=');
+    const name = equals === -1 ? part : part.slice(0, equals);
+    query.append(decode(name), equals === -1 ? '' : decode(part.slice(equals + 1)));
+  }
+  return query;
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text.replaceAll('+', ' '));
+  } catch {
+    throw invalidField('query', `has a percent-encoding that is not UTF-8: ${JSON.stringify(text.slice(0, 64))}`);
+  }
+}
+
+/** Every parameter is known, and given once. */
+export function assertKnown(query: URLSearchParams, known: readonly string[], wayOut?: string): void {
+  for (const name of new Set(query.keys())) {
+    const field = name.slice(0, 64);
+    if (!known.includes(name))
+      throw invalidField(
+        field,
+        `is not a parameter of this path${didYouMean(field, known) || (wayOut === undefined ? '' : `: ${wayOut}`)}`,
+      );
+    if (query.getAll(name).length > 1) throw invalidField(field, 'is given more than once');
+  }
+}

@@ -1,0 +1,163 @@
+import { create, type DescMessage, type DescMethod, type Message, type MessageInitShape } from '@bufbuild/protobuf';
+import { BatchSchema, BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import { MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
+import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { callerKey, certificateKey, type Identify } from '../auth/identity.ts';
+import type { BatchWatch } from '../batches/watch.ts';
+import { limits } from '../limits.ts';
+import { type Caller, type Scope, trustedCaller } from '../messages/caller.ts';
+import { invalidField } from '../messages/service-error.ts';
+import type { Events } from '../observability/events.ts';
+import { type CredentialWatch, streamCredential } from '../rpc/credential-watch.ts';
+import { assertScope } from '../rpc/interceptors/authenticate.ts';
+import { toMessage } from '../rpc/message-mapping.ts';
+import type { Request, Response } from '../rpc/request-context.ts';
+import { toBatch } from '../rpc/services/batch-service.ts';
+import type { Frame, Tails } from '../tailing/tails.ts';
+import { type EventsCall, type EventsRoute, type OpenEvents, serveEvents } from './event-stream.ts';
+import { assertKnown, queryOf } from './query-parameters.ts';
+
+export interface EventsParts {
+  readonly tails: Tails;
+  readonly batchWatch: BatchWatch;
+  readonly identify: Identify | undefined;
+  readonly credentials: CredentialWatch;
+  readonly events: Events;
+  /** A message as the JSON routes write it. */
+  readonly writeJson: (schema: DescMessage, message: Message) => string;
+}
+
+const channelPath = /^\/v1\/channels\/([^/?]+)\/([^/?]+)\/events(?:\?(.*))?$/;
+/** The id of a batch's last event, with which EventSource comes back and is told that there is no more. */
+const lastOfBatch = 'ended';
+const batchPath = /^\/v1\/batches\/([^/?]+)\/events(?:\?(.*))?$/;
+
+/** The RPC that a GET of this URL is a stream of; undefined: it is for somebody else. */
+export function streamedBy(url: string): DescMethod | undefined {
+  if (channelPath.test(url)) return MessageService.method.subscribe;
+  return batchPath.test(url) ? BatchService.method.watchBatch : undefined;
+}
+
+/**
+ * The streams as Server-Sent Events: the live tail of a channel, `GET /v1/channels/{channel_type}/{channel_id}/events`, whose `id` is the sequence, so that `Last-Event-ID`
+ * resumes; and a batch as it moves, `GET /v1/batches/{batch_id}/events`. False: the request is for somebody else.
+ */
+export function createEventStream(parts: EventsParts): (request: Request, response: Response) => boolean {
+  return (request, response) => {
+    if (request.method !== 'GET' && request.method !== 'HEAD') return false;
+    const route = routeOf(request.url ?? '', parts);
+    if (route === undefined) return false;
+    void serveEvents(request, response, route, parts.events);
+    return true;
+  };
+}
+
+const subscribe = `${MessageService.typeName}/${MessageService.method.subscribe.name}`;
+const watchBatch = `${BatchService.typeName}/${BatchService.method.watchBatch.name}`;
+
+function routeOf(url: string, parts: EventsParts): EventsRoute | undefined {
+  const channel = channelPath.exec(url);
+  if (channel !== null) return { method: subscribe, open: channelEvents(channel, parts) };
+  const batch = batchPath.exec(url);
+  return batch === null ? undefined : { method: watchBatch, open: batchEvents(batch, parts) };
+}
+
+function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
+  return async (call) => {
+    const { header } = call;
+    const query = queryOf(search);
+    const caller = await callerOf(call, query, { scope: 'read', identify: parts.identify });
+    assertKnown(query, ['after_seq', 'from_now', 'uid', 'login_uid', 'access_token']);
+    if (query.has('uid') && query.has('login_uid')) throw invalidField('login_uid', 'is another name of uid: give one');
+    const channelType = Number(type);
+    if (!/^\d{1,2}$/.test(type) || channelType < 1 || channelType > 12)
+      throw invalidField('channel_type', 'must be a number from 1 to 12');
+    const channels = [{ channelType, channelId: decode('channel_id', id, 513), ...cursorOf(header, query) }];
+    const uidName = query.has('login_uid') ? 'login_uid' : 'uid';
+    const uid = query.get(uidName) ?? '';
+    if (!isId(uid, limits.idBytes))
+      throw invalidField(uidName, `must be at most ${limits.idBytes} bytes of UTF-8, without U+0000`);
+    const frames = parts.credentials.whileValid(streamCredential({ ...call, requestHeader: header }), (signal) =>
+      parts.tails.subscribe({ caller, uid, allOfUid: false, channels, signal }),
+    );
+    return texts(frames, (frame) => eventOf(frame, parts.writeJson));
+  };
+}
+
+function batchEvents([, id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
+  return async (call) => {
+    const { header } = call;
+    const query = queryOf(search);
+    const caller = await callerOf(call, query, { scope: 'send', identify: parts.identify });
+    assertKnown(query, ['access_token']);
+    if (header.get('last-event-id') === lastOfBatch) return undefined;
+    const batchId = decode('batch_id', id, 64);
+    const batches = parts.credentials.whileValid(streamCredential({ ...call, requestHeader: header }), (signal) =>
+      parts.batchWatch.watch(caller, batchId, signal),
+    );
+    return texts(batches, (batch) => {
+      const data = parts.writeJson(BatchSchema, create(BatchSchema, toBatch(batch)));
+      return `${batch.endedAt === null ? '' : `id: ${lastOfBatch}\n`}event: batch\ndata: ${data}\n\n`;
+    });
+  };
+}
+
+async function* texts<T>(items: AsyncIterable<T>, textOf: (item: T) => string): AsyncIterable<string> {
+  for await (const item of items) yield textOf(item);
+}
+
+async function callerOf(
+  { header, values }: EventsCall,
+  query: URLSearchParams,
+  { scope, identify }: { scope: Scope; identify: Identify | undefined },
+): Promise<Caller> {
+  // EventSource sets no headers; a query is the one other place that a page can put its token.
+  const token = query.get('access_token');
+  if (token !== null && header.get('authorization') === null) header.set('authorization', `Bearer ${token}`);
+  const caller = identify === undefined ? trustedCaller : await identify(header, values.get(certificateKey));
+  values.set(callerKey, caller);
+  assertScope(caller, scope, 'the event stream');
+  return caller;
+}
+
+function cursorOf(header: Headers, query: URLSearchParams): { afterSeq: number; fromNow: boolean } {
+  const fromNow = booleanOf('from_now', query.get('from_now') ?? 'false');
+  const text = header.get('last-event-id') || query.get('after_seq');
+  if (text === null || text === '') return { afterSeq: 0, fromNow };
+  const afterSeq = Number(text);
+  if (!/^\d{1,16}$/.test(text) || !Number.isSafeInteger(afterSeq))
+    throw invalidField('after_seq', 'or Last-Event-ID must be a sequence: a whole number');
+  return { afterSeq, fromNow: false };
+}
+
+function booleanOf(field: string, text: string): boolean {
+  if (['true', '1'].includes(text)) return true;
+  if (['false', '0', ''].includes(text)) return false;
+  throw invalidField(field, 'must be true or false');
+}
+
+function decode(field: string, text: string, bytes: number): string {
+  try {
+    const id = decodeURIComponent(text);
+    if (id !== '' && isId(id, bytes)) return id;
+  } catch {
+    // Said below.
+  }
+  throw invalidField(field, `must be 1 to ${bytes} bytes of UTF-8`);
+}
+
+function isId(text: string, bytes: number): boolean {
+  return !text.includes('\0') && Buffer.byteLength(text) <= bytes;
+}
+
+/** A message that is not stored has no id: EventSource keeps the last one that has. */
+function eventOf(frame: Frame, writeJson: EventsParts['writeJson']): string {
+  if (frame.kind === 'heartbeat' || frame.kind === 'all-caught-up') return ': heartbeat\n\n';
+  // With an id: a reader from_now that is cut before its first message comes back here, not at the head of that moment.
+  if (frame.kind === 'caught-up')
+    return `id: ${frame.lastSeq}\nevent: caught_up\ndata: {"last_seq":${frame.lastSeq}}\n\n`;
+  const { id: channelId, type: channelType } = frame.channel;
+  const init: MessageInitShape<typeof MessageSchema> = toMessage({ channelId, channelType }, frame.message);
+  const data = writeJson(MessageSchema, create(MessageSchema, init));
+  return `${frame.message.messageSeq === 0 ? '' : `id: ${frame.message.messageSeq}\n`}event: message\ndata: ${data}\n\n`;
+}

@@ -1,0 +1,245 @@
+import { LRUCache } from 'lru-cache';
+import { type Channel, channel, firstUids, messageSequence } from '../messages/channel.ts';
+import { type MadeChannel, readHeads } from '../messages/channel-keys.sql.ts';
+import { readRange, type StoredMessage } from '../messages/messages-read.sql.ts';
+import { Failure } from '../messages/service-error.ts';
+import { orBusy } from '../messages/store-busy.ts';
+import type { Store } from '../sending/group-context.ts';
+import {
+  type Frame,
+  type LiveMessage,
+  type OnTailRead,
+  type SubscribeCall,
+  Subscription,
+  type SubscriptionHouse,
+} from './subscription.ts';
+
+export type { Frame, LiveMessage, OnTailRead };
+
+/** Live tails of this instance. The cursor of each channel is the truth; wake-ups only say when to look. */
+export interface Tails {
+  subscribe(call: SubscribeCall): AsyncIterable<Frame>;
+  /** Something was stored in these channels. */
+  wake(channelKeys: Iterable<number>): void;
+  /** Something may have been stored anywhere: looks at the heads of what is subscribed to. */
+  poll(): Promise<void>;
+  /** These users came into channels, or left them. */
+  membersChanged(uids: Iterable<string>): void;
+  /** Channels were created: wakes those that wait for one of them, by its key. */
+  channelsMade(made: Iterable<MadeChannel>): void;
+  /** More channels were created than were named: looks for those that are waited for. */
+  findMade(): Promise<void>;
+  /** The members, lists or flags of these channels have changed. */
+  channelsChanged(channelKeys: Iterable<number>): void;
+  deliver(live: LiveMessage): void;
+  /** Who reads, and how many channels are followed. */
+  counts(): { readonly readers: number; readonly channels: number };
+  /** Ends them all. */
+  close(): void;
+}
+
+/** A reader that takes nothing for so long is ended: it would find its way back to the present slower than by subscribing again. */
+const slowMs = 60_000;
+const pageMessages = 200;
+/** Pages that readers of the same channel at the same place share, for this long. */
+const sharedPages = 500;
+const sharedMs = 2000;
+/** Channels that one statement of a poll asks for. */
+const pollAtOnce = 5000;
+
+export function createTails(store: Store, now: () => number = Date.now, onRead?: OnTailRead): Tails {
+  const { db } = store;
+  const subscriptions = new Set<Subscription>();
+  const byKey = new Map<number, Set<Subscription>>();
+  /** Those that wait for a channel that does not exist yet, by its text. */
+  const waiting = new Map<string, { readonly channel: Channel; readonly subscriptions: Set<Subscription> }>();
+  /** Those that follow all channels of a user. */
+  const byUid = new Map<string, Set<Subscription>>();
+  /** Readers that follow a channel come for the same page at the same moment: one statement is for all of them. */
+  const pages = new LRUCache<string, { page: Promise<readonly StoredMessage[]> }>({ max: sharedPages, ttl: sharedMs });
+
+  /** The last wake-up of a channel: a page that was asked for before it does not tell what it was about. */
+  const turns = new Map<number, number>();
+  let turn = 0;
+  const wake = (key: number) => {
+    const followers = byKey.get(key);
+    if (followers === undefined) return;
+    turns.set(key, ++turn);
+    for (const subscription of followers) subscription.wake(key);
+  };
+
+  /** The next messages after a sequence, with a service's eyes. An empty page is not kept: it is what a wake-up ends. */
+  function pageAfter(channelKey: number, afterSeq: number): Promise<readonly StoredMessage[]> {
+    const key = `${channelKey} ${afterSeq} ${turns.get(channelKey) ?? 0}`;
+    const known = pages.get(key);
+    if (known !== undefined) return known.page;
+    const range = {
+      afterSeq,
+      beforeSeq: Number.MAX_SAFE_INTEGER,
+      limit: pageMessages,
+      descending: false,
+      eyes: undefined,
+    };
+    const page = readRange(db, channelKey, range, now());
+    const entry = { page };
+    pages.set(key, entry);
+    const forget = () => {
+      if (pages.peek(key) === entry) pages.delete(key);
+    };
+    page.then((messages) => messages.length === 0 && forget(), forget);
+    return page;
+  }
+
+  function unfollow(channelKey: number, subscription: Subscription): void {
+    const all = byKey.get(channelKey);
+    all?.delete(subscription);
+    if (all?.size !== 0) return;
+    byKey.delete(channelKey);
+    turns.delete(channelKey);
+  }
+
+  function notWaiting({ key: text }: Channel, subscription: Subscription): void {
+    const entry = waiting.get(text);
+    entry?.subscriptions.delete(subscription);
+    if (entry?.subscriptions.size === 0) waiting.delete(text);
+  }
+
+  function made(created: Channel, channelKey: number): void {
+    for (const subscription of waiting.get(created.key)?.subscriptions ?? [])
+      subscription.channelMade(created, channelKey);
+    for (const uid of firstUids(created))
+      for (const subscription of byUid.get(uid) ?? []) subscription.channelMade(created, channelKey);
+  }
+
+  /** One statement for all that is waited for. */
+  async function findMade(): Promise<void> {
+    const wanted = [...waiting.values()].map((entry) => entry.channel);
+    for (let start = 0; start < wanted.length; start += pollAtOnce) {
+      const part = wanted.slice(start, start + pollAtOnce);
+      const keys = await store.channelKeys.find(part);
+      for (const each of part) {
+        const key = keys.get(each.key);
+        if (key !== undefined) made(each, key);
+      }
+    }
+  }
+
+  const house: SubscriptionHouse = {
+    store,
+    now,
+    onRead,
+    pageAfter,
+    enter(subscription) {
+      subscriptions.add(subscription);
+      if (subscription.isForAll && subscription.eyes !== undefined)
+        byUid.set(subscription.eyes, (byUid.get(subscription.eyes) ?? new Set()).add(subscription));
+    },
+    leave(subscription, keys, unmade) {
+      subscriptions.delete(subscription);
+      for (const key of keys) unfollow(key, subscription);
+      for (const each of unmade) notWaiting(each, subscription);
+      const uid = subscription.eyes ?? '';
+      const all = byUid.get(uid);
+      all?.delete(subscription);
+      if (all?.size === 0) byUid.delete(uid);
+    },
+    waitFor(unmade, subscription) {
+      const entry = waiting.get(unmade.key) ?? { channel: unmade, subscriptions: new Set() };
+      entry.subscriptions.add(subscription);
+      waiting.set(unmade.key, entry);
+    },
+    notWaiting,
+    follow(channelKey, subscription) {
+      const all = byKey.get(channelKey) ?? new Set();
+      byKey.set(channelKey, all.add(subscription));
+    },
+    unfollow,
+  };
+
+  return {
+    async *subscribe(call) {
+      const subscription = new Subscription(call, house);
+      const frames = subscription.frames();
+      try {
+        for (;;) {
+          const { done, value } = await orBusy(() => frames.next());
+          if (done === true) return;
+          const offered = performance.now();
+          yield value;
+          if (performance.now() - offered > slowMs) throw tooSlow(value);
+        }
+      } finally {
+        await frames.return(undefined);
+      }
+    },
+    wake(keys) {
+      for (const key of keys) wake(key);
+    },
+    async poll() {
+      await findMade();
+      const keys = [...byKey.keys()];
+      for (let start = 0; start < keys.length; start += pollAtOnce) {
+        const part = keys.slice(start, start + pollAtOnce);
+        // Cursors first: each was read from the database, so that a head that is asked for now and is below it was put back.
+        const cursors = part.flatMap((key) =>
+          [...(byKey.get(key) ?? [])].map((reader) => ({ key, reader, cursor: reader.cursorOf(key) })),
+        );
+        const heads = await readHeads(db, part);
+        for (const { key, reader, cursor } of cursors) {
+          const head = heads.get(key) ?? 0;
+          if (cursor > head) reader.wentBack(key, head);
+          else if (reader.cursorOf(key) < head) wake(key);
+        }
+      }
+    },
+    membersChanged(uids) {
+      const changed = new Set(uids);
+      for (const subscription of subscriptions)
+        if (subscription.eyes !== undefined && changed.has(subscription.eyes)) subscription.recheck();
+    },
+    channelsMade(all) {
+      for (const { type, id, channelKey } of all) made(channel(type, id, messageSequence), channelKey);
+    },
+    findMade,
+    channelsChanged(keys) {
+      for (const key of keys) for (const subscription of byKey.get(key) ?? []) subscription.recheck();
+    },
+    deliver(live) {
+      const uids = new Set(live.channel.uids ?? []);
+      for (const subscription of subscriptions)
+        if (
+          subscription.follows(live.channel) ||
+          (subscription.isForAll && subscription.eyes !== undefined && uids.has(subscription.eyes))
+        )
+          subscription.deliver(live);
+    },
+    counts: () => ({ readers: subscriptions.size, channels: byKey.size }),
+    close() {
+      for (const subscription of subscriptions)
+        subscription.end(
+          new Failure({
+            reason: 'STOPPING',
+            message: 'the service is stopping: subscribe again, from the last message_seq of each channel',
+            metadata: {},
+            retryAfterMs: 1000,
+          }),
+        );
+    },
+  };
+}
+
+function tooSlow(frame: Frame): Failure {
+  const at: Record<string, string> =
+    frame.kind === 'message'
+      ? {
+          channel_id: frame.channel.id,
+          channel_type: String(frame.channel.type),
+          after_seq: String(frame.message.messageSeq),
+        }
+      : {};
+  return new Failure({
+    reason: 'READER_TOO_SLOW',
+    message: `the reader took nothing for ${slowMs / 1000} s: subscribe again, from the last message_seq of each channel`,
+    metadata: at,
+  });
+}

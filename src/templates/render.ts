@@ -1,0 +1,81 @@
+import { setImmediate, setTimeout } from 'node:timers/promises';
+import { type CallOfTurns, type Step, Turns } from '../overload/fair-scheduler.ts';
+import { OutOfTime, within } from '../overload/watchdog.ts';
+
+/** One rendering of a batch. */
+export interface RenderingWork {
+  readonly count: number;
+  /** Each message ends in good time by itself: the watchdog is spared. */
+  readonly isBounded: boolean;
+  /** Renders one message. It may be broken off, and is then done again or refused. */
+  readonly render: (index: number) => void;
+  /** It cannot be rendered in the time that there is. */
+  readonly refuse: (index: number, why: string) => void;
+}
+
+/** Milliseconds after which others have their turn. */
+const sliceMs = 10;
+/** Milliseconds of one slice, and so of one message: more than liquidjs gives itself, which says it better. */
+const messageMs = 75;
+/** Milliseconds of a batch: 5 ms a message, a hundred times what is usual. */
+const batchMs = 5000;
+/** Milliseconds of rendering on end after which the process does something else for half of its time. */
+const busyMs = 50;
+/** Milliseconds without rendering after which that begins anew: longer than a rest. */
+const idleMs = 200;
+
+/** The turns at rendering. One slice runs at a time in a process, whoever renders: 24 calls with a slice each per turn of the loop held up everybody for 44 s. */
+export function createRenderingTurns(aside?: () => () => void): Turns {
+  let busy = 0;
+  let endedAt = 0;
+  const rest = (tookMs: number) => {
+    const now = performance.now();
+    if (now - tookMs - endedAt > idleMs) busy = 0;
+    busy += tookMs;
+    endedAt = now;
+    if (tookMs < 1) return undefined;
+    // A call takes some turns of the loop: one turn after each 100 ms made a second of it.
+    return busy > busyMs ? setTimeout(Math.min(tookMs, messageMs)) : setImmediate();
+  };
+  return new Turns({ rest, ...(aside === undefined ? {} : { aside }) });
+}
+
+/** Renders a batch, a slice a turn: a thousand templates of 50 ms each held up everybody for 50 s. */
+export async function renderInSlices(
+  turns: Turns,
+  call: CallOfTurns,
+  { count, isBounded, render, refuse }: RenderingWork,
+): Promise<void> {
+  let index = 0;
+  let spent = 0;
+  let isAgain = false;
+  const step = (): Step => {
+    const first = index;
+    const start = performance.now();
+    const slice = () => {
+      for (; index < count; index++) {
+        if (index > first && performance.now() - start > sliceMs) return;
+        render(index);
+      }
+    };
+    try {
+      if (isBounded) slice();
+      else within(messageMs, slice);
+    } catch (error) {
+      if (!(error instanceof OutOfTime)) throw error;
+      // The first of its slice had all of the time, and has it once more, since the process may have stood still; another begins a slice of its own.
+      if (index === first) {
+        if (isAgain) refuse(index++, error.message);
+        else isAgain = true;
+      }
+    }
+    isAgain &&= index === first;
+    // A process that stood still has not been rendering.
+    const tookMs = Math.min(performance.now() - start, messageMs);
+    spent += tookMs;
+    if (spent > batchMs)
+      for (; index < count; index++) refuse(index, `the batch takes longer than ${batchMs} ms to render`);
+    return { isDone: index >= count, tookMs };
+  };
+  if (count > 0) await turns.run(call, step);
+}

@@ -1,0 +1,264 @@
+import { setImmediate } from 'node:timers/promises';
+import { LRUCache } from 'lru-cache';
+import type { Draft } from '../messages/message.ts';
+import { Failure, invalidField, type Refusal } from '../messages/service-error.ts';
+import { orBusy } from '../messages/store-busy.ts';
+import type { CallOfTurns, Turns } from '../overload/fair-scheduler.ts';
+import { OutOfTime, within } from '../overload/watchdog.ts';
+import type { Db } from '../postgres/schema.ts';
+import { createRenderingTurns, renderInSlices } from './render.ts';
+import {
+  type CompiledTemplate,
+  compileTemplate,
+  type TemplateText,
+  templateFailed,
+  templateMissing,
+  type Variables,
+} from './template.ts';
+import { deleteTemplate, findTemplate, insertTemplate, listTemplates, type StoredTemplate } from './templates.sql.ts';
+
+/** A stored version, and the names that it takes from its variables. */
+export interface DescribedTemplate extends StoredTemplate {
+  readonly variables: readonly string[];
+}
+
+/** A message's template, and what goes into it. */
+export interface TemplateUse {
+  readonly name: string;
+  /** 0: the latest. */
+  readonly version: number;
+  readonly variables?: Variables | undefined;
+}
+
+/** A draft that has its payload, or a template instead of it. */
+export interface TemplatedDraft extends Draft {
+  readonly template?: TemplateUse | undefined;
+}
+
+/** Drafts with their payloads, and by index why some have none. */
+export interface Rendered {
+  readonly drafts: readonly Draft[];
+  readonly refused: ReadonlyMap<number, Refusal>;
+}
+
+/** For whom, and what of it. */
+export interface RenderOptions {
+  /** The caller whose share of the process's rendering it takes. */
+  readonly caller?: string;
+  /** Aborted when the caller has gone away. */
+  readonly signal?: AbortSignal | undefined;
+  /** By index: what is refused already is not rendered. */
+  readonly skip?: (index: number) => boolean;
+  /** The time that `now` means, in milliseconds since 1970; unset: when it is rendered. */
+  readonly at?: number | undefined;
+}
+
+export interface Templates {
+  /** Renders; `own` are the request's own templates, which go before stored ones. */
+  render(drafts: readonly TemplatedDraft[], own: readonly TemplateText[], options?: RenderOptions): Promise<Rendered>;
+  create(text: TemplateText): Promise<DescribedTemplate>;
+  get(name: string, version: number): Promise<DescribedTemplate>;
+  /** The version of a stored one, or its latest for 0; undefined when there is none. */
+  versionOf(name: string, version: number): Promise<number | undefined>;
+  list(after: string, limit: number): Promise<DescribedTemplate[]>;
+  remove(name: string): Promise<void>;
+  preview(text: TemplateText | TemplateUse, variables: Variables): Promise<Uint8Array>;
+}
+
+/** Milliseconds that a stored template is known without asking again: a new version is in force after at most this long. */
+const memoryMs = 1000;
+const remembered = 1000;
+/** Compiled ones, by their text: a version never changes. Of the largest, a hundred times what they are as text, 1000 would be 6 GB. */
+const compiledKept = 1000;
+const compiledBytes = 64 * 1024 * 1024;
+/** What one that is none holds: its text and why. */
+const faultBytes = 256 * 1024;
+/** Milliseconds in which it is found out which variables a template needs: of a sane one it is less than one. */
+const namesMs = 50;
+
+export function createTemplates(
+  db: Db,
+  now: () => number = Date.now,
+  turns: Turns = createRenderingTurns(),
+): Templates {
+  const known = new LRUCache<string, { found: Promise<StoredTemplate | undefined> }>({
+    max: remembered,
+    ttl: memoryMs,
+    ttlResolution: 0,
+  });
+  const compiled = new LRUCache<string, CompiledTemplate | { readonly fault: string }>({
+    max: compiledKept,
+    maxSize: compiledBytes,
+    sizeCalculation: (each) => ('fault' in each ? faultBytes : each.bytes),
+  });
+
+  const look = (name: string, version: number): Promise<StoredTemplate | undefined> => {
+    const key = `${name} ${version}`;
+    const found = known.get(key)?.found ?? findTemplate(db, name, version);
+    known.set(key, { found }, { noUpdateTTL: true });
+    found.catch(() => known.delete(key));
+    return found;
+  };
+  const textKey = ({ name, format, body }: TemplateText) => `${name} ${format} ${body}`;
+  const compile = (text: TemplateText): CompiledTemplate | { readonly fault: string } => {
+    const key = textKey(text);
+    const result = compiled.get(key) ?? compileTemplate(text);
+    compiled.set(key, result);
+    return result;
+  };
+  const usable = (text: TemplateText, field: string): CompiledTemplate => {
+    const result = compile(text);
+    if ('fault' in result) throw invalidField(field, `is no template: ${result.fault}`);
+    return result;
+  };
+
+  const describe = (stored: StoredTemplate): DescribedTemplate => {
+    const template = compile(stored);
+    let variables: readonly string[] = [];
+    try {
+      if (!('fault' in template))
+        within(namesMs, () => {
+          variables = template.variables();
+        });
+    } catch (error) {
+      if (!(error instanceof OutOfTime)) throw error;
+    }
+    return { ...stored, variables };
+  };
+
+  const inTurn = async <T>(call: CallOfTurns, work: () => T): Promise<T> => {
+    const results: T[] = [];
+    await turns.run(call, () => {
+      results.push(work());
+      return { isDone: true };
+    });
+    return results[0] as T;
+  };
+
+  const get = (name: string, version: number): Promise<StoredTemplate> =>
+    orBusy(async () => {
+      const found = await findTemplate(db, name, version);
+      if (found === undefined) throw new Failure(templateMissing(name, version));
+      return found;
+    });
+
+  return {
+    async render(drafts, own, { caller = '', signal, skip = () => false, at } = {}) {
+      if (own.length === 0 && drafts.every((draft) => draft.template === undefined))
+        return { drafts, refused: new Map() };
+      const turn: CallOfTurns = {
+        caller,
+        signal,
+        weigh: () => drafts.reduce((sum, draft) => sum + weightOf(draft), 0),
+      };
+      const ready = new Map<string, CompiledTemplate | undefined>();
+      const prepare = async (key: string, text: TemplateText, field: string) => {
+        const template = compiled.has(textKey(text))
+          ? usable(text, field)
+          : await inTurn(turn, () => usable(text, field));
+        ready.set(key, template);
+        return template.bytes;
+      };
+      let bytes = 0;
+      for (const [index, text] of own.entries()) {
+        if (ready.has(`${text.name} 0`)) throw invalidField(`templates[${index}].name`, 'is given twice');
+        bytes += await prepare(`${text.name} 0`, text, `templates[${index}].body`);
+        if (bytes > compiledBytes)
+          throw invalidField(`templates[${index}]`, 'is one too many: they are too large together; send fewer');
+      }
+      for (const [index, { template: use }] of drafts.entries()) {
+        if (use === undefined || skip(index) || ready.has(keyOf(use))) continue;
+        const stored = await orBusy(() => look(use.name, use.version));
+        if (stored === undefined) ready.set(keyOf(use), undefined);
+        else await prepare(keyOf(use), stored, `messages[${index}].template`);
+      }
+      const refused = new Map<number, Refusal>();
+      const rendered: Draft[] = [...drafts];
+      await renderInSlices(turns, turn, {
+        count: drafts.length,
+        isBounded: [...ready.values()].every((each) => each === undefined || each.isPlain),
+        render(index) {
+          const draft = drafts[index] as TemplatedDraft;
+          const { template: use } = draft;
+          if (use === undefined || skip(index)) return;
+          const result = ready.get(keyOf(use))?.render(use.variables ?? {}, at) ?? {
+            refusal: templateMissing(use.name, use.version),
+          };
+          if ('refusal' in result) {
+            if (result.late !== undefined) throw new OutOfTime(result.late);
+            refused.set(index, result.refusal);
+          } else rendered[index] = { ...draft, payload: result.payload };
+        },
+        refuse(index, why) {
+          const use = drafts[index]?.template;
+          if (use !== undefined) refused.set(index, templateFailed(use.name, why));
+        },
+      });
+      return { drafts: rendered, refused };
+    },
+    create: (text) =>
+      orBusy(async () => {
+        usable(text, 'body');
+        const stored = await insertTemplate(db, text, now());
+        known.delete(`${text.name} 0`);
+        return describe(stored);
+      }),
+    get: async (name, version) => describe(await get(name, version)),
+    async versionOf(name, version) {
+      // That there is none is asked of the database: it is final for a batch.
+      const found = (await orBusy(() => look(name, version))) ?? (await orBusy(() => findTemplate(db, name, version)));
+      return found?.version;
+    },
+    async list(after, limit) {
+      const described: DescribedTemplate[] = [];
+      for (const each of await orBusy(() => listTemplates(db, after, limit))) {
+        described.push(describe(each));
+        await setImmediate();
+      }
+      return described;
+    },
+    remove: (name) =>
+      orBusy(async () => {
+        if (!(await deleteTemplate(db, name))) throw new Failure(templateMissing(name, 0));
+        known.clear();
+      }),
+    async preview(text, variables) {
+      const found = 'body' in text ? text : await get(text.name, text.version);
+      const template = usable(found, 'body');
+      let result: ReturnType<CompiledTemplate['render']> | undefined;
+      await renderInSlices(
+        turns,
+        { caller: '' },
+        {
+          count: 1,
+          isBounded: template.isPlain,
+          render: () => {
+            result = template.render(variables);
+            if ('refusal' in result && result.late !== undefined) throw new OutOfTime(result.late);
+          },
+          refuse: (_, why) => {
+            result = { refusal: templateFailed(found.name, why) };
+          },
+        },
+      );
+      if (result === undefined) throw new Error('nothing was rendered');
+      if ('refusal' in result) throw new Failure(result.refusal);
+      return result.payload;
+    },
+  };
+}
+
+const keyOf = ({ name, version }: TemplateUse): string => `${name} ${version}`;
+
+/** About how many bytes a draft holds: its variables, for the most part. */
+function weightOf({ payload, template }: TemplatedDraft): number {
+  return 256 + payload.length + weightOfValue(template?.variables);
+}
+
+function weightOfValue(value: unknown): number {
+  if (typeof value === 'string') return 16 + 2 * value.length;
+  if (typeof value !== 'object' || value === null) return 16;
+  let weight = 32;
+  for (const name in value) weight += 2 * name.length + weightOfValue((value as Record<string, unknown>)[name]);
+  return weight;
+}

@@ -1,0 +1,239 @@
+import { sql } from 'kysely';
+import { limits } from '../limits.ts';
+import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from '../messages/messages-read.sql.ts';
+import { databaseNow } from '../postgres/pool.ts';
+import type { Db } from '../postgres/schema.ts';
+import { countOf, firstOf, type Range, withinBytes } from './webhook.ts';
+import { type StoredWebhook, toWebhook, type WebhookRow, webhookColumns } from './webhooks.sql.ts';
+
+/** A stored message and the channel that it is in. */
+export interface PlacedMessage extends StoredMessage {
+  readonly channelKey: number;
+  readonly channelType: number;
+  readonly channelId: string;
+}
+
+/** Whose lane it is: a claim that ran out and was made by another has another token. */
+export interface Lease {
+  readonly webhookKey: number;
+  readonly lane: number;
+  readonly token: string;
+}
+
+/** The lane of a lease, as long as it is held. */
+export const mine = ({ webhookKey, lane, token }: Lease) =>
+  sql`webhook_key = ${webhookKey} and lane = ${lane} and token = ${token}::uuid`;
+
+/** Messages that go in one POST. */
+export interface Delivery {
+  readonly webhook: StoredWebhook;
+  /** The `webhook-id`. */
+  readonly id: string;
+  /** Tries that failed. */
+  readonly attempts: number;
+  /** Those of its ranges that are still there. */
+  readonly messages: readonly PlacedMessage[];
+}
+
+/** The lane of what is redelivered: the one behind those of the channels. */
+const redeliveryLane = limits.webhookLanes;
+/**
+ * Claims the lanes that have something to do and that nobody works on; of a webhook that has failed too often one time after the other one lane, and only while it has none. What another instance is
+ * claiming at this moment is passed over, so that nobody waits.
+ */
+export async function claimLanes(
+  db: Db,
+  token: string,
+  { leaseMs, failuresBeforeBreak }: { leaseMs: number; failuresBeforeBreak: number },
+): Promise<Lease[]> {
+  const { rows } = await sql<{ webhook_key: number; lane: number }>`
+    with due as materialized (
+      select l.webhook_key, l.lane, w.failures, row_number() over (partition by l.webhook_key order by l.next_at, l.lane) as nth
+      from sendbatch.webhook w join sendbatch.webhook_lane l using (webhook_key)
+      where w.disabled_by is null and w.paused_until <= ${databaseNow}
+        and l.leased_until <= ${databaseNow} and l.next_at <= ${databaseNow} and (
+        l.delivery_id is not null
+        or l.lane = ${redeliveryLane} and exists (
+          select from sendbatch.webhook_parked p where p.webhook_key = l.webhook_key and p.redeliver)
+        or l.lane <> ${redeliveryLane} and (
+          (select since from sendbatch.webhook_queue q where q.webhook_key = l.webhook_key and q.lane = l.lane order by queued_id limit 1)
+            <= ${databaseNow} - w.max_wait_ms
+          or w.max_wait_ms > 0 and w.batch_size <= (
+            select sum(n) from (
+              select last_seq - first_seq + 1 as n from sendbatch.webhook_queue q
+              where q.webhook_key = l.webhook_key and q.lane = l.lane order by queued_id limit w.batch_size
+            ) waiting)))
+    ), free as materialized (
+      select l.webhook_key, l.lane from due d join sendbatch.webhook_lane l using (webhook_key, lane)
+      where l.leased_until <= ${databaseNow} and (
+        d.failures < ${failuresBeforeBreak}
+        or d.nth = 1 and not exists (
+          select from sendbatch.webhook_lane b where b.webhook_key = d.webhook_key and b.leased_until > ${databaseNow}))
+      for update of l skip locked
+    )
+    update sendbatch.webhook_lane l set token = ${token}::uuid, leased_until = ${databaseNow} + ${leaseMs}::bigint
+    from free f where l.webhook_key = f.webhook_key and l.lane = f.lane
+    returning l.webhook_key, l.lane`.execute(db);
+  return rows.map((row) => ({ webhookKey: row.webhook_key, lane: row.lane, token }));
+}
+
+interface LaneRow {
+  readonly delivery_id: number | null;
+  readonly message_id: string | null;
+  readonly ranges: RangeRow[] | null;
+  readonly attempts: number;
+  readonly next_at: number;
+  readonly now: number;
+}
+
+/** Channel key, first and last sequence. */
+export type RangeRow = readonly [number, number, number];
+
+/**
+ * The delivery that a lane has in hand, or else its next one, out of what is queued; the lease begins anew. Undefined when there is nothing to do, or the lease was lost.
+ * A delivery keeps its messages and its id from its first attempt to its last, but for messages that have expired.
+ *
+ * Nothing is locked while messages are read: what is taken is locked and moved by one statement, so that the router, which extends the same rows, waits for one round trip at most.
+ */
+export async function takeDelivery(
+  db: Db,
+  lease: Lease,
+  { newId, leaseMs, now }: { newId: string; leaseMs: number; now: number },
+): Promise<Delivery | undefined> {
+  const { rows } = await sql<WebhookRow & LaneRow>`
+    select ${webhookColumns}, l.delivery_id, l.message_id, l.ranges, l.attempts, l.next_at, ${databaseNow} as now
+    from sendbatch.webhook_lane l join sendbatch.webhook w using (webhook_key)
+    where l.webhook_key = ${lease.webhookKey} and l.lane = ${lease.lane} and l.token = ${lease.token}::uuid`.execute(
+    db,
+  );
+  const [row] = rows;
+  if (row === undefined || row.disabled_by !== null || row.next_at > row.now) return undefined;
+  const webhook = toWebhook(row);
+  const { message_id: id, ranges, attempts } = row;
+  if (id !== null && ranges !== null) {
+    const messages = await readPlaced(db, ranges.map(toRange), now);
+    return (await renew(db, lease, leaseMs)) ? { webhook, id, attempts, messages } : undefined;
+  }
+  return lease.lane === redeliveryLane
+    ? await takeParked(db, lease, webhook, { leaseMs, now })
+    : await takeQueued(db, lease, webhook, { newId, leaseMs, now, databaseNow: row.now });
+}
+
+async function takeQueued(
+  db: Db,
+  lease: Lease,
+  webhook: StoredWebhook,
+  at: { newId: string; leaseMs: number; now: number; databaseNow: number },
+): Promise<Delivery | undefined> {
+  const { rows } = await sql<{ channel_key: number; first_seq: number; last_seq: number; since: number }>`
+    select channel_key, first_seq, last_seq, since from sendbatch.webhook_queue
+    where webhook_key = ${lease.webhookKey} and lane = ${lease.lane} order by queued_id limit ${webhook.batchSize}`.execute(
+    db,
+  );
+  const queued = rows.map((row) => ({ ...toRange([row.channel_key, row.first_seq, row.last_seq]), since: row.since }));
+  const [first] = queued;
+  if (first === undefined) return undefined;
+  const wanted = firstOf<Range>(queued, webhook.batchSize);
+  if (countOf(wanted) < webhook.batchSize && first.since + webhook.maxWaitMs > at.databaseNow) return undefined;
+  const { ranges, messages } = withinBytes(wanted, await readPlaced(db, wanted, at.now), limits.webhookBytes);
+  const taken = await takeRanges(db, lease, ranges, at);
+  if (taken.size === 0) return undefined;
+  return { webhook, id: at.newId, attempts: 0, messages: messages.filter((each) => taken.has(each.channelKey)) };
+}
+
+/**
+ * Moves ranges from the queue into the lane's hand, and returns the channels of those that it got: rows that the router is at are passed over, their turn comes when it is done. Rows are judged as they
+ * are under their lock: one that the router has extended meanwhile is cut, not deleted, and goes behind the others of its lane, so that a busy channel does not keep them waiting.
+ */
+async function takeRanges(
+  db: Db,
+  lease: Lease,
+  ranges: readonly Range[],
+  { newId, leaseMs }: { newId: string; leaseMs: number },
+): Promise<Set<number>> {
+  const { rows } = await sql<{ channel_key: number }>`
+    with lane as (
+      select webhook_key, lane from sendbatch.webhook_lane where ${mine(lease)} and delivery_id is null for update
+    ), locked as materialized (
+      select q.channel_key, q.last_seq as queued_seq, c.first_seq, c.last_seq, c.place
+      from sendbatch.webhook_queue q join unnest(${ranges.map((range) => range.channelKey)}::bigint[], ${ranges.map((range) => range.firstSeq)}::bigint[],
+        ${ranges.map((range) => range.lastSeq)}::bigint[]) with ordinality as c(channel_key, first_seq, last_seq, place) on q.channel_key = c.channel_key
+      where q.webhook_key = ${lease.webhookKey} and exists (select from lane)
+      order by q.channel_key for update of q skip locked
+    ), drained as (
+      delete from sendbatch.webhook_queue q using locked c
+      where q.webhook_key = ${lease.webhookKey} and q.channel_key = c.channel_key and c.queued_seq = c.last_seq
+    ), cut as (
+      update sendbatch.webhook_queue q set first_seq = c.last_seq + 1, queued_id = nextval('sendbatch.webhook_queued')
+      from locked c where q.webhook_key = ${lease.webhookKey} and q.channel_key = c.channel_key and c.queued_seq > c.last_seq
+    ), held as (
+      update sendbatch.webhook_lane l set delivery_id = nextval('sendbatch.webhook_delivery'), message_id = ${newId},
+        ranges = (select jsonb_agg(jsonb_build_array(channel_key, first_seq, last_seq) order by place) from locked), attempts = 0,
+        last_status = null, last_error = null, created_at = ${databaseNow}, leased_until = ${databaseNow} + ${leaseMs}::bigint
+      from lane where l.webhook_key = lane.webhook_key and l.lane = lane.lane and exists (select from locked)
+    )
+    select channel_key from locked`.execute(db);
+  return new Set(rows.map((row) => row.channel_key));
+}
+
+async function takeParked(
+  db: Db,
+  lease: Lease,
+  webhook: StoredWebhook,
+  at: { leaseMs: number; now: number },
+): Promise<Delivery | undefined> {
+  const { rows } = await sql<{ delivery_id: number; message_id: string; ranges: RangeRow[] }>`
+    select delivery_id, message_id, ranges from sendbatch.webhook_parked
+    where webhook_key = ${lease.webhookKey} and redeliver order by delivery_id limit 1`.execute(db);
+  const [row] = rows;
+  if (row === undefined) return undefined;
+  const messages = await readPlaced(db, row.ranges.map(toRange), at.now);
+  const { rows: taken } = await sql`
+    with lane as (
+      select webhook_key, lane from sendbatch.webhook_lane where ${mine(lease)} and delivery_id is null for update
+    ), gone as (
+      delete from sendbatch.webhook_parked where delivery_id = ${row.delivery_id} and exists (select from lane)
+      returning delivery_id, message_id, ranges, created_at
+    )
+    update sendbatch.webhook_lane l set delivery_id = g.delivery_id, message_id = g.message_id, ranges = g.ranges, attempts = 0,
+      last_status = null, last_error = null, created_at = g.created_at, leased_until = ${databaseNow} + ${at.leaseMs}::bigint
+    from lane, gone g where l.webhook_key = lane.webhook_key and l.lane = lane.lane returning l.lane`.execute(db);
+  return taken.length === 0 ? undefined : { webhook, id: row.message_id, attempts: 0, messages };
+}
+
+/** Whether the lane is still this lease's. */
+async function renew(db: Db, lease: Lease, leaseMs: number): Promise<boolean> {
+  const { numAffectedRows } = await sql`
+    update sendbatch.webhook_lane set leased_until = ${databaseNow} + ${leaseMs}::bigint where ${mine(lease)}`.execute(
+    db,
+  );
+  return numAffectedRows === 1n;
+}
+
+/** The messages of ranges that are there and have not expired, range by range in their order. */
+async function readPlaced(
+  db: Db,
+  ranges: readonly Range[],
+  now: number,
+): Promise<(PlacedMessage & { readonly bytes: number })[]> {
+  const { rows } = await sql<MessageRow & { channel_key: number; channel_type: number; channel_id: string }>`
+    select r.channel_key, c.channel_type, c.channel_id, m.*
+    from unnest(${ranges.map((range) => range.channelKey)}::bigint[], ${ranges.map((range) => range.firstSeq)}::bigint[],
+      ${ranges.map((range) => range.lastSeq)}::bigint[]) with ordinality as r(channel_key, first_seq, last_seq, ordinal)
+    cross join lateral (select channel_type, channel_id from sendbatch.channel c where c.channel_key = r.channel_key limit 1) c
+    cross join lateral (
+      select ${messageColumns} from sendbatch.message m
+      where m.channel_key = r.channel_key and m.message_seq between r.first_seq and r.last_seq and ${alive(now)}
+      order by m.message_seq limit ${limits.webhookMessages}
+    ) m
+    order by r.ordinal, m.message_seq`.execute(db);
+  return rows.map((row) => ({
+    ...toStored(row),
+    channelKey: row.channel_key,
+    channelType: row.channel_type,
+    channelId: row.channel_id,
+    bytes: row.payload.length,
+  }));
+}
+
+const toRange = ([channelKey, firstSeq, lastSeq]: RangeRow): Range => ({ channelKey, firstSeq, lastSeq });

@@ -1,0 +1,168 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { sql } from 'kysely';
+import pg from 'pg';
+import { limits } from '../../src/limits.ts';
+import { troubleOf } from '../../src/postgres/pg-errors.ts';
+import { openDatabase } from '../../src/postgres/pool.ts';
+import { startCluster, type TestCluster } from '../support/cluster.ts';
+import { said } from '../support/doors.ts';
+import { startService, type TestService } from '../support/service.ts';
+import { assertSound } from '../support/verify.ts';
+import { assertBusy, doorOf, draftTo, timed, until, type Watch, watch } from '../support/watch.ts';
+
+const lockTimeoutMs = 500;
+const statementTimeoutMs = 1000;
+const requestTimeoutMs = 10_000;
+
+describe('a database that has no room, no time or no lock to give', () => {
+  let cluster: TestCluster;
+  let url: string;
+  let service: TestService;
+  let other: TestService;
+  let watching: Watch;
+  let admin: pg.Client;
+  before(async () => {
+    cluster = await startCluster({ durable: false, settings: { max_connections: '40' } });
+    url = cluster.url('sendbatch');
+    const settings = { databaseUrl: url, poolSize: 2, sweepIntervalMs: 200 };
+    other = await startService(settings);
+    service = await startService({ ...settings, lockTimeoutMs, statementTimeoutMs, requestTimeoutMs });
+    admin = await connected(url);
+    watching = watch(service, other, url);
+    await watching.assertWell();
+  });
+  after(async () => {
+    watching.stop();
+    await admin.end();
+    await service.stop();
+    await other.stop();
+    await cluster.stop();
+  });
+
+  /** Sends over gRPC and JSON and reads, all at once; every one of them must be told to come again, in time. */
+  async function assertAllBusy(channel: string): Promise<void> {
+    const grpc = doorOf(service, 'gRPC, grpc-js');
+    const json = doorOf(service, 'JSON route');
+    const { result, ms } = await timed(
+      Promise.all([
+        grpc.send({ messages: [draftTo(channel, '1')] }),
+        json.send({ messages: [draftTo(channel, '2')] }),
+        ...Array.from({ length: 20 }, async () => {
+          const read = await fetch(`${service.url}/v1/channels/2/${channel}/messages`);
+          return [read.status, read.headers.get('retry-after'), await read.json()] as const;
+        }),
+      ]),
+    );
+    const [byGrpc, byJson, ...reads] = result;
+    assertBusy(byGrpc);
+    assertBusy(byJson);
+    for (const [status, retryAfter, body] of reads)
+      assert.deepEqual([status, retryAfter], [503, '1'], JSON.stringify(body));
+    assert.ok(ms < requestTimeoutMs, `${ms} ms`);
+    grpc.close();
+  }
+
+  async function untilTaken(channel: string): Promise<void> {
+    const door = doorOf(service, 'JSON route');
+    await until(`${channel} is made`, async () =>
+      /^(ok|again)$/.test(said(await door.send({ messages: [draftTo(channel, '0')] }))),
+    );
+  }
+
+  async function assertWellAgain(channel: string): Promise<void> {
+    const door = doorOf(service, 'Connect, binary');
+    const messages = [draftTo(channel, '1'), draftTo(channel, '2')];
+    await until(`${channel} is taken`, async () => /^(ok|again) (ok|again)$/.test(said(await door.send({ messages }))));
+    await watching.assertWell();
+    await assertSound(url);
+  }
+
+  test('max_connections held by others', async () => {
+    const hogs: pg.Client[] = [];
+    const ours = `pid <> pg_backend_pid() and application_name = 'sendbatch'`;
+    const hasNone = async () => (await admin.query(`select from pg_stat_activity where ${ours}`)).rows.length === 0;
+    try {
+      for (let round = 1; ; round++) {
+        // Until nothing is left: what the service had is taken away, and what that frees is taken before it comes back.
+        await until('the service has no connection left', async () => {
+          await admin.query(`select pg_terminate_backend(pid) from pg_stat_activity where ${ours}`);
+          for (let full = false; !full; ) {
+            const hog = await connected(url).catch((error: { code?: string }) => error);
+            if (hog instanceof pg.Client) hogs.push(hog);
+            else full = true;
+          }
+          return await hasNone();
+        });
+        const fault: unknown = await assertAllBusy('no-connections').catch((error: unknown) => error);
+        if (fault === undefined) break;
+        // Another connection of somebody's may have ended meanwhile, and the service was quicker to take its place.
+        if (round === 5 || (await hasNone())) throw fault;
+      }
+    } finally {
+      await Promise.all(hogs.map((hog) => hog.end()));
+    }
+    await assertWellAgain('no-connections');
+  });
+
+  test('a table that somebody holds locked, with the pool full of those who wait for it', async () => {
+    await untilTaken('locked');
+    await admin.query('begin');
+    await admin.query('lock table sendbatch.message in access exclusive mode');
+    await assertAllBusy('locked');
+    await admin.query('rollback');
+    await assertWellAgain('locked');
+  });
+
+  test('statements that take too long', async () => {
+    await untilTaken('slow');
+    await admin.query(
+      `create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(60); return new; end'`,
+    );
+    await admin.query(`create trigger slow before insert on sendbatch.message for each row execute function slow()`);
+    const door = doorOf(service, 'gRPC, connect-node');
+    const { result, ms } = await timed(door.send({ messages: [draftTo('slow', '1')] }));
+    assertBusy(result);
+    assert.ok(ms < requestTimeoutMs, `${ms} ms`);
+    // Reading does not wait for those who write.
+    const read = async () => (await fetch(`${service.url}/v1/channels/2/slow/messages`)).status;
+    await until('reading goes on', async () => (await read()) === 200);
+    await admin.query('drop trigger slow on sendbatch.message');
+    await assertWellAgain('slow');
+  });
+
+  test('more that wait for a connection than are served in good time: the next is told at once', async () => {
+    const db = openDatabase({
+      connection: { url },
+      poolSize: 1,
+      lockTimeoutMs: 0,
+      statementTimeoutMs: 0,
+      connectTimeoutMs: 120_000,
+      onConnectionError: () => {},
+    });
+    const { promise: held, resolve: release } = Promise.withResolvers<void>();
+    const holding = db.connection().execute(() => held);
+    const waiting = Array.from({ length: limits.poolWaiting }, () => sql`select`.execute(db));
+    await until('all wait or are served', async () => {
+      const error: unknown = await Promise.race([
+        sql`select`.execute(db).then(
+          () => undefined,
+          (refused: unknown) => refused,
+        ),
+        new Promise((resolve) => setTimeout(resolve, 100)),
+      ]);
+      return error instanceof Error && troubleOf(error) === 'lost' && error.message.startsWith('no connection is free');
+    });
+    release();
+    await holding;
+    await Promise.all(waiting);
+    await db.destroy();
+  });
+});
+
+async function connected(url: string): Promise<pg.Client> {
+  const client = new pg.Client({ connectionString: url });
+  client.on('error', () => {});
+  await client.connect();
+  return client;
+}

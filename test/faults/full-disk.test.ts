@@ -1,0 +1,138 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync, renameSync, rmSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, type TestContext, test } from 'node:test';
+import pg from 'pg';
+import { startEmbedded } from '../../src/postgres/embedded/index.ts';
+import { killAll, quietLog, startCluster } from '../support/cluster.ts';
+import { type Door, said } from '../support/doors.ts';
+import { startService } from '../support/service.ts';
+import { mountSmallDisk, type SmallDisk } from '../support/small-disk.ts';
+import { assertSound, readAll } from '../support/verify.ts';
+import { assertBusy, doorOf, draftTo, until, watch } from '../support/watch.ts';
+
+/** A disk, unmounted at the end of the test; undefined when the test was skipped. */
+function diskFor(context: TestContext, megabytes: number): SmallDisk | undefined {
+  const disk = mountSmallDisk(megabytes);
+  if (typeof disk === 'string') {
+    context.skip(disk);
+    return undefined;
+  }
+  context.after(() => disk.remove());
+  return disk;
+}
+
+const large = (channelId: string, key: string) => ({ ...draftTo(channelId, key), payload: noise() });
+/** 60 KB that do not pack. */
+const noise = () => Buffer.from(Array.from({ length: 60_000 }, () => Math.floor(Math.random() * 256)));
+
+/** Sends until a send is refused; the keys of those that were taken. */
+async function sendUntilBusy(door: Door, channelId: string, many: number): Promise<string[]> {
+  const taken: string[] = [];
+  for (let round = 0; round < 200; round++) {
+    const keys = Array.from({ length: many }, (_, index) => `${round}-${index}`);
+    const answer = await door.send({ messages: keys.map((key) => large(channelId, key)) });
+    if ('refused' in answer) {
+      assertBusy(answer);
+      return taken;
+    }
+    assert.ok(answer.results.every((result) => result.refused === undefined));
+    taken.push(...keys);
+  }
+  throw new Error('the disk is not full');
+}
+
+describe('a full disk', () => {
+  test('of the tables is STORE_BUSY, reading goes on, and sending too when there is room again', async (context) => {
+    const disk = diskFor(context, 16);
+    if (disk === undefined) return;
+    // What was refused stays in the way: a vacuum at the wrong moment would make room.
+    const cluster = await startCluster({ durable: true, settings: { autovacuum: 'off' } });
+    const url = cluster.url('sendbatch');
+    const settings = { databaseUrl: url, sweepIntervalMs: 200 };
+    const service = await startService(settings);
+    const other = await startService(settings);
+    const admin = new pg.Client({ connectionString: url });
+    await admin.connect();
+    const watching = watch(service, other, url);
+    try {
+      await admin.query(`create tablespace small location '${disk.folder}'`);
+      await admin.query('alter table sendbatch.message set tablespace small');
+      await watching.assertWell();
+      const grpc = doorOf(service, 'gRPC, grpc-js');
+      const json = doorOf(service, 'JSON route');
+      assert.equal(said(await grpc.send({ messages: [draftTo('full', 'first')] })), 'ok');
+      disk.fill();
+      const taken = await sendUntilBusy(json, 'full', 5);
+      assertBusy(await grpc.send({ messages: [large('full', 'not now')] }));
+      const read = await fetch(`${service.url}/v1/channels/2/full/messages?limit=1`);
+      assert.equal(read.status, 200, await read.text());
+      disk.free();
+      assert.equal(said(await grpc.send({ messages: [large('full', 'not now')] })), 'ok');
+      await watching.assertWell();
+      const keys = (await readAll(url)).filter((row) => row.channel === 'full').map((row) => row.key);
+      assert.deepEqual(keys, ['first', ...taken, 'not now']);
+      await assertSound(url);
+      grpc.close();
+    } finally {
+      watching.stop();
+      await admin.end();
+      await service.stop();
+      await other.stop();
+      await cluster.stop();
+    }
+  });
+
+  test('of the write-ahead log ends PostgreSQL: STORE_BUSY until it is back with room, and nothing that was taken is lost', async (context) => {
+    const disk = diskFor(context, 64);
+    if (disk === undefined) return;
+    const walSettings = { max_wal_size: '48MB', min_wal_size: '32MB' };
+    const cluster = await startCluster({ durable: true, settings: walSettings });
+    const { dataDir } = cluster;
+    const url = cluster.url('sendbatch');
+    const start = () => startEmbedded({ dataDir, explicit: true, log: quietLog, settings: walSettings });
+    // The log moves to the small disk, as it has a disk of its own in many places.
+    process.kill(cluster.pid, 'SIGINT');
+    await until('the server is gone', () => !existsSync(`/proc/${cluster.pid}`));
+    const wal = join(dataDir, 'postgres', 'pg_wal');
+    const place = join(disk.folder, 'wal');
+    execFileSync('cp', ['-a', wal, place]);
+    renameSync(wal, `${wal}.before`);
+    symlinkSync(place, wal);
+    let { pid } = await start();
+    const settings = { databaseUrl: url, sweepIntervalMs: 200 };
+    const service = await startService(settings);
+    const other = await startService(settings);
+    const watching = watch(service, other, url);
+    try {
+      await watching.assertWell();
+      const door = doorOf(service, 'gRPC, grpc-js');
+      disk.fill();
+      const taken = await sendUntilBusy(door, 'full-log', 20);
+      assert.ok(taken.length > 0);
+      const last = large('full-log', 'not now');
+      assertBusy(await doorOf(service, 'JSON route').send({ messages: [last] }));
+      disk.free();
+      // It comes back by itself when there was room soon enough; when its recovery found none, it has ended.
+      await until('it is taken', async () => {
+        if (!existsSync(`/proc/${pid}`)) ({ pid } = await start());
+        return /^(ok|again)$/.test(said(await door.send({ messages: [last] })));
+      });
+      await watching.assertWell();
+      const keys = (await readAll(url)).filter((row) => row.channel === 'full-log').map((row) => row.key);
+      for (const key of [...taken, 'not now']) assert.ok(keys.includes(key), `${key} is lost`);
+      await assertSound(url);
+      door.close();
+    } finally {
+      watching.stop();
+      await service.stop();
+      await other.stop();
+      if (existsSync(`/proc/${pid}`)) killAll(pid);
+      await until('the server is gone', () => !existsSync(`/proc/${pid}`));
+      rmSync(wal, { force: true });
+      renameSync(`${wal}.before`, wal);
+      await cluster.stop();
+    }
+  });
+});

@@ -1,0 +1,208 @@
+import assert from 'node:assert/strict';
+import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import { verify } from '../../../src/integrity/verify.ts';
+import type { Fault } from '../../../src/integrity/violations.ts';
+import { sweepExpired, sweepOld } from '../../../src/retention/sweep.sql.ts';
+import { createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
+import { startService } from '../../support/service.ts';
+import { assertSound, query } from '../../support/verify.ts';
+
+describe('verify names each promise of the store that does not hold', () => {
+  let sent: TestDatabase;
+  /** A copy of what was sent, to be spoilt. */
+  let copy: TestDatabase;
+  before(async () => {
+    sent = await createDatabase();
+    const service = await startService({ databaseUrl: sent.url });
+    const post = async (path: string, body: object) => {
+      const answer = await fetch(`${service.url}${path}`, { method: 'POST', body: JSON.stringify(body) });
+      assert.equal(answer.status, 200);
+    };
+    const messages = ['a', 'b', 'c'].flatMap((channel_id) =>
+      Array.from({ length: 10 }, (_, index) => ({
+        from_uid: 'u',
+        channel_id,
+        channel_type: 2,
+        client_msg_no: `${channel_id}${index}`,
+        payload: 'SGk=',
+        ...(channel_id === 'c' && index < 2 ? { expire: 1 } : {}),
+      })),
+    );
+    await post('/message/sendbatch', messages);
+    const command = { from_uid: 'u', channel_id: 'a', channel_type: 2, payload: 'SGk=', header: { sync_once: 1 } };
+    await post('/message/send', command);
+    await service.stop();
+  });
+  after(() => sent.drop());
+  beforeEach(async () => {
+    copy = await createDatabase({ copyOf: sent.url });
+  });
+  afterEach(() => copy.drop());
+
+  async function faults(): Promise<Fault[]> {
+    const db = openStore(copy.url);
+    try {
+      const found: Fault[] = [];
+      for await (const step of verify(db)) found.push(...step.faults);
+      return found;
+    } finally {
+      await db.destroy();
+    }
+  }
+  const keyOf = (id: string, sequence = 0) =>
+    `(select channel_key from sendbatch.channel where channel_id = '${id}' and sequence = ${sequence})`;
+  const inA = `channel_key = ${keyOf('a')}`;
+
+  test('a sound store: all channels and messages are looked at, and nothing is found', async () => {
+    await assertSound(copy.url);
+    const db = openStore(copy.url);
+    const steps = await Array.fromAsync(verify(db));
+    await db.destroy();
+    const last = steps.at(-1);
+    assert.deepEqual([last?.channels, last?.messages, last?.done === last?.of], [4, 31, true]);
+    assert.deepEqual(
+      steps.flatMap((step) => step.faults),
+      [],
+    );
+  });
+
+  const rows: [string, string[], { kind: Fault['kind']; channel?: string; what: RegExp }[]][] = [
+    [
+      'a message is gone from the middle',
+      [`delete from sendbatch.message where ${inA} and message_seq = 4`],
+      [{ kind: 'MESSAGES_MISSING', channel: 'a', what: /^1 of 10 messages are missing: after seq 3$/ }],
+    ],
+    [
+      'the first ones are gone',
+      [`delete from sendbatch.message where ${inA} and message_seq < 3`],
+      [{ kind: 'MESSAGES_MISSING', channel: 'a', what: /^2 of 10 messages are missing: before seq 3$/ }],
+    ],
+    [
+      'a head is raised',
+      [`update sendbatch.channel_head set last_seq = 15 where ${inA}`],
+      [{ kind: 'MESSAGES_MISSING', channel: 'a', what: /^5 of 15 .* after seq 10, the last that is kept$/ }],
+    ],
+    [
+      'a head is behind',
+      [`update sendbatch.channel_head set last_seq = 9 where ${inA}`],
+      [{ kind: 'HEAD_BEHIND', channel: 'a', what: /says 9, its last message is 10/ }],
+    ],
+    [
+      'a head is gone',
+      [`delete from sendbatch.channel_head where ${inA}`],
+      [{ kind: 'HEAD_MISSING', channel: 'a', what: /no head, and 10 messages/ }],
+    ],
+    [
+      'a sequence is there twice',
+      [
+        'alter table sendbatch.message drop constraint message_pkey',
+        `update sendbatch.message set message_seq = 5 where ${inA} and message_seq = 6`,
+        `update sendbatch.message set message_seq = 6 where ${inA} and message_seq = 7`,
+        `insert into sendbatch.message select channel_key, 7, message_id, accepted_at, gen_random_uuid(), flags, content_hash,
+           from_uid, 'other', payload, expire, stream_no, tag_key, subscribers from sendbatch.message where ${inA} and message_seq = 6`,
+      ],
+      [
+        { kind: 'DOUBLE_SEQUENCE', channel: 'a', what: /11 messages|11 kept.* 1 more than the 10/ },
+        { kind: 'IDS_NOT_RISING', channel: 'a', what: /./ },
+        { kind: 'DOUBLE_ID', what: /2\/a seq 6, 2\/a seq 7/ },
+      ],
+    ],
+    [
+      'an id is used again in another channel',
+      [
+        `update sendbatch.message set message_id = (select max(message_id) from sendbatch.message where channel_key = ${keyOf('c')})
+         where channel_key = ${keyOf('b')} and message_seq = 10`,
+      ],
+      [{ kind: 'DOUBLE_ID', what: /is used again: 2\/b seq 10, 2\/c seq 10$/ }],
+    ],
+    [
+      'ids fall',
+      [
+        `update sendbatch.message m set message_id = case message_seq when 3 then o.four else o.three end
+         from (select max(message_id) filter (where message_seq = 3) as three, max(message_id) filter (where message_seq = 4) as four
+           from sendbatch.message where ${inA}) o
+         where ${inA} and message_seq in (3, 4)`,
+      ],
+      [{ kind: 'IDS_NOT_RISING', channel: 'a', what: /^1 ids .* seq 4$/ }],
+    ],
+    [
+      'an id is above 2^53-1',
+      [`update sendbatch.message set message_id = 9007199254740992 where ${inA} and message_seq = 10`],
+      [{ kind: 'ID_OUT_OF_RANGE', channel: 'a', what: /^1 ids .* seq 10$/ }],
+    ],
+    [
+      'a once-only key is there twice, by the index’s own column and as it was sent',
+      [
+        'alter table sendbatch.message drop constraint message_once',
+        `update sendbatch.message set dedupe_key = (select dedupe_key from sendbatch.message where ${inA} and message_seq = 1)
+         where ${inA} and message_seq = 2`,
+        `update sendbatch.message set client_msg_no = 'b0' where channel_key = ${keyOf('b')} and message_seq = 7`,
+      ],
+      [
+        { kind: 'DOUBLE_KEY', channel: 'a', what: /^1 messages .* seq 2$/ },
+        { kind: 'DOUBLE_KEY', channel: 'b', what: /^1 messages .* seq 7$/ },
+      ],
+    ],
+    [
+      'a command is gone: the other sequence of the channel',
+      [`delete from sendbatch.message where channel_key = ${keyOf('a', 1)}`],
+      [{ kind: 'MESSAGES_MISSING', channel: 'a', what: /^1 of 1 messages are missing: none is kept$/ }],
+    ],
+    [
+      'a channel is gone, its messages are not',
+      [`delete from sendbatch.channel where channel_id = 'b'`],
+      [{ kind: 'CHANNEL_MISSING', what: /has a head or 10 messages, and no channel/ }],
+    ],
+    [
+      'the sequence of blocks was set back',
+      [`select setval('sendbatch.message_block', 1, false)`],
+      [{ kind: 'IDS_AHEAD_OF_BLOCKS', what: /given out 0/ }],
+    ],
+  ];
+  for (const [name, spoil, expected] of rows)
+    test(name, async () => {
+      for (const statement of spoil) await query(copy.url, statement);
+      const found = await faults();
+      assert.deepEqual(
+        found.map(({ kind, channelId }) => ({ kind, channelId })).sort(byKind),
+        expected.map(({ kind, channel }) => ({ kind, channelId: channel })).sort(byKind),
+        JSON.stringify(found),
+      );
+      for (const { kind, channel, what } of expected) {
+        const fault = found.find((each) => each.kind === kind && each.channelId === channel);
+        assert.match(fault?.what ?? '', what);
+      }
+    });
+
+  test('what was swept is not missing; one more that is gone is', async () => {
+    const db = openStore(copy.url);
+    const dayLater = Date.now() + 2 * 86_400_000;
+    assert.equal(await sweepExpired(db, 1, dayLater), 1);
+    assert.equal(await sweepExpired(db, 10, dayLater), 1);
+    await query(
+      copy.url,
+      `update sendbatch.message set accepted_at = 0 where channel_key = ${keyOf('b')} and message_seq <= 4`,
+    );
+    const { removed } = await sweepOld(
+      db,
+      2,
+      { before: 1000, now: dayLater },
+      { channels: 10, messages: 3, total: 100 },
+    );
+    assert.equal(removed, 3);
+    await db.destroy();
+    assert.deepEqual(await faults(), []);
+    assert.deepEqual(await query(copy.url, 'select messages::text from sendbatch.swept order by channel_key'), [
+      { messages: '3' },
+      { messages: '2' },
+    ]);
+    await query(copy.url, `delete from sendbatch.message where channel_key = ${keyOf('c')} and message_seq = 3`);
+    const [fault, ...more] = await faults();
+    assert.deepEqual([fault?.kind, fault?.channelId, more], ['MESSAGES_MISSING', 'c', []]);
+    assert.match(fault?.what ?? '', /^1 of 10 messages are missing: before seq 4 \(2 were swept/);
+  });
+});
+
+function byKind(a: { kind: string; channelId?: string | undefined }, b: typeof a): number {
+  return `${a.kind} ${a.channelId}`.localeCompare(`${b.kind} ${b.channelId}`);
+}

@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { type Overload, startOverload } from '../../../src/overload/admission-controller.ts';
+import { fewCalls } from '../../../src/overload/pie.ts';
+import { until } from '../../support/watch.ts';
+
+/** Asks for a call whose body is whole at once. */
+function call(overload: Overload): (() => void) | undefined {
+  return overload.admit('send')?.();
+}
+
+test('a store that does nothing any more: few calls are let in, one a second later, the others are counted, and told in few lines', async () => {
+  const start = performance.now();
+  const told: { refused: number; share: number }[] = [];
+  const overload = startOverload({ waitMs: 200, onShed: (shed) => told.push(shed) });
+  try {
+    overload.stored(1);
+    const here: (() => void)[] = [];
+    let asked = 0;
+    let refused = 0;
+    const ask = () => {
+      asked++;
+      const ended = call(overload);
+      if (ended === undefined) refused++;
+      else here.push(ended);
+      return ended === undefined;
+    };
+    // One at a time: what nothing has come of for a second is no burst.
+    await until('a call is refused', ask);
+    assert.ok(here.length >= fewCalls, `${here.length} are here`);
+    const before = here.length;
+    const since = performance.now();
+    for (let more = 0; more < 300; more++, await delay(10)) ask();
+    const seconds = (performance.now() - since) / 1000;
+    const through = here.length - before;
+    assert.ok(through >= 1 && through <= seconds + 1, `${through} were let through in ${seconds} s`);
+    for (const ended of here) ended();
+    await until('it is well again', () => !ask());
+    await until('all of it is told', () => told.reduce((sum, shed) => sum + shed.refused, 0) === refused);
+    const most = 3 + (performance.now() - start) / 5000;
+    assert.ok(told.length <= most, `${told.length} lines`);
+    assert.ok(told.every(({ share }) => share > 0 && share <= 1));
+    assert.ok(asked > refused);
+  } finally {
+    overload.stop();
+  }
+});
+
+test('calls whose bodies do not come are none: others are let in, however long they stay', async () => {
+  const overload = startOverload({ waitMs: 200, onShed: () => {} });
+  try {
+    overload.stored(1);
+    const dribbling = Array.from({ length: 1000 }, () => overload.admit('send'));
+    const since = performance.now();
+    while (performance.now() - since < 1500) {
+      const ended = call(overload);
+      assert.ok(ended !== undefined);
+      ended();
+      await delay(20);
+    }
+    // They come all at once in the end: no more than are done in good time begin.
+    const began = dribbling.map((begin) => begin?.()).filter((ended) => ended !== undefined);
+    assert.ok(began.length > 0);
+  } finally {
+    overload.stop();
+  }
+});
+
+test('250 calls of one turn are let in, however long their turn takes', () => {
+  const overload = startOverload({ waitMs: 50, onShed: () => {} });
+  try {
+    for (let count = 0; count < 250; count++) {
+      assert.ok(overload.admit('other') !== undefined, `call ${count}`);
+      const end = performance.now() + 1;
+      while (performance.now() < end);
+    }
+  } finally {
+    overload.stop();
+  }
+});

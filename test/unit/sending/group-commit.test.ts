@@ -1,0 +1,184 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import fc from 'fast-check';
+import { createGroupCommit, type GroupCommit, type GroupCommitOptions } from '../../../src/sending/group-commit.ts';
+import { seedOf } from '../../support/seed.ts';
+
+/** A job is a number: its weight, and its answer is its square. `bad` ones spoil every group that they are in. */
+interface Job {
+  readonly weight: number;
+  readonly bad?: boolean;
+}
+class Busy extends Error {}
+const done = (jobs: readonly Job[]) => jobs.map(({ weight }) => ({ status: 'fulfilled' as const, value: weight ** 2 }));
+
+/** A room whose commits end when the test says so. */
+function room(change: Partial<GroupCommitOptions<Job, number>> = {}) {
+  const groups: { jobs: readonly Job[]; end: (error?: Error) => void }[] = [];
+  let arrived: (() => void) | undefined;
+  const commits: GroupCommit<Job, number> = createGroupCommit<Job, number>({
+    lanes: 1,
+    groupBounds: { items: 10, bytes: 1000 },
+    queueBounds: { items: 20, bytes: 1000 },
+    maxWaitMs: 60_000,
+    weigh: ({ weight }) => ({ items: weight, bytes: 1 }),
+    commit: (jobs) =>
+      new Promise((resolve, reject) => {
+        groups.push({ jobs, end: (error) => (error === undefined ? resolve(done(jobs)) : reject(error)) });
+        arrived?.();
+      }),
+    isSpoilt: (error) => !(error instanceof Busy),
+    refuse: (why) => new Busy(why),
+    ...change,
+  });
+  return {
+    commits,
+    /** The group with this number, once its commit is under way. */
+    async group(index: number) {
+      while (groups[index] === undefined) {
+        const { promise, resolve } = Promise.withResolvers<void>();
+        arrived = resolve;
+        await promise;
+      }
+      return groups[index] as (typeof groups)[number];
+    },
+    weights: () => groups.map(({ jobs }) => jobs.map(({ weight }) => weight)),
+  };
+}
+
+describe('a lane', () => {
+  test('begins at once, and puts what comes meanwhile into one group, in order', async () => {
+    const { commits, group, weights } = room();
+    const answers = [commits.submit(0, { weight: 1 })];
+    const first = await group(0);
+    for (const weight of [2, 3, 4]) answers.push(commits.submit(0, { weight }));
+    assert.deepEqual(weights(), [[1]]);
+    first.end();
+    (await group(1)).end();
+    assert.deepEqual(await Promise.all(answers), [1, 4, 9, 16]);
+    assert.deepEqual(weights(), [[1], [2, 3, 4]]);
+    assert.equal(commits.isIdle, true);
+  });
+
+  test('keeps to the bounds of a group; what is larger goes alone', async () => {
+    const { commits, group, weights } = room({ queueBounds: { items: 100, bytes: 1000 } });
+    const answers = [1, 6, 4, 3, 15].map((weight) => commits.submit(0, { weight }));
+    for (let index = 0; index < 3; index++) (await group(index)).end();
+    assert.deepEqual(await Promise.all(answers), [1, 36, 16, 9, 225]);
+    assert.deepEqual(weights(), [[1, 6], [4, 3], [15]]);
+  });
+
+  test('that is full refuses at once, and takes again when there is room', async () => {
+    const { commits, group } = room();
+    const first = commits.submit(0, { weight: 1 });
+    const { end } = await group(0);
+    const waiting = [10, 10].map((weight) => commits.submit(0, { weight }));
+    await assert.rejects(commits.submit(0, { weight: 1 }), Busy);
+    end();
+    (await group(1)).end();
+    (await group(2)).end();
+    await Promise.all([first, ...waiting]);
+    const later = commits.submit(0, { weight: 1 });
+    (await group(3)).end();
+    assert.equal(await later, 1);
+  });
+
+  test('lets a caller that has gone leave the queue, and not a group that is begun', async () => {
+    const { commits, group, weights } = room();
+    const gone = new AbortController();
+    const begun = commits.submit(0, { weight: 1 }, gone.signal);
+    const { end } = await group(0);
+    const leaves = commits.submit(0, { weight: 2 }, gone.signal);
+    const stays = commits.submit(0, { weight: 3 });
+    gone.abort(new Error('hung up'));
+    await assert.rejects(leaves, /hung up/);
+    await assert.rejects(commits.submit(0, { weight: 4 }, gone.signal), /hung up/);
+    end();
+    (await group(1)).end();
+    assert.deepEqual(await Promise.all([begun, stays]), [1, 9]);
+    assert.deepEqual(weights(), [[1], [3]]);
+  });
+
+  test('refuses what has waited too long before it is begun', async () => {
+    const { commits, group } = room({ maxWaitMs: -1 });
+    await assert.rejects(commits.submit(0, { weight: 1 }), Busy);
+    assert.equal(commits.isIdle, true);
+    void group;
+  });
+
+  test('tells each its own outcome when the group goes through with some refused', async () => {
+    const { commits } = room({
+      commit: async (jobs) =>
+        jobs.map(({ weight, bad }) =>
+          bad ? { status: 'rejected', reason: new Error(`no ${weight}`) } : { status: 'fulfilled', value: weight },
+        ),
+    });
+    const answers = await Promise.allSettled(
+      [1, 2, 3].map((weight) => commits.submit(0, { weight, bad: weight === 2 })),
+    );
+    assert.deepEqual(
+      answers.map((answer) => (answer.status === 'fulfilled' ? answer.value : String(answer.reason.message))),
+      [1, 'no 2', 3],
+    );
+  });
+
+  test('tells all when the store is busy, without trying parts', async () => {
+    const { commits, group, weights } = room();
+    const answers = Promise.allSettled([1, 2].map((weight) => commits.submit(0, { weight })));
+    (await group(0)).end(new Busy('away'));
+    assert.deepEqual(
+      (await answers).map((answer) => answer.status === 'rejected' && answer.reason instanceof Busy),
+      [true, true],
+    );
+    assert.deepEqual(weights(), [[1, 2]]);
+  });
+
+  test('that closes finishes what it has and refuses the rest', async () => {
+    const { commits, group } = room();
+    const answers = [1, 2].map((weight) => commits.submit(0, { weight }));
+    const closing = commits.close();
+    await assert.rejects(commits.submit(0, { weight: 3 }), Busy);
+    (await group(0)).end();
+    await closing;
+    assert.deepEqual(await Promise.all(answers), [1, 4]);
+  });
+});
+
+test('any jobs in any lanes, bad ones among them: each gets its own answer, in the order of its lane, and bad ones harm nobody', async (context) => {
+  const jobs = fc.array(
+    fc.record({ lane: fc.nat({ max: 2 }), weight: fc.nat({ max: 12 }), bad: fc.boolean(), gone: fc.boolean() }),
+    { maxLength: 40 },
+  );
+  await fc.assert(
+    fc.asyncProperty(jobs, async (input) => {
+      const committed: Job[] = [];
+      const { commits } = room({
+        lanes: 3,
+        queueBounds: { items: 10_000, bytes: 10_000 },
+        commit: async (group) => {
+          await new Promise((resolve) => setImmediate(resolve));
+          if (group.some((job) => job.bad)) throw new Error('spoilt');
+          committed.push(...group);
+          return done(group);
+        },
+      });
+      const gone = new AbortController();
+      const answers = input.map((job) => commits.submit(job.lane, job, job.gone ? gone.signal : undefined));
+      gone.abort(new Error('hung up'));
+      const settled = await Promise.allSettled(answers);
+      for (const [index, job] of input.entries()) {
+        const answer = settled[index];
+        if (job.gone) assert.equal(answer?.status === 'rejected' && answer.reason.message, 'hung up');
+        else if (job.bad) assert.equal(answer?.status === 'rejected' && answer.reason.message, 'spoilt');
+        else assert.equal(answer?.status === 'fulfilled' && answer.value, job.weight ** 2);
+      }
+      for (const lane of [0, 1, 2]) {
+        assert.deepEqual(
+          committed.filter((job) => (job as (typeof input)[number]).lane === lane),
+          input.filter((job) => job.lane === lane && !job.bad && !job.gone),
+        );
+      }
+    }),
+    { seed: seedOf(context), numRuns: 200 },
+  );
+});

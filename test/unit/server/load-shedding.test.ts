@@ -1,0 +1,78 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { request as httpRequest } from 'node:http';
+import http2 from 'node:http2';
+import { test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { MessageService } from '../../../gen/sendbatch/v1/message_service_pb.ts';
+import { startOverload } from '../../../src/overload/admission-controller.ts';
+import { fewCalls } from '../../../src/overload/pie.ts';
+import { isGone, type Request, type Response } from '../../../src/rpc/request-context.ts';
+import { bodyIsWhole, createShed } from '../../../src/server/load-shedding.ts';
+import { listen } from '../../../src/server/port.ts';
+
+/** More than are let in when none ends. */
+const uploads = 2 * fewCalls;
+
+for (const protocol of ['HTTP/1.1', 'HTTP/2'] as const)
+  test(`${protocol}: calls whose callers have left count for none, whatever is read of their bodies then`, async () => {
+    const overload = startOverload({ waitMs: 200, onShed: () => {} });
+    const shed = createShed(overload, () => MessageService.method.sendBatch);
+    const came: { request: Request; response: Response }[] = [];
+    const all = Promise.withResolvers<void>();
+    const listener = await listen({
+      host: '127.0.0.1',
+      port: 0,
+      handler(request, response) {
+        request.on('error', () => {});
+        assert.equal(shed(request, response), false);
+        came.push({ request, response });
+        if (came.length === uploads) all.resolve();
+      },
+    });
+    try {
+      const leave = protocol === 'HTTP/2' ? uploadHttp2(listener.url) : uploadHttp1(listener.port);
+      await all.promise;
+      assert.ok(came.every(({ response }) => !isGone(response)));
+      const left = Promise.all(came.map(({ response }) => once(response, 'close')));
+      leave();
+      await left;
+      for (const { request, response } of came) {
+        assert.ok(isGone(response));
+        assert.throws(() => bodyIsWhole(request), /gone away/);
+      }
+      overload.stored(1);
+      const since = performance.now();
+      while (performance.now() - since < 1500) {
+        const ended = overload.admit('send')?.();
+        assert.ok(ended !== undefined, 'one call alone is refused');
+        await delay(20);
+        ended();
+      }
+    } finally {
+      overload.stop();
+      await listener.close(0);
+    }
+  });
+
+function uploadHttp1(port: number): () => void {
+  const requests = Array.from({ length: uploads }, () => {
+    const request = httpRequest({ port, method: 'POST', headers: { 'content-length': 9 } });
+    request.on('error', () => {}).write('part');
+    return request;
+  });
+  return () => {
+    for (const request of requests) request.destroy();
+  };
+}
+
+function uploadHttp2(url: string): () => void {
+  const session = http2.connect(url);
+  session.on('error', () => {});
+  for (let index = 0; index < uploads; index++)
+    session
+      .request({ ':method': 'POST' })
+      .on('error', () => {})
+      .write('part');
+  return () => session.destroy();
+}

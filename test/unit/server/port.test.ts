@@ -1,0 +1,381 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import http, { type IncomingHttpHeaders } from 'node:http';
+import http2 from 'node:http2';
+import https from 'node:https';
+import net from 'node:net';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import tls from 'node:tls';
+import { connectionBounds } from '../../../src/server/connection-limits.ts';
+import { type Listener, type ListenOptions, listen } from '../../../src/server/port.ts';
+import { openRelay } from '../../support/relay.ts';
+import { until } from '../../support/watch.ts';
+
+const pem = (name: string) => readFileSync(join(import.meta.dirname, '../../support/certificates', name), 'utf8');
+/** A key for tests only: it is public. */
+const credentials = { key: pem('localhost-key.pem'), cert: pem('localhost-cert.pem') };
+/** For what is to be cut; a machine that stands still for so long must not cut the rest. */
+const bounds = { ...connectionBounds, headersMs: 300, requestMs: 400, pingMs: 200 };
+
+const open = new Set<Listener>();
+after(async () => {
+  for (const listener of open) await listener.close(0);
+});
+
+/** `/hang` answers when `release` is called, everything else at once with the protocol and the bytes of the body. */
+async function start(options: Partial<ListenOptions> = {}) {
+  const arrived = Promise.withResolvers<void>();
+  const released = Promise.withResolvers<void>();
+  let hanging = 0;
+  const listener = await listen({
+    host: '127.0.0.1',
+    port: 0,
+    bounds: connectionBounds,
+    handler: (request, response) => {
+      const answer = () => response.end(`HTTP/${request.httpVersion} ${bytes}`);
+      let bytes = 0;
+      request.on('data', (chunk: Buffer) => (bytes += chunk.length));
+      request.on('error', () => {});
+      if (request.url === '/hang') {
+        hanging++;
+        if (hanging >= 2) arrived.resolve();
+        released.promise.then(answer);
+      } else request.on('end', answer);
+    },
+    ...options,
+  });
+  open.add(listener);
+  return { listener, bothArrived: arrived.promise, release: released.resolve };
+}
+
+interface Answer {
+  readonly status: number | undefined;
+  readonly headers: IncomingHttpHeaders;
+  readonly body: string;
+}
+function h1(url: string, options: https.RequestOptions = {}, body = ''): Promise<Answer> {
+  const client = url.startsWith('https') ? https : http;
+  return new Promise((resolve, reject) => {
+    const request = client.request(url, { ca: credentials.cert, method: 'POST', ...options }, (response) => {
+      let text = '';
+      response.on('data', (chunk) => (text += chunk));
+      response.on('end', () => resolve({ status: response.statusCode, headers: response.headers, body: text }));
+      response.on('error', reject);
+    });
+    request.on('error', reject);
+    request.end(body);
+  });
+}
+function h2(session: http2.ClientHttp2Session, path = '/', headers: http2.OutgoingHttpHeaders = {}): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const stream = session.request({ ':method': 'POST', ':path': path, ...headers });
+    let text = '';
+    stream.on('data', (chunk) => (text += chunk));
+    let answered = false;
+    stream.on('response', () => (answered = true));
+    stream.on('end', () => (answered ? resolve(text) : reject(new Error('no answer'))));
+    stream.on('error', reject);
+    stream.on('close', () => reject(new Error(`closed with ${stream.rstCode}`)));
+    stream.end('four');
+  });
+}
+/** What a raw connection hears until it is closed. */
+function raw(listener: Listener, text: string, secure = false): Promise<string> {
+  return new Promise((resolve) => {
+    const socket = secure
+      ? tls.connect({ port: listener.port, host: '127.0.0.1', ca: credentials.cert, ALPNProtocols: ['http/1.1'] })
+      : net.connect(listener.port, '127.0.0.1');
+    let heard = '';
+    socket.on('data', (chunk) => (heard += chunk.toString('latin1')));
+    socket.on('error', () => {});
+    socket.on('close', () => resolve(heard));
+    socket.write(text);
+  });
+}
+/** Begins an HTTP/2 request that does not go on, and waits until it is cut. */
+async function sendUntilCut(listener: Listener): Promise<void> {
+  const session = http2.connect(listener.url);
+  const stream = session.request({ ':method': 'POST', ':path': '/' });
+  stream.on('error', () => {});
+  stream.write('x');
+  await new Promise((resolve) => stream.on('close', resolve));
+  session.close();
+}
+
+describe('one cleartext port', () => {
+  test('speaks HTTP/1.1 and HTTP/2 by prior knowledge', async () => {
+    const { listener } = await start();
+    assert.equal((await h1(listener.url, {}, 'four')).body, 'HTTP/1.1 4');
+    const session = http2.connect(listener.url);
+    assert.equal(await h2(session), 'HTTP/2.0 4');
+    session.close();
+  });
+
+  test('answers a request that asks to upgrade over HTTP/1.1', async () => {
+    const { listener } = await start();
+    const { body } = await h1(listener.url, {
+      headers: { connection: 'Upgrade, HTTP2-Settings', upgrade: 'h2c', 'http2-settings': 'AAMAAABkAAQAAP__' },
+    });
+    assert.equal(body, 'HTTP/1.1 0');
+  });
+
+  test('takes requests and prefaces byte by byte', async () => {
+    const { listener } = await start();
+    for (const [text, wanted] of [
+      ['POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi', /200 OK.*HTTP\/1\.1 2/s],
+      ['PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', /^\0\0/],
+    ] as const) {
+      const heard = await new Promise<string>((resolve) => {
+        const socket = net.connect(listener.port, '127.0.0.1');
+        socket.setNoDelay(true);
+        socket.once('data', (chunk) => {
+          resolve(chunk.toString('latin1'));
+          socket.destroy();
+        });
+        const step = (index: number) => {
+          if (index < text.length) socket.write(text.slice(index, index + 1), () => setImmediate(step, index + 1));
+        };
+        step(0);
+      });
+      assert.match(heard, wanted);
+    }
+  });
+
+  test('cuts a connection that says nothing, or its headers too slowly', async () => {
+    const { listener } = await start({ bounds });
+    assert.equal(await raw(listener, ''), '');
+    assert.equal(await raw(listener, 'PR'), '');
+    assert.match(await raw(listener, 'POST / HTTP/1.1\r\nHost: x\r\n'), /^(HTTP\/1\.1 408|$)/);
+  });
+
+  test('cuts a body that comes too slowly, on both protocols', async () => {
+    const { listener } = await start({ bounds });
+    assert.match(
+      await raw(listener, 'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx'),
+      /^(HTTP\/1\.1 408|$)/,
+    );
+    await sendUntilCut(listener);
+  });
+
+  test('leaves an HTTP/2 stream alone whose answer has more to come, some day', async () => {
+    const released = Promise.withResolvers<void>();
+    const { listener } = await start({
+      bounds: { ...bounds, pingMs: 60_000 },
+      handler: (request, response) => {
+        request.resume();
+        if (request.url !== '/quiet') return;
+        response.write('first ');
+        released.promise.then(() => response.end('last'));
+      },
+    });
+    const quiet = http2.connect(listener.url);
+    const answer = h2(quiet, '/quiet');
+    // Twice the time after which one is cut that does not go on.
+    for (let round = 0; round < 2; round++) await sendUntilCut(listener);
+    released.resolve();
+    assert.equal(await answer, 'first last');
+    quiet.close();
+  });
+
+  test('a body that takes longer than the time of a request, and comes fast enough, is taken', async () => {
+    // Longer than a machine stands still: each piece has so long.
+    const requestMs = 1500;
+    const { promise, resolve } = Promise.withResolvers<number>();
+    const { listener } = await start({
+      bounds: { ...connectionBounds, requestMs, requestBytes: 1024 },
+      handler: async (request, response) => {
+        let bytes = 0;
+        for await (const chunk of request) bytes += (chunk as Buffer).length;
+        response.end();
+        resolve(bytes);
+      },
+    });
+    const { hostname, port } = new URL(listener.url);
+    const upload = http.request({ hostname, port, method: 'POST' });
+    const began = performance.now();
+    const answered = once(upload, 'response');
+    let sent = 0;
+    while (performance.now() - began < 3 * requestMs) {
+      upload.write(Buffer.alloc(1024));
+      sent += 1024;
+      await delay(20);
+    }
+    upload.end();
+    const [response] = (await answered) as [http.IncomingMessage];
+    assert.equal(response.statusCode, 200);
+    response.resume();
+    assert.equal(await promise, sent);
+  });
+
+  test('cuts a client that asks and takes no answer, on both protocols', async () => {
+    let closed = 0;
+    const { listener } = await start({
+      bounds,
+      handler: (request, response) => {
+        request.resume();
+        response.on('close', () => closed++);
+        response.end(Buffer.alloc(32 * 1024 * 1024));
+      },
+    });
+    const socket = net.connect(listener.port, '127.0.0.1');
+    socket.pause();
+    const cut = new Promise((resolve) => socket.on('error', resolve).on('close', resolve));
+    socket.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n');
+    const session = http2.connect(listener.url);
+    session.on('error', () => {});
+    const stream = session.request({ ':path': '/' });
+    stream.on('error', () => {});
+    await until('both are cut', () => closed === 2);
+    // What had come before is read to its end, which is the cut.
+    socket.resume();
+    await cut;
+    session.destroy();
+  });
+
+  test('refuses what is neither, and floods of headers', async () => {
+    const { listener } = await start();
+    assert.match(await raw(listener, '\x16\x03\x01garbage\r\n\r\n'), /^HTTP\/1\.1 400/);
+    assert.match(
+      await raw(listener, `POST / HTTP/1.1\r\nHost: x\r\nX: ${'x'.repeat(40_000)}\r\n\r\n`),
+      /^HTTP\/1\.1 431/,
+    );
+    const session = http2.connect(listener.url);
+    session.on('error', () => {});
+    const many = Object.fromEntries(Array.from({ length: 2000 }, (_, index) => [`x-${index}`, 'x'.repeat(50)]));
+    await assert.rejects(h2(session, '/', many));
+    session.destroy();
+    assert.equal((await h1(listener.url)).status, 200);
+  });
+
+  test('outlives clients that hang up in the middle', async () => {
+    const { listener } = await start();
+    for (let round = 0; round < 20; round++) {
+      const socket = net.connect(listener.port, '127.0.0.1');
+      await new Promise((resolve) => socket.once('connect', resolve));
+      socket.write('POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\npart');
+      socket.resetAndDestroy();
+      const session = http2.connect(listener.url);
+      session.on('error', () => {});
+      session
+        .request({ ':method': 'POST', ':path': '/hang' })
+        .on('error', () => {})
+        .end();
+      await new Promise((resolve) => session.once('remoteSettings', resolve));
+      session.destroy();
+    }
+    assert.equal((await h1(listener.url)).status, 200);
+  });
+
+  test('closes an HTTP/2 connection whose peer answers no ping', async () => {
+    const { listener } = await start({ bounds });
+    // A preface and empty settings, and then nothing: not even the acknowledgement of a ping.
+    assert.match(await raw(listener, 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0'), /^\0\0/);
+  });
+
+  test('bounds the number of connections', async () => {
+    const { listener } = await start({ bounds: { ...connectionBounds, connections: 2 } });
+    const held = [net.connect(listener.port, '127.0.0.1'), net.connect(listener.port, '127.0.0.1')];
+    await Promise.all(held.map((socket) => new Promise((resolve) => socket.once('connect', resolve))));
+    assert.equal(await raw(listener, ''), '');
+    for (const socket of held) socket.destroy();
+  });
+});
+
+describe('closing', () => {
+  test('lets calls in flight finish on both protocols, and frees the port', async () => {
+    const { listener, bothArrived, release } = await start();
+    const agent = new http.Agent({ keepAlive: true });
+    assert.equal((await h1(listener.url, { agent })).headers.connection, 'keep-alive');
+    const idle = http2.connect(listener.url);
+    assert.equal(await h2(idle), 'HTTP/2.0 4');
+    const session = http2.connect(listener.url);
+    const calls = Promise.all([h1(`${listener.url}/hang`), h2(session, '/hang')]);
+    await bothArrived;
+    const closed = listener.close(60_000);
+    await assert.rejects(h1(listener.url), /ECONNREFUSED/);
+    release();
+    const [first, second] = await calls;
+    assert.deepEqual([first.body, first.headers.connection, second], ['HTTP/1.1 0', 'close', 'HTTP/2.0 4']);
+    assert.deepEqual(await closed, { forced: 0 });
+    const next = await start({ port: listener.port });
+    assert.equal(next.listener.port, listener.port);
+  });
+
+  test('tells HTTP/2 clients first that it will close, and serves what they send until they know', async () => {
+    const { listener } = await start();
+    const relay = await openRelay(listener.port);
+    const session = http2.connect(`http://127.0.0.1:${relay.port}`);
+    const notices: number[] = [];
+    session.on('goaway', (_code, last) => notices.push(last));
+    assert.equal(await h2(session), 'HTTP/2.0 4');
+    // What the service says stays on the way: the client sends a second request, as it knows of no end.
+    relay.hold();
+    const closed = listener.close(60_000);
+    const second = h2(session);
+    // Written to the service before anything of it is read.
+    await new Promise((resolve) => session.ping(resolve) && relay.release());
+    assert.equal(await second, 'HTTP/2.0 4');
+    assert.deepEqual(await closed, { forced: 0 });
+    assert.deepEqual([...new Set(notices)], [2 ** 31 - 1, 3]);
+    relay.close();
+  });
+
+  test('takes one more request on a kept-alive connection, which its answer ends', async () => {
+    for (const tls of [undefined, credentials]) {
+      const { listener } = await start(tls === undefined ? {} : { tls });
+      const agent = new (tls === undefined ? http : https).Agent({ keepAlive: true, maxSockets: 1 });
+      assert.equal((await h1(listener.url, { agent })).headers.connection, 'keep-alive');
+      const closed = listener.close(60_000);
+      const last = await h1(listener.url, { agent });
+      assert.deepEqual([last.status, last.headers.connection], [200, 'close']);
+      await assert.rejects(h1(listener.url, { agent }), /ECONNREFUSED/);
+      assert.deepEqual(await closed, { forced: 0 });
+    }
+  });
+
+  test('cuts what does not finish within the grace, and says how much', async () => {
+    const { listener, bothArrived } = await start();
+    const session = http2.connect(listener.url);
+    session.on('error', () => {});
+    const calls = [h1(`${listener.url}/hang`), h2(session, '/hang')];
+    await bothArrived;
+    const both = Promise.allSettled(calls);
+    assert.deepEqual(await listener.close(100), { forced: 2 });
+    assert.deepEqual(
+      (await both).map((each) => each.status),
+      ['rejected', 'rejected'],
+    );
+    assert.deepEqual(await listener.close(100), { forced: 2 }, 'closing twice is closing once');
+  });
+});
+
+describe('TLS', () => {
+  test('speaks both protocols by ALPN', async () => {
+    const { listener } = await start({ tls: credentials });
+    assert.match(listener.url, /^https:/);
+    assert.equal((await h1(listener.url, {}, 'four')).body, 'HTTP/1.1 4');
+    const session = http2.connect(listener.url, { ca: credentials.cert });
+    assert.equal(await h2(session), 'HTTP/2.0 4');
+    session.close();
+    assert.deepEqual(await listener.close(60_000), { forced: 0 });
+  });
+
+  test('cuts slow headers and silent connections, too', async () => {
+    const { listener } = await start({ tls: credentials, bounds });
+    assert.match(await raw(listener, 'POST / HTTP/1.1\r\nHost: x\r\n', true), /^(HTTP\/1\.1 408|$)/);
+    assert.equal(await raw(listener, ''), '');
+  });
+});
+
+describe('a port that cannot be had', () => {
+  test('says so in one line', async () => {
+    const { listener } = await start();
+    await assert.rejects(start({ port: listener.port }), {
+      message: `127.0.0.1:${listener.port} is in use: stop what listens there, or set PORT to another port`,
+    });
+    await assert.rejects(start({ host: '192.0.2.1' }), /HOST=192\.0\.2\.1 is not an address of this machine/);
+  });
+});

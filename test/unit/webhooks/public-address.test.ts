@@ -1,0 +1,117 @@
+import assert from 'node:assert/strict';
+import type { lookup } from 'node:dns';
+import { after, before, describe, test } from 'node:test';
+import { createPoster, type Poster } from '../../../src/webhooks/post.ts';
+import { isPublic, urlFault } from '../../../src/webhooks/public-address.ts';
+import { type Receiver, startReceiver } from '../../support/receiver.ts';
+
+describe('where webhooks may go', () => {
+  test('addresses', () => {
+    const refused = [
+      ...[
+        '0.0.0.0',
+        '10.1.2.3',
+        '100.64.0.1',
+        '127.0.0.1',
+        '127.255.0.9',
+        '169.254.169.254',
+        '172.16.0.1',
+        '172.31.255.255',
+      ],
+      ...['192.0.0.1', '192.168.1.1', '198.18.0.1', '224.0.0.1', '240.0.0.1', '255.255.255.255', 'nonsense', ''],
+      ...[
+        '::',
+        '::1',
+        'fe80::1',
+        'fc00::1',
+        'fd00:ec2::254',
+        'ff02::1',
+        'fec0::1',
+        '2001:db8::1',
+        '2002:7f00:1::',
+        '2001::1',
+      ],
+      ...['::ffff:127.0.0.1', '::ffff:a00:1', '::127.0.0.1', '64:ff9b::7f00:1', '::ffff:0:127.0.0.1', 'fe80::1%eth0'],
+    ];
+    for (const address of refused) assert.equal(isPublic(address), false, address);
+    for (const address of ['1.1.1.1', '93.184.216.34', '172.32.0.1', '2606:4700::1111', '::ffff:1.1.1.1'])
+      assert.equal(isPublic(address), true, address);
+  });
+
+  test('URLs, in every way to write an address', () => {
+    const refused: [string, RegExp][] = [
+      ['nonsense', /must be a URL/],
+      ['ftp://example.com/', /https URL/],
+      ['file:///etc/passwd', /https URL/],
+      ['http://example.com/', /https URL; http is allowed by WEBHOOK_ALLOW_PRIVATE/],
+      ['https://a:b@example.com/', /no user and password/],
+      ['https://example.com/#x', /no fragment/],
+      ...[
+        'localhost',
+        'LOCALHOST.',
+        'a.localhost',
+        '127.0.0.1',
+        '127.1',
+        '2130706433',
+        '0x7f.0.0.1',
+        '0177.0.0.1',
+        '[::1]',
+        '[::ffff:127.0.0.1]',
+        '[fd00::1]',
+      ].map((host): [string, RegExp] => [`https://${host}:8443/x`, /no public address/]),
+    ];
+    for (const [url, fault] of refused) assert.match(urlFault(url, false) ?? 'none', fault, url);
+    for (const url of ['https://example.com/hook?a=b', 'https://1.1.1.1/', 'https://[2606:4700::1111]/'])
+      assert.equal(urlFault(url, false), undefined, url);
+    for (const url of ['http://127.0.0.1:1/', 'https://localhost/', 'http://10.0.0.1/'])
+      assert.equal(urlFault(url, true), undefined);
+  });
+
+  describe('at the connection', () => {
+    let receiver: Receiver;
+    let poster: Poster;
+    let port: string;
+    const asked: string[] = [];
+    /** A DNS in which names are addresses of one's choice. */
+    const names: Record<string, { address: string; family: number }[]> = {
+      'inside.example': [{ address: '127.0.0.1', family: 4 }],
+      'mixed.example': [
+        { address: '93.184.216.34', family: 4 },
+        { address: '::1', family: 6 },
+      ],
+      'mapped.example': [{ address: '::ffff:169.254.169.254', family: 6 }],
+    };
+    before(async () => {
+      receiver = await startReceiver();
+      port = new URL(receiver.url).port;
+      const resolve = ((name: string, _options: object, callback: (error: Error | null, found: unknown) => void) => {
+        asked.push(name);
+        callback(null, names[name] ?? []);
+      }) as unknown as typeof lookup;
+      poster = createPoster({ timeoutMs: 2000, allowPrivate: false, userAgent: 'test', lookup: resolve });
+    });
+    after(async () => {
+      await poster.close();
+      await receiver.close();
+    });
+    const post = (url: string) =>
+      poster.post({ url, format: 'standard', secrets: [], id: 'msg_1', body: '{}' }, new AbortController().signal);
+
+    test('a name that leads inside is not connected to', async () => {
+      for (const name of Object.keys(names)) {
+        const posted = await post(`https://${name}:${port}/`);
+        assert.deepEqual([posted.verdict, posted.status], ['retry', 0]);
+        assert.match(posted.error, new RegExp(`^${name} leads to .*no public address$`));
+      }
+      assert.deepEqual(asked, Object.keys(names), 'each is asked for once');
+    });
+
+    test('neither is an address, which no DNS is asked for', async () => {
+      for (const host of ['127.0.0.1', '[::1]', '[::ffff:7f00:1]', '2130706433']) {
+        const posted = await post(`https://${host}:${port}/`);
+        assert.match(posted.error, /^the URL leads to .*no public address/);
+      }
+      assert.deepEqual(receiver.received, []);
+    });
+  });
+});
