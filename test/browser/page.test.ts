@@ -1,33 +1,16 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, rmSync } from 'node:fs';
-import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { join, normalize } from 'node:path';
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Browser } from 'playwright-core';
 import { launchBrowser, noBrowser } from '../support/browser.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { jsonCaller } from '../support/json.ts';
+import { type PageServer, servePages } from '../support/page-server.ts';
 import { startService, type TestService } from '../support/service.ts';
 
 const root = join(import.meta.dirname, '../..');
-/** Bare names as a bundler would resolve them, from the packages' own `exports`. */
-function importMap(): object {
-  const imports: Record<string, string> = {
-    'sendbatch/client': '/dist/src/client/index.js',
-    // The generated code has the rules' options in it.
-    '@bufbuild/protovalidate/gen/': '/node_modules/@bufbuild/protovalidate/dist/esm/gen/',
-  };
-  for (const name of ['@bufbuild/protobuf', '@connectrpc/connect', '@connectrpc/connect-web']) {
-    const { exports } = JSON.parse(readFileSync(join(root, 'node_modules', name, 'package.json'), 'utf8')) as {
-      exports: Record<string, { import: string }>;
-    };
-    for (const [path, { import: file }] of Object.entries(exports))
-      imports[name + path.slice(1)] = `/node_modules/${name}/${normalize(file)}`;
-  }
-  return { imports };
-}
 
 /** What the page does: the client over Connect-Web, and EventSource, both from another origin than the service's. */
 const script = `
@@ -68,7 +51,7 @@ describe('a page of another origin', { skip: noBrowser }, () => {
   /** Has the database, for as long as the other one comes and goes. */
   let keeper: TestService;
   let service: TestService;
-  let pages: Server;
+  let pages: PageServer;
   let browser: Browser;
   let dist: string;
   /** What the pages complained about. */
@@ -83,21 +66,7 @@ describe('a page of another origin', { skip: noBrowser }, () => {
       { encoding: 'utf8' },
     );
     assert.equal(built.status, 0, built.stdout);
-    pages = createServer((request, response) => {
-      const { pathname } = new URL(request.url ?? '/', 'http://page');
-      if (pathname === '/') {
-        response.setHeader('content-type', 'text/html');
-        response.end(
-          `<script type="importmap">${JSON.stringify(importMap())}</script><script type="module">${script}</script>`,
-        );
-        return;
-      }
-      const file = join(pathname.startsWith('/dist/') ? dist : root, normalize(pathname));
-      if (!existsSync(file)) return response.writeHead(404).end();
-      response.setHeader('content-type', 'text/javascript');
-      response.end(readFileSync(file));
-    });
-    await new Promise<void>((resolve) => pages.listen(0, '127.0.0.1', resolve));
+    pages = await servePages({ '/': `<script type="module">${script}</script>` }, dist);
     browser = await launchBrowser();
   });
   after(async () => {
@@ -111,8 +80,7 @@ describe('a page of another origin', { skip: noBrowser }, () => {
     const page = await browser.newPage();
     page.on('pageerror', (error) => faults.push(error.message));
     page.on('console', (message) => message.type() === 'error' && faults.push(message.text()));
-    const { port } = pages.address() as AddressInfo;
-    await page.goto(`http://127.0.0.1:${port}/?service=${encodeURIComponent(service.url)}`);
+    await page.goto(`${pages.url}/?service=${encodeURIComponent(service.url)}`);
     await page
       .waitForFunction('window.ready === true', undefined, { timeout: 60_000 })
       .catch(() => assert.fail(faults.join('\n')));

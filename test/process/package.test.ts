@@ -17,7 +17,7 @@ describe('the packed package, in an empty project', () => {
   let service: TestService;
   before(async () => {
     folder = temporaryFolder('package');
-    service = await startService();
+    service = await startService({ systemUids: ['system'] });
     const { stdout } = await run('npm', ['run', 'package', '--', '--json', '--pack-destination', folder], {
       cwd: root,
     });
@@ -59,6 +59,19 @@ describe('the packed package, in an empty project', () => {
     await run(join(root, 'node_modules/.bin/tsc'), [...options, ...typeRoots, 'example.ts'], { cwd: folder }).catch(
       (error) => assert.fail(error.stdout),
     );
+  });
+
+  test('examples/node-client prints what its README says, twice', async () => {
+    const example = join(root, 'examples/node-client');
+    writeFileSync(join(folder, 'node-client.ts'), readFileSync(join(example, 'main.ts')));
+    const [, printed] = /^```text\n(.*?)^```$/ms.exec(readFileSync(join(example, 'README.md'), 'utf8')) ?? [];
+    for (let times = 0; times < 2; times++) {
+      const { stdout } = await run(process.execPath, ['node-client.ts'], {
+        cwd: folder,
+        env: { ...process.env, SENDBATCH_URL: service.url },
+      });
+      assert.equal(stdout, printed);
+    }
   });
 
   test('its command runs', async () => {
