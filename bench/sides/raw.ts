@@ -1,6 +1,6 @@
 import pg from 'pg';
 import { limits } from '../../src/limits.ts';
-import { type Prepared, prepare } from '../../src/messages/message.ts';
+import { type PreparedMessage, prepareMessage } from '../../src/messages/message.ts';
 import { BinaryArray } from '../../src/postgres/binary-array.ts';
 import type { Side, SideJob } from '../side.ts';
 import { batchesOf, type Workload } from '../workload.ts';
@@ -11,7 +11,7 @@ interface Row {
   readonly id: number;
   readonly dedupeKey: Buffer;
   readonly contentHash: Buffer;
-  readonly message: Prepared;
+  readonly message: PreparedMessage;
 }
 
 const insert = `
@@ -69,7 +69,7 @@ function rowsOf(workload: Workload, size: number, afterSeq: number): Row[][] {
       const channelKey = work.rank + 1;
       const seq = (heads.get(channelKey) ?? afterSeq) + 1;
       heads.set(channelKey, seq);
-      const message = prepare(work, work.clientMsgNo);
+      const message = prepareMessage(work, work.clientMsgNo);
       return {
         channelKey,
         seq,

@@ -1,6 +1,6 @@
 import type { Batch } from '../../src/messages/append-plan.ts';
 import { ChannelKeys } from '../../src/messages/channel-keys.sql.ts';
-import { prepare } from '../../src/messages/message.ts';
+import { prepareMessage } from '../../src/messages/message.ts';
 import { openDatabase } from '../../src/postgres/pool.ts';
 import { createAppend } from '../../src/sending/append.ts';
 import { createDirect, createLanes, type Lanes } from '../../src/sending/lanes.ts';
@@ -26,7 +26,7 @@ export async function openStore({
   const channelKeys = new ChannelKeys(db);
   const batches = batchesOf(workload).map(
     (works): Batch => ({
-      messages: works.map((work) => prepare(work, work.clientMsgNo)),
+      messages: works.map((work) => prepareMessage(work, work.clientMsgNo)),
       atomic: false,
       expectedLastSeqs: new Map(),
     }),

@@ -4,7 +4,7 @@ import type { Config } from '../config/index.ts';
 import type { Log } from '../observability/events.ts';
 import { EmbeddedUnavailable, startEmbedded } from '../postgres/embedded/index.ts';
 import { MigrationError, migrate, type SchemaStatus, schemaStatus } from '../postgres/migrate.ts';
-import { troubleOf } from '../postgres/pg-errors.ts';
+import { classifyPgError } from '../postgres/pg-errors.ts';
 import { type Listening, listen } from '../postgres/pg-notify.ts';
 import {
   type DatabaseOptions,
@@ -287,7 +287,7 @@ function helpsToWait(error: unknown): boolean {
   if (error instanceof ReadOnly) return true;
   // A migration that failed has its reason as its cause.
   const reason = error instanceof MigrationError && error.cause !== undefined ? error.cause : error;
-  return isAway(reason) || passing.has(codeOf(reason)) || troubleOf(reason) === 'retry';
+  return isAway(reason) || passing.has(codeOf(reason)) || classifyPgError(reason) === 'retry';
 }
 
 function codeOf(error: unknown): string {
@@ -298,7 +298,7 @@ function codeOf(error: unknown): string {
 function isAway(error: unknown): boolean {
   if (error instanceof AggregateError) return error.errors.every(isAway);
   // protocol_violation: a pooler that does not take what it is asked with.
-  return troubleOf(error) === 'lost' && codeOf(error) !== '08P01';
+  return classifyPgError(error) === 'lost' && codeOf(error) !== '08P01';
 }
 
 /** Some errors of the socket layer have their words inside: one for each address that was tried. */

@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { createKeys } from '../auth/api-keys.ts';
 import { createIdentify } from '../auth/identity.ts';
 import { createSystemUidCheck } from '../auth/system-uids.ts';
-import { standingOfBatches } from '../batches/claims.sql.ts';
+import { batchQueueStats } from '../batches/claims.sql.ts';
 import { createChannels } from '../channels/channels.ts';
 import type { Config } from '../config/index.ts';
 import { limits } from '../limits.ts';
@@ -15,15 +15,15 @@ import { watchSources } from '../observability/readings.ts';
 import { createRegistry } from '../observability/registry.ts';
 import { watchRuntime } from '../observability/runtime.ts';
 import type { Traces } from '../observability/tracing.ts';
-import { startOverload } from '../overload/admission-controller.ts';
-import { Turns } from '../overload/fair-scheduler.ts';
+import { startAdmissionController } from '../overload/admission-controller.ts';
+import { FairScheduler } from '../overload/fair-scheduler.ts';
 import { createClock, databaseClock } from '../postgres/database-clock.ts';
 import { readLockWaits } from '../postgres/lock-waits.ts';
-import { troubleOf } from '../postgres/pg-errors.ts';
+import { classifyPgError } from '../postgres/pg-errors.ts';
 import { sweepLive } from '../postgres/pg-notify.ts';
 import type { DatabaseOptions, PoolCounts } from '../postgres/pool.ts';
 import { createReadiness } from '../postgres/readiness.ts';
-import { createWindows } from '../rate-limits/fixed-window-counter.ts';
+import { createFixedWindowCounter } from '../rate-limits/fixed-window-counter.ts';
 import { openCounter, sweepCounters } from '../rate-limits/postgres-counter.sql.ts';
 import { createRates } from '../rate-limits/rate-limits.ts';
 import { createInbox } from '../reading/inbox.ts';
@@ -32,30 +32,30 @@ import { type InboxCursor, sweepExpired, sweepInboxes, sweepOld } from '../reten
 import { startSweeper } from '../retention/sweeper.ts';
 import { sweepTemporary } from '../retention/temporary-channels.sql.ts';
 import { createCredentialWatch } from '../rpc/credential-watch.ts';
-import { askedOf, peerOf } from '../rpc/request-context.ts';
+import { peerOf, rejectedRequestOf } from '../rpc/request-context.ts';
 import { createWebhookBodies } from '../rpc/webhook-body.ts';
-import { createAppend, createRehearsal } from '../sending/append.ts';
+import { createAppend, createDryRun } from '../sending/append.ts';
 import { createBroadcast } from '../sending/broadcast.ts';
 import { createFindStored } from '../sending/find-stored.ts';
 import type { Store } from '../sending/group-context.ts';
 import { createHeldChannels, headLockWaitMs } from '../sending/held-channels.ts';
 import { createDirect, createLanes } from '../sending/lanes.ts';
 import { createSendBatch } from '../sending/send-batch.ts';
-import { createTallied } from '../sending/send-metrics.ts';
-import { createIntake } from '../server/body-budget.ts';
+import { withSendMetrics } from '../sending/send-metrics.ts';
+import { createBodyBudget } from '../server/body-budget.ts';
 import { createServer } from '../server/dispatch.ts';
-import { createShed } from '../server/load-shedding.ts';
-import { createGuard } from '../server/origin-check.ts';
+import { createLoadShedding } from '../server/load-shedding.ts';
+import { createOriginCheck } from '../server/origin-check.ts';
 import { listen } from '../server/port.ts';
 import { createRoutes } from '../server/routes.ts';
-import { createRenderingTurns } from '../templates/render.ts';
+import { createRenderingScheduler } from '../templates/render.ts';
 import { createTemplates } from '../templates/templates.ts';
 import { standingOfWebhooks } from '../webhooks/webhooks.sql.ts';
 import { openServer } from './database.ts';
 import { version } from './version.ts';
-import { openBatches } from './wire-batches.ts';
-import { openTails } from './wire-tails.ts';
-import { openWebhooks } from './wire-webhooks.ts';
+import { wireBatches } from './wire-batches.ts';
+import { wireTails } from './wire-tails.ts';
+import { wireWebhooks } from './wire-webhooks.ts';
 
 /** A running service. */
 export interface App {
@@ -87,7 +87,7 @@ const inboxesStart: InboxCursor = { uid: '', commandSeq: 0 };
  * a port, the metrics of them all.
  */
 export async function start(config: Config, log: Log, allMetrics?: () => Promise<string>): Promise<App> {
-  const undo: (() => Promise<unknown>)[] = [];
+  const onStop: (() => Promise<unknown>)[] = [];
   /** One grace for all that waits for something to end. */
   let graceEnds = 0;
   const graceLeft = () => Math.max(0, graceEnds - performance.now());
@@ -98,32 +98,32 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
   const stopAll = async () => {
     graceBegins();
     const failed: unknown[] = [];
-    for (const step of undo.splice(0).reverse()) await step().catch((error: unknown) => failed.push(error));
+    for (const step of onStop.splice(0).reverse()) await step().catch((error: unknown) => failed.push(error));
     if (failed.length > 0) throw failed[0];
   };
   try {
     const registry = createRegistry();
-    undo.push(() => registry.close());
+    onStop.push(() => registry.close());
     const unwatch = watchRuntime(registry, { version });
-    undo.push(async () => unwatch());
+    onStop.push(async () => unwatch());
     const traces = config.traces && (await openTraces(config.traces, log));
-    if (traces !== undefined) undo.push(() => traces.close());
+    if (traces !== undefined) onStop.push(() => traces.close());
     const events = createEvents(log, {
       registry,
       accessLog: config.accessLog,
       traces,
-      isTrouble: (error) => troubleOf(error) !== 'defect',
+      isTrouble: (error) => classifyPgError(error) !== 'defect',
     });
     const database = await openServer(config, log, events.databaseConnectionLost, traces?.statement);
-    undo.push(() => database.close());
+    onStop.push(() => database.close());
     const pools = new Map<string, () => PoolCounts>();
     const inPool = (name: string): Pick<DatabaseOptions, 'onPool'> => ({ onPool: (count) => pools.set(name, count) });
     // What is read has connections of its own, so that neither reading nor sending can take all of the other's.
     const forReads = Math.max(1, Math.floor(config.poolSize / 2));
     const db = database.open({ poolSize: Math.max(1, config.poolSize - forReads), ...inPool('main') });
-    undo.push(() => db.destroy());
+    onStop.push(() => db.destroy());
     const reads = database.open({ poolSize: forReads, ...inPool('reads') });
-    undo.push(() => reads.destroy());
+    onStop.push(() => reads.destroy());
 
     const { systemUids } = config;
     const rules = {
@@ -134,13 +134,13 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const clock = await createClock({ ask: () => databaseClock(db), onClocksApart: events.clocksApart });
     // A measurement that fails changes nothing: the monotonic clock goes on, and whatever needs the database reports that it is away.
     const measuring = startLoop({ everyMs: measureMs, run: clock.measure, onError: () => {} });
-    undo.push(() => measuring.stop());
+    onStop.push(() => measuring.stop());
     const { now } = clock;
-    const opened = openTails(database, { db, reads }, rules, events, now);
-    undo.push(() => opened.close());
+    const opened = wireTails(database, { db, reads }, rules, events, now);
+    onStop.push(() => opened.close());
     const { tails, live } = opened;
-    const hooks = await openWebhooks(config, { db, bodies: createWebhookBodies(), events, now });
-    undo.push(() => hooks.close(graceLeft()));
+    const hooks = await wireWebhooks(config, { db, bodies: createWebhookBodies(), events, now });
+    onStop.push(() => hooks.close(graceLeft()));
     const store: Store = {
       ...opened.store,
       announces: hooks.webhooks.any,
@@ -169,7 +169,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         lockTimeoutMs: Math.min(config.lockTimeoutMs, headLockWaitMs),
         ...inPool('lanes'),
       });
-      undo.push(() => writers.destroy());
+      onStop.push(() => writers.destroy());
       const lanes = createLanes(createAppend({ ...store, db: writers }, appendOptions), {
         lanes: config.lanes,
         maxWaitMs: config.requestTimeoutMs,
@@ -177,11 +177,11 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         onGroup: events.groupEnded,
         trace: traces?.group,
       });
-      undo.push(() => lanes.close());
+      onStop.push(() => lanes.close());
       return lanes;
     };
     const { append, waiting } = openAppend();
-    undo.push(async () => held.close());
+    onStop.push(async () => held.close());
     const hook =
       config.moderationHook &&
       createHook({
@@ -189,13 +189,13 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         onCall: events.moderationHookCalled,
         ...(traces === undefined ? {} : { headers: traces.outgoing }),
       });
-    const overload = startOverload({ waitMs: config.overloadWaitMs, onShed: events.callsShed });
-    undo.push(async () => overload.stop());
-    const moderation = createModeration(db, hook, { turns: new Turns({ aside: overload.aside }), now });
-    undo.push(() => moderation.close());
+    const overload = startAdmissionController({ waitMs: config.overloadWaitMs, onShed: events.callsShed });
+    onStop.push(async () => overload.stop());
+    const moderation = createModeration(db, hook, { turns: new FairScheduler({ aside: overload.aside }), now });
+    onStop.push(() => moderation.close());
     await moderation.reload();
     const reloading = startLoop({ everyMs: reloadMs, run: moderation.reload, ...events.loop('moderation_reload') });
-    undo.push(() => reloading.stop());
+    onStop.push(() => reloading.stop());
     let inboxes = inboxesStart;
     const sweeper = startSweeper({
       everyMs: config.sweepIntervalMs,
@@ -220,22 +220,22 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       now,
       ...events.loop('sweeper'),
     });
-    undo.push(() => sweeper.stop());
-    const templates = createTemplates(db, now, createRenderingTurns(overload.aside));
+    onStop.push(() => sweeper.stop());
+    const templates = createTemplates(db, now, createRenderingScheduler(overload.aside));
     const patienceMs = config.probeMs ?? probeMs;
     const probing = database.open({ poolSize: 1, connectTimeoutMs: patienceMs, statementTimeoutMs: patienceMs });
-    undo.push(() => probing.destroy());
+    onStop.push(() => probing.destroy());
     const readiness = createReadiness(probing, { patienceMs });
     const keys = createKeys(db, now);
     const counters = config.rates.store === 'postgres' ? database.openCounters() : undefined;
     if (counters !== undefined) {
-      undo.push(() => counters.end());
+      onStop.push(() => counters.end());
       const sweeping = startLoop({
         everyMs: config.sweepIntervalMs,
         run: () => sweepCounters(db),
         ...events.loop('rate_limit_sweeper'),
       });
-      undo.push(() => sweeping.stop());
+      onStop.push(() => sweeping.stop());
       pools.set('rates', () => ({
         most: counters.options.max,
         open: counters.totalCount,
@@ -244,22 +244,24 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       }));
     }
     const rates = createRates(config.rates, (name, quota) =>
-      counters === undefined ? createWindows(quota) : openCounter(name, quota, counters, createWindows(quota)),
+      counters === undefined
+        ? createFixedWindowCounter(quota)
+        : openCounter(name, quota, counters, createFixedWindowCounter(quota)),
     );
-    const untold = createSendBatch({
+    const sendUncounted = createSendBatch({
       async append(batch, signal) {
         const began = performance.now();
         const outcomes = await append(batch, signal);
         if (outcomes.some(({ kind }) => kind !== 'refused')) overload.stored(performance.now() - began);
         return outcomes;
       },
-      rehearse: createDirect(createRehearsal(store)),
+      dryRun: createDirect(createDryRun(store)),
       rates,
       moderate: moderation.moderate,
       deliver: live.send,
       templates,
     });
-    const sendBatch = createTallied(untold, events.batchEnded);
+    const sendBatch = withSendMetrics(sendUncounted, events.batchEnded);
     watchSources(registry, {
       pools,
       lanes: waiting,
@@ -271,7 +273,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         const { longestMs } = held.stats();
         return { waiting: connections, longestSeconds: Math.max(longestSeconds, longestMs / 1000) };
       },
-      batchQueue: () => standingOfBatches(db, now()),
+      batchQueue: () => batchQueueStats(db, now()),
       webhookQueue: () => standingOfWebhooks(db, now()),
     });
     const channels = createChannels(store, opened.told, now);
@@ -284,8 +286,8 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
         })
       : undefined;
     const credentials = createCredentialWatch(identify, now);
-    undo.push(async () => credentials.close());
-    const background = await openBatches({
+    onStop.push(async () => credentials.close());
+    const background = await wireBatches({
       database,
       db,
       config,
@@ -295,7 +297,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       events,
       now,
     });
-    undo.push(() => background.close(graceLeft()));
+    onStop.push(() => background.close(graceLeft()));
     const { batches, batchWatch } = background;
     const closing = new AbortController();
     const routes = createRoutes(
@@ -322,30 +324,30 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       },
       events,
     );
-    const guard = createGuard({ open: config.open, allowedOrigins: config.allowedOrigins });
-    const intake = createIntake({
+    const guard = createOriginCheck({ open: config.open, allowedOrigins: config.allowedOrigins });
+    const intake = createBodyBudget({
       mostBytes: limits.bodiesBytes,
       graceMs: bodyGraceMs,
       isStream: routes.isStream,
       peerOf,
-      onCut: (request) => events.requestRejected('overloaded', askedOf(request)),
+      onCut: (request) => events.requestRejected('overloaded', rejectedRequestOf(request)),
     });
     const listener = await listen({
       host: config.host,
       port: config.port,
       ...(config.tls === undefined ? {} : { tls: config.tls }),
-      handler: createServer(guard, createShed(overload, routes.methodOf), intake, routes),
+      handler: createServer(guard, createLoadShedding(overload, routes.methodOf), intake, routes),
     });
-    undo.push(() => listener.close(graceLeft()));
+    onStop.push(() => listener.close(graceLeft()));
     // Before calls are refused: a tail has no end of its own to wait for.
-    undo.push(async () => {
+    onStop.push(async () => {
       closing.abort();
       tails.close();
       batchWatch.close();
       readiness.close();
     });
     // First of all: who balances the load is told, and gets time to hear of it.
-    undo.push(async () => {
+    onStop.push(async () => {
       await readiness.drain();
       await delay(config.drainDelayMs);
       graceBegins();

@@ -1,7 +1,7 @@
 import { sweepBatches } from '../batches/batches.sql.ts';
 import { type Batches, createBatches } from '../batches/batches.ts';
 import { dueCallers } from '../batches/claims.sql.ts';
-import { createTurn, stopBatches, type TurnParts } from '../batches/run-chunk.ts';
+import { type ChunkRunnerParts, createChunkRunner, stopBatches } from '../batches/run-chunk.ts';
 import { longestScheduleMs } from '../batches/submission.ts';
 import { type BatchWatch, createBatchWatch } from '../batches/watch.ts';
 import type { Config } from '../config/index.ts';
@@ -14,7 +14,7 @@ import type { Templates } from '../templates/templates.ts';
 import type { OpenServer } from './database.ts';
 
 /** Batches that are sent in the background, and who sends them. */
-export interface OpenBatches {
+export interface WiredBatches {
   readonly batches: Batches;
   readonly batchWatch: BatchWatch;
   /** Finishes the chunks under way, so many milliseconds. */
@@ -31,7 +31,7 @@ const sweepBite = 100;
 /** Bites of one run, so that a stop does not wait for long. */
 const sweepBites = 1000;
 
-export async function openBatches({
+export async function wireBatches({
   database,
   db,
   config,
@@ -46,11 +46,11 @@ export async function openBatches({
   readonly config: Pick<Config, 'batchConcurrency' | 'batchRetentionDays' | 'sweepIntervalMs'>;
   readonly sendBatch: SendBatch;
   readonly templates: Templates;
-  readonly findStored: TurnParts['findStored'];
+  readonly findStored: ChunkRunnerParts['findStored'];
   readonly events: Events;
   /** The database's clock. */
   readonly now: () => number;
-}): Promise<OpenBatches> {
+}): Promise<WiredBatches> {
   const watch = events.loop('batch_queue');
   const turns = events.loop('batch_chunks');
   const jobs = await database.openJobs(watch.onError);
@@ -67,7 +67,7 @@ export async function openBatches({
   const onMoved = (batchId: string) => batchWatch.moved(batchId);
   const batches = createBatches({ db, templates, wake, onMoved, now });
   const batchWatch = createBatchWatch(batches);
-  const turn = createTurn({ db, sendBatch, findStored, onMoved, onError: turns.onError, now });
+  const turn = createChunkRunner({ db, sendBatch, findStored, onMoved, onError: turns.onError, now });
   const take = async (callerId: string) => {
     const start = performance.now();
     const done = (failed: boolean) => turns.onRun(performance.now() - start, failed);

@@ -1,4 +1,4 @@
-import type { ChannelsTold } from '../channels/channels.ts';
+import type { ChannelChangeListener } from '../channels/channels.ts';
 import { ChannelKeys, type MadeChannel } from '../messages/channel-keys.sql.ts';
 import type { PermissionRules } from '../messages/permission.ts';
 import type { Events } from '../observability/events.ts';
@@ -6,17 +6,17 @@ import { startLoop } from '../observability/loop.ts';
 import { type Listening, notify } from '../postgres/pg-notify.ts';
 import type { Db } from '../postgres/schema.ts';
 import type { Store } from '../sending/group-context.ts';
-import { createLive, type Live } from '../tailing/ephemeral.ts';
+import { createEphemeralMessages, type EphemeralMessages } from '../tailing/ephemeral.ts';
 import { type Hints, startNotifier } from '../tailing/notifier.ts';
 import { createTails, type Tails } from '../tailing/tails.ts';
 import type { OpenServer } from './database.ts';
 
 /** The store that tells who tails it, in this instance at once and in the others by hints. */
-export interface OpenTails {
+export interface WiredTails {
   readonly store: Store;
   readonly tails: Tails;
-  readonly live: Live;
-  readonly told: ChannelsTold;
+  readonly live: EphemeralMessages;
+  readonly told: ChannelChangeListener;
   /** Whether hints of other instances are heard. */
   isListening(): boolean;
   close(): Promise<void>;
@@ -25,13 +25,13 @@ export interface OpenTails {
 /** How often the heads of what is tailed are looked at, hint or no hint. */
 const pollMs = 5000;
 
-export function openTails(
+export function wireTails(
   database: OpenServer,
   { db, reads }: { readonly db: Db; readonly reads: Db },
   rules: PermissionRules,
   events: Events,
   now: () => number,
-): OpenTails {
+): WiredTails {
   const onMade = (created: readonly MadeChannel[]) => {
     tails.channelsMade(created);
     notifier.tell({ made: created.map(({ type, id, channelKey }) => [type, id, channelKey]) });
@@ -48,7 +48,7 @@ export function openTails(
     },
   };
   const tails = createTails({ ...store, db: reads }, now, events.tailRead);
-  const live = createLive(db, tails.deliver, (ids) => notifier.tell({ live: ids }), now);
+  const live = createEphemeralMessages(db, tails.deliver, (ids) => notifier.tell({ live: ids }), now);
   const heard = events.loop('notifier');
   let listening: Listening | undefined;
   let closing = false;

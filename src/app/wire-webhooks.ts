@@ -5,13 +5,13 @@ import type { Db } from '../postgres/schema.ts';
 import { createWebhookDelivery, type WebhookBodies } from '../webhooks/delivery.ts';
 import { createPoster, isSecret } from '../webhooks/post.ts';
 import { urlFault } from '../webhooks/public-address.ts';
-import { pace } from '../webhooks/webhook.ts';
+import { retrySchedule } from '../webhooks/webhook.ts';
 import { createWebhooks, type Webhooks } from '../webhooks/webhooks.ts';
 import { StartError } from './database.ts';
 import { version } from './version.ts';
 
 /** The webhooks, and who brings them what is stored. */
-export interface OpenWebhooks {
+export interface WiredWebhooks {
   readonly webhooks: Webhooks;
   /** Something was stored: it is looked at in a moment, and not for each commit. */
   nudge(): void;
@@ -25,7 +25,7 @@ const pollMs = 250;
 /** Commits of this long are looked at together. */
 const nudgeMs = 10;
 
-export async function openWebhooks(
+export async function wireWebhooks(
   config: Config,
   {
     db,
@@ -39,7 +39,7 @@ export async function openWebhooks(
     /** The database's clock: signatures of all instances carry one time. */
     readonly now: () => number;
   },
-): Promise<OpenWebhooks> {
+): Promise<WiredWebhooks> {
   const { settings, allowPrivate, timeoutMs } = config.webhooks;
   if (settings !== undefined) assertSettings(settings, allowPrivate);
   const poster = createPoster({ timeoutMs, allowPrivate, userAgent: `sendbatch/${version}`, now });
@@ -49,7 +49,7 @@ export async function openWebhooks(
     poster,
     bodies,
     events,
-    pace: { ...pace, ...config.webhooks.pace },
+    pace: { ...retrySchedule, ...config.webhooks.pace },
     // A POST ends in its time; what is between two of them is a few statements.
     leaseMs: timeoutMs * 2 + 1000,
     onError: watch.onError,

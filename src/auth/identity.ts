@@ -2,7 +2,7 @@ import type { TLSSocket } from 'node:tls';
 import { createContextKey } from '@connectrpc/connect';
 import { errors, type JWTPayload, type JWTVerifyGetKey, type JWTVerifyOptions, jwtVerify } from 'jose';
 import { type Caller, type Scope, trustedCaller, userCaller } from '../messages/caller.ts';
-import { Failure } from '../messages/service-error.ts';
+import { ServiceError } from '../messages/service-error.ts';
 import { createIssuerKeys, IssuerKeysUnavailable } from './issuer-keys.ts';
 
 /** Where the caller stands in a call's context. */
@@ -59,7 +59,7 @@ export function createIdentify({ tokens, certificateScopes }: IdentityRules, sou
           kind: 'service',
           scopes: new Set(certificateScopes),
         };
-      throw new Failure({
+      throw new ServiceError({
         reason: 'CREDENTIAL_MISSING',
         message:
           'a credential is needed: an API key or a token as "Authorization: Bearer …", or an API key as "token: …"',
@@ -71,7 +71,7 @@ export function createIdentify({ tokens, certificateScopes }: IdentityRules, sou
       : await identifyToken?.(credential);
     if (caller !== undefined) return caller;
     // One text for all: which part was wrong is not for the caller to learn.
-    throw new Failure({
+    throw new ServiceError({
       reason: 'CREDENTIAL_INVALID',
       message: 'the credential is not valid: it is unknown, expired, revoked, or of another issuer',
       metadata: {},
@@ -105,7 +105,7 @@ function createTokenReader(
     const granted = claims && scopesOf(claims);
     if (!isUid(sub) || exp === undefined || granted === undefined) return undefined;
     if (await isSystemUid(sub))
-      throw new Failure({
+      throw new ServiceError({
         reason: 'CREDENTIAL_INVALID',
         message: `the token's subject ${JSON.stringify(sub)} is a system uid, which no channel rule stops: only services act as it, with an API key or a client certificate`,
         metadata: {},
@@ -168,8 +168,8 @@ function scopeWords(claim: unknown): readonly string[] | undefined {
 }
 
 /** The issuer's keys cannot be fetched: whether the token is good is not known. */
-function issuerAway(cause: unknown): Failure {
-  return new Failure(
+function issuerAway(cause: unknown): ServiceError {
+  return new ServiceError(
     {
       reason: 'STORE_BUSY',
       message: 'the keys of the token’s issuer cannot be read now; try again',

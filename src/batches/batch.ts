@@ -8,8 +8,8 @@ import type { Variables } from '../templates/template.ts';
 export type BatchState = 'receiving' | 'queued' | 'running' | 'cancelling' | 'completed' | 'cancelled';
 
 /** Turns are shared by these: of two batches of a caller the one that has paid less goes next, and a turn costs this much. */
-export const turnCost = { high: 1, normal: 4, low: 16 } as const;
-export type BatchPriority = keyof typeof turnCost;
+export const slotCost = { high: 1, normal: 4, low: 16 } as const;
+export type BatchPriority = keyof typeof slotCost;
 
 /** A draft in a batch. */
 export interface BatchDraft extends Draft {
@@ -181,7 +181,7 @@ export function resultOf(
 }
 
 /** Whether another try may answer something else. */
-export function isPassing({ refusal }: BatchResult): boolean {
+export function isRetryable({ refusal }: BatchResult): boolean {
   return refusal?.retryAfterMs !== undefined;
 }
 
@@ -192,7 +192,7 @@ export interface Tally {
   readonly refused: number;
 }
 
-export function tallyOf(results: readonly BatchResult[]): Tally {
+export function countResults(results: readonly BatchResult[]): Tally {
   const refused = results.filter((each) => each.refusal !== undefined).length;
   const duplicate = results.filter((each) => each.duplicate).length;
   return { accepted: results.length - refused - duplicate, duplicate, refused };

@@ -1,7 +1,7 @@
 import { limits } from '../limits.ts';
 import type { Caller } from '../messages/caller.ts';
 import { bytesOf } from '../messages/page.ts';
-import { Failure } from '../messages/service-error.ts';
+import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import type { Db } from '../postgres/schema.ts';
 import type { TemplateText } from '../templates/template.ts';
@@ -10,9 +10,9 @@ import {
   type BatchResult,
   type BatchState,
   draftsOf,
-  isPassing,
+  isRetryable,
   refusedDrafts,
-  turnCost,
+  slotCost,
 } from './batch.ts';
 import {
   cancelBatch,
@@ -87,7 +87,7 @@ export function createBatches(parts: BatchesParts): Batches {
   async function find(caller: Caller, batchId: string): Promise<StoredBatch> {
     const batch = await orBusy(() => findBatch(db, batchId));
     if (batch !== undefined && (batch.callerId === caller.id || caller.scopes.has('admin'))) return batch;
-    throw new Failure({
+    throw new ServiceError({
       reason: 'BATCH_NOT_FOUND',
       message: `there is no batch ${JSON.stringify(batchId)} of yours`,
       metadata: { batch_id: batchId },
@@ -150,7 +150,7 @@ export function createBatches(parts: BatchesParts): Batches {
 }
 
 const priorityOfCost = new Map(
-  Object.entries(turnCost).map(([name, cost]) => [cost as number, name as keyof typeof turnCost]),
+  Object.entries(slotCost).map(([name, cost]) => [cost as number, name as keyof typeof slotCost]),
 );
 
 /** The refused messages of a batch that has ended, chunk by chunk, each under the key that it was refused with. */
@@ -160,15 +160,15 @@ async function* refusedOf(db: Db, batch: StoredBatch, signal: AbortSignal): Asyn
     signal.throwIfAborted();
     const [chunk] = await orBusy(() => readResults(db, batch.batchId, cursor, 1, true));
     if (chunk === undefined) return;
-    const results = (JSON.parse(chunk.results) as BatchResult[]).filter((each) => !isPassing(each));
+    const results = (JSON.parse(chunk.results) as BatchResult[]).filter((each) => !isRetryable(each));
     const drafts = chunk.drafts === '' ? '' : refusedDrafts(chunk.drafts, results);
     if (drafts !== '') yield draftsOf(drafts, prefix).map(({ draft }) => draft);
     cursor = { dueAt: chunk.dueAt, ordinal: chunk.ordinal + 1 };
   }
 }
 
-function notRetryable({ batchId, state }: StoredBatch, why: string): Failure {
-  return new Failure({
+function notRetryable({ batchId, state }: StoredBatch, why: string): ServiceError {
+  return new ServiceError({
     reason: 'BATCH_NOT_RETRYABLE',
     message: `the batch cannot be retried: ${why}`,
     metadata: { batch_id: batchId, state },
@@ -190,7 +190,7 @@ async function readPage(
     for (const { dueAt, ordinal, results: text } of chunks) {
       const skip = ordinal === cursor.ordinal && dueAt === cursor.dueAt ? cursor.skip : 0;
       // What was to be tried again when the batch was cancelled was not sent.
-      const all = (JSON.parse(text) as BatchResult[]).filter((each) => !isPassing(each));
+      const all = (JSON.parse(text) as BatchResult[]).filter((each) => !isRetryable(each));
       for (let place = skip; place < all.length; place++) {
         const each = all[place] as BatchResult;
         if (refusedOnly && each.refusal === undefined) continue;
@@ -205,8 +205,8 @@ async function readPage(
   }
 }
 
-function tooMany(): Failure {
-  return new Failure({
+function tooMany(): ServiceError {
+  return new ServiceError({
     reason: 'TOO_MANY_BATCHES',
     message: `you have ${limits.callerBatches} batches that have not ended; wait for some of them, or cancel some`,
     metadata: { limit: String(limits.callerBatches) },

@@ -271,7 +271,7 @@ export async function dueCallers(db: Db, limit: number): Promise<string[]> {
 }
 
 /** What there is to do, over all callers. */
-export async function standingOfBatches(
+export async function batchQueueStats(
   db: Db,
   now: number,
 ): Promise<{ readonly batches: number; readonly messages: number; readonly oldestDueMs: number }> {

@@ -1,21 +1,21 @@
 import { hash } from 'node:crypto';
 import type { Earlier, Outcome } from '../messages/append-plan.ts';
 import { type Caller, type Scope, scopes } from '../messages/caller.ts';
-import { type Prepared, prepare } from '../messages/message.ts';
-import { Failure, type Refusal } from '../messages/service-error.ts';
+import { type PreparedMessage, prepareMessage } from '../messages/message.ts';
+import { type Refusal, ServiceError } from '../messages/service-error.ts';
 import type { Db } from '../postgres/schema.ts';
 import type { SendBatch } from '../sending/send-batch.ts';
 import type { TemplateText } from '../templates/template.ts';
 import {
   type BatchResult,
+  countResults,
   draftsOf,
   dueAgainAt,
   holdsBatch,
-  isPassing,
+  isRetryable,
   nextTryIn,
   refusedDrafts,
   resultOf,
-  tallyOf,
 } from './batch.ts';
 import type { StoredBatch } from './batches.sql.ts';
 import {
@@ -45,11 +45,11 @@ export interface CallerSnapshot {
 }
 
 /** What a turn needs. */
-export interface TurnParts {
+export interface ChunkRunnerParts {
   readonly db: Db;
   readonly sendBatch: SendBatch;
   /** Finds messages among these that are stored, by message key. */
-  readonly findStored: (messages: readonly Prepared[]) => Promise<ReadonlyMap<string, Earlier>>;
+  readonly findStored: (messages: readonly PreparedMessage[]) => Promise<ReadonlyMap<string, Earlier>>;
   /** Called when a batch has moved. */
   readonly onMoved: (batchId: string) => void;
   /** Called for a chunk that failed for a reason that is no refusal of a message. */
@@ -59,7 +59,7 @@ export interface TurnParts {
 }
 
 /** What a turn found. */
-export interface TurnEnd {
+export interface ChunkEnd {
   /** Whether there was a batch to send. */
   readonly worked: boolean;
   /** When the caller has something to do next; undefined: nothing is left. */
@@ -67,7 +67,7 @@ export interface TurnEnd {
 }
 
 /** Sends one chunk of a caller's batches. */
-export function createTurn(parts: TurnParts): (callerId: string) => Promise<TurnEnd> {
+export function createChunkRunner(parts: ChunkRunnerParts): (callerId: string) => Promise<ChunkEnd> {
   const { db, onMoved, now } = parts;
   return async (callerId) => {
     const batch = await claimBatch(db, callerId);
@@ -87,7 +87,7 @@ export function createTurn(parts: TurnParts): (callerId: string) => Promise<Turn
   };
 }
 
-async function sendNext(parts: TurnParts, batch: ClaimedBatch): Promise<void> {
+async function sendNext(parts: ChunkRunnerParts, batch: ClaimedBatch): Promise<void> {
   const { db } = parts;
   const end = await callerEnd(db, batch.callerId);
   if (end !== undefined) return await stop(parts, batch, end);
@@ -100,7 +100,7 @@ async function sendNext(parts: TurnParts, batch: ClaimedBatch): Promise<void> {
 }
 
 /** The credential of the batch's caller has ended: nothing more is sent. What a worker that is gone has stored gets its results. */
-async function stop(parts: TurnParts, batch: ClaimedBatch, end: 'revoked' | 'expired'): Promise<void> {
+async function stop(parts: ChunkRunnerParts, batch: ClaimedBatch, end: 'revoked' | 'expired'): Promise<void> {
   const { db } = parts;
   const chunk = await beginChunk(db, batch, 'underWay');
   if (chunk !== undefined) {
@@ -114,7 +114,7 @@ async function stop(parts: TurnParts, batch: ClaimedBatch, end: 'revoked' | 'exp
 
 /** Leaves all messages without a result, but for those that are found stored. */
 const sendNothing: SendBatch = async () => {
-  throw new Failure({ reason: 'CREDENTIAL_INVALID', message: 'not sent', metadata: {}, retryAfterMs: 1 });
+  throw new ServiceError({ reason: 'CREDENTIAL_INVALID', message: 'not sent', metadata: {}, retryAfterMs: 1 });
 };
 
 /** Why a batch was stopped. */
@@ -152,7 +152,7 @@ interface Tried {
 
 /** Sends what has no lasting result yet, and is not behind a message that waits. */
 async function tryChunk(
-  { sendBatch, findStored, onError, now }: TurnParts,
+  { sendBatch, findStored, onError, now }: ChunkRunnerParts,
   batch: ClaimedBatch,
   chunk: StoredChunk,
   before: readonly BatchResult[],
@@ -166,7 +166,7 @@ async function tryChunk(
   let held = 0;
   for (const each of placed) {
     const result = known.get(each.index);
-    if (result !== undefined && !isPassing(result)) continue;
+    if (result !== undefined && !isRetryable(result)) continue;
     const pair = blocked.size === 0 && before.length === 0 ? undefined : pairOf(each);
     const isEarly = result !== undefined && dueAgainAt(result) > triedAt;
     if (!isEarly && (pair === undefined || !blocked.has(pair))) {
@@ -187,7 +187,7 @@ async function tryChunk(
     const outcome = stored.get(each.index) ?? outcomes[position];
     if (outcome === undefined) throw new Error(`no outcome for message ${each.index} of batch ${batch.batchId}`);
     const result = resultOf(each, outcome, chunk.begun);
-    const isWaiting = isPassing(result);
+    const isWaiting = isRetryable(result);
     const kept = isWaiting ? { ...result, triedAt } : result;
     known.set(each.index, kept);
     if (!isWaiting) continue;
@@ -200,7 +200,7 @@ async function tryChunk(
 
 /** An outcome or a refusal per message. */
 async function sendSome(
-  { sendBatch, onError }: Pick<TurnParts, 'sendBatch' | 'onError'>,
+  { sendBatch, onError }: Pick<ChunkRunnerParts, 'sendBatch' | 'onError'>,
   batch: ClaimedBatch,
   chunk: StoredChunk,
   pending: readonly Pending[],
@@ -216,7 +216,7 @@ async function sendSome(
       const options = { atomic: false, validateOnly: false, requestId: '', expectedLastSeqs: [], at: chunk.dueAt };
       return await sendBatch({ messages, templates, caller, ...options });
     } catch (error) {
-      if (error instanceof Failure) return some.map(() => error.refusal);
+      if (error instanceof ServiceError) return some.map(() => error.refusal);
       if (some.length === 1 || mayFail === 0) {
         onError(error);
         return some.map(() => internal);
@@ -238,7 +238,7 @@ const clockErrorMs = 1000;
  * result. What was accepted before the chunk began is another call's.
  */
 async function storedBefore(
-  findStored: TurnParts['findStored'],
+  findStored: ChunkRunnerParts['findStored'],
   chunk: StoredChunk,
   pending: readonly Pending[],
   outcomes: readonly (Outcome | Refusal)[],
@@ -246,7 +246,7 @@ async function storedBefore(
   const doubtful = pending.flatMap((each, position) => {
     const outcome = outcomes[position];
     if (outcome === undefined || (!('reason' in outcome) && outcome.kind !== 'refused')) return [];
-    return [{ index: each.index, message: prepare(each.draft, each.draft.clientMsgNo) }];
+    return [{ index: each.index, message: prepareMessage(each.draft, each.draft.clientMsgNo) }];
   });
   if (doubtful.length === 0) return new Map();
   const found = await findStored(doubtful.map(({ message }) => message));
@@ -262,7 +262,7 @@ async function storedBefore(
 
 /** A message's sender and channel, as a short text. */
 function pairOf({ draft }: Pending): string {
-  const { channel, fromUid } = prepare(draft, draft.clientMsgNo);
+  const { channel, fromUid } = prepareMessage(draft, draft.clientMsgNo);
   return hash('sha256', JSON.stringify([channel.key, fromUid]), 'base64url').slice(0, 12);
 }
 
@@ -277,8 +277,8 @@ const internal: Refusal = {
 /** What a try comes to: what is refused for now is tried again, until there was no progress for too long. */
 function settle(batch: StoredBatch, chunk: StoredChunk, before: readonly BatchResult[], tried: Tried): Settlement {
   const { results, sent, refusedNow, held, pairs, now } = tried;
-  const passing = results.filter(isPassing);
-  const done = tallyOf(before.filter((each) => !isPassing(each)));
+  const passing = results.filter(isRetryable);
+  const done = countResults(before.filter((each) => !isRetryable(each)));
   // What waits for others alone is not at fault.
   const isFresh =
     passing.length === 0 || results.length - passing.length > done.accepted + done.duplicate + done.refused;
@@ -288,7 +288,7 @@ function settle(batch: StoredBatch, chunk: StoredChunk, before: readonly BatchRe
   const tryIn = passing.length === 0 ? undefined : nextTryIn(passing, { attempts, stalledSince, now, others });
   const givesUp = passing.length > 0 && tryIn === undefined;
   const lastly = givesUp ? results.map(lasting) : results;
-  const all = tallyOf(lastly.filter((each) => !isPassing(each)));
+  const all = countResults(lastly.filter((each) => !isRetryable(each)));
   const isFinal = held === 0 && tryIn === undefined;
   const waits = new Set(isFinal ? [] : pairs);
   const wait: ChunkWait | undefined = isFinal
@@ -320,7 +320,7 @@ function settle(batch: StoredBatch, chunk: StoredChunk, before: readonly BatchRe
 
 /** Nobody tries it again. */
 function lasting(result: BatchResult): BatchResult {
-  if (!isPassing(result) || result.refusal === undefined) return result;
+  if (!isRetryable(result) || result.refusal === undefined) return result;
   const { retryAfterMs: _, ...refusal } = result.refusal;
   const { triedAt: __, ...rest } = result;
   return { ...rest, refusal };

@@ -1,13 +1,13 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { limits } from '../limits.ts';
 import type { Caller } from '../messages/caller.ts';
-import { Failure, malformed, type Violation } from '../messages/service-error.ts';
+import { malformed, ServiceError, type Violation } from '../messages/service-error.ts';
 import { orBusy, storeBusy } from '../messages/store-busy.ts';
 import { isSameRequest } from '../postgres/pg-errors.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import { missingVersion, type TemplateText, wishedVersion } from '../templates/template.ts';
 import type { Templates } from '../templates/templates.ts';
-import { type BatchDraft, type BatchPriority, type Chunk, cutChunks, type Placed, turnCost } from './batch.ts';
+import { type BatchDraft, type BatchPriority, type Chunk, cutChunks, type Placed, slotCost } from './batch.ts';
 import {
   findByRequestId,
   insertReceiving,
@@ -63,7 +63,7 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
     name: call.name,
     requestId: call.requestId,
     templates: JSON.stringify(call.templates),
-    priority: turnCost[call.priority],
+    priority: slotCost[call.priority],
     createdAt,
     sendAt: call.sendAt ?? null,
   };
@@ -154,7 +154,7 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
 async function earlierOf(db: Db, { callerId, requestId }: NewBatch, contentHash: Buffer): Promise<StoredBatch> {
   const earlier = await findByRequestId(db, callerId, requestId);
   if (earlier?.contentHash.equals(contentHash)) return earlier;
-  throw new Failure({
+  throw new ServiceError({
     reason: 'REQUEST_ID_REUSED',
     message: `request_id ${JSON.stringify(requestId)} was used for another batch; submit a new batch under a new one`,
     metadata: { request_id: requestId, ...(earlier === undefined ? {} : { batch_id: earlier.batchId }) },
@@ -197,11 +197,11 @@ function assertTimes(
 }
 
 /** Swept as one of which nothing came any more: nothing of it is kept. */
-function givenUp(): Failure {
+function givenUp(): ServiceError {
   return storeBusy(new Error('the submission was silent for too long and was taken for given up'));
 }
 
-function tooLarge(actual: number): Failure {
+function tooLarge(actual: number): ServiceError {
   return malformed(
     [
       {

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Caller } from '../messages/caller.ts';
-import { Failure } from '../messages/service-error.ts';
+import { ServiceError } from '../messages/service-error.ts';
 import type { Batches, StoredBatch } from './batches.ts';
 
 /** Batches as they move. */
@@ -64,7 +64,7 @@ export function createBatchWatch(batches: Pick<Batches, 'get'>): BatchWatch {
       let saidAt = 0;
       while (!callSignal.aborted) {
         if (closing.signal.aborted)
-          throw new Failure({
+          throw new ServiceError({
             reason: 'STOPPING',
             message: 'the service stops; watch again, at another instance',
             metadata: {},

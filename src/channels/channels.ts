@@ -2,15 +2,15 @@ import { channel, isJoined, messageSequence, personType } from '../messages/chan
 import {
   addSystemUids,
   addUids,
+  createAndLockListOwner,
   disband,
   type Flags,
   type List,
   type Listed,
+  type ListOwner,
   listSystemUids,
   listUids,
-  lockMadePlace,
-  lockPlace,
-  type Place,
+  lockListOwner,
   readFlags,
   removeSystemUids,
   removeUids,
@@ -57,23 +57,23 @@ export interface Channels {
 }
 
 /** Told of changes after their commit. */
-export interface ChannelsTold {
+export interface ChannelChangeListener {
   membersChanged(uids: readonly string[]): void;
   channelChanged(channelKey: number): void;
 }
 
-export function createChannels(store: Store, told: ChannelsTold, now: () => number = Date.now): Channels {
+export function createChannels(store: Store, told: ChannelChangeListener, now: () => number = Date.now): Channels {
   const { db } = store;
-  const change = async (named: Named, work: (tx: Tx, place: Place) => Promise<void>) =>
+  const change = async (named: Named, work: (tx: Tx, place: ListOwner) => Promise<void>) =>
     await orBusy(async () => {
       const place = await placeOf(store, named, 'made when missing');
       await db.transaction().execute(async (tx) => {
-        await lockPlace(tx, place, now());
+        await lockListOwner(tx, place, now());
         await work(tx, place);
       });
       if (place.kind === 'channel') told.channelChanged(place.channelKey);
     });
-  const changeList = async (tx: Tx, place: Place, list: List, { add = [], remove = [] }: ListChange) => {
+  const changeList = async (tx: Tx, place: ListOwner, list: List, { add = [], remove = [] }: ListChange) => {
     if (remove === 'all' || remove.length > 0) await removeUids(tx, place, list, remove, now());
     if (add.length > 0) await addUids(tx, place, list, add, now());
     if (list === 'member' && place.kind === 'channel') await beginCursors(tx, place.channelKey, add);
@@ -84,7 +84,7 @@ export function createChannels(store: Store, told: ChannelsTold, now: () => numb
       const place = await placeOf(store, named);
       if (place === undefined) return;
       await db.transaction().execute(async (tx) => {
-        await lockMadePlace(tx, place, now());
+        await createAndLockListOwner(tx, place, now());
         await removeUids(tx, place, list, remove, now());
       });
       if (place.kind === 'channel') told.channelChanged(place.channelKey);
@@ -130,13 +130,13 @@ export function createChannels(store: Store, told: ChannelsTold, now: () => numb
   };
 }
 
-async function placeOf(store: Store, named: Named, missing: 'made when missing'): Promise<Place>;
-async function placeOf(store: Store, named: Named): Promise<Place | undefined>;
+async function placeOf(store: Store, named: Named, missing: 'made when missing'): Promise<ListOwner>;
+async function placeOf(store: Store, named: Named): Promise<ListOwner | undefined>;
 async function placeOf(
   { channelKeys }: Store,
   { channelType, channelId }: Named,
   missing?: 'made when missing',
-): Promise<Place | undefined> {
+): Promise<ListOwner | undefined> {
   const fault = idFault(channelType, channelId);
   if (fault !== undefined) throw invalidField('channel_id', fault);
   if (channelType === personType) return { kind: 'person', uid: channelId };

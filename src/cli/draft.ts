@@ -8,7 +8,7 @@ import {
   MessageDraftSchema,
   TemplateUseSchema,
 } from '../../gen/sendbatch/v1/message_pb.ts';
-import { ruleWords } from '../rpc/validation-messages.ts';
+import { violationMessage } from '../rpc/validation-messages.ts';
 import { channelType, channelTypes } from './channel-type.ts';
 import type { Columns } from './columns.ts';
 import { parseExactly } from './exact-json.ts';
@@ -79,7 +79,7 @@ function words({ ruleId, message, field }: Violation): string {
   const values = field.some((step) => step.kind === 'field' && step.enum?.typeName === ChannelTypeSchema.typeName)
     ? channelTypes
     : [];
-  return ruleWords({ id: ruleId, said: message, values });
+  return violationMessage({ id: ruleId, said: message, values });
 }
 
 /** What is wrong with a line, without the names that the contract has for it. */

@@ -12,7 +12,7 @@ export interface Tally {
   dropped: number;
 }
 
-/** Where a run stands: its keys begin with `run`, so that an entry has the same key in the next try. */
+/** Where a run stands: its keys begin with `runPrepared`, so that an entry has the same key in the next try. */
 export interface Standing {
   readonly run: string;
   /** The last line whose outcome is known. */

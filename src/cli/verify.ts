@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import type { Fault } from '../integrity/violations.ts';
+import type { ChannelViolation } from '../integrity/violations.ts';
 import { channelTypeName } from './channel-type.ts';
 import { withDatabase } from './database.ts';
 import { onInterrupt } from './interrupt.ts';
@@ -40,7 +40,7 @@ async function runVerify(json: boolean): Promise<number> {
   const progress = createProgress({ quiet: json, total: 1, noun: 'messages', fault: 'faults' });
   const interruption = onInterrupt(() => {});
   let [channels, messages] = [0, 0];
-  const found: Fault[] = [];
+  const found: ChannelViolation[] = [];
   progress.begin(0);
   try {
     // Looking at all of a large channel takes its time.
@@ -72,7 +72,7 @@ async function runVerify(json: boolean): Promise<number> {
   return found.length > 0 ? exit.refused : exit.done;
 }
 
-function lineOf({ kind, channelType, channelId, sequence, what }: Fault): string {
+function lineOf({ kind, channelType, channelId, sequence, what }: ChannelViolation): string {
   const channel =
     channelType === undefined
       ? ''

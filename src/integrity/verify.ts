@@ -1,7 +1,7 @@
 import { limits } from '../limits.ts';
 import type { Db } from '../postgres/schema.ts';
 import { blocks, doubleIds, factsBetween, lastChannelKey, lastOfPiece, strayKeys, withMemory } from './verify.sql.ts';
-import { type Fault, faultsOf } from './violations.ts';
+import { type ChannelViolation, violationsOf } from './violations.ts';
 
 /** How far a verification is, and what it found since it last said so. */
 export interface Step {
@@ -10,7 +10,7 @@ export interface Step {
   readonly of: number;
   readonly channels: number;
   readonly messages: number;
-  readonly faults: readonly Fault[];
+  readonly faults: readonly ChannelViolation[];
 }
 
 /** Channels that one statement examines. */
@@ -47,7 +47,7 @@ export async function* verify(db: Db, connections = 1): AsyncGenerator<Step> {
       channels += facts.length;
       for (const each of facts) messages += each.kept;
       done += Math.min(last, of) - after;
-      ready.push({ done, of, channels, messages, faults: facts.flatMap(faultsOf) });
+      ready.push({ done, of, channels, messages, faults: facts.flatMap(violationsOf) });
       wake();
     }
   };
@@ -85,19 +85,22 @@ export async function* verify(db: Db, connections = 1): AsyncGenerator<Step> {
   }
 }
 
-async function acrossChannels(db: Db): Promise<Fault[]> {
+async function acrossChannels(db: Db): Promise<ChannelViolation[]> {
   const strays = await withMemory(db, (connection) => strayKeys(connection, namedStrays));
   const doubles = await withMemory(db, (connection) => doubleIds(connection, namedStrays));
   const { largest, given } = await blocks(db, limits.idsPerBlock);
   return [
     ...strays.map(
-      ({ channelKey, messages }): Fault => ({
+      ({ channelKey, messages }): ChannelViolation => ({
         kind: 'CHANNEL_MISSING',
         what: `channel_key ${channelKey} has a head or ${messages} messages, and no channel`,
       }),
     ),
     ...doubles.map(
-      ({ id, places }): Fault => ({ kind: 'DOUBLE_ID', what: `message_id ${id} is used again: ${places.join(', ')}` }),
+      ({ id, places }): ChannelViolation => ({
+        kind: 'DOUBLE_ID',
+        what: `message_id ${id} is used again: ${places.join(', ')}`,
+      }),
     ),
     ...(largest > given
       ? [

@@ -25,7 +25,7 @@ export interface ChannelFacts {
 }
 
 /** A promise of the store that does not hold. */
-export interface Fault {
+export interface ChannelViolation {
   readonly kind:
     | 'HEAD_MISSING'
     | 'HEAD_BEHIND'
@@ -45,10 +45,11 @@ export interface Fault {
 }
 
 /** The promises that a channel does not keep. */
-export function faultsOf(facts: ChannelFacts): Fault[] {
-  const faults: Fault[] = [];
+export function violationsOf(facts: ChannelFacts): ChannelViolation[] {
+  const faults: ChannelViolation[] = [];
   const { channelType, channelId, sequence, lastSeq, kept, swept, firstKept, lastKept } = facts;
-  const found = (kind: Fault['kind'], what: string) => faults.push({ kind, channelType, channelId, sequence, what });
+  const found = (kind: ChannelViolation['kind'], what: string) =>
+    faults.push({ kind, channelType, channelId, sequence, what });
   if (lastSeq === undefined) {
     found('HEAD_MISSING', `it has no head, and ${kept} messages`);
   } else if (lastKept !== undefined && lastKept > lastSeq) {

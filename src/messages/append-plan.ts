@@ -1,18 +1,18 @@
 import { limits } from '../limits.ts';
 import { messageSequence } from './channel.ts';
-import { isPersistent, type Prepared } from './message.ts';
+import { isPersistent, type PreparedMessage } from './message.ts';
 import { pairKeyOf } from './permission.ts';
 import type { Refusal } from './service-error.ts';
 
 /** A batch as it goes into a transaction. */
 export interface Batch {
-  readonly messages: readonly Prepared[];
+  readonly messages: readonly PreparedMessage[];
   /** All or nothing. */
   readonly atomic: boolean;
   /** By channel key: the last sequence that the channel must have before this batch. */
   readonly expectedLastSeqs: ReadonlyMap<string, number>;
   /** Messages that were refused for what they are (content, rate) before the store was asked. Permission and earlier sends come first all the same. */
-  readonly refused?: ReadonlyMap<Prepared, Refusal>;
+  readonly refused?: ReadonlyMap<PreparedMessage, Refusal>;
 }
 
 /** A message that was stored before. */
@@ -28,11 +28,11 @@ interface Known {
 }
 
 /** What the store holds about the channels and keys of a group, read under the channels' locks. */
-export interface Facts {
+export interface AppendState {
   /** By channel key: the last sequence. A channel that is not here has none yet. */
   readonly heads: ReadonlyMap<string, number>;
   /** By pair key: who may not send, and why. */
-  readonly forbidden: ReadonlyMap<string, Refusal>;
+  readonly denials: ReadonlyMap<string, Refusal>;
   /** By message key. */
   readonly earlier: ReadonlyMap<string, Earlier>;
   /** The block of ids for this group. */
@@ -42,7 +42,7 @@ export interface Facts {
 /** A message that is new, with its numbers. */
 export interface Accepted {
   readonly kind: 'accepted';
-  readonly message: Prepared;
+  readonly message: PreparedMessage;
   readonly messageId: number;
   /** 0 when it is not persistent. */
   readonly messageSeq: number;
@@ -51,8 +51,13 @@ export interface Accepted {
 /** What becomes of one message. */
 export type Outcome =
   | Accepted
-  | { readonly kind: 'duplicate'; readonly message: Prepared; readonly messageId: number; readonly messageSeq: number }
-  | { readonly kind: 'refused'; readonly message: Prepared; readonly refusal: Refusal };
+  | {
+      readonly kind: 'duplicate';
+      readonly message: PreparedMessage;
+      readonly messageId: number;
+      readonly messageSeq: number;
+    }
+  | { readonly kind: 'refused'; readonly message: PreparedMessage; readonly refusal: Refusal };
 
 /** What is to be written, and what to answer. */
 export interface Plan {
@@ -68,7 +73,7 @@ export interface Plan {
  * Decides a group of batches, in order: who is new and gets which numbers, who repeats an earlier send, who is refused. Refused and
  * duplicate messages use no number. A batch sees what the batches before it in the group have done.
  */
-export function decide(batches: readonly Batch[], facts: Facts): Plan {
+export function planAppend(batches: readonly Batch[], facts: AppendState): Plan {
   const heads = new Map<string, number>();
   const known = new Map<string, Known>(facts.earlier);
   const outcomes: Outcome[][] = [];
@@ -90,7 +95,7 @@ export function decide(batches: readonly Batch[], facts: Facts): Plan {
         return { kind: 'refused', message, refusal };
       };
       // First: who may not send learns nothing of what is there.
-      const denial = facts.forbidden.size === 0 ? undefined : facts.forbidden.get(pairKeyOf(message));
+      const denial = facts.denials.size === 0 ? undefined : facts.denials.get(pairKeyOf(message));
       if (denial !== undefined) return refuse(denial);
       const earlier = batchKnown.get(key) ?? known.get(key);
       if (earlier !== undefined) {
@@ -123,7 +128,7 @@ export function decide(batches: readonly Batch[], facts: Facts): Plan {
   return { outcomes, rows, heads };
 }
 
-function reused(message: Prepared, earlier: Known): Refusal {
+function reused(message: PreparedMessage, earlier: Known): Refusal {
   return {
     reason: 'CLIENT_MSG_NO_REUSED',
     message: `client_msg_no ${JSON.stringify(message.clientMsgNo)} was used by this sender in this channel for another content; send a new message under a new key`,
@@ -135,7 +140,7 @@ function reused(message: Prepared, earlier: Known): Refusal {
   };
 }
 
-function mismatch(message: Prepared, expected: number, actual: number): Refusal {
+function mismatch(message: PreparedMessage, expected: number, actual: number): Refusal {
   return {
     reason: 'SEQ_MISMATCH',
     message: `the channel's last sequence is ${actual}, not ${expected} as expected; read on from ${expected} and send again`,
@@ -149,6 +154,6 @@ function mismatch(message: Prepared, expected: number, actual: number): Refusal 
 }
 
 /** Whether a batch's conditions may speak of this channel: they are about messages, not commands. */
-export function canExpect(message: Prepared): boolean {
+export function canExpect(message: PreparedMessage): boolean {
   return message.channel.sequence === messageSequence && isPersistent(message);
 }

@@ -30,7 +30,7 @@ export function userCaller(uid: string, granted: Iterable<Scope>): Caller {
 }
 
 /** Why a caller may not send as this uid; undefined when it may. */
-export function notYours(caller: Caller, fromUid: string): Refusal | undefined {
+export function senderDenial(caller: Caller, fromUid: string): Refusal | undefined {
   if (caller.senders === undefined || caller.senders.has(fromUid)) return undefined;
   return {
     reason: 'SENDER_NOT_YOURS',

@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import { LRUCache } from 'lru-cache';
 import { BinaryArray } from '../postgres/binary-array.ts';
-import { run } from '../postgres/prepared.ts';
+import { runPrepared } from '../postgres/prepared.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import { type Channel, channel, firstUids, messageSequence, tempType } from './channel.ts';
 
@@ -156,7 +156,7 @@ export class HeadsMissing extends Error {
 }
 
 /** As `lockHeads`, but passes over the heads that somebody else holds locked. */
-export async function lockFreeHeads(tx: Tx, channelKeys: readonly number[]): Promise<Map<number, number>> {
+export async function lockHeadsSkipLocked(tx: Tx, channelKeys: readonly number[]): Promise<Map<number, number>> {
   const { rows } = await sql<{ channel_key: number; last_seq: number }>`
     select channel_key, last_seq from sendbatch.channel_head
     where channel_key = any(${channelKeys}::bigint[])
@@ -205,7 +205,7 @@ export async function setHeads(tx: Tx, heads: readonly HeadChange[], acceptedAt:
     keys.bigint(channelKey);
     values.bigint(value);
   }
-  await run(tx, setStatement, [keys.value(), values.value(), acceptedAt]);
+  await runPrepared(tx, setStatement, [keys.value(), values.value(), acceptedAt]);
 }
 
 /** The last sequences of these channels without a lock: what was committed when it was asked. */

@@ -4,7 +4,7 @@ import { type Channel, channel, messageSequence, tempType } from './channel.ts';
 import { firstSeqSince } from './messages-read.sql.ts';
 
 /** Where flags and lists are kept: a channel, by its key, or a user. */
-export type Place =
+export type ListOwner =
   | { readonly kind: 'channel'; readonly channelKey: number }
   | { readonly kind: 'person'; readonly uid: string };
 
@@ -40,20 +40,20 @@ const tables = {
   person: { info: 'sendbatch.person', infoKey: 'uid', uids: 'sendbatch.person_uid', key: 'owner' },
 } as const;
 
-function at(place: Place) {
-  const { info, infoKey, uids, key } = tables[place.kind];
+function at(owner: ListOwner) {
+  const { info, infoKey, uids, key } = tables[owner.kind];
   return {
     info: sql.table(info),
     infoKey: sql.ref(infoKey),
     uids: sql.table(uids),
     key: sql.ref(key),
-    value: place.kind === 'channel' ? place.channelKey : place.uid,
+    value: owner.kind === 'channel' ? owner.channelKey : owner.uid,
   };
 }
 
 /** The flags of a place; undefined when it was never made. */
-export async function readFlags(db: Db, place: Place): Promise<Flags | undefined> {
-  const { info, infoKey, value } = at(place);
+export async function readFlags(db: Db, owner: ListOwner): Promise<Flags | undefined> {
+  const { info, infoKey, value } = at(owner);
   const { rows } = await sql<{
     large: boolean;
     ban: boolean;
@@ -67,22 +67,22 @@ export async function readFlags(db: Db, place: Place): Promise<Flags | undefined
 }
 
 /** Makes a place that is not there, and locks it until the transaction ends: who changes its lists comes one after the other. */
-export async function lockPlace(tx: Tx, place: Place, now: number): Promise<void> {
-  const { info, infoKey, value } = at(place);
+export async function lockListOwner(tx: Tx, owner: ListOwner, now: number): Promise<void> {
+  const { info, infoKey, value } = at(owner);
   await sql`
     insert into ${info} (${infoKey}, created_at, updated_at) values (${value}, ${now}, ${now})
     on conflict (${infoKey}) do update set updated_at = ${now}`.execute(tx);
 }
 
 /** Locks a place that was made, until the transaction ends. One that was never made has nothing to lock, and stays unmade. */
-export async function lockMadePlace(tx: Tx, place: Place, now: number): Promise<void> {
-  const { info, infoKey, value } = at(place);
+export async function createAndLockListOwner(tx: Tx, owner: ListOwner, now: number): Promise<void> {
+  const { info, infoKey, value } = at(owner);
   await sql`update ${info} set updated_at = ${now} where ${infoKey} = ${value}`.execute(tx);
 }
 
 /** Sets all flags of a place that is locked. */
-export async function setFlags(tx: Tx, place: Place, flags: Flags): Promise<void> {
-  const { info, infoKey, value } = at(place);
+export async function setFlags(tx: Tx, owner: ListOwner, flags: Flags): Promise<void> {
+  const { info, infoKey, value } = at(owner);
   await sql`
     update ${info} set large = ${flags.large}, ban = ${flags.ban}, disband = ${flags.disband},
       send_ban = ${flags.sendBan}, allow_stranger = ${flags.allowStranger}
@@ -90,16 +90,22 @@ export async function setFlags(tx: Tx, place: Place, flags: Flags): Promise<void
 }
 
 /** Disbands a channel that is locked; its other flags stay. */
-export async function disband(tx: Tx, place: Place): Promise<void> {
-  const { info, infoKey, value } = at(place);
+export async function disband(tx: Tx, owner: ListOwner): Promise<void> {
+  const { info, infoKey, value } = at(owner);
   await sql`update ${info} set disband = true where ${infoKey} = ${value}`.execute(tx);
 }
 
 /** Puts uids on a list of a place that is locked; who is on it stays as they are. */
-export async function addUids(tx: Tx, place: Place, list: List, uids: readonly string[], now: number): Promise<void> {
-  const { uids: table, key, value } = at(place);
+export async function addUids(
+  tx: Tx,
+  owner: ListOwner,
+  list: List,
+  uids: readonly string[],
+  now: number,
+): Promise<void> {
+  const { uids: table, key, value } = at(owner);
   const column = sql.ref(list);
-  if (place.kind === 'channel' && list === 'member') return await addMembers(tx, place.channelKey, uids, now);
+  if (owner.kind === 'channel' && list === 'member') return await addMembers(tx, owner.channelKey, uids, now);
   for (const chunk of chunksOf(uids)) {
     await sql`
       insert into ${table} as u (${key}, uid, created_at, updated_at, ${column})
@@ -135,20 +141,26 @@ async function addMembers(tx: Tx, channelKey: number, uids: readonly string[], n
 /** Takes uids, or all, off a list of a place that is locked. */
 export async function removeUids(
   tx: Tx,
-  place: Place,
+  owner: ListOwner,
   list: List,
   uids: readonly string[] | 'all',
   now: number,
 ): Promise<void> {
-  if (uids === 'all') return await removeWhere(tx, place, list, sql`true`, now);
-  for (const chunk of chunksOf(uids)) await removeWhere(tx, place, list, sql`uid = any(${chunk}::text[])`, now);
+  if (uids === 'all') return await removeWhere(tx, owner, list, sql`true`, now);
+  for (const chunk of chunksOf(uids)) await removeWhere(tx, owner, list, sql`uid = any(${chunk}::text[])`, now);
 }
 
 /** A row that is on no list any more goes. */
-async function removeWhere(tx: Tx, place: Place, list: List, which: RawBuilder<unknown>, now: number): Promise<void> {
-  const { uids, key, value } = at(place);
+async function removeWhere(
+  tx: Tx,
+  owner: ListOwner,
+  list: List,
+  which: RawBuilder<unknown>,
+  now: number,
+): Promise<void> {
+  const { uids, key, value } = at(owner);
   const others = (
-    place.kind === 'channel' ? (['member', 'denied', 'allowed'] as const) : (['denied', 'allowed'] as const)
+    owner.kind === 'channel' ? (['member', 'denied', 'allowed'] as const) : (['denied', 'allowed'] as const)
   ).filter((other) => other !== list);
   const elsewhere = sql.join(
     others.map((other) => sql.ref(other)),
@@ -160,8 +172,8 @@ async function removeWhere(tx: Tx, place: Place, list: List, which: RawBuilder<u
 }
 
 /** A page of a list, ordered by uid: at most `limit` after `after`. */
-export async function listUids(db: Db, place: Place, list: List, after: string, limit: number): Promise<Listed[]> {
-  const { uids, key, value } = at(place);
+export async function listUids(db: Db, owner: ListOwner, list: List, after: string, limit: number): Promise<Listed[]> {
+  const { uids, key, value } = at(owner);
   const { rows } = await sql<{ uid: string; created_at: number; updated_at: number }>`
     select uid, created_at, updated_at from ${uids}
     where ${key} = ${value} and ${sql.ref(list)} and uid > ${after}

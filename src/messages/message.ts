@@ -37,7 +37,7 @@ export interface Draft {
 }
 
 /** A draft with its channel, its key and its content settled: ready to be decided on. */
-export interface Prepared {
+export interface PreparedMessage {
   readonly channel: Channel;
   /** It names its receivers instead of a channel. */
   readonly isToUids: boolean;
@@ -61,7 +61,7 @@ export interface Prepared {
 }
 
 /** Settles a draft. `clientMsgNo` is the caller's, or the one that the service made. */
-export function prepare(draft: Draft, clientMsgNo: string): Prepared {
+export function prepareMessage(draft: Draft, clientMsgNo: string): PreparedMessage {
   const flags = flagsOf(draft.header);
   const subscribers = draft.subscribers.length === 0 ? draft.subscribers : [...new Set(draft.subscribers)].sort();
   const channel = channelOf(draft, subscribers, flags);
@@ -84,7 +84,7 @@ export function prepare(draft: Draft, clientMsgNo: string): Prepared {
 }
 
 /** Whether it gets a sequence and a row. */
-export function isPersistent(message: Prepared): boolean {
+export function isPersistent(message: PreparedMessage): boolean {
   return (message.flags & flagNoPersist) === 0;
 }
 

@@ -34,7 +34,7 @@ export interface Times {
 
 /** With whose eyes; undefined = a service's, which sees everything. */
 interface Eyes {
-  readonly eyes: string | undefined;
+  readonly viewerUid: string | undefined;
 }
 
 /** Which part of a channel to read: sequences between the two bounds, both exclusive. */
@@ -50,7 +50,7 @@ export const alive = (now: number) =>
   sql<boolean>`(m.expire is null or m.accepted_at + m.expire * 1000 > ${now}::bigint)`;
 
 /** Whether a message `m` may be seen by a uid. */
-export const seenBy = (uid: string) =>
+export const visibleTo = (uid: string) =>
   sql<boolean>`(m.subscribers is null or m.from_uid = ${uid} or m.subscribers ? ${uid})`;
 
 /** The columns of a message `m` that a reader gets. */
@@ -58,14 +58,14 @@ export const messageColumns = sql`m.message_id, m.message_seq, m.accepted_at, m.
   m.payload, m.expire, m.stream_no, m.tag_key, m.subscribers`;
 
 /** The messages of a channel that are alive at `now` (milliseconds) and that these eyes may see. */
-function visible(db: Db, channelKey: number, { eyes }: Eyes, now: number) {
+function visible(db: Db, channelKey: number, { viewerUid: eyes }: Eyes, now: number) {
   const living = db
     .selectFrom('sendbatch.message as m')
     .select(['m.message_id', 'm.message_seq', 'm.accepted_at', 'm.flags', 'm.from_uid', 'm.client_msg_no'])
     .select(['m.payload', 'm.expire', 'm.stream_no', 'm.tag_key', 'm.subscribers'])
     .where('m.channel_key', '=', channelKey)
     .where(alive(now));
-  return eyes === undefined ? living : living.where(seenBy(eyes));
+  return eyes === undefined ? living : living.where(visibleTo(eyes));
 }
 
 /**
@@ -139,7 +139,7 @@ export const withSizesBefore = (messages: Expression<unknown> | RawBuilder<unkno
 export async function findByNumbers(
   db: Db,
   channelKey: number,
-  { seqs, ids, eyes }: Eyes & { readonly seqs: readonly number[]; readonly ids: readonly number[] },
+  { seqs, ids, viewerUid: eyes }: Eyes & { readonly seqs: readonly number[]; readonly ids: readonly number[] },
   now: number,
 ): Promise<StoredMessage[]> {
   const { rows: found } = await sql<{ message_seq: number }>`
@@ -166,7 +166,7 @@ export async function findByNumbers(
       where h.low >= h.high and m.message_id = wanted.id
     ) hit`.execute(db);
   const wanted = [...new Set([...seqs, ...found.map((row) => row.message_seq)])];
-  const all = visible(db, channelKey, { eyes }, now).where('m.message_seq', 'in', [0, ...wanted]);
+  const all = visible(db, channelKey, { viewerUid: eyes }, now).where('m.message_seq', 'in', [0, ...wanted]);
   const { rows } = await sql<MessageRow>`
     select * from (${withSizesBefore(all, sql`m.message_seq`)}) sized
     where bytes_before <= ${limits.pageBytes} order by message_seq`.execute(db);
@@ -177,10 +177,10 @@ export async function findByNumbers(
 export async function findByKeys(
   db: Db,
   channelKey: number,
-  { keys, afterSeq, eyes }: Eyes & { readonly keys: readonly string[]; readonly afterSeq: number },
+  { keys, afterSeq, viewerUid: eyes }: Eyes & { readonly keys: readonly string[]; readonly afterSeq: number },
   now: number,
 ): Promise<StoredMessage[]> {
-  const all = visible(db, channelKey, { eyes }, now)
+  const all = visible(db, channelKey, { viewerUid: eyes }, now)
     .where('m.message_seq', '>', afterSeq)
     .where('m.client_msg_no', 'in', [...keys]);
   const { rows } = await sql<MessageRow>`

@@ -1,8 +1,8 @@
 import { BinaryArray } from '../postgres/binary-array.ts';
 import { all } from '../postgres/pool.ts';
-import { run } from '../postgres/prepared.ts';
+import { runPrepared } from '../postgres/prepared.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
-import type { Assumption, Pair, PairFacts, PermissionRules } from './permission.ts';
+import type { Pair, PairFacts, PermissionPrecondition, PermissionRules } from './permission.ts';
 
 const factsStatement = {
   name: 'permission facts',
@@ -67,7 +67,7 @@ export async function readPairFacts(
     senders.text(sender);
   }
   const [rows, refusers] = await all([
-    run<FactsRow>(db, factsStatement, [ids.value(), types.value(), senders.value()]),
+    runPrepared<FactsRow>(db, factsStatement, [ids.value(), types.value(), senders.value()]),
     readRefusers(db, pairs, enforcePersonAllowlist),
   ]);
   const facts = new Map<string, PairFacts>();
@@ -111,7 +111,7 @@ async function readRefusers(
     receivers.text(receiver);
     senders.text(pair.sender);
   }
-  const rows = await run<{ ordinal: number; denied: boolean }>(db, receiversStatement, [
+  const rows = await runPrepared<{ ordinal: number; denied: boolean }>(db, receiversStatement, [
     receivers.value(),
     senders.value(),
     enforcePersonAllowlist,
@@ -125,8 +125,8 @@ async function readRefusers(
   return refusers;
 }
 
-/** Whether an assumption holds, as a SQL expression over eight parameters from `first` on: see `assumptionValues`. */
-export const assumptionHolds = (first: number) => `
+/** Whether an assumption holds, as a SQL expression over eight parameters from `first` on: see `preconditionValues`. */
+export const preconditionHolds = (first: number) => `
   not exists (
     select from unnest($${first}::bigint[]) as w(channel_key) join sendbatch.channel_info i on i.channel_key = w.channel_key
     where i.disband or i.ban or i.send_ban)
@@ -148,8 +148,8 @@ export const assumptionHolds = (first: number) => `
         and not exists (select from sendbatch.channel_uid u where u.channel_key = w.channel_key and u.uid = w.uid and u.allowed)))`;
 
 /** The parameters of an assumption; undefined when one of its members' channels has no row: then it has no members. */
-export function assumptionValues(
-  { openChannels, senders, members, guests, peers }: Assumption,
+export function preconditionValues(
+  { openChannels, senders, members, guests, peers }: PermissionPrecondition,
   channelKeys: ReadonlyMap<string, number>,
 ): (Buffer | null)[] | undefined {
   const channels = new BinaryArray('bigint', openChannels.length * 12);

@@ -1,5 +1,5 @@
 import { agentType, type Channel, channel, messageSequence, peerOf, personType } from './channel.ts';
-import type { Prepared } from './message.ts';
+import type { PreparedMessage } from './message.ts';
 import type { Reason, Refusal } from './service-error.ts';
 
 /** A sender and where it sends: permission is one decision for each. */
@@ -79,7 +79,7 @@ const words = {
 type Forbidden = keyof typeof words;
 
 /** The pair of a message. */
-export function pairOf(message: Prepared): Pair {
+export function pairOf(message: PreparedMessage): Pair {
   const { type, id } = message.channel;
   const base = channel(type, id, messageSequence);
   return {
@@ -91,14 +91,14 @@ export function pairOf(message: Prepared): Pair {
   };
 }
 
-function receiversOf({ channel: { type, id }, fromUid, isToUids, subscribers }: Prepared): readonly string[] {
+function receiversOf({ channel: { type, id }, fromUid, isToUids, subscribers }: PreparedMessage): readonly string[] {
   if (isToUids) return subscribers;
   if (type === personType) return [peerOf(fromUid, id)];
   return type === agentType ? id.split('@') : [];
 }
 
 /** The key of a message's pair. A channel's key holds no line feed before its id, and a uid may: the length tells where it ends. */
-export function pairKeyOf(message: Prepared): string {
+export function pairKeyOf(message: PreparedMessage): string {
   return keyOf(message.fromUid, message.channel);
 }
 
@@ -110,7 +110,7 @@ function keyOf(uid: string, { type, id }: Channel): string {
  * Whether a sender may send; undefined = it may. The order is WuKongIM v3's (permission.go), with two exceptions: a disbanded channel takes nothing from
  * anybody, and the open types ask for no membership but obey every ban and list.
  */
-export function forbidden(pair: Pair, facts: PairFacts, rules: PermissionRules): Refusal | undefined {
+export function sendDenial(pair: Pair, facts: PairFacts, rules: PermissionRules): Refusal | undefined {
   const found = reasonOf(pair, facts, rules);
   if (found === undefined) return undefined;
   const refusal = sendRefusal(pair, found);
@@ -156,7 +156,7 @@ function refusalOf(reason: Forbidden, pair: Pair, message: string): Refusal {
 }
 
 /** Whether a uid may read a channel's messages; undefined = it may. Members and sides do; an allowlist and a ban are about sending. */
-export function unreadable(pair: Pair, facts: PairFacts, { systemReaders }: PermissionRules): Refusal | undefined {
+export function readDenial(pair: Pair, facts: PairFacts, { systemReaders }: PermissionRules): Refusal | undefined {
   const reason = unreadableReason(pair, facts, systemReaders);
   return reason && refusalOf(reason, pair, `${JSON.stringify(pair.sender)} ${reads[reason]}`);
 }
@@ -235,10 +235,10 @@ function outsiderReason(
 }
 
 /**
- * What has to hold for all pairs of a group so that none of them is forbidden. It is narrower than `forbidden`: where it does not hold the facts are
+ * What has to hold for all pairs of a group so that none of them is forbidden. It is narrower than `sendDenial`: where it does not hold the facts are
  * read and decided on.
  */
-export interface Assumption {
+export interface PermissionPrecondition {
   /** Neither banned nor disbanded. */
   readonly openChannels: readonly Channel[];
   /** Not banned. */
@@ -252,7 +252,10 @@ export interface Assumption {
 }
 
 /** The assumption for these messages; undefined when only the facts can tell. */
-export function assume(messages: Iterable<Prepared>, rules: PermissionRules): Assumption | undefined {
+export function preconditionsFor(
+  messages: Iterable<PreparedMessage>,
+  rules: PermissionRules,
+): PermissionPrecondition | undefined {
   const { systemUids, enforcePersonAllowlist } = rules;
   const channels = new Map<string, Channel>();
   const senders = new Set<string>();

@@ -60,7 +60,7 @@ export interface Violation {
 }
 
 /** A refused call. Thrown by any room, mapped once at the edge. */
-export class Failure extends Error {
+export class ServiceError extends Error {
   readonly refusal: Refusal;
   readonly violations: readonly Violation[];
 
@@ -82,7 +82,7 @@ export function malformed(
   violations: readonly Violation[],
   metadata: Record<string, string> = {},
   count = violations.length,
-): Failure {
+): ServiceError {
   const [first] = violations;
   if (first === undefined) throw new Error('malformed() needs a violation');
   const same = violations.every((each) => each.reason === first.reason);
@@ -90,10 +90,10 @@ export function malformed(
   const reason = same || large ? first.reason : 'INVALID_FIELD';
   const rest = count > 1 ? ` (and ${count - 1} more)` : '';
   const message = `${first.field}: ${first.description}${rest}`;
-  return new Failure({ reason, message, metadata }, { violations });
+  return new ServiceError({ reason, message, metadata }, { violations });
 }
 
 /** The violation of one field, as a failure of its call. */
-export function invalidField(field: string, description: string, metadata: Record<string, string> = {}): Failure {
+export function invalidField(field: string, description: string, metadata: Record<string, string> = {}): ServiceError {
   return malformed([{ field, description, reason: 'INVALID_FIELD' }], metadata);
 }

@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { BrokenCircuitError, ConsecutiveBreaker, circuitBreaker, handleAll } from 'cockatiel';
 import { limits } from '../limits.ts';
-import type { Prepared } from '../messages/message.ts';
+import type { PreparedMessage } from '../messages/message.ts';
 import type { Refusal } from '../messages/service-error.ts';
 
 /** What the hook says of a message, or that it could not be asked. */
@@ -11,7 +11,7 @@ export type Verdict =
   | { readonly action: 'unavailable'; readonly refusal: Refusal };
 
 /** Asks about messages in one call: a verdict each, in order. It never throws. */
-export type ModerationHook = (messages: readonly Prepared[]) => Promise<readonly Verdict[]>;
+export type ModerationHook = (messages: readonly PreparedMessage[]) => Promise<readonly Verdict[]>;
 
 export interface HookOptions {
   readonly url: string;
@@ -68,7 +68,7 @@ async function ask(
   url: string,
   timeoutMs: number,
   headers: Record<string, string>,
-  messages: readonly Prepared[],
+  messages: readonly PreparedMessage[],
 ): Promise<Verdict[]> {
   const body = await bodyOf(messages);
   const response = await fetch(url, {
@@ -91,7 +91,7 @@ async function ask(
 /** Bytes that are written before others have their turn: a batch of the largest payloads took 155 ms in one piece. */
 const sliceBytes = 1024 * 1024;
 
-async function bodyOf(messages: readonly Prepared[]): Promise<Buffer<ArrayBuffer>> {
+async function bodyOf(messages: readonly PreparedMessage[]): Promise<Buffer<ArrayBuffer>> {
   const parts: Buffer[] = [Buffer.from('{"messages":[')];
   let bytes = 0;
   for (const [index, message] of messages.entries()) {
@@ -106,7 +106,7 @@ async function bodyOf(messages: readonly Prepared[]): Promise<Buffer<ArrayBuffer
   return Buffer.concat(parts);
 }
 
-function toJson({ fromUid, channel, clientMsgNo, tagKey, payload }: Prepared): object {
+function toJson({ fromUid, channel, clientMsgNo, tagKey, payload }: PreparedMessage): object {
   return {
     from_uid: fromUid,
     channel_id: channel.id,

@@ -1,12 +1,12 @@
 import { setImmediate } from 'node:timers/promises';
 import { limits } from '../limits.ts';
-import type { Prepared } from '../messages/message.ts';
+import type { PreparedMessage } from '../messages/message.ts';
 import { bytesOf } from '../messages/page.ts';
 import type { Refusal } from '../messages/service-error.ts';
-import { Failure, invalidField } from '../messages/service-error.ts';
+import { invalidField, ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
-import { Turns } from '../overload/fair-scheduler.ts';
-import { OutOfTime, within } from '../overload/watchdog.ts';
+import { FairScheduler } from '../overload/fair-scheduler.ts';
+import { ExecutionTimeout, runWithTimeout } from '../overload/watchdog.ts';
 import type { Db } from '../postgres/schema.ts';
 import type { ModerationHook } from './hook.ts';
 import {
@@ -24,14 +24,14 @@ import { type ModerationThread, openThread } from './thread.ts';
 
 /** What moderation makes of messages: the same number in the same order, masked or marked where a rule says so. */
 export interface Moderated {
-  readonly messages: readonly Prepared[];
+  readonly messages: readonly PreparedMessage[];
   /** Of those messages. */
-  readonly refused: ReadonlyMap<Prepared, Refusal>;
+  readonly refused: ReadonlyMap<PreparedMessage, Refusal>;
 }
 
 /** Judges messages. `caller`: whose share of the process's moderation it takes. */
 export type Moderate = (
-  messages: readonly Prepared[],
+  messages: readonly PreparedMessage[],
   call: { readonly caller: string; readonly signal?: AbortSignal | undefined },
 ) => Promise<Moderated>;
 
@@ -50,7 +50,7 @@ export interface Moderation {
 }
 
 export interface ModerationOptions {
-  readonly turns?: Turns;
+  readonly turns?: FairScheduler;
   /** Milliseconds of the thread that one message may take. */
   readonly messageMs?: number;
   readonly now?: () => number;
@@ -63,7 +63,7 @@ export interface ModerationOptions {
 export function createModeration(
   db: Db,
   hook: ModerationHook | undefined,
-  { turns = new Turns(), messageMs = usualMessageMs, now = Date.now }: ModerationOptions = {},
+  { turns = new FairScheduler(), messageMs = usualMessageMs, now = Date.now }: ModerationOptions = {},
 ): Moderation {
   let version = -1;
   let thread: ModerationThread | undefined;
@@ -138,14 +138,18 @@ const longBytes = 16 * 1024;
 const retryAfterMs = 1000;
 
 /** What is judged once per batch: the same payload to the same kind of channel. A broadcast is one judgement. */
-const contentKey = ({ channel, contentHash }: Prepared) => `${channel.type} ${contentHash}`;
+const contentKey = ({ channel, contentHash }: PreparedMessage) => `${channel.type} ${contentHash}`;
 
 async function judge(
-  { threadOf, turns, messageMs }: { threadOf: () => ModerationThread | undefined; turns: Turns; messageMs: number },
-  messages: readonly Prepared[],
+  {
+    threadOf,
+    turns,
+    messageMs,
+  }: { threadOf: () => ModerationThread | undefined; turns: FairScheduler; messageMs: number },
+  messages: readonly PreparedMessage[],
   call: Parameters<Moderate>[1],
 ): Promise<Moderated> {
-  const byContent = new Map<string, Prepared>();
+  const byContent = new Map<string, PreparedMessage>();
   let bytes = 0;
   for (const message of messages) {
     const key = contentKey(message);
@@ -172,7 +176,7 @@ async function judge(
   };
   if (contents.length > 0) await turns.run({ ...call, isLong: bytes > longBytes, weigh: () => bytes }, step);
 
-  const refused = new Map<Prepared, Refusal>();
+  const refused = new Map<PreparedMessage, Refusal>();
   const judged = messages.map((message) => {
     const verdict = known.get(contentKey(message)) as Judgement | Refusal;
     if ('reason' in verdict) {
@@ -200,8 +204,8 @@ const notReached: Refusal = {
   retryAfterMs,
 };
 
-async function askThread(thread: ModerationThread, contents: readonly Prepared[], messageMs: number) {
-  const some: Prepared[] = [];
+async function askThread(thread: ModerationThread, contents: readonly PreparedMessage[], messageMs: number) {
+  const some: PreparedMessage[] = [];
   let size = 0;
   for (const message of contents) {
     if (some.length > 0 && size + message.payload.length > parcelBytes) break;
@@ -224,7 +228,7 @@ async function askThread(thread: ModerationThread, contents: readonly Prepared[]
     return await thread.judge({ bytes, messages: parcel, messageMs, sliceMs });
   } catch (error) {
     const message = 'the rules are being loaded again; try again';
-    throw new Failure({ reason: 'STORE_BUSY', message, metadata: {}, retryAfterMs }, { cause: error });
+    throw new ServiceError({ reason: 'STORE_BUSY', message, metadata: {}, retryAfterMs }, { cause: error });
   }
 }
 
@@ -291,17 +295,17 @@ function assertTogether(field: string, unit: string, actual: number, limit: numb
 function sizeInTime(pattern: string): ReturnType<typeof patternSize> {
   let size: ReturnType<typeof patternSize> = { fault: `takes longer than ${compileMs} ms to compile` };
   try {
-    within(compileMs, () => {
+    runWithTimeout(compileMs, () => {
       size = patternSize(pattern);
     });
   } catch (error) {
-    if (!(error instanceof OutOfTime)) throw error;
+    if (!(error instanceof ExecutionTimeout)) throw error;
   }
   return size;
 }
 
-function notThere(ruleId: number): Failure {
-  return new Failure({
+function notThere(ruleId: number): ServiceError {
+  return new ServiceError({
     reason: 'RULE_NOT_FOUND',
     message: `there is no rule ${ruleId}`,
     metadata: { rule_id: String(ruleId) },

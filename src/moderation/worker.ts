@@ -3,7 +3,7 @@
  * parcel is a message to this thread, and its verdicts are the answer.
  */
 import { parentPort, workerData } from 'node:worker_threads';
-import { OutOfTime, within } from '../overload/watchdog.ts';
+import { ExecutionTimeout, runWithTimeout } from '../overload/watchdog.ts';
 import { createModerator, type Judgement, type Rule } from './rules.ts';
 
 /** Messages of one call, with their payloads one after the other in `bytes`. */
@@ -56,10 +56,10 @@ function judge({ bytes, messages, messageMs, sliceMs }: Parcel): Verdicts {
   for (let patience = 1; ; patience *= 2) {
     const began = cpuMs();
     try {
-      within((messageMs + sliceMs) * patience, slice);
+      runWithTimeout((messageMs + sliceMs) * patience, slice);
       break;
     } catch (error) {
-      if (!(error instanceof OutOfTime)) throw error;
+      if (!(error instanceof ExecutionTimeout)) throw error;
       if (cpuMs() - began < messageMs && patience < mostPatience) continue;
       judgements.push('late');
       break;

@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module';
 import { type Logger as PinoLogger, pino } from 'pino';
-import { Failure } from '../messages/service-error.ts';
-import type { WebhookTry } from '../webhooks/webhook.ts';
+import { ServiceError } from '../messages/service-error.ts';
+import type { DeliveryAttempt } from '../webhooks/webhook.ts';
 import { safeLine, safePrettyLine } from './log-line.ts';
 import { createThrottle } from './log-throttle.ts';
 import { metrics } from './metrics.ts';
@@ -146,7 +146,7 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
   const hookCalls = registry.histogram(metrics.moderationHookDuration);
   const webhookDeliveries = registry.histogram(metrics.webhookDeliveryDuration);
   const webhookMessages = registry.counter(metrics.webhookMessages);
-  const webhookTried = (outcome: string, { ms, messages: count }: WebhookTry): void => {
+  const webhookTried = (outcome: string, { ms, messages: count }: DeliveryAttempt): void => {
     webhookDeliveries.record(ms / 1000, { outcome });
     webhookMessages.add(count, { outcome });
   };
@@ -258,7 +258,7 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
         onRun: (ms: number, failed: boolean) =>
           runs.record(ms / 1000, { loop: name, outcome: failed ? 'failed' : 'ok' }),
         onError(error: unknown) {
-          if (error instanceof Failure || isTrouble(error))
+          if (error instanceof ServiceError || isTrouble(error))
             warnOfTrouble('background work failed', error, { loop: name });
           else log.warn({ err: error, loop: name }, 'background work failed');
         },
@@ -295,22 +295,22 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
       warnOfTrouble('a database connection was lost', error);
     },
     /** A webhook's receiver has taken messages. */
-    webhookDelivered(delivered: WebhookTry): void {
+    webhookDelivered(delivered: DeliveryAttempt): void {
       webhookTried('delivered', delivered);
       log.debug(delivered, 'webhook delivered');
     },
     /** It has not, and is tried again. */
-    webhookFailed(failed: WebhookTry): void {
+    webhookFailed(failed: DeliveryAttempt): void {
       webhookTried('failed', failed);
       log.warn(failed, 'webhook failed');
     },
     /** It has not, and is not tried again by itself. */
-    webhookParked(parked: WebhookTry): void {
+    webhookParked(parked: DeliveryAttempt): void {
       webhookTried('parked', parked);
       log.error(parked, 'webhook parked: it has failed as often as it may');
     },
     /** It wants no more. */
-    webhookGone(gone: WebhookTry): void {
+    webhookGone(gone: DeliveryAttempt): void {
       webhookTried('gone', gone);
       log.error(gone, 'webhook disabled: its receiver is gone');
     },
@@ -322,7 +322,7 @@ function causeOf(error: unknown): string {
   const words: string[] = [];
   for (let each = error; each !== undefined && words.length < 4; each = (each as { cause?: unknown }).cause) {
     // A refusal's words are for the caller.
-    if (each instanceof Failure && each.cause !== undefined) continue;
+    if (each instanceof ServiceError && each.cause !== undefined) continue;
     if (typeof each !== 'object' || each === null || !('message' in each)) {
       words.push(String(each));
       break;

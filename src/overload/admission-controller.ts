@@ -1,6 +1,6 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { Failure } from '../messages/service-error.ts';
-import { callsAtOnce, fewCalls, nextShare, type Pace } from './pie.ts';
+import { ServiceError } from '../messages/service-error.ts';
+import { concurrencyLimit, fewCalls, nextShare, type ServiceRate } from './pie.ts';
 
 /** Calls that send are counted while they are here. Others may be streams, or take as long as their size. */
 export type Load = 'send' | 'other';
@@ -9,7 +9,7 @@ export type Load = 'send' | 'other';
 export type Begin = () => (() => void) | undefined;
 
 /** Calls are refused while they cost nothing yet, when more comes than can be done. */
-export interface Overload {
+export interface AdmissionController {
   /** Asked about each call by its headers; undefined: it is to be refused. A call counts from its `Begin`: what dribbles its body in takes nothing from the store. */
   admit(load: Load): Begin | undefined;
   /** Told how long a batch was under way that was stored: what is refused in no time says nothing of the store. */
@@ -31,11 +31,11 @@ const lookMs = 100;
 /** Looks back, for what has ended: a second. */
 const looksBack = 10;
 /** Looks back that tell how long a call takes now. */
-const looksOfUsual = 3;
+const usualSamples = 3;
 /** Looks together that tell how many calls end in a time: groups of calls end together, a few in each look. */
-const looksOfRate = 5;
+const rateSamples = 5;
 /** Looks for which the quickest call is remembered at least, and at most twice as long: the database may have moved farther away. */
-const looksOfQuickest = 3000;
+const quickestSamples = 3000;
 /** Between two calls that are let through whatever holds the others: they may go where nothing is held, and tell that the store is well. */
 const probeMs = 1000;
 /** Calls of one turn of the event loop that are let through, however long it takes: what a connection has streams. */
@@ -50,7 +50,7 @@ const reportMs = 5000;
  * take: the shorter of two looks counts, so that one long pause (a garbage collection, another process) refuses nobody. A turn reads megabytes from each connection, and no look
  * comes in the middle of it: what the calls of one turn may take is half of the wait, and the rest of them is refused.
  */
-export function startOverload({ waitMs, onShed }: OverloadOptions): Overload {
+export function startAdmissionController({ waitMs, onShed }: OverloadOptions): AdmissionController {
   const pace = createPace();
   const turns = monitorEventLoopDelay({ resolution: turnMs });
   turns.enable();
@@ -87,7 +87,7 @@ export function startOverload({ waitMs, onShed }: OverloadOptions): Overload {
     cameBefore = came;
     came = 0;
     const known = pace.look(Math.max(0, here));
-    most = callsAtOnce(known, waitMs);
+    most = concurrencyLimit(known, waitMs);
     report(lateMs + known.usualMs);
   };
   const timer = setInterval(look, lookMs).unref();
@@ -167,7 +167,7 @@ export function startOverload({ waitMs, onShed }: OverloadOptions): Overload {
 }
 
 /** How calls get on. */
-function createPace(): { ended(): void; stored(ms: number): void; look(here: number): Pace } {
+function createPace(): { ended(): void; stored(ms: number): void; look(here: number): ServiceRate } {
   /** What came to its end in each of the last looks, and how long each of them lasted. */
   const before: { readonly ends: number; readonly tookMs: readonly number[]; readonly ms: number }[] = [];
   let ends = 0;
@@ -181,8 +181,8 @@ function createPace(): { ended(): void; stored(ms: number): void; look(here: num
   /** The best of some looks together: a service that was idle until now is not as slow as the mean of them. */
   function perSecond(): number {
     let best = 0;
-    for (let end = looksOfRate; end <= before.length; end++) {
-      const some = before.slice(end - looksOfRate, end);
+    for (let end = rateSamples; end <= before.length; end++) {
+      const some = before.slice(end - rateSamples, end);
       const sum = some.reduce((all, each) => ({ ends: all.ends + each.ends, ms: all.ms + each.ms }), {
         ends: 0,
         ms: 0,
@@ -207,11 +207,11 @@ function createPace(): { ended(): void; stored(ms: number): void; look(here: num
       ends = 0;
       tookMs = [];
       const took = before
-        .slice(-looksOfUsual)
+        .slice(-usualSamples)
         .flatMap((each) => each.tookMs)
         .sort((a, b) => a - b);
       const [least = Number.POSITIVE_INFINITY] = took;
-      quickest = ++looks % looksOfQuickest === 0 ? [least, quickest[0]] : [Math.min(quickest[0], least), quickest[1]];
+      quickest = ++looks % quickestSamples === 0 ? [least, quickest[0]] : [Math.min(quickest[0], least), quickest[1]];
       // Where nothing has ended for a second, calls take at least that.
       const stalledMs = now - lastEnd;
       const usualMs = took[took.length >> 1] ?? (stalledMs < looksBack * lookMs ? 0 : stalledMs);
@@ -224,8 +224,8 @@ function createPace(): { ended(): void; stored(ms: number): void; look(here: num
 const retryAfterMs = 1000;
 
 /** More comes than can be done; nothing of the call was looked at. */
-export function overloaded(): Failure {
-  return new Failure({
+export function overloaded(): ServiceError {
+  return new ServiceError({
     reason: 'OVERLOADED',
     message:
       'this instance has more waiting than it does in good time; nothing was stored: send it again after the time in RetryInfo, or to another instance',

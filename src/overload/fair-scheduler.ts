@@ -5,7 +5,7 @@ import { overloaded } from './admission-controller.ts';
  * Turns at something of which a process has one: the event loop for rendering, the thread of moderation. Callers get equal shares of its time, however many
  * calls each has; within a caller new calls go before long ones, which get at least every fourth turn. One turn at a time.
  */
-export class Turns {
+export class FairScheduler {
   readonly #queues = new Map<string, Queue>();
   readonly #rest: (tookMs: number) => Promise<void> | undefined;
   readonly #aside: () => () => void;
@@ -16,7 +16,7 @@ export class Turns {
   #servedAt = 0;
   #taken = false;
 
-  constructor({ rest = () => undefined, aside = () => () => {} }: TurnsOptions = {}) {
+  constructor({ rest = () => undefined, aside = () => () => {} }: FairSchedulerOptions = {}) {
     this.#rest = rest;
     this.#aside = aside;
   }
@@ -25,7 +25,7 @@ export class Turns {
    * Repeats a step, one per turn, until it is done. Rejects when a step throws, when the caller has gone away before a turn comes, and when too much
    * waits already.
    */
-  async run(call: CallOfTurns, step: () => Step | Promise<Step>): Promise<void> {
+  async run(call: ScheduledCall, step: () => Step | Promise<Step>): Promise<void> {
     call.signal?.throwIfAborted();
     const leave = this.#taken ? this.#enter(call) : undefined;
     // Who calls from within, a batch that is sent in the background, was not counted.
@@ -39,7 +39,7 @@ export class Turns {
   }
 
   /** Counts what has to wait; throws when it is too much. */
-  #enter({ caller, weigh }: CallOfTurns): () => void {
+  #enter({ caller, weigh }: ScheduledCall): () => void {
     const bytes = weigh?.() ?? 0;
     const own = this.#bytes.get(caller) ?? 0;
     if ((own > 0 && own + bytes > limits.callerWaitingBytes) || this.#allBytes + bytes > limits.bodiesBytes)
@@ -54,7 +54,7 @@ export class Turns {
     };
   }
 
-  async #takeTurns(call: CallOfTurns, step: () => Step | Promise<Step>): Promise<void> {
+  async #takeTurns(call: ScheduledCall, step: () => Step | Promise<Step>): Promise<void> {
     const turn: Turn = { caller: call.caller, signal: call.signal, spentMs: call.isLong ? freshMs : 0 };
     let waiting = this.#taken ? this.#wait(turn) : undefined;
     this.#taken = true;
@@ -137,7 +137,7 @@ export class Turns {
   }
 }
 
-export interface TurnsOptions {
+export interface FairSchedulerOptions {
   /** What lies between two turns; undefined: nothing. */
   readonly rest?: (tookMs: number) => Promise<void> | undefined;
   /** Told of a call while it waits and works here, and by what it returns that it goes on: it waits for no store meanwhile. */
@@ -145,7 +145,7 @@ export interface TurnsOptions {
 }
 
 /** A call that takes turns. */
-export interface CallOfTurns {
+export interface ScheduledCall {
   /** The caller whose share it is. */
   readonly caller: string;
   /** Aborted when the caller has gone away. */
@@ -163,7 +163,7 @@ export interface Step {
   readonly tookMs?: number;
 }
 
-interface Turn extends CallOfTurns {
+interface Turn extends ScheduledCall {
   spentMs: number;
 }
 

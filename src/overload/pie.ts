@@ -1,5 +1,5 @@
 /** How long work waits for the event loop, by the last two looks. */
-export interface Waits {
+export interface QueueDelay {
   readonly now: number;
   readonly before: number;
 }
@@ -14,7 +14,7 @@ const growth = 0.5;
  * units of the target. What arrives at twice the capacity makes the wait grow by a second a second: a share of a half is reached within the target's
  * time, and held by the level. Below half of the target nobody is refused: bursts pass.
  */
-export function nextShare(share: number, waits: Waits, targetMs: number): number {
+export function nextShare(share: number, waits: QueueDelay, targetMs: number): number {
   if (waits.now < targetMs / 2 && waits.before < targetMs / 2) return 0;
   const excess = (waits.now - targetMs) / targetMs;
   const grown = (waits.now - waits.before) / targetMs;
@@ -25,7 +25,7 @@ export function nextShare(share: number, waits: Waits, targetMs: number): number
 export const fewCalls = 16;
 
 /** What is known of calls that send, by those that have ended. */
-export interface Pace {
+export interface ServiceRate {
   /** Milliseconds that the quickest took of late that was stored: what one takes that waits for no other. */
   readonly quickestMs: number;
   /** Milliseconds that the middle one took of those that were stored a moment ago. */
@@ -38,7 +38,7 @@ export interface Pace {
  * How many calls may be here at once: as many as end in the time that a call may take (Little's law), which is what it takes alone, twice, since it finds
  * a group under way, and the wait that it may have. No bound while calls take half of that: one that is stuck, as behind a lock, says nothing of the others.
  */
-export function callsAtOnce({ quickestMs, usualMs, perSecond }: Pace, waitMs: number): number {
+export function concurrencyLimit({ quickestMs, usualMs, perSecond }: ServiceRate, waitMs: number): number {
   const longestMs = 2 * quickestMs + waitMs;
   if (usualMs < longestMs / 2) return Number.POSITIVE_INFINITY;
   return Math.max(fewCalls, Math.ceil((perSecond * longestMs) / 1000));

@@ -1,5 +1,5 @@
 /** What an error of the database means for the transaction that met it. */
-export type StoreTrouble =
+export type PgErrorClass =
   /** Rolled back for a reason that another try may not meet. */
   | 'retry'
   /** The connection went away; whether a commit was made is not known. A retry with the same keys finds out. */
@@ -9,7 +9,7 @@ export type StoreTrouble =
   /** A defect. */
   | 'defect';
 
-const bySqlState: Record<string, StoreTrouble> = {
+const bySqlState: Record<string, PgErrorClass> = {
   '40001': 'retry', // serialization_failure
   '40P01': 'retry', // deadlock_detected
   '55P03': 'busy', // lock_not_available: lock_timeout
@@ -62,7 +62,7 @@ const lostSockets = new Set([
 ]);
 
 /** Sorts an error that a query threw. */
-export function troubleOf(error: unknown): StoreTrouble {
+export function classifyPgError(error: unknown): PgErrorClass {
   // pg-boss hands on copies, which are no Error any more.
   if (typeof error !== 'object' || error === null) return 'defect';
   const code = 'code' in error && typeof error.code === 'string' ? error.code : '';

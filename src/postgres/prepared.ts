@@ -6,7 +6,7 @@ import { isCondemning } from './pg-errors.ts';
 import type { Db, Tx } from './schema.ts';
 
 /** A statement that a connection parses and plans once. */
-export interface Prepared {
+export interface PreparedStatement {
   readonly name: string;
   readonly text: string;
   /**
@@ -17,17 +17,21 @@ export interface Prepared {
 }
 
 /** Runs a prepared statement. Outside of a transaction it is one of its own. */
-export async function run<Row>(db: Db | Tx, statement: Prepared, values: readonly unknown[]): Promise<Row[]> {
+export async function runPrepared<Row>(
+  db: Db | Tx,
+  statement: PreparedStatement,
+  values: readonly unknown[],
+): Promise<Row[]> {
   const { rows } = await db.executeQuery<Row>(CompiledQuery.raw(statement.text, [new Run(statement, values)]));
   return rows;
 }
 
 /** How a prepared statement goes through Kysely, which knows of texts and parameters only: as the one parameter. */
 class Run {
-  readonly statement: Prepared;
+  readonly statement: PreparedStatement;
   readonly values: readonly unknown[];
 
-  constructor(statement: Prepared, values: readonly unknown[]) {
+  constructor(statement: PreparedStatement, values: readonly unknown[]) {
     this.statement = statement;
     this.values = values;
   }
@@ -72,7 +76,7 @@ const endMs = 1000;
 type Release = (error?: Error | boolean) => void;
 
 /**
- * pg's client, which knows prepared statements as `run` sends them, ends also when the other end does not answer any more, and is not given back to its pool after
+ * pg's client, which knows prepared statements as `runPrepared` sends them, ends also when the other end does not answer any more, and is not given back to its pool after
  * an error that says that it is of no use.
  */
 export class PreparingClient extends pg.Client {
@@ -125,7 +129,7 @@ export class PreparingClient extends pg.Client {
 /** Stands around one statement: its name if it is prepared, its text with placeholders. */
 export type TraceStatement = <T>(
   statement: { readonly name?: string; readonly text: string },
-  run: () => Promise<T>,
+  runPrepared: () => Promise<T>,
 ) => Promise<T>;
 
 /** A client whose statements are traced. */

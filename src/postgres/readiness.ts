@@ -1,5 +1,5 @@
 import type { Db } from './schema.ts';
-import { readStanding } from './schema-check.ts';
+import { readSchemaState } from './schema-check.ts';
 
 /** One thing that must hold for calls to be served. */
 export interface Check {
@@ -119,7 +119,7 @@ function createFollower(signal: AbortSignal): Follower {
 /** Never rejects: what is wrong is the answer. The words of the driver stay here: they may name a host or a user. */
 async function askDatabase(db: Db, patienceMs: number): Promise<readonly Check[]> {
   try {
-    const { missing, readOnly } = await within(readStanding(db), patienceMs);
+    const { missing, readOnly } = await within(readSchemaState(db), patienceMs);
     const fault = missing.length === 0 ? undefined : `migrations are missing: ${missing.join(', ')}`;
     return [
       {

@@ -26,7 +26,7 @@ export interface Counter {
   take(key: string, count: number): Taken | Promise<Taken>;
   /** What `take` would say, without taking. */
   peek(key: string, count: number): Taken | Promise<Taken>;
-  giveBack(key: string, count: number): void | Promise<void>;
+  refund(key: string, count: number): void | Promise<void>;
 }
 
 /** The table has 255 characters for a counter's name and a key. */
@@ -71,11 +71,11 @@ export function openCounter(name: string, quota: Quota, pool: pg.Pool, insurance
         return await insurance.peek(key, count);
       }
     },
-    async giveBack(key, count) {
+    async refund(key, count) {
       try {
         await ask(giveBackText, [keyOf(key), count]);
       } catch {
-        await insurance.giveBack(key, count);
+        await insurance.refund(key, count);
       }
     },
   };

@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache';
 import type { Caller } from '../messages/caller.ts';
-import type { Prepared } from '../messages/message.ts';
+import type { PreparedMessage } from '../messages/message.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import type { Counter, Quota, Taken } from './postgres-counter.sql.ts';
 
@@ -11,24 +11,24 @@ export type Dimension = 'caller' | 'sender' | 'channel';
 export type Quotas = Readonly<Record<Dimension, readonly Quota[]>>;
 
 /** Where a caller stands, for the RateLimit fields of its answer: the quota of which the least is left. */
-export interface Standing extends Quota {
+export interface RateLimitStatus extends Quota {
   readonly remaining: number;
   readonly resetMs: number;
 }
 
 /** What a batch took. */
-export interface Admission {
+export interface RateLimitDecision {
   /** Messages over a quota. */
-  readonly refused: ReadonlyMap<Prepared, Refusal>;
-  readonly standing: Standing | undefined;
+  readonly refused: ReadonlyMap<PreparedMessage, Refusal>;
+  readonly status: RateLimitStatus | undefined;
   /** Gives back what these took: what is not stored, a duplicate or refused later, costs no sender and no channel anything. */
-  giveBack(messages: Iterable<Prepared>): Promise<void>;
+  refund(messages: Iterable<PreparedMessage>): Promise<void>;
   /** Has the caller pay for messages that it made the service look at and that are not stored: refused, or only validated. A share of what a stored one costs. */
   charge(count: number): Promise<void>;
 }
 
 /** Counts messages against the quotas before they meet the store. `peek`: says what it would, and takes nothing. */
-export type Rates = (caller: Caller, messages: readonly Prepared[], peek?: 'peek') => Promise<Admission>;
+export type Rates = (caller: Caller, messages: readonly PreparedMessage[], peek?: 'peek') => Promise<RateLimitDecision>;
 
 /** Messages looked at and not stored that cost a caller as much as one that is stored. */
 const lookedAtPerMessage = 10;
@@ -38,7 +38,7 @@ const fractionsKept = 10_000;
 /** Seconds over which a key's own rate is counted: it may spend a minute's worth at once. */
 const ownSeconds = 60;
 
-const keyOf: Record<Dimension, (message: Prepared, caller: Caller) => string> = {
+const keyOf: Record<Dimension, (message: PreparedMessage, caller: Caller) => string> = {
   caller: (_, caller) => caller.id,
   sender: (message) => message.fromUid,
   channel: (message) => message.channel.key,
@@ -64,7 +64,7 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
   };
 
   const nothing = async () => {};
-  const none: Admission = { refused: new Map(), standing: undefined, giveBack: nothing, charge: nothing };
+  const none: RateLimitDecision = { refused: new Map(), status: undefined, refund: nothing, charge: nothing };
   /** By caller: messages looked at that are not paid for yet. */
   const unpaid = new LRUCache<string, number>({ max: fractionsKept });
   const charge = async (caller: Caller, count: number) => {
@@ -77,13 +77,13 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
 
   return async (caller, messages, peek) => {
     if (isFree && caller.ratePerSecond === undefined) return none;
-    const refused = new Map<Prepared, Refusal>();
+    const refused = new Map<PreparedMessage, Refusal>();
     /** How many of the counters below a refused message has taken from. */
-    const tookFrom = new Map<Prepared, number>();
+    const tookFrom = new Map<PreparedMessage, number>();
     const used = dimensions.flatMap((dimension) =>
       (dimension === 'caller' ? ofCaller(caller) : counters[dimension]).map((counter) => ({ dimension, counter })),
     );
-    let standing: Standing | undefined;
+    let status: RateLimitStatus | undefined;
     let admitted = messages;
     for (const [position, { dimension, counter }] of used.entries()) {
       if (admitted.length === 0) break;
@@ -92,7 +92,7 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
       const asked = keys.map((key) => counter[peek ?? 'take'](key, counts.get(key) ?? 0));
       // In memory there is nothing to wait for, and a promise a key would be most of the cost.
       const taken = asked.some((each) => each instanceof Promise) ? await Promise.all(asked) : (asked as Taken[]);
-      if (dimension === 'caller' && taken[0] !== undefined) standing = scarcest(standing, counter.quota, taken[0]);
+      if (dimension === 'caller' && taken[0] !== undefined) status = scarcest(status, counter.quota, taken[0]);
       if (taken.every((each, index) => each.taken === counts.get(keys[index] ?? ''))) continue;
       // Of each key the first ones go, in the order of the batch.
       const left = new Map(keys.map((key, index) => [key, { ...(taken[index] as Taken) }]));
@@ -111,23 +111,23 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
     const pay = async (count: number) => {
       if (count > 0) await charge(caller, count);
     };
-    if (peek !== undefined) return { refused, standing, giveBack: nothing, charge: pay };
-    const giveBack = async (which: Iterable<Prepared>) => {
+    if (peek !== undefined) return { refused, status: status, refund: nothing, charge: pay };
+    const refund = async (which: Iterable<PreparedMessage>) => {
       const all = [...which];
       for (const [position, { dimension, counter }] of used.entries()) {
         const took = all.filter((message) => (tookFrom.get(message) ?? used.length) > position);
-        for (const [key, count] of countBy(dimension, caller, took)) await counter.giveBack(key, count);
+        for (const [key, count] of countBy(dimension, caller, took)) await counter.refund(key, count);
       }
     };
-    await giveBack(refused.keys());
+    await refund(refused.keys());
     // They have nothing any more.
     for (const message of refused.keys()) tookFrom.set(message, 0);
-    return { refused, standing, giveBack, charge: pay };
+    return { refused, status: status, refund: refund, charge: pay };
   };
 }
 
 /** How many messages there are of each key. */
-function countBy(dimension: Dimension, caller: Caller, messages: readonly Prepared[]): Map<string, number> {
+function countBy(dimension: Dimension, caller: Caller, messages: readonly PreparedMessage[]): Map<string, number> {
   if (dimension === 'caller') return messages.length === 0 ? new Map() : new Map([[caller.id, messages.length]]);
   const of = keyOf[dimension];
   const counts = new Map<string, number>();
@@ -138,7 +138,7 @@ function countBy(dimension: Dimension, caller: Caller, messages: readonly Prepar
   return counts;
 }
 
-function scarcest(before: Standing | undefined, quota: Quota, { remaining, resetMs }: Taken): Standing {
+function scarcest(before: RateLimitStatus | undefined, quota: Quota, { remaining, resetMs }: Taken): RateLimitStatus {
   return before !== undefined && before.remaining <= remaining ? before : { ...quota, remaining, resetMs };
 }
 

@@ -5,8 +5,8 @@ import {
   type MessageRow,
   messageColumns,
   type StoredMessage,
-  seenBy,
   toStored,
+  visibleTo,
 } from '../messages/messages-read.sql.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 
@@ -37,7 +37,7 @@ const unreadCounted = 999;
 const examinedMessages = 10_000;
 
 /** What a user may see of `m` now. */
-const seen = (uid: string, now: number) => sql`${alive(now)} and ${seenBy(uid)}`;
+const seen = (uid: string, now: number) => sql`${alive(now)} and ${visibleTo(uid)}`;
 
 export async function listConversations(
   db: Db,

@@ -4,7 +4,7 @@ import { orBusy } from '../messages/store-busy.ts';
 import type { Store } from '../sending/group-context.ts';
 import { ackCommands, type Command, syncCommands } from './commands.sql.ts';
 import { type ConversationCursor, type ConversationRow, listConversations, markRead } from './conversations.sql.ts';
-import { assertReadable, channelToRead, eyesOf, type Reader } from './read-access.ts';
+import { assertReadable, channelToRead, type Reader, viewerOf } from './read-access.ts';
 import { assertReached } from './read-channel.ts';
 
 /** What belongs to one user: its conversations, what it has read, and its commands. */
@@ -24,7 +24,7 @@ export interface CommandPage {
 
 export function createInbox(store: Store, now: () => number = Date.now): Inbox {
   const { db, channelKeys } = store;
-  const uidOf = (reader: Reader) => eyesOf(reader) ?? reader.uid;
+  const uidOf = (reader: Reader) => viewerOf(reader) ?? reader.uid;
   return {
     conversations: (reader, before, pageSize) =>
       orBusy(() => listConversations(db, uidOf(reader), before, pageSize, now())),

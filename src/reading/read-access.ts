@@ -1,8 +1,8 @@
 import type { Caller } from '../messages/caller.ts';
 import { type Channel, canonicalId, channel, messageSequence, pairId, personType } from '../messages/channel.ts';
 import { readPairFacts } from '../messages/permission.sql.ts';
-import { readingPair, unreadable } from '../messages/permission.ts';
-import { Failure, invalidField } from '../messages/service-error.ts';
+import { readDenial, readingPair } from '../messages/permission.ts';
+import { invalidField, ServiceError } from '../messages/service-error.ts';
 import type { Store } from '../sending/group-context.ts';
 
 /** Who reads: a caller, and whom it reads for. */
@@ -13,10 +13,10 @@ export interface Reader {
 }
 
 /** The uid whose eyes it is read with; undefined: a service's. A user reads only as itself. */
-export function eyesOf({ caller, uid }: Reader): string | undefined {
+export function viewerOf({ caller, uid }: Reader): string | undefined {
   if (caller.kind !== 'user') return uid === '' ? undefined : uid;
   if (uid === '' || uid === caller.name) return caller.name;
-  throw new Failure({
+  throw new ServiceError({
     reason: 'READER_NOT_YOURS',
     message: `a user reads as itself: leave the uid out, or name ${JSON.stringify(caller.name)}`,
     metadata: { uid },
@@ -24,9 +24,9 @@ export function eyesOf({ caller, uid }: Reader): string | undefined {
 }
 
 /** The channel that a reader names. Of a person channel the pair in either order, or, when it is known who reads, the other side alone. */
-export function channelToRead(channelType: number, channelId: string, eyes: string | undefined): Channel {
-  if (channelType === personType && eyes !== undefined && !channelId.includes('@'))
-    return channel(personType, pairId(eyes, channelId), messageSequence);
+export function channelToRead(channelType: number, channelId: string, viewerUid: string | undefined): Channel {
+  if (channelType === personType && viewerUid !== undefined && !channelId.includes('@'))
+    return channel(personType, pairId(viewerUid, channelId), messageSequence);
   const id = canonicalId(channelType, channelId);
   if (id === undefined) throw invalidField('channel_id', joinedWords(channelType));
   return channel(channelType, id, messageSequence);
@@ -44,15 +44,15 @@ function joinedWords(channelType: number): string {
  */
 export async function assertReadable(
   { db, rules }: Store,
-  eyes: string | undefined,
+  viewerUid: string | undefined,
   channels: readonly Channel[],
 ): Promise<void> {
-  if (eyes === undefined) return;
-  const pairs = channels.map((each) => readingPair(eyes, each));
+  if (viewerUid === undefined) return;
+  const pairs = channels.map((each) => readingPair(viewerUid, each));
   const facts = await readPairFacts(db, pairs, rules);
   for (const pair of pairs) {
     const known = facts.get(pair.key);
-    const refusal = known && unreadable(pair, known, rules);
-    if (refusal !== undefined) throw new Failure(refusal);
+    const refusal = known && readDenial(pair, known, rules);
+    if (refusal !== undefined) throw new ServiceError(refusal);
   }
 }

@@ -10,10 +10,10 @@ import {
   seqsOfTimes,
 } from '../messages/messages-read.sql.ts';
 import { pageOf, withinBytes } from '../messages/page.ts';
-import { Failure } from '../messages/service-error.ts';
+import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import type { Store } from '../sending/group-context.ts';
-import { assertReadable, channelToRead, eyesOf, type Reader } from './read-access.ts';
+import { assertReadable, channelToRead, type Reader, viewerOf } from './read-access.ts';
 
 /** A page of a channel's history. */
 export interface Page {
@@ -64,12 +64,12 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
 
   /** The key of a channel that the reader may read; undefined when nobody has sent to it. */
   async function open(call: Reader & { readonly channelType: number; readonly channelId: string }) {
-    const eyes = eyesOf(call);
-    const named = channelToRead(call.channelType, call.channelId, eyes);
-    await assertReadable(store, eyes, [named]);
+    const viewerUid = viewerOf(call);
+    const named = channelToRead(call.channelType, call.channelId, viewerUid);
+    await assertReadable(store, viewerUid, [named]);
     const channelKey = (await channelKeys.find([named])).get(named.key);
     const page = { channelType: named.type, channelId: named.id, messages: [], more: false, nextSeq: 0, lastSeq: 0 };
-    return { eyes, channelKey, empty: page };
+    return { viewerUid: viewerUid, channelKey, empty: page };
   }
 
   /**
@@ -79,16 +79,16 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
   async function scan(
     channelKey: number,
     heads: Heads,
-    call: ReadCall & { readonly eyes: string | undefined },
+    call: ReadCall & { readonly viewerUid: string | undefined },
   ): Promise<{ found: StoredMessage[]; reached: number | undefined }> {
-    const { descending, limit, filter = {}, eyes } = call;
+    const { descending, limit, filter = {}, viewerUid } = call;
     const times =
       filter.since === undefined && filter.until === undefined ? undefined : await seqsOfTimes(db, channelKey, filter);
     let afterSeq = Math.max(call.afterSeq, times?.afterSeq ?? 0);
     let beforeSeq = Math.min(call.beforeSeq || Number.MAX_SAFE_INTEGER, times?.beforeSeq ?? Number.MAX_SAFE_INTEGER);
     const read = (range: Pick<Range, 'afterSeq' | 'beforeSeq' | 'limit'>) =>
-      readRange(db, channelKey, { ...range, descending, eyes, ...filter }, now());
-    const slice = sliceOf(filter, eyes);
+      readRange(db, channelKey, { ...range, descending, viewerUid: viewerUid, ...filter }, now());
+    const slice = sliceOf(filter, viewerUid);
     if (slice === undefined) return { found: await read({ afterSeq, beforeSeq, limit }), reached: undefined };
     afterSeq = Math.max(afterSeq, heads.firstSeq - 1);
     beforeSeq = Math.min(beforeSeq, heads.lastSeq + 1);
@@ -115,7 +115,7 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
   return {
     page: (call) =>
       orBusy(async () => {
-        const { eyes, channelKey, empty } = await open(call);
+        const { viewerUid: eyes, channelKey, empty } = await open(call);
         // The head first: a page read after it never shows less than the head says.
         const heads = channelKey === undefined ? noHeads : await readHeadsAndFirst(db, channelKey);
         if (!call.descending) {
@@ -126,7 +126,7 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
         }
         if (channelKey === undefined) return empty;
         const limit = call.limit || limits.pageMessagesDefault;
-        const { found, reached } = await scan(channelKey, heads, { ...call, eyes, limit: limit + 1 });
+        const { found, reached } = await scan(channelKey, heads, { ...call, viewerUid: eyes, limit: limit + 1 });
         const { page, last } = pageOf(found, limit);
         const nextSeq = last?.messageSeq ?? reached;
         return { ...empty, messages: page, more: nextSeq !== undefined, nextSeq: nextSeq ?? 0, lastSeq: heads.lastSeq };
@@ -134,21 +134,21 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
 
     find: (call) =>
       orBusy(async () => {
-        const { eyes, channelKey, empty } = await open(call);
+        const { viewerUid: eyes, channelKey, empty } = await open(call);
         if (channelKey === undefined) return empty;
         const found = new Map<number, StoredMessage>();
         const add = (messages: readonly StoredMessage[]) => {
           for (const message of messages) found.set(message.messageSeq, message);
         };
         if (call.seqs.length + call.ids.length > 0)
-          add(await findByNumbers(db, channelKey, { seqs: call.seqs, ids: call.ids, eyes }, now()));
+          add(await findByNumbers(db, channelKey, { seqs: call.seqs, ids: call.ids, viewerUid: eyes }, now()));
         if (call.keys.length > 0) {
           const { lastSeq } = await readHeadsAndFirst(db, channelKey);
           add(
             await findByKeys(
               db,
               channelKey,
-              { keys: call.keys, afterSeq: lastSeq - limits.keySearchMessages, eyes },
+              { keys: call.keys, afterSeq: lastSeq - limits.keySearchMessages, viewerUid: eyes },
               now(),
             ),
           );
@@ -170,8 +170,8 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
 const usualScanMs = 250;
 
 /** Sequences that one statement examines at most; undefined: it reads only what it returns. */
-function sliceOf({ tagKey, streamNo, fromUid }: Filter, eyes: string | undefined): number | undefined {
-  if (fromUid !== undefined || eyes !== undefined) return 20_000;
+function sliceOf({ tagKey, streamNo, fromUid }: Filter, viewerUid: string | undefined): number | undefined {
+  if (fromUid !== undefined || viewerUid !== undefined) return 20_000;
   // Tags and streams have indexes, which pass over nothing.
   return tagKey !== undefined && streamNo !== undefined ? 20_000 : undefined;
 }
@@ -196,7 +196,7 @@ const wordsOf = ({ channel }: At): string =>
 export function assertReached(seq: number, { lastSeq }: Pick<Heads, 'lastSeq'>, at: At = {}): void {
   if (seq <= lastSeq) return;
   const { field = 'after_seq', given = seq } = at;
-  throw new Failure({
+  throw new ServiceError({
     reason: 'SEQ_AHEAD',
     message:
       `${field} ${given}${wordsOf(at)} is above the last sequence, ${lastSeq}: it is of another database, or of this ` +
@@ -208,7 +208,7 @@ export function assertReached(seq: number, { lastSeq }: Pick<Heads, 'lastSeq'>, 
 /** A cursor before what is kept would skip what is gone without a word. */
 export function assertKept(afterSeq: number, { firstSeq }: Pick<Heads, 'firstSeq'>, at: At = {}): void {
   if (afterSeq === 0 || afterSeq + 1 >= firstSeq) return;
-  throw new Failure({
+  throw new ServiceError({
     reason: 'SEQ_EXPIRED',
     message: `messages up to ${firstSeq - 1}${wordsOf(at)} are not kept any more; go on after ${firstSeq - 1}, or from the start with 0`,
     metadata: { ...namesOf(at), first_seq: String(firstSeq), after_seq: String(afterSeq) },

@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
 import { commandSequence, messageSequence, tempType } from '../messages/channel.ts';
-import { lockFreeHeads } from '../messages/channel-keys.sql.ts';
+import { lockHeadsSkipLocked } from '../messages/channel-keys.sql.ts';
 import { alive } from '../messages/messages-read.sql.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 
@@ -52,7 +52,7 @@ async function removeIfOver(
   if (commands.length === 0) return later;
   const keys = [key, ...commands.map((row) => row.channel_key)];
   // The sweeper waits for no sender.
-  const heads = await lockFreeHeads(tx, keys);
+  const heads = await lockHeadsSkipLocked(tx, keys);
   if (heads.size < keys.length) return later;
   // The instance that created it may be about to store the first command. One that died before that has left it unused
   // at the next visit too.

@@ -6,7 +6,7 @@
 import type { HandlerContext } from '@connectrpc/connect';
 import { callerKey, certificateKey, type Identify } from '../auth/identity.ts';
 import type { Caller } from '../messages/caller.ts';
-import { Failure } from '../messages/service-error.ts';
+import { ServiceError } from '../messages/service-error.ts';
 
 /** Time between two checks of an open stream: it ends at most this long, and the memory of a key (1 s), after its credential. */
 const checkMs = 2000;
@@ -53,7 +53,8 @@ export function createCredentialWatch(identify: Identify | undefined, now: () =>
     try {
       await identify?.(header, certificate);
     } catch (error) {
-      if (error instanceof Failure && error.refusal.reason === 'CREDENTIAL_INVALID') ended.abort(credentialEnded());
+      if (error instanceof ServiceError && error.refusal.reason === 'CREDENTIAL_INVALID')
+        ended.abort(credentialEnded());
     }
   }
 
@@ -78,7 +79,7 @@ export function createCredentialWatch(identify: Identify | undefined, now: () =>
       try {
         yield* begin(ended.signal);
         // A stream may end quietly when its signal is aborted: the caller is owed the reason.
-        if (ended.signal.reason instanceof Failure) throw ended.signal.reason;
+        if (ended.signal.reason instanceof ServiceError) throw ended.signal.reason;
       } finally {
         open.delete(entry);
         stream.signal.removeEventListener('abort', left);
@@ -88,8 +89,8 @@ export function createCredentialWatch(identify: Identify | undefined, now: () =>
   };
 }
 
-function credentialEnded(): Failure {
-  return new Failure({
+function credentialEnded(): ServiceError {
+  return new ServiceError({
     reason: 'CREDENTIAL_INVALID',
     message: 'the credential of this stream has expired or was revoked: open it again with a valid one',
     metadata: {},

@@ -4,7 +4,7 @@ import { Code, ConnectError } from '@connectrpc/connect';
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import type { RefusalSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { limits } from '../limits.ts';
-import { Failure, type Reason, type Refusal, type Violation } from '../messages/service-error.ts';
+import { type Reason, type Refusal, ServiceError, type Violation } from '../messages/service-error.ts';
 import { httpStatuses } from '../transcode/index.ts';
 
 /** The only table from reasons to codes and HTTP statuses. */
@@ -62,9 +62,9 @@ export const detailRegistry = createRegistry(ErrorInfoSchema, BadRequestSchema, 
 export function toConnectError(thrown: unknown): ConnectError {
   if (thrown instanceof ConnectError) return thrown;
   const failure =
-    thrown instanceof Failure
+    thrown instanceof ServiceError
       ? thrown
-      : new Failure(
+      : new ServiceError(
           {
             reason: 'INTERNAL',
             message: 'an internal error; its cause is in the log under x-request-id',
@@ -105,7 +105,7 @@ export function setPushback(headers: Headers, error: ConnectError): void {
 }
 
 /** One message's refusal, as it stands in its result. */
-export function toRefusal({
+export function refusalOf({
   reason,
   message,
   metadata,
@@ -125,7 +125,7 @@ export const knownReasons = Object.entries(table).map(([reason, { http }]) => ({
   reason,
   http,
   body: (text: string): JsonObject =>
-    toHttp(toConnectError(new Failure({ reason: reason as Reason, message: text, metadata: {} }))).body,
+    toHttp(toConnectError(new ServiceError({ reason: reason as Reason, message: text, metadata: {} }))).body,
 }));
 
 /** The HTTP status of a reason, on the JSON routes. */

@@ -1,7 +1,7 @@
 import { type DescField, type DescMessage, fromBinary, type Message } from '@bufbuild/protobuf';
 import { BinaryReader, WireType } from '@bufbuild/protobuf/wire';
 import { limits } from '../limits.ts';
-import { Failure, invalidField, malformed } from '../messages/service-error.ts';
+import { invalidField, malformed, ServiceError } from '../messages/service-error.ts';
 import { Slices } from '../transcode/index.ts';
 import { tooManyElements } from './interceptors/validate.ts';
 import { ProtobufScan } from './protobuf-scan.ts';
@@ -17,7 +17,7 @@ const fewFields = 2000;
  */
 export function parseProtobuf(desc: DescMessage, bytes: Uint8Array): Message | Promise<Message> {
   const failed = (error: unknown): never => {
-    throw error instanceof Failure ? error : unreadable(desc, error);
+    throw error instanceof ServiceError ? error : unreadable(desc, error);
   };
   if (bytes.length >= scannedBytes) return parseLarge(desc, bytes).catch(failed);
   try {
@@ -27,7 +27,7 @@ export function parseProtobuf(desc: DescMessage, bytes: Uint8Array): Message | P
   }
 }
 
-function unreadable({ typeName }: DescMessage, error: unknown): Failure {
+function unreadable({ typeName }: DescMessage, error: unknown): ServiceError {
   const why = error instanceof Error ? error.message : String(error);
   return invalidField('body', `is no ${typeName} in Protobuf: ${why}`);
 }
@@ -45,7 +45,7 @@ async function parseLarge(desc: DescMessage, bytes: Uint8Array): Promise<Message
   return fields <= fewFields ? fromBinary(desc, bytes) : await parseInSlices(desc, bytes, slices);
 }
 
-function tooLarge(what: string, { limit, actual }: { limit: number; actual: number }): Failure {
+function tooLarge(what: string, { limit, actual }: { limit: number; actual: number }): ServiceError {
   const field = 'body';
   const description = `has ${actual} ${what}, at most ${limit} are taken: send fewer in one call`;
   return malformed([{ field, description, reason: 'BATCH_TOO_LARGE' }], {

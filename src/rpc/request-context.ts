@@ -23,7 +23,7 @@ export const requestIdHeader = 'x-request-id';
 export const plainId = /^[\w.:-]{1,128}$/;
 
 /** Where a request came in, and whether a call was made of it. */
-export interface Entry {
+export interface CallEntry {
   readonly protocol: Protocol;
   /** Whether its credential was accepted. */
   readonly admitted: boolean;
@@ -34,7 +34,7 @@ export interface Entry {
 /** Callers whose credential was accepted, by their request: before its body is read. */
 export const admittedCallers: WeakMap<Request, Caller> = new WeakMap();
 
-export const entryKey = createContextKey<Entry>(
+export const entryKey = createContextKey<CallEntry>(
   { protocol: 'connect', admitted: false, called: false },
   { description: 'entry' },
 );
@@ -96,7 +96,7 @@ export function peerOf(request: Request): unknown {
 const pathChars = 200;
 
 /** What is told of a request that became no call. */
-export function askedOf({ method = '', url = '', headers }: Request): Asked {
+export function rejectedRequestOf({ method = '', url = '', headers }: Request): Asked {
   const id = headers[requestIdHeader];
   const path = (url.split('?', 1)[0] ?? '').slice(0, pathChars);
   return { verb: method, path, requestId: typeof id === 'string' && plainId.test(id) ? id : undefined };

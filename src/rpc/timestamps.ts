@@ -6,7 +6,7 @@ const firstSecond = -62_135_596_800n;
 const lastSecond = 253_402_300_799n;
 
 /** A time in milliseconds, finer ones rounded up. In Protobuf it may be one that does not exist, which JSON has no text for. */
-export function millisOf(field: string, time: Timestamp): number {
+export function timestampMs(field: string, time: Timestamp): number {
   const { seconds, nanos } = time;
   if (seconds < firstSecond || seconds > lastSecond || nanos < 0 || nanos > 999_999_999)
     throw invalidField(field, 'must be a time that exists: of the years 1 to 9999, with nanos from 0 to 999999999');

@@ -27,7 +27,7 @@ export interface BrokenRule {
 }
 
 /** A broken rule in words for people: what the field must be. */
-export function ruleWords({ id, said, values = [], actual }: BrokenRule): string {
+export function violationMessage({ id, said, values = [], actual }: BrokenRule): string {
   const kind = id.slice(id.indexOf('.') + 1);
   const not = actual === undefined ? '' : `, not ${actual}`;
   switch (kind) {

@@ -1,35 +1,47 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { type Batch, decide, type Earlier, type Facts, type Outcome, type Plan } from '../messages/append-plan.ts';
+import {
+  type AppendState,
+  type Batch,
+  type Earlier,
+  type Outcome,
+  type Plan,
+  planAppend,
+} from '../messages/append-plan.ts';
 import { messageSequence } from '../messages/channel.ts';
 import {
   type HeadChange,
   HeadsMissing,
-  lockFreeHeads,
   lockHeads,
+  lockHeadsSkipLocked,
   readHeads,
   setHeads,
 } from '../messages/channel-keys.sql.ts';
-import { isPersistent, type Prepared } from '../messages/message.ts';
+import { isPersistent, type PreparedMessage } from '../messages/message.ts';
 import { readPairFacts } from '../messages/permission.sql.ts';
-import { type Assumption, assume, type PermissionRules, pairKeyOf } from '../messages/permission.ts';
+import {
+  type PermissionPrecondition,
+  type PermissionRules,
+  pairKeyOf,
+  preconditionsFor,
+} from '../messages/permission.ts';
 import { orBusy, storeBusy } from '../messages/store-busy.ts';
 import { insertFlags } from '../moderation/rules.sql.ts';
-import { isLockTimeout, isRepeatedSend, troubleOf } from '../postgres/pg-errors.ts';
+import { classifyPgError, isLockTimeout, isRepeatedSend } from '../postgres/pg-errors.ts';
 import { all, inTransaction, setLockTimeout } from '../postgres/pool.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import { insertOutbox } from '../webhooks/outbox-router.sql.ts';
 import type { Range } from '../webhooks/webhook.ts';
 import {
-  byText,
-  denied,
+  createPermittedChannels,
+  deniedPairs,
   type Group,
-  keyed,
-  keyedMessages,
-  makePermitted,
+  headsByChannel,
+  loadGroup,
+  lookupKeys,
   messagesOf,
   type Store,
 } from './group-context.ts';
-import { type Layout, layOut, numbered } from './group-layout.ts';
+import { type GroupLayout, layOutGroup, outcomesOf } from './group-layout.ts';
 import { ChannelsHeld } from './held-channels.ts';
 import { appendNew, drawBlock, findEarlier, insertMessages } from './messages.sql.ts';
 
@@ -63,14 +75,14 @@ const usualLockTimeoutMs = 5000;
  *  - `pessimistic`: lock, look, decide, write.
  *  - `skip_locked`: as careful, but without the channels that somebody else holds locked: their batches are told so, the others go through.
  */
-type Manner = 'optimistic' | 'pessimistic' | 'skip_locked';
+type AppendMode = 'optimistic' | 'pessimistic' | 'skip_locked';
 
 /** Groups that were trusted and should not have been, at most, before the next one is not. To have been wrong costs a group once more. */
-const doubtfulShare = 0.1;
+const maxMissRate = 0.1;
 
 /** Told of what an appender does. */
 export interface AppendWatch {
-  ended(end: { mode: Manner; ms: number; stored: boolean }): void;
+  ended(end: { mode: AppendMode; ms: number; stored: boolean }): void;
   /** A group goes again: what was trusted is not so, a lock took too long, the store had trouble. */
   repeated(
     why:
@@ -93,7 +105,7 @@ export interface AppendOptions {
   /** No try of a group begins later than this after its first. */
   readonly retryForMs?: number;
   /** Whether any message is for a channel that is known to be held locked: its group skips locked heads at once. */
-  readonly holdsAny?: (messages: Iterable<Prepared>) => boolean;
+  readonly holdsAny?: (messages: Iterable<PreparedMessage>) => boolean;
   readonly now?: () => number;
   readonly watch?: AppendWatch;
 }
@@ -114,47 +126,47 @@ export function createAppend(
 ): Append {
   const { db, rules } = store;
   /** The share of groups that had to be looked at, over about the last 16. */
-  let doubts = 0;
-  const note = (doubtful: boolean) => {
-    doubts += ((doubtful ? 1 : 0) - doubts) / 16;
+  let missRate = 0;
+  const note = (missed: boolean) => {
+    missRate += ((missed ? 1 : 0) - missRate) / 16;
   };
 
   return async (batches) => {
     const acceptedAt = now();
     const start = performance.now();
-    const ended = (stored: boolean) => watch?.ended({ mode: manner, ms: performance.now() - start, stored });
+    const ended = (stored: boolean) => watch?.ended({ mode: mode, ms: performance.now() - start, stored });
     const isLate = () => performance.now() - start > retryForMs;
     const skipsLocked = holdsAny?.(messagesOf(batches)) === true;
-    const trusted = doubts < doubtfulShare && !skipsLocked ? trust(batches, rules) : undefined;
-    let manner: Manner = skipsLocked ? 'skip_locked' : trusted === undefined ? 'pessimistic' : 'optimistic';
+    const optimistic = missRate < maxMissRate && !skipsLocked ? tryOptimistic(batches, rules) : undefined;
+    let mode: AppendMode = skipsLocked ? 'skip_locked' : optimistic === undefined ? 'pessimistic' : 'optimistic';
     let lost = false;
     let removals = 0;
     for (let attempt = 1; ; ) {
       try {
-        if (manner === 'optimistic' && trusted !== undefined) {
-          const appended = await appendTrusted(store, batches, trusted, acceptedAt);
+        if (mode === 'optimistic' && optimistic !== undefined) {
+          const appended = await appendOptimistic(store, batches, optimistic, acceptedAt);
           note(appended === undefined);
           if (appended !== undefined) {
             ended(true);
             return appended;
           }
           watch?.repeated('sender_denied');
-          manner = 'pessimistic';
+          mode = 'pessimistic';
           continue;
         }
-        const group = await keyed(batches, store);
+        const group = await loadGroup(batches, store);
         const announce = store.announces?.() === true;
-        const aim = { manner, acceptedAt, lost, announce, lockTimeoutMs, watch };
-        const appended = await appendDecided(db, batches, group, rules, aim);
-        note(appended.doubtful);
+        const aim = { mode: mode, acceptedAt, lost, announce, lockTimeoutMs, watch };
+        const appended = await appendLocked(db, batches, group, rules, aim);
+        note(appended.missed);
         ended(true);
         store.onStored?.(appended.stored);
         return appended.batches;
       } catch (error) {
-        if (manner === 'optimistic' && isRepeatedSend(error)) {
+        if (mode === 'optimistic' && isRepeatedSend(error)) {
           note(true);
           watch?.repeated('duplicate_send');
-          manner = 'pessimistic';
+          mode = 'pessimistic';
           continue;
         }
         if (error instanceof HeadsMissing || error instanceof ChannelAppeared) {
@@ -166,12 +178,12 @@ export function createAppend(
           watch?.repeated(error instanceof HeadsMissing ? 'channel_removed' : 'channel_created');
           continue;
         }
-        if (isLockTimeout(error) && manner !== 'skip_locked') {
+        if (isLockTimeout(error) && mode !== 'skip_locked') {
           watch?.repeated('lock_timeout');
-          manner = 'skip_locked';
+          mode = 'skip_locked';
           continue;
         }
-        const trouble = troubleOf(error);
+        const trouble = classifyPgError(error);
         if (trouble === 'defect' || trouble === 'busy' || attempt === attempts || isLate()) {
           ended(false);
           throw trouble === 'defect' ? error : storeBusy(error);
@@ -179,7 +191,7 @@ export function createAppend(
         watch?.repeated(trouble === 'lost' ? 'connection_lost' : 'conflict');
         // A commit whose answer was lost may have been made: what it stored is to be found.
         lost ||= trouble === 'lost';
-        if (manner === 'optimistic') manner = 'pessimistic';
+        if (mode === 'optimistic') mode = 'pessimistic';
         // Full jitter: those that collided once must not come back together.
         await delay(Math.random() * firstPauseMs * 2 ** attempt);
         attempt++;
@@ -189,56 +201,56 @@ export function createAppend(
 }
 
 /** The same decision without its effects: nothing is stored, no number is used. */
-export function createRehearsal({ db, channelKeys, rules }: Store): Append {
+export function createDryRun({ db, channelKeys, rules }: Store): Append {
   return (batches) =>
     orBusy(async () => {
-      const group = await keyed(batches, { db, channelKeys, rules }, 'only those that exist');
+      const group = await loadGroup(batches, { db, channelKeys, rules }, 'only those that exist');
       const heads = await readHeads(db, [...group.channelKeys.values()]);
-      const earlier = await findEarlier(db, keyedMessages(group));
-      const denials = denied(group.pairs, await readPairFacts(db, group.pairs, rules), rules);
-      const facts = { heads: byText(group, heads), earlier, forbidden: denials, block: 0 };
-      return decide(batches, facts).outcomes.map(fulfilled);
+      const earlier = await findEarlier(db, lookupKeys(group));
+      const denials = deniedPairs(group.pairs, await readPairFacts(db, group.pairs, rules), rules);
+      const facts = { heads: headsByChannel(group, heads), earlier, denials, block: 0 };
+      return planAppend(batches, facts).outcomes.map(fulfilled);
     });
 }
 
 /** A group of which nothing has to be looked up, if it is what it seems. */
-interface Trusted {
-  readonly layout: Layout;
-  readonly assumption: Assumption;
+interface OptimisticGroup {
+  readonly layout: GroupLayout;
+  readonly precondition: PermissionPrecondition;
 }
 
-function trust(batches: readonly Batch[], rules: PermissionRules): Trusted | undefined {
-  const layout = layOut(batches);
-  const assumption = layout && assume(messagesOf(batches), rules);
-  return layout === undefined || assumption === undefined ? undefined : { layout, assumption };
+function tryOptimistic(batches: readonly Batch[], rules: PermissionRules): OptimisticGroup | undefined {
+  const layout = layOutGroup(batches);
+  const precondition = layout && preconditionsFor(messagesOf(batches), rules);
+  return layout === undefined || precondition === undefined ? undefined : { layout, precondition: precondition };
 }
 
 /** All of it as laid out; undefined when the assumption does not hold. */
-async function appendTrusted(
+async function appendOptimistic(
   store: Store,
   batches: readonly Batch[],
-  { layout, assumption }: Trusted,
+  { layout, precondition: assumption }: OptimisticGroup,
   acceptedAt: number,
 ): Promise<readonly Appended[] | undefined> {
   const { db, channelKeys } = store;
   const wanted = layout.channels.map((each) => each.channel);
   const keys = await channelKeys.find([...wanted, ...assumption.openChannels]);
   if (wanted.some((channel) => !keys.has(channel.key))) {
-    for (const [text, key] of await makePermitted(batches, keys, store)) keys.set(text, key);
+    for (const [text, key] of await createPermittedChannels(batches, keys, store)) keys.set(text, key);
     if (wanted.some((channel) => !keys.has(channel.key))) return undefined;
   }
   const numbers = await appendNew(db, layout, assumption, keys, acceptedAt, store.announces?.() === true);
   if (numbers === undefined) return undefined;
   store.onStored?.(wanted.flatMap((channel) => keys.get(channel.key) ?? []));
-  return numbered(batches, layout, numbers).map(fulfilled);
+  return outcomesOf(batches, layout, numbers).map(fulfilled);
 }
 
 /** A channel had no row because nobody might send to it, and now somebody may: look again. */
 class ChannelAppeared extends Error {}
 
 /** One try of a group. */
-interface Try {
-  readonly manner: Manner;
+interface Attempt {
+  readonly mode: AppendMode;
   readonly acceptedAt: number;
   readonly lost: boolean;
   /** Webhooks wait for what is stored. */
@@ -248,31 +260,31 @@ interface Try {
 }
 
 /** Lock, look, decide, write. */
-async function appendDecided(
+async function appendLocked(
   db: Db,
   batches: readonly Batch[],
   group: Group,
   rules: PermissionRules,
-  { manner, acceptedAt, lost, announce, lockTimeoutMs, watch }: Try,
-): Promise<{ batches: readonly Appended[]; doubtful: boolean; stored: readonly number[] }> {
+  { mode: manner, acceptedAt, lost, announce, lockTimeoutMs, watch }: Attempt,
+): Promise<{ batches: readonly Appended[]; missed: boolean; stored: readonly number[] }> {
   return await inTransaction(
     db,
-    (tx) => lockAndLook(tx, group, rules, manner === 'skip_locked' ? { lockTimeoutMs } : undefined, watch),
-    (tx, seen) => {
+    (tx) => lockAndRead(tx, group, rules, manner === 'skip_locked' ? { lockTimeoutMs } : undefined, watch),
+    (tx, locked) => {
       const isFree = (batch: Batch) =>
-        seen.held.size === 0 || !batch.messages.some((message) => seen.held.has(message.channel.key));
-      const free = seen.held.size === 0 ? batches : batches.filter(isFree);
-      const plan = decide(free, seen.facts);
-      const told = lost ? ownFirst(plan.outcomes, seen.facts.earlier, acceptedAt) : plan.outcomes;
+        locked.held.size === 0 || !batch.messages.some((message) => locked.held.has(message.channel.key));
+      const free = locked.held.size === 0 ? batches : batches.filter(isFree);
+      const plan = planAppend(free, locked.facts);
+      const told = lost ? ownFirst(plan.outcomes, locked.facts.earlier, acceptedAt) : plan.outcomes;
       const outcomes = told.values();
       return {
         sent: plan.rows.length === 0 ? [] : write(tx, group, plan, acceptedAt, announce),
         result: {
           batches: batches.map((batch) =>
-            isFree(batch) ? fulfilled(outcomes.next().value ?? []) : channelsHeld(batch, seen.held),
+            isFree(batch) ? fulfilled(outcomes.next().value ?? []) : channelsHeld(batch, locked.held),
           ),
           stored: [...plan.heads.keys()].flatMap((text) => group.channelKeys.get(text) ?? []),
-          doubtful: seen.facts.earlier.size > 0 || seen.facts.forbidden.size > 0,
+          missed: locked.facts.earlier.size > 0 || locked.facts.denials.size > 0,
         },
       };
     },
@@ -280,36 +292,36 @@ async function appendDecided(
 }
 
 /** What the transaction found. */
-interface Seen {
-  readonly facts: Facts;
+interface LockedState {
+  readonly facts: AppendState;
   /** The channels that another session holds locked: their surrogate keys by channel key text. */
   readonly held: ReadonlyMap<string, number>;
 }
 
-async function lockAndLook(
+async function lockAndRead(
   tx: Tx,
   group: Group,
   rules: PermissionRules,
   skipLocked: { readonly lockTimeoutMs: number } | undefined,
   watch: AppendWatch | undefined,
-): Promise<Seen> {
+): Promise<LockedState> {
   const start = performance.now();
   const keys = [...group.channelKeys.values()];
   const [, heads, earlier, facts, block] = await all([
     skipLocked === undefined ? Promise.resolve() : setLockTimeout(tx, skipLocked.lockTimeoutMs),
-    (skipLocked === undefined ? lockHeads(tx, keys) : lockFreeHeads(tx, keys)).finally(() =>
+    (skipLocked === undefined ? lockHeads(tx, keys) : lockHeadsSkipLocked(tx, keys)).finally(() =>
       watch?.locked(performance.now() - start),
     ),
-    findEarlier(tx, keyedMessages(group)),
+    findEarlier(tx, lookupKeys(group)),
     readPairFacts(tx, group.pairs, rules),
     drawBlock(tx),
   ]);
-  const denials = denied(group.pairs, facts, rules);
+  const denials = deniedPairs(group.pairs, facts, rules);
   for (const message of messagesOf(group.batches))
     if (isPersistent(message) && !group.channelKeys.has(message.channel.key) && !denials.has(pairKeyOf(message)))
       throw new ChannelAppeared();
   const held = new Map([...group.channelKeys].filter(([, key]) => !heads.has(key)));
-  return { facts: { heads: byText(group, heads), earlier, forbidden: denials, block }, held };
+  return { facts: { heads: headsByChannel(group, heads), earlier, denials: denials, block }, held };
 }
 
 /** Sends the heads that grow, the rows, what was flagged of them, and what webhooks are to hear of. */

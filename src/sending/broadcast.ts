@@ -1,8 +1,8 @@
 import { limits } from '../limits.ts';
-import { type Caller, notYours } from '../messages/caller.ts';
+import { type Caller, senderDenial } from '../messages/caller.ts';
 import { personType } from '../messages/channel.ts';
 import type { Header } from '../messages/message.ts';
-import { Failure, malformed } from '../messages/service-error.ts';
+import { malformed, ServiceError } from '../messages/service-error.ts';
 import type { SendBatch } from './send-batch.ts';
 
 /** One payload to many users, already checked against the rules of the proto. */
@@ -34,8 +34,8 @@ export type Broadcast = (call: BroadcastCall) => Promise<Missed[]>;
 /** The use case: person messages in batches, one transaction each, so that no transaction is larger than a batch may be. */
 export function createBroadcast(sendBatch: SendBatch): Broadcast {
   return async (call) => {
-    const refusal = notYours(call.caller, call.fromUid);
-    if (refusal !== undefined) throw new Failure(refusal);
+    const refusal = senderDenial(call.caller, call.fromUid);
+    if (refusal !== undefined) throw new ServiceError(refusal);
     const faults = new Map<number, string>();
     const seen = new Set<string>();
     const receivers: { index: number; uid: string }[] = [];
@@ -113,19 +113,19 @@ async function sendPart(
       outcome.kind === 'refused' ? `${outcome.refusal.reason}: ${outcome.refusal.message}` : undefined,
     );
   } catch (error) {
-    if (!(error instanceof Failure)) throw error;
+    if (!(error instanceof ServiceError)) throw error;
     if (call.atomic) throw ofReceivers(error, part);
     return part.map(() => `${error.refusal.reason}: ${error.refusal.message}`);
   }
 }
 
 /** An ATOMIC batch speaks of its messages: the caller knows receivers. */
-function ofReceivers({ refusal, violations, cause }: Failure, part: readonly { index: number }[]): Failure {
+function ofReceivers({ refusal, violations, cause }: ServiceError, part: readonly { index: number }[]): ServiceError {
   const named = (text: string) =>
     text.replace(/^messages\[(\d+)\]/, (_, position) => `subscribers[${part[Number(position)]?.index ?? position}]`);
   const { index } = refusal.metadata;
   const metadata = index === undefined ? {} : { index: String(part[Number(index)]?.index ?? index) };
-  return new Failure(
+  return new ServiceError(
     { ...refusal, message: named(refusal.message), metadata: { ...refusal.metadata, ...metadata } },
     { violations: violations.map((each) => ({ ...each, field: named(each.field) })), cause },
   );

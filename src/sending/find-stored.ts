@@ -1,5 +1,5 @@
 import type { Earlier } from '../messages/append-plan.ts';
-import { isPersistent, type Prepared } from '../messages/message.ts';
+import { isPersistent, type PreparedMessage } from '../messages/message.ts';
 import type { Store } from './group-context.ts';
 import { findEarlier } from './messages.sql.ts';
 
@@ -7,7 +7,7 @@ import { findEarlier } from './messages.sql.ts';
 export function createFindStored({
   db,
   channelKeys,
-}: Pick<Store, 'db' | 'channelKeys'>): (messages: readonly Prepared[]) => Promise<ReadonlyMap<string, Earlier>> {
+}: Pick<Store, 'db' | 'channelKeys'>): (messages: readonly PreparedMessage[]) => Promise<ReadonlyMap<string, Earlier>> {
   return async (messages) => {
     const numbered = messages.filter(isPersistent);
     const keys = await channelKeys.find([...new Map(numbered.map(({ channel }) => [channel.key, channel])).values()]);

@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 
 /** How much of a bound something takes. The room does not know of what. */
-export interface Weight {
+export interface Cost {
   readonly items: number;
   readonly bytes: number;
 }
@@ -9,16 +9,16 @@ export interface Weight {
 export interface GroupCommitOptions<Job, Result> {
   readonly lanes: number;
   /** Of one group; a job that is larger goes alone. */
-  readonly groupBounds: Weight;
+  readonly groupBounds: Cost;
   /** Of all that waits in one lane. */
-  readonly queueBounds: Weight;
+  readonly queueBounds: Cost;
   /** A job that has waited longer is refused before it is begun: its caller has most likely given up. */
   readonly maxWaitMs: number;
-  readonly weigh: (job: Job) => Weight;
+  readonly weigh: (job: Job) => Cost;
   /** Commits jobs together: one outcome a job, in order. Rejects when none of them went through. */
   readonly commit: (jobs: readonly Job[]) => Promise<readonly PromiseSettledResult<Result>[]>;
   /** Whether a group that was rejected so should go again in parts, to find the job that spoils it; if not, each job is told so. */
-  readonly isSpoilt: (error: unknown) => boolean;
+  readonly shouldBisect: (error: unknown) => boolean;
   /** What a job is refused with that finds the lane full, or waits too long, or comes after `close`. */
   readonly refuse: (why: string) => Error;
   /** Told of each group that ended. */
@@ -79,22 +79,22 @@ export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, 
   };
 }
 
-/** A job in a lane; `left` when its caller did not wait for its group. */
+/** A job in a lane; `cancelled` when its caller did not wait for its group. */
 interface Waiting<Job, Result> {
   readonly job: Job;
-  readonly weight: Weight;
+  readonly cost: Cost;
   readonly since: number;
   readonly origin: unknown;
   /** Its group is begun: from here on it takes its course. */
   readonly begin: () => void;
   readonly settle: (result: PromiseSettledResult<Result>) => void;
-  left: boolean;
+  cancelled: boolean;
 }
 
 class Lane<Job, Result> {
   readonly #options: GroupCommitOptions<Job, Result>;
   #queue: Waiting<Job, Result>[] = [];
-  #queued: Weight = nothing;
+  #queued: Cost = nothing;
   #running: Promise<void> | undefined;
 
   constructor(options: GroupCommitOptions<Job, Result>) {
@@ -110,7 +110,7 @@ class Lane<Job, Result> {
   }
 
   waiting(): { items: number; jobs: number; oldestMs: number } {
-    const here = this.#queue.filter((each) => !each.left);
+    const here = this.#queue.filter((each) => !each.cancelled);
     const [oldest] = here;
     return {
       items: this.#queued.items,
@@ -120,19 +120,19 @@ class Lane<Job, Result> {
   }
 
   submit(job: Job, signal: AbortSignal | undefined): Promise<Result> {
-    const weight = this.#options.weigh(job);
+    const cost = this.#options.weigh(job);
     const { queueBounds, refuse } = this.#options;
-    if (this.#queue.length > 0 && !fits(plus(this.#queued, weight), queueBounds))
+    if (this.#queue.length > 0 && !fits(plus(this.#queued, cost), queueBounds))
       return Promise.reject(refuse(`more is waiting than is stored in good time (${this.#queued.items} messages)`));
     return new Promise((resolve, reject) => {
       const leave = () => {
-        waiting.left = true;
-        this.#queued = minus(this.#queued, weight);
+        waiting.cancelled = true;
+        this.#queued = minus(this.#queued, cost);
         reject(signal?.reason);
       };
       const waiting: Waiting<Job, Result> = {
         job,
-        weight,
+        cost: cost,
         since: performance.now(),
         origin: this.#options.trace?.origin(),
         begin: () => signal?.removeEventListener('abort', leave),
@@ -140,11 +140,11 @@ class Lane<Job, Result> {
           if (result.status === 'fulfilled') resolve(result.value);
           else reject(result.reason);
         },
-        left: false,
+        cancelled: false,
       };
       signal?.addEventListener('abort', leave, { once: true });
       this.#queue.push(waiting);
-      this.#queued = plus(this.#queued, weight);
+      this.#queued = plus(this.#queued, cost);
       this.#running ??= this.#run();
     });
   }
@@ -157,7 +157,7 @@ class Lane<Job, Result> {
       const started = performance.now();
       const { onGroup, trace } = this.#options;
       const jobs = group.length;
-      const items = group.reduce((sum, each) => sum + each.weight.items, 0);
+      const items = group.reduce((sum, each) => sum + each.cost.items, 0);
       if (trace === undefined) await this.#commit(group);
       else {
         const origins = group.map((each) => each.origin);
@@ -181,11 +181,11 @@ class Lane<Job, Result> {
     let sum = nothing;
     let taken = 0;
     for (const waiting of this.#queue) {
-      const grown = plus(sum, waiting.weight);
-      if (!waiting.left && group.length > 0 && !fits(grown, groupBounds)) break;
+      const grown = plus(sum, waiting.cost);
+      if (!waiting.cancelled && group.length > 0 && !fits(grown, groupBounds)) break;
       taken++;
-      if (waiting.left) continue;
-      this.#queued = minus(this.#queued, waiting.weight);
+      if (waiting.cancelled) continue;
+      this.#queued = minus(this.#queued, waiting.cost);
       waiting.begin();
       if (waiting.since < oldest) {
         waiting.settle({ status: 'rejected', reason: refuse(`it has waited for ${maxWaitMs} ms`) });
@@ -205,7 +205,7 @@ class Lane<Job, Result> {
       results = await this.#options.commit(group.map((each) => each.job));
       if (results.length !== group.length) throw new Error(`${results.length} outcomes for ${group.length} jobs`);
     } catch (reason) {
-      if (group.length > 1 && this.#options.isSpoilt(reason)) {
+      if (group.length > 1 && this.#options.shouldBisect(reason)) {
         const half = group.length >> 1;
         await this.#commit(group.slice(0, half));
         await this.#commit(group.slice(half));
@@ -220,16 +220,16 @@ class Lane<Job, Result> {
   }
 }
 
-const nothing: Weight = { items: 0, bytes: 0 };
+const nothing: Cost = { items: 0, bytes: 0 };
 
-function plus(a: Weight, b: Weight): Weight {
+function plus(a: Cost, b: Cost): Cost {
   return { items: a.items + b.items, bytes: a.bytes + b.bytes };
 }
 
-function minus(a: Weight, b: Weight): Weight {
+function minus(a: Cost, b: Cost): Cost {
   return { items: a.items - b.items, bytes: a.bytes - b.bytes };
 }
 
-function fits(weight: Weight, bounds: Weight): boolean {
-  return weight.items <= bounds.items && weight.bytes <= bounds.bytes;
+function fits(cost: Cost, bounds: Cost): boolean {
+  return cost.items <= bounds.items && cost.bytes <= bounds.bytes;
 }

@@ -1,19 +1,19 @@
 import type { Batch } from '../messages/append-plan.ts';
 import type { Channel } from '../messages/channel.ts';
 import type { ChannelKeys } from '../messages/channel-keys.sql.ts';
-import { isPersistent, type Prepared } from '../messages/message.ts';
+import { isPersistent, type PreparedMessage } from '../messages/message.ts';
 import { readPairFacts } from '../messages/permission.sql.ts';
 import {
-  forbidden,
   type Pair,
   type PairFacts,
   type PermissionRules,
   pairKeyOf,
   pairOf,
+  sendDenial,
 } from '../messages/permission.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import type { Db } from '../postgres/schema.ts';
-import type { Keyed } from './messages.sql.ts';
+import type { KeyedMessage } from './messages.sql.ts';
 
 /** What a send needs of the store. */
 export interface Store {
@@ -35,21 +35,25 @@ export interface Group {
 }
 
 /** `which`: without it the channels that are missing are made. */
-export async function keyed(batches: readonly Batch[], store: Store, which?: 'only those that exist'): Promise<Group> {
+export async function loadGroup(
+  batches: readonly Batch[],
+  store: Store,
+  which?: 'only those that exist',
+): Promise<Group> {
   const channels = new Map<string, Channel>();
   for (const message of messagesOf(batches))
     if (isPersistent(message)) channels.set(message.channel.key, message.channel);
   const channelKeys = await store.channelKeys.find([...channels.values()]);
   if (which === undefined && channelKeys.size < channels.size)
-    for (const [text, key] of await makePermitted(batches, channelKeys, store)) channelKeys.set(text, key);
+    for (const [text, key] of await createPermittedChannels(batches, channelKeys, store)) channelKeys.set(text, key);
   return { channelKeys, pairs: pairsOf(messagesOf(batches)), batches };
 }
 
-export function* messagesOf(batches: readonly Batch[]): Iterable<Prepared> {
+export function* messagesOf(batches: readonly Batch[]): Iterable<PreparedMessage> {
   for (const batch of batches) yield* batch.messages;
 }
 
-function pairsOf(messages: Iterable<Prepared>): Pair[] {
+function pairsOf(messages: Iterable<PreparedMessage>): Pair[] {
   const pairs = new Map<string, Pair>();
   for (const message of messages) {
     const key = pairKeyOf(message);
@@ -59,7 +63,7 @@ function pairsOf(messages: Iterable<Prepared>): Pair[] {
 }
 
 /** By pair key: who may not send. */
-export function denied(
+export function deniedPairs(
   pairs: readonly Pair[],
   facts: ReadonlyMap<string, PairFacts>,
   rules: PermissionRules,
@@ -68,14 +72,14 @@ export function denied(
   for (const pair of pairs) {
     const known = facts.get(pair.key);
     if (known === undefined) throw new Error('no facts for a pair');
-    const refusal = forbidden(pair, known, rules);
+    const refusal = sendDenial(pair, known, rules);
     if (refusal !== undefined) denials.set(pair.key, refusal);
   }
   return denials;
 }
 
 /** The messages that an earlier send may be found of. */
-export function keyedMessages({ batches, channelKeys }: Group): Keyed[] {
+export function lookupKeys({ batches, channelKeys }: Group): KeyedMessage[] {
   return batches.flatMap((batch) =>
     batch.messages.flatMap((message) => {
       const channelKey = isPersistent(message) ? channelKeys.get(message.channel.key) : undefined;
@@ -85,7 +89,7 @@ export function keyedMessages({ batches, channelKeys }: Group): Keyed[] {
 }
 
 /** Heads by channel key text. */
-export function byText(group: Group, heads: ReadonlyMap<number, number>): Map<string, number> {
+export function headsByChannel(group: Group, heads: ReadonlyMap<number, number>): Map<string, number> {
   const texts = new Map<string, number>();
   for (const [text, channelKey] of group.channelKeys) {
     const head = heads.get(channelKey);
@@ -95,14 +99,14 @@ export function byText(group: Group, heads: ReadonlyMap<number, number>): Map<st
 }
 
 /** Makes the channels that are not there yet and that somebody may send to: what is refused leaves no trace. */
-export async function makePermitted(
+export async function createPermittedChannels(
   batches: readonly Batch[],
   keys: ReadonlyMap<string, number>,
   { db, channelKeys, rules }: Store,
 ): Promise<Map<string, number>> {
   const missing = [...messagesOf(batches)].filter((each) => isPersistent(each) && !keys.has(each.channel.key));
   const pairs = pairsOf(missing);
-  const denials = denied(pairs, await readPairFacts(db, pairs, rules), rules);
+  const denials = deniedPairs(pairs, await readPairFacts(db, pairs, rules), rules);
   const wanted = new Map<string, Channel>();
   for (const message of missing) if (!denials.has(pairKeyOf(message))) wanted.set(message.channel.key, message.channel);
   return await channelKeys.findOrCreate([...wanted.values()]);

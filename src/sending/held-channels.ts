@@ -13,8 +13,8 @@
 
 import { limits } from '../limits.ts';
 import type { Batch, Outcome } from '../messages/append-plan.ts';
-import type { Prepared } from '../messages/message.ts';
-import { Failure } from '../messages/service-error.ts';
+import type { PreparedMessage } from '../messages/message.ts';
+import { ServiceError } from '../messages/service-error.ts';
 import { storeBusy } from '../messages/store-busy.ts';
 
 /** Longest wait of a lane for a head, well above a commit of another instance (100 ms for 4,000 messages), well below LOCK_TIMEOUT. */
@@ -30,7 +30,7 @@ const rememberedChannels = 10_000;
 const probedAtOnce = 1000;
 
 /** Channels of a batch are held locked by another session; nothing of the batch was stored. STORE_BUSY for callers. */
-export class ChannelsHeld extends Failure {
+export class ChannelsHeld extends ServiceError {
   /** By channel key text: the surrogate keys. */
   readonly channels: ReadonlyMap<string, number>;
 
@@ -41,7 +41,7 @@ export class ChannelsHeld extends Failure {
   }
 }
 
-function heldFor(): Failure {
+function heldFor(): ServiceError {
   return storeBusy(new Error('another session holds a channel of the batch locked'));
 }
 
@@ -64,7 +64,7 @@ export interface HeldChannels {
   /** Submits a batch, in two parts where some of its channels are held. */
   submitAround(batch: Batch, submit: Submit, signal?: AbortSignal): Promise<readonly Outcome[]>;
   /** Whether any of these messages is for a channel that is known to be held. */
-  holdsAny(messages: Iterable<Prepared>): boolean;
+  holdsAny(messages: Iterable<PreparedMessage>): boolean;
   /** For metrics: how many channels are held now, and for how long the first has been. */
   stats(): { readonly channels: number; readonly longestMs: number };
   /** Lets go of all that wait; their next attempt meets the store. */
@@ -130,7 +130,7 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
     resolve();
   }
 
-  function heldOf(messages: readonly Prepared[]): Held[] {
+  function heldOf(messages: readonly PreparedMessage[]): Held[] {
     const found = new Map<string, Held>();
     for (const message of messages) {
       const each = held.get(message.channel.key);
@@ -144,7 +144,7 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
    * been released after the last one.
    */
   async function untilFree(
-    messages: readonly Prepared[],
+    messages: readonly PreparedMessage[],
     { mostMs, probesOnce }: { readonly mostMs: number; readonly probesOnce: boolean },
     signal?: AbortSignal,
   ): Promise<void> {
@@ -168,7 +168,7 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
   }
 
   async function around(batch: Batch, submit: Submit, signal?: AbortSignal): Promise<readonly Outcome[]> {
-    const isHeld = (message: Prepared) => held.has(message.channel.key);
+    const isHeld = (message: PreparedMessage) => held.has(message.channel.key);
     for (const until = performance.now() + lockTimeoutMs; ; ) {
       if (held.size > 0 && batch.messages.some(isHeld)) {
         if (!batch.atomic && !batch.messages.every(isHeld)) return await aroundMixed(batch, isHeld, submit, signal);
@@ -188,7 +188,7 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
 
   async function aroundMixed(
     batch: Batch,
-    isHeld: (message: Prepared) => boolean,
+    isHeld: (message: PreparedMessage) => boolean,
     submit: Submit,
     signal?: AbortSignal,
   ): Promise<readonly Outcome[]> {
@@ -244,7 +244,7 @@ async function raceUntil(work: Promise<unknown>, ms: number, signal: AbortSignal
 
 /** Some messages of a BEST_EFFORT batch, which are submitted by themselves. */
 export interface BatchPart {
-  readonly messages: readonly Prepared[];
+  readonly messages: readonly PreparedMessage[];
   /** Where each of them stands in the batch. */
   readonly positions: readonly number[];
   readonly submit: () => Promise<readonly Outcome[]>;
@@ -252,11 +252,11 @@ export interface BatchPart {
 
 function partOf(
   batch: Batch,
-  isIn: (message: Prepared) => boolean,
+  isIn: (message: PreparedMessage) => boolean,
   submit: (part: Batch) => Promise<readonly Outcome[]>,
 ): BatchPart {
-  const positions = [...batch.messages.keys()].filter((position) => isIn(batch.messages[position] as Prepared));
-  const messages = positions.map((position) => batch.messages[position] as Prepared);
+  const positions = [...batch.messages.keys()].filter((position) => isIn(batch.messages[position] as PreparedMessage));
+  const messages = positions.map((position) => batch.messages[position] as PreparedMessage);
   return { messages, positions, submit: () => submit({ ...batch, messages }) };
 }
 
@@ -270,14 +270,14 @@ export async function submitParts(batch: Batch, parts: readonly BatchPart[]): Pr
     }),
   );
   const failed = ends.filter((end) => end.status === 'rejected').map((end): unknown => end.reason);
-  const other = failed.find((reason) => !(reason instanceof Failure));
+  const other = failed.find((reason) => !(reason instanceof ServiceError));
   if (failed.length > 0 && (failed.length === ends.length || other !== undefined)) throw other ?? failed[0];
   for (const [index, { messages, positions }] of parts.entries()) {
     const end = ends[index];
     if (end?.status !== 'rejected') continue;
-    const { refusal } = end.reason as Failure;
+    const { refusal } = end.reason as ServiceError;
     for (const [at, position] of positions.entries())
-      outcomes[position] = { kind: 'refused', message: messages[at] as Prepared, refusal };
+      outcomes[position] = { kind: 'refused', message: messages[at] as PreparedMessage, refusal };
   }
   return outcomes;
 }

@@ -1,11 +1,11 @@
 import { crc32 } from 'node:zlib';
 import { limits } from '../limits.ts';
 import type { Batch, Outcome } from '../messages/append-plan.ts';
-import type { Prepared } from '../messages/message.ts';
-import { Failure } from '../messages/service-error.ts';
+import type { PreparedMessage } from '../messages/message.ts';
+import { ServiceError } from '../messages/service-error.ts';
 import { storeBusy } from '../messages/store-busy.ts';
 import type { Append } from './append.ts';
-import { createGroupCommit, type GroupCommit, type GroupCommitOptions, type Weight } from './group-commit.ts';
+import { type Cost, createGroupCommit, type GroupCommit, type GroupCommitOptions } from './group-commit.ts';
 import { type HeldChannels, submitParts } from './held-channels.ts';
 
 /** Appends one batch. `signal`: the caller has gone away; a batch that is not begun by then is not stored. */
@@ -53,7 +53,7 @@ export function createLanes(append: Append, { lanes, maxWaitMs, held, onGroup, t
     weigh,
     commit: append,
     // A refusal (STORE_BUSY) would meet every part alike; anything else may be one batch's fault.
-    isSpoilt: (error) => !(error instanceof Failure),
+    shouldBisect: (error) => !(error instanceof ServiceError),
     refuse: (why) => storeBusy(new Error(why)),
     ...(onGroup === undefined ? {} : { onGroup }),
     trace,
@@ -79,7 +79,7 @@ async function submitByLane(
   batch: Batch,
   lanes: number,
 ): Promise<readonly Outcome[]> {
-  const byLane = new Map<number, { messages: Prepared[]; positions: number[] }>();
+  const byLane = new Map<number, { messages: PreparedMessage[]; positions: number[] }>();
   for (const [position, message] of batch.messages.entries()) {
     const lane = laneOf(message, lanes);
     const part = byLane.get(lane) ?? { messages: [], positions: [] };
@@ -94,14 +94,14 @@ async function submitByLane(
   return await submitParts(batch, parts);
 }
 
-function laneOf(message: Prepared | undefined, lanes: number): number {
+function laneOf(message: PreparedMessage | undefined, lanes: number): number {
   return message === undefined ? 0 : crc32(message.channel.key) % lanes;
 }
 
 /** Bytes of a message beside its payload, about. */
 const overheadBytes = 256;
 
-function weigh({ messages }: Batch): Weight {
+function weigh({ messages }: Batch): Cost {
   let bytes = messages.length * overheadBytes;
   for (const message of messages) bytes += message.payload.length;
   return { items: messages.length, bytes };

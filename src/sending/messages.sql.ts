@@ -2,19 +2,19 @@ import { sql } from 'kysely';
 import { limits } from '../limits.ts';
 import type { Accepted, Earlier } from '../messages/append-plan.ts';
 import { messageSequence } from '../messages/channel.ts';
-import type { Prepared } from '../messages/message.ts';
-import { assumptionHolds, assumptionValues } from '../messages/permission.sql.ts';
-import type { Assumption } from '../messages/permission.ts';
+import type { PreparedMessage } from '../messages/message.ts';
+import { preconditionHolds, preconditionValues } from '../messages/permission.sql.ts';
+import type { PermissionPrecondition } from '../messages/permission.ts';
 import { BinaryArray } from '../postgres/binary-array.ts';
 import { isWithoutSequence } from '../postgres/pg-errors.ts';
-import { run } from '../postgres/prepared.ts';
+import { runPrepared } from '../postgres/prepared.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
-import type { Layout } from './group-layout.ts';
+import type { GroupLayout } from './group-layout.ts';
 
 /** A message and the surrogate key of its channel. */
-export interface Keyed {
+export interface KeyedMessage {
   readonly channelKey: number;
-  readonly message: Prepared;
+  readonly message: PreparedMessage;
 }
 
 interface FoundRow {
@@ -42,14 +42,14 @@ const findStatement = {
  * The messages among these that were stored before, by message key. Under the heads' locks it sees every send that came first, provided that
  * it is a statement of its own after the one that waited for the locks: that one still has its old snapshot.
  */
-export async function findEarlier(db: Db | Tx, messages: readonly Keyed[]): Promise<Map<string, Earlier>> {
+export async function findEarlier(db: Db | Tx, messages: readonly KeyedMessage[]): Promise<Map<string, Earlier>> {
   const keys = new BinaryArray('bigint', messages.length * 12);
   const dedupeKeys = new BinaryArray('uuid', messages.length * 20);
   for (const { channelKey, message } of messages) {
     keys.bigint(channelKey);
     dedupeKeys.latin1(message.dedupeKey);
   }
-  const rows = await run<FoundRow>(db, findStatement, [keys.value(), dedupeKeys.value()]);
+  const rows = await runPrepared<FoundRow>(db, findStatement, [keys.value(), dedupeKeys.value()]);
   const earlier = new Map<string, Earlier>();
   for (const row of rows) {
     const keyed = messages[row.ordinal - 1];
@@ -91,7 +91,7 @@ const values = ownColumns
   .map((column) => (column.name === 'subscribers' ? 'w.subscribers::jsonb' : `w.${column.name}`))
   .join(', ');
 
-function ownValues(messages: readonly Prepared[]): (Buffer | null)[] {
+function ownValues(messages: readonly PreparedMessage[]): (Buffer | null)[] {
   const count = messages.length;
   let payloadBytes = 0;
   for (const message of messages) payloadBytes += message.payload.length;
@@ -162,7 +162,7 @@ export async function insertMessages(
     seqs.bigint(messageSeq);
     ids.bigint(messageId);
   }
-  await run(tx, insertStatement, [
+  await runPrepared(tx, insertStatement, [
     acceptedAt,
     keys.value(),
     seqs.value(),
@@ -209,7 +209,7 @@ function appendText({ list, returning, announced }: { list: string; returning: s
       returning ${returning}
     ), heads as materialized (
       select nextval('sendbatch.message_block') as block,
-        case when count(*) = cardinality($1::bigint[]) and ${assumptionHolds(7 + ownColumns.length)}
+        case when count(*) = cardinality($1::bigint[]) and ${preconditionHolds(7 + ownColumns.length)}
           then coalesce(array_agg(last_seq order by channel_key), '{}') end as last_seqs,
         array_agg(last_at order by channel_key) as last_ats
       from raised
@@ -229,13 +229,13 @@ function appendText({ list, returning, announced }: { list: string; returning: s
  */
 export async function appendNew(
   db: Db,
-  { channels, rows }: Layout,
-  assumption: Assumption,
+  { channels, rows }: GroupLayout,
+  assumption: PermissionPrecondition,
   channelKeys: ReadonlyMap<string, number>,
   acceptedAt: number,
   announce: boolean,
 ): Promise<{ lastSeqs: number[]; block: number } | undefined> {
-  const assumed = assumptionValues(assumption, channelKeys);
+  const assumed = preconditionValues(assumption, channelKeys);
   if (assumed === undefined) return undefined;
   const keyOf = channels.map(({ channel }) => {
     const key = channelKeys.get(channel.key);
@@ -254,7 +254,7 @@ export async function appendNew(
   const places = new BinaryArray('integer', rows.length * 8);
   const backs = new BinaryArray('integer', rows.length * 8);
   const ordinals = new BinaryArray('integer', rows.length * 8);
-  for (const { channel, nth, ordinal } of rows) {
+  for (const { channel, channelOffset: nth, idOffset: ordinal } of rows) {
     places.integer((placeOf[channel] ?? 0) + 1);
     backs.integer((channels[channel]?.count ?? 0) - nth);
     ordinals.integer(ordinal);
@@ -262,7 +262,7 @@ export async function appendNew(
   const told = new BinaryArray('smallint', announce ? channels.length * 6 : 0);
   if (announce) for (const index of order) told.smallint(channels[index]?.channel.sequence === messageSequence ? 1 : 0);
   const statement = announce ? announcingStatement : appendStatement;
-  const appended = run<{ block: number; last_seqs: string[] | null }>(db, statement, [
+  const appended = runPrepared<{ block: number; last_seqs: string[] | null }>(db, statement, [
     keys.value(),
     counts.value(),
     acceptedAt,

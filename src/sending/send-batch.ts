@@ -1,14 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import { limits } from '../limits.ts';
 import { type Accepted, canExpect, type Outcome } from '../messages/append-plan.ts';
-import { type Caller, notYours } from '../messages/caller.ts';
+import { type Caller, senderDenial } from '../messages/caller.ts';
 import { canonicalId, channel, messageSequence } from '../messages/channel.ts';
 import { disclosed, disclosedOutcomes } from '../messages/disclosure.ts';
-import { type Draft, type Prepared, prepare } from '../messages/message.ts';
-import { Failure, malformed, type Refusal, type Violation } from '../messages/service-error.ts';
+import { type Draft, type PreparedMessage, prepareMessage } from '../messages/message.ts';
+import { malformed, type Refusal, ServiceError, type Violation } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import type { Moderate } from '../moderation/moderation.ts';
-import type { Admission, Rates, Standing } from '../rate-limits/rate-limits.ts';
+import type { RateLimitDecision, RateLimitStatus, Rates } from '../rate-limits/rate-limits.ts';
 import type { TemplateText } from '../templates/template.ts';
 import type { TemplatedDraft, Templates } from '../templates/templates.ts';
 import type { AppendBatch } from './lanes.ts';
@@ -38,7 +38,7 @@ export interface SendBatchCall {
   /** The time that `now` means in its templates, in milliseconds since 1970; unset: when it is rendered. */
   readonly at?: number;
   /** Told where the caller stands with its rate. */
-  readonly tell?: (standing: Standing) => void;
+  readonly tell?: (standing: RateLimitStatus) => void;
 }
 
 /** Sends a batch: one outcome a message, in order. A refused ATOMIC batch throws. */
@@ -48,7 +48,7 @@ export type SendBatch = (call: SendBatchCall) => Promise<readonly Outcome[]>;
 export interface SendBatchParts {
   readonly append: AppendBatch;
   /** The same without its effects: for `validate_only`, and to look for earlier sends. */
-  readonly rehearse: AppendBatch;
+  readonly dryRun: AppendBatch;
   readonly rates: Rates;
   readonly moderate: Moderate;
   readonly templates: Templates;
@@ -61,18 +61,18 @@ export interface SendBatchParts {
  * sender's permission first. An earlier send goes before a rate: a retry is answered with what was stored.
  */
 export function createSendBatch(parts: SendBatchParts): SendBatch {
-  const { append, rehearse, rates, moderate, deliver } = parts;
+  const { append, dryRun: rehearse, rates, moderate, deliver } = parts;
   return async (call) => {
     const { caller, signal, validateOnly } = call;
-    const messages = call.messages.map((draft, index) => prepare(draft, keyOf(draft, index, call.requestId)));
+    const messages = call.messages.map((draft, index) => prepareMessage(draft, keyOf(draft, index, call.requestId)));
     const expectedLastSeqs = expectations(call.expectedLastSeqs, messages);
-    const refused = ofOthers(caller, messages);
+    const refused = denyForeignSenders(caller, messages);
     const refuseAtomic = () => {
       if (call.atomic && refused.size > 0) throw notAllAccepted(refused, messages.length);
     };
     refuseAtomic();
     const admission = await rates(caller, without(refused, messages), validateOnly ? 'peek' : undefined);
-    if (admission.standing !== undefined) call.tell?.(admission.standing);
+    if (admission.status !== undefined) call.tell?.(admission.status);
     try {
       if (admission.refused.size > 0) await refuseOverRate(parts, call, messages, { admission, refused });
       refuseAtomic();
@@ -85,7 +85,7 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
       const answers = disclosedOutcomes(caller, appended);
       if (call.atomic) assertAllAccepted(answers);
       const stored = validateOnly ? answers : await delivered(answers, call.atomic, deliver);
-      await admission.giveBack(without(refused, messages).filter((_, index) => stored[index]?.kind !== 'accepted'));
+      await admission.refund(without(refused, messages).filter((_, index) => stored[index]?.kind !== 'accepted'));
       const rest = stored.values();
       const outcomes = messages.map((message, index): Outcome => {
         const refusal = refused.get(index);
@@ -95,8 +95,9 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
       return validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
     } catch (error) {
       // Nothing was stored, or nobody knows. What the caller could have known to be refused costs it a share all the same.
-      await admission.giveBack(messages);
-      if (error instanceof Failure && error.refusal.retryAfterMs === undefined) await admission.charge(messages.length);
+      await admission.refund(messages);
+      if (error instanceof ServiceError && error.refusal.retryAfterMs === undefined)
+        await admission.charge(messages.length);
       throw error;
     }
   };
@@ -117,24 +118,24 @@ async function delivered(
     await orBusy(() => deliver(live));
     return outcomes;
   } catch (error) {
-    if (!(error instanceof Failure)) throw error;
+    if (!(error instanceof ServiceError)) throw error;
     const isAllLive = live.length === outcomes.length;
     if (isAllLive && atomic) throw error;
     const message = atomic
       ? 'the batch is stored, but its messages with no_persist were not handed on: send it again with the same keys, and what is stored is found as a duplicate'
       : 'a message with no_persist was not handed on to its readers; send it again';
     const refusal = { ...error.refusal, message };
-    if (atomic) throw new Failure(refusal, { cause: error.cause });
+    if (atomic) throw new ServiceError(refusal, { cause: error.cause });
     return outcomes.map((each) => (isLive(each) ? { kind: 'refused', message: each.message, refusal } : each));
   }
 }
 
 /** Refuses what is over a rate, but for what was stored before: that costs nothing and is answered as any retry. */
 async function refuseOverRate(
-  { rehearse }: SendBatchParts,
+  { dryRun: rehearse }: SendBatchParts,
   call: SendBatchCall,
-  messages: readonly Prepared[],
-  { admission, refused }: { admission: Admission; refused: Map<number, Refusal> },
+  messages: readonly PreparedMessage[],
+  { admission, refused }: { admission: RateLimitDecision; refused: Map<number, Refusal> },
 ): Promise<void> {
   const over = messages.flatMap((message, index) => (admission.refused.has(message) ? [{ message, index }] : []));
   const isRetriable = ({ index }: { index: number }) =>
@@ -162,9 +163,9 @@ async function refuseOverRate(
 async function render(
   { templates }: SendBatchParts,
   call: SendBatchCall,
-  messages: readonly Prepared[],
+  messages: readonly PreparedMessage[],
   refused: Map<number, Refusal>,
-): Promise<readonly Prepared[]> {
+): Promise<readonly PreparedMessage[]> {
   const { caller, signal, at } = call;
   const options = { caller: caller.id, signal, at, skip: (index: number) => refused.has(index) };
   const rendered = await templates.render(call.messages, call.templates ?? [], options);
@@ -173,7 +174,7 @@ async function render(
     if (call.messages[index]?.template === undefined || refused.has(index)) return message;
     const refusal = rendered.refused.get(index);
     const draft = rendered.drafts[index];
-    if (refusal === undefined) return draft === undefined ? message : prepare(draft, message.clientMsgNo);
+    if (refusal === undefined) return draft === undefined ? message : prepareMessage(draft, message.clientMsgNo);
     refused.set(index, refusal);
     return message;
   });
@@ -185,17 +186,20 @@ function isLive(outcome: Outcome): outcome is Accepted {
 }
 
 /** By index: what the caller may not send. It is refused first, and learns nothing of the store. */
-function ofOthers(caller: Caller, messages: readonly Prepared[]): Map<number, Refusal> {
+function denyForeignSenders(caller: Caller, messages: readonly PreparedMessage[]): Map<number, Refusal> {
   const refused = new Map<number, Refusal>();
   if (caller.senders === undefined) return refused;
   for (const [index, message] of messages.entries()) {
-    const refusal = notYours(caller, message.fromUid);
+    const refusal = senderDenial(caller, message.fromUid);
     if (refusal !== undefined) refused.set(index, refusal);
   }
   return refused;
 }
 
-function without(refused: ReadonlyMap<number, unknown>, messages: readonly Prepared[]): readonly Prepared[] {
+function without(
+  refused: ReadonlyMap<number, unknown>,
+  messages: readonly PreparedMessage[],
+): readonly PreparedMessage[] {
   return refused.size === 0 ? messages : messages.filter((_, index) => !refused.has(index));
 }
 
@@ -217,7 +221,7 @@ function keyOf(draft: Draft, index: number, requestId: string): string {
   return requestId === '' ? randomUUID() : `${requestId}:${index}`;
 }
 
-function expectations(expected: readonly ExpectedLastSeq[], messages: readonly Prepared[]): Map<string, number> {
+function expectations(expected: readonly ExpectedLastSeq[], messages: readonly PreparedMessage[]): Map<string, number> {
   const byKey = new Map<string, number>();
   if (expected.length === 0) return byKey;
   const concerned = new Set(messages.filter(canExpect).map((message) => message.channel.key));
@@ -247,7 +251,7 @@ function assertAllAccepted(outcomes: readonly Outcome[]): void {
 }
 
 /** The first refusal fails an ATOMIC batch; the violations name them all. */
-function notAllAccepted(refused: ReadonlyMap<number, Refusal>, count: number): Failure {
+function notAllAccepted(refused: ReadonlyMap<number, Refusal>, count: number): ServiceError {
   const inOrder = [...refused].sort(([a], [b]) => a - b);
   const [[index, refusal]] = inOrder as [[number, Refusal]];
   const violations: Violation[] = inOrder.map(([at, { message, reason }]) => ({
@@ -255,7 +259,7 @@ function notAllAccepted(refused: ReadonlyMap<number, Refusal>, count: number): F
     description: message,
     reason,
   }));
-  return new Failure(
+  return new ServiceError(
     {
       ...refusal,
       message: `messages[${index}]: ${refusal.message} (${refused.size} of ${count} refused; the batch is ATOMIC, nothing was stored)`,

@@ -1,9 +1,9 @@
 import type { Outcome } from '../messages/append-plan.ts';
-import { Failure } from '../messages/service-error.ts';
+import { ServiceError } from '../messages/service-error.ts';
 import type { SendBatch } from './send-batch.ts';
 
 /** What became of a batch, in numbers. */
-export interface BatchTally {
+export interface BatchCounts {
   readonly messages: number;
   readonly accepted: number;
   readonly duplicates: number;
@@ -14,25 +14,29 @@ export interface BatchTally {
 }
 
 /** Sends batches, and says what became of each: the outcomes, or one reason for all messages of a batch that failed. What is only validated does not count. */
-export function createTallied(sendBatch: SendBatch, told: (tally: BatchTally, ms: number) => void): SendBatch {
+export function withSendMetrics(
+  sendBatch: SendBatch,
+  onCounts: (countOutcomes: BatchCounts, ms: number) => void,
+): SendBatch {
   return async (call) => {
     if (call.validateOnly) return await sendBatch(call);
     const began = performance.now();
     try {
       const outcomes = await sendBatch(call);
-      told(tally(outcomes), performance.now() - began);
+      onCounts(countOutcomes(outcomes), performance.now() - began);
       return outcomes;
     } catch (error) {
-      const reason = error instanceof Failure ? error.refusal.reason : call.signal?.aborted ? 'CANCELLED' : 'INTERNAL';
+      const reason =
+        error instanceof ServiceError ? error.refusal.reason : call.signal?.aborted ? 'CANCELLED' : 'INTERNAL';
       const messages = call.messages.length;
       const none = { messages, accepted: 0, duplicates: 0, refused: new Map([[reason, messages]]), limited: new Map() };
-      told(none, performance.now() - began);
+      onCounts(none, performance.now() - began);
       throw error;
     }
   };
 }
 
-function tally(outcomes: readonly Outcome[]): BatchTally {
+function countOutcomes(outcomes: readonly Outcome[]): BatchCounts {
   let accepted = 0;
   let duplicates = 0;
   const refused = new Map<string, number>();

@@ -2,7 +2,7 @@ import type { DescMethod } from '@bufbuild/protobuf';
 import { parseTimeout as parseConnectTimeout } from '@connectrpc/connect/protocol-connect';
 import { parseTimeout as parseGrpcTimeout } from '@connectrpc/connect/protocol-grpc';
 import { callerKey, certificateKey, type Identify } from '../auth/identity.ts';
-import { Failure } from '../messages/service-error.ts';
+import { ServiceError } from '../messages/service-error.ts';
 import type { Events, Protocol } from '../observability/events.ts';
 import { toConnectError } from '../rpc/error-mapping.ts';
 import { assertScope, scopeOf } from '../rpc/interceptors/authenticate.ts';
@@ -91,7 +91,7 @@ async function within<T>(ms: number, work: Promise<T>): Promise<T> {
   const timer = setTimeout(
     () =>
       reject(
-        new Failure({
+        new ServiceError({
           reason: 'DEADLINE',
           message: 'the credential could not be checked within the call’s deadline; nothing was stored: try again',
           metadata: {},

@@ -2,9 +2,9 @@ import { constants } from 'node:http2';
 import type { Request, Response } from '../rpc/request-context.ts';
 
 /** Bodies that come are counted together, so that no number of them fills the memory. */
-export type Intake = (request: Request, response: Response) => void;
+export type BodyBudget = (request: Request, response: Response) => void;
 
-export interface IntakeOptions {
+export interface BodyBudgetOptions {
   /** Bytes of all bodies of calls that are here. */
   readonly mostBytes: number;
   /** Milliseconds that a body may take before it counts as slow. */
@@ -44,7 +44,7 @@ export function markRefused(request: Request): void {
 }
 
 /** Whether a request was refused or cut to make room for others: what its reader then says of it is not its fault. */
-export function wasCut(request: Request): boolean {
+export function wasEvicted(request: Request): boolean {
   return refused.has(request);
 }
 
@@ -53,7 +53,7 @@ export function wasCut(request: Request): boolean {
  * still coming goes: of the peers with at least half of an equal share the slowest body, by its bytes per second, or the largest where all are young. So a peer that holds many bodies back loses them,
  * and one that sends a batch does not. Counted is what comes in, whoever reads it and whenever: a body is held from its first byte until its call is answered.
  */
-export function createIntake({ mostBytes, graceMs, isStream, peerOf, onCut }: IntakeOptions): Intake {
+export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }: BodyBudgetOptions): BodyBudget {
   const coming = new Set<Body>();
   const peers = new Map<unknown, Peer>();
   let held = 0;

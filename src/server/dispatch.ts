@@ -5,7 +5,6 @@ import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from
 import type { Protocol } from '../observability/events.ts';
 import { toConnectError, toHttp } from '../rpc/error-mapping.ts';
 import {
-  askedOf,
   callerSignal,
   contextValuesOf,
   entryKey,
@@ -14,35 +13,38 @@ import {
   longestTimerMs,
   type Request,
   type Response,
+  rejectedRequestOf,
   textOf,
   universalRequest,
   writeAnswer,
 } from '../rpc/request-context.ts';
-import { type Intake, wasCut } from './body-budget.ts';
+import { type BodyBudget, wasEvicted } from './body-budget.ts';
 import { endCutWrites } from './cut-writes.ts';
 import { answerEarly, type EarlyAnswers, earlyAnswers, freeWhenAnsweredEarly } from './early-answer.ts';
 import { encodeGrpcMessage } from './grpc-message.ts';
-import type { Shed } from './load-shedding.ts';
-import type { Guard } from './origin-check.ts';
-import { assertSmallGet, withOwnBody } from './request-body.ts';
+import type { LoadShedding } from './load-shedding.ts';
+import type { OriginCheck } from './origin-check.ts';
+import { assertSmallGet, withRequestBody } from './request-body.ts';
 import type { Routes } from './routes.ts';
 import { deferHead, endTrailersOnly } from './trailers-only.ts';
 
 /** Which door a request goes through: probes, then the guard, then whoever refuses what is too much, then the RPC protocols, the pages, the JSON routes, and 404 in the caller's protocol. */
-export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Routes): Handler {
-  const { routes, options, unaryGrpc, probes, docs, eventStream, ndjson, metrics, transcoder, requestRejected } = doors;
-  const { admission } = doors;
+export function createServer(guard: OriginCheck, shed: LoadShedding, intake: BodyBudget, handlers: Routes): Handler {
+  const { routes, options, unaryGrpc, probes, docs, eventStream, ndjson, metrics, transcoder, requestRejected } =
+    handlers;
+  const { admission } = handlers;
   const router = createConnectRouter(options);
   routes(router);
-  const handlers = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+  const handlerByPath = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
 
   /** gRPC, gRPC-Web and Connect, by Connect's handlers; anything else is a JSON route's. */
   async function rpc(request: Request, response: Response): Promise<void> {
-    const handler = handlers.get((request.url ?? '').split('?', 1)[0] ?? '');
+    const handler = handlerByPath.get((request.url ?? '').split('?', 1)[0] ?? '');
     if (handler === undefined) return await json(request, response);
     const values = contextValuesOf(request, protocolOf(request.headers['content-type']));
     response.once('close', () => {
-      if (!values.get(entryKey).called && !wasCut(request)) requestRejected('malformed', askedOf(request));
+      if (!values.get(entryKey).called && !wasEvicted(request))
+        requestRejected('malformed', rejectedRequestOf(request));
     });
     try {
       if (request.method === 'GET') await assertSmallGet(request, handler.method);
@@ -53,7 +55,7 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
       return;
     }
     const universal = universalRequestFromNodeRequest(request, response, undefined, values);
-    const answer = await handler(withOwnBody(universal, request, handler.method));
+    const answer = await handler(withRequestBody(universal, request, handler.method));
     // It fails when the connection does: the call has heard of that by its signal.
     await universalResponseToNodeResponse(answer, response).catch(() => {});
   }
@@ -65,9 +67,9 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
       const answer = await transcoder.handle(universalRequest(request, controller.signal, values));
       if (answer === undefined) notFound(request, response);
       else await writeAnswer(answer, response);
-      if (answer === undefined) requestRejected('not_found', askedOf(request));
-      else if (answer.status >= 400 && !values.get(entryKey).called && !wasCut(request))
-        requestRejected('malformed', askedOf(request));
+      if (answer === undefined) requestRejected('not_found', rejectedRequestOf(request));
+      else if (answer.status >= 400 && !values.get(entryKey).called && !wasEvicted(request))
+        requestRejected('malformed', rejectedRequestOf(request));
     } catch (error) {
       // Nothing of a call's own failing comes here: this is the connection's end, or a defect of the edge.
       if (response.headersSent || response.writableEnded || request.destroyed) response.destroy();
@@ -84,18 +86,18 @@ export function createServer(guard: Guard, shed: Shed, intake: Intake, doors: Ro
     response.setHeader('cross-origin-resource-policy', 'same-origin');
     const fault = headerFault(request);
     if (fault !== undefined) {
-      requestRejected('malformed', askedOf(request));
+      requestRejected('malformed', rejectedRequestOf(request));
       response.setHeader('x-content-type-options', 'nosniff');
       const refusal = earlyAnswers(new ConnectError(fault.message, Code.InvalidArgument), fault.status);
-      answerEarly(request, response, doors.methodOf(request), fault.status === 415 ? asJson(refusal) : refusal);
+      answerEarly(request, response, handlers.methodOf(request), fault.status === 415 ? asJson(refusal) : refusal);
       return;
     }
     const verdict = guard(request);
     if (verdict.kind === 'refuse') {
-      requestRejected('origin', askedOf(request));
+      requestRejected('origin', rejectedRequestOf(request));
       response.setHeader('x-content-type-options', 'nosniff');
       const refusal = new ConnectError(verdict.message, Code.PermissionDenied);
-      answerEarly(request, response, doors.methodOf(request), earlyAnswers(refusal, verdict.status));
+      answerEarly(request, response, handlers.methodOf(request), earlyAnswers(refusal, verdict.status));
       return;
     }
     for (const [name, value] of Object.entries(verdict.headers)) response.setHeader(name, value);

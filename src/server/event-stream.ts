@@ -1,5 +1,5 @@
 import type { ConnectError, ContextValues } from '@connectrpc/connect';
-import { Failure } from '../messages/service-error.ts';
+import { ServiceError } from '../messages/service-error.ts';
 import type { Events } from '../observability/events.ts';
 import { retryMsOf, toConnectError, toHttp } from '../rpc/error-mapping.ts';
 import { callIdOf, endOf } from '../rpc/interceptors/call-log.ts';
@@ -87,7 +87,7 @@ export async function serveEvents(
     if (!response.destroyed) endWith(failure, request, response);
   } finally {
     release();
-    controller.abort(new Failure({ reason: 'STOPPING', message: 'the stream has ended', metadata: {} }));
+    controller.abort(new ServiceError({ reason: 'STOPPING', message: 'the stream has ended', metadata: {} }));
     // A reader that left while an event was written left the generator between two: nothing else would end it.
     void events?.return?.().catch(() => {});
   }
@@ -125,7 +125,7 @@ async function write(response: Response, text: string, gone: AbortSignal): Promi
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const timer = setTimeout(() => {
     response.destroy();
-    reject(new Failure({ reason: 'READER_TOO_SLOW', message: 'the reader takes nothing', metadata: {} }));
+    reject(new ServiceError({ reason: 'READER_TOO_SLOW', message: 'the reader takes nothing', metadata: {} }));
   }, slowMs);
   const hungUp = () => reject(gone.reason);
   response.once('drain', resolve);

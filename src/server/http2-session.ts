@@ -8,7 +8,7 @@ import type { ConnectionBounds } from './connection-limits.ts';
 const sessionWindowBytes = 16 * 1024 * 1024;
 
 /** Windows, pings, idleness and errors of one HTTP/2 connection. */
-export function tend(session: ServerHttp2Session, bounds: ConnectionBounds): void {
+export function configureSession(session: ServerHttp2Session, bounds: ConnectionBounds): void {
   /** Since when all of a stream's answer is written, as far as it was looked. */
   const streams = new Map<ServerHttp2Stream, number | undefined>();
   session.setLocalWindowSize(sessionWindowBytes);

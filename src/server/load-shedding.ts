@@ -1,7 +1,7 @@
 import type { DescMethod } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
-import { type Load, type Overload, overloaded } from '../overload/admission-controller.ts';
+import { type AdmissionController, type Load, overloaded } from '../overload/admission-controller.ts';
 import { toConnectError } from '../rpc/error-mapping.ts';
 import { scopeOf } from '../rpc/interceptors/authenticate.ts';
 import { isGone, type Request, type Response } from '../rpc/request-context.ts';
@@ -19,13 +19,16 @@ export function bodyIsWhole(request: Request): void {
 }
 
 /** Answers a request that is too much; false: it goes on. */
-export type Shed = (request: Request, response: Response) => boolean;
+export type LoadShedding = (request: Request, response: Response) => boolean;
 
 /**
  * Refuses calls before anything of them is parsed, when more comes than is done in good time: what sends and reads messages, never what operates the service (health,
  * channels, rules). The answers are made once: a refusal has to be cheap, or refusing is the overload.
  */
-export function createShed(overload: Overload, methodOf: (request: Request) => DescMethod | undefined): Shed {
+export function createLoadShedding(
+  overload: AdmissionController,
+  methodOf: (request: Request) => DescMethod | undefined,
+): LoadShedding {
   const answers = earlyAnswers(toConnectError(overloaded()));
   return (request, response) => {
     const method = methodOf(request);

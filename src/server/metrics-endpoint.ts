@@ -1,7 +1,7 @@
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 import { certificateKey, type Identify } from '../auth/identity.ts';
-import { Failure } from '../messages/service-error.ts';
+import { ServiceError } from '../messages/service-error.ts';
 import { toConnectError, toHttp } from '../rpc/error-mapping.ts';
 import { contextValuesOf, type Request, type Response, webHeaders } from '../rpc/request-context.ts';
 
@@ -41,7 +41,7 @@ export function createMetricsRoute({
       if (request.method === 'HEAD') response.end();
       else response.end(body);
     } catch (error) {
-      if (!(error instanceof Failure)) onError(error);
+      if (!(error instanceof ServiceError)) onError(error);
       if (response.headersSent) return void response.destroy();
       const failure = toConnectError(error);
       const { status, body } = toHttp(failure);
@@ -62,7 +62,7 @@ async function assertMayRead(request: Request, identify: Identify): Promise<void
   const values = contextValuesOf(request, 'json');
   const { scopes } = await identify(webHeaders(request.headers), values.get(certificateKey));
   if (scopes.has('metrics') || scopes.has('admin')) return;
-  throw new Failure({
+  throw new ServiceError({
     reason: 'SCOPE_MISSING',
     message: `/metrics needs the scope metrics or admin; this credential has ${[...scopes].join(', ') || 'none'}`,
     metadata: { scope: 'metrics' },

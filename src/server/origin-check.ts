@@ -14,7 +14,7 @@ export type Verdict =
   | { readonly kind: 'preflight'; readonly status: 204; readonly headers: Record<string, string> }
   | { readonly kind: 'refuse'; readonly status: 403; readonly message: string };
 
-export type Guard = (request: Seen) => Verdict;
+export type OriginCheck = (request: Seen) => Verdict;
 
 /** Seconds that a browser may remember a preflight's answer; Chromium caps it at two hours. */
 const preflightSeconds = '7200';
@@ -36,7 +36,10 @@ const ownAnswers = ['x-request-id', 'retry-after', 'ratelimit', 'ratelimit-polic
  * Keeps web pages of other sites away from a service that takes any Content-Type. An Origin that is not allowed is refused, and while nobody
  * needs a key a Host that is not a loopback name is refused too: a page whose name was rebound to 127.0.0.1 still says its own name there. What has no Origin is judged by Fetch Metadata.
  */
-export function createGuard(options: { open: boolean; allowedOrigins: 'default' | readonly string[] }): Guard {
+export function createOriginCheck(options: {
+  open: boolean;
+  allowedOrigins: 'default' | readonly string[];
+}): OriginCheck {
   const allows = originRule(options.allowedOrigins);
   return ({ method, url, headers }) => {
     const host = hostOf(headers);

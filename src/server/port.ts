@@ -9,8 +9,8 @@ import {
 import { type AddressInfo, Server as NetServer, type Socket } from 'node:net';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
 import { type ConnectionBounds, connectionBounds } from './connection-limits.ts';
-import { closeGracefully, isReset, tend } from './http2-session.ts';
-import { cutSlowUpload } from './slow-upload.ts';
+import { closeGracefully, configureSession, isReset } from './http2-session.ts';
+import { closeSlowUpload } from './slow-upload.ts';
 
 type Handler = ReturnType<typeof connectNodeAdapter>;
 
@@ -70,7 +70,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       if (draining) plain.shouldKeepAlive = false;
       responses.add(plain);
       answering.set(socket, plain);
-      cutSlowUpload(request as unknown as IncomingMessage, plain, bounds);
+      closeSlowUpload(request as unknown as IncomingMessage, plain, bounds);
       // Nobody takes the answer: Node has no time-out of its own for that. (A stream's is that of its writer.)
       plain.once('prefinish', () => socket.setTimeout(bounds.requestMs));
       plain.once('close', () => {
@@ -103,7 +103,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     sessions.add(session);
     session.once('close', () => sessions.delete(session));
     if (draining) session.close();
-    else tend(session, bounds);
+    else configureSession(session, bounds);
   });
   for (const carrier of carriers) carrier.on('error', () => {});
 

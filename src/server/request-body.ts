@@ -6,7 +6,7 @@ import type { DescMethod, Message } from '@bufbuild/protobuf';
 import { Code, ConnectError, createContextKey, type Interceptor } from '@connectrpc/connect';
 import type { UniversalServerRequest } from '@connectrpc/connect/protocol';
 import { limits } from '../limits.ts';
-import { Failure, invalidField } from '../messages/service-error.ts';
+import { invalidField, ServiceError } from '../messages/service-error.ts';
 import { detailRegistry, toConnectError } from '../rpc/error-mapping.ts';
 import { ofTranscoder } from '../rpc/legacy.ts';
 import { parseProtobuf } from '../rpc/protobuf-parse.ts';
@@ -32,7 +32,7 @@ const readKey = createContextKey<Message[] | undefined>(undefined, { description
 const parseJson = createJsonBodyReader(bodyBounds, detailRegistry);
 
 /** Puts the messages that were read in the place of Connect's empty ones. */
-export const ownBodyInterceptor: Interceptor = (next) => (request) => {
+export const requestBodyInterceptor: Interceptor = (next) => (request) => {
   const read = request.contextValues.get(readKey);
   if (read === undefined) return next(request);
   if (request.stream) return next({ ...request, message: inPlaceOf(request.message, read) });
@@ -50,7 +50,7 @@ function taken(read: Message[]): Message {
 }
 
 /** A request as Connect's handlers take it, with a body that reads the real one. */
-export function withOwnBody(
+export function withRequestBody(
   universal: UniversalServerRequest,
   request: Request,
   method: DescMethod,
@@ -196,7 +196,7 @@ async function refused(request: Request, actual: number): Promise<ConnectError> 
 /** An error of reading or parsing, for the caller. */
 function toCallError(error: unknown): ConnectError {
   if (error instanceof TranscodeError) return toConnectError(ofTranscoder(error).mapped);
-  if (error instanceof ConnectError || error instanceof Failure) return toConnectError(error);
+  if (error instanceof ConnectError || error instanceof ServiceError) return toConnectError(error);
   return toConnectError(invalidField('body', `cannot be read: ${(error as Error).message}`));
 }
 

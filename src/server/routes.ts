@@ -21,7 +21,7 @@ import { scopeInterceptor } from '../rpc/interceptors/authenticate.ts';
 import { callInterceptor, deadlineInterceptor } from '../rpc/interceptors/call-log.ts';
 import { validateInterceptor } from '../rpc/interceptors/validate.ts';
 import { alwaysWritten, legacyAnswer, legacyFailure, legacySenderInterceptor, rulesOf } from '../rpc/legacy.ts';
-import { askedOf, entryKey, type Request } from '../rpc/request-context.ts';
+import { entryKey, type Request, rejectedRequestOf } from '../rpc/request-context.ts';
 import { type BatchServiceParts, createBatchService } from '../rpc/services/batch-service.ts';
 import { type ChannelServiceParts, createChannelService } from '../rpc/services/channel-service.ts';
 import { createHealthService } from '../rpc/services/health.ts';
@@ -32,7 +32,7 @@ import { createTemplateService, type TemplateServiceParts } from '../rpc/service
 import { createWebhookService, type WebhookServiceParts } from '../rpc/services/webhook-service.ts';
 import { createTranscoder, inTurns, type Transcoder, unpackedAtOnce } from '../transcode/index.ts';
 import { createAdmission } from './admission.ts';
-import { wasCut } from './body-budget.ts';
+import { wasEvicted } from './body-budget.ts';
 import { createDocs } from './docs/docs.ts';
 import { discard } from './early-answer.ts';
 import { createUnaryGrpc } from './grpc-unary.ts';
@@ -42,7 +42,7 @@ import { createMetricsRoute, type MetricsParts } from './metrics-endpoint.ts';
 import { createNdjson, isNdjson } from './ndjson.ts';
 import { createProbes } from './probes.ts';
 import { queryInterceptor } from './query-parameters.ts';
-import { bodyBounds, ownBodyInterceptor } from './request-body.ts';
+import { bodyBounds, requestBodyInterceptor } from './request-body.ts';
 import { createEventStream, streamedBy } from './sse.ts';
 
 /** All RPCs and all interceptors, for every protocol: what a call passes is on this screen. */
@@ -133,7 +133,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
   ] as const;
   // From the outside in.
   const interceptors: Interceptor[] = [
-    ownBodyInterceptor,
+    requestBodyInterceptor,
     callInterceptor(events),
     deadlineInterceptor(parts.requestTimeoutMs),
     scopeInterceptor(parts.identify !== undefined),
@@ -188,7 +188,7 @@ export function createRoutes(parts: Parts, events: Events): Routes {
       readMaxBytes: limits.requestBytes,
       compressMinBytes,
       compression: gzip,
-      onMalformed: (request) => wasCut(request) || events.requestRejected('malformed', askedOf(request)),
+      onMalformed: (request) => wasEvicted(request) || events.requestRejected('malformed', rejectedRequestOf(request)),
     }),
     transcoder,
     probes: createProbes(parts.readiness),

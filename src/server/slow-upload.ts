@@ -11,7 +11,7 @@ export interface UploadTime {
  * Cuts a request that does not come. Node has one time for all of a request: a batch of 256 MiB as NDJSON would need 36 Mbit/s for the minute that is plenty for any other, so that a request which comes
  * as fast as 0.6 Mbit/s has another minute, and another.
  */
-export function cutSlowUpload(
+export function closeSlowUpload(
   request: IncomingMessage,
   response: ServerResponse,
   { requestMs, requestBytes }: UploadTime,

@@ -6,19 +6,19 @@ import type { Db } from '../postgres/schema.ts';
 import type { LiveMessage } from './tails.ts';
 
 /** Takes messages with no_persist to who is connected. */
-export interface Live {
+export interface EphemeralMessages {
   /** To this instance's readers, and by the database to those of the others. */
   send(accepted: readonly Accepted[]): Promise<void>;
   /** Messages of another instance, by id. */
   receive(ids: readonly number[]): Promise<void>;
 }
 
-export function createLive(
+export function createEphemeralMessages(
   db: Db,
   deliver: (live: LiveMessage) => void,
   tell: (ids: readonly number[]) => void,
   now: () => number = Date.now,
-): Live {
+): EphemeralMessages {
   return {
     async send(accepted) {
       const all = accepted.map((each) => toLive(each, now()));

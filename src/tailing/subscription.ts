@@ -3,8 +3,8 @@ import type { Channel } from '../messages/channel.ts';
 import { noHeads, readHeads, readManyHeadsAndFirst } from '../messages/channel-keys.sql.ts';
 import { type MemberChannel, memberChannels } from '../messages/member-lists.sql.ts';
 import type { StoredMessage } from '../messages/messages-read.sql.ts';
-import { Failure } from '../messages/service-error.ts';
-import { assertReadable, channelToRead, eyesOf, type Reader } from '../reading/read-access.ts';
+import { ServiceError } from '../messages/service-error.ts';
+import { assertReadable, channelToRead, type Reader, viewerOf } from '../reading/read-access.ts';
 import { assertKept, assertReached } from '../reading/read-channel.ts';
 import type { Store } from '../sending/group-context.ts';
 
@@ -26,12 +26,12 @@ export interface SubscribeCall extends Reader {
 }
 
 /** A message that is not stored, for who is connected. */
-export interface LiveMessage {
+export interface EphemeralMessage {
   readonly channel: Channel;
   readonly message: StoredMessage;
 }
 
-export type Frame =
+export type TailEvent =
   | { readonly kind: 'message'; readonly channel: Channel; readonly message: StoredMessage }
   | { readonly kind: 'caught-up'; readonly channel: Channel; readonly lastSeq: number }
   | { readonly kind: 'all-caught-up' }
@@ -41,7 +41,7 @@ export type Frame =
 export type OnTailRead = (page: { messages: number; lagMs: number | undefined }) => void;
 
 /** Where subscriptions live: who follows what, and the pages that they share. */
-export interface SubscriptionHouse {
+export interface SubscriptionHub {
   readonly store: Store;
   readonly now: () => number;
   readonly onRead: OnTailRead | undefined;
@@ -67,7 +67,7 @@ const liveWaiting = 1000;
 const headsAtOnce = 5000;
 
 /** One channel of a subscription. */
-interface Place {
+interface FollowedChannel {
   readonly channel: Channel;
   /** Undefined while nobody has sent to it. */
   channelKey: number | undefined;
@@ -79,14 +79,14 @@ interface Place {
 
 /** One reader: a cursor a channel, and a loop that reads, hands on and waits. */
 export class Subscription {
-  readonly eyes: string | undefined;
+  readonly viewerUid: string | undefined;
   readonly #call: SubscribeCall;
-  readonly #house: SubscriptionHouse;
-  readonly #places = new Map<string, Place>();
-  readonly #byKey = new Map<number, Place>();
+  readonly #house: SubscriptionHub;
+  readonly #places = new Map<string, FollowedChannel>();
+  readonly #byKey = new Map<number, FollowedChannel>();
   /** Places to look at. */
-  #due = new Set<Place>();
-  #live: LiveMessage[] = [];
+  #due = new Set<FollowedChannel>();
+  #live: EphemeralMessage[] = [];
   #rechecks = true;
   #hasFollowed = false;
   /** Of `allOfUid`: every channel that the user was in at first was said to be caught up. */
@@ -96,10 +96,10 @@ export class Subscription {
   /** When the last frame was handed on. */
   #framedAt = performance.now();
 
-  constructor(call: SubscribeCall, house: SubscriptionHouse) {
+  constructor(call: SubscribeCall, house: SubscriptionHub) {
     this.#call = call;
     this.#house = house;
-    this.eyes = eyesOf(call);
+    this.viewerUid = viewerOf(call);
   }
 
   get isForAll(): boolean {
@@ -154,8 +154,8 @@ export class Subscription {
     return this.#places.has(channel.key);
   }
 
-  deliver(live: LiveMessage): void {
-    if (!sees(this.eyes, live.message)) return;
+  deliver(live: EphemeralMessage): void {
+    if (!sees(this.viewerUid, live.message)) return;
     if (this.#live.length === liveWaiting) this.#live.shift();
     this.#live.push(live);
     this.#wait?.();
@@ -166,7 +166,7 @@ export class Subscription {
     this.#wait?.();
   }
 
-  async *frames(): AsyncGenerator<Frame> {
+  async *frames(): AsyncGenerator<TailEvent> {
     const { signal } = this.#call;
     const left = () => this.end(signal.reason);
     signal.addEventListener('abort', left, { once: true });
@@ -202,20 +202,20 @@ export class Subscription {
     }
   }
 
-  *#takeLive(): Iterable<Frame> {
+  *#takeLive(): Iterable<TailEvent> {
     const live = this.#live;
     this.#live = [];
     if (live.length > 0) this.#house.onRead?.({ messages: live.length, lagMs: undefined });
     for (const { channel, message } of live) yield this.#framed({ kind: 'message', channel, message });
   }
 
-  #framed(frame: Frame): Frame {
+  #framed(frame: TailEvent): TailEvent {
     this.#framedAt = performance.now();
     return frame;
   }
 
   /** One page of one channel. It is registered before it reads, so that nothing is stored between the two unseen. */
-  async *#read(place: Place): AsyncGenerator<Frame> {
+  async *#read(place: FollowedChannel): AsyncGenerator<TailEvent> {
     this.#due.delete(place);
     const { channel, channelKey } = place;
     if (channelKey === undefined || !place.behind) {
@@ -233,7 +233,7 @@ export class Subscription {
       });
     for (const message of messages) {
       place.cursor = message.messageSeq;
-      if (isAlive(message, this.#house.now()) && sees(this.eyes, message))
+      if (isAlive(message, this.#house.now()) && sees(this.viewerUid, message))
         yield this.#framed({ kind: 'message', channel, message });
     }
     // There may be more, also when it was somebody else's page, read a moment ago.
@@ -264,11 +264,11 @@ export class Subscription {
     const { store } = this.#house;
     const named = new Map<string, { readonly channel: Channel; readonly cursor: Cursor }>();
     for (const cursor of cursors) {
-      const channel = channelToRead(cursor.channelType, cursor.channelId, this.eyes);
+      const channel = channelToRead(cursor.channelType, cursor.channelId, this.viewerUid);
       if (!named.has(channel.key)) named.set(channel.key, { channel, cursor });
     }
     const channels = [...named.values()].map((each) => each.channel);
-    await assertReadable(store, this.eyes, channels);
+    await assertReadable(store, this.viewerUid, channels);
     // Waiting before looking: what is created between the two is not missed.
     for (const channel of channels)
       this.#add({ channel, channelKey: undefined, cursor: 0, caughtUp: false, behind: false });
@@ -291,21 +291,21 @@ export class Subscription {
     }
   }
 
-  #add(place: Place): void {
+  #add(place: FollowedChannel): void {
     this.#places.set(place.channel.key, place);
     this.#due.add(place);
     if (place.channelKey === undefined) this.#house.waitFor(place.channel, this);
     else this.#register(place, place.channelKey);
   }
 
-  #register(place: Place, channelKey: number): void {
+  #register(place: FollowedChannel, channelKey: number): void {
     if (place.channelKey === undefined) this.#house.notWaiting(place.channel, this);
     place.channelKey = channelKey;
     this.#byKey.set(channelKey, place);
     this.#house.follow(channelKey, this);
   }
 
-  #remove(place: Place): void {
+  #remove(place: FollowedChannel): void {
     this.#places.delete(place.channel.key);
     this.#due.delete(place);
     if (place.channelKey === undefined) {
@@ -319,11 +319,11 @@ export class Subscription {
   /** Rights, and the channels that the user is in. */
   async #check(): Promise<void> {
     if (this.isForAll) {
-      if (this.eyes !== undefined) await this.#followUid(this.eyes);
+      if (this.viewerUid !== undefined) await this.#followUid(this.viewerUid);
       return;
     }
     const named = [...this.#places.values()].map((place) => place.channel);
-    if (named.length > 0) await assertReadable(this.#house.store, this.eyes, named);
+    if (named.length > 0) await assertReadable(this.#house.store, this.viewerUid, named);
   }
 
   async #followUid(uid: string): Promise<void> {
@@ -338,7 +338,7 @@ export class Subscription {
     for (const place of [...this.#places.values()])
       if (before.has(place.channel.key) && !keep.has(place.channel.key)) this.#remove(place);
     const cursors = isFirst ? await this.#cursorsOf(mine) : new Map<string, number>();
-    const added: (Place & { readonly channelKey: number })[] = [];
+    const added: (FollowedChannel & { readonly channelKey: number })[] = [];
     for (const { channel, channelKey, lastSeq, joinedAfterSeq } of mine) {
       if (this.#places.has(channel.key)) continue;
       // At first from now on, or, of a stream that resumes, from where the user joined; later always from there.
@@ -366,7 +366,7 @@ export class Subscription {
     const cursors = new Map<string, number>();
     const named: { readonly channel: Channel; readonly afterSeq: number }[] = [];
     for (const { channelType, channelId, afterSeq, fromNow } of this.#call.channels) {
-      const channel = channelToRead(channelType, channelId, this.eyes);
+      const channel = channelToRead(channelType, channelId, this.viewerUid);
       if (cursors.has(channel.key)) continue;
       cursors.set(channel.key, fromNow ? (known.get(channel.key)?.lastSeq ?? 0) : afterSeq);
       if (!fromNow && afterSeq > 0) named.push({ channel, afterSeq });
@@ -386,9 +386,9 @@ export class Subscription {
 /** A channel, as an error about one of many names it. */
 const placeOf = ({ type, id }: Channel) => ({ channel: { type, id } });
 
-function tooManyChannels(uid: string): Failure {
+function tooManyChannels(uid: string): ServiceError {
   const limit = limits.subscribedChannels;
-  return new Failure({
+  return new ServiceError({
     reason: 'TOO_MANY_CHANNELS',
     message:
       `${JSON.stringify(uid)} is in more than ${limit} channels, which is the most that all_of_uid follows; ` +
@@ -398,8 +398,10 @@ function tooManyChannels(uid: string): Failure {
 }
 
 /** Whether a message is for these eyes. */
-function sees(eyes: string | undefined, { subscribers, fromUid }: StoredMessage): boolean {
-  return eyes === undefined || subscribers.length === 0 || fromUid === eyes || subscribers.includes(eyes);
+function sees(viewerUid: string | undefined, { subscribers, fromUid }: StoredMessage): boolean {
+  return (
+    viewerUid === undefined || subscribers.length === 0 || fromUid === viewerUid || subscribers.includes(viewerUid)
+  );
 }
 
 function isAlive({ expire, acceptedAt }: StoredMessage, now: number): boolean {

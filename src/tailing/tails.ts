@@ -2,23 +2,23 @@ import { LRUCache } from 'lru-cache';
 import { type Channel, channel, firstUids, messageSequence } from '../messages/channel.ts';
 import { type MadeChannel, readHeads } from '../messages/channel-keys.sql.ts';
 import { readRange, type StoredMessage } from '../messages/messages-read.sql.ts';
-import { Failure } from '../messages/service-error.ts';
+import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import type { Store } from '../sending/group-context.ts';
 import {
-  type Frame,
-  type LiveMessage,
+  type EphemeralMessage,
   type OnTailRead,
   type SubscribeCall,
   Subscription,
-  type SubscriptionHouse,
+  type SubscriptionHub,
+  type TailEvent,
 } from './subscription.ts';
 
-export type { Frame, LiveMessage, OnTailRead };
+export type { EphemeralMessage as LiveMessage, OnTailRead, TailEvent as Frame };
 
 /** Live tails of this instance. The cursor of each channel is the truth; wake-ups only say when to look. */
 export interface Tails {
-  subscribe(call: SubscribeCall): AsyncIterable<Frame>;
+  subscribe(call: SubscribeCall): AsyncIterable<TailEvent>;
   /** Something was stored in these channels. */
   wake(channelKeys: Iterable<number>): void;
   /** Something may have been stored anywhere: looks at the heads of what is subscribed to. */
@@ -31,7 +31,7 @@ export interface Tails {
   findMade(): Promise<void>;
   /** The members, lists or flags of these channels have changed. */
   channelsChanged(channelKeys: Iterable<number>): void;
-  deliver(live: LiveMessage): void;
+  deliver(live: EphemeralMessage): void;
   /** Who reads, and how many channels are followed. */
   counts(): { readonly readers: number; readonly channels: number };
   /** Ends them all. */
@@ -78,7 +78,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
       beforeSeq: Number.MAX_SAFE_INTEGER,
       limit: pageMessages,
       descending: false,
-      eyes: undefined,
+      viewerUid: undefined,
     };
     const page = readRange(db, channelKey, range, now());
     const entry = { page };
@@ -124,21 +124,21 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
     }
   }
 
-  const house: SubscriptionHouse = {
+  const house: SubscriptionHub = {
     store,
     now,
     onRead,
     pageAfter,
     enter(subscription) {
       subscriptions.add(subscription);
-      if (subscription.isForAll && subscription.eyes !== undefined)
-        byUid.set(subscription.eyes, (byUid.get(subscription.eyes) ?? new Set()).add(subscription));
+      if (subscription.isForAll && subscription.viewerUid !== undefined)
+        byUid.set(subscription.viewerUid, (byUid.get(subscription.viewerUid) ?? new Set()).add(subscription));
     },
     leave(subscription, keys, unmade) {
       subscriptions.delete(subscription);
       for (const key of keys) unfollow(key, subscription);
       for (const each of unmade) notWaiting(each, subscription);
-      const uid = subscription.eyes ?? '';
+      const uid = subscription.viewerUid ?? '';
       const all = byUid.get(uid);
       all?.delete(subscription);
       if (all?.size === 0) byUid.delete(uid);
@@ -195,7 +195,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
     membersChanged(uids) {
       const changed = new Set(uids);
       for (const subscription of subscriptions)
-        if (subscription.eyes !== undefined && changed.has(subscription.eyes)) subscription.recheck();
+        if (subscription.viewerUid !== undefined && changed.has(subscription.viewerUid)) subscription.recheck();
     },
     channelsMade(all) {
       for (const { type, id, channelKey } of all) made(channel(type, id, messageSequence), channelKey);
@@ -209,7 +209,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
       for (const subscription of subscriptions)
         if (
           subscription.follows(live.channel) ||
-          (subscription.isForAll && subscription.eyes !== undefined && uids.has(subscription.eyes))
+          (subscription.isForAll && subscription.viewerUid !== undefined && uids.has(subscription.viewerUid))
         )
           subscription.deliver(live);
     },
@@ -217,7 +217,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
     close() {
       for (const subscription of subscriptions)
         subscription.end(
-          new Failure({
+          new ServiceError({
             reason: 'STOPPING',
             message: 'the service is stopping: subscribe again, from the last message_seq of each channel',
             metadata: {},
@@ -228,7 +228,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
   };
 }
 
-function tooSlow(frame: Frame): Failure {
+function tooSlow(frame: TailEvent): ServiceError {
   const at: Record<string, string> =
     frame.kind === 'message'
       ? {
@@ -237,7 +237,7 @@ function tooSlow(frame: Frame): Failure {
           after_seq: String(frame.message.messageSeq),
         }
       : {};
-  return new Failure({
+  return new ServiceError({
     reason: 'READER_TOO_SLOW',
     message: `the reader took nothing for ${slowMs / 1000} s: subscribe again, from the last message_seq of each channel`,
     metadata: at,

@@ -1,6 +1,6 @@
 import { setImmediate, setTimeout } from 'node:timers/promises';
-import { type CallOfTurns, type Step, Turns } from '../overload/fair-scheduler.ts';
-import { OutOfTime, within } from '../overload/watchdog.ts';
+import { FairScheduler, type ScheduledCall, type Step } from '../overload/fair-scheduler.ts';
+import { ExecutionTimeout, runWithTimeout } from '../overload/watchdog.ts';
 
 /** One rendering of a batch. */
 export interface RenderingWork {
@@ -25,7 +25,7 @@ const busyMs = 50;
 const idleMs = 200;
 
 /** The turns at rendering. One slice runs at a time in a process, whoever renders: 24 calls with a slice each per turn of the loop held up everybody for 44 s. */
-export function createRenderingTurns(aside?: () => () => void): Turns {
+export function createRenderingScheduler(aside?: () => () => void): FairScheduler {
   let busy = 0;
   let endedAt = 0;
   const rest = (tookMs: number) => {
@@ -37,13 +37,13 @@ export function createRenderingTurns(aside?: () => () => void): Turns {
     // A call takes some turns of the loop: one turn after each 100 ms made a second of it.
     return busy > busyMs ? setTimeout(Math.min(tookMs, messageMs)) : setImmediate();
   };
-  return new Turns({ rest, ...(aside === undefined ? {} : { aside }) });
+  return new FairScheduler({ rest, ...(aside === undefined ? {} : { aside }) });
 }
 
 /** Renders a batch, a slice a turn: a thousand templates of 50 ms each held up everybody for 50 s. */
 export async function renderInSlices(
-  turns: Turns,
-  call: CallOfTurns,
+  turns: FairScheduler,
+  call: ScheduledCall,
   { count, isBounded, render, refuse }: RenderingWork,
 ): Promise<void> {
   let index = 0;
@@ -60,9 +60,9 @@ export async function renderInSlices(
     };
     try {
       if (isBounded) slice();
-      else within(messageMs, slice);
+      else runWithTimeout(messageMs, slice);
     } catch (error) {
-      if (!(error instanceof OutOfTime)) throw error;
+      if (!(error instanceof ExecutionTimeout)) throw error;
       // The first of its slice had all of the time, and has it once more, since the process may have stood still; another begins a slice of its own.
       if (index === first) {
         if (isAgain) refuse(index++, error.message);

@@ -1,12 +1,12 @@
 import { setImmediate } from 'node:timers/promises';
 import { LRUCache } from 'lru-cache';
 import type { Draft } from '../messages/message.ts';
-import { Failure, invalidField, type Refusal } from '../messages/service-error.ts';
+import { invalidField, type Refusal, ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
-import type { CallOfTurns, Turns } from '../overload/fair-scheduler.ts';
-import { OutOfTime, within } from '../overload/watchdog.ts';
+import type { FairScheduler, ScheduledCall } from '../overload/fair-scheduler.ts';
+import { ExecutionTimeout, runWithTimeout } from '../overload/watchdog.ts';
 import type { Db } from '../postgres/schema.ts';
-import { createRenderingTurns, renderInSlices } from './render.ts';
+import { createRenderingScheduler, renderInSlices } from './render.ts';
 import {
   type CompiledTemplate,
   compileTemplate,
@@ -79,7 +79,7 @@ const namesMs = 50;
 export function createTemplates(
   db: Db,
   now: () => number = Date.now,
-  turns: Turns = createRenderingTurns(),
+  turns: FairScheduler = createRenderingScheduler(),
 ): Templates {
   const known = new LRUCache<string, { found: Promise<StoredTemplate | undefined> }>({
     max: remembered,
@@ -117,16 +117,16 @@ export function createTemplates(
     let variables: readonly string[] = [];
     try {
       if (!('fault' in template))
-        within(namesMs, () => {
+        runWithTimeout(namesMs, () => {
           variables = template.variables();
         });
     } catch (error) {
-      if (!(error instanceof OutOfTime)) throw error;
+      if (!(error instanceof ExecutionTimeout)) throw error;
     }
     return { ...stored, variables };
   };
 
-  const inTurn = async <T>(call: CallOfTurns, work: () => T): Promise<T> => {
+  const inTurn = async <T>(call: ScheduledCall, work: () => T): Promise<T> => {
     const results: T[] = [];
     await turns.run(call, () => {
       results.push(work());
@@ -138,7 +138,7 @@ export function createTemplates(
   const get = (name: string, version: number): Promise<StoredTemplate> =>
     orBusy(async () => {
       const found = await findTemplate(db, name, version);
-      if (found === undefined) throw new Failure(templateMissing(name, version));
+      if (found === undefined) throw new ServiceError(templateMissing(name, version));
       return found;
     });
 
@@ -146,7 +146,7 @@ export function createTemplates(
     async render(drafts, own, { caller = '', signal, skip = () => false, at } = {}) {
       if (own.length === 0 && drafts.every((draft) => draft.template === undefined))
         return { drafts, refused: new Map() };
-      const turn: CallOfTurns = {
+      const turn: ScheduledCall = {
         caller,
         signal,
         weigh: () => drafts.reduce((sum, draft) => sum + weightOf(draft), 0),
@@ -185,7 +185,7 @@ export function createTemplates(
             refusal: templateMissing(use.name, use.version),
           };
           if ('refusal' in result) {
-            if (result.late !== undefined) throw new OutOfTime(result.late);
+            if (result.late !== undefined) throw new ExecutionTimeout(result.late);
             refused.set(index, result.refusal);
           } else rendered[index] = { ...draft, payload: result.payload };
         },
@@ -219,7 +219,7 @@ export function createTemplates(
     },
     remove: (name) =>
       orBusy(async () => {
-        if (!(await deleteTemplate(db, name))) throw new Failure(templateMissing(name, 0));
+        if (!(await deleteTemplate(db, name))) throw new ServiceError(templateMissing(name, 0));
         known.clear();
       }),
     async preview(text, variables) {
@@ -234,7 +234,7 @@ export function createTemplates(
           isBounded: template.isPlain,
           render: () => {
             result = template.render(variables);
-            if ('refusal' in result && result.late !== undefined) throw new OutOfTime(result.late);
+            if ('refusal' in result && result.late !== undefined) throw new ExecutionTimeout(result.late);
           },
           refuse: (_, why) => {
             result = { refusal: templateFailed(found.name, why) };
@@ -242,7 +242,7 @@ export function createTemplates(
         },
       );
       if (result === undefined) throw new Error('nothing was rendered');
-      if ('refusal' in result) throw new Failure(result.refusal);
+      if ('refusal' in result) throw new ServiceError(result.refusal);
       return result.payload;
     },
   };

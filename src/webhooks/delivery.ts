@@ -13,7 +13,7 @@ import {
 import { routedAtOnce, routeOutbox } from './outbox-router.sql.ts';
 import type { Posted, Poster } from './post.ts';
 import { claimLanes, type Delivery, type Lease, type PlacedMessage, takeDelivery } from './queue.sql.ts';
-import { breakDelay, type Pace, retryDelay, type WebhookFormat, type WebhookTry } from './webhook.ts';
+import { breakDelay, type DeliveryAttempt, type RetrySchedule, retryDelay, type WebhookFormat } from './webhook.ts';
 import { disableWebhook, type StoredWebhook } from './webhooks.sql.ts';
 
 export type { PlacedMessage };
@@ -26,10 +26,10 @@ export interface WebhookBodies {
 
 /** Told of what happens. */
 export interface WebhookEvents {
-  webhookDelivered(delivered: WebhookTry): void;
-  webhookFailed(failed: WebhookTry): void;
-  webhookParked(parked: WebhookTry): void;
-  webhookGone(gone: WebhookTry): void;
+  webhookDelivered(delivered: DeliveryAttempt): void;
+  webhookFailed(failed: DeliveryAttempt): void;
+  webhookParked(parked: DeliveryAttempt): void;
+  webhookGone(gone: DeliveryAttempt): void;
 }
 
 export interface DeliveryOptions {
@@ -37,7 +37,7 @@ export interface DeliveryOptions {
   readonly poster: Poster;
   readonly bodies: WebhookBodies;
   readonly events: WebhookEvents;
-  readonly pace: Pace;
+  readonly pace: RetrySchedule;
   /** Milliseconds that a lane is this instance's without a word: longer than a POST may take. */
   readonly leaseMs: number;
   /** A lane's work broke off; it is taken up again when its lease has run out. */
@@ -123,7 +123,12 @@ export function createWebhookDelivery(options: DeliveryOptions): WebhookDelivery
     return await failed(lease, webhook, { ...told, error }, posted);
   };
 
-  const failed = async (lease: Lease, webhook: StoredWebhook, told: WebhookTry, posted: Posted): Promise<boolean> => {
+  const failed = async (
+    lease: Lease,
+    webhook: StoredWebhook,
+    told: DeliveryAttempt,
+    posted: Posted,
+  ): Promise<boolean> => {
     const { webhookKey } = webhook;
     const fault = { status: posted.status, error: posted.error };
     const failures = await ask(() => countFailure(db, webhookKey));
@@ -145,7 +150,7 @@ export function createWebhookDelivery(options: DeliveryOptions): WebhookDelivery
 
   return {
     async run() {
-      for (let bite = 0; bite < bites; bite++) if ((await ask(() => routeOutbox(db))) < routedAtOnce) break;
+      for (let chunk = 0; chunk < bites; chunk++) if ((await ask(() => routeOutbox(db))) < routedAtOnce) break;
       if (stopping) return;
       const { failuresBeforeBreak } = pace;
       for (const lease of await ask(() => claimLanes(db, randomUUID(), { leaseMs, failuresBeforeBreak }))) {

@@ -12,7 +12,7 @@ export function verdictOf(format: WebhookFormat, status: number): Verdict {
 }
 
 /** How a webhook that fails is tried again. */
-export interface Pace {
+export interface RetrySchedule {
   /** Milliseconds after the first try that failed; four times as many after each that follows. */
   readonly firstMs: number;
   readonly longestMs: number;
@@ -27,7 +27,7 @@ export interface Pace {
 }
 
 /** 1 s, 4 s, 16 s, 1 min, 4 min, 17 min, and then each hour: 5.4 hours, which outlast a night's restart and not a weekend. */
-export const pace: Pace = {
+export const retrySchedule: RetrySchedule = {
   firstMs: 1000,
   longestMs: 3600_000,
   attempts: 12,
@@ -37,13 +37,18 @@ export const pace: Pace = {
 };
 
 /** Milliseconds until the next try, after `attempts` that failed; `chance` is from 0 to 1, and moves it by a quarter, so that lanes do not come in step. */
-export function retryDelay(attempts: number, retryAfterMs: number, chance: number, at: Pace = pace): number {
+export function retryDelay(
+  attempts: number,
+  retryAfterMs: number,
+  chance: number,
+  at: RetrySchedule = retrySchedule,
+): number {
   const planned = Math.min(at.longestMs, at.firstMs * 4 ** Math.max(0, attempts - 1)) * (0.75 + chance / 2);
   return Math.ceil(Math.max(planned, Math.min(retryAfterMs, at.longestMs)));
 }
 
 /** Milliseconds that a webhook is left alone after so many failures one after the other. */
-export function breakDelay(failures: number, at: Pace = pace): number {
+export function breakDelay(failures: number, at: RetrySchedule = retrySchedule): number {
   if (failures < at.failuresBeforeBreak) return 0;
   return Math.min(at.longestBreakMs, at.breakMs * 2 ** (failures - at.failuresBeforeBreak));
 }
@@ -105,7 +110,7 @@ export function withinBytes<
 }
 
 /** A try to deliver that ended, as it is told and counted: without the URL, which may hold secrets, and without what was sent. */
-export interface WebhookTry {
+export interface DeliveryAttempt {
   readonly webhook: string;
   /** The `webhook-id`. */
   readonly delivery: string;

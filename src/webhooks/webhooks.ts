@@ -1,6 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { limits } from '../limits.ts';
-import { Failure, invalidField } from '../messages/service-error.ts';
+import { invalidField, ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import type { Db } from '../postgres/schema.ts';
 import { secretsOf, type WebhookBodies } from './delivery.ts';
@@ -178,12 +178,12 @@ function assertOwn(name: string): void {
     );
 }
 
-function notThere(name: string): Failure {
-  return new Failure({ reason: 'WEBHOOK_NOT_FOUND', message: `there is no webhook ${name}`, metadata: { name } });
+function notThere(name: string): ServiceError {
+  return new ServiceError({ reason: 'WEBHOOK_NOT_FOUND', message: `there is no webhook ${name}`, metadata: { name } });
 }
 
-function taken(name: string): Failure {
-  return new Failure({
+function taken(name: string): ServiceError {
+  return new ServiceError({
     reason: 'WEBHOOK_EXISTS',
     message: `there is a webhook ${name} already; change it by UpdateWebhook, or take another name`,
     metadata: { name },

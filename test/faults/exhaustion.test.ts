@@ -3,7 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import { sql } from 'kysely';
 import pg from 'pg';
 import { limits } from '../../src/limits.ts';
-import { troubleOf } from '../../src/postgres/pg-errors.ts';
+import { classifyPgError } from '../../src/postgres/pg-errors.ts';
 import { openDatabase } from '../../src/postgres/pool.ts';
 import { startCluster, type TestCluster } from '../support/cluster.ts';
 import { said } from '../support/doors.ts';
@@ -151,7 +151,9 @@ describe('a database that has no room, no time or no lock to give', () => {
         ),
         new Promise((resolve) => setTimeout(resolve, 100)),
       ]);
-      return error instanceof Error && troubleOf(error) === 'lost' && error.message.startsWith('no connection is free');
+      return (
+        error instanceof Error && classifyPgError(error) === 'lost' && error.message.startsWith('no connection is free')
+      );
     });
     release();
     await holding;

@@ -11,7 +11,7 @@ import { TemplateService } from '../../../gen/sendbatch/v1/template_service_pb.t
 import { WebhookService } from '../../../gen/sendbatch/v1/webhook_service_pb.ts';
 import { callerKey } from '../../auth/identity.ts';
 import type { Caller, Scope } from '../../messages/caller.ts';
-import { Failure } from '../../messages/service-error.ts';
+import { ServiceError } from '../../messages/service-error.ts';
 import { entryKey } from '../request-context.ts';
 
 /** What each RPC needs; `any`: any credential. An RPC that is not here needs `admin`. */
@@ -63,7 +63,7 @@ export const guardedServices: readonly DescService[] = [
 /** Throws unless a caller has a scope; `what` needs it. */
 export function assertScope(caller: Caller, scope: Scope, what: string): void {
   if (caller.scopes.has(scope)) return;
-  throw new Failure({
+  throw new ServiceError({
     reason: 'SCOPE_MISSING',
     message: `${what} needs the scope ${scope}; this credential has ${[...caller.scopes].join(', ') || 'none'}`,
     metadata: { scope },

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { Code, ConnectError, type ContextValues, createContextKey, type Interceptor } from '@connectrpc/connect';
 import { ErrorInfoSchema } from '../../../gen/google/rpc/error_details_pb.ts';
 import { callerKey } from '../../auth/identity.ts';
-import { Failure } from '../../messages/service-error.ts';
+import { ServiceError } from '../../messages/service-error.ts';
 import type { CallEnd, Events, Tally } from '../../observability/events.ts';
 import { setPushback, statusNameOf, toConnectError } from '../error-mapping.ts';
 import { entryKey, plainId, requestIdHeader } from '../request-context.ts';
@@ -89,7 +89,7 @@ const cuts: ReadonlySet<unknown> = new Set([
 
 /** A thrown value as the error that goes out. A caller that hangs up is no defect of the service, whatever words that has in Node. */
 function errorOf(thrown: unknown, { signal, stream }: { signal: AbortSignal; stream: boolean }): ConnectError {
-  if (thrown instanceof ConnectError || thrown instanceof Failure) return toConnectError(thrown);
+  if (thrown instanceof ConnectError || thrown instanceof ServiceError) return toConnectError(thrown);
   const { code, name } = thrown as { code?: unknown; name?: unknown };
   const isCut = cuts.has(code) || name === 'AbortError';
   if (!(signal.aborted && (thrown === signal.reason || isCut)) && !(stream && isCut)) return toConnectError(thrown);
@@ -108,7 +108,7 @@ export function deadlineInterceptor(longestMs: number): Interceptor {
     const { promise: tooLate, reject } = Promise.withResolvers<never>();
     const expire = () =>
       reject(
-        new Failure({
+        new ServiceError({
           reason: 'DEADLINE',
           message:
             'the call took longer than its deadline; whether it was stored is not known: send it again with the same keys (client_msg_no or request_id)',

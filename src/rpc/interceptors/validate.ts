@@ -10,11 +10,11 @@ import {
   SendBatchRequestSchema,
 } from '../../../gen/sendbatch/v1/message_service_pb.ts';
 import { limits } from '../../limits.ts';
-import { type Failure, malformed, type Reason, type Violation } from '../../messages/service-error.ts';
+import { malformed, type Reason, type ServiceError, type Violation } from '../../messages/service-error.ts';
 import { Slices, shortNameOf } from '../../transcode/index.ts';
-import { plainlySubmittable, plainlyValid } from '../fast-validate.ts';
+import { isDefinitelySubmittable, isDefinitelyValid } from '../fast-validate.ts';
 import { mostElements } from '../protobuf-scan.ts';
-import { ruleWords } from '../validation-messages.ts';
+import { violationMessage } from '../validation-messages.ts';
 
 const validator = createValidator();
 
@@ -32,8 +32,9 @@ export function validateInterceptor(): Interceptor {
   validator.validate(SendBatchRequestSchema, create(SendBatchRequestSchema, { messages: [{}] }));
   return (next) => async (request) => {
     const isPlain =
-      (request.method === MessageService.method.sendBatch && plainlyValid(request.message as SendBatchRequest)) ||
-      (request.method === BatchService.method.submitBatch && plainlySubmittable(request.message as SubmitBatchRequest));
+      (request.method === MessageService.method.sendBatch && isDefinitelyValid(request.message as SendBatchRequest)) ||
+      (request.method === BatchService.method.submitBatch &&
+        isDefinitelySubmittable(request.message as SubmitBatchRequest));
     if (!request.stream && !isPlain) {
       const failure = await checkRulesInSlices(request.method.input, request.message);
       if (failure !== undefined) throw failure;
@@ -43,7 +44,7 @@ export function validateInterceptor(): Interceptor {
 }
 
 /** The failure that a message's rules make of it; undefined when it keeps them all. */
-export function checkRules(schema: DescMessage, message: Message): Failure | undefined {
+export function checkRules(schema: DescMessage, message: Message): ServiceError | undefined {
   return failureOf(violationsOf(schema, message), message);
 }
 
@@ -63,7 +64,7 @@ type ListField = DescField & { readonly fieldKind: 'list' };
  * The same in slices, where a request has many messages: a batch of 1,000 with 10,000 bad receivers each would hold the process for seconds. A list that is too long is not checked, and
  * of more violations than are named only those are.
  */
-async function checkRulesInSlices(schema: DescMessage, message: Message): Promise<Failure | undefined> {
+async function checkRulesInSlices(schema: DescMessage, message: Message): Promise<ServiceError | undefined> {
   const field = schema.fields.find(
     (each): each is ListField => each.fieldKind === 'list' && each.listKind === 'message',
   );
@@ -102,8 +103,8 @@ function shifted(violation: RuleViolation, by: number): RuleViolation {
 }
 
 /** The failure of a list with more elements than its rule takes. */
-export function tooManyElements(field: string, limit: number, actual: number): Failure {
-  const words = ruleWords({ id: 'repeated.max_items', said: String(limit), actual });
+export function tooManyElements(field: string, limit: number, actual: number): ServiceError {
+  const words = violationMessage({ id: 'repeated.max_items', said: String(limit), actual });
   const description = `${words}${field === 'messages' ? wayOut(limit) : ''}`;
   return malformed([{ field, description, reason: 'BATCH_TOO_LARGE' }], {
     field,
@@ -112,7 +113,7 @@ export function tooManyElements(field: string, limit: number, actual: number): F
   });
 }
 
-function failureOf(violations: readonly RuleViolation[], message: Message): Failure | undefined {
+function failureOf(violations: readonly RuleViolation[], message: Message): ServiceError | undefined {
   const [first] = violations;
   if (first === undefined) return undefined;
   const size = sizes[sizeKey(first)];
@@ -136,7 +137,7 @@ function toViolation(violation: RuleViolation, message: Message): Violation {
     .filter(({ number }) => number > 0)
     .map(({ name, number }) => ({ name: shortNameOf(desc, name), number }));
   const actual = /\.max_(bytes|len|items)$/.test(id) ? lengthAt(field, message, id === 'string.max_len') : undefined;
-  const words = ruleWords({ id, said, ...(values && { values }), ...(actual !== undefined && { actual }) });
+  const words = violationMessage({ id, said, ...(values && { values }), ...(actual !== undefined && { actual }) });
   return {
     field: fieldOf(violation),
     description: `${words}${sizeKey(violation) === 'messages repeated.max_items' ? wayOut(Number(boundOf(violation))) : ''}`,

@@ -17,21 +17,21 @@ import {
   type BatchDraft,
   type BatchPriority as Priority,
   type BatchState as State,
-  turnCost,
+  slotCost,
 } from '../../batches/batch.ts';
 import type { Batches, ResultsPage, StoredBatch } from '../../batches/batches.ts';
 import type { SubmitCall } from '../../batches/submission.ts';
 import type { BatchWatch } from '../../batches/watch.ts';
 import { limits } from '../../limits.ts';
 import { pageOf } from '../../messages/page.ts';
-import { type Failure, invalidField, malformed } from '../../messages/service-error.ts';
+import { invalidField, malformed, type ServiceError } from '../../messages/service-error.ts';
 import { type CredentialWatch, streamCredential } from '../credential-watch.ts';
-import { toRefusal } from '../error-mapping.ts';
+import { refusalOf } from '../error-mapping.ts';
 import { isPlainlyValid } from '../fast-validate.ts';
 import { checkRules } from '../interceptors/validate.ts';
-import { numbersOf } from '../page-token.ts';
+import { parsePageToken } from '../page-token.ts';
 import { requestIdOf } from '../request-id.ts';
-import { millisOf } from '../timestamps.ts';
+import { timestampMs } from '../timestamps.ts';
 import { formatOf } from './template-service.ts';
 
 /** What the service is made of. */
@@ -91,7 +91,7 @@ export function createBatchService({
 
     async listBatches({ states, pageSize, pageToken }, context) {
       const [time = '', ...rest] = pageToken.split('-');
-      const [createdAt = 0] = numbersOf(time);
+      const [createdAt = 0] = parsePageToken(time);
       const before = rest.length === 0 ? undefined : { createdAt, batchId: rest.join('-') };
       const limit = pageSize || limits.pageMessagesDefault;
       const wanted = states.flatMap((each) => stateNames.get(each) ?? []);
@@ -104,7 +104,7 @@ export function createBatchService({
     },
 
     async listBatchResults({ batchId, refusedOnly, pageSize, pageToken }, context) {
-      const [dueAt = 0, ordinal = 0, skip = 0] = numbersOf(pageToken);
+      const [dueAt = 0, ordinal = 0, skip = 0] = parsePageToken(pageToken);
       const { results, next } = await batches.results(context.values.get(callerKey), batchId, {
         from: { dueAt, ordinal, skip },
         refusedOnly,
@@ -178,7 +178,7 @@ export function callOf(
   return {
     caller: values.get(callerKey),
     requestId: requestIdOf(options?.requestId ?? '', requestHeader.get('idempotency-key')),
-    sendAt: options?.sendAt && millisOf('send_at', options.sendAt),
+    sendAt: options?.sendAt && timestampMs('send_at', options.sendAt),
     priority: priorityNames.get(options?.priority ?? BatchPriority.UNSPECIFIED) ?? 'normal',
     name: options?.name ?? '',
     templates: (options?.templates ?? []).map(({ name, body, format }) => ({ name, body, format: formatOf(format) })),
@@ -230,7 +230,7 @@ function withLines(
 
 function toDraft(draft: MessageDraft, index: number): BatchDraft {
   const { sendAt } = draft;
-  return { ...draft, sendAt: sendAt && millisOf(`messages[${index}].send_at`, sendAt) };
+  return { ...draft, sendAt: sendAt && timestampMs(`messages[${index}].send_at`, sendAt) };
 }
 
 /** About as many bytes as it came in. */
@@ -239,7 +239,7 @@ export function sizeOf({ payload, template, subscribers }: MessageDraft): number
   return payload.length + variables + subscribers.reduce((sum, uid) => sum + uid.length, 0);
 }
 
-export function tooManyBytes(): Failure {
+export function tooManyBytes(): ServiceError {
   return malformed(
     [
       {
@@ -258,7 +258,7 @@ const priorityNames: ReadonlyMap<BatchPriority, Priority> = new Map([
   [BatchPriority.HIGH, 'high'],
 ]);
 const priorityOfCost = new Map(
-  [...priorityNames].map(([priority, name]) => [turnCost[name] as number, priority] as const),
+  [...priorityNames].map(([priority, name]) => [slotCost[name] as number, priority] as const),
 );
 const stateNames: ReadonlyMap<BatchState, State> = new Map([
   [BatchState.QUEUED, 'queued'],
@@ -291,7 +291,7 @@ export function toBatch(batch: StoredBatch): MessageInitShape<typeof BatchSchema
     createdAt: timestampFromMs(batch.createdAt),
     attempts: batch.attempts,
     ...Object.fromEntries(Object.entries(times).filter(([, value]) => value !== undefined)),
-    ...(lastRefusal === null ? {} : { lastError: toRefusal(lastRefusal) }),
+    ...(lastRefusal === null ? {} : { lastError: refusalOf(lastRefusal) }),
   };
 }
 
@@ -304,7 +304,7 @@ function toResult(result: ResultsPage['results'][number]): MessageInitShape<type
     messageId: BigInt(messageId),
     messageSeq: BigInt(messageSeq),
     duplicate,
-    ...(refusal === undefined ? {} : { error: toRefusal(refusal) }),
+    ...(refusal === undefined ? {} : { error: refusalOf(refusal) }),
     ...(recipient === undefined ? {} : { ...recipient, channelType: recipient.channelType as ChannelType }),
   };
 }

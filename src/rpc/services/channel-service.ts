@@ -2,7 +2,7 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import type { ChannelService } from '../../../gen/sendbatch/v1/channel_service_pb.ts';
 import type { Channels, ListChange, Named } from '../../channels/channels.ts';
 import { limits } from '../../limits.ts';
-import { Failure, invalidField } from '../../messages/service-error.ts';
+import { invalidField, ServiceError } from '../../messages/service-error.ts';
 import { wholeAllowlist } from './legacy-methods.ts';
 
 /** What the service is made of. */
@@ -67,7 +67,7 @@ export function createChannelService({
       const flags = await channels.get(request);
       if (flags === undefined) {
         const metadata = { channel_id: request.channelId, channel_type: String(request.channelType) };
-        throw new Failure({ reason: 'CHANNEL_NOT_EXIST', message: 'the channel was never made', metadata });
+        throw new ServiceError({ reason: 'CHANNEL_NOT_EXIST', message: 'the channel was never made', metadata });
       }
       const bit = (flag: boolean) => (flag ? 1 : 0);
       return {

@@ -1,7 +1,7 @@
 import type { DescService } from '@bufbuild/protobuf';
 import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
 import { type Health, HealthCheckResponse_ServingStatus as Status } from '../../../gen/grpc/health/v1/health_pb.ts';
-import { Failure } from '../../messages/service-error.ts';
+import { ServiceError } from '../../messages/service-error.ts';
 import type { Readiness } from '../../postgres/readiness.ts';
 
 /**
@@ -31,7 +31,7 @@ export function createHealthService(
         for await (const _ of readiness.follow(signal));
       } else for await (const { ready } of readiness.follow(signal)) yield { status: statusOf(ready) };
       if (!signal.aborted)
-        throw new Failure({
+        throw new ServiceError({
           reason: 'STOPPING',
           message: 'this instance is stopping: watch another one',
           metadata: {},

@@ -10,20 +10,20 @@ import { callerKey } from '../../auth/identity.ts';
 import { limits } from '../../limits.ts';
 import type { Outcome } from '../../messages/append-plan.ts';
 import { bytesOf } from '../../messages/page.ts';
-import { Failure } from '../../messages/service-error.ts';
+import { ServiceError } from '../../messages/service-error.ts';
 import type { Tally } from '../../observability/events.ts';
-import type { Standing } from '../../rate-limits/rate-limits.ts';
+import type { RateLimitStatus } from '../../rate-limits/rate-limits.ts';
 import type { Inbox } from '../../reading/inbox.ts';
 import type { ReadChannel } from '../../reading/read-channel.ts';
 import type { Broadcast } from '../../sending/broadcast.ts';
 import type { SendBatch } from '../../sending/send-batch.ts';
 import type { Tails } from '../../tailing/tails.ts';
 import type { CredentialWatch } from '../credential-watch.ts';
-import { toRefusal } from '../error-mapping.ts';
+import { refusalOf } from '../error-mapping.ts';
 import { tallyKey } from '../interceptors/call-log.ts';
 import { legacyRange, toLegacyMessage, toMessage } from '../message-mapping.ts';
 import { requestIdOf } from '../request-id.ts';
-import { millisOf } from '../timestamps.ts';
+import { timestampMs } from '../timestamps.ts';
 import { createLegacyMethods } from './legacy-methods.ts';
 import { createTailMethods } from './tail-methods.ts';
 import { formatOf } from './template-service.ts';
@@ -64,7 +64,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
       return create(SendBatchResponseSchema, {
         results: outcomes.map((outcome) => ({
           ...numbers(outcome),
-          ...(outcome.kind === 'refused' ? { error: toRefusal(outcome.refusal) } : {}),
+          ...(outcome.kind === 'refused' ? { error: refusalOf(outcome.refusal) } : {}),
         })),
         acceptedCount: counts.accepted,
         duplicateCount: counts.duplicates,
@@ -89,7 +89,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
       });
       if (outcome === undefined) throw new Error('no outcome for the message');
       Object.assign(tally, countOf([outcome]));
-      if (outcome.kind === 'refused') throw new Failure(outcome.refusal);
+      if (outcome.kind === 'refused') throw new ServiceError(outcome.refusal);
       return numbers(outcome);
     },
 
@@ -122,8 +122,8 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
           ...(request.tagKey === '' ? {} : { tagKey: request.tagKey }),
           ...(request.streamNo === '' ? {} : { streamNo: request.streamNo }),
           ...(request.fromUid === '' ? {} : { fromUid: request.fromUid }),
-          ...(request.since === undefined ? {} : { since: millisOf('since', request.since) }),
-          ...(request.until === undefined ? {} : { until: millisOf('until', request.until) }),
+          ...(request.since === undefined ? {} : { since: timestampMs('since', request.since) }),
+          ...(request.until === undefined ? {} : { until: timestampMs('until', request.until) }),
         },
       });
       return {
@@ -219,7 +219,7 @@ function sayWhenToRetry(outcomes: readonly Outcome[], { responseHeader }: Handle
 }
 
 /** The fields of the IETF's draft `draft-ietf-httpapi-ratelimit-headers`, on every protocol's answer. */
-function rateFields({ responseHeader }: HandlerContext): (standing: Standing) => void {
+function rateFields({ responseHeader }: HandlerContext): (standing: RateLimitStatus) => void {
   return ({ points, seconds, remaining, resetMs }) => {
     responseHeader.set('ratelimit-policy', `"caller";q=${points};w=${seconds}`);
     responseHeader.set('ratelimit', `"caller";r=${remaining};t=${Math.ceil(resetMs / 1000)}`);

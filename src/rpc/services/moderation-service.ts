@@ -12,7 +12,7 @@ import { limits } from '../../limits.ts';
 import { pageOf } from '../../messages/page.ts';
 import type { Moderation } from '../../moderation/moderation.ts';
 import type { Rule } from '../../moderation/rules.ts';
-import { numbersOf } from '../page-token.ts';
+import { parsePageToken } from '../page-token.ts';
 
 /** What the service is made of. */
 export interface ModerationServiceParts {
@@ -37,7 +37,7 @@ export function createModerationService({ moderation }: ModerationServiceParts):
       return {};
     },
     async listRules({ pageSize, pageToken }) {
-      const [after = 0] = numbersOf(pageToken);
+      const [after = 0] = parsePageToken(pageToken);
       const rules = (await moderation.list()).filter((rule) => rule.ruleId > after);
       const { page, last } = pageOf(rules, pageSize || rules.length);
       return {
@@ -48,7 +48,7 @@ export function createModerationService({ moderation }: ModerationServiceParts):
 
     async listFlagged({ pageSize, pageToken }) {
       const limit = pageSize || limits.pageMessagesDefault;
-      const [after = 0] = numbersOf(pageToken);
+      const [after = 0] = parsePageToken(pageToken);
       const { page, last } = pageOf(await moderation.listFlagged(after, limit + 1), limit);
       return {
         flagged: page.map((each) => ({

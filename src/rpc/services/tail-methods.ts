@@ -12,12 +12,12 @@ import { peerOf, personType } from '../../messages/channel.ts';
 import { pageOf } from '../../messages/page.ts';
 import { invalidField } from '../../messages/service-error.ts';
 import type { Inbox } from '../../reading/inbox.ts';
-import { eyesOf } from '../../reading/read-access.ts';
+import { viewerOf } from '../../reading/read-access.ts';
 import type { Frame, Tails } from '../../tailing/tails.ts';
 import { type CredentialWatch, streamCredential } from '../credential-watch.ts';
 import { checkRules } from '../interceptors/validate.ts';
 import { toLegacyMessage, toMessage } from '../message-mapping.ts';
-import { numbersOf } from '../page-token.ts';
+import { parsePageToken } from '../page-token.ts';
 
 export interface TailParts {
   readonly tails: Tails;
@@ -42,7 +42,7 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
       if (!request.allOfUid && request.channels.length > limits.subscribeChannels)
         throw invalidField('channels', `must be at most ${limits.subscribeChannels} without all_of_uid`);
       const reader = { caller: context.values.get(callerKey), uid: request.uid };
-      if (request.allOfUid && eyesOf(reader) === undefined)
+      if (request.allOfUid && viewerOf(reader) === undefined)
         throw invalidField('uid', 'must be given with all_of_uid: a service is in no channels itself');
       const frames = credentials.whileValid(streamCredential(context), (signal) =>
         tails.subscribe({
@@ -57,7 +57,7 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
     },
 
     async listConversations({ uid, pageSize, pageToken }, context) {
-      const [messageId, channelKey] = numbersOf(pageToken);
+      const [messageId, channelKey] = parsePageToken(pageToken);
       const before = channelKey === undefined || messageId === undefined ? undefined : { messageId, channelKey };
       const limit = pageSize || limits.pageMessagesDefault;
       const reader = { caller: context.values.get(callerKey), uid };

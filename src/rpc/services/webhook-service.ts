@@ -15,7 +15,7 @@ import {
 import { limits } from '../../limits.ts';
 import { pageOf } from '../../messages/page.ts';
 import type { FailedDelivery, Webhook, Webhooks, WebhookWish } from '../../webhooks/webhooks.ts';
-import { numbersOf } from '../page-token.ts';
+import { parsePageToken } from '../page-token.ts';
 
 /** What the service is made of. */
 export interface WebhookServiceParts {
@@ -46,7 +46,7 @@ export function createWebhookService({ webhooks }: WebhookServiceParts): Service
     },
     async listWebhookDeliveries({ name, pageSize, pageToken }) {
       const limit = pageSize || limits.pageMessagesDefault;
-      const [after = 0] = numbersOf(pageToken);
+      const [after = 0] = parsePageToken(pageToken);
       const { page, last } = pageOf(await webhooks.failed(name, after, limit + 1), limit);
       return {
         deliveries: page.map(toDelivery),

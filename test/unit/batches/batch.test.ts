@@ -4,16 +4,16 @@ import fc from 'fast-check';
 import {
   type BatchDraft,
   type BatchResult,
+  countResults,
   cutChunks,
   draftsOf,
-  isPassing,
+  isRetryable,
   nextTryIn,
   type Placed,
   resultOf,
-  tallyOf,
 } from '../../../src/batches/batch.ts';
 import { limits } from '../../../src/limits.ts';
-import { prepare } from '../../../src/messages/message.ts';
+import { prepareMessage } from '../../../src/messages/message.ts';
 import type { Refusal } from '../../../src/messages/service-error.ts';
 import { seedOf } from '../../support/seed.ts';
 
@@ -99,7 +99,7 @@ describe('chunks of a batch', () => {
           const key = original.clientMsgNo || `prefix:${index}`;
           assert.equal(ownKey, original.clientMsgNo !== '');
           const comparable = (each: BatchDraft) => {
-            const { payload, ...rest } = prepare(each, key);
+            const { payload, ...rest } = prepareMessage(each, key);
             return { ...rest, payload: Buffer.from(payload).toString('hex') };
           };
           assert.deepEqual(comparable(draft), comparable(original));
@@ -112,7 +112,7 @@ describe('chunks of a batch', () => {
 });
 
 describe('results of a batch', () => {
-  const message = prepare(plain, 'k');
+  const message = prepareMessage(plain, 'k');
   const placed = { index: 3, ownKey: false, draft: { ...plain, clientMsgNo: 'k' } };
   const stored = { kind: 'duplicate', message, messageId: 7, messageSeq: 2 } as const;
   const busy: Refusal = { reason: 'STORE_BUSY', message: 'busy', metadata: {}, retryAfterMs: 5000 };
@@ -138,8 +138,8 @@ describe('results of a batch', () => {
       resultOf(placed, { ...stored, kind: 'accepted' }, false),
       resultOf(placed, { ...stored, kind: 'accepted' }, false),
     ];
-    assert.deepEqual(tallyOf(list), { accepted: 2, duplicate: 1, refused: 1 });
-    assert.deepEqual(list.map(isPassing), [false, true, false, false]);
+    assert.deepEqual(countResults(list), { accepted: 2, duplicate: 1, refused: 1 });
+    assert.deepEqual(list.map(isRetryable), [false, true, false, false]);
   });
 
   test('what is refused for now is tried after what it asks for, at growing pauses, for a day', () => {

@@ -12,7 +12,7 @@ import {
 } from '../../../src/batches/claims.sql.ts';
 import { createSubmission } from '../../../src/batches/submission.ts';
 import { trustedCaller } from '../../../src/messages/caller.ts';
-import { Failure } from '../../../src/messages/service-error.ts';
+import { ServiceError } from '../../../src/messages/service-error.ts';
 import type { Db } from '../../../src/postgres/schema.ts';
 import { createTemplates } from '../../../src/templates/templates.ts';
 import { openOwnStore } from '../../support/database.ts';
@@ -59,7 +59,7 @@ describe('a batch as it is received and taken', () => {
     await pass(hourMs + 1);
     assert.equal(await sweep(), 1);
     assert.equal(await chunksOf(), 0);
-    const isBusy = (error: unknown) => error instanceof Failure && error.refusal.reason === 'STORE_BUSY';
+    const isBusy = (error: unknown) => error instanceof ServiceError && error.refusal.reason === 'STORE_BUSY';
     await assert.rejects(submission.add(drafts(10_000)), isBusy);
     await assert.rejects(submission.commit(), isBusy);
     await submission.abort();

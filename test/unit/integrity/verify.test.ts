@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { verify } from '../../../src/integrity/verify.ts';
-import type { Fault } from '../../../src/integrity/violations.ts';
+import type { ChannelViolation } from '../../../src/integrity/violations.ts';
 import { sweepExpired, sweepOld } from '../../../src/retention/sweep.sql.ts';
 import { createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
 import { startService } from '../../support/service.ts';
@@ -39,10 +39,10 @@ describe('verify names each promise of the store that does not hold', () => {
   });
   afterEach(() => copy.drop());
 
-  async function faults(): Promise<Fault[]> {
+  async function faults(): Promise<ChannelViolation[]> {
     const db = openStore(copy.url);
     try {
-      const found: Fault[] = [];
+      const found: ChannelViolation[] = [];
       for await (const step of verify(db)) found.push(...step.faults);
       return found;
     } finally {
@@ -66,7 +66,7 @@ describe('verify names each promise of the store that does not hold', () => {
     );
   });
 
-  const rows: [string, string[], { kind: Fault['kind']; channel?: string; what: RegExp }[]][] = [
+  const rows: [string, string[], { kind: ChannelViolation['kind']; channel?: string; what: RegExp }[]][] = [
     [
       'a message is gone from the middle',
       [`delete from sendbatch.message where ${inA} and message_seq = 4`],

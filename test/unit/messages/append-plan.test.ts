@@ -1,10 +1,16 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { type Batch, decide, type Earlier, type Facts, type Outcome } from '../../../src/messages/append-plan.ts';
-import { type Draft, prepare } from '../../../src/messages/message.ts';
+import {
+  type AppendState,
+  type Batch,
+  type Earlier,
+  type Outcome,
+  planAppend,
+} from '../../../src/messages/append-plan.ts';
+import { type Draft, prepareMessage } from '../../../src/messages/message.ts';
 
 const message = (clientMsgNo: string, more: Partial<Draft> = {}) =>
-  prepare(
+  prepareMessage(
     {
       clientMsgNo,
       fromUid: 'u1',
@@ -28,8 +34,8 @@ const batch = (messages: Batch['messages'], more: Partial<Batch> = {}): Batch =>
   ...more,
 });
 const channelA = message('').channel.key;
-const empty: Facts = { heads: new Map(), earlier: new Map(), forbidden: new Map(), block: 1 };
-const facts = (more: Partial<Facts>): Facts => ({ ...empty, ...more });
+const empty: AppendState = { heads: new Map(), earlier: new Map(), denials: new Map(), block: 1 };
+const facts = (more: Partial<AppendState>): AppendState => ({ ...empty, ...more });
 const stored = (clientMsgNo: string, seq: number, more: Partial<Draft> = {}): [string, Earlier] => {
   const { key, contentHash } = message(clientMsgNo, more);
   return [key, { messageId: 7, messageSeq: seq, contentHash, acceptedAt: 0 }];
@@ -40,10 +46,10 @@ const short = (outcome: Outcome) =>
     ? outcome.refusal.reason
     : `${outcome.kind === 'accepted' ? '+' : '='}${outcome.messageSeq}`;
 const answers = (batches: Batch[], known = empty) =>
-  decide(batches, known).outcomes.map((each) => each.map(short).join(' '));
+  planAppend(batches, known).outcomes.map((each) => each.map(short).join(' '));
 
 describe('one batch', () => {
-  const rows: [string, Batch, Facts, string, number][] = [
+  const rows: [string, Batch, AppendState, string, number][] = [
     ['a new channel starts at 1', batch([message('1'), message('2')]), empty, '+1 +2', 2],
     ['goes on after the head', batch([message('1')]), facts({ heads: new Map([[channelA, 41]]) }), '+42', 1],
     [
@@ -112,14 +118,17 @@ describe('one batch', () => {
   for (const [what, input, known, answer, written] of rows) {
     test(`${what}: ${answer}`, () => {
       assert.deepEqual(answers([input], known), [answer]);
-      assert.equal(decide([input], known).rows.length, written);
+      assert.equal(planAppend([input], known).rows.length, written);
     });
   }
 });
 
 describe('an atomic batch', () => {
   test('that is refused writes nothing and uses no number', () => {
-    const plan = decide([batch([message('1'), message('1', other)], { atomic: true }), batch([message('2')])], empty);
+    const plan = planAppend(
+      [batch([message('1'), message('1', other)], { atomic: true }), batch([message('2')])],
+      empty,
+    );
     assert.deepEqual(
       plan.outcomes.map((each) => each.map(short)),
       [['+1', 'CLIENT_MSG_NO_REUSED'], ['+1']],
@@ -154,7 +163,7 @@ describe('a group of batches', () => {
   });
 
   test('gives ids that are unique and rise with the sequence', () => {
-    const plan = decide([batch([message('1'), message('2')]), batch([message('3')])], facts({ block: 5 }));
+    const plan = planAppend([batch([message('1'), message('2')]), batch([message('3')])], facts({ block: 5 }));
     assert.deepEqual(
       plan.rows.map((row) => row.messageId),
       [5 * 4096, 5 * 4096 + 1, 5 * 4096 + 2],

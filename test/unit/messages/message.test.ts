@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { type Draft, isPersistent, prepare } from '../../../src/messages/message.ts';
+import { type Draft, isPersistent, prepareMessage } from '../../../src/messages/message.ts';
 
 const draft: Draft = {
   header: { noPersist: 0, redDot: 1, syncOnce: 0 },
@@ -14,7 +14,8 @@ const draft: Draft = {
   streamNo: '',
   tagKey: '',
 };
-const settle = (change: Partial<Draft>) => prepare({ ...draft, ...change }, change.clientMsgNo ?? draft.clientMsgNo);
+const settle = (change: Partial<Draft>) =>
+  prepareMessage({ ...draft, ...change }, change.clientMsgNo ?? draft.clientMsgNo);
 
 describe('the content of a message', () => {
   const same: [string, Partial<Draft>, Partial<Draft>][] = [

@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { type Draft, prepare } from '../../../src/messages/message.ts';
+import { type Draft, prepareMessage } from '../../../src/messages/message.ts';
 import {
-  assume,
-  forbidden,
   type PairFacts,
   type PermissionRules,
   pairKeyOf,
   pairOf,
+  preconditionsFor,
+  sendDenial,
 } from '../../../src/messages/permission.ts';
 
 const nothing: PairFacts = {
@@ -24,7 +24,7 @@ const nothing: PairFacts = {
   notAllowedBy: [],
 };
 const message = (fromUid: string, channelType: number, channelId: string, more: Partial<Draft> = {}) =>
-  prepare(
+  prepareMessage(
     {
       clientMsgNo: '1',
       fromUid,
@@ -119,10 +119,10 @@ describe('who may send', () => {
     test(`${sender} to ${type}/${id}, ${given}${by === strict ? ', allowlists enforced' : ''}: ${expected ?? 'may'}`, () => {
       for (const more of [{}, command]) {
         const sent = message(sender, type, id, more);
-        const refusal = forbidden(pairOf(sent), { ...nothing, ...facts }, by);
+        const refusal = sendDenial(pairOf(sent), { ...nothing, ...facts }, by);
         assert.equal(refusal?.reason, expected);
         // What is assumed must never let through what is forbidden: here without lists, members and bans.
-        const assumption = assume([sent], by);
+        const assumption = preconditionsFor([sent], by);
         const holds =
           assumption !== undefined &&
           (assumption.openChannels.length === 0 || !(facts.isDisbanded || facts.isBanned)) &&
@@ -138,8 +138,8 @@ describe('who may send', () => {
 
   test('a command that names its receivers needs no channel, and a ban holds for it', () => {
     const sent = message('u1', 0, '', { ...command, subscribers: ['a', 'b'] });
-    assert.equal(forbidden(pairOf(sent), nothing, rules), undefined);
-    assert.equal(forbidden(pairOf(sent), { ...nothing, isSenderBanned: true }, rules)?.reason, 'SENDER_BANNED');
+    assert.equal(sendDenial(pairOf(sent), nothing, rules), undefined);
+    assert.equal(sendDenial(pairOf(sent), { ...nothing, isSenderBanned: true }, rules)?.reason, 'SENDER_BANNED');
   });
 
   test('a command that names its receivers is asked of their own lists, and the refusal names them', () => {
@@ -147,25 +147,25 @@ describe('who may send', () => {
     const sent = message('u1', 0, '', { ...command, subscribers: [...uids, 'u1', 'system'] });
     assert.ok(!pairOf(sent).receivers.includes('u1'), 'nobody keeps itself out');
     assert.deepEqual(
-      assume([sent], rules)?.peers.map(({ owner }) => owner),
+      preconditionsFor([sent], rules)?.peers.map(({ owner }) => owner),
       pairOf(sent).receivers.filter((uid) => uid !== 'system'),
     );
-    assert.equal(assume([sent], strict), undefined);
-    const refusal = forbidden(pairOf(sent), { ...nothing, deniedBy: ['r1', 'r2', 'system'] }, rules);
+    assert.equal(preconditionsFor([sent], strict), undefined);
+    const refusal = sendDenial(pairOf(sent), { ...nothing, deniedBy: ['r1', 'r2', 'system'] }, rules);
     assert.deepEqual(
       [refusal?.reason, refusal?.metadata.receivers, refusal?.metadata.count],
       ['IN_DENYLIST', '["r1","r2"]', '2'],
     );
     assert.match(refusal?.message ?? '', /"r1", "r2"; leave them out/);
-    const many = forbidden(pairOf(sent), { ...nothing, notAllowedBy: uids }, strict);
+    const many = sendDenial(pairOf(sent), { ...nothing, notAllowedBy: uids }, strict);
     assert.equal(many?.reason, 'NOT_IN_ALLOWLIST');
     assert.match(many?.message ?? '', /"r9" and 2 more; leave them out/);
-    assert.equal(forbidden(pairOf(sent), { ...nothing, notAllowedBy: uids }, rules), undefined);
+    assert.equal(sendDenial(pairOf(sent), { ...nothing, notAllowedBy: uids }, rules), undefined);
   });
 
   test('an outsider is told one thing, whatever the channel is', () => {
     const veiled = (facts: Partial<PairFacts>) => {
-      const refusal = forbidden(pairOf(message('u1', 2, 'a')), { ...nothing, ...facts }, rules);
+      const refusal = sendDenial(pairOf(message('u1', 2, 'a')), { ...nothing, ...facts }, rules);
       assert.ok(refusal);
       const { veiled: _, ...plain } = refusal.veiled ?? refusal;
       return plain;
@@ -187,7 +187,7 @@ describe('who may send', () => {
   });
 
   test('says the number that legacy callers know the reason by', () => {
-    const refusal = forbidden(pairOf(message('u1', 2, 'a')), { ...nothing, isMade: true }, rules);
+    const refusal = sendDenial(pairOf(message('u1', 2, 'a')), { ...nothing, isMade: true }, rules);
     assert.deepEqual(refusal?.metadata, { channel_id: 'a', channel_type: '2', from_uid: 'u1', reason_code: '3' });
   });
 });

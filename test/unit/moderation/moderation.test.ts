@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { limits } from '../../../src/limits.ts';
-import { prepare } from '../../../src/messages/message.ts';
+import { prepareMessage } from '../../../src/messages/message.ts';
 import { createModeration, type Moderation } from '../../../src/moderation/moderation.ts';
 import type { Rule } from '../../../src/moderation/rules.ts';
 import { openOwnStore } from '../../support/database.ts';
@@ -18,7 +18,7 @@ const rule = (more: Partial<Rule>): Omit<Rule, 'ruleId'> => ({
 });
 let sent = 0;
 const message = (text: string) =>
-  prepare(
+  prepareMessage(
     {
       clientMsgNo: '',
       fromUid: 'u',

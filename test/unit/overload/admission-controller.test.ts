@@ -1,19 +1,19 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { type Overload, startOverload } from '../../../src/overload/admission-controller.ts';
+import { type AdmissionController, startAdmissionController } from '../../../src/overload/admission-controller.ts';
 import { fewCalls } from '../../../src/overload/pie.ts';
 import { until } from '../../support/watch.ts';
 
 /** Asks for a call whose body is whole at once. */
-function call(overload: Overload): (() => void) | undefined {
+function call(overload: AdmissionController): (() => void) | undefined {
   return overload.admit('send')?.();
 }
 
 test('a store that does nothing any more: few calls are let in, one a second later, the others are counted, and told in few lines', async () => {
   const start = performance.now();
   const told: { refused: number; share: number }[] = [];
-  const overload = startOverload({ waitMs: 200, onShed: (shed) => told.push(shed) });
+  const overload = startAdmissionController({ waitMs: 200, onShed: (shed) => told.push(shed) });
   try {
     overload.stored(1);
     const here: (() => void)[] = [];
@@ -48,7 +48,7 @@ test('a store that does nothing any more: few calls are let in, one a second lat
 });
 
 test('calls whose bodies do not come are none: others are let in, however long they stay', async () => {
-  const overload = startOverload({ waitMs: 200, onShed: () => {} });
+  const overload = startAdmissionController({ waitMs: 200, onShed: () => {} });
   try {
     overload.stored(1);
     const dribbling = Array.from({ length: 1000 }, () => overload.admit('send'));
@@ -68,7 +68,7 @@ test('calls whose bodies do not come are none: others are let in, however long t
 });
 
 test('250 calls of one turn are let in, however long their turn takes', () => {
-  const overload = startOverload({ waitMs: 50, onShed: () => {} });
+  const overload = startAdmissionController({ waitMs: 50, onShed: () => {} });
   try {
     for (let count = 0; count < 250; count++) {
       assert.ok(overload.admit('other') !== undefined, `call ${count}`);

@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { limits } from '../../../src/limits.ts';
-import { Turns } from '../../../src/overload/fair-scheduler.ts';
+import { FairScheduler } from '../../../src/overload/fair-scheduler.ts';
 
 /** Takes `count` turns of `ms`, and notes each. */
-function work(turns: Turns, caller: string, { ms, count, log = [] }: { ms: number; count: number; log?: string[] }) {
+function work(
+  turns: FairScheduler,
+  caller: string,
+  { ms, count, log = [] }: { ms: number; count: number; log?: string[] },
+) {
   let turn = 0;
   return turns.run({ caller }, () => {
     log.push(caller);
@@ -13,7 +17,7 @@ function work(turns: Turns, caller: string, { ms, count, log = [] }: { ms: numbe
 }
 
 /** Keeps all others waiting until it is called. */
-function hold(turns: Turns): () => void {
+function hold(turns: FairScheduler): () => void {
   const { promise, resolve } = Promise.withResolvers<void>();
   void turns.run({ caller: 'gate' }, () => promise.then(() => ({ isDone: true, tookMs: 0 })));
   return resolve;
@@ -21,7 +25,7 @@ function hold(turns: Turns): () => void {
 
 describe('turns', () => {
   test('go one at a time', async () => {
-    const turns = new Turns();
+    const turns = new FairScheduler();
     let under = 0;
     const one = () =>
       turns.run({ caller: 'a' }, async () => {
@@ -35,7 +39,7 @@ describe('turns', () => {
   });
 
   test('are shared by callers, not by calls', async () => {
-    const turns = new Turns();
+    const turns = new FairScheduler();
     const log: string[] = [];
     const begin = hold(turns);
     const many = Array.from({ length: 20 }, () => work(turns, 'many', { ms: 10, count: 5, log }));
@@ -48,7 +52,7 @@ describe('turns', () => {
   });
 
   test('weigh time: a caller with long turns gets fewer', async () => {
-    const turns = new Turns();
+    const turns = new FairScheduler();
     const log: string[] = [];
     const begin = hold(turns);
     const heavy = work(turns, 'heavy', { ms: 50, count: 10, log });
@@ -61,7 +65,7 @@ describe('turns', () => {
   });
 
   test('come soon to a call that is new, and in the end to one that is long', async () => {
-    const turns = new Turns();
+    const turns = new FairScheduler();
     const log: string[] = [];
     const long = Array.from({ length: 10 }, () => work(turns, 'a', { ms: 100, count: 3, log }));
     await work(turns, 'a', { ms: 1, count: 1 });
@@ -78,7 +82,7 @@ describe('turns', () => {
   });
 
   test('are not waited for by a caller that has gone away', async () => {
-    const turns = new Turns();
+    const turns = new FairScheduler();
     const begin = hold(turns);
     const gone = new AbortController();
     const step = () => ({ isDone: false, tookMs: 1 });
@@ -101,7 +105,7 @@ describe('turns', () => {
 
   test('go on when a step throws, and a new caller has saved up nothing', async () => {
     const rests: number[] = [];
-    const turns = new Turns({
+    const turns = new FairScheduler({
       rest(ms) {
         rests.push(ms);
         return Promise.resolve();
@@ -122,7 +126,7 @@ describe('turns', () => {
 
   test('bound what waits, for each caller and for all, and let the callers of the store go by', async () => {
     let aside = 0;
-    const turns = new Turns({
+    const turns = new FairScheduler({
       aside() {
         aside++;
         return () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { callsAtOnce, fewCalls, nextShare } from '../../../src/overload/pie.ts';
+import { concurrencyLimit, fewCalls, nextShare } from '../../../src/overload/pie.ts';
 
 const targetMs = 500;
 const lookMs = 100;
@@ -89,7 +89,7 @@ describe('the calls that may be here at once', () => {
       now.sort((a, b) => a - b);
       quickestMs = Math.min(quickestMs, now[0] ?? quickestMs);
       const usualMs = now[now.length >> 1] ?? 0;
-      most = callsAtOnce({ quickestMs, usualMs, perSecond: ended.length * 2 }, waitMs);
+      most = concurrencyLimit({ quickestMs, usualMs, perSecond: ended.length * 2 }, waitMs);
       looks.push({ most, here: queue.length, tookMs: usualMs, refused, endedPerSecond: ended.length * 2 });
       refused = 0;
     }
@@ -123,11 +123,11 @@ describe('the calls that may be here at once', () => {
   });
 
   test('are few, not none, when nothing ends any more', () => {
-    assert.equal(callsAtOnce({ quickestMs: 3, usualMs: 2000, perSecond: 0 }, waitMs), fewCalls);
+    assert.equal(concurrencyLimit({ quickestMs: 3, usualMs: 2000, perSecond: 0 }, waitMs), fewCalls);
   });
 
   test('are without bound as long as nothing is known', () => {
     const unknown = { quickestMs: Number.POSITIVE_INFINITY, usualMs: 0, perSecond: 0 };
-    assert.equal(callsAtOnce(unknown, waitMs), Number.POSITIVE_INFINITY);
+    assert.equal(concurrencyLimit(unknown, waitMs), Number.POSITIVE_INFINITY);
   });
 });

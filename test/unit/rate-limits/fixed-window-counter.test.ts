@@ -1,25 +1,25 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { createWindows } from '../../../src/rate-limits/fixed-window-counter.ts';
+import { createFixedWindowCounter } from '../../../src/rate-limits/fixed-window-counter.ts';
 import type { Taken } from '../../../src/rate-limits/postgres-counter.sql.ts';
 import { seedOf } from '../../support/seed.ts';
 
 describe('windows', () => {
   test('give what is left of the quota, take it back, and begin anew after their length', () => {
     let now = 1000;
-    const windows = createWindows({ points: 5, seconds: 2 }, () => now);
+    const windows = createFixedWindowCounter({ points: 5, seconds: 2 }, () => now);
     assert.deepEqual(windows.take('a', 3), { taken: 3, remaining: 2, resetMs: 2000 });
     now += 500;
     assert.deepEqual(windows.take('a', 3), { taken: 2, remaining: 0, resetMs: 1500 });
     assert.deepEqual(windows.take('a', 1), { taken: 0, remaining: 0, resetMs: 1500 });
     assert.deepEqual(windows.take('b', 1), { taken: 1, remaining: 4, resetMs: 2000 });
-    windows.giveBack('a', 2);
+    windows.refund('a', 2);
     assert.deepEqual(windows.take('a', 1), { taken: 1, remaining: 1, resetMs: 1500 });
-    windows.giveBack('nobody', 2);
+    windows.refund('nobody', 2);
     now += 1500;
     assert.deepEqual(windows.take('a', 6), { taken: 5, remaining: 0, resetMs: 2000 });
-    windows.giveBack('a', 99);
+    windows.refund('a', 99);
     assert.deepEqual(windows.take('a', 6), { taken: 5, remaining: 0, resetMs: 2000 });
   });
 
@@ -30,7 +30,7 @@ describe('windows', () => {
         fc.double({ min: 0, max: 999, noNaN: true }),
         (at, age) => {
           let now = at;
-          const windows = createWindows({ points: 9, seconds: 1 }, () => now);
+          const windows = createFixedWindowCounter({ points: 9, seconds: 1 }, () => now);
           assert.deepEqual(windows.take('a', 1), { taken: 1, remaining: 8, resetMs: 1000 });
           now += age;
           const { resetMs } = windows.take('a', 1) as Taken;
@@ -48,7 +48,7 @@ describe('windows', () => {
     fc.assert(
       fc.property(steps, (all) => {
         let now = 0;
-        const windows = createWindows({ points: 10, seconds: 1 }, () => now);
+        const windows = createFixedWindowCounter({ points: 10, seconds: 1 }, () => now);
         const model = new Map<string, { begin: number; count: number }>();
         for (const { key, count, wait } of all) {
           now += wait;

@@ -4,7 +4,7 @@ import { sql } from 'kysely';
 import { randomOf } from '../../../bench/workload.ts';
 import { trustedCaller } from '../../../src/messages/caller.ts';
 import { ChannelKeys } from '../../../src/messages/channel-keys.sql.ts';
-import { prepare } from '../../../src/messages/message.ts';
+import { prepareMessage } from '../../../src/messages/message.ts';
 import type { Filter } from '../../../src/messages/messages-read.sql.ts';
 import { createReadChannel, type ReadCall } from '../../../src/reading/read-channel.ts';
 import { createAppend } from '../../../src/sending/append.ts';
@@ -27,7 +27,7 @@ describe('pages of history', () => {
 
   let sent = 0;
   const draft = (channelId: string, more: object = {}, clientMsgNo = `k${sent++}`) =>
-    prepare(
+    prepareMessage(
       {
         header: undefined,
         fromUid: 'u',

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { ChannelKeys } from '../../../src/messages/channel-keys.sql.ts';
-import { type Prepared, prepare } from '../../../src/messages/message.ts';
-import { Failure } from '../../../src/messages/service-error.ts';
+import { type PreparedMessage, prepareMessage } from '../../../src/messages/message.ts';
+import { ServiceError } from '../../../src/messages/service-error.ts';
 import type { Db } from '../../../src/postgres/schema.ts';
 import { sweepTemporary } from '../../../src/retention/temporary-channels.sql.ts';
 import { createAppend } from '../../../src/sending/append.ts';
@@ -165,8 +165,8 @@ describe('temporary channels', () => {
 });
 
 /** A command as the store takes it. */
-const commandTo = (uids: readonly string[], key: string): Prepared =>
-  prepare(
+const commandTo = (uids: readonly string[], key: string): PreparedMessage =>
+  prepareMessage(
     {
       header: { noPersist: 0, redDot: 0, syncOnce: 1 },
       clientMsgNo: key,
@@ -230,5 +230,8 @@ test('a command whose channel is removed before each attempt is refused with STO
   context.after(close);
   const append = createAppend({ db, channelKeys: new SweptKeys(db, Number.POSITIVE_INFINITY), rules });
   const batch = { messages: [commandTo(['r1'], 'k')], atomic: false, expectedLastSeqs: new Map() };
-  await assert.rejects(append([batch]), (error) => error instanceof Failure && error.refusal.reason === 'STORE_BUSY');
+  await assert.rejects(
+    append([batch]),
+    (error) => error instanceof ServiceError && error.refusal.reason === 'STORE_BUSY',
+  );
 });

@@ -2,10 +2,10 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { glob } from 'node:fs/promises';
 import { describe, test } from 'node:test';
-import { ruleWords } from '../../../src/rpc/validation-messages.ts';
+import { violationMessage } from '../../../src/rpc/validation-messages.ts';
 
 describe('a broken rule in words', () => {
-  const rows: [string, Parameters<typeof ruleWords>[0], string][] = [
+  const rows: [string, Parameters<typeof violationMessage>[0], string][] = [
     ['a pattern', { id: 'string.pattern', said: 'does not match regex pattern `^[^#&]*$`' }, 'must not contain # or &'],
     ['a size', { id: 'bytes.max_len', said: 'must be at most 8 bytes', actual: 9 }, 'must be at most 8 bytes, not 9'],
     ['an empty text', { id: 'string.min_bytes', said: 'must be at least 1 bytes' }, 'is required: it is empty'],
@@ -30,14 +30,14 @@ describe('a broken rule in words', () => {
     ],
     ['what has no other words', { id: 'uint32.lte', said: 'must be at most 7' }, 'must be at most 7'],
   ];
-  for (const [what, rule, expected] of rows) test(what, () => assert.equal(ruleWords(rule), expected));
+  for (const [what, rule, expected] of rows) test(what, () => assert.equal(violationMessage(rule), expected));
 
   test('every pattern of the contract has words', async () => {
     let count = 0;
     for await (const file of glob('proto/sendbatch/v1/*.proto'))
       for (const [, pattern] of readFileSync(file, 'utf8').matchAll(/\bpattern(?: =|:) "(.*)"/g)) {
         count++;
-        const words = ruleWords({ id: 'string.pattern', said: `does not match regex pattern \`${pattern}\`` });
+        const words = violationMessage({ id: 'string.pattern', said: `does not match regex pattern \`${pattern}\`` });
         assert.match(words, /^must /, pattern);
         assert.doesNotMatch(words, /\^/);
       }

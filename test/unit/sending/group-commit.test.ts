@@ -27,7 +27,7 @@ function room(change: Partial<GroupCommitOptions<Job, number>> = {}) {
         groups.push({ jobs, end: (error) => (error === undefined ? resolve(done(jobs)) : reject(error)) });
         arrived?.();
       }),
-    isSpoilt: (error) => !(error instanceof Busy),
+    shouldBisect: (error) => !(error instanceof Busy),
     refuse: (why) => new Busy(why),
     ...change,
   });

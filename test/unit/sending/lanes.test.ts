@@ -3,8 +3,8 @@ import { after, before, describe, test } from 'node:test';
 import pg from 'pg';
 import type { Batch, Outcome } from '../../../src/messages/append-plan.ts';
 import { ChannelKeys } from '../../../src/messages/channel-keys.sql.ts';
-import { type Draft, prepare } from '../../../src/messages/message.ts';
-import { Failure } from '../../../src/messages/service-error.ts';
+import { type Draft, prepareMessage } from '../../../src/messages/message.ts';
+import { ServiceError } from '../../../src/messages/service-error.ts';
 import { openDatabase } from '../../../src/postgres/pool.ts';
 import type { Db } from '../../../src/postgres/schema.ts';
 import { type Append, createAppend } from '../../../src/sending/append.ts';
@@ -25,7 +25,7 @@ const draft = (channelId: string, clientMsgNo: string, more: Partial<Draft> = {}
   ...more,
 });
 const batchOf = (drafts: readonly Draft[], more: Partial<Batch> = {}): Batch => ({
-  messages: drafts.map((each) => prepare(each, each.clientMsgNo)),
+  messages: drafts.map((each) => prepareMessage(each, each.clientMsgNo)),
   atomic: false,
   expectedLastSeqs: new Map(),
   ...more,
@@ -76,7 +76,7 @@ describe('batches that share groups', () => {
     groups.length = 0;
     const [bad, ...good] = await Promise.allSettled([poison, ...others].map((batch) => lanes.append(batch)));
     assert.equal(bad?.status, 'rejected');
-    assert.ok(bad.status === 'rejected' && !(bad.reason instanceof Failure), 'a defect, not a refusal');
+    assert.ok(bad.status === 'rejected' && !(bad.reason instanceof ServiceError), 'a defect, not a refusal');
     for (const each of good)
       assert.deepEqual(each.status === 'fulfilled' && kinds(each.value), ['accepted', 'accepted']);
     assert.equal((await keysIn('poison-')).length, 40);
@@ -107,7 +107,10 @@ describe('batches that share groups', () => {
           else assert.equal(outcome.kind, 'accepted');
         }
       } else
-        assert.ok(each.reason instanceof Failure && each.reason.refusal.reason === 'STORE_BUSY', String(each.reason));
+        assert.ok(
+          each.reason instanceof ServiceError && each.reason.refusal.reason === 'STORE_BUSY',
+          String(each.reason),
+        );
       const again = await lanes.append(sent[index] as Batch);
       for (const [position, outcome] of again.entries()) {
         const before = each.status === 'fulfilled' ? each.value[position] : undefined;
@@ -165,7 +168,7 @@ describe('batches that share groups', () => {
     const answers = Array.from({ length: 100 }, (_, index) => stopping.append(batchOf([draft('stop', `s${index}`)])));
     await stopping.close();
     const late = stopping.append(batchOf([draft('stop', 'late')]));
-    await assert.rejects(late, (error) => error instanceof Failure && error.refusal.reason === 'STORE_BUSY');
+    await assert.rejects(late, (error) => error instanceof ServiceError && error.refusal.reason === 'STORE_BUSY');
     for (const outcomes of await Promise.all(answers)) assert.deepEqual(kinds(outcomes), ['accepted']);
     assert.equal((await keysIn('stop')).length, 100);
   });

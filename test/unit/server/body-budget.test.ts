@@ -3,7 +3,7 @@ import http2 from 'node:http2';
 import net from 'node:net';
 import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { createIntake, wasCut } from '../../../src/server/body-budget.ts';
+import { createBodyBudget, wasEvicted } from '../../../src/server/body-budget.ts';
 import { type Listener, listen } from '../../../src/server/port.ts';
 
 const kilobyte = 1024;
@@ -17,7 +17,7 @@ let cuts = 0;
 let here = 0;
 const heard = new Set<() => void>();
 before(async () => {
-  const intake = createIntake({
+  const intake = createBodyBudget({
     mostBytes: 1024 * kilobyte,
     graceMs,
     isStream: ({ url }) => url === '/stream',
@@ -41,7 +41,7 @@ before(async () => {
         came += chunk.length;
         for (const wake of heard) wake();
       });
-      request.on('end', () => response.end(wasCut(request) ? 'cut' : String(bytes)));
+      request.on('end', () => response.end(wasEvicted(request) ? 'cut' : String(bytes)));
     },
   });
 });

@@ -5,10 +5,10 @@ import http2 from 'node:http2';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { MessageService } from '../../../gen/sendbatch/v1/message_service_pb.ts';
-import { startOverload } from '../../../src/overload/admission-controller.ts';
+import { startAdmissionController } from '../../../src/overload/admission-controller.ts';
 import { fewCalls } from '../../../src/overload/pie.ts';
 import { isGone, type Request, type Response } from '../../../src/rpc/request-context.ts';
-import { bodyIsWhole, createShed } from '../../../src/server/load-shedding.ts';
+import { bodyIsWhole, createLoadShedding } from '../../../src/server/load-shedding.ts';
 import { listen } from '../../../src/server/port.ts';
 
 /** More than are let in when none ends. */
@@ -16,8 +16,8 @@ const uploads = 2 * fewCalls;
 
 for (const protocol of ['HTTP/1.1', 'HTTP/2'] as const)
   test(`${protocol}: calls whose callers have left count for none, whatever is read of their bodies then`, async () => {
-    const overload = startOverload({ waitMs: 200, onShed: () => {} });
-    const shed = createShed(overload, () => MessageService.method.sendBatch);
+    const overload = startAdmissionController({ waitMs: 200, onShed: () => {} });
+    const shed = createLoadShedding(overload, () => MessageService.method.sendBatch);
     const came: { request: Request; response: Response }[] = [];
     const all = Promise.withResolvers<void>();
     const listener = await listen({

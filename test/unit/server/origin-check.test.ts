@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { createGuard } from '../../../src/server/origin-check.ts';
+import { createOriginCheck } from '../../../src/server/origin-check.ts';
 
-const open = createGuard({ open: true, allowedOrigins: 'default' });
-const listed = createGuard({ open: true, allowedOrigins: ['https://app.example.com'] });
-const anybody = createGuard({ open: false, allowedOrigins: ['*'] });
+const open = createOriginCheck({ open: true, allowedOrigins: 'default' });
+const listed = createOriginCheck({ open: true, allowedOrigins: ['https://app.example.com'] });
+const anybody = createOriginCheck({ open: false, allowedOrigins: ['*'] });
 
 describe('Host, while no key is needed', () => {
   for (const host of [
@@ -55,7 +55,7 @@ describe('Origin', () => {
     ['any when * is', anybody, 'https://any.example', 'a.example', 'pass'],
     [
       'its own',
-      createGuard({ open: false, allowedOrigins: 'default' }),
+      createOriginCheck({ open: false, allowedOrigins: 'default' }),
       'https://a.example:5001',
       'a.example:5001',
       'pass',
@@ -92,7 +92,7 @@ describe('Origin', () => {
   });
 
   test('its own page is told by the browser, also behind a proxy that changes the Host', () => {
-    const guard = createGuard({ open: false, allowedOrigins: ['https://app.example.com'] });
+    const guard = createOriginCheck({ open: false, allowedOrigins: ['https://app.example.com'] });
     const headers = { origin: 'https://messages.example.com', host: 'sendbatch.internal:5001' };
     assert.equal(guard({ method: 'POST', headers }).kind, 'refuse');
     assert.equal(guard({ method: 'POST', headers: { ...headers, 'sec-fetch-site': 'same-origin' } }).kind, 'pass');

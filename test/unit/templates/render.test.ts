@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { limits } from '../../../src/limits.ts';
-import type { Failure } from '../../../src/messages/service-error.ts';
+import type { ServiceError } from '../../../src/messages/service-error.ts';
 import type { Variables } from '../../../src/templates/template.ts';
 import { createTemplates, type Templates } from '../../../src/templates/templates.ts';
 import { openOwnStore } from '../../support/database.ts';
@@ -78,7 +78,7 @@ describe('rendering', () => {
       Array.from({ length: 100 }, (_, index) => ({ name: `t${index}`, body, format: 'text' as const }));
     await templates.render([], text(`${'x'.repeat(60_000)}{{ a }}{% if a %}{{ b }}{% endif %}`));
     const chain = `{% if ${'a or '.repeat(12_000)}a %}{% endif %}`;
-    await assert.rejects(templates.render([], text(chain)), (error: Failure) => {
+    await assert.rejects(templates.render([], text(chain)), (error: ServiceError) => {
       assert.equal(error.refusal.reason, 'INVALID_FIELD');
       assert.match(error.violations[0]?.description ?? '', /too large together/);
       return true;
@@ -87,9 +87,12 @@ describe('rendering', () => {
 
   test('takes templates of up to so many tags', async () => {
     await templates.render([], own('{{ a }}'.repeat(limits.templateTags)));
-    await assert.rejects(templates.render([], own('{{ a }}'.repeat(limits.templateTags + 1))), (error: Failure) => {
-      assert.match(error.violations[0]?.description ?? '', /has 1001 tags and outputs, at most 1000/);
-      return true;
-    });
+    await assert.rejects(
+      templates.render([], own('{{ a }}'.repeat(limits.templateTags + 1))),
+      (error: ServiceError) => {
+        assert.match(error.violations[0]?.description ?? '', /has 1001 tags and outputs, at most 1000/);
+        return true;
+      },
+    );
   });
 });

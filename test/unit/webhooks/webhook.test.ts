@@ -5,9 +5,9 @@ import {
   breakDelay,
   countOf,
   firstOf,
-  pace,
   retryAfterMs,
   retryDelay,
+  retrySchedule,
   verdictOf,
   withinBytes,
 } from '../../../src/webhooks/webhook.ts';
@@ -29,14 +29,14 @@ describe('webhooks, decided', () => {
   });
 
   test('tries: a second, four times as long each, an hour at most, five hours in all; Retry-After is a least', () => {
-    const delays = Array.from({ length: pace.attempts - 1 }, (_, index) => retryDelay(index + 1, 0, 0.5));
+    const delays = Array.from({ length: retrySchedule.attempts - 1 }, (_, index) => retryDelay(index + 1, 0, 0.5));
     assert.deepEqual(delays.slice(0, 4), [1000, 4000, 16_000, 64_000]);
     assert.equal(delays.at(-1), 3600_000);
     const hours = delays.reduce((sum, each) => sum + each, 0) / 3600_000;
     assert.ok(hours > 5 && hours < 6, `${hours} hours`);
     assert.deepEqual([retryDelay(1, 0, 0), retryDelay(1, 0, 1)], [750, 1250]);
     assert.equal(retryDelay(1, 9000, 0.5), 9000);
-    assert.equal(retryDelay(1, 1e12, 0.5), pace.longestMs, 'a receiver cannot ask for for ever');
+    assert.equal(retryDelay(1, 1e12, 0.5), retrySchedule.longestMs, 'a receiver cannot ask for for ever');
     assert.deepEqual(
       [4, 5, 6, 7, 99].map((failures) => breakDelay(failures)),
       [0, 1000, 2000, 4000, 60_000],
