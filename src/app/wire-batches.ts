@@ -1,58 +1,39 @@
 import { sweepBatches } from '../batches/batches.sql.ts';
 import { type Batches, createBatches } from '../batches/batches.ts';
 import { dueCallers } from '../batches/claims.sql.ts';
-import { type ChunkRunnerParts, createChunkRunner, stopBatches } from '../batches/run-chunk.ts';
+import { createChunkRunner, stopBatches } from '../batches/run-chunk.ts';
 import { longestScheduleMs } from '../batches/submission.ts';
 import { type BatchWatch, createBatchWatch } from '../batches/watch.ts';
-import type { Config } from '../config/index.ts';
-import type { Events } from '../observability/events.ts';
 import { startLoop } from '../observability/loop.ts';
-import type { Db } from '../postgres/schema.ts';
-import type { SendBatch } from '../sending/send-batch.ts';
+import { createFindStored } from '../sending/find-stored.ts';
+import type { Store } from '../sending/group-context.ts';
 import { sweepDeletedTemplates } from '../templates/templates.sql.ts';
-import type { Templates } from '../templates/templates.ts';
-import type { OpenServer } from './database.ts';
+import { dayMs, hourMs } from '../time.ts';
+import type { Foundation } from './foundation.ts';
+import type { WiredSending } from './wire-sending.ts';
 
-/** Batches that are sent in the background, and who sends them. */
+/** Submitted batches, sent in the background. */
 export interface WiredBatches {
   readonly batches: Batches;
   readonly batchWatch: BatchWatch;
-  /** Finishes the chunks under way, so many milliseconds. */
-  close(graceMs: number): Promise<void>;
 }
 
-/** How often it is looked for callers whose turn was lost: the queue keeps them, so that it finds none unless somebody emptied the queue. */
-const lookMs = 15_000;
-const callersAtOnce = 1000;
-const dayMs = 24 * 3600_000;
-/** A submission of which nothing came for so long was given up. */
-const silentMs = 3600_000;
-const sweepBite = 100;
-/** Bites of one run, so that a stop does not wait for long. */
-const sweepBites = 1000;
+/** Time between searches for callers whose job was lost. The queue keeps jobs, so this finds none unless the queue was emptied. */
+const searchEveryMs = 15_000;
+const callersPerSearch = 1000;
+/** An upload from which nothing arrived for this long was abandoned. */
+const abandonedMs = hourMs;
+const sweepChunk = 100;
+/** Chunks per run of the sweeper, so that a stop waits for one chunk and not for all. */
+const sweepChunksPerRun = 1000;
 
-export async function wireBatches({
-  database,
-  db,
-  config,
-  sendBatch,
-  templates,
-  findStored,
-  events,
-  now,
-}: {
-  readonly database: OpenServer;
-  readonly db: Db;
-  readonly config: Pick<Config, 'batchConcurrency' | 'batchRetentionDays' | 'sweepIntervalMs'>;
-  readonly sendBatch: SendBatch;
-  readonly templates: Templates;
-  readonly findStored: ChunkRunnerParts['findStored'];
-  readonly events: Events;
-  /** The database's clock. */
-  readonly now: () => number;
-}): Promise<WiredBatches> {
+export async function wireBatches(
+  { config, database, db, events, lifecycle, now }: Foundation,
+  { sendBatch, templates }: Pick<WiredSending, 'sendBatch' | 'templates'>,
+  store: Store,
+): Promise<WiredBatches> {
   const watch = events.loop('batch_queue');
-  const turns = events.loop('batch_chunks');
+  const chunks = events.loop('batch_chunks');
   const jobs = await database.openJobs(watch.onError);
   const wake = async (callerId: string, timeMs: number, worked = true) => {
     try {
@@ -60,36 +41,43 @@ export async function wireBatches({
       if (timeMs <= now() && worked) await jobs.turn(callerId);
       else await jobs.turnAt(callerId, timeMs);
     } catch (error) {
-      // The batch is stored: it is looked for below.
+      // The batch is stored, and the search below finds its caller.
       watch.onError(error);
     }
   };
   const onMoved = (batchId: string) => batchWatch.moved(batchId);
   const batches = createBatches({ db, templates, wake, onMoved, now });
   const batchWatch = createBatchWatch(batches);
-  const turn = createChunkRunner({ db, sendBatch, findStored, onMoved, onError: turns.onError, now });
-  const take = async (callerId: string) => {
-    const start = performance.now();
-    const done = (failed: boolean) => turns.onRun(performance.now() - start, failed);
-    const { dueAt, worked } = await turn(callerId).catch((error: unknown) => {
-      done(true);
+  const runChunk = createChunkRunner({
+    db,
+    sendBatch,
+    findStored: createFindStored(store),
+    onMoved,
+    onError: chunks.onError,
+    now,
+  });
+  const runJob = async (callerId: string) => {
+    const startedAt = performance.now();
+    const report = (failed: boolean) => chunks.onRun(performance.now() - startedAt, failed);
+    const { dueAt, worked } = await runChunk(callerId).catch((error: unknown) => {
+      report(true);
       throw error;
     });
-    done(false);
+    report(false);
     if (dueAt !== undefined) await wake(callerId, dueAt, worked);
   };
   try {
-    if (config.batchConcurrency > 0) await jobs.run(take, config.batchConcurrency);
+    if (config.batchConcurrency > 0) await jobs.run(runJob, config.batchConcurrency);
   } catch (error) {
     await jobs.stop(0);
     throw error;
   }
-  const looking = startLoop({
-    everyMs: lookMs,
+  const searching = startLoop({
+    everyMs: searchEveryMs,
     ...watch,
     async run() {
       for (const batchId of await stopBatches(db)) onMoved(batchId);
-      for (const callerId of await dueCallers(db, callersAtOnce)) await jobs.turn(callerId);
+      for (const callerId of await dueCallers(db, callersPerSearch)) await jobs.turn(callerId);
     },
   });
   const sweeping = startLoop({
@@ -97,17 +85,14 @@ export async function wireBatches({
     ...events.loop('batch_sweeper'),
     async run() {
       const keptMs = config.batchRetentionDays * dayMs;
-      for (let bite = 0; bite < sweepBites; bite++)
-        if ((await sweepBatches(db, { keptMs, silentMs, limit: sweepBite })) < sweepBite) break;
+      for (let chunk = 0; chunk < sweepChunksPerRun; chunk++)
+        if ((await sweepBatches(db, { keptMs, silentMs: abandonedMs, limit: sweepChunk })) < sweepChunk) break;
       await sweepDeletedTemplates(db, longestScheduleMs + keptMs);
     },
   });
-  return {
-    batches,
-    batchWatch,
-    async close(graceMs) {
-      await Promise.all([looking.stop(), sweeping.stop()]);
-      await jobs.stop(graceMs);
-    },
-  };
+  lifecycle.onStop('batches', async () => {
+    await Promise.all([searching.stop(), sweeping.stop()]);
+    await jobs.stop(lifecycle.graceLeftMs());
+  });
+  return { batches, batchWatch };
 }

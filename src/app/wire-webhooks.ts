@@ -1,47 +1,33 @@
-import type { Config } from '../config/index.ts';
-import type { Events } from '../observability/events.ts';
 import { startLoop } from '../observability/loop.ts';
-import type { Db } from '../postgres/schema.ts';
-import { createWebhookDelivery, type WebhookBodies } from '../webhooks/delivery.ts';
+import { createWebhookBodies } from '../rpc/webhook-body.ts';
+import { createWebhookDelivery } from '../webhooks/delivery.ts';
 import { createPoster, isSecret } from '../webhooks/post.ts';
 import { urlFault } from '../webhooks/public-address.ts';
 import { retrySchedule } from '../webhooks/webhook.ts';
 import { createWebhooks, type Webhooks } from '../webhooks/webhooks.ts';
 import { StartError } from './database.ts';
+import type { Foundation } from './foundation.ts';
 import { version } from './version.ts';
 
-/** The webhooks, and who brings them what is stored. */
+/** Webhooks, and the loops that deliver what is stored to them. */
 export interface WiredWebhooks {
   readonly webhooks: Webhooks;
-  /** Something was stored: it is looked at in a moment, and not for each commit. */
+  /** Messages were stored: starts delivery within `nudgeMs`, once for all commits of that time. */
   nudge(): void;
-  close(graceMs: number): Promise<void>;
 }
 
-/** How often each instance looks whether there are webhooks. */
-const reloadMs = 1000;
-/** How often it looks for work while there are: for what another instance has stored, and what is tried again. */
-const pollMs = 250;
-/** Commits of this long are looked at together. */
+/** Time between checks of each instance for created, changed and deleted webhooks. */
+const reloadEveryMs = 1000;
+/** Time between polls for work while webhooks exist: messages of other instances, and due retries. */
+const pollEveryMs = 250;
+/** Commits within this time start one delivery run. */
 const nudgeMs = 10;
 
-export async function wireWebhooks(
-  config: Config,
-  {
-    db,
-    bodies,
-    events,
-    now,
-  }: {
-    readonly db: Db;
-    readonly bodies: WebhookBodies;
-    readonly events: Events;
-    /** The database's clock: signatures of all instances carry one time. */
-    readonly now: () => number;
-  },
-): Promise<WiredWebhooks> {
+export async function wireWebhooks({ config, db, events, lifecycle, now }: Foundation): Promise<WiredWebhooks> {
   const { settings, allowPrivate, timeoutMs } = config.webhooks;
   if (settings !== undefined) assertSettings(settings, allowPrivate);
+  const bodies = createWebhookBodies();
+  // Database time, so that the signatures of all instances carry one clock.
   const poster = createPoster({ timeoutMs, allowPrivate, userAgent: `sendbatch/${version}`, now });
   const watch = events.loop('webhook_deliveries');
   const delivery = createWebhookDelivery({
@@ -50,7 +36,7 @@ export async function wireWebhooks(
     bodies,
     events,
     pace: { ...retrySchedule, ...config.webhooks.pace },
-    // A POST ends in its time; what is between two of them is a few statements.
+    // A POST ends within its timeout; between two of them are a few statements.
     leaseMs: timeoutMs * 2 + 1000,
     onError: watch.onError,
     now,
@@ -66,31 +52,28 @@ export async function wireWebhooks(
   const webhooks = createWebhooks({ db, poster, bodies, allowPrivate, nudge, now });
   await webhooks.applySettings(settings);
   const delivering = startLoop({
-    everyMs: pollMs,
+    everyMs: pollEveryMs,
     run: async () => {
       if (webhooks.any()) await delivery.run();
     },
     ...watch,
   });
-  const reloading = startLoop({ everyMs: reloadMs, run: webhooks.reload, ...events.loop('webhook_reload') });
+  const reloading = startLoop({ everyMs: reloadEveryMs, run: webhooks.reload, ...events.loop('webhook_reload') });
   const sweeping = startLoop({
     everyMs: config.sweepIntervalMs,
     async run() {
       await webhooks.sweep();
-      // What others wrote to the outbox before they knew that the last webhook is gone.
+      // Removes outbox rows that other instances wrote before they saw that the last webhook was deleted.
       if (!webhooks.any()) await delivery.run();
     },
     ...events.loop('webhook_sweeper'),
   });
-  return {
-    webhooks,
-    nudge,
-    async close(graceMs) {
-      clearTimeout(nudging);
-      await Promise.all([delivering.stop(), reloading.stop(), sweeping.stop()]);
-      await delivery.stop(graceMs);
-    },
-  };
+  lifecycle.onStop('webhooks', async () => {
+    clearTimeout(nudging);
+    await Promise.all([delivering.stop(), reloading.stop(), sweeping.stop()]);
+    await delivery.stop(lifecycle.graceLeftMs());
+  });
+  return { webhooks, nudge };
 }
 
 function assertSettings({ url, secret }: { url: string; secret: string }, allowPrivate: boolean): void {

@@ -7,6 +7,7 @@ import { isSameRequest } from '../postgres/pg-errors.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import { missingVersion, type TemplateText, wishedVersion } from '../templates/template.ts';
 import type { Templates } from '../templates/templates.ts';
+import { dayMs } from '../time.ts';
 import { type BatchDraft, type BatchPriority, type Chunk, cutChunks, type Placed, slotCost } from './batch.ts';
 import {
   findByRequestId,
@@ -47,7 +48,6 @@ export interface SubmissionParts {
   readonly now: () => number;
 }
 
-const dayMs = 24 * 3600_000;
 /** How long after its submission a batch may be sent, and ask for a version of a template. */
 export const longestScheduleMs = limits.scheduleDays * dayMs;
 /** Messages that are held before they are written. */

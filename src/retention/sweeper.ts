@@ -1,4 +1,5 @@
 import { type Loop, startLoop } from '../observability/loop.ts';
+import { dayMs } from '../time.ts';
 
 /** What is kept how long. */
 export interface Retention {
@@ -32,7 +33,6 @@ export interface SweeperOptions {
 const expiredAtOnce = 2000;
 const oldAtOnce = { channels: 500, messages: 200, total: 5000 };
 const liveMs = 60_000;
-const dayMs = 24 * 3600_000;
 
 /**
  * Removes what has expired, is too old or is over. A run takes small steps, of each kind in turn, until there is nothing left: messages go as fast as they come, and no kind, channel type or channel keeps

@@ -3,6 +3,7 @@ import { commandSequence, messageSequence, tempType } from '../messages/channel.
 import { lockHeadsSkipLocked } from '../messages/channel-keys.sql.ts';
 import { alive } from '../messages/messages-read.sql.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
+import { dayMs } from '../time.ts';
 
 /**
  * Temporary channels: those that the service made for commands that name receivers instead of a channel. Their id is a digest of the receivers.
@@ -13,7 +14,6 @@ import type { Db, Tx } from '../postgres/schema.ts';
 
 /** As `receiversId` writes it. */
 const madeId = /^[0-9a-f]{32}$/;
-const dayMs = 24 * 3600_000;
 /** A channel that is not over is looked at again after this long. */
 const againMs = 6 * 3600_000;
 /** Commands of one channel that are removed at once. */

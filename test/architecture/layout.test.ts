@@ -15,6 +15,7 @@ const root = join(import.meta.dirname, '../..');
 /** Folders and root files of src, from the bottom up. */
 const order = [
   'limits',
+  'time',
   'postgres',
   'messages',
   'overload',
@@ -45,6 +46,7 @@ const order = [
 /** Folders that stand alone: what of src and gen they may import at most. */
 const alone: Readonly<Record<string, readonly string[]>> = {
   limits: [],
+  time: [],
   config: [],
   client: ['gen/client'],
   transcode: ['gen/google'],

@@ -1,0 +1,38 @@
+import { sweepLive } from '../postgres/pg-notify.ts';
+import { type InboxCursor, sweepExpired, sweepInboxes, sweepOld } from '../retention/sweep.sql.ts';
+import { startSweeper } from '../retention/sweeper.ts';
+import { sweepTemporary } from '../retention/temporary-channels.sql.ts';
+import type { Foundation } from './foundation.ts';
+
+/** Temporary channels checked per step of the sweeper. */
+const temporaryPerStep = 50;
+/** Entries of the command inboxes checked per run of the sweeper. */
+const inboxesPerRun = 2000;
+const firstInbox: InboxCursor = { uid: '', commandSeq: 0 };
+
+/** Starts the sweeper: expired messages, messages past their retention, temporary channels, inboxes. */
+export function wireRetention({ config, db, events, lifecycle, now }: Foundation): void {
+  let inboxes = firstInbox;
+  const sweeper = startSweeper({
+    everyMs: config.sweepIntervalMs,
+    retention: config.retention,
+    async sweepExpired(limit, at) {
+      const removed = await sweepExpired(db, limit, at);
+      events.messagesRemoved('expired', removed);
+      return removed;
+    },
+    async sweepOld(channelType, times, bounds) {
+      const swept = await sweepOld(db, channelType, times, bounds);
+      events.messagesRemoved('retention', swept.removed);
+      return swept;
+    },
+    sweepTemporary: (at) => sweepTemporary(db, at, temporaryPerStep),
+    async sweepInboxes() {
+      inboxes = (await sweepInboxes(db, inboxes, inboxesPerRun)) ?? firstInbox;
+    },
+    sweepLive: (longerThanMs) => sweepLive(db, longerThanMs),
+    now,
+    ...events.loop('sweeper'),
+  });
+  lifecycle.onStop('sweeper', () => sweeper.stop());
+}
