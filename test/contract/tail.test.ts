@@ -206,13 +206,11 @@ describe('live tails', () => {
     await send(call, 'later');
     assert.equal(await next(), 'later 4');
     await send(call, 'me', 1, { channel_type: 1, from_uid: 'stranger' });
-    const person = [await next(), await next()].sort();
-    assert.deepEqual(
-      person,
-      ['me@stranger 1', 'me@stranger |1']
-        .map((each) => each.replace('me@stranger', person[0]?.split(' ')[0] ?? ''))
-        .sort(),
-    );
+    const person = [await next(), await next()];
+    const pair = person[0]?.split(' ')[0];
+    // A channel is created before its first message is stored: a reader may be caught up in between, and only there.
+    const isEarly = person[0]?.endsWith('|0');
+    assert.deepEqual(person, isEarly ? [`${pair} |0`, `${pair} 1`] : [`${pair} 1`, `${pair} |1`]);
     await call.post('/channel/subscriber_remove', { channel_id: 'later', subscribers: ['me'] });
     await send(call, 'me', 1, { channel_type: 1, from_uid: 'stranger' });
     assert.match(await next(), / 2$/);
@@ -258,6 +256,25 @@ describe('live tails', () => {
     };
     return { next, until, abort };
   };
+
+  test('a channel that is created while a stream follows its user is caught up at 0 before its first message', async () => {
+    const all = followAll('early');
+    assert.equal(await all.next(), 'all');
+    const holder = new pg.Client({ connectionString: first.databaseUrl });
+    await holder.connect();
+    // Readers read, but nothing is stored: the channel stays without its first message for as long as it is held.
+    await holder.query('begin; lock table sendbatch.message in exclusive mode');
+    const sending = send(call, 'early', 1, { channel_type: 1, from_uid: 'stranger' });
+    const created = await all.next();
+    assert.match(created, /^(early@stranger|stranger@early) \|0$/);
+    await holder.query('rollback');
+    await sending;
+    assert.equal(await all.next(), created.replace('|0', '1'));
+    await send(call, 'early', 1, { channel_type: 1, from_uid: 'stranger' });
+    assert.equal(await all.next(), created.replace('|0', '2'));
+    all.abort.abort();
+    await holder.end();
+  });
 
   for (const [name, transport] of transports)
     test(`a cursor above the head is refused with the true head: ${name}`, async () => {
