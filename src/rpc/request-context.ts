@@ -5,6 +5,7 @@ import type { connectNodeAdapter } from '@connectrpc/connect-node';
 import { callerKey, certificateKey, certificateOf } from '../auth/identity.ts';
 import type { Caller } from '../messages/caller.ts';
 import type { Asked, Protocol } from '../observability/events.ts';
+import { TextBody } from '../transcode/index.ts';
 
 /** What a timer of Node's takes; one that is longer ends at once. */
 export const longestTimerMs = 2 ** 31 - 1;
@@ -53,11 +54,51 @@ export function universalRequest(
     method: request.method ?? 'GET',
     url: request.url ?? '/',
     header: webHeaders(request.headers),
-    // Leaving it early does not end the connection: the answer is to come.
-    body: request.iterator({ destroyOnReturn: false }) as AsyncIterable<Uint8Array>,
+    body: { [Symbol.asyncIterator]: () => new BodyChunks(request) },
     signal,
     contextValues,
   };
+}
+
+/**
+ * The chunks of a body. Returning early does not end the connection: the answer is to come. A body
+ * that came with its headers is one chunk, without the listeners and queues of Node's iterator.
+ */
+class BodyChunks implements AsyncIterator<Uint8Array> {
+  readonly #request: Request;
+  #isRead = false;
+  /** Of a body that is still to come. */
+  #rest: AsyncIterator<Uint8Array> | undefined;
+
+  constructor(request: Request) {
+    this.#request = request;
+  }
+
+  async next(): Promise<IteratorResult<Uint8Array>> {
+    if (this.#rest !== undefined) return await this.#rest.next();
+    if (this.#isRead) return { done: true, value: undefined };
+    // The HTTP/1.1 parser emits a request before the body that came with it, and runs no microtask in between.
+    await undefined;
+    const whole = readWhole(this.#request);
+    if (whole !== undefined) {
+      this.#isRead = true;
+      return { done: false, value: whole };
+    }
+    this.#rest = this.#request.iterator({ destroyOnReturn: false }) as AsyncIterator<Uint8Array>;
+    return await this.#rest.next();
+  }
+
+  async return(): Promise<IteratorResult<Uint8Array>> {
+    await this.#rest?.return?.();
+    return { done: true, value: undefined };
+  }
+}
+
+/** A body of a declared length, when all of it is here and unread. */
+function readWhole(request: Request): Uint8Array | undefined {
+  const { complete, headers, readableLength } = request;
+  if (!complete || readableLength === 0 || Number(headers['content-length']) !== readableLength) return undefined;
+  return (request.read() as Uint8Array | null) ?? undefined;
 }
 
 /** What is known of a call before its body is read: its protocol, its caller, and the client's certificate. */
@@ -79,6 +120,13 @@ export async function writeAnswer(
   { status, header, body }: UniversalServerResponse,
   response: Response,
 ): Promise<void> {
+  if (body instanceof TextBody) {
+    if (isGone(response)) return;
+    response.writeHead(status, Object.fromEntries(header ?? []));
+    // Node writes a text together with the headers.
+    response.end(body.text);
+    return;
+  }
   const chunks: Uint8Array[] = [];
   for await (const chunk of body ?? []) chunks.push(chunk);
   if (isGone(response)) return;

@@ -63,18 +63,21 @@ export async function readBytes(
   // Not for await: leaving it early ends the stream, and Node then cuts the connection before the 413 is out.
   const stream = body[Symbol.asyncIterator]();
   for (;;) {
-    const { done, value } = await stream.next().catch((error: unknown) => {
+    let chunk: IteratorResult<Uint8Array>;
+    try {
+      chunk = await stream.next();
+    } catch (error) {
       if (error instanceof ConnectError || signal.aborted) throw error;
       throw new TranscodeError(400, `the body ended after ${length} bytes, before its end`);
-    });
-    if (done === true) break;
-    length += value.length;
+    }
+    if (chunk.done === true) break;
+    length += chunk.value.length;
     if (length > maxBytes) {
       await stream.return?.();
       await refused();
       throw tooManyBytes(maxBytes, length);
     }
-    chunks.push(value);
+    chunks.push(chunk.value);
   }
   if (declared > 0 && length < declared)
     throw new TranscodeError(400, `the body ended after ${length} of ${declared} bytes`);

@@ -13,7 +13,7 @@ import {
   type UniversalServerRequest,
   type UniversalServerResponse,
 } from '@connectrpc/connect/protocol';
-import { jsonAnswer, merge } from './answer.ts';
+import { dropFraming, jsonAnswer, merge } from './answer.ts';
 import type { Binding } from './binding.ts';
 import { type BodyBounds, type ReadBody, readBody } from './body.ts';
 import { TranscodeError } from './error.ts';
@@ -92,6 +92,7 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
       merge(headers, chosen.headers);
       // As Connect's unary calls have it: a body that is no stream is followed by nothing.
       merge(headers, context.responseTrailer, 'trailer-');
+      if (chosen.headers !== undefined) dropFraming(headers);
       return jsonAnswer(request.method, chosen.status ?? 200, chosen.body ?? plain(), headers);
     } finally {
       context.abort(ended);
@@ -105,6 +106,7 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
     const all = new Headers(context?.responseHeader);
     merge(all, headers);
     if (error instanceof TranscodeError) merge(all, error.headers);
+    dropFraming(all);
     return jsonAnswer(method, status, body, all);
   }
 }

@@ -21,6 +21,7 @@ import { type JsonWriteOptions, JsonWriter } from './json-writer.ts';
 import { readQuery } from './query.ts';
 import { Router, splitUrl } from './router.ts';
 
+export { TextBody } from './answer.ts';
 export type { Binding, RulesOf } from './binding.ts';
 export { type BodyBounds, unpackGzip } from './body.ts';
 export { shortNameOf } from './enum.ts';
