@@ -41,6 +41,7 @@ export function createServer(guard: OriginCheck, shed: LoadShedding, intake: Bod
   async function rpc(request: Request, response: Response): Promise<void> {
     const handler = handlerByPath.get((request.url ?? '').split('?', 1)[0] ?? '');
     if (handler === undefined) return await json(request, response);
+    endCutWrites(response);
     const values = contextValuesOf(request, protocolOf(request.headers['content-type']));
     response.once('close', () => {
       if (!values.get(entryKey).called && !wasEvicted(request))
@@ -121,8 +122,14 @@ export function createServer(guard: OriginCheck, shed: LoadShedding, intake: Bod
     // Who asks before it sends its body is asked for it here, when it was not refused by its headers.
     if (request.headers.expect !== undefined) response.writeContinue();
     intake(request, response);
-    if ([unaryGrpc, eventStream, ndjson, metrics, docs].some((door) => door(request, response))) return;
-    endCutWrites(response);
+    if (
+      unaryGrpc(request, response) ||
+      eventStream(request, response) ||
+      ndjson(request, response) ||
+      metrics(request, response) ||
+      docs(request, response)
+    )
+      return;
     if (protocolOf(request.headers['content-type']) === 'grpc') deferHead(response);
     rpc(request, response);
   }

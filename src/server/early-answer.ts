@@ -132,11 +132,11 @@ export function freeWhenAnsweredEarly(request: Request, response: Response): voi
     });
     return;
   }
-  if (encoding === undefined && length === '0') return;
+  if (encoding === undefined && Number(length) <= keptBytes) return;
   const { socket } = request;
   const writeHead = response.writeHead;
   response.writeHead = ((...head: Parameters<typeof writeHead>) => {
-    if (!request.complete && (encoding !== undefined || Number(length) > keptBytes)) {
+    if (!request.complete) {
       // Node then writes `Connection: close`, and closes at once with this; unread bytes would reset the connection before the answer is read.
       response.shouldKeepAlive = false;
       const destroySoon = socket.destroySoon.bind(socket);
@@ -144,10 +144,12 @@ export function freeWhenAnsweredEarly(request: Request, response: Response): voi
     }
     return writeHead.apply(response, head);
   }) as typeof writeHead;
-  response.once('finish', () => {
-    if (request.complete || !response.shouldKeepAlive) return;
-    void discard(request).then(() => {
-      if (!request.complete) socket.destroy();
-    });
+}
+
+/** The same for what remains of a small body: called when an HTTP/1.1 answer was closed before its request had come. */
+export function discardRest(request: Request, response: Response): void {
+  if ('stream' in response || !response.shouldKeepAlive) return;
+  void discard(request).then(() => {
+    if (!request.complete) request.socket.destroy();
   });
 }

@@ -8,13 +8,17 @@ import { isGone, type Request, type Response } from '../rpc/request-context.ts';
 import { markRefused } from './body-budget.ts';
 import { answerEarly, earlyAnswers } from './early-answer.ts';
 
-/** Calls whose bodies are not whole yet. */
-const coming = new WeakMap<Request, () => void>();
+/** Set while a body is not whole yet. A WeakMap with an entry per call would cost each collection. */
+const coming = Symbol('counts the call');
+
+interface Coming {
+  [coming]?: (() => void) | undefined;
+}
 
 /** Called when the body of a call is whole and its caller known: it counts from now on. Throws when there are too many such calls. */
-export function bodyIsWhole(request: Request): void {
-  const begin = coming.get(request);
-  coming.delete(request);
+export function bodyIsWhole(request: Request & Coming): void {
+  const begin = request[coming];
+  request[coming] = undefined;
   begin?.();
 }
 
@@ -40,13 +44,13 @@ export function createLoadShedding(
       return true;
     }
     if (kind === 'send')
-      coming.set(request, () => {
+      (request as Request & Coming)[coming] = () => {
         if (isGone(response)) throw new ConnectError('the caller has gone away', Code.Canceled);
         const ended = begin();
         if (ended !== undefined) return void response.once('close', ended);
         markRefused(request);
         throw toConnectError(overloaded());
-      });
+      };
     return false;
   };
 }

@@ -1,4 +1,4 @@
-import { createServer as createHttpServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createHttpServer, type Server, type ServerResponse } from 'node:http';
 import {
   createServer as createHttp2Server,
   createSecureServer,
@@ -9,8 +9,9 @@ import {
 import { type AddressInfo, Server as NetServer, type Socket } from 'node:net';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
 import { type ConnectionBounds, connectionBounds } from './connection-limits.ts';
+import { discardRest } from './early-answer.ts';
 import { closeGracefully, configureSession, isReset } from './http2-session.ts';
-import { closeSlowUpload } from './slow-upload.ts';
+import { closeSlowExchanges } from './slow-exchanges.ts';
 
 type Handler = ReturnType<typeof connectNodeAdapter>;
 
@@ -59,8 +60,6 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const sessions = new Set<ServerHttp2Session>();
   const sockets = new Set<Socket>();
   const spent = new WeakSet<Socket>();
-  /** The HTTP/1.1 answer that a connection is busy with. */
-  const answering = new WeakMap<Socket, ServerResponse>();
   let draining = false;
 
   const handler: Handler = (request, response) => {
@@ -69,14 +68,12 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       const { socket } = request;
       if (draining) plain.shouldKeepAlive = false;
       responses.add(plain);
-      answering.set(socket, plain);
-      closeSlowUpload(request as unknown as IncomingMessage, plain, bounds);
-      // Nobody takes the answer: Node has no time-out of its own for that. (A stream's is that of its writer.)
-      plain.once('prefinish', () => socket.setTimeout(bounds.requestMs));
       plain.once('close', () => {
         responses.delete(plain);
-        // Answered before the whole body came: Node discards the rest, and does not count the connection as idle meanwhile.
-        if (!request.complete) spent.add(socket);
+        if (request.complete) return;
+        // Answered before the whole body came: Node does not count the connection as idle meanwhile.
+        spent.add(socket);
+        discardRest(request, response);
       });
     }
     options.handler(request, response);
@@ -95,8 +92,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     socket.on('error', () => socket.destroy());
     // A peer that ends its side has left, whatever is still to be written: Node would keep the connection until all of that is taken.
     socket.once('end', () => {
-      const answer = answering.get(socket);
-      if (answer === undefined || !answer.writableEnded) socket.destroy();
+      for (const { req, writableEnded } of responses) if (req.socket === socket && writableEnded) return;
+      socket.destroy();
     });
   });
   server.h2.on('session', (session: ServerHttp2Session) => {
@@ -112,6 +109,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     for (const socket of sockets) if (isReset(socket)) socket.destroy();
   }, resetCheckMs);
   resetCheck.unref();
+  const stopClosing = closeSlowExchanges(responses, bounds);
   const { port } = server.port.address() as AddressInfo;
   const host = options.host.includes(':') ? `[${options.host}]` : options.host;
   let closing: Promise<{ forced: number }> | undefined;
@@ -153,6 +151,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     await closed.promise;
     server.port.close();
     clearInterval(resetCheck);
+    stopClosing();
     clearInterval(idle);
     clearTimeout(linger);
     clearTimeout(timer);
