@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { temporaryFolder } from '../support/cluster.ts';
 import { jsonCaller } from '../support/json.ts';
-import { runToEnd } from '../support/process.ts';
+import { runCommand } from '../support/process.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
 
@@ -19,7 +19,7 @@ describe('batches on the command line', () => {
     await service.stop();
     rmSync(folder, { recursive: true, force: true });
   });
-  const run = (...args: string[]) => runToEnd({ SENDBATCH_URL: service.url }, ['batch', ...args]);
+  const run = (...args: string[]) => runCommand({ SENDBATCH_URL: service.url }, ['batch', ...args]);
   const file = (name: string, text: string) => {
     writeFileSync(join(folder, name), text);
     return join(folder, name);

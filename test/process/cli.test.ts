@@ -8,7 +8,7 @@ import type { Command } from 'commander';
 import { createProgram } from '../../src/cli/program.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { createDatabase } from '../support/database.ts';
-import { runToEnd, spawnCommand } from '../support/process.ts';
+import { runCommand, runToEnd, spawnCommand } from '../support/process.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, query, readAll } from '../support/verify.ts';
 
@@ -85,10 +85,10 @@ describe('the command line', () => {
     const file = join(folder, 'away.ndjson');
     writeFileSync(file, Array.from({ length: 10 }, (_, index) => lineOf('away', index)).join('\n'));
     const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
-    assert.equal((await runToEnd({ SENDBATCH_URL: strict.url }, ['send', file])).code, 1);
+    assert.equal((await runCommand({ SENDBATCH_URL: strict.url }, ['send', file])).code, 1);
     await strict.stop();
     assert.ok(existsSync(`${file}.journal`));
-    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    assert.equal((await runCommand(env(), ['send', file])).code, 0);
     assert.equal((await rowsOf('away')).length, 10);
   });
 
@@ -102,7 +102,7 @@ describe('the command line', () => {
       await new Promise((resolve) => setTimeout(resolve, 2));
     child.kill('SIGKILL');
     await exit;
-    const { code, output } = await runToEnd(env(), ['send', file, '--json']);
+    const { code, output } = await runCommand(env(), ['send', file, '--json']);
     assert.equal(code, 0, output);
     const rows = (await readAll(service.databaseUrl)).filter((row) => row.channel.startsWith('killed-'));
     assert.equal(rows.length, total);
@@ -112,25 +112,25 @@ describe('the command line', () => {
   test('tail: what is stored, as text or JSON, from a cursor on', async () => {
     const file = join(folder, 'tail.ndjson');
     writeFileSync(file, Array.from({ length: 3 }, (_, index) => lineOf('tailed', index)).join('\n'));
-    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
-    const { code, output } = await runToEnd(env(), ['tail', '2', 'tailed', '--after', '1', '--count', '2']);
+    assert.equal((await runCommand(env(), ['send', file])).code, 0);
+    const { code, output } = await runCommand(env(), ['tail', '2', 'tailed', '--after', '1', '--count', '2']);
     assert.deepEqual([code, output], [0, '2\tu1\tm1\n3\tu1\tm2\n']);
-    const json = await runToEnd(env(), ['tail', '2', 'tailed', '--count', '1', '--json']);
+    const json = await runCommand(env(), ['tail', '2', 'tailed', '--count', '1', '--json']);
     assert.equal(JSON.parse(json.output).messageSeq, '1');
   });
 
   test('tail: a reader that has had enough is a good end, Ctrl-C is an interruption', async () => {
     const file = join(folder, 'piped.ndjson');
     writeFileSync(file, Array.from({ length: 3 }, (_, index) => lineOf('piped', index)).join('\n'));
-    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    assert.equal((await runCommand(env(), ['send', file])).code, 0);
     const head = spawnCommand(env(), ['tail', 'group', 'piped']);
     await once(head.child.stdout ?? assert.fail(), 'data');
     head.child.stdout?.destroy();
-    assert.equal((await runToEnd(env(), ['send', file, '--again'])).code, 0);
+    assert.equal((await runCommand(env(), ['send', file, '--again'])).code, 0);
     assert.equal(await head.exit, 0, head.output());
     const stopped = spawnCommand(env(), ['tail', 'group', 'piped', '--from-now']);
     const sending = (async () => {
-      while (stopped.stdout() === '') assert.equal((await runToEnd(env(), ['send', file, '--again'])).code, 0);
+      while (stopped.stdout() === '') assert.equal((await runCommand(env(), ['send', file, '--again'])).code, 0);
     })();
     await once(stopped.child.stdout ?? assert.fail(), 'data');
     stopped.child.kill('SIGINT');
@@ -155,17 +155,17 @@ describe('the command line', () => {
     const at = { SENDBATCH_URL: first.url };
     const file = join(folder, 'outlived.ndjson');
     writeFileSync(file, lineOf('outlived', 1));
-    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    assert.equal((await runCommand(env(), ['send', file])).code, 0);
     const { child, exit, output, stdout } = spawnCommand(at, ['tail', 'group', 'outlived', '--count', '2']);
     await once(child.stdout ?? assert.fail(), 'data');
     await first.stop();
-    const never = runToEnd(at, ['tail', 'group', 'outlived']);
+    const never = runCommand(at, ['tail', 'group', 'outlived']);
     while (!output().includes('waiting for the service: ')) await once(child.stderr ?? assert.fail(), 'data');
     const refused = await never;
     assert.deepEqual([refused.code, refused.stdout], [1, '']);
     assert.match(refused.output, /^sendbatch: the service cannot be reached: [^\n]*\n$/);
     const second = await startService({ databaseUrl: service.databaseUrl, port: Number(new URL(first.url).port) });
-    assert.equal((await runToEnd(env(), ['send', file, '--again'])).code, 0);
+    assert.equal((await runCommand(env(), ['send', file, '--again'])).code, 0);
     assert.equal(await exit, 0, output());
     assert.equal(stdout(), '1\tu1\tm1\n2\tu1\tm1\n');
     assert.match(output(), /the service is there again/);
@@ -174,7 +174,7 @@ describe('the command line', () => {
 
   test('channel: made, shown, its members and lists changed and paged, its messages printed, disbanded', async () => {
     const cli = async (...args: string[]) => {
-      const { code, output } = await runToEnd(env(), ['channel', ...args]);
+      const { code, output } = await runCommand(env(), ['channel', ...args]);
       assert.equal(code, 0, output);
       return output;
     };
@@ -199,7 +199,7 @@ describe('the command line', () => {
     }
     const file = join(folder, 'made.ndjson');
     writeFileSync(file, Array.from({ length: 1203 }, (_, index) => lineOf('made', index)).join('\n'));
-    assert.equal((await runToEnd(env(), ['send', file])).code, 0);
+    assert.equal((await runCommand(env(), ['send', file])).code, 0);
     const all = (await cli('messages', '2', 'made', '--all', '--json')).trim().split('\n');
     assert.deepEqual(
       all.map((line) => Number(JSON.parse(line).messageSeq)),
@@ -213,7 +213,10 @@ describe('the command line', () => {
   });
 
   test('template: stored, listed, read, rendered, deleted', async () => {
-    const cli = (args: string[], input?: string) => runToEnd(env(), ['template', ...args], undefined, input);
+    const cli = (args: string[], input?: string) =>
+      input === undefined
+        ? runCommand(env(), ['template', ...args])
+        : runToEnd(env(), ['template', ...args], undefined, input);
     assert.match((await cli(['create', 'x', 'nowhere.liquid'])).output, /^sendbatch: nowhere\.liquid is not there$/m);
     assert.match((await cli(['create', 'x', folder])).output, /is a folder, not a file$/m);
     const made = await cli(['create', 'greeting', '-'], 'Hello {{ name }}\n');
@@ -258,20 +261,20 @@ describe('the command line', () => {
       [['tail', 'grup', 'x'], /^sendbatch: argument '<channel_type>' 'grup' is invalid. It takes 1 to 12, or person, /],
     ];
     for (const [args, words] of typos) {
-      const { code, output } = await runToEnd({}, args);
+      const { code, output } = await runCommand({}, args);
       assert.equal(code, 1);
       assert.match(output, words);
     }
-    const away = await runToEnd({ SENDBATCH_URL: 'http://127.0.0.1:1' }, ['channel', 'info', '2', 'x']);
+    const away = await runCommand({ SENDBATCH_URL: 'http://127.0.0.1:1' }, ['channel', 'info', '2', 'x']);
     assert.match(away.output, /^sendbatch: the service cannot be reached: .*ECONNREFUSED.*--url[^\n]*\n$/);
-    const odd = await runToEnd({ SENDBATCH_URL: 'localhost' }, ['channel', 'info', '2', 'x']);
+    const odd = await runCommand({ SENDBATCH_URL: 'localhost' }, ['channel', 'info', '2', 'x']);
     assert.match(odd.output, /^sendbatch: SENDBATCH_URL: "localhost" is not a URL such as/);
   });
 
   test('verify: what holds, and a fault by its name, with the exit code', async () => {
     const own = await createDatabase();
     const database = { DATABASE_URL: own.url };
-    const sound = await runToEnd(database, ['verify']);
+    const sound = await runCommand(database, ['verify']);
     assert.deepEqual(
       [sound.code, /^0 channels, 0 messages, 0 faults, in /.test(sound.output)],
       [0, true],
@@ -281,13 +284,13 @@ describe('the command line', () => {
       own.url,
       `insert into sendbatch.channel (channel_type, sequence, channel_id) values (2, 0, 'headless')`,
     );
-    const faulty = await runToEnd(database, ['verify']);
+    const faulty = await runCommand(database, ['verify']);
     assert.equal(faulty.code, 2);
     assert.match(
       faulty.output,
       /^HEAD_MISSING\tgroup headless: it has no head, and 0 messages\n1 channels, .* 1 faults/,
     );
-    const [fault, summary] = (await runToEnd(database, ['verify', '--json'])).output.trim().split('\n');
+    const [fault, summary] = (await runCommand(database, ['verify', '--json'])).output.trim().split('\n');
     assert.equal(JSON.parse(fault ?? '').kind, 'HEAD_MISSING');
     assert.equal(JSON.parse(summary ?? '').faults, 1);
     await own.drop();
@@ -304,18 +307,18 @@ describe('the command line', () => {
       ['key', 'create'],
       ['nothing'],
     ]) {
-      const { code, output } = await runToEnd({ ...env(), DATABASE_URL: service.databaseUrl }, args);
+      const { code, output } = await runCommand({ ...env(), DATABASE_URL: service.databaseUrl }, args);
       assert.equal(code, 1, args.join(' '));
       assert.match(output, /^sendbatch: /m, args.join(' '));
       assert.doesNotMatch(output, /at file:/);
     }
-    const away = await runToEnd({ SENDBATCH_URL: 'http://127.0.0.1:1' }, ['tail', '2', 'x', '--count', 'x']);
+    const away = await runCommand({ SENDBATCH_URL: 'http://127.0.0.1:1' }, ['tail', '2', 'x', '--count', 'x']);
     assert.equal(away.code, 1);
   });
 
   test('keys: made, listed, revoked; the secret is shown once', async () => {
     const database = { DATABASE_URL: service.databaseUrl };
-    const made = await runToEnd(database, [
+    const made = await runCommand(database, [
       'key',
       'create',
       '--name',
@@ -330,14 +333,14 @@ describe('the command line', () => {
     ]);
     const { keyId, key } = JSON.parse(made.output);
     assert.match(key, /^sb_/);
-    const list = JSON.parse((await runToEnd(database, ['key', 'list', '--json'])).output);
+    const list = JSON.parse((await runCommand(database, ['key', 'list', '--json'])).output);
     assert.deepEqual([list[0].id, list[0].state, list[0].senders], [keyId, 'active', 'a,b']);
     // A `_` may be in the secret too, and even its first character.
     const secret = key.slice(`sb_${keyId}_`.length);
     assert.equal(secret.length, 43);
     assert.ok(!JSON.stringify(list).includes(secret));
-    assert.equal((await runToEnd(database, ['key', 'revoke', keyId])).code, 0);
-    assert.equal((await runToEnd(database, ['key', 'revoke', keyId])).code, 1);
-    assert.match((await runToEnd(database, ['key', 'list'])).output, /revoked/);
+    assert.equal((await runCommand(database, ['key', 'revoke', keyId])).code, 0);
+    assert.equal((await runCommand(database, ['key', 'revoke', keyId])).code, 1);
+    assert.match((await runCommand(database, ['key', 'list'])).output, /revoked/);
   });
 });

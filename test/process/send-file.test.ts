@@ -24,7 +24,7 @@ import { createSendbatch } from '../../src/client/index.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { endWithFile } from '../support/file-end.ts';
 import { jsonCaller } from '../support/json.ts';
-import { runToEnd, spawnCommand } from '../support/process.ts';
+import { runCommand, runToEnd, spawnCommand } from '../support/process.ts';
 import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
@@ -44,7 +44,7 @@ describe('sendbatch send <file>', () => {
     rmSync(folder, { recursive: true, force: true });
   });
   const env = () => ({ SENDBATCH_URL: service.url });
-  const send = (...args: string[]) => runToEnd(env(), ['send', ...args]);
+  const send = (...args: string[]) => runCommand(env(), ['send', ...args]);
   const rowsOf = async (channel: RegExp) =>
     (await readAll(service.databaseUrl)).filter((row) => channel.test(row.channel));
   /** A file of its own folder, so that what a run leaves beside it is that run's. */
@@ -151,9 +151,9 @@ describe('sendbatch send <file>', () => {
 
     test('a stored template, in the version that is the latest when the run begins', async () => {
       const template = fileOf('stored.liquid', 'v1 {{ name }}');
-      assert.equal((await runToEnd(env(), ['template', 'create', 'stored', template])).code, 0);
+      assert.equal((await runCommand(env(), ['template', 'create', 'stored', template])).code, 0);
       writeFileSync(template, 'v2 {{ name }}');
-      assert.equal((await runToEnd(env(), ['template', 'create', 'stored', template])).code, 0);
+      assert.equal((await runCommand(env(), ['template', 'create', 'stored', template])).code, 0);
       const file = fileOf('stored.csv', 'channel_id,name\nstored,a\nstored,b\n');
       const options = ['--from-uid', 'u', '--channel-type', '2'];
       assert.equal((await send(file, '--template', 'stored', ...options)).code, 0);

@@ -1,7 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import type { CommandLine } from './command-host.ts';
 import { endWithFile } from './file-end.ts';
 
 const root = join(import.meta.dirname, '../..');
@@ -61,6 +63,81 @@ export function spawnCommand(env: Record<string, string>, args: string[]) {
   return launch(env, args, undefined);
 }
 
+/** A process that carries out commands, started for the first of them. */
+let host: ChildProcess | undefined;
+let queue: Promise<unknown> = Promise.resolve();
+const endMark = '\0';
+
+/** Runs a command to its end as `runToEnd` does, but in a process that carries out one after the other. A command that reads stdin or is killed needs its own. */
+export function runCommand(
+  env: Record<string, string>,
+  args: string[],
+  cwd: string = import.meta.dirname,
+): ReturnType<typeof runToEnd> {
+  const result = queue.then(() => carryOut({ args, env: environmentOf(env), cwd, endMark }));
+  queue = result.catch(() => {});
+  return result;
+}
+
+async function carryOut(line: CommandLine): ReturnType<typeof runToEnd> {
+  host ??= startHost();
+  const { stdout, stderr } = host;
+  const channel = host.channel;
+  if (stdout === null || stderr === null || !channel) throw new Error('the process of the commands has no pipes');
+  const ending = new AbortController();
+  const { signal } = ending;
+  let output = '';
+  let printed = '';
+  let marks = 0;
+  const { promise: marked, resolve } = Promise.withResolvers<void>();
+  const hear = (chunk: string) => {
+    marks += chunk.split(endMark).length - 1;
+    output += chunk.replaceAll(endMark, '');
+    if (marks === 2) resolve();
+  };
+  const hearPrinted = (chunk: string) => {
+    printed += chunk.replaceAll(endMark, '');
+    hear(chunk);
+  };
+  stdout.setEncoding('utf8').on('data', hearPrinted);
+  stderr.setEncoding('utf8').on('data', hear);
+  // While it works it holds this process; between two commands it does not.
+  const handles = [host, channel, stdout as Socket, stderr as Socket];
+  for (const each of handles) each.ref();
+  try {
+    host.send(line);
+    const code = await Promise.race([
+      once(host, 'message', { signal }).then(async ([code]) => {
+        await marked;
+        return code as number;
+      }),
+      // A command may end its process.
+      once(host, 'close', { signal }).then(([code]) => {
+        host = undefined;
+        return code as number | null;
+      }),
+    ]);
+    return { code, output, stdout: printed };
+  } finally {
+    ending.abort();
+    stdout.off('data', hearPrinted);
+    stderr.off('data', hear);
+    for (const each of handles) each.unref();
+  }
+}
+
+function startHost(): ChildProcess {
+  const child = spawn(process.execPath, [join(import.meta.dirname, 'command-host.ts')], {
+    env: environmentOf({}),
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+  });
+  child.once(
+    'exit',
+    endWithFile(() => child.kill('SIGKILL')),
+  );
+  return child;
+}
+
 function launch(
   env: Record<string, string>,
   args: string[],
@@ -69,17 +146,7 @@ function launch(
   program: string = main,
 ) {
   const child = spawn(process.execPath, [program, ...args], {
-    env: {
-      PATH: process.env.PATH ?? '',
-      HOME: process.env.HOME ?? '',
-      PORT: '0',
-      LOG_FORMAT: 'json',
-      SYSTEM_UIDS: '*',
-      // What a test hands in is done, on a machine that is slow too.
-      OVERLOAD_WAIT: '60000',
-      NODE_COMPILE_CACHE: compiled,
-      ...env,
-    },
+    env: environmentOf(env),
     stdio: [stdin, 'pipe', 'pipe'],
     // Not the folder of the one who runs the tests: it may have a `.env`.
     cwd: cwd ?? import.meta.dirname,
@@ -94,4 +161,18 @@ function launch(
   );
   const exit = once(child, 'close').then(([code]) => code as number | null);
   return { child, output: () => text, stdout: () => printed, exit };
+}
+
+function environmentOf(env: Record<string, string>): Record<string, string> {
+  return {
+    PATH: process.env.PATH ?? '',
+    HOME: process.env.HOME ?? '',
+    PORT: '0',
+    LOG_FORMAT: 'json',
+    SYSTEM_UIDS: '*',
+    // What a test hands in is done, on a machine that is slow too.
+    OVERLOAD_WAIT: '60000',
+    NODE_COMPILE_CACHE: compiled,
+    ...env,
+  };
 }

@@ -1,0 +1,36 @@
+// A process that carries out command lines for a test file, one after the other: most of what a command takes is loading it. Environment, folder and exit code are
+// the command's own, and a command ends here when it would end its process: when nothing keeps the event loop.
+import { globalAgent } from 'node:http';
+import { run } from '../../src/cli/program.ts';
+
+export interface CommandLine {
+  readonly args: string[];
+  readonly env: Record<string, string>;
+  readonly cwd: string;
+  /** Written to stdout and to stderr after the command. */
+  readonly endMark: string;
+}
+
+let current: CommandLine | undefined;
+
+process.on('message', (line: CommandLine) => {
+  current = line;
+  for (const name of Object.keys(process.env)) delete process.env[name];
+  Object.assign(process.env, line.env);
+  process.chdir(line.cwd);
+  process.exitCode = undefined;
+  process.channel?.unref();
+  void run(line.args);
+});
+
+process.on('beforeExit', (code) => {
+  if (current === undefined || !process.connected) return;
+  const { endMark } = current;
+  current = undefined;
+  process.channel?.ref();
+  process.stdout.removeAllListeners('error');
+  globalAgent.destroy();
+  process.stdout.write(endMark);
+  process.stderr.write(endMark);
+  process.send?.(code);
+});
