@@ -1,9 +1,11 @@
 import { type Config, ConfigError, loadConfig } from '../config/index.ts';
 import { createLog, type Log } from '../observability/events.ts';
 import { ListenError, tryPort } from '../server/port.ts';
+import { canReload } from './reload.ts';
+import type { App } from './start.ts';
 import { version } from './version.ts';
 import { metricsOfAll } from './worker-metrics.ts';
-import { hearStop, isWorker, joinWorkers, type Listening, leaveWorkers, startWorkers } from './workers.ts';
+import { hearReload, hearStop, isWorker, joinWorkers, type Listening, leaveWorkers, startWorkers } from './workers.ts';
 
 /** What a worker may take to stop beyond its drain and its grace: a start is finished first, the embedded PostgreSQL writes a checkpoint. */
 const stopSlackMs = 60_000;
@@ -29,6 +31,11 @@ export async function serve(fail: (message: string) => void): Promise<void> {
 
 async function serveHere(config: Config, log: Log): Promise<void> {
   let listens = false;
+  let app: App | undefined;
+  if (canReload(config)) {
+    process.on('SIGHUP', () => app?.reload());
+    if (isWorker) hearReload(() => app?.reload());
+  }
   // The embedded PostgreSQL would outlive a start that is broken off: it is finished first. One that waits for another's database ends where it is.
   const mayBreakOff = 'url' in config.database;
   const stop = stopOnce(log, async () => {
@@ -38,7 +45,7 @@ async function serveHere(config: Config, log: Log): Promise<void> {
   const starting = import('./start.ts').then(({ start }) => start(config, log, isWorker ? metricsOfAll : undefined));
   if (isWorker) hearStop(stop);
   if (isWorker || !mayBreakOff) stopOnSignals(stop, log);
-  const app = await starting;
+  app = await starting;
   listens = true;
   if (!isWorker && mayBreakOff) stopOnSignals(stop, log);
   if (isWorker) joinWorkers(app);
@@ -50,6 +57,7 @@ async function serveInWorkers(config: Config, log: Log): Promise<void> {
   // Workers whose parent ends exit at once, and leave the embedded PostgreSQL behind: such a start is finished first.
   const mayBreakOff = 'url' in config.database;
   const starting = startWorkers(config.workers, log);
+  if (canReload(config)) process.on('SIGHUP', () => void starting.then((workers) => workers?.reload()));
   const stop = stopOnce(log, async () => {
     const started = await starting;
     if (started === undefined) return;

@@ -25,6 +25,7 @@ import { createRoutes } from '../server/routes.ts';
 import { standingOfWebhooks } from '../webhooks/webhooks.sql.ts';
 import { type Foundation, openFoundation } from './foundation.ts';
 import { Lifecycle } from './lifecycle.ts';
+import { startReload } from './reload.ts';
 import { version } from './version.ts';
 import { wireBatches } from './wire-batches.ts';
 import { wirePort } from './wire-port.ts';
@@ -40,6 +41,8 @@ export interface App {
   readonly database: string;
   /** Its metrics in the Prometheus text format. */
   metrics(): Promise<string>;
+  /** Checks the files of certificates and secrets now, instead of at the next interval. */
+  reload(): void;
   /** Takes no more calls, finishes those in flight within SHUTDOWN_GRACE, closes the database. */
   stop(): Promise<void>;
 }
@@ -101,8 +104,9 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       for (const each of [tails, batchWatch, readiness]) each.close();
     };
     const listener = await wirePort(foundation, sending, createRoutes(parts, events), { readiness, endStreams });
+    const reload = startReload(foundation, listener, credentials);
     const { words } = foundation.database;
-    return { url: listener.url, database: words, metrics: registry.text, stop: () => lifecycle.stop() };
+    return { url: listener.url, database: words, metrics: registry.text, reload, stop: () => lifecycle.stop() };
   } catch (error) {
     await lifecycle.stop().catch(() => {});
     throw error;

@@ -10,6 +10,8 @@ export type Listening = Pick<App, 'url' | 'database'>;
 /** Between a worker and the one who forked it: `here` says that the worker hears `stop` from now on, which may have come too early for it. */
 const stop = 'stop';
 const here = 'here';
+/** Sent for a SIGHUP, which only the parent gets. */
+const reload = 'reload';
 /** A worker that ends by itself is replaced, not sooner than this; each failed attempt doubles it. */
 const pauseMs = 1000;
 const longestPauseMs = 30_000;
@@ -26,6 +28,13 @@ export function hearStop(onStop: () => void): void {
   leaving = () => process.off('disconnect', onStop);
   if (process.connected) process.send?.(here);
   else onStop();
+}
+
+/** In a worker: reads its files again when the parent says so. */
+export function hearReload(onReload: () => void): void {
+  process.on('message', (word) => {
+    if (word === reload) onReload();
+  });
 }
 
 let leaving: () => void = () => {};
@@ -46,6 +55,8 @@ export function leaveWorkers(): void {
 export interface Workers extends Listening {
   /** Stops them all; resolves to whether all of them stopped in order. One that has not stopped within this time is killed. */
   stop(withinMs: number): Promise<boolean>;
+  /** Makes each worker read its certificates and secrets again. */
+  reload(): void;
   /** Resolves when no worker is left and none could be started. */
   readonly gone: Promise<void>;
 }
@@ -124,10 +135,14 @@ export async function startWorkers(count: number, log: Log): Promise<Workers | u
     return inOrder;
   };
 
+  const reloadAll = () => {
+    for (const worker of workers) if (worker.isConnected()) worker.send(reload);
+  };
+
   const started = await Promise.all(Array.from({ length: count }, (_, index) => fork(String(index))));
   const [first] = started;
   if (first !== undefined && started.every((each) => each !== undefined))
-    return { ...first, stop: stopAll, gone: gone.promise };
+    return { ...first, stop: stopAll, reload: reloadAll, gone: gone.promise };
   await stopAll(startStopMs);
   return undefined;
 }

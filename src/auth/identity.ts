@@ -12,8 +12,8 @@ export const certificateKey = createContextKey<string | undefined>(undefined, { 
 
 /** How tokens are verified. */
 export interface TokenRules {
-  /** The secret of HS256, or where the issuer's public keys are. */
-  readonly key: { readonly secret: Uint8Array } | { readonly jwksUrl: string };
+  /** The secrets of HS256 that are accepted now (a rotation replaces `current`), or where the issuer's public keys are. */
+  readonly key: { readonly secrets: { readonly current: readonly Uint8Array[] } } | { readonly jwksUrl: string };
   readonly algorithms: readonly string[];
   readonly issuer: string;
   readonly audience: string;
@@ -90,8 +90,10 @@ function createTokenReader(
   { key, algorithms, issuer, audience, scopes: grantable }: TokenRules,
   { isSystemUid, onIssuerFault, now = Date.now }: IdentitySources,
 ): (token: string) => Promise<Caller | undefined> {
-  const find: JWTVerifyGetKey =
-    'secret' in key ? async () => key.secret : createIssuerKeys(new URL(key.jwksUrl), { onFault: onIssuerFault });
+  const verify: VerifyToken =
+    'secrets' in key
+      ? (token, options) => verifyWithSecrets(token, key.secrets.current, options)
+      : verifyWithIssuer(createIssuerKeys(new URL(key.jwksUrl), { onFault: onIssuerFault }));
   const options = {
     algorithms: [...algorithms],
     issuer,
@@ -100,7 +102,7 @@ function createTokenReader(
     clockTolerance: clockToleranceSeconds,
   };
   return async (token) => {
-    const claims = await verifiedClaims(token, find, { ...options, currentDate: new Date(now()) });
+    const claims = await verify(token, { ...options, currentDate: new Date(now()) });
     const { sub, exp } = claims ?? {};
     const granted = claims && scopesOf(claims);
     if (!isUid(sub) || exp === undefined || granted === undefined) return undefined;
@@ -122,24 +124,40 @@ function createTokenReader(
   };
 }
 
-/** The claims of a token that is what it says; undefined for any other. */
-async function verifiedClaims(
+/** Returns the claims of a valid token; undefined for any other. */
+type VerifyToken = (token: string, options: JWTVerifyOptions) => Promise<JWTPayload | undefined>;
+
+/** During a rotation two secrets are accepted; only a signature that does not match moves on to the next one. */
+async function verifyWithSecrets(
   token: string,
-  find: JWTVerifyGetKey,
+  secrets: readonly Uint8Array[],
   options: JWTVerifyOptions,
 ): Promise<JWTPayload | undefined> {
-  try {
-    return (await jwtVerify(token, find, options)).payload;
-  } catch (error) {
-    if (error instanceof IssuerKeysUnavailable) throw issuerAway(error);
-    if (!(error instanceof errors.JWKSMultipleMatchingKeys)) return undefined;
-    // A token without a key id while the issuer publishes several keys, as during a rotation.
-    for await (const key of error) {
-      const verified = await jwtVerify(token, key, options).catch(() => undefined);
-      if (verified !== undefined) return verified.payload;
+  for (const secret of secrets) {
+    try {
+      return (await jwtVerify(token, secret, options)).payload;
+    } catch (error) {
+      if (!(error instanceof errors.JWSSignatureVerificationFailed)) return undefined;
     }
-    return undefined;
   }
+  return undefined;
+}
+
+function verifyWithIssuer(find: JWTVerifyGetKey): VerifyToken {
+  return async (token, options) => {
+    try {
+      return (await jwtVerify(token, find, options)).payload;
+    } catch (error) {
+      if (error instanceof IssuerKeysUnavailable) throw issuerAway(error);
+      if (!(error instanceof errors.JWKSMultipleMatchingKeys)) return undefined;
+      // A token without a key id while the issuer publishes several keys, as during a rotation.
+      for await (const key of error) {
+        const verified = await jwtVerify(token, key, options).catch(() => undefined);
+        if (verified !== undefined) return verified.payload;
+      }
+      return undefined;
+    }
+  };
 }
 
 function isUid(sub: unknown): sub is string {

@@ -2,7 +2,7 @@ import { resolve } from 'node:path';
 import convict from 'convict';
 import { faultInWords, isScope, type Quota, quotasOf, retentionOf, type Scope, splitList } from './formats.ts';
 import { describeSettings, type Settings, type SettingWords, schema } from './settings.ts';
-import { gather, readDotenv } from './sources.ts';
+import { gather, readDotenv, type SecretFile } from './sources.ts';
 import { ConfigError, readSettingsFile, visible } from './text.ts';
 import { checkTls } from './tls.ts';
 
@@ -13,7 +13,9 @@ export { ConfigError } from './text.ts';
 export interface Config {
   readonly host: string;
   readonly port: number;
-  readonly tls: { readonly key: string; readonly cert: string; readonly clientCa?: string } | undefined;
+  readonly tls: Tls | undefined;
+  /** What is read again while the service runs. */
+  readonly reload: Reload;
   /** Every call needs a credential. */
   readonly asks: boolean;
   /** None does, and only loopback is served. */
@@ -84,10 +86,31 @@ export interface Config {
   readonly warnings: readonly string[];
 }
 
+interface Tls {
+  readonly key: string;
+  readonly cert: string;
+  readonly clientCa?: string;
+}
+
+/** The settings whose files are read again when they change, so that a certificate or a secret is replaced without a restart. */
+export interface Reload {
+  readonly tls?: Reloadable<{ readonly tls: Tls; readonly warnings: readonly string[] }>;
+  readonly tokenSecrets?: Reloadable<readonly Uint8Array[]>;
+  /** Interval between two checks of the files, where tests need a shorter one. */
+  readonly everyMs?: number;
+}
+
+/** A value that is read from files. */
+export interface Reloadable<T> {
+  readonly files: readonly string[];
+  /** Reads the files and checks what they hold; throws a ConfigError. */
+  readonly read: () => T;
+}
+
 interface Identity {
   readonly tokens:
     | {
-        readonly key: { readonly secret: Uint8Array } | { readonly jwksUrl: string };
+        readonly key: { readonly secrets: { current: readonly Uint8Array[] } } | { readonly jwksUrl: string };
         readonly algorithms: readonly string[];
         readonly issuer: string;
         readonly audience: string;
@@ -130,7 +153,7 @@ function withoutUser(text: string): string {
 
 /** Reads the environment, `.env` and the file of SENDBATCH_CONFIG; throws a ConfigError that names the setting. An environment that is given stands alone. */
 export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
-  const { values, sources, warnings } = gather(env, folderOf(env));
+  const { values, sources, files, warnings } = gather(env, folderOf(env));
   const settings = convict(schema as convict.Schema<Settings>, { env: values, args: [] });
   try {
     settings.validate({ allowed: 'strict' });
@@ -147,11 +170,23 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
       `HOST=${at.host} is not a loopback address and no authentication is configured: set AUTH=on and make a key (npm run cli -- key create), or HOST=127.0.0.1, or AUTH=off if every caller that can reach it is trusted`,
     );
   }
-  const tls = tlsOf(at.tlsKey, at.tlsCert, at.tlsClientCa);
+  const readTls = () => tlsOf(at.tlsKey, at.tlsCert, at.tlsClientCa);
+  const tls = readTls();
   return {
     host: at.host,
     port: at.port,
-    tls: tls.tls,
+    tls: tls?.tls,
+    reload: {
+      ...(tls === undefined
+        ? {}
+        : {
+            tls: {
+              files: [at.tlsKey, at.tlsCert, at.tlsClientCa].filter((path) => path !== ''),
+              read: () => readTls() ?? tls,
+            },
+          }),
+      ...tokenSecretsReload(at, files),
+    },
     asks,
     open: !asks && at.auth !== 'off',
     identity: {
@@ -205,14 +240,14 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     accessLog: at.accessLog === 'on',
     metricsOpen: at.metrics === 'open',
     traces: tracesOf(at),
-    warnings: [...warnings, ...tls.warnings],
+    warnings: [...warnings, ...(tls?.warnings ?? [])],
   };
 }
 
-function tlsOf(key: string, cert: string, clientCa: string): Pick<Config, 'tls' | 'warnings'> {
+function tlsOf(key: string, cert: string, clientCa: string): { tls: Tls; warnings: string[] } | undefined {
   if (key === '' && cert === '') {
     if (clientCa !== '') throw new ConfigError('TLS_CLIENT_CA needs TLS_KEY and TLS_CERT');
-    return { tls: undefined, warnings: [] };
+    return undefined;
   }
   if (key === '' || cert === '') throw new ConfigError('TLS_KEY and TLS_CERT must be set together');
   const fileOf = (name: string, path: string) => ({ name: `${name}=${path}`, text: readSecret(name, path) });
@@ -246,7 +281,8 @@ function webhookOf(at: Settings): Config['webhooks']['settings'] {
 const secretBytes = 32;
 
 function tokensOf(at: Settings): Identity['tokens'] {
-  const { jwtSecret, jwtJwksUrl, jwtIssuer: issuer, jwtAudience: audience } = at;
+  const { jwtSecret, jwtSecretPrevious, jwtJwksUrl, jwtIssuer: issuer, jwtAudience: audience } = at;
+  if (jwtSecret === '' && jwtSecretPrevious !== '') throw new ConfigError('JWT_SECRET_PREVIOUS needs JWT_SECRET');
   if (jwtSecret === '' && jwtJwksUrl === '') return undefined;
   if (jwtSecret !== '' && jwtJwksUrl !== '') throw new ConfigError('JWT_SECRET and JWT_JWKS_URL exclude each other');
   if (issuer === '' || audience === '')
@@ -255,15 +291,40 @@ function tokensOf(at: Settings): Identity['tokens'] {
     );
   const scopes = splitList(at.jwtScopes).filter(isScope);
   if (jwtSecret !== '') {
-    const secret = Buffer.from(jwtSecret);
-    if (secret.length < secretBytes)
-      throw new ConfigError(`JWT_SECRET has ${secret.length} bytes, at least ${secretBytes} are needed`);
-    return { key: { secret }, algorithms: ['HS256'], issuer, audience, scopes };
+    const secrets = { current: tokenSecretsOf(jwtSecret, jwtSecretPrevious) };
+    return { key: { secrets }, algorithms: ['HS256'], issuer, audience, scopes };
   }
   const algorithms = splitList(at.jwtAlgorithms);
   if (algorithms.length === 0 || algorithms.some((name) => !/^(RS|PS|ES)(256|384|512)$|^EdDSA$/.test(name)))
     throw new ConfigError('JWT_ALGORITHMS must name public-key signatures such as RS256, ES256, EdDSA');
   return { key: { jwksUrl: jwtJwksUrl }, algorithms, issuer, audience, scopes };
+}
+
+/** The secrets that tokens are accepted with: the one in use, and during a rotation the one before it. */
+function tokenSecretsOf(secret: string, previous: string): Uint8Array[] {
+  return [
+    tokenSecretOf('JWT_SECRET', secret),
+    ...(previous === '' ? [] : [tokenSecretOf('JWT_SECRET_PREVIOUS', previous)]),
+  ];
+}
+
+function tokenSecretOf(name: string, text: string): Uint8Array {
+  const secret = Buffer.from(text);
+  if (secret.length < secretBytes)
+    throw new ConfigError(`${name} has ${secret.length} bytes, at least ${secretBytes} are needed`);
+  return secret;
+}
+
+/** Empty unless a secret of tokens stands in a file of its own: the environment of a process cannot change. */
+function tokenSecretsReload(at: Settings, files: Readonly<Record<string, SecretFile>>): Pick<Reload, 'tokenSecrets'> {
+  const { JWT_SECRET: secret, JWT_SECRET_PREVIOUS: previous } = files;
+  if (at.jwtSecret === '' || (secret === undefined && previous === undefined)) return {};
+  return {
+    tokenSecrets: {
+      files: [secret, previous].flatMap((file) => (file === undefined ? [] : [file.path])),
+      read: () => tokenSecretsOf(secret?.read() ?? at.jwtSecret, previous?.read() ?? at.jwtSecretPrevious),
+    },
+  };
 }
 
 /** As OpenTelemetry's own variables say; the exporter reads its others (headers, time-out, compression) by itself. */

@@ -23,7 +23,7 @@ export const schema = {
   },
   port: { doc: 'Port for every protocol; 0 = any free one.', format: 'tcp-port', default: 5001, env: 'PORT' },
   tlsKey: {
-    doc: 'File with the TLS private key (PEM). With TLS_CERT, the port speaks TLS.',
+    doc: 'File with the TLS private key (PEM). With TLS_CERT, the port speaks TLS. Changed TLS files are read again within 15 seconds, and on SIGHUP.',
     format: 'path',
     default: '',
     env: 'TLS_KEY',
@@ -42,10 +42,17 @@ export const schema = {
     env: 'AUTH',
   },
   jwtSecret: {
-    doc: 'Secret of HS256 tokens, at least 32 bytes; their subject is the uid.',
+    doc: 'Secret of HS256 tokens, at least 32 bytes; their subject is the uid. A changed JWT_SECRET_FILE is read again within 15 seconds, and on SIGHUP.',
     format: 'text',
     default: '',
     env: 'JWT_SECRET',
+    sensitive: true,
+  },
+  jwtSecretPrevious: {
+    doc: 'Second secret that HS256 tokens are accepted with while JWT_SECRET is rotated. Read again like JWT_SECRET; an empty JWT_SECRET_PREVIOUS_FILE ends the overlap.',
+    format: 'text',
+    default: '',
+    env: 'JWT_SECRET_PREVIOUS',
     sensitive: true,
   },
   jwtJwksUrl: {

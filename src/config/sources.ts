@@ -9,8 +9,17 @@ import { ConfigError, readSettingsFile } from './text.ts';
 export interface Gathered {
   readonly values: Readonly<Record<string, string>>;
   readonly sources: Readonly<Record<string, string>>;
+  /** The files that secrets were read from, by the settings' names. */
+  readonly files: Readonly<Record<string, SecretFile>>;
   /** Names that are nearly a setting's: nobody else's, or a slip. */
   readonly warnings: readonly string[];
+}
+
+/** A file that holds one secret. */
+export interface SecretFile {
+  readonly path: string;
+  /** Reads it again; throws a ConfigError. */
+  readonly read: () => string;
 }
 
 interface Source {
@@ -52,6 +61,7 @@ export function gather(env: Readonly<Record<string, string | undefined>>, folder
   ];
   const values: Record<string, string> = {};
   const sources: Record<string, string> = {};
+  const files: Record<string, SecretFile> = {};
   for (const source of found) {
     refuseUnknown(source);
     for (const { name, sensitive } of settings) {
@@ -60,17 +70,20 @@ export function gather(env: Readonly<Record<string, string | undefined>>, folder
       if (file !== undefined && file !== '') {
         if (value !== undefined && value !== '')
           throw new ConfigError(`${name} and ${name}_FILE exclude each other (${source.where})`);
-        values[name] = readText(`${name}_FILE`, file, folder).replace(/\r?\n$/, '');
+        const read = () => readText(`${name}_FILE`, file, folder).replace(/\r?\n$/, '');
+        values[name] = read();
+        files[name] = { path: folder === undefined ? file : resolve(folder, file), read };
         sources[name] = `${file}, by ${name}_FILE in ${source.where}`;
       } else if (value !== undefined && !(value === '' && name.startsWith(otel))) {
         // Node reads bytes that are not UTF-8 as this sign: the value that was set is not known any more.
         if (value.includes('\ufffd')) throw new ConfigError(`${name} (${source.where}) is not UTF-8`);
         values[name] = value;
+        delete files[name];
         sources[name] = source.where;
       }
     }
   }
-  return { values, sources, warnings: found.flatMap(nearMisses) };
+  return { values, sources, files, warnings: found.flatMap(nearMisses) };
 }
 
 function refuseUnknown({ values, own, where }: Source): void {

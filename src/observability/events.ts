@@ -139,6 +139,7 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
   const retries = registry.counter(metrics.commitRetries);
   const lockWaits = registry.histogram(metrics.lockWait);
   const connectionsLost = registry.counter(metrics.connectionsLost);
+  const reloads = registry.counter(metrics.reloads);
   const tailMessages = registry.counter(metrics.tailMessages);
   const tailLag = registry.histogram(metrics.tailLag);
   const runs = registry.histogram(metrics.backgroundRunDuration);
@@ -159,6 +160,8 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
   for (const reason of ['lock_timeout', 'connection_lost', 'conflict']) retries.add(0, { reason });
   for (const reason of ['expired', 'retention']) removed.add(0, { reason });
   for (const outcome of ['delivered', 'failed', 'parked', 'gone']) webhookMessages.add(0, { outcome });
+  for (const files of ['tls', 'token_secrets'])
+    for (const outcome of ['ok', 'failed']) reloads.add(0, { files, outcome });
   connectionsLost.add(0);
   internalErrors.add(0);
   tailMessages.add(0);
@@ -267,6 +270,17 @@ export function createEvents(log: Log, { registry, accessLog, traces, isTrouble 
     /** The token issuer's keys could not be fetched, or are none. */
     issuerKeysFailed(error: unknown): void {
       log.warn({ err: error }, 'the keys of the token issuer could not be fetched');
+    },
+    /** Changed files were read again and are in use. */
+    reloaded(files: string, warnings: readonly string[]): void {
+      reloads.add(1, { files, outcome: 'ok' });
+      log.info({ files }, 'reloaded');
+      for (const warning of warnings) log.warn({ files }, warning);
+    },
+    /** Changed files cannot be used; the previous content stays in use. `isNew`: the last attempt did not fail for this cause. */
+    reloadFailed(files: string, error: unknown, isNew: boolean): void {
+      reloads.add(1, { files, outcome: 'failed' });
+      if (isNew) log.error({ files, cause: causeOf(error) }, 'reload failed, the previous content stays in use');
     },
     /** Messages were removed. */
     messagesRemoved(reason: 'expired' | 'retention', count: number): void {

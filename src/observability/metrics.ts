@@ -103,6 +103,11 @@ export const metrics = {
   ),
 
   connectionsLost: counter('sendbatch_database_connections_lost_total', 'Database connections that broke.'),
+  reloads: counter(
+    'sendbatch_reloads_total',
+    'Reloads of changed files while the service runs, by files (tls, token_secrets) and outcome: ok, failed (the previous content stays in use).',
+    ['files', 'outcome'],
+  ),
   poolConnections: gauge('sendbatch_pool_connections', 'Open database connections by pool and state: idle, used.', [
     'pool',
     'state',

@@ -32,6 +32,8 @@ export function streamCredential({
 export interface CredentialWatch {
   /** The items of a stream. Fails with CREDENTIAL_INVALID soon after the credential has ended. */
   whileValid<T>(stream: StreamCredential, open: (signal: AbortSignal) => AsyncIterable<T>): AsyncIterable<T>;
+  /** Verifies the tokens of open streams again, after the secrets that they are verified with have changed. */
+  recheckTokens(): Promise<void>;
   close(): void;
 }
 
@@ -45,11 +47,12 @@ export function createCredentialWatch(identify: Identify | undefined, now: () =>
   let timer: NodeJS.Timeout | undefined;
 
   async function check(stream: OpenStream): Promise<void> {
-    const { caller, header, certificate, ended } = stream;
-    if (caller.expiresAt !== undefined) {
-      if (caller.expiresAt <= now()) ended.abort(credentialEnded());
-      return;
-    }
+    const { caller, ended } = stream;
+    if (caller.expiresAt === undefined) await verify(stream);
+    else if (caller.expiresAt <= now()) ended.abort(credentialEnded());
+  }
+
+  async function verify({ header, certificate, ended }: OpenStream): Promise<void> {
     try {
       await identify?.(header, certificate);
     } catch (error) {
@@ -84,6 +87,9 @@ export function createCredentialWatch(identify: Identify | undefined, now: () =>
         open.delete(entry);
         stream.signal.removeEventListener('abort', left);
       }
+    },
+    async recheckTokens() {
+      for (const stream of open) if (stream.caller.expiresAt !== undefined) await verify(stream);
     },
     close: () => clearTimeout(timer),
   };

@@ -7,6 +7,7 @@ import {
   type ServerHttp2Session,
 } from 'node:http2';
 import { type AddressInfo, Server as NetServer, type Socket } from 'node:net';
+import type { SecureContextOptions } from 'node:tls';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
 import { type ConnectionBounds, connectionBounds } from './connection-limits.ts';
 import { discardRest } from './early-answer.ts';
@@ -22,6 +23,8 @@ export class ListenError extends Error {}
 export interface Listener {
   readonly url: string;
   readonly port: number;
+  /** New connections get this certificate; open ones keep theirs. Throws what OpenSSL says of a pair that it cannot use. */
+  replaceTls(tls: Tls): void;
   /** Takes no more calls, lets those in flight finish, and after `graceMs` cuts what is left: it says how many connections. */
   close(graceMs: number): Promise<{ forced: number }>;
 }
@@ -116,6 +119,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   return {
     url: `${options.tls === undefined ? 'http' : 'https'}://${host}:${port}`,
     port,
+    replaceTls: (tls) => server.replaceTls(tls),
     close(graceMs) {
       closing ??= drain(graceMs);
       return closing;
@@ -168,6 +172,7 @@ interface Carrier {
   closeIdle(): void;
   /** Closes connections that have not said which protocol they speak. */
   cutSilent(): void;
+  replaceTls(tls: Tls): void;
 }
 
 function h1Options(bounds: ConnectionBounds) {
@@ -236,6 +241,9 @@ function cleartext(handler: Handler, bounds: ConnectionBounds): Carrier {
     cutSilent: () => {
       for (const socket of silent) socket.destroy();
     },
+    replaceTls() {
+      throw new Error('a cleartext port has no certificate');
+    },
   };
 }
 
@@ -248,16 +256,19 @@ function isPreface(bytes: Buffer): boolean | undefined {
   return bytes.length >= preface.length ? true : undefined;
 }
 
-function secure(handler: Handler, bounds: ConnectionBounds, { key, cert, clientCa }: Tls): Carrier {
+/** What a secure context is made of, at the start and at each reload: Node forgets what is not given again. */
+function secureContext({ key, cert, clientCa }: Tls): SecureContextOptions {
+  return { key, cert, ...(clientCa === undefined ? {} : { ca: clientCa }), minVersion: 'TLSv1.2' };
+}
+
+function secure(handler: Handler, bounds: ConnectionBounds, tls: Tls): Carrier {
   const server = createSecureServer(
     {
       ...h2Options(bounds),
       ...h1Options(bounds),
-      key,
-      cert,
-      ...(clientCa === undefined ? {} : { ca: clientCa, requestCert: true, rejectUnauthorized: false }),
+      ...secureContext(tls),
+      ...(tls.clientCa === undefined ? {} : { requestCert: true, rejectUnauthorized: false }),
       allowHTTP1: true,
-      minVersion: 'TLSv1.2',
       handshakeTimeout: bounds.headersMs,
     },
     handler,
@@ -270,7 +281,13 @@ function secure(handler: Handler, bounds: ConnectionBounds, { key, cert, clientC
     keepAliveTimeout: bounds.keepAliveMs,
   });
   const idle = server as Http2SecureServer & { closeIdleConnections?: () => void };
-  return { port: server, h2: server, closeIdle: () => idle.closeIdleConnections?.(), cutSilent: () => {} };
+  return {
+    port: server,
+    h2: server,
+    closeIdle: () => idle.closeIdleConnections?.(),
+    cutSilent: () => {},
+    replaceTls: (next) => server.setSecureContext(secureContext(next)),
+  };
 }
 
 /** Opens the port for a moment: a port in use is found before a database is made or changed for a service that cannot serve. */

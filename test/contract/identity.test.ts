@@ -23,7 +23,13 @@ import { readAll } from '../support/verify.ts';
 const secret = new TextEncoder().encode('a secret of at least thirty-two bytes');
 const issuer = 'https://issuer.test';
 const audience = 'sendbatch';
-const tokens = { key: { secret }, algorithms: ['HS256'], issuer, audience, scopes: ['send', 'read'] as const };
+const tokens = {
+  key: { secrets: { current: [secret] } },
+  algorithms: ['HS256'],
+  issuer,
+  audience,
+  scopes: ['send', 'read'] as const,
+};
 const asking = { asks: true, open: false, identity: { tokens, certificateScopes: undefined } };
 
 interface TokenWish {

@@ -247,7 +247,7 @@ describe('what a caller learns by a refusal', () => {
   before(async () => {
     const scopes: Scope[] = ['send', 'read'];
     const tokens = {
-      key: { secret },
+      key: { secrets: { current: [secret] } },
       algorithms: ['HS256'],
       issuer: 'https://issuer.test',
       audience: 'sendbatch',

@@ -106,7 +106,13 @@ describe('an instance whose clock is an hour off', () => {
     const webhooks = { settings: undefined, allowPrivate: true, timeoutMs: 60_000, pace: {} };
     const rates = { caller: [], sender: [{ points: 20, seconds: 3600 }], channel: [], store: 'postgres' as const };
     service = await startService({ webhooks, rates });
-    const tokens = { key: { secret }, algorithms: ['HS256'], issuer: 'i', audience: 'a', scopes: ['read'] as const };
+    const tokens = {
+      key: { secrets: { current: [secret] } },
+      algorithms: ['HS256'],
+      issuer: 'i',
+      audience: 'a',
+      scopes: ['read'] as const,
+    };
     const identity = { tokens, certificateScopes: undefined };
     keyed = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false, identity });
   });
