@@ -27,7 +27,8 @@ run('proto format', 'buf', ['format', '--diff', '--exit-code', 'proto']);
 breaking();
 migrationsOnlyAdded();
 generatedIsCurrent();
-run('tables of settings are current (npm run generate)', process.execPath, ['scripts/settings-table.ts', '--check']);
+for (const script of ['scripts/settings-table.ts', 'scripts/reference-tables.ts'])
+  run(`tables of ${script} are current (npm run generate)`, process.execPath, [script, '--check']);
 run('dead code', 'knip', []);
 audit();
 console.log('check: all good');

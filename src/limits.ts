@@ -25,8 +25,12 @@ export const limits = {
   listElements: 100_000,
   /** Keys of one object in JSON. */
   objectKeys: 10_000,
-  /** A packed body may unpack to this many times its bytes, and to `unpackedFreeBytes` in any case. Batches of equal payloads pack to a hundredth, bombs to a thousandth. */
+  /**
+   * Times that a packed body may grow when it is unpacked. Batches of equal payloads pack to a hundredth, bombs to a
+   * thousandth.
+   */
   unpackedRatio: 200,
+  /** Bytes to which a body may be unpacked whatever its ratio. */
   unpackedFreeBytes: 1024 * 1024,
   /** Bytes of the message of a Connect GET, unpacked. */
   getMessageBytes: 8 * 1024,

@@ -55,7 +55,7 @@ const customerServiceType = 3;
 const visitorsType = 10;
 
 /** The numbers that legacy callers know the reasons by. */
-const reasonCodes: Partial<Record<Reason, number>> = {
+export const reasonCodes: Partial<Record<Reason, number>> = {
   NOT_SUBSCRIBER: 3,
   IN_DENYLIST: 4,
   CHANNEL_NOT_EXIST: 5,

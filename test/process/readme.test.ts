@@ -1,38 +1,34 @@
 import assert from 'node:assert/strict';
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { describe, test } from 'node:test';
-import { describeSettings } from '../../src/config/index.ts';
+import { after, before, describe, test } from 'node:test';
 import { temporaryFolder } from '../support/cluster.ts';
+import { blocksOf, chineseOf, type RunOptions, readPage, run, runPage } from '../support/documents.ts';
 import { endWithFile } from '../support/file-end.ts';
+import { type ServiceProcess, spawnService } from '../support/process.ts';
+import { type Receiver, startReceiver } from '../support/receiver.ts';
 
 const root = join(import.meta.dirname, '../..');
-const pages = ['README.md', 'README.zh-CN.md', 'ARCHITECTURE.md', 'CHANGELOG.md', 'SECURITY.md', 'bench/RESULTS.md'];
-const textOf = (page: string) => readFileSync(join(root, page), 'utf8');
-/** The blocks that are run here or compared. Those in `bash` need programs that are not the project's: without their comments, both languages have the same. */
-function blocksOf(page: string, languages = ['sh', 'json']): { language: string; text: string }[] {
-  return [...textOf(page).matchAll(/^```(\w+)\n(.*?)^```$/gms)]
-    .map(([, language = '', text = '']) => ({ language, text }))
-    .filter(({ language }) => languages.includes(language));
-}
 
-/** The same but for when it was said. */
-function plain(json: string): unknown {
-  return JSON.parse(json, (key, value: unknown) => (key === 'timestamp' ? 'then' : value));
+function pagesUnder(folder: string): string[] {
+  return readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter((each) => each.endsWith('.md'))
+    .map((each) => `${folder}/${each}`)
+    .sort();
 }
 
 describe('the README', () => {
   test('its commands do what it says, and npm start stops in order', async (context) => {
-    const [install, ...rest] = blocksOf('README.md');
+    const [install] = blocksOf('README.md');
     assert.deepEqual(install, { language: 'sh', text: 'npm ci\nnpm start\n' });
     const folder = temporaryFolder('readme');
     context.after(() => rmSync(folder, { recursive: true, force: true }));
     const npm = spawn('npm', ['start'], {
       cwd: root,
-      env: { ...process.env, PORT: '0', DATA_DIR: folder, LOG_FORMAT: 'json' },
+      env: { ...process.env, PORT: '0', DATA_DIR: join(folder, 'data'), LOG_FORMAT: 'json' },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     npm.once(
@@ -50,49 +46,92 @@ describe('the README', () => {
         if (msg === 'listening' && url !== undefined) resolve(url);
       });
     });
-    let answer = '';
-    let answers = 0;
-    for (const { language, text } of rest) {
-      if (language === 'sh') {
-        answer = execFileSync('sh', ['-c', text.replaceAll('http://localhost:5001', url)], {
-          encoding: 'utf8',
-          cwd: root,
-          env: { ...process.env, SENDBATCH_URL: url },
-          stdio: ['ignore', 'pipe', 'ignore'],
-        });
-        continue;
-      }
-      assert.equal(language, 'json');
-      assert.deepEqual(plain(answer), plain(text));
-      answers++;
-    }
-    assert.equal(answers, 2);
+    const options = optionsFor(url, folder);
+    const { answers } = await runPage('README.md', options);
+    assert.equal(answers, 1);
+    const ways = [...readPage('README.md').matchAll(/^\| .* \| `(.*)` +\|$/gm)].map(([, command = '']) => command);
+    assert.equal(ways.length, 5, 'one line for each way to call the service');
+    for (const command of ways) await run(command, options);
+    const { messages: stored } = JSON.parse(
+      await run('curl http://localhost:5001/v1/channels/2/group123/messages', options),
+    ) as { messages: { payload: string }[] };
+    assert.deepEqual(
+      stored.map(({ payload }) => payload),
+      ['SGVsbG8gR3JvdXAgMQ==', 'SGk=', 'SGk=', 'SGk=', 'SGk='],
+    );
     npm.kill('SIGTERM');
     await ended;
     assert.equal(messages.at(-1), 'stopped', 'the signal went through npm and sh');
   });
 
-  test('names every setting with its default, bounds and meaning, in both languages', () => {
-    const check = spawnSync(process.execPath, ['scripts/settings-table.ts', '--check'], {
-      cwd: root,
-      encoding: 'utf8',
-    });
-    assert.deepEqual([check.status, check.stderr], [0, '']);
-    for (const page of ['README.md', 'README.zh-CN.md'])
-      for (const { name } of describeSettings()) assert.match(textOf(page), new RegExp(`^\\| \`${name}\` `, 'm'));
-  });
-
-  test('has the same commands in both languages', () => {
-    assert.deepEqual(blocksOf('README.zh-CN.md'), blocksOf('README.md'));
-    const commands = (page: string) => blocksOf(page, ['bash']).map(({ text }) => text.replace(/^#.*\n/gm, ''));
-    assert.deepEqual(commands('README.zh-CN.md'), commands('README.md'));
+  test('it has at most 120 lines and 10 kB', () => {
+    const text = readPage('README.md');
+    assert.ok(text.split('\n').length <= 120);
+    assert.ok(Buffer.byteLength(text) <= 10_000);
   });
 });
 
+/** The service that the documents speak of: where they say it is, and where it is here. */
+function optionsFor(url: string, folder: string, more: Record<string, string> = {}): RunOptions {
+  return {
+    replace: { 'http://localhost:5001': url, ...more },
+    env: { SENDBATCH_URL: url, DATA_DIR: join(folder, 'data') },
+    session: join(folder, `session-${new URL(url).port}`),
+  };
+}
+
+describe('the commands of the documents print what the pages say', () => {
+  const folder = temporaryFolder('documents');
+  let open: ServiceProcess;
+  let closed: ServiceProcess;
+  let receiver: Receiver;
+  before(async () => {
+    const settings = { DATA_DIR: join(folder, 'data'), SYSTEM_UIDS: 'system,____system', WEBHOOK_ALLOW_PRIVATE: 'on' };
+    open = await spawnService(settings);
+    closed = await spawnService({ ...settings, AUTH: 'on' });
+    receiver = await startReceiver();
+  });
+  after(async () => {
+    await receiver.close();
+    await closed.end('SIGTERM');
+    await open.end('SIGTERM');
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  const needsCredential = 'docs/guides/auth.md';
+  for (const page of ['docs/getting-started.md', ...pagesUnder('docs/concepts'), ...pagesUnder('docs/guides')])
+    test(page, async () => {
+      const service = page === needsCredential ? closed : open;
+      await runPage(page, optionsFor(service.url, folder, { 'http://localhost:9000': receiver.url }));
+    });
+});
+
+describe('the Chinese page has the commands and outputs of the English one', () => {
+  for (const page of ['README.md', ...pagesUnder('docs/guides')].filter((each) =>
+    existsSync(join(root, chineseOf(each))),
+  )) {
+    test(page, () => {
+      const chinese = chineseOf(page);
+      assert.deepEqual(blocksOf(chinese), blocksOf(page));
+      // Those in `bash` need programs that are not the project's: without their comments, both have the same.
+      const commands = (each: string) => blocksOf(each, ['bash']).map(({ text }) => text.replace(/^#.*\n/gm, ''));
+      assert.deepEqual(commands(chinese), commands(page));
+    });
+  }
+});
+
 describe('every link to a file of the project leads to one', () => {
+  const pages = [
+    'README.md',
+    'ARCHITECTURE.md',
+    'CHANGELOG.md',
+    'SECURITY.md',
+    'bench/RESULTS.md',
+    ...pagesUnder('docs'),
+  ];
   for (const page of pages) {
     test(page, () => {
-      for (const [, target = ''] of textOf(page).matchAll(/\]\(([^)#\s]+)[^)]*\)/g))
+      for (const [, target = ''] of readPage(page).matchAll(/\]\(([^)#\s]+)[^)]*\)/g))
         if (!/^[a-z]+:/.test(target)) assert.ok(existsSync(join(root, page, '..', target)), `${page}: ${target}`);
     });
   }
