@@ -340,10 +340,16 @@ export class Subscription {
     const cursors = isFirst ? await this.#cursorsOf(mine) : new Map<string, number>();
     const added: (FollowedChannel & { readonly channelKey: number })[] = [];
     for (const { channel, channelKey, lastSeq, joinedAfterSeq } of mine) {
-      if (this.#places.has(channel.key)) continue;
+      const known = this.#places.get(channel.key);
+      if (known !== undefined && !isFirst) continue;
       // At first from now on, or, of a stream that resumes, from where the user joined; later always from there.
       const begin = isFirst && this.#call.resume !== true ? lastSeq : joinedAfterSeq;
       const cursor = cursors.get(channel.key) ?? begin;
+      if (known !== undefined) {
+        // Reported as created while the channels were read. The report may be late: the call may resume this channel.
+        known.cursor = cursor;
+        continue;
+      }
       const place = { channel, channelKey, cursor, caughtUp: false, behind: !isFirst };
       this.#add(place);
       added.push(place);

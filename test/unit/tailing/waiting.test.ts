@@ -1,11 +1,50 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { sql } from 'kysely';
 import { trustedCaller } from '../../../src/messages/caller.ts';
-import { channel, messageSequence } from '../../../src/messages/channel.ts';
+import { channel, messageSequence, pairId } from '../../../src/messages/channel.ts';
 import { ChannelKeys } from '../../../src/messages/channel-keys.sql.ts';
 import type { Store } from '../../../src/sending/group-context.ts';
 import { createTails, type Frame } from '../../../src/tailing/tails.ts';
 import { openOwnStore } from '../../support/database.ts';
+
+const everybody = { has: () => true };
+const rules = { systemUids: everybody, systemReaders: everybody, enforcePersonAllowlist: false };
+
+test('a late report that a channel was created does not set back the cursor of a stream that resumes it', async (context) => {
+  const own = await openOwnStore();
+  const keys = new ChannelKeys(own.db);
+  const tails = createTails({ db: own.db, channelKeys: keys, rules });
+  context.after(async () => {
+    tails.close();
+    await own.close();
+  });
+  const pair = channel(1, pairId('me', 'peer'), messageSequence);
+  const [channelKey = 0] = (await keys.findOrCreate([pair])).values();
+  await sql`update sendbatch.channel_head set last_seq = 2`.execute(own.db);
+  for (const seq of [1, 2]) await own.db.insertInto('sendbatch.message').values(rowOf(channelKey, seq)).execute();
+  const call = { caller: trustedCaller, uid: 'me', allOfUid: true, signal: new AbortController().signal };
+  const cursors = [{ channelType: 1, channelId: pair.id, afterSeq: 1, fromNow: false }];
+  for (const [channels, resume, expected] of [
+    [cursors, true, [2, 'caught-up', 'all-caught-up']],
+    [cursors, false, [2, 'caught-up', 'all-caught-up']],
+    [[], true, [1, 2, 'caught-up', 'all-caught-up']],
+    [[], false, ['caught-up', 'all-caught-up']],
+  ] as const) {
+    const frames = tails.subscribe({ ...call, channels, resume })[Symbol.asyncIterator]();
+    const first = frames.next();
+    // It comes while the stream reads which channels its user is in.
+    tails.channelsMade([{ ...pair, channelKey }]);
+    const said: unknown[] = [];
+    for (let next = await first; ; next = await frames.next()) {
+      const frame: Frame = next.value;
+      said.push(frame.kind === 'message' ? frame.message.messageSeq : frame.kind);
+      if (frame.kind === 'all-caught-up') break;
+    }
+    assert.deepEqual(said, expected);
+    await frames.return?.();
+  }
+});
 
 test('readers of channels that do not exist cost nothing when others are created, and wake by the key of their own', async (context) => {
   const own = await openOwnStore();
@@ -16,8 +55,6 @@ test('readers of channels that do not exist cost nothing when others are created
       return super.find(...call);
     }
   }
-  const everybody = { has: () => true };
-  const rules = { systemUids: everybody, systemReaders: everybody, enforcePersonAllowlist: false };
   const keys = new CountedKeys(own.db, (made) => tails.channelsMade(made));
   const store: Store = { db: own.db, channelKeys: keys, rules };
   const tails = createTails(store);
@@ -47,26 +84,28 @@ test('readers of channels that do not exist cost nothing when others are created
   const [key] = (await create('unmade7')).values();
   await own.db
     .insertInto('sendbatch.message')
-    .values({
-      channel_key: key ?? 0,
-      message_seq: 1,
-      message_id: 1,
-      accepted_at: Date.now(),
-      dedupe_key: '00000000-0000-0000-0000-000000000001',
-      flags: 0,
-      content_hash: Buffer.of(),
-      from_uid: 'u',
-      client_msg_no: 'k',
-      payload: Buffer.from('x'),
-      expire: null,
-      stream_no: null,
-      tag_key: null,
-      subscribers: null,
-    })
+    .values(rowOf(key ?? 0, 1))
     .execute();
   tails.wake([key ?? 0]);
   const frame = (await waiting[7])?.value as Frame;
   assert.deepEqual([frame.kind, frame.kind === 'message' && frame.message.messageSeq], ['message', 1]);
   assert.equal(asked, 123);
   assert.deepEqual(tails.counts(), { readers: 200, channels: 1 });
+});
+
+const rowOf = (channelKey: number, seq: number) => ({
+  channel_key: channelKey,
+  message_seq: seq,
+  message_id: seq,
+  accepted_at: Date.now(),
+  dedupe_key: `00000000-0000-0000-0000-00000000000${seq}`,
+  flags: 0,
+  content_hash: Buffer.of(),
+  from_uid: 'u',
+  client_msg_no: `k${seq}`,
+  payload: Buffer.from('x'),
+  expire: null,
+  stream_no: null,
+  tag_key: null,
+  subscribers: null,
 });
