@@ -3,7 +3,7 @@
  * parcel is a message to this thread, and its verdicts are the answer.
  */
 import { parentPort, workerData } from 'node:worker_threads';
-import { ExecutionTimeout, runWithTimeout } from '../overload/watchdog.ts';
+import { ExecutionTimeout, runWithTimeout, threadCpuMs } from '../overload/watchdog.ts';
 import { createModerator, type Judgement, type Rule } from './rules.ts';
 
 /** Messages of one call, with their payloads one after the other in `bytes`. */
@@ -32,16 +32,8 @@ const moderator = createModerator(workerData as readonly Rule[]);
 parentPort?.postMessage('ready');
 parentPort?.on('message', (parcel: Parcel) => parentPort?.postMessage(judge(parcel)));
 
-/** Milliseconds of the processor that this thread has had: a machine that has no time for it says nothing of a message. */
-const cpuMs = () => {
-  // Node 22 does not tell; then the clock does.
-  if (typeof process.threadCpuUsage !== 'function') return performance.now();
-  const { user, system } = process.threadCpuUsage();
-  return (user + system) / 1000;
-};
-
 function judge({ bytes, messages, messageMs, sliceMs }: Parcel): Verdicts {
-  const start = cpuMs();
+  const start = threadCpuMs();
   const judgements: (Judgement | 'late')[] = [];
   let begin = 0;
   const slice = () => {
@@ -49,23 +41,23 @@ function judge({ bytes, messages, messageMs, sliceMs }: Parcel): Verdicts {
       const payload = bytes.subarray(begin, begin + payloadBytes);
       judgements.push(moderator?.({ channelType, tagKey, payload }) ?? { flaggedBy: [] });
       begin += payloadBytes;
-      if (cpuMs() - start > sliceMs) return;
+      if (threadCpuMs() - start > sliceMs) return;
     }
   };
   // The watchdog goes by the clock. An attempt that had less of the processor than it may have is made again, with more time.
   for (let patience = 1; ; patience *= 2) {
-    const began = cpuMs();
+    const began = threadCpuMs();
     try {
       runWithTimeout((messageMs + sliceMs) * patience, slice);
       break;
     } catch (error) {
       if (!(error instanceof ExecutionTimeout)) throw error;
-      if (cpuMs() - began < messageMs && patience < mostPatience) continue;
+      if (threadCpuMs() - began < messageMs && patience < mostPatience) continue;
       judgements.push('late');
       break;
     }
   }
-  return { judgements, tookMs: cpuMs() - start };
+  return { judgements, tookMs: threadCpuMs() - start };
 }
 
 /** Times the watchdog's time at most: 8 s where a message has 500 ms. */
