@@ -14,7 +14,7 @@ import { assertSound, query, readAll } from '../support/verify.ts';
 
 const messages = 50_000;
 const channels = 40;
-/** Seconds after which the turn of a killed worker goes to another. The product takes 10, the least that pg-boss lets be set, and the test would spend a minute in waiting. */
+/** Heartbeat of a turn, in seconds. Five kills at the product's 10 s, pg-boss's least, take a minute. */
 const heartbeatSeconds = 3;
 /** A killed worker holds the batch for about 5 s; nothing here waits longer than a few of those. */
 const patienceMs = 90_000;

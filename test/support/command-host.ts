@@ -1,5 +1,6 @@
-// A process that carries out command lines for a test file, one after the other: most of what a command takes is loading it. Environment, folder and exit code are
-// the command's own, and a command ends here when it would end its process: when nothing keeps the event loop.
+// Runs command lines for a test file one after the other, in one process: most of what a command
+// costs is loading it. Each has its own environment, folder and exit code, and ends when nothing
+// keeps the event loop, as it would end a process of its own.
 import { globalAgent } from 'node:http';
 import { run } from '../../src/cli/program.ts';
 

@@ -63,12 +63,15 @@ export function spawnCommand(env: Record<string, string>, args: string[]) {
   return launch(env, args, undefined);
 }
 
-/** A process that carries out commands, started for the first of them. */
+/** The process that runs the commands of this file, started for the first of them. */
 let host: ChildProcess | undefined;
 let queue: Promise<unknown> = Promise.resolve();
 const endMark = '\0';
 
-/** Runs a command to its end as `runToEnd` does, but in a process that carries out one after the other. A command that reads stdin or is killed needs its own. */
+/**
+ * Runs a command to its end like `runToEnd`, in one process for all commands of a file.
+ * A command that reads stdin or is killed needs a process of its own.
+ */
 export function runCommand(
   env: Record<string, string>,
   args: string[],
@@ -101,7 +104,7 @@ async function carryOut(line: CommandLine): ReturnType<typeof runToEnd> {
   };
   stdout.setEncoding('utf8').on('data', hearPrinted);
   stderr.setEncoding('utf8').on('data', hear);
-  // While it works it holds this process; between two commands it does not.
+  // A running command keeps this process alive; an idle host does not.
   const handles = [host, channel, stdout as Socket, stderr as Socket];
   for (const each of handles) each.ref();
   try {
