@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { installJobs, type Jobs, jobsPending, openJobs } from '../batches/job-queue.sql.ts';
 import type { Config } from '../config/index.ts';
-import type { Log } from '../observability/events.ts';
+import type { Log } from '../observability/log.ts';
 import { EmbeddedUnavailable, startEmbedded } from '../postgres/embedded/index.ts';
 import { MigrationError, migrate, type SchemaStatus, schemaStatus } from '../postgres/migrate.ts';
 import { classifyPgError } from '../postgres/pg-errors.ts';
@@ -73,11 +73,7 @@ export async function openServer(
     const migrations = open(forMigrations);
     const database = clientOptions(connection);
     await patience.through(() => prepareSchema(config, migrations, database, log)).finally(() => migrations.destroy());
-    if (facts.lossy.length > 0)
-      log.warn(
-        { settings: facts.lossy },
-        'the database acknowledges commits before they are on disk: a crash of its machine may lose messages',
-      );
+    if (facts.lossy.length > 0) log('databaseNotDurable', { settings: facts.lossy });
     const listening = config.listenUrl === undefined ? database : { connectionString: config.listenUrl };
     const openCounters = () => openCounterPool(database);
     const hear = (onPayload: (payload: string) => void) => listen(listening, onPayload);
@@ -191,7 +187,7 @@ async function prepareSchema(config: Config, db: Db, database: ClientOptions, lo
     return;
   }
   const applied = await bringUpToDate(db, database);
-  if (applied.length > 0) log.info({ migrations: applied }, 'the schema was brought up to date');
+  if (applied.length > 0) log('schemaMigrated', { migrations: applied });
 }
 
 /** Reaches a server that can be written, and refuses one that will not do. */
@@ -242,7 +238,7 @@ function createPatience(waitMs: number, log: Log): Patience {
           const waited = performance.now() - since;
           if (!helpsToWait(error) || waited + pause > waitMs)
             throw inOneLine(error, pause > firstPauseMs ? ` (tried for ${(waited / 1000).toFixed(1)} s)` : '');
-          if (!logged) log.warn({ cause: textOf(error), retryForMs: waitMs }, 'database not usable yet, retrying');
+          if (!logged) log('databaseUnreachable', { cause: textOf(error), retryForMs: waitMs });
           logged = true;
           await delay(pause);
         }

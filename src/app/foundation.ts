@@ -1,6 +1,9 @@
 import type { Config } from '../config/index.ts';
 import type { PermissionRules } from '../messages/permission.ts';
-import { createEvents, type Events, type Log } from '../observability/events.ts';
+import { ServiceError } from '../messages/service-error.ts';
+import { errorText } from '../observability/error-text.ts';
+import { createEvents, type Events } from '../observability/events/index.ts';
+import type { Log } from '../observability/log.ts';
 import { startLoop } from '../observability/loop.ts';
 import { createRegistry, type Registry } from '../observability/registry.ts';
 import { watchRuntime } from '../observability/runtime.ts';
@@ -48,7 +51,7 @@ export async function openFoundation(config: Config, log: Log, lifecycle: Lifecy
     registry,
     accessLog: config.accessLog,
     traces,
-    isTrouble: (error) => classifyPgError(error) !== 'defect',
+    isExpected: (error) => error instanceof ServiceError || classifyPgError(error) !== 'defect',
   });
 
   const database = await openServer(config, log, events.databaseConnectionLost, traces?.statement);
@@ -84,6 +87,6 @@ function permissionRules({ systemUids, personAllowlist }: Config): PermissionRul
 async function openTraces(settings: NonNullable<Config['traces']>, log: Log): Promise<Traces> {
   const telemetry = await import('../observability/traces.ts');
   return await telemetry.openTraces({ ...settings, version }, (error) =>
-    log.warn({ err: error }, 'traces could not be exported'),
+    log('traceExportFailed', { cause: errorText(error) }),
   );
 }

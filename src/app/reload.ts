@@ -10,7 +10,7 @@ import { stat } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { Config, Reloadable } from '../config/index.ts';
-import type { Events } from '../observability/events.ts';
+import type { Events } from '../observability/events/index.ts';
 import { startLoop } from '../observability/loop.ts';
 import type { CredentialWatch } from '../rpc/credential-watch.ts';
 import type { Listener } from '../server/port.ts';

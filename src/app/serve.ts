@@ -1,5 +1,5 @@
 import { type Config, ConfigError, loadConfig } from '../config/index.ts';
-import { createLog, type Log } from '../observability/events.ts';
+import { createLog, type Log } from '../observability/log.ts';
 import { ListenError, tryPort } from '../server/port.ts';
 import { canReload } from './reload.ts';
 import type { App } from './start.ts';
@@ -18,7 +18,7 @@ export async function serve(fail: (message: string) => void): Promise<void> {
     const config = loadConfig();
     const log = createLog({ level: config.logLevel, format: config.logFormat });
     if (!isWorker) {
-      for (const warning of config.warnings) log.warn(warning);
+      for (const warning of config.warnings) log('settingSuspicious', { warning });
       await tryPort(config);
     }
     if (config.workers > 1 && !isWorker) await serveInWorkers(config, log);
@@ -77,7 +77,7 @@ async function serveInWorkers(config: Config, log: Log): Promise<void> {
 }
 
 function greet(config: Config, log: Log, listening: Listening): void {
-  log.info({ url: listening.url, database: listening.database, version, workers: config.workers }, 'listening');
+  log('listening', { url: listening.url, database: listening.database, version, workers: config.workers });
   if (process.stdout.isTTY || config.logFormat !== 'json') console.log(greeting(listening));
 }
 
@@ -103,14 +103,14 @@ function stopOnce(log: Log, work: () => Promise<void>): () => boolean {
     stopping = true;
     work().then(
       () => {
-        log.info('stopped');
+        log('stopped');
         process.exitCode = 0;
         leaveWorkers();
         // Nothing of ours is left; a library that still tries to reach a collector of traces does not hold the process.
         setTimeout(() => process.exit(0), lingerMs).unref();
       },
       (error) => {
-        log.error({ err: error }, 'stopping failed');
+        log('stopFailed', { err: error });
         process.exit(1);
       },
     );
@@ -128,9 +128,9 @@ function stopOnSignals(stop: () => boolean, log: Log): void {
     if (first !== 0 && performance.now() - first < echoMs) return;
     const isFirst = first === 0;
     first ||= performance.now();
-    if (stop()) log.info({ signal }, 'stopping: calls in flight are finished');
+    if (stop()) log('stopping', { signal });
     else if (!isFirst) {
-      log.warn({ signal }, 'second signal: ending at once');
+      log('stopForced', { signal });
       process.exit(1);
     }
   };

@@ -12,7 +12,7 @@ import { batchQueueStats } from '../batches/claims.sql.ts';
 import { type Channels, createChannels } from '../channels/channels.ts';
 import type { Config } from '../config/index.ts';
 import { limits } from '../limits.ts';
-import type { Log } from '../observability/events.ts';
+import type { Log } from '../observability/log.ts';
 import { watchSources } from '../observability/readings.ts';
 import { readLockWaits } from '../postgres/lock-waits.ts';
 import { createReadiness, type Readiness } from '../postgres/readiness.ts';

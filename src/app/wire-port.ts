@@ -26,7 +26,7 @@ export async function wirePort(
     graceMs: bodyGraceMs,
     isStream: routes.isStream,
     peerOf,
-    onCut: (request) => events.requestRejected('overloaded', rejectedRequestOf(request)),
+    onCut: (request) => events.bodyEvicted(rejectedRequestOf(request)),
   });
   const originCheck = createOriginCheck({ open: config.open, allowedOrigins: config.allowedOrigins });
   const loadShedding = createLoadShedding(overload, routes.methodOf);

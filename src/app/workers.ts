@@ -1,6 +1,6 @@
 import cluster, { type Worker } from 'node:cluster';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Log } from '../observability/events.ts';
+import type { Log } from '../observability/log.ts';
 import type { App } from './start.ts';
 import { answerForMetrics, serveMetrics } from './worker-metrics.ts';
 
@@ -93,7 +93,7 @@ export async function startWorkers(count: number, log: Log): Promise<Workers | u
         places.set(place, undefined);
         if (stopping) inOrder &&= code === 0;
         else if (listened) {
-          log.error({ pid: worker.process.pid, code, signal }, 'a worker ended: it is replaced');
+          log('workerExited', { pid: worker.process.pid, exitCode: code, signal });
           void replace(place);
         }
         resolve(undefined);
@@ -106,11 +106,11 @@ export async function startWorkers(count: number, log: Log): Promise<Workers | u
       await delay(pause);
       if (stopping || (await fork(place)) !== undefined || stopping) return;
       if (workers.size === 0) {
-        log.fatal({ place }, 'no worker is left, and none can be started');
+        log('noWorkerLeft', { worker: place });
         gone.resolve();
         return;
       }
-      log.error({ place, retryInMs: Math.min(pause * 2, longestPauseMs) }, 'a worker could not be replaced, retrying');
+      log('workerNotReplaced', { worker: place, retryInMs: Math.min(pause * 2, longestPauseMs) });
     }
   };
 
@@ -118,7 +118,7 @@ export async function startWorkers(count: number, log: Log): Promise<Workers | u
     stopping = true;
     const kill = setTimeout(() => {
       for (const { process: worker } of workers) {
-        log.error({ pid: worker.pid }, 'a worker does not stop: it is killed');
+        log('workerKilled', { pid: worker.pid });
         worker.kill('SIGKILL');
       }
     }, withinMs);

@@ -43,7 +43,7 @@ type Log = Parameters<OpenServer['openServer']>[1];
 /** What only these commands need is loaded here: a caller's command starts without a database's driver. Nothing is logged: what a command says goes to stdout, for pipes. */
 async function inOneLine<T>(work: (log: Log) => Promise<T>): Promise<T> {
   const [{ createLog }, { inOneLine: lineOf, isForTheUser }] = await Promise.all([
-    import('../observability/events.ts'),
+    import('../observability/log.ts'),
     import('../app/database.ts'),
   ]);
   try {

@@ -1,36 +1,36 @@
-/** Writes the first of many alike at once, and what came after it as one more line with its count, at most every `everyMs`. */
+/** Logs the first of many equal events at once, and later ones as one line per `everyMs` with their number. */
 export interface Throttle {
-  /** `repeats`: how many came since the last line like it that were not written. */
+  /** `repeats`: events with this key that were left out since its last line. */
   write(key: string, line: (repeats: number) => void): void;
 }
 
-/** Keys that are remembered at most: texts of causes may hold numbers that never come again. */
-const mostKeys = 100;
+/** Bound of remembered keys: the text of a cause may contain values that never come again. */
+const maxKeys = 100;
 
 export function createThrottle(everyMs: number): Throttle {
-  const waiting = new Map<string, { repeats: number; line: (repeats: number) => void }>();
-  const rest = (key: string) => {
+  const pending = new Map<string, { repeats: number; line: (repeats: number) => void }>();
+  const schedule = (key: string) => {
     setTimeout(() => {
-      const entry = waiting.get(key);
-      waiting.delete(key);
+      const entry = pending.get(key);
+      pending.delete(key);
       if (entry === undefined || entry.repeats === 0) return;
       entry.line(entry.repeats);
-      waiting.set(key, { ...entry, repeats: 0 });
-      rest(key);
+      pending.set(key, { ...entry, repeats: 0 });
+      schedule(key);
     }, everyMs).unref();
   };
   return {
     write(key, line) {
-      const entry = waiting.get(key);
+      const entry = pending.get(key);
       if (entry !== undefined) {
         entry.repeats++;
         entry.line = line;
         return;
       }
       line(0);
-      if (waiting.size >= mostKeys) return;
-      waiting.set(key, { repeats: 0, line });
-      rest(key);
+      if (pending.size >= maxKeys) return;
+      pending.set(key, { repeats: 0, line });
+      schedule(key);
     },
   };
 }

@@ -4,7 +4,7 @@ import type { UniversalServerRequest, UniversalServerResponse } from '@connectrp
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
 import { callerKey, certificateKey, certificateOf } from '../auth/identity.ts';
 import type { Caller } from '../messages/caller.ts';
-import type { Asked, Protocol } from '../observability/events.ts';
+import type { Protocol, RejectedRequest } from '../observability/events/index.ts';
 import { TextBody } from '../transcode/index.ts';
 
 /** What a timer of Node's takes; one that is longer ends at once. */
@@ -144,10 +144,10 @@ export function peerOf(request: Request): unknown {
 const pathChars = 200;
 
 /** What is told of a request that became no call. */
-export function rejectedRequestOf({ method = '', url = '', headers }: Request): Asked {
+export function rejectedRequestOf({ method = '', url = '', headers }: Request): RejectedRequest {
   const id = headers[requestIdHeader];
   const path = (url.split('?', 1)[0] ?? '').slice(0, pathChars);
-  return { verb: method, path, requestId: typeof id === 'string' && plainId.test(id) ? id : undefined };
+  return { httpMethod: method, path, requestId: typeof id === 'string' && plainId.test(id) ? id : undefined };
 }
 
 /** Whether nobody takes the answer any more. `destroyed` is of HTTP/1.1 alone, and a `close` that was is not told again: who waits for one then waits for ever. */

@@ -3,7 +3,7 @@ import { parseTimeout as parseConnectTimeout } from '@connectrpc/connect/protoco
 import { parseTimeout as parseGrpcTimeout } from '@connectrpc/connect/protocol-grpc';
 import { callerKey, certificateKey, type Identify } from '../auth/identity.ts';
 import { ServiceError } from '../messages/service-error.ts';
-import type { Events, Protocol } from '../observability/events.ts';
+import type { Events, Protocol } from '../observability/events/index.ts';
 import { toConnectError } from '../rpc/error-mapping.ts';
 import { assertScope, scopeOf } from '../rpc/interceptors/authenticate.ts';
 import { callIdOf, endOf } from '../rpc/interceptors/call-log.ts';

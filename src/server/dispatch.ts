@@ -2,7 +2,7 @@ import { Code, ConnectError, createConnectRouter } from '@connectrpc/connect';
 import { parseTimeout as connectTimeout } from '@connectrpc/connect/protocol-connect';
 import { parseTimeout as grpcTimeout } from '@connectrpc/connect/protocol-grpc';
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from '@connectrpc/connect-node';
-import type { Protocol } from '../observability/events.ts';
+import type { Protocol } from '../observability/events/index.ts';
 import { toConnectError, toHttp } from '../rpc/error-mapping.ts';
 import {
   callerSignal,

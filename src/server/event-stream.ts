@@ -1,6 +1,6 @@
 import type { ConnectError, ContextValues } from '@connectrpc/connect';
 import { ServiceError } from '../messages/service-error.ts';
-import type { Events } from '../observability/events.ts';
+import type { Events } from '../observability/events/index.ts';
 import { retryMsOf, toConnectError, toHttp } from '../rpc/error-mapping.ts';
 import { callIdOf, endOf } from '../rpc/interceptors/call-log.ts';
 import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from '../rpc/request-context.ts';

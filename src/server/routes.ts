@@ -14,7 +14,7 @@ import { TemplateService } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import { WebhookService } from '../../gen/sendbatch/v1/webhook_service_pb.ts';
 import type { Identify } from '../auth/identity.ts';
 import { limits } from '../limits.ts';
-import type { Events } from '../observability/events.ts';
+import type { Events } from '../observability/events/index.ts';
 import type { Readiness } from '../postgres/readiness.ts';
 import { detailRegistry } from '../rpc/error-mapping.ts';
 import { scopeInterceptor } from '../rpc/interceptors/authenticate.ts';

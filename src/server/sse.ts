@@ -7,7 +7,7 @@ import type { BatchWatch } from '../batches/watch.ts';
 import { limits } from '../limits.ts';
 import { type Caller, type Scope, trustedCaller } from '../messages/caller.ts';
 import { invalidField } from '../messages/service-error.ts';
-import type { Events } from '../observability/events.ts';
+import type { Events } from '../observability/events/index.ts';
 import { type CredentialWatch, streamCredential } from '../rpc/credential-watch.ts';
 import { assertScope } from '../rpc/interceptors/authenticate.ts';
 import { toMessage } from '../rpc/message-mapping.ts';

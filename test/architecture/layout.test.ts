@@ -16,6 +16,7 @@ const root = join(import.meta.dirname, '../..');
 const order = [
   'limits',
   'time',
+  'observability',
   'postgres',
   'messages',
   'overload',
@@ -25,7 +26,6 @@ const order = [
   'moderation',
   'webhooks',
   'integrity',
-  'observability',
   'sending',
   'reading',
   'retention',
@@ -47,6 +47,7 @@ const order = [
 const alone: Readonly<Record<string, readonly string[]>> = {
   limits: [],
   time: [],
+  observability: [],
   config: [],
   client: ['gen/client'],
   transcode: ['gen/google'],

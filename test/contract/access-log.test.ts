@@ -56,9 +56,9 @@ describe('ACCESS_LOG=on', () => {
   test('a line says who called what, by which protocol, with how many messages and what became of them', async () => {
     const { post } = jsonCaller(service.url, { ...bearer(), 'x-request-id': 'asked-1' });
     await post('/message/sendbatch', [draft('1'), draft('2')]);
-    const { time, ms, ...line } = await nextCall();
+    const { time, durationMs, ...line } = await nextCall();
     assert.deepEqual(line, {
-      level: 30,
+      level: 'info',
       requestId: 'asked-1',
       method: 'sendbatch.v1.MessageService/SendBatch',
       protocol: 'json',
@@ -70,7 +70,7 @@ describe('ACCESS_LOG=on', () => {
       refused: 0,
       msg: 'call',
     });
-    assert.ok(typeof ms === 'number' && ms > 0 && Number.isFinite(Date.parse(String(time))));
+    assert.ok(typeof durationMs === 'number' && durationMs > 0 && Number.isFinite(Date.parse(String(time))));
     await post('/message/sendbatch', [draft('1'), draft('2', { payload: 'eQ==' }), draft('3')]);
     const second = await nextCall();
     assert.deepEqual([second.accepted, second.duplicates, second.refused], [1, 1, 1]);
@@ -121,12 +121,12 @@ describe('ACCESS_LOG=on', () => {
     const headers = { 'x-request-id': 'odd-1', ...bearer() };
     await fetch(`${service.url}/message/send?access_token=${key}`, { method: 'POST', body: '{', headers });
     await fetch(`${service.url}/nowhere?access_token=${key}`, { headers });
-    for (const [verb, path, reason] of [
+    for (const [httpMethod, path, reason] of [
       ['POST', '/message/send', 'malformed'],
       ['GET', '/nowhere', 'not_found'],
     ]) {
       const { time: _, ...line } = JSON.parse((await lines.next()).value) as Line;
-      assert.deepEqual(line, { level: 30, verb, path, requestId: 'odd-1', reason, msg: 'request rejected' });
+      assert.deepEqual(line, { level: 'info', httpMethod, path, requestId: 'odd-1', reason, msg: 'request rejected' });
     }
   });
 

@@ -249,7 +249,7 @@ describe('the metrics of WORKERS=2', () => {
       process.kill(pid ?? 0, 'SIGKILL');
     }
     await until('both are up again', async () => (await up()) === 2);
-    assert.match(service.output(), /a worker ended: it is replaced/);
+    assert.match(service.output(), /worker exited, starting a replacement/);
     let samples: Sample[] = [];
     await until('both answer', async () => {
       samples = await scrape(service.url, { connection: 'close' });

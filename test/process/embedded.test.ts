@@ -37,8 +37,8 @@ test('when its PostgreSQL is killed, a service brings it back: senders and tails
     .split('\n')
     .filter((line) => line.startsWith('{'));
   const saying = (words: string) => lines.filter((line) => JSON.parse(line).msg === words).length;
-  assert.equal(saying('the embedded PostgreSQL has ended: it is started again'), 1);
-  assert.equal(saying('the embedded PostgreSQL runs again'), 1);
+  assert.equal(saying('embedded PostgreSQL exited, restarting it'), 1);
+  assert.equal(saying('embedded PostgreSQL is running again'), 1);
   for (const line of lines) assert.ok(line.length < 700, line);
 });
 

@@ -21,7 +21,7 @@ describe('a database that is not there when the service starts', () => {
       await until('it has tried twice', () => proxy.connections >= 2);
       proxy.resume();
       const service = await starting;
-      assert.match(service.output(), /database not usable yet, retrying/);
+      assert.match(service.output(), /database unreachable, retrying/);
       assert.equal(await service.end('SIGTERM'), 0, service.output());
       await proxy.close();
       await database.drop();
@@ -128,7 +128,7 @@ test('a standby at the start is waited for until it is the primary', async (cont
   });
   await ask(database.url, `begin read write; alter database ${name} reset default_transaction_read_only; commit`);
   const service = await starting;
-  assert.match(service.output(), /database not usable yet, retrying/);
+  assert.match(service.output(), /database unreachable, retrying/);
   assert.equal(await service.end('SIGTERM'), 0);
 });
 

@@ -249,7 +249,7 @@ describe('WORKERS=2', () => {
     const pids = workersOf(service);
     assert.equal(pids.length, 2);
     process.kill(pids[0] ?? 0, 'SIGKILL');
-    await until('it is known', () => service.output().includes('a worker ended: it is replaced'));
+    await until('it is known', () => service.output().includes('worker exited, starting a replacement'));
     await send(10);
     assert.equal(await service.end('SIGTERM'), 0, service.output());
     await assertSound(database.url);
@@ -270,7 +270,7 @@ describe('WORKERS=2', () => {
     call.write('{');
     await (await fetch(`${service.url}/livez`)).text();
     const ended = service.end('SIGINT');
-    await until('it stops', () => service.output().includes('stopping: calls in flight'));
+    await until('it stops', () => service.output().includes('stopping, finishing calls in flight'));
     for (const pid of children)
       try {
         process.kill(pid, 'SIGINT');
@@ -303,7 +303,7 @@ describe('WORKERS=2', () => {
     const [first = 0] = workersOf(service);
     proxy.drop();
     process.kill(first, 'SIGKILL');
-    await until('it was not replaced', () => service.output().includes('a worker could not be replaced, retrying'));
+    await until('it was not replaced', () => service.output().includes('worker replacement failed to start, retrying'));
     proxy.resume();
     await until('it is replaced', async () => {
       const page = await (await fetch(`${service.url}/metrics`)).text();
@@ -313,7 +313,7 @@ describe('WORKERS=2', () => {
     for (const pid of workersOf(service)) process.kill(pid, 'SIGKILL');
     const [code] = await once(service.child, 'close');
     assert.equal(code, 1, service.output());
-    assert.match(service.output(), /no worker is left, and none can be started/);
+    assert.match(service.output(), /no worker left and none can be started, exiting/);
     await proxy.close();
     await database.drop();
   });

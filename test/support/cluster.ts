@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { type EmbeddedPostgres, startEmbedded } from '../../src/postgres/embedded/index.ts';
 import { endWithFile } from './file-end.ts';
 
-export const quietLog = { info: () => {}, warn: () => {}, error: () => {} };
+export const quietLog = () => {};
 
 /** A PostgreSQL of one test run or one test, in a temporary folder that goes with it. */
 export interface TestCluster extends EmbeddedPostgres {

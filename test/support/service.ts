@@ -1,6 +1,6 @@
 import { type App, start } from '../../src/app/start.ts';
 import { type Config, loadConfig } from '../../src/config/index.ts';
-import { createLog } from '../../src/observability/events.ts';
+import { createLog } from '../../src/observability/log.ts';
 import { createDatabase } from './database.ts';
 
 /** A service of one test file: its own database, a free port. */

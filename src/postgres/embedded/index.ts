@@ -14,6 +14,7 @@ import {
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
+import type { LogEvent } from '../../observability/log-events.ts';
 import { type Account, EmbeddedUnavailable, serverAccount } from './account.ts';
 import { type FindPackage, findBinaries } from './binaries.ts';
 import { cleanEnvironment, isAlive, prepareCluster, reachableFolder, reasonsIn, socketFolder } from './folder.ts';
@@ -48,7 +49,7 @@ export interface EmbeddedOptions {
   readonly findPackage?: FindPackage;
   /** Starts the server again when it dies. */
   readonly supervised?: boolean;
-  readonly log: Record<'info' | 'warn' | 'error', (fields: object, words: string) => void>;
+  readonly log: (event: LogEvent, fields: Readonly<Record<string, unknown>>) => void;
 }
 
 /** No TCP, only the socket; sizes for a laptop. Everything else as PostgreSQL has it: fsync and synchronous_commit are on. */
@@ -95,10 +96,7 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedP
   const binaries = findBinaries(account, options.findPackage);
   const { folder, moved } = reachableFolder(options.dataDir, options.explicit, account);
   if (moved !== undefined) {
-    options.log.warn(
-      { folder },
-      `PostgreSQL runs as ${account.name}, who may not pass ${moved}: the data is kept in ${folder} (set DATA_DIR to choose)`,
-    );
+    options.log('embeddedFolderMoved', { folder, account: account.name, unreachable: moved });
   }
   const cluster = prepareCluster(folder, binaries, account);
   const host = socketFolder(cluster, account);
@@ -181,7 +179,7 @@ async function run(
 
 function killOrphans(server: Server, options: EmbeddedOptions): void {
   for (const pid of orphansOf(server.cluster)) {
-    options.log.warn({ pid }, 'a process of the PostgreSQL that died is still there: it is killed');
+    options.log('embeddedOrphanKilled', { pid });
     try {
       process.kill(pid, 'SIGKILL');
     } catch {
@@ -206,19 +204,18 @@ function supervise(server: Server, first: number, options: EmbeddedOptions): Sup
 
   const bringBack = async () => {
     const since = performance.now();
-    options.log.error({ pid }, 'the embedded PostgreSQL has ended: it is started again');
+    options.log('embeddedExited', { pid });
     let said = '';
     for (let pause = longestRelaunchMs; !signal.aborted; pause = Math.min(pause * 2, longestPauseMs)) {
       try {
         const back = await run(server, options, signal);
         pid = back.pid;
-        const ms = Math.round(performance.now() - since);
-        options.log.warn({ pid, ms, byThisService: !back.adopted }, 'the embedded PostgreSQL runs again');
+        const downMs = Math.round(performance.now() - since);
+        options.log('embeddedRestarted', { pid, downMs, startedHere: !back.adopted });
         return;
       } catch (error) {
         const cause = error instanceof Error ? error.message : String(error);
-        if (cause !== said && !signal.aborted)
-          options.log.error({ cause }, 'the embedded PostgreSQL could not be started again: it is tried on');
+        if (cause !== said && !signal.aborted) options.log('embeddedRestartFailed', { cause });
         said = cause;
         await pauseFor(pause);
       }
@@ -251,7 +248,7 @@ export function cutLog(server: Pick<Server, 'log'>, options: Pick<EmbeddedOption
     copyFileSync(server.log, `${server.log}.old`);
     truncateSync(server.log);
   } catch (error) {
-    options.log.warn({ err: error }, 'the log of PostgreSQL could not be cut');
+    options.log('embeddedLogNotRotated', { cause: String(error) });
   }
 }
 
@@ -280,7 +277,7 @@ function launch(server: Server, options: EmbeddedOptions): ChildProcess {
       },
     );
     // Failing to spawn shows as an exit code too; the words are for the log.
-    child.on('error', (error) => options.log.warn({ err: error }, 'PostgreSQL could not be started'));
+    child.on('error', (error) => options.log('embeddedSpawnFailed', { cause: error.message }));
     child.unref();
     return child;
   } finally {
@@ -335,7 +332,7 @@ async function stop(server: Server, pid: number, options: EmbeddedOptions): Prom
   // Only a process that has answered as this cluster's postmaster is ever signalled; one that does not answer is stopping already.
   if ((await answering(server)) === pid) {
     if (await hasOthers(server)) {
-      options.log.info({ dataDir: server.cluster }, 'PostgreSQL keeps running: another service is connected to it');
+      options.log('embeddedStillUsed', { folder: server.cluster });
       return;
     }
     // SIGINT is PostgreSQL's fast shutdown: it ends sessions, writes a checkpoint and stops.
@@ -344,7 +341,7 @@ async function stop(server: Server, pid: number, options: EmbeddedOptions): Prom
   const deadline = performance.now() + startMs;
   while (postmasterPid(server) === pid && isAlive(pid)) {
     if (performance.now() > deadline) {
-      options.log.warn({ pid }, 'PostgreSQL does not stop: it is left to finish by itself');
+      options.log('embeddedStopSlow', { pid });
       return;
     }
     await delay(lookMs);

@@ -3,7 +3,7 @@ import { Code, ConnectError, type ContextValues, createContextKey, type Intercep
 import { ErrorInfoSchema } from '../../../gen/google/rpc/error_details_pb.ts';
 import { callerKey } from '../../auth/identity.ts';
 import { ServiceError } from '../../messages/service-error.ts';
-import type { CallEnd, Events, Tally } from '../../observability/events.ts';
+import type { CallEnd, Events, Tally } from '../../observability/events/index.ts';
 import { setPushback, statusNameOf, toConnectError } from '../error-mapping.ts';
 import { entryKey, plainId, requestIdHeader } from '../request-context.ts';
 

@@ -11,7 +11,7 @@ import { limits } from '../../limits.ts';
 import type { Outcome } from '../../messages/append-plan.ts';
 import { bytesOf } from '../../messages/page.ts';
 import { ServiceError } from '../../messages/service-error.ts';
-import type { Tally } from '../../observability/events.ts';
+import type { Tally } from '../../observability/events/index.ts';
 import type { RateLimitStatus } from '../../rate-limits/rate-limits.ts';
 import type { Inbox } from '../../reading/inbox.ts';
 import type { ReadChannel } from '../../reading/read-channel.ts';

@@ -46,9 +46,9 @@ describe('text of others', () => {
       }),
     );
     for (const format of ['json', 'pretty']) {
-      const events = JSON.stringify(join(import.meta.dirname, '../../../src/observability/events.ts'));
-      const code = `const { createLog } = await import(${events});
-        createLog({ level: 'info', format: '${format}' }).info({ path: ${JSON.stringify(hostile)} }, ${JSON.stringify(hostile)});`;
+      const events = JSON.stringify(join(import.meta.dirname, '../../../src/observability/log.ts'));
+      const code = `const { createLogger } = await import(${events});
+        createLogger({ level: 'info', format: '${format}' }).info({ path: ${JSON.stringify(hostile)} }, ${JSON.stringify(hostile)});`;
       const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', code], {
         encoding: 'utf8',
         env: { NO_COLOR: '1' },

@@ -16,6 +16,7 @@ import { dirname, join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
+import { type LogEvent, logEvents } from '../../../src/observability/log-events.ts';
 import {
   cutLog,
   type EmbeddedOptions,
@@ -167,7 +168,7 @@ describe('the embedded PostgreSQL', () => {
   test('is adopted when the service that started it was killed', async () => {
     const orphaning = `
       import { startEmbedded } from ${JSON.stringify(join(import.meta.dirname, '../../../src/postgres/embedded/index.ts'))};
-      const log = { info() {}, warn() {} };
+      const log = () => {};
       const server = await startEmbedded({ dataDir: ${JSON.stringify(dataDir)}, explicit: true, log });
       console.log(server.pid);
       setInterval(() => {}, 1000);`;
@@ -224,10 +225,8 @@ describe('the embedded PostgreSQL', () => {
 describe('a supervised server', () => {
   const dataDir = folder('supervised');
   const said: string[] = [];
-  const log = {
-    ...quietLog,
-    warn: (_: object, words: string) => said.push(words),
-    error: (_: object, words: string) => said.push(words),
+  const log = (event: LogEvent) => {
+    if (logEvents[event].level !== 'info') said.push(event);
   };
 
   test('that dies is started again, once for all services that share it, and each says so once', async () => {
@@ -241,7 +240,7 @@ describe('a supervised server', () => {
     await until('both see another postmaster', () => services.every((each) => each.pid !== pid));
     assert.equal(services[0].pid, services[1].pid);
     assert.deepEqual(await query(services[1], 'select n from kept'), [1]);
-    const twice = ['the embedded PostgreSQL has ended: it is started again', 'the embedded PostgreSQL runs again'];
+    const twice = ['embeddedExited', 'embeddedRestarted'];
     assert.deepEqual(said.toSorted(), [...twice, ...twice].toSorted());
     await services[0].stop();
     await services[1].stop();
@@ -261,7 +260,7 @@ describe('a supervised server', () => {
     process.kill(pid, 'SIGKILL');
     await until('it runs again', () => server.pid !== pid);
     assert.deepEqual(await query(server, 'select 1'), [1]);
-    assert.ok(said.includes('a process of the PostgreSQL that died is still there: it is killed'));
+    assert.ok(said.includes('embeddedOrphanKilled'));
     await session.end().catch(() => {});
     await server.stop();
   });
@@ -329,11 +328,12 @@ describe('a folder that cannot be used is left alone, and said so in one line', 
     const secret = folder('private');
     chmodSync(secret, 0o700);
     const warnings: string[] = [];
-    const log = { ...quietLog, warn: (_: object, words: string) => warnings.push(words) };
+    const log = (event: LogEvent, fields: object) =>
+      void warnings.push(`${logEvents[event].message} ${JSON.stringify(fields)}`);
     const server = await start(join(secret, 'data'), { explicit: false, log });
     folders.add(server.dataDir);
     assert.match(server.dataDir, /^\/var\/lib\/sendbatch\/[0-9a-f]{12}$/);
-    assert.match(warnings.join(), /may not pass .*set DATA_DIR/);
+    assert.match(warnings.join(), /not accessible .*set DATA_DIR to choose .*private/);
     await server.stop();
   });
 });
@@ -387,7 +387,7 @@ describe('the programs', () => {
       process.setgid(65534);
       process.setuid(65534);
       const server = await startEmbedded({
-        dataDir: ${JSON.stringify(own)}, explicit: true, log: { info() {}, warn() {} }, findPackage: () => ${JSON.stringify(programs)}
+        dataDir: ${JSON.stringify(own)}, explicit: true, log: () => {}, findPackage: () => ${JSON.stringify(programs)}
       });
       await server.stop();
       console.log('stopped');`;
