@@ -5,7 +5,7 @@ import type { Header } from '../messages/message.ts';
 import { malformed, ServiceError } from '../messages/service-error.ts';
 import type { SendBatch } from './send-batch.ts';
 
-/** One payload to many users, already checked against the rules of the proto. */
+/** One payload to many users, validated against the rules of the proto. */
 export interface BroadcastCall {
   readonly header?: Header | undefined;
   readonly fromUid: string;
@@ -13,25 +13,25 @@ export interface BroadcastCall {
   readonly payload: Uint8Array;
   readonly expire: number;
   readonly requestId: string;
-  /** One receiver that cannot be reached fails the call, and nothing is sent. */
+  /** One unreachable receiver fails the call, and nothing is sent. */
   readonly atomic: boolean;
-  /** Every check, nothing sent. */
+  /** Runs every check and sends nothing. */
   readonly validateOnly: boolean;
-  /** Aborted when the caller has gone away. */
+  /** Aborts when the caller disconnects. */
   readonly signal?: AbortSignal;
   readonly caller: Caller;
 }
 
-/** A user that did not get it, and why. */
+/** A user that did not receive the message, and why. */
 export interface Missed {
   readonly uid: string;
   readonly reason: string;
 }
 
-/** Sends it to everybody once, and names those that could not be reached, in the order of the call. */
+/** Sends to each receiver once; returns those that could not be reached, in the order of the call. */
 export type Broadcast = (call: BroadcastCall) => Promise<Missed[]>;
 
-/** The use case: person messages in batches, one transaction each, so that no transaction is larger than a batch may be. */
+/** Creates the broadcast: person messages in batches, so that no transaction exceeds the limits of a batch. */
 export function createBroadcast(sendBatch: SendBatch): Broadcast {
   return async (call) => {
     const refusal = senderDenial(call.caller, call.fromUid);
@@ -61,7 +61,7 @@ export function createBroadcast(sendBatch: SendBatch): Broadcast {
   };
 }
 
-/** All or nothing is one transaction, which is no larger than a batch; a uid that cannot be one fails it. */
+/** ATOMIC is one transaction, which takes at most one batch; one invalid uid fails it. */
 function assertOneBatch(receivers: number, faults: ReadonlyMap<number, string>): void {
   const most = limits.batchMessages;
   if (receivers > most) {
@@ -82,7 +82,7 @@ function assertOneBatch(receivers: number, faults: ReadonlyMap<number, string>):
   );
 }
 
-/** Why each of a part was missed; undefined for those that have it. A failure of the store is said of the whole part. */
+/** Sends one part. Returns per receiver why it was missed, or undefined; an error of the store counts for the whole part. */
 async function sendPart(
   sendBatch: SendBatch,
   call: BroadcastCall,
@@ -119,7 +119,7 @@ async function sendPart(
   }
 }
 
-/** An ATOMIC batch speaks of its messages: the caller knows receivers. */
+/** Translates the positions of an error from messages of the batch to `subscribers` of the call. */
 function ofReceivers({ refusal, violations, cause }: ServiceError, part: readonly { index: number }[]): ServiceError {
   const named = (text: string) =>
     text.replace(/^messages\[(\d+)\]/, (_, position) => `subscribers[${part[Number(position)]?.index ?? position}]`);

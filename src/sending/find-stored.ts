@@ -3,7 +3,7 @@ import { isPersistent, type PreparedMessage } from '../messages/message.ts';
 import type { Store } from './group-context.ts';
 import { findEarlier } from './messages.sql.ts';
 
-/** Finds the messages among these that are stored, by message key, whatever their sender may do now. */
+/** Finds stored messages by message key, regardless of what their sender is permitted now. */
 export function createFindStored({
   db,
   channelKeys,
@@ -11,10 +11,10 @@ export function createFindStored({
   return async (messages) => {
     const numbered = messages.filter(isPersistent);
     const keys = await channelKeys.find([...new Map(numbered.map(({ channel }) => [channel.key, channel])).values()]);
-    const keyed = numbered.flatMap((message) => {
+    const lookups = numbered.flatMap((message) => {
       const channelKey = keys.get(message.channel.key);
       return channelKey === undefined ? [] : [{ channelKey, message }];
     });
-    return keyed.length === 0 ? new Map() : await findEarlier(db, keyed);
+    return lookups.length === 0 ? new Map() : await findEarlier(db, lookups);
   };
 }

@@ -1,6 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 
-/** How much of a bound something takes. The room does not know of what. */
+/** What a job takes of a bound. Group commit does not know what items are. */
 export interface Cost {
   readonly items: number;
   readonly bytes: number;
@@ -8,28 +8,28 @@ export interface Cost {
 
 export interface GroupCommitOptions<Job, Result> {
   readonly lanes: number;
-  /** Of one group; a job that is larger goes alone. */
+  /** Bounds of one group. A larger job is a group by itself. */
   readonly groupBounds: Cost;
-  /** Of all that waits in one lane. */
+  /** Bounds of all jobs that wait in one lane. */
   readonly queueBounds: Cost;
-  /** A job that has waited longer is refused before it is begun: its caller has most likely given up. */
+  /** A job that has waited longer is refused before its group starts: its caller has most likely given up. */
   readonly maxWaitMs: number;
   readonly weigh: (job: Job) => Cost;
-  /** Commits jobs together: one outcome a job, in order. Rejects when none of them went through. */
+  /** Commits jobs together: one result per job, in order. Rejects when none of them was committed. */
   readonly commit: (jobs: readonly Job[]) => Promise<readonly PromiseSettledResult<Result>[]>;
-  /** Whether a group that was rejected so should go again in parts, to find the job that spoils it; if not, each job is told so. */
+  /** Whether a group that was rejected with this error is retried in halves, to find the job that causes it. */
   readonly shouldBisect: (error: unknown) => boolean;
-  /** What a job is refused with that finds the lane full, or waits too long, or comes after `close`. */
+  /** The error of a job that finds its lane full, waits too long, or is submitted after `close`. */
   readonly refuse: (why: string) => Error;
-  /** Told of each group that ended. */
+  /** Called after each group. */
   readonly onGroup?: (group: { items: number; jobs: number; waitMs: number; commitMs: number }) => void;
-  /** Puts the commit of a group into the traces of the calls that share it. */
+  /** Adds the commit of a group to the traces of the calls that share it. */
   readonly trace?: GroupTrace | undefined;
 }
 
-/** What traces need of a group: where each job came from, and to stand around its commit. */
+/** What traces need: the origin of each job, and a wrapper around the commit. */
 export interface GroupTrace {
-  /** What the job that is handed in now belongs to. */
+  /** The call that the job being submitted belongs to. */
   origin(): unknown;
   around<T>(
     origins: readonly unknown[],
@@ -38,24 +38,26 @@ export interface GroupTrace {
   ): Promise<T>;
 }
 
-/** Commits jobs in groups: those that arrive while a commit is under way share the next one. */
+/** Commits jobs in groups: jobs that arrive during a commit share the next one. */
 export interface GroupCommit<Job, Result> {
   /**
-   * Hands a job in and waits for its own outcome. A job whose signal is aborted before its group is begun leaves the queue and rejects with the
-   * signal's reason; later it takes its course.
+   * Submits a job and waits for its own result. A job whose signal aborts before its group starts leaves the queue and
+   * rejects with the signal's reason; later aborts have no effect.
    */
   submit(lane: number, job: Job, signal?: AbortSignal): Promise<Result>;
-  /** Whether nothing waits and nothing is under way. */
+  /** Whether no job waits and no group is being committed. */
   readonly isIdle: boolean;
-  /** What waits in each lane, and for how long its oldest job has. */
+  /** Per lane: the jobs that wait, and how long the oldest has waited. */
   waiting(): readonly { readonly items: number; readonly jobs: number; readonly oldestMs: number }[];
-  /** Refuses what comes from now on, and waits for what is here. */
+  /** Refuses new jobs and waits for those submitted. */
   close(): Promise<void>;
 }
 
 /**
- * A lane has one group under way at most. The size of a group sets itself: it is what came in while the last one was committed, so that an idle lane adds
- * no wait and a busy one pays for a commit once a group. (Waiting on purpose was measured: 2 ms more of it saved no CPU worth having.)
+ * Creates lanes that commit one group at a time each.
+ *
+ * A group is what arrived during the previous commit: an idle lane adds no wait, a busy one pays for one commit per
+ * group. A deliberate wait of 2 ms saved no measurable CPU.
  */
 export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, Result>): GroupCommit<Job, Result> {
   const lanes = Array.from({ length: options.lanes }, () => new Lane(options));
@@ -79,13 +81,13 @@ export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, 
   };
 }
 
-/** A job in a lane; `cancelled` when its caller did not wait for its group. */
+/** A job in a lane; `cancelled` when its signal aborted before its group started. */
 interface Waiting<Job, Result> {
   readonly job: Job;
   readonly cost: Cost;
   readonly since: number;
   readonly origin: unknown;
-  /** Its group is begun: from here on it takes its course. */
+  /** Called when its group starts: aborts have no effect from here on. */
   readonly begin: () => void;
   readonly settle: (result: PromiseSettledResult<Result>) => void;
   cancelled: boolean;
@@ -123,7 +125,7 @@ class Lane<Job, Result> {
     const cost = this.#options.weigh(job);
     const { queueBounds, refuse } = this.#options;
     if (this.#queue.length > 0 && !fits(plus(this.#queued, cost), queueBounds))
-      return Promise.reject(refuse(`more is waiting than is stored in good time (${this.#queued.items} messages)`));
+      return Promise.reject(refuse(`too many messages are waiting (${this.#queued.items})`));
     return new Promise((resolve, reject) => {
       const leave = () => {
         waiting.cancelled = true;
@@ -149,9 +151,9 @@ class Lane<Job, Result> {
     });
   }
 
-  /** Until nothing waits any more. It never rejects: what goes wrong belongs to the jobs. */
+  /** Commits groups until no job waits. Never rejects: errors are results of the jobs. */
   async #run(): Promise<void> {
-    // Jobs whose requests have arrived already are submitted before the event loop looks for new ones: let them come together.
+    // Lets requests that have arrived already submit their jobs, so that they share this group.
     await setImmediate();
     for (let group = this.#take(); group.length > 0; group = this.#take()) {
       const started = performance.now();
@@ -173,7 +175,7 @@ class Lane<Job, Result> {
     this.#running = undefined;
   }
 
-  /** The next group, in the order of arrival; without those who have left or waited too long. */
+  /** Takes the next group, in order of arrival, without cancelled jobs and those that waited too long. */
   #take(): Waiting<Job, Result>[] {
     const { groupBounds, maxWaitMs, refuse } = this.#options;
     const group: Waiting<Job, Result>[] = [];
@@ -188,7 +190,7 @@ class Lane<Job, Result> {
       this.#queued = minus(this.#queued, waiting.cost);
       waiting.begin();
       if (waiting.since < oldest) {
-        waiting.settle({ status: 'rejected', reason: refuse(`it has waited for ${maxWaitMs} ms`) });
+        waiting.settle({ status: 'rejected', reason: refuse(`it waited longer than ${maxWaitMs} ms`) });
         continue;
       }
       sum = grown;
@@ -198,7 +200,7 @@ class Lane<Job, Result> {
     return group;
   }
 
-  /** Commits a group; one that is spoilt goes again in halves, so that n jobs pay for one bad one with about 2 log n more commits. */
+  /** Commits a group. One rejected for a single job is retried in halves: about 2 log n more commits find it among n. */
   async #commit(group: readonly Waiting<Job, Result>[]): Promise<void> {
     let results: readonly PromiseSettledResult<Result>[];
     try {

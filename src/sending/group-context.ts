@@ -15,26 +15,26 @@ import type { Refusal } from '../messages/service-error.ts';
 import type { Db } from '../postgres/schema.ts';
 import type { KeyedMessage } from './messages.sql.ts';
 
-/** What a send needs of the store. */
+/** What an append needs of the store. */
 export interface Store {
   readonly db: Db;
   readonly channelKeys: ChannelKeys;
   readonly rules: PermissionRules;
-  /** Told of the channels in which something was stored, after the commit. */
+  /** Called after the commit with the channels in which messages were stored. */
   readonly onStored?: (channelKeys: Iterable<number>) => void;
-  /** Whether there are webhooks, which are to hear of what is stored. */
+  /** Whether webhooks exist, which receive what is stored. */
   readonly announces?: () => boolean;
 }
 
-/** Batches that meet the store together, and what is known of their channels beforehand. */
+/** Batches that are appended together, with what is known of their channels before the transaction. */
 export interface Group {
-  /** By channel key text: the surrogate keys of the channels that get a numbered message and that somebody may send to. */
+  /** Surrogate keys, by channel key text, of the channels that get a numbered message from a permitted sender. */
   readonly channelKeys: ReadonlyMap<string, number>;
   readonly pairs: readonly Pair[];
   readonly batches: readonly Batch[];
 }
 
-/** `which`: without it the channels that are missing are made. */
+/** Loads the channel keys of a group. Creates missing channels that a sender may send to, unless `which` is given. */
 export async function loadGroup(
   batches: readonly Batch[],
   store: Store,
@@ -62,7 +62,7 @@ function pairsOf(messages: Iterable<PreparedMessage>): Pair[] {
   return [...pairs.values()];
 }
 
-/** By pair key: who may not send. */
+/** Denials by pair key: the pairs of sender and channel that may not send. */
 export function deniedPairs(
   pairs: readonly Pair[],
   facts: ReadonlyMap<string, PairFacts>,
@@ -78,7 +78,7 @@ export function deniedPairs(
   return denials;
 }
 
-/** The messages that an earlier send may be found of. */
+/** The messages for which an earlier send may exist, with their channel keys. */
 export function lookupKeys({ batches, channelKeys }: Group): KeyedMessage[] {
   return batches.flatMap((batch) =>
     batch.messages.flatMap((message) => {
@@ -98,7 +98,7 @@ export function headsByChannel(group: Group, heads: ReadonlyMap<number, number>)
   return texts;
 }
 
-/** Makes the channels that are not there yet and that somebody may send to: what is refused leaves no trace. */
+/** Creates the missing channels that a sender may send to: a refused message leaves no trace. */
 export async function createPermittedChannels(
   batches: readonly Batch[],
   keys: ReadonlyMap<string, number>,

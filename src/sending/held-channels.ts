@@ -1,15 +1,17 @@
-// Sends around channels whose head another session holds locked: an operator's open transaction, an instance that stands still.
+// Keeps channels whose head another session has locked (an open transaction of an operator, a suspended instance) out of
+// the lanes, so that they do not delay other channels.
 //
-// A lane waits for a head at most `headLockWaitMs`; then its group goes again without the held channels (append: skip locked), and
-// their batches come here as ChannelsHeld. A held channel is remembered and probed every 100 ms:
+// A lane waits at most `headLockWaitMs` for a head. Then its group is retried without the locked channels (skip_locked),
+// and their batches arrive here as `ChannelsHeld`. A held channel is remembered and probed every 100 ms:
 //
-//   free ── a group finds it locked ──> held ── probe: free, or its sequence has moved ──> free
+//   free ── a group finds it locked ──> held ── probe: free, or its sequence has advanced ──> free
 //
-// While it is held
-//  1. nothing of it enters a lane, so the other channels of the lane keep their pace;
-//  2. a batch of held channels alone, or an ATOMIC one with any, waits until LOCK_TIMEOUT after the channel was first found held;
-//  3. the other messages of a BEST_EFFORT batch are stored at once, and its held ones wait `mixedWaitMs` of that time at most.
-// After that they are refused with STORE_BUSY: those of case 3 at once, those of case 2 when the next probe finds no change. The order within a channel stays: who waits goes first.
+// While a channel is held
+//  1. none of its messages enters a lane;
+//  2. a batch of held channels only, or an ATOMIC one with any, waits until LOCK_TIMEOUT after the channel was found held;
+//  3. the other messages of a BEST_EFFORT batch are stored at once; its held ones wait at most `mixedWaitMs` of that time.
+// Then they are refused with STORE_BUSY: those of case 3 at once, those of case 2 when the next probe finds no change.
+// Order within a channel is kept: waiting messages are sent before new ones.
 
 import { limits } from '../limits.ts';
 import type { Batch, Outcome } from '../messages/append-plan.ts';
@@ -17,19 +19,19 @@ import type { PreparedMessage } from '../messages/message.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { storeBusy } from '../messages/store-busy.ts';
 
-/** Longest wait of a lane for a head, well above a commit of another instance (100 ms for 4,000 messages), well below LOCK_TIMEOUT. */
+/** Longest wait of a lane for a head: well above a commit of another instance (100 ms for 4,000 messages). */
 export const headLockWaitMs = 500;
-/** Longest wait of a held channel's messages for the sake of their batch, which has others that are stored. */
+/** Longest wait of held messages whose batch has other messages that were stored. */
 const mixedWaitMs = 1000;
 const probeMs = 100;
 const longestProbeMs = 1000;
-/** A held channel to which nothing was sent for so long is forgotten: the next send finds out anew. */
+/** A held channel without sends for this long is forgotten: the next send finds out anew. */
 const forgetMs = 10_000;
-/** Held channels that are remembered at most, and probed by one statement. */
+/** Held channels remembered at most, and probed per statement at most. */
 const rememberedChannels = 10_000;
 const probedAtOnce = 1000;
 
-/** Channels of a batch are held locked by another session; nothing of the batch was stored. STORE_BUSY for callers. */
+/** Another session has channels of a batch locked; nothing of the batch was stored. STORE_BUSY for callers. */
 export class ChannelsHeld extends ServiceError {
   /** By channel key text: the surrogate keys. */
   readonly channels: ReadonlyMap<string, number>;
@@ -42,7 +44,7 @@ export class ChannelsHeld extends ServiceError {
 }
 
 function heldFor(): ServiceError {
-  return storeBusy(new Error('another session holds a channel of the batch locked'));
+  return storeBusy(new Error('another session has a channel of the batch locked'));
 }
 
 /** A head as a probe finds it. */
@@ -52,9 +54,9 @@ export interface HeadState {
 }
 
 export interface HeldChannelsOptions {
-  /** The state of these heads; a channel without a head is not in it. Waits for no lock. */
+  /** Reads the state of these heads without waiting for locks. Channels without a head are absent. */
   readonly probe: (channelKeys: readonly number[]) => Promise<ReadonlyMap<number, HeadState>>;
-  /** Milliseconds that a send may wait for a channel, counted from when it was first found held. */
+  /** Milliseconds that a send may wait for a channel, counted from when the channel was found held. */
   readonly lockTimeoutMs: number;
 }
 
@@ -63,11 +65,11 @@ type Submit = (batch: Batch) => Promise<readonly Outcome[]>;
 export interface HeldChannels {
   /** Submits a batch, in two parts where some of its channels are held. */
   submitAround(batch: Batch, submit: Submit, signal?: AbortSignal): Promise<readonly Outcome[]>;
-  /** Whether any of these messages is for a channel that is known to be held. */
+  /** Whether one of these messages is for a channel known to be held. */
   holdsAny(messages: Iterable<PreparedMessage>): boolean;
-  /** For metrics: how many channels are held now, and for how long the first has been. */
+  /** For metrics: the channels held now, and for how long the first of them has been. */
   stats(): { readonly channels: number; readonly longestMs: number };
-  /** Lets go of all that wait; their next attempt meets the store. */
+  /** Releases all waiting batches; their next attempt goes to the store. */
   close(): void;
 }
 
@@ -83,7 +85,7 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
   /** By channel key text. */
   const held = new Map<string, Held>();
   let waitingMessages = 0;
-  /** Resolves with the end of the probe that begins next. */
+  /** Resolves at the end of the next probe. */
   let nextProbe = Promise.withResolvers<void>();
   let timer: NodeJS.Timeout | undefined;
   let closed = false;
@@ -116,12 +118,13 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
     const now = performance.now();
     for (const [text, each] of probed) {
       const state = states?.get(each.channelKey);
-      // A sequence that moves is contention, which the lock's own queue settles. Without an answer the store itself says what is wrong.
+      // An advancing sequence is contention, which the row lock's own queue resolves. If the probe failed, the next send
+      // reports the store's error.
       const hasMoved = each.lastSeq !== undefined && state !== undefined && state.lastSeq !== each.lastSeq;
       if (state === undefined || state.isFree || hasMoved || now - each.touchedAt > forgetMs) release(text);
       else {
         each.lastSeq = state.lastSeq;
-        // Behind those that this probe did not reach.
+        // Moves it behind the channels that this probe did not reach.
         held.delete(text);
         held.set(text, each);
       }
@@ -140,8 +143,8 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
   }
 
   /**
-   * Waits until none of these channels is held; throws STORE_BUSY when one has been for `mostMs`. `probesOnce`: not before one more probe, since it may have
-   * been released after the last one.
+   * Waits until none of these channels is held; throws STORE_BUSY when one has been held for `mostMs`. `probesOnce`: only
+   * after one more probe, since the channel may have been released after the last one.
    */
   async function untilFree(
     messages: readonly PreparedMessage[],
@@ -226,26 +229,26 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
   };
 }
 
-/** Resolves with the work or when the time is up; rejects with the signal's reason. */
+/** Resolves when the work ends or `ms` are over; rejects with the signal's reason. */
 async function raceUntil(work: Promise<unknown>, ms: number, signal: AbortSignal | undefined): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const left = () => reject(signal?.reason);
+  const abort = () => reject(signal?.reason);
   const timer = setTimeout(resolve, ms);
-  signal?.addEventListener('abort', left, { once: true });
-  if (signal?.aborted) left();
+  signal?.addEventListener('abort', abort, { once: true });
+  if (signal?.aborted) abort();
   work.then(() => resolve(), reject);
   try {
     await promise;
   } finally {
     clearTimeout(timer);
-    signal?.removeEventListener('abort', left);
+    signal?.removeEventListener('abort', abort);
   }
 }
 
-/** Some messages of a BEST_EFFORT batch, which are submitted by themselves. */
+/** Messages of a BEST_EFFORT batch that are submitted separately. */
 export interface BatchPart {
   readonly messages: readonly PreparedMessage[];
-  /** Where each of them stands in the batch. */
+  /** Position of each message in the batch. */
   readonly positions: readonly number[];
   readonly submit: () => Promise<readonly Outcome[]>;
 }
@@ -260,7 +263,7 @@ function partOf(
   return { messages, positions, submit: () => submit({ ...batch, messages }) };
 }
 
-/** Submits all parts of a batch at once. Parts that are refused while others are stored say so for each of their messages. */
+/** Submits all parts of a batch at once. When some parts are stored, a refused part becomes one refusal per message. */
 export async function submitParts(batch: Batch, parts: readonly BatchPart[]): Promise<readonly Outcome[]> {
   const outcomes: Outcome[] = new Array(batch.messages.length);
   const ends = await Promise.allSettled(

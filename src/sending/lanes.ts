@@ -4,14 +4,14 @@ import type { Batch, Outcome } from '../messages/append-plan.ts';
 import type { PreparedMessage } from '../messages/message.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { storeBusy } from '../messages/store-busy.ts';
-import type { Append } from './append.ts';
+import type { Append } from './append-types.ts';
 import { type Cost, createGroupCommit, type GroupCommit, type GroupCommitOptions } from './group-commit.ts';
 import { type HeldChannels, submitParts } from './held-channels.ts';
 
-/** Appends one batch. `signal`: the caller has gone away; a batch that is not begun by then is not stored. */
+/** Appends one batch. `signal`: the caller disconnected; a batch whose group has not started by then is not stored. */
 export type AppendBatch = (batch: Batch, signal?: AbortSignal) => Promise<readonly Outcome[]>;
 
-/** One transaction per batch, as they come. */
+/** Appends each batch in a transaction of its own. */
 export function createDirect(append: Append, held?: HeldChannels): AppendBatch {
   const submit = async (batch: Batch) => {
     const [appended] = await append([batch]);
@@ -22,7 +22,7 @@ export function createDirect(append: Append, held?: HeldChannels): AppendBatch {
 
 export interface LanesOptions {
   readonly lanes: number;
-  /** Milliseconds that a batch may wait for its turn. */
+  /** Milliseconds that a batch may wait for its group to start. */
   readonly maxWaitMs: number;
   /** Unset: a batch with a held channel is refused at once. */
   readonly held?: HeldChannels;
@@ -30,19 +30,20 @@ export interface LanesOptions {
   readonly trace?: GroupCommitOptions<Batch, unknown>['trace'];
 }
 
-/** Group commit for batches. */
+/** Appends batches through group commit. */
 export interface Lanes {
   readonly append: AppendBatch;
   readonly waiting: GroupCommit<Batch, unknown>['waiting'];
-  /** Refuses what comes from now on, and waits for what is here. */
+  /** Refuses new batches and waits for those submitted. */
   close(): Promise<void>;
 }
 
 /**
- * Puts batches into lanes by a hash of their channels, which is the same in every instance, so that a hot channel is locked by one connection of this one:
- * its batches share commits instead of queueing for its lock. A BEST_EFFORT batch that finds work under way is parted by lane; an ATOMIC one is one
- * transaction, in the lane of its first channel, whose locks are taken in the order of all. With nothing under way a batch goes whole:
- * one commit then costs less than one in each lane.
+ * Assigns batches to lanes by a hash of their channels.
+ *  1. The batches of a hot channel share commits in one lane instead of queueing for its row lock.
+ *  2. A BEST_EFFORT batch is split by lane while other work is in flight. On an idle service it stays whole, since one
+ *     commit costs less than one per lane.
+ *  3. An ATOMIC batch is one transaction, in the lane of its first channel; its locks are taken in the global order.
  */
 export function createLanes(append: Append, { lanes, maxWaitMs, held, onGroup, trace }: LanesOptions): Lanes {
   const groups = createGroupCommit<Batch, readonly Outcome[]>({
@@ -52,7 +53,7 @@ export function createLanes(append: Append, { lanes, maxWaitMs, held, onGroup, t
     maxWaitMs,
     weigh,
     commit: append,
-    // A refusal (STORE_BUSY) would meet every part alike; anything else may be one batch's fault.
+    // STORE_BUSY would hit every half alike; any other error may be caused by a single batch.
     shouldBisect: (error) => !(error instanceof ServiceError),
     refuse: (why) => storeBusy(new Error(why)),
     ...(onGroup === undefined ? {} : { onGroup }),
@@ -98,7 +99,7 @@ function laneOf(message: PreparedMessage | undefined, lanes: number): number {
   return message === undefined ? 0 : crc32(message.channel.key) % lanes;
 }
 
-/** Bytes of a message beside its payload, about. */
+/** Approximate bytes of a message beside its payload. */
 const overheadBytes = 256;
 
 function weigh({ messages }: Batch): Cost {

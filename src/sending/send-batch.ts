@@ -1,3 +1,11 @@
+// Sends one batch: the use case behind SendBatch, its JSON routes, broadcasts and submitted batches.
+//
+// Steps, cheap ones first: the caller's own senders, its rate limits, templates, moderation, the append, delivery of messages
+// that are not stored. Invariants:
+//  1. One outcome per message, in order. A refused ATOMIC batch throws and stores nothing.
+//  2. An earlier send goes before a rate limit: a retry is answered with what was stored.
+//  3. A message that the caller may not send never reaches the store, so its refusal discloses nothing.
+
 import { randomUUID } from 'node:crypto';
 import { limits } from '../limits.ts';
 import { type Accepted, canExpect, type Outcome } from '../messages/append-plan.ts';
@@ -21,47 +29,42 @@ export interface ExpectedLastSeq {
   readonly lastSeq: number;
 }
 
-/** A batch as a caller hands it in, already checked against the rules of the proto. */
+/** A batch as a caller submits it, validated against the rules of the proto. */
 export interface SendBatchCall {
   readonly messages: readonly TemplatedDraft[];
-  /** The request's own. */
+  /** Templates of the request itself. */
   readonly templates?: readonly TemplateText[];
   readonly atomic: boolean;
   readonly validateOnly: boolean;
-  /** Empty: none. */
+  /** Empty when the request has none. */
   readonly requestId: string;
   readonly expectedLastSeqs: readonly ExpectedLastSeq[];
-  /** Aborted when the caller has gone away. */
+  /** Aborts when the caller disconnects. */
   readonly signal?: AbortSignal;
-  /** Who calls; what it may not send never meets the store. */
   readonly caller: Caller;
-  /** The time that `now` means in its templates, in milliseconds since 1970; unset: when it is rendered. */
+  /** The value of `now` in its templates, in milliseconds since 1970; unset: the time of rendering. */
   readonly at?: number;
-  /** Told where the caller stands with its rate. */
-  readonly tell?: (standing: RateLimitStatus) => void;
+  /** Receives the caller's rate limit status. */
+  readonly onRateLimit?: (status: RateLimitStatus) => void;
 }
 
-/** Sends a batch: one outcome a message, in order. A refused ATOMIC batch throws. */
+/** Sends a batch: one outcome per message, in order. A refused ATOMIC batch throws. */
 export type SendBatch = (call: SendBatchCall) => Promise<readonly Outcome[]>;
 
-/** What a batch passes. */
+/** The steps of a send. */
 export interface SendBatchParts {
   readonly append: AppendBatch;
-  /** The same without its effects: for `validate_only`, and to look for earlier sends. */
+  /** The same decisions without effects: for `validate_only`, and to find earlier sends. */
   readonly dryRun: AppendBatch;
   readonly rates: Rates;
   readonly moderate: Moderate;
   readonly templates: Templates;
-  /** Takes messages with no_persist to who is connected. */
+  /** Delivers messages with no_persist to connected readers. */
   readonly deliver: (accepted: readonly Accepted[]) => Promise<void>;
 }
 
-/**
- * The use case, cheap checks first: the caller's own right, its rate, then templates and moderation, which take time, and then the store, which asks for the
- * sender's permission first. An earlier send goes before a rate: a retry is answered with what was stored.
- */
 export function createSendBatch(parts: SendBatchParts): SendBatch {
-  const { append, dryRun: rehearse, rates, moderate, deliver } = parts;
+  const { append, dryRun, rates, moderate, deliver } = parts;
   return async (call) => {
     const { caller, signal, validateOnly } = call;
     const messages = call.messages.map((draft, index) => prepareMessage(draft, keyOf(draft, index, call.requestId)));
@@ -72,7 +75,7 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
     };
     refuseAtomic();
     const admission = await rates(caller, without(refused, messages), validateOnly ? 'peek' : undefined);
-    if (admission.status !== undefined) call.tell?.(admission.status);
+    if (admission.status !== undefined) call.onRateLimit?.(admission.status);
     try {
       if (admission.refused.size > 0) await refuseOverRate(parts, call, messages, { admission, refused });
       refuseAtomic();
@@ -81,7 +84,7 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
       const admitted = without(refused, rendered);
       const judged = await moderate(admitted, { caller: caller.id, signal });
       const batch = { ...judged, atomic: call.atomic, expectedLastSeqs };
-      const appended = admitted.length === 0 ? [] : await (validateOnly ? rehearse : append)(batch, signal);
+      const appended = admitted.length === 0 ? [] : await (validateOnly ? dryRun : append)(batch, signal);
       const answers = disclosedOutcomes(caller, appended);
       if (call.atomic) assertAllAccepted(answers);
       const stored = validateOnly ? answers : await delivered(answers, call.atomic, deliver);
@@ -94,7 +97,7 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
       await admission.charge(validateOnly ? messages.length : countRefused(outcomes));
       return validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
     } catch (error) {
-      // Nothing was stored, or nobody knows. What the caller could have known to be refused costs it a share all the same.
+      // Nothing was stored, or it is unknown. A refusal that the caller could have foreseen is charged all the same.
       await admission.refund(messages);
       if (error instanceof ServiceError && error.refusal.retryAfterMs === undefined)
         await admission.charge(messages.length);
@@ -104,8 +107,8 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
 }
 
 /**
- * Hands on the messages with no_persist. The others are committed by then: a failure is reported for these messages alone. An ATOMIC batch has no
- * results, so it fails with words that say what is stored.
+ * Delivers the messages with no_persist. The others are committed by then, so that a failure is reported for these
+ * alone. An ATOMIC batch has no results: it fails with a message that names what is stored.
  */
 async function delivered(
   outcomes: readonly Outcome[],
@@ -130,9 +133,9 @@ async function delivered(
   }
 }
 
-/** Refuses what is over a rate, but for what was stored before: that costs nothing and is answered as any retry. */
+/** Refuses messages over a rate limit, except retries of stored ones, which cost nothing. */
 async function refuseOverRate(
-  { dryRun: rehearse }: SendBatchParts,
+  { dryRun }: SendBatchParts,
   call: SendBatchCall,
   messages: readonly PreparedMessage[],
   { admission, refused }: { admission: RateLimitDecision; refused: Map<number, Refusal> },
@@ -147,19 +150,19 @@ async function refuseOverRate(
     expectedLastSeqs: new Map(),
     refused: admission.refused,
   };
-  const outcomes = retries.length === 0 ? [] : await rehearse(batch, call.signal);
+  const outcomes = retries.length === 0 ? [] : await dryRun(batch, call.signal);
   const found = new Map(retries.map(({ index }, at) => [index, outcomes[at]]));
   for (const { message, index } of over) {
     const outcome = found.get(index);
     if (outcome?.kind === 'duplicate') continue;
     const refusal = outcome?.kind === 'refused' ? outcome.refusal : admission.refused.get(message);
-    // Its content is not known before it is rendered: whether it is the same as what was stored is decided then.
+    // The content of a templated message is known after rendering: equality with the stored one is decided then.
     if (refusal?.reason === 'CLIENT_MSG_NO_REUSED' && call.messages[index]?.template !== undefined) continue;
     if (refusal !== undefined) refused.set(index, disclosed(call.caller, refusal));
   }
 }
 
-/** The messages with the payloads of their templates, where they are not refused. */
+/** Renders the templates of messages that are not refused. */
 async function render(
   { templates }: SendBatchParts,
   call: SendBatchCall,
@@ -180,12 +183,12 @@ async function render(
   });
 }
 
-/** It was accepted and has no row. */
+/** Whether a message was accepted and not stored. */
 function isLive(outcome: Outcome): outcome is Accepted {
   return outcome.kind === 'accepted' && outcome.messageSeq === 0;
 }
 
-/** By index: what the caller may not send. It is refused first, and learns nothing of the store. */
+/** Refusals, by index, of messages whose sender the caller may not use. */
 function denyForeignSenders(caller: Caller, messages: readonly PreparedMessage[]): Map<number, Refusal> {
   const refused = new Map<number, Refusal>();
   if (caller.senders === undefined) return refused;
@@ -203,7 +206,7 @@ function without(
   return refused.size === 0 ? messages : messages.filter((_, index) => !refused.has(index));
 }
 
-/** Messages that the caller's own doing had refused: not those that the store had no time for. */
+/** Counts refusals caused by the caller: not those of a busy store. */
 function countRefused(outcomes: readonly Outcome[]): number {
   let count = 0;
   for (const outcome of outcomes)
@@ -215,7 +218,7 @@ function countRefused(outcomes: readonly Outcome[]): number {
   return count;
 }
 
-/** A made key is as good as unique; it exists so that every message has one to be told apart by. */
+/** The once-only key of a message: its own, one derived from the request id, or a random one. */
 function keyOf(draft: Draft, index: number, requestId: string): string {
   if (draft.clientMsgNo !== '') return draft.clientMsgNo;
   return requestId === '' ? randomUUID() : `${requestId}:${index}`;
@@ -250,7 +253,7 @@ function assertAllAccepted(outcomes: readonly Outcome[]): void {
   if (refused.size > 0) throw notAllAccepted(refused, outcomes.length);
 }
 
-/** The first refusal fails an ATOMIC batch; the violations name them all. */
+/** The error of an ATOMIC batch: its first refusal, with a violation per refused message. */
 function notAllAccepted(refused: ReadonlyMap<number, Refusal>, count: number): ServiceError {
   const inOrder = [...refused].sort(([a], [b]) => a - b);
   const [[index, refusal]] = inOrder as [[number, Refusal]];
@@ -269,7 +272,7 @@ function notAllAccepted(refused: ReadonlyMap<number, Refusal>, count: number): S
   );
 }
 
-/** A rehearsal numbers as the send would; those numbers belong to nobody. A duplicate of a stored message has its own. */
+/** Removes the numbers that a dry run computed but did not assign. A duplicate of a stored message keeps its own. */
 function withoutNewNumbers(outcome: Outcome): Outcome {
   if (outcome.kind === 'refused' || outcome.messageId >= limits.idsPerBlock) return outcome;
   return { ...outcome, messageId: 0, messageSeq: 0 };

@@ -2,7 +2,7 @@ import type { Outcome } from '../messages/append-plan.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import type { SendBatch } from './send-batch.ts';
 
-/** What became of a batch, in numbers. */
+/** Results of a batch, counted. */
 export interface BatchCounts {
   readonly messages: number;
   readonly accepted: number;
@@ -13,11 +13,8 @@ export interface BatchCounts {
   readonly limited: ReadonlyMap<string, number>;
 }
 
-/** Sends batches, and says what became of each: the outcomes, or one reason for all messages of a batch that failed. What is only validated does not count. */
-export function withSendMetrics(
-  sendBatch: SendBatch,
-  onCounts: (countOutcomes: BatchCounts, ms: number) => void,
-): SendBatch {
+/** Reports the counts of each batch: by outcome, or one reason for all messages of a batch that failed. Dry runs do not count. */
+export function withSendMetrics(sendBatch: SendBatch, onCounts: (counts: BatchCounts, ms: number) => void): SendBatch {
   return async (call) => {
     if (call.validateOnly) return await sendBatch(call);
     const began = performance.now();

@@ -57,7 +57,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         expectedLastSeqs: request.expectedLastSeqs.map((each) => ({ ...each, lastSeq: Number(each.lastSeq) })),
         signal: context.signal,
         caller: context.values.get(callerKey),
-        tell: rateFields(context),
+        onRateLimit: rateFields(context),
       });
       sayWhenToRetry(outcomes, context);
       const counts = Object.assign(tally, countOf(outcomes));
@@ -85,7 +85,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         expectedLastSeqs: [],
         signal: context.signal,
         caller: context.values.get(callerKey),
-        tell: rateFields(context),
+        onRateLimit: rateFields(context),
       });
       if (outcome === undefined) throw new Error('no outcome for the message');
       Object.assign(tally, countOf([outcome]));

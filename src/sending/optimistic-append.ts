@@ -1,0 +1,42 @@
+import type { Batch } from '../messages/append-plan.ts';
+import { type PermissionPrecondition, type PermissionRules, preconditionsFor } from '../messages/permission.ts';
+import { type Appended, fulfilled } from './append-types.ts';
+import { createPermittedChannels, messagesOf, type Store } from './group-context.ts';
+import { type GroupLayout, layOutGroup, outcomesOf } from './group-layout.ts';
+import { appendNew } from './messages.sql.ts';
+
+/** A group that can be stored by one statement if its precondition holds and none of its keys exists. */
+export interface OptimisticGroup {
+  readonly layout: GroupLayout;
+  readonly precondition: PermissionPrecondition;
+}
+
+/** Prepares a group for an optimistic append; undefined when some of it needs a decision under locks. */
+export function tryOptimistic(batches: readonly Batch[], rules: PermissionRules): OptimisticGroup | undefined {
+  const layout = layOutGroup(batches);
+  const precondition = layout && preconditionsFor(messagesOf(batches), rules);
+  return layout === undefined || precondition === undefined ? undefined : { layout, precondition };
+}
+
+/**
+ * Stores a group as laid out. Returns undefined, with nothing stored, when a sender is not permitted; rejects with a
+ * unique violation when a once-only key exists (`isRepeatedSend`).
+ */
+export async function appendOptimistic(
+  store: Store,
+  batches: readonly Batch[],
+  { layout, precondition }: OptimisticGroup,
+  acceptedAt: number,
+): Promise<readonly Appended[] | undefined> {
+  const { db, channelKeys } = store;
+  const channels = layout.channels.map((each) => each.channel);
+  const keys = await channelKeys.find([...channels, ...precondition.openChannels]);
+  if (channels.some((channel) => !keys.has(channel.key))) {
+    for (const [text, key] of await createPermittedChannels(batches, keys, store)) keys.set(text, key);
+    if (channels.some((channel) => !keys.has(channel.key))) return undefined;
+  }
+  const numbers = await appendNew(db, layout, precondition, keys, acceptedAt, store.announces?.() === true);
+  if (numbers === undefined) return undefined;
+  store.onStored?.(channels.flatMap((channel) => keys.get(channel.key) ?? []));
+  return outcomesOf(batches, layout, numbers).map(fulfilled);
+}
