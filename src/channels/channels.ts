@@ -68,7 +68,7 @@ export function createChannels(store: Store, told: ChannelChangeListener, now: (
     await orBusy(async () => {
       const place = await placeOf(store, named, 'made when missing');
       await db.transaction().execute(async (tx) => {
-        await lockListOwner(tx, place, now());
+        await createAndLockListOwner(tx, place, now());
         await work(tx, place);
       });
       if (place.kind === 'channel') told.channelChanged(place.channelKey);
@@ -84,7 +84,7 @@ export function createChannels(store: Store, told: ChannelChangeListener, now: (
       const place = await placeOf(store, named);
       if (place === undefined) return;
       await db.transaction().execute(async (tx) => {
-        await createAndLockListOwner(tx, place, now());
+        await lockListOwner(tx, place, now());
         await removeUids(tx, place, list, remove, now());
       });
       if (place.kind === 'channel') told.channelChanged(place.channelKey);

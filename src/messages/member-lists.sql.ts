@@ -67,7 +67,7 @@ export async function readFlags(db: Db, owner: ListOwner): Promise<Flags | undef
 }
 
 /** Makes a place that is not there, and locks it until the transaction ends: who changes its lists comes one after the other. */
-export async function lockListOwner(tx: Tx, owner: ListOwner, now: number): Promise<void> {
+export async function createAndLockListOwner(tx: Tx, owner: ListOwner, now: number): Promise<void> {
   const { info, infoKey, value } = at(owner);
   await sql`
     insert into ${info} (${infoKey}, created_at, updated_at) values (${value}, ${now}, ${now})
@@ -75,7 +75,7 @@ export async function lockListOwner(tx: Tx, owner: ListOwner, now: number): Prom
 }
 
 /** Locks a place that was made, until the transaction ends. One that was never made has nothing to lock, and stays unmade. */
-export async function createAndLockListOwner(tx: Tx, owner: ListOwner, now: number): Promise<void> {
+export async function lockListOwner(tx: Tx, owner: ListOwner, now: number): Promise<void> {
   const { info, infoKey, value } = at(owner);
   await sql`update ${info} set updated_at = ${now} where ${infoKey} = ${value}`.execute(tx);
 }

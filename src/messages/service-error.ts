@@ -66,7 +66,7 @@ export class ServiceError extends Error {
 
   constructor(refusal: Refusal, more: { violations?: readonly Violation[]; cause?: unknown } = {}) {
     super(refusal.message, { cause: more.cause });
-    this.name = 'Failure';
+    this.name = 'ServiceError';
     this.refusal = refusal;
     this.violations = more.violations ?? [];
   }
