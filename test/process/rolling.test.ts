@@ -13,8 +13,6 @@ const instances = 2;
 const restartsEach = 3;
 const batchMessages = 5;
 const tries = 8;
-/** Between two batches of one sender. */
-const paceMs = 10;
 
 /** One that sends batch after batch until it is told to stop, and gives up when a retry does not mend it. */
 type Sender = (key: string, channelId: string) => Promise<number[]>;
@@ -113,8 +111,6 @@ describe('a rolling restart', () => {
       [0, 1].map(async (number) => {
         for (let round = 0; rolling; round++) {
           const key = `${name}-${number}-${round}`;
-          // A load that leaves the instances that start a processor to start on.
-          await delay(paceMs);
           const seqs = await send(key, `channel${round % 3}`);
           sent.push(...seqs.map((_, index) => `${key}-${index}`));
           const first = seqs[0] ?? 0;
