@@ -114,8 +114,13 @@ function nameOf(method: DescMethod): string {
   return `${method.parent.typeName}.${method.name}`;
 }
 
+/** The first sentence, as plain text: a summary is no Markdown. */
 function summaryOf(comment: string): string {
-  return (/^[\s\S]*?[.:;](?=\s|$)/.exec(comment)?.[0] ?? comment).replace(/\s+/g, ' ').replace(/[.:;]$/, '');
+  const sentence = /^[\s\S]*?[.:;](?=\s|$)/.exec(comment)?.[0] ?? comment;
+  return sentence
+    .replace(/\s+/g, ' ')
+    .replace(/[.:;]$/, '')
+    .replaceAll('`', '');
 }
 
 interface Parameter {

@@ -30,8 +30,8 @@ describe('the page about the API', { skip: noBrowser }, () => {
     await strict.stop();
     await service.stop();
   });
-  const open = async (url: string) => {
-    const page = await browser.newPage();
+  const open = async (url: string, options: Parameters<Browser['newPage']>[0] = {}) => {
+    const page = await browser.newPage(options);
     page.on('pageerror', (error) => faults.push(error.message));
     page.on('console', (message) => message.type() === 'error' && faults.push(message.text()));
     page.on('request', (request) => {
@@ -41,11 +41,21 @@ describe('the page about the API', { skip: noBrowser }, () => {
     await page.waitForSelector('.opblock', { timeout: 60_000 }).catch(() => assert.fail(faults.join('\n')));
     return page;
   };
-  /** Runs the first example of an operation, as a person would; the status and the body that the page shows. */
-  const execute = async (page: Page, id: string): Promise<{ status: string; body: string }> => {
+  /** The paths of the operations that are shown; the page puts zero-width spaces where they may break. */
+  const pathsOn = async (page: Page) =>
+    (await page.locator('.opblock-summary-path').allTextContents()).map((path) => path.replaceAll('\u200b', ''));
+  /** Opens an operation and presses Execute: the dialog that asks is shown. */
+  const ask = async (page: Page, id: string) => {
     const operation = page.locator(`#operations-${id}`);
     if ((await operation.locator('.execute').count()) === 0) await operation.locator('.opblock-summary').click();
     await operation.locator('.execute').click();
+    await page.locator('dialog').waitFor();
+    return operation;
+  };
+  /** Runs the first example of an operation, as a person would; the status and the body that the page shows. */
+  const execute = async (page: Page, id: string): Promise<{ status: string; body: string }> => {
+    const operation = await ask(page, id);
+    await page.locator('dialog button', { hasText: 'Send' }).click();
     const answer = operation.locator('.live-responses-table .response');
     await answer.waitFor();
     return {
@@ -89,8 +99,106 @@ describe('the page about the API', { skip: noBrowser }, () => {
     await page.close();
   });
 
+  test('asks before it sends: the dialog names method, URL and purpose, and Cancel sends nothing', async () => {
+    const page = await open(`${service.url}/docs`);
+    const calls: string[] = [];
+    page.on('request', (request) => request.method() === 'POST' && calls.push(new URL(request.url()).pathname));
+    const operation = await ask(page, 'MessageService-Send');
+    const said = await page.locator('dialog').locator('h2, p, code').allTextContents();
+    assert.deepEqual(said, ['Send this call?', 'Sends one message.', `POST ${service.url}/message/send`]);
+    assert.equal(await page.evaluate('document.activeElement.textContent'), 'Cancel');
+    for (const cancel of [
+      () => page.locator('dialog button', { hasText: 'Cancel' }).click(),
+      () => page.keyboard.press('Escape'),
+    ]) {
+      await cancel();
+      await operation.getByText('the call was cancelled, nothing was sent').waitFor();
+      await operation.locator('.btn-clear').click();
+      await ask(page, 'MessageService-Send');
+    }
+    await page.keyboard.press('Escape');
+    await operation.locator('.btn-clear').click();
+    assert.deepEqual(calls, []);
+    assert.equal((await execute(page, 'MessageService-Send')).status, '200');
+    assert.deepEqual(calls, ['/message/send']);
+    await page.close();
+  });
+
+  test('the search finds operations by path, summary, method and service', async () => {
+    const page = await open(`${service.url}/docs`);
+    const all = await page.locator('.opblock').count();
+    const search = async (phrase: string) => {
+      await page.getByRole('searchbox').fill(phrase);
+      const found = await pathsOn(page);
+      const count = await page.locator('.search [role=status]').textContent();
+      assert.equal(count, found.length === 1 ? '1 operation' : `${found.length} operations`);
+      return found;
+    };
+    assert.deepEqual(await search('/V1/batches/{batch_id}:'), [
+      '/v1/batches/{batch_id}:cancel',
+      '/v1/batches/{batch_id}:retry',
+    ]);
+    assert.deepEqual(await search('delete webhook'), ['/v1/webhooks/{name}']);
+    assert.ok((await search('tails a channel')).includes('/v1/channels/{channel_type}/{channel_id}/events'));
+    assert.ok((await search('ModerationService')).every((path) => path.startsWith('/v1/moderation/')));
+    assert.deepEqual(await search('no such thing'), []);
+    assert.equal((await search('')).length, all);
+    await page.close();
+  });
+
+  for (const [width, height] of [
+    [1280, 720],
+    [400, 700],
+  ] as const)
+    for (const colorScheme of ['light', 'dark'] as const)
+      test(`at ${width} px, ${colorScheme}: the first route is on the first screen, nothing overflows, text is readable`, async () => {
+        const page = await open(`${service.url}/docs`, { viewport: { width, height }, colorScheme });
+        const first = page.locator('.opblock').first();
+        assert.equal((await pathsOn(page))[0], '/message/sendbatch');
+        const box = await first.boundingBox();
+        assert.ok(box !== null && box.y + box.height <= height, JSON.stringify(box));
+        await first.locator('.opblock-summary').click();
+        await page.evaluate('for (const each of document.querySelectorAll("details")) each.open = true');
+        await first.locator('.execute').waitFor();
+        assert.equal(await page.evaluate('document.documentElement.scrollWidth'), width);
+        const least = 4.5;
+        assert.deepEqual(await page.evaluate(`(${contrastsBelow})(${least})`), []);
+        await page.close();
+      });
+
   test('complains about nothing, and talks to this service alone', () => {
     assert.deepEqual(faults, []);
     assert.deepEqual([...hosts].sort(), [new URL(service.url).host, new URL(strict.url).host].sort());
   });
 });
+
+/** Runs in the page: the texts that stand out from what is behind them by less than a ratio (WCAG), with that ratio. */
+const contrastsBelow = `(least) => {
+  const rgba = (color) => {
+    const [r, g, b, a = 1] = color.match(/[0-9.]+/g).map(Number);
+    return [r, g, b, a];
+  };
+  const over = ([r, g, b, a], below) => [r, g, b].map((value, index) => value * a + below[index] * (1 - a));
+  const behind = (element) => {
+    if (element === null) return matchMedia('(prefers-color-scheme: dark)').matches ? [18, 18, 18] : [255, 255, 255];
+    const color = rgba(getComputedStyle(element).backgroundColor);
+    return color[3] === 1 ? color.slice(0, 3) : over(color, behind(element.parentElement));
+  };
+  const light = (color) => {
+    const [r, g, b] = color.map((each) => {
+      const part = each / 255;
+      return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const poor = new Set();
+  for (const element of document.querySelectorAll('.opblock-summary *, .opblock.is-open *, .more *, .info *, .opblock-tag *')) {
+    const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join('');
+    if (text === '' || element.checkVisibility() === false || element.closest('.opblock-summary-method, .btn')) continue;
+    const below = behind(element);
+    const [a, b] = [light(over(rgba(getComputedStyle(element).color), below)), light(below)].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < least) poor.add(ratio.toFixed(1) + ' ' + element.className + ' ' + text.slice(0, 40));
+  }
+  return [...poor];
+}`;
