@@ -1,8 +1,8 @@
 import { Command, CommanderError } from 'commander';
 import { version } from '../app/version.ts';
 import { ConfigError } from '../config/index.ts';
-import { fileTroubles } from './file-trouble.ts';
-import { endQuietlyWithReader, plain, print } from './output.ts';
+import { fileTroubles } from './input/fs-error-messages.ts';
+import { endQuietlyWithReader, plain, print } from './output/output.ts';
 import { CommandError, exit, withExamples } from './usage.ts';
 
 const about = `
@@ -52,16 +52,16 @@ async function describeCallError(error: unknown): Promise<string> {
 /** In the order of the help. A command is loaded when it is called, and all of them when one has to choose: `version` takes 0.1 s, and took 0.4. */
 const commands: Record<string, () => Promise<(program: Command) => void>> = {
   serve: async () => addServe,
-  send: async () => (await import('./send.ts')).addSend,
-  tail: async () => (await import('./tail.ts')).addTail,
-  batch: async () => (await import('./batch.ts')).addBatch,
-  channel: async () => (await import('./channel.ts')).addChannel,
-  template: async () => (await import('./template.ts')).addTemplate,
-  key: async () => (await import('./key.ts')).addKey,
-  verify: async () => (await import('./verify.ts')).addVerify,
-  migrate: async () => (await import('./migrate.ts')).addMigrate,
-  health: async () => (await import('./health.ts')).addHealth,
-  config: async () => (await import('./config.ts')).addConfig,
+  send: async () => (await import('./commands/send.ts')).addSend,
+  tail: async () => (await import('./commands/tail.ts')).addTail,
+  batch: async () => (await import('./commands/batch/index.ts')).addBatch,
+  channel: async () => (await import('./commands/channel.ts')).addChannel,
+  template: async () => (await import('./commands/template.ts')).addTemplate,
+  key: async () => (await import('./commands/key.ts')).addKey,
+  verify: async () => (await import('./commands/verify.ts')).addVerify,
+  migrate: async () => (await import('./commands/migrate.ts')).addMigrate,
+  health: async () => (await import('./commands/health.ts')).addHealth,
+  config: async () => (await import('./commands/config.ts')).addConfig,
   version: async () => addVersion,
 };
 

@@ -19,7 +19,7 @@ import { gzipSync } from 'node:zlib';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { parse } from 'csv-parse/sync';
 import { randomOf } from '../../bench/workload.ts';
-import { sendFile } from '../../src/cli/send-file.ts';
+import { sendFile } from '../../src/cli/send-file/send-file.ts';
 import { createSendbatch } from '../../src/client/index.ts';
 import { temporaryFolder } from '../support/cluster.ts';
 import { endWithFile } from '../support/file-end.ts';

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { resolveColumns } from '../../../src/cli/columns.ts';
-import { createDrafts, type Mapping } from '../../../src/cli/draft.ts';
-import { parseExactly } from '../../../src/cli/exact-json.ts';
+import { resolveColumns } from '../../../src/cli/input/columns.ts';
+import { createDrafts, type Mapping } from '../../../src/cli/input/drafts.ts';
+import { parseExactly } from '../../../src/cli/input/exact-json.ts';
 
 const plain: Mapping = {
   defaults: {},

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { parse } from 'csv-parse/sync';
 import fc from 'fast-check';
-import { CsvError, CsvReader, type CsvRow } from '../../../src/cli/csv.ts';
+import { CsvError, CsvReader, type CsvRow } from '../../../src/cli/input/csv.ts';
 
 /** Rows of a text that comes in pieces of some length, and the line of the error that ends it. */
 function read(text: string, delimiter = ',', piece = text.length || 1): { rows: CsvRow[]; fault?: CsvError } {

@@ -5,7 +5,7 @@ import { Readable } from 'node:stream';
 import { after, before, describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import fc from 'fast-check';
-import { decodeLines, encoding, readText } from '../../../src/cli/decode.ts';
+import { decodeLines, encoding, readText } from '../../../src/cli/input/decode.ts';
 import { temporaryFolder } from '../../support/cluster.ts';
 
 async function decoded(bytes: Buffer, label = 'utf-8', piece = 64 * 1024): Promise<string> {

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { plain, printable, safeJson, visible } from '../../../src/cli/output.ts';
+import { plain, printable, safeJson, visible } from '../../../src/cli/output/output.ts';
 import { safeLine, safePrettyLine } from '../../../src/observability/log-line.ts';
 
 /** What a terminal obeys, but for the ends of lines and tabs. */

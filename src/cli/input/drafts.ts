@@ -7,14 +7,14 @@ import {
   type MessageDraft,
   MessageDraftSchema,
   TemplateUseSchema,
-} from '../../gen/sendbatch/v1/message_pb.ts';
-import { violationMessage } from '../rpc/validation-messages.ts';
-import { channelType, channelTypes } from './channel-type.ts';
+} from '../../../gen/sendbatch/v1/message_pb.ts';
+import { violationMessage } from '../../rpc/validation-messages.ts';
+import { channelType, channelTypes } from '../channel-type.ts';
+import { assertTime } from '../time.ts';
+import { CommandError } from '../usage.ts';
 import type { Columns } from './columns.ts';
 import { parseExactly } from './exact-json.ts';
 import type { Entry } from './source.ts';
-import { assertTime } from './time.ts';
-import { CommandError } from './usage.ts';
 
 /** The fields of a message that a column can fill, and an option for the rows that have none. */
 export const fields = [

@@ -1,4 +1,4 @@
-import { CommandError } from './usage.ts';
+import { CommandError } from '../usage.ts';
 
 /** What ends a file where it stands: nothing behind it can be read. */
 export class FileFault extends CommandError {

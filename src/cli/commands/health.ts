@@ -1,9 +1,9 @@
 import { get } from 'node:http';
 import { get as getSecure } from 'node:https';
 import type { Command } from 'commander';
-import { type Config, loadConfig } from '../config/index.ts';
-import { print, visible } from './output.ts';
-import { CommandError, exit, withExamples } from './usage.ts';
+import { type Config, loadConfig } from '../../config/index.ts';
+import { print, visible } from '../output/output.ts';
+import { CommandError, exit, withExamples } from '../usage.ts';
 
 /** Below the time-out of the image's HEALTHCHECK. */
 const patienceMs = 2500;

@@ -1,9 +1,9 @@
 import { type Command, Option } from 'commander';
-import { type Connection, calling, connectTo, patienceMinutes } from './connect.ts';
-import { note, paint, print, printJson } from './output.ts';
-import { aboutFiles, type ReadingOptions, readingFile, readingOf } from './reading.ts';
-import { exitOf, type Outcome, sendFile, type Wish } from './send-file.ts';
-import { CommandError, wholeNumber } from './usage.ts';
+import { type Connection, calling, connectTo, patienceMinutes } from '../connect.ts';
+import { aboutFiles, type ReadingOptions, readingFile, readingOf } from '../input/file-options.ts';
+import { note, paint, print, printJson } from '../output/output.ts';
+import { exitOf, type Outcome, sendFile, type Wish } from '../send-file/send-file.ts';
+import { CommandError, wholeNumber } from '../usage.ts';
 
 interface SendCommandOptions extends ReadingOptions {
   readonly concurrency: number;

@@ -1,4 +1,4 @@
-import type { RequestTemplate } from '../client/index.ts';
+import type { RequestTemplate } from '../../client/index.ts';
 import type { Entry } from './source.ts';
 
 type NamedTemplate = RequestTemplate & { readonly name: string };

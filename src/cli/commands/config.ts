@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
-import { loadConfig, type SettingInForce, settingsInForce } from '../config/index.ts';
-import { note, print, printJson, visible } from './output.ts';
-import { withExamples } from './usage.ts';
+import { loadConfig, type SettingInForce, settingsInForce } from '../../config/index.ts';
+import { note, print, printJson, visible } from '../output/output.ts';
+import { withExamples } from '../usage.ts';
 
 /** Prints every setting. With one that cannot be, all are printed before the ConfigError says so. */
 export function addConfig(program: Command): void {

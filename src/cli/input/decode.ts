@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { InvalidArgumentError } from 'commander';
+import { visible } from '../output/output.ts';
+import { CommandError } from '../usage.ts';
 import { FileFault } from './file-fault.ts';
-import { visible } from './output.ts';
-import { CommandError } from './usage.ts';
 
 /** What a text is in, unless --encoding says otherwise. */
 export const usualEncoding = 'utf-8';
@@ -119,6 +119,11 @@ export function readText(file: string, label: string = usualEncoding): string {
   } catch (error) {
     throw error instanceof CommandError ? new CommandError(`${where}: ${error.message}`, { cause: error }) : error;
   }
+}
+
+/** The text of a template's file. Editors end a file with a line end, which would be in every message: it is left out. */
+export function bodyIn(file: string, label?: string): string {
+  return readText(file, label).replace(/\r?\n$/, '');
 }
 
 /** A line's bytes at most: a message to 10,000 receivers takes 2.6 MB; a file of one line without end must not go into memory. */

@@ -1,6 +1,6 @@
 import leven from 'leven';
-import { type Field, fields, type Mapping } from './draft.ts';
-import { CommandError } from './usage.ts';
+import { CommandError } from '../usage.ts';
+import { type Field, fields, type Mapping } from './drafts.ts';
 
 /** What fills what: the column of each field that has one. */
 export type Columns = Readonly<Partial<Record<Field | 'payload', string>>>;

@@ -2,17 +2,16 @@ import { createHash } from 'node:crypto';
 import { existsSync, statSync } from 'node:fs';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { TemplateFormat } from '../../gen/sendbatch/v1/template_service_pb.ts';
-import type { RequestTemplate } from '../client/index.ts';
-import { channelType } from './channel-type.ts';
+import { TemplateFormat } from '../../../gen/sendbatch/v1/template_service_pb.ts';
+import type { RequestTemplate } from '../../client/index.ts';
+import { channelType } from '../channel-type.ts';
+import type { Connection, ConnectOptions } from '../connect.ts';
+import { CommandError, pair, templateName, wholeNumber } from '../usage.ts';
 import { type Columns, resolveColumns } from './columns.ts';
-import type { Connection, ConnectOptions } from './connect.ts';
-import { encoding, usualEncoding } from './decode.ts';
-import { fields, type Mapping } from './draft.ts';
-import { fileTroubles } from './file-trouble.ts';
+import { bodyIn, encoding, usualEncoding } from './decode.ts';
+import { fields, type Mapping } from './drafts.ts';
+import { fileTroubles } from './fs-error-messages.ts';
 import { type Entry, openSource, type Shape, type Source, shapeOf } from './source.ts';
-import { bodyIn } from './template.ts';
-import { CommandError, pair, templateName, wholeNumber } from './usage.ts';
 
 /** How a file of messages is read. */
 export interface ReadingOptions extends ConnectOptions {

@@ -1,4 +1,4 @@
-import { ChannelType, type MessageDraft } from '../../gen/sendbatch/v1/message_pb.ts';
+import { ChannelType, type MessageDraft } from '../../../gen/sendbatch/v1/message_pb.ts';
 
 /** Receivers that a table names more than once. */
 export interface Receivers {

@@ -1,11 +1,11 @@
 import type { Command } from 'commander';
-import type { ChannelViolation } from '../integrity/violations.ts';
-import { channelTypeName } from './channel-type.ts';
-import { withDatabase } from './database.ts';
-import { onInterrupt } from './interrupt.ts';
-import { paint, plain, print, printJson } from './output.ts';
-import { createProgress } from './progress.ts';
-import { exit } from './usage.ts';
+import type { ChannelViolation } from '../../integrity/violations.ts';
+import { channelTypeName } from '../channel-type.ts';
+import { withDatabase } from '../database.ts';
+import { onInterrupt } from '../interrupt.ts';
+import { paint, plain, print, printJson } from '../output/output.ts';
+import { createProgress } from '../output/progress.ts';
+import { exit } from '../usage.ts';
 
 const about = `
 Checks, of every channel: that what is kept and what was swept is as much as its head says, that no once-only key is there twice, that ids rise with the
@@ -35,7 +35,7 @@ export function addVerify(program: Command): void {
 const connections = 4;
 
 async function runVerify(json: boolean): Promise<number> {
-  const { verify } = await import('../integrity/verify.ts');
+  const { verify } = await import('../../integrity/verify.ts');
   const began = performance.now();
   const progress = createProgress({ quiet: json, total: 1, noun: 'messages', fault: 'faults' });
   const interruption = onInterrupt(() => {});

@@ -1,11 +1,11 @@
 import { createReadStream } from 'node:fs';
 import { PassThrough, pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
+import { CommandError } from '../usage.ts';
 import { CsvError, CsvReader, type CsvRow, cellsBy, delimiters } from './csv.ts';
 import { decodeLines } from './decode.ts';
 import { FileFault } from './file-fault.ts';
-import { fileTroubles } from './file-trouble.ts';
-import { CommandError } from './usage.ts';
+import { fileTroubles } from './fs-error-messages.ts';
 
 /** One entry of a file: a line of NDJSON, or a row of CSV. */
 export interface Entry {

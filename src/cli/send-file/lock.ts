@@ -1,5 +1,5 @@
 import { existsSync, linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { CommandError } from './usage.ts';
+import { CommandError } from '../usage.ts';
 
 /** Holds a file against a second run on it, until the end of this one; a lock whose holder is gone is taken over. Returns what frees it. */
 export function lock(file: string): () => void {

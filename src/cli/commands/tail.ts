@@ -1,12 +1,12 @@
-import { toJsonString } from '@bufbuild/protobuf';
 import type { Command } from 'commander';
-import { type ChannelType, type Message, MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
-import { ofChannel } from './channel-type.ts';
-import { type ConnectOptions, calling, connectTo, patienceMinutes } from './connect.ts';
-import { onInterrupt } from './interrupt.ts';
-import { paint, plain, print, printable, safeJson } from './output.ts';
-import { exit, sequence, wholeNumber } from './usage.ts';
-import { createWaiting } from './waiting.ts';
+import type { ChannelType } from '../../../gen/sendbatch/v1/message_pb.ts';
+import { ofChannel } from '../channel-type.ts';
+import { type ConnectOptions, calling, connectTo, patienceMinutes } from '../connect.ts';
+import { onInterrupt } from '../interrupt.ts';
+import { messageLine } from '../output/message-line.ts';
+import { createWaiting } from '../output/outage-notice.ts';
+import { print } from '../output/output.ts';
+import { exit, sequence, wholeNumber } from '../usage.ts';
 
 interface TailOptions extends ConnectOptions {
   readonly after: number;
@@ -59,7 +59,7 @@ async function tail(channelType: ChannelType, channelId: string, options: TailOp
     };
     for await (const message of client.tail({ channels: [channel], uid: options.uid ?? '' }, watching)) {
       waiting.answered();
-      await print(lineOf(message, options.json === true));
+      await print(messageLine(message, options.json === true));
       seen++;
       if (seen >= most) return exit.done;
     }
@@ -69,11 +69,4 @@ async function tail(channelType: ChannelType, channelId: string, options: TailOp
     interruption.leave();
   }
   return interruption.came() ? exit.interrupted : exit.done;
-}
-
-/** A message as a line: for people and for cut and awk, or as JSON. */
-export function lineOf(message: Message, json: boolean): string {
-  if (json) return safeJson(toJsonString(MessageSchema, message));
-  const { messageSeq, fromUid, payload } = message;
-  return `${paint('dim', String(messageSeq))}\t${paint('cyan', plain(fromUid))}\t${printable(payload)}`;
 }

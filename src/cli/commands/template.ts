@@ -2,12 +2,12 @@ import type { JsonObject } from '@bufbuild/protobuf';
 import { toJsonString } from '@bufbuild/protobuf';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { type Template, TemplateFormat, TemplateSchema } from '../../gen/sendbatch/v1/template_service_pb.ts';
-import { type ConnectOptions, calling, connectTo } from './connect.ts';
-import { encoding, readText } from './decode.ts';
-import { parseExactly } from './exact-json.ts';
-import { note, paint, plain, print, printJson, visible } from './output.ts';
-import { CommandError, pair, templateName, withExamples } from './usage.ts';
+import { type Template, TemplateFormat, TemplateSchema } from '../../../gen/sendbatch/v1/template_service_pb.ts';
+import { type ConnectOptions, calling, connectTo } from '../connect.ts';
+import { bodyIn, encoding } from '../input/decode.ts';
+import { parseExactly } from '../input/exact-json.ts';
+import { note, paint, plain, print, printJson, visible } from '../output/output.ts';
+import { CommandError, pair, templateName, withExamples } from '../usage.ts';
 
 const about = `
 The syntax is Liquid: {{ name }}, filters, if, for. A template of format json is escaped, and must come out as JSON. Needs the scope admin.
@@ -152,11 +152,6 @@ function lineOf(template: Template): string {
 
 function needs({ variables }: Template): string {
   return variables.length === 0 ? 'it needs no variables' : `it needs ${plain(variables.join(', '))}`;
-}
-
-/** A file's text, without the line end that editors put at its end: it would be in every message. */
-export function bodyIn(file: string, label?: string): string {
-  return readText(file, label).replace(/\r?\n$/, '');
 }
 
 function jsonObject(text: string): JsonObject {

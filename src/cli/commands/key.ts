@@ -1,9 +1,9 @@
 import { type Command, InvalidArgumentError } from 'commander';
-import type { Keys, KeyWish } from '../auth/api-keys.ts';
-import { type Scope, scopes } from '../messages/caller.ts';
-import { withDatabase } from './database.ts';
-import { plain, print, printJson } from './output.ts';
-import { CommandError, exit, splitList, wholeNumber, withExamples } from './usage.ts';
+import type { Keys, KeyWish } from '../../auth/api-keys.ts';
+import { type Scope, scopes } from '../../messages/caller.ts';
+import { withDatabase } from '../database.ts';
+import { plain, print, printJson } from '../output/output.ts';
+import { CommandError, exit, splitList, wholeNumber, withExamples } from '../usage.ts';
 
 const dayMs = 24 * 3600_000;
 
@@ -81,9 +81,9 @@ interface WithKeys {
 }
 
 async function withKeys(work: (given: WithKeys) => Promise<void>): Promise<void> {
-  const { createKeys } = await import('../auth/api-keys.ts');
-  const { stopBatches } = await import('../batches/run-chunk.ts');
-  const { databaseClock } = await import('../postgres/database-clock.ts');
+  const { createKeys } = await import('../../auth/api-keys.ts');
+  const { stopBatches } = await import('../../batches/run-chunk.ts');
+  const { databaseClock } = await import('../../postgres/database-clock.ts');
   await withDatabase({ poolSize: 1 }, async (db) => {
     const now = await databaseClock(db);
     await work({ keys: createKeys(db, () => now), now, stopBatches: (keyId) => stopBatches(db, keyId) });

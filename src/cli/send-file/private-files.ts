@@ -1,5 +1,5 @@
 import { closeSync, constants, fchmodSync, fstatSync, lstatSync, openSync, readFileSync, rmSync } from 'node:fs';
-import { CommandError } from './usage.ts';
+import { CommandError } from '../usage.ts';
 
 /** Journals and reports hold what messages say: they are their owner's alone. */
 const mode = 0o600;

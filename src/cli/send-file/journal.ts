@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { closeSync, createReadStream, fsyncSync, openSync, readSync, renameSync, statSync, writeSync } from 'node:fs';
-import { openFresh, readOwn } from './safe-file.ts';
-import { CommandError } from './usage.ts';
+import { CommandError } from '../usage.ts';
+import { openFresh, readOwn } from './private-files.ts';
 
 /** What a run came to so far. */
 export interface Tally {

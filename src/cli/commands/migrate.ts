@@ -1,8 +1,8 @@
 import type { Command } from 'commander';
-import { loadConfig } from '../config/index.ts';
-import { openingSchema } from './database.ts';
-import { print, safeJson, visible } from './output.ts';
-import { exit } from './usage.ts';
+import { loadConfig } from '../../config/index.ts';
+import { openingSchema } from '../database.ts';
+import { print, safeJson, visible } from '../output/output.ts';
+import { exit } from '../usage.ts';
 
 const about = `
 A step of its own where MIGRATE=check: before the first instance of a new version starts. Without it (MIGRATE=auto) a start does this.

@@ -1,14 +1,14 @@
 import { timestampDate, timestampFromDate } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
 import type { Command } from 'commander';
-import type { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
+import type { ChannelType } from '../../../gen/sendbatch/v1/message_pb.ts';
+import { channelTypeName, ofChannel } from '../channel-type.ts';
+import { type ConnectOptions, calling, connectTo } from '../connect.ts';
+import { messageLine } from '../output/message-line.ts';
+import { paint, plain, print, printJson } from '../output/output.ts';
+import { time } from '../time.ts';
+import { listed, sequence, wholeNumber, withExamples } from '../usage.ts';
 import { addLists, channelAbout, uidsOf } from './channel-lists.ts';
-import { channelTypeName, ofChannel } from './channel-type.ts';
-import { type ConnectOptions, calling, connectTo } from './connect.ts';
-import { paint, plain, print, printJson } from './output.ts';
-import { lineOf } from './tail.ts';
-import { time } from './time.ts';
-import { listed, sequence, wholeNumber, withExamples } from './usage.ts';
 
 interface FlagOptions {
   readonly large?: boolean;
@@ -177,7 +177,7 @@ async function printMessages(channelType: ChannelType, channelId: string, option
     });
     for (const message of page.messages) {
       const when = message.timestamp === undefined ? '' : timestampDate(message.timestamp).toISOString();
-      await print(options.json ? lineOf(message, true) : `${paint('dim', when)}\t${lineOf(message, false)}`);
+      await print(options.json ? messageLine(message, true) : `${paint('dim', when)}\t${messageLine(message, false)}`);
     }
     left -= page.messages.length;
     const last = page.messages.at(-1)?.messageSeq;

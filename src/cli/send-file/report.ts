@@ -1,7 +1,7 @@
 import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, rmSync, writeSync } from 'node:fs';
 import type { JsonObject } from '@bufbuild/protobuf';
-import { safeJson } from './output.ts';
-import { openAgain, openFresh } from './safe-file.ts';
+import { safeJson } from '../output/output.ts';
+import { openAgain, openFresh } from './private-files.ts';
 
 /** An entry that was refused. */
 export interface RefusedEntry {

@@ -1,12 +1,12 @@
 import type { Client } from '@connectrpc/connect';
 import type { Command } from 'commander';
-import type { ChannelService, ListedUid } from '../../gen/sendbatch/v1/channel_service_pb.ts';
-import type { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
-import { ofChannel } from './channel-type.ts';
-import { type ConnectOptions, calling, connectTo } from './connect.ts';
-import { readText } from './decode.ts';
-import { plain, print, printJson } from './output.ts';
-import { CommandError, wholeNumber, withExamples } from './usage.ts';
+import type { ChannelService, ListedUid } from '../../../gen/sendbatch/v1/channel_service_pb.ts';
+import type { ChannelType } from '../../../gen/sendbatch/v1/message_pb.ts';
+import { ofChannel } from '../channel-type.ts';
+import { type ConnectOptions, calling, connectTo } from '../connect.ts';
+import { readText } from '../input/decode.ts';
+import { plain, print, printJson } from '../output/output.ts';
+import { CommandError, wholeNumber, withExamples } from '../usage.ts';
 
 export const channelAbout = `
 Exit codes: 0 done, 1 failed.

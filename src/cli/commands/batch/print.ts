@@ -1,0 +1,56 @@
+import { toJsonString } from '@bufbuild/protobuf';
+import { timestampDate } from '@bufbuild/protobuf/wkt';
+import { InvalidArgumentError } from 'commander';
+import { type Batch, BatchSchema, BatchState } from '../../../../gen/sendbatch/v1/batch_service_pb.ts';
+import { reasonOf } from '../../../client/index.ts';
+import type { ConnectOptions } from '../../connect.ts';
+import { paint, plain, print, printJson } from '../../output/output.ts';
+
+export const states = new Map(
+  Object.entries(BatchState).flatMap(([name, value]) =>
+    typeof value === 'number' && value > 0 ? [[name.toLowerCase(), value as BatchState] as const] : [],
+  ),
+);
+
+/** Messages of a batch that have a result. */
+export function settledCount({ acceptedCount, duplicateCount, refusedCount }: Batch): number {
+  return acceptedCount + duplicateCount + refusedCount;
+}
+
+/** Prints a batch in one line, or as JSON. */
+export async function printBatch(batch: Batch, { json }: ConnectOptions): Promise<void> {
+  if (json) return await printJson(toJsonString(BatchSchema, batch));
+  const state = [...states].find(([, value]) => value === batch.state)?.[0] ?? 'unknown';
+  const colour =
+    batch.state === BatchState.COMPLETED ? 'green' : batch.state === BatchState.CANCELLED ? 'yellow' : 'cyan';
+  const counts = [
+    `${settledCount(batch)} of ${batch.messageCount}`,
+    ...(batch.duplicateCount > 0 ? [`${batch.duplicateCount} were there already`] : []),
+    ...(batch.refusedCount > 0 ? [paint('yellow', `${batch.refusedCount} refused`)] : []),
+  ];
+  const waits =
+    batch.nextAt !== undefined && timestampDate(batch.nextAt).getTime() > Date.now()
+      ? [`next at ${timestampDate(batch.nextAt).toISOString()}`]
+      : [];
+  const why =
+    batch.lastError === undefined ? [] : [paint('yellow', plain(reasonOf(batch.lastError) ?? batch.lastError.message))];
+  const made = batch.createdAt === undefined ? '' : timestampDate(batch.createdAt).toISOString();
+  await print(
+    [
+      batch.batchId,
+      paint(colour, state.padEnd(9)),
+      paint('dim', made),
+      [...counts, ...waits, ...why].join(', '),
+      plain(batch.name),
+    ].join('  '),
+  );
+}
+
+/** A parser of batch states, separated by commas. */
+export function stateList(text: string): BatchState[] {
+  return text.split(',').map((each) => {
+    const value = states.get(each.trim().toLowerCase());
+    if (value === undefined) throw new InvalidArgumentError(`It takes ${[...states.keys()].join(', ')}.`);
+    return value;
+  });
+}

@@ -1,0 +1,147 @@
+import { createHash, randomUUID } from 'node:crypto';
+import { basename } from 'node:path';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { BatchPriority } from '../../../../gen/sendbatch/v1/batch_service_pb.ts';
+import type { MessageDraft } from '../../../../gen/sendbatch/v1/message_pb.ts';
+import { connectTo } from '../../connect.ts';
+import { createDrafts } from '../../input/drafts.ts';
+import { FileFault } from '../../input/file-fault.ts';
+import { openReading, type Reading, type ReadingOptions, readingOf } from '../../input/file-options.ts';
+import { createReceivers } from '../../input/repeated-receivers.ts';
+import { reportedTemplates } from '../../input/report-templates.ts';
+import type { Entry } from '../../input/source.ts';
+import { note } from '../../output/output.ts';
+import { describeTime, parseTime } from '../../time.ts';
+import { CommandError } from '../../usage.ts';
+import { printBatch } from './print.ts';
+import { watchBatch } from './watch.ts';
+
+export interface SubmitCommandOptions extends ReadingOptions {
+  readonly name?: string;
+  readonly requestId?: string;
+  readonly sendAt?: string;
+  readonly timeZone?: string;
+  readonly again?: boolean;
+  readonly priority: keyof typeof priorities;
+  readonly watch?: boolean;
+}
+
+/** Bytes of a batch's name. */
+const nameBytes = 128;
+export const priorities = { low: BatchPriority.LOW, normal: BatchPriority.NORMAL, high: BatchPriority.HIGH } as const;
+export async function submitFile(file: string, options: SubmitCommandOptions): Promise<void> {
+  const sendAt = await sendAtOf(options);
+  const connection = connectTo(options);
+  const reading = await readingOf(file, options, { connection, takesSendAt: true });
+  const given = { name: options.name ?? nameOf(file), priority: priorities[options.priority] };
+  const { messages, lines, templates, digest } = await readAll(file, reading, options.json === true);
+  if (messages.length > limitMessages) throw new CommandError(tooMany(file, messages.length));
+  const requestId = options.requestId ?? requestIdOf([digest, reading, sendAt], options.again === true);
+  const { batch, duplicate } = await connection.client.submit(messages, {
+    ...given,
+    lines,
+    templates: [...templates],
+    requestId,
+    ...(sendAt === undefined ? {} : { sendAt: timestampFromMs(sendAt) }),
+  });
+  const before =
+    options.requestId === undefined
+      ? 'the same file with the same options: --again submits it once more'
+      : 'under the same --request-id';
+  if (!options.watch) {
+    if (duplicate) note(`${batch.batchId} was submitted before, ${before}`);
+    return await printBatch(batch, options);
+  }
+  note(
+    `${batch.batchId} ${duplicate ? `was submitted before (${before})` : 'is submitted'}, with ${batch.messageCount} messages`,
+  );
+  process.exitCode = await watchBatch(connection, batch.batchId, options);
+}
+
+/** Messages of a batch at most, as the service has it. */
+const limitMessages = 100_000;
+
+function tooMany(file: string, count: number): string {
+  return `${file} has ${count} messages, and a batch has at most ${limitMessages}: split it (split -l ${limitMessages}), or use send`;
+}
+
+/** When a batch is sent, said back by both clocks: whoever typed it sees what was understood. */
+async function sendAtOf({ sendAt, timeZone, json }: SubmitCommandOptions): Promise<number | undefined> {
+  if (sendAt === undefined) {
+    if (timeZone !== undefined) throw new CommandError('--time-zone is for --send-at, which is not given');
+    return undefined;
+  }
+  let ms: number;
+  try {
+    ms = await parseTime(sendAt, timeZone);
+  } catch (error) {
+    throw new CommandError(`--send-at: ${error instanceof Error ? error.message : error}`, { cause: error });
+  }
+  const words = await describeTime(ms, timeZone ?? Intl.DateTimeFormat().resolvedOptions().timeZone);
+  if (ms <= Date.now()) throw new CommandError(`--send-at: ${words} is past; without --send-at it goes now`);
+  if (json !== true) note(`it is sent at ${words}`);
+  return ms;
+}
+
+/** The messages of a file that is without a fault, each with its line. */
+async function readAll(file: string, reading: Reading, isQuiet: boolean) {
+  const hash = createHash('sha256');
+  const onNote = (text: string) => {
+    if (!isQuiet) note(text);
+  };
+  const opened = openReading(file, reading, { onNote, onBytes: (chunk) => hash.update(chunk) });
+  const draftOf = createDrafts(reading.mapping);
+  const receivers = createReceivers();
+  const messages: MessageDraft[] = [];
+  const lines: number[] = [];
+  const templates = [...reading.templates];
+  const faults: string[] = [];
+  let [wrong, dropped] = [0, 0];
+  for await (const entry of withoutFault(opened.source.entries)) {
+    const draft = draftOf(entry, opened.columns());
+    for (const each of reportedTemplates(entry))
+      if (!templates.some(({ name }) => name === each.name)) templates.push(each);
+    if (typeof draft === 'string') {
+      wrong++;
+      if (faults.length < shownFaults) faults.push(`line ${entry.line}: ${draft}`);
+    } else if (opened.repeats(entry)) dropped++;
+    else {
+      if ('row' in entry.content) receivers.add(entry.line, draft);
+      messages.push(draft);
+      lines.push(entry.line);
+    }
+  }
+  for (const fault of faults) note(fault);
+  if (wrong > 0) throw new CommandError(`${wrong} lines of ${file} are at fault, and nothing was submitted`);
+  if (dropped > 0) onNote(`${dropped} rows are dropped by --unique`);
+  const repeated = receivers.words();
+  if (repeated !== undefined && reading.unique === undefined) onNote(repeated);
+  return { messages, lines, templates, digest: hash.digest('hex') };
+}
+
+/** A fault of the file ends it, and the batch with it. */
+async function* withoutFault(entries: AsyncIterable<Entry>): AsyncGenerator<Entry> {
+  try {
+    yield* entries;
+  } catch (error) {
+    if (!(error instanceof FileFault)) throw error;
+    throw new CommandError(`${error.message}; nothing was submitted`, { cause: error });
+  }
+}
+
+/** Lines at fault that are named. */
+const shownFaults = 20;
+
+/** One key for one file with the same options, whatever its name: what was submitted is found, and not sent twice. */
+function requestIdOf(content: unknown, isNew: boolean): string {
+  if (isNew) return `file-${randomUUID()}`;
+  return `file-${createHash('sha256').update(JSON.stringify(content)).digest('hex').slice(0, 40)}`;
+}
+
+/** The file's own name, without its folders and no longer than a name may be. */
+function nameOf(file: string): string {
+  if (file === '-') return '';
+  const bytes = Buffer.from(basename(file)).subarray(0, nameBytes);
+  // A character that was cut in two is left out.
+  return bytes.toString().replace(/\uFFFD$/, '');
+}
