@@ -36,9 +36,15 @@ const dashboard: { panels: Panel[]; templating: { list: { name: string; definiti
 const rules = [...readFileSync(rulesFile, 'utf8').matchAll(/^ {8}expr: (?:>-\n((?: {10}.*\n)+)|(.*)\n)/gm)].map(
   ([, block, line]) => (block ?? line ?? '').trim(),
 );
+const runbooksFile = join(deploy, '../docs/operations/runbooks.md');
+/** Queries of the runbooks: one per line of a `promql` block. */
+const runbookQueries = [...readFileSync(runbooksFile, 'utf8').matchAll(/^```promql\n(.*?)^```$/gms)].flatMap(
+  ([, block = '']) => block.split('\n').filter((line) => line !== ''),
+);
 const queries = [
   ...dashboard.panels.flatMap((panel) => (panel.targets ?? []).map(({ expr }) => ({ where: panel.title, expr }))),
   ...rules.map((expr) => ({ where: 'alerts.yml', expr })),
+  ...runbookQueries.map((expr) => ({ where: 'runbooks.md', expr })),
 ];
 
 /** The metrics of an expression, each with its matchers, and the labels that it is grouped by. */
@@ -138,12 +144,9 @@ describe('what an operator is given', () => {
   });
 
   test('every alert has a severity, a summary, a description, and a runbook that exists', () => {
-    const runbooks = join(deploy, '../docs/operations/runbooks.md');
-    const sections = existsSync(runbooks)
-      ? new Set(
-          [...readFileSync(runbooks, 'utf8').matchAll(/^#+ (.*)$/gm)].map(([, title = '']) => title.toLowerCase()),
-        )
-      : undefined;
+    const sections = new Set(
+      [...readFileSync(runbooksFile, 'utf8').matchAll(/^## (.*)$/gm)].map(([, title = '']) => title.toLowerCase()),
+    );
     const base = 'https://github.com/sendbatch/sendbatch/blob/main/docs/operations/runbooks.md';
     const { groups } = parse(readFileSync(rulesFile, 'utf8')) as {
       groups: { rules: { alert: string; labels: Record<string, string>; annotations: Record<string, string> }[] }[];
@@ -152,8 +155,9 @@ describe('what an operator is given', () => {
       assert.match(labels.severity ?? '', /^(critical|warning)$/, alert);
       assert.ok(annotations.summary && annotations.description, alert);
       assert.equal(annotations.runbook_url, `${base}#${alert.toLowerCase()}`);
-      assert.ok(sections === undefined || sections.has(alert.toLowerCase()), `${alert} has no runbook`);
+      assert.ok(sections.delete(alert.toLowerCase()), `${alert} has no runbook`);
     }
+    assert.deepEqual([...sections], [], 'every runbook is of an alert');
   });
 
   test('success and latency of batches are on the first screen, and no panel lies on another', () => {
