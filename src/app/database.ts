@@ -20,7 +20,9 @@ import { openCounterPool } from '../rate-limits/postgres-counter.sql.ts';
 /** The service could not be started; the message is one line for the one who starts it. */
 export class StartError extends Error {}
 
-/** Whether an error of opening says in one line what to do; the stack of anything else is needed. */
+/**
+ * Whether an error of opening says in one line what to do; the stack of anything else is needed.
+ */
 export function isForTheUser(error: unknown): error is Error {
   return [StartError, EmbeddedUnavailable, MigrationError].some((type) => error instanceof type);
 }
@@ -45,7 +47,10 @@ export interface OpenServer {
 const connectTimeoutMs = 5000;
 const oldestPostgres = 150_000;
 
-/** Finds the server that the settings name, or starts the embedded one, and brings its schema up to date. */
+/**
+ * Finds the server that the settings name, or starts the embedded one, and brings its schema up to
+ * date.
+ */
 export async function openServer(
   config: Config,
   log: Log,
@@ -90,7 +95,10 @@ export async function openServer(
 /** Two connections without time-outs, as migrations need them. */
 const forMigrations = { poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 };
 
-/** The schema of the server that the settings name, for those who bring it up to date as a step of its own. */
+/**
+ * The schema of the server that the settings name, for those who bring it up to date as a step of
+ * its own.
+ */
 export interface OpenSchema {
   status(): Promise<SchemaStatus>;
   /** Applies what is pending; the names of what was. */
@@ -222,7 +230,10 @@ const longestPauseMs = 2000;
 
 /** How long a start waits, all its steps together, for what may come by itself. */
 interface Patience {
-  /** Repeats a step while waiting may help; what does not pass (a password, a name, a right) is said at once. */
+  /**
+   * Repeats a step while waiting may help; what does not pass (a password, a name, a right) is said
+   * at once.
+   */
   through<T>(step: () => Promise<T>): Promise<T>;
 }
 
@@ -250,7 +261,10 @@ function createPatience(waitMs: number, log: Log): Patience {
 /** insufficient_privilege */
 const notAllowed = '42501';
 
-/** What the database says at a start is for the one who runs both: a line, with what to do where that is known. A defect stays as it is. */
+/**
+ * What the database says at a start is for the one who runs both: a line, with what to do where
+ * that is known. A defect stays as it is.
+ */
 export function inOneLine(error: unknown, tried = ''): unknown {
   if (isForTheUser(error)) return error;
   const cause = textOf(error);
@@ -274,9 +288,15 @@ export function inOneLine(error: unknown, tried = ''): unknown {
   return error;
 }
 
-/** The server is there, and lets nobody in by this name: protocol_violation, invalid_authorization, invalid_password, invalid_catalog_name. */
+/**
+ * The server is there, and lets nobody in by this name: protocol_violation, invalid_authorization,
+ * invalid_password, invalid_catalog_name.
+ */
 const noEntrance = new Set(['08P01', '28000', '28P01', '3D000']);
-/** What another's work, or too much of it, brings about: query_canceled, lock_not_available, out_of_memory, too_many_connections. */
+/**
+ * What another's work, or too much of it, brings about: query_canceled, lock_not_available,
+ * out_of_memory, too_many_connections.
+ */
 const passing = new Set(['57014', '55P03', '53200', '53300']);
 
 function helpsToWait(error: unknown): boolean {

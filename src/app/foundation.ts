@@ -16,7 +16,10 @@ import { type OpenServer, openServer } from './database.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import { version } from './version.ts';
 
-/** What every capability is built on: settings, log and metrics, the database, its clock, and how parts are stopped. */
+/**
+ * What every capability is built on: settings, log and metrics, the database, its clock, and how
+ * parts are stopped.
+ */
 export interface Foundation {
   readonly config: Config;
   readonly lifecycle: Lifecycle;
@@ -37,7 +40,10 @@ export interface Foundation {
   readonly now: () => number;
 }
 
-/** Time between measurements of the offset to the database's clock: bounds how long a resumed machine is wrong. */
+/**
+ * Time between measurements of the offset to the database's clock: bounds how long a resumed
+ * machine is wrong.
+ */
 const measureClockEveryMs = 2000;
 
 /** Opens what every capability is built on. */
@@ -62,13 +68,15 @@ export async function openFoundation(config: Config, log: Log, lifecycle: Lifecy
     lifecycle.onStop(`pool ${name}`, () => pool.destroy());
     return pool;
   };
-  // Reads have connections of their own, so that neither reading nor sending can take all of the other's.
+  // Reads have connections of their own, so that neither reading nor sending can take all of the
+  // other's.
   const readConnections = Math.max(1, Math.floor(config.poolSize / 2));
   const db = openPool('main', { poolSize: Math.max(1, config.poolSize - readConnections) });
   const reads = openPool('reads', { poolSize: readConnections });
 
   const clock = await createClock({ ask: () => databaseClock(db), onClocksApart: events.clocksApart });
-  // A failed measurement keeps the last offset: the monotonic clock goes on, and every other user of the database reports the outage.
+  // A failed measurement keeps the last offset: the monotonic clock goes on, and every other user
+  // of the database reports the outage.
   const measuring = startLoop({ everyMs: measureClockEveryMs, run: clock.measure, onError: () => {} });
   lifecycle.onStop('database clock', () => measuring.stop());
   const rules = permissionRules(config);

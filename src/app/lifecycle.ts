@@ -1,9 +1,10 @@
 /**
  * What was started, stopped again in reverse order.
  *
- * Each part registers how it is stopped right after it was started, so that a start that fails half way and a regular
- * stop take the same path. All steps run, whatever becomes of the others; the first error is thrown at the end.
- * Steps that wait for work in flight share one grace period: what one of them uses up, the next ones no longer have.
+ * Each part registers how it is stopped right after it was started, so that a start that fails half
+ * way and a regular stop take the same path. All steps run, whatever becomes of the others; the
+ * first error is thrown at the end. Steps that wait for work in flight share one grace period: what
+ * one of them uses up, the next ones no longer have.
  */
 export class Lifecycle {
   readonly #graceMs: number;

@@ -1,10 +1,12 @@
 /**
  * Replaces the TLS certificate and the token secrets while the service runs.
  *
- * - Every 12 s, and on SIGHUP, the files' stat is compared with that of the last good read; only changed files are read.
- * - `stat` follows links, so a rename and the swapped `..data` link of a Kubernetes secret are changes. It works on
- *   network file systems too, where inotify does not.
- * - Files that cannot be used change nothing: the previous content stays in use, and the next check reads them again.
+ * - Every 12 s, and on SIGHUP, the files' stat is compared with that of the last good read; only
+ *   changed files are read.
+ * - `stat` follows links, so a rename and the swapped `..data` link of a Kubernetes secret are
+ *   changes. It works on network file systems too, where inotify does not.
+ * - Files that cannot be used change nothing: the previous content stays in use, and the next check
+ *   reads them again.
  */
 import { stat } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -23,12 +25,17 @@ const checkMs = 12_000;
 const settleMs = 500;
 const settleAttempts = 4;
 
-/** Whether any file is read again, so that SIGHUP has a meaning. Without one it ends the process, as it does by default. */
+/**
+ * Whether any file is read again, so that SIGHUP has a meaning. Without one it ends the process, as
+ * it does by default.
+ */
 export function canReload({ reload }: Config): boolean {
   return reload.tls !== undefined || reload.tokenSecrets !== undefined;
 }
 
-/** Starts the checks of the files that the settings name. Returns a function that checks them now. */
+/**
+ * Starts the checks of the files that the settings name. Returns a function that checks them now.
+ */
 export function startReload(
   { config, events, lifecycle }: Pick<Foundation, 'config' | 'events' | 'lifecycle'>,
   listener: Pick<Listener, 'replaceTls'>,

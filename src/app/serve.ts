@@ -7,12 +7,18 @@ import { version } from './version.ts';
 import { metricsOfAll } from './worker-metrics.ts';
 import { hearReload, hearStop, isWorker, joinWorkers, type Listening, leaveWorkers, startWorkers } from './workers.ts';
 
-/** What a worker may take to stop beyond its drain and its grace: a start is finished first, the embedded PostgreSQL writes a checkpoint. */
+/**
+ * What a worker may take to stop beyond its drain and its grace: a start is finished first, the
+ * embedded PostgreSQL writes a checkpoint.
+ */
 const stopSlackMs = 60_000;
 /** What may still be under way after the stop, such as the last lines of the log, has so long. */
 const lingerMs = 500;
 
-/** Serves until a signal stops it; settings come from the environment. `fail` is told in one line why it cannot. */
+/**
+ * Serves until a signal stops it; settings come from the environment. `fail` is told in one line
+ * why it cannot.
+ */
 export async function serve(fail: (message: string) => void): Promise<void> {
   try {
     const config = loadConfig();
@@ -36,7 +42,8 @@ async function serveHere(config: Config, log: Log): Promise<void> {
     process.on('SIGHUP', () => app?.reload());
     if (isWorker) hearReload(() => app?.reload());
   }
-  // The embedded PostgreSQL would outlive a start that is broken off: it is finished first. One that waits for another's database ends where it is.
+  // The embedded PostgreSQL would outlive a start that is broken off: it is finished first. One
+  // that waits for another's database ends where it is.
   const mayBreakOff = 'url' in config.database;
   const stop = stopOnce(log, async () => {
     if (listens || !mayBreakOff) await (await orNever(starting)).stop();
@@ -55,7 +62,8 @@ async function serveHere(config: Config, log: Log): Promise<void> {
 
 /** Each worker logs for itself; this process only forks, greets and passes the signals on. */
 async function serveInWorkers(config: Config, log: Log): Promise<void> {
-  // Workers whose parent ends exit at once, and leave the embedded PostgreSQL behind: such a start is finished first.
+  // Workers whose parent ends exit at once, and leave the embedded PostgreSQL behind: such a start
+  // is finished first.
   const mayBreakOff = 'url' in config.database;
   const starting = startWorkers(config.workers, log);
   if (canReload(config)) process.on('SIGHUP', () => void starting.then((workers) => workers?.reload()));
@@ -86,7 +94,10 @@ async function orNever<T>(starting: Promise<T>): Promise<T> {
   return await starting.catch(() => new Promise<never>(() => {}));
 }
 
-/** What to do about an error that ends the start, in one line. Throws any other error: its stack is needed. */
+/**
+ * What to do about an error that ends the start, in one line. Throws any other error: its stack is
+ * needed.
+ */
 async function inOneLine(thrown: unknown): Promise<string> {
   if (thrown instanceof ConfigError || thrown instanceof ListenError) return thrown.message;
   const opening = await import('./database.ts');
@@ -106,7 +117,8 @@ function stopOnce(log: Log, work: () => Promise<void>): () => boolean {
         log('stopped');
         process.exitCode = 0;
         leaveWorkers();
-        // Nothing of ours is left; a library that still tries to reach a collector of traces does not hold the process.
+        // Nothing of ours is left; a library that still tries to reach a collector of traces does
+        // not hold the process.
         setTimeout(() => process.exit(0), lingerMs).unref();
       },
       (error) => {
@@ -118,10 +130,16 @@ function stopOnce(log: Log, work: () => Promise<void>): () => boolean {
   };
 }
 
-/** Ctrl-C comes twice at once: from the terminal, and from npm, which passes on what it got from the terminal too. */
+/**
+ * Ctrl-C comes twice at once: from the terminal, and from npm, which passes on what it got from the
+ * terminal too.
+ */
 const echoMs = 500;
 
-/** The first signal drains and stops; the second one ends at once. In a worker a signal comes from the terminal, to all at once: the word of the process that forked it may have come sooner. */
+/**
+ * The first signal drains and stops; the second one ends at once. In a worker a signal comes from
+ * the terminal, to all at once: the word of the process that forked it may have come sooner.
+ */
 function stopOnSignals(stop: () => boolean, log: Log): void {
   let first = 0;
   const onSignal = (signal: NodeJS.Signals) => {

@@ -1,8 +1,10 @@
 /**
- * Starts the service: settings in, a running service out. The only place where capabilities are wired together.
+ * Starts the service: settings in, a running service out. The only place where capabilities are
+ * wired together.
  *
  * - `foundation.ts`: log, metrics, traces, database, clock: what every part is built on.
- * - `wire-*.ts`: one file per capability; each registers how its parts are stopped with the `Lifecycle`.
+ * - `wire-*.ts`: one file per capability; each registers how its parts are stopped with the
+ *   `Lifecycle`.
  * - A start that fails stops what was started, in reverse order, and rejects with the cause.
  */
 import { createKeys } from '../auth/api-keys.ts';

@@ -18,7 +18,10 @@ export interface WiredBatches {
   readonly batchWatch: BatchWatch;
 }
 
-/** Time between searches for callers whose job was lost. The queue keeps jobs, so this finds none unless the queue was emptied. */
+/**
+ * Time between searches for callers whose job was lost. The queue keeps jobs, so this finds none
+ * unless the queue was emptied.
+ */
 const searchEveryMs = 15_000;
 const callersPerSearch = 1000;
 /** An upload from which nothing arrived for this long was abandoned. */

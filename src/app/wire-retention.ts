@@ -10,7 +10,9 @@ const temporaryPerStep = 50;
 const inboxesPerRun = 2000;
 const firstInbox: InboxCursor = { uid: '', commandSeq: 0 };
 
-/** Starts the sweeper: expired messages, messages past their retention, temporary channels, inboxes. */
+/**
+ * Starts the sweeper: expired messages, messages past their retention, temporary channels, inboxes.
+ */
 export function wireRetention({ config, db, events, lifecycle, now }: Foundation): void {
   let inboxes = firstInbox;
   const sweeper = startSweeper({

@@ -18,7 +18,9 @@ import { createTemplates, type Templates } from '../templates/templates.ts';
 import type { Foundation } from './foundation.ts';
 import type { WiredTails } from './wire-tails.ts';
 
-/** Sending, and what a send asks on its way: templates, rate limits, moderation, admission control. */
+/**
+ * Sending, and what a send asks on its way: templates, rate limits, moderation, admission control.
+ */
 export interface WiredSending {
   readonly sendBatch: SendBatch;
   readonly overload: AdmissionController;

@@ -14,11 +14,17 @@ export interface WiredTails {
   readonly tails: Tails;
   readonly ephemeral: EphemeralMessages;
   readonly channelChanges: ChannelChangeListener;
-  /** Whether the LISTEN connection is open. Without it tails of messages from other instances wait for the poll. */
+  /**
+   * Whether the LISTEN connection is open. Without it tails of messages from other instances wait
+   * for the poll.
+   */
   isListening(): boolean;
 }
 
-/** Time between polls of the heads of followed channels: bounds the delay when a notification is lost. */
+/**
+ * Time between polls of the heads of followed channels: bounds the delay when a notification is
+ * lost.
+ */
 const pollEveryMs = 5000;
 
 export function wireTails({ database, db, events, lifecycle, now, reads, rules }: Foundation): WiredTails {

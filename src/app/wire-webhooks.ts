@@ -18,7 +18,9 @@ export interface WiredWebhooks {
 
 /** Time between checks of each instance for created, changed and deleted webhooks. */
 const reloadEveryMs = 1000;
-/** Time between polls for work while webhooks exist: messages of other instances, and due retries. */
+/**
+ * Time between polls for work while webhooks exist: messages of other instances, and due retries.
+ */
 const pollEveryMs = 250;
 /** Commits within this time start one delivery run. */
 const nudgeMs = 10;
@@ -63,7 +65,8 @@ export async function wireWebhooks({ config, db, events, lifecycle, now }: Found
     everyMs: config.sweepIntervalMs,
     async run() {
       await webhooks.sweep();
-      // Removes outbox rows that other instances wrote before they saw that the last webhook was deleted.
+      // Removes outbox rows that other instances wrote before they saw that the last webhook was
+      // deleted.
       if (!webhooks.any()) await delivery.run();
     },
     ...events.loop('webhook_sweeper'),

@@ -1,10 +1,16 @@
 import type { Worker } from 'node:cluster';
 import { gather } from '../observability/gather.ts';
 
-/** A worker that does not answer for so long, because its event loop is held up, is told as down: the others' metrics are not to wait for it. */
+/**
+ * A worker that does not answer for so long, because its event loop is held up, is told as down:
+ * the others' metrics are not to wait for it.
+ */
 const answerMs = 2000;
 
-/** What goes between the workers and the one who forked them. A scrape meets one worker: it asks for the page of all, for which each is asked for its own. */
+/**
+ * What goes between the workers and the one who forked them. A scrape meets one worker: it asks for
+ * the page of all, for which each is asked for its own.
+ */
 type Word =
   | { readonly metrics: 'page wanted' | 'own wanted'; readonly id: number }
   | { readonly metrics: 'page' | 'own'; readonly id: number; readonly text: string };
@@ -33,7 +39,10 @@ export function answerForMetrics(own: () => Promise<string>): void {
   });
 }
 
-/** In the one who forked: answers a worker that wants the page of all. `all`: the workers by their place. */
+/**
+ * In the one who forked: answers a worker that wants the page of all. `all`: the workers by their
+ * place.
+ */
 export function serveMetrics(worker: Worker, all: () => ReadonlyMap<string, Worker | undefined>): void {
   worker.on('message', (message) => {
     const word = wordOf(message);

@@ -7,19 +7,26 @@ import { answerForMetrics, serveMetrics } from './worker-metrics.ts';
 /** What a worker tells the one who forked it once it listens. */
 export type Listening = Pick<App, 'url' | 'database'>;
 
-/** Between a worker and the one who forked it: `here` says that the worker hears `stop` from now on, which may have come too early for it. */
+/**
+ * Between a worker and the one who forked it: `here` says that the worker hears `stop` from now on,
+ * which may have come too early for it.
+ */
 const stop = 'stop';
 const here = 'here';
 /** Sent for a SIGHUP, which only the parent gets. */
 const reload = 'reload';
-/** A worker that ends by itself is replaced, not sooner than this; each failed attempt doubles it. */
+/**
+ * A worker that ends by itself is replaced, not sooner than this; each failed attempt doubles it.
+ */
 const pauseMs = 1000;
 const longestPauseMs = 30_000;
 
 /** Whether this process is one of several that share the port. */
 export const isWorker: boolean = cluster.isWorker;
 
-/** In a worker, before anything else: stops when it is told to, or when nobody is left to tell it. */
+/**
+ * In a worker, before anything else: stops when it is told to, or when nobody is left to tell it.
+ */
 export function hearStop(onStop: () => void): void {
   process.on('message', (word) => {
     if (word === stop) onStop();
@@ -53,7 +60,10 @@ export function leaveWorkers(): void {
 
 /** Several processes that share the port. */
 export interface Workers extends Listening {
-  /** Stops them all; resolves to whether all of them stopped in order. One that has not stopped within this time is killed. */
+  /**
+   * Stops them all; resolves to whether all of them stopped in order. One that has not stopped
+   * within this time is killed.
+   */
   stop(withinMs: number): Promise<boolean>;
   /** Makes each worker read its certificates and secrets again. */
   reload(): void;
@@ -62,12 +72,17 @@ export interface Workers extends Listening {
 }
 
 /**
- * Forks workers, each of which is a whole service of its own: they meet in the database only, as instances on several machines do. Resolves once all listen;
- * undefined when one could not start, which has said why. One that ends later is replaced, however many attempts that takes while another one listens.
+ * Forks workers, each of which is a whole service of its own: they meet in the database only, as
+ * instances on several machines do. Resolves once all listen; undefined when one could not start,
+ * which has said why. One that ends later is replaced, however many attempts that takes while
+ * another one listens.
  */
 export async function startWorkers(count: number, log: Log): Promise<Workers | undefined> {
   const workers = new Set<Worker>();
-  /** Those that listen, by place: who replaces a worker takes its place, and goes on with its series. */
+  /**
+   * Those that listen, by place: who replaces a worker takes its place, and goes on with its
+   * series.
+   */
   const places = new Map<string, Worker | undefined>();
   let stopping = false;
   let inOrder = true;
@@ -147,7 +162,9 @@ export async function startWorkers(count: number, log: Log): Promise<Workers | u
   return undefined;
 }
 
-/** What a worker may take to stop when another one could not start: its own start is finished first. */
+/**
+ * What a worker may take to stop when another one could not start: its own start is finished first.
+ */
 const startStopMs = 60_000;
 
 function isListening(word: unknown): word is Listening {

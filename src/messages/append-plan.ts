@@ -4,14 +4,17 @@ import { isPersistent, type PreparedMessage } from './message.ts';
 import { pairKeyOf } from './permission.ts';
 import type { Refusal } from './service-error.ts';
 
-/** A batch as it goes into a transaction. */
+/** A batch as it enters a transaction. */
 export interface Batch {
   readonly messages: readonly PreparedMessage[];
   /** All or nothing. */
   readonly atomic: boolean;
   /** By channel key: the last sequence that the channel must have before this batch. */
   readonly expectedLastSeqs: ReadonlyMap<string, number>;
-  /** Messages that were refused for what they are (content, rate) before the store was asked. Permission and earlier sends come first all the same. */
+  /**
+   * Messages refused for content or rate before the store was asked. Permission and earlier sends
+   * still come first.
+   */
   readonly refused?: ReadonlyMap<PreparedMessage, Refusal>;
 }
 
@@ -29,9 +32,9 @@ interface Known {
 
 /** What the store holds about the channels and keys of a group, read under the channels' locks. */
 export interface AppendState {
-  /** By channel key: the last sequence. A channel that is not here has none yet. */
+  /** Last sequences by channel key. An absent channel has none yet. */
   readonly heads: ReadonlyMap<string, number>;
-  /** By pair key: who may not send, and why. */
+  /** Denials by pair key. */
   readonly denials: ReadonlyMap<string, Refusal>;
   /** By message key. */
   readonly earlier: ReadonlyMap<string, Earlier>;
@@ -48,7 +51,7 @@ export interface Accepted {
   readonly messageSeq: number;
 }
 
-/** What becomes of one message. */
+/** The outcome of one message. */
 export type Outcome =
   | Accepted
   | {
@@ -59,29 +62,33 @@ export type Outcome =
     }
   | { readonly kind: 'refused'; readonly message: PreparedMessage; readonly refusal: Refusal };
 
-/** What is to be written, and what to answer. */
+/** What to write and what to answer. */
 export interface Plan {
-  /** Per batch, per message. In a refused atomic batch nothing is accepted: what is not refused itself stands as it would have been. */
+  /**
+   * Per batch, per message. A refused atomic batch stores nothing: its other messages have the
+   * outcome they would have had.
+   */
   readonly outcomes: readonly (readonly Outcome[])[];
   /** The rows to insert, in the order of their ids. */
   readonly rows: readonly Accepted[];
-  /** By channel key: the new last sequence of the channels that grow. */
+  /** New last sequences of the channels that advance, by channel key. */
   readonly heads: ReadonlyMap<string, number>;
 }
 
 /**
- * Decides a group of batches, in order: who is new and gets which numbers, who repeats an earlier send, who is refused. Refused and
- * duplicate messages use no number. A batch sees what the batches before it in the group have done.
+ * Decides a group of batches, in order: which messages are new and get which numbers, which repeat
+ * an earlier send, which are refused. Refused and duplicate messages use no number. A batch sees
+ * the effects of the batches before it.
  */
-export function planAppend(batches: readonly Batch[], facts: AppendState): Plan {
+export function planAppend(batches: readonly Batch[], state: AppendState): Plan {
   const heads = new Map<string, number>();
-  const known = new Map<string, Known>(facts.earlier);
+  const known = new Map<string, Known>(state.earlier);
   const outcomes: Outcome[][] = [];
   const rows: Accepted[] = [];
-  let ordinal = 0;
+  let nextIdOffset = 0;
 
   for (const batch of batches) {
-    // An atomic batch that is refused must leave no trace: it works on its own layer.
+    // A refused atomic batch must leave no trace, so each batch works on a layer of its own.
     const batchHeads = new Map<string, number>();
     const batchKnown = new Map<string, Known>();
     const batchRows: Accepted[] = [];
@@ -94,8 +101,8 @@ export function planAppend(batches: readonly Batch[], facts: AppendState): Plan 
         refused = true;
         return { kind: 'refused', message, refusal };
       };
-      // First: who may not send learns nothing of what is there.
-      const denial = facts.denials.size === 0 ? undefined : facts.denials.get(pairKeyOf(message));
+      // Denials first: a sender that is not permitted must learn nothing of what is stored.
+      const denial = state.denials.size === 0 ? undefined : state.denials.get(pairKeyOf(message));
       if (denial !== undefined) return refuse(denial);
       const earlier = batchKnown.get(key) ?? known.get(key);
       if (earlier !== undefined) {
@@ -105,10 +112,10 @@ export function planAppend(batches: readonly Batch[], facts: AppendState): Plan 
       }
       const own = batch.refused?.get(message);
       if (own !== undefined) return refuse(own);
-      const last = heads.get(channel) ?? facts.heads.get(channel) ?? 0;
+      const last = heads.get(channel) ?? state.heads.get(channel) ?? 0;
       const expected = batch.expectedLastSeqs.get(channel);
       if (expected !== undefined && expected !== last) return refuse(mismatch(message, expected, last));
-      const messageId = facts.block * limits.idsPerBlock + ordinal++;
+      const messageId = state.block * limits.idsPerBlock + nextIdOffset++;
       const messageSeq = isPersistent(message) ? (batchHeads.get(channel) ?? last) + 1 : 0;
       const accepted = { kind: 'accepted', message, messageId, messageSeq } as const;
       batchKnown.set(key, { messageId, messageSeq, contentHash: message.contentHash });
@@ -153,7 +160,10 @@ function mismatch(message: PreparedMessage, expected: number, actual: number): R
   };
 }
 
-/** Whether a batch's conditions may speak of this channel: they are about messages, not commands. */
+/**
+ * Whether `expected_last_seqs` may name the channel of a message: it is about messages, not
+ * commands.
+ */
 export function canExpect(message: PreparedMessage): boolean {
   return message.channel.sequence === messageSequence && isPersistent(message);
 }

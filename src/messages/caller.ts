@@ -1,30 +1,33 @@
 import type { Refusal } from './service-error.ts';
 
-/** What a credential is good for: sending, reading, changing what others may do, and reading the service's metrics. */
+/** What a credential permits: sending, reading, administration, reading the metrics. */
 export const scopes = ['send', 'read', 'admin', 'metrics'] as const;
 export type Scope = (typeof scopes)[number];
 
-/** Who calls. */
+/** The caller of a request. */
 export interface Caller {
-  /** What its rate is counted by: the key's id, the user, the certificate's name. Never a secret. */
+  /** Counts its rate: the key's id, the user, or the certificate's name. Never a secret. */
   readonly id: string;
-  /** For people: the key's name, the token's subject, the certificate's. */
+  /** For display: the key's name, the subject of the token or certificate. */
   readonly name: string;
   /** A service may send as others; a user only as itself. */
   readonly kind: 'service' | 'user';
   readonly scopes: ReadonlySet<Scope>;
-  /** Whom it may send as; unset: anybody. */
+  /** The uids it may send as; unset: any. */
   readonly senders?: ReadonlySet<string>;
-  /** Messages that it may send in a second, over a minute; unset: as the settings say. */
+  /** Messages per second that it may send, averaged over a minute; unset: the setting's. */
   readonly ratePerSecond?: number;
-  /** When its token ends, in milliseconds since 1970: its streams end then. Unset: they are looked up again instead. */
+  /**
+   * When its token expires, in milliseconds since 1970: its streams end then. Unset: streams check
+   * the credential again.
+   */
   readonly expiresAt?: number;
 }
 
-/** The caller where no credential is asked for: a trusted service. */
+/** The caller when AUTH is off: a trusted service. */
 export const trustedCaller: Caller = { id: 'anybody', name: 'anybody', kind: 'service', scopes: new Set(scopes) };
 
-/** A user, who may send as itself and nobody else. */
+/** A user, which may send as itself only. */
 export function userCaller(uid: string, granted: Iterable<Scope>): Caller {
   return { id: `user ${uid}`, name: uid, kind: 'user', scopes: new Set(granted), senders: new Set([uid]) };
 }

@@ -5,9 +5,15 @@ import { runPrepared } from '../postgres/prepared.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import { type Channel, channel, firstUids, messageSequence, tempType } from './channel.ts';
 
-/** Channels whose keys are kept in memory: about 20 MB when full. A key never changes, so an entry is never wrong; but a temporary channel may be removed, and made again under another. */
+/**
+ * Channel keys cached in memory: about 20 MB when full. A key never changes; a temporary channel
+ * may be recreated under another.
+ */
 const cachedChannels = 100_000;
-/** A reader of a temporary channel that was made again finds it after this long; a sender finds out at once, from its head. */
+/**
+ * Time until a reader finds a recreated temporary channel. A sender finds out at once, by the
+ * missing head.
+ */
 const temporaryMs = 60_000;
 
 /** A channel that was created, and its key. */
@@ -24,19 +30,21 @@ export class ChannelKeys {
   readonly #onMade: (made: readonly MadeChannel[]) => void;
   readonly #now: () => number;
 
-  /** `onMade`: told of the channels of messages that this process created. */
+  /** `onMade` receives the channels of messages that this process created. */
   constructor(db: Db, onMade: (made: readonly MadeChannel[]) => void = () => {}, now: () => number = Date.now) {
     this.#db = db;
     this.#onMade = onMade;
     this.#now = now;
   }
 
-  /** Forgets keys of channels that are gone: they are looked up anew. */
+  /** Forgets keys of removed channels: they are looked up again. */
   forget(channelKeys: ReadonlySet<number>): void {
     for (const [text, key] of this.#cache) if (channelKeys.has(key)) this.#cache.delete(text);
   }
 
-  /** The keys of channels that exist, by channel key text. A channel that nobody has sent to is not in it. */
+  /**
+   * Finds the keys of existing channels, by channel key text. Channels without any send are absent.
+   */
   async find(channels: readonly Channel[]): Promise<Map<string, number>> {
     const keys = new Map<string, number>();
     const missing: Channel[] = [];
@@ -55,8 +63,9 @@ export class ChannelKeys {
   }
 
   /**
-   * The keys of all these channels; those that do not exist are made, each with its head. It happens before the sending transaction and
-   * outside of it, so that the sending transaction only updates heads and two of them can never wait for each other's inserts.
+   * Finds the keys of all these channels, and creates the missing ones, each with its head. This
+   * happens outside of the sending transaction, which then only updates heads: two of them never
+   * wait for each other's inserts.
    */
   async findOrCreate(channels: readonly Channel[]): Promise<Map<string, number>> {
     const keys = await this.find(channels);
@@ -64,7 +73,8 @@ export class ChannelKeys {
     if (missing.length === 0) return keys;
     const created = await insert(this.#db, missing, this.#now());
     if (created.length > 0) this.#onMade(created);
-    // Those that another instance made at the same moment are invisible to the insert's own snapshot: ask in a new statement.
+    // Channels that another instance created at the same moment are invisible to the insert's
+    // snapshot.
     const made = await this.find(missing);
     for (const [text, key] of made) keys.set(text, key);
     return keys;
@@ -89,8 +99,9 @@ async function select(db: Db, channels: readonly Channel[]): Promise<[Channel, n
 }
 
 /**
- * In sorted order, so that two instances that make the same channels wait for each other in one direction only. A channel of commands is made with the channel that they
- * are commands of, since that one's key is what members hang on.
+ * Creates channels in sorted order, so that two instances that create the same ones cannot
+ * deadlock. A channel of commands is created with the channel it belongs to, whose key the members
+ * refer to.
  */
 async function insert(db: Db, channels: readonly Channel[], now: number): Promise<MadeChannel[]> {
   const all = new Map(channels.map((each) => [each.key, each]));
@@ -130,9 +141,12 @@ const types = (channels: readonly Channel[]) => channels.map((channel) => channe
 const sequences = (channels: readonly Channel[]) => channels.map((channel) => channel.sequence);
 
 /**
- * Locks the heads of these channels until the transaction ends, and returns their last sequences by channel key.
+ * Locks the heads of these channels until the transaction ends, and returns their last sequences by
+ * channel key.
  *
- * Lock order: ascending channel_key, by everybody who locks heads; that is what makes deadlocks impossible between batches.
+ * This is the row lock that numbers messages. Lock order: every transaction locks heads by
+ * ascending channel_key, so that batches cannot deadlock one another. The optimistic append takes
+ * the same locks by its UPDATE (messages.sql.ts).
  */
 export async function lockHeads(tx: Tx, channelKeys: readonly number[]): Promise<Map<number, number>> {
   const { rows } = await sql<{ channel_key: number; last_seq: number }>`
@@ -155,7 +169,7 @@ export class HeadsMissing extends Error {
   }
 }
 
-/** As `lockHeads`, but passes over the heads that somebody else holds locked. */
+/** Locks the heads that no other session has locked; the others are absent from the result. */
 export async function lockHeadsSkipLocked(tx: Tx, channelKeys: readonly number[]): Promise<Map<number, number>> {
   const { rows } = await sql<{ channel_key: number; last_seq: number }>`
     select channel_key, last_seq from sendbatch.channel_head
@@ -165,7 +179,10 @@ export async function lockHeadsSkipLocked(tx: Tx, channelKeys: readonly number[]
   return new Map(rows.map((row) => [row.channel_key, row.last_seq]));
 }
 
-/** Whether these heads could be locked now, and their last sequences. Waits for no lock, and keeps none: it is a transaction of its own. */
+/**
+ * Checks whether these heads could be locked now, and reads their last sequences. Waits for no lock
+ * and keeps none.
+ */
 export async function probeHeads(
   db: Db,
   channelKeys: readonly number[],
@@ -183,7 +200,7 @@ export async function probeHeads(
   return new Map(rows.map((row) => [row.channel_key, { isFree: row.is_free, lastSeq: row.last_seq }]));
 }
 
-/** A channel and what to set its head to. */
+/** A channel and the new value of its head. */
 export interface HeadChange {
   readonly channelKey: number;
   readonly value: number;
@@ -197,7 +214,9 @@ const setStatement = {
     where h.channel_key = w.channel_key`,
 };
 
-/** Sets the heads of channels that are locked; `acceptedAt`: the time of the messages that raise them. */
+/**
+ * Advances the heads of locked channels. `acceptedAt`: the time of the messages that advance them.
+ */
 export async function setHeads(tx: Tx, heads: readonly HeadChange[], acceptedAt: number): Promise<void> {
   const keys = new BinaryArray('bigint', heads.length * 12);
   const values = new BinaryArray('bigint', heads.length * 12);
@@ -208,7 +227,7 @@ export async function setHeads(tx: Tx, heads: readonly HeadChange[], acceptedAt:
   await runPrepared(tx, setStatement, [keys.value(), values.value(), acceptedAt]);
 }
 
-/** The last sequences of these channels without a lock: what was committed when it was asked. */
+/** Reads the committed last sequences of these channels, without locks. */
 export async function readHeads(db: Db, channelKeys: readonly number[]): Promise<Map<number, number>> {
   const { rows } = await sql<{ channel_key: number; last_seq: number }>`
     select channel_key, last_seq from sendbatch.channel_head where channel_key = any(${channelKeys}::bigint[])`.execute(
@@ -217,20 +236,20 @@ export async function readHeads(db: Db, channelKeys: readonly number[]): Promise
   return new Map(rows.map((row) => [row.channel_key, row.last_seq]));
 }
 
-/** Where a channel stands: its last sequence, and the first that is kept; one above the last when none is. */
+/** The last sequence of a channel, and the first that is kept: one above the last when none is. */
 export interface Heads {
   readonly lastSeq: number;
   readonly firstSeq: number;
 }
 
-/** A channel that nobody has sent to. */
+/** The heads of a channel without messages. */
 export const noHeads: Heads = { lastSeq: 0, firstSeq: 1 };
 
 export async function readHeadsAndFirst(db: Db, channelKey: number): Promise<Heads> {
   return (await readManyHeadsAndFirst(db, [channelKey])).get(channelKey) ?? noHeads;
 }
 
-/** The same of many channels, by key. */
+/** Reads the heads of many channels, by key. */
 export async function readManyHeadsAndFirst(db: Db, channelKeys: readonly number[]): Promise<Map<number, Heads>> {
   if (channelKeys.length === 0) return new Map();
   const { rows } = await sql<{ channel_key: number; last_seq: number; first_seq: number | null }>`

@@ -1,12 +1,15 @@
 import { crc32 } from 'node:zlib';
 
-/** The wire numbers of the channel types that have a rule of their own. */
+/** Channel types with rules of their own, as in the proto's ChannelType. */
 export const personType = 1;
 export const topicType = 5;
 export const tempType = 8;
 export const agentType = 11;
 
-/** A channel has two sequences: its messages, and the commands (`sync_once`) that stay out of its history. */
+/**
+ * A channel has two sequences: its messages, and its commands (`sync_once`), which are not part of
+ * its history.
+ */
 export const messageSequence = 0;
 export const commandSequence = 1;
 export type Sequence = typeof messageSequence | typeof commandSequence;
@@ -18,24 +21,25 @@ export interface Channel {
   readonly sequence: Sequence;
   /** Equal for equal channels and for no others. */
   readonly key: string;
-  /** Who is in it from its beginning: the two sides, or the receivers that it is made of. */
+  /** Members from its creation on: the two peers, or the receivers that it consists of. */
   readonly uids?: readonly string[];
 }
 
-/** `id` is canonical already. */
+/** Creates a channel from a canonical id. */
 export function channel(type: number, id: string, sequence: Sequence): Channel {
   return { type, id, sequence, key: `${type}/${sequence}/${id}` };
 }
 
-/** Who is in a channel when it is made. */
+/** The members of a channel at its creation. */
 export function firstUids({ type, id, uids }: Channel): readonly string[] {
   if (uids !== undefined) return uids;
   return (type === personType || type === agentType) && id.includes('@') ? [...new Set(id.split('@'))] : [];
 }
 
 /**
- * The canonical id of two users' channel: the uid whose CRC32-IEEE (of its UTF-8) is larger first, joined with `@`; on a tie the
- * lexicographically larger first, by bytes. Both directions give the same id.
+ * The canonical id of two users' channel: both uids joined with `@`, the one with the larger
+ * CRC32-IEEE (of its UTF-8) first; on a tie the lexicographically larger one, by bytes. Both
+ * directions give the same id. Source: WuKongIM.
  */
 export function pairId(a: string, b: string): string {
   const crcA = crc32(a);
@@ -49,7 +53,10 @@ export function isJoined(type: number): boolean {
   return type === personType || type === topicType || type === agentType;
 }
 
-/** The canonical id of a channel that is named without a sender: a person channel as the joined pair, in either order. Undefined: an `@` or a name is missing. */
+/**
+ * The canonical id of a channel named without a sender: a person channel by the joined pair.
+ * Undefined if it is invalid.
+ */
 export function canonicalId(type: number, id: string): string | undefined {
   if (type === topicType || type === agentType) return /^[^@]+@[^@]+$/.test(id) ? id : undefined;
   if (type !== personType) return id;
@@ -59,7 +66,9 @@ export function canonicalId(type: number, id: string): string | undefined {
   return pairId(a, b);
 }
 
-/** The other side of a sender's person channel, which is named by that uid or by the joined pair. */
+/**
+ * The peer of a sender in a person channel that is named by the peer's uid or by the joined pair.
+ */
 export function peerOf(fromUid: string, channelId: string): string {
   if (channelId.startsWith(`${fromUid}@`)) return channelId.slice(fromUid.length + 1);
   if (channelId.endsWith(`@${fromUid}`)) return channelId.slice(0, -(fromUid.length + 1));

@@ -2,12 +2,16 @@ import type { Outcome } from './append-plan.ts';
 import type { Caller } from './caller.ts';
 import type { Refusal } from './service-error.ts';
 
-/** Metadata that only a caller with the scope `read` is given: where a channel stands, and the numbers of messages that were sent before. */
+/**
+ * Metadata for callers with the scope `read` only: the head of a channel, and the numbers of
+ * earlier messages.
+ */
 const readersOnly = ['actual', 'message_id', 'message_seq'];
 
 /**
- * What a caller may hear of a refusal. Without the scope `admin` it does not hear whether a channel exists that its sender is outside of; without `read`, no
- * sequence and no id that it could not know.
+ * The refusal as a caller may see it. Without the scope `admin` it does not disclose whether a
+ * channel exists of which the sender is no member; without `read`, no sequence and no id that the
+ * caller could not know.
  */
 export function disclosed(caller: Caller, refusal: Refusal): Refusal {
   const { veiled, ...plain } = refusal;
@@ -26,7 +30,7 @@ function withoutReaders(metadata: Refusal['metadata']): Refusal['metadata'] {
   return Object.fromEntries(Object.entries(metadata).filter(([name]) => !readersOnly.includes(name)));
 }
 
-/** The outcomes as a caller may hear them. */
+/** The outcomes as a caller may see them. */
 export function disclosedOutcomes(caller: Caller, outcomes: readonly Outcome[]): readonly Outcome[] {
   if (!outcomes.some((outcome) => outcome.kind === 'refused')) return outcomes;
   return outcomes.map((outcome) =>

@@ -3,15 +3,15 @@ import type { Db, Tx } from '../postgres/schema.ts';
 import { type Channel, channel, messageSequence, tempType } from './channel.ts';
 import { firstSeqSince } from './messages-read.sql.ts';
 
-/** Where flags and lists are kept: a channel, by its key, or a user. */
+/** The owner of flags and lists: a channel, by its key, or a user. */
 export type ListOwner =
   | { readonly kind: 'channel'; readonly channelKey: number }
   | { readonly kind: 'person'; readonly uid: string };
 
-/** The lists of a place. A user has no members. */
+/** The lists of an owner. A user has no members. */
 export type List = 'member' | 'denied' | 'allowed';
 
-/** What a place is set to. */
+/** The flags of an owner. */
 export interface Flags {
   readonly large: boolean;
   readonly ban: boolean;
@@ -27,7 +27,7 @@ export interface Listed {
   readonly updatedAt: number;
 }
 
-/** Uids of one statement. */
+/** Uids per statement. */
 const chunkUids = 10_000;
 
 const tables = {
@@ -51,7 +51,7 @@ function at(owner: ListOwner) {
   };
 }
 
-/** The flags of a place; undefined when it was never made. */
+/** Reads the flags of an owner; undefined when it was never created. */
 export async function readFlags(db: Db, owner: ListOwner): Promise<Flags | undefined> {
   const { info, infoKey, value } = at(owner);
   const { rows } = await sql<{
@@ -66,7 +66,10 @@ export async function readFlags(db: Db, owner: ListOwner): Promise<Flags | undef
   return row && { ...row, sendBan: row.send_ban, allowStranger: row.allow_stranger };
 }
 
-/** Makes a place that is not there, and locks it until the transaction ends: who changes its lists comes one after the other. */
+/**
+ * Creates an owner if it is missing, and locks it until the transaction ends: changes of its lists
+ * are serialized.
+ */
 export async function createAndLockListOwner(tx: Tx, owner: ListOwner, now: number): Promise<void> {
   const { info, infoKey, value } = at(owner);
   await sql`
@@ -74,13 +77,16 @@ export async function createAndLockListOwner(tx: Tx, owner: ListOwner, now: numb
     on conflict (${infoKey}) do update set updated_at = ${now}`.execute(tx);
 }
 
-/** Locks a place that was made, until the transaction ends. One that was never made has nothing to lock, and stays unmade. */
+/**
+ * Locks an existing owner until the transaction ends. A missing one is not created, and nothing is
+ * locked.
+ */
 export async function lockListOwner(tx: Tx, owner: ListOwner, now: number): Promise<void> {
   const { info, infoKey, value } = at(owner);
   await sql`update ${info} set updated_at = ${now} where ${infoKey} = ${value}`.execute(tx);
 }
 
-/** Sets all flags of a place that is locked. */
+/** Sets all flags of a locked owner. */
 export async function setFlags(tx: Tx, owner: ListOwner, flags: Flags): Promise<void> {
   const { info, infoKey, value } = at(owner);
   await sql`
@@ -89,13 +95,13 @@ export async function setFlags(tx: Tx, owner: ListOwner, flags: Flags): Promise<
     where ${infoKey} = ${value}`.execute(tx);
 }
 
-/** Disbands a channel that is locked; its other flags stay. */
+/** Disbands a locked channel; its other flags stay. */
 export async function disband(tx: Tx, owner: ListOwner): Promise<void> {
   const { info, infoKey, value } = at(owner);
   await sql`update ${info} set disband = true where ${infoKey} = ${value}`.execute(tx);
 }
 
-/** Puts uids on a list of a place that is locked; who is on it stays as they are. */
+/** Adds uids to a list of a locked owner. Entries that exist stay unchanged. */
 export async function addUids(
   tx: Tx,
   owner: ListOwner,
@@ -115,8 +121,9 @@ export async function addUids(
 }
 
 /**
- * Notes with each member where the channel and its commands stand. It decides what a member gets from joining on,
- * which clocks cannot. What is sent after the change was answered has a later sequence.
+ * Records the heads of the channel and its commands with each new member. They decide what a member
+ * receives from joining on, which clocks cannot: what is sent after the change was answered has a
+ * later sequence.
  */
 async function addMembers(tx: Tx, channelKey: number, uids: readonly string[], now: number): Promise<void> {
   for (const chunk of chunksOf(uids)) {
@@ -138,7 +145,7 @@ async function addMembers(tx: Tx, channelKey: number, uids: readonly string[], n
   }
 }
 
-/** Takes uids, or all, off a list of a place that is locked. */
+/** Removes uids, or all, from a list of a locked owner. */
 export async function removeUids(
   tx: Tx,
   owner: ListOwner,
@@ -150,7 +157,7 @@ export async function removeUids(
   for (const chunk of chunksOf(uids)) await removeWhere(tx, owner, list, sql`uid = any(${chunk}::text[])`, now);
 }
 
-/** A row that is on no list any more goes. */
+/** Deletes rows that are on no list any more. */
 async function removeWhere(
   tx: Tx,
   owner: ListOwner,
@@ -171,7 +178,7 @@ async function removeWhere(
   await sql`update ${uids} set ${sql.ref(list)} = false, updated_at = ${now} where ${listed}`.execute(tx);
 }
 
-/** A page of a list, ordered by uid: at most `limit` after `after`. */
+/** Reads a page of a list, ordered by uid: at most `limit` entries after `after`. */
 export async function listUids(db: Db, owner: ListOwner, list: List, after: string, limit: number): Promise<Listed[]> {
   const { uids, key, value } = at(owner);
   const { rows } = await sql<{ uid: string; created_at: number; updated_at: number }>`
@@ -199,24 +206,26 @@ function* chunksOf(uids: readonly string[]): Iterable<string[]> {
   for (let start = 0; start < distinct.length; start += chunkUids) yield distinct.slice(start, start + chunkUids);
 }
 
-/** A channel that a user is in. */
+/** A channel of which a user is a member. */
 export interface MemberChannel {
   readonly channel: Channel;
   readonly channelKey: number;
   readonly lastSeq: number;
-  /** The last sequence before the user joined; 0 of channels that are created with their users. */
+  /**
+   * The last sequence before the user joined; 0 for channels that are created with their members.
+   */
   readonly joinedAfterSeq: number;
 }
 
 /**
- * Which channels `c` with flags `i` a member `u` sees: not those that keep it out, and not those that only carry
- * commands to a set of receivers, which nobody created by name.
+ * The channels `c` with flags `i` that a member `u` sees: without those that deny it, and without
+ * those that only carry commands to a set of receivers and were never created by name.
  */
 export const followed = (uid: string) => sql<boolean>`u.uid = ${uid} and u.member
   and (not u.denied or c.channel_type in (1, 11)) and i.disband is not true
   and (c.channel_type <> ${tempType} or i.channel_key is not null)`;
 
-/** The channels that a user is in and may read, at most `limit`. */
+/** Lists channels of a user that it may read, at most `limit`. */
 export async function memberChannels(db: Db, uid: string, limit: number): Promise<MemberChannel[]> {
   const { rows } = await sql<{
     channel_key: number;

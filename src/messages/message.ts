@@ -15,14 +15,17 @@ export const flagNoPersist = 1;
 export const flagRedDot = 2;
 export const flagSyncOnce = 4;
 
-/** How to treat a message; each flag is 0 or 1. */
+/** Flags of a message, each 0 or 1. */
 export interface Header {
   readonly noPersist: number;
   readonly redDot: number;
   readonly syncOnce: number;
 }
 
-/** What a caller hands in, already checked against the rules of the proto. The generated MessageDraft has this shape. */
+/**
+ * A message as a caller submits it, validated against the rules of the proto. The generated
+ * MessageDraft has this shape.
+ */
 export interface Draft {
   readonly header?: Header | undefined;
   readonly clientMsgNo: string;
@@ -36,31 +39,34 @@ export interface Draft {
   readonly tagKey: string;
 }
 
-/** A draft with its channel, its key and its content settled: ready to be decided on. */
+/** A draft with its channel, once-only key and content hash: ready for a decision. */
 export interface PreparedMessage {
   readonly channel: Channel;
-  /** It names its receivers instead of a channel. */
+  /** Whether it names receivers instead of a channel. */
   readonly isToUids: boolean;
   readonly fromUid: string;
   readonly clientMsgNo: string;
-  /** 16 bytes of a digest of sender and client_msg_no; with the channel it is the once-only key. Bytes as Latin-1: a Buffer is six times as much garbage. */
+  /**
+   * 16 bytes of a digest of sender and client_msg_no, as Latin-1: a Buffer is six times as much
+   * garbage.
+   */
   readonly dedupeKey: string;
-  /** The once-only key as one text: equal for the same channel, sender and client_msg_no. */
+  /** The once-only key: equal for the same channel, sender and client_msg_no. */
   readonly key: string;
-  /** SHA-256 over every field that makes it the message that it is, besides channel, sender and key; bytes as Latin-1. */
+  /** SHA-256 over every field of the content, without channel, sender and key; bytes as Latin-1. */
   readonly contentHash: string;
   readonly flags: number;
   readonly expire: number;
   readonly payload: Uint8Array;
-  /** Sorted, each once. */
+  /** Sorted, without duplicates. */
   readonly subscribers: readonly string[];
   readonly streamNo: string;
   readonly tagKey: string;
-  /** The rules that flag it for review; 0 is the moderation hook. */
+  /** The moderation rules that flag it for review; 0 is the moderation hook. */
   readonly flaggedBy?: readonly number[];
 }
 
-/** Settles a draft. `clientMsgNo` is the caller's, or the one that the service made. */
+/** Prepares a draft. `clientMsgNo`: the caller's, or the one that the service generated. */
 export function prepareMessage(draft: Draft, clientMsgNo: string): PreparedMessage {
   const flags = flagsOf(draft.header);
   const subscribers = draft.subscribers.length === 0 ? draft.subscribers : [...new Set(draft.subscribers)].sort();
@@ -83,7 +89,7 @@ export function prepareMessage(draft: Draft, clientMsgNo: string): PreparedMessa
   };
 }
 
-/** Whether it gets a sequence and a row. */
+/** Whether a message is numbered and stored. */
 export function isPersistent(message: PreparedMessage): boolean {
   return (message.flags & flagNoPersist) === 0;
 }
@@ -102,17 +108,20 @@ function channelOf(draft: Draft, subscribers: readonly string[], flags: number):
   return channel(personType, pairId(draft.fromUid, peerOf(draft.fromUid, draft.channelId)), sequence);
 }
 
-/** The channel id of a command that names only its receivers: the same set of uids is the same channel. */
+/**
+ * The channel id of a command that names only receivers: the same set of uids is the same channel.
+ */
 function receiversId(subscribers: readonly string[]): string {
   return hash('sha256', JSON.stringify(subscribers), 'hex').slice(0, 32);
 }
 
-/** What most messages hash besides their payload fits here, and their payload with it. */
+/** Memory for hashing that is reused: most messages fit with their payload. */
 const scratch = Buffer.allocUnsafe(4096);
 
 /**
- * The text part is JSON, which holds no raw line feed, so that the line feed ends it and no two contents read alike. It is laid out in one piece of
- * memory that is used again: to join two buffers a message took as long as its hash.
+ * Hashes the content. The text part is JSON, which has no raw line feed: the line feed ends it, so
+ * that no two contents are alike. Reused memory: joining two buffers per message took as long as
+ * the hash.
  */
 function contentHash(draft: Draft, flags: number, subscribers: readonly string[]): string {
   const { expire, streamNo, tagKey, payload } = draft;

@@ -17,14 +17,14 @@ export interface StoredMessage {
   readonly subscribers: readonly string[];
 }
 
-/** What a reader wants to see. */
+/** The messages that a reader asks for. */
 export interface Filter extends Times {
   readonly tagKey?: string;
   readonly streamNo?: string;
   readonly fromUid?: string;
 }
 
-/** When the messages were accepted, in milliseconds since 1970. */
+/** Acceptance times, in milliseconds since 1970. */
 export interface Times {
   /** Inclusive. */
   readonly since?: number;
@@ -32,12 +32,12 @@ export interface Times {
   readonly until?: number;
 }
 
-/** With whose eyes; undefined = a service's, which sees everything. */
+/** The user that reads; undefined for a service, which sees every message. */
 interface Eyes {
   readonly viewerUid: string | undefined;
 }
 
-/** Which part of a channel to read: sequences between the two bounds, both exclusive. */
+/** A part of a channel: the sequences between two bounds, both exclusive. */
 export interface Range extends Filter, Eyes {
   readonly afterSeq: number;
   readonly beforeSeq: number;
@@ -49,15 +49,18 @@ export interface Range extends Filter, Eyes {
 export const alive = (now: number) =>
   sql<boolean>`(m.expire is null or m.accepted_at + m.expire * 1000 > ${now}::bigint)`;
 
-/** Whether a message `m` may be seen by a uid. */
+/** Whether a message `m` is visible to a uid. */
 export const visibleTo = (uid: string) =>
   sql<boolean>`(m.subscribers is null or m.from_uid = ${uid} or m.subscribers ? ${uid})`;
 
-/** The columns of a message `m` that a reader gets. */
+/** The columns of a message `m` that a reader receives. */
 export const messageColumns = sql`m.message_id, m.message_seq, m.accepted_at, m.flags, m.from_uid, m.client_msg_no,
   m.payload, m.expire, m.stream_no, m.tag_key, m.subscribers`;
 
-/** The messages of a channel that are alive at `now` (milliseconds) and that these eyes may see. */
+/**
+ * The messages of a channel that have not expired at `now` (milliseconds) and are visible to the
+ * viewer.
+ */
 function visible(db: Db, channelKey: number, { viewerUid: eyes }: Eyes, now: number) {
   const living = db
     .selectFrom('sendbatch.message as m')
@@ -69,9 +72,10 @@ function visible(db: Db, channelKey: number, { viewerUid: eyes }: Eyes, now: num
 }
 
 /**
- * The sequence of the first kept message of a channel that was accepted at a time or later; one above the head when
- * there is none. Times never fall with the sequence in a channel, so it takes as many probes as the channel's length
- * has bits. Swept messages leave gaps: each probe takes the first kept message from the middle on.
+ * Finds the sequence of the first kept message that was accepted at a time or later; one above the
+ * head when there is none. Times never decrease with the sequence in a channel, so a binary search
+ * takes log2(length) probes. Swept messages leave gaps: each probe takes the first kept message
+ * from the middle on.
  */
 export const firstSeqSince = (channelKey: RawBuilder<unknown>, time: RawBuilder<unknown>) => sql<number>`
   with recursive halving(low, high) as (
@@ -89,7 +93,7 @@ export const firstSeqSince = (channelKey: RawBuilder<unknown>, time: RawBuilder<
   )
   select h.low from halving h where h.low >= h.high limit 1`;
 
-/** The sequences between which the messages of a time are, both exclusive. */
+/** The sequences between which the messages of a time range are, both exclusive. */
 export async function seqsOfTimes(
   db: Db,
   channelKey: number,
@@ -105,7 +109,10 @@ export async function seqsOfTimes(
   return { afterSeq: (row?.first ?? 1) - 1, beforeSeq: row?.end ?? Number.MAX_SAFE_INTEGER };
 }
 
-/** The messages of a range, at most `limit`, and of large ones as many as fill a page and one more. */
+/**
+ * Reads the messages of a range: at most `limit`, and of large ones no more than a page and one
+ * message.
+ */
 export async function readRange(db: Db, channelKey: number, range: Range, now: number): Promise<StoredMessage[]> {
   let query = visible(db, channelKey, range, now)
     .where('m.message_seq', '>', range.afterSeq)
@@ -124,8 +131,9 @@ export async function readRange(db: Db, channelKey: number, range: Range, now: n
 }
 
 /**
- * The messages `m` of a query, each with the bytes of those before it. Sizes are known without reading what is stored
- * aside, so that a thousand of the largest messages do not come here to be cut to a page of 3 MiB.
+ * The messages `m` of a query, each with the bytes of those before it. Sizes are known without
+ * reading TOASTed values, so that a thousand of the largest messages are not fetched to be cut to a
+ * page of 3 MiB.
  */
 export const withSizesBefore = (messages: Expression<unknown> | RawBuilder<unknown>, order: RawBuilder<unknown>) => sql`
   select m.*, coalesce(sum(octet_length(m.payload) + coalesce(pg_column_size(m.subscribers), 0))
@@ -133,8 +141,8 @@ export const withSizesBefore = (messages: Expression<unknown> | RawBuilder<unkno
   from ${messages} m`;
 
 /**
- * Messages by sequence or id. No index has ids: they rise with the sequence within a channel, so that each is found by halving, in as many probes as
- * the channel's length has bits.
+ * Finds messages by sequence or id. Ids have no index: they increase with the sequence within a
+ * channel, so that a binary search finds each in log2(length) probes.
  */
 export async function findByNumbers(
   db: Db,
@@ -173,7 +181,10 @@ export async function findByNumbers(
   return rows.map(toStored);
 }
 
-/** Messages by their senders' keys, among those after a sequence: no index has a key without its sender. */
+/**
+ * Finds messages by client_msg_no, after a sequence: the index on keys needs the sender, which is
+ * not given.
+ */
 export async function findByKeys(
   db: Db,
   channelKey: number,
@@ -189,7 +200,7 @@ export async function findByKeys(
   return rows.map(toStored);
 }
 
-/** A message as a query with these columns gives it. */
+/** A row of `messageColumns`. */
 export type MessageRow = Pick<
   MessageTable,
   | 'message_id'

@@ -1,9 +1,10 @@
 import { limits } from '../limits.ts';
 
 /**
- * A page out of one entry more than it may hold, which tells whether there is more: `last` is then where the next page
- * begins. The one rule for every answer that holds a list: at most `limit` entries and about 3 MiB, at least one entry.
- * gRPC clients refuse an answer above 4 MiB unless configured otherwise.
+ * Cuts a page out of entries read with one more than `limit`. `last`: the entry after which the
+ * next page begins, if there is one. The rule of every answer with a list: at most `limit` entries
+ * and about 3 MiB, at least one entry. gRPC clients refuse an answer above 4 MiB unless configured
+ * otherwise.
  */
 export function pageOf<T>(
   found: readonly T[],
@@ -13,7 +14,7 @@ export function pageOf<T>(
   return { page, last: found.length > page.length ? page.at(-1) : undefined };
 }
 
-/** The first entries that fit an answer, at least one. */
+/** The first entries that fit into an answer, at least one. */
 export function withinBytes<T>(entries: readonly T[]): readonly T[] {
   let bytes = 0;
   const end = entries.findIndex((entry, index) => {
@@ -23,7 +24,7 @@ export function withinBytes<T>(entries: readonly T[]): readonly T[] {
   return end === -1 ? entries : entries.slice(0, end);
 }
 
-/** About the bytes of a value in an answer, and rather more than less: names count, which Protobuf sends in maps only. */
+/** Approximate bytes of a value in an answer, rather more than less: field names count too. */
 export function bytesOf(value: unknown): number {
   if (typeof value === 'string') return Buffer.byteLength(value) + 3;
   if (value instanceof Uint8Array) return value.length + 3;

@@ -27,7 +27,10 @@ const factsStatement = {
     left join lateral (select * from sendbatch.person where uid = w.sender limit 1) s on true`,
 };
 
-/** The receivers whose own lists keep the sender out; the second half only where allowlists of persons are enforced ($3). */
+/**
+ * Receivers whose own lists deny the sender; the second half only if person allowlists are enforced
+ * ($3).
+ */
 const receiversStatement = {
   name: 'receivers that keep senders out',
   text: `
@@ -52,7 +55,10 @@ interface FactsRow {
   readonly is_system_sender: boolean;
 }
 
-/** What is committed about these pairs, by pair key: one statement, and one more where receivers have lists of their own. */
+/**
+ * Reads the committed facts of these pairs, by pair key: one statement, and one more where
+ * receivers have lists.
+ */
 export async function readPairFacts(
   db: Db | Tx,
   pairs: readonly Pair[],
@@ -91,7 +97,7 @@ export async function readPairFacts(
   return facts;
 }
 
-/** Receivers whose own lists keep the sender of a pair out. */
+/** Receivers whose own lists deny the sender of a pair. */
 interface Refusers {
   readonly deniedBy: string[];
   readonly notAllowedBy: string[];
@@ -125,7 +131,10 @@ async function readRefusers(
   return refusers;
 }
 
-/** Whether an assumption holds, as a SQL expression over eight parameters from `first` on: see `preconditionValues`. */
+/**
+ * A SQL expression over eight parameters from `first` on: whether the precondition holds. See
+ * `preconditionValues`.
+ */
 export const preconditionHolds = (first: number) => `
   not exists (
     select from unnest($${first}::bigint[]) as w(channel_key) join sendbatch.channel_info i on i.channel_key = w.channel_key
@@ -147,7 +156,10 @@ export const preconditionHolds = (first: number) => `
       or (exists (select from sendbatch.channel_uid a where a.channel_key = w.channel_key and a.allowed)
         and not exists (select from sendbatch.channel_uid u where u.channel_key = w.channel_key and u.uid = w.uid and u.allowed)))`;
 
-/** The parameters of an assumption; undefined when one of its members' channels has no row: then it has no members. */
+/**
+ * The parameters of a precondition; undefined when the channel of a member has no row: then it has
+ * no members.
+ */
 export function preconditionValues(
   { openChannels, senders, members, guests, peers }: PermissionPrecondition,
   channelKeys: ReadonlyMap<string, number>,
@@ -155,7 +167,7 @@ export function preconditionValues(
   const channels = new BinaryArray('bigint', openChannels.length * 12);
   for (const { key } of openChannels) {
     const channelKey = channelKeys.get(key);
-    // What has no row was never made, and is open.
+    // A channel without a row was never created, and is open.
     if (channelKey !== undefined) channels.bigint(channelKey);
   }
   const memberKeys = new BinaryArray('bigint', members.length * 12);
@@ -166,7 +178,7 @@ export function preconditionValues(
   }
   const listed = guests.flatMap(({ channel, uid }) => {
     const channelKey = channelKeys.get(channel.key);
-    // What has no row has no lists.
+    // A channel without a row has no lists.
     return channelKey === undefined ? [] : [{ channelKey, uid }];
   });
   const guestKeys = new BinaryArray('bigint', listed.length * 12);

@@ -2,46 +2,55 @@ import { agentType, type Channel, channel, messageSequence, peerOf, personType }
 import type { PreparedMessage } from './message.ts';
 import type { Reason, Refusal } from './service-error.ts';
 
-/** A sender and where it sends: permission is one decision for each. */
+/** A sender and a channel: permission is decided once per pair. */
 export interface Pair {
   /** Equal for equal pairs and for no others. */
   readonly key: string;
   readonly sender: string;
-  /** Where members and lists are: the channel itself, or for a command the channel that it is a command of. */
+  /** The channel whose members and lists decide: for a command the channel that it belongs to. */
   readonly channel: Channel;
-  /** The users whose own lists are asked: the other side of a person's or an agent's channel, and whom a command names. Never the sender itself. */
+  /**
+   * Users whose own lists decide: the peer of a person or agent channel, the receivers of a
+   * command. Never the sender.
+   */
   readonly receivers: readonly string[];
-  /** It names its receivers instead of a channel. */
+  /** Whether the message names receivers instead of a channel. */
   readonly isToUids: boolean;
 }
 
-/** What the store says about a pair. */
+/** What the store knows about a pair. */
 export interface PairFacts {
-  /** It was made by ChannelService: it has flags and may have members. */
+  /** Whether ChannelService created it: it has flags and may have members. */
   readonly isMade: boolean;
   readonly isBanned: boolean;
   readonly isDisbanded: boolean;
   readonly isMember: boolean;
-  /** On the channel's own lists. */
+  /** Whether the sender is on the channel's own lists. */
   readonly isDenied: boolean;
   readonly isAllowed: boolean;
-  /** Somebody is on the channel's allowlist. */
+  /** Whether the channel's allowlist has an entry. */
   readonly hasAllowlist: boolean;
   readonly isSenderBanned: boolean;
-  /** The sender is a system uid by the store. */
+  /** Whether the sender is a system uid in the store. */
   readonly isSystemSender: boolean;
-  /** The receivers whose denylist the sender is on. Not those that are system uids by the store. */
+  /** The receivers whose denylist has the sender, without system uids of the store. */
   readonly deniedBy: readonly string[];
-  /** The receivers that neither list the sender nor allow strangers. Read only where allowlists of persons are enforced. */
+  /**
+   * The receivers that neither list the sender nor allow strangers. Read only if person allowlists
+   * are enforced.
+   */
   readonly notAllowedBy: readonly string[];
 }
 
-/** What the settings say. */
+/** The settings that decide about permission. */
 export interface PermissionRules {
   readonly systemUids: SystemUids;
-  /** The same for reading; nobody where every sender is one: to let all send is not to let all read. */
+  /**
+   * System uids that may read every channel; empty if SYSTEM_UIDS is `all`: all may send, not all
+   * may read.
+   */
   readonly systemReaders: SystemUids;
-  /** Person messages need a place on the receiver's allowlist. */
+  /** Whether person messages need an entry on the receiver's allowlist. */
   readonly enforcePersonAllowlist: boolean;
 }
 
@@ -54,7 +63,7 @@ const infoType = 6;
 const customerServiceType = 3;
 const visitorsType = 10;
 
-/** The numbers that legacy callers know the reasons by. */
+/** The reason codes of the legacy server. */
 export const reasonCodes: Partial<Record<Reason, number>> = {
   NOT_SUBSCRIBER: 3,
   IN_DENYLIST: 4,
@@ -97,7 +106,7 @@ function receiversOf({ channel: { type, id }, fromUid, isToUids, subscribers }: 
   return type === agentType ? id.split('@') : [];
 }
 
-/** The key of a message's pair. A channel's key holds no line feed before its id, and a uid may: the length tells where it ends. */
+/** The key of a message's pair. A uid may hold any character: its length says where it ends. */
 export function pairKeyOf(message: PreparedMessage): string {
   return keyOf(message.fromUid, message.channel);
 }
@@ -107,8 +116,9 @@ function keyOf(uid: string, { type, id }: Channel): string {
 }
 
 /**
- * Whether a sender may send; undefined = it may. The order is WuKongIM v3's (permission.go), with two exceptions: a disbanded channel takes nothing from
- * anybody, and the open types ask for no membership but obey every ban and list.
+ * Decides whether a sender may send; undefined if it may. The order is WuKongIM v3's
+ * (permission.go), with two exceptions: a disbanded channel takes nothing from any sender, and open
+ * channel types need no membership but obey every ban and list.
  */
 export function sendDenial(pair: Pair, facts: PairFacts, rules: PermissionRules): Refusal | undefined {
   const found = reasonOf(pair, facts, rules);
@@ -120,13 +130,13 @@ export function sendDenial(pair: Pair, facts: PairFacts, rules: PermissionRules)
     : { ...refusal, veiled: sendRefusal(pair, { reason: asOutsider }) };
 }
 
-/** Why a sender may not send, and where receivers' own lists say so, which receivers. */
+/** Why a sender may not send, and the receivers whose own lists say so. */
 interface Found {
   readonly reason: Forbidden;
   readonly by?: readonly string[];
 }
 
-/** Receivers that a refusal names; the rest are counted. */
+/** Receivers that a refusal names at most; the rest are counted. */
 const receiversNamed = 10;
 
 function sendRefusal(pair: Pair, { reason, by = [] }: Found): Refusal {
@@ -155,7 +165,10 @@ function refusalOf(reason: Forbidden, pair: Pair, message: string): Refusal {
   };
 }
 
-/** Whether a uid may read a channel's messages; undefined = it may. Members and sides do; an allowlist and a ban are about sending. */
+/**
+ * Decides whether a uid may read a channel; undefined if it may. Members may: allowlists and bans
+ * are about sending.
+ */
 export function readDenial(pair: Pair, facts: PairFacts, { systemReaders }: PermissionRules): Refusal | undefined {
   const reason = unreadableReason(pair, facts, systemReaders);
   return reason && refusalOf(reason, pair, `${JSON.stringify(pair.sender)} ${reads[reason]}`);
@@ -168,7 +181,7 @@ const reads = {
   NOT_ALLOWED: 'is no side of the channel',
 } as const;
 
-/** Sides and members first: an outsider is not told what became of a channel. */
+/** Peers and members first: an outsider must not learn the state of a channel. */
 function unreadableReason(
   { channel: from, sender: uid }: Pair,
   facts: PairFacts,
@@ -184,12 +197,12 @@ function unreadableReason(
   return disbanded ?? (facts.isDenied ? 'IN_DENYLIST' : undefined);
 }
 
-/** Anybody may send there, and read. */
+/** Channel types that any user may send to and read. */
 function isOpen({ type }: Channel): boolean {
   return type === infoType || type === customerServiceType;
 }
 
-/** A uid and a channel that it wants to read. */
+/** A uid and the channel that it reads. */
 export function readingPair(uid: string, from: Channel): Pair {
   return { key: keyOf(uid, from), sender: uid, channel: from, receivers: [], isToUids: false };
 }
@@ -218,12 +231,17 @@ function reasonOf(
   return undefined;
 }
 
-/** Only members send there; in all others the channel's bans and lists alone decide. */
+/**
+ * Channel types in which only members send; in all others the bans and lists of the channel decide.
+ */
 function needsMembership(to: Channel, sender: string): boolean {
   return !isOpen(to) && to.type !== agentType && !(to.type === visitorsType && to.id === sender);
 }
 
-/** The one reason that a sender outside of a channel is told, whether the channel exists or not; undefined: the sender is no outsider. */
+/**
+ * The one reason that an outsider receives, whether the channel exists or not; undefined if the
+ * sender is no outsider.
+ */
 function outsiderReason(
   { channel: to, sender, isToUids }: Pair,
   facts: PairFacts,
@@ -235,23 +253,23 @@ function outsiderReason(
 }
 
 /**
- * What has to hold for all pairs of a group so that none of them is forbidden. It is narrower than `sendDenial`: where it does not hold the facts are
- * read and decided on.
+ * What must hold for all pairs of a group so that none of them is denied. It is stricter than
+ * `sendDenial`: if it fails, the facts are read and decided on.
  */
 export interface PermissionPrecondition {
-  /** Neither banned nor disbanded. */
+  /** Channels that must be neither banned nor disbanded. */
   readonly openChannels: readonly Channel[];
-  /** Not banned. */
+  /** Senders that must not be banned. */
   readonly senders: readonly string[];
-  /** Members that no list of their channel keeps out. */
+  /** Senders that must be members and denied by no list of their channel. */
   readonly members: readonly { readonly channel: Channel; readonly uid: string }[];
-  /** Senders that need no membership, and that no list of the channel keeps out. */
+  /** Senders that need no membership and must be denied by no list of the channel. */
   readonly guests: readonly { readonly channel: Channel; readonly uid: string }[];
-  /** Not on the owner's denylist. */
+  /** Senders that must not be on the denylist of `owner`. */
   readonly peers: readonly { readonly owner: string; readonly uid: string }[];
 }
 
-/** The assumption for these messages; undefined when only the facts can tell. */
+/** The precondition for these messages; undefined when only the facts can decide. */
 export function preconditionsFor(
   messages: Iterable<PreparedMessage>,
   rules: PermissionRules,

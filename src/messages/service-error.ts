@@ -1,4 +1,7 @@
-/** Why something was refused. Stable words: callers branch on them. `rpc/error-mapping.ts` maps each to a code and an HTTP status. */
+/**
+ * Reasons of refusals: stable, callers branch on them. `rpc/error-mapping.ts` maps each to a gRPC
+ * code and HTTP status.
+ */
 export type Reason =
   | 'INVALID_FIELD'
   | 'EMPTY_BATCH'
@@ -40,26 +43,32 @@ export type Reason =
   | 'DEADLINE'
   | 'INTERNAL';
 
-/** A refusal: of one message in its result, or of a call as the cause of a Failure. */
+/** A refusal of one message, or of a call as a `ServiceError`. */
 export interface Refusal {
   readonly reason: Reason;
   readonly message: string;
-  /** What a program needs to go on: the limit and the actual value, the first send's sequence. */
+  /**
+   * What a program needs to continue: the limit and the actual value, the sequence of the first
+   * send.
+   */
   readonly metadata: Readonly<Record<string, string>>;
-  /** When a retry is worth trying, in milliseconds. */
+  /** Milliseconds after which a retry may succeed. Unset: a retry does not help. */
   readonly retryAfterMs?: number;
-  /** What a caller without the scope `admin` is told instead, so that outsiders cannot tell whether a channel exists. */
+  /**
+   * What a caller without the scope `admin` receives instead, so that outsiders cannot tell whether
+   * a channel exists.
+   */
   readonly veiled?: Refusal;
 }
 
-/** A field at fault: `messages[3].channel_id`, what is wrong with it, and which reason it is. */
+/** An invalid field (`messages[3].channel_id`), what is wrong with it, and its reason. */
 export interface Violation {
   readonly field: string;
   readonly description: string;
   readonly reason: Reason;
 }
 
-/** A refused call. Thrown by any room, mapped once at the edge. */
+/** A refused call. Thrown anywhere, mapped once in `rpc/error-mapping.ts`. */
 export class ServiceError extends Error {
   readonly refusal: Refusal;
   readonly violations: readonly Violation[];
@@ -75,8 +84,9 @@ export class ServiceError extends Error {
 const tooLarge: ReadonlySet<Reason> = new Set(['BATCH_TOO_LARGE', 'PAYLOAD_TOO_LARGE']);
 
 /**
- * One failure out of all violations of a call. Its reason is the violations' own when they agree that something is empty or too
- * large, else INVALID_FIELD: a batch with a bad field stays bad after it was cut. `count`: how many there are, where not all are given.
+ * The error of a call with invalid fields. Its reason is the violations' own if they agree, or all
+ * say too large; else INVALID_FIELD: a batch with an invalid field stays invalid after it was cut.
+ * `count`: how many there are, if not all are given.
  */
 export function malformed(
   violations: readonly Violation[],
@@ -93,7 +103,7 @@ export function malformed(
   return new ServiceError({ reason, message, metadata }, { violations });
 }
 
-/** The violation of one field, as a failure of its call. */
+/** The error of a call with one invalid field. */
 export function invalidField(field: string, description: string, metadata: Record<string, string> = {}): ServiceError {
   return malformed([{ field, description, reason: 'INVALID_FIELD' }], metadata);
 }

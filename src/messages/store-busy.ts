@@ -1,10 +1,13 @@
 import { classifyPgError } from '../postgres/pg-errors.ts';
 import { ServiceError } from './service-error.ts';
 
-/** What STORE_BUSY advises: long enough for a lock time-out's cause to pass, short enough to hide a restart. */
+/**
+ * Retry advice of STORE_BUSY: long enough for the cause of a lock timeout to pass, short enough to
+ * hide a restart.
+ */
 const retryAfterMs = 1000;
 
-/** The store cannot do it now. Nothing was stored, or the same keys will find it. */
+/** STORE_BUSY: nothing was stored, or a retry with the same keys finds it. */
 export function storeBusy(cause: unknown): ServiceError {
   return new ServiceError(
     {
@@ -17,7 +20,7 @@ export function storeBusy(cause: unknown): ServiceError {
   );
 }
 
-/** Runs work that asks the store; what the store cannot do now is STORE_BUSY. */
+/** Runs work on the store; throws STORE_BUSY for errors that a retry may resolve. */
 export async function orBusy<T>(work: () => Promise<T>): Promise<T> {
   try {
     return await work();

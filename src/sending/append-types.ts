@@ -1,15 +1,22 @@
 import type { Batch, Outcome } from '../messages/append-plan.ts';
 
-/** Result of one batch of a group: an outcome per message, in order, or why the batch could not be stored now. */
+/**
+ * Result of one batch of a group: an outcome per message, in order, or why the batch could not be
+ * stored now.
+ */
 export type Appended = PromiseSettledResult<readonly Outcome[]>;
 
-/** Appends a group of batches in one transaction: one result per batch, in order. Rejects when the group failed as a whole. */
+/**
+ * Appends a group of batches in one transaction: one result per batch, in order. Rejects when the
+ * group failed as a whole.
+ */
 export type Append = (batches: readonly Batch[]) => Promise<readonly Appended[]>;
 
 /**
  * How a group meets the store.
- *  - `optimistic`: assumes that every message is new and every sender permitted. One statement advances the heads and
- *    inserts all rows; the unique index and the precondition make it fail as a whole where the assumption is wrong.
+ *  - `optimistic`: assumes that every message is new and every sender permitted. One statement
+ *    advances the heads and inserts all rows; the unique index and the precondition make it fail as
+ *    a whole where the assumption is wrong.
  *  - `pessimistic`: locks the heads, reads, decides, writes.
  *  - `skip_locked`: pessimistic, without the channels whose heads another session has locked.
  */

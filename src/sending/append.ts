@@ -1,4 +1,5 @@
-// Appends groups of batches to their channels, each group in one transaction. The one place that retries a send.
+// Appends groups of batches to their channels, each group in one transaction. The one place that
+// retries a send.
 //
 // Entry points: `createAppend` (used by lanes and by LANES=0), `createDryRun` (validate_only).
 //
@@ -10,13 +11,17 @@
 // Every attempt ends in one of these ways:
 //  1. Stored: an outcome per message.
 //  2. The optimistic attempt was wrong: nothing was stored, retried at once in pessimistic mode.
-//  3. A channel was removed or created meanwhile: retried at once, at most `removedChannelAttempts` times.
-//  4. A head is locked by another session: retried at once in skip_locked mode. Batches with locked channels get
-//     `ChannelsHeld`; held-channels.ts decides how long they wait.
-//  5. A transient error (connection lost, deadlock): retried with back-off, at most `maxAttempts` times. A lost commit may
-//     have been applied, so the retry finds its own rows by their once-only keys and reports them as accepted.
-//  6. The store is busy, or `retryForMs` is over: STORE_BUSY. Nothing was stored, or the same keys find it.
-//  7. Any other error is a defect: thrown as it is. group-commit.ts bisects the group, so that one batch fails alone.
+//  3. A channel was removed or created meanwhile: retried at once, at most `removedChannelAttempts`
+//     times.
+//  4. A head is locked by another session: retried at once in skip_locked mode. Batches with locked
+//     channels get `ChannelsHeld`; held-channels.ts decides how long they wait.
+//  5. A transient error (connection lost, deadlock): retried with back-off, at most `maxAttempts`
+//     times. A lost commit may have been applied, so the retry finds its own rows by their
+//     once-only keys and reports them as accepted.
+//  6. The store is busy, or `retryForMs` is over: STORE_BUSY. Nothing was stored, or the same keys
+//     find it.
+//  7. Any other error is a defect: thrown as it is. group-commit.ts bisects the group, so that one
+//     batch fails alone.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { planAppend } from '../messages/append-plan.ts';
@@ -31,24 +36,29 @@ import { findEarlier } from './messages.sql.ts';
 import { appendOptimistic, tryOptimistic } from './optimistic-append.ts';
 import { appendLocked, ChannelAppeared } from './pessimistic-append.ts';
 
-/** Attempts of one group. Senders cannot deadlock one another (see `lockHeads`); other users of the database can. */
+/**
+ * Attempts of one group. Senders cannot deadlock one another (see `lockHeads`); other users of the
+ * database can.
+ */
 const maxAttempts = 6;
 const firstPauseMs = 25;
 /**
- * Attempts that find a channel removed after its key was looked up; the next attempt creates it again. One or two are
- * enough, since the sweeper leaves a new channel alone. The bound is for a channel whose head was lost.
+ * Attempts that find a channel removed after its key was looked up; the next attempt creates it
+ * again. One or two are enough, since the sweeper leaves a new channel alone. The bound is for a
+ * channel whose head was lost.
  */
 const removedChannelAttempts = 30;
 /**
- * No retry starts later than this after the first attempt. An unresponsive server costs each attempt its full timeout
- * (10 s and 2 s more), so that two attempts fit into the caller's 30 s.
+ * No retry starts later than this after the first attempt. An unresponsive server costs each
+ * attempt its full timeout (10 s and 2 s more), so that two attempts fit into the caller's 30 s.
  */
 const defaultRetryForMs = 15_000;
 /** The default of LOCK_TIMEOUT. */
 const defaultLockTimeoutMs = 5000;
 /**
- * Share of optimistic groups that may fail before the next one is pessimistic. A failed one costs its group a second
- * attempt; a good one saves three round trips and an index probe per message (37 instead of 42 µs at 20 million rows).
+ * Share of optimistic groups that may fail before the next one is pessimistic. A failed one costs
+ * its group a second attempt; a good one saves three round trips and an index probe per message (37
+ * instead of 42 µs at 20 million rows).
  */
 const maxMissRate = 0.1;
 /** Groups over which the miss rate is averaged, about. */
@@ -56,18 +66,27 @@ const missRateWindow = 16;
 
 /** How an appender works. */
 export interface AppendOptions {
-  /** Milliseconds to wait for locks other than those of heads, such as a table's, while locked heads are skipped. */
+  /**
+   * Milliseconds to wait for locks other than those of heads, such as a table's, while locked heads
+   * are skipped.
+   */
   readonly lockTimeoutMs?: number;
   /** No retry of a group starts later than this after its first attempt. */
   readonly retryForMs?: number;
-  /** Whether a message is for a channel that is known to be locked: its group skips locked heads at once. */
+  /**
+   * Whether a message is for a channel that is known to be locked: its group skips locked heads at
+   * once.
+   */
   readonly holdsAny?: (messages: Iterable<PreparedMessage>) => boolean;
   /** Milliseconds since 1970: the acceptance time of a group. */
   readonly now?: () => number;
   readonly watch?: AppendWatch;
 }
 
-/** Creates the appender of a store. It is optimistic as long as the miss rate is below `maxMissRate`. */
+/**
+ * Creates the appender of a store. It is optimistic as long as the miss rate is below
+ * `maxMissRate`.
+ */
 export function createAppend(
   store: Store,
   {
@@ -151,7 +170,10 @@ export function createAppend(
   };
 }
 
-/** Creates an appender that decides as `createAppend` does and stores nothing: no number is used, no channel created. */
+/**
+ * Creates an appender that decides as `createAppend` does and stores nothing: no number is used, no
+ * channel created.
+ */
 export function createDryRun({ db, channelKeys, rules }: Store): Append {
   return (batches) =>
     orBusy(async () => {

@@ -28,10 +28,15 @@ export interface Missed {
   readonly reason: string;
 }
 
-/** Sends to each receiver once; returns those that could not be reached, in the order of the call. */
+/**
+ * Sends to each receiver once; returns those that could not be reached, in the order of the call.
+ */
 export type Broadcast = (call: BroadcastCall) => Promise<Missed[]>;
 
-/** Creates the broadcast: person messages in batches, so that no transaction exceeds the limits of a batch. */
+/**
+ * Creates the broadcast: person messages in batches, so that no transaction exceeds the limits of a
+ * batch.
+ */
 export function createBroadcast(sendBatch: SendBatch): Broadcast {
   return async (call) => {
     const refusal = senderDenial(call.caller, call.fromUid);
@@ -82,7 +87,10 @@ function assertOneBatch(receivers: number, faults: ReadonlyMap<number, string>):
   );
 }
 
-/** Sends one part. Returns per receiver why it was missed, or undefined; an error of the store counts for the whole part. */
+/**
+ * Sends one part. Returns per receiver why it was missed, or undefined; an error of the store
+ * counts for the whole part.
+ */
 async function sendPart(
   sendBatch: SendBatch,
   call: BroadcastCall,

@@ -12,12 +12,20 @@ export interface GroupCommitOptions<Job, Result> {
   readonly groupBounds: Cost;
   /** Bounds of all jobs that wait in one lane. */
   readonly queueBounds: Cost;
-  /** A job that has waited longer is refused before its group starts: its caller has most likely given up. */
+  /**
+   * A job that has waited longer is refused before its group starts: its caller has most likely
+   * given up.
+   */
   readonly maxWaitMs: number;
   readonly weigh: (job: Job) => Cost;
-  /** Commits jobs together: one result per job, in order. Rejects when none of them was committed. */
+  /**
+   * Commits jobs together: one result per job, in order. Rejects when none of them was committed.
+   */
   readonly commit: (jobs: readonly Job[]) => Promise<readonly PromiseSettledResult<Result>[]>;
-  /** Whether a group that was rejected with this error is retried in halves, to find the job that causes it. */
+  /**
+   * Whether a group that was rejected with this error is retried in halves, to find the job that
+   * causes it.
+   */
   readonly shouldBisect: (error: unknown) => boolean;
   /** The error of a job that finds its lane full, waits too long, or is submitted after `close`. */
   readonly refuse: (why: string) => Error;
@@ -41,8 +49,8 @@ export interface GroupTrace {
 /** Commits jobs in groups: jobs that arrive during a commit share the next one. */
 export interface GroupCommit<Job, Result> {
   /**
-   * Submits a job and waits for its own result. A job whose signal aborts before its group starts leaves the queue and
-   * rejects with the signal's reason; later aborts have no effect.
+   * Submits a job and waits for its own result. A job whose signal aborts before its group starts
+   * leaves the queue and rejects with the signal's reason; later aborts have no effect.
    */
   submit(lane: number, job: Job, signal?: AbortSignal): Promise<Result>;
   /** Whether no job waits and no group is being committed. */
@@ -56,8 +64,8 @@ export interface GroupCommit<Job, Result> {
 /**
  * Creates lanes that commit one group at a time each.
  *
- * A group is what arrived during the previous commit: an idle lane adds no wait, a busy one pays for one commit per
- * group. A deliberate wait of 2 ms saved no measurable CPU.
+ * A group is what arrived during the previous commit: an idle lane adds no wait, a busy one pays
+ * for one commit per group. A deliberate wait of 2 ms saved no measurable CPU.
  */
 export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, Result>): GroupCommit<Job, Result> {
   const lanes = Array.from({ length: options.lanes }, () => new Lane(options));
@@ -175,7 +183,10 @@ class Lane<Job, Result> {
     this.#running = undefined;
   }
 
-  /** Takes the next group, in order of arrival, without cancelled jobs and those that waited too long. */
+  /**
+   * Takes the next group, in order of arrival, without cancelled jobs and those that waited too
+   * long.
+   */
   #take(): Waiting<Job, Result>[] {
     const { groupBounds, maxWaitMs, refuse } = this.#options;
     const group: Waiting<Job, Result>[] = [];
@@ -200,7 +211,10 @@ class Lane<Job, Result> {
     return group;
   }
 
-  /** Commits a group. One rejected for a single job is retried in halves: about 2 log n more commits find it among n. */
+  /**
+   * Commits a group. One rejected for a single job is retried in halves: about 2 log n more commits
+   * find it among n.
+   */
   async #commit(group: readonly Waiting<Job, Result>[]): Promise<void> {
     let results: readonly PromiseSettledResult<Result>[];
     try {

@@ -26,15 +26,23 @@ export interface Store {
   readonly announces?: () => boolean;
 }
 
-/** Batches that are appended together, with what is known of their channels before the transaction. */
+/**
+ * Batches that are appended together, with what is known of their channels before the transaction.
+ */
 export interface Group {
-  /** Surrogate keys, by channel key text, of the channels that get a numbered message from a permitted sender. */
+  /**
+   * Surrogate keys, by channel key text, of the channels that get a numbered message from a
+   * permitted sender.
+   */
   readonly channelKeys: ReadonlyMap<string, number>;
   readonly pairs: readonly Pair[];
   readonly batches: readonly Batch[];
 }
 
-/** Loads the channel keys of a group. Creates missing channels that a sender may send to, unless `which` is given. */
+/**
+ * Loads the channel keys of a group. Creates missing channels that a sender may send to, unless
+ * `which` is given.
+ */
 export async function loadGroup(
   batches: readonly Batch[],
   store: Store,

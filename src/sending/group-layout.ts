@@ -14,7 +14,10 @@ export interface RowSlot {
   readonly message: PreparedMessage;
 }
 
-/** A group laid out as if every message were new: its numbers are known relative to the heads of its channels. */
+/**
+ * A group laid out as if every message were new: its numbers are known relative to the heads of its
+ * channels.
+ */
 export interface GroupLayout {
   readonly channels: readonly { readonly channel: Channel; readonly count: number }[];
   readonly rows: readonly RowSlot[];
@@ -24,7 +27,8 @@ export interface GroupLayout {
  * Lays out a group; undefined when it needs a decision under locks:
  *  1. a batch has `expected_last_seqs`, which only the heads can answer;
  *  2. a message was refused already, or flagged by moderation;
- *  3. a batch of several messages has one that is not stored: its once-only key finds no repetition in the batch.
+ *  3. a batch of several messages has one that is not stored: its once-only key finds no repetition
+ *     in the batch.
  */
 export function layOutGroup(batches: readonly Batch[]): GroupLayout | undefined {
   const channels: { channel: Channel; count: number }[] = [];
@@ -54,8 +58,8 @@ export function layOutGroup(batches: readonly Batch[]): GroupLayout | undefined 
 }
 
 /**
- * The outcomes of a group that was stored as laid out; the same as `planAppend` decides without earlier sends.
- * `lastSeqs`: the head of each channel of the layout, after the group.
+ * The outcomes of a group that was stored as laid out; the same as `planAppend` decides without
+ * earlier sends. `lastSeqs`: the head of each channel of the layout, after the group.
  */
 export function outcomesOf(
   batches: readonly Batch[],

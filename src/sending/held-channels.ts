@@ -1,17 +1,20 @@
-// Keeps channels whose head another session has locked (an open transaction of an operator, a suspended instance) out of
-// the lanes, so that they do not delay other channels.
+// Keeps channels whose head another session has locked (an open transaction of an operator, a
+// suspended instance) out of the lanes, so that they do not delay other channels.
 //
-// A lane waits at most `headLockWaitMs` for a head. Then its group is retried without the locked channels (skip_locked),
-// and their batches arrive here as `ChannelsHeld`. A held channel is remembered and probed every 100 ms:
+// A lane waits at most `headLockWaitMs` for a head. Then its group is retried without the locked
+// channels (skip_locked), and their batches arrive here as `ChannelsHeld`. A held channel is
+// remembered and probed every 100 ms:
 //
 //   free ── a group finds it locked ──> held ── probe: free, or its sequence has advanced ──> free
 //
 // While a channel is held
 //  1. none of its messages enters a lane;
-//  2. a batch of held channels only, or an ATOMIC one with any, waits until LOCK_TIMEOUT after the channel was found held;
-//  3. the other messages of a BEST_EFFORT batch are stored at once; its held ones wait at most `mixedWaitMs` of that time.
-// Then they are refused with STORE_BUSY: those of case 3 at once, those of case 2 when the next probe finds no change.
-// Order within a channel is kept: waiting messages are sent before new ones.
+//  2. a batch of held channels only, or an ATOMIC one with any, waits until LOCK_TIMEOUT after the
+//     channel was found held;
+//  3. the other messages of a BEST_EFFORT batch are stored at once; its held ones wait at most
+//     `mixedWaitMs` of that time.
+// Then they are refused with STORE_BUSY: those of case 3 at once, those of case 2 when the next
+// probe finds no change. Order within a channel is kept: waiting messages are sent before new ones.
 
 import { limits } from '../limits.ts';
 import type { Batch, Outcome } from '../messages/append-plan.ts';
@@ -19,7 +22,10 @@ import type { PreparedMessage } from '../messages/message.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { storeBusy } from '../messages/store-busy.ts';
 
-/** Longest wait of a lane for a head: well above a commit of another instance (100 ms for 4,000 messages). */
+/**
+ * Longest wait of a lane for a head: well above a commit of another instance (100 ms for 4,000
+ * messages).
+ */
 export const headLockWaitMs = 500;
 /** Longest wait of held messages whose batch has other messages that were stored. */
 const mixedWaitMs = 1000;
@@ -31,7 +37,10 @@ const forgetMs = 10_000;
 const rememberedChannels = 10_000;
 const probedAtOnce = 1000;
 
-/** Another session has channels of a batch locked; nothing of the batch was stored. STORE_BUSY for callers. */
+/**
+ * Another session has channels of a batch locked; nothing of the batch was stored. STORE_BUSY for
+ * callers.
+ */
 export class ChannelsHeld extends ServiceError {
   /** By channel key text: the surrogate keys. */
   readonly channels: ReadonlyMap<string, number>;
@@ -54,9 +63,13 @@ export interface HeadState {
 }
 
 export interface HeldChannelsOptions {
-  /** Reads the state of these heads without waiting for locks. Channels without a head are absent. */
+  /**
+   * Reads the state of these heads without waiting for locks. Channels without a head are absent.
+   */
   readonly probe: (channelKeys: readonly number[]) => Promise<ReadonlyMap<number, HeadState>>;
-  /** Milliseconds that a send may wait for a channel, counted from when the channel was found held. */
+  /**
+   * Milliseconds that a send may wait for a channel, counted from when the channel was found held.
+   */
   readonly lockTimeoutMs: number;
 }
 
@@ -118,8 +131,8 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
     const now = performance.now();
     for (const [text, each] of probed) {
       const state = states?.get(each.channelKey);
-      // An advancing sequence is contention, which the row lock's own queue resolves. If the probe failed, the next send
-      // reports the store's error.
+      // An advancing sequence is contention, which the row lock's own queue resolves. If the probe
+      // failed, the next send reports the store's error.
       const hasMoved = each.lastSeq !== undefined && state !== undefined && state.lastSeq !== each.lastSeq;
       if (state === undefined || state.isFree || hasMoved || now - each.touchedAt > forgetMs) release(text);
       else {
@@ -143,8 +156,9 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
   }
 
   /**
-   * Waits until none of these channels is held; throws STORE_BUSY when one has been held for `mostMs`. `probesOnce`: only
-   * after one more probe, since the channel may have been released after the last one.
+   * Waits until none of these channels is held; throws STORE_BUSY when one has been held for
+   * `mostMs`. `probesOnce`: only after one more probe, since the channel may have been released
+   * after the last one.
    */
   async function untilFree(
     messages: readonly PreparedMessage[],
@@ -263,7 +277,10 @@ function partOf(
   return { messages, positions, submit: () => submit({ ...batch, messages }) };
 }
 
-/** Submits all parts of a batch at once. When some parts are stored, a refused part becomes one refusal per message. */
+/**
+ * Submits all parts of a batch at once. When some parts are stored, a refused part becomes one
+ * refusal per message.
+ */
 export async function submitParts(batch: Batch, parts: readonly BatchPart[]): Promise<readonly Outcome[]> {
   const outcomes: Outcome[] = new Array(batch.messages.length);
   const ends = await Promise.allSettled(

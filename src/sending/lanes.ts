@@ -8,7 +8,10 @@ import type { Append } from './append-types.ts';
 import { type Cost, createGroupCommit, type GroupCommit, type GroupCommitOptions } from './group-commit.ts';
 import { type HeldChannels, submitParts } from './held-channels.ts';
 
-/** Appends one batch. `signal`: the caller disconnected; a batch whose group has not started by then is not stored. */
+/**
+ * Appends one batch. `signal`: the caller disconnected; a batch whose group has not started by then
+ * is not stored.
+ */
 export type AppendBatch = (batch: Batch, signal?: AbortSignal) => Promise<readonly Outcome[]>;
 
 /** Appends each batch in a transaction of its own. */
@@ -41,9 +44,10 @@ export interface Lanes {
 /**
  * Assigns batches to lanes by a hash of their channels.
  *  1. The batches of a hot channel share commits in one lane instead of queueing for its row lock.
- *  2. A BEST_EFFORT batch is split by lane while other work is in flight. On an idle service it stays whole, since one
- *     commit costs less than one per lane.
- *  3. An ATOMIC batch is one transaction, in the lane of its first channel; its locks are taken in the global order.
+ *  2. A BEST_EFFORT batch is split by lane while other work is in flight. On an idle service it
+ *     stays whole, since one commit costs less than one per lane.
+ *  3. An ATOMIC batch is one transaction, in the lane of its first channel; its locks are taken in
+ *     the global order.
  */
 export function createLanes(append: Append, { lanes, maxWaitMs, held, onGroup, trace }: LanesOptions): Lanes {
   const groups = createGroupCommit<Batch, readonly Outcome[]>({

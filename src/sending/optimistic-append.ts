@@ -5,13 +5,19 @@ import { createPermittedChannels, messagesOf, type Store } from './group-context
 import { type GroupLayout, layOutGroup, outcomesOf } from './group-layout.ts';
 import { appendNew } from './messages.sql.ts';
 
-/** A group that can be stored by one statement if its precondition holds and none of its keys exists. */
+/**
+ * A group that can be stored by one statement if its precondition holds and none of its keys
+ * exists.
+ */
 export interface OptimisticGroup {
   readonly layout: GroupLayout;
   readonly precondition: PermissionPrecondition;
 }
 
-/** Prepares a group for an optimistic append; undefined when some of it needs a decision under locks. */
+/**
+ * Prepares a group for an optimistic append; undefined when some of it needs a decision under
+ * locks.
+ */
 export function tryOptimistic(batches: readonly Batch[], rules: PermissionRules): OptimisticGroup | undefined {
   const layout = layOutGroup(batches);
   const precondition = layout && preconditionsFor(messagesOf(batches), rules);
@@ -19,8 +25,8 @@ export function tryOptimistic(batches: readonly Batch[], rules: PermissionRules)
 }
 
 /**
- * Stores a group as laid out. Returns undefined, with nothing stored, when a sender is not permitted; rejects with a
- * unique violation when a once-only key exists (`isRepeatedSend`).
+ * Stores a group as laid out. Returns undefined, with nothing stored, when a sender is not
+ * permitted; rejects with a unique violation when a once-only key exists (`isRepeatedSend`).
  */
 export async function appendOptimistic(
   store: Store,

@@ -21,7 +21,10 @@ import { deniedPairs, type Group, headsByChannel, lookupKeys, messagesOf, type S
 import { ChannelsHeld } from './held-channels.ts';
 import { drawBlock, findEarlier, insertMessages } from './messages.sql.ts';
 
-/** A channel had no row because nobody was permitted to send to it, and now somebody is: the group is loaded again. */
+/**
+ * A channel had no row because nobody was permitted to send to it, and now somebody is: the group
+ * is loaded again.
+ */
 export class ChannelAppeared extends Error {}
 
 /** One attempt to append a group under locks. */
@@ -37,8 +40,9 @@ export interface LockedAppendOptions {
 }
 
 /**
- * Locks the heads, reads, decides, writes, in one transaction of two round trips: BEGIN is sent with the locks and reads,
- * COMMIT with the writes. `missed`: an optimistic append of this group would have failed.
+ * Locks the heads, reads, decides, writes, in one transaction of two round trips: BEGIN is sent
+ * with the locks and reads, COMMIT with the writes. `missed`: an optimistic append of this group
+ * would have failed.
  */
 export async function appendLocked(
   { db, rules }: Store,
@@ -103,7 +107,10 @@ async function lockAndRead(
   return { state: { heads: headsByChannel(group, heads), earlier, denials, block }, held };
 }
 
-/** Sends the statements that advance heads and insert rows, moderation flags and the webhooks' outbox. */
+/**
+ * Sends the statements that advance heads and insert rows, moderation flags and the webhooks'
+ * outbox.
+ */
 function write(tx: Tx, group: Group, plan: Plan, acceptedAt: number, announce: boolean): Promise<unknown>[] {
   const heads: HeadChange[] = [];
   for (const [text, value] of plan.heads) {
@@ -137,9 +144,9 @@ function storedRanges({ channelKeys }: Group, { rows }: Plan): Range[] {
 }
 
 /**
- * Reports the group's own rows as accepted, not as duplicates, after a commit whose answer was lost. They are recognised by
- * the group's acceptance time. A twin of another instance in that very millisecond is reported as accepted too, under
- * the same numbers.
+ * Reports the group's own rows as accepted, not as duplicates, after a commit whose answer was
+ * lost. They are recognised by the group's acceptance time. A twin of another instance in that very
+ * millisecond is reported as accepted too, under the same numbers.
  */
 function ownRowsAccepted(
   batches: Plan['outcomes'],

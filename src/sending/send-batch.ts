@@ -1,10 +1,12 @@
-// Sends one batch: the use case behind SendBatch, its JSON routes, broadcasts and submitted batches.
+// Sends one batch: the use case behind SendBatch, its JSON routes, broadcasts and submitted
+// batches.
 //
-// Steps, cheap ones first: the caller's own senders, its rate limits, templates, moderation, the append, delivery of messages
-// that are not stored. Invariants:
+// Steps, cheap ones first: the caller's own senders, its rate limits, templates, moderation, the
+// append, delivery of messages that are not stored. Invariants:
 //  1. One outcome per message, in order. A refused ATOMIC batch throws and stores nothing.
 //  2. An earlier send goes before a rate limit: a retry is answered with what was stored.
-//  3. A message that the caller may not send never reaches the store, so its refusal discloses nothing.
+//  3. A message that the caller may not send never reaches the store, so its refusal discloses
+//     nothing.
 
 import { randomUUID } from 'node:crypto';
 import { limits } from '../limits.ts';
@@ -42,7 +44,9 @@ export interface SendBatchCall {
   /** Aborts when the caller disconnects. */
   readonly signal?: AbortSignal;
   readonly caller: Caller;
-  /** The value of `now` in its templates, in milliseconds since 1970; unset: the time of rendering. */
+  /**
+   * The value of `now` in its templates, in milliseconds since 1970; unset: the time of rendering.
+   */
   readonly at?: number;
   /** Receives the caller's rate limit status. */
   readonly onRateLimit?: (status: RateLimitStatus) => void;
@@ -97,7 +101,8 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
       await admission.charge(validateOnly ? messages.length : countRefused(outcomes));
       return validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
     } catch (error) {
-      // Nothing was stored, or it is unknown. A refusal that the caller could have foreseen is charged all the same.
+      // Nothing was stored, or it is unknown. A refusal that the caller could have foreseen is
+      // charged all the same.
       await admission.refund(messages);
       if (error instanceof ServiceError && error.refusal.retryAfterMs === undefined)
         await admission.charge(messages.length);
@@ -107,8 +112,9 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
 }
 
 /**
- * Delivers the messages with no_persist. The others are committed by then, so that a failure is reported for these
- * alone. An ATOMIC batch has no results: it fails with a message that names what is stored.
+ * Delivers the messages with no_persist. The others are committed by then, so that a failure is
+ * reported for these alone. An ATOMIC batch has no results: it fails with a message that names what
+ * is stored.
  */
 async function delivered(
   outcomes: readonly Outcome[],
@@ -156,7 +162,8 @@ async function refuseOverRate(
     const outcome = found.get(index);
     if (outcome?.kind === 'duplicate') continue;
     const refusal = outcome?.kind === 'refused' ? outcome.refusal : admission.refused.get(message);
-    // The content of a templated message is known after rendering: equality with the stored one is decided then.
+    // The content of a templated message is known after rendering: equality with the stored one is
+    // decided then.
     if (refusal?.reason === 'CLIENT_MSG_NO_REUSED' && call.messages[index]?.template !== undefined) continue;
     if (refusal !== undefined) refused.set(index, disclosed(call.caller, refusal));
   }
@@ -272,7 +279,10 @@ function notAllAccepted(refused: ReadonlyMap<number, Refusal>, count: number): S
   );
 }
 
-/** Removes the numbers that a dry run computed but did not assign. A duplicate of a stored message keeps its own. */
+/**
+ * Removes the numbers that a dry run computed but did not assign. A duplicate of a stored message
+ * keeps its own.
+ */
 function withoutNewNumbers(outcome: Outcome): Outcome {
   if (outcome.kind === 'refused' || outcome.messageId >= limits.idsPerBlock) return outcome;
   return { ...outcome, messageId: 0, messageSeq: 0 };

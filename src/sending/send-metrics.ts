@@ -13,7 +13,10 @@ export interface BatchCounts {
   readonly limited: ReadonlyMap<string, number>;
 }
 
-/** Reports the counts of each batch: by outcome, or one reason for all messages of a batch that failed. Dry runs do not count. */
+/**
+ * Reports the counts of each batch: by outcome, or one reason for all messages of a batch that
+ * failed. Dry runs do not count.
+ */
 export function withSendMetrics(sendBatch: SendBatch, onCounts: (counts: BatchCounts, ms: number) => void): SendBatch {
   return async (call) => {
     if (call.validateOnly) return await sendBatch(call);
