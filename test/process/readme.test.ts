@@ -107,9 +107,7 @@ describe('the commands of the documents print what the pages say', () => {
 });
 
 describe('the Chinese page has the commands and outputs of the English one', () => {
-  for (const page of ['README.md', ...pagesUnder('docs/guides')].filter((each) =>
-    existsSync(join(root, chineseOf(each))),
-  )) {
+  for (const page of ['README.md', ...pagesUnder('docs/guides')]) {
     test(page, () => {
       const chinese = chineseOf(page);
       assert.deepEqual(blocksOf(chinese), blocksOf(page));
