@@ -9,9 +9,14 @@ export type Route =
 
 const everyVerb = ['DELETE', 'GET', 'PATCH', 'POST', 'PUT'];
 
+/** A path has many spellings, by percent-encoding. */
+const rememberedPaths = 1000;
+
 /** Finds the route of a verb and a path; undefined when no template has the path. */
 export class Router {
   readonly #trie = new Trie<Binding[]>();
+  /** Routes of paths that matched a template without variables, by path and verb. */
+  readonly #fixed = new Map<string, Map<string, Route>>();
 
   constructor(bindings: readonly Binding[]) {
     for (const binding of bindings) this.#trie.at(binding.template, () => []).push(binding);
@@ -22,12 +27,16 @@ export class Router {
    * a binding of its own only: `*` means the verbs that act.
    */
   find(verb: string, path: string): Route | undefined {
+    return this.#fixed.get(path)?.get(verb) ?? this.#search(verb, path);
+  }
+
+  #search(verb: string, path: string): Route | undefined {
     const allow = new Set<string>();
     for (const { value, segments } of this.#trie.find(path.replace(/^\//, '').split('/'))) {
       refuseUndecodable(segments);
       for (const wanted of wantedBy(verb)) {
         const bindings = value.filter((binding) => binding.verb === wanted);
-        if (bindings.length > 0) return { bindings, segments };
+        if (bindings.length > 0) return this.#remember(verb, path, { bindings, segments });
       }
       for (const binding of value)
         for (const each of binding.verb === '*' ? everyVerb : [binding.verb]) allow.add(each);
@@ -35,6 +44,14 @@ export class Router {
     if (allow.size === 0) return undefined;
     if (allow.has('GET')) allow.add('HEAD');
     return { allow: [...allow.add('OPTIONS')].sort() };
+  }
+
+  #remember(verb: string, path: string, route: Extract<Route, { bindings: unknown }>): Route {
+    const isFixed = route.bindings.every(({ template }) => template.segments.every((each) => typeof each !== 'string'));
+    if (!isFixed || this.#fixed.size >= rememberedPaths) return route;
+    const verbs = this.#fixed.get(path) ?? new Map<string, Route>();
+    this.#fixed.set(path, verbs.set(verb, route));
+    return route;
   }
 }
 
