@@ -18,7 +18,7 @@ import { httpStatusOf, toConnectError, toHttp } from './error-mapping.ts';
 const systemUid = '____system';
 
 /** Gives a single send without a sender the system's uid, and a user's its own, before the rules are checked. */
-export const legacySenderInterceptor: Interceptor = (next) => async (request) => {
+export const legacySenderInterceptor: Interceptor = (next) => (request) => {
   if (!request.stream && request.method === MessageService.method.send) {
     const { message } = request.message as SendRequest;
     if (message?.fromUid === '') {
@@ -26,7 +26,7 @@ export const legacySenderInterceptor: Interceptor = (next) => async (request) =>
       message.fromUid = kind === 'user' ? name : systemUid;
     }
   }
-  return await next(request);
+  return next(request);
 };
 
 /** Options that a route takes in its query beside the object in its body, as the array form and NDJSON do. */

@@ -1,11 +1,11 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { Code, ConnectError, type ContextValues, createContextKey, createContextValues } from '@connectrpc/connect';
-import type { UniversalServerRequest, UniversalServerResponse } from '@connectrpc/connect/protocol';
+import type { UniversalServerResponse } from '@connectrpc/connect/protocol';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
 import { callerKey, certificateKey, certificateOf } from '../auth/identity.ts';
 import type { Caller } from '../messages/caller.ts';
 import type { Protocol, RejectedRequest } from '../observability/events/index.ts';
-import { TextBody } from '../transcode/index.ts';
+import { TextBody, type TranscodedRequest } from '../transcode/index.ts';
 
 /** What a timer of Node's takes; one that is longer ends at once. */
 export const longestTimerMs = 2 ** 31 - 1;
@@ -46,25 +46,26 @@ export const entryKey = createContextKey<CallEntry>(
  */
 export function universalRequest(
   request: Request,
-  signal: AbortSignal,
+  controller: AbortController,
   contextValues: ContextValues,
-): UniversalServerRequest {
+): TranscodedRequest & { readonly body: RequestBody } {
   return {
     httpVersion: request.httpVersion,
     method: request.method ?? 'GET',
     url: request.url ?? '/',
     header: webHeaders(request.headers),
-    body: { [Symbol.asyncIterator]: () => new BodyChunks(request) },
-    signal,
+    body: new RequestBody(request),
+    signal: controller.signal,
+    controller,
     contextValues,
   };
 }
 
 /**
- * The chunks of a body. Returning early does not end the connection: the answer is to come. A body
- * that came with its headers is one chunk, without the listeners and queues of Node's iterator.
+ * A body, which is iterated once. Returning early does not end the connection: the answer is to come.
+ * A body that came with its headers is one chunk, without the listeners and queues of Node's iterator.
  */
-class BodyChunks implements AsyncIterator<Uint8Array> {
+class RequestBody implements AsyncIterable<Uint8Array>, AsyncIterator<Uint8Array> {
   readonly #request: Request;
   #isRead = false;
   /** Of a body that is still to come. */
@@ -74,10 +75,14 @@ class BodyChunks implements AsyncIterator<Uint8Array> {
     this.#request = request;
   }
 
+  [Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
+    return this;
+  }
+
   async next(): Promise<IteratorResult<Uint8Array>> {
     if (this.#rest !== undefined) return await this.#rest.next();
     if (this.#isRead) return { done: true, value: undefined };
-    // The HTTP/1.1 parser emits a request before the body that came with it, and runs no microtask in between.
+    // A request of HTTP/1.1 is emitted before the body that came with it; microtasks run after both.
     await undefined;
     const whole = readWhole(this.#request);
     if (whole !== undefined) {
@@ -92,12 +97,17 @@ class BodyChunks implements AsyncIterator<Uint8Array> {
     await this.#rest?.return?.();
     return { done: true, value: undefined };
   }
+
+  /** Called when the call has ended. A body that was read whole emits its end, for which Node waits to let go of the request. */
+  release(): void {
+    if (this.#isRead) this.#request.read(0);
+  }
 }
 
 /** A body of a declared length, when all of it is here and unread. */
 function readWhole(request: Request): Uint8Array | undefined {
-  const { complete, headers, readableLength } = request;
-  if (!complete || readableLength === 0 || Number(headers['content-length']) !== readableLength) return undefined;
+  const { headers, readableLength } = request;
+  if (readableLength === 0 || Number(headers['content-length']) !== readableLength) return undefined;
   return (request.read() as Uint8Array | null) ?? undefined;
 }
 

@@ -64,8 +64,9 @@ export function createServer(guard: OriginCheck, shed: LoadShedding, intake: Bod
   async function json(request: Request, response: Response): Promise<void> {
     const { controller, release } = callerSignal(response);
     const values = contextValuesOf(request, 'json');
+    const universal = universalRequest(request, controller, values);
     try {
-      const answer = await transcoder.handle(universalRequest(request, controller.signal, values));
+      const answer = await transcoder.handle(universal);
       if (answer === undefined) notFound(request, response);
       else await writeAnswer(answer, response);
       if (answer === undefined) requestRejected('not_found', rejectedRequestOf(request));
@@ -77,6 +78,7 @@ export function createServer(guard: OriginCheck, shed: LoadShedding, intake: Bod
       else end(response, toHttp(toConnectError(error)));
     } finally {
       release();
+      universal.body.release();
     }
   }
 

@@ -6,10 +6,9 @@ import {
   createServiceImplSpec,
   type HandlerContext,
   type Interceptor,
-  type MethodImplSpec,
   type ServiceImpl,
 } from '@connectrpc/connect';
-import { type Compression, createMethodUrl, invokeUnaryImplementation } from '@connectrpc/connect/protocol';
+import { type Compression, createMethodUrl } from '@connectrpc/connect/protocol';
 import { parseTimeout } from '@connectrpc/connect/protocol-grpc';
 import { toConnectError } from '../rpc/error-mapping.ts';
 import { parseProtobuf } from '../rpc/protobuf-parse.ts';
@@ -23,13 +22,12 @@ import {
   textOf,
   webHeaders,
 } from '../rpc/request-context.ts';
+import { createInvokeUnary, type InvokeUnary, type UnaryMethod } from '../transcode/index.ts';
 import { discard } from './early-answer.ts';
 import { setGrpcStatus } from './grpc-message.ts';
 import { bodyIsWhole } from './load-shedding.ts';
 import { messageTooLarge } from './message-too-large.ts';
 import { endTrailersOnly } from './trailers-only.ts';
-
-type UnaryMethod = MethodImplSpec & { kind: 'unary' };
 
 export interface UnaryGrpcOptions {
   readonly services: readonly { readonly service: DescService; readonly implementation: object }[];
@@ -55,6 +53,7 @@ const compressedFlag = 1;
  * CPU a call, against the numbers of the row "Single messages" in bench/RESULTS.md with this one.
  */
 export function createUnaryGrpc(options: UnaryGrpcOptions): (request: Request, response: Response) => boolean {
+  const serving = { ...options, invoke: createInvokeUnary(options.interceptors) };
   const methods = new Map<string, UnaryMethod>();
   for (const { service, implementation } of options.services) {
     const specs = createServiceImplSpec(service, implementation as Partial<ServiceImpl<DescService>>).methods;
@@ -70,7 +69,7 @@ export function createUnaryGrpc(options: UnaryGrpcOptions): (request: Request, r
     if ((headers['grpc-encoding'] ?? 'identity') !== 'identity') return false;
     const { timeoutMs, error } = parseTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
     if (error !== undefined) return false;
-    void serve(method, options, { request, response, timeoutMs });
+    void serve(method, serving, { request, response, timeoutMs });
     return true;
   };
 }
@@ -81,7 +80,11 @@ interface Call {
   readonly timeoutMs: number | undefined;
 }
 
-async function serve(method: UnaryMethod, options: UnaryGrpcOptions, call: Call): Promise<void> {
+async function serve(
+  method: UnaryMethod,
+  options: UnaryGrpcOptions & { readonly invoke: InvokeUnary },
+  call: Call,
+): Promise<void> {
   const { request, response, timeoutMs } = call;
   const { controller, release } = callerSignal(response);
   const timer =
@@ -97,7 +100,7 @@ async function serve(method: UnaryMethod, options: UnaryGrpcOptions, call: Call)
     const body = await readBody(request, options.readMaxBytes);
     bodyIsWhole(request);
     const input = await fromBody(method, body);
-    const output = await invokeUnaryImplementation(method, context, input, options.interceptors);
+    const output = await options.invoke(method, context, input);
     frame = await envelope(toBinary(method.method.output, output), request.headers, context.responseHeader, options);
     context.responseTrailer.set('grpc-status', '0');
   } catch (thrown) {

@@ -10,14 +10,14 @@ const connectGet = ['connect', 'encoding', 'message', 'base64', 'compression'] a
  * Refuses query parameters of an RPC path that mean nothing there. Its protocols pass them over, and `?validate_only=true` beside a request without it would
  * send. The JSON routes read their queries themselves.
  */
-export const queryInterceptor: Interceptor = (next) => async (request) => {
+export const queryInterceptor: Interceptor = (next) => (request) => {
   const { url, requestMethod, contextValues } = request;
   const start = url.indexOf('?');
   if (start !== -1 && contextValues.get(entryKey).protocol !== 'json') {
     const known = requestMethod === 'GET' ? connectGet : [];
     assertKnown(queryOf(url.slice(start + 1)), known, 'the options of an RPC are fields of its request');
   }
-  return await next(request);
+  return next(request);
 };
 
 /** A query, whose percent-encodings must be UTF-8: URLSearchParams puts U+FFFD for what is not. */

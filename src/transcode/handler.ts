@@ -2,32 +2,32 @@ import type { DescMethodUnary } from '@bufbuild/protobuf';
 import {
   Code,
   ConnectError,
-  createHandlerContext,
+  createContextValues,
   createServiceImplSpec,
   type HandlerContext,
-  type MethodImplSpec,
   type ServiceImpl,
 } from '@connectrpc/connect';
-import {
-  invokeUnaryImplementation,
-  type UniversalServerRequest,
-  type UniversalServerResponse,
-} from '@connectrpc/connect/protocol';
+import type { UniversalServerRequest, UniversalServerResponse } from '@connectrpc/connect/protocol';
 import { dropFraming, jsonAnswer, merge } from './answer.ts';
 import type { Binding } from './binding.ts';
 import { type BodyBounds, type ReadBody, readBody } from './body.ts';
 import { TranscodeError } from './error.ts';
 import { isJsonObject } from './field.ts';
 import type { TranscodedRoute, TranscoderOptions } from './index.ts';
+import { createInvokeUnary, type UnaryMethod } from './invoke.ts';
 import type { JsonReader } from './json-reader.ts';
 import type { JsonWriter } from './json-writer.ts';
 import { chooseByRoot, readRequest } from './request.ts';
 import { type Route, type Router, splitUrl } from './router.ts';
 import { statusFailure } from './status.ts';
 
-type Implementation = MethodImplSpec & { kind: 'unary' };
-/** Why a call's signal is aborted after its end. One for all: without it each abort makes a DOMException with a stack, 3 % of a small call. */
+/** Why the signal of a failed call is aborted. Shared: the default reason is a DOMException with a stack of its own. */
 const ended = new ConnectError('the call has ended', Code.Canceled);
+
+/** `controller`: of the signal, for the call to abort at its deadline; without one the call links its own to the signal. */
+export interface TranscodedRequest extends UniversalServerRequest {
+  readonly controller?: AbortController;
+}
 
 type Settled = Required<Pick<TranscoderOptions, 'registry' | 'interceptors'>> &
   TranscoderOptions & { readonly bounds: BodyBounds };
@@ -41,8 +41,9 @@ interface Engine {
 /** From a request to its answer. Whatever fails on the way, inside the call or before it, becomes an answer here. */
 export function createHandler(options: Settled, { router, readerOf, writer }: Engine) {
   const implementations = implementationsOf(options.services);
+  const invoke = createInvokeUnary(options.interceptors);
 
-  return async (request: UniversalServerRequest): Promise<UniversalServerResponse | undefined> => {
+  return async (request: TranscodedRequest): Promise<UniversalServerResponse | undefined> => {
     const progress: Progress = {};
     try {
       const { path, search } = splitUrl(request.url);
@@ -56,7 +57,7 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
   };
 
   async function call(
-    request: UniversalServerRequest,
+    request: TranscodedRequest,
     { bindings, segments }: Extract<Route, { bindings: unknown }>,
     search: string,
     progress: Progress,
@@ -79,10 +80,11 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
     });
     const spec = implementations.get(binding.method);
     if (spec === undefined) throw new Error(`${binding.method.name} has no implementation`);
-    const context = contextOf(request, binding, options);
+    const { context, end } = contextOf(request, binding, options);
     progress.context = context;
+    let failed = true;
     try {
-      const response = await invokeUnaryImplementation(spec, context, input, options.interceptors);
+      const response = await invoke(spec, context, input);
       const plain = () =>
         binding.responseBody === undefined
           ? writer.message(binding.method.output, response)
@@ -93,9 +95,11 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
       // As Connect's unary calls have it: a body that is no stream is followed by nothing.
       merge(headers, context.responseTrailer, 'trailer-');
       if (chosen.headers !== undefined) dropFraming(headers);
-      return jsonAnswer(request.method, chosen.status ?? 200, chosen.body ?? plain(), headers);
+      const answer = jsonAnswer(request.method, chosen.status ?? 200, chosen.body ?? plain(), headers);
+      failed = false;
+      return answer;
     } finally {
-      context.abort(ended);
+      end(failed);
     }
   }
 
@@ -126,31 +130,73 @@ interface Progress {
   context?: HandlerContext;
 }
 
-function implementationsOf(services: TranscoderOptions['services']): Map<DescMethodUnary, Implementation> {
-  const implementations = new Map<DescMethodUnary, Implementation>();
+function implementationsOf(services: TranscoderOptions['services']): Map<DescMethodUnary, UnaryMethod> {
+  const implementations = new Map<DescMethodUnary, UnaryMethod>();
   for (const { service, implementation } of services) {
     const { methods } = createServiceImplSpec(service, implementation as Partial<ServiceImpl<typeof service>>);
     for (const spec of Object.values(methods))
-      if (spec.kind === 'unary') implementations.set(spec.method as DescMethodUnary, spec as Implementation);
+      if (spec.kind === 'unary') implementations.set(spec.method as DescMethodUnary, spec as UnaryMethod);
   }
   return implementations;
 }
 
-function contextOf(request: UniversalServerRequest, { method }: Binding, options: TranscoderOptions) {
-  return createHandlerContext({
+/**
+ * The context of a call with one AbortController. Connect's has three, linked by listeners that a call
+ * without a deadline pays for too. `end` stops the clock; work that a failed call has left is aborted.
+ */
+function contextOf(
+  request: TranscodedRequest,
+  { method }: Binding,
+  options: TranscoderOptions,
+): { readonly context: HandlerContext; readonly end: (failed: boolean) => void } {
+  const timeoutMs = timeoutOf(request.header, options.timeoutMs);
+  const endsAt = performance.now() + timeoutMs;
+  const controller = request.controller ?? new AbortController();
+  const unlink = link(
+    controller,
+    request.controller === undefined ? request.signal : undefined,
+    options.shutdownSignal,
+  );
+  const timer = setTimeout(
+    () => controller.abort(new ConnectError('the operation timed out', Code.DeadlineExceeded)),
+    timeoutMs,
+  );
+  const context: HandlerContext = {
     service: method.parent,
     method,
     protocolName: 'http-json',
     requestMethod: request.method,
     url: request.url.startsWith('/') ? `http://localhost${request.url}` : request.url,
-    timeoutMs: timeoutOf(request.header, options.timeoutMs),
-    requestSignal: request.signal,
-    ...(options.shutdownSignal === undefined ? {} : { shutdownSignal: options.shutdownSignal }),
+    signal: controller.signal,
+    timeoutMs: () => Math.ceil(endsAt - performance.now()),
     requestHeader: request.header,
-    responseHeader: {},
-    responseTrailer: {},
-    ...(request.contextValues === undefined ? {} : { contextValues: request.contextValues }),
+    responseHeader: new Headers(),
+    responseTrailer: new Headers(),
+    values: request.contextValues ?? createContextValues(),
+  };
+  return {
+    context,
+    end(failed) {
+      clearTimeout(timer);
+      unlink?.();
+      if (failed) controller.abort(ended);
+    },
+  };
+}
+
+/** Aborts with each of these signals, until it is unlinked. */
+function link(controller: AbortController, ...signals: (AbortSignal | undefined)[]): (() => void) | undefined {
+  const linked = signals.filter((each) => each !== undefined);
+  if (linked.length === 0) return undefined;
+  const undo = linked.map((signal) => {
+    const abort = () => controller.abort(signal.reason);
+    if (signal.aborted) abort();
+    signal.addEventListener('abort', abort);
+    return () => signal.removeEventListener('abort', abort);
   });
+  return () => {
+    for (const each of undo) each();
+  };
 }
 
 function refuseVerb(verb: string, allow: readonly string[]): UniversalServerResponse {

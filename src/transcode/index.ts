@@ -14,7 +14,7 @@ import type { HeadersSource } from './answer.ts';
 import { type Binding, compileBindings, type RulesOf } from './binding.ts';
 import { type BodyBounds, listOfMessage, parseBody } from './body.ts';
 import { Faults, TranscodeError } from './error.ts';
-import { createHandler } from './handler.ts';
+import { createHandler, type TranscodedRequest } from './handler.ts';
 import { JsonReader, type JsonReadOptions } from './json-reader.ts';
 import { parseJson } from './json-text.ts';
 import { type JsonWriteOptions, JsonWriter } from './json-writer.ts';
@@ -27,6 +27,8 @@ export { type BodyBounds, unpackGzip } from './body.ts';
 export { shortNameOf } from './enum.ts';
 export { TranscodeError } from './error.ts';
 export { isImplicit } from './field.ts';
+export type { TranscodedRequest } from './handler.ts';
+export { createInvokeUnary, type InvokeUnary, type UnaryMethod } from './invoke.ts';
 export { queryTargets } from './query.ts';
 export { isLong } from './scalar.ts';
 export { httpStatuses } from './status.ts';
@@ -98,7 +100,7 @@ export interface Transcoder {
   /** The method that a verb and a URL lead to, without looking at the body; undefined when there is none. */
   methodOf(verb: string, url: string): DescMethodUnary | undefined;
   /** Undefined when no route has this path. */
-  handle(request: UniversalServerRequest): Promise<UniversalServerResponse | undefined>;
+  handle(request: TranscodedRequest): Promise<UniversalServerResponse | undefined>;
 }
 
 const defaultBounds: Omit<BodyBounds, 'maxBytes'> = {

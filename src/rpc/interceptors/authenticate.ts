@@ -75,13 +75,13 @@ export function assertScope(caller: Caller, scope: Scope, what: string): void {
  * came past that is a defect of the service, and refused.
  */
 export function scopeInterceptor(asks: boolean): Interceptor {
-  return (next) => async (request) => {
+  return (next) => (request) => {
     const scope = scopeOf(request.method);
     if (asks && scope !== 'none') {
       if (!request.contextValues.get(entryKey).admitted)
         throw new Error(`${request.method.name} was called before its caller was known`);
       if (scope !== 'any') assertScope(request.contextValues.get(callerKey), scope, request.method.name);
     }
-    return await next(request);
+    return next(request);
   };
 }

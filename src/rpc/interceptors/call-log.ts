@@ -103,31 +103,44 @@ function errorOf(thrown: unknown, { signal, stream }: { signal: AbortSignal; str
  * the database would answer late. The work goes on; its outcome is for the retry to find.
  */
 export function deadlineInterceptor(longestMs: number): Interceptor {
-  return (next) => async (request) => {
-    if (request.stream) return await next(request);
-    const { promise: tooLate, reject } = Promise.withResolvers<never>();
-    const expire = () =>
-      reject(
-        new ServiceError({
-          reason: 'DEADLINE',
-          message:
-            'the call took longer than its deadline; whether it was stored is not known: send it again with the same keys (client_msg_no or request_id)',
-          metadata: {},
-        }),
-      );
-    const timer = setTimeout(expire, longestMs);
-    const aborted = () => {
-      if (isDeadline(request.signal.reason)) expire();
-    };
-    request.signal.addEventListener('abort', aborted);
-    if (request.signal.aborted) aborted();
-    try {
-      return await Promise.race([next(request), tooLate]);
-    } finally {
-      clearTimeout(timer);
-      request.signal.removeEventListener('abort', aborted);
-    }
+  return (next) => (request) => {
+    if (request.stream) return next(request);
+    const { signal } = request;
+    return new Promise((resolve, reject) => {
+      const expire = () => reject(deadlineExceeded());
+      const aborted = () => {
+        if (isDeadline(signal.reason)) expire();
+      };
+      const timer = setTimeout(expire, longestMs);
+      signal.addEventListener('abort', aborted);
+      if (signal.aborted) aborted();
+      const release = () => {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', aborted);
+      };
+      const failed = (error: unknown) => {
+        release();
+        reject(error);
+      };
+      try {
+        next(request).then((response) => {
+          release();
+          resolve(response);
+        }, failed);
+      } catch (error) {
+        failed(error);
+      }
+    });
   };
+}
+
+function deadlineExceeded(): ServiceError {
+  return new ServiceError({
+    reason: 'DEADLINE',
+    message:
+      'the call took longer than its deadline; whether it was stored is not known: send it again with the same keys (client_msg_no or request_id)',
+    metadata: {},
+  });
 }
 
 function isDeadline(reason: unknown): boolean {
