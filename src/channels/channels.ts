@@ -23,7 +23,7 @@ import type { Tx } from '../postgres/schema.ts';
 import { beginCursors } from '../reading/conversations.sql.ts';
 import type { Store } from '../sending/group-context.ts';
 
-/** A channel as a caller names it, and a user (type 1). */
+/** A channel as a caller names it, or a user (type 1). */
 export interface Named {
   readonly channelType: number;
   readonly channelId: string;
@@ -32,77 +32,81 @@ export interface Named {
 /** A page of a list. */
 export interface ListedPage {
   readonly entries: readonly Listed[];
-  /** Empty on the last one. */
+  /** Cursor of the next page; empty on the last one. */
   readonly next: string;
 }
 
-/** How a list is to change: these come, these go, `all` leave first. */
+/** A change of a list: removals first. */
 export interface ListChange {
   readonly add?: readonly string[];
   readonly remove?: readonly string[] | 'all';
 }
 
-/** Channels, users, their flags and lists. Every change is one transaction, and in force when its promise resolves. */
+/**
+ * Channels, users, their flags and lists. Every change is one transaction, in force when its
+ * promise resolves.
+ */
 export interface Channels {
   put(named: Named, flags: Flags, members: ListChange): Promise<void>;
-  /** Undefined when it was never made. */
+  /** Undefined when it was never created. */
   get(named: Named): Promise<Flags | undefined>;
   disband(named: Named): Promise<void>;
   change(named: Named, list: List, change: ListChange): Promise<void>;
   list(named: Named, list: List, after: string, limit: number): Promise<ListedPage>;
   addSystemUids(uids: readonly string[]): Promise<void>;
   removeSystemUids(uids: readonly string[]): Promise<void>;
-  /** Of the store, without those of the settings. */
+  /** System uids of the store, without those of the settings. */
   listSystemUids(): Promise<string[]>;
 }
 
-/** Told of changes after their commit. */
+/** Receives changes after their commit. */
 export interface ChannelChangeListener {
   membersChanged(uids: readonly string[]): void;
   channelChanged(channelKey: number): void;
 }
 
-export function createChannels(store: Store, told: ChannelChangeListener, now: () => number = Date.now): Channels {
+/** Creates the use cases of channels and users. */
+export function createChannels(store: Store, listener: ChannelChangeListener, now: () => number = Date.now): Channels {
   const { db } = store;
-  const change = async (named: Named, work: (tx: Tx, place: ListOwner) => Promise<void>) =>
+  const change = async (named: Named, work: (tx: Tx, owner: ListOwner) => Promise<void>) =>
     await orBusy(async () => {
-      const place = await placeOf(store, named, 'made when missing');
+      const owner = await ownerOf(store, named, 'created if missing');
       await db.transaction().execute(async (tx) => {
-        await createAndLockListOwner(tx, place, now());
-        await work(tx, place);
+        await createAndLockListOwner(tx, owner, now());
+        await work(tx, owner);
       });
-      if (place.kind === 'channel') told.channelChanged(place.channelKey);
+      if (owner.kind === 'channel') listener.channelChanged(owner.channelKey);
     });
-  const changeList = async (tx: Tx, place: ListOwner, list: List, { add = [], remove = [] }: ListChange) => {
-    if (remove === 'all' || remove.length > 0) await removeUids(tx, place, list, remove, now());
-    if (add.length > 0) await addUids(tx, place, list, add, now());
-    if (list === 'member' && place.kind === 'channel') await beginCursors(tx, place.channelKey, add);
+  const changeList = async (tx: Tx, owner: ListOwner, list: List, { add = [], remove = [] }: ListChange) => {
+    if (remove === 'all' || remove.length > 0) await removeUids(tx, owner, list, remove, now());
+    if (add.length > 0) await addUids(tx, owner, list, add, now());
+    if (list === 'member' && owner.kind === 'channel') await beginCursors(tx, owner.channelKey, add);
   };
-  /** Takes off lists, and makes nothing: neither a channel nor a user that is not there. */
-  const takeOff = async (named: Named, list: List, remove: readonly string[] | 'all') =>
+  /** Removes entries without creating a missing channel or user. */
+  const removeOnly = async (named: Named, list: List, remove: readonly string[] | 'all') =>
     await orBusy(async () => {
-      const place = await placeOf(store, named);
-      if (place === undefined) return;
+      const owner = await ownerOf(store, named);
+      if (owner === undefined) return;
       await db.transaction().execute(async (tx) => {
-        await lockListOwner(tx, place, now());
-        await removeUids(tx, place, list, remove, now());
+        await lockListOwner(tx, owner, now());
+        await removeUids(tx, owner, list, remove, now());
       });
-      if (place.kind === 'channel') told.channelChanged(place.channelKey);
+      if (owner.kind === 'channel') listener.channelChanged(owner.channelKey);
     });
   return {
     async put(named, flags, members) {
       if (named.channelType === personType) assertUserFlags(flags);
       if (named.channelType === personType && (members.add?.length ?? 0) > 0) throw hasNoMembers();
-      await change(named, async (tx, place) => {
-        await setFlags(tx, place, flags);
-        if (place.kind === 'channel') await changeList(tx, place, 'member', members);
+      await change(named, async (tx, owner) => {
+        await setFlags(tx, owner, flags);
+        if (owner.kind === 'channel') await changeList(tx, owner, 'member', members);
       });
-      told.membersChanged(members.add ?? []);
+      listener.membersChanged(members.add ?? []);
     },
     get: (named) =>
       orBusy(async () => {
-        const place = await placeOf(store, named);
-        return place && (await readFlags(db, place));
+        const owner = await ownerOf(store, named);
+        return owner && (await readFlags(db, owner));
       }),
     async disband(named) {
       if (named.channelType === personType)
@@ -112,16 +116,16 @@ export function createChannels(store: Store, told: ChannelChangeListener, now: (
     async change(named, list, listChange) {
       if (named.channelType === personType && list === 'member') throw hasNoMembers();
       const { add = [], remove = [] } = listChange;
-      if (add.length === 0) await takeOff(named, list, remove);
-      else await change(named, (tx, place) => changeList(tx, place, list, listChange));
-      if (list === 'member') told.membersChanged(remove === 'all' ? add : [...add, ...remove]);
+      if (add.length === 0) await removeOnly(named, list, remove);
+      else await change(named, (tx, owner) => changeList(tx, owner, list, listChange));
+      if (list === 'member') listener.membersChanged(remove === 'all' ? add : [...add, ...remove]);
     },
     list: (named, list, after, limit) =>
       orBusy(async () => {
         if (named.channelType === personType && list === 'member') throw hasNoMembers();
-        const place = await placeOf(store, named);
-        if (place === undefined) return { entries: [], next: '' };
-        const { page, last } = pageOf(await listUids(db, place, list, after, limit + 1), limit);
+        const owner = await ownerOf(store, named);
+        if (owner === undefined) return { entries: [], next: '' };
+        const { page, last } = pageOf(await listUids(db, owner, list, after, limit + 1), limit);
         return { entries: page, next: last?.uid ?? '' };
       }),
     addSystemUids: (uids) => orBusy(() => addSystemUids(db, uids)),
@@ -130,12 +134,12 @@ export function createChannels(store: Store, told: ChannelChangeListener, now: (
   };
 }
 
-async function placeOf(store: Store, named: Named, missing: 'made when missing'): Promise<ListOwner>;
-async function placeOf(store: Store, named: Named): Promise<ListOwner | undefined>;
-async function placeOf(
+async function ownerOf(store: Store, named: Named, missing: 'created if missing'): Promise<ListOwner>;
+async function ownerOf(store: Store, named: Named): Promise<ListOwner | undefined>;
+async function ownerOf(
   { channelKeys }: Store,
   { channelType, channelId }: Named,
-  missing?: 'made when missing',
+  missing?: 'created if missing',
 ): Promise<ListOwner | undefined> {
   const fault = idFault(channelType, channelId);
   if (fault !== undefined) throw invalidField('channel_id', fault);
@@ -146,7 +150,9 @@ async function placeOf(
   return channelKey === undefined ? undefined : { kind: 'channel', channelKey };
 }
 
-/** Why a text cannot be the id of a channel of this type; of type 1 it is a uid. */
+/**
+ * Why a text is no valid id of a channel of this type (a uid for type 1); undefined if it is valid.
+ */
 function idFault(channelType: number, id: string): string | undefined {
   if (/[#&\0]/.test(id)) return 'must not contain # or &';
   if (channelType !== personType && isJoined(channelType))
@@ -154,7 +160,7 @@ function idFault(channelType: number, id: string): string | undefined {
   return id.includes('@') ? 'must not contain @' : undefined;
 }
 
-/** A user is no channel: nothing would obey these flags. */
+/** Refuses flags that have no effect on users. */
 function assertUserFlags({ ban, disband }: Flags): void {
   const wayOut = 'must be 0 of a user (channel_type 1); set send_ban to stop the user from sending, or use lists';
   if (ban) throw invalidField('ban', wayOut);

@@ -2,7 +2,7 @@ import { sql } from 'kysely';
 import type { Db } from '../postgres/schema.ts';
 import type { ChannelFacts } from './violations.ts';
 
-/** The largest key of a sequence; 0 when there is none. */
+/** The largest channel key; 0 without channels. */
 export async function lastChannelKey(db: Db): Promise<number> {
   const { rows } = await sql<{ last_key: number }>`
     select coalesce(max(channel_key), 0) as last_key from sendbatch.channel`.execute(db);
@@ -27,7 +27,10 @@ interface FactsRow {
   readonly suspects: string;
 }
 
-/** Does work on one connection whose hashes and sorts have memory: with PostgreSQL's 4 MB a channel of a million messages goes by way of the disk. */
+/**
+ * Runs work on a connection with more work_mem: with PostgreSQL's 4 MB a channel of a million
+ * messages sorts on disk.
+ */
 export async function withMemory<T>(db: Db, work: (connection: Db) => Promise<T>): Promise<T> {
   return await db.connection().execute(async (connection) => {
     await sql`set work_mem = '256MB'`.execute(connection);
@@ -39,7 +42,7 @@ export async function withMemory<T>(db: Db, work: (connection: Db) => Promise<T>
   });
 }
 
-/** The last of the next few channels after a key; undefined when there are none. */
+/** The last of the next `count` channels after a key; undefined when there are none. */
 export async function lastOfPiece(db: Db, afterKey: number, channels: number): Promise<number | undefined> {
   const { rows } = await sql<{ last_key: number | null }>`
     select max(channel_key) as last_key from (
@@ -49,9 +52,13 @@ export async function lastOfPiece(db: Db, afterKey: number, channels: number): P
 }
 
 /**
- * Examines the channels between two keys, the first exclusive. One statement has one snapshot, so that what is being sent meanwhile is there with its head or not at all. Numbers
- * come as text: one that is too large must be a finding, and not an error of the driver. A once-only key is examined both as it is indexed and as it was sent: by a hash of both texts, which is
- * many times as fast as to sort them, and exactly where two hashes are equal.
+ * Examines the channels between two keys, the first exclusive.
+ *  1. One statement has one snapshot: a message sent meanwhile is seen with its head, or not at
+ *     all.
+ *  2. Numbers are returned as text: one that is too large must be a finding, not an error of the
+ *     driver.
+ *  3. Once-only keys are compared as indexed and as sent: by a hash of both texts, which is many
+ *     times faster than sorting them, and exactly where two hashes are equal.
  */
 export async function factsBetween(db: Db, afterKey: number, lastKey: number): Promise<ChannelFacts[]> {
   const { rows } = await sql<FactsRow>`
@@ -98,7 +105,7 @@ interface Doubles {
 
 const noDoubles: Doubles = { doubles: '0', double_at: null };
 
-/** The once-only keys that a channel has more than once. */
+/** Once-only keys that a channel has more than once. */
 async function doublesOf(db: Db, channelKey: number): Promise<Doubles> {
   const { rows } = await sql<Doubles>`
     select coalesce(sum(again), 0)::text as doubles, min(seq)::text as double_at from (
@@ -135,14 +142,17 @@ function numberOf(text: string | null): number | undefined {
   return text === null ? undefined : Number(text);
 }
 
-/** Where an id is used again. */
+/** An id that is used more than once. */
 export interface DoubleId {
   readonly id: string;
-  /** `type/id seq n`, of at most ten of those that have it. */
+  /** `type/id seq n`, of at most ten messages that have it. */
   readonly places: readonly string[];
 }
 
-/** Ids that more than one message has, in whatever channels. No index has them: PostgreSQL sorts them all, on disk when they are many. */
+/**
+ * Ids of more than one message, over all channels. Without an index: PostgreSQL sorts all ids, on
+ * disk if they are many.
+ */
 export async function doubleIds(db: Db, limit: number): Promise<DoubleId[]> {
   const { rows } = await sql<{ id: string; places: string[] }>`
     with again as materialized (
@@ -157,7 +167,7 @@ export async function doubleIds(db: Db, limit: number): Promise<DoubleId[]> {
   return rows;
 }
 
-/** Channel keys that messages or heads have and no channel, with how many messages. */
+/** Channel keys of messages or heads without a channel, with the number of messages. */
 export async function strayKeys(db: Db, limit: number): Promise<{ channelKey: string; messages: number }[]> {
   const { rows } = await sql<{ channel_key: string; messages: string }>`
     with stray as (
@@ -173,7 +183,9 @@ export async function strayKeys(db: Db, limit: number): Promise<{ channelKey: st
   return rows.map((row) => ({ channelKey: row.channel_key, messages: Number(row.messages) }));
 }
 
-/** The largest block that an id is of, and the last one that the database has given out: a smaller one gives ids out again. */
+/**
+ * The largest block of an id, and the last block drawn: if that is smaller, ids will be used again.
+ */
 export async function blocks(db: Db, idsPerBlock: number): Promise<{ largest: number; given: number }> {
   const { rows } = await sql<{ largest: string; given: string }>`
     select coalesce((select max(message_id) from sendbatch.message where message_id <= 9007199254740991) / ${idsPerBlock}::bigint, 0)::text as largest,

@@ -3,9 +3,9 @@ import type { Db } from '../postgres/schema.ts';
 import { blocks, doubleIds, factsBetween, lastChannelKey, lastOfPiece, strayKeys, withMemory } from './verify.sql.ts';
 import { type ChannelViolation, violationsOf } from './violations.ts';
 
-/** How far a verification is, and what it found since it last said so. */
+/** Progress of a verification, and what it found since the last report. */
 export interface Step {
-  /** Of `of`, by the keys of channels. */
+  /** Progress out of `of`, by channel key. */
   readonly done: number;
   readonly of: number;
   readonly channels: number;
@@ -13,12 +13,13 @@ export interface Step {
   readonly faults: readonly ChannelViolation[];
 }
 
-/** Channels that one statement examines. */
+/** Channels examined per statement. */
 const pieceChannels = 200;
-/** Faults that are no channel's own, named at most: a thousandth is as good as a million. */
+/** Violations named at most that belong to no single channel. */
 const namedStrays = 1000;
 /**
- * Checks the promises of the store, piece by piece, as many at once as the pool may give `connections`; nothing is locked, and what is sent meanwhile disturbs nothing. Channels that are created meanwhile are left out.
+ * Verifies the invariants of the store, piece by piece, on `connections` connections. Locks
+ * nothing; sends may go on. Channels created meanwhile are left out.
  */
 export async function* verify(db: Db, connections = 1): AsyncGenerator<Step> {
   const of = await lastChannelKey(db);
@@ -26,7 +27,10 @@ export async function* verify(db: Db, connections = 1): AsyncGenerator<Step> {
   const ready: Step[] = [];
   let wake = () => {};
   let stopped = false;
-  /** Where the next piece begins. Each worker asks for its end on its own connection, after the one before has found its own. */
+  /**
+   * Start of the next piece. Each worker finds its end on its own connection, after its predecessor
+   * found its own.
+   */
   let begin = Promise.resolve(0);
   const nextPiece = async (connection: Db) => {
     const mine = begin.then(async (after) => ({
@@ -52,7 +56,8 @@ export async function* verify(db: Db, connections = 1): AsyncGenerator<Step> {
     }
   };
   const examine = (many: number) => Promise.all(Array.from({ length: many }, () => withMemory(db, work)));
-  // What is of no one channel takes a third of the time: it has a connection of its own, where there are several.
+  // Checks over all channels take a third of the time: they get a connection of their own if there
+  // are several.
   const across =
     connections > 1
       ? Promise.all([acrossChannels(db), examine(connections - 1)]).then(([found]) => found)

@@ -1,30 +1,30 @@
-/** What a look at one sequence of a channel found. */
+/** What was found about one sequence of a channel. */
 export interface ChannelFacts {
   readonly channelType: number;
   readonly channelId: string;
   /** 0 messages, 1 commands. */
   readonly sequence: number;
-  /** The last sequence by its head; undefined when the head is not there. */
+  /** The last sequence by its head; undefined when the head is missing. */
   readonly lastSeq: number | undefined;
-  /** Messages that the sweeper has taken. */
+  /** Messages removed by the sweeper. */
   readonly swept: number;
   readonly kept: number;
   readonly firstKept: number | undefined;
   readonly lastKept: number | undefined;
-  /** The last message before the first gap among those that are kept. */
+  /** The last kept message before the first gap. */
   readonly beforeGap: number | undefined;
-  /** Messages beyond the first that have a once-only key again, and the sequence of one. */
+  /** Messages with a once-only key of another message, and the sequence of one of them. */
   readonly doubles: number;
   readonly doubleAt: number | undefined;
-  /** Messages whose id is not above that of the one before, and the first of them. */
+  /** Messages whose id is not above their predecessor's, and the first of them. */
   readonly falls: number;
   readonly fallAt: number | undefined;
-  /** Messages whose id is not in 1 to 2^53-1, and the first of them. */
+  /** Messages whose id is outside 1 to 2^53-1, and the first of them. */
   readonly oddIds: number;
   readonly oddIdAt: number | undefined;
 }
 
-/** A promise of the store that does not hold. */
+/** An invariant of the store that does not hold. */
 export interface ChannelViolation {
   readonly kind:
     | 'HEAD_MISSING'
@@ -40,11 +40,11 @@ export interface ChannelViolation {
   readonly channelType?: number;
   readonly channelId?: string;
   readonly sequence?: number;
-  /** In words, with the numbers. */
+  /** Description with the numbers. */
   readonly what: string;
 }
 
-/** The promises that a channel does not keep. */
+/** The invariants that a channel violates. */
 export function violationsOf(facts: ChannelFacts): ChannelViolation[] {
   const faults: ChannelViolation[] = [];
   const { channelType, channelId, sequence, lastSeq, kept, swept, firstKept, lastKept } = facts;
@@ -77,7 +77,9 @@ export function violationsOf(facts: ChannelFacts): ChannelViolation[] {
   return faults;
 }
 
-/** Where messages may be missing: what was swept leaves gaps too, so that only the first place is certain to be a gap. */
+/**
+ * Where messages may be missing. Sweeping leaves gaps too, so that only the first place is certain.
+ */
 function whereOf({ lastSeq, swept, kept, firstKept, lastKept, beforeGap }: ChannelFacts): string {
   if (kept === 0) return 'none is kept';
   const places = [

@@ -1,100 +1,128 @@
+// Admission control: refuses calls while refusing is cheap, when more arrives than can be done in
+// time.
+//
+// Work queues in two places, each with a controller of its own, sampled every 100 ms:
+//  1. Before the event loop, where calls are not counted yet: its delay (the shorter of two
+//     samples, so that a single pause refuses nothing) drives the share of calls that PIE refuses
+//     (pie.ts).
+//  2. Inside: calls that send are limited to as many as end in time, by Little's law over the calls
+//     that ended lately.
+// An event loop iteration reads megabytes from each connection without a sample in between: the
+// calls of one iteration may take half of the wait, the rest of them is refused. One probe per
+// second is always admitted, so that a stall is noticed to be over.
+
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { ServiceError } from '../messages/service-error.ts';
 import { concurrencyLimit, fewCalls, nextShare, type ServiceRate } from './pie.ts';
 
-/** Calls that send are counted while they are here. Others may be streams, or take as long as their size. */
+/**
+ * Kinds of calls. Calls that send are counted while in flight; others may be streams, or take as
+ * long as their size.
+ */
 export type Load = 'send' | 'other';
 
-/** Counts a call whose body is whole and whose caller is known. Undefined: it is refused after all; else what to call when it has ended. */
+/**
+ * Counts a call whose body is complete and whose caller is known. Returns what to call at its end;
+ * undefined: refused.
+ */
 export type Begin = () => (() => void) | undefined;
 
-/** Calls are refused while they cost nothing yet, when more comes than can be done. */
+/** Decides which calls are admitted. */
 export interface AdmissionController {
-  /** Asked about each call by its headers; undefined: it is to be refused. A call counts from its `Begin`: what dribbles its body in takes nothing from the store. */
+  /**
+   * Decides about a call by its headers; undefined: refuse it. It counts from its `Begin`, so that
+   * slow uploads do not.
+   */
   admit(load: Load): Begin | undefined;
-  /** Told how long a batch was under way that was stored: what is refused in no time says nothing of the store. */
+  /** Reports the duration of a batch that was stored. Refused ones say nothing about the store. */
   stored(ms: number): void;
-  /** Told that a call waits for something else than the store, which takes turns by caller; what it returns is called when it goes on. */
+  /**
+   * Excludes a call from the limit while it waits for a fair scheduler; call the result when it
+   * continues.
+   */
   aside(): () => void;
   stop(): void;
 }
 
 export interface OverloadOptions {
-  /** Milliseconds that a call may take beyond what it takes alone. */
+  /** Milliseconds that a call may take beyond its duration on an idle service. */
   readonly waitMs: number;
-  /** Told every few seconds while calls are refused, and when none was for a second. */
+  /**
+   * Called every few seconds while calls are refused, and once when none was refused for a second.
+   */
   readonly onShed: (shed: { refused: number; share: number; waitMs: number }) => void;
 }
 
-/** Between two looks. */
-const lookMs = 100;
-/** Looks back, for what has ended: a second. */
-const looksBack = 10;
-/** Looks back that tell how long a call takes now. */
+/** Time between samples. */
+const sampleMs = 100;
+/** Samples kept of calls that ended: one second. */
+const samplesKept = 10;
+/** Samples whose median is the current duration of a call. */
 const usualSamples = 3;
-/** Looks together that tell how many calls end in a time: groups of calls end together, a few in each look. */
+/** Samples over which a rate is measured: calls end in groups, a few per sample. */
 const rateSamples = 5;
-/** Looks for which the quickest call is remembered at least, and at most twice as long: the database may have moved farther away. */
+/**
+ * Samples for which the quickest call is remembered, up to twice as long: the network to the
+ * database may change.
+ */
 const quickestSamples = 3000;
-/** Between two calls that are let through whatever holds the others: they may go where nothing is held, and tell that the store is well. */
+/** Time between probes, which are admitted regardless: they notice that the store works again. */
 const probeMs = 1000;
-/** Calls of one turn of the event loop that are let through, however long it takes: what a connection has streams. */
-const turnCalls = 250;
-/** How often the event loop is asked for a turn, by a timer below JavaScript. */
-const turnMs = 20;
-/** Between two reports. */
+/**
+ * Calls of one event loop iteration that are always admitted: as many as a connection has streams.
+ */
+const iterationCalls = 250;
+/** Resolution of the event loop delay. */
+const delayResolutionMs = 20;
+/** Time between reports. */
 const reportMs = 5000;
 
-/**
- * Work waits in two places. Inside, where as many calls are let in as end in good time; and before the event loop, where nobody counts them, which shows in how long its turns
- * take: the shorter of two looks counts, so that one long pause (a garbage collection, another process) refuses nobody. A turn reads megabytes from each connection, and no look
- * comes in the middle of it: what the calls of one turn may take is half of the wait, and the rest of them is refused.
- */
+/** Starts sampling. */
 export function startAdmissionController({ waitMs, onShed }: OverloadOptions): AdmissionController {
-  const pace = createPace();
-  const turns = monitorEventLoopDelay({ resolution: turnMs });
-  turns.enable();
-  /** The last look at how late the event loop is, and the shorter one of it and the one before. */
+  const rate = createRateMeter();
+  const loopDelay = monitorEventLoopDelay({ resolution: delayResolutionMs });
+  loopDelay.enable();
+  /** The last sample of the event loop's delay, and the shorter one of it and its predecessor. */
   let late: readonly [number, number] = [0, 0];
-  /** Of the calls that come, to refuse because it is late. */
+  /** Share of arriving calls to refuse because of the delay. */
   let share = 0;
-  /** When the first call came of this turn of the event loop, and how many have come. */
-  let turnSince: number | undefined;
-  let turnCame = 0;
-  /** When a call was last let through for the sake of it. */
+  /** When the first call of this event loop iteration arrived, and how many did. */
+  let iterationSince: number | undefined;
+  let iterationArrived = 0;
+  /** When the last probe was admitted. */
   let probed = Number.NEGATIVE_INFINITY;
-  /** Calls since the last look, and in the one before. */
-  let came = 0;
-  let cameBefore = 0;
-  /** Calls that send, whose bodies are whole and that have not ended, and how many of them may be here. */
-  let here = 0;
-  let most = Number.POSITIVE_INFINITY;
-  /** Calls since the last report, and how many of them were refused: now, and at the last look. */
+  /** Calls since the last sample, and in the one before. */
+  let arrived = 0;
+  let arrivedBefore = 0;
+  /** Calls that send and are in flight with a complete body, and the limit of them. */
+  let inFlight = 0;
+  let limit = Number.POSITIVE_INFINITY;
+  /** Calls since the last report, and those of them refused: now, and at the last sample. */
   let asked = 0;
   let refused = 0;
   let refusedBefore = 0;
-  /** Looks since one was refused. */
-  let calmLooks = 0;
+  /** Samples since the last refusal. */
+  let calmSamples = 0;
   let reported = 0;
 
-  const look = () => {
-    // Where turns are longer than looks, a look may come before the next one was counted.
-    const lateMs = turns.count > 0 ? Math.max(0, turns.percentile(50) / 1e6 - turnMs) : late[0];
-    turns.reset();
+  const sample = () => {
+    // An iteration longer than a sample may not have been recorded yet.
+    const lateMs = loopDelay.count > 0 ? Math.max(0, loopDelay.percentile(50) / 1e6 - delayResolutionMs) : late[0];
+    loopDelay.reset();
     const shorter = Math.min(lateMs, late[0]);
     share = nextShare(share, { now: shorter, before: late[1] }, waitMs);
     late = [lateMs, shorter];
-    cameBefore = came;
-    came = 0;
-    const known = pace.look(Math.max(0, here));
-    most = concurrencyLimit(known, waitMs);
+    arrivedBefore = arrived;
+    arrived = 0;
+    const known = rate.sample(Math.max(0, inFlight));
+    limit = concurrencyLimit(known, waitMs);
     report(lateMs + known.usualMs);
   };
-  const timer = setInterval(look, lookMs).unref();
+  const timer = setInterval(sample, sampleMs).unref();
 
   function report(tookMs: number): void {
-    calmLooks = refused > refusedBefore ? 0 : calmLooks + 1;
-    if (refused > 0 && (calmLooks >= looksBack || performance.now() - reported > reportMs)) {
+    calmSamples = refused > refusedBefore ? 0 : calmSamples + 1;
+    if (refused > 0 && (calmSamples >= samplesKept || performance.now() - reported > reportMs)) {
       onShed({ refused, share: refused / asked, waitMs: Math.round(tookMs) });
       reported = performance.now();
       refused = 0;
@@ -103,20 +131,21 @@ export function startAdmissionController({ waitMs, onShed }: OverloadOptions): A
     if (refused === 0) asked = 0;
   }
 
-  /** Whether the calls of this turn have had their time. */
-  function isTurnFull(): boolean {
-    turnCame++;
-    if (turnSince !== undefined) return turnCame > turnCalls && performance.now() - turnSince > waitMs / 2;
-    turnSince = performance.now();
+  /** Whether the calls of this iteration have used up their time. */
+  function isIterationFull(): boolean {
+    iterationArrived++;
+    if (iterationSince !== undefined)
+      return iterationArrived > iterationCalls && performance.now() - iterationSince > waitMs / 2;
+    iterationSince = performance.now();
     setImmediate(() => {
-      turnSince = undefined;
-      turnCame = 0;
+      iterationSince = undefined;
+      iterationArrived = 0;
     });
     return false;
   }
 
   function isFull(): boolean {
-    return here >= most;
+    return inFlight >= limit;
   }
 
   function isProbe(): boolean {
@@ -130,19 +159,19 @@ export function startAdmissionController({ waitMs, onShed }: OverloadOptions): A
       refused++;
       return undefined;
     }
-    here++;
+    inFlight++;
     return () => {
-      here--;
-      pace.ended();
+      inFlight--;
+      rate.ended();
     };
   }
 
   return {
     admit(load) {
-      came++;
+      arrived++;
       asked++;
-      const turnIsFull = isTurnFull();
-      if (came + cameBefore > fewCalls && (turnIsFull || Math.random() < share)) {
+      const iterationIsFull = isIterationFull();
+      if (arrived + arrivedBefore > fewCalls && (iterationIsFull || Math.random() < share)) {
         refused++;
         return undefined;
       }
@@ -152,33 +181,36 @@ export function startAdmissionController({ waitMs, onShed }: OverloadOptions): A
       refused++;
       return undefined;
     },
-    stored: pace.stored,
+    stored: rate.stored,
     aside() {
-      here--;
+      inFlight--;
       return () => {
-        here++;
+        inFlight++;
       };
     },
     stop() {
       clearInterval(timer);
-      turns.disable();
+      loopDelay.disable();
     },
   };
 }
 
-/** How calls get on. */
-function createPace(): { ended(): void; stored(ms: number): void; look(here: number): ServiceRate } {
-  /** What came to its end in each of the last looks, and how long each of them lasted. */
+/** Measures how many calls end per second, and how long they take. */
+function createRateMeter(): { ended(): void; stored(ms: number): void; sample(inFlight: number): ServiceRate } {
+  /** Ends per sample, their durations, and the length of the sample. */
   const before: { readonly ends: number; readonly tookMs: readonly number[]; readonly ms: number }[] = [];
   let ends = 0;
   let tookMs: number[] = [];
-  let looked = performance.now();
-  /** When a call ended last, or none was here. */
-  let lastEnd = looked;
-  let looks = 0;
+  let sampledAt = performance.now();
+  /** When a call ended last, or none was in flight. */
+  let lastEnd = sampledAt;
+  let samples = 0;
   let quickest: readonly [number, number] = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
 
-  /** The best of some looks together: a service that was idle until now is not as slow as the mean of them. */
+  /**
+   * The best rate of a few consecutive samples: a mean would call a service slow that was idle
+   * until now.
+   */
   function perSecond(): number {
     let best = 0;
     for (let end = rateSamples; end <= before.length; end++) {
@@ -199,11 +231,11 @@ function createPace(): { ended(): void; stored(ms: number): void; look(here: num
     stored(ms) {
       tookMs.push(ms);
     },
-    look(here) {
+    sample(inFlight) {
       const now = performance.now();
-      if (ends > 0 || here === 0) lastEnd = now;
-      if (before.push({ ends, tookMs, ms: now - looked }) > looksBack) before.shift();
-      looked = now;
+      if (ends > 0 || inFlight === 0) lastEnd = now;
+      if (before.push({ ends, tookMs, ms: now - sampledAt }) > samplesKept) before.shift();
+      sampledAt = now;
       ends = 0;
       tookMs = [];
       const took = before
@@ -211,19 +243,19 @@ function createPace(): { ended(): void; stored(ms: number): void; look(here: num
         .flatMap((each) => each.tookMs)
         .sort((a, b) => a - b);
       const [least = Number.POSITIVE_INFINITY] = took;
-      quickest = ++looks % quickestSamples === 0 ? [least, quickest[0]] : [Math.min(quickest[0], least), quickest[1]];
-      // Where nothing has ended for a second, calls take at least that.
+      quickest = ++samples % quickestSamples === 0 ? [least, quickest[0]] : [Math.min(quickest[0], least), quickest[1]];
+      // When no call ended for a second, calls take at least that long.
       const stalledMs = now - lastEnd;
-      const usualMs = took[took.length >> 1] ?? (stalledMs < looksBack * lookMs ? 0 : stalledMs);
+      const usualMs = took[took.length >> 1] ?? (stalledMs < samplesKept * sampleMs ? 0 : stalledMs);
       return { quickestMs: Math.min(...quickest), usualMs, perSecond: perSecond() };
     },
   };
 }
 
-/** What OVERLOADED advises. */
+/** Retry advice of OVERLOADED. */
 const retryAfterMs = 1000;
 
-/** More comes than can be done; nothing of the call was looked at. */
+/** OVERLOADED: the call was refused before any work. */
 export function overloaded(): ServiceError {
   return new ServiceError({
     reason: 'OVERLOADED',

@@ -2,17 +2,24 @@ import { limits } from '../limits.ts';
 import { overloaded } from './admission-controller.ts';
 
 /**
- * Turns at something of which a process has one: the event loop for rendering, the thread of moderation. Callers get equal shares of its time, however many
- * calls each has; within a caller new calls go before long ones, which get at least every fourth turn. One turn at a time.
+ * Shares a resource that a process has once (the event loop for rendering, the moderation thread)
+ * among callers.
+ *
+ * One slice runs at a time. Callers get equal shares of time, however many calls each has; within a
+ * caller new calls go before long ones, which get at least every fourth slice (fair queuing by
+ * virtual time).
  */
 export class FairScheduler {
   readonly #queues = new Map<string, Queue>();
   readonly #rest: (tookMs: number) => Promise<void> | undefined;
   readonly #aside: () => () => void;
-  /** Bytes of the calls that are here, of each caller and of all. */
+  /** Bytes of waiting calls, per caller and in total. */
   readonly #bytes = new Map<string, number>();
   #allBytes = 0;
-  /** The time that the caller served last had had: a caller that comes now begins there, and has saved up nothing. */
+  /**
+   * Virtual time of the caller served last: a new caller starts there, without credit for its
+   * absence.
+   */
   #servedAt = 0;
   #taken = false;
 
@@ -22,23 +29,24 @@ export class FairScheduler {
   }
 
   /**
-   * Repeats a step, one per turn, until it is done. Rejects when a step throws, when the caller has gone away before a turn comes, and when too much
-   * waits already.
+   * Repeats a step, one per slice, until it is done. Rejects when a step throws, when the signal
+   * aborts before a slice, and with OVERLOADED when too many bytes wait.
    */
   async run(call: ScheduledCall, step: () => Step | Promise<Step>): Promise<void> {
     call.signal?.throwIfAborted();
     const leave = this.#taken ? this.#enter(call) : undefined;
-    // Who calls from within, a batch that is sent in the background, was not counted.
-    const back = call.signal === undefined ? undefined : this.#aside();
+    // Calls without a signal are sends of submitted batches, which admission control does not
+    // count.
+    const resume = call.signal === undefined ? undefined : this.#aside();
     try {
-      await this.#takeTurns(call, step);
+      await this.#runSlices(call, step);
     } finally {
-      back?.();
+      resume?.();
       leave?.();
     }
   }
 
-  /** Counts what has to wait; throws when it is too much. */
+  /** Counts the bytes of a waiting call; throws OVERLOADED when it is too much. */
   #enter({ caller, weigh }: ScheduledCall): () => void {
     const bytes = weigh?.() ?? 0;
     const own = this.#bytes.get(caller) ?? 0;
@@ -54,13 +62,13 @@ export class FairScheduler {
     };
   }
 
-  async #takeTurns(call: ScheduledCall, step: () => Step | Promise<Step>): Promise<void> {
-    const turn: Turn = { caller: call.caller, signal: call.signal, spentMs: call.isLong ? freshMs : 0 };
-    let waiting = this.#taken ? this.#wait(turn) : undefined;
+  async #runSlices(call: ScheduledCall, step: () => Step | Promise<Step>): Promise<void> {
+    const work: Work = { caller: call.caller, signal: call.signal, spentMs: call.isLong ? freshMs : 0 };
+    let waiting = this.#taken ? this.#wait(work) : undefined;
     this.#taken = true;
     for (;;) {
       await waiting;
-      const queue = this.#queueOf(turn.caller);
+      const queue = this.#queueOf(work.caller);
       queue.isServed = true;
       const start = performance.now();
       let end: Step = { isDone: true };
@@ -68,11 +76,12 @@ export class FairScheduler {
         end = await step();
       } finally {
         const tookMs = end.tookMs ?? performance.now() - start;
-        turn.spentMs += tookMs;
+        work.spentMs += tookMs;
         queue.virtualMs += tookMs;
         queue.isServed = false;
-        // In the queue before the next one is chosen, or it would lose its share to whoever waits already.
-        waiting = end.isDone ? undefined : this.#wait(turn);
+        // Queued before the next slice is chosen, or this caller would lose its share to the
+        // others.
+        waiting = end.isDone ? undefined : this.#wait(work);
         waiting?.catch(() => {});
         const rest = this.#rest(tookMs);
         if (rest === undefined) this.#next();
@@ -82,11 +91,11 @@ export class FairScheduler {
     }
   }
 
-  #wait(turn: Turn): Promise<void> {
+  #wait(work: Work): Promise<void> {
     return new Promise((resolve, reject) => {
-      const queue = this.#queueOf(turn.caller);
-      const list = turn.spentMs < freshMs ? queue.fresh : queue.long;
-      const { signal } = turn;
+      const queue = this.#queueOf(work.caller);
+      const list = work.spentMs < freshMs ? queue.fresh : queue.long;
+      const { signal } = work;
       const leave = () => {
         list.delete(begin);
         reject(signal?.reason as Error);
@@ -107,17 +116,17 @@ export class FairScheduler {
       if (isIdle(known)) known.virtualMs = Math.max(known.virtualMs, this.#servedAt);
       return known;
     }
-    const made: Queue = { virtualMs: this.#servedAt, fresh: new Set(), long: new Set(), turns: 0, isServed: false };
+    const made: Queue = { virtualMs: this.#servedAt, fresh: new Set(), long: new Set(), slices: 0, isServed: false };
     this.#queues.set(caller, made);
     return made;
   }
 
-  /** The turn goes to the caller that has had the least. */
+  /** Gives the next slice to the caller with the least virtual time. */
   #next(): void {
     let least: Queue | undefined;
     for (const [caller, queue] of this.#queues) {
       if (queue.fresh.size + queue.long.size === 0) {
-        // What it is ahead of the others is forgotten when they have caught up.
+        // An idle caller is forgotten once the others have caught up with it.
         if (queue.virtualMs <= this.#servedAt) this.#queues.delete(caller);
       } else if (least === undefined || isBefore(queue, least)) least = queue;
     }
@@ -128,7 +137,7 @@ export class FairScheduler {
       return;
     }
     this.#servedAt = least.virtualMs;
-    const isForLong = least.fresh.size === 0 || (least.long.size > 0 && least.turns++ % longEvery === longEvery - 1);
+    const isForLong = least.fresh.size === 0 || (least.long.size > 0 && least.slices++ % longEvery === longEvery - 1);
     const list = isForLong ? least.long : least.fresh;
     const [begin] = list;
     if (begin === undefined) return;
@@ -138,51 +147,56 @@ export class FairScheduler {
 }
 
 export interface FairSchedulerOptions {
-  /** What lies between two turns; undefined: nothing. */
+  /** Pause between two slices; undefined: none. */
   readonly rest?: (tookMs: number) => Promise<void> | undefined;
-  /** Told of a call while it waits and works here, and by what it returns that it goes on: it waits for no store meanwhile. */
+  /**
+   * Called when a call enters, its result when it leaves: meanwhile the call does not use the
+   * store.
+   */
   readonly aside?: () => () => void;
 }
 
-/** A call that takes turns. */
+/** A call that is run in slices. */
 export interface ScheduledCall {
-  /** The caller whose share it is. */
+  /** The caller whose share it uses. */
   readonly caller: string;
-  /** Aborted when the caller has gone away. */
+  /** Aborts when the caller disconnects. */
   readonly signal?: AbortSignal | undefined;
-  /** About how many bytes it holds while it waits. */
+  /** Approximate bytes that it holds while it waits. */
   readonly weigh?: () => number;
-  /** It is known to take long: it has no turn before calls that are new. */
+  /** Whether it is known to take long: then new calls go first. */
   readonly isLong?: boolean;
 }
 
-/** What became of a turn. */
+/** Result of a slice. */
 export interface Step {
   readonly isDone: boolean;
-  /** Milliseconds that it took, where the clock does not tell. */
+  /** Milliseconds that it took, if they differ from the elapsed time. */
   readonly tookMs?: number;
 }
 
-interface Turn extends ScheduledCall {
+interface Work extends ScheduledCall {
   spentMs: number;
 }
 
 interface Queue {
   virtualMs: number;
-  /** Calls that have had next to nothing, and the others; each in the order of their coming. */
+  /** New calls and long ones, each in order of arrival. */
   readonly fresh: Set<() => void>;
   readonly long: Set<() => void>;
-  turns: number;
+  slices: number;
   isServed: boolean;
 }
 
-/** Milliseconds up to which a call is new. */
+/** Milliseconds of work up to which a call is new. */
 const freshMs = 20;
 const longEvery = 4;
-/** Milliseconds up to which callers have had the same: one that sends little is not behind each that has had nothing yet. */
+/** Differences of virtual time up to this many milliseconds do not count. */
 const sameMs = 50;
 
-/** Which of two callers has its turn first: the one that has had less, by and large, and then the one whose call is new. */
+/**
+ * Order of callers: less virtual time first, and about equal ones by whether they have a new call.
+ */
 function isBefore(a: Queue, b: Queue): boolean {
   const [hadA, hadB] = [Math.floor(a.virtualMs / sameMs), Math.floor(b.virtualMs / sameMs)];
   if (hadA !== hadB) return hadA < hadB;

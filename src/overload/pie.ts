@@ -1,18 +1,23 @@
-/** How long work waits for the event loop, by the last two looks. */
+/** Event loop delay in milliseconds, by the last two samples. */
 export interface QueueDelay {
   readonly now: number;
   readonly before: number;
 }
 
-/** Of the whole share, for each look at which work waits twice as long as it should. */
+/** Proportional gain: added to the share per sample at twice the target delay. */
 const level = 0.05;
-/** Of the whole share, for each target's length by which the wait has grown since the last look. */
+/**
+ * Differential gain: added to the share per target length by which the delay grew since the last
+ * sample.
+ */
 const growth = 0.5;
 
 /**
- * The share of calls to refuse, from the last one and from how long work waits: the proportional and integral controller of PIE (RFC 8033) with its numbers, in
- * units of the target. What arrives at twice the capacity makes the wait grow by a second a second: a share of a half is reached within the target's
- * time, and held by the level. Below half of the target nobody is refused: bursts pass.
+ * The next share of calls to refuse: the controller of PIE (RFC 8033) with its constants, in units
+ * of the target delay.
+ *
+ * At twice the capacity the delay grows by one second per second: a share of one half is reached
+ * within the target delay. Below half of the target nothing is refused, so that bursts pass.
  */
 export function nextShare(share: number, waits: QueueDelay, targetMs: number): number {
   if (waits.now < targetMs / 2 && waits.before < targetMs / 2) return 0;
@@ -21,22 +26,24 @@ export function nextShare(share: number, waits: QueueDelay, targetMs: number): n
   return Math.min(1, Math.max(0, share + level * excess + growth * grown));
 }
 
-/** So few calls are never too many: whatever is slow then, refusing them mends nothing. */
+/** Up to this many calls are never refused: if they are slow, refusing them does not help. */
 export const fewCalls = 16;
 
-/** What is known of calls that send, by those that have ended. */
+/** Measurements of calls that send and ended lately. */
 export interface ServiceRate {
-  /** Milliseconds that the quickest took of late that was stored: what one takes that waits for no other. */
+  /** Duration of the quickest stored call: one that waited for no other, in milliseconds. */
   readonly quickestMs: number;
-  /** Milliseconds that the middle one took of those that were stored a moment ago. */
+  /** Median duration of calls stored in the last samples, in milliseconds. */
   readonly usualMs: number;
-  /** How many calls end in a second. */
+  /** Calls that end per second. */
   readonly perSecond: number;
 }
 
 /**
- * How many calls may be here at once: as many as end in the time that a call may take (Little's law), which is what it takes alone, twice, since it finds
- * a group under way, and the wait that it may have. No bound while calls take half of that: one that is stuck, as behind a lock, says nothing of the others.
+ * Limit of calls in flight: as many as end within the time that a call may take (Little's law).
+ * That time is twice the quickest call, since a call waits for the group in flight, plus `waitMs`.
+ * No limit while the median is below half of it: a single call stuck behind a lock says nothing
+ * about the others.
  */
 export function concurrencyLimit({ quickestMs, usualMs, perSecond }: ServiceRate, waitMs: number): number {
   const longestMs = 2 * quickestMs + waitMs;

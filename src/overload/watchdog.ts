@@ -1,6 +1,6 @@
 import { createContext, Script } from 'node:vm';
 
-/** Work did not end in its time, and was broken off where it was. */
+/** Work exceeded its timeout and was interrupted. */
 export class ExecutionTimeout extends Error {}
 
 const box: { work: () => void } = { work: () => {} };
@@ -8,8 +8,9 @@ const context = createContext(box);
 const script = new Script('work()');
 
 /**
- * Does work that must not hold up the process, and breaks it off when its time is over: also in the middle of a filter or a regular expression, where no check of its own is reached. The watchdog
- * costs 0.14 ms. What it was writing is left half done.
+ * Runs synchronous work and interrupts it after `ms`, even inside a template filter or a regular
+ * expression, which reach no check of their own. Costs 0.14 ms per call. State that the work was
+ * changing may be left inconsistent.
  */
 export function runWithTimeout(ms: number, work: () => void): void {
   box.work = work;
@@ -24,9 +25,9 @@ export function runWithTimeout(ms: number, work: () => void): void {
   }
 }
 
-/** CPU time of this thread in ms: the watchdog's clock also counts what the machine does meanwhile. */
+/** CPU time of this thread in milliseconds. Elapsed time would include other processes. */
 export function threadCpuMs(): number {
-  // Node 22 has no CPU time per thread.
+  // Node 22 lacks CPU time per thread.
   if (typeof process.threadCpuUsage !== 'function') return performance.now();
   const { user, system } = process.threadCpuUsage();
   return (user + system) / 1000;

@@ -5,35 +5,38 @@ import { databaseNow, watched } from '../postgres/pool.ts';
 import { PreparingClient } from '../postgres/prepared.ts';
 import type { Db } from '../postgres/schema.ts';
 
-/** At most this many in this many seconds. */
+/** At most `points` per `seconds`. */
 export interface Quota {
   readonly points: number;
   readonly seconds: number;
 }
 
-/** What was had of a quota. */
+/** What a `take` got of a quota. */
 export interface Taken {
-  /** Of what was asked for; the rest is over the quota. */
+  /** Points granted; the rest of the request is over the quota. */
   readonly taken: number;
   readonly remaining: number;
-  /** Until the window ends. */
+  /** Milliseconds until the window ends. */
   readonly resetMs: number;
 }
 
-/** Counts by key, in windows of fixed length that begin with the first count. */
+/** Counts by key, in windows of fixed length that start with the first count. */
 export interface Counter {
   readonly quota: Quota;
   take(key: string, count: number): Taken | Promise<Taken>;
-  /** What `take` would say, without taking. */
+  /** The result of `take`, without taking. */
   peek(key: string, count: number): Taken | Promise<Taken>;
   refund(key: string, count: number): void | Promise<void>;
 }
 
-/** The table has 255 characters for a counter's name and a key. */
+/** Longest name and key together, as the table takes them. */
 const longestKey = 120;
 
 const now = '(extract(epoch from statement_timestamp()) * 1000)::bigint';
-/** A window that is over begins anew. Its end is compared with the database's clock alone: an instance whose clock is ahead would forgive everybody's counts. */
+/**
+ * Restarts a window that is over. Compares with database time only: an instance with a fast clock
+ * would reset all counts.
+ */
 const takeText = `
   insert into sendbatch.rate as r (key, points, expire) values ($1, $2::integer, ${now} + $3::bigint)
   on conflict (key) do update set points = case when r.expire > ${now} then r.points + excluded.points else excluded.points end,
@@ -42,7 +45,10 @@ const takeText = `
 const peekText = `select points, (expire - ${now})::float8 as ms from sendbatch.rate where key = $1 and expire > ${now}`;
 const giveBackText = `update sendbatch.rate set points = greatest(0, points - $2::integer) where key = $1 and expire > ${now}`;
 
-/** Opens a counter in a table that all instances share. While the database cannot be asked, `insurance` counts for this process. */
+/**
+ * Opens a counter that all instances share. While the database is unavailable, `insurance` counts
+ * for this process.
+ */
 export function openCounter(name: string, quota: Quota, pool: pg.Pool, insurance: Counter): Counter {
   const keyOf = (key: string) => `${name}:${key.length > longestKey ? hash('sha256', key, 'base64url') : key}`;
   const ask = async (text: string, values: readonly unknown[]) =>
@@ -54,7 +60,7 @@ export function openCounter(name: string, quota: Quota, pool: pg.Pool, insurance
         const row = await ask(takeText, [keyOf(key), count, quota.seconds * 1000]);
         if (row === undefined) throw new Error('a count returned no row');
         const excess = Math.min(count, Math.max(0, row.points - quota.points));
-        // All of it was counted: what is over the quota goes back.
+        // All points were counted: those over the quota are refunded.
         if (excess > 0) await ask(giveBackText, [keyOf(key), excess]);
         return { taken: count - excess, remaining: Math.max(0, quota.points - row.points), resetMs: row.ms };
       } catch {
@@ -81,12 +87,12 @@ export function openCounter(name: string, quota: Quota, pool: pg.Pool, insurance
   };
 }
 
-/** Removes windows that are over. */
+/** Deletes windows that are over. */
 export async function sweepCounters(db: Db): Promise<void> {
   await sql`delete from sendbatch.rate where expire <= ${databaseNow}`.execute(db);
 }
 
-/** The connections of the counters; they wait for nothing else. */
+/** Opens the counters' own connections, which wait for nothing else. */
 export function openCounterPool(connection: pg.PoolConfig): pg.Pool {
   const pool = new pg.Pool({
     ...connection,
@@ -95,7 +101,7 @@ export function openCounterPool(connection: pg.PoolConfig): pg.Pool {
     ...watched,
     max: 4,
     connectionTimeoutMillis: 1000,
-    // While the counts cannot be had each process counts for itself: soon enough for the send that waits for them.
+    // A send waits for the counts: after this time each process counts for itself.
     statement_timeout: 1000,
     query_timeout: 1500,
   });

@@ -4,38 +4,44 @@ import type { PreparedMessage } from '../messages/message.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import type { Counter, Quota, Taken } from './postgres-counter.sql.ts';
 
-/** What is counted: messages by who calls, who sends, and where to. */
+/** Dimensions of rate limits: messages per caller, per sender and per channel. */
 export type Dimension = 'caller' | 'sender' | 'channel';
 
-/** The quotas of each; several of one are for bursts and for the long run. */
+/** Quotas per dimension; several of one dimension limit bursts and the long run. */
 export type Quotas = Readonly<Record<Dimension, readonly Quota[]>>;
 
-/** Where a caller stands, for the RateLimit fields of its answer: the quota of which the least is left. */
+/** Status of a caller for the RateLimit fields of its answer: the quota with the least left. */
 export interface RateLimitStatus extends Quota {
   readonly remaining: number;
   readonly resetMs: number;
 }
 
-/** What a batch took. */
+/** Decision about the messages of a batch. */
 export interface RateLimitDecision {
   /** Messages over a quota. */
   readonly refused: ReadonlyMap<PreparedMessage, Refusal>;
   readonly status: RateLimitStatus | undefined;
-  /** Gives back what these took: what is not stored, a duplicate or refused later, costs no sender and no channel anything. */
+  /**
+   * Refunds messages that were not stored (duplicates, later refusals): they cost senders and
+   * channels nothing.
+   */
   refund(messages: Iterable<PreparedMessage>): Promise<void>;
-  /** Has the caller pay for messages that it made the service look at and that are not stored: refused, or only validated. A share of what a stored one costs. */
+  /**
+   * Charges the caller a fraction per message that was checked and not stored: refused, or
+   * validated only.
+   */
   charge(count: number): Promise<void>;
 }
 
-/** Counts messages against the quotas before they meet the store. `peek`: says what it would, and takes nothing. */
+/** Counts messages against the quotas before they are stored. `peek`: decides without counting. */
 export type Rates = (caller: Caller, messages: readonly PreparedMessage[], peek?: 'peek') => Promise<RateLimitDecision>;
 
-/** Messages looked at and not stored that cost a caller as much as one that is stored. */
+/** Messages checked but not stored that cost a caller as much as one stored message. */
 const lookedAtPerMessage = 10;
-/** Callers of which fractions are remembered. */
+/** Callers whose fractions are remembered. */
 const fractionsKept = 10_000;
 
-/** Seconds over which a key's own rate is counted: it may spend a minute's worth at once. */
+/** Window of a key's own rate in seconds: a minute's worth may be spent at once. */
 const ownSeconds = 60;
 
 const keyOf: Record<Dimension, (message: PreparedMessage, caller: Caller) => string> = {
@@ -45,7 +51,7 @@ const keyOf: Record<Dimension, (message: PreparedMessage, caller: Caller) => str
 };
 const dimensions: readonly Dimension[] = ['caller', 'sender', 'channel'];
 
-/** `open` makes the counter of a quota by a name of its own. */
+/** Creates the rate limits. `open` creates the counter of a quota under a unique name. */
 export function createRates(quotas: Quotas, open: (name: string, quota: Quota) => Counter): Rates {
   const counters = Object.fromEntries(
     dimensions.map((dimension) => [
@@ -65,7 +71,7 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
 
   const nothing = async () => {};
   const none: RateLimitDecision = { refused: new Map(), status: undefined, refund: nothing, charge: nothing };
-  /** By caller: messages looked at that are not paid for yet. */
+  /** Messages checked and not charged yet, by caller. */
   const unpaid = new LRUCache<string, number>({ max: fractionsKept });
   const charge = async (caller: Caller, count: number) => {
     const due = (unpaid.get(caller.id) ?? 0) + count;
@@ -78,7 +84,7 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
   return async (caller, messages, peek) => {
     if (isFree && caller.ratePerSecond === undefined) return none;
     const refused = new Map<PreparedMessage, Refusal>();
-    /** How many of the counters below a refused message has taken from. */
+    /** How many of the counters below a refused message was counted by. */
     const tookFrom = new Map<PreparedMessage, number>();
     const used = dimensions.flatMap((dimension) =>
       (dimension === 'caller' ? ofCaller(caller) : counters[dimension]).map((counter) => ({ dimension, counter })),
@@ -90,11 +96,11 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
       const counts = countBy(dimension, caller, admitted);
       const keys = [...counts.keys()];
       const asked = keys.map((key) => counter[peek ?? 'take'](key, counts.get(key) ?? 0));
-      // In memory there is nothing to wait for, and a promise a key would be most of the cost.
+      // Counters in memory answer at once: a promise per key would be most of the cost.
       const taken = asked.some((each) => each instanceof Promise) ? await Promise.all(asked) : (asked as Taken[]);
       if (dimension === 'caller' && taken[0] !== undefined) status = scarcest(status, counter.quota, taken[0]);
       if (taken.every((each, index) => each.taken === counts.get(keys[index] ?? ''))) continue;
-      // Of each key the first ones go, in the order of the batch.
+      // The first messages of each key are admitted, in the order of the batch.
       const left = new Map(keys.map((key, index) => [key, { ...(taken[index] as Taken) }]));
       for (const message of admitted) {
         const mine = left.get(keyOf[dimension](message, caller)) as {
@@ -111,7 +117,7 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
     const pay = async (count: number) => {
       if (count > 0) await charge(caller, count);
     };
-    if (peek !== undefined) return { refused, status: status, refund: nothing, charge: pay };
+    if (peek !== undefined) return { refused, status, refund: nothing, charge: pay };
     const refund = async (which: Iterable<PreparedMessage>) => {
       const all = [...which];
       for (const [position, { dimension, counter }] of used.entries()) {
@@ -120,13 +126,13 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
       }
     };
     await refund(refused.keys());
-    // They have nothing any more.
+    // They were refunded.
     for (const message of refused.keys()) tookFrom.set(message, 0);
-    return { refused, status: status, refund: refund, charge: pay };
+    return { refused, status, refund, charge: pay };
   };
 }
 
-/** How many messages there are of each key. */
+/** Counts messages by key. */
 function countBy(dimension: Dimension, caller: Caller, messages: readonly PreparedMessage[]): Map<string, number> {
   if (dimension === 'caller') return messages.length === 0 ? new Map() : new Map([[caller.id, messages.length]]);
   const of = keyOf[dimension];

@@ -1,7 +1,10 @@
 import { sql } from 'kysely';
 import type { Db } from '../postgres/schema.ts';
 
-/** Removes messages that have expired, and whose once-only keys are a day old; at most `limit`. Returns how many. Rows that are locked are left for later. */
+/**
+ * Removes at most `limit` expired messages whose once-only keys are a day old; returns how many.
+ * Skips locked rows.
+ */
 export async function sweepExpired(db: Db, limit: number, now: number): Promise<number> {
   const { rows } = await sql<{ removed: number }>`
     with expired as materialized (
@@ -18,14 +21,17 @@ const removed = (what: 'expired' | 'old') => sql`removed as (
       where m.channel_key = w.channel_key and m.message_seq = w.message_seq returning m.channel_key
     )`;
 
-/** Notes how many messages of each channel went, for `verify`. In the order of keys, so that two sweepers wait for each other in one direction only. */
+/**
+ * Records the number of removed messages per channel, for `verify`. In key order, so that two
+ * sweepers cannot deadlock.
+ */
 const counted = sql`counted as (
       insert into sendbatch.swept (channel_key, messages)
       select channel_key, count(*) from removed group by channel_key order by channel_key
       on conflict (channel_key) do update set messages = swept.messages + excluded.messages
     )`;
 
-/** What a step of a sweep by age did. */
+/** Result of one step of a sweep by age. */
 export interface OldSwept {
   readonly removed: number;
   /** Whether another step may find more. */
@@ -33,8 +39,9 @@ export interface OldSwept {
 }
 
 /**
- * Removes messages of channels of a type that were accepted before a time: of the channels with the oldest ones, a few of each, `total` at most. Each channel is noted with its oldest message that is kept, or with `now`: it
- * is not visited again before that is too old.
+ * Removes messages accepted before a time from channels of a type: some of each of the channels
+ * with the oldest ones, at most `total`. Records each channel's oldest kept message, or `now`: it
+ * is visited again when that is too old.
  */
 export async function sweepOld(
   db: Db,
@@ -60,7 +67,7 @@ export async function sweepOld(
       where m.accepted_at < ${before} limit ${bounds.total}
     ), ${removed('old')}, ${counted}
     select count(*) as removed from removed`.execute(db);
-  // A statement of its own: it sees what is left.
+  // A separate statement, so that it sees what is left.
   const { numAffectedRows } = await sql`
     update sendbatch.channel c set oldest_at = w.oldest_at
     from unnest(${keys}::bigint[]) as k(channel_key) cross join lateral (
@@ -70,17 +77,21 @@ export async function sweepOld(
     ) w
     where c.channel_key = k.channel_key and c.oldest_at <> w.oldest_at`.execute(db);
   const count = Number(rows[0]?.removed ?? 0);
-  // What another sweeper holds locked is its: this one does not turn on the spot.
+  // Channels that another sweeper has locked are left to it; without progress there is no other
+  // step.
   return { removed: count, more: count > 0 || (numAffectedRows ?? 0n) > 0n };
 }
 
-/** Where the next step of a sweep over the inboxes of commands begins. */
+/** Where the next step of a sweep over command inboxes starts. */
 export interface InboxCursor {
   readonly uid: string;
   readonly commandSeq: number;
 }
 
-/** Looks at entries of inboxes after a place, in the order of users, and removes those whose command is gone: their users may never come to acknowledge them. Returns the next place; undefined at the end. */
+/**
+ * Checks inbox entries after a cursor, in the order of users, and removes those whose command is
+ * gone: their users may never acknowledge them. Returns the next cursor; undefined at the end.
+ */
 export async function sweepInboxes(db: Db, after: InboxCursor, limit: number): Promise<InboxCursor | undefined> {
   const { rows } = await sql<{ uid: string; command_seq: number }>`
     with looked as materialized (

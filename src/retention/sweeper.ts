@@ -1,7 +1,7 @@
 import { type Loop, startLoop } from '../observability/loop.ts';
 import { dayMs } from '../time.ts';
 
-/** What is kept how long. */
+/** How long messages of a channel type are kept. */
 export interface Retention {
   readonly channelType: number;
   readonly days: number;
@@ -10,38 +10,41 @@ export interface Retention {
 export interface SweeperOptions {
   readonly everyMs: number;
   readonly retention: readonly Retention[];
-  /** Removes expired messages, at most so many; returns how many. */
+  /** Removes at most `limit` expired messages; returns how many. */
   readonly sweepExpired: (limit: number, now: number) => Promise<number>;
-  /** Removes messages that were accepted before a time from channels of a type; `more`: it may find more. */
+  /**
+   * Removes messages accepted before a time from channels of a type; `more`: another call may find
+   * more.
+   */
   readonly sweepOld: (
     channelType: number,
     times: { before: number; now: number },
     bounds: { channels: number; messages: number; total: number },
   ) => Promise<{ more: boolean }>;
-  /** Removes temporary channels that are over; `more`: it may find more. */
+  /** Removes temporary channels that are over; `more`: another call may find more. */
   readonly sweepTemporary: (now: number) => Promise<{ more: boolean }>;
-  /** Removes what refers to commands that are gone; takes a step of a slow round. */
+  /** Removes inbox entries of removed commands; one step of a slow round. */
   readonly sweepInboxes: () => Promise<void>;
   readonly sweepLive: (longerThanMs: number) => Promise<void>;
-  /** The database's clock: what is removed is gone, and no instance's own clock decides about it. */
+  /** Database time: no instance's clock may decide what is removed. */
   readonly now: () => number;
   readonly onError: (error: unknown) => void;
   readonly onRun?: (ms: number, failed: boolean) => void;
 }
 
-/** Messages of one statement: it holds its locks for some milliseconds. */
+/** Messages per statement, which then holds its locks for some milliseconds. */
 const expiredAtOnce = 2000;
 const oldAtOnce = { channels: 500, messages: 200, total: 5000 };
 const liveMs = 60_000;
 
 /**
- * Removes what has expired, is too old or is over. A run takes small steps, of each kind in turn, until there is nothing left: messages go as fast as they come, and no kind, channel type or channel keeps
- * the others waiting.
+ * Starts the sweeper. A run takes small steps of each kind in rotation until nothing is left:
+ * messages go as fast as they arrive, and no kind, channel type or channel delays the others.
  */
 export function startSweeper(options: SweeperOptions): Loop {
   const { retention, sweepExpired, sweepOld, sweepTemporary, sweepInboxes, sweepLive, now } = options;
   let stopping = false;
-  /** Each returns whether there may be more. */
+  /** Each step returns whether another one may find more. */
   const steps: (() => Promise<boolean>)[] = [
     async () => (await sweepExpired(expiredAtOnce, now())) === expiredAtOnce,
     ...retention.map(({ channelType, days }) => async () => {

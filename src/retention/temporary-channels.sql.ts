@@ -6,20 +6,26 @@ import type { Db, Tx } from '../postgres/schema.ts';
 import { dayMs } from '../time.ts';
 
 /**
- * Temporary channels: those that the service made for commands that name receivers instead of a channel. Their id is a digest of the receivers.
+ * Temporary channels: those that the service creates for commands that name receivers instead of a
+ * channel. Their id is a digest of the receivers.
  *
- * Such a channel is over when it has no message, nothing was sent to it for a day (the time for which a once-only key holds), and each of its commands has expired or was acknowledged by every
- * receiver. Then all of it is removed, under the locks of its heads: a sender that waits for them finds that the channel is gone, and makes it again.
+ * Such a channel is over when it has no message, nothing was sent to it for a day (for which a
+ * once-only key holds), and each of its commands has expired or was acknowledged by every receiver.
+ * Then it is removed under the locks of its heads: a sender that waits for them finds the channel
+ * removed and creates it again.
  */
 
-/** As `receiversId` writes it. */
+/** Ids as `receiversId` writes them. */
 const madeId = /^[0-9a-f]{32}$/;
-/** A channel that is not over is looked at again after this long. */
+/** A channel that is not over is checked again after this long. */
 const againMs = 6 * 3600_000;
-/** Commands of one channel that are removed at once. */
+/** Commands removed per channel and step. */
 const atOnce = 5000;
 
-/** Looks at channels whose time has come, at most `limit`, and removes those that are over. `more`: there may be more. */
+/**
+ * Checks at most `limit` due channels and removes those that are over. `more`: another call may
+ * find more.
+ */
 export async function sweepTemporary(db: Db, now: number, limit: number): Promise<{ removed: number; more: boolean }> {
   const { rows: due } = await sql<{ channel_key: number; channel_id: string; look_at: number }>`
     select channel_key, channel_id, look_at from sendbatch.channel
@@ -36,7 +42,7 @@ export async function sweepTemporary(db: Db, now: number, limit: number): Promis
   return { removed, more: due.length === limit };
 }
 
-/** Undefined: it is gone. Else when it is looked at again. */
+/** Returns when the channel is checked again; undefined if it was removed. */
 async function removeIfOver(
   tx: Tx,
   key: number,
@@ -48,14 +54,14 @@ async function removeIfOver(
     select channel_key from sendbatch.channel
     where channel_type = ${tempType} and channel_id = ${id} and sequence = ${commandSequence}`.execute(tx);
   const later = now + againMs;
-  // Without them it was made by hand.
+  // Without receivers it was created by hand.
   if (commands.length === 0) return later;
   const keys = [key, ...commands.map((row) => row.channel_key)];
-  // The sweeper waits for no sender.
+  // The sweeper does not wait for senders.
   const heads = await lockHeadsSkipLocked(tx, keys);
   if (heads.size < keys.length) return later;
-  // The instance that created it may be about to store the first command. One that died before that has left it unused
-  // at the next visit too.
+  // The instance that created it may be about to store the first command. One that died before that
+  // has left it unused at the next visit too.
   if (isFirst && [...heads.values()].every((lastSeq) => lastSeq === 0)) return later;
   const { rows } = await sql<{ newest: number | null; is_kept: boolean; is_awaited: boolean }>`
     select (
@@ -86,7 +92,7 @@ async function removeIfOver(
     )
     delete from sendbatch.message m using oldest s
     where m.channel_key = s.channel_key and m.message_seq = s.message_seq returning m.message_seq`.execute(tx);
-  // Their sequence stays whole: they are the oldest ones. `verify` counts what is gone.
+  // The sequence stays dense: these are the oldest ones. `verify` knows how many are gone.
   if (gone.length === atOnce) {
     await sql`
       insert into sendbatch.swept (channel_key, messages)
