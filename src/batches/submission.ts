@@ -153,11 +153,13 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
 /** The batch that was submitted before under the same request_id, if it is the same. */
 async function earlierOf(db: Db, { callerId, requestId }: NewBatch, contentHash: Buffer): Promise<StoredBatch> {
   const earlier = await findByRequestId(db, callerId, requestId);
-  if (earlier?.contentHash.equals(contentHash)) return earlier;
+  // Swept since it was in the way: whether it was the same is not known, and the next attempt meets it no more.
+  if (earlier === undefined) throw storeBusy(new Error('the earlier batch of this request_id was removed meanwhile'));
+  if (earlier.contentHash.equals(contentHash)) return earlier;
   throw new ServiceError({
     reason: 'REQUEST_ID_REUSED',
     message: `request_id ${JSON.stringify(requestId)} was used for another batch; submit a new batch under a new one`,
-    metadata: { request_id: requestId, ...(earlier === undefined ? {} : { batch_id: earlier.batchId }) },
+    metadata: { request_id: requestId, batch_id: earlier.batchId },
   });
 }
 

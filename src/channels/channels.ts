@@ -18,7 +18,7 @@ import {
 } from '../messages/member-lists.sql.ts';
 import { pageOf } from '../messages/page.ts';
 import { invalidField } from '../messages/service-error.ts';
-import { orBusy } from '../messages/store-busy.ts';
+import { orBusy, storeBusy } from '../messages/store-busy.ts';
 import type { Tx } from '../postgres/schema.ts';
 import { beginCursors } from '../reading/conversations.sql.ts';
 import type { Store } from '../sending/group-context.ts';
@@ -147,6 +147,8 @@ async function ownerOf(
   const wanted = channel(channelType, channelId, messageSequence);
   const keys = await (missing === undefined ? channelKeys.find([wanted]) : channelKeys.findOrCreate([wanted]));
   const channelKey = keys.get(wanted.key);
+  if (channelKey === undefined && missing !== undefined)
+    throw storeBusy(new Error('the channel was removed after it was found'));
   return channelKey === undefined ? undefined : { kind: 'channel', channelKey };
 }
 

@@ -69,8 +69,11 @@ export async function sweepOld(
     select count(*) as removed from removed`.execute(db);
   // A separate statement, so that it sees what is left.
   const { numAffectedRows } = await sql`
+    with free as materialized (
+      select channel_key from sendbatch.channel where channel_key = any(${keys}::bigint[]) for no key update skip locked
+    )
     update sendbatch.channel c set oldest_at = w.oldest_at
-    from unnest(${keys}::bigint[]) as k(channel_key) cross join lateral (
+    from free k cross join lateral (
       select coalesce((
         select m.accepted_at from sendbatch.message m where m.channel_key = k.channel_key order by m.message_seq limit 1
       ), ${now}::bigint) as oldest_at

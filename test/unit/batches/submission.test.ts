@@ -15,7 +15,7 @@ import { trustedCaller } from '../../../src/messages/caller.ts';
 import { ServiceError } from '../../../src/messages/service-error.ts';
 import type { Db } from '../../../src/postgres/schema.ts';
 import { createTemplates } from '../../../src/templates/templates.ts';
-import { openOwnStore } from '../../support/database.ts';
+import { createDatabase, openOwnStore, openStore } from '../../support/database.ts';
 
 const drafts = (count: number, payload = 'x') =>
   Array.from({ length: count }, () => ({
@@ -150,4 +150,39 @@ describe('a batch as it is received and taken', () => {
     }
     assert.ok(turnsOfLarge >= 3, `${turnsOfLarge}`);
   });
+});
+
+test('a batch whose request_id was in the way of an earlier one is STORE_BUSY when that one is swept meanwhile', async (context) => {
+  const database = await createDatabase();
+  const [db, sweeper] = [openStore(database.url), openStore(database.url)];
+  context.after(async () => {
+    for (const each of [db, sweeper]) await each.destroy();
+    await database.drop();
+  });
+  let untilSwept = Number.POSITIVE_INFINITY;
+  const swept = db.withPlugin({
+    transformQuery: ({ node }) => node,
+    async transformResult({ result }) {
+      if (--untilSwept === 0) await sql`delete from sendbatch.batch where state = 'queued'`.execute(sweeper);
+      return result;
+    },
+  });
+  const submit = async () => {
+    const submission = createSubmission(
+      { db: swept, templates: createTemplates(db), wake: async () => {}, now: Date.now },
+      { caller: trustedCaller, requestId: 'r', sendAt: undefined, priority: 'normal', name: '', templates: [] },
+    );
+    await submission.add(drafts(10_000));
+    return submission;
+  };
+  await (await submit()).commit();
+  const again = await submit();
+  // The last chunks are received, all of this batch is removed; then the earlier one is looked up.
+  untilSwept = 2;
+  await assert.rejects(
+    again.commit(),
+    (error) => error instanceof ServiceError && error.refusal.reason === 'STORE_BUSY',
+  );
+  assert.ok(untilSwept <= 0);
+  assert.equal((await (await submit()).commit()).duplicate, false);
 });

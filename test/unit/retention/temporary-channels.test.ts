@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { createChannels } from '../../../src/channels/channels.ts';
 import { ChannelKeys } from '../../../src/messages/channel-keys.sql.ts';
 import { type PreparedMessage, prepareMessage } from '../../../src/messages/message.ts';
 import { ServiceError } from '../../../src/messages/service-error.ts';
@@ -232,6 +233,23 @@ test('a command whose channel is removed before each attempt is refused with STO
   const batch = { messages: [commandTo(['r1'], 'k')], atomic: false, expectedLastSeqs: new Map() };
   await assert.rejects(
     append([batch]),
+    (error) => error instanceof ServiceError && error.refusal.reason === 'STORE_BUSY',
+  );
+});
+
+test('a change of a channel that is removed after it was found is refused with STORE_BUSY', async (context) => {
+  const { db, close } = await openOwnStore();
+  context.after(close);
+  class GoneKeys extends ChannelKeys {
+    override async findOrCreate() {
+      return new Map<string, number>();
+    }
+  }
+  const told = { membersChanged() {}, channelChanged() {} };
+  const channels = createChannels({ db, channelKeys: new GoneKeys(db), rules }, told);
+  const named = { channelType: 8, channelId: '0123456789abcdef0123456789abcdef' };
+  await assert.rejects(
+    channels.change(named, 'member', { add: ['u1'] }),
     (error) => error instanceof ServiceError && error.refusal.reason === 'STORE_BUSY',
   );
 });
