@@ -1,114 +1,140 @@
 /**
- * Every bound of the service, in one place. `GetServerInfo` serves them, each stands in the error that it causes, and a test compares
- * them with the rules in the proto.
+ * Every limit of the service. GetServerInfo serves those that callers need, each is named in the error that it causes,
+ * a test compares them with the rules in the proto, and docs/reference/limits.md is generated from these comments.
  */
 export const limits = {
-  /** Messages in a batch. */
+  /** Messages per batch. */
   batchMessages: 1000,
-  /** Messages in a batch that serve latency and throughput best; the documented page's own advice. */
+  /**
+   * Messages per batch with the best latency and throughput, as the legacy documentation advises.
+   */
   batchMessagesAdvised: 100,
-  /** Channels in a batch: each message goes to one, so that the bound on messages enforces it. */
+  /** Channels per batch. Each message goes to one channel, so the bound on messages enforces it. */
   batchChannels: 1000,
-  /** Receivers of a broadcast; the largest call that legacy callers are told to make. */
+  /** Receivers per broadcast. */
   broadcastSubscribers: 10_000,
-  /** Receivers that one message may name. */
+  /** Receivers that one message can name. */
   messageSubscribers: 10_000,
-  /** Bytes of a payload. */
+  /** Bytes per payload. */
   payloadBytes: 64 * 1024,
-  /** Bytes of a request, as sent and unpacked. */
+  /** Bytes per request, both as sent and decompressed. */
   requestBytes: 16 * 1024 * 1024,
-  /** Bytes of memory that the messages of a request may take beyond its own bytes, by an estimate. 100,000 messages with a template and two variables are at 58 MB. */
+  /**
+   * Estimated bytes of memory for the parsed messages of a request, beyond its own bytes. 100,000
+   * messages with a template and two variables take 58 MB.
+   */
   parsedBytes: 64 * 1024 * 1024,
-  /** Fields of one message in a request, and of the request beside its list of messages: parsed in one piece, in about 60 ms. */
+  /**
+   * Fields per message, and fields of a request besides its list of messages. They are parsed in
+   * one piece, in about 60 ms.
+   */
   messageFields: 200_000,
-  /** Elements of a list in JSON that has no bound of its own. */
+  /** Elements per JSON array that has no bound of its own. */
   listElements: 100_000,
-  /** Keys of one object in JSON. */
+  /** Keys per JSON object. */
   objectKeys: 10_000,
   /**
-   * Times that a packed body may grow when it is unpacked. Batches of equal payloads pack to a hundredth, bombs to a
-   * thousandth.
+   * Ratio of decompressed to compressed bytes of a body. Batches of equal payloads compress to 1
+   * %, decompression bombs to 0.1 %.
    */
   unpackedRatio: 200,
-  /** Bytes to which a body may be unpacked whatever its ratio. */
+  /** Bytes up to which a body may decompress whatever its ratio. */
   unpackedFreeBytes: 1024 * 1024,
-  /** Bytes of the message of a Connect GET, unpacked. */
+  /** Bytes of the request message of a Connect GET, decompressed. */
   getMessageBytes: 8 * 1024,
-  /** Bytes of all requests that a process holds. */
+  /** Bytes of all request bodies that a process holds. */
   bodiesBytes: 256 * 1024 * 1024,
-  /** Bytes of one caller's calls that wait for their turns at rendering and moderation. */
+  /** Bytes of the calls of one caller that wait for template rendering and moderation. */
   callerWaitingBytes: 64 * 1024 * 1024,
-  /** Messages on a page. */
+  /** Messages per page. */
   pageMessages: 1000,
-  /** Messages on a page when the caller names no limit. */
+  /** Messages per page when the caller names no limit. */
   pageMessagesDefault: 100,
-  /** Bytes of payloads on a page: gRPC clients take 4 MiB unless told otherwise. */
+  /** Bytes of payloads per page. gRPC clients accept 4 MiB by default. */
   pageBytes: 3 * 1024 * 1024,
-  /** Messages among which a key is looked for without its sender. */
+  /** Most recent messages of a channel that are searched for a key without its sender. */
   keySearchMessages: 10_000,
-  /** Bytes of a template's text. */
+  /** Bytes per template. */
   templateBytes: 64 * 1024,
-  /** Tags and outputs of a template: parsed, each is about a kilobyte. */
+  /** Tags and outputs per template. Each takes about 1 kB when parsed. */
   templateTags: 1000,
-  /** Instructions that a pattern of a rule about content compiles to: at 0.1 µs per character and instruction, 64 kB take 13 s at the worst, of which a message gets one. */
+  /**
+   * Compiled instructions per moderation pattern. At 0.1 µs per character and instruction, 64 kB
+   * take 13 s in the worst case; the time limit per message stops it earlier.
+   */
   patternInstructions: 2000,
-  /** Instructions of all patterns of all rules. */
+  /** Compiled instructions of all moderation patterns. */
   ruleInstructions: 100_000,
-  /** Characters of all keywords of all rules: a second to build what finds them, and 30 MB. */
+  /**
+   * Characters (UTF-16 units) of all moderation keywords. Compiling them takes one second and 30
+   * MB.
+   */
   ruleKeywordChars: 1_000_000,
-  /** Messages of a batch that is sent in the background. */
+  /** Messages per background batch. */
   submitMessages: 100_000,
-  /** Bytes of such a batch as it is submitted, when it comes as a stream or as NDJSON. */
+  /** Bytes per background batch that arrives as a stream or as NDJSON. */
   submitBytes: 256 * 1024 * 1024,
-  /** Messages in one frame of such a stream. */
+  /** Messages per frame of SubmitBatchStream. */
   submitFrame: 10_000,
-  /** Characters of a chunk of such a batch: what is read, rendered and sent at once. */
+  /** Characters per chunk of a background batch, which is read, rendered and sent at once. */
   chunkChars: 6 * 1024 * 1024,
-  /** Unfinished batches of a caller. */
+  /** Unfinished background batches per caller. */
   callerBatches: 10_000,
-  /** Days ahead that a message may be scheduled. */
+  /** Days ahead that a message can be scheduled. */
   scheduleDays: 366,
-  /** Results on a page, and when the caller names no number. */
+  /** Results of a background batch per page; also the default. */
   resultsPage: 1000,
-  /** Commands that a user is handed at once when it names no number. */
+  /** Commands per SyncCommands answer when the caller names no limit. */
   commandsDefault: 200,
-  /** Channels that a subscription names. */
+  /** Channels that a subscription can name. */
   subscribeChannels: 100,
-  /** Channels of a user that a subscription follows. */
+  /** Channels of a user that a subscription follows with `all_of_uid`. */
   subscribedChannels: 10_000,
-  /** Entries on a page of a list of uids. */
+  /** Entries per page of members, denylist or allowlist. */
   listPage: 10_000,
-  /** Entries on a page of a list of uids when the caller names no number. */
+  /** Entries per such page when the caller names no size. */
   listPageDefault: 1000,
-  /** Uids that one call puts on a list, or takes off. */
+  /** Uids that one call adds to a list or removes from it. */
   listChange: 100_000,
-  /** Bytes of a uid and of a channel id. */
+  /** Bytes per uid and per channel id. */
   idBytes: 256,
-  /** Bytes of a client_msg_no. */
+  /** Bytes per client_msg_no. */
   clientMsgNoBytes: 128,
-  /** Bytes of a request_id: `<request_id>:<index>` has to be a client_msg_no. */
+  /** Bytes per request_id: `<request_id>:<index>` must fit a client_msg_no. */
   requestIdBytes: 120,
-  /** Violations named in one error; a batch can break a thousand rules, an error detail has to stay readable and small. */
+  /** Violations named in one error. */
   violationsNamed: 100,
-  /** Messages that share a commit at most. 4000 was 1.1 to 1.2 times as fast as 1000 with 10,000 in flight: the larger a group, the fewer heads a message. Each goes to one channel, so that it bounds those too. */
+  /**
+   * Messages per group commit, and so channels per group commit. With 10,000 messages in flight,
+   * 4,000 is 1.1 to 1.2 times as fast as 1,000.
+   */
   groupMessages: 4000,
-  /** Bytes that share a commit at most: what PostgreSQL then writes in one flight. */
+  /** Bytes per group commit. */
   groupBytes: 4 * 1024 * 1024,
-  /** Messages that wait in a lane at most: at 15,000 a second and lane, one second. */
+  /** Messages that wait in a lane: one second at 15,000 messages per second. */
   laneMessages: 16_000,
-  /** Bytes that wait in a lane at most. */
+  /** Bytes that wait in a lane. */
   laneBytes: 64 * 1024 * 1024,
   /** Webhooks. */
   webhooks: 100,
-  /** Messages in a POST to a webhook. */
+  /** Messages per webhook POST. */
   webhookMessages: 100,
-  /** Bytes of payloads in a POST to a webhook, if it has more than one message: in base64 it is below the 1 MB that proxies take unless told otherwise. */
+  /**
+   * Bytes of payloads per webhook POST with several messages. In base64 this stays below 1 MB, the
+   * default limit of common proxies.
+   */
   webhookBytes: 512 * 1024,
-  /** Deliveries that a webhook gets at once: channels are parted among as many lanes. Those of what is queued stay in their lanes; another number needs a migration. */
+  /**
+   * Parallel deliveries per webhook. Channels are assigned to lanes; another number needs a
+   * migration of the queues.
+   */
   webhookLanes: 8,
-  /** What waits for a connection to the database at most, besides the lanes: at 2 ms a page and 10 connections, a fifth of a second. */
+  /**
+   * Requests that wait for a pooled database connection: 0.2 s at 2 ms per page and 10
+   * connections.
+   */
   poolWaiting: 1000,
-  /** Message ids that one block of the database's sequence holds; a transaction draws one block. */
+  /** Message ids per block of the database sequence. A transaction draws one block. */
   idsPerBlock: 4096,
 } as const;
 
