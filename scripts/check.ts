@@ -21,6 +21,7 @@ const namesForLanguages =
   /^File option "(csharp_namespace|go_package|java_multiple_files|java_package|php_namespace|ruby_package)" changed from "(false)?" to /;
 
 run('types', 'tsc', ['-p', '.']);
+run('types of the examples', 'tsc', ['-p', 'examples']);
 run('lint and format', 'biome', ['check', '.']);
 run('proto lint', 'buf', ['lint']);
 run('proto format', 'buf', ['format', '--diff', '--exit-code', 'proto']);
@@ -30,6 +31,9 @@ generatedIsCurrent();
 for (const script of ['scripts/settings-table.ts', 'scripts/reference-tables.ts'])
   run(`tables of ${script} are current (npm run generate)`, process.execPath, [script, '--check']);
 run('dead code', 'knip', []);
+run('links of the documents (npm run links)', process.execPath, ['scripts/links.ts']);
+// American English; words that no dictionary has are in scripts/words.txt.
+run('spelling (npm run spelling)', 'npm', ['run', '--silent', 'spelling']);
 audit();
 console.log('check: all good');
 

@@ -20,7 +20,7 @@ export interface Keys {
   create(wish: KeyWish): Promise<{ keyId: string; key: string }>;
   list(): Promise<StoredKey[]>;
   revoke(keyId: string): Promise<boolean>;
-  /** The caller of a key; undefined for any that is not good, whyever. */
+  /** The caller of a key; undefined for an unknown, expired or revoked key. */
   identify(key: string): Promise<Caller | undefined>;
 }
 

@@ -119,7 +119,7 @@ function nearMisses({ values, own, where }: Source): string[] {
   });
 }
 
-/** One sign is wrong, missing or too many, or two neighbours are swapped. */
+/** One sign is wrong, missing or too many, or two neighbors are swapped. */
 function isOneSlip(name: string, setting: string): boolean {
   const distance = leven(name, setting, { maxDistance: 3 });
   if (distance !== 2 || name.length !== setting.length) return distance === 1;

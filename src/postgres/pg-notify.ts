@@ -14,7 +14,7 @@ export async function notify(db: Db, payloads: readonly string[]): Promise<void>
 
 /** A connection that listens. */
 export interface Listening {
-  /** Resolves when the connection is gone, whyever. */
+  /** Resolves when the connection is gone, for whatever reason. */
   readonly gone: Promise<void>;
   close(): Promise<void>;
 }

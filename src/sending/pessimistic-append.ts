@@ -145,7 +145,7 @@ function storedRanges({ channelKeys }: Group, { rows }: Plan): Range[] {
 
 /**
  * Reports the group's own rows as accepted, not as duplicates, after a commit whose answer was
- * lost. They are recognised by the group's acceptance time. A twin of another instance in that very
+ * lost. They are recognized by the group's acceptance time. A twin of another instance in that very
  * millisecond is reported as accepted too, under the same numbers.
  */
 function ownRowsAccepted(

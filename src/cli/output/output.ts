@@ -30,11 +30,11 @@ export function endQuietlyWithReader(): void {
   });
 }
 
-type Colour = 'dim' | 'cyan' | 'green' | 'red' | 'yellow' | 'bold';
+type Color = 'dim' | 'cyan' | 'green' | 'red' | 'yellow' | 'bold';
 
-/** Colours where a terminal reads them; NO_COLOR and FORCE_COLOR are heard. */
-export function paint(colour: Colour, text: string, stream: NodeJS.WriteStream = process.stdout): string {
-  return styleText(colour, text, { stream });
+/** Colors where a terminal reads them; NO_COLOR and FORCE_COLOR are heard. */
+export function paint(color: Color, text: string, stream: NodeJS.WriteStream = process.stdout): string {
+  return styleText(color, text, { stream });
 }
 
 /** What a terminal obeys: control characters (C0, DEL, C1), and those that turn the direction of a line (UAX 9) or end it. */

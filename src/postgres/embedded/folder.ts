@@ -42,7 +42,7 @@ export function prepareCluster(folder: string, binaries: Binaries, account: Acco
   const cluster = join(folder, 'postgres');
   try {
     makeFolders(folder);
-    if (!existsSync(cluster)) initialise(cluster, binaries, account);
+    if (!existsSync(cluster)) initialize(cluster, binaries, account);
   } catch (error) {
     if (error instanceof EmbeddedUnavailable) throw error;
     throw unusable(folder, error instanceof Error ? error.message : String(error));
@@ -52,7 +52,7 @@ export function prepareCluster(folder: string, binaries: Binaries, account: Acco
     if (!lstatSync(cluster).isDirectory() || readdirSync(cluster).length > 0)
       throw unusable(folder, `${cluster} is there, but it is not a PostgreSQL cluster`);
     rmSync(cluster, { recursive: true });
-    initialise(cluster, binaries, account);
+    initialize(cluster, binaries, account);
   }
   const major = readFileSync(versionFile, 'utf8').trim();
   if (major !== binaries.major) {
@@ -75,7 +75,7 @@ function unusable(folder: string, why: string): EmbeddedUnavailable {
 }
 
 /** Under another name first: a cluster that was made by half never has the final one. */
-function initialise(cluster: string, binaries: Binaries, account: Account): void {
+function initialize(cluster: string, binaries: Binaries, account: Account): void {
   for (const name of readdirSync(join(cluster, '..'))) {
     const pid = /^postgres\.new-(\d+)$/.exec(name)?.[1];
     if (pid !== undefined && !isAlive(Number(pid))) rmSync(join(cluster, '..', name), { recursive: true, force: true });

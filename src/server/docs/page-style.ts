@@ -2,7 +2,7 @@
  * The style of the page, after Swagger UI's own:
  * 1. Layout: the first route is on the first screen, and nothing is wider than a screen of 400 px.
  * 2. Contrast: text that Swagger UI draws too faint.
- * 3. Dark colours where the browser asks for them: text inherits one colour, surfaces become dark.
+ * 3. Dark colors where the browser asks for them: text inherits one color, surfaces become dark.
  */
 export const style = `
 body { margin: 0; }

@@ -21,7 +21,7 @@ export function settledCount({ acceptedCount, duplicateCount, refusedCount }: Ba
 export async function printBatch(batch: Batch, { json }: ConnectOptions): Promise<void> {
   if (json) return await printJson(toJsonString(BatchSchema, batch));
   const state = [...states].find(([, value]) => value === batch.state)?.[0] ?? 'unknown';
-  const colour =
+  const color =
     batch.state === BatchState.COMPLETED ? 'green' : batch.state === BatchState.CANCELLED ? 'yellow' : 'cyan';
   const counts = [
     `${settledCount(batch)} of ${batch.messageCount}`,
@@ -38,7 +38,7 @@ export async function printBatch(batch: Batch, { json }: ConnectOptions): Promis
   await print(
     [
       batch.batchId,
-      paint(colour, state.padEnd(9)),
+      paint(color, state.padEnd(9)),
       paint('dim', made),
       [...counts, ...waits, ...why].join(', '),
       plain(batch.name),
