@@ -62,7 +62,7 @@ export function createIdentify({ tokens, certificateScopes }: IdentityRules, sou
       throw new ServiceError({
         reason: 'CREDENTIAL_MISSING',
         message:
-          'a credential is needed: an API key or a token as "Authorization: Bearer …", or an API key as "token: …"',
+          'a credential is required: an API key or a JWT as "Authorization: Bearer …", or an API key as "token: …"',
         metadata: {},
       });
     }
@@ -73,7 +73,7 @@ export function createIdentify({ tokens, certificateScopes }: IdentityRules, sou
     // One text for all: which part was wrong is not for the caller to learn.
     throw new ServiceError({
       reason: 'CREDENTIAL_INVALID',
-      message: 'the credential is not valid: it is unknown, expired, revoked, or of another issuer',
+      message: 'the credential is not valid: it is unknown, expired, revoked, or from another issuer',
       metadata: {},
     });
   };
@@ -109,7 +109,7 @@ function createTokenReader(
     if (await isSystemUid(sub))
       throw new ServiceError({
         reason: 'CREDENTIAL_INVALID',
-        message: `the token's subject ${JSON.stringify(sub)} is a system uid, which no channel rule stops: only services act as it, with an API key or a client certificate`,
+        message: `the token's subject ${JSON.stringify(sub)} is a system uid, which channel rules do not restrict; only services may act as it, with an API key or a client certificate`,
         metadata: {},
       });
     // A token within the tolerance has expired already: a stream that it opens ends with the tolerance.
@@ -190,7 +190,7 @@ function issuerAway(cause: unknown): ServiceError {
   return new ServiceError(
     {
       reason: 'STORE_BUSY',
-      message: 'the keys of the token’s issuer cannot be read now; try again',
+      message: "the token issuer's keys cannot be fetched; retry",
       metadata: {},
       retryAfterMs: 1000,
     },

@@ -89,7 +89,7 @@ export function createBatches(parts: BatchesParts): Batches {
     if (batch !== undefined && (batch.callerId === caller.id || caller.scopes.has('admin'))) return batch;
     throw new ServiceError({
       reason: 'BATCH_NOT_FOUND',
-      message: `there is no batch ${JSON.stringify(batchId)} of yours`,
+      message: `batch ${JSON.stringify(batchId)} does not exist or belongs to another caller`,
       metadata: { batch_id: batchId },
     });
   }
@@ -119,8 +119,8 @@ export function createBatches(parts: BatchesParts): Batches {
     },
     async retry(caller, batchId, signal) {
       const batch = await find(caller, batchId);
-      if (batch.endedAt === null) throw notRetryable(batch, 'it has not ended');
-      if (batch.counts.refused === 0) throw notRetryable(batch, 'nothing of it was refused');
+      if (batch.endedAt === null) throw notRetryable(batch, 'it has not ended yet');
+      if (batch.counts.refused === 0) throw notRetryable(batch, 'none of its messages was refused');
       const templates = JSON.parse(await orBusy(() => readTemplates(db, batch.batchId))) as TemplateText[];
       const { name, priority } = batch;
       // The same for each call: the retry of a batch is one batch, however often it is asked for.
@@ -208,7 +208,7 @@ async function readPage(
 function tooMany(): ServiceError {
   return new ServiceError({
     reason: 'TOO_MANY_BATCHES',
-    message: `you have ${limits.callerBatches} batches that have not ended; wait for some of them, or cancel some`,
+    message: `the caller has ${limits.callerBatches} unfinished batches, the maximum; wait for some to end, or cancel some`,
     metadata: { limit: String(limits.callerBatches) },
   });
 }

@@ -121,7 +121,7 @@ const sendNothing: SendBatch = async () => {
 function callerEnded(end: 'revoked' | 'expired'): Refusal {
   return {
     reason: 'CREDENTIAL_INVALID',
-    message: `the key that submitted the batch ${end === 'revoked' ? 'was revoked' : 'has expired'}: messages without a result were not sent; submit them under another key`,
+    message: `the API key that submitted the batch ${end === 'revoked' ? 'was revoked' : 'has expired'}; messages without a result were not sent: submit them with another key`,
     metadata: { key: end },
   };
 }
@@ -269,7 +269,7 @@ function pairOf({ draft }: Pending): string {
 /** A defect may be of the moment, and must not end a batch of which the rest can be sent: it is tried again as what passes is. */
 const internal: Refusal = {
   reason: 'INTERNAL',
-  message: 'an internal error; its cause is in the log',
+  message: 'internal error; the cause is in the log',
   metadata: {},
   retryAfterMs: 1000,
 };

@@ -123,7 +123,7 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
     commit: () =>
       orBusy(async () => {
         if (count === 0)
-          throw malformed([{ field: 'messages', description: 'must be at least one', reason: 'EMPTY_BATCH' }]);
+          throw malformed([{ field: 'messages', description: 'must have at least one entry', reason: 'EMPTY_BATCH' }]);
         const contentHash = content.digest();
         const rest = cutChunks(held, createdAt);
         const stored = await db
@@ -158,7 +158,7 @@ async function earlierOf(db: Db, { callerId, requestId }: NewBatch, contentHash:
   if (earlier.contentHash.equals(contentHash)) return earlier;
   throw new ServiceError({
     reason: 'REQUEST_ID_REUSED',
-    message: `request_id ${JSON.stringify(requestId)} was used for another batch; submit a new batch under a new one`,
+    message: `request_id ${JSON.stringify(requestId)} was already used for another batch; use a new request_id for a new batch`,
     metadata: { request_id: requestId, batch_id: earlier.batchId },
   });
 }
@@ -208,7 +208,7 @@ function tooLarge(actual: number): ServiceError {
     [
       {
         field: 'messages',
-        description: `must be at most ${limits.submitMessages}; submit several batches`,
+        description: `must have at most ${limits.submitMessages} entries; submit several batches`,
         reason: 'BATCH_TOO_LARGE',
       },
     ],

@@ -66,7 +66,7 @@ export function createBatchWatch(batches: Pick<Batches, 'get'>): BatchWatch {
         if (closing.signal.aborted)
           throw new ServiceError({
             reason: 'STOPPING',
-            message: 'the service stops; watch again, at another instance',
+            message: 'this instance is stopping; watch again to reach another one',
             metadata: {},
             retryAfterMs: 1000,
           });

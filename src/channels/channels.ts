@@ -110,7 +110,7 @@ export function createChannels(store: Store, listener: ChannelChangeListener, no
       }),
     async disband(named) {
       if (named.channelType === personType)
-        throw invalidField('channel_type', 'must not be 1 (person): a user cannot be disbanded; set send_ban instead');
+        throw invalidField('channel_type', 'must not be 1 (person); a user cannot be disbanded, set send_ban instead');
       await change(named, disband);
     },
     async change(named, list, listChange) {
@@ -158,16 +158,16 @@ async function ownerOf(
 function idFault(channelType: number, id: string): string | undefined {
   if (/[#&\0]/.test(id)) return 'must not contain # or &';
   if (channelType !== personType && isJoined(channelType))
-    return /^[^@]+@[^@]+$/.test(id) ? undefined : `of channel_type ${channelType} must be two names joined with @`;
+    return /^[^@]+@[^@]+$/.test(id) ? undefined : `must be two names joined with @ for channel_type ${channelType}`;
   return id.includes('@') ? 'must not contain @' : undefined;
 }
 
 /** Refuses flags that have no effect on users. */
 function assertUserFlags({ ban, disband }: Flags): void {
-  const wayOut = 'must be 0 of a user (channel_type 1); set send_ban to stop the user from sending, or use lists';
+  const wayOut = 'must be 0 for a user (channel_type 1); set send_ban to stop the user from sending, or use its lists';
   if (ban) throw invalidField('ban', wayOut);
   if (disband) throw invalidField('disband', wayOut);
 }
 
 const hasNoMembers = () =>
-  invalidField('channel_type', 'must not be 1 (person): a user has a denylist and an allowlist, but no members');
+  invalidField('channel_type', 'must not be 1 (person); a user has a denylist and an allowlist, but no members');

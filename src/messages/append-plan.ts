@@ -138,7 +138,7 @@ export function planAppend(batches: readonly Batch[], state: AppendState): Plan 
 function reused(message: PreparedMessage, earlier: Known): Refusal {
   return {
     reason: 'CLIENT_MSG_NO_REUSED',
-    message: `client_msg_no ${JSON.stringify(message.clientMsgNo)} was used by this sender in this channel for another content; send a new message under a new key`,
+    message: `client_msg_no ${JSON.stringify(message.clientMsgNo)} was already used by this sender in this channel for other content; use a new client_msg_no for a new message`,
     metadata: {
       client_msg_no: message.clientMsgNo,
       message_id: String(earlier.messageId),
@@ -150,7 +150,7 @@ function reused(message: PreparedMessage, earlier: Known): Refusal {
 function mismatch(message: PreparedMessage, expected: number, actual: number): Refusal {
   return {
     reason: 'SEQ_MISMATCH',
-    message: `the channel's last sequence is ${actual}, not ${expected} as expected; read on from ${expected} and send again`,
+    message: `the channel's last sequence is ${actual}, not the expected ${expected}; read the channel, then send again with the actual last_seq`,
     metadata: {
       channel_id: message.channel.id,
       channel_type: String(message.channel.type),

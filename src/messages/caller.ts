@@ -39,8 +39,8 @@ export function senderDenial(caller: Caller, fromUid: string): Refusal | undefin
     reason: 'SENDER_NOT_YOURS',
     message:
       caller.kind === 'user'
-        ? `a user sends as itself: from_uid must be ${JSON.stringify(caller.name)}`
-        : `this key may not send as ${JSON.stringify(fromUid)}; give it that sender, or use another key`,
+        ? `a user can only send as itself; set from_uid to ${JSON.stringify(caller.name)}`
+        : `this API key may not send as ${JSON.stringify(fromUid)}; allow it that sender, or use another key`,
     metadata: { from_uid: fromUid },
   };
 }

@@ -20,7 +20,8 @@ export function disclosed(caller: Caller, refusal: Refusal): Refusal {
   if (plain.reason === 'SEQ_MISMATCH')
     return {
       ...plain,
-      message: 'the channel’s last sequence is not as expected; a key with the scope read is told which it is',
+      message:
+        "the channel's last sequence is not the expected one; a credential with the scope read gets the actual one",
       metadata: withoutReaders(plain.metadata),
     };
   return plain.reason === 'CLIENT_MSG_NO_REUSED' ? { ...plain, metadata: withoutReaders(plain.metadata) } : plain;

@@ -78,11 +78,11 @@ export const reasonCodes: Partial<Record<Reason, number>> = {
 const words = {
   NOT_SUBSCRIBER: 'is not a member of the channel; add it with AddMembers (POST /channel/subscriber_add)',
   IN_DENYLIST: 'is on the denylist',
-  CHANNEL_NOT_EXIST: 'sends to a channel that was never made; make it with PutChannel (POST /channel)',
-  NOT_ALLOWED: 'is no side of the channel',
+  CHANNEL_NOT_EXIST: 'sends to a channel that does not exist; create it with PutChannel (POST /channel)',
+  NOT_ALLOWED: 'is not one of the two sides of the channel',
   NOT_IN_ALLOWLIST: 'is not on the allowlist',
-  CHANNEL_BANNED: 'sends to a channel that is banned',
-  CHANNEL_DISBANDED: 'sends to a channel that was disbanded',
+  CHANNEL_BANNED: 'sends to a banned channel',
+  CHANNEL_DISBANDED: 'sends to a disbanded channel',
   SENDER_BANNED: 'is banned from sending',
 } as const;
 type Forbidden = keyof typeof words;
@@ -176,9 +176,9 @@ export function readDenial(pair: Pair, facts: PairFacts, { systemReaders }: Perm
 
 const reads = {
   NOT_SUBSCRIBER: 'is not a member of the channel',
-  IN_DENYLIST: 'is on the channel’s denylist',
-  CHANNEL_DISBANDED: 'reads a channel that was disbanded',
-  NOT_ALLOWED: 'is no side of the channel',
+  IN_DENYLIST: "is on the channel's denylist",
+  CHANNEL_DISBANDED: 'reads a disbanded channel',
+  NOT_ALLOWED: 'is not one of the two sides of the channel',
 } as const;
 
 /** Peers and members first: an outsider must not learn the state of a channel. */

@@ -12,7 +12,7 @@ export function storeBusy(cause: unknown): ServiceError {
   return new ServiceError(
     {
       reason: 'STORE_BUSY',
-      message: 'the store cannot take this now; send it again with the same keys (client_msg_no or request_id)',
+      message: 'the store is busy or unavailable; retry with the same keys (client_msg_no or request_id)',
       metadata: {},
       retryAfterMs,
     },

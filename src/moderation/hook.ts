@@ -45,7 +45,7 @@ export function createHook({ url, timeoutMs, onFailure, onCall, headers = () => 
           action: 'unavailable',
           refusal: {
             reason: 'STORE_BUSY',
-            message: 'the moderation hook does not answer, and nothing is sent without it; try again',
+            message: 'the moderation hook does not answer, and messages need its approval; retry',
             metadata: {},
             retryAfterMs,
           },

@@ -199,7 +199,7 @@ const noRules = (count: number) => ({ judgements: Array<Judgement>(count).fill({
 /** The batch took all of its time. */
 const notReached: Refusal = {
   reason: 'OVERLOADED',
-  message: `the rules took ${batchMs} ms for the messages before this one; send it again, with fewer in one batch`,
+  message: `moderation of the batch took longer than ${batchMs} ms; send this message again in a smaller batch`,
   metadata: { limit_ms: String(batchMs) },
   retryAfterMs,
 };
@@ -227,7 +227,7 @@ async function askThread(thread: ModerationThread, contents: readonly PreparedMe
   try {
     return await thread.judge({ bytes, messages: parcel, messageMs, sliceMs });
   } catch (error) {
-    const message = 'the rules are being loaded again; try again';
+    const message = 'the moderation rules are being reloaded; retry';
     throw new ServiceError({ reason: 'STORE_BUSY', message, metadata: {}, retryAfterMs }, { cause: error });
   }
 }
@@ -263,12 +263,16 @@ async function assertUsable(rule: Omit<Rule, 'ruleId'>, others: readonly Rule[])
   // No answer could hold a larger one.
   const bytes = bytesOf(rule);
   if (bytes > limits.pageBytes)
-    throw invalidField('rule.keywords', `and the rest of the rule must be at most ${limits.pageBytes} bytes`, {
-      limit: String(limits.pageBytes),
-      actual: String(bytes),
-    });
+    throw invalidField(
+      'rule.keywords',
+      `must be at most ${limits.pageBytes} bytes with the rest of the rule, not ${bytes}`,
+      {
+        limit: String(limits.pageBytes),
+        actual: String(bytes),
+      },
+    );
   if (keywords.length === 0 && patterns.length === 0)
-    throw invalidField('rule.keywords', 'or rule.patterns must have an entry: the rule would match nothing');
+    throw invalidField('rule.keywords', 'must have at least one entry, unless rule.patterns has one');
   let instructions = 0;
   for (const [index, pattern] of patterns.entries()) {
     const size = await sizeInTime(pattern);
@@ -288,14 +292,14 @@ async function assertUsable(rule: Omit<Rule, 'ruleId'>, others: readonly Rule[])
 
 function assertTogether(field: string, unit: string, actual: number, limit: number): void {
   if (actual <= limit) return;
-  throw invalidField(field, `of all rules together come to ${actual} ${unit}, at most ${limit} are taken`, {
+  throw invalidField(field, `must have at most ${limit} ${unit} in all rules together, not ${actual}`, {
     limit: String(limit),
     actual: String(actual),
   });
 }
 
 async function sizeInTime(pattern: string): Promise<ReturnType<typeof patternSize>> {
-  let size: ReturnType<typeof patternSize> = { fault: `takes longer than ${compileMs} ms to compile` };
+  let size: ReturnType<typeof patternSize> = { fault: `takes longer than ${compileMs} ms to compile; simplify it` };
   for (let attempt = 1; ; attempt++) {
     const began = threadCpuMs();
     try {
@@ -314,7 +318,7 @@ async function sizeInTime(pattern: string): Promise<ReturnType<typeof patternSiz
 function notThere(ruleId: number): ServiceError {
   return new ServiceError({
     reason: 'RULE_NOT_FOUND',
-    message: `there is no rule ${ruleId}`,
+    message: `rule ${ruleId} does not exist`,
     metadata: { rule_id: String(ruleId) },
   });
 }

@@ -57,12 +57,12 @@ export function patternSize(pattern: string): { readonly instructions: number } 
   try {
     instructions = compile(pattern).programSize();
   } catch (error) {
-    return { fault: `is not a pattern of RE2: ${error instanceof Error ? error.message : String(error)}` };
+    return { fault: `is not a valid RE2 pattern: ${error instanceof Error ? error.message : String(error)}` };
   }
   return instructions <= limits.patternInstructions
     ? { instructions }
     : {
-        fault: `compiles to ${instructions} instructions, at most ${limits.patternInstructions} are taken; use smaller repetitions`,
+        fault: `compiles to ${instructions} instructions, at most ${limits.patternInstructions} are allowed; use smaller repetitions`,
       };
 }
 
@@ -170,7 +170,7 @@ function isWhole(text: string, begin: number, end: number): boolean {
 export function contentTooSlow(ms: number): Refusal {
   return {
     reason: 'CONTENT_REFUSED',
-    message: `the content takes the rules longer than ${ms} ms; send less text in one message, or simplify the patterns`,
+    message: `moderation of the content took longer than ${ms} ms; send less text per message, or simplify the patterns`,
     metadata: { limit_ms: String(ms) },
   };
 }
@@ -179,8 +179,7 @@ export function contentTooSlow(ms: number): Refusal {
 export function contentRefused(ruleId: number): Refusal {
   return {
     reason: 'CONTENT_REFUSED',
-    message:
-      ruleId === 0 ? 'the content is refused by the moderation hook' : `the content is refused by rule ${ruleId}`,
+    message: ruleId === 0 ? 'the moderation hook refused the content' : `rule ${ruleId} refused the content`,
     metadata: { rule_id: String(ruleId) },
   };
 }

@@ -260,7 +260,7 @@ export function overloaded(): ServiceError {
   return new ServiceError({
     reason: 'OVERLOADED',
     message:
-      'this instance has more waiting than it does in good time; nothing was stored: send it again after the time in RetryInfo, or to another instance',
+      'this instance is overloaded; nothing was stored: retry after the delay in RetryInfo, or at another instance',
     metadata: {},
     retryAfterMs,
   });

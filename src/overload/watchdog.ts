@@ -18,7 +18,7 @@ export function runWithTimeout(ms: number, work: () => void): void {
     script.runInContext(context, { timeout: ms });
   } catch (error) {
     if ((error as { code?: unknown } | null)?.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT')
-      throw new ExecutionTimeout(`it takes longer than ${ms} ms`);
+      throw new ExecutionTimeout(`it took longer than ${ms} ms`);
     throw error;
   } finally {
     box.work = () => {};

@@ -151,7 +151,7 @@ function scarcest(before: RateLimitStatus | undefined, quota: Quota, { remaining
 function over(dimension: Dimension, { points, seconds }: Quota, { resetMs }: Taken): Refusal {
   return {
     reason: 'RATE_LIMITED',
-    message: `over ${points} messages in ${seconds} s by ${dimension}; send it again after the time in RetryInfo`,
+    message: `the rate limit of ${points} messages in ${seconds} s per ${dimension} is exceeded; retry after the delay in RetryInfo`,
     metadata: { by: dimension, limit: String(points), seconds: String(seconds) },
     retryAfterMs: Math.max(1, Math.ceil(resetMs)),
   };

@@ -18,7 +18,7 @@ export function viewerOf({ caller, uid }: Reader): string | undefined {
   if (uid === '' || uid === caller.name) return caller.name;
   throw new ServiceError({
     reason: 'READER_NOT_YOURS',
-    message: `a user reads as itself: leave the uid out, or name ${JSON.stringify(caller.name)}`,
+    message: `a user can only read as itself; omit the uid, or set it to ${JSON.stringify(caller.name)}`,
     metadata: { uid },
   });
 }
@@ -34,8 +34,8 @@ export function channelToRead(channelType: number, channelId: string, viewerUid:
 
 function joinedWords(channelType: number): string {
   return channelType === personType
-    ? 'of a person channel must be the two uids joined with @, or the other uid when it is known who reads'
-    : `of channel_type ${channelType} must be two names joined with @`;
+    ? 'must be the two uids joined with @ for a person channel, or the other uid when the reader is named'
+    : `must be two names joined with @ for channel_type ${channelType}`;
 }
 
 /**

@@ -199,8 +199,8 @@ export function assertReached(seq: number, { lastSeq }: Pick<Heads, 'lastSeq'>, 
   throw new ServiceError({
     reason: 'SEQ_AHEAD',
     message:
-      `${field} ${given}${wordsOf(at)} is above the last sequence, ${lastSeq}: it is of another database, or of this ` +
-      `one before it was restored; go on after ${lastSeq}, or from the start with 0`,
+      `${field} ${given}${wordsOf(at)} is above the last sequence ${lastSeq}: it belongs to another database, or to ` +
+      `this one before a restore; continue after ${lastSeq}, or from the start with 0`,
     metadata: { ...namesOf(at), last_seq: String(lastSeq), [field]: String(given) },
   });
 }
@@ -210,7 +210,7 @@ export function assertKept(afterSeq: number, { firstSeq }: Pick<Heads, 'firstSeq
   if (afterSeq === 0 || afterSeq + 1 >= firstSeq) return;
   throw new ServiceError({
     reason: 'SEQ_EXPIRED',
-    message: `messages up to ${firstSeq - 1}${wordsOf(at)} are not kept any more; go on after ${firstSeq - 1}, or from the start with 0`,
+    message: `messages up to ${firstSeq - 1}${wordsOf(at)} are no longer kept; continue after ${firstSeq - 1}, or from the start with 0`,
     metadata: { ...namesOf(at), first_seq: String(firstSeq), after_seq: String(afterSeq) },
   });
 }

@@ -16,7 +16,7 @@ export interface StreamCredential {
   readonly caller: Caller;
   readonly header: Headers;
   readonly certificate: string | undefined;
-  /** Aborted when the caller has gone away. */
+  /** Aborted when the caller disconnects. */
   readonly signal: AbortSignal;
 }
 

@@ -67,7 +67,7 @@ export function toConnectError(thrown: unknown): ConnectError {
       : new ServiceError(
           {
             reason: 'INTERNAL',
-            message: 'an internal error; its cause is in the log under x-request-id',
+            message: 'internal error; the cause is in the log under x-request-id',
             metadata: {},
           },
           { cause: thrown },

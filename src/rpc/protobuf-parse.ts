@@ -29,7 +29,7 @@ export function parseProtobuf(desc: DescMessage, bytes: Uint8Array): Message | P
 
 function unreadable({ typeName }: DescMessage, error: unknown): ServiceError {
   const why = error instanceof Error ? error.message : String(error);
-  return invalidField('body', `is no ${typeName} in Protobuf: ${why}`);
+  return invalidField('body', `is not a valid ${typeName} in Protobuf: ${why}`);
 }
 
 async function parseLarge(desc: DescMessage, bytes: Uint8Array): Promise<Message> {
@@ -47,7 +47,7 @@ async function parseLarge(desc: DescMessage, bytes: Uint8Array): Promise<Message
 
 function tooLarge(what: string, { limit, actual }: { limit: number; actual: number }): ServiceError {
   const field = 'body';
-  const description = `has ${actual} ${what}, at most ${limit} are taken: send fewer in one call`;
+  const description = `must have at most ${limit} ${what}, not ${actual}; send fewer messages per call`;
   return malformed([{ field, description, reason: 'BATCH_TOO_LARGE' }], {
     field,
     limit: String(limit),

@@ -169,7 +169,7 @@ export function isGone(response: Response): boolean {
 export function callerSignal(response: Response): { controller: AbortController; release: () => void } {
   const controller = new AbortController();
   const gone = () => {
-    if (!response.writableEnded) controller.abort(new ConnectError('the caller has gone away', Code.Canceled));
+    if (!response.writableEnded) controller.abort(new ConnectError('the caller disconnected', Code.Canceled));
   };
   // Where the caller is identified first, it may have left meanwhile.
   if (isGone(response)) gone();

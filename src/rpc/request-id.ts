@@ -7,10 +7,10 @@ export function requestIdOf(field: string, idempotencyKey: string | null): strin
   if (idempotencyKey === null) return field;
   const key = keyOf(idempotencyKey);
   if (field !== '' && key !== field)
-    throw invalidField('request_id', 'and the header Idempotency-Key are both given and differ; give one');
+    throw invalidField('request_id', 'must equal the header Idempotency-Key; set only one of them');
   const bytes = Buffer.byteLength(key);
   if (bytes === 0 || bytes > limits.requestIdBytes) {
-    throw invalidField('Idempotency-Key', `must be 1 to ${limits.requestIdBytes} bytes, has ${bytes}`, {
+    throw invalidField('Idempotency-Key', `must be 1 to ${limits.requestIdBytes} bytes, not ${bytes}`, {
       limit: String(limits.requestIdBytes),
       actual: String(bytes),
     });
@@ -47,6 +47,6 @@ function malformed(header: string): Error {
   const shown = JSON.stringify(header.length > 64 ? `${header.slice(0, 64)}…` : header);
   return invalidField(
     'Idempotency-Key',
-    `must be one key in quotes, as in "8e03978e-40d5", or visible ASCII without them, and without commas and semicolons; not ${shown}`,
+    `must be one key in double quotes, as in "8e03978e-40d5", or visible ASCII without quotes, commas and semicolons, not ${shown}`,
   );
 }

@@ -9,6 +9,6 @@ const lastSecond = 253_402_300_799n;
 export function timestampMs(field: string, time: Timestamp): number {
   const { seconds, nanos } = time;
   if (seconds < firstSecond || seconds > lastSecond || nanos < 0 || nanos > 999_999_999)
-    throw invalidField(field, 'must be a time that exists: of the years 1 to 9999, with nanos from 0 to 999999999');
+    throw invalidField(field, 'must be a valid time: the years 1 to 9999, with nanos from 0 to 999999999');
   return Number(seconds) * 1000 + Math.ceil(nanos / 1e6);
 }

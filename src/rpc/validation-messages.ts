@@ -4,9 +4,10 @@ const patterns: Readonly<Record<string, string>> = {
   '^[^@#&]*$': 'must not contain @, # or &',
   '^[A-Za-z0-9._-]{1,128}$': 'must be 1 to 128 letters, digits, ".", "_" or "-"',
   '^[A-Za-z0-9._-]{0,128}$': 'must be at most 128 letters, digits, ".", "_" or "-"',
-  '^(whsec_[A-Za-z0-9+/]{32,86}={0,2})?$': 'must be whsec_ and 24 to 64 bytes in base64, or empty: then one is made',
+  '^(whsec_[A-Za-z0-9+/]{32,86}={0,2})?$':
+    'must be whsec_ and 24 to 64 bytes in base64, or empty to have one generated',
 };
-const pageToken = 'must be the next_page_token of the page before, as it came, or empty';
+const pageToken = 'must be the next_page_token of the previous page, unchanged, or empty';
 
 /** A value of an enum: its short name and its number. */
 export interface EnumValue {
@@ -40,14 +41,14 @@ export function violationMessage({ id, said, values = [], actual }: BrokenRule):
     case 'not_contains':
       return said.includes('\u0000') ? 'must not contain the character NUL (U+0000)' : said;
     case 'unique':
-      return 'must not have a value twice';
+      return 'must not repeat a value';
     case 'min_bytes':
     case 'min_len':
-      return /\b1 (byte|char)/.test(said) ? 'is required: it is empty' : said;
+      return /\b1 (byte|char)/.test(said) ? 'is required and must not be empty' : said;
     case 'min_items':
-      return /\b1 item/.test(said) ? 'must have at least one' : said;
+      return /\b1 item/.test(said) ? 'must have at least one entry' : said;
     case 'max_items':
-      return `must have at most ${/\d+/.exec(said)?.[0]}${not}`;
+      return `must have at most ${/\d+/.exec(said)?.[0]} entries${not}`;
     case 'max_bytes':
     case 'max_len':
       return `${said}${not}`;

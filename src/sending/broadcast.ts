@@ -70,7 +70,7 @@ export function createBroadcast(sendBatch: SendBatch): Broadcast {
 function assertOneBatch(receivers: number, faults: ReadonlyMap<number, string>): void {
   const most = limits.batchMessages;
   if (receivers > most) {
-    const description = `must be at most ${most} with mode ATOMIC, has ${receivers}: send the rest in another call, or all of them without ATOMIC`;
+    const description = `must have at most ${most} entries with mode ATOMIC, not ${receivers}; send the rest in another call, or all without ATOMIC`;
     throw malformed([{ field: 'subscribers', description, reason: 'BATCH_TOO_LARGE' }], {
       field: 'subscribers',
       limit: String(most),
@@ -140,8 +140,8 @@ function ofReceivers({ refusal, violations, cause }: ServiceError, part: readonl
 }
 
 function uidFault(uid: string): string | undefined {
-  if (uid === '') return 'is empty';
+  if (uid === '') return 'must not be empty';
   if (/[@#&\0]/.test(uid)) return 'must not contain @, # or &';
   const bytes = Buffer.byteLength(uid);
-  return bytes > limits.idBytes ? `has ${bytes} bytes, at most ${limits.idBytes}` : undefined;
+  return bytes > limits.idBytes ? `must be at most ${limits.idBytes} bytes, not ${bytes}` : undefined;
 }

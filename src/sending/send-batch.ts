@@ -131,8 +131,8 @@ async function delivered(
     const isAllLive = live.length === outcomes.length;
     if (isAllLive && atomic) throw error;
     const message = atomic
-      ? 'the batch is stored, but its messages with no_persist were not handed on: send it again with the same keys, and what is stored is found as a duplicate'
-      : 'a message with no_persist was not handed on to its readers; send it again';
+      ? 'the batch is stored, but its no_persist messages were not delivered; send it again with the same keys: stored messages are answered as duplicates'
+      : 'the no_persist message was not delivered to its readers; send it again';
     const refusal = { ...error.refusal, message };
     if (atomic) throw new ServiceError(refusal, { cause: error.cause });
     return outcomes.map((each) => (isLive(each) ? { kind: 'refused', message: each.message, refusal } : each));
@@ -241,12 +241,12 @@ function expectations(expected: readonly ExpectedLastSeq[], messages: readonly P
       violations.push({ field: `expected_last_seqs[${index}].${field}`, description, reason: 'INVALID_FIELD' });
     const id = canonicalId(channelType, channelId);
     if (id === undefined) {
-      refuse('channel_id', 'of a person channel must be the two uids joined with @');
+      refuse('channel_id', 'must be the two uids joined with @ for a person channel');
       continue;
     }
     const { key } = channel(channelType, id, messageSequence);
-    if (byKey.has(key)) refuse('channel_id', 'names a channel that another condition names too');
-    else if (!concerned.has(key)) refuse('channel_id', 'names a channel to which the batch sends no numbered message');
+    if (byKey.has(key)) refuse('channel_id', 'must not repeat the channel of another condition');
+    else if (!concerned.has(key)) refuse('channel_id', 'must be the channel of a numbered message of this batch');
     byKey.set(key, lastSeq);
   }
   if (violations.length > 0) throw malformed(violations);

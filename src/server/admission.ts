@@ -93,7 +93,7 @@ async function within<T>(ms: number, work: Promise<T>): Promise<T> {
       reject(
         new ServiceError({
           reason: 'DEADLINE',
-          message: 'the credential could not be checked within the call’s deadline; nothing was stored: try again',
+          message: 'the credential could not be checked within the deadline of the call; nothing was stored, retry',
           metadata: {},
         }),
       ),

@@ -18,5 +18,5 @@ export function endCutWrites(response: Response): void {
 
 /** The one code that Connect's adapter takes for a caller that hung up: it prints any other to the console. */
 function leftBy(cause?: Error): Error {
-  return Object.assign(new Error('the caller has gone away', { cause }), { code: 'ERR_STREAM_DESTROYED' });
+  return Object.assign(new Error('the caller disconnected', { cause }), { code: 'ERR_STREAM_DESTROYED' });
 }

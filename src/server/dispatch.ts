@@ -145,14 +145,14 @@ function headerFault({ headers, rawHeaders }: Request): { status: number; messag
   const encoding = headers['content-encoding'];
   if (encoding !== undefined && /^\s*(?:x-)?gzip\s*$/i.test(encoding)) headers['content-encoding'] = 'gzip';
   const authority = headers[':authority'];
-  if (hasTwoHosts(rawHeaders)) return { status: 400, message: 'the header Host must come once' };
+  if (hasTwoHosts(rawHeaders)) return { status: 400, message: 'the header Host must be sent only once' };
   if (authority !== undefined && headers.host !== undefined && headers.host !== authority)
     return { status: 400, message: 'the headers Host and :authority must be the same' };
   if (headers['content-type']?.startsWith('application/grpc-web-text'))
     return {
       status: 415,
       message:
-        'application/grpc-web-text is not taken: send application/grpc-web+proto (for protoc-gen-grpc-web: mode=grpcweb)',
+        'application/grpc-web-text is not supported; send application/grpc-web+proto (for protoc-gen-grpc-web: mode=grpcweb)',
     };
   return undefined;
 }
@@ -189,7 +189,7 @@ function protocolOf(type: string | undefined): Protocol {
 function notFound(request: Request, response: Response): void {
   const path = (request.url ?? '/').split('?', 1)[0];
   const type = request.headers['content-type'] ?? '';
-  const message = `${request.method} ${path} is not here; /docs shows the routes, reflection the RPCs`;
+  const message = `${request.method} ${path} does not exist; /docs lists the routes, reflection the RPCs`;
   if (type.startsWith('application/grpc')) {
     endTrailersOnly(response, {
       'content-type': type,

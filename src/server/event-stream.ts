@@ -125,7 +125,13 @@ async function write(response: Response, text: string, gone: AbortSignal): Promi
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const timer = setTimeout(() => {
     response.destroy();
-    reject(new ServiceError({ reason: 'READER_TOO_SLOW', message: 'the reader takes nothing', metadata: {} }));
+    reject(
+      new ServiceError({
+        reason: 'READER_TOO_SLOW',
+        message: `the reader accepted nothing for ${slowMs / 1000} s`,
+        metadata: {},
+      }),
+    );
   }, slowMs);
   const hungUp = () => reject(gone.reason);
   response.once('drain', resolve);

@@ -45,7 +45,7 @@ export function createLoadShedding(
     }
     if (kind === 'send')
       (request as Request & Coming)[coming] = () => {
-        if (isGone(response)) throw new ConnectError('the caller has gone away', Code.Canceled);
+        if (isGone(response)) throw new ConnectError('the caller disconnected', Code.Canceled);
         const ended = begin();
         if (ended !== undefined) return void response.once('close', ended);
         markRefused(request);

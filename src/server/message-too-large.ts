@@ -5,7 +5,7 @@ import { limits } from '../limits.ts';
 /** A message that is larger than any is taken, as the RPC protocols say it: RESOURCE_EXHAUSTED, with the limit and the size. */
 export function messageTooLarge(actual: number, limit: number = limits.requestBytes): ConnectError {
   return new ConnectError(
-    `the message has ${actual} bytes, at most ${limit} are taken: send fewer messages at once`,
+    `the request has ${actual} bytes, at most ${limit} are allowed; send fewer messages per call`,
     Code.ResourceExhausted,
     undefined,
     [

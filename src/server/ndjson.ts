@@ -170,14 +170,17 @@ async function* linesOf(request: Request): AsyncGenerator<{ line: number; bytes:
       if (line > mostLines)
         throw new TranscodeError(
           413,
-          `the body has over ${mostLines} lines; a batch has up to ${limits.submitMessages} messages`,
+          `the body has more than ${mostLines} lines; a batch has at most ${limits.submitMessages} messages`,
         );
       if (isFull(bytes)) yield { line, bytes };
     }
     rest.push(chunk.subarray(start));
     held += chunk.length - start;
     if (held > limits.requestBytes)
-      throw new TranscodeError(413, `line ${line + 1} has over ${limits.requestBytes} bytes: a message a line`);
+      throw new TranscodeError(
+        413,
+        `line ${line + 1} has more than ${limits.requestBytes} bytes; send one message per line`,
+      );
   }
   const bytes = Buffer.concat(rest);
   if (isFull(bytes)) yield { line: line + 1, bytes };
@@ -213,7 +216,7 @@ async function* unpacked(request: Request): AsyncGenerator<Buffer> {
       if (length > Math.max(limits.unpackedFreeBytes, packed * limits.unpackedRatio))
         throw new TranscodeError(
           413,
-          `the body unpacks to over ${limits.unpackedRatio} times its ${packed} bytes: send it with less compression`,
+          `the body expands to more than ${limits.unpackedRatio} times its ${packed} bytes; send it with less compression`,
           [],
           {},
           { limit: packed * limits.unpackedRatio, actual: length },

@@ -47,7 +47,7 @@ export function createOriginCheck(options: {
       return {
         kind: 'refuse',
         status: 403,
-        message: `Host ${JSON.stringify(host)} is refused: while no key is needed only loopback names are served; call localhost, or set AUTH=off if every caller is trusted`,
+        message: `Host ${JSON.stringify(host)} is refused: without authentication only loopback names are served; call localhost, or set AUTH=off if every caller is trusted`,
       };
     }
     const { origin } = headers;
@@ -58,14 +58,14 @@ export function createOriginCheck(options: {
         kind: 'refuse',
         status: 403,
         message:
-          'a request that another site made the browser send (Sec-Fetch-Site) is refused: call with fetch or EventSource from a page whose origin is in ALLOWED_ORIGINS',
+          'a cross-site request of a browser (Sec-Fetch-Site) is refused; call with fetch or EventSource from a page whose origin is in ALLOWED_ORIGINS',
       };
     }
     if (!isOwn(headers, origin, host) && !allows(origin, host)) {
       return {
         kind: 'refuse',
         status: 403,
-        message: `Origin ${JSON.stringify(origin)} is refused: name it in ALLOWED_ORIGINS to let its pages call`,
+        message: `Origin ${JSON.stringify(origin)} is refused; add it to ALLOWED_ORIGINS to allow calls from its pages`,
       };
     }
     const answer = {

@@ -47,8 +47,8 @@ export function assertKnown(query: URLSearchParams, known: readonly string[], wa
     if (!known.includes(name))
       throw invalidField(
         field,
-        `is not a parameter of this path${didYouMean(field, known) || (wayOut === undefined ? '' : `: ${wayOut}`)}`,
+        `is not a parameter of this path${didYouMean(field, known) || (wayOut === undefined ? '' : `; ${wayOut}`)}`,
       );
-    if (query.getAll(name).length > 1) throw invalidField(field, 'is given more than once');
+    if (query.getAll(name).length > 1) throw invalidField(field, 'must be given only once');
   }
 }

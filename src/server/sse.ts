@@ -68,7 +68,8 @@ function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, par
     const query = queryOf(search);
     const caller = await callerOf(call, query, { scope: 'read', identify: parts.identify });
     assertKnown(query, ['after_seq', 'from_now', 'uid', 'login_uid', 'access_token']);
-    if (query.has('uid') && query.has('login_uid')) throw invalidField('login_uid', 'is another name of uid: give one');
+    if (query.has('uid') && query.has('login_uid'))
+      throw invalidField('login_uid', 'is an alias of uid; set only one of them');
     const channelType = Number(type);
     if (!/^\d{1,2}$/.test(type) || channelType < 1 || channelType > 12)
       throw invalidField('channel_type', 'must be a number from 1 to 12');
@@ -126,7 +127,7 @@ function cursorOf(header: Headers, query: URLSearchParams): { afterSeq: number; 
   if (text === null || text === '') return { afterSeq: 0, fromNow };
   const afterSeq = Number(text);
   if (!/^\d{1,16}$/.test(text) || !Number.isSafeInteger(afterSeq))
-    throw invalidField('after_seq', 'or Last-Event-ID must be a sequence: a whole number');
+    throw invalidField('after_seq', 'and Last-Event-ID must be a sequence, a whole number');
   return { afterSeq, fromNow: false };
 }
 

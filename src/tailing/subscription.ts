@@ -21,7 +21,7 @@ export interface SubscribeCall extends Reader {
   readonly allOfUid: boolean;
   /** With `allOfUid`: a channel of the user that `channels` leaves out begins where the user joined it. */
   readonly resume?: boolean;
-  /** Aborted when the caller has gone away. */
+  /** Aborted when the caller disconnects. */
   readonly signal: AbortSignal;
 }
 
@@ -397,8 +397,8 @@ function tooManyChannels(uid: string): ServiceError {
   return new ServiceError({
     reason: 'TOO_MANY_CHANNELS',
     message:
-      `${JSON.stringify(uid)} is in more than ${limit} channels, which is the most that all_of_uid follows; ` +
-      `name those to follow in channels, up to ${limits.subscribeChannels} a call`,
+      `${JSON.stringify(uid)} is in more than ${limit} channels, the maximum for all_of_uid; ` +
+      `list those to follow in channels, at most ${limits.subscribeChannels} per call`,
     metadata: { limit: String(limit), uid },
   });
 }

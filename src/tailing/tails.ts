@@ -219,7 +219,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
         subscription.end(
           new ServiceError({
             reason: 'STOPPING',
-            message: 'the service is stopping: subscribe again, from the last message_seq of each channel',
+            message: 'this instance is stopping; subscribe again from the last message_seq of each channel',
             metadata: {},
             retryAfterMs: 1000,
           }),
@@ -239,7 +239,7 @@ function tooSlow(frame: TailEvent): ServiceError {
       : {};
   return new ServiceError({
     reason: 'READER_TOO_SLOW',
-    message: `the reader took nothing for ${slowMs / 1000} s: subscribe again, from the last message_seq of each channel`,
+    message: `the reader accepted nothing for ${slowMs / 1000} s; subscribe again from the last message_seq of each channel`,
     metadata: at,
   });
 }

@@ -74,7 +74,7 @@ export async function renderInSlices(
     const tookMs = Math.min(performance.now() - start, messageMs);
     spent += tookMs;
     if (spent > batchMs)
-      for (; index < count; index++) refuse(index, `the batch takes longer than ${batchMs} ms to render`);
+      for (; index < count; index++) refuse(index, `rendering the batch took longer than ${batchMs} ms`);
     return { isDone: index >= count, tookMs };
   };
   if (count > 0) await turns.run(call, step);

@@ -95,7 +95,7 @@ function countingEmitter({ memoryLimit }: Context): Emitter {
 /** Throws for a whole number that has lost digits: one of the template's own text, or what it has computed. Variables are checked before. */
 function assertWhole(value: unknown): void {
   if (typeof value === 'number' && Number.isInteger(value) && !Number.isSafeInteger(value))
-    throw new Error('a whole number above 2^53 has lost digits: write it as a string');
+    throw new Error('an integer above 2^53 has lost digits; write it as a string');
 }
 
 /** As Liquid writes a value. */
@@ -141,7 +141,7 @@ export function compileTemplate({ name, body, format }: TemplateText): CompiledT
   const engine = engines[format];
   const { tags, chars } = tagsOf(body);
   if (tags > limits.templateTags)
-    return { fault: `it has ${tags} tags and outputs, at most ${limits.templateTags} are taken` };
+    return { fault: `it has ${tags} tags and outputs, at most ${limits.templateTags} are allowed` };
   let parsed: Parsed[];
   try {
     parsed = engine.parse(body);
@@ -181,10 +181,10 @@ export function compileTemplate({ name, body, format }: TemplateText): CompiledT
       if (text.length > limits.payloadBytes) return { refusal: tooLarge(name, text.length) };
       const isSurelyJson = joined !== undefined && plain?.isInStrings;
       if (format === 'json' && !isSurelyJson && !isJson(text))
-        return { refusal: templateFailed(name, 'what comes out is no JSON') };
+        return { refusal: templateFailed(name, 'the output is not valid JSON') };
       // A quarter of what TextEncoder takes.
       const payload = Buffer.from(text);
-      if (payload.length === 0) return { refusal: templateFailed(name, 'what comes out is empty') };
+      if (payload.length === 0) return { refusal: templateFailed(name, 'the output is empty') };
       if (payload.length > limits.payloadBytes) return { refusal: tooLarge(name, payload.length) };
       return { payload };
     },
@@ -246,7 +246,7 @@ export function templateFailed(name: string, why: string, missing: readonly stri
     reason: 'TEMPLATE_FAILED',
     message:
       missing.length > 0
-        ? `template ${JSON.stringify(name)} needs variables that are not given: ${missing.join(', ')}`
+        ? `template ${JSON.stringify(name)} needs variables that were not given: ${missing.join(', ')}`
         : `template ${JSON.stringify(name)} cannot be rendered: ${why}`,
     metadata: { template: name, ...(missing.length > 0 ? { missing: missing.join(',') } : {}) },
   };
@@ -255,7 +255,7 @@ export function templateFailed(name: string, why: string, missing: readonly stri
 function tooLarge(name: string, bytes: number): Refusal {
   return {
     reason: 'PAYLOAD_TOO_LARGE',
-    message: `template ${JSON.stringify(name)} renders at least ${bytes} bytes, at most ${limits.payloadBytes} are taken`,
+    message: `template ${JSON.stringify(name)} renders at least ${bytes} bytes, at most ${limits.payloadBytes} are allowed`,
     metadata: { template: name, limit: String(limits.payloadBytes), actual: String(bytes) },
   };
 }
@@ -276,10 +276,10 @@ export function wishedVersion(version: number): number {
 /** The refusal of a message whose template is not there. */
 export function templateMissing(name: string, version: number): Refusal {
   const wished = wishedVersion(version);
-  const since = version < 0 ? '; there was none when the batch was submitted' : '';
+  const since = version < 0 ? '; it did not exist when the batch was submitted' : '';
   return {
     reason: 'TEMPLATE_NOT_FOUND',
-    message: `there is no template ${JSON.stringify(name)}${wished > 0 ? ` of version ${wished}` : ''}${since}`,
+    message: `template ${JSON.stringify(name)}${wished > 0 ? ` version ${wished}` : ''} does not exist${since}`,
     metadata: { template: name, version: String(wished) },
   };
 }

@@ -45,7 +45,7 @@ export interface Rendered {
 export interface RenderOptions {
   /** The caller whose share of the process's rendering it takes. */
   readonly caller?: string;
-  /** Aborted when the caller has gone away. */
+  /** Aborted when the caller disconnects. */
   readonly signal?: AbortSignal | undefined;
   /** By index: what is refused already is not rendered. */
   readonly skip?: (index: number) => boolean;
@@ -108,7 +108,7 @@ export function createTemplates(
   };
   const usable = (text: TemplateText, field: string): CompiledTemplate => {
     const result = compile(text);
-    if ('fault' in result) throw invalidField(field, `is no template: ${result.fault}`);
+    if ('fault' in result) throw invalidField(field, `is not a valid template: ${result.fault}`);
     return result;
   };
 
@@ -161,10 +161,13 @@ export function createTemplates(
       };
       let bytes = 0;
       for (const [index, text] of own.entries()) {
-        if (ready.has(`${text.name} 0`)) throw invalidField(`templates[${index}].name`, 'is given twice');
+        if (ready.has(`${text.name} 0`)) throw invalidField(`templates[${index}].name`, 'must not be repeated');
         bytes += await prepare(`${text.name} 0`, text, `templates[${index}].body`);
         if (bytes > compiledBytes)
-          throw invalidField(`templates[${index}]`, 'is one too many: they are too large together; send fewer');
+          throw invalidField(
+            `templates[${index}]`,
+            'is too large together with those before it; send fewer or smaller templates',
+          );
       }
       for (const [index, { template: use }] of drafts.entries()) {
         if (use === undefined || skip(index) || ready.has(keyOf(use))) continue;

@@ -1,7 +1,9 @@
 /** What stands for `Object.prototype` of a template's objects: Liquid asks them for their text, and would write `[object Object]`. */
 const withoutText = {
   toString(): string {
-    throw new Error('an object has no text: name one of its members, as in {{ user.name }}, or use {{ user | json }}');
+    throw new Error(
+      'an object cannot be written as a whole; name one of its members, as in {{ user.name }}, or use {{ user | json }}',
+    );
   },
 };
 
@@ -19,9 +21,7 @@ export function variablesFault(variables: Readonly<Record<string, unknown>>): st
 
 function faultOf(value: unknown, path: string): string | undefined {
   if (typeof value === 'number')
-    return isKept(value)
-      ? undefined
-      : `${path} is a whole number above 2^53, where digits get lost: give it as a string`;
+    return isKept(value) ? undefined : `${path} is an integer above 2^53, which loses digits; give it as a string`;
   if (typeof value !== 'object' || value === null) return undefined;
   const isArray = Array.isArray(value);
   if (!isArray) Object.setPrototypeOf(value, withoutText);

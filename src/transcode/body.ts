@@ -36,7 +36,7 @@ export interface ReadBody {
 const largeBytes = 64 * 1024;
 
 function tooManyBytes(limit: number, actual: number, what = 'the body has'): TranscodeError {
-  const description = `${what} ${actual} bytes, at most ${limit} are taken: send fewer messages at once`;
+  const description = `${what} ${actual} bytes, at most ${limit} are allowed; send fewer messages per call`;
   return new TranscodeError(413, description, [{ field: 'body', description }], {}, { limit, actual });
 }
 
@@ -55,7 +55,7 @@ export async function readBytes(
   }
   const encoding = (header.get('content-encoding') ?? 'identity').trim().toLowerCase();
   if (encoding !== 'identity' && encoding !== 'gzip') {
-    const message = `Content-Encoding ${quoted(encoding)} is not taken: gzip and identity are`;
+    const message = `Content-Encoding ${quoted(encoding)} is not supported; use gzip or identity`;
     throw new TranscodeError(415, message, [], { 'accept-encoding': 'gzip, identity' });
   }
   const chunks: Uint8Array[] = [];
@@ -68,7 +68,7 @@ export async function readBytes(
       chunk = await stream.next();
     } catch (error) {
       if (error instanceof ConnectError || signal.aborted) throw error;
-      throw new TranscodeError(400, `the body ended after ${length} bytes, before its end`);
+      throw new TranscodeError(400, `the body was truncated after ${length} bytes`);
     }
     if (chunk.done === true) break;
     length += chunk.value.length;
@@ -80,7 +80,7 @@ export async function readBytes(
     chunks.push(chunk.value);
   }
   if (declared > 0 && length < declared)
-    throw new TranscodeError(400, `the body ended after ${length} of ${declared} bytes`);
+    throw new TranscodeError(400, `the body was truncated after ${length} of ${declared} bytes`);
   const [only] = chunks;
   const bytes = chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks, length);
   if (encoding === 'identity' || length === 0) return bytes;
@@ -99,12 +99,12 @@ export async function unpackGzip(
     return await unpack(bytes, { maxOutputLength: limit });
   } catch (error) {
     if ((error as { code?: string }).code !== 'ERR_BUFFER_TOO_LARGE')
-      throw new TranscodeError(400, 'the body is not gzip, as its encoding says, or it is cut');
+      throw new TranscodeError(400, 'the body is not valid gzip, or is truncated');
     // The last four bytes of gzip are the unpacked size, as whoever packed it says.
     const said = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).readUInt32LE(bytes.length - 4);
     const actual = Math.max(said, limit + 1);
-    if (limit === maxBytes) throw tooManyBytes(limit, actual, 'the body unpacks to');
-    const description = `the body unpacks to ${actual} bytes, over ${unpackedRatio} times its ${bytes.length}; at most ${limit} are taken: send it with less compression, or in parts`;
+    if (limit === maxBytes) throw tooManyBytes(limit, actual, 'the body expands to');
+    const description = `the body expands to ${actual} bytes, more than ${unpackedRatio} times its ${bytes.length}, at most ${limit} are allowed; send it with less compression, or in parts`;
     throw new TranscodeError(413, description, [{ field: 'body', description }], {}, { limit, actual });
   }
 }
@@ -145,7 +145,7 @@ const formType = /^\s*(multipart\/form-data|application\/x-www-form-urlencoded)\
 function asForm(header: Headers): TranscodeError | undefined {
   const [, type] = formType.exec(header.get('content-type') ?? '') ?? [];
   if (type === undefined) return undefined;
-  const description = `is a form (${type.toLowerCase()}), not JSON: send JSON with Content-Type: application/json`;
+  const description = `is a form (${type.toLowerCase()}), not JSON; send JSON with Content-Type: application/json`;
   return new TranscodeError(400, `body: ${description}`, [{ field: 'body', description }]);
 }
 

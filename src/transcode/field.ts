@@ -34,7 +34,11 @@ export function putter(field: DescField): Put {
   return (target, value, at, faults) => {
     const { case: taken } = target[oneof.localName] as { case?: string };
     if (taken !== undefined && taken !== localName)
-      faults.addAt(at, field.name, `cannot be given together with ${nameOf(field, taken)}: one of ${oneof.name} only`);
+      faults.addAt(
+        at,
+        field.name,
+        `must not be set together with ${nameOf(field, taken)}; set only one of ${oneof.name}`,
+      );
     else target[oneof.localName] = { case: localName, value };
   };
 }

@@ -71,8 +71,8 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
     const binding = chooseByRoot(bindings, json);
     progress.binding = binding;
     if (refusesBody(binding) && json !== undefined && !isEmptyObject(json))
-      throw new TranscodeError(400, 'body: must be empty: all fields of this route stand in its path and its query', [
-        { field: 'body', description: 'must be empty: all fields of this route stand in its path and its query' },
+      throw new TranscodeError(400, 'body: must be empty; all fields of this route are in its path and its query', [
+        { field: 'body', description: 'must be empty; all fields of this route are in its path and its query' },
       ]);
     const input = await readRequest(binding, { json, segments, search }, readerOf(binding), {
       strictQuery: options.unknownQuery === 'refuse',
@@ -202,14 +202,14 @@ function link(controller: AbortController, ...signals: (AbortSignal | undefined)
 function refuseVerb(verb: string, allow: readonly string[]): UniversalServerResponse {
   const headers = { allow: allow.join(', ') };
   if (verb === 'OPTIONS') return { status: 204, header: new Headers(headers) };
-  throw new TranscodeError(405, `this path takes ${headers.allow}, not ${verb}`, [], headers);
+  throw new TranscodeError(405, `${verb} is not allowed on this path; use ${headers.allow}`, [], headers);
 }
 
 function timeoutOf(header: Headers, longest: number): number {
   const text = header.get('connect-timeout-ms');
   if (text === null) return longest;
   if (!/^\d{1,10}$/.test(text))
-    throw new TranscodeError(400, 'Connect-Timeout-Ms must be milliseconds, in at most ten digits');
+    throw new TranscodeError(400, 'Connect-Timeout-Ms must be milliseconds in at most ten digits');
   return Math.min(Number(text), longest);
 }
 

@@ -120,7 +120,7 @@ export function createJsonBodyReader(
   const reader = new JsonReader({ strictNumbers: false, strictFields: true, anyCase: false, registry });
   return async (desc, bytes) => {
     const listOf = (key: string | undefined) => (key === undefined ? undefined : listOfMessage(desc, key, bounds));
-    if (bytes.length === 0) throw new TranscodeError(400, 'the body is empty: a message without fields is {}');
+    if (bytes.length === 0) throw new TranscodeError(400, 'the body is empty; send {} for a message without fields');
     const { json, slices } = await parseBody(bytes, bounds, listOf);
     const faults = new Faults();
     const message =

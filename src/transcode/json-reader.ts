@@ -79,7 +79,7 @@ export class JsonReader {
         others ??= this.#others(desc, members, json, at, faults);
         others(target, name);
       } else if (member.aliasOf !== undefined && Object.hasOwn(json, member.aliasOf))
-        faults.addAt(at, member.aliasOf, `is given twice: as ${member.aliasOf} and as ${name}`);
+        faults.addAt(at, member.aliasOf, `is given twice, as ${member.aliasOf} and as ${name}`);
       else member.read(target, json[name], at, faults);
     }
     return message;
@@ -285,7 +285,7 @@ function mapOf(keyType: ScalarType, element: Read): Read {
       const read = keyOf(keyType, key);
       if ('fault' in read) faults.addAt(place, at, `the key ${read.fault}`);
       else if (Object.hasOwn(map, String(read.value)))
-        faults.addAt(place, at, 'the key is there twice, spelled otherwise');
+        faults.addAt(place, at, 'the key is repeated in another spelling');
       else {
         const value = element(each, place, at, faults);
         // defineProperty: a key may be __proto__.

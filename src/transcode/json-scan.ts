@@ -99,7 +99,7 @@ export class JsonScan {
         if (index - start >= numberChars)
           throw new TranscodeError(
             400,
-            `at byte ${start}: the number has ${index - start + 1} characters, at most ${numberChars} are taken`,
+            `at byte ${start}: the number has ${index - start + 1} characters, at most ${numberChars} are allowed`,
           );
       } else if (byte === 0x7d || byte === 0x5d) {
         const closed = open.pop();
@@ -146,12 +146,12 @@ function tooLong({ isArray, field, most, start, commas }: Open): TranscodeError 
   const actual = commas + 1;
   const where = field === undefined ? `at byte ${start}: ` : '';
   const what = isArray ? 'elements' : 'keys in one object';
-  const description = `${where}has ${actual} ${what}, at most ${most} are taken: send fewer at once`;
+  const description = `${where}must have at most ${most} ${what}, not ${actual}; send fewer at once`;
   const at = field ?? 'body';
   return new TranscodeError(413, `${at}: ${description}`, [{ field: at, description }], {}, { limit: most, actual });
 }
 
 function tooHeavy(actual: number, limit: number): TranscodeError {
-  const description = `holds more values than are taken at once: parsed they take about ${actual} bytes, at most ${limit} are taken: send fewer at once`;
+  const description = `has too many values: about ${actual} bytes when parsed, at most ${limit} are allowed; send fewer at once`;
   return new TranscodeError(413, `the body ${description}`, [{ field: 'body', description }], {}, { limit, actual });
 }

@@ -46,12 +46,12 @@ export function parseJson(bytes: Uint8Array, names: BodyNames = {}, part?: Part)
 /** What is wrong with a key that an object has twice. */
 export function twice(at: Place | undefined, step: Step): TranscodeError {
   const faults = new Faults();
-  faults.addAt(at, step, 'is there twice in one object');
+  faults.addAt(at, step, 'is repeated in one object');
   return faults.error() as TranscodeError;
 }
 
 export function notJson(offset: number): TranscodeError {
-  return new TranscodeError(400, `the body is not JSON: an error at byte ${offset} or in the 64 KiB after it`);
+  return new TranscodeError(400, `the body is not JSON: an error within 64 KiB after byte ${offset}`);
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
@@ -91,7 +91,7 @@ function scan(bytes: Uint8Array): { readonly keys: number; readonly hasLossy: bo
         if (++compared > comparedNumbers)
           throw new TranscodeError(
             400,
-            `the body has over ${comparedNumbers} numbers of more than 15 digits: send them as strings`,
+            `the body has more than ${comparedNumbers} numbers of more than 15 digits; send them as strings`,
           );
         hasLossy = losesDigits(asciiOf(bytes, index, end));
       }

@@ -37,9 +37,7 @@ export function scalarOfJson(type: ScalarType, json: unknown, strict: boolean): 
   switch (type) {
     case ScalarType.STRING:
       if (typeof json !== 'string') return wrong('a string', json);
-      return json.isWellFormed()
-        ? { value: json }
-        : { fault: 'must be valid Unicode: it has half of a surrogate pair' };
+      return json.isWellFormed() ? { value: json } : { fault: 'must be valid Unicode; it has an unpaired surrogate' };
     case ScalarType.BOOL:
       return typeof json === 'boolean' ? { value: json } : wrong('true or false', json);
     case ScalarType.BYTES:
@@ -109,7 +107,7 @@ export function scalarOfText(type: ScalarType, text: string): Scalar {
 function integerOf(type: ScalarType, value: number | bigint): Scalar {
   const [least, most] = integerRanges[type] ?? [0n, 0n];
   if (typeof value === 'number' && isLong(type) && !Number.isSafeInteger(value))
-    return { fault: `is above 2^53 as a number, where digits get lost: send it as a string` };
+    return { fault: 'is a number above 2^53, which loses digits; send it as a string' };
   if (value < least || value > most) return { fault: `must be from ${least} to ${most}, not ${value}` };
   // The number of -0 is 0.
   return { value: isLong(type) ? BigInt(value) : Number(value) + 0 };
@@ -128,10 +126,10 @@ function floatOf(type: ScalarType, value: number): Scalar {
 function bytesOf(json: string): Scalar {
   const text = /[\r\n]/.test(json) ? json.replace(/[\r\n]+/g, '') : json;
   if (!/^[A-Za-z0-9+/_-]*={0,2}$/.test(text))
-    return { fault: 'is not base64: it has a character outside of the alphabet' };
+    return { fault: 'is not base64: it has a character outside the alphabet' };
   const padding = text.endsWith('==') ? 2 : text.endsWith('=') ? 1 : 0;
   if ((text.length - padding) % 4 === 1 || (padding > 0 && text.length % 4 !== 0))
-    return { fault: 'is not base64: its length is wrong, it may be cut' };
+    return { fault: 'is not base64: its length is wrong, it may be truncated' };
   // A view of what Buffer decoded, as fromBinary gives a view of the request: a copy took as long as all of the above.
   const { buffer, byteOffset, length } = Buffer.from(text, 'base64');
   return { value: new Uint8Array(buffer, byteOffset, length) };

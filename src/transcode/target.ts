@@ -74,7 +74,7 @@ function whyNotSet(
   place: Place,
 ): string | undefined {
   const leaf = leafOf(target);
-  if (leaf.fieldKind !== 'list' && texts.length > 1) return 'is given more than once';
+  if (leaf.fieldKind !== 'list' && texts.length > 1) return 'must be given only once';
   const values: unknown[] = [];
   for (const text of texts) {
     const read = valueOfText(leaf, text);
@@ -88,7 +88,7 @@ function whyNotSet(
   }
   const value = leaf.fieldKind === 'list' ? values : values[0];
   // Only a body can have come before: it may repeat what the path or the query says, as a whole resource with its name does, but not deny it.
-  if (isSet(here, leaf) && !isSame(leaf, held(here, leaf), value)) return `is another in the body than in the ${place}`;
+  if (isSet(here, leaf) && !isSame(leaf, held(here, leaf), value)) return `differs between the body and the ${place}`;
   putter(leaf)(here, value, undefined, faults);
   return undefined;
 }

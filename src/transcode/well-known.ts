@@ -10,7 +10,7 @@ export { hasCustomJsonRepresentation as isWellKnown } from '@bufbuild/protobuf/w
 
 /** What is written in JSON for those that people write by hand. */
 export const jsonForms: Readonly<Record<string, string>> = {
-  'google.protobuf.Timestamp': 'a time that exists, such as "2026-01-31T12:00:00Z"',
+  'google.protobuf.Timestamp': 'a valid time, such as "2026-01-31T12:00:00Z"',
   'google.protobuf.Duration': 'a duration such as "1.5s"',
   'google.protobuf.Struct': 'an object',
 };
@@ -48,7 +48,7 @@ export function readWellKnown(
  */
 export function whyNotKept(json: unknown, at: Place): { readonly at: Place; readonly fault: string } | undefined {
   if (typeof json === 'string')
-    return json.isWellFormed() ? undefined : { at, fault: 'must be valid Unicode: it has half of a surrogate pair' };
+    return json.isWellFormed() ? undefined : { at, fault: 'must be valid Unicode; it has an unpaired surrogate' };
   if (typeof json === 'number') return numberFault(json, at);
   if (typeof json !== 'object' || json === null) return undefined;
   const isArray = Array.isArray(json);
@@ -56,10 +56,10 @@ export function whyNotKept(json: unknown, at: Place): { readonly at: Place; read
   for (const key of Object.keys(json)) {
     const step = isArray ? Number(key) : stepOf(key);
     const inner = { parent: at, step };
-    if (!key.isWellFormed()) return { at: inner, fault: 'must be valid Unicode: it has half of a surrogate pair' };
+    if (!key.isWellFormed()) return { at: inner, fault: 'must be valid Unicode; it has an unpaired surrogate' };
     const found = whyNotKept((json as Record<string, unknown>)[key], inner);
     if (found !== undefined) return found;
-    if (lossy?.has(key)) return { at: inner, fault: 'has more digits than a number keeps: send it as a string' };
+    if (lossy?.has(key)) return { at: inner, fault: 'has more digits than a double holds; send it as a string' };
   }
   return undefined;
 }
@@ -67,7 +67,7 @@ export function whyNotKept(json: unknown, at: Place): { readonly at: Place; read
 function numberFault(value: number, at: Place): { readonly at: Place; readonly fault: string } | undefined {
   if (!Number.isFinite(value)) return { at, fault: 'is out of range' };
   if (Number.isInteger(value) && !Number.isSafeInteger(value))
-    return { at, fault: 'is a whole number above 2^53, where digits get lost: send it as a string' };
+    return { at, fault: 'is an integer above 2^53, which loses digits; send it as a string' };
   return undefined;
 }
 
@@ -86,7 +86,7 @@ export function readAny(
   if (typeUrl === undefined && Object.keys(rest).length === 0) return create(AnySchema);
   if (typeof typeUrl !== 'string') return fault('@type', 'is required: the URL of the type');
   const desc = registry?.getMessage(typeUrl.slice(typeUrl.lastIndexOf('/') + 1));
-  if (desc === undefined || !typeUrl.includes('/')) return fault('@type', 'names no type that is known here');
+  if (desc === undefined || !typeUrl.includes('/')) return fault('@type', 'names an unknown type');
   const message = hasCustomJsonRepresentation(desc)
     ? readMessage(desc, rest.value, { parent: at, step: 'value' }, faults)
     : readMessage(desc, rest, at, faults);

@@ -93,7 +93,7 @@ export function createPoster({ timeoutMs, allowPrivate, userAgent, lookup, now =
           ms: performance.now() - start,
         };
       } catch (error) {
-        if (stop.aborted) return failed('stopped', 'the service stops');
+        if (stop.aborted) return failed('stopped', 'the service is stopping');
         return failed('retry', timeout.aborted ? `no answer within ${timeoutMs} ms` : textOf(error));
       }
     },

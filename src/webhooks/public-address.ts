@@ -20,16 +20,15 @@ export function urlFault(text: string, allowPrivate: boolean): string | undefine
   if (!URL.canParse(text)) return 'must be a URL, such as https://example.com/hook';
   const url = new URL(text);
   if (url.protocol !== 'https:' && url.protocol !== 'http:') return 'must be an https URL';
-  if (url.protocol === 'http:' && !allowPrivate)
-    return 'must be an https URL; http is allowed by WEBHOOK_ALLOW_PRIVATE=on';
+  if (url.protocol === 'http:' && !allowPrivate) return 'must be an https URL; WEBHOOK_ALLOW_PRIVATE=on allows http';
   if (url.username !== '' || url.password !== '')
-    return 'must have no user and password: a receiver checks the signature';
-  if (url.hash !== '') return 'must have no fragment (#…): it is never sent';
+    return 'must not have a user or password; the receiver verifies the signature';
+  if (url.hash !== '') return 'must not have a fragment (#…)';
   if (allowPrivate) return undefined;
   const host = hostOf(url);
   const isLocalName = /^(.*\.)?localhost\.?$/i.test(host);
   if (isLocalName || (ipaddr.isValid(host) && !isPublic(host)))
-    return `leads to ${host}, which is no public address; such are allowed by WEBHOOK_ALLOW_PRIVATE=on`;
+    return `must lead to a public address, not ${host}; WEBHOOK_ALLOW_PRIVATE=on allows any address`;
   return undefined;
 }
 
@@ -49,7 +48,7 @@ export function publicLookup(lookup: typeof systemLookup = systemLookup): Lookup
       const [first] = addresses;
       if (refused !== undefined || first === undefined)
         return callback(
-          new AddressRefused(`${hostname} leads to ${refused?.address ?? 'nothing'}, which is no public address`),
+          new AddressRefused(`${hostname} resolves to ${refused?.address ?? 'nothing'}, which is not a public address`),
           '',
           0,
         );

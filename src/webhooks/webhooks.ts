@@ -90,7 +90,7 @@ export function createWebhooks({ db, poster, bodies, allowPrivate, nudge, now = 
   };
   const secretOf = (wished: string) => {
     if (wished !== '' && !isSecret(wished))
-      throw invalidField('secret', 'must be whsec_ and 24 to 64 bytes in base64; leave it empty to have one made');
+      throw invalidField('secret', 'must be whsec_ and 24 to 64 bytes in base64, or empty to have one generated');
     return wished || `whsec_${randomBytes(32).toString('base64')}`;
   };
   return {
@@ -106,7 +106,7 @@ export function createWebhooks({ db, poster, bodies, allowPrivate, nudge, now = 
         if (end === 'full')
           throw invalidField(
             'name',
-            `would be one too many: ${limits.webhooks} webhooks are there already; delete one`,
+            `cannot be added: ${limits.webhooks} webhooks exist, the maximum; delete one first`,
             {
               limit: String(limits.webhooks),
             },
@@ -174,18 +174,22 @@ function assertOwn(name: string): void {
   if (name === settingsName)
     throw invalidField(
       'name',
-      `${settingsName} is the webhook of WEBHOOK_URL: it is changed where the service is started; take another name`,
+      `must not be ${settingsName}, the webhook of WEBHOOK_URL; change that setting, or use another name`,
     );
 }
 
 function notThere(name: string): ServiceError {
-  return new ServiceError({ reason: 'WEBHOOK_NOT_FOUND', message: `there is no webhook ${name}`, metadata: { name } });
+  return new ServiceError({
+    reason: 'WEBHOOK_NOT_FOUND',
+    message: `webhook ${JSON.stringify(name)} does not exist`,
+    metadata: { name },
+  });
 }
 
 function taken(name: string): ServiceError {
   return new ServiceError({
     reason: 'WEBHOOK_EXISTS',
-    message: `there is a webhook ${name} already; change it by UpdateWebhook, or take another name`,
+    message: `webhook ${JSON.stringify(name)} already exists; change it with UpdateWebhook, or use another name`,
     metadata: { name },
   });
 }

@@ -120,7 +120,7 @@ for (const lanes of [4, 0]) {
       ] as const) {
         const { status, body } = await call.post(path, { channel_id: 'plain', channel_type: 5, ...more });
         assert.equal(status, 400, path);
-        assert.match(body.msg, /channel_id: of channel_type 5 must be two names joined with @/);
+        assert.match(body.msg, /channel_id: must be two names joined with @ for channel_type 5/);
       }
     });
 

@@ -110,7 +110,7 @@ const protocols: [string, string, Record<string, string>, (bytes: Uint8Array) =>
   ['Connect', sendBatch, proto, (bytes) => bytes, 'resource_exhausted'],
   ['Connect JSON', sendBatch, { 'content-type': 'application/json' }, (bytes) => bytes, 'resource_exhausted'],
   ['the JSON route', '/message/sendbatch', {}, (bytes) => bytes, 'BATCH_TOO_LARGE'],
-  ['NDJSON', '/v1/batches', { 'content-type': 'application/x-ndjson' }, (bytes) => bytes, 'over 16777216 bytes'],
+  ['NDJSON', '/v1/batches', { 'content-type': 'application/x-ndjson' }, (bytes) => bytes, 'more than 16777216 bytes'],
 ];
 
 describe('a body that is asked for (Expect: 100-continue)', () => {
@@ -231,7 +231,7 @@ describe('a call without a credential', () => {
         const { call, end } = connection(asking.url, version);
         try {
           const refused = await within('the refusal', call(path, headers, body));
-          assert.match(refused.text, /a(%20| )credential(%20| )is(%20| )needed/, refused.text.slice(0, 1000));
+          assert.match(refused.text, /a(%20| )credential(%20| )is(%20| )required/, refused.text.slice(0, 1000));
           const next = await within(
             'the next call',
             call('/v1/server-info', { authorization: `Bearer ${key}` }, undefined),
@@ -300,7 +300,7 @@ test('the message of a GET has at most 8 KiB, unpacked', async () => {
   const packed = await ask(gzipSync(Buffer.alloc(4 * mebi, Buffer.from([0x78, 1]))), '&compression=gzip');
   for (const { status, text } of [packed, await ask(fields)]) {
     assert.equal(status, 429);
-    assert.match(text, /at most 8192 are taken/);
+    assert.match(text, /at most 8192 are allowed/);
   }
   const small = Buffer.from('0a0163100240', 'hex').subarray(0, 5);
   assert.notEqual((await ask(gzipSync(small), '&compression=gzip')).status, 429);

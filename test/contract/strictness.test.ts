@@ -38,8 +38,8 @@ describe('query parameters', () => {
   const rows: [verb: string, url: string, body: unknown, field: string, description: RegExp][] = [
     ['POST', '/message/sendbatch?validate_onli=true', [draft], 'validate_onli', /did you mean validate_only\?/],
     ['POST', '/message/sendbatch?mode=bogus', [draft], 'mode', /best_effort, atomic/],
-    ['POST', '/message/sendbatch?mode=atomic&mode=best_effort', [draft], 'mode', /more than once/],
-    ['POST', '/message/sendbatch?mode=atomic&mode=atomic', [draft], 'mode', /more than once/],
+    ['POST', '/message/sendbatch?mode=atomic&mode=best_effort', [draft], 'mode', /only once/],
+    ['POST', '/message/sendbatch?mode=atomic&mode=atomic', [draft], 'mode', /only once/],
     ['POST', '/message/sendbatch?validate_only=yes', [draft], 'validate_only', /true or false/],
     ['POST', '/message/sendbatch?messages=x', [draft], 'messages', /comes from the body/],
     ['POST', '/message/sendbatch?mode=bogus', broadcast('ann'), 'mode', /best_effort, atomic/],
@@ -47,7 +47,7 @@ describe('query parameters', () => {
     ['POST', '/message/sendbatch?validate_only=2', broadcast('ann'), 'validate_only', /true or false/],
     ['POST', '/message/sendbatch?expire=5', broadcast('ann'), 'expire', /comes from the body/],
     ['POST', '/message/broadcast?validateonly=true', broadcast('ann'), 'validateonly', /did you mean validate_only/],
-    ['POST', '/message/send?validate_only=true&validateOnly=true', draft, 'validate_only', /more than once/],
+    ['POST', '/message/send?validate_only=true&validateOnly=true', draft, 'validate_only', /only once/],
     ['POST', '/message/send?send_at=2030-01-01T00:00:00Z', draft, 'send_at', /is not a parameter of this route/],
     ['POST', '/message/send?message.payload=AA==', draft, 'message.payload', /comes from the body/],
     ['POST', '/v1/batches?priority=hi', { messages: [draft] }, 'priority', /low, normal, high/],
@@ -58,12 +58,12 @@ describe('query parameters', () => {
     ['GET', '/v1/channels/2/strict/messages?since.seconds=5', undefined, 'since.seconds', /given as a whole/],
     ['GET', '/v1/channels/2/strict/messages?limit.x=5', undefined, 'limit.x', /given as a whole/],
     ['GET', '/v1/channels/2/strict/messages?after_sec=5', undefined, 'after_sec', /did you mean after_seq\?/],
-    ['GET', '/v1/channels/2/strict/messages?after_seq=1&afterSeq=2', undefined, 'after_seq', /more than once/],
+    ['GET', '/v1/channels/2/strict/messages?after_seq=1&afterSeq=2', undefined, 'after_seq', /only once/],
     ['GET', '/v1/channels/2/strict/messages?channel_id=x', undefined, 'channel_id', /comes from the path/],
     ['GET', '/v1/channels/2/strict/events?after_sec=5', undefined, 'after_sec', /did you mean after_seq\?/],
-    ['GET', '/v1/channels/2/strict/events?after_seq=5&after_seq=6', undefined, 'after_seq', /more than once/],
+    ['GET', '/v1/channels/2/strict/events?after_seq=5&after_seq=6', undefined, 'after_seq', /only once/],
     ['GET', '/v1/channels/2/strict/events?from_now=yes', undefined, 'from_now', /true or false/],
-    ['GET', '/v1/channels/2/strict/events?uid=a&login_uid=b', undefined, 'login_uid', /another name of uid/],
+    ['GET', '/v1/channels/2/strict/events?uid=a&login_uid=b', undefined, 'login_uid', /an alias of uid/],
     ['GET', '/v1/channels/2/strict/events?uid=%ff', undefined, 'query', /not UTF-8/],
     ['GET', '/v1/channels/0x2/strict/events', undefined, 'channel_type', /from 1 to 12/],
     ['POST', '/v1/batches/x:cancel', { batch_id: 'y' }, 'body', /must be empty/],
@@ -157,7 +157,7 @@ describe('a broadcast', () => {
       validate_only: true,
     });
     assert.equal(status, 400);
-    assert.match(body.msg, /validate_only: is another in the body than in the query/);
+    assert.match(body.msg, /validate_only: differs between the body and the query/);
   });
 
   test('with mode ATOMIC reaches all of its receivers, or none', async () => {
@@ -179,7 +179,7 @@ describe('a broadcast', () => {
     const many = Array.from({ length: 1001 }, (_, index) => `u${index}`);
     const large = await post('/message/broadcast', { ...broadcast(...many), mode: 'atomic' });
     assert.equal(large.status, 413);
-    assert.match(large.body.msg, /subscribers: must be at most 1000 with mode ATOMIC, has 1001/);
+    assert.match(large.body.msg, /subscribers: must have at most 1000 entries with mode ATOMIC, not 1001/);
     assert.equal(await storedCount(), stored + 2);
   });
 });
@@ -322,35 +322,35 @@ describe('what does not exist or is not kept is refused, and nothing is stored:'
       'February 29 of 2027',
       message(',"sendAt":"2027-02-29T12:00:00Z"'),
       '',
-      /messages\[0\]\.send_at.{0,9}must be a time that exists/,
+      /messages\[0\]\.send_at.{0,9}must be a valid time/,
     ],
-    ['24 o’clock', message(',"sendAt":"2027-03-01T24:00:00Z"'), '', /messages\[0\]\.send_at.{0,9}must be a time/],
-    ['a leap second', message(',"sendAt":"2027-06-30T23:59:60Z"'), '', /messages\[0\]\.send_at.{0,9}must be a time/],
+    ['24 o’clock', message(',"sendAt":"2027-03-01T24:00:00Z"'), '', /messages\[0\]\.send_at.{0,9}must be a valid time/],
     [
-      'April 31 of the batch',
-      message(''),
-      '"sendAt":"2027-04-31T00:00:00Z"',
-      /send_at.{0,9}must be a time that exists/,
+      'a leap second',
+      message(',"sendAt":"2027-06-30T23:59:60Z"'),
+      '',
+      /messages\[0\]\.send_at.{0,9}must be a valid time/,
     ],
+    ['April 31 of the batch', message(''), '"sendAt":"2027-04-31T00:00:00Z"', /send_at.{0,9}must be a valid time/],
     [
       '2^53 + 1',
       templated('{"total":9007199254740993}'),
       '',
-      /messages\[0\]\.template\.variables\.total.{0,9}is a whole number above 2\^53/,
+      /messages\[0\]\.template\.variables\.total.{0,9}is an integer above 2\^53/,
     ],
     [
       '2^53 + 1 inside',
       templated('{"a":[{"b":9007199254740993}]}'),
       '',
-      /variables\.a\[0\]\.b.{0,9}is a whole number above/,
+      /variables\.a\[0\]\.b.{0,9}is an integer above/,
     ],
     [
       'twenty digits',
       templated('{"a":0.12345678901234567890}'),
       '',
-      /variables\.a.{0,9}has more digits than a number keeps/,
+      /variables\.a.{0,9}has more digits than a double holds/,
     ],
-    ['a key twice', message(',"tagKey":"a","tagKey":"b"'), '', /messages\[0\]\.tagKey.{0,9}is there twice/],
+    ['a key twice', message(',"tagKey":"a","tagKey":"b"'), '', /messages\[0\]\.tagKey.{0,9}is repeated/],
     ['a field of another version', message(',"sent_at":"x"'), '', /messages\[0\]\.sent_at.{0,9}is not a field/],
   ];
   for (const [what, text, options, said] of rows)
@@ -364,8 +364,8 @@ describe('what does not exist or is not kept is refused, and nothing is stored:'
       });
 
   for (const [what, text, said] of [
-    ['a key twice', message(',"tagKey":"a","tagKey":"b"'), /messages\[1500\]\.tagKey.{0,9}is there twice/],
-    ['2^53 + 1', templated('{"n":9007199254740993}'), /messages\[1500\]\.template\.variables\.n.{0,9}is a whole/],
+    ['a key twice', message(',"tagKey":"a","tagKey":"b"'), /messages\[1500\]\.tagKey.{0,9}is repeated/],
+    ['2^53 + 1', templated('{"n":9007199254740993}'), /messages\[1500\]\.template\.variables\.n.{0,9}is an integer/],
     [
       'twenty digits',
       templated('{"n":0.12345678901234567890}'),
@@ -414,13 +414,13 @@ describe('what does not exist or is not kept is refused, and nothing is stored:'
     for (const name of ['since', 'until']) {
       const answer = await get(`${url}?${name}=2027-02-29T12:00:00Z`);
       assert.equal(answer.status, 400);
-      assert.match(answer.body.msg, new RegExp(`${name}: must be a time that exists`));
+      assert.match(answer.body.msg, new RegExp(`${name}: must be a valid time`));
     }
     const message = encodeURIComponent('{"channelId":"exact","channelType":2,"since":"2027-02-29T12:00:00Z"}');
     const path = '/sendbatch.v1.MessageService/ListMessages?connect=v1&encoding=json&message=';
     const response = await fetch(service.url + path + message);
     assert.equal(response.status, 400);
-    assert.match(await response.text(), /since: must be a time that exists/);
+    assert.match(await response.text(), /since: must be a valid time/);
   });
 
   test('a time in Protobuf that no text has', async () => {
@@ -438,7 +438,7 @@ describe('what does not exist or is not kept is refused, and nothing is stored:'
     ];
     for (const time of times) {
       const sendAt = create(TimestampSchema, time);
-      const said = /send_at: must be a time that exists/;
+      const said = /send_at: must be a valid time/;
       await assert.rejects(
         client.submitBatch({ messages: [base, { ...base, sendAt }] }),
         /messages\[1\]\.send_at: must/,

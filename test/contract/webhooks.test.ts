@@ -424,7 +424,7 @@ describe('webhooks', () => {
         () => client.createWebhook({ name: 'x', url: receiver.url, channelTypes: [2, 2] }),
         /invalid_argument.*channel_types/,
       ],
-      [() => client.getWebhook({ name: 'x' }), /not_found.*there is no webhook x/],
+      [() => client.getWebhook({ name: 'x' }), /not_found.*webhook \\?"x\\?" does not exist/],
       [() => client.updateWebhook({ name: 'x', url: receiver.url }), /not_found/],
       [() => client.deleteWebhook({ name: 'x' }), /not_found/],
       [() => client.testWebhook({ name: 'x' }), /not_found/],

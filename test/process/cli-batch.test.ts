@@ -79,7 +79,7 @@ describe('batches on the command line', () => {
     assert.equal(name, 'é'.repeat(64));
     assert.match(
       (await run('results', batchId, '--refused')).output,
-      /^1\tfile-[0-9a-f]{40}:1\tline 2\tu1 to group cli\tTEMPLATE_NOT_FOUND\tthere is no template/,
+      /^1\tfile-[0-9a-f]{40}:1\tline 2\tu1 to group cli\tTEMPLATE_NOT_FOUND\ttemplate "+none"+ does not exist/,
     );
     const [refused] = (await run('results', batchId, '--refused', '--json')).output.trim().split('\n');
     const { line: at, channelId, error } = JSON.parse(refused ?? '');
@@ -87,7 +87,10 @@ describe('batches on the command line', () => {
     const table = (await run('results', batchId, '--csv')).output.trim().split('\n');
     assert.match(table[0] ?? '', /^index,line,from_uid,channel_type,channel_id,client_msg_no,.*,reason,message$/);
     assert.match(table[1] ?? '', /^0,1,,,,file-[0-9a-f]{40}:0,\d+,\d+,false,,$/);
-    assert.match(table[2] ?? '', /^1,2,u1,2,cli,file-[0-9a-f]{40}:1,,,false,TEMPLATE_NOT_FOUND,"?there is no template/);
+    assert.match(
+      table[2] ?? '',
+      /^1,2,u1,2,cli,file-[0-9a-f]{40}:1,,,false,TEMPLATE_NOT_FOUND,"?template "+none"+ does not exist/,
+    );
     assert.equal((await run('watch', batchId)).code, 2);
 
     const good = file('good.ndjson', line({ payload: 'aGk=' }));
@@ -113,7 +116,7 @@ describe('batches on the command line', () => {
     assert.deepEqual([retried.code, last(retried.output).acceptedCount], [0, 1], retried.output);
     const nothing = await run('retry', last(retried.output).batchId);
     assert.deepEqual(
-      [nothing.code, /BATCH_NOT_RETRYABLE: .*nothing of it was refused/.test(nothing.output)],
+      [nothing.code, /BATCH_NOT_RETRYABLE: .*none of its messages was refused/.test(nothing.output)],
       [1, true],
     );
     const rows = (await readAll(service.databaseUrl)).filter((row) => /^cli-(open|shut)$/.test(row.channel));

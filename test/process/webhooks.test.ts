@@ -214,7 +214,10 @@ test('a webhook of the settings that cannot be is refused at the start, by name'
       { WEBHOOK_URL: 'http://10.0.0.1/', WEBHOOK_SECRET: secret },
       /WEBHOOK_URL must be an https URL.*WEBHOOK_ALLOW_PRIVATE/,
     ],
-    [{ WEBHOOK_URL: 'https://[fd00::1]/', WEBHOOK_FORMAT: 'legacy' }, /WEBHOOK_URL leads to fd00::1/],
+    [
+      { WEBHOOK_URL: 'https://[fd00::1]/', WEBHOOK_FORMAT: 'legacy' },
+      /WEBHOOK_URL must lead to a public address, not fd00::1/,
+    ],
     [{ WEBHOOK_FORMAT: 'odd' }, /WEBHOOK_FORMAT/],
     [{ WEBHOOK_TIMEOUT: '0' }, /WEBHOOK_TIMEOUT/],
   ];

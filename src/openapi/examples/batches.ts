@@ -73,11 +73,11 @@ export const batches: readonly Example[] = [
     status: 409,
     answer: {
       status: 409,
-      msg: 'request_id "spring-news" was used for another batch; submit a new batch under a new one',
+      msg: 'request_id "spring-news" was already used for another batch; use a new request_id for a new batch',
       error: {
         code: 6,
         status: 'ALREADY_EXISTS',
-        message: 'request_id "spring-news" was used for another batch; submit a new batch under a new one',
+        message: 'request_id "spring-news" was already used for another batch; use a new request_id for a new batch',
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
@@ -116,11 +116,11 @@ export const batches: readonly Example[] = [
     status: 404,
     answer: {
       status: 404,
-      msg: 'there is no batch "none" of yours',
+      msg: 'batch "none" does not exist or belongs to another caller',
       error: {
         code: 5,
         status: 'NOT_FOUND',
-        message: 'there is no batch "none" of yours',
+        message: 'batch "none" does not exist or belongs to another caller',
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
@@ -172,11 +172,11 @@ export const batches: readonly Example[] = [
     status: 400,
     answer: {
       status: 400,
-      msg: 'the batch cannot be retried: it has not ended',
+      msg: 'the batch cannot be retried: it has not ended yet',
       error: {
         code: 9,
         status: 'FAILED_PRECONDITION',
-        message: 'the batch cannot be retried: it has not ended',
+        message: 'the batch cannot be retried: it has not ended yet',
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',

@@ -32,11 +32,11 @@ export const channels: readonly Example[] = [
     status: 404,
     answer: {
       status: 404,
-      msg: 'the channel was never made',
+      msg: 'the channel does not exist',
       error: {
         code: 5,
         status: 'NOT_FOUND',
-        message: 'the channel was never made',
+        message: 'the channel does not exist',
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',

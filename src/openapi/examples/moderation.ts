@@ -41,11 +41,11 @@ export const moderation: readonly Example[] = [
     status: 404,
     answer: {
       status: 404,
-      msg: 'there is no rule 999',
+      msg: 'rule 999 does not exist',
       error: {
         code: 5,
         status: 'NOT_FOUND',
-        message: 'there is no rule 999',
+        message: 'rule 999 does not exist',
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',

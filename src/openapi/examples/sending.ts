@@ -93,7 +93,7 @@ export const sending: readonly Example[] = [
         error: {
           code: 3,
           reason: 'TEMPLATE_FAILED',
-          message: 'template "welcome" needs variables that are not given: day',
+          message: 'template "welcome" needs variables that were not given: day',
           metadata: { template: 'welcome', missing: 'day' },
         },
       },

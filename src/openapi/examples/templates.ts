@@ -37,11 +37,11 @@ export const templates: readonly Example[] = [
     status: 404,
     answer: {
       status: 404,
-      msg: 'there is no template "nobody"',
+      msg: 'template "nobody" does not exist',
       error: {
         code: 5,
         status: 'NOT_FOUND',
-        message: 'there is no template "nobody"',
+        message: 'template "nobody" does not exist',
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
@@ -107,11 +107,11 @@ export const templates: readonly Example[] = [
     status: 400,
     answer: {
       status: 400,
-      msg: 'template "preview" needs variables that are not given: user',
+      msg: 'template "preview" needs variables that were not given: user',
       error: {
         code: 3,
         status: 'INVALID_ARGUMENT',
-        message: 'template "preview" needs variables that are not given: user',
+        message: 'template "preview" needs variables that were not given: user',
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',

@@ -54,11 +54,11 @@ export const webhooks: readonly Example[] = [
     status: 404,
     answer: {
       status: 404,
-      msg: 'there is no webhook nobody',
+      msg: 'webhook "nobody" does not exist',
       error: {
         code: 5,
         status: 'NOT_FOUND',
-        message: 'there is no webhook nobody',
+        message: 'webhook "nobody" does not exist',
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',

@@ -63,7 +63,7 @@ async function* until<T>(
   call: { readonly error: (thrown: unknown) => ConnectError; readonly ended: (error?: ConnectError) => void },
 ): AsyncIterable<T> {
   // Where neither the end nor an error comes the reader has left.
-  let error: ConnectError | undefined = new ConnectError('the caller has gone away', Code.Canceled);
+  let error: ConnectError | undefined = new ConnectError('the caller disconnected', Code.Canceled);
   try {
     yield* messages;
     error = undefined;
@@ -95,7 +95,7 @@ function errorOf(thrown: unknown, { signal, stream }: { signal: AbortSignal; str
   if (!(signal.aborted && (thrown === signal.reason || isCut)) && !(stream && isCut)) return toConnectError(thrown);
   return signal.reason instanceof ConnectError
     ? signal.reason
-    : new ConnectError('the caller has gone away', Code.Canceled, undefined, undefined, thrown);
+    : new ConnectError('the caller disconnected', Code.Canceled, undefined, undefined, thrown);
 }
 
 /**
@@ -138,7 +138,7 @@ function deadlineExceeded(): ServiceError {
   return new ServiceError({
     reason: 'DEADLINE',
     message:
-      'the call took longer than its deadline; whether it was stored is not known: send it again with the same keys (client_msg_no or request_id)',
+      'the deadline passed, and it is unknown whether the call was stored; retry with the same keys (client_msg_no or request_id)',
     metadata: {},
   });
 }

@@ -148,8 +148,8 @@ function toViolation(violation: RuleViolation, message: Message): Violation {
 /** Where else too many messages can go. */
 function wayOut(limit: number): string {
   return limit === limits.batchMessages
-    ? `: send the rest in another call, or all of them in the background with SubmitBatch (POST /v1/batches), which takes ${limits.submitMessages}`
-    : ': send the rest as another batch';
+    ? `; send the rest in another call, or all of them in the background with SubmitBatch (POST /v1/batches), which takes up to ${limits.submitMessages}`
+    : '; send the rest as another batch';
 }
 
 /** A rule of our own, which may be of a whole message, starts its id with the field at fault: `channel_id.required` on `messages[3]` is `messages[3].channel_id`. */

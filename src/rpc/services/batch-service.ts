@@ -65,10 +65,10 @@ export function createBatchService({
           if (frame.messages.length === 0 && ++emptyFrames > mostEmptyFrames)
             throw invalidField(
               'messages',
-              `is empty in over ${mostEmptyFrames} frames: send frames that hold messages`,
+              `must not be empty in more than ${mostEmptyFrames} frames; send frames with messages`,
             );
           if (frame.options !== undefined && submission !== undefined)
-            throw invalidField('options', 'must be in the first frame only');
+            throw invalidField('options', 'must be set only in the first frame');
           checkFrame(frame, end.count);
           end.see(frame);
           submission ??= await open(frame.options);
@@ -147,7 +147,7 @@ class StreamEnd {
   #last = false;
 
   see({ options, messages, last }: SubmitBatchStreamRequest): void {
-    if (this.#last) throw invalidField('last', 'was set in the frame before');
+    if (this.#last) throw invalidField('last', 'was set in an earlier frame; no frame may follow it');
     this.#expected ||= options?.messageCount ?? 0;
     this.#last = last;
     this.count += messages.length;
@@ -158,7 +158,7 @@ class StreamEnd {
     if (this.#expected === 0 && !this.#last && count > 0)
       throw invalidField(
         'last',
-        'must be set in the last frame, or options.message_count be given: a stream that was cut looks like one that has ended',
+        'must be set in the last frame, unless options.message_count is set; a truncated stream cannot be detected otherwise',
       );
     assertCount('options.message_count', this.#expected, count);
   }
@@ -166,7 +166,7 @@ class StreamEnd {
 
 /** A batch of another number of messages than its caller says is refused; 0 = not said. */
 function assertCount(field: string, expected: number, came: number): void {
-  if (expected !== 0 && expected !== came) throw invalidField(field, `is ${expected}, and ${came} messages came`);
+  if (expected !== 0 && expected !== came) throw invalidField(field, `is ${expected}, but ${came} messages arrived`);
 }
 
 type Options = Omit<BatchOptions, '$typeName' | '$unknown' | 'messageCount'>;
@@ -224,7 +224,10 @@ function withLines(
   first: number,
 ): BatchDraft[] {
   if (lines.length !== 0 && lines.length !== messages.length)
-    throw invalidField('lines', `must be empty or one per message: there are ${lines.length} for ${messages.length}`);
+    throw invalidField(
+      'lines',
+      `must have one entry per message or none, not ${lines.length} for ${messages.length} messages`,
+    );
   return messages.map((each, index) => ({ ...toDraft(each, first + index), line: lines[index] }));
 }
 
@@ -244,7 +247,7 @@ export function tooManyBytes(): ServiceError {
     [
       {
         field: 'messages',
-        description: `must be at most ${limits.submitBytes} bytes together; submit several batches`,
+        description: `must have at most ${limits.submitBytes} bytes in total; submit several batches`,
         reason: 'BATCH_TOO_LARGE',
       },
     ],

@@ -67,7 +67,7 @@ export function createChannelService({
       const flags = await channels.get(request);
       if (flags === undefined) {
         const metadata = { channel_id: request.channelId, channel_type: String(request.channelType) };
-        throw new ServiceError({ reason: 'CHANNEL_NOT_EXIST', message: 'the channel was never made', metadata });
+        throw new ServiceError({ reason: 'CHANNEL_NOT_EXIST', message: 'the channel does not exist', metadata });
       }
       const bit = (flag: boolean) => (flag ? 1 : 0);
       return {
@@ -90,7 +90,7 @@ export function createChannelService({
 
     async addMembers(request) {
       if (request.tempSubscriber === 1)
-        throw invalidField('temp_subscriber', 'must be 0: members for a connection only are not supported');
+        throw invalidField('temp_subscriber', 'must be 0; members for one connection are not supported');
       return await change(ofGroup(request), 'member', {
         add: request.subscribers,
         ...(request.reset === 1 ? { remove: 'all' } : {}),

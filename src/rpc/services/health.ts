@@ -16,7 +16,8 @@ export function createHealthService(
   const statusNow = async () => statusOf((await readiness.look()).ready);
   return {
     async check({ service }) {
-      if (!isKnown(service)) throw new ConnectError(`no service ${service.slice(0, 128)} here`, Code.NotFound);
+      if (!isKnown(service))
+        throw new ConnectError(`service ${service.slice(0, 128)} does not exist here`, Code.NotFound);
       return { status: await statusNow() };
     },
     async list() {
@@ -33,7 +34,7 @@ export function createHealthService(
       if (!signal.aborted)
         throw new ServiceError({
           reason: 'STOPPING',
-          message: 'this instance is stopping: watch another one',
+          message: 'this instance is stopping; watch again to reach another one',
           metadata: {},
           retryAfterMs: 1000,
         });

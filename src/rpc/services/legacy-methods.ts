@@ -101,7 +101,7 @@ async function conversationsOf(
       if (bytes > limits.requestBytes)
         throw invalidField(
           'page_size',
-          `is needed: the answer would have over ${limits.requestBytes} bytes; ask for pages with page and page_size`,
+          `is required: the answer would exceed ${limits.requestBytes} bytes; request pages with page and page_size`,
         );
       conversations.push({
         channelId: id,
@@ -145,7 +145,7 @@ function seqsOf(text: string): Map<string, number> {
     if (part === '') continue;
     const [, channel, seq] = /^(.+:\d{1,3}):(\d{1,16})$/s.exec(part) ?? [];
     if (channel === undefined || !Number.isSafeInteger(Number(seq)))
-      throw invalidField('last_msg_seqs', 'must be channel_id:channel_type:last_msg_seq, joined with |');
+      throw invalidField('last_msg_seqs', 'must be entries channel_id:channel_type:last_msg_seq, joined with |');
     seqs.set(channel, Number(seq));
   }
   return seqs;
@@ -173,7 +173,7 @@ export async function wholeAllowlist(
     if (entries.length > wholeList)
       throw invalidField(
         'channel_id',
-        `has an allowlist of over ${wholeList} uids: read it in pages, with GET /v1/channels/{channel_type}/{channel_id}/allowlist`,
+        `has an allowlist of more than ${wholeList} uids; read it in pages with GET /v1/channels/{channel_type}/{channel_id}/allowlist`,
       );
     after = next;
   } while (after !== '');

@@ -38,12 +38,12 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
       const failure = checkRules(SubscribeRequestSchema, request);
       if (failure !== undefined) throw failure;
       if (!request.allOfUid && request.channels.length === 0)
-        throw invalidField('channels', 'must have at least one, or all_of_uid be set: nothing would ever come');
+        throw invalidField('channels', 'must have at least one entry, unless all_of_uid is set');
       if (!request.allOfUid && request.channels.length > limits.subscribeChannels)
-        throw invalidField('channels', `must be at most ${limits.subscribeChannels} without all_of_uid`);
+        throw invalidField('channels', `must have at most ${limits.subscribeChannels} entries without all_of_uid`);
       const reader = { caller: context.values.get(callerKey), uid: request.uid };
       if (request.allOfUid && viewerOf(reader) === undefined)
-        throw invalidField('uid', 'must be given with all_of_uid: a service is in no channels itself');
+        throw invalidField('uid', 'is required with all_of_uid; a service is not a member of channels itself');
       const frames = credentials.whileValid(streamCredential(context), (signal) =>
         tails.subscribe({
           ...reader,

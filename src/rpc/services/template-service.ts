@@ -35,7 +35,7 @@ export function createTemplateService({ templates }: TemplateServiceParts): Serv
       return {};
     },
     async previewTemplate({ name, version, body, format, variables = {} }) {
-      if ((name === '') === (body === '')) throw invalidField('name', 'or body must be given, one of them');
+      if ((name === '') === (body === '')) throw invalidField('name', 'or body is required, exactly one of them');
       const text = body === '' ? { name, version } : { name: 'preview', body, format: formatOf(format) };
       return { payload: await templates.preview(text, variables) };
     },

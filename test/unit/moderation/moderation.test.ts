@@ -62,12 +62,12 @@ describe('moderation', () => {
     const heavy = Array.from({ length: 6 }, async (_, index) => {
       const texts = [`${index}${'a'.repeat(65_000)}`];
       const answers = await reasons(texts, `heavy-${index}`);
-      assert.match(answers[0] ?? '', /takes the rules longer than 40 ms; send less text/);
+      assert.match(answers[0] ?? '', /moderation of the content took longer than 40 ms; send less text/);
       heavyDone++;
     });
     // A caller that sends little waits for the turn under way alone.
     for (let call = 0; call < 5; call++)
-      assert.deepEqual(await reasons(['fine', 'bad'], 'light'), ['ok', 'the content is refused by rule 1']);
+      assert.deepEqual(await reasons(['fine', 'bad'], 'light'), ['ok', 'rule 1 refused the content']);
     assert.ok(heavyDone < 6, 'the light calls came first');
     await Promise.all(heavy);
     const longest = stalls();
@@ -113,18 +113,21 @@ describe('moderation', () => {
     const stalls = watchStalls();
     await assert.rejects(
       moderation.create(rule({ patterns: ['(((a{1,10}){1,10}){1,10})b'] })),
-      new RegExp(`patterns\\[0\\]: compiles to 2224 instructions, at most ${limits.patternInstructions} are taken`),
+      new RegExp(`patterns\\[0\\]: compiles to 2224 instructions, at most ${limits.patternInstructions} are allowed`),
     );
     await assert.rejects(
       moderation.create(rule({ patterns: ['(x{0,1000})'.repeat(90)] })),
       /patterns\[0\]: (compiles|takes)/,
     );
     const many = rule({ patterns: Array.from({ length: 60 }, (_, index) => `.{1,900}${index}`) });
-    await assert.rejects(moderation.create(many), /of all rules together come to \d+ instructions, at most 100000/);
+    await assert.rejects(
+      moderation.create(many),
+      /must have at most 100000 instructions in all rules together, not \d+/,
+    );
     const words = Array.from({ length: 20_000 }, (_, index) => `${index}`.padEnd(60, 'y'));
     await assert.rejects(
       moderation.create(rule({ keywords: words })),
-      /of all rules together come to 1200000 characters, at most 1000000/,
+      /must have at most 1000000 characters in all rules together, not 1200000/,
     );
     assert.deepEqual(await moderation.list(), []);
     const longest = stalls();

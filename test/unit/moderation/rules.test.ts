@@ -66,9 +66,9 @@ describe('what is found', () => {
 
   test('patterns have a size, and a bound on it', () => {
     assert.deepEqual(patternSize('a|b'), { instructions: 3 });
-    assert.match('fault' in patternSize('(') ? JSON.stringify(patternSize('(')) : '', /is not a pattern of RE2/);
+    assert.match('fault' in patternSize('(') ? JSON.stringify(patternSize('(')) : '', /is not a valid RE2 pattern/);
     assert.deepEqual(patternSize('(((a{1,10}){1,10}){1,10})b'), {
-      fault: `compiles to 2224 instructions, at most ${limits.patternInstructions} are taken; use smaller repetitions`,
+      fault: `compiles to 2224 instructions, at most ${limits.patternInstructions} are allowed; use smaller repetitions`,
     });
   });
 

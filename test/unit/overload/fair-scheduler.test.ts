@@ -139,11 +139,11 @@ describe('turns', () => {
     const wait = (caller: string, bytes: number) =>
       turns.run({ caller, signal, weigh: () => bytes }, () => ({ isDone: true, tookMs: 1 }));
     const waiting = [wait('a', limits.callerWaitingBytes - 1)];
-    await assert.rejects(wait('a', 2), /more waiting/);
+    await assert.rejects(wait('a', 2), /overloaded/);
     waiting.push(wait('a', 1), wait('b', 1000));
     const others = Math.floor((limits.bodiesBytes - limits.callerWaitingBytes - 1000) / limits.callerWaitingBytes);
     for (let each = 0; each < others; each++) waiting.push(wait(`c${each}`, limits.callerWaitingBytes));
-    await assert.rejects(wait('d', limits.callerWaitingBytes), /more waiting/);
+    await assert.rejects(wait('d', limits.callerWaitingBytes), /overloaded/);
     assert.equal(aside, waiting.length);
     begin();
     await Promise.all(waiting);

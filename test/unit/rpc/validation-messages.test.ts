@@ -8,13 +8,21 @@ describe('a broken rule in words', () => {
   const rows: [string, Parameters<typeof violationMessage>[0], string][] = [
     ['a pattern', { id: 'string.pattern', said: 'does not match regex pattern `^[^#&]*$`' }, 'must not contain # or &'],
     ['a size', { id: 'bytes.max_len', said: 'must be at most 8 bytes', actual: 9 }, 'must be at most 8 bytes, not 9'],
-    ['an empty text', { id: 'string.min_bytes', said: 'must be at least 1 bytes' }, 'is required: it is empty'],
+    [
+      'an empty text',
+      { id: 'string.min_bytes', said: 'must be at least 1 bytes' },
+      'is required and must not be empty',
+    ],
     ['a text too short', { id: 'string.min_bytes', said: 'must be at least 12 bytes' }, 'must be at least 12 bytes'],
-    ['an empty list', { id: 'repeated.min_items', said: 'must contain at least 1 item(s)' }, 'must have at least one'],
+    [
+      'an empty list',
+      { id: 'repeated.min_items', said: 'must contain at least 1 item(s)' },
+      'must have at least one entry',
+    ],
     [
       'a list',
       { id: 'repeated.max_items', said: 'must contain no more than 1000 item(s)', actual: 1001 },
-      'must have at most 1000, not 1001',
+      'must have at most 1000 entries, not 1001',
     ],
     [
       'an enum',

@@ -42,7 +42,7 @@ describe('a template', () => {
   ])
     test(`${body} is refused where it would write [object Object]`, () => {
       const said = rendered(body, { user: { name: 'Ann' }, list: [{ a: 1 }] });
-      assert.match(said, /^TEMPLATE_FAILED: .*an object has no text: name one of its members/);
+      assert.match(said, /^TEMPLATE_FAILED: .*an object cannot be written as a whole; name one of its members/);
     });
 
   test('whole numbers above 2^53 are refused, wherever they stand', () => {
@@ -53,7 +53,7 @@ describe('a template', () => {
     ] as const)
       assert.equal(
         rendered(body, variables),
-        `TEMPLATE_FAILED: template "t" cannot be rendered: ${path} is a whole number above 2^53, where digits get lost: give it as a string`,
+        `TEMPLATE_FAILED: template "t" cannot be rendered: ${path} is an integer above 2^53, which loses digits; give it as a string`,
       );
     assert.equal(rendered('{{ n }} {{ m }}', { n: Number.MAX_SAFE_INTEGER, m: 0.5 }), '9007199254740991 0.5');
   });
@@ -72,7 +72,7 @@ describe('a template', () => {
     assert.deepEqual(compiled('{{ b }} {{ a }} {{ b.c }}').variables(), ['a', 'b']);
     assert.equal(
       rendered('{{ a }} {{ b }} {{ c }}', { b: 1 }),
-      'TEMPLATE_FAILED: template "t" needs variables that are not given: a, c',
+      'TEMPLATE_FAILED: template "t" needs variables that were not given: a, c',
     );
     assert.match(rendered('{{ user.name }}', { user: {} }), /^TEMPLATE_FAILED: .*user\.name/);
   });
@@ -126,7 +126,7 @@ describe('a template', () => {
     assert.match(rendered('{{ a }}', { a: 'x'.repeat(65_537) }), /^PAYLOAD_TOO_LARGE/);
     assert.match(rendered('{{ a }}', { a: 'é'.repeat(32_769) }), /^PAYLOAD_TOO_LARGE.* 65538 bytes/);
     assert.match(rendered('{{ a }}', { a: '' }), /^TEMPLATE_FAILED/);
-    assert.match(rendered('{"a":{{ a | raw }}}', { a: '}' }, 'json'), /^TEMPLATE_FAILED: .*no JSON/);
+    assert.match(rendered('{"a":{{ a | raw }}}', { a: '}' }, 'json'), /^TEMPLATE_FAILED: .*not valid JSON/);
   });
 
   test('of bare names alone is what liquidjs makes of it', (context) => {

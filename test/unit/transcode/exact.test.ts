@@ -59,14 +59,14 @@ describe('a time', () => {
     });
   for (const text of unreal)
     test(`${text} is refused, in a body and in a query`, async () => {
-      assert.throws(() => read(JSON.stringify({ at: text })), /^ConnectError: .*at: must be a time that exists/);
+      assert.throws(() => read(JSON.stringify({ at: text })), /^ConnectError: .*at: must be a valid time/);
       const answer = await ask(
         transcoder({ Echo: { pattern: get('/a') } }),
         'GET',
         `/a?at=${encodeURIComponent(text)}`,
       );
       assert.equal(answer?.status, 400);
-      assert.match(answer?.json.message, /at: must be a time that exists/);
+      assert.match(answer?.json.message, /at: must be a valid time/);
     });
 
   test('is written as it was read, whatever it is', (context) => {
@@ -179,7 +179,7 @@ describe('a key that is there twice', () => {
       assert.throws(
         () => parseJson(Buffer.from(text)),
         (error: Error & { faults: { field: string; description: string }[] }) => {
-          assert.deepEqual(error.faults, [{ field: path, description: 'is there twice in one object' }]);
+          assert.deepEqual(error.faults, [{ field: path, description: 'is repeated in one object' }]);
           return true;
         },
       );
@@ -187,7 +187,7 @@ describe('a key that is there twice', () => {
 
   test('a body that is an array begins with the field that it is', () => {
     const text = Buffer.from('[{},{"a":1,"a":2}]');
-    assert.throws(() => parseJson(text, { array: 'messages' }), /messages\[1\]\.a: is there twice/);
+    assert.throws(() => parseJson(text, { array: 'messages' }), /messages\[1\]\.a: is repeated/);
   });
 });
 
