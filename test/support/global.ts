@@ -1,17 +1,19 @@
 import pg from 'pg';
-import { startCluster, type TestCluster } from './cluster.ts';
+import { preparePristineCluster, startCluster, type TestCluster } from './cluster.ts';
 import { adminUrlVariable, migrateDatabase, templateName } from './database.ts';
 
 let cluster: TestCluster | undefined;
+let removePristine: (() => void) | undefined;
 
 /** Once for the whole run: one server, one migrated template, from which each test file clones its own database. */
 export async function globalSetup(): Promise<void> {
-  let adminUrl = process.env.TEST_DATABASE_URL;
-  if (adminUrl === undefined) {
-    cluster = await startCluster({ durable: false, settings: { max_connections: '600' } });
-    adminUrl = cluster.url('postgres');
-  }
   try {
+    let adminUrl = process.env.TEST_DATABASE_URL;
+    if (adminUrl === undefined) {
+      removePristine = preparePristineCluster();
+      cluster = await startCluster({ durable: false, settings: { max_connections: '600' } });
+      adminUrl = cluster.url('postgres');
+    }
     await prepareTemplate(adminUrl);
   } catch (error) {
     // Node runs no teardown after a setup that failed.
@@ -35,4 +37,5 @@ async function prepareTemplate(adminUrl: string): Promise<void> {
 
 export async function globalTeardown(): Promise<void> {
   await cluster?.stop();
+  removePristine?.();
 }
