@@ -1,6 +1,7 @@
 /**
- * Every limit of the service. GetServerInfo serves those that callers need, each is named in the error that it causes,
- * a test compares them with the rules in the proto, and docs/reference/limits.md is generated from these comments.
+ * Every limit of the service. GetServerInfo serves those that callers need; the error that a limit
+ * causes names it; a test compares them with the rules in the proto. The comments are the text of
+ * docs/reference/limits.md.
  */
 export const limits = {
   /** Messages per batch. */
