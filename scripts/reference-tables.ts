@@ -1,4 +1,4 @@
-// Writes the tables of docs/reference: errors, limits, routes, metrics. Run by `npm run generate`; `--check` compares and changes nothing.
+// Writes the tables of docs/reference: errors, limits, routes, metrics, log events. Run by `npm run generate`; `--check` compares and changes nothing.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { comments } from '../gen/sendbatch/comments.ts';
@@ -6,6 +6,7 @@ import { LimitsSchema } from '../gen/sendbatch/v1/message_service_pb.ts';
 import { limits } from '../src/limits.ts';
 import { reasonCodes } from '../src/messages/permission.ts';
 import type { Reason } from '../src/messages/service-error.ts';
+import { type LogEventInfo, logEvents } from '../src/observability/log-events.ts';
 import { type Metric, metrics } from '../src/observability/metrics.ts';
 import { reasonTexts } from '../src/openapi/errors.ts';
 import { knownReasons } from '../src/rpc/error-mapping.ts';
@@ -100,13 +101,29 @@ function metricTable(): string {
   return table([['name', 'type', 'unit', 'labels', 'meaning'], ...rows]);
 }
 
+function logEventTable(): string {
+  const rows = Object.values<LogEventInfo>(logEvents).map(({ level, message, fields, meaning }) => [
+    `\`${message}\``,
+    level,
+    fields.map((field) => `\`${field}\``).join(', '),
+    meaning,
+  ]);
+  return table([['msg', 'level', 'fields', 'meaning, and what to do'], ...rows]);
+}
+
 function bytes(value: number): string {
   if (value % 2 ** 20 === 0) return `${value / 2 ** 20} MiB`;
   if (value % 2 ** 10 === 0) return `${value / 2 ** 10} KiB`;
   return value.toLocaleString('en-US');
 }
 
-const tables = { errors: errorTable(), limits: limitTable(), routes: routeSections(), metrics: metricTable() };
+const tables = {
+  errors: errorTable(),
+  limits: limitTable(),
+  routes: routeSections(),
+  metrics: metricTable(),
+  'log-events': logEventTable(),
+};
 if (faults.length === 0)
   for (const [name, text] of Object.entries(tables))
     faults.push(...writeSection(`docs/reference/${name}.md`, name, text));

@@ -10,6 +10,7 @@
  */
 import { stat } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
+import { isatty } from 'node:tty';
 import { isDeepStrictEqual } from 'node:util';
 import type { Config, Reloadable } from '../config/index.ts';
 import type { Events } from '../observability/events/index.ts';
@@ -26,11 +27,12 @@ const settleMs = 500;
 const settleAttempts = 4;
 
 /**
- * Whether any file is read again, so that SIGHUP has a meaning. Without one it ends the process, as
- * it does by default.
+/**
+ * Whether SIGHUP means "reload". Without files to read again it means nothing, and must not end a service
+ * (`systemctl reload`). In a terminal that is closed it ends the process, as it does by default.
  */
-export function canReload({ reload }: Config): boolean {
-  return reload.tls !== undefined || reload.tokenSecrets !== undefined;
+export function hearsReload({ reload }: Config): boolean {
+  return reload.tls !== undefined || reload.tokenSecrets !== undefined || !isatty(0);
 }
 
 /**

@@ -1,7 +1,7 @@
 import { type Config, ConfigError, loadConfig } from '../config/index.ts';
 import { createLog, type Log } from '../observability/log.ts';
 import { ListenError, tryPort } from '../server/port.ts';
-import { canReload } from './reload.ts';
+import { hearsReload } from './reload.ts';
 import type { App } from './start.ts';
 import { version } from './version.ts';
 import { metricsOfAll } from './worker-metrics.ts';
@@ -38,7 +38,7 @@ export async function serve(fail: (message: string) => void): Promise<void> {
 async function serveHere(config: Config, log: Log): Promise<void> {
   let listens = false;
   let app: App | undefined;
-  if (canReload(config)) {
+  if (hearsReload(config)) {
     process.on('SIGHUP', () => app?.reload());
     if (isWorker) hearReload(() => app?.reload());
   }
@@ -66,7 +66,7 @@ async function serveInWorkers(config: Config, log: Log): Promise<void> {
   // is finished first.
   const mayBreakOff = 'url' in config.database;
   const starting = startWorkers(config.workers, log);
-  if (canReload(config)) process.on('SIGHUP', () => void starting.then((workers) => workers?.reload()));
+  if (hearsReload(config)) process.on('SIGHUP', () => void starting.then((workers) => workers?.reload()));
   const stop = stopOnce(log, async () => {
     const started = await starting;
     if (started === undefined) return;

@@ -58,6 +58,15 @@ test('SIGHUP makes every worker read the certificate again; one that is broken i
   await database.drop();
 });
 
+test('SIGHUP does not end a service that has nothing to reload', async () => {
+  const database = await createDatabase();
+  const service = await spawnService({ DATABASE_URL: database.url });
+  service.child.kill('SIGHUP');
+  assert.equal((await fetch(`${service.url}/livez`)).status, 200);
+  assert.equal(await service.end('SIGTERM'), 0);
+  await database.drop();
+});
+
 test('JWT_SECRET_PREVIOUS is masked where settings are printed', async () => {
   const secret = 'the previous secret, which nobody is to see';
   const { output } = await runToEnd({ JWT_SECRET_PREVIOUS: secret }, ['config'], work);
