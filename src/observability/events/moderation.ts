@@ -4,7 +4,7 @@ import { metrics } from '../metrics.ts';
 import type { Registry } from '../registry.ts';
 
 /** A call of the moderation hook. `skipped`: the circuit breaker is open. */
-interface HookCall {
+export interface HookCall {
   readonly ms: number;
   readonly outcome: 'ok' | 'failed' | 'skipped';
   readonly error?: unknown;

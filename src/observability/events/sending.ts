@@ -2,7 +2,7 @@ import { metrics } from '../metrics.ts';
 import type { Registry } from '../registry.ts';
 
 /** Messages of a batch by outcome. */
-interface BatchEnd {
+export interface BatchEnd {
   readonly messages: number;
   readonly accepted: number;
   readonly duplicates: number;

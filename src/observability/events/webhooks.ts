@@ -3,7 +3,7 @@ import { metrics } from '../metrics.ts';
 import type { Registry } from '../registry.ts';
 
 /** An attempt to deliver messages to a webhook. */
-interface Attempt {
+export interface Attempt {
   readonly webhook: string;
   /** The `webhook-id`. */
   readonly delivery: string;
