@@ -301,7 +301,10 @@ test('`config` prints every setting with its value, where that is set, default, 
 
   const odd = await runToEnd({ PORT: 'http' }, ['config'], folder);
   assert.equal(odd.code, 1);
-  assert.match(odd.output, /^PORT = http {2}\(the environment\)\n {4}Port for all protocols; 0 = any free port\.\n {4}default 5001; 0 – 65535$/m);
+  assert.match(
+    odd.output,
+    /^PORT = http {2}\(the environment\)\n {4}Port for all protocols; 0 = any free port\.\n {4}default 5001; 0 – 65535$/m,
+  );
   assert.match(odd.output, /^sendbatch: PORT: must be a whole number from 0 to 65535/m);
 });
 
