@@ -11,7 +11,7 @@ import { type Metric, metrics } from '../src/observability/metrics.ts';
 import { reasonTexts } from '../src/openapi/errors.ts';
 import { knownReasons } from '../src/rpc/error-mapping.ts';
 import { guardedServices, scopeOf } from '../src/rpc/interceptors/authenticate.ts';
-import { compileBindings } from '../src/transcode/binding.ts';
+import { compileBindings } from '../src/transcode/compile-bindings.ts';
 import { report, table, writeSection } from './markdown.ts';
 import { advice } from './reasons.ts';
 

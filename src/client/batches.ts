@@ -7,7 +7,7 @@ import {
   SubmitBatchRequestSchema,
   type SubmitBatchResponse,
 } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
-import type { Draft } from './index.ts';
+import type { Draft } from './draft.ts';
 import { randomKey } from './random-key.ts';
 import { endedEarly, type Retry } from './retry.ts';
 import { callsOf } from './send.ts';

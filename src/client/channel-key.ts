@@ -1,4 +1,4 @@
-import type { Draft } from './index.ts';
+import type { Draft } from './draft.ts';
 
 const personType = 1;
 

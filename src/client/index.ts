@@ -1,9 +1,9 @@
-import type { MessageInitShape, MessageShape } from '@bufbuild/protobuf';
 import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import { type Batch, BatchService } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
-import type { Message, MessageDraftSchema } from '../../gen/client/sendbatch/v1/message_pb.ts';
-import { MessageService, type SendResultSchema } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
+import type { Message } from '../../gen/client/sendbatch/v1/message_pb.ts';
+import { MessageService } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
 import { type SubmitOptions, submit, watch } from './batches.ts';
+import type { Draft, Result } from './draft.ts';
 import { createRetry, type RetryOptions, untilAborted } from './retry.ts';
 import { type RequestTemplate, type SendOptions, sendAll } from './send.ts';
 import { type ChannelCursor, createSharedTail, type SharedTail } from './shared-tail.ts';
@@ -17,7 +17,9 @@ export { MessageService, SendMode } from '../../gen/client/sendbatch/v1/message_
 export { reasonOf } from './retry.ts';
 export type {
   ChannelCursor,
+  Draft,
   RequestTemplate,
+  Result,
   RetryOptions,
   SendOptions,
   SharedTail,
@@ -25,11 +27,6 @@ export type {
   TailOptions,
   TailRequest,
 };
-
-/** A message to send. Without `clientMsgNo` it gets one, so that a retry is exact. */
-export type Draft = MessageInitShape<typeof MessageDraftSchema>;
-/** What became of a message: its numbers, or `error`. */
-export type Result = MessageShape<typeof SendResultSchema>;
 
 export interface SendbatchOptions {
   /** Of `@connectrpc/connect-node` or `@connectrpc/connect-web`; the credential is set by an interceptor of it. */

@@ -7,7 +7,7 @@ import {
   SendResultSchema,
 } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
 import { channelKeyOf } from './channel-key.ts';
-import type { Draft, Result } from './index.ts';
+import type { Draft, Result } from './draft.ts';
 import { randomKey } from './random-key.ts';
 import { type Retry, waitOfRefusal } from './retry.ts';
 

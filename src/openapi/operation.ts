@@ -1,8 +1,8 @@
 import type { DescField, DescMethod } from '@bufbuild/protobuf';
 import { type Binding, leafOf, queryTargets, spellTarget, type Target } from '../transcode/index.ts';
-import type { Answers, DocumentParts } from './document.ts';
 import { type ErrorResponse, errorRef } from './errors.ts';
 import { type Example, keyOf } from './example.ts';
+import type { Answers, DocumentParts } from './parts.ts';
 import { rulesOf } from './rules.ts';
 import type { Schema, Schemas } from './schema.ts';
 

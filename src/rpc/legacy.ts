@@ -9,7 +9,7 @@ import {
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { callerKey } from '../auth/identity.ts';
 import { malformed } from '../messages/service-error.ts';
-import type { Answers } from '../openapi/document.ts';
+import type { Answers } from '../openapi/parts.ts';
 import type { Schema, Schemas } from '../openapi/schema.ts';
 import { type RulesOf, type TranscodedCall, TranscodeError } from '../transcode/index.ts';
 import { httpStatusOf, toConnectError, toHttp } from './error-mapping.ts';

@@ -13,21 +13,16 @@ import type { Binding } from './binding.ts';
 import { type BodyBounds, type ReadBody, readBody } from './body.ts';
 import { TranscodeError } from './error.ts';
 import { isJsonObject } from './field.ts';
-import type { TranscodedRoute, TranscoderOptions } from './index.ts';
 import { createInvokeUnary, type UnaryMethod } from './invoke.ts';
 import type { JsonReader } from './json-reader.ts';
 import type { JsonWriter } from './json-writer.ts';
+import type { TranscodedRequest, TranscodedRoute, TranscoderOptions } from './options.ts';
 import { chooseByRoot, readRequest } from './request.ts';
 import { type Route, type Router, splitUrl } from './router.ts';
 import { statusFailure } from './status.ts';
 
 /** Why the signal of a failed call is aborted. Shared: the default reason is a DOMException with a stack of its own. */
 const ended = new ConnectError('the call has ended', Code.Canceled);
-
-/** `controller`: of the signal, for the call to abort at its deadline; without one the call links its own to the signal. */
-export interface TranscodedRequest extends UniversalServerRequest {
-  readonly controller?: AbortController;
-}
 
 type Settled = Required<Pick<TranscoderOptions, 'registry' | 'interceptors'>> &
   TranscoderOptions & { readonly bounds: BodyBounds };

@@ -3,21 +3,20 @@ import {
   createRegistry,
   type DescMessage,
   type DescMethodUnary,
-  type DescService,
   type Message,
   type MessageShape,
   type Registry,
 } from '@bufbuild/protobuf';
-import type { ConnectError, Interceptor } from '@connectrpc/connect';
-import type { UniversalServerRequest, UniversalServerResponse } from '@connectrpc/connect/protocol';
-import type { HeadersSource } from './answer.ts';
-import { type Binding, compileBindings, type RulesOf } from './binding.ts';
+import type { UniversalServerResponse } from '@connectrpc/connect/protocol';
+import type { Binding } from './binding.ts';
 import { type BodyBounds, listOfMessage, parseBody } from './body.ts';
+import { compileBindings } from './compile-bindings.ts';
 import { Faults, TranscodeError } from './error.ts';
-import { createHandler, type TranscodedRequest } from './handler.ts';
+import { createHandler } from './handler.ts';
 import { JsonReader, type JsonReadOptions } from './json-reader.ts';
 import { parseJson } from './json-text.ts';
-import { type JsonWriteOptions, JsonWriter } from './json-writer.ts';
+import { JsonWriter } from './json-writer.ts';
+import type { TranscodedRequest, TranscoderOptions } from './options.ts';
 import { readQuery } from './query.ts';
 import { Router, splitUrl } from './router.ts';
 
@@ -27,8 +26,8 @@ export { type BodyBounds, unpackGzip } from './body.ts';
 export { shortNameOf } from './enum.ts';
 export { TranscodeError } from './error.ts';
 export { isImplicit } from './field.ts';
-export type { TranscodedRequest } from './handler.ts';
 export { createInvokeUnary, type InvokeUnary, type UnaryMethod } from './invoke.ts';
+export type { TranscodedCall, TranscodedRequest, TranscodedRoute, TranscoderOptions } from './options.ts';
 export { queryTargets } from './query.ts';
 export { isLong } from './scalar.ts';
 export { httpStatuses } from './status.ts';
@@ -36,55 +35,6 @@ export { didYouMean } from './suggest.ts';
 export { leafOf, spellTarget, type Target } from './target.ts';
 export { inTurns, Slices, unpackedAtOnce } from './turns.ts';
 export { isWellKnown } from './well-known.ts';
-
-/** Which route a request took. */
-export interface TranscodedRoute {
-  readonly method: DescMethodUnary;
-  readonly binding: Binding;
-}
-
-/** A call that succeeded: for choosing the status and the shape of its answer. */
-export interface TranscodedCall extends TranscodedRoute {
-  readonly response: Message;
-  /** The body as the annotation has it; written when it is asked for. */
-  json(): string;
-}
-
-export interface TranscoderOptions {
-  /** A service and the object with its methods, as a ConnectRouter takes them. */
-  readonly services: readonly { readonly service: DescService; readonly implementation: object }[];
-  /** The same ones that the RPC protocols run, in the same order. */
-  readonly interceptors?: Interceptor[];
-  /** Types for google.protobuf.Any. */
-  readonly registry?: Registry;
-  /** Bytes of a body at most, as sent and unpacked. */
-  readonly readMaxBytes: number;
-  /** What else bounds a body. */
-  readonly bounds?: Partial<Omit<BodyBounds, 'maxBytes'>>;
-  /** Called when the body is whole, before it is parsed; what it throws refuses the call. */
-  readonly onBody?: (request: UniversalServerRequest) => void;
-  /** Called when a body is refused that has not ended: the answer waits for it. */
-  readonly onRefusedBody?: (request: UniversalServerRequest) => Promise<void>;
-  /** Milliseconds that a call may take; `Connect-Timeout-Ms` may shorten it. */
-  readonly timeoutMs: number;
-  /** Aborts the signals of all calls. */
-  readonly shutdownSignal?: AbortSignal;
-  /** Whether a query parameter that names no field is passed over (default) or refused. */
-  readonly unknownQuery?: 'ignore' | 'refuse';
-  /** How the routes read their requests, beyond what the annotations say. */
-  readonly rulesOf?: RulesOf;
-  /** Whether numbers of 32 bits and floats are refused when they are strings, which ProtoJSON takes. Default: true. */
-  readonly strictNumbers?: boolean;
-  /** Default: proto names, 64-bit integers and enums as numbers, fields without presence always. */
-  readonly write?: Partial<Omit<JsonWriteOptions, 'registry'>>;
-  /** Another status, more headers, or another body than 200 and the annotation's. */
-  readonly answer?: (call: TranscodedCall) => { status?: number; headers?: HeadersSource; body?: string };
-  /** What an error looks like; the route is known unless the path or the verb was at fault. Default: google.rpc.Status. */
-  readonly failure?: (
-    error: ConnectError,
-    route?: TranscodedRoute,
-  ) => { status: number; headers?: HeadersSource; body: string };
-}
 
 /** Serves the google.api.http routes of services. */
 export interface Transcoder {
