@@ -1,5 +1,5 @@
 import type { ChannelChangeListener } from '../channels/channels.ts';
-import { ChannelKeys, type MadeChannel } from '../messages/channel-keys.sql.ts';
+import { ChannelKeys, type CreatedChannel } from '../messages/channel-keys.sql.ts';
 import { startLoop } from '../observability/loop.ts';
 import { type Listening, notify } from '../postgres/pg-notify.ts';
 import type { Store } from '../sending/group-context.ts';
@@ -28,9 +28,9 @@ export interface WiredTails {
 const pollEveryMs = 5000;
 
 export function wireTails({ database, db, events, lifecycle, now, reads, rules }: Foundation): WiredTails {
-  const onMade = (created: readonly MadeChannel[]) => {
-    tails.channelsMade(created);
-    notifier.tell({ made: created.map(({ type, id, channelKey }) => [type, id, channelKey]) });
+  const onMade = (created: readonly CreatedChannel[]) => {
+    tails.channelsCreated(created);
+    notifier.publish({ made: created.map(({ type, id, channelKey }) => [type, id, channelKey]) });
   };
   const channelKeys = new ChannelKeys(db, onMade, now);
   const store: Store = {
@@ -40,11 +40,11 @@ export function wireTails({ database, db, events, lifecycle, now, reads, rules }
     onStored(keys) {
       const stored = [...keys];
       tails.wake(stored);
-      notifier.tell({ stored });
+      notifier.publish({ stored });
     },
   };
   const tails = createTails({ ...store, db: reads }, now, events.tailRead);
-  const ephemeral = createEphemeralMessages(db, tails.deliver, (ids) => notifier.tell({ live: ids }), now);
+  const ephemeral = createEphemeralMessages(db, tails.deliver, (ids) => notifier.publish({ live: ids }), now);
   const watch = events.loop('notifier');
   let listening: Listening | undefined;
   let closing = false;
@@ -63,8 +63,8 @@ export function wireTails({ database, db, events, lifecycle, now, reads, rules }
     onError: watch.onError,
   });
   const receive = ({ stored, members, changed, made, someMade, live: ids, all }: Hints) => {
-    tails.channelsMade(made.map(([type, id, channelKey]) => ({ type, id, channelKey })));
-    if (someMade) tails.findMade().catch(watch.onError);
+    tails.channelsCreated(made.map(([type, id, channelKey]) => ({ type, id, channelKey })));
+    if (someMade) tails.findCreated().catch(watch.onError);
     tails.wake(stored);
     if (members.length > 0) tails.membersChanged(members);
     tails.channelsChanged(changed);
@@ -85,11 +85,11 @@ export function wireTails({ database, db, events, lifecycle, now, reads, rules }
     channelChanges: {
       membersChanged(uids) {
         tails.membersChanged(uids);
-        notifier.tell({ members: uids });
+        notifier.publish({ members: uids });
       },
       channelChanged(key) {
         tails.channelsChanged([key]);
-        notifier.tell({ changed: [key] });
+        notifier.publish({ changed: [key] });
       },
     },
   };

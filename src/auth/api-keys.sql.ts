@@ -1,19 +1,19 @@
 import { sql } from 'kysely';
 import type { Db } from '../postgres/schema.ts';
 
-/** A key as it is kept. Times in milliseconds since 1970. */
+/** A stored key. Times in milliseconds since 1970. */
 export interface StoredKey {
   readonly keyId: string;
   /** SHA-256 of the secret half. */
   readonly secretHash: Buffer;
   readonly name: string;
   readonly scopes: readonly string[];
-  /** Whom it may send as; null = anybody. */
+  /** The uids it may send as; null: any. */
   readonly senders: readonly string[] | null;
-  /** Messages a second; null = as the settings say. */
+  /** Messages per second; null: the setting's. */
   readonly ratePerSecond: number | null;
   readonly createdAt: number;
-  /** null = never. */
+  /** null: never. */
   readonly expiresAt: number | null;
   readonly revokedAt: number | null;
 }
@@ -43,13 +43,13 @@ export async function findKey(db: Db, keyId: string): Promise<StoredKey | undefi
   return row && toKey(row);
 }
 
-/** All keys, the oldest first. */
+/** Lists all keys, the oldest first. */
 export async function listKeys(db: Db): Promise<StoredKey[]> {
   const { rows } = await sql<KeyRow>`select * from sendbatch.api_key order by created_at, key_id`.execute(db);
   return rows.map(toKey);
 }
 
-/** Whether there was such a key that was not revoked yet. */
+/** Revokes a key; false if there is none or it was revoked before. */
 export async function revokeKey(db: Db, keyId: string, now: number): Promise<boolean> {
   const { numAffectedRows } = await sql`
     update sendbatch.api_key set revoked_at = ${now} where key_id = ${keyId} and revoked_at is null`.execute(db);

@@ -5,7 +5,7 @@ import { orBusy } from '../messages/store-busy.ts';
 import type { Db } from '../postgres/schema.ts';
 import { findKey, insertKey, listKeys, revokeKey, type StoredKey } from './api-keys.sql.ts';
 
-/** What a new key is to be. */
+/** Properties of a new key. */
 export interface KeyWish {
   readonly name: string;
   readonly scopes: readonly Scope[];
@@ -15,7 +15,10 @@ export interface KeyWish {
   readonly expiresAt?: number;
 }
 
-/** API keys. A key reads `sb_<id>_<secret>`; the id is in lists and logs, the secret is shown once. */
+/**
+ * API keys. A key is `sb_<id>_<secret>`; the id appears in lists and logs, the secret is shown
+ * once.
+ */
 export interface Keys {
   create(wish: KeyWish): Promise<{ keyId: string; key: string }>;
   list(): Promise<StoredKey[]>;
@@ -25,16 +28,16 @@ export interface Keys {
 }
 
 /**
- * Milliseconds that a key is known without asking again: a revoked one is refused by every instance after at most this long. Asking each time cost a
- * statement a call.
+ * Milliseconds that a key is cached: every instance refuses a revoked key after at most this long.
+ * Without the cache each call costs a statement.
  */
 export const keyMemoryMs = 1000;
 const rememberedKeys = 10_000;
 
 const shape = /^sb_([a-z0-9]{16})_([A-Za-z0-9_-]{43})$/;
 const idLetters = 'abcdefghijklmnopqrstuvwxyz012345';
-/** What is compared with where there is no such key, so that it takes as long. */
-const nobody = Buffer.alloc(32);
+/** Compared with when there is no such key, so that the comparison takes as long. */
+const noHash = Buffer.alloc(32);
 
 export function createKeys(db: Db, now: () => number = Date.now): Keys {
   const known = new LRUCache<string, { found: Promise<StoredKey | undefined> }>({
@@ -47,7 +50,7 @@ export function createKeys(db: Db, now: () => number = Date.now): Keys {
     if (remembered !== undefined) return remembered.found;
     const found = findKey(db, keyId);
     known.set(keyId, { found });
-    // What failed is not known.
+    // A failed lookup is not cached.
     found.catch(() => known.delete(keyId));
     return found;
   };
@@ -74,7 +77,7 @@ export function createKeys(db: Db, now: () => number = Date.now): Keys {
       const [, keyId, secret] = shape.exec(key) ?? [];
       if (keyId === undefined || secret === undefined) return undefined;
       const stored = await orBusy(() => look(keyId));
-      const isRight = timingSafeEqual(hash('sha256', secret, 'buffer'), stored?.secretHash ?? nobody);
+      const isRight = timingSafeEqual(hash('sha256', secret, 'buffer'), stored?.secretHash ?? noHash);
       if (!isRight || stored === undefined || stored.revokedAt !== null) return undefined;
       if (stored.expiresAt !== null && stored.expiresAt <= now()) return undefined;
       return {

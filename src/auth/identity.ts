@@ -5,19 +5,24 @@ import { type Caller, type Scope, trustedCaller, userCaller } from '../messages/
 import { ServiceError } from '../messages/service-error.ts';
 import { createIssuerKeys, IssuerKeysUnavailable } from './issuer-keys.ts';
 
-/** Where the caller stands in a call's context. */
+/** The caller in a call's context. */
 export const callerKey = createContextKey<Caller>(trustedCaller, { description: 'caller' });
-/** The subject of the client's certificate, when the TLS layer has verified it. */
+/** The subject of the client's certificate, if the TLS layer has verified it. */
 export const certificateKey = createContextKey<string | undefined>(undefined, { description: 'client certificate' });
 
 /** How tokens are verified. */
 export interface TokenRules {
-  /** The secrets of HS256 that are accepted now (a rotation replaces `current`), or where the issuer's public keys are. */
+  /**
+   * The secrets of HS256 that are accepted now (a rotation replaces `current`), or where the
+   * issuer's public keys are.
+   */
   readonly key: { readonly secrets: { readonly current: readonly Uint8Array[] } } | { readonly jwksUrl: string };
   readonly algorithms: readonly string[];
   readonly issuer: string;
   readonly audience: string;
-  /** The scopes that a token can grant. A token that names none grants `send` and `read` of them. */
+  /**
+   * The scopes that a token can grant. A token that names none grants `send` and `read` of them.
+   */
   readonly scopes: readonly Scope[];
 }
 
@@ -28,16 +33,19 @@ export interface IdentityRules {
   readonly certificateScopes: readonly Scope[] | undefined;
 }
 
-/** Who stands behind a call's headers and certificate; throws CREDENTIAL_MISSING or CREDENTIAL_INVALID. */
+/**
+ * Identifies the caller by headers and certificate; throws CREDENTIAL_MISSING or
+ * CREDENTIAL_INVALID.
+ */
 export type Identify = (header: Headers, certificate: string | undefined) => Promise<Caller>;
 
-/** What identifying asks of the rest of the service. */
+/** What identification needs of the rest of the service. */
 export interface IdentitySources {
-  /** The caller of an API key; undefined for any that is not good, for whatever reason. */
+  /** The caller of an API key; undefined for an invalid one, whatever the cause. */
   identifyKey(key: string): Promise<Caller | undefined>;
-  /** Whether the uid passes every channel rule: such uids are for services. */
+  /** Whether the uid bypasses channel rules: such uids are for services. */
   isSystemUid(uid: string): Promise<boolean>;
-  /** The database's time in ms: a token ends for all instances at once, whatever their own clocks say. */
+  /** Database time in ms: a token expires for all instances at once. */
   readonly now?: () => number;
   /** The issuer's keys could not be fetched. */
   onIssuerFault?(error: unknown): void;
@@ -70,7 +78,7 @@ export function createIdentify({ tokens, certificateScopes }: IdentityRules, sou
       ? await sources.identifyKey(credential)
       : await identifyToken?.(credential);
     if (caller !== undefined) return caller;
-    // One text for all: which part was wrong is not for the caller to learn.
+    // One text for all causes: the caller must not learn which part was wrong.
     throw new ServiceError({
       reason: 'CREDENTIAL_INVALID',
       message: 'the credential is not valid: it is unknown, expired, revoked, or from another issuer',
@@ -85,7 +93,10 @@ function credentialOf(header: Headers): string | undefined {
   return header.get('token') ?? undefined;
 }
 
-/** Reads a token as a user; undefined when it is not good. Throws STORE_BUSY when the issuer's keys cannot be fetched. */
+/**
+ * Verifies a token of a user; undefined if it is invalid. Throws STORE_BUSY if the issuer's keys
+ * cannot be fetched.
+ */
 function createTokenReader(
   { key, algorithms, issuer, audience, scopes: grantable }: TokenRules,
   { isSystemUid, onIssuerFault, now = Date.now }: IdentitySources,
@@ -112,7 +123,8 @@ function createTokenReader(
         message: `the token's subject ${JSON.stringify(sub)} is a system uid, which channel rules do not restrict; only services may act as it, with an API key or a client certificate`,
         metadata: {},
       });
-    // A token within the tolerance has expired already: a stream that it opens ends with the tolerance.
+    // A token within the tolerance has expired already: a stream that it opens ends with the
+    // tolerance.
     const isOver = exp * 1000 <= now();
     return {
       ...userCaller(
@@ -127,7 +139,10 @@ function createTokenReader(
 /** Returns the claims of a valid token; undefined for any other. */
 type VerifyToken = (token: string, options: JWTVerifyOptions) => Promise<JWTPayload | undefined>;
 
-/** During a rotation two secrets are accepted; only a signature that does not match moves on to the next one. */
+/**
+ * During a rotation two secrets are accepted; only a signature that does not match moves on to the
+ * next one.
+ */
 async function verifyWithSecrets(
   token: string,
   secrets: readonly Uint8Array[],
@@ -171,8 +186,9 @@ function isUid(sub: unknown): sub is string {
 }
 
 /**
- * The scopes that a token names: `scope` (RFC 8693, a string with spaces, also seen as an array) or `scp` (Entra ID, Okta). Undefined when one of
- * them has another type: what cannot be read grants nothing.
+ * The scopes that a token names: `scope` (RFC 8693, a string with spaces, also seen as an array) or
+ * `scp` (Entra ID, Okta). Undefined when one of them has another type: what cannot be read grants
+ * nothing.
  */
 function scopesOf({ scope, scp }: JWTPayload): readonly string[] | undefined {
   const named = [scope, scp].filter((each) => each !== undefined).map(scopeWords);
@@ -185,7 +201,7 @@ function scopeWords(claim: unknown): readonly string[] | undefined {
   return Array.isArray(claim) && claim.every((each) => typeof each === 'string') ? claim : undefined;
 }
 
-/** The issuer's keys cannot be fetched: whether the token is good is not known. */
+/** The issuer's keys cannot be fetched: the validity of the token is unknown. */
 function issuerAway(cause: unknown): ServiceError {
   return new ServiceError(
     {

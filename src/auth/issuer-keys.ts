@@ -1,12 +1,13 @@
 // The public keys of the token issuer (JWKS, RFC 7517), fetched and kept.
 //
-// Fetched at the first token, refreshed in the background when `refreshMs` old, and at once for a key id that is not among them.
-// While the issuer is away the keys that are held stay in use for up to `staleMs`: a token signed by a known key needs no issuer.
-// Only a failing fetch is the issuer's fault (IssuerKeysUnavailable); everything else is the token's.
+// Fetched at the first token, refreshed in the background when `refreshMs` old, and at once for a
+// key id that is not among them. While the issuer is away the keys that are held stay in use for up
+// to `staleMs`: a token signed by a known key needs no issuer. Only a failing fetch is the issuer's
+// fault (IssuerKeysUnavailable); everything else is the token's.
 import { setTimeout as delay } from 'node:timers/promises';
 import { createRemoteJWKSet, customFetch, errors, type JWTVerifyGetKey } from 'jose';
 
-/** The issuer's keys are needed and cannot be fetched: whether the token is good is not known. */
+/** The issuer's keys are needed and cannot be fetched: the validity of the token is unknown. */
 export class IssuerKeysUnavailable extends Error {}
 
 export interface IssuerKeysOptions {
@@ -14,7 +15,10 @@ export interface IssuerKeysOptions {
   readonly refreshMs?: number;
   /** Age up to which keys are used while every refresh fails. */
   readonly staleMs?: number;
-  /** Least time between two fetches. Calls with an unknown key id wait for the next one, which they share. */
+  /**
+   * Least time between two fetches. Calls with an unknown key id wait for the next one, which they
+   * share.
+   */
   readonly cooldownMs?: number;
   readonly timeoutMs?: number;
   readonly now?: () => number;
@@ -39,7 +43,8 @@ export function createIssuerKeys(
     onFault,
   }: IssuerKeysOptions = {},
 ): JWTVerifyGetKey {
-  // jose shares a fetch under way and matches keys; when to fetch is decided here, so its own timers are off.
+  // jose shares a fetch under way and matches keys; when to fetch is decided here, so its own
+  // timers are off.
   const keys = createRemoteJWKSet(url, {
     cacheMaxAge: Number.POSITIVE_INFINITY,
     cooldownDuration: Number.POSITIVE_INFINITY,
@@ -77,7 +82,10 @@ export function createIssuerKeys(
     onFault?.(error);
   }
 
-  /** Fetches because a key id is unknown: not more often than the cooldown allows, and once for all that wait. */
+  /**
+   * Fetches because a key id is unknown: not more often than the cooldown allows, and once for all
+   * that wait.
+   */
   async function loadUnknown(seenAt: number): Promise<void> {
     const waitMs = seenAt + cooldownMs - now();
     if (waitMs > 0) await delay(waitMs);

@@ -1,9 +1,13 @@
-/** Age at which the stored list is read again. Only calls with a token ask, so an idle service reads nothing. */
+/**
+ * Age at which the stored list is read again. Only calls with a token read it, so an idle service
+ * reads nothing.
+ */
 const memoryMs = 1000;
 
 /**
- * Whether a uid is a system uid by the settings or by the store. The stored list is read at most once a second; while it cannot be read the last
- * one holds, and the very first read fails the call.
+ * Checks whether a uid is a system uid in the settings or the store. The stored list is read at
+ * most once per second; while it cannot be read the last one is used, and a failed first read fails
+ * the call.
  */
 export function createSystemUidCheck(
   configured: readonly string[],

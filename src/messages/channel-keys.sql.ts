@@ -17,7 +17,7 @@ const cachedChannels = 100_000;
 const temporaryMs = 60_000;
 
 /** A channel that was created, and its key. */
-export interface MadeChannel {
+export interface CreatedChannel {
   readonly type: number;
   readonly id: string;
   readonly channelKey: number;
@@ -27,13 +27,13 @@ export interface MadeChannel {
 export class ChannelKeys {
   readonly #db: Db;
   readonly #cache = new LRUCache<string, number>({ max: cachedChannels });
-  readonly #onMade: (made: readonly MadeChannel[]) => void;
+  readonly #onMade: (made: readonly CreatedChannel[]) => void;
   readonly #now: () => number;
 
   /** `onMade` receives the channels of messages that this process created. */
-  constructor(db: Db, onMade: (made: readonly MadeChannel[]) => void = () => {}, now: () => number = Date.now) {
+  constructor(db: Db, onCreated: (made: readonly CreatedChannel[]) => void = () => {}, now: () => number = Date.now) {
     this.#db = db;
-    this.#onMade = onMade;
+    this.#onMade = onCreated;
     this.#now = now;
   }
 
@@ -103,7 +103,7 @@ async function select(db: Db, channels: readonly Channel[]): Promise<[Channel, n
  * deadlock. A channel of commands is created with the channel it belongs to, whose key the members
  * refer to.
  */
-async function insert(db: Db, channels: readonly Channel[], now: number): Promise<MadeChannel[]> {
+async function insert(db: Db, channels: readonly Channel[], now: number): Promise<CreatedChannel[]> {
   const all = new Map(channels.map((each) => [each.key, each]));
   for (const each of channels) {
     const base = channel(each.type, each.id, messageSequence);

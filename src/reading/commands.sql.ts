@@ -10,7 +10,7 @@ import {
 } from '../messages/messages-read.sql.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 
-/** A command in a user's own numbering. */
+/** A command with its number in the user's own sequence. */
 export interface Command {
   readonly commandSeq: number;
   readonly channelId: string;
@@ -18,11 +18,11 @@ export interface Command {
   readonly message: StoredMessage;
 }
 
-/** Commands that one statement examines. */
+/** Commands examined per statement. */
 const examinedAtOnce = 20_000;
-/** Channels that one statement takes commands out of. */
+/** Channels per statement. */
 const channelsAtOnce = 500;
-/** Statements of one call: what they leave, a million commands later, is for the next call. */
+/** Statements per call; what they leave, after a million commands, is for the next call. */
 const mostRounds = 50;
 
 /** Locks a user's head until the transaction ends. */
@@ -36,15 +36,16 @@ async function lockHead(tx: Tx, uid: string): Promise<{ lastSeq: number; ackedSe
   return { lastSeq: row.last_seq, ackedSeq: row.acked_seq };
 }
 
-/** A user's commands, and the last number that it was ever given. */
+/** Commands of a user, and the last number assigned to it. */
 export interface SyncedCommands {
   readonly commands: readonly Command[];
   readonly lastSeq: number;
 }
 
 /**
- * Takes a user's new commands out of its channels into its own numbering, and returns those after `after` that are not
- * acknowledged: at most `limit`, and of large ones as many as fill a page and one more.
+ * Numbers new commands of a user's channels in the user's own sequence, and returns those after
+ * `after` that are not acknowledged: at most `limit`, and of large ones no more than a page and one
+ * command.
  */
 export async function syncCommands(
   db: Db,
@@ -59,7 +60,7 @@ export async function syncCommands(
     let taken = 0;
     let due = await dueChannels(tx, uid);
     let isAll = due.length < channelsAtOnce;
-    // Until all is examined, or enough is found. What is left is never jumped over.
+    // Until everything is examined or enough is found. Nothing is skipped.
     for (let round = 0; due.length > 0 && taken < limit && round < mostRounds; round++) {
       const found = await takeCommands(tx, uid, lastSeq + taken, due, now);
       taken += found.taken;
@@ -93,16 +94,19 @@ export async function syncCommands(
   });
 }
 
-/** A channel that has commands which were not examined for the user yet. */
+/** A channel with commands that were not examined for the user yet. */
 interface Due {
   readonly channelKey: number;
   readonly examinedSeq: number;
   readonly lastSeq: number;
-  /** Commands before this time are not for it: of a member that a version added which noted no sequence. */
+  /**
+   * Commands before this time are not for the member: one added by a version that recorded no
+   * sequence.
+   */
   readonly since: number;
 }
 
-/** The first few of them, by key. */
+/** The first of these channels, by key. */
 async function dueChannels(tx: Tx, uid: string): Promise<Due[]> {
   const { rows } = await sql<{ channel_key: number; examined_seq: number; last_seq: number; since: number }>`
     select k.channel_key, h.last_seq, greatest(t.taken_seq, u.joined_command_seq, 0) as examined_seq,
@@ -125,9 +129,10 @@ async function dueChannels(tx: Tx, uid: string): Promise<Due[]> {
 }
 
 /**
- * Examines the next commands of these channels, each in the order of its sequence up to the head that was seen, and
- * gives those that are for the user the numbers after `lastSeq`. `command_taken` notes how far a channel is examined,
- * so that commands for others are passed once. Returns what is left of the channels.
+ * Examines the next commands of these channels, each in sequence order up to the head that was
+ * read, and gives those for the user the numbers after `lastSeq`. `command_taken` records how far a
+ * channel is examined, so that commands for others are passed over once. Returns what is left of
+ * the channels.
  */
 async function takeCommands(
   tx: Tx,
@@ -180,7 +185,9 @@ async function takeCommands(
   return { taken: Number(row?.taken ?? 0), due: left };
 }
 
-/** Acknowledges a user's commands up to one that it was handed, and never back. Nothing beyond the last, which is returned. */
+/**
+ * Acknowledges commands up to a number, never back and never beyond the last, which is returned.
+ */
 export async function ackCommands(db: Db, uid: string, seq: number): Promise<number> {
   return await db.transaction().execute(async (tx) => {
     const { lastSeq } = await lockHead(tx, uid);

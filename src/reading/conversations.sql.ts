@@ -10,7 +10,7 @@ import {
 } from '../messages/messages-read.sql.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 
-/** A channel that a user is in, as its list of conversations shows it. */
+/** A channel of a user, as its list of conversations shows it. */
 export interface ConversationRow {
   readonly channelKey: number;
   readonly channelId: string;
@@ -18,25 +18,26 @@ export interface ConversationRow {
   readonly lastSeq: number;
   readonly readSeq: number;
   readonly unread: number;
-  /** The newest one that the user may see. */
+  /** The newest message visible to the user. */
   readonly last: StoredMessage | undefined;
 }
 
-/** Where a page begins: after the conversation with this newest message and key. */
+/** Start of a page: after the conversation with this newest message and key. */
 export interface ConversationCursor {
   readonly messageId: number;
   readonly channelKey: number;
 }
 
-/** Unread messages that are counted at most. */
+/** Unread messages counted at most. */
 const unreadCounted = 999;
 /**
- * Messages at the end of a channel among which a conversation's newest and its unread ones are looked for. A channel
- * of a million messages without `red_dot`, or for others, took 0.5 s each time.
+ * Messages at the end of a channel that are searched for a conversation's newest and its unread
+ * ones. Without a bound a channel of a million messages without `red_dot`, or for others, takes 0.5
+ * s per call.
  */
 const examinedMessages = 10_000;
 
-/** What a user may see of `m` now. */
+/** Whether a user may see a message `m` now. */
 const seen = (uid: string, now: number) => sql`${alive(now)} and ${visibleTo(uid)}`;
 
 export async function listConversations(
@@ -98,7 +99,10 @@ export async function listConversations(
   }));
 }
 
-/** Notes up to where a user has read, and never back; `seq` 0 is the end. Nothing is noted beyond the end, which is returned. */
+/**
+ * Advances a user's read cursor, never back and never beyond the head; `seq` 0 is the head. Returns
+ * the head.
+ */
 export async function markRead(db: Db, uid: string, channelKey: number, seq: number): Promise<number> {
   const { rows } = await sql<{ last_seq: number }>`
     with head as (select last_seq from sendbatch.channel_head where channel_key = ${channelKey}), noted as (
@@ -111,7 +115,10 @@ export async function markRead(db: Db, uid: string, channelKey: number, seq: num
   return rows[0]?.last_seq ?? 0;
 }
 
-/** Who joins has nothing unread: the cursors of these uids begin at the channel's end, unless they have one. */
+/**
+ * Starts read cursors of new members at the head, unless they have one: a new member has nothing
+ * unread.
+ */
 export async function beginCursors(tx: Tx, channelKey: number, uids: readonly string[]): Promise<void> {
   await sql`
     insert into sendbatch.read_cursor (uid, channel_key, read_seq)

@@ -7,16 +7,16 @@ import { type ConversationCursor, type ConversationRow, listConversations, markR
 import { assertReadable, channelToRead, type Reader, viewerOf } from './read-access.ts';
 import { assertReached } from './read-channel.ts';
 
-/** What belongs to one user: its conversations, what it has read, and its commands. */
+/** Per user: conversations, read cursors and commands. */
 export interface Inbox {
   conversations(reader: Reader, before: ConversationCursor | undefined, pageSize: number): Promise<ConversationRow[]>;
-  /** `seq` 0: all that there is. One above the channel's head is refused. */
+  /** `seq` 0: up to the head. A sequence above the head is refused. */
   markRead(reader: Reader, channelType: number, channelId: string, seq: number): Promise<void>;
   commands(reader: Reader, after: number, limit: number): Promise<CommandPage>;
   acknowledge(reader: Reader, seq: number): Promise<void>;
 }
 
-/** Commands of a user; `more`: there are more after the last one. */
+/** Commands of a user; `more`: others follow the last one. */
 export interface CommandPage {
   readonly commands: readonly Command[];
   readonly more: boolean;

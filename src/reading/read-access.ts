@@ -5,14 +5,14 @@ import { readDenial, readingPair } from '../messages/permission.ts';
 import { invalidField, ServiceError } from '../messages/service-error.ts';
 import type { Store } from '../sending/group-context.ts';
 
-/** Who reads: a caller, and whom it reads for. */
+/** A caller that reads, and the user for which it reads. */
 export interface Reader {
   readonly caller: Caller;
-  /** Empty: a user itself, or a service, which reads everything. */
+  /** Empty: the caller itself, or a service, which reads everything. */
   readonly uid: string;
 }
 
-/** The uid whose eyes it is read with; undefined: a service's. A user reads only as itself. */
+/** The user whose visibility applies; undefined for a service. A user reads only as itself. */
 export function viewerOf({ caller, uid }: Reader): string | undefined {
   if (caller.kind !== 'user') return uid === '' ? undefined : uid;
   if (uid === '' || uid === caller.name) return caller.name;
@@ -23,7 +23,10 @@ export function viewerOf({ caller, uid }: Reader): string | undefined {
   });
 }
 
-/** The channel that a reader names. Of a person channel the pair in either order, or, when it is known who reads, the other side alone. */
+/**
+ * The channel that a reader names: a person channel by the pair in either order, or by the peer if
+ * the user is known.
+ */
 export function channelToRead(channelType: number, channelId: string, viewerUid: string | undefined): Channel {
   if (channelType === personType && viewerUid !== undefined && !channelId.includes('@'))
     return channel(personType, pairId(viewerUid, channelId), messageSequence);
@@ -39,8 +42,8 @@ function joinedWords(channelType: number): string {
 }
 
 /**
- * Throws unless this uid may read all of these channels now. Without a uid a service reads, which may read everything that is kept, also of a
- * disbanded channel: an operator can still export what was said in it.
+ * Throws unless this uid may read all of these channels now. Without a uid a service reads, which
+ * may read everything that is kept, also of a disbanded channel, so that an operator can export it.
  */
 export async function assertReadable(
   { db, rules }: Store,

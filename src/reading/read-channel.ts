@@ -15,19 +15,21 @@ import { orBusy } from '../messages/store-busy.ts';
 import type { Store } from '../sending/group-context.ts';
 import { assertReadable, channelToRead, type Reader, viewerOf } from './read-access.ts';
 
-/** A page of a channel's history. */
+/** A page of the history of a channel. */
 export interface Page {
   readonly channelType: number;
-  /** Canonical. */
+  /** The canonical channel. */
   readonly channelId: string;
   readonly messages: readonly StoredMessage[];
   readonly more: boolean;
-  /** Where the range goes on when there is more: after this sequence, or before it when descending. */
+  /**
+   * Where the range continues: after this sequence, or before it when descending. Unset at the end.
+   */
   readonly nextSeq: number;
   readonly lastSeq: number;
 }
 
-/** Which page: 0 stands for no bound, and for the default limit. */
+/** A page to read: 0 stands for no bound, and for the default limit. */
 export interface ReadCall extends Reader {
   readonly channelType: number;
   readonly channelId: string;
@@ -37,13 +39,13 @@ export interface ReadCall extends Reader {
   readonly descending: boolean;
   readonly filter?: Filter;
   /**
-   * A cursor before what is kept begins with what is, as legacy callers expect it; and a page is empty only at the end
-   * of the range, since their answer cannot say where to go on.
+   * For legacy callers: a cursor before the first kept message starts there, and a page is empty
+   * only at the end of the range, since their answer has no field to continue from.
    */
   readonly legacy?: boolean;
 }
 
-/** Messages by their numbers or keys. */
+/** Messages to find by number or key. */
 export interface FindCall extends Reader {
   readonly channelType: number;
   readonly channelId: string;
@@ -52,7 +54,7 @@ export interface FindCall extends Reader {
   readonly keys: readonly string[];
 }
 
-/** Reads channels; one that nobody has sent to is empty. */
+/** Reads channels. A channel without sends is empty. */
 export interface ReadChannel {
   page(call: ReadCall): Promise<Page>;
   find(call: FindCall): Promise<Page>;
@@ -62,7 +64,7 @@ export interface ReadChannel {
 export function createReadChannel(store: Store, now: () => number = Date.now, scanMs = usualScanMs): ReadChannel {
   const { db, channelKeys } = store;
 
-  /** The key of a channel that the reader may read; undefined when nobody has sent to it. */
+  /** The key of a channel, once the reader may read it; undefined for a channel without sends. */
   async function open(call: Reader & { readonly channelType: number; readonly channelId: string }) {
     const viewerUid = viewerOf(call);
     const named = channelToRead(call.channelType, call.channelId, viewerUid);
@@ -73,8 +75,9 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
   }
 
   /**
-   * The messages of a call's range, at most `limit`. What a filter passes over costs as well as what it finds, so that
-   * a range is examined slice by slice, and no longer than `scanMs`: `reached` is then how far.
+   * Reads at most `limit` messages of a range. Messages that a filter passes over cost as much as
+   * those it finds: a range is examined slice by slice, for at most `scanMs`; `reached` says how
+   * far.
    */
   async function scan(
     channelKey: number,
@@ -94,7 +97,7 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
     beforeSeq = Math.min(beforeSeq, heads.lastSeq + 1);
     const began = performance.now();
     const found: StoredMessage[] = [];
-    // Bounded: each slice shortens the range.
+    // Ends, since each slice shortens the range.
     while (afterSeq + 1 < beforeSeq) {
       const part = descending
         ? { afterSeq: Math.max(afterSeq, beforeSeq - 1 - slice), beforeSeq }
@@ -102,7 +105,7 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
       const wanted = limit - found.length;
       const messages = await read({ ...part, limit: wanted });
       for (const message of messages) found.push(message);
-      // Cut by its number or by its bytes: the range goes on after the last one.
+      // Cut by count or by bytes: the range continues after the last message.
       if (found.length >= limit || (messages.length > 0 && withinBytes(found).length < found.length)) break;
       if (descending) beforeSeq = part.afterSeq + 1;
       else afterSeq = part.beforeSeq - 1;
@@ -115,8 +118,8 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
   return {
     page: (call) =>
       orBusy(async () => {
-        const { viewerUid: eyes, channelKey, empty } = await open(call);
-        // The head first: a page read after it never shows less than the head says.
+        const { viewerUid, channelKey, empty } = await open(call);
+        // The head first: a page read after it never shows less than the head promises.
         const heads = channelKey === undefined ? noHeads : await readHeadsAndFirst(db, channelKey);
         if (!call.descending) {
           if (call.legacy)
@@ -126,7 +129,7 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
         }
         if (channelKey === undefined) return empty;
         const limit = call.limit || limits.pageMessagesDefault;
-        const { found, reached } = await scan(channelKey, heads, { ...call, viewerUid: eyes, limit: limit + 1 });
+        const { found, reached } = await scan(channelKey, heads, { ...call, viewerUid, limit: limit + 1 });
         const { page, last } = pageOf(found, limit);
         const nextSeq = last?.messageSeq ?? reached;
         return { ...empty, messages: page, more: nextSeq !== undefined, nextSeq: nextSeq ?? 0, lastSeq: heads.lastSeq };
@@ -134,21 +137,21 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
 
     find: (call) =>
       orBusy(async () => {
-        const { viewerUid: eyes, channelKey, empty } = await open(call);
+        const { viewerUid, channelKey, empty } = await open(call);
         if (channelKey === undefined) return empty;
         const found = new Map<number, StoredMessage>();
         const add = (messages: readonly StoredMessage[]) => {
           for (const message of messages) found.set(message.messageSeq, message);
         };
         if (call.seqs.length + call.ids.length > 0)
-          add(await findByNumbers(db, channelKey, { seqs: call.seqs, ids: call.ids, viewerUid: eyes }, now()));
+          add(await findByNumbers(db, channelKey, { seqs: call.seqs, ids: call.ids, viewerUid }, now()));
         if (call.keys.length > 0) {
           const { lastSeq } = await readHeadsAndFirst(db, channelKey);
           add(
             await findByKeys(
               db,
               channelKey,
-              { keys: call.keys, afterSeq: lastSeq - limits.keySearchMessages, viewerUid: eyes },
+              { keys: call.keys, afterSeq: lastSeq - limits.keySearchMessages, viewerUid },
               now(),
             ),
           );
@@ -166,20 +169,22 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
   };
 }
 
-/** How long a page examines messages that it passes over: 250 ms are about 300,000. */
+/** How long a page examines messages that it passes over: 250 ms for about 300,000. */
 const usualScanMs = 250;
 
-/** Sequences that one statement examines at most; undefined: it reads only what it returns. */
+/** Sequences examined per statement at most; undefined if it reads only what it returns. */
 function sliceOf({ tagKey, streamNo, fromUid }: Filter, viewerUid: string | undefined): number | undefined {
   if (fromUid !== undefined || viewerUid !== undefined) return 20_000;
-  // Tags and streams have indexes, which pass over nothing.
+  // Tags and streams have indexes.
   return tagKey !== undefined && streamNo !== undefined ? 20_000 : undefined;
 }
 
-/** Which position of a call an error is about: its field, and, where a call has many, its channel. */
+/**
+ * The position of a call that an error is about: its field, and its channel if the call has many.
+ */
 interface At {
   readonly field?: string;
-  /** As the caller gave it. */
+  /** The position as the caller gave it. */
   readonly given?: number;
   readonly channel?: { readonly type: number; readonly id: string };
 }
@@ -190,8 +195,8 @@ const wordsOf = ({ channel }: At): string =>
   channel === undefined ? '' : ` of channel ${channel.type}/${JSON.stringify(channel.id)}`;
 
 /**
- * A position above the head is of another database, or of this one before it was restored: everything up to it would
- * be missed.
+ * Refuses a position above the head: it belongs to another database, or to this one before it was
+ * restored, and everything up to it would be skipped.
  */
 export function assertReached(seq: number, { lastSeq }: Pick<Heads, 'lastSeq'>, at: At = {}): void {
   if (seq <= lastSeq) return;
@@ -205,7 +210,7 @@ export function assertReached(seq: number, { lastSeq }: Pick<Heads, 'lastSeq'>, 
   });
 }
 
-/** A cursor before what is kept would skip what is gone without a word. */
+/** Refuses a cursor before the first kept message: it would silently skip removed ones. */
 export function assertKept(afterSeq: number, { firstSeq }: Pick<Heads, 'firstSeq'>, at: At = {}): void {
   if (afterSeq === 0 || afterSeq + 1 >= firstSeq) return;
   throw new ServiceError({

@@ -5,27 +5,28 @@ import { insertLive, readLive } from '../postgres/pg-notify.ts';
 import type { Db } from '../postgres/schema.ts';
 import type { LiveMessage } from './tails.ts';
 
-/** Takes messages with no_persist to who is connected. */
+/** Delivers messages with no_persist to connected readers. */
 export interface EphemeralMessages {
-  /** To this instance's readers, and by the database to those of the others. */
+  /** Delivers to this instance's readers, and through the database to those of the others. */
   send(accepted: readonly Accepted[]): Promise<void>;
-  /** Messages of another instance, by id. */
+  /** Delivers messages of another instance, by id. */
   receive(ids: readonly number[]): Promise<void>;
 }
 
 export function createEphemeralMessages(
   db: Db,
   deliver: (live: LiveMessage) => void,
-  tell: (ids: readonly number[]) => void,
+  publish: (ids: readonly number[]) => void,
   now: () => number = Date.now,
 ): EphemeralMessages {
   return {
     async send(accepted) {
       const all = accepted.map((each) => toLive(each, now()));
-      // First what can fail: a retry must not reach the readers of this instance twice.
+      // The database first, which may fail: a retry must not reach the readers of this instance
+      // twice.
       const ids = await insertLive(db, all.map(toBody));
       for (const live of all) deliver(live);
-      tell(ids);
+      publish(ids);
     },
     async receive(ids) {
       for (const body of await readLive(db, ids)) deliver(fromBody(body as Body));
@@ -33,7 +34,7 @@ export function createEphemeralMessages(
   };
 }
 
-/** As it goes through the database: bytes as base64. */
+/** A message in the database: bytes as base64. */
 interface Body {
   readonly channel: Channel;
   readonly message: Omit<StoredMessage, 'payload'>;

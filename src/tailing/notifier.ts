@@ -2,46 +2,52 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 
 /** A channel that was created: its type, id and key. */
-export type Made = readonly [type: number, id: string, channelKey: number];
+export type CreatedChannel = readonly [type: number, id: string, channelKey: number];
 
-/** What an instance tells the others. They are hints: the database is the truth, and who hears nothing polls. */
+/**
+ * What an instance publishes to the others. Hints only: the database is the truth, and every
+ * instance polls.
+ */
 export interface Hints {
-  /** Channels, by key, in which something was stored. */
+  /** Keys of channels in which messages were stored. */
   readonly stored: readonly number[];
-  /** Users whose channels have changed. */
+  /** Users that joined or left channels. */
   readonly members: readonly string[];
-  /** Channels, by key, whose members, lists or flags have changed. */
+  /** Keys of channels whose members, lists or flags have changed. */
   readonly changed: readonly number[];
-  /** Channels that were created: type, id and key. */
-  readonly made: readonly Made[];
-  /** More were created than are worth a list, or by a version that does not name them. */
+  /** Created channels. */
+  readonly made: readonly CreatedChannel[];
+  /** More channels were created than a notification names. */
   readonly someMade: boolean;
-  /** Messages for who is connected, by id. */
+  /** Ids of ephemeral messages. */
   readonly live: readonly number[];
-  /** More than is worth a list: look at everything. */
+  /** More channels than a notification names: poll everything. */
   readonly all: boolean;
 }
 
 export interface NotifierOptions {
   readonly send: (payloads: readonly string[]) => Promise<void>;
-  /** Hears hints; resolves when the connection is gone, and rejects when there is none. */
+  /** Listens; resolves when the connection ends, rejects when it cannot be opened. */
   readonly listen: (onPayload: (payload: string) => void, onOpen: () => void) => Promise<void>;
-  /** Hints of another instance; `all` also when the connection was opened, since what came before was not heard. */
+  /**
+   * Receives hints of other instances; `all` after the connection was opened, since earlier ones
+   * were missed.
+   */
   readonly onHints: (hints: Hints) => void;
   readonly onError: (error: unknown) => void;
 }
 
 export interface Notifier {
-  tell(hints: Partial<Hints>): void;
+  publish(hints: Partial<Hints>): void;
   stop(abort: () => Promise<void>): Promise<void>;
 }
 
-/** Hints of this long go in one statement: 20 a second at most, however many commits. */
+/** Hints of this long share a statement: at most 50 statements per second, however many commits. */
 const flushMs = 20;
-/** A payload of NOTIFY has 8,000 bytes. */
+/** Bytes per payload; NOTIFY takes 8,000. */
 const payloadBytes = 7000;
-/** More channels than this are told as "all": who has few subscriptions finds out by one statement. */
-const channelsTold = 2000;
+/** More channels than this are published as "all": a poll costs few statements. */
+const maxChannelsNamed = 2000;
 const firstPauseMs = 100;
 const longestPauseMs = 5000;
 const nothing: Hints = {
@@ -54,14 +60,17 @@ const nothing: Hints = {
   all: false,
 };
 
-/** Coalesces hints off the path of who writes, and keeps listening for those of others. */
+/**
+ * Publishes hints of this instance, coalesced and off the path of sends, and receives those of
+ * others.
+ */
 export function startNotifier({ send, listen, onHints, onError }: NotifierOptions): Notifier {
   const self = randomUUID().slice(0, 8);
   const stored = new Set<number>();
   const changed = new Set<number>();
   const members = new Set<string>();
   const live = new Set<number>();
-  let made: Made[] = [];
+  let made: CreatedChannel[] = [];
   let flushing: Promise<void> | undefined;
   let stopped = false;
   const stopping = new AbortController();
@@ -71,7 +80,7 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
     const payloads = payloadsOf(self, { stored, changed, members, live, made });
     made = [];
     for (const set of [stored, changed, members, live]) set.clear();
-    // A hint that is lost costs a poll's time.
+    // A lost hint delays tails until the next poll.
     if (payloads.length > 0) await send(payloads).catch(onError);
     flushing = undefined;
     if (stored.size + changed.size + members.size + live.size + made.length > 0) flushing = flush();
@@ -104,7 +113,7 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
 
   const listening = keepListening();
   return {
-    tell(hints) {
+    publish(hints) {
       if (stopped) return;
       for (const key of hints.stored ?? []) stored.add(key);
       for (const key of hints.changed ?? []) changed.add(key);
@@ -128,18 +137,18 @@ interface Pending {
   readonly changed: ReadonlySet<number>;
   readonly members: ReadonlySet<string>;
   readonly live: ReadonlySet<number>;
-  readonly made: readonly Made[];
+  readonly made: readonly CreatedChannel[];
 }
 
-type Entry = string | number | Made;
+type Entry = string | number | CreatedChannel;
 
 function payloadsOf(self: string, { stored, changed, members, live, made }: Pending): string[] {
   const lists: [string, readonly Entry[]][] = [
-    stored.size > channelsTold ? ['a', [1]] : ['s', [...stored]],
+    stored.size > maxChannelsNamed ? ['a', [1]] : ['s', [...stored]],
     ['c', [...changed]],
     ['m', [...members]],
     ['l', [...live]],
-    ['n', made.length > channelsTold ? [1] : made],
+    ['n', made.length > maxChannelsNamed ? [1] : made],
   ];
   return lists.flatMap(([kind, entries]) => {
     const payloads: string[] = [];
@@ -161,7 +170,7 @@ function payloadsOf(self: string, { stored, changed, members, live, made }: Pend
   });
 }
 
-/** What a payload says; undefined when it is one's own, or of a version that says something else. */
+/** Parses a payload; undefined if it is this instance's own, or of an unknown kind. */
 function hintsOf(self: string, payload: string): Hints | undefined {
   let parts: unknown;
   try {
@@ -174,7 +183,7 @@ function hintsOf(self: string, payload: string): Hints | undefined {
   if (kind === 'a') return { ...nothing, all: true };
   if (kind === 's') return { ...nothing, stored: entries };
   if (kind === 'n') {
-    const named = entries.filter((entry): entry is Made => Array.isArray(entry));
+    const named = entries.filter((entry): entry is CreatedChannel => Array.isArray(entry));
     return { ...nothing, made: named, someMade: named.length < entries.length };
   }
   if (kind === 'c') return { ...nothing, changed: entries };

@@ -8,7 +8,7 @@ import { assertReadable, channelToRead, type Reader, viewerOf } from '../reading
 import { assertKept, assertReached } from '../reading/read-channel.ts';
 import type { Store } from '../sending/group-context.ts';
 
-/** Where to begin in a channel. */
+/** Where a reader starts in a channel. */
 export interface Cursor {
   readonly channelType: number;
   readonly channelId: string;
@@ -19,13 +19,16 @@ export interface Cursor {
 export interface SubscribeCall extends Reader {
   readonly channels: readonly Cursor[];
   readonly allOfUid: boolean;
-  /** With `allOfUid`: a channel of the user that `channels` leaves out begins where the user joined it. */
+  /**
+   * With `allOfUid`: a channel of the user that `channels` leaves out begins where the user joined
+   * it.
+   */
   readonly resume?: boolean;
   /** Aborted when the caller disconnects. */
   readonly signal: AbortSignal;
 }
 
-/** A message that is not stored, for who is connected. */
+/** A message that is not stored, for connected readers. */
 export interface EphemeralMessage {
   readonly channel: Channel;
   readonly message: StoredMessage;
@@ -37,68 +40,79 @@ export type TailEvent =
   | { readonly kind: 'all-caught-up' }
   | { readonly kind: 'heartbeat' };
 
-/** Told of each page that a reader was handed; `lagMs`: how old the last message of it was, of a reader that follows. */
+/**
+ * Receives each page that a reader was given; `lagMs`: the age of its last message, for a reader
+ * that has caught up.
+ */
 export type OnTailRead = (page: { messages: number; lagMs: number | undefined }) => void;
 
-/** Where subscriptions live: who follows what, and the pages that they share. */
+/** What subscriptions share: the index of followers, and pages. */
 export interface SubscriptionHub {
   readonly store: Store;
   readonly now: () => number;
   readonly onRead: OnTailRead | undefined;
-  /** The next messages after a sequence, with a service's eyes. */
+  /** Reads the next messages after a sequence, without regard to a viewer. */
   pageAfter(channelKey: number, afterSeq: number): Promise<readonly StoredMessage[]>;
   enter(subscription: Subscription): void;
   leave(subscription: Subscription, channelKeys: Iterable<number>, unmade: Iterable<Channel>): void;
-  /** The subscription is told by `channelMade` when this channel is created. */
+  /** Registers for `channelCreated` of a channel that does not exist yet. */
   waitFor(unmade: Channel, subscription: Subscription): void;
   notWaiting(channel: Channel, subscription: Subscription): void;
   follow(channelKey: number, subscription: Subscription): void;
   unfollow(channelKey: number, subscription: Subscription): void;
 }
 
-/** From the last frame of a stream to its heartbeat, whatever else is looked at meanwhile. */
+/** Time from the last event of a stream to its heartbeat. */
 const heartbeatMs = 15_000;
-/** A reader's rights are asked for again at the latest after this; a change of members says so at once. */
+/** Longest time between checks of a reader's rights; a change of members triggers one at once. */
 const recheckMs = 60_000;
-/** Live messages that wait for a reader at most: it is told by none that it missed one, as the flag has it. */
+/**
+ * Ephemeral messages that wait for a reader at most; more are dropped without notice, as the flag
+ * defines.
+ */
 const liveWaiting = 1000;
 
-/** Channels whose heads are read by one statement. */
+/** Channels whose heads are read per statement. */
 const headsAtOnce = 5000;
 
-/** One channel of a subscription. */
+/** A channel of a subscription. */
 interface FollowedChannel {
   readonly channel: Channel;
-  /** Undefined while nobody has sent to it. */
+  /** Undefined until the channel is created. */
   channelKey: number | undefined;
   cursor: number;
   caughtUp: boolean;
-  /** There may be something after the cursor. */
+  /** Whether there may be messages after the cursor. */
   behind: boolean;
 }
 
-/** One reader: a cursor a channel, and a loop that reads, hands on and waits. */
+/**
+ * One reader: a cursor per channel, and a loop that reads, yields and waits.
+ *
+ * Per channel: behind ── page is empty ──> caught up ── wake ──> behind. Wake-ups only say when to read; the cursor is
+ * the truth, so that a lost or repeated wake-up neither skips nor repeats a message.
+ */
 export class Subscription {
   readonly viewerUid: string | undefined;
   readonly #call: SubscribeCall;
-  readonly #house: SubscriptionHub;
-  readonly #places = new Map<string, FollowedChannel>();
+  readonly #hub: SubscriptionHub;
+  readonly #followed = new Map<string, FollowedChannel>();
   readonly #byKey = new Map<number, FollowedChannel>();
-  /** Places to look at. */
+  /** Channels to read. */
   #due = new Set<FollowedChannel>();
   #live: EphemeralMessage[] = [];
   #rechecks = true;
   #hasFollowed = false;
-  /** Of `allOfUid`: every channel that the user was in at first was said to be caught up. */
-  #saidAll = false;
+  /** With `allOfUid`: whether `all-caught-up` was sent. */
+  #sentAllCaughtUp = false;
   #closed: unknown;
   #wait: (() => void) | undefined;
-  /** When the last frame was handed on. */
+  /** When the last event was yielded. */
   #framedAt = performance.now();
 
-  constructor(call: SubscribeCall, house: SubscriptionHub) {
+  constructor(call: SubscribeCall, hub: SubscriptionHub) {
     this.#call = call;
-    this.#house = house;
+    this.#hub = hub;
     this.viewerUid = viewerOf(call);
   }
 
@@ -111,35 +125,41 @@ export class Subscription {
   }
 
   wake(channelKey: number): void {
-    const place = this.#byKey.get(channelKey);
-    if (place === undefined) return;
-    place.behind = true;
-    this.#due.add(place);
+    const followed = this.#byKey.get(channelKey);
+    if (followed === undefined) return;
+    followed.behind = true;
+    this.#due.add(followed);
     this.#wait?.();
   }
 
-  /** A channel that it waits for was created, or one that its user is in from the beginning. */
-  channelMade(created: Channel, channelKey: number): void {
-    const place = this.#places.get(created.key);
-    if (place === undefined) {
-      // What is created before the user's channels are read is among them.
+  /**
+   * Called when a channel was created that this reader waits for, or whose first members include
+   * its user.
+   */
+  channelCreated(created: Channel, channelKey: number): void {
+    const followed = this.#followed.get(created.key);
+    if (followed === undefined) {
+      // Channels created before the user's channels are read are among those.
       if (!this.isForAll || !this.#hasFollowed) return;
       this.#add({ channel: created, channelKey, cursor: 0, caughtUp: false, behind: true });
     } else {
-      if (place.channelKey !== undefined) return;
-      this.#register(place, channelKey);
-      place.behind = true;
-      this.#due.add(place);
+      if (followed.channelKey !== undefined) return;
+      this.#register(followed, channelKey);
+      followed.behind = true;
+      this.#due.add(followed);
     }
     this.#wait?.();
   }
 
-  /** A channel's head is below what this reader was handed: the database was restored, or another one took over. */
-  wentBack(channelKey: number, head: number): void {
-    const place = this.#byKey.get(channelKey);
-    if (place === undefined) return;
+  /**
+   * Ends the stream when a head is below the cursor: the database was restored, or another one took
+   * over.
+   */
+  headWentBack(channelKey: number, head: number): void {
+    const followed = this.#byKey.get(channelKey);
+    if (followed === undefined) return;
     try {
-      assertReached(place.cursor, { lastSeq: head }, placeOf(place.channel));
+      assertReached(followed.cursor, { lastSeq: head }, positionOf(followed.channel));
     } catch (error) {
       this.end(error);
     }
@@ -151,11 +171,11 @@ export class Subscription {
   }
 
   follows(channel: Channel): boolean {
-    return this.#places.has(channel.key);
+    return this.#followed.has(channel.key);
   }
 
   deliver(live: EphemeralMessage): void {
-    if (!sees(this.viewerUid, live.message)) return;
+    if (!isVisible(this.viewerUid, live.message)) return;
     if (this.#live.length === liveWaiting) this.#live.shift();
     this.#live.push(live);
     this.#wait?.();
@@ -171,7 +191,7 @@ export class Subscription {
     const left = () => this.end(signal.reason);
     signal.addEventListener('abort', left, { once: true });
     if (signal.aborted) left();
-    this.#house.enter(this);
+    this.#hub.enter(this);
     let checked = 0;
     try {
       if (!this.isForAll) await this.#open(this.#call.channels);
@@ -183,21 +203,21 @@ export class Subscription {
           await this.#check();
         }
         yield* this.#takeLive();
-        const [place] = this.#due;
-        if (place !== undefined) yield* this.#read(place);
-        else if (this.isForAll && !this.#saidAll) {
-          this.#saidAll = true;
+        const [followed] = this.#due;
+        if (followed !== undefined) yield* this.#read(followed);
+        else if (this.isForAll && !this.#sentAllCaughtUp) {
+          this.#sentAllCaughtUp = true;
           yield this.#framed({ kind: 'all-caught-up' });
         } else if (this.#live.length === 0 && !this.#rechecks && !(await this.#woken()))
           yield this.#framed({ kind: 'heartbeat' });
       }
     } finally {
       signal.removeEventListener('abort', left);
-      const unmade = [...this.#places.values()].filter((place) => place.channelKey === undefined);
-      this.#house.leave(
+      const unmade = [...this.#followed.values()].filter((followed) => followed.channelKey === undefined);
+      this.#hub.leave(
         this,
         this.#byKey.keys(),
-        unmade.map((place) => place.channel),
+        unmade.map((followed) => followed.channel),
       );
     }
   }
@@ -205,7 +225,7 @@ export class Subscription {
   *#takeLive(): Iterable<TailEvent> {
     const live = this.#live;
     this.#live = [];
-    if (live.length > 0) this.#house.onRead?.({ messages: live.length, lagMs: undefined });
+    if (live.length > 0) this.#hub.onRead?.({ messages: live.length, lagMs: undefined });
     for (const { channel, message } of live) yield this.#framed({ kind: 'message', channel, message });
   }
 
@@ -214,41 +234,44 @@ export class Subscription {
     return frame;
   }
 
-  /** One page of one channel. It is registered before it reads, so that nothing is stored between the two unseen. */
-  async *#read(place: FollowedChannel): AsyncGenerator<TailEvent> {
-    this.#due.delete(place);
-    const { channel, channelKey } = place;
-    if (channelKey === undefined || !place.behind) {
-      if (!place.caughtUp) yield this.#framed({ kind: 'caught-up', channel, lastSeq: place.cursor });
-      place.caughtUp = true;
+  /**
+   * Reads one page of one channel. The reader is registered first, so that a message stored
+   * meanwhile wakes it.
+   */
+  async *#read(followed: FollowedChannel): AsyncGenerator<TailEvent> {
+    this.#due.delete(followed);
+    const { channel, channelKey } = followed;
+    if (channelKey === undefined || !followed.behind) {
+      if (!followed.caughtUp) yield this.#framed({ kind: 'caught-up', channel, lastSeq: followed.cursor });
+      followed.caughtUp = true;
       return;
     }
-    place.behind = false;
-    const messages = await this.#house.pageAfter(channelKey, place.cursor);
+    followed.behind = false;
+    const messages = await this.#hub.pageAfter(channelKey, followed.cursor);
     const last = messages.at(-1);
     if (last !== undefined)
-      this.#house.onRead?.({
+      this.#hub.onRead?.({
         messages: messages.length,
-        lagMs: place.caughtUp ? this.#house.now() - last.acceptedAt : undefined,
+        lagMs: followed.caughtUp ? this.#hub.now() - last.acceptedAt : undefined,
       });
     for (const message of messages) {
-      place.cursor = message.messageSeq;
-      if (isAlive(message, this.#house.now()) && sees(this.viewerUid, message))
+      followed.cursor = message.messageSeq;
+      if (isAlive(message, this.#hub.now()) && isVisible(this.viewerUid, message))
         yield this.#framed({ kind: 'message', channel, message });
     }
-    // There may be more, also when it was somebody else's page, read a moment ago.
+    // There may be more, also after a page that was shared with another reader.
     if (messages.length > 0) {
-      place.behind = true;
-      this.#due.add(place);
-    } else if (!place.caughtUp) {
-      place.caughtUp = true;
-      yield this.#framed({ kind: 'caught-up', channel, lastSeq: place.cursor });
+      followed.behind = true;
+      this.#due.add(followed);
+    } else if (!followed.caughtUp) {
+      followed.caughtUp = true;
+      yield this.#framed({ kind: 'caught-up', channel, lastSeq: followed.cursor });
     }
   }
 
-  /** Whether there is something to do before a heartbeat is due. */
+  /** Waits for work; false when a heartbeat is due first. */
   async #woken(): Promise<boolean> {
-    // It may have ended while its rights were checked.
+    // The stream may have ended while rights were checked.
     if (this.#closed !== undefined) return true;
     const { promise, resolve } = Promise.withResolvers<boolean>();
     const timer = setTimeout(() => resolve(false), this.#framedAt + heartbeatMs - performance.now());
@@ -259,9 +282,9 @@ export class Subscription {
     return woken;
   }
 
-  /** The channels that the call names. */
+  /** Opens the channels that the call names. */
   async #open(cursors: readonly Cursor[]): Promise<void> {
-    const { store } = this.#house;
+    const { store } = this.#hub;
     const named = new Map<string, { readonly channel: Channel; readonly cursor: Cursor }>();
     for (const cursor of cursors) {
       const channel = channelToRead(cursor.channelType, cursor.channelId, this.viewerUid);
@@ -269,105 +292,107 @@ export class Subscription {
     }
     const channels = [...named.values()].map((each) => each.channel);
     await assertReadable(store, this.viewerUid, channels);
-    // Waiting before looking: what is created between the two is not missed.
+    // Registers before reading, so that a channel created in between is not missed.
     for (const channel of channels)
       this.#add({ channel, channelKey: undefined, cursor: 0, caughtUp: false, behind: false });
     const keys = await store.channelKeys.find(channels);
     const heads = await readManyHeadsAndFirst(store.db, [...keys.values()]);
     for (const { channel, cursor } of named.values()) {
-      const place = this.#places.get(channel.key);
-      if (place === undefined) continue;
+      const followed = this.#followed.get(channel.key);
+      if (followed === undefined) continue;
       const channelKey = keys.get(channel.key);
       const stands = (channelKey === undefined ? undefined : heads.get(channelKey)) ?? noHeads;
       if (!cursor.fromNow) {
-        assertReached(cursor.afterSeq, stands, placeOf(channel));
-        assertKept(cursor.afterSeq, stands, placeOf(channel));
+        assertReached(cursor.afterSeq, stands, positionOf(channel));
+        assertKept(cursor.afterSeq, stands, positionOf(channel));
       }
-      place.cursor = cursor.fromNow ? stands.lastSeq : cursor.afterSeq;
+      followed.cursor = cursor.fromNow ? stands.lastSeq : cursor.afterSeq;
       if (channelKey === undefined) continue;
-      if (place.channelKey === undefined) this.#register(place, channelKey);
-      place.behind = true;
-      this.#due.add(place);
+      if (followed.channelKey === undefined) this.#register(followed, channelKey);
+      followed.behind = true;
+      this.#due.add(followed);
     }
   }
 
-  #add(place: FollowedChannel): void {
-    this.#places.set(place.channel.key, place);
-    this.#due.add(place);
-    if (place.channelKey === undefined) this.#house.waitFor(place.channel, this);
-    else this.#register(place, place.channelKey);
+  #add(followed: FollowedChannel): void {
+    this.#followed.set(followed.channel.key, followed);
+    this.#due.add(followed);
+    if (followed.channelKey === undefined) this.#hub.waitFor(followed.channel, this);
+    else this.#register(followed, followed.channelKey);
   }
 
-  #register(place: FollowedChannel, channelKey: number): void {
-    if (place.channelKey === undefined) this.#house.notWaiting(place.channel, this);
-    place.channelKey = channelKey;
-    this.#byKey.set(channelKey, place);
-    this.#house.follow(channelKey, this);
+  #register(followed: FollowedChannel, channelKey: number): void {
+    if (followed.channelKey === undefined) this.#hub.notWaiting(followed.channel, this);
+    followed.channelKey = channelKey;
+    this.#byKey.set(channelKey, followed);
+    this.#hub.follow(channelKey, this);
   }
 
-  #remove(place: FollowedChannel): void {
-    this.#places.delete(place.channel.key);
-    this.#due.delete(place);
-    if (place.channelKey === undefined) {
-      this.#house.notWaiting(place.channel, this);
+  #remove(followed: FollowedChannel): void {
+    this.#followed.delete(followed.channel.key);
+    this.#due.delete(followed);
+    if (followed.channelKey === undefined) {
+      this.#hub.notWaiting(followed.channel, this);
       return;
     }
-    this.#byKey.delete(place.channelKey);
-    this.#house.unfollow(place.channelKey, this);
+    this.#byKey.delete(followed.channelKey);
+    this.#hub.unfollow(followed.channelKey, this);
   }
 
-  /** Rights, and the channels that the user is in. */
+  /** Checks rights, and updates the channels of the user. */
   async #check(): Promise<void> {
     if (this.isForAll) {
       if (this.viewerUid !== undefined) await this.#followUid(this.viewerUid);
       return;
     }
-    const named = [...this.#places.values()].map((place) => place.channel);
-    if (named.length > 0) await assertReadable(this.#house.store, this.viewerUid, named);
+    const named = [...this.#followed.values()].map((followed) => followed.channel);
+    if (named.length > 0) await assertReadable(this.#hub.store, this.viewerUid, named);
   }
 
   async #followUid(uid: string): Promise<void> {
-    const { store } = this.#house;
+    const { store } = this.#hub;
     const isFirst = !this.#hasFollowed;
     this.#hasFollowed = true;
-    const before = new Set(this.#places.keys());
+    const before = new Set(this.#followed.keys());
     const mine = await memberChannels(store.db, uid, limits.subscribedChannels + 1);
     if (mine.length > limits.subscribedChannels) throw tooManyChannels(uid);
     const keep = new Set(mine.map((each) => each.channel.key));
-    // What was created while they were read is not among them, and stays.
-    for (const place of [...this.#places.values()])
-      if (before.has(place.channel.key) && !keep.has(place.channel.key)) this.#remove(place);
+    // Channels created while they were read are not among them, and stay.
+    for (const followed of [...this.#followed.values()])
+      if (before.has(followed.channel.key) && !keep.has(followed.channel.key)) this.#remove(followed);
     const cursors = isFirst ? await this.#cursorsOf(mine) : new Map<string, number>();
     const added: (FollowedChannel & { readonly channelKey: number })[] = [];
     for (const { channel, channelKey, lastSeq, joinedAfterSeq } of mine) {
-      const known = this.#places.get(channel.key);
+      const known = this.#followed.get(channel.key);
       if (known !== undefined && !isFirst) continue;
-      // At first from now on, or, of a stream that resumes, from where the user joined; later always from there.
+      // At first from the head, or with `resume` from where the user joined; later always from
+      // there.
       const begin = isFirst && this.#call.resume !== true ? lastSeq : joinedAfterSeq;
       const cursor = cursors.get(channel.key) ?? begin;
       if (known !== undefined) {
-        // Reported as created while the channels were read. The report may be late: the call may resume this channel.
+        // Reported as created while the channels were read. The report may be late: the call may
+        // resume this channel.
         known.cursor = cursor;
         continue;
       }
-      const place = { channel, channelKey, cursor, caughtUp: false, behind: !isFirst };
-      this.#add(place);
-      added.push(place);
+      const followed = { channel, channelKey, cursor, caughtUp: false, behind: !isFirst };
+      this.#add(followed);
+      added.push(followed);
     }
-    // They are registered: what is stored from here on wakes them. Most have nothing new, which one statement tells.
+    // They are registered: new messages wake them. Most have none, which one statement shows.
     for (let start = 0; start < added.length; start += headsAtOnce) {
       const part = added.slice(start, start + headsAtOnce);
       const heads = await readHeads(
         store.db,
-        part.map((place) => place.channelKey),
+        part.map((followed) => followed.channelKey),
       );
-      for (const place of part) if (heads.get(place.channelKey) !== place.cursor) place.behind = true;
+      for (const followed of part) if (heads.get(followed.channelKey) !== followed.cursor) followed.behind = true;
     }
   }
 
-  /** Where the call's cursors begin, by channel text. One for a channel that the user is not in any more does not count. */
+  /** The call's cursors by channel key text, without those of channels that the user has left. */
   async #cursorsOf(mine: readonly MemberChannel[]): Promise<Map<string, number>> {
-    const { store } = this.#house;
+    const { store } = this.#hub;
     const known = new Map(mine.map((each) => [each.channel.key, each]));
     const cursors = new Map<string, number>();
     const named: { readonly channel: Channel; readonly afterSeq: number }[] = [];
@@ -382,15 +407,15 @@ export class Subscription {
     for (const { channel, afterSeq } of named) {
       const channelKey = keys.get(channel.key);
       const stands = (channelKey === undefined ? undefined : heads.get(channelKey)) ?? noHeads;
-      assertReached(afterSeq, stands, placeOf(channel));
-      if (known.has(channel.key)) assertKept(afterSeq, stands, placeOf(channel));
+      assertReached(afterSeq, stands, positionOf(channel));
+      if (known.has(channel.key)) assertKept(afterSeq, stands, positionOf(channel));
     }
     return cursors;
   }
 }
 
-/** A channel, as an error about one of many names it. */
-const placeOf = ({ type, id }: Channel) => ({ channel: { type, id } });
+/** A channel as an error about one of many names it. */
+const positionOf = ({ type, id }: Channel) => ({ channel: { type, id } });
 
 function tooManyChannels(uid: string): ServiceError {
   const limit = limits.subscribedChannels;
@@ -403,8 +428,8 @@ function tooManyChannels(uid: string): ServiceError {
   });
 }
 
-/** Whether a message is for these eyes. */
-function sees(viewerUid: string | undefined, { subscribers, fromUid }: StoredMessage): boolean {
+/** Whether a message is visible to a viewer. */
+function isVisible(viewerUid: string | undefined, { subscribers, fromUid }: StoredMessage): boolean {
   return (
     viewerUid === undefined || subscribers.length === 0 || fromUid === viewerUid || subscribers.includes(viewerUid)
   );

@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache';
 import { type Channel, channel, firstUids, messageSequence } from '../messages/channel.ts';
-import { type MadeChannel, readHeads } from '../messages/channel-keys.sql.ts';
+import { type CreatedChannel, readHeads } from '../messages/channel-keys.sql.ts';
 import { readRange, type StoredMessage } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
@@ -16,61 +16,75 @@ import {
 
 export type { EphemeralMessage as LiveMessage, OnTailRead, TailEvent as Frame };
 
-/** Live tails of this instance. The cursor of each channel is the truth; wake-ups only say when to look. */
+/** Tails of this instance. Cursors are the truth; wake-ups only say when to read. */
 export interface Tails {
   subscribe(call: SubscribeCall): AsyncIterable<TailEvent>;
-  /** Something was stored in these channels. */
+  /** Messages were stored in these channels. */
   wake(channelKeys: Iterable<number>): void;
-  /** Something may have been stored anywhere: looks at the heads of what is subscribed to. */
+  /**
+   * Compares the heads of all followed channels with the cursors, and wakes readers that are
+   * behind.
+   */
   poll(): Promise<void>;
-  /** These users came into channels, or left them. */
+  /** These users joined or left channels. */
   membersChanged(uids: Iterable<string>): void;
-  /** Channels were created: wakes those that wait for one of them, by its key. */
-  channelsMade(made: Iterable<MadeChannel>): void;
-  /** More channels were created than were named: looks for those that are waited for. */
-  findMade(): Promise<void>;
+  /** Channels were created: wakes readers that wait for one of them. */
+  channelsCreated(made: Iterable<CreatedChannel>): void;
+  /**
+   * Searches the channels that readers wait for, after more were created than a notification names.
+   */
+  findCreated(): Promise<void>;
   /** The members, lists or flags of these channels have changed. */
   channelsChanged(channelKeys: Iterable<number>): void;
   deliver(live: EphemeralMessage): void;
-  /** Who reads, and how many channels are followed. */
+  /** Counts readers and followed channels. */
   counts(): { readonly readers: number; readonly channels: number };
-  /** Ends them all. */
+  /** Ends all streams. */
   close(): void;
 }
 
-/** A reader that takes nothing for so long is ended: it would find its way back to the present slower than by subscribing again. */
+/**
+ * A reader that accepts nothing for this long is ended: subscribing again is quicker than catching
+ * up.
+ */
 const slowMs = 60_000;
 const pageMessages = 200;
-/** Pages that readers of the same channel at the same place share, for this long. */
+/** How long readers of one channel at one cursor share a page. */
 const sharedPages = 500;
 const sharedMs = 2000;
-/** Channels that one statement of a poll asks for. */
+/** Channels per statement of a poll. */
 const pollAtOnce = 5000;
 
 export function createTails(store: Store, now: () => number = Date.now, onRead?: OnTailRead): Tails {
   const { db } = store;
   const subscriptions = new Set<Subscription>();
   const byKey = new Map<number, Set<Subscription>>();
-  /** Those that wait for a channel that does not exist yet, by its text. */
+  /** Readers that wait for a channel that does not exist yet, by channel key text. */
   const waiting = new Map<string, { readonly channel: Channel; readonly subscriptions: Set<Subscription> }>();
-  /** Those that follow all channels of a user. */
+  /** Readers that follow all channels of a user. */
   const byUid = new Map<string, Set<Subscription>>();
-  /** Readers that follow a channel come for the same page at the same moment: one statement is for all of them. */
+  /**
+   * Readers of a channel ask for the same page at the same moment: one statement serves all of
+   * them.
+   */
   const pages = new LRUCache<string, { page: Promise<readonly StoredMessage[]> }>({ max: sharedPages, ttl: sharedMs });
 
-  /** The last wake-up of a channel: a page that was asked for before it does not tell what it was about. */
-  const turns = new Map<number, number>();
-  let turn = 0;
+  /**
+   * Generation of each channel's last wake-up. A page fetched before a wake-up is never reused
+   * after it.
+   */
+  const generations = new Map<number, number>();
+  let generation = 0;
   const wake = (key: number) => {
     const followers = byKey.get(key);
     if (followers === undefined) return;
-    turns.set(key, ++turn);
+    generations.set(key, ++generation);
     for (const subscription of followers) subscription.wake(key);
   };
 
-  /** The next messages after a sequence, with a service's eyes. An empty page is not kept: it is what a wake-up ends. */
+  /** Reads the next messages after a sequence. Empty pages are not shared: a wake-up ends them. */
   function pageAfter(channelKey: number, afterSeq: number): Promise<readonly StoredMessage[]> {
-    const key = `${channelKey} ${afterSeq} ${turns.get(channelKey) ?? 0}`;
+    const key = `${channelKey} ${afterSeq} ${generations.get(channelKey) ?? 0}`;
     const known = pages.get(key);
     if (known !== undefined) return known.page;
     const range = {
@@ -95,7 +109,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
     all?.delete(subscription);
     if (all?.size !== 0) return;
     byKey.delete(channelKey);
-    turns.delete(channelKey);
+    generations.delete(channelKey);
   }
 
   function notWaiting({ key: text }: Channel, subscription: Subscription): void {
@@ -106,13 +120,13 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
 
   function made(created: Channel, channelKey: number): void {
     for (const subscription of waiting.get(created.key)?.subscriptions ?? [])
-      subscription.channelMade(created, channelKey);
+      subscription.channelCreated(created, channelKey);
     for (const uid of firstUids(created))
-      for (const subscription of byUid.get(uid) ?? []) subscription.channelMade(created, channelKey);
+      for (const subscription of byUid.get(uid) ?? []) subscription.channelCreated(created, channelKey);
   }
 
-  /** One statement for all that is waited for. */
-  async function findMade(): Promise<void> {
+  /** Searches all awaited channels by one statement per `pollAtOnce`. */
+  async function findCreated(): Promise<void> {
     const wanted = [...waiting.values()].map((entry) => entry.channel);
     for (let start = 0; start < wanted.length; start += pollAtOnce) {
       const part = wanted.slice(start, start + pollAtOnce);
@@ -124,7 +138,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
     }
   }
 
-  const house: SubscriptionHub = {
+  const hub: SubscriptionHub = {
     store,
     now,
     onRead,
@@ -158,7 +172,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
 
   return {
     async *subscribe(call) {
-      const subscription = new Subscription(call, house);
+      const subscription = new Subscription(call, hub);
       const frames = subscription.frames();
       try {
         for (;;) {
@@ -176,18 +190,19 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
       for (const key of keys) wake(key);
     },
     async poll() {
-      await findMade();
+      await findCreated();
       const keys = [...byKey.keys()];
       for (let start = 0; start < keys.length; start += pollAtOnce) {
         const part = keys.slice(start, start + pollAtOnce);
-        // Cursors first: each was read from the database, so that a head that is asked for now and is below it was put back.
+        // Cursors first: each came from the database, so that a head read now and below it was set
+        // back.
         const cursors = part.flatMap((key) =>
           [...(byKey.get(key) ?? [])].map((reader) => ({ key, reader, cursor: reader.cursorOf(key) })),
         );
         const heads = await readHeads(db, part);
         for (const { key, reader, cursor } of cursors) {
           const head = heads.get(key) ?? 0;
-          if (cursor > head) reader.wentBack(key, head);
+          if (cursor > head) reader.headWentBack(key, head);
           else if (reader.cursorOf(key) < head) wake(key);
         }
       }
@@ -197,10 +212,10 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
       for (const subscription of subscriptions)
         if (subscription.viewerUid !== undefined && changed.has(subscription.viewerUid)) subscription.recheck();
     },
-    channelsMade(all) {
+    channelsCreated(all) {
       for (const { type, id, channelKey } of all) made(channel(type, id, messageSequence), channelKey);
     },
-    findMade,
+    findCreated: findCreated,
     channelsChanged(keys) {
       for (const key of keys) for (const subscription of byKey.get(key) ?? []) subscription.recheck();
     },

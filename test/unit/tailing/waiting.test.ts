@@ -34,7 +34,7 @@ test('a late report that a channel was created does not set back the cursor of a
     const frames = tails.subscribe({ ...call, channels, resume })[Symbol.asyncIterator]();
     const first = frames.next();
     // It comes while the stream reads which channels its user is in.
-    tails.channelsMade([{ ...pair, channelKey }]);
+    tails.channelsCreated([{ ...pair, channelKey }]);
     const said: unknown[] = [];
     for (let next = await first; ; next = await frames.next()) {
       const frame: Frame = next.value;
@@ -55,7 +55,7 @@ test('readers of channels that do not exist cost nothing when others are created
       return super.find(...call);
     }
   }
-  const keys = new CountedKeys(own.db, (made) => tails.channelsMade(made));
+  const keys = new CountedKeys(own.db, (made) => tails.channelsCreated(made));
   const store: Store = { db: own.db, channelKeys: keys, rules };
   const tails = createTails(store);
   const signal = new AbortController().signal;
