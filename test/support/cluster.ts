@@ -26,7 +26,7 @@ export function temporaryFolder(name: string): string {
 const pristineVariable = 'TEST_PRISTINE_CLUSTER';
 
 /**
- * Initialises a cluster that every cluster of the run is a copy of: initdb takes a second of CPU.
+ * Initializes a cluster that every cluster of the run is a copy of: initdb takes a second of CPU.
  * Returns what removes it.
  */
 export function preparePristineCluster(): () => void {
