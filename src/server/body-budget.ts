@@ -82,10 +82,8 @@ export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }
     return peer;
   }
 
-  return (request, response) => {
-    const declared = request.headers['content-length'];
-    if (request.method === 'GET' || (declared !== undefined && Number(declared) <= smallBytes)) return;
-    if (isStream(request)) return;
+  /** Counts a body from now on: bytes that came of it before, and when it began. */
+  function count(request: Request, response: Response, before: Pick<Body, 'bytes' | 'since'>): void {
     let isCut = false;
     let isHere = true;
     const key = peerOf(request);
@@ -99,9 +97,7 @@ export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }
       if (--peer.bodies === 0) peers.delete(key);
     };
     const body: Body = {
-      // What came while its caller was identified.
-      bytes: request.readableLength,
-      since: performance.now(),
+      ...before,
       peer,
       cut() {
         isCut = true;
@@ -129,6 +125,30 @@ export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }
       return push(chunk, encoding);
     };
     response.once('close', leave);
+  }
+
+  return (request, response) => {
+    const declared = request.headers['content-length'];
+    if (request.method === 'GET' || (declared !== undefined && Number(declared) <= smallBytes)) return;
+    const since = performance.now();
+    // Some came while the caller was identified.
+    let bytes = request.readableLength;
+    if (declared !== undefined || bytes > smallBytes) {
+      if (!isStream(request)) count(request, response, { bytes, since });
+      return;
+    }
+    // Most bodies of undeclared length, those of gRPC, are small.
+    const push = request.push;
+    request.push = (chunk: Buffer | null, encoding?: BufferEncoding) => {
+      const sum = bytes + (chunk?.length ?? 0);
+      if (sum <= smallBytes) {
+        bytes = sum;
+        return push.call(request, chunk, encoding);
+      }
+      request.push = push;
+      if (!isStream(request)) count(request, response, { bytes, since });
+      return request.push(chunk, encoding);
+    };
   };
 }
 
