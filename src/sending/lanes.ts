@@ -64,14 +64,14 @@ export function createLanes(append: Append, { lanes, maxWaitMs, held, onGroup, t
     trace,
   });
   return {
-    append: async (batch, signal) => {
+    append(batch, signal) {
       const submit = (lane: number, part: Batch) =>
         held === undefined
           ? groups.submit(lane, part, signal)
           : held.submitAround(part, (each) => groups.submit(lane, each, signal), signal);
       if (lanes === 1 || batch.atomic || batch.messages.length === 1 || groups.isIdle)
-        return await submit(laneOf(batch.messages[0], lanes), batch);
-      return await submitByLane(submit, batch, lanes);
+        return submit(laneOf(batch.messages[0], lanes), batch);
+      return submitByLane(submit, batch, lanes);
     },
     waiting: () => groups.waiting(),
     close: () => groups.close(),

@@ -83,7 +83,7 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
     try {
       if (admission.refused.size > 0) await refuseOverRate(parts, call, messages, { admission, refused });
       refuseAtomic();
-      const rendered = await render(parts, call, messages, refused);
+      const rendered = usesTemplates(call) ? await render(parts, call, messages, refused) : messages;
       refuseAtomic();
       const admitted = without(refused, rendered);
       const judged = await moderate(admitted, { caller: caller.id, signal });
@@ -91,7 +91,8 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
       const appended = admitted.length === 0 ? [] : await (validateOnly ? dryRun : append)(batch, signal);
       const answers = disclosedOutcomes(caller, appended);
       if (call.atomic) assertAllAccepted(answers);
-      const stored = validateOnly ? answers : await delivered(answers, call.atomic, deliver);
+      const isDelivered = validateOnly || !answers.some(isLive);
+      const stored = isDelivered ? answers : await delivered(answers, call.atomic, deliver);
       await admission.refund(without(refused, messages).filter((_, index) => stored[index]?.kind !== 'accepted'));
       const rest = stored.values();
       const outcomes = messages.map((message, index): Outcome => {
@@ -122,7 +123,6 @@ async function delivered(
   deliver: SendBatchParts['deliver'],
 ): Promise<readonly Outcome[]> {
   const live = outcomes.filter(isLive);
-  if (live.length === 0) return outcomes;
   try {
     await orBusy(() => deliver(live));
     return outcomes;
@@ -188,6 +188,10 @@ async function render(
     refused.set(index, refusal);
     return message;
   });
+}
+
+function usesTemplates({ messages, templates = [] }: SendBatchCall): boolean {
+  return templates.length > 0 || messages.some((draft) => draft.template !== undefined);
 }
 
 /** Whether a message was accepted and not stored. */

@@ -1,13 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { type DescService, type Message, toBinary } from '@bufbuild/protobuf';
-import {
-  Code,
-  ConnectError,
-  createServiceImplSpec,
-  type HandlerContext,
-  type Interceptor,
-  type ServiceImpl,
-} from '@connectrpc/connect';
+import { Code, ConnectError, createServiceImplSpec, type Interceptor, type ServiceImpl } from '@connectrpc/connect';
 import { type Compression, createMethodUrl } from '@connectrpc/connect/protocol';
 import { parseTimeout } from '@connectrpc/connect/protocol-grpc';
 import { toConnectError } from '../rpc/error-mapping.ts';
@@ -22,7 +15,7 @@ import {
   textOf,
   webHeaders,
 } from '../rpc/request-context.ts';
-import { createInvokeUnary, type InvokeUnary, type UnaryMethod } from '../transcode/index.ts';
+import { createInvokeUnary, type InvokeUnary, UnaryContext, type UnaryMethod } from '../transcode/index.ts';
 import { discard } from './early-answer.ts';
 import { setGrpcStatus } from './grpc-message.ts';
 import { bodyIsWhole } from './load-shedding.ts';
@@ -102,7 +95,6 @@ async function serve(
     const input = await fromBody(method, body);
     const output = await options.invoke(method, context, input);
     frame = await envelope(toBinary(method.method.output, output), request.headers, context.responseHeader, options);
-    context.responseTrailer.set('grpc-status', '0');
   } catch (thrown) {
     if (!context.values.get(entryKey).called) options.onMalformed(request);
     setGrpcStatus(context.responseTrailer, toConnectError(thrown));
@@ -112,21 +104,20 @@ async function serve(
   }
   if (response.destroyed || response.writableEnded) return;
   const headers = { 'content-type': 'application/grpc+proto', ...Object.fromEntries(context.responseHeader) };
-  const trailers = Object.fromEntries(context.responseTrailer);
+  const trailers = Object.fromEntries(context.usedTrailer ?? []);
   if (frame === undefined) {
     endTrailersOnly(response, { ...headers, ...trailers });
     return;
   }
   response.writeHead(200, headers);
-  response.addTrailers(trailers);
+  response.addTrailers({ ...trailers, 'grpc-status': '0' });
   response.end(frame);
 }
 
-function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { signal }: AbortController): HandlerContext {
+function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { signal }: AbortController): UnaryContext {
   const { headers } = request;
   const end = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
-  return {
-    service: method.parent,
+  return new UnaryContext({
     method,
     protocolName: 'grpc',
     requestMethod: 'POST',
@@ -134,10 +125,8 @@ function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { sign
     signal,
     timeoutMs: () => (end === undefined ? undefined : Math.ceil(end - performance.now())),
     requestHeader: webHeaders(headers),
-    responseHeader: new Headers(),
-    responseTrailer: new Headers(),
     values: contextValuesOf(request, 'grpc'),
-  } as HandlerContext;
+  });
 }
 
 /** The whole body; throws as soon as its message says that it is too large. */
@@ -160,7 +149,7 @@ async function readBody(request: Request, maxBytes: number): Promise<Uint8Array>
   };
   const end = () => resolve();
   const cut = () => reject(new ConnectError('the request was cut', Code.Canceled));
-  request.on('data', take).once('end', end).once('close', cut).once('error', cut);
+  request.on('data', take).on('end', end).on('close', cut).on('error', cut);
   try {
     await promise;
   } catch (error) {
@@ -175,7 +164,7 @@ async function readBody(request: Request, maxBytes: number): Promise<Uint8Array>
   return chunks.length === 1 && first !== undefined ? first : Buffer.concat(chunks, length);
 }
 
-async function fromBody({ method }: UnaryMethod, body: Uint8Array): Promise<Message> {
+function fromBody({ method }: UnaryMethod, body: Uint8Array): Message | Promise<Message> {
   if (body.length === 0)
     throw new ConnectError('protocol error: missing input message for a unary method', Code.Unimplemented);
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
@@ -183,7 +172,7 @@ async function fromBody({ method }: UnaryMethod, body: Uint8Array): Promise<Mess
     throw new ConnectError('protocol error: incomplete envelope', Code.InvalidArgument);
   if ((view.getUint8(0) & compressedFlag) !== 0)
     throw new ConnectError('received compressed envelope, but do not know how to decompress', Code.Internal);
-  return await parseProtobuf(method.input, body.subarray(envelopeBytes));
+  return parseProtobuf(method.input, body.subarray(envelopeBytes));
 }
 
 /** The answer in its envelope, packed when it is large and the caller can unpack it. */

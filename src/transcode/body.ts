@@ -110,16 +110,16 @@ export async function unpackGzip(
 }
 
 /** Parses the bytes of a body; large ones in slices, when it is known that they do not hold too much. */
-export async function parseBody(
+export function parseBody(
   bytes: Uint8Array,
   bounds: BodyBounds,
   listOf: JsonBounds['listOf'],
   names: BodyNames = {},
-): Promise<ReadBody> {
+): ReadBody | Promise<ReadBody> {
   if (bytes.length === 0) return { json: undefined };
   if (bytes.length < largeBytes) return { json: parseJson(bytes, names) };
   const slices = new Slices();
-  return { json: await parseJsonInSlices(bytes, { ...bounds, listOf }, names, slices), slices };
+  return parseJsonInSlices(bytes, { ...bounds, listOf }, names, slices).then((json) => ({ json, slices }));
 }
 
 /** The JSON of a body, whatever its Content-Type says. */

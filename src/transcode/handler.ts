@@ -13,7 +13,7 @@ import type { Binding } from './binding.ts';
 import { type BodyBounds, type ReadBody, readBody } from './body.ts';
 import { TranscodeError } from './error.ts';
 import { isJsonObject } from './field.ts';
-import { createInvokeUnary, type UnaryMethod } from './invoke.ts';
+import { createInvokeUnary, UnaryContext, type UnaryMethod } from './invoke.ts';
 import type { JsonReader } from './json-reader.ts';
 import type { JsonWriter } from './json-writer.ts';
 import type { TranscodedRequest, TranscodedRoute, TranscoderOptions } from './options.ts';
@@ -88,7 +88,7 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
       const headers = context.responseHeader;
       merge(headers, chosen.headers);
       // As Connect's unary calls have it: a body that is no stream is followed by nothing.
-      merge(headers, context.responseTrailer, 'trailer-');
+      merge(headers, context.usedTrailer, 'trailer-');
       if (chosen.headers !== undefined) dropFraming(headers);
       const answer = jsonAnswer(request.method, chosen.status ?? 200, chosen.body ?? plain(), headers);
       failed = false;
@@ -143,7 +143,7 @@ function contextOf(
   request: TranscodedRequest,
   { method }: Binding,
   options: TranscoderOptions,
-): { readonly context: HandlerContext; readonly end: (failed: boolean) => void } {
+): { readonly context: UnaryContext; readonly end: (failed: boolean) => void } {
   const timeoutMs = timeoutOf(request.header, options.timeoutMs);
   const endsAt = performance.now() + timeoutMs;
   const controller = request.controller ?? new AbortController();
@@ -156,8 +156,7 @@ function contextOf(
     () => controller.abort(new ConnectError('the operation timed out', Code.DeadlineExceeded)),
     timeoutMs,
   );
-  const context: HandlerContext = {
-    service: method.parent,
+  const context = new UnaryContext({
     method,
     protocolName: 'http-json',
     requestMethod: request.method,
@@ -165,10 +164,8 @@ function contextOf(
     signal: controller.signal,
     timeoutMs: () => Math.ceil(endsAt - performance.now()),
     requestHeader: request.header,
-    responseHeader: new Headers(),
-    responseTrailer: new Headers(),
     values: request.contextValues ?? createContextValues(),
-  };
+  });
   return {
     context,
     end(failed) {
@@ -181,8 +178,8 @@ function contextOf(
 
 /** Aborts with each of these signals, until it is unlinked. */
 function link(controller: AbortController, ...signals: (AbortSignal | undefined)[]): (() => void) | undefined {
+  if (signals.every((each) => each === undefined)) return undefined;
   const linked = signals.filter((each) => each !== undefined);
-  if (linked.length === 0) return undefined;
   const undo = linked.map((signal) => {
     const abort = () => controller.abort(signal.reason);
     if (signal.aborted) abort();

@@ -26,7 +26,7 @@ export { type BodyBounds, unpackGzip } from './body.ts';
 export { shortNameOf } from './enum.ts';
 export { TranscodeError } from './error.ts';
 export { isImplicit } from './field.ts';
-export { createInvokeUnary, type InvokeUnary, type UnaryMethod } from './invoke.ts';
+export { createInvokeUnary, type InvokeUnary, UnaryContext, type UnaryMethod } from './invoke.ts';
 export type { TranscodedCall, TranscodedRequest, TranscodedRoute, TranscoderOptions } from './options.ts';
 export { queryTargets } from './query.ts';
 export { isLong } from './scalar.ts';
@@ -129,7 +129,7 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
     };
     if (json.length < smallBytes) return settle(parseJson(json, { object: field }));
     const listOf = (key: string | undefined) => (key === undefined ? undefined : listOfMessage(schema, key, bounds));
-    return parseBody(json, bounds, listOf, { object: field }).then((parsed) => settle(parsed.json));
+    return Promise.resolve(parseBody(json, bounds, listOf, { object: field })).then((parsed) => settle(parsed.json));
   };
   const protoJson = new JsonReader({ registry, strictNumbers: false, strictFields: true, anyCase: false });
   const check = (schema: DescMessage, json: Uint8Array) => {

@@ -1,5 +1,6 @@
-import { create, isMessage, type Message } from '@bufbuild/protobuf';
+import { create, type DescMethod, isMessage, type Message } from '@bufbuild/protobuf';
 import {
+  type ContextValues,
   createContextKey,
   type HandlerContext,
   type Interceptor,
@@ -11,12 +12,56 @@ import {
 /** A unary method and its implementation. */
 export type UnaryMethod = MethodImplSpec & { kind: 'unary' };
 
-/** Calls an implementation through interceptors. The answer's headers and trailers are the context's. */
-export type InvokeUnary = (method: UnaryMethod, context: HandlerContext, input: Message) => Promise<Message>;
+/** Calls an implementation through interceptors, and returns its message. */
+export type InvokeUnary = (method: UnaryMethod, context: UnaryContext, input: Message) => Promise<Message>;
+
+type Init = Pick<
+  HandlerContext,
+  'method' | 'protocolName' | 'requestMethod' | 'url' | 'signal' | 'timeoutMs' | 'requestHeader' | 'values'
+>;
+
+/** The context of a unary call. Few calls have trailers: they are created when they are asked for. */
+export class UnaryContext implements HandlerContext {
+  readonly service: HandlerContext['service'];
+  readonly method: DescMethod;
+  readonly protocolName: string;
+  readonly requestMethod: string;
+  readonly url: string;
+  readonly signal: AbortSignal;
+  readonly timeoutMs: () => number | undefined;
+  readonly requestHeader: Headers;
+  readonly responseHeader = new Headers();
+  readonly values: ContextValues;
+  #trailer: Headers | undefined;
+
+  constructor({ method, protocolName, requestMethod, url, signal, timeoutMs, requestHeader, values }: Init) {
+    this.service = method.parent;
+    this.method = method;
+    this.protocolName = protocolName;
+    this.requestMethod = requestMethod;
+    this.url = url;
+    this.signal = signal;
+    this.timeoutMs = timeoutMs;
+    this.requestHeader = requestHeader;
+    this.values = values;
+  }
+
+  get responseTrailer(): Headers {
+    this.#trailer ??= new Headers();
+    return this.#trailer;
+  }
+
+  /** The trailers, unless nobody has asked for them. */
+  get usedTrailer(): Headers | undefined {
+    return this.#trailer;
+  }
+}
 
 interface Invocation {
   readonly method: UnaryMethod;
-  readonly context: HandlerContext;
+  readonly context: UnaryContext;
+  /** As the implementation left it. */
+  response?: UnaryResponse;
 }
 
 const invocationKey = createContextKey<Invocation | undefined>(undefined, { description: 'invocation' });
@@ -25,21 +70,24 @@ const invocationKey = createContextKey<Invocation | undefined>(undefined, { desc
 export function createInvokeUnary(interceptors: readonly Interceptor[]): InvokeUnary {
   const chained = interceptors.reduceRight((next, interceptor) => interceptor(next), invoke as Next);
   return async (method, context, input) => {
-    context.values.set(invocationKey, { method, context });
-    const { message, header, trailer } = (await chained({
+    const invocation: Invocation = { method, context };
+    context.values.set(invocationKey, invocation);
+    const response = (await chained({
       stream: false,
       message: input,
-      method: method.method,
-      service: method.method.parent,
+      method: context.method,
+      service: context.service,
       requestMethod: context.requestMethod,
       url: context.url,
       signal: context.signal,
       header: context.requestHeader,
       contextValues: context.values,
     } as UnaryRequest)) as UnaryResponse;
-    replace(context.responseHeader, header);
-    replace(context.responseTrailer, trailer);
-    return message as Message;
+    if (response !== invocation.response) {
+      replace(context.responseHeader, response.header);
+      replace(context.responseTrailer, response.trailer);
+    }
+    return response.message as Message;
   };
 }
 
@@ -49,22 +97,38 @@ async function invoke(request: UnaryRequest): Promise<UnaryResponse> {
   const invocation = request.contextValues.get(invocationKey);
   if (invocation === undefined) throw new Error('an interceptor has replaced the context values of its call');
   const { method, context } = invocation;
-  const { parent: service, output } = method.method;
+  const { output } = method.method;
   const answer = await method.impl(request.message, contextFor(request, context));
-  return {
-    stream: false,
-    service,
-    method: method.method,
-    header: context.responseHeader,
-    trailer: context.responseTrailer,
-    message: isMessage(answer, output) ? answer : create(output, answer),
-  } as UnaryResponse;
+  invocation.response = new Response(context, isMessage(answer, output) ? answer : create(output, answer));
+  return invocation.response;
+}
+
+class Response implements UnaryResponse {
+  readonly stream = false;
+  readonly service: UnaryResponse['service'];
+  readonly method: UnaryResponse['method'];
+  readonly header: Headers;
+  readonly message: Message;
+  readonly #context: UnaryContext;
+
+  constructor(context: UnaryContext, message: Message) {
+    this.service = context.service;
+    this.method = context.method as UnaryResponse['method'];
+    this.header = context.responseHeader;
+    this.message = message;
+    this.#context = context;
+  }
+
+  get trailer(): Headers {
+    return this.#context.responseTrailer;
+  }
 }
 
 /** The context as the interceptors left the request. */
-function contextFor({ signal, header, contextValues }: UnaryRequest, context: HandlerContext): HandlerContext {
-  const isSame = signal === context.signal && header === context.requestHeader && contextValues === context.values;
-  return isSame ? context : { ...context, signal, requestHeader: header, values: contextValues };
+function contextFor({ signal, header, contextValues }: UnaryRequest, context: UnaryContext): HandlerContext {
+  if (signal === context.signal && header === context.requestHeader && contextValues === context.values) return context;
+  const { responseTrailer } = context;
+  return { ...context, responseTrailer, signal, requestHeader: header, values: contextValues };
 }
 
 function replace(into: Headers, from: Headers): void {
