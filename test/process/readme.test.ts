@@ -107,7 +107,7 @@ describe('the commands of the documents print what the pages say', () => {
 });
 
 describe('the Chinese page has the commands and outputs of the English one', () => {
-  for (const page of ['README.md', ...pagesUnder('docs/guides')]) {
+  for (const page of ['README.md', 'docs/getting-started.md', ...pagesUnder('docs/guides')]) {
     test(page, () => {
       const chinese = chineseOf(page);
       assert.deepEqual(blocksOf(chinese), blocksOf(page));
