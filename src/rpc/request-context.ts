@@ -179,7 +179,8 @@ export function callerSignal(response: Response): { controller: AbortController;
 
 export function webHeaders(headers: IncomingHttpHeaders): Headers {
   const result = new Headers();
-  for (const [name, value] of Object.entries(headers)) {
+  for (const name of Object.keys(headers)) {
+    const value = headers[name];
     if (name.startsWith(':') || value === undefined) continue;
     if (typeof value === 'string') result.append(name, value);
     else for (const each of value) result.append(name, each);
