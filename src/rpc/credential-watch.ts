@@ -1,14 +1,18 @@
 // Ends streams whose credential has ended: a revoked or expired key, an expired token.
 //
-// A call is identified when it begins; a stream lives for days. Every `checkMs` each open stream is checked: API keys are looked up
-// again (one statement per key and second, whatever the number of streams), tokens are held to their `exp`. While the store cannot
-// answer, streams go on: the outcome of a failed look-up is not known.
+// A call is identified once, when it begins, but a stream lives for days. Every `checkMs` each open
+// stream is checked: API keys are looked up again (one statement per key and second, for any number
+// of streams), tokens are compared with their `exp`. While the database cannot answer, streams
+// continue, because a failed look-up says nothing about the credential.
 import type { HandlerContext } from '@connectrpc/connect';
 import { callerKey, certificateKey, type Identify } from '../auth/identity.ts';
 import type { Caller } from '../messages/caller.ts';
 import { ServiceError } from '../messages/service-error.ts';
 
-/** Time between two checks of an open stream: it ends at most this long, and the memory of a key (1 s), after its credential. */
+/**
+ * Time between two checks. A stream ends at most this long, plus the key cache's 1 s, after its
+ * credential.
+ */
 const checkMs = 2000;
 
 /** A stream and the credential that opened it. */
@@ -30,9 +34,9 @@ export function streamCredential({
 }
 
 export interface CredentialWatch {
-  /** The items of a stream. Fails with CREDENTIAL_INVALID soon after the credential has ended. */
+  /** Iterates a stream. Fails with CREDENTIAL_INVALID soon after the credential has ended. */
   whileValid<T>(stream: StreamCredential, open: (signal: AbortSignal) => AsyncIterable<T>): AsyncIterable<T>;
-  /** Verifies the tokens of open streams again, after the secrets that they are verified with have changed. */
+  /** Verifies the tokens of open streams again, after a change of the secrets. */
   recheckTokens(): Promise<void>;
   close(): void;
 }
@@ -41,7 +45,7 @@ interface OpenStream extends StreamCredential {
   readonly ended: AbortController;
 }
 
-/** `identify` unset: no credential is asked for, and none ends. */
+/** `identify` unset: no credential is required, so none ends. */
 export function createCredentialWatch(identify: Identify | undefined, now: () => number = Date.now): CredentialWatch {
   const open = new Set<OpenStream>();
   let timer: NodeJS.Timeout | undefined;
@@ -81,7 +85,7 @@ export function createCredentialWatch(identify: Identify | undefined, now: () =>
       timer ??= setTimeout(checkAll, checkMs).unref();
       try {
         yield* begin(ended.signal);
-        // A stream may end quietly when its signal is aborted: the caller is owed the reason.
+        // A stream may end without an error when its signal aborts; the caller needs the reason.
         if (ended.signal.reason instanceof ServiceError) throw ended.signal.reason;
       } finally {
         open.delete(entry);

@@ -1,3 +1,10 @@
+// Maps errors to what callers see: reasons to codes, HTTP statuses and details, on every protocol.
+//
+// `table` is the only mapping from reasons to codes and statuses. Every 403 of a call is one of its
+// rows (SCOPE_MISSING is thrown in interceptors/authenticate.ts, the others by the capability); the
+// 403 of a web page's request comes from server/origin-check.ts, before a call exists.
+// Entry points: `toConnectError` (any thrown value), `refusalOf` (one message's refusal), `toHttp`
+// (JSON routes). An unexpected error becomes INTERNAL, which discloses nothing of its cause.
 import { create, createRegistry, type JsonObject, type MessageInitShape, toJson } from '@bufbuild/protobuf';
 import { durationFromMs, durationMs } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
@@ -7,7 +14,7 @@ import { limits } from '../limits.ts';
 import { type Reason, type Refusal, ServiceError, type Violation } from '../messages/service-error.ts';
 import { httpStatuses } from '../transcode/index.ts';
 
-/** The only table from reasons to codes and HTTP statuses. */
+/** The code and the HTTP status of every reason. */
 const table: Record<Reason, { code: Code; http: number }> = {
   INVALID_FIELD: { code: Code.InvalidArgument, http: 400 },
   EMPTY_BATCH: { code: Code.InvalidArgument, http: 400 },
@@ -50,15 +57,20 @@ const table: Record<Reason, { code: Code; http: number }> = {
   INTERNAL: { code: Code.Internal, http: 500 },
 };
 
-/** For errors without a reason of ours: those of the protocols themselves. An RPC that is not here is a path that is not here. */
+/**
+ * Statuses of errors without a reason, those of the protocols. An unknown RPC is an unknown path.
+ */
 const httpByCode: Record<Code, number> = { ...httpStatuses, [Code.Unimplemented]: 404 };
 
 const domain = 'sendbatch';
 
-/** The details that any answer of ours may carry; JSON needs to know them to write an Any. */
+/** The details that any answer can carry. JSON needs their types to write an Any. */
 export const detailRegistry = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSchema);
 
-/** Any thrown value as the error that goes out. What is not a refusal is INTERNAL and says nothing of its cause. */
+/**
+ * Maps any thrown value to the error that is answered. Unexpected errors become INTERNAL without
+ * their cause.
+ */
 export function toConnectError(thrown: unknown): ConnectError {
   if (thrown instanceof ConnectError) return thrown;
   const failure =
@@ -87,24 +99,24 @@ export function toConnectError(thrown: unknown): ConnectError {
   return new ConnectError(refusal.message, code, headers, details, failure.cause);
 }
 
-/** Milliseconds after which an error asks to be retried; undefined: a retry does not help. */
+/** Milliseconds after which a retry can succeed; undefined: a retry does not help. */
 export function retryMsOf(error: ConnectError): number | undefined {
   const [info] = error.findDetails(RetryInfoSchema);
   return info?.retryDelay === undefined ? undefined : durationMs(info.retryDelay);
 }
 
-/** What gRPC's retry policies go by (gRFC A6): whole milliseconds in 32 bits, as RetryInfo says it for others. */
+/** Header read by gRPC retry policies (gRFC A6): whole milliseconds in 32 bits. */
 const pushbackHeader = 'grpc-retry-pushback-ms';
 const longestPushbackMs = 2 ** 31 - 1;
 
-/** Repeats an error's RetryInfo in the header that gRPC's clients read. For gRPC alone. */
+/** Repeats an error's RetryInfo in gRPC's pushback header. For gRPC only. */
 export function setPushback(headers: Headers, error: ConnectError): void {
   const milliseconds = retryMsOf(error);
   if (milliseconds === undefined) return;
   headers.set(pushbackHeader, String(Math.min(Math.ceil(milliseconds), longestPushbackMs)));
 }
 
-/** One message's refusal, as it stands in its result. */
+/** Maps a refusal to the `error` of a message's result. */
 export function refusalOf({
   reason,
   message,
@@ -120,7 +132,7 @@ export function refusalOf({
   };
 }
 
-/** Every reason with its status, and what the JSON routes say for it. */
+/** Every reason with its HTTP status and the body that the JSON routes answer. */
 export const knownReasons = Object.entries(table).map(([reason, { http }]) => ({
   reason,
   http,
@@ -128,12 +140,12 @@ export const knownReasons = Object.entries(table).map(([reason, { http }]) => ({
     toHttp(toConnectError(new ServiceError({ reason: reason as Reason, message: text, metadata: {} }))).body,
 }));
 
-/** The HTTP status of a reason, on the JSON routes. */
+/** The HTTP status of a reason on the JSON routes. */
 export function httpStatusOf(reason: string): number {
   return Object.hasOwn(table, reason) ? table[reason as Reason].http : 500;
 }
 
-/** An error as the JSON routes say it: its HTTP status and its body. */
+/** The HTTP status and body of an error on the JSON routes. */
 export function toHttp(error: ConnectError, status = httpStatusOfError(error)): { status: number; body: JsonObject } {
   const details = error.details.flatMap((detail) => ('desc' in detail ? [anyOf(detail)] : []));
   return {
@@ -157,7 +169,7 @@ const statusNames = new Map(
     .map((code) => [code, Code[code].replace(/(?<!^)[A-Z]/g, '_$&').toUpperCase()]),
 ).set(Code.Canceled, 'CANCELLED');
 
-/** A code as gRPC writes it: `NOT_FOUND`; `CANCELLED` has an L more than Connect's. */
+/** A code's gRPC name: `NOT_FOUND`. `CANCELLED` has one L more than Connect's name. */
 export function statusNameOf(code: Code): string {
   return statusNames.get(code) ?? 'UNKNOWN';
 }

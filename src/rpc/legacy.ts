@@ -14,10 +14,13 @@ import type { Schema, Schemas } from '../openapi/schema.ts';
 import { type RulesOf, type TranscodedCall, TranscodeError } from '../transcode/index.ts';
 import { httpStatusOf, toConnectError, toHttp } from './error-mapping.ts';
 
-/** Who sends when a caller of `Send` names nobody, as the servers that legacy callers were written for have it. */
+/** Sender of a `Send` without from_uid, as legacy servers have it. */
 const systemUid = '____system';
 
-/** Gives a single send without a sender the system's uid, and a user's its own, before the rules are checked. */
+/**
+ * Fills in a missing sender of a single send before validation: the user itself, else the system's
+ * uid.
+ */
 export const legacySenderInterceptor: Interceptor = (next) => (request) => {
   if (!request.stream && request.method === MessageService.method.send) {
     const { message } = request.message as SendRequest;
@@ -29,45 +32,48 @@ export const legacySenderInterceptor: Interceptor = (next) => (request) => {
   return next(request);
 };
 
-/** Options that a route takes in its query beside the object in its body, as the array form and NDJSON do. */
+/** Options that a route also takes as query parameters when its body is an array or NDJSON. */
 const queryFields = new Map<DescMethod, readonly string[]>([
   [MessageService.method.broadcast, ['mode', 'validate_only', 'request_id']],
   [BatchService.method.submitBatch, ['request_id', 'send_at', 'priority', 'name', 'message_count']],
 ]);
 
 /**
- * How the routes read their requests. Bodies of the legacy routes are read as the legacy server reads them: names in any case, what it does not know passed over.
- * The new routes refuse what they do not know.
+ * How each route reads its requests. Legacy routes take names in any case and ignore unknown
+ * fields, as the legacy server does; the `/v1/` routes refuse unknown fields.
  */
 export const rulesOf: RulesOf = ({ method, path }) => {
   const isLegacy = !path.startsWith('/v1/');
   return { strictFields: !isLegacy, anyCase: isLegacy, queryFields: queryFields.get(method) ?? [] };
 };
 
-/** Whether answers have a field without presence also when it has its default. The documented answer of a batch has three fields. */
+/**
+ * Whether answers include a field without presence that has its default. Only `duplicate` is left
+ * out: the documented result of a batch has three fields.
+ */
 export function alwaysWritten(field: DescField): boolean {
   return field.name !== 'duplicate';
 }
 
-/** What the JSON routes answer beyond the plain body: the status of a batch, and the shape that callers of `/message/send` read. */
+/** Adapts the JSON answer: a batch's status, and the body shapes of legacy callers. */
 export function legacyAnswer(call: TranscodedCall): { status?: number; body?: string } {
   if (call.method === MessageService.method.sendBatch)
     return { status: batchStatus(call.response as SendBatchResponse) };
   if (call.method === MessageService.method.send) {
-    // TangSengDaoDao's library reads `data.message_id`, OpenChat and gowk read `message_id`.
+    // TangSengDaoDao's library reads `data.message_id`; OpenChat and gowk read `message_id`.
     const json = call.json();
     return { body: `{"status":200,"data":${json},${json.slice(1)}` };
   }
   if (call.method === MessageService.method.getMessage && (call.response as GetMessageResponse).message === undefined)
     return { body: '{"status":404}' };
-  // Nothing to say: the legacy API says so.
+  // An empty answer is `{"status":200}` in the legacy API.
   if (call.method.output.fields.length === 0) return { body: '{"status":200}' };
   return {};
 }
 
-/** What `legacyAnswer` makes of a method's plain body, for the document about the routes. */
+/** Describes in the OpenAPI document what `legacyAnswer` returns. */
 export function legacyAnswers(method: DescMethod, plain: Schema, schemas: Schemas): Answers {
-  // When none was accepted it is the refusals' own status, and the results all the same.
+  // A batch of which nothing was accepted has the refusals' own status, and results too.
   if (method === MessageService.method.sendBatch) return { good: { 200: plain, 207: plain }, refused: plain };
   const status = { const: 200 };
   if (method === MessageService.method.send) {
@@ -86,7 +92,10 @@ export function legacyAnswers(method: DescMethod, plain: Schema, schemas: Schema
   return { good: { 200: plain } };
 }
 
-/** 200 when all went in, 207 when some did, and when none did the refusals' own status, or 400 when they differ. */
+/**
+ * The status of a batch: 200 if no message was refused, 207 if some were. If all were, the reason's
+ * own status, or 400 when the statuses differ.
+ */
 function batchStatus(response: SendBatchResponse): number {
   if (response.refusedCount === 0) return 200;
   if (response.refusedCount < response.results.length) return 207;
@@ -95,14 +104,17 @@ function batchStatus(response: SendBatchResponse): number {
   return statuses.size === 1 && only !== undefined ? only : 400;
 }
 
-/** Every error of a JSON route, in the one shape that legacy callers (`msg`, `status`) and new ones (`error`) read. */
+/**
+ * Renders an error for the JSON routes, for legacy callers (`msg`, `status`) and new ones
+ * (`error`).
+ */
 export function legacyFailure(error: ConnectError): { status: number; headers: Headers; body: string } {
   const { mapped, status } = ofTranscoder(error);
   const http = toHttp(mapped, status);
   return { status: http.status, headers: mapped.metadata, body: JSON.stringify(http.body) };
 }
 
-/** A request that never became a call: the transcoder's violations are ours by another name. */
+/** Maps the transcoder's own errors (unreadable requests) to INVALID_FIELD or BATCH_TOO_LARGE. */
 export function ofTranscoder(error: ConnectError): { mapped: ConnectError; status?: number } {
   if (!(error instanceof TranscodeError)) return { mapped: error };
   if (error.code !== Code.InvalidArgument) return { mapped: error, status: error.httpStatus };

@@ -9,7 +9,7 @@ import type { Page } from '../reading/read-channel.ts';
 type Named = Pick<Page, 'channelType' | 'channelId'>;
 type Stored = Page['messages'][number];
 
-/** A stored message as it is answered. */
+/** Maps a stored message to the public message. */
 export function toMessage(page: Named, message: Stored): MessageInitShape<typeof MessageSchema> {
   return {
     header: headerOf(message),
@@ -28,7 +28,9 @@ export function toMessage(page: Named, message: Stored): MessageInitShape<typeof
   };
 }
 
-/** A stored message as legacy callers read it: of a person channel, the id is the other side than the reader. */
+/**
+ * Maps a stored message to the legacy shape. In a person channel, channel_id is the reader's peer.
+ */
 export function toLegacyMessage(
   page: Named,
   message: Stored,
@@ -56,8 +58,8 @@ function headerOf({ flags }: Stored) {
 }
 
 /**
- * The range of a legacy page. Its start is inclusive and its end exclusive, in the direction of reading; without both it is the end of the channel. One that ends before it
- * begins is empty.
+ * The range of a legacy page: inclusive start, exclusive end, in reading direction. Without both it
+ * is the end of the channel; a range that ends before it begins is empty.
  */
 export function legacyRange(
   start: number,

@@ -1,8 +1,8 @@
 import { invalidField } from '../messages/service-error.ts';
 
 /**
- * The whole numbers that a page token of ours is made of; none when it is empty. A token that no answer of ours can
- * hold is refused, instead of being read as some other place: above 2^53-1, or with leading zeros.
+ * The whole numbers of a page token; none when it is empty. Refuses tokens that no answer contains:
+ * numbers above 2^53-1, or with leading zeros.
  */
 export function parsePageToken(pageToken: string): number[] {
   const parts = pageToken === '' ? [] : pageToken.split('-');

@@ -8,12 +8,13 @@ import { ProtobufScan } from './protobuf-scan.ts';
 
 /** Smaller bodies are parsed without a scan: they hold at most 4,096 fields. */
 const scannedBytes = 8 * 1024;
-/** Fields that are parsed at once, in about a millisecond. */
+/** At most this many fields are parsed in one step, about 1 ms. */
 const fewFields = 2000;
 
 /**
- * Parses a message of Protobuf. A large one is scanned first, so that too many elements are refused before they are built, and its lists are parsed in slices, so that other calls
- * have their turns. Throws a Failure for what is too large, and for what is no message: that is the caller's fault, which gRPC and Connect leave to the service to name.
+ * Parses a Protobuf message. A large one is scanned first, so that excess elements are refused
+ * before they are allocated, and its lists are parsed in slices that yield to other calls. Throws a
+ * ServiceError for a message that is too large or invalid.
  */
 export function parseProtobuf(desc: DescMessage, bytes: Uint8Array): Message | Promise<Message> {
   const failed = (error: unknown): never => {
@@ -55,7 +56,7 @@ function tooLarge(what: string, { limit, actual }: { limit: number; actual: numb
   });
 }
 
-/** The elements of the root's lists of messages one by one, and all else at once. */
+/** Parses the elements of the root's message lists one by one, and the rest at once. */
 async function parseInSlices(desc: DescMessage, bytes: Uint8Array, slices: Slices): Promise<Message> {
   const lists = new Map<number, { field: DescField & { message: DescMessage }; elements: Message[] }>();
   for (const field of desc.fields)

@@ -2,22 +2,25 @@ import { type DescField, type DescMessage, getOption, ScalarType } from '@bufbui
 import { WireType } from '@bufbuild/protobuf/wire';
 import { field as fieldRules } from '@bufbuild/protovalidate/gen/buf/validate/validate_pb.js';
 
-/** Thrown for bytes that are no message; the parser says why. */
+/** Thrown for bytes that are not a message; the parser says why. */
 export class NoProtobuf extends Error {}
 
-/** Bytes of memory for a message, a JSON value of google.protobuf.Struct, any field, and one that is not known: half of what V8 takes at most. */
+/**
+ * Estimated bytes of memory per message, per google.protobuf.Struct value, per field, and per
+ * unknown field: half of V8's maximum.
+ */
 const messageWeight = 20;
 const jsonWeight = 50;
 const fieldWeight = 15;
 const unknownWeight = 160;
-/** As deep as Protobuf's own parsers go. */
+/** Maximum nesting, as in Protobuf's own parsers. */
 const deepest = 100;
-/** Fields between two looks at the clock: about 0.3 ms. */
+/** Fields between two checks of the clock, about 0.3 ms. */
 const stepFields = 4096;
 
 interface Plan {
   readonly weight: number;
-  /** By their numbers. */
+  /** Indexed by field number. */
   readonly fields: (FieldPlan | undefined)[];
 }
 
@@ -25,11 +28,11 @@ interface FieldPlan {
   readonly name: string;
   readonly message: Plan | undefined;
   readonly isList: boolean;
-  /** Elements that the list's rule takes. */
+  /** Maximum number of elements by the list's rule. */
   readonly most: number;
-  /** How one value is written. */
+  /** Wire type of one value. */
   readonly wire: WireType;
-  /** How elements of a packed list are told apart. */
+  /** How elements of a packed list are counted: by varint ends, or by fixed size. */
   readonly packed: 'varint' | 4 | 8 | undefined;
 }
 
@@ -58,14 +61,17 @@ function planOf(desc: DescMessage): Plan {
   return plan;
 }
 
-/** Fields of higher numbers would make a plan large; none of ours has one. They count as unknown. */
+/**
+ * Fields with higher numbers would make plans large. No message here has one; they count as
+ * unknown.
+ */
 const densest = 1000;
 
 function isJson({ typeName }: DescMessage): boolean {
   return /^google\.protobuf\.(Struct|Value|ListValue)$/.test(typeName);
 }
 
-/** The entry of a map is a message of a key and a value. */
+/** A map entry is a message with a key and a value. */
 function entryPlan(field: DescField & { fieldKind: 'map' }): Plan {
   const one = { isList: false, most: Infinity, packed: undefined };
   const key: FieldPlan = { ...one, name: 'key', message: undefined, wire: wireOfScalar(field.mapKey) };
@@ -98,7 +104,7 @@ function wireOfScalar(scalar: ScalarType): WireType {
   }
 }
 
-/** The `max_items` of a list's rule. */
+/** The `max_items` rule of a list. */
 export function mostElements(field: DescField): number {
   if (field.fieldKind !== 'list') return Infinity;
   const rules = getOption(field, fieldRules).type;
@@ -125,32 +131,32 @@ function packedOf({ scalar, enum: enumeration }: DescField): FieldPlan['packed']
   }
 }
 
-/** A message that is walked. */
+/** A message that is being scanned. */
 interface Frame {
   readonly plan: Plan;
   readonly end: number;
-  /** Elements of its lists. */
+  /** Elements per list. */
   counts: Map<FieldPlan, number> | undefined;
 }
 
 /**
- * Counts what a message holds without building any of it, some fields at a time: 8.4 million empty messages in 16 MiB took the parser 4.9 s and 1.5 GB. It is done at
- * the end of the bytes, or above `mostWeight`.
+ * Counts what a message holds without building it: 8.4 million empty messages in 16 MiB took the
+ * parser 4.9 s and 1.5 GB. Stops at the end of the bytes, or above `mostWeight`.
  */
 export class ProtobufScan {
-  /** Fields of all messages, elements of packed lists among them. */
+  /** Fields of all messages, including elements of packed lists. */
   fields = 0;
-  /** Bytes of memory that the messages take beyond their bytes, about. */
+  /** Estimated bytes of memory beyond the encoded bytes. */
   weight = 0;
-  /** The most fields in one element of a list of the root, or in all of the root that is no such element. */
+  /** Maximum number of fields in one element of a root list, or in the rest of the root. */
   mostInUnit = 0;
-  /** The first list with more elements than its rule takes. */
+  /** The first list with more elements than its rule allows. */
   over: { readonly field: string; readonly limit: number; readonly actual: number } | undefined;
   readonly #bytes: Uint8Array;
   readonly #mostWeight: number;
   readonly #stack: Frame[] = [];
   #at = 0;
-  /** Fields before the element of a list of the root that is walked, and those of the root itself. */
+  /** Fields before the current element of a root list, and fields of the root itself. */
   #unitSince = 0;
   #inRoot = 0;
 
@@ -160,7 +166,7 @@ export class ProtobufScan {
     this.#push(planOf(desc), bytes.length);
   }
 
-  /** Scans some more; true: it is done. */
+  /** Scans up to `stepFields` fields; true when done. */
   some(): boolean {
     const stop = this.fields + stepFields;
     for (;;) {
@@ -171,7 +177,7 @@ export class ProtobufScan {
       }
       if (frame === undefined) return true;
       if (this.weight > this.#mostWeight) {
-        // What a list has until here may be too much already, and says more than its weight.
+        // A list may already exceed its rule here, which is a better error than the weight.
         while (frame !== undefined) {
           this.#pop(frame);
           frame = this.#stack.at(-1);
@@ -190,14 +196,15 @@ export class ProtobufScan {
     this.fields++;
     this.weight += fieldWeight;
     const field = plan.fields[tag >>> 3];
-    // protobuf-es reads by the type of the field whatever the bytes say: it would find other fields in them than are counted here.
+    // protobuf-es reads by the field's type, whatever the wire type: it would find other fields
+    // than are counted here.
     if (
       field !== undefined &&
       wire !== field.wire &&
       !(wire === WireType.LengthDelimited && field.packed !== undefined)
     )
       throw new NoProtobuf(`the field ${field.name} is written as another type`);
-    // The fields of a group, which no message of ours has, are walked as if they were its message's.
+    // Fields of a group, which no message here has, are counted as fields of the enclosing message.
     if (field === undefined) {
       this.weight += unknownWeight;
       this.#skip(wire, end);

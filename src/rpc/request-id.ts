@@ -2,7 +2,7 @@ import { parseItem } from 'structured-headers';
 import { limits } from '../limits.ts';
 import { invalidField } from '../messages/service-error.ts';
 
-/** The request's id: the field, or the header `Idempotency-Key`. */
+/** The batch's request id: the field, or the header `Idempotency-Key`. */
 export function requestIdOf(field: string, idempotencyKey: string | null): string {
   if (idempotencyKey === null) return field;
   const key = keyOf(idempotencyKey);
@@ -18,13 +18,16 @@ export function requestIdOf(field: string, idempotencyKey: string | null): strin
   return key;
 }
 
-/** Visible ASCII but the characters that structured fields give a meaning; a comma is also what two headers are joined with. */
+/**
+ * Visible ASCII without the characters that structured fields reserve; a comma also joins two
+ * headers.
+ */
 const bareKey = /^[\x21-\x7e]+$/;
 const meaningful = /[",;]/;
 
 /**
- * The draft (draft-ietf-httpapi-idempotency-key-header) makes it a String of structured fields (RFC 9651), in quotes. Clients that are older than it send the key bare, which is
- * taken where it cannot be read in two ways.
+ * The draft (draft-ietf-httpapi-idempotency-key-header) defines a quoted String of structured
+ * fields (RFC 9651). Older clients send the key bare; it is accepted where it is unambiguous.
  */
 function keyOf(header: string): string {
   const text = header.trim();

@@ -5,7 +5,10 @@ import { invalidField } from '../messages/service-error.ts';
 const firstSecond = -62_135_596_800n;
 const lastSecond = 253_402_300_799n;
 
-/** A time in milliseconds, finer ones rounded up. In Protobuf it may be one that does not exist, which JSON has no text for. */
+/**
+ * Converts a timestamp to milliseconds, rounding up. Protobuf can encode times that do not exist;
+ * those are refused.
+ */
 export function timestampMs(field: string, time: Timestamp): number {
   const { seconds, nanos } = time;
   if (seconds < firstSecond || seconds > lastSecond || nanos < 0 || nanos > 999_999_999)

@@ -1,4 +1,7 @@
-/** What a pattern of the contract asks for, in words: `does not match regex pattern` names neither the limit nor the way out. */
+/**
+ * What each pattern of the contract requires, in words. Protovalidate's own text names neither the
+ * limit nor a way out.
+ */
 const patterns: Readonly<Record<string, string>> = {
   '^[^#&]*$': 'must not contain # or &',
   '^[^@#&]*$': 'must not contain @, # or &',
@@ -15,19 +18,19 @@ export interface EnumValue {
   readonly number: number;
 }
 
-/** What broke a rule of the contract, as the checker of rules says it. */
+/** A broken rule of the contract, as protovalidate reports it. */
 export interface BrokenRule {
   /** `string.max_bytes`, `enum.defined_only`, … */
   readonly id: string;
-  /** The checker's own words. */
+  /** Protovalidate's own text. */
   readonly said: string;
-  /** The values that a field takes, when it is an enum. */
+  /** The values of the field when it is an enum. */
   readonly values?: readonly EnumValue[];
-  /** How long the value is, where a rule says how long it may be. */
+  /** The value's length, if the rule limits the length. */
   readonly actual?: number;
 }
 
-/** A broken rule in words for people: what the field must be. */
+/** Says what the field must be. */
 export function violationMessage({ id, said, values = [], actual }: BrokenRule): string {
   const kind = id.slice(id.indexOf('.') + 1);
   const not = actual === undefined ? '' : `, not ${actual}`;

@@ -5,7 +5,7 @@ import { createJsonWriter } from '../transcode/index.ts';
 import type { WebhookBodies } from '../webhooks/delivery.ts';
 import { toLegacyMessage, toMessage } from './message-mapping.ts';
 
-/** Messages are written as the JSON routes write them: who reads history reads webhooks. */
+/** Renders webhook bodies. Messages look as on the JSON routes, so one parser reads both. */
 export function createWebhookBodies(): WebhookBodies {
   const write = createJsonWriter();
   const envelope = (type: string, at: Date, data: string) =>
@@ -16,7 +16,8 @@ export function createWebhookBodies(): WebhookBodies {
         const list = messages.map((each) => write(MessageSchema, create(MessageSchema, toMessage(each, each))));
         return envelope('message.stored', at, `{"messages":[${list.join(',')}]}`);
       }
-      // Legacy receivers make the pair of a person channel out of from_uid and channel_id: the other side than the sender's.
+      // Legacy receivers derive a person channel from from_uid and channel_id, which is the
+      // receiver here.
       const list = messages.map((each) =>
         write(LegacyMessageSchema, create(LegacyMessageSchema, toLegacyMessage(each, each, each.fromUid))),
       );

@@ -21,17 +21,18 @@ import {
 import { answerEarly, earlyAnswers } from './early-answer.ts';
 
 /**
- * Decides who calls, and whether it may, from the headers alone: nothing of a body is read, unpacked or parsed before. False: the call is refused and answered.
- * Undefined: no credential is needed.
+ * Identifies the caller and checks its scope, from the headers alone: no byte of the body is read,
+ * decompressed or parsed before. False: the call was refused and answered. Undefined: no credential
+ * is required.
  */
 export type Admission = (request: Request, response: Response) => Promise<boolean> | undefined;
 
 export interface AdmissionParts {
   /** Unset: no call needs a credential. */
   readonly identify: Identify | undefined;
-  /** Milliseconds that any call may take; a caller's own deadline may be shorter. */
+  /** Milliseconds that a call may take at most; the caller's own deadline may be shorter. */
   readonly requestTimeoutMs: number;
-  /** The RPC that a request is for; undefined: it is none, or a stream that asks by itself. */
+  /** The RPC of a request; undefined: none, or a stream that identifies its caller itself. */
   readonly methodOf: (request: Request) => DescMethod | undefined;
   readonly events: Events;
 }
@@ -72,7 +73,7 @@ export function createAdmission({ identify, requestTimeoutMs, methodOf, events }
   };
 }
 
-/** By the path and the content type, as the adapters tell protocols apart. */
+/** By path and content type, as the adapters decide it. */
 function protocolOf({ url = '', headers }: Request, method: DescMethod): Protocol {
   const type = headers['content-type'] ?? '';
   if (!url.startsWith(`/${method.parent.typeName}/`)) return 'json';
@@ -80,7 +81,7 @@ function protocolOf({ url = '', headers }: Request, method: DescMethod): Protoco
   return type.startsWith('application/grpc-web') ? 'grpc-web' : 'grpc';
 }
 
-/** Milliseconds that the caller gives the call; undefined: no deadline, or one that its adapter refuses. */
+/** The caller's deadline in milliseconds; undefined: none, or one that its adapter refuses. */
 function deadlineOf({ headers }: Request): number | undefined {
   const grpc = parseGrpcTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
   return grpc.timeoutMs ?? parseConnectTimeout(textOf(headers['connect-timeout-ms']), longestTimerMs).timeoutMs;

@@ -1,57 +1,62 @@
 import { constants } from 'node:http2';
 import type { Request, Response } from '../rpc/request-context.ts';
 
-/** Bodies that come are counted together, so that no number of them fills the memory. */
+/** Counts the bytes of all bodies together, so that no number of them exhausts the memory. */
 export type BodyBudget = (request: Request, response: Response) => void;
 
 export interface BodyBudgetOptions {
-  /** Bytes of all bodies of calls that are here. */
+  /** Maximum bytes of all bodies of open calls. */
   readonly mostBytes: number;
-  /** Milliseconds that a body may take before it counts as slow. */
+  /** Milliseconds after which an unfinished body counts as slow. */
   readonly graceMs: number;
-  /** Whether a request's body is taken as it comes, and not held as a whole. */
+  /** Whether a body is processed as it arrives, not held as a whole. */
   readonly isStream: (request: Request) => boolean;
-  /** Who sends a request: any object or string that is the same for all of its requests. */
+  /** The sender of a request: any value that is the same for all its requests. */
   readonly peerOf: (request: Request) => unknown;
-  /** Told of each request that had to make room. */
+  /** Called for each request that is evicted. */
   readonly onCut: (request: Request) => void;
 }
 
 interface Body {
   bytes: number;
-  /** When its first byte came. */
+  /** When the body began, by performance.now(). */
   readonly since: number;
   readonly peer: Peer;
   readonly cut: () => void;
 }
 
-/** Who sends bodies: a caller with a credential, else a connection. */
+/** A sender of bodies: a caller with a credential, else a connection. */
 interface Peer {
   /** Bytes of its bodies. */
   bytes: number;
   bodies: number;
 }
 
-/** A body of so many bytes is not worth the counting. */
+/** Smaller bodies are not counted. */
 const smallBytes = 4096;
-/** Who sends too much has so long to take its answer. */
+/** Time in which an evicted HTTP/1.1 client can read its answer. */
 const leaveMs = 1000;
 const refused = new WeakSet<Request>();
 
-/** Marks a request that is refused for what others do. */
+/** Marks a request as refused because of other requests. */
 export function markRefused(request: Request): void {
   refused.add(request);
 }
 
-/** Whether a request was refused or cut to make room for others: what its reader then says of it is not its fault. */
+/**
+ * Whether a request was refused or evicted to make room. A read error that follows is not the
+ * caller's fault.
+ */
 export function wasEvicted(request: Request): boolean {
   return refused.has(request);
 }
 
 /**
- * A call may have 16 MiB, and a connection 250 calls: without a bound on all of them one connection that sends bodies and never their ends took 3 GB. Over the bound one that is
- * still coming goes: of the peers with at least half of an equal share the slowest body, by its bytes per second, or the largest where all are young. So a peer that holds many bodies back loses them,
- * and one that sends a batch does not. Counted is what comes in, whoever reads it and whenever: a body is held from its first byte until its call is answered.
+ * A call may have 16 MiB and a connection 250 calls: without a common bound, one connection that
+ * never ended its bodies took 3 GB. Above the bound an unfinished body is evicted: among the peers
+ * with at least half an equal share, the slowest one by bytes per second, or the largest while all
+ * are young. So a peer that holds bodies back loses them; one that sends a batch does not. A body
+ * counts from its first byte until its call is answered, no matter how it is read.
  */
 export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }: BodyBudgetOptions): BodyBudget {
   const coming = new Set<Body>();
@@ -68,7 +73,9 @@ export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }
     victim?.cut();
   }
 
-  /** Of two bodies the slower one goes, when they had time to come, else the larger one. */
+  /**
+   * Whether `one` is evicted before `other`: the slower one after the grace time, else the larger.
+   */
   function goesBefore(one: Body, other: Body, now: number): boolean {
     const [age, otherAge] = [now - one.since, now - other.since];
     if (age > graceMs !== otherAge > graceMs) return age > graceMs;
@@ -82,7 +89,7 @@ export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }
     return peer;
   }
 
-  /** Counts a body from now on: bytes that came of it before, and when it began. */
+  /** Counts a body from now on; `before`: when it began, and its bytes so far. */
   function count(request: Request, response: Response, before: Pick<Body, 'bytes' | 'since'>): void {
     let isCut = false;
     let isHere = true;
@@ -112,7 +119,8 @@ export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }
     if (!request.complete) coming.add(body);
     const push = request.push.bind(request);
     request.push = (chunk: Buffer | null, encoding?: BufferEncoding) => {
-      // What comes after the cut is dropped, also the end: whoever reads hears of the connection's.
+      // Drops what follows an eviction, including the end: the reader sees the connection's end
+      // instead.
       if (isCut) return true;
       if (chunk === null) coming.delete(body);
       else {
@@ -131,7 +139,7 @@ export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }
     const declared = request.headers['content-length'];
     if (request.method === 'GET' || (declared !== undefined && Number(declared) <= smallBytes)) return;
     const since = performance.now();
-    // Some came while the caller was identified.
+    // Part of the body may have arrived while the caller was identified.
     let bytes = request.readableLength;
     if (declared !== undefined || bytes > smallBytes) {
       if (!isStream(request)) count(request, response, { bytes, since });
@@ -152,7 +160,10 @@ export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }
   };
 }
 
-/** On HTTP/2 the stream was never processed, which clients may send again without a thought; on HTTP/1.1 the connection has to go, past whoever may be about to answer. */
+/**
+ * HTTP/2: REFUSED_STREAM says that the stream was not processed, so clients may retry safely.
+ * HTTP/1.1: the connection closes, bypassing any other answer.
+ */
 function refuse({ socket }: Request, response: Response): void {
   if ('stream' in response) {
     response.stream.close(constants.NGHTTP2_REFUSED_STREAM);

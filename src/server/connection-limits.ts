@@ -1,22 +1,25 @@
-/** What bounds a connection. Times in milliseconds. */
+/** Limits of a connection. Times in milliseconds. */
 export interface ConnectionBounds {
   /** For the first byte, and for all headers of a request. */
   readonly headersMs: number;
-  /** For a whole request, or the next `requestBytes` of it; on HTTP/2 for the next frame of it. And for an answer to be taken: its next piece, on HTTP/2 all of it. */
+  /**
+   * For a whole HTTP/1.1 request, or its next `requestBytes`; on HTTP/2 for its next frame. Also
+   * for the client to accept an answer: the next piece of it, on HTTP/2 all of it.
+   */
   readonly requestMs: number;
   readonly requestBytes: number;
-  /** A kept-alive HTTP/1.1 connection without a request. */
+  /** Idle time of a kept-alive HTTP/1.1 connection. */
   readonly keepAliveMs: number;
-  /** An HTTP/2 connection without a frame. */
+  /** Idle time of an HTTP/2 connection. */
   readonly sessionIdleMs: number;
-  /** Between two HTTP/2 pings; a peer that answers none until the next is gone. */
+  /** Time between HTTP/2 pings. A peer that has not answered one by the next is disconnected. */
   readonly pingMs: number;
   readonly headerBytes: number;
   readonly streams: number;
   readonly connections: number;
 }
 
-/** Bounds that real clients do not meet and floods do. */
+/** Limits that floods reach and real clients do not. */
 export const connectionBounds: ConnectionBounds = {
   headersMs: 10_000,
   requestMs: 60_000,

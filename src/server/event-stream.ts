@@ -5,39 +5,50 @@ import { retryMsOf, toConnectError, toHttp } from '../rpc/error-mapping.ts';
 import { callIdOf, endOf } from '../rpc/interceptors/call-log.ts';
 import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from '../rpc/request-context.ts';
 
-/** A reader that takes nothing for so long is cut: its EventSource comes back by itself, with the last id that it has. */
+/**
+ * A reader that accepts nothing for this long is disconnected. Its EventSource reconnects with the
+ * last id that it has.
+ */
 const slowMs = 60_000;
-/** What EventSource waits before it comes back. */
+/** Time before EventSource reconnects. */
 const retryMs = 1000;
 const eventsType = 'text/event-stream';
 
-/** Opens a stream's events: who may read is asked first. They end when the signal is aborted. Undefined: there will never be another. */
+/**
+ * Identifies the caller and opens its stream, which ends when the signal aborts. Undefined: the
+ * stream has ended for good.
+ */
 export type OpenEvents = (call: EventsCall) => Promise<AsyncIterable<string> | undefined>;
 
-/** Who asks for events. */
+/** The request for a stream. */
 export interface EventsCall {
   readonly header: Headers;
   readonly values: ContextValues;
   readonly signal: AbortSignal;
 }
 
-/** A stream, and the RPC that it is another dress of. */
+/** A stream and the RPC that it stands for. */
 export interface EventsRoute {
   readonly method: string;
   readonly open: OpenEvents;
 }
 
-/** Whether a client reads Server-Sent Events alone: EventSource, which ends for good on any other answer. */
+/**
+ * Whether the client accepts Server-Sent Events only: EventSource, which gives up on any other
+ * answer.
+ */
 export function takesEvents({ headers }: Pick<Request, 'headers'>): boolean {
   return String(headers.accept ?? '').includes(eventsType);
 }
 
-/** Whether an error may pass by itself, so that coming back helps. */
+/** Whether a retry can succeed. */
 export function passes(error: ConnectError): boolean {
   return retryMsOf(error) !== undefined;
 }
 
-/** An error as the last event of a stream: with the time after which EventSource comes back by itself, where coming back helps. */
+/**
+ * Renders an error as the last event of a stream, with the time to reconnect if a retry can help.
+ */
 export function errorEvent(error: ConnectError): string {
   const askedMs = retryMsOf(error);
   const retry = askedMs === undefined ? '' : `retry: ${Math.max(retryMs, Math.ceil(askedMs))}\n`;
@@ -51,7 +62,7 @@ export const eventHeaders = {
   'x-accel-buffering': 'no',
 };
 
-/** Answers with Server-Sent Events; to HEAD with their headers alone. */
+/** Answers with Server-Sent Events; answers HEAD with their headers. */
 export async function serveEvents(
   request: Request,
   response: Response,
@@ -68,13 +79,13 @@ export async function serveEvents(
   try {
     const opened = await call.run(() => open({ header, values, signal: controller.signal }));
     if (opened === undefined) {
-      // The one answer after which EventSource does not come back.
+      // The only answer after which EventSource does not reconnect.
       response.writeHead(204);
       response.end();
     } else {
       const iterator = opened[Symbol.asyncIterator]();
       events = iterator;
-      // The first event before the headers: what is refused is an error, not a stream.
+      // Waits for the first event before it sends headers, so that a refusal is an error status.
       const first = await call.run(() => iterator.next());
       response.writeHead(200, eventHeaders);
       if (request.method !== 'HEAD') await pour(response, iterator, { first, gone: controller.signal });
@@ -88,7 +99,8 @@ export async function serveEvents(
   } finally {
     release();
     controller.abort(new ServiceError({ reason: 'STOPPING', message: 'the stream has ended', metadata: {} }));
-    // A reader that left while an event was written left the generator between two: nothing else would end it.
+    // The reader may have left during a write, between two events. Only this ends the generator
+    // then.
     void events?.return?.().catch(() => {});
   }
 }
@@ -102,10 +114,10 @@ async function pour(
   for (let next = first; next.done !== true; next = await events.next()) await write(response, next.value, gone);
 }
 
-/** Ends a stream, or what has not become one, with an error. */
+/** Ends with an error, whether or not the stream has begun. */
 function endWith(error: ConnectError, request: Request, response: Response): void {
   if (response.headersSent) {
-    // EventSource comes back by itself; others read why.
+    // EventSource reconnects by itself; other clients read the reason.
     response.end(errorEvent(error));
     return;
   }
@@ -118,7 +130,10 @@ function endWith(error: ConnectError, request: Request, response: Response): voi
   else response.end(comesBack ? errorEvent(error) : JSON.stringify(body));
 }
 
-/** Writes, and waits while the reader takes nothing. `gone`: it has hung up; then there is no event to wait for, for it may have come before. */
+/**
+ * Writes, and waits until the reader accepts more. `gone` aborts when the reader has disconnected:
+ * a `close` event may have been emitted already.
+ */
 async function write(response: Response, text: string, gone: AbortSignal): Promise<void> {
   gone.throwIfAborted();
   if (response.write(text)) return;

@@ -24,26 +24,27 @@ import { endTrailersOnly } from './trailers-only.ts';
 
 export interface UnaryGrpcOptions {
   readonly services: readonly { readonly service: DescService; readonly implementation: object }[];
-  /** The same ones that the other protocols run, in the same order. */
+  /** The interceptors of all protocols, in the same order. */
   readonly interceptors: Interceptor[];
-  /** Bytes of a message at most. */
+  /** Maximum bytes of a message. */
   readonly readMaxBytes: number;
-  /** Answers of fewer bytes are not packed. */
+  /** Smaller answers are not compressed. */
   readonly compressMinBytes: number;
-  /** For callers that name it in grpc-accept-encoding. */
+  /** Used for callers that list it in grpc-accept-encoding. */
   readonly compression: Compression;
-  /** Told of a request that no call could be made of. */
+  /** Called for a request that did not become a call. */
   readonly onMalformed: (request: Request) => void;
 }
 
-/** One byte of flags and four of length. */
+/** One byte of flags, four of length. */
 const envelopeBytes = 5;
 const compressedFlag = 1;
 
 /**
- * The plain case of gRPC: one message in, one out, unpacked, over HTTP/2. It takes a call only when it can do all of it, and says so; anything else is Connect's,
- * whose path for all cases (streams piped through a chain of async iterables, a web request built first) is most of a single send's cost: 340 µs of
- * CPU a call, against the numbers of the row "Single messages" in bench/RESULTS.md with this one.
+ * Serves the plain case of gRPC: one uncompressed message in and out, over HTTP/2. Returns false
+ * for all else, which Connect serves. Connect's general path (chained async iterables, a web
+ * request) takes most of a single send's time: 340 µs of CPU per call; bench/RESULTS.md has today's
+ * figure in the row "Single messages".
  */
 export function createUnaryGrpc(options: UnaryGrpcOptions): (request: Request, response: Response) => boolean {
   const serving = { ...options, invoke: createInvokeUnary(options.interceptors) };
@@ -129,7 +130,7 @@ function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { sign
   });
 }
 
-/** The whole body; throws as soon as its message says that it is too large. */
+/** Reads the whole body; throws once the length of its message is known to be too large. */
 async function readBody(request: Request, maxBytes: number): Promise<Uint8Array> {
   const chunks: Buffer[] = [];
   let length = 0;
@@ -154,7 +155,7 @@ async function readBody(request: Request, maxBytes: number): Promise<Uint8Array>
     await promise;
   } catch (error) {
     request.off('data', take);
-    // Before the answer: Node's HTTP/2 client takes no headers while over 10 MB of it are unsent.
+    // Before the answer: Node's HTTP/2 client accepts no headers while over 10 MB are unsent.
     await discard(request);
     throw error;
   } finally {
@@ -175,7 +176,7 @@ function fromBody({ method }: UnaryMethod, body: Uint8Array): Message | Promise<
   return parseProtobuf(method.input, body.subarray(envelopeBytes));
 }
 
-/** The answer in its envelope, packed when it is large and the caller can unpack it. */
+/** Wraps an answer in its envelope, compressed if it is large and the caller accepts that. */
 async function envelope(
   message: Uint8Array,
   { 'grpc-accept-encoding': accepted }: IncomingHttpHeaders,

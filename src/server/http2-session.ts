@@ -4,12 +4,12 @@ import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ConnectionBounds } from './connection-limits.ts';
 
-/** Sessions carry many streams. */
+/** A connection's window, shared by its streams. */
 const sessionWindowBytes = 16 * 1024 * 1024;
 
-/** Windows, pings, idleness and errors of one HTTP/2 connection. */
+/** Sets windows, pings, idle time and error handlers of one HTTP/2 connection. */
 export function configureSession(session: ServerHttp2Session, bounds: ConnectionBounds): void {
-  /** Since when all of a stream's answer is written, as far as it was looked. */
+  /** By stream: since when its answer is written completely, as of the last check. */
   const streams = new Map<ServerHttp2Stream, number | undefined>();
   session.setLocalWindowSize(sessionWindowBytes);
   session.setTimeout(bounds.sessionIdleMs, () => session.close());
@@ -26,7 +26,8 @@ export function configureSession(session: ServerHttp2Session, bounds: Connection
       session.destroy();
       return;
     }
-    // Answers that nobody takes. Node's time-out of a stream does not see them: any other frame of the connection, such as this ping, begins it anew.
+    // Ends streams whose answer the client does not accept. Node's stream timeout misses them: any
+    // frame of the connection, such as this ping, restarts it.
     for (const [stream, since] of streams) {
       if (!stream.writableEnded) continue;
       if (since === undefined) streams.set(stream, performance.now());
@@ -42,8 +43,9 @@ export function configureSession(session: ServerHttp2Session, bounds: Connection
 }
 
 /**
- * A stream on which nothing moves is cut while its request is not here yet, or its answer is not taken. One that has all of its request and has written all that there is to say is
- * well: a Watch of the health service says nothing for as long as nothing changes.
+ * Closes a stream that stalls before its request is complete or with an answer unsent. An open
+ * stream with nothing to send is healthy: a Watch of the health service stays silent until
+ * something changes.
  */
 function cutWhenStuck(stream: ServerHttp2Stream, requestMs: number): void {
   stream.setTimeout(requestMs, () => {
@@ -53,16 +55,20 @@ function cutWhenStuck(stream: ServerHttp2Stream, requestMs: number): void {
   });
 }
 
-/** A peer that does not answer a ping within this is not waited for. */
+/** Maximum wait for a peer to answer a ping. */
 const noticeMs = 1000;
 const queueLookMs = 10;
 
-/** GOAWAY without an error and with the highest stream id: the connection will close, no stream is refused yet (RFC 9113, 6.8). */
+/**
+ * GOAWAY without an error and with the highest stream id: the connection will close, no stream is
+ * refused yet (RFC 9113, 6.8).
+ */
 const notice = Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
 
 /**
- * Closes a connection without losing a request that is on its way: first a notice, and after a round trip, in which new streams are still served, the
- * GOAWAY that names the last one. A client that does not retry lost a few calls at each stop by a GOAWAY at once.
+ * Closes a connection without losing requests in transit: a notice first, a round trip during which
+ * new streams are served, then the GOAWAY that names the last stream. With an immediate GOAWAY,
+ * clients without retries lost a few calls at each stop.
  */
 export async function closeGracefully(session: ServerHttp2Session): Promise<void> {
   if (await sendNotice(session)) await roundTrip(session);
@@ -71,10 +77,10 @@ export async function closeGracefully(session: ServerHttp2Session): Promise<void
 
 /**
  * Writes the notice directly to the cleartext socket, between two frames. Node has no call for it:
- * after `session.goaway` nghttp2 ignores new streams, whichever last stream id it names.
- * TLS connections get the final GOAWAY only. The notice would have to be encrypted by a write to the
- * TLSSocket, which completes asynchronously; Node aborts the process when HTTP/2, which writes to the
- * same handle natively and cannot be paused, starts a second write before that.
+ * after `session.goaway` nghttp2 ignores new streams, whichever last stream id it names. TLS
+ * connections get the final GOAWAY only. The notice would have to be encrypted by a write to the
+ * TLSSocket, which completes asynchronously; Node aborts the process when HTTP/2, which writes to
+ * the same handle natively and cannot be paused, starts a second write before that.
  */
 async function sendNotice(session: ServerHttp2Session): Promise<boolean> {
   const end = performance.now() + noticeMs;
@@ -104,9 +110,9 @@ async function roundTrip(session: ServerHttp2Session): Promise<void> {
 }
 
 /**
- * Whether the peer has reset a connection on which data is still queued.
- * Node misses some resets over TLS: after a failed write, the next one of the HTTP/2 session never
- * completes, and the session does not read while a write is outstanding. The kernel knows no peer then.
+ * Whether the peer has reset a connection on which data is still queued. Node misses some resets
+ * over TLS: after a failed write, the next one of the HTTP/2 session never completes, and the
+ * session does not read while a write is outstanding. The kernel knows no peer then.
  */
 export function isReset(socket: Socket): boolean {
   const handle = handleOf({ socket });

@@ -7,15 +7,17 @@ import { TranscodeError, type Transcoder } from '../transcode/index.ts';
 const utf8 = new TextDecoder();
 
 /**
- * How Connect reads a method's request in JSON where no body is read for it (own-body.ts): the message in the URL of a GET. protobuf-es puts U+FFFD for what is not UTF-8,
- * makes March 1 of February 29, rounds numbers, keeps the last of two equal keys, and names no path: the reader of the JSON routes goes before it.
+ * JSON options for Connect where request-body.ts reads no body: the message in the URL of a GET.
+ * protobuf-es replaces invalid UTF-8 by U+FFFD, turns February 29 into March 1, rounds numbers,
+ * keeps the last of two equal keys, and names no path; so the JSON routes' reader checks the
+ * message first.
  */
 export function jsonOptionsOf(
   input: DescMessage,
   check: Transcoder['check'],
 ): NonNullable<UniversalHandlerOptions['jsonOptions']> {
   const options = {
-    // A field that this version does not know is refused, not dropped: a `send_at` that is ignored is a message sent now.
+    // Unknown fields are refused, not dropped: ignoring a `send_at` would send the message now.
     ignoreUnknownFields: false,
     registry: detailRegistry,
     textDecoder: {

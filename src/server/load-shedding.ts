@@ -8,26 +8,32 @@ import { isGone, type Request, type Response } from '../rpc/request-context.ts';
 import { markRefused } from './body-budget.ts';
 import { answerEarly, earlyAnswers } from './early-answer.ts';
 
-/** Set while a body is not whole yet. A WeakMap with an entry per call would cost each collection. */
+/**
+ * Holds the function that counts a call, until its body is complete. A WeakMap entry per call would
+ * slow each garbage collection.
+ */
 const coming = Symbol('counts the call');
 
 interface Coming {
   [coming]?: (() => void) | undefined;
 }
 
-/** Called when the body of a call is whole and its caller known: it counts from now on. Throws when there are too many such calls. */
+/**
+ * Counts a call whose body is complete and whose caller is known. Throws when there are too many.
+ */
 export function bodyIsWhole(request: Request & Coming): void {
   const begin = request[coming];
   request[coming] = undefined;
   begin?.();
 }
 
-/** Answers a request that is too much; false: it goes on. */
+/** Refuses and answers a call under overload; false: the call continues. */
 export type LoadShedding = (request: Request, response: Response) => boolean;
 
 /**
- * Refuses calls before anything of them is parsed, when more comes than is done in good time: what sends and reads messages, never what operates the service (health,
- * channels, rules). The answers are made once: a refusal has to be cheap, or refusing is the overload.
+ * Refuses calls under overload before anything of them is parsed: calls that send or read messages,
+ * never those that operate the service (health, channels, rules). The answers are rendered once,
+ * because refusing must stay cheap.
  */
 export function createLoadShedding(
   overload: AdmissionController,
@@ -55,7 +61,7 @@ export function createLoadShedding(
   };
 }
 
-/** What a call is a load of; undefined: it operates the service, and is never refused. */
+/** The load class of a call; undefined: it operates the service and is never refused. */
 function loadOf(method: DescMethod): Load | undefined {
   if (method.parent === BatchService) return method === BatchService.method.cancelBatch ? undefined : 'other';
   const scope = scopeOf(method);

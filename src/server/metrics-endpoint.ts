@@ -6,11 +6,11 @@ import { toConnectError, toHttp } from '../rpc/error-mapping.ts';
 import { contextValuesOf, type Request, type Response, webHeaders } from '../rpc/request-context.ts';
 
 export interface MetricsParts {
-  /** All metrics as Prometheus reads them. */
+  /** Renders all metrics in Prometheus' text format. */
   readonly metrics: () => Promise<string>;
-  /** Unset: nobody is asked for a credential. */
+  /** Unset: no credential is required. */
   readonly identify: Identify | undefined;
-  /** Told why they could not be read, where that is no refusal. */
+  /** Called when the metrics cannot be read, except for refusals. */
   readonly onError: (error: unknown) => void;
 }
 
@@ -18,8 +18,8 @@ const path = /^\/metrics(?:\?|$)/;
 const pack = promisify(gzip);
 
 /**
- * `GET /metrics`. Where calls need a credential it needs one with the scope `metrics` or `admin`: a scraper's key then reads no messages. False: the request is for
- * somebody else.
+ * Serves `GET /metrics`. Where credentials are required, it needs the scope `metrics` or `admin`,
+ * so that a scraper's key reads no messages. Returns false for other requests.
  */
 export function createMetricsRoute({
   metrics,

@@ -34,12 +34,15 @@ export interface NdjsonParts {
 
 const path = /^\/v1\/batches(?:\?(.*))?$/;
 const types = /^application\/(x-ndjson|ndjson|jsonl|x-jsonlines|json-seq)\b/i;
-/** Messages of one frame: what is decoded and checked before others have their turn, about 5 ms. */
+/** Messages per frame: about 5 ms of decoding and validation between two yields. */
 const frameMessages = 500;
-/** Bytes of their lines, by which a frame may end sooner: what is decoded takes up to 15 times as much, and a batch of large variables was 3.6 GB at once. */
+/**
+ * A frame also ends at this many bytes of lines. Decoded messages take up to 15 times as much: a
+ * batch of large variables took 3.6 GB at once.
+ */
 const frameBytes = 1024 * 1024;
 
-/** The query of a batch as NDJSON; undefined: the request is for somebody else. */
+/** The query string of an NDJSON batch; undefined: another request. */
 function searchOf({ method, url, headers }: Request): string | undefined {
   const match = method === 'POST' && types.test(headers['content-type'] ?? '') ? path.exec(url ?? '') : null;
   return match === null ? undefined : (match[1] ?? '');
@@ -51,8 +54,8 @@ export function isNdjson(request: Request): boolean {
 }
 
 /**
- * Batches as NDJSON, `POST /v1/batches` with a message a line: SubmitBatchStream in another dress, through the same interceptors. False: the request is for somebody
- * else.
+ * Serves batches as NDJSON, `POST /v1/batches` with one message per line: SubmitBatchStream in
+ * another format, with the same interceptors. Returns false for other requests.
  */
 export function createNdjson(parts: NdjsonParts): (request: Request, response: Response) => boolean {
   const spec = createMethodImplSpec(BatchService.method.submitBatchStream, parts.implementation.submitBatchStream);
@@ -82,7 +85,7 @@ export function createNdjson(parts: NdjsonParts): (request: Request, response: R
       if (response.destroyed || response.writableEnded) return;
       const { status, headers, body } = legacyFailure(toConnectError(error));
       for (const [name, value] of [...context.responseHeader, ...headers]) response.setHeader(name, value);
-      // On HTTP/2 before the answer: see early-answer.ts.
+      // On HTTP/2 before the answer; see early-answer.ts.
       if (!request.complete && request.httpVersionMajor === 2) await discard(request);
       if (response.destroyed) return;
       end(response, status, body);
@@ -104,7 +107,7 @@ function end(response: Response, status: number, body: string): void {
   response.end(body);
 }
 
-/** The options of the query, and then the lines, some at a time. */
+/** Yields the options of the query, then the lines in frames. */
 async function* framesOf(
   request: Request,
   search: string,
@@ -134,7 +137,7 @@ async function* framesOf(
   yield create(SubmitBatchStreamRequestSchema, { messages, lines, last: true });
 }
 
-/** What is wrong with a line, and which line it is: an editor counts lines from 1, the batch its messages from 0. */
+/** Adds the line number to an error. Lines count from 1, messages from 0. */
 function ofLine(line: number, error: unknown): unknown {
   if (!(error instanceof TranscodeError)) return error;
   const faults = error.faults.length > 0 ? error.faults : [{ field: 'body', description: error.rawMessage }];
@@ -148,10 +151,10 @@ function ofLine(line: number, error: unknown): unknown {
 }
 
 const lineFeed = 0x0a;
-/** Empty lines are free, but a packed body of nothing else is hours of work. */
+/** Bounds empty lines, which are ignored: a compressed body of nothing else would take hours. */
 const mostLines = 2 * limits.submitMessages;
 
-/** The lines that hold something, as bytes. */
+/** The non-empty lines, as bytes. */
 async function* linesOf(request: Request): AsyncGenerator<{ line: number; bytes: Uint8Array }> {
   let line = 0;
   let total = 0;
@@ -191,7 +194,10 @@ function isFull(bytes: Uint8Array): boolean {
   return false;
 }
 
-/** The body, unpacked when it is packed. Read by hand, for to leave a loop over it early would cut the connection before the answer is out. */
+/**
+ * The decompressed body. Iterated by hand: leaving a `for await` early would close the connection
+ * before the answer is sent.
+ */
 async function* unpacked(request: Request): AsyncGenerator<Buffer> {
   const encoding = (request.headers['content-encoding'] ?? 'identity').trim().toLowerCase();
   if (encoding !== 'identity' && encoding !== 'gzip')
@@ -200,7 +206,7 @@ async function* unpacked(request: Request): AsyncGenerator<Buffer> {
     });
   const gunzip = encoding === 'gzip' ? pipeline(request, createGunzip(), () => {}) : undefined;
   const source = gunzip ?? request;
-  // Over HTTP/2 a body that was cut can read like one that has ended.
+  // A truncated HTTP/2 body can read like a complete one.
   let packed = 0;
   let length = 0;
   request.on('data', (chunk: Buffer) => {
@@ -229,7 +235,7 @@ async function* unpacked(request: Request): AsyncGenerator<Buffer> {
     if (code?.startsWith('Z_')) throw new TranscodeError(400, 'the body is not gzip, as its Content-Encoding says');
     throw new ConnectError('the body ended before its end', Code.Canceled, undefined, undefined, error);
   } finally {
-    // What is left of it can be discarded then, whether it was packed or not.
+    // The rest can be discarded now, compressed or not.
     await body.return?.();
     if (gunzip !== undefined) request.unpipe(gunzip);
   }

@@ -1,14 +1,14 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { cors } from '@connectrpc/connect';
 
-/** What the guard needs of a request. */
+/** The parts of a request that are checked. */
 interface Seen {
   readonly method?: string | undefined;
   readonly url?: string | undefined;
   readonly headers: IncomingHttpHeaders;
 }
 
-/** Whether a request may come in, and which headers its answer needs for a browser. */
+/** Whether a request may enter, and the CORS headers of its answer. */
 export type Verdict =
   | { readonly kind: 'pass'; readonly headers: Record<string, string> }
   | { readonly kind: 'preflight'; readonly status: 204; readonly headers: Record<string, string> }
@@ -16,7 +16,7 @@ export type Verdict =
 
 export type OriginCheck = (request: Seen) => Verdict;
 
-/** Seconds that a browser may remember a preflight's answer; Chromium caps it at two hours. */
+/** Seconds that a browser may cache a preflight's answer; Chromium caps it at two hours. */
 const preflightSeconds = '7200';
 const ownHeaders = [
   'authorization',
@@ -33,8 +33,12 @@ const ownHeaders = [
 const ownAnswers = ['x-request-id', 'retry-after', 'ratelimit', 'ratelimit-policy', 'allow'];
 
 /**
- * Keeps web pages of other sites away from a service that takes any Content-Type. An Origin that is not allowed is refused, and while nobody
- * needs a key a Host that is not a loopback name is refused too: a page whose name was rebound to 127.0.0.1 still says its own name there. What has no Origin is judged by Fetch Metadata.
+ * Protects a service that accepts any Content-Type from web pages of other sites; all of CORS is
+ * here. Refuses (403):
+ * 1. Without authentication, a Host that is not a loopback name: a page whose name is rebound to
+ *    127.0.0.1 still sends its own name.
+ * 2. An Origin that is neither allowed nor the service's own.
+ * 3. Without an Origin, what Fetch Metadata says another site has sent.
  */
 export function createOriginCheck(options: {
   open: boolean;
@@ -83,7 +87,8 @@ export function createOriginCheck(options: {
         'access-control-allow-methods': [...new Set([...cors.allowedMethods, 'PUT', 'PATCH', 'DELETE'])].join(', '),
         'access-control-allow-headers': allowedHeaders(headers['access-control-request-headers']),
         'access-control-max-age': preflightSeconds,
-        // Chromium asks before a public page may call a private address; the origin was allowed by name.
+        // Chromium asks before a public page calls a private address. The origin was allowed
+        // explicitly.
         ...(headers['access-control-request-private-network'] === 'true'
           ? { 'access-control-allow-private-network': 'true' }
           : {}),
@@ -92,12 +97,15 @@ export function createOriginCheck(options: {
   };
 }
 
-/** What a page may ask for: more is no list of headers. */
+/** Maximum size of a preflight's list of headers; a longer one is ignored. */
 const requestedHeaders = 100;
 const requestedChars = 4096;
 const headerName = /^[\w!#$%&'*+.^`|~-]+$/;
 
-/** Ours, and what the preflight names: a page that may call may also be watched, traced or signed by libraries that set headers of their own. */
+/**
+ * Allows the service's own headers and those that the preflight names: libraries that monitor,
+ * trace or sign calls add headers of their own.
+ */
 function allowedHeaders(requested = ''): string {
   const names = requested.split(',').map((name) => name.trim().toLowerCase());
   const isList = requested.length <= requestedChars && names.length <= requestedHeaders;
@@ -107,7 +115,10 @@ function allowedHeaders(requested = ''): string {
   );
 }
 
-/** Whether a page of the service itself calls, such as /docs: the browser says so, or else its Origin is the Host. Such a call is not cross-origin, whatever ALLOWED_ORIGINS lists. */
+/**
+ * Whether a page of the service itself calls, such as /docs: by Sec-Fetch-Site, else by comparing
+ * Origin and Host. Such a call is not cross-origin, whatever ALLOWED_ORIGINS lists.
+ */
 function isOwn(headers: IncomingHttpHeaders, origin: string, host: string | undefined): boolean {
   const site = headers['sec-fetch-site'];
   if (site !== undefined) return site === 'same-origin';
@@ -117,18 +128,19 @@ function isOwn(headers: IncomingHttpHeaders, origin: string, host: string | unde
 }
 
 /**
- * By Fetch Metadata, which browsers send to loopback and to HTTPS. An image or a link of another site has no Origin, and would make a Connect GET: its page learns from whether it loads.
- * `same-site` is another port of localhost, or another subdomain.
+ * By Fetch Metadata, which browsers send to loopback and HTTPS. An image or a link on another site
+ * has no Origin but could call a Connect GET, and learn from whether it loads. `same-site` is
+ * another port of localhost, or another subdomain.
  */
 function isOfAnotherSite(headers: IncomingHttpHeaders): boolean {
   const site = headers['sec-fetch-site'];
   return site !== undefined && site !== 'same-origin' && site !== 'none';
 }
 
-/** What people open by a link: the pages, and the document that they show. */
+/** Pages that users open by a link, and the document that they show. */
 const pages = /^\/(?:docs(?:\/[^?]*)?|openapi\.json)?(?:\?|$)/;
 
-/** Whether a link opens a page in a tab or window of its own; a frame is none. */
+/** Whether a link opens a page in a tab or window of its own, not in a frame. */
 function opensPage(method: string | undefined, url: string | undefined, headers: IncomingHttpHeaders): boolean {
   return (
     (method === 'GET' || method === 'HEAD') &&

@@ -16,16 +16,22 @@ import { closeSlowExchanges } from './slow-exchanges.ts';
 
 type Handler = ReturnType<typeof connectNodeAdapter>;
 
-/** The port could not be opened; the message is one line for the one who starts the service. */
+/** The port cannot be opened; the message is one line for the operator. */
 export class ListenError extends Error {}
 
 /** An open port. */
 export interface Listener {
   readonly url: string;
   readonly port: number;
-  /** New connections get this certificate; open ones keep theirs. Throws what OpenSSL says of a pair that it cannot use. */
+  /**
+   * Uses this certificate for new connections; open ones keep theirs. Throws OpenSSL's error for an
+   * unusable pair.
+   */
   replaceTls(tls: Tls): void;
-  /** Takes no more calls, lets those in flight finish, and after `graceMs` cuts what is left: it says how many connections. */
+  /**
+   * Accepts no more calls, lets those in flight finish, and closes the rest after `graceMs`.
+   * Returns the number of connections closed by force.
+   */
   close(graceMs: number): Promise<{ forced: number }>;
 }
 
@@ -37,26 +43,30 @@ interface Tls {
 
 export interface ListenOptions {
   readonly host: string;
-  /** 0 = any free one. */
+  /** 0 = any free port. */
   readonly port: number;
-  /** `clientCa`: clients are asked for a certificate of these authorities; who has none is let in without one. */
+  /** With `clientCa`, clients are asked for a certificate of these authorities; it is optional. */
   readonly tls?: Tls;
   readonly handler: Handler;
   readonly bounds?: ConnectionBounds;
 }
 
-/** A stream's window of 64 KiB stalls every batch of more than 64 KiB for a round trip. */
+/** With a stream window of 64 KiB, each larger batch would wait for a round trip. */
 const streamWindowBytes = 1024 * 1024;
 const drainLookMs = 25;
 /** Interval between two checks for connections whose reset Node has missed. */
 const resetCheckMs = 1000;
 /**
- * A kept-alive HTTP/1.1 connection is not closed under the request that is on its way: for so long it takes one more, and is told to be closed by the
- * answer. (HTTP/2 has GOAWAY, which says which streams were not taken.) Without it each restart cost a busy client a "socket hang up".
+ * Time during which a kept-alive HTTP/1.1 connection may send one more request, whose answer closes
+ * it: a request may be in transit. Without it each restart cost busy clients a "socket hang up".
+ * HTTP/2 has GOAWAY for this.
  */
 const lingerMs = 250;
 
-/** Opens one port for HTTP/1.1 and HTTP/2: by the first bytes on cleartext (prior knowledge), by ALPN on TLS. */
+/**
+ * Opens one port for HTTP/1.1 and HTTP/2: by the first bytes on cleartext (prior knowledge), by
+ * ALPN on TLS.
+ */
 export async function listen(options: ListenOptions): Promise<Listener> {
   const bounds = options.bounds ?? connectionBounds;
   const responses = new Set<ServerResponse>();
@@ -74,7 +84,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       plain.once('close', () => {
         responses.delete(plain);
         if (request.complete) return;
-        // Answered before the whole body came: Node does not count the connection as idle meanwhile.
+        // Answered before the body was complete: Node does not count the connection as idle.
         spent.add(socket);
         discardRest(request, response);
       });
@@ -91,9 +101,10 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   server.port.on(options.tls === undefined ? 'connection' : 'secureConnection', (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    // A peer that resets its connection is no event of ours; without a listener it would end the process.
+    // A reset by the peer is not an error of the service; without a listener it would end the
+    // process.
     socket.on('error', () => socket.destroy());
-    // A peer that ends its side has left, whatever is still to be written: Node would keep the connection until all of that is taken.
+    // A peer that ends its side has left. Node would keep the connection until all is written.
     socket.once('end', () => {
       for (const { req, writableEnded } of responses) if (req.socket === socket && writableEnded) return;
       socket.destroy();
@@ -129,7 +140,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   async function drain(graceMs: number): Promise<{ forced: number }> {
     draining = true;
     const closed = Promise.withResolvers<void>();
-    // HTTP's own close would end the idle connections at once.
+    // http.Server.close would close idle connections immediately.
     NetServer.prototype.close.call(server.port, () => closed.resolve());
     for (const response of responses) response.shouldKeepAlive = false;
     for (const session of sessions) void closeGracefully(session);
@@ -164,13 +175,13 @@ export async function listen(options: ListenOptions): Promise<Listener> {
 }
 
 interface Carrier {
-  /** Who listens. */
+  /** The server that listens. */
   readonly port: Server | Http2SecureServer;
-  /** Who gets the HTTP/2 connections. */
+  /** The server that gets the HTTP/2 connections. */
   readonly h2: Http2Server | Http2SecureServer;
   /** Closes HTTP/1.1 connections that wait for a next request. */
   closeIdle(): void;
-  /** Closes connections that have not said which protocol they speak. */
+  /** Closes connections whose protocol is not known yet. */
   cutSilent(): void;
   replaceTls(tls: Tls): void;
 }
@@ -181,7 +192,7 @@ function h1Options(bounds: ConnectionBounds) {
     requestTimeout: 0,
     keepAliveTimeout: bounds.keepAliveMs,
     maxHeaderSize: bounds.headerBytes,
-    // How often Node looks for connections past their time.
+    // How often Node checks for connections over their time.
     connectionsCheckingInterval: Math.min(1000, Math.max(50, bounds.headersMs / 4)),
   };
 }
@@ -198,13 +209,14 @@ function h2Options(bounds: ConnectionBounds) {
 }
 
 /**
- * The HTTP/1.1 server owns the port, since only a server that listens keeps the list of connections by which Node enforces its time-outs. Its
- * own connection listener is taken out, the first bytes are looked at, and the connection goes to it or to the HTTP/2 server.
+ * The HTTP/1.1 server owns the port: only a listening server keeps the list by which Node enforces
+ * its timeouts. Its own connection listener is replaced by one that reads the first bytes and hands
+ * the connection to the HTTP/1.1 or the HTTP/2 server.
  */
 function cleartext(handler: Handler, bounds: ConnectionBounds): Carrier {
   const h1 = createHttpServer(h1Options(bounds), handler);
   const h2 = createHttp2Server(h2Options(bounds), handler);
-  // Else Node asks for the body before anybody has seen the headers.
+  // Otherwise Node asks for the body before the headers are checked.
   for (const server of [h1, h2]) server.on('checkContinue', handler);
   const toH1 = h1.listeners('connection') as ((this: Server, socket: Socket) => void)[];
   h1.removeAllListeners('connection');
@@ -226,7 +238,7 @@ function cleartext(handler: Handler, bounds: ConnectionBounds): Carrier {
       const preface = isPreface(head);
       if (preface === undefined) return;
       forget();
-      // Given back only now: unshift says `readable` again.
+      // Only now: unshift emits `readable` again.
       socket.unshift(head);
       if (preface) h2.emit('connection', socket);
       else for (const listener of toH1) listener.call(h1, socket);
@@ -249,14 +261,20 @@ function cleartext(handler: Handler, bounds: ConnectionBounds): Carrier {
 
 const preface = Buffer.from('PRI ');
 
-/** Whether a connection starts as HTTP/2 does; undefined while there are too few bytes to tell. No HTTP/1.1 method starts with `PRI `. */
+/**
+ * Whether a connection starts with the HTTP/2 preface; undefined with too few bytes. No HTTP/1.1
+ * method starts with `PRI `.
+ */
 function isPreface(bytes: Buffer): boolean | undefined {
   const length = Math.min(bytes.length, preface.length);
   if (bytes.compare(preface, 0, length, 0, length) !== 0) return false;
   return bytes.length >= preface.length ? true : undefined;
 }
 
-/** What a secure context is made of, at the start and at each reload: Node forgets what is not given again. */
+/**
+ * The options of a secure context, at the start and at each reload: Node forgets what is not
+ * repeated.
+ */
 function secureContext({ key, cert, clientCa }: Tls): SecureContextOptions {
   return { key, cert, ...(clientCa === undefined ? {} : { ca: clientCa }), minVersion: 'TLSv1.2' };
 }
@@ -274,7 +292,7 @@ function secure(handler: Handler, bounds: ConnectionBounds, tls: Tls): Carrier {
     handler,
   );
   server.on('checkContinue', handler);
-  // Not among the options of a secure HTTP/2 server, but what its HTTP/1.1 side goes by.
+  // Not accepted as options of a secure HTTP/2 server, but its HTTP/1.1 side reads them.
   Object.assign(server, {
     headersTimeout: bounds.headersMs,
     requestTimeout: 0,
@@ -290,7 +308,7 @@ function secure(handler: Handler, bounds: ConnectionBounds, tls: Tls): Carrier {
   };
 }
 
-/** Opens the port for a moment: a port in use is found before a database is made or changed for a service that cannot serve. */
+/** Opens the port for a moment, to find a port in use before a database is created or migrated. */
 export async function tryPort({ host, port }: { readonly host: string; readonly port: number }): Promise<void> {
   if (port === 0) return;
   const server = createHttpServer();

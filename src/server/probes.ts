@@ -2,14 +2,16 @@ import type { Readiness, Report } from '../postgres/readiness.ts';
 import { toConnectError, toHttp } from '../rpc/error-mapping.ts';
 import type { Request, Response } from '../rpc/request-context.ts';
 
-/** Paths that load balancers and orchestrators ask. */
+/** The paths of load balancers and orchestrators. */
 const probes = new Set(['/livez', '/readyz', '/healthz', '/health']);
 
 /**
- * `/livez`: the process is there and its event loop turns; nothing else, for a restart mends nothing else. `/readyz`, and `/healthz` for who knows only that name: it can serve
- * calls, else 503 and what is wrong; `/health` says the same in the legacy server's words. JSON, or lines of text with `?verbose`. False: the request is for somebody else.
+ * Serves the probes: `/livez` (the process runs and its event loop turns), `/readyz` and `/healthz`
+ * (it can serve calls, else 503 with the cause), `/health` (the same in the legacy server's shape).
+ * JSON, or text lines with `?verbose`. Returns false for other requests.
  *
- * They come before the guard and ask for no credential: a probe calls a pod by its address, and has none. What they tell is no secret, and they change nothing.
+ * Runs before the origin check and without credentials: a probe calls a pod by its address and has
+ * none. The answers are not secret.
  */
 export function createProbes(readiness: Readiness): (request: Request, response: Response) => boolean {
   return (request, response) => {

@@ -3,12 +3,13 @@ import { invalidField } from '../messages/service-error.ts';
 import { entryKey } from '../rpc/request-context.ts';
 import { didYouMean } from '../transcode/index.ts';
 
-/** What a GET of Connect has in its query: the request itself. */
+/** The query parameters of a Connect GET, which carry the request. */
 const connectGet = ['connect', 'encoding', 'message', 'base64', 'compression'] as const;
 
 /**
- * Refuses query parameters of an RPC path that mean nothing there. Its protocols pass them over, and `?validate_only=true` beside a request without it would
- * send. The JSON routes read their queries themselves.
+ * Refuses unknown query parameters of RPC paths. The protocols ignore them, so
+ * `?validate_only=true` beside a request without it would send. JSON routes check their queries
+ * themselves.
  */
 export const queryInterceptor: Interceptor = (next) => (request) => {
   const { url, requestMethod, contextValues } = request;
@@ -20,7 +21,9 @@ export const queryInterceptor: Interceptor = (next) => (request) => {
   return next(request);
 };
 
-/** A query, whose percent-encodings must be UTF-8: URLSearchParams puts U+FFFD for what is not. */
+/**
+ * Parses a query. Percent-encodings must be UTF-8: URLSearchParams replaces invalid ones by U+FFFD.
+ */
 export function queryOf(search: string): URLSearchParams {
   const query = new URLSearchParams();
   for (const part of search.split('&')) {
@@ -40,7 +43,7 @@ function decode(text: string): string {
   }
 }
 
-/** Every parameter is known, and given once. */
+/** Asserts that every parameter is known and given once. */
 export function assertKnown(query: URLSearchParams, known: readonly string[], wayOut?: string): void {
   for (const name of new Set(query.keys())) {
     const field = name.slice(0, 64);

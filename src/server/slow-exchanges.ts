@@ -1,9 +1,9 @@
 import type { ServerResponse } from 'node:http';
 
-/** How long an HTTP/1.1 request may take to come, and the next piece of its answer to be taken. */
+/** Time limits of an HTTP/1.1 request and of the next piece of its answer. */
 export interface ExchangeTime {
   readonly requestMs: number;
-  /** Bytes by which a request that came so far has another `requestMs`. */
+  /** A request that has sent this many more bytes gets another `requestMs`. */
   readonly requestBytes: number;
 }
 
@@ -11,18 +11,18 @@ export interface ExchangeTime {
 const checkMs = 1000;
 
 /**
- * Closes HTTP/1.1 exchanges that stand still. One check serves all of them; timers of their own cost
- * each small call more than its headers do.
- *  - A request that does not come. Node has only one time for all of a request, with which a batch of
- *    256 MiB would need 36 Mbit/s; here every 4 MiB have a minute.
- *  - A written answer that the client does not take, for which Node has no timeout. (The answer of a
- *    stream has that of its writer.)
+ * Closes stalled HTTP/1.1 exchanges. One timer serves all: timers of their own would cost a small
+ * call more than its headers do.
+ * 1. A slow upload. Node has only one timeout per request, with which 256 MiB would need 36 Mbit/s;
+ *    here each 4 MiB have a minute.
+ * 2. A written answer that the client does not accept, for which Node has no timeout. (Streams have
+ *    that of their writer.)
  */
 export function closeSlowExchanges(
   responses: ReadonlySet<ServerResponse>,
   { requestMs, requestBytes }: ExchangeTime,
 ): () => void {
-  /** Bytes of unfinished requests at their last check point. */
+  /** Unfinished uploads and their bytes at the last checkpoint. */
   const uploads = new WeakMap<ServerResponse, { since: number; bytesRead: number }>();
   const timed = new WeakSet<ServerResponse>();
   const check = (response: ServerResponse) => {

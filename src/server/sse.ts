@@ -23,24 +23,28 @@ export interface EventsParts {
   readonly identify: Identify | undefined;
   readonly credentials: CredentialWatch;
   readonly events: Events;
-  /** A message as the JSON routes write it. */
+  /** Renders a message as the JSON routes do. */
   readonly writeJson: (schema: DescMessage, message: Message) => string;
 }
 
 const channelPath = /^\/v1\/channels\/([^/?]+)\/([^/?]+)\/events(?:\?(.*))?$/;
-/** The id of a batch's last event, with which EventSource comes back and is told that there is no more. */
+/**
+ * The id of a batch's last event. An EventSource that reconnects with it gets 204: no more events.
+ */
 const lastOfBatch = 'ended';
 const batchPath = /^\/v1\/batches\/([^/?]+)\/events(?:\?(.*))?$/;
 
-/** The RPC that a GET of this URL is a stream of; undefined: it is for somebody else. */
+/** The RPC that a GET of this URL streams; undefined: not an event stream. */
 export function streamedBy(url: string): DescMethod | undefined {
   if (channelPath.test(url)) return MessageService.method.subscribe;
   return batchPath.test(url) ? BatchService.method.watchBatch : undefined;
 }
 
 /**
- * The streams as Server-Sent Events: the live tail of a channel, `GET /v1/channels/{channel_type}/{channel_id}/events`, whose `id` is the sequence, so that `Last-Event-ID`
- * resumes; and a batch as it moves, `GET /v1/batches/{batch_id}/events`. False: the request is for somebody else.
+ * Serves streams as Server-Sent Events; returns false for other requests.
+ * 1. `GET /v1/channels/{channel_type}/{channel_id}/events`: the live tail of a channel. `id` is the
+ *    sequence, so `Last-Event-ID` resumes.
+ * 2. `GET /v1/batches/{batch_id}/events`: the progress of a batch.
  */
 export function createEventStream(parts: EventsParts): (request: Request, response: Response) => boolean {
   return (request, response) => {
@@ -112,7 +116,7 @@ async function callerOf(
   query: URLSearchParams,
   { scope, identify }: { scope: Scope; identify: Identify | undefined },
 ): Promise<Caller> {
-  // EventSource sets no headers; a query is the one other place that a page can put its token.
+  // EventSource cannot set headers; the query is the only other place for a token.
   const token = query.get('access_token');
   if (token !== null && header.get('authorization') === null) header.set('authorization', `Bearer ${token}`);
   const caller = identify === undefined ? trustedCaller : await identify(header, values.get(certificateKey));
@@ -142,7 +146,7 @@ function decode(field: string, text: string, bytes: number): string {
     const id = decodeURIComponent(text);
     if (id !== '' && isId(id, bytes)) return id;
   } catch {
-    // Said below.
+    // Reported below.
   }
   throw invalidField(field, `must be 1 to ${bytes} bytes of UTF-8`);
 }
@@ -151,10 +155,10 @@ function isId(text: string, bytes: number): boolean {
   return !text.includes('\0') && Buffer.byteLength(text) <= bytes;
 }
 
-/** A message that is not stored has no id: EventSource keeps the last one that has. */
+/** A message that is not stored has no id, so EventSource keeps the last one. */
 function eventOf(frame: Frame, writeJson: EventsParts['writeJson']): string {
   if (frame.kind === 'heartbeat' || frame.kind === 'all-caught-up') return ': heartbeat\n\n';
-  // With an id: a reader from_now that is cut before its first message comes back here, not at the head of that moment.
+  // With an id: a `from_now` reader that is disconnected before its first message resumes here.
   if (frame.kind === 'caught-up')
     return `id: ${frame.lastSeq}\nevent: caught_up\ndata: {"last_seq":${frame.lastSeq}}\n\n`;
   const { id: channelId, type: channelType } = frame.channel;

@@ -3,19 +3,19 @@ import type { Response } from '../rpc/request-context.ts';
 import { encodeGrpcMessage } from './grpc-message.ts';
 
 /**
- * Answers with one block of headers that ends the stream. Retry policies of gRPC clients (gRFC A6) regard a call as committed when headers come before
- * the trailers, and never retry it.
+ * Answers with a single header block that ends the stream. gRPC retry policies (gRFC A6) treat a
+ * call as committed, and never retry it, once headers arrive before the trailers.
  */
 export function endTrailersOnly(response: Response, fields: OutgoingHttpHeaders): void {
   response.statusCode = 200;
-  // writeHead would send the headers before it knows that nothing follows them, and a frame of its own would end the stream.
+  // writeHead would send the headers immediately, and the end of the stream in another frame.
   for (const [name, value] of Object.entries(fields)) if (value !== undefined) response.setHeader(name, value);
   response.end();
 }
 
 /**
- * Holds the headers of an answer back until its first byte: when an error comes instead, the answer is Trailers-Only. For Connect's adapter, which writes headers,
- * and then trailers, whatever becomes of a call.
+ * Defers the headers of an answer until its first byte: if an error comes instead, the answer is
+ * Trailers-Only. Needed for Connect's adapter, which always writes headers and trailers.
  */
 export function deferHead(response: Response): void {
   const { writeHead, write, addTrailers, end } = response as Writable;
@@ -60,15 +60,15 @@ export function deferHead(response: Response): void {
   Object.assign(response, own);
 }
 
-/** Headers that every answer has: none of them is metadata that a handler wants read as a header. */
+/** Headers of every answer; none of them is metadata of a handler. */
 const usualHeaders = new Set(['content-type', 'grpc-encoding', 'grpc-accept-encoding', 'x-request-id']);
 
-/** Whether a handler has set headers: in one block with the trailers a client would find them among those. */
+/** Whether a handler has set headers. In a single block the client would read them as trailers. */
 function hasOwnHeaders(headers: OutgoingHttpHeaders): boolean {
   return Object.keys(headers).some((name) => !usualHeaders.has(name.toLowerCase()));
 }
 
-/** The part of a response by which Connect's adapter writes. */
+/** The methods of a response that Connect's adapter writes with. */
 interface Writable {
   writeHead(status: number, headers?: OutgoingHttpHeaders): unknown;
   write(...chunk: unknown[]): boolean;

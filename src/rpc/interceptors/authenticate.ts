@@ -14,7 +14,7 @@ import type { Caller, Scope } from '../../messages/caller.ts';
 import { ServiceError } from '../../messages/service-error.ts';
 import { entryKey } from '../request-context.ts';
 
-/** What each RPC needs; `any`: any credential. An RPC that is not here needs `admin`. */
+/** The scope of each RPC; `any`: any valid credential. An RPC that is not listed needs `admin`. */
 const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 'any'>> = {
   sendBatch: 'send',
   send: 'send',
@@ -34,14 +34,14 @@ const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 
   getServerInfo: 'any',
 };
 
-/** Services that are about the server: who probes has no credential, and who reflects may have any. */
+/** Services about the server: probes send no credential, and reflection takes any. */
 const scopesOfServices: Readonly<Record<string, 'any' | 'none'>> = {
   [Health.typeName]: 'none',
   [ServerReflection.typeName]: 'any',
   [ServerReflectionAlpha.typeName]: 'any',
 };
 
-/** The scope that an RPC needs; `none`: not even a credential. */
+/** The scope that an RPC needs; `none`: no credential either. */
 export function scopeOf(method: DescMethod): Scope | 'any' | 'none' {
   const ofService = scopesOfServices[method.parent.typeName];
   if (ofService !== undefined) return ofService;
@@ -60,7 +60,7 @@ export const guardedServices: readonly DescService[] = [
   WebhookService,
 ];
 
-/** Throws unless a caller has a scope; `what` needs it. */
+/** Throws SCOPE_MISSING (403) unless the caller has the scope; `what` is named in the error. */
 export function assertScope(caller: Caller, scope: Scope, what: string): void {
   if (caller.scopes.has(scope)) return;
   throw new ServiceError({
@@ -71,8 +71,9 @@ export function assertScope(caller: Caller, scope: Scope, what: string): void {
 }
 
 /**
- * Refuses callers without the scope of the RPC that the body chose; two RPCs may share a JSON path. Who calls was decided from the headers (`server/admission`): a call that
- * came past that is a defect of the service, and refused.
+ * Refuses callers without the scope of the RPC that the body selected: two RPCs may share a JSON
+ * path. The caller was identified from the headers (server/admission.ts); a call that bypassed that
+ * is a defect and is refused.
  */
 export function scopeInterceptor(asks: boolean): Interceptor {
   return (next) => (request) => {

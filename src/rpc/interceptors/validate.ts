@@ -18,7 +18,7 @@ import { violationMessage } from '../validation-messages.ts';
 
 const validator = createValidator();
 
-/** Rules, by field and rule id, whose breach has a reason of its own; the breach of any other is INVALID_FIELD. */
+/** Rules, by field and rule id, with a reason of their own; all others are INVALID_FIELD. */
 const sizes: Record<string, Reason> = {
   'messages repeated.min_items': 'EMPTY_BATCH',
   'messages repeated.max_items': 'BATCH_TOO_LARGE',
@@ -26,9 +26,9 @@ const sizes: Record<string, Reason> = {
   'payload bytes.max_len': 'PAYLOAD_TOO_LARGE',
 };
 
-/** Refuses a malformed request with every violation of the proto's rules named, before any handler sees it. */
+/** Refuses an invalid request with all violated rules, before its handler runs. */
 export function validateInterceptor(): Interceptor {
-  // The first validation of a type compiles its rules (0.2 s measured): not on the first caller's time.
+  // The first validation of a type compiles its rules (0.2 s), which no caller should wait for.
   validator.validate(SendBatchRequestSchema, create(SendBatchRequestSchema, { messages: [{}] }));
   return (next) => (request) => {
     const isPlain =
@@ -43,7 +43,7 @@ export function validateInterceptor(): Interceptor {
   };
 }
 
-/** The failure that a message's rules make of it; undefined when it keeps them all. */
+/** The error of a message that violates rules; undefined when it violates none. */
 export function checkRules(schema: DescMessage, message: Message): ServiceError | undefined {
   return failureOf(violationsOf(schema, message), message);
 }
@@ -54,15 +54,16 @@ function violationsOf(schema: DescMessage, message: Message): RuleViolation[] {
   return result.kind === 'valid' ? [] : result.violations;
 }
 
-/** Messages and receivers that are checked at once: 10 ms where all are wrong. */
+/** Messages and receivers validated in one slice: 10 ms if all are invalid. */
 const sliceMessages = 16;
 const sliceReceivers = 1000;
 
 type ListField = DescField & { readonly fieldKind: 'list' };
 
 /**
- * The same in slices, where a request has many messages: a batch of 1,000 with 10,000 bad receivers each would hold the process for seconds. A list that is too long is not checked, and
- * of more violations than are named only those are.
+ * The same in slices for many messages: 1,000 messages with 10,000 invalid receivers each would
+ * block the process for seconds. A list that is too long is not validated, and validation stops at
+ * the number of violations that an error names.
  */
 async function checkRulesInSlices(schema: DescMessage, message: Message): Promise<ServiceError | undefined> {
   const field = schema.fields.find(
@@ -81,7 +82,7 @@ async function checkRulesInSlices(schema: DescMessage, message: Message): Promis
     const part = Object.assign(create(schema), message, { [field.localName]: list.slice(from, to) });
     for (const each of violationsOf(schema, part)) {
       const isOfList = each.field[0]?.kind === 'field' && each.field[0].number === field.number;
-      // What is not of the list is the same in each part.
+      // Violations outside the list are the same in each slice.
       if (isOfList || from === 0) violations.push(isOfList ? shifted(each, from) : each);
     }
     from = to;
@@ -94,7 +95,7 @@ function memberOf(message: Message, { localName }: DescField): unknown {
   return (message as unknown as Record<string, unknown>)[localName];
 }
 
-/** A violation of an element, at its index in the whole list. */
+/** The violation with its element's index in the whole list. */
 function shifted(violation: RuleViolation, by: number): RuleViolation {
   const [list, element, ...rest] = violation.field;
   if (list === undefined || element?.kind !== 'list_sub') return violation;
@@ -102,7 +103,7 @@ function shifted(violation: RuleViolation, by: number): RuleViolation {
   return { ...violation, field, message: violation.message } as RuleViolation;
 }
 
-/** The failure of a list with more elements than its rule takes. */
+/** The error of a list with more elements than its rule allows. */
 export function tooManyElements(field: string, limit: number, actual: number): ServiceError {
   const words = violationMessage({ id: 'repeated.max_items', said: String(limit), actual });
   const description = `${words}${field === 'messages' ? wayOut(limit) : ''}`;
@@ -125,7 +126,8 @@ function failureOf(violations: readonly RuleViolation[], message: Message): Serv
           limit: boundOf(first),
           actual: String(lengthAt(first.field, message)),
         };
-  // All that are named, and one more, which says that there are more; the words of a million are seconds.
+  // Those that are named, and one more, which shows that there are more. Rendering a million takes
+  // seconds.
   const named = violations.slice(0, limits.violationsNamed + 1).map((violation) => toViolation(violation, message));
   return malformed(named, metadata, violations.length);
 }
@@ -145,14 +147,17 @@ function toViolation(violation: RuleViolation, message: Message): Violation {
   };
 }
 
-/** Where else too many messages can go. */
+/** The alternative for the messages that do not fit. */
 function wayOut(limit: number): string {
   return limit === limits.batchMessages
     ? `; send the rest in another call, or all of them in the background with SubmitBatch (POST /v1/batches), which takes up to ${limits.submitMessages}`
     : '; send the rest as another batch';
 }
 
-/** A rule of our own, which may be of a whole message, starts its id with the field at fault: `channel_id.required` on `messages[3]` is `messages[3].channel_id`. */
+/**
+ * The path of the field at fault. The id of a custom rule, which may be a message's, starts with
+ * the field: `channel_id.required` on `messages[3]` is `messages[3].channel_id`.
+ */
 function fieldOf(violation: RuleViolation): string {
   const path = pathToString(violation.field);
   const isOwn =
@@ -167,7 +172,7 @@ function sizeKey(violation: RuleViolation): string {
   return `${last?.kind === 'field' ? last.name : ''} ${violation.ruleId}`;
 }
 
-/** The number in the rule that was broken, as the proto has it. */
+/** The limit of the violated rule, as the proto has it. */
 function boundOf({ field, ruleId }: RuleViolation): string {
   const last = field.at(-1);
   if (last?.kind !== 'field') return '';
@@ -176,7 +181,10 @@ function boundOf({ field, ruleId }: RuleViolation): string {
   return String(rules?.[rule.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase())] ?? '');
 }
 
-/** How long the list, the bytes or the text at a path are; a text in bytes, or in characters (Unicode code points) where the rule counts those. */
+/**
+ * The length of the value at a path: elements, bytes, or Unicode code points where the rule counts
+ * characters.
+ */
 function lengthAt(path: Path, message: Message, inCharacters = false): number {
   let value: unknown = message;
   for (const step of path) {

@@ -34,14 +34,14 @@ import { requestIdOf } from '../request-id.ts';
 import { timestampMs } from '../timestamps.ts';
 import { formatOf } from './template-service.ts';
 
-/** What the service is made of. */
+/** What BatchService needs. */
 export interface BatchServiceParts {
   readonly batches: Batches;
   readonly batchWatch: BatchWatch;
   readonly credentials: CredentialWatch;
 }
 
-/** sendbatch.v1.BatchService: each RPC is a conversion around a use case. */
+/** Implements sendbatch.v1.BatchService: each RPC converts between the proto and a use case. */
 export function createBatchService({
   batches,
   batchWatch,
@@ -134,12 +134,12 @@ export function createBatchService({
   };
 }
 
-/** A stream of nothing else would go on for as long as frames come. */
+/** A stream of empty frames could go on for ever. */
 const mostEmptyFrames = 1000;
 
 /**
- * Whether all of a stream has come. HTTP/2 does not tell: Node's client ends a stream that it cancels, and resets it then; and a stream that was reset reads like one
- * that has ended.
+ * Detects truncated streams. HTTP/2 does not: Node's client ends a stream that it cancels before it
+ * resets it, and a reset stream reads like one that has ended.
  */
 class StreamEnd {
   count = 0;
@@ -164,7 +164,7 @@ class StreamEnd {
   }
 }
 
-/** A batch of another number of messages than its caller says is refused; 0 = not said. */
+/** Refuses a batch whose number of messages differs from the announced one; 0 = not announced. */
 function assertCount(field: string, expected: number, came: number): void {
   if (expected !== 0 && expected !== came) throw invalidField(field, `is ${expected}, but ${came} messages arrived`);
 }
@@ -187,7 +187,7 @@ export function callOf(
 
 type Opened = Awaited<ReturnType<Batches['open']>>;
 
-/** What was begun and cannot be ended leaves no trace. */
+/** Commits a submission once all is added; aborts it on an error, so that nothing stays behind. */
 export async function submitting(submission: Opened, add: () => Promise<void>) {
   try {
     await add();
@@ -202,7 +202,10 @@ function answerOf({ batch, duplicate }: Awaited<ReturnType<Opened['commit']>>) {
   return { batch: toBatch(batch), duplicate };
 }
 
-/** The interceptor of the rules sees a stream, not its frames. Paths count from the first message of the batch. */
+/**
+ * Validates one frame: the interceptor sees the stream only. Paths count from the batch's first
+ * message.
+ */
 function checkFrame(frame: SubmitBatchStreamRequest, first: number): void {
   const { messages, options } = frame;
   if (options === undefined && messages.length <= limits.submitFrame && messages.every(isPlainlyValid)) return;
@@ -217,8 +220,10 @@ function checkFrame(frame: SubmitBatchStreamRequest, first: number): void {
   );
 }
 
-/** The drafts, each with the caller's own number of it where it gave numbers. */
-/** `first` is the place of the first of them in the batch. */
+/**
+ * The drafts with their line numbers, if the caller gave them. `first`: index of the first one in
+ * the batch.
+ */
 function withLines(
   { messages, lines }: { readonly messages: readonly MessageDraft[]; readonly lines: readonly number[] },
   first: number,
@@ -236,7 +241,7 @@ function toDraft(draft: MessageDraft, index: number): BatchDraft {
   return { ...draft, sendAt: sendAt && timestampMs(`messages[${index}].send_at`, sendAt) };
 }
 
-/** About as many bytes as it came in. */
+/** Approximate bytes of a message as it was received. */
 export function sizeOf({ payload, template, subscribers }: MessageDraft): number {
   const variables = template === undefined ? 0 : JSON.stringify(template.variables ?? {}).length;
   return payload.length + variables + subscribers.reduce((sum, uid) => sum + uid.length, 0);

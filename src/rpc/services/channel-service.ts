@@ -5,10 +5,10 @@ import { limits } from '../../limits.ts';
 import { invalidField, ServiceError } from '../../messages/service-error.ts';
 import { wholeAllowlist } from './legacy-methods.ts';
 
-/** What the service is made of. */
+/** What ChannelService needs. */
 export interface ChannelServiceParts {
   readonly channels: Channels;
-  /** Those of the settings. */
+  /** Configured by SYSTEM_UIDS. */
   readonly systemUids: readonly string[];
 }
 
@@ -27,7 +27,7 @@ interface PageFields extends Named {
 
 const groupType = 2;
 
-/** sendbatch.v1.ChannelService: each RPC is a conversion around a change or a page. */
+/** Implements sendbatch.v1.ChannelService: each RPC converts between the proto and a use case. */
 export function createChannelService({
   channels,
   systemUids,
@@ -36,7 +36,7 @@ export function createChannelService({
     await channels.change(named, list, listChange);
     return {};
   };
-  /** The legacy bodies leave the type out for groups. */
+  /** Legacy bodies omit the type of groups. */
   const ofGroup = ({ channelId, channelType }: Named): Named => ({ channelId, channelType: channelType || groupType });
   const page = async (request: PageFields, list: 'member' | 'denied' | 'allowed') => {
     const { entries, next } = await channels.list(

@@ -5,8 +5,9 @@ import { ServiceError } from '../../messages/service-error.ts';
 import type { Readiness } from '../../postgres/readiness.ts';
 
 /**
- * grpc.health.v1.Health. Every service stands on the same database, so that all of them, and the server as a whole (the empty name), have one status. It asks for
- * no credential: who probes has none, and there is nothing to read.
+ * Implements grpc.health.v1.Health. All services use one database, so they and the server as a
+ * whole (the empty name) share one status. Requires no credential: probes send none, and the status
+ * is not secret.
  */
 export function createHealthService(
   readiness: Readiness,
@@ -26,7 +27,7 @@ export function createHealthService(
       return { statuses: Object.fromEntries(names.map((name) => [name, { status }])) };
     },
     async *watch({ service }, { signal }) {
-      // Not an error, as the protocol has it: it may come with a later version of the server.
+      // Not an error by the protocol: a later version of the server may have the service.
       if (!isKnown(service)) {
         yield { status: Status.SERVICE_UNKNOWN };
         for await (const _ of readiness.follow(signal));

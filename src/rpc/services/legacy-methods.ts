@@ -30,7 +30,7 @@ export interface LegacyParts {
 
 type Methods = Pick<ServiceImpl<typeof MessageService>, 'getMessage' | 'syncConversations' | 'getRoute'>;
 
-/** The RPCs of MessageService that exist for callers of the legacy server alone. */
+/** Implements the RPCs of MessageService that exist only for callers of the legacy server. */
 export function createLegacyMethods({ readChannel, inbox }: LegacyParts): Methods {
   return {
     async getMessage({ loginUid, channelType, channelId, messageId, clientMsgNo }, context) {
@@ -59,11 +59,11 @@ export function createLegacyMethods({ readChannel, inbox }: LegacyParts): Method
 type Row = Awaited<ReturnType<Inbox['conversations']>>[number];
 type Conversation = MessageInitShape<typeof LegacyConversationSchema>;
 
-/** Conversations without a page, and what a page may have at most. */
+/** Conversations of an answer without pages, and the default and maximum page size. */
 const newest = 1000;
 const pageDefault = 100;
 const pageMost = 500;
-/** Channels that are read at once. */
+/** Channels read concurrently. */
 const readAtOnce = 4;
 
 async function conversationsOf(
@@ -119,14 +119,14 @@ async function conversationsOf(
   return conversations;
 }
 
-/** The conversations of the page that was asked for, the one with the newest message first. */
+/** The conversations of the requested page, newest message first. */
 async function rowsOf({ page, pageSize }: SyncConversationsRequest, reader: Reader, inbox: Inbox): Promise<Row[]> {
   const size = page === 0 ? newest : Math.min(pageSize || pageDefault, pageMost);
   const from = page === 0 ? 0 : (page - 1) * size;
   let before: Parameters<Inbox['conversations']>[1];
   let passed = 0;
   const rows: Row[] = [];
-  // Bounded: each turn passes a thousand conversations of one user.
+  // Bounded: each iteration passes a thousand conversations of one user.
   while (rows.length < size) {
     const found = await inbox.conversations(reader, before, newest);
     rows.push(...found.slice(Math.max(0, from - passed)).slice(0, size - rows.length));
@@ -138,7 +138,9 @@ async function rowsOf({ page, pageSize }: SyncConversationsRequest, reader: Read
   return rows;
 }
 
-/** `channel_id:channel_type:last_msg_seq|…`, by channel and type. An id may have colons. */
+/**
+ * Parses `channel_id:channel_type:last_msg_seq|…` by channel and type. An id may contain colons.
+ */
 function seqsOf(text: string): Map<string, number> {
   const seqs = new Map<string, number>();
   for (const part of text.split('|')) {
@@ -151,10 +153,10 @@ function seqsOf(text: string): Map<string, number> {
   return seqs;
 }
 
-/** Entries of a list that are answered in one piece: about a megabyte, and 50 ms. */
+/** Maximum entries of an unpaged list: about one megabyte and 50 ms. */
 const wholeList = 20_000;
 
-/** A whole list as the legacy server answers it. */
+/** A whole list, as the legacy server answers it. */
 export async function wholeAllowlist(
   channels: Channels,
   named: Named,
@@ -180,7 +182,7 @@ export async function wholeAllowlist(
   return { entries };
 }
 
-/** The legacy server's ids are hashes of 64 bits, of which JSON numbers keep 53. */
+/** The legacy server's ids are 64-bit hashes, of which JSON numbers keep 53 bits. */
 function idOf(uid: string): bigint {
   return createHash('sha256').update(uid).digest().readBigUInt64BE() >> 11n;
 }

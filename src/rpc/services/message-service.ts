@@ -28,7 +28,7 @@ import { createLegacyMethods } from './legacy-methods.ts';
 import { createTailMethods } from './tail-methods.ts';
 import { formatOf } from './template-service.ts';
 
-/** What the service is made of. */
+/** What MessageService needs. */
 export interface MessageServiceParts {
   readonly version: string;
   readonly requestTimeoutMs: number;
@@ -40,7 +40,7 @@ export interface MessageServiceParts {
   readonly credentials: CredentialWatch;
 }
 
-/** sendbatch.v1.MessageService: each RPC is a conversion around a use case. */
+/** Implements sendbatch.v1.MessageService: each RPC converts between the proto and a use case. */
 export function createMessageService(parts: MessageServiceParts): ServiceImpl<typeof MessageService> {
   return {
     ...createTailMethods(parts),
@@ -104,7 +104,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         caller: context.values.get(callerKey),
       });
       tally.refused = missed.length;
-      // The list cannot be cut, so that it is the words which give way: the stable reason stays.
+      // The list must stay complete, so the texts are shortened to the stable reason.
       const isLarge = bytesOf(missed) > limits.pageBytes;
       return {
         failUids: missed.map((each) => each.uid),
@@ -211,14 +211,14 @@ function countOf(outcomes: readonly Outcome[]): { accepted: number; duplicates: 
   return { accepted: counts.accepted, duplicates: counts.duplicate, refused: counts.refused };
 }
 
-/** When all of a batch is refused for now, its answer says when to come back, as an error does. */
+/** Sets Retry-After when all messages were refused with a retryable reason. */
 function sayWhenToRetry(outcomes: readonly Outcome[], { responseHeader }: HandlerContext): void {
   const waits = outcomes.map((outcome) => (outcome.kind === 'refused' ? (outcome.refusal.retryAfterMs ?? 0) : 0));
   if (waits.length === 0 || waits.includes(0)) return;
   responseHeader.set('retry-after', String(Math.ceil(Math.max(...waits) / 1000)));
 }
 
-/** The fields of the IETF's draft `draft-ietf-httpapi-ratelimit-headers`, on every protocol's answer. */
+/** Sets the fields of draft-ietf-httpapi-ratelimit-headers, on every protocol. */
 function rateFields({ responseHeader }: HandlerContext): (standing: RateLimitStatus) => void {
   return ({ points, seconds, remaining, resetMs }) => {
     responseHeader.set('ratelimit-policy', `"caller";q=${points};w=${seconds}`);
@@ -226,7 +226,10 @@ function rateFields({ responseHeader }: HandlerContext): (standing: RateLimitSta
   };
 }
 
-/** What a result and the answer to a single send have in common. 64-bit fields are bigint in generated code. */
+/**
+ * The fields that a result shares with the answer to a single send. Generated code has 64-bit
+ * fields as bigint.
+ */
 function numbers(outcome: Outcome) {
   const { clientMsgNo } = outcome.message;
   if (outcome.kind === 'refused') return { clientMsgNo };

@@ -14,7 +14,7 @@ import type { Moderation } from '../../moderation/moderation.ts';
 import type { Rule } from '../../moderation/rules.ts';
 import { parsePageToken } from '../page-token.ts';
 
-/** What the service is made of. */
+/** What ModerationService needs. */
 export interface ModerationServiceParts {
   readonly moderation: Moderation;
 }
@@ -25,7 +25,9 @@ const actions = [
   [RuleAction.FLAG, 'flag'],
 ] as const;
 
-/** sendbatch.v1.ModerationService: each RPC is a conversion around a change or a page. */
+/**
+ * Implements sendbatch.v1.ModerationService: each RPC converts between the proto and a use case.
+ */
 export function createModerationService({ moderation }: ModerationServiceParts): ServiceImpl<typeof ModerationService> {
   return {
     createRule: async ({ rule }) => ({ rule: toMessage(await moderation.create(toRule(rule))) }),

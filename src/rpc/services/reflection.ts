@@ -18,8 +18,9 @@ import type {
 type Answer = NonNullable<MessageInitShape<typeof ServerReflectionResponseSchema>['messageResponse']>;
 
 /**
- * grpc.reflection: what clients without the schema ask first. v1alpha has the same messages under another name, so that one implementation serves both. A file comes
- * with all that it imports, directly or not: clients build a schema from one answer. `more`: files that no service imports, as those of the details of errors.
+ * Implements grpc.reflection. v1alpha has the same messages under another name, so one
+ * implementation serves both. A file is sent with all its direct and indirect imports: clients
+ * build a schema from one answer. `more`: files that no service imports, such as error details.
  */
 export function createReflectionService(
   services: () => readonly DescService[],
@@ -36,7 +37,7 @@ export function createReflectionService(
   };
 }
 
-/** A client may ask nothing for hours; a stop does not wait for it. */
+/** Ends the iteration on abort: an idle client must not delay a stop for hours. */
 async function* untilAborted<T>(requests: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
   const { promise: aborted, resolve } = Promise.withResolvers<undefined>();
   const stop = () => resolve(undefined);
@@ -57,7 +58,7 @@ async function* untilAborted<T>(requests: AsyncIterable<T>, signal: AbortSignal)
 interface Index {
   readonly services: readonly DescService[];
   readonly files: ReadonlyMap<string, DescFile>;
-  /** Each fully qualified name: of a type, a field, a value, a service, a method, an extension. */
+  /** Each fully qualified name: types, fields, enum values, services, methods, extensions. */
   readonly symbols: ReadonlyMap<string, DescFile>;
   readonly messages: ReadonlySet<string>;
   readonly extensions: readonly DescExtension[];
@@ -130,13 +131,13 @@ function indexOf(services: readonly DescService[], more: readonly DescFile[]): I
       } else if (type.kind === 'service') {
         for (const method of type.methods) symbols.set(`${type.typeName}.${method.name}`, file);
       } else if (type.kind === 'enum') {
-        // A value stands beside its enum, not in it.
+        // An enum value is a sibling of its enum, not its child.
         const scope = type.typeName.slice(0, -type.name.length);
         for (const value of type.values) symbols.set(scope + value.name, file);
       } else extensions.push(type);
     }
   }
-  // The generated code keeps the name without its ending.
+  // By the name with its extension, which generated code drops.
   return { services, files: new Map(all.map((file) => [file.proto.name, file])), symbols, messages, extensions };
 }
 
@@ -144,7 +145,7 @@ function membersOf(type: DescMessage): string[] {
   return [...type.fields, ...type.oneofs].map((member) => `${type.typeName}.${member.name}`);
 }
 
-/** Files and all that they import, each once. */
+/** The files and all their imports, each once. */
 function withImports(files: readonly DescFile[], seen: Set<DescFile> = new Set()): Set<DescFile> {
   for (const file of files) {
     if (seen.has(file)) continue;

@@ -30,11 +30,11 @@ type Methods = Pick<
   'subscribe' | 'listConversations' | 'markRead' | 'syncCommands' | 'ackCommands'
 >;
 
-/** The RPCs of what comes: live tails, conversations, commands. */
+/** Implements the RPCs of MessageService for live tails, conversations and commands. */
 export function createTailMethods({ tails, inbox, credentials }: TailParts): Methods {
   return {
     async *subscribe(request, context) {
-      // The interceptor of the rules sees a stream, not its one message.
+      // The interceptor sees a stream, not its one request message.
       const failure = checkRules(SubscribeRequestSchema, request);
       if (failure !== undefined) throw failure;
       if (!request.allOfUid && request.channels.length === 0)

@@ -11,14 +11,14 @@ import { pageOf } from '../../messages/page.ts';
 import { invalidField } from '../../messages/service-error.ts';
 import type { DescribedTemplate, Templates } from '../../templates/templates.ts';
 
-/** What the service is made of. */
+/** What TemplateService needs. */
 export interface TemplateServiceParts {
   readonly templates: Templates;
 }
 
 export const formatOf = (format: TemplateFormat): 'json' | 'text' => (format === TemplateFormat.JSON ? 'json' : 'text');
 
-/** sendbatch.v1.TemplateService: each RPC is a conversion around a change or a page. */
+/** Implements sendbatch.v1.TemplateService: each RPC converts between the proto and a use case. */
 export function createTemplateService({ templates }: TemplateServiceParts): ServiceImpl<typeof TemplateService> {
   return {
     createTemplate: async ({ name, body, format }) => ({

@@ -17,12 +17,12 @@ import { pageOf } from '../../messages/page.ts';
 import type { FailedDelivery, Webhook, Webhooks, WebhookWish } from '../../webhooks/webhooks.ts';
 import { parsePageToken } from '../page-token.ts';
 
-/** What the service is made of. */
+/** What WebhookService needs. */
 export interface WebhookServiceParts {
   readonly webhooks: Webhooks;
 }
 
-/** sendbatch.v1.WebhookService: each RPC is a conversion around a change or a page. */
+/** Implements sendbatch.v1.WebhookService: each RPC converts between the proto and a use case. */
 export function createWebhookService({ webhooks }: WebhookServiceParts): ServiceImpl<typeof WebhookService> {
   return {
     async createWebhook(request) {

@@ -20,19 +20,20 @@ export interface DocsParts {
   readonly bindings: readonly Binding[];
 }
 
-/** A page that is ready to be sent. */
+/** A page with its ETag and its compressed form. */
 interface Ready extends Page {
   readonly tag: string;
   readonly packed: Uint8Array | undefined;
 }
 
 const pack = promisify(gzip);
-/** Below this a packet is a packet. */
+/** Smaller pages fit one packet and are not compressed. */
 const packMinBytes = 1400;
 
 /**
- * The pages about the API: `/openapi.json`, `/docs`, and `/`, which leads a browser to them and tells everybody else where they are. They ask for no credential: a
- * browser that opens a page sends none, and what they say is in the repository. False: the request is for somebody else.
+ * Serves `/openapi.json`, `/docs`, and `/`, which redirects browsers to the docs and lists the
+ * paths for others. Requires no credential: browsers send none when they open a page, and the
+ * content is public. Returns false for other requests.
  */
 export function createDocs(parts: DocsParts): (request: Request, response: Response) => boolean {
   const sources: Record<string, () => Promise<Page>> = {
@@ -47,7 +48,7 @@ export function createDocs(parts: DocsParts): (request: Request, response: Respo
         ready: '/readyz',
       }),
   };
-  // Made when they are first asked for: the document takes some 20 ms, which no start has to wait for.
+  // Rendered on first use: the document takes 20 ms, which would delay each start.
   const ready = new Map<string, Promise<Ready>>();
   return (request, response) => {
     const path = (request.url ?? '').split('?', 1)[0] ?? '';
@@ -76,7 +77,7 @@ export function createDocs(parts: DocsParts): (request: Request, response: Respo
   };
 }
 
-/** The document about the JSON routes. */
+/** The OpenAPI document of the JSON routes. */
 export function describe({ version, asks, bindings }: DocsParts): Document {
   return createDocument({
     title: 'sendbatch',
@@ -103,7 +104,7 @@ export function describe({ version, asks, bindings }: DocsParts): Document {
   });
 }
 
-/** The other door of SubmitBatch (ndjson.ts). */
+/** The other body format of SubmitBatch (ndjson.ts). */
 const ndjson = {
   'application/x-ndjson': {
     schema: { type: 'string', description: 'A message a line; the options are query parameters of the same names.' },
@@ -132,7 +133,7 @@ function send(request: Request, response: Response, { type, bytes, tag, packed }
   if (response.destroyed) return;
   const headers = {
     etag: tag,
-    // Asked for again each time, and answered by 304: a new version's page must not run with an old one's script.
+    // Revalidated each time (304): a new version's page must not run an old version's script.
     'cache-control': 'no-cache',
     vary: 'Accept-Encoding, Origin',
     'content-security-policy': pagePolicy,

@@ -2,13 +2,16 @@ import { readFile } from 'node:fs/promises';
 import { script } from './page-script.ts';
 import { style } from './page-style.ts';
 
-/** A file as it is answered. */
+/** A file and its content type. */
 export interface Page {
   readonly type: string;
   readonly bytes: Uint8Array;
 }
 
-/** Swagger UI sets styles on elements and has images in its styles. Scripts and calls are limited to this service. */
+/**
+ * Swagger UI sets inline styles and uses images in its styles. Scripts and calls are limited to
+ * this service.
+ */
 export const pagePolicy =
   "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -37,7 +40,7 @@ const html = `<!doctype html>
 </html>
 `;
 
-/** Serves the files of swagger-ui-dist as they are: the package has no code for Node that is worth loading. */
+/** Reads the files of swagger-ui-dist directly: its Node entry point has nothing else to offer. */
 const fileOf = (name: string) => readFile(new URL(import.meta.resolve(`swagger-ui-dist/${name}`)));
 
 /** The pages under `/docs`, by path. */
