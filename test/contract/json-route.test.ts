@@ -4,6 +4,8 @@ import { connect as http2Connect, constants as http2Constants, type IncomingHttp
 import { connect } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
+import { LimitsSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { limits } from '../../src/limits.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
 
@@ -395,9 +397,12 @@ describe('GET /v1/channels/{channel_type}/{channel_id}/messages', () => {
 });
 
 describe('the door', () => {
-  test('GET /v1/server-info tells the limits', async () => {
+  test('GET /v1/server-info tells every limit of the proto with the value of limits.ts', async () => {
     const { body } = await get('/v1/server-info');
     assert.equal(body.limits.batch_messages, 1000);
+    for (const { name, localName } of LimitsSchema.fields)
+      if (name !== 'request_timeout')
+        assert.equal(body.limits[name], (limits as Record<string, number>)[localName], name);
     assert.match(body.version, /^\d+\.\d+\.\d+$/);
   });
 

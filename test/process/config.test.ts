@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { parseDotenv } from '../../src/config/dotenv.ts';
 import { ConfigError, describeSettings, loadConfig } from '../../src/config/index.ts';
+import { schema } from '../../src/config/settings.ts';
 import { gather } from '../../src/config/sources.ts';
 import { checkTls } from '../../src/config/tls.ts';
 import { temporaryFolder } from '../support/cluster.ts';
@@ -263,6 +264,12 @@ describe('values that are odd are refused by name, with the bounds', () => {
       loadConfig({ [name]: most ?? '' });
     });
   }
+});
+
+test('every setting is read where the configuration is made', () => {
+  const source = readFileSync(join(import.meta.dirname, '../../src/config/index.ts'), 'utf8');
+  for (const [name, { env }] of Object.entries(schema))
+    assert.match(source, new RegExp(`\\bat\\.${name}\\b|[{ ]${name}[,:} ]`), `${env} changes nothing`);
 });
 
 test('a word that a setting does not take is answered with those that it does', () => {
