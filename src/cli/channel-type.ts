@@ -1,14 +1,14 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import { type ChannelType, ChannelTypeSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 
-/** group, customer-service, … as the numbers that the contract has. */
+/** Channel types by name (person, group, customer-service, …), from the contract. */
 const typesByName = new Map(
   ChannelTypeSchema.values
     .filter(({ number }) => number > 0)
     .map(({ localName, number }) => [nameOf(localName), number]),
 );
 
-/** The types by name and number, for people. */
+/** Channel types with name and number. */
 export const channelTypes = [...typesByName].map(([name, number]) => ({ name, number }));
 
 function nameOf(text: string): string {
@@ -20,7 +20,7 @@ export function channelType(text: string): ChannelType {
   const value = /^\d{1,2}$/.test(text) ? Number(text) : typesByName.get(nameOf(text));
   const known = [...typesByName.values()];
   if (value === undefined || !known.includes(value))
-    throw new InvalidArgumentError(`It takes 1 to ${known.at(-1)}, or ${[...typesByName.keys()].join(', ')}.`);
+    throw new InvalidArgumentError(`Expected 1 to ${known.at(-1)}, or ${[...typesByName.keys()].join(', ')}.`);
   return value as ChannelType;
 }
 
@@ -29,9 +29,9 @@ export function channelTypeName(type: number): string {
   return [...typesByName].find(([, number]) => number === type)?.[0] ?? String(type);
 }
 
-/** Puts `<channel_type> <channel_id>` before what else a command takes. */
+/** Adds the arguments `<channel_type> <channel_id>`. */
 export function ofChannel(command: Command): Command {
   return command
-    .argument('<channel_type>', '1 to 12, or a name: person, group, …', channelType)
-    .argument('<channel_id>', 'the channel’s id; of a person channel the two uids joined with @');
+    .argument('<channel_type>', 'channel type: 1 to 12, or a name such as person or group', channelType)
+    .argument('<channel_id>', 'channel id; for a person channel the two uids joined by @');
 }

@@ -8,27 +8,30 @@ import { createSendbatch, reasonOf, type Sendbatch } from '../client/index.ts';
 import { callerDefaults } from '../config/index.ts';
 import { CommandError } from './usage.ts';
 
-/** How a command that calls a service finds it. */
+/** Options of a command that calls the service. */
 export interface ConnectOptions {
   readonly url?: string;
   readonly token?: string;
   readonly json?: boolean;
 }
 
-/** The options of a command that calls a service. */
+/** Adds the options of a command that calls the service. */
 export function calling(command: Command): Command {
   return command
-    .option('--url <url>', 'where the service is (SENDBATCH_URL; default http://127.0.0.1:5001)')
-    .option('--token <credential>', 'an API key or a JWT (SENDBATCH_TOKEN; default none)')
-    .option('--json', 'machine-readable: an object, or an object a line where there are many');
+    .option('--url <url>', 'URL of the service (SENDBATCH_URL; default http://127.0.0.1:5001)')
+    .option('--token <credential>', 'API key or JWT (SENDBATCH_TOKEN; default none)')
+    .option('--json', 'print JSON: one object, or one object per line');
 }
 
-/** What a command outlives once the service has answered it: a restart, an update, somebody who has to be called. */
+/**
+ * How long a command retries once the service has answered it: long enough for a restart, an
+ * upgrade, an operator on call.
+ */
 export const patienceMinutes = 5;
-/** Somebody watches: what is there again is found soon. */
+/** Short, because someone watches the terminal. */
 const longestPauseMs = 3000;
 
-/** A service, by each part of its contract. */
+/** Clients of the service, one per part of its contract. */
 export interface Connection {
   readonly url: string;
   readonly client: Sendbatch;
@@ -36,7 +39,10 @@ export interface Connection {
   readonly templates: Client<typeof TemplateService>;
 }
 
-/** A client of the service at `--url`, or SENDBATCH_URL, with the credential of `--token`, or SENDBATCH_TOKEN. */
+/**
+ * Creates clients of the service at --url (or SENDBATCH_URL) with the credential --token (or
+ * SENDBATCH_TOKEN).
+ */
 export function connectTo({ url, token }: ConnectOptions): Connection {
   const defaults = callerDefaults();
   const baseUrl = (url ?? defaults.url).replace(/\/$/, '');
@@ -66,15 +72,15 @@ export function connectTo({ url, token }: ConnectOptions): Connection {
   };
 }
 
-/** An error of a call in one line, with the reason, the fields at fault, and the way out. */
+/** Describes an error of a call in one line: reason, invalid fields, what to do. */
 export function describe(error: ConnectError): string {
   const cause = error.cause as { code?: string } | undefined;
   if (error.code === Code.Unavailable && /^(ECONN|ENOTFOUND|EAI_AGAIN|ETIMEDOUT)/.test(cause?.code ?? ''))
-    return `the service cannot be reached: ${error.rawMessage}. Is it running, and is --url (or SENDBATCH_URL) right?`;
+    return `cannot reach the service: ${error.rawMessage}. Check that it is running and that --url (or SENDBATCH_URL) is correct`;
   const reason = reasonOf(error);
   const fields = error.findDetails(BadRequestSchema).flatMap((each) => each.fieldViolations);
   const named = fields.map(({ field, description }) => `${field} ${description}`).join('; ');
   const text = named === '' ? error.rawMessage : named;
-  const wayOut = error.code === Code.Unauthenticated ? '; give a credential with --token or SENDBATCH_TOKEN' : '';
-  return `the service says: ${reason === undefined ? '' : `${reason}: `}${text}${wayOut}`;
+  const wayOut = error.code === Code.Unauthenticated ? '; set a credential with --token or SENDBATCH_TOKEN' : '';
+  return `the service refused the call: ${reason === undefined ? '' : `${reason}: `}${text}${wayOut}`;
 }

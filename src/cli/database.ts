@@ -2,18 +2,18 @@ import { type Config, loadConfig } from '../config/index.ts';
 import { CommandError } from './usage.ts';
 
 type OpenServer = typeof import('../app/database.ts');
-/** The database, as an open server gives it. */
+/** A pool of connections to the database of the service. */
 type Db = ReturnType<Awaited<ReturnType<OpenServer['openServer']>>['open']>;
 type OpenSchema = Awaited<ReturnType<OpenServer['openSchema']>>;
 
-/** Works on the database of the service's settings, and leaves it. */
+/** Runs work on the database of the service's settings, and closes it. */
 export async function withDatabase<T>(
   options: { readonly poolSize: number; readonly statementTimeoutMs?: number },
   work: (db: Db) => Promise<T>,
 ): Promise<T> {
   return await inOneLine(async (log) => {
     const { openServer } = await import('../app/database.ts');
-    // Who types a command is told at once; only a service waits for its database.
+    // A command reports an unreachable database at once; only serve waits for it.
     const server = await openServer({ ...loadConfig(), databaseWaitMs: 0 }, log, () => {});
     const db = server.open(options);
     try {
@@ -25,7 +25,7 @@ export async function withDatabase<T>(
   });
 }
 
-/** Works on the schema of the database, which need not be up to date. */
+/** Runs work on the schema of the database, which need not be up to date. */
 export async function openingSchema<T>(config: Config, work: (schema: OpenSchema) => Promise<T>): Promise<T> {
   return await inOneLine(async (log) => {
     const { openSchema } = await import('../app/database.ts');
@@ -40,7 +40,10 @@ export async function openingSchema<T>(config: Config, work: (schema: OpenSchema
 
 type Log = Parameters<OpenServer['openServer']>[1];
 
-/** What only these commands need is loaded here: a caller's command starts without a database's driver. Nothing is logged: what a command says goes to stdout, for pipes. */
+/**
+ * Reports expected errors in one line. The database driver is loaded here, so that commands that
+ * call the service start without it. Nothing is logged: stdout belongs to the command's output.
+ */
 async function inOneLine<T>(work: (log: Log) => Promise<T>): Promise<T> {
   const [{ createLog }, { inOneLine: lineOf, isForTheUser }] = await Promise.all([
     import('../observability/log.ts'),

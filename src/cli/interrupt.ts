@@ -1,27 +1,29 @@
 import { exit } from './usage.ts';
 
-/** Ctrl-C and SIGTERM, as a command hears them. */
+/** State of the handling of SIGINT and SIGTERM by a command. */
 export interface Interruption {
   came(): boolean;
-  /** Leaves them to the process again. */
+  /** Restores the default handling of the signals. */
   leave(): void;
 }
 
-/** Tells of the first one, so that what is under way ends in order; the second one ends at once. */
-export function onInterrupt(tell: () => void): Interruption {
+/**
+ * Calls back on the first signal, so that calls in flight can finish; a second one exits at once.
+ */
+export function onInterrupt(onFirst: () => void): Interruption {
   let came = false;
-  const hear = () => {
+  const onSignal = () => {
     if (came) process.exit(exit.interrupted);
     came = true;
-    tell();
+    onFirst();
   };
-  process.on('SIGINT', hear);
-  process.on('SIGTERM', hear);
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
   return {
     came: () => came,
     leave() {
-      process.off('SIGINT', hear);
-      process.off('SIGTERM', hear);
+      process.off('SIGINT', onSignal);
+      process.off('SIGTERM', onSignal);
     },
   };
 }

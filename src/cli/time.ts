@@ -1,32 +1,31 @@
 import { InvalidArgumentError } from 'commander';
 
-/** A point in time as somebody wrote it: ISO 8601 with an offset, or without one where a time zone says it. */
+/** A time in ISO 8601 with an offset, or without one where a time zone is given. */
 const form = /^(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)?$/;
 
 /**
- * Returns milliseconds since 1970. Takes ISO forms only, and dates that exist: `new Date` makes March 1 of
- * `2027-02-29T12:00:00Z`, and takes `12/10/2026` by the habits of one country. Without an offset it needs `timeZone`.
+ * Parses a time to milliseconds since 1970. Accepts ISO 8601 and existing dates only: `new Date`
+ * reads `2027-02-29T12:00:00Z` as March 1, and `12/10/2026` in US order. Without an offset
+ * `timeZone` is required.
  */
 export async function parseTime(text: string, timeZone?: string): Promise<number> {
   const local = localTime(text);
   if (local.offset !== undefined) {
     if (timeZone === undefined) return local.utcMs - offsetMs(local.offset);
-    throw new Error(`${JSON.stringify(text)} has an offset of its own, and --time-zone says another: give one of them`);
+    throw new Error(`${JSON.stringify(text)} has an offset of its own: remove --time-zone, or the offset`);
   }
   if (timeZone === undefined)
-    throw new Error(
-      `${JSON.stringify(text)} has no offset: end it with Z or +01:00, or give --time-zone Europe/Berlin`,
-    );
+    throw new Error(`${JSON.stringify(text)} has no offset: append Z or +01:00, or set --time-zone Europe/Berlin`);
   return await inZone(text, timeZone);
 }
 
-/** Throws where a text is no time of RFC 3339, or of a day that does not exist. */
+/** Throws if a text is not an RFC 3339 time, or its date does not exist. */
 export function assertTime(text: string): void {
   if (localTime(text).offset === undefined)
-    throw new Error(`${JSON.stringify(text)} has no offset: end it with Z or with one such as +01:00`);
+    throw new Error(`${JSON.stringify(text)} has no offset: append Z, or one such as +01:00`);
 }
 
-/** A parser of an option that is a point in time with an offset. */
+/** A parser of a time with an offset. */
 export function time(text: string): Date {
   try {
     const { utcMs, offset } = localTime(text);
@@ -34,14 +33,14 @@ export function time(text: string): Date {
   } catch (error) {
     throw new InvalidArgumentError(`${error instanceof Error ? error.message : error}.`);
   }
-  throw new InvalidArgumentError('It takes a time with its offset, such as 2026-01-31T12:00Z.');
+  throw new InvalidArgumentError('Expected a time with its offset, such as 2026-01-31T12:00Z.');
 }
 
-/** The fields of a time, checked: as milliseconds as though they were UTC's, and the offset that was written. */
+/** Checked fields of a time: milliseconds as if in UTC, and the written offset. */
 function localTime(text: string): { utcMs: number; offset: string | undefined } {
   const match = form.exec(text);
   if (match === null)
-    throw new Error(`${JSON.stringify(text)} is no time such as 2026-12-24T18:00:00+01:00 (ISO 8601, RFC 3339)`);
+    throw new Error(`${JSON.stringify(text)} is not a time such as 2026-12-24T18:00:00+01:00 (ISO 8601, RFC 3339)`);
   const [year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0] = match
     .slice(1, 7)
     .map((each) => Number(each ?? 0));
@@ -56,7 +55,7 @@ function localTime(text: string): { utcMs: number; offset: string | undefined } 
     date.getUTCHours() === hour &&
     date.getUTCMinutes() === minute &&
     date.getUTCSeconds() === second;
-  if (!exists) throw new Error(`${JSON.stringify(text)} does not exist: there is no such day or hour`);
+  if (!exists) throw new Error(`${JSON.stringify(text)} does not exist: no such date or time of day`);
   return { utcMs: date.getTime(), offset: match[8] };
 }
 
@@ -66,7 +65,10 @@ function offsetMs(offset: string): number {
   return (offset.startsWith('-') ? -1 : 1) * (hours * 60 + minutes) * 60_000;
 }
 
-/** A wall clock's time in a zone. It may not exist there (clocks go forward) or be two times (they go back): both are refused. */
+/**
+ * A local time in a zone. Refuses a time that does not exist there (clocks go forward) or exists
+ * twice (clocks go back).
+ */
 async function inZone(text: string, timeZone: string): Promise<number> {
   const { Temporal } = await import('temporal-polyfill');
   try {
@@ -84,8 +86,8 @@ async function inZone(text: string, timeZone: string): Promise<number> {
       .equals(text);
     throw new Error(
       isTwice
-        ? `${text} is twice in ${timeZone}, for clocks go back: write ${earlier} or ${later}`
-        : `${text} does not exist in ${timeZone}, for clocks go forward: the times around it are ${earlier} and ${later}`,
+        ? `${text} occurs twice in ${timeZone} (clocks go back): use ${earlier} or ${later}`
+        : `${text} does not exist in ${timeZone} (clocks go forward): use ${earlier} or ${later}`,
       { cause: error },
     );
   }
@@ -96,11 +98,11 @@ export function zone(text: string): string {
   try {
     return new Intl.DateTimeFormat('en', { timeZone: text }).resolvedOptions().timeZone;
   } catch {
-    throw new InvalidArgumentError('It takes a time zone such as Europe/Berlin or Asia/Shanghai (IANA).');
+    throw new InvalidArgumentError('Expected an IANA time zone such as Europe/Berlin or Asia/Shanghai.');
   }
 }
 
-/** A time for people: by the clock of a zone, and in UTC. */
+/** Describes a time in a zone and in UTC. */
 export async function describeTime(ms: number, timeZone: string): Promise<string> {
   const { Temporal } = await import('temporal-polyfill');
   const local = Temporal.Instant.fromEpochMilliseconds(ms).toZonedDateTimeISO(timeZone);

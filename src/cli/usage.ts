@@ -1,13 +1,13 @@
 import { type Command, InvalidArgumentError } from 'commander';
 
-/** A command that cannot be carried out; the message is one line for the one who gave it. */
+/** An expected error of a command. Its message is printed in one line and says what to do. */
 export class CommandError extends Error {}
 
-/** What a run of a command came to, as its exit code. */
+/** Exit codes of commands. */
 export const exit = { done: 0, failed: 1, refused: 2, interrupted: 130 } as const;
 
-/** Ends a command's help with its exit codes and examples of it. */
-export function withExamples(command: Command, examples: readonly string[], codes = '0 done, 1 failed'): Command {
+/** Adds exit codes and examples to the help of a command. */
+export function withExamples(command: Command, examples: readonly string[], codes = '0 success, 1 error'): Command {
   const lines = examples.map((example) => `  ${example}`);
   return command.addHelpText('after', ['', `Exit codes: ${codes}.`, '', 'Examples:', ...lines].join('\n'));
 }
@@ -17,7 +17,7 @@ export function wholeNumber(least: number, most: number): (text: string) => numb
   return (text) => {
     const value = Number(text);
     if (!/^\d{1,16}$/.test(text) || value < least || value > most)
-      throw new InvalidArgumentError(`It takes a whole number from ${least} to ${most}.`);
+      throw new InvalidArgumentError(`Expected a whole number from ${least} to ${most}.`);
     return value;
   };
 }
@@ -25,7 +25,7 @@ export function wholeNumber(least: number, most: number): (text: string) => numb
 /** A parser of message sequences. */
 export const sequence = wholeNumber(0, Number.MAX_SAFE_INTEGER);
 
-/** A parser of an option that may be given more than once, and that takes several values separated by commas. */
+/** A parser of a repeatable option whose values may be separated by commas. */
 export function listed(text: string, before: readonly string[] = []): string[] {
   return [...before, ...splitList(text)];
 }
@@ -40,13 +40,13 @@ export function splitList(text: string): string[] {
 /** A parser of `name=value` pairs. */
 export function pair(text: string, before: Readonly<Record<string, string>> = {}): Record<string, string> {
   const at = text.indexOf('=');
-  if (at < 1) throw new InvalidArgumentError('It takes name=value.');
+  if (at < 1) throw new InvalidArgumentError('Expected name=value.');
   return { ...before, [text.slice(0, at)]: text.slice(at + 1) };
 }
 
-/** A parser of a template's name, with its version. */
+/** A parser of a template name with an optional version. */
 export function templateName(text: string): { name: string; version: number } {
   const [, name, version = '0'] = /^([A-Za-z0-9._-]{1,128})(?:@(\d{1,9}))?$/.exec(text) ?? [];
-  if (name === undefined) throw new InvalidArgumentError('It takes a name, or name@version.');
+  if (name === undefined) throw new InvalidArgumentError('Expected a name or name@version.');
   return { name, version: Number(version) };
 }

@@ -1,7 +1,9 @@
 /** At most this many causes of causes are followed. */
 const maxDepth = 4;
 
-/** An error and its causes in one line, each once, with its code where the text does not contain it. */
+/**
+ * An error and its causes in one line, each once, with its code where the text does not contain it.
+ */
 export function errorText(error: unknown): string {
   const texts: string[] = [];
   for (let each = error; each !== undefined && texts.length < maxDepth; each = (each as { cause?: unknown }).cause) {

@@ -7,9 +7,9 @@ interface Family {
 }
 
 /**
- * Merges the metrics of several workers into one page. Each sample gets the label `worker`; the samples of a
- * metric are grouped, as the format requires. `undefined`: the worker did not answer in time, and its
- * `sendbatch_worker_up` is 0.
+ * Merges the metrics of several workers into one page. Each sample gets the label `worker`; the
+ * samples of a metric are grouped, as the format requires. `undefined`: the worker did not answer
+ * in time, and its `sendbatch_worker_up` is 0.
  */
 export function gather(texts: ReadonlyMap<string, string | undefined>): string {
   const families = new Map<string, Family>();
@@ -44,7 +44,10 @@ function addTo(families: Map<string, Family>, text: string, worker: string): voi
   }
 }
 
-/** Adds a label to `name{a="b"} 1` or `name 1`, before the others: a label's value may contain any character. */
+/**
+ * Adds a label to `name{a="b"} 1` or `name 1`, before the others: a label's value may contain any
+ * character.
+ */
 function labelled(sample: string, worker: string): string {
   const end = sample.search(/[{ ]/);
   const rest = sample.slice(end);

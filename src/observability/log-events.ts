@@ -1,12 +1,15 @@
 /**
- * Every event that the service logs: its level, its text, its fields, and what it means. Code logs through this
- * table, so a line that is not in it cannot exist; the reference of log events is generated from it.
+ * Every event that the service logs: its level, its text, its fields, and what it means. Code logs
+ * through this table, so a line that is not in it cannot exist; the reference of log events is
+ * generated from it.
  *
  * Rules:
- *  1. One event per cause, in plain English, the same text each time: alerts and searches can rely on `msg`.
+ *  1. One event per cause, in plain English, the same text each time: alerts and searches can rely
+ *     on `msg`.
  *  2. What differs stands in fields: camelCase, units last (`durationMs`).
- *  3. An event that can repeat for one cause names the fields that tell causes apart in `throttledBy`. It is then
- *     logged at most once per 5 s for each cause; `repeats` counts the lines that were left out.
+ *  3. An event that can repeat for one cause names the fields that tell causes apart in
+ *     `throttledBy`. It is then logged at most once per 5 s for each cause; `repeats` counts the
+ *     lines that were left out.
  *  4. `cause` is an expected error in one line; `err` an unexpected one with its stack.
  */
 export interface LogEventInfo {

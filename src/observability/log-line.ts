@@ -1,6 +1,7 @@
 /**
- * Characters that change how a terminal shows a line: C1 controls, bidirectional controls (UAX 9), line separators.
- * Values come from callers, so a path or a key may contain them. JSON.stringify escapes only C0 controls.
+ * Characters that change how a terminal shows a line: C1 controls, bidirectional controls (UAX 9),
+ * line separators. Values come from callers, so a path or a key may contain them. JSON.stringify
+ * escapes only C0 controls.
  */
 const terminalControls = /[\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
 
@@ -9,7 +10,10 @@ export function safeLine(line: string): string {
   return line.replace(terminalControls, (char) => `\\u${hexOf(char)}`);
 }
 
-/** A line of JSON whose strings, when they are read and printed as they are, show what a terminal would obey as text. Ends of lines and tabs stay. */
+/**
+ * A line of JSON whose strings, when they are read and printed as they are, show what a terminal
+ * would obey as text. Ends of lines and tabs stay.
+ */
 export function safePrettyLine(line: string): string {
   return line
     .replace(terminalControls, (char) => `\\\\u${hexOf(char)}`)

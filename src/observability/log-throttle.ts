@@ -1,4 +1,7 @@
-/** Logs the first of many equal events at once, and later ones as one line per `everyMs` with their number. */
+/**
+ * Logs the first of many equal events at once, and later ones as one line per `everyMs` with their
+ * number.
+ */
 export interface Throttle {
   /** `repeats`: events with this key that were left out since its last line. */
   write(key: string, line: (repeats: number) => void): void;

@@ -18,7 +18,10 @@ export interface LogOptions {
   readonly format: 'auto' | 'json' | 'pretty';
 }
 
-/** While the database is unreachable, every call fails for the same reason: one line per cause and interval. */
+/**
+ * While the database is unreachable, every call fails for the same reason: one line per cause and
+ * interval.
+ */
 const sameCauseMs = 5000;
 
 export function createLog(options: LogOptions): Log {
@@ -37,7 +40,10 @@ export function createLog(options: LogOptions): Log {
   return Object.assign(log, { isEnabled: (event: LogEvent) => logger.isLevelEnabled(logEvents[event].level) });
 }
 
-/** Numbers and ids (ports, processes, workers) differ between lines of one cause, so they are no part of the key. */
+/**
+ * Numbers and ids (ports, processes, workers) differ between lines of one cause, so they are no
+ * part of the key.
+ */
 function keyOf(event: LogEvent, throttledBy: readonly string[], fields: Readonly<Record<string, unknown>>): string {
   const parts = throttledBy.map((name) => {
     const value = fields[name];
@@ -46,7 +52,10 @@ function keyOf(event: LogEvent, throttledBy: readonly string[], fields: Readonly
   return [event, ...parts].join(' ');
 }
 
-/** The logger below the table of events: level by name, time as ISO 8601, no process id or host name. */
+/**
+ * The logger below the table of events: level by name, time as ISO 8601, no process id or host
+ * name.
+ */
 export function createLogger({ level, format }: LogOptions) {
   const isPretty = format === 'pretty' || (format === 'auto' && process.stdout.isTTY === true);
   const settings = {
@@ -54,7 +63,8 @@ export function createLogger({ level, format }: LogOptions) {
     base: null,
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
-    // A database URL contains a password, and headers contain keys. Neither is logged on purpose; this is the second lock.
+    // A database URL contains a password, and headers contain keys. Neither is logged on purpose;
+    // this is the second lock.
     redact: ['*.connectionString', 'password', '*.password', 'headers', '*.headers'],
   };
   // Loaded only for a terminal: most processes write JSON.

@@ -7,7 +7,10 @@ export interface Loop {
 }
 
 export interface LoopOptions {
-  /** Between the end of a run and the begin of the next; a fifth more or less, so that instances do not run in step. */
+  /**
+   * Between the end of a run and the begin of the next; a fifth more or less, so that instances do
+   * not run in step.
+   */
   readonly everyMs: number;
   readonly run: () => Promise<void>;
   /** A run that fails is told, and the next comes as if it had not. */

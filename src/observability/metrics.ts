@@ -1,11 +1,12 @@
 /**
- * Every metric of the service: its name, kind, help and labels. Code records through this table, so a metric
- * that is not in it cannot exist; the reference of metrics is generated from it.
+ * Every metric of the service: its name, kind, help and labels. Code records through this table, so
+ * a metric that is not in it cannot exist; the reference of metrics is generated from it.
  *
  * Rules:
  *  1. Names follow Prometheus: base units at the end (`_seconds`, `_bytes`), `_total` on counters.
  *     Calls, the event loop and garbage collection are named as OpenTelemetry names them.
- *  2. Label values come from a fixed, short list. No uid, channel, credential or other caller data is a label.
+ *  2. Label values come from a fixed, short list. No uid, channel, credential or other caller data
+ *     is a label.
  *  3. With several workers each sample also has the label `worker`.
  */
 export interface Metric {
@@ -18,7 +19,9 @@ export interface Metric {
   readonly bounds?: readonly number[];
 }
 
-/** From half a millisecond (a commit on an idle machine) to 30 s (the longest deadline of a call). */
+/**
+ * From half a millisecond (a commit on an idle machine) to 30 s (the longest deadline of a call).
+ */
 const secondsBounds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 const countBounds = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 4000];
 const gcBounds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5];

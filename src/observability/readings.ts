@@ -28,7 +28,9 @@ export interface Sources {
   readonly batchQueue: () => Promise<{ batches: number; messages: number; oldestDueMs: number }>;
 }
 
-/** A scrape waits this long for the database; without an answer the series of that query are absent. */
+/**
+ * A scrape waits this long for the database; without an answer the series of that query are absent.
+ */
 const queryTimeoutMs = 1000;
 
 /** Registers the gauges of pools, lanes, tails and queues. */
@@ -83,7 +85,10 @@ function watchQueues(registry: Registry, { lockWaits, batchQueue, webhookQueue }
   webhook(metrics.webhookParkedDeliveries, ({ parked }) => parked);
 }
 
-/** Shares one query among concurrent readers, so an unresponsive database holds one connection. Undefined: it failed or timed out. */
+/**
+ * Shares one query among concurrent readers, so an unresponsive database holds one connection.
+ * Undefined: it failed or timed out.
+ */
 function shared<T>(query: () => Promise<T>): () => Promise<T | undefined> {
   let running: Promise<T | undefined> | undefined;
   return async () => {

@@ -23,8 +23,9 @@ export interface Registry {
 }
 
 /**
- * A registry per service, so that several services in one process do not mix. Recording takes 0.6 µs with four
- * labels, 0.2 µs with one and 0.1 µs without: the SDK serializes the labels to JSON each time.
+ * A registry per service, so that several services in one process do not mix. Recording takes 0.6
+ * µs with four labels, 0.2 µs with one and 0.1 µs without: the SDK serializes the labels to JSON
+ * each time.
  */
 export function createRegistry(): Registry {
   const reader = new PrometheusExporter({ preventServerStart: true });

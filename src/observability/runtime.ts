@@ -10,7 +10,10 @@ const gcTypes: Record<number, string> = {
   [constants.NODE_PERFORMANCE_GC_WEAKCB]: 'weakcb',
 };
 
-/** Measures the process: event loop, memory, garbage collection, CPU, start time, build. Returns a function that stops it. */
+/**
+ * Measures the process: event loop, memory, garbage collection, CPU, start time, build. Returns a
+ * function that stops it.
+ */
 export function watchRuntime(registry: Registry, build: { readonly version: string }): () => void {
   const delay = monitorEventLoopDelay({ resolution: delayResolutionMs });
   delay.enable();
@@ -60,7 +63,10 @@ export function watchRuntime(registry: Registry, build: { readonly version: stri
   };
 }
 
-/** The monitor's samples include its own period, which is no delay. Before the first sample they are not finite. */
+/**
+ * The monitor's samples include its own period, which is no delay. Before the first sample they are
+ * not finite.
+ */
 function delaySeconds(nanoseconds: number): number {
   return Number.isFinite(nanoseconds) ? Math.max(0, nanoseconds / 1e9 - delayResolutionMs / 1000) : 0;
 }

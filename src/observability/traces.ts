@@ -25,7 +25,10 @@ import type { CallSpan, TraceSettings, Traces } from './tracing.ts';
 /** A stop waits so long for the collector to take what is left. */
 const closeMs = 2000;
 
-/** The codes that are a server's errors by OpenTelemetry's conventions for gRPC; what a caller did wrong leaves the status of a server's span unset. */
+/**
+ * The codes that are a server's errors by OpenTelemetry's conventions for gRPC; what a caller did
+ * wrong leaves the status of a server's span unset.
+ */
 const serverErrors: ReadonlySet<string> = new Set([
   'UNKNOWN',
   'DEADLINE_EXCEEDED',
@@ -47,8 +50,9 @@ const toRecord = {
 };
 
 /**
- * Spans by OpenTelemetry, sent as OTLP. This file, and with it the SDK, is imported only when traces are on. The context goes through an AsyncLocalStorage of its own, not
- * through OpenTelemetry's global one: several services of one process do not mix.
+ * Spans by OpenTelemetry, sent as OTLP. This file, and with it the SDK, is imported only when
+ * traces are on. The context goes through an AsyncLocalStorage of its own, not through
+ * OpenTelemetry's global one: several services of one process do not mix.
  */
 export async function openTraces(settings: TraceSettings, onError: (error: unknown) => void): Promise<Traces> {
   const { OTLPTraceExporter } =
@@ -67,7 +71,10 @@ export async function openTraces(settings: TraceSettings, onError: (error: unkno
   const propagator = new W3CTraceContextPropagator();
   const storage = new AsyncLocalStorage<Context>();
 
-  /** The span that work belongs to; undefined when it has ended, or is not sampled: then nothing is worth a span below it. */
+  /**
+   * The span that work belongs to; undefined when it has ended, or is not sampled: then nothing is
+   * worth a span below it.
+   */
   const active = (): Span | undefined => {
     const span = trace.getSpan(storage.getStore() ?? ROOT_CONTEXT);
     return span?.isRecording() ? span : undefined;

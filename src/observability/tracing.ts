@@ -17,7 +17,10 @@ export interface CallSpan {
   end(code: string, errorType: string | undefined, attributes: Record<string, string | number>): void;
 }
 
-/** What the rooms say for traces. Where they are off there is none of it, and nothing is paid but a look whether there is. */
+/**
+ * What the rooms say for traces. Where they are off there is none of it, and nothing is paid but a
+ * look whether there is.
+ */
 export interface Traces {
   /** The span of a call, below the caller's own when it names one (W3C `traceparent`). */
   beginCall(call: {

@@ -59,7 +59,10 @@ describe('batches on the command line', () => {
       '--request-id',
       'people-1',
     );
-    assert.match(again.output, new RegExp(`^${batchId} was submitted before, .*--request-id\n${batchId} {2}completed`));
+    assert.match(
+      again.output,
+      new RegExp(`^${batchId} was already submitted, .*--request-id\n${batchId} {2}completed`),
+    );
     assert.match((await run('ls')).output, new RegExp(`^${batchId} {2}completed .* 2 of 2 {2}people\n$`));
     assert.equal((await run('ls', '--state', 'queued,running')).output, '');
     const results = await run('results', batchId);
@@ -124,7 +127,7 @@ describe('batches on the command line', () => {
     const again = await run('submit', path);
     assert.match(
       again.output,
-      new RegExp(`^${batchId} was submitted before, the same file .*--again submits it once more\n${batchId} `),
+      new RegExp(`^${batchId} was already submitted, the same file .*--again submits it again\n${batchId} `),
     );
     const anew = last((await run('submit', path, '--again', '--watch', '--json')).output);
     assert.ok(anew.batchId !== batchId);
@@ -139,16 +142,16 @@ describe('batches on the command line', () => {
     assert.match(
       submitted.output,
       new RegExp(
-        `^it is sent at ${year}-01-01T09:00:00\\+08:00 \\(Asia/Shanghai\\), ${year}-01-01T01:00:00.000Z in UTC\n`,
+        `^will be sent at ${year}-01-01T09:00:00\\+08:00 \\(Asia/Shanghai\\), ${year}-01-01T01:00:00.000Z in UTC\n`,
       ),
     );
     assert.match(submitted.output, new RegExp(`next at ${year}-01-01T01:00:00.000Z`));
     for (const [args, words] of [
       [['--send-at', `${year}-01-01T09:00`], /has no offset/],
       [['--send-at', '2027-02-29T12:00:00Z'], /does not exist/],
-      [['--send-at', '2020-01-01T12:00:00Z'], /is past/],
-      [['--send-at', `01/02/${year}`], /no time such as/],
-      [['--time-zone', 'Europe/Berlin'], /--time-zone is for --send-at/],
+      [['--send-at', '2020-01-01T12:00:00Z'], /is in the past/],
+      [['--send-at', `01/02/${year}`], /is not a time such as/],
+      [['--time-zone', 'Europe/Berlin'], /--time-zone requires --send-at/],
     ] as const) {
       const odd = await run('submit', path, ...args);
       assert.deepEqual([odd.code, words.test(odd.output)], [1, true], odd.output);
@@ -179,7 +182,7 @@ describe('batches on the command line', () => {
     );
     assert.match(
       quoted.output,
-      /^sendbatch: .*quoted\.csv: line 3: the quote that opens here is closed .*; nothing was submitted\n$/,
+      /^sendbatch: .*quoted\.csv: line 3: the quote opened here is closed .*; nothing was submitted\n$/,
     );
     for (const args of [
       ['show', 'nothing'],

@@ -147,7 +147,7 @@ describe('the command line', () => {
     });
     closeSync(full);
     assert.equal(status, 1);
-    assert.match(stderr, /^sendbatch: standard output cannot be written: ENOSPC.*\n$/);
+    assert.match(stderr, /^sendbatch: cannot write to standard output: ENOSPC.*\n$/);
   });
 
   test('tail outlives a service that is away, and says that it waits; one that was never there it gives up', async () => {
@@ -160,15 +160,15 @@ describe('the command line', () => {
     await once(child.stdout ?? assert.fail(), 'data');
     await first.stop();
     const never = runCommand(at, ['tail', 'group', 'outlived']);
-    while (!output().includes('waiting for the service: ')) await once(child.stderr ?? assert.fail(), 'data');
+    while (!output().includes('service unreachable, retrying: ')) await once(child.stderr ?? assert.fail(), 'data');
     const refused = await never;
     assert.deepEqual([refused.code, refused.stdout], [1, '']);
-    assert.match(refused.output, /^sendbatch: the service cannot be reached: [^\n]*\n$/);
+    assert.match(refused.output, /^sendbatch: cannot reach the service: [^\n]*\n$/);
     const second = await startService({ databaseUrl: service.databaseUrl, port: Number(new URL(first.url).port) });
     assert.equal((await runCommand(env(), ['send', file, '--again'])).code, 0);
     assert.equal(await exit, 0, output());
     assert.equal(stdout(), '1\tu1\tm1\n2\tu1\tm1\n');
-    assert.match(output(), /the service is there again/);
+    assert.match(output(), /the service answers again/);
     await second.stop();
   });
 
@@ -183,8 +183,8 @@ describe('the command line', () => {
     await cli('create', 'group', 'made', '--member', 'ann,dora', '--members-file', members, '--large');
     assert.match(await cli('info', '2', 'made'), /group \(2\) made\nflags {5}large\nlast seq {2}0/);
     assert.equal(await cli('members', 'ls', '2', 'made'), 'ann\nbob\ncarol\ndora\n');
-    assert.match(await cli('members', 'add', '2', 'made', 'ed', 'fay', 'ed'), /^2 are on it now$/m);
-    assert.match(await cli('members', 'remove', '2', 'made', 'ann'), /^1 is off it now$/m);
+    assert.match(await cli('members', 'add', '2', 'made', 'ed', 'fay', 'ed'), /^2 uids added$/m);
+    assert.match(await cli('members', 'remove', '2', 'made', 'ann'), /^1 uid removed$/m);
     const page = (await cli('members', 'ls', '2', 'made', '--limit', '2', '--json')).trim().split('\n');
     assert.deepEqual(
       page.map((line) => JSON.parse(line).uid),
@@ -217,11 +217,11 @@ describe('the command line', () => {
       input === undefined
         ? runCommand(env(), ['template', ...args])
         : runToEnd(env(), ['template', ...args], undefined, input);
-    assert.match((await cli(['create', 'x', 'nowhere.liquid'])).output, /^sendbatch: nowhere\.liquid is not there$/m);
+    assert.match((await cli(['create', 'x', 'nowhere.liquid'])).output, /^sendbatch: nowhere\.liquid does not exist$/m);
     assert.match((await cli(['create', 'x', folder])).output, /is a folder, not a file$/m);
     const made = await cli(['create', 'greeting', '-'], 'Hello {{ name }}\n');
-    assert.deepEqual([made.code, made.output], [0, 'greeting@1 is stored; it needs name\n']);
-    assert.match((await cli(['ls'])).output, /^greeting@1\ttext\t\S+Z\tit needs name$/m);
+    assert.deepEqual([made.code, made.output], [0, 'greeting@1 stored; variables: name\n']);
+    assert.match((await cli(['ls'])).output, /^greeting@1\ttext\t\S+Z\tvariables: name$/m);
     assert.equal((await cli(['get', 'greeting@1'])).output, 'Hello {{ name }}\n');
     assert.equal((await cli(['preview', 'greeting', '--var', 'name=A=B'])).output, 'Hello A=B\n');
     const json = ['preview', '--file', '-', '--format', 'json', '--vars', '{"name":"\\"x\\""}'];
@@ -252,13 +252,13 @@ describe('the command line', () => {
       assert.match(help, new RegExp(`^Examples:\n(  .*\n)*?  .*${name}\\b`, 'm'), name);
     }
     const submit = helps.get('sendbatch batch submit') ?? '';
-    assert.match(submit, /Files, by their names:/);
+    assert.match(submit, /File formats, by name:/);
     assert.doesNotMatch(submit, /journal/);
     const typos: [string[], RegExp][] = [
       [['tial'], /^sendbatch: unknown command 'tial' \(Did you mean tail\?\)[^\n]*\n$/],
       [['channel', 'membrs'], /^sendbatch: .*Did you mean members\?/],
       [['send', 'x', '--dryrun'], /^sendbatch: .*Did you mean --dry-run\?/],
-      [['tail', 'grup', 'x'], /^sendbatch: argument '<channel_type>' 'grup' is invalid. It takes 1 to 12, or person, /],
+      [['tail', 'grup', 'x'], /^sendbatch: argument '<channel_type>' 'grup' is invalid. Expected 1 to 12, or person, /],
     ];
     for (const [args, words] of typos) {
       const { code, output } = await runCommand({}, args);
@@ -266,7 +266,7 @@ describe('the command line', () => {
       assert.match(output, words);
     }
     const away = await runCommand({ SENDBATCH_URL: 'http://127.0.0.1:1' }, ['channel', 'info', '2', 'x']);
-    assert.match(away.output, /^sendbatch: the service cannot be reached: .*ECONNREFUSED.*--url[^\n]*\n$/);
+    assert.match(away.output, /^sendbatch: cannot reach the service: .*ECONNREFUSED.*--url[^\n]*\n$/);
     const odd = await runCommand({ SENDBATCH_URL: 'localhost' }, ['channel', 'info', '2', 'x']);
     assert.match(odd.output, /^sendbatch: SENDBATCH_URL: "localhost" is not a URL such as/);
   });

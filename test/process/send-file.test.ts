@@ -133,7 +133,7 @@ describe('sendbatch send <file>', () => {
           [7, 'INVALID_LINE'],
         ],
       );
-      assert.match(report[0]?.message ?? '', /columns length is 3, got 1/);
+      assert.match(report[0]?.message ?? '', /expected 3 columns, got 1/);
     });
 
     test('a template of the run that makes JSON, and one that lacks a variable', async () => {
@@ -220,9 +220,9 @@ describe('sendbatch send <file>', () => {
       );
       const said = [rows, lines].flatMap((file) => reportOf(`${file}.refused.ndjson`).map(({ message }) => message));
       for (const [index, words] of [
-        /^channel_type takes 1 to 12, or person, group, .*, not "grup"$/,
+        /^channel_type must be 1 to 12, or person, group, .*, not "grup"$/,
         /^channel_id must not contain # or &$/,
-        /^a line must be an object in JSON/,
+        /^a line must be a JSON object/,
         /^channel_type must be one of 1 \(person\), 2 \(group\)/,
         /^payload: invalid base64 string$/,
       ].entries())
@@ -233,12 +233,12 @@ describe('sendbatch send <file>', () => {
     test('what cannot be is said before anything is sent, and leaves nothing behind', async () => {
       const file = fileOf('wrong.csv', 'channel_id,text\nwrong,a\n');
       for (const [args, words] of [
-        [[], /without a template a column makes the payload.*channel_id, text/],
-        [['--column', 'payload=text', '--from-uid', 'u'], /nothing says channel_type: .*--channel-type/],
+        [[], /no column for the payload.*channel_id, text/],
+        [['--column', 'payload=text', '--from-uid', 'u'], /no value for channel_type: .*--channel-type/],
         [['--column', 'payload=body'], /no column "body" for payload/],
         [['--template', 'a', '--template-file', 'b'], /must not be set together/],
         [['--template-file', join(folder, 'nowhere.liquid')], /nowhere\.liquid/],
-        [['--column', 'colour=text'], /The fields are payload, from_uid/],
+        [['--column', 'colour=text'], /Expected payload, from_uid/],
         [['--channel-type', '13'], /1 to 12/],
       ] as const) {
         const { code, output } = await send(file, ...args);
@@ -250,7 +250,7 @@ describe('sendbatch send <file>', () => {
       for (const [name, content, words] of [
         ['empty.csv', '', /no header line/],
         ['twice.csv', 'a,payload,a\n1,2,3\n', /column "a" twice/],
-        ['no.ndjson.gz', 'not packed at all', /no\.ndjson\.gz: is damaged, or was not packed by gzip/],
+        ['no.ndjson.gz', 'not packed at all', /no\.ndjson\.gz: is damaged or not compressed by gzip/],
       ] as const) {
         const { code, output } = await send(fileOf(name, content));
         assert.deepEqual([code, words.test(output)], [1, true], output);
@@ -272,7 +272,7 @@ describe('sendbatch send <file>', () => {
       assert.deepEqual([sent, duplicates, refused, fault.line], [5200, 0, 0, 5202]);
       assert.match(
         output,
-        /^sendbatch: .*ends\.csv: line 5202: the quote that opens here is closed before the cell ends.*--resume goes on there$/m,
+        /^sendbatch: .*ends\.csv: line 5202: the quote opened here is closed before the end of the cell.*continue there with --resume$/m,
       );
       writeFileSync(file, `to,text\n${rows.join('\n')}\n`);
       assert.match((await send(file, ...mapping)).output, /--resume/);
@@ -288,7 +288,7 @@ describe('sendbatch send <file>', () => {
       const file = fileOf('latin.csv', Buffer.from('to;text\nlatin;a\nlatin;M\xfcller \x80\n', 'latin1'));
       const first = await send(file, ...mapping);
       assert.equal(first.code, 1, first.output);
-      assert.match(first.output, /^columns are separated by ";"/m);
+      assert.match(first.output, /^detected delimiter ";"/m);
       assert.match(first.output, /line 3: byte 24 \(0xFC, .*--encoding windows-1252 reads "latin;Müller/);
       const rest = await send(file, ...mapping, '--encoding', 'windows-1252', '--resume');
       assert.equal(rest.code, 0, rest.output);
@@ -309,13 +309,13 @@ describe('sendbatch send <file>', () => {
       assert.equal(statSync(`${file}.journal`).mode & 0o777, 0o600);
       const second = await send(file, ...mapping);
       assert.equal(second.code, 1);
-      assert.match(second.output, /twice\.csv was sent whole at .*\(2 sent, .*--again sends all of it once more/);
+      assert.match(second.output, /twice\.csv was sent completely at .*\(2 sent, .*--again to send all lines again/);
       assert.equal((await rowsOf(/^twice$/)).length, 2);
       assert.equal((await send(file, ...mapping, '--again')).code, 0);
       appendFileSync(file, 'twice,c\n');
       const grown = await send(file, ...mapping);
       assert.deepEqual(
-        [grown.code, /has grown since: --resume sends what is behind line 3/.test(grown.output)],
+        [grown.code, /has grown since: use --resume to send the lines after line 3/.test(grown.output)],
         [1, true],
         grown.output,
       );
@@ -340,7 +340,7 @@ describe('sendbatch send <file>', () => {
         'channel_id=to',
       ];
       const dry = await send(file, ...how, '--dry-run');
-      assert.match(dry.output, /1 receiver is named more than once \(ann, in lines 2 and 4\)/);
+      assert.match(dry.output, /1 receiver occurs in several rows \(ann, lines 2 and 4\)/);
       const { code, stdout } = await send(file, ...how, '--unique', 'to', '--json');
       const { sent, refused, dropped } = JSON.parse(stdout);
       assert.deepEqual([code, sent, refused, dropped], [2, 2, 1, 1]);
@@ -372,7 +372,7 @@ describe('sendbatch send <file>', () => {
       assert.deepEqual([again.code, sent, refused], [2, 2, 1], again.output);
       assert.match(
         reportOf(`${report}.refused.ndjson`)[0]?.message ?? '',
-        /was refused before, and is no message: columns length/,
+        /refused before as invalid: expected 2 columns/,
       );
       const rows = await rowsOf(/^(shut|open)$/);
       assert.deepEqual(rows.map((row) => row.payload).sort(), ['Hi a', 'Hi b', 'Hi c']);
@@ -387,7 +387,7 @@ describe('sendbatch send <file>', () => {
       for (const name of ['.refused.ndjson', '.journal.new', '.journal']) {
         symlinkSync(target, file + name);
         const { code, output } = await send(file, ...mapping);
-        assert.deepEqual([code, /is a symbolic link: it is not followed/.test(output)], [1, true], output);
+        assert.deepEqual([code, /is a symbolic link and is not followed/.test(output)], [1, true], output);
         rmSync(file + name);
         rmSync(`${file}.journal`, { force: true });
       }
@@ -481,7 +481,7 @@ describe('sendbatch send <file>', () => {
     const packed = gzipSync(manyLines('cut', 3000));
     const { code, output } = await send(fileOf('cut.ndjson.gz', packed.subarray(0, packed.length / 2)));
     assert.equal(code, 1);
-    assert.match(output, /^sendbatch: .*cut\.ndjson\.gz: ends too early/);
+    assert.match(output, /^sendbatch: .*cut\.ndjson\.gz: is truncated/);
   });
 
   test('killed again and again: every line is stored once, and stands in the report once', async (context) => {
@@ -514,7 +514,7 @@ describe('sendbatch send <file>', () => {
     await waitFor('the first chunk', () => (standingOf(file)?.line ?? 0) > 0);
     child.kill('SIGINT');
     assert.equal(await exit, 130, output());
-    assert.match(output(), /the same command goes on/);
+    assert.match(output(), /run the same command again to resume/);
     const standing = standingOf(file);
     assert.equal((await rowsOf(/^stopped-/)).length, (standing?.line ?? 0) - (standing?.tally.refused ?? 0));
     assert.ok((standing?.line ?? total) < total);
@@ -534,18 +534,18 @@ describe('sendbatch send <file>', () => {
       const run = spawnCommand({ SENDBATCH_URL: other.url }, ['send', file]);
       await waitFor('a chunk', () => (standingOf(file)?.line ?? 0) > from);
       await other.stop();
-      await waitFor('word of it', () => run.output().includes('waiting for the service: '));
+      await waitFor('word of it', () => run.output().includes('service unreachable, retrying: '));
       return run;
     };
     const interrupted = await begin();
     interrupted.child.kill('SIGINT');
     assert.equal(await interrupted.exit, 130, interrupted.output());
-    assert.match(interrupted.output(), /the same command goes on/);
+    assert.match(interrupted.output(), /run the same command again to resume/);
     other = await startService({ databaseUrl: service.databaseUrl, port });
     const outlived = await begin();
     other = await startService({ databaseUrl: service.databaseUrl, port });
     assert.equal(await outlived.exit, 2, outlived.output());
-    assert.match(outlived.output(), /the service is there again/);
+    assert.match(outlived.output(), /the service answers again/);
     await assertWhole(file, 'away', total);
     await other.stop();
   });
@@ -572,7 +572,7 @@ describe('sendbatch send <file>', () => {
     await waitFor('the signal', () => output().includes('stopping: '));
     release();
     assert.equal(await exit, 0, output());
-    assert.match(output(), /^stopping: [^\n]*\n900 sent, 0 were there already, 0 refused, [^\n]*\n$/);
+    assert.match(output(), /^stopping: [^\n]*\n900 sent, 0 duplicates, 0 refused, [^\n]*\n$/);
     assert.ok(standingOf(file)?.finished);
   });
 
@@ -583,9 +583,9 @@ describe('sendbatch send <file>', () => {
     const refused = await runToEnd({ SENDBATCH_URL: strict.url }, ['send', file]);
     await strict.stop();
     assert.equal(refused.code, 1);
-    assert.match(refused.output, /the same command goes on .*\nsendbatch: .*CREDENTIAL_MISSING.*--token/);
+    assert.match(refused.output, /run the same command again to resume .*\nsendbatch: .*CREDENTIAL_MISSING.*--token/);
     const other = await send(file, '--tag-key', 'x');
-    assert.deepEqual([other.code, /the options .* are others.*--resume.*--restart/.test(other.output)], [1, true]);
+    assert.deepEqual([other.code, /the options .* have changed.*--resume.*--restart/.test(other.output)], [1, true]);
     writeFileSync(file, [...lines, lines[0]?.replace(/changed-\d+/, 'changed-new')].join('\n'));
     const longer = await send(file);
     assert.deepEqual([longer.code, /its size was/.test(longer.output)], [1, true], longer.output);
@@ -593,7 +593,7 @@ describe('sendbatch send <file>', () => {
     assert.equal((await send(file, '--resume')).code, 0);
     assert.equal((await rowsOf(/^changed-/)).length, 901);
     writeFileSync(`${file}.journal`, '{"run": "of another version", "lines": 3}');
-    assert.match((await send(file)).output, /is no journal of this version's send.*--restart/);
+    assert.match((await send(file)).output, /is not a journal of this version of send.*--restart/);
     assert.equal((await send(file, '--restart')).code, 0);
     assert.equal((await rowsOf(/^changed-/)).length, 1802);
   });

@@ -9,7 +9,7 @@ import { plain, print, printJson } from '../output/output.ts';
 import { CommandError, wholeNumber, withExamples } from '../usage.ts';
 
 export const channelAbout = `
-Exit codes: 0 done, 1 failed.
+Exit codes: 0 success, 1 error.
 
 Examples:
   sendbatch channel create group friends --member alice,bob
@@ -21,7 +21,7 @@ Examples:
 type Rpc = Client<typeof ChannelService>;
 type Named = { readonly channelType: ChannelType; readonly channelId: string };
 
-/** A list of uids that a channel has, by its RPCs. */
+/** A list of uids of a channel, with its RPCs. */
 interface List {
   readonly name: string;
   readonly about: string;
@@ -37,7 +37,7 @@ interface List {
 const lists: readonly List[] = [
   {
     name: 'members',
-    about: 'who may send and read',
+    about: 'uids that may send and read',
     add: (rpc, channel, subscribers) => rpc.addMembers({ ...channel, subscribers }),
     remove: (rpc, channel, subscribers) => rpc.removeMembers({ ...channel, subscribers }),
     clear: (rpc, channel) => rpc.removeAllMembers(channel),
@@ -45,7 +45,7 @@ const lists: readonly List[] = [
   },
   {
     name: 'denylist',
-    about: 'who may not send',
+    about: 'uids that may not send',
     add: (rpc, channel, uids) => rpc.addToDenylist({ ...channel, uids }),
     remove: (rpc, channel, uids) => rpc.removeFromDenylist({ ...channel, uids }),
     clear: (rpc, channel) => rpc.clearDenylist(channel),
@@ -53,7 +53,7 @@ const lists: readonly List[] = [
   },
   {
     name: 'allowlist',
-    about: 'who alone may send, as soon as anybody is on it',
+    about: 'the only uids that may send, unless the list is empty',
     add: (rpc, channel, uids) => rpc.addToAllowlist({ ...channel, uids }),
     remove: (rpc, channel, uids) => rpc.removeFromAllowlist({ ...channel, uids }),
     clear: (rpc, channel) => rpc.clearAllowlist(channel),
@@ -66,39 +66,40 @@ interface ChangeOptions extends ConnectOptions {
   readonly all?: boolean;
 }
 
-/** members, denylist and allowlist, each with add, remove and ls. */
+/** Adds the commands members, denylist and allowlist, each with add, remove and ls. */
 export function addLists(channel: Command): void {
   for (const list of lists) {
     const name = `sendbatch channel ${list.name}`;
     const command = channel.command(list.name).description(`${list.about}: add, remove, ls`);
     withExamples(command, [`${name} add group friends carol`, `${name} ls group friends`]);
-    const add = ofChannel(command.command('add').description('Puts uids on it.'))
+    const add = ofChannel(command.command('add').description('Adds uids.'))
       .argument('[uids...]')
-      .option('--file <file>', 'uids, a line each; - is standard input');
+      .option('--file <file>', 'file of uids, one per line; - is standard input');
     withExamples(calling(add), [
       `${name} add group friends carol dave`,
       `${name} add group friends --file uids.txt`,
     ]).action(async (channelType: ChannelType, channelId: string, uids: string[], options: ChangeOptions) => {
       await change(options, uids, 'added', (rpc, chosen) => list.add(rpc, { channelType, channelId }, chosen));
     });
-    const remove = ofChannel(command.command('remove').alias('rm').description('Takes uids off it.'))
+    const remove = ofChannel(command.command('remove').alias('rm').description('Removes uids.'))
       .argument('[uids...]')
-      .option('--file <file>', 'uids, a line each; - is standard input')
-      .option('--all', 'all that are on it');
+      .option('--file <file>', 'file of uids, one per line; - is standard input')
+      .option('--all', 'remove all uids');
     withExamples(calling(remove), [`${name} remove group friends carol`, `${name} remove group friends --all`]).action(
       async (channelType: ChannelType, channelId: string, uids: string[], options: ChangeOptions) => {
         if (!options.all)
           return await change(options, uids, 'removed', (rpc, chosen) =>
             list.remove(rpc, { channelType, channelId }, chosen),
           );
-        if (uids.length > 0 || options.file !== undefined) throw new CommandError('--all and uids exclude each other');
+        if (uids.length > 0 || options.file !== undefined)
+          throw new CommandError('--all and uids must not be set together');
         await list.clear(connectTo(options).channels, { channelType, channelId });
-        await print(options.json ? '{"removed":"all"}' : 'all are removed');
+        await print(options.json ? '{"removed":"all"}' : 'all removed');
       },
     );
-    const ls = ofChannel(command.command('ls').alias('list').description('Prints who is on it, a uid a line.')).option(
+    const ls = ofChannel(command.command('ls').alias('list').description('Prints the uids, one per line.')).option(
       '--limit <n>',
-      'so many at most',
+      'at most n uids',
       wholeNumber(1, Number.MAX_SAFE_INTEGER),
     );
     withExamples(calling(ls), [`${name} ls group friends`, `${name} ls group friends --json | jq -r .uid`]).action(
@@ -109,7 +110,7 @@ export function addLists(channel: Command): void {
   }
 }
 
-/** Uids that one call takes. */
+/** Limit of the service for uids per call. */
 const callUids = 10_000;
 
 async function change(
@@ -119,15 +120,16 @@ async function change(
   call: (rpc: Rpc, uids: string[]) => Promise<unknown>,
 ): Promise<void> {
   const uids = uidsOf(named, options.file);
-  if (uids.length === 0) throw new CommandError('no uids: name them, or give --file');
+  if (uids.length === 0) throw new CommandError('no uids given: list them, or use --file');
   const { channels } = connectTo(options);
   for (let from = 0; from < uids.length; from += callUids) await call(channels, uids.slice(from, from + callUids));
-  // The service does not say who was there before: this is what holds now.
-  const said = `${uids.length} ${uids.length === 1 ? 'is' : 'are'} ${done === 'added' ? 'on' : 'off'} it now`;
-  await print(options.json ? JSON.stringify({ [done]: uids.length }) : said);
+  // The service does not report which uids were listed before, so the text describes the state
+  // afterwards.
+  const text = `${uids.length} ${uids.length === 1 ? 'uid' : 'uids'} ${done}`;
+  await print(options.json ? JSON.stringify({ [done]: uids.length }) : text);
 }
 
-/** Uids of a command line, and of a file, each once. */
+/** Uids of the command line and of a file, without duplicates. */
 export function uidsOf(named: readonly string[], file: string | undefined): string[] {
   const uids = new Set(named);
   if (file !== undefined) {

@@ -41,26 +41,26 @@ interface MessagesOptions extends ConnectOptions {
 export function addChannel(program: Command): void {
   const channel = program
     .command('channel')
-    .summary('channels: what they are, members, lists, messages')
+    .summary('channels: flags, members, lists, messages')
     .description('Channels, their members and lists (scope admin), and their messages (scope read).')
     .addHelpText('after', channelAbout);
 
   withExamples(
-    calling(ofChannel(channel.command('info').description('Shows what a channel is, and its last sequence.'))),
+    calling(ofChannel(channel.command('info').description('Shows the flags of a channel and its last sequence.'))),
     ['sendbatch channel info group friends', 'sendbatch channel info 2 friends --json | jq .last_seq'],
   ).action(info);
 
   const create = ofChannel(
-    channel.command('create').description('Makes a channel, or sets its flags, all of them, and adds members.'),
+    channel.command('create').description('Creates a channel, or replaces its flags, and adds members.'),
   )
-    .option('--member <uid>', 'a member, or several with commas; may be given more than once', listed)
-    .option('--members-file <file>', 'members, a line each; - is standard input')
-    .option('--reset', 'the members that it has are removed first')
-    .option('--large', 'a channel of very many')
-    .option('--ban', 'nobody but system uids may send')
-    .option('--send-ban', 'the same; of a user (type person): it may send nothing')
-    .option('--disband', 'nobody may send or read any more')
-    .option('--allow-stranger', 'of a user: who is not on its allowlist may write too');
+    .option('--member <uid>', 'a member, or several separated by commas; repeatable', listed)
+    .option('--members-file <file>', 'file of members, one per line; - is standard input')
+    .option('--reset', 'remove the current members first')
+    .option('--large', 'a channel with a very large number of members')
+    .option('--ban', 'only system uids may send')
+    .option('--send-ban', 'the same; for a user (type person): the user may not send')
+    .option('--disband', 'disband: no sending and no reading')
+    .option('--allow-stranger', 'for a user: accept messages from uids that are not on its allowlist');
   withExamples(calling(create), [
     'sendbatch channel create group friends --member alice,bob',
     'sendbatch channel create group everybody --large --members-file uids.txt --reset',
@@ -71,7 +71,7 @@ export function addChannel(program: Command): void {
       ofChannel(
         channel
           .command('delete')
-          .description('Disbands a channel: nobody may send or read any more; messages are kept.'),
+          .description('Disbands a channel: no sending and no reading any more; its messages are kept.'),
       ),
     ),
     ['sendbatch channel delete group friends'],
@@ -81,19 +81,21 @@ export function addChannel(program: Command): void {
   });
 
   const messages = ofChannel(
-    channel.command('messages').description('Prints messages of a channel, oldest first; tail follows it.'),
+    channel
+      .command('messages')
+      .description('Prints the messages of a channel, oldest first. To follow a channel, use tail.'),
   )
-    .option('--after <seq>', 'only those after this sequence', sequence)
-    .option('--before <seq>', 'only those before this sequence', sequence)
-    .option('--limit <n>', 'so many at most', wholeNumber(1, Number.MAX_SAFE_INTEGER), 100)
+    .option('--after <seq>', 'only messages after this sequence', sequence)
+    .option('--before <seq>', 'only messages before this sequence', sequence)
+    .option('--limit <n>', 'at most n messages', wholeNumber(1, Number.MAX_SAFE_INTEGER), 100)
     .option('--all', 'no limit')
-    .option('--newest', 'newest first: the last ones of the range')
-    .option('--uid <uid>', 'only what this user may read')
-    .option('--from-uid <uid>', 'only those of this sender')
-    .option('--tag-key <word>', 'only those with this tag')
-    .option('--stream-no <word>', 'only those of this stream')
-    .option('--since <time>', 'only those accepted then or later, such as 2026-01-31T12:00Z', time)
-    .option('--until <time>', 'only those accepted before', time);
+    .option('--newest', 'newest first, from the end of the range')
+    .option('--uid <uid>', 'only messages this user may read')
+    .option('--from-uid <uid>', 'only messages from this sender')
+    .option('--tag-key <word>', 'only messages with this tag')
+    .option('--stream-no <word>', 'only messages of this stream')
+    .option('--since <time>', 'only messages accepted at this time or later, such as 2026-01-31T12:00Z', time)
+    .option('--until <time>', 'only messages accepted before this time', time);
   withExamples(calling(messages), [
     'sendbatch channel messages group friends --newest --limit 10',
     'sendbatch channel messages person alice@bob --all --json > alice-bob.ndjson',
@@ -123,7 +125,10 @@ async function info(channelType: ChannelType, channelId: string, options: Connec
   if (lastSeq !== undefined) await print(`last seq  ${lastSeq}`);
 }
 
-/** Who may see to channels need not be one who may read them; of a user's own lists there is no sequence. */
+/**
+ * Undefined if the credential has no scope to read, or the channel is a user's own, which has no
+ * sequence.
+ */
 async function lastSeqOf(ask: () => Promise<{ messageSeq: bigint }>): Promise<number | undefined> {
   try {
     return Number((await ask()).messageSeq);
@@ -148,11 +153,11 @@ async function put(channelType: ChannelType, channelId: string, options: CreateO
     subscribers,
   });
   if (options.json) return await print(JSON.stringify({ members_added: subscribers.length }));
-  const members = subscribers.length === 0 ? '' : `, and ${subscribers.length} are members`;
-  await print(`${channelTypeName(channelType)} ${plain(channelId)} is as asked${members}`);
+  const members = subscribers.length === 0 ? '' : `, members added: ${subscribers.length}`;
+  await print(`${channelTypeName(channelType)} ${plain(channelId)} is stored${members}`);
 }
 
-/** Messages that one call asks for: the most that the service gives. */
+/** Page size: the maximum of the service. */
 const pageMessages = 1000;
 
 async function printMessages(channelType: ChannelType, channelId: string, options: MessagesOptions): Promise<void> {

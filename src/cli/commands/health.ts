@@ -5,21 +5,21 @@ import { type Config, loadConfig } from '../../config/index.ts';
 import { print, visible } from '../output/output.ts';
 import { CommandError, exit, withExamples } from '../usage.ts';
 
-/** Below the time-out of the image's HEALTHCHECK. */
-const patienceMs = 2500;
+/** Below the timeout of the image's HEALTHCHECK. */
+const timeoutMs = 2500;
 
-/** For an image that has no shell and no curl. */
+/** Adds the command for health checks in an image without shell and curl. */
 export function addHealth(program: Command): void {
   const command = program
     .command('health')
-    .summary('ask the service on this machine whether it is ready')
-    .description('Asks the service of these settings, on this machine, whether it is ready.');
+    .summary('check whether the service on this machine is ready')
+    .description('Checks whether the service with these settings on this machine is ready (GET /readyz).');
   withExamples(
     command,
-    ['sendbatch health', 'PORT=8080 sendbatch health || echo not yet'],
-    '0 it is ready, 1 it is not, or does not answer',
+    ['sendbatch health', 'PORT=8080 sendbatch health || echo not ready'],
+    '0 ready, 1 not ready, or no answer',
   ).action(async () => {
-    const url = placeOf(loadConfig());
+    const url = urlOf(loadConfig());
     const { status, text } = await ask(url).catch((error: unknown) => {
       throw new CommandError(`${url} does not answer: ${error instanceof Error ? error.message : String(error)}`);
     });
@@ -28,16 +28,16 @@ export function addHealth(program: Command): void {
   });
 }
 
-function placeOf({ host, port, tls }: Config): string {
-  if (port === 0) throw new CommandError('PORT=0 is any port: health cannot know which');
+function urlOf({ host, port, tls }: Config): string {
+  if (port === 0) throw new CommandError('PORT=0 means a random port, which health cannot know');
   const local = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host;
   return `${tls === undefined ? 'http' : 'https'}://${local.includes(':') ? `[${local}]` : local}:${port}/readyz`;
 }
 
 function ask(url: string): Promise<{ status: number; text: string }> {
   return new Promise((resolve, reject) => {
-    const options = { timeout: patienceMs, agent: false };
-    // The certificate is for the name that callers use; who listens on the own port needs no proof.
+    const options = { timeout: timeoutMs, agent: false };
+    // The certificate is for the public name. A process on our own port needs no proof of identity.
     const request = url.startsWith('https:')
       ? getSecure(url, { ...options, rejectUnauthorized: false })
       : get(url, options);
@@ -47,7 +47,7 @@ function ask(url: string): Promise<{ status: number; text: string }> {
       response.on('end', () => resolve({ status: response.statusCode ?? 0, text }));
       response.on('error', reject);
     });
-    request.on('timeout', () => request.destroy(new Error(`nothing within ${patienceMs} ms`)));
+    request.on('timeout', () => request.destroy(new Error(`no answer within ${timeoutMs} ms`)));
     request.on('error', reject);
   });
 }

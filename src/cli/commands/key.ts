@@ -8,9 +8,9 @@ import { CommandError, exit, splitList, wholeNumber, withExamples } from '../usa
 const dayMs = 24 * 3600_000;
 
 const about = `
-Keys are in the database: the command needs the service's own settings (DATABASE_URL, or DATA_DIR), not its address.
+Keys are stored in the database, so the command needs the settings of the service (DATABASE_URL or DATA_DIR), not its URL.
 
-Exit codes: 0 done, 1 failed.
+Exit codes: 0 success, 1 error.
 
 Examples:
   sendbatch key create --name billing --scopes send,read --expires 90d
@@ -30,17 +30,17 @@ export function addKey(program: Command): void {
   const key = program
     .command('key')
     .summary('API keys: create, list, revoke')
-    .description('The API keys of callers.')
+    .description('API keys of callers.')
     .addHelpText('after', about);
   const json = '--json' as const;
   const createKey = key
     .command('create')
-    .description('Makes a key, and shows it once.')
-    .requiredOption('--name <name>', 'who uses it, at most 100 characters', keyName)
+    .description('Creates a key and prints it. It cannot be printed again.')
+    .requiredOption('--name <name>', 'name of the caller, at most 100 characters', keyName)
     .option('--scopes <scopes>', scopes.join(', '), scopeList, ['send', 'read'])
-    .option('--senders <uids>', 'whom it may send as (default: anybody)', splitList)
-    .option('--rate <n>', 'messages a second', wholeNumber(1, 1_000_000))
-    .option('--expires <days>', 'such as 90d (default: never)', days)
+    .option('--senders <uids>', 'uids that it may send as (default: any)', splitList)
+    .option('--rate <n>', 'rate limit in messages per second', wholeNumber(1, 1_000_000))
+    .option('--expires <days>', 'lifetime in days, such as 90d (default: no expiry)', days)
     .option(json, 'as JSON')
     .action(async (options: CreateOptions) => {
       await withKeys(({ keys, now }) => create(keys, options, now));
@@ -52,7 +52,7 @@ export function addKey(program: Command): void {
   const listKeys = key
     .command('list')
     .alias('ls')
-    .description('Lists all keys; their secrets are not kept.')
+    .description('Lists all keys. Their secrets are not stored.')
     .option(json, 'as a JSON array')
     .action(async (options: { json?: boolean }) => {
       await withKeys(({ keys, now }) => list(keys, options.json === true, now));
@@ -63,20 +63,20 @@ export function addKey(program: Command): void {
   ]);
   const revokeKey = key
     .command('revoke')
-    .description('Ends a key: every instance refuses it within a second, and what waits of its batches is not sent.')
-    .argument('<id>', 'as key list shows it')
+    .description('Revokes a key: every instance refuses it within 1 s, and its unfinished batches are cancelled.')
+    .argument('<id>', 'key id, as printed by key list')
     .option(json, 'as JSON')
     .action(async (id: string, options: { json?: boolean }) => {
       await withKeys(({ keys, stopBatches }) => revoke(keys, id, options.json === true, stopBatches));
     });
-  withExamples(revokeKey, ['sendbatch key revoke 3f9c2a1b'], '0 done, 1 failed, or there is no such active key');
+  withExamples(revokeKey, ['sendbatch key revoke 3f9c2a1b'], '0 success, 1 error, or no such active key');
 }
 
-/** The keys, and the database's time, by which they end. */
+/** API keys, and database time, which decides about their expiry. */
 interface WithKeys {
   readonly keys: Keys;
   readonly now: number;
-  /** Stops the batches of a key that has ended; returns their ids. */
+  /** Cancels the batches of a revoked key; returns their ids. */
   readonly stopBatches: (keyId: string) => Promise<string[]>;
 }
 
@@ -105,7 +105,7 @@ async function create(
   } satisfies KeyWish);
   if (json) return await printJson(JSON.stringify(made));
   await print(
-    `${made.key}\n\nThis is the only time that it is shown. Callers send it as "Authorization: Bearer <key>", legacy ones as "token: <key>".`,
+    `${made.key}\n\nThe key is not shown again. Callers send it as "Authorization: Bearer <key>"; legacy callers as "token: <key>".`,
   );
 }
 
@@ -121,7 +121,7 @@ async function list(keys: Keys, json: boolean, now: number): Promise<void> {
     state: key.revokedAt !== null ? 'revoked' : key.expiresAt !== null && key.expiresAt <= now ? 'expired' : 'active',
   }));
   if (json) return await printJson(JSON.stringify(rows));
-  if (rows.length === 0) return await print('there are no keys; make one with: key create --name <name>');
+  if (rows.length === 0) return await print('no keys; create one with: key create --name <name>');
   for (const row of rows)
     await print(
       plain(
@@ -131,28 +131,27 @@ async function list(keys: Keys, json: boolean, now: number): Promise<void> {
 }
 
 async function revoke(keys: Keys, id: string, json: boolean, stopBatches: WithKeys['stopBatches']): Promise<void> {
-  if (!(await keys.revoke(id)))
-    throw new CommandError(`there is no active key ${JSON.stringify(id)}; key list shows all`);
+  if (!(await keys.revoke(id))) throw new CommandError(`no active key ${JSON.stringify(id)}; key list shows all keys`);
   const stopped = (await stopBatches(id)).length;
   if (json) return await print(JSON.stringify({ revoked: id, stopped_batches: stopped }));
-  const batches = stopped === 1 ? '1 batch of it was stopped' : `${stopped} batches of it were stopped`;
-  await print(`${id} is revoked; every instance refuses it within a second; ${batches}`);
+  const batches = stopped === 1 ? '1 batch cancelled' : `${stopped} batches cancelled`;
+  await print(`${id} is revoked; every instance refuses it within 1 s; ${batches}`);
 }
 
 function keyName(text: string): string {
-  if (text === '' || text.length > 100) throw new InvalidArgumentError('It takes 1 to 100 characters.');
+  if (text === '' || text.length > 100) throw new InvalidArgumentError('Expected 1 to 100 characters.');
   return text;
 }
 
 function scopeList(text: string): Scope[] {
   const named = splitList(text);
   const odd = named.find((each) => !scopes.includes(each as Scope));
-  if (odd !== undefined || named.length === 0) throw new InvalidArgumentError(`It takes ${scopes.join(', ')}.`);
+  if (odd !== undefined || named.length === 0) throw new InvalidArgumentError(`Expected ${scopes.join(', ')}.`);
   return named as Scope[];
 }
 
 function days(text: string): number {
   const count = Number(/^(\d{1,5})d$/.exec(text)?.[1]);
-  if (!(count >= 1)) throw new InvalidArgumentError('It takes days, such as 90d.');
+  if (!(count >= 1)) throw new InvalidArgumentError('Expected days, such as 90d.');
   return count;
 }

@@ -4,7 +4,7 @@ import { ofChannel } from '../channel-type.ts';
 import { type ConnectOptions, calling, connectTo, patienceMinutes } from '../connect.ts';
 import { onInterrupt } from '../interrupt.ts';
 import { messageLine } from '../output/message-line.ts';
-import { createWaiting } from '../output/outage-notice.ts';
+import { createOutageNotice } from '../output/outage-notice.ts';
 import { print } from '../output/output.ts';
 import { exit, sequence, wholeNumber } from '../usage.ts';
 
@@ -16,11 +16,12 @@ interface TailOptions extends ConnectOptions {
 }
 
 const about = `
-Prints seq, sender and payload, separated by tabs: text as it is, other bytes as base64. Once it has been connected it outlives restarts:
-it waits up to ${patienceMinutes} minutes for a service that is away, and resumes. A service that is not there at first is given up within seconds.
+Prints sequence, sender and payload, separated by tabs: UTF-8 text as it is, other bytes as base64. Once connected, it
+retries an unreachable service for up to ${patienceMinutes} minutes and resumes without gaps or repeats. A service that is unreachable at the
+start is an error within seconds.
 
-Exit codes: 0 after --count messages; 130 after Ctrl-C; 1 failed. Whoever reads and has had enough (| head -1) ends it too, with 0, but only when the
-next message comes: a pipe does not say so before. --count 1 ends at once.
+Exit codes: 0 after --count messages; 130 after Ctrl-C; 1 error. When the reader of a pipe exits (| head -1), tail exits
+with 0 once the next message arrives, because a pipe does not report it earlier. --count 1 exits at once.
 
 Examples:
   sendbatch tail 2 group123
@@ -30,12 +31,15 @@ Examples:
 
 export function addTail(program: Command): void {
   const command = ofChannel(
-    program.command('tail').summary('follow a channel').description('Follows a channel: a line a message.'),
+    program
+      .command('tail')
+      .summary('follow a channel')
+      .description('Follows a channel and prints one line per message.'),
   )
-    .option('--after <seq>', 'begin after this sequence', sequence, 0)
-    .option('--since-now, --from-now', 'only what comes from now on')
-    .option('--uid <uid>', 'only what this user may read')
-    .option('--count <n>', 'end after so many messages', wholeNumber(1, Number.MAX_SAFE_INTEGER));
+    .option('--after <seq>', 'start after this sequence', sequence, 0)
+    .option('--since-now, --from-now', 'only messages accepted from now on')
+    .option('--uid <uid>', 'only messages this user may read')
+    .option('--count <n>', 'exit after n messages', wholeNumber(1, Number.MAX_SAFE_INTEGER));
   calling(command)
     .addHelpText('after', about)
     .action(async (channelType: ChannelType, channelId: string, options: TailOptions) => {
@@ -49,16 +53,16 @@ async function tail(channelType: ChannelType, channelId: string, options: TailOp
   const channel = { channelType, channelId, afterSeq: BigInt(options.after), fromNow: options.fromNow === true };
   const stop = new AbortController();
   const interruption = onInterrupt(() => stop.abort());
-  const waiting = createWaiting();
+  const outage = createOutageNotice();
   let seen = 0;
   try {
     const watching = {
       signal: stop.signal,
-      onCaughtUp: () => waiting.answered(),
-      onResume: (error: unknown) => waiting.failed(error),
+      onCaughtUp: () => outage.answered(),
+      onResume: (error: unknown) => outage.failed(error),
     };
     for await (const message of client.tail({ channels: [channel], uid: options.uid ?? '' }, watching)) {
-      waiting.answered();
+      outage.answered();
       await print(messageLine(message, options.json === true));
       seen++;
       if (seen >= most) return exit.done;

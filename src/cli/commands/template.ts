@@ -10,16 +10,17 @@ import { note, paint, plain, print, printJson, visible } from '../output/output.
 import { CommandError, pair, templateName, withExamples } from '../usage.ts';
 
 const about = `
-The syntax is Liquid: {{ name }}, filters, if, for. A template of format json is escaped, and must come out as JSON. Needs the scope admin.
+Templates are written in Liquid: {{ name }}, filters, if, for. A template of format json escapes its variables and must
+render valid JSON. The commands need the scope admin.
 
-Exit codes: 0 done, 1 failed.
+Exit codes: 0 success, 1 error.
 
 Examples:
   sendbatch template create welcome welcome.liquid
   sendbatch template preview welcome@2 --var name=Ada
   echo 'Hello {{ name }}' | sendbatch template preview --file - --vars '{"name": "Ada"}'`;
 
-const rawAbout = 'control characters as they are, not as escapes';
+const rawAbout = 'print control characters as they are, not as escapes';
 
 type Format = 'text' | 'json';
 type Chosen = { readonly name: string; readonly version: number };
@@ -37,18 +38,19 @@ export function addTemplate(program: Command): void {
   const template = program
     .command('template')
     .summary('templates: create, ls, get, preview, delete')
-    .description('Stored templates of payloads.')
+    .description('Stored templates that render payloads.')
     .addHelpText('after', about);
-  const format = () => new Option('--format <format>', 'what it makes').choices(['text', 'json']).default('text');
+  const format = () =>
+    new Option('--format <format>', 'format of the rendered payload').choices(['text', 'json']).default('text');
   const named = (command: Command) =>
-    command.argument('<name[@version]>', 'the latest version, or this one', templateName);
+    command.argument('<name[@version]>', 'latest version, or the given one', templateName);
 
   const create = template
     .command('create')
-    .description('Stores a template, as the next version of its name.')
+    .description('Stores a template as the next version of its name.')
     .argument('<name>', 'letters, digits, ".", "_" and "-"')
-    .argument('<file>', 'its text; - is standard input')
-    .option('--encoding <name>', 'what the file is in (default utf-8)', encoding)
+    .argument('<file>', 'file of the template; - is standard input')
+    .option('--encoding <name>', 'encoding of the file (default utf-8)', encoding)
     .addOption(format());
   withExamples(calling(create), [
     'sendbatch template create welcome welcome.liquid',
@@ -59,13 +61,13 @@ export function addTemplate(program: Command): void {
       body: bodyIn(file, options.encoding),
       format: formats[options.format],
     });
-    await say(made.template, options, (each) => `${each.name}@${each.version} is stored; ${needs(each)}`);
+    await say(made.template, options, (each) => `${each.name}@${each.version} stored; ${needs(each)}`);
   });
 
-  withExamples(calling(template.command('ls').alias('list').description('Lists the latest version of each.')), [
-    'sendbatch template ls',
-    'sendbatch template ls --json | jq -r .name',
-  ]).action(async (options: ConnectOptions) => {
+  withExamples(
+    calling(template.command('ls').alias('list').description('Lists the latest version of each template.')),
+    ['sendbatch template ls', 'sendbatch template ls --json | jq -r .name'],
+  ).action(async (options: ConnectOptions) => {
     const { templates } = connectTo(options);
     let pageToken = '';
     do {
@@ -75,7 +77,9 @@ export function addTemplate(program: Command): void {
     } while (pageToken !== '');
   });
 
-  const get = named(template.command('get').description('Prints the text of one; --json tells all of it.'));
+  const get = named(
+    template.command('get').description('Prints the text of a template; --json prints all of its fields.'),
+  );
   withExamples(calling(get.option('--raw', rawAbout)), [
     'sendbatch template get welcome',
     'sendbatch template get welcome --raw > welcome.liquid',
@@ -88,13 +92,13 @@ export function addTemplate(program: Command): void {
 
   const preview = template
     .command('preview')
-    .description('Renders one, and prints the payload; nothing is stored or sent.')
-    .argument('[name[@version]]', 'a stored one; or --file', templateName)
-    .option('--file <file>', 'the text of one that is not stored; - is standard input')
-    .option('--encoding <name>', 'what the file is in (default utf-8)', encoding)
+    .description('Renders a template and prints the payload. Nothing is stored or sent.')
+    .argument('[name[@version]]', 'a stored template; or use --file', templateName)
+    .option('--file <file>', 'file of a template that is not stored; - is standard input')
+    .option('--encoding <name>', 'encoding of the file (default utf-8)', encoding)
     .option('--raw', rawAbout)
     .addOption(format())
-    .option('--var <name=value>', 'a variable; may be given more than once', pair)
+    .option('--var <name=value>', 'a variable; repeatable', pair)
     .option('--vars <json>', 'variables as a JSON object', jsonObject);
   withExamples(calling(preview), [
     'sendbatch template preview welcome@2 --var name=Ada',
@@ -102,17 +106,22 @@ export function addTemplate(program: Command): void {
   ]).action(previewOne);
 
   withExamples(
-    calling(template.command('delete').description('Deletes all versions of one.').argument('<name>', 'its name')),
+    calling(
+      template
+        .command('delete')
+        .description('Deletes all versions of a template.')
+        .argument('<name>', 'name of the template'),
+    ),
     ['sendbatch template delete welcome'],
   ).action(async (name: string, options: ConnectOptions) => {
     await connectTo(options).templates.deleteTemplate({ name });
-    await print(options.json ? '{}' : `${plain(name)} is deleted`);
+    await print(options.json ? '{}' : `${plain(name)} deleted`);
   });
 }
 
 async function previewOne(chosen: Chosen | undefined, options: PreviewOptions): Promise<void> {
   if ((chosen === undefined) === (options.file === undefined))
-    throw new CommandError('name a stored template, or give --file: one of them');
+    throw new CommandError('give either the name of a stored template or --file');
   const { payload } = await connectTo(options).templates.previewTemplate({
     ...chosen,
     ...(options.file === undefined
@@ -125,11 +134,11 @@ async function previewOne(chosen: Chosen | undefined, options: PreviewOptions): 
   await printText(text, options.raw === true);
 }
 
-/** Text of several lines. What a terminal would obey is shown, not sent. */
+/** Prints text of several lines; without --raw terminal controls are escaped. */
 async function printText(text: string, raw: boolean): Promise<void> {
   const shown = raw ? text : visible(text);
   await print(shown);
-  if (shown !== text) note('control characters are shown as escapes; --raw prints them');
+  if (shown !== text) note('control characters were printed as escapes; use --raw to print them as they are');
 }
 
 async function say(
@@ -137,7 +146,7 @@ async function say(
   { json }: ConnectOptions,
   words: (template: Template) => string,
 ): Promise<void> {
-  if (template === undefined) throw new CommandError('the service answered without the template');
+  if (template === undefined) throw new CommandError('the response of the service has no template');
   if (json) return await printJson(toJsonString(TemplateSchema, template));
   await print(words(template));
 }
@@ -151,7 +160,7 @@ function lineOf(template: Template): string {
 }
 
 function needs({ variables }: Template): string {
-  return variables.length === 0 ? 'it needs no variables' : `it needs ${plain(variables.join(', '))}`;
+  return variables.length === 0 ? 'no variables' : `variables: ${plain(variables.join(', '))}`;
 }
 
 function jsonObject(text: string): JsonObject {
@@ -159,7 +168,7 @@ function jsonObject(text: string): JsonObject {
     const value = parseExactly(text);
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value;
   } catch (error) {
-    throw new InvalidArgumentError(`It takes a JSON object: ${error instanceof Error ? error.message : error}.`);
+    throw new InvalidArgumentError(`Expected a JSON object: ${error instanceof Error ? error.message : error}.`);
   }
-  throw new InvalidArgumentError('It takes a JSON object.');
+  throw new InvalidArgumentError('Expected a JSON object.');
 }

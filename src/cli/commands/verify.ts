@@ -8,12 +8,12 @@ import { createProgress } from '../output/progress.ts';
 import { exit } from '../usage.ts';
 
 const about = `
-Checks, of every channel: that what is kept and what was swept is as much as its head says, that no once-only key is there twice, that ids rise with the
-sequence and are at most 2^53-1; and of all of them that no id is used twice. No message is changed or locked: the service may go on.
-It looks into the database, so it needs the service's own settings (DATABASE_URL, or DATA_DIR), and brings the schema
-up to date as a start of the service does.
+Checks every channel: stored and removed messages add up to its last sequence, no idempotency key occurs twice, ids grow
+with the sequence and are at most 2^53-1. Checks all channels together: no id occurs twice. Messages are neither changed
+nor locked, so the service can keep running. The command reads the database with the settings of the service (DATABASE_URL
+or DATA_DIR), and migrates the schema as a start of the service does.
 
-Exit codes: 0 all holds, 1 failed, 2 there are faults (each is a line), 130 interrupted.
+Exit codes: 0 no violations, 1 error, 2 violations found (one line each), 130 interrupted.
 
 Examples:
   DATABASE_URL=postgres://localhost/chat sendbatch verify
@@ -22,16 +22,16 @@ Examples:
 export function addVerify(program: Command): void {
   program
     .command('verify')
-    .summary('check the promises of the store')
-    .description('Checks the promises of the store, and names each fault.')
-    .option('--json', 'an object a fault, and a summary at the end')
+    .summary('check the integrity of the stored messages')
+    .description('Checks the integrity of the stored messages and prints each violation.')
+    .option('--json', 'print one JSON object per violation, and a summary at the end')
     .addHelpText('after', about)
     .action(async ({ json = false }: { json?: boolean }) => {
       process.exitCode = await runVerify(json);
     });
 }
 
-/** Channels are examined on as many connections at once. */
+/** Number of channels checked at the same time. */
 const connections = 4;
 
 async function runVerify(json: boolean): Promise<number> {
@@ -43,7 +43,7 @@ async function runVerify(json: boolean): Promise<number> {
   const found: ChannelViolation[] = [];
   progress.begin(0);
   try {
-    // Looking at all of a large channel takes its time.
+    // Reading a large channel takes longer than any usual statement timeout.
     await withDatabase({ poolSize: connections, statementTimeoutMs: 0 }, async (db) => {
       for await (const step of verify(db, connections)) {
         ({ channels, messages } = step);

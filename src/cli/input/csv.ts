@@ -1,15 +1,15 @@
-/** A row of CSV: its cells, or what is wrong with it alone. */
+/** A row of CSV: its cells, or why it is invalid. */
 export interface CsvRow {
-  /** The line that it begins on, from 1. */
+  /** Its first line, from 1. */
   readonly line: number;
-  /** As it stands there, without the line's end. */
+  /** As in the file, without the line end. */
   readonly text: string;
   readonly cells: readonly string[];
-  /** Set when the row cannot be read, and those after it can. */
+  /** Set if the row is invalid but the next ones can be read. */
   readonly fault?: string;
 }
 
-/** An error after which nobody can say where the next row begins. */
+/** An error after which the start of the next row is unknown. */
 export class CsvError extends Error {
   readonly line: number;
   constructor(line: number, message: string) {
@@ -18,16 +18,19 @@ export class CsvError extends Error {
   }
 }
 
-/** A payload is 64 KiB at most, base64 adds a third; a quote that is never closed must not take the rest of the file into memory. */
-const longestRow = 1024 * 1024;
+/**
+ * Bounds memory when a quote is never closed. A payload has at most 64 KiB; base64 adds a third.
+ */
+const maxRowChars = 1024 * 1024;
 
 const [quote, lineFeed, carriageReturn] = [0x22, 0x0a, 0x0d];
 type State = 'start' | 'plain' | 'quoted' | 'quote' | 'return';
 
 /**
- * Reads rows of CSV (RFC 4180) from text that comes in pieces. A quote may stand only around a whole cell, or doubled within it. A quote in a cell that does not begin
- * with one spoils its row alone, for the row's end is plain. A cell that goes on behind its closing quote, or a quote that is not closed, ends the file: what follows
- * could be text or rows. Lines end with LF or CRLF, or all of them with CR.
+ * Reads rows of CSV (RFC 4180) from text in pieces. Quotes enclose a whole cell, and are doubled
+ * within it. A quote in an unquoted cell makes its row invalid; the row's end is still certain.
+ * Text after a closing quote, or a quote that is never closed, is an error of the file: what
+ * follows could be text or rows. Lines end with LF or CRLF, or all with CR.
  */
 export class CsvReader {
   readonly #delimiter: number;
@@ -44,7 +47,7 @@ export class CsvReader {
   #wasQuoted = false;
   #isEscaped = false;
   #fault: string | undefined;
-  /** Whether lines end with CR alone; not known before the first one has ended. */
+  /** Whether lines end with CR alone; unknown before the first line end. */
   #endsByReturn: boolean | undefined;
 
   constructor(delimiter: string, firstLine = 1) {
@@ -53,7 +56,7 @@ export class CsvReader {
     this.#rowLine = firstLine;
   }
 
-  /** Rows that end within this piece. */
+  /** Yields the rows that end within this piece. */
   *push(piece: string): Generator<CsvRow> {
     this.#text = this.#text.slice(this.#rowAt) + piece;
     this.#at -= this.#rowAt;
@@ -64,19 +67,19 @@ export class CsvReader {
       const ended = this.#read(this.#text.charCodeAt(this.#at));
       if (ended !== undefined && !isEmpty(ended)) yield ended;
     }
-    if (this.#at - this.#rowAt > longestRow) throw this.#tooLong();
+    if (this.#at - this.#rowAt > maxRowChars) throw this.#tooLong();
   }
 
-  /** The row that ends with the file, if there is one. */
+  /** Yields the row that ends with the file, if any. */
   *end(): Generator<CsvRow> {
-    if (this.#state === 'quoted') throw new CsvError(this.#quoteLine, 'the quote that opens here is never closed');
+    if (this.#state === 'quoted') throw new CsvError(this.#quoteLine, 'the quote opened here is never closed');
     if (this.#rowAt === this.#text.length) return;
     if (this.#state === 'return') this.#endsByReturn = true;
     const row = this.#endRow(this.#state === 'return' ? this.#at - 1 : this.#at, this.#at);
     if (!isEmpty(row)) yield row;
   }
 
-  /** One character; a row when it ends by it. */
+  /** Reads one character; returns the row that it ends. */
   #read(char: number): CsvRow | undefined {
     switch (this.#state) {
       case 'start':
@@ -110,14 +113,12 @@ export class CsvReader {
   }
 
   #plain(char: number): CsvRow | undefined {
-    if (char === quote)
-      this.#fault ??=
-        'a quote in a cell that does not begin with one: quote the whole cell, and double the quotes in it';
+    if (char === quote) this.#fault ??= 'quote in an unquoted cell: quote the whole cell, and double the quotes in it';
     this.#cellEnd = this.#at;
     return this.#afterCell(char);
   }
 
-  /** Ends a cell where its delimiter or the line's end comes. */
+  /** Ends a cell at its delimiter or line end. */
   #afterCell(char: number): CsvRow | undefined {
     if (char === this.#delimiter) {
       this.#endCell();
@@ -127,17 +128,17 @@ export class CsvReader {
     if (char === lineFeed) return this.#endLine(this.#at);
     if (char !== carriageReturn) return undefined;
     if (this.#endsByReturn) return this.#endLine(this.#at);
-    // The first one, or one behind a quote: what comes next says whether the line ends by it.
+    // The first CR, or one after a quote: the next character tells whether it ends the line.
     if (this.#endsByReturn === undefined || this.#state === 'quote') this.#state = 'return';
     return undefined;
   }
 
-  /** Behind a closing quote nothing but a delimiter and the end of the line may come. */
+  /** Only a delimiter or a line end may follow a closing quote. */
   #assertEnded(char: number): undefined {
     if (this.#state === 'start' || this.#state === 'return') return undefined;
     throw new CsvError(
       this.#quoteLine,
-      `the quote that opens here is closed before the cell ends: ${JSON.stringify(String.fromCharCode(char))} follows; double the quotes within a cell, or remove those around a part of it`,
+      `the quote opened here is closed before the end of the cell (${JSON.stringify(String.fromCharCode(char))} follows): double quotes within a cell, or remove quotes around a part of it`,
     );
   }
 
@@ -171,17 +172,17 @@ export class CsvReader {
   }
 
   #endRow(end: number, next: number): CsvRow {
-    if (end - this.#rowAt > longestRow) throw this.#tooLong();
+    if (end - this.#rowAt > maxRowChars) throw this.#tooLong();
     const isPlain = this.#state === 'plain';
     if (this.#state === 'start') {
-      // Behind a last delimiter there is an empty cell.
+      // An empty cell follows a trailing delimiter.
       this.#cellAt = end;
       this.#wasQuoted = false;
       this.#isEscaped = false;
     }
     if (!this.#wasQuoted) this.#cellEnd = end;
     else if (this.#state === 'quote') this.#cellEnd = end;
-    // A line of CRLF whose CR was read as text.
+    // The CR of a CRLF was read as text.
     if (
       isPlain &&
       !this.#endsByReturn &&
@@ -208,20 +209,20 @@ export class CsvReader {
     return this.#state === 'quoted'
       ? new CsvError(
           this.#quoteLine,
-          `more than ${longestRow} characters follow the quote that opens here: is it never closed?`,
+          `more than ${maxRowChars} characters follow the quote opened here: it is probably never closed`,
         )
-      : new CsvError(this.#rowLine, `the row is longer than ${longestRow} characters`);
+      : new CsvError(this.#rowLine, `the row is longer than ${maxRowChars} characters`);
   }
 }
 
-/** An empty line is no row. */
+/** Empty lines are skipped. */
 function isEmpty({ cells, text }: CsvRow): boolean {
   return cells.length === 1 && text === '';
 }
 
 export const delimiters = [',', ';', '\t', '|'] as const;
 
-/** Cells of a line at each delimiter, outside quotes. */
+/** Splits a line at each delimiter outside quotes. */
 export function cellsBy(line: string, delimiter: string): string[] {
   const cells = [''];
   let isQuoted = false;

@@ -4,21 +4,23 @@ import { visible } from '../output/output.ts';
 import { CommandError } from '../usage.ts';
 import { FileFault } from './file-fault.ts';
 
-/** What a text is in, unless --encoding says otherwise. */
-export const usualEncoding = 'utf-8';
+/** The encoding without --encoding. */
+export const defaultEncoding = 'utf-8';
 
 /**
- * A parser of encodings: the labels of WHATWG that Node decodes. Only those in which a line's end is the byte 0x0A, whatever comes before it; and UTF-16.
+ * A parser of WHATWG encoding labels. Accepts encodings in which the byte 0x0A is always a line
+ * end, and UTF-16.
  */
 export function encoding(text: string): string {
   const known = labelOf(text);
   if (known === undefined || /^(iso-2022|replacement|x-user)/.test(known))
     throw new InvalidArgumentError(
-      'It takes utf-8, utf-16le, utf-16be, windows-1252 (and 1250 to 1258), gbk, gb18030, big5, shift_jis, euc-jp, euc-kr, koi8-r, iso-8859-2, …',
+      'Expected utf-8, utf-16le, utf-16be, windows-1252 (and 1250 to 1258), gbk, gb18030, big5, shift_jis, euc-jp, euc-kr, koi8-r, iso-8859-2, …',
     );
-  // Node 22.13 and some after it took windows-1252 for ISO 8859-1: 0x80 was a control character, not the euro.
+  // Node 22.13 and some later versions decode windows-1252 as ISO 8859-1: 0x80 becomes a control
+  // character, not the euro.
   if (known === 'windows-1252' && decoderOf(known).decode(Uint8Array.of(0x80)) !== '€')
-    throw new InvalidArgumentError(`Node ${process.version} decodes windows-1252 wrong; a newer one does not.`);
+    throw new InvalidArgumentError(`Node ${process.version} decodes windows-1252 incorrectly; use a newer version.`);
   return known;
 }
 
@@ -32,12 +34,12 @@ function labelOf(text: string): string | undefined {
 
 type Decoder = InstanceType<typeof TextDecoder>;
 
-/** Nothing is replaced, and a mark within the text is text. */
+/** Invalid bytes are errors, and a byte order mark within the text is text. */
 function decoderOf(label: string): Decoder {
   return new TextDecoder(label, { fatal: true, ignoreBOM: true });
 }
 
-/** Byte order marks, by what they say. */
+/** Byte order marks by encoding. */
 const marks: readonly (readonly [string, string])[] = [
   ['utf-8', 'efbbbf'],
   ['utf-16le', 'fffe'],
@@ -45,60 +47,60 @@ const marks: readonly (readonly [string, string])[] = [
   ['gb18030', '84319533'],
 ];
 
-/** What files are that are no text, by their first bytes in hex. */
+/** Descriptions of files that are not text, by their first bytes in hex. */
 const binaries: readonly (readonly [string, string])[] = [
-  ['504b0304', 'a ZIP archive: unpack it'],
-  ['fffe0000', 'UTF-32: save it as UTF-8, or pipe it: iconv -f utf-32 -t utf-8 FILE | sendbatch … -'],
-  ['0000feff', 'UTF-32: save it as UTF-8, or pipe it: iconv -f utf-32 -t utf-8 FILE | sendbatch … -'],
-  ['d0cf11e0', 'an old Excel or Word file (.xls, .doc): save it as "CSV UTF-8" there'],
+  ['504b0304', 'a ZIP archive: extract it'],
+  ['fffe0000', 'UTF-32: save it as UTF-8, or convert it: iconv -f utf-32 -t utf-8 FILE | sendbatch … -'],
+  ['0000feff', 'UTF-32: save it as UTF-8, or convert it: iconv -f utf-32 -t utf-8 FILE | sendbatch … -'],
+  ['d0cf11e0', 'an old Excel or Word file (.xls, .doc): save it as "CSV UTF-8"'],
   ['255044462d', 'a PDF'],
-  ['1f8b', 'packed by gzip: name it .gz, or pipe it: zcat FILE | sendbatch … -'],
-  ['28b52ffd', 'packed by zstd: pipe it: zstdcat FILE | sendbatch … -'],
-  ['425a6839314159265359', 'packed by bzip2: pipe it: bzcat FILE | sendbatch … -'],
-  ['fd377a585a00', 'packed by xz: pipe it: xzcat FILE | sendbatch … -'],
-  ['377abcaf271c', 'a 7-Zip archive: unpack it'],
-  ['526172211a07', 'a RAR archive: unpack it'],
+  ['1f8b', 'compressed by gzip: rename it to .gz, or pipe it: zcat FILE | sendbatch … -'],
+  ['28b52ffd', 'compressed by zstd: pipe it: zstdcat FILE | sendbatch … -'],
+  ['425a6839314159265359', 'compressed by bzip2: pipe it: bzcat FILE | sendbatch … -'],
+  ['fd377a585a00', 'compressed by xz: pipe it: xzcat FILE | sendbatch … -'],
+  ['377abcaf271c', 'a 7-Zip archive: extract it'],
+  ['526172211a07', 'a RAR archive: extract it'],
   ['53514c69746520666f726d6174203300', 'an SQLite database'],
   ['5041523115', 'a Parquet file'],
   ['4f626a01', 'an Avro file'],
-  ['89504e47', 'a picture'],
-  ['ffd8ff', 'a picture'],
-  ['7f454c46', 'a program'],
+  ['89504e47', 'an image'],
+  ['ffd8ff', 'an image'],
+  ['7f454c46', 'an executable'],
   ['7b5c727466', 'a document (RTF): save it as plain text'],
 ];
 
-/** What is wrong with a file by its beginning; undefined: it may be text. */
+/** Describes a file that is not text by its first bytes; undefined if it may be text. */
 function binaryBy(head: Buffer): string | undefined {
   const latin = head.toString('latin1');
   const hex = head.subarray(0, 16).toString('hex');
   const known = binaries.find(([signature]) => hex.startsWith(signature))?.[1];
   if (hex.startsWith('504b0304') && /xl\/|\[Content_Types\]|_rels\/|docProps\//.test(latin))
-    return 'an Excel workbook (.xlsx): save it as "CSV UTF-8" there';
+    return 'an Excel workbook (.xlsx): save it as "CSV UTF-8"';
   if (known !== undefined) return known;
-  if (latin.slice(257, 262) === 'ustar') return 'a tar archive: unpack it';
+  if (latin.slice(257, 262) === 'ustar') return 'a tar archive: extract it';
   return undefined;
 }
 
-/** Bytes that say what a file is: tar has its name at 257. */
+/** Bytes needed to recognize a file: tar has its signature at 257. */
 const headBytes = 512;
 
-/** Throws where a file is no text, or text of another encoding by its own mark. */
+/** Throws if a file is not text, or has the byte order mark of another encoding. */
 function assertText(head: Buffer, label: string): void {
   const binary = binaryBy(head.subarray(0, 64 * 1024));
   if (binary !== undefined) throw new CommandError(`it is ${binary}`);
   const mark = markOf(head);
   if (mark !== undefined && mark.encoding !== label)
     throw new CommandError(
-      label === usualEncoding
-        ? `it is ${mark.encoding}, by the mark at its beginning: give --encoding ${mark.encoding}`
-        : `it is ${mark.encoding}, by the mark at its beginning, not ${label}`,
+      label === defaultEncoding
+        ? `it is ${mark.encoding}, according to its byte order mark: use --encoding ${mark.encoding}`
+        : `it is ${mark.encoding}, according to its byte order mark, not ${label}`,
     );
   if (mark !== undefined || label.startsWith('utf-16')) return;
   const zeros = [0, 1].map((side) => head.filter((byte, at) => byte === 0 && at % 2 === side).length);
   const side = zeros.findIndex((count) => count * 4 >= head.length && count > 0);
   if (side !== -1)
     throw new CommandError(
-      `every second byte of it is 0, as in UTF-16: is it ${side === 1 ? 'utf-16le' : 'utf-16be'}? Then give --encoding`,
+      `every second byte is 0, as in UTF-16: if so, use --encoding ${side === 1 ? 'utf-16le' : 'utf-16be'}`,
     );
 }
 
@@ -108,8 +110,8 @@ function markOf(head: Buffer): { readonly encoding: string; readonly bytes: numb
   return encoding === undefined || mark === undefined ? undefined : { encoding, bytes: mark.length / 2 };
 }
 
-/** A file's text, whole: for templates and lists of names. */
-export function readText(file: string, label: string = usualEncoding): string {
+/** Reads the whole text of a file, for templates and lists of uids. */
+export function readText(file: string, label: string = defaultEncoding): string {
   const bytes = readFileSync(file === '-' ? 0 : file);
   const where = file === '-' ? 'standard input' : file;
   try {
@@ -121,15 +123,21 @@ export function readText(file: string, label: string = usualEncoding): string {
   }
 }
 
-/** The text of a template's file. Editors end a file with a line end, which would be in every message: it is left out. */
+/**
+ * The text of a template's file. Editors end a file with a line end, which would be in every
+ * message: it is left out.
+ */
 export function bodyIn(file: string, label?: string): string {
   return readText(file, label).replace(/\r?\n$/, '');
 }
 
-/** A line's bytes at most: a message to 10,000 receivers takes 2.6 MB; a file of one line without end must not go into memory. */
-const longestLine = 8 * 1024 * 1024;
+/** Bounds memory for a file without line ends. A message to 10,000 receivers takes 2.6 MB. */
+const maxLineBytes = 8 * 1024 * 1024;
 
-/** Text of a stream of bytes, in pieces that end with whole lines. What cannot be decoded ends it by an error that names line and byte. */
+/**
+ * Decodes a stream to pieces that end with complete lines. Throws an error with line and byte where
+ * it cannot be decoded.
+ */
 export async function* decodeLines(input: AsyncIterable<Buffer>, label: string): AsyncGenerator<string> {
   let held: Buffer[] = [];
   let heldBytes = 0;
@@ -139,7 +147,7 @@ export async function* decodeLines(input: AsyncIterable<Buffer>, label: string):
     if (blocks !== undefined) return all;
     assertText(all, label);
     if (/^\s*<(!doctype html|html|\?xml)/i.test(all.subarray(0, headBytes).toString('latin1')))
-      throw new CommandError('it is HTML or XML, not a table or NDJSON');
+      throw new CommandError('it is HTML or XML, not CSV or NDJSON');
     const skip = markOf(all)?.bytes ?? 0;
     blocks = new BlockDecoder(label, skip);
     return all.subarray(skip);
@@ -148,14 +156,15 @@ export async function* decodeLines(input: AsyncIterable<Buffer>, label: string):
     held.push(chunk);
     heldBytes += chunk.length;
     if (blocks === undefined && heldBytes < headBytes) continue;
-    // Most chunks have an end of a line; where none has, they are joined only when they have become twice as many.
-    if (blocks !== undefined && !chunk.includes(lineFeed) && heldBytes < longestLine) continue;
+    // Most chunks contain a line end. Chunks without one are joined only when their number has
+    // doubled.
+    if (blocks !== undefined && !chunk.includes(lineFeed) && heldBytes < maxLineBytes) continue;
     const bytes = take();
     const end = endOfLines(bytes, label);
     if (end > 0) yield* (blocks as unknown as BlockDecoder).decode(bytes.subarray(0, end));
     const rest = bytes.subarray(end);
-    if (rest.length > longestLine)
-      throw new FileFault((blocks as unknown as BlockDecoder).line, `the line is longer than ${longestLine} bytes`);
+    if (rest.length > maxLineBytes)
+      throw new FileFault((blocks as unknown as BlockDecoder).line, `the line is longer than ${maxLineBytes} bytes`);
     held = rest.length === 0 ? [] : [rest];
     heldBytes = rest.length;
   }
@@ -175,7 +184,7 @@ function endOfLines(bytes: Buffer, label: string): number {
     return 0;
   }
   const end = bytes.lastIndexOf(lineFeed) + 1;
-  return end > 0 || bytes.length < longestLine / 8 ? end : bytes.lastIndexOf(0x0d) + 1;
+  return end > 0 || bytes.length < maxLineBytes / 8 ? end : bytes.lastIndexOf(0x0d) + 1;
 }
 
 /** Decodes pieces of whole lines, and knows where each begins. */
@@ -191,13 +200,13 @@ class BlockDecoder {
     this.#byte = firstByte;
   }
 
-  /** The text of whole lines. Those before one that cannot be decoded come first. */
+  /** Decodes complete lines. Yields the lines before one that cannot be decoded, then throws. */
   *decode(block: Buffer): Generator<string> {
     let text: string | undefined;
     try {
       text = this.#decoder.decode(block);
     } catch {
-      // Below.
+      // Decoded line by line below.
     }
     if (text !== undefined) {
       this.#byte += block.length;
@@ -209,7 +218,7 @@ class BlockDecoder {
     throw this.#faultOf(block.subarray(lineAt));
   }
 
-  /** Where the first line begins that cannot be decoded; of UTF-16 the block itself. */
+  /** Start of the first line that cannot be decoded; 0 for UTF-16. */
   #badLineOf(block: Buffer): number {
     if (this.#label.startsWith('utf-16')) return 0;
     for (let from = 0; ; ) {
@@ -224,7 +233,7 @@ class BlockDecoder {
     }
   }
 
-  /** The first byte that cannot be decoded, by its line and place. */
+  /** Locates the first invalid byte by line and offset. */
   #faultOf(block: Buffer): FileFault {
     const decoder = decoderOf(this.#label);
     let good = 0;
@@ -237,15 +246,15 @@ class BlockDecoder {
       }
       decoder.decode();
     } catch {
-      // It is behind what was good.
+      // The invalid byte follows the last good one.
     }
     const wide = this.#label.startsWith('utf-16');
     const byte = (block[good] ?? 0).toString(16).padStart(2, '0').toUpperCase();
-    const ofLine = wide ? '' : `, ${good + 1} of its line`;
-    const guesses = this.#label === usualEncoding ? hints(block.subarray(0, 2000), good) : '';
+    const ofLine = wide ? '' : `, byte ${good + 1} of its line`;
+    const guesses = this.#label === defaultEncoding ? hints(block.subarray(0, 2000), good) : '';
     return new FileFault(
       this.line + count(text),
-      `byte ${this.#byte + good + 1} (0x${byte}${ofLine}) is not ${this.#label === usualEncoding ? 'UTF-8' : this.#label}${guesses}`,
+      `byte ${this.#byte + good + 1} (0x${byte}${ofLine}) is not valid ${this.#label === defaultEncoding ? 'UTF-8' : this.#label}${guesses}`,
     );
   }
 }
@@ -256,11 +265,14 @@ function count(text: string): number {
   return lines;
 }
 
-/** What the place would read as in other encodings: a person can tell, a program only guesses. */
+/**
+ * Shows the text around the invalid byte in other encodings, so that the operator can recognize the
+ * right one.
+ */
 function hints(line: Buffer, at: number): string {
   const read = ['windows-1252', 'gb18030', 'big5', 'shift_jis'].flatMap((label) => {
     try {
-      // The line may be cut here, within a character.
+      // The line may be cut in the middle of a character.
       const text = decoderOf(label).decode(line, { stream: true });
       const from = Math.max(0, decoderOf(label).decode(line.subarray(0, at), { stream: true }).length - 8);
       const end = text.indexOf('\n', from) === -1 ? undefined : text.indexOf('\n', from);

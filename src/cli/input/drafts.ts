@@ -16,7 +16,7 @@ import type { Columns } from './columns.ts';
 import { parseExactly } from './exact-json.ts';
 import type { Entry } from './source.ts';
 
-/** The fields of a message that a column can fill, and an option for the rows that have none. */
+/** The fields of a message that a column can fill, or an option for rows without a value. */
 export const fields = [
   'from_uid',
   'channel_id',
@@ -32,18 +32,21 @@ export const fields = [
 ] as const;
 export type Field = (typeof fields)[number];
 
-/** How entries become messages. */
+/** How entries are converted to messages. */
 export interface Mapping {
-  /** What options say for all: of CSV in place of the column, unless `columns` names one, whose empty cells they fill. */
+  /**
+   * Values of options, for all entries. In CSV they replace the column, unless `columns` names it:
+   * then they fill its empty cells.
+   */
   readonly defaults: Readonly<Partial<Record<Field, string>>>;
-  /** Columns that the operator names for fields. */
+  /** Columns named by --column. */
   readonly columns: Columns;
-  /** Columns that look like fields and are none. */
+  /** Columns that look like fields but are none. */
   readonly ignored: readonly string[];
-  /** What makes the payload of a row: with it all columns are variables. */
+  /** Renders the payload of a row, with all columns as variables. */
   readonly template: { readonly name: string; readonly version: number } | undefined;
   readonly payloadBase64: boolean;
-  /** Whether a message may say when it is sent: in a batch of the background. */
+  /** Whether messages may have a send_at: in submitted batches. */
   readonly takesSendAt: boolean;
 }
 
@@ -52,7 +55,10 @@ const flags: ReadonlySet<string> = new Set(['red_dot', 'no_persist', 'sync_once'
 
 const validator = createValidator();
 
-/** Makes messages of entries; a text is what is wrong with one. A message that breaks a rule would make its whole call malformed. */
+/**
+ * Converts entries to messages; a string says why an entry is invalid. Checked here, because one
+ * invalid message would make its whole call invalid.
+ */
 export function createDrafts(mapping: Mapping): (entry: Entry, columns: Columns) => MessageDraft | string {
   const defaults = toJson(mapping.defaults);
   return ({ content }, columns) => {
@@ -61,7 +67,7 @@ export function createDrafts(mapping: Mapping): (entry: Entry, columns: Columns)
       const draft =
         'row' in content ? ofRow(content.row, columns, { mapping, defaults }) : ofLine(content.json, mapping, defaults);
       if (draft.sendAt !== undefined && !mapping.takesSendAt)
-        return 'send_at: send sends now; batch submit takes messages with a time';
+        return 'send_at: send sends at once; batch submit accepts messages with a time';
       const result = validator.validate(MessageDraftSchema, draft);
       if (result.kind === 'valid') return draft;
       if (result.kind === 'error') return result.error.message;
@@ -82,11 +88,11 @@ function words({ ruleId, message, field }: Violation): string {
   return violationMessage({ id: ruleId, said: message, values });
 }
 
-/** What is wrong with a line, without the names that the contract has for it. */
+/** The error of a line, without the type names of the contract. */
 function plainly(message: string): string {
   const shape =
     /^cannot decode message [\w.]+ from JSON: (?:Array\(\d+\)|object|string|number|boolean|null|true|false|-?\d.*|".*")$/s;
-  if (shape.test(message)) return 'a line must be an object in JSON, a message';
+  if (shape.test(message)) return 'a line must be a JSON object';
   return message
     .replace(/^cannot decode message sendbatch\.v1\.\w+ from JSON: /, '')
     .replace(/^cannot decode field sendbatch\.v1\.\w+\.(\w+) from JSON: /, '$1: ');
@@ -104,7 +110,10 @@ function ofLine(text: string, mapping: Mapping, defaults: JsonObject): MessageDr
   return withDefaults(draft, own, { mapping, defaults });
 }
 
-/** Fills what a line does not say. A line that says something else than an option of the operator's is at fault: either could be what was meant. */
+/**
+ * Fills fields that a line does not have. A line that contradicts an option is invalid: either
+ * could be what was meant.
+ */
 function withDefaults(draft: MessageDraft, own: JsonObject, { mapping, defaults }: Filled): MessageDraft {
   const header = (own.header ?? {}) as JsonObject;
   for (const [field, wanted] of Object.entries(mapping.defaults)) {
@@ -115,7 +124,7 @@ function withDefaults(draft: MessageDraft, own: JsonObject, { mapping, defaults 
       field === 'channel_type' ? channelTypeOf(String(said)) === channelTypeOf(wanted) : String(said) === wanted;
     if (!same)
       throw new Error(
-        `${field} is ${JSON.stringify(said)}, and --${field.replaceAll('_', '-')} says ${JSON.stringify(wanted)}: remove one of them`,
+        `${field} is ${JSON.stringify(said)}, but --${field.replaceAll('_', '-')} is ${JSON.stringify(wanted)}: remove one of them`,
       );
   }
   const filled = fromJson(MessageDraftSchema, defaults);
@@ -130,13 +139,13 @@ function withDefaults(draft: MessageDraft, own: JsonObject, { mapping, defaults 
   return merged;
 }
 
-/** What options fill in. */
+/** The mapping, and its defaults as JSON. */
 interface Filled {
   readonly mapping: Mapping;
   readonly defaults: JsonObject;
 }
 
-/** Under one kind of names. */
+/** Converts the names of a header's flags to snake_case. */
 function headerJson(header: JsonObject): JsonObject {
   return Object.fromEntries(
     Object.entries(header).map(([name, value]) => [
@@ -146,16 +155,16 @@ function headerJson(header: JsonObject): JsonObject {
   );
 }
 
-/** The message of a line of a report of what was refused; undefined: it is no such line. */
+/** The message in a line of a report of refused entries; undefined if it is another line. */
 function reportedDraft(line: JsonObject): JsonObject | undefined {
   const { draft, reason, message, text } = line;
   if (typeof reason !== 'string' || typeof message !== 'string') return undefined;
   if (typeof draft === 'object' && draft !== null && !Array.isArray(draft)) return draft;
   if (typeof text !== 'string') return undefined;
-  // It was no message: what it was is in `text`, for whoever corrects it.
+  // The entry was invalid: `text` has it, and the operator may have corrected it.
   const again = text.trimStart().startsWith('{') ? parseExactly(text) : undefined;
   if (typeof again === 'object' && again !== null && !Array.isArray(again)) return again;
-  throw new Error(`was refused before, and is no message: ${message}`);
+  throw new Error(`refused before as invalid: ${message}`);
 }
 
 function ofRow(row: Readonly<Record<string, string>>, columns: Columns, { mapping, defaults }: Filled): MessageDraft {
@@ -186,7 +195,7 @@ function named(field: string, check: (text: string) => void, text: string): void
   }
 }
 
-/** Text as the contract's JSON has the fields: numbers as numbers, flags in the header. */
+/** Converts texts to the JSON of the contract: numbers as numbers, flags in the header. */
 function toJson(values: Readonly<Partial<Record<Field, string>>>): JsonObject {
   const json: JsonObject = {};
   const header: JsonObject = {};
@@ -199,18 +208,18 @@ function toJson(values: Readonly<Partial<Record<Field, string>>>): JsonObject {
   return json;
 }
 
-/** 1 to 12, or a name, as the commands take it; also a whole one of the contract's. */
+/** Parses 1 to 12, a name as in commands, or a name of the contract (CHANNEL_TYPE_…). */
 function channelTypeOf(text: string): number {
   try {
     return channelType(text.trim().replace(/^CHANNEL_TYPE_/, ''));
   } catch (error) {
-    const what = error instanceof Error ? error.message.replace(/^It takes /, '').replace(/\.$/, '') : '';
-    throw new Error(`channel_type takes ${what}, not ${JSON.stringify(text)}`, { cause: error });
+    const what = error instanceof Error ? error.message.replace(/^Expected /, '').replace(/\.$/, '') : '';
+    throw new Error(`channel_type must be ${what}, not ${JSON.stringify(text)}`, { cause: error });
   }
 }
 
 function numberOf(name: string, text: string): number {
-  if (!/^\s*\d{1,10}\s*$/.test(text)) throw new Error(`${name} takes a whole number, not ${JSON.stringify(text)}`);
+  if (!/^\s*\d{1,10}\s*$/.test(text)) throw new Error(`${name} must be a whole number, not ${JSON.stringify(text)}`);
   return Number(text);
 }
 

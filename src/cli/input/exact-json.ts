@@ -2,7 +2,10 @@ import type { JsonValue } from '@bufbuild/protobuf';
 
 const tokens = /"(?:[^"\\]|\\.)*"|[{}[\]]|[^\s{}[\],:"]+|[,:]/gs;
 
-/** Parses JSON that is the same when it is read: whole numbers above 2^53 and a name that is given twice are refused, for JSON.parse changes the one and drops the other. */
+/**
+ * Parses JSON without loss: refuses integers above 2^53-1, which JSON.parse rounds, and duplicate
+ * names, of which it keeps one.
+ */
 export function parseExactly(text: string): JsonValue {
   const value = JSON.parse(text) as JsonValue;
   if (typeof value === 'object' && value !== null) assertExact(text);
@@ -13,7 +16,7 @@ export function parseExactly(text: string): JsonValue {
 interface Level {
   readonly names: Set<string> | undefined;
   path: string;
-  /** Objects: whether a name comes next. Arrays: how many there were. */
+  /** Objects: whether a name comes next. */
   name: boolean;
   index: number;
 }
@@ -31,7 +34,7 @@ function assertExact(text: string): void {
     } else if (token === ':' && level !== undefined) level.name = false;
     else if (token.startsWith('"') && level?.name) {
       level.path = JSON.parse(token) as string;
-      if (level.names?.has(level.path)) throw new Error(`${pathOf(levels)} is there twice`);
+      if (level.names?.has(level.path)) throw new Error(`${pathOf(levels)} occurs twice`);
       level.names?.add(level.path);
     } else if (/^-?\d/.test(token)) assertNumber(token, pathOf(levels));
   }
@@ -42,7 +45,7 @@ function assertNumber(token: string, path: string): void {
   const where = path === '' ? '' : `${path}: `;
   if (!Number.isFinite(value)) throw new Error(`${where}${token} is too large for a number`);
   if (Number.isInteger(value) && !Number.isSafeInteger(value))
-    throw new Error(`${where}${token} is above 2^53-1, and would be changed: write it as a string`);
+    throw new Error(`${where}${token} is above 2^53-1 and would be rounded: write it as a string`);
 }
 
 function pathOf(levels: readonly Level[]): string {

@@ -1,8 +1,8 @@
 import { CommandError } from '../usage.ts';
 
-/** What ends a file where it stands: nothing behind it can be read. */
+/** An error of a file after which nothing more can be read. */
 export class FileFault extends CommandError {
-  /** The line that is at fault. */
+  /** The invalid line. */
   readonly line: number;
   readonly why: string;
 

@@ -8,12 +8,12 @@ import { channelType } from '../channel-type.ts';
 import type { Connection, ConnectOptions } from '../connect.ts';
 import { CommandError, pair, templateName, wholeNumber } from '../usage.ts';
 import { type Columns, resolveColumns } from './columns.ts';
-import { bodyIn, encoding, usualEncoding } from './decode.ts';
+import { bodyIn, defaultEncoding, encoding } from './decode.ts';
 import { fields, type Mapping } from './drafts.ts';
-import { fileTroubles } from './fs-error-messages.ts';
+import { fsErrorMessages } from './fs-error-messages.ts';
 import { type Entry, openSource, type Shape, type Source, shapeOf } from './source.ts';
 
-/** How a file of messages is read. */
+/** Options of commands that read a file of messages. */
 export interface ReadingOptions extends ConnectOptions {
   readonly input?: Shape;
   readonly delimiter?: string;
@@ -34,65 +34,61 @@ export interface ReadingOptions extends ConnectOptions {
   readonly unique?: string;
 }
 
-/** What the options come to. */
+/** The checked options. */
 export interface Reading {
   readonly shape: Shape;
-  /** Undefined: by the header line. */
+  /** Undefined: detected in the header line. */
   readonly delimiter: string | undefined;
   readonly encoding: string;
   readonly mapping: Mapping;
   readonly templates: readonly RequestTemplate[];
-  /** The column or field of which a value counts once. */
+  /** The column or field whose values must be unique. */
   readonly unique: string | undefined;
 }
 
 export const aboutFiles = `
-Files, by their names:
-  *.ndjson, *.jsonl   a message a line, with the fields of the JSON routes ("payload" is base64); or the report of what an
-                      earlier run refused
-  *.csv, *.tsv        a message a row, under a header line. Columns with these names fill the message's fields:
+File formats, by name:
+  *.ndjson, *.jsonl   one message per line, with the fields of the JSON routes ("payload" is base64); or the report of
+                      refused entries of an earlier run
+  *.csv, *.tsv        one message per row, after a header line. Columns with these names fill the fields of the message:
                       ${fields.join(', ').replace(/^(.{60,80},) /, '$1\n                      ')};
-                      "payload" (text) is its content, unless a template makes it: then every column is a variable
-                      of it. An option such as --from-uid is for all rows, and a column of that field is read only where
-                      --column names it (the option then fills its empty cells). A line of NDJSON that says something
-                      else than an option is refused. send_at is for batch submit.
-  *.gz                any of these, packed
+                      "payload" (text) is the payload. With a template, every column is a variable of it instead.
+                      An option such as --from-uid applies to all rows; a column of that field is then read only if
+                      --column names it, and the option fills its empty cells. A line of NDJSON that contradicts an
+                      option is refused. send_at is for batch submit.
+  *.gz                any of these, compressed
   -                   standard input (NDJSON, or --input csv)
-Text is UTF-8; what is not ends the file at its line, unless --encoding says what it is. Columns are separated as the header
-line shows, or by --delimiter. A row that cannot be read is refused by itself; a quote that is never closed, or closed within
-a cell, ends the file at its line.`;
+Text is UTF-8, or in the encoding given by --encoding; an invalid byte ends the file at its line. The delimiter is detected
+in the header line, or set by --delimiter. An invalid row is refused on its own; a quote that is never closed, or closed
+within a cell, ends the file at its line.`;
 
 /** The file of messages that a command takes, and how to read it. */
 export function readingFile(command: Command): Command {
   return command
-    .argument('<file>', 'NDJSON, CSV or TSV, also .gz; - is standard input')
+    .argument('<file>', 'NDJSON, CSV or TSV, optionally .gz; - is standard input')
     .addOption(
-      new Option('--input <format>', 'what the file holds, when its name does not say').choices(['ndjson', 'csv']),
+      new Option('--input <format>', 'format of the file, if its name does not tell').choices(['ndjson', 'csv']),
     )
-    .option('--delimiter <character>', 'between columns of CSV (default: as the header line shows)', oneCharacter)
+    .option('--delimiter <character>', 'delimiter of CSV (default: detected in the header line)', oneCharacter)
     .option(
       '--encoding <name>',
-      'what the file is in, such as windows-1252, gb18030, utf-16le (default utf-8)',
+      'encoding of the file, such as windows-1252, gb18030, utf-16le (default utf-8)',
       encoding,
     )
-    .option('--template <name[@version]>', 'a stored template makes the payload of a row', templateName)
-    .option('--template-file <file>', 'a template of this run alone makes it')
-    .addOption(new Option('--format <format>', 'what --template-file makes').choices(['text', 'json']).default('text'))
-    .option('--from-uid <uid>', 'the sender of all')
-    .option('--channel-type <type>', 'the type of all channels: 1 to 12, or a name', channelType)
-    .option('--channel-id <id>', 'the channel of all')
-    .option('--expire <seconds>', 'how long all messages live', wholeNumber(0, 2 ** 32 - 1))
-    .option('--tag-key <word>', 'the tag of all')
-    .option('--red-dot', 'all count as unread')
-    .option('--channel-id-column <name>', 'the column that is the channel’s id (default channel_id)')
-    .option('--column <field=name>', 'the column that is any field, or payload; may be given more than once', column)
-    .option(
-      '--ignore-column <name>',
-      'a column that looks like a field and is none; may be given more than once',
-      collect,
-    )
+    .option('--template <name[@version]>', 'stored template that renders the payload of each row', templateName)
+    .option('--template-file <file>', 'file with a template for this run only')
+    .addOption(new Option('--format <format>', 'format of --template-file').choices(['text', 'json']).default('text'))
+    .option('--from-uid <uid>', 'sender of all messages')
+    .option('--channel-type <type>', 'channel type of all messages: 1 to 12, or a name', channelType)
+    .option('--channel-id <id>', 'channel of all messages')
+    .option('--expire <seconds>', 'lifetime of all messages', wholeNumber(0, 2 ** 32 - 1))
+    .option('--tag-key <word>', 'tag of all messages')
+    .option('--red-dot', 'all messages count as unread')
+    .option('--channel-id-column <name>', 'column with the channel id (default channel_id)')
+    .option('--column <field=name>', 'column for a field or payload; repeatable', column)
+    .option('--ignore-column <name>', 'column that looks like a field but is none; repeatable', collect)
     .option('--payload-base64', 'the payload column is base64')
-    .option('--unique <column>', 'rows after the first with the same value there are dropped, and counted');
+    .option('--unique <column>', 'drop rows whose value in this column occurred before; they are counted');
 }
 
 export async function readingOf(
@@ -100,16 +96,19 @@ export async function readingOf(
   options: ReadingOptions,
   { connection, takesSendAt }: { readonly connection: Connection; readonly takesSendAt: boolean },
 ): Promise<Reading> {
-  if (file !== '-' && !existsSync(file)) throw new CommandError(`${file} ${fileTroubles.ENOENT}`);
-  if (file !== '-' && statSync(file).isDirectory()) throw new CommandError(`${file} ${fileTroubles.EISDIR}`);
+  if (file !== '-' && !existsSync(file)) throw new CommandError(`${file} ${fsErrorMessages.ENOENT}`);
+  if (file !== '-' && statSync(file).isDirectory()) throw new CommandError(`${file} ${fsErrorMessages.EISDIR}`);
   const shape = options.input ?? shapeOf(file);
   if (options.template !== undefined && options.templateFile !== undefined)
-    throw new CommandError('--template and --template-file exclude each other');
+    throw new CommandError('--template and --template-file must not be set together');
   const templated = options.template !== undefined || options.templateFile !== undefined;
   if (shape === 'ndjson') {
-    if (templated) throw new CommandError('--template… are for CSV: a line of NDJSON names its template itself');
+    if (templated)
+      throw new CommandError('--template and --template-file are for CSV: a line of NDJSON names its template');
     if ([options.column, options.channelIdColumn, options.ignoreColumn].some((each) => each !== undefined))
-      throw new CommandError('--column… are for CSV: a line of NDJSON names its fields itself');
+      throw new CommandError(
+        '--column, --channel-id-column and --ignore-column are for CSV: a line of NDJSON names its fields',
+      );
   }
   if (templated && options.payloadBase64) throw new CommandError('--payload-base64 is for files without a template');
   const templates = options.templateFile === undefined ? [] : [templateIn(options.templateFile, options.format)];
@@ -120,7 +119,7 @@ export async function readingOf(
   return {
     shape,
     delimiter: options.delimiter,
-    encoding: options.encoding ?? usualEncoding,
+    encoding: options.encoding ?? defaultEncoding,
     mapping: { ...mappingOf(options), template, takesSendAt },
     templates,
     unique: options.unique,
@@ -148,12 +147,12 @@ function mappingOf(options: ReadingOptions): Omit<Mapping, 'template' | 'takesSe
   };
 }
 
-/** A file as it is read, with the columns of its header line. */
+/** An open file of messages. */
 export interface Opened {
   readonly source: Source;
-  /** Of CSV, once the first entry has come. */
+  /** The columns of CSV, once the first entry was read. */
   columns(): Columns;
-  /** Whether an entry repeats the value of --unique. */
+  /** Whether the --unique value of an entry occurred before. */
   repeats(entry: Entry): boolean;
 }
 
@@ -177,7 +176,7 @@ export function openReading(
       columns = resolved.columns;
       if (unique !== undefined && !header.includes(unique))
         throw new CommandError(
-          `there is no column ${JSON.stringify(unique)} for --unique; the header line has: ${header.join(', ')}`,
+          `no column ${JSON.stringify(unique)} for --unique; the header line has: ${header.join(', ')}`,
         );
       for (const each of resolved.notes) onNote(each);
     },
@@ -195,7 +194,7 @@ export function openReading(
   };
 }
 
-/** What a row or line has under a name; undefined: nothing, which repeats nothing. */
+/** The value of a column or field; undefined if there is none. */
 function valueIn({ content }: Entry, name: string): string | undefined {
   if ('row' in content) return content.row[name] || undefined;
   if (!('json' in content)) return undefined;
@@ -207,7 +206,10 @@ function valueIn({ content }: Entry, name: string): string | undefined {
   }
 }
 
-/** The version that is the latest now, so that a run that goes on tomorrow renders the same; who may not look at templates takes the latest each time. */
+/**
+ * Pins the latest version, so that a resumed run renders the same. Without the scope to read
+ * templates it stays unpinned.
+ */
 async function pinned(
   wanted: { readonly name: string; readonly version: number },
   { templates }: Connection,
@@ -224,7 +226,7 @@ async function pinned(
 function templateIn(file: string, format: 'json' | 'text') {
   const body = bodyIn(file);
   return {
-    // By what it holds: reports of several runs, each with its template, can be sent as one file.
+    // Named by content: reports of several runs, each with its template, can be sent as one file.
     name: `file-${createHash('sha256').update(`${format} ${body}`).digest('hex').slice(0, 16)}`,
     body,
     format: format === 'json' ? TemplateFormat.JSON : TemplateFormat.TEXT,
@@ -237,7 +239,7 @@ function collect(text: string, before: readonly string[] = []): string[] {
 
 function oneCharacter(text: string): string {
   const character = text === '\\t' || text === 'tab' ? '\t' : text;
-  if (character.length !== 1 || /["\r\n]/.test(character)) throw new InvalidArgumentError('It takes one character.');
+  if (character.length !== 1 || /["\r\n]/.test(character)) throw new InvalidArgumentError('Expected one character.');
   return character;
 }
 
@@ -246,6 +248,6 @@ function column(text: string, before?: Record<string, string>): Record<string, s
   const odd = Object.keys(columns).find(
     (field) => field !== 'payload' && !(fields as readonly string[]).includes(field),
   );
-  if (odd !== undefined) throw new InvalidArgumentError(`The fields are payload, ${fields.join(', ')}.`);
+  if (odd !== undefined) throw new InvalidArgumentError(`Expected payload, ${fields.join(', ')}.`);
   return columns;
 }

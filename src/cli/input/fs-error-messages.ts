@@ -1,8 +1,8 @@
-/** What is wrong with a file, after its name, by the code of the error; Node has words of its own for these. */
-export const fileTroubles: Readonly<Record<string, string>> = {
-  ENOENT: 'is not there',
+/** Descriptions of file errors by error code, to be printed after the file's name. */
+export const fsErrorMessages: Readonly<Record<string, string>> = {
+  ENOENT: 'does not exist',
   EISDIR: 'is a folder, not a file',
-  EACCES: 'is not open to this user',
-  Z_DATA_ERROR: 'is damaged, or was not packed by gzip',
-  Z_BUF_ERROR: 'ends too early: it was cut',
+  EACCES: 'is not accessible to this user',
+  Z_DATA_ERROR: 'is damaged or not compressed by gzip',
+  Z_BUF_ERROR: 'is truncated',
 };

@@ -3,14 +3,14 @@ import type { Entry } from './source.ts';
 
 type NamedTemplate = RequestTemplate & { readonly name: string };
 
-/** Templates of the run that refused a message, as its report has them in the first line that may need them. */
+/** Templates of an earlier run, which its report contains in the first line that may need them. */
 export function reportedTemplates({ content }: Entry): readonly NamedTemplate[] {
   if (!('json' in content) || !content.json.includes('"templates"')) return [];
   try {
     const { templates, reason } = JSON.parse(content.json) as { templates?: unknown; reason?: unknown };
     return Array.isArray(templates) && typeof reason === 'string' ? templates.filter(isTemplate) : [];
   } catch {
-    // What is wrong with the line is said where its message is made.
+    // An invalid line is reported where its message is created.
     return [];
   }
 }

@@ -5,25 +5,25 @@ import { CommandError } from '../usage.ts';
 import { CsvError, CsvReader, type CsvRow, cellsBy, delimiters } from './csv.ts';
 import { decodeLines } from './decode.ts';
 import { FileFault } from './file-fault.ts';
-import { fileTroubles } from './fs-error-messages.ts';
+import { fsErrorMessages } from './fs-error-messages.ts';
 
-/** One entry of a file: a line of NDJSON, or a row of CSV. */
+/** An entry of a file: a line of NDJSON or a row of CSV. */
 export interface Entry {
-  /** The line that it begins on, from 1. */
+  /** Its first line, from 1. */
   readonly line: number;
-  /** As it stands there. */
+  /** As in the file. */
   readonly text: string;
-  /** What it holds: a row's columns by their names, or a line as it is. */
+  /** The cells of a row by column, the text of a line, or why the row is invalid. */
   readonly content: { readonly row: Readonly<Record<string, string>> } | { readonly json: string } | { fault: string };
 }
 
-/** A file that is read once, from the front. */
+/** A file that is read once, from its start. */
 export interface Source {
-  /** Ends by a FileFault where nothing behind it can be read. */
+  /** Throws a FileFault where the rest of the file cannot be read. */
   readonly entries: AsyncIterable<Entry>;
-  /** Bytes of the file that were taken so far. */
+  /** Bytes of the file read so far. */
   bytesRead(): number;
-  /** Reads no further: the entries end. */
+  /** Stops reading: the entries end. */
   close(): void;
 }
 
@@ -32,25 +32,25 @@ export type Shape = 'ndjson' | 'csv';
 /** How a file is read. */
 export interface SourceOptions {
   readonly shape: Shape;
-  /** Between columns of CSV; undefined: what the header line shows. */
+  /** Delimiter of CSV; undefined: detected in the header line. */
   readonly delimiter: string | undefined;
   readonly encoding: string;
-  /** Names of columns by which a delimiter is told from a character of a name. */
+  /** Known column names, to detect the delimiter. */
   readonly names: readonly string[];
-  /** Told of the header line of CSV before the first entry. */
+  /** Called with the header line of CSV, before the first entry. */
   readonly onHeader: (names: readonly string[]) => void;
-  /** Told what a person should know. */
+  /** Called with notes for the operator. */
   readonly onNote: (text: string) => void;
-  /** Told of each piece of the file, as it is stored. */
+  /** Called with each chunk of the file, as it is stored. */
   readonly onBytes?: (chunk: Buffer) => void;
 }
 
-/** What a file holds, by its name. */
+/** The format of a file, by its name. */
 export function shapeOf(file: string): Shape {
   return /\.(csv|tsv)(\.gz)?$/i.test(file) ? 'csv' : 'ndjson';
 }
 
-/** Opens a file, or standard input (`-`); what ends in .gz is unpacked. */
+/** Opens a file or standard input (`-`); decompresses names that end in .gz. */
 export function openSource(file: string, options: SourceOptions): Source {
   const raw = file === '-' ? process.stdin : createReadStream(file);
   let bytes = 0;
@@ -60,7 +60,7 @@ export function openSource(file: string, options: SourceOptions): Source {
   });
   const unpacked = new PassThrough();
   const stages = /\.gz$/i.test(file) ? ([raw, createGunzip(), unpacked] as const) : ([raw, unpacked] as const);
-  // A pipeline ends what it leads to with the error, which the reader below then gets.
+  // On an error the pipeline destroys its last stream with it, so the reader below gets the error.
   pipeline(stages, () => {});
   const text = decodeLines(unpacked as AsyncIterable<Buffer>, options.encoding);
   const entries = options.shape === 'csv' ? readRows(text, options) : readLines(text);
@@ -77,7 +77,7 @@ export function openSource(file: string, options: SourceOptions): Source {
 
 async function* readLines(pieces: AsyncIterable<string>): AsyncGenerator<Entry> {
   let line = 0;
-  /** The first line, while the second is not known. */
+  /** The first line, until the second one shows what the file is. */
   let first: Entry | undefined;
   let isFirst = true;
   for await (const piece of pieces) {
@@ -90,13 +90,13 @@ async function* readLines(pieces: AsyncIterable<string>): AsyncGenerator<Entry> 
       if (isFirst) {
         isFirst = false;
         if (/^\s*(\[\s*$|\[\s*\{)/.test(text))
-          throw new CommandError('it is an array in JSON, not a message a line: jq -c ".[]" FILE makes lines of it');
+          throw new CommandError('it is a JSON array, not one message per line: convert it with jq -c ".[]" FILE');
         first = isObject(text) ? undefined : entry;
         if (first !== undefined) continue;
       }
       if (first !== undefined) {
         if (!isObject(text))
-          throw new CommandError('its first lines are no objects in JSON: is it CSV? Then give --input csv');
+          throw new CommandError('its first lines are not JSON objects; if it is CSV, use --input csv');
         yield first;
         first = undefined;
       }
@@ -146,13 +146,16 @@ async function* readRows(pieces: AsyncIterable<string>, options: SourceOptions):
     yield* take(reader.push(opened?.rest ?? held));
   }
   yield* take(reader.end());
-  if (header === undefined) throw new CommandError('there is no header line, which names the columns');
+  if (header === undefined) throw new CommandError('it has no header line with the names of the columns');
 }
 
-/** A header line that is longer is none. */
-const longestHeader = 1024 * 1024;
+/** A longer first line is not a header line. */
+const maxHeaderChars = 1024 * 1024;
 
-/** A reader by the header line; undefined: that has not come yet. Excel writes `sep=;` as a line before it. */
+/**
+ * Creates the reader once the header line is complete; undefined before. Excel writes a line
+ * `sep=;` before it.
+ */
 function openReader(
   text: string,
   options: SourceOptions,
@@ -161,20 +164,20 @@ function openReader(
   if (sep !== undefined) {
     if (options.delimiter !== undefined && options.delimiter !== said)
       throw new CommandError(
-        `its first line says that columns are separated by ${JSON.stringify(said)}, not as --delimiter says`,
+        `its first line declares the delimiter ${JSON.stringify(said)}, which differs from --delimiter`,
       );
     return { reader: new CsvReader(said, 2), rest: text.slice(sep.length) };
   }
   if (options.delimiter !== undefined) return { reader: new CsvReader(options.delimiter), rest: text };
   const line = headerLine(text);
   if (line === undefined) {
-    if (text.length > longestHeader) throw new CommandError('it has no header line, which names the columns');
+    if (text.length > maxHeaderChars) throw new CommandError('it has no header line with the names of the columns');
     return undefined;
   }
   return { reader: new CsvReader(detect(line, options)), rest: text };
 }
 
-/** The first line that holds something, by its end outside quotes. */
+/** The first line that is not empty; line ends within quotes do not count. */
 function headerLine(text: string): string | undefined {
   let isQuoted = false;
   let from = 0;
@@ -188,7 +191,10 @@ function headerLine(text: string): string | undefined {
   return undefined;
 }
 
-/** What separates the columns of a header line. Where several characters could, that by which more of the known names come out. */
+/**
+ * Detects the delimiter of a header line: of several candidates, the one that yields more known
+ * names.
+ */
 function detect(line: string, { names, onNote }: SourceOptions): string {
   const able = delimiters.filter((each) => cellsBy(line, each).length > 1);
   const scored = able.map((each) => ({
@@ -200,9 +206,9 @@ function detect(line: string, { names, onNote }: SourceOptions): string {
   if (best === undefined) return ',';
   if (second !== undefined && second.known === best.known)
     throw new CommandError(
-      `its header line has ${able.map(wordOf).join(' and ')}: give --delimiter, which says what separates the columns`,
+      `its header line contains ${able.map(wordOf).join(' and ')}: set the delimiter with --delimiter`,
     );
-  if (best.delimiter !== ',') onNote(`columns are separated by ${wordOf(best.delimiter)} (--delimiter says otherwise)`);
+  if (best.delimiter !== ',') onNote(`detected delimiter ${wordOf(best.delimiter)} (--delimiter overrides it)`);
   return best.delimiter;
 }
 
@@ -217,8 +223,8 @@ function namesOf({ cells, fault, line }: CsvRow): string[] {
   if (odd === undefined) return names;
   throw new CommandError(
     odd === ''
-      ? 'a column of the header line has no name'
-      : `the header line has the column ${JSON.stringify(odd)} twice`,
+      ? 'a column in the header line has no name'
+      : `the header line contains the column ${JSON.stringify(odd)} twice`,
   );
 }
 
@@ -226,14 +232,14 @@ function rowOf({ line, text, cells, fault }: CsvRow, header: readonly string[]):
   const place = { line, text };
   if (fault !== undefined) return { ...place, content: { fault } };
   if (cells.length !== header.length)
-    return { ...place, content: { fault: `columns length is ${header.length}, got ${cells.length}` } };
+    return { ...place, content: { fault: `expected ${header.length} columns, got ${cells.length}` } };
   // No prototype: a column may be named __proto__.
   const row: Record<string, string> = Object.create(null);
   for (const [index, name] of header.entries()) row[name] = cells[index] ?? '';
   return { ...place, content: { row } };
 }
 
-/** What is wrong with a file in one line; defects keep their stack. */
+/** Reports errors of a file in one line; unexpected errors keep their stack. */
 async function* withPlainErrors(
   entries: AsyncIterable<Entry>,
   file: string,
@@ -249,6 +255,6 @@ async function* withPlainErrors(
     const code = (error as NodeJS.ErrnoException).code ?? '';
     const isOfFile = error instanceof CommandError || /^(E[A-Z]+|Z_.*)$/.test(code);
     if (!isOfFile) throw error;
-    throw new CommandError(`${name}: ${fileTroubles[code] ?? (error as Error).message}`, { cause: error });
+    throw new CommandError(`${name}: ${fsErrorMessages[code] ?? (error as Error).message}`, { cause: error });
   }
 }

@@ -1,29 +1,32 @@
 import { ConnectError } from '@connectrpc/connect';
 import { note } from './output.ts';
 
-/** Says on stderr, once, that a service which was there is away. */
-export interface Waiting {
-  /** Told of each try that failed. */
+/**
+ * Reports an outage of a service that had answered before: one line on stderr when it begins, one
+ * when it ends.
+ */
+export interface OutageNotice {
+  /** An attempt failed. */
   failed(error: unknown): void;
-  /** Told of each answer. */
+  /** The service answered. */
   answered(): void;
 }
 
-/** Failed tries that are not worth a word: a connection that was cut is there again, as a rule. */
-const quietTries = 2;
+/** Failures that are not reported: after a lost connection the next attempt usually succeeds. */
+const silentFailures = 2;
 
-export function createWaiting(): Waiting {
-  let wasThere = false;
+export function createOutageNotice(): OutageNotice {
+  let hasAnswered = false;
   let failures = 0;
   return {
     failed(error) {
       failures++;
-      if (wasThere && failures === quietTries + 1)
-        note(`waiting for the service: ${ConnectError.from(error).rawMessage}`);
+      if (hasAnswered && failures === silentFailures + 1)
+        note(`service unreachable, retrying: ${ConnectError.from(error).rawMessage}`);
     },
     answered() {
-      if (failures > quietTries) note('the service is there again');
-      wasThere = true;
+      if (failures > silentFailures) note('the service answers again');
+      hasAnswered = true;
       failures = 0;
     },
   };

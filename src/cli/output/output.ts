@@ -1,60 +1,68 @@
 import { once } from 'node:events';
 import { styleText } from 'node:util';
 
-/** Writes a line to stdout, as fast as whoever reads it takes lines. */
+/** Writes a line to stdout, no faster than its reader consumes lines. */
 export async function print(line: string): Promise<void> {
   if (!process.stdout.write(`${line}\n`)) await once(process.stdout, 'drain');
 }
 
-/** Writes JSON as a line. Inside its strings the characters that terminals obey are escapes, which JSON reads as the characters. */
+/** Writes JSON as a line, with terminal controls in its strings as JSON escapes. */
 export async function printJson(json: string): Promise<void> {
   await print(safeJson(json));
 }
 
-/** JSON whose text holds nothing that a terminal obeys; its value is the same. */
+/** Escapes terminal controls in JSON text; its value stays the same. */
 export function safeJson(json: string): string {
-  return json.replace(obeyed, (char) => (char === '\n' ? char : escapeOf(char)));
+  return json.replace(terminalControls, (char) => (char === '\n' ? char : escapeOf(char)));
 }
 
-/** A line on stderr, which leaves stdout to what pipes want. */
+/** Writes a line to stderr; stdout is for results. */
 export function note(line: string): void {
   process.stderr.write(`${visible(line)}\n`);
 }
 
-/** Who reads has had enough, as `| head -1`: that is a good end. What else stops stdout, as a full disk behind `> file`, is said in a line. */
+/**
+ * Exits with success when the reader of stdout closes it (`| head -1`), and with an error for any
+ * other failure, such as a full disk.
+ */
 export function endQuietlyWithReader(): void {
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(0);
-    note(`sendbatch: standard output cannot be written: ${error.message}`);
+    note(`sendbatch: cannot write to standard output: ${error.message}`);
     process.exit(1);
   });
 }
 
 type Color = 'dim' | 'cyan' | 'green' | 'red' | 'yellow' | 'bold';
 
-/** Colors where a terminal reads them; NO_COLOR and FORCE_COLOR are heard. */
+/** Colors text for a terminal; respects NO_COLOR and FORCE_COLOR. */
 export function paint(color: Color, text: string, stream: NodeJS.WriteStream = process.stdout): string {
   return styleText(color, text, { stream });
 }
 
-/** What a terminal obeys: control characters (C0, DEL, C1), and those that turn the direction of a line (UAX 9) or end it. */
-const obeyed = /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
+/**
+ * Terminal controls: control characters (C0, DEL, C1), bidirectional controls (UAX 9), line
+ * separators.
+ */
+const terminalControls = /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
 
-/** Text in one line, as text: ends of lines and tabs are spaces, and what else a terminal would obey is an escape. */
+/** Text in one line: line ends and tabs become spaces, other terminal controls become escapes. */
 export function plain(text: string): string {
   return visible(text.replace(/[\t\r\n]/g, ' '));
 }
 
-/** Text of several lines: what a terminal would obey is an escape, such as \u001b, but for ends of lines and tabs. */
+/**
+ * Text of several lines: terminal controls except line ends and tabs become escapes such as \u001b.
+ */
 export function visible(text: string): string {
-  return text.replace(obeyed, (char) => (char === '\n' || char === '\t' ? char : escapeOf(char)));
+  return text.replace(terminalControls, (char) => (char === '\n' || char === '\t' ? char : escapeOf(char)));
 }
 
 function escapeOf(char: string): string {
   return `\\u${(char.codePointAt(0) ?? 0).toString(16).padStart(4, '0')}`;
 }
 
-/** Text as text, bytes as base64; in one line. */
+/** A payload in one line: UTF-8 text as it is, other bytes as base64. */
 export function printable(payload: Uint8Array): string {
   try {
     return plain(new TextDecoder('utf-8', { fatal: true }).decode(payload));

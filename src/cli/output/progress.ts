@@ -1,23 +1,23 @@
 import cliProgress from 'cli-progress';
 import { paint } from './output.ts';
 
-/** How far something is, on a terminal's stderr. */
+/** A progress bar on the terminal's stderr. */
 export interface Progress {
-  /** Shows the bar; `done` is where an earlier run had come to. */
+  /** Shows the bar; `done` is the progress of an earlier run. */
   begin(done: number): void;
-  /** `done` of the total; `count` is what the rate is of, `faults` what went wrong. */
+  /** Updates the bar. The rate is calculated from `count`. */
   show(done: number, count: number, faults: number): void;
-  /** Says why nothing moves, until something does. */
+  /** Shows why there is no progress, until there is some. */
   waits(why: string): void;
-  /** What was shown as done last. */
+  /** The last value of `done`. */
   done(): number;
-  /** Whether there is a bar to see. */
+  /** Whether the bar is visible. */
   isShown(): boolean;
-  /** Leaves the bar as it stands; what is shown later is only counted. */
+  /** Leaves the bar as it is; later updates only count. */
   end(): void;
 }
 
-/** A bar where stderr is a terminal, else nothing. Without a total (standard input) it counts. */
+/** Creates a bar if stderr is a terminal. Without a total (standard input) it shows only counts. */
 export function createProgress(options: {
   readonly quiet: boolean;
   readonly total: number | undefined;
@@ -69,7 +69,7 @@ export function createProgress(options: {
     return {
       count: count.toLocaleString('en'),
       rate: Math.round(count / Math.max(seconds, 0.001)).toLocaleString('en'),
-      left: share <= 0 ? '…' : inWords((seconds / share) * (1 - share)),
+      left: share <= 0 ? '…' : formatDuration((seconds / share) * (1 - share)),
       faults: faults > 0 ? paint('yellow', words, process.stderr) : words,
       why: waiting,
     };
@@ -101,7 +101,7 @@ export function createProgress(options: {
   };
 }
 
-function inWords(seconds: number): string {
+function formatDuration(seconds: number): string {
   if (seconds < 60) return `${Math.ceil(seconds)} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
   return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;

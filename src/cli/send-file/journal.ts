@@ -1,51 +1,44 @@
 import { createHash } from 'node:crypto';
 import { closeSync, createReadStream, fsyncSync, openSync, readSync, renameSync, statSync, writeSync } from 'node:fs';
 import { CommandError } from '../usage.ts';
-import { openFresh, readOwn } from './private-files.ts';
+import type { SendCounts } from './plan.ts';
+import { createPrivate, readPrivate } from './private-files.ts';
 
-/** What a run came to so far. */
-export interface Tally {
-  sent: number;
-  duplicates: number;
-  refused: number;
-  /** Left out by --unique. */
-  dropped: number;
-}
-
-/** Where a run stands: its keys begin with `runPrepared`, so that an entry has the same key in the next try. */
-export interface Standing {
+/**
+ * The progress of a run. Keys of its messages start with `run`, so that an entry keeps its key when
+ * the run is resumed.
+ */
+export interface Checkpoint {
   readonly run: string;
-  /** The last line whose outcome is known. */
+  /** The last line with a known result. */
   readonly line: number;
-  readonly tally: Tally;
-  /** Bytes of the report that belong to these lines. */
+  readonly tally: SendCounts;
+  /** Length of the report for these lines. */
   readonly reportBytes: number;
-  /** What the entries were made of. */
-  readonly input: Input;
-  /** Set when all of it was sent. */
+  readonly input: InputFingerprint;
+  /** Set once the file was sent completely. */
   readonly finished?: Finished;
 }
 
-/** A file that was sent whole. */
+/** The completion of a run. */
 export interface Finished {
-  /** When, in ISO 8601. */
+  /** ISO 8601. */
   readonly at: string;
   /** SHA-256 of the whole file. */
   readonly digest: string;
 }
 
-/** The file and the options that made messages of it. */
-export interface Input {
+/** Identifies the file and the options that turn its entries into messages. */
+export interface InputFingerprint {
   readonly size: number;
   readonly modified: number;
   /** SHA-256 of the first 64 KiB. */
   readonly head: string;
-  /** The mapping, as JSON: another one would make other messages of the same lines. */
+  /** The options, as JSON. */
   readonly mapping: string;
 }
 
-/** Looks at a file. */
-export function inputOf(file: string, mapping: string): Input {
+export function fingerprintOf(file: string, mapping: string): InputFingerprint {
   const { size, mtimeMs } = statSync(file);
   const fd = openSync(file, 'r');
   try {
@@ -62,34 +55,36 @@ export function inputOf(file: string, mapping: string): Input {
   }
 }
 
-/** What of an input is another than it was; undefined when it is the same. */
-export function changeOf(before: Input, now: Input): string | undefined {
-  if (before.mapping !== now.mapping) return 'the options that make messages of it are others';
+/** Describes how an input has changed; undefined if it has not. */
+export function describeChange(before: InputFingerprint, now: InputFingerprint): string | undefined {
+  if (before.mapping !== now.mapping) return 'the options that make its messages have changed';
   if (before.size !== now.size) return `its size was ${before.size} bytes and is ${now.size}`;
-  if (before.head !== now.head) return 'its beginning is another';
-  if (before.modified !== now.modified) return `it was written to after ${new Date(before.modified).toISOString()}`;
+  if (before.head !== now.head) return 'its beginning has changed';
+  if (before.modified !== now.modified) return `it was modified after ${new Date(before.modified).toISOString()}`;
   return undefined;
 }
 
-export function readStanding(journal: string): Standing | undefined {
-  const text = readOwn(journal);
+export function readCheckpoint(journal: string): Checkpoint | undefined {
+  const text = readPrivate(journal);
   if (text === undefined) return undefined;
   try {
-    const read = JSON.parse(text) as Partial<Standing>;
-    if (isStanding(read)) return read;
+    const read = JSON.parse(text) as Partial<Checkpoint>;
+    if (isCheckpoint(read)) return read;
   } catch {
-    // Said below.
+    // Reported below.
   }
   throw new CommandError(
-    `${journal} is no journal of this version's send: move it away, or give --restart, to begin anew`,
+    `${journal} is not a journal of this version of send: move it away, or use --restart to start over`,
   );
 }
 
-/** How a file stands to one that was sent whole from the same place, with the same options. */
-export type Likeness = 'same' | 'grown' | 'other';
+/**
+ * How a file compares to the one that was sent completely under its name, with the same options.
+ */
+type Comparison = 'same' | 'grown' | 'other';
 
-/** Tells the file that was sent from another under its name, by what it holds: a copy has another time. */
-export async function likenessOf(file: string, before: Standing, mapping: string): Promise<Likeness> {
+/** Compares by content: a copy of the file has another modification time. */
+export async function compareWithSent(file: string, before: Checkpoint, mapping: string): Promise<Comparison> {
   const { input, finished } = before;
   const { size } = statSync(file);
   if (finished === undefined || input.mapping !== mapping || size < input.size) return 'other';
@@ -99,7 +94,7 @@ export async function likenessOf(file: string, before: Standing, mapping: string
   return size === input.size ? 'same' : 'grown';
 }
 
-function isStanding(read: Partial<Standing>): read is Standing {
+function isCheckpoint(read: Partial<Checkpoint>): read is Checkpoint {
   const { run, line, tally, reportBytes, input, finished } = read;
   return (
     typeof run === 'string' &&
@@ -119,12 +114,14 @@ function isStanding(read: Partial<Standing>): read is Standing {
   );
 }
 
-/** Written whole under another name first, and on disk before it is in force: a crash leaves the old one or the new one. */
-export function writeStanding(journal: string, standing: Standing): void {
+/**
+ * Replaces the journal atomically and durably: after a crash it has the old content or the new one.
+ */
+export function writeCheckpoint(journal: string, checkpoint: Checkpoint): void {
   const work = `${journal}.new`;
-  const fd = openFresh(work);
+  const fd = createPrivate(work);
   try {
-    writeSync(fd, `${JSON.stringify(standing)}\n`);
+    writeSync(fd, `${JSON.stringify(checkpoint)}\n`);
     fsyncSync(fd);
   } finally {
     closeSync(fd);

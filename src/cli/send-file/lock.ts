@@ -1,16 +1,20 @@
 import { existsSync, linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { CommandError } from '../usage.ts';
 
-/** Holds a file against a second run on it, until the end of this one; a lock whose holder is gone is taken over. Returns what frees it. */
+/**
+ * Locks a file against a second run. A lock whose process has ended is taken over. Returns a
+ * function that unlocks.
+ */
 export function lock(file: string): () => void {
   const mine = `${file}.${process.pid}`;
-  // What has this name is of a process that is gone, or a link that somebody has laid: neither is written to.
+  // An existing file is a leftover of an ended process, or a link planted by another user: it is
+  // not written to.
   rmSync(mine, { force: true });
   writeFileSync(mine, String(process.pid), { flag: 'wx', mode: 0o600 });
   try {
     for (let attempt = 0; attempt < 3; attempt++) {
       try {
-        // A link is made or is not, and it has its content from the first moment on.
+        // A hard link is created atomically, with its content.
         linkSync(mine, file);
         return () => rmSync(file, { force: true });
       } catch (error) {
@@ -18,19 +22,22 @@ export function lock(file: string): () => void {
       }
       const holder = holderOf(file);
       if (holder !== undefined && isAlive(holder)) break;
-      takeAway(file, holder);
+      removeStale(file, holder);
     }
     const holder = holderOf(file) ?? 'another process';
     throw new CommandError(
-      `another run is sending this file (process ${holder}): wait for its end; if there is none, remove ${file}`,
+      `another run is sending this file (process ${holder}): wait until it ends; if there is no such process, remove ${file}`,
     );
   } finally {
     rmSync(mine, { force: true });
   }
 }
 
-/** Of two that do this at once one moves the other's fresh lock: whoever moved a lock that is not the dead one's puts it back. */
-function takeAway(file: string, dead: number | undefined): void {
+/**
+ * Removes a stale lock. If two runs do so at once, one may move the other's new lock; it then puts
+ * that lock back.
+ */
+function removeStale(file: string, dead: number | undefined): void {
   const aside = `${file}.${process.pid}.dead`;
   try {
     renameSync(file, aside);

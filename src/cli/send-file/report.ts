@@ -1,37 +1,38 @@
 import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, rmSync, writeSync } from 'node:fs';
 import type { JsonObject } from '@bufbuild/protobuf';
 import { safeJson } from '../output/output.ts';
-import { openAgain, openFresh } from './private-files.ts';
+import { createPrivate, reopenPrivate } from './private-files.ts';
 
-/** An entry that was refused. */
+/** A refused entry. */
 export interface RefusedEntry {
   readonly line: number;
-  /** The channel's id as the entry has it: in a person channel the receiver. */
+  /** The channel id of the entry: in a person channel the receiver. */
   readonly recipient?: string | undefined;
   readonly reason: string;
   readonly message: string;
-  /** The entry as it stands in the file. */
+  /** The entry as in the file. */
   readonly text: string;
-  /** The message under its key, where it is one: the report can be sent again as it is. */
+  /** The message with its key, if the entry is valid: the report can be sent again as it is. */
   readonly draft?: JsonObject | undefined;
 }
 
-/** Of a line whose message is in `draft` too, as much as shows which it is. */
-const shownText = 1000;
+/** Where `draft` has the message, `text` is only a preview. */
+const previewChars = 1000;
 
-/** The report of entries that were refused: a line of JSON each. */
+/** The report of refused entries: one JSON line each. */
 export interface Report {
-  /** How long it is on disk. */
+  /** Its length on disk. */
   bytes(): number;
   add(entry: RefusedEntry): void;
-  /** Puts on disk what was added. */
+  /** Writes the added entries durably. */
   flush(): void;
   close(): void;
 }
 
 /**
- * A report of a run with its own templates, opened by its first flush: a run that cannot begin leaves the last one's alone. What a killed run wrote beyond what its journal knows of is cut off: those
- * entries are sent again, and said again.
+ * Opens the report with the first flush: a run that fails before keeps the report of the last one.
+ * Truncates it to `keptBytes`: a killed run may have written entries that its journal does not
+ * count, and they are sent again.
  */
 export function createReport(file: string, keptBytes: number, templates: readonly JsonObject[] = []): Report {
   let fd: number | undefined;
@@ -39,7 +40,7 @@ export function createReport(file: string, keptBytes: number, templates: readonl
   let lines: string[] = [];
   let hasTemplates = keptBytes > 0;
   const open = () => {
-    const opened = keptBytes > 0 && existsSync(file) ? openAgain(file) : openFresh(file);
+    const opened = keptBytes > 0 && existsSync(file) ? reopenPrivate(file) : createPrivate(file);
     bytes = Math.min(keptBytes, fstatSync(opened).size);
     if (fstatSync(opened).isFile()) ftruncateSync(opened, bytes);
     return opened;
@@ -47,11 +48,11 @@ export function createReport(file: string, keptBytes: number, templates: readonl
   return {
     bytes: () => bytes,
     add({ draft, text, ...entry }) {
-      // Templates of the run stand once, where the first message is that may need them.
+      // Templates of the run are written once, with the first message that may need them.
       const own = draft !== undefined && !hasTemplates && templates.length > 0 ? { templates } : {};
       if (draft !== undefined) hasTemplates = true;
-      const shown = draft === undefined ? text : text.slice(0, shownText);
-      lines.push(`${safeJson(JSON.stringify({ ...entry, text: shown, ...own, draft }))}\n`);
+      const preview = draft === undefined ? text : text.slice(0, previewChars);
+      lines.push(`${safeJson(JSON.stringify({ ...entry, text: preview, ...own, draft }))}\n`);
     },
     flush() {
       fd ??= open();

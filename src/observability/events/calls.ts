@@ -26,7 +26,10 @@ export interface CallStart {
   readonly began?: number;
 }
 
-/** A request that was rejected before a call was created. The path is without its query, which may contain a token. */
+/**
+ * A request that was rejected before a call was created. The path is without its query, which may
+ * contain a token.
+ */
 export interface RejectedRequest {
   readonly httpMethod: string;
   readonly path: string;

@@ -1,12 +1,13 @@
 /**
- * What happens in the service, for the operator: one function per event, which records its metrics and logs its
- * line, so that both stand together.
+ * What happens in the service, for the operator: one function per event, which records its metrics
+ * and logs its line, so that both stand together.
  *
- * Entry point: `createEvents`. The files are cut by capability: calls, sending, tailing, webhooks, moderation,
- * database, reload, background.
+ * Entry point: `createEvents`. The files are cut by capability: calls, sending, tailing, webhooks,
+ * moderation, database, reload, background.
  *
  * Invariants:
- *  1. Metrics come from ../metrics.ts and log lines from ../log-events.ts; nothing else is recorded or logged.
+ *  1. Metrics come from ../metrics.ts and log lines from ../log-events.ts; nothing else is recorded
+ *     or logged.
  *  2. Series that alerts use start at 0: one that starts at 1 hides its first increase from rate().
  *  3. Nothing here throws or waits: events are recorded on the path of a call.
  */
@@ -30,7 +31,10 @@ export interface EventsOptions {
   /** Logs each call. */
   readonly accessLog: boolean;
   readonly traces?: Traces | undefined;
-  /** Whether an error is expected (the database is unreachable, say): its text is logged, without its stack. Unset: none is. */
+  /**
+   * Whether an error is expected (the database is unreachable, say): its text is logged, without
+   * its stack. Unset: none is.
+   */
   readonly isExpected?: (error: unknown) => boolean;
 }
 

@@ -14,7 +14,10 @@ export interface HookCall {
 export function createModerationEvents(log: Log, registry: Registry) {
   const calls = registry.histogram(metrics.moderationHookDuration);
   return {
-    /** The moderation hook was called, or skipped. A setting decides whether messages pass without its answer. */
+    /**
+     * The moderation hook was called, or skipped. A setting decides whether messages pass without
+     * its answer.
+     */
     moderationHookCalled({ ms, outcome, error }: HookCall): void {
       calls.record(ms / 1000, { outcome });
       if (outcome === 'failed') log('moderationHookFailed', { cause: errorText(error), durationMs: Math.round(ms) });

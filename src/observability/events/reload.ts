@@ -15,7 +15,10 @@ export function createReloadEvents(log: Log, registry: Registry) {
       log('reloaded', { files });
       for (const warning of warnings) log('settingSuspicious', { files, warning });
     },
-    /** Changed files cannot be used; the previous content stays in use. `isNew`: the last attempt did not fail for this cause. */
+    /**
+     * Changed files cannot be used; the previous content stays in use. `isNew`: the last attempt
+     * did not fail for this cause.
+     */
     reloadFailed(files: string, error: unknown, isNew: boolean): void {
       reloads.add(1, { files, outcome: 'failed' });
       if (isNew) log('reloadFailed', { files, cause: errorText(error) });

@@ -57,7 +57,9 @@ export function createSendingEvents(registry: Registry) {
     commitEnded(commit: { mode: string; ms: number; stored: boolean }): void {
       commits.record(commit.ms / 1000, { mode: commit.mode, outcome: commit.stored ? 'stored' : 'failed' });
     },
-    /** A group is retried: a precondition does not hold, or the database reported a retryable error. */
+    /**
+     * A group is retried: a precondition does not hold, or the database reported a retryable error.
+     */
     commitRepeated(reason: string): void {
       retries.add(1, { reason });
     },

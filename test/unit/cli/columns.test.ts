@@ -22,7 +22,7 @@ describe('columns of a table', () => {
     assert.equal(columns.tag_key, 'tag_key');
     assert.match(
       notes.join(),
-      /the column from_uid is not read: --from-uid says it for all \(--column from_uid=from_uid/,
+      /column from_uid is not read, because --from-uid sets it for all rows \(--column from_uid=from_uid/,
     );
     const named = resolveColumns(needed, {
       ...plain,
@@ -34,8 +34,8 @@ describe('columns of a table', () => {
 
   test('a name that looks like a field, and is none, is refused with the way out', () => {
     for (const [name, words] of [
-      ['send_at', /send_at.*batch submit takes it/],
-      ['Send At', /batch submit takes it/],
+      ['send_at', /send_at.*batch submit accepts it/],
+      ['Send At', /batch submit accepts it/],
       ['template', /--template/],
       ['variables', /every column is a variable/],
       ['subscribers', /NDJSON/],
@@ -65,7 +65,7 @@ describe('columns of a table', () => {
   });
 
   test('other columns are variables of a template, and named where there is none', () => {
-    assert.match(resolveColumns([...needed, 'email', 'name'], plain).notes.join(), /are not sent: email, name/);
+    assert.match(resolveColumns([...needed, 'email', 'name'], plain).notes.join(), /not sent: email, name/);
     const mapping = { ...plain, template, defaults: { from_uid: 'news', channel_type: '1' } };
     assert.deepEqual(resolveColumns(['channel_id', 'email', 'gender', 'payload'], mapping).notes, []);
     assert.throws(() => resolveColumns(['channel_id', 'send_at'], mapping), /batch submit/);
@@ -101,8 +101,8 @@ describe('lines of NDJSON', () => {
       ['{"a":9007199254740993}', /^Error: a: 9007199254740993 is above 2\^53-1/],
       ['{"template":{"variables":{"ids":[1,-9007199254740993]}}}', /template\.variables\.ids\[1\]: -9007199254740993/],
       ['{"a":1e400}', /a: 1e400 is too large/],
-      ['{"a":{"b":1,"\\u0062":2}}', /a\.b is there twice/],
-      ['[{"a":1},{"a":1,"a":1}]', /\[1\]\.a is there twice/],
+      ['{"a":{"b":1,"\\u0062":2}}', /a\.b occurs twice/],
+      ['[{"a":1},{"a":1,"a":1}]', /\[1\]\.a occurs twice/],
     ] as const)
       assert.throws(() => parseExactly(text), words);
     for (const text of [

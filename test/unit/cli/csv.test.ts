@@ -57,7 +57,7 @@ describe('the reader of CSV', () => {
 
   test('an error that leaves the rest unclear ends the file at the line where the quote opened', () => {
     for (const [text, line, rows, words] of [
-      ['h,i\na,b\nc,"Fast" Eddie\nd,e\n', 3, 2, /closed before the cell ends: " " follows/],
+      ['h,i\na,b\nc,"Fast" Eddie\nd,e\n', 3, 2, /closed before the end of the cell \(" " follows\)/],
       ['h,i\na,"b\nc,d\n', 2, 1, /never closed/],
       ['h,i\n"x\ny",z\n"q\n","r\ns', 5, 2, /never closed/],
       [`h,i\na,"${'b'.repeat(1_100_000)}\n`, 2, 1, /more than 1048576 characters follow/],

@@ -37,19 +37,19 @@ describe('times that people write', () => {
       [
         '2026-03-29T02:30',
         'Europe/Berlin',
-        /does not exist in Europe\/Berlin.*01:30:00\+01:00 and 2026-03-29T03:30:00\+02:00/,
+        /does not exist in Europe\/Berlin.*01:30:00\+01:00 or 2026-03-29T03:30:00\+02:00/,
       ],
       [
         '2026-10-25T02:30',
         'Europe/Berlin',
-        /is twice in Europe\/Berlin.*02:30:00\+02:00 or 2026-10-25T02:30:00\+01:00/,
+        /occurs twice in Europe\/Berlin.*02:30:00\+02:00 or 2026-10-25T02:30:00\+01:00/,
       ],
       ['2026-02-30T02:30', 'Europe/Berlin', /does not exist/],
-      ['12/10/2026', undefined, /no time such as/],
-      ['Dec 24 2026', undefined, /no time such as/],
-      ['2026-12-24', undefined, /no time such as/],
-      ['1798131600000', undefined, /no time such as/],
-      ['2026-12-24T18:00:00+25:00', undefined, /no time such as/],
+      ['12/10/2026', undefined, /is not a time such as/],
+      ['Dec 24 2026', undefined, /is not a time such as/],
+      ['2026-12-24', undefined, /is not a time such as/],
+      ['1798131600000', undefined, /is not a time such as/],
+      ['2026-12-24T18:00:00+25:00', undefined, /is not a time such as/],
     ] as const)
       await assert.rejects(parseTime(text, zoneName), words, text);
     assert.throws(() => time('2027-02-29T12:00Z'), /does not exist/);

@@ -11,9 +11,11 @@ import { priorities, submitFile } from './submit.ts';
 import { watchBatch } from './watch.ts';
 
 const about = `
-Batches of up to 100,000 messages that the service sends in the background: at their time, in turns with others. watch follows one to its end.
+The service sends batches of up to 100,000 messages in the background, at once or at a given time, and shares its capacity
+among the batches that run. watch follows a batch to its end.
 
-Exit codes: 0 done; 1 failed; 2 watch, submit --watch: some messages were refused, or the batch was cancelled; 130 interrupted (the batch goes on).
+Exit codes: 0 success; 1 error; 2 watch, submit --watch, retry --watch: some messages were refused, or the batch was
+cancelled; 130 interrupted (the batch continues).
 
 Examples:
   sendbatch batch submit campaign.csv --template welcome@3 --from-uid system --channel-type person --channel-id-column uid --watch
@@ -30,32 +32,30 @@ interface ListOptions extends ConnectOptions {
 export function addBatch(program: Command): void {
   const batch = program
     .command('batch')
-    .summary('batches in the background: submit, ls, show, watch, results, retry, cancel')
+    .summary('background batches: submit, ls, show, watch, results, retry, cancel')
     .description('Batches that the service sends in the background.')
     .addHelpText('after', about);
-  const withId = (command: Command) => command.argument('<batch_id>', 'as submit and ls print it');
+  const withId = (command: Command) => command.argument('<batch_id>', 'batch id, as printed by submit and ls');
 
   const submit = readingFile(
     batch
       .command('submit')
-      .description(
-        'Hands a file to the service as one batch. A line that is at fault is named, and nothing is handed over.',
-      ),
+      .description('Submits a file as one batch. If a line is invalid, it is printed and nothing is submitted.'),
   )
-    .option('--name <words>', 'a word for people (default the file’s name)')
+    .option('--name <words>', 'name of the batch (default: the name of the file)')
     .option(
       '--request-id <key>',
-      'the same batch when it is submitted again under this key (default: a digest of file and options)',
+      'idempotency key: a second submit with this key returns the same batch (default: a digest of file and options)',
     )
-    .option('--again', 'also when this file was submitted before with these options: a new batch, with new messages')
-    .option('--send-at <time>', 'not before, such as 2026-12-24T18:00Z; without an offset by --time-zone')
-    .option('--time-zone <zone>', 'whose clock --send-at is by, such as Europe/Berlin', zone)
+    .option('--again', 'submit a file again that was submitted before with the same options, as new messages')
+    .option('--send-at <time>', 'earliest time to send, such as 2026-12-24T18:00Z; without an offset in --time-zone')
+    .option('--time-zone <zone>', 'time zone of --send-at, such as Europe/Berlin', zone)
     .addOption(
-      new Option('--priority <priority>', 'how it shares your turns')
+      new Option('--priority <priority>', 'share of your capacity, relative to your other batches')
         .choices(Object.keys(priorities))
         .default('normal'),
     )
-    .option('--watch', 'follow it to its end');
+    .option('--watch', 'follow the batch to its end');
   withExamples(
     calling(submit).addHelpText('after', aboutFiles),
     [
@@ -63,21 +63,21 @@ export function addBatch(program: Command): void {
       'sendbatch batch submit messages.ndjson --send-at 2026-12-24T18:00 --time-zone Asia/Shanghai',
       'sendbatch batch submit campaign.csv --template welcome@3 --from-uid system --channel-type person --channel-id-column uid --watch',
     ],
-    '0 done, 1 failed; with --watch also 2 some were refused, or it was cancelled, 130 interrupted (the batch goes on)',
+    '0 success, 1 error; with --watch also 2 some messages were refused or the batch was cancelled, 130 interrupted (the batch continues)',
   ).action(submitFile);
 
   const list = batch
     .command('ls')
     .alias('list')
-    .description('Lists batches, the newest first.')
-    .option('--state <state,state>', `only those: ${[...states.keys()].join(', ')}`, stateList)
-    .option('--limit <n>', 'so many at most', wholeNumber(1, 1_000_000), 20);
+    .description('Lists batches, newest first.')
+    .option('--state <state,state>', `only batches in these states: ${[...states.keys()].join(', ')}`, stateList)
+    .option('--limit <n>', 'at most n batches', wholeNumber(1, 1_000_000), 20);
   withExamples(calling(list), [
     'sendbatch batch ls',
     'sendbatch batch ls --state queued,running --json | jq -r .batchId',
   ]).action(listBatches);
 
-  withExamples(calling(withId(batch.command('show').description('Prints where a batch stands.'))), [
+  withExamples(calling(withId(batch.command('show').description('Prints the state of a batch.'))), [
     'sendbatch batch show 6f1c…',
   ]).action(async (batchId: string, options: ConnectOptions) => {
     const { batch: found } = await connectTo(options).client.batches.getBatch({ batchId });
@@ -87,14 +87,16 @@ export function addBatch(program: Command): void {
   withExamples(
     calling(withId(batch.command('watch').description('Follows a batch to its end.'))),
     ['sendbatch batch watch 6f1c…', 'sendbatch batch watch 6f1c… --json | jq .acceptedCount'],
-    '0 all went, 1 failed, 2 some were refused, or it was cancelled, 130 interrupted (the batch goes on)',
+    '0 all messages were sent, 1 error, 2 some messages were refused or the batch was cancelled, 130 interrupted (the batch continues)',
   ).action(async (batchId: string, options: ConnectOptions) => {
     process.exitCode = await watchBatch(connectTo(options), batchId, options);
   });
 
-  const results = withId(batch.command('results').description('Prints what became of each message, so far.'))
-    .option('--refused', 'only of those that were refused, with recipient and line of the file')
-    .addOption(new Option('--csv', 'as a table with a header line').conflicts('json'));
+  const results = withId(
+    batch.command('results').description('Prints the result of each message, as far as there is one.'),
+  )
+    .option('--refused', 'only refused messages, with recipient and line of the file')
+    .addOption(new Option('--csv', 'as CSV with a header line').conflicts('json'));
   withExamples(calling(results), [
     'sendbatch batch results 6f1c…',
     'sendbatch batch results 6f1c… --refused --json',
@@ -106,23 +108,23 @@ export function addBatch(program: Command): void {
       withId(
         batch
           .command('retry')
-          .description('Submits what was refused of a batch that has ended as a new batch, under the same keys.'),
-      ).option('--watch', 'follow it to its end'),
+          .description('Submits the refused messages of an ended batch as a new batch, with the same keys.'),
+      ).option('--watch', 'follow the batch to its end'),
     ),
     ['sendbatch batch retry 6f1c…', 'sendbatch batch retry 6f1c… --watch'],
-    '0 done, 1 failed; with --watch also 2 some were refused, or it was cancelled, 130 interrupted (the batch goes on)',
+    '0 success, 1 error; with --watch also 2 some messages were refused or the batch was cancelled, 130 interrupted (the batch continues)',
   ).action(async (batchId: string, options: ConnectOptions & { readonly watch?: boolean }) => {
     const connection = connectTo(options);
     const { batch: made, duplicate } = await connection.client.batches.retryBatch({ batchId });
-    if (made === undefined) throw new CommandError('the service answered without the batch');
-    if (duplicate && options.json !== true) note(`${batchId} was retried before, by ${made.batchId}`);
+    if (made === undefined) throw new CommandError('the response of the service has no batch');
+    if (duplicate && options.json !== true) note(`${batchId} was already retried, as ${made.batchId}`);
     if (!options.watch) return await printBatch(made, options);
-    if (options.json !== true) note(`${made.batchId} sends ${made.messageCount} messages that were refused`);
+    if (options.json !== true) note(`${made.batchId} retries ${made.messageCount} refused messages`);
     process.exitCode = await watchBatch(connection, made.batchId, options);
   });
 
   withExamples(
-    calling(withId(batch.command('cancel').description('Stops a batch: what was not sent is never sent.'))),
+    calling(withId(batch.command('cancel').description('Cancels a batch: its remaining messages are not sent.'))),
     ['sendbatch batch cancel 6f1c…'],
   ).action(async (batchId: string, options: ConnectOptions) => {
     const { batch: found } = await connectTo(options).client.batches.cancelBatch({ batchId });

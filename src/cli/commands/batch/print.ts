@@ -25,10 +25,10 @@ export async function printBatch(batch: Batch, { json }: ConnectOptions): Promis
     batch.state === BatchState.COMPLETED ? 'green' : batch.state === BatchState.CANCELLED ? 'yellow' : 'cyan';
   const counts = [
     `${settledCount(batch)} of ${batch.messageCount}`,
-    ...(batch.duplicateCount > 0 ? [`${batch.duplicateCount} were there already`] : []),
+    ...(batch.duplicateCount > 0 ? [`${batch.duplicateCount} duplicates`] : []),
     ...(batch.refusedCount > 0 ? [paint('yellow', `${batch.refusedCount} refused`)] : []),
   ];
-  const waits =
+  const next =
     batch.nextAt !== undefined && timestampDate(batch.nextAt).getTime() > Date.now()
       ? [`next at ${timestampDate(batch.nextAt).toISOString()}`]
       : [];
@@ -40,7 +40,7 @@ export async function printBatch(batch: Batch, { json }: ConnectOptions): Promis
       batch.batchId,
       paint(color, state.padEnd(9)),
       paint('dim', made),
-      [...counts, ...waits, ...why].join(', '),
+      [...counts, ...next, ...why].join(', '),
       plain(batch.name),
     ].join('  '),
   );
@@ -50,7 +50,7 @@ export async function printBatch(batch: Batch, { json }: ConnectOptions): Promis
 export function stateList(text: string): BatchState[] {
   return text.split(',').map((each) => {
     const value = states.get(each.trim().toLowerCase());
-    if (value === undefined) throw new InvalidArgumentError(`It takes ${[...states.keys()].join(', ')}.`);
+    if (value === undefined) throw new InvalidArgumentError(`Expected ${[...states.keys()].join(', ')}.`);
     return value;
   });
 }

@@ -64,10 +64,10 @@ function csvCell(text: string): string {
 
 function resultLine(result: BatchResult): string {
   const { index, line, clientMsgNo, messageSeq, duplicate, error } = result;
-  const place = `${paint('dim', String(index))}\t${plain(clientMsgNo)}`;
-  if (error === undefined) return `${place}\t${messageSeq}${duplicate ? '\twas there already' : ''}`;
+  const key = `${paint('dim', String(index))}\t${plain(clientMsgNo)}`;
+  if (error === undefined) return `${key}\t${messageSeq}${duplicate ? '\tduplicate' : ''}`;
   const { channelType, channelId, fromUid } = result;
   const recipient = plain(`${fromUid} to ${channelTypeName(channelType)} ${channelId}`);
-  const where = line === 0 ? '' : `\tline ${line}`;
-  return `${place}${where}\t${recipient}\t${paint('yellow', reasonOf(error) ?? 'refused')}\t${plain(error.message)}`;
+  const atLine = line === 0 ? '' : `\tline ${line}`;
+  return `${key}${atLine}\t${recipient}\t${paint('yellow', reasonOf(error) ?? 'refused')}\t${plain(error.message)}`;
 }

@@ -26,7 +26,7 @@ export interface SubmitCommandOptions extends ReadingOptions {
   readonly watch?: boolean;
 }
 
-/** Bytes of a batch's name. */
+/** Limit of the service for a batch's name. */
 const nameBytes = 128;
 export const priorities = { low: BatchPriority.LOW, normal: BatchPriority.NORMAL, high: BatchPriority.HIGH } as const;
 export async function submitFile(file: string, options: SubmitCommandOptions): Promise<void> {
@@ -35,7 +35,7 @@ export async function submitFile(file: string, options: SubmitCommandOptions): P
   const reading = await readingOf(file, options, { connection, takesSendAt: true });
   const given = { name: options.name ?? nameOf(file), priority: priorities[options.priority] };
   const { messages, lines, templates, digest } = await readAll(file, reading, options.json === true);
-  if (messages.length > limitMessages) throw new CommandError(tooMany(file, messages.length));
+  if (messages.length > maxMessages) throw new CommandError(tooMany(file, messages.length));
   const requestId = options.requestId ?? requestIdOf([digest, reading, sendAt], options.again === true);
   const { batch, duplicate } = await connection.client.submit(messages, {
     ...given,
@@ -46,29 +46,32 @@ export async function submitFile(file: string, options: SubmitCommandOptions): P
   });
   const before =
     options.requestId === undefined
-      ? 'the same file with the same options: --again submits it once more'
-      : 'under the same --request-id';
+      ? 'the same file with the same options: --again submits it again'
+      : 'with the same --request-id';
   if (!options.watch) {
-    if (duplicate) note(`${batch.batchId} was submitted before, ${before}`);
+    if (duplicate) note(`${batch.batchId} was already submitted, ${before}`);
     return await printBatch(batch, options);
   }
   note(
-    `${batch.batchId} ${duplicate ? `was submitted before (${before})` : 'is submitted'}, with ${batch.messageCount} messages`,
+    `${batch.batchId} ${duplicate ? `was already submitted (${before})` : 'is submitted'}, with ${batch.messageCount} messages`,
   );
   process.exitCode = await watchBatch(connection, batch.batchId, options);
 }
 
-/** Messages of a batch at most, as the service has it. */
-const limitMessages = 100_000;
+/** Limit of the service for messages per batch. */
+const maxMessages = 100_000;
 
 function tooMany(file: string, count: number): string {
-  return `${file} has ${count} messages, and a batch has at most ${limitMessages}: split it (split -l ${limitMessages}), or use send`;
+  return `${file} has ${count} messages, and a batch has at most ${maxMessages}: split the file (split -l ${maxMessages}), or use send`;
 }
 
-/** When a batch is sent, said back by both clocks: whoever typed it sees what was understood. */
+/**
+ * The time of --send-at. It is printed in the given zone and in UTC, so that the operator can check
+ * it.
+ */
 async function sendAtOf({ sendAt, timeZone, json }: SubmitCommandOptions): Promise<number | undefined> {
   if (sendAt === undefined) {
-    if (timeZone !== undefined) throw new CommandError('--time-zone is for --send-at, which is not given');
+    if (timeZone !== undefined) throw new CommandError('--time-zone requires --send-at');
     return undefined;
   }
   let ms: number;
@@ -77,13 +80,13 @@ async function sendAtOf({ sendAt, timeZone, json }: SubmitCommandOptions): Promi
   } catch (error) {
     throw new CommandError(`--send-at: ${error instanceof Error ? error.message : error}`, { cause: error });
   }
-  const words = await describeTime(ms, timeZone ?? Intl.DateTimeFormat().resolvedOptions().timeZone);
-  if (ms <= Date.now()) throw new CommandError(`--send-at: ${words} is past; without --send-at it goes now`);
-  if (json !== true) note(`it is sent at ${words}`);
+  const described = await describeTime(ms, timeZone ?? Intl.DateTimeFormat().resolvedOptions().timeZone);
+  if (ms <= Date.now()) throw new CommandError(`--send-at: ${described} is in the past; omit --send-at to send now`);
+  if (json !== true) note(`will be sent at ${described}`);
   return ms;
 }
 
-/** The messages of a file that is without a fault, each with its line. */
+/** Reads all messages of a file with their lines; throws if any line is invalid. */
 async function readAll(file: string, reading: Reading, isQuiet: boolean) {
   const hash = createHash('sha256');
   const onNote = (text: string) => {
@@ -96,13 +99,13 @@ async function readAll(file: string, reading: Reading, isQuiet: boolean) {
   const lines: number[] = [];
   const templates = [...reading.templates];
   const faults: string[] = [];
-  let [wrong, dropped] = [0, 0];
+  let [invalid, dropped] = [0, 0];
   for await (const entry of withoutFault(opened.source.entries)) {
     const draft = draftOf(entry, opened.columns());
     for (const each of reportedTemplates(entry))
       if (!templates.some(({ name }) => name === each.name)) templates.push(each);
     if (typeof draft === 'string') {
-      wrong++;
+      invalid++;
       if (faults.length < shownFaults) faults.push(`line ${entry.line}: ${draft}`);
     } else if (opened.repeats(entry)) dropped++;
     else {
@@ -112,14 +115,14 @@ async function readAll(file: string, reading: Reading, isQuiet: boolean) {
     }
   }
   for (const fault of faults) note(fault);
-  if (wrong > 0) throw new CommandError(`${wrong} lines of ${file} are at fault, and nothing was submitted`);
-  if (dropped > 0) onNote(`${dropped} rows are dropped by --unique`);
+  if (invalid > 0) throw new CommandError(`${invalid} lines of ${file} are invalid; nothing was submitted`);
+  if (dropped > 0) onNote(`${dropped} rows were dropped by --unique`);
   const repeated = receivers.words();
   if (repeated !== undefined && reading.unique === undefined) onNote(repeated);
   return { messages, lines, templates, digest: hash.digest('hex') };
 }
 
-/** A fault of the file ends it, and the batch with it. */
+/** A file that cannot be read to its end is not submitted. */
 async function* withoutFault(entries: AsyncIterable<Entry>): AsyncGenerator<Entry> {
   try {
     yield* entries;
@@ -129,19 +132,22 @@ async function* withoutFault(entries: AsyncIterable<Entry>): AsyncGenerator<Entr
   }
 }
 
-/** Lines at fault that are named. */
+/** At most this many invalid lines are printed. */
 const shownFaults = 20;
 
-/** One key for one file with the same options, whatever its name: what was submitted is found, and not sent twice. */
+/**
+ * The same key for the same content and options, whatever the file's name: a second submit finds
+ * the first batch.
+ */
 function requestIdOf(content: unknown, isNew: boolean): string {
   if (isNew) return `file-${randomUUID()}`;
   return `file-${createHash('sha256').update(JSON.stringify(content)).digest('hex').slice(0, 40)}`;
 }
 
-/** The file's own name, without its folders and no longer than a name may be. */
+/** The base name of the file, cut to the length of a batch name. */
 function nameOf(file: string): string {
   if (file === '-') return '';
   const bytes = Buffer.from(basename(file)).subarray(0, nameBytes);
-  // A character that was cut in two is left out.
+  // A character cut in the middle is left out.
   return bytes.toString().replace(/\uFFFD$/, '');
 }
