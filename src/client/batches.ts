@@ -12,21 +12,30 @@ import { randomKey } from './random-key.ts';
 import { endedEarly, type Retry } from './retry.ts';
 import { callsOf } from './send.ts';
 
-/** How a batch is sent in the background; `requestId` is made when there is none, so that a retry is exact. */
+/**
+ * Options of a background batch. `requestId` is generated when it is missing, which makes retries
+ * safe.
+ */
 export type SubmitOptions = Omit<MessageInitShape<typeof BatchOptionsSchema>, '$typeName' | '$unknown'> & {
   readonly signal?: AbortSignal;
-  /** Milliseconds for each call, 600,000 unless set; 0 = no limit. */
+  /** The timeout per call in ms; default 600,000, 0 = none. */
   readonly timeoutMs?: number;
-  /** The caller's own number of each message, such as its line in a file; results carry it. Empty, or one per message. */
+  /**
+   * The caller's own number per message, such as its line in a file; results return it. Empty, or
+   * one per message.
+   */
   readonly lines?: readonly number[];
 };
 
-/** A batch of 256 MiB takes this long at 3.6 Mbit/s. */
+/** Enough for 256 MiB at 3.6 Mbit/s. */
 const callTimeoutMs = 600_000;
 
 type Rpc = Client<typeof BatchService>;
 
-/** What one request takes: the service's 16 MiB, with room for JSON's base64. More goes as a stream, which browsers have not. */
+/**
+ * The largest unary request: the service's 16 MiB, less the overhead of base64 in JSON. Larger
+ * batches are streamed, which browsers cannot do.
+ */
 const requestBytes = 8 * 1024 * 1024;
 
 export async function submit(
@@ -39,7 +48,7 @@ export async function submit(
   const call = { ...(signal === undefined ? {} : { signal }), ...(timeoutMs === 0 ? {} : { timeoutMs }) };
   const request = create(SubmitBatchRequestSchema, { ...options, messages: [...messages], lines: [...lines] });
   const isLarge = toBinary(SubmitBatchRequestSchema, request).length > requestBytes;
-  const tries = retry.begin(signal);
+  const retries = retry.begin(signal);
   for (;;) {
     try {
       const { batch, duplicate } = isLarge
@@ -48,7 +57,7 @@ export async function submit(
       if (batch === undefined) throw new ConnectError('the answer has no batch', Code.Internal);
       return { batch, duplicate };
     } catch (error) {
-      await tries.after(error);
+      await retries.after(error);
     }
   }
 }
@@ -66,25 +75,25 @@ async function* framesOf(
     };
 }
 
-/** A batch now and after each change until it has ended, across reconnects. */
+/** Yields a batch now and after each change until it has ended, across reconnects. */
 export async function* watch(
   rpc: Rpc,
   batchId: string,
   { signal }: { readonly signal?: AbortSignal },
   retry: Retry,
 ): AsyncGenerator<Batch> {
-  const tries = retry.begin(signal);
+  const retries = retry.begin(signal);
   for (;;) {
     try {
       for await (const { batch } of rpc.watchBatch({ batchId }, signal === undefined ? {} : { signal })) {
-        tries.gotOn();
+        retries.onProgress();
         if (batch === undefined) continue;
         yield batch;
         if (batch.endedAt !== undefined) return;
       }
       throw endedEarly();
     } catch (error) {
-      await tries.after(error);
+      await retries.after(error);
     }
   }
 }

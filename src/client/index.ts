@@ -1,3 +1,12 @@
+/**
+ * The client of sendbatch for Node and browsers, over any Connect transport.
+ *
+ * - `send` splits messages into calls and retries what may succeed; `submit` and `watch` use
+ *   batches that the service sends in the background.
+ * - `tail` and `shareTail` follow channels and resume after the last message received.
+ * - Every message has a key before its first attempt, so a retry never stores it twice.
+ * - Messages of one channel are sent one call after the other, in their order.
+ */
 import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import { type Batch, BatchService } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 import type { Message } from '../../gen/client/sendbatch/v1/message_pb.ts';
@@ -29,37 +38,51 @@ export type {
 };
 
 export interface SendbatchOptions {
-  /** Of `@connectrpc/connect-node` or `@connectrpc/connect-web`; the credential is set by an interceptor of it. */
+  /**
+   * A transport of `@connectrpc/connect-node` or `@connectrpc/connect-web`. Its interceptor sets
+   * the credential.
+   */
   readonly transport: Transport;
   readonly retry?: Partial<RetryOptions>;
 }
 
 /** A client of sendbatch. */
 export interface Sendbatch {
-  /** Every RPC, without chunks and retries. */
+  /** The plain RPCs of MessageService, without splitting and retries. */
   readonly rpc: Client<typeof MessageService>;
   /**
-   * Sends any number of messages: in calls that keep the service's limits, a few at once, but those of one channel in their order. Calls that fail for now, and messages that are refused
-   * for now, are sent again under the same keys. One result a message, in order; what is still refused after the last try has its `error`. Throws what no
-   * retry mends.
+   * Sends any number of messages and returns one result per message, in the order of the input.
+   *
+   * Splits them into calls within the service's limits and runs several calls at once; messages of
+   * one channel stay in order. Retries failed calls and messages refused with a retryable reason,
+   * with the same keys. A message still refused after the last attempt has its `error`. Throws an
+   * error that no retry can fix.
    */
   send(messages: readonly Draft[], options?: SendOptions): Promise<Result[]>;
-  /** Every RPC of batches that the service sends in the background. */
+  /** The plain RPCs of BatchService. */
   readonly batches: Client<typeof BatchService>;
-  /** Hands up to 100,000 messages to the service, which sends them in the background: at their time, in turns with others. Retried as `send` is. */
+  /**
+   * Submits up to 100,000 messages, which the service sends in the background. Retried like `send`.
+   */
   submit(
     messages: readonly Draft[],
     options?: SubmitOptions,
   ): Promise<{ readonly batch: Batch; readonly duplicate: boolean }>;
-  /** Such a batch now and after each change until it has ended, across reconnects. */
+  /** Yields a batch now and after each change until it has ended, across reconnects. */
   watch(batchId: string, options?: { readonly signal?: AbortSignal }): AsyncIterable<Batch>;
-  /** Follows channels, and resumes by itself: every message after the cursors once, in each channel in order. Throws what no retry mends. */
+  /**
+   * Follows channels and resumes after interruptions: every message after the cursors once, in
+   * order per channel. Throws an error that no retry can fix.
+   */
   tail(request: TailRequest, options?: TailOptions): AsyncIterable<Message>;
-  /** One stream for many followers, each of a channel: a browser has six HTTP/1.1 connections per host. `uid`: whom a service reads for. */
+  /**
+   * Shares one stream among many followers, each of one channel: a browser has six HTTP/1.1
+   * connections per host. `uid` is the user that a service reads for.
+   */
   shareTail(options?: { readonly uid?: string }): SharedTail;
 }
 
-/** Makes a client. */
+/** Creates a client. */
 export function createSendbatch({ transport, retry = {} }: SendbatchOptions): Sendbatch {
   const rpc = createClient(MessageService, transport);
   const batches = createClient(BatchService, transport);

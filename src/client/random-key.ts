@@ -1,6 +1,6 @@
 /**
- * Returns a random UUID (version 4, RFC 9562). `crypto.randomUUID` exists in secure contexts only: on a plain-HTTP page
- * whose host is not localhost it is undefined, and `getRandomValues` is not.
+ * Returns a random UUID (version 4, RFC 9562). `crypto.randomUUID` exists only in secure contexts,
+ * so not on a plain-HTTP page of another host than localhost; `getRandomValues` does.
  */
 export function randomKey(): string {
   const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));

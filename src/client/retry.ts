@@ -3,14 +3,20 @@ import { Code, ConnectError } from '@connectrpc/connect';
 import { ErrorInfoSchema, RetryInfoSchema } from '../../gen/client/google/rpc/error_details_pb.ts';
 import type { Refusal } from '../../gen/client/sendbatch/v1/message_pb.ts';
 
-/** How patient the client is. */
+/** How often and how long the client retries. */
 export interface RetryOptions {
-  /** Tries of a call or a message, at least 1. */
+  /** Attempts per call or message, at least 1. */
   readonly attempts: number;
-  /** Milliseconds before the second try at most; doubled each time, and drawn at random below. */
+  /**
+   * The longest pause before the second attempt in ms. It doubles per attempt; the actual pause is
+   * random below it.
+   */
   readonly firstPauseMs: number;
   readonly longestPauseMs: number;
-  /** Milliseconds that go on being tried, however often, what fails after this client has had an answer: the service was there, and is only away. */
+  /**
+   * Milliseconds of retrying, regardless of `attempts`, once the service has answered this client:
+   * it exists, and is only temporarily unavailable.
+   */
   readonly patienceMs: number;
 }
 
@@ -21,66 +27,76 @@ const retryDefaults: RetryOptions = {
   patienceMs: 0,
 };
 
-/** Makes the tries of a client's calls: all of them know whether the service was ever there. */
+/** Creates the retry state of calls. They share whether the service has ever answered. */
 export interface Retry {
-  begin(signal: AbortSignal | undefined): Tries;
+  begin(signal: AbortSignal | undefined): RetryState;
 }
 
-/** The tries of one call, or of one stream. */
-export interface Tries {
-  /** The service has answered: it is there. */
-  answered(): void;
-  /** The same, and what was asked for gets on: what fails from now on has all its tries before it. */
-  gotOn(): void;
-  /** Whether another try follows when this one fails. */
-  goOn(): boolean;
-  /** Waits before the next try: as long as was asked for, and some time at random, so that those that failed together do not come back together. Throws when the signal ends it. */
+/** The attempts of one call or one stream. */
+export interface RetryState {
+  /** Records that the service has answered. */
+  onAnswer(): void;
+  /**
+   * Records progress: the service has answered, and later failures start with all attempts again.
+   */
+  onProgress(): void;
+  /** Whether another attempt follows if this one fails. */
+  canRetry(): boolean;
+  /**
+   * Waits before the next attempt: the requested time plus random jitter, so that clients that
+   * failed together do not return together. Throws when the signal aborts it.
+   */
   pause(askedMs: number): Promise<void>;
-  /** The same after an error; throws that error when no retry mends it or no other try follows. */
+  /**
+   * Like `pause`, after an error. Throws the error when no retry can fix it or no attempt is left.
+   */
   after(
     error: unknown,
-    options?: { readonly askedMs?: number | undefined; readonly told?: ((error: unknown) => void) | undefined },
+    options?: { readonly askedMs?: number | undefined; readonly onRetry?: ((error: unknown) => void) | undefined },
   ): Promise<void>;
 }
 
 export function createRetry(options: Partial<RetryOptions>): Retry {
   const { attempts, firstPauseMs, longestPauseMs, patienceMs } = { ...retryDefaults, ...options };
-  let wasThere = false;
+  let hasAnswered = false;
   return {
     begin(signal) {
       let attempt = 1;
       let began = performance.now();
-      const tries: Tries = {
-        answered() {
-          wasThere = true;
+      const retries: RetryState = {
+        onAnswer() {
+          hasAnswered = true;
         },
-        gotOn() {
-          wasThere = true;
+        onProgress() {
+          hasAnswered = true;
           attempt = 1;
           began = performance.now();
         },
-        goOn: () => attempt < attempts || (wasThere && performance.now() - began < patienceMs),
+        canRetry: () => attempt < attempts || (hasAnswered && performance.now() - began < patienceMs),
         async pause(askedMs) {
           const most = Math.min(firstPauseMs * 2 ** (attempt++ - 1), longestPauseMs);
           await sleep(askedMs + Math.random() * most, signal);
         },
-        async after(error, { askedMs = waitOf(error), told } = {}) {
-          if (askedMs === undefined || signal?.aborted || !tries.goOn()) throw error;
-          told?.(error);
-          await tries.pause(askedMs);
+        async after(error, { askedMs = retryDelay(error), onRetry } = {}) {
+          if (askedMs === undefined || signal?.aborted || !retries.canRetry()) throw error;
+          onRetry?.(error);
+          await retries.pause(askedMs);
         },
       };
-      return tries;
+      return retries;
     },
   };
 }
 
-/** The service ends a stream by an error, or with what it is about; an end before that is the way's doing. */
+/**
+ * Returns the error of a stream that ended without an error or a final message: the connection was
+ * lost.
+ */
 export function endedEarly(): ConnectError {
   return new ConnectError('the stream ended early', Code.Unavailable);
 }
 
-/** Hands a stream on; a signal that ends it is no error. */
+/** Passes a stream on. Ends without an error when the signal aborts it. */
 export async function* untilAborted<T>(signal: AbortSignal | undefined, stream: AsyncIterable<T>): AsyncGenerator<T> {
   try {
     yield* stream;
@@ -90,27 +106,31 @@ export async function* untilAborted<T>(signal: AbortSignal | undefined, stream: 
 }
 
 /**
- * Codes that may pass: the service or the way to it is away, or the outcome is not known and the same keys find it out. CANCELLED is a stream that was reset by a
- * service or a proxy that stops; whoever cancels by a signal asks that before.
+ * Retryable codes: the service or the network is unavailable, or the outcome is unknown and a retry
+ * with the same keys finds it out. CANCELLED is a stream reset by a stopping service or proxy; an
+ * abort by the caller's signal is checked before.
  */
-const passing = new Set([Code.Unavailable, Code.DeadlineExceeded, Code.Unknown, Code.Canceled]);
+const retryableCodes = new Set([Code.Unavailable, Code.DeadlineExceeded, Code.Unknown, Code.Canceled]);
 
-/** Milliseconds that an error asks to wait; 0 when it may be tried at once; undefined when no retry mends it. */
-export function waitOf(thrown: unknown): number | undefined {
+/**
+ * Returns the ms to wait before a retry: as the error requests, 0 for at once, undefined when no
+ * retry can fix it.
+ */
+export function retryDelay(thrown: unknown): number | undefined {
   const error = ConnectError.from(thrown);
   const [info] = error.findDetails(RetryInfoSchema);
   if (info !== undefined) return millisOf(info.retryDelay);
-  return passing.has(error.code) || isOfTheWay(error) ? 0 : undefined;
+  return retryableCodes.has(error.code) || isConnectionError(error) ? 0 : undefined;
 }
 
-/** A connection that was refused or cut, as by a service that stops: transports say INTERNAL of some of it. */
-function isOfTheWay({ cause }: ConnectError): boolean {
+/** A refused or lost connection, which transports partly report as INTERNAL. */
+function isConnectionError({ cause }: ConnectError): boolean {
   const code = typeof cause === 'object' && cause !== null && 'code' in cause ? String(cause.code) : '';
   return /^(ERR_HTTP2_|ERR_STREAM_|ECONN|EPIPE|ETIMEDOUT|UND_ERR_)/.test(code);
 }
 
-/** The same for one message's refusal. */
-export function waitOfRefusal({ retryAfter }: Refusal): number | undefined {
+/** Like `retryDelay`, for the refusal of one message. */
+export function refusalRetryDelay({ retryAfter }: Refusal): number | undefined {
   return retryAfter === undefined ? undefined : millisOf(retryAfter);
 }
 
@@ -118,7 +138,7 @@ function millisOf(duration: Duration | undefined): number {
   return Number(duration?.seconds ?? 0n) * 1000 + (duration?.nanos ?? 0) / 1e6;
 }
 
-/** The stable reason of an error, of a call's or of a result's: `NOT_SUBSCRIBER`, `RATE_LIMITED`, … */
+/** Returns the stable reason of a call's or a result's error, such as `NOT_SUBSCRIBER`. */
 export function reasonOf(error: unknown): string | undefined {
   if (isRefusal(error)) return error.reason;
   return ConnectError.from(error).findDetails(ErrorInfoSchema)[0]?.reason;

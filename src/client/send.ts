@@ -9,37 +9,43 @@ import {
 import { channelKeyOf } from './channel-key.ts';
 import type { Draft, Result } from './draft.ts';
 import { randomKey } from './random-key.ts';
-import { type Retry, waitOfRefusal } from './retry.ts';
+import { type Retry, refusalRetryDelay } from './retry.ts';
 
 /** A template that the messages of a send may name. */
 export type RequestTemplate = MessageInitShape<typeof RequestTemplateSchema>;
 
 export interface SendOptions {
-  /** All or nothing: then at most 1,000 messages, in one call. */
+  /** All or nothing: at most 1,000 messages, in one call. */
   readonly atomic?: boolean;
-  /** Templates for these messages alone; each call carries them. */
+  /** Templates of these messages alone; every call carries them. */
   readonly templates?: readonly RequestTemplate[];
-  /** Every check, nothing stored: each result is what a send would answer now, without new numbers. */
+  /**
+   * Runs every check and stores nothing: each result is what a send would answer now, without new
+   * numbers.
+   */
   readonly validateOnly?: boolean;
-  /** Calls at once; 4 unless set. */
+  /** Calls in flight; default 4. */
   readonly concurrency?: number;
-  /** Milliseconds for each call; 60,000 unless set, 0 = no limit. A call that takes longer is retried under the same keys. */
+  /**
+   * The timeout per call in ms; default 60,000, 0 = none. A call that takes longer is retried with
+   * the same keys.
+   */
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal;
-  /** Told after each call: how many messages have their final result. */
+  /** Called after each call with the number of messages that have their final result. */
   readonly onProgress?: (done: number, of: number) => void;
-  /** Told of each call that failed and is tried again. */
+  /** Called for each failed call that is retried. */
   readonly onRetry?: (error: unknown) => void;
 }
 
-/** What a call takes: the service's limits, with room for what is not payload. */
+/** The limits of a call: those of the service, less the overhead besides payloads. */
 const callMessages = 1000;
 const callBytes = 8 * 1024 * 1024;
 const messageBytes = 512;
-/** A call of 8 MiB takes this long at 1 Mbit/s. */
+/** Enough for 8 MiB at 1 Mbit/s. */
 const callTimeoutMs = 60_000;
 
-/** A message, its place in the input, and its key. */
+/** A message with its key, and its position in the input. */
 interface Item {
   readonly place: number;
   readonly draft: Draft;
@@ -73,7 +79,7 @@ export async function sendAll(
     done++;
   };
   const progress = () => options.onProgress?.(done, items.length);
-  // One failing lane ends the others: what they have not begun is not sent.
+  // A failing lane stops the others: their calls that have not started are not sent.
   const failed = new AbortController();
   const all = signal === undefined ? failed.signal : AbortSignal.any([signal, failed.signal]);
   const lanes = atomic ? [items] : lanesOf(items, concurrency);
@@ -94,7 +100,10 @@ export async function sendAll(
   return results;
 }
 
-/** A channel is in one lane, and a lane makes one call after the other: that keeps a channel's order. */
+/**
+ * Distributes messages over lanes. A channel belongs to one lane, and a lane makes one call at a
+ * time, which keeps the channel's order.
+ */
 function lanesOf(items: readonly Item[], concurrency: number): Item[][] {
   const lanes = Array.from(
     { length: Math.max(1, Math.min(concurrency, Math.ceil(items.length / callMessages))) },
@@ -103,7 +112,7 @@ function lanesOf(items: readonly Item[], concurrency: number): Item[][] {
   const laneOfChannel = new Map<string, Item[]>();
   for (const item of items) {
     const key = channelKeyOf(item.draft);
-    // A new channel goes where the least is.
+    // A new channel goes to the shortest lane.
     const lane = laneOfChannel.get(key) ?? lanes.reduce((least, each) => (each.length < least.length ? each : least));
     laneOfChannel.set(key, lane);
     lane.push(item);
@@ -111,7 +120,7 @@ function lanesOf(items: readonly Item[], concurrency: number): Item[][] {
   return lanes.filter((lane) => lane.length > 0);
 }
 
-/** In pieces that a call takes. */
+/** Splits messages into calls within the limits. */
 export function* callsOf(items: readonly Item[]): Iterable<Item[]> {
   let call: Item[] = [];
   let bytes = 0;
@@ -128,14 +137,14 @@ export function* callsOf(items: readonly Item[]): Iterable<Item[]> {
   if (call.length > 0) yield call;
 }
 
-/** About how many bytes a message takes in a call. */
+/** Estimates the bytes of a message in a call. */
 function sizeOf({ payload, template, subscribers = [] }: Draft): number {
   const variables = template?.variables === undefined ? 0 : JSON.stringify(template.variables).length;
   const receivers = subscribers.reduce((sum, uid) => sum + uid.length + 2, 0);
   return messageBytes + (payload?.length ?? 0) + variables + receivers;
 }
 
-/** One call, until each of its messages has a result that no retry mends. */
+/** Repeats one call until each of its messages has a final result. */
 async function sendCall(
   rpc: Rpc,
   call: readonly Item[],
@@ -144,7 +153,7 @@ async function sendCall(
   settle: (item: Item, result: Result) => void,
 ): Promise<void> {
   let items = call;
-  const tries = retry.begin(signal);
+  const retries = retry.begin(signal);
   for (;;) {
     let longest = 0;
     try {
@@ -157,11 +166,11 @@ async function sendCall(
         },
         { ...(timeoutMs === 0 ? {} : { timeoutMs }), ...(signal === undefined ? {} : { signal }) },
       );
-      tries.answered();
+      retries.onAnswer();
       const again: Item[] = [];
       for (const [index, item] of items.entries()) {
         const result = results[index] ?? create(SendResultSchema);
-        const wait = result.error && tries.goOn() ? waitOfRefusal(result.error) : undefined;
+        const wait = result.error && retries.canRetry() ? refusalRetryDelay(result.error) : undefined;
         if (wait === undefined) settle(item, result);
         else again.push(item);
         longest = Math.max(longest, wait ?? 0);
@@ -169,9 +178,9 @@ async function sendCall(
       if (again.length === 0) return;
       items = again;
     } catch (error) {
-      await tries.after(error, { told: onRetry });
+      await retries.after(error, { onRetry });
       continue;
     }
-    await tries.pause(longest);
+    await retries.pause(longest);
   }
 }

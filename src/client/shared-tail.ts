@@ -4,38 +4,42 @@ import type { Message } from '../../gen/client/sendbatch/v1/message_pb.ts';
 import type { ChannelCursorSchema } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
 import type { TailOptions, TailRequest } from './tail.ts';
 
-/** A channel from a cursor on. */
+/** A channel and the position to start from. */
 export type ChannelCursor = MessageInitShape<typeof ChannelCursorSchema>;
 
-/** One stream that follows many channels, each for whoever asked for it. */
+/** One stream that follows many channels for many followers. */
 export interface SharedTail {
   /**
-   * Follows a channel until the loop is left or the signal ends it: every message after the cursor once, in order. The stream is opened again when a channel comes or
-   * goes; messages that are not stored (`messageSeq` 0) and come meanwhile are missed. Throws what no retry mends, and RESOURCE_EXHAUSTED when 1,000 messages wait and
-   * none is taken for ten seconds, in which the others wait too: follow again from the last one.
+   * Follows a channel until the loop ends or the signal aborts it: every message after the cursor
+   * once, in order.
+   *
+   * The stream is reopened when a channel is added or removed; unstored messages (`messageSeq` 0)
+   * sent meanwhile are missed. Throws an error that no retry can fix, and RESOURCE_EXHAUSTED when
+   * 1,000 messages wait and none is taken for ten seconds, which delays the other followers too:
+   * follow again from the last message.
    */
   follow(channel: ChannelCursor, options?: { readonly signal?: AbortSignal }): AsyncIterable<Message>;
 }
 
 type OpenTail = (request: TailRequest, options: TailOptions) => AsyncIterable<Message>;
 
-/** The service's limit for a subscription. */
-const mostChannels = 100;
-/** Messages that wait for a follower. */
-const mostWaiting = 1000;
-/** How long the stream waits for one that takes nothing. */
-const patienceMs = 10_000;
+/** The service's limit per subscription. */
+const maxChannels = 100;
+/** Messages that may wait for a follower. */
+const maxPending = 1000;
+/** How long the stream waits for a follower that takes no messages. */
+const maxStallMs = 10_000;
 
-/** A follower, and what has come for it. */
+/** A follower and its pending messages. */
 interface Follower {
   cursor: ChannelCursor;
-  readonly waiting: Message[];
-  /** Why it ends, once it does. */
+  readonly pending: Message[];
+  /** Why it ended; undefined while it follows. */
   end: { readonly error: unknown } | undefined;
   wake: () => void;
-  /** Told when it takes a message, or ends. */
+  /** Called when it takes a message, or ends. */
   onTaken: () => void;
-  /** Whether the stream has been open with it. */
+  /** Whether a stream has been open with it. */
   settled: boolean;
 }
 
@@ -43,7 +47,7 @@ export function createSharedTail(open: OpenTail, uid: string): SharedTail {
   const followers = new Set<Follower>();
   let current: AbortController | undefined;
 
-  /** Opens the stream for those that are there now, in place of the one before. */
+  /** Replaces the stream by one for the current followers. */
   function reopen(): void {
     current?.abort();
     current = undefined;
@@ -51,13 +55,16 @@ export function createSharedTail(open: OpenTail, uid: string): SharedTail {
     const mine = new AbortController();
     current = mine;
     void run(mine).catch(async (error: unknown) => {
-      if (current !== mine || !(await endFaulty(mine, error))) return;
+      if (current !== mine || !(await endRefused(mine, error))) return;
       reopen();
     });
   }
 
-  /** Ends those whose channel the service refuses, so that one channel that may not be read does not end the others. False: the stream was opened anew meanwhile. */
-  async function endFaulty(mine: AbortController, error: unknown): Promise<boolean> {
+  /**
+   * Ends the followers whose channel the service refuses, so that one unreadable channel does not
+   * end the others. Returns false when the stream was reopened meanwhile.
+   */
+  async function endRefused(mine: AbortController, error: unknown): Promise<boolean> {
     let ended = 0;
     for (const each of [...followers].filter(({ settled }) => !settled)) {
       try {
@@ -74,7 +81,7 @@ export function createSharedTail(open: OpenTail, uid: string): SharedTail {
     return true;
   }
 
-  /** Throws where a channel alone cannot be followed. */
+  /** Throws when the channel cannot be followed by itself. */
   async function probe(cursor: ChannelCursor, signal: AbortSignal): Promise<void> {
     const stop = new AbortController();
     const options: TailOptions = {
@@ -88,13 +95,13 @@ export function createSharedTail(open: OpenTail, uid: string): SharedTail {
     const onCaughtUp: TailOptions['onCaughtUp'] = (channelType, channelId, lastSeq) => {
       for (const each of followersOf(channelType, channelId)) {
         each.settled = true;
-        reach(each, lastSeq);
+        advance(each, lastSeq);
       }
     };
     const channels = earliest([...followers].map((each) => each.cursor));
     for await (const message of open({ channels, uid }, { signal: mine.signal, onCaughtUp })) {
       if (current !== mine) return;
-      for (const each of [...followersOf(message.channelType, message.channelId)]) await hand(each, message);
+      for (const each of [...followersOf(message.channelType, message.channelId)]) await deliver(each, message);
     }
   }
 
@@ -102,18 +109,18 @@ export function createSharedTail(open: OpenTail, uid: string): SharedTail {
     for (const each of followers) if (isOf(each.cursor, channelType, channelId)) yield each;
   }
 
-  async function hand(follower: Follower, message: Message): Promise<void> {
-    if (follower.waiting.length >= mostWaiting) await taken(follower);
+  async function deliver(follower: Follower, message: Message): Promise<void> {
+    if (follower.pending.length >= maxPending) await waitUntilTaken(follower);
     if (!followers.has(follower)) return;
-    if (follower.waiting.length >= mostWaiting) {
-      finish(follower, new ConnectError(`${mostWaiting} messages wait to be taken`, Code.ResourceExhausted));
+    if (follower.pending.length >= maxPending) {
+      finish(follower, new ConnectError(`${maxPending} messages wait to be taken`, Code.ResourceExhausted));
       return reopen();
     }
     const { afterSeq = 0n, fromNow } = follower.cursor;
-    // Of what another follower of the channel catches up with, it has had or wants nothing.
+    // Skips messages that another follower of the channel catches up with.
     if (message.messageSeq > 0n && (fromNow || message.messageSeq <= afterSeq)) return;
-    if (message.messageSeq > 0n) reach(follower, message.messageSeq);
-    follower.waiting.push(message);
+    if (message.messageSeq > 0n) advance(follower, message.messageSeq);
+    follower.pending.push(message);
     follower.wake();
   }
 
@@ -127,11 +134,11 @@ export function createSharedTail(open: OpenTail, uid: string): SharedTail {
   return {
     async *follow(cursor, { signal } = {}) {
       const channels = earliest([...[...followers].map((each) => each.cursor), cursor]);
-      if (channels.length > mostChannels)
-        throw new ConnectError(`a stream follows at most ${mostChannels} channels`, Code.InvalidArgument);
+      if (channels.length > maxChannels)
+        throw new ConnectError(`a stream follows at most ${maxChannels} channels`, Code.InvalidArgument);
       const follower: Follower = {
         cursor,
-        waiting: [],
+        pending: [],
         end: undefined,
         wake: () => {},
         onTaken: () => {},
@@ -143,7 +150,7 @@ export function createSharedTail(open: OpenTail, uid: string): SharedTail {
       reopen();
       try {
         while (!signal?.aborted) {
-          const message = follower.waiting.shift();
+          const message = follower.pending.shift();
           follower.onTaken();
           if (message !== undefined) yield message;
           else if (follower.end !== undefined) throw follower.end.error;
@@ -161,25 +168,25 @@ export function createSharedTail(open: OpenTail, uid: string): SharedTail {
   };
 }
 
-async function taken(follower: Follower): Promise<void> {
+async function waitUntilTaken(follower: Follower): Promise<void> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   await new Promise<void>((resolve) => {
     follower.onTaken = resolve;
-    timer = setTimeout(resolve, patienceMs);
+    timer = setTimeout(resolve, maxStallMs);
   });
   clearTimeout(timer);
   follower.onTaken = () => {};
 }
 
-/** A message of a follower is behind its cursor from now on. */
-function reach(follower: Follower, seq: bigint): void {
+/** Moves a follower's cursor to a message. */
+function advance(follower: Follower, seq: bigint): void {
   const { channelType, channelId, afterSeq = 0n } = follower.cursor;
   if (channelType === undefined || channelId === undefined) return;
   const after = seq > afterSeq ? seq : afterSeq;
   follower.cursor = { channelType, channelId, afterSeq: after };
 }
 
-/** One cursor per channel: the one that is the furthest behind. */
+/** Returns one cursor per channel, the earliest. */
 function earliest(cursors: readonly ChannelCursor[]): ChannelCursor[] {
   const byChannel = new Map<string, ChannelCursor>();
   for (const each of cursors) {
@@ -195,7 +202,7 @@ function isBehind(one: ChannelCursor, other: ChannelCursor): boolean {
   return (one.afterSeq ?? 0n) < (other.afterSeq ?? 0n);
 }
 
-/** The service names a person channel by the pair, whoever asked for it by one uid. */
+/** The service names a person channel by its pair, even when it was requested by one uid. */
 function isOf(cursor: ChannelCursor, channelType: number, channelId: string): boolean {
   if (cursor.channelType !== channelType) return false;
   return cursor.channelId === channelId || (channelType === 1 && samePair(cursor.channelId ?? '', channelId));

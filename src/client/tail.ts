@@ -8,26 +8,26 @@ import type {
 } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
 import { endedEarly, type Retry } from './retry.ts';
 
-/** What to follow: channels from their cursors on, or all channels of a user. */
+/** What to follow: channels from their cursors, or all channels of a user. */
 export interface TailRequest {
   readonly channels?: readonly MessageInitShape<typeof ChannelCursorSchema>[];
-  /** Whom a service reads for. */
+  /** The user that a service reads for. */
   readonly uid?: string;
   readonly allOfUid?: boolean;
 }
 
 export interface TailOptions {
   readonly signal?: AbortSignal;
-  /** Told once a connection and channel, when all that was stored has come. */
+  /** Called once per connection and channel, when all stored messages have arrived. */
   readonly onCaughtUp?: (channelType: number, channelId: string, lastSeq: bigint) => void;
-  /** Told of each end that is resumed from. */
+  /** Called for each interruption that the client resumes from. */
   readonly onResume?: (error: unknown) => void;
 }
 
-/** Heartbeats come every 15 seconds: a stream that is silent for longer is a connection that is gone. */
+/** Heartbeats arrive every 15 seconds: a longer silence is a lost connection. */
 const silentMs = 45_000;
 
-/** Follows, and resumes from the last message of each channel. */
+/** Follows channels and resumes from the last message of each. */
 export async function* tail(
   rpc: Client<typeof MessageService>,
   { channels = [], uid = '', allOfUid = false }: TailRequest,
@@ -35,17 +35,17 @@ export async function* tail(
   retry: Retry,
 ): AsyncGenerator<Message> {
   const cursors = new Map(channels.map((each) => [`${each.channelType}/${each.channelId}`, each]));
-  /** The service answers with a channel's canonical id, which may not be the one that was asked for. */
+  /** The service answers with a channel's canonical id, which may differ from the requested one. */
   const reached = new Map<string, MessageInitShape<typeof ChannelCursorSchema>>();
-  const reach = (channelType: ChannelType, channelId: string, afterSeq: bigint) => {
+  const advance = (channelType: ChannelType, channelId: string, afterSeq: bigint) => {
     for (const [key, each] of cursors)
       if (each.channelType === channelType && (each.channelId === channelId || isSideOf(each.channelId, channelId)))
         cursors.delete(key);
     reached.set(`${channelType}/${channelId}`, { channelType, channelId, afterSeq });
   };
-  /** Whether all channels of the user are among those: one that is not was joined since. */
+  /** Whether the cursors cover all channels of the user: a missing one was joined since. */
   let resume = false;
-  const tries = retry.begin(signal);
+  const retries = retry.begin(signal);
   for (;;) {
     const watch = new AbortController();
     const all = signal === undefined ? watch.signal : AbortSignal.any([signal, watch.signal]);
@@ -55,21 +55,21 @@ export async function* tail(
       for await (const { frame } of rpc.subscribe(request, { signal: all }) as AsyncIterable<SubscribeResponse>) {
         clearTimeout(timer);
         timer = setTimeout(() => watch.abort(new Error('the stream is silent')), silentMs);
-        tries.gotOn();
+        retries.onProgress();
         if (frame.case === 'message') {
           const { messageSeq, channelType, channelId } = frame.value;
-          if (messageSeq > 0n) reach(channelType, channelId, messageSeq);
+          if (messageSeq > 0n) advance(channelType, channelId, messageSeq);
           yield frame.value;
         } else if (frame.case === 'caughtUp') {
           const { channelType, channelId, lastSeq } = frame.value;
-          reach(channelType, channelId, lastSeq);
+          advance(channelType, channelId, lastSeq);
           onCaughtUp?.(channelType, channelId, lastSeq);
         } else if (frame.case === 'allCaughtUp') resume = true;
       }
       throw endedEarly();
     } catch (error) {
       const silent = watch.signal.aborted ? { askedMs: 0 } : {};
-      await tries.after(error, { told: onResume, ...silent });
+      await retries.after(error, { onRetry: onResume, ...silent });
     } finally {
       clearTimeout(timer);
       watch.abort();

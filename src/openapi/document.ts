@@ -1,3 +1,12 @@
+/**
+ * The OpenAPI 3.1 document of the JSON routes, and the examples that it shows.
+ *
+ * - `createDocument` builds it from the bindings that serve the routes, the proto's validation
+ *   rules and the proto's comments, so a served route cannot be missing.
+ * - `operation` builds paths, `schema` and `rules` build schemas, `errors` the error responses;
+ *   `more-paths` lists by hand what no annotation describes.
+ * - `examples/` is data: a test posts every example and compares the answer.
+ */
 import type { DescMessage } from '@bufbuild/protobuf';
 import { errorComponents, reasonsIn, reasonTexts } from './errors.ts';
 import { operationsOf } from './operation.ts';
@@ -10,8 +19,10 @@ export type Document = { readonly paths: Readonly<Record<string, Readonly<Record
 >;
 
 /**
- * The OpenAPI 3.1 document of the JSON routes: paths, parameters and bodies from the same bindings that serve them, bounds from the proto's rules, words from its
- * comments. A service that is served is in it by itself.
+ * Creates the OpenAPI 3.1 document of the JSON routes.
+ *
+ * Paths, parameters and bodies come from the bindings that serve them, bounds from the proto's
+ * rules, texts from its comments. A newly served service appears by itself.
  */
 export function createDocument(parts: DocumentParts): Document {
   const { bindings, comments } = parts;
@@ -35,13 +46,13 @@ export function createDocument(parts: DocumentParts): Document {
         .trim(),
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
-    // Relative to the document: behind a proxy the service may stand under a path.
+    // Relative to the document: a proxy may serve it under a path.
     servers: [{ url: './', description: 'This service.' }],
     tags: [
       ...services.map(({ name, typeName }) => ({ name, description: split(comments[typeName]).words })),
       { name: 'Operation', description: 'The service itself: probes, and this document.' },
     ],
-    // Without a credential first: what stands for "none is needed" while the service asks for none.
+    // `{}` first, which means "no credential needed", while the service asks for none.
     security: [...(parts.asks ? [] : [{}]), ...Object.keys(parts.securitySchemes).map((name) => ({ [name]: [] }))],
     paths,
     components: {
@@ -52,14 +63,17 @@ export function createDocument(parts: DocumentParts): Document {
   };
 }
 
-/** What a service is about, and tables with what explains them: they are about all services, and too wide for a heading. */
+/**
+ * Separates a service's description from its tables and their introduction, which apply to all
+ * services and are too wide for a heading.
+ */
 function split(comment = ''): { words: string; tables: string } {
   if (!/^\|/m.test(comment)) return { words: comment, tables: '' };
   const [words = '', ...tables] = comment.split('\n\n');
   return { words, tables: tables.join('\n\n') };
 }
 
-/** The components that something refers to, directly or not. */
+/** Returns the components that are referenced, directly or indirectly. */
 function referred(from: unknown, all: Readonly<Record<string, Schema>>): Record<string, Schema> {
   const found: Record<string, Schema> = {};
   const look = (value: unknown) => {

@@ -1,16 +1,19 @@
 import type { Schema } from './schema.ts';
 
-/** A reason for which calls are refused. */
+/** A reason for refusing a call. */
 export interface KnownReason {
   readonly reason: string;
   readonly http: number;
-  /** The body of such an error, with a text. */
+  /** The JSON body of such an error with this text. */
   readonly body: (text: string) => unknown;
 }
 
 const row = /^\| *((?:`[A-Z_]+`(?:, *)?)+) *\|[^|]*\|[^|]*\| *(.*?) *\|$/;
 
-/** When each reason is given, out of the tables `| reason | code | HTTP | when |` in comments. */
+/**
+ * Returns the `when` column per reason from the tables `| reason | code | HTTP | when |` in
+ * comments.
+ */
 export function reasonTexts(comments: readonly string[]): Map<string, string> {
   const texts = new Map<string, string>();
   for (const comment of comments)
@@ -21,13 +24,13 @@ export function reasonTexts(comments: readonly string[]): Map<string, string> {
   return texts;
 }
 
-/** The statuses of the reasons that a text names in backticks. */
+/** Returns the HTTP statuses of the reasons that a text names in backticks. */
 export function reasonsIn(text: string, reasons: readonly KnownReason[]): number[] {
   const named = new Set([...text.matchAll(/`([A-Z_]+)`/g)].map((match) => match[1]));
   return reasons.filter(({ reason }) => named.has(reason)).map(({ http }) => http);
 }
 
-/** A response of the document's components. */
+/** A response in the document's components. */
 export interface ErrorResponse {
   readonly description: string;
   readonly content: { readonly 'application/json': { readonly schema: Schema; readonly examples: object } };
@@ -37,7 +40,7 @@ export function errorRef(status: number): { $ref: string } {
   return { $ref: `#/components/responses/Error${status}` };
 }
 
-/** The error body, and a response a status with an example a reason. */
+/** Creates the error body, and one response per status with one example per reason. */
 export function errorComponents(
   reasons: readonly KnownReason[],
   texts: ReadonlyMap<string, string>,

@@ -1,19 +1,19 @@
-/** An exchange with the service, as the document shows it and as a test has it. */
+/** A request and its answer: the document shows it, and a test sends it. */
 export interface Example {
-  /** The operation: `POST /v1/templates`. */
+  /** The operation, such as `POST /v1/templates`. */
   readonly route: string;
-  /** What it shows. */
+  /** The title of the example. */
   readonly summary: string;
-  /** What goes into the braces of the path. */
+  /** The values of the path's variables. */
   readonly path?: Readonly<Record<string, string | number>>;
-  /** A list comes as a parameter for each of its entries. */
+  /** A list becomes one parameter per entry. */
   readonly query?: Readonly<Record<string, string | number | boolean | readonly string[]>>;
   readonly body?: unknown;
   readonly status: number;
   readonly answer: unknown;
 }
 
-/** A key for an example among those of its operation. */
+/** Returns the key of an example within its operation. */
 export function keyOf({ summary }: Example): string {
   return summary.replace(/[^A-Za-z0-9]+/g, '_').replace(/^_+|_+$/g, '');
 }

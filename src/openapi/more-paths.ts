@@ -8,7 +8,7 @@ const operation = (operationId: string, summary: string, description: string) =>
   description,
 });
 const json = (schema: Schema, example: unknown) => ({ 'application/json': { schema, example } });
-/** What `?verbose` answers. */
+/** The answer to `?verbose`. */
 const lines = (example: string) => ({ 'text/plain': { schema: { type: 'string' }, example } });
 const verbose = {
   name: 'verbose',
@@ -62,7 +62,10 @@ const readiness = (operationId: string, more: string) => ({
   },
 });
 
-/** What no annotation describes: streams of events, probes, the pages. By hand, and a test finds each of them served. */
+/**
+ * Paths without an annotation: event streams, probes and pages. Written by hand; a test requests
+ * each.
+ */
 export const morePaths = {
   '/v1/channels/{channel_type}/{channel_id}/events': {
     get: {

@@ -6,26 +6,29 @@ import type { Answers, DocumentParts } from './parts.ts';
 import { rulesOf } from './rules.ts';
 import type { Schema, Schemas } from './schema.ts';
 
-/** What is known of errors. */
+/** What the document knows of errors. */
 interface Errors {
-  /** The statuses of the reasons that a text names. */
+  /** Returns the statuses of the reasons that a text names. */
   readonly statusesIn: (text: string) => number[];
-  /** Responses, by their names among the components. */
+  /** The error responses by component name. */
   readonly responses: Readonly<Record<string, ErrorResponse>>;
 }
 
 interface Operation {
-  /** In lower case, as a path item has it. */
+  /** In lower case, as in a path item. */
   readonly verb: string;
   readonly path: string;
   readonly operation: object;
 }
 
-/** What any call can meet. */
+/** Statuses that every call can return. */
 const always = [400, 403, 500, 503, 504];
 const json = 'application/json';
 
-/** The operations of the bindings. Bindings that differ in the root of their body alone are one: a body is one of theirs. */
+/**
+ * Returns the operations of the bindings. Bindings that differ only in the root of their body are
+ * one operation.
+ */
 export function operationsOf(parts: DocumentParts, schemas: Schemas, errors: Errors): Operation[] {
   const routes = new Map<string, Binding[]>();
   for (const binding of parts.bindings)
@@ -52,7 +55,7 @@ function verbsOf({ verb }: Binding): readonly string[] {
   return verb === '*' ? everyVerb : [verb];
 }
 
-/** A template as OpenAPI writes it: variables by their names alone, and what has no name by its place. */
+/** Formats a template for OpenAPI: variables by name only, unnamed wildcards by position. */
 function pathOf({ template: { segments, variables, verb } }: Binding): string {
   const out: string[] = [];
   for (let index = 0; index < segments.length; index++) {
@@ -79,7 +82,7 @@ function operationOf(bindings: readonly Binding[], parts: DocumentParts, schemas
     ...(parts.asks ? [401] : []),
     ...(body === undefined ? [] : [413]),
     ...(named.includes('send') ? [404, 409, 429] : []),
-    // What a path names may not be there.
+    // An object named in the path may be missing.
     ...(bindings.some(({ variables }) => variables.length > 0) ? [404] : []),
     ...comments.flatMap(errors.statusesIn),
     ...parts.examples.map(({ status }) => status),
@@ -105,7 +108,7 @@ function operationOf(bindings: readonly Binding[], parts: DocumentParts, schemas
   };
 }
 
-/** Of several methods at one path each has its name before its words. */
+/** With several methods at one path, each description starts with the method's name. */
 function describe({ name }: DescMethod, comment: string, count: number): string {
   return count === 1 ? comment : `**${name}**: ${comment}`;
 }
@@ -114,7 +117,7 @@ function nameOf(method: DescMethod): string {
   return `${method.parent.typeName}.${method.name}`;
 }
 
-/** The first sentence, as plain text: a summary is no Markdown. */
+/** Returns the first sentence as plain text: a summary is not Markdown. */
 function summaryOf(comment: string): string {
   const sentence = /^[\s\S]*?[.:;](?=\s|$)/.exec(comment)?.[0] ?? comment;
   return sentence
@@ -158,7 +161,7 @@ function parametersOf(binding: Binding, parts: DocumentParts, schemas: Schemas):
   ];
 }
 
-/** What every binding needs is required. */
+/** A parameter is required when every binding requires it. */
 function mergeParameters(lists: readonly Parameter[][]): Parameter[] {
   const merged = new Map<string, Parameter>();
   for (const parameter of lists.flat()) merged.set(`${parameter.in} ${parameter.name}`, parameter);
@@ -243,7 +246,7 @@ function responsesOf(
   return responses;
 }
 
-/** The errors of a status; where there is more to say, those of this operation first. */
+/** Returns the error response of a status, with this operation's own examples first. */
 function refusalOf(
   status: number,
   others: readonly Schema[],

@@ -10,17 +10,17 @@ import { isImplicit } from '../transcode/index.ts';
 /** Keywords of JSON Schema. */
 export type Keywords = Record<string, unknown>;
 
-/** What protovalidate's rules of a field are in JSON Schema, and whether it must be there. */
+/** The protovalidate rules of a field in JSON Schema, and whether the field is required. */
 export interface FieldRules {
   readonly keywords: Keywords;
-  /** Of the elements of a list. */
+  /** The rules of a list's elements. */
   readonly items: Keywords;
   readonly required: boolean;
 }
 
 const known = new WeakMap<DescField, FieldRules>();
 
-/** The rules of a field, as its annotation has them. */
+/** Returns the rules of a field. */
 export function rulesOf(field: DescField): FieldRules {
   let rules = known.get(field);
   if (rules === undefined) {
@@ -43,13 +43,13 @@ function readRules(field: DescField): FieldRules {
   };
 }
 
-/** What the rules about a whole message say, in words. */
+/** Returns the messages of the rules about a whole message. */
 export function messageRulesOf(message: DescMessage): string[] {
   if (!hasOption(message, messageRules)) return [];
   return getOption(message, messageRules).cel.map(({ id, message: text }) => `\`${id.split('.', 1)[0]}\` ${text}`);
 }
 
-/** The rules of the one type that is set, by their names. */
+/** Returns the rules of the field's type by name. */
 function typeRulesOf(all: ReflectMessage): Map<string, unknown> {
   const rules = new Map<string, unknown>();
   const chosen = all.oneofCase(all.oneofs.find((each) => each.name === 'type') as (typeof all.oneofs)[number]);
@@ -64,7 +64,7 @@ function ruleOf(message: ReflectMessage, name: string): unknown {
   return field !== undefined && message.isSet(field) ? message.get(field) : undefined;
 }
 
-/** Lengths in bytes bound those in characters too; of base64 four characters stand for three bytes. */
+/** Byte limits also bound characters; base64 has four characters per three bytes. */
 const written: Readonly<Record<string, (value: unknown) => Keywords>> = {
   min_len: (value) => ({ minLength: Number(value) }),
   max_len: (value) => ({ maxLength: Number(value) }),
@@ -87,7 +87,7 @@ function keywordsOf(rules: ReadonlyMap<string, unknown>): Keywords {
   return keywords;
 }
 
-/** Whether a field that is left out, and so has its default, keeps its rules. */
+/** Whether a missing field, which has its default, satisfies its rules. */
 function takesDefault({
   minLength = 0,
   minItems = 0,
@@ -101,7 +101,7 @@ function takesDefault({
   return not === undefined || !(not as { enum: unknown[] }).enum.includes(0);
 }
 
-/** Bytes as base64: rules about bytes are about more characters. */
+/** Converts limits in bytes to limits of base64 characters. */
 export function ofBytes(field: DescField, { minLength, maxLength, ...rest }: Keywords): Keywords {
   if (field.scalar !== ScalarType.BYTES) return { ...rest, ...defined({ minLength, maxLength }) };
   const base64 = (bytes: unknown) => (bytes === undefined ? undefined : Math.ceil(Number(bytes) / 3) * 4);

@@ -4,31 +4,31 @@ import { isImplicit, isLong, isWellKnown, shortNameOf } from '../transcode/index
 import { type Keywords, messageRulesOf, ofBytes, rulesOf } from './rules.ts';
 
 export type Schema = Keywords;
-/** Which way a value goes: what is taken is wider than what is answered. */
+/** The direction of a value: requests accept more than answers contain. */
 export type Way = 'input' | 'output';
 
 export interface SchemaOptions {
   readonly comments: Readonly<Record<string, string>>;
-  /** Whether an answer has a field without presence also when it has its default. */
+  /** Whether answers include a field without presence even when it has its default. */
   readonly alwaysWritten: (field: DescField) => boolean;
-  /** Messages that are answered. */
+  /** The messages of answers. */
   readonly answers: readonly DescMessage[];
 }
 
-/** Makes schemas of messages and enums; each is made once, under its name. */
+/** Creates the schemas of messages and enums, each once under its name. */
 export interface Schemas {
   message(desc: DescMessage, way: Way): Schema;
   field(field: DescField, way: Way): Schema;
-  /** An object with a message's fields, but for some. */
+  /** Returns an object with a message's fields, except some. */
   without(desc: DescMessage, omitted: ReadonlySet<DescField>): Schema;
-  /** A field as the text of a path or a query. */
+  /** Returns a field as a string of a path or a query. */
   text(field: DescField): Schema;
   readonly components: Readonly<Record<string, Schema>>;
 }
 
 const greatest = Number.MAX_SAFE_INTEGER;
 
-/** What the well-known types are in ProtoJSON. */
+/** The well-known types in ProtoJSON. */
 const wellKnown: Readonly<Record<string, Schema>> = {
   'google.protobuf.Timestamp': { type: 'string', format: 'date-time' },
   'google.protobuf.Duration': { type: 'string', pattern: '^-?[0-9]+(\\.[0-9]{1,9})?s$' },
@@ -51,7 +51,7 @@ export function createSchemas({ comments, alwaysWritten, answers }: SchemaOption
   const answered = new Set<DescMessage | DescEnum>();
   for (const each of answers) gather(each, answered);
 
-  /** A type that is both taken and answered has two schemas. */
+  /** A type used in both requests and answers has two schemas. */
   const refer = (desc: DescMessage | DescEnum, way: Way, make: () => Schema): Schema => {
     const plain = desc.typeName.slice(desc.file.proto.package.length + 1);
     const name = way === 'input' && answered.has(desc) ? `${plain}Input` : plain;
@@ -106,7 +106,7 @@ export function createSchemas({ comments, alwaysWritten, answers }: SchemaOption
     return { ...scalar(each.scalar ?? ScalarType.STRING, way), ...checks };
   };
 
-  /** The reader takes null for a field as its absence, but not for an element of a list or a map. */
+  /** Null means an absent field, but is not valid as an element of a list or a map. */
   const property = (each: DescField, way: Way): Schema => {
     const schema = field(each, way);
     return way === 'output' || rulesOf(each).required ? schema : nullable(schema);
@@ -143,7 +143,7 @@ export function createSchemas({ comments, alwaysWritten, answers }: SchemaOption
   };
 }
 
-/** A schema that takes null too. A schema without a type takes it already. */
+/** Returns a schema that also accepts null. A schema without a type does so already. */
 function nullable({ description, ...schema }: Schema): Schema {
   const words = description === undefined ? {} : { description };
   if (schema.$ref !== undefined) return { anyOf: [schema, { type: 'null' }], ...words };
@@ -154,7 +154,10 @@ function nullable({ description, ...schema }: Schema): Schema {
 
 type Not = { readonly enum: readonly number[] } | undefined;
 
-/** An enum in a path or a query: its numbers, and its names without what all of them share, in lower case. Others are taken too; these are for people. */
+/**
+ * Describes an enum in a path or a query: numbers and short names. Other spellings are accepted too
+ * but not listed.
+ */
 function textOfEnum(desc: DescEnum | undefined, not?: Not): Schema | undefined {
   if (desc === undefined) return undefined;
   const values = desc.values.filter((value) => not?.enum.includes(value.number) !== true);
@@ -165,12 +168,12 @@ function shortNames(values: readonly DescEnumValue[], desc: DescEnum): string[] 
   return values.map(({ name }) => shortNameOf(desc, name));
 }
 
-/** A body takes the short names too, and the whole ones, as ProtoJSON writes them. */
+/** A body accepts the short names and the full ones, as ProtoJSON writes them. */
 function namesOf(values: readonly DescEnumValue[], desc: DescEnum): string[] {
   return [...new Set([...shortNames(values, desc), ...values.map(({ name }) => name)])];
 }
 
-/** A message and all that is in it. */
+/** Collects a message and all types in it. */
 function gather(desc: DescMessage, seen: Set<DescMessage | DescEnum>): void {
   if (seen.has(desc)) return;
   seen.add(desc);
@@ -180,7 +183,7 @@ function gather(desc: DescMessage, seen: Set<DescMessage | DescEnum>): void {
   }
 }
 
-/** A rule about an enum is about its numbers; what is taken may be a name. */
+/** Extends a rule about an enum's numbers to its names. */
 function withNames(desc: DescEnum, { not, ...rest }: Keywords): Keywords {
   if (not === undefined) return rest;
   const numbers = (not as { enum: readonly number[] }).enum;
@@ -206,7 +209,7 @@ function scalar(type: ScalarType, way: Way): Schema {
           ? { type: 'integer', minimum: -(2 ** 31), maximum: 2 ** 31 - 1 }
           : { type: 'integer', minimum: 0, maximum: 2 ** 32 - 1 };
       const bounds = { minimum: isSigned ? -greatest : 0, maximum: greatest };
-      // As a string it may be any 64-bit integer.
+      // A string may be any 64-bit integer.
       return way === 'output'
         ? { type: 'integer', ...bounds }
         : { type: ['integer', 'string'], ...bounds, pattern: isSigned ? '^-?[0-9]+$' : '^[0-9]+$' };

@@ -30,7 +30,12 @@ import { createModerationService, type ModerationServiceParts } from '../rpc/ser
 import { createReflectionService } from '../rpc/services/reflection.ts';
 import { createTemplateService, type TemplateServiceParts } from '../rpc/services/template-service.ts';
 import { createWebhookService, type WebhookServiceParts } from '../rpc/services/webhook-service.ts';
-import { createTranscoder, inTurns, type Transcoder, unpackedAtOnce } from '../transcode/index.ts';
+import {
+  concurrentDecompressions,
+  createTranscoder,
+  type Transcoder,
+  withConcurrencyLimit,
+} from '../transcode/index.ts';
 import { createAdmission } from './admission.ts';
 import { wasEvicted } from './body-budget.ts';
 import { createDocs } from './docs/docs.ts';
@@ -77,7 +82,10 @@ export interface Routes {
 /** Answers below this many bytes are not packed: an answer to 100 messages has 4 KB, and gzip took a third of its call's CPU (measured). */
 const compressMinBytes = 64 * 1024;
 
-const gzip: Compression = { ...compressionGzip, decompress: inTurns(unpackedAtOnce, compressionGzip.decompress) };
+const gzip: Compression = {
+  ...compressionGzip,
+  decompress: withConcurrencyLimit(concurrentDecompressions, compressionGzip.decompress),
+};
 
 /** What all services are made of. */
 export type Parts = MessageServiceParts &

@@ -1,11 +1,11 @@
 import type { UniversalServerResponse } from '@connectrpc/connect/protocol';
 
-/** Headers of an error, which may be another server's, that would speak of another body than ours. */
+/** Headers that describe a body. An error may carry those of another server's answer. */
 const framing = ['content-encoding', 'transfer-encoding', 'connection', 'keep-alive', 'trailer', 'upgrade'];
-/** Statuses that HTTP gives no body. */
+/** Statuses that have no body in HTTP. */
 const bodiless = [204, 205, 304];
 
-/** A body in one piece. Its text is for servers that write it in one call together with the headers. */
+/** A body in one piece. `text` lets a server write it together with the headers. */
 export class TextBody implements AsyncIterable<Uint8Array> {
   readonly text: string;
 
@@ -18,7 +18,7 @@ export class TextBody implements AsyncIterable<Uint8Array> {
   }
 }
 
-/** A JSON answer; HEAD gets all of it but the body. Takes the headers over. */
+/** Creates a JSON answer; HEAD gets everything except the body. Takes ownership of the headers. */
 export function jsonAnswer(verb: string, status: number, body: string, header: Headers): UniversalServerResponse {
   header.set('x-content-type-options', 'nosniff');
   if (bodiless.includes(status)) return { status, header };
@@ -32,10 +32,13 @@ export function dropFraming(headers: Headers): void {
   for (const name of framing) headers.delete(name);
 }
 
-/** What `new Headers` takes. */
+/** The argument of `new Headers`. */
 export type HeadersSource = ConstructorParameters<typeof Headers>[0];
 
-/** Adds headers to headers: those of the same name are replaced, and one that comes several times, Set-Cookie, stays so. */
+/**
+ * Adds headers, replacing those of the same name. A header that occurs several times (Set-Cookie)
+ * is kept.
+ */
 export function merge(into: Headers, from: HeadersSource | undefined, prefix = ''): void {
   if (from === undefined) return;
   const source = from instanceof Headers ? from : new Headers(from);

@@ -2,13 +2,13 @@ import type { DescField, DescMethodUnary } from '@bufbuild/protobuf';
 import type { Target } from './target.ts';
 import type { Template, Variable } from './template.ts';
 
-/** What a binding takes from the body: nothing, the whole request, or one field of it. */
+/** What a binding takes from the body: nothing, the whole request, or one field. */
 export type Body =
   | { readonly kind: 'none' }
   | { readonly kind: 'whole' }
   | { readonly kind: 'field'; readonly field: DescField };
 
-/** One route: a verb and a template that call a method. */
+/** One route: a verb and a path template that call a method. */
 export interface Binding {
   readonly method: DescMethodUnary;
   /** An HTTP method, or `*` for any. */
@@ -16,25 +16,28 @@ export interface Binding {
   readonly template: Template;
   readonly variables: readonly { readonly variable: Variable; readonly target: Target }[];
   readonly body: Body;
-  /** The JSON roots that the body may have. */
+  /** The JSON type of the body's root. */
   readonly root: 'none' | 'object' | 'array' | 'other';
   /** Fields that the query may set although the body is the whole request. */
   readonly queryFields: readonly DescField[];
-  /** Whether the body may name fields that its message does not have. */
+  /** Whether unknown fields in the body are refused. */
   readonly strictFields: boolean;
-  /** Whether the body may name fields in any case. */
+  /** Whether field names in the body are case-insensitive. */
   readonly anyCase: boolean;
-  /** The answer is this field alone. */
+  /** The field that is the whole answer; undefined = the message. */
   readonly responseBody: DescField | undefined;
 }
 
-/** What no annotation says of how a route reads its request. */
+/** How a route reads its request, where annotations have no say. */
 export interface RouteRules {
-  /** Refuse fields of the body that its message does not have. Default: they are passed over. */
+  /** Refuse unknown fields in the body. Default: ignore them. */
   readonly strictFields?: boolean;
-  /** Take the names of the body's fields in any case, as Go's encoding/json does. Default: as they are spelled. */
+  /** Accept field names in any case, like Go's encoding/json. Default: exact names. */
   readonly anyCase?: boolean;
-  /** Fields of the request that the query may set although the body is the whole of it, which HttpRule knows no way to say. */
+  /**
+   * Fields that the query may set although the body is the whole request, which HttpRule cannot
+   * express.
+   */
   readonly queryFields?: readonly string[];
 }
 

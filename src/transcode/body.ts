@@ -9,30 +9,35 @@ import type { JsonBounds } from './json-scan.ts';
 import { parseJsonInSlices } from './json-slices.ts';
 import { type BodyNames, parseJson } from './json-text.ts';
 import { quoted } from './scalar.ts';
-import { inTurns, Slices, unpackedAtOnce } from './turns.ts';
+import { concurrentDecompressions, Slices, withConcurrencyLimit } from './slices.ts';
 
-const unpack: (bytes: Uint8Array, options: ZlibOptions) => Promise<Buffer> = inTurns(unpackedAtOnce, promisify(gunzip));
+const unpack: (bytes: Uint8Array, options: ZlibOptions) => Promise<Buffer> = withConcurrencyLimit(
+  concurrentDecompressions,
+  promisify(gunzip),
+);
 
-/** What a body may be. */
+/** The limits of a body. */
 export interface BodyBounds extends Omit<JsonBounds, 'listOf'> {
-  /** Bytes of a body at most, as sent and unpacked. */
+  /** The largest body in bytes, both as sent and uncompressed. */
   readonly maxBytes: number;
-  /** A body may unpack to this many times its bytes, and to `unpackedFreeBytes` in any case. */
+  /**
+   * A compressed body may expand to this many times its size, and always to `unpackedFreeBytes`.
+   */
   readonly unpackedRatio: number;
   readonly unpackedFreeBytes: number;
-  /** Elements that a list field takes. */
+  /** The largest number of elements of a list field. */
   readonly maxElements: (field: DescField) => number;
 }
 
-/** A body that was parsed. */
+/** A parsed body. */
 export interface ReadBody {
   /** Undefined when the body is empty. */
   readonly json: unknown;
-  /** Of a large body, whose message is read in slices, too. */
+  /** Set for a large body, whose message must be read in slices too. */
   readonly slices?: Slices;
 }
 
-/** Smaller bodies are parsed at once. */
+/** Smaller bodies are parsed in one piece. */
 const largeBytes = 64 * 1024;
 
 function tooManyBytes(limit: number, actual: number, what = 'the body has'): TranscodeError {
@@ -40,7 +45,7 @@ function tooManyBytes(limit: number, actual: number, what = 'the body has'): Tra
   return new TranscodeError(413, description, [{ field: 'body', description }], {}, { limit, actual });
 }
 
-/** The bytes of a body of at most `maxBytes`, sent and unpacked. */
+/** Reads a body of at most `maxBytes`, both as sent and uncompressed. */
 export async function readBytes(
   { body, header, signal }: UniversalServerRequest,
   bounds: BodyBounds,
@@ -60,7 +65,8 @@ export async function readBytes(
   }
   const chunks: Uint8Array[] = [];
   let length = 0;
-  // Not for await: leaving it early ends the stream, and Node then cuts the connection before the 413 is out.
+  // Not `for await`: leaving it early ends the stream, and Node then closes the connection before
+  // the 413 is sent.
   const stream = body[Symbol.asyncIterator]();
   for (;;) {
     let chunk: IteratorResult<Uint8Array>;
@@ -87,7 +93,10 @@ export async function readBytes(
   return await unpackGzip(bytes, bounds);
 }
 
-/** Unpacks a body or a message, which may become `unpackedRatio` times as large: a kilobyte would else be a megabyte of work. */
+/**
+ * Decompresses gzip, up to `unpackedRatio` times its size. Without that limit a kilobyte becomes a
+ * megabyte of work.
+ */
 export async function unpackGzip(
   bytes: Uint8Array,
   { maxBytes, unpackedRatio, unpackedFreeBytes }: Pick<BodyBounds, 'maxBytes' | 'unpackedRatio' | 'unpackedFreeBytes'>,
@@ -100,7 +109,7 @@ export async function unpackGzip(
   } catch (error) {
     if ((error as { code?: string }).code !== 'ERR_BUFFER_TOO_LARGE')
       throw new TranscodeError(400, 'the body is not valid gzip, or is truncated');
-    // The last four bytes of gzip are the unpacked size, as whoever packed it says.
+    // The last four bytes of gzip are the uncompressed size, as claimed by the sender.
     const said = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).readUInt32LE(bytes.length - 4);
     const actual = Math.max(said, limit + 1);
     if (limit === maxBytes) throw tooManyBytes(limit, actual, 'the body expands to');
@@ -109,7 +118,7 @@ export async function unpackGzip(
   }
 }
 
-/** Parses the bytes of a body; large ones in slices, when it is known that they do not hold too much. */
+/** Parses a body. Large ones are parsed in slices, after a scan for their limits. */
 export function parseBody(
   bytes: Uint8Array,
   bounds: BodyBounds,
@@ -122,14 +131,14 @@ export function parseBody(
   return parseJsonInSlices(bytes, { ...bounds, listOf }, names, slices).then((json) => ({ json, slices }));
 }
 
-/** The JSON of a body, whatever its Content-Type says. */
+/** Reads the JSON of a body, whatever its Content-Type is. */
 export async function readBody(
   request: UniversalServerRequest,
   bounds: BodyBounds,
   candidates: readonly Binding[],
   refused: () => Promise<void>,
 ): Promise<ReadBody> {
-  // A framework that has parsed the body already.
+  // A framework has already parsed the body.
   if (!isStream(request.body)) return { json: request.body };
   const bytes = await readBytes(request, bounds, refused);
   try {
@@ -141,7 +150,7 @@ export async function readBody(
 
 const formType = /^\s*(multipart\/form-data|application\/x-www-form-urlencoded)\b/i;
 
-/** What no JSON is may be a form, which a library sends by default. */
+/** Returns an error for a form, which some libraries send by default; undefined for other types. */
 function asForm(header: Headers): TranscodeError | undefined {
   const [, type] = formType.exec(header.get('content-type') ?? '') ?? [];
   if (type === undefined) return undefined;
@@ -149,7 +158,7 @@ function asForm(header: Headers): TranscodeError | undefined {
   return new TranscodeError(400, `body: ${description}`, [{ field: 'body', description }]);
 }
 
-/** What the body of a route is called in faults, by its JSON root. */
+/** Returns the name of a route's body in errors, by its JSON root. */
 function namesOf(candidates: readonly Binding[]): BodyNames {
   const named = (root: Binding['root']) => {
     const body = candidates.find((each) => each.root === root)?.body;
@@ -158,7 +167,7 @@ function namesOf(candidates: readonly Binding[]): BodyNames {
   return { array: named('array'), object: named('object') };
 }
 
-/** The list of a request that stands at the root of a body, or in its root object. */
+/** Returns the list field at the root of a body, or in its root object. */
 function listOfBindings(
   candidates: readonly Binding[],
   key: string | undefined,
@@ -178,7 +187,7 @@ function listOfBindings(
   return undefined;
 }
 
-/** A list that is a field of a message. */
+/** Returns the list field of a message by its name, with its limit. */
 export function listOfMessage(
   { fields }: DescMessage,
   key: string,

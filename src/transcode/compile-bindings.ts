@@ -16,7 +16,9 @@ import { leafOf, spellTarget, targetOf, whyNoText } from './target.ts';
 import { parseTemplate, type Template } from './template.ts';
 import { isWellKnown } from './well-known.ts';
 
-/** Every binding of the services' rules; throws one error that names every mistake. */
+/**
+ * Compiles the annotations of services into bindings. Throws one error that names every mistake.
+ */
 export function compileBindings(services: readonly DescService[], rulesOf: RulesOf): Binding[] {
   const mistakes: string[] = [];
   const bindings: Binding[] = [];
@@ -53,7 +55,8 @@ function compile(method: DescMethod, rule: HttpRule, rulesOf: RulesOf): Binding 
   const body = bodyOf(method, rule.body);
   if (body.kind !== 'none' && ['GET', 'HEAD', 'DELETE'].includes(verb))
     throw new Error(`${verb} has no body that servers and proxies agree on: use POST, or leave body out`);
-  // A variable inside of the field is how updates are annotated: patch "/v1/{book.name=…}", body "book".
+  // A variable inside the body field is allowed: updates are annotated as patch
+  // "/v1/{book.name=…}", body "book".
   if (body.kind === 'field' && variables.some(({ target }) => target.length === 1 && target[0] === body.field))
     throw new Error(`${body.field.name} is bound by the path and by the body`);
   const { strictFields = false, anyCase = false, queryFields = [] } = rulesOf({ method, path });

@@ -1,6 +1,9 @@
 import type { Binding } from './binding.ts';
 
-/** Two bindings may share a verb and a place only when the root of the body, object or array, tells them apart. */
+/**
+ * Returns the conflicts between bindings. Two may share a verb and a path only when the JSON root
+ * of the body, object or array, tells them apart.
+ */
 export function conflictsOf(bindings: readonly Binding[]): string[] {
   const seen = new Map<string, Binding[]>();
   const mistakes: string[] = [];
@@ -21,7 +24,7 @@ export function conflictsOf(bindings: readonly Binding[]): string[] {
   return mistakes;
 }
 
-/** The same for templates that match the same paths, whatever their variables are called. */
+/** Equal for templates that match the same paths, whatever the names of their variables. */
 function placeOf({ verb, template }: Binding): string {
   const shape = template.segments.map((segment) => (typeof segment === 'string' ? segment : [segment.literal]));
   return JSON.stringify([verb, shape, template.verb]);

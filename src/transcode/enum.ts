@@ -3,7 +3,7 @@ import { quoted, type Scalar, scalarOfJson, scalarOfText, wrong } from './scalar
 
 interface Names {
   readonly exact: ReadonlyMap<string, number>;
-  /** In upper case, with and without the shared prefix. */
+  /** Upper-case names, with and without the shared prefix. */
   readonly loose: ReadonlyMap<string, number>;
 }
 
@@ -15,7 +15,7 @@ function namesOf(desc: DescEnum): Names {
     const exact = new Map(desc.values.map((value) => [value.name, value.number]));
     const loose = new Map<string, number>();
     const prefix = (desc.sharedPrefix ?? '').toUpperCase();
-    // A whole name goes before another one without its prefix: A_A_B is not meant by A_B when there is an A_B.
+    // A full name takes precedence over a shortened one: A_B does not mean A_A_B when A_B exists.
     for (const skip of [prefix.length, 0])
       for (const value of desc.values.toReversed()) loose.set(value.name.toUpperCase().slice(skip), value.number);
     names = { exact, loose };
@@ -24,21 +24,29 @@ function namesOf(desc: DescEnum): Names {
   return names;
 }
 
-/** A value's name for people: in lower case, without the prefix that all names of its enum share. */
+/**
+ * Returns a value's short name: lower case, without the prefix that all names of its enum share.
+ */
 export function shortNameOf({ sharedPrefix = '' }: DescEnum, name: string): string {
   return name.slice(sharedPrefix.length).toLowerCase();
 }
 
-/** An enum in JSON: its number (any 32-bit one: enums are open), or its name as in a path or a query: `{"priority": "high"}` means what `?priority=high` does. */
+/**
+ * Reads an enum from JSON: any 32-bit number (enums are open), or a name as in a query.
+ * `{"priority": "high"}` equals `?priority=high`.
+ */
 export function enumOfJson(desc: DescEnum, json: unknown): Scalar {
   if (typeof json === 'number') return scalarOfJson(ScalarType.INT32, json, true);
-  // NullValue is the enum whose one value is null.
+  // NullValue is the enum whose only value is null.
   if (json === null && desc.typeName === 'google.protobuf.NullValue') return { value: 0 };
   if (typeof json !== 'string') return wrong(`a name or a number of ${desc.name}`, json);
   return enumOfName(desc, json);
 }
 
-/** An enum in a path or a query: its number, or its name in any case, with or without the prefix that all of its names share. */
+/**
+ * Reads an enum from a path or a query: a number, or a name in any case, with or without the shared
+ * prefix.
+ */
 export function enumOfText(desc: DescEnum, text: string): Scalar {
   if (/^-?\d+$/.test(text)) return scalarOfText(ScalarType.INT32, text);
   return enumOfName(desc, text);

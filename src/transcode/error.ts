@@ -1,12 +1,12 @@
 import { Code, ConnectError } from '@connectrpc/connect';
 
-/** A field of a request at fault: `messages[3].channel_id`, and what is wrong with it. */
+/** An invalid field, such as `messages[3].channel_id`, and what is wrong with it. */
 export interface FieldFault {
   readonly field: string;
   readonly description: string;
 }
 
-/** How large something may be, and how large it is. */
+/** A limit and the value that exceeds it. */
 export interface Size {
   readonly limit: number;
   readonly actual: number;
@@ -16,9 +16,12 @@ export interface Size {
 export class TranscodeError extends ConnectError {
   readonly httpStatus: number;
   readonly faults: readonly FieldFault[];
-  /** What HTTP wants beside the status: `Allow` with 405, `Accept-Encoding` with 415. Set on the answer after the owner's headers. */
+  /**
+   * Headers that HTTP requires with the status: `Allow` with 405, `Accept-Encoding` with 415. They
+   * override the headers of `failure`.
+   */
   readonly headers: Readonly<Record<string, string>>;
-  /** What was too large: the bound, and the size. */
+  /** The exceeded limit and the actual size. */
   readonly size: Size | undefined;
 
   constructor(
@@ -35,7 +38,8 @@ export class TranscodeError extends ConnectError {
     this.size = size;
   }
 
-  // ConnectError answers instanceof by shape, for copies of its package; here the class itself is meant.
+  // ConnectError matches instanceof by shape, across copies of its package. Here only this class
+  // matches.
   static override [Symbol.hasInstance](value: unknown): boolean {
     return (
       typeof value === 'object' &&
@@ -45,18 +49,23 @@ export class TranscodeError extends ConnectError {
   }
 }
 
-/** Where a value stands in a request. A chain, so that no path is spelled out for the values that are right. */
+/**
+ * The position of a value in a request. A linked list, so that paths of valid values are never
+ * formatted.
+ */
 export interface Place {
   readonly parent: Place | undefined;
   readonly step: Step;
 }
 
-/** A field's name, an index, or a key of a map as `["key"]`. */
+/** A field name, an index, or a map key as `["key"]`. */
 export type Step = string | number;
 
 const keyChars = 64;
 
-/** A key of JSON as a step: as it is where it is a name, else quoted, and cut. */
+/**
+ * Returns a JSON key as a step: unchanged when it is an identifier, otherwise quoted and truncated.
+ */
 export function stepOf(key: string): string {
   if (/^[A-Za-z_]\w{0,63}$/.test(key)) return key;
   return `[${JSON.stringify(key.length > keyChars ? `${key.slice(0, keyChars)}…` : key)}]`;
@@ -68,15 +77,18 @@ function spell(place: Place | undefined, step: Step): string {
   return parent === '' || step.startsWith('[') ? parent + step : `${parent}.${step}`;
 }
 
-/** More faults than these are counted, not named: an answer must not grow with the mistakes of a request. */
+/**
+ * Further faults are counted but not named, so that an answer does not grow with the request's
+ * mistakes.
+ */
 const namedFaults = 100;
 
-/** Gathers what is wrong with one request. */
+/** Collects the faults of one request. */
 export class Faults {
   readonly #list: FieldFault[] = [];
   #count = 0;
 
-  /** No more of them are named. */
+  /** Whether further faults are only counted. */
   get isFull(): boolean {
     return this.#list.length >= namedFaults;
   }
@@ -90,13 +102,13 @@ export class Faults {
     this.add(this.#list.length < namedFaults ? spell(parent, step) : '', description);
   }
 
-  /** Throws when there is anything to say. */
+  /** Throws when there are faults. */
   settle(): void {
     const error = this.error();
     if (error !== undefined) throw error;
   }
 
-  /** All of them as one error; undefined when there is nothing to say. */
+  /** Returns all faults as one error; undefined when there are none. */
   error(): TranscodeError | undefined {
     const [first] = this.#list;
     if (first === undefined) return undefined;

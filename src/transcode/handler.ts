@@ -21,7 +21,10 @@ import { chooseByRoot, readRequest } from './request.ts';
 import { type Route, type Router, splitUrl } from './router.ts';
 import { statusFailure } from './status.ts';
 
-/** Why the signal of a failed call is aborted. Shared: the default reason is a DOMException with a stack of its own. */
+/**
+ * The abort reason of a failed call's signal. Shared, because the default reason is a DOMException
+ * with a stack of its own.
+ */
 const ended = new ConnectError('the call has ended', Code.Canceled);
 
 type Settled = Required<Pick<TranscoderOptions, 'registry' | 'interceptors'>> &
@@ -33,7 +36,10 @@ interface Engine {
   readonly writer: JsonWriter;
 }
 
-/** From a request to its answer. Whatever fails on the way, inside the call or before it, becomes an answer here. */
+/**
+ * Returns the function that answers a request. Every error, in the call or before it, becomes an
+ * answer.
+ */
 export function createHandler(options: Settled, { router, readerOf, writer }: Engine) {
   const implementations = implementationsOf(options.services);
   const invoke = createInvokeUnary(options.interceptors);
@@ -87,7 +93,7 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
       const chosen = options.answer?.({ method: binding.method, binding, response, json: plain }) ?? {};
       const headers = context.responseHeader;
       merge(headers, chosen.headers);
-      // As Connect's unary calls have it: a body that is no stream is followed by nothing.
+      // Like Connect's unary calls: a body that is not a stream has no trailers after it.
       merge(headers, context.usedTrailer, 'trailer-');
       if (chosen.headers !== undefined) dropFraming(headers);
       const answer = jsonAnswer(request.method, chosen.status ?? 200, chosen.body ?? plain(), headers);
@@ -110,7 +116,10 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
   }
 }
 
-/** Whether a route takes no body, and what comes in one would be passed over. A GET or DELETE is sent with one by nobody who knows what it means. */
+/**
+ * Whether a route takes no body and a given one would be ignored. GET and DELETE requests may carry
+ * a body by accident.
+ */
 function refusesBody({ body, strictFields, verb }: Binding): boolean {
   return body.kind === 'none' && strictFields && ['POST', 'PUT', 'PATCH'].includes(verb);
 }
@@ -119,7 +128,7 @@ function isEmptyObject(json: unknown): boolean {
   return isJsonObject(json) && Object.keys(json).length === 0;
 }
 
-/** How far a request got, for telling why it failed. */
+/** How far a request got, to explain why it failed. */
 interface Progress {
   binding?: Binding | undefined;
   context?: HandlerContext;
@@ -136,8 +145,10 @@ function implementationsOf(services: TranscoderOptions['services']): Map<DescMet
 }
 
 /**
- * The context of a call with one AbortController. Connect's has three, linked by listeners that a call
- * without a deadline pays for too. `end` stops the clock; work that a failed call has left is aborted.
+ * Creates the context of a call with one AbortController. Connect's has three, linked by listeners
+ * that a call without a deadline pays for too.
+ *
+ * `end` stops the timer, and aborts the work that a failed call left behind.
  */
 function contextOf(
   request: TranscodedRequest,
@@ -176,7 +187,7 @@ function contextOf(
   };
 }
 
-/** Aborts with each of these signals, until it is unlinked. */
+/** Aborts the controller with each of these signals. Returns the function that unlinks them. */
 function link(controller: AbortController, ...signals: (AbortSignal | undefined)[]): (() => void) | undefined {
   if (signals.every((each) => each === undefined)) return undefined;
   const linked = signals.filter((each) => each !== undefined);
@@ -205,7 +216,10 @@ function timeoutOf(header: Headers, longest: number): number {
   return Math.min(Number(text), longest);
 }
 
-/** What was thrown, as an error for the caller: the words of an error that was not made for callers stay in its cause. */
+/**
+ * Converts a thrown value for the caller. The text of an error that was not meant for callers stays
+ * in the cause.
+ */
 function toError(thrown: unknown): ConnectError {
   const error = ConnectError.from(thrown, Code.Internal);
   if (error === thrown || error.code !== Code.Internal) return error;

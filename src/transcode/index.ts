@@ -1,3 +1,17 @@
+/**
+ * The google.api.http routes of Connect services: JSON requests in, JSON answers out.
+ *
+ * - `createTranscoder` compiles the annotations of services into bindings and answers requests. It
+ *   knows no message of this project.
+ * - Way of a request: `router` finds the bindings of a path, `body` reads and parses the body,
+ *   `request` builds the message from body, path and query, `handler` calls the implementation
+ *   through the interceptors and writes the answer.
+ * - Every mistake in an annotation is an error at start; a request's errors name every invalid
+ *   field.
+ * - A large body is scanned, parsed and read in slices, so that it never stalls the event loop.
+ *
+ * Sources: google/api/http.proto (templates, bodies), the ProtoJSON specification (values).
+ */
 import {
   create,
   createRegistry,
@@ -30,26 +44,35 @@ export { createInvokeUnary, type InvokeUnary, UnaryContext, type UnaryMethod } f
 export type { TranscodedCall, TranscodedRequest, TranscodedRoute, TranscoderOptions } from './options.ts';
 export { queryTargets } from './query.ts';
 export { isLong } from './scalar.ts';
+export { concurrentDecompressions, Slices, withConcurrencyLimit } from './slices.ts';
 export { httpStatuses } from './status.ts';
 export { didYouMean } from './suggest.ts';
 export { leafOf, spellTarget, type Target } from './target.ts';
-export { inTurns, Slices, unpackedAtOnce } from './turns.ts';
 export { isWellKnown } from './well-known.ts';
 
 /** Serves the google.api.http routes of services. */
 export interface Transcoder {
   readonly bindings: readonly Binding[];
-  /** A message as the routes answer it. */
+  /** Writes a message as the routes answer it. */
   write(schema: DescMessage, message: Message): string;
-  /** A message out of JSON that stands at a field of a request, as `messages[3]`. Throws what is wrong with it, unknown fields too. */
+  /**
+   * Reads a message from JSON that is at `field` of a request, such as `messages[3]`. Throws on
+   * every fault, including unknown fields.
+   */
   read<D extends DescMessage>(schema: D, json: Uint8Array, field: string): MessageShape<D> | Promise<MessageShape<D>>;
-  /** Throws what is wrong with a small request in ProtoJSON, which takes any number as a string; unknown fields too. */
+  /**
+   * Throws on every fault of a small ProtoJSON request, including unknown fields. Numbers may be
+   * strings.
+   */
   check(schema: DescMessage, json: Uint8Array): void;
-  /** A message out of a query. */
+  /** Reads a message from a query. */
   readQuery<D extends DescMessage>(schema: D, search: string): MessageShape<D>;
-  /** The method that a verb and a URL lead to, without looking at the body; undefined when there is none. */
+  /**
+   * Returns the method that a verb and a URL lead to, without reading the body; undefined when
+   * there is none.
+   */
   methodOf(verb: string, url: string): DescMethodUnary | undefined;
-  /** Undefined when no route has this path. */
+  /** Answers a request; undefined when no route has its path. */
   handle(request: TranscodedRequest): Promise<UniversalServerResponse | undefined>;
 }
 
@@ -62,7 +85,10 @@ const defaultBounds: Omit<BodyBounds, 'maxBytes'> = {
   maxElements: () => Number.POSITIVE_INFINITY,
 };
 
-/** Reads messages out of the bytes of JSON bodies, by the rules of ProtoJSON; fields that are not known are refused. Throws what is wrong with them. */
+/**
+ * Reads messages from JSON bodies by the rules of ProtoJSON. Throws on every fault, including
+ * unknown fields.
+ */
 export function createJsonBodyReader(
   bounds: BodyBounds,
   registry: Registry,
@@ -82,21 +108,23 @@ export function createJsonBodyReader(
   };
 }
 
-/** Bytes of JSON that are parsed at once where a body comes in parts. */
+/** Smaller JSON is parsed in one piece when a body arrives in parts. */
 const smallBytes = 64 * 1024;
 
-/** How the JSON routes write, unless told otherwise. */
+/** How the JSON routes write, unless the options say otherwise. */
 const routesWrite = { protoNames: true, longsAsNumbers: true, enumsAsNumbers: true, alwaysImplicit: true } as const;
 
-/** Writes messages as the JSON routes do, for what is no answer. */
+/** Returns a writer for JSON in the form of the routes, for output other than answers. */
 export function createJsonWriter(registry = createRegistry()): Transcoder['write'] {
   const writer = new JsonWriter({ ...routesWrite, registry });
   return (schema, message) => writer.message(schema, message);
 }
 
 /**
- * Makes the JSON routes of services out of their google.api.http annotations. Each hands its call to the same implementation, through the same
- * interceptors, in process. Every mistake in a rule is an error here, before anything is served.
+ * Creates the JSON routes of services from their google.api.http annotations.
+ *
+ * Each route calls the same implementation as the RPC protocols, through the same interceptors, in
+ * process. Throws on every mistake in an annotation.
  */
 export function createTranscoder(options: TranscoderOptions): Transcoder {
   const {
@@ -160,7 +188,7 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
   };
 }
 
-/** The readers of bodies, one for each way that a route may have. */
+/** Returns the reader of a route's options, one reader per combination. */
 function createReaders(options: Pick<JsonReadOptions, 'registry' | 'strictNumbers'>) {
   const readers = new Map<string, JsonReader>();
   return ({ strictFields, anyCase }: Pick<JsonReadOptions, 'strictFields' | 'anyCase'>): JsonReader => {

@@ -20,7 +20,7 @@ type Init = Pick<
   'method' | 'protocolName' | 'requestMethod' | 'url' | 'signal' | 'timeoutMs' | 'requestHeader' | 'values'
 >;
 
-/** The context of a unary call. Few calls have trailers: they are created when they are asked for. */
+/** The context of a unary call. Trailers are created on demand: few calls have any. */
 export class UnaryContext implements HandlerContext {
   readonly service: HandlerContext['service'];
   readonly method: DescMethod;
@@ -51,7 +51,7 @@ export class UnaryContext implements HandlerContext {
     return this.#trailer;
   }
 
-  /** The trailers, unless nobody has asked for them. */
+  /** The trailers; undefined while none were requested. */
   get usedTrailer(): Headers | undefined {
     return this.#trailer;
   }
@@ -60,13 +60,16 @@ export class UnaryContext implements HandlerContext {
 interface Invocation {
   readonly method: UnaryMethod;
   readonly context: UnaryContext;
-  /** As the implementation left it. */
+  /** The response of the implementation. */
   response?: UnaryResponse;
 }
 
 const invocationKey = createContextKey<Invocation | undefined>(undefined, { description: 'invocation' });
 
-/** As Connect's `invokeUnaryImplementation`, which chains the interceptors anew for each call and copies its context. */
+/**
+ * Like Connect's `invokeUnaryImplementation`, which builds the chain of interceptors per call and
+ * copies the context.
+ */
 export function createInvokeUnary(interceptors: readonly Interceptor[]): InvokeUnary {
   const chained = interceptors.reduceRight((next, interceptor) => interceptor(next), invoke as Next);
   return async (method, context, input) => {
@@ -124,7 +127,7 @@ class Response implements UnaryResponse {
   }
 }
 
-/** The context as the interceptors left the request. */
+/** Returns the context with the values that the interceptors left in the request. */
 function contextFor({ signal, header, contextValues }: UnaryRequest, context: UnaryContext): HandlerContext {
   if (signal === context.signal && header === context.requestHeader && contextValues === context.values) return context;
   const { responseTrailer } = context;

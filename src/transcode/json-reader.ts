@@ -12,23 +12,23 @@ import { enumOfJson } from './enum.ts';
 import { type Faults, type Place, type Step, stepOf } from './error.ts';
 import { type Fields, isJsonObject, putter, takesNull } from './field.ts';
 import { quickScalar, type Scalar, scalarOfJson, wrong } from './scalar.ts';
+import type { Slices } from './slices.ts';
 import { didYouMean } from './suggest.ts';
-import type { Slices } from './turns.ts';
 import { isWellKnown, readAny, readWellKnown, whyNotKept } from './well-known.ts';
 
 /** How JSON is read. */
 export interface JsonReadOptions {
-  /** Types for google.protobuf.Any. */
+  /** The types for google.protobuf.Any. */
   readonly registry?: Registry | undefined;
-  /** Refuse numbers of up to 32 bits, and floats, that are strings. */
+  /** Refuse numbers of up to 32 bits, and floats, as strings. */
   readonly strictNumbers: boolean;
-  /** Refuse fields that a message does not have. */
+  /** Refuse unknown fields. */
   readonly strictFields: boolean;
-  /** Take names of fields in any case. */
+  /** Accept field names in any case. */
   readonly anyCase: boolean;
 }
 
-/** Undefined when the value was at fault, which is said by then. */
+/** Returns undefined for an invalid value, after reporting its fault. */
 type Read = (json: unknown, parent: Place | undefined, step: Step, faults: Faults) => unknown;
 type ReadMember = (target: Fields, member: unknown, at: Place | undefined, faults: Faults) => void;
 
@@ -36,22 +36,23 @@ type ReadMember = (target: Fields, member: unknown, at: Place | undefined, fault
 interface Member {
   readonly field: DescField;
   readonly read: ReadMember;
-  /** The proto name, where this is the JSON name. */
+  /** The proto name, when this is the JSON name. */
   readonly aliasOf: string | undefined;
 }
 
-/** How the members of a type's JSON object are read. */
+/** How the members of a message's JSON object are read. */
 interface Members {
   readonly byName: ReadonlyMap<string, Member>;
-  /** The same by the names in lower case. */
+  /** The same by lower-case name. */
   readonly folded: ReadonlyMap<string, Member>;
 }
 
 /**
- * Reads JSON into messages, in one pass, and names everything that is wrong by its path. (protobuf-es stops at the first fault, does not say at
- * which index it is, and drops unknown enum names where it ignores unknown fields.)
+ * Reads messages from JSON in one pass and reports every fault with its path.
  *
- * Fields go by their proto or their JSON name, in any case where that is wanted; null is unset. Extensions have no name here.
+ * Fields have their proto or JSON name, optionally in any case; null is unset. Extensions are not
+ * supported. (protobuf-es stops at the first fault, does not report its index, and drops unknown
+ * enum names when it ignores unknown fields.)
  */
 export class JsonReader {
   readonly #options: JsonReadOptions;
@@ -62,7 +63,7 @@ export class JsonReader {
     this.#options = options;
   }
 
-  /** A message out of JSON. Without a place it is the body itself. */
+  /** Reads a message from JSON. Without a place it is the body. */
   message(desc: DescMessage, json: unknown, at: Place | undefined, faults: Faults): Message {
     if (isWellKnown(desc)) return this.#wellKnown(desc, json, at?.parent, at?.step ?? 'body', faults) ?? create(desc);
     const message = create(desc);
@@ -85,7 +86,7 @@ export class JsonReader {
     return message;
   }
 
-  /** Reads the names of one object that are no field's as they are spelled. */
+  /** Returns a reader for the names of one object that match no field exactly. */
   #others(desc: DescMessage, members: Members, json: Fields, at: Place | undefined, faults: Faults): Others {
     const { anyCase, strictFields } = this.#options;
     const seen = new Set<DescField>();
@@ -104,14 +105,17 @@ export class JsonReader {
     };
   }
 
-  /** One field of a message out of its JSON value. */
+  /** Reads one field of a message from its JSON value. */
   field(message: Message, field: DescField, json: unknown, faults: Faults): void {
     if (json === null && !takesNull(field)) return;
     const value = this.#value(field)(json, undefined, field.name, faults);
     if (value !== undefined) putter(field)(message as unknown as Fields, value, undefined, faults);
   }
 
-  /** The same as `message` for the root of a large body: lists of messages are read in slices, and freed as they are read. */
+  /**
+   * Like `message`, for the root of a large body: lists of messages are read in slices and freed as
+   * they are read.
+   */
   async messageInSlices(desc: DescMessage, json: unknown, faults: Faults, slices: Slices): Promise<Message> {
     if (isWellKnown(desc) || !isJsonObject(json)) return this.message(desc, json, undefined, faults);
     const lists: [DescField, unknown[]][] = [];
@@ -129,7 +133,7 @@ export class JsonReader {
     return message;
   }
 
-  /** The same as `field`, in slices where it is a list of messages. */
+  /** Like `field`, in slices for a list of messages. */
   async fieldInSlices(
     message: Message,
     field: DescField,
@@ -202,7 +206,7 @@ export class JsonReader {
     const slow: Read = (json, parent, step, faults) =>
       settle(scalarOfJson(type, json, strictNumbers), parent, step, faults);
     const read: Read = (json, parent, step, faults) => quick(json) ?? slow(json, parent, step, faults);
-    // jstype = JS_STRING: generated code holds the digits.
+    // jstype = JS_STRING: generated code holds the digits as a string.
     const asString = field.fieldKind !== 'map' && 'longAsString' in field && field.longAsString;
     if (!asString) return read;
     return (...args) => {
@@ -214,11 +218,12 @@ export class JsonReader {
   #messageElement(field: DescField, message: DescMessage): Read {
     if (!isWellKnown(message))
       return (json, parent, step, faults) => this.message(message, json, { parent, step }, faults);
-    // Generated code holds a wrapper that stands alone as its bare value, and a Struct as the JSON object itself.
+    // Generated code holds a singular wrapper as its bare value, and a Struct as the JSON object.
     const isBare = field.fieldKind === 'message' && field.oneof === undefined && isWrapperDesc(message);
     const isStruct = message.typeName === 'google.protobuf.Struct';
     return (json, parent, step, faults) => {
-      // Any object is a Struct: made first, one of 14 MB took seconds and a gigabyte, and was thrown away.
+      // Any object is a valid Struct. Building the message first took seconds and a gigabyte for 14
+      // MB.
       if (isStruct && isJsonObject(json)) {
         const why = whyNotKept(json, { parent, step });
         return why === undefined ? json : void faults.addAt(why.at.parent, why.at.step, why.fault);
@@ -252,7 +257,7 @@ export class JsonReader {
 
 type Others = (target: Fields, name: string) => void;
 
-/** Names of fields that are longer are cut in answers. */
+/** Longer field names are truncated in errors. */
 const nameChars = 64;
 
 function near(name: string, { byName }: Members, faults: Faults): string {
@@ -288,7 +293,7 @@ function mapOf(keyType: ScalarType, element: Read): Read {
         faults.addAt(place, at, 'the key is repeated in another spelling');
       else {
         const value = element(each, place, at, faults);
-        // defineProperty: a key may be __proto__.
+        // defineProperty, because a key may be __proto__.
         Object.defineProperty(map, String(read.value), { value, enumerable: true, writable: true, configurable: true });
       }
     }

@@ -1,11 +1,17 @@
 import { TranscodeError } from './error.ts';
 import { decodeUtf8, deepest, endOfString, isKey } from './json-text.ts';
 
-/** What a large body may hold. Counted while its bytes are scanned, so that what is too much is refused before it is built. */
+/**
+ * The limits of a large body. They are checked while its bytes are scanned, before anything is
+ * built.
+ */
 export interface JsonBounds {
   /** Bytes of memory that the parsed body may take, by the estimates below. */
   readonly parsedBytes: number;
-  /** Elements of the root array, or of an array that is a member of the root object, and what the list is called; undefined: `listElements`. */
+  /**
+   * Returns the name and limit of the root array (key undefined) or of an array in the root object;
+   * undefined for `listElements`.
+   */
   readonly listOf: (key: string | undefined) => { readonly field: string; readonly most: number } | undefined;
   /** Elements of any other array. */
   readonly listElements: number;
@@ -13,50 +19,56 @@ export interface JsonBounds {
   readonly objectKeys: number;
 }
 
-/** Bytes of memory for a value in an array or under a key, for a key, for a key of an object that is a dictionary, and for an array or object: half of what V8 takes at most. */
+/**
+ * Estimated bytes of memory per value, key, key of a dictionary object, and container: half of V8's
+ * maximum.
+ */
 const valueWeight = 12;
 const keyWeight = 8;
 const dictionaryWeight = 40;
 const containerWeight = 50;
-/** An object of more keys is a dictionary to V8. */
+/** V8 stores an object with more keys as a dictionary. */
 const shapedKeys = 100;
-/** Bytes that are scanned between two looks at the clock: about 0.2 ms. */
+/** Bytes scanned between two checks of the clock: about 0.2 ms. */
 const stepBytes = 128 * 1024;
 
-/** Characters of one number: a double has at most 767 significant digits. */
+/** Characters of one number. A double has at most 767 significant digits. */
 const numberChars = 1000;
 
-/** Whether a byte outside of a string may be of a number: a digit, sign or point. */
+/** Whether a byte outside a string may belong to a number: a digit, sign or point. */
 function isOfNumber(byte: number | undefined): boolean {
   return byte !== undefined && ((byte >= 0x30 && byte <= 0x39) || byte === 0x2d || byte === 0x2b || byte === 0x2e);
 }
 
-/** An array or object that is scanned. */
+/** An open array or object. */
 interface Open {
   start: number;
   isArray: boolean;
-  /** What a list of the root is called. */
+  /** The name of a list at the root. */
   field: string | undefined;
   most: number;
   commas: number;
 }
 
-/** Finds the large containers of a body and counts what it holds, some bytes at a time. What it says of a text that is not JSON does not matter. */
+/**
+ * Finds the large containers of a body and checks its limits, a few bytes at a time. Results for
+ * text that is not JSON do not matter: parsing refuses it.
+ */
 export class JsonScan {
-  /** The closing brackets of large containers, by their opening ones. */
+  /** The end of each large container by its start. */
   readonly large = new Map<number, number>();
   readonly #bytes: Uint8Array;
   readonly #bounds: JsonBounds;
   /** Containers of at least this many bytes are parsed in parts. */
   readonly #largeBytes: number;
   readonly #open: Open[] = [];
-  /** Closed ones, which are used again: millions of empty arrays were 250 MB of garbage. */
+  /** A pool of closed containers: millions of empty arrays were 250 MB of garbage. */
   readonly #closed: Open[] = [];
   #index = 0;
   #weight = 0;
-  /** The first that had too much. */
+  /** The first container over its limit. */
   #over: Open | undefined;
-  /** Where the last key of the root object stands. */
+  /** The position of the last key in the root object. */
   #rootKey: readonly [number, number] = [0, 0];
 
   constructor(bytes: Uint8Array, bounds: JsonBounds, largeBytes: number) {
@@ -65,7 +77,7 @@ export class JsonScan {
     this.#largeBytes = largeBytes;
   }
 
-  /** Scans some more; true: it is done. */
+  /** Scans the next part. Returns whether the scan is complete. */
   some(): boolean {
     const bytes = this.#bytes;
     const open = this.#open;

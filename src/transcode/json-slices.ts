@@ -2,15 +2,17 @@ import { type Place, stepOf } from './error.ts';
 import { type JsonBounds, JsonScan } from './json-scan.ts';
 import { type BodyNames, decodeUtf8, endOfString, notJson, parseJson, rootOf, twice } from './json-text.ts';
 import { lossyOf, markLossy } from './numbers.ts';
-import type { Slices } from './turns.ts';
+import type { Slices } from './slices.ts';
 
-/** Bytes of JSON that are parsed at once: about a millisecond. */
+/** Bytes of JSON parsed in one piece: about 1 ms. */
 const usualSliceBytes = 64 * 1024;
 const comma = 0x2c;
 
 /**
- * Parses a large body without stalling the event loop: containers above `sliceBytes` are split at their commas, and their members parsed in groups. JSON.parse alone
- * takes 150 ms for 16 MiB of small objects.
+ * Parses a large body without stalling the event loop. JSON.parse alone takes 150 ms for 16 MiB of
+ * small objects.
+ *
+ * Containers above `sliceBytes` are split at their commas, and their members are parsed in groups.
  */
 export async function parseJsonInSlices(
   bytes: Uint8Array,
@@ -26,7 +28,7 @@ export async function parseJsonInSlices(
 
 class SlicedParse {
   readonly #bytes: Uint8Array;
-  /** The closing brackets of large containers, by their opening ones. */
+  /** The end of each large container by its start. */
   readonly #ends: ReadonlyMap<number, number>;
   readonly #slices: Slices;
 
@@ -48,12 +50,12 @@ class SlicedParse {
     return await this.#container(start, end, rootOf(this.#bytes[start] === 0x5b, names));
   }
 
-  /** `at`: the container's place. */
+  /** Parses a large container. `at` is its place. */
   async #container(start: number, end: number, at: Place | undefined): Promise<unknown> {
     const isArray = this.#bytes[start] === 0x5b;
     if (this.#bytes[end] !== (isArray ? 0x5d : 0x7d)) throw notJson(end);
     const into: unknown[] | Record<string, unknown> = isArray ? [] : {};
-    // The first member of the group that is gathered, and the member that is walked.
+    // The first member of the current group, and the current member.
     let group = start + 1;
     let member = group;
     let depth = 0;
@@ -88,7 +90,7 @@ class SlicedParse {
     return into;
   }
 
-  /** Some members, which are parsed together. */
+  /** Parses several members together. */
   #group(into: unknown[] | Record<string, unknown>, at: Place | undefined, from: number, to: number): void {
     const isArray = Array.isArray(into);
     const bytes = new Uint8Array(to - from + 2);

@@ -14,23 +14,27 @@ import { isWellKnown } from './well-known.ts';
 
 /** How JSON is written. */
 export interface JsonWriteOptions {
-  /** Types for google.protobuf.Any. */
+  /** The types for google.protobuf.Any. */
   readonly registry?: Registry | undefined;
-  /** `message_id` rather than `messageId`. */
+  /** `message_id` instead of `messageId`. */
   readonly protoNames: boolean;
-  /** 64-bit integers as numbers, digit by digit, rather than as strings. */
+  /** 64-bit integers as exact numbers instead of strings. */
   readonly longsAsNumbers: boolean;
-  /** Enums as numbers rather than as names. */
+  /** Enums as numbers instead of names. */
   readonly enumsAsNumbers: boolean;
-  /** Fields without presence also when they have their default; empty lists as `[]`. All of them, none, or those chosen. */
+  /**
+   * Write fields without presence even when they have their default, and empty lists as `[]`: all,
+   * none, or the chosen ones.
+   */
   readonly alwaysImplicit: boolean | ((field: DescField) => boolean);
 }
 
 type Write = (value: unknown) => string;
 
 /**
- * Writes messages as JSON text. `optional` fields and messages are written when they are set. One function a field is made once a type, and no JSON
- * value is built on the way.
+ * Writes messages as JSON text. `optional` fields and messages are written when they are set.
+ *
+ * It compiles one function per field and type, and builds no intermediate JSON values.
  */
 export class JsonWriter {
   readonly #options: JsonWriteOptions;
@@ -41,7 +45,7 @@ export class JsonWriter {
     this.#options = options;
   }
 
-  /** A message as JSON: an object, but for the well-known types. */
+  /** Writes a message: an object, except for the well-known types. */
   message(desc: DescMessage, message: Message): string {
     let write = this.#messages.get(desc);
     if (write === undefined) {
@@ -51,7 +55,7 @@ export class JsonWriter {
     return write(message);
   }
 
-  /** One field's value: the JSON of a response body. An unset message is null. */
+  /** Writes the value of one field, for a response body. An unset message is null. */
   field(message: Message, field: DescField): string {
     const value = held(message as unknown as Fields, field);
     return value === undefined ? 'null' : this.#value(field)(value);
@@ -90,7 +94,7 @@ export class JsonWriter {
     const { message, enum: enumeration, scalar } = field;
     if (enumeration !== undefined) return this.#enum(enumeration);
     if (message === undefined) return this.#scalar(scalar ?? ScalarType.STRING);
-    // Generated code holds a wrapper that stands alone as its bare value, and a Struct as the JSON object itself.
+    // Generated code holds a singular wrapper as its bare value, and a Struct as the JSON object.
     if (field.fieldKind === 'message' && field.oneof === undefined && isWrapperDesc(message))
       return this.#scalar(message.fields[0]?.scalar ?? ScalarType.STRING);
     if (message.typeName === 'google.protobuf.Struct') return JSON.stringify;
@@ -100,7 +104,7 @@ export class JsonWriter {
   #enum(desc: DescEnum): Write {
     if (desc.typeName === 'google.protobuf.NullValue') return () => 'null';
     if (this.#options.enumsAsNumbers) return String;
-    // Of two names of one number, the first.
+    // The first name wins when two names have one number.
     const names = new Map(desc.values.toReversed().map((value) => [value.number, JSON.stringify(value.name)]));
     return (value) => names.get(value as number) ?? String(value);
   }

@@ -1,10 +1,10 @@
 /**
- * Numbers of JSON whose text has more than a double keeps: JSON.parse rounds 0.12345678901234567890 in silence. By the object or array that holds them, since the
- * value does not tell.
+ * Members whose JSON number had more digits than a double holds, by the object or array that holds
+ * them. JSON.parse rounds 0.12345678901234567890 silently, and the value no longer tells.
  */
 const lossy = new WeakMap<object, Set<string>>();
 
-/** The members of an object or an array whose text was a number that lost digits. */
+/** Returns the members of an object or array whose number lost digits. */
 export function lossyOf(parent: object): ReadonlySet<string> | undefined {
   return lossy.get(parent);
 }
@@ -15,14 +15,14 @@ export function markLossy(parent: object, key: string): void {
   else keys.add(key);
 }
 
-/** A double keeps 15 digits, wherever the point is; at its ends fewer. */
+/** A double holds 15 digits, wherever the point is; fewer at the ends of its range. */
 export const sureDigits = 15;
 const sureExponent = 290;
 
-/** Longer texts are no number that a program wrote, and take time to compare. */
+/** Longer texts are treated as lossy: no program writes them, and comparing takes time. */
 const longestText = 1000;
 
-/** Whether a number's text and the number that it is read as differ. */
+/** Whether a number's text differs from the value that it is read as. */
 export function losesDigits(text: string): boolean {
   if (text.length > longestText) return true;
   const exponent = /[eE]/.test(text);
@@ -35,12 +35,12 @@ export function losesDigits(text: string): boolean {
   return kept !== digits || (digits !== '' && keptPower !== power);
 }
 
-/** The digits that count, and the power of ten that they are times of. */
+/** Returns the significant digits and the power of ten. */
 function significant(text: string): [digits: string, power: number] {
   const [mantissa = '', exponent = '0'] = text.toLowerCase().replace(/^-/, '').split('e');
   const [whole = '', fraction = ''] = mantissa.split('.');
   const all = (whole + fraction).replace(/^0+/, '');
-  // By hand: /0+$/ takes the square of a run of zeros that is not the end.
+  // A loop, because /0+$/ takes quadratic time on inner runs of zeros.
   let end = all.length;
   while (all[end - 1] === '0') end--;
   const digits = all.slice(0, end);

@@ -6,54 +6,64 @@ import type { Binding, RulesOf } from './binding.ts';
 import type { BodyBounds } from './body.ts';
 import type { JsonWriteOptions } from './json-writer.ts';
 
-/** `controller`: of the signal, for the call to abort at its deadline; without one the call links its own to the signal. */
+/**
+ * A request. `controller` belongs to its signal and is aborted at the call's deadline; without one
+ * the call links its own controller to the signal.
+ */
 export interface TranscodedRequest extends UniversalServerRequest {
   readonly controller?: AbortController;
 }
 
-/** Which route a request took. */
+/** The route that a request took. */
 export interface TranscodedRoute {
   readonly method: DescMethodUnary;
   readonly binding: Binding;
 }
 
-/** A call that succeeded: for choosing the status and the shape of its answer. */
+/** A successful call, for choosing the status and the shape of its answer. */
 export interface TranscodedCall extends TranscodedRoute {
   readonly response: Message;
-  /** The body as the annotation has it; written when it is asked for. */
+  /** The body as the annotation defines it, written on demand. */
   json(): string;
 }
 
 export interface TranscoderOptions {
-  /** A service and the object with its methods, as a ConnectRouter takes them. */
+  /** The services and their implementations, as a ConnectRouter takes them. */
   readonly services: readonly { readonly service: DescService; readonly implementation: object }[];
-  /** The same ones that the RPC protocols run, in the same order. */
+  /** The interceptors of the RPC protocols, in the same order. */
   readonly interceptors?: Interceptor[];
-  /** Types for google.protobuf.Any. */
+  /** The types for google.protobuf.Any. */
   readonly registry?: Registry;
-  /** Bytes of a body at most, as sent and unpacked. */
+  /** The largest body in bytes, both as sent and uncompressed. */
   readonly readMaxBytes: number;
-  /** What else bounds a body. */
+  /** The other limits of a body. */
   readonly bounds?: Partial<Omit<BodyBounds, 'maxBytes'>>;
-  /** Called when the body is whole, before it is parsed; what it throws refuses the call. */
+  /** Called when the body is complete, before it is parsed. Throwing refuses the call. */
   readonly onBody?: (request: UniversalServerRequest) => void;
-  /** Called when a body is refused that has not ended: the answer waits for it. */
+  /** Called when an incomplete body is refused. The answer waits for it. */
   readonly onRefusedBody?: (request: UniversalServerRequest) => Promise<void>;
-  /** Milliseconds that a call may take; `Connect-Timeout-Ms` may shorten it. */
+  /** The longest duration of a call in ms; `Connect-Timeout-Ms` may shorten it. */
   readonly timeoutMs: number;
   /** Aborts the signals of all calls. */
   readonly shutdownSignal?: AbortSignal;
-  /** Whether a query parameter that names no field is passed over (default) or refused. */
+  /** Whether a query parameter that names no field is ignored (default) or refused. */
   readonly unknownQuery?: 'ignore' | 'refuse';
-  /** How the routes read their requests, beyond what the annotations say. */
+  /** How the routes read their requests, beyond the annotations. */
   readonly rulesOf?: RulesOf;
-  /** Whether numbers of 32 bits and floats are refused when they are strings, which ProtoJSON takes. Default: true. */
+  /**
+   * Whether to refuse 32-bit numbers and floats as strings, which ProtoJSON allows. Default: true.
+   */
   readonly strictNumbers?: boolean;
-  /** Default: proto names, 64-bit integers and enums as numbers, fields without presence always. */
+  /** Default: proto names, 64-bit integers and enums as numbers, implicit fields always written. */
   readonly write?: Partial<Omit<JsonWriteOptions, 'registry'>>;
-  /** Another status, more headers, or another body than 200 and the annotation's. */
+  /**
+   * Overrides the status, headers or body of an answer; 200 and the annotation's body otherwise.
+   */
   readonly answer?: (call: TranscodedCall) => { status?: number; headers?: HeadersSource; body?: string };
-  /** What an error looks like; the route is known unless the path or the verb was at fault. Default: google.rpc.Status. */
+  /**
+   * Shapes an error answer. `route` is unset when the path or the verb was wrong. Default:
+   * google.rpc.Status.
+   */
   readonly failure?: (
     error: ConnectError,
     route?: TranscodedRoute,

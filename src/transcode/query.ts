@@ -6,14 +6,17 @@ import { didYouMean } from './suggest.ts';
 import { leafOf, setFromTexts, spellTarget, type Target, targetOf, whyNoText } from './target.ts';
 import { isWellKnown } from './well-known.ts';
 
-/** What a query can set is decided by these parts of a binding. */
+/** The parts of a binding that decide what a query can set. */
 type QueryBinding = Pick<Binding, 'body' | 'variables' | 'queryFields'> & {
   readonly method: { readonly input: DescMessage };
 };
 
 /**
- * Sets the fields of a request that its route binds neither to the path nor to the body. A parameter that names a field it cannot set is refused, since
- * its caller expects an effect. One that names no field is refused when `strict`, with the nearest name, and else passed over.
+ * Sets the fields that the query gives and that the route binds neither to the path nor to the
+ * body.
+ *
+ * A parameter that names a field it cannot set is refused, because its caller expects an effect.
+ * One that names no field is refused with the nearest name when `strict`, and ignored otherwise.
  */
 export function readQuery(
   message: Message,
@@ -32,7 +35,7 @@ export function readQuery(
         faults.add(shortened(name), `is not a parameter of this route${suggestion(binding, name, faults)}`);
       continue;
     }
-    // By the field, not by the name: it may come as a_b and as aB.
+    // By field, not by name: it may be given as a_b and as aB.
     const key = spellTarget(target);
     const seen = known.get(key);
     if (seen === undefined) known.set(key, { target, texts: [text] });
@@ -45,14 +48,17 @@ export function readQuery(
   }
 }
 
-/** Names of parameters that are longer are cut in answers. */
+/** Longer parameter names are truncated in errors. */
 const nameChars = 64;
 
 function shortened(name: string): string {
   return name.length > nameChars ? `${name.slice(0, nameChars)}…` : name;
 }
 
-/** Why a name that begins with a field goes on where that field has no fields: `ts.seconds` of a Timestamp, `limit.x` of a number. */
+/**
+ * Explains a name that continues after a field without subfields, such as `ts.seconds` of a
+ * Timestamp. Undefined for other names.
+ */
 function whyNoField({ method }: QueryBinding, name: string): string | undefined {
   const steps = name.split('.');
   for (let count = steps.length - 1; count > 0; count--) {
@@ -70,7 +76,10 @@ function suggestion(binding: QueryBinding, name: string, faults: Faults): string
   return didYouMean(name, queryTargets(binding).map(spellTarget));
 }
 
-/** The fields that a query may set on a route, those of messages by their path. A message within itself is not followed. */
+/**
+ * Returns the fields that a query may set, fields of messages by their path. A message nested in
+ * itself is not followed.
+ */
 export function queryTargets(binding: QueryBinding): Target[] {
   const targets: Target[] = [];
   const gather = ({ fields }: DescMessage, path: readonly DescField[], within: readonly DescMessage[]) => {

@@ -4,11 +4,11 @@ import { Faults, TranscodeError } from './error.ts';
 import type { JsonReader } from './json-reader.ts';
 import { readQuery } from './query.ts';
 import { kindOf } from './scalar.ts';
+import type { Slices } from './slices.ts';
 import { setFromTexts } from './target.ts';
 import { capture } from './template.ts';
-import type { Slices } from './turns.ts';
 
-/** What a call is made of. */
+/** The parts of a request. */
 export interface Parts {
   /** Undefined when the body is empty or the route takes none. */
   readonly json: unknown;
@@ -17,8 +17,8 @@ export interface Parts {
 }
 
 /**
- * Where routes share a path, the JSON root of the body decides. An empty body is an empty object, as callers without arguments send it; a list has
- * no such reading.
+ * Chooses among routes of one path by the JSON root of the body. An empty body counts as an empty
+ * object, as callers without arguments send it; it never counts as a list.
  */
 export function chooseByRoot(candidates: readonly Binding[], json: unknown): Binding {
   const [first] = candidates;
@@ -36,8 +36,10 @@ export function chooseByRoot(candidates: readonly Binding[], json: unknown): Bin
 }
 
 /**
- * The request message: the body first, then the path, then the query, each for fields that the others do not bind. Names all that is wrong. `slices`: the body is large, and
- * read in slices.
+ * Builds the request message from the body, then the path, then the query; each sets only fields
+ * that the others do not bind. Throws one error that names every fault.
+ *
+ * With `slices` the body is large and read in slices.
  */
 export async function readRequest(
   binding: Binding,

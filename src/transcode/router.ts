@@ -2,20 +2,23 @@ import type { Binding } from './binding.ts';
 import { TranscodeError } from './error.ts';
 import { Trie } from './trie.ts';
 
-/** Where a request goes: to the bindings of a path and a verb, which differ in their body's root, or to nobody because of its verb. */
+/**
+ * The bindings of a path and a verb, which differ in the root of their body; or the allowed verbs
+ * when none of them takes this verb.
+ */
 export type Route =
   | { readonly bindings: readonly Binding[]; readonly segments: readonly string[] }
   | { readonly allow: readonly string[] };
 
 const everyVerb = ['DELETE', 'GET', 'PATCH', 'POST', 'PUT'];
 
-/** A path has many spellings, by percent-encoding. */
+/** Bounds the memory: percent-encoding gives one path many spellings. */
 const rememberedPaths = 1000;
 
-/** Finds the route of a verb and a path; undefined when no template has the path. */
+/** Finds the route of a verb and a path. */
 export class Router {
   readonly #trie = new Trie<Binding[]>();
-  /** Routes of paths that matched a template without variables, by path and verb. */
+  /** The routes of paths that match a template without variables, by path and verb. */
   readonly #fixed = new Map<string, Map<string, Route>>();
 
   constructor(bindings: readonly Binding[]) {
@@ -23,8 +26,10 @@ export class Router {
   }
 
   /**
-   * The best template that takes the verb: GET on /users/me does not keep DELETE from /users/{id}. HEAD is GET without a body, and OPTIONS goes to
-   * a binding of its own only: `*` means the verbs that act.
+   * Returns the best template that takes the verb; undefined when no template matches the path.
+   *
+   * GET on /users/me does not hide DELETE of /users/{id}. HEAD is GET without a body. OPTIONS needs
+   * a binding of its own: `*` stands for the verbs that act.
    */
   find(verb: string, path: string): Route | undefined {
     return this.#fixed.get(path)?.get(verb) ?? this.#search(verb, path);
@@ -68,7 +73,10 @@ function refuseUndecodable(segments: readonly string[]): void {
   }
 }
 
-/** The path and the query of a URL as they came: `URL` would resolve `..` and take `//name` for a host. */
+/**
+ * Splits a URL into path and query, unchanged. `URL` would resolve `..` and take `//name` for a
+ * host.
+ */
 export function splitUrl(url: string): { path: string; search: string } {
   const [, path = '', search = ''] = /^(?:[a-z][a-z\d+.-]*:\/\/[^/?#]*)?([^?#]*)(?:\?([^#]*))?/i.exec(url) ?? [];
   return { path, search };

@@ -1,6 +1,6 @@
 import { ScalarType } from '@bufbuild/protobuf';
 
-/** The value of a scalar, or why it is none. */
+/** The value of a scalar, or why there is none. */
 export type Scalar = { readonly value: unknown } | { readonly fault: string };
 
 const integerRanges: Partial<Record<ScalarType, readonly [bigint, bigint]>> = {
@@ -24,14 +24,16 @@ const longs = new Set([
 ]);
 const greatestFloat = 3.4028234663852886e38;
 
-/** Whether a type is a 64-bit integer, which is a bigint in generated code. */
+/** Whether a type is a 64-bit integer, a bigint in generated code. */
 export function isLong(type: ScalarType): boolean {
   return longs.has(type);
 }
 
 /**
- * A JSON value as a scalar, by the rules of ProtoJSON but for one: a number of 32 bits or a float as a string is refused when `strict`, as JSON
- * servers that are not Protobuf's refuse it. 64-bit integers are taken as strings too, since a JSON number loses digits above 2^53.
+ * Reads a scalar from JSON by the rules of ProtoJSON, with one exception: with `strict`, 32-bit
+ * numbers and floats must not be strings, as usual for JSON servers without Protobuf.
+ *
+ * 64-bit integers may always be strings, because a JSON number loses digits above 2^53.
  */
 export function scalarOfJson(type: ScalarType, json: unknown, strict: boolean): Scalar {
   switch (type) {
@@ -57,8 +59,8 @@ export function scalarOfJson(type: ScalarType, json: unknown, strict: boolean): 
 }
 
 /**
- * What most values of a type look like, decided with no allocation and no bigint: undefined means `scalarOfJson` decides. It halves the time of
- * reading a message of ten scalars.
+ * Returns a fast check for the usual values of a type, without allocation and bigint; it returns
+ * undefined to defer to `scalarOfJson`. It halves the time of reading a message with ten scalars.
  */
 export function quickScalar(type: ScalarType): (json: unknown) => unknown {
   switch (type) {
@@ -80,7 +82,7 @@ export function quickScalar(type: ScalarType): (json: unknown) => unknown {
   }
 }
 
-/** A text of a path or a query as a scalar. */
+/** Reads a scalar from a string of a path or a query. */
 export function scalarOfText(type: ScalarType, text: string): Scalar {
   switch (type) {
     case ScalarType.STRING:
@@ -109,20 +111,23 @@ function integerOf(type: ScalarType, value: number | bigint): Scalar {
   if (typeof value === 'number' && isLong(type) && !Number.isSafeInteger(value))
     return { fault: 'is a number above 2^53, which loses digits; send it as a string' };
   if (value < least || value > most) return { fault: `must be from ${least} to ${most}, not ${value}` };
-  // The number of -0 is 0.
+  // Converts -0 to 0.
   return { value: isLong(type) ? BigInt(value) : Number(value) + 0 };
 }
 
 function floatOf(type: ScalarType, value: number): Scalar {
   if (type === ScalarType.FLOAT && Math.abs(value) > greatestFloat) {
-    // Go writes the greatest float as 3.4028235e+38, which rounds to it.
+    // Go writes the largest float as 3.4028235e+38, which rounds to it.
     const single = Math.fround(value);
     return Number.isFinite(single) ? { value: single } : { fault: 'is out of range' };
   }
   return Number.isFinite(value) ? { value } : { fault: 'is out of range' };
 }
 
-/** Base64 in the standard or the URL-safe alphabet, padded or not; line ends are passed over. Buffer would drop what it does not know. */
+/**
+ * Decodes base64 in the standard or URL-safe alphabet, with or without padding, ignoring line
+ * breaks. Buffer alone would skip invalid characters.
+ */
 function bytesOf(json: string): Scalar {
   const text = /[\r\n]/.test(json) ? json.replace(/[\r\n]+/g, '') : json;
   if (!/^[A-Za-z0-9+/_-]*={0,2}$/.test(text))
@@ -130,7 +135,8 @@ function bytesOf(json: string): Scalar {
   const padding = text.endsWith('==') ? 2 : text.endsWith('=') ? 1 : 0;
   if ((text.length - padding) % 4 === 1 || (padding > 0 && text.length % 4 !== 0))
     return { fault: 'is not base64: its length is wrong, it may be truncated' };
-  // A view of what Buffer decoded, as fromBinary gives a view of the request: a copy took as long as all of the above.
+  // A view of the decoded buffer, like fromBinary's views of the request. A copy takes as long as
+  // all of the above.
   const { buffer, byteOffset, length } = Buffer.from(text, 'base64');
   return { value: new Uint8Array(buffer, byteOffset, length) };
 }
@@ -139,14 +145,14 @@ export function wrong(wanted: string, json: unknown): { readonly fault: string }
   return { fault: `must be ${wanted}, not ${kindOf(json)}` };
 }
 
-/** What a JSON value is, in words. */
+/** Names the type of a JSON value. */
 export function kindOf(json: unknown): string {
   if (json === null) return 'null';
   if (Array.isArray(json)) return 'an array';
   return typeof json === 'object' ? 'an object' : `a ${typeof json}`;
 }
 
-/** A caller's text in an answer: quoted, and cut. */
+/** Quotes and truncates a caller's text for an error. */
 export function quoted(text: string): string {
   return JSON.stringify(text.length > 64 ? `${text.slice(0, 64)}…` : text);
 }

@@ -3,7 +3,7 @@ import { Code, type ConnectError } from '@connectrpc/connect';
 import { TranscodeError } from './error.ts';
 import { isWellKnown } from './well-known.ts';
 
-/** The HTTP status of a code, as google/rpc/code.proto has it. */
+/** The HTTP status per gRPC code, as in google/rpc/code.proto. */
 export const httpStatuses: Readonly<Record<Code, number>> = {
   [Code.Canceled]: 499,
   [Code.Unknown]: 500,
@@ -23,7 +23,7 @@ export const httpStatuses: Readonly<Record<Code, number>> = {
   [Code.Unauthenticated]: 401,
 };
 
-/** An error as google.rpc.Status in JSON: what a route answers when its owner has no shape of his own. */
+/** Returns an error as google.rpc.Status in JSON, the default shape of errors. */
 export function statusFailure(error: ConnectError, registry: Registry) {
   const faults = error instanceof TranscodeError ? error.faults : [];
   const details = [
@@ -37,7 +37,7 @@ export function statusFailure(error: ConnectError, registry: Registry) {
   };
 }
 
-/** A detail as Any in JSON; of a type that nobody knows here, its bytes. */
+/** Returns a detail as Any in JSON. The value of an unknown type is its bytes in base64. */
 function detailJson(detail: ConnectError['details'][number], registry: Registry): JsonValue {
   const typeName = 'desc' in detail ? detail.desc.typeName : detail.type;
   const desc = 'desc' in detail ? detail.desc : registry.getMessage(typeName);

@@ -15,13 +15,15 @@ import { quoted, type Scalar, scalarOfText } from './scalar.ts';
 import { isWellKnown, jsonForms } from './well-known.ts';
 import { isExact } from './well-known-text.ts';
 
-/** The well-known types that ProtoJSON writes as one text, so that a path or a query can hold them. */
+/**
+ * Well-known types that ProtoJSON writes as one string, so that a path or a query can hold them.
+ */
 const textual = new Set(['google.protobuf.Timestamp', 'google.protobuf.Duration', 'google.protobuf.FieldMask']);
 
-/** A field that a text can set: the fields on the way to it, and itself. */
+/** A field that a string can set: the fields on the way to it, and the field itself. */
 export type Target = readonly [...DescField[], DescField];
 
-/** The field at a path of proto or JSON names; undefined when there is none. */
+/** Returns the field at a path of proto or JSON names; undefined when there is none. */
 export function targetOf(desc: DescMessage, names: readonly string[]): Target | undefined {
   const path: DescField[] = [];
   let here: DescMessage | undefined = desc;
@@ -43,7 +45,7 @@ export function spellTarget(target: Target): string {
   return target.map((field) => field.name).join('.');
 }
 
-/** Why no text can set a field; undefined when one can. */
+/** Returns why a string cannot set a field; undefined when it can. */
 export function whyNoText(leaf: DescField): string | undefined {
   if (leaf.fieldKind === 'map') return 'is a map';
   const { message } = leaf;
@@ -51,10 +53,13 @@ export function whyNoText(leaf: DescField): string | undefined {
   return 'is a message: name a field of it';
 }
 
-/** Where the texts of a field stand. */
+/** Where the strings of a field come from. */
 type Place = 'path' | 'query';
 
-/** Sets a field, of a message that may have been set in part before, from the texts that were given for it. */
+/**
+ * Sets a field of a message, which may already be partly set, from its strings in the path or
+ * query.
+ */
 export function setFromTexts(
   message: Message,
   target: Target,
@@ -87,13 +92,14 @@ function whyNotSet(
     if (here === undefined) return undefined;
   }
   const value = leaf.fieldKind === 'list' ? values : values[0];
-  // Only a body can have come before: it may repeat what the path or the query says, as a whole resource with its name does, but not deny it.
+  // Only a body can have set it before. It may repeat the value, as a whole resource with its name
+  // does, but not contradict it.
   if (isSet(here, leaf) && !isSame(leaf, held(here, leaf), value)) return `differs between the body and the ${place}`;
   putter(leaf)(here, value, undefined, faults);
   return undefined;
 }
 
-/** The message in a field, made when it is not there. */
+/** Returns the message in a field, created when it is unset. */
 function descend(here: Fields, field: DescField, faults: Faults): Fields | undefined {
   if (field.message === undefined) throw new Error(`${field.name} is not a message`);
   if (!isSet(here, field)) {

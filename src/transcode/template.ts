@@ -1,21 +1,21 @@
-/** A step of a path: a text, `*` (one segment), or `**` (the rest). */
+/** One segment of a path: a literal, `*` (one segment), or `**` (all remaining segments). */
 export type Segment = { readonly literal: string } | '*' | '**';
 
-/** A variable of a template: the segments that it takes, and the field that gets them. */
+/** A variable of a template: the segments it matches, and the field that it sets. */
 export interface Variable {
   readonly fieldPath: readonly string[];
   readonly start: number;
-  /** Exclusive; for one that ends in `**`, everything to the end of the path. */
+  /** Exclusive. Ignored when the variable ends in `**`, which matches to the end of the path. */
   readonly end: number;
   readonly toEnd: boolean;
 }
 
-/** A path template of google.api.http, taken apart. */
+/** A parsed path template of google.api.http. */
 export interface Template {
   readonly text: string;
   readonly segments: readonly Segment[];
   readonly variables: readonly Variable[];
-  /** What follows the last `:`; empty when nothing does. */
+  /** The text after the last `:`; empty when there is none. */
   readonly verb: string;
 }
 
@@ -23,9 +23,10 @@ const literalPattern = /^(?:[\w.~!$&'()+,;=@-]|%[0-9A-Fa-f]{2})+$/;
 const fieldPathPattern = /^[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*$/;
 
 /**
- * Parses `Template = "/" Segments [ Verb ]` as google/api/http.proto has it; throws what is wrong.
+ * Parses `Template = "/" Segments [ Verb ]` as defined in google/api/http.proto. Throws on a
+ * mistake.
  *
- * Variables do not nest, and `**` stands only at the end.
+ * Variables do not nest, and `**` must be the last segment.
  */
 export function parseTemplate(text: string): Template {
   if (!text.startsWith('/')) throw new Error('must start with /');
@@ -50,7 +51,7 @@ export function parseTemplate(text: string): Template {
   return { text, segments, variables, verb };
 }
 
-/** The verb follows the last colon that is outside of braces and in the last segment. */
+/** Splits at the last colon that is outside braces and in the last segment. */
 function splitVerb(text: string): { path: string; verb: string } {
   const colon = text.lastIndexOf(':');
   if (colon === -1 || text.indexOf('/', colon) !== -1 || text.indexOf('}', colon) !== -1)
@@ -60,7 +61,7 @@ function splitVerb(text: string): { path: string; verb: string } {
   return { path: text.slice(0, colon), verb: decodeURIComponent(verb) };
 }
 
-/** By slashes, except inside braces. */
+/** Splits at slashes outside braces. */
 function splitSegments(text: string): string[] {
   const parts: string[] = [];
   let depth = 0;
@@ -87,7 +88,10 @@ function parseSegment(part: string): Segment {
   return { literal: decodeURIComponent(part) };
 }
 
-/** The raw segments that a variable takes of a path, decoded: one alone wholly, several with `%2F` left as it came, as http.proto says. */
+/**
+ * Returns the decoded text that a variable matches in a path. A single segment is decoded
+ * completely; several keep `%2F` encoded, as http.proto specifies.
+ */
 export function capture(variable: Variable, template: Template, raw: readonly string[]): string {
   const taken = raw.slice(variable.start, variable.toEnd ? raw.length : variable.end);
   const isSingle = variable.end - variable.start === 1 && template.segments[variable.start] !== '**';

@@ -3,14 +3,14 @@ import type { Template } from './template.ts';
 interface Node<T> {
   readonly literals: Map<string, Node<T>>;
   star: Node<T> | undefined;
-  /** By verb: what ends in `**` here, and what ends here. */
+  /** Values by verb: templates that end with `**` here, and templates that end here. */
   readonly rest: Map<string, T>;
   readonly ends: Map<string, T>;
 }
 
 const newNode = <T>(): Node<T> => ({ literals: new Map(), star: undefined, rest: new Map(), ends: new Map() });
 
-/** A path on its way through the trie: as it came, and decoded; a segment that cannot be decoded equals no literal. */
+/** A path during a search, raw and decoded. A segment that cannot be decoded equals no literal. */
 interface Path {
   readonly raw: readonly string[];
   readonly decoded: readonly (string | undefined)[];
@@ -19,15 +19,21 @@ interface Path {
 
 export interface Match<T> {
   readonly value: T;
-  /** The path's segments as they came, without the verb. */
+  /** The raw segments of the path, without the verb. */
   readonly segments: readonly string[];
 }
 
-/** Finds the templates that match a path: literals before `*` before `**`, segment by segment, and a verb before none. */
+/**
+ * Finds the templates that match a path. Precedence per segment: literal, `*`, `**`; a verb before
+ * none.
+ */
 export class Trie<T> {
   readonly #root: Node<T> = newNode();
 
-  /** The value at a template's place; templates that differ only in the names of variables have one place. */
+  /**
+   * Returns the value of a template's node, created on demand. Templates that differ only in
+   * variable names share a node.
+   */
   at(template: Template, make: () => T): T {
     let node = this.#root;
     let ends = node.ends;
@@ -51,7 +57,7 @@ export class Trie<T> {
     return value;
   }
 
-  /** All matches, best first. `raw` are the path's segments as they came. */
+  /** Yields all matches, best first. `raw` are the path's encoded segments. */
   *find(raw: readonly string[]): Generator<Match<T>> {
     const decoded = raw.map(decode);
     const last = raw.at(-1) ?? '';
@@ -73,7 +79,7 @@ export class Trie<T> {
     } else {
       const literal = node.literals.get(path.decoded[index] ?? '');
       if (literal !== undefined) yield* this.#walk(literal, path, index + 1);
-      // A variable takes no empty segment: /v1/channels//messages names no channel.
+      // A variable does not match an empty segment: /v1/channels//messages names no channel.
       if (node.star !== undefined && segments[index] !== '') yield* this.#walk(node.star, path, index + 1);
     }
     const rest = node.rest.get(verb);

@@ -1,10 +1,11 @@
-/** What protobuf-es's reader lets pass although the text is not what it makes of it. */
+/** Checks of well-known types that protobuf-es skips when it reads their text. */
 
 const timestampText = /^(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?(?:Z|[+-](\d\d):(\d\d))$/;
 const durationText = /^-?\d+(?:\.\d{1,9})?s$/;
 
 /**
- * Whether a time exists. Date.parse, which protobuf-es reads times with, makes March 1 of February 29 of a common year, and the next day of T24:00:00.
+ * Whether a time exists. Date.parse, which protobuf-es uses, turns February 29 of a common year
+ * into March 1, and T24:00:00 into the next day.
  */
 function isRealTime(text: string): boolean {
   const parts = timestampText
@@ -22,7 +23,7 @@ function daysIn(year: number, month: number): number {
   return [4, 6, 9, 11].includes(month) ? 30 : 31;
 }
 
-/** Whether a text is one that a well-known type is written as again. */
+/** Whether a text would be written again unchanged. */
 export function isExact(typeName: string, text: unknown): boolean {
   if (typeof text !== 'string') return true;
   if (typeName === 'google.protobuf.Timestamp') return isRealTime(text);

@@ -8,7 +8,7 @@ import { isExact } from './well-known-text.ts';
 /** Types with a JSON form of their own. */
 export { hasCustomJsonRepresentation as isWellKnown } from '@bufbuild/protobuf/wkt';
 
-/** What is written in JSON for those that people write by hand. */
+/** Examples for the types that people write by hand, used in errors. */
 export const jsonForms: Readonly<Record<string, string>> = {
   'google.protobuf.Timestamp': 'a valid time, such as "2026-01-31T12:00:00Z"',
   'google.protobuf.Duration': 'a duration such as "1.5s"',
@@ -17,7 +17,9 @@ export const jsonForms: Readonly<Record<string, string>> = {
 
 type ReadMessage = (desc: DescMessage, json: unknown, at: Place, faults: Faults) => Message | undefined;
 
-/** A well-known type out of its JSON form, by protobuf-es; undefined when it was at fault. */
+/**
+ * Reads a well-known type from its JSON form with protobuf-es; undefined after reporting a fault.
+ */
 export function readWellKnown(
   desc: DescMessage,
   json: unknown,
@@ -43,8 +45,9 @@ export function readWellKnown(
 }
 
 /**
- * Why a value that a Struct, a Value or a ListValue keeps as it is cannot be written again, and where: Protobuf has no half of a surrogate pair, JSON no
- * 1e999, and a number no more digits than a double. Undefined when it can.
+ * Returns where and why a Struct, Value or ListValue could not be written again unchanged;
+ * undefined when it can. Protobuf has no unpaired surrogates, JSON no 1e999, and a double no more
+ * than its digits.
  */
 export function whyNotKept(json: unknown, at: Place): { readonly at: Place; readonly fault: string } | undefined {
   if (typeof json === 'string')
@@ -71,7 +74,7 @@ function numberFault(value: number, at: Place): { readonly at: Place; readonly f
   return undefined;
 }
 
-/** An Any: its message is read by the same rules as the rest of the request, so that its faults have paths too. */
+/** Reads an Any. Its message is read by the same rules, so its faults have paths too. */
 export function readAny(
   json: unknown,
   at: Place,
@@ -94,7 +97,7 @@ export function readAny(
   try {
     return Object.assign(anyPack(desc, message), { typeUrl });
   } catch {
-    // A message with faults cannot always be packed; they are what the caller hears of.
+    // A message with faults cannot always be packed; the caller gets the faults.
     return undefined;
   }
 }

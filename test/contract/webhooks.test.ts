@@ -405,7 +405,7 @@ describe('webhooks', () => {
     const refusals: [() => Promise<unknown>, RegExp][] = [
       [
         () => client.createWebhook({ name: 'grpc', url: receiver.url }),
-        /already_exists.*there is a webhook grpc already/,
+        /already_exists.*webhook "grpc" already exists/,
       ],
       [() => client.createWebhook({ name: 'settings', url: receiver.url }), /invalid_argument.*WEBHOOK_URL/],
       [() => client.updateWebhook({ name: 'settings', url: receiver.url }), /invalid_argument.*WEBHOOK_URL/],

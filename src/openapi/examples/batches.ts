@@ -1,6 +1,9 @@
 import type { Example } from '../example.ts';
 
-/** BatchService: a batch is stored for later, looked at and cancelled. Where the examples are posted nothing is sent in the background (BATCH_CONCURRENCY=0), so that it waits. */
+/**
+ * BatchService: a batch is submitted, read and cancelled. The test runs with BATCH_CONCURRENCY=0,
+ * so the batch stays queued.
+ */
 export const batches: readonly Example[] = [
   {
     route: 'POST /v1/batches',

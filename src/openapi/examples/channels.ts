@@ -1,6 +1,6 @@
 import type { Example } from '../example.ts';
 
-/** ChannelService: a channel is made, changed and disbanded. */
+/** ChannelService: a channel is created, changed and disbanded. */
 export const channels: readonly Example[] = [
   {
     route: 'POST /channel',

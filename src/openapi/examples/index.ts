@@ -8,8 +8,8 @@ import { templates } from './templates.ts';
 import { webhooks } from './webhooks.ts';
 
 /**
- * Every example of the document, in an order in which they succeed one after the other on an empty database with the default settings: a test posts them all and compares the answers.
- * Each operation has at least one.
+ * All examples of the document, at least one per operation. A test sends them in this order to an
+ * empty database with default settings, and compares the answers.
  */
 export const examples: readonly Example[] = [
   ...channels,

@@ -1,6 +1,6 @@
 import type { Example } from '../example.ts';
 
-/** ModerationService: a rule is made, flags a message, and is deleted. */
+/** ModerationService: a rule is created, flags a message, and is deleted. */
 export const moderation: readonly Example[] = [
   {
     route: 'POST /v1/moderation/rules',

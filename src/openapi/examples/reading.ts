@@ -1,6 +1,6 @@
 import type { Example } from '../example.ts';
 
-/** MessageService: what was sent is read back. */
+/** MessageService: messages are read back. */
 export const reading: readonly Example[] = [
   {
     route: 'GET /v1/channels/{channel_type}/{channel_id}/messages',

@@ -1,6 +1,6 @@
 import type { Example } from '../example.ts';
 
-/** TemplateService: a template is stored, read, tried and deleted. */
+/** TemplateService: a template is stored, read, previewed and deleted. */
 export const templates: readonly Example[] = [
   {
     route: 'POST /v1/templates',

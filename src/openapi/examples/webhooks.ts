@@ -1,6 +1,9 @@
 import type { Example } from '../example.ts';
 
-/** WebhookService: a webhook is made, changed, tried and deleted. It is on this machine, which WEBHOOK_ALLOW_PRIVATE allows where the examples are posted, and nobody listens there. */
+/**
+ * WebhookService: a webhook is created, changed, tested and deleted. Its URL is a local port
+ * without a listener, which the test allows with WEBHOOK_ALLOW_PRIVATE.
+ */
 export const webhooks: readonly Example[] = [
   {
     route: 'POST /v1/webhooks',

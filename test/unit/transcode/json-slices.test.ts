@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { TranscodeError } from '../../../src/transcode/error.ts';
 import { parseJsonInSlices } from '../../../src/transcode/json-slices.ts';
 import { parseJson } from '../../../src/transcode/json-text.ts';
-import { Slices } from '../../../src/transcode/turns.ts';
+import { Slices } from '../../../src/transcode/slices.ts';
 import { seedOf } from '../../support/seed.ts';
 
 const bounds = { parsedBytes: 1e6, listElements: 1000, objectKeys: 100, listOf: () => undefined };

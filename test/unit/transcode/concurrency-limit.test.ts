@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { inTurns } from '../../../src/transcode/turns.ts';
+import { withConcurrencyLimit } from '../../../src/transcode/slices.ts';
 
-test('so many at once, in order, and one that fails gives its turn on', async () => {
+test('withConcurrencyLimit runs up to its limit at once, in order, and a failed call frees its slot', async () => {
   const begun: number[] = [];
   const works = Array.from({ length: 6 }, () => Promise.withResolvers<number>());
-  const run = inTurns(2, async (index: number) => {
+  const run = withConcurrencyLimit(2, async (index: number) => {
     begun.push(index);
     return await (works[index]?.promise ?? -1);
   });

@@ -1,5 +1,7 @@
-/** Runs at most so many of these at once, in the order in which they came: what they hold is bounded, not how many come. */
-export function inTurns<Input extends unknown[], Output>(
+/**
+ * Limits how many calls of `work` run at once; the others wait in order. The queue is not bounded.
+ */
+export function withConcurrencyLimit<Input extends unknown[], Output>(
   atOnce: number,
   work: (...input: Input) => Promise<Output>,
 ): (...input: Input) => Promise<Output> {
@@ -11,7 +13,7 @@ export function inTurns<Input extends unknown[], Output>(
     try {
       return await work(...input);
     } finally {
-      // The turn goes on to the next, or is free.
+      // Passes the slot to the next waiting call, or frees it.
       const next = waiting.shift();
       if (next === undefined) running--;
       else next();
@@ -19,22 +21,25 @@ export function inTurns<Input extends unknown[], Output>(
   };
 }
 
-/** As many bodies are unpacked at once as there are threads for it: 200 bombs of 1 MB that were unpacked all together held 3.6 GB. */
-export const unpackedAtOnce = 4;
+/**
+ * Bodies decompressed at once, one per thread of Node's pool. 200 bombs of 1 MB held 3.6 GB when
+ * they were decompressed together.
+ */
+export const concurrentDecompressions = 4;
 
-/** Milliseconds of work on one request between two turns of the event loop. */
+/** Milliseconds of work on one request between two ticks of the event loop. */
 const sliceMs = 8;
 
-/** Long work on one request in slices: other calls have their turns between them. */
+/** Divides long work on one request into slices, so that other calls proceed in between. */
 export class Slices {
   #since = performance.now();
 
-  /** Whether the slice is over. */
+  /** Whether the current slice is used up. */
   isOver(): boolean {
     return performance.now() - this.#since > sliceMs;
   }
 
-  /** Lets the event loop turn. */
+  /** Yields to the event loop and starts a new slice. */
   async rest(): Promise<void> {
     await new Promise<void>((resolve) => setImmediate(resolve));
     this.#since = performance.now();
