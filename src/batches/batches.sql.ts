@@ -1,7 +1,7 @@
 import { type RawBuilder, sql } from 'kysely';
 import type { Refusal } from '../messages/service-error.ts';
-import { databaseNow } from '../postgres/pool.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
+import { databaseNow } from '../postgres/sql.ts';
 import type { BatchState, Chunk, Tally } from './batch.ts';
 
 /** A batch as it is kept. Times in milliseconds since 1970. */

@@ -1,7 +1,8 @@
 import { type RawBuilder, sql } from 'kysely';
 import type { Refusal } from '../messages/service-error.ts';
-import { databaseNow, inTransaction } from '../postgres/pool.ts';
 import type { Db } from '../postgres/schema.ts';
+import { databaseNow } from '../postgres/sql.ts';
+import { inTransaction } from '../postgres/transaction.ts';
 import type { Tally } from './batch.ts';
 import { type BatchRow, type NewBatch, type StoredBatch, toStored } from './batches.sql.ts';
 

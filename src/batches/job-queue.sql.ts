@@ -3,8 +3,8 @@ import { createRequire } from 'node:module';
 import { sql } from 'kysely';
 import type pg from 'pg';
 import { PgBoss } from 'pg-boss';
+import { PreparingClient } from '../postgres/client.ts';
 import { answerTimeoutMs, watched } from '../postgres/pool.ts';
-import { PreparingClient } from '../postgres/prepared.ts';
 import type { Db } from '../postgres/schema.ts';
 
 /** The version of its schema that the library wants. */

@@ -1,8 +1,8 @@
 import { sql } from 'kysely';
 import { LRUCache } from 'lru-cache';
 import { BinaryArray } from '../postgres/binary-array.ts';
-import { runPrepared } from '../postgres/prepared.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
+import { Statement } from '../postgres/sql.ts';
 import { type Channel, channel, firstUids, messageSequence, tempType } from './channel.ts';
 
 /**
@@ -206,13 +206,13 @@ export interface HeadChange {
   readonly value: number;
 }
 
-const setStatement = {
+const setStatement = new Statement<never>({
   name: 'set heads',
   text: `
     update sendbatch.channel_head h set last_seq = w.last_seq, last_at = greatest(h.last_at, $3::bigint)
     from unnest($1::bigint[], $2::bigint[]) as w(channel_key, last_seq)
     where h.channel_key = w.channel_key`,
-};
+});
 
 /**
  * Advances the heads of locked channels. `acceptedAt`: the time of the messages that advance them.
@@ -224,7 +224,7 @@ export async function setHeads(tx: Tx, heads: readonly HeadChange[], acceptedAt:
     keys.bigint(channelKey);
     values.bigint(value);
   }
-  await runPrepared(tx, setStatement, [keys.value(), values.value(), acceptedAt]);
+  await setStatement.run(tx, [keys.value(), values.value(), acceptedAt]);
 }
 
 /** Reads the committed last sequences of these channels, without locks. */

@@ -1,10 +1,9 @@
 import { BinaryArray } from '../postgres/binary-array.ts';
-import { all } from '../postgres/pool.ts';
-import { runPrepared } from '../postgres/prepared.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
+import { all, Statement } from '../postgres/sql.ts';
 import type { Pair, PairFacts, PermissionPrecondition, PermissionRules } from './permission.ts';
 
-const factsStatement = {
+const factsStatement = new Statement<FactsRow>({
   name: 'permission facts',
   text: `
     select w.ordinal,
@@ -25,13 +24,13 @@ const factsStatement = {
     left join lateral (select * from sendbatch.channel_info where channel_key = c.channel_key limit 1) i on true
     left join lateral (select * from sendbatch.channel_uid where channel_key = c.channel_key and uid = w.sender limit 1) u on true
     left join lateral (select * from sendbatch.person where uid = w.sender limit 1) s on true`,
-};
+});
 
 /**
  * Receivers whose own lists deny the sender; the second half only if person allowlists are enforced
  * ($3).
  */
-const receiversStatement = {
+const receiversStatement = new Statement<{ ordinal: number; denied: boolean }>({
   name: 'receivers that keep senders out',
   text: `
     select w.ordinal, coalesce(d.denied, false) as denied
@@ -40,7 +39,7 @@ const receiversStatement = {
     left join lateral (select allow_stranger from sendbatch.person where uid = w.receiver limit 1) r on true
     where (d.denied or ($3::boolean and d.allowed is not true and r.allow_stranger is not true))
       and not exists (select from sendbatch.system_uid y where y.uid = w.receiver)`,
-};
+});
 
 interface FactsRow {
   readonly ordinal: number;
@@ -73,7 +72,7 @@ export async function readPairFacts(
     senders.text(sender);
   }
   const [rows, refusers] = await all([
-    runPrepared<FactsRow>(db, factsStatement, [ids.value(), types.value(), senders.value()]),
+    factsStatement.run(db, [ids.value(), types.value(), senders.value()]),
     readRefusers(db, pairs, enforcePersonAllowlist),
   ]);
   const facts = new Map<string, PairFacts>();
@@ -117,11 +116,7 @@ async function readRefusers(
     receivers.text(receiver);
     senders.text(pair.sender);
   }
-  const rows = await runPrepared<{ ordinal: number; denied: boolean }>(db, receiversStatement, [
-    receivers.value(),
-    senders.value(),
-    enforcePersonAllowlist,
-  ]);
+  const rows = await receiversStatement.run(db, [receivers.value(), senders.value(), enforcePersonAllowlist]);
   for (const { ordinal, denied } of rows) {
     const { pair, receiver } = asked[ordinal - 1] as (typeof asked)[number];
     const known = refusers.get(pair) ?? { deniedBy: [], notAllowedBy: [] };

@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import type pg from 'pg';
+import { PreparingClient } from './client.ts';
 import { watched } from './pool.ts';
-import { PreparingClient } from './prepared.ts';
 import type { Db } from './schema.ts';
 
 /** The channel of LISTEN and NOTIFY. */

@@ -1,12 +1,9 @@
-import { CompiledQuery, Kysely, PostgresDialect, sql } from 'kysely';
+import { Kysely, PostgresDialect, sql } from 'kysely';
 import pg from 'pg';
 import { limits } from '../limits.ts';
+import { PreparingClient, type TraceStatement, tracingClient } from './client.ts';
 import { noConnection } from './pg-errors.ts';
-import { PreparingClient, type TraceStatement, tracingClient } from './prepared.ts';
-import type { Db, Tables, Tx } from './schema.ts';
-
-/** The database's clock in a statement, in milliseconds since 1970: what instances compare with each other goes by it. */
-export const databaseNow = sql<number>`(extract(epoch from statement_timestamp()) * 1000)::bigint`;
+import type { Db, Tables } from './schema.ts';
 
 /** How to reach the database. */
 export interface DatabaseOptions {
@@ -115,7 +112,7 @@ function guard(pool: pg.Pool, onConnectionError: (error: Error) => void): () => 
     client.on('error', lose);
   });
   pool.on('release', (_, client) => {
-    const { condemned } = client as unknown as PreparingClient;
+    const condemned = client instanceof PreparingClient ? client.condemned : undefined;
     if (condemned !== undefined && !doubtful.has(client)) lose(condemned);
   });
   pool.on('remove', (client) => open.delete(client));
@@ -137,52 +134,6 @@ function safeInteger(text: string): number {
   const value = Number(text);
   if (!Number.isSafeInteger(value)) throw new RangeError(`bigint ${text} from the database is above 2^53-1`);
   return value;
-}
-
-/**
- * Runs one READ COMMITTED transaction: a statement that waited for a lock must not freeze the view of the next one. It takes two flights: BEGIN goes out with what `look`
- * asks, and COMMIT behind what `write` sends, without waiting for answers; when one of those fails, PostgreSQL makes a ROLLBACK of it.
- *
- * `look` may lock and read, and must not write: behind a BEGIN that fails its statements commit by themselves. `write` is called when BEGIN and all of
- * `look` went well.
- */
-export async function inTransaction<Seen, T>(
-  db: Db,
-  look: (tx: Tx) => Promise<Seen>,
-  write: (tx: Tx, seen: Seen) => { readonly sent: readonly Promise<unknown>[]; readonly result: T },
-): Promise<T> {
-  return await db.connection().execute(async (connection) => {
-    // Kysely's own transaction waits for BEGIN; what sets it apart for the compiler is that it cannot begin another.
-    const tx = connection as unknown as Tx;
-    const say = (text: string) => connection.executeQuery(CompiledQuery.raw(text));
-    let open = true;
-    try {
-      const [, seen] = await all([say('begin isolation level read committed'), look(tx)]);
-      const { sent, result } = write(tx, seen);
-      open = false;
-      if (sent.length === 0) await say('rollback');
-      else await all([...sent, say('commit')]);
-      return result;
-    } catch (error) {
-      // A rollback that fails is of a connection that is gone, and the transaction with it.
-      if (open) await say('rollback').catch(() => {});
-      throw error;
-    }
-  });
-}
-
-/** Sets how long the statements of this transaction wait for a lock. */
-export async function setLockTimeout(tx: Tx, milliseconds: number): Promise<void> {
-  await tx.executeQuery(CompiledQuery.raw(`set local lock_timeout = ${Math.trunc(milliseconds)}`));
-}
-
-/** Waits for all of them, also when one fails: a connection is given back only when nothing is under way on it. Throws what failed first. */
-export async function all<T extends readonly unknown[]>(
-  work: readonly [...{ [K in keyof T]: Promise<T[K]> }],
-): Promise<T> {
-  const settled = await Promise.allSettled(work);
-  for (const each of settled) if (each.status === 'rejected') throw each.reason;
-  return settled.map((each) => (each as PromiseFulfilledResult<unknown>).value) as unknown as T;
 }
 
 /** What the server says of itself. */

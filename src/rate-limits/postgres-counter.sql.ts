@@ -1,9 +1,10 @@
 import { hash } from 'node:crypto';
 import { sql } from 'kysely';
 import pg from 'pg';
-import { databaseNow, watched } from '../postgres/pool.ts';
-import { PreparingClient } from '../postgres/prepared.ts';
+import { PreparingClient } from '../postgres/client.ts';
+import { watched } from '../postgres/pool.ts';
 import type { Db } from '../postgres/schema.ts';
+import { databaseNow } from '../postgres/sql.ts';
 
 /** At most `points` per `seconds`. */
 export interface Quota {

@@ -7,14 +7,20 @@ import { preconditionHolds, preconditionValues } from '../messages/permission.sq
 import type { PermissionPrecondition } from '../messages/permission.ts';
 import { BinaryArray } from '../postgres/binary-array.ts';
 import { isWithoutSequence } from '../postgres/pg-errors.ts';
-import { runPrepared } from '../postgres/prepared.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
+import { Statement } from '../postgres/sql.ts';
 import type { GroupLayout } from './group-layout.ts';
 
 /** A message and the surrogate key of its channel. */
 export interface KeyedMessage {
   readonly channelKey: number;
   readonly message: PreparedMessage;
+}
+
+interface AppendedRow {
+  readonly block: number;
+  /** NULL when the precondition failed. */
+  readonly last_seqs: string[] | null;
 }
 
 interface FoundRow {
@@ -29,7 +35,7 @@ interface FoundRow {
  * `lateral … limit 1` forces one index probe per message: a plain join is planned as a full scan on
  * an empty table.
  */
-const findStatement = {
+const findStatement = new Statement<FoundRow>({
   name: 'find earlier sends',
   text: `
     select w.ordinal, m.message_id, m.message_seq, m.accepted_at, m.content_hash
@@ -39,7 +45,7 @@ const findStatement = {
       where m.channel_key = w.channel_key and m.dedupe_key = w.dedupe_key
       limit 1
     ) m`,
-};
+});
 
 /**
  * Finds the messages among these that were stored before, by message key.
@@ -54,7 +60,7 @@ export async function findEarlier(db: Db | Tx, messages: readonly KeyedMessage[]
     keys.bigint(channelKey);
     dedupeKeys.latin1(message.dedupeKey);
   }
-  const rows = await runPrepared<FoundRow>(db, findStatement, [keys.value(), dedupeKeys.value()]);
+  const rows = await findStatement.run(db, [keys.value(), dedupeKeys.value()]);
   const earlier = new Map<string, Earlier>();
   for (const row of rows) {
     const keyed = messages[row.ordinal - 1];
@@ -144,14 +150,14 @@ function ownValues(messages: readonly PreparedMessage[]): (Buffer | null)[] {
   ].map((column) => column.value());
 }
 
-const insertStatement = {
+const insertStatement = new Statement<never>({
   name: 'insert messages',
   text: `
     insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, ${names})
     select w.channel_key, w.message_seq, w.message_id,
       coalesce((select h.last_at from sendbatch.channel_head h where h.channel_key = w.channel_key), $1::bigint), ${values}
     from unnest($2::bigint[], $3::bigint[], $4::bigint[], ${parameters(5)}) as w(channel_key, message_seq, message_id, ${names})`,
-};
+});
 
 /**
  * Inserts rows whose numbers are decided, after `setHeads`: their time is the head's, which never
@@ -173,7 +179,7 @@ export async function insertMessages(
     seqs.bigint(messageSeq);
     ids.bigint(messageId);
   }
-  await runPrepared(tx, insertStatement, [
+  await insertStatement.run(tx, [
     acceptedAt,
     keys.value(),
     seqs.value(),
@@ -190,7 +196,7 @@ export async function insertMessages(
  *  3. `stored` numbers the rows back from the advanced heads. A missing head or a failed
  *     precondition makes the sequences NULL, which the table refuses.
  */
-const appendStatement = {
+const appendStatement = new Statement<AppendedRow>({
   name: 'append messages',
   inListOrder: true,
   text: appendText({
@@ -198,13 +204,13 @@ const appendStatement = {
     returning: 'h.channel_key, h.last_seq, h.last_at',
     announced: '',
   }),
-};
+});
 
 /**
  * The same with one outbox row per channel for webhooks, except for channels of commands. A
  * separate statement, so that an installation without webhooks does not pay for them.
  */
-const announcingStatement = {
+const announcingStatement = new Statement<AppendedRow>({
   name: 'append messages and announce them',
   inListOrder: true,
   text: appendText({
@@ -215,7 +221,7 @@ const announcingStatement = {
       select channel_key, last_seq - count + 1, last_seq from advanced where is_announced = 1
     )`,
   }),
-};
+});
 
 function appendText({ list, returning, announced }: { list: string; returning: string; announced: string }): string {
   return `
@@ -283,20 +289,22 @@ export async function appendNew(
   if (announce)
     for (const index of order) announced.smallint(channels[index]?.channel.sequence === messageSequence ? 1 : 0);
   const statement = announce ? announcingStatement : appendStatement;
-  const appended = runPrepared<{ block: number; last_seqs: string[] | null }>(db, statement, [
-    keys.value(),
-    counts.value(),
-    acceptedAt,
-    headIndexes.value(),
-    seqOffsets.value(),
-    idOffsets.value(),
-    ...ownValues(rows.map((each) => each.message)),
-    ...preconditions,
-    ...(announce ? [announced.value()] : []),
-  ]).catch((error: unknown) => {
-    if (isWithoutSequence(error)) return undefined;
-    throw error;
-  });
+  const appended = statement
+    .run(db, [
+      keys.value(),
+      counts.value(),
+      acceptedAt,
+      headIndexes.value(),
+      seqOffsets.value(),
+      idOffsets.value(),
+      ...ownValues(rows.map((each) => each.message)),
+      ...preconditions,
+      ...(announce ? [announced.value()] : []),
+    ])
+    .catch((error: unknown) => {
+      if (isWithoutSequence(error)) return undefined;
+      throw error;
+    });
   const [row] = (await appended) ?? [];
   const lastSeqs = row?.last_seqs;
   if (row === undefined || lastSeqs === null || lastSeqs === undefined) return undefined;

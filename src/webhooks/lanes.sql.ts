@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
-import { databaseNow } from '../postgres/pool.ts';
 import type { Db } from '../postgres/schema.ts';
+import { databaseNow } from '../postgres/sql.ts';
 import { type Lease, mine, type RangeRow } from './queue.sql.ts';
 
 /** Why a try failed; no answer has status 0. */

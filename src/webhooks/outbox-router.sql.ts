@@ -1,7 +1,8 @@
 import { sql } from 'kysely';
 import { limits } from '../limits.ts';
-import { databaseNow, inTransaction } from '../postgres/pool.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
+import { databaseNow } from '../postgres/sql.ts';
+import { inTransaction } from '../postgres/transaction.ts';
 import type { Range } from './webhook.ts';
 
 /** Writes down what a transaction stores, under the locks of the channels' heads. */

@@ -1,8 +1,8 @@
 import { sql } from 'kysely';
 import { limits } from '../limits.ts';
 import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from '../messages/messages-read.sql.ts';
-import { databaseNow } from '../postgres/pool.ts';
 import type { Db } from '../postgres/schema.ts';
+import { databaseNow } from '../postgres/sql.ts';
 import { countOf, firstOf, type Range, withinBytes } from './webhook.ts';
 import { type StoredWebhook, toWebhook, type WebhookRow, webhookColumns } from './webhooks.sql.ts';
 

@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import { limits } from '../limits.ts';
-import { databaseNow } from '../postgres/pool.ts';
 import type { Db } from '../postgres/schema.ts';
+import { databaseNow } from '../postgres/sql.ts';
 import type { WebhookFormat } from './webhook.ts';
 
 /** Who disabled a webhook: a caller, the receiver by 410, or a start without WEBHOOK_URL. */

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import pg from 'pg';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { lockHeads } from '../../src/messages/channel-keys.sql.ts';
-import { inTransaction } from '../../src/postgres/pool.ts';
+import { inTransaction } from '../../src/postgres/transaction.ts';
 import { openStore } from '../support/database.ts';
 import { type Door, said } from '../support/doors.ts';
 import { scrape, sumOf } from '../support/metrics.ts';
