@@ -1,5 +1,5 @@
-import { sql } from 'kysely';
-import type { Db } from '../postgres/schema.ts';
+import type { Selectable } from 'kysely';
+import type { Db, Tables } from '../postgres/schema.ts';
 
 /** A stored key. Times in milliseconds since 1970. */
 export interface StoredKey {
@@ -18,45 +18,45 @@ export interface StoredKey {
   readonly revokedAt: number | null;
 }
 
-interface KeyRow {
-  readonly key_id: string;
-  readonly secret_hash: Buffer;
-  readonly name: string;
-  readonly scopes: string[];
-  readonly senders: string[] | null;
-  readonly rate_per_second: number | null;
-  readonly created_at: number;
-  readonly expires_at: number | null;
-  readonly revoked_at: number | null;
-}
-
 export async function insertKey(db: Db, key: StoredKey): Promise<void> {
-  await sql`
-    insert into sendbatch.api_key (key_id, secret_hash, name, scopes, senders, rate_per_second, created_at, expires_at)
-    values (${key.keyId}, ${key.secretHash}, ${key.name}, ${[...key.scopes]}, ${key.senders && [...key.senders]},
-      ${key.ratePerSecond}, ${key.createdAt}, ${key.expiresAt})`.execute(db);
+  await db
+    .insertInto('sendbatch.api_key')
+    .values({
+      key_id: key.keyId,
+      secret_hash: key.secretHash,
+      name: key.name,
+      scopes: [...key.scopes],
+      senders: key.senders && [...key.senders],
+      rate_per_second: key.ratePerSecond,
+      created_at: key.createdAt,
+      expires_at: key.expiresAt,
+    })
+    .execute();
 }
 
 export async function findKey(db: Db, keyId: string): Promise<StoredKey | undefined> {
-  const { rows } = await sql<KeyRow>`select * from sendbatch.api_key where key_id = ${keyId}`.execute(db);
-  const [row] = rows;
+  const row = await db.selectFrom('sendbatch.api_key').selectAll().where('key_id', '=', keyId).executeTakeFirst();
   return row && toKey(row);
 }
 
 /** Lists all keys, the oldest first. */
 export async function listKeys(db: Db): Promise<StoredKey[]> {
-  const { rows } = await sql<KeyRow>`select * from sendbatch.api_key order by created_at, key_id`.execute(db);
+  const rows = await db.selectFrom('sendbatch.api_key').selectAll().orderBy('created_at').orderBy('key_id').execute();
   return rows.map(toKey);
 }
 
 /** Revokes a key; false if there is none or it was revoked before. */
 export async function revokeKey(db: Db, keyId: string, now: number): Promise<boolean> {
-  const { numAffectedRows } = await sql`
-    update sendbatch.api_key set revoked_at = ${now} where key_id = ${keyId} and revoked_at is null`.execute(db);
-  return numAffectedRows === 1n;
+  const { numUpdatedRows } = await db
+    .updateTable('sendbatch.api_key')
+    .set({ revoked_at: now })
+    .where('key_id', '=', keyId)
+    .where('revoked_at', 'is', null)
+    .executeTakeFirstOrThrow();
+  return numUpdatedRows === 1n;
 }
 
-function toKey(row: KeyRow): StoredKey {
+function toKey(row: Selectable<Tables['sendbatch.api_key']>): StoredKey {
   return {
     keyId: row.key_id,
     secretHash: row.secret_hash,

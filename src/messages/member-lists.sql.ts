@@ -197,7 +197,7 @@ export async function removeSystemUids(db: Db, uids: readonly string[]): Promise
 }
 
 export async function listSystemUids(db: Db): Promise<string[]> {
-  const { rows } = await sql<{ uid: string }>`select uid from sendbatch.system_uid order by uid`.execute(db);
+  const rows = await db.selectFrom('sendbatch.system_uid').select('uid').orderBy('uid').execute();
   return rows.map((row) => row.uid);
 }
 
