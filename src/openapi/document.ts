@@ -50,7 +50,7 @@ export function createDocument(parts: DocumentParts): Document {
     servers: [{ url: './', description: 'This service.' }],
     tags: [
       ...services.map(({ name, typeName }) => ({ name, description: split(comments[typeName]).words })),
-      { name: 'Operation', description: 'The service itself: probes, and this document.' },
+      { name: 'Operation', description: 'Probes and this document.' },
     ],
     // `{}` first, which means "no credential needed", while the service asks for none.
     security: [...(parts.asks ? [] : [{}]), ...Object.keys(parts.securitySchemes).map((name) => ({ [name]: [] }))],

@@ -65,16 +65,16 @@ export function errorComponents(
 
 const errorSchema: Schema = {
   type: 'object',
-  description: 'An error of a JSON route: `msg` and `status` as legacy callers read them, `error` for everybody else.',
+  description: 'An error of a JSON route. Legacy callers read `msg` and `status`; new ones read `error`.',
   properties: {
     status: { type: 'integer', minimum: 400, maximum: 599, description: 'The HTTP status.' },
-    msg: { type: 'string', description: 'What is wrong, in words.' },
+    msg: { type: 'string', description: 'The error in words, for people.' },
     error: {
       type: 'object',
       properties: {
-        code: { type: 'integer', minimum: 1, maximum: 16, description: 'The code of gRPC.' },
-        status: { type: 'string', description: 'Its name.' },
-        message: { type: 'string', description: 'As `msg`.' },
+        code: { type: 'integer', minimum: 1, maximum: 16, description: 'The gRPC status code.' },
+        status: { type: 'string', description: 'The name of the code, such as `NOT_FOUND`.' },
+        message: { type: 'string', description: 'The same as `msg`.' },
         details: { type: 'array', items: { $ref: '#/components/schemas/ErrorDetail' } },
       },
       required: ['code', 'status', 'message', 'details'],
@@ -86,7 +86,7 @@ const errorSchema: Schema = {
 const detailSchema: Schema = {
   type: 'object',
   description:
-    'google.rpc.ErrorInfo: `reason` is a stable word, `metadata` what a program needs to go on. google.rpc.BadRequest: every field at fault. google.rpc.RetryInfo: when to try again.',
+    'One of three types. google.rpc.ErrorInfo: the stable `reason`, and `metadata` for programs. google.rpc.BadRequest: every invalid field. google.rpc.RetryInfo: when to retry.',
   properties: {
     '@type': { type: 'string' },
     reason: { type: 'string' },
@@ -97,7 +97,7 @@ const detailSchema: Schema = {
       items: {
         type: 'object',
         properties: {
-          field: { type: 'string', description: '`messages[3].channel_id`.' },
+          field: { type: 'string', description: 'The path of the field, such as `messages[3].channel_id`.' },
           description: { type: 'string' },
           reason: { type: 'string' },
           localizedMessage: { type: 'object' },
@@ -105,7 +105,7 @@ const detailSchema: Schema = {
         required: ['field', 'description'],
       },
     },
-    retryDelay: { type: 'string', description: 'Seconds: `1s`.' },
+    retryDelay: { type: 'string', description: 'The time to wait before a retry, in seconds with the unit: `1s`.' },
   },
   required: ['@type'],
 };

@@ -13,20 +13,20 @@ const lines = (example: string) => ({ 'text/plain': { schema: { type: 'string' }
 const verbose = {
   name: 'verbose',
   in: 'query',
-  description: 'Lines of text instead of JSON.',
+  description: 'Answer in lines of text instead of JSON.',
   schema: { type: 'string' },
 };
 const accessToken = {
   name: 'access_token',
   in: 'query',
-  description: 'The credential, where no header can be set, as in EventSource.',
+  description: 'The credential, for clients that cannot set a header, such as EventSource.',
   schema: { type: 'string' },
 };
 const probeSchema: Schema = {
   type: 'object',
   properties: {
     status: { type: 'string', enum: ['ok', 'unavailable'] },
-    checks: { type: 'object', additionalProperties: { type: 'string' }, description: '`ok`, or what is wrong.' },
+    checks: { type: 'object', additionalProperties: { type: 'string' }, description: '`ok`, or the problem.' },
   },
   required: ['status'],
 };
@@ -35,21 +35,21 @@ const readiness = (operationId: string, more: string) => ({
   get: {
     ...operation(
       operationId,
-      'Whether calls can be served now',
-      `The database answers, its schema is the one that this version needs, and the instance is not stopping. The database is asked at most once a second.${more}`,
+      'Readiness: whether the instance can serve calls',
+      `Checks that the database answers, that its schema fits this version, and that the instance is not stopping. Queries the database at most once per second.${more}`,
     ),
     security: [{}],
     parameters: [verbose],
     responses: {
       200: {
-        description: 'It can.',
+        description: 'Ready.',
         content: {
           ...json(probeSchema, { status: 'ok', checks: allWell }),
           ...lines('[+] database: ok\n[+] schema: ok\n[+] draining: ok\nok\n'),
         },
       },
       503: {
-        description: 'It cannot now, and why.',
+        description: 'Not ready, with the reason.',
         content: {
           ...json(probeSchema, {
             status: 'unavailable',
@@ -73,7 +73,7 @@ export const morePaths = {
       tags: ['MessageService'],
       summary: 'Tails a channel as Server-Sent Events',
       description:
-        'Subscribe for one channel. First what is stored after the cursor, then what comes. Events: `message`, whose `id` is the sequence, so that EventSource resumes by itself; `caught_up`, whose `id` is the last sequence; comments as heartbeats. A refusal that may pass (503, 429) is, for callers that accept `text/event-stream`, a stream of `retry:` and an `error` event: EventSource comes back. Needs the scope `read`, where credentials are asked for.',
+        'Subscribe for one channel: the stored messages after the cursor, then new ones. Events: `message`, whose `id` is the sequence, so that EventSource resumes without further code; `caught_up`, whose `id` is the last sequence; comments as heartbeats. For clients that accept `text/event-stream`, a retryable error (503, 429) is a stream with `retry:` and an `error` event, so that EventSource reconnects. Needs the scope `read`, where credentials are required.',
       parameters: [
         {
           name: 'channel_type',
@@ -86,32 +86,32 @@ export const morePaths = {
         {
           name: 'after_seq',
           in: 'query',
-          description: 'The last sequence that is known; unset = from the first message that is kept.',
+          description: 'The last sequence already received; unset = start with the first kept message.',
           schema: { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER },
         },
         {
           name: 'from_now',
           in: 'query',
-          description: 'Begin with what comes from now on.',
+          description: 'Start with the next new message.',
           schema: { type: 'boolean' },
         },
         {
           name: 'uid',
           in: 'query',
-          description: 'Who reads, when a service reads for a user.',
+          description: 'The user that a service reads for.',
           schema: { type: 'string' },
         },
         accessToken,
         {
           name: 'Last-Event-ID',
           in: 'header',
-          description: 'Goes before `after_seq`; EventSource sends it.',
+          description: 'Takes precedence over `after_seq`; EventSource sends it.',
           schema: { type: 'string', pattern: '^[0-9]{1,16}$' },
         },
       ],
       responses: {
         200: {
-          description: 'The stream.',
+          description: 'The event stream.',
           content: {
             'text/event-stream': {
               schema: { type: 'string' },
@@ -134,14 +134,14 @@ export const morePaths = {
       tags: ['BatchService'],
       summary: 'Watches a batch as Server-Sent Events',
       description:
-        'WatchBatch: a `batch` event now and after each change, until the batch has ended; then the stream ends. Needs the scope `send`, where credentials are asked for.',
+        'WatchBatch: a `batch` event now and after each change, until the batch has ended; then the stream ends. Needs the scope `send`, where credentials are required.',
       parameters: [
         { name: 'batch_id', in: 'path', required: true, schema: { type: 'string', minLength: 1, maxLength: 64 } },
         accessToken,
       ],
       responses: {
         200: {
-          description: 'The stream.',
+          description: 'The event stream.',
           content: {
             'text/event-stream': {
               schema: { type: 'string' },
@@ -161,13 +161,13 @@ export const morePaths = {
     get: {
       ...operation(
         'Livez',
-        'Whether the process is alive',
-        'Its event loop turns; nothing else is asked, for a restart mends nothing else.',
+        'Liveness: whether the process is alive',
+        'Checks only that the event loop runs, because a restart fixes nothing else.',
       ),
       security: [{}],
       parameters: [verbose],
       responses: {
-        200: { description: 'It is.', content: { ...json(probeSchema, { status: 'ok' }), ...lines('ok\n') } },
+        200: { description: 'Alive.', content: { ...json(probeSchema, { status: 'ok' }), ...lines('ok\n') } },
       },
     },
   },
@@ -177,20 +177,20 @@ export const morePaths = {
     get: {
       ...operation(
         'Health',
-        'The same as `/readyz`, in the words of the legacy server',
-        'Whether calls can be served now.',
+        'Readiness in the legacy shape',
+        'The same as `/readyz`, in the shape of the legacy server.',
       ),
       security: [{}],
       responses: {
         200: {
-          description: 'It can.',
+          description: 'Ready.',
           content: json(
             { type: 'object', properties: { status: { const: 'ok' } }, required: ['status'] },
             { status: 'ok' },
           ),
         },
         503: {
-          description: 'It cannot now, and why.',
+          description: 'Not ready, with the reason.',
           content: json(
             {
               type: 'object',
@@ -205,7 +205,7 @@ export const morePaths = {
   },
   '/openapi.json': {
     get: {
-      ...operation('OpenApi', 'This document', 'OpenAPI 3.1 of all JSON routes.'),
+      ...operation('OpenApi', 'This document', 'The OpenAPI 3.1 document of all JSON routes.'),
       security: [{}],
       responses: {
         200: { description: 'The document.', content: { 'application/json': { schema: { type: 'object' } } } },
@@ -214,11 +214,7 @@ export const morePaths = {
   },
   '/docs': {
     get: {
-      ...operation(
-        'Docs',
-        'This document as a page',
-        'Works without a network: everything on it comes from this service.',
-      ),
+      ...operation('Docs', 'This document as a page', 'Works offline: everything on it comes from this service.'),
       security: [{}],
       responses: { 200: { description: 'The page.', content: { 'text/html': { schema: { type: 'string' } } } } },
     },

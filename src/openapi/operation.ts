@@ -74,7 +74,7 @@ function operationOf(bindings: readonly Binding[], parts: DocumentParts, schemas
   const comments = methods.map((method) => parts.comments[nameOf(method)] ?? '');
   const scopes = [...new Set(methods.map(parts.scopeOf))];
   const named = scopes.filter((scope) => scope !== 'any');
-  const needs = `Needs ${named.length === 0 ? 'any credential' : `the scope \`${named.join('`, `')}\``}, where credentials are asked for.`;
+  const needs = `Needs ${named.length === 0 ? 'any credential' : `the scope \`${named.join('`, `')}\``}, where credentials are required.`;
   const parameters = mergeParameters(bindings.map((binding) => parametersOf(binding, parts, schemas)));
   const body = bodyOf(bindings, parts, schemas);
   const statuses = new Set([
@@ -211,8 +211,8 @@ function answersOf({ method, responseBody }: Binding, parts: DocumentParts, sche
 }
 
 const statusTexts: Readonly<Record<number, string>> = {
-  200: 'It went well.',
-  207: 'Some of it went well; each result says what became of it.',
+  200: 'Success.',
+  207: 'Some messages were refused; each result has its own outcome.',
 };
 
 function responsesOf(
@@ -258,7 +258,7 @@ function refusalOf(
   const schema = anyOf([{ $ref: '#/components/schemas/Error' }, ...others], 'anyOf');
   const { examples: own = {} } = examplesOf(shown, (each) => each.answer);
   return {
-    description: others.length === 0 ? description : `${description}\n\nOr the results, when none was accepted.`,
+    description: others.length === 0 ? description : `${description}\n\nOr the results, when no message was accepted.`,
     content: { [json]: { schema, examples: { ...own, ...content?.[json].examples } } },
   };
 }

@@ -39,7 +39,7 @@ const wellKnown: Readonly<Record<string, Schema>> = {
   'google.protobuf.Empty': { type: 'object' },
   'google.protobuf.Any': {
     type: 'object',
-    properties: { '@type': { type: 'string', description: 'The URL of the type of the other members.' } },
+    properties: { '@type': { type: 'string', description: 'The type URL of the other members.' } },
     required: ['@type'],
     additionalProperties: true,
   },

@@ -7,7 +7,7 @@ import type { Example } from '../example.ts';
 export const batches: readonly Example[] = [
   {
     route: 'POST /v1/batches',
-    summary: 'Two messages, when there is time',
+    summary: 'Submit two messages with low priority',
     body: {
       name: 'spring news',
       request_id: 'spring-news',
@@ -37,7 +37,7 @@ export const batches: readonly Example[] = [
   },
   {
     route: 'POST /v1/batches',
-    summary: 'The same again: the same batch',
+    summary: 'Repeat the call: the same batch',
     body: {
       name: 'spring news',
       request_id: 'spring-news',
@@ -68,7 +68,7 @@ export const batches: readonly Example[] = [
   },
   {
     route: 'POST /v1/batches',
-    summary: 'Other messages under the same id',
+    summary: 'Other messages under the same request_id',
     body: {
       request_id: 'spring-news',
       messages: [{ from_uid: 'system', channel_id: 'group123', channel_type: 2, payload: 'SGVsbG8=' }],
@@ -94,7 +94,7 @@ export const batches: readonly Example[] = [
   },
   {
     route: 'GET /v1/batches/{batch_id}',
-    summary: 'How far it is',
+    summary: 'A queued batch',
     path: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07' },
     status: 200,
     answer: {
@@ -114,7 +114,7 @@ export const batches: readonly Example[] = [
   },
   {
     route: 'GET /v1/batches/{batch_id}',
-    summary: 'One that is not there',
+    summary: 'A missing batch',
     path: { batch_id: 'none' },
     status: 404,
     answer: {
@@ -137,7 +137,7 @@ export const batches: readonly Example[] = [
   },
   {
     route: 'GET /v1/batches',
-    summary: 'Those that wait',
+    summary: 'The queued batches',
     query: { states: ['queued'], page_size: 10 },
     status: 200,
     answer: {
@@ -162,7 +162,7 @@ export const batches: readonly Example[] = [
   },
   {
     route: 'GET /v1/batches/{batch_id}/results',
-    summary: 'What became of its messages: nothing yet',
+    summary: 'The results: none yet',
     path: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07' },
     query: { page_size: 100 },
     status: 200,
@@ -170,7 +170,7 @@ export const batches: readonly Example[] = [
   },
   {
     route: 'POST /v1/batches/{batch_id}:retry',
-    summary: 'What was refused, once more: not before it has ended',
+    summary: 'Retry: refused before the batch has ended',
     path: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07' },
     status: 400,
     answer: {
@@ -193,7 +193,7 @@ export const batches: readonly Example[] = [
   },
   {
     route: 'POST /v1/batches/{batch_id}:cancel',
-    summary: 'It is stopped',
+    summary: 'Cancel the batch',
     path: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07' },
     status: 200,
     answer: {

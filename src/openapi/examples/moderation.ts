@@ -4,7 +4,7 @@ import type { Example } from '../example.ts';
 export const moderation: readonly Example[] = [
   {
     route: 'POST /v1/moderation/rules',
-    summary: 'Words that are listed for review',
+    summary: 'Flag messages with a keyword',
     body: { action: 3, keywords: ['casino'], channel_types: [2], note: 'advertising' },
     status: 200,
     answer: {
@@ -19,7 +19,7 @@ export const moderation: readonly Example[] = [
   },
   {
     route: 'PUT /v1/moderation/rules/{rule_id}',
-    summary: 'Another word',
+    summary: 'Replace the keywords',
     path: { rule_id: 1 },
     body: { action: 3, keywords: ['casino', 'lottery'], note: 'advertising' },
     status: 200,
@@ -35,7 +35,7 @@ export const moderation: readonly Example[] = [
   },
   {
     route: 'PUT /v1/moderation/rules/{rule_id}',
-    summary: 'One that is not there',
+    summary: 'A missing rule',
     path: { rule_id: 999 },
     body: { action: 1, keywords: ['casino'] },
     status: 404,
@@ -59,7 +59,7 @@ export const moderation: readonly Example[] = [
   },
   {
     route: 'GET /v1/moderation/rules',
-    summary: 'All of them',
+    summary: 'All rules',
     status: 200,
     answer: {
       rules: [
@@ -77,7 +77,7 @@ export const moderation: readonly Example[] = [
   },
   {
     route: 'POST /message/send',
-    summary: 'One that a rule flags',
+    summary: 'A message that the rule flags',
     body: {
       client_msg_no: 'flagged_1',
       from_uid: 'system',
@@ -96,7 +96,7 @@ export const moderation: readonly Example[] = [
   },
   {
     route: 'GET /v1/moderation/flagged',
-    summary: 'What waits for review',
+    summary: 'The flagged messages',
     query: { page_size: 10 },
     status: 200,
     answer: {
@@ -117,14 +117,14 @@ export const moderation: readonly Example[] = [
   },
   {
     route: 'POST /v1/moderation/flagged:review',
-    summary: 'One was looked at',
+    summary: 'Mark a message as reviewed',
     body: { message_ids: [4096] },
     status: 200,
     answer: { status: 200 },
   },
   {
     route: 'DELETE /v1/moderation/rules/{rule_id}',
-    summary: 'The rule goes',
+    summary: 'Delete the rule',
     path: { rule_id: 1 },
     status: 200,
     answer: { status: 200 },

@@ -4,7 +4,7 @@ import type { Example } from '../example.ts';
 export const reading: readonly Example[] = [
   {
     route: 'GET /v1/channels/{channel_type}/{channel_id}/messages',
-    summary: 'The last two of a group',
+    summary: 'The last two messages of a group',
     path: { channel_type: 2, channel_id: 'group123' },
     query: { limit: 2, descending: true },
     status: 200,
@@ -47,7 +47,7 @@ export const reading: readonly Example[] = [
   },
   {
     route: 'POST /channel/messagesync',
-    summary: 'As legacy callers read it',
+    summary: 'The latest messages in the legacy shape',
     body: {
       login_uid: 'bob',
       channel_id: 'friends',
@@ -83,7 +83,7 @@ export const reading: readonly Example[] = [
   },
   {
     route: 'POST /messages',
-    summary: 'By sequence and by key',
+    summary: 'Messages by sequence and by key',
     body: { channel_id: 'group123', channel_type: 2, message_seqs: [1], client_msg_nos: ['welcome_1'] },
     status: 200,
     answer: {
@@ -126,7 +126,7 @@ export const reading: readonly Example[] = [
   },
   {
     route: 'POST /message',
-    summary: 'One by its key',
+    summary: 'A message by its key',
     body: { channel_id: 'group123', channel_type: 2, client_msg_no: 'batch_msg_1' },
     status: 200,
     answer: {
@@ -147,21 +147,21 @@ export const reading: readonly Example[] = [
   },
   {
     route: 'POST /message',
-    summary: 'One that is not there',
-    body: { channel_id: 'group123', channel_type: 2, client_msg_no: 'nobody_sent_it' },
+    summary: 'A missing message',
+    body: { channel_id: 'group123', channel_type: 2, client_msg_no: 'no_such_key' },
     status: 200,
     answer: { status: 404 },
   },
   {
     route: 'GET /channel/max_message_seq',
-    summary: 'Where a group stands',
+    summary: 'The last sequence of a group',
     query: { channel_id: 'group123', channel_type: 2 },
     status: 200,
     answer: { message_seq: 2 },
   },
   {
     route: 'GET /v1/users/{uid}/conversations',
-    summary: 'What a user is in',
+    summary: 'The conversations of a user',
     path: { uid: 'bob' },
     query: { page_size: 10 },
     status: 200,
@@ -217,7 +217,7 @@ export const reading: readonly Example[] = [
   },
   {
     route: 'POST /conversation/sync',
-    summary: 'The same as legacy callers read it, one message of each',
+    summary: 'The conversations in the legacy shape, one message each',
     body: { uid: 'bob', version: 0, last_msg_seqs: 'system:1:1', msg_count: 1 },
     status: 200,
     answer: [
@@ -253,21 +253,21 @@ export const reading: readonly Example[] = [
   },
   {
     route: 'POST /conversations/clearUnread',
-    summary: 'All of a channel is read',
+    summary: 'Mark a channel as read',
     body: { uid: 'bob', channel_id: 'system', channel_type: 1 },
     status: 200,
     answer: { status: 200 },
   },
   {
     route: 'GET /route',
-    summary: 'There is no socket',
+    summary: 'The empty addresses',
     query: { uid: 'bob' },
     status: 200,
     answer: { tcp_addr: '', ws_addr: '', wss_addr: '' },
   },
   {
     route: 'POST /v1/users/{uid}/conversations:read',
-    summary: 'Read up to the first message',
+    summary: 'Mark up to the first message as read',
     path: { uid: 'bob' },
     body: { channel_id: 'friends', channel_type: 2, read_seq: 1 },
     status: 200,
@@ -275,7 +275,7 @@ export const reading: readonly Example[] = [
   },
   {
     route: 'POST /message/sync',
-    summary: 'A user fetches its commands',
+    summary: 'The commands of a user',
     body: { uid: 'bob', message_seq: 0, limit: 10 },
     status: 200,
     answer: [
@@ -298,7 +298,7 @@ export const reading: readonly Example[] = [
   },
   {
     route: 'POST /message/syncack',
-    summary: 'And has taken the first',
+    summary: 'Acknowledge the first command',
     body: { uid: 'bob', last_message_seq: 1 },
     status: 200,
     answer: { status: 200 },

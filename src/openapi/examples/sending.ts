@@ -4,7 +4,7 @@ import type { Example } from '../example.ts';
 export const sending: readonly Example[] = [
   {
     route: 'POST /message/sendbatch',
-    summary: 'Two groups',
+    summary: 'Messages to two groups',
     body: [
       {
         header: { no_persist: 0, red_dot: 1, sync_once: 0 },
@@ -35,7 +35,7 @@ export const sending: readonly Example[] = [
   },
   {
     route: 'POST /message/sendbatch',
-    summary: 'The same again: the same numbers',
+    summary: 'Repeat the call: the same numbers',
     body: [
       {
         header: { no_persist: 0, red_dot: 1, sync_once: 0 },
@@ -66,7 +66,7 @@ export const sending: readonly Example[] = [
   },
   {
     route: 'POST /message/sendbatch',
-    summary: 'A template for two, one of them without its variable',
+    summary: 'A template for two messages, one without its variable',
     body: [
       {
         client_msg_no: 'welcome_1',
@@ -101,7 +101,7 @@ export const sending: readonly Example[] = [
   },
   {
     route: 'POST /message/sendbatch',
-    summary: 'All or nothing, from one who is no member',
+    summary: 'ATOMIC: a sender that is not a member',
     query: { mode: 'atomic', request_id: 'order-1' },
     body: [{ from_uid: 'mallory', channel_id: 'friends', channel_type: 2, payload: 'SGk=' }],
     status: 403,
@@ -144,7 +144,7 @@ export const sending: readonly Example[] = [
   },
   {
     route: 'POST /message/sendbatch',
-    summary: 'A batch from one who is no member',
+    summary: 'A sender that is not a member',
     body: [
       { client_msg_no: 'no_member', from_uid: 'mallory', channel_id: 'friends', channel_type: 2, payload: 'SGk=' },
     ],
@@ -195,7 +195,7 @@ export const sending: readonly Example[] = [
   },
   {
     route: 'POST /message/sendbatch',
-    summary: 'A broadcast: the object root',
+    summary: 'Broadcast: the object form',
     body: {
       header: { red_dot: 1 },
       from_uid: 'system',
@@ -208,14 +208,14 @@ export const sending: readonly Example[] = [
   },
   {
     route: 'POST /message/broadcast',
-    summary: 'One to many, a uid of which is none',
+    summary: 'A broadcast with an invalid uid',
     body: { from_uid: 'system', subscribers: ['alice', 'b@b'], payload: 'SGk=', request_id: 'news-2' },
     status: 200,
     answer: { fail_uids: ['b@b'], reason: ['INVALID_FIELD: the uid must not contain @, # or &'] },
   },
   {
     route: 'POST /message/send',
-    summary: 'A member to its group',
+    summary: 'A message from a member',
     body: { client_msg_no: 'msg_1', from_uid: 'alice', channel_id: 'friends', channel_type: 2, payload: 'SGk=' },
     status: 200,
     answer: {
@@ -228,7 +228,7 @@ export const sending: readonly Example[] = [
   },
   {
     route: 'POST /message/send',
-    summary: 'A command, which its receivers are handed once',
+    summary: 'A command to one member',
     body: {
       header: { sync_once: 1 },
       client_msg_no: 'cmd_1',

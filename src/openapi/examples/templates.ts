@@ -4,7 +4,7 @@ import type { Example } from '../example.ts';
 export const templates: readonly Example[] = [
   {
     route: 'POST /v1/templates',
-    summary: 'A greeting in JSON',
+    summary: 'A JSON greeting',
     body: { name: 'welcome', body: '{"text":"Hi {{ user }}, it is {{ day }}"}', format: 2 },
     status: 200,
     answer: {
@@ -18,7 +18,7 @@ export const templates: readonly Example[] = [
   },
   {
     route: 'GET /v1/templates/{name}',
-    summary: 'Its latest version',
+    summary: 'The latest version',
     path: { name: 'welcome' },
     status: 200,
     answer: {
@@ -32,22 +32,22 @@ export const templates: readonly Example[] = [
   },
   {
     route: 'GET /v1/templates/{name}',
-    summary: 'One that was never made',
-    path: { name: 'nobody' },
+    summary: 'A missing template',
+    path: { name: 'missing' },
     status: 404,
     answer: {
       status: 404,
-      msg: 'template "nobody" does not exist',
+      msg: 'template "missing" does not exist',
       error: {
         code: 5,
         status: 'NOT_FOUND',
-        message: 'template "nobody" does not exist',
+        message: 'template "missing" does not exist',
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
             reason: 'TEMPLATE_NOT_FOUND',
             domain: 'sendbatch',
-            metadata: { template: 'nobody', version: '0' },
+            metadata: { template: 'missing', version: '0' },
           },
         ],
       },
@@ -55,7 +55,7 @@ export const templates: readonly Example[] = [
   },
   {
     route: 'GET /v1/templates',
-    summary: 'The latest of each',
+    summary: 'The latest version of each template',
     query: { page_size: 10 },
     status: 200,
     answer: {
@@ -74,7 +74,7 @@ export const templates: readonly Example[] = [
   },
   {
     route: 'POST /v1/templates',
-    summary: 'A text',
+    summary: 'A text template',
     body: { name: 'farewell', body: 'Bye {{ user }}' },
     status: 200,
     answer: {
@@ -88,21 +88,21 @@ export const templates: readonly Example[] = [
   },
   {
     route: 'DELETE /v1/templates/{name}',
-    summary: 'All versions of one',
+    summary: 'Delete all versions',
     path: { name: 'farewell' },
     status: 200,
     answer: { status: 200 },
   },
   {
     route: 'POST /v1/templates:preview',
-    summary: 'A stored one',
+    summary: 'Render a stored template',
     body: { name: 'welcome', variables: { user: 'Ann', day: 'Monday' } },
     status: 200,
     answer: { payload: 'eyJ0ZXh0IjoiSGkgQW5uLCBpdCBpcyBNb25kYXkifQ==' },
   },
   {
     route: 'POST /v1/templates:preview',
-    summary: 'A text, with a variable missing',
+    summary: 'Render a text with a missing variable',
     body: { body: 'Hi {{ user }}' },
     status: 400,
     answer: {

@@ -7,7 +7,7 @@ import type { Example } from '../example.ts';
 export const webhooks: readonly Example[] = [
   {
     route: 'POST /v1/webhooks',
-    summary: 'One for groups, not in use yet',
+    summary: 'A disabled webhook for groups',
     body: { name: 'shop', url: 'http://127.0.0.1:2/sendbatch', channel_types: [2], disabled: true },
     status: 200,
     answer: {
@@ -31,7 +31,7 @@ export const webhooks: readonly Example[] = [
   },
   {
     route: 'GET /v1/webhooks/{name}',
-    summary: 'How it does',
+    summary: 'A webhook and its state',
     path: { name: 'shop' },
     status: 200,
     answer: {
@@ -52,22 +52,22 @@ export const webhooks: readonly Example[] = [
   },
   {
     route: 'GET /v1/webhooks/{name}',
-    summary: 'One that was never made',
-    path: { name: 'nobody' },
+    summary: 'A missing webhook',
+    path: { name: 'missing' },
     status: 404,
     answer: {
       status: 404,
-      msg: 'webhook "nobody" does not exist',
+      msg: 'webhook "missing" does not exist',
       error: {
         code: 5,
         status: 'NOT_FOUND',
-        message: 'webhook "nobody" does not exist',
+        message: 'webhook "missing" does not exist',
         details: [
           {
             '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
             reason: 'WEBHOOK_NOT_FOUND',
             domain: 'sendbatch',
-            metadata: { name: 'nobody' },
+            metadata: { name: 'missing' },
           },
         ],
       },
@@ -75,7 +75,7 @@ export const webhooks: readonly Example[] = [
   },
   {
     route: 'GET /v1/webhooks',
-    summary: 'All of them',
+    summary: 'All webhooks',
     status: 200,
     answer: {
       webhooks: [
@@ -99,7 +99,7 @@ export const webhooks: readonly Example[] = [
   },
   {
     route: 'PUT /v1/webhooks/{name}',
-    summary: 'For all channels, up to ten messages at once',
+    summary: 'Post for all channels, ten messages at a time',
     path: { name: 'shop' },
     body: { url: 'http://127.0.0.1:2/sendbatch', batch_size: 10, disabled: true },
     status: 200,
@@ -121,7 +121,7 @@ export const webhooks: readonly Example[] = [
   },
   {
     route: 'POST /v1/webhooks/{name}:rotateSecret',
-    summary: 'Another secret',
+    summary: 'Generate another secret',
     path: { name: 'shop' },
     body: {},
     status: 200,
@@ -132,7 +132,7 @@ export const webhooks: readonly Example[] = [
   },
   {
     route: 'POST /v1/webhooks/{name}:test',
-    summary: 'A try, where nobody listens',
+    summary: 'A test without a listener',
     path: { name: 'shop' },
     body: {},
     status: 200,
@@ -140,7 +140,7 @@ export const webhooks: readonly Example[] = [
   },
   {
     route: 'GET /v1/webhooks/{name}/deliveries',
-    summary: 'What was not taken: nothing',
+    summary: 'The failed deliveries: none',
     path: { name: 'shop' },
     query: { page_size: 10 },
     status: 200,
@@ -148,7 +148,7 @@ export const webhooks: readonly Example[] = [
   },
   {
     route: 'POST /v1/webhooks/{name}/deliveries:redeliver',
-    summary: 'What was parked goes again: nothing',
+    summary: 'Redeliver the parked deliveries: none',
     path: { name: 'shop' },
     body: {},
     status: 200,
@@ -156,7 +156,7 @@ export const webhooks: readonly Example[] = [
   },
   {
     route: 'DELETE /v1/webhooks/{name}',
-    summary: 'It goes',
+    summary: 'Delete the webhook',
     path: { name: 'shop' },
     status: 200,
     answer: { status: 200 },

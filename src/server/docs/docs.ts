@@ -90,14 +90,23 @@ export function describe({ version, asks, bindings }: DocsParts): Document {
     answersOf: legacyAnswers,
     headersOf: ({ input }) =>
       input.fields.some((field) => field.name === 'request_id')
-        ? { 'Idempotency-Key': 'Stands for `request_id`: a key under which the same call can be sent again safely.' }
+        ? { 'Idempotency-Key': 'Equivalent to `request_id`: a key that makes a retry of the same call safe.' }
         : {},
     formsOf: (method) => (method === BatchService.method.submitBatch ? ndjson : {}),
     scopeOf,
     asks,
     securitySchemes: {
-      bearer: { type: 'http', scheme: 'bearer', description: 'An API key (`sb_…`), or a JWT of the issuer.' },
-      token: { type: 'apiKey', in: 'header', name: 'token', description: 'An API key, as legacy callers send it.' },
+      bearer: {
+        type: 'http',
+        scheme: 'bearer',
+        description: 'An API key (`sb_…`), or a JWT of the configured issuer.',
+      },
+      token: {
+        type: 'apiKey',
+        in: 'header',
+        name: 'token',
+        description: 'An API key in the header of the legacy server.',
+      },
     },
     reasons: knownReasons,
     morePaths,
@@ -107,17 +116,20 @@ export function describe({ version, asks, bindings }: DocsParts): Document {
 /** The other body format of SubmitBatch (ndjson.ts). */
 const ndjson = {
   'application/x-ndjson': {
-    schema: { type: 'string', description: 'A message a line; the options are query parameters of the same names.' },
+    schema: {
+      type: 'string',
+      description: 'One message per line; the options are query parameters with the same names.',
+    },
     example:
       '{"from_uid":"system","channel_id":"group123","channel_type":2,"payload":"SGk="}\n{"from_uid":"system","channel_id":"group456","channel_type":2,"payload":"SGk="}\n',
   },
 };
 
-const description = `A batch message service. The same calls are gRPC, gRPC-Web and Connect under \`/sendbatch.v1.<Service>/<Method>\`; this is the JSON form.
+const description = `A batch message service. gRPC, gRPC-Web and Connect serve the same calls under \`/sendbatch.v1.<Service>/<Method>\`; this document describes the JSON routes.
 
-In requests fields go by their proto name or in lowerCamel, \`null\` is unset, any Content-Type is read as JSON. Fields that a route does not know are refused under \`/v1/\` and passed over on the legacy routes, which also take names in any case; query parameters that a route does not know are refused everywhere. Enums are numbers or names, also without their prefix and in any case (\`high\` for \`BATCH_PRIORITY_HIGH\`). Bytes are base64. 64-bit numbers may come as strings.
+Requests: fields have their proto name or its lowerCamelCase form; \`null\` means unset; any Content-Type is read as JSON. Unknown fields are refused under \`/v1/\` and ignored on the legacy routes, which also accept names in any case. Unknown query parameters are refused on every route. Enums are numbers or names, also without their prefix and in any case (\`high\` for \`BATCH_PRIORITY_HIGH\`). Bytes are base64. 64-bit numbers may be strings.
 
-In answers enums and 64-bit numbers are numbers, at most 2^53-1. Each answer has \`x-request-id\`; one may be sent along.`;
+Answers: enums and 64-bit numbers are numbers, at most 2^53-1. Every answer has the header \`x-request-id\`; a request may set it.`;
 
 function jsonPage(value: object): Page {
   return { type: 'application/json', bytes: Buffer.from(JSON.stringify(value)) };
