@@ -6,6 +6,7 @@ import { launchBrowser, noBrowser } from '../support/browser.ts';
 import { openStore } from '../support/database.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
+import { patienceMs } from '../support/watch.ts';
 
 describe('the page about the API', { skip: noBrowser }, () => {
   let service: TestService;
@@ -32,13 +33,14 @@ describe('the page about the API', { skip: noBrowser }, () => {
   });
   const open = async (url: string, options: Parameters<Browser['newPage']>[0] = {}) => {
     const page = await browser.newPage(options);
+    page.setDefaultTimeout(patienceMs);
     page.on('pageerror', (error) => faults.push(error.message));
     page.on('console', (message) => message.type() === 'error' && faults.push(message.text()));
     page.on('request', (request) => {
       if (/^https?:/.test(request.url())) hosts.add(new URL(request.url()).host);
     });
     await page.goto(url);
-    await page.waitForSelector('.opblock', { timeout: 60_000 }).catch(() => assert.fail(faults.join('\n')));
+    await page.waitForSelector('.opblock', { timeout: patienceMs }).catch(() => assert.fail(faults.join('\n')));
     return page;
   };
   /** The paths of the operations that are shown; the page puts zero-width spaces where they may break. */

@@ -7,6 +7,7 @@ import { launchBrowser, noBrowser } from '../support/browser.ts';
 import { jsonCaller } from '../support/json.ts';
 import { type PageServer, servePages } from '../support/page-server.ts';
 import { startService, type TestService } from '../support/service.ts';
+import { patienceMs } from '../support/watch.ts';
 
 const path = '/examples/browser-connect-web/';
 
@@ -33,13 +34,14 @@ describe('examples/browser-connect-web', { skip: noBrowser }, () => {
 
   test('the page sends, shows messages as they arrive, and follows across a restart of the service', async () => {
     const page = await browser.newPage();
+    page.setDefaultTimeout(patienceMs);
     const errors: string[] = [];
     page.on('pageerror', (error) => errors.push(error.message));
     await page.goto(`${pages.url}${path}?service=${encodeURIComponent(service.url)}`);
     const shows = async (texts: string[]) => {
       await page
         .locator(`li:nth-child(${texts.length})`)
-        .waitFor({ timeout: 60_000 })
+        .waitFor()
         .catch(() => assert.fail(errors.join('\n')));
       assert.deepEqual(await page.locator('li').allTextContents(), texts);
     };
