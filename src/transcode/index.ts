@@ -41,7 +41,7 @@ export { shortNameOf } from './enum.ts';
 export { TranscodeError } from './error.ts';
 export { isImplicit } from './field.ts';
 export { createInvokeUnary, type InvokeUnary, UnaryContext, type UnaryMethod } from './invoke.ts';
-export type { TranscodedCall, TranscodedRequest, TranscodedRoute, TranscoderOptions } from './options.ts';
+export type { TranscodedCall, TranscodedRequest, TranscoderOptions } from './options.ts';
 export { queryTargets } from './query.ts';
 export { isLong } from './scalar.ts';
 export { concurrentDecompressions, Slices, withConcurrencyLimit } from './slices.ts';
