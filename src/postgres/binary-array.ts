@@ -1,11 +1,12 @@
-/** The element types that arrays are made of here: PostgreSQL's own numbers for them. */
+/** Element types of arrays, by their OID in PostgreSQL. */
 const oids = { bytea: 17, bigint: 20, smallint: 21, integer: 23, text: 25, uuid: 2950 };
-/** Dimensions, whether there are nulls, element type, length, lower bound: 32 bits each. */
+/** Bytes of the header: dimensions, null flag, element type, length, lower bound, 32 bits each. */
 const headBytes = 20;
 
 /**
- * An array parameter in PostgreSQL's binary form, written element by element. As text, which is what pg makes of an array, bytes go in twice as long and each element
- * is quoted, sent, and parsed again. Grows as it is written to.
+ * An array parameter in PostgreSQL's binary format, written element by element. In the text format
+ * that pg uses for arrays, bytea takes twice the bytes, and each element is quoted and parsed.
+ * Grows as needed.
  */
 export class BinaryArray {
   readonly #type: keyof typeof oids;
@@ -14,7 +15,7 @@ export class BinaryArray {
   #length = 0;
   #some = false;
 
-  /** `expected`: bytes of all elements that will most likely do. */
+  /** `expected`: bytes that most likely suffice for all elements. */
   constructor(type: keyof typeof oids, expected: number) {
     this.#type = type;
     this.#bytes = Buffer.allocUnsafe(headBytes + expected);
@@ -30,7 +31,7 @@ export class BinaryArray {
     this.#end = this.#bytes.writeInt32BE(value, this.#end);
   }
 
-  /** A whole number from 0 to 2^53-1. */
+  /** Appends an integer from 0 to 2^53-1. */
   bigint(value: number): void {
     this.#element(8);
     this.#end = this.#bytes.writeUInt32BE(Math.floor(value / 2 ** 32), this.#end);
@@ -43,13 +44,13 @@ export class BinaryArray {
     this.#end += value.length;
   }
 
-  /** Bytes that are held as a string of Latin-1. */
+  /** Appends bytes held as a Latin-1 string. */
   latin1(value: string): void {
     this.#element(value.length);
     this.#end += this.#bytes.write(value, this.#end, 'latin1');
   }
 
-  /** UTF-8 takes at most three bytes for a unit of a JavaScript string. */
+  /** Appends text: at most three UTF-8 bytes per UTF-16 unit. */
   text(value: string): void {
     this.#room(4 + value.length * 3);
     const length = this.#bytes.write(value, this.#end + 4);
@@ -63,7 +64,7 @@ export class BinaryArray {
     this.#length++;
   }
 
-  /** The parameter. `null` when all elements are: `unnest` pads a shorter array, and none at all, with nulls. */
+  /** The parameter; `null` if all elements are: `unnest` pads missing arrays with NULLs. */
   value(): Buffer | null {
     if (!this.#some && this.#length > 0) return null;
     let end = 0;

@@ -10,16 +10,17 @@ declare module 'pg' {
 }
 
 /**
- * Planner settings in a statement without rows, local to the transaction. PostgreSQL ends that at Sync, which is sent after
- * the statement that follows.
+ * Planner settings in a statement without rows, local to the transaction. PostgreSQL ends that at
+ * Sync, which is sent after the statement that follows.
  */
 const keepListOrder = `select from (
     select set_config('enable_hashjoin', 'off', true) || set_config('enable_mergejoin', 'off', true) || set_config('enable_seqscan', 'off', true) as done
   ) as settings where done is null`;
 
 /**
- * A query with planner settings before it, in the same round trip and transaction. They are sent before its Bind, at which
- * it is planned, and not before its Parse: pg takes the first ParseComplete for the query's own.
+ * A query with planner settings before it, in the same round trip and transaction. They are sent
+ * before its Bind, at which it is planned, and not before its Parse: pg takes the first
+ * ParseComplete for the query's own.
  */
 class InListOrder extends pg.Query {
   override submit = (connection: pg.Connection) => {
@@ -58,7 +59,9 @@ export class PreparingClient extends pg.Client {
     });
   }
 
-  /** Set by pg's pool at each checkout. The pool discards a client that is released with an error. */
+  /**
+   * Set by pg's pool at each checkout. The pool discards a client that is released with an error.
+   */
   get release(): Release | undefined {
     return this.#release;
   }
@@ -92,7 +95,9 @@ export class PreparingClient extends pg.Client {
   }
 }
 
-/** Wraps the execution of one statement: its name if it is prepared, and its text with placeholders. */
+/**
+ * Wraps the execution of one statement: its name if it is prepared, and its text with placeholders.
+ */
 export type TraceStatement = <T>(
   statement: { readonly name?: string; readonly text: string },
   run: () => Promise<T>,

@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import type { Db } from './schema.ts';
 
-/** The database's clock, in milliseconds. */
+/** Reads the database's clock, in milliseconds since 1970. */
 export async function databaseClock(db: Db): Promise<number> {
   const { rows } = await sql<{ now: number }>`
     select (extract(epoch from clock_timestamp()) * 1000)::bigint as now`.execute(db);
@@ -11,31 +11,33 @@ export async function databaseClock(db: Db): Promise<number> {
 }
 
 /**
- * Database time without a round trip: this process's monotonic clock plus an offset that is measured against the database.
+ * Database time without a round trip: this process's monotonic clock plus an offset measured
+ * against the database.
  *
- * All instances share one clock by it, so that what one instance writes (an acceptance, a due time, an expiry) can be compared by another, whatever their wall clocks say.
+ * All instances share this clock, so that times one instance writes (acceptance, due time, expiry)
+ * compare with another's.
  */
 export interface Clock {
-  /** Milliseconds since 1970, by the database's clock. */
+  /** Database time in milliseconds since 1970. */
   now(): number;
-  /** Measures the offset anew. */
+  /** Measures the offset again. */
   measure(): Promise<void>;
 }
 
-/** What a clock is made of. */
+/** How a clock measures. */
 export interface ClockOptions {
-  /** Asks the database for its time, in milliseconds since 1970. */
+  /** Reads the database's time, in milliseconds since 1970. */
   readonly ask: () => Promise<number>;
-  /** Told when this machine's wall clock is far from the database's: positive when it is ahead. */
+  /** Called when the wall clock is far from the database's; positive when it is ahead. */
   readonly onClocksApart: (aheadMs: number) => void;
-  /** A clock that never jumps, in milliseconds. */
+  /** A clock without jumps, in milliseconds. */
   readonly monotonic?: () => number;
   readonly wall?: () => number;
 }
 
-/** Wall clocks that NTP keeps differ by milliseconds. */
+/** Difference that is reported. Clocks kept by NTP differ by milliseconds. */
 const apartMs = 5000;
-/** The warning is repeated this often at most while the clocks stay apart. */
+/** Shortest time between two reports. */
 const warnEveryMs = 60_000;
 
 /** Measures the offset once, and returns the clock. */
@@ -51,7 +53,8 @@ export async function createClock({
     const before = monotonic();
     const theirs = await ask();
     const after = monotonic();
-    // The database read its clock between the two, so that the offset is between these. One that still can be right is kept: a slow answer says little.
+    // The database read its clock between the two, which bounds the offset. One within the bounds
+    // is kept: a slow answer says little.
     const least = theirs - after;
     const most = theirs + 1 - before;
     offset = offset === undefined ? (least + most) / 2 : Math.min(Math.max(offset, least), most);

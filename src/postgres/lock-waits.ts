@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import type { Db } from './schema.ts';
 
-/** Connections of ours that wait for a lock at this moment, and for how long the first of them has. */
+/** Counts connections of the service that wait for a lock, and how long the first has waited. */
 export async function readLockWaits(db: Db): Promise<{ waiting: number; longestSeconds: number }> {
   const { rows } = await sql<{ waiting: number; longest: number }>`
     select count(*) as waiting, coalesce(extract(epoch from max(clock_timestamp() - waitstart)), 0)::float8 as longest

@@ -17,12 +17,15 @@ import { up as batchColumns } from './migrations/0015-batch-columns.ts';
 import { up as background } from './migrations/0016-background.ts';
 
 /**
- * Every migration, in the order of their names. One that was released is never edited: add another. A database records the checksum of each
- * (./checksum.ts), and a start refuses one that was made with another text.
+ * Every migration, in the order of their names. A released one is never edited: add another. A
+ * database records the checksum of each (migration-checksum.ts), and the service refuses to start
+ * on one with another text.
  *
- * Old and new instances share the database while a release rolls out, so that a migration only adds: tables, columns that old code need not
- * fill, indexes. What takes away (a column that nobody reads any more) comes in a later release, and its name ends in `-needs-<number>`: the
- * migration that came with the first version that can do without. An older version refuses to start then; any other starts on a newer schema.
+ * Old and new instances share the database during a rollout, so that a migration only adds: tables,
+ * indexes, columns that old code need not fill. A migration that removes something belongs to a
+ * later release, and its name ends in `-needs-<number>`: the migration of the first version that
+ * works without it. Older versions then refuse to start; any other version starts on a newer
+ * schema.
  */
 const migrations: Record<string, Migration> = {
   '0001-messages': { up: messages },
@@ -41,25 +44,25 @@ const migrations: Record<string, Migration> = {
   '0016-background': { up: background },
 };
 
-/** What a database must have for this version to work with it. */
+/** The migrations that a database must have for this version. */
 export const migrationNames: readonly string[] = Object.keys(migrations);
 
-/** The schema of the database is not one that this version can work with. */
+/** This version cannot work with the schema of the database. */
 export class MigrationError extends Error {}
 
-/** What the database has, as this version sees it. */
+/** State of the migrations of a database, as this version sees it. */
 export interface SchemaStatus {
-  /** Migrations of this version that were applied. */
+  /** Applied migrations of this version. */
   readonly applied: readonly string[];
-  /** Those that were not yet. */
+  /** Migrations of this version that are not applied yet. */
   readonly pending: readonly string[];
-  /** Those of newer versions, which this one can work with. */
+  /** Applied migrations of newer versions, with which this one can work. */
   readonly newer: readonly string[];
 }
 
 /**
- * Reads what the database has, and changes nothing. Throws when a newer version made of the schema what this one cannot work with, and when a migration
- * was applied with another text than this version has.
+ * Reads the state of the migrations, and changes nothing. Throws when a newer version made the
+ * schema incompatible, and when a migration was applied with another text than this version has.
  */
 export async function schemaStatus<T>(db: Kysely<T>): Promise<SchemaStatus> {
   const known = Object.keys(migrations);
@@ -91,7 +94,7 @@ export async function schemaStatus<T>(db: Kysely<T>): Promise<SchemaStatus> {
   return { applied, pending, newer };
 }
 
-/** The checksums of this version's migrations, by name. */
+/** Checksums of this version's migrations, by name. */
 const checksums = (() => {
   let made: Promise<ReadonlyMap<string, string>> | undefined;
   return () => {
@@ -112,35 +115,38 @@ async function refuseEdited<T>(db: Kysely<T>, applied: readonly string[]): Promi
   );
 }
 
-/** Databases from before checksums were kept get those of this version. */
+/** Records this version's checksums in databases that have none yet. */
 async function recordApplied<T>(db: Kysely<T>, applied: readonly string[], more: boolean): Promise<void> {
   const [own, recorded] = [await checksums(), await readChecksums(db)];
   const missing = applied.filter((name) => !recorded.has(name));
-  // A role that only serves may not create: where nothing is missing, nothing is tried.
+  // A role without CREATE may serve: if nothing is missing, nothing is attempted.
   if (missing.length > 0 || more) await createChecksums(db);
   for (const name of missing) await recordChecksum(db, name, own.get(name) ?? '');
 }
 
 /**
- * Brings the schema up to date and returns what was applied. Safe when many instances start at once: the advisory lock is taken before
- * anything is looked at or made, and who waited finds the work done. (Kysely's own lock comes only after its tables were made, which two
- * first starts can do at once.) The lock is a transaction's, so that no pooler can leave it behind, and that transaction is not the
- * migrations' own, so that a failing migration's words are not lost with it.
+ * Applies pending migrations and returns their names. Safe when many instances start at once: the
+ * advisory lock is taken before anything is read or created, and an instance that waited finds the
+ * work done. (Kysely takes its own lock after its tables are created, which two first starts can do
+ * at once.) The lock belongs to a transaction, so that no pooler can leave it behind, and not to
+ * the migrations' own, so that the error of a failed migration is kept.
  *
- * `also` is done under the same lock, after them, and says what it did.
+ * `also` runs under the same lock, after the migrations, and returns what it did.
  *
- * `db` needs two connections and no time-outs: building an index may take its time, and so may another instance that does it.
+ * `db` needs two connections without timeouts: building an index may take long, here or in another
+ * instance.
  */
 export async function migrate<T>(db: Kysely<T>, also: () => Promise<string[]> = async () => []): Promise<string[]> {
   return await db.transaction().execute(async (lock) => {
     await sql`select pg_advisory_xact_lock(hashtextextended('sendbatch.migrate', 0))`.execute(lock);
-    // Kysely takes migrations of newer versions for a corrupted list; where there are any, nothing is pending.
+    // Kysely takes migrations of newer versions for a corrupted list; if there are any, none is
+    // pending.
     const { applied, pending } = await schemaStatus(db);
     if (pending.length > 0) await sql`create schema if not exists sendbatch`.execute(db);
     await recordApplied(db, applied, pending.length > 0);
     if (pending.length === 0) return await also();
     const own = await checksums();
-    // In the transaction of the migration itself.
+    // In the same transaction as the migration.
     const recorded = Object.entries(migrations).map(([name, { up }]): [string, Migration] => [
       name,
       {

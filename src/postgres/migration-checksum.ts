@@ -11,8 +11,9 @@ import {
 import type { Migration } from 'kysely/migration';
 
 /**
- * Digest of the SQL that a migration sends, with white space folded: the same for TypeScript and for what it compiles to. Each query is answered with no
- * rows, so that what a migration decides on rows of the database is not part of it.
+ * Digest of the SQL that a migration sends, with white space folded: the same for TypeScript and
+ * its compiled code. Each query is answered without rows, so that decisions on rows of the database
+ * are not part of it.
  */
 export async function checksumOf(migration: Migration): Promise<string> {
   const texts: string[] = [];
@@ -32,7 +33,7 @@ export async function checksumOf(migration: Migration): Promise<string> {
   return hash('sha256', texts.join(';'), 'hex').slice(0, 16);
 }
 
-/** Makes the table of checksums, before anything is recorded. */
+/** Creates the table of checksums. */
 export async function createChecksums<T>(db: Kysely<T>): Promise<void> {
   await sql`
     create table if not exists sendbatch.migration_checksum (
@@ -41,14 +42,14 @@ export async function createChecksums<T>(db: Kysely<T>): Promise<void> {
     )`.execute(db);
 }
 
-/** Records what a migration is that is applied now, or was before checksums were kept. */
+/** Records the checksum of a migration. */
 export async function recordChecksum<T>(db: Kysely<T>, name: string, checksum: string): Promise<void> {
   await sql`
     insert into sendbatch.migration_checksum (name, checksum) values (${name}, ${checksum})
     on conflict (name) do nothing`.execute(db);
 }
 
-/** The recorded checksums by migration; none in a database from before they were kept. */
+/** Reads recorded checksums by migration; none in a database from before they were recorded. */
 export async function readChecksums<T>(db: Kysely<T>): Promise<ReadonlyMap<string, string>> {
   const there = await sql<{ there: boolean }>`
     select to_regclass('sendbatch.migration_checksum') is not null as there`.execute(db);

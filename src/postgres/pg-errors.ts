@@ -1,12 +1,18 @@
-/** What an error of the database means for the transaction that met it. */
+/** What a database error means for its transaction. */
 export type PgErrorClass =
-  /** Rolled back for a reason that another try may not meet. */
+  /** Rolled back for a transient reason: a retry may succeed. */
   | 'retry'
-  /** The connection went away; whether a commit was made is not known. A retry with the same keys finds out. */
+  /**
+   * The connection was lost; whether a commit was applied is unknown. A retry with the same keys
+   * finds out.
+   */
   | 'lost'
-  /** Nothing that a retry mends now: a lock or a statement took too long, the server is out of resources. */
+  /**
+   * An immediate retry does not help: a lock or statement took too long, or the server lacks
+   * resources.
+   */
   | 'busy'
-  /** A defect. */
+  /** A defect of the service. */
   | 'defect';
 
 const bySqlState: Record<string, PgErrorClass> = {
@@ -33,20 +39,23 @@ const bySqlState: Record<string, PgErrorClass> = {
   '57P05': 'lost', // idle_session_timeout
 };
 
-/** Errors after which a connection is of no use, though the server has not closed it: the next statement on it would fail as this one did. */
+/**
+ * Errors after which a connection is unusable although the server keeps it open: the next statement
+ * would fail too.
+ */
 const condemning = new Set(['25006', '25P03', '25P04', '26000', '42P05', '57P01', '57P02', '57P03', '57P04', '57P05']);
 
-/** Whether a connection that met this error is to be closed. */
+/** Whether the connection of this error must be closed. */
 export function isCondemning({ code = '', message = '' }: { code?: string; message?: string }): boolean {
   return condemning.has(code) || code.startsWith('08') || isStalePlan(code, message);
 }
 
-/** feature_not_supported, of a statement that was planned before a table got another shape. */
+/** feature_not_supported: a statement was planned before its table changed. */
 function isStalePlan(code: string, message: string): boolean {
   return code === '0A000' && message.startsWith('cached plan must not change result type');
 }
 
-/** How the error begins that says so. */
+/** Start of that error's text. */
 export const noConnection = 'no connection is free';
 
 const lostSockets = new Set([
@@ -61,9 +70,9 @@ const lostSockets = new Set([
   'EAI_AGAIN',
 ]);
 
-/** Sorts an error that a query threw. */
+/** Classifies an error thrown by a query. */
 export function classifyPgError(error: unknown): PgErrorClass {
-  // pg-boss hands on copies, which are no Error any more.
+  // pg-boss passes on copies, which are not instances of Error.
   if (typeof error !== 'object' || error === null) return 'defect';
   const code = 'code' in error && typeof error.code === 'string' ? error.code : '';
   const message = 'message' in error ? String(error.message) : '';
@@ -71,7 +80,8 @@ export function classifyPgError(error: unknown): PgErrorClass {
   if (known !== undefined) return known;
   if (isStalePlan(code, message)) return 'retry';
   if (code.startsWith('08') || lostSockets.has(code)) return 'lost';
-  // pg gives these no code: the socket ended under a query, no answer came, or the pool or the server did not hand out a connection in time.
+  // pg gives these no code: the socket ended during a query, no answer arrived, or no connection
+  // was available in time.
   if (
     /^(Connection terminated|Client has encountered a connection error|Client was closed|no connection is free|timeout exceeded when trying to connect|timeout expired|Query read timeout)/.test(
       message,
@@ -81,24 +91,27 @@ export function classifyPgError(error: unknown): PgErrorClass {
   return 'defect';
 }
 
-/** A wait for a lock was longer than the lock time-out. */
+/** Whether a lock wait exceeded lock_timeout. */
 export function isLockTimeout(error: unknown): boolean {
   return (error as { code?: unknown }).code === '55P03';
 }
 
-/** A message was inserted that had been sent before: unique_violation of the once-only key. */
+/** Whether an inserted message was sent before: unique_violation of the once-only key. */
 export function isRepeatedSend(error: unknown): boolean {
   const { code, constraint } = error as { code?: unknown; constraint?: unknown };
   return code === '23505' && constraint === 'message_once';
 }
 
-/** A batch was submitted under a request_id of an earlier one: unique_violation of its once-only key. */
+/**
+ * Whether a submitted batch has the request_id of an earlier one: unique_violation of its once-only
+ * key.
+ */
 export function isSameRequest(error: unknown): boolean {
   const { code, constraint } = error as { code?: unknown; constraint?: unknown };
   return code === '23505' && constraint === 'batch_once';
 }
 
-/** A message was inserted whose sequence is null: not_null_violation, of appendNew's making. */
+/** Whether an inserted message has no sequence: not_null_violation, which `appendNew` provokes. */
 export function isWithoutSequence(error: unknown): boolean {
   const { code, table, column } = error as { code?: unknown; table?: unknown; column?: unknown };
   return code === '23502' && table === 'message' && column === 'message_seq';

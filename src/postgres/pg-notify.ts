@@ -7,23 +7,28 @@ import type { Db } from './schema.ts';
 /** The channel of LISTEN and NOTIFY. */
 const topic = 'sendbatch';
 
-/** Sends payloads to every instance that listens, in a transaction of their own; each at most 7,999 bytes. */
+/** Sends payloads of at most 7,999 bytes to every listening instance, in one transaction. */
 export async function notify(db: Db, payloads: readonly string[]): Promise<void> {
   await sql`select pg_notify(${topic}, payload) from unnest(${payloads}::text[]) as w(payload)`.execute(db);
 }
 
 /** A connection that listens. */
 export interface Listening {
-  /** Resolves when the connection is gone, for whatever reason. */
+  /** Resolves when the connection ends. */
   readonly gone: Promise<void>;
   close(): Promise<void>;
 }
 
-/** A connection that only listens sends nothing, and so would never find out that nobody is there any more. */
+/**
+ * Time between checks: a connection that only listens sends nothing and would not notice a lost
+ * server.
+ */
 const askMs = 15_000;
 const answerMs = 5000;
 
-/** Opens a connection of its own and listens; `askEveryMs`: how often the server is asked whether it is still there. */
+/**
+ * Opens a connection and listens; `askEveryMs`: time between checks that the server still answers.
+ */
 export async function listen(
   connection: pg.ClientConfig,
   onPayload: (payload: string) => void,
@@ -56,10 +61,10 @@ export async function listen(
   return { gone, close: () => client.end() };
 }
 
-/** The database's clock in milliseconds: how long something lay there is told by one clock, whatever those of the instances say. */
+/** Database time in ms. Ages use one clock, so instance clock skew cannot matter. */
 const databaseNow = sql`(extract(epoch from clock_timestamp()) * 1000)::bigint`;
 
-/** Puts messages where the other instances find them; returns their ids. */
+/** Stores ephemeral messages for the other instances; returns their ids. */
 export async function insertLive(db: Db, bodies: readonly object[]): Promise<number[]> {
   const { rows } = await sql<{ live_id: number }>`
     insert into sendbatch.live_message (sent_at, body)
@@ -74,7 +79,7 @@ export async function readLive(db: Db, ids: readonly number[]): Promise<unknown[
   return rows.map((row) => row.body);
 }
 
-/** Removes what lay there for longer. */
+/** Deletes ephemeral messages older than this. */
 export async function sweepLive(db: Db, longerThanMs: number): Promise<void> {
   await sql`delete from sendbatch.live_message where sent_at < ${databaseNow} - ${longerThanMs}::bigint`.execute(db);
 }

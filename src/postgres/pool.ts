@@ -9,23 +9,25 @@ import type { Db, Tables } from './schema.ts';
 export interface DatabaseOptions {
   /** A libpq URL, or the socket folder and user of the embedded server. */
   readonly connection: { readonly url: string } | { host: string; port: number; user: string; database: string };
-  /** Connections at most. */
+  /** Maximum number of connections. */
   readonly poolSize: number;
   /** Milliseconds that a statement waits for a row lock before STORE_BUSY. */
   readonly lockTimeoutMs: number;
-  /** Milliseconds that a statement may run, and a little more until its answer is here; 0: no bound. */
+  /**
+   * Milliseconds that a statement may run, and slightly more until its answer arrives; 0: no limit.
+   */
   readonly statementTimeoutMs: number;
   /** Milliseconds to wait for a connection, from the server or from the pool. */
   readonly connectTimeoutMs: number;
-  /** Told of each connection that broke. */
+  /** Called for each connection that broke. */
   readonly onConnectionError: (error: Error) => void;
-  /** Told how to count the pool's connections. */
+  /** Receives a function that counts the pool's connections. */
   readonly onPool?: (count: () => PoolCounts) => void;
-  /** Stands around each statement. Unset: nothing is paid for it. */
+  /** Wraps each statement. Unset: no cost. */
   readonly trace?: TraceStatement | undefined;
 }
 
-/** The connections of a pool, and who waits for one. */
+/** Connections of a pool, and requests that wait for one. */
 export interface PoolCounts {
   readonly most: number;
   readonly open: number;
@@ -36,29 +38,33 @@ export interface PoolCounts {
 const int8 = 20;
 
 /**
- * A connection whose other end is gone without a word: idle, the kernel asks after 10 s and gives up 10 s later (the default is two hours).
- * Where something is sent and nobody answers only a time-out of our own helps: the kernel goes on for a quarter of an hour.
+ * TCP keep-alive for connections whose peer disappeared: the kernel probes an idle one after 10 s
+ * and gives up 10 s later (two hours by default). Unanswered statements need a timeout of their
+ * own: the kernel resends for 15 minutes.
  */
 export const watched = { keepAlive: true, keepAliveInitialDelayMillis: 10_000 } as const;
 
-/** The server ends a statement by its time-out and says so; one that has said nothing for so much longer never will. pg then destroys the connection. */
+/**
+ * Time after which an unanswered statement is given up: the server's timeout plus at most 2 s. pg
+ * then destroys the connection.
+ */
 export const answerTimeoutMs = (statementTimeoutMs: number): number =>
   statementTimeoutMs + Math.min(2000, statementTimeoutMs);
 
 /**
- * A transaction here waits for nothing but SQL: one that idles belongs to an instance that stands still, and its locks stop the others. They were
- * without a success for 10.7 s when it was 10 s.
+ * Transactions wait for nothing but SQL: an idle one belongs to a suspended instance, and its locks
+ * block the others (for 10.7 s when this was 10 s).
  */
 export const idleInTransactionMs = 2000;
 
-/** Opens the pool. Nothing is connected until the first query. */
+/** Opens a pool. It connects at the first query. */
 export function openDatabase(options: DatabaseOptions): Db {
   const { connection } = options;
   const pool = new pg.Pool({
     ...('url' in connection ? { connectionString: connection.url } : connection),
     application_name: 'sendbatch',
     Client: options.trace === undefined ? PreparingClient : tracingClient(options.trace),
-    // Statements that do not need each other's answers are sent without waiting for them.
+    // Sends statements without waiting for the answers of earlier ones.
     pipeline: true,
     max: options.poolSize,
     connectionTimeoutMillis: options.connectTimeoutMs,
@@ -87,15 +93,19 @@ export function openDatabase(options: DatabaseOptions): Db {
 
 const renewals = new WeakMap<Db, () => void>();
 
-/** From now on statements go over new connections: a name may stand for another server by now. */
+/** Uses new connections from now on: a host name may refer to another server by now. */
 export function renewConnections(db: Db): void {
   renewals.get(db)?.();
 }
 
 /**
- * What the pool lacks. A connection that breaks between two statements of a transaction would end the process: the pool listens to idle ones only. Where one
- * connection was lost the others most likely are too, and each would cost a caller a time-out to find out: none of them is handed out again. And it has
- * no bound on who waits. Returns what makes all open connections doubtful.
+ * Adds what pg's pool lacks:
+ *  1. An error listener on connections in use: one that breaks between two statements would end the
+ *     process.
+ *  2. After a lost connection the others are not reused: most likely they are lost too, and each
+ *     would cost a caller a timeout.
+ *  3. A bound on waiting requests.
+ * Returns a function that discards all open connections.
  */
 function guard(pool: pg.Pool, onConnectionError: (error: Error) => void): () => void {
   const open = new Set<pg.PoolClient>();
@@ -136,23 +146,23 @@ function safeInteger(text: string): number {
   return value;
 }
 
-/** What the server says of itself. */
+/** Properties of the server. */
 export interface ServerFacts {
   readonly version: string;
   readonly versionNumber: number;
-  /** Settings under which a commit may be lost in a crash; empty when commits are durable. */
+  /** Settings under which a crash may lose commits; empty if commits are durable. */
   readonly lossy: string[];
-  /** A standby, or `default_transaction_read_only`. */
+  /** Whether it is a standby, or has `default_transaction_read_only`. */
   readonly readOnly: boolean;
   readonly encoding: string;
-  /** Whether a backslash in a literal is one, as SQL says. */
+  /** Whether backslashes in literals are plain characters (standard_conforming_strings). */
   readonly plainBackslashes: boolean;
 }
 
-/** Whether nothing can be written by this connection. */
+/** Whether this connection is read-only. */
 export const isReadOnly = sql<boolean>`pg_is_in_recovery() or current_setting('transaction_read_only')::boolean`;
 
-/** Asks the server what it is; throws when it cannot be reached. */
+/** Reads the properties of the server; throws when it is unreachable. */
 export async function serverFacts(db: Db): Promise<ServerFacts> {
   const { rows } = await sql<{
     version: string;
@@ -184,7 +194,7 @@ export async function serverFacts(db: Db): Promise<ServerFacts> {
   };
 }
 
-/** Host and database of a URL, as the driver reads it: never its user or password. */
+/** Host and database of a URL, as the driver reads it, without user and password. */
 export function placeOf(url: string): string {
   const { host, port, database } = new pg.Client({ connectionString: url });
   return host.startsWith('/') ? `${host} (socket), database ${database}` : `${host}:${port}, database ${database}`;

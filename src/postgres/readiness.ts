@@ -1,10 +1,10 @@
 import type { Db } from './schema.ts';
 import { readSchemaState } from './schema-check.ts';
 
-/** One thing that must hold for calls to be served. */
+/** A condition for serving calls. */
 export interface Check {
   readonly name: 'database' | 'schema' | 'draining';
-  /** What is wrong, in words for whoever runs the service; undefined when it is well. */
+  /** What is wrong, for the operator; undefined if nothing is. */
   readonly fault: string | undefined;
 }
 
@@ -13,24 +13,32 @@ export interface Report {
   readonly checks: readonly Check[];
 }
 
-/** Whether this instance can serve calls now. */
+/** Whether this instance can serve calls. */
 export interface Readiness {
-  /** Asks the database, at most once a second however often it is called. */
+  /** Checks the database, at most once per second however often it is called. */
   look(): Promise<Report>;
-  /** What it is now, and again whenever `ready` changes, until the signal is aborted or the service stops. */
+  /**
+   * Yields the report now and whenever `ready` changes, until the signal aborts or the service
+   * stops.
+   */
   follow(signal: AbortSignal): AsyncIterable<Report>;
-  /** From now on it is not ready; resolves when everybody who follows has been told and has taken it, or after a second. */
+  /**
+   * Reports not ready from now on; resolves when all followers have received it, or after a second.
+   */
   drain(): Promise<void>;
-  /** Ends whoever follows. */
+  /** Ends all followers. */
   close(): void;
 }
 
-/** Probes of many load balancers, and a page that is reloaded, are one question a second. */
+/** Probes of many load balancers share one check per second. */
 const rememberMs = 1000;
-/** How long a drain waits for readers that take nothing. */
+/** How long a drain waits for followers that do not read. */
 const tellMs = 1000;
 
-/** `db` has a connection of its own: whether the database answers is asked, not whether a pool is busy. */
+/**
+ * Creates the readiness check. `db` has a connection of its own: a busy pool does not make an
+ * instance unready.
+ */
 export function createReadiness(
   db: Db,
   { patienceMs, now = () => performance.now() }: { readonly patienceMs: number; readonly now?: () => number },
@@ -41,7 +49,7 @@ export function createReadiness(
   const followers = new Set<Follower>();
 
   const look = async (): Promise<Report> => {
-    // While it drains the answer is no, whatever the database says: who follows is told at once.
+    // While draining the answer is no, whatever the database says; followers receive it at once.
     if (known === undefined || (!draining && now() - known.at > rememberMs))
       known = { at: now(), checks: askDatabase(db, patienceMs) };
     const asked = await known.checks;
@@ -63,19 +71,19 @@ export function createReadiness(
             last = report.ready;
             yield report;
           }
-          // Who is asked for more has taken what it was given.
-          if (draining) follower.told.resolve();
+          // A follower that asks for more has received the last report.
+          if (draining) follower.reported.resolve();
           await follower.nap(rememberMs);
         }
       } finally {
         followers.delete(follower);
-        follower.told.resolve();
+        follower.reported.resolve();
       }
     },
     async drain() {
       draining = true;
       for (const follower of followers) follower.wake();
-      await within(Promise.all([...followers].map((follower) => follower.told.promise)), tellMs).catch(() => {});
+      await within(Promise.all([...followers].map((follower) => follower.reported.promise)), tellMs).catch(() => {});
     },
     close() {
       closed = true;
@@ -85,8 +93,8 @@ export function createReadiness(
 }
 
 interface Follower {
-  readonly told: PromiseWithResolvers<void>;
-  /** Waits that long, or until it is woken. */
+  readonly reported: PromiseWithResolvers<void>;
+  /** Waits for `milliseconds`, or until it is woken. */
   nap(milliseconds: number): Promise<void>;
   wake(): void;
 }
@@ -100,7 +108,7 @@ function createFollower(signal: AbortSignal): Follower {
   };
   signal.addEventListener('abort', wake, { once: true });
   return {
-    told: Promise.withResolvers<void>(),
+    reported: Promise.withResolvers<void>(),
     async nap(milliseconds) {
       if (!woken)
         await new Promise<void>((resolve) => {
@@ -116,7 +124,10 @@ function createFollower(signal: AbortSignal): Follower {
   };
 }
 
-/** Never rejects: what is wrong is the answer. The words of the driver stay here: they may name a host or a user. */
+/**
+ * Checks the database. Never rejects: errors are the answer, without the driver's text, which may
+ * name a host or user.
+ */
 async function askDatabase(db: Db, patienceMs: number): Promise<readonly Check[]> {
   try {
     const { missing, readOnly } = await within(readSchemaState(db), patienceMs);
@@ -130,7 +141,7 @@ async function askDatabase(db: Db, patienceMs: number): Promise<readonly Check[]
     ];
   } catch (error) {
     const { code } = error as { code?: unknown };
-    // undefined_table, invalid_schema_name: it answers, and has nothing of ours.
+    // undefined_table, invalid_schema_name: the database answers and has no schema of the service.
     const isEmpty = code === '42P01' || code === '3F000';
     return isEmpty
       ? [
@@ -147,7 +158,7 @@ async function askDatabase(db: Db, patienceMs: number): Promise<readonly Check[]
 async function within<T>(work: Promise<T>, milliseconds: number): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(() => reject(new Error('too slow')), milliseconds);
-  // Its own failing after that is nobody's.
+  // A later failure has no reader.
   work.catch(() => {});
   try {
     return await Promise.race([work, promise]);

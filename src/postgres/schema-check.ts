@@ -3,15 +3,21 @@ import { migrationNames } from './migrate.ts';
 import { isReadOnly, renewConnections } from './pool.ts';
 import type { Db } from './schema.ts';
 
-/** What the database says of itself to a probe. */
+/** State of the schema, for a probe. */
 export interface SchemaState {
-  /** Nothing can be written: it is a standby, or became one. */
+  /** Whether the database is read-only: a standby, or one that became a standby. */
   readonly readOnly: boolean;
-  /** Migrations that this version needs and it does not have. One that a newer version has applied is no fault. */
+  /**
+   * Migrations that this version needs and the database lacks. Migrations of newer versions are
+   * fine.
+   */
   readonly missing: readonly string[];
 }
 
-/** Asks the database whether this version can work with it; throws when it cannot be reached. After a standby the next call asks over a new connection. */
+/**
+ * Reads whether this version can work with the database; throws when it is unreachable. Reconnects
+ * after a standby.
+ */
 export async function readSchemaState(db: Db): Promise<SchemaState> {
   const { rows } = await sql<{ names: string[]; read_only: boolean }>`
     select array(select name::text from sendbatch.migration) as names, ${isReadOnly} as read_only`.execute(db);

@@ -1,18 +1,24 @@
 /**
- * SQL beside Kysely's builder: named statements that a connection parses and plans once, and how several statements share a
- * round trip.
+ * SQL beside Kysely's builder: named statements that a connection parses and plans once, and how
+ * several statements share a round trip.
  *
- * - `Statement`: a named, prepared statement. It runs on a `Kysely` or `Transaction` and goes through Kysely's executor, so
- *   that it uses the pool or the transaction's connection like any other query.
- * - `all`: waits for statements that were sent without waiting for each other. pg pipelines them on one connection.
+ * - `Statement`: a named, prepared statement. It runs on a `Kysely` or `Transaction` and goes
+ *   through Kysely's executor, so that it uses the pool or the transaction's connection like any
+ *   other query.
+ * - `all`: waits for statements that were sent without waiting for each other. pg pipelines them on
+ *   one connection.
  * - `databaseNow`: the database's clock as an expression.
  *
- * `client.ts` sends prepared statements. A pooler in between must support them (PgBouncer 1.21 or later).
+ * `client.ts` sends prepared statements. A pooler in between must support them (PgBouncer 1.21 or
+ * later).
  */
 import { CompiledQuery, sql } from 'kysely';
 import type { Db, Tx } from './schema.ts';
 
-/** Database time in an SQL statement, in milliseconds since 1970: instances compare times by this clock. */
+/**
+ * Database time in an SQL statement, in milliseconds since 1970: instances compare times by this
+ * clock.
+ */
 export const databaseNow = sql<number>`(extract(epoch from statement_timestamp()) * 1000)::bigint`;
 
 export interface StatementOptions {
@@ -21,8 +27,8 @@ export interface StatementOptions {
   /** SQL with `$1`, `$2` … */
   readonly text: string;
   /**
-   * For an UPDATE from a list: walks the list in its order and finds each row by its key. Planned freely PostgreSQL may hash
-   * the list, and lock rows in the order of the table.
+   * For an UPDATE from a list: walks the list in its order and finds each row by its key. Planned
+   * freely PostgreSQL may hash the list, and lock rows in the order of the table.
    */
   readonly inListOrder?: boolean;
 }
@@ -46,7 +52,10 @@ export class Statement<Row> {
   }
 }
 
-/** A statement with its values on the way through Kysely, which knows texts and parameters only: as the single parameter. */
+/**
+ * A statement with its values on the way through Kysely, which knows texts and parameters only: as
+ * the single parameter.
+ */
 export class Execution {
   readonly statement: Statement<unknown>;
   readonly values: readonly unknown[];
@@ -58,8 +67,8 @@ export class Execution {
 }
 
 /**
- * Waits for all promises, even after one has failed: a connection must not return to its pool with a statement in flight.
- * Throws the first error in the order of `work`.
+ * Waits for all promises, even after one has failed: a connection must not return to its pool with
+ * a statement in flight. Throws the first error in the order of `work`.
  */
 export async function all<T extends readonly unknown[]>(
   work: readonly [...{ [K in keyof T]: Promise<T[K]> }],

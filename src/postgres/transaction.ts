@@ -11,12 +11,14 @@ import type { Db, Tables, Tx } from './schema.ts';
 import { all } from './sql.ts';
 
 /**
- * Runs one READ COMMITTED transaction in two round trips: BEGIN is sent with the statements of `read`, COMMIT with those of
- * `write`, without waiting for answers. If one of them fails, PostgreSQL turns COMMIT into ROLLBACK.
+ * Runs one READ COMMITTED transaction in two round trips: BEGIN is sent with the statements of
+ * `read`, COMMIT with those of `write`, without waiting for answers. If one of them fails,
+ * PostgreSQL turns COMMIT into ROLLBACK.
  *
- * READ COMMITTED, because a statement that waited for a lock must not freeze the snapshot of the next one.
- * `read` may lock and read and must not write: after a failed BEGIN its statements commit by themselves. `write` is called
- * when BEGIN and all of `read` succeeded; without statements in `sent` the transaction is rolled back.
+ * READ COMMITTED, because a statement that waited for a lock must not freeze the snapshot of the
+ * next one. `read` may lock and read and must not write: after a failed BEGIN its statements commit
+ * by themselves. `write` is called when BEGIN and all of `read` succeeded; without statements in
+ * `sent` the transaction is rolled back.
  */
 export async function inTransaction<Read, T>(
   db: Db,
@@ -42,7 +44,10 @@ export async function inTransaction<Read, T>(
   });
 }
 
-/** Kysely's own transactions wait for BEGIN. This one runs statements on a connection; it begins and ends nothing. */
+/**
+ * Kysely's own transactions wait for BEGIN. This one runs statements on a connection; it begins and
+ * ends nothing.
+ */
 function transactionOn(connection: Db): Tx {
   return new Transaction<Tables>({ config: { dialect }, dialect, driver, executor: connection.getExecutor() });
 }

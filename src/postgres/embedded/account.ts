@@ -1,17 +1,20 @@
 import { readFileSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 
-/** The embedded PostgreSQL cannot be had here; the message is one line with the way out. */
+/** The embedded PostgreSQL cannot run here; the message is one line with the way out. */
 export class EmbeddedUnavailable extends Error {}
 
-/** Who runs the server. PostgreSQL refuses root, so that root hands it to another account. */
+/** The account that runs the server. PostgreSQL refuses root, so that root uses another account. */
 export interface Account {
-  /** Undefined: this process's own user. */
+  /** Undefined: the user of this process. */
   readonly ids: { readonly uid: number; readonly gid: number } | undefined;
   readonly name: string;
 }
 
-/** The account for this process: itself, or when it is root `postgres` if there is one, else `nobody`. */
+/**
+ * The account for this process: itself, or when it is root `postgres` if there is one, else
+ * `nobody`.
+ */
 export function serverAccount(): Account {
   if (process.getuid?.() !== 0) return { ids: undefined, name: 'this user' };
   for (const name of ['postgres', 'nobody']) {
@@ -31,7 +34,10 @@ function idsOf(name: string): { uid: number; gid: number } | undefined {
   return uid === undefined || gid === undefined ? undefined : { uid: Number(uid), gid: Number(gid) };
 }
 
-/** The nearest folder at or above `path` that the account may not pass; undefined when it can get there. */
+/**
+ * The nearest folder at or above `path` that the account may not enter; undefined if it can reach
+ * `path`.
+ */
 export function barrier(path: string, { ids }: Account): string | undefined {
   if (ids === undefined) return undefined;
   const blocking: string[] = [];

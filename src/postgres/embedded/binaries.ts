@@ -5,11 +5,11 @@ import { dirname, join, relative } from 'node:path';
 import { type Account, barrier, EmbeddedUnavailable } from './account.ts';
 import { makeFolders } from './make-folders.ts';
 
-/** Where the programs are. */
+/** Locations of the programs. */
 export interface Binaries {
   readonly initdb: string;
   readonly postgres: string;
-  /** The major version, as PG_VERSION has it. */
+  /** The major version, as in PG_VERSION. */
   readonly major: string;
 }
 
@@ -28,7 +28,10 @@ export type FindPackage = (name: string) => string;
 
 const installed: FindPackage = (name) => dirname(dirname(createRequire(import.meta.url).resolve(name)));
 
-/** The programs for this platform, at a place that the account can reach, with the links that they need. */
+/**
+ * Finds the programs for this platform in a folder that the account can reach, with the links that
+ * they need.
+ */
 export function findBinaries(account: Account, findPackage: FindPackage = installed): Binaries {
   const platform = `${process.platform} ${process.arch}`;
   const suffix = packageOf[platform];
@@ -55,7 +58,10 @@ export function findBinaries(account: Account, findPackage: FindPackage = instal
   };
 }
 
-/** npm packages hold no links: the package lists them, and its install script, which may not have run, makes them. */
+/**
+ * Creates the links that npm packages cannot hold. The package's install script does too, but may
+ * not have run.
+ */
 function makeLinks(folder: string): boolean {
   const list = JSON.parse(readFileSync(join(folder, 'native', 'pg-symlinks.json'), 'utf8')) as {
     source: string;
@@ -67,14 +73,17 @@ function makeLinks(folder: string): boolean {
     try {
       symlinkSync(relative(dirname(link), join(folder, source)), link);
     } catch (error) {
-      // Somebody else made it first, or the folder is not ours to write to: then a copy is made.
+      // Another process created it first, or the folder is read-only: then a copy is made.
       if (!existsSync(link)) return isReadOnly(error) ? false : raise(error);
     }
   }
   return true;
 }
 
-/** A copy (60 MB, once a version) for an account that cannot reach node_modules, or when the links could not be made there. */
+/**
+ * Copies the programs (60 MB, once per version) if the account cannot reach node_modules or links
+ * cannot be created.
+ */
 function copyOf(folder: string, name: string, account: Account): string {
   const cache = account.ids === undefined ? join(homedir(), '.cache', 'sendbatch') : '/var/cache/sendbatch';
   const target = join(cache, name);
@@ -88,7 +97,7 @@ function copyOf(folder: string, name: string, account: Account): string {
     renameSync(work, target);
   } catch (error) {
     rmSync(work, { recursive: true, force: true });
-    // Another start was faster.
+    // A concurrent start was faster.
     if (existsSync(target)) return target;
     const text = error instanceof Error ? error.message : String(error);
     throw new EmbeddedUnavailable(

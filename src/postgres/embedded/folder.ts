@@ -18,10 +18,13 @@ import { type Account, barrier, EmbeddedUnavailable } from './account.ts';
 import type { Binaries } from './binaries.ts';
 import { makeFolders } from './make-folders.ts';
 
-/** Where a root whose folder the server's account cannot reach keeps the data instead. */
+/** Data folder of root if the server's account cannot reach the default one. */
 const systemFolder = '/var/lib/sendbatch';
 
-/** The folder that will hold the cluster: the wanted one, or for root, when nobody insisted on it, one that the account can reach. */
+/**
+ * The data folder: the wanted one, or for root, if it was not set by the user, one that the account
+ * can reach.
+ */
 export function reachableFolder(
   wanted: string,
   explicit: boolean,
@@ -37,7 +40,7 @@ export function reachableFolder(
   return { folder: join(systemFolder, digest(wanted)), moved: blocking };
 }
 
-/** The cluster inside a data folder, made when it is not there yet. */
+/** Finds the cluster in a data folder, or creates it. */
 export function prepareCluster(folder: string, binaries: Binaries, account: Account): string {
   const cluster = join(folder, 'postgres');
   try {
@@ -74,7 +77,9 @@ function unusable(folder: string, why: string): EmbeddedUnavailable {
   );
 }
 
-/** Under another name first: a cluster that was made by half never has the final one. */
+/**
+ * Creates the cluster under another name first, so that an incomplete one never has the final name.
+ */
 function initialize(cluster: string, binaries: Binaries, account: Account): void {
   for (const name of readdirSync(join(cluster, '..'))) {
     const pid = /^postgres\.new-(\d+)$/.exec(name)?.[1];
@@ -98,25 +103,33 @@ function initialize(cluster: string, binaries: Binaries, account: Account): void
     renameSync(work, cluster);
   } catch (failure) {
     rmSync(work, { recursive: true, force: true });
-    // Another start on this folder was faster: its cluster is as good.
+    // A concurrent start on this folder was faster: its cluster is used.
     if (!existsSync(join(cluster, 'PG_VERSION'))) throw failure;
   }
 }
 
-/** The reasons in what initdb or a server said: its last lines may say only what it tidies up. */
+/**
+ * Finds the reasons in the output of initdb or a server, whose last lines may only report cleanup.
+ */
 export function reasonsIn(said: string): string {
   const lines = said.trim().split('\n');
   const reasons = lines.filter((line) => /\b(PANIC|FATAL|ERROR|error|could not)\b|No space left/.test(line));
   return (reasons.length > 0 ? reasons.slice(0, 3) : lines.slice(-3)).join(' ');
 }
 
-/** The server's programs must not take connection or locale settings from whoever started the service. */
+/**
+ * Environment of the server's programs, without the connection and locale settings of the service's
+ * own.
+ */
 export const cleanEnvironment = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' };
 
 /** A unix socket's path may have 107 bytes; `/.s.PGSQL.5432` is 14 of them. */
 const longestSocketFolder = 107 - 14;
 
-/** Where the socket is: in the cluster's private folder, or when that path is too long in a private one with a short name. */
+/**
+ * The socket's folder: the cluster's private folder, or one with a short name if that path is too
+ * long.
+ */
 export function socketFolder(cluster: string, account: Account): string {
   if (Buffer.byteLength(cluster) <= longestSocketFolder) return cluster;
   const folder = join(tmpdir(), `sendbatch-${digest(cluster)}`);
@@ -126,7 +139,8 @@ export function socketFolder(cluster: string, account: Account): string {
     if (account.ids !== undefined) chownSync(folder, account.ids.uid, account.ids.gid);
     chmodSync(folder, 0o700);
   }
-  // Anybody may make a folder in the temporary folder: one that is not ours, or open to others, may be a trap.
+  // Any user may create a folder in the temporary folder: one of another user, or open to others,
+  // is not trusted.
   const stat = lstatSync(folder);
   if (!stat.isDirectory() || stat.uid !== owner || (stat.mode & 0o077) !== 0) {
     throw new EmbeddedUnavailable(
@@ -140,7 +154,7 @@ function digest(text: string): string {
   return createHash('sha256').update(text).digest('hex').slice(0, 12);
 }
 
-/** Whether there is a process with this id that has not ended: one whose parent has not asked how is still in the kernel's list. */
+/** Whether a process with this id runs. A zombie does not count. */
 export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -148,7 +162,7 @@ export function isAlive(pid: number): boolean {
     return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
   try {
-    // `pid (name) state …`: the name may hold anything, a bracket too.
+    // `pid (name) state …`: the name may contain a bracket.
     return !/\) Z [^)]*$/.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
   } catch {
     return true;

@@ -22,7 +22,7 @@ import { orphansOf } from './orphans.ts';
 
 export { EmbeddedUnavailable };
 
-/** A PostgreSQL of the service's own, reached by a unix socket in a private folder. */
+/** The embedded PostgreSQL, reached by a Unix socket in a private folder. */
 export interface EmbeddedPostgres {
   /** The socket's folder. */
   readonly host: string;
@@ -30,29 +30,32 @@ export interface EmbeddedPostgres {
   readonly user: string;
   readonly database: string;
   readonly dataDir: string;
-  /** The postmaster's process id. */
+  /** Process id of the postmaster. */
   readonly pid: number;
-  /** It was running already: another service uses it, or an earlier one was killed. */
+  /** Whether it was running already: another service uses it, or an earlier one was killed. */
   readonly adopted: boolean;
-  /** Stops the server, unless another service is connected to it: then the last one stops it. */
+  /** Stops the server unless another service is connected: then the last one stops it. */
   stop(): Promise<void>;
 }
 
 export interface EmbeddedOptions {
   readonly dataDir: string;
-  /** The user named this folder: no other one will do. */
+  /** Whether the user named this folder: then no other is used. */
   readonly explicit: boolean;
-  /** False only for tests: what they write may be lost in a crash. */
+  /** False for tests only: a crash may lose what they write. */
   readonly durable?: boolean;
-  /** Server settings beside the usual ones. */
+  /** Additional server settings. */
   readonly settings?: Readonly<Record<string, string>>;
   readonly findPackage?: FindPackage;
-  /** Starts the server again when it dies. */
+  /** Restarts the server when it ends unexpectedly. */
   readonly supervised?: boolean;
   readonly log: (event: LogEvent, fields: Readonly<Record<string, unknown>>) => void;
 }
 
-/** No TCP, only the socket; sizes for a laptop. Everything else as PostgreSQL has it: fsync and synchronous_commit are on. */
+/**
+ * Only the socket, no TCP; sizes for a laptop. Everything else by default: fsync and
+ * synchronous_commit are on.
+ */
 const usual = {
   listen_addresses: '',
   unix_socket_permissions: '0700',
@@ -60,7 +63,8 @@ const usual = {
   shared_buffers: '128MB',
   jit: 'off',
   log_timezone: 'UTC',
-  // Errors of statements are the service's to report. A send that repeats an earlier one is such an error, and wrote 3 kB here: its statement.
+  // The service reports errors of statements. A repeated send is one, and would log its statement
+  // (3 kB).
   log_min_messages: 'log',
   log_min_error_statement: 'panic',
   timezone: 'UTC',
@@ -73,20 +77,20 @@ const database = 'sendbatch';
 const sessionName = 'sendbatch launcher';
 const startMs = 30_000;
 const lookMs = 30;
-/** A server that ends at once is started again after this, then after twice as long. */
+/** Pause before restarting a server that ended at once; doubles each time. */
 const longestRelaunchMs = 1000;
-/** What is left of a killed server ends by itself within 1 to 2 s; what has not after this never will. */
+/** Remaining processes of a killed server end within 1 to 2 s; after this time they never will. */
 const orphanMs = 3000;
-/** How often a supervisor asks the kernel whether the postmaster is there. */
+/** Time between checks that the postmaster runs. */
 const superviseMs = 500;
-/** Between two attempts to bring it back, at most. */
+/** Longest pause between two restarts. */
 const longestPauseMs = 30_000;
-/** A log above this is put away, beside at most one more. */
+/** A larger log is rotated; one older log is kept. */
 const logBytes = 10 * 1024 * 1024;
-/** How often a supervisor looks at the size of the log. */
+/** Time between checks of the log's size. */
 const logEveryMs = 60_000;
 
-/** Starts the server of a data folder, or joins the one that runs on it. */
+/** Starts the server of a data folder, or uses the one that runs on it. */
 export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
   if (process.platform === 'win32')
     throw new EmbeddedUnavailable(
@@ -102,7 +106,7 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedP
   const host = socketFolder(cluster, account);
   const server: Server = { cluster, host, account, program: binaries.postgres, log: join(folder, 'postgres.log') };
   const { pid, adopted } = await run(server, options).catch((error: unknown) => {
-    // The log cannot be written, or the program not be run.
+    // The log cannot be written, or the program cannot run.
     throw error instanceof Error && 'syscall' in error
       ? new EmbeddedUnavailable(
           `the data folder ${folder} cannot be used: ${error.message}. Set DATA_DIR to another folder, or DATABASE_URL`,
@@ -142,8 +146,8 @@ interface Server {
 }
 
 /**
- * Until somebody answers on the socket with this cluster: starts a server when none runs, and starts it again when it ended at once, as it does
- * while the children of a killed one are still there (1 to 2 s).
+ * Waits until a server of this cluster answers on the socket. Starts one if none runs, and again if
+ * it ended at once, as it does while children of a killed one exist (1 to 2 s).
  */
 async function run(
   server: Server,
@@ -183,16 +187,19 @@ function killOrphans(server: Server, options: EmbeddedOptions): void {
     try {
       process.kill(pid, 'SIGKILL');
     } catch {
-      // It has ended at this moment.
+      // It ended meanwhile.
     }
   }
 }
 
-/** Brings the server back whenever its postmaster is gone: this service, or another one that shares the folder. */
+/**
+ * Restarts the server whenever its postmaster is gone; any service that shares the folder may do
+ * so.
+ */
 interface Supervisor {
-  /** Of the postmaster that was last seen. */
+  /** Pid of the last known postmaster. */
   pid(): number;
-  /** From now on a server that is gone stays so. */
+  /** Stops restarting. */
   leave(): Promise<void>;
 }
 
@@ -241,7 +248,7 @@ function supervise(server: Server, first: number, options: EmbeddedOptions): Sup
   };
 }
 
-/** Puts the log of a running server away: it appends, so that it goes on at the beginning of the file. */
+/** Rotates the log of a running server: it appends, so that it continues in the emptied file. */
 export function cutLog(server: Pick<Server, 'log'>, options: Pick<EmbeddedOptions, 'log'>, mostBytes = logBytes): void {
   try {
     if (statSync(server.log).size <= mostBytes) return;
@@ -252,7 +259,10 @@ export function cutLog(server: Pick<Server, 'log'>, options: Pick<EmbeddedOption
   }
 }
 
-/** In a process group of its own, so that Ctrl-C in a terminal reaches only the service, which then stops it in order. */
+/**
+ * Starts the server in its own process group: Ctrl-C reaches only the service, which then stops it
+ * in order.
+ */
 function launch(server: Server, options: EmbeddedOptions): ChildProcess {
   if ((statSync(server.log, { throwIfNoEntry: false })?.size ?? 0) > logBytes)
     renameSync(server.log, `${server.log}.old`);
@@ -276,7 +286,7 @@ function launch(server: Server, options: EmbeddedOptions): ChildProcess {
         ...server.account.ids,
       },
     );
-    // Failing to spawn shows as an exit code too; the words are for the log.
+    // A failed spawn is an exit code too; its message goes to the log.
     child.on('error', (error) => options.log('embeddedSpawnFailed', { cause: error.message }));
     child.unref();
     return child;
@@ -285,7 +295,7 @@ function launch(server: Server, options: EmbeddedOptions): ChildProcess {
   }
 }
 
-/** The postmaster's pid when a server of this very cluster answers on the socket. */
+/** The postmaster's pid if a server of this very cluster answers on the socket. */
 async function answering(server: Server): Promise<number | undefined> {
   if (!existsSync(join(server.host, `.s.PGSQL.${port}`))) return undefined;
   try {
@@ -306,8 +316,8 @@ function postmasterPid({ cluster }: Server): number | undefined {
 }
 
 /**
- * After a crash the lock file names a process that is gone, and its number may belong to another program by now (in a container it usually
- * does): PostgreSQL would then refuse to start.
+ * After a crash the lock file names a process that is gone, and its pid may belong to another
+ * program (in a container it usually does): PostgreSQL would refuse to start.
  */
 function dropStaleLock(server: Server): void {
   const pid = postmasterPid(server);
@@ -322,20 +332,22 @@ async function createDatabase(server: Server): Promise<void> {
     const { rowCount } = await client.query('select from pg_database where datname = $1', [database]);
     if (rowCount !== 0) return;
     await client.query(`create database ${database}`).catch((error: { code?: string }) => {
-      // Another service that started at the same moment made it: duplicate_database, or the catalogue's unique index.
+      // A service that started at the same moment created it: duplicate_database, or the
+      // catalogue's unique index.
       if (error.code !== '42P04' && error.code !== '23505') throw error;
     });
   });
 }
 
 async function stop(server: Server, pid: number, options: EmbeddedOptions): Promise<void> {
-  // Only a process that has answered as this cluster's postmaster is ever signalled; one that does not answer is stopping already.
+  // Signals only a process that answered as this cluster's postmaster; one that does not answer is
+  // stopping already.
   if ((await answering(server)) === pid) {
     if (await hasOthers(server)) {
       options.log('embeddedStillUsed', { folder: server.cluster });
       return;
     }
-    // SIGINT is PostgreSQL's fast shutdown: it ends sessions, writes a checkpoint and stops.
+    // SIGINT is PostgreSQL's fast shutdown: ends sessions, writes a checkpoint, stops.
     if (isAlive(pid)) process.kill(pid, 'SIGINT');
   }
   const deadline = performance.now() + startMs;
@@ -349,8 +361,9 @@ async function stop(server: Server, pid: number, options: EmbeddedOptions): Prom
 }
 
 /**
- * Whether somebody works with the server. This room's own sessions do not count: another service may be asking the same at this moment. Our
- * own pool was closed a moment ago, and its sessions get a second to end.
+ * Whether another service uses the server. Sessions of this module do not count: another service
+ * may run the same check. The service's own pool was just closed, and its sessions get a second to
+ * end.
  */
 async function hasOthers(server: Server): Promise<boolean> {
   try {
@@ -366,7 +379,7 @@ async function hasOthers(server: Server): Promise<boolean> {
       return true;
     });
   } catch {
-    // It went away under the question: another service is stopping it at this moment.
+    // It went away meanwhile: another service is stopping it.
     return false;
   }
 }
@@ -389,14 +402,14 @@ async function query<T>(server: Server, name: string, work: (client: pg.Client) 
   }
 }
 
-/** What the server said since; its log may have begun anew. */
+/** Reads what the server logged since; the log may have been rotated. */
 function lastWords(log: string, from: number): string {
   const text = Buffer.from(textOf(log) ?? '');
   const since = text.subarray(text.length >= from ? from : 0).toString();
   return since.trim() === '' ? 'it said nothing' : reasonsIn(since.trim().split('\n').slice(-6).join('\n'));
 }
 
-/** A file's text; undefined when it is not there, or goes away at this moment. */
+/** Reads a file; undefined if it is missing or disappears meanwhile. */
 function textOf(file: string): string | undefined {
   try {
     return readFileSync(file, 'utf8');

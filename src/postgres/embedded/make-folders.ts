@@ -1,7 +1,10 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 
-/** Makes a folder and those above it. Node's own recursive mkdir never ends below /proc, where the kernel says that a part of the path is missing. */
+/**
+ * Creates a folder and its parents. Node's recursive mkdir never ends below /proc, where the kernel
+ * reports ENOENT.
+ */
 export function makeFolders(folder: string): void {
   if (existsSync(folder)) return;
   const above = dirname(folder);
@@ -9,7 +12,7 @@ export function makeFolders(folder: string): void {
   try {
     mkdirSync(folder, { mode: 0o755 });
   } catch (error) {
-    // Another start was faster.
+    // A concurrent start was faster.
     if (!existsSync(folder)) throw error;
   }
 }

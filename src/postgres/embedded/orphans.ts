@@ -1,8 +1,9 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
 /**
- * Processes of a cluster whose postmaster is gone. They end by themselves when they next wait for something; one that is stopped, or calculates for long, holds
- * the shared memory, and PostgreSQL does not start before it has ended. Found on Linux only.
+ * Finds processes of a cluster whose postmaster is gone. They end when they next wait; one that is
+ * stopped or busy holds the shared memory, and PostgreSQL does not start before it has ended. Linux
+ * only.
  */
 export function orphansOf(cluster: string): number[] {
   const here = listProcesses().filter((pid) => workingFolder(pid) === cluster);
@@ -31,7 +32,7 @@ function parentOf(pid: number): number {
   return Number(/^PPid:\s+(\d+)$/m.exec(status ?? '')?.[1] ?? 0);
 }
 
-/** A process may end at any moment, or be another user's. */
+/** Undefined when the process has ended or belongs to another user. */
 function orGone<T>(read: () => T): T | undefined {
   try {
     return read();
