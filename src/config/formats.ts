@@ -1,6 +1,6 @@
 import convict from 'convict';
 
-/** Whole numbers: the least, the most, the unit. They are in the manual and in every refusal. */
+/** Ranges of integers: minimum, maximum, unit. Documentation and errors show them. */
 const ranges = {
   'tcp-port': [0, 65_535, ''],
   milliseconds: [1, 24 * 3600_000, 'ms'],
@@ -11,7 +11,7 @@ const ranges = {
   count: [1, 10_000, ''],
 } as const;
 
-/** Texts: how one is written in the manual, and what is wrong with another. */
+/** Formats of texts: the notation in the documentation, and a check that returns what is wrong. */
 const texts = {
   text: { shape: 'text', fault: () => undefined },
   path: { shape: 'path', fault: () => undefined },
@@ -28,7 +28,7 @@ const texts = {
   },
   scopes: {
     shape: '`send,read,admin,metrics`',
-    fault: (text: string) => named(splitList(text), isScope, 'is not a scope: send, read, admin, metrics'),
+    fault: (text: string) => firstInvalid(splitList(text), isScope, 'is not a scope: send, read, admin, metrics'),
   },
   share: {
     shape: '0 – 1',
@@ -37,7 +37,7 @@ const texts = {
   quotas: {
     shape: '`1/1s` … `1000000000/86400s`',
     fault: (text: string) =>
-      named(
+      firstInvalid(
         splitWords(text),
         (each) => quotaOf(each) !== undefined,
         'is not a quota such as 100/1s: 1 to 10^9 messages in 1 to 86400 seconds',
@@ -46,7 +46,7 @@ const texts = {
   retention: {
     shape: '`1=1` … `12=99999`',
     fault: (text: string) =>
-      named(
+      firstInvalid(
         splitWords(text),
         (each) => /^([1-9]|1[0-2])=[1-9]\d{0,4}$/.test(each),
         'is not a channel type and its days, such as 2=365',
@@ -55,7 +55,7 @@ const texts = {
   origins: {
     shape: '`https://…`, `*`',
     fault: (text: string) =>
-      named(
+      firstInvalid(
         splitList(text),
         (each) => each === '*' || (URL.canParse(each) && new URL(each).origin === each),
         'is not an origin such as https://app.example.com',
@@ -64,7 +64,7 @@ const texts = {
 } as const satisfies Record<string, { shape: string; fault: (text: string) => string | undefined }>;
 
 export type NumberFormat = keyof typeof ranges;
-/** How a setting is written: a range, a text, or one of a few words. */
+/** The format of a setting: a range, a text format, or a list of words. */
 export type Format = NumberFormat | keyof typeof texts | readonly string[];
 
 for (const [name, [least, most, unit]] of Object.entries(ranges)) {
@@ -75,7 +75,7 @@ for (const [name, [least, most, unit]] of Object.entries(ranges)) {
       if (typeof value !== 'number' || !Number.isInteger(value) || value < least || value > most)
         throw new Error(`must be ${what} from ${least} to ${most}`);
     },
-    // Number() would take '', '1e3' and '0x10' too.
+    // Number() also accepts '', '1e3' and '0x10'.
     coerce: (value: unknown) => (/^\d+$/.test(String(value)) ? Number(value) : value),
   });
 }
@@ -90,7 +90,7 @@ for (const [name, { fault }] of Object.entries(texts)) {
   });
 }
 
-/** The bounds and the unit of a format as the manual has them. */
+/** Bounds and unit of a format, for the documentation. */
 export function boundsOf(format: Format): string {
   if (typeof format !== 'string')
     return format
@@ -102,8 +102,11 @@ export function boundsOf(format: Format): string {
   return `${least} – ${most}${unit === '' ? '' : ` ${unit}`}`;
 }
 
-/** What convict says of a value that is none of a setting's words, in the words of the manual; unset is always taken. */
-export function faultInWords(fault: string): string {
+/**
+ * Rewrites convict's message about a value that is not one of a setting's words. Unset is always
+ * allowed.
+ */
+export function describeFault(fault: string): string {
   return fault.replace(/^must be one of the possible values: (\[.*?\])/, (_, list: string) => {
     const words = (JSON.parse(list) as string[]).filter((word) => word !== '');
     return `must be ${new Intl.ListFormat('en-GB', { type: 'disjunction' }).format(words)}`;
@@ -114,8 +117,8 @@ function isNumberFormat(format: string): format is NumberFormat {
   return Object.hasOwn(ranges, format);
 }
 
-/** The first of several parts that is not as it should be. */
-function named(parts: readonly string[], isGood: (part: string) => boolean, fault: string): string | undefined {
+/** Describes the first invalid part. */
+function firstInvalid(parts: readonly string[], isGood: (part: string) => boolean, fault: string): string | undefined {
   const odd = parts.find((part) => !isGood(part));
   return odd === undefined ? undefined : `${JSON.stringify(odd)} ${fault}`;
 }
@@ -151,18 +154,19 @@ export function retentionOf(text: string): { channelType: number; days: number }
 
 const sslModes = ['disable', 'prefer', 'require', 'verify-ca', 'verify-full', 'no-verify'];
 
-/** The driver throws at one that it cannot read. Between `@` and `/` may be nothing where `host=` names a folder. */
+/** The driver throws for an invalid URL. The host may be empty if `host=` names a socket folder. */
 function faultOfDatabaseUrl(text: string): string | undefined {
   if (!/^postgres(ql)?:\/\//.test(text)) return 'must start with postgres:// or postgresql://';
   const mode = /[?&]sslmode=([^&]*)/.exec(text)?.[1];
-  // The driver takes any other word for verify-full.
-  if (mode !== undefined && !sslModes.includes(mode)) return `has an sslmode that is none of ${sslModes.join(', ')}`;
+  // The driver treats any other word as verify-full.
+  if (mode !== undefined && !sslModes.includes(mode))
+    return `has an unknown sslmode; it must be one of ${sslModes.join(', ')}`;
   return URL.canParse(text) || URL.canParse(text.replace('@/', '@folder/'))
     ? undefined
-    : 'must be postgres://user:password@host:port/database, with one host, and what is odd in a password as %40';
+    : 'must be postgres://user:password@host:port/database, with one host, and special characters in the password percent-encoded (@ as %40)';
 }
 
-/** What is separated by commas. */
+/** Splits at commas. */
 export function splitList(text: string): string[] {
   return text
     .split(',')
@@ -170,7 +174,7 @@ export function splitList(text: string): string[] {
     .filter((each) => each !== '');
 }
 
-/** What is separated by blanks or commas. */
+/** Splits at spaces or commas. */
 function splitWords(text: string): string[] {
   return text.split(/[\s,]+/).filter(Boolean);
 }

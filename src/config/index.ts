@@ -1,6 +1,22 @@
+/**
+ * The settings of the service.
+ *
+ * Entry points: `loadConfig` (a checked `Config`), `settingsInForce` and `describeSettings` (for
+ * printing), `callerDefaults` (for commands that call a service).
+ *
+ * Files: settings.ts (the table of settings), formats.ts (formats and bounds), sources.ts
+ * (environment, .env, JSON file, secrets in files), tls.ts (checks of certificates).
+ *
+ * Invariants:
+ *  1. The environment is read here only; the rest of the service gets a `Config`.
+ *  2. An invalid setting is a ConfigError of one line that names the setting and its source, never
+ *     a secret value.
+ *  3. A name that can only be meant for this service and is not a setting is refused: a misspelt
+ *     limit must not be ignored.
+ */
 import { resolve } from 'node:path';
 import convict from 'convict';
-import { faultInWords, isScope, type Quota, quotasOf, retentionOf, type Scope, splitList } from './formats.ts';
+import { describeFault, isScope, type Quota, quotasOf, retentionOf, type Scope, splitList } from './formats.ts';
 import { describeSettings, type Settings, type SettingWords, schema } from './settings.ts';
 import { gather, readDotenv, type SecretFile } from './sources.ts';
 import { ConfigError, readSettingsFile, visible } from './text.ts';
@@ -9,18 +25,18 @@ import { checkTls } from './tls.ts';
 export { describeSettings } from './settings.ts';
 export { ConfigError } from './text.ts';
 
-/** The settings as the rest of the service sees them. */
+/** The checked settings, in the units of the service. */
 export interface Config {
   readonly host: string;
   readonly port: number;
   readonly tls: Tls | undefined;
-  /** What is read again while the service runs. */
+  /** Files that are read again while the service runs. */
   readonly reload: Reload;
-  /** Every call needs a credential. */
+  /** Whether every call needs a credential. */
   readonly asks: boolean;
-  /** None does, and only loopback is served. */
+  /** Whether no call needs a credential because only loopback is served. */
   readonly open: boolean;
-  /** How credentials are read, when they are asked for. */
+  /** How credentials are checked. */
   readonly identity: Identity;
   readonly allowedOrigins: 'default' | readonly string[];
   readonly database: { readonly url: string } | { readonly dataDir: string; readonly explicit: boolean };
@@ -42,12 +58,12 @@ export interface Config {
       | undefined;
     readonly allowPrivate: boolean;
     readonly timeoutMs: number;
-    /** How failures are tried again, where it is not as usual: tests are in a hurry. */
+    /** Overrides of the retry schedule, for tests. */
     readonly pace?: {
       readonly [name in 'firstMs' | 'longestMs' | 'attempts' | 'breakMs' | 'longestBreakMs']?: number;
     };
   };
-  /** For LISTEN; unset: as the database. */
+  /** Connection for LISTEN. Unset: the database. */
   readonly listenUrl: string | undefined;
   readonly retention: readonly { readonly channelType: number; readonly days: number }[];
   readonly sweepIntervalMs: number;
@@ -56,7 +72,7 @@ export interface Config {
   readonly systemUids: 'all' | readonly string[];
   readonly personAllowlist: boolean;
   readonly workers: number;
-  /** Whether a start applies pending migrations, or refuses. */
+  /** Whether a start applies pending migrations, or fails. */
   readonly migrate: 'auto' | 'check';
   readonly lanes: number;
   readonly poolSize: number;
@@ -64,16 +80,16 @@ export interface Config {
   readonly statementTimeoutMs: number;
   readonly requestTimeoutMs: number;
   readonly drainDelayMs: number;
-  /** How long a probe waits for the database, where it is not as usual: the machine of a test may stand still. */
+  /** Override of the timeout of probes, for tests on a slow machine. */
   readonly probeMs?: number;
   readonly shutdownGraceMs: number;
   readonly logLevel: string;
   readonly logFormat: 'auto' | 'json' | 'pretty';
-  /** A line for each call. */
+  /** Logs each call. */
   readonly accessLog: boolean;
-  /** /metrics asks nobody for a credential. */
+  /** /metrics needs no credential. */
   readonly metricsOpen: boolean;
-  /** Unset: there are none. */
+  /** Unset: no traces. */
   readonly traces:
     | {
         readonly url: string;
@@ -82,7 +98,7 @@ export interface Config {
         readonly ratio: number;
       }
     | undefined;
-  /** What is odd about the settings and stops nothing; for the log. */
+  /** Problems that do not prevent a start, for the log. */
   readonly warnings: readonly string[];
 }
 
@@ -92,18 +108,21 @@ interface Tls {
   readonly clientCa?: string;
 }
 
-/** The settings whose files are read again when they change, so that a certificate or a secret is replaced without a restart. */
+/**
+ * Settings whose files are read again when they change, so that certificates and secrets rotate
+ * without a restart.
+ */
 export interface Reload {
   readonly tls?: Reloadable<{ readonly tls: Tls; readonly warnings: readonly string[] }>;
   readonly tokenSecrets?: Reloadable<readonly Uint8Array[]>;
-  /** Interval between two checks of the files, where tests need a shorter one. */
+  /** Override of the interval between two checks, for tests. */
   readonly everyMs?: number;
 }
 
 /** A value that is read from files. */
 export interface Reloadable<T> {
   readonly files: readonly string[];
-  /** Reads the files and checks what they hold; throws a ConfigError. */
+  /** Reads and checks the files; throws a ConfigError. */
   readonly read: () => T;
 }
 
@@ -120,19 +139,22 @@ interface Identity {
   readonly certificateScopes: readonly Scope[] | undefined;
 }
 
-/** Where commands that call a service find it, and their credential: SENDBATCH_URL and SENDBATCH_TOKEN, in the environment or `.env`. */
+/**
+ * URL and credential for commands that call a service: SENDBATCH_URL and SENDBATCH_TOKEN, in the
+ * environment or `.env`.
+ */
 export function callerDefaults(env: NodeJS.ProcessEnv = process.env): { url: string; token: string } {
   const at = { ...readDotenv(process.cwd()), ...env };
   return { url: at.SENDBATCH_URL ?? 'http://127.0.0.1:5001', token: at.SENDBATCH_TOKEN ?? '' };
 }
 
-/** One setting as it is now: what it is set to (nothing of a secret), and where. */
+/** A setting with its value (masked if secret) and the source of the value. */
 export interface SettingInForce extends SettingWords {
   readonly value: string;
   readonly source: string;
 }
 
-/** Every setting with the value in force, whether or not that is one that it can have. */
+/** Every setting with its value in force, valid or not. */
 export function settingsInForce(env: NodeJS.ProcessEnv = process.env): SettingInForce[] {
   const { values, sources } = gather(env, folderOf(env));
   return describeSettings().map((setting) => {
@@ -146,28 +168,31 @@ export function settingsInForce(env: NodeJS.ProcessEnv = process.env): SettingIn
   });
 }
 
-/** A URL that is no secret may hold one: what stands before its host is not shown. */
+/** A URL may contain credentials before its host: they are masked. */
 function withoutUser(text: string): string {
   return text.replace(/^(https?:\/\/)[^/?#]*@/, '$1(not shown)@');
 }
 
-/** Reads the environment, `.env` and the file of SENDBATCH_CONFIG; throws a ConfigError that names the setting. An environment that is given stands alone. */
+/**
+ * Reads the environment, `.env` and the file of SENDBATCH_CONFIG; throws a ConfigError that names
+ * the setting. With `env`, only that is read.
+ */
 export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const { values, sources, files, warnings } = gather(env, folderOf(env));
   const settings = convict(schema as convict.Schema<Settings>, { env: values, args: [] });
   try {
     settings.validate({ allowed: 'strict' });
   } catch (error) {
-    throw new ConfigError(inTheirWords(error, sources));
+    throw new ConfigError(describeFaults(error, sources));
   }
   const at = settings.getProperties();
   const tokens = tokensOf(at);
   if (at.auth === 'off' && (tokens !== undefined || at.tlsClientCa !== ''))
-    throw new ConfigError('AUTH=off and JWT_… or TLS_CLIENT_CA contradict each other: unset one of them');
+    throw new ConfigError('AUTH=off must not be set together with JWT_… or TLS_CLIENT_CA: unset one of them');
   const asks = at.auth === 'on' || tokens !== undefined || at.tlsClientCa !== '';
   if (!asks && at.auth !== 'off' && !isLoopback(at.host)) {
     throw new ConfigError(
-      `HOST=${at.host} is not a loopback address and no authentication is configured: set AUTH=on and make a key (npm run cli -- key create), or HOST=127.0.0.1, or AUTH=off if every caller that can reach it is trusted`,
+      `HOST=${at.host} is not a loopback address, and no authentication is configured: set AUTH=on and create a key (npm run cli -- key create), or set HOST=127.0.0.1, or set AUTH=off if every caller that can reach this address is trusted`,
     );
   }
   const readTls = () => tlsOf(at.tlsKey, at.tlsCert, at.tlsClientCa);
@@ -246,7 +271,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
 
 function tlsOf(key: string, cert: string, clientCa: string): { tls: Tls; warnings: string[] } | undefined {
   if (key === '' && cert === '') {
-    if (clientCa !== '') throw new ConfigError('TLS_CLIENT_CA needs TLS_KEY and TLS_CERT');
+    if (clientCa !== '') throw new ConfigError('TLS_CLIENT_CA requires TLS_KEY and TLS_CERT');
     return undefined;
   }
   if (key === '' || cert === '') throw new ConfigError('TLS_KEY and TLS_CERT must be set together');
@@ -267,27 +292,28 @@ function tlsOf(key: string, cert: string, clientCa: string): { tls: Tls; warning
 function webhookOf(at: Settings): Config['webhooks']['settings'] {
   const { webhookUrl: url, webhookSecret: secret, webhookFormat: format } = at;
   if (url === '') {
-    if (secret !== '') throw new ConfigError('WEBHOOK_SECRET needs WEBHOOK_URL');
+    if (secret !== '') throw new ConfigError('WEBHOOK_SECRET requires WEBHOOK_URL');
     return undefined;
   }
   if (secret === '' && format === 'standard')
     throw new ConfigError(
-      'WEBHOOK_URL needs WEBHOOK_SECRET, which its receiver checks signatures with: make one by echo whsec_$(openssl rand -base64 32)',
+      'WEBHOOK_URL requires WEBHOOK_SECRET, with which the receiver verifies signatures: create one with echo whsec_$(openssl rand -base64 32)',
     );
   return { url, secret, format };
 }
 
-/** RFC 7518: a key of HS256 has at least as many bytes as its hash. */
+/** RFC 7518, section 3.2: a key of HS256 is at least as long as its hash. */
 const secretBytes = 32;
 
 function tokensOf(at: Settings): Identity['tokens'] {
   const { jwtSecret, jwtSecretPrevious, jwtJwksUrl, jwtIssuer: issuer, jwtAudience: audience } = at;
-  if (jwtSecret === '' && jwtSecretPrevious !== '') throw new ConfigError('JWT_SECRET_PREVIOUS needs JWT_SECRET');
+  if (jwtSecret === '' && jwtSecretPrevious !== '') throw new ConfigError('JWT_SECRET_PREVIOUS requires JWT_SECRET');
   if (jwtSecret === '' && jwtJwksUrl === '') return undefined;
-  if (jwtSecret !== '' && jwtJwksUrl !== '') throw new ConfigError('JWT_SECRET and JWT_JWKS_URL exclude each other');
+  if (jwtSecret !== '' && jwtJwksUrl !== '')
+    throw new ConfigError('JWT_SECRET and JWT_JWKS_URL must not be set together');
   if (issuer === '' || audience === '')
     throw new ConfigError(
-      'tokens need JWT_ISSUER and JWT_AUDIENCE: one that was made for somebody else must not be taken',
+      'tokens require JWT_ISSUER and JWT_AUDIENCE: a token issued for another service must not be accepted',
     );
   const scopes = splitList(at.jwtScopes).filter(isScope);
   if (jwtSecret !== '') {
@@ -300,7 +326,7 @@ function tokensOf(at: Settings): Identity['tokens'] {
   return { key: { jwksUrl: jwtJwksUrl }, algorithms, issuer, audience, scopes };
 }
 
-/** The secrets that tokens are accepted with: the one in use, and during a rotation the one before it. */
+/** The accepted secrets: the current one, and during a rotation the previous one. */
 function tokenSecretsOf(secret: string, previous: string): Uint8Array[] {
   return [
     tokenSecretOf('JWT_SECRET', secret),
@@ -311,11 +337,11 @@ function tokenSecretsOf(secret: string, previous: string): Uint8Array[] {
 function tokenSecretOf(name: string, text: string): Uint8Array {
   const secret = Buffer.from(text);
   if (secret.length < secretBytes)
-    throw new ConfigError(`${name} has ${secret.length} bytes, at least ${secretBytes} are needed`);
+    throw new ConfigError(`${name} must have at least ${secretBytes} bytes, not ${secret.length}`);
   return secret;
 }
 
-/** Empty unless a secret of tokens stands in a file of its own: the environment of a process cannot change. */
+/** Empty unless a token secret is in a file: the environment of a running process cannot change. */
 function tokenSecretsReload(at: Settings, files: Readonly<Record<string, SecretFile>>): Pick<Reload, 'tokenSecrets'> {
   const { JWT_SECRET: secret, JWT_SECRET_PREVIOUS: previous } = files;
   if (at.jwtSecret === '' || (secret === undefined && previous === undefined)) return {};
@@ -327,7 +353,10 @@ function tokenSecretsReload(at: Settings, files: Readonly<Record<string, SecretF
   };
 }
 
-/** As OpenTelemetry's own variables say; the exporter reads its others (headers, time-out, compression) by itself. */
+/**
+ * From OpenTelemetry's own variables; the exporter itself reads the others (headers, timeout,
+ * compression).
+ */
 function tracesOf(at: Settings): Config['traces'] {
   const named = at.otlpTracesEndpoint !== '' || at.otlpEndpoint !== '';
   if (at.tracesExporter === 'none' || (at.tracesExporter === '' && !named)) return undefined;
@@ -348,13 +377,13 @@ function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 }
 
-/** `.env` is the process's, where it was started. */
+/** `.env` is read only for the environment of this process, from its working folder. */
 function folderOf(env: NodeJS.ProcessEnv): string | undefined {
   return env === process.env ? process.cwd() : undefined;
 }
 
-/** convict speaks of its own paths; the one who set PORT knows PORT, and where. */
-function inTheirWords(error: unknown, sources: Readonly<Record<string, string>>): string {
+/** Replaces convict's property paths by the names of settings, with their source. */
+function describeFaults(error: unknown, sources: Readonly<Record<string, string>>): string {
   const text = error instanceof Error ? error.message : String(error);
   return text
     .split('\n')
@@ -363,7 +392,7 @@ function inTheirWords(error: unknown, sources: Readonly<Record<string, string>>)
       const name = Object.entries(schema).find(([each]) => each === path)?.[1].env;
       if (name === undefined) return line.trim();
       const source = sources[name] ?? '';
-      return `${name}: ${faultInWords(rest ?? '')}${source === 'the environment' ? '' : ` (${source})`}`;
+      return `${name}: ${describeFault(rest ?? '')}${source === 'the environment' ? '' : ` (${source})`}`;
     })
     .join('; ');
 }

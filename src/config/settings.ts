@@ -10,9 +10,9 @@ interface Setting {
 }
 
 /**
- * Each setting: meaning, format (with unit and bounds), default, name in the environment. Both
- * `npm run cli -- config` and docs/reference/settings.md are generated from this table
- * (`npm run generate`); the Chinese texts are in scripts/settings.zh.json.
+ * Each setting: meaning, format (with unit and bounds), default, name in the environment. Both `npm
+ * run cli -- config` and docs/reference/settings.md are generated from this table (`npm run
+ * generate`); the Chinese texts are in scripts/settings.zh.json.
  */
 export const schema = {
   host: {
@@ -353,7 +353,7 @@ export const schema = {
   },
 } as const satisfies Record<string, Setting>;
 
-/** The settings as they are written; config.ts makes a Config of them. */
+/** The values as written; index.ts converts them to a Config. */
 export type Settings = {
   -readonly [K in keyof typeof schema]: (typeof schema)[K]['format'] extends NumberFormat
     ? number
@@ -362,17 +362,17 @@ export type Settings = {
       : string;
 };
 
-/** One setting as the manual has it. */
+/** A setting, for the documentation. */
 export interface SettingWords {
   readonly name: string;
   readonly default: string;
-  /** Bounds and unit, or the words that it takes. */
+  /** Bounds and unit, or the allowed words. */
   readonly bounds: string;
   readonly doc: string;
   readonly sensitive: boolean;
 }
 
-/** Every setting, in the order of the manual. */
+/** Every setting, in the order of the documentation. */
 export function describeSettings(): SettingWords[] {
   return Object.values<Setting>(schema).map((setting) => ({
     name: setting.env,

@@ -5,17 +5,17 @@ import { parseDotenv } from './dotenv.ts';
 import { describeSettings } from './settings.ts';
 import { ConfigError, readSettingsFile } from './text.ts';
 
-/** The values that were set, by the settings' names, and where each stands in words. */
+/** The values by name of the setting, and where each is set. */
 export interface Gathered {
   readonly values: Readonly<Record<string, string>>;
   readonly sources: Readonly<Record<string, string>>;
   /** The files that secrets were read from, by the settings' names. */
   readonly files: Readonly<Record<string, SecretFile>>;
-  /** Names that are nearly a setting's: nobody else's, or a slip. */
+  /** Names that resemble a setting: of another program, or misspelt. */
   readonly warnings: readonly string[];
 }
 
-/** A file that holds one secret. */
+/** A file with one secret. */
 export interface SecretFile {
   readonly path: string;
   /** Reads it again; throws a ConfigError. */
@@ -23,10 +23,10 @@ export interface SecretFile {
 }
 
 interface Source {
-  /** In words: where it is. */
+  /** For messages. */
   readonly where: string;
   readonly values: Readonly<Record<string, string | undefined>>;
-  /** Holds nothing but settings. */
+  /** Contains only settings. */
   readonly own: boolean;
 }
 
@@ -34,22 +34,29 @@ const dotenvName = '.env';
 const settings = describeSettings();
 const names = settings.map((setting) => setting.name);
 
-/** Names that are no settings of the service and ours all the same: where the file is, and what commands that call a service go by. */
+/**
+ * Our names that are no settings of the service: the path of the JSON file, and what commands use
+ * to call a service.
+ */
 const others = ['SENDBATCH_CONFIG', 'SENDBATCH_URL', 'SENDBATCH_TOKEN'];
 const fileNames = settings.filter((setting) => setting.sensitive).map((setting) => `${setting.name}_FILE`);
 const known = new Set([...names, ...fileNames, ...others]);
 
-/** Whoever sets a name that starts so means this service: one that is no setting is refused wherever it stands. */
+/**
+ * Names with these prefixes are meant for this service: an unknown one is refused in every source.
+ */
 const ownPrefix = /^(RATE|JWT|MODERATION|TLS|WEBHOOK|BATCH|SENDBATCH)_/;
-/** OpenTelemetry's own names: an empty value is an unset one, as its specification says, and as compose files write it. */
+/** OpenTelemetry's names: an empty value counts as unset, as its specification says. */
 const otel = 'OTEL_';
-/** What Kubernetes puts into every container for each Service next to it; one may be called sendbatch. */
+/**
+ * Variables that Kubernetes sets in every container for each Service; one may be called sendbatch.
+ */
 const serviceLink = /_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$/;
 
 /**
- * Finds the values: in the environment, else in `.env` of the folder, else in the JSON file that SENDBATCH_CONFIG names. A secret can stand in a
- * file of its own, named by `<setting>_FILE`. Throws a ConfigError for a name that is no setting: everywhere in the file, and elsewhere when it
- * starts as only ours do.
+ * Finds the values: in the environment, else in `.env` of the folder, else in the JSON file named
+ * by SENDBATCH_CONFIG. A secret can be in a file of its own, named by `<setting>_FILE`. Throws a
+ * ConfigError for an unknown name: any in the JSON file, elsewhere those with one of our prefixes.
  */
 export function gather(env: Readonly<Record<string, string | undefined>>, folder: string | undefined): Gathered {
   const dotenv = folder === undefined ? {} : readDotenv(folder);
@@ -69,13 +76,13 @@ export function gather(env: Readonly<Record<string, string | undefined>>, folder
       const file = sensitive ? source.values[`${name}_FILE`] : undefined;
       if (file !== undefined && file !== '') {
         if (value !== undefined && value !== '')
-          throw new ConfigError(`${name} and ${name}_FILE exclude each other (${source.where})`);
+          throw new ConfigError(`${name} and ${name}_FILE must not be set together (${source.where})`);
         const read = () => readText(`${name}_FILE`, file, folder).replace(/\r?\n$/, '');
         values[name] = read();
         files[name] = { path: folder === undefined ? file : resolve(folder, file), read };
         sources[name] = `${file}, by ${name}_FILE in ${source.where}`;
       } else if (value !== undefined && !(value === '' && name.startsWith(otel))) {
-        // Node reads bytes that are not UTF-8 as this sign: the value that was set is not known any more.
+        // Node replaces invalid UTF-8 by this character: the original value is lost.
         if (value.includes('\ufffd')) throw new ConfigError(`${name} (${source.where}) is not UTF-8`);
         values[name] = value;
         delete files[name];
@@ -89,15 +96,18 @@ export function gather(env: Readonly<Record<string, string | undefined>>, folder
 function refuseUnknown({ values, own, where }: Source): void {
   for (const name of Object.keys(values)) {
     if (known.has(name) || (!own && (!ownPrefix.test(name) || isServiceLink(name, values[name])))) continue;
-    const nearest = closestMatch(name, [...known], { maxDistance: slipsIn(name) });
+    const nearest = closestMatch(name, [...known], { maxDistance: maxDistanceOf(name) });
     throw new ConfigError(
-      `${name} (${where}) is no setting${nearest === undefined ? ';' : `: is ${nearest} meant?`} npm run cli -- config lists them all`,
+      `${name} (${where}) is not a setting${nearest === undefined ? ';' : `: did you mean ${nearest}?`} npm run cli -- config lists all settings`,
     );
   }
 }
 
-/** Signs that a slip may have got wrong: a third of what follows the prefix, which many names share. SENDBATCH_FOO is not SENDBATCH_URL. */
-function slipsIn(name: string): number {
+/**
+ * Maximum edit distance of a misspelling: a third of the name without its prefix. SENDBATCH_FOO is
+ * not SENDBATCH_URL.
+ */
+function maxDistanceOf(name: string): number {
   return Math.min(4, Math.ceil(name.replace(ownPrefix, '').length / 3));
 }
 
@@ -105,35 +115,38 @@ function isServiceLink(name: string, value: string | undefined): boolean {
   return serviceLink.test(name) || (name.endsWith('_PORT') && /^(tcp|udp|sctp):\/\//.test(value ?? ''));
 }
 
-/** DATABASE_URI may be another program's: it is said, and the start goes on. */
+/** Similar names are a warning only: DATABASE_URI, say, may belong to another program. */
 function nearMisses({ values, own, where }: Source): string[] {
   if (own) return [];
   return Object.keys(values).flatMap((name) => {
     if (known.has(name)) return [];
-    // Shorter ones are too near to what others set in the environment: LINES is of every shell, and one sign from LANES.
-    const leastLetters = where === dotenvName ? 4 : 6;
+    // Shorter names resemble common variables: LINES, set by every shell, is one letter from LANES.
+    const minLetters = where === dotenvName ? 4 : 6;
     const near = names.find(
-      (each) => each === name.toUpperCase() || (each.length >= leastLetters && isOneSlip(name, each)),
+      (each) => each === name.toUpperCase() || (each.length >= minLetters && isOneTypo(name, each)),
     );
-    return near === undefined ? [] : [`${name} (${where}) is no setting; ${near} is`];
+    return near === undefined ? [] : [`${name} (${where}) is not a setting; ${near} is`];
   });
 }
 
-/** One sign is wrong, missing or too many, or two neighbors are swapped. */
-function isOneSlip(name: string, setting: string): boolean {
+/** One character is wrong, missing or extra, or two adjacent ones are swapped. */
+function isOneTypo(name: string, setting: string): boolean {
   const distance = leven(name, setting, { maxDistance: 3 });
   if (distance !== 2 || name.length !== setting.length) return distance === 1;
   const at = [...name].findIndex((letter, index) => letter !== setting[index]);
   return name[at] === setting[at + 1] && name[at + 1] === setting[at];
 }
 
-/** `.env` of a folder; nothing when there is none. A link that leads nowhere is refused: its settings would be dropped in silence. */
+/**
+ * The `.env` of a folder; empty if there is none. A dangling link is refused: its settings would be
+ * silently ignored.
+ */
 export function readDotenv(folder: string): NodeJS.Dict<string> {
   const path = join(folder, dotenvName);
-  return isThere(path) ? parseDotenv(readSettingsFile(path, path), path) : {};
+  return exists(path) ? parseDotenv(readSettingsFile(path, path), path) : {};
 }
 
-function isThere(path: string): boolean {
+function exists(path: string): boolean {
   try {
     lstatSync(path);
     return true;
@@ -149,23 +162,26 @@ function readJson(path: string, folder: string | undefined): Record<string, stri
   try {
     parsed = JSON.parse(text);
   } catch {
-    // JSON.parse quotes what it could not read, which may be a secret.
+    // The message of JSON.parse quotes the text, which may contain a secret.
     throw new ConfigError(`SENDBATCH_CONFIG=${path} is not JSON`);
   }
   if (parsed === null || typeof parsed !== 'object' || Array.isArray(parsed))
-    throw new ConfigError(`SENDBATCH_CONFIG=${path} must be one object: {"PORT": 5001, …}`);
+    throw new ConfigError(`SENDBATCH_CONFIG=${path} must be a JSON object: {"PORT": 5001, …}`);
   const again = repeatedName(text);
-  if (again !== undefined) throw new ConfigError(`SENDBATCH_CONFIG=${path} has ${JSON.stringify(again)} twice`);
+  if (again !== undefined) throw new ConfigError(`SENDBATCH_CONFIG=${path} contains ${JSON.stringify(again)} twice`);
   return Object.fromEntries(
     Object.entries(parsed).map(([name, value]) => {
-      const said = written(value);
-      if (said === undefined) throw new ConfigError(`${name} (${path}) must be a text, a number or a list of them`);
-      return [name, said];
+      const text = textOf(value);
+      if (text === undefined) throw new ConfigError(`${name} (${path}) must be a string, a number or a list of them`);
+      return [name, text];
     }),
   );
 }
 
-/** Of names that are there twice JSON.parse keeps the last. Values are texts, numbers and lists, so that every text before a colon is a name. */
+/**
+ * JSON.parse keeps the last of duplicate names. Values are strings, numbers and lists, so every
+ * string before a colon is a name.
+ */
 function repeatedName(text: string): string | undefined {
   const keys = [...text.matchAll(/("(?:[^"\\]|\\.)*")\s*(:?)/g)].flatMap(([, name = '', colon]) =>
     colon === '' ? [] : [JSON.parse(name) as string],
@@ -173,8 +189,8 @@ function repeatedName(text: string): string | undefined {
   return keys.find((name, index) => keys.indexOf(name) !== index);
 }
 
-/** As the environment would have it. */
-function written(value: unknown): string | undefined {
+/** A JSON value as the environment would have it. */
+function textOf(value: unknown): string | undefined {
   if (typeof value === 'string') return value;
   if (typeof value === 'number') return String(value);
   if (Array.isArray(value) && value.every((each) => typeof each === 'string' || typeof each === 'number'))

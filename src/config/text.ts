@@ -1,24 +1,30 @@
 import { readFileSync } from 'node:fs';
 
-/** A setting that is missing, odd or impossible: its message is one line for the one who set it, with what cannot be seen as escapes. */
+/**
+ * A missing or invalid setting. Its message is one line for the operator, with invisible characters
+ * escaped.
+ */
 export class ConfigError extends Error {
   constructor(message: string) {
     super(visible(message));
   }
 }
 
-/** What an editor does not show, or shows as a space or a line's end: a copy of a name from a web page may hold it. */
-const unseen = /[\p{C}\p{DI}\p{Zl}\p{Zp}\ufffd]|(?! )\p{Zs}/gu;
+/**
+ * Characters that an editor shows not at all, or as a space or line end: text copied from a web
+ * page may contain them.
+ */
+const invisible = /[\p{C}\p{DI}\p{Zl}\p{Zp}\ufffd]|(?! )\p{Zs}/gu;
 
-/** A text with everything that cannot be seen as escapes. */
+/** Escapes invisible characters. */
 export function visible(text: string): string {
-  return text.replace(unseen, (sign) => {
+  return text.replace(invisible, (sign) => {
     const code = sign.codePointAt(0) ?? 0;
     return code < 0x10000 ? `\\u${code.toString(16).padStart(4, '0')}` : `\\u{${code.toString(16)}}`;
   });
 }
 
-/** Reads a file of settings: UTF-8, with or without a byte order mark. `what` begins the message when it is not, or cannot be read. */
+/** Reads a UTF-8 file, with or without byte order mark. `what` starts the message of an error. */
 export function readSettingsFile(path: string, what: string): string {
   let bytes: Buffer;
   try {
@@ -27,20 +33,20 @@ export function readSettingsFile(path: string, what: string): string {
     throw new ConfigError(`${what} cannot be read: ${error instanceof Error ? error.message : String(error)}`);
   }
   if (bytes[0] === 0x30 && bytes[1] !== undefined && bytes[1] >= 0x80)
-    throw new ConfigError(`${what} is in DER, not in PEM: write it out with openssl (x509 or pkey, -inform der)`);
-  // An editor's "Unicode" is UTF-16: with a mark, or with every second byte zero.
+    throw new ConfigError(`${what} is in DER, not in PEM: convert it with openssl (x509 or pkey, -inform der)`);
+  // What editors call "Unicode" is UTF-16: with a byte order mark, or with every second byte zero.
   if ((bytes[0] === 0xff && bytes[1] === 0xfe) || (bytes[0] === 0xfe && bytes[1] === 0xff) || bytes.includes(0))
-    throw new ConfigError(`${what} is UTF-16, or holds zero bytes: save it as UTF-8`);
+    throw new ConfigError(`${what} is UTF-16, or contains zero bytes: save it as UTF-8`);
   try {
-    // The decoder takes the byte order mark away.
+    // The decoder removes the byte order mark.
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch {
-    const line = firstOddLine(bytes);
+    const line = firstInvalidLine(bytes);
     throw new ConfigError(`${what} is not UTF-8 (line ${line}): save it as UTF-8`);
   }
 }
 
-function firstOddLine(bytes: Buffer): number {
+function firstInvalidLine(bytes: Buffer): number {
   let line = 1;
   for (let from = 0; ; line++) {
     const end = bytes.indexOf(0x0a, from);

@@ -2,7 +2,7 @@ import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
 import { createSecureContext } from 'node:tls';
 import { ConfigError } from './text.ts';
 
-/** A file of the TLS settings: the setting with its path, as an error names it, and what it holds. */
+/** A file of a TLS setting. `name` is the setting with its path, for messages. */
 export interface TlsFile {
   readonly name: string;
   readonly text: string;
@@ -15,17 +15,21 @@ interface TlsFiles {
 }
 
 const dayMs = 86_400_000;
-/** A certificate that ends within this is renewed now, or a quarter of its lifetime where that is less: some live for six days. */
-const soonMs = 14 * dayMs;
+/**
+ * Warns this long before expiry, or a quarter of the lifetime if that is shorter: some certificates
+ * are valid for six days.
+ */
+const expiryWarningMs = 14 * dayMs;
 
-/** Checks that key and certificates can be used; throws a ConfigError that names the file. Returns warnings about their dates. */
+/**
+ * Checks key and certificates; throws a ConfigError that names the file. Returns warnings about
+ * validity dates.
+ */
 export function checkTls({ key, cert, clientCa }: TlsFiles, now: number = Date.now()): string[] {
   const chain = certificatesOf(cert);
   const [own] = chain;
   if (own !== undefined && !own.checkPrivateKey(privateKeyOf(key)))
-    throw new ConfigError(
-      `${key.name} is not the key of the certificate in ${cert.name}: set the pair that belongs together`,
-    );
+    throw new ConfigError(`${key.name} is not the key of the certificate in ${cert.name}: set a matching pair`);
   const authorities = clientCa === undefined ? [] : certificatesOf(clientCa);
   try {
     createSecureContext({ key: key.text, cert: cert.text, ...(clientCa === undefined ? {} : { ca: clientCa.text }) });
@@ -45,8 +49,8 @@ function privateKeyOf({ name, text }: TlsFile): KeyObject {
     const isEncrypted = (error as NodeJS.ErrnoException).code === 'ERR_MISSING_PASSPHRASE' || /ENCRYPTED/.test(text);
     throw new ConfigError(
       isEncrypted
-        ? `${name} is encrypted with a passphrase: write it out without one (openssl pkey -in … -out …)`
-        : `${name} holds no private key in PEM`,
+        ? `${name} is encrypted with a passphrase: decrypt it (openssl pkey -in … -out …)`
+        : `${name} contains no PEM private key`,
     );
   }
 }
@@ -55,7 +59,7 @@ function certificatesOf({ name, text }: TlsFile): X509Certificate[] {
   const blocks = text.match(
     /-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----[^-]*-----END (?:TRUSTED |X509 )?CERTIFICATE-----/g,
   );
-  if (blocks === null) throw new ConfigError(`${name} holds no certificate in PEM`);
+  if (blocks === null) throw new ConfigError(`${name} contains no PEM certificate`);
   return blocks.map((block, index) => {
     try {
       return new X509Certificate(block);
@@ -70,7 +74,7 @@ function datesOf(certificate: X509Certificate, { name }: TlsFile, now: number): 
   const which = `${name}: the certificate of ${certificate.subject.replaceAll('\n', ', ')}`;
   if (to <= now) return [`${which} expired on ${dateOf(to)}: clients refuse it`];
   if (from > now) return [`${which} is not valid before ${dateOf(from)}: clients refuse it until then`];
-  if (to - now < Math.min(soonMs, (to - from) / 4))
+  if (to - now < Math.min(expiryWarningMs, (to - from) / 4))
     return [`${which} expires on ${dateOf(to)}, in ${Math.floor((to - now) / dayMs)} days`];
   return [];
 }

@@ -155,16 +155,16 @@ describe('the rotation of JWT_SECRET', () => {
 });
 
 describe('the settings of a rotation', () => {
-  test('JWT_SECRET_PREVIOUS needs JWT_SECRET and at least 32 bytes', () => {
+  test('JWT_SECRET_PREVIOUS requires JWT_SECRET and at least 32 bytes', () => {
     const refusal = (env: Record<string, string>, message: RegExp) =>
       assert.throws(
         () => loadConfig({ DATABASE_URL: 'postgres://unused', ...tokenSettings, ...env }),
         (error) => error instanceof ConfigError && message.test(error.message),
       );
-    refusal({ JWT_SECRET_PREVIOUS: secretOf('first') }, /^JWT_SECRET_PREVIOUS needs JWT_SECRET$/);
+    refusal({ JWT_SECRET_PREVIOUS: secretOf('first') }, /^JWT_SECRET_PREVIOUS requires JWT_SECRET$/);
     refusal(
       { JWT_SECRET: secretOf('second'), JWT_SECRET_PREVIOUS: 'short' },
-      /^JWT_SECRET_PREVIOUS has 5 bytes, at least 32 are needed$/,
+      /^JWT_SECRET_PREVIOUS must have at least 32 bytes, not 5$/,
     );
   });
 

@@ -49,12 +49,16 @@ describe('the file of SENDBATCH_CONFIG', () => {
     );
   });
   const rows: [string, unknown, RegExp][] = [
-    ['a name that is none', { LOCK_TIMEOUTS: 5 }, /^LOCK_TIMEOUTS \(.*\) is no setting: is LOCK_TIMEOUT meant\?/],
-    ['a name that is far from any', { colour: 'red' }, /^colour \(.*\) is no setting; npm run cli -- config lists/],
-    ['a short name that is far from any', { FOO: 'x' }, /^FOO \(.*\) is no setting; /],
+    [
+      'a name that is none',
+      { LOCK_TIMEOUTS: 5 },
+      /^LOCK_TIMEOUTS \(.*\) is not a setting: did you mean LOCK_TIMEOUT\?/,
+    ],
+    ['a name that is far from any', { colour: 'red' }, /^colour \(.*\) is not a setting; npm run cli -- config lists/],
+    ['a short name that is far from any', { FOO: 'x' }, /^FOO \(.*\) is not a setting; /],
     ['an odd value, with where it stands', { PORT: 70_000 }, /^PORT: must be .*0 to 65535.*\.json\)$/],
-    ['an odd kind of value', { AUTH: true }, /^AUTH .* must be a text, a number/],
-    ['no object', [], /must be one object/],
+    ['an odd kind of value', { AUTH: true }, /^AUTH .* must be a string, a number/],
+    ['no object', [], /must be a JSON object/],
     ['no JSON, without its words', '{"JWT_SECRET": hush}', /is not JSON/],
   ];
   for (const [what, content, words] of rows)
@@ -86,18 +90,18 @@ describe('.env', () => {
     ['what is not UTF-8', Buffer.from('PORT=1\n# caf\xe9\n', 'latin1'), /\.env is not UTF-8 \(line 2\)/],
     ['a line without =', 'PORT=1\nAUTH on\n', /\.env line 2 is not NAME=value$/],
     ['a line of a secret that is not quoted', 'PORT=1\nhush hush\n', /\.env line 2 is not NAME=value$/],
-    ['a name with what cannot be seen', '\u200bAUTH=on', /line 1 is not NAME=value: "\\u200bAUTH" cannot be a name$/],
-    ['a name after a second byte order mark', '\ufeff\ufeffAUTH=on', /line 1 is not NAME=value: "\\ufeffAUTH"/],
-    ['a name with a blank', 'AUTH ON=hush', /line 1 is not NAME=value: "AUTH ON" cannot be a name$/],
-    ['a name twice', 'AUTH=on\nPORT=1\nAUTH=off', /line 3 sets AUTH again, after line 1$/],
-    ['lines that end with CR', 'AUTH=on\rPORT=1', /line 1 has a carriage return within/],
-    ['a quote that is not closed', 'PORT=1\nJWT_SECRET="hush\n', /line 2: the quote " of JWT_SECRET is not closed$/],
-    ['more after a quote', 'AUTH="on" hush', /line 1: AUTH has more after its closing "$/],
     [
-      'a # in a value',
-      'JWT_SECRET=hush#hush # c',
-      /line 1: JWT_SECRET would end before its #: put the value in quotes$/,
+      'a name with what cannot be seen',
+      '\u200bAUTH=on',
+      /line 1 is not NAME=value: "\\u200bAUTH" is not a valid name$/,
     ],
+    ['a name after a second byte order mark', '\ufeff\ufeffAUTH=on', /line 1 is not NAME=value: "\\ufeffAUTH"/],
+    ['a name with a blank', 'AUTH ON=hush', /line 1 is not NAME=value: "AUTH ON" is not a valid name$/],
+    ['a name twice', 'AUTH=on\nPORT=1\nAUTH=off', /line 3 sets AUTH again, after line 1$/],
+    ['lines that end with CR', 'AUTH=on\rPORT=1', /line 1 contains a carriage return/],
+    ['a quote that is not closed', 'PORT=1\nJWT_SECRET="hush\n', /line 2: the quote " of JWT_SECRET is not closed$/],
+    ['more after a quote', 'AUTH="on" hush', /line 1: AUTH has text after its closing "$/],
+    ['a # in a value', 'JWT_SECRET=hush#hush # c', /line 1: JWT_SECRET would end before its #: quote the value$/],
   ];
   for (const [what, content, words] of rows)
     test(`is refused with ${what}, without a secret`, () => {
@@ -113,12 +117,12 @@ describe('.env', () => {
     });
   test('a setting in small letters is warned of', () => {
     writeFileSync(join(folder, '.env'), 'auth=on\n');
-    assert.deepEqual(gather({}, folder).warnings, ['auth (.env) is no setting; AUTH is']);
+    assert.deepEqual(gather({}, folder).warnings, ['auth (.env) is not a setting; AUTH is']);
   });
   for (const slip of ['AUHT', 'UATH', 'ATH', 'AUTHH', 'AUTG'])
     test(`${slip}, a slip of the short name AUTH, is warned of`, () => {
       writeFileSync(join(folder, '.env'), `${slip}=on\n`);
-      assert.deepEqual(gather({}, folder).warnings, [`${slip} (.env) is no setting; AUTH is`]);
+      assert.deepEqual(gather({}, folder).warnings, [`${slip} (.env) is not a setting; AUTH is`]);
     });
   test('a link that leads nowhere is refused', () => {
     const elsewhere = join(work, 'a link');
@@ -156,7 +160,10 @@ describe('every file of settings', () => {
     );
   });
   test('of SENDBATCH_CONFIG has no name twice', () => {
-    refused({ SENDBATCH_CONFIG: fileWith('{"AUTH": "on", "HOST": "a\\" :", "AUTH": "off"}') }, / has "AUTH" twice$/);
+    refused(
+      { SENDBATCH_CONFIG: fileWith('{"AUTH": "on", "HOST": "a\\" :", "AUTH": "off"}') },
+      / contains "AUTH" twice$/,
+    );
     loadConfig({ SENDBATCH_CONFIG: fileWith('{"AUTH": "on", "SYSTEM_UIDS": ["a:", "a:"]}') });
   });
 });
@@ -177,21 +184,24 @@ describe('a secret in a file of its own', () => {
   });
   test('excludes the setting itself, must be there, and must be right', () => {
     const odd = fileWith('mysql://u:hush@db/x');
-    refused({ DATABASE_URL_FILE: odd, DATABASE_URL: 'postgres://db/x' }, /^DATABASE_URL and DATABASE_URL_FILE exclude/);
+    refused(
+      { DATABASE_URL_FILE: odd, DATABASE_URL: 'postgres://db/x' },
+      /^DATABASE_URL and DATABASE_URL_FILE must not be set together/,
+    );
     refused({ JWT_SECRET_FILE: join(work, 'none') }, /^JWT_SECRET_FILE=.* cannot be read/);
     refused({ DATABASE_URL_FILE: odd }, /^DATABASE_URL: must start with postgres:.*by DATABASE_URL_FILE/);
   });
-  test('is for secrets alone', () => refused({ RATE_CALLER_FILE: odd() }, /^RATE_CALLER_FILE .* is no setting/));
+  test('is for secrets alone', () => refused({ RATE_CALLER_FILE: odd() }, /^RATE_CALLER_FILE .* is not a setting/));
   const odd = () => fileWith('100/1s');
 });
 
 describe('names in the environment', () => {
   test('that start as ours do and are none are refused, with the nearest', () => {
-    refused({ RATE_CALER: '1/1s' }, /^RATE_CALER \(the environment\) is no setting: is RATE_CALLER meant\?/);
-    refused({ JWT_SECRETS: 'hush' }, /^JWT_SECRETS .*JWT_SECRET meant/);
-    refused({ SENDBATCH_CONFG: 'x' }, /SENDBATCH_CONFIG meant/);
-    refused({ SENDBATCH_URI: 'x' }, /SENDBATCH_URL meant/);
-    refused({ SENDBATCH_FOO: 'x' }, /^SENDBATCH_FOO \(the environment\) is no setting; /);
+    refused({ RATE_CALER: '1/1s' }, /^RATE_CALER \(the environment\) is not a setting: did you mean RATE_CALLER\?/);
+    refused({ JWT_SECRETS: 'hush' }, /^JWT_SECRETS .*did you mean JWT_SECRET\?/);
+    refused({ SENDBATCH_CONFG: 'x' }, /did you mean SENDBATCH_CONFIG/);
+    refused({ SENDBATCH_URI: 'x' }, /did you mean SENDBATCH_URL/);
+    refused({ SENDBATCH_FOO: 'x' }, /^SENDBATCH_FOO \(the environment\) is not a setting; /);
   });
   test('that are one sign from a setting are warned of, and nothing else is', () => {
     assert.deepEqual(
@@ -205,8 +215,8 @@ describe('names in the environment', () => {
         TMPDIR: '/',
       }).warnings,
       [
-        'DATABASE_URI (the environment) is no setting; DATABASE_URL is',
-        'LGO_LEVEL (the environment) is no setting; LOG_LEVEL is',
+        'DATABASE_URI (the environment) is not a setting; DATABASE_URL is',
+        'LGO_LEVEL (the environment) is not a setting; LOG_LEVEL is',
       ],
     );
   });
@@ -221,7 +231,7 @@ describe('names in the environment', () => {
       WEBHOOK_X_PORT_80_TCP_PROTO: 'tcp',
     };
     assert.deepEqual(loadConfig(links), loadConfig({}));
-    refused({ SENDBATCH_PORT: '5001' }, /^SENDBATCH_PORT .* is no setting/);
+    refused({ SENDBATCH_PORT: '5001' }, /^SENDBATCH_PORT .* is not a setting/);
   });
 });
 
@@ -243,7 +253,10 @@ describe('values that are odd are refused by name, with the bounds', () => {
       'postgres://u:hu/sh@h:5432/db',
     ])
       refused({ DATABASE_URL: odd }, /^DATABASE_URL: must be postgres:\/\/user:(?!.*hu)/);
-    refused({ DATABASE_URL: 'postgres://u:hush@h/db?sslmode=allow' }, /^DATABASE_URL: has an sslmode that is none of /);
+    refused(
+      { DATABASE_URL: 'postgres://u:hush@h/db?sslmode=allow' },
+      /^DATABASE_URL: has an unknown sslmode; it must be one of /,
+    );
     const urls = [
       'postgres://h/db?sslmode=verify-full',
       'postgres:///db',

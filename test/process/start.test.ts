@@ -73,17 +73,17 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
     [
       'a key that is none',
       { TLS_KEY: import.meta.filename, TLS_CERT: pem('localhost-cert.pem') },
-      /TLS_KEY=.* holds no private key in PEM/,
+      /TLS_KEY=.* contains no PEM private key/,
     ],
     [
       'a certificate that is none',
       { TLS_KEY: pem('localhost-key.pem'), TLS_CERT: pem('localhost-key.pem') },
-      /TLS_CERT=.* holds no certificate in PEM/,
+      /TLS_CERT=.* contains no PEM certificate/,
     ],
     [
       'authorities that are none',
       { TLS_KEY: pem('localhost-key.pem'), TLS_CERT: pem('localhost-cert.pem'), TLS_CLIENT_CA: import.meta.filename },
-      /TLS_CLIENT_CA=.* holds no certificate in PEM/,
+      /TLS_CLIENT_CA=.* contains no PEM certificate/,
     ],
     ['an origin that is none', { ALLOWED_ORIGINS: 'app.example.com' }, /ALLOWED_ORIGINS: .*https:/],
     [

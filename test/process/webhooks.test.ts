@@ -206,8 +206,8 @@ test('a webhook of the settings that cannot be is refused at the start, by name'
   const secret = `whsec_${Buffer.alloc(32).toString('base64')}`;
   const url = 'https://example.com/hook';
   const rows: [Record<string, string>, RegExp][] = [
-    [{ WEBHOOK_URL: url }, /WEBHOOK_URL needs WEBHOOK_SECRET/],
-    [{ WEBHOOK_SECRET: secret }, /WEBHOOK_SECRET needs WEBHOOK_URL/],
+    [{ WEBHOOK_URL: url }, /WEBHOOK_URL requires WEBHOOK_SECRET/],
+    [{ WEBHOOK_SECRET: secret }, /WEBHOOK_SECRET requires WEBHOOK_URL/],
     [{ WEBHOOK_URL: url, WEBHOOK_SECRET: 'short' }, /WEBHOOK_SECRET must be whsec_/],
     [{ WEBHOOK_URL: 'nonsense', WEBHOOK_SECRET: secret }, /WEBHOOK_URL: must be an http or https URL/],
     [
