@@ -8,6 +8,7 @@
  * - Files that cannot be used change nothing: the previous content stays in use, and the next check
  *   reads them again.
  */
+import { X509Certificate } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isatty } from 'node:tty';
@@ -15,6 +16,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Config, Reloadable } from '../config/index.ts';
 import type { Events } from '../observability/events/index.ts';
 import { startLoop } from '../observability/loop.ts';
+import { metrics } from '../observability/metrics.ts';
 import type { CredentialWatch } from '../rpc/credential-watch.ts';
 import type { Listener } from '../server/port.ts';
 import type { Foundation } from './foundation.ts';
@@ -36,13 +38,15 @@ export function hearsReload({ reload }: Config): boolean {
 
 /** Starts the checks of the files that the settings name. Returns a function that checks them now. */
 export function startReload(
-  { config, events, lifecycle }: Pick<Foundation, 'config' | 'events' | 'lifecycle'>,
+  { config, events, lifecycle, registry }: Pick<Foundation, 'config' | 'events' | 'lifecycle' | 'registry'>,
   listener: Pick<Listener, 'replaceTls'>,
   credentials: Pick<CredentialWatch, 'recheckTokens'>,
 ): () => void {
   const { tls, tokenSecrets, everyMs = checkMs } = config.reload;
   const { key } = config.identity.tokens ?? {};
   const checks: (() => Promise<void>)[] = [];
+  let expiry = certificateExpiry(config.tls);
+  registry.gauge(metrics.certificateExpiry, () => [{ value: expiry }]);
   if (tls !== undefined) {
     let current = config.tls;
     checks.push(
@@ -50,6 +54,7 @@ export function startReload(
         if (isDeepStrictEqual(next.tls, current)) return undefined;
         listener.replaceTls(next.tls);
         current = next.tls;
+        expiry = certificateExpiry(current);
         return next.warnings;
       }),
     );
@@ -73,6 +78,11 @@ export function startReload(
   });
   lifecycle.onStop('reload', () => loop.stop());
   return loop.nudge;
+}
+
+/** Unix time in seconds; 0 without TLS. */
+function certificateExpiry(tls: Config['tls']): number {
+  return tls === undefined ? 0 : new X509Certificate(tls.cert).validToDate.getTime() / 1000;
 }
 
 /** `apply` returns undefined where the content is in use already, else the warnings about it. */

@@ -106,6 +106,10 @@ export const metrics = {
   ),
 
   connectionsLost: counter('sendbatch_database_connections_lost_total', 'Database connections that broke.'),
+  certificateExpiry: gauge(
+    'sendbatch_tls_certificate_expiry_timestamp_seconds',
+    'End of the validity of the TLS certificate in use, as Unix time; 0 without TLS.',
+  ),
   reloads: counter(
     'sendbatch_reloads_total',
     'Reloads of changed files while the service runs, by files (tls, token_secrets) and outcome: ok, failed (the previous content stays in use).',

@@ -287,6 +287,10 @@ describe('the rotation of TLS_KEY and TLS_CERT', () => {
 
     mount.put(second);
     await until('new connections get the new certificate', () => presents('second'));
+    assert.equal(
+      sumOf(samplesOf(await service.metrics()), 'sendbatch_tls_certificate_expiry_timestamp_seconds'),
+      new X509Certificate(second.cert).validToDate.getTime() / 1000,
+    );
     const resumed = await certificateOf(service.url, session);
     assert.deepEqual([resumed.reused, resumed.sha], [false, fingerprints.second], 'no old session is resumed');
 
