@@ -60,7 +60,7 @@ try {
         async () => `${(await listBatches(db, { callerId, states, before: undefined, limit: 101 })).length} batches`,
       );
   await row(`a sweep of ${batches} batches, of which none is over`, async () =>
-    String(await sweepBatches(db, { keptMs: 86_400_000, silentMs: 4_000_000_000_000, limit: 100 })),
+    String(await sweepBatches(db, { retentionMs: 86_400_000, idleMs: 4_000_000_000_000, limit: 100 })),
   );
   await row(`expired messages, 2000 a step, among ${3 * (channels + few)}`, async () => {
     let removed = 0;

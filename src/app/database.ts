@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { installJobs, type Jobs, jobsPending, openJobs } from '../batches/job-queue.sql.ts';
+import { installJobs, type Jobs, needsJobsInstall, openJobs } from '../batches/job-queue.sql.ts';
 import type { Config } from '../config/index.ts';
 import type { Log } from '../observability/log.ts';
 import { EmbeddedUnavailable, startEmbedded } from '../postgres/embedded/index.ts';
@@ -142,7 +142,7 @@ function clientOptions(connection: Connection): ClientOptions {
 const queue = 'queue';
 
 async function statusOf(db: Db): Promise<SchemaStatus> {
-  const [status, isPending] = [await schemaStatus(db), await jobsPending(db)];
+  const [status, isPending] = [await schemaStatus(db), await needsJobsInstall(db)];
   return isPending
     ? { ...status, pending: [...status.pending, queue] }
     : { ...status, applied: [...status.applied, queue] };
@@ -150,7 +150,7 @@ async function statusOf(db: Db): Promise<SchemaStatus> {
 
 async function bringUpToDate(db: Db, database: ClientOptions): Promise<string[]> {
   const also = async () => {
-    if (!(await jobsPending(db))) return [];
+    if (!(await needsJobsInstall(db))) return [];
     await installJobs(database);
     return [queue];
   };

@@ -10,7 +10,7 @@
 import { createKeys } from '../auth/api-keys.ts';
 import { createIdentify, type Identify } from '../auth/identity.ts';
 import { createSystemUidCheck } from '../auth/system-uids.ts';
-import { batchQueueStats } from '../batches/claims.sql.ts';
+import { readBatchQueueStats } from '../batches/due.sql.ts';
 import { type Channels, createChannels } from '../channels/channels.ts';
 import type { Config } from '../config/index.ts';
 import { limits } from '../limits.ts';
@@ -24,7 +24,7 @@ import { createCredentialWatch } from '../rpc/credential-watch.ts';
 import { createBroadcast } from '../sending/broadcast.ts';
 import type { Store } from '../sending/group-context.ts';
 import { createRoutes } from '../server/routes.ts';
-import { standingOfWebhooks } from '../webhooks/webhooks.sql.ts';
+import { readWebhookStats } from '../webhooks/webhooks.sql.ts';
 import { type Foundation, openFoundation } from './foundation.ts';
 import { Lifecycle } from './lifecycle.ts';
 import { startReload } from './reload.ts';
@@ -62,7 +62,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const { webhooks, nudge } = await wireWebhooks(foundation);
     const store: Store = {
       ...hints.store,
-      announces: webhooks.any,
+      announces: webhooks.hasAny,
       onStored(keys) {
         hints.store.onStored?.(keys);
         nudge();
@@ -151,7 +151,7 @@ function watchGauges(
       const { waiting: connections, longestSeconds } = await readLockWaits(db);
       return { waiting: connections, longestSeconds: Math.max(longestSeconds, held.stats().longestMs / 1000) };
     },
-    batchQueue: () => batchQueueStats(db, now()),
-    webhookQueue: () => standingOfWebhooks(db, now()),
+    batchQueue: () => readBatchQueueStats(db, now()),
+    webhookQueue: () => readWebhookStats(db, now()),
   });
 }

@@ -1,8 +1,8 @@
 import { sweepBatches } from '../batches/batches.sql.ts';
 import { type Batches, createBatches } from '../batches/batches.ts';
-import { dueCallers } from '../batches/claims.sql.ts';
+import { findDueCallers } from '../batches/due.sql.ts';
 import { createChunkRunner, stopBatches } from '../batches/run-chunk.ts';
-import { longestScheduleMs } from '../batches/submission.ts';
+import { maxScheduleMs } from '../batches/submission.ts';
 import { type BatchWatch, createBatchWatch } from '../batches/watch.ts';
 import { startLoop } from '../observability/loop.ts';
 import { createFindStored } from '../sending/find-stored.ts';
@@ -38,36 +38,36 @@ export async function wireBatches(
   const watch = events.loop('batch_queue');
   const chunks = events.loop('batch_chunks');
   const jobs = await database.openJobs(watch.onError);
-  const wake = async (callerId: string, timeMs: number, worked = true) => {
+  const scheduleAt = async (callerId: string, timeMs: number, hadBatch = true) => {
     try {
-      // Where the database says that nothing is due yet, its clock is right.
-      if (timeMs <= now() && worked) await jobs.turn(callerId);
-      else await jobs.turnAt(callerId, timeMs);
+      // If nothing was due although the time has come, the database's clock is behind: not at once.
+      if (timeMs <= now() && hadBatch) await jobs.schedule(callerId);
+      else await jobs.scheduleAt(callerId, timeMs);
     } catch (error) {
       // The batch is stored, and the search below finds its caller.
       watch.onError(error);
     }
   };
-  const onMoved = (batchId: string) => batchWatch.moved(batchId);
-  const batches = createBatches({ db, templates, wake, onMoved, now });
+  const onBatchChange = (batchId: string) => batchWatch.notify(batchId);
+  const batches = createBatches({ db, templates, scheduleAt, onBatchChange, now });
   const batchWatch = createBatchWatch(batches);
   const runChunk = createChunkRunner({
     db,
     sendBatch,
     findStored: createFindStored(store),
-    onMoved,
+    onBatchChange,
     onError: chunks.onError,
     now,
   });
   const runJob = async (callerId: string) => {
     const startedAt = performance.now();
     const report = (failed: boolean) => chunks.onRun(performance.now() - startedAt, failed);
-    const { dueAt, worked } = await runChunk(callerId).catch((error: unknown) => {
+    const { dueAt, hadBatch } = await runChunk(callerId).catch((error: unknown) => {
       report(true);
       throw error;
     });
     report(false);
-    if (dueAt !== undefined) await wake(callerId, dueAt, worked);
+    if (dueAt !== undefined) await scheduleAt(callerId, dueAt, hadBatch);
   };
   try {
     if (config.batchConcurrency > 0) await jobs.run(runJob, config.batchConcurrency);
@@ -79,18 +79,18 @@ export async function wireBatches(
     everyMs: searchEveryMs,
     ...watch,
     async run() {
-      for (const batchId of await stopBatches(db)) onMoved(batchId);
-      for (const callerId of await dueCallers(db, callersPerSearch)) await jobs.turn(callerId);
+      for (const batchId of await stopBatches(db)) onBatchChange(batchId);
+      for (const callerId of await findDueCallers(db, callersPerSearch)) await jobs.schedule(callerId);
     },
   });
   const sweeping = startLoop({
     everyMs: config.sweepIntervalMs,
     ...events.loop('batch_sweeper'),
     async run() {
-      const keptMs = config.batchRetentionDays * dayMs;
+      const retentionMs = config.batchRetentionDays * dayMs;
       for (let chunk = 0; chunk < sweepChunksPerRun; chunk++)
-        if ((await sweepBatches(db, { keptMs, silentMs: abandonedMs, limit: sweepChunk })) < sweepChunk) break;
-      await sweepDeletedTemplates(db, longestScheduleMs + keptMs);
+        if ((await sweepBatches(db, { retentionMs, idleMs: abandonedMs, limit: sweepChunk })) < sweepChunk) break;
+      await sweepDeletedTemplates(db, maxScheduleMs + retentionMs);
     },
   });
   lifecycle.onStop('batches', async () => {

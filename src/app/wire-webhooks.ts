@@ -2,7 +2,7 @@ import { startLoop } from '../observability/loop.ts';
 import { createWebhookBodies } from '../rpc/webhook-body.ts';
 import { createWebhookDelivery } from '../webhooks/delivery.ts';
 import { createPoster, isSecret } from '../webhooks/post.ts';
-import { urlFault } from '../webhooks/public-address.ts';
+import { findUrlFault } from '../webhooks/public-address.ts';
 import { retrySchedule } from '../webhooks/webhook.ts';
 import { createWebhooks, type Webhooks } from '../webhooks/webhooks.ts';
 import { StartError } from './database.ts';
@@ -37,7 +37,7 @@ export async function wireWebhooks({ config, db, events, lifecycle, now }: Found
     poster,
     bodies,
     events,
-    pace: { ...retrySchedule, ...config.webhooks.pace },
+    schedule: { ...retrySchedule, ...config.webhooks.retrySchedule },
     // A POST ends within its timeout; between two of them are a few statements.
     leaseMs: timeoutMs * 2 + 1000,
     onError: watch.onError,
@@ -45,7 +45,7 @@ export async function wireWebhooks({ config, db, events, lifecycle, now }: Found
   });
   let nudging: NodeJS.Timeout | undefined;
   const nudge = () => {
-    if (!webhooks.any()) return;
+    if (!webhooks.hasAny()) return;
     nudging ??= setTimeout(() => {
       nudging = undefined;
       delivering.nudge();
@@ -56,7 +56,7 @@ export async function wireWebhooks({ config, db, events, lifecycle, now }: Found
   const delivering = startLoop({
     everyMs: pollEveryMs,
     run: async () => {
-      if (webhooks.any()) await delivery.run();
+      if (webhooks.hasAny()) await delivery.run();
     },
     ...watch,
   });
@@ -67,7 +67,7 @@ export async function wireWebhooks({ config, db, events, lifecycle, now }: Found
       await webhooks.sweep();
       // Removes outbox rows that other instances wrote before they saw that the last webhook was
       // deleted.
-      if (!webhooks.any()) await delivery.run();
+      if (!webhooks.hasAny()) await delivery.run();
     },
     ...events.loop('webhook_sweeper'),
   });
@@ -80,7 +80,7 @@ export async function wireWebhooks({ config, db, events, lifecycle, now }: Found
 }
 
 function assertSettings({ url, secret }: { url: string; secret: string }, allowPrivate: boolean): void {
-  const fault = urlFault(url, allowPrivate);
+  const fault = findUrlFault(url, allowPrivate);
   if (fault !== undefined) throw new StartError(`WEBHOOK_URL ${fault}`);
   if (secret !== '' && !isSecret(secret))
     throw new StartError('WEBHOOK_SECRET must be whsec_ and 24 to 64 bytes in base64');

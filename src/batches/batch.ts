@@ -1,13 +1,33 @@
+// The rules of background batches: chunks, results, retries and back-off. No clock, no I/O.
+//
+// Entry points: `cutChunks` and `decodeDrafts` (the stored form), `toResult`, `nextRetryDelayMs`,
+// `mustHoldBatch`. Use cases are in batches.ts, the worker in run-chunk.ts. States of a batch:
+//
+//   receiving ──commit──> queued ──first slot──> running ──last chunk settled──> completed
+//       │                   │                      │
+//       │ silent for 1 h    │ cancel, key ended    ├── the same, in flight ──> cancelling
+//       v                   v                      v                              │
+//   (deleted)           cancelled <────────────────┴──────── chunk settled ───────┘
+//
+// Invariants:
+//  1. Messages of one sender in one channel are stored in the order of the batch, per due time.
+//  2. A message keeps its key over all attempts, so that a repeated attempt stores nothing twice.
+//  3. A chunk is settled by the worker whose fencing token is current; others change nothing.
+
 import { limits } from '../limits.ts';
 import type { Outcome } from '../messages/append-plan.ts';
+import type { BatchCounts } from '../messages/batch-counts.ts';
 import type { Draft } from '../messages/message.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import type { Variables } from '../templates/template.ts';
+import { dayMs, minuteMs, secondMs } from '../time.ts';
 
-/** Where a batch stands. `receiving`: it is not one yet, its messages are still coming. */
+/**
+ * The state of a batch. `receiving`: its messages are still arriving, and callers cannot see it.
+ */
 export type BatchState = 'receiving' | 'queued' | 'running' | 'cancelling' | 'completed' | 'cancelled';
 
-/** Turns are shared by these: of two batches of a caller the one that has paid less goes next, and a turn costs this much. */
+/** Cost of a slot per priority. A caller's next slot goes to its batch that has paid least. */
 export const slotCost = { high: 1, normal: 4, low: 16 } as const;
 export type BatchPriority = keyof typeof slotCost;
 
@@ -16,52 +36,58 @@ export interface BatchDraft extends Draft {
   readonly template?:
     | { readonly name: string; readonly version: number; readonly variables?: Variables | undefined }
     | undefined;
-  /** Milliseconds since 1970; unset: as the batch. */
+  /** Milliseconds since 1970; unset: the time of the batch. */
   readonly sendAt?: number | undefined;
-  /** The caller's own number of it, such as its line in a file. */
+  /** The caller's own number of the message, such as its line in a file. */
   readonly line?: number | undefined;
 }
 
-/** A draft, its place in the batch, and when it is due. */
-export interface Placed {
+/** A draft with its index in the batch and its due time. */
+export interface ScheduledDraft {
   readonly index: number;
   readonly dueAt: number;
   readonly draft: BatchDraft;
 }
 
-/** Messages that are sent together. */
+/** Messages of a batch that are sent together. */
 export interface Chunk {
-  /** When all of them are due. */
+  /** When the last of them is due, in milliseconds since 1970. */
   readonly dueAt: number;
-  /** As stored. */
+  /** The drafts in their stored form. */
   readonly drafts: string;
 }
 
-/** Messages that are due within this many milliseconds go together, when the last of them is due: a batch that is spread over an hour has 3,600 chunks, not 100,000. */
-const togetherMs = 1000;
+/**
+ * Messages due within this time share a chunk, sent when the last is due. A batch spread over an
+ * hour has 3,600 chunks, not 100,000.
+ */
+const chunkWindowMs = secondMs;
 
-/** Cuts drafts into chunks, by the time at which they are due and then in their order. What is due at `now` or before waits for nothing that is due later. */
-export function cutChunks(placed: readonly Placed[], now: number): Chunk[] {
-  const sorted = placed.every((each) => each.dueAt === placed[0]?.dueAt)
-    ? placed
-    : [...placed].sort((a, b) => a.dueAt - b.dueAt);
+/**
+ * Cuts drafts into chunks, by due time and then in batch order. Messages due at `now` or before
+ * never wait for later ones.
+ */
+export function cutChunks(drafts: readonly ScheduledDraft[], now: number): Chunk[] {
+  const sorted = drafts.every((each) => each.dueAt === drafts[0]?.dueAt)
+    ? drafts
+    : [...drafts].sort((a, b) => a.dueAt - b.dueAt);
   const chunks: Chunk[] = [];
   let texts: string[] = [];
   let chars = 0;
-  let first = 0;
-  let last = 0;
+  let firstDueAt = 0;
+  let lastDueAt = 0;
   const close = () => {
-    if (texts.length > 0) chunks.push({ dueAt: last, drafts: `[${texts.join(',')}]` });
+    if (texts.length > 0) chunks.push({ dueAt: lastDueAt, drafts: `[${texts.join(',')}]` });
     texts = [];
     chars = 0;
   };
   for (const each of sorted) {
-    const text = JSON.stringify(toStored(each));
+    const text = JSON.stringify(encodeDraft(each));
     const isFull = texts.length === limits.batchMessages || chars + text.length > limits.chunkChars;
-    const isLater = first <= now && each.dueAt > now;
-    if (isFull || isLater || each.dueAt - first >= togetherMs) close();
-    if (texts.length === 0) first = each.dueAt;
-    last = each.dueAt;
+    const isLater = firstDueAt <= now && each.dueAt > now;
+    if (isFull || isLater || each.dueAt - firstDueAt >= chunkWindowMs) close();
+    if (texts.length === 0) firstDueAt = each.dueAt;
+    lastDueAt = each.dueAt;
     texts.push(text);
     chars += text.length;
   }
@@ -69,7 +95,7 @@ export function cutChunks(placed: readonly Placed[], now: number): Chunk[] {
   return chunks;
 }
 
-/** As kept between being taken and being sent: nothing that is empty, bytes as base64. */
+/** The stored form of a draft: empty fields are omitted, bytes are base64. */
 interface StoredDraft {
   readonly i: number;
   readonly line?: number;
@@ -86,7 +112,7 @@ interface StoredDraft {
   readonly template?: BatchDraft['template'];
 }
 
-function toStored({ index, draft }: Placed): StoredDraft {
+function encodeDraft({ index, draft }: ScheduledDraft): StoredDraft {
   const { header, clientMsgNo, channelId, channelType, expire, payload, subscribers, streamNo, tagKey, template } =
     draft;
   return {
@@ -108,11 +134,22 @@ function toStored({ index, draft }: Placed): StoredDraft {
   };
 }
 
-/** The drafts of a chunk. What has no key of its own gets `<prefix>:<index>`, the same whenever it is tried. */
-export function draftsOf(text: string, prefix: string): { index: number; ownKey: boolean; draft: BatchDraft }[] {
+/** A draft of a stored chunk. */
+export interface ChunkDraft {
+  readonly index: number;
+  /** Whether its key is the caller's; otherwise the batch derived it. */
+  readonly hasOwnKey: boolean;
+  readonly draft: BatchDraft;
+}
+
+/**
+ * Decodes the drafts of a chunk. A draft without a key gets `<prefix>:<index>`, the same for every
+ * attempt.
+ */
+export function decodeDrafts(text: string, prefix: string): ChunkDraft[] {
   return (JSON.parse(text) as StoredDraft[]).map((each) => ({
     index: each.i,
-    ownKey: each.key !== undefined,
+    hasOwnKey: each.key !== undefined,
     draft: {
       ...(each.header === undefined
         ? {}
@@ -132,41 +169,41 @@ export function draftsOf(text: string, prefix: string): { index: number; ownKey:
   }));
 }
 
-/** The drafts of a chunk that were refused, as stored: what a retry sends. The others are not kept; '' when there are none. */
-export function refusedDrafts(text: string, results: readonly BatchResult[]): string {
+/** The refused drafts of a chunk in their stored form, for a retry; '' if there are none. */
+export function selectRefusedDrafts(text: string, results: readonly BatchResult[]): string {
   const refused = new Set(results.filter((each) => each.refusal !== undefined).map((each) => each.index));
   if (refused.size === 0) return '';
   return JSON.stringify((JSON.parse(text) as StoredDraft[]).filter((each) => refused.has(each.i)));
 }
 
-/** What became of one message of a batch. */
+/** The result of one message of a batch. */
 export interface BatchResult {
   readonly index: number;
   readonly clientMsgNo: string;
-  /** 0 when it was refused. */
+  /** 0 if the message was refused. */
   readonly messageId: number;
   readonly messageSeq: number;
   readonly duplicate: boolean;
   readonly refusal?: Refusal;
-  /** The caller's own number of it, where it gave one. */
+  /** The caller's own number of the message, if it has one. */
   readonly line?: number;
-  /** Whose message was refused, and where it was to go. */
+  /** Sender and channel of a refused message. */
   readonly recipient?: Recipient;
-  /** When it was refused for now, in milliseconds since 1970. */
+  /** Time of the attempt that was refused with a retryable reason, in milliseconds since 1970. */
   readonly triedAt?: number;
 }
 
-/** A message's sender and channel, as they were submitted. */
+/** A message's sender and channel, as submitted. */
 export type Recipient = Pick<Draft, 'fromUid' | 'channelType' | 'channelId'>;
 
 /**
- * The result of an outcome. `again`: an earlier try may have stored it, so that what looks like a repeated send under a key that nobody but the batch uses is the
- * batch's own.
+ * Converts an outcome to a result. `isRetry`: an earlier attempt may have stored the message, so a
+ * duplicate under a derived key is the batch's own message.
  */
-export function resultOf(
-  { index, ownKey, draft }: { index: number; ownKey: boolean; draft: BatchDraft },
+export function toResult(
+  { index, hasOwnKey, draft }: ChunkDraft,
   outcome: Outcome | Refusal,
-  again: boolean,
+  isRetry: boolean,
 ): BatchResult {
   const { clientMsgNo, fromUid, channelType, channelId } = draft;
   const line = draft.line ? { line: draft.line } : {};
@@ -176,70 +213,77 @@ export function resultOf(
     return { index, ...line, clientMsgNo, messageId: 0, messageSeq: 0, duplicate: false, refusal, recipient };
   }
   const { messageId, messageSeq } = outcome;
-  const duplicate = outcome.kind === 'duplicate' && (ownKey || !again);
+  const duplicate = outcome.kind === 'duplicate' && (hasOwnKey || !isRetry);
   return { index, ...line, clientMsgNo, messageId, messageSeq, duplicate };
 }
 
-/** Whether another try may answer something else. */
+/** Whether another attempt may succeed. */
 export function isRetryable({ refusal }: BatchResult): boolean {
   return refusal?.retryAfterMs !== undefined;
 }
 
-/** How many of each. */
-export interface Tally {
-  readonly accepted: number;
-  readonly duplicate: number;
-  readonly refused: number;
-}
-
-export function countResults(results: readonly BatchResult[]): Tally {
+export function countResults(results: readonly BatchResult[]): BatchCounts {
   const refused = results.filter((each) => each.refusal !== undefined).length;
-  const duplicate = results.filter((each) => each.duplicate).length;
-  return { accepted: results.length - refused - duplicate, duplicate, refused };
+  const duplicates = results.filter((each) => each.duplicate).length;
+  return { accepted: results.length - refused - duplicates, duplicates, refused };
 }
 
-const firstPauseMs = 500;
-const longestPauseMs = 60_000;
-/** Without any progress for so long, what cannot be sent is refused for good. */
-const patienceMs = 24 * 3600_000;
+const minBackoffMs = 500;
+const maxBackoffMs = minuteMs;
+/** Bounds the doubling of the back-off, which reaches its maximum after 7 steps. */
+const maxBackoffDoublings = 16;
+/** After this long without progress, retryable refusals become final. */
+const maxStallMs = dayMs;
 
-/** Tries without progress of messages that fail by a defect while the others of their chunk went: some three minutes. */
-const triesOfDefect = 9;
+/**
+ * Attempts without progress for messages that fail with INTERNAL while the rest of their chunk has
+ * results: about three minutes.
+ */
+const maxDefectAttempts = 9;
 
-/** When a message that was refused for now may be tried again. */
-export function dueAgainAt({ refusal, triedAt = 0 }: BatchResult): number {
-  return triedAt + Math.min(refusal?.retryAfterMs ?? 0, longestPauseMs);
+/** The earliest time of the next attempt of a message, in milliseconds since 1970. */
+export function retryAt({ refusal, triedAt = 0 }: BatchResult): number {
+  return triedAt + Math.min(refusal?.retryAfterMs ?? 0, maxBackoffMs);
 }
 
 /**
- * Milliseconds until messages that were refused for now are tried again; undefined: not any more. `attempts` without progress so far; `others`: the rest of the chunk has its results. A defect that
- * is theirs alone will not pass, and does not hold up what waits behind it for a day.
+ * Milliseconds until the next attempt of messages with a retryable refusal; undefined: give up.
+ * `attempts`: without progress so far. `hasOtherResults`: the rest of the chunk has results; then
+ * an INTERNAL error is these messages' own and permanent, and must not block later messages for a
+ * day.
  */
-export function nextTryIn(
-  passing: readonly BatchResult[],
+export function nextRetryDelayMs(
+  retryable: readonly BatchResult[],
   {
     attempts,
     stalledSince,
     now,
-    others = false,
-  }: { attempts: number; stalledSince: number; now: number; others?: boolean },
+    hasOtherResults = false,
+  }: { attempts: number; stalledSince: number; now: number; hasOtherResults?: boolean },
 ): number | undefined {
-  if (now - stalledSince >= patienceMs) return undefined;
-  if (others && attempts >= triesOfDefect && passing.every(({ refusal }) => refusal?.reason === 'INTERNAL'))
+  if (now - stalledSince >= maxStallMs) return undefined;
+  if (
+    hasOtherResults &&
+    attempts >= maxDefectAttempts &&
+    retryable.every(({ refusal }) => refusal?.reason === 'INTERNAL')
+  )
     return undefined;
-  const asked = passing.length === 0 ? 0 : Math.min(...passing.map(dueAgainAt)) - now;
-  const pause = Math.min(firstPauseMs * 2 ** Math.min(attempts, 16), longestPauseMs);
-  return Math.max(asked, pause);
+  const requestedMs = retryable.length === 0 ? 0 : Math.min(...retryable.map(retryAt)) - now;
+  const backoffMs = Math.min(minBackoffMs * 2 ** Math.min(attempts, maxBackoffDoublings), maxBackoffMs);
+  return Math.max(requestedMs, backoffMs);
 }
 
 /**
- * Whether what was refused says that the whole batch has to wait: its caller is over its rate, or nothing of the chunk could be stored. Otherwise only the refused messages wait, and those behind them of
- * the same sender and channel.
+ * Whether the refusals pause the whole batch: its caller is over its rate, or no message of the
+ * chunk could be stored. Otherwise only the refused messages wait, with later ones of the same
+ * sender and channel.
  */
-export function holdsBatch(passing: readonly BatchResult[], sent: number): boolean {
-  if (passing.some(({ refusal }) => refusal?.reason === 'RATE_LIMITED' && refusal.metadata.by === 'caller'))
+export function mustHoldBatch(retryable: readonly BatchResult[], sent: number): boolean {
+  if (retryable.some(({ refusal }) => refusal?.reason === 'RATE_LIMITED' && refusal.metadata.by === 'caller'))
     return true;
   return (
-    passing.length > 0 && passing.length === sent && passing.every(({ refusal }) => refusal?.reason !== 'RATE_LIMITED')
+    retryable.length > 0 &&
+    retryable.length === sent &&
+    retryable.every(({ refusal }) => refusal?.reason !== 'RATE_LIMITED')
   );
 }

@@ -1,46 +1,50 @@
 import { type RawBuilder, sql } from 'kysely';
+import type { BatchCounts } from '../messages/batch-counts.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
-import type { BatchState, Chunk, Tally } from './batch.ts';
+import type { BatchState, Chunk } from './batch.ts';
 
-/** A batch as it is kept. Times in milliseconds since 1970. */
+/** A stored batch. Times are in milliseconds since 1970. */
 export interface StoredBatch {
   readonly batchId: string;
   readonly state: BatchState;
   readonly callerId: string;
-  /** The caller at the time of its submission, as the service wrote it. */
+  /** Snapshot of the caller at submission. */
   readonly caller: unknown;
   readonly name: string;
   readonly requestId: string;
   readonly contentHash: Buffer;
-  /** What a turn costs it. */
+  /** Cost of one slot. */
   readonly priority: number;
   readonly messageCount: number;
-  readonly counts: Tally;
+  readonly counts: BatchCounts;
   readonly createdAt: number;
   readonly sendAt: number | null;
   readonly startedAt: number | null;
   readonly endedAt: number | null;
   readonly dueAt: number | null;
   readonly attempts: number;
-  /** Since when it makes no progress; null when it does. */
+  /** Start of the current time without progress; null while it makes progress. */
   readonly stalledSince: number | null;
   readonly lastRefusal: Refusal | null;
-  /** What its turns have cost it: who settles a turn says which, so that a worker taken for dead, and then not, changes nothing. */
-  readonly turn: number;
+  /**
+   * Total cost of its slots. It grows with each claim, so a worker that was presumed dead changes
+   * nothing.
+   */
+  readonly fencingToken: number;
 }
 
-/** What a new batch is. */
+/** The fields of a new batch. */
 export type NewBatch = Pick<
   StoredBatch,
   'batchId' | 'callerId' | 'caller' | 'name' | 'requestId' | 'priority' | 'createdAt' | 'sendAt'
 > & {
-  /** The batch's own templates, as the service wrote them. */
+  /** The batch's own templates, as JSON. */
   readonly templates: string;
 };
 
-/** As the table has it. */
+/** A row of the table. */
 export interface BatchRow {
   readonly batch_id: string;
   readonly state: BatchState;
@@ -68,13 +72,13 @@ export interface BatchRow {
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const noHash = Buffer.alloc(0);
 
-/** All that callers see of a batch. Its own templates, up to 6 MiB, are only for whoever sends it. */
-const seen = sql.raw(
+/** The columns that callers see. The templates, up to 6 MiB, are read only to send the batch. */
+const batchColumns = sql.raw(
   `batch_id, state, caller_id, caller, name, request_id, content_hash, priority, turns_taken, message_count, accepted_count, duplicate_count,
   refused_count, created_at, send_at, started_at, ended_at, due_at, attempts, stalled_since, last_refusal`,
 );
 
-/** Notes a batch whose messages are still coming; nobody sees it. */
+/** Inserts a batch whose messages are still arriving. Callers cannot see it. */
 export async function insertReceiving(db: Db, batch: NewBatch): Promise<void> {
   await sql`
     insert into sendbatch.batch (batch_id, created_at, received_at, send_at, turns_taken, priority, message_count, state, caller_id, caller, name,
@@ -83,7 +87,10 @@ export async function insertReceiving(db: Db, batch: NewBatch): Promise<void> {
       ${JSON.stringify(batch.caller)}, ${batch.name}, ${batch.requestId}, ${noHash}, ${batch.templates})`.execute(db);
 }
 
-/** Keeps chunks of a batch that is being received. False: it was swept as given up, and nothing was kept. */
+/**
+ * Stores chunks of a batch that is being received. False: it was swept as abandoned, and nothing
+ * was stored.
+ */
 export async function receiveChunks(
   db: Db | Tx,
   batchId: string,
@@ -91,20 +98,23 @@ export async function receiveChunks(
   chunks: readonly Chunk[],
 ): Promise<boolean> {
   const { rows } = await sql`
-    with alive as (
+    with receiving as (
       update sendbatch.batch set received_at = ${databaseNow} where batch_id = ${batchId} and state = 'receiving' returning batch_id
-    ), kept as (
+    ), inserted as (
       insert into sendbatch.batch_chunk (batch_id, ordinal, due_at, drafts)
-      select alive.batch_id, ${firstOrdinal}::integer + w.place - 1, w.due_at, w.drafts
-      from alive, unnest(${chunks.map((each) => each.dueAt)}::bigint[], ${chunks.map((each) => each.drafts)}::text[])
-        with ordinality as w(due_at, drafts, place))
-    select from alive`.execute(db);
+      select receiving.batch_id, ${firstOrdinal}::integer + chunk.position - 1, chunk.due_at, chunk.drafts
+      from receiving, unnest(${chunks.map((each) => each.dueAt)}::bigint[], ${chunks.map((each) => each.drafts)}::text[])
+        with ordinality as chunk(due_at, drafts, position))
+    select from receiving`.execute(db);
   return rows.length === 1;
 }
 
 /**
- * Makes a batch of what was received. It begins one turn behind the caller's batch that has had the fewest, so that it does not wait for what they have had; and they do not wait for it and all that
- * come after it: beside a caller that always has another small batch, one that begins where the last one began would keep the others waiting for good. Its row is locked by `receiveChunks` of the same transaction. Throws a unique_violation when the caller has another one of this request_id.
+ * Queues a received batch. Its row is locked by `receiveChunks` of the same transaction. Throws a
+ * unique_violation if the caller has another batch with this request_id.
+ *
+ * Its cost starts one above the caller's batch with the least cost: it does not wait for older
+ * batches that have cost more, and a series of small batches cannot starve the older ones.
  */
 export async function queueBatch(
   db: Db | Tx,
@@ -117,27 +127,27 @@ export async function queueBatch(
         select min(turns_taken - case when in_flight then priority else 0 end) + 1 from sendbatch.batch
         where caller_id = ${callerId} and due_at is not null), 0),
       due_at = (select min(due_at) from sendbatch.batch_chunk where batch_id = ${batchId})
-    where batch_id = ${batchId} and state = 'receiving' returning ${seen}`.execute(db);
+    where batch_id = ${batchId} and state = 'receiving' returning ${batchColumns}`.execute(db);
   const [row] = rows;
   if (row === undefined) throw new Error(`batch ${batchId} is not being received`);
-  return toStored(row);
+  return toStoredBatch(row);
 }
 
-/** Removes a batch and all of it. */
+/** Deletes a batch and its chunks. */
 export async function removeBatch(db: Db, batchId: string): Promise<void> {
   await sql`
-    with gone as (delete from sendbatch.batch where batch_id = ${batchId})
+    with deleted as (delete from sendbatch.batch where batch_id = ${batchId})
     delete from sendbatch.batch_chunk where batch_id = ${batchId}`.execute(db);
 }
 
 export async function findBatch(db: Db, batchId: string): Promise<StoredBatch | undefined> {
   if (!uuid.test(batchId)) return undefined;
   const { rows } = await sql<BatchRow>`
-    select ${seen} from sendbatch.batch where batch_id = ${batchId}::uuid and state <> 'receiving'`.execute(db);
-  return rows.map(toStored)[0];
+    select ${batchColumns} from sendbatch.batch where batch_id = ${batchId}::uuid and state <> 'receiving'`.execute(db);
+  return rows.map(toStoredBatch)[0];
 }
 
-/** The batch's own templates, as the service wrote them. */
+/** The batch's own templates, as JSON. */
 export async function readTemplates(db: Db, batchId: string): Promise<string> {
   const { rows } = await sql<{ templates: string }>`
     select templates from sendbatch.batch where batch_id = ${batchId}::uuid`.execute(db);
@@ -146,21 +156,26 @@ export async function readTemplates(db: Db, batchId: string): Promise<string> {
 
 export async function findByRequestId(db: Db, callerId: string, requestId: string): Promise<StoredBatch | undefined> {
   const { rows } = await sql<BatchRow>`
-    select ${seen} from sendbatch.batch where caller_id = ${callerId} and request_id = ${requestId} and request_id <> '' and state <> 'receiving'`.execute(
+    select ${batchColumns} from sendbatch.batch where caller_id = ${callerId} and request_id = ${requestId} and request_id <> '' and state <> 'receiving'`.execute(
     db,
   );
-  return rows.map(toStored)[0];
+  return rows.map(toStoredBatch)[0];
 }
 
-/** How many batches of a caller have not ended, counted up to a bound. */
-export async function countUnfinished(db: Db, callerId: string, most: number): Promise<number> {
+/** Counts the unfinished batches of a caller, up to `max`. */
+export async function countUnfinished(db: Db, callerId: string, max: number): Promise<number> {
   const { rows } = await sql<{ count: number }>`
     select count(*) as count from (
-      select from sendbatch.batch where caller_id = ${callerId} and due_at is not null limit ${most}) as w`.execute(db);
+      select from sendbatch.batch where caller_id = ${callerId} and due_at is not null limit ${max}) as unfinished`.execute(
+    db,
+  );
   return rows[0]?.count ?? 0;
 }
 
-/** Batches, the newest first: of a caller or of all, in some states or in any. Each state has its own order in an index, so that a page costs what it returns. */
+/**
+ * Lists batches, newest first, of one caller or all, in some states or any. Each state is read in
+ * index order, so a page costs what it returns.
+ */
 export async function listBatches(
   db: Db,
   {
@@ -176,7 +191,7 @@ export async function listBatches(
   },
 ): Promise<StoredBatch[]> {
   const newest = (state: RawBuilder<unknown>) => sql`(
-    select ${seen} from sendbatch.batch
+    select ${batchColumns} from sendbatch.batch
     where ${state}
       and ${callerId === undefined ? sql`true` : sql`caller_id = ${callerId}`}
       and ${before === undefined ? sql`true` : sql`(created_at, batch_id) < (${before.createdAt}::bigint, ${before.batchId}::uuid)`}
@@ -186,21 +201,24 @@ export async function listBatches(
   const { rows } = await sql<BatchRow>`
     select * from (${sql.join(parts.map(newest), sql` union all `)}) as b
     order by created_at desc, batch_id desc limit ${limit}`.execute(db);
-  return rows.map(toStored);
+  return rows.map(toStoredBatch);
 }
 
-/** Cancels it, now or when the chunk that is under way has ended. */
+/** Cancels a batch, at once or after its chunk in flight. */
 export async function cancelBatch(db: Db, batchId: string): Promise<StoredBatch | undefined> {
   const { rows } = await sql<BatchRow>`
     update sendbatch.batch set state = case when in_flight then 'cancelling' else 'cancelled' end,
       due_at = case when in_flight then ${databaseNow} end, ended_at = case when in_flight then null else ${databaseNow} end,
       last_refusal = null
-    where batch_id = ${batchId} and state in ('queued', 'running') returning ${seen}`.execute(db);
-  return rows.map(toStored)[0];
+    where batch_id = ${batchId} and state in ('queued', 'running') returning ${batchColumns}`.execute(db);
+  return rows.map(toStoredBatch)[0];
 }
 
-/** The results of settled chunks from a place in the order of sending on, as stored, up to the first that is not settled. Of a batch that was cancelled between two tries of a chunk that chunk is the last: what
- * was not to be tried again is what became of it. */
+/**
+ * Reads stored results from a position in sending order, up to the first unsettled chunk. If a
+ * batch was cancelled between two attempts of a chunk, that chunk is the last one: its final
+ * results are included.
+ */
 export async function readResults(
   db: Db,
   batchId: string,
@@ -230,28 +248,31 @@ export async function readResults(
   }));
 }
 
-/** Removes batches that ended longer ago than this, and submissions of which nothing came for so long; returns how many. */
+/**
+ * Deletes batches that ended more than `retentionMs` ago and submissions silent for `idleMs`;
+ * returns how many.
+ */
 export async function sweepBatches(
   db: Db,
-  { keptMs, silentMs, limit }: { readonly keptMs: number; readonly silentMs: number; readonly limit: number },
+  { retentionMs, idleMs, limit }: { readonly retentionMs: number; readonly idleMs: number; readonly limit: number },
 ): Promise<number> {
-  const hasEnded = sql`ended_at < ${databaseNow} - ${keptMs}::bigint`;
-  const isGivenUp = sql`state = 'receiving' and received_at < ${databaseNow} - ${silentMs}::bigint`;
+  const isExpired = sql`ended_at < ${databaseNow} - ${retentionMs}::bigint`;
+  const isAbandoned = sql`state = 'receiving' and received_at < ${databaseNow} - ${idleMs}::bigint`;
   const { rows } = await sql`
-    with gone as (
+    with deleted as (
       delete from sendbatch.batch where batch_id = any(array(
-        (select batch_id from sendbatch.batch where ${hasEnded} order by ended_at limit ${limit})
+        (select batch_id from sendbatch.batch where ${isExpired} order by ended_at limit ${limit})
         union all
-        (select batch_id from sendbatch.batch where ${isGivenUp} order by received_at limit ${limit})))
-        -- Checked again under the lock: more may have come meanwhile.
-        and (${hasEnded} or ${isGivenUp})
+        (select batch_id from sendbatch.batch where ${isAbandoned} order by received_at limit ${limit})))
+        -- Checked again under the lock: messages may have arrived since.
+        and (${isExpired} or ${isAbandoned})
       returning batch_id
-    ), chunks as (delete from sendbatch.batch_chunk where batch_id in (select batch_id from gone))
-    select from gone`.execute(db);
+    ), chunks as (delete from sendbatch.batch_chunk where batch_id in (select batch_id from deleted))
+    select from deleted`.execute(db);
   return rows.length;
 }
 
-export function toStored(row: BatchRow): StoredBatch {
+export function toStoredBatch(row: BatchRow): StoredBatch {
   return {
     batchId: row.batch_id,
     state: row.state,
@@ -262,7 +283,7 @@ export function toStored(row: BatchRow): StoredBatch {
     contentHash: row.content_hash,
     priority: row.priority,
     messageCount: row.message_count,
-    counts: { accepted: row.accepted_count, duplicate: row.duplicate_count, refused: row.refused_count },
+    counts: { accepted: row.accepted_count, duplicates: row.duplicate_count, refused: row.refused_count },
     createdAt: row.created_at,
     sendAt: row.send_at,
     startedAt: row.started_at,
@@ -271,6 +292,6 @@ export function toStored(row: BatchRow): StoredBatch {
     attempts: row.attempts,
     stalledSince: row.stalled_since,
     lastRefusal: row.last_refusal,
-    turn: row.turns_taken,
+    fencingToken: row.turns_taken,
   };
 }

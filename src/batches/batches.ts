@@ -1,3 +1,13 @@
+// Background batches: a caller submits up to 100,000 messages, and workers send them.
+//
+// Entry points: `createBatches` (this file: submit, get, list, results, cancel, retry),
+// `createBatchWatch` (watch.ts), `createChunkRunner` (run-chunk.ts: one slot of a worker),
+// `openJobs` (job-queue.sql.ts: which caller has a slot when). States: batch.ts for batches,
+// claims.sql.ts for chunks. Invariants:
+//  1. A batch exists for callers once `queueBatch` commits; an abandoned submission leaves nothing.
+//  2. A caller has one slot at a time over all instances, and a slot sends one chunk.
+//  3. Other callers get BATCH_NOT_FOUND for a batch, whether it exists or not; admins see all.
+
 import { limits } from '../limits.ts';
 import type { Caller } from '../messages/caller.ts';
 import { bytesOf } from '../messages/page.ts';
@@ -7,11 +17,12 @@ import type { Db } from '../postgres/schema.ts';
 import type { TemplateText } from '../templates/template.ts';
 import {
   type BatchDraft,
+  type BatchPriority,
   type BatchResult,
   type BatchState,
-  draftsOf,
+  decodeDrafts,
   isRetryable,
-  refusedDrafts,
+  selectRefusedDrafts,
   slotCost,
 } from './batch.ts';
 import {
@@ -27,19 +38,20 @@ import { createSubmission, type Submission, type SubmissionParts, type SubmitCal
 
 export type { StoredBatch };
 
-/** A page of results, and where the next begins. */
+/** A page of results. `next`: the cursor of the next page, if there is one. */
 export interface ResultsPage {
   readonly results: readonly BatchResult[];
   readonly next: ResultsCursor | undefined;
 }
 
-/** A chunk by its place in the order of sending, and how many of its results were looked at. */
+/** A position in the results: a chunk in sending order, and its results to skip. */
 export interface ResultsCursor {
   readonly dueAt: number;
   readonly ordinal: number;
   readonly skip: number;
 }
 
+/** Use cases of background batches. */
 export interface Batches {
   open(call: SubmitCall): Promise<Submission>;
   get(caller: Caller, batchId: string): Promise<StoredBatch>;
@@ -51,19 +63,19 @@ export interface Batches {
       readonly limit: number;
     },
   ): Promise<StoredBatch[]>;
-  results(
+  listResults(
     caller: Caller,
     batchId: string,
     page: {
       readonly from: ResultsCursor;
       readonly refusedOnly: boolean;
       readonly limit: number;
-      /** Whoever asks has hung up: a page of the refused may be a long search. */
+      /** Aborts when the caller disconnects: a page of refused results may take a long search. */
       readonly signal: AbortSignal;
     },
   ): Promise<ResultsPage>;
   cancel(caller: Caller, batchId: string): Promise<StoredBatch>;
-  /** Submits what was refused of a batch that has ended as a new batch, under the same keys. */
+  /** Submits the refused messages of an ended batch as a new batch, under the same keys. */
   retry(
     caller: Caller,
     batchId: string,
@@ -72,18 +84,19 @@ export interface Batches {
 }
 
 export interface BatchesParts extends Omit<SubmissionParts, 'now'> {
-  /** Told of a batch that has moved. */
-  readonly onMoved: (batchId: string) => void;
+  /** Called after a batch changed. */
+  readonly onBatchChange: (batchId: string) => void;
   readonly now?: () => number;
 }
 
-/** Chunks of results that are read at once, for a page of those that were refused. */
-const chunksAtOnce = 10;
+/** Chunks per read for a page of results. Pages of refused results skip most of what they read. */
+const chunksPerRead = 2;
+const chunksPerRefusedRead = 10;
 
 export function createBatches(parts: BatchesParts): Batches {
-  const { db, onMoved, now = Date.now } = parts;
+  const { db, onBatchChange: onMoved, now = Date.now } = parts;
 
-  /** For everybody but its caller, and those who may see to everything, it is not there. */
+  /** Finds a batch of this caller, or any batch for an admin. */
   async function find(caller: Caller, batchId: string): Promise<StoredBatch> {
     const batch = await orBusy(() => findBatch(db, batchId));
     if (batch !== undefined && (batch.callerId === caller.id || caller.scopes.has('admin'))) return batch;
@@ -96,8 +109,8 @@ export function createBatches(parts: BatchesParts): Batches {
 
   async function open(call: SubmitCall): Promise<Submission> {
     const unfinished = await orBusy(() => countUnfinished(db, call.caller.id, limits.callerBatches));
-    if (unfinished >= limits.callerBatches) throw tooMany();
-    // A template that is none is said now, not of each message.
+    if (unfinished >= limits.callerBatches) throw tooManyBatches();
+    // An invalid template fails the submission, not each message.
     await parts.templates.render([], call.templates);
     return createSubmission({ ...parts, now }, call);
   }
@@ -107,9 +120,9 @@ export function createBatches(parts: BatchesParts): Batches {
     get: find,
     list: (caller, page) =>
       orBusy(() => listBatches(db, { ...page, callerId: caller.scopes.has('admin') ? undefined : caller.id })),
-    async results(caller, batchId, page) {
+    async listResults(caller, batchId, page) {
       await find(caller, batchId);
-      return await orBusy(() => readPage(db, batchId, page));
+      return await orBusy(() => readResultsPage(db, batchId, page));
     },
     async cancel(caller, batchId) {
       const batch = await find(caller, batchId);
@@ -123,7 +136,7 @@ export function createBatches(parts: BatchesParts): Batches {
       if (batch.counts.refused === 0) throw notRetryable(batch, 'none of its messages was refused');
       const templates = JSON.parse(await orBusy(() => readTemplates(db, batch.batchId))) as TemplateText[];
       const { name, priority } = batch;
-      // The same for each call: the retry of a batch is one batch, however often it is asked for.
+      // Derived, so that repeated calls return the same retry.
       const requestId = `retry:${batch.batchId}`;
       const submission = await open({
         caller,
@@ -134,12 +147,12 @@ export function createBatches(parts: BatchesParts): Batches {
         templates,
       });
       try {
-        let kept = 0;
-        for await (const drafts of refusedOf(db, batch, signal)) {
-          kept += drafts.length;
+        let found = 0;
+        for await (const drafts of readRefused(db, batch, signal)) {
+          found += drafts.length;
           await submission.add(drafts);
         }
-        if (kept < batch.counts.refused) throw notRetryable(batch, 'its refused messages were not kept');
+        if (found < batch.counts.refused) throw notRetryable(batch, 'its refused messages were not kept');
         return await submission.commit();
       } catch (error) {
         await submission.abort();
@@ -149,20 +162,18 @@ export function createBatches(parts: BatchesParts): Batches {
   };
 }
 
-const priorityOfCost = new Map(
-  Object.entries(slotCost).map(([name, cost]) => [cost as number, name as keyof typeof slotCost]),
-);
+const priorityOfCost = new Map(Object.entries(slotCost).map(([name, cost]) => [cost as number, name as BatchPriority]));
 
-/** The refused messages of a batch that has ended, chunk by chunk, each under the key that it was refused with. */
-async function* refusedOf(db: Db, batch: StoredBatch, signal: AbortSignal): AsyncGenerator<BatchDraft[]> {
+/** Yields the refused messages of an ended batch per chunk, each with the key it was sent under. */
+async function* readRefused(db: Db, batch: StoredBatch, signal: AbortSignal): AsyncGenerator<BatchDraft[]> {
   const prefix = batch.requestId === '' ? batch.batchId : batch.requestId;
   for (let cursor = { dueAt: 0, ordinal: 0 }; ; ) {
     signal.throwIfAborted();
     const [chunk] = await orBusy(() => readResults(db, batch.batchId, cursor, 1, true));
     if (chunk === undefined) return;
     const results = (JSON.parse(chunk.results) as BatchResult[]).filter((each) => !isRetryable(each));
-    const drafts = chunk.drafts === '' ? '' : refusedDrafts(chunk.drafts, results);
-    if (drafts !== '') yield draftsOf(drafts, prefix).map(({ draft }) => draft);
+    const drafts = chunk.drafts === '' ? '' : selectRefusedDrafts(chunk.drafts, results);
+    if (drafts !== '') yield decodeDrafts(drafts, prefix).map(({ draft }) => draft);
     cursor = { dueAt: chunk.dueAt, ordinal: chunk.ordinal + 1 };
   }
 }
@@ -175,28 +186,31 @@ function notRetryable({ batchId, state }: StoredBatch, why: string): ServiceErro
   });
 }
 
-/** Chunks are settled in the order in which they are read: behind the first that is not, there is nothing yet. */
-async function readPage(
+/**
+ * Reads a page of results. Chunks settle in sending order, so the first unsettled one ends the
+ * results.
+ */
+async function readResultsPage(
   db: Db,
   batchId: string,
-  { from, refusedOnly, limit, signal }: Parameters<Batches['results']>[2],
+  { from, refusedOnly, limit, signal }: Parameters<Batches['listResults']>[2],
 ): Promise<ResultsPage> {
   const results: BatchResult[] = [];
   let bytes = 0;
   let cursor = from;
   for (;;) {
     signal.throwIfAborted();
-    const chunks = await readResults(db, batchId, cursor, refusedOnly ? chunksAtOnce : 2);
+    const chunks = await readResults(db, batchId, cursor, refusedOnly ? chunksPerRefusedRead : chunksPerRead);
     for (const { dueAt, ordinal, results: text } of chunks) {
       const skip = ordinal === cursor.ordinal && dueAt === cursor.dueAt ? cursor.skip : 0;
-      // What was to be tried again when the batch was cancelled was not sent.
-      const all = (JSON.parse(text) as BatchResult[]).filter((each) => !isRetryable(each));
-      for (let place = skip; place < all.length; place++) {
-        const each = all[place] as BatchResult;
+      // A retryable result of a cancelled batch means that the message was not sent.
+      const finals = (JSON.parse(text) as BatchResult[]).filter((each) => !isRetryable(each));
+      for (let position = skip; position < finals.length; position++) {
+        const each = finals[position] as BatchResult;
         if (refusedOnly && each.refusal === undefined) continue;
         bytes += bytesOf(each);
         if (results.length === limit || (results.length > 0 && bytes > limits.pageBytes))
-          return { results, next: { dueAt, ordinal, skip: place } };
+          return { results, next: { dueAt, ordinal, skip: position } };
         results.push(each);
       }
       cursor = { dueAt, ordinal: ordinal + 1, skip: 0 };
@@ -205,7 +219,7 @@ async function readPage(
   }
 }
 
-function tooMany(): ServiceError {
+function tooManyBatches(): ServiceError {
   return new ServiceError({
     reason: 'TOO_MANY_BATCHES',
     message: `the caller has ${limits.callerBatches} unfinished batches, the maximum; wait for some to end, or cancel some`,

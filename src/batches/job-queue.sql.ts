@@ -1,3 +1,11 @@
+// The durable queue of slots (pg-boss): decides which caller has a slot, and when.
+//
+// A job carries only a caller id; the worker that takes it claims whatever is due (claims.sql.ts).
+// So a lost or repeated job costs at most one claim. Two queues:
+//   turns: slots that are due. At most one queued and one active per caller, over all instances.
+//   wakes: timers. A job becomes a slot at its time, at most one per caller and second.
+// The names of the queues are stored in databases and must not change.
+
 import { hash } from 'node:crypto';
 import { createRequire } from 'node:module';
 import { sql } from 'kysely';
@@ -6,43 +14,54 @@ import { PgBoss } from 'pg-boss';
 import { PreparingClient } from '../postgres/client.ts';
 import { answerTimeoutMs, watched } from '../postgres/pool.ts';
 import type { Db } from '../postgres/schema.ts';
+import { secondMs } from '../time.ts';
 
-/** The version of its schema that the library wants. */
+/** The library's package, which names the schema version that it needs. */
 const library = createRequire(import.meta.url)('pg-boss/package.json') as { pgboss: { schema: number } };
 
-/** The durable queue: turns of callers. A turn is worth nothing by itself: who takes it looks at what its caller has to do. */
+/** The durable queue of callers' slots. */
 export interface Jobs {
-  /** Takes turns, so many at once in this process; each caller has one at a time, in all instances together. */
-  run(turn: (callerId: string) => Promise<void>, concurrency: number): Promise<void>;
-  /** Gives a caller its next turn, behind all who wait for theirs. One that waits already has it. */
-  turn(callerId: string): Promise<void>;
-  /** Gives it one later. */
-  turnAt(callerId: string, timeMs: number): Promise<void>;
-  /** Waits for the turns under way, so long at most; what is not done by then is somebody else's after the heartbeat. */
+  /** Runs slots, at most `concurrency` at once in this process and one per caller overall. */
+  run(runSlot: (callerId: string) => Promise<void>, concurrency: number): Promise<void>;
+  /** Queues a slot of a caller behind all queued ones. Does nothing if it has one queued. */
+  schedule(callerId: string): Promise<void>;
+  /** Queues a slot at a time, in milliseconds since 1970. */
+  scheduleAt(callerId: string, timeMs: number): Promise<void>;
+  /** Waits up to `graceMs` for active slots. Another worker takes the rest after the heartbeat. */
   stop(graceMs: number): Promise<void>;
 }
 
-const turns = 'turns';
-const wakes = 'wakes';
-const queueNames = [turns, wakes];
-/** pg-boss has tables of its own, in a schema of their own. */
+const slotQueue = 'turns';
+const timerQueue = 'wakes';
+const queueNames = [slotQueue, timerQueue];
+/** The schema of pg-boss's own tables. */
 const schema = 'sendbatch_jobs';
-/** A turn takes a tenth of a second. One whose worker has been silent for this long (the library's least) is given to another, at the next look. */
+/** A slot takes 0.1 s. After this silence (the library's minimum) another worker gets it. */
 const heartbeatSeconds = 10;
+/** Interval of the search for silent workers. */
 const superviseSeconds = 2;
-/** A worker that nobody wakes looks this often. */
+/** Poll interval of a worker that is not notified. */
 const pollSeconds = 1;
-/** Never: a turn that fails is tried again until it is done. */
-const retries = 2_000_000_000;
+/** Slots are retried until they succeed. */
+const maxRetries = 2_000_000_000;
+/** Connections of the queue, besides the pool of the service. */
+const connections = 3;
+const connectTimeoutMs = 5 * secondMs;
+/** Completed slots are deleted this often: the search for the next one reads past them. */
+const maintenanceSeconds = 30;
+/** Timer jobs that one fetch turns into slots. */
+const timersPerFetch = 1000;
+/** Shortest time that the library accepts for a graceful stop. */
+const minStopMs = secondMs;
 
 export interface JobsOptions {
-  /** Milliseconds that a statement may take; 0: as long as it likes. */
+  /** Milliseconds that a statement may take; 0: unlimited. */
   readonly statementTimeoutMs: number;
-  /** Told of what fails in the background. */
+  /** Called with errors of background work. */
   readonly onError: (error: unknown) => void;
 }
 
-/** Makes the queue's tables, or brings them up to date. */
+/** Creates or migrates the queue's tables. */
 export async function installJobs(connection: pg.PoolConfig): Promise<void> {
   const boss = open(connection, { supervise: false, statementTimeoutMs: 0, onError: () => {} });
   await boss.start();
@@ -50,17 +69,17 @@ export async function installJobs(connection: pg.PoolConfig): Promise<void> {
   await boss.stop({ graceful: false });
 }
 
-/** Whether its tables are missing, or older than the library. */
-export async function jobsPending(db: Db): Promise<boolean> {
-  const there = await sql<{ there: boolean }>`
-    select to_regclass(${`${schema}.version`}) is not null as there`.execute(db);
-  if (there.rows[0]?.there !== true) return true;
+/** Whether the queue's tables are missing or older than the library. */
+export async function needsJobsInstall(db: Db): Promise<boolean> {
+  const installed = await sql<{ installed: boolean }>`
+    select to_regclass(${`${schema}.version`}) is not null as installed`.execute(db);
+  if (installed.rows[0]?.installed !== true) return true;
   const { rows } = await sql<{ version: number }>`select version from ${sql.id(schema, 'version')}`.execute(db);
   const queues = await sql<{ count: number }>`select count(*) as count from ${sql.id(schema, 'queue')}`.execute(db);
   return (rows[0]?.version ?? 0) < library.pgboss.schema || (queues.rows[0]?.count ?? 0) < queueNames.length;
 }
 
-/** Opens the queue, which was installed. */
+/** Opens the queue, which must be installed. */
 export async function openJobs(connection: pg.PoolConfig, options: JobsOptions): Promise<Jobs> {
   const boss = open(connection, { supervise: true, ...options });
   try {
@@ -69,49 +88,48 @@ export async function openJobs(connection: pg.PoolConfig, options: JobsOptions):
     await boss.stop({ graceful: false });
     throw error;
   }
-  let worker: string | undefined;
-  const wake = () => {
-    if (worker !== undefined) boss.notifyWorker(worker);
+  let workerId: string | undefined;
+  const notifyWorker = () => {
+    if (workerId !== undefined) boss.notifyWorker(workerId);
   };
   return {
-    async run(turn, concurrency) {
-      worker = await boss.work<{ callerId: string }>(
-        turns,
+    async run(runSlot, concurrency) {
+      workerId = await boss.work<{ callerId: string }>(
+        slotQueue,
         { localConcurrency: concurrency, pollingIntervalSeconds: pollSeconds },
         async ([job]) => {
           if (job === undefined) return;
           try {
-            await turn(job.data.callerId);
+            await runSlot(job.data.callerId);
           } finally {
-            // A worker that found nothing sleeps out its poll, and another caller may wait.
-            wake();
+            // An idle worker sleeps for its poll interval, while another caller may have a slot.
+            notifyWorker();
           }
         },
       );
       await boss.work<{ callerId: string }>(
-        wakes,
-        { pollingIntervalSeconds: pollSeconds, batchSize: 1000 },
+        timerQueue,
+        { pollingIntervalSeconds: pollSeconds, batchSize: timersPerFetch },
         async (jobs) => {
           for (const callerId of new Set(jobs.map((job) => job.data.callerId)))
-            await boss.send(turns, { callerId }, { singletonKey: keyOf(callerId) });
-          wake();
+            await boss.send(slotQueue, { callerId }, { singletonKey: keyOf(callerId) });
+          notifyWorker();
         },
       );
     },
-    async turn(callerId) {
-      await boss.send(turns, { callerId }, { singletonKey: keyOf(callerId) });
-      wake();
+    async schedule(callerId) {
+      await boss.send(slotQueue, { callerId }, { singletonKey: keyOf(callerId) });
+      notifyWorker();
     },
-    async turnAt(callerId, timeMs) {
-      const second = Math.ceil(timeMs / 1000);
+    async scheduleAt(callerId, timeMs) {
+      const second = Math.ceil(timeMs / secondMs);
       await boss.send(
-        wakes,
+        timerQueue,
         { callerId },
         { singletonKey: `${keyOf(callerId)} ${second}`, startAfter: new Date(timeMs) },
       );
     },
-    // The library takes no less than a second.
-    stop: (graceMs) => boss.stop({ graceful: true, timeout: Math.max(1000, graceMs) }),
+    stop: (graceMs) => boss.stop({ graceful: true, timeout: Math.max(minStopMs, graceMs) }),
   };
 }
 
@@ -123,9 +141,9 @@ function open(
     ...(connection as ConstructorParameters<typeof PgBoss>[0] & object),
     schema,
     application_name: 'sendbatch jobs',
-    max: 3,
-    connectionTimeoutMillis: 5000,
-    // The library hands these to its pool of pg. Without them a server that says nothing holds up every turn of this process, and its stop.
+    max: connections,
+    connectionTimeoutMillis: connectTimeoutMs,
+    // Passed to its pg pool. Otherwise an unresponsive server blocks all slots and the shutdown.
     ...watched,
     ...{ Client: JobsClient },
     ...(statementTimeoutMs === 0
@@ -133,10 +151,9 @@ function open(
       : { statement_timeout: statementTimeoutMs, query_timeout: answerTimeoutMs(statementTimeoutMs) }),
     supervise,
     superviseIntervalSeconds: superviseSeconds,
-    // Turns that are done are removed: of the many that there are, the search for the next would read all.
-    maintenanceIntervalSeconds: 30,
+    maintenanceIntervalSeconds: maintenanceSeconds,
     monitorIntervalSeconds: superviseSeconds,
-    // What it offers beside the queue is not used here.
+    // Unused features of the library.
     schedule: false,
     registerInstance: false,
     reindex: false,
@@ -147,7 +164,10 @@ function open(
   return boss;
 }
 
-/** The pool listens to a connection only while it is idle; one that breaks between two statements would end the process. What it does to a statement is the statement's error. */
+/**
+ * Ignores errors between statements: the pool listens only to idle connections, and an unhandled
+ * error would end the process. A statement in progress reports the error itself.
+ */
 class JobsClient extends PreparingClient {
   constructor(config?: string | pg.ClientConfig) {
     super(config);
@@ -156,11 +176,11 @@ class JobsClient extends PreparingClient {
 }
 
 async function createQueues(boss: PgBoss): Promise<void> {
-  const common = { retryLimit: retries, retryDelay: 1, deleteAfterSeconds: 60 };
-  // `stately`: at most one turn of a caller waits, and one is taken.
+  const common = { retryLimit: maxRetries, retryDelay: 1, deleteAfterSeconds: 60 };
+  // `stately`: at most one queued and one active job per key, here per caller.
   const queues = [
-    { name: turns, policy: 'stately', ...common, heartbeatSeconds, expireInSeconds: 3600 },
-    { name: wakes, policy: 'short', ...common, expireInSeconds: 60 },
+    { name: slotQueue, policy: 'stately', ...common, heartbeatSeconds, expireInSeconds: 3600 },
+    { name: timerQueue, policy: 'short', ...common, expireInSeconds: 60 },
   ] as const;
   for (const { name, policy, ...rest } of queues) {
     await boss.createQueue(name, { policy, ...rest });

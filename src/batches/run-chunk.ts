@@ -1,342 +1,285 @@
+// Runs one slot of a caller: claims its next batch, sends one chunk, settles it.
+//
+// Entry points: `createChunkRunner` (one slot), `stopBatches` (batches of ended keys). A slot of a
+// batch that is cancelling only finishes the chunk that a dead worker left under way, since some of
+// its messages may be stored. Retryable refusals stay in the chunk until they succeed, or become
+// final after a day without progress.
+
 import { hash } from 'node:crypto';
-import type { Earlier, Outcome } from '../messages/append-plan.ts';
-import { type Caller, type Scope, scopes } from '../messages/caller.ts';
-import { type PreparedMessage, prepareMessage } from '../messages/message.ts';
+import type { Outcome } from '../messages/append-plan.ts';
+import type { BatchCounts } from '../messages/batch-counts.ts';
+import { prepareMessage } from '../messages/message.ts';
 import { type Refusal, ServiceError } from '../messages/service-error.ts';
 import type { Db } from '../postgres/schema.ts';
 import type { SendBatch } from '../sending/send-batch.ts';
-import type { TemplateText } from '../templates/template.ts';
+import { minuteMs } from '../time.ts';
 import {
   type BatchResult,
+  type ChunkDraft,
   countResults,
-  draftsOf,
-  dueAgainAt,
-  holdsBatch,
+  decodeDrafts,
   isRetryable,
-  nextTryIn,
-  refusedDrafts,
-  resultOf,
+  mustHoldBatch,
+  nextRetryDelayMs,
+  retryAt,
+  selectRefusedDrafts,
+  toResult,
 } from './batch.ts';
-import type { StoredBatch } from './batches.sql.ts';
 import {
   beginChunk,
   type ChunkWait,
   type ClaimedBatch,
-  callerEnd,
+  cancelClaimedBatch,
   claimBatch,
-  endBatch,
-  nextDue,
+  findKeyEnd,
+  type KeyEnd,
   postponeBatch,
-  restBatch,
+  rescheduleBatch,
   type Settlement,
   type StoredChunk,
   settleChunk,
   stopBatchesOfEndedKeys,
 } from './claims.sql.ts';
+import { findNextDue } from './due.sql.ts';
+import { findStoredEarlier, type SendChunkParts, sendChunk } from './send-chunk.ts';
 
-/** A caller as it stands in its batch. */
-export interface CallerSnapshot {
-  readonly id: string;
-  readonly name: string;
-  readonly kind: Caller['kind'];
-  readonly scopes: readonly Scope[];
-  readonly senders?: readonly string[];
-  readonly ratePerSecond?: number;
-}
-
-/** What a turn needs. */
-export interface ChunkRunnerParts {
+/** Dependencies of a slot. */
+export interface ChunkRunnerParts extends SendChunkParts {
   readonly db: Db;
-  readonly sendBatch: SendBatch;
-  /** Finds messages among these that are stored, by message key. */
-  readonly findStored: (messages: readonly PreparedMessage[]) => Promise<ReadonlyMap<string, Earlier>>;
-  /** Called when a batch has moved. */
-  readonly onMoved: (batchId: string) => void;
-  /** Called for a chunk that failed for a reason that is no refusal of a message. */
-  readonly onError: (error: unknown) => void;
-  /** The database's clock. */
+  /** Called after a batch changed. */
+  readonly onBatchChange: (batchId: string) => void;
+  /** The database's time, in milliseconds since 1970. */
   readonly now: () => number;
 }
 
-/** What a turn found. */
-export interface ChunkEnd {
-  /** Whether there was a batch to send. */
-  readonly worked: boolean;
-  /** When the caller has something to do next; undefined: nothing is left. */
+/** The result of a slot. */
+export interface SlotResult {
+  /** Whether a batch was due. */
+  readonly hadBatch: boolean;
+  /** When the caller's next batch is due; undefined: it has none. */
   readonly dueAt: number | undefined;
 }
 
-/** Sends one chunk of a caller's batches. */
-export function createChunkRunner(parts: ChunkRunnerParts): (callerId: string) => Promise<ChunkEnd> {
-  const { db, onMoved, now } = parts;
+/** Creates a function that runs one slot: it sends one chunk of a caller's batches. */
+export function createChunkRunner(parts: ChunkRunnerParts): (callerId: string) => Promise<SlotResult> {
+  const { db, onBatchChange, now } = parts;
   return async (callerId) => {
     const batch = await claimBatch(db, callerId);
     if (batch !== undefined) {
       try {
-        await sendNext(parts, batch);
+        await runSlot(parts, batch);
       } catch (error) {
-        // The batch is not at fault when the database is away; otherwise another try finds out.
+        // Mostly the database is unreachable, so the batch is retried without a limit of attempts.
         parts.onError(error);
         const stalledSince = batch.stalledSince ?? now();
-        const delayMs = nextTryIn([], { attempts: batch.attempts, stalledSince, now: now() }) ?? 60_000;
+        const delayMs = nextRetryDelayMs([], { attempts: batch.attempts, stalledSince, now: now() }) ?? minuteMs;
         await postponeBatch(db, batch, { delayMs, stalledSince });
       }
-      onMoved(batch.batchId);
+      onBatchChange(batch.batchId);
     }
-    return { worked: batch !== undefined, dueAt: await nextDue(db, callerId) };
+    return { hadBatch: batch !== undefined, dueAt: await findNextDue(db, callerId) };
   };
 }
 
-async function sendNext(parts: ChunkRunnerParts, batch: ClaimedBatch): Promise<void> {
+async function runSlot(parts: ChunkRunnerParts, batch: ClaimedBatch): Promise<void> {
   const { db } = parts;
-  const end = await callerEnd(db, batch.callerId);
-  if (end !== undefined) return await stop(parts, batch, end);
-  // Cancelled while a worker that is gone had it: what that one had begun is sent to its end, for some of it may have been stored, and nobody would know.
+  const keyEnd = await findKeyEnd(db, batch.callerId);
+  if (keyEnd !== undefined) return await stopForEndedKey(parts, batch, keyEnd);
   const isCancelling = batch.state === 'cancelling';
   const chunk = await beginChunk(db, batch, isCancelling ? 'underWay' : 'ready');
-  if (chunk === undefined) return isCancelling ? await endBatch(db, batch) : await restBatch(db, batch);
-  const before = chunk.results === null ? [] : (JSON.parse(chunk.results) as BatchResult[]);
-  await settleChunk(db, settle(batch, chunk, before, await tryChunk(parts, batch, chunk, before)));
+  if (chunk === undefined) return isCancelling ? await cancelClaimedBatch(db, batch) : await rescheduleBatch(db, batch);
+  const earlierResults = parseResults(chunk);
+  const attempt = await attemptChunk(parts, batch, chunk, earlierResults);
+  await settleChunk(db, planSettlement(batch, chunk, earlierResults, attempt));
 }
 
-/** The credential of the batch's caller has ended: nothing more is sent. What a worker that is gone has stored gets its results. */
-async function stop(parts: ChunkRunnerParts, batch: ClaimedBatch, end: 'revoked' | 'expired'): Promise<void> {
+/**
+ * Cancels a batch whose key has ended. Messages that a dead worker stored still get their results.
+ */
+async function stopForEndedKey(parts: ChunkRunnerParts, batch: ClaimedBatch, keyEnd: KeyEnd): Promise<void> {
   const { db } = parts;
   const chunk = await beginChunk(db, batch, 'underWay');
   if (chunk !== undefined) {
-    const before = chunk.results === null ? [] : (JSON.parse(chunk.results) as BatchResult[]);
-    const tried = await tryChunk({ ...parts, sendBatch: sendNothing }, batch, chunk, before);
-    // None of them is given up: those that are not found have no result.
-    await settleChunk(db, settle(batch, { ...chunk, attempts: 0, stalledSince: null }, before, tried));
+    const earlierResults = parseResults(chunk);
+    const attempt = await attemptChunk({ ...parts, sendBatch: sendNothing }, batch, chunk, earlierResults);
+    // As a first attempt: messages that are not stored must end without a result, not as refused.
+    const restarted = { ...chunk, attempts: 0, stalledSince: null };
+    await settleChunk(db, planSettlement(batch, restarted, earlierResults, attempt));
   }
-  await endBatch(db, batch, callerEnded(end));
+  await cancelClaimedBatch(db, batch, keyEndedRefusal(keyEnd));
 }
 
-/** Leaves all messages without a result, but for those that are found stored. */
+/** Refuses all messages with a retryable reason; those found stored get their results. */
 const sendNothing: SendBatch = async () => {
   throw new ServiceError({ reason: 'CREDENTIAL_INVALID', message: 'not sent', metadata: {}, retryAfterMs: 1 });
 };
 
-/** Why a batch was stopped. */
-function callerEnded(end: 'revoked' | 'expired'): Refusal {
+/** The reason of a batch that was stopped because its key ended. */
+function keyEndedRefusal(keyEnd: KeyEnd): Refusal {
   return {
     reason: 'CREDENTIAL_INVALID',
-    message: `the API key that submitted the batch ${end === 'revoked' ? 'was revoked' : 'has expired'}; messages without a result were not sent: submit them with another key`,
-    metadata: { key: end },
+    message: `the API key that submitted the batch ${keyEnd === 'revoked' ? 'was revoked' : 'has expired'}; messages without a result were not sent: submit them with another key`,
+    metadata: { key: keyEnd },
   };
 }
 
-/** Stops the batches of keys that were revoked or have expired, or of one of them; returns their ids. */
+/** Stops the batches of all revoked and expired keys, or of one key; returns their ids. */
 export async function stopBatches(db: Db, keyId?: string): Promise<string[]> {
-  return await stopBatchesOfEndedKeys(db, callerEnded, keyId);
+  return await stopBatchesOfEndedKeys(db, keyEndedRefusal, keyId);
 }
 
-type Pending = ReturnType<typeof draftsOf>[number];
+function parseResults({ results }: StoredChunk): readonly BatchResult[] {
+  return results === null ? [] : (JSON.parse(results) as BatchResult[]);
+}
 
-/** Halves that may fail while the message is sought that fails its chunk by a defect: one among 1,000 is found by 10. When all of them fail, it is no message's fault. */
-const failuresOfSearch = 30;
-
-/** A try of a chunk. */
-interface Tried {
-  /** Of all messages that were tried, now or before, in the order of the chunk. */
+/** The result of one attempt of a chunk. */
+interface ChunkAttempt {
+  /** Results of all messages attempted now or before, in the order of the chunk. */
   readonly results: readonly BatchResult[];
-  /** How many were tried now, and those of them that are to be tried again. */
+  /** Number of messages sent now. */
   readonly sent: number;
+  /** Results of this attempt with a retryable refusal. */
   readonly refusedNow: readonly BatchResult[];
-  /** Messages that were not tried, since another one of their sender and channel waits before them. */
-  readonly held: number;
-  /** The pairs of sender and channel that wait. */
-  readonly pairs: readonly string[];
+  /** Number of messages without a result, because an earlier one of their pair waits. */
+  readonly heldBack: number;
+  /** Pairs of sender and channel that wait. */
+  readonly waitingPairs: readonly string[];
   readonly now: number;
 }
 
-/** Sends what has no lasting result yet, and is not behind a message that waits. */
-async function tryChunk(
+/** Sends the messages of a chunk that have no final result and are not behind a waiting message. */
+async function attemptChunk(
   { sendBatch, findStored, onError, now }: ChunkRunnerParts,
   batch: ClaimedBatch,
   chunk: StoredChunk,
-  before: readonly BatchResult[],
-): Promise<Tried> {
-  const known = new Map(before.map((each) => [each.index, each]));
-  const placed = draftsOf(chunk.drafts, batch.requestId === '' ? batch.batchId : batch.requestId);
+  earlierResults: readonly BatchResult[],
+): Promise<ChunkAttempt> {
+  const resultByIndex = new Map(earlierResults.map((each) => [each.index, each]));
+  const drafts = decodeDrafts(chunk.drafts, batch.requestId === '' ? batch.batchId : batch.requestId);
   const triedAt = now();
-  const waiting = new Set<string>();
-  const blocked = new Set(chunk.blockers);
-  const pending: Pending[] = [];
-  let held = 0;
-  for (const each of placed) {
-    const result = known.get(each.index);
-    if (result !== undefined && !isRetryable(result)) continue;
-    const pair = blocked.size === 0 && before.length === 0 ? undefined : pairOf(each);
-    const isEarly = result !== undefined && dueAgainAt(result) > triedAt;
-    if (!isEarly && (pair === undefined || !blocked.has(pair))) {
-      pending.push(each);
-      continue;
-    }
-    // Those behind it wait with it: messages of a sender in a channel stay in their order.
-    if (pair !== undefined) {
-      blocked.add(pair);
-      waiting.add(pair);
-    }
-    if (result === undefined) held++;
-  }
-  const outcomes = await sendSome({ sendBatch, onError }, batch, chunk, pending);
+  const { pending, heldBack, waitingPairs } = selectPending(drafts, resultByIndex, chunk, triedAt);
+  const outcomes = await sendChunk({ sendBatch, onError }, batch, chunk, pending);
+  const stored = chunk.isBegun
+    ? await findStoredEarlier(findStored, chunk, pending, outcomes)
+    : new Map<number, Outcome>();
   const refusedNow: BatchResult[] = [];
-  const stored = chunk.begun ? await storedBefore(findStored, chunk, pending, outcomes) : new Map<number, Outcome>();
   for (const [position, each] of pending.entries()) {
     const outcome = stored.get(each.index) ?? outcomes[position];
     if (outcome === undefined) throw new Error(`no outcome for message ${each.index} of batch ${batch.batchId}`);
-    const result = resultOf(each, outcome, chunk.begun);
-    const isWaiting = isRetryable(result);
-    const kept = isWaiting ? { ...result, triedAt } : result;
-    known.set(each.index, kept);
-    if (!isWaiting) continue;
-    refusedNow.push(kept);
-    waiting.add(pairOf(each));
+    const result = toResult(each, outcome, chunk.isBegun);
+    if (isRetryable(result)) {
+      const timed = { ...result, triedAt };
+      resultByIndex.set(each.index, timed);
+      refusedNow.push(timed);
+      waitingPairs.add(hashPair(each));
+    } else resultByIndex.set(each.index, result);
   }
-  const results = placed.flatMap(({ index }) => known.get(index) ?? []);
-  return { results, sent: pending.length, refusedNow, held, pairs: [...waiting], now: now() };
+  const results = drafts.flatMap(({ index }) => resultByIndex.get(index) ?? []);
+  return { results, sent: pending.length, refusedNow, heldBack, waitingPairs: [...waitingPairs], now: now() };
 }
-
-/** An outcome or a refusal per message. */
-async function sendSome(
-  { sendBatch, onError }: Pick<ChunkRunnerParts, 'sendBatch' | 'onError'>,
-  batch: ClaimedBatch,
-  chunk: StoredChunk,
-  pending: readonly Pending[],
-): Promise<readonly (Outcome | Refusal)[]> {
-  const templates = JSON.parse(batch.templates) as TemplateText[];
-  const caller = toCaller(batch.caller as CallerSnapshot);
-  // A defect may be of the moment, and is tried again as it was before it is sought.
-  let mayFail = chunk.attempts === 0 ? 0 : failuresOfSearch;
-  const send = async (some: readonly Pending[]): Promise<readonly (Outcome | Refusal)[]> => {
-    if (some.length === 0) return [];
-    try {
-      const messages = some.map(({ draft }) => draft);
-      const options = { atomic: false, validateOnly: false, requestId: '', expectedLastSeqs: [], at: chunk.dueAt };
-      return await sendBatch({ messages, templates, caller, ...options });
-    } catch (error) {
-      if (error instanceof ServiceError) return some.map(() => error.refusal);
-      if (some.length === 1 || mayFail === 0) {
-        onError(error);
-        return some.map(() => internal);
-      }
-      mayFail--;
-      const half = Math.ceil(some.length / 2);
-      // One after the other: messages of a channel stay in their order.
-      return [...(await send(some.slice(0, half))), ...(await send(some.slice(half)))];
-    }
-  };
-  return await send(pending);
-}
-
-/** Clocks follow the database's within a round trip. */
-const clockErrorMs = 1000;
 
 /**
- * Of a chunk that is sent again: what an earlier try has stored of what is refused now. A template, a right or a rule may have changed since; the message is there all the same, and that is its
- * result. What was accepted before the chunk began is another call's.
+ * Selects the messages to send now. A message behind a waiting one of its pair waits too, so that a
+ * sender's messages in a channel stay in order.
  */
-async function storedBefore(
-  findStored: ChunkRunnerParts['findStored'],
-  chunk: StoredChunk,
-  pending: readonly Pending[],
-  outcomes: readonly (Outcome | Refusal)[],
-): Promise<Map<number, Outcome>> {
-  const doubtful = pending.flatMap((each, position) => {
-    const outcome = outcomes[position];
-    if (outcome === undefined || (!('reason' in outcome) && outcome.kind !== 'refused')) return [];
-    return [{ index: each.index, message: prepareMessage(each.draft, each.draft.clientMsgNo) }];
-  });
-  if (doubtful.length === 0) return new Map();
-  const found = await findStored(doubtful.map(({ message }) => message));
-  return new Map(
-    doubtful.flatMap(({ index, message }) => {
-      const earlier = found.get(message.key);
-      if (earlier === undefined || earlier.acceptedAt < chunk.begunAt - clockErrorMs) return [];
-      const { messageId, messageSeq } = earlier;
-      return [[index, { kind: 'duplicate', message, messageId, messageSeq }] as const];
-    }),
-  );
+function selectPending(
+  drafts: readonly ChunkDraft[],
+  resultByIndex: ReadonlyMap<number, BatchResult>,
+  { blockingPairs }: StoredChunk,
+  now: number,
+): { pending: ChunkDraft[]; heldBack: number; waitingPairs: Set<string> } {
+  const waitingPairs = new Set<string>();
+  const blockedPairs = new Set(blockingPairs);
+  const pending: ChunkDraft[] = [];
+  // A first attempt without blockers needs no pairs: hashing them costs more than the rest.
+  const needsPairs = blockedPairs.size > 0 || resultByIndex.size > 0;
+  let heldBack = 0;
+  for (const each of drafts) {
+    const result = resultByIndex.get(each.index);
+    if (result !== undefined && !isRetryable(result)) continue;
+    const pair = needsPairs ? hashPair(each) : undefined;
+    const isEarly = result !== undefined && retryAt(result) > now;
+    if (!isEarly && (pair === undefined || !blockedPairs.has(pair))) {
+      pending.push(each);
+      continue;
+    }
+    if (pair !== undefined) {
+      blockedPairs.add(pair);
+      waitingPairs.add(pair);
+    }
+    if (result === undefined) heldBack++;
+  }
+  return { pending, heldBack, waitingPairs };
 }
 
-/** A message's sender and channel, as a short text. */
-function pairOf({ draft }: Pending): string {
+/** A short hash of a message's sender and channel. */
+function hashPair({ draft }: ChunkDraft): string {
   const { channel, fromUid } = prepareMessage(draft, draft.clientMsgNo);
   return hash('sha256', JSON.stringify([channel.key, fromUid]), 'base64url').slice(0, 12);
 }
 
-/** A defect may be of the moment, and must not end a batch of which the rest can be sent: it is tried again as what passes is. */
-const internal: Refusal = {
-  reason: 'INTERNAL',
-  message: 'internal error; the cause is in the log',
-  metadata: {},
-  retryAfterMs: 1000,
-};
-
-/** What a try comes to: what is refused for now is tried again, until there was no progress for too long. */
-function settle(batch: StoredBatch, chunk: StoredChunk, before: readonly BatchResult[], tried: Tried): Settlement {
-  const { results, sent, refusedNow, held, pairs, now } = tried;
-  const passing = results.filter(isRetryable);
-  const done = countResults(before.filter((each) => !isRetryable(each)));
-  // What waits for others alone is not at fault.
-  const isFresh =
-    passing.length === 0 || results.length - passing.length > done.accepted + done.duplicate + done.refused;
-  const attempts = isFresh ? 0 : chunk.attempts;
-  const stalledSince = isFresh ? now : (chunk.stalledSince ?? now);
-  const others = passing.length < results.length;
-  const tryIn = passing.length === 0 ? undefined : nextTryIn(passing, { attempts, stalledSince, now, others });
-  const givesUp = passing.length > 0 && tryIn === undefined;
-  const lastly = givesUp ? results.map(lasting) : results;
-  const all = countResults(lastly.filter((each) => !isRetryable(each)));
-  const isFinal = held === 0 && tryIn === undefined;
-  const waits = new Set(isFinal ? [] : pairs);
+/**
+ * Decides the effects of an attempt: final results, counts, and whether and how long the chunk
+ * waits.
+ */
+function planSettlement(
+  batch: ClaimedBatch,
+  chunk: StoredChunk,
+  earlierResults: readonly BatchResult[],
+  attempt: ChunkAttempt,
+): Settlement {
+  const { results, sent, refusedNow, heldBack, waitingPairs, now } = attempt;
+  const retryable = results.filter(isRetryable);
+  const countsBefore = countResults(earlierResults.filter((each) => !isRetryable(each)));
+  const finalBefore = countsBefore.accepted + countsBefore.duplicates + countsBefore.refused;
+  // Messages that only wait for others make no failed attempt.
+  const hasProgress = retryable.length === 0 || results.length - retryable.length > finalBefore;
+  const attempts = hasProgress ? 0 : chunk.attempts;
+  const stalledSince = hasProgress ? now : (chunk.stalledSince ?? now);
+  const hasOtherResults = retryable.length < results.length;
+  const retryDelayMs =
+    retryable.length === 0 ? undefined : nextRetryDelayMs(retryable, { attempts, stalledSince, now, hasOtherResults });
+  const givesUp = retryable.length > 0 && retryDelayMs === undefined;
+  const newResults = givesUp ? results.map(withoutRetry) : results;
+  const counts = countResults(newResults.filter((each) => !isRetryable(each)));
+  const isFinal = heldBack === 0 && retryDelayMs === undefined;
+  const stillWaiting = new Set(isFinal ? [] : waitingPairs);
   const wait: ChunkWait | undefined = isFinal
     ? undefined
     : {
-        pairs: [...waits],
-        // Behind what is given up now they go at once; behind another chunk's messages, when those do.
-        delayMs: givesUp ? 0 : tryIn,
-        holdsBatch: tryIn !== undefined && holdsBatch(refusedNow, sent),
-        attempts: tryIn === undefined ? 0 : attempts + 1,
-        stalledSince: tryIn === undefined ? now : stalledSince,
-        lastRefusal: tryIn === undefined ? undefined : (refusedNow[0] ?? passing[0])?.refusal,
+        pairs: [...stillWaiting],
+        // Messages behind refusals that became final are sent at once; behind an earlier chunk,
+        // when that unblocks them.
+        delayMs: givesUp ? 0 : retryDelayMs,
+        holdsBatch: retryDelayMs !== undefined && mustHoldBatch(refusedNow, sent),
+        attempts: retryDelayMs === undefined ? 0 : attempts + 1,
+        stalledSince: retryDelayMs === undefined ? now : stalledSince,
+        lastRefusal: retryDelayMs === undefined ? undefined : (refusedNow[0] ?? retryable[0])?.refusal,
       };
   return {
     batchId: batch.batchId,
-    turn: batch.turn,
+    fencingToken: batch.fencingToken,
     ordinal: chunk.ordinal,
-    results: JSON.stringify(lastly),
-    keptDrafts: isFinal ? refusedDrafts(chunk.drafts, lastly) : '',
-    counts: {
-      accepted: all.accepted - done.accepted,
-      duplicate: all.duplicate - done.duplicate,
-      refused: all.refused - done.refused,
-    },
+    results: JSON.stringify(newResults),
+    keptDrafts: isFinal ? selectRefusedDrafts(chunk.drafts, newResults) : '',
+    counts: subtract(counts, countsBefore),
     wait,
-    frees: chunk.waiting.some((pair) => !waits.has(pair)),
+    unblocksOthers: chunk.waitingPairs.some((pair) => !stillWaiting.has(pair)),
   };
 }
 
-/** Nobody tries it again. */
-function lasting(result: BatchResult): BatchResult {
-  if (!isRetryable(result) || result.refusal === undefined) return result;
-  const { retryAfterMs: _, ...refusal } = result.refusal;
-  const { triedAt: __, ...rest } = result;
-  return { ...rest, refusal };
-}
-
-export function snapshotOf({ id, name, kind, scopes: granted, senders, ratePerSecond }: Caller): CallerSnapshot {
+function subtract(counts: BatchCounts, before: BatchCounts): BatchCounts {
   return {
-    id,
-    name,
-    kind,
-    scopes: scopes.filter((each) => granted.has(each)),
-    ...(senders === undefined ? {} : { senders: [...senders] }),
-    ...(ratePerSecond === undefined ? {} : { ratePerSecond }),
+    accepted: counts.accepted - before.accepted,
+    duplicates: counts.duplicates - before.duplicates,
+    refused: counts.refused - before.refused,
   };
 }
 
-function toCaller({ scopes: granted, senders, ...rest }: CallerSnapshot): Caller {
-  return { ...rest, scopes: new Set(granted), ...(senders === undefined ? {} : { senders: new Set(senders) }) };
+/** Makes a retryable refusal final. */
+function withoutRetry(result: BatchResult): BatchResult {
+  if (!isRetryable(result) || result.refusal === undefined) return result;
+  const { retryAfterMs: _retryAfterMs, ...refusal } = result.refusal;
+  const { triedAt: _triedAt, ...rest } = result;
+  return { ...rest, refusal };
 }

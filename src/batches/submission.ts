@@ -5,10 +5,10 @@ import { malformed, ServiceError, type Violation } from '../messages/service-err
 import { orBusy, storeBusy } from '../messages/store-busy.ts';
 import { isSameRequest } from '../postgres/pg-errors.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
-import { missingVersion, type TemplateText, wishedVersion } from '../templates/template.ts';
+import { missingVersion, requestedVersion, type TemplateText } from '../templates/template.ts';
 import type { Templates } from '../templates/templates.ts';
 import { dayMs } from '../time.ts';
-import { type BatchDraft, type BatchPriority, type Chunk, cutChunks, type Placed, slotCost } from './batch.ts';
+import { type BatchDraft, type BatchPriority, type Chunk, cutChunks, type ScheduledDraft, slotCost } from './batch.ts';
 import {
   findByRequestId,
   insertReceiving,
@@ -18,9 +18,9 @@ import {
   removeBatch,
   type StoredBatch,
 } from './batches.sql.ts';
-import { snapshotOf } from './run-chunk.ts';
+import { snapshotCaller } from './caller-snapshot.ts';
 
-/** A batch as a caller submits it, already checked against the rules of the proto. */
+/** A batch as a caller submits it, validated against the rules of the proto. */
 export interface SubmitCall {
   readonly caller: Caller;
   readonly requestId: string;
@@ -31,35 +31,38 @@ export interface SubmitCall {
   readonly templates: readonly TemplateText[];
 }
 
-/** A batch whose messages are coming. */
+/** A batch whose messages are arriving. */
 export interface Submission {
   add(drafts: readonly BatchDraft[]): Promise<void>;
-  /** Makes it a batch; or finds that it is one already, under its request_id. */
+  /** Queues the batch, or returns the earlier one with its request_id (`duplicate`). */
   commit(): Promise<{ readonly batch: StoredBatch; readonly duplicate: boolean }>;
-  /** Leaves no trace. */
+  /** Deletes all that was stored. */
   abort(): Promise<void>;
 }
 
 export interface SubmissionParts {
   readonly db: Db;
   readonly templates: Templates;
-  /** Sees to it that a caller has its turn at a time. */
-  readonly wake: (callerId: string, timeMs: number) => Promise<void>;
+  /** Schedules a slot of a caller. */
+  readonly scheduleAt: (callerId: string, timeMs: number) => Promise<void>;
   readonly now: () => number;
 }
 
-/** How long after its submission a batch may be sent, and ask for a version of a template. */
-export const longestScheduleMs = limits.scheduleDays * dayMs;
-/** Messages that are held before they are written. */
-const heldMessages = 10 * limits.batchMessages;
+/** Maximum time from a submission to its last send; template versions are kept that long. */
+export const maxScheduleMs = limits.scheduleDays * dayMs;
+/** Messages held in memory before they are stored. */
+const maxHeldMessages = 10 * limits.batchMessages;
 
-/** Takes the messages of one batch as they come. */
-export function createSubmission({ db, templates, wake, now }: SubmissionParts, call: SubmitCall): Submission {
+/** Receives the messages of one batch, and stores them chunk by chunk as they arrive. */
+export function createSubmission(
+  { db, templates, scheduleAt: wake, now }: SubmissionParts,
+  call: SubmitCall,
+): Submission {
   const createdAt = now();
   const batch: NewBatch = {
     batchId: randomUUID(),
     callerId: call.caller.id,
-    caller: snapshotOf(call.caller),
+    caller: snapshotCaller(call.caller),
     name: call.name,
     requestId: call.requestId,
     templates: JSON.stringify(call.templates),
@@ -67,39 +70,43 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
     createdAt,
     sendAt: call.sendAt ?? null,
   };
-  // Over what the caller has said, before versions of templates are filled in: a retry says the same.
+  // Hashes the call before template versions are pinned, so that a repeated call has the same hash.
   const content = createHash('sha256').update(JSON.stringify([batch.templates, batch.sendAt]));
-  const own = new Set(call.templates.map((each) => each.name));
+  const ownTemplates = new Set(call.templates.map((each) => each.name));
   const versions = new Map<string, number>();
-  let held: Placed[] = [];
+  let held: ScheduledDraft[] = [];
   let heldChars = 0;
   let count = 0;
   let chunks = 0;
-  let noted = false;
-  let ended = false;
+  let isInserted = false;
+  let isEnded = false;
 
-  /** Keeps what is held, whole. */
+  /** Stores all held messages. */
   async function flush(): Promise<void> {
-    if (!noted) await insertReceiving(db, batch);
-    noted = true;
+    if (!isInserted) await insertReceiving(db, batch);
+    isInserted = true;
     const cut = cutChunks(held, createdAt);
     held = [];
     heldChars = 0;
-    await keep(db, cut);
+    await storeChunks(db, cut);
     chunks += cut.length;
   }
 
-  async function keep(to: Db | Tx, cut: readonly Chunk[]): Promise<void> {
-    if (!(await receiveChunks(to, batch.batchId, chunks, cut))) throw givenUp();
+  async function storeChunks(to: Db | Tx, cut: readonly Chunk[]): Promise<void> {
+    if (!(await receiveChunks(to, batch.batchId, chunks, cut))) throw submissionExpired();
   }
 
-  /** A stored template stays the one that it is now, or missing if it is: what a batch renders is fixed when it is submitted. */
-  async function pinned(draft: BatchDraft): Promise<BatchDraft> {
+  /**
+   * Pins a stored template to its current version, or to missing: a batch renders what existed at
+   * its submission.
+   */
+  async function pinTemplate(draft: BatchDraft): Promise<BatchDraft> {
     const { template } = draft;
-    if (template === undefined || (own.has(template.name) && wishedVersion(template.version) === 0)) return draft;
-    const wished = wishedVersion(template.version);
+    if (template === undefined || (ownTemplates.has(template.name) && requestedVersion(template.version) === 0))
+      return draft;
+    const wished = requestedVersion(template.version);
     const key = `${template.name} ${wished}`;
-    const version = versions.get(key) ?? (await templates.versionOf(template.name, wished)) ?? missingVersion(wished);
+    const version = versions.get(key) ?? (await templates.findVersion(template.name, wished)) ?? missingVersion(wished);
     versions.set(key, version);
     return { ...draft, template: { ...template, version } };
   }
@@ -115,9 +122,9 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
           const text = JSON.stringify([draft.sendAt ?? null, contentOf(draft)]);
           content.update(text);
           heldChars += text.length;
-          held.push({ ...each, draft: await pinned(draft) });
+          held.push({ ...each, draft: await pinTemplate(draft) });
           count++;
-          if (held.length >= heldMessages || heldChars >= limits.chunkChars) await flush();
+          if (held.length >= maxHeldMessages || heldChars >= limits.chunkChars) await flush();
         }
       }),
     commit: () =>
@@ -129,31 +136,31 @@ export function createSubmission({ db, templates, wake, now }: SubmissionParts, 
         const stored = await db
           .transaction()
           .execute(async (tx) => {
-            if (!noted) await insertReceiving(tx, batch);
-            await keep(tx, rest);
+            if (!isInserted) await insertReceiving(tx, batch);
+            await storeChunks(tx, rest);
             return await queueBatch(tx, batch, { messageCount: count, contentHash });
           })
           .catch(async (error: unknown) => {
             if (!isSameRequest(error)) throw error;
-            if (noted) await removeBatch(db, batch.batchId);
-            return await earlierOf(db, batch, contentHash);
+            if (isInserted) await removeBatch(db, batch.batchId);
+            return await findEarlier(db, batch, contentHash);
           });
-        ended = true;
+        isEnded = true;
         const duplicate = stored.batchId !== batch.batchId;
         if (!duplicate && stored.dueAt !== null) await wake(batch.callerId, stored.dueAt);
         return { batch: stored, duplicate };
       }),
     async abort() {
-      if (noted && !ended) await removeBatch(db, batch.batchId);
-      ended = true;
+      if (isInserted && !isEnded) await removeBatch(db, batch.batchId);
+      isEnded = true;
     },
   };
 }
 
-/** The batch that was submitted before under the same request_id, if it is the same. */
-async function earlierOf(db: Db, { callerId, requestId }: NewBatch, contentHash: Buffer): Promise<StoredBatch> {
+/** Finds the earlier batch with the same request_id and content; throws if the content differs. */
+async function findEarlier(db: Db, { callerId, requestId }: NewBatch, contentHash: Buffer): Promise<StoredBatch> {
   const earlier = await findByRequestId(db, callerId, requestId);
-  // Swept since it was in the way: whether it was the same is not known, and the next attempt meets it no more.
+  // Swept since the conflict: whether it was the same is unknown, and a retry no longer meets it.
   if (earlier === undefined) throw storeBusy(new Error('the earlier batch of this request_id was removed meanwhile'));
   if (earlier.contentHash.equals(contentHash)) return earlier;
   throw new ServiceError({
@@ -163,7 +170,7 @@ async function earlierOf(db: Db, { callerId, requestId }: NewBatch, contentHash:
   });
 }
 
-/** All that makes a message what it is, in one order. */
+/** The fields of a message that its batch's content hash covers. */
 function contentOf(draft: BatchDraft): unknown[] {
   const { header, template, payload } = draft;
   return [
@@ -181,13 +188,13 @@ function contentOf(draft: BatchDraft): unknown[] {
   ];
 }
 
-/** Names the messages that are scheduled further ahead than is taken. */
+/** Throws for messages scheduled more than `limits.scheduleDays` ahead. */
 function assertTimes(
   drafts: readonly BatchDraft[],
   first: number,
   { createdAt, sendAt }: { createdAt: number; sendAt: number | undefined },
 ): void {
-  const last = createdAt + longestScheduleMs;
+  const last = createdAt + maxScheduleMs;
   const description = `must be at most ${limits.scheduleDays} days ahead`;
   const violations: Violation[] = [];
   if (sendAt !== undefined && !(sendAt <= last))
@@ -198,8 +205,8 @@ function assertTimes(
   if (violations.length > 0) throw malformed(violations, { limit: String(limits.scheduleDays) });
 }
 
-/** Swept as one of which nothing came any more: nothing of it is kept. */
-function givenUp(): ServiceError {
+/** The submission was swept as abandoned, with all its messages. */
+function submissionExpired(): ServiceError {
   return storeBusy(new Error('the submission was silent for too long and was taken for given up'));
 }
 

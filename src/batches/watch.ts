@@ -1,90 +1,95 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Caller } from '../messages/caller.ts';
 import { ServiceError } from '../messages/service-error.ts';
+import { secondMs } from '../time.ts';
 import type { Batches, StoredBatch } from './batches.ts';
 
-/** Batches as they move. */
+/** Progress of batches. */
 export interface BatchWatch {
-  /** The batch now and after each change, until it has ended; unchanged every 15 seconds. */
+  /** Yields the batch now and after each change until it ends, and unchanged every 15 seconds. */
   watch(caller: Caller, batchId: string, signal: AbortSignal): AsyncIterable<StoredBatch>;
-  /** It has moved, in this instance. */
-  moved(batchId: string): void;
-  /** Ends all: the service stops. */
+  /** Reports a change made by this instance. */
+  notify(batchId: string): void;
+  /** Ends all watches: the service stops. */
   close(): void;
 }
 
-/** What moves in another instance is seen after so long. */
-const pollMs = 1000;
-/** A chunk takes some tens of milliseconds; nobody reads progress faster than this. */
-const leastMs = 100;
-const heartbeatMs = 15_000;
-/** Those who want to see a batch within so long see it by one look: a thousand watchers were a thousand statements at each chunk, and others were refused. */
-const togetherMs = 20;
+/** Changes by other instances are seen after at most this long. */
+const pollMs = secondMs;
+/** Minimum time between two updates: a chunk takes tens of ms, and people read no faster. */
+const minUpdateMs = 100;
+/** Keeps idle connections open through proxies, most of which close them after 30 to 60 s. */
+const heartbeatMs = 15 * secondMs;
+/**
+ * Reads of a batch within this time share one statement. Otherwise 1,000 watchers cost 1,000
+ * statements per chunk, and load shedding refuses other calls.
+ */
+const sharedReadMs = 20;
 
 export function createBatchWatch(batches: Pick<Batches, 'get'>): BatchWatch {
-  const waiting = new Map<string, Set<() => void>>();
+  const listeners = new Map<string, Set<() => void>>();
   const closing = new AbortController();
-  const looks = new Map<string, Promise<StoredBatch>>();
+  const reads = new Map<string, Promise<StoredBatch>>();
 
-  /** Whoever joins does so before it looks: what has moved by then is seen. */
-  function look(caller: Caller, batchId: string): Promise<StoredBatch> {
+  /** Joins a read that has not begun, so that it sees all changes until now. */
+  function readShared(caller: Caller, batchId: string): Promise<StoredBatch> {
     const key = JSON.stringify([batchId, caller.id, caller.scopes.has('admin')]);
-    const begun = looks.get(key);
-    if (begun !== undefined) return begun;
-    const looking = delay(togetherMs).then(() => {
-      looks.delete(key);
+    const pending = reads.get(key);
+    if (pending !== undefined) return pending;
+    const read = delay(sharedReadMs).then(() => {
+      reads.delete(key);
       return batches.get(caller, batchId);
     });
-    looks.set(key, looking);
-    return looking;
+    reads.set(key, read);
+    return read;
   }
 
-  /** Resolves when it has moved, after the poll's time, or when nobody waits any more. */
-  async function move(batchId: string, signal: AbortSignal): Promise<void> {
+  /** Resolves when the batch changed, after the poll interval, or on abort. */
+  async function waitForChange(batchId: string, signal: AbortSignal): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
-    const others = waiting.get(batchId) ?? new Set();
-    waiting.set(batchId, others.add(resolve));
+    const ofBatch = listeners.get(batchId) ?? new Set();
+    listeners.set(batchId, ofBatch.add(resolve));
     const timer = setTimeout(resolve, pollMs);
-    const stop = () => resolve();
-    signal.addEventListener('abort', stop);
+    const onAbort = () => resolve();
+    signal.addEventListener('abort', onAbort);
     try {
       await promise;
     } finally {
       clearTimeout(timer);
-      signal.removeEventListener('abort', stop);
-      others.delete(resolve);
-      if (others.size === 0) waiting.delete(batchId);
+      signal.removeEventListener('abort', onAbort);
+      ofBatch.delete(resolve);
+      if (ofBatch.size === 0) listeners.delete(batchId);
     }
   }
 
   return {
     async *watch(caller, batchId, callSignal) {
       const signal = AbortSignal.any([callSignal, closing.signal]);
-      let said = '';
-      let saidAt = 0;
+      let reported = '';
+      let reportedAt = 0;
       while (!callSignal.aborted) {
         if (closing.signal.aborted)
           throw new ServiceError({
             reason: 'STOPPING',
             message: 'this instance is stopping; watch again to reach another one',
             metadata: {},
-            retryAfterMs: 1000,
+            retryAfterMs: secondMs,
           });
-        const batch = await look(caller, batchId);
+        const batch = await readShared(caller, batchId);
         const text = JSON.stringify([batch.state, batch.counts, batch.dueAt, batch.attempts]);
-        if (text !== said || performance.now() - saidAt >= heartbeatMs) {
+        if (text !== reported || performance.now() - reportedAt >= heartbeatMs) {
           yield batch;
-          said = text;
-          saidAt = performance.now();
+          reported = text;
+          reportedAt = performance.now();
         }
         if (batch.endedAt !== null) return;
-        const moved = move(batchId, signal);
-        await delay(leastMs);
-        await moved;
+        const change = waitForChange(batchId, signal);
+        await delay(minUpdateMs);
+        await change;
       }
     },
-    moved(batchId) {
-      for (const wake of waiting.get(batchId) ?? []) wake();
+    notify(batchId) {
+      for (const onChange of listeners.get(batchId) ?? []) onChange();
     },
     close: () => closing.abort(),
   };

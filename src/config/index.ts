@@ -59,8 +59,8 @@ export interface Config {
     readonly allowPrivate: boolean;
     readonly timeoutMs: number;
     /** Overrides of the retry schedule, for tests. */
-    readonly pace?: {
-      readonly [name in 'firstMs' | 'longestMs' | 'attempts' | 'breakMs' | 'longestBreakMs']?: number;
+    readonly retrySchedule?: {
+      readonly [name in 'firstMs' | 'maxMs' | 'maxAttempts' | 'breakMs' | 'maxBreakMs']?: number;
     };
   };
   /** Connection for LISTEN. Unset: the database. */

@@ -5,13 +5,13 @@ import type { PreparedMessage } from '../messages/message.ts';
 import type { Refusal } from '../messages/service-error.ts';
 
 /** What the hook says of a message, or that it could not be asked. */
-export type Verdict =
+export type HookVerdict =
   | { readonly action: 'allow' | 'refuse' | 'flag' }
   | { readonly action: 'mask'; readonly payload: Uint8Array }
   | { readonly action: 'unavailable'; readonly refusal: Refusal };
 
 /** Asks about messages in one call: a verdict each, in order. It never throws. */
-export type ModerationHook = (messages: readonly PreparedMessage[]) => Promise<readonly Verdict[]>;
+export type ModerationHook = (messages: readonly PreparedMessage[]) => Promise<readonly HookVerdict[]>;
 
 export interface HookOptions {
   readonly url: string;
@@ -38,7 +38,7 @@ export function createHook({ url, timeoutMs, onFailure, onCall, headers = () => 
     halfOpenAfter: breakMs,
     breaker: new ConsecutiveBreaker(failuresBeforeBreak),
   });
-  const away: Verdict =
+  const unavailable: HookVerdict =
     onFailure === 'open'
       ? { action: 'allow' }
       : {
@@ -53,24 +53,24 @@ export function createHook({ url, timeoutMs, onFailure, onCall, headers = () => 
   return async (messages) => {
     const start = performance.now();
     try {
-      const verdicts = await breaker.execute(() => ask(url, timeoutMs, headers(), messages));
+      const verdicts = await breaker.execute(() => postMessages(url, timeoutMs, headers(), messages));
       onCall({ ms: performance.now() - start, outcome: 'ok' });
       return verdicts;
     } catch (error) {
       const outcome = error instanceof BrokenCircuitError ? 'skipped' : 'failed';
       onCall({ ms: performance.now() - start, outcome, error });
-      return messages.map(() => away);
+      return messages.map(() => unavailable);
     }
   };
 }
 
-async function ask(
+async function postMessages(
   url: string,
   timeoutMs: number,
   headers: Record<string, string>,
   messages: readonly PreparedMessage[],
-): Promise<Verdict[]> {
-  const body = await bodyOf(messages);
+): Promise<HookVerdict[]> {
+  const body = await encodeBody(messages);
   const response = await fetch(url, {
     method: 'POST',
     redirect: 'error',
@@ -85,13 +85,13 @@ async function ask(
   const { results } = (await response.json()) as { results?: unknown };
   if (!Array.isArray(results) || results.length !== messages.length)
     throw new Error(`the moderation hook answered no list of ${messages.length} results`);
-  return results.map(toVerdict);
+  return results.map(parseVerdict);
 }
 
 /** Bytes that are written before others have their turn: a batch of the largest payloads took 155 ms in one piece. */
 const sliceBytes = 1024 * 1024;
 
-async function bodyOf(messages: readonly PreparedMessage[]): Promise<Buffer<ArrayBuffer>> {
+async function encodeBody(messages: readonly PreparedMessage[]): Promise<Buffer<ArrayBuffer>> {
   const parts: Buffer[] = [Buffer.from('{"messages":[')];
   let bytes = 0;
   for (const [index, message] of messages.entries()) {
@@ -117,7 +117,7 @@ function toJson({ fromUid, channel, clientMsgNo, tagKey, payload }: PreparedMess
   };
 }
 
-function toVerdict(result: unknown): Verdict {
+function parseVerdict(result: unknown): HookVerdict {
   const { action, payload } = (result ?? {}) as { action?: unknown; payload?: unknown };
   if (action === 'allow' || action === 'refuse' || action === 'flag') return { action };
   if (action === 'mask' && typeof payload === 'string') {

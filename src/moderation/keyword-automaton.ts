@@ -18,17 +18,17 @@ export class KeywordAutomaton {
   #nodes = 1;
 
   constructor(keywords: readonly string[]) {
-    const most = keywords.reduce((sum, each) => sum + each.length, 1);
-    this.#parent = new Int32Array(most);
-    this.#unit = new Uint16Array(most);
-    this.#fail = new Int32Array(most);
-    this.#shorter = new Int32Array(most);
-    this.#ends = new Int32Array(most).fill(-1);
-    const slots = 2 ** Math.ceil(Math.log2(2 * most + 2));
+    const capacity = keywords.reduce((sum, each) => sum + each.length, 1);
+    this.#parent = new Int32Array(capacity);
+    this.#unit = new Uint16Array(capacity);
+    this.#fail = new Int32Array(capacity);
+    this.#shorter = new Int32Array(capacity);
+    this.#ends = new Int32Array(capacity).fill(-1);
+    const slots = 2 ** Math.ceil(Math.log2(2 * capacity + 2));
     this.#edges = new Int32Array(slots);
     this.#mask = slots - 1;
     this.#lengths = keywords.map((each) => each.length);
-    const depths = new Uint16Array(most);
+    const depths = new Uint16Array(capacity);
     for (const [index, keyword] of keywords.entries()) this.#insert(keyword, index, depths);
     this.#link(depths);
   }

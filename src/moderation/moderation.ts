@@ -19,11 +19,11 @@ import {
   removeFlags,
   updateRule,
 } from './rules.sql.ts';
-import { contentRefused, contentTooSlow, type Judgement, patternSize, type Rule } from './rules.ts';
-import { type ModerationThread, openThread } from './thread.ts';
+import { contentRefused, contentTooSlow, type Judgement, measurePattern, type Rule } from './rules.ts';
+import { type ModerationThread, startThread } from './thread.ts';
 
 /** What moderation makes of messages: the same number in the same order, masked or marked where a rule says so. */
-export interface Moderated {
+export interface ModerationResult {
   readonly messages: readonly PreparedMessage[];
   /** Of those messages. */
   readonly refused: ReadonlyMap<PreparedMessage, Refusal>;
@@ -33,7 +33,7 @@ export interface Moderated {
 export type Moderate = (
   messages: readonly PreparedMessage[],
   call: { readonly caller: string; readonly signal?: AbortSignal | undefined },
-) => Promise<Moderated>;
+) => Promise<ModerationResult>;
 
 /** Rules, flagged messages, and the judge of what is sent. */
 export interface Moderation {
@@ -50,7 +50,7 @@ export interface Moderation {
 }
 
 export interface ModerationOptions {
-  readonly turns?: FairScheduler;
+  readonly scheduler?: FairScheduler;
   /** Milliseconds of the thread that one message may take. */
   readonly messageMs?: number;
   readonly now?: () => number;
@@ -63,7 +63,7 @@ export interface ModerationOptions {
 export function createModeration(
   db: Db,
   hook: ModerationHook | undefined,
-  { turns = new FairScheduler(), messageMs = usualMessageMs, now = Date.now }: ModerationOptions = {},
+  { scheduler = new FairScheduler(), messageMs = defaultMessageMs, now = Date.now }: ModerationOptions = {},
 ): Moderation {
   let version = -1;
   let thread: ModerationThread | undefined;
@@ -72,11 +72,11 @@ export function createModeration(
     if (current === version && (thread === undefined || thread.isAlive)) return;
     // Read after the version: rules that are newer than it are read once more, and none is missed.
     const rules = await listRules(db);
-    const before = thread;
+    const previous = thread;
     // The old rules hold until the new ones are compiled.
-    thread = rules.length === 0 ? undefined : await openThread(rules, () => void reload().catch(() => {}));
+    thread = rules.length === 0 ? undefined : await startThread(rules, () => void reload().catch(() => {}));
     version = current;
-    await before?.close();
+    await previous?.close();
   };
   /** One after the other: a thread is opened once per change. */
   let loading: Promise<unknown> = Promise.resolve();
@@ -85,7 +85,7 @@ export function createModeration(
     loading = next.catch(() => {});
     return next;
   };
-  const changed = async <T>(change: () => Promise<T>): Promise<T> =>
+  const afterChange = async <T>(change: () => Promise<T>): Promise<T> =>
     await orBusy(async () => {
       const result = await change();
       await reload();
@@ -94,25 +94,25 @@ export function createModeration(
   return {
     async moderate(messages, call) {
       if (thread === undefined && hook === undefined) return { messages, refused: new Map() };
-      const judged = await judge({ threadOf: () => thread, turns, messageMs }, messages, call);
+      const judged = await judgeMessages({ threadOf: () => thread, scheduler: scheduler, messageMs }, messages, call);
       return hook === undefined ? judged : await askHook(hook, judged);
     },
     reload: () => orBusy(reload),
     async create(rule) {
-      await assertUsable(rule, await orBusy(() => listRules(db)));
-      return await changed(async () => ({ ...rule, ruleId: await insertRule(db, rule) }));
+      await assertValidRule(rule, await orBusy(() => listRules(db)));
+      return await afterChange(async () => ({ ...rule, ruleId: await insertRule(db, rule) }));
     },
     async replace(rule) {
       const others = (await orBusy(() => listRules(db))).filter(({ ruleId }) => ruleId !== rule.ruleId);
-      await assertUsable(rule, others);
-      return await changed(async () => {
-        if (!(await updateRule(db, rule))) throw notThere(rule.ruleId);
+      await assertValidRule(rule, others);
+      return await afterChange(async () => {
+        if (!(await updateRule(db, rule))) throw ruleNotFound(rule.ruleId);
         return rule;
       });
     },
     remove: (ruleId) =>
-      changed(async () => {
-        if (!(await deleteRule(db, ruleId))) throw notThere(ruleId);
+      afterChange(async () => {
+        if (!(await deleteRule(db, ruleId))) throw ruleNotFound(ruleId);
       }),
     list: () => orBusy(() => listRules(db)),
     listFlagged: (after, limit) => orBusy(() => listFlagged(db, after, limit, now())),
@@ -125,14 +125,14 @@ export function createModeration(
 }
 
 /** Milliseconds of the thread that one message may take. A plain pattern takes 7 ms for the largest payload, on the prototype. */
-const usualMessageMs = 500;
+const defaultMessageMs = 500;
 /** Milliseconds after which another call has its turn. */
 const sliceMs = 20;
 /** Milliseconds of a batch, after which the rest is to be sent again. */
 const batchMs = 10_000;
 /** Bytes and messages that the thread gets at once. */
-const parcelBytes = limits.payloadBytes;
-const parcelMessages = 200;
+const bytesPerRequest = limits.payloadBytes;
+const messagesPerRequest = 200;
 /** Bytes of payloads from which a call is known to take long. */
 const longBytes = 16 * 1024;
 const retryAfterMs = 1000;
@@ -140,15 +140,15 @@ const retryAfterMs = 1000;
 /** What is judged once per batch: the same payload to the same kind of channel. A broadcast is one judgement. */
 const contentKey = ({ channel, contentHash }: PreparedMessage) => `${channel.type} ${contentHash}`;
 
-async function judge(
+async function judgeMessages(
   {
     threadOf,
-    turns,
+    scheduler: turns,
     messageMs,
-  }: { threadOf: () => ModerationThread | undefined; turns: FairScheduler; messageMs: number },
+  }: { threadOf: () => ModerationThread | undefined; scheduler: FairScheduler; messageMs: number },
   messages: readonly PreparedMessage[],
   call: Parameters<Moderate>[1],
-): Promise<Moderated> {
+): Promise<ModerationResult> {
   const byContent = new Map<string, PreparedMessage>();
   let bytes = 0;
   for (const message of messages) {
@@ -160,18 +160,18 @@ async function judge(
   const keys = [...byContent.keys()];
   const contents = [...byContent.values()];
   const known = new Map<string, Judgement | Refusal>();
-  let spent = 0;
+  let spentMs = 0;
   const step = async () => {
     const first = known.size;
     const thread = threadOf();
     const verdicts =
       thread === undefined
         ? noRules(contents.length - first)
-        : await askThread(thread, contents.slice(first, first + parcelMessages), messageMs);
-    spent += verdicts.tookMs;
+        : await askThread(thread, contents.slice(first, first + messagesPerRequest), messageMs);
+    spentMs += verdicts.tookMs;
     for (const [index, verdict] of verdicts.judgements.entries())
       known.set(keys[first + index] as string, verdict === 'late' ? contentTooSlow(messageMs) : verdict);
-    if (spent > batchMs) for (const key of keys) if (!known.has(key)) known.set(key, notReached);
+    if (spentMs > batchMs) for (const key of keys) if (!known.has(key)) known.set(key, batchTimedOut);
     return { isDone: known.size === contents.length, tookMs: verdicts.tookMs };
   };
   if (contents.length > 0) await turns.run({ ...call, isLong: bytes > longBytes, weigh: () => bytes }, step);
@@ -185,11 +185,11 @@ async function judge(
     }
     const { payload, flaggedBy, refusedBy } = verdict;
     const isSame = payload === undefined && flaggedBy.length === 0;
-    const changed = isSame
+    const afterChange = isSame
       ? message
       : { ...message, payload: payload ?? message.payload, ...(flaggedBy.length === 0 ? {} : { flaggedBy }) };
-    if (refusedBy !== undefined) refused.set(changed, contentRefused(refusedBy));
-    return changed;
+    if (refusedBy !== undefined) refused.set(afterChange, contentRefused(refusedBy));
+    return afterChange;
   });
   return { messages: judged, refused };
 }
@@ -197,7 +197,7 @@ async function judge(
 const noRules = (count: number) => ({ judgements: Array<Judgement>(count).fill({ flaggedBy: [] }), tookMs: 0 });
 
 /** The batch took all of its time. */
-const notReached: Refusal = {
+const batchTimedOut: Refusal = {
   reason: 'OVERLOADED',
   message: `moderation of the batch took longer than ${batchMs} ms; send this message again in a smaller batch`,
   metadata: { limit_ms: String(batchMs) },
@@ -208,7 +208,7 @@ async function askThread(thread: ModerationThread, contents: readonly PreparedMe
   const some: PreparedMessage[] = [];
   let size = 0;
   for (const message of contents) {
-    if (some.length > 0 && size + message.payload.length > parcelBytes) break;
+    if (some.length > 0 && size + message.payload.length > bytesPerRequest) break;
     some.push(message);
     size += message.payload.length;
   }
@@ -235,7 +235,7 @@ async function askThread(thread: ModerationThread, contents: readonly PreparedMe
 /** The rule id that stands for the hook. */
 const hookRuleId = 0;
 
-async function askHook(hook: ModerationHook, { messages, refused }: Moderated): Promise<Moderated> {
+async function askHook(hook: ModerationHook, { messages, refused }: ModerationResult): Promise<ModerationResult> {
   const asked = messages.filter((message) => !refused.has(message));
   if (asked.length === 0) return { messages, refused };
   const verdicts = await hook(asked);
@@ -256,9 +256,9 @@ async function askHook(hook: ModerationHook, { messages, refused }: Moderated): 
 /** Milliseconds that a pattern may take to compile. */
 const compileMs = 50;
 /** Attempts per pattern: one that had less than half of that CPU time on a busy machine is repeated. */
-const mostCompileAttempts = 20;
+const maxCompileAttempts = 20;
 
-async function assertUsable(rule: Omit<Rule, 'ruleId'>, others: readonly Rule[]): Promise<void> {
+async function assertValidRule(rule: Omit<Rule, 'ruleId'>, others: readonly Rule[]): Promise<void> {
   const { keywords, patterns } = rule;
   // No answer could hold a larger one.
   const bytes = bytesOf(rule);
@@ -275,22 +275,22 @@ async function assertUsable(rule: Omit<Rule, 'ruleId'>, others: readonly Rule[])
     throw invalidField('rule.keywords', 'must have at least one entry, unless rule.patterns has one');
   let instructions = 0;
   for (const [index, pattern] of patterns.entries()) {
-    const size = await sizeInTime(pattern);
+    const size = await measureWithTimeout(pattern);
     if ('fault' in size) throw invalidField(`rule.patterns[${index}]`, size.fault);
     instructions += size.instructions;
     await setImmediate();
   }
   for (const pattern of others.flatMap((rule) => rule.patterns)) {
-    const size = patterns.length === 0 ? undefined : await sizeInTime(pattern);
+    const size = patterns.length === 0 ? undefined : await measureWithTimeout(pattern);
     if (size !== undefined && 'instructions' in size) instructions += size.instructions;
     await setImmediate();
   }
-  assertTogether('rule.patterns', 'instructions', instructions, limits.ruleInstructions);
+  assertTotal('rule.patterns', 'instructions', instructions, limits.ruleInstructions);
   const chars = [...keywords, ...others.flatMap((rule) => rule.keywords)].reduce((sum, each) => sum + each.length, 0);
-  assertTogether('rule.keywords', 'characters', chars, limits.ruleKeywordChars);
+  assertTotal('rule.keywords', 'characters', chars, limits.ruleKeywordChars);
 }
 
-function assertTogether(field: string, unit: string, actual: number, limit: number): void {
+function assertTotal(field: string, unit: string, actual: number, limit: number): void {
   if (actual <= limit) return;
   throw invalidField(field, `must have at most ${limit} ${unit} in all rules together, not ${actual}`, {
     limit: String(limit),
@@ -298,24 +298,24 @@ function assertTogether(field: string, unit: string, actual: number, limit: numb
   });
 }
 
-async function sizeInTime(pattern: string): Promise<ReturnType<typeof patternSize>> {
-  let size: ReturnType<typeof patternSize> = { fault: `takes longer than ${compileMs} ms to compile; simplify it` };
+async function measureWithTimeout(pattern: string): Promise<ReturnType<typeof measurePattern>> {
+  let size: ReturnType<typeof measurePattern> = { fault: `takes longer than ${compileMs} ms to compile; simplify it` };
   for (let attempt = 1; ; attempt++) {
     const began = threadCpuMs();
     try {
       runWithTimeout(compileMs, () => {
-        size = patternSize(pattern);
+        size = measurePattern(pattern);
       });
       return size;
     } catch (error) {
       if (!(error instanceof ExecutionTimeout)) throw error;
-      if (threadCpuMs() - began > compileMs / 2 || attempt === mostCompileAttempts) return size;
+      if (threadCpuMs() - began > compileMs / 2 || attempt === maxCompileAttempts) return size;
     }
     await setImmediate();
   }
 }
 
-function notThere(ruleId: number): ServiceError {
+function ruleNotFound(ruleId: number): ServiceError {
   return new ServiceError({
     reason: 'RULE_NOT_FOUND',
     message: `rule ${ruleId} does not exist`,

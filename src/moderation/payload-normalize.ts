@@ -5,7 +5,7 @@ export interface Span {
 }
 
 /** Pieces of one of a payload's texts. */
-export interface Found {
+export interface TextMatches {
   readonly index: number;
   readonly spans: readonly Span[];
 }
@@ -14,7 +14,7 @@ export interface Found {
 export interface PayloadTexts {
   readonly values: readonly string[];
   /** The payload with these pieces replaced by `*`, one per character; everything else stays byte for byte. */
-  masked(found: readonly Found[]): Uint8Array;
+  mask(matches: readonly TextMatches[]): Uint8Array;
 }
 
 const strict = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
@@ -33,18 +33,18 @@ const beginsLikeJson = new RegExp(`^[${invisible}\\s]*[[{"]`, 'u');
 /** A text, and by its places the bytes that are no UTF-8. */
 interface Decoded {
   readonly text: string;
-  readonly stray?: ReadonlyMap<number, number>;
+  readonly strayBytes?: ReadonlyMap<number, number>;
 }
 
 /**
  * What there is to read in a payload: the string values of JSON, or all of anything else. Bytes that are no UTF-8 are passed over, as clients do that show
  * the rest. What only begins like JSON is read as a text and as JSON, since a client may be as lenient.
  */
-export function textsOf(payload: Uint8Array): PayloadTexts {
+export function extractTexts(payload: Uint8Array): PayloadTexts {
   const decoded = decode(payload);
   const { text } = decoded;
-  if (!beginsLikeJson.test(text)) return plainText(decoded);
-  return isJson(text.replace(/^\ufeff+/, '')) ? jsonTexts(decoded) : brokenJson(decoded);
+  if (!beginsLikeJson.test(text)) return wholeText(decoded);
+  return isJson(text.replace(/^\ufeff+/, '')) ? jsonTexts(decoded) : malformedJsonTexts(decoded);
 }
 
 function isJson(text: string): boolean {
@@ -65,7 +65,7 @@ function decode(payload: Uint8Array): Decoded {
 }
 
 function decodeLeniently(payload: Uint8Array): Decoded {
-  const stray = new Map<number, number>();
+  const strayBytes = new Map<number, number>();
   let text = '';
   let from = 0;
   for (let at = 0; at < payload.length; ) {
@@ -75,12 +75,12 @@ function decodeLeniently(payload: Uint8Array): Decoded {
       continue;
     }
     if (at > from) text += strict.decode(payload.subarray(from, at));
-    stray.set(text.length, payload[at] as number);
+    strayBytes.set(text.length, payload[at] as number);
     text += replacement;
     from = ++at;
   }
   if (from < payload.length) text += strict.decode(payload.subarray(from));
-  return { text, stray };
+  return { text, strayBytes: strayBytes };
 }
 
 /** Bytes of the well-formed sequence that begins here (Unicode, table 3-7); 0: there is none. */
@@ -108,9 +108,9 @@ class Pieces {
   }
 
   copy(begin: number, end: number): void {
-    if (this.#from.stray !== undefined)
-      for (const [place, byte] of this.#from.stray)
-        if (place >= begin && place < end) this.#stray.set(this.#text.length + place - begin, byte);
+    if (this.#from.strayBytes !== undefined)
+      for (const [position, byte] of this.#from.strayBytes)
+        if (position >= begin && position < end) this.#stray.set(this.#text.length + position - begin, byte);
     this.#text += this.#from.text.slice(begin, end);
   }
 
@@ -122,32 +122,32 @@ class Pieces {
     if (this.#stray.size === 0) return encoder.encode(this.#text);
     const parts: Uint8Array[] = [];
     let from = 0;
-    for (const [place, byte] of this.#stray) {
-      parts.push(encoder.encode(this.#text.slice(from, place)), Uint8Array.of(byte));
-      from = place + 1;
+    for (const [position, byte] of this.#stray) {
+      parts.push(encoder.encode(this.#text.slice(from, position)), Uint8Array.of(byte));
+      from = position + 1;
     }
     parts.push(encoder.encode(this.#text.slice(from)));
     return Buffer.concat(parts);
   }
 }
 
-function plainText(decoded: Decoded): PayloadTexts {
+function wholeText(decoded: Decoded): PayloadTexts {
   return {
     values: [decoded.text],
-    masked: (found) =>
-      maskedText(
+    mask: (matches) =>
+      maskSpans(
         decoded,
-        found.flatMap((each) => each.spans),
+        matches.flatMap((each) => each.spans),
       ),
   };
 }
 
-function maskedText(decoded: Decoded, spans: readonly Span[]): Uint8Array {
+function maskSpans(decoded: Decoded, spans: readonly Span[]): Uint8Array {
   const pieces = new Pieces(decoded);
   let from = 0;
-  for (const { begin, end } of joined(spans)) {
+  for (const { begin, end } of mergeSpans(spans)) {
     pieces.copy(from, begin);
-    pieces.put(stars(decoded.text.slice(begin, end)));
+    pieces.put(asterisks(decoded.text.slice(begin, end)));
     from = end;
   }
   pieces.copy(from, decoded.text.length);
@@ -155,7 +155,7 @@ function maskedText(decoded: Decoded, spans: readonly Span[]): Uint8Array {
 }
 
 /** In order, and those that overlap as one. */
-function joined(spans: readonly Span[]): Span[] {
+function mergeSpans(spans: readonly Span[]): Span[] {
   const all: { begin: number; end: number }[] = [];
   for (const { begin, end } of [...spans].sort((a, b) => a.begin - b.begin)) {
     const last = all.at(-1);
@@ -166,7 +166,7 @@ function joined(spans: readonly Span[]): Span[] {
 }
 
 /** One per character. */
-function stars(text: string): string {
+function asterisks(text: string): string {
   let count = 0;
   for (const _ of text) count++;
   return '*'.repeat(count);
@@ -176,20 +176,20 @@ function stars(text: string): string {
 const literal = /"(?:[^"\\]|\\.)*"(\s*:)?/gs;
 
 /** The string values of a text, and where they stand, with their quotes. */
-function literalsOf(text: string): { values: string[]; places: Span[] } {
+function findLiterals(text: string): { values: string[]; positions: Span[] } {
   const values: string[] = [];
-  const places: Span[] = [];
+  const positions: Span[] = [];
   for (const match of text.matchAll(literal)) {
     if (match[1] !== undefined) continue;
-    const value = stringOf(match[0]);
+    const value = parseString(match[0]);
     if (value === undefined) continue;
     values.push(value);
-    places.push({ begin: match.index, end: match.index + match[0].length });
+    positions.push({ begin: match.index, end: match.index + match[0].length });
   }
-  return { values, places };
+  return { values, positions: positions };
 }
 
-function stringOf(json: string): string | undefined {
+function parseString(json: string): string | undefined {
   try {
     return JSON.parse(json) as string;
   } catch {
@@ -199,19 +199,19 @@ function stringOf(json: string): string | undefined {
 
 /** The text is JSON, so that every quote outside of a string begins one. Numbers, order and white space stay: it is never written anew as a whole. */
 function jsonTexts(decoded: Decoded): PayloadTexts {
-  const { values, places } = literalsOf(decoded.text);
+  const { values, positions: places } = findLiterals(decoded.text);
   return {
     values,
-    masked(found) {
+    mask(matches) {
       const pieces = new Pieces(decoded);
       let from = 0;
-      for (const { index, spans } of [...found].sort((a, b) => a.index - b.index)) {
-        const place = places[index];
+      for (const { index, spans } of [...matches].sort((a, b) => a.index - b.index)) {
+        const position = places[index];
         const value = values[index];
-        if (place === undefined || value === undefined) continue;
-        pieces.copy(from, place.begin);
-        pieces.put(JSON.stringify(maskedString(value, spans)));
-        from = place.end;
+        if (position === undefined || value === undefined) continue;
+        pieces.copy(from, position.begin);
+        pieces.put(JSON.stringify(maskString(value, spans)));
+        from = position.end;
       }
       pieces.copy(from, decoded.text.length);
       return pieces.bytes();
@@ -219,27 +219,27 @@ function jsonTexts(decoded: Decoded): PayloadTexts {
   };
 }
 
-function maskedString(value: string, spans: readonly Span[]): string {
+function maskString(value: string, spans: readonly Span[]): string {
   let text = '';
   let from = 0;
-  for (const { begin, end } of joined(spans)) {
-    text += value.slice(from, begin) + stars(value.slice(begin, end));
+  for (const { begin, end } of mergeSpans(spans)) {
+    text += value.slice(from, begin) + asterisks(value.slice(begin, end));
     from = end;
   }
   return text + value.slice(from);
 }
 
 /** The whole text, and the strings in it. A string of which a part matches is masked whole: where its parts stand in what is no JSON is not sure. */
-function brokenJson(decoded: Decoded): PayloadTexts {
-  const { values, places } = literalsOf(decoded.text);
+function malformedJsonTexts(decoded: Decoded): PayloadTexts {
+  const { values, positions: places } = findLiterals(decoded.text);
   return {
     values: [decoded.text, ...values],
-    masked: (found) =>
-      maskedText(
+    mask: (matches) =>
+      maskSpans(
         decoded,
-        found.flatMap(({ index, spans }) => {
-          const place = places[index - 1];
-          return place === undefined ? spans : [{ begin: place.begin + 1, end: place.end - 1 }];
+        matches.flatMap(({ index, spans }) => {
+          const position = places[index - 1];
+          return position === undefined ? spans : [{ begin: position.begin + 1, end: position.end - 1 }];
         }),
       ),
   };
@@ -266,7 +266,7 @@ const trailing =
 const cluster = new RegExp(`\\P{M}[${trailing}]{0,30}|[${trailing}]{1,30}`, 'gsu');
 
 /** The text without what cannot be seen: patterns are compared with folded text, in which it does not occur. */
-export function visibleText(text: string): string {
+export function stripInvisible(text: string): string {
   return anyInvisible.test(text) ? (text.match(visibleRun) ?? []).join('') : text;
 }
 
@@ -274,22 +274,22 @@ export function foldText(text: string): FoldedText {
   const { length } = text;
   if (ascii.test(text)) return { folded: text.toLowerCase(), origins: undefined, length };
   let visible = text;
-  let places: number[] | undefined;
+  let positions: number[] | undefined;
   if (anyInvisible.test(text)) {
     visible = '';
-    places = [];
+    positions = [];
     for (const run of text.matchAll(visibleRun)) {
       visible += run[0];
-      for (let unit = 0; unit < run[0].length; unit++) places.push(run.index + unit);
+      for (let unit = 0; unit < run[0].length; unit++) positions.push(run.index + unit);
     }
-    if (ascii.test(visible)) return { folded: visible.toLowerCase(), origins: places, length };
+    if (ascii.test(visible)) return { folded: visible.toLowerCase(), origins: positions, length };
   }
   const pieces: string[] = [];
   const origins: number[] = [];
   for (const match of visible.matchAll(cluster)) {
     // A capital sigma is small in two ways, by where it stands.
     const piece = match[0].normalize('NFKC').toLowerCase().replaceAll('ς', 'σ');
-    const origin = places === undefined ? match.index : (places[match.index] as number);
+    const origin = positions === undefined ? match.index : (positions[match.index] as number);
     pieces.push(piece);
     for (let unit = 0; unit < piece.length; unit++) origins.push(origin);
   }
@@ -297,7 +297,7 @@ export function foldText(text: string): FoldedText {
 }
 
 /** The pieces of the text that a piece of its folded form comes from: whole characters. */
-export function spansOfText({ origins, length }: FoldedText, begin: number, end: number): Span[] {
+export function originalSpans({ origins, length }: FoldedText, begin: number, end: number): Span[] {
   if (origins === undefined) return [{ begin, end }];
   const from = origins[begin];
   if (from === undefined) return [];

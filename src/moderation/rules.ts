@@ -3,13 +3,13 @@ import { limits } from '../limits.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import { KeywordAutomaton } from './keyword-automaton.ts';
 import {
+  extractTexts,
   type FoldedText,
-  type Found,
   foldText,
+  originalSpans,
   type Span,
-  spansOfText,
-  textsOf,
-  visibleText,
+  stripInvisible,
+  type TextMatches,
 } from './payload-normalize.ts';
 
 /** A rule about content. */
@@ -26,7 +26,7 @@ export interface Rule {
 }
 
 /** What there is to judge of a message. */
-export interface Judged {
+export interface Content {
   readonly channelType: number;
   readonly tagKey: string;
   readonly payload: Uint8Array;
@@ -42,17 +42,17 @@ export interface Judgement {
 }
 
 /** Judges payloads by one set of rules. */
-export type Moderator = (judged: Judged) => Judgement;
+export type Moderator = (content: Content) => Judgement;
 
-const nothing: Judgement = { flaggedBy: [] };
+const noFindings: Judgement = { flaggedBy: [] };
 const wordCharacter = /[\p{Script=Latin}\p{N}_]/u;
 
 function compile(pattern: string): RE2JS {
-  return RE2JS.compile(visibleText(pattern), RE2JS.CASE_INSENSITIVE);
+  return RE2JS.compile(stripInvisible(pattern), RE2JS.CASE_INSENSITIVE);
 }
 
 /** What a pattern is compiled to, in instructions; or why it cannot be used. A text is matched in time that grows with both, by 0.1 µs at most. */
-export function patternSize(pattern: string): { readonly instructions: number } | { readonly fault: string } {
+export function measurePattern(pattern: string): { readonly instructions: number } | { readonly fault: string } {
   let instructions: number;
   try {
     instructions = compile(pattern).programSize();
@@ -103,14 +103,14 @@ export function createModerator(rules: readonly Rule[]): Moderator | undefined {
     }
   }
 
-  function search(text: string, concerned: ReadonlySet<Rule>, findings: Findings): void {
+  function search(text: string, applicable: ReadonlySet<Rule>, findings: Findings): void {
     automaton?.search(text, (keyword, begin, end) => {
-      if (!isWhole(text, begin, end)) return;
-      for (const rule of rulesOf[keyword] ?? []) if (concerned.has(rule)) note(rule, begin, end, text, findings);
+      if (!isWholeWord(text, begin, end)) return;
+      for (const rule of rulesOf[keyword] ?? []) if (applicable.has(rule)) note(rule, begin, end, text, findings);
     });
     for (const { rule, compiled } of patterns) {
       // To refuse and to flag once is enough.
-      if (!concerned.has(rule) || findings.refusedBy.has(rule.ruleId) || findings.flaggedBy.has(rule.ruleId)) continue;
+      if (!applicable.has(rule) || findings.refusedBy.has(rule.ruleId) || findings.flaggedBy.has(rule.ruleId)) continue;
       const matcher = compiled.matcher(text);
       while (matcher.find()) {
         if (matcher.end() === matcher.start()) continue;
@@ -121,21 +121,21 @@ export function createModerator(rules: readonly Rule[]): Moderator | undefined {
   }
 
   return ({ channelType, tagKey, payload }) => {
-    const concerned = new Set(rules.filter((rule) => concerns(rule, channelType, tagKey)));
-    if (concerned.size === 0) return nothing;
-    const texts = textsOf(payload);
+    const applicable = new Set(rules.filter((rule) => appliesTo(rule, channelType, tagKey)));
+    if (applicable.size === 0) return noFindings;
+    const texts = extractTexts(payload);
     const refusedBy = new Set<number>();
     const flaggedBy = new Set<number>();
-    const masked: Found[] = [];
+    const masked: TextMatches[] = [];
     for (const [index, text] of texts.values.entries()) {
       const folded = foldText(text);
       const findings: Findings = { refusedBy, flaggedBy, covered: undefined };
-      search(folded.folded, concerned, findings);
+      search(folded.folded, applicable, findings);
       if (findings.covered !== undefined) masked.push({ index, spans: coveredSpans(folded, findings.covered) });
     }
     return {
       ...(refusedBy.size === 0 ? {} : { refusedBy: Math.min(...refusedBy) }),
-      ...(masked.length === 0 ? {} : { payload: texts.masked(masked) }),
+      ...(masked.length === 0 ? {} : { payload: texts.mask(masked) }),
       flaggedBy: [...flaggedBy].sort((a, b) => a - b),
     };
   };
@@ -145,14 +145,14 @@ function coveredSpans(folded: FoldedText, covered: Uint8Array): Span[] {
   const spans: Span[] = [];
   for (let begin = covered.indexOf(1); begin !== -1; begin = covered.indexOf(1, begin)) {
     const end = covered.indexOf(0, begin);
-    spans.push(...spansOfText(folded, begin, end === -1 ? covered.length : end));
+    spans.push(...originalSpans(folded, begin, end === -1 ? covered.length : end));
     if (end === -1) break;
     begin = end;
   }
   return spans;
 }
 
-function concerns({ channelTypes, tagKeys }: Rule, channelType: number, tagKey: string): boolean {
+function appliesTo({ channelTypes, tagKeys }: Rule, channelType: number, tagKey: string): boolean {
   return (
     (channelTypes.length === 0 || channelTypes.includes(channelType)) &&
     (tagKeys.length === 0 || tagKeys.includes(tagKey))
@@ -160,7 +160,7 @@ function concerns({ channelTypes, tagKeys }: Rule, channelType: number, tagKey: 
 }
 
 /** Latin words are found as words; where a keyword begins or ends with another script there are no edges to go by. */
-function isWhole(text: string, begin: number, end: number): boolean {
+function isWholeWord(text: string, begin: number, end: number): boolean {
   const joined = (left: string | undefined, right: string | undefined) =>
     left !== undefined && right !== undefined && wordCharacter.test(left) && wordCharacter.test(right);
   return !joined(text[begin - 1], text[begin]) && !joined(text[end - 1], text[end]);

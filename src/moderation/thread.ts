@@ -1,12 +1,12 @@
 import { Worker } from 'node:worker_threads';
 import type { Rule } from './rules.ts';
-import type { Parcel, Verdicts } from './worker.ts';
+import type { JudgeRequest, JudgeResponse } from './worker.ts';
 
 /** A thread that judges by one set of rules. One parcel at a time. */
 export interface ModerationThread {
   readonly isAlive: boolean;
   /** Rejects when the thread has died. */
-  judge(parcel: Parcel): Promise<Verdicts>;
+  judge(request: JudgeRequest): Promise<JudgeResponse>;
   /** Ends it when the parcel that it has is done. */
   close(): Promise<void>;
 }
@@ -15,16 +15,16 @@ export interface ModerationThread {
 const heapMb = 512;
 
 /** Starts a thread with these rules, and waits until they are compiled; rejects when they cannot be. */
-export async function openThread(rules: readonly Rule[], onDeath: (error: Error) => void): Promise<ModerationThread> {
+export async function startThread(rules: readonly Rule[], onDeath: (error: Error) => void): Promise<ModerationThread> {
   // Built, the file next to this one ends in .js.
   const name = import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js';
   const worker = new Worker(new URL(name, import.meta.url), {
     workerData: rules,
     resourceLimits: { maxOldGenerationSizeMb: heapMb },
   });
-  let pending: { resolve: (answer: unknown) => void; reject: (error: Error) => void } | undefined;
+  let pending: { resolve: (nextMessage: unknown) => void; reject: (error: Error) => void } | undefined;
   let state: 'starting' | 'running' | 'closing' | 'dead' = 'starting';
-  const answer = () =>
+  const nextMessage = () =>
     new Promise<unknown>((resolve, reject) => {
       pending = { resolve, reject };
     });
@@ -33,34 +33,34 @@ export async function openThread(rules: readonly Rule[], onDeath: (error: Error)
     pending = undefined;
     resolve?.(message);
   });
-  const died = (error: Error) => {
+  const handleDeath = (error: Error) => {
     if (state === 'dead') return;
     const before = state;
     state = 'dead';
     pending?.reject(error);
     if (before === 'running') onDeath(error);
   };
-  worker.on('error', (error) => died(error instanceof Error ? error : new Error(String(error))));
-  worker.on('exit', (code) => died(new Error(`the thread of moderation ended with ${code}`)));
-  await answer();
+  worker.on('error', (error) => handleDeath(error instanceof Error ? error : new Error(String(error))));
+  worker.on('exit', (code) => handleDeath(new Error(`the thread of moderation ended with ${code}`)));
+  await nextMessage();
   state = 'running';
   worker.unref();
-  let last: Promise<unknown> = Promise.resolve();
+  let lastResponse: Promise<unknown> = Promise.resolve();
   return {
     get isAlive() {
       return state === 'running';
     },
-    judge(parcel) {
+    judge(request) {
       if (state !== 'running') return Promise.reject(new Error('the thread of moderation has ended'));
-      const verdicts = answer();
+      const response = nextMessage();
       // An idle thread keeps no process alive; one that is waited for does.
       worker.ref();
-      last = verdicts.catch(() => {}).finally(() => worker.unref());
-      worker.postMessage(parcel, [parcel.bytes.buffer as ArrayBuffer]);
-      return verdicts as Promise<Verdicts>;
+      lastResponse = response.catch(() => {}).finally(() => worker.unref());
+      worker.postMessage(request, [request.bytes.buffer as ArrayBuffer]);
+      return response as Promise<JudgeResponse>;
     },
     async close() {
-      await last;
+      await lastResponse;
       if (state === 'running') state = 'closing';
       await worker.terminate();
     },

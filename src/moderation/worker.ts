@@ -7,7 +7,7 @@ import { ExecutionTimeout, runWithTimeout, threadCpuMs } from '../overload/watch
 import { createModerator, type Judgement, type Rule } from './rules.ts';
 
 /** Messages of one call, with their payloads one after the other in `bytes`. */
-export interface Parcel {
+export interface JudgeRequest {
   readonly bytes: Uint8Array;
   readonly messages: readonly JudgedMessage[];
   /** Milliseconds that one message may take. */
@@ -23,16 +23,16 @@ interface JudgedMessage {
 }
 
 /** What became of a parcel: of its first messages, at least one. `late`: it took too long. */
-export interface Verdicts {
+export interface JudgeResponse {
   readonly judgements: readonly (Judgement | 'late')[];
   readonly tookMs: number;
 }
 
 const moderator = createModerator(workerData as readonly Rule[]);
 parentPort?.postMessage('ready');
-parentPort?.on('message', (parcel: Parcel) => parentPort?.postMessage(judge(parcel)));
+parentPort?.on('message', (request: JudgeRequest) => parentPort?.postMessage(judgeRequest(request)));
 
-function judge({ bytes, messages, messageMs, sliceMs }: Parcel): Verdicts {
+function judgeRequest({ bytes, messages, messageMs, sliceMs }: JudgeRequest): JudgeResponse {
   const start = threadCpuMs();
   const judgements: (Judgement | 'late')[] = [];
   let begin = 0;
@@ -45,14 +45,14 @@ function judge({ bytes, messages, messageMs, sliceMs }: Parcel): Verdicts {
     }
   };
   // The watchdog goes by the clock. An attempt that had less of the processor than it may have is made again, with more time.
-  for (let patience = 1; ; patience *= 2) {
+  for (let timeScale = 1; ; timeScale *= 2) {
     const began = threadCpuMs();
     try {
-      runWithTimeout((messageMs + sliceMs) * patience, slice);
+      runWithTimeout((messageMs + sliceMs) * timeScale, slice);
       break;
     } catch (error) {
       if (!(error instanceof ExecutionTimeout)) throw error;
-      if (threadCpuMs() - began < messageMs && patience < mostPatience) continue;
+      if (threadCpuMs() - began < messageMs && timeScale < maxTimeScale) continue;
       judgements.push('late');
       break;
     }
@@ -61,4 +61,4 @@ function judge({ bytes, messages, messageMs, sliceMs }: Parcel): Verdicts {
 }
 
 /** Times the watchdog's time at most: 8 s where a message has 500 ms. */
-const mostPatience = 16;
+const maxTimeScale = 16;

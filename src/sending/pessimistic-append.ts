@@ -16,7 +16,7 @@ import type { Tx } from '../postgres/schema.ts';
 import { all } from '../postgres/sql.ts';
 import { inTransaction, setLockTimeout } from '../postgres/transaction.ts';
 import { insertOutbox } from '../webhooks/outbox-router.sql.ts';
-import type { Range } from '../webhooks/webhook.ts';
+import type { SeqRange } from '../webhooks/webhook.ts';
 import { type Appended, type AppendMode, type AppendWatch, fulfilled } from './append-types.ts';
 import { deniedPairs, type Group, headsByChannel, lookupKeys, messagesOf, type Store } from './group-context.ts';
 import { ChannelsHeld } from './held-channels.ts';
@@ -132,8 +132,8 @@ function write(tx: Tx, group: Group, plan: Plan, acceptedAt: number, announce: b
 }
 
 /** The sequences that a plan stores, as one range per channel, without channels of commands. */
-function storedRanges({ channelKeys }: Group, { rows }: Plan): Range[] {
-  const ranges = new Map<string, Range>();
+function storedRanges({ channelKeys }: Group, { rows }: Plan): SeqRange[] {
+  const ranges = new Map<string, SeqRange>();
   for (const { message, messageSeq } of rows) {
     const { key, sequence } = message.channel;
     const channelKey = channelKeys.get(key);

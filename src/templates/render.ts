@@ -3,7 +3,7 @@ import { FairScheduler, type ScheduledCall, type Step } from '../overload/fair-s
 import { ExecutionTimeout, runWithTimeout } from '../overload/watchdog.ts';
 
 /** One rendering of a batch. */
-export interface RenderingWork {
+export interface RenderJob {
   readonly count: number;
   /** Each message ends in good time by itself: the watchdog is spared. */
   readonly isBounded: boolean;
@@ -26,29 +26,29 @@ const idleMs = 200;
 
 /** The turns at rendering. One slice runs at a time in a process, whoever renders: 24 calls with a slice each per turn of the loop held up everybody for 44 s. */
 export function createRenderingScheduler(aside?: () => () => void): FairScheduler {
-  let busy = 0;
+  let busySumMs = 0;
   let endedAt = 0;
   const rest = (tookMs: number) => {
     const now = performance.now();
-    if (now - tookMs - endedAt > idleMs) busy = 0;
-    busy += tookMs;
+    if (now - tookMs - endedAt > idleMs) busySumMs = 0;
+    busySumMs += tookMs;
     endedAt = now;
     if (tookMs < 1) return undefined;
     // A call takes some turns of the loop: one turn after each 100 ms made a second of it.
-    return busy > busyMs ? setTimeout(Math.min(tookMs, messageMs)) : setImmediate();
+    return busySumMs > busyMs ? setTimeout(Math.min(tookMs, messageMs)) : setImmediate();
   };
   return new FairScheduler({ rest, ...(aside === undefined ? {} : { aside }) });
 }
 
 /** Renders a batch, a slice a turn: a thousand templates of 50 ms each held up everybody for 50 s. */
 export async function renderInSlices(
-  turns: FairScheduler,
+  scheduler: FairScheduler,
   call: ScheduledCall,
-  { count, isBounded, render, refuse }: RenderingWork,
+  { count, isBounded, render, refuse }: RenderJob,
 ): Promise<void> {
   let index = 0;
-  let spent = 0;
-  let isAgain = false;
+  let spentMs = 0;
+  let isSecondAttempt = false;
   const step = (): Step => {
     const first = index;
     const start = performance.now();
@@ -65,17 +65,17 @@ export async function renderInSlices(
       if (!(error instanceof ExecutionTimeout)) throw error;
       // The first of its slice had all of the time, and has it once more, since the process may have stood still; another begins a slice of its own.
       if (index === first) {
-        if (isAgain) refuse(index++, error.message);
-        else isAgain = true;
+        if (isSecondAttempt) refuse(index++, error.message);
+        else isSecondAttempt = true;
       }
     }
-    isAgain &&= index === first;
+    isSecondAttempt &&= index === first;
     // A process that stood still has not been rendering.
     const tookMs = Math.min(performance.now() - start, messageMs);
-    spent += tookMs;
-    if (spent > batchMs)
+    spentMs += tookMs;
+    if (spentMs > batchMs)
       for (; index < count; index++) refuse(index, `rendering the batch took longer than ${batchMs} ms`);
     return { isDone: index >= count, tookMs };
   };
-  if (count > 0) await turns.run(call, step);
+  if (count > 0) await scheduler.run(call, step);
 }

@@ -1,7 +1,7 @@
 import { type Context, type Emitter, Liquid, type Template as Parsed, toValue } from 'liquidjs';
 import { limits } from '../limits.ts';
 import type { Refusal } from '../messages/service-error.ts';
-import { isKept, variablesFault } from './variables.ts';
+import { findVariablesFault, isExact } from './variables.ts';
 
 /** A template as it is written. */
 export interface TemplateText {
@@ -28,12 +28,12 @@ export interface CompiledTemplate {
   render(
     variables: Variables,
     at?: number,
-  ): { readonly payload: Uint8Array } | { readonly refusal: Refusal; readonly late?: string };
+  ): { readonly payload: Uint8Array } | { readonly refusal: Refusal; readonly timeout?: string };
 }
 
 /** Milliseconds of one rendering, and what it may allocate and write, in liquidjs's own measure: about characters and elements. */
 const renderMs = 50;
-const memory = 1_000_000;
+const maxMemory = 1_000_000;
 
 const common = {
   ownPropertyOnly: true,
@@ -43,19 +43,19 @@ const common = {
   lenientIf: true,
   parseLimit: limits.templateBytes,
   renderLimit: renderMs,
-  memoryLimit: memory,
+  memoryLimit: maxMemory,
 };
 /** Where a rendering has its time: no template can name a symbol. */
 const timeKey = Symbol('time');
 const dateFilters = ['date', 'date_to_xmlschema', 'date_to_rfc822', 'date_to_string', 'date_to_long_string'];
 
 const engines = {
-  text: timed(bounded(new Liquid(common))),
-  json: timed(bounded(new Liquid({ ...common, outputEscape: escapeForJson }))),
+  text: withRenderTime(withLimits(new Liquid(common))),
+  json: withRenderTime(withLimits(new Liquid({ ...common, outputEscape: escapeForJson }))),
 };
 
 /** `now` and `today` are the time of the rendering that was asked for, so that a message that is rendered again is the same. */
-function timed(engine: Liquid): Liquid {
+function withRenderTime(engine: Liquid): Liquid {
   for (const name of dateFilters) {
     const filter = engine.filters[name];
     if (typeof filter !== 'function') throw new Error(`liquidjs has no filter ${name}`);
@@ -72,7 +72,7 @@ function timed(engine: Liquid): Liquid {
  * Without the tags that read other templates from files; and what is written, also into a `capture`, counts as memory, which liquidjs does not count: 4000 times
  * a variable of 60 kB took 450 ms and 700 MB.
  */
-function bounded(engine: Liquid): Liquid {
+function withLimits(engine: Liquid): Liquid {
   for (const tag of ['include', 'render', 'layout', 'block']) delete engine.tags[tag];
   const { renderer } = engine;
   const renderTemplates = renderer.renderTemplates.bind(renderer);
@@ -85,7 +85,7 @@ function countingEmitter({ memoryLimit }: Context): Emitter {
   return {
     buffer: '',
     write(written) {
-      const text = textOf(written);
+      const text = toText(written);
       memoryLimit.use(text.length);
       this.buffer += text;
     },
@@ -99,11 +99,11 @@ function assertWhole(value: unknown): void {
 }
 
 /** As Liquid writes a value. */
-function textOf(written: unknown): string {
+function toText(written: unknown): string {
   const value: unknown = toValue(written);
   assertWhole(value);
   if (typeof value === 'string') return value;
-  return Array.isArray(value) ? value.map(textOf).join('') : String(value ?? '');
+  return Array.isArray(value) ? value.map(toText).join('') : String(value ?? '');
 }
 
 /** Of a parsed template: measured with liquidjs 10.30, and rounded up. */
@@ -111,7 +111,7 @@ const bytesOfTag = 1500;
 const bytesOfTagChar = 100;
 
 /** How many tags and outputs there are, and how many characters in them. */
-function tagsOf(body: string): { readonly tags: number; readonly chars: number } {
+function countTags(body: string): { readonly tags: number; readonly chars: number } {
   const mark = /\{[{%]|[%}]\}/g;
   let tags = 0;
   let chars = 0;
@@ -139,16 +139,16 @@ function escapeForJson(value: unknown): string {
 /** Compiles a template; returns what is wrong with it when it cannot be. */
 export function compileTemplate({ name, body, format }: TemplateText): CompiledTemplate | { readonly fault: string } {
   const engine = engines[format];
-  const { tags, chars } = tagsOf(body);
+  const { tags, chars } = countTags(body);
   if (tags > limits.templateTags)
     return { fault: `it has ${tags} tags and outputs, at most ${limits.templateTags} are allowed` };
   let parsed: Parsed[];
   try {
     parsed = engine.parse(body);
   } catch (error) {
-    return { fault: wordsOf(error) };
+    return { fault: firstLine(error) };
   }
-  const plain = plainTemplate(body, format === 'json' ? escapeForJson : String);
+  const plain = parsePlainTemplate(body, format === 'json' ? escapeForJson : String);
   let names: readonly string[] | undefined;
   const variables = () => {
     names ??= [...new Set(engine.globalVariablesSync(parsed))].sort();
@@ -161,31 +161,31 @@ export function compileTemplate({ name, body, format }: TemplateText): CompiledT
     render(given, at) {
       let text: string;
       const joined = plain?.join(given);
-      const fault = joined === undefined ? variablesFault(given) : undefined;
+      const fault = joined === undefined ? findVariablesFault(given) : undefined;
       if (fault !== undefined) return { refusal: templateFailed(name, fault) };
       try {
         text = joined ?? engine.renderSync(parsed, given, at === undefined ? {} : { globals: { [timeKey]: at } });
       } catch (error) {
         // liquidjs counts time by the clock.
-        if (wordsOf(error).includes('render limit'))
-          return { refusal: templateFailed(name, wordsOf(error)), late: wordsOf(error) };
+        if (firstLine(error).includes('render limit'))
+          return { refusal: templateFailed(name, firstLine(error)), timeout: firstLine(error) };
         return {
           refusal: templateFailed(
             name,
-            wordsOf(error),
+            firstLine(error),
             variables().filter((each) => !Object.hasOwn(given, each)),
           ),
         };
       }
       // Never more bytes than characters: a text that is too long is not copied to be measured.
-      if (text.length > limits.payloadBytes) return { refusal: tooLarge(name, text.length) };
+      if (text.length > limits.payloadBytes) return { refusal: payloadTooLarge(name, text.length) };
       const isSurelyJson = joined !== undefined && plain?.isInStrings;
       if (format === 'json' && !isSurelyJson && !isJson(text))
         return { refusal: templateFailed(name, 'the output is not valid JSON') };
       // A quarter of what TextEncoder takes.
       const payload = Buffer.from(text);
       if (payload.length === 0) return { refusal: templateFailed(name, 'the output is empty') };
-      if (payload.length > limits.payloadBytes) return { refusal: tooLarge(name, payload.length) };
+      if (payload.length > limits.payloadBytes) return { refusal: payloadTooLarge(name, payload.length) };
       return { payload };
     },
   };
@@ -206,7 +206,7 @@ export interface PlainTemplate {
  * Templates of nothing but text and bare names are most of them, and are joined by hand (with the quick check of such requests, 14 µs of the service a message
  * instead of 30). A property holds it to liquidjs.
  */
-export function plainTemplate(body: string, written: (value: unknown) => string): PlainTemplate | undefined {
+export function parsePlainTemplate(body: string, written: (value: unknown) => string): PlainTemplate | undefined {
   const parts = body.split(bareOutput);
   if (parts.some((part, index) => index % 2 === 0 && /\{[{%]|\{$/.test(part))) return undefined;
   return {
@@ -216,7 +216,7 @@ export function plainTemplate(body: string, written: (value: unknown) => string)
         const name = parts[index] ?? '';
         const value = Object.hasOwn(variables, name) ? variables[name] : undefined;
         if (typeof value !== 'string' && typeof value !== 'number' && typeof value !== 'boolean') return undefined;
-        if (typeof value === 'number' && !isKept(value)) return undefined;
+        if (typeof value === 'number' && !isExact(value)) return undefined;
         text += written(value) + (parts[index + 1] ?? '');
       }
       return text;
@@ -236,7 +236,7 @@ function isJson(text: string): boolean {
 }
 
 /** liquidjs puts the template's lines below its words. */
-function wordsOf(error: unknown): string {
+function firstLine(error: unknown): string {
   return (error instanceof Error ? error.message : String(error)).split('\n', 1)[0] ?? '';
 }
 
@@ -252,7 +252,7 @@ export function templateFailed(name: string, why: string, missing: readonly stri
   };
 }
 
-function tooLarge(name: string, bytes: number): Refusal {
+function payloadTooLarge(name: string, bytes: number): Refusal {
   return {
     reason: 'PAYLOAD_TOO_LARGE',
     message: `template ${JSON.stringify(name)} renders at least ${bytes} bytes, at most ${limits.payloadBytes} are allowed`,
@@ -264,22 +264,22 @@ function tooLarge(name: string, bytes: number): Refusal {
  * The version of a template that did not exist when its batch was submitted, as a number that no version has. A batch that says so is refused what it asks for even when the template is created
  * before its time.
  */
-export function missingVersion(wished: number): number {
-  return -1 - wished;
+export function missingVersion(requested: number): number {
+  return -1 - requested;
 }
 
 /** The version that was asked for, of one that may be missing; 0: the latest. */
-export function wishedVersion(version: number): number {
+export function requestedVersion(version: number): number {
   return version < 0 ? -1 - version : version;
 }
 
 /** The refusal of a message whose template is not there. */
 export function templateMissing(name: string, version: number): Refusal {
-  const wished = wishedVersion(version);
+  const requested = requestedVersion(version);
   const since = version < 0 ? '; it did not exist when the batch was submitted' : '';
   return {
     reason: 'TEMPLATE_NOT_FOUND',
-    message: `template ${JSON.stringify(name)}${wished > 0 ? ` version ${wished}` : ''} does not exist${since}`,
-    metadata: { template: name, version: String(wished) },
+    message: `template ${JSON.stringify(name)}${requested > 0 ? ` version ${requested}` : ''} does not exist${since}`,
+    metadata: { template: name, version: String(requested) },
   };
 }

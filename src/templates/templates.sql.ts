@@ -33,7 +33,7 @@ export async function insertTemplate(
       on conflict do nothing
       returning *`.execute(db);
     const [row] = rows;
-    if (row !== undefined) return toStored(row);
+    if (row !== undefined) return toStoredTemplate(row);
   }
 }
 
@@ -43,7 +43,7 @@ export async function findTemplate(db: Db, name: string, version: number): Promi
     select * from sendbatch.template where name = ${name} and (${version}::integer = 0 or version = ${version}::integer)
     order by version desc limit 1`.execute(db);
   const [row] = rows;
-  return row && toStored(row);
+  return row && toStoredTemplate(row);
 }
 
 /** The latest versions after a name: at most `limit`, and as many as fill a page and one more. */
@@ -58,7 +58,7 @@ export async function listTemplates(db: Db, after: string, limit: number): Promi
       ) t
     ) sized
     where bytes_before <= ${limits.pageBytes} order by name`.execute(db);
-  return rows.map(toStored);
+  return rows.map(toStoredTemplate);
 }
 
 /** Removes all versions of a name, and keeps the number of the last. Whether there was one. */
@@ -76,12 +76,12 @@ export async function deleteTemplate(db: Db, name: string): Promise<boolean> {
 }
 
 /** Forgets the last versions of names that were deleted longer ago than this: no batch can ask for them any more. */
-export async function sweepDeletedTemplates(db: Db, keptMs: number): Promise<void> {
+export async function sweepDeletedTemplates(db: Db, retentionMs: number): Promise<void> {
   await sql`
-    delete from sendbatch.template_deleted d where deleted_at < ${databaseNow} - ${keptMs}::bigint
+    delete from sendbatch.template_deleted d where deleted_at < ${databaseNow} - ${retentionMs}::bigint
       and not exists (select from sendbatch.template t where t.name = d.name)`.execute(db);
 }
 
-function toStored({ name, version, body, format, created_at }: TemplateRow): StoredTemplate {
+function toStoredTemplate({ name, version, body, format, created_at }: TemplateRow): StoredTemplate {
   return { name, version, body, format, createdAt: created_at };
 }

@@ -36,7 +36,7 @@ export interface TemplatedDraft extends Draft {
 }
 
 /** Drafts with their payloads, and by index why some have none. */
-export interface Rendered {
+export interface RenderedDrafts {
   readonly drafts: readonly Draft[];
   readonly refused: ReadonlyMap<number, Refusal>;
 }
@@ -55,22 +55,26 @@ export interface RenderOptions {
 
 export interface Templates {
   /** Renders; `own` are the request's own templates, which go before stored ones. */
-  render(drafts: readonly TemplatedDraft[], own: readonly TemplateText[], options?: RenderOptions): Promise<Rendered>;
+  render(
+    drafts: readonly TemplatedDraft[],
+    ownTemplates: readonly TemplateText[],
+    options?: RenderOptions,
+  ): Promise<RenderedDrafts>;
   create(text: TemplateText): Promise<DescribedTemplate>;
   get(name: string, version: number): Promise<DescribedTemplate>;
   /** The version of a stored one, or its latest for 0; undefined when there is none. */
-  versionOf(name: string, version: number): Promise<number | undefined>;
+  findVersion(name: string, version: number): Promise<number | undefined>;
   list(after: string, limit: number): Promise<DescribedTemplate[]>;
   remove(name: string): Promise<void>;
   preview(text: TemplateText | TemplateUse, variables: Variables): Promise<Uint8Array>;
 }
 
 /** Milliseconds that a stored template is known without asking again: a new version is in force after at most this long. */
-const memoryMs = 1000;
-const remembered = 1000;
+const storedCacheMs = 1000;
+const storedCacheSize = 1000;
 /** Compiled ones, by their text: a version never changes. Of the largest, a hundred times what they are as text, 1000 would be 6 GB. */
-const compiledKept = 1000;
-const compiledBytes = 64 * 1024 * 1024;
+const compiledCacheSize = 1000;
+const compiledCacheBytes = 64 * 1024 * 1024;
 /** What one that is none holds: its text and why. */
 const faultBytes = 256 * 1024;
 /** Milliseconds in which it is found out which variables a template needs: of a sane one it is less than one. */
@@ -79,34 +83,34 @@ const namesMs = 50;
 export function createTemplates(
   db: Db,
   now: () => number = Date.now,
-  turns: FairScheduler = createRenderingScheduler(),
+  scheduler: FairScheduler = createRenderingScheduler(),
 ): Templates {
-  const known = new LRUCache<string, { found: Promise<StoredTemplate | undefined> }>({
-    max: remembered,
-    ttl: memoryMs,
+  const storedCache = new LRUCache<string, { found: Promise<StoredTemplate | undefined> }>({
+    max: storedCacheSize,
+    ttl: storedCacheMs,
     ttlResolution: 0,
   });
-  const compiled = new LRUCache<string, CompiledTemplate | { readonly fault: string }>({
-    max: compiledKept,
-    maxSize: compiledBytes,
+  const compiledCache = new LRUCache<string, CompiledTemplate | { readonly fault: string }>({
+    max: compiledCacheSize,
+    maxSize: compiledCacheBytes,
     sizeCalculation: (each) => ('fault' in each ? faultBytes : each.bytes),
   });
 
-  const look = (name: string, version: number): Promise<StoredTemplate | undefined> => {
+  const findCached = (name: string, version: number): Promise<StoredTemplate | undefined> => {
     const key = `${name} ${version}`;
-    const found = known.get(key)?.found ?? findTemplate(db, name, version);
-    known.set(key, { found }, { noUpdateTTL: true });
-    found.catch(() => known.delete(key));
+    const found = storedCache.get(key)?.found ?? findTemplate(db, name, version);
+    storedCache.set(key, { found }, { noUpdateTTL: true });
+    found.catch(() => storedCache.delete(key));
     return found;
   };
   const textKey = ({ name, format, body }: TemplateText) => `${name} ${format} ${body}`;
   const compile = (text: TemplateText): CompiledTemplate | { readonly fault: string } => {
     const key = textKey(text);
-    const result = compiled.get(key) ?? compileTemplate(text);
-    compiled.set(key, result);
+    const result = compiledCache.get(key) ?? compileTemplate(text);
+    compiledCache.set(key, result);
     return result;
   };
-  const usable = (text: TemplateText, field: string): CompiledTemplate => {
+  const compileOrThrow = (text: TemplateText, field: string): CompiledTemplate => {
     const result = compile(text);
     if ('fault' in result) throw invalidField(field, `is not a valid template: ${result.fault}`);
     return result;
@@ -126,9 +130,9 @@ export function createTemplates(
     return { ...stored, variables };
   };
 
-  const inTurn = async <T>(call: ScheduledCall, work: () => T): Promise<T> => {
+  const runScheduled = async <T>(call: ScheduledCall, work: () => T): Promise<T> => {
     const results: T[] = [];
-    await turns.run(call, () => {
+    await scheduler.run(call, () => {
       results.push(work());
       return { isDone: true };
     });
@@ -143,27 +147,27 @@ export function createTemplates(
     });
 
   return {
-    async render(drafts, own, { caller = '', signal, skip = () => false, at } = {}) {
-      if (own.length === 0 && drafts.every((draft) => draft.template === undefined))
+    async render(drafts, ownTemplates, { caller = '', signal, skip = () => false, at } = {}) {
+      if (ownTemplates.length === 0 && drafts.every((draft) => draft.template === undefined))
         return { drafts, refused: new Map() };
-      const turn: ScheduledCall = {
+      const scheduledCall: ScheduledCall = {
         caller,
         signal,
-        weigh: () => drafts.reduce((sum, draft) => sum + weightOf(draft), 0),
+        weigh: () => drafts.reduce((sum, draft) => sum + estimateBytes(draft), 0),
       };
       const ready = new Map<string, CompiledTemplate | undefined>();
       const prepare = async (key: string, text: TemplateText, field: string) => {
-        const template = compiled.has(textKey(text))
-          ? usable(text, field)
-          : await inTurn(turn, () => usable(text, field));
+        const template = compiledCache.has(textKey(text))
+          ? compileOrThrow(text, field)
+          : await runScheduled(scheduledCall, () => compileOrThrow(text, field));
         ready.set(key, template);
         return template.bytes;
       };
       let bytes = 0;
-      for (const [index, text] of own.entries()) {
+      for (const [index, text] of ownTemplates.entries()) {
         if (ready.has(`${text.name} 0`)) throw invalidField(`templates[${index}].name`, 'must not be repeated');
         bytes += await prepare(`${text.name} 0`, text, `templates[${index}].body`);
-        if (bytes > compiledBytes)
+        if (bytes > compiledCacheBytes)
           throw invalidField(
             `templates[${index}]`,
             'is too large together with those before it; send fewer or smaller templates',
@@ -171,13 +175,13 @@ export function createTemplates(
       }
       for (const [index, { template: use }] of drafts.entries()) {
         if (use === undefined || skip(index) || ready.has(keyOf(use))) continue;
-        const stored = await orBusy(() => look(use.name, use.version));
+        const stored = await orBusy(() => findCached(use.name, use.version));
         if (stored === undefined) ready.set(keyOf(use), undefined);
         else await prepare(keyOf(use), stored, `messages[${index}].template`);
       }
       const refused = new Map<number, Refusal>();
       const rendered: Draft[] = [...drafts];
-      await renderInSlices(turns, turn, {
+      await renderInSlices(scheduler, scheduledCall, {
         count: drafts.length,
         isBounded: [...ready.values()].every((each) => each === undefined || each.isPlain),
         render(index) {
@@ -188,7 +192,7 @@ export function createTemplates(
             refusal: templateMissing(use.name, use.version),
           };
           if ('refusal' in result) {
-            if (result.late !== undefined) throw new ExecutionTimeout(result.late);
+            if (result.timeout !== undefined) throw new ExecutionTimeout(result.timeout);
             refused.set(index, result.refusal);
           } else rendered[index] = { ...draft, payload: result.payload };
         },
@@ -201,15 +205,16 @@ export function createTemplates(
     },
     create: (text) =>
       orBusy(async () => {
-        usable(text, 'body');
+        compileOrThrow(text, 'body');
         const stored = await insertTemplate(db, text, now());
-        known.delete(`${text.name} 0`);
+        storedCache.delete(`${text.name} 0`);
         return describe(stored);
       }),
     get: async (name, version) => describe(await get(name, version)),
-    async versionOf(name, version) {
+    async findVersion(name, version) {
       // That there is none is asked of the database: it is final for a batch.
-      const found = (await orBusy(() => look(name, version))) ?? (await orBusy(() => findTemplate(db, name, version)));
+      const found =
+        (await orBusy(() => findCached(name, version))) ?? (await orBusy(() => findTemplate(db, name, version)));
       return found?.version;
     },
     async list(after, limit) {
@@ -223,21 +228,21 @@ export function createTemplates(
     remove: (name) =>
       orBusy(async () => {
         if (!(await deleteTemplate(db, name))) throw new ServiceError(templateMissing(name, 0));
-        known.clear();
+        storedCache.clear();
       }),
     async preview(text, variables) {
       const found = 'body' in text ? text : await get(text.name, text.version);
-      const template = usable(found, 'body');
+      const template = compileOrThrow(found, 'body');
       let result: ReturnType<CompiledTemplate['render']> | undefined;
       await renderInSlices(
-        turns,
+        scheduler,
         { caller: '' },
         {
           count: 1,
           isBounded: template.isPlain,
           render: () => {
             result = template.render(variables);
-            if ('refusal' in result && result.late !== undefined) throw new ExecutionTimeout(result.late);
+            if ('refusal' in result && result.timeout !== undefined) throw new ExecutionTimeout(result.timeout);
           },
           refuse: (_, why) => {
             result = { refusal: templateFailed(found.name, why) };
@@ -254,14 +259,14 @@ export function createTemplates(
 const keyOf = ({ name, version }: TemplateUse): string => `${name} ${version}`;
 
 /** About how many bytes a draft holds: its variables, for the most part. */
-function weightOf({ payload, template }: TemplatedDraft): number {
-  return 256 + payload.length + weightOfValue(template?.variables);
+function estimateBytes({ payload, template }: TemplatedDraft): number {
+  return 256 + payload.length + estimateValueBytes(template?.variables);
 }
 
-function weightOfValue(value: unknown): number {
+function estimateValueBytes(value: unknown): number {
   if (typeof value === 'string') return 16 + 2 * value.length;
   if (typeof value !== 'object' || value === null) return 16;
   let weight = 32;
-  for (const name in value) weight += 2 * name.length + weightOfValue((value as Record<string, unknown>)[name]);
+  for (const name in value) weight += 2 * name.length + estimateValueBytes((value as Record<string, unknown>)[name]);
   return weight;
 }

@@ -11,28 +11,28 @@ const withoutText = {
  * Why variables cannot be rendered as they are; undefined when they can. Whole numbers above 2^53 have lost digits before they came, on protocols that do
  * not tell. Objects lose the text that they would be written with.
  */
-export function variablesFault(variables: Readonly<Record<string, unknown>>): string | undefined {
+export function findVariablesFault(variables: Readonly<Record<string, unknown>>): string | undefined {
   for (const [name, value] of Object.entries(variables)) {
-    const fault = faultOf(value, name);
+    const fault = findFault(value, name);
     if (fault !== undefined) return fault;
   }
   return undefined;
 }
 
-function faultOf(value: unknown, path: string): string | undefined {
+function findFault(value: unknown, path: string): string | undefined {
   if (typeof value === 'number')
-    return isKept(value) ? undefined : `${path} is an integer above 2^53, which loses digits; give it as a string`;
+    return isExact(value) ? undefined : `${path} is an integer above 2^53, which loses digits; give it as a string`;
   if (typeof value !== 'object' || value === null) return undefined;
   const isArray = Array.isArray(value);
   if (!isArray) Object.setPrototypeOf(value, withoutText);
   for (const key of Object.keys(value)) {
-    const fault = faultOf((value as Record<string, unknown>)[key], isArray ? `${path}[${key}]` : `${path}.${key}`);
+    const fault = findFault((value as Record<string, unknown>)[key], isArray ? `${path}[${key}]` : `${path}.${key}`);
     if (fault !== undefined) return fault;
   }
   return undefined;
 }
 
 /** Whether a number has the digits that it was given with. */
-export function isKept(value: number): boolean {
+export function isExact(value: number): boolean {
   return !Number.isInteger(value) || Number.isSafeInteger(value);
 }

@@ -1,3 +1,18 @@
+// Delivers stored messages to webhooks, at least once and in order per channel.
+//
+// Entry point: `createWebhookDelivery`; a loop calls `run`. A webhook has 8 lanes and one for
+// redelivery; a channel always uses the same lane. States of a lane:
+//
+//   idle ──claimLanes──> leased ──takeDelivery──> delivering ──success──> leased
+//     ^                    │                          │ ├──last attempt failed──> parked, leased
+//     └─────no work────────┘                          │ └──attempt failed──> backing off ──> idle
+//                                                     └──lease expires──> idle (same delivery)
+//
+// Invariants:
+//  1. A lane has at most one delivery, which keeps its id and messages over all attempts.
+//  2. Each statement of a lane checks the lease's token, so a process that lost it changes nothing.
+//  3. A lane does not pass a failed delivery until it succeeds or is parked.
+
 import { randomUUID } from 'node:crypto';
 import { bulkhead } from 'cockatiel';
 import type { Db } from '../postgres/schema.ts';
@@ -10,24 +25,24 @@ import {
   releaseLane,
   retryDelivery,
 } from './lanes.sql.ts';
-import { routedAtOnce, routeOutbox } from './outbox-router.sql.ts';
-import type { Posted, Poster } from './post.ts';
-import { claimLanes, type Delivery, type Lease, type PlacedMessage, takeDelivery } from './queue.sql.ts';
-import { breakDelay, type DeliveryAttempt, type RetrySchedule, retryDelay, type WebhookFormat } from './webhook.ts';
+import { maxRoutedRows, routeOutbox } from './outbox-router.sql.ts';
+import type { Poster, PostResult } from './post.ts';
+import { type ChannelMessage, claimLanes, type Delivery, type Lease, takeDelivery } from './queue.sql.ts';
+import { breakDelayMs, type DeliveryAttempt, type RetrySchedule, retryDelayMs, type WebhookFormat } from './webhook.ts';
 import { disableWebhook, type StoredWebhook } from './webhooks.sql.ts';
 
-export type { PlacedMessage };
+export type { ChannelMessage as PlacedMessage };
 
-/** What is posted, as text. */
+/** Encodes the bodies of POSTs. */
 export interface WebhookBodies {
-  messages(format: WebhookFormat, messages: readonly PlacedMessage[], at: Date): string;
+  messages(format: WebhookFormat, messages: readonly ChannelMessage[], at: Date): string;
   test(format: WebhookFormat, at: Date): string;
 }
 
-/** Told of what happens. */
+/** Receives the results of attempts. */
 export interface WebhookEvents {
   webhookDelivered(delivered: DeliveryAttempt): void;
-  webhookFailed(failed: DeliveryAttempt): void;
+  webhookFailed(handleFailure: DeliveryAttempt): void;
   webhookParked(parked: DeliveryAttempt): void;
   webhookGone(gone: DeliveryAttempt): void;
 }
@@ -37,64 +52,96 @@ export interface DeliveryOptions {
   readonly poster: Poster;
   readonly bodies: WebhookBodies;
   readonly events: WebhookEvents;
-  readonly pace: RetrySchedule;
-  /** Milliseconds that a lane is this instance's without a word: longer than a POST may take. */
+  readonly schedule: RetrySchedule;
+  /** Duration of a lease, which is renewed per delivery: longer than the timeout of a POST. */
   readonly leaseMs: number;
-  /** A lane's work broke off; it is taken up again when its lease has run out. */
+  /** Called when the work of a lane fails. The lane continues once its lease has expired. */
   readonly onError: (error: unknown) => void;
   readonly now?: () => number;
 }
 
-/** Brings what is stored to the webhooks. */
+/** Delivers stored messages to webhooks. */
 export interface WebhookDelivery {
-  /** Queues what was stored, and takes up the lanes that have work. Their work goes on after it. */
+  /** Routes the outbox and starts the lanes that have work. The lanes continue after it returns. */
   run(): Promise<void>;
-  /** Takes up no more, and waits for the POSTs under way, so many milliseconds; those that are given up are made again by another. */
+  /**
+   * Starts no new work and waits up to `graceMs` for POSTs in flight. Another instance repeats
+   * aborted ones.
+   */
   stop(graceMs: number): Promise<void>;
 }
 
-/** Lanes' statements at once: what is left of the pool is for callers. */
-const statementsAtOnce = 3;
-/** Bites of the outbox in one run, so that a run ends. */
-const bites = 100;
-/** Deliveries of a lane one after the other; then it may be another instance's. */
-const deliveriesInRow = 1000;
-/** These say that the receiver has too much to do, not that this delivery is wrong. */
-const overloaded: ReadonlySet<number> = new Set([429, 503]);
+/** Concurrent statements of all lanes. The rest of the pool is for callers. */
+const maxStatements = 3;
+/** Maximum chunks of the outbox per run, so that a run ends. */
+const chunksPerRun = 100;
+/** Deliveries per lease; then another instance may claim the lane. */
+const deliveriesPerLease = 1000;
+/** Statuses of an overloaded receiver, whose Retry-After pauses the whole webhook. */
+const overloadStatuses: ReadonlySet<number> = new Set([429, 503]);
 
-/** Both secrets, while there are two. */
+/** The signing secrets: the current one, and the previous one while it is valid. */
 export const secretsOf = ({ secret, previous }: StoredWebhook): string[] =>
   [secret, previous?.secret ?? ''].filter((each) => each !== '');
 
 export function createWebhookDelivery(options: DeliveryOptions): WebhookDelivery {
-  const { db, poster, bodies, events, pace, leaseMs, onError, now = Date.now } = options;
-  const working = new Set<Promise<void>>();
-  const givingUp = new AbortController();
-  let stopping = false;
-  const some = bulkhead(statementsAtOnce, Number.MAX_SAFE_INTEGER);
-  const ask = <T>(work: () => Promise<T>): Promise<T> => some.execute(work);
+  const { db, poster, schedule, leaseMs, onError, now = Date.now } = options;
+  const activeLanes = new Set<Promise<void>>();
+  const abortPosts = new AbortController();
+  let isStopping = false;
+  const statements = bulkhead(maxStatements, Number.MAX_SAFE_INTEGER);
+  const runStatement = <T>(work: () => Promise<T>): Promise<T> => statements.execute(work);
+  const deliver = createDeliver(options, runStatement, abortPosts.signal);
 
-  const lane = async (lease: Lease): Promise<void> => {
-    for (let count = 0; count < deliveriesInRow && !stopping; count++) {
+  const workLane = async (lease: Lease): Promise<void> => {
+    for (let count = 0; count < deliveriesPerLease && !isStopping; count++) {
       const newId = `msg_${randomUUID().replaceAll('-', '')}`;
-      const since = performance.now();
-      const delivery = await ask(() => takeDelivery(db, lease, { newId, leaseMs, now: now() }));
+      const startedAt = performance.now();
+      const delivery = await runStatement(() => takeDelivery(db, lease, { newId, leaseMs, now: now() }));
       if (delivery === undefined) break;
-      // This process stood still meanwhile: the lane may be another's, which has gone on.
-      if (performance.now() - since > leaseMs) return;
-      if (delivery.messages.length === 0) await ask(() => endDelivery(db, lease));
+      // The process was suspended: another instance may hold the lane and have moved on.
+      if (performance.now() - startedAt > leaseMs) return;
+      if (delivery.messages.length === 0) await runStatement(() => endDelivery(db, lease));
       else if (!(await deliver(lease, delivery))) return;
     }
-    await ask(() => releaseLane(db, lease));
+    await runStatement(() => releaseLane(db, lease));
   };
 
-  /** Whether the lane is still held. */
+  return {
+    async run() {
+      for (let chunk = 0; chunk < chunksPerRun; chunk++)
+        if ((await runStatement(() => routeOutbox(db))) < maxRoutedRows) break;
+      if (isStopping) return;
+      const { failuresBeforeBreak } = schedule;
+      for (const lease of await runStatement(() => claimLanes(db, randomUUID(), { leaseMs, failuresBeforeBreak }))) {
+        const work: Promise<void> = workLane(lease)
+          .catch(onError)
+          .finally(() => activeLanes.delete(work));
+        activeLanes.add(work);
+      }
+    },
+    async stop(graceMs) {
+      isStopping = true;
+      const timer = setTimeout(() => abortPosts.abort(), graceMs);
+      await Promise.all(activeLanes);
+      clearTimeout(timer);
+      await poster.close();
+    },
+  };
+}
+
+/** Creates the function that attempts a delivery; it returns whether the lease is still held. */
+function createDeliver(
+  { db, poster, bodies, events, schedule, now = Date.now }: DeliveryOptions,
+  runStatement: <T>(work: () => Promise<T>) => Promise<T>,
+  stop: AbortSignal,
+): (lease: Lease, delivery: Delivery) => Promise<boolean> {
   const deliver = async (lease: Lease, { webhook, id, attempts, messages }: Delivery): Promise<boolean> => {
     const { name, url, format } = webhook;
     const body = bodies.messages(format, messages, new Date(now()));
-    const posted = await poster.post({ url, format, secrets: secretsOf(webhook), id, body }, givingUp.signal);
+    const posted = await poster.post({ url, format, secrets: secretsOf(webhook), id, body }, stop);
     const { verdict, status, error, ms } = posted;
-    const told = {
+    const attempt = {
       webhook: name,
       delivery: id,
       messages: messages.length,
@@ -103,69 +150,50 @@ export function createWebhookDelivery(options: DeliveryOptions): WebhookDelivery
       ms: Math.round(ms),
     };
     if (verdict === 'done') {
-      events.webhookDelivered(told);
+      events.webhookDelivered(attempt);
       if (webhook.failures > 0) {
-        const wake = webhook.failures >= pace.failuresBeforeBreak;
-        await ask(() => clearFailures(db, webhook.webhookKey, wake));
+        const wasPaused = webhook.failures >= schedule.failuresBeforeBreak;
+        await runStatement(() => clearFailures(db, webhook.webhookKey, wasPaused));
       }
-      return await ask(() => endDelivery(db, lease));
+      return await runStatement(() => endDelivery(db, lease));
     }
     if (verdict === 'stopped') {
-      await ask(() => releaseLane(db, lease));
+      await runStatement(() => releaseLane(db, lease));
       return false;
     }
     if (verdict === 'gone') {
-      events.webhookGone({ ...told, error });
-      await ask(() => disableWebhook(db, name, 'gone'));
-      await ask(() => retryDelivery(db, lease, { status, error }, 0));
+      events.webhookGone({ ...attempt, error });
+      await runStatement(() => disableWebhook(db, name, 'gone'));
+      await runStatement(() => retryDelivery(db, lease, { status, error }, 0));
       return false;
     }
-    return await failed(lease, webhook, { ...told, error }, posted);
+    return await handleFailure(lease, webhook, { ...attempt, error }, posted);
   };
 
-  const failed = async (
+  const handleFailure = async (
     lease: Lease,
     webhook: StoredWebhook,
-    told: DeliveryAttempt,
-    posted: Posted,
+    attempt: DeliveryAttempt,
+    posted: PostResult,
   ): Promise<boolean> => {
     const { webhookKey } = webhook;
-    const fault = { status: posted.status, error: posted.error };
-    const failures = await ask(() => countFailure(db, webhookKey));
-    const wished = overloaded.has(posted.status) ? Math.min(posted.retryAfterMs, pace.longestMs) : 0;
-    const pauseMs = Math.max(breakDelay(failures, pace), wished);
-    if (pauseMs > 0) await ask(() => pauseWebhook(db, webhookKey, pauseMs));
-    if (told.attempt < pace.attempts) {
-      events.webhookFailed(told);
-      const delayMs = retryDelay(told.attempt, posted.retryAfterMs, Math.random(), pace);
-      await ask(() => retryDelivery(db, lease, fault, delayMs));
+    const failure = { status: posted.status, error: posted.error };
+    const failures = await runStatement(() => countFailure(db, webhookKey));
+    const requestedMs = overloadStatuses.has(posted.status) ? Math.min(posted.retryAfterMs, schedule.maxMs) : 0;
+    const pauseMs = Math.max(breakDelayMs(failures, schedule), requestedMs);
+    if (pauseMs > 0) await runStatement(() => pauseWebhook(db, webhookKey, pauseMs));
+    if (attempt.attempt < schedule.maxAttempts) {
+      events.webhookFailed(attempt);
+      const delayMs = retryDelayMs(attempt.attempt, posted.retryAfterMs, Math.random(), schedule);
+      await runStatement(() => retryDelivery(db, lease, failure, delayMs));
       return false;
     }
-    await ask(() => parkDelivery(db, lease, fault));
-    events.webhookParked(told);
+    await runStatement(() => parkDelivery(db, lease, failure));
+    events.webhookParked(attempt);
     if (pauseMs === 0) return true;
-    await ask(() => releaseLane(db, lease));
+    await runStatement(() => releaseLane(db, lease));
     return false;
   };
 
-  return {
-    async run() {
-      for (let chunk = 0; chunk < bites; chunk++) if ((await ask(() => routeOutbox(db))) < routedAtOnce) break;
-      if (stopping) return;
-      const { failuresBeforeBreak } = pace;
-      for (const lease of await ask(() => claimLanes(db, randomUUID(), { leaseMs, failuresBeforeBreak }))) {
-        const work: Promise<void> = lane(lease)
-          .catch(onError)
-          .finally(() => working.delete(work));
-        working.add(work);
-      }
-    },
-    async stop(graceMs) {
-      stopping = true;
-      const timer = setTimeout(() => givingUp.abort(), graceMs);
-      await Promise.all(working);
-      clearTimeout(timer);
-      await poster.close();
-    },
-  };
+  return deliver;
 }

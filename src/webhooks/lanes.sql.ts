@@ -1,52 +1,54 @@
 import { sql } from 'kysely';
 import type { Db } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
-import { type Lease, mine, type RangeRow } from './queue.sql.ts';
+import { holdsLease, type Lease, type RangeRow } from './queue.sql.ts';
 
-/** Why a try failed; no answer has status 0. */
-export interface Fault {
+/** Why an attempt failed. Status 0: no answer. */
+export interface DeliveryFailure {
   readonly status: number;
   readonly error: string;
 }
 
-const emptyHand = sql`delivery_id = null, message_id = null, ranges = null, attempts = 0, last_status = null, last_error = null, created_at = null, next_at = 0`;
+const emptyLane = sql`delivery_id = null, message_id = null, ranges = null, attempts = 0, last_status = null, last_error = null, created_at = null, next_at = 0`;
 
-/** The delivery in hand is done; whether it was still this lease's. The lane is kept. */
+/** Ends the lane's delivery after success and keeps the lease; false if the lease was lost. */
 export async function endDelivery(db: Db, lease: Lease): Promise<boolean> {
-  const { numAffectedRows } = await sql`update sendbatch.webhook_lane set ${emptyHand} where ${mine(lease)}`.execute(
-    db,
-  );
+  const { numAffectedRows } =
+    await sql`update sendbatch.webhook_lane set ${emptyLane} where ${holdsLease(lease)}`.execute(db);
   return numAffectedRows === 1n;
 }
 
-/** The delivery in hand has failed once more and is tried again later; the lane is let go. */
-export async function retryDelivery(db: Db, lease: Lease, fault: Fault, delayMs: number): Promise<void> {
+/** Counts a failed attempt, schedules the next one, and releases the lane. */
+export async function retryDelivery(db: Db, lease: Lease, failure: DeliveryFailure, delayMs: number): Promise<void> {
   await sql`
-    update sendbatch.webhook_lane set attempts = attempts + 1, last_status = ${fault.status}, last_error = ${fault.error},
+    update sendbatch.webhook_lane set attempts = attempts + 1, last_status = ${failure.status}, last_error = ${failure.error},
       next_at = ${databaseNow} + ${delayMs}::bigint, leased_until = 0, token = null
-    where ${mine(lease)}`.execute(db);
+    where ${holdsLease(lease)}`.execute(db);
 }
 
-/** The delivery in hand is put away; the lane is kept and goes on with what comes next. */
-export async function parkDelivery(db: Db, lease: Lease, fault: Fault): Promise<void> {
+/**
+ * Parks the lane's delivery after its last attempt and keeps the lease, so the lane continues with
+ * the next one.
+ */
+export async function parkDelivery(db: Db, lease: Lease, failure: DeliveryFailure): Promise<void> {
   await sql`
     with held as (
-      select * from sendbatch.webhook_lane where ${mine(lease)} and delivery_id is not null for update
-    ), put as (
+      select * from sendbatch.webhook_lane where ${holdsLease(lease)} and delivery_id is not null for update
+    ), parked as (
       insert into sendbatch.webhook_parked (delivery_id, webhook_key, message_id, ranges, attempts, last_status, last_error, created_at, parked_at)
-      select delivery_id, webhook_key, message_id, ranges, attempts + 1, ${fault.status}::integer, ${fault.error}, created_at, ${databaseNow} from held
+      select delivery_id, webhook_key, message_id, ranges, attempts + 1, ${failure.status}::integer, ${failure.error}, created_at, ${databaseNow} from held
     )
-    update sendbatch.webhook_lane set ${emptyHand} where (webhook_key, lane) in (select webhook_key, lane from held)`.execute(
+    update sendbatch.webhook_lane set ${emptyLane} where (webhook_key, lane) in (select webhook_key, lane from held)`.execute(
     db,
   );
 }
 
-/** Lets a lane go; what is in hand stays in it. */
+/** Releases a lane. Its delivery stays for the next lease. */
 export async function releaseLane(db: Db, lease: Lease): Promise<void> {
-  await sql`update sendbatch.webhook_lane set leased_until = 0, token = null where ${mine(lease)}`.execute(db);
+  await sql`update sendbatch.webhook_lane set leased_until = 0, token = null where ${holdsLease(lease)}`.execute(db);
 }
 
-/** One failure more; returns how many there are now, one after the other. */
+/** Counts a failure of a webhook; returns its consecutive failures. */
 export async function countFailure(db: Db, webhookKey: number): Promise<number> {
   const { rows } = await sql<{ failures: number }>`
     update sendbatch.webhook set failures = failures + 1 where webhook_key = ${webhookKey} returning failures`.execute(
@@ -55,7 +57,7 @@ export async function countFailure(db: Db, webhookKey: number): Promise<number> 
   return rows[0]?.failures ?? 0;
 }
 
-/** Leaves a webhook alone. */
+/** Pauses a webhook for `delayMs`, or longer if it is paused longer. */
 export async function pauseWebhook(db: Db, webhookKey: number, delayMs: number): Promise<void> {
   await sql`
     update sendbatch.webhook set paused_until = greatest(paused_until, ${databaseNow} + ${delayMs}::bigint) where webhook_key = ${webhookKey}`.execute(
@@ -63,31 +65,31 @@ export async function pauseWebhook(db: Db, webhookKey: number, delayMs: number):
   );
 }
 
-/** It answers again: what waits for it because it did not, `wake`, is tried at once. */
-export async function clearFailures(db: Db, webhookKey: number, wake: boolean): Promise<void> {
+/** Resets a webhook that answers again. `retryNow`: its waiting deliveries are retried at once. */
+export async function clearFailures(db: Db, webhookKey: number, retryNow: boolean): Promise<void> {
   await sql`
-    with well as (
+    with recovered as (
       update sendbatch.webhook set failures = 0, paused_until = 0 where webhook_key = ${webhookKey} returning webhook_key
     )
-    update sendbatch.webhook_lane l set next_at = 0 from well w where l.webhook_key = w.webhook_key and ${wake}`.execute(
+    update sendbatch.webhook_lane l set next_at = 0 from recovered where l.webhook_key = recovered.webhook_key and ${retryNow}`.execute(
     db,
   );
 }
 
-/** A delivery that has failed. */
+/** A delivery with a failed attempt. `queued`: parked, and to be redelivered. */
 export interface FailedDelivery {
   readonly deliveryId: number;
   readonly id: string;
   readonly state: 'retrying' | 'parked' | 'queued';
   readonly ranges: readonly { channelType: number; channelId: string; firstSeq: number; lastSeq: number }[];
   readonly attempts: number;
-  readonly fault: Fault;
+  readonly failure: DeliveryFailure;
   readonly createdAt: number;
   readonly nextAt: number | undefined;
   readonly parkedAt: number | undefined;
 }
 
-/** Deliveries that have failed, after a number. */
+/** Lists failed deliveries with an id above `after`. */
 export async function listFailed(db: Db, webhookKey: number, after: number, limit: number): Promise<FailedDelivery[]> {
   const { rows } = await sql<{
     delivery_id: number;
@@ -125,14 +127,14 @@ export async function listFailed(db: Db, webhookKey: number, after: number, limi
       lastSeq,
     })),
     attempts: row.attempts,
-    fault: { status: row.last_status ?? 0, error: row.last_error ?? '' },
+    failure: { status: row.last_status ?? 0, error: row.last_error ?? '' },
     createdAt: row.created_at,
     nextAt: row.next_at ?? undefined,
     parkedAt: row.parked_at ?? undefined,
   }));
 }
 
-/** Marks parked deliveries to be taken again: these, or all. Returns how many. */
+/** Marks parked deliveries for redelivery: these, or all if empty. Returns how many. */
 export async function redeliverParked(db: Db, webhookKey: number, deliveryIds: readonly number[]): Promise<number> {
   const { numAffectedRows } = await sql`
     update sendbatch.webhook_parked set redeliver = true
@@ -141,9 +143,9 @@ export async function redeliverParked(db: Db, webhookKey: number, deliveryIds: r
   return Number(numAffectedRows ?? 0n);
 }
 
-/** Removes what was parked longer ago than this, and what was queued for a webhook at the moment of its deletion. */
-export async function sweepWebhooks(db: Db, keptMs: number): Promise<void> {
-  await sql`delete from sendbatch.webhook_parked where parked_at < ${databaseNow} - ${keptMs}::bigint`.execute(db);
+/** Deletes deliveries parked more than `retentionMs` ago, and queue rows of deleted webhooks. */
+export async function sweepWebhooks(db: Db, retentionMs: number): Promise<void> {
+  await sql`delete from sendbatch.webhook_parked where parked_at < ${databaseNow} - ${retentionMs}::bigint`.execute(db);
   await sql`
     delete from sendbatch.webhook_queue q where not exists (select from sendbatch.webhook w where w.webhook_key = q.webhook_key)`.execute(
     db,

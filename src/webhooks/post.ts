@@ -1,112 +1,118 @@
 import type { lookup as systemLookup } from 'node:dns';
 import { Webhook as Signer } from 'standardwebhooks';
 import { Agent, request } from 'undici';
-import { AddressRefused, publicLookup, urlFault } from './public-address.ts';
-import { retryAfterMs, type Verdict, verdictOf, type WebhookFormat } from './webhook.ts';
+import { AddressRefused, createPublicLookup, findUrlFault } from './public-address.ts';
+import { classifyStatus, parseRetryAfterMs, type Verdict, type WebhookFormat } from './webhook.ts';
 
-/** What is posted, and where. */
+/** A request to a receiver. */
 export interface Post {
   readonly url: string;
   readonly format: WebhookFormat;
-  /** Each signs; none: it is not signed. */
+  /** One signature each; empty: the request is not signed. */
   readonly secrets: readonly string[];
   /** The `webhook-id`. */
   readonly id: string;
   readonly body: string;
 }
 
-/** What became of it. */
-export interface Posted {
-  /** `stopped`: it was given up because the service stops, and says nothing of the receiver. */
+/** The result of a POST. */
+export interface PostResult {
+  /** `stopped`: aborted because the service stops, which says nothing about the receiver. */
   readonly verdict: Verdict | 'stopped';
-  /** 0: there was no answer. */
+  /** 0: no answer. */
   readonly status: number;
-  /** Empty when it is done. */
+  /** Empty on success. */
   readonly error: string;
   readonly retryAfterMs: number;
   readonly ms: number;
 }
 
 export interface Poster {
-  post(post: Post, stop: AbortSignal): Promise<Posted>;
+  post(post: Post, stop: AbortSignal): Promise<PostResult>;
   close(): Promise<void>;
 }
 
 export interface PosterOptions {
   readonly timeoutMs: number;
-  /** Also to addresses that are not public, and by http. */
+  /** Whether private addresses and http are allowed. */
   readonly allowPrivate: boolean;
   readonly userAgent: string;
-  /** The DNS, if it is not the system's. */
+  /** Unset: the system's DNS lookup. */
   readonly lookup?: typeof systemLookup;
   /** Milliseconds since 1970; one clock for all instances. */
   readonly now?: () => number;
 }
 
-/** Of an answer's body nothing is read but so much that its connection may be used again. */
-const bodyBytes = 16 * 1024;
+/** Bytes of an answer's body that are read and discarded, so that the connection can be reused. */
+const discardedBodyBytes = 16 * 1024;
 
-/** Posts, once each. Redirects are not followed; nothing of the answer is kept but its status. It never throws. */
+/** Creates a poster: one attempt per call, without redirects. `post` never throws. */
 export function createPoster({ timeoutMs, allowPrivate, userAgent, lookup, now = Date.now }: PosterOptions): Poster {
   const agent = new Agent({
-    connect: { timeout: timeoutMs, ...(allowPrivate ? {} : { lookup: publicLookup(lookup) }) },
+    connect: { timeout: timeoutMs, ...(allowPrivate ? {} : { lookup: createPublicLookup(lookup) }) },
     headersTimeout: timeoutMs,
     bodyTimeout: timeoutMs,
   });
   return {
     async post({ url, format, secrets, id, body }, stop) {
       const start = performance.now();
-      const failed = (verdict: 'retry' | 'stopped', error: string): Posted => ({
+      const failed = (verdict: 'retry' | 'stopped', error: string): PostResult => ({
         verdict,
         status: 0,
         error,
         retryAfterMs: 0,
         ms: performance.now() - start,
       });
-      const fault = urlFault(url, allowPrivate);
+      const fault = findUrlFault(url, allowPrivate);
       if (fault !== undefined) return failed('retry', `the URL ${fault}`);
       const timeout = AbortSignal.timeout(timeoutMs);
       try {
         const target = new URL(url);
         if (format === 'legacy') target.search += `${target.search === '' ? '?' : '&'}event=msg.notify`;
-        const answer = await request(target, {
+        const response = await request(target, {
           method: 'POST',
           dispatcher: agent,
           signal: AbortSignal.any([timeout, stop]),
           headers: {
             'content-type': 'application/json',
             'user-agent': userAgent,
-            ...signed(secrets, id, new Date(now()), body),
+            ...signatureHeaders(secrets, id, new Date(now()), body),
           },
           body,
         });
-        // Its end is not waited for, only bounded: the status has said all.
-        answer.body.dump({ limit: bodyBytes, signal: timeout }).catch(() => {});
-        const verdict = verdictOf(format, answer.statusCode);
-        const header = answer.headers['retry-after'];
-        // A date of the receiver's is compared with the receiver's own clock.
+        // Not awaited: the status decides, and the timeout bounds the rest.
+        response.body.dump({ limit: discardedBodyBytes, signal: timeout }).catch(() => {});
+        const verdict = classifyStatus(format, response.statusCode);
+        const header = response.headers['retry-after'];
+        // A date in Retry-After is compared with the receiver's own clock.
         return {
           verdict,
-          status: answer.statusCode,
-          error: verdict === 'done' ? '' : `the receiver answered ${answer.statusCode}`,
-          retryAfterMs: retryAfterMs(first(header), Date.parse(first(answer.headers.date) ?? '') || now()),
+          status: response.statusCode,
+          error: verdict === 'done' ? '' : `the receiver answered ${response.statusCode}`,
+          retryAfterMs: parseRetryAfterMs(
+            firstValue(header),
+            Date.parse(firstValue(response.headers.date) ?? '') || now(),
+          ),
           ms: performance.now() - start,
         };
       } catch (error) {
         if (stop.aborted) return failed('stopped', 'the service is stopping');
-        return failed('retry', timeout.aborted ? `no answer within ${timeoutMs} ms` : textOf(error));
+        return failed('retry', timeout.aborted ? `no answer within ${timeoutMs} ms` : describeError(error));
       }
     },
     close: () => agent.destroy(),
   };
 }
 
-function first(header: string | string[] | undefined): string | undefined {
+function firstValue(header: string | string[] | undefined): string | undefined {
   return Array.isArray(header) ? header[0] : header;
 }
 
-/** The headers of Standard Webhooks; the time is this try's, so that a receiver may refuse what is old. */
-function signed(secrets: readonly string[], id: string, at: Date, body: string): Record<string, string> {
+/**
+ * The headers of Standard Webhooks. The timestamp is the attempt's, so that a receiver can refuse
+ * old requests.
+ */
+function signatureHeaders(secrets: readonly string[], id: string, at: Date, body: string): Record<string, string> {
   return {
     'webhook-id': id,
     'webhook-timestamp': String(Math.floor(at.getTime() / 1000)),
@@ -116,15 +122,18 @@ function signed(secrets: readonly string[], id: string, at: Date, body: string):
   };
 }
 
-/** What failed, without what was sent or to where: that may hold secrets. */
-function textOf(error: unknown): string {
+/** Describes a failure without the URL and the body, which may contain secrets. */
+function describeError(error: unknown): string {
   if (error instanceof AddressRefused) return error.message;
-  if (error instanceof AggregateError) return textOf(error.errors[0]);
+  if (error instanceof AggregateError) return describeError(error.errors[0]);
   const { code, name } = error as { code?: unknown; name?: unknown };
   return `no answer: ${typeof code === 'string' ? code : typeof name === 'string' ? name : 'unknown'}`;
 }
 
-/** Whether it is a secret that signs: `whsec_` and 24 to 64 bytes in base64, written as every library reads it. */
+/**
+ * Whether a text is a signing secret: `whsec_` and 24 to 64 bytes in canonical base64, which every
+ * library reads alike.
+ */
 export function isSecret(text: string): boolean {
   const [, base64] = /^whsec_([A-Za-z0-9+/]+={0,2})$/.exec(text) ?? [];
   if (base64 === undefined) return false;

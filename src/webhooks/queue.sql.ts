@@ -3,43 +3,44 @@ import { limits } from '../limits.ts';
 import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from '../messages/messages-read.sql.ts';
 import type { Db } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
-import { countOf, firstOf, type Range, withinBytes } from './webhook.ts';
+import { countMessages, cutToBytes, type SeqRange, takeFirst } from './webhook.ts';
 import { type StoredWebhook, toWebhook, type WebhookRow, webhookColumns } from './webhooks.sql.ts';
 
-/** A stored message and the channel that it is in. */
-export interface PlacedMessage extends StoredMessage {
+/** A stored message with its channel. */
+export interface ChannelMessage extends StoredMessage {
   readonly channelKey: number;
   readonly channelType: number;
   readonly channelId: string;
 }
 
-/** Whose lane it is: a claim that ran out and was made by another has another token. */
+/** A claim of a lane. Each claim has a new token (fencing), so an expired lease changes nothing. */
 export interface Lease {
   readonly webhookKey: number;
   readonly lane: number;
   readonly token: string;
 }
 
-/** The lane of a lease, as long as it is held. */
-export const mine = ({ webhookKey, lane, token }: Lease) =>
+/** SQL condition: the row is the lane of this lease, and the lease is held. */
+export const holdsLease = ({ webhookKey, lane, token }: Lease) =>
   sql`webhook_key = ${webhookKey} and lane = ${lane} and token = ${token}::uuid`;
 
-/** Messages that go in one POST. */
+/** The messages of one POST. */
 export interface Delivery {
   readonly webhook: StoredWebhook;
   /** The `webhook-id`. */
   readonly id: string;
-  /** Tries that failed. */
+  /** Failed attempts so far. */
   readonly attempts: number;
-  /** Those of its ranges that are still there. */
-  readonly messages: readonly PlacedMessage[];
+  /** The messages of its ranges that have not expired. */
+  readonly messages: readonly ChannelMessage[];
 }
 
-/** The lane of what is redelivered: the one behind those of the channels. */
+/** The lane of redelivered messages, after the lanes of the channels. */
 const redeliveryLane = limits.webhookLanes;
+
 /**
- * Claims the lanes that have something to do and that nobody works on; of a webhook that has failed too often one time after the other one lane, and only while it has none. What another instance is
- * claiming at this moment is passed over, so that nobody waits.
+ * Leases all idle lanes that have work. A failing webhook gets one lane at a time, as a probe.
+ * Lanes that another instance is claiming are skipped, so instances never wait for each other.
  */
 export async function claimLanes(
   db: Db,
@@ -48,7 +49,7 @@ export async function claimLanes(
 ): Promise<Lease[]> {
   const { rows } = await sql<{ webhook_key: number; lane: number }>`
     with due as materialized (
-      select l.webhook_key, l.lane, w.failures, row_number() over (partition by l.webhook_key order by l.next_at, l.lane) as nth
+      select l.webhook_key, l.lane, w.failures, row_number() over (partition by l.webhook_key order by l.next_at, l.lane) as lane_rank
       from sendbatch.webhook w join sendbatch.webhook_lane l using (webhook_key)
       where w.disabled_by is null and w.paused_until <= ${databaseNow}
         and l.leased_until <= ${databaseNow} and l.next_at <= ${databaseNow} and (
@@ -59,16 +60,16 @@ export async function claimLanes(
           (select since from sendbatch.webhook_queue q where q.webhook_key = l.webhook_key and q.lane = l.lane order by queued_id limit 1)
             <= ${databaseNow} - w.max_wait_ms
           or w.max_wait_ms > 0 and w.batch_size <= (
-            select sum(n) from (
-              select last_seq - first_seq + 1 as n from sendbatch.webhook_queue q
+            select sum(messages) from (
+              select last_seq - first_seq + 1 as messages from sendbatch.webhook_queue q
               where q.webhook_key = l.webhook_key and q.lane = l.lane order by queued_id limit w.batch_size
             ) waiting)))
     ), free as materialized (
       select l.webhook_key, l.lane from due d join sendbatch.webhook_lane l using (webhook_key, lane)
       where l.leased_until <= ${databaseNow} and (
         d.failures < ${failuresBeforeBreak}
-        or d.nth = 1 and not exists (
-          select from sendbatch.webhook_lane b where b.webhook_key = d.webhook_key and b.leased_until > ${databaseNow}))
+        or d.lane_rank = 1 and not exists (
+          select from sendbatch.webhook_lane leased where leased.webhook_key = d.webhook_key and leased.leased_until > ${databaseNow}))
       for update of l skip locked
     )
     update sendbatch.webhook_lane l set token = ${token}::uuid, leased_until = ${databaseNow} + ${leaseMs}::bigint
@@ -86,14 +87,16 @@ interface LaneRow {
   readonly now: number;
 }
 
-/** Channel key, first and last sequence. */
+/** A range as stored in JSON: channel key, first and last sequence. */
 export type RangeRow = readonly [number, number, number];
 
 /**
- * The delivery that a lane has in hand, or else its next one, out of what is queued; the lease begins anew. Undefined when there is nothing to do, or the lease was lost.
- * A delivery keeps its messages and its id from its first attempt to its last, but for messages that have expired.
+ * Takes the lane's current delivery, or creates the next one from its queue, and renews the lease.
+ * Undefined if there is no work or the lease was lost. A delivery keeps its id and messages over
+ * all attempts, except messages that expire.
  *
- * Nothing is locked while messages are read: what is taken is locked and moved by one statement, so that the router, which extends the same rows, waits for one round trip at most.
+ * No lock is held while messages are read. One statement locks and moves queue rows, so the router,
+ * which extends the same rows, waits for at most one round trip.
  */
 export async function takeDelivery(
   db: Db,
@@ -111,8 +114,8 @@ export async function takeDelivery(
   const webhook = toWebhook(row);
   const { message_id: id, ranges, attempts } = row;
   if (id !== null && ranges !== null) {
-    const messages = await readPlaced(db, ranges.map(toRange), now);
-    return (await renew(db, lease, leaseMs)) ? { webhook, id, attempts, messages } : undefined;
+    const messages = await readMessages(db, ranges.map(toRange), now);
+    return (await renewLease(db, lease, leaseMs)) ? { webhook, id, attempts, messages } : undefined;
   }
   return lease.lane === redeliveryLane
     ? await takeParked(db, lease, webhook, { leaseMs, now })
@@ -130,34 +133,36 @@ async function takeQueued(
     where webhook_key = ${lease.webhookKey} and lane = ${lease.lane} order by queued_id limit ${webhook.batchSize}`.execute(
     db,
   );
-  const queued = rows.map((row) => ({ ...toRange([row.channel_key, row.first_seq, row.last_seq]), since: row.since }));
-  const [first] = queued;
+  const queue = rows.map((row) => ({ ...toRange([row.channel_key, row.first_seq, row.last_seq]), since: row.since }));
+  const [first] = queue;
   if (first === undefined) return undefined;
-  const wanted = firstOf<Range>(queued, webhook.batchSize);
-  if (countOf(wanted) < webhook.batchSize && first.since + webhook.maxWaitMs > at.databaseNow) return undefined;
-  const { ranges, messages } = withinBytes(wanted, await readPlaced(db, wanted, at.now), limits.webhookBytes);
+  const wanted = takeFirst<SeqRange>(queue, webhook.batchSize);
+  if (countMessages(wanted) < webhook.batchSize && first.since + webhook.maxWaitMs > at.databaseNow) return undefined;
+  const { ranges, messages } = cutToBytes(wanted, await readMessages(db, wanted, at.now), limits.webhookBytes);
   const taken = await takeRanges(db, lease, ranges, at);
   if (taken.size === 0) return undefined;
   return { webhook, id: at.newId, attempts: 0, messages: messages.filter((each) => taken.has(each.channelKey)) };
 }
 
 /**
- * Moves ranges from the queue into the lane's hand, and returns the channels of those that it got: rows that the router is at are passed over, their turn comes when it is done. Rows are judged as they
- * are under their lock: one that the router has extended meanwhile is cut, not deleted, and goes behind the others of its lane, so that a busy channel does not keep them waiting.
+ * Moves ranges from the queue into a new delivery of the lane; returns the channels of the moved
+ * ones. Rows locked by the router are skipped until its next run. A row that the router extended
+ * meanwhile is cut, not deleted, and goes to the end of its lane, so a busy channel cannot starve
+ * others.
  */
 async function takeRanges(
   db: Db,
   lease: Lease,
-  ranges: readonly Range[],
+  ranges: readonly SeqRange[],
   { newId, leaseMs }: { newId: string; leaseMs: number },
 ): Promise<Set<number>> {
   const { rows } = await sql<{ channel_key: number }>`
     with lane as (
-      select webhook_key, lane from sendbatch.webhook_lane where ${mine(lease)} and delivery_id is null for update
+      select webhook_key, lane from sendbatch.webhook_lane where ${holdsLease(lease)} and delivery_id is null for update
     ), locked as materialized (
-      select q.channel_key, q.last_seq as queued_seq, c.first_seq, c.last_seq, c.place
+      select q.channel_key, q.last_seq as queued_seq, c.first_seq, c.last_seq, c.position
       from sendbatch.webhook_queue q join unnest(${ranges.map((range) => range.channelKey)}::bigint[], ${ranges.map((range) => range.firstSeq)}::bigint[],
-        ${ranges.map((range) => range.lastSeq)}::bigint[]) with ordinality as c(channel_key, first_seq, last_seq, place) on q.channel_key = c.channel_key
+        ${ranges.map((range) => range.lastSeq)}::bigint[]) with ordinality as c(channel_key, first_seq, last_seq, position) on q.channel_key = c.channel_key
       where q.webhook_key = ${lease.webhookKey} and exists (select from lane)
       order by q.channel_key for update of q skip locked
     ), drained as (
@@ -168,7 +173,7 @@ async function takeRanges(
       from locked c where q.webhook_key = ${lease.webhookKey} and q.channel_key = c.channel_key and c.queued_seq > c.last_seq
     ), held as (
       update sendbatch.webhook_lane l set delivery_id = nextval('sendbatch.webhook_delivery'), message_id = ${newId},
-        ranges = (select jsonb_agg(jsonb_build_array(channel_key, first_seq, last_seq) order by place) from locked), attempts = 0,
+        ranges = (select jsonb_agg(jsonb_build_array(channel_key, first_seq, last_seq) order by position) from locked), attempts = 0,
         last_status = null, last_error = null, created_at = ${databaseNow}, leased_until = ${databaseNow} + ${leaseMs}::bigint
       from lane where l.webhook_key = lane.webhook_key and l.lane = lane.lane and exists (select from locked)
     )
@@ -187,35 +192,37 @@ async function takeParked(
     where webhook_key = ${lease.webhookKey} and redeliver order by delivery_id limit 1`.execute(db);
   const [row] = rows;
   if (row === undefined) return undefined;
-  const messages = await readPlaced(db, row.ranges.map(toRange), at.now);
+  const messages = await readMessages(db, row.ranges.map(toRange), at.now);
   const { rows: taken } = await sql`
     with lane as (
-      select webhook_key, lane from sendbatch.webhook_lane where ${mine(lease)} and delivery_id is null for update
-    ), gone as (
+      select webhook_key, lane from sendbatch.webhook_lane where ${holdsLease(lease)} and delivery_id is null for update
+    ), redelivered as (
       delete from sendbatch.webhook_parked where delivery_id = ${row.delivery_id} and exists (select from lane)
       returning delivery_id, message_id, ranges, created_at
     )
-    update sendbatch.webhook_lane l set delivery_id = g.delivery_id, message_id = g.message_id, ranges = g.ranges, attempts = 0,
-      last_status = null, last_error = null, created_at = g.created_at, leased_until = ${databaseNow} + ${at.leaseMs}::bigint
-    from lane, gone g where l.webhook_key = lane.webhook_key and l.lane = lane.lane returning l.lane`.execute(db);
+    update sendbatch.webhook_lane l set delivery_id = r.delivery_id, message_id = r.message_id, ranges = r.ranges, attempts = 0,
+      last_status = null, last_error = null, created_at = r.created_at, leased_until = ${databaseNow} + ${at.leaseMs}::bigint
+    from lane, redelivered r where l.webhook_key = lane.webhook_key and l.lane = lane.lane returning l.lane`.execute(
+    db,
+  );
   return taken.length === 0 ? undefined : { webhook, id: row.message_id, attempts: 0, messages };
 }
 
-/** Whether the lane is still this lease's. */
-async function renew(db: Db, lease: Lease, leaseMs: number): Promise<boolean> {
+/** Renews a lease; false if it was lost. */
+async function renewLease(db: Db, lease: Lease, leaseMs: number): Promise<boolean> {
   const { numAffectedRows } = await sql`
-    update sendbatch.webhook_lane set leased_until = ${databaseNow} + ${leaseMs}::bigint where ${mine(lease)}`.execute(
+    update sendbatch.webhook_lane set leased_until = ${databaseNow} + ${leaseMs}::bigint where ${holdsLease(lease)}`.execute(
     db,
   );
   return numAffectedRows === 1n;
 }
 
-/** The messages of ranges that are there and have not expired, range by range in their order. */
-async function readPlaced(
+/** Reads the unexpired messages of ranges, in the order of the ranges. */
+async function readMessages(
   db: Db,
-  ranges: readonly Range[],
+  ranges: readonly SeqRange[],
   now: number,
-): Promise<(PlacedMessage & { readonly bytes: number })[]> {
+): Promise<(ChannelMessage & { readonly bytes: number })[]> {
   const { rows } = await sql<MessageRow & { channel_key: number; channel_type: number; channel_id: string }>`
     select r.channel_key, c.channel_type, c.channel_id, m.*
     from unnest(${ranges.map((range) => range.channelKey)}::bigint[], ${ranges.map((range) => range.firstSeq)}::bigint[],
@@ -236,4 +243,4 @@ async function readPlaced(
   }));
 }
 
-const toRange = ([channelKey, firstSeq, lastSeq]: RangeRow): Range => ({ channelKey, firstSeq, lastSeq });
+const toRange = ([channelKey, firstSeq, lastSeq]: RangeRow): SeqRange => ({ channelKey, firstSeq, lastSeq });

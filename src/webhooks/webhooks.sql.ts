@@ -4,11 +4,11 @@ import type { Db } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
 import type { WebhookFormat } from './webhook.ts';
 
-/** Who disabled a webhook: a caller, the receiver by 410, or a start without WEBHOOK_URL. */
+/** What disabled a webhook: a caller, an answer of 410, or a start without WEBHOOK_URL. */
 export type DisabledBy = 'caller' | 'gone' | 'setting';
 
-/** What a caller sets of a webhook. */
-export interface WebhookWish {
+/** The fields of a webhook that a caller sets. */
+export interface WebhookSpec {
   readonly name: string;
   readonly url: string;
   readonly format: WebhookFormat;
@@ -19,22 +19,25 @@ export interface WebhookWish {
   readonly maxWaitMs: number;
 }
 
-/** A webhook as it is kept. Times in milliseconds since 1970, by the database's clock. */
-export interface StoredWebhook extends Omit<WebhookWish, 'disabled'> {
+/** A stored webhook. Times are in milliseconds since 1970, by the database's clock. */
+export interface StoredWebhook extends Omit<WebhookSpec, 'disabled'> {
   readonly webhookKey: number;
   readonly disabledBy: DisabledBy | undefined;
   readonly secret: string;
-  /** The one before, while it signs too. */
+  /** The previous secret, while it still signs too. */
   readonly previous: { readonly secret: string; readonly until: number } | undefined;
   readonly createdAt: number;
   readonly updatedAt: number;
   readonly failures: number;
 }
 
-/** How a webhook stands. */
-export interface WebhookStanding {
+/** The backlog of a webhook. */
+export interface WebhookStatus {
+  /** Queued messages. */
   readonly queued: number;
+  /** When the oldest of them was queued, in milliseconds since 1970. */
   readonly oldest: number | undefined;
+  /** Parked deliveries. */
   readonly parked: number;
 }
 
@@ -80,42 +83,42 @@ export function toWebhook(row: WebhookRow): StoredWebhook {
   };
 }
 
-/** Whether there is a webhook: then what is stored is written to the outbox. */
-export async function anyWebhook(db: Db): Promise<boolean> {
-  const { rows } = await sql<{ any: boolean }>`select exists (select from sendbatch.webhook) as any`.execute(db);
-  return rows[0]?.any === true;
+/** Whether any webhook exists; if so, stored messages are recorded in the outbox. */
+export async function hasWebhook(db: Db): Promise<boolean> {
+  const { rows } = await sql<{ found: boolean }>`select exists (select from sendbatch.webhook) as found`.execute(db);
+  return rows[0]?.found === true;
 }
 
-/** Makes a webhook and its lanes; `taken`: the name is, `full`: there are as many as may be. */
-export async function insertWebhook(db: Db, wish: WebhookWish, secret: string): Promise<'made' | 'taken' | 'full'> {
-  const { rows } = await sql<{ made: number; count: number }>`
-    with made as (
+/** Inserts a webhook and its lanes. `taken`: its name exists; `full`: limits.webhooks exist. */
+export async function insertWebhook(db: Db, spec: WebhookSpec, secret: string): Promise<'created' | 'taken' | 'full'> {
+  const { rows } = await sql<{ created: number; count: number }>`
+    with created as (
       insert into sendbatch.webhook (name, url, format, channel_types, disabled_by, batch_size, max_wait_ms, secret, created_at, updated_at)
-      select ${wish.name}, ${wish.url}, ${wish.format}, ${[...wish.channelTypes]}::smallint[], ${wish.disabled ? 'caller' : null},
-        ${wish.batchSize}::integer, ${wish.maxWaitMs}::integer, ${secret}, ${databaseNow}, ${databaseNow}
+      select ${spec.name}, ${spec.url}, ${spec.format}, ${[...spec.channelTypes]}::smallint[], ${spec.disabled ? 'caller' : null},
+        ${spec.batchSize}::integer, ${spec.maxWaitMs}::integer, ${secret}, ${databaseNow}, ${databaseNow}
       where (select count(*) from sendbatch.webhook) < ${limits.webhooks}
       on conflict do nothing
       returning webhook_key
     ), lanes as (
       insert into sendbatch.webhook_lane (webhook_key, lane)
-      select webhook_key, lane from made, generate_series(0, ${limits.webhookLanes}) as lane
+      select webhook_key, lane from created, generate_series(0, ${limits.webhookLanes}) as lane
     )
-    select (select count(*)::integer from made) as made, (select count(*)::integer from sendbatch.webhook) as count`.execute(
+    select (select count(*)::integer from created) as created, (select count(*)::integer from sendbatch.webhook) as count`.execute(
     db,
   );
   const [row] = rows;
-  if (row?.made === 1) return 'made';
+  if (row?.created === 1) return 'created';
   return (row?.count ?? 0) >= limits.webhooks ? 'full' : 'taken';
 }
 
-/** A webhook by its name. */
-export async function findWebhook(db: Db, name: string): Promise<(StoredWebhook & WebhookStanding) | undefined> {
+/** Finds a webhook by name, with its status. */
+export async function findWebhook(db: Db, name: string): Promise<(StoredWebhook & WebhookStatus) | undefined> {
   const [found] = await listWebhooks(db, name);
   return found;
 }
 
-/** All webhooks, or the one with this name, and how they stand. */
-export async function listWebhooks(db: Db, name?: string): Promise<(StoredWebhook & WebhookStanding)[]> {
+/** Lists all webhooks, or the one with this name, with their status. */
+export async function listWebhooks(db: Db, name?: string): Promise<(StoredWebhook & WebhookStatus)[]> {
   const { rows } = await sql<WebhookRow & { queued: number; oldest: number | null; parked: number }>`
     select ${webhookColumns}, q.queued, q.oldest,
       (select count(*) from sendbatch.webhook_parked p where p.webhook_key = w.webhook_key) as parked
@@ -134,8 +137,8 @@ export async function listWebhooks(db: Db, name?: string): Promise<(StoredWebhoo
   }));
 }
 
-/** What all webhooks together have yet to get, since when the first of it waits, and what is parked. */
-export async function standingOfWebhooks(
+/** Backlog of all webhooks: queued messages, age of the oldest, and parked deliveries. */
+export async function readWebhookStats(
   db: Db,
   now: number,
 ): Promise<{ readonly queued: number; readonly oldestMs: number; readonly parked: number }> {
@@ -148,29 +151,32 @@ export async function standingOfWebhooks(
   return { queued: row?.queued ?? 0, oldestMs: Math.max(0, now - oldest), parked: row?.parked ?? 0 };
 }
 
-/** Replaces what a caller sets, and lets what failed be tried at once. Whether there is such a webhook. */
-export async function updateWebhook(db: Db, wish: WebhookWish): Promise<boolean> {
+/** Replaces a caller's fields and retries failed deliveries at once; false if it does not exist. */
+export async function updateWebhook(db: Db, spec: WebhookSpec): Promise<boolean> {
   const { numAffectedRows } = await sql`
     with changed as (
-      update sendbatch.webhook set url = ${wish.url}, format = ${wish.format}, channel_types = ${[...wish.channelTypes]}::smallint[],
-        disabled_by = ${wish.disabled ? 'caller' : null}, batch_size = ${wish.batchSize}, max_wait_ms = ${wish.maxWaitMs},
+      update sendbatch.webhook set url = ${spec.url}, format = ${spec.format}, channel_types = ${[...spec.channelTypes]}::smallint[],
+        disabled_by = ${spec.disabled ? 'caller' : null}, batch_size = ${spec.batchSize}, max_wait_ms = ${spec.maxWaitMs},
         updated_at = ${databaseNow}, failures = 0, paused_until = 0
-      where name = ${wish.name}
+      where name = ${spec.name}
       returning webhook_key
     )
     update sendbatch.webhook_lane l set next_at = 0 from changed c where l.webhook_key = c.webhook_key`.execute(db);
   return (numAffectedRows ?? 0n) > 0n;
 }
 
-/** The webhook of the settings: made, changed, or as it was. A secret that is another keeps the one before for a while. */
+/**
+ * Creates or updates the webhook of the settings. A changed secret keeps the previous one for
+ * `previousMs`.
+ */
 export async function putSettingsWebhook(
   db: Db,
-  { name, url, format, batchSize }: Pick<WebhookWish, 'name' | 'url' | 'format' | 'batchSize'>,
+  { name, url, format, batchSize }: Pick<WebhookSpec, 'name' | 'url' | 'format' | 'batchSize'>,
   secret: string,
   previousMs: number,
 ): Promise<void> {
   await sql`
-    with put as (
+    with changed as (
       insert into sendbatch.webhook as w (name, url, format, channel_types, batch_size, max_wait_ms, secret, created_at, updated_at)
       values (${name}, ${url}, ${format}, '{}', ${batchSize}, 0, ${secret}, ${databaseNow}, ${databaseNow})
       on conflict (name) do update set url = excluded.url, format = excluded.format, disabled_by = null, updated_at = excluded.updated_at,
@@ -181,11 +187,11 @@ export async function putSettingsWebhook(
       returning webhook_key
     )
     insert into sendbatch.webhook_lane (webhook_key, lane)
-    select webhook_key, lane from put, generate_series(0, ${limits.webhookLanes}) as lane
+    select webhook_key, lane from changed, generate_series(0, ${limits.webhookLanes}) as lane
     on conflict do nothing`.execute(db);
 }
 
-/** Disables a webhook that is not. */
+/** Disables a webhook; false if it does not exist or is disabled. */
 export async function disableWebhook(db: Db, name: string, by: DisabledBy): Promise<boolean> {
   const { numAffectedRows } = await sql`
     update sendbatch.webhook set disabled_by = ${by}, updated_at = ${databaseNow} where name = ${name} and disabled_by is null`.execute(
@@ -194,7 +200,10 @@ export async function disableWebhook(db: Db, name: string, by: DisabledBy): Prom
   return numAffectedRows === 1n;
 }
 
-/** Gives a webhook another secret; returns until when the one before signs too. The one that it has changes nothing: who asks again must not lose the one before. */
+/**
+ * Replaces a webhook's secret; returns until when the previous one signs too. Its current secret
+ * changes nothing, so a repeated call keeps the previous one.
+ */
 export async function replaceSecret(
   db: Db,
   name: string,
@@ -209,13 +218,13 @@ export async function replaceSecret(
   return rows[0]?.previous_until;
 }
 
-/** Removes a webhook with all that it has yet to get. Whether there was one. */
+/** Deletes a webhook with its queue; false if it does not exist. */
 export async function deleteWebhook(db: Db, name: string): Promise<boolean> {
-  const { rows } = await sql<{ gone: number }>`
-    with gone as (delete from sendbatch.webhook where name = ${name} returning webhook_key),
-      lanes as (delete from sendbatch.webhook_lane where webhook_key in (select webhook_key from gone)),
-      queue as (delete from sendbatch.webhook_queue where webhook_key in (select webhook_key from gone)),
-      parked as (delete from sendbatch.webhook_parked where webhook_key in (select webhook_key from gone))
-    select count(*)::integer as gone from gone`.execute(db);
-  return rows[0]?.gone === 1;
+  const { rows } = await sql<{ count: number }>`
+    with deleted as (delete from sendbatch.webhook where name = ${name} returning webhook_key),
+      lanes as (delete from sendbatch.webhook_lane where webhook_key in (select webhook_key from deleted)),
+      queue as (delete from sendbatch.webhook_queue where webhook_key in (select webhook_key from deleted)),
+      parked as (delete from sendbatch.webhook_parked where webhook_key in (select webhook_key from deleted))
+    select count(*)::integer as count from deleted`.execute(db);
+  return rows[0]?.count === 1;
 }

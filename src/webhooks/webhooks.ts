@@ -1,59 +1,73 @@
+// Webhooks: what callers manage. Delivery is in delivery.ts, its rules in webhook.ts.
+//
+//   stored ranges ──insertOutbox──> outbox ──routeOutbox──> queue ──takeDelivery──> lane ──> POST
+//
+// States of a webhook (`active` and `paused` are derived from `paused_until`):
+//
+//   active ──5 consecutive failures──> paused ──time is over──> probing (one lane at a time)
+//     ^ └──410, caller, WEBHOOK_URL removed──> disabled              │ success ──> active
+//     └────────UpdateWebhook, WEBHOOK_URL set──────┘                 │ failure ──> paused, longer
+//
+// Invariants: the webhook of WEBHOOK_URL is named `settings`, and callers cannot change its fields;
+// secrets never leave this folder except in the answers of create and rotate.
+
 import { randomBytes, randomUUID } from 'node:crypto';
 import { limits } from '../limits.ts';
 import { invalidField, ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import type { Db } from '../postgres/schema.ts';
+import { dayMs } from '../time.ts';
 import { secretsOf, type WebhookBodies } from './delivery.ts';
 import { type FailedDelivery, listFailed, redeliverParked, sweepWebhooks } from './lanes.sql.ts';
-import { isSecret, type Posted, type Poster } from './post.ts';
-import { urlFault } from './public-address.ts';
+import { isSecret, type Poster, type PostResult } from './post.ts';
+import { findUrlFault } from './public-address.ts';
 import type { WebhookFormat } from './webhook.ts';
 import {
-  anyWebhook,
   deleteWebhook,
   disableWebhook,
   findWebhook,
+  hasWebhook,
   insertWebhook,
   listWebhooks,
   putSettingsWebhook,
   replaceSecret,
   type StoredWebhook,
   updateWebhook,
-  type WebhookStanding,
-  type WebhookWish,
+  type WebhookSpec,
+  type WebhookStatus,
 } from './webhooks.sql.ts';
 
-export type { FailedDelivery, WebhookWish };
+export type { FailedDelivery, WebhookSpec as WebhookWish };
 
 /** A webhook as a caller sees it. */
-export type Webhook = Omit<StoredWebhook, 'secret'> & WebhookStanding;
+export type Webhook = Omit<StoredWebhook, 'secret'> & WebhookStatus;
 
 /** The webhook of WEBHOOK_URL. */
 export interface SettingsWebhook {
   readonly url: string;
-  /** Empty: it does not sign. */
+  /** Empty: its requests are not signed. */
   readonly secret: string;
   readonly format: WebhookFormat;
 }
 
-/** The webhooks of a service. */
+/** Management of webhooks. */
 export interface Webhooks {
-  /** Whether there is one, as far as this instance knows: others' changes are known after at most a second. */
-  any(): boolean;
+  /** Whether any webhook exists. Changes by other instances are seen within a second. */
+  hasAny(): boolean;
   reload(): Promise<void>;
-  /** `secret` empty: one is made. */
-  create(wish: WebhookWish, secret: string): Promise<{ webhook: Webhook; secret: string }>;
+  /** An empty `secret` is generated. */
+  create(spec: WebhookSpec, secret: string): Promise<{ webhook: Webhook; secret: string }>;
   get(name: string): Promise<Webhook>;
   list(): Promise<Webhook[]>;
-  replace(wish: WebhookWish): Promise<Webhook>;
+  replace(spec: WebhookSpec): Promise<Webhook>;
   remove(name: string): Promise<void>;
-  rotate(name: string, secret: string): Promise<{ secret: string; previousUntil: number }>;
-  test(name: string, signal?: AbortSignal): Promise<Posted>;
-  failed(name: string, after: number, limit: number): Promise<FailedDelivery[]>;
+  rotateSecret(name: string, secret: string): Promise<{ secret: string; previousUntil: number }>;
+  test(name: string, signal?: AbortSignal): Promise<PostResult>;
+  listFailed(name: string, after: number, limit: number): Promise<FailedDelivery[]>;
   redeliver(name: string, deliveryIds: readonly number[]): Promise<number>;
-  /** Makes the webhook of the settings what they say; without them it is disabled. */
+  /** Creates or updates the webhook of WEBHOOK_URL; without the setting disables it. */
   applySettings(settings: SettingsWebhook | undefined): Promise<void>;
-  /** Removes what was parked long ago. */
+  /** Deletes deliveries that were parked two weeks ago. */
   sweep(): Promise<void>;
 }
 
@@ -62,48 +76,46 @@ export interface WebhooksParts {
   readonly poster: Poster;
   readonly bodies: WebhookBodies;
   readonly allowPrivate: boolean;
-  /** There may be work. */
+  /** Starts a delivery run, as there may be work. */
   readonly nudge: () => void;
   readonly now?: () => number;
 }
 
-/** The name of the webhook that the settings make. */
+/** The name of the webhook of WEBHOOK_URL. */
 export const settingsName = 'settings';
-/** How long the secret before signs too. */
-const previousMs = 24 * 3600_000;
-/** How long parked deliveries are kept. */
-const parkedMs = 14 * 24 * 3600_000;
+/** Time during which the previous secret signs too, so that receivers can switch. */
+const secretOverlapMs = dayMs;
+/** Time for which parked deliveries can be redelivered. */
+const parkedRetentionMs = 14 * dayMs;
+/** Bytes of a generated secret; Standard Webhooks recommends 24 to 64. */
+const secretBytes = 32;
 
 export function createWebhooks({ db, poster, bodies, allowPrivate, nudge, now = Date.now }: WebhooksParts): Webhooks {
-  let known = false;
+  let hasAnyWebhook = false;
   const reload = async () => {
-    known = await anyWebhook(db);
+    hasAnyWebhook = await hasWebhook(db);
   };
-  const stored = async (name: string) => {
+  const findExisting = async (name: string) => {
     const found = await findWebhook(db, name);
-    if (found === undefined) throw notThere(name);
+    if (found === undefined) throw webhookNotFound(name);
     return found;
   };
   const assertUrl = (url: string) => {
-    const fault = urlFault(url, allowPrivate);
+    const fault = findUrlFault(url, allowPrivate);
     if (fault !== undefined) throw invalidField('url', fault);
   };
-  const secretOf = (wished: string) => {
-    if (wished !== '' && !isSecret(wished))
-      throw invalidField('secret', 'must be whsec_ and 24 to 64 bytes in base64, or empty to have one generated');
-    return wished || `whsec_${randomBytes(32).toString('base64')}`;
-  };
+
   return {
-    any: () => known,
+    hasAny: () => hasAnyWebhook,
     reload: () => orBusy(reload),
-    async create(wish, wishedSecret) {
-      assertOwn(wish.name);
-      assertUrl(wish.url);
-      const secret = secretOf(wishedSecret);
+    async create(spec, givenSecret) {
+      assertNotSettings(spec.name);
+      assertUrl(spec.url);
+      const secret = chooseSecret(givenSecret);
       return await orBusy(async () => {
-        const end = await insertWebhook(db, wish, secret);
-        if (end === 'taken') throw taken(wish.name);
-        if (end === 'full')
+        const outcome = await insertWebhook(db, spec, secret);
+        if (outcome === 'taken') throw webhookExists(spec.name);
+        if (outcome === 'full')
           throw invalidField(
             'name',
             `cannot be added: ${limits.webhooks} webhooks exist, the maximum; delete one first`,
@@ -111,45 +123,45 @@ export function createWebhooks({ db, poster, bodies, allowPrivate, nudge, now = 
               limit: String(limits.webhooks),
             },
           );
-        known = true;
-        return { webhook: withoutSecret(await stored(wish.name)), secret };
+        hasAnyWebhook = true;
+        return { webhook: withoutSecret(await findExisting(spec.name)), secret };
       });
     },
-    get: (name) => orBusy(async () => withoutSecret(await stored(name))),
+    get: (name) => orBusy(async () => withoutSecret(await findExisting(name))),
     list: () => orBusy(async () => (await listWebhooks(db)).map(withoutSecret)),
-    async replace(wish) {
-      assertOwn(wish.name);
-      assertUrl(wish.url);
+    async replace(spec) {
+      assertNotSettings(spec.name);
+      assertUrl(spec.url);
       return await orBusy(async () => {
-        if (!(await updateWebhook(db, wish))) throw notThere(wish.name);
+        if (!(await updateWebhook(db, spec))) throw webhookNotFound(spec.name);
         nudge();
-        return withoutSecret(await stored(wish.name));
+        return withoutSecret(await findExisting(spec.name));
       });
     },
     remove: (name) =>
       orBusy(async () => {
-        if (!(await deleteWebhook(db, name))) throw notThere(name);
+        if (!(await deleteWebhook(db, name))) throw webhookNotFound(name);
         await reload();
       }),
-    async rotate(name, wishedSecret) {
-      assertOwn(name);
-      const secret = secretOf(wishedSecret);
-      const previousUntil = await orBusy(() => replaceSecret(db, name, secret, previousMs));
-      if (previousUntil === undefined) throw notThere(name);
+    async rotateSecret(name, givenSecret) {
+      assertNotSettings(name);
+      const secret = chooseSecret(givenSecret);
+      const previousUntil = await orBusy(() => replaceSecret(db, name, secret, secretOverlapMs));
+      if (previousUntil === undefined) throw webhookNotFound(name);
       return { secret, previousUntil };
     },
     async test(name, signal = new AbortController().signal) {
-      const webhook = await orBusy(() => stored(name));
+      const webhook = await orBusy(() => findExisting(name));
       const { url, format } = webhook;
       const id = `msg_${randomUUID().replaceAll('-', '')}`;
       const body = bodies.test(format, new Date(now()));
       return await poster.post({ url, format, secrets: secretsOf(webhook), id, body }, signal);
     },
-    failed: (name, after, limit) =>
-      orBusy(async () => await listFailed(db, (await stored(name)).webhookKey, after, limit)),
+    listFailed: (name, after, limit) =>
+      orBusy(async () => await listFailed(db, (await findExisting(name)).webhookKey, after, limit)),
     redeliver: (name, deliveryIds) =>
       orBusy(async () => {
-        const queued = await redeliverParked(db, (await stored(name)).webhookKey, deliveryIds);
+        const queued = await redeliverParked(db, (await findExisting(name)).webhookKey, deliveryIds);
         nudge();
         return queued;
       }),
@@ -157,20 +169,27 @@ export function createWebhooks({ db, poster, bodies, allowPrivate, nudge, now = 
       if (settings === undefined) await disableWebhook(db, settingsName, 'setting');
       else {
         const { url, format, secret } = settings;
-        const wish = { name: settingsName, url, format, batchSize: limits.webhookMessages };
-        await putSettingsWebhook(db, wish, secret, previousMs);
+        const spec = { name: settingsName, url, format, batchSize: limits.webhookMessages };
+        await putSettingsWebhook(db, spec, secret, secretOverlapMs);
       }
       await reload();
     },
-    sweep: () => sweepWebhooks(db, parkedMs),
+    sweep: () => sweepWebhooks(db, parkedRetentionMs),
   };
 }
 
-function withoutSecret({ secret: _secret, ...webhook }: StoredWebhook & WebhookStanding): Webhook {
+/** The given secret after a check, or a generated one. */
+function chooseSecret(given: string): string {
+  if (given !== '' && !isSecret(given))
+    throw invalidField('secret', 'must be whsec_ and 24 to 64 bytes in base64, or empty to have one generated');
+  return given || `whsec_${randomBytes(secretBytes).toString('base64')}`;
+}
+
+function withoutSecret({ secret: _secret, ...webhook }: StoredWebhook & WebhookStatus): Webhook {
   return webhook;
 }
 
-function assertOwn(name: string): void {
+function assertNotSettings(name: string): void {
   if (name === settingsName)
     throw invalidField(
       'name',
@@ -178,7 +197,7 @@ function assertOwn(name: string): void {
     );
 }
 
-function notThere(name: string): ServiceError {
+function webhookNotFound(name: string): ServiceError {
   return new ServiceError({
     reason: 'WEBHOOK_NOT_FOUND',
     message: `webhook ${JSON.stringify(name)} does not exist`,
@@ -186,7 +205,7 @@ function notThere(name: string): ServiceError {
   });
 }
 
-function taken(name: string): ServiceError {
+function webhookExists(name: string): ServiceError {
   return new ServiceError({
     reason: 'WEBHOOK_EXISTS',
     message: `webhook ${JSON.stringify(name)} already exists; change it with UpdateWebhook, or use another name`,

@@ -84,6 +84,7 @@ const pure = [
   'sending/group-layout.ts',
   'templates/template.ts',
   'templates/variables.ts',
+  'time.ts',
   'webhooks/webhook.ts',
 ];
 

@@ -82,7 +82,7 @@ describe('what an operator is given', () => {
     };
     service = await startService({
       moderationHook,
-      webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 60_000, pace: {} },
+      webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 60_000, retrySchedule: {} },
       sweepIntervalMs: 10,
       rates: { caller: [], sender: [{ points: 3, seconds: 3600 }], channel: [], store: 'memory' },
     });

@@ -13,9 +13,9 @@ import { startService, type TestService } from '../support/service.ts';
 import { assertSound, query } from '../support/verify.ts';
 import { patienceMs } from '../support/watch.ts';
 
-const attempts = 4;
+const maxAttempts = 4;
 /** In a hurry: a failure is tried again after 20 ms, 80 ms, 320 ms. */
-const pace = { firstMs: 20, attempts, breakMs: 20, longestBreakMs: 50 };
+const retrySchedule = { firstMs: 20, maxAttempts, breakMs: 20, maxBreakMs: 50 };
 
 const draft = (channel: string, text: string, more: object = {}) => ({
   from_uid: 'u1',
@@ -31,7 +31,9 @@ describe('webhooks', () => {
   let receiver: Receiver;
   let call: ReturnType<typeof jsonCaller>;
   before(async () => {
-    service = await startService({ webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 60_000, pace } });
+    service = await startService({
+      webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 60_000, retrySchedule },
+    });
     call = jsonCaller(service.url);
     receiver = await startReceiver();
   });
@@ -251,10 +253,10 @@ describe('webhooks', () => {
     });
     await send(draft('bad', 'next'));
     await receiver.until('what follows', () => textsOf('bad').includes('next'));
-    assert.deepEqual(textsOf('bad'), [...Array(attempts).fill('poison'), 'next']);
-    const tries = receiver.received.slice(0, attempts);
+    assert.deepEqual(textsOf('bad'), [...Array(maxAttempts).fill('poison'), 'next']);
+    const tries = receiver.received.slice(0, maxAttempts);
     assert.equal(new Set(tries.map((each) => each.headers['webhook-id'])).size, 1);
-    assert.notEqual(receiver.received[attempts]?.headers['webhook-id'], tries[0]?.headers['webhook-id']);
+    assert.notEqual(receiver.received[maxAttempts]?.headers['webhook-id'], tries[0]?.headers['webhook-id']);
     for (const each of tries) verify(secret, each);
     const waits = tries.slice(1).map((each, index) => each.at - (tries[index] as Received).at);
     for (const [index, wait] of waits.entries()) assert.ok(wait >= 15 * 4 ** index, `${waits}`);
@@ -262,7 +264,7 @@ describe('webhooks', () => {
     const { deliveries: parked } = await deliveries('failing');
     assert.equal(parked.length, 1);
     const [one] = parked;
-    assert.deepEqual([one.state, one.attempts, one.last_status], [WebhookDeliveryState.PARKED, attempts, 500]);
+    assert.deepEqual([one.state, one.attempts, one.last_status], [WebhookDeliveryState.PARKED, maxAttempts, 500]);
     assert.deepEqual(one.ranges, [{ channel_type: 2, channel_id: 'bad', first_seq: 1, last_seq: 1 }]);
     assert.equal(one.webhook_id, tries[0]?.headers['webhook-id']);
     assert.match(one.last_error, /answered 500/);
@@ -272,14 +274,14 @@ describe('webhooks', () => {
     const redeliver = (body: object) => call.post('/v1/webhooks/failing/deliveries:redeliver', body);
     assert.deepEqual((await redeliver({ delivery_ids: [one.delivery_id + 1] })).body, { queued: 0 });
     assert.deepEqual((await redeliver({ delivery_ids: [one.delivery_id] })).body, { queued: 1 });
-    await receiver.until('the second round', () => receiver.received.length === 2 * attempts + 1);
+    await receiver.until('the second round', () => receiver.received.length === 2 * maxAttempts + 1);
     await untilAsync(
       'it is parked again',
       async () => (await deliveries('failing')).deliveries[0]?.state === WebhookDeliveryState.PARKED,
     );
     receiver.answer = ok;
     assert.deepEqual((await redeliver({})).body, { queued: 1 });
-    await receiver.until('the redelivery', () => receiver.received.length === 2 * attempts + 2);
+    await receiver.until('the redelivery', () => receiver.received.length === 2 * maxAttempts + 2);
     assert.equal(receiver.received.at(-1)?.headers['webhook-id'], one.webhook_id);
     await untilAsync('nothing is parked', async () => (await deliveries('failing')).deliveries.length === 0);
     // The receiver has it before its answer is written down.
@@ -440,7 +442,9 @@ describe('webhooks', () => {
 
 test('who hangs holds up neither another webhook nor other lanes', async () => {
   const receiver = await startReceiver();
-  const service = await startService({ webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 4000, pace } });
+  const service = await startService({
+    webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 4000, retrySchedule },
+  });
   try {
     const { get, post } = jsonCaller(service.url);
     for (const name of ['hangs', 'well'])
@@ -556,7 +560,7 @@ describe('webhooks of an ordinary service', () => {
   test('what was parked two weeks ago, and what was queued for nobody, is swept', async () => {
     const receiver = await startReceiver();
     receiver.answer = status(500);
-    const webhooks = { settings: undefined, allowPrivate: true, timeoutMs: 60_000, pace: { attempts: 1 } };
+    const webhooks = { settings: undefined, allowPrivate: true, timeoutMs: 60_000, retrySchedule: { maxAttempts: 1 } };
     const service = await startService({ webhooks, sweepIntervalMs: 50 });
     try {
       const call = jsonCaller(service.url);

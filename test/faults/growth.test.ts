@@ -49,7 +49,7 @@ test('every table returns to what is kept on purpose when the time of every kind
       { channelType: 2, days: 30 },
     ],
     rates: { caller: [], sender: [{ points: 1000, seconds: 3600 }], channel: [], store: 'postgres' },
-    webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 60_000, pace: { attempts: 1 } },
+    webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 60_000, retrySchedule: { maxAttempts: 1 } },
   });
   const url = service.databaseUrl;
   const good = await startReceiver();

@@ -26,8 +26,8 @@ describe('a receiver that fails, hangs and answers slowly, and an instance that 
   let steady: Receiver;
 
   before(async () => {
-    const pace = { firstMs: 20, longestMs: 100, attempts: 8, breakMs: 20, longestBreakMs: 50 };
-    first = await startService({ webhooks: { settings: undefined, allowPrivate: true, timeoutMs, pace } });
+    const retrySchedule = { firstMs: 20, maxMs: 100, maxAttempts: 8, breakMs: 20, maxBreakMs: 50 };
+    first = await startService({ webhooks: { settings: undefined, allowPrivate: true, timeoutMs, retrySchedule } });
     second = await spawnService({
       DATABASE_URL: first.databaseUrl,
       WEBHOOK_ALLOW_PRIVATE: 'on',

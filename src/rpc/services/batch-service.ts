@@ -105,7 +105,7 @@ export function createBatchService({
 
     async listBatchResults({ batchId, refusedOnly, pageSize, pageToken }, context) {
       const [dueAt = 0, ordinal = 0, skip = 0] = parsePageToken(pageToken);
-      const { results, next } = await batches.results(context.values.get(callerKey), batchId, {
+      const { results, next } = await batches.listResults(context.values.get(callerKey), batchId, {
         from: { dueAt, ordinal, skip },
         refusedOnly,
         limit: pageSize || limits.resultsPage,
@@ -294,7 +294,7 @@ export function toBatch(batch: StoredBatch): MessageInitShape<typeof BatchSchema
     priority: priorityOfCost.get(batch.priority) ?? BatchPriority.UNSPECIFIED,
     messageCount: batch.messageCount,
     acceptedCount: counts.accepted,
-    duplicateCount: counts.duplicate,
+    duplicateCount: counts.duplicates,
     refusedCount: counts.refused,
     createdAt: timestampFromMs(batch.createdAt),
     attempts: batch.attempts,

@@ -37,7 +37,7 @@ export function createWebhookService({ webhooks }: WebhookServiceParts): Service
       return {};
     },
     async rotateWebhookSecret({ name, secret: wished }) {
-      const { secret, previousUntil } = await webhooks.rotate(name, wished);
+      const { secret, previousUntil } = await webhooks.rotateSecret(name, wished);
       return { secret, previousSecretUntil: timestampFromMs(previousUntil) };
     },
     async testWebhook({ name }, { signal }) {
@@ -47,7 +47,7 @@ export function createWebhookService({ webhooks }: WebhookServiceParts): Service
     async listWebhookDeliveries({ name, pageSize, pageToken }) {
       const limit = pageSize || limits.pageMessagesDefault;
       const [after = 0] = parsePageToken(pageToken);
-      const { page, last } = pageOf(await webhooks.failed(name, after, limit + 1), limit);
+      const { page, last } = pageOf(await webhooks.listFailed(name, after, limit + 1), limit);
       return {
         deliveries: page.map(toDelivery),
         nextPageToken: last === undefined ? '' : String(last.deliveryId),
@@ -118,8 +118,8 @@ function toDelivery(failed: FailedDelivery): MessageInitShape<typeof WebhookDeli
       lastSeq: BigInt(lastSeq),
     })),
     attempts: failed.attempts,
-    lastStatus: failed.fault.status,
-    lastError: failed.fault.error,
+    lastStatus: failed.failure.status,
+    lastError: failed.failure.error,
     createdAt: timestampFromMs(failed.createdAt),
     ...(nextAt === undefined ? {} : { nextAttemptAt: timestampFromMs(nextAt) }),
     ...(parkedAt === undefined ? {} : { parkedAt: timestampFromMs(parkedAt) }),

@@ -39,13 +39,13 @@ const counts = ({ acceptedCount, duplicateCount, refusedCount }: Batch) => [
   refusedCount,
 ];
 
-describe('a sender over its rate', () => {
-  test('holds up no other sender of its batch', async () => {
+describe('a batch with a sender over its rate', () => {
+  test('a sender over its rate delays no other sender of its batch', async () => {
     const rates = { caller: [], sender: [{ points: 40, seconds: 3600 }], channel: [], store: 'memory' as const };
     const service = await startService({ rates });
     const client = batchesOf(service);
     try {
-      // In each of three chunks some of the greedy one's, in two channels.
+      // Each of three chunks has messages of the greedy sender, in two channels.
       const messages = Array.from({ length: 2500 }, (_, index) =>
         index % 20 === 0
           ? draft('greedy', `c${(index / 20) % 2}`, `${index}`)
@@ -53,30 +53,30 @@ describe('a sender over its rate', () => {
       );
       const { batch } = await client.submitBatch({ messages });
       const batchId = batch?.batchId ?? '';
-      let seen: Batch | undefined;
+      let last: Batch | undefined;
       for await (const { batch: now } of client.watchBatch({ batchId })) {
-        seen = now;
+        last = now;
         if (now?.acceptedCount === 2375 + 40) await client.cancelBatch({ batchId });
       }
-      assert.deepEqual([seen?.state, ...counts(seen as Batch)], [BatchState.CANCELLED, 2375 + 40, 0, 0]);
+      assert.deepEqual([last?.state, ...counts(last as Batch)], [BatchState.CANCELLED, 2375 + 40, 0, 0]);
       const greedy = (await readAll(service.databaseUrl)).filter((row) => row.fromUid === 'greedy');
       const sentIn = (channel: string) =>
         greedy.filter((row) => row.channel === channel).map((row) => Number(row.payload));
       assert.deepEqual(
         [...sentIn('c0'), ...sentIn('c1')].sort((a, b) => a - b),
         Array.from({ length: 40 }, (_, index) => index * 20),
-        'its first ones',
+        'the first messages of the greedy sender',
       );
     } finally {
       await service.stop();
     }
   });
 
-  test('sends all in the end, each sender’s messages of a channel in the order of the batch', async (context) => {
+  test('a batch with senders over their rates sends every message, in order per sender and channel', async (context) => {
     let state = seedOf(context);
-    const random = (most: number) => {
+    const random = (below: number) => {
       state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-      return Math.floor((state / 2 ** 32) * most);
+      return Math.floor((state / 2 ** 32) * below);
     };
     const rates = {
       caller: [],
@@ -88,8 +88,8 @@ describe('a sender over its rate', () => {
     const client = batchesOf(service);
     try {
       const messages = Array.from({ length: 2600 }, (_, index) => {
-        const greedy = random(100) < 3;
-        return draft(greedy ? `greedy ${random(3)}` : `modest ${index}`, `c${random(4)}`, `${index}`);
+        const isGreedy = random(100) < 3;
+        return draft(isGreedy ? `greedy ${random(3)}` : `modest ${index}`, `c${random(4)}`, `${index}`);
       });
       const { batch } = await client.submitBatch({ messages });
       assert.deepEqual(counts(await ended(client, batch?.batchId ?? '')), [2600, 0, 0]);
@@ -108,12 +108,12 @@ describe('a sender over its rate', () => {
   });
 });
 
-describe('what a batch sends', () => {
+describe('the content of a submitted batch', () => {
   let service: TestService;
   let client: Batches;
   let json: ReturnType<typeof jsonCaller>;
   before(async () => {
-    // Its batches are sent by another instance, when the test has one.
+    // Sends nothing itself: a test starts a second instance for that.
     service = await startService({ batchConcurrency: 0, systemUids: [] });
     client = batchesOf(service);
     json = jsonCaller(service.url);
@@ -125,7 +125,7 @@ describe('what a batch sends', () => {
     (await json.post('/v1/templates', { name, body })).body.version as number;
   const remove = (name: string) => fetch(`${service.url}/v1/templates/${name}`, { method: 'DELETE' });
   const templated = (name: string, version = 0): Draft => draft('u1', 'templated', '', { template: { name, version } });
-  /** Sends what is waiting, by an instance that comes now. */
+  /** Sends all waiting batches with a second instance. */
   async function send(batchId: string): Promise<Batch> {
     const other = await startService({ databaseUrl: service.databaseUrl, systemUids: [] });
     try {
@@ -139,14 +139,14 @@ describe('what a batch sends', () => {
       ({ messageSeq, duplicate, error }) => error?.reason ?? (duplicate ? 'duplicate' : `seq ${messageSeq}`),
     );
 
-  test('is fixed when it is submitted: a template that is created again, or later, is another', async () => {
+  test('a batch renders the templates that existed when it was submitted, not later ones of the same name', async () => {
     assert.deepEqual([await create('fixed', 'old 1'), await create('fixed', 'old 2')], [1, 2]);
     const messages = [templated('fixed'), templated('fixed', 1), templated('fixed', 3), templated('later')];
     const { batch } = await client.submitBatch({ messages });
     await remove('fixed');
     assert.deepEqual([await create('fixed', 'new'), await create('later', 'new')], [3, 1]);
     await remove('fixed');
-    assert.equal(await create('fixed', 'newest'), 4, 'versions never come back');
+    assert.equal(await create('fixed', 'newest'), 4, 'a version number is never reused');
     const end = await send(batch?.batchId ?? '');
     assert.deepEqual(await resultsOf(end.batchId), Array(4).fill('TEMPLATE_NOT_FOUND'));
     const again = await client.submitBatch({ messages: [templated('fixed')] });
@@ -159,7 +159,7 @@ describe('what a batch sends', () => {
     );
   });
 
-  test('has one time: `now` in a template is when its messages are due', async () => {
+  test('`now` in a template of a batch is the due time of its messages', async () => {
     await create('timed', "{{ 'now' | date: '%s' }} {{ 'today' | date_to_xmlschema }}");
     const sendAt = Date.now() + 50;
     const { batch } = await client.submitBatch({ messages: [templated('timed')], sendAt: timestampFromMs(sendAt) });
@@ -171,7 +171,7 @@ describe('what a batch sends', () => {
     assert.equal(Math.floor(Date.parse(day) / 1000), Math.floor(sendAt / 1000));
   });
 
-  test('and has stored is its result, whatever a chunk that is sent again would be refused for', async () => {
+  test('a message that a dead worker stored is its result, even if a second attempt would be refused', async () => {
     await create('gone', 'rendered');
     const requestId = 'again';
     const message = (index: number, more: { clientMsgNo?: string } = {}): Draft =>
@@ -184,21 +184,21 @@ describe('what a batch sends', () => {
         () => draft('u3', 'again', 'mine', more),
       ][index]?.() ?? {};
     const sender = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
-    // Another call's under the batch's keys, before it: that one is no result of the batch.
+    // An earlier message of another call under a key of the batch: it is no result of the batch.
     await sender.sendBatch({ messages: [draft('u3', 'again', 'other', { clientMsgNo: `${requestId}:5` })] });
     await query(service.databaseUrl, 'update sendbatch.message set accepted_at = accepted_at - 60000');
     const messages = [0, 1, 2, 3, 4, 5].map((index) => message(index));
     const { batch } = await client.submitBatch({ messages, requestId });
     const batchId = batch?.batchId ?? '';
-    // A worker stores some of it, under the keys that the batch gives them, and is gone before it says so.
+    // A worker stores messages under the keys that the batch derives, and dies before it settles the chunk.
     const db = openStore(service.databaseUrl);
-    const left = await claimBatch(db, (await findBatch(db, batchId))?.callerId ?? '');
-    assert.ok(left && (await beginChunk(db, left)));
+    const claimed = await claimBatch(db, (await findBatch(db, batchId))?.callerId ?? '');
+    assert.ok(claimed && (await beginChunk(db, claimed)));
     await db.destroy();
     const keyed = [0, 1, 2, 3].map((index) => message(index, { clientMsgNo: `${requestId}:${index}` }));
     const stored = await sender.sendBatch({ messages: keyed });
     assert.ok(stored.results.every((each) => each.error === undefined));
-    // Meanwhile: one has another content for it, one has no template, one may not send any more.
+    // Since then one message differs in content, one lacks its template, one sender is denied.
     await query(
       service.databaseUrl,
       `update sendbatch.message set content_hash = '\\x00' where client_msg_no = '${requestId}:0'`,
@@ -218,7 +218,7 @@ describe('what a batch sends', () => {
   });
 });
 
-describe('batches of a key that ends', () => {
+describe('batches of a key that was revoked or has expired', () => {
   let service: TestService;
   let client: Batches;
   before(async () => {
@@ -227,7 +227,7 @@ describe('batches of a key that ends', () => {
   });
   after(() => service.stop());
 
-  test('are stopped with a reason, those that wait for a time at once, and one that is sent between two chunks', async () => {
+  test('batches of a revoked key are cancelled with a reason: scheduled ones at once, a running one between two chunks', async () => {
     const db = openStore(service.databaseUrl);
     const keys = createKeys(db);
     try {
@@ -271,7 +271,7 @@ describe('batches of a key that ends', () => {
     }
   });
 
-  test('by its expiry: a batch whose turn comes after it is not sent', async () => {
+  test('a batch is not sent if its key expired before its slot', async () => {
     const db = openStore(service.databaseUrl);
     try {
       const admin = {

@@ -18,8 +18,8 @@ const drafts = (channelId: string, count: number) =>
     payload: Buffer.from('x'),
   }));
 
-/** One worker: whose turn it is decides everything. */
-describe('turns of batches', () => {
+/** One worker, so that the order of slots decides which batch finishes first. */
+describe('slots of batches', () => {
   let service: TestService;
   let client: Client<typeof BatchService>;
   let callers: { authorization: string }[];
@@ -64,21 +64,21 @@ describe('turns of batches', () => {
     await ended(0, huge);
   });
 
-  test('a small batch does not wait for a huge one of the same caller, of whatever priority', async () => {
+  test('a small batch does not wait for a huge batch of the same caller, whatever their priorities', async () => {
     const huge = await submit(0, 50_000, BatchPriority.HIGH);
     const small = await ended(0, await submit(0, 10, BatchPriority.LOW));
     assert.equal(small.acceptedCount, 10);
     const rest = await now(0, huge);
-    assert.ok(rest.acceptedCount < 50_000, 'the huge one was done first');
+    assert.ok(rest.acceptedCount < 50_000, 'the huge batch finished first');
     await client.cancelBatch({ batchId: huge }, { headers: callers[0] ?? {} });
     await ended(0, huge);
   });
 
-  test('of two batches of one caller the higher one gets four times as many turns, and both go on', async () => {
+  test('a batch of high priority gets four times as many slots as a normal one of the same caller', async () => {
     const hourMs = 3600_000;
     const normal = await submit(0, 40_000, BatchPriority.NORMAL, hourMs);
     const high = await submit(0, 40_000, BatchPriority.HIGH, hourMs);
-    // However long it took to submit them, both are due at once.
+    // Both become due at once, however long their submission took.
     await query(
       service.databaseUrl,
       `update sendbatch.batch_chunk set due_at = due_at - 2 * ${hourMs} where not settled;
@@ -86,7 +86,7 @@ describe('turns of batches', () => {
     );
     assert.equal((await ended(0, high)).acceptedCount, 40_000);
     assert.equal((await ended(0, normal)).acceptedCount, 40_000);
-    // The high one took 40 turns of 1,000 messages each, which are of one channel.
+    // The high batch took 40 slots of 1,000 messages each, all in one channel.
     const [before] = await query(
       service.databaseUrl,
       `select count(*) as count from sendbatch.message where client_msg_no like '${normal}:%'
@@ -96,12 +96,12 @@ describe('turns of batches', () => {
     assert.ok(messages >= 9000 && messages <= 11_000, `${messages}`);
   });
 
-  // A worker that sleeps through its poll interval of a second after each of them needs a minute.
+  // A worker that sleeps for its poll interval of 1 s after each batch needs a minute.
   for (const [name, inMs] of [
     ['now', 0],
     ['at one time later', 1500],
   ] as const)
-    test(`sixty callers with a message each ${name} do not wait for a poll each`, async (context) => {
+    test(`sixty callers with one message each, due ${name}, do not cost one poll interval each`, async (context) => {
       const first = callers.length;
       const names = Array.from({ length: 60 }, (_, index) => `${name} ${index}`);
       callers.push(...(await createCallers(names)));

@@ -4,10 +4,10 @@ import { sql } from 'kysely';
 import { findBatch, sweepBatches } from '../../../src/batches/batches.sql.ts';
 import {
   beginChunk,
+  cancelClaimedBatch,
   claimBatch,
-  endBatch,
   postponeBatch,
-  restBatch,
+  rescheduleBatch,
   settleChunk,
 } from '../../../src/batches/claims.sql.ts';
 import { createSubmission } from '../../../src/batches/submission.ts';
@@ -30,7 +30,7 @@ const drafts = (count: number, payload = 'x') =>
     tagKey: '',
   }));
 
-describe('a batch as it is received and taken', () => {
+describe('a batch that is received and claimed', () => {
   let db: Db;
   let close: () => Promise<void>;
   before(async () => {
@@ -41,22 +41,22 @@ describe('a batch as it is received and taken', () => {
   const caller = { ...trustedCaller, id: 'key:a' };
   const open = (now: () => number = Date.now) =>
     createSubmission(
-      { db, templates: createTemplates(db), wake: async () => {}, now },
+      { db, templates: createTemplates(db), scheduleAt: async () => {}, now },
       { caller, requestId: '', sendAt: undefined, priority: 'normal', name: '', templates: [] },
     );
   const chunksOf = async () =>
     (await sql<{ count: number }>`select count(*) as count from sendbatch.batch_chunk`.execute(db)).rows[0]?.count ?? 0;
   const hourMs = 3600_000;
-  const sweep = () => sweepBatches(db, { keptMs: hourMs, silentMs: hourMs, limit: 100 });
-  /** Lets time pass for what is being received. */
-  const pass = (ms: number) => sql`update sendbatch.batch set received_at = received_at - ${ms}::bigint`.execute(db);
+  const sweep = () => sweepBatches(db, { retentionMs: hourMs, idleMs: hourMs, limit: 100 });
+  /** Ages submissions that are being received. */
+  const age = (ms: number) => sql`update sendbatch.batch set received_at = received_at - ${ms}::bigint`.execute(db);
 
-  test('one that was silent for too long is swept whole, and refused when it goes on', async () => {
-    // Of an instance whose clock is ahead: the database's decides.
+  test('a submission silent for too long is swept with all its chunks, and refused if it continues', async () => {
+    // This instance's clock is ahead: the database's clock decides.
     const submission = open(() => Date.now() + hourMs);
     await submission.add(drafts(10_000));
     assert.equal(await chunksOf(), 10);
-    await pass(hourMs + 1);
+    await age(hourMs + 1);
     assert.equal(await sweep(), 1);
     assert.equal(await chunksOf(), 0);
     const isBusy = (error: unknown) => error instanceof ServiceError && error.refusal.reason === 'STORE_BUSY';
@@ -66,10 +66,10 @@ describe('a batch as it is received and taken', () => {
     assert.equal(await chunksOf(), 0);
   });
 
-  test('one that goes on for longer is not swept', async () => {
+  test('a submission that continues after the time limit is not swept', async () => {
     const submission = open(() => Date.now() - hourMs);
     await submission.add(drafts(10_000));
-    await pass(hourMs + 1);
+    await age(hourMs + 1);
     await submission.add(drafts(10_000));
     assert.equal(await sweep(), 0);
     const { batch } = await submission.commit();
@@ -77,17 +77,17 @@ describe('a batch as it is received and taken', () => {
     assert.equal(await chunksOf(), 20);
   });
 
-  test('large messages are written before many of them are held', async () => {
+  test('large messages are stored before many of them are held in memory', async () => {
     const submission = open();
     const before = await chunksOf();
-    // 8 MiB in 80 messages: one chunk is full, the rest is held.
+    // 8 MiB in 80 messages: one chunk is stored, the rest is held.
     await submission.add(drafts(80, 'x'.repeat(100 * 1024)));
     assert.ok((await chunksOf()) > before);
     await submission.abort();
     assert.equal(await chunksOf(), before);
   });
 
-  test('a worker that was taken for dead changes nothing once another one has the batch', async () => {
+  test('a worker that was presumed dead changes nothing after another worker claimed the batch', async () => {
     const submission = open();
     await submission.add(drafts(1500));
     const { batch } = await submission.commit();
@@ -97,30 +97,29 @@ describe('a batch as it is received and taken', () => {
     const chunk = await beginChunk(db, dead);
     assert.equal(chunk?.ordinal, 0);
     const next = await claimBatch(db, caller.id);
-    assert.ok(next && next.turn > dead.turn);
+    assert.ok(next && next.fencingToken > dead.fencingToken);
     const before = await findBatch(db, batch.batchId);
     const settlement = {
       batchId: batch.batchId,
       ordinal: 0,
       keptDrafts: '',
       results: '[]',
-      counts: { accepted: 1000, duplicate: 0, refused: 0 },
+      counts: { accepted: 1000, duplicates: 0, refused: 0 },
       wait: undefined,
-      frees: false,
+      unblocksOthers: false,
     };
-    await settleChunk(db, { ...settlement, turn: dead.turn });
+    await settleChunk(db, { ...settlement, fencingToken: dead.fencingToken });
     await postponeBatch(db, dead, { delayMs: 1, stalledSince: 1 });
-    await endBatch(db, dead);
-    await restBatch(db, dead);
+    await cancelClaimedBatch(db, dead);
+    await rescheduleBatch(db, dead);
     assert.deepEqual(await findBatch(db, batch.batchId), before);
-    await settleChunk(db, { ...settlement, turn: next.turn });
+    await settleChunk(db, { ...settlement, fencingToken: next.fencingToken });
     assert.equal((await findBatch(db, batch.batchId))?.counts.accepted, 1000);
     assert.equal(await beginChunk(db, dead), undefined);
     assert.equal((await beginChunk(db, next))?.ordinal, 1);
   });
 
-  // Each small one began where the last one had begun, so that the turn of the large one never came.
-  test('a caller that always has another small batch does not keep its large ones waiting for good', async () => {
+  test('a caller with an endless series of small batches does not starve its large batch', async () => {
     await sql`delete from sendbatch.batch`.execute(db);
     const submit = async (count: number) => {
       const submission = open();
@@ -129,30 +128,30 @@ describe('a batch as it is received and taken', () => {
     };
     const large = await submit(5000);
     await submit(1);
-    let turnsOfLarge = 0;
-    for (let turn = 0; turn < 40; turn++) {
+    let slotsOfLarge = 0;
+    for (let slot = 0; slot < 40; slot++) {
       await submit(1);
       const batch = await claimBatch(db, caller.id);
       assert.ok(batch);
       const chunk = await beginChunk(db, batch);
       assert.ok(chunk);
-      if (batch.batchId === large) turnsOfLarge++;
+      if (batch.batchId === large) slotsOfLarge++;
       await settleChunk(db, {
         batchId: batch.batchId,
-        turn: batch.turn,
+        fencingToken: batch.fencingToken,
         ordinal: chunk.ordinal,
         keptDrafts: '',
         results: '[]',
-        counts: { accepted: 1, duplicate: 0, refused: 0 },
+        counts: { accepted: 1, duplicates: 0, refused: 0 },
         wait: undefined,
-        frees: false,
+        unblocksOthers: false,
       });
     }
-    assert.ok(turnsOfLarge >= 3, `${turnsOfLarge}`);
+    assert.ok(slotsOfLarge >= 3, `${slotsOfLarge}`);
   });
 });
 
-test('a batch whose request_id was in the way of an earlier one is STORE_BUSY when that one is swept meanwhile', async (context) => {
+test('a repeated request_id is answered with STORE_BUSY if the earlier batch is swept meanwhile', async (context) => {
   const database = await createDatabase();
   const [db, sweeper] = [openStore(database.url), openStore(database.url)];
   context.after(async () => {
@@ -169,7 +168,7 @@ test('a batch whose request_id was in the way of an earlier one is STORE_BUSY wh
   });
   const submit = async () => {
     const submission = createSubmission(
-      { db: swept, templates: createTemplates(db), wake: async () => {}, now: Date.now },
+      { db: swept, templates: createTemplates(db), scheduleAt: async () => {}, now: Date.now },
       { caller: trustedCaller, requestId: 'r', sendAt: undefined, priority: 'normal', name: '', templates: [] },
     );
     await submission.add(drafts(10_000));
@@ -177,7 +176,7 @@ test('a batch whose request_id was in the way of an earlier one is STORE_BUSY wh
   };
   await (await submit()).commit();
   const again = await submit();
-  // The last chunks are received, all of this batch is removed; then the earlier one is looked up.
+  // The commit conflicts and deletes this batch; then, before the lookup, the earlier one is swept.
   untilSwept = 2;
   await assert.rejects(
     again.commit(),

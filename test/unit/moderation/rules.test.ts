@@ -3,8 +3,8 @@ import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { limits } from '../../../src/limits.ts';
 import { KeywordAutomaton } from '../../../src/moderation/keyword-automaton.ts';
-import { foldText, spansOfText, textsOf, visibleText } from '../../../src/moderation/payload-normalize.ts';
-import { createModerator, patternSize, type Rule } from '../../../src/moderation/rules.ts';
+import { extractTexts, foldText, originalSpans, stripInvisible } from '../../../src/moderation/payload-normalize.ts';
+import { createModerator, measurePattern, type Rule } from '../../../src/moderation/rules.ts';
 import { seedOf } from '../../support/seed.ts';
 
 const rule = (ruleId: number, action: Rule['action'], keywords: string[], more: Partial<Rule> = {}): Rule => ({
@@ -65,9 +65,12 @@ describe('what is found', () => {
   });
 
   test('patterns have a size, and a bound on it', () => {
-    assert.deepEqual(patternSize('a|b'), { instructions: 3 });
-    assert.match('fault' in patternSize('(') ? JSON.stringify(patternSize('(')) : '', /is not a valid RE2 pattern/);
-    assert.deepEqual(patternSize('(((a{1,10}){1,10}){1,10})b'), {
+    assert.deepEqual(measurePattern('a|b'), { instructions: 3 });
+    assert.match(
+      'fault' in measurePattern('(') ? JSON.stringify(measurePattern('(')) : '',
+      /is not a valid RE2 pattern/,
+    );
+    assert.deepEqual(measurePattern('(((a{1,10}){1,10}){1,10})b'), {
       fault: `compiles to 2224 instructions, at most ${limits.patternInstructions} are allowed; use smaller repetitions`,
     });
   });
@@ -227,7 +230,7 @@ describe('any text', () => {
     );
     fc.assert(
       fc.property(fc.string({ unit }), (text) => {
-        const expected = visibleText(text).normalize('NFKC').toLowerCase().replaceAll('ς', 'σ');
+        const expected = stripInvisible(text).normalize('NFKC').toLowerCase().replaceAll('ς', 'σ');
         assert.equal(foldText(text).folded, expected);
       }),
       { seed: seedOf(context), numRuns: 3000 },
@@ -242,7 +245,7 @@ describe('any text', () => {
         if (length === 0) return;
         const begin = a % length;
         const end = begin + 1 + (b % (length - begin));
-        for (const span of spansOfText(folded, begin, end)) {
+        for (const span of originalSpans(folded, begin, end)) {
           assert.ok(span.begin >= 0 && span.begin < span.end && span.end <= text.length);
           for (const edge of [span.begin, span.end]) {
             const code = text.charCodeAt(edge);
@@ -282,6 +285,6 @@ describe('any text', () => {
 
   test('is given back as it is when nothing is masked', () => {
     const text = ' {"a" : 1.0, "b":"x"} ';
-    assert.equal(Buffer.from(textsOf(Buffer.from(text))?.masked([]) ?? []).toString(), text);
+    assert.equal(Buffer.from(extractTexts(Buffer.from(text))?.mask([]) ?? []).toString(), text);
   });
 });

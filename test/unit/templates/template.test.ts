@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { Liquid } from 'liquidjs';
-import { compileTemplate, plainTemplate, type Variables } from '../../../src/templates/template.ts';
+import { compileTemplate, parsePlainTemplate, type Variables } from '../../../src/templates/template.ts';
 import { seedOf } from '../../support/seed.ts';
 
 const compiled = (body: string, format: 'text' | 'json' = 'text') => {
@@ -163,7 +163,7 @@ describe('a template', () => {
     fc.assert(
       fc.property(fc.array(piece, { maxLength: 6 }), given, (pieces, variables) => {
         const body = pieces.join('');
-        const plain = plainTemplate(body, String)?.join(variables);
+        const plain = parsePlainTemplate(body, String)?.join(variables);
         if (plain === undefined) return;
         compared++;
         assert.equal(
@@ -205,7 +205,7 @@ describe('a template', () => {
         ),
         fc.string({ unit: 'binary' }),
         ([before, pieces, after], a) => {
-          const plain = plainTemplate(before + pieces.join('') + after, escaped);
+          const plain = parsePlainTemplate(before + pieces.join('') + after, escaped);
           if (!plain?.isInStrings) return;
           sure++;
           JSON.parse(plain.join({ a }) ?? '');
@@ -214,7 +214,7 @@ describe('a template', () => {
       { seed: seedOf(context), numRuns: 5000 },
     );
     assert.ok(sure > 100, String(sure));
-    assert.equal(plainTemplate('{"n":{{ a }}}', escaped)?.isInStrings, false);
+    assert.equal(parsePlainTemplate('{"n":{{ a }}}', escaped)?.isInStrings, false);
   });
 
   test('in JSON, any text stays in its string', (context) => {

@@ -9,7 +9,7 @@ import { insertWebhook } from '../../../src/webhooks/webhooks.sql.ts';
 import { createDatabase, openStore } from '../../support/database.ts';
 import { untilOneWaitsFor } from '../../support/watch.ts';
 
-test('the router queues what comes while a lane reads its messages, and the lane takes none twice', async () => {
+test('the router queues new messages while a lane reads its messages, and no message is taken twice', async () => {
   const database = await createDatabase();
   const router = openStore(database.url);
   const lane = openStore(database.url);
@@ -19,23 +19,23 @@ test('the router queues what comes while a lane reads its messages, and the lane
     const wish = { url: 'https://receiver.test', format: 'standard', channelTypes: [], disabled: false } as const;
     await insertWebhook(router, { name: 'w', ...wish, batchSize: 100, maxWaitMs: 0 }, 'whsec_x');
     await sql`insert into sendbatch.channel (channel_type, sequence, channel_id) values (2, 0, 'c')`.execute(router);
-    const stored = (seq: number) => sql`
-      with m as (
+    const store = (seq: number) => sql`
+      with stored as (
         insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, dedupe_key, flags, content_hash, from_uid, client_msg_no, payload)
         select channel_key, ${seq}::bigint, ${seq}::bigint, 0, gen_random_uuid(), 0, '', 'u', ${`m${seq}`}::text, 'x' from sendbatch.channel
       )
       insert into sendbatch.webhook_outbox (channel_key, first_seq, last_seq) select channel_key, ${seq}::bigint, ${seq}::bigint from sendbatch.channel`;
-    await stored(1).execute(router);
+    await store(1).execute(router);
     assert.equal(await routeOutbox(router), 1);
     const [lease] = await claimLanes(lane, crypto.randomUUID(), { leaseMs: 60_000, failuresBeforeBreak: 5 });
     assert.ok(lease);
     const take = () => takeDelivery(lane, lease, { newId: `msg_${Math.random()}`, leaseMs: 60_000, now: Date.now() });
 
-    await stored(2).execute(router);
+    await store(2).execute(router);
     await holder.query('begin; lock table sendbatch.message in access exclusive mode');
     const taking = take();
     await untilOneWaitsFor(holder);
-    assert.equal(await routeOutbox(router), 1, 'it does not wait for the lane');
+    assert.equal(await routeOutbox(router), 1, 'the router does not wait for the lane');
     await holder.query('rollback');
     assert.deepEqual(
       (await taking)?.messages.map((each) => each.clientMsgNo),
@@ -48,8 +48,8 @@ test('the router queues what comes while a lane reads its messages, and the lane
     );
     assert.ok(await endDelivery(lane, lease));
 
-    // And a lane passes over what the router is at.
-    await stored(3).execute(router);
+    // A lane skips rows that the router has locked.
+    await store(3).execute(router);
     await routeOutbox(router);
     await holder.query('begin; select from sendbatch.webhook_queue for update');
     assert.equal(await take(), undefined);

@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import type { lookup } from 'node:dns';
 import { after, before, describe, test } from 'node:test';
 import { createPoster, type Poster } from '../../../src/webhooks/post.ts';
-import { isPublic, urlFault } from '../../../src/webhooks/public-address.ts';
+import { findUrlFault, isPublicAddress } from '../../../src/webhooks/public-address.ts';
 import { type Receiver, startReceiver } from '../../support/receiver.ts';
 
-describe('where webhooks may go', () => {
-  test('addresses', () => {
+describe('addresses that webhooks may reach', () => {
+  test('only public addresses are allowed, in IPv4, IPv6 and mixed forms', () => {
     const refused = [
       ...[
         '0.0.0.0',
@@ -33,12 +33,12 @@ describe('where webhooks may go', () => {
       ],
       ...['::ffff:127.0.0.1', '::ffff:a00:1', '::127.0.0.1', '64:ff9b::7f00:1', '::ffff:0:127.0.0.1', 'fe80::1%eth0'],
     ];
-    for (const address of refused) assert.equal(isPublic(address), false, address);
+    for (const address of refused) assert.equal(isPublicAddress(address), false, address);
     for (const address of ['1.1.1.1', '93.184.216.34', '172.32.0.1', '2606:4700::1111', '::ffff:1.1.1.1'])
-      assert.equal(isPublic(address), true, address);
+      assert.equal(isPublicAddress(address), true, address);
   });
 
-  test('URLs, in every way to write an address', () => {
+  test('a webhook URL must be https and lead to a public address, however the address is written', () => {
     const refused: [string, RegExp][] = [
       ['nonsense', /must be a URL/],
       ['ftp://example.com/', /https URL/],
@@ -60,19 +60,19 @@ describe('where webhooks may go', () => {
         '[fd00::1]',
       ].map((host): [string, RegExp] => [`https://${host}:8443/x`, /must lead to a public address/]),
     ];
-    for (const [url, fault] of refused) assert.match(urlFault(url, false) ?? 'none', fault, url);
+    for (const [url, fault] of refused) assert.match(findUrlFault(url, false) ?? 'none', fault, url);
     for (const url of ['https://example.com/hook?a=b', 'https://1.1.1.1/', 'https://[2606:4700::1111]/'])
-      assert.equal(urlFault(url, false), undefined, url);
+      assert.equal(findUrlFault(url, false), undefined, url);
     for (const url of ['http://127.0.0.1:1/', 'https://localhost/', 'http://10.0.0.1/'])
-      assert.equal(urlFault(url, true), undefined);
+      assert.equal(findUrlFault(url, true), undefined);
   });
 
-  describe('at the connection', () => {
+  describe('connections of webhooks', () => {
     let receiver: Receiver;
     let poster: Poster;
     let port: string;
-    const asked: string[] = [];
-    /** A DNS in which names are addresses of one's choice. */
+    const lookups: string[] = [];
+    /** Names of a DNS under an attacker's control. */
     const names: Record<string, { address: string; family: number }[]> = {
       'inside.example': [{ address: '127.0.0.1', family: 4 }],
       'mixed.example': [
@@ -85,7 +85,7 @@ describe('where webhooks may go', () => {
       receiver = await startReceiver();
       port = new URL(receiver.url).port;
       const resolve = ((name: string, _options: object, callback: (error: Error | null, found: unknown) => void) => {
-        asked.push(name);
+        lookups.push(name);
         callback(null, names[name] ?? []);
       }) as unknown as typeof lookup;
       poster = createPoster({ timeoutMs: 2000, allowPrivate: false, userAgent: 'test', lookup: resolve });
@@ -97,16 +97,16 @@ describe('where webhooks may go', () => {
     const post = (url: string) =>
       poster.post({ url, format: 'standard', secrets: [], id: 'msg_1', body: '{}' }, new AbortController().signal);
 
-    test('a name that leads inside is not connected to', async () => {
+    test('a name that resolves to a private address is not connected to', async () => {
       for (const name of Object.keys(names)) {
         const posted = await post(`https://${name}:${port}/`);
         assert.deepEqual([posted.verdict, posted.status], ['retry', 0]);
         assert.match(posted.error, new RegExp(`^${name} resolves to .*not a public address$`));
       }
-      assert.deepEqual(asked, Object.keys(names), 'each is asked for once');
+      assert.deepEqual(lookups, Object.keys(names), 'one lookup per name');
     });
 
-    test('neither is an address, which no DNS is asked for', async () => {
+    test('a private address in the URL is not connected to, and costs no DNS lookup', async () => {
       for (const host of ['127.0.0.1', '[::1]', '[::ffff:7f00:1]', '2130706433']) {
         const posted = await post(`https://${host}:${port}/`);
         assert.match(posted.error, /^the URL must lead to a public address/);
