@@ -3,35 +3,40 @@ import { BrokenCircuitError, ConsecutiveBreaker, circuitBreaker, handleAll } fro
 import { limits } from '../limits.ts';
 import type { PreparedMessage } from '../messages/message.ts';
 import type { Refusal } from '../messages/service-error.ts';
+import { secondMs } from '../time.ts';
 
-/** What the hook says of a message, or that it could not be asked. */
+/** The hook's decision about a message; `unavailable`: it did not answer. */
 export type HookVerdict =
   | { readonly action: 'allow' | 'refuse' | 'flag' }
   | { readonly action: 'mask'; readonly payload: Uint8Array }
   | { readonly action: 'unavailable'; readonly refusal: Refusal };
 
-/** Asks about messages in one call: a verdict each, in order. It never throws. */
+/** Asks the hook about messages in one call; returns one verdict per message. Never throws. */
 export type ModerationHook = (messages: readonly PreparedMessage[]) => Promise<readonly HookVerdict[]>;
 
 export interface HookOptions {
   readonly url: string;
   readonly timeoutMs: number;
-  /** What goes through when the hook cannot be asked: everything, or nothing. */
+  /** Without an answer: `open` accepts all messages, `closed` refuses them. */
   readonly onFailure: 'open' | 'closed';
-  /** Told of each call; `skipped`: it was left alone after too many failures. */
+  /** Called after each call; `skipped`: the circuit breaker was open. */
   readonly onCall: (call: { ms: number; outcome: 'ok' | 'failed' | 'skipped'; error?: unknown }) => void;
-  /** Headers that the hook is asked with: the trace's. */
+  /** Further headers of the request, such as trace context. */
   readonly headers?: () => Record<string, string>;
 }
 
-/** Failures one after the other after which the hook is left alone, and for how long. */
+/** Consecutive failures that open the circuit breaker. */
 const failuresBeforeBreak = 5;
-const breakMs = 10_000;
-const retryAfterMs = 1000;
+/** Time for which the open breaker skips calls. */
+const breakMs = 10 * secondMs;
+const retryAfterMs = secondMs;
 
 /**
- * A hook over HTTP: POST of `{"messages": [{from_uid, channel_id, channel_type, client_msg_no, tag_key, payload}]}`, which answers
- * `{"results": [{"action": "allow" | "refuse" | "flag" | "mask", "payload"}]}`, payloads in base64. Redirects are not followed.
+ * Creates a hook over HTTP, without redirects. Payloads are base64:
+ *
+ * - request: `{"messages": [{from_uid, channel_id, channel_type, client_msg_no, tag_key,
+ *   payload}]}`
+ * - answer: `{"results": [{"action": "allow" | "refuse" | "flag" | "mask", "payload"}]}`
  */
 export function createHook({ url, timeoutMs, onFailure, onCall, headers = () => ({}) }: HookOptions): ModerationHook {
   const breaker = circuitBreaker(handleAll, {
@@ -88,7 +93,7 @@ async function postMessages(
   return results.map(parseVerdict);
 }
 
-/** Bytes that are written before others have their turn: a batch of the largest payloads took 155 ms in one piece. */
+/** Bytes encoded before yielding to the event loop: the largest batch takes 155 ms in all. */
 const sliceBytes = 1024 * 1024;
 
 async function encodeBody(messages: readonly PreparedMessage[]): Promise<Buffer<ArrayBuffer>> {

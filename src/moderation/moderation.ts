@@ -1,14 +1,22 @@
-import { setImmediate } from 'node:timers/promises';
+// Moderation of content: rules (keywords and patterns), then an optional hook over HTTP.
+//
+// Entry points: `createModeration` (rules, flags, and `moderate` for sends). Rules run in a thread
+// of their own (thread.ts, worker.ts); calls share it in slices, fairly per caller. Invariants:
+//  1. The event loop never runs a pattern: rendering and other calls are not blocked.
+//  2. A message is accepted only after all rules read it; a timeout refuses it.
+//  3. A batch is judged by one version of the rules per message: the old thread serves until the
+//     new rules are compiled.
+
 import { limits } from '../limits.ts';
 import type { PreparedMessage } from '../messages/message.ts';
-import { bytesOf } from '../messages/page.ts';
 import type { Refusal } from '../messages/service-error.ts';
-import { invalidField, ServiceError } from '../messages/service-error.ts';
+import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import { FairScheduler } from '../overload/fair-scheduler.ts';
-import { ExecutionTimeout, runWithTimeout, threadCpuMs } from '../overload/watchdog.ts';
 import type { Db } from '../postgres/schema.ts';
+import { secondMs } from '../time.ts';
 import type { ModerationHook } from './hook.ts';
+import { assertValidRule } from './rule-limits.ts';
 import {
   deleteRule,
   type FlaggedMessage,
@@ -19,26 +27,26 @@ import {
   removeFlags,
   updateRule,
 } from './rules.sql.ts';
-import { contentRefused, contentTooSlow, type Judgement, measurePattern, type Rule } from './rules.ts';
+import { contentRefused, contentTooSlow, type Judgement, type Rule } from './rules.ts';
 import { type ModerationThread, startThread } from './thread.ts';
 
-/** What moderation makes of messages: the same number in the same order, masked or marked where a rule says so. */
+/** Moderated messages, in order: unchanged, masked or flagged. */
 export interface ModerationResult {
   readonly messages: readonly PreparedMessage[];
-  /** Of those messages. */
+  /** Refusals of some of these messages. */
   readonly refused: ReadonlyMap<PreparedMessage, Refusal>;
 }
 
-/** Judges messages. `caller`: whose share of the process's moderation it takes. */
+/** Moderates messages. `caller`: the caller whose share of the thread it uses. */
 export type Moderate = (
   messages: readonly PreparedMessage[],
   call: { readonly caller: string; readonly signal?: AbortSignal | undefined },
 ) => Promise<ModerationResult>;
 
-/** Rules, flagged messages, and the judge of what is sent. */
+/** Management of rules and flagged messages, and moderation of sends. */
 export interface Moderation {
   readonly moderate: Moderate;
-  /** Reads the rules again if they have changed. */
+  /** Reloads the rules if they have changed. */
   reload(): Promise<void>;
   create(rule: Omit<Rule, 'ruleId'>): Promise<Rule>;
   replace(rule: Rule): Promise<Rule>;
@@ -51,15 +59,12 @@ export interface Moderation {
 
 export interface ModerationOptions {
   readonly scheduler?: FairScheduler;
-  /** Milliseconds of the thread that one message may take. */
+  /** Maximum CPU milliseconds per message. */
   readonly messageMs?: number;
   readonly now?: () => number;
 }
 
-/**
- * `hook`: asked about each batch after the rules. The rules run in a thread of their own: what takes long there holds up its own call, and by turns the calls
- * that are moderated, and never the event loop.
- */
+/** Creates moderation. `hook`: called per batch, for the messages that the rules do not refuse. */
 export function createModeration(
   db: Db,
   hook: ModerationHook | undefined,
@@ -70,15 +75,15 @@ export function createModeration(
   const load = async () => {
     const current = await readRulesVersion(db);
     if (current === version && (thread === undefined || thread.isAlive)) return;
-    // Read after the version: rules that are newer than it are read once more, and none is missed.
+    // Read after the version: a concurrent change is loaded twice rather than missed.
     const rules = await listRules(db);
     const previous = thread;
-    // The old rules hold until the new ones are compiled.
+    // The old thread serves until the new rules are compiled.
     thread = rules.length === 0 ? undefined : await startThread(rules, () => void reload().catch(() => {}));
     version = current;
     await previous?.close();
   };
-  /** One after the other: a thread is opened once per change. */
+  /** Loads run one after the other, so that each change starts one thread. */
   let loading: Promise<unknown> = Promise.resolve();
   const reload = (): Promise<void> => {
     const next = loading.then(load);
@@ -94,7 +99,11 @@ export function createModeration(
   return {
     async moderate(messages, call) {
       if (thread === undefined && hook === undefined) return { messages, refused: new Map() };
-      const judged = await judgeMessages({ threadOf: () => thread, scheduler: scheduler, messageMs }, messages, call);
+      const judged = await judgeMessages(
+        { currentThread: () => thread, scheduler: scheduler, messageMs },
+        messages,
+        call,
+      );
       return hook === undefined ? judged : await askHook(hook, judged);
     },
     reload: () => orBusy(reload),
@@ -124,28 +133,32 @@ export function createModeration(
   };
 }
 
-/** Milliseconds of the thread that one message may take. A plain pattern takes 7 ms for the largest payload, on the prototype. */
+/** Maximum CPU time per message. A simple pattern takes 7 ms for the largest payload. */
 const defaultMessageMs = 500;
-/** Milliseconds after which another call has its turn. */
+/** CPU time after which another call gets a slice. */
 const sliceMs = 20;
-/** Milliseconds of a batch, after which the rest is to be sent again. */
-const batchMs = 10_000;
-/** Bytes and messages that the thread gets at once. */
+/** CPU time per batch, after which its remaining messages are refused as retryable. */
+const batchMs = 10 * secondMs;
+/** Bytes of payloads per request to the thread. */
 const bytesPerRequest = limits.payloadBytes;
 const messagesPerRequest = 200;
-/** Bytes of payloads from which a call is known to take long. */
+/** Payload bytes from which a call counts as long, so that short calls go first. */
 const longBytes = 16 * 1024;
-const retryAfterMs = 1000;
+const retryAfterMs = secondMs;
 
-/** What is judged once per batch: the same payload to the same kind of channel. A broadcast is one judgement. */
+/** Messages with equal keys are judged once per batch: a broadcast takes one judgement. */
 const contentKey = ({ channel, contentHash }: PreparedMessage) => `${channel.type} ${contentHash}`;
 
+interface JudgeParts {
+  /** The current thread; undefined: there are no rules. */
+  readonly currentThread: () => ModerationThread | undefined;
+  readonly scheduler: FairScheduler;
+  readonly messageMs: number;
+}
+
+/** Judges messages by the rules, in slices of the thread. */
 async function judgeMessages(
-  {
-    threadOf,
-    scheduler: turns,
-    messageMs,
-  }: { threadOf: () => ModerationThread | undefined; scheduler: FairScheduler; messageMs: number },
+  { currentThread, scheduler, messageMs }: JudgeParts,
   messages: readonly PreparedMessage[],
   call: Parameters<Moderate>[1],
 ): Promise<ModerationResult> {
@@ -159,44 +172,50 @@ async function judgeMessages(
   }
   const keys = [...byContent.keys()];
   const contents = [...byContent.values()];
-  const known = new Map<string, Judgement | Refusal>();
+  const judgements = new Map<string, Judgement | Refusal>();
   let spentMs = 0;
   const step = async () => {
-    const first = known.size;
-    const thread = threadOf();
-    const verdicts =
+    const first = judgements.size;
+    const thread = currentThread();
+    const response =
       thread === undefined
-        ? noRules(contents.length - first)
+        ? withoutRules(contents.length - first)
         : await askThread(thread, contents.slice(first, first + messagesPerRequest), messageMs);
-    spentMs += verdicts.tookMs;
-    for (const [index, verdict] of verdicts.judgements.entries())
-      known.set(keys[first + index] as string, verdict === 'late' ? contentTooSlow(messageMs) : verdict);
-    if (spentMs > batchMs) for (const key of keys) if (!known.has(key)) known.set(key, batchTimedOut);
-    return { isDone: known.size === contents.length, tookMs: verdicts.tookMs };
+    spentMs += response.tookMs;
+    for (const [index, each] of response.judgements.entries())
+      judgements.set(keys[first + index] as string, each === 'timed_out' ? contentTooSlow(messageMs) : each);
+    if (spentMs > batchMs) for (const key of keys) if (!judgements.has(key)) judgements.set(key, batchTimedOut);
+    return { isDone: judgements.size === contents.length, tookMs: response.tookMs };
   };
-  if (contents.length > 0) await turns.run({ ...call, isLong: bytes > longBytes, weigh: () => bytes }, step);
+  if (contents.length > 0) await scheduler.run({ ...call, isLong: bytes > longBytes, weigh: () => bytes }, step);
+  return applyJudgements(messages, judgements);
+}
 
+function applyJudgements(
+  messages: readonly PreparedMessage[],
+  judgements: ReadonlyMap<string, Judgement | Refusal>,
+): ModerationResult {
   const refused = new Map<PreparedMessage, Refusal>();
   const judged = messages.map((message) => {
-    const verdict = known.get(contentKey(message)) as Judgement | Refusal;
-    if ('reason' in verdict) {
-      refused.set(message, verdict);
+    const judgement = judgements.get(contentKey(message)) as Judgement | Refusal;
+    if ('reason' in judgement) {
+      refused.set(message, judgement);
       return message;
     }
-    const { payload, flaggedBy, refusedBy } = verdict;
-    const isSame = payload === undefined && flaggedBy.length === 0;
-    const afterChange = isSame
+    const { payload, flaggedBy, refusedBy } = judgement;
+    const isUnchanged = payload === undefined && flaggedBy.length === 0;
+    const result = isUnchanged
       ? message
       : { ...message, payload: payload ?? message.payload, ...(flaggedBy.length === 0 ? {} : { flaggedBy }) };
-    if (refusedBy !== undefined) refused.set(afterChange, contentRefused(refusedBy));
-    return afterChange;
+    if (refusedBy !== undefined) refused.set(result, contentRefused(refusedBy));
+    return result;
   });
   return { messages: judged, refused };
 }
 
-const noRules = (count: number) => ({ judgements: Array<Judgement>(count).fill({ flaggedBy: [] }), tookMs: 0 });
+const withoutRules = (count: number) => ({ judgements: Array<Judgement>(count).fill({ flaggedBy: [] }), tookMs: 0 });
 
-/** The batch took all of its time. */
+/** The refusal of the remaining messages of a batch that exceeded `batchMs`. */
 const batchTimedOut: Refusal = {
   reason: 'OVERLOADED',
   message: `moderation of the batch took longer than ${batchMs} ms; send this message again in a smaller batch`,
@@ -204,115 +223,54 @@ const batchTimedOut: Refusal = {
   retryAfterMs,
 };
 
+/** Judges the first of these messages, up to `bytesPerRequest`, in the thread. */
 async function askThread(thread: ModerationThread, contents: readonly PreparedMessage[], messageMs: number) {
-  const some: PreparedMessage[] = [];
+  const taken: PreparedMessage[] = [];
   let size = 0;
   for (const message of contents) {
-    if (some.length > 0 && size + message.payload.length > bytesPerRequest) break;
-    some.push(message);
+    if (taken.length > 0 && size + message.payload.length > bytesPerRequest) break;
+    taken.push(message);
     size += message.payload.length;
   }
-  // One piece of memory, which goes over and is not copied again.
+  // One buffer, which is transferred to the thread without another copy.
   const bytes = new Uint8Array(size);
-  let at = 0;
-  for (const { payload } of some) {
-    bytes.set(payload, at);
-    at += payload.length;
+  let offset = 0;
+  for (const { payload } of taken) {
+    bytes.set(payload, offset);
+    offset += payload.length;
   }
-  const parcel = some.map(({ channel, tagKey, payload }) => ({
+  const messages = taken.map(({ channel, tagKey, payload }) => ({
     channelType: channel.type,
     tagKey,
     payloadBytes: payload.length,
   }));
   try {
-    return await thread.judge({ bytes, messages: parcel, messageMs, sliceMs });
+    return await thread.judge({ bytes, messages, messageMs, sliceMs });
   } catch (error) {
     const message = 'the moderation rules are being reloaded; retry';
     throw new ServiceError({ reason: 'STORE_BUSY', message, metadata: {}, retryAfterMs }, { cause: error });
   }
 }
 
-/** The rule id that stands for the hook. */
+/** The rule id of refusals and flags by the hook. */
 const hookRuleId = 0;
 
 async function askHook(hook: ModerationHook, { messages, refused }: ModerationResult): Promise<ModerationResult> {
-  const asked = messages.filter((message) => !refused.has(message));
-  if (asked.length === 0) return { messages, refused };
-  const verdicts = await hook(asked);
-  const all = new Map(refused);
-  const byMessage = new Map(asked.map((message, index) => [message, verdicts[index]]));
+  const remaining = messages.filter((message) => !refused.has(message));
+  if (remaining.length === 0) return { messages, refused };
+  const verdicts = await hook(remaining);
+  const allRefused = new Map(refused);
+  const byMessage = new Map(remaining.map((message, index) => [message, verdicts[index]]));
   const judged = messages.map((message) => {
     const verdict = byMessage.get(message);
     if (verdict === undefined || verdict.action === 'allow') return message;
-    if (verdict.action === 'unavailable') all.set(message, verdict.refusal);
-    else if (verdict.action === 'refuse') all.set(message, contentRefused(hookRuleId));
+    if (verdict.action === 'unavailable') allRefused.set(message, verdict.refusal);
+    else if (verdict.action === 'refuse') allRefused.set(message, contentRefused(hookRuleId));
     else if (verdict.action === 'mask') return { ...message, payload: verdict.payload };
     else return { ...message, flaggedBy: [...(message.flaggedBy ?? []), hookRuleId] };
     return message;
   });
-  return { messages: judged, refused: all };
-}
-
-/** Milliseconds that a pattern may take to compile. */
-const compileMs = 50;
-/** Attempts per pattern: one that had less than half of that CPU time on a busy machine is repeated. */
-const maxCompileAttempts = 20;
-
-async function assertValidRule(rule: Omit<Rule, 'ruleId'>, others: readonly Rule[]): Promise<void> {
-  const { keywords, patterns } = rule;
-  // No answer could hold a larger one.
-  const bytes = bytesOf(rule);
-  if (bytes > limits.pageBytes)
-    throw invalidField(
-      'rule.keywords',
-      `must be at most ${limits.pageBytes} bytes with the rest of the rule, not ${bytes}`,
-      {
-        limit: String(limits.pageBytes),
-        actual: String(bytes),
-      },
-    );
-  if (keywords.length === 0 && patterns.length === 0)
-    throw invalidField('rule.keywords', 'must have at least one entry, unless rule.patterns has one');
-  let instructions = 0;
-  for (const [index, pattern] of patterns.entries()) {
-    const size = await measureWithTimeout(pattern);
-    if ('fault' in size) throw invalidField(`rule.patterns[${index}]`, size.fault);
-    instructions += size.instructions;
-    await setImmediate();
-  }
-  for (const pattern of others.flatMap((rule) => rule.patterns)) {
-    const size = patterns.length === 0 ? undefined : await measureWithTimeout(pattern);
-    if (size !== undefined && 'instructions' in size) instructions += size.instructions;
-    await setImmediate();
-  }
-  assertTotal('rule.patterns', 'instructions', instructions, limits.ruleInstructions);
-  const chars = [...keywords, ...others.flatMap((rule) => rule.keywords)].reduce((sum, each) => sum + each.length, 0);
-  assertTotal('rule.keywords', 'characters', chars, limits.ruleKeywordChars);
-}
-
-function assertTotal(field: string, unit: string, actual: number, limit: number): void {
-  if (actual <= limit) return;
-  throw invalidField(field, `must have at most ${limit} ${unit} in all rules together, not ${actual}`, {
-    limit: String(limit),
-    actual: String(actual),
-  });
-}
-
-async function measureWithTimeout(pattern: string): Promise<ReturnType<typeof measurePattern>> {
-  let size: ReturnType<typeof measurePattern> = { fault: `takes longer than ${compileMs} ms to compile; simplify it` };
-  for (let attempt = 1; ; attempt++) {
-    const began = threadCpuMs();
-    try {
-      runWithTimeout(compileMs, () => {
-        size = measurePattern(pattern);
-      });
-      return size;
-    } catch (error) {
-      if (!(error instanceof ExecutionTimeout)) throw error;
-      if (threadCpuMs() - began > compileMs / 2 || attempt === maxCompileAttempts) return size;
-    }
-    await setImmediate();
-  }
+  return { messages: judged, refused: allRefused };
 }
 
 function ruleNotFound(ruleId: number): ServiceError {

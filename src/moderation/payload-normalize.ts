@@ -1,44 +1,52 @@
+// Finds the texts of a payload, normalizes them for comparison, and masks matches in place.
+//
+// Entry points: `extractTexts` (payload to texts, and back with masks), `foldText` (case, width,
+// composition, invisible characters), `originalSpans` (from folded to original positions).
+// Invariant: everything that is not masked stays byte for byte, even bytes that are not UTF-8.
+
 /** A piece of a text, in UTF-16 units. */
 export interface Span {
   readonly begin: number;
   readonly end: number;
 }
 
-/** Pieces of one of a payload's texts. */
+/** Matches in one of a payload's texts. */
 export interface TextMatches {
   readonly index: number;
   readonly spans: readonly Span[];
 }
 
-/** The texts of a payload, and a way to put them back. */
+/** The texts of a payload. */
 export interface PayloadTexts {
   readonly values: readonly string[];
-  /** The payload with these pieces replaced by `*`, one per character; everything else stays byte for byte. */
+  /** Returns the payload with these spans replaced by `*`, one per character. */
   mask(matches: readonly TextMatches[]): Uint8Array;
 }
 
 const strict = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const encoder = new TextEncoder();
 
-/** What stands for a byte that is no UTF-8. */
+/** Placeholder of a byte that is not UTF-8. */
 const replacement = '\ufffd';
 
 /**
- * What cannot be seen and parts no words: Unicode's default-ignorables (zero-width, soft hyphen, BOM, bidi and variation marks, tags), annotation marks, controls but for white
- * space, and what stands for bytes that are no UTF-8.
+ * Invisible characters, which separate no words: Unicode's default ignorables (zero-width, soft
+ * hyphen, BOM, bidi and variation marks, tags), annotation marks, controls except white space, and
+ * the placeholder.
  */
 const invisible = '\\p{Default_Ignorable_Code_Point}\\ufff9-\\ufffb\\ufffd\\0-\\x08\\x0e-\\x1f\\x7f-\\x84\\x86-\\x9f';
 const beginsLikeJson = new RegExp(`^[${invisible}\\s]*[[{"]`, 'u');
 
-/** A text, and by its places the bytes that are no UTF-8. */
+/** A decoded text. `strayBytes`: bytes that are not UTF-8, by the position of their placeholder. */
 interface Decoded {
   readonly text: string;
   readonly strayBytes?: ReadonlyMap<number, number>;
 }
 
 /**
- * What there is to read in a payload: the string values of JSON, or all of anything else. Bytes that are no UTF-8 are passed over, as clients do that show
- * the rest. What only begins like JSON is read as a text and as JSON, since a client may be as lenient.
+ * Extracts the texts of a payload: the string values of JSON, otherwise the whole text. Malformed
+ * JSON is read both ways, since a client may parse leniently. Bytes that are not UTF-8 are skipped,
+ * as by clients that display the rest.
  */
 export function extractTexts(payload: Uint8Array): PayloadTexts {
   const decoded = decode(payload);
@@ -83,7 +91,7 @@ function decodeLeniently(payload: Uint8Array): Decoded {
   return { text, strayBytes: strayBytes };
 }
 
-/** Bytes of the well-formed sequence that begins here (Unicode, table 3-7); 0: there is none. */
+/** Length of the well-formed UTF-8 sequence at a position (Unicode, table 3-7); 0: none. */
 function sequenceBytes(bytes: Uint8Array, at: number): number {
   const lead = bytes[at] as number;
   if (lead < 0x80) return 1;
@@ -97,8 +105,8 @@ function sequenceBytes(bytes: Uint8Array, at: number): number {
   return size;
 }
 
-/** A text that is put together of copied and of new pieces. */
-class Pieces {
+/** Builds a payload from copied and new pieces, and restores its stray bytes. */
+class PayloadBuilder {
   readonly #from: Decoded;
   #text = '';
   readonly #stray = new Map<number, number>();
@@ -143,7 +151,7 @@ function wholeText(decoded: Decoded): PayloadTexts {
 }
 
 function maskSpans(decoded: Decoded, spans: readonly Span[]): Uint8Array {
-  const pieces = new Pieces(decoded);
+  const pieces = new PayloadBuilder(decoded);
   let from = 0;
   for (const { begin, end } of mergeSpans(spans)) {
     pieces.copy(from, begin);
@@ -154,7 +162,7 @@ function maskSpans(decoded: Decoded, spans: readonly Span[]): Uint8Array {
   return pieces.bytes();
 }
 
-/** In order, and those that overlap as one. */
+/** Sorts spans and merges overlapping ones. */
 function mergeSpans(spans: readonly Span[]): Span[] {
   const all: { begin: number; end: number }[] = [];
   for (const { begin, end } of [...spans].sort((a, b) => a.begin - b.begin)) {
@@ -165,17 +173,17 @@ function mergeSpans(spans: readonly Span[]): Span[] {
   return all;
 }
 
-/** One per character. */
+/** One asterisk per character. */
 function asterisks(text: string): string {
   let count = 0;
   for (const _ of text) count++;
   return '*'.repeat(count);
 }
 
-/** A string of JSON, and whether a colon behind it makes it a name. */
+/** A JSON string, with the colon if it is a member name. */
 const literal = /"(?:[^"\\]|\\.)*"(\s*:)?/gs;
 
-/** The string values of a text, and where they stand, with their quotes. */
+/** Finds the string values of a text and their positions, including quotes. */
 function findLiterals(text: string): { values: string[]; positions: Span[] } {
   const values: string[] = [];
   const positions: Span[] = [];
@@ -197,13 +205,16 @@ function parseString(json: string): string | undefined {
   }
 }
 
-/** The text is JSON, so that every quote outside of a string begins one. Numbers, order and white space stay: it is never written anew as a whole. */
+/**
+ * Texts of valid JSON, where every quote outside of a string begins one. Only masked strings are
+ * rewritten, so numbers, order and white space stay.
+ */
 function jsonTexts(decoded: Decoded): PayloadTexts {
   const { values, positions: places } = findLiterals(decoded.text);
   return {
     values,
     mask(matches) {
-      const pieces = new Pieces(decoded);
+      const pieces = new PayloadBuilder(decoded);
       let from = 0;
       for (const { index, spans } of [...matches].sort((a, b) => a.index - b.index)) {
         const position = places[index];
@@ -229,7 +240,10 @@ function maskString(value: string, spans: readonly Span[]): string {
   return text + value.slice(from);
 }
 
-/** The whole text, and the strings in it. A string of which a part matches is masked whole: where its parts stand in what is no JSON is not sure. */
+/**
+ * The whole text, and the strings in it. A string with a match is masked as a whole, since
+ * positions within malformed JSON are uncertain.
+ */
 function malformedJsonTexts(decoded: Decoded): PayloadTexts {
   const { values, positions: places } = findLiterals(decoded.text);
   return {
@@ -245,31 +259,36 @@ function malformedJsonTexts(decoded: Decoded): PayloadTexts {
   };
 }
 
-/** A text as it is compared: without what cannot be seen, NFKC and lower case, with the place in the text that each of its units comes from. */
+/** A text in its form for comparison: without invisible characters, NFKC, lower case. */
 export interface FoldedText {
   readonly folded: string;
-  /** For each unit of `folded`: where in the text the characters that it comes from begin. Undefined: at the same place. */
+  /**
+   * Per unit of `folded`: the position in the text of the characters it comes from. Unset: the same
+   * position.
+   */
   readonly origins: readonly number[] | undefined;
   readonly length: number;
 }
 
-/** Printable ASCII folds to itself but for case. */
+/** Printable ASCII, which changes only in case. */
 const ascii = /^[\t\n\v\f\r -~]*$/;
 const visibleRun = new RegExp(`[^${invisible}]+`, 'gu');
 const anyInvisible = new RegExp(`[${invisible}]`, 'u');
 /**
- * What may compose with what stands before it: marks, and of Hangul and of half-width kana what is no mark. At most 30 go with one character, as in
- * UAX #15's stream-safe format: the time of NFKC is quadratic in them, 0.6 s for 64 kB of marks.
+ * Characters that may compose with the preceding one: marks, and parts of Hangul and half-width
+ * kana. At most 30 follow one character (UAX #15, stream-safe format): NFKC takes quadratic time in
+ * them, 0.6 s for 64 kB.
  */
 const trailing =
   '\\p{M}\\u0e33\\u0eb3\\u1161-\\u1175\\u11a8-\\u11c2\\u3133\\u3135\\u3136\\u313a-\\u313f\\u314f-\\u3163\\uff9e\\uff9f\\uffa3\\uffa5\\uffa6\\uffaa-\\uffaf\\uffc2-\\uffdc';
 const cluster = new RegExp(`\\P{M}[${trailing}]{0,30}|[${trailing}]{1,30}`, 'gsu');
 
-/** The text without what cannot be seen: patterns are compared with folded text, in which it does not occur. */
+/** Removes invisible characters. Patterns match folded text, which has none. */
 export function stripInvisible(text: string): string {
   return anyInvisible.test(text) ? (text.match(visibleRun) ?? []).join('') : text;
 }
 
+/** Folds a text for comparison. */
 export function foldText(text: string): FoldedText {
   const { length } = text;
   if (ascii.test(text)) return { folded: text.toLowerCase(), origins: undefined, length };
@@ -287,7 +306,7 @@ export function foldText(text: string): FoldedText {
   const pieces: string[] = [];
   const origins: number[] = [];
   for (const match of visible.matchAll(cluster)) {
-    // A capital sigma is small in two ways, by where it stands.
+    // Both lower-case forms of sigma compare equal.
     const piece = match[0].normalize('NFKC').toLowerCase().replaceAll('ς', 'σ');
     const origin = positions === undefined ? match.index : (positions[match.index] as number);
     pieces.push(piece);
@@ -296,12 +315,14 @@ export function foldText(text: string): FoldedText {
   return { folded: pieces.join(''), origins, length };
 }
 
-/** The pieces of the text that a piece of its folded form comes from: whole characters. */
+/**
+ * The spans of the original text, in whole characters, that a span of the folded text comes from.
+ */
 export function originalSpans({ origins, length }: FoldedText, begin: number, end: number): Span[] {
   if (origins === undefined) return [{ begin, end }];
   const from = origins[begin];
   if (from === undefined) return [];
-  // To where the next character begins that is not part of it.
+  // Ends where the next character begins.
   const last = origins[end - 1];
   let next = end;
   while (next < origins.length && origins[next] === last) next++;

@@ -4,7 +4,7 @@ import { alive } from '../messages/messages-read.sql.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import type { Rule } from './rules.ts';
 
-/** A flagged message, as it is listed. */
+/** A flagged message with its content. */
 export interface FlaggedMessage {
   readonly messageId: number;
   readonly messageSeq: number;
@@ -27,7 +27,7 @@ interface RuleRow {
   readonly note: string;
 }
 
-/** Rises with every change of the rules. */
+/** Reads the version of the rules, which increases with every change. */
 export async function readRulesVersion(db: Db): Promise<number> {
   const { rows } = await sql<{ version: number }>`select version from sendbatch.moderation_version`.execute(db);
   return rows[0]?.version ?? 0;
@@ -89,10 +89,10 @@ export async function insertFlags(tx: Tx, flags: readonly Flag[], now: number): 
     select message_id, channel_key, message_seq, string_to_array(rule_ids, ',')::bigint[], ${now}::bigint
     from unnest(${flags.map((flag) => flag.messageId)}::bigint[], ${flags.map((flag) => flag.channelKey)}::bigint[],
       ${flags.map((flag) => flag.messageSeq)}::bigint[], ${flags.map((flag) => flag.ruleIds.join(','))}::text[])
-      as w(message_id, channel_key, message_seq, rule_ids)`.execute(tx);
+      as flag(message_id, channel_key, message_seq, rule_ids)`.execute(tx);
 }
 
-/** Flagged messages after an id, the oldest first. One that has expired since has no content any more. */
+/** Lists flagged messages after an id, oldest first. An expired one has no content. */
 export async function listFlagged(db: Db, after: number, limit: number, now: number): Promise<FlaggedMessage[]> {
   const { rows } = await sql<{
     message_id: number;

@@ -1,3 +1,6 @@
+// Moderation rules, compiled: keywords of all rules into one automaton, patterns with RE2 in linear
+// time. Pure; the thread in worker.ts bounds its time.
+
 import { RE2JS } from 're2js';
 import { limits } from '../limits.ts';
 import type { Refusal } from '../messages/service-error.ts';
@@ -12,31 +15,31 @@ import {
   type TextMatches,
 } from './payload-normalize.ts';
 
-/** A rule about content. */
+/** A moderation rule. */
 export interface Rule {
   readonly ruleId: number;
   readonly action: 'refuse' | 'mask' | 'flag';
   readonly keywords: readonly string[];
   readonly patterns: readonly string[];
-  /** Empty: all. */
+  /** Empty: all types. */
   readonly channelTypes: readonly number[];
-  /** Empty: all. */
+  /** Empty: all tags. */
   readonly tagKeys: readonly string[];
   readonly note: string;
 }
 
-/** What there is to judge of a message. */
+/** The parts of a message that rules judge. */
 export interface Content {
   readonly channelType: number;
   readonly tagKey: string;
   readonly payload: Uint8Array;
 }
 
-/** What the rules say of a payload. */
+/** The effect of the rules on a payload. */
 export interface Judgement {
   /** The first rule that refuses it. */
   readonly refusedBy?: number;
-  /** The payload with what matched masked; unset: it stays as it is. */
+  /** The payload with masked matches; unset: unchanged. */
   readonly payload?: Uint8Array;
   readonly flaggedBy: readonly number[];
 }
@@ -51,7 +54,10 @@ function compile(pattern: string): RE2JS {
   return RE2JS.compile(stripInvisible(pattern), RE2JS.CASE_INSENSITIVE);
 }
 
-/** What a pattern is compiled to, in instructions; or why it cannot be used. A text is matched in time that grows with both, by 0.1 µs at most. */
+/**
+ * Compiles a pattern and returns its size, or why it cannot be used. A match takes at most 0.1 µs
+ * per character and instruction.
+ */
 export function measurePattern(pattern: string): { readonly instructions: number } | { readonly fault: string } {
   let instructions: number;
   try {
@@ -66,18 +72,15 @@ export function measurePattern(pattern: string): { readonly instructions: number
       };
 }
 
-/** What is found in one text. */
+/** Matches in one text of a payload. */
 interface Findings {
   readonly refusedBy: Set<number>;
   readonly flaggedBy: Set<number>;
-  /** By the folded text's units: whether something that is to be masked covers them. */
+  /** Per UTF-16 unit of the folded text: 1 if it is to be masked. */
   covered: Uint8Array | undefined;
 }
 
-/**
- * Compiles rules: the keywords of all of them into one automaton, which reads a text once however many they are; the patterns run in linear time.
- * Undefined when there is no rule.
- */
+/** Compiles rules into a moderator; undefined if there are none. */
 export function createModerator(rules: readonly Rule[]): Moderator | undefined {
   if (rules.length === 0) return undefined;
   const byKeyword = new Map<string, Rule[]>();
@@ -91,10 +94,10 @@ export function createModerator(rules: readonly Rule[]): Moderator | undefined {
     }
   }
   const automaton = byKeyword.size === 0 ? undefined : new KeywordAutomaton([...byKeyword.keys()]);
-  const rulesOf = [...byKeyword.values()];
+  const rulesByKeyword = [...byKeyword.values()];
   const patterns = rules.flatMap((rule) => rule.patterns.map((pattern) => ({ rule, compiled: compile(pattern) })));
 
-  function note({ ruleId, action }: Rule, begin: number, end: number, text: string, findings: Findings): void {
+  function record({ ruleId, action }: Rule, begin: number, end: number, text: string, findings: Findings): void {
     if (action === 'refuse') findings.refusedBy.add(ruleId);
     else if (action === 'flag') findings.flaggedBy.add(ruleId);
     else {
@@ -106,15 +109,16 @@ export function createModerator(rules: readonly Rule[]): Moderator | undefined {
   function search(text: string, applicable: ReadonlySet<Rule>, findings: Findings): void {
     automaton?.search(text, (keyword, begin, end) => {
       if (!isWholeWord(text, begin, end)) return;
-      for (const rule of rulesOf[keyword] ?? []) if (applicable.has(rule)) note(rule, begin, end, text, findings);
+      for (const rule of rulesByKeyword[keyword] ?? [])
+        if (applicable.has(rule)) record(rule, begin, end, text, findings);
     });
     for (const { rule, compiled } of patterns) {
-      // To refuse and to flag once is enough.
+      // One match is enough to refuse or flag.
       if (!applicable.has(rule) || findings.refusedBy.has(rule.ruleId) || findings.flaggedBy.has(rule.ruleId)) continue;
       const matcher = compiled.matcher(text);
       while (matcher.find()) {
         if (matcher.end() === matcher.start()) continue;
-        note(rule, matcher.start(), matcher.end(), text, findings);
+        record(rule, matcher.start(), matcher.end(), text, findings);
         if (rule.action !== 'mask') break;
       }
     }
@@ -159,14 +163,17 @@ function appliesTo({ channelTypes, tagKeys }: Rule, channelType: number, tagKey:
   );
 }
 
-/** Latin words are found as words; where a keyword begins or ends with another script there are no edges to go by. */
+/**
+ * Whether a match has word boundaries. Only Latin letters, digits and `_` form words; other scripts
+ * match anywhere.
+ */
 function isWholeWord(text: string, begin: number, end: number): boolean {
   const joined = (left: string | undefined, right: string | undefined) =>
     left !== undefined && right !== undefined && wordCharacter.test(left) && wordCharacter.test(right);
   return !joined(text[begin - 1], text[begin]) && !joined(text[end - 1], text[end]);
 }
 
-/** The refusal of a message that takes the rules too long. It is not let through unread. */
+/** The refusal of a message that exceeds the time limit: unchecked content is not accepted. */
 export function contentTooSlow(ms: number): Refusal {
   return {
     reason: 'CONTENT_REFUSED',

@@ -2,27 +2,27 @@ import { Worker } from 'node:worker_threads';
 import type { Rule } from './rules.ts';
 import type { JudgeRequest, JudgeResponse } from './worker.ts';
 
-/** A thread that judges by one set of rules. One parcel at a time. */
+/** A thread that judges by one set of rules, one request at a time. */
 export interface ModerationThread {
   readonly isAlive: boolean;
   /** Rejects when the thread has died. */
   judge(request: JudgeRequest): Promise<JudgeResponse>;
-  /** Ends it when the parcel that it has is done. */
+  /** Ends the thread after its current request. */
   close(): Promise<void>;
 }
 
-/** Megabytes of the thread's heap: the largest rules take a fifth of it, the largest payload with the most matches less. */
+/** Megabytes of the thread's heap. The largest rules take a fifth of it, the worst payload less. */
 const heapMb = 512;
 
-/** Starts a thread with these rules, and waits until they are compiled; rejects when they cannot be. */
+/** Starts a thread and waits until the rules are compiled; rejects if they cannot be compiled. */
 export async function startThread(rules: readonly Rule[], onDeath: (error: Error) => void): Promise<ModerationThread> {
-  // Built, the file next to this one ends in .js.
+  // In the build, the worker's file ends in .js.
   const name = import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js';
   const worker = new Worker(new URL(name, import.meta.url), {
     workerData: rules,
     resourceLimits: { maxOldGenerationSizeMb: heapMb },
   });
-  let pending: { resolve: (nextMessage: unknown) => void; reject: (error: Error) => void } | undefined;
+  let pending: { resolve: (message: unknown) => void; reject: (error: Error) => void } | undefined;
   let state: 'starting' | 'running' | 'closing' | 'dead' = 'starting';
   const nextMessage = () =>
     new Promise<unknown>((resolve, reject) => {
@@ -53,7 +53,7 @@ export async function startThread(rules: readonly Rule[], onDeath: (error: Error
     judge(request) {
       if (state !== 'running') return Promise.reject(new Error('the thread of moderation has ended'));
       const response = nextMessage();
-      // An idle thread keeps no process alive; one that is waited for does.
+      // Only a busy thread keeps the process alive.
       worker.ref();
       lastResponse = response.catch(() => {}).finally(() => worker.unref());
       worker.postMessage(request, [request.bytes.buffer as ArrayBuffer]);

@@ -1,18 +1,18 @@
-/**
- * The thread of moderation: judges messages by one set of rules, so that no text and no pattern holds up the event loop. Rules come as `workerData`; then a
- * parcel is a message to this thread, and its verdicts are the answer.
- */
+// The moderation thread: judges messages by one set of rules, so that no text and no pattern
+// blocks the event loop. The rules are its `workerData`; it posts `ready` once they are compiled,
+// then answers each JudgeRequest with a JudgeResponse.
+
 import { parentPort, workerData } from 'node:worker_threads';
 import { ExecutionTimeout, runWithTimeout, threadCpuMs } from '../overload/watchdog.ts';
 import { createModerator, type Judgement, type Rule } from './rules.ts';
 
-/** Messages of one call, with their payloads one after the other in `bytes`. */
+/** Messages to judge, with their payloads concatenated in `bytes`. */
 export interface JudgeRequest {
   readonly bytes: Uint8Array;
   readonly messages: readonly JudgedMessage[];
-  /** Milliseconds that one message may take. */
+  /** Maximum CPU milliseconds per message. */
   readonly messageMs: number;
-  /** Milliseconds after which no further message is begun: others have their turn. */
+  /** CPU milliseconds after which no further message is begun, so that other calls get a slice. */
   readonly sliceMs: number;
 }
 
@@ -22,9 +22,10 @@ interface JudgedMessage {
   readonly payloadBytes: number;
 }
 
-/** What became of a parcel: of its first messages, at least one. `late`: it took too long. */
+/** Judgements of the first messages of a request, at least one. */
 export interface JudgeResponse {
-  readonly judgements: readonly (Judgement | 'late')[];
+  readonly judgements: readonly (Judgement | 'timed_out')[];
+  /** CPU milliseconds. */
   readonly tookMs: number;
 }
 
@@ -34,7 +35,7 @@ parentPort?.on('message', (request: JudgeRequest) => parentPort?.postMessage(jud
 
 function judgeRequest({ bytes, messages, messageMs, sliceMs }: JudgeRequest): JudgeResponse {
   const start = threadCpuMs();
-  const judgements: (Judgement | 'late')[] = [];
+  const judgements: (Judgement | 'timed_out')[] = [];
   let begin = 0;
   const slice = () => {
     for (const { channelType, tagKey, payloadBytes } of messages.slice(judgements.length)) {
@@ -44,7 +45,8 @@ function judgeRequest({ bytes, messages, messageMs, sliceMs }: JudgeRequest): Ju
       if (threadCpuMs() - start > sliceMs) return;
     }
   };
-  // The watchdog goes by the clock. An attempt that had less of the processor than it may have is made again, with more time.
+  // The watchdog measures elapsed time. An attempt that got too little CPU time is repeated with a
+  // longer timeout.
   for (let timeScale = 1; ; timeScale *= 2) {
     const began = threadCpuMs();
     try {
@@ -53,12 +55,12 @@ function judgeRequest({ bytes, messages, messageMs, sliceMs }: JudgeRequest): Ju
     } catch (error) {
       if (!(error instanceof ExecutionTimeout)) throw error;
       if (threadCpuMs() - began < messageMs && timeScale < maxTimeScale) continue;
-      judgements.push('late');
+      judgements.push('timed_out');
       break;
     }
   }
   return { judgements, tookMs: threadCpuMs() - start };
 }
 
-/** Times the watchdog's time at most: 8 s where a message has 500 ms. */
+/** Maximum factor of the watchdog's timeout: 8 s for the default of 500 ms per message. */
 const maxTimeScale = 16;

@@ -2,11 +2,13 @@
 //
 //   stored ranges ──insertOutbox──> outbox ──routeOutbox──> queue ──takeDelivery──> lane ──> POST
 //
-// States of a webhook (`active` and `paused` are derived from `paused_until`):
+// States of a webhook (paused: until `paused_until`):
 //
-//   active ──5 consecutive failures──> paused ──time is over──> probing (one lane at a time)
-//     ^ └──410, caller, WEBHOOK_URL removed──> disabled              │ success ──> active
-//     └────────UpdateWebhook, WEBHOOK_URL set──────┘                 │ failure ──> paused, longer
+//   active ──5 consecutive failures──> paused ──time over──> probing (one lane at a time)
+//     ^                                   ^                     │ │
+//     │                                   └──failure (longer)───┘ │
+//     ├─────────────────────────success───────────────────────────┘
+//     └──UpdateWebhook, WEBHOOK_URL set── disabled <──410, caller, WEBHOOK_URL unset── (any state)
 //
 // Invariants: the webhook of WEBHOOK_URL is named `settings`, and callers cannot change its fields;
 // secrets never leave this folder except in the answers of create and rotate.

@@ -16,7 +16,7 @@ const rule = (more: Partial<Rule>): Omit<Rule, 'ruleId'> => ({
   note: '',
   ...more,
 });
-let sent = 0;
+let messageCount = 0;
 const message = (text: string) =>
   prepareMessage(
     {
@@ -30,7 +30,7 @@ const message = (text: string) =>
       streamNo: '',
       tagKey: '',
     },
-    `k${sent++}`,
+    `k${messageCount++}`,
   );
 
 describe('moderation', () => {
@@ -54,7 +54,7 @@ describe('moderation', () => {
     return messages.map((each) => refused.get(each)?.message ?? 'ok');
   };
 
-  test('of heavy texts holds up neither the event loop nor other callers', async () => {
+  test('moderation of heavy texts delays neither the event loop nor other callers', async () => {
     await removeAll();
     await moderation.create(rule({ keywords: ['bad'], patterns: ['1[3-9]\\d{9}', '.{1,500}xyz'] }));
     const stalls = watchStalls();
@@ -65,16 +65,16 @@ describe('moderation', () => {
       assert.match(answers[0] ?? '', /moderation of the content took longer than 40 ms; send less text/);
       heavyDone++;
     });
-    // A caller that sends little waits for the turn under way alone.
+    // A caller that sends little waits for the current slice only.
     for (let call = 0; call < 5; call++)
       assert.deepEqual(await reasons(['fine', 'bad'], 'light'), ['ok', 'rule 1 refused the content']);
-    assert.ok(heavyDone < 6, 'the light calls came first');
+    assert.ok(heavyDone < 6, 'the light calls ended first');
     await Promise.all(heavy);
     const longest = stalls();
-    assert.ok(longest < 100, `the event loop stood still for ${longest} ms`);
+    assert.ok(longest < 100, `the event loop was blocked for ${longest} ms`);
   });
 
-  test('judges each message of a large batch once, in order, however it is parted', async () => {
+  test('moderation judges each message of a large batch once and in order, however it is sliced', async () => {
     await removeAll();
     await moderation.create(rule({ keywords: ['bad'] }));
     const texts = Array.from({ length: 1000 }, (_, index) =>
@@ -87,7 +87,7 @@ describe('moderation', () => {
     );
   });
 
-  test('goes by the old rules until the new ones are ready, and by no half of them', async () => {
+  test('the old rules apply until the new ones are compiled, and never a mix of both', async () => {
     await removeAll();
     const { ruleId } = await moderation.create(rule({ keywords: ['old'] }));
     let isReady = false;
@@ -95,20 +95,20 @@ describe('moderation', () => {
     const replaced = moderation.replace({ ...rule({ keywords: [...keywords, 'new'] }), ruleId }).then(() => {
       isReady = true;
     });
-    const seen = new Set<string>();
+    const states = new Set<string>();
     while (!isReady) {
       const [byOld, byNew] = (await reasons(['old', 'new'])).map((each) => each !== 'ok');
-      seen.add(`${byOld} ${byNew}`);
+      states.add(`${byOld} ${byNew}`);
     }
     await replaced;
-    for (const state of seen) assert.ok(['true false', 'false true'].includes(state), state);
+    for (const state of states) assert.ok(['true false', 'false true'].includes(state), state);
     assert.deepEqual(
       (await reasons(['old', 'new'])).map((each) => each !== 'ok'),
       [false, true],
     );
   });
 
-  test('takes rules up to a size, with the way out in what it says', async () => {
+  test('rules above a limit are refused with an error that names the limit', async () => {
     await removeAll();
     const stalls = watchStalls();
     await assert.rejects(
@@ -131,6 +131,6 @@ describe('moderation', () => {
     );
     assert.deepEqual(await moderation.list(), []);
     const longest = stalls();
-    assert.ok(longest < 100, `the event loop stood still for ${longest} ms`);
+    assert.ok(longest < 100, `the event loop was blocked for ${longest} ms`);
   });
 });

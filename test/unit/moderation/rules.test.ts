@@ -27,8 +27,8 @@ const judge = (rules: Rule[], payload: string | Uint8Array, more: { channelType?
 const masked = (keywords: string[], payload: string, patterns: string[] = []) =>
   judge([rule(1, 'mask', keywords, { patterns })], payload).masked;
 
-describe('what is found', () => {
-  // keywords, payload, what is left of it; undefined: nothing matched.
+describe('matches of rules', () => {
+  // Keywords, payload, and the masked payload; undefined: no match.
   const rows: [string[], string, string | undefined][] = [
     [['bad'], 'a bad word', 'a *** word'],
     [['bad'], 'a BAD word', 'a *** word'],
@@ -54,9 +54,10 @@ describe('what is found', () => {
     [['good'], '{"a":"bad"}', undefined],
   ];
   for (const [keywords, payload, expected] of rows)
-    test(`${keywords.join(', ')} in ${payload}`, () => assert.equal(masked(keywords, payload), expected));
+    test(`the keywords ${keywords.join(', ')} are masked where they occur in ${payload}`, () =>
+      assert.equal(masked(keywords, payload), expected));
 
-  test('patterns, in linear time', () => {
+  test('patterns match in linear time', () => {
     assert.equal(masked([], 'call 13800138000 now', ['1[3-9]\\d{9}']), 'call *********** now');
     assert.equal(masked([], 'ABC', ['b']), 'A*C');
     const start = performance.now();
@@ -64,7 +65,7 @@ describe('what is found', () => {
     assert.ok(performance.now() - start < 5000);
   });
 
-  test('patterns have a size, and a bound on it', () => {
+  test('a pattern is measured in instructions, and refused above limits.patternInstructions', () => {
     assert.deepEqual(measurePattern('a|b'), { instructions: 3 });
     assert.match(
       'fault' in measurePattern('(') ? JSON.stringify(measurePattern('(')) : '',
@@ -75,7 +76,7 @@ describe('what is found', () => {
     });
   });
 
-  // What cannot be seen, and bytes that are no UTF-8, stand anywhere in what is written.
+  // Invisible characters, and bytes that are not UTF-8.
   const hidden: [string, Uint8Array][] = [
     ...[
       '\ufeff',
@@ -93,18 +94,18 @@ describe('what is found', () => {
       '\ufffd',
     ].map((each): [string, Uint8Array] => [`U+${each.codePointAt(0)?.toString(16)}`, Buffer.from(each)]),
     ['byte FF', Uint8Array.of(0xff)],
-    ['a cut sequence', Uint8Array.of(0xe6, 0x95)],
+    ['a truncated sequence', Uint8Array.of(0xe6, 0x95)],
     ['a surrogate in UTF-8', Uint8Array.of(0xed, 0xa0, 0x80)],
     ['an overlong sequence', Uint8Array.of(0xc0, 0x80)],
   ];
   for (const [name, bytes] of hidden)
-    test(`${name} hides no word, and stays where it is not masked`, () => {
+    test(`${name} within a word does not hide it, and stays outside of masked text`, () => {
       const join = (...parts: (string | Uint8Array)[]) =>
         Buffer.concat(parts.map((each) => (typeof each === 'string' ? Buffer.from(each) : each)));
       const rules = [rule(1, 'refuse', ['bad', '敏感']), rule(2, 'mask', ['word'], { patterns: ['\\bnumber \\d+'] })];
       const moderator = createModerator(rules);
       assert.ok(moderator);
-      const of = (payload: Buffer) => moderator({ channelType: 2, tagKey: '', payload });
+      const judgeBytes = (payload: Buffer) => moderator({ channelType: 2, tagKey: '', payload });
       for (const payload of [
         join('a b', bytes, 'ad thing'),
         join(bytes, 'bad'),
@@ -114,40 +115,40 @@ describe('what is found', () => {
         join('{"a":"b\\u0061d"}', bytes),
         join('{"a":"敏', bytes, '感","b":1}'),
       ])
-        assert.equal(of(payload).refusedBy, 1, payload.toString());
-      const left = Buffer.from(
-        of(join('x', bytes, ' ', 'w', bytes, 'ord', ' number ', bytes, '12 ', bytes, 'y')).payload ?? [],
+        assert.equal(judgeBytes(payload).refusedBy, 1, payload.toString());
+      const masked = Buffer.from(
+        judgeBytes(join('x', bytes, ' ', 'w', bytes, 'ord', ' number ', bytes, '12 ', bytes, 'y')).payload ?? [],
       );
-      assert.ok(left.subarray(0, bytes.length + 2).equals(join('x', bytes, ' ')), 'before');
-      assert.ok(left.subarray(-(bytes.length + 1)).equals(join(bytes, 'y')), 'behind');
-      assert.match(left.toString(), / \*+ \*+ /);
-      assert.deepEqual(of(join(bytes, 'good')), { flaggedBy: [] });
+      assert.ok(masked.subarray(0, bytes.length + 2).equals(join('x', bytes, ' ')), 'before');
+      assert.ok(masked.subarray(-(bytes.length + 1)).equals(join(bytes, 'y')), 'behind');
+      assert.match(masked.toString(), / \*+ \*+ /);
+      assert.deepEqual(judgeBytes(join(bytes, 'good')), { flaggedBy: [] });
     });
 
-  test('a BOM before JSON stays, and what is behind it is JSON', () =>
+  test('a BOM before JSON stays, and the text after it is read as JSON', () =>
     assert.equal(masked(['bad'], '\ufeff{"a":"b\\u0061d", "n": 1}'), '\ufeff{"a":"***", "n": 1}'));
 
-  test('what composes is one character, however it is written', () => {
+  test('composed and decomposed forms of a character match each other', () => {
     assert.equal(masked(['각'], 'x\u1100\u1161\u11a8y'), 'x***y');
     assert.equal(masked(['각'], '가\u11a8'), '**');
     assert.equal(masked(['ガ'], 'ｶﾞ'), '**');
     assert.equal(masked(['ΟΔΟΣ'], 'οδος'), '****');
   });
 
-  test('of many marks after one character is as quick as of few', () => {
+  test('thousands of marks after one character take no more time than a few', () => {
     const start = performance.now();
     const marks = Buffer.from(`bad a${'\u0301\u0316'.repeat(16_000)} bad`);
     assert.equal(judge([rule(1, 'mask', ['bad'])], marks).masked?.replaceAll(/[\u0301\u0316]/g, ''), '*** a ***');
-    // 0.6 s before.
+    // Normalized in one piece they would take 0.6 s.
     assert.ok(performance.now() - start < 500, `${performance.now() - start} ms`);
   });
 
-  test('keywords within each other, in a text of nothing else', () => {
+  test('keywords that contain each other are masked in a text of nothing else', () => {
     const keywords = Array.from({ length: 128 }, (_, index) => '敏'.repeat(index + 1));
     assert.equal(masked(keywords, '敏'.repeat(20_000)), '*'.repeat(20_000));
   });
 
-  test('by channel type and tag', () => {
+  test('a rule applies to its channel types and tags only', () => {
     const rules = [rule(1, 'refuse', ['bad'], { channelTypes: [2, 4], tagKeys: ['news'] })];
     const refused = (channelType: number, tagKey: string) => judge(rules, 'bad', { channelType, tagKey }).refusedBy;
     assert.deepEqual(
@@ -156,7 +157,7 @@ describe('what is found', () => {
     );
   });
 
-  test('several rules: the first that refuses, all that flag, all that mask', () => {
+  test('of several rules the first refusal counts, and all flags and masks', () => {
     const rules = [
       rule(1, 'flag', ['one']),
       rule(2, 'mask', ['two']),
@@ -170,7 +171,7 @@ describe('what is found', () => {
 });
 
 describe('keywords', () => {
-  test('are found as a search for each finds them', (context) => {
+  test('keywords are found exactly where a search for each one finds them', (context) => {
     const letters = fc.string({ unit: fc.constantFrom('a', 'b', 'c', '敏'), minLength: 1, maxLength: 5 });
     fc.assert(
       fc.property(
@@ -193,7 +194,7 @@ describe('keywords', () => {
     );
   });
 
-  test('of a million characters are ready in some seconds, and found', () => {
+  test('keywords of a million characters compile within seconds and are found', () => {
     const keywords = Array.from({ length: 20_000 }, (_, index) => `${index}`.padStart(5, '0').repeat(10));
     const start = performance.now();
     const automaton = new KeywordAutomaton(keywords);
@@ -206,8 +207,8 @@ describe('keywords', () => {
   });
 });
 
-describe('any text', () => {
-  test('folds to what NFKC and lower case make of it, without what cannot be seen', (context) => {
+describe('normalization of any text', () => {
+  test('a text folds to its NFKC form in lower case, without invisible characters', (context) => {
     const unit = fc.oneof(
       fc.string({ unit: 'binary', minLength: 1, maxLength: 1 }),
       fc.constantFrom(
@@ -237,7 +238,7 @@ describe('any text', () => {
     );
   });
 
-  test('folds with a place for every unit, and its pieces are whole characters', (context) => {
+  test('every folded unit has an original position, and original spans are whole characters', (context) => {
     fc.assert(
       fc.property(fc.string({ unit: 'binary' }), fc.nat(), fc.nat(), (text, a, b) => {
         const folded = foldText(text);
@@ -261,7 +262,7 @@ describe('any text', () => {
     );
   });
 
-  test('in JSON, masked, is JSON of the same shape', (context) => {
+  test('masked JSON is JSON of the same shape', (context) => {
     const moderator = createModerator([rule(1, 'mask', ['a', 'b', '"', '\\', '敏'], { patterns: ['[0-9]'] })]);
     fc.assert(
       fc.property(fc.jsonValue(), (value) => {
@@ -283,7 +284,7 @@ describe('any text', () => {
     );
   });
 
-  test('is given back as it is when nothing is masked', () => {
+  test('a payload without matches is returned unchanged', () => {
     const text = ' {"a" : 1.0, "b":"x"} ';
     assert.equal(Buffer.from(extractTexts(Buffer.from(text))?.mask([]) ?? []).toString(), text);
   });
