@@ -17,7 +17,6 @@ import type { Refusal } from '../messages/service-error.ts';
 import type { Db } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
 import { inTransaction } from '../postgres/transaction.ts';
-
 import { type BatchRow, type NewBatch, type StoredBatch, toStoredBatch } from './batches.sql.ts';
 
 /** A claimed batch with its own templates, as JSON. */

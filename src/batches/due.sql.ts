@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
-import { databaseNow } from '../postgres/pool.ts';
 import type { Db } from '../postgres/schema.ts';
+import { databaseNow } from '../postgres/sql.ts';
 
 /** The next due time of a caller's batches, in milliseconds since 1970. */
 export async function findNextDue(db: Db, callerId: string): Promise<number | undefined> {

@@ -99,11 +99,7 @@ export function createModeration(
   return {
     async moderate(messages, call) {
       if (thread === undefined && hook === undefined) return { messages, refused: new Map() };
-      const judged = await judgeMessages(
-        { currentThread: () => thread, scheduler: scheduler, messageMs },
-        messages,
-        call,
-      );
+      const judged = await judgeMessages({ currentThread: () => thread, scheduler, messageMs }, messages, call);
       return hook === undefined ? judged : await askHook(hook, judged);
     },
     reload: () => orBusy(reload),
