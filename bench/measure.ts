@@ -1,13 +1,13 @@
 import { readFileSync } from 'node:fs';
+import { type ContenderJob, type ContenderResult, openContender, type ReadyContender } from './contender.ts';
 import type { Machine } from './machine.ts';
-import { openSide, type ReadySide, type SideJob, type SideResult } from './side.ts';
 import type { Workload } from './workload.ts';
 
 /** A side as a row names it. */
 export interface Variant {
   readonly name: string;
   /** Its job, but for the work, which all sides of a round share. */
-  readonly job: Omit<SideJob, 'workload'>;
+  readonly job: Omit<ContenderJob, 'workload'>;
   /** What of the work is its own. */
   readonly work?: Partial<Workload>;
   /** Processes that each do such a part of the work at once; unset: one does it all. */
@@ -19,7 +19,7 @@ export interface Variant {
 }
 
 /** One run of a side. */
-export interface Run extends SideResult {
+export interface Run extends ContenderResult {
   /** Messages a second. */
   readonly rate: number;
   /** CPU a message in microseconds: of PostgreSQL, of the service or of the side itself, and of a load generator, which does not count. */
@@ -30,19 +30,22 @@ export async function measure(machine: Machine, variant: Variant, common: Worklo
   const workload = { ...common, ...variant.work };
   const { processes = 1 } = variant;
   const batches = workload.batches / processes;
-  const sides: ReadySide[] = [];
+  const contenders: ReadyContender[] = [];
   for (let part = 0; part < processes; part++)
-    sides.push(
-      await openSide({ ...variant.job, workload: { ...workload, batches, seed: workload.seed + part * 1_000_000 } }),
+    contenders.push(
+      await openContender({
+        ...variant.job,
+        workload: { ...workload, batches, seed: workload.seed + part * 1_000_000 },
+      }),
     );
   const before = variant.adds ? await machine.count() : 0;
   if (!variant.adds) await machine.reset();
   const postgres = machine.cpu();
   const service = variant.serviceCpu?.() ?? 0;
   const start = performance.now();
-  const results = await Promise.all(sides.map((side) => side.go()));
+  const results = await Promise.all(contenders.map((contender) => contender.go()));
   const seconds = processes === 1 ? (results[0]?.seconds ?? 0) : (performance.now() - start) / 1000;
-  const sum = (of: (result: SideResult) => number) => results.reduce((total, result) => total + of(result), 0);
+  const sum = (of: (result: ContenderResult) => number) => results.reduce((total, result) => total + of(result), 0);
   const ownCpu = sum((result) => result.cpu);
   const cpu = {
     postgres: machine.cpu() - postgres,
@@ -145,7 +148,7 @@ export function table(runs: ReadonlyMap<string, readonly Run[]>, against: string
     return `| ${cells.join(' | ')} |`;
   });
   return [
-    `| side | messages/s | by rate | µs a message (PostgreSQL + Node) | by CPU | p50 / p99 ms |`,
+    `| contender | messages/s | by rate | µs a message (PostgreSQL + Node) | by CPU | p50 / p99 ms |`,
     '|---|---|---|---|---|---|',
     ...lines,
   ].join('\n');

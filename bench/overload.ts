@@ -1,10 +1,13 @@
+import type { ContenderJob } from './contender.ts';
 import type { Machine } from './machine.ts';
 import { measure, median, type Run, spread, type Variant } from './measure.ts';
-import type { SideJob } from './side.ts';
 import type { Workload } from './workload.ts';
 
 /** Makes a side of a service. */
-type Sides = (name: string, job: Pick<SideJob, 'kind' | 'inFlight' | 'openLoop' | 'sessions' | 'mayRefuse'>) => Variant;
+type ContenderFactory = (
+  name: string,
+  job: Pick<ContenderJob, 'kind' | 'inFlight' | 'openLoop' | 'sessions' | 'mayRefuse'>,
+) => Variant;
 
 const batchMessages = 50;
 /** Of a run at the capacity: about six seconds. */
@@ -14,7 +17,7 @@ const grpc = { kind: 'grpc', sessions: 8 } as const;
 /** What is done at once, at the capacity and at twice the capacity, by services that refuse and by one that does not. */
 export async function twiceTheCapacity(
   machine: Machine,
-  { guarded, patient, open }: { guarded: Sides; patient: Sides; open: Sides },
+  { guarded, patient, open }: { guarded: ContenderFactory; patient: ContenderFactory; open: ContenderFactory },
   pairs: number,
   megabytes: () => number,
 ): Promise<string> {
@@ -33,10 +36,10 @@ export async function twiceTheCapacity(
       guarded('peak', { ...grpc, inFlight: 128, mayRefuse: true }),
       workload(batchesAtOnce),
     );
-    const at = async (name: string, sides: Sides, times: number, batches = batchesAtOnce) => {
+    const at = async (name: string, contenders: ContenderFactory, times: number, batches = batchesAtOnce) => {
       const openLoop = (peak.rate / batchMessages) * times;
-      const side = sides(name, { ...grpc, inFlight: 0, openLoop, mayRefuse: true });
-      const run = await measure(machine, side, workload(batches * times));
+      const contender = contenders(name, { ...grpc, inFlight: 0, openLoop, mayRefuse: true });
+      const run = await measure(machine, contender, workload(batches * times));
       runs.set(name, [...(runs.get(name) ?? []), { run, peak, offered: openLoop * batchMessages }]);
       process.stderr.write(
         `  ${name}: ${(run.rate / 1000).toFixed(1)} of ${(peak.rate / 1000).toFixed(1)} k/s, p50 ${run.p50.toFixed(0)} p99 ${run.p99.toFixed(0)} ms (${run.laterP99.toFixed(0)}), ${run.refused} refused in ${run.refusedP50.toFixed(0)} / ${run.refusedP99.toFixed(0)} ms\n`,

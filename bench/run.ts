@@ -5,22 +5,23 @@ import { cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type Machine, startMachine } from './machine.ts';
-import { type Row, rows } from './rows.ts';
+import { type Scenario, scenarios } from './scenarios.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: { pairs: { type: 'string', default: '5' }, write: { type: 'boolean', default: false } },
 });
-const chosen = positionals.length === 0 ? rows : rows.filter((row) => positionals.includes(row.name));
-if (chosen.length === 0) throw new Error(`rows: ${rows.map((row) => row.name).join(', ')}`);
+const chosen =
+  positionals.length === 0 ? scenarios : scenarios.filter((scenario) => positionals.includes(scenario.name));
+if (chosen.length === 0) throw new Error(`scenarios: ${scenarios.map((scenario) => scenario.name).join(', ')}`);
 
 const machine = await startMachine();
 const measured = new Map<string, string>();
 try {
-  for (const row of chosen) {
-    const text = await section(row, machine, Number(values.pairs));
+  for (const scenario of chosen) {
+    const text = await section(scenario, machine, Number(values.pairs));
     console.log(text);
-    measured.set(row.title, text);
+    measured.set(scenario.title, text);
   }
 } finally {
   await machine.stop();
@@ -33,18 +34,20 @@ if (values.write) {
       .slice(1)
       .map((text): [string, string] => [text.slice(3, text.indexOf('\n')), `${text.trimEnd()}\n`]),
   );
-  const sections = rows.flatMap((row) => measured.get(row.title) ?? kept.get(row.title) ?? []);
+  const sections = scenarios.flatMap((scenario) => measured.get(scenario.title) ?? kept.get(scenario.title) ?? []);
   // Those that another script wrote (explain.ts).
-  const others = [...kept].flatMap(([title, text]) => (rows.some((row) => row.title === title) ? [] : [text]));
+  const others = [...kept].flatMap(([title, text]) =>
+    scenarios.some((scenario) => scenario.title === title) ? [] : [text],
+  );
   writeFileSync(file, `${preamble(machine)}\n${[...sections, ...others].join('\n')}`);
 }
 
-async function section(row: Row, on: Machine, pairs: number): Promise<string> {
-  const table = await row.measure(on, pairs);
+async function section(scenario: Scenario, on: Machine, pairs: number): Promise<string> {
+  const table = await scenario.measure(on, pairs);
   // Sections are measured on the machines of several days.
   const cpuModel = cpus()[0]?.model ?? 'an unknown CPU';
   const day = new Date().toISOString().slice(0, 10);
-  return `## ${row.title}\n\n${row.words} (${day}, ${cpuModel}, ${pairs} rounds)\n\n${table}\n`;
+  return `## ${scenario.title}\n\n${scenario.words} (${day}, ${cpuModel}, ${pairs} rounds)\n\n${table}\n`;
 }
 
 function preamble({ version }: Machine): string {
@@ -52,11 +55,11 @@ function preamble({ version }: Machine): string {
 
 \`npm run bench -- --write\` made this page: ${cpus().length} cores and ${Math.round(totalmem() / 2 ** 30)} GiB, shared by the load, the
 service and PostgreSQL ${version} (embedded, durable: fsync, full_page_writes and synchronous_commit are on; shared_buffers 1 GB, max_wal_size 8 GB), Node
-${process.versions.node}. Other work on the machine makes absolute numbers swing by a third: read the ratios. Each is taken within a round, in which every side runs
+${process.versions.node}. Other work on the machine makes absolute numbers swing by a third: read the ratios. Each is taken within a round, in which every contender runs
 once on an emptied table; the median and, in brackets, the least and the greatest of all rounds are given. "µs" is CPU time a message, of PostgreSQL, the
-service and, where the side is its own load, the load; the load generators of gRPC and JSON, about 1 µs a message in batches of 100, are left out.
+service and, where the contender is its own load, the load; the load generators of gRPC and JSON, about 1 µs a message in batches of 100, are left out.
 
-"Raw" is the multi-row INSERT of the same rows into the same table, numbered beforehand, 1000 rows a statement on 4 connections, with nothing decided, looked up
+"Raw" is the multi-scenario INSERT of the same scenarios into the same table, numbered beforehand, 1000 scenarios a statement on 4 connections, with nothing decided, looked up
 or locked: binary arrays through \`unnest\`, prepared once, which is the fastest form of INSERT that was found.
 `;
 }

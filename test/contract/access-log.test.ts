@@ -5,9 +5,9 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { createKeys } from '../../src/auth/api-keys.ts';
 import { createDatabase, openStore, type TestDatabase } from '../support/database.ts';
-import { openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
 import { type ServiceProcess, spawnService } from '../support/process.ts';
+import { openClients } from '../support/protocols.ts';
 
 type Line = Record<string, unknown> & { msg: string };
 
@@ -81,7 +81,7 @@ describe('ACCESS_LOG=on', () => {
 
   test('on every protocol, refusals too', async () => {
     const protocols = ['grpc', 'grpc', 'grpc-web', 'connect', 'connect', 'json'];
-    for (const [index, door] of openDoors(service.url).entries()) {
+    for (const [index, door] of openClients(service.url).entries()) {
       const messages: MessageInitShape<typeof MessageDraftSchema>[] = [
         { channelId: 'c', channelType: 2, fromUid: 'u', payload: Buffer.from('x') },
       ];

@@ -3,8 +3,8 @@ import { after, before, describe, test } from 'node:test';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { type Answer, type Door, openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
+import { type Answer, openClients, type ProtocolClient } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 
@@ -30,14 +30,14 @@ for (const lanes of [4, 0]) {
     const settings = { lanes, systemUids: ['system', '____system'] };
     let first: TestService;
     let second: TestService;
-    let doors: Door[];
+    let doors: ProtocolClient[];
     let call: ReturnType<typeof jsonCaller>;
     before(async () => {
       first = await startService(settings);
       second = await startService({ ...settings, databaseUrl: first.databaseUrl });
       // Changes go to the one instance, sends to the other.
       call = jsonCaller(first.url);
-      doors = openDoors(second.url);
+      doors = openClients(second.url);
     });
     after(async () => {
       for (const door of doors) door.close();

@@ -15,8 +15,8 @@ import type { Scope } from '../../src/messages/caller.ts';
 import type { Db } from '../../src/postgres/schema.ts';
 import { guardedServices, scopeOf } from '../../src/rpc/interceptors/authenticate.ts';
 import { openStore } from '../support/database.ts';
-import { type Answer, type Door, openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
+import { type Answer, openClients, type ProtocolClient } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
 
@@ -78,12 +78,12 @@ function keysOf(service: TestService): { db: Db; keys: Keys } {
 
 describe('who calls', () => {
   let service: TestService;
-  let doors: Door[];
+  let doors: ProtocolClient[];
   let db: Db;
   let keys: Keys;
   before(async () => {
     service = await startService(asking);
-    doors = openDoors(service.url);
+    doors = openClients(service.url);
     ({ db, keys } = keysOf(service));
   });
   after(async () => {

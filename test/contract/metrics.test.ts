@@ -9,10 +9,10 @@ import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { createKeys } from '../../src/auth/api-keys.ts';
 import { gather } from '../../src/observability/gather.ts';
 import { createDatabase, openStore } from '../support/database.ts';
-import { openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
 import { type Sample, scrape, sumOf } from '../support/metrics.ts';
 import { spawnService } from '../support/process.ts';
+import { openClients } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { until } from '../support/watch.ts';
 
@@ -53,7 +53,7 @@ describe('the metrics', () => {
   });
 
   test('count calls by RPC, protocol and code, whatever door they come through', async () => {
-    const doors = openDoors(service.url);
+    const doors = openClients(service.url);
     for (const [index, door] of doors.entries()) {
       await door.send({
         messages: [{ channelId: 'c', channelType: 2, fromUid: `door-${index}`, payload: Buffer.from('x') }],

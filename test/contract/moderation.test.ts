@@ -5,8 +5,8 @@ import { after, before, describe, test } from 'node:test';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { type Answer, type Door, openDoors, said } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
+import { type Answer, openClients, type ProtocolClient, said } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 import { until } from '../support/watch.ts';
@@ -22,11 +22,11 @@ const draft = (channelId: string, clientMsgNo: string, text: string, more: Draft
 });
 describe('rules about content', () => {
   let service: TestService;
-  let doors: Door[];
+  let doors: ProtocolClient[];
   let call: ReturnType<typeof jsonCaller>;
   before(async () => {
     service = await startService();
-    doors = openDoors(service.url);
+    doors = openClients(service.url);
     call = jsonCaller(service.url);
   });
   after(async () => {
@@ -97,7 +97,7 @@ describe('rules about content', () => {
 
   test('a change is in force on another instance without a restart', async () => {
     const second = await startService({ databaseUrl: service.databaseUrl });
-    const [door] = openDoors(second.url);
+    const [door] = openClients(second.url);
     assert.ok(door);
     const { body: rule } = await call.post('/v1/moderation/rules', {
       action: 1,
@@ -171,7 +171,7 @@ describe('the hook', () => {
   for (const onFailure of ['open', 'closed'] as const) {
     test(`one call a batch, its verdicts, and failing ${onFailure} with a breaker`, async () => {
       const service = await startService({ moderationHook: { url, timeoutMs: 30_000, onFailure } });
-      const [door] = openDoors(service.url);
+      const [door] = openClients(service.url);
       assert.ok(door);
       const text = (each: { payload: string }) => Buffer.from(each.payload, 'base64').toString();
       answer = (messages) => ({
@@ -199,7 +199,7 @@ describe('the hook', () => {
         databaseUrl: service.databaseUrl,
         moderationHook: { url, timeoutMs: 2000, onFailure },
       });
-      const [hurriedDoor] = openDoors(hurried.url);
+      const [hurriedDoor] = openClients(hurried.url);
       const expected = onFailure === 'open' ? 'ok' : 'STORE_BUSY';
       let sent = 0;
       const send = async () =>

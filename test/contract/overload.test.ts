@@ -8,12 +8,12 @@ import { ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_det
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { createDatabase } from '../support/database.ts';
-import { type Answer, type Door, openDoors, said } from '../support/doors.ts';
 import { openFaultProxy } from '../support/fault-proxy.ts';
 import { jsonCaller } from '../support/json.ts';
+import { type Answer, openClients, type ProtocolClient, said } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
-import { assertBusy, doorOf, draftTo, until } from '../support/watch.ts';
+import { assertBusy, clientOf, draftTo, until } from '../support/watch.ts';
 
 /** Long enough that a loaded machine's own pauses do not count. */
 const patienceMs = 400;
@@ -23,7 +23,7 @@ const lone = { channel_id: 'lone', channel_type: 2, from_uid: 'u1', payload: 'eA
 
 describe('more than is done in good time', () => {
   let service: TestService;
-  let doors: Door[];
+  let doors: ProtocolClient[];
   before(async () => {
     service = await startService({
       lanes: 1,
@@ -33,7 +33,7 @@ describe('more than is done in good time', () => {
       // What is admitted waits for the lock until the end.
       requestTimeoutMs: 300_000,
     });
-    doors = openDoors(service.url);
+    doors = openClients(service.url);
   });
   after(async () => {
     for (const door of doors) door.close();
@@ -41,7 +41,7 @@ describe('more than is done in good time', () => {
   });
 
   test('is refused as OVERLOADED on every protocol before it is read, what was admitted is done, and reading and operating go on', async () => {
-    const door = doorOf(service, 'Connect, binary');
+    const door = clientOf(service, 'Connect, binary');
     assert.equal(said(await door.send({ messages: [draftTo('busy', 'first')] })), 'ok');
     const holder = new pg.Client({ connectionString: service.databaseUrl });
     holder.on('error', () => {});
@@ -63,7 +63,7 @@ describe('more than is done in good time', () => {
       const answers = await Promise.all(
         Array.from({ length: 10 }, (_, index) =>
           Promise.race([
-            doorOf(service, 'JSON route').send({ messages: [draftTo('busy', `more ${index}`)] }),
+            clientOf(service, 'JSON route').send({ messages: [draftTo('busy', `more ${index}`)] }),
             delay(200),
           ]),
         ),
@@ -72,7 +72,7 @@ describe('more than is done in good time', () => {
     });
     const refusedKeys: string[] = [];
     // One call a second is let through, and waits for the lock: of three that are sent together the first answer is a refusal.
-    const oneRefused = async (each: Door, drafts: (key: string) => ReturnType<typeof draftTo>[]) => {
+    const oneRefused = async (each: ProtocolClient, drafts: (key: string) => ReturnType<typeof draftTo>[]) => {
       const three = Array.from({ length: 3 }, async () => {
         const messages = drafts(`${each.name} ${admitted.length}`);
         const sending = each.send({ messages });
@@ -132,7 +132,7 @@ describe('more than is done in good time', () => {
       await proxy.close();
       await database.drop();
     });
-    const door = doorOf(far, 'Connect, binary');
+    const door = clientOf(far, 'Connect, binary');
     proxy.delay(300);
     assert.equal(said(await door.send({ messages: [draftTo('far', 'first')] })), 'ok');
     const crowd = async (run: number) => {

@@ -7,8 +7,8 @@ import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { createKeys } from '../../src/auth/api-keys.ts';
 import type { Scope } from '../../src/messages/caller.ts';
 import { openStore } from '../support/database.ts';
-import { type Door, openDoors, said } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
+import { openClients, type ProtocolClient, said } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound } from '../support/verify.ts';
 
@@ -30,11 +30,11 @@ const systemUids = ['system'];
 for (const lanes of [4, 0]) {
   describe(`bans and lists hold everywhere, ${lanes === 0 ? 'one transaction each' : 'group commit'}`, () => {
     let service: TestService;
-    let doors: Door[];
+    let doors: ProtocolClient[];
     let call: ReturnType<typeof jsonCaller>;
     before(async () => {
       service = await startService({ lanes, systemUids });
-      doors = openDoors(service.url);
+      doors = openClients(service.url);
       call = jsonCaller(service.url);
     });
     after(async () => {
@@ -54,7 +54,7 @@ for (const lanes of [4, 0]) {
       ] as const;
       // Each over a protocol of its own.
       for (const [index, [type, id, sender]] of types.entries()) {
-        const door = doors[index + 1] as Door;
+        const door = doors[index + 1] as ProtocolClient;
         const channel = { channel_id: id, channel_type: type };
         const both = async () =>
           said(await door.send({ messages: [draft(sender, type, id), draft('system', type, id)] }));
@@ -199,11 +199,11 @@ for (const lanes of [4, 0]) {
 
 describe('PERSON_ALLOWLIST', () => {
   let service: TestService;
-  let doors: Door[];
+  let doors: ProtocolClient[];
   let call: ReturnType<typeof jsonCaller>;
   before(async () => {
     service = await startService({ systemUids, personAllowlist: true });
-    doors = openDoors(service.url);
+    doors = openClients(service.url);
     call = jsonCaller(service.url);
   });
   after(async () => {
@@ -241,7 +241,7 @@ describe('PERSON_ALLOWLIST', () => {
 describe('what a caller learns by a refusal', () => {
   const secret = new TextEncoder().encode('a secret of at least thirty-two bytes');
   let service: TestService;
-  let doors: Door[];
+  let doors: ProtocolClient[];
   let admin: ReturnType<typeof jsonCaller>;
   let headers: Record<'send' | 'reader' | 'user' | 'admin', Record<string, string>>;
   before(async () => {
@@ -259,7 +259,7 @@ describe('what a caller learns by a refusal', () => {
       open: false,
       identity: { tokens, certificateScopes: undefined },
     });
-    doors = openDoors(service.url);
+    doors = openClients(service.url);
     const db = openStore(service.databaseUrl);
     const keys = createKeys(db);
     const bearer = async (scopes: Scope[]) => ({

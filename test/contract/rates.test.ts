@@ -6,8 +6,8 @@ import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { createKeys } from '../../src/auth/api-keys.ts';
 import type { Config } from '../../src/config/index.ts';
 import { openStore } from '../support/database.ts';
-import { type Answer, type Door, openDoors, said } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
+import { type Answer, openClients, type ProtocolClient, said } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 
 type Draft = MessageInitShape<typeof MessageDraftSchema>;
@@ -35,10 +35,10 @@ for (const store of ['memory', 'postgres'] as const) {
       store,
     };
     let service: TestService;
-    let doors: Door[];
+    let doors: ProtocolClient[];
     before(async () => {
       service = await startService({ rates });
-      doors = openDoors(service.url);
+      doors = openClients(service.url);
     });
     after(async () => {
       for (const door of doors) door.close();
@@ -147,7 +147,7 @@ for (const store of ['memory', 'postgres'] as const)
     const service = await startService({
       rates: { caller: [{ points: 20, seconds: hour }], sender: [{ points: 1, seconds: hour }], channel: [], store },
     });
-    const [door] = openDoors(service.url);
+    const [door] = openClients(service.url);
     assert.ok(door);
     const remaining = async () => {
       const answer = await fetch(`${service.url}/message/sendbatch?validate_only=true`, {
@@ -169,8 +169,8 @@ test('postgres counts for all instances together', async () => {
   const rates: Config['rates'] = { caller: [], sender: [{ points: 5, seconds: hour }], channel: [], store: 'postgres' };
   const first = await startService({ rates });
   const second = await startService({ rates, databaseUrl: first.databaseUrl });
-  const [one] = openDoors(first.url);
-  const [two] = openDoors(second.url);
+  const [one] = openClients(first.url);
+  const [two] = openClients(second.url);
   assert.ok(one && two);
   assert.equal(said(await one.send({ messages: drafts('u', 3) })), 'ok ok ok');
   assert.equal(said(await two.send({ messages: drafts('u', 3) })), `ok ok ${limited}`);
@@ -186,7 +186,7 @@ test('two keys of one name have a quota each', async () => {
   });
   const db = openStore(service.databaseUrl);
   const keys = createKeys(db);
-  const [door] = openDoors(service.url);
+  const [door] = openClients(service.url);
   for (const more of [{}, {}, { ratePerSecond: 1 }]) {
     const { key } = await keys.create({ name: 'twin', scopes: ['send'], ...more });
     const answer = await door?.send({ messages: drafts('u', 3) }, { headers: { authorization: `Bearer ${key}` } });

@@ -10,7 +10,7 @@ import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { createKeys } from '../../src/auth/api-keys.ts';
 import { openStore } from '../support/database.ts';
-import { openDoors } from '../support/doors.ts';
+import { openClients } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 
 const mebi = 1024 * 1024;
@@ -264,7 +264,7 @@ test('sixteen uploads that dribble on one connection refuse nobody', async () =>
     return stream;
   });
   const since = performance.now();
-  const doors = openDoors(open.url);
+  const doors = openClients(open.url);
   // Longer than the second after which calls that do not end are read as a stalled store.
   for (let count = 0; performance.now() - since < 2000; count++) {
     const door = doors[count % doors.length];

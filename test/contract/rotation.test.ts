@@ -13,8 +13,8 @@ import { SignJWT } from 'jose';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ConfigError, loadConfig } from '../../src/config/index.ts';
-import { type Door, openDoors, said } from '../support/doors.ts';
 import { samplesOf, sumOf } from '../support/metrics.ts';
+import { openClients, type ProtocolClient, said } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { until } from '../support/watch.ts';
 
@@ -63,14 +63,14 @@ describe('the rotation of JWT_SECRET', () => {
   const current = join(work, 'secret');
   const previous = join(work, 'previous');
   let service: TestService;
-  let doors: Door[];
+  let doors: ProtocolClient[];
   before(async () => {
     writeFileSync(current, `${secretOf('second')}\n`);
     writeFileSync(previous, secretOf('first'));
     service = await startService(
       rotating({ JWT_SECRET_FILE: current, JWT_SECRET_PREVIOUS_FILE: previous, ...tokenSettings }),
     );
-    doors = openDoors(service.url);
+    doors = openClients(service.url);
   });
   after(async () => {
     for (const door of doors) door.close();

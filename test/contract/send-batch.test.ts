@@ -4,7 +4,7 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import { ChannelType, type MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { type SendBatchRequestSchema, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { limits } from '../../src/limits.ts';
-import { type Answer, type Door, openDoors, type Refused, type Result } from '../support/doors.ts';
+import { type Answer, openClients, type ProtocolClient, type Refused, type Result } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 
@@ -13,7 +13,7 @@ type Request = MessageInitShape<typeof SendBatchRequestSchema>;
 
 /** One case through one door: `id` makes channels of its own, so that no case sees another one's. */
 interface Scene {
-  readonly door: Door;
+  readonly door: ProtocolClient;
   readonly id: string;
   readonly databaseUrl: string;
   draft(key: string, more?: Draft): Draft;
@@ -394,10 +394,10 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
 for (const lanes of [4, 0]) {
   describe(lanes > 0 ? 'SendBatch in group commits' : 'SendBatch, one transaction each', () => {
     let service: TestService;
-    let doors: Door[] = [];
+    let doors: ProtocolClient[] = [];
     before(async () => {
       service = await startService({ lanes });
-      doors = openDoors(service.url);
+      doors = openClients(service.url);
     });
     after(async () => {
       for (const door of doors) door.close();

@@ -3,18 +3,18 @@ import { after, before, describe, test } from 'node:test';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { TemplateFormat } from '../../gen/sendbatch/v1/template_service_pb.ts';
-import { type Answer, type Door, openDoors, said } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
+import { type Answer, openClients, type ProtocolClient, said } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
 
 describe('templates', () => {
   let service: TestService;
-  let doors: Door[];
+  let doors: ProtocolClient[];
   let call: ReturnType<typeof jsonCaller>;
   before(async () => {
     service = await startService();
-    doors = openDoors(service.url);
+    doors = openClients(service.url);
     call = jsonCaller(service.url);
   });
   after(async () => {

@@ -11,9 +11,9 @@ import { parse } from 'yaml';
 import { gather } from '../../src/observability/gather.ts';
 import { type Metric, metrics, workerUp } from '../../src/observability/metrics.ts';
 import { temporaryFolder } from '../support/cluster.ts';
-import { openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
 import { type Sample, samplesOf, sumOf } from '../support/metrics.ts';
+import { openClients } from '../support/protocols.ts';
 import { startReceiver } from '../support/receiver.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { until } from '../support/watch.ts';
@@ -237,7 +237,7 @@ async function samplesWithTraffic(url: string): Promise<Sample[]> {
     payload: 'eA==',
     ...more,
   });
-  const [door] = openDoors(url);
+  const [door] = openClients(url);
   await door?.send({
     messages: [{ channelId: 'watched', channelType: 2, fromUid: 'u', payload: Buffer.from('x'), clientMsgNo: 'g' }],
   });

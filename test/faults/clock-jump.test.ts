@@ -4,12 +4,12 @@ import { SignJWT } from 'jose';
 import pg from 'pg';
 import { createKeys } from '../../src/auth/api-keys.ts';
 import { openStore } from '../support/database.ts';
-import { said } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
+import { said } from '../support/protocols.ts';
 import { startReceiver } from '../support/receiver.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound } from '../support/verify.ts';
-import { doorOf, draftTo, until, untilOneWaitsFor, type Watch, watch } from '../support/watch.ts';
+import { clientOf, draftTo, until, untilOneWaitsFor, type Watch, watch } from '../support/watch.ts';
 
 const hourMs = 3600_000;
 const secret = new TextEncoder().encode('a secret of at least thirty-two bytes');
@@ -57,8 +57,8 @@ describe('a clock that jumps', () => {
   ] as const) {
     test(`${what}: sends go on in order, quotas come back in their time, loops run, and nothing is removed before its time`, async () => {
       offsetMs = 0;
-      const grpc = doorOf(service, 'gRPC, connect-node');
-      const json = doorOf(service, 'JSON route');
+      const grpc = clientOf(service, 'gRPC, connect-node');
+      const json = clientOf(service, 'JSON route');
       const channel = `jump ${what}`;
       const sender = (key: string, more = {}) => ({ ...draftTo(channel, key), fromUid: `sender ${what}`, ...more });
       // In one call, whatever the machine does between two.
@@ -160,14 +160,14 @@ describe('an instance whose clock is an hour off', () => {
 
     test(`${what}: neither forgives what is counted in the database nor counts it for longer`, async () => {
       offsetMs = 0;
-      const door = doorOf(service, 'JSON route');
+      const sender = clientOf(service, 'JSON route');
       const sendOne = (key: string) =>
-        door.send({ messages: [{ ...draftTo('rated', `${what} ${key}`), fromUid: `rated ${what}` }] });
+        sender.send({ messages: [{ ...draftTo('rated', `${what} ${key}`), fromUid: `rated ${what}` }] });
       const messages = Array.from({ length: 20 }, (_, index) => ({
         ...draftTo('rated', `${what} ${index}`),
         fromUid: `rated ${what}`,
       }));
-      assert.ok(!said(await door.send({ messages })).includes('RATE_LIMITED'));
+      assert.ok(!said(await sender.send({ messages })).includes('RATE_LIMITED'));
       offsetMs = jumpMs;
       assert.equal(said(await sendOne('one too many')), 'RATE_LIMITED');
       const client = new pg.Client({ connectionString: service.databaseUrl });

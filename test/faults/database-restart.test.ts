@@ -4,10 +4,10 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { startEmbedded } from '../../src/postgres/embedded/index.ts';
 import { killAll, quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
-import { said } from '../support/doors.ts';
+import { said } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
-import { assertBusy, doorOf, draftTo, until, type Watch, watch } from '../support/watch.ts';
+import { assertBusy, clientOf, draftTo, until, type Watch, watch } from '../support/watch.ts';
 
 const clients = 4;
 const channels = 5;
@@ -45,13 +45,15 @@ describe('a database that restarts under load', () => {
       let busy = 0;
       const acked = new Map<string, { id: number; seq: number }>();
       const client = async (own: number) => {
-        const doors = services.map((service) => doorOf(service, own % 2 === 0 ? 'gRPC, connect-node' : 'JSON route'));
+        const senders = services.map((service) =>
+          clientOf(service, own % 2 === 0 ? 'gRPC, connect-node' : 'JSON route'),
+        );
         for (let round = 0; running; round++) {
           const channel = `restart-${number}-${round % channels}`;
           const messages = [1, 2, 3].map((each) => draftTo(channel, `${own}-${round}-${each}`));
           // With the same keys until it is taken, at one instance and the other.
           for (let attempt = 0; ; attempt++) {
-            const answer = await doors[attempt % 2]?.send({ messages });
+            const answer = await senders[attempt % 2]?.send({ messages });
             assert.ok(answer);
             if ('refused' in answer) {
               assertBusy(answer, ['STORE_BUSY', 'OVERLOADED']);
@@ -86,7 +88,7 @@ describe('a database that restarts under load', () => {
       await watching.assertWell();
       const rows = (await readAll(url)).filter((row) => row.channel.startsWith(`restart-${number}-`));
       assert.deepEqual(new Map(rows.map(({ channel, key, id, seq }) => [`${channel} ${key}`, { id, seq }])), acked);
-      assert.equal(said(await doorOf(services[0], 'JSON route').send({ messages: [draftTo('after', way)] })), 'ok');
+      assert.equal(said(await clientOf(services[0], 'JSON route').send({ messages: [draftTo('after', way)] })), 'ok');
       await assertSound(url);
     });
   }

@@ -6,10 +6,10 @@ import { limits } from '../../src/limits.ts';
 import { classifyPgError } from '../../src/postgres/pg-errors.ts';
 import { openDatabase } from '../../src/postgres/pool.ts';
 import { startCluster, type TestCluster } from '../support/cluster.ts';
-import { said } from '../support/doors.ts';
+import { said } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound } from '../support/verify.ts';
-import { assertBusy, doorOf, draftTo, timed, until, type Watch, watch } from '../support/watch.ts';
+import { assertBusy, clientOf, draftTo, timed, until, type Watch, watch } from '../support/watch.ts';
 
 const lockTimeoutMs = 500;
 const statementTimeoutMs = 1000;
@@ -42,8 +42,8 @@ describe('a database that has no room, no time or no lock to give', () => {
 
   /** Sends over gRPC and JSON and reads, all at once; every one of them must be told to come again, in time. */
   async function assertAllBusy(channel: string): Promise<void> {
-    const grpc = doorOf(service, 'gRPC, grpc-js');
-    const json = doorOf(service, 'JSON route');
+    const grpc = clientOf(service, 'gRPC, grpc-js');
+    const json = clientOf(service, 'JSON route');
     const { result, ms } = await timed(
       Promise.all([
         grpc.send({ messages: [draftTo(channel, '1')] }),
@@ -64,16 +64,18 @@ describe('a database that has no room, no time or no lock to give', () => {
   }
 
   async function untilTaken(channel: string): Promise<void> {
-    const door = doorOf(service, 'JSON route');
+    const client = clientOf(service, 'JSON route');
     await until(`${channel} is made`, async () =>
-      /^(ok|again)$/.test(said(await door.send({ messages: [draftTo(channel, '0')] }))),
+      /^(ok|again)$/.test(said(await client.send({ messages: [draftTo(channel, '0')] }))),
     );
   }
 
   async function assertWellAgain(channel: string): Promise<void> {
-    const door = doorOf(service, 'Connect, binary');
+    const client = clientOf(service, 'Connect, binary');
     const messages = [draftTo(channel, '1'), draftTo(channel, '2')];
-    await until(`${channel} is taken`, async () => /^(ok|again) (ok|again)$/.test(said(await door.send({ messages }))));
+    await until(`${channel} is taken`, async () =>
+      /^(ok|again) (ok|again)$/.test(said(await client.send({ messages }))),
+    );
     await watching.assertWell();
     await assertSound(url);
   }
@@ -120,8 +122,8 @@ describe('a database that has no room, no time or no lock to give', () => {
       `create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(60); return new; end'`,
     );
     await admin.query(`create trigger slow before insert on sendbatch.message for each row execute function slow()`);
-    const door = doorOf(service, 'gRPC, connect-node');
-    const { result, ms } = await timed(door.send({ messages: [draftTo('slow', '1')] }));
+    const client = clientOf(service, 'gRPC, connect-node');
+    const { result, ms } = await timed(client.send({ messages: [draftTo('slow', '1')] }));
     assertBusy(result);
     assert.ok(ms < requestTimeoutMs, `${ms} ms`);
     // Reading does not wait for those who write.

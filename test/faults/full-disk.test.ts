@@ -6,11 +6,11 @@ import { describe, type TestContext, test } from 'node:test';
 import pg from 'pg';
 import { startEmbedded } from '../../src/postgres/embedded/index.ts';
 import { killAll, quietLog, startCluster } from '../support/cluster.ts';
-import { type Door, said } from '../support/doors.ts';
+import { type ProtocolClient, said } from '../support/protocols.ts';
 import { startService } from '../support/service.ts';
 import { mountSmallDisk, type SmallDisk } from '../support/small-disk.ts';
 import { assertSound, readAll } from '../support/verify.ts';
-import { assertBusy, doorOf, draftTo, until, watch } from '../support/watch.ts';
+import { assertBusy, clientOf, draftTo, until, watch } from '../support/watch.ts';
 
 /** A disk, unmounted at the end of the test; undefined when the test was skipped. */
 function diskFor(context: TestContext, megabytes: number): SmallDisk | undefined {
@@ -28,11 +28,11 @@ const large = (channelId: string, key: string) => ({ ...draftTo(channelId, key),
 const noise = () => Buffer.from(Array.from({ length: 60_000 }, () => Math.floor(Math.random() * 256)));
 
 /** Sends until a send is refused; the keys of those that were taken. */
-async function sendUntilBusy(door: Door, channelId: string, many: number): Promise<string[]> {
+async function sendUntilBusy(client: ProtocolClient, channelId: string, many: number): Promise<string[]> {
   const taken: string[] = [];
   for (let round = 0; round < 200; round++) {
     const keys = Array.from({ length: many }, (_, index) => `${round}-${index}`);
-    const answer = await door.send({ messages: keys.map((key) => large(channelId, key)) });
+    const answer = await client.send({ messages: keys.map((key) => large(channelId, key)) });
     if ('refused' in answer) {
       assertBusy(answer);
       return taken;
@@ -60,8 +60,8 @@ describe('a full disk', () => {
       await admin.query(`create tablespace small location '${disk.folder}'`);
       await admin.query('alter table sendbatch.message set tablespace small');
       await watching.assertWell();
-      const grpc = doorOf(service, 'gRPC, grpc-js');
-      const json = doorOf(service, 'JSON route');
+      const grpc = clientOf(service, 'gRPC, grpc-js');
+      const json = clientOf(service, 'JSON route');
       assert.equal(said(await grpc.send({ messages: [draftTo('full', 'first')] })), 'ok');
       disk.fill();
       const taken = await sendUntilBusy(json, 'full', 5);
@@ -107,23 +107,23 @@ describe('a full disk', () => {
     const watching = watch(service, other, url);
     try {
       await watching.assertWell();
-      const door = doorOf(service, 'gRPC, grpc-js');
+      const client = clientOf(service, 'gRPC, grpc-js');
       disk.fill();
-      const taken = await sendUntilBusy(door, 'full-log', 20);
+      const taken = await sendUntilBusy(client, 'full-log', 20);
       assert.ok(taken.length > 0);
       const last = large('full-log', 'not now');
-      assertBusy(await doorOf(service, 'JSON route').send({ messages: [last] }));
+      assertBusy(await clientOf(service, 'JSON route').send({ messages: [last] }));
       disk.free();
       // It comes back by itself when there was room soon enough; when its recovery found none, it has ended.
       await until('it is taken', async () => {
         if (!existsSync(`/proc/${pid}`)) ({ pid } = await start());
-        return /^(ok|again)$/.test(said(await door.send({ messages: [last] })));
+        return /^(ok|again)$/.test(said(await client.send({ messages: [last] })));
       });
       await watching.assertWell();
       const keys = (await readAll(url)).filter((row) => row.channel === 'full-log').map((row) => row.key);
       for (const key of [...taken, 'not now']) assert.ok(keys.includes(key), `${key} is lost`);
       await assertSound(url);
-      door.close();
+      client.close();
     } finally {
       watching.stop();
       await service.stop();

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { said } from '../support/doors.ts';
 import { type FaultProxy, openFaultProxy } from '../support/fault-proxy.ts';
+import { said } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
-import { assertBusy, doorOf, draftTo, timed, type Watch, watch } from '../support/watch.ts';
+import { assertBusy, clientOf, draftTo, timed, type Watch, watch } from '../support/watch.ts';
 
 const statementTimeoutMs = 500;
 /** Of it half is for tries: the statement's time, as much again for its answer, and once more for a second connection; the rest is for a machine that stands still. */
@@ -47,14 +47,14 @@ describe('a way to the database that goes bad without a word', () => {
     test(`${what}: the caller waits, and sees a plain success`, async () => {
       for (const name of ['gRPC, grpc-js', 'JSON route']) {
         const channel = `${what} ${name}`;
-        const door = doorOf(service, name);
-        assert.equal(said(await door.send({ messages: [draftTo(channel, '1')] })), 'ok');
+        const client = clientOf(service, name);
+        assert.equal(said(await client.send({ messages: [draftTo(channel, '1')] })), 'ok');
         begin(channel);
-        const { result, ms } = await timed(door.send({ messages: [draftTo(channel, '2'), draftTo(channel, '3')] }));
+        const { result, ms } = await timed(client.send({ messages: [draftTo(channel, '2'), draftTo(channel, '3')] }));
         assert.equal(said(result), 'ok ok', `${name}: ${JSON.stringify(result)}`);
         assert.ok(ms < requestTimeoutMs, `${ms} ms`);
         proxy.resume();
-        door.close();
+        client.close();
       }
       await watching.assertWell();
       await assertSound(direct.databaseUrl);
@@ -75,8 +75,8 @@ describe('a way to the database that goes bad without a word', () => {
   ];
   for (const [what, begin, mayBeStored] of said503) {
     test(`${what} is STORE_BUSY before the deadline, and well again without a restart`, async () => {
-      const grpc = doorOf(service, 'gRPC, grpc-js');
-      const json = doorOf(service, 'JSON route');
+      const grpc = clientOf(service, 'gRPC, grpc-js');
+      const json = clientOf(service, 'JSON route');
       assert.equal(said(await grpc.send({ messages: [draftTo(what, '0')] })), 'ok');
       begin();
       const { result, ms } = await timed(
@@ -104,7 +104,7 @@ describe('a way to the database that goes bad without a word', () => {
 
   test('a stop is not held up by a server that says nothing', async () => {
     const stopping = await startService({ databaseUrl: proxy.url, statementTimeoutMs, shutdownGraceMs: 500 });
-    await doorOf(stopping, 'JSON route').send({ messages: [draftTo('stopping', '1')] });
+    await clientOf(stopping, 'JSON route').send({ messages: [draftTo('stopping', '1')] });
     proxy.stall('both');
     const { ms } = await timed(stopping.stop());
     proxy.resume();

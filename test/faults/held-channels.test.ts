@@ -6,12 +6,12 @@ import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { lockHeads } from '../../src/messages/channel-keys.sql.ts';
 import { inTransaction } from '../../src/postgres/transaction.ts';
 import { openStore } from '../support/database.ts';
-import { type Door, said } from '../support/doors.ts';
 import { scrape, sumOf } from '../support/metrics.ts';
+import { type ProtocolClient, said } from '../support/protocols.ts';
 import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, query, readAll } from '../support/verify.ts';
-import { doorOf, draftTo, until } from '../support/watch.ts';
+import { clientOf, draftTo, until } from '../support/watch.ts';
 
 /** More than a lane waits for a head, so that the two can be told apart. */
 const lockTimeoutMs = 1500;
@@ -19,27 +19,27 @@ const lockTimeoutMs = 1500;
 for (const lanes of [1, 0]) {
   describe(`a channel that another session holds locked, ${lanes === 1 ? 'one lane' : 'no lanes'}`, () => {
     let service: TestService;
-    let door: Door;
+    let client: ProtocolClient;
     let holder: pg.Client;
     before(async () => {
       service = await startService({ lanes, lockTimeoutMs });
-      door = doorOf(service, 'Connect, binary');
+      client = clientOf(service, 'Connect, binary');
       holder = new pg.Client({ connectionString: service.databaseUrl });
       await holder.connect();
       assert.equal(
-        said(await door.send({ messages: [draftTo('held', '0'), draftTo('free', '0'), draftTo('other', '0')] })),
+        said(await client.send({ messages: [draftTo('held', '0'), draftTo('free', '0'), draftTo('other', '0')] })),
         'ok ok ok',
       );
     });
     after(async () => {
-      door.close();
+      client.close();
       await holder.end();
       await service.stop();
     });
     afterEach(async () => {
       await holder.query('rollback');
       await until('the channel takes messages again', async () =>
-        /^(ok|again)$/.test(said(await door.send({ messages: [draftTo('held', 'after')] }))),
+        /^(ok|again)$/.test(said(await client.send({ messages: [draftTo('held', 'after')] }))),
       );
       await assertSound(service.databaseUrl);
     });
@@ -58,12 +58,12 @@ for (const lanes of [1, 0]) {
       await hold('held');
       let answered = 0;
       const waiting = [1, 2, 3].map(async (each) => {
-        const answer = await door.send({ messages: [draftTo('held', `waiting ${each}`)] });
+        const answer = await client.send({ messages: [draftTo('held', `waiting ${each}`)] });
         answered++;
         return said(answer);
       });
       for (let each = 0; each < 50; each++)
-        assert.equal(said(await door.send({ messages: [draftTo('free', `beside ${each}`)] })), 'ok');
+        assert.equal(said(await client.send({ messages: [draftTo('free', `beside ${each}`)] })), 'ok');
       const answeredBeside = answered;
       await holder.query('rollback');
       const expected = answeredBeside === 0 ? ['ok', 'ok', 'ok'] : await Promise.all(waiting);
@@ -74,27 +74,27 @@ for (const lanes of [1, 0]) {
     test('a BEST_EFFORT batch stores the messages of the other channels, and only the held one’s are STORE_BUSY', async () => {
       await hold('held');
       const messages = [draftTo('free', 'm1'), draftTo('held', 'm2'), draftTo('other', 'm3'), draftTo('held', 'm4')];
-      const first = await door.send({ messages });
+      const first = await client.send({ messages });
       assert.equal(said(first), 'ok STORE_BUSY ok STORE_BUSY');
       assert.ok('results' in first && first.results[1]?.refused?.retryMs === 1000);
-      assert.equal(said(await door.send({ messages })), 'again STORE_BUSY again STORE_BUSY');
+      assert.equal(said(await client.send({ messages })), 'again STORE_BUSY again STORE_BUSY');
       await holder.query('rollback');
-      await until('all are stored', async () => said(await door.send({ messages })) === 'again again again again');
+      await until('all are stored', async () => said(await client.send({ messages })) === 'again again again again');
     });
 
     test('an ATOMIC batch with it is refused whole after LOCK_TIMEOUT, and nothing of it is stored', async () => {
       await hold('held');
       const messages = [draftTo('free', 'a1'), draftTo('held', 'a2')];
-      assert.equal(said(await door.send({ messages, mode: SendMode.ATOMIC })), 'call: STORE_BUSY');
+      assert.equal(said(await client.send({ messages, mode: SendMode.ATOMIC })), 'call: STORE_BUSY');
       const keys = (await readAll(service.databaseUrl)).map((row) => row.key);
       assert.ok(!keys.includes('a1') && !keys.includes('a2'));
       await holder.query('rollback');
-      assert.equal(said(await door.send({ messages, mode: SendMode.ATOMIC })), 'ok ok');
+      assert.equal(said(await client.send({ messages, mode: SendMode.ATOMIC })), 'ok ok');
     });
 
     test('the metric of the longest lock wait counts a channel that is gone around', async () => {
       await hold('held');
-      const sending = door.send({ messages: [draftTo('held', 'metric')] });
+      const sending = client.send({ messages: [draftTo('held', 'metric')] });
       await until('it has waited for more than a lane waits', async () => {
         const seconds = sumOf(await scrape(service.url), 'sendbatch_lock_longest_wait_seconds');
         return seconds > 0.6;
@@ -108,23 +108,23 @@ for (const lanes of [1, 0]) {
       const live = { ...draftTo('free', 'live'), header: { noPersist: 1 } };
       await holder.query('begin');
       await holder.query('lock table sendbatch.live_message in access exclusive mode');
-      const mixed = await door.send({ messages: [draftTo('free', 'beside live'), live] });
+      const mixed = await client.send({ messages: [draftTo('free', 'beside live'), live] });
       assert.equal(said(mixed), 'ok STORE_BUSY');
       const atomic = [draftTo('free', 'atomic beside live'), live];
-      const refused = await door.send({ messages: atomic, mode: SendMode.ATOMIC });
+      const refused = await client.send({ messages: atomic, mode: SendMode.ATOMIC });
       assert.equal(said(refused), 'call: STORE_BUSY');
       assert.match('refused' in refused ? refused.refused.message : '', /the batch is stored, but/);
-      assert.equal(said(await door.send({ messages: [live] })), 'STORE_BUSY');
+      assert.equal(said(await client.send({ messages: [live] })), 'STORE_BUSY');
       await holder.query('rollback');
-      assert.equal(said(await door.send({ messages: atomic, mode: SendMode.ATOMIC })), 'again ok');
+      assert.equal(said(await client.send({ messages: atomic, mode: SendMode.ATOMIC })), 'again ok');
     });
   });
 }
 
 test('an instance that stands still inside a transaction loses it, and its locks, after two seconds', async () => {
   const service = await startService();
-  const door = doorOf(service, 'Connect, binary');
-  await door.send({ messages: [draftTo('held', '0')] });
+  const client = clientOf(service, 'Connect, binary');
+  await client.send({ messages: [draftTo('held', '0')] });
   const [row] = await query(service.databaseUrl, `select channel_key from sendbatch.channel where channel_id = 'held'`);
   const still = openStore(service.databaseUrl);
   const { promise: locked, resolve } = Promise.withResolvers<void>();
@@ -141,11 +141,11 @@ test('an instance that stands still inside a transaction loses it, and its locks
   standing.catch(() => {});
   await locked;
   // The service's own LOCK_TIMEOUT is a minute here: only the end of the other transaction lets it through sooner.
-  assert.equal(said(await door.send({ messages: [draftTo('held', '1')] })), 'ok');
+  assert.equal(said(await client.send({ messages: [draftTo('held', '1')] })), 'ok');
   reject(new Error('goes on'));
   await assert.rejects(standing);
   await still.destroy();
-  door.close();
+  client.close();
   await service.stop();
 });
 
@@ -153,16 +153,16 @@ test('whatever is held for however long, what is acknowledged is stored once, de
   const seed = seedOf(context);
   const first = await startService({ lanes: 2, lockTimeoutMs: 300 });
   const second = await startService({ lanes: 2, lockTimeoutMs: 300, databaseUrl: first.databaseUrl });
-  const doors = [doorOf(first, 'Connect, binary'), doorOf(second, 'JSON route')];
+  const clients = [clientOf(first, 'Connect, binary'), clientOf(second, 'JSON route')];
   const holder = new pg.Client({ connectionString: first.databaseUrl });
   await holder.connect();
   const channels = ['a', 'b', 'c', 'd'];
-  for (const channel of channels) await doors[0]?.send({ messages: [draftTo(channel, '0')] });
+  for (const channel of channels) await clients[0]?.send({ messages: [draftTo(channel, '0')] });
   const step = fc.record({
     hold: fc.subarray(channels),
     batches: fc.array(
       fc.record({
-        door: fc.nat(1),
+        client: fc.nat(1),
         atomic: fc.boolean(),
         channels: fc.array(fc.constantFrom(...channels), { minLength: 1, maxLength: 6 }),
       }),
@@ -180,10 +180,10 @@ test('whatever is held for however long, what is acknowledged is stored once, de
            where c.channel_id = any($1) order by channel_key for update of h`,
           [hold],
         );
-        const sending = batches.map(async ({ door, atomic, channels: to }) => {
+        const sending = batches.map(async ({ client, atomic, channels: to }) => {
           const messages = to.map((channel) => draftTo(channel, `k${key++}`));
           const mode = atomic ? SendMode.ATOMIC : SendMode.BEST_EFFORT;
-          const answer = await doors[door]?.send({ messages, mode });
+          const answer = await clients[client]?.send({ messages, mode });
           if (answer === undefined || 'refused' in answer) {
             assert.equal(answer?.refused.reason, 'STORE_BUSY');
             return;
@@ -204,7 +204,7 @@ test('whatever is held for however long, what is acknowledged is stored once, de
   const stored = new Map((await readAll(first.databaseUrl)).map((row) => [row.key, row.seq]));
   for (const [each, seq] of acknowledged) assert.equal(stored.get(each), seq, each);
   assert.ok(acknowledged.size > 0);
-  for (const door of doors) door.close();
+  for (const client of clients) client.close();
   await holder.end();
   await second.stop();
   await first.stop();

@@ -4,8 +4,8 @@ import pg from 'pg';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { startEmbedded } from '../../src/postgres/embedded/index.ts';
 import { killAll, quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
-import { type Door, openDoors } from '../support/doors.ts';
 import { type FaultProxy, openFaultProxy } from '../support/fault-proxy.ts';
+import { openClients, type ProtocolClient } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound } from '../support/verify.ts';
 import { untilOneWaitsFor } from '../support/watch.ts';
@@ -17,10 +17,10 @@ const draft = (channelId: string, clientMsgNo: string) => ({
   clientMsgNo,
   payload: Buffer.from(clientMsgNo),
 });
-const doorOf = (service: TestService, name: string): Door => {
-  const door = openDoors(service.url).find((each) => each.name === name);
-  assert.ok(door);
-  return door;
+const clientOf = (service: TestService, name: string): ProtocolClient => {
+  const client = openClients(service.url).find((each) => each.name === name);
+  assert.ok(client);
+  return client;
 };
 
 describe('a commit whose answer is lost', () => {
@@ -44,13 +44,13 @@ describe('a commit whose answer is lost', () => {
       ['with a condition', [{ channelType: ChannelType.GROUP, channelId: `${when} with a condition`, lastSeq: 1n }]],
     ] as const) {
       test(`${when} it was made is found out inside, ${manner}: the caller sees a plain success`, async () => {
-        const door = doorOf(service, 'Connect, binary');
+        const client = clientOf(service, 'Connect, binary');
         const channelId = `${when} ${manner}`;
         // The channel is made first: its own insert is a statement that commits by itself.
-        await door.send({ messages: [draft(channelId, '0')] });
+        await client.send({ messages: [draft(channelId, '0')] });
         const { cuts } = proxy;
         proxy.cutNextCommit(when);
-        const answer = await door.send({
+        const answer = await client.send({
           messages: [draft(channelId, '1'), draft(channelId, '2')],
           expectedLastSeqs: [...expectedLastSeqs],
         });
@@ -82,12 +82,12 @@ describe('a database that is away', () => {
   });
 
   test('is STORE_BUSY with a time to wait, over gRPC and JSON, for sends and reads, and well again when it is back', async () => {
-    const grpc = doorOf(service, 'gRPC, grpc-js');
-    const json = doorOf(service, 'JSON route');
+    const grpc = clientOf(service, 'gRPC, grpc-js');
+    const json = clientOf(service, 'JSON route');
     assert.ok('results' in (await grpc.send({ messages: [draft('a', '1')] })));
     killAll(cluster.pid);
-    for (const door of [grpc, json]) {
-      const answer = await door.send({ messages: [draft('a', '2')] });
+    for (const client of [grpc, json]) {
+      const answer = await client.send({ messages: [draft('a', '2')] });
       assert.ok('refused' in answer, JSON.stringify(answer));
       assert.deepEqual(
         [answer.refused.code, answer.refused.reason, answer.refused.retryMs],
@@ -121,11 +121,11 @@ describe('a database that is away', () => {
 
 describe('locks that others hold', () => {
   let service: TestService;
-  let door: Door;
+  let client: ProtocolClient;
   let other: pg.Client;
   before(async () => {
     service = await startService({ lockTimeoutMs: 300 });
-    door = doorOf(service, 'Connect, JSON');
+    client = clientOf(service, 'Connect, JSON');
     other = new pg.Client({ connectionString: service.databaseUrl });
     await other.connect();
   });
@@ -140,28 +140,28 @@ describe('locks that others hold', () => {
     );
 
   test('longer than the lock time-out are STORE_BUSY, and other channels go on', async () => {
-    await door.send({ messages: [draft('held', '1'), draft('free', '1')] });
+    await client.send({ messages: [draft('held', '1'), draft('free', '1')] });
     await other.query('begin');
     await lock('held');
-    const answer = await door.send({ messages: [draft('held', '2'), draft('free', '2')] });
+    const answer = await client.send({ messages: [draft('held', '2'), draft('free', '2')] });
     assert.deepEqual('results' in answer && answer.results.map((each) => each.refused?.reason), [
       'STORE_BUSY',
       undefined,
     ]);
-    const free = await door.send({ messages: [draft('free', '2')] });
+    const free = await client.send({ messages: [draft('free', '2')] });
     assert.equal('results' in free && free.results[0]?.messageSeq, 2);
     await other.query('rollback');
-    const held = await door.send({ messages: [draft('held', '2')] });
+    const held = await client.send({ messages: [draft('held', '2')] });
     assert.equal('results' in held && held.results[0]?.messageSeq, 2);
   });
 
   test('that make a deadlock are waited out inside', async () => {
     const patient = await startService({ databaseUrl: service.databaseUrl, lockTimeoutMs: 25_000 });
-    const patientDoor = doorOf(patient, 'Connect, JSON');
-    await patientDoor.send({ messages: [draft('first', '1'), draft('second', '1')] });
+    const patientClient = clientOf(patient, 'Connect, JSON');
+    await patientClient.send({ messages: [draft('first', '1'), draft('second', '1')] });
     await other.query('begin');
     await lock('second');
-    const sending = patientDoor.send({ messages: [draft('first', '2'), draft('second', '2')] });
+    const sending = patientClient.send({ messages: [draft('first', '2'), draft('second', '2')] });
     // Until the send holds the first head and waits for the second.
     await untilOneWaitsFor(other);
     // One of the two is chosen by PostgreSQL to fail; the send must come out well either way.

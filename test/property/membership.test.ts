@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { randomOf } from '../../bench/workload.ts';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
-import { type Door, openDoors } from '../support/doors.ts';
 import { jsonCaller } from '../support/json.ts';
+import { openClients, type ProtocolClient } from '../support/protocols.ts';
 import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
@@ -22,14 +22,14 @@ for (const lanes of [4, 0]) {
   describe(`membership changes between sends, ${lanes} lanes`, () => {
     let first: TestService;
     let second: TestService;
-    let doors: Door[];
+    let clients: ProtocolClient[];
     before(async () => {
       first = await startService({ lanes, systemUids: [] });
       second = await startService({ lanes, systemUids: [], databaseUrl: first.databaseUrl });
-      doors = [...openDoors(first.url), ...openDoors(second.url)];
+      clients = [...openClients(first.url), ...openClients(second.url)];
     });
     after(async () => {
-      for (const door of doors) door.close();
+      for (const client of clients) client.close();
       await second.stop();
       await first.stop();
     });
@@ -66,7 +66,7 @@ for (const lanes of [4, 0]) {
       });
       const stored = new Set<string>();
       let sends = 0;
-      const senders = doors.map(async (door) => {
+      const senders = clients.map(async (client) => {
         // Bounded: the changes end after 25 steps each.
         while (changing) {
           const messages = Array.from({ length: 1 + Math.floor(random() * 4) }, () => ({
@@ -77,7 +77,7 @@ for (const lanes of [4, 0]) {
             payload: Buffer.from('x'),
           }));
           const asked = ++clock;
-          const answer = await door.send({ messages });
+          const answer = await client.send({ messages });
           const answered = ++clock;
           assert.ok('results' in answer, JSON.stringify(answer));
           for (const [index, result] of answer.results.entries()) {

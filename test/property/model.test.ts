@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import fc from 'fast-check';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { type Door, openDoors } from '../support/doors.ts';
+import { openClients, type ProtocolClient } from '../support/protocols.ts';
 import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
@@ -25,7 +25,7 @@ const sent = fc.record({
 const batch = fc.record({
   messages: fc.array(sent, { minLength: 1, maxLength: 12 }),
   atomic: fc.boolean(),
-  door: fc.nat({ max: 11 }),
+  client: fc.nat({ max: 11 }),
 });
 /** Batches of a wave go out at once, waves one after the other. */
 const waves = fc.array(fc.array(batch, { minLength: 1, maxLength: 6 }), { minLength: 1, maxLength: 5 });
@@ -35,15 +35,15 @@ for (const lanes of [4, 0]) {
   describe(`any interleaving of batches, retries and refusals over two instances, ${lanes} and 4 lanes`, () => {
     let first: TestService;
     let second: TestService;
-    let doors: Door[];
+    let clients: ProtocolClient[];
 
     before(async () => {
       first = await startService({ lanes });
       second = await startService({ databaseUrl: first.databaseUrl });
-      doors = [...openDoors(first.url), ...openDoors(second.url)];
+      clients = [...openClients(first.url), ...openClients(second.url)];
     });
     after(async () => {
-      for (const door of doors) door.close();
+      for (const client of clients) client.close();
       await second.stop();
       await first.stop();
     });
@@ -56,8 +56,8 @@ for (const lanes of [4, 0]) {
           const answers: { message: Sent; messageId: number; messageSeq: number; duplicate: boolean }[] = [];
           for (const wave of input) {
             await Promise.all(
-              wave.map(async ({ messages, atomic, door }) => {
-                const answer = await doors[door % doors.length]?.send({
+              wave.map(async ({ messages, atomic, client }) => {
+                const answer = await clients[client % clients.length]?.send({
                   mode: atomic ? SendMode.ATOMIC : SendMode.BEST_EFFORT,
                   messages: messages.map((message) => ({
                     channelId: `${name}-channel${message.channel}`,

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
-import { type Door, openDoors } from '../support/doors.ts';
+import { openClients, type ProtocolClient } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 
@@ -10,15 +10,15 @@ for (const lanes of [4, 0]) {
   describe(`at the same moment, ${lanes} and 4 lanes`, () => {
     let first: TestService;
     let second: TestService;
-    let doors: Door[];
+    let clients: ProtocolClient[];
 
     before(async () => {
       first = await startService({ lanes });
       second = await startService({ databaseUrl: first.databaseUrl });
-      doors = [...openDoors(first.url), ...openDoors(second.url)];
+      clients = [...openClients(first.url), ...openClients(second.url)];
     });
     after(async () => {
-      for (const door of doors) door.close();
+      for (const client of clients) client.close();
       await second.stop();
       await first.stop();
     });
@@ -30,17 +30,17 @@ for (const lanes of [4, 0]) {
       clientMsgNo: key,
       payload: Buffer.from(key),
     });
-    const doorOf = (index: number): Door => {
-      const door = doors[index % doors.length];
-      assert.ok(door);
-      return door;
+    const clientOf = (index: number): ProtocolClient => {
+      const client = clients[index % clients.length];
+      assert.ok(client);
+      return client;
     };
 
     test('20 clients that send the same batch get one set of numbers', async () => {
       const messages = ['a', 'b', 'c'].flatMap((channel) =>
         ['1', '2', '3'].map((key) => message(`same-${channel}`, key)),
       );
-      const answers = await Promise.all(Array.from({ length: 20 }, (_, index) => doorOf(index).send({ messages })));
+      const answers = await Promise.all(Array.from({ length: 20 }, (_, index) => clientOf(index).send({ messages })));
       const numbers = answers.map((answer) => {
         assert.ok('results' in answer, JSON.stringify(answer));
         return answer.results.map((result) => [result.messageId, result.messageSeq]);
@@ -61,7 +61,7 @@ for (const lanes of [4, 0]) {
       const answers = await Promise.all(
         Array.from({ length: 60 }, (_, index) => {
           const order = index % 2 === 0 ? channels : [...channels].reverse();
-          return doorOf(index).send({ messages: order.map((channel) => message(channel, `k${index}`)) });
+          return clientOf(index).send({ messages: order.map((channel) => message(channel, `k${index}`)) });
         }),
       );
       for (const answer of answers) {
@@ -77,12 +77,12 @@ for (const lanes of [4, 0]) {
     });
 
     test('of conditions on one channel exactly one holds', async () => {
-      const rpc = doors.filter((door) => door.name !== 'JSON route');
+      const rpc = clients.filter((client) => client.name !== 'JSON route');
       const answers = await Promise.all(
         Array.from({ length: 12 }, (_, index) => {
-          const door = rpc[index % rpc.length];
-          assert.ok(door);
-          return door.send({
+          const client = rpc[index % rpc.length];
+          assert.ok(client);
+          return client.send({
             messages: [message('conditional', `k${index}`)],
             expectedLastSeqs: [{ channelId: 'conditional', channelType: ChannelType.GROUP, lastSeq: 0n }],
           });

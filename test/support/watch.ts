@@ -4,8 +4,8 @@ import { createGrpcTransport } from '@connectrpc/connect-node';
 import pg from 'pg';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { createSendbatch } from '../../src/client/index.ts';
-import { type Answer, type Door, openDoors, said } from './doors.ts';
 import { jsonCaller } from './json.ts';
+import { type Answer, openClients, type ProtocolClient, said } from './protocols.ts';
 import type { TestService } from './service.ts';
 
 /** Longer than a busy machine stands still. */
@@ -40,10 +40,10 @@ export const draftTo = (channelId: string, clientMsgNo: string) => ({
 });
 
 /** A way into a service by its name. */
-export function doorOf(service: TestService, name: string): Door {
-  const door = openDoors(service.url).find((each) => each.name === name);
-  assert.ok(door);
-  return door;
+export function clientOf(service: TestService, name: string): ProtocolClient {
+  const sender = openClients(service.url).find((each) => each.name === name);
+  assert.ok(sender);
+  return sender;
 }
 
 /** What both a gRPC and a JSON caller must hear when the store cannot do it now. */
@@ -89,10 +89,10 @@ export function watch(service: TestService, other: TestService, databaseUrl: str
   return {
     async assertWell() {
       round++;
-      const door = doorOf(service, 'Connect, binary');
-      const elsewhere = doorOf(other, 'Connect, binary');
+      const sender = clientOf(service, 'Connect, binary');
+      const elsewhere = clientOf(other, 'Connect, binary');
       for (const [by, key] of [
-        [door, `here-${round}`],
+        [sender, `here-${round}`],
         [elsewhere, `there-${round}`],
       ] as const) {
         // A retry with the same key, as a client makes: what was stored before is found.
@@ -106,7 +106,7 @@ export function watch(service: TestService, other: TestService, databaseUrl: str
       assert.equal((await jsonCaller(other.url).post('/v1/moderation/rules', rule)).status, 200);
       const messages = [{ ...draftTo('moderated', keyword), payload: Buffer.from(keyword) }];
       await until('a rule of the other instance holds here', async () =>
-        said(await door.send({ messages, validateOnly: true })).includes('CONTENT_REFUSED'),
+        said(await sender.send({ messages, validateOnly: true })).includes('CONTENT_REFUSED'),
       );
       const client = new pg.Client({ connectionString: databaseUrl });
       await client.connect();

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Workload } from './workload.ts';
 
 /** What a side of a ratio is to do. Each runs in a process of its own, so that its CPU time is its own. */
-export interface SideJob {
+export interface ContenderJob {
   readonly kind: 'raw' | 'store' | 'grpc' | 'json' | 'peer';
   readonly workload: Workload;
   /** Of the database, or of the service. */
@@ -30,7 +30,7 @@ export interface SideJob {
 }
 
 /** What a side did between the word go and its last answer. */
-export interface SideResult {
+export interface ContenderResult {
   readonly messages: number;
   readonly duplicates: number;
   readonly seconds: number;
@@ -50,15 +50,15 @@ export interface SideResult {
 }
 
 /** A side that has made its work and waits for the word. */
-export interface ReadySide {
-  go(): Promise<SideResult>;
+export interface ReadyContender {
+  go(): Promise<ContenderResult>;
 }
 
 /** What became of a batch. */
 export type Sent = { readonly stored: number; readonly duplicates: number; readonly refused?: number } | 'refused';
 
 /** What each kind of side implements: everything before `run` is not measured. */
-export interface Side {
+export interface Contender {
   /** How many sends the work is. */
   readonly sends: number;
   /** Sends batch `index` and returns how many of its messages were stored, and how many found stored, or that it was refused for now. */
@@ -67,8 +67,8 @@ export interface Side {
 }
 
 /** Starts a side and waits until its work is made and it has warmed up. */
-export async function openSide(job: SideJob): Promise<ReadySide> {
-  const child = fork(join(import.meta.dirname, 'side-main.ts'), [JSON.stringify(job)], {
+export async function openContender(job: ContenderJob): Promise<ReadyContender> {
+  const child = fork(join(import.meta.dirname, 'contender-main.ts'), [JSON.stringify(job)], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     execArgv: process.env.BENCH_PROFILE === job.kind ? ['--cpu-prof'] : [],
   });
@@ -77,7 +77,7 @@ export async function openSide(job: SideJob): Promise<ReadySide> {
     async go() {
       const result = answerOf(child);
       child.send('go');
-      const answer = (await result) as SideResult;
+      const answer = (await result) as ContenderResult;
       if (child.exitCode === null) await once(child, 'exit');
       return answer;
     },
@@ -87,6 +87,6 @@ export async function openSide(job: SideJob): Promise<ReadySide> {
 async function answerOf(child: ChildProcess): Promise<unknown> {
   return await new Promise((resolve, reject) => {
     child.once('message', resolve);
-    child.once('exit', (code) => reject(new Error(`a side ended with ${code}`)));
+    child.once('exit', (code) => reject(new Error(`a contender ended with ${code}`)));
   });
 }

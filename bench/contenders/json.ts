@@ -1,10 +1,10 @@
 import { connect, type Socket } from 'node:net';
-import type { Side, SideJob } from '../side.ts';
+import type { Contender, ContenderJob } from '../contender.ts';
 import { batchesOf, type Work } from '../workload.ts';
 import { inParallel, rehearsing } from './grpc.ts';
 
 /** The JSON array route over keep-alive connections of HTTP/1.1, by hand: every request was encoded beforehand, an answer is only counted. */
-export async function openJson({ url, workload, inFlight }: SideJob): Promise<Side> {
+export async function openJson({ url, workload, inFlight }: ContenderJob): Promise<Contender> {
   const { hostname, port, host } = new URL(url);
   const requestOf = (messages: Work[], query: string) => {
     const body = Buffer.from(JSON.stringify(messages.map(jsonOf)));

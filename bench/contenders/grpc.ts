@@ -2,7 +2,7 @@ import { connect } from 'node:http2';
 import { create, toBinary } from '@bufbuild/protobuf';
 import { type ChannelType, HeaderSchema, MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { SendBatchRequestSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import type { Side, SideJob } from '../side.ts';
+import type { Contender, ContenderJob } from '../contender.ts';
 import { batchesOf, type Work } from '../workload.ts';
 import { countOf } from './counts.ts';
 
@@ -13,7 +13,7 @@ const unavailable = '14';
  * gRPC by hand over HTTP/2: every request was encoded beforehand, an answer is only counted, so that what is measured is the server. (h2load sends one body
  * for ever: then every message but the first batch's is a duplicate.)
  */
-export async function openGrpc({ url, workload, sessions = 2, mayRefuse = false }: SideJob): Promise<Side> {
+export async function openGrpc({ url, workload, sessions = 2, mayRefuse = false }: ContenderJob): Promise<Contender> {
   const frames = batchesOf(workload).map((works) => frameOf(works, false));
   const rehearsals = batchesOf(workload).map((works) => frameOf(works, true));
   const open = Array.from({ length: sessions }, () =>

@@ -4,7 +4,7 @@ import { prepareMessage } from '../../src/messages/message.ts';
 import { openDatabase } from '../../src/postgres/pool.ts';
 import { createAppend } from '../../src/sending/append.ts';
 import { createDirect, createLanes, type Lanes } from '../../src/sending/lanes.ts';
-import type { Side, SideJob } from '../side.ts';
+import type { Contender, ContenderJob } from '../contender.ts';
 import { batchesOf } from '../workload.ts';
 
 /** The store as the service has it, without a protocol in front: batches that are prepared beforehand go into `sending/append`. */
@@ -14,7 +14,7 @@ export async function openStore({
   inFlight,
   lanes = 4,
   ordinarySenders = false,
-}: SideJob): Promise<Side> {
+}: ContenderJob): Promise<Contender> {
   const db = openDatabase({
     connection: { url },
     poolSize: lanes === 0 ? inFlight : lanes,

@@ -1,9 +1,9 @@
+import type { Contender, ContenderJob } from '../contender.ts';
 import { peers } from '../peers/index.ts';
-import type { Side, SideJob } from '../side.ts';
 import { batchesOf } from '../workload.ts';
 
 /** Another system as a side. Closing it verifies that it holds what it acknowledged. */
-export async function openPeer({ url, workload, peer: name }: SideJob): Promise<Side> {
+export async function openPeer({ url, workload, peer: name }: ContenderJob): Promise<Contender> {
   const peer = peers.find((each) => each.name === name);
   if (peer === undefined) throw new Error(`no peer ${name}`);
   const batches = batchesOf(workload);

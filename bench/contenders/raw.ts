@@ -2,7 +2,7 @@ import pg from 'pg';
 import { limits } from '../../src/limits.ts';
 import { type PreparedMessage, prepareMessage } from '../../src/messages/message.ts';
 import { BinaryArray } from '../../src/postgres/binary-array.ts';
-import type { Side, SideJob } from '../side.ts';
+import type { Contender, ContenderJob } from '../contender.ts';
 import { batchesOf, type Workload } from '../workload.ts';
 
 interface Row {
@@ -34,7 +34,7 @@ export async function openRaw({
   inFlight,
   statementRows = workload.batchMessages,
   afterSeq = 0,
-}: SideJob): Promise<Side> {
+}: ContenderJob): Promise<Contender> {
   const groups = rowsOf(workload, statementRows, afterSeq);
   const clients = await Promise.all(
     Array.from({ length: inFlight }, async () => {

@@ -21,7 +21,7 @@ import { spelledAgainstTemplate } from './templates.ts';
 import type { Spread, Workload } from './workload.ts';
 
 /** A section of the results. */
-export interface Row {
+export interface Scenario {
   readonly name: string;
   readonly title: string;
   readonly words: string;
@@ -53,7 +53,7 @@ async function withService<T>(
   machine: Machine,
   env: Record<string, string>,
   use: (
-    side: (
+    contender: (
       name: string,
       job: Pick<Variant['job'], 'kind' | 'inFlight' | 'openLoop' | 'sessions' | 'mayRefuse'>,
     ) => Variant,
@@ -79,9 +79,9 @@ const grpc = { kind: 'grpc' } as const;
 const json = { kind: 'json' } as const;
 const grpc1 = { ...grpc, inFlight: 1 };
 
-export const rows: readonly Row[] = [
+export const scenarios: readonly Scenario[] = [
   ...(['zipf', 'hot', 'distinct'] as const).map(
-    (shape): Row => ({
+    (shape): Scenario => ({
       name: `storage-${shape}`,
       title: `Storage against raw, ${shape}`,
       words: '`sending/append` through group commit in four lanes, 128 batches of 100 messages in flight.',
@@ -139,15 +139,15 @@ export const rows: readonly Row[] = [
     words:
       'Batches of 50 over gRPC, Zipf, arriving at random (Poisson) whether or not earlier ones were answered, at half of the rate that the same service reached with 128 in flight just before. The time of an answer counts from when its batch was due.',
     measure: async (machine, pairs) =>
-      await withService(machine, {}, async (side) => {
+      await withService(machine, {}, async (contender) => {
         const lines: string[] = [];
         const p99: number[] = [];
         for (let round = 0; round < pairs; round++) {
           const workload: Workload = { ...work('zipf', { batches: 4000, batchMessages: 50 }), seed: 1000 + round };
-          const full = await measure(machine, side('full', { ...grpc, inFlight: 128 }), workload);
+          const full = await measure(machine, contender('full', { ...grpc, inFlight: 128 }), workload);
           const half = await measure(
             machine,
-            side('half', { ...grpc, inFlight: 0, openLoop: full.rate / 2 / 50 }),
+            contender('half', { ...grpc, inFlight: 0, openLoop: full.rate / 2 / 50 }),
             workload,
           );
           p99.push(half.p99);
@@ -178,11 +178,11 @@ export const rows: readonly Row[] = [
     words:
       'An idle service: batches of 100, the next when one is answered, end to end, against one raw INSERT of the same 100 rows at a time.',
     measure: async (machine, pairs) =>
-      await withService(machine, {}, async (side) => {
+      await withService(machine, {}, async (contender) => {
         const variants = [
           { ...raw(machine), job: { kind: 'raw', url: machine.url, inFlight: 1, statementRows: 100 } as const },
-          side('gRPC', { ...grpc, inFlight: 1 }),
-          side('JSON', { ...json, inFlight: 1 }),
+          contender('gRPC', { ...grpc, inFlight: 1 }),
+          contender('JSON', { ...json, inFlight: 1 }),
         ];
         const runs = await rounds(machine, variants, work('zipf', { batches: 500 }), pairs);
         const base = runs.get('raw') ?? [];
@@ -192,7 +192,7 @@ export const rows: readonly Row[] = [
             2,
           );
         const p50 = (name: string) => ofMedian(runs.get(name), (run) => run.p50).toFixed(2);
-        return `| side | p50 ms | against raw |\n|---|---|---|\n| raw | ${p50('raw')} | |\n| gRPC | ${p50('gRPC')} | ${of('gRPC')} |\n| JSON | ${p50('JSON')} | ${of('JSON')} |`;
+        return `| contender | p50 ms | against raw |\n|---|---|---|\n| raw | ${p50('raw')} | |\n| gRPC | ${p50('gRPC')} | ${of('gRPC')} |\n| JSON | ${p50('JSON')} | ${of('JSON')} |`;
       }),
   },
   {
@@ -326,10 +326,10 @@ export const rows: readonly Row[] = [
     title: 'Memory after ten million messages',
     words: 'The resident memory of the service after each million of messages over gRPC, batches of 100, 32 in flight.',
     measure: async (machine) =>
-      await withService(machine, {}, async (side, pid) => {
+      await withService(machine, {}, async (contender, pid) => {
         const sizes: number[] = [];
         for (let million = 0; million < 10; million++) {
-          await measure(machine, side('gRPC', { ...grpc, inFlight: 32 }), {
+          await measure(machine, contender('gRPC', { ...grpc, inFlight: 32 }), {
             ...work('zipf', { batches: 10_000 }),
             seed: 20_000 + million,
           });
@@ -362,10 +362,10 @@ export const rows: readonly Row[] = [
             words.push(`- **${peer.name}** was left out: ${error.message}.`);
           }
         }
-        return await withService(machine, {}, async (side) => {
+        return await withService(machine, {}, async (contender) => {
           const variants = [
             store(machine, 'sendbatch, storage', 32, 4),
-            side('sendbatch, gRPC', { ...grpc, inFlight: 32 }),
+            contender('sendbatch, gRPC', { ...grpc, inFlight: 32 }),
             ...started.map(({ variant }) => variant),
           ];
           const runs = await rounds(machine, variants, work('zipf', { batches: 1000 }), pairs);
@@ -405,7 +405,7 @@ export const rows: readonly Row[] = [
       await withService(
         machine,
         { LANES: '1' },
-        async (side) => await heldChannel(machine, side('', grpc1).job.url, pairs),
+        async (contender) => await heldChannel(machine, contender('', grpc1).job.url, pairs),
       ),
   },
   {
@@ -414,14 +414,14 @@ export const rows: readonly Row[] = [
     words:
       'Live tails over gRPC, one message every 200 ms; from before the send to each reader, whose process is the bench itself.',
     measure: async (machine, pairs) =>
-      await withService(machine, {}, async (side) => await fanOut(machine, side('', grpc1).job.url, pairs)),
+      await withService(machine, {}, async (contender) => await fanOut(machine, contender('', grpc1).job.url, pairs)),
   },
   {
     name: 'idle-readers',
     title: 'Two thousand idle readers',
     words: 'Live tails over gRPC of channels in which nothing happens: resident memory of the service.',
     measure: async (machine) =>
-      await withService(machine, {}, async (side, pid) => await idleReaders(side('', grpc1).job.url, pid)),
+      await withService(machine, {}, async (contender, pid) => await idleReaders(contender('', grpc1).job.url, pid)),
   },
   {
     name: 'pages',
@@ -429,7 +429,7 @@ export const rows: readonly Row[] = [
     words:
       'A page of 10 messages over gRPC, one after the other: of the one channel of a table that holds no others, and of channels at random among 100,000 in a table of 10 million.',
     measure: async (machine) =>
-      await withService(machine, {}, async (side) => await pages(machine, side('', grpc1).job.url)),
+      await withService(machine, {}, async (contender) => await pages(machine, contender('', grpc1).job.url)),
   },
   {
     name: 'templates',
@@ -440,7 +440,7 @@ export const rows: readonly Row[] = [
       await withService(
         machine,
         {},
-        async (side, pid) => await spelledAgainstTemplate(machine, side('', grpc1).job.url, pid, pairs),
+        async (contender, pid) => await spelledAgainstTemplate(machine, contender('', grpc1).job.url, pid, pairs),
       ),
   },
 ];

@@ -1,16 +1,16 @@
-// One side of a ratio, in its own process: makes its work, warms up, says ready, waits for the word, runs, reports.
+// One contender of a ratio, in its own process: makes its work, warms up, says ready, waits for the word, runs, reports.
 
 import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Sent, Side, SideJob, SideResult } from './side.ts';
-import { openGrpc } from './sides/grpc.ts';
-import { openJson } from './sides/json.ts';
-import { openPeer } from './sides/peer.ts';
-import { openRaw } from './sides/raw.ts';
-import { openStore } from './sides/store.ts';
+import type { Contender, ContenderJob, ContenderResult, Sent } from './contender.ts';
+import { openGrpc } from './contenders/grpc.ts';
+import { openJson } from './contenders/json.ts';
+import { openPeer } from './contenders/peer.ts';
+import { openRaw } from './contenders/raw.ts';
+import { openStore } from './contenders/store.ts';
 import { randomOf } from './workload.ts';
 
-const open: Record<SideJob['kind'], (job: SideJob) => Promise<Side>> = {
+const open: Record<ContenderJob['kind'], (job: ContenderJob) => Promise<Contender>> = {
   raw: openRaw,
   store: openStore,
   grpc: openGrpc,
@@ -18,21 +18,21 @@ const open: Record<SideJob['kind'], (job: SideJob) => Promise<Side>> = {
   peer: openPeer,
 };
 
-const job = JSON.parse(process.argv[2] ?? '') as SideJob;
-const side = await open[job.kind](job);
+const job = JSON.parse(process.argv[2] ?? '') as ContenderJob;
+const contender = await open[job.kind](job);
 process.send?.('ready');
 await once(process, 'message');
-const result = await (job.openLoop === undefined ? closedLoop(side, job) : openLoop(side, job, job.openLoop));
-await side.close();
+const result = await (job.openLoop === undefined ? closedLoop(contender, job) : openLoop(contender, job, job.openLoop));
+await contender.close();
 process.send?.(result, () => process.disconnect());
 
-async function closedLoop(side: Side, { inFlight }: SideJob): Promise<SideResult> {
+async function closedLoop(contender: Contender, { inFlight }: ContenderJob): Promise<ContenderResult> {
   return await measured(async (note) => {
     let next = 0;
     const worker = async () => {
-      for (let index = next++; index < side.sends; index = next++) {
+      for (let index = next++; index < contender.sends; index = next++) {
         const since = performance.now();
-        note(await side.send(index), since);
+        note(await contender.send(index), since);
       }
     };
     await Promise.all(Array.from({ length: inFlight }, worker));
@@ -40,23 +40,23 @@ async function closedLoop(side: Side, { inFlight }: SideJob): Promise<SideResult
 }
 
 /** The time of an answer counts from when its batch was due, so that a stall is felt by all who would have come. */
-async function openLoop(side: Side, { workload }: SideJob, rate: number): Promise<SideResult> {
+async function openLoop(contender: Contender, { workload }: ContenderJob, rate: number): Promise<ContenderResult> {
   const random = randomOf(workload.seed);
   return await measured(async (note) => {
     const answers: Promise<void>[] = [];
     let due = performance.now();
-    for (let index = 0; index < side.sends; index++) {
+    for (let index = 0; index < contender.sends; index++) {
       due += (-Math.log(1 - random()) / rate) * 1000;
       const wait = due - performance.now();
       if (wait > 1) await delay(wait);
       const since = due;
-      answers.push(side.send(index).then((answer) => note(answer, since)));
+      answers.push(contender.send(index).then((answer) => note(answer, since)));
     }
     await Promise.all(answers);
   });
 }
 
-async function measured(run: (note: (answer: Sent, since: number) => void) => Promise<void>): Promise<SideResult> {
+async function measured(run: (note: (answer: Sent, since: number) => void) => Promise<void>): Promise<ContenderResult> {
   const times: number[] = [];
   const later: number[] = [];
   const refusals: number[] = [];

@@ -56,7 +56,7 @@ export function said(answer: Answer): string {
 }
 
 /** A way into the service: one protocol with one client library. */
-export interface Door {
+export interface ProtocolClient {
   readonly name: string;
   send(request: Request, options?: { headers?: Record<string, string>; timeoutMs?: number }): Promise<Answer>;
   close(): void;
@@ -66,18 +66,24 @@ export interface Door {
 const registry = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSchema);
 
 /** Every door of a running service. */
-export function openDoors(url: string): Door[] {
+export function openClients(url: string): ProtocolClient[] {
   return [
-    connectDoor('gRPC, connect-node', createGrpcTransport({ baseUrl: url })),
-    grpcJsDoor(url),
-    connectDoor('gRPC-Web', createGrpcWebTransport({ baseUrl: url, httpVersion: '1.1' })),
-    connectDoor('Connect, binary', createConnectTransport({ baseUrl: url, httpVersion: '1.1', useBinaryFormat: true })),
-    connectDoor('Connect, JSON', createConnectTransport({ baseUrl: url, httpVersion: '2', useBinaryFormat: false })),
-    jsonDoor(url),
+    openConnectClient('gRPC, connect-node', createGrpcTransport({ baseUrl: url })),
+    openGrpcJsClient(url),
+    openConnectClient('gRPC-Web', createGrpcWebTransport({ baseUrl: url, httpVersion: '1.1' })),
+    openConnectClient(
+      'Connect, binary',
+      createConnectTransport({ baseUrl: url, httpVersion: '1.1', useBinaryFormat: true }),
+    ),
+    openConnectClient(
+      'Connect, JSON',
+      createConnectTransport({ baseUrl: url, httpVersion: '2', useBinaryFormat: false }),
+    ),
+    openJsonClient(url),
   ];
 }
 
-function connectDoor(name: string, transport: Transport): Door {
+function openConnectClient(name: string, transport: Transport): ProtocolClient {
   const client = createClient(MessageService, transport);
   return {
     name,
@@ -151,7 +157,7 @@ function toRefused(
 }
 
 /** grpc-js: another client than Connect's, with google.rpc.Status read from the trailer as any gRPC library does. */
-function grpcJsDoor(url: string): Door {
+function openGrpcJsClient(url: string): ProtocolClient {
   const client = new grpc.Client(new URL(url).host, grpc.credentials.createInsecure());
   return {
     name: 'gRPC, grpc-js',
@@ -181,7 +187,7 @@ function grpcJsDoor(url: string): Door {
 }
 
 /** The documented route: an array in, an array out. Batch options go into the query; conditions have no place there. */
-function jsonDoor(url: string): Door {
+function openJsonClient(url: string): ProtocolClient {
   return {
     name: 'JSON route',
     async send(request, { headers = {}, timeoutMs } = {}) {
