@@ -20,7 +20,7 @@ const draft = (key: string, more: object = {}) => ({
   ...more,
 });
 
-describe('ACCESS_LOG=on', () => {
+describe('the access log (ACCESS_LOG=on)', () => {
   let database: TestDatabase;
   let service: ServiceProcess;
   let lines: AsyncIterator<string>;
@@ -29,10 +29,10 @@ describe('ACCESS_LOG=on', () => {
   before(async () => {
     database = await createDatabase();
     const db = openStore(database.url);
-    const made = await createKeys(db).create({ name: 'logged', scopes: ['send', 'read'] });
+    const created = await createKeys(db).create({ name: 'logged', scopes: ['send', 'read'] });
     await db.destroy();
-    key = made.key;
-    keyId = made.keyId;
+    key = created.key;
+    keyId = created.keyId;
     service = await spawnService({ DATABASE_URL: database.url, AUTH: 'on', ACCESS_LOG: 'on' });
     if (service.child.stdout === null) assert.fail('no stdout');
     lines = createInterface(service.child.stdout)[Symbol.asyncIterator]();
@@ -42,7 +42,7 @@ describe('ACCESS_LOG=on', () => {
     await database.drop();
   });
 
-  /** The next line about a call. */
+  /** Returns the next access log line of a call. */
   async function nextCall(): Promise<Line> {
     for (;;) {
       const { value, done } = await lines.next();
@@ -53,7 +53,7 @@ describe('ACCESS_LOG=on', () => {
   }
   const bearer = () => ({ authorization: `Bearer ${key}` });
 
-  test('a line says who called what, by which protocol, with how many messages and what became of them', async () => {
+  test('the access log names caller, method and protocol of a call and counts its messages by outcome', async () => {
     const { post } = jsonCaller(service.url, { ...bearer(), 'x-request-id': 'asked-1' });
     await post('/message/sendbatch', [draft('1'), draft('2')]);
     const { time, durationMs, ...line } = await nextCall();
@@ -79,7 +79,7 @@ describe('ACCESS_LOG=on', () => {
     assert.deepEqual([third.code, third.reason, third.messages], ['ALREADY_EXISTS', 'CLIENT_MSG_NO_REUSED', 1]);
   });
 
-  test('on every protocol, refusals too', async () => {
+  test('the access log has a line for accepted and refused calls on every protocol', async () => {
     const protocols = ['grpc', 'grpc', 'grpc-web', 'connect', 'connect', 'json'];
     for (const [index, door] of openClients(service.url).entries()) {
       const messages: MessageInitShape<typeof MessageDraftSchema>[] = [
@@ -99,13 +99,13 @@ describe('ACCESS_LOG=on', () => {
     }
   });
 
-  test('a call without the scope for it is a line that names who made it', async () => {
+  test('the access log names the caller of a call that lacks the scope', async () => {
     await jsonCaller(service.url, bearer()).post('/channel', { channel_id: 'c', channel_type: 2 });
     const { code, reason, caller } = await nextCall();
     assert.deepEqual([code, reason, caller], ['PERMISSION_DENIED', 'SCOPE_MISSING', `key ${keyId}`]);
   });
 
-  test('a live tail is a line when it ends, under the id that it answered with', async () => {
+  test('the access log has a line for a live tail when it ends, with the request id of its answer', async () => {
     const leave = new AbortController();
     const path = `/v1/channels/2/logged/events?access_token=${key}`;
     const tail = await fetch(service.url + path, { signal: leave.signal });
@@ -117,7 +117,7 @@ describe('ACCESS_LOG=on', () => {
     );
   });
 
-  test('a request that became no call is a line too, without its query', async () => {
+  test('the log has a line without the query for a request that is rejected before it is a call', async () => {
     const headers = { 'x-request-id': 'odd-1', ...bearer() };
     await fetch(`${service.url}/message/send?access_token=${key}`, { method: 'POST', body: '{', headers });
     await fetch(`${service.url}/nowhere?access_token=${key}`, { headers });
@@ -130,13 +130,13 @@ describe('ACCESS_LOG=on', () => {
     }
   });
 
-  test('neither payloads nor credentials are in it', () => {
+  test('the log contains neither payloads nor credentials', () => {
     for (const secret of [key, 'secret-payload', 'c2VjcmV0', 'access_token', 'Bearer'])
       assert.ok(!service.output().includes(secret), secret);
   });
 });
 
-test('without it a call is no line', async () => {
+test('calls are not logged without ACCESS_LOG=on', async () => {
   const database = await createDatabase();
   const service = await spawnService({ DATABASE_URL: database.url });
   await jsonCaller(service.url).post('/message/send', draft('1'));

@@ -44,14 +44,15 @@ const lines = (channelId: string, count: number) =>
 
 type Batches = Client<typeof BatchService>;
 
-/** Watches a batch to its end. */
-async function ended(client: Batches, batchId: string, headers: Record<string, string> = {}): Promise<Batch> {
+/** Watches a batch to its end and returns its last state. */
+async function watchToEnd(client: Batches, batchId: string, headers: Record<string, string> = {}): Promise<Batch> {
   let last: Batch | undefined;
   for await (const { batch } of client.watchBatch({ batchId }, { headers })) last = batch;
   assert.ok(last?.endedAt, 'the stream ends with the batch');
   return last;
 }
 
+/** Lists all results of a batch, page by page. */
 async function results(client: Batches, batchId: string, more: { refusedOnly?: boolean; pageSize?: number } = {}) {
   const all = [];
   let pageToken = '';
@@ -63,6 +64,7 @@ async function results(client: Batches, batchId: string, more: { refusedOnly?: b
   return all;
 }
 
+/** Returns code and reason of a call that must be refused. */
 async function refusal(call: Promise<unknown>): Promise<string> {
   const error = await call.then(
     () => assert.fail('it was taken'),
@@ -95,7 +97,7 @@ describe('batches in the background', () => {
     ['gRPC-Web', (o: { baseUrl: string }) => createGrpcWebTransport({ ...o, httpVersion: '1.1' })],
     ['Connect', (o: { baseUrl: string }) => createConnectTransport({ ...o, httpVersion: '1.1' })],
   ] as const)
-    test(`over ${name}: stored, sent in order, a result a message`, async () => {
+    test(`a submitted batch is stored, sent in order and has one result per message, over ${name}`, async () => {
       const door = createClient(BatchService, transport({ baseUrl: service.url }));
       const channel = `door-${name}`;
       const messages = [...drafts(channel, 2500), draft('bad@', 0, { channelType: 1, channelId: 'u2' })];
@@ -105,7 +107,7 @@ describe('batches in the background', () => {
         [batch.state, batch.messageCount, duplicate, batch.name, batch.priority],
         [BatchState.QUEUED, 2501, false, 'all', BatchPriority.HIGH],
       );
-      const end = await ended(door, batch.batchId);
+      const end = await watchToEnd(door, batch.batchId);
       assert.equal(end.state, BatchState.COMPLETED);
       assert.deepEqual(counts(end), [2501, 0, 0]);
       const all = await results(door, batch.batchId);
@@ -124,7 +126,7 @@ describe('batches in the background', () => {
       assert.deepEqual(got.batch, end);
     });
 
-  test('page tokens that are none are refused, whatever they hold', async () => {
+  test('invalid page tokens and batch ids are refused', async () => {
     const uuid = '0'.repeat(36);
     for (const pageToken of ['x', `1-${uuid}`, `1-${'-'.repeat(36)}`, `${'9'.repeat(16)}-${crypto.randomUUID()}`])
       assert.match(await refusal(client.listBatches({ pageToken })), /^InvalidArgument /, pageToken);
@@ -132,14 +134,14 @@ describe('batches in the background', () => {
     const batchId = batch?.batchId ?? '';
     for (const pageToken of ['x', '1-2', '9999999999999999-0-0', '0-9999999999-0', '0-0-9999999999'])
       assert.match(await refusal(client.listBatchResults({ batchId, pageToken })), /^InvalidArgument /, pageToken);
-    await ended(client, batchId);
+    await watchToEnd(client, batchId);
     assert.equal((await client.listBatches({ pageToken: `0-${crypto.randomUUID()}` })).batches.length, 0);
     assert.equal((await client.listBatchResults({ batchId, pageToken: `${'9'.repeat(15)}-0-0` })).results.length, 0);
     for (const id of ['no uuid', uuid, batchId.toUpperCase(), `${batchId} `])
       assert.match(await refusal(client.getBatch({ batchId: id })), /^NotFound BATCH_NOT_FOUND/, id);
   });
 
-  test('a packed body of empty lines is refused, not read for hours', async () => {
+  test('a compressed NDJSON body of more than 200,000 empty lines is refused', async () => {
     const response = await fetch(`${service.url}/v1/batches`, {
       method: 'POST',
       headers: { 'content-type': 'application/x-ndjson', 'content-encoding': 'gzip' },
@@ -149,7 +151,7 @@ describe('batches in the background', () => {
     assert.match(await response.text(), /more than 200000 lines/);
   });
 
-  test('as a stream, in frames of any size; and one that breaks leaves no trace', async () => {
+  test('a batch is accepted as a stream of frames of any size, and a broken stream stores nothing', async () => {
     async function* frames(channel: string, count: number, fault?: Error) {
       yield { options: { requestId: `stream-${channel}`, name: 'streamed' }, messages: drafts(channel, 3) };
       for (let index = 0; index < count; index++) yield { messages: drafts(channel, 400) };
@@ -159,7 +161,7 @@ describe('batches in the background', () => {
     const { batch } = await client.submitBatchStream(frames('stream', 10));
     assert.ok(batch);
     assert.equal(batch.messageCount, 4003);
-    assert.deepEqual(counts(await ended(client, batch.batchId)), [4003, 0, 0]);
+    assert.deepEqual(counts(await watchToEnd(client, batch.batchId)), [4003, 0, 0]);
     assert.equal((await rowsOf('stream')).length, 4003);
 
     for (let round = 0; round < 30; round++)
@@ -203,7 +205,7 @@ describe('batches in the background', () => {
     assert.equal(await refusal(client.submitBatchStream(none())), 'InvalidArgument EMPTY_BATCH');
   });
 
-  test('as NDJSON, plain and packed; a fault is named by its line and its place, and nothing is kept', async () => {
+  test('a batch is accepted as NDJSON, plain or gzip, and a violation names its line and stores nothing', async () => {
     const post = async (body: string | Uint8Array, query = '', headers: Record<string, string> = {}) => {
       const response = await fetch(`${service.url}/v1/batches?${query}`, {
         method: 'POST',
@@ -218,7 +220,7 @@ describe('batches in the background', () => {
       [first.body.batch.message_count, first.body.batch.name, first.body.batch.priority, first.body.duplicate],
       [1500, 'lines', BatchPriority.LOW, undefined],
     );
-    // A name in a body means what it does in a query.
+    // Enum names are accepted in a body as in a query.
     const named = await fetch(`${service.url}/v1/batches`, {
       method: 'POST',
       body: JSON.stringify({
@@ -231,7 +233,7 @@ describe('batches in the background', () => {
       'content-encoding': 'gzip',
     });
     assert.deepEqual([again.body.batch.batch_id, again.body.duplicate], [first.body.batch.batch_id, true]);
-    assert.deepEqual(counts(await ended(client, first.body.batch.batch_id)), [1500, 0, 0]);
+    assert.deepEqual(counts(await watchToEnd(client, first.body.batch.batch_id)), [1500, 0, 0]);
     assert.equal((await rowsOf('nd')).length, 1500);
 
     for (const [body, status, text] of [
@@ -257,18 +259,18 @@ describe('batches in the background', () => {
     assert.equal((await post('x', 'priority=huge')).status, 400);
     assert.match((await post(lines('x', 1), '', { 'content-encoding': 'gzip' })).body.msg, /gzip/);
     assert.equal((await rowsOf('x')).length, 0);
-    // Nothing of them is in the way of the same id.
+    // Refused submissions do not claim their request id.
     assert.equal((await post(lines('nd-after', 1), 'request_id=fault')).status, 200);
   });
 
-  test('the same request_id is the same batch, also twice at once; another content under it is refused', async () => {
+  test('a repeated or concurrent request_id returns the same batch, and is refused with other content', async () => {
     const call = (count: number) => client.submitBatch({ messages: drafts('once', count), requestId: 'once' });
     const answers = await Promise.all(Array.from({ length: 6 }, () => call(30)));
     assert.deepEqual(answers.map((each) => each.duplicate).sort(), [false, true, true, true, true, true]);
     const [id] = new Set(answers.map((each) => each.batch?.batchId));
     assert.equal(new Set(answers.map((each) => each.batch?.batchId)).size, 1);
     assert.equal(await refusal(call(31)), 'AlreadyExists REQUEST_ID_REUSED');
-    assert.equal((await ended(client, id ?? '')).acceptedCount, 30);
+    assert.equal((await watchToEnd(client, id ?? '')).acceptedCount, 30);
     assert.equal((await rowsOf('once'))[0]?.key, 'once:0');
     const header = await json.post('/v1/batches', { messages: [] });
     assert.deepEqual([header.status, header.body.error.details[0].reason], [400, 'EMPTY_BATCH']);
@@ -278,7 +280,7 @@ describe('batches in the background', () => {
     assert.equal((await keyed.post('/v1/batches', body)).body.duplicate, true);
   });
 
-  test('messages with keys of their own that were sent before are duplicates, refused ones say why', async () => {
+  test('messages whose keys were sent before are duplicates, and refused messages have a reason', async () => {
     const messages = drafts('mixed', 10).map((each, index) => ({ ...each, clientMsgNo: `own${index}` }));
     const send = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
     const before = await send.sendBatch({ messages: messages.slice(0, 4) });
@@ -289,7 +291,7 @@ describe('batches in the background', () => {
         draft('mixed', 1, { template: { name: 'nowhere' }, payload: new Uint8Array() }),
       ],
     });
-    const end = await ended(client, batch?.batchId ?? '');
+    const end = await watchToEnd(client, batch?.batchId ?? '');
     assert.deepEqual(counts(end), [6, 4, 2]);
     const all = await results(client, end.batchId, { pageSize: 5 });
     assert.equal(all.length, 12);
@@ -307,7 +309,7 @@ describe('batches in the background', () => {
     );
   });
 
-  test('templates: the request’s own, and stored ones in the version of the submission', async () => {
+  test('a batch renders its own templates, and stored ones in the version of its submission', async () => {
     await json.post('/v1/templates', { name: 'greeting', body: 'Hello {{ name }}' });
     const at = Date.now() + 1500;
     const messages = ['greeting', 'own'].map((name, index) =>
@@ -319,7 +321,7 @@ describe('batches in the background', () => {
       sendAt: timestampFromMs(at),
     });
     await json.post('/v1/templates', { name: 'greeting', body: 'Changed {{ name }}' });
-    await ended(client, batch?.batchId ?? '');
+    await watchToEnd(client, batch?.batchId ?? '');
     assert.deepEqual(
       (await rowsOf('templated')).map((row) => row.payload),
       ['Hello Ada', 'Dear Ada'],
@@ -328,7 +330,7 @@ describe('batches in the background', () => {
     assert.equal(await refusal(odd), 'InvalidArgument INVALID_FIELD');
   });
 
-  test('at their time: the batch’s, or a message’s own; and the calls that send now take none', async () => {
+  test('send_at of a batch or a message delays sending, and immediate sends refuse it', async () => {
     const start = Date.now();
     const submit = async (laterMs: number) => {
       const laterAt = Date.now() + laterMs;
@@ -345,10 +347,10 @@ describe('batches in the background', () => {
       return { batch, channel, later, laterAt, isInTime: Date.now() < laterAt - 1000 };
     };
     let submitted = await submit(1500);
-    // On a machine that stood still meanwhile it is later, and everything is due at once.
+    // After a pause of the machine everything may be due at once: retry with a longer delay.
     for (const longer of [8000, 30_000]) if (!submitted.isInTime) submitted = await submit(longer);
     const { batch, channel, later, laterAt } = submitted;
-    const end = await ended(client, batch.batchId);
+    const end = await watchToEnd(client, batch.batchId);
     assert.ok(Number(end.endedAt?.seconds) * 1000 + Number(end.endedAt?.nanos) / 1e6 >= laterAt);
     assert.deepEqual(
       (await rowsOf(channel)).map((row) => row.payload),
@@ -377,13 +379,13 @@ describe('batches in the background', () => {
     assert.equal((await rowsOf('now')).length, 0);
   });
 
-  test('cancelled: what waits is never sent, what has ended stays', async () => {
+  test('cancelling a batch never sends its waiting messages and keeps the results of sent ones', async () => {
     const { batch } = await client.submitBatch({
       messages: drafts('cancelled', 5),
       sendAt: timestampFromMs(Date.now() + 3600_000),
     });
     const { batchId } = batch as Batch;
-    const watching = ended(client, batchId);
+    const watching = watchToEnd(client, batchId);
     const cancelled = await json.post(`/v1/batches/${batchId}:cancel`, {});
     assert.equal(cancelled.body.state, BatchState.CANCELLED);
     assert.equal((await watching).state, BatchState.CANCELLED);
@@ -404,11 +406,11 @@ describe('batches in the background', () => {
     assert.ok(rows.length > 0 && rows.length < 30_000, `${rows.length} were sent`);
     assert.equal((await results(client, end.batchId)).length, rows.length);
     const done = await client.submitBatch({ messages: drafts('done', 1) });
-    await ended(client, done.batch?.batchId ?? '');
+    await watchToEnd(client, done.batch?.batchId ?? '');
     assert.equal((await client.cancelBatch({ batchId: done.batch?.batchId ?? '' })).batch?.state, BatchState.COMPLETED);
   });
 
-  test('what was refused is named with line and recipient, and a retry sends it alone, under the same keys', async () => {
+  test('refused messages have line and recipient, and a retry sends only them under the same keys', async () => {
     const closed = { channel_type: 2, channel_id: 'retried-closed' };
     assert.equal((await json.post('/channel', { ...closed, disband: 1 })).status, 200);
     const body = `${lines('retried-open', 2)}\n\n${lines('retried-closed', 2)}\n`;
@@ -425,7 +427,7 @@ describe('batches in the background', () => {
     });
     const early = client.retryBatch({ batchId: waiting.batch?.batchId ?? '' });
     assert.equal(await refusal(early), 'FailedPrecondition BATCH_NOT_RETRYABLE');
-    assert.deepEqual(counts(await ended(client, batchId)), [2, 0, 2]);
+    assert.deepEqual(counts(await watchToEnd(client, batchId)), [2, 0, 2]);
     const refused = await results(client, batchId, { refusedOnly: true });
     assert.deepEqual(
       refused.map(({ index, line, clientMsgNo, fromUid, channelType, channelId, error }) => [
@@ -455,7 +457,7 @@ describe('batches in the background', () => {
     const again = await json.post(`/v1/batches/${batchId}:retry`, {});
     assert.deepEqual([again.status, again.body.batch.name, again.body.batch.message_count], [200, 'n', 2]);
     const retryId = again.body.batch.batch_id as string;
-    assert.deepEqual(counts(await ended(client, retryId)), [2, 0, 0]);
+    assert.deepEqual(counts(await watchToEnd(client, retryId)), [2, 0, 0]);
     assert.deepEqual(
       (await results(client, retryId)).map(({ line, clientMsgNo }) => [line, clientMsgNo]),
       [
@@ -475,7 +477,7 @@ describe('batches in the background', () => {
     assert.equal(await refusal(odd), 'InvalidArgument INVALID_FIELD');
   });
 
-  test('watched as Server-Sent Events', async () => {
+  test('a batch can be watched as Server-Sent Events until it ends', async () => {
     const { body } = await json.post('/v1/batches', {
       name: 'sse',
       messages: JSON.parse(`[${lines('sse', 3000).split('\n').join(',')}]`),
@@ -495,7 +497,7 @@ describe('batches in the background', () => {
     assert.deepEqual([missing.status, (await missing.body()).error.details[0].reason], [404, 'BATCH_NOT_FOUND']);
   });
 
-  test('lists, the newest first, by state and by page', async () => {
+  test('batches are listed newest first, by state and by page', async () => {
     const names = ['l1', 'l2', 'l3'];
     for (const name of names)
       await client.submitBatch({ name, messages: drafts('listed', 1), sendAt: timestampFromMs(Date.now() + 3600_000) });
@@ -511,11 +513,12 @@ describe('batches in the background', () => {
     assert.equal(json2.body.batches[0].name, 'l3');
   });
 
-  test('everything is sound', () => assertSound(service.databaseUrl));
+  test('the database passes verification after the tests of background batches', () =>
+    assertSound(service.databaseUrl));
 });
 
-describe('batches and who submits them', () => {
-  test('are seen by their caller and by admins, sent under the caller’s rights; stop ends who watches', async () => {
+describe('batches, callers and workers', () => {
+  test('batches are visible to their caller and admins only, use the rights of their caller, and a stop ends watches', async () => {
     const service = await startService({ asks: true, open: false });
     const db = openStore(service.databaseUrl);
     const keys = createKeys(db);
@@ -533,7 +536,7 @@ describe('batches and who submits them', () => {
       const messages = [...drafts('rights', 2), draft('rights', 2, { fromUid: 'u2' })];
       const { batch } = await client.submitBatch({ messages, requestId: 'r' }, { headers: mine });
       const { batchId } = batch as Batch;
-      const end = await ended(client, batchId, mine);
+      const end = await watchToEnd(client, batchId, mine);
       assert.deepEqual(counts(end), [2, 0, 1]);
       const { results: refused } = await client.listBatchResults({ batchId, refusedOnly: true }, { headers: mine });
       assert.deepEqual(
@@ -544,10 +547,10 @@ describe('batches and who submits them', () => {
         client.getBatch({ batchId }, { headers: other }),
         client.listBatchResults({ batchId }, { headers: other }),
         client.cancelBatch({ batchId }, { headers: other }),
-        ended(client, batchId, other),
+        watchToEnd(client, batchId, other),
       ];
-      for (const said of await Promise.all(strange.map(refusal))) assert.equal(said, 'NotFound BATCH_NOT_FOUND');
-      // The id of another caller's request is free.
+      for (const refused of await Promise.all(strange.map(refusal))) assert.equal(refused, 'NotFound BATCH_NOT_FOUND');
+      // Request ids are per caller.
       assert.equal((await client.submitBatch({ messages, requestId: 'r' }, { headers: other })).duplicate, false);
       assert.equal((await client.listBatches({}, { headers: mine })).batches.length, 1);
       assert.equal((await client.listBatches({}, { headers: admin })).batches.length, 2);
@@ -573,7 +576,7 @@ describe('batches and who submits them', () => {
     }
   });
 
-  test('cancelled between two tries of a chunk: what was sent of it has its results, and no more is sent', async () => {
+  test('a batch cancelled between two attempts of a chunk keeps results of sent messages and sends no more', async () => {
     const rates = { caller: [], sender: [{ points: 40, seconds: 600 }], channel: [], store: 'memory' as const };
     const service = await startService({ rates });
     const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
@@ -594,7 +597,7 @@ describe('batches and who submits them', () => {
     }
   });
 
-  test('cancelled when its worker is gone: what that one may have sent has its results', async () => {
+  test('a batch cancelled after its worker died has results for all messages of the begun chunk', async () => {
     const service = await startService({ batchConcurrency: 0 });
     const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
     const db = openStore(service.databaseUrl);
@@ -608,7 +611,7 @@ describe('batches and who submits them', () => {
       const { batch: cancelling } = await client.cancelBatch({ batchId });
       assert.equal(cancelling?.state, BatchState.CANCELLING);
       other = await startService({ databaseUrl: service.databaseUrl });
-      const end = await ended(client, batchId);
+      const end = await watchToEnd(client, batchId);
       assert.deepEqual([end.state, ...counts(end)], [BatchState.CANCELLED, 1000, 0, 0]);
       assert.equal((await results(client, batchId)).length, 1000);
       assert.equal((await readAll(service.databaseUrl)).length, 1000);
@@ -619,7 +622,7 @@ describe('batches and who submits them', () => {
     }
   });
 
-  test('a message that fails by a defect does not hold up those of its chunk', async () => {
+  test('a message that fails with an internal error does not delay the other messages of its chunk', async () => {
     const service = await startService();
     const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
     const db = openStore(service.databaseUrl);
@@ -653,7 +656,7 @@ describe('batches and who submits them', () => {
     }
   });
 
-  test('what is over a rate waits for it, and is sent', async () => {
+  test('batch messages above a rate limit wait and are sent later', async () => {
     const rates = { caller: [], sender: [{ points: 40, seconds: 1 }], channel: [], store: 'memory' as const };
     const service = await startService({ rates });
     const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));

@@ -19,14 +19,14 @@ const draft = (fromUid: string, channelId: string, clientMsgNo: string, more: Dr
   payload: Buffer.from(clientMsgNo),
   ...more,
 });
-/** `ok`, or the reason, of each message; or of the whole call. */
-const said = (answer: Answer) =>
+/** Returns `ok` or the reason per message, or the reason of the whole call. */
+const outcomesOf = (answer: Answer) =>
   'refused' in answer
     ? `call: ${answer.refused.reason}`
     : answer.results.map((result) => result.refused?.reason ?? 'ok').join(' ');
 
 for (const lanes of [4, 0]) {
-  describe(`channels and who may send, ${lanes === 0 ? 'one transaction each' : 'group commit'}`, () => {
+  describe(`channels and permission to send, ${lanes === 0 ? 'one transaction each' : 'group commit'}`, () => {
     const settings = { lanes, systemUids: ['system', '____system'] };
     let first: TestService;
     let second: TestService;
@@ -35,7 +35,7 @@ for (const lanes of [4, 0]) {
     before(async () => {
       first = await startService(settings);
       second = await startService({ ...settings, databaseUrl: first.databaseUrl });
-      // Changes go to the one instance, sends to the other.
+      // Channels change on one instance, messages are sent to the other.
       call = jsonCaller(first.url);
       doors = openClients(second.url);
     });
@@ -48,12 +48,13 @@ for (const lanes of [4, 0]) {
     const ok = async (path: string, body: object) =>
       assert.deepEqual(await call.post(path, body), { status: 200, body: { status: 200 } });
 
-    test('a sender in each state, over every protocol, in the very next batch on another instance', async () => {
+    test('a change of channel or member applies to the next batch on another instance, over every protocol', async () => {
       for (const [index, door] of doors.entries()) {
         const id = `states-${index}`;
         const channel = { channel_id: id, ...group };
         let sent = 0;
-        const send = async (fromUid: string) => said(await door.send({ messages: [draft(fromUid, id, `${sent++}`)] }));
+        const send = async (fromUid: string) =>
+          outcomesOf(await door.send({ messages: [draft(fromUid, id, `${sent++}`)] }));
         const both = async () => `${await send('member')} / ${await send('system')}`;
         assert.equal(await both(), 'CHANNEL_NOT_EXIST / ok', door.name);
         await ok('/channel', channel);
@@ -83,12 +84,12 @@ for (const lanes of [4, 0]) {
       }
     });
 
-    test('a person, by the receiver’s lists', async () => {
+    test('the lists of the receiver decide whether a person message is accepted', async () => {
       const [door] = doors;
       assert.ok(door);
       let sent = 0;
       const send = async (from: string, to: string) =>
-        said(await door.send({ messages: [draft(from, to, `p${sent++}`, { channelType: 1 })] }));
+        outcomesOf(await door.send({ messages: [draft(from, to, `p${sent++}`, { channelType: 1 })] }));
       assert.equal(await send('p1', 'p2'), 'ok');
       await ok('/channel/blacklist_add', { channel_id: 'p2', channel_type: 1, uids: ['p1'] });
       assert.equal(await send('p1', 'p2'), 'IN_DENYLIST');
@@ -97,7 +98,7 @@ for (const lanes of [4, 0]) {
       assert.equal(await send('p1', 'p2'), 'ok');
     });
 
-    test('a mixed batch: each message by itself, or none of them, and nothing is left behind', async () => {
+    test('permission is checked per message, an ATOMIC batch sends all or none, and refusals store nothing', async () => {
       for (const [index, door] of doors.entries()) {
         const [mine, theirs, unknown] = [`mine-${index}`, `theirs-${index}`, `unknown-${index}`];
         await ok('/channel', { channel_id: mine, ...group, subscribers: ['u1'] });
@@ -114,37 +115,44 @@ for (const lanes of [4, 0]) {
           assert.equal(atomic.refused.reason, 'NOT_SUBSCRIBER');
           assert.deepEqual(atomic.refused.fields, ['messages[1]', 'messages[2]']);
         }
-        assert.equal(said(await door.send({ messages, validateOnly: true })), 'ok NOT_SUBSCRIBER CHANNEL_NOT_EXIST ok');
+        assert.equal(
+          outcomesOf(await door.send({ messages, validateOnly: true })),
+          'ok NOT_SUBSCRIBER CHANNEL_NOT_EXIST ok',
+        );
         const answer = await door.send({ messages });
-        assert.equal(said(answer), 'ok NOT_SUBSCRIBER CHANNEL_NOT_EXIST ok');
+        assert.equal(outcomesOf(answer), 'ok NOT_SUBSCRIBER CHANNEL_NOT_EXIST ok');
         assert.deepEqual('results' in answer && answer.results.map((each) => each.messageSeq), [1, 0, 0, 2]);
-        assert.equal(said(await door.send({ messages: [draft('u1', mine, '1')] })), 'ok', 'and a repeat is a repeat');
+        assert.equal(
+          outcomesOf(await door.send({ messages: [draft('u1', mine, '1')] })),
+          'ok',
+          'and a repeat is a repeat',
+        );
       }
       const stored = (await readAll(first.databaseUrl)).filter((row) => /^(theirs|unknown)-/.test(row.channel));
       assert.deepEqual(stored, []);
     });
 
-    test('permission comes before what is there: a stranger does not learn of a key', async () => {
+    test('permission is checked before duplicates, so a former member learns nothing about a key', async () => {
       const [door] = doors;
       assert.ok(door);
       await ok('/channel', { channel_id: 'secret', ...group, subscribers: ['u1'] });
-      assert.equal(said(await door.send({ messages: [draft('u1', 'secret', 'k')] })), 'ok');
+      assert.equal(outcomesOf(await door.send({ messages: [draft('u1', 'secret', 'k')] })), 'ok');
       await ok('/channel/subscriber_remove', { channel_id: 'secret', ...group, subscribers: ['u1'] });
-      assert.equal(said(await door.send({ messages: [draft('u1', 'secret', 'k')] })), 'NOT_SUBSCRIBER');
+      assert.equal(outcomesOf(await door.send({ messages: [draft('u1', 'secret', 'k')] })), 'NOT_SUBSCRIBER');
     });
 
-    test('commands go by their channel’s members', async () => {
+    test('commands require membership of their channel', async () => {
       const [door] = doors;
       assert.ok(door);
       const header = { syncOnce: 1 };
       await ok('/channel', { channel_id: 'commands', ...group, subscribers: ['u1'] });
       const messages = [draft('u1', 'commands', '1', { header }), draft('u2', 'commands', '2', { header })];
-      assert.equal(said(await door.send({ messages })), 'ok NOT_SUBSCRIBER');
+      assert.equal(outcomesOf(await door.send({ messages })), 'ok NOT_SUBSCRIBER');
       await ok('/channel/subscriber_add', { channel_id: 'commands', subscribers: ['u2'] });
-      assert.equal(said(await door.send({ messages })), 'ok ok');
+      assert.equal(outcomesOf(await door.send({ messages })), 'ok ok');
     });
 
-    test('hundred thousand members: added in chunks, as a set, listed page by page', async () => {
+    test('a channel takes 100,000 members as a set and lists them page by page', async () => {
       const uids = Array.from({ length: 100_000 }, (_, index) => `m${String(index).padStart(6, '0')}`);
       const channel = { channel_id: 'large', ...group };
       await ok('/channel/subscriber_add', { ...channel, subscribers: uids });
@@ -165,7 +173,7 @@ for (const lanes of [4, 0]) {
       assert.deepEqual((await call.get('/v1/channels/2/large/members')).body.entries, []);
     });
 
-    test('what can be read, and the legacy list', async () => {
+    test('channel flags, lists and system uids can be read, also through the legacy routes', async () => {
       assert.equal((await call.get('/v1/channels/2/never')).status, 404);
       const channel = { channel_id: 'read', ...group };
       await ok('/channel', { ...channel, large: 1, allow_stranger: 1 });
@@ -192,7 +200,7 @@ for (const lanes of [4, 0]) {
       assert.deepEqual((await call.get('/user/systemuids')).body, ['____system', 'system']);
     });
 
-    test('what is refused, with the field named', async () => {
+    test('an invalid channel request is refused with the field named', async () => {
       const rows: [string, object, string][] = [
         ['/channel', { channel_id: 'a', channel_type: 0 }, 'channel_type'],
         ['/channel', { channel_id: 'a', channel_type: 13 }, 'channel_type'],
@@ -221,17 +229,20 @@ for (const lanes of [4, 0]) {
       }
     });
 
-    test('the legacy callers’ flow: a group, members, a mute, a leave, a broadcast, the end', async () => {
+    test('the flow of legacy callers works: create a group, mute, remove a member, broadcast, delete', async () => {
       const channel = { channel_id: 'flow', ...group };
-      const say = async (uid: string, key: string) =>
+      const sendAs = async (uid: string, key: string) =>
         (await call.post('/message/send', { ...channel, from_uid: uid, payload: 'SGk=', client_msg_no: key })).status;
       await ok('/channel', { ...channel, large: 0, ban: 0, subscribers: ['owner', 'a', 'b'] });
-      assert.deepEqual([await say('owner', '1'), await say('a', '2'), await say('stranger', '3')], [200, 200, 403]);
+      assert.deepEqual(
+        [await sendAs('owner', '1'), await sendAs('a', '2'), await sendAs('stranger', '3')],
+        [200, 200, 403],
+      );
       await ok('/channel/whitelist_set', { ...channel, uids: ['owner'] });
-      assert.deepEqual([await say('owner', '4'), await say('a', '5')], [200, 403]);
+      assert.deepEqual([await sendAs('owner', '4'), await sendAs('a', '5')], [200, 403]);
       await ok('/channel/whitelist_set', { ...channel, uids: [] });
       await ok('/channel/subscriber_remove', { ...channel, subscribers: ['b'] });
-      assert.deepEqual([await say('a', '6'), await say('b', '7')], [200, 403]);
+      assert.deepEqual([await sendAs('a', '6'), await sendAs('b', '7')], [200, 403]);
       await ok('/channel/blacklist_add', { channel_id: 'deaf', channel_type: 1, uids: ['owner'] });
       const { status, body } = await call.post('/message/sendbatch', {
         from_uid: 'owner',
@@ -247,8 +258,8 @@ for (const lanes of [4, 0]) {
   });
 }
 
-describe('settings', () => {
-  test('PERSON_ALLOWLIST lets write only who is listed, or anybody to who allows strangers', async () => {
+describe('PERSON_ALLOWLIST of channels', () => {
+  test('PERSON_ALLOWLIST accepts only listed senders, or any sender when the receiver allows strangers', async () => {
     const service = await startService({ systemUids: [], personAllowlist: true });
     const call = jsonCaller(service.url);
     const send = async (from: string, to: string) =>

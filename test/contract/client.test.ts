@@ -42,7 +42,7 @@ describe('the client', () => {
     await service.stop();
   });
 
-  test('sends above the limits of number and of bytes, each channel in its order', async () => {
+  test('the client splits a send above the limits of count and bytes and keeps the order per channel', async () => {
     const channels = ['c0', 'c1', 'c2', 'c3', 'c4'];
     const messages = Array.from({ length: 4321 }, (_, index) => draft(channels[index % 5] ?? '', index));
     const progress: number[] = [];
@@ -65,7 +65,7 @@ describe('the client', () => {
     assert.deepEqual(await sendbatch.send([]), []);
   });
 
-  test('a person channel keeps its order however its two sides name it', async () => {
+  test('the client keeps the order of a person channel whichever way its two users name it', async () => {
     const names = [
       { fromUid: 'ann', channelId: 'bob' },
       { fromUid: 'bob', channelId: 'ann' },
@@ -85,7 +85,7 @@ describe('the client', () => {
     );
   });
 
-  test('drafts have one key exactly when the service has one channel for them', () => {
+  test('the client assigns the same channel key to two drafts if and only if the service has one channel for them', () => {
     const uid = fc.constantFrom('a', 'b', 'ab', 'u1', 'é');
     const person = fc.tuple(uid, uid, fc.constantFrom('peer', 'ahead', 'behind')).map(([fromUid, peer, how]) => {
       const channelId = how === 'peer' ? peer : how === 'ahead' ? `${fromUid}@${peer}` : `${peer}@${fromUid}`;
@@ -109,7 +109,7 @@ describe('the client', () => {
     );
   });
 
-  test('each call has a time-out, and a made-up key is a UUID without crypto.randomUUID', async () => {
+  test('each call of the client has a timeout, and its generated keys are UUIDs without crypto.randomUUID', async () => {
     const timeouts: (number | undefined)[] = [];
     const transport = createRouterTransport(({ service }) => {
       service(MessageService, {
@@ -130,7 +130,7 @@ describe('the client', () => {
     assert.equal(third, undefined);
   });
 
-  test('templates go with every call of a send, and a call that only validates stores nothing', async () => {
+  test('the client passes templates with every call of a send, and validateOnly stores nothing', async () => {
     const templates = [{ name: 'own', body: 'Hi {{ name }}' }];
     const messages = Array.from({ length: 1500 }, (_, index) => ({
       channelType: ChannelType.GROUP,
@@ -150,7 +150,7 @@ describe('the client', () => {
     assert.equal(reasonOf(without?.error), 'TEMPLATE_NOT_FOUND');
   });
 
-  test('what no retry mends is in the result, or thrown', async () => {
+  test('the client returns or throws errors that a retry cannot fix', async () => {
     const strict = await startService({ systemUids: [], databaseUrl: service.databaseUrl });
     const client = createSendbatch({ transport: createConnectTransport({ baseUrl: strict.url, httpVersion: '1.1' }) });
     const [result] = await client.send([draft('nowhere', 1)]);
@@ -166,7 +166,7 @@ describe('the client', () => {
     await strict.stop();
   });
 
-  test('waits for a rate as long as it is told, and sends the rest then', async () => {
+  test('the client waits as long as a rate limit asks and then sends the rest', async () => {
     const limited = await startService({
       databaseUrl: service.databaseUrl,
       rates: { caller: [], sender: [{ points: 5, seconds: 1 }], channel: [], store: 'memory' },
@@ -181,7 +181,7 @@ describe('the client', () => {
     ['gRPC', (baseUrl: string) => createGrpcTransport({ baseUrl })],
     ['Connect', (baseUrl: string) => createConnectTransport({ baseUrl, httpVersion: '1.1' })],
   ] as const)
-    test(`submits batches, of any size as one, over ${name}`, async () => {
+    test(`the client submits a list of any size as one batch, over ${name}`, async () => {
       const client = createSendbatch({ transport: transport(service.url) });
       const channel = `submitted-${name}`;
       for (const [count, bytes] of [
@@ -205,18 +205,18 @@ describe('the client', () => {
       await assert.rejects(client.submit([]), (error) => reasonOf(error) === 'EMPTY_BATCH');
     });
 
-  test('what fails after an answer is tried again for as long as the client is patient, before it only so often', async () => {
+  test('the client retries for patienceMs once it has had an answer, and only for its attempts before', async () => {
     let away = await startService({ databaseUrl: service.databaseUrl });
     const transport = createConnectTransport({ baseUrl: away.url, httpVersion: '1.1' });
     const retry = { attempts: 2, firstPauseMs: 10, longestPauseMs: 50, patienceMs: 60_000 };
     const patient = createSendbatch({ transport, retry });
     await patient.send([draft('patient', 1)]);
     const seen: bigint[] = [];
-    const tries = { send: 0, tail: 0 };
+    const attempts = { send: 0, tail: 0 };
     const many = Promise.withResolvers<void>();
-    const count = (what: keyof typeof tries) => {
-      tries[what]++;
-      if (Math.min(tries.send, tries.tail) > 5) many.resolve();
+    const count = (what: keyof typeof attempts) => {
+      attempts[what]++;
+      if (Math.min(attempts.send, attempts.tail) > 5) many.resolve();
     };
     const { promise: first, resolve: came } = Promise.withResolvers<void>();
     const following = (async () => {
@@ -239,10 +239,10 @@ describe('the client', () => {
     await away.stop();
   });
 
-  test('streams that end early are opened again, but not for good', async () => {
+  test('the client reopens streams that end early, up to its number of attempts', async () => {
     let opened = 0;
     let onOpen = () => {};
-    // As a gateway does that ends streams in order.
+    // Behaves like a gateway that ends streams without an error.
     const nothing = async function* () {
       opened++;
       onOpen();
@@ -253,7 +253,7 @@ describe('the client', () => {
       service(BatchService, { watchBatch: nothing });
     });
     const hasty = createSendbatch({ transport, retry: { attempts: 3, firstPauseMs: 1 } });
-    // The pause is drawn at random below an hour: below the 20 ms of the signal once in 180,000 runs.
+    // The random pause of up to an hour is below the signal's 20 ms once in 180,000 runs.
     const hour = 3_600_000;
     const never = createSendbatch({ transport, retry: { firstPauseMs: hour, longestPauseMs: hour } });
     for (const open of [
@@ -266,7 +266,7 @@ describe('the client', () => {
       };
       await assert.rejects(drain, { code: Code.Unavailable, rawMessage: 'the stream ended early' });
       assert.equal(opened, 3);
-      // A signal in the hour before the second try: no error.
+      // An abort during the pause before the second attempt is not an error.
       const gone = new AbortController();
       onOpen = () => setTimeout(() => gone.abort(), 20);
       for await (const _ of open(never, gone.signal)) assert.fail('nothing comes');
@@ -275,7 +275,7 @@ describe('the client', () => {
     }
   });
 
-  test('one stream follows many channels, each for its follower; one that may not be read ends alone', async () => {
+  test('a shared tail follows many channels in one stream, and a refused channel ends only its follower', async () => {
     let opened = 0;
     const counted = createSendbatch({
       transport: createConnectTransport({
@@ -321,7 +321,7 @@ describe('the client', () => {
     assert.ok(opened > 0);
   });
 
-  test('a tail of all channels of a user misses nothing of those that the user joins while it is cut', async () => {
+  test('a tail of all channels of a user misses no message of channels joined while it was disconnected', async () => {
     const cut = Promise.withResolvers<never>();
     const meanwhile = Promise.withResolvers<void>();
     cut.promise.catch(() => {});
@@ -381,7 +381,7 @@ describe('the client', () => {
     stop.abort();
   });
 
-  test('a signal ends both', async () => {
+  test('an abort signal ends a tail and a send of the client', async () => {
     const controller = new AbortController();
     const seen: bigint[] = [];
     await sendbatch.send([draft('ending', 1)]);
@@ -404,7 +404,7 @@ describe('the client, while the database is killed and the service is restarted'
   });
   after(() => cluster.stop());
 
-  test('every message is stored once, and a tail sees each once, in order', async (context) => {
+  test('every message is stored once and tailed once in order across a database kill and a service restart', async (context) => {
     const random = randomOf(seedOf(context));
     const url = cluster.url('sendbatch');
     let service = await startService({ databaseUrl: url });
@@ -444,7 +444,7 @@ describe('the client, while the database is killed and the service is restarted'
     }
     await sending;
     await reading;
-    // What is watched goes on at the next start, where it was scheduled by the last.
+    // A watch continues after a restart, on a batch scheduled before it.
     const sendAt = timestampFromMs(Date.now() + 2000);
     const { batch } = await writer.submit([draft('storm', 0), draft('storm', 1)], { sendAt });
     let last: Batch | undefined;

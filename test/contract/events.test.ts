@@ -24,7 +24,7 @@ describe('Server-Sent Events', () => {
   const send = (channel_id: string, more: object = {}) =>
     call.post('/message/sendbatch', [{ channel_id, channel_type: 2, from_uid: 'u1', payload, ...more }]);
 
-  test('messages with their sequence as id, caught up, what comes; and Last-Event-ID goes on', async () => {
+  test('an event stream sends history, caught_up and new messages, and resumes after Last-Event-ID', async () => {
     await send('sse');
     await send('sse');
     const first = await open(`${service.url}/v1/channels/2/sse/events`);
@@ -50,7 +50,7 @@ describe('Server-Sent Events', () => {
     now.close();
   });
 
-  test('what is refused is an error with a body, before any stream', async () => {
+  test('a refused event stream is an HTTP error with a JSON body', async () => {
     const rows: [string, number, string][] = [
       ['/v1/channels/0/a/events', 400, 'INVALID_FIELD'],
       ['/v1/channels/x/a/events', 400, 'INVALID_FIELD'],
@@ -69,7 +69,7 @@ describe('Server-Sent Events', () => {
     }
   });
 
-  test('a reader from_now that is cut before its first message goes on from the head that it was told', async () => {
+  test('a from_now reader disconnected before its first message resumes from the head it was sent', async () => {
     await send('from now');
     const first = await open(`${service.url}/v1/channels/2/from%20now/events?from_now=true`);
     const { id = '' } = await first.next();
@@ -81,18 +81,18 @@ describe('Server-Sent Events', () => {
     again.close();
   });
 
-  test('a refusal that passes by itself is a stream that ends, with a time to come back, for who takes events alone', async () => {
+  test('a client that accepts only events gets a retryable refusal as a stream with a retry time', async () => {
     const proxy = await openFaultProxy(service.databaseUrl);
     const other = await startService({ databaseUrl: proxy.url, statementTimeoutMs: 500, lockTimeoutMs: 500 });
     proxy.drop();
     proxy.cut();
-    const ask = async (accept: string) => {
+    const fetchEvents = async (accept: string) => {
       const response = await fetch(`${other.url}/v1/channels/2/passing/events`, { headers: { accept } });
       return { status: response.status, type: response.headers.get('content-type'), text: await response.text() };
     };
-    const plain = await ask('*/*');
+    const plain = await fetchEvents('*/*');
     assert.deepEqual([plain.status, plain.type], [503, 'application/json']);
-    const events = await ask('text/event-stream');
+    const events = await fetchEvents('text/event-stream');
     assert.deepEqual([events.status, events.type], [200, 'text/event-stream; charset=utf-8']);
     assert.match(events.text, /^retry: 1000\nevent: error\ndata: \{.*STORE_BUSY.*\}\n\n$/);
     proxy.resume();
@@ -100,7 +100,7 @@ describe('Server-Sent Events', () => {
     await proxy.close();
   });
 
-  test('HEAD answers the headers alone, and holds no reader', async () => {
+  test('HEAD of an event stream returns only headers and leaves no reader open', async () => {
     const response = await fetch(`${service.url}/v1/channels/2/sse/events`, { method: 'HEAD' });
     assert.deepEqual(
       [response.status, response.headers.get('content-type'), await response.text()],
@@ -110,7 +110,7 @@ describe('Server-Sent Events', () => {
     assert.equal((await fetch(`${service.url}/v1/channels/0/a/events`, { method: 'HEAD' })).status, 400);
   });
 
-  test('of another origin that is allowed, with a token in the query', async () => {
+  test('an event stream accepts an allowed origin and checks the token of its query', async () => {
     const guarded = await startService({
       asks: true,
       open: false,
@@ -129,7 +129,7 @@ describe('Server-Sent Events', () => {
     await guarded.stop();
   });
 
-  test('whoever hangs up before the first event is let go at once', async () => {
+  test('a client that disconnects before the first event is released at once', async () => {
     await send('left');
     const before = await endedCalls();
     const { hostname, port } = new URL(service.url);
@@ -144,7 +144,7 @@ describe('Server-Sent Events', () => {
     await until('all of them have ended', async () => (await endedCalls()) === before + callers);
   });
 
-  test('a stop ends it', async () => {
+  test('a stop of the service ends an event stream with an error event', async () => {
     const other = await startService({ databaseUrl: service.databaseUrl, shutdownGraceMs: 120_000 });
     const stream = await open(`${other.url}/v1/channels/2/ending/events`);
     assert.equal((await stream.next()).event, 'caught_up');

@@ -18,15 +18,15 @@ import { startService, type TestService } from '../support/service.ts';
 import { draftTo } from '../support/watch.ts';
 
 interface Answer {
-  /** The first block of headers, and whether it ended the stream. */
+  /** First block of headers. */
   readonly headers: http2.IncomingHttpHeaders;
   readonly isTrailersOnly: boolean;
   readonly body: Buffer;
   readonly trailers: http2.IncomingHttpHeaders;
 }
 
-/** One HTTP/2 request, and its answer as it stood on the wire. */
-async function ask(url: string, headers: http2.OutgoingHttpHeaders, body: Uint8Array): Promise<Answer> {
+/** Sends one HTTP/2 request and returns its answer as it was on the wire. */
+async function sendRaw(url: string, headers: http2.OutgoingHttpHeaders, body: Uint8Array): Promise<Answer> {
   const session = http2.connect(url);
   try {
     return await new Promise((resolve, reject) => {
@@ -90,8 +90,8 @@ describe('a gRPC error before the first message', () => {
     ['a foreign Origin', { ':path': `${service}/SendBatch`, origin: 'https://evil.example' }, oneMessage, 7],
   ];
   for (const [what, headers, body, status] of rows) {
-    test(`is one block of headers that ends the stream: ${what}`, async () => {
-      const answer = await ask(running.url, headers, body);
+    test(`a gRPC error before the first message is one block of headers that ends the stream: ${what}`, async () => {
+      const answer = await sendRaw(running.url, headers, body);
       assert.deepEqual(
         [answer.headers[':status'], answer.headers['grpc-status'], answer.isTrailersOnly, answer.body.length],
         [200, String(status), true, 0],
@@ -103,10 +103,10 @@ describe('a gRPC error before the first message', () => {
     });
   }
 
-  test('leaves answers that succeed as they were: headers, messages, trailers', async () => {
+  test('a successful gRPC answer keeps headers, messages and trailers apart', async () => {
     const ofBothWays = [{}, { 'grpc-encoding': 'gzip' }];
     for (const more of ofBothWays) {
-      const answer = await ask(
+      const answer = await sendRaw(
         running.url,
         { ':path': `${service}/GetServerInfo`, ...more },
         encodeEnvelope(0, new Uint8Array()),
@@ -144,8 +144,8 @@ describe('a gRPC error before the first message', () => {
     ],
   ];
   for (const [what, type, path, read, wanted] of forms) {
-    test(`a foreign Host is refused in the form of ${what}`, async () => {
-      const answer = await ask(
+    test(`a foreign Host is refused in the error format of ${what}`, async () => {
+      const answer = await sendRaw(
         running.url,
         { ':path': path, ':authority': 'evil.example', 'content-type': type },
         oneMessage,
@@ -155,7 +155,7 @@ describe('a gRPC error before the first message', () => {
     });
   }
 
-  test('has a text that gRPC clients read as it was written', async () => {
+  test('gRPC clients read the text of an error exactly as it was written', async () => {
     const client = new grpc.Client(new URL(running.url).host, grpc.credentials.createInsecure());
     const detailsOf = (path: string, body: Uint8Array) =>
       new Promise<string>((resolve) => {
@@ -191,7 +191,7 @@ describe('a gRPC error before the first message', () => {
     );
   });
 
-  test('is retried by the policy of a gRPC client, after the time that the service asks for', async () => {
+  test('the retry policy of a gRPC client retries an error after the time that the service returns', async () => {
     const policy = {
       methodConfig: [
         {
@@ -226,10 +226,10 @@ describe('a gRPC error before the first message', () => {
     client.close();
   });
 
-  test('repeats RetryInfo as grpc-retry-pushback-ms', async () => {
+  test('a retryable gRPC error repeats its RetryInfo as grpc-retry-pushback-ms', async () => {
     const draft = (key: string) =>
       envelopeOf(SendRequestSchema, { message: { ...draftTo('pushed', key), fromUid: 'u2' } });
-    const pushed = (key: string) => ask(running.url, { ':path': `${service}/Send` }, draft(key));
+    const pushed = (key: string) => sendRaw(running.url, { ':path': `${service}/Send` }, draft(key));
     assert.equal((await pushed('1')).trailers['grpc-status'], '0');
     const { headers } = await pushed('2');
     assert.equal(headers['grpc-status'], String(grpc.status.RESOURCE_EXHAUSTED));

@@ -30,7 +30,7 @@ const transports = (url: string): [string, Transport][] => [
   ['Connect', createConnectTransport({ baseUrl: url, httpVersion: '1.1' })],
 ];
 
-async function ask(url: string, sql: string): Promise<void> {
+async function runSql(url: string, sql: string): Promise<void> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
   try {
@@ -42,7 +42,7 @@ async function ask(url: string, sql: string): Promise<void> {
 
 const names = new Map<number, string>(Object.entries(Status).map(([name, value]) => [value, name]));
 
-/** A watch by another library than ours, as an orchestrator's client has it. */
+/** Watches health with grpc-js, as the client of an orchestrator does. */
 function watch(url: string, service: string) {
   const client = new grpc.Client(new URL(url).host, grpc.credentials.createInsecure());
   const stream = client.makeServerStreamRequest(
@@ -56,7 +56,7 @@ function watch(url: string, service: string) {
   );
   const statuses = stream[Symbol.asyncIterator]();
   return {
-    /** The next status, or the code of the error that ended it. */
+    /** Returns the next status, or the code of the error that ended the watch. */
     async next(): Promise<string> {
       try {
         const { value, done } = await statuses.next();
@@ -81,7 +81,7 @@ describe('health', () => {
   });
   after(() => service.stop());
 
-  test('the probes, in JSON and as lines', async () => {
+  test('the health probes answer in JSON and as lines', async () => {
     assert.deepEqual(await call.get('/livez'), { status: 200, body: { status: 'ok' } });
     const well = { status: 'ok', checks: { database: 'ok', schema: 'ok', draining: 'ok' } };
     for (const path of ['/readyz', '/healthz']) assert.deepEqual(await call.get(path), { status: 200, body: well });
@@ -92,7 +92,7 @@ describe('health', () => {
     assert.equal((await fetch(`${service.url}/readyz`, { method: 'POST' })).status, 404);
   });
 
-  test('a probe calls by an address that the guard does not serve; nothing else may', async () => {
+  test('only probes are served under a Host that the origin check refuses', async () => {
     const byAddress = async (path: string) =>
       await new Promise<number | undefined>((resolve, reject) => {
         httpRequest(service.url + path, { headers: { host: '10.1.2.3:5001' } }, (response) => {
@@ -108,7 +108,7 @@ describe('health', () => {
       assert.equal(await byAddress(path), 403, path);
   });
 
-  test('Check and List over every protocol: the server, each service, and one that is not there', async () => {
+  test('health Check and List cover the server and each service over every protocol, and unknown services are NOT_FOUND', async () => {
     for (const [name, transport] of transports(service.url)) {
       const client = createClient(Health, transport);
       for (const each of ['', ...guardedServices.map(({ typeName }) => typeName)])
@@ -123,22 +123,22 @@ describe('health', () => {
     }
   });
 
-  test('a service that nobody knows: Watch says so, and stays', async () => {
+  test('health Watch of an unknown service reports SERVICE_UNKNOWN and stays open', async () => {
     const unknown = watch(service.url, 'sendbatch.v1.Nothing');
     assert.equal(await unknown.next(), 'SERVICE_UNKNOWN');
     unknown.close();
   });
 
-  test('a database that goes away and comes back: not ready meanwhile, alive all the time', async () => {
+  test('the service is live but not ready while its database refuses connections, and ready again afterwards', async () => {
     const admin = process.env[adminUrlVariable] ?? '';
     const name = new URL(service.databaseUrl).pathname.slice(1);
     const watching = watch(service.url, 'sendbatch.v1.MessageService');
     assert.equal(await watching.next(), 'SERVING');
-    await ask(admin, `alter database ${name} allow_connections false`);
+    await runSql(admin, `alter database ${name} allow_connections false`);
     try {
-      // One that was just let in may come after the first look.
+      // A connection admitted just before may appear after the first check.
       const ended = `select pg_terminate_backend(pid) from pg_stat_activity where datname = '${name}'`;
-      await until('nobody is connected', async () => (await query(admin, ended)).length === 0);
+      await until('no connection is left', async () => (await query(admin, ended)).length === 0);
       assert.equal(await watching.next(), 'NOT_SERVING');
       const { status, body } = await call.get('/readyz');
       assert.equal(status, 503);
@@ -147,14 +147,14 @@ describe('health', () => {
       assert.doesNotMatch(JSON.stringify(body), new RegExp(name), 'nothing of where the database is');
       assert.equal((await call.get('/livez')).status, 200);
     } finally {
-      await ask(admin, `alter database ${name} allow_connections true`);
+      await runSql(admin, `alter database ${name} allow_connections true`);
     }
     assert.equal(await watching.next(), 'SERVING');
     assert.equal((await call.get('/readyz')).status, 200);
     watching.close();
   });
 
-  test('needs no credential where everything else does, and tells nobody more', async () => {
+  test('health needs no credential where all other calls do, and other calls still need one', async () => {
     const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
     try {
       for (const [name, transport] of transports(strict.url))
@@ -171,16 +171,16 @@ describe('health', () => {
   });
 });
 
-/** In a frame of gRPC: an empty request. */
+/** An empty request in a gRPC envelope. */
 const nothing = Buffer.alloc(5);
 
-test('who leaves a Watch is no defect, whenever that is', async () => {
+test('a client that cancels a health Watch at any moment is never counted as INTERNAL', async () => {
   const service = await startService();
   const session = http2.connect(service.url);
   session.on('error', () => {});
   await new Promise((resolve) => session.once('remoteSettings', resolve));
   const path = '/grpc.health.v1.Health/Watch';
-  // Fewer than what Node takes for an attack.
+  // Stays below the count of resets that Node treats as an attack.
   for (let round = 0; round < 5; round++) {
     const streams = Array.from({ length: 50 }, () => {
       const headers = { ':method': 'POST', ':path': path, 'content-type': 'application/grpc', te: 'trailers' };
@@ -210,7 +210,7 @@ test('who leaves a Watch is no defect, whenever that is', async () => {
 });
 
 describe('a stop', () => {
-  test('says that it is not ready first, and serves on for the delay', async () => {
+  test('a stop reports not ready first and keeps serving for the drain delay', async () => {
     const drain = async (drainDelayMs: number) => {
       const service = await startService({ drainDelayMs });
       const call = jsonCaller(service.url);
@@ -225,7 +225,7 @@ describe('a stop', () => {
       return { call, watching, stopping, ready, sent, isInTime: performance.now() - since < drainDelayMs };
     };
     let drained = await drain(2000);
-    // A machine that stood still for the delay gets a longer one.
+    // A machine that paused for the whole delay gets a longer one.
     for (const longer of [8000, 30_000])
       if (!drained.isInTime) {
         await drained.stopping;
@@ -241,7 +241,7 @@ describe('a stop', () => {
     await assert.rejects(call.get('/livez'));
   });
 
-  test('without a delay who watches is told before the connection ends', async () => {
+  test('a stop without a drain delay notifies health watches before their connections end', async () => {
     const service = await startService();
     const watchers = ['', 'sendbatch.v1.MessageService'].map((name) => watch(service.url, name));
     const unknown = watch(service.url, 'nothing');
@@ -254,7 +254,7 @@ describe('a stop', () => {
     for (const each of [...watchers, unknown]) each.close();
   });
 
-  test('DRAIN_DELAY', () => {
+  test('DRAIN_DELAY accepts whole milliseconds and refuses other values', () => {
     const env = { DATABASE_URL: 'postgres://not/asked' };
     assert.equal(loadConfig(env).drainDelayMs, 0);
     assert.equal(loadConfig({ ...env, DRAIN_DELAY: '5000' }).drainDelayMs, 5000);
@@ -267,7 +267,7 @@ describe('a stop', () => {
 });
 
 describe('readiness', () => {
-  test('a drain is told at once, though the database says nothing', async () => {
+  test('readiness reports a drain at once even when the database does not answer', async () => {
     const database = await createDatabase();
     const db = openStore(database.url);
     let now = 0;
@@ -275,8 +275,8 @@ describe('readiness', () => {
     const { promise: held, resolve: release } = Promise.withResolvers<void>();
     const gone = new AbortController();
     try {
-      const told = readiness.follow(gone.signal)[Symbol.asyncIterator]();
-      assert.equal((await told.next()).value.ready, true);
+      const changes = readiness.follow(gone.signal)[Symbol.asyncIterator]();
+      assert.equal((await changes.next()).value.ready, true);
       const holding = Promise.withResolvers<void>();
       const holder = db.connection().execute(() => {
         holding.resolve();
@@ -284,10 +284,10 @@ describe('readiness', () => {
       });
       await holding.promise;
       now = 5000;
-      const next = told.next();
+      const next = changes.next();
       const drained = readiness.drain();
       assert.equal((await Promise.race([next, drained]))?.value.ready, false, 'before the drain goes on');
-      const end = told.next();
+      const end = changes.next();
       await drained;
       gone.abort();
       await end;
@@ -300,7 +300,7 @@ describe('readiness', () => {
     }
   });
 
-  test('asks at most once a second; a schema that is too old is not ready, a newer one is', async () => {
+  test('readiness checks at most once per second, fails for a schema with missing migrations and accepts a newer one', async () => {
     const database = await createDatabase();
     const db = openStore(database.url);
     let now = 0;
@@ -308,16 +308,16 @@ describe('readiness', () => {
     const schema = async () => (await readiness.look()).checks.find(({ name }) => name === 'schema')?.fault;
     try {
       assert.equal(await schema(), undefined);
-      await ask(database.url, `insert into sendbatch.migration (name, timestamp) values ('9999-newer', 'now')`);
-      await ask(database.url, `delete from sendbatch.migration where name = '0001-messages'`);
+      await runSql(database.url, `insert into sendbatch.migration (name, timestamp) values ('9999-newer', 'now')`);
+      await runSql(database.url, `delete from sendbatch.migration where name = '0001-messages'`);
       assert.equal(await schema(), undefined, 'what was seen is known for a second');
       now = 1001;
       assert.equal(await schema(), 'migrations are missing: 0001-messages');
       assert.equal((await readiness.look()).ready, false);
-      await ask(database.url, `insert into sendbatch.migration (name, timestamp) values ('0001-messages', 'now')`);
+      await runSql(database.url, `insert into sendbatch.migration (name, timestamp) values ('0001-messages', 'now')`);
       now = 2002;
       assert.equal((await readiness.look()).ready, true);
-      await ask(database.url, 'drop schema sendbatch cascade');
+      await runSql(database.url, 'drop schema sendbatch cascade');
       now = 3003;
       assert.match((await schema()) ?? '', /no migration/);
     } finally {

@@ -37,7 +37,7 @@ describe('history', () => {
     );
   const seqs = (body: { messages: { message_seq: number }[] }) => body.messages.map((each) => each.message_seq);
 
-  test('filters: tag, stream, sender, time', async () => {
+  test('history can be filtered by tag, stream, sender and time', async () => {
     const channel_id = 'filters';
     const base = { ...group, channel_id, payload: text('x') };
     await send([
@@ -54,7 +54,7 @@ describe('history', () => {
     assert.deepEqual(await list('until=2020-01-01T00:00:00Z'), []);
   });
 
-  test('subscribers: only they and the sender see it', async () => {
+  test('history shows a message with subscribers only to them and the sender', async () => {
     const channel_id = 'private';
     await call.post('/channel', { ...group, channel_id, subscribers: ['a', 'b', 'c'] });
     const base = { ...group, channel_id, from_uid: 'a', payload: text('x') };
@@ -69,7 +69,7 @@ describe('history', () => {
     assert.deepEqual(seqs(byNumber.body), [1]);
   });
 
-  test('messagesync: both pull modes, their bounds, more, and the legacy shape', async () => {
+  test('messagesync supports both pull modes with bounds and more, in the legacy format', async () => {
     const channel_id = 'legacy';
     await call.post('/channel', { ...group, channel_id, subscribers: ['u0', 'u1'] });
     await fill(channel_id, 10, { header: { no_persist: 0, red_dot: 1, sync_once: 0 } });
@@ -130,7 +130,7 @@ describe('history', () => {
     );
   });
 
-  test('a person channel by the other uid', async () => {
+  test('history of a person channel is read by the uid of the other user', async () => {
     await send([{ channel_id: 'pb', channel_type: 1, from_uid: 'pa', payload: text('hi') }]);
     for (const [login_uid, channel_id] of [
       ['pa', 'pb'],
@@ -150,7 +150,7 @@ describe('history', () => {
     assert.equal((await call.get('/channel/max_message_seq?channel_type=2&channel_id=nobody')).body.message_seq, 0);
   });
 
-  test('by sequence, id and key, also where others have expired', async () => {
+  test('messages are found by sequence, id and key, also among expired messages', async () => {
     const channel_id = 'find';
     const sent = await fill(channel_id, 200);
     const client = new pg.Client({ connectionString: service.databaseUrl });
@@ -173,7 +173,7 @@ describe('history', () => {
     );
   });
 
-  test('reading and the rest have connections of their own: neither can take those of the other', async () => {
+  test('reads and other calls have separate connections, so neither can exhaust those of the other', async () => {
     await fill('shares', 2);
     const client = new pg.Client({ connectionString: service.databaseUrl });
     await client.connect();
@@ -196,7 +196,7 @@ describe('history', () => {
     await client.end();
   });
 
-  test('an expired message is never returned', async () => {
+  test('history never returns an expired message', async () => {
     const channel_id = 'expiring';
     await send([
       { ...group, channel_id, from_uid: 'a', payload: text('short'), expire: 1 },
@@ -211,7 +211,7 @@ describe('history', () => {
     assert.deepEqual(seqs((await call.post('/messages', { ...group, channel_id, message_seqs: [1, 2] })).body), [2]);
   });
 
-  test('a cursor before what is kept is told where to go on', async () => {
+  test('a cursor before the retained messages is refused with the sequence to continue from', async () => {
     const channel_id = 'swept';
     await fill(channel_id, 10);
     const client = new pg.Client({ connectionString: service.databaseUrl });
@@ -231,7 +231,7 @@ describe('history', () => {
     assert.deepEqual(seqs((await call.get(path)).body), [7, 8, 9, 10]);
   });
 
-  test('a page of large payloads fits what gRPC clients take, and says that there is more', async () => {
+  test('a history page of large payloads fits the default limit of gRPC clients and sets more', async () => {
     const channel_id = 'large-page';
     for (let batch = 0; batch < 5; batch++)
       await send(

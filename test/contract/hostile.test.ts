@@ -16,7 +16,7 @@ const post = (path: string, body: Uint8Array<ArrayBuffer> | string, headers: Rec
   fetch(service.url + path, { method: 'POST', body, headers });
 const rpc = '/sendbatch.v1.MessageService/SendBatch';
 
-/** A length-prefixed gRPC message. */
+/** Prefixes a message with its gRPC envelope. */
 function frame(bytes: Uint8Array, packed = false): Uint8Array<ArrayBuffer> {
   const head = Buffer.alloc(5);
   head.writeUInt8(packed ? 1 : 0);
@@ -24,7 +24,7 @@ function frame(bytes: Uint8Array, packed = false): Uint8Array<ArrayBuffer> {
   return new Uint8Array(Buffer.concat([head, bytes]));
 }
 
-describe('what no client should send', () => {
+describe('malformed requests', () => {
   const garbage = new Uint8Array(Buffer.from('0a04ffffffff', 'hex'));
   const invalidUtf8 = new Uint8Array(Buffer.from('0a041a02ff61', 'hex'));
   const bomb = gzipSync(Buffer.alloc(64 * 1024 * 1024));
@@ -51,17 +51,17 @@ describe('what no client should send', () => {
       { 'content-type': 'application/grpc-web+proto', 'grpc-encoding': 'gzip' },
     ],
     [
-      'a deep JSON over Connect',
+      'deeply nested JSON over Connect',
       new Uint8Array(Buffer.from(`{"messages":${'['.repeat(5000)}${']'.repeat(5000)}}`)),
       { 'content-type': 'application/json' },
     ],
     ['an unknown codec', new Uint8Array(3), { 'content-type': 'application/xml' }, 415],
   ];
   for (const [what, body, headers, expected = 400] of rows) {
-    test(`${what}: an error, nothing stored, the service alive`, async () => {
+    test(`${what}: the request is refused, nothing is stored and the service keeps serving`, async () => {
       const response = await post(rpc, body, headers);
       const status = response.headers.get('grpc-status') ?? (await trailerOf(response));
-      // Protobuf that cannot be parsed is INTERNAL by gRPC's own table of statuses; Connect has no such rule.
+      // gRPC's table of statuses allows INTERNAL for unparsable Protobuf; Connect has no such rule.
       if (status === undefined) assert.equal(response.status, expected);
       else assert.ok(['3', '8', '13'].includes(status), `grpc-status ${status}`);
       assert.deepEqual(await readAll(service.databaseUrl), []);
@@ -75,7 +75,7 @@ describe('what no client should send', () => {
   }
 });
 
-describe('any JSON', () => {
+describe('random JSON', () => {
   const text = fc.oneof(
     fc.string(),
     fc.constantFrom('u1', 'SGk=', '', 'a@b', "'; drop table sendbatch.message; --", '\u0000', '\u202e', '__proto__'),
@@ -119,7 +119,7 @@ describe('any JSON', () => {
   );
 
   for (const path of ['/message/sendbatch', '/message/send', '/message/broadcast', rpc]) {
-    test(`to ${path} is answered with success or with the caller's error, never with ours`, async (context) => {
+    test(`random JSON to ${path} gets success or a client error, never a server error`, async (context) => {
       await fc.assert(
         fc.asyncProperty(body, async (json) => {
           const response = await post(path, JSON.stringify(json), { 'content-type': 'application/json' });
@@ -132,7 +132,7 @@ describe('any JSON', () => {
     });
   }
 
-  test('in the path and the query of a read', async (context) => {
+  test('random values in the path and the query of a read never cause a server error', async (context) => {
     await fc.assert(
       fc.asyncProperty(text, text, text, async (type, id, value) => {
         if (!type.isWellFormed() || !id.isWellFormed()) return;
