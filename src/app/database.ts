@@ -17,40 +17,35 @@ import {
 import type { Db } from '../postgres/schema.ts';
 import { openCounterPool } from '../rate-limits/postgres-counter.sql.ts';
 
-/** The service could not be started; the message is one line for the one who starts it. */
+/** The service cannot start; the message is one line for the operator. */
 export class StartError extends Error {}
 
-/**
- * Whether an error of opening says in one line what to do; the stack of anything else is needed.
- */
+/** Whether an error's message tells the operator what to do. Other errors need their stack. */
 export function isForTheUser(error: unknown): error is Error {
   return [StartError, EmbeddedUnavailable, MigrationError].some((type) => error instanceof type);
 }
 
-/** The PostgreSQL of the settings, reached and with its schema up to date. */
+/** The PostgreSQL of the settings, reachable and with its schema up to date. */
 export interface OpenServer {
-  /** Opens a pool of connections; whoever opens it destroys it. */
+  /** Opens a pool, which the caller destroys. */
   open(more: Partial<DatabaseOptions>): Db;
-  /** Opens a connection that listens for hints. */
+  /** Opens a connection that listens for notifications. */
   listen(onPayload: (payload: string) => void): Promise<Listening>;
-  /** Opens the queue of background work. */
+  /** Opens the queue of background jobs. */
   openJobs(onError: (error: unknown) => void): Promise<Jobs>;
-  /** Connections for counters. */
+  /** Opens the connections of shared counters. */
   openCounters(): ReturnType<typeof openCounterPool>;
-  /** Which server, and where, in words. */
+  /** Version and place of the server, for display. */
   readonly words: string;
-  /** Leaves it; an embedded one that nobody else uses is stopped. */
+  /** Disconnects; stops the embedded server unless another service uses it. */
   close(): Promise<void>;
 }
 
-/** To connect is one flight or two, whatever statements take. */
+/** Connecting takes one or two round trips, however long statements may run. */
 const connectTimeoutMs = 5000;
 const oldestPostgres = 150_000;
 
-/**
- * Finds the server that the settings name, or starts the embedded one, and brings its schema up to
- * date.
- */
+/** Connects to the server of the settings, or starts the embedded one, and updates its schema. */
 export async function openServer(
   config: Config,
   log: Log,
@@ -71,7 +66,7 @@ export async function openServer(
       ...more,
     });
   try {
-    // By a connection as calls use them: a pooler may let one for migrations in, and not these.
+    // With the options of calls: a pooler may accept those of migrations and refuse these.
     const first = open({ poolSize: 1 });
     const patience = createPatience(config.databaseWaitMs, log);
     const facts = await reach(first, patience).finally(() => first.destroy());
@@ -92,16 +87,13 @@ export async function openServer(
   }
 }
 
-/** Two connections without time-outs, as migrations need them. */
+/** Two connections without timeouts, as migrations need them. */
 const forMigrations = { poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 };
 
-/**
- * The schema of the server that the settings name, for those who bring it up to date as a step of
- * its own.
- */
+/** The schema of the server of the settings, for `sendbatch migrate`. */
 export interface OpenSchema {
   status(): Promise<SchemaStatus>;
-  /** Applies what is pending; the names of what was. */
+  /** Applies pending migrations; returns their names. */
   migrate(): Promise<string[]>;
   close(): Promise<void>;
 }
@@ -131,14 +123,14 @@ function rethrow(error: unknown): never {
 }
 
 type Connection = DatabaseOptions['connection'];
-/** The same for those who have a pool of their own. */
+/** Connection options for libraries with a pool of their own. */
 type ClientOptions = Parameters<typeof installJobs>[0];
 
 function clientOptions(connection: Connection): ClientOptions {
   return 'url' in connection ? { connectionString: connection.url } : connection;
 }
 
-/** The queue's tables are the library's, which brings them up to date by itself. */
+/** Tables of the queue belong to pg-boss, which updates them itself. */
 const queue = 'queue';
 
 async function statusOf(db: Db): Promise<SchemaStatus> {
@@ -157,7 +149,7 @@ async function bringUpToDate(db: Db, database: ClientOptions): Promise<string[]>
   return await migrate(db, also);
 }
 
-/** The server that the settings name, or the embedded one. */
+/** The server of the settings, or the embedded one. */
 async function findDatabase(
   config: Config,
   log: Log,
@@ -175,7 +167,7 @@ async function findDatabase(
   };
 }
 
-/** The driver reads the files of certificates that a URL names when it reads the URL. */
+/** Parses a URL early: the driver reads certificate files that it names. */
 function placeIn(setting: string, url: string): string {
   try {
     return placeOf(url);
@@ -184,7 +176,7 @@ function placeIn(setting: string, url: string): string {
   }
 }
 
-/** Brings the schema up to date, or refuses when it is not. */
+/** Updates the schema, or with MIGRATE=check refuses to start on an outdated one. */
 async function prepareSchema(config: Config, db: Db, database: ClientOptions, log: Log): Promise<void> {
   if (config.migrate === 'check') {
     const { pending } = await statusOf(db);
@@ -198,12 +190,12 @@ async function prepareSchema(config: Config, db: Db, database: ClientOptions, lo
   if (applied.length > 0) log('schemaMigrated', { migrations: applied });
 }
 
-/** Reaches a server that can be written, and refuses one that will not do. */
+/** Waits for a writable server, and refuses one that is unsuitable. */
 async function reach(db: Db, patience: Patience): Promise<ServerFacts> {
   const facts = await patience.through(async () => {
     const asked = await serverFacts(db);
     if (asked.readOnly) {
-      // The name may stand for another server after a failover.
+      // After a failover the host name may refer to another server.
       renewConnections(db);
       throw new ReadOnly('it is read-only: a standby, or default_transaction_read_only is on');
     }
@@ -222,16 +214,16 @@ async function reach(db: Db, patience: Patience): Promise<ServerFacts> {
   return facts;
 }
 
-/** The server answers, and takes nothing. */
+/** The server answers but is read-only. */
 class ReadOnly extends Error {}
 
 const firstPauseMs = 250;
 const longestPauseMs = 2000;
 
-/** How long a start waits, all its steps together, for what may come by itself. */
+/** Waiting during startup: all steps share DATABASE_WAIT. */
 interface Patience {
   /**
-   * Repeats a step while waiting may help; what does not pass (a password, a name, a right) is said
+   * Repeats a step while waiting may help; permanent errors (password, name, privilege) are thrown
    * at once.
    */
   through<T>(step: () => Promise<T>): Promise<T>;
@@ -262,8 +254,8 @@ function createPatience(waitMs: number, log: Log): Patience {
 const notAllowed = '42501';
 
 /**
- * What the database says at a start is for the one who runs both: a line, with what to do where
- * that is known. A defect stays as it is.
+ * Turns a database error at startup into one line for the operator, with the way out where it is
+ * known. Defects stay as they are.
  */
 export function inOneLine(error: unknown, tried = ''): unknown {
   if (isForTheUser(error)) return error;
@@ -282,26 +274,25 @@ export function inOneLine(error: unknown, tried = ''): unknown {
     );
   if (isAway(error) || noEntrance.has(code))
     return because(`the database cannot be reached: ${cause}${tried}. Is DATABASE_URL right, and the server up?`);
-  // An SQLSTATE: the server's own words.
+  // With an SQLSTATE: the server's own message.
   if (/^[0-9A-Z]{5}$/.test(code))
     return because(`the database refused a step of the start: ${cause} (SQLSTATE ${code})${tried}`);
   return error;
 }
 
 /**
- * The server is there, and lets nobody in by this name: protocol_violation, invalid_authorization,
- * invalid_password, invalid_catalog_name.
+ * The server refuses this login: protocol_violation, invalid_authorization, invalid_password,
+ * invalid_catalog_name.
  */
 const noEntrance = new Set(['08P01', '28000', '28P01', '3D000']);
 /**
- * What another's work, or too much of it, brings about: query_canceled, lock_not_available,
- * out_of_memory, too_many_connections.
+ * Errors of a busy server: query_canceled, lock_not_available, out_of_memory, too_many_connections.
  */
 const passing = new Set(['57014', '55P03', '53200', '53300']);
 
 function helpsToWait(error: unknown): boolean {
   if (error instanceof ReadOnly) return true;
-  // A migration that failed has its reason as its cause.
+  // The cause of a failed migration is its reason.
   const reason = error instanceof MigrationError && error.cause !== undefined ? error.cause : error;
   return isAway(reason) || passing.has(codeOf(reason)) || classifyPgError(reason) === 'retry';
 }
@@ -313,11 +304,11 @@ function codeOf(error: unknown): string {
 
 function isAway(error: unknown): boolean {
   if (error instanceof AggregateError) return error.errors.every(isAway);
-  // protocol_violation: a pooler that does not take what it is asked with.
+  // protocol_violation: a pooler refuses a startup parameter.
   return classifyPgError(error) === 'lost' && codeOf(error) !== '08P01';
 }
 
-/** Some errors of the socket layer have their words inside: one for each address that was tried. */
+/** Some socket errors contain their messages: one per address that was tried. */
 function textOf(error: unknown): string {
   if (error instanceof AggregateError && error.message === '') return error.errors.map(textOf).join(', ');
   return error instanceof Error ? error.message : String(error);

@@ -29,14 +29,17 @@ const settleMs = 500;
 const settleAttempts = 4;
 
 /**
- * Whether SIGHUP means "reload". Without files to read again it means nothing, and must not end a service
- * (`systemctl reload`). In a terminal that is closed it ends the process, as it does by default.
+ * Whether SIGHUP means "reload". Without files to read again it means nothing, and must not end a
+ * service (`systemctl reload`). In a terminal that is closed it ends the process, as it does by
+ * default.
  */
 export function hearsReload({ reload }: Config): boolean {
   return reload.tls !== undefined || reload.tokenSecrets !== undefined || !isatty(0);
 }
 
-/** Starts the checks of the files that the settings name. Returns a function that checks them now. */
+/**
+ * Starts the checks of the files that the settings name. Returns a function that checks them now.
+ */
 export function startReload(
   { config, events, lifecycle, registry }: Pick<Foundation, 'config' | 'events' | 'lifecycle' | 'registry'>,
   listener: Pick<Listener, 'replaceTls'>,

@@ -8,15 +8,15 @@ import { metricsOfAll } from './worker-metrics.ts';
 import { hearReload, hearStop, isWorker, joinWorkers, type Listening, leaveWorkers, startWorkers } from './workers.ts';
 
 /**
- * What a worker may take to stop beyond its drain and its grace: a start is finished first, the
- * embedded PostgreSQL writes a checkpoint.
+ * Time that a worker may need to stop beyond drain and grace period: it completes its start first,
+ * and the embedded PostgreSQL writes a checkpoint.
  */
 const stopSlackMs = 60_000;
-/** What may still be under way after the stop, such as the last lines of the log, has so long. */
+/** Time for the last log lines after the stop. */
 const lingerMs = 500;
 
 /**
- * Serves until a signal stops it; settings come from the environment. `fail` is told in one line
+ * Serves until a signal stops it, with settings from the environment. `fail` receives in one line
  * why it cannot.
  */
 export async function serve(fail: (message: string) => void): Promise<void> {
@@ -42,8 +42,8 @@ async function serveHere(config: Config, log: Log): Promise<void> {
     process.on('SIGHUP', () => app?.reload());
     if (isWorker) hearReload(() => app?.reload());
   }
-  // The embedded PostgreSQL would outlive a start that is broken off: it is finished first. One
-  // that waits for another's database ends where it is.
+  // Completes the start first: the embedded PostgreSQL would outlive an interrupted one. A start
+  // that waits for an external database may be interrupted.
   const mayBreakOff = 'url' in config.database;
   const stop = stopOnce(log, async () => {
     if (listens || !mayBreakOff) await (await orNever(starting)).stop();
@@ -60,10 +60,10 @@ async function serveHere(config: Config, log: Log): Promise<void> {
   else greet(config, log, app);
 }
 
-/** Each worker logs for itself; this process only forks, greets and passes the signals on. */
+/** Each worker writes its own log; this process forks, prints the greeting and forwards signals. */
 async function serveInWorkers(config: Config, log: Log): Promise<void> {
-  // Workers whose parent ends exit at once, and leave the embedded PostgreSQL behind: such a start
-  // is finished first.
+  // Completes the start first: workers whose parent ends exit at once and would leave the embedded
+  // PostgreSQL running.
   const mayBreakOff = 'url' in config.database;
   const starting = startWorkers(config.workers, log);
   if (hearsReload(config)) process.on('SIGHUP', () => void starting.then((workers) => workers?.reload()));
@@ -89,15 +89,12 @@ function greet(config: Config, log: Log, listening: Listening): void {
   if (process.stdout.isTTY || config.logFormat !== 'json') console.log(greeting(listening));
 }
 
-/** A start that fails is told by the one who waits for it, and ends the process. */
+/** Waits for a start; a failed one is reported elsewhere and ends the process. */
 async function orNever<T>(starting: Promise<T>): Promise<T> {
   return await starting.catch(() => new Promise<never>(() => {}));
 }
 
-/**
- * What to do about an error that ends the start, in one line. Throws any other error: its stack is
- * needed.
- */
+/** The one-line message of a startup error. Rethrows others, whose stack is needed. */
 async function inOneLine(thrown: unknown): Promise<string> {
   if (thrown instanceof ConfigError || thrown instanceof ListenError) return thrown.message;
   const opening = await import('./database.ts');
@@ -106,7 +103,7 @@ async function inOneLine(thrown: unknown): Promise<string> {
   return error.message;
 }
 
-/** Stops, once, however often it is called; returns false from the second time on. */
+/** Returns a function that stops once; it returns false from the second call on. */
 function stopOnce(log: Log, work: () => Promise<void>): () => boolean {
   let stopping = false;
   return () => {
@@ -117,8 +114,8 @@ function stopOnce(log: Log, work: () => Promise<void>): () => boolean {
         log('stopped');
         process.exitCode = 0;
         leaveWorkers();
-        // Nothing of ours is left; a library that still tries to reach a collector of traces does
-        // not hold the process.
+        // Nothing else runs; a trace exporter that still tries to reach its collector must not hold
+        // the process.
         setTimeout(() => process.exit(0), lingerMs).unref();
       },
       (error) => {
@@ -130,15 +127,12 @@ function stopOnce(log: Log, work: () => Promise<void>): () => boolean {
   };
 }
 
-/**
- * Ctrl-C comes twice at once: from the terminal, and from npm, which passes on what it got from the
- * terminal too.
- */
+/** Ctrl-C arrives twice: from the terminal, and forwarded by npm. */
 const echoMs = 500;
 
 /**
- * The first signal drains and stops; the second one ends at once. In a worker a signal comes from
- * the terminal, to all at once: the word of the process that forked it may have come sooner.
+ * The first signal drains and stops; the second exits at once. The terminal signals workers too,
+ * whose parent's `stop` may have arrived first.
  */
 function stopOnSignals(stop: () => boolean, log: Log): void {
   let first = 0;

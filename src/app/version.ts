@@ -1,10 +1,7 @@
 import { createRequire } from 'node:module';
 
-/**
- * By the package's own name: the place of its manifest is another one in a checkout than in an
- * installed package.
- */
+/** By package name: the manifest's path differs between a checkout and an installed package. */
 const manifest: unknown = createRequire(import.meta.url)('sendbatch/package.json');
 
-/** The service's version, as in its package. */
+/** The version of the service, from package.json. */
 export const version: string = (manifest as { version: string }).version;

@@ -2,14 +2,14 @@ import type { Worker } from 'node:cluster';
 import { gather } from '../observability/gather.ts';
 
 /**
- * A worker that does not answer for so long, because its event loop is held up, is told as down:
- * the others' metrics are not to wait for it.
+ * A worker that does not answer within this time is reported as down, so that the others' metrics
+ * do not wait for it.
  */
 const answerMs = 2000;
 
 /**
- * What goes between the workers and the one who forked them. A scrape meets one worker: it asks for
- * the page of all, for which each is asked for its own.
+ * Messages between workers and their parent. A scrape reaches one worker: it requests the page of
+ * all, for which each worker is asked for its own.
  */
 type Word =
   | { readonly metrics: 'page wanted' | 'own wanted'; readonly id: number }
@@ -18,19 +18,19 @@ type Word =
 let lastId = 0;
 const waiting = new Map<number, (text: string) => void>();
 
-/** In a worker: the metrics of all workers. */
+/** In a worker: requests the metrics of all workers. */
 export async function metricsOfAll(): Promise<string> {
   const page = await ask('page wanted', (word) => process.send?.(word), answerMs * 2);
   if (page === undefined) throw new Error('the metrics of the workers were not gathered in time');
   return page;
 }
 
-/** In a worker: answers for its own metrics. */
+/** In a worker: answers requests for its own metrics. */
 export function answerForMetrics(own: () => Promise<string>): void {
   process.on('message', (message) => {
     const word = wordOf(message);
     if (word?.metrics === 'page') waiting.get(word.id)?.(word.text);
-    // One that cannot say is down for who asked.
+    // A worker that fails is reported as down.
     else if (word?.metrics === 'own wanted')
       own().then(
         (text) => process.connected && process.send?.({ metrics: 'own', id: word.id, text } satisfies Word),
@@ -39,10 +39,7 @@ export function answerForMetrics(own: () => Promise<string>): void {
   });
 }
 
-/**
- * In the one who forked: answers a worker that wants the page of all. `all`: the workers by their
- * place.
- */
+/** In the parent: answers requests for the page of all. `all`: workers by index. */
 export function serveMetrics(worker: Worker, all: () => ReadonlyMap<string, Worker | undefined>): void {
   worker.on('message', (message) => {
     const word = wordOf(message);

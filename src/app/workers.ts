@@ -4,29 +4,25 @@ import type { Log } from '../observability/log.ts';
 import type { App } from './start.ts';
 import { answerForMetrics, serveMetrics } from './worker-metrics.ts';
 
-/** What a worker tells the one who forked it once it listens. */
+/** A worker's message to its parent once it listens. */
 export type Listening = Pick<App, 'url' | 'database'>;
 
 /**
- * Between a worker and the one who forked it: `here` says that the worker hears `stop` from now on,
- * which may have come too early for it.
+ * Messages between a worker and its parent. `here`: the worker receives `stop` from now on; an
+ * earlier one is repeated.
  */
 const stop = 'stop';
 const here = 'here';
-/** Sent for a SIGHUP, which only the parent gets. */
+/** Forwards SIGHUP, which only the parent receives. */
 const reload = 'reload';
-/**
- * A worker that ends by itself is replaced, not sooner than this; each failed attempt doubles it.
- */
+/** Pause before a worker that ended is replaced; doubles with each failed attempt. */
 const pauseMs = 1000;
 const longestPauseMs = 30_000;
 
-/** Whether this process is one of several that share the port. */
+/** Whether this process is a worker. */
 export const isWorker: boolean = cluster.isWorker;
 
-/**
- * In a worker, before anything else: stops when it is told to, or when nobody is left to tell it.
- */
+/** In a worker, first of all: stops when the parent says so or is gone. */
 export function hearStop(onStop: () => void): void {
   process.on('message', (word) => {
     if (word === stop) onStop();
@@ -37,7 +33,7 @@ export function hearStop(onStop: () => void): void {
   else onStop();
 }
 
-/** In a worker: reads its files again when the parent says so. */
+/** In a worker: reloads files when the parent says so. */
 export function hearReload(onReload: () => void): void {
   process.on('message', (word) => {
     if (word === reload) onReload();
@@ -46,42 +42,37 @@ export function hearReload(onReload: () => void): void {
 
 let leaving: () => void = () => {};
 
-/** In a worker: says that it listens. */
+/** In a worker: reports that it listens. */
 export function joinWorkers({ url, database, metrics }: App): void {
   answerForMetrics(metrics);
   if (process.connected) process.send?.({ url, database } satisfies Listening);
 }
 
-/** In a worker that has stopped, or could not start: lets the process end. */
+/** In a worker that stopped or could not start: disconnects, so that the process ends. */
 export function leaveWorkers(): void {
   leaving();
   if (process.connected) process.disconnect();
 }
 
-/** Several processes that share the port. */
+/** Worker processes that share the port. */
 export interface Workers extends Listening {
-  /**
-   * Stops them all; resolves to whether all of them stopped in order. One that has not stopped
-   * within this time is killed.
-   */
+  /** Stops all workers; resolves to whether all stopped in order. Kills one that takes longer. */
   stop(withinMs: number): Promise<boolean>;
-  /** Makes each worker read its certificates and secrets again. */
+  /** Makes each worker reload certificates and secrets. */
   reload(): void;
-  /** Resolves when no worker is left and none could be started. */
+  /** Resolves when no worker is left and none can be started. */
   readonly gone: Promise<void>;
 }
 
 /**
- * Forks workers, each of which is a whole service of its own: they meet in the database only, as
- * instances on several machines do. Resolves once all listen; undefined when one could not start,
- * which has said why. One that ends later is replaced, however many attempts that takes while
- * another one listens.
+ * Forks workers. Each is a complete service; like instances on several machines they share the
+ * database only. Resolves once all listen; undefined when one could not start, which has reported
+ * why. A worker that ends later is replaced, with any number of attempts while another one listens.
  */
 export async function startWorkers(count: number, log: Log): Promise<Workers | undefined> {
   const workers = new Set<Worker>();
   /**
-   * Those that listen, by place: who replaces a worker takes its place, and goes on with its
-   * series.
+   * Listening workers by index: a replacement keeps the index, and so continues the metric series.
    */
   const places = new Map<string, Worker | undefined>();
   let stopping = false;
@@ -163,7 +154,8 @@ export async function startWorkers(count: number, log: Log): Promise<Workers | u
 }
 
 /**
- * What a worker may take to stop when another one could not start: its own start is finished first.
+ * Time that a worker may need to stop when another one could not start: it completes its own start
+ * first.
  */
 const startStopMs = 60_000;
 
