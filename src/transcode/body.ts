@@ -51,7 +51,7 @@ export async function readBytes(
   bounds: BodyBounds,
   refused: () => Promise<void>,
 ): Promise<Uint8Array> {
-  if (!isStream(body)) throw new Error('the body is no stream');
+  if (!isStream(body)) throw new Error('the body is not a stream');
   const { maxBytes } = bounds;
   const declared = Number(header.get('content-length') ?? 0);
   if (declared > maxBytes) {

@@ -66,7 +66,7 @@ function whyNoField({ method }: QueryBinding, name: string): string | undefined 
     if (target === undefined) continue;
     const { message } = leafOf(target);
     const isPlainMessage = message !== undefined && !isWellKnown(message);
-    return isPlainMessage ? undefined : `${spellTarget(target)} is given as a whole and has no parts`;
+    return isPlainMessage ? undefined : `${spellTarget(target)} has no subfields`;
   }
   return undefined;
 }
