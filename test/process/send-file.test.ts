@@ -236,7 +236,7 @@ describe('sendbatch send <file>', () => {
         [[], /no column for the payload.*channel_id, text/],
         [['--column', 'payload=text', '--from-uid', 'u'], /no value for channel_type: .*--channel-type/],
         [['--column', 'payload=body'], /no column "body" for payload/],
-        [['--template', 'a', '--template-file', 'b'], /exclude each other/],
+        [['--template', 'a', '--template-file', 'b'], /must not be set together/],
         [['--template-file', join(folder, 'nowhere.liquid')], /nowhere\.liquid/],
         [['--column', 'colour=text'], /Expected payload, from_uid/],
         [['--channel-type', '13'], /1 to 12/],
