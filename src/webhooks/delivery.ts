@@ -31,8 +31,6 @@ import { type ChannelMessage, claimLanes, type Delivery, type Lease, takeDeliver
 import { breakDelayMs, type DeliveryAttempt, type RetrySchedule, retryDelayMs, type WebhookFormat } from './webhook.ts';
 import { disableWebhook, type StoredWebhook } from './webhooks.sql.ts';
 
-export type { ChannelMessage as PlacedMessage };
-
 /** Encodes the bodies of POSTs. */
 export interface WebhookBodies {
   messages(format: WebhookFormat, messages: readonly ChannelMessage[], at: Date): string;
