@@ -19,7 +19,7 @@ import type { Outcome } from '../messages/append-plan.ts';
 import type { BatchCounts } from '../messages/batch-counts.ts';
 import type { Draft } from '../messages/message.ts';
 import type { Refusal } from '../messages/service-error.ts';
-import type { Variables } from '../templates/template.ts';
+import type { Variables } from '../templates/variables.ts';
 import { dayMs, minuteMs, secondMs } from '../time.ts';
 
 /**

@@ -5,7 +5,8 @@ import { malformed, ServiceError, type Violation } from '../messages/service-err
 import { orBusy, storeBusy } from '../messages/store-busy.ts';
 import { isSameRequest } from '../postgres/pg-errors.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
-import { missingVersion, requestedVersion, type TemplateText } from '../templates/template.ts';
+import { missingVersion, requestedVersion } from '../templates/refusals.ts';
+import type { TemplateText } from '../templates/template.ts';
 import type { Templates } from '../templates/templates.ts';
 import { dayMs } from '../time.ts';
 import { type BatchDraft, type BatchPriority, type Chunk, cutChunks, type ScheduledDraft, slotCost } from './batch.ts';
@@ -104,9 +105,10 @@ export function createSubmission(
     const { template } = draft;
     if (template === undefined || (ownTemplates.has(template.name) && requestedVersion(template.version) === 0))
       return draft;
-    const wished = requestedVersion(template.version);
-    const key = `${template.name} ${wished}`;
-    const version = versions.get(key) ?? (await templates.findVersion(template.name, wished)) ?? missingVersion(wished);
+    const requested = requestedVersion(template.version);
+    const key = `${template.name} ${requested}`;
+    const version =
+      versions.get(key) ?? (await templates.findVersion(template.name, requested)) ?? missingVersion(requested);
     versions.set(key, version);
     return { ...draft, template: { ...template, version } };
   }

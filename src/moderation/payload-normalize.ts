@@ -210,14 +210,14 @@ function parseString(json: string): string | undefined {
  * rewritten, so numbers, order and white space stay.
  */
 function jsonTexts(decoded: Decoded): PayloadTexts {
-  const { values, positions: places } = findLiterals(decoded.text);
+  const { values, positions } = findLiterals(decoded.text);
   return {
     values,
     mask(matches) {
       const pieces = new PayloadBuilder(decoded);
       let from = 0;
       for (const { index, spans } of [...matches].sort((a, b) => a.index - b.index)) {
-        const position = places[index];
+        const position = positions[index];
         const value = values[index];
         if (position === undefined || value === undefined) continue;
         pieces.copy(from, position.begin);
@@ -245,14 +245,14 @@ function maskString(value: string, spans: readonly Span[]): string {
  * positions within malformed JSON are uncertain.
  */
 function malformedJsonTexts(decoded: Decoded): PayloadTexts {
-  const { values, positions: places } = findLiterals(decoded.text);
+  const { values, positions } = findLiterals(decoded.text);
   return {
     values: [decoded.text, ...values],
     mask: (matches) =>
       maskSpans(
         decoded,
         matches.flatMap(({ index, spans }) => {
-          const position = places[index - 1];
+          const position = positions[index - 1];
           return position === undefined ? spans : [{ begin: position.begin + 1, end: position.end - 1 }];
         }),
       ),

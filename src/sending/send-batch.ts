@@ -19,8 +19,9 @@ import { malformed, type Refusal, ServiceError, type Violation } from '../messag
 import { orBusy } from '../messages/store-busy.ts';
 import type { Moderate } from '../moderation/moderation.ts';
 import type { RateLimitDecision, RateLimitStatus, Rates } from '../rate-limits/rate-limits.ts';
+import type { TemplatedDraft } from '../templates/render-drafts.ts';
 import type { TemplateText } from '../templates/template.ts';
-import type { TemplatedDraft, Templates } from '../templates/templates.ts';
+import type { Templates } from '../templates/templates.ts';
 import type { AppendBatch } from './lanes.ts';
 
 /** A condition on a channel of the batch: its last sequence before the batch. */

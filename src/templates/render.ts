@@ -1,30 +1,38 @@
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { FairScheduler, type ScheduledCall, type Step } from '../overload/fair-scheduler.ts';
 import { ExecutionTimeout, runWithTimeout } from '../overload/watchdog.ts';
+import { secondMs } from '../time.ts';
 
-/** One rendering of a batch. */
+/** The rendering of a batch. */
 export interface RenderJob {
   readonly count: number;
-  /** Each message ends in good time by itself: the watchdog is spared. */
+  /** Whether each message renders in bounded time, so that no watchdog is needed. */
   readonly isBounded: boolean;
-  /** Renders one message. It may be broken off, and is then done again or refused. */
+  /** Renders one message. It may be interrupted, and is then repeated or refused. */
   readonly render: (index: number) => void;
-  /** It cannot be rendered in the time that there is. */
+  /** Refuses a message that cannot be rendered in time. */
   readonly refuse: (index: number, why: string) => void;
 }
 
-/** Milliseconds after which others have their turn. */
+/** Time after which another call gets a slice. */
 const sliceMs = 10;
-/** Milliseconds of one slice, and so of one message: more than liquidjs gives itself, which says it better. */
+/**
+ * Watchdog limit per slice, and so per message: above liquidjs's own limit, whose error is clearer.
+ */
 const messageMs = 75;
-/** Milliseconds of a batch: 5 ms a message, a hundred times what is usual. */
-const batchMs = 5000;
-/** Milliseconds of rendering on end after which the process does something else for half of its time. */
+/** Rendering time per batch: 5 ms per message, a hundred times the usual. */
+const batchMs = 5 * secondMs;
+/** Continuous rendering after which the process spends half of its time on other work. */
 const busyMs = 50;
-/** Milliseconds without rendering after which that begins anew: longer than a rest. */
+/** Time without rendering that resets the sum: longer than a rest. */
 const idleMs = 200;
+/** Slices below this time need no rest. */
+const negligibleMs = 1;
 
-/** The turns at rendering. One slice runs at a time in a process, whoever renders: 24 calls with a slice each per turn of the loop held up everybody for 44 s. */
+/**
+ * Creates the scheduler of rendering: one slice at a time per process. With one slice per call and
+ * event loop iteration, 24 calls would block other calls for 44 s.
+ */
 export function createRenderingScheduler(aside?: () => () => void): FairScheduler {
   let busySumMs = 0;
   let endedAt = 0;
@@ -33,14 +41,17 @@ export function createRenderingScheduler(aside?: () => () => void): FairSchedule
     if (now - tookMs - endedAt > idleMs) busySumMs = 0;
     busySumMs += tookMs;
     endedAt = now;
-    if (tookMs < 1) return undefined;
-    // A call takes some turns of the loop: one turn after each 100 ms made a second of it.
+    if (tookMs < negligibleMs) return undefined;
+    // One loop iteration is no rest: a call needs several, and took 1 s with one per 100 ms.
     return busySumMs > busyMs ? setTimeout(Math.min(tookMs, messageMs)) : setImmediate();
   };
   return new FairScheduler({ rest, ...(aside === undefined ? {} : { aside }) });
 }
 
-/** Renders a batch, a slice a turn: a thousand templates of 50 ms each held up everybody for 50 s. */
+/**
+ * Renders a batch in slices: in one piece, a thousand messages of 50 ms each would block other
+ * calls for 50 s.
+ */
 export async function renderInSlices(
   scheduler: FairScheduler,
   call: ScheduledCall,
@@ -63,14 +74,15 @@ export async function renderInSlices(
       else runWithTimeout(messageMs, slice);
     } catch (error) {
       if (!(error instanceof ExecutionTimeout)) throw error;
-      // The first of its slice had all of the time, and has it once more, since the process may have stood still; another begins a slice of its own.
+      // The first message of a slice had the whole time: it is repeated once, since the process may
+      // have been suspended. Any other message begins the next slice.
       if (index === first) {
         if (isSecondAttempt) refuse(index++, error.message);
         else isSecondAttempt = true;
       }
     }
     isSecondAttempt &&= index === first;
-    // A process that stood still has not been rendering.
+    // Time above the watchdog's limit means that the process was suspended.
     const tookMs = Math.min(performance.now() - start, messageMs);
     spentMs += tookMs;
     if (spentMs > batchMs)

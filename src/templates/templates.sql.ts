@@ -4,7 +4,7 @@ import type { Db } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
 import type { TemplateText } from './template.ts';
 
-/** A stored version. */
+/** A stored version of a template. */
 export interface StoredTemplate extends TemplateText {
   readonly version: number;
   /** Milliseconds since 1970. */
@@ -19,7 +19,10 @@ interface TemplateRow {
   readonly created_at: number;
 }
 
-/** Stores the next version of a name; those that were deleted never come back. Two at once get two versions: the second waits for the first one's row, and is tried again. */
+/**
+ * Stores the next version of a name. Deleted version numbers are never reused. A concurrent insert
+ * waits for the first one's row and retries with the next number.
+ */
 export async function insertTemplate(
   db: Db,
   { name, body, format }: TemplateText,
@@ -37,7 +40,7 @@ export async function insertTemplate(
   }
 }
 
-/** A version, or the latest for 0. */
+/** Finds a version, or the latest for 0. */
 export async function findTemplate(db: Db, name: string, version: number): Promise<StoredTemplate | undefined> {
   const { rows } = await sql<TemplateRow>`
     select * from sendbatch.template where name = ${name} and (${version}::integer = 0 or version = ${version}::integer)
@@ -46,7 +49,9 @@ export async function findTemplate(db: Db, name: string, version: number): Promi
   return row && toStoredTemplate(row);
 }
 
-/** The latest versions after a name: at most `limit`, and as many as fill a page and one more. */
+/**
+ * Lists the latest versions after a name: at most `limit`, and at most one beyond a page's bytes.
+ */
 export async function listTemplates(db: Db, after: string, limit: number): Promise<StoredTemplate[]> {
   const { rows } = await sql<TemplateRow>`
     select * from (
@@ -61,21 +66,24 @@ export async function listTemplates(db: Db, after: string, limit: number): Promi
   return rows.map(toStoredTemplate);
 }
 
-/** Removes all versions of a name, and keeps the number of the last. Whether there was one. */
+/** Deletes all versions of a name and records the last number; false if there are none. */
 export async function deleteTemplate(db: Db, name: string): Promise<boolean> {
-  const { rows } = await sql<{ gone: number }>`
-    with gone as (
+  const { rows } = await sql<{ count: number }>`
+    with deleted as (
       delete from sendbatch.template where name = ${name} returning version
-    ), kept as (
+    ), recorded as (
       insert into sendbatch.template_deleted as d (name, version, deleted_at)
-      select ${name}, max(version), ${databaseNow} from gone having count(*) > 0
+      select ${name}, max(version), ${databaseNow} from deleted having count(*) > 0
       on conflict (name) do update set version = greatest(d.version, excluded.version), deleted_at = excluded.deleted_at
     )
-    select count(*)::integer as gone from gone`.execute(db);
-  return (rows[0]?.gone ?? 0) > 0;
+    select count(*)::integer as count from deleted`.execute(db);
+  return (rows[0]?.count ?? 0) > 0;
 }
 
-/** Forgets the last versions of names that were deleted longer ago than this: no batch can ask for them any more. */
+/**
+ * Deletes the recorded numbers of names deleted more than `retentionMs` ago: no batch can refer to
+ * them.
+ */
 export async function sweepDeletedTemplates(db: Db, retentionMs: number): Promise<void> {
   await sql`
     delete from sendbatch.template_deleted d where deleted_at < ${databaseNow} - ${retentionMs}::bigint

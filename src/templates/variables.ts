@@ -1,4 +1,9 @@
-/** What stands for `Object.prototype` of a template's objects: Liquid asks them for their text, and would write `[object Object]`. */
+/** Variables of one message. */
+export type Variables = Readonly<Record<string, unknown>>;
+
+/**
+ * Prototype of objects in variables: Liquid calls `toString`, and would write `[object Object]`.
+ */
 const withoutText = {
   toString(): string {
     throw new Error(
@@ -8,10 +13,11 @@ const withoutText = {
 };
 
 /**
- * Why variables cannot be rendered as they are; undefined when they can. Whole numbers above 2^53 have lost digits before they came, on protocols that do
- * not tell. Objects lose the text that they would be written with.
+ * Why variables cannot be rendered; undefined: they can. Integers above 2^53 lost digits in a
+ * protocol that cannot report it. Also sets the prototype of objects, so that writing one as a
+ * whole throws.
  */
-export function findVariablesFault(variables: Readonly<Record<string, unknown>>): string | undefined {
+export function findVariablesFault(variables: Variables): string | undefined {
   for (const [name, value] of Object.entries(variables)) {
     const fault = findFault(value, name);
     if (fault !== undefined) return fault;
@@ -32,7 +38,7 @@ function findFault(value: unknown, path: string): string | undefined {
   return undefined;
 }
 
-/** Whether a number has the digits that it was given with. */
+/** Whether a number has all the digits that the caller sent. */
 export function isExact(value: number): boolean {
   return !Number.isInteger(value) || Number.isSafeInteger(value);
 }

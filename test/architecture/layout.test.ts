@@ -82,6 +82,8 @@ const pure = [
   'overload/pie.ts',
   'rpc/validation-messages.ts',
   'sending/group-layout.ts',
+  'templates/plain-template.ts',
+  'templates/refusals.ts',
   'templates/template.ts',
   'templates/variables.ts',
   'time.ts',

@@ -2,12 +2,13 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { limits } from '../../../src/limits.ts';
 import type { ServiceError } from '../../../src/messages/service-error.ts';
-import type { Variables } from '../../../src/templates/template.ts';
+
 import { createTemplates, type Templates } from '../../../src/templates/templates.ts';
+import type { Variables } from '../../../src/templates/variables.ts';
 import { openOwnStore } from '../../support/database.ts';
 import { watchStalls } from '../../support/stalls.ts';
 
-describe('rendering', () => {
+describe('rendering of batches', () => {
   let templates: Templates;
   let close: () => Promise<void>;
   before(async () => {
@@ -32,8 +33,8 @@ describe('rendering', () => {
     }));
   const own = (body: string) => [{ name: 't', body, format: 'text' as const }];
 
-  // liquidjs looks at its clock between tags alone: this filter took 100 s, in which the process did nothing else.
-  test('breaks off a filter that does not end', async () => {
+  // liquidjs checks its time limit between tags only: this filter would block the process for 100 s.
+  test('rendering interrupts a filter that does not end, and renders the other messages', async () => {
     const list = Array.from({ length: 50_000 }, (_, index) => `k${index}`);
     const slow = drafts(1, { a: list });
     const quick = drafts(1, { a: ['x'] });
@@ -48,14 +49,14 @@ describe('rendering', () => {
     await assert.rejects(templates.preview({ name: 't', body, format: 'text' }, { a: list }), /took longer than/);
   });
 
-  test('of 24 heavy callers holds up neither the event loop nor a caller that renders little', async () => {
+  test('rendering for 24 heavy callers delays neither the event loop nor a caller that renders little', async () => {
     const stalls = watchStalls();
     const loops = '{% for i in (1..100) %}{% for j in (1..200) %}{% if j %}{% endif %}{% endfor %}{% endfor %}x';
-    const gone = new AbortController();
+    const disconnect = new AbortController();
     let heavyDone = 0;
     const heavy = Array.from({ length: 24 }, async (_, index) => {
       await templates
-        .render(drafts(200, {}), own(loops), { caller: `heavy ${index}`, signal: gone.signal })
+        .render(drafts(200, {}), own(loops), { caller: `heavy ${index}`, signal: disconnect.signal })
         .finally(() => heavyDone++);
     });
     for (let call = 0; call < 10; call++) {
@@ -66,14 +67,14 @@ describe('rendering', () => {
       assert.equal(Buffer.from(rendered[2]?.payload ?? []).toString(), 'X');
     }
     assert.equal(heavyDone, 0, 'each of the heavy calls takes seconds');
-    gone.abort(new Error('gone'));
+    disconnect.abort(new Error('disconnected'));
     const ends = await Promise.allSettled(heavy);
     assert.ok(ends.every((end) => end.status === 'rejected'));
     const longest = stalls();
-    assert.ok(longest < 100, `the event loop stood still for ${longest} ms`);
+    assert.ok(longest < 100, `the event loop was blocked for ${longest} ms`);
   });
 
-  test('of templates that are too many together is refused before they fill the memory', async () => {
+  test('templates of a request that are too large together are refused before they fill the memory', async () => {
     const text = (body: string) =>
       Array.from({ length: 100 }, (_, index) => ({ name: `t${index}`, body, format: 'text' as const }));
     await templates.render([], text(`${'x'.repeat(60_000)}{{ a }}{% if a %}{{ b }}{% endif %}`));
@@ -85,7 +86,7 @@ describe('rendering', () => {
     });
   });
 
-  test('takes templates of up to so many tags', async () => {
+  test('a template may have limits.templateTags tags and outputs, and no more', async () => {
     await templates.render([], own('{{ a }}'.repeat(limits.templateTags)));
     await assert.rejects(
       templates.render([], own('{{ a }}'.repeat(limits.templateTags + 1))),

@@ -2,7 +2,9 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { Liquid } from 'liquidjs';
-import { compileTemplate, parsePlainTemplate, type Variables } from '../../../src/templates/template.ts';
+import { parsePlainTemplate } from '../../../src/templates/plain-template.ts';
+import { compileTemplate } from '../../../src/templates/template.ts';
+import type { Variables } from '../../../src/templates/variables.ts';
 import { seedOf } from '../../support/seed.ts';
 
 const compiled = (body: string, format: 'text' | 'json' = 'text') => {
@@ -29,7 +31,8 @@ describe('a template', () => {
     ['{"text":"{{ user }}"}', { user: { a: '"' } }, '{"text":"{\\"a\\":\\"\\\\\\"\\"}"}', 'json'],
   ];
   for (const [body, variables, expected, format] of rows)
-    test(`${body} with ${JSON.stringify(variables)}`, () => assert.equal(rendered(body, variables, format), expected));
+    test(`${body} with ${JSON.stringify(variables)} renders as ${expected}`, () =>
+      assert.equal(rendered(body, variables, format), expected));
 
   for (const body of [
     '{{ user }}',
@@ -40,12 +43,12 @@ describe('a template', () => {
     '{% for each in list %}{{ each }}{% endfor %}',
     '{% capture text %}{{ user }}{% endcapture %}{{ text }}',
   ])
-    test(`${body} is refused where it would write [object Object]`, () => {
-      const said = rendered(body, { user: { name: 'Ann' }, list: [{ a: 1 }] });
-      assert.match(said, /^TEMPLATE_FAILED: .*an object cannot be written as a whole; name one of its members/);
+    test(`${body} is refused, because it would write [object Object]`, () => {
+      const outcome = rendered(body, { user: { name: 'Ann' }, list: [{ a: 1 }] });
+      assert.match(outcome, /^TEMPLATE_FAILED: .*an object cannot be written as a whole; name one of its members/);
     });
 
-  test('whole numbers above 2^53 are refused, wherever they stand', () => {
+  test('integers above 2^53 in variables are refused at any depth', () => {
     for (const [body, variables, path] of [
       ['{{ n }}', { n: 2 ** 53 }, 'n'],
       ['{{ n | plus: 1 }}', { n: -(2 ** 53) }, 'n'],
@@ -58,7 +61,7 @@ describe('a template', () => {
     assert.equal(rendered('{{ n }} {{ m }}', { n: Number.MAX_SAFE_INTEGER, m: 0.5 }), '9007199254740991 0.5');
   });
 
-  test('whole numbers above 2^53 in its own text, or computed, are refused', () => {
+  test('integers above 2^53 in a template’s text or computed by it are refused', () => {
     for (const body of ['{{ 9007199254740993 }}', '{{ n | plus: 1 }}', '{% assign m = n | times: 10 %}{{ m }}'])
       assert.match(
         rendered(body, { n: Number.MAX_SAFE_INTEGER }),
@@ -68,7 +71,7 @@ describe('a template', () => {
     assert.equal(rendered('{{ "9007199254740993" }}', {}), '9007199254740993');
   });
 
-  test('names every variable that is missing', () => {
+  test('the error of a template names every missing variable', () => {
     assert.deepEqual(compiled('{{ b }} {{ a }} {{ b.c }}').variables(), ['a', 'b']);
     assert.equal(
       rendered('{{ a }} {{ b }} {{ c }}', { b: 1 }),
@@ -77,7 +80,7 @@ describe('a template', () => {
     assert.match(rendered('{{ user.name }}', { user: {} }), /^TEMPLATE_FAILED: .*user\.name/);
   });
 
-  test('reaches no code, no prototype and no file', () => {
+  test('a template reaches no code, no prototype and no file', () => {
     for (const path of ['constructor', 'constructor.constructor', '__proto__', 'name.constructor', 'toString'])
       assert.match(rendered(`{{ ${path} }}`, { name: 'x' }), /^TEMPLATE_FAILED/, path);
     for (const body of [
@@ -89,16 +92,16 @@ describe('a template', () => {
       '{% for %}',
     ]) {
       const result = compileTemplate({ name: 't', body, format: 'text' });
-      const said = 'fault' in result ? result.fault : JSON.stringify(result.render({ a: 1 }));
+      const outcome = 'fault' in result ? result.fault : JSON.stringify(result.render({ a: 1 }));
       assert.match(
-        said,
+        outcome,
         /not found|undefined filter|not closed|illegal|invalid|tag|TEMPLATE_FAILED/i,
-        `${body}: ${said}`,
+        `${body}: ${outcome}`,
       );
     }
   });
 
-  test('is bounded in time, memory and output', () => {
+  test('a template is bounded in time, memory and output', () => {
     const start = performance.now();
     for (const body of [
       '{% for i in (1..100000000) %}x{% endfor %}',
@@ -107,7 +110,7 @@ describe('a template', () => {
     ])
       assert.match(rendered(body, {}), /^(TEMPLATE_FAILED|PAYLOAD_TOO_LARGE)/, body);
     assert.ok(performance.now() - start < 5000);
-    // Each would be at least 54 million characters.
+    // Each would write at least 54 million characters.
     const a = 'x'.repeat(60_000);
     for (const body of [
       '{{ a }}'.repeat(900),
@@ -129,7 +132,7 @@ describe('a template', () => {
     assert.match(rendered('{"a":{{ a | raw }}}', { a: '}' }, 'json'), /^TEMPLATE_FAILED: .*not valid JSON/);
   });
 
-  test('of bare names alone is what liquidjs makes of it', (context) => {
+  test('a template of text and bare names renders as liquidjs renders it', (context) => {
     const piece = fc.oneof(
       fc.constantFrom(
         '{{ a }}',
@@ -176,7 +179,7 @@ describe('a template', () => {
     assert.ok(compared > 300, String(compared));
   });
 
-  test('of names in strings only makes JSON, whatever the values are', (context) => {
+  test('a template with names within strings only renders JSON, whatever the values are', (context) => {
     const escaped = (value: unknown) => JSON.stringify(value).slice(1, -1);
     const piece = fc.constantFrom(
       '{',
@@ -195,7 +198,7 @@ describe('a template', () => {
       '{{ a }}',
       '{{ a }}',
     );
-    let sure = 0;
+    let checked = 0;
     fc.assert(
       fc.property(
         fc.tuple(
@@ -207,17 +210,17 @@ describe('a template', () => {
         ([before, pieces, after], a) => {
           const plain = parsePlainTemplate(before + pieces.join('') + after, escaped);
           if (!plain?.isInStrings) return;
-          sure++;
+          checked++;
           JSON.parse(plain.join({ a }) ?? '');
         },
       ),
       { seed: seedOf(context), numRuns: 5000 },
     );
-    assert.ok(sure > 100, String(sure));
+    assert.ok(checked > 100, String(checked));
     assert.equal(parsePlainTemplate('{"n":{{ a }}}', escaped)?.isInStrings, false);
   });
 
-  test('in JSON, any text stays in its string', (context) => {
+  test('any text stays within its string in a JSON template', (context) => {
     fc.assert(
       fc.property(fc.string({ unit: 'binary' }), (text) => {
         const given = text.toWellFormed();

@@ -16,8 +16,8 @@ test('the router queues new messages while a lane reads its messages, and no mes
   const holder = new pg.Client({ connectionString: database.url });
   await holder.connect();
   try {
-    const wish = { url: 'https://receiver.test', format: 'standard', channelTypes: [], disabled: false } as const;
-    await insertWebhook(router, { name: 'w', ...wish, batchSize: 100, maxWaitMs: 0 }, 'whsec_x');
+    const spec = { url: 'https://receiver.test', format: 'standard', channelTypes: [], disabled: false } as const;
+    await insertWebhook(router, { name: 'w', ...spec, batchSize: 100, maxWaitMs: 0 }, 'whsec_x');
     await sql`insert into sendbatch.channel (channel_type, sequence, channel_id) values (2, 0, 'c')`.execute(router);
     const store = (seq: number) => sql`
       with stored as (
