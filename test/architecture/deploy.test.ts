@@ -219,8 +219,8 @@ describe('Kubernetes', () => {
     const usual = (name: string) => Number(describeSettings().find((each) => each.name === name)?.default);
     const surge = deployment.spec.strategy.rollingUpdate.maxSurge;
     const most = yamlOf('kubernetes/overlays/example/horizontalpodautoscaler.yaml').spec.maxReplicas + surge;
-    // One that listens, and 4 that count rates.
-    const each = usual('LANES') + usual('POOL_SIZE') + 1 + 4;
+    // One for LISTEN, one for readiness, 3 for the queue of batches, and 4 that count rates.
+    const each = usual('LANES') + usual('POOL_SIZE') + 1 + 1 + 3 + 4;
     assert.ok(overlay.configMapGenerator[0].literals.includes('RATE_STORE=postgres'));
     assert.ok(textOf('kubernetes/overlays/example/horizontalpodautoscaler.yaml').includes(` want ${most * each} of\n`));
   });

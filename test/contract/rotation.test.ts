@@ -178,7 +178,10 @@ const fixture = (name: string) => readFileSync(join(import.meta.dirname, '../sup
 const first = { key: fixture('localhost-key.pem'), cert: fixture('localhost-cert.pem') };
 const second = { key: fixture('client-key.pem'), cert: fixture('client-cert.pem') };
 
-/** A folder as Kubernetes mounts a secret: the files are links into a folder that is itself a link, which an update swaps. */
+/**
+ * A folder as Kubernetes mounts a secret: its files link into a folder that is itself a link, which
+ * an update swaps.
+ */
 function mountSecret(name: string) {
   const folder = join(work, name);
   let version = 0;
@@ -203,7 +206,7 @@ function rotatingFiles(name: string) {
   return { env };
 }
 
-/** The certificate that a new connection gets, as its SHA-256; with a session to resume, whether that was done. */
+/** SHA-256 of the certificate that a new connection gets, and whether it resumed the session. */
 async function certificateOf(
   url: string,
   session?: Buffer,
@@ -334,7 +337,7 @@ describe('the rotation of TLS_KEY and TLS_CERT', () => {
     const other = await startService(rotating(renamed.env));
     const has = async (name: string) => (await certificateOf(other.url)).sha === fingerprints[name];
     assert.ok(await has('first'));
-    // One after the other, as certificate tools without a symlink do: the moment between is a pair that does not match.
+    // One after the other, as tools without a symlink do: in between, the pair does not match.
     replaceFile(renamed.env.TLS_CERT, second.cert);
     replaceFile(renamed.env.TLS_KEY, second.key);
     await until('the renamed pair is in use', () => has('second'));
