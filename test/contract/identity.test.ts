@@ -32,14 +32,14 @@ const tokens = {
 };
 const asking = { asks: true, open: false, identity: { tokens, certificateScopes: undefined } };
 
-interface TokenWish {
+interface TokenOptions {
   readonly sub?: string;
-  /** Other claims, of whatever type. */
+  /** Other claims, of any type. */
   readonly claims?: Record<string, unknown>;
   readonly scope?: string;
   readonly iss?: string;
   readonly aud?: string;
-  /** Seconds since 1970; five minutes from now unless given. */
+  /** Expiry in Unix seconds. Default: in five minutes. */
   readonly expires?: number;
   readonly key?: Uint8Array;
 }
@@ -51,7 +51,7 @@ async function token({
   aud = audience,
   expires,
   key = secret,
-}: TokenWish = {}) {
+}: TokenOptions = {}) {
   const exp = typeof expires === 'number' ? expires : Math.floor(Date.now() / 1000) + 300;
   return await new SignJWT({ sub, iss, aud, exp, ...(scope === undefined ? {} : { scope }), ...claims })
     .setProtectedHeader({ alg: 'HS256' })
@@ -66,7 +66,8 @@ const draft = (fromUid: string) => ({
   clientMsgNo: `k${sent++}`,
   payload: Buffer.from('x'),
 });
-const said = (answer: Answer) =>
+/** Returns `ok` or the reason per message, or code and reason of the whole call. */
+const outcomesOf = (answer: Answer) =>
   'refused' in answer
     ? `${answer.refused.code} ${answer.refused.reason}`
     : answer.results.map((result) => result.refused?.reason ?? 'ok').join(' ');
@@ -76,7 +77,7 @@ function keysOf(service: TestService): { db: Db; keys: Keys } {
   return { db, keys: createKeys(db) };
 }
 
-describe('who calls', () => {
+describe('authentication and scopes', () => {
   let service: TestService;
   let doors: ProtocolClient[];
   let db: Db;
@@ -91,10 +92,10 @@ describe('who calls', () => {
     await db.destroy();
     await service.stop();
   });
-  const keyFor = async (wish: Partial<KeyWish> = {}) =>
-    (await keys.create({ name: 'a service', scopes: ['send', 'read'], ...wish })).key;
+  const keyFor = async (options: Partial<KeyWish> = {}) =>
+    (await keys.create({ name: 'a service', scopes: ['send', 'read'], ...options })).key;
 
-  test('credentials that are none, over every protocol: refused alike, and nothing is stored', async () => {
+  test('invalid credentials get the same refusal on every protocol, and nothing is stored', async () => {
     const good = await keyFor();
     const expired = await keyFor({ expiresAt: Date.now() - 1 });
     const [, keyId] = good.split('_');
@@ -111,13 +112,13 @@ describe('who calls', () => {
       ['other audience', bearer(await token({ aud: 'other' }))],
       ['expired token', bearer(await token({ expires: Math.floor(Date.now() / 1000) - 3600 }))],
       ['no uid', bearer(await token({ sub: '' }))],
-      ['no plain uid', bearer(await token({ sub: 'a@b' }))],
+      ['an invalid uid', bearer(await token({ sub: 'a@b' }))],
       ['a number as uid', bearer(await token({ claims: { sub: 42 } }))],
       ['a list as uid', bearer(await token({ claims: { sub: ['u1'] } }))],
       ['null as uid', bearer(await token({ claims: { sub: null } }))],
-      ['half a character as uid', bearer(await token({ sub: '\ud800' }))],
-      ['an end that is a text', bearer(await token({ claims: { exp: 'tomorrow' } }))],
-      ['a beginning that is a text', bearer(await token({ claims: { nbf: 'now' } }))],
+      ['a lone surrogate as uid', bearer(await token({ sub: '\ud800' }))],
+      ['exp as a string', bearer(await token({ claims: { exp: 'tomorrow' } }))],
+      ['nbf as a string', bearer(await token({ claims: { nbf: 'now' } }))],
       ['scope of another type', bearer(await token({ claims: { scope: null } }))],
       ['scopes of another type', bearer(await token({ claims: { scope: ['send', 1] } }))],
       ['scp of another type', bearer(await token({ claims: { scope: 'send', scp: { send: true } } }))],
@@ -126,10 +127,10 @@ describe('who calls', () => {
     const texts = new Set<string>();
     for (const door of doors) {
       const none = await door.send({ messages: [draft('u1')] });
-      assert.equal(said(none), 'Unauthenticated CREDENTIAL_MISSING', door.name);
+      assert.equal(outcomesOf(none), 'Unauthenticated CREDENTIAL_MISSING', door.name);
       for (const [what, headers] of bad) {
         const answer = await door.send({ messages: [draft('u1')] }, { headers });
-        assert.equal(said(answer), 'Unauthenticated CREDENTIAL_INVALID', `${door.name}: ${what}`);
+        assert.equal(outcomesOf(answer), 'Unauthenticated CREDENTIAL_INVALID', `${door.name}: ${what}`);
         if ('refused' in answer) texts.add(answer.refused.message);
       }
     }
@@ -137,7 +138,7 @@ describe('who calls', () => {
     assert.deepEqual(await readAll(service.databaseUrl), []);
   });
 
-  test('every caller as every sender, over every protocol', async () => {
+  test('each kind of caller may send only as its own senders, over every protocol', async () => {
     const any = await keyFor();
     const two = await keyFor({ senders: ['u1', 'u2'] });
     const callers: [string, Record<string, string>, string][] = [
@@ -150,20 +151,20 @@ describe('who calls', () => {
     for (const door of doors) {
       for (const [who, headers, expected] of callers) {
         const messages = [draft('u1'), draft('u2'), draft('u3')];
-        assert.equal(said(await door.send({ messages, validateOnly: true }, { headers })), expected, who);
-        assert.equal(said(await door.send({ messages }, { headers })), expected, `${door.name}: ${who}`);
+        assert.equal(outcomesOf(await door.send({ messages, validateOnly: true }, { headers })), expected, who);
+        assert.equal(outcomesOf(await door.send({ messages }, { headers })), expected, `${door.name}: ${who}`);
         if (expected.includes('NOT_YOURS') && !door.name.startsWith('JSON')) {
           const atomic = await door.send(
             { messages: messages.map((each) => ({ ...each, clientMsgNo: `a${sent++}` })), mode: SendMode.ATOMIC },
             { headers },
           );
-          assert.equal(said(atomic), 'PermissionDenied SENDER_NOT_YOURS');
+          assert.equal(outcomesOf(atomic), 'PermissionDenied SENDER_NOT_YOURS');
         }
       }
     }
   });
 
-  test('each scope opens its own routes and no others', async () => {
+  test('each scope permits its own routes and no others', async () => {
     const routes: [string, Scope | 'any', (call: ReturnType<typeof jsonCaller>) => Promise<{ status: number }>][] = [
       ['send', 'send', (call) => call.post('/message/send', { ...wire('u1'), client_msg_no: `s${sent++}` })],
       ['batch', 'send', (call) => call.post('/message/sendbatch', [wire('u1')])],
@@ -180,20 +181,20 @@ describe('who calls', () => {
     ];
     for (const scope of ['send', 'read', 'admin', 'metrics'] as const) {
       const call = jsonCaller(service.url, bearer(await keyFor({ scopes: [scope] })));
-      for (const [what, needed, ask] of routes)
+      for (const [what, needed, request] of routes)
         assert.equal(
-          (await ask(call)).status,
+          (await request(call)).status,
           needed === 'any' || needed === scope ? 200 : 403,
           `${what} with ${scope}`,
         );
     }
-    for (const [what, , ask] of routes) assert.equal((await ask(jsonCaller(service.url))).status, 401, what);
+    for (const [what, , request] of routes) assert.equal((await request(jsonCaller(service.url))).status, 401, what);
     const plain = jsonCaller(service.url, bearer(await token({ sub: 'u1', scope: 'openid send' })));
     assert.equal((await plain.post('/message/sendbatch', [wire('u1')])).status, 200);
     assert.equal((await plain.get('/v1/channels/1/u1@u2/messages')).status, 403);
   });
 
-  test('a token grants what its scope or scp names, as a string or an array, and of that only what JWT_SCOPES allows', async () => {
+  test('a token grants the scopes of its scope or scp claim that JWT_SCOPES allows', async () => {
     const statuses = async (claims: Record<string, unknown>) => {
       const call = jsonCaller(service.url, bearer(await token({ sub: 'u1', claims })));
       const sent = await call.post('/message/sendbatch', [wire('u1')]);
@@ -212,7 +213,7 @@ describe('who calls', () => {
     assert.deepEqual(await statuses({ scope: [] }), [403, 403, 403, 403]);
   });
 
-  test('a token whose subject is a system uid is refused, by the settings and by AddSystemUids', async () => {
+  test('a token whose subject is a system uid of the settings or of AddSystemUids is refused', async () => {
     const ruled = await startService({
       ...asking,
       systemUids: ['system', '____system'],
@@ -242,13 +243,13 @@ describe('who calls', () => {
     for (const response of [ofKey, ofToken]) assert.match(await response.text(), /CREDENTIAL_INVALID/);
     assert.equal((await events(key)).status, 401, 'and the reader that comes back is refused');
     const rpcs = ['grpc', 'grpc-web', 'connect'] as const;
-    const made = await Promise.all(rpcs.map(() => keys.create({ name: 'rpc reader', scopes: ['read'] })));
+    const created = await Promise.all(rpcs.map(() => keys.create({ name: 'rpc reader', scopes: ['read'] })));
     const ends = rpcs.map(async (protocol, index) => {
-      const frames = subscribeOver(protocol, service.url, made[index]?.key ?? '');
+      const frames = subscribeOver(protocol, service.url, created[index]?.key ?? '');
       await assert.rejects(
         async () => {
           for await (const frame of frames)
-            if (frame.frame.case === 'caughtUp') await keys.revoke(made[index]?.keyId ?? '');
+            if (frame.frame.case === 'caughtUp') await keys.revoke(created[index]?.keyId ?? '');
         },
         { code: Code.Unauthenticated },
         protocol,
@@ -260,14 +261,14 @@ describe('who calls', () => {
     await others?.cancel();
   });
 
-  test('every RPC has its scope in the table', () => {
+  test('only GetRoute and GetServerInfo are open to every scope', () => {
     const open = guardedServices.flatMap((guarded) =>
       guarded.methods.filter((method) => scopeOf(method) === 'any').map((method) => method.name),
     );
     assert.deepEqual(open, ['GetRoute', 'GetServerInfo']);
   });
 
-  test('a user reads only what is its own', async () => {
+  test('a user reads only its own channels', async () => {
     const admin = jsonCaller(service.url, bearer(await keyFor({ scopes: ['admin'] })));
     await admin.post('/channel', { channel_id: 'club', channel_type: 2, subscribers: ['u1'] });
     const read = async (sub: string, path: string) =>
@@ -284,7 +285,7 @@ describe('who calls', () => {
     );
   });
 
-  test('a single send without a sender is the user’s own', async () => {
+  test('a single send without from_uid is sent as the user of the token', async () => {
     const call = jsonCaller(service.url, bearer(await token({ sub: 'u7' })));
     const { status } = await call.post('/message/send', { channel_id: 'u8', channel_type: 1, payload: 'SGk=' });
     assert.equal(status, 200);
@@ -292,7 +293,7 @@ describe('who calls', () => {
     assert.ok(rows.some((row) => row.fromUid === 'u7'));
   });
 
-  test('a revoked key is refused within its memory, also where it was just used', async () => {
+  test('a revoked key is refused once its cached result expires, even right after it was used', async () => {
     const { key, keyId } = await keys.create({ name: 'short', scopes: ['send'] });
     const call = jsonCaller(service.url, bearer(key));
     assert.equal((await call.post('/message/sendbatch', [wire('u1')])).status, 200);
@@ -306,7 +307,7 @@ describe('who calls', () => {
     }
   });
 
-  test('401 says how to come in', async () => {
+  test('a 401 answer has a WWW-Authenticate header', async () => {
     const response = await fetch(`${service.url}/message/sendbatch`, {
       method: 'POST',
       body: JSON.stringify([wire('u1')]),
@@ -337,7 +338,7 @@ function subscribeOver(protocol: 'grpc' | 'grpc-web' | 'connect', baseUrl: strin
   );
 }
 
-/** Tries until it holds; the test's own time-out ends it. */
+/** Polls until the condition holds; the timeout of the test ends it. */
 async function until(holds: () => Promise<boolean>): Promise<void> {
   while (!(await holds())) await new Promise((resolve) => setTimeout(resolve, 50));
 }
@@ -350,7 +351,7 @@ const wire = (fromUid: string) => ({
   payload: 'SGk=',
 });
 
-describe('tokens by the issuer’s public keys', () => {
+describe('tokens verified by the public keys of the issuer', () => {
   let issuerServer: Server;
   let service: TestService;
   const published: object[] = [];
@@ -369,7 +370,7 @@ describe('tokens by the issuer’s public keys', () => {
     await new Promise((resolve) => issuerServer.close(resolve));
   });
 
-  test('are taken, and with a pinned signature only', async () => {
+  test('tokens signed by a published key are accepted, and only with a pinned algorithm', async () => {
     const { privateKey, publicKey } = await generateKeyPair('ES256', { extractable: true });
     published.push({ ...(await exportJWK(publicKey)), kid: 'one', alg: 'ES256' });
     const sign = async (alg: string, key: Parameters<SignJWT['sign']>[0], kid: string) =>
@@ -383,7 +384,7 @@ describe('tokens by the issuer’s public keys', () => {
     const send = async (credential: string) =>
       (await jsonCaller(service.url, bearer(credential)).post('/message/sendbatch', [wire('u1')])).status;
     assert.equal(await send(await sign('ES256', privateKey, 'one')), 200);
-    // The public key as a secret of HS256: the oldest trick.
+    // Algorithm confusion: the public key used as a secret of HS256.
     assert.equal(
       await send(await sign('HS256', new TextEncoder().encode(JSON.stringify(published[0]).padEnd(64)), 'one')),
       401,
@@ -391,7 +392,7 @@ describe('tokens by the issuer’s public keys', () => {
     const stranger = await generateKeyPair('ES256', { extractable: true });
     assert.equal(await send(await sign('ES256', stranger.privateKey, 'one')), 401);
     assert.equal(await send(await sign('ES256', stranger.privateKey, 'two')), 401);
-    // Rotated in a moment after the last fetch.
+    // A key published right after the last fetch.
     published.push({ ...(await exportJWK(stranger.publicKey)), kid: 'three', alg: 'ES256' });
     assert.equal(await send(await sign('ES256', stranger.privateKey, 'three')), 200);
   });
@@ -399,7 +400,7 @@ describe('tokens by the issuer’s public keys', () => {
 
 describe('a client certificate', () => {
   const file = (name: string) => readFileSync(join(import.meta.dirname, '../support/certificates', name), 'utf8');
-  test('is a service of its common name; without one, or of another authority, a key is needed', async () => {
+  test('a client certificate authenticates a service, and without one of the configured authority a key is needed', async () => {
     const service = await startService({
       asks: true,
       open: false,

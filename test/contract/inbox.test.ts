@@ -6,7 +6,7 @@ import { startService, type TestService } from '../support/service.ts';
 
 const payload = Buffer.from('x').toString('base64');
 
-/** A position above what the store has is refused with the true one. */
+/** Asserts that a position above the head is refused with the true head. */
 function assertAhead(
   { status, body }: { status: number; body: { error: { details: object[] } } },
   metadata: object,
@@ -15,7 +15,7 @@ function assertAhead(
   assert.deepEqual([status, detail?.reason, detail?.metadata], [400, 'SEQ_AHEAD', metadata]);
 }
 
-describe('what belongs to a user', () => {
+describe('conversations and commands of a user', () => {
   let service: TestService;
   let call: ReturnType<typeof jsonCaller>;
   before(async () => {
@@ -49,7 +49,7 @@ describe('what belongs to a user', () => {
       ],
     );
 
-  test('conversations: the newest first, unread by red_dot of others, from joining on', async () => {
+  test('conversations are listed newest first and count unread red_dot messages of others since joining', async () => {
     await post('/channel', { channel_id: 'g1', channel_type: 2, subscribers: ['a'] });
     await send('g1', 'a');
     await send('g1', 'b');
@@ -94,7 +94,7 @@ describe('what belongs to a user', () => {
     );
   });
 
-  test('a member that left and came back has nothing unread of before, whatever the clock of the instance that added it', async () => {
+  test('a member that rejoins has no unread messages from before, whatever the clock of the instance', async () => {
     const client = new pg.Client({ connectionString: service.databaseUrl });
     await client.connect();
     const member = (change: 'add' | 'remove', hours = 0) =>
@@ -134,7 +134,7 @@ describe('what belongs to a user', () => {
     assert.equal((await commands('q')).length, 1);
   });
 
-  test('commands: each once until acknowledged, in an order of the user’s own, never lost between', async () => {
+  test('commands are numbered per user, returned until acknowledged and never lost', async () => {
     await post('/channel', { channel_id: 'g2', channel_type: 2, subscribers: ['d', 'e'] });
     await send('g2', 'e', { ...command, client_msg_no: 'c1' });
     await send('d', 'e', { ...command, channel_type: 1, client_msg_no: 'c2' });
@@ -174,7 +174,7 @@ describe('what belongs to a user', () => {
     assert.equal((await call.post('/message/syncack', { uid: 'd', last_message_seq: 0 })).status, 400);
   });
 
-  test('commands that many ask for at once are numbered once', async () => {
+  test('concurrent syncs number each command once', async () => {
     await post('/channel', { channel_id: 'g3', channel_type: 2, subscribers: ['h'] });
     for (let index = 0; index < 20; index++) await send('g3', 'e', command);
     const answers = await Promise.all(Array.from({ length: 8 }, () => commands('h')));
@@ -185,7 +185,7 @@ describe('what belongs to a user', () => {
     );
   });
 
-  test('the sweeper takes what has expired when its key is a day old, and what is over its retention', async () => {
+  test('the sweeper deletes expired messages once their keys are a day old, and messages over their retention', async () => {
     const client = new pg.Client({ connectionString: service.databaseUrl });
     await client.connect();
     for (let index = 0; index < 5; index++) await send('sweep', 'a', { expire: 10 });
@@ -203,7 +203,7 @@ describe('what belongs to a user', () => {
          where c.channel_key = m.channel_key and c.channel_id = $1 and m.message_seq = any($2::bigint[])`,
         [id, seqs],
       );
-      // As if the sweeper had seen them at their age.
+      // Marks the channel as not yet swept at this age.
       await client.query('update sendbatch.channel set oldest_at = 0 where channel_id = $1', [id]);
     };
     await age('sweep', [1, 2]);

@@ -9,7 +9,7 @@ import { limits } from '../../src/limits.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
 
-// The documented request, to the letter.
+// The documented request, byte for byte.
 const documented = `[
   { "header": { "no_persist": 0, "red_dot": 1, "sync_once": 0 }, "client_msg_no": "batch_msg_1", "from_uid": "system",
     "channel_id": "group123", "channel_type": 2, "expire": 0, "payload": "SGVsbG8gR3JvdXAgMQ==", "tag_key": "notification" },
@@ -26,7 +26,7 @@ after(() => service.stop());
 interface Answer {
   readonly status: number;
   readonly headers: Headers;
-  // biome-ignore lint/suspicious/noExplicitAny: the bodies are looked at field by field
+  // biome-ignore lint/suspicious/noExplicitAny: the bodies are checked field by field
   readonly body: any;
 }
 async function post(path: string, body: string | Buffer, headers: Record<string, string> = {}): Promise<Answer> {
@@ -45,8 +45,8 @@ async function answerOf(response: Response): Promise<Answer> {
   const text = await response.text();
   return { status: response.status, headers: response.headers, body: text === '' ? undefined : JSON.parse(text) };
 }
-let made = 0;
-const fresh = () => `json-${made++}`;
+let freshIds = 0;
+const fresh = () => `json-${freshIds++}`;
 const draft = (more: object = {}) => ({
   from_uid: 'u1',
   channel_id: fresh(),
@@ -57,8 +57,8 @@ const draft = (more: object = {}) => ({
 });
 const batch = (...drafts: object[]) => JSON.stringify(drafts.map((each) => draft(each)));
 
-describe('POST /message/sendbatch, the documented array', () => {
-  test('answers the documented array: three fields, numbers as numbers', async () => {
+describe('POST /message/sendbatch with the documented array', () => {
+  test('POST /message/sendbatch returns the documented array with three fields and numeric ids', async () => {
     const { status, headers, body } = await post('/message/sendbatch', documented, {
       'content-type': 'application/json',
     });
@@ -82,24 +82,24 @@ describe('POST /message/sendbatch, the documented array', () => {
 
   const accepted: [string, string | Buffer, Record<string, string>?][] = [
     ['without a Content-Type', Buffer.from(batch({}))],
-    ['of an odd Content-Type', batch({}), { 'content-type': 'text/plain; charset=latin1' }],
+    ['with an unexpected Content-Type', batch({}), { 'content-type': 'text/plain; charset=latin1' }],
     [
-      'with nulls for what is optional',
+      'with null for optional fields',
       batch({ header: null, subscribers: null, expire: null, stream_no: null, tag_key: null }),
     ],
-    ['with fields that nobody knows', batch({ setting: 128, topic: 'x', nested: { a: [1] } })],
+    ['with unknown fields', batch({ setting: 128, topic: 'x', nested: { a: [1] } })],
     [
       'in lowerCamelCase',
       JSON.stringify([{ fromUid: 'u1', channelId: fresh(), channelType: 2, payload: 'SGk=', clientMsgNo: '1' }]),
     ],
     ['with a byte order mark', `\uFEFF${batch({})}`],
-    ['packed with gzip', gzipSync(batch({})), { 'content-encoding': 'gzip' }],
+    ['compressed with gzip', gzipSync(batch({})), { 'content-encoding': 'gzip' }],
     ['with URL-safe, unpadded base64', batch({ payload: '-_8' })],
     ['with a channel type by its name', batch({ channel_type: 'CHANNEL_TYPE_GROUP' })],
     ['with a __proto__ key', `[{"__proto__":{"polluted":1},${batch({}).slice(2)}`],
   ];
   for (const [what, body, headers] of accepted) {
-    test(`takes a body ${what}`, async () => {
+    test(`POST /message/sendbatch accepts a body ${what}`, async () => {
       const answer = await post('/message/sendbatch', body, headers);
       assert.equal(answer.status, 200, JSON.stringify(answer.body));
       assert.equal(answer.body.length, 1);
@@ -108,14 +108,14 @@ describe('POST /message/sendbatch, the documented array', () => {
   }
 
   const refused: [string, string | Buffer, number, RegExp, Record<string, string>?][] = [
-    ['no JSON', '[{', 400, /not JSON/],
-    ['nothing', '', 400, /from_uid|payload|array/],
+    ['a body that is not JSON', '[{', 400, /not JSON/],
+    ['an empty body', '', 400, /from_uid|payload|array/],
     ['a string at the root', '"x"', 400, /array|object/],
     ['null at the root', 'null', 400, /array|object/],
     ['a number in the array', '[3]', 400, /messages\[0\].*object/],
     ['a number for a string', batch({ channel_id: 7 }), 400, /messages\[0\]\.channel_id.*string/],
     ['a string for a number', batch({ expire: '7' }), 400, /messages\[0\]\.expire.*number/],
-    ['a number as a name', batch({ channel_type: '2' }), 400, /messages\[0\]\.channel_type/],
+    ['a number in place of an enum name', batch({ channel_type: '2' }), 400, /messages\[0\]\.channel_type/],
     ['a fraction', batch({ expire: 1.5 }), 400, /messages\[0\]\.expire.*whole/],
     ['a negative number', batch({ expire: -1 }), 400, /messages\[0\]\.expire/],
     ['a number out of range', batch({ expire: 4294967296 }), 400, /messages\[0\]\.expire/],
@@ -123,7 +123,7 @@ describe('POST /message/sendbatch, the documented array', () => {
     ['an array for an object', batch({ header: [] }), 400, /messages\[0\]\.header/],
     ['an object for an array', batch({ subscribers: {} }), 400, /messages\[0\]\.subscribers/],
     ['bad base64', batch({ payload: 'SGk*' }), 400, /messages\[0\]\.payload.*base64/],
-    ['cut base64', batch({ payload: 'SGkxx' }), 400, /messages\[0\]\.payload.*base64/],
+    ['truncated base64', batch({ payload: 'SGkxx' }), 400, /messages\[0\]\.payload.*base64/],
     ['an unknown enum name', batch({ channel_type: 'CHANNEL_TYPE_PARTY' }), 400, /messages\[0\]\.channel_type/],
     [
       'half a surrogate pair',
@@ -137,17 +137,17 @@ describe('POST /message/sendbatch, the documented array', () => {
       400,
       /UTF-8/,
     ],
-    ['a key twice', `[{"from_uid":"a","from_uid":"b"}]`, 400, /from_uid.*repeated/],
+    ['a repeated key', `[{"from_uid":"a","from_uid":"b"}]`, 400, /from_uid.*repeated/],
     ['a field under both names', `[{"from_uid":"a","fromUid":"b"}]`, 400, /from_uid.*twice/],
-    ['10,000 levels', `${'['.repeat(10_000)}${']'.repeat(10_000)}`, 400, /nested/],
-    ['no gzip, though it says so', batch({}), 400, /gzip/, { 'content-encoding': 'gzip' }],
+    ['10,000 levels of nesting', `${'['.repeat(10_000)}${']'.repeat(10_000)}`, 400, /nested/],
+    ['an uncompressed body with Content-Encoding gzip', batch({}), 400, /gzip/, { 'content-encoding': 'gzip' }],
     ['an unknown encoding', batch({}), 415, /Content-Encoding/, { 'content-encoding': 'zstd' }],
     ['a gzip bomb', gzipSync(Buffer.alloc(40 * 1024 * 1024, 32)), 413, /at most/, { 'content-encoding': 'gzip' }],
-    ['17 MiB', Buffer.alloc(17 * 1024 * 1024, 32), 413, /at most 16777216/],
+    ['a body of 17 MiB', Buffer.alloc(17 * 1024 * 1024, 32), 413, /at most 16777216/],
     ['an unknown mode', batch({}), 400, /mode/],
   ];
   for (const [what, body, status, text, headers] of refused) {
-    test(`refuses ${what}: ${status}`, async () => {
+    test(`POST /message/sendbatch refuses ${what} with ${status}`, async () => {
       const query = what === 'an unknown mode' ? '?mode=perhaps' : '';
       const answer = await post(`/message/sendbatch${query}`, body, headers);
       assert.equal(answer.status, status, JSON.stringify(answer.body));
@@ -157,7 +157,7 @@ describe('POST /message/sendbatch, the documented array', () => {
     });
   }
 
-  test('names every fault of a body, with its index', async () => {
+  test('POST /message/sendbatch names every violation of a body with its index', async () => {
     const { body } = await post('/message/sendbatch', batch({ payload: '*' }, {}, { channel_id: 1, expire: 'x' }));
     const violations = body.error.details.find((each: { '@type': string }) =>
       each['@type'].endsWith('BadRequest'),
@@ -168,7 +168,7 @@ describe('POST /message/sendbatch, the documented array', () => {
     );
   });
 
-  test('takes its options from the query', async () => {
+  test('POST /message/sendbatch reads its options from the query', async () => {
     for (const mode of ['atomic', 'ATOMIC', 'SEND_MODE_ATOMIC', '2']) {
       const channel_id = fresh();
       const conflict = batch({ channel_id, client_msg_no: 'x' }, { channel_id, client_msg_no: 'x', payload: 'SGo=' });
@@ -182,7 +182,7 @@ describe('POST /message/sendbatch, the documented array', () => {
     assert.match((await post('/message/sendbatch?mode=atomic&mode=atomic', batch({}))).body.msg, /mode.*only once/);
   });
 
-  test('says by its status how much went in', async () => {
+  test('the status of POST /message/sendbatch tells full, partial and no success apart', async () => {
     const channel_id = fresh();
     const other = { channel_id, payload: 'SGo=' };
     assert.equal((await post('/message/sendbatch', batch({ channel_id }))).status, 200);
@@ -197,10 +197,10 @@ describe('POST /message/sendbatch, the documented array', () => {
   });
 });
 
-describe('POST /message/sendbatch, the object of real servers', () => {
-  test('answers fail_uids and reason, empty when everybody has it', async () => {
+describe('POST /message/sendbatch with the object that existing callers send', () => {
+  test('a broadcast returns empty fail_uids and reason when every receiver is reached', async () => {
     const [a, b] = [fresh(), fresh()];
-    // As TangSengDaoDao sends it.
+    // The body that TangSengDaoDao sends.
     const body = {
       header: { no_persist: 0, red_dot: 1, sync_once: 0 },
       from_uid: 'u_10000',
@@ -221,7 +221,7 @@ describe('POST /message/sendbatch, the object of real servers', () => {
     );
   });
 
-  test('names who could not be reached, in order, and reaches the others', async () => {
+  test('a broadcast names the receivers that failed, in order, and reaches the others', async () => {
     const good = fresh();
     const { body } = await post(
       '/message/broadcast',
@@ -232,7 +232,7 @@ describe('POST /message/sendbatch, the object of real servers', () => {
     for (const reason of body.reason) assert.match(reason, /^INVALID_FIELD: /);
   });
 
-  test('reaches 2,500 users, and a retry by request_id reaches nobody twice', async () => {
+  test('a broadcast reaches 2,500 users, and a retry by request_id sends nothing twice', async () => {
     const subscribers = Array.from({ length: 2500 }, (_, index) => `many-${index}`);
     const body = JSON.stringify({ from_uid: 'caster', subscribers, payload: 'SGk=', request_id: 'cast1' });
     for (let round = 0; round < 2; round++)
@@ -245,7 +245,7 @@ describe('POST /message/sendbatch, the object of real servers', () => {
     ['subscribers', { subscribers: [] }],
     ['payload', { payload: '' }],
   ] as const) {
-    test(`refuses an empty ${what} with 400 and a msg that names it`, async () => {
+    test(`a broadcast with an empty ${what} is refused with 400 and a msg that names it`, async () => {
       const answer = await post(
         '/message/sendbatch',
         JSON.stringify({ from_uid: 'u1', subscribers: ['a'], payload: 'SGk=', ...change }),
@@ -258,7 +258,7 @@ describe('POST /message/sendbatch, the object of real servers', () => {
 });
 
 describe('POST /message/send', () => {
-  test('answers at the top and in data, as both kinds of legacy callers read', async () => {
+  test('POST /message/send returns its result at the top level and in data, for both kinds of legacy callers', async () => {
     const { status, body } = await post(
       '/message/send',
       JSON.stringify(draft({ stream_no: '', subscribers: null, setting: 0 })),
@@ -273,7 +273,7 @@ describe('POST /message/send', () => {
     });
   });
 
-  test('sends as ____system when nobody is named', async () => {
+  test('POST /message/send without from_uid sends as ____system', async () => {
     const channel_id = fresh();
     assert.equal((await post('/message/send', JSON.stringify(draft({ from_uid: '', channel_id })))).status, 200);
     assert.deepEqual(
@@ -282,7 +282,7 @@ describe('POST /message/send', () => {
     );
   });
 
-  test('refuses by its own status', async () => {
+  test('POST /message/send refuses with the HTTP status of the reason', async () => {
     const channel_id = fresh();
     await post('/message/send', JSON.stringify(draft({ channel_id })));
     const { status, body } = await post('/message/send', JSON.stringify(draft({ channel_id, payload: 'SGo=' })));
@@ -318,13 +318,13 @@ describe('GET /v1/channels/{channel_type}/{channel_id}/messages', () => {
     ['after_seq=25', [], false],
   ];
   for (const [query, wanted, more] of rows) {
-    test(`${query}: ${wanted.join(' ') || 'nothing'}`, async () => {
+    test(`a page of the history with ${query} holds the sequences ${wanted.join(' ') || 'none'}`, async () => {
       const page = await list(query);
       assert.deepEqual([seqs(page), page.more, page.last_seq], [wanted, more, 25]);
     });
   }
 
-  test('shows all that was sent', async () => {
+  test('the history shows every field that was sent', async () => {
     const [message] = (await list('limit=1')).messages;
     assert.deepEqual(
       { ...message, message_id: 0, timestamp: '' },
@@ -347,20 +347,20 @@ describe('GET /v1/channels/{channel_type}/{channel_id}/messages', () => {
     assert.ok(Math.abs(Date.parse(message.timestamp) - Date.now()) < 60_000);
   });
 
-  test('is empty for a channel that nobody has sent to, by number or name of the type', async () => {
+  test('the history of a channel without messages is empty, by number or name of the channel type', async () => {
     const empty = { messages: [], more: false, last_seq: 0 };
     for (const type of ['2', 'group', 'CHANNEL_TYPE_GROUP'])
       assert.deepEqual((await get(`/v1/channels/${type}/nobody/messages`)).body, empty);
   });
 
-  test('reads a person channel from either order of the pair', async () => {
+  test('the history of a person channel is read by either order of its two uids', async () => {
     await post('/message/sendbatch', batch({ channel_type: 1, from_uid: 'left', channel_id: 'right' }));
     for (const pair of ['left@right', 'right%40left'])
       assert.equal((await get(`/v1/channels/person/${pair}/messages`)).body.messages.length, 1);
     assert.equal((await get('/v1/channels/1/left/messages')).status, 400);
   });
 
-  test('never shows an expired message or a command', async () => {
+  test('the history never shows an expired message or a command', async () => {
     const channel_id = fresh();
     await post(
       '/message/sendbatch',
@@ -380,7 +380,7 @@ describe('GET /v1/channels/{channel_type}/{channel_id}/messages', () => {
     assert.deepEqual(seen, ['k']);
   });
 
-  test('refuses a page that is too large, a bad bound, an odd type', async () => {
+  test('the history refuses a page that is too large, an invalid bound and an unknown channel type', async () => {
     for (const [query, field] of [
       ['limit=1001', 'limit'],
       ['after_seq=-1', 'after_seq'],
@@ -396,8 +396,8 @@ describe('GET /v1/channels/{channel_type}/{channel_id}/messages', () => {
   });
 });
 
-describe('the door', () => {
-  test('GET /v1/server-info tells every limit of the proto with the value of limits.ts', async () => {
+describe('the HTTP handler', () => {
+  test('GET /v1/server-info returns every limit of the proto with the value of limits.ts', async () => {
     const { body } = await get('/v1/server-info');
     assert.equal(body.limits.batch_messages, 1000);
     for (const { name, localName } of LimitsSchema.fields)
@@ -406,7 +406,7 @@ describe('the door', () => {
     assert.match(body.version, /^\d+\.\d+\.\d+$/);
   });
 
-  test('an unknown path is 404, another verb 405 with Allow, HEAD has no body', async () => {
+  test('an unknown path is 404, an unsupported method 405 with Allow, and HEAD has no body', async () => {
     assert.deepEqual([(await get('/nope')).status, (await post('/v1/nope', '')).status], [404, 404]);
     const wrong = await get('/message/sendbatch');
     assert.deepEqual([wrong.status, wrong.headers.get('allow')], [405, 'OPTIONS, POST']);
@@ -414,7 +414,7 @@ describe('the door', () => {
     assert.deepEqual([head.status, head.body], [200, undefined]);
   });
 
-  test('an unknown RPC is UNIMPLEMENTED in the trailers of gRPC, and in the words of Connect', async () => {
+  test('an unknown RPC is UNIMPLEMENTED in the trailers of gRPC and in the error format of Connect', async () => {
     const session = http2Connect(service.url);
     const stream = session.request({
       ':method': 'POST',
@@ -436,13 +436,13 @@ describe('the door', () => {
     assert.deepEqual([connect.status, connect.body.code], [404, 'unimplemented']);
   });
 
-  test('a read is a GET over Connect, too', async () => {
+  test('a read is available as a GET over Connect', async () => {
     const message = encodeURIComponent(JSON.stringify({ channelId: 'history', channelType: 2, limit: 1 }));
     const answer = await get(`/sendbatch.v1.MessageService/ListMessages?connect=v1&encoding=json&message=${message}`);
     assert.equal(answer.body.messages[0].messageSeq, '1');
   });
 
-  test('a field that Connect JSON does not know is refused, not dropped', async () => {
+  test('an unknown field of Connect JSON is refused, not ignored', async () => {
     const answer = await post('/sendbatch.v1.MessageService/SendBatch', '{"messages":[],"sendAt":1}', {
       'content-type': 'application/json',
     });
@@ -450,7 +450,7 @@ describe('the door', () => {
     assert.match(answer.body.message, /sendAt/);
   });
 
-  test('a preflight of a page on loopback is answered, one of another site refused', async () => {
+  test('a CORS preflight from a loopback page is accepted and one from another site is refused', async () => {
     const preflight = (origin: string) =>
       get('/message/sendbatch', {
         method: 'OPTIONS',
@@ -476,7 +476,7 @@ describe('the door', () => {
     );
   });
 
-  test('a Host that was rebound is refused', async () => {
+  test('a Host that is not a loopback name is refused (DNS rebinding)', async () => {
     const status = await new Promise((resolve, reject) => {
       const { port } = new URL(service.url);
       httpRequest({ host: '127.0.0.1', port, path: '/v1/server-info', headers: { host: 'evil.example' } }, (response) =>
@@ -488,14 +488,14 @@ describe('the door', () => {
     assert.equal(status, 403);
   });
 
-  test('a request id is kept when it is plain, and made when it is not', async () => {
+  test('a plain x-request-id is returned, and any other is replaced by a generated one', async () => {
     const echo = async (id: string) =>
       (await get('/v1/server-info', { headers: { 'x-request-id': id } })).headers.get('x-request-id');
     assert.equal(await echo('abc-123'), 'abc-123');
     assert.match((await echo('a b')) ?? '', /^[0-9a-f-]{36}$/);
   });
 
-  test('a body that ends too early, from a client that hangs up, stores nothing', async () => {
+  test('a truncated body of a client that disconnects stores nothing', async () => {
     const { hostname, port } = new URL(service.url);
     const body = batch({ channel_id: 'half' });
     for (let index = 0; index < 20; index++) {

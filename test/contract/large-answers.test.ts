@@ -12,14 +12,14 @@ import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { until } from '../support/watch.ts';
 
-/** What gRPC clients take unless configured otherwise. */
+/** Default limit of gRPC clients for a received message, in bytes. */
 const readMaxBytes = 4 * 1024 * 1024;
 const count = 72;
 const payload = new Uint8Array(65_536).fill(97);
 const base64 = Buffer.from(payload).toString('base64');
 const group = ChannelType.GROUP;
 
-describe('an answer that holds a list fits a gRPC client with default settings, and its pages hold all', () => {
+describe('pages of large entries fit the default limit of gRPC clients', () => {
   let service: TestService;
   const clients = () => {
     const transport = createGrpcTransport({ baseUrl: service.url, readMaxBytes });
@@ -50,12 +50,15 @@ describe('an answer that holds a list fits a gRPC client with default settings, 
       assert.equal(refusedCount, 0);
     }
   };
-  /** All entries, page after page; there must be more than one. */
-  const all = async <P, T>(ask: (token: string) => Promise<P>, entries: (page: P) => [T[], string | undefined]) => {
+  /** Reads all entries, page by page, and asserts more than one page. */
+  const all = async <P, T>(
+    fetchPage: (token: string) => Promise<P>,
+    entries: (page: P) => [T[], string | undefined],
+  ) => {
     const found: T[] = [];
     let pages = 0;
     for (let token: string | undefined = ''; token !== undefined; pages++) {
-      const [page, next] = entries(await ask(token));
+      const [page, next] = entries(await fetchPage(token));
       assert.ok(page.length > 0, 'a page holds at least one entry');
       assert.ok(pages < count, `page ${pages} after ${token}`);
       found.push(...page);
@@ -66,9 +69,9 @@ describe('an answer that holds a list fits a gRPC client with default settings, 
   };
   const distinct = (values: unknown[]) => new Set(values.map(String)).size;
 
-  test('ListMessages, SyncMessages, GetMessages', async () => {
+  test('ListMessages, SyncMessages and GetMessages split large entries into pages that fit gRPC clients', async () => {
     await jsonCaller(service.url).post('/channel', { channel_id: 'large', channel_type: 2, subscribers: ['s', 'r'] });
-    // What names many receivers is large without a payload.
+    // A message with many receivers is large even without a payload.
     const subscribers = Array.from({ length: 9000 }, (_, index) => `r${index}`.padEnd(100, 'x'));
     await send((index) => (index === 0 ? { subscribers: [...subscribers, 'r'] } : {}));
     const at = { channelId: 'large', channelType: group };
@@ -100,7 +103,7 @@ describe('an answer that holds a list fits a gRPC client with default settings, 
     assert.equal(distinct(got.map((message) => message.messageSeq)), count);
   });
 
-  test('SyncCommands', async () => {
+  test('SyncCommands splits large commands into pages that fit gRPC clients', async () => {
     await send(() => ({ channelId: 'r', channelType: ChannelType.PERSON, header: { syncOnce: 1 } }));
     const commands = await all(
       (token) => rpc.messages.syncCommands({ uid: 'r', limit: 1000, messageSeq: BigInt(token || 0) }),
@@ -112,7 +115,7 @@ describe('an answer that holds a list fits a gRPC client with default settings, 
     );
   });
 
-  test('ListConversations', async () => {
+  test('ListConversations splits large conversations into pages that fit gRPC clients', async () => {
     await send((index) => ({ channelId: `peer${index}`, channelType: ChannelType.PERSON }));
     const found = await all(
       (pageToken) => rpc.messages.listConversations({ uid: 's', pageSize: 1000, pageToken }),
@@ -121,7 +124,7 @@ describe('an answer that holds a list fits a gRPC client with default settings, 
     assert.equal(distinct(found.map((each) => each.channelId).filter((id) => id.startsWith('peer'))), count);
   });
 
-  test('ListTemplates', async () => {
+  test('ListTemplates splits large templates into pages that fit gRPC clients', async () => {
     const body = 'x'.repeat(65_536);
     for (let index = 0; index < count; index++) await rpc.templates.createTemplate({ name: `t${index}`, body });
     const found = await all(
@@ -131,7 +134,7 @@ describe('an answer that holds a list fits a gRPC client with default settings, 
     assert.equal(distinct(found.map((each) => each.name)), count);
   });
 
-  test('ListRules, ListFlagged', async () => {
+  test('ListRules and ListFlagged split large entries into pages that fit gRPC clients', async () => {
     const keywords = ['flagme'];
     await rpc.moderation.createRule({ rule: { action: RuleAction.FLAG, keywords } });
     const large = Array.from({ length: 20_000 }, (_, index) => `${index}`.padEnd(128, '字'));
@@ -146,7 +149,7 @@ describe('an answer that holds a list fits a gRPC client with default settings, 
       (page) => [page.flagged, page.nextPageToken],
     );
     assert.equal(distinct(flagged.map((each) => each.messageId)), count);
-    // Aside of the service: it does not read them to judge by, which takes its time.
+    // Written directly into the database: compiling these rules in the service takes long.
     const client = new pg.Client({ connectionString: service.databaseUrl });
     await client.connect();
     await client.query(
@@ -161,7 +164,7 @@ describe('an answer that holds a list fits a gRPC client with default settings, 
     assert.equal(distinct(found.map((each) => each.ruleId)), 6);
   });
 
-  test('ListBatchResults', async () => {
+  test('ListBatchResults splits large refusals into pages that fit gRPC clients', async () => {
     const messages = [{ fromUid: 's', channelId: 'large', channelType: group, payload }];
     const batchId = (await rpc.batches.submitBatch({ messages })).batch?.batchId ?? '';
     await until(
@@ -193,7 +196,7 @@ describe('an answer that holds a list fits a gRPC client with default settings, 
     );
   });
 
-  test('page tokens that no answer holds are refused, not read as another place', async () => {
+  test('page tokens that no answer contains are refused, not read as another position', async () => {
     const call = jsonCaller(service.url);
     const rows = [
       '/v1/users/s/conversations?page_token=007-1',

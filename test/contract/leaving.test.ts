@@ -11,20 +11,20 @@ import { openReader, readerNames } from '../support/readers.ts';
 import { openRelay, ways } from '../support/relay.ts';
 import { startService, type TestService } from '../support/service.ts';
 
-/** Within this a reader that left has to be let go; a machine that stands still for seconds gets its time too. */
+/** Time within which a reader must be released; leaves room for pauses of the machine. */
 const leaveMs = 10_000;
 
 const pem = (name: string) => readFileSync(join(import.meta.dirname, '../support/certificates', name), 'utf8');
 const tls = { key: pem('localhost-key.pem'), cert: pem('localhost-cert.pem') };
 
-describe('a reader that leaves', () => {
+describe('a reader that disconnects', () => {
   let services: Record<'cleartext' | 'TLS', TestService>;
   before(async () => {
     const cleartext = await startService();
     services = { cleartext, TLS: await startService({ databaseUrl: cleartext.databaseUrl, tls }) };
     const call = jsonCaller(cleartext.url);
     const payload = Buffer.alloc(32 * 1024).toString('base64');
-    // More than the buffers of two loopback connections take.
+    // More data than the buffers of two loopback connections hold.
     for (let round = 0; round < 10; round++) {
       const messages = Array.from({ length: 100 }, () => ({
         channel_id: 'large',
@@ -52,11 +52,11 @@ describe('a reader that leaves', () => {
   for (const secure of [false, true]) {
     for (const name of readerNames) {
       for (const way of ways) {
-        test(`is released at once: ${name}${secure ? ' over TLS' : ''}, ${way}`, async () => {
+        test(`a reader that disconnects is released at once: ${name}${secure ? ' over TLS' : ''}, ${way}`, async () => {
           const service = services[secure ? 'TLS' : 'cleartext'];
           const relay = await openRelay(Number(new URL(service.url).port));
           const url = `http${secure ? 's' : ''}://localhost:${relay.port}`;
-          // One waits for messages; the service is in the middle of writing to the other.
+          // One reader waits for messages; the service is writing to the other.
           const waiting = await openReader(name, { url, channelId: 'quiet', ca: tls.cert });
           const writing = await openReader(name, { url, channelId: 'large', ca: tls.cert });
           assert.equal(await readers(service), 2);
@@ -70,7 +70,7 @@ describe('a reader that leaves', () => {
     }
   }
 
-  test('is released at once when its process is killed, on every protocol', async () => {
+  test('a reader is released at once when its process is killed, on every protocol', async () => {
     const service = services.cleartext;
     const child = fork(join(import.meta.dirname, '../support/readers.ts'), [service.url, 'quiet', 'large']);
     await once(child, 'message');

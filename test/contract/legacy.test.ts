@@ -5,7 +5,7 @@ import { startService, type TestService } from '../support/service.ts';
 
 const base64 = (text: string) => Buffer.from(text).toString('base64');
 
-describe('routes of the legacy server', () => {
+describe('legacy routes', () => {
   let service: TestService;
   let call: ReturnType<typeof jsonCaller>;
   before(async () => {
@@ -24,7 +24,7 @@ describe('routes of the legacy server', () => {
     return body.data as { message_id: number; message_seq: number; client_msg_no: string };
   };
 
-  test('GET /channel/whitelist answers ids, uids and RFC 3339 times, all of them', async () => {
+  test('GET /channel/whitelist returns all entries with ids, uids and RFC 3339 times', async () => {
     const channel = { channel_id: 'listed', channel_type: 2 };
     const uids = Array.from({ length: 1500 }, (_, index) => `u${String(index).padStart(4, '0')}`);
     const before = Date.now();
@@ -44,12 +44,12 @@ describe('routes of the legacy server', () => {
     }
     assert.equal(new Set(body.map((each: { id: number }) => each.id)).size, uids.length);
     assert.deepEqual((await call.get('/channel/whitelist?channel_id=nobody&channel_type=2')).body, []);
-    // The new route has pages, and numbers.
+    // The new route has pages and numeric times.
     const page = await call.get('/v1/channels/2/listed/allowlist?page_size=1');
     assert.equal(typeof page.body.entries[0].created_at, 'number');
   });
 
-  test('POST /message finds a message by its id or its key, and answers 404 in a body of 200', async () => {
+  test('POST /message finds a message by id or key, and returns 404 in the body of a 200 answer', async () => {
     const channel = { channel_id: 'found', channel_type: 2 };
     const first = await send({ ...channel, client_msg_no: 'key-1' });
     for (const by of [{ message_id: first.message_id }, { client_msg_no: 'key-1' }]) {
@@ -65,11 +65,11 @@ describe('routes of the legacy server', () => {
     const neither = await call.post('/message', channel);
     assert.equal(neither.status, 400);
     assert.match(neither.body.msg, /message_id: or client_msg_no is required/);
-    // Of a person channel the other side, for who reads.
+    // In a person channel the reader sees the uid of the other user.
     const person = await send({ from_uid: 'pa', channel_id: 'pb', channel_type: 1, client_msg_no: 'key-2' });
     const mine = { login_uid: 'pb', channel_id: 'pa', channel_type: 1, message_id: person.message_id };
     assert.equal((await call.post('/message', mine)).body.channel_id, 'pa');
-    // The object form of RPCs has no message.
+    // GetMessage is available on the JSON route only.
     const rpc = await call.post('/sendbatch.v1.MessageService/GetMessage', {
       channelId: 'found',
       channelType: 2,
@@ -78,7 +78,7 @@ describe('routes of the legacy server', () => {
     assert.equal(rpc.status, 415);
   });
 
-  test('POST /conversation/sync answers conversations with their last messages', async () => {
+  test('POST /conversation/sync returns conversations with their last messages', async () => {
     const uid = 'sync-user';
     await call.post('/channel', { channel_id: 'sync-group', channel_type: 2, subscribers: [uid, 'other'] });
     for (const text of ['1', '2', '3'])
@@ -123,7 +123,7 @@ describe('routes of the legacy server', () => {
       ],
     );
     assert.ok(Math.abs(group.timestamp - Date.now() / 1000) < 3600 && Number.isSafeInteger(group.version));
-    // What the client has is left out, and what it lacks of it comes.
+    // Conversations the client has are left out, except for the messages it lacks.
     const since = await sync({ last_msg_seqs: 'sync-group:2:2|friend:1:1|' });
     assert.deepEqual(
       since.map((each: { channel_id: string; recents: unknown[] }) => [each.channel_id, each.recents.length]),
@@ -144,7 +144,7 @@ describe('routes of the legacy server', () => {
     const bad = await call.post('/conversation/sync', { uid, msg_count: 1, last_msg_seqs: 'sync-group:2' });
     assert.deepEqual([bad.status, /last_msg_seqs/.test(bad.body.msg)], [400, true]);
 
-    // POST /conversations/clearUnread, in the legacy body.
+    // POST /conversations/clearUnread with the legacy body.
     assert.deepEqual(
       await call.post('/conversations/clearUnread', { uid, channel_id: 'sync-group', channel_type: 2, message_seq: 0 }),
       {
@@ -170,7 +170,7 @@ describe('routes of the legacy server', () => {
     assert.deepEqual(await sync({ version: group.version }), []);
   });
 
-  test('POST /user/token, GET /route and GET /health answer what callers look at', async () => {
+  test('POST /user/token, GET /route and GET /health return the fields that legacy callers read', async () => {
     const ok = { status: 200, body: { status: 200 } };
     assert.deepEqual(await call.post('/user/token', { uid: 'ann', token: 't', device_flag: 0, device_level: 1 }), ok);
     assert.equal((await call.post('/user/token', { token: 't' })).status, 400);
@@ -180,7 +180,7 @@ describe('routes of the legacy server', () => {
     assert.deepEqual(await call.get('/health'), { status: 200, body: { status: 'ok' } });
   });
 
-  test('POST /user/systemuids_add and _remove take an empty list, which changes nothing', async () => {
+  test('POST /user/systemuids_add and _remove accept an empty list, which changes nothing', async () => {
     const uids = (await call.get('/user/systemuids')).body;
     for (const path of ['/user/systemuids_add', '/user/systemuids_remove'])
       for (const body of [{ uids: [] }, {}])
@@ -188,7 +188,7 @@ describe('routes of the legacy server', () => {
     assert.deepEqual((await call.get('/user/systemuids')).body, uids);
   });
 
-  test('names of bodies are read in any case, as Go reads them', async () => {
+  test('field names of legacy bodies are case-insensitive, as in Go', async () => {
     const { status, body } = await call.post('/message/sendbatch', [
       {
         Header: { RED_DOT: 1 },

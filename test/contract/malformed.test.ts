@@ -12,7 +12,7 @@ import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
 
 const path = '/sendbatch.v1.MessageService/SendBatch';
-/** Field 1, a message of two bytes, whose field 1 is a string that is not UTF-8; and a tag that ends in the middle. */
+/** Bodies that are not a valid SendBatchRequest. */
 const unreadable: [string, Uint8Array][] = [
   ['a length beyond the end', Buffer.from([0x0a, 0x7f, 0x01])],
   ['a string that is not UTF-8', Buffer.from([0x22, 0x02, 0xff, 0xfe])],
@@ -20,7 +20,7 @@ const unreadable: [string, Uint8Array][] = [
   ['JSON', Buffer.from('{"messages":[]}')],
 ];
 
-describe('what no protocol can read', () => {
+describe('unreadable requests', () => {
   let service: TestService;
   let session: http2.ClientHttp2Session;
   before(async () => {
@@ -33,7 +33,7 @@ describe('what no protocol can read', () => {
     await service.stop();
   });
 
-  /** The code that an answer names, in the words of its protocol. */
+  /** Returns the error code of an answer in the format of its protocol. */
   const codeOf = (type: string, body: Uint8Array, headers: http2.OutgoingHttpHeaders = {}, method = 'POST') =>
     new Promise<string>((resolve, reject) => {
       const stream = session.request({ ':method': method, ':path': path, 'content-type': type, ...headers });
@@ -67,15 +67,15 @@ describe('what no protocol can read', () => {
       'invalid_argument',
     ],
   ];
-  for (const [name, ask, code] of protocols) {
+  for (const [name, codeFor, code] of protocols) {
     for (const [what, message] of unreadable)
       test(`a Protobuf body with ${what} is INVALID_ARGUMENT: ${name}`, async () =>
-        assert.equal(await ask(message), code));
+        assert.equal(await codeFor(message), code));
 
-    test(`random bytes are never an error of the service: ${name}`, async (context) => {
+    test(`random bytes never cause a server error: ${name}`, async (context) => {
       await fc.assert(
         fc.asyncProperty(fc.uint8Array({ maxLength: 60 }), async (bytes) => {
-          const found = await ask(bytes);
+          const found = await codeFor(bytes);
           assert.ok(['0', '3', 'invalid_argument', '200 '].includes(found) || found.startsWith('200'), found);
         }),
         { seed: seedOf(context), numRuns: 40 },
@@ -83,7 +83,7 @@ describe('what no protocol can read', () => {
     });
   }
 
-  test('the message of a Connect GET that is no message is INVALID_ARGUMENT', async () => {
+  test('an unreadable message of a Connect GET is INVALID_ARGUMENT', async () => {
     const get = (message: string) =>
       fetch(
         `${service.url}/sendbatch.v1.MessageService/GetServerInfo?connect=v1&encoding=proto&base64=1&message=${message}`,
@@ -93,7 +93,7 @@ describe('what no protocol can read', () => {
     assert.equal((await get('')).status, 200);
   });
 
-  test('two Hosts are refused, and a Host that is not the authority', async () => {
+  test('a repeated Host and a Host that differs from the authority are refused', async () => {
     const socket = net.connect(Number(new URL(service.url).port), '127.0.0.1');
     socket.write('GET /v1/server HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n');
     const chunks: Buffer[] = [];
@@ -105,7 +105,7 @@ describe('what no protocol can read', () => {
     );
   });
 
-  test('the base64 form of gRPC-Web is refused with the form that is taken', async () => {
+  test('the base64 format of gRPC-Web is refused with the supported one named', async () => {
     for (const type of ['application/grpc-web-text', 'application/grpc-web-text+proto']) {
       const response = await fetch(service.url + path, {
         method: 'POST',
@@ -117,7 +117,7 @@ describe('what no protocol can read', () => {
     }
   });
 
-  test('a body that is packed as x-gzip is taken on every route', async () => {
+  test('a body with Content-Encoding x-gzip is accepted on every route', async () => {
     const message = { channel_id: 'packed', channel_type: 2, from_uid: 'u1', payload: 'eA==' };
     for (const [route, body] of [
       ['/message/send', message],
@@ -132,7 +132,7 @@ describe('what no protocol can read', () => {
     }
   });
 
-  test('a form and an empty body are named as such', async () => {
+  test('a form and an empty body are refused as such', async () => {
     const form = new FormData();
     form.set('channel_id', 'a');
     const rows: [FormData | URLSearchParams | undefined, RegExp][] = [
@@ -145,7 +145,7 @@ describe('what no protocol can read', () => {
       assert.equal(response.status, 400);
       assert.match(((await response.json()) as { msg: string }).msg, words);
     }
-    // curl -d sends JSON with the type of a form.
+    // curl -d sends JSON with the Content-Type of a form.
     const json = JSON.stringify([{ channel_id: 'a', channel_type: 2, from_uid: 'u1', payload: 'eA==' }]);
     const headers = { 'content-type': 'application/x-www-form-urlencoded' };
     assert.equal(
@@ -154,7 +154,7 @@ describe('what no protocol can read', () => {
     );
   });
 
-  test('an unreadable message on a stream is INVALID_ARGUMENT, too', async () => {
+  test('an unreadable message on a stream is INVALID_ARGUMENT', async () => {
     const client = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
     assert.ok((await client.getServerInfo({})).version);
     const code = await codeOf('application/grpc', encodeEnvelope(0, Buffer.from([0x0a, 0x7f])), {

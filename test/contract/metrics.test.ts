@@ -34,7 +34,7 @@ describe('the metrics', () => {
   });
   after(() => service.stop());
 
-  test('count a tail that its client closed as CANCELLED, not as a defect of the service', async () => {
+  test('metrics count a tail closed by its client as CANCELLED, not as a server error', async () => {
     const code = async (wanted: string) =>
       sumOf(await scrape(service.url), 'rpc_server_call_duration_seconds_count', {
         rpc_method: 'sendbatch.v1.MessageService/Subscribe',
@@ -52,7 +52,7 @@ describe('the metrics', () => {
     assert.equal(await code('OK'), 0);
   });
 
-  test('count calls by RPC, protocol and code, whatever door they come through', async () => {
+  test('metrics count calls by RPC, protocol and code for every protocol', async () => {
     const doors = openClients(service.url);
     for (const [index, door] of doors.entries()) {
       await door.send({
@@ -67,7 +67,7 @@ describe('the metrics', () => {
         rpc_method: 'sendbatch.v1.MessageService/SendBatch',
         ...labels,
       });
-    // Two gRPC clients, one of gRPC-Web, two of Connect, one of JSON; each sent a batch and an empty one.
+    // Two clients use gRPC and two Connect; each sends one valid and one empty batch.
     for (const [protocol, count] of Object.entries({ grpc: 2, 'grpc-web': 1, connect: 2, json: 1 })) {
       assert.equal(calls({ protocol, rpc_response_status_code: 'OK' }), count, protocol);
       assert.equal(
@@ -81,7 +81,7 @@ describe('the metrics', () => {
     assert.equal(calls({ rpc_system_name: 'http_json' }), 2);
   });
 
-  test('count what no call is made of', async () => {
+  test('metrics count requests rejected before they are calls, by reason', async () => {
     const before = await scrape(service.url);
     const post = (path: string, body: string, headers = {}) =>
       fetch(service.url + path, { method: 'POST', body, headers });
@@ -97,7 +97,7 @@ describe('the metrics', () => {
     assert.deepEqual([grown('malformed'), grown('not_found'), grown('origin')], [3, 1, 1]);
   });
 
-  test('count messages by outcome and reason, and batches by what became of them', async () => {
+  test('metrics count messages by outcome and reason, and batches by outcome', async () => {
     const before = await scrape(service.url);
     const { post } = jsonCaller(service.url);
     await post('/message/sendbatch', [draft('1'), draft('2')]);
@@ -123,12 +123,12 @@ describe('the metrics', () => {
     assert.ok(grown('sendbatch_commit_duration_seconds_count', { outcome: 'stored' }) >= 3);
   });
 
-  test('name nobody and no channel', async () => {
+  test('metrics contain no uid and no channel', async () => {
     const page = await (await fetch(`${service.url}/metrics`)).text();
     for (const name of ['metrics-sender', 'metrics-channel', 'door-', 'busy"']) assert.ok(!page.includes(name), name);
   });
 
-  test('are read by GET and HEAD, packed when asked, over HTTP/1.1 and HTTP/2, and by nothing else', async () => {
+  test('/metrics accepts only GET and HEAD, over HTTP/1.1 and HTTP/2, with gzip on request', async () => {
     const plain = await fetch(`${service.url}/metrics`, { headers: { 'accept-encoding': 'identity' } });
     assert.match(plain.headers.get('content-type') ?? '', /^text\/plain; version=0\.0\.4/);
     assert.equal(plain.headers.get('content-encoding'), null);
@@ -148,7 +148,7 @@ describe('the metrics', () => {
   });
 });
 
-test('a reader that hangs up while messages are on their way to it is CANCELLED too, though a write fails then', async () => {
+test('metrics count a reader that disconnects during a write as CANCELLED', async () => {
   const service = await startService();
   const ended = async (wanted: Record<string, string> = {}) =>
     sumOf(await scrape(service.url), 'rpc_server_call_duration_seconds_count', {
@@ -177,8 +177,8 @@ test('a reader that hangs up while messages are on their way to it is CANCELLED 
   await service.stop();
 });
 
-describe('who may read the metrics', () => {
-  test('a credential with the scope metrics or admin, where calls need one; METRICS=open asks nobody', async () => {
+describe('access to the metrics', () => {
+  test('/metrics requires the scope metrics or admin when calls need a credential, unless METRICS=open', async () => {
     const service = await startService({ asks: true, open: false });
     const db = openStore(service.databaseUrl);
     const keys = createKeys(db);
@@ -209,7 +209,7 @@ describe('who may read the metrics', () => {
 });
 
 describe('the metrics of WORKERS=2', () => {
-  test('are of both workers, whichever is asked; one that is replaced keeps its place', async (context) => {
+  test('metrics cover both workers whichever one is scraped, and a replaced worker keeps its label', async (context) => {
     const database = await createDatabase();
     const service = await spawnService({ DATABASE_URL: database.url, WORKERS: '2' });
     context.after(async () => {
@@ -223,7 +223,7 @@ describe('the metrics of WORKERS=2', () => {
         body: JSON.stringify(draft(String(index))),
       });
     for (let again = 0; again < 4; again++) {
-      // One that is too busy for two seconds is told as down.
+      // A worker that is busy for two seconds is reported as down.
       let samples: Sample[] = [];
       await until('both answer', async () => {
         samples = await scrape(service.url, { connection: 'close' });
@@ -236,12 +236,12 @@ describe('the metrics of WORKERS=2', () => {
       .trim()
       .split(/\s+/)
       .map(Number);
-    // A connection that was dealt to the worker that is no more is answered by nobody.
+    // A connection assigned to the killed worker gets no answer.
     const up = async () => {
       const samples = await scrape(service.url, { connection: 'close' }, 5000).catch(() => []);
       return sumOf(samples, 'sendbatch_worker_up');
     };
-    // It says nothing first, for as long as it takes to be seen: one that is killed may be replaced before anybody looks.
+    // Stop the worker first: a killed one may be replaced before a scrape sees it down.
     process.kill(pid ?? 0, 'SIGSTOP');
     try {
       await until('one is down', async () => (await up()) === 1);
@@ -258,7 +258,7 @@ describe('the metrics of WORKERS=2', () => {
     for (const worker of ['0', '1']) assert.equal(sumOf(samples, 'sendbatch_build_info', { worker }), 1);
   });
 
-  test('stand together by name, each with its worker', () => {
+  test('metrics of workers are grouped by name and labelled with their worker', () => {
     const page = gather(
       new Map([
         ['0', '# HELP a Of a.\n# TYPE a counter\na{b="} 1"} 1\na 2\n# HELP c Of c.\n# TYPE c gauge\nc 3\n'],
@@ -286,7 +286,7 @@ sendbatch_worker_up{worker="2"} 0
   });
 });
 
-/** Bytes that are no message, as a gRPC call. */
+/** Sends raw bytes as the body of a gRPC call. */
 async function grpcBytes(url: string, bytes: Buffer): Promise<void> {
   const session = http2.connect(url);
   const request = session.request({

@@ -20,7 +20,7 @@ const draft = (channelId: string, clientMsgNo: string, text: string, more: Draft
   payload: Buffer.from(text),
   ...more,
 });
-describe('rules about content', () => {
+describe('moderation rules', () => {
   let service: TestService;
   let doors: ProtocolClient[];
   let call: ReturnType<typeof jsonCaller>;
@@ -37,16 +37,16 @@ describe('rules about content', () => {
   const payloadsOf = async (channel: string) =>
     (await readAll(service.databaseUrl)).filter((row) => row.channel === channel).map((row) => row.payload);
 
-  test('refuse, mask, flag and review, over every protocol', async () => {
+  test('moderation rules refuse, mask and flag messages over every protocol, and flagged ones can be reviewed', async () => {
     const rules = [
       { action: 'RULE_ACTION_REFUSE', keywords: ['forbidden'] },
       { action: 'RULE_ACTION_MASK', keywords: ['secret'], patterns: ['\\b\\d{4}\\b'] },
       { action: 3, keywords: ['odd'] },
     ];
-    const made = [];
-    for (const rule of rules) made.push((await call.post('/v1/moderation/rules', rule)).body);
+    const created = [];
+    for (const rule of rules) created.push((await call.post('/v1/moderation/rules', rule)).body);
     assert.deepEqual(
-      made.map((each) => each.action),
+      created.map((each) => each.action),
       [1, 2, 3],
     );
     for (const [index, door] of doors.entries()) {
@@ -63,7 +63,10 @@ describe('rules about content', () => {
       const answer = await door.send({ messages });
       assert.equal(said(answer), 'ok CONTENT_REFUSED ok ok');
       const refused = 'results' in answer ? answer.results[1]?.refused : undefined;
-      assert.deepEqual([refused?.code, refused?.metadata], ['PermissionDenied', { rule_id: String(made[0].rule_id) }]);
+      assert.deepEqual(
+        [refused?.code, refused?.metadata],
+        ['PermissionDenied', { rule_id: String(created[0].rule_id) }],
+      );
       assert.deepEqual(await payloadsOf(channel), ['fine', '{"content":"my ****** ****","n":1234}', 'odd and ******']);
       assert.equal(
         said(await door.send({ messages })),
@@ -84,18 +87,18 @@ describe('rules about content', () => {
         first.rule_ids,
         Buffer.from(first.payload, 'base64').toString(),
       ],
-      ['content-0', 2, 'u1', [made[2].rule_id], 'odd and ******'],
+      ['content-0', 2, 'u1', [created[2].rule_id], 'odd and ******'],
     );
     const ids = [...body.flagged, ...next.body.flagged].map((each) => each.message_id);
     assert.equal((await call.post('/v1/moderation/flagged:review', { message_ids: ids })).status, 200);
     assert.deepEqual((await call.get('/v1/moderation/flagged')).body.flagged, []);
-    for (const { rule_id: id } of made)
+    for (const { rule_id: id } of created)
       assert.equal((await fetch(`${service.url}/v1/moderation/rules/${id}`, { method: 'DELETE' })).status, 200);
     const [door] = doors;
     assert.equal(said((await door?.send({ messages: [draft('free', '1', 'forbidden')] })) as Answer), 'ok');
   });
 
-  test('a change is in force on another instance without a restart', async () => {
+  test('a changed moderation rule applies on another instance without a restart', async () => {
     const second = await startService({ databaseUrl: service.databaseUrl });
     const [door] = openClients(second.url);
     assert.ok(door);
@@ -104,23 +107,23 @@ describe('rules about content', () => {
       keywords: ['thousands', ...Array.from({ length: 5000 }, (_, index) => `word${index}`)],
     });
     let sent = 0;
-    const untilSaid = (expected: string) =>
+    const untilOutcome = (expected: string) =>
       until(expected, async () => {
         const messages = [draft('other', `o${sent++}`, 'of thousands word4999')];
         return said(await door.send({ messages })) === expected;
       });
-    await untilSaid('CONTENT_REFUSED');
+    await untilOutcome('CONTENT_REFUSED');
     const update = await fetch(`${service.url}/v1/moderation/rules/${rule.rule_id}`, {
       method: 'PUT',
       body: JSON.stringify({ action: 2, keywords: ['thousands'] }),
     });
     assert.deepEqual(((await update.json()) as { keywords: string[] }).keywords, ['thousands']);
-    await untilSaid('ok');
+    await untilOutcome('ok');
     await fetch(`${service.url}/v1/moderation/rules/${rule.rule_id}`, { method: 'DELETE' });
     await second.stop();
   });
 
-  test('what is refused of a rule, with the field named', async () => {
+  test('an invalid moderation rule is refused with the field named', async () => {
     const rows: [object, string][] = [
       [{ keywords: ['a'] }, 'rule.action'],
       [{ action: 1 }, 'rule.keywords'],
@@ -144,7 +147,7 @@ describe('rules about content', () => {
   });
 });
 
-describe('the hook', () => {
+describe('the moderation hook', () => {
   let hook: Server;
   let answer: (messages: { payload: string }[]) => { status?: number; results?: unknown; hang?: boolean };
   let calls = 0;
@@ -169,7 +172,7 @@ describe('the hook', () => {
   });
 
   for (const onFailure of ['open', 'closed'] as const) {
-    test(`one call a batch, its verdicts, and failing ${onFailure} with a breaker`, async () => {
+    test(`the moderation hook is called once per batch, its verdicts apply, and it fails ${onFailure} behind a circuit breaker`, async () => {
       const service = await startService({ moderationHook: { url, timeoutMs: 30_000, onFailure } });
       const [door] = openClients(service.url);
       assert.ok(door);

@@ -32,8 +32,8 @@ const json = (element: string, bytes = most - 1024) =>
   Buffer.concat([Buffer.from('['), repeated(`${element},`, bytes), Buffer.from(element), Buffer.from(']')]);
 const inMessages = (list: Buffer) => Buffer.concat([Buffer.from('{"messages":'), list, Buffer.from('}')]);
 /**
- * CPU time of the thread in one turn, so that what else the machine does counts for nothing; where it is slower than one that scans 64 MiB in 50 ms, for as much longer. Twice, for
- * collections of garbage and cold code.
+ * Most CPU time in ms of one event-loop iteration, so that other load does not count. Scaled on
+ * machines slower than 50 ms per 64 MiB scan; twice 100 ms, for garbage collection and cold code.
  */
 const mostStallMs = () => 2 * 100 * Math.max(1, slowness);
 const slowness = (() => {
@@ -227,9 +227,9 @@ const rows: [string, string, () => Buffer, Record<string, string>][] = [
   ],
 ];
 
-describe('one request', () => {
+describe('a single large request', () => {
   for (const [what, path, body, headers] of rows) {
-    test(`${what}: stalls nobody`, async (context) => {
+    test(`one request does not stall the event loop: ${what}`, async (context) => {
       const bytes = new Uint8Array(body());
       globalThis.gc?.();
       const before = process.memoryUsage().rss;
@@ -246,7 +246,7 @@ describe('one request', () => {
       context.diagnostic(
         `${what}: ${response.status} ${(performance.now() - since).toFixed(0)} ms, stall ${longestMs.toFixed(0)} ms, +${((peak - before) / mebi).toFixed(0)} MB of ${(bytes.length / mebi).toFixed(1)}: ${answer.slice(0, 160)}`,
       );
-      // The body of the client, which is in this process, and its copies on the way are not the service's.
+      // Excludes the body of the client in this process and its copies.
       assert.ok(peak - before < 64 * mebi + 3 * most, `${((peak - before) / mebi).toFixed(0)} MB`);
       assert.ok(response.status < 500, answer.slice(0, 500));
       assert.ok(longestMs < mostStallMs(), `${longestMs.toFixed(0)} ms of the event loop in one turn`);

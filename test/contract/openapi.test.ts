@@ -14,17 +14,17 @@ import { knownReasons } from '../../src/rpc/error-mapping.ts';
 import { guardedServices } from '../../src/rpc/interceptors/authenticate.ts';
 import { startService, type TestService } from '../support/service.ts';
 
-// biome-ignore lint/suspicious/noExplicitAny: a document is looked at member by member
+// biome-ignore lint/suspicious/noExplicitAny: documents are checked member by member
 type Json = any;
 
-/** What differs from run to run, in any place of an answer: it must be there, of its type, and no more is compared. */
+/** Members whose values differ between runs: only presence and type are compared. */
 const volatile = new Set(
   ['message_id', 'message_idstr', 'timestamp', 'secret', 'previous_secret_until', 'duration_ms'].concat(
     ['created', 'updated', 'flagged', 'ended', 'next'].map((what) => `${what}_at`),
   ),
 );
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
-/** Ids that are made by chance: the documented one, and what it is in this run. */
+/** Random ids: documented id → id of this run. */
 const made = new Map<string, string>();
 
 function learn(documented: Json, actual: Json): void {
@@ -38,14 +38,14 @@ function masked(value: Json, key = ''): Json {
   if (typeof value === 'object' && value !== null)
     return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, masked(member, name)]));
   if (typeof value === 'string' && uuid.test(value)) return 'made by chance';
-  // The words of a failed webhook are its resolver's.
+  // The error text of a failed webhook depends on the resolver.
   const isClock = key === 'version' && typeof value === 'number' && value > 1e12;
   const isWords = (key === 'version' || key === 'error') && typeof value === 'string';
   if (volatile.has(key) || isWords || isClock) return typeof value;
   return key === 'next_page_token' ? value !== '' : value;
 }
 
-/** No object may have a member that the document does not name. */
+/** Closes all object schemas, so that undocumented members fail validation. */
 function closed(value: Json): Json {
   if (Array.isArray(value)) return value.map(closed);
   if (typeof value !== 'object' || value === null) return value;
@@ -56,11 +56,11 @@ function closed(value: Json): Json {
 interface Property {
   readonly name: string;
   readonly schema: Json;
-  /** The body with a value for this property alone. */
+  /** Returns a body with a value for this property only. */
   readonly put: (value: unknown) => unknown;
 }
 
-describe('the document about the routes', () => {
+describe('the OpenAPI document', () => {
   let service: TestService;
   let document: Json;
   let check: (pointer: string, value: unknown, what: string) => void;
@@ -98,7 +98,7 @@ describe('the document about the routes', () => {
       : `${response.$ref.slice(1)}/content/application~1json/schema`;
   };
 
-  test('keeps the rules of OpenAPI 3.1, and every schema in it compiles', async () => {
+  test('the OpenAPI document is valid OpenAPI 3.1 and every schema in it compiles', async () => {
     const validator = new Validator();
     const { valid, errors } = await validator.validate(structuredClone(document));
     assert.ok(valid, JSON.stringify(errors));
@@ -114,7 +114,7 @@ describe('the document about the routes', () => {
     assert.equal(new Set(ids).size, ids.length, 'an operationId is there twice');
   });
 
-  test('has every annotated route of every service', () => {
+  test('the OpenAPI document has every annotated route of every service', () => {
     for (const method of guardedServices.flatMap((each) => each.methods)) {
       if (!hasOption(method, http)) continue;
       const rule = getOption(method, http);
@@ -128,7 +128,7 @@ describe('the document about the routes', () => {
     }
   });
 
-  test('has an example of every operation, and none of another', () => {
+  test('the OpenAPI document has an example of every operation and no stale ones', () => {
     const shown = new Set(examples.map(({ route }) => route));
     const operations = Object.entries<Json>(document.paths)
       .filter(([path]) => !Object.hasOwn(morePaths, path))
@@ -141,7 +141,7 @@ describe('the document about the routes', () => {
     assert.equal(new Set(keys).size, keys.length, 'an example is there twice');
   });
 
-  test('says when each reason is given, with the code and the status that it has', () => {
+  test('the OpenAPI document explains every reason with its code and status', () => {
     const rows = new Map<string, string>();
     for (const line of Object.values(comments).flatMap((comment) => comment.split('\n'))) {
       const [, names = '', code = '', status = '', when = ''] =
@@ -156,9 +156,9 @@ describe('the document about the routes', () => {
     }
   });
 
-  describe('every example, one after the other', () => {
+  describe('every OpenAPI example in order', () => {
     for (const example of examples)
-      test(`${example.route}: ${example.summary}`, async () => {
+      test(`the OpenAPI example of ${example.route} gets the documented answer: ${example.summary}`, async () => {
         const { route, status, answer } = example;
         if (example.body !== undefined && status < 300)
           check(pointerOf(route, 'requestBody', 'content', 'application/json', 'schema'), example.body, 'the body');
@@ -193,7 +193,7 @@ describe('the document about the routes', () => {
       assert.ok(Object.hasOwn({ ...path, ...query }, name), `${name} is ${required}`);
   }
 
-  test('what no annotation has is served too', async () => {
+  test('documented routes without an annotation are served', async () => {
     const [batch = ''] = made.values();
     for (const [path, { get }] of Object.entries(morePaths)) {
       const controller = new AbortController();
@@ -210,7 +210,7 @@ describe('the document about the routes', () => {
     }
   });
 
-  /** Every property of the JSON body of a route, also within messages and lists, with how to put a value there. */
+  /** Lists every property of a JSON body, nested ones included, with a way to set it. */
   const propertiesOf = (schema: Json, put: (value: unknown) => unknown, depth = 0): Property[] => {
     const whole: Json = deref(schema);
     const forms: Json[] = (whole.anyOf ?? whole.oneOf ?? [whole]).map((form: Json) => deref(form));
@@ -242,7 +242,7 @@ describe('the document about the routes', () => {
       ? (schema.anyOf?.some(({ type }: Json) => type === 'null') ??
         Object.keys(schema).every((key) => key === 'description'))
       : [deref(schema).type].flat().includes('null');
-  /** The words about the fields of a body at fault. */
+  /** Returns status and field violations of an answer. */
   const faultsOf = async (route: string, body: unknown): Promise<{ status: number; faults: string[] }> => {
     const [method = '', path = ''] = route.split(' ');
     const response = await fetch(
@@ -258,7 +258,7 @@ describe('the document about the routes', () => {
     return { status: response.status, faults: violations.map(({ field, description }) => `${field} ${description}`) };
   };
 
-  test('null is documented for the fields that take it, and no reader calls it a wrong type', async () => {
+  test('null is documented exactly for the fields that accept it', async () => {
     let count = 0;
     for (const { route, schema } of bodies())
       for (const { name, schema: inner, put } of propertiesOf(schema, (value) => value)) {
@@ -269,13 +269,13 @@ describe('the document about the routes', () => {
           count += 1;
           continue;
         }
-        // Null is no value here, and the field must have one; of several forms of a body another may not.
+        // Null counts as absent here, and the field is required in at least one form of the body.
         assert.ok(faults.length > 0, `${route} takes ${JSON.stringify(put(null))}: ${name} is not documented so`);
       }
     assert.ok(count > 100, `${count} fields`);
   });
 
-  test('null is not documented for an element of a list, and none takes it', async () => {
+  test('null is neither documented nor accepted as an element of a list', async () => {
     for (const { route, schema } of bodies())
       for (const { name, schema: inner, put } of propertiesOf(schema, (value) => value)) {
         const { items } = deref(inner);
@@ -287,7 +287,7 @@ describe('the document about the routes', () => {
       }
   });
 
-  test('every number of a body has a minimum and a maximum, and what is outside of them is refused', async () => {
+  test('every number of a body documents its minimum and maximum, and values outside are refused', async () => {
     let count = 0;
     for (const { route, schema } of bodies())
       for (const { name, schema: inner, put } of propertiesOf(schema, (value) => value)) {
@@ -308,7 +308,7 @@ describe('the document about the routes', () => {
     assert.ok(count > 30, `${count} numbers`);
   });
 
-  test('every answer about a name that nothing has is documented', async () => {
+  test('every answer to an unknown name or id is documented', async () => {
     const unknown = (value: Json): Json => {
       if (Array.isArray(value)) return value.map(unknown);
       if (typeof value !== 'object' || value === null) return value;
@@ -322,7 +322,7 @@ describe('the document about the routes', () => {
         }),
       );
     };
-    // These create what they name, so they run last.
+    // These create the names they use, so they run last.
     const creates = ({ route }: Example) => /^POST \/(v1\/templates|v1\/webhooks|channel(\/.*)?)$/.test(route);
     const missing = new Set<string>();
     const undocumented: string[] = [];
@@ -339,7 +339,7 @@ describe('the document about the routes', () => {
       if (response.status === 404) missing.add(route);
     }
     assert.deepEqual(undocumented, []);
-    // Templates, rules, webhooks, batches and channels have their share in it.
+    // At least one route each of templates, rules, webhooks, batches and channels.
     for (const route of [
       'POST /v1/templates:preview',
       'GET /v1/templates/{name}',
@@ -351,7 +351,7 @@ describe('the document about the routes', () => {
       assert.ok(missing.has(route), `${route} was answered otherwise than by 404`);
   });
 
-  test('probes are documented with both of their forms, and answer them', async () => {
+  test('probes are documented and served in both formats', async () => {
     for (const path of ['/livez', '/readyz', '/healthz']) {
       const { responses, parameters } = document.paths[path].get;
       assert.ok(
@@ -379,7 +379,7 @@ describe('the document about the routes', () => {
     }
   });
 
-  test('is asked for again, and answered briefly when it has not changed', async () => {
+  test('the OpenAPI document is compressed and revalidated by its ETag', async () => {
     const first = await fetch(`${service.url}/openapi.json`);
     assert.equal(first.headers.get('content-encoding'), 'gzip');
     await first.arrayBuffer();
@@ -394,7 +394,7 @@ describe('the document about the routes', () => {
     assert.equal((await fetch(`${service.url}/docs/../package.json`)).status, 404);
   });
 
-  test('/ leads a browser to the page, and tells programs where things are', async () => {
+  test('/ redirects a browser to the documentation page and returns an index to programs', async () => {
     const page = await fetch(service.url, { headers: { accept: 'text/html,*/*' }, redirect: 'manual' });
     assert.deepEqual([page.status, page.headers.get('location')], [302, '/docs']);
     const index = (await (await fetch(service.url)).json()) as Json;
@@ -404,7 +404,7 @@ describe('the document about the routes', () => {
     assert.match(lost.msg, /\/docs/);
   });
 
-  test('where credentials are asked for it is read without one, and says which are needed', async () => {
+  test('the OpenAPI document is readable without a credential and names the credentials that calls need', async () => {
     const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
     try {
       const strictDocument = (await (await fetch(`${strict.url}/openapi.json`)).json()) as Json;

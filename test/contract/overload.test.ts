@@ -15,13 +15,13 @@ import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 import { assertBusy, clientOf, draftTo, until } from '../support/watch.ts';
 
-/** Long enough that a loaded machine's own pauses do not count. */
+/** Longer than the pauses of a loaded machine. */
 const patienceMs = 400;
-/** Of the event loop, which the test then blocks for longer. */
+/** Limit for delays of the event loop; the test blocks it for longer. */
 const loopPatienceMs = 40;
 const lone = { channel_id: 'lone', channel_type: 2, from_uid: 'u1', payload: 'eA==' };
 
-describe('more than is done in good time', () => {
+describe('overload', () => {
   let service: TestService;
   let doors: ProtocolClient[];
   before(async () => {
@@ -30,7 +30,7 @@ describe('more than is done in good time', () => {
       overloadWaitMs: patienceMs,
       lockTimeoutMs: 300_000,
       statementTimeoutMs: 300_000,
-      // What is admitted waits for the lock until the end.
+      // Admitted calls wait for the lock until the end of the test.
       requestTimeoutMs: 300_000,
     });
     doors = openClients(service.url);
@@ -40,7 +40,7 @@ describe('more than is done in good time', () => {
     await service.stop();
   });
 
-  test('is refused as OVERLOADED on every protocol before it is read, what was admitted is done, and reading and operating go on', async () => {
+  test('an overloaded store refuses sends as OVERLOADED on every protocol, finishes admitted ones and keeps serving reads', async () => {
     const door = clientOf(service, 'Connect, binary');
     assert.equal(said(await door.send({ messages: [draftTo('busy', 'first')] })), 'ok');
     const holder = new pg.Client({ connectionString: service.databaseUrl });
@@ -49,7 +49,7 @@ describe('more than is done in good time', () => {
     await holder.query('begin');
     await holder.query('select from sendbatch.channel_head for update');
     const admitted: Promise<Answer>[] = [];
-    // The first waits for the lock, the others for it: when nothing has ended for a second, few more are let in.
+    // All wait for the lock: after a second without a finished call, few more are admitted.
     let refused = 0;
     await until('a call is refused', async () => {
       const sending = door.send({ messages: [draftTo('busy', String(admitted.length))] });
@@ -71,7 +71,7 @@ describe('more than is done in good time', () => {
       return answers.every((answer) => answer !== undefined && 'refused' in answer);
     });
     const refusedKeys: string[] = [];
-    // One call a second is let through, and waits for the lock: of three that are sent together the first answer is a refusal.
+    // One call per second is admitted and waits: of three, the first answer is a refusal.
     const oneRefused = async (each: ProtocolClient, drafts: (key: string) => ReturnType<typeof draftTo>[]) => {
       const three = Array.from({ length: 3 }, async () => {
         const messages = drafts(`${each.name} ${admitted.length}`);
@@ -84,7 +84,7 @@ describe('more than is done in good time', () => {
       refusedKeys.push(...messages.map((message) => message.clientMsgNo));
     };
     for (const each of doors) await oneRefused(each, (key) => [draftTo('busy', key)]);
-    // A body that is never wanted does not stop the next call of its connection: what is refused is read away.
+    // The body of a refused call is drained, so the connection stays usable.
     const large = (key: string) =>
       Array.from({ length: 300 }, (_, index) => ({
         ...draftTo('busy', `${key} ${index}`),
@@ -123,7 +123,7 @@ describe('more than is done in good time', () => {
     await assertSound(service.databaseUrl);
   });
 
-  test('is not what a far database is: no call is refused, though others are refused as malformed in no time', async (context) => {
+  test('a database with a long round trip is not an overload: only malformed calls are refused', async (context) => {
     const database = await createDatabase();
     const proxy = await openFaultProxy(database.url);
     const far = await startService({ databaseUrl: proxy.url, overloadWaitMs: patienceMs });
@@ -146,23 +146,23 @@ describe('more than is done in good time', () => {
           if (isMalformed) await delay(100);
         }
       });
-      const stoodStillMs = await longestPause(database.url, end);
+      const pauseMs = await longestPause(database.url, end);
       await Promise.all(callers);
-      return { heard, stoodStillMs };
+      return { heard, pauseMs };
     };
     for (let run = 1; ; run++) {
-      const { heard, stoodStillMs } = await crowd(run);
-      // A machine that stood still for that long is an overload, and tells nothing of a far database.
-      if (run < 5 && heard.has('call: OVERLOADED') && stoodStillMs > patienceMs / 4) continue;
-      assert.deepEqual([...heard].sort(), ['call: INVALID_FIELD', 'ok'], `after a pause of ${stoodStillMs} ms`);
+      const { heard, pauseMs } = await crowd(run);
+      // Retry after a long pause of the machine, which is a real overload.
+      if (run < 5 && heard.has('call: OVERLOADED') && pauseMs > patienceMs / 4) continue;
+      assert.deepEqual([...heard].sort(), ['call: INVALID_FIELD', 'ok'], `after a pause of ${pauseMs} ms`);
       break;
     }
   });
 
-  test('for the process itself refuses reads and streams too, each in its own protocol', async () => {
-    // Connections for all of the crowd: where reads wait for one, too few calls come to be too many.
+  test('an overloaded process also refuses reads and streams, each in the format of its protocol', async () => {
+    // Enough connections for all readers, so that only the event loop is overloaded.
     const service = await startService({ overloadWaitMs: loopPatienceMs, poolSize: 90 });
-    // The process has no time: what is read and what is answered waits for the event loop.
+    // Blocks the event loop, which delays requests and answers.
     let blocking = true;
     const blocked = (async () => {
       while (blocking) {
@@ -173,7 +173,7 @@ describe('more than is done in good time', () => {
     })();
     const call = jsonCaller(service.url);
     const list = () => call.get('/v1/channels/2/busy/messages');
-    // Alone they are no load, whatever else keeps the process.
+    // Sequential calls are never an overload, however busy the process is.
     for (let alone = 0; alone < 5; alone++) {
       assert.equal((await list()).status, 200);
       assert.equal((await call.post('/message/send', { ...lone, client_msg_no: String(alone) })).status, 200);
@@ -216,10 +216,10 @@ describe('more than is done in good time', () => {
         },
       ]),
     ];
-    for (const [what, ask] of refusals) {
+    for (const [what, attempt] of refusals) {
       let last: readonly unknown[] = [];
       await until(what, async () => {
-        last = await ask();
+        last = await attempt();
         return last[0] !== undefined;
       });
       assert.deepEqual(last, ['OVERLOADED', 1], what);
@@ -233,7 +233,7 @@ describe('more than is done in good time', () => {
   });
 });
 
-/** How long this process and a database that is near stood still at most, until a time. */
+/** Returns the longest pause in ms of this process or the local database until `end`. */
 async function longestPause(url: string, end: number): Promise<number> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
@@ -248,7 +248,7 @@ async function longestPause(url: string, end: number): Promise<number> {
   return longest;
 }
 
-/** Reason and seconds to wait of what a call was refused with; nothing when it was not. */
+/** Returns reason and retry delay in seconds of a refused call, or undefined for both. */
 async function refusalOf(work: () => Promise<void>): Promise<[string | undefined, number | undefined]> {
   try {
     await work();

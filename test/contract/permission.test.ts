@@ -28,7 +28,7 @@ const command = (fromUid: string, subscribers: string[], noPersist = 0): Draft =
 const systemUids = ['system'];
 
 for (const lanes of [4, 0]) {
-  describe(`bans and lists hold everywhere, ${lanes === 0 ? 'one transaction each' : 'group commit'}`, () => {
+  describe(`bans and lists, ${lanes === 0 ? 'one transaction each' : 'group commit'}`, () => {
     let service: TestService;
     let doors: ProtocolClient[];
     let call: ReturnType<typeof jsonCaller>;
@@ -45,14 +45,14 @@ for (const lanes of [4, 0]) {
     const ok = async (path: string, body: object) =>
       assert.deepEqual(await call.post(path, body), { status: 200, body: { status: 200 } });
 
-    test('the open types obey the channel’s bans and lists', async () => {
+    test('channel types without members obey the bans and lists of the channel', async () => {
       const types = [
         [3, 'desk', 'c'],
         [6, 'news', 'c'],
         [10, 'v', 'v'],
         [11, 'u@bot', 'u'],
       ] as const;
-      // Each over a protocol of its own.
+      // Each type uses another protocol.
       for (const [index, [type, id, sender]] of types.entries()) {
         const door = doors[index + 1] as ProtocolClient;
         const channel = { channel_id: id, channel_type: type };
@@ -79,7 +79,7 @@ for (const lanes of [4, 0]) {
       }
     });
 
-    test('a user’s denylist holds for commands that name the user, and in agents’ channels', async () => {
+    test('the denylist of a user applies to commands for that user and to agent channels', async () => {
       await ok('/channel/blacklist_add', { channel_id: 'bob', channel_type: 1, uids: ['alice'] });
       for (const door of doors) {
         for (const noPersist of [0, 1]) {
@@ -102,7 +102,7 @@ for (const lanes of [4, 0]) {
       }
     });
 
-    test('ids of types 5 and 11 are two names joined with @, wherever they are given', async () => {
+    test('ids of channel types 5 and 11 must be two names joined with @ in every request', async () => {
       for (const [index, door] of doors.entries())
         for (const type of [5, 11] as const)
           for (const id of ['plain', '@b', 'a@', 'a@b@c', `ok${index}@b`]) {
@@ -124,7 +124,7 @@ for (const lanes of [4, 0]) {
       }
     });
 
-    test('a user has no ban and is not disbanded: both are refused with the way out', async () => {
+    test('ban and disband of a person channel are refused with a hint to send_ban', async () => {
       for (const flag of ['ban', 'disband']) {
         const { status, body } = await call.post('/channel', { channel_id: 'plain-user', channel_type: 1, [flag]: 1 });
         assert.deepEqual([status, body.error.details[1].fieldViolations[0].field], [400, flag]);
@@ -133,7 +133,7 @@ for (const lanes of [4, 0]) {
       assert.equal((await call.get('/v1/channels/1/plain-user')).status, 404, 'and nothing was made');
     });
 
-    test('removing from what does not exist makes nothing', async () => {
+    test('removing entries from a channel that does not exist creates nothing', async () => {
       for (const [type, id] of [
         [2, 'ghost'],
         [1, 'nobody'],
@@ -157,7 +157,7 @@ for (const lanes of [4, 0]) {
         said((await doors[0]?.send({ messages: [draft('a', 2, 'ghost')] })) ?? { results: [] }),
         'CHANNEL_NOT_EXIST',
       );
-      // A channel that came to be by sending is no more made than before, and its members can leave.
+      // A channel created by sending stays implicit, and its members can leave.
       await doors[0]?.send({ messages: [draft('here', 11, 'here@bot')] });
       await ok('/channel/subscriber_remove', { channel_id: 'here@bot', channel_type: 11, subscribers: ['here'] });
       const { body } = await call.get('/v1/channels/11/here@bot/members');
@@ -168,7 +168,7 @@ for (const lanes of [4, 0]) {
       assert.equal((await call.get('/v1/channels/11/here@bot')).status, 404);
     });
 
-    test('a disbanded channel takes nothing, and is read by services that read for no user', async () => {
+    test('a disbanded channel accepts no message and is readable only by services without a uid', async () => {
       await ok('/channel', { channel_id: 'over', channel_type: 2, subscribers: ['m'] });
       await doors[0]?.send({ messages: [draft('m', 2, 'over')] });
       await ok('/channel/delete', { channel_id: 'over', channel_type: 2 });
@@ -211,7 +211,7 @@ describe('PERSON_ALLOWLIST', () => {
     await service.stop();
   });
 
-  test('holds for persons, agents and commands to users, and nobody has to list itself', async () => {
+  test('PERSON_ALLOWLIST applies to person and agent channels and to commands, except to oneself', async () => {
     await call.post('/channel/whitelist_add', { channel_id: 'bob', channel_type: 1, uids: ['ann'] });
     await call.post('/channel', { channel_id: 'free', channel_type: 1, allow_stranger: 1 });
     await call.post('/user/systemuids_add', { uids: ['desk'] });
@@ -238,7 +238,7 @@ describe('PERSON_ALLOWLIST', () => {
   });
 });
 
-describe('what a caller learns by a refusal', () => {
+describe('information in refusals', () => {
   const secret = new TextEncoder().encode('a secret of at least thirty-two bytes');
   let service: TestService;
   let doors: ProtocolClient[];
@@ -293,7 +293,7 @@ describe('what a caller learns by a refusal', () => {
     await service.stop();
   });
 
-  test('an outsider is told the same of a channel that exists and of one that does not, by send and by read', async () => {
+  test('an outsider gets the same refusal for an existing and a missing channel, on send and read', async () => {
     const ids = ['never', 'plain', 'banned', 'gone', 'denies'];
     for (const door of doors)
       for (const by of ['send', 'reader', 'user'] as const)
@@ -316,11 +316,11 @@ describe('what a caller learns by a refusal', () => {
       );
     for (const path of [(id: string) => `/v1/channels/2/${id}/messages`, (id: string) => `/v1/channels/2/${id}/events`])
       assert.equal(new Set(await statuses(path)).size, 1);
-    const told = await doors[0]?.send({ messages: [draft('out', 2, 'never')] }, { headers: headers.admin });
-    assert.equal(said(told ?? { results: [] }), 'CHANNEL_NOT_EXIST', 'who administers channels is told');
+    const adminAnswer = await doors[0]?.send({ messages: [draft('out', 2, 'never')] }, { headers: headers.admin });
+    assert.equal(said(adminAnswer ?? { results: [] }), 'CHANNEL_NOT_EXIST', 'who administers channels is told');
   });
 
-  test('a key without the scope read is given no sequence and no id of what was sent before', async () => {
+  test('a key without the scope read learns no sequence and no id of earlier messages from a refusal', async () => {
     const earlier = draft('m', 2, 'plain', { clientMsgNo: 'known' });
     for (const door of doors) {
       await door.send({ messages: [earlier] }, { headers: headers.send });

@@ -27,7 +27,7 @@ const hour = 3600;
 const limited = 'RATE_LIMITED';
 
 for (const store of ['memory', 'postgres'] as const) {
-  describe(`rates in ${store}`, () => {
+  describe(`rate limits in ${store}`, () => {
     const rates: Config['rates'] = {
       caller: [],
       sender: [{ points: 5, seconds: hour }],
@@ -45,7 +45,7 @@ for (const store of ['memory', 'postgres'] as const) {
       await service.stop();
     });
 
-    test('weigh messages; what is over the quota is refused by itself, with a time to wait', async () => {
+    test('rate limits count messages, and each message above the quota is refused with a retry delay', async () => {
       for (const [index, door] of doors.entries()) {
         const uid = `weigh-${index}`;
         assert.equal(said(await door.send({ messages: drafts(uid, 3) })), 'ok ok ok', door.name);
@@ -57,7 +57,7 @@ for (const store of ['memory', 'postgres'] as const) {
       }
     });
 
-    test('cost senders and channels nothing for duplicates, for what is refused and for what is only validated', async () => {
+    test('rate limits of senders and channels do not count duplicates, refusals and validate_only', async () => {
       for (const [index, door] of doors.entries()) {
         const uid = `free-${index}`;
         const [first = {}, ...more] = drafts(uid, 3);
@@ -81,7 +81,7 @@ for (const store of ['memory', 'postgres'] as const) {
       }
     });
 
-    test('do not keep a retry from its answer: what was stored before is a duplicate, however full the quota is', async () => {
+    test('a retry of stored messages is answered as duplicates even when the quota is used up', async () => {
       const made = await jsonCaller(service.url).post('/v1/templates', { name: 't', body: 'hello {{ name }}' });
       assert.equal(made.status, 200);
       for (const [index, door] of doors.entries()) {
@@ -107,7 +107,7 @@ for (const store of ['memory', 'postgres'] as const) {
         assert.equal(said(await door.send({ messages: first, mode: SendMode.ATOMIC })), 'again again again');
         const mixed = await door.send({ messages: [...first, draft(uid)], mode: SendMode.ATOMIC });
         assert.match(said(mixed), new RegExp(limited));
-        // By the request's id too, and where the index is the key.
+        // The same with keys derived from request_id and index.
         const byId = { messages: drafts(`${uid}b`, 2, { clientMsgNo: '' }), requestId: `r-${store}-${index}` };
         assert.equal(said(await door.send(byId)), 'ok ok');
         assert.equal(said(await door.send({ messages: drafts(`${uid}b`, 3) })), 'ok ok ok');
@@ -115,14 +115,14 @@ for (const store of ['memory', 'postgres'] as const) {
       }
     });
 
-    test('by channel, whoever sends', async () => {
+    test('a rate limit of a channel counts the messages of all senders', async () => {
       const [door] = doors;
       assert.ok(door);
       const messages = ['a', 'b', 'c'].flatMap((uid) => drafts(`ch-${uid}`, 3, { channelId: 'narrow' }));
       assert.equal(said(await door.send({ messages })), `${'ok '.repeat(8)}${limited}`);
     });
 
-    test('an array of which nothing is left is 429 with Retry-After', async () => {
+    test('an array with every message above the rate limit is 429 with Retry-After', async () => {
       const body = drafts('wire', 6).map((each) => ({
         from_uid: each.fromUid,
         channel_id: each.channelId,
@@ -143,7 +143,7 @@ for (const store of ['memory', 'postgres'] as const) {
 }
 
 for (const store of ['memory', 'postgres'] as const)
-  test(`what is refused or only validated costs the caller a tenth, counted in ${store}`, async () => {
+  test(`refused and validated messages cost the caller a tenth, counted in ${store}`, async () => {
     const service = await startService({
       rates: { caller: [{ points: 20, seconds: hour }], sender: [{ points: 1, seconds: hour }], channel: [], store },
     });
@@ -159,13 +159,13 @@ for (const store of ['memory', 'postgres'] as const)
     const uids = (from: number, count: number) => Array.from({ length: count }, (_, at) => draft(`u${from + at}`));
     assert.equal(await remaining(), '19');
     await door.send({ messages: uids(0, 19), validateOnly: true });
-    assert.equal(await remaining(), '17', '20 looked at cost 2');
+    assert.equal(await remaining(), '17', '20 validated messages cost 2');
     assert.equal(said(await door.send({ messages: drafts('one', 11) })), `ok${` ${limited}`.repeat(10)}`);
     assert.equal(await remaining(), '15', '1 stored, and 10 that the sender’s rate refused');
     await service.stop();
   });
 
-test('postgres counts for all instances together', async () => {
+test('rate limits in postgres are shared by all instances', async () => {
   const rates: Config['rates'] = { caller: [], sender: [{ points: 5, seconds: hour }], channel: [], store: 'postgres' };
   const first = await startService({ rates });
   const second = await startService({ rates, databaseUrl: first.databaseUrl });
@@ -178,7 +178,7 @@ test('postgres counts for all instances together', async () => {
   await first.stop();
 });
 
-test('two keys of one name have a quota each', async () => {
+test('two keys with the same name have separate quotas', async () => {
   const service = await startService({
     asks: true,
     open: false,
@@ -200,7 +200,7 @@ test('two keys of one name have a quota each', async () => {
   await service.stop();
 });
 
-test('the caller’s quota is told in the RateLimit fields', async () => {
+test('the RateLimit headers contain the quota of the caller', async () => {
   const service = await startService({
     rates: {
       caller: [

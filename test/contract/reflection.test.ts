@@ -32,8 +32,8 @@ type Answer = MessageShape<typeof ServerReflectionResponseSchema>;
 const run = promisify(execFile);
 const buf = join(import.meta.dirname, '../../node_modules/.bin/buf');
 
-/** By grpc-js, which knows nothing of ours: a stream of questions, and as many answers. */
-async function ask(url: string, version: 'v1' | 'v1alpha', questions: Question[]): Promise<Answer[]> {
+/** Sends questions on one stream with grpc-js, which has no schema, and returns the answers. */
+async function askReflection(url: string, version: 'v1' | 'v1alpha', questions: Question[]): Promise<Answer[]> {
   const client = new grpc.Client(new URL(url).host, grpc.credentials.createInsecure());
   const stream = client.makeBidiStreamRequest(
     `/grpc.reflection.${version}.ServerReflection/ServerReflectionInfo`,
@@ -71,8 +71,8 @@ describe('reflection', () => {
 
   for (const version of ['v1', 'v1alpha'] as const)
     describe(version, () => {
-      test('lists every service', async () => {
-        const [answer] = await ask(service.url, version, [{ case: 'listServices', value: '' }]);
+      test(`reflection ${version} lists every service`, async () => {
+        const [answer] = await askReflection(service.url, version, [{ case: 'listServices', value: '' }]);
         assert.equal(answer?.messageResponse.case, 'listServicesResponse');
         assert.equal(answer.validHost, 'h');
         assert.equal(answer.originalRequest?.messageRequest.case, 'listServices');
@@ -88,8 +88,8 @@ describe('reflection', () => {
         );
       });
 
-      test('each service’s file comes first, with all that it needs: a schema can be made of one answer', async () => {
-        const answers = await ask(
+      test(`reflection ${version} returns the file of a service first and all its imports in one answer`, async () => {
+        const answers = await askReflection(
           service.url,
           version,
           guardedServices.map(({ typeName }) => ({ case: 'fileContainingSymbol', value: typeName })),
@@ -99,8 +99,10 @@ describe('reflection', () => {
           assert.ok(answer);
           const file = filesOf(answer);
           assert.equal(file[0]?.name, desc.file.proto.name);
-          const made = createFileRegistry(create(FileDescriptorSetSchema, { file: sorted(file) }));
-          const methods = made.getService(desc.typeName)?.methods.map(({ name, input }) => `${name} ${input.typeName}`);
+          const registry = createFileRegistry(create(FileDescriptorSetSchema, { file: sorted(file) }));
+          const methods = registry
+            .getService(desc.typeName)
+            ?.methods.map(({ name, input }) => `${name} ${input.typeName}`);
           assert.deepEqual(
             methods,
             desc.methods.map(({ name, input }) => `${name} ${input.typeName}`),
@@ -108,7 +110,7 @@ describe('reflection', () => {
         }
       });
 
-      test('files by name, and by the name of anything in them', async () => {
+      test(`reflection ${version} finds files by name and by every symbol in them`, async () => {
         const message = 'sendbatch/v1/message.proto';
         const found: [Question, string][] = [
           [{ case: 'fileByFilename', value: message }, message],
@@ -140,7 +142,7 @@ describe('reflection', () => {
             'google/api/annotations.proto',
           ],
         ];
-        const answers = await ask(
+        const answers = await askReflection(
           service.url,
           version,
           found.map(([question]) => question),
@@ -151,8 +153,8 @@ describe('reflection', () => {
         );
       });
 
-      test('the numbers of a type’s extensions', async () => {
-        const [answer, none] = await ask(service.url, version, [
+      test(`reflection ${version} lists the extension numbers of a type`, async () => {
+        const [answer, none] = await askReflection(service.url, version, [
           { case: 'allExtensionNumbersOfType', value: 'google.protobuf.MethodOptions' },
           { case: 'allExtensionNumbersOfType', value: 'sendbatch.v1.Message' },
         ]);
@@ -165,8 +167,8 @@ describe('reflection', () => {
         assert.deepEqual(none.messageResponse.value.extensionNumber, []);
       });
 
-      test('what is not there is an answer, and the stream goes on', async () => {
-        const answers = await ask(service.url, version, [
+      test(`reflection ${version} answers unknown names with an error and keeps the stream open`, async () => {
+        const answers = await askReflection(service.url, version, [
           { case: 'fileByFilename', value: 'nothing.proto' },
           { case: 'fileContainingSymbol', value: 'sendbatch.v1.Nothing' },
           { case: 'fileContainingSymbol', value: '__proto__' },
@@ -191,7 +193,7 @@ describe('reflection', () => {
       });
     });
 
-  test('buf calls a method without the schema, over gRPC and gRPC-Web', async () => {
+  test('buf calls a method without the schema over gRPC, gRPC-Web and Connect', async () => {
     for (const protocol of ['grpc', 'grpcweb', 'connect'])
       for (const reflect of ['grpc-v1', 'grpc-v1alpha']) {
         const { stdout } = await run(buf, [
@@ -208,7 +210,7 @@ describe('reflection', () => {
     for (const method of methods) assert.ok(stdout.includes(`${method}\n`), method);
   });
 
-  test('where credentials are asked for it takes any of them, and needs one', async () => {
+  test('reflection requires a credential when calls do, with any scope', async () => {
     const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
     const db = openStore(service.databaseUrl);
     try {
@@ -236,7 +238,7 @@ describe('reflection', () => {
   });
 });
 
-/** Imports before who imports them, as a registry reads a set. */
+/** Sorts files so that imports come before their importers, as a registry requires. */
 function sorted<F extends { name: string; dependency: string[] }>(files: readonly F[]): F[] {
   const byName = new Map(files.map((file) => [file.name, file]));
   const out = new Set<F>();

@@ -15,24 +15,25 @@ import { startService, type TestService } from '../support/service.ts';
 
 const mebi = 1024 * 1024;
 const sendBatch = '/sendbatch.v1.MessageService/SendBatch';
-/** Of one answer, and of the next call of its connection: a machine that stands still for a moment has no 76 s. */
+/** Limit for one answer. A connection that is not drained takes 76 s; pauses take far less. */
 const soonMs = 10_000;
 
 let open: TestService;
-let asking: TestService;
+let authenticated: TestService;
 let key: string;
 before(async () => {
   open = await startService();
-  asking = await startService({ databaseUrl: open.databaseUrl, asks: true, open: false });
+  authenticated = await startService({ databaseUrl: open.databaseUrl, asks: true, open: false });
   const db = openStore(open.databaseUrl);
   ({ key } = await createKeys(db).create({ name: 'a service', scopes: ['send', 'read'] }));
   await db.destroy();
 });
 after(async () => {
-  await asking.stop();
+  await authenticated.stop();
   await open.stop();
 });
 
+/** Fails when the work takes longer than `soonMs`. */
 function within<T>(what: string, work: Promise<T>): Promise<T> {
   return Promise.race([
     work,
@@ -42,7 +43,7 @@ function within<T>(what: string, work: Promise<T>): Promise<T> {
   ]);
 }
 
-/** A message in the envelope of gRPC, gRPC-Web and Connect's streams. */
+/** Prefixes a message with the envelope of gRPC, gRPC-Web and Connect streams. */
 function envelope(bytes: Uint8Array): Buffer {
   const head = Buffer.alloc(5);
   head.writeUInt32BE(bytes.length, 1);
@@ -55,7 +56,7 @@ interface Answer {
   readonly close: boolean;
 }
 
-/** One connection of HTTP/1.1 or HTTP/2, for one call after the other. */
+/** Opens one HTTP/1.1 or HTTP/2 connection for sequential calls. */
 function connection(url: string, version: 1 | 2) {
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });
   const session = version === 2 ? http2.connect(url) : undefined;
@@ -113,39 +114,39 @@ const protocols: [string, string, Record<string, string>, (bytes: Uint8Array) =>
   ['NDJSON', '/v1/batches', { 'content-type': 'application/x-ndjson' }, (bytes) => bytes, 'more than 16777216 bytes'],
 ];
 
-describe('a body that is asked for (Expect: 100-continue)', () => {
+describe('Expect: 100-continue', () => {
   const body = Buffer.from(JSON.stringify([{ from_uid: 'system', channel_id: 'c', channel_type: 2, payload: 'eA==' }]));
-  /** What came, in its order; the body is sent when it is asked for. */
-  const asked1 = (url: string, headers: Record<string, string>) =>
+  /** Returns the received statuses in order; sends the body after 100 Continue. */
+  const statusesOverHttp1 = (url: string, headers: Record<string, string>) =>
     new Promise<string>((resolve, reject) => {
-      let came = '';
+      let received = '';
       const request = httpRequest(`${url}/message/sendbatch`, {
         method: 'POST',
         headers: { ...headers, expect: '100-continue', 'content-length': body.length },
       });
       request.on('continue', () => {
-        came += '100 ';
+        received += '100 ';
         request.end(body);
       });
       request.on('response', (response) => {
-        resolve(came + response.statusCode);
+        resolve(received + response.statusCode);
         request.destroy();
       });
       request.on('error', reject);
       request.flushHeaders();
     });
-  const asked2 = async (url: string, headers: Record<string, string>) => {
+  const statusesOverHttp2 = async (url: string, headers: Record<string, string>) => {
     const session = http2.connect(url);
     try {
       return await new Promise<string>((resolve, reject) => {
-        let came = '';
+        let received = '';
         const path = '/message/sendbatch';
         const stream = session.request({ ':method': 'POST', ':path': path, ...headers, expect: '100-continue' });
         stream.on('continue', () => {
-          came += '100 ';
+          received += '100 ';
           stream.end(body);
         });
-        stream.on('response', (answer) => resolve(`${came}${answer[':status']}`));
+        stream.on('response', (answer) => resolve(`${received}${answer[':status']}`));
         session.on('error', reject);
         stream.on('error', reject);
       });
@@ -153,14 +154,14 @@ describe('a body that is asked for (Expect: 100-continue)', () => {
       session.destroy();
     }
   };
-  for (const [version, asked] of [
-    ['HTTP/1.1', asked1],
-    ['HTTP/2', asked2],
+  for (const [version, statuses] of [
+    ['HTTP/1.1', statusesOverHttp1],
+    ['HTTP/2', statusesOverHttp2],
   ] as const)
-    test(`over ${version} is asked for when its caller is known, and not when it is refused`, async () => {
-      assert.equal(await within('the refusal', asked(asking.url, {})), '401');
-      assert.equal(await within('the answer', asked(asking.url, { token: key })), '100 200');
-      assert.equal(await within('the answer', asked(open.url, {})), '100 200');
+    test(`100 Continue is sent to an authenticated caller and not to a refused one, over ${version}`, async () => {
+      assert.equal(await within('the refusal', statuses(authenticated.url, {})), '401');
+      assert.equal(await within('the answer', statuses(authenticated.url, { token: key })), '100 200');
+      assert.equal(await within('the answer', statuses(open.url, {})), '100 200');
     });
 });
 
@@ -169,7 +170,7 @@ describe('a body of 19.5 MB', () => {
   for (const version of [1, 2] as const)
     for (const [name, path, headers, wrap, says] of protocols) {
       if (version === 1 && name === 'gRPC') continue;
-      test(`over ${name} and HTTP/${version} is refused with what is wrong, and the next call of its connection is answered`, async () => {
+      test(`a body of 19.5 MB over ${name} and HTTP/${version} is refused with its reason, and the connection stays usable`, async () => {
         const { call, end } = connection(open.url, version);
         try {
           const refused = await within('the refusal', call(path, headers, wrap(large)));
@@ -190,7 +191,7 @@ describe('a body of 19.5 MB', () => {
     ['Connect, HTTP/2', (baseUrl) => createConnectTransport({ baseUrl, httpVersion: '2', useBinaryFormat: true })],
   ];
   for (const [name, open_] of clients)
-    test(`by the client of ${name} is RESOURCE_EXHAUSTED with reason, limit and actual`, async () => {
+    test(`a body of 19.5 MB sent by the ${name} client is RESOURCE_EXHAUSTED with reason, limit and actual`, async () => {
       const client = createClient(MessageService, open_(open.url));
       const message = { channelId: 'c', channelType: ChannelType.GROUP, fromUid: 'u', payload: large };
       const error = await within(
@@ -227,8 +228,8 @@ describe('a call without a credential', () => {
   for (const version of [1, 2] as const)
     for (const [name, path, headers, body] of rows) {
       if (version === 1 && name.endsWith('gRPC')) continue;
-      test(`${name}, HTTP/${version}: is UNAUTHENTICATED, its body is not read, and the next call of its connection is answered`, async () => {
-        const { call, end } = connection(asking.url, version);
+      test(`a call without a credential is UNAUTHENTICATED before its body is read, and the connection stays usable: ${name}, HTTP/${version}`, async () => {
+        const { call, end } = connection(authenticated.url, version);
         try {
           const refused = await within('the refusal', call(path, headers, body));
           assert.match(refused.text, /a(%20| )credential(%20| )is(%20| )required/, refused.text.slice(0, 1000));
@@ -243,8 +244,8 @@ describe('a call without a credential', () => {
       });
     }
 
-  test('whose body never comes is answered at once, and its connection closed', async () => {
-    const socket = net.connect(Number(new URL(asking.url).port), '127.0.0.1');
+  test('a call without a credential is answered at once when its body never arrives, and its connection is closed', async () => {
+    const socket = net.connect(Number(new URL(authenticated.url).port), '127.0.0.1');
     let text = '';
     socket.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
     const closed = new Promise<void>((resolve) => socket.on('error', () => {}).on('close', () => resolve()));
@@ -254,7 +255,7 @@ describe('a call without a credential', () => {
   });
 });
 
-test('sixteen uploads that dribble on one connection refuse nobody', async () => {
+test('slow uploads on one connection do not make the service refuse other calls', async () => {
   const session = http2.connect(open.url);
   session.on('error', () => {});
   const streams = Array.from({ length: 32 }, () => {
@@ -265,7 +266,7 @@ test('sixteen uploads that dribble on one connection refuse nobody', async () =>
   });
   const since = performance.now();
   const doors = openClients(open.url);
-  // Longer than the second after which calls that do not end are read as a stalled store.
+  // Longer than the second after which unfinished calls count as a stalled store.
   for (let count = 0; performance.now() - since < 2000; count++) {
     const door = doors[count % doors.length];
     const answer = await door?.send({
@@ -278,7 +279,7 @@ test('sixteen uploads that dribble on one connection refuse nobody', async () =>
   session.destroy();
 });
 
-test('fifty streams that open at once on an idle connection are all served', async () => {
+test('fifty streams opened at once on an idle connection are all served', async () => {
   const client = createClient(MessageService, createGrpcTransport({ baseUrl: open.url }));
   const ends = Array.from({ length: 50 }, () => new AbortController());
   const caughtUp = ends.map(async ({ signal }, index) => {
@@ -290,18 +291,18 @@ test('fifty streams that open at once on an idle connection are all served', asy
   for (const end of ends) end.abort();
 });
 
-test('the message of a GET has at most 8 KiB, unpacked', async () => {
+test('the message of a Connect GET is limited to 8 KiB after decompression', async () => {
   const list = '/sendbatch.v1.MessageService/ListMessages?encoding=proto&base64=1';
-  const ask = async (bytes: Buffer, more = '') => {
+  const getMessages = async (bytes: Buffer, more = '') => {
     const response = await fetch(`${open.url}${list}${more}&message=${bytes.toString('base64url')}`);
     return { status: response.status, text: await response.text() };
   };
   const fields = Buffer.alloc(9000, Buffer.from([0x78, 1]));
-  const packed = await ask(gzipSync(Buffer.alloc(4 * mebi, Buffer.from([0x78, 1]))), '&compression=gzip');
-  for (const { status, text } of [packed, await ask(fields)]) {
+  const packed = await getMessages(gzipSync(Buffer.alloc(4 * mebi, Buffer.from([0x78, 1]))), '&compression=gzip');
+  for (const { status, text } of [packed, await getMessages(fields)]) {
     assert.equal(status, 429);
     assert.match(text, /at most 8192 are allowed/);
   }
   const small = Buffer.from('0a0163100240', 'hex').subarray(0, 5);
-  assert.notEqual((await ask(gzipSync(small), '&compression=gzip')).status, 429);
+  assert.notEqual((await getMessages(gzipSync(small), '&compression=gzip')).status, 429);
 });

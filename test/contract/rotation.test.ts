@@ -21,7 +21,7 @@ import { until } from '../support/watch.ts';
 const work = mkdtempSync(join(tmpdir(), 'sendbatch-rotation-'));
 after(() => rmSync(work, { recursive: true, force: true }));
 
-/** How often the files are checked in these tests. */
+/** Interval at which these tests check the files. */
 const everyMs = 50;
 const issuer = 'https://issuer.test';
 const audience = 'sendbatch';
@@ -35,7 +35,7 @@ async function bearer(secret: string, sub = 'u1'): Promise<Record<string, string
   return { authorization: `Bearer ${token}` };
 }
 
-/** What of a configuration the tests of this file are about. */
+/** Loads the configuration parts that these tests use. */
 function rotating(env: Record<string, string>) {
   const { asks, open, identity, tls, reload } = loadConfig({ DATABASE_URL: 'postgres://unused', ...env });
   return { asks, open, identity, tls, reload: { ...reload, everyMs } };
@@ -53,7 +53,7 @@ const draft = () => ({
 const sumOfPage = (page: string, files: string, outcome: string) =>
   sumOf(samplesOf(page), 'sendbatch_reloads_total', { files, outcome });
 
-/** Replaces a file as most programs do: by a rename. */
+/** Replaces a file atomically by a rename, as most programs do. */
 function replaceFile(path: string, text: string): void {
   writeFileSync(`${path}.new`, text);
   renameSync(`${path}.new`, path);
@@ -94,11 +94,11 @@ describe('the rotation of JWT_SECRET', () => {
     );
   };
 
-  test('tokens of the current and of the previous secret are accepted on every protocol, others are not', async () => {
+  test('tokens of the current and previous JWT secret are accepted on every protocol, others are not', async () => {
     await assertAccepts(['first', 'second'], ['third', '']);
   });
 
-  test('a token of the previous secret that has expired or has another audience is refused', async () => {
+  test('a token of the previous JWT secret that is expired or has another audience is refused', async () => {
     const sign = async (claims: object) =>
       await new SignJWT({ sub: 'u1', iss: issuer, aud: audience, exp: 4_000_000_000, ...claims })
         .setProtectedHeader({ alg: 'HS256' })
@@ -110,7 +110,7 @@ describe('the rotation of JWT_SECRET', () => {
       }
   });
 
-  test('a file with an unusable secret changes nothing, and is counted', async () => {
+  test('a file with an invalid or missing JWT secret is counted as a failure and keeps the previous secret', async () => {
     replaceFile(current, 'short');
     const failures = async () => sumOfPage(await service.metrics(), 'token_secrets', 'failed');
     await until('the failure is counted', async () => (await failures()) > 0);
@@ -121,7 +121,7 @@ describe('the rotation of JWT_SECRET', () => {
     await assertAccepts(['first', 'second'], ['third']);
   });
 
-  test('changed files are in use without a restart, and streams of a token whose secret is gone end', async () => {
+  test('changed JWT secrets apply without a restart and end streams of tokens with a removed secret', async () => {
     const transports = {
       grpc: createGrpcTransport({ baseUrl: service.url }),
       'grpc-web': createGrpcWebTransport({ baseUrl: service.url, httpVersion: '2' }),
@@ -154,7 +154,7 @@ describe('the rotation of JWT_SECRET', () => {
   });
 });
 
-describe('the settings of a rotation', () => {
+describe('settings of the rotation', () => {
   test('JWT_SECRET_PREVIOUS requires JWT_SECRET and at least 32 bytes', () => {
     const refusal = (env: Record<string, string>, message: RegExp) =>
       assert.throws(
@@ -168,7 +168,7 @@ describe('the settings of a rotation', () => {
     );
   });
 
-  test('secrets in the environment are not read again', () => {
+  test('JWT secrets in the environment are not reloaded', () => {
     const { reload } = loadConfig({ DATABASE_URL: 'postgres://unused', JWT_SECRET: secretOf('x'), ...tokenSettings });
     assert.deepEqual(reload, {});
   });
@@ -178,10 +178,7 @@ const fixture = (name: string) => readFileSync(join(import.meta.dirname, '../sup
 const first = { key: fixture('localhost-key.pem'), cert: fixture('localhost-cert.pem') };
 const second = { key: fixture('client-key.pem'), cert: fixture('client-cert.pem') };
 
-/**
- * A folder as Kubernetes mounts a secret: its files link into a folder that is itself a link, which
- * an update swaps.
- */
+/** Creates a folder like a Kubernetes secret mount: links through a link that updates swap. */
 function mountSecret(name: string) {
   const folder = join(work, name);
   let version = 0;
@@ -206,7 +203,7 @@ function rotatingFiles(name: string) {
   return { env };
 }
 
-/** SHA-256 of the certificate that a new connection gets, and whether it resumed the session. */
+/** Returns the certificate's SHA-256 on a new connection, and whether the session was resumed. */
 async function certificateOf(
   url: string,
   session?: Buffer,
@@ -265,7 +262,7 @@ describe('the rotation of TLS_KEY and TLS_CERT', () => {
     return await promise;
   };
 
-  test('new connections get the new certificate, open connections and streams stay', async () => {
+  test('after a certificate rotation new connections get the new certificate and open ones stay', async () => {
     assert.ok(await presents('first'));
     const { session } = await certificateOf(service.url);
     assert.equal((await certificateOf(service.url, session)).reused, true, 'a session can be resumed');
@@ -276,17 +273,17 @@ describe('the rotation of TLS_KEY and TLS_CERT', () => {
       nodeOptions: { rejectUnauthorized: false, ...client },
     });
     const api = createClient(MessageService, transport);
-    const heard: string[] = [];
+    const events: string[] = [];
     const abort = new AbortController();
     const following = (async () => {
       const channels = [{ channelType: ChannelType.GROUP, channelId: 'rotation' }];
       for await (const { frame } of api.subscribe({ channels }, { signal: abort.signal })) {
-        if (frame.case === 'caughtUp') heard.push('caught up');
-        if (frame.case === 'message') heard.push(frame.value.clientMsgNo);
+        if (frame.case === 'caughtUp') events.push('caught up');
+        if (frame.case === 'message') events.push(frame.value.clientMsgNo);
       }
     })();
-    following.catch((error) => heard.push(String(error)));
-    await until(`the reader has caught up: ${heard}`, () => heard.includes('caught up'));
+    following.catch((error) => events.push(String(error)));
+    await until(`the reader has caught up: ${events}`, () => events.includes('caught up'));
 
     mount.put(second);
     await until('new connections get the new certificate', () => presents('second'));
@@ -298,13 +295,13 @@ describe('the rotation of TLS_KEY and TLS_CERT', () => {
     assert.deepEqual([resumed.reused, resumed.sha], [false, fingerprints.second], 'no old session is resumed');
 
     await api.sendBatch({ messages: [{ ...draft(), clientMsgNo: 'after the rotation' }] });
-    await until(`the open stream goes on: ${heard}`, () => heard.includes('after the rotation'));
+    await until(`the open stream goes on: ${events}`, () => events.includes('after the rotation'));
     assert.equal(await post(agent), 200, 'the kept-alive connection is used again');
     abort.abort();
     agent.destroy();
   });
 
-  test('client certificates are asked for and verified after a rotation as before it', async () => {
+  test('client certificates are requested and verified after a certificate rotation', async () => {
     const fresh = () => new Agent({ keepAlive: false });
     assert.ok(await presents('second'));
     assert.equal(await post(fresh()), 200);
@@ -316,7 +313,7 @@ describe('the rotation of TLS_KEY and TLS_CERT', () => {
     session.close();
   });
 
-  test('a pair that does not belong together keeps the old one and is counted', async () => {
+  test('a key that does not match its certificate is counted as a failure and keeps the old pair', async () => {
     const failures = async () => sumOfPage(await service.metrics(), 'tls', 'failed');
     for (const broken of [
       { key: first.key, cert: second.cert },
@@ -332,12 +329,12 @@ describe('the rotation of TLS_KEY and TLS_CERT', () => {
     await until('a good pair is taken afterwards', () => presents('first'));
   });
 
-  test('a file that is replaced by a rename, or written anew, is taken too', async () => {
+  test('a certificate file replaced by a rename or rewritten in place is reloaded', async () => {
     const renamed = rotatingFiles('renamed');
     const other = await startService(rotating(renamed.env));
     const has = async (name: string) => (await certificateOf(other.url)).sha === fingerprints[name];
     assert.ok(await has('first'));
-    // One after the other, as tools without a symlink do: in between, the pair does not match.
+    // Like tools without a symlink: between the two writes the pair does not match.
     replaceFile(renamed.env.TLS_CERT, second.cert);
     replaceFile(renamed.env.TLS_KEY, second.key);
     await until('the renamed pair is in use', () => has('second'));

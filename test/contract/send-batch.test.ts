@@ -11,7 +11,7 @@ import { assertSound, readAll } from '../support/verify.ts';
 type Draft = MessageInitShape<typeof MessageDraftSchema>;
 type Request = MessageInitShape<typeof SendBatchRequestSchema>;
 
-/** One case through one door: `id` makes channels of its own, so that no case sees another one's. */
+/** One case over one protocol. `id` names its channels, so that cases are independent. */
 interface Scene {
   readonly door: ProtocolClient;
   readonly id: string;
@@ -19,10 +19,10 @@ interface Scene {
   draft(key: string, more?: Draft): Draft;
 }
 
-/** One line a case: what must be so, whatever the protocol. */
+/** Cases that must hold on every protocol. */
 const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = [
   [
-    'numbers each channel from 1, in input order',
+    'SendBatch numbers each channel from 1, in input order',
     async (s) => {
       const other = { channelId: `${s.id}-other` };
       const results = ok(
@@ -37,7 +37,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'gives both directions of a person channel one sequence',
+    'SendBatch numbers both directions of a person channel in one sequence',
     async (s) => {
       const [a, b] = [`a-${s.id}`, `b-${s.id}`];
       const to = (fromUid: string, channelId: string, key: string): Draft =>
@@ -55,7 +55,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'answers a retry with the first numbers and duplicate',
+    'SendBatch answers a retry with the first numbers and duplicate',
     async (s) => {
       const messages = [s.draft('1'), s.draft('2')];
       const first = ok(await s.door.send({ messages }));
@@ -72,7 +72,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'refuses a key that is used for another content, and nothing else',
+    'SendBatch refuses only the message whose key was used for other content',
     async (s) => {
       await s.door.send({ messages: [s.draft('1'), s.draft('2')] });
       for (const change of [
@@ -95,7 +95,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'lets equal twins share an answer and refuses unequal ones',
+    'SendBatch gives equal messages with one key the same answer and refuses unequal ones',
     async (s) => {
       const results = ok(
         await s.door.send({
@@ -113,7 +113,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'makes a key when there is none, and echoes every key',
+    'SendBatch generates missing keys and returns every key',
     async (s) => {
       const [made, own] = ok(await s.door.send({ messages: [s.draft(''), s.draft('own')] }));
       assert.match(made?.clientMsgNo ?? '', /^[0-9a-f-]{36}$/);
@@ -121,7 +121,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'retries a whole batch by request_id',
+    'SendBatch recognises the retry of a whole batch by request_id',
     async (s) => {
       const request: Request = { requestId: s.id, messages: [s.draft(''), s.draft('own'), s.draft('')] };
       const first = ok(await s.door.send(request));
@@ -137,7 +137,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'takes Idempotency-Key for request_id, quoted or not',
+    'SendBatch accepts Idempotency-Key as request_id, quoted or not',
     async (s) => {
       const messages = [s.draft('')];
       const [first] = ok(await s.door.send({ messages }, { headers: { 'idempotency-key': s.id } }));
@@ -156,7 +156,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'refuses an ATOMIC batch as a whole and names every refusal',
+    'SendBatch refuses an ATOMIC batch as a whole and names every refusal',
     async (s) => {
       await s.door.send({ messages: [s.draft('1')] });
       const conflict = { payload: bytes('x') };
@@ -176,7 +176,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'validates without effect',
+    'SendBatch with validate_only has no effect',
     async (s) => {
       await s.door.send({ messages: [s.draft('1')] });
       const messages = [
@@ -199,7 +199,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'holds a channel to its expected last sequence',
+    'SendBatch checks the expected last sequence of a channel',
     async (s) => {
       const expect = (lastSeq: bigint, channelId = s.id) => [{ channelId, channelType: ChannelType.GROUP, lastSeq }];
       assert.deepEqual(seqs(ok(await s.door.send({ messages: [s.draft('1')], expectedLastSeqs: expect(0n) }))), [1]);
@@ -213,7 +213,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
       assert.equal(late?.refused?.reason, 'SEQ_MISMATCH');
       assert.equal(late?.refused?.metadata.actual, '1');
       assert.equal(other?.messageSeq, 1);
-      // A retry of what went through is answered, though its condition holds no more.
+      // A retry of a stored batch is answered although its condition no longer holds.
       assert.equal(
         ok(await s.door.send({ messages: [s.draft('1')], expectedLastSeqs: expect(0n) }))[0]?.duplicate,
         true,
@@ -234,7 +234,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     { rpcOnly: true },
   ],
   [
-    'numbers commands apart from messages',
+    'SendBatch numbers commands separately from messages',
     async (s) => {
       const syncOnce = { header: { syncOnce: 1 } };
       assert.deepEqual(
@@ -250,7 +250,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'sends a command to receivers without a channel',
+    'SendBatch sends a command to receivers without a channel',
     async (s) => {
       const command = (key: string, subscribers: string[]) =>
         s.draft(key, { channelId: '', channelType: 0, header: { syncOnce: 1 }, subscribers });
@@ -265,7 +265,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'stores no message that is not to be persisted',
+    'SendBatch does not store a no_persist message',
     async (s) => {
       const [gone, kept] = ok(
         await s.door.send({ messages: [s.draft('1', { header: { noPersist: 1 } }), s.draft('2')] }),
@@ -279,7 +279,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'takes every field at its bound',
+    'SendBatch accepts every field at its limit',
     async (s) => {
       const wide = '界'.repeat(85); // 255 bytes
       const draft = s.draft('k'.repeat(128), {
@@ -295,7 +295,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'refuses an empty batch',
+    'SendBatch refuses an empty batch',
     async (s) => {
       const refused = no(await s.door.send({ messages: [] }));
       assert.deepEqual(
@@ -305,7 +305,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'takes 1,000 messages and refuses 1,001 with limit and actual',
+    'SendBatch accepts 1,000 messages and refuses 1,001 with limit and actual',
     async (s) => {
       const many = Array.from({ length: limits.batchMessages + 1 }, (_, index) =>
         s.draft(`${index}`, { channelId: `${s.id}-${index}` }),
@@ -317,7 +317,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'refuses a payload of 65,537 bytes with limit and actual',
+    'SendBatch refuses a payload of 65,537 bytes with limit and actual',
     async (s) => {
       const refused = no(
         await s.door.send({
@@ -332,7 +332,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'names every field at fault, and stores nothing',
+    'SendBatch names every invalid field and stores nothing',
     async (s) => {
       const bad: [string, Draft][] = [
         ['from_uid', { fromUid: '' }],
@@ -375,7 +375,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'ends a call at its deadline, and says that a retry is safe',
+    'SendBatch ends a call at its deadline and states that a retry is safe',
     async (s) => {
       const messages = Array.from({ length: 1000 }, (_, index) => s.draft(`${index}`));
       const answer = await s.door.send({ messages }, { timeoutMs: 1 });
@@ -390,9 +390,9 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
   ],
 ];
 
-/** Group commit must not be seen: one suite, with it and without it. */
+/** Group commit must be invisible: the same suite runs with and without it. */
 for (const lanes of [4, 0]) {
-  describe(lanes > 0 ? 'SendBatch in group commits' : 'SendBatch, one transaction each', () => {
+  describe(lanes > 0 ? 'SendBatch with group commit' : 'SendBatch with one transaction per batch', () => {
     let service: TestService;
     let doors: ProtocolClient[] = [];
     before(async () => {

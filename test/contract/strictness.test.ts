@@ -25,7 +25,7 @@ interface Violation {
   readonly description: string;
 }
 
-/** The fields at fault of an answer of a JSON route, and what is wrong with them. */
+/** Returns the field violations of an answer of a JSON route. */
 function violationsOf(body: { error?: { details: { fieldViolations?: Violation[] }[] } }): Violation[] {
   return body.error?.details.flatMap((each) => each.fieldViolations ?? []) ?? [];
 }
@@ -84,7 +84,7 @@ describe('query parameters', () => {
       assert.equal(await storedCount(), stored);
     });
 
-  test('an unknown one is refused on every route of the document, and passed over by pages and probes', async () => {
+  test('an unknown query parameter is refused on every documented route and ignored by pages and probes', async () => {
     const { paths } = (await (await fetch(`${service.url}/openapi.json`)).json()) as {
       paths: Record<string, Record<string, unknown>>;
     };
@@ -106,7 +106,7 @@ describe('query parameters', () => {
     assert.ok(refused > 40, String(refused));
   });
 
-  test('on the path of an RPC they are refused, and what Connect has in a GET is taken', async () => {
+  test('query parameters on the path of an RPC are refused, except those of a Connect GET', async () => {
     const stored = await storedCount();
     const path = `${service.url}/sendbatch.v1.MessageService`;
     const response = await fetch(`${path}/SendBatch?validate_only=true`, {
@@ -125,7 +125,7 @@ describe('query parameters', () => {
   });
 });
 
-test('an empty body of JSON on the path of an RPC is called that', async () => {
+test('an empty JSON body on the path of an RPC is refused as empty', async () => {
   const response = await fetch(`${service.url}/sendbatch.v1.MessageService/SendBatch`, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
@@ -134,14 +134,14 @@ test('an empty body of JSON on the path of an RPC is called that', async () => {
   assert.match(await response.text(), /the body is empty/);
 });
 
-describe('a broadcast', () => {
+describe('broadcast options', () => {
   for (const path of ['/message/sendbatch', '/message/broadcast'])
     for (const [where, query, more] of [
       ['query', '?validate_only=true', {}],
       ['body', '', { validate_only: true }],
       ['query and body', '?validate_only=true', { validate_only: true }],
     ] as const)
-      test(`${path} with validate_only in the ${where} sends nothing`, async () => {
+      test(`a broadcast to ${path} with validate_only in the ${where} sends nothing`, async () => {
         const stored = await storedCount();
         const { post } = jsonCaller(service.url);
         const { status, body } = await post(path + query, { ...broadcast('ann', 'b@b'), ...more });
@@ -150,7 +150,7 @@ describe('a broadcast', () => {
         assert.equal(await storedCount(), stored);
       });
 
-  test('refuses a body and a query that differ', async () => {
+  test('a broadcast is refused when body and query differ', async () => {
     const { post } = jsonCaller(service.url);
     const { status, body } = await post('/message/broadcast?validate_only=false', {
       ...broadcast('ann'),
@@ -160,7 +160,7 @@ describe('a broadcast', () => {
     assert.match(body.msg, /validate_only: differs between the body and the query/);
   });
 
-  test('with mode ATOMIC reaches all of its receivers, or none', async () => {
+  test('a broadcast with mode ATOMIC reaches all of its receivers or none', async () => {
     const { post } = jsonCaller(service.url);
     const stored = await storedCount();
     const bad = await post('/message/broadcast?mode=atomic', broadcast('atomic-1', 'a@b'));
@@ -169,7 +169,7 @@ describe('a broadcast', () => {
     const key = { ...broadcast('atomic-1', 'atomic-1', 'atomic-2'), request_id: 'atomic' };
     assert.deepEqual((await post('/message/broadcast?mode=atomic', key)).body, { fail_uids: [], reason: [] });
     assert.equal(await storedCount(), stored + 2);
-    // The third receiver's key was used for another content.
+    // The key of the third receiver was used for other content.
     const reused = await post('/message/broadcast?mode=atomic', { ...key, payload: 'SGo=' });
     assert.equal(reused.status, 409);
     assert.deepEqual(
@@ -184,8 +184,8 @@ describe('a broadcast', () => {
   });
 });
 
-describe('fields that a message does not have', () => {
-  test('are refused on every new route, by name', async () => {
+describe('unknown fields', () => {
+  test('unknown fields are refused by name on every /v1 route', async () => {
     const { paths } = (await (await fetch(`${service.url}/openapi.json`)).json()) as {
       paths: Record<string, Record<string, { requestBody?: object }>>;
     };
@@ -245,7 +245,7 @@ describe('fields that a message does not have', () => {
     ],
   ];
   for (const [where, body, type, field, description] of rows)
-    test(`${where}: ${field}`, async () => {
+    test(`an unknown field is refused by name in ${where}: ${field}`, async () => {
       const response = await fetch(`${service.url}/v1/batches`, {
         method: 'POST',
         headers: { 'content-type': type },
@@ -268,7 +268,7 @@ describe('message_count', () => {
     ['?message_count=1', { message_count: 2 }, 400],
   ];
   for (const [query, more, status] of rows)
-    test(`of a batch of two as an object: ${query || JSON.stringify(more)} is ${status}`, async () => {
+    test(`message_count of an object with two messages: ${query || JSON.stringify(more)} is ${status}`, async () => {
       const { post } = jsonCaller(service.url);
       const answer = await post(`/v1/batches${query}`, { messages: [draft, draft], ...more });
       assert.equal(answer.status, status, JSON.stringify(answer.body));
@@ -276,7 +276,7 @@ describe('message_count', () => {
     });
 });
 
-/** The ways in which a batch can come as JSON: each answers its text, with its fields at fault. */
+/** All ways to submit a batch as JSON; each returns the text of its answer. */
 const submitting: Record<string, (message: string, options: string) => Promise<string>> = {
   'the JSON route': async (message, options) =>
     await textOf('/v1/batches', 'application/json', `{"messages":[${message}]${options === '' ? '' : `,${options}`}}`),
@@ -313,25 +313,35 @@ async function textOf(path: string, type: string, body: string | Uint8Array<Arra
   return `${response.status} ${response.headers.get('grpc-status') ?? ''} ${decodeURIComponent(response.headers.get('grpc-message') ?? '')} ${text}`;
 }
 
-describe('what does not exist or is not kept is refused, and nothing is stored:', () => {
+describe('inexact values', () => {
   const message = (more: string) => `{"fromUid":"system","channelId":"exact","channelType":2,"payload":"SGk="${more}}`;
   const templated = (variables: string) =>
     `{"fromUid":"system","channelId":"exact","channelType":2,"template":{"name":"x","variables":${variables}}}`;
-  const rows: [what: string, message: string, options: string, said: RegExp][] = [
+  const rows: [what: string, message: string, options: string, expected: RegExp][] = [
     [
       'February 29 of 2027',
       message(',"sendAt":"2027-02-29T12:00:00Z"'),
       '',
       /messages\[0\]\.send_at.{0,9}must be a valid time/,
     ],
-    ['24 o’clock', message(',"sendAt":"2027-03-01T24:00:00Z"'), '', /messages\[0\]\.send_at.{0,9}must be a valid time/],
+    [
+      'the time 24:00',
+      message(',"sendAt":"2027-03-01T24:00:00Z"'),
+      '',
+      /messages\[0\]\.send_at.{0,9}must be a valid time/,
+    ],
     [
       'a leap second',
       message(',"sendAt":"2027-06-30T23:59:60Z"'),
       '',
       /messages\[0\]\.send_at.{0,9}must be a valid time/,
     ],
-    ['April 31 of the batch', message(''), '"sendAt":"2027-04-31T00:00:00Z"', /send_at.{0,9}must be a valid time/],
+    [
+      'April 31 as the time of the batch',
+      message(''),
+      '"sendAt":"2027-04-31T00:00:00Z"',
+      /send_at.{0,9}must be a valid time/,
+    ],
     [
       '2^53 + 1',
       templated('{"total":9007199254740993}'),
@@ -339,7 +349,7 @@ describe('what does not exist or is not kept is refused, and nothing is stored:'
       /messages\[0\]\.template\.variables\.total.{0,9}is an integer above 2\^53/,
     ],
     [
-      '2^53 + 1 inside',
+      'a nested 2^53 + 1',
       templated('{"a":[{"b":9007199254740993}]}'),
       '',
       /variables\.a\[0\]\.b.{0,9}is an integer above/,
@@ -351,19 +361,19 @@ describe('what does not exist or is not kept is refused, and nothing is stored:'
       /variables\.a.{0,9}has more digits than a double holds/,
     ],
     ['a key twice', message(',"tagKey":"a","tagKey":"b"'), '', /messages\[0\]\.tagKey.{0,9}is repeated/],
-    ['a field of another version', message(',"sent_at":"x"'), '', /messages\[0\]\.sent_at.{0,9}is not a field/],
+    ['an unknown field', message(',"sent_at":"x"'), '', /messages\[0\]\.sent_at.{0,9}is not a field/],
   ];
-  for (const [what, text, options, said] of rows)
+  for (const [what, text, options, expected] of rows)
     for (const [name, submit] of Object.entries(submitting))
-      test(`${what} (${name})`, async () => {
+      test(`${what} is refused and nothing is stored (${name})`, async () => {
         const before = (await jsonCaller(service.url).get('/v1/batches')).body.batches.length;
         const answer = await submit(text, options);
-        assert.match(answer, said);
+        assert.match(answer, expected);
         assert.match(answer, /^400|^200 3|"invalid_argument"|grpc-status: ?3/);
         assert.equal((await jsonCaller(service.url).get('/v1/batches')).body.batches.length, before);
       });
 
-  for (const [what, text, said] of [
+  for (const [what, text, expected] of [
     ['a key twice', message(',"tagKey":"a","tagKey":"b"'), /messages\[1500\]\.tagKey.{0,9}is repeated/],
     ['2^53 + 1', templated('{"n":9007199254740993}'), /messages\[1500\]\.template\.variables\.n.{0,9}is an integer/],
     [
@@ -377,12 +387,12 @@ describe('what does not exist or is not kept is refused, and nothing is stored:'
       /variables\.n\[80000\].{0,9}has more/,
     ],
   ] as const)
-    test(`${what}, in a body of several slices`, async () => {
+    test(`${what} in a body parsed in several slices is refused`, async () => {
       const batch = [...Array.from({ length: 1500 }, () => message('')), text, message('')].join(',');
-      for (const [name, submit] of Object.entries(submitting)) assert.match(await submit(batch, ''), said, name);
+      for (const [name, submit] of Object.entries(submitting)) assert.match(await submit(batch, ''), expected, name);
     });
 
-  test('bytes that are no UTF-8, in a uid', async () => {
+  test('a uid that is not valid UTF-8 is refused on every JSON route and protocol', async () => {
     const stored = await storedCount();
     const [head = '', tail = ''] = message('').split('system');
     const bytes = Buffer.concat([Buffer.from(head), Buffer.from([0xff]), Buffer.from(tail)]);
@@ -408,7 +418,7 @@ describe('what does not exist or is not kept is refused, and nothing is stored:'
     assert.equal(await storedCount(), stored);
   });
 
-  test('a time of a query, and of a GET of Connect', async () => {
+  test('an invalid time in a query or a Connect GET is refused', async () => {
     const { get } = jsonCaller(service.url);
     const url = '/v1/channels/2/exact/messages';
     for (const name of ['since', 'until']) {
@@ -423,7 +433,7 @@ describe('what does not exist or is not kept is refused, and nothing is stored:'
     assert.match(await response.text(), /since: must be a valid time/);
   });
 
-  test('a time in Protobuf that no text has', async () => {
+  test('a Protobuf time without an RFC 3339 text is refused', async () => {
     const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
     const base = {
       ...{ fromUid: 'system', channelId: 'exact', channelType: ChannelType.GROUP },
@@ -438,12 +448,12 @@ describe('what does not exist or is not kept is refused, and nothing is stored:'
     ];
     for (const time of times) {
       const sendAt = create(TimestampSchema, time);
-      const said = /send_at: must be a valid time/;
+      const expected = /send_at: must be a valid time/;
       await assert.rejects(
         client.submitBatch({ messages: [base, { ...base, sendAt }] }),
         /messages\[1\]\.send_at: must/,
       );
-      await assert.rejects(client.submitBatch({ messages: [base], sendAt }), said);
+      await assert.rejects(client.submitBatch({ messages: [base], sendAt }), expected);
     }
   });
 });

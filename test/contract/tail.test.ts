@@ -15,8 +15,8 @@ import { startService, type TestService } from '../support/service.ts';
 const payload = Buffer.from('x').toString('base64');
 type Frames = AsyncIterator<SubscribeResponse>;
 
-/** A frame in a word: `5` a message, `|5` caught up, `~` a heartbeat, `!` a message that is not stored. */
-const short = ({ frame }: SubscribeResponse) =>
+/** Formats a frame: `5` a message, `|5` caught up, `~` a heartbeat, `!` a no_persist message. */
+const formatFrame = ({ frame }: SubscribeResponse) =>
   frame.case === 'message'
     ? frame.value.messageSeq === 0n
       ? '!'
@@ -25,14 +25,14 @@ const short = ({ frame }: SubscribeResponse) =>
       ? `|${frame.value.lastSeq}`
       : '~';
 
-/** The next `count` frames, without heartbeats. */
+/** Returns the next `count` frames, without heartbeats. */
 async function take(frames: Frames, count: number): Promise<string> {
   const taken: string[] = [];
   while (taken.length < count) {
     const { done, value } = await frames.next();
     if (done === true) return [...taken, 'end'].join(' ');
-    const said = short(value);
-    if (said !== '~') taken.push(said);
+    const formatted = formatFrame(value);
+    if (formatted !== '~') taken.push(formatted);
   }
   return taken.join(' ');
 }
@@ -44,7 +44,7 @@ const transports: [string, (url: string) => Transport][] = [
   ['Connect, HTTP/2', (baseUrl) => createConnectTransport({ baseUrl, httpVersion: '2' })],
 ];
 
-/** By hand, for the clients' own timers are no longer than the server's. */
+/** Deadline headers, set by hand because the timers of the clients are limited too. */
 function deadlineOf(name: string, seconds: number): Record<string, string> {
   return name.startsWith('gRPC') ? { 'grpc-timeout': `${seconds}S` } : { 'connect-timeout-ms': `${seconds * 1000}` };
 }
@@ -90,7 +90,7 @@ describe('live tails', () => {
   };
 
   for (const [name, transport] of transports) {
-    test(`a deadline of thirty days, longer than a timer of Node's, is no deadline of now: ${name}`, async () => {
+    test(`a deadline of thirty days, longer than a Node timer, does not end a stream at once: ${name}`, async () => {
       const id = `deadline ${name}`;
       const abort = new AbortController();
       const options = { signal: abort.signal, headers: deadlineOf(name, 30 * 24 * 3600) };
@@ -108,7 +108,7 @@ describe('live tails', () => {
       assert.equal(page.messages.length, 1);
     });
 
-    test(`what is stored, caught up, what comes, of both instances: ${name}`, async () => {
+    test(`a tail sends history, caught_up and new messages of both instances: ${name}`, async () => {
       const id = `tail ${name}`;
       await send(call, id, 3);
       const here = follow(clientOf(first, transport), id);
@@ -126,7 +126,7 @@ describe('live tails', () => {
     });
   }
 
-  test('a channel that nobody has sent to yet, on another instance', async () => {
+  test('a tail of a channel without messages gets the first one from another instance', async () => {
     const tail = follow(clientOf(second), 'not yet');
     assert.equal(await take(tail.frames, 1), '|0');
     await send(other, 'not yet');
@@ -134,15 +134,15 @@ describe('live tails', () => {
     tail.abort.abort();
   });
 
-  test('a heartbeat comes after 15 s without a frame, whatever is looked at meanwhile', async () => {
+  test('a tail sends a heartbeat after 15 s without a frame, even while it polls', async () => {
     const rpc = clientOf(first);
     const members = { channel_type: 2, subscribers: ['u1', 'u2'] };
     for (const channel_id of ['quiet', 'hidden']) await call.post('/channel', { ...members, channel_id });
     const follows: [string, ReturnType<typeof follow>][] = [
       ['quiet', follow(rpc, 'quiet')],
-      // Every poll looks whether it was made.
+      // Every poll checks whether this channel exists.
       ['unmade', follow(rpc, 'unmade')],
-      // Every message of it is for somebody else.
+      // Every message of this channel is for another user.
       ['hidden', follow(rpc, 'hidden', {}, 'u2')],
     ];
     let beating = true;
@@ -156,7 +156,7 @@ describe('live tails', () => {
         while (seen.at(-1) !== '~') {
           const { value, done } = await frames.next();
           assert.notEqual(done, true, channel);
-          seen.push(short(value));
+          seen.push(formatFrame(value));
         }
         const took = performance.now() - since;
         assert.deepEqual([seen.length, seen[0]?.[0]], [2, '|'], `${channel}: ${seen}`);
@@ -168,7 +168,7 @@ describe('live tails', () => {
     await sending;
   });
 
-  test('no_persist comes to who is connected, on any instance, and to nobody else ever', async () => {
+  test('a no_persist message reaches connected readers on every instance and no later reader', async () => {
     const tails = [follow(clientOf(first), 'flash'), follow(clientOf(second), 'flash')];
     for (const tail of tails) assert.equal(await take(tail.frames, 1), '|0');
     await send(call, 'flash', 1, { header: { no_persist: 1 } });
@@ -180,7 +180,7 @@ describe('live tails', () => {
     for (const tail of [...tails, late]) tail.abort.abort();
   });
 
-  test('all channels of a user, also one that it comes into later, and none that it leaves', async () => {
+  test('a tail of all channels of a user adds channels it joins and drops channels it leaves', async () => {
     const put = (channel_id: string, subscribers: string[]) =>
       call.post('/channel', { channel_id, channel_type: 2, subscribers });
     await put('mine', ['me']);
@@ -208,7 +208,7 @@ describe('live tails', () => {
     await send(call, 'me', 1, { channel_type: 1, from_uid: 'stranger' });
     const person = [await next(), await next()];
     const pair = person[0]?.split(' ')[0];
-    // A channel is created before its first message is stored: a reader may be caught up in between, and only there.
+    // A channel exists before its first message: a reader may be caught up only in between.
     const isEarly = person[0]?.endsWith('|0');
     assert.deepEqual(person, isEarly ? [`${pair} |0`, `${pair} 1`] : [`${pair} 1`, `${pair} |1`]);
     await call.post('/channel/subscriber_remove', { channel_id: 'later', subscribers: ['me'] });
@@ -226,7 +226,7 @@ describe('live tails', () => {
       (value) => assert.fail(`no error, but ${JSON.stringify(value)}`),
       (error: unknown) => ({ code: ConnectError.from(error).code, ...infoOf(error) }),
     );
-  const ask = async (statement: string, ...values: unknown[]) => {
+  const runSql = async (statement: string, ...values: unknown[]) => {
     const client = new pg.Client({ connectionString: first.databaseUrl });
     await client.connect();
     try {
@@ -235,7 +235,7 @@ describe('live tails', () => {
       await client.end();
     }
   };
-  /** Frames of all channels of a user: `g 3` a message, `g |3` caught up, `all` when all were. */
+  /** Tails all channels of a user: `g 3` a message, `g |3` caught up, `all` all caught up. */
   const followAll = (uid: string, more: object = {}, transport = transports[0]?.[1]) => {
     const abort = new AbortController();
     const stream = clientOf(second, transport).subscribe({ uid, allOfUid: true, ...more }, { signal: abort.signal });
@@ -250,19 +250,19 @@ describe('live tails', () => {
       }
     };
     const until = async (end: string) => {
-      const said = [await next()];
-      while (said.at(-1) !== end) said.push(await next());
-      return said;
+      const frames = [await next()];
+      while (frames.at(-1) !== end) frames.push(await next());
+      return frames;
     };
     return { next, until, abort };
   };
 
-  test('a channel that is created while a stream follows its user is caught up at 0 before its first message', async () => {
+  test('a channel created during a tail of its user is caught up at 0 before its first message', async () => {
     const all = followAll('early');
     assert.equal(await all.next(), 'all');
     const holder = new pg.Client({ connectionString: first.databaseUrl });
     await holder.connect();
-    // Readers read, but nothing is stored: the channel stays without its first message for as long as it is held.
+    // The lock blocks writes but not reads, so the new channel stays without a message.
     await holder.query('begin; lock table sendbatch.message in exclusive mode');
     const sending = send(call, 'early', 1, { channel_type: 1, from_uid: 'stranger' });
     const created = await all.next();
@@ -277,7 +277,7 @@ describe('live tails', () => {
   });
 
   for (const [name, transport] of transports)
-    test(`a cursor above the head is refused with the true head: ${name}`, async () => {
+    test(`a tail cursor above the head is refused with the true head: ${name}`, async () => {
       const id = `ahead ${name}`;
       await call.post('/channel', { channel_id: id, channel_type: 2, subscribers: ['ahead'] });
       await send(call, id, 3);
@@ -287,7 +287,7 @@ describe('live tails', () => {
       const refused: [string, () => AsyncIterable<unknown>, object][] = [
         ['one channel', () => rpc.subscribe({ channels: [{ ...at, afterSeq: 4n }] }), expected],
         [
-          'a channel that nobody has sent to',
+          'a channel without messages',
           () => rpc.subscribe({ channels: [at, { channelId: `no ${id}`, channelType: 2, afterSeq: 1n }] }),
           { channel_id: `no ${id}`, channel_type: '2', after_seq: '1', last_seq: '0' },
         ],
@@ -297,7 +297,7 @@ describe('live tails', () => {
           expected,
         ],
       ];
-      // One after the other: a stream that fails before it is asked is an unhandled rejection.
+      // Opened in turn: a stream that fails before it is read is an unhandled rejection.
       for (const [what, open, metadata] of refused) {
         const failure = await failureOf(open()[Symbol.asyncIterator]().next());
         assert.deepEqual([failure.code, failure.reason], [Code.OutOfRange, 'SEQ_AHEAD'], what);
@@ -330,11 +330,11 @@ describe('live tails', () => {
     assert.deepEqual(answer.body.error.details[0].metadata, { start_message_seq: '2', last_seq: '0' });
   });
 
-  test('a stream under way whose database is put back is told the true head', async () => {
+  test('an open tail ends with the true head when its database is restored to an earlier state', async () => {
     await send(call, 'put back', 5);
     const tails = [follow(clientOf(first), 'put back'), follow(clientOf(second), 'put back')];
     for (const { frames } of tails) assert.equal(await take(frames, 6), '1 2 3 4 5 |5');
-    await ask(`
+    await runSql(`
       with c as (select channel_key from sendbatch.channel where channel_id = 'put back'),
         gone as (delete from sendbatch.message m using c where m.channel_key = c.channel_key and message_seq > 2)
       update sendbatch.channel_head h set last_seq = 2 from c where h.channel_key = c.channel_key`);
@@ -345,7 +345,7 @@ describe('live tails', () => {
   });
 
   for (const [name, transport] of transports)
-    test(`all channels of a user, resumed: what came in channels that it joined meanwhile is there: ${name}`, async () => {
+    test(`a resumed tail of all channels of a user includes messages of channels joined meanwhile: ${name}`, async () => {
       const me = `resumer ${name}`.replaceAll(/\W/g, '');
       const put = (channel_id: string, subscribers: string[]) =>
         call.post('/channel', { channel_id, channel_type: 2, subscribers });
@@ -357,7 +357,7 @@ describe('live tails', () => {
       ];
       await put(joined, []);
       await send(call, joined, 3);
-      // A user that is in no channel has seen all of them too.
+      // A user without channels is caught up at once.
       const none = followAll(me, {}, transport);
       assert.equal(await none.next(), 'all');
       none.abort.abort();
@@ -380,23 +380,23 @@ describe('live tails', () => {
         { channelId: left, channelType: 2, afterSeq: 0n },
       ];
       const resumed = followAll(me, { resume: true, channels }, transport);
-      const said = await resumed.until('all');
-      const person = said.find((each) => each.includes('@'))?.split(' ')[0];
+      const resumedFrames = await resumed.until('all');
+      const person = resumedFrames.find((each) => each.includes('@'))?.split(' ')[0];
       const wanted = [
         [old, 3, 4],
         [joined, 4, 5],
         [made, 1, 2],
         [person, 1, 2],
       ].flatMap(([id, one, two]) => [`${id} ${one}`, `${id} ${two}`, `${id} |${two}`]);
-      assert.deepEqual(said.sort(), ['all', ...wanted].sort());
-      // What is created later comes from its first message on.
+      assert.deepEqual(resumedFrames.sort(), ['all', ...wanted].sort());
+      // A channel created later is sent from its first message on.
       await send(call, me, 1, { channel_type: 1, from_uid: 'later' });
       assert.match(await resumed.next(), /@.* 1$/);
       resumed.abort.abort();
     });
 
-  test('a user in more channels than are followed is told so, and never follows only some of them', async () => {
-    await ask(
+  test('a tail of a user with more than 10,000 channels is refused with TOO_MANY_CHANNELS', async () => {
+    await runSql(
       `with made as (
         insert into sendbatch.channel (channel_type, sequence, channel_id)
         select 2, 0, 'crowd' || n from generate_series(1, 10001) n returning channel_key
@@ -411,7 +411,7 @@ describe('live tails', () => {
     );
   });
 
-  test('rights: who may not read is refused, and who is removed is ended', async () => {
+  test('a tail is refused for a non-member, and ends for a member that is removed', async () => {
     await call.post('/channel', { channel_id: 'club', channel_type: 2, subscribers: ['a'] });
     const as = (uid: string) =>
       clientOf(second)
@@ -432,14 +432,14 @@ describe('live tails', () => {
     assert.equal(await reasonOf(take(mine, 1)), 'NOT_SUBSCRIBER');
   });
 
-  test('what is refused', async () => {
+  test('an invalid tail request is refused with the field named', async () => {
     const bad: [object, string][] = [
       [{ channels: [{ channelId: '', channelType: 2 }] }, 'channels[0].channel_id'],
       [
         { channels: Array.from({ length: 101 }, (_, index) => ({ channelId: `c${index}`, channelType: 2 })) },
         'channels',
       ],
-      // Of which nothing would ever come.
+      // These would never receive a message.
       [{}, 'channels'],
       [{ allOfUid: true }, 'uid'],
     ];
@@ -457,7 +457,7 @@ describe('live tails', () => {
     }
   });
 
-  test('under random sends, reconnects, and a listener that is killed: each message once, in order', async (context) => {
+  test('tails get each message once in order under random sends, reconnects and a killed listener', async (context) => {
     const random = randomOf(seedOf(context));
     const id = 'storm';
     const total = 600;
@@ -498,7 +498,7 @@ describe('live tails', () => {
   });
 });
 
-test('a stop ends the tails with words, and does not wait for them', async () => {
+test('a stop ends tails with STOPPING at once', async () => {
   const service = await startService({ shutdownGraceMs: 120_000 });
   const client = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
   const frames = client.subscribe({ channels: [{ channelId: 'a', channelType: 2 }] })[Symbol.asyncIterator]() as Frames;

@@ -37,7 +37,7 @@ describe('templates', () => {
     template: { name, version, variables },
   });
 
-  test('a stored one, over every protocol: what cannot be rendered is refused by itself', async () => {
+  test('a stored template is rendered over every protocol, and only messages that fail to render are refused', async () => {
     const { body } = await call.post('/v1/templates', {
       name: 'welcome',
       body: '{"text":"Hi {{ user }}, {{ day }}"}',
@@ -65,7 +65,7 @@ describe('templates', () => {
     }
   });
 
-  test('one of the request, over RPC', async () => {
+  test('a template of the request is rendered over every RPC protocol', async () => {
     for (const [index, door] of doors.entries()) {
       if (door.name.startsWith('JSON')) continue;
       const channel = `own-${index}`;
@@ -79,7 +79,7 @@ describe('templates', () => {
     }
   });
 
-  test('that takes long holds up no other call, and its own call has an end', async () => {
+  test('a slow template does not delay other calls and is stopped after 5 s', async () => {
     const body = '{% for i in (1..990) %}{% for j in (1..1000) %}{% if j %}{% endif %}{% endfor %}{% endfor %}x';
     const [long, other] = [doors[0], doors[1]];
     assert.ok(long && other);
@@ -107,7 +107,7 @@ describe('templates', () => {
     assert.ok(between > 5, String(between));
   });
 
-  test('versions, pages, previews, and the end of a template', async () => {
+  test('templates have versions, pages and previews, and can be deleted', async () => {
     const create = async (body: string) => (await call.post('/v1/templates', { name: 'versions', body })).body.version;
     assert.deepEqual([await create('one'), await create('two')], [1, 2]);
     assert.deepEqual(await Promise.all([create('three'), create('three')]).then((both) => both.sort()), [3, 4]);
@@ -133,7 +133,7 @@ describe('templates', () => {
     assert.equal(said(await door.send({ messages: [draft('pinned', '2', 'versions', {})] })), 'TEMPLATE_NOT_FOUND');
   });
 
-  test('a payload and a template exclude each other, and one of them is needed', async () => {
+  test('a message needs exactly one of payload and template', async () => {
     for (const more of [{ payload: 'eA==', template: { name: 'x' } }, {}]) {
       const { status, body } = await call.post('/message/sendbatch', [
         { from_uid: 'u1', channel_id: 'a', channel_type: 2, ...more },

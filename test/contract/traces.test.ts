@@ -20,7 +20,7 @@ interface Span {
   readonly attributes: readonly { readonly key: string; readonly value: Record<string, unknown> }[];
 }
 
-/** What a collector of OTLP over HTTP is sent. */
+/** Starts a collector for OTLP over HTTP that records its requests. */
 async function startCollector(context: TestContext) {
   const requests: { path: string; type: string; body: Buffer }[] = [];
   const server = createServer(async (request, response) => {
@@ -75,7 +75,7 @@ const attribute = (span: Span | undefined, key: string) =>
   Object.values(span?.attributes.find((each) => each.key === key)?.value ?? {})[0];
 
 describe('traces', () => {
-  test('a call is below its caller’s span, and has its group and its SQL below it', async (context) => {
+  test('the span of a call is a child of its caller’s span and the parent of group commit and SQL spans', async (context) => {
     const collector = await startCollector(context);
     const service = await startService(traced(collector));
     const { post } = jsonCaller(service.url, { ...parentOf('a'), 'x-request-id': 'traced-call' });
@@ -105,7 +105,7 @@ describe('traces', () => {
     await collector.close();
   });
 
-  test('calls that share a commit are linked to it, and it to them', async (context) => {
+  test('the spans of calls that share a commit and the span of the commit link to each other', async (context) => {
     const collector = await startCollector(context);
     const service = await startService({ ...traced(collector), lanes: 1 });
     const call = (digit: string, body: object[]) =>
@@ -118,7 +118,7 @@ describe('traces', () => {
     const ahead = call('2', [draft('ahead')]);
     await untilOneWaitsFor(holder);
     const sharing = [call('3', [draft('b')]), call('4', [draft('c')])];
-    // Both stand in the lane before the lock goes: the metrics say when.
+    // Both must wait in the lane before the lock is released; the metrics show when.
     await until('both wait', async () =>
       (await (await fetch(`${service.url}/metrics`)).text()).includes('sendbatch_lane_waiting_batches{lane="0"} 2'),
     );
@@ -141,7 +141,7 @@ describe('traces', () => {
     await collector.close();
   });
 
-  test('the context goes on to the moderation hook', async (context) => {
+  test('the trace context is sent to the moderation hook', async (context) => {
     const seen: (string | undefined)[] = [];
     const hook = createServer((request, response) => {
       seen.push(request.headers.traceparent as string | undefined);
@@ -160,7 +160,7 @@ describe('traces', () => {
     await collector.close();
   });
 
-  test('what the server could not do is an error', async (context) => {
+  test('a call that misses its deadline is an error in its span', async (context) => {
     const collector = await startCollector(context);
     const service = await startService({ ...traced(collector), requestTimeoutMs: 1 });
     const drafts = Array.from({ length: 500 }, (_, index) => draft(String(index)));
@@ -172,7 +172,7 @@ describe('traces', () => {
     await collector.close();
   });
 
-  test('a refusal has its reason and is no error of the server; what the caller does not sample is not traced', async (context) => {
+  test('a refusal has its reason in the span without an error, and unsampled callers are not traced', async (context) => {
     const collector = await startCollector(context);
     const service = await startService(traced(collector));
     const { status } = await jsonCaller(service.url, parentOf('c')).post(
@@ -192,7 +192,7 @@ describe('traces', () => {
     await collector.close();
   });
 
-  test('the standard variables turn them on, in protobuf; a collector that is away costs no call and little of a stop', async (context) => {
+  test('the OTEL variables enable traces in Protobuf, and an unreachable collector fails neither a call nor a stop', async (context) => {
     const collector = await startCollector(context);
     const database = await createDatabase();
     const service = await spawnService({
@@ -221,7 +221,7 @@ describe('traces', () => {
     await database.drop();
   });
 
-  test('none = none', async (context) => {
+  test('OTEL_TRACES_EXPORTER=none disables traces', async (context) => {
     const collector = await startCollector(context);
     const database = await createDatabase();
     const service = await spawnService({

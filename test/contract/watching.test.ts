@@ -47,7 +47,7 @@ const queries = [
   ...runbookQueries.map((expr) => ({ where: 'runbooks.md', expr })),
 ];
 
-/** The metrics of an expression, each with its matchers, and the labels that it is grouped by. */
+/** Returns the metrics of an expression with their matchers, and its grouping labels. */
 function partsOf(expr: string) {
   const text = expr.replaceAll(/job=~"\$job",instance=~"\$instance",?/g, '').replaceAll('$__rate_interval', '5m');
   const metrics = [
@@ -66,10 +66,10 @@ function partsOf(expr: string) {
   return { metrics, grouped };
 }
 
-/** Labels that Prometheus adds to what it scrapes. */
+/** Labels that Prometheus adds to scraped samples. */
 const scraped = ['job', 'instance'];
 
-describe('what an operator is given', () => {
+describe('dashboard, alerts and runbooks', () => {
   let service: TestService;
   let samples: Sample[];
   before(async () => {
@@ -94,14 +94,14 @@ describe('what an operator is given', () => {
   });
   after(() => service.stop());
 
-  test('there are queries', () => {
+  test('dashboard, alerts and runbooks contain queries of known metrics', () => {
     assert.ok(queries.length > 50, `${queries.length} queries`);
     assert.ok(rules.length > 15, `${rules.length} rules`);
     for (const { where, expr } of queries)
       assert.ok(partsOf(expr).metrics.length > 0 || /^up\{/.test(expr), `${where}: ${expr}`);
   });
 
-  test('every metric that the dashboard and the rules name is one that the service has, with those labels', () => {
+  test('every metric and label in the dashboard, the rules and the runbooks exists in the service', () => {
     const values = new Set(samples.flatMap(({ labels }) => Object.values(labels)));
     for (const { where, expr } of queries) {
       const { metrics, grouped } = partsOf(expr);
@@ -143,7 +143,7 @@ describe('what an operator is given', () => {
     }
   });
 
-  test('every alert has a severity, a summary, a description, and a runbook that exists', () => {
+  test('every alert has a severity, a summary, a description and an existing runbook', () => {
     const sections = new Set(
       [...readFileSync(runbooksFile, 'utf8').matchAll(/^## (.*)$/gm)].map(([, title = '']) => title.toLowerCase()),
     );
@@ -160,7 +160,7 @@ describe('what an operator is given', () => {
     assert.deepEqual([...sections], [], 'every runbook is of an alert');
   });
 
-  test('success and latency of batches are on the first screen, and no panel lies on another', () => {
+  test('the first screen of the dashboard shows success and latency of batches, and no panels overlap', () => {
     const first = dashboard.panels.filter(({ gridPos, type }) => gridPos.y + gridPos.h <= 14 && type !== 'row');
     const expressions = first.flatMap(({ targets = [] }) => targets.map(({ expr }) => expr)).join('\n');
     for (const part of [
@@ -179,7 +179,7 @@ describe('what an operator is given', () => {
         }
   });
 
-  test('the dashboard asks the data source that is chosen, and no other', () => {
+  test('the dashboard queries only the selected data source', () => {
     assert.deepEqual(
       dashboard.templating.list.map(({ name }) => name),
       ['DS_PROMETHEUS', 'job', 'instance'],
@@ -190,7 +190,7 @@ describe('what an operator is given', () => {
 
   const promtool = promtoolPath();
   const skip = promtool === undefined && 'promtool is not installed (Debian: prometheus; .ci/run installs it)';
-  test('promtool takes the rules, their tests, the dashboard’s queries, and the metrics themselves', {
+  test('promtool accepts the rules, their tests, the queries of the dashboard and the metrics', {
     skip,
   }, async (context) => {
     const run = (args: string[], input = '') => {
@@ -215,7 +215,7 @@ describe('what an operator is given', () => {
   });
 });
 
-/** Where it is: PROMTOOL names one that is not on the path. */
+/** Returns the path of promtool: PROMTOOL, or the one on PATH. */
 function promtoolPath(): string | undefined {
   const { PROMTOOL } = process.env;
   if (PROMTOOL !== undefined && existsSync(PROMTOOL)) return PROMTOOL;
@@ -226,7 +226,7 @@ function promtoolPath(): string | undefined {
   }
 }
 
-/** Calls after which every metric has a sample, those of workers as their gatherer says them. */
+/** Creates traffic until every metric has a sample, those of workers included. */
 async function samplesWithTraffic(url: string): Promise<Sample[]> {
   const { post } = jsonCaller(url);
   const draft = (key: string, more: object = {}) => ({
@@ -243,7 +243,7 @@ async function samplesWithTraffic(url: string): Promise<Sample[]> {
   });
   door?.close();
   await post('/message/sendbatch', [draft('1')]);
-  // Sent before: the group goes again, careful, and has locks to wait for.
+  // A duplicate makes the group retry pessimistically, which waits for locks.
   await post('/message/sendbatch', [draft('1')]);
   await post('/message/sendbatch', []);
   const many = Array.from({ length: 5 }, (_, index) => draft(`m${index}`, { from_uid: 'busy' }));
@@ -261,11 +261,11 @@ async function samplesWithTraffic(url: string): Promise<Sample[]> {
   leave.abort();
   setFlagsFromString('--expose-gc');
   runInNewContext('gc')();
-  const looked = async () => {
+  const scrapeAll = async () => {
     const page = await (await fetch(`${url}/metrics`)).text();
     return [...samplesOf(page), ...samplesOf(gather(new Map([['0', page]])))];
   };
-  // The sweeper runs every few milliseconds, and the loop that looks after tails every five seconds.
+  // The sweeper runs every few milliseconds, the tail loop every five seconds.
   const complete = (all: readonly Sample[]) =>
     [
       'sendbatch_tail_lag_seconds_count',
@@ -275,7 +275,7 @@ async function samplesWithTraffic(url: string): Promise<Sample[]> {
     sumOf(all, 'sendbatch_background_run_duration_seconds_count', { loop: 'sweeper' }) > 0;
   let all: Sample[] = [];
   await until('every metric has a sample', async () => {
-    all = await looked();
+    all = await scrapeAll();
     return complete(all);
   });
   return all;

@@ -14,7 +14,7 @@ import { assertSound, query } from '../support/verify.ts';
 import { patienceMs } from '../support/watch.ts';
 
 const maxAttempts = 4;
-/** In a hurry: a failure is tried again after 20 ms, 80 ms, 320 ms. */
+/** Shortened schedule: retries after 20 ms, 80 ms and 320 ms. */
 const retrySchedule = { firstMs: 20, maxAttempts, breakMs: 20, maxBreakMs: 50 };
 
 const draft = (channel: string, text: string, more: object = {}) => ({
@@ -82,7 +82,7 @@ describe('webhooks', () => {
     assert.fail(what);
   };
 
-  test('what is stored is posted, signed, as history has it', async () => {
+  test('a webhook receives stored messages as in the history, with a signature', async () => {
     const secret = await create('standard');
     const [sent] = await send(
       draft('std', 'one', { client_msg_no: 'k1', header: { red_dot: 1 }, tag_key: 'tag', expire: 600 }),
@@ -104,14 +104,14 @@ describe('webhooks', () => {
     assert.throws(() => verify(`whsec_${Buffer.alloc(32).toString('base64')}`, received), /No matching signature/);
   });
 
-  test('exactly what got a number: no duplicates, refusals, commands, nothing without a row; conditions and ATOMIC too', async () => {
+  test('a webhook receives exactly the newly stored messages: no duplicates, refusals, commands or no_persist', async () => {
     await create('exact');
     const command = draft('ex', 'command', { header: { sync_once: 1 }, subscribers: ['u2'] });
     const live = draft('ex', 'live', { header: { no_persist: 1 } });
     await send(draft('ex', '1', { client_msg_no: 'a' }), draft('ex', '2', { client_msg_no: 'b' }));
     await send(command);
     await send(live);
-    // The careful way: one repeats, one conflicts, one is new; and a command beside it.
+    // The pessimistic path: a duplicate, a conflict, a new message and a command.
     await send(
       draft('ex', '1', { client_msg_no: 'a' }),
       draft('ex', 'other', { client_msg_no: 'b' }),
@@ -137,7 +137,7 @@ describe('webhooks', () => {
     assert.deepEqual(textsOf('ex'), ['1', '2', '3', '4', '5', 'last']);
   });
 
-  test('legacy: msg.notify, an array, and only 200 is done', async () => {
+  test('a webhook of the legacy format posts msg.notify arrays and retries every answer except 200', async () => {
     const secret = await create('legacy', { format: 2, url: `${receiver.url}/legacy?token=x%20y` });
     let first = true;
     receiver.answer = (response) => {
@@ -172,7 +172,7 @@ describe('webhooks', () => {
     assert.ok(Math.abs(message.timestamp * 1000 - Date.now()) < 60_000);
   });
 
-  test('several together, in order, within the bounds of a POST', async () => {
+  test('a webhook posts messages in order, within the limits of count, time and size', async () => {
     await create('sized', { batch_size: 7 });
     await create('waiting', { max_wait_ms: 60_000, batch_size: 12 });
     await send(...Array.from({ length: 30 }, (_, index) => draft('sized', `${index}`)));
@@ -185,7 +185,7 @@ describe('webhooks', () => {
       at('/sized').map((each) => messagesOf(each).length),
       [7, 7, 7, 7, 2],
     );
-    // Full ones do not wait; what is left does.
+    // Full batches are posted at once; the remainder waits.
     await receiver.until('two full ones', () => at('/waiting').length === 2);
     assert.deepEqual(
       at('/waiting').map((each) => messagesOf(each).length),
@@ -202,7 +202,7 @@ describe('webhooks', () => {
     for (const { text } of at('/large')) assert.ok(text.length < 1024 * 1024, `${text.length} bytes`);
   });
 
-  test('only the types of channels that it is for', async () => {
+  test('a webhook receives only messages of its channel types', async () => {
     await create('groups', { channel_types: [2, 4] });
     await send(
       draft('someone', 'person', { channel_type: 1 }),
@@ -213,7 +213,7 @@ describe('webhooks', () => {
     assert.deepEqual(textsAt('/groups').sort(), ['community', 'group']);
   });
 
-  test('a rotated secret: both sign for a day, then the new one alone', async () => {
+  test('after a rotation both webhook secrets sign for a day, then only the new one', async () => {
     const old = await create('rotated');
     const { body } = await call.post('/v1/webhooks/rotated:rotateSecret', {});
     assert.match(body.secret, /^whsec_/);
@@ -231,7 +231,7 @@ describe('webhooks', () => {
     const twice = [1, 2].map(() => call.post('/v1/webhooks/rotated:rotateSecret', { secret: given }));
     const answers = await Promise.all(twice);
     assert.deepEqual(answers[1]?.body, { ...answers[0]?.body, secret: given });
-    // Who lost the answer and asked again has not taken the secret of who receives.
+    // A repeated rotation keeps the previous secret of the receiver.
     await send(draft('rot', 'again'));
     await receiver.until('the third', () => receiver.received.length === 3);
     for (const secret of [body.secret, given]) verify(secret, receiver.received[2] as Received);
@@ -241,7 +241,7 @@ describe('webhooks', () => {
     );
   });
 
-  test('a failure is tried again under the same id, parked after the last try, and what follows goes on; redelivery', async () => {
+  test('a failed delivery is retried under its id, parked after the last attempt, passed by later ones and redelivered', async () => {
     const secret = await create('failing');
     receiver.answer = (response, received) =>
       (messagesOf(received).some((message) => textOf(message) === 'poison') ? status(500) : ok)(response, received);
@@ -254,11 +254,11 @@ describe('webhooks', () => {
     await send(draft('bad', 'next'));
     await receiver.until('what follows', () => textsOf('bad').includes('next'));
     assert.deepEqual(textsOf('bad'), [...Array(maxAttempts).fill('poison'), 'next']);
-    const tries = receiver.received.slice(0, maxAttempts);
-    assert.equal(new Set(tries.map((each) => each.headers['webhook-id'])).size, 1);
-    assert.notEqual(receiver.received[maxAttempts]?.headers['webhook-id'], tries[0]?.headers['webhook-id']);
-    for (const each of tries) verify(secret, each);
-    const waits = tries.slice(1).map((each, index) => each.at - (tries[index] as Received).at);
+    const attempts = receiver.received.slice(0, maxAttempts);
+    assert.equal(new Set(attempts.map((each) => each.headers['webhook-id'])).size, 1);
+    assert.notEqual(receiver.received[maxAttempts]?.headers['webhook-id'], attempts[0]?.headers['webhook-id']);
+    for (const each of attempts) verify(secret, each);
+    const waits = attempts.slice(1).map((each, index) => each.at - (attempts[index] as Received).at);
     for (const [index, wait] of waits.entries()) assert.ok(wait >= 15 * 4 ** index, `${waits}`);
 
     const { deliveries: parked } = await deliveries('failing');
@@ -266,11 +266,11 @@ describe('webhooks', () => {
     const [one] = parked;
     assert.deepEqual([one.state, one.attempts, one.last_status], [WebhookDeliveryState.PARKED, maxAttempts, 500]);
     assert.deepEqual(one.ranges, [{ channel_type: 2, channel_id: 'bad', first_seq: 1, last_seq: 1 }]);
-    assert.equal(one.webhook_id, tries[0]?.headers['webhook-id']);
+    assert.equal(one.webhook_id, attempts[0]?.headers['webhook-id']);
     assert.match(one.last_error, /answered 500/);
     assert.equal((await get('failing')).parked_deliveries, 1);
 
-    // Still bad: parked again after as many tries. Then well: redelivered under its own id.
+    // Parked again after as many attempts, then redelivered under its own id.
     const redeliver = (body: object) => call.post('/v1/webhooks/failing/deliveries:redeliver', body);
     assert.deepEqual((await redeliver({ delivery_ids: [one.delivery_id + 1] })).body, { queued: 0 });
     assert.deepEqual((await redeliver({ delivery_ids: [one.delivery_id] })).body, { queued: 1 });
@@ -284,11 +284,11 @@ describe('webhooks', () => {
     await receiver.until('the redelivery', () => receiver.received.length === 2 * maxAttempts + 2);
     assert.equal(receiver.received.at(-1)?.headers['webhook-id'], one.webhook_id);
     await untilAsync('nothing is parked', async () => (await deliveries('failing')).deliveries.length === 0);
-    // The receiver has it before its answer is written down.
+    // The receiver gets the message before the service records the answer.
     await untilAsync('its failures are forgotten', async () => (await get('failing')).failures === 0);
   });
 
-  test('parked deliveries come in pages', async () => {
+  test('parked webhook deliveries are listed in pages', async () => {
     await create('pages');
     receiver.answer = status(500);
     for (const channel of ['p1', 'p2', 'p3']) await send(draft(channel, 'x'));
@@ -303,7 +303,7 @@ describe('webhooks', () => {
     );
   });
 
-  test('Retry-After is kept to', async () => {
+  test('a webhook retry waits for the Retry-After of the receiver', async () => {
     await create('busy');
     receiver.answer = status(429, { 'retry-after': '1' });
     await send(draft('busy', 'x'));
@@ -314,7 +314,7 @@ describe('webhooks', () => {
     assert.ok(two.at - one.at >= 950, `${two.at - one.at} ms`);
   });
 
-  test('410 disables it; what is stored meanwhile waits, but for what has expired', async () => {
+  test('410 disables a webhook, and unexpired messages stored meanwhile are delivered once it is enabled', async () => {
     await create('gone');
     receiver.answer = status(410);
     await send(draft('gone', 'first'));
@@ -333,7 +333,7 @@ describe('webhooks', () => {
     await receiver.until('what has waited', () => textsOf('gone').includes('second'));
     assert.deepEqual(textsOf('gone'), ['first', 'second']);
     assert.ok(receiver.received.every((each) => each.path === '/again'));
-    // Disabled by hand: nothing is posted until it is enabled.
+    // Disabled by the operator: nothing is posted until it is enabled.
     await verb('PUT', '/v1/webhooks/gone', { url: `${receiver.url}/again`, disabled: true });
     await send(draft('gone', 'third'));
     await untilAsync('it is queued', async () => (await get('gone')).queued_messages === 1);
@@ -341,7 +341,7 @@ describe('webhooks', () => {
     assert.equal((await get('gone')).disabled_reason, 1);
   });
 
-  test('redirects are not followed, and the end of an answer is not waited for', async () => {
+  test('a webhook delivery neither follows redirects nor waits for the end of an answer body', async () => {
     await create('elsewhere');
     let trap = 0;
     receiver.answer = (response, { path }) => {
@@ -357,13 +357,13 @@ describe('webhooks', () => {
     assert.deepEqual([textsOf('else'), trap], [['1', '1', '2'], 0]);
   });
 
-  test('one that is down is asked by one lane at a time, and the others follow when it answers', async () => {
+  test('a webhook that is down is probed by one lane at a time', async () => {
     await create('down');
     let open = 0;
     let most = 0;
     let seen = 0;
     receiver.answer = (response) => {
-      // The eight lanes' first tries are under way before anybody knows.
+      // The first attempts of the eight lanes are in flight before the first failure.
       if (++seen > 12) most = Math.max(most, ++open);
       setTimeout(() => {
         if (seen > 12) open--;
@@ -377,7 +377,7 @@ describe('webhooks', () => {
     receiver.answer = ok;
   });
 
-  test('a test, which queues nothing', async () => {
+  test('a test of a webhook posts webhook.test and queues nothing', async () => {
     const secret = await create('tested');
     const tested = (name: string) => call.post(`/v1/webhooks/${name}:test`, {});
     const { body } = await tested('tested');
@@ -394,7 +394,7 @@ describe('webhooks', () => {
     assert.equal((await get('nobody')).failures, 0);
   });
 
-  test('changes, and what is refused, over gRPC', async () => {
+  test('webhooks are created and deleted over gRPC, and invalid requests are refused', async () => {
     const client = createClient(WebhookService, createGrpcTransport({ baseUrl: service.url }));
     const { webhook, secret } = await client.createWebhook({
       name: 'grpc',
@@ -440,7 +440,7 @@ describe('webhooks', () => {
   });
 });
 
-test('who hangs holds up neither another webhook nor other lanes', async () => {
+test('a hanging receiver delays neither another webhook nor other lanes', async () => {
   const receiver = await startReceiver();
   const service = await startService({
     webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 4000, retrySchedule },
@@ -458,7 +458,7 @@ test('who hangs holds up neither another webhook nor other lanes', async () => {
       receiver.received.filter((each) => each.path === path).flatMap((each) => messagesOf(each).map(textOf));
     assert.equal((await post('/message/sendbatch', [draft('stuck', '0')])).status, 200);
     await receiver.until('it hangs', () => hung === 1);
-    // Made one after the other, these are in the eight lanes.
+    // Channels created in turn are spread over the eight lanes.
     const channels = Array.from({ length: 8 }, (_, index) => `lane${index}`);
     const drafts = channels.map((channel) => draft(channel, channel));
     assert.equal((await post('/message/sendbatch', drafts)).status, 200);
@@ -476,8 +476,8 @@ test('who hangs holds up neither another webhook nor other lanes', async () => {
   }
 });
 
-describe('webhooks of an ordinary service', () => {
-  test('private addresses and http are refused', async () => {
+describe('webhooks with default settings', () => {
+  test('a webhook with a private address or plain http is refused', async () => {
     const service = await startService();
     try {
       const call = jsonCaller(service.url);
@@ -500,14 +500,14 @@ describe('webhooks of an ordinary service', () => {
     }
   });
 
-  test('100 at most', async () => {
+  test('a service has at most 100 webhooks', async () => {
     const service = await startService();
     try {
       const call = jsonCaller(service.url);
-      const make = (index: number) =>
+      const createWebhook = (index: number) =>
         call.post('/v1/webhooks', { name: `w${index}`, url: 'https://example.com/', disabled: true });
-      for (let index = 0; index < 100; index++) assert.equal((await make(index)).status, 200);
-      const { status, body } = await make(100);
+      for (let index = 0; index < 100; index++) assert.equal((await createWebhook(index)).status, 200);
+      const { status, body } = await createWebhook(100);
       assert.deepEqual([status, body.error.details[0].metadata.limit], [400, '100']);
       assert.equal((await call.get('/v1/webhooks')).body.webhooks.length, 100);
     } finally {
@@ -515,7 +515,7 @@ describe('webhooks of an ordinary service', () => {
     }
   });
 
-  test('a stop waits for a POST under way, and gives one up that hangs: that one is made again under its id', async () => {
+  test('a stop waits for a running webhook POST and abandons a hanging one, which is retried under its id', async () => {
     const database = await createDatabase();
     const receiver = await startReceiver();
     const webhooks = { settings: undefined, allowPrivate: true, timeoutMs: 60_000 };
@@ -557,7 +557,7 @@ describe('webhooks of an ordinary service', () => {
     }
   });
 
-  test('what was parked two weeks ago, and what was queued for nobody, is swept', async () => {
+  test('deliveries parked two weeks ago or queued for a deleted webhook are swept', async () => {
     const receiver = await startReceiver();
     receiver.answer = status(500);
     const webhooks = { settings: undefined, allowPrivate: true, timeoutMs: 60_000, retrySchedule: { maxAttempts: 1 } };
@@ -589,7 +589,7 @@ describe('webhooks of an ordinary service', () => {
     }
   });
 
-  test('the one of the settings: made, changed with both secrets, disabled, and another instance posts too', async () => {
+  test('the webhook of the settings is created, changed with both secrets valid, and disabled when removed', async () => {
     const receiver = await startReceiver();
     const secrets = [1, 2].map((byte) => `whsec_${Buffer.alloc(32, byte).toString('base64')}`) as [string, string];
     const settings = { url: receiver.url, secret: secrets[0], format: 'legacy' as const };
