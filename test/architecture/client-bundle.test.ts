@@ -6,10 +6,13 @@ import { test } from 'node:test';
 
 const root = join(import.meta.dirname, '../..');
 
-/** Code of the client as a bundle has it: without types, comments and indentation. */
+/** The client's code as a bundle contains it: without types, comments and indentation. */
 const ownBytes = 64 * 1024;
 
-/** Modules that a bundle takes with the client, and the packages that it takes of others. Type imports are gone. */
+/**
+ * The modules that a bundle includes with the client, and the packages it imports. Type imports are
+ * erased.
+ */
 function reached(entry: string): { readonly files: Map<string, string>; readonly packages: Set<string> } {
   const files = new Map<string, string>();
   const packages = new Set<string>();
@@ -25,7 +28,7 @@ function reached(entry: string): { readonly files: Map<string, string>; readonly
   return { files, packages };
 }
 
-test('a bundle of the client holds the contract alone: no rules, no routes, and no more bytes than it needs', () => {
+test('a bundle of the client contains the contract only: no validation rules, no routes, and a bounded number of bytes', () => {
   const { files, packages } = reached('src/client/index.ts');
   assert.deepEqual([...packages].sort(), ['@bufbuild/protobuf', '@connectrpc/connect']);
   const names = [...files.keys()].map((file) => relative(root, file));
@@ -34,7 +37,7 @@ test('a bundle of the client holds the contract alone: no rules, no routes, and 
     [],
   );
   const code = [...files.values()].join('\n');
-  // Exists in secure contexts only: a page of plain HTTP that is not on localhost has none.
+  // `crypto.subtle` exists in secure contexts only: plain HTTP pages outside localhost lack it.
   assert.doesNotMatch(code, /randomUUID/);
   assert.ok(code.length < ownBytes, `${code.length} bytes`);
 });

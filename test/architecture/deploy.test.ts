@@ -16,7 +16,7 @@ const textOf = (path: string) => readFileSync(join(deploy, path), 'utf8');
 const filesIn = (folder: string) => readdirSync(join(deploy, folder));
 
 /** Any part of a manifest. */
-// biome-ignore lint/suspicious/noExplicitAny: manifests are of many shapes, and each test says which it wants.
+// biome-ignore lint/suspicious/noExplicitAny: manifests have many shapes.
 type Yaml = any;
 const yamlOf = (path: string): Yaml => parseDocument(textOf(path), { merge: true }).toJS();
 
@@ -33,7 +33,7 @@ const directives = (name: string) =>
 const overlay = yamlOf('kubernetes/overlays/example/kustomization.yaml');
 const has = (program: string) => spawnSync(program, ['--version']).error === undefined;
 
-/** `NAME=value`, a line or a word each. */
+/** `NAME=value` pairs, one per line or per word. */
 function pairs(lines: readonly string[]): Record<string, string> {
   return Object.fromEntries(
     lines
@@ -46,7 +46,7 @@ const listed = (container: Yaml) =>
 
 const ofImage = pairs(/^ENV (.*)$/m.exec(dockerfile)?.[1]?.split(' ') ?? []);
 const settingsFile = pairs(textOf('kubernetes/base/settings.env').split('\n'));
-/** The environment of each process that is started, the image's own below. */
+/** The environment of each deployed process, on top of the image's own. */
 const environments: Record<string, Record<string, string>> = {
   image: { ...ofImage, AUTH: 'on' },
   ...Object.fromEntries(
@@ -68,7 +68,7 @@ describe('every YAML file parses without a warning', () => {
     });
 });
 
-describe('every process has settings that it starts with', () => {
+describe('every deployed process has settings that it can start with', () => {
   for (const [name, env] of Object.entries(environments)) {
     test(name, () => {
       const { NODE_ENV: _, ...ours } = env;
@@ -79,32 +79,32 @@ describe('every process has settings that it starts with', () => {
   }
 });
 
-describe('a stop is given the time that it takes', () => {
+describe('a stop has enough time in every deployment', () => {
   const ms = (env: Record<string, string>, name: string) =>
     Number(env[name] ?? describeSettings().find((each) => each.name === name)?.default ?? 0);
-  /** Closing the connections to the database, and the process itself. */
+  /** Time to close the database connections and to end the process. */
   const restMs = 5000;
   const needed = (env: Record<string, string> | undefined, before = 0) =>
     before + ms(env ?? {}, 'DRAIN_DELAY') + ms(env ?? {}, 'SHUTDOWN_GRACE') + restMs;
-  test('by compose', () => {
+  test('Docker Compose allows enough time for a stop', () => {
     for (const name of instances) {
       const seconds = /^(\d+)s$/.exec(compose.services[name].stop_grace_period)?.[1];
       assert.ok(Number(seconds) * 1000 >= needed(environments[`compose ${name}`]));
     }
   });
-  test('by Kubernetes', () => {
+  test('Kubernetes allows enough time for a stop', () => {
     const before = pod.containers[0].lifecycle.preStop.sleep.seconds * 1000;
     assert.ok(pod.terminationGracePeriodSeconds * 1000 >= needed(environments.pod, before));
   });
-  test('by systemd', () => {
+  test('systemd allows enough time for a stop', () => {
     assert.ok(Number(directives('TimeoutStopSec')[0]) * 1000 >= needed(environments.unit));
   });
 });
 
-describe('the image', () => {
+describe('the container image', () => {
   const stages = dockerfile.split(/^FROM /m).slice(1);
   const last = stages.at(-1) ?? '';
-  test('is built of what is there, and .dockerignore lets through', () => {
+  test('the image copies only files that exist and that .dockerignore lets through', () => {
     const through =
       readFileSync(join(root, '.dockerignore'), 'utf8')
         .match(/^!.*$/gm)
@@ -119,7 +119,7 @@ describe('the image', () => {
       for (const source of sources.split(' ')) assert.ok(source === '.' || through.includes(source), source);
     assert.ok(last.includes(manifest.bin.sendbatch));
   });
-  test('ends in a stage that runs nothing, installs nothing and is not root', () => {
+  test('the last stage of the image runs nothing, installs nothing and is not root', () => {
     assert.equal(stages.length, 2);
     assert.match(last, /^gcr\.io\/distroless\/nodejs24-\S+:nonroot\n/);
     assert.doesNotMatch(last, /^(RUN|USER|ADD) /m);
@@ -128,8 +128,8 @@ describe('the image', () => {
   });
 });
 
-describe('compose', () => {
-  test('runs two instances, migrated before, past the pooler where it matters, and no secret is in it', () => {
+describe('the Compose deployment', () => {
+  test('Compose runs two instances, migrates before them, bypasses the pooler where required, and contains no secret', () => {
     for (const name of instances) {
       const { depends_on, environment, read_only, secrets } = compose.services[name];
       assert.deepEqual(depends_on.migrate, { condition: 'service_completed_successfully' });
@@ -142,7 +142,7 @@ describe('compose', () => {
     assert.ok(textOf('compose/haproxy.cfg').includes(`bind :${published}\n`));
     assert.doesNotMatch(textOf('compose/compose.yaml'), /postgres(ql)?:\/\/|PASSWORD:/);
   });
-  test('mounts what is there, and secrets.sh makes the rest, once', (context) => {
+  test('Compose mounts files that exist, and secrets.sh creates the remaining ones once', (context) => {
     for (const { volumes = [] } of Object.values<Yaml>(compose.services))
       for (const [path = ''] of volumes.map((each: string) => each.split(':')))
         if (path.startsWith('.')) assert.ok(existsSync(join(deploy, 'compose', path)), path);
@@ -166,7 +166,7 @@ describe('compose', () => {
     assert.deepEqual(read(), made);
     assert.equal(statSync(join(copy, 'secrets')).mode & 0o077, 0);
   });
-  test('its pooler takes what the service asks for, and sets it', () => {
+  test('the Compose pooler accepts and sets what the service requests', () => {
     const ini = textOf('compose/pgbouncer.ini');
     const statementTimeout = describeSettings().find((each) => each.name === 'STATEMENT_TIMEOUT')?.default;
     for (const [name, usual] of [
@@ -179,7 +179,7 @@ describe('compose', () => {
     }
     assert.match(ini, /^pool_mode = transaction\nmax_prepared_statements = [1-9]/m);
   });
-  test('its balancer asks for names again, and has seen that an instance stops before that ends connections', () => {
+  test('the Compose balancer resolves names again, and sees that an instance stops before it ends connections', () => {
     const haproxy = textOf('compose/haproxy.cfg');
     const resolvers = /^resolvers (\S+)$/m.exec(haproxy)?.[1];
     const [, options = ''] = /^ +default-server (.*)$/m.exec(haproxy) ?? [];
@@ -188,7 +188,7 @@ describe('compose', () => {
     for (const name of instances)
       assert.ok(Number(compose.services[name].environment.DRAIN_DELAY) > Number(seconds) * 1000 * Number(fall));
   });
-  test('HAProxy takes its configuration', { skip: !has('haproxy') && 'no haproxy here' }, () => {
+  test('HAProxy accepts its configuration', { skip: !has('haproxy') && 'no haproxy here' }, () => {
     const { status, stderr } = spawnSync('haproxy', ['-c', '-f', join(deploy, 'compose/haproxy.cfg')], {
       encoding: 'utf8',
     });
@@ -196,8 +196,8 @@ describe('compose', () => {
   });
 });
 
-describe('Kubernetes', () => {
-  test('every file of a folder is listed, and what is listed is there', () => {
+describe('the Kubernetes manifests', () => {
+  test('every file of a Kubernetes folder is listed, and every listed file exists', () => {
     for (const folder of ['base', 'overlays/example']) {
       const { resources, patches = [], configMapGenerator } = yamlOf(`kubernetes/${folder}/kustomization.yaml`);
       const named = [
@@ -210,21 +210,21 @@ describe('Kubernetes', () => {
         assert.ok(file === 'kustomization.yaml' || named.includes(file), `${file} is not listed`);
     }
   });
-  test('a rollout takes nobody away before another is ready, and an eviction one at a time', () => {
+  test('a Kubernetes rollout removes no pod before another is ready, and evictions go one at a time', () => {
     assert.deepEqual(deployment.spec.strategy.rollingUpdate, { maxSurge: 1, maxUnavailable: 0 });
     assert.ok(deployment.spec.replicas >= 2);
     assert.equal(base('poddisruptionbudget').spec.maxUnavailable, 1);
   });
-  test('the connections that all want at most are said', () => {
+  test('the Kubernetes manifests state the maximum of database connections', () => {
     const usual = (name: string) => Number(describeSettings().find((each) => each.name === name)?.default);
     const surge = deployment.spec.strategy.rollingUpdate.maxSurge;
     const most = yamlOf('kubernetes/overlays/example/horizontalpodautoscaler.yaml').spec.maxReplicas + surge;
-    // One for LISTEN, one for readiness, 3 for the queue of batches, and 4 that count rates.
+    // One for LISTEN, one for readiness, 3 for the queue of batches, and 4 that count rate limits.
     const each = usual('LANES') + usual('POOL_SIZE') + 1 + 1 + 3 + 4;
     assert.ok(overlay.configMapGenerator[0].literals.includes('RATE_STORE=postgres'));
     assert.ok(textOf('kubernetes/overlays/example/horizontalpodautoscaler.yaml').includes(` want ${most * each} of\n`));
   });
-  test('all that select, select the instances, and by ports that they have', () => {
+  test('every Kubernetes selector matches the instances, and every port exists', () => {
     const { labels } = deployment.spec.template.metadata;
     const selectors = [
       deployment.spec.selector.matchLabels,
@@ -248,7 +248,7 @@ describe('Kubernetes', () => {
     );
     assert.equal(port.appProtocol, 'kubernetes.io/h2c');
   });
-  test('nothing runs as root, writes its image, or may more than it needs; memory is bounded', () => {
+  test('no Kubernetes container runs as root, writes its image or has spare privileges; memory is bounded', () => {
     for (const spec of [pod, job]) {
       assert.deepEqual([spec.securityContext.runAsNonRoot, spec.securityContext.runAsUser], [true, 65_532]);
       assert.deepEqual([spec.automountServiceAccountToken, spec.enableServiceLinks], [false, false]);
@@ -268,7 +268,7 @@ describe('Kubernetes', () => {
           );
     }
   });
-  test('the probes ask for what is there', async (context) => {
+  test('the Kubernetes probes use routes that exist', async (context) => {
     const service = await startService();
     context.after(() => service.stop());
     const [{ startupProbe, readinessProbe, livenessProbe }] = pod.containers;
@@ -276,7 +276,7 @@ describe('Kubernetes', () => {
     const check = /http-check send meth GET uri (\S+)/.exec(textOf('compose/haproxy.cfg'))?.[1];
     for (const path of [...paths, check]) assert.equal((await fetch(`${service.url}${path}`)).status, 200, path);
   });
-  test('kustomize builds it', { skip: !has('kubectl') && 'no kubectl here' }, () => {
+  test('kustomize builds the Kubernetes manifests', { skip: !has('kubectl') && 'no kubectl here' }, () => {
     for (const folder of ['base', 'overlays/example']) {
       const { status, stdout, stderr } = spawnSync('kubectl', ['kustomize', join(deploy, 'kubernetes', folder)], {
         encoding: 'utf8',
@@ -301,19 +301,19 @@ describe('Kubernetes', () => {
   });
 });
 
-describe('the unit of systemd', () => {
-  test('is one that systemd takes', { skip: !has('systemd-analyze') && 'no systemd here' }, (context) => {
+describe('the systemd unit', () => {
+  test('systemd accepts the unit', { skip: !has('systemd-analyze') && 'no systemd here' }, (context) => {
     const folder = temporaryFolder('unit');
     context.after(() => rmSync(folder, { recursive: true, force: true }));
     const path = join(folder, 'sendbatch.service');
-    // It wants a program that is there.
+    // systemd-analyze requires the program to exist.
     writeFileSync(path, unit.replaceAll('/usr/bin/node', process.execPath));
     const { status, stdout, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', path], { encoding: 'utf8' });
     assert.equal(status, 0, stdout + stderr);
     const about = (stdout + stderr).split('\n').filter((line) => line.includes('sendbatch.service'));
     assert.deepEqual(about, []);
   });
-  test('migrates first, stops as the service does, and is not root', () => {
+  test('the systemd unit migrates first, stops as the service does, and is not root', () => {
     assert.match(directives('ExecStartPre')[0] ?? '', /dist\/src\/main\.js migrate$/);
     assert.match(directives('ExecStart')[0] ?? '', /dist\/src\/main\.js serve$/);
     assert.deepEqual(

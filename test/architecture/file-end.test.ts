@@ -8,7 +8,7 @@ import { until } from '../support/watch.ts';
 
 const support = join(import.meta.dirname, '../support');
 
-/** Runs a file of tests by a runner of its own. */
+/** Runs a test file in a runner of its own. */
 function runFile(folder: string, name: string, text: string): { status: number | null; output: string } {
   const file = join(folder, `${name}.test.ts`);
   writeFileSync(file, `import { test } from 'node:test';\n${text}`);
@@ -19,7 +19,7 @@ function runFile(folder: string, name: string, text: string): { status: number |
   return { status, output: stdout + stderr };
 }
 
-/** It may wait for a parent that takes note: in a container nobody has to. */
+/** A zombie counts as ended: in a container nothing may reap it. */
 function hasEnded(pid: string): boolean {
   try {
     return /\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
@@ -28,10 +28,10 @@ function hasEnded(pid: string): boolean {
   }
 }
 
-describe('a file of tests ends', { concurrency: true }, () => {
+describe('the end of a test file', { concurrency: true }, () => {
   const folder = temporaryFolder('file-end');
 
-  test('when a test fails before it has stopped what it started, and that ends too', async (context) => {
+  test('a test file ends, with the processes that it started, when a test fails before its clean-up', async (context) => {
     context.after(() => rmSync(folder, { recursive: true, force: true }));
     const { status, output } = runFile(
       folder,

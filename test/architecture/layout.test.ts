@@ -43,7 +43,7 @@ const order = [
   'main',
 ];
 
-/** Folders that stand alone: what of src and gen they may import at most. */
+/** Isolated folders: the only parts of src and gen that each may import. */
 const alone: Readonly<Record<string, readonly string[]>> = {
   limits: [],
   time: [],
@@ -55,16 +55,16 @@ const alone: Readonly<Record<string, readonly string[]>> = {
   main: ['cli'],
 };
 
-/** Generated code is read where protocols are: below `transcode`, capabilities know no Protobuf. */
+/** Only protocol folders read generated code: capabilities below `transcode` know no Protobuf. */
 const readsGenerated = ['transcode', 'openapi', 'rpc', 'server', 'client', 'cli'];
 
-/** Packages that a folder may import at most. Others may import what they like. */
+/** The only packages that a folder may import. Folders that are not listed may import any. */
 const packages: Readonly<Record<string, RegExp>> = {
   client: /^@(bufbuild\/protobuf|connectrpc\/connect)(\/|$)/,
   transcode: /^(@bufbuild\/protobuf|@connectrpc\/connect|leven|node:)/,
 };
 
-/** Decisions without clock, random source and I/O. They import one another and `limits` alone. */
+/** Decisions without clock, random source or I/O. They import only one another and `limits`. */
 const pure = [
   'batches/batch.ts',
   'integrity/violations.ts',
@@ -91,10 +91,10 @@ const pure = [
 ];
 
 interface Import {
-  /** As it is written. */
+  /** The specifier as written. */
   readonly specifier: string;
   readonly isTypeOnly: boolean;
-  /** Below the project's root; undefined for a package. */
+  /** The path below the project's root; undefined for a package. */
   readonly file: string | undefined;
 }
 
@@ -119,13 +119,16 @@ function findImports(file: string): Import[] {
   });
 }
 
-/** `src/sending/append.ts` is of `sending`, `src/limits.ts` of `limits`, `gen/google/rpc/…` of `gen/google`. */
+/**
+ * Maps `src/sending/append.ts` to `sending`, `src/limits.ts` to `limits`, `gen/google/rpc/…` to
+ * `gen/google`.
+ */
 function folderOf(path: string): string {
   const [first = '', second = ''] = path.split('/');
   return first === 'gen' ? `gen/${second}` : second.replace(/\.ts$/, '');
 }
 
-describe('a folder imports from folders below it only', () => {
+describe('every file imports only from its own folder and from folders below it', () => {
   for (const file of files)
     test(file, () => {
       const folder = folderOf(`src/${file}`);
@@ -147,7 +150,7 @@ describe('a folder imports from folders below it only', () => {
     });
 });
 
-test('every folder of the order exists', () => {
+test('every folder in the order exists', () => {
   const found = new Set(files.map((file) => folderOf(`src/${file}`)));
   assert.deepEqual(
     order.filter((folder) => !found.has(folder)),
@@ -155,7 +158,7 @@ test('every folder of the order exists', () => {
   );
 });
 
-test('capabilities import types alone from observability', () => {
+test('capabilities import only types from observability', () => {
   const mayRun = ['app', 'cli', 'retention', 'observability'];
   const strangers = files.filter(
     (file) =>
@@ -165,9 +168,9 @@ test('capabilities import types alone from observability', () => {
   assert.deepEqual(strangers, []);
 });
 
-describe('each thing in its place', () => {
+describe('each mechanism is used only where it belongs', () => {
   const only = (what: string, pattern: RegExp, where: RegExp) =>
-    test(`${what} only in ${where.source}`, () => {
+    test(`${what} appears only in ${where.source}`, () => {
       const strangers = files.filter((file) => !where.test(file) && pattern.test(textOf(file)));
       assert.deepEqual(strangers, []);
     });

@@ -29,7 +29,7 @@ const rulesOf = (schema: DescMessage, name: string) => {
   };
 };
 
-describe('the rules in the proto are the limits', () => {
+describe('the rules in the proto equal the limits of the code', () => {
   const rows: [DescMessage, string, number][] = [
     [SendBatchRequestSchema, 'messages', limits.batchMessages],
     [SendBatchRequestSchema, 'expected_last_seqs', limits.batchChannels],
@@ -53,7 +53,7 @@ describe('the rules in the proto are the limits', () => {
     [UpdateWebhookRequestSchema, 'batch_size', limits.webhookMessages],
   ];
   for (const [schema, name, limit] of rows) {
-    test(`${schema.name}.${name}: ${limit}`, () => {
+    test(`the rule of ${schema.name}.${name} equals the limit: ${limit}`, () => {
       const rules = rulesOf(schema, name);
       const bound = rules.maxItems ?? rules.maxBytes ?? rules.maxLen ?? rules.lessThan?.value;
       assert.equal(Number(bound), limit);

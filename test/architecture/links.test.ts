@@ -7,7 +7,7 @@ import { temporaryFolder } from '../support/cluster.ts';
 
 const own = 'https://github.com/sendbatch/sendbatch/blob/main';
 
-test('the link check finds missing files and headings, in Markdown, in HTML and in URLs of own pages', (context) => {
+test('the link check finds missing files and headings in Markdown, in HTML and in URLs of the repository’s own pages', (context) => {
   const files: Record<string, string> = {
     'README.md': [
       '# One `code` & more',

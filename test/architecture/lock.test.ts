@@ -8,8 +8,8 @@ const lock = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8')) a
   packages: Record<string, { integrity?: string; resolved?: string; link?: true }>;
 };
 
-describe('npm ci', () => {
-  test('verifies every package that it downloads: each has a SHA-512 in the lock file', () => {
+describe('what npm ci installs', () => {
+  test('npm ci verifies every downloaded package: each has a SHA-512 in the lock file', () => {
     const bare = Object.entries(lock.packages)
       .filter(([path, entry]) => path.includes('node_modules/') && entry.link === undefined)
       .filter(([, entry]) => !/^sha512-[\w+/]{86}==$/.test(entry.integrity ?? ''))
@@ -17,18 +17,18 @@ describe('npm ci', () => {
     assert.deepEqual(bare, [], 'npm run lock adds what npm install leaves out');
   });
 
-  test('downloads from the configured registry only, and links only folders of this repository', () => {
+  test('npm ci downloads only from the configured registry, and links only folders of this repository', () => {
     for (const [path, { resolved, link }] of Object.entries(lock.packages))
       assert.equal(resolved, link === undefined ? undefined : 'scripts/node', path);
   });
 
-  test('runs no install script of any package', () => {
+  test('npm ci runs no install script of any package', () => {
     assert.match(readFileSync(join(root, '.npmrc'), 'utf8'), /^ignore-scripts=true$/m);
     const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
     assert.equal(manifest.allowScripts, undefined);
   });
 
-  test('brings the Node of the scripts for each platform, on which this test runs', () => {
+  test('npm ci installs the Node of the scripts for each platform, which runs this test', () => {
     const own = `node_modules/node-${process.platform}-${process.arch}`;
     const offered = Object.keys(lock.packages).filter((path) => /^node_modules\/node-(linux|darwin|win)/.test(path));
     assert.deepEqual(offered, [

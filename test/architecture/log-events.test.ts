@@ -12,12 +12,12 @@ const sources = readdirSync(source, { recursive: true, encoding: 'utf8' })
   .join('\n');
 const table: [string, LogEventInfo][] = Object.entries(logEvents);
 
-test('every log event is logged somewhere, and its text belongs to no other event', () => {
+test('every log event is logged somewhere, and no two events share a text', () => {
   for (const [name] of table) assert.ok(sources.includes(`'${name}'`), `nothing logs ${name}`);
   assert.equal(new Set(table.map(([, { message }]) => message)).size, table.length);
 });
 
-test('fields of log events are camelCase, and a throttled event has the fields that it is throttled by', () => {
+test('fields of log events are camelCase, and a throttled event has the fields of its throttle key', () => {
   for (const [name, { fields, throttledBy, meaning }] of table) {
     for (const field of fields) assert.match(field, /^[a-z][A-Za-z]*$/, name);
     assert.match(meaning, /^[A-Z].*\.$/, name);
@@ -26,7 +26,7 @@ test('fields of log events are camelCase, and a throttled event has the fields t
   }
 });
 
-test('levels are logged by name, and a cause that repeats is logged once with the number of its repeats', () => {
+test('levels are logged by name, and a repeating cause is logged once with the number of its repeats', () => {
   const code = `
     const { createLog } = await import(${JSON.stringify(join(source, 'observability/log.ts'))});
     const { mock } = await import('node:test');

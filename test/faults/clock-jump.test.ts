@@ -15,7 +15,7 @@ const hourMs = 3600_000;
 const secret = new TextEncoder().encode('a secret of at least thirty-two bytes');
 let offsetMs = 0;
 
-/** The wall clock of this process, and so of the services in it, jumps; the one that only goes on does not, nor does PostgreSQL's. */
+/** The wall clock of this process jumps; its monotonic clock and PostgreSQL's clock do not. */
 const RealDate = Date;
 class JumpingDate extends RealDate {
   constructor(...given: unknown[]) {
@@ -26,7 +26,7 @@ class JumpingDate extends RealDate {
   }
 }
 
-describe('a clock that jumps', () => {
+describe('a wall clock that jumps', () => {
   let service: TestService;
   let other: TestService;
   let watching: Watch;
@@ -55,16 +55,16 @@ describe('a clock that jumps', () => {
     ['ahead by three days', 72 * hourMs],
     ['back by six hours', -6 * hourMs],
   ] as const) {
-    test(`${what}: sends go on in order, quotas come back in their time, loops run, and nothing is removed before its time`, async () => {
+    test(`after the clock jumps ${what}, sends keep their order, quotas refill on time, loops run, and nothing is removed early`, async () => {
       offsetMs = 0;
       const grpc = clientOf(service, 'gRPC, connect-node');
       const json = clientOf(service, 'JSON route');
       const channel = `jump ${what}`;
       const sender = (key: string, more = {}) => ({ ...draftTo(channel, key), fromUid: `sender ${what}`, ...more });
-      // In one call, whatever the machine does between two.
+      // Both in one call, so that a slow machine cannot put time between them.
       const messages = [sender('1', { expire: 3600 }), ...['2', '3', '4'].map((key) => sender(key))];
       assert.equal(said(await json.send({ messages })), 'ok ok ok RATE_LIMITED', 'the quota is had');
-      // A call that is under way when it happens.
+      // A call in flight during the jump.
       const holder = new pg.Client({ connectionString: other.databaseUrl });
       await holder.connect();
       await holder.query('begin');
@@ -80,9 +80,9 @@ describe('a clock that jumps', () => {
         'the quota is there again',
         async () => said(await grpc.send({ messages: [sender('4')] })) !== 'RATE_LIMITED',
       );
-      // A retry finds what was stored by the other clock.
+      // A retry finds what was stored under the other clock.
       assert.equal(said(await json.send({ messages: [draftTo(channel, 'under way')] })), 'again');
-      // A run of the sweepers by the clock as it is now.
+      // One sweep with the clock as it is now.
       await watching.assertWell();
 
       offsetMs = 0;
@@ -97,7 +97,7 @@ describe('a clock that jumps', () => {
   }
 });
 
-describe('an instance whose clock is an hour off', () => {
+describe('an instance whose clock is one hour off', () => {
   let service: TestService;
   let keyed: TestService;
   before(async () => {
@@ -125,7 +125,7 @@ describe('an instance whose clock is an hour off', () => {
 
   for (const jumpMs of [hourMs, -hourMs]) {
     const what = jumpMs > 0 ? 'ahead' : 'behind';
-    test(`${what}: sends batches at their time, and neither before nor after it`, async () => {
+    test(`an instance whose clock is one hour ${what} sends a scheduled batch on time`, async () => {
       offsetMs = 0;
       const json = jsonCaller(service.url);
       const message = {
@@ -141,7 +141,7 @@ describe('an instance whose clock is an hour off', () => {
       const before = await submit({ send_at: soon });
       offsetMs = jumpMs;
       const during = await submit({ send_at: soon });
-      // The worker has had its turn for this caller.
+      // The worker has served this caller.
       const now = await submit({});
       await until('what is due now is sent', async () => (await get(now.batch_id)).ended_at !== undefined);
       for (const { batch_id: id } of [before, during]) {
@@ -158,7 +158,7 @@ describe('an instance whose clock is an hour off', () => {
         await until('it is sent when its time has come', async () => (await get(id)).ended_at !== undefined);
     });
 
-    test(`${what}: neither forgives what is counted in the database nor counts it for longer`, async () => {
+    test(`an instance whose clock is one hour ${what} neither resets a quota counted in the database nor extends it`, async () => {
       offsetMs = 0;
       const sender = clientOf(service, 'JSON route');
       const sendOne = (key: string) =>
@@ -177,7 +177,7 @@ describe('an instance whose clock is an hour off', () => {
       assert.equal(said(await sendOne('in the next window')), 'ok');
     });
 
-    test(`${what}: signs webhooks with the database’s time, and ends keys and tokens at it`, async () => {
+    test(`an instance whose clock is one hour ${what} signs webhooks and expires keys and tokens by the database’s time`, async () => {
       offsetMs = 0;
       const receiver = await startReceiver();
       const json = jsonCaller(service.url);

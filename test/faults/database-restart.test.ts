@@ -39,7 +39,7 @@ describe('a database that restarts under load', () => {
     ['by kill -9 of all its processes', () => killAll(pid)],
   ];
   for (const [number, [way, end]] of ways.entries()) {
-    test(`${way}: callers hear STORE_BUSY or success, and nothing is lost or doubled`, async () => {
+    test(`when the database stops ${way}, callers get STORE_BUSY or success, and nothing is lost or stored twice`, async () => {
       let running = true;
       let taken = 0;
       let busy = 0;
@@ -51,7 +51,7 @@ describe('a database that restarts under load', () => {
         for (let round = 0; running; round++) {
           const channel = `restart-${number}-${round % channels}`;
           const messages = [1, 2, 3].map((each) => draftTo(channel, `${own}-${round}-${each}`));
-          // With the same keys until it is taken, at one instance and the other.
+          // Retries with the same keys until accepted, alternating between the instances.
           for (let attempt = 0; ; attempt++) {
             const answer = await senders[attempt % 2]?.send({ messages });
             assert.ok(answer);

@@ -15,7 +15,7 @@ const lockTimeoutMs = 500;
 const statementTimeoutMs = 1000;
 const requestTimeoutMs = 10_000;
 
-describe('a database that has no room, no time or no lock to give', () => {
+describe('a database that runs out of connections, time or locks', () => {
   let cluster: TestCluster;
   let url: string;
   let service: TestService;
@@ -40,7 +40,7 @@ describe('a database that has no room, no time or no lock to give', () => {
     await cluster.stop();
   });
 
-  /** Sends over gRPC and JSON and reads, all at once; every one of them must be told to come again, in time. */
+  /** Sends over gRPC and JSON and reads, all at once; each must get a retryable error in time. */
   async function assertAllBusy(channel: string): Promise<void> {
     const grpc = clientOf(service, 'gRPC, grpc-js');
     const json = clientOf(service, 'JSON route');
@@ -80,13 +80,14 @@ describe('a database that has no room, no time or no lock to give', () => {
     await assertSound(url);
   }
 
-  test('max_connections held by others', async () => {
+  test('when other sessions use up max_connections, calls get STORE_BUSY in time', async () => {
     const hogs: pg.Client[] = [];
     const ours = `pid <> pg_backend_pid() and application_name = 'sendbatch'`;
     const hasNone = async () => (await admin.query(`select from pg_stat_activity where ${ours}`)).rows.length === 0;
     try {
       for (let round = 1; ; round++) {
-        // Until nothing is left: what the service had is taken away, and what that frees is taken before it comes back.
+        // Takes every connection: ends those of the service, and takes the freed slots before it
+        // reconnects.
         await until('the service has no connection left', async () => {
           await admin.query(`select pg_terminate_backend(pid) from pg_stat_activity where ${ours}`);
           for (let full = false; !full; ) {
@@ -98,7 +99,7 @@ describe('a database that has no room, no time or no lock to give', () => {
         });
         const fault: unknown = await assertAllBusy('no-connections').catch((error: unknown) => error);
         if (fault === undefined) break;
-        // Another connection of somebody's may have ended meanwhile, and the service was quicker to take its place.
+        // Another session may have ended, and the service may have taken the free slot first.
         if (round === 5 || (await hasNone())) throw fault;
       }
     } finally {
@@ -107,7 +108,7 @@ describe('a database that has no room, no time or no lock to give', () => {
     await assertWellAgain('no-connections');
   });
 
-  test('a table that somebody holds locked, with the pool full of those who wait for it', async () => {
+  test('when another session locks a table and waiting calls fill the pool, calls get STORE_BUSY in time', async () => {
     await untilTaken('locked');
     await admin.query('begin');
     await admin.query('lock table sendbatch.message in access exclusive mode');
@@ -116,7 +117,7 @@ describe('a database that has no room, no time or no lock to give', () => {
     await assertWellAgain('locked');
   });
 
-  test('statements that take too long', async () => {
+  test('statements that exceed the statement timeout are STORE_BUSY in time', async () => {
     await untilTaken('slow');
     await admin.query(
       `create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(60); return new; end'`,
@@ -126,14 +127,14 @@ describe('a database that has no room, no time or no lock to give', () => {
     const { result, ms } = await timed(client.send({ messages: [draftTo('slow', '1')] }));
     assertBusy(result);
     assert.ok(ms < requestTimeoutMs, `${ms} ms`);
-    // Reading does not wait for those who write.
+    // Reads do not wait for writers.
     const read = async () => (await fetch(`${service.url}/v1/channels/2/slow/messages`)).status;
     await until('reading goes on', async () => (await read()) === 200);
     await admin.query('drop trigger slow on sendbatch.message');
     await assertWellAgain('slow');
   });
 
-  test('more that wait for a connection than are served in good time: the next is told at once', async () => {
+  test('when more calls wait for a connection than can be served in time, the next call is refused at once', async () => {
     const db = openDatabase({
       connection: { url },
       poolSize: 1,

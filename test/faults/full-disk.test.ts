@@ -12,7 +12,7 @@ import { mountSmallDisk, type SmallDisk } from '../support/small-disk.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 import { assertBusy, clientOf, draftTo, until, watch } from '../support/watch.ts';
 
-/** A disk, unmounted at the end of the test; undefined when the test was skipped. */
+/** A disk that is unmounted at the end of the test; undefined when the test was skipped. */
 function diskFor(context: TestContext, megabytes: number): SmallDisk | undefined {
   const disk = mountSmallDisk(megabytes);
   if (typeof disk === 'string') {
@@ -24,10 +24,10 @@ function diskFor(context: TestContext, megabytes: number): SmallDisk | undefined
 }
 
 const large = (channelId: string, key: string) => ({ ...draftTo(channelId, key), payload: noise() });
-/** 60 KB that do not pack. */
+/** 60 KB that do not compress. */
 const noise = () => Buffer.from(Array.from({ length: 60_000 }, () => Math.floor(Math.random() * 256)));
 
-/** Sends until a send is refused; the keys of those that were taken. */
+/** Sends until a send is refused; returns the keys of the accepted messages. */
 async function sendUntilBusy(client: ProtocolClient, channelId: string, many: number): Promise<string[]> {
   const taken: string[] = [];
   for (let round = 0; round < 200; round++) {
@@ -44,10 +44,10 @@ async function sendUntilBusy(client: ProtocolClient, channelId: string, many: nu
 }
 
 describe('a full disk', () => {
-  test('of the tables is STORE_BUSY, reading goes on, and sending too when there is room again', async (context) => {
+  test('when the disk of the tables is full, sends get STORE_BUSY, reads go on, and sends go on once there is room', async (context) => {
     const disk = diskFor(context, 16);
     if (disk === undefined) return;
-    // What was refused stays in the way: a vacuum at the wrong moment would make room.
+    // Dead rows must keep their space: a vacuum during the test would free some.
     const cluster = await startCluster({ durable: true, settings: { autovacuum: 'off' } });
     const url = cluster.url('sendbatch');
     const settings = { databaseUrl: url, sweepIntervalMs: 200 };
@@ -84,7 +84,7 @@ describe('a full disk', () => {
     }
   });
 
-  test('of the write-ahead log ends PostgreSQL: STORE_BUSY until it is back with room, and nothing that was taken is lost', async (context) => {
+  test('when the disk of the WAL is full, PostgreSQL ends, sends get STORE_BUSY until it is back, and no acknowledged message is lost', async (context) => {
     const disk = diskFor(context, 64);
     if (disk === undefined) return;
     const walSettings = { max_wal_size: '48MB', min_wal_size: '32MB' };
@@ -92,7 +92,7 @@ describe('a full disk', () => {
     const { dataDir } = cluster;
     const url = cluster.url('sendbatch');
     const start = () => startEmbedded({ dataDir, explicit: true, log: quietLog, settings: walSettings });
-    // The log moves to the small disk, as it has a disk of its own in many places.
+    // Moves the WAL to the small disk, as deployments with a separate WAL disk do.
     process.kill(cluster.pid, 'SIGINT');
     await until('the server is gone', () => !existsSync(`/proc/${cluster.pid}`));
     const wal = join(dataDir, 'postgres', 'pg_wal');
@@ -114,7 +114,8 @@ describe('a full disk', () => {
       const last = large('full-log', 'not now');
       assertBusy(await clientOf(service, 'JSON route').send({ messages: [last] }));
       disk.free();
-      // It comes back by itself when there was room soon enough; when its recovery found none, it has ended.
+      // PostgreSQL recovers by itself if there was room in time; if its recovery found none, it has
+      // ended.
       await until('it is taken', async () => {
         if (!existsSync(`/proc/${pid}`)) ({ pid } = await start());
         return /^(ok|again)$/.test(said(await client.send({ messages: [last] })));

@@ -14,7 +14,7 @@ import { until } from '../support/watch.ts';
 const yearMs = 400 * 86_400_000;
 const payload = Buffer.from('x').toString('base64');
 
-/** What every table of ours has. */
+/** The rows of every table of the schema. */
 async function rowsOf(url: string): Promise<Record<string, number>> {
   const tables = await query(
     url,
@@ -29,7 +29,7 @@ async function rowsOf(url: string): Promise<Record<string, number>> {
   );
 }
 
-/** Lets time pass for all that is stored: every column that holds a time goes back by as much. */
+/** Lets time pass for everything stored: moves every time column back by the same amount. */
 async function pass(url: string, ms: number): Promise<void> {
   const columns = await query(
     url,
@@ -41,7 +41,7 @@ async function pass(url: string, ms: number): Promise<void> {
     await query(url, `update sendbatch.${table} set ${column} = ${column} - ${ms} where ${column} > ${ms}`);
 }
 
-test('every table returns to what is kept on purpose when the time of every kind of traffic is over', async () => {
+test('every table returns to what is kept on purpose after the data of every kind of traffic has expired', async () => {
   const service = await startService({
     sweepIntervalMs: 100,
     retention: [
@@ -54,7 +54,7 @@ test('every table returns to what is kept on purpose when the time of every kind
   const url = service.databaseUrl;
   const good = await startReceiver();
   const bad = await startReceiver();
-  // Its first delivery is parked.
+  // Parks its first delivery.
   bad.answer = (response) => response.writeHead(bad.received.length === 1 ? 500 : 200).end();
   try {
     const json = jsonCaller(service.url);
@@ -69,7 +69,7 @@ test('every table returns to what is kept on purpose when the time of every kind
         messages.map((each) => ({ from_uid: 'u1', payload, ...each })),
       );
 
-    // What stays: who there is, and messages of a type that has no retention.
+    // Stays: users, and messages of a type without retention.
     await post('/v1/webhooks', { name: 'good', url: good.url });
     await post('/v1/webhooks', { name: 'bad', url: bad.url });
     await post('/channel', { channel_id: 'group', channel_type: 2, subscribers: ['u1', 'u2'] });
@@ -78,7 +78,7 @@ test('every table returns to what is kept on purpose when the time of every kind
     await send([{ channel_id: 'group', channel_type: 2, header: { sync_once: 1 }, expire: 60 }]);
     await post('/v1/users/u2/conversations:read', { channel_id: 'group', channel_type: 2, read_seq: 0 });
 
-    // What goes.
+    // Expires.
     for (let round = 0; round < 20; round++) {
       await send([
         { channel_id: 'group', channel_type: 2, client_msg_no: `g${round % 10}` },
@@ -114,7 +114,7 @@ test('every table returns to what is kept on purpose when the time of every kind
     const later = await batches.submitBatch({ messages, sendAt: timestampFromMs(Date.now() + 3600_000) });
     await batches.cancelBatch({ batchId: later.batch?.batchId ?? '' });
     for await (const _ of batches.watchBatch({ batchId: sent }));
-    // A submission whose caller has gone away with its instance.
+    // A submission whose caller disconnected when its instance ended.
     await query(
       url,
       `insert into sendbatch.batch (batch_id, created_at, received_at, turns_taken, priority, message_count, state, caller_id, caller, name, request_id, content_hash, templates)
@@ -132,7 +132,7 @@ test('every table returns to what is kept on purpose when the time of every kind
     await pass(url, yearMs);
     const expected = {
       message: 1,
-      // group and its commands, kept, u1@u2.
+      // Kept: the group and its commands, u1@u2.
       channel: 4,
       channel_head: 4,
       channel_info: 1,

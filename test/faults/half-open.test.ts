@@ -7,16 +7,19 @@ import { assertSound, readAll } from '../support/verify.ts';
 import { assertBusy, clientOf, draftTo, timed, type Watch, watch } from '../support/watch.ts';
 
 const statementTimeoutMs = 500;
-/** Of it half is for tries: the statement's time, as much again for its answer, and once more for a second connection; the rest is for a machine that stands still. */
+/**
+ * Half of it is for attempts: the statement's timeout, as long again for its answer, and once more
+ * for a second connection. The rest covers a stalled machine.
+ */
 const requestTimeoutMs = 12_000;
 
-describe('a way to the database that goes bad without a word', () => {
+describe('database connections that fail silently', () => {
   let direct: TestService;
   let proxy: FaultProxy;
   let service: TestService;
   let watching: Watch;
   before(async () => {
-    // Its sweeper rests for a minute: what is swept is swept through the proxy.
+    // This instance sweeps once a minute, so the other one does the sweeping through the proxy.
     direct = await startService();
     proxy = await openFaultProxy(direct.databaseUrl);
     service = await startService({
@@ -44,7 +47,7 @@ describe('a way to the database that goes bad without a word', () => {
     ['a long way: 100 ms each way', () => proxy.delay(100)],
   ];
   for (const [what, begin] of hidden) {
-    test(`${what}: the caller waits, and sees a plain success`, async () => {
+    test(`${what}: the caller waits and gets a plain success`, async () => {
       for (const name of ['gRPC, grpc-js', 'JSON route']) {
         const channel = `${what} ${name}`;
         const client = clientOf(service, name);
@@ -74,7 +77,7 @@ describe('a way to the database that goes bad without a word', () => {
     ],
   ];
   for (const [what, begin, mayBeStored] of said503) {
-    test(`${what} is STORE_BUSY before the deadline, and well again without a restart`, async () => {
+    test(`${what} is STORE_BUSY before the deadline, and the service recovers without a restart`, async () => {
       const grpc = clientOf(service, 'gRPC, grpc-js');
       const json = clientOf(service, 'JSON route');
       assert.equal(said(await grpc.send({ messages: [draftTo(what, '0')] })), 'ok');
@@ -102,7 +105,7 @@ describe('a way to the database that goes bad without a word', () => {
     });
   }
 
-  test('a stop is not held up by a server that says nothing', async () => {
+  test('a server that does not answer does not delay a stop', async () => {
     const stopping = await startService({ databaseUrl: proxy.url, statementTimeoutMs, shutdownGraceMs: 500 });
     await clientOf(stopping, 'JSON route').send({ messages: [draftTo('stopping', '1')] });
     proxy.stall('both');

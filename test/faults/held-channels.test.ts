@@ -13,7 +13,7 @@ import { startService, type TestService } from '../support/service.ts';
 import { assertSound, query, readAll } from '../support/verify.ts';
 import { clientOf, draftTo, until } from '../support/watch.ts';
 
-/** More than a lane waits for a head, so that the two can be told apart. */
+/** Longer than a lane waits for a head, so that the two can be told apart. */
 const lockTimeoutMs = 1500;
 
 for (const lanes of [1, 0]) {
@@ -53,7 +53,7 @@ for (const lanes of [1, 0]) {
     const lockTimeouts = async () =>
       sumOf(await scrape(service.url), 'sendbatch_commit_retries_total', { reason: 'lock_timeout' });
 
-    test('the others of its lane wait for it once, and go on while its own messages wait', async () => {
+    test('other channels in the lane of a held channel wait for it once, then go on while its messages wait', async () => {
       const before = await lockTimeouts();
       await hold('held');
       let answered = 0;
@@ -71,7 +71,7 @@ for (const lanes of [1, 0]) {
       assert.ok((await lockTimeouts()) - before <= 3, 'each sender finds out at most once');
     });
 
-    test('a BEST_EFFORT batch stores the messages of the other channels, and only the held one’s are STORE_BUSY', async () => {
+    test('a BEST_EFFORT batch with a held channel stores the other channels, and only its own messages are STORE_BUSY', async () => {
       await hold('held');
       const messages = [draftTo('free', 'm1'), draftTo('held', 'm2'), draftTo('other', 'm3'), draftTo('held', 'm4')];
       const first = await client.send({ messages });
@@ -82,7 +82,7 @@ for (const lanes of [1, 0]) {
       await until('all are stored', async () => said(await client.send({ messages })) === 'again again again again');
     });
 
-    test('an ATOMIC batch with it is refused whole after LOCK_TIMEOUT, and nothing of it is stored', async () => {
+    test('an ATOMIC batch with a held channel is refused as a whole after LOCK_TIMEOUT, and nothing of it is stored', async () => {
       await hold('held');
       const messages = [draftTo('free', 'a1'), draftTo('held', 'a2')];
       assert.equal(said(await client.send({ messages, mode: SendMode.ATOMIC })), 'call: STORE_BUSY');
@@ -92,7 +92,7 @@ for (const lanes of [1, 0]) {
       assert.equal(said(await client.send({ messages, mode: SendMode.ATOMIC })), 'ok ok');
     });
 
-    test('the metric of the longest lock wait counts a channel that is gone around', async () => {
+    test('the metric of the longest lock wait counts a held channel that its lane skips', async () => {
       await hold('held');
       const sending = client.send({ messages: [draftTo('held', 'metric')] });
       await until('it has waited for more than a lane waits', async () => {
@@ -100,11 +100,11 @@ for (const lanes of [1, 0]) {
         return seconds > 0.6;
       });
       await holder.query('rollback');
-      // On a machine that stands still its LOCK_TIMEOUT may have passed.
+      // On a stalled machine its LOCK_TIMEOUT may have passed.
       assert.match(said(await sending), /^(ok|STORE_BUSY|call: STORE_BUSY)$/);
     });
 
-    test('messages with no_persist that cannot be handed on are refused alone, and what is stored says so', async () => {
+    test('a no_persist message that cannot be published is refused alone, and the results name the stored ones', async () => {
       const live = { ...draftTo('free', 'live'), header: { noPersist: 1 } };
       await holder.query('begin');
       await holder.query('lock table sendbatch.live_message in access exclusive mode');
@@ -121,7 +121,7 @@ for (const lanes of [1, 0]) {
   });
 }
 
-test('an instance that stands still inside a transaction loses it, and its locks, after two seconds', async () => {
+test('an instance that stalls inside a transaction loses it and its locks after two seconds', async () => {
   const service = await startService();
   const client = clientOf(service, 'Connect, binary');
   await client.send({ messages: [draftTo('held', '0')] });
@@ -140,7 +140,8 @@ test('an instance that stands still inside a transaction loses it, and its locks
   );
   standing.catch(() => {});
   await locked;
-  // The service's own LOCK_TIMEOUT is a minute here: only the end of the other transaction lets it through sooner.
+  // The service's LOCK_TIMEOUT is one minute here: only the end of the other transaction lets the
+  // send through earlier.
   assert.equal(said(await client.send({ messages: [draftTo('held', '1')] })), 'ok');
   reject(new Error('goes on'));
   await assert.rejects(standing);
@@ -149,7 +150,7 @@ test('an instance that stands still inside a transaction loses it, and its locks
   await service.stop();
 });
 
-test('whatever is held for however long, what is acknowledged is stored once, dense and in order', async (context) => {
+test('however long channels are held, acknowledged messages are stored once, without gaps and in order', async (context) => {
   const seed = seedOf(context);
   const first = await startService({ lanes: 2, lockTimeoutMs: 300 });
   const second = await startService({ lanes: 2, lockTimeoutMs: 300, databaseUrl: first.databaseUrl });

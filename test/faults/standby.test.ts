@@ -5,7 +5,7 @@ import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { type ServiceProcess, spawnService } from '../support/process.ts';
 import { until } from '../support/watch.ts';
 
-describe('a service whose connections met a standby', () => {
+describe('a service whose connections reached a standby', () => {
   let database: TestDatabase;
   let service: ServiceProcess;
   before(async () => {
@@ -20,7 +20,7 @@ describe('a service whose connections met a standby', () => {
   const ask = async (text: string) => {
     const client = new pg.Client({
       connectionString: database.url,
-      // The service's sessions are those of a standby; the test's own may write.
+      // The service's sessions are on a standby; the test's own can write.
       options: '-c default_transaction_read_only=off',
     });
     await client.connect();
@@ -30,7 +30,7 @@ describe('a service whose connections met a standby', () => {
       await client.end();
     }
   };
-  /** Sessions that are opened from now on are those of a standby, or of a primary; the open ones stay as they are. */
+  /** Opens new sessions on a standby or on a primary; open sessions stay as they are. */
   const failOver = async (readOnly: boolean) => {
     const name = new URL(database.url).pathname.slice(1);
     await ask(
@@ -60,7 +60,7 @@ describe('a service whose connections met a standby', () => {
     return { status: answer.status, text: await answer.text() };
   };
 
-  test('is not ready while they last, and writes again by itself when the server does', async () => {
+  test('a service connected to a standby is not ready, and writes again by itself once the server can', async () => {
     assert.equal(await send(), 200);
     await failOver(true);
     await endSessions();
@@ -69,7 +69,7 @@ describe('a service whose connections met a standby', () => {
     for (const status of await Promise.all(Array.from({ length: 20 }, () => send()))) assert.equal(status, 503);
 
     await failOver(false);
-    // No session is ended here: the service itself leaves those of the standby.
+    // The test ends no session here: the service itself leaves the standby's sessions.
     await until('it is ready', async () => (await ready()).status === 200);
     await until('it writes', async () => (await send()) === 200);
     for (let call = 0; call < 10; call++) assert.equal(await send(`g${call}`), 200);
@@ -85,7 +85,7 @@ describe('a service whose connections met a standby', () => {
     });
   });
 
-  test('has said so in a few short lines', () => {
+  test('a service connected to a standby logs it in a few short lines', () => {
     const lines = service
       .output()
       .split('\n')

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { startService } from '../support/service.ts';
 import { until } from '../support/watch.ts';
 
-test('a stop ends while the connection for LISTEN is still being made', { timeout: 120_000 }, async (context) => {
+test('a stop ends while the connection for LISTEN is still being opened', { timeout: 120_000 }, async (context) => {
   const reached = Promise.withResolvers<net.Socket>();
   const server = net.createServer({ pauseOnConnect: true }, (socket) => {
     socket.on('error', () => {});
@@ -17,7 +17,7 @@ test('a stop ends while the connection for LISTEN is still being made', { timeou
   context.after(() => server.close());
 
   const stopped = service.stop();
-  // Only now it gets to PostgreSQL; the database of the URL is another one, which matters to nobody.
+  // It reaches PostgreSQL only now. The URL's database differs, which does not matter here.
   const upstream = net.connect(`${target.searchParams.get('host')}/.s.PGSQL.5432`);
   upstream.on('error', () => client.destroy());
   client.pipe(upstream).pipe(client);

@@ -43,10 +43,10 @@ describe('a commit whose answer is lost', () => {
       ['by itself', []],
       ['with a condition', [{ channelType: ChannelType.GROUP, channelId: `${when} with a condition`, lastSeq: 1n }]],
     ] as const) {
-      test(`${when} it was made is found out inside, ${manner}: the caller sees a plain success`, async () => {
+      test(`a connection lost ${when} the commit of a batch sent ${manner} is resolved inside the service, and the caller gets a plain success`, async () => {
         const client = clientOf(service, 'Connect, binary');
         const channelId = `${when} ${manner}`;
-        // The channel is made first: its own insert is a statement that commits by itself.
+        // Creates the channel first: its own insert is an autocommit statement.
         await client.send({ messages: [draft(channelId, '0')] });
         const { cuts } = proxy;
         proxy.cutNextCommit(when);
@@ -69,7 +69,7 @@ describe('a commit whose answer is lost', () => {
   }
 });
 
-describe('a database that is away', () => {
+describe('a database that is unreachable', () => {
   let cluster: TestCluster;
   let service: TestService;
   before(async () => {
@@ -81,7 +81,7 @@ describe('a database that is away', () => {
     await cluster.stop();
   });
 
-  test('is STORE_BUSY with a time to wait, over gRPC and JSON, for sends and reads, and well again when it is back', async () => {
+  test('an unreachable database is STORE_BUSY with a retry delay over gRPC and JSON, for sends and reads, until it is back', async () => {
     const grpc = clientOf(service, 'gRPC, grpc-js');
     const json = clientOf(service, 'JSON route');
     assert.ok('results' in (await grpc.send({ messages: [draft('a', '1')] })));
@@ -119,7 +119,7 @@ describe('a database that is away', () => {
   });
 });
 
-describe('locks that others hold', () => {
+describe('locks held by other sessions', () => {
   let service: TestService;
   let client: ProtocolClient;
   let other: pg.Client;
@@ -139,7 +139,7 @@ describe('locks that others hold', () => {
       [channelId],
     );
 
-  test('longer than the lock time-out are STORE_BUSY, and other channels go on', async () => {
+  test('locks held longer than the lock timeout are STORE_BUSY, and other channels go on', async () => {
     await client.send({ messages: [draft('held', '1'), draft('free', '1')] });
     await other.query('begin');
     await lock('held');
@@ -155,16 +155,16 @@ describe('locks that others hold', () => {
     assert.equal('results' in held && held.results[0]?.messageSeq, 2);
   });
 
-  test('that make a deadlock are waited out inside', async () => {
+  test('a deadlock is retried inside the service', async () => {
     const patient = await startService({ databaseUrl: service.databaseUrl, lockTimeoutMs: 25_000 });
     const patientClient = clientOf(patient, 'Connect, JSON');
     await patientClient.send({ messages: [draft('first', '1'), draft('second', '1')] });
     await other.query('begin');
     await lock('second');
     const sending = patientClient.send({ messages: [draft('first', '2'), draft('second', '2')] });
-    // Until the send holds the first head and waits for the second.
+    // Waits until the send holds the first head and waits for the second.
     await untilOneWaitsFor(other);
-    // One of the two is chosen by PostgreSQL to fail; the send must come out well either way.
+    // PostgreSQL chooses one of the two to fail; the send must succeed either way.
     await lock('first').catch((error: { code?: string }) => assert.equal(error.code, '40P01'));
     await other.query('rollback');
     const answer = await sending;

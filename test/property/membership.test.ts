@@ -8,7 +8,7 @@ import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 
-/** What a change makes of a uid in a channel, and when it was asked for and answered. */
+/** What a change did to a uid in a channel, and when it was requested and answered. */
 interface State {
   readonly says: string;
   readonly asked: number;
@@ -34,12 +34,12 @@ for (const lanes of [4, 0]) {
       await first.stop();
     });
 
-    test('no send is stored that the committed state forbade, and none refused that it allowed', async (context) => {
+    test(`no send is stored that the committed members forbade, and none is refused that they allowed, with ${lanes} lanes`, async (context) => {
       const random = randomOf(seedOf(context));
       const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.length)] as T;
       const calls = [jsonCaller(first.url), jsonCaller(second.url)];
       for (const id of channels) await calls[0]?.post('/channel', { channel_id: id, channel_type: 2 });
-      /** One clock for all: asked and answered are ticks of it. */
+      /** One logical clock for all actors: requests and answers are its ticks. */
       let clock = 0;
       const states = new Map<string, State[]>();
       const at = (uid: string, id: string) => `${uid} ${id}`;
@@ -48,7 +48,7 @@ for (const lanes of [4, 0]) {
       let changing = true;
       const judged: { pair: string; says: string; asked: number; answered: number }[] = [];
 
-      // One actor a pair, so that its changes follow each other; all pairs at once.
+      // One actor per pair, so that its changes follow each other; all pairs run concurrently.
       const changes = [...states].map(async ([pair, history]) => {
         const [uid, id] = pair.split(' ') as [string, string];
         let member = false;
@@ -67,7 +67,7 @@ for (const lanes of [4, 0]) {
       const stored = new Set<string>();
       let sends = 0;
       const senders = clients.map(async (client) => {
-        // Bounded: the changes end after 25 steps each.
+        // Bounded: each actor makes 25 changes.
         while (changing) {
           const messages = Array.from({ length: 1 + Math.floor(random() * 4) }, () => ({
             channelId: pick(channels),
@@ -85,7 +85,8 @@ for (const lanes of [4, 0]) {
             const says = result.refused?.reason ?? 'ok';
             if (says === 'ok') stored.add(clientMsgNo);
             const pair = at(fromUid, channelId);
-            // A change that is asked for and not yet answered may be in force as well: judged when all are known.
+            // An unanswered change may be in force as well, so sends are judged once all answers
+            // are known.
             judged.push({ pair, says, asked, answered });
           }
         }

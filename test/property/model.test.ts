@@ -7,7 +7,10 @@ import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 
-/** A message of a run: few channels, senders, keys and contents, so that retries, twins and conflicts are frequent. */
+/**
+ * A message of a run: few channels, senders, keys and contents make retries, twins and conflicts
+ * frequent.
+ */
 interface Sent {
   readonly channel: number;
   readonly sender: number;
@@ -19,7 +22,7 @@ const sent = fc.record({
   channel: fc.nat({ max: 3 }),
   sender: fc.nat({ max: 1 }),
   key: fc.nat({ max: 12 }),
-  // Mostly the same content, so that most meetings are retries and some are conflicts.
+  // Mostly the same content: most repeats are retries and some are conflicts.
   content: fc.oneof({ weight: 5, arbitrary: fc.constant(0) }, { weight: 1, arbitrary: fc.constant(1) }),
 });
 const batch = fc.record({
@@ -27,10 +30,10 @@ const batch = fc.record({
   atomic: fc.boolean(),
   client: fc.nat({ max: 11 }),
 });
-/** Batches of a wave go out at once, waves one after the other. */
+/** The batches of a wave are sent concurrently; waves follow one another. */
 const waves = fc.array(fc.array(batch, { minLength: 1, maxLength: 6 }), { minLength: 1, maxLength: 5 });
 
-/** Two instances with group commit, and one of each kind, which meet in the database only. */
+/** Two instances with group commit, or one with and one without, which share only the database. */
 for (const lanes of [4, 0]) {
   describe(`any interleaving of batches, retries and refusals over two instances, ${lanes} and 4 lanes`, () => {
     let first: TestService;
@@ -48,7 +51,7 @@ for (const lanes of [4, 0]) {
       await first.stop();
     });
 
-    test('keeps every promise', async (context) => {
+    test(`any interleaving of batches, retries and refusals keeps every promise, ${lanes} and 4 lanes`, async (context) => {
       let run = 0;
       await fc.assert(
         fc.asyncProperty(waves, async (input) => {
@@ -87,7 +90,7 @@ for (const lanes of [4, 0]) {
           const identity = (message: Sent) =>
             `${name}-channel${message.channel} sender${message.sender} key${message.key}`;
           const stored = new Map(rows.map((row) => [`${row.channel} ${row.fromUid} ${row.key}`, row]));
-          // Every answer ever given for a message is its row; one of them, and only one, was not a duplicate.
+          // Every answer for a message names its row, and exactly one answer was not a duplicate.
           const fresh = new Map<string, number>();
           for (const { message, messageId, messageSeq, duplicate } of answers) {
             const row = stored.get(identity(message));

@@ -5,9 +5,9 @@ import { openClients, type ProtocolClient } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
 
-/** Two instances with group commit, and one of each kind, which meet in the database only. */
+/** Two instances with group commit, or one with and one without, which share only the database. */
 for (const lanes of [4, 0]) {
-  describe(`at the same moment, ${lanes} and 4 lanes`, () => {
+  describe(`concurrent calls over two instances, ${lanes} and 4 lanes`, () => {
     let first: TestService;
     let second: TestService;
     let clients: ProtocolClient[];
@@ -36,7 +36,7 @@ for (const lanes of [4, 0]) {
       return client;
     };
 
-    test('20 clients that send the same batch get one set of numbers', async () => {
+    test(`20 clients that send the same batch concurrently get the same numbers, ${lanes} and 4 lanes`, async () => {
       const messages = ['a', 'b', 'c'].flatMap((channel) =>
         ['1', '2', '3'].map((key) => message(`same-${channel}`, key)),
       );
@@ -56,7 +56,7 @@ for (const lanes of [4, 0]) {
       await assertSound(first.databaseUrl);
     });
 
-    test('batches over the same new channels in opposite orders all go through', async () => {
+    test(`concurrent batches over the same new channels in opposite orders all succeed, ${lanes} and 4 lanes`, async () => {
       const channels = Array.from({ length: 30 }, (_, index) => `opposite-${index}`);
       const answers = await Promise.all(
         Array.from({ length: 60 }, (_, index) => {
@@ -76,7 +76,7 @@ for (const lanes of [4, 0]) {
       await assertSound(first.databaseUrl);
     });
 
-    test('of conditions on one channel exactly one holds', async () => {
+    test(`of concurrent conditional sends to one channel exactly one succeeds, ${lanes} and 4 lanes`, async () => {
       const rpc = clients.filter((client) => client.name !== 'JSON route');
       const answers = await Promise.all(
         Array.from({ length: 12 }, (_, index) => {

@@ -15,7 +15,7 @@ const uids = ['u0', 'u1', 'u2', 'u3'];
 const groups = ['g0', 'g1', 'g2', 'g3', 'g4', 'g5'];
 const steps = 40;
 
-describe('streams beside senders and changes of members, two instances', () => {
+describe('subscriptions during sends and membership changes, two instances', () => {
   let services: TestService[];
   before(async () => {
     const first = await startService();
@@ -25,7 +25,7 @@ describe('streams beside senders and changes of members, two instances', () => {
     for (const each of services.toReversed()) await each.stop();
   });
 
-  test('no stream goes back: each message rises, and caught_up is never below what was sent', async (context) => {
+  test('no subscription moves backwards: sequences rise per channel, and caught_up is never below a delivered message', async (context) => {
     const random = randomOf(seedOf(context));
     const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.length)] as T;
     const url = services[0]?.databaseUrl ?? '';
@@ -37,7 +37,10 @@ describe('streams beside senders and changes of members, two instances', () => {
     let caughtUp = 0;
     let resumed = 0;
 
-    /** Follows until `isDone`, and now and then hangs up and resumes. Returns how far it came in each channel, and the messages that it got. */
+    /**
+     * Follows until `isDone`, and hangs up and resumes now and then. Returns its cursor per channel
+     * and the messages it received.
+     */
     async function read(
       service: TestService,
       request: { readonly uid: string; readonly allOfUid: boolean; readonly named: readonly string[] },
@@ -135,10 +138,10 @@ describe('streams beside senders and changes of members, two instances', () => {
           });
       }
     };
-    // From then on every message of a new channel reaches them.
+    // From here on every message of a new channel reaches them.
     await Promise.all(opened);
     await Promise.all(Array.from({ length: 4 }, act));
-    // A last message in each channel ends those that wait for one.
+    // A last message in each channel ends the readers that still wait.
     const rows = async () =>
       (await query(
         url,
