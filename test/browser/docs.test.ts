@@ -8,16 +8,16 @@ import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
 import { patienceMs } from '../support/watch.ts';
 
-describe('the page about the API', { skip: noBrowser }, () => {
+describe('the page about the API at /docs', { skip: noBrowser }, () => {
   let service: TestService;
   let strict: TestService;
   let browser: Browser;
-  /** What the pages complained about, and whom they talked to. */
+  /** The errors and warnings of the pages, and the origins that they requested. */
   const faults: string[] = [];
   const hosts = new Set<string>();
   before(async () => {
     service = await startService();
-    // Its own page calls it, whatever other origins are listed.
+    // The service's own page may call it, whatever other origins are listed.
     strict = await startService({
       databaseUrl: service.databaseUrl,
       asks: true,
@@ -43,10 +43,10 @@ describe('the page about the API', { skip: noBrowser }, () => {
     await page.waitForSelector('.opblock', { timeout: patienceMs }).catch(() => assert.fail(faults.join('\n')));
     return page;
   };
-  /** The paths of the operations that are shown; the page puts zero-width spaces where they may break. */
+  /** The paths of the shown operations; the page inserts zero-width spaces where they may break. */
   const pathsOn = async (page: Page) =>
     (await page.locator('.opblock-summary-path').allTextContents()).map((path) => path.replaceAll('\u200b', ''));
-  /** Opens an operation and presses Execute: the dialog that asks is shown. */
+  /** Opens an operation and presses Execute, which shows the confirmation dialog. */
   const ask = async (page: Page, id: string) => {
     const operation = page.locator(`#operations-${id}`);
     if ((await operation.locator('.execute').count()) === 0) await operation.locator('.opblock-summary').click();
@@ -54,7 +54,10 @@ describe('the page about the API', { skip: noBrowser }, () => {
     await page.locator('dialog').waitFor();
     return operation;
   };
-  /** Runs the first example of an operation, as a person would; the status and the body that the page shows. */
+  /**
+   * Runs the first example of an operation as a user would; returns the status and the body that
+   * the page shows.
+   */
   const execute = async (page: Page, id: string): Promise<{ status: string; body: string }> => {
     const operation = await ask(page, id);
     await page.locator('dialog button', { hasText: 'Send' }).click();
@@ -66,7 +69,7 @@ describe('the page about the API', { skip: noBrowser }, () => {
     };
   };
 
-  test('lists every operation, and sends the first example of a batch', async () => {
+  test('the docs page lists every operation and sends the first example of a batch', async () => {
     const page = await open(service.url);
     assert.equal(page.url(), `${service.url}/docs`);
     const document = (await (await fetch(`${service.url}/openapi.json`)).json()) as { paths: Record<string, object> };
@@ -80,14 +83,14 @@ describe('the page about the API', { skip: noBrowser }, () => {
     await page.close();
   });
 
-  test('with a credential where one is asked for', async () => {
+  test('the docs page sends a credential when the service requires one', async () => {
     const db = openStore(service.databaseUrl);
     const { key } = await createKeys(db).create({ name: 'a person', scopes: ['read'] });
     await db.destroy();
     const page = await open(`${strict.url}/docs`);
     const before = faults.length;
     assert.equal((await execute(page, 'MessageService-GetServerInfo')).status, '401');
-    // The browser's own line about the status.
+    // The browser's own console line about the status.
     faults.splice(before);
     await page.locator('.btn.authorize').click();
     const scheme = page.locator('.auth-container').filter({ hasText: 'bearer' });
@@ -101,7 +104,7 @@ describe('the page about the API', { skip: noBrowser }, () => {
     await page.close();
   });
 
-  test('asks before it sends: the dialog names method, URL and purpose, and Cancel sends nothing', async () => {
+  test('the docs page asks before it sends: the dialog names method, URL and purpose, and Cancel sends nothing', async () => {
     const page = await open(`${service.url}/docs`);
     const calls: string[] = [];
     page.on('request', (request) => request.method() === 'POST' && calls.push(new URL(request.url()).pathname));
@@ -126,7 +129,7 @@ describe('the page about the API', { skip: noBrowser }, () => {
     await page.close();
   });
 
-  test('the search finds operations by path, summary, method and service', async () => {
+  test('the search of the docs page finds operations by path, summary, method and service', async () => {
     const page = await open(`${service.url}/docs`);
     const all = await page.locator('.opblock').count();
     const search = async (phrase: string) => {
@@ -153,7 +156,7 @@ describe('the page about the API', { skip: noBrowser }, () => {
     [400, 700],
   ] as const)
     for (const colorScheme of ['light', 'dark'] as const)
-      test(`at ${width} px, ${colorScheme}: the first route is on the first screen, nothing overflows, text is readable`, async () => {
+      test(`the docs page at ${width} px, ${colorScheme}: the first route is on the first screen, nothing overflows, text is readable`, async () => {
         const page = await open(`${service.url}/docs`, { viewport: { width, height }, colorScheme });
         const first = page.locator('.opblock').first();
         assert.equal((await pathsOn(page))[0], '/message/sendbatch');
@@ -168,13 +171,16 @@ describe('the page about the API', { skip: noBrowser }, () => {
         await page.close();
       });
 
-  test('complains about nothing, and talks to this service alone', () => {
+  test('the docs page logs no error or warning and requests this service only', () => {
     assert.deepEqual(faults, []);
     assert.deepEqual([...hosts].sort(), [new URL(service.url).host, new URL(strict.url).host].sort());
   });
 });
 
-/** Runs in the page: the texts that stand out from what is behind them by less than a ratio (WCAG), with that ratio. */
+/**
+ * Runs in the page: texts whose contrast with their background is below a ratio (WCAG), with their
+ * ratio.
+ */
 const contrastsBelow = `(least) => {
   const rgba = (color) => {
     const [r, g, b, a = 1] = color.match(/[0-9.]+/g).map(Number);

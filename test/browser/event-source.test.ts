@@ -8,8 +8,8 @@ import { startService, type TestService } from '../support/service.ts';
 
 const payload = Buffer.from('x').toString('base64');
 
-describe('EventSource of a browser', { skip: noBrowser }, () => {
-  /** Has the database. */
+describe('the browser’s EventSource', { skip: noBrowser }, () => {
+  /** Owns the database. */
   let keeper: TestService;
   let proxy: FaultProxy;
   let service: TestService;
@@ -30,7 +30,7 @@ describe('EventSource of a browser', { skip: noBrowser }, () => {
     await keeper.stop();
   });
 
-  test('comes back by itself after it was refused while the database was away', async () => {
+  test('an EventSource that was refused while the database was down reconnects by itself', async () => {
     const send = async () => {
       const message = { channel_id: 'away', channel_type: 2, from_uid: 'u1', payload };
       assert.equal((await jsonCaller(keeper.url).post('/message/send', message)).status, 200);
@@ -43,7 +43,8 @@ describe('EventSource of a browser', { skip: noBrowser }, () => {
       const seen: string[] = [];
       Object.assign(globalThis, { source, seen });
       source.addEventListener('message', (event) => seen.push(event.lastEventId));
-      // The event named so carries the reason; the browser's own, when the stream ends, carries nothing.
+      // The event with this name carries the reason; the browser's own error event, at the end of
+      // the stream, has no data.
       return await new Promise((resolve) =>
         source.addEventListener('error', (event) => 'data' in event && resolve(event.data)),
       );

@@ -12,7 +12,7 @@ import { patienceMs } from '../support/watch.ts';
 const path = '/examples/browser-connect-web/';
 
 describe('examples/browser-connect-web', { skip: noBrowser }, () => {
-  /** Has the database, while the other one restarts. */
+  /** Owns the database while the other instance restarts. */
   let keeper: TestService;
   let service: TestService;
   let pages: PageServer;
@@ -32,7 +32,7 @@ describe('examples/browser-connect-web', { skip: noBrowser }, () => {
     await keeper.stop();
   });
 
-  test('the page sends, shows messages as they arrive, and follows across a restart of the service', async () => {
+  test('the browser example sends, shows messages as they arrive, and keeps following across a restart of the service', async () => {
     const page = await browser.newPage();
     page.setDefaultTimeout(patienceMs);
     const errors: string[] = [];

@@ -12,7 +12,10 @@ import { startService, type TestService } from '../support/service.ts';
 
 const root = join(import.meta.dirname, '../..');
 
-/** What the page does: the client over Connect-Web, and EventSource, both from another origin than the service's. */
+/**
+ * The page's work: the client over Connect-Web, and EventSource, both from another origin than the
+ * service's.
+ */
 const script = `
   import { ChannelType, createSendbatch, reasonOf } from 'sendbatch/client';
   import { createConnectTransport, createGrpcWebTransport } from '@connectrpc/connect-web';
@@ -48,13 +51,13 @@ const script = `
   window.ready = true;`;
 
 describe('a page of another origin', { skip: noBrowser }, () => {
-  /** Has the database, for as long as the other one comes and goes. */
+  /** Owns the database while the other instance stops and starts. */
   let keeper: TestService;
   let service: TestService;
   let pages: PageServer;
   let browser: Browser;
   let dist: string;
-  /** What the pages complained about. */
+  /** The errors and warnings of the pages. */
   const faults: string[] = [];
   before(async () => {
     keeper = await startService();
@@ -87,7 +90,7 @@ describe('a page of another origin', { skip: noBrowser }, () => {
     return page;
   };
 
-  test('sends, reads refusals and follows with Connect-Web and its default options, over Connect and gRPC-Web', async () => {
+  test('a page of another origin sends, reads refusals and follows with Connect-Web defaults over Connect and gRPC-Web', async () => {
     const page = await open();
     const each = {
       sent: [1, 2, 3],
@@ -102,7 +105,7 @@ describe('a page of another origin', { skip: noBrowser }, () => {
     await page.close();
   });
 
-  test('follows with EventSource, which resumes by itself when the connection is cut', async () => {
+  test('a page of another origin follows with EventSource, which resumes by itself when the connection is cut', async () => {
     const call = jsonCaller(service.url);
     const send = () =>
       call.post('/message/send', { channel_id: 'page-events', channel_type: 2, from_uid: 'system', payload: 'SGk=' });

@@ -14,10 +14,10 @@ import { assertSound, query, readAll } from '../support/verify.ts';
 
 const messages = 50_000;
 const channels = 40;
-/** A killed worker holds the batch for about 4 s; nothing here waits longer than a few of those. */
+/** A killed worker holds the batch for about 4 s; no wait here is longer than a few of those. */
 const patienceMs = 90_000;
 
-describe('kill -9 in the middle of a batch in the background', () => {
+describe('kill -9 in the middle of a submitted batch', () => {
   let cluster: TestCluster;
   const services: ServiceProcess[] = [];
   const spawn = () => spawnService({ DATABASE_URL: cluster.url('sendbatch'), BATCH_CONCURRENCY: '1' });
@@ -34,8 +34,8 @@ describe('kill -9 in the middle of a batch in the background', () => {
     createClient(BatchService, createConnectTransport({ baseUrl: url, httpVersion: '1.1' }));
 
   /**
-   * As if the 10 s had passed after which a turn without a heartbeat goes to another worker.
-   * A turn that is alive may be repeated for it too.
+   * Lets 10 s pass, after which a slot without a heartbeat goes to another worker.
+   * A slot that is alive may be taken over too.
    */
   const endHeartbeats = () =>
     query(
@@ -44,7 +44,7 @@ describe('kill -9 in the middle of a batch in the background', () => {
        where state = 'active' and heartbeat_seconds is not null`,
     );
 
-  /** Asks whoever answers. */
+  /** Asks whichever instance answers. */
   async function batchNow(batchId: string): Promise<Batch> {
     const deadline = Date.now() + patienceMs;
     for (let attempt = 0; Date.now() < deadline; attempt++) {
@@ -58,7 +58,7 @@ describe('kill -9 in the middle of a batch in the background', () => {
     throw new Error('no instance answered');
   }
 
-  test('of workers and of PostgreSQL: each message once and in order, the results complete', async (context) => {
+  test('a submitted batch survives kill -9 of workers and of PostgreSQL: each message once and in order, the results complete', async (context) => {
     const random = randomOf(seedOf(context));
     const [first] = services as [ServiceProcess, ServiceProcess];
     const drafts = Array.from({ length: messages }, (_, index) => ({
@@ -70,14 +70,14 @@ describe('kill -9 in the middle of a batch in the background', () => {
     const { batch } = await clientOf(first).submitBatch({ messages: drafts, requestId: 'killed' });
     assert.ok(batch);
     const { batchId } = batch;
-    // Five kills, one of them PostgreSQL's, each after so many messages more.
+    // Five kills, one of PostgreSQL, each after a number of further messages.
     const kills = Array.from({ length: 5 }, (_, index) => ({
       after: Math.floor(messages * ((index + random() * 0.8) / 6)),
       victim: index === 2 ? ('postgres' as const) : Math.floor(random() * services.length),
     }));
     let { pid } = cluster;
     let moved = { count: -1, at: 0 };
-    /** As it is now; fails when it has not moved for too long. */
+    /** The batch's current state; fails when it has not progressed for too long. */
     const look = async (): Promise<Batch> => {
       const now = await batchNow(batchId);
       if (now.acceptedCount > moved.count) moved = { count: now.acceptedCount, at: Date.now() };

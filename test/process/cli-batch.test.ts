@@ -8,7 +8,7 @@ import { runCommand } from '../support/process.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { readAll } from '../support/verify.ts';
 
-describe('batches on the command line', () => {
+describe('batch commands of the command line', () => {
   let service: TestService;
   let folder: string;
   before(async () => {
@@ -26,7 +26,7 @@ describe('batches on the command line', () => {
   };
   const last = (output: string) => JSON.parse(output.trim().split('\n').at(-1) ?? '');
 
-  test('a table with a template is submitted, watched, listed, and its results printed', async () => {
+  test('`batch submit` sends a table with a template; watch, list and results follow it', async () => {
     const table = file('people.csv', 'uid,name\nann,Ann\nbob,"Bob, the second"\n');
     const template = file('hello.liquid', 'Hello {{ name }}');
     const how = ['--template-file', template, '--from-uid', 'u1', '--channel-type', 'person'];
@@ -69,7 +69,7 @@ describe('batches on the command line', () => {
     assert.equal(results.output, '0\tpeople-1:0\t1\n1\tpeople-1:1\t1\n');
   });
 
-  test('refused messages are an exit code of their own, and are named; a scheduled one is cancelled', async () => {
+  test('refused messages of a batch are named and have an exit code of their own; a scheduled batch can be cancelled', async () => {
     const line = (more: object) => JSON.stringify({ from_uid: 'u1', channel_id: 'cli', channel_type: 2, ...more });
     const mixed = file(
       `${'é'.repeat(70)}.ndjson`,
@@ -78,7 +78,7 @@ describe('batches on the command line', () => {
     const watched = await run('submit', mixed, '--watch', '--json');
     assert.equal(watched.code, 2, watched.output);
     const { batchId, name } = last(watched.output);
-    // Of a long one as much as a batch takes, whole characters.
+    // Of a long name, as many whole characters as a batch name may have.
     assert.equal(name, 'é'.repeat(64));
     assert.match(
       (await run('results', batchId, '--refused')).output,
@@ -106,7 +106,7 @@ describe('batches on the command line', () => {
     assert.equal((await run('watch', scheduled.batchId)).code, 2);
   });
 
-  test('what was refused is sent by retry, alone; the same file is one batch until --again', async () => {
+  test('`batch retry` sends only the refused messages; the same file is one batch until --again', async () => {
     const json = jsonCaller(service.url);
     const closed = { channel_type: 2, channel_id: 'cli-shut' };
     assert.equal((await json.post('/channel', { ...closed, disband: 1 })).status, 200);
@@ -134,7 +134,7 @@ describe('batches on the command line', () => {
     assert.equal(anew.acceptedCount, 2);
   });
 
-  test('a time is taken by a clock that is named, and said back by both; a column of times is taken', async () => {
+  test('a scheduled time needs a time zone and is printed in both; a column of times is accepted', async () => {
     const line = JSON.stringify({ from_uid: 'u1', channel_id: 'timed', channel_type: 2, payload: 'aGk=' });
     const path = file('timed.ndjson', line);
     const year = new Date().getUTCFullYear() + 1;
@@ -164,7 +164,7 @@ describe('batches on the command line', () => {
     await run('cancel', batchId);
   });
 
-  test('a file that is at fault is not submitted, and what is wrong is said in a line', async () => {
+  test('a malformed file is not submitted, and one line says what is wrong', async () => {
     const bad = file('bad.ndjson', '{"from_uid":"u1"}\nno json\n');
     const { code, output } = await run('submit', bad);
     assert.equal(code, 1);

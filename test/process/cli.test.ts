@@ -12,7 +12,7 @@ import { runCommand, runToEnd, spawnCommand } from '../support/process.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, query, readAll } from '../support/verify.ts';
 
-/** A command and those below it. */
+/** A command and its subcommands. */
 function* allOf(command: Command): Iterable<Command> {
   yield command;
   for (const each of command.commands) yield* allOf(each);
@@ -50,7 +50,7 @@ describe('the command line', () => {
   const rowsOf = async (channel: string) =>
     (await readAll(service.databaseUrl)).filter((row) => row.channel === channel);
 
-  test('send: all lines once, those that are none or refused in a report, and the exit code says so', async () => {
+  test('send stores every line once, reports malformed and refused lines, and says so in the exit code', async () => {
     const file = join(folder, 'mixed.ndjson');
     const lines = [
       ...Array.from({ length: 1200 }, (_, index) => lineOf('mixed', index)),
@@ -81,7 +81,7 @@ describe('the command line', () => {
     assert.ok(JSON.parse(readFileSync(`${file}.journal`, 'utf8')).finished);
   });
 
-  test('send, ended by a service that is not there, goes on under the same keys', async () => {
+  test('send that stopped because the service was down continues with the same keys', async () => {
     const file = join(folder, 'away.ndjson');
     writeFileSync(file, Array.from({ length: 10 }, (_, index) => lineOf('away', index)).join('\n'));
     const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
@@ -92,7 +92,7 @@ describe('the command line', () => {
     assert.equal((await rowsOf('away')).length, 10);
   });
 
-  test('send, killed in the middle: the next run goes on, and every line is stored once', async () => {
+  test('after a kill in the middle of send, the next run continues and every line is stored once', async () => {
     const file = join(folder, 'killed.ndjson');
     const total = 40_000;
     writeFileSync(file, Array.from({ length: total }, (_, index) => lineOf(`killed-${index % 50}`, index)).join('\n'));
@@ -109,7 +109,7 @@ describe('the command line', () => {
     await assertSound(service.databaseUrl);
   });
 
-  test('tail: what is stored, as text or JSON, from a cursor on', async () => {
+  test('tail prints stored messages as text or JSON, from a cursor on', async () => {
     const file = join(folder, 'tail.ndjson');
     writeFileSync(file, Array.from({ length: 3 }, (_, index) => lineOf('tailed', index)).join('\n'));
     assert.equal((await runCommand(env(), ['send', file])).code, 0);
@@ -119,7 +119,7 @@ describe('the command line', () => {
     assert.equal(JSON.parse(json.output).messageSeq, '1');
   });
 
-  test('tail: a reader that has had enough is a good end, Ctrl-C is an interruption', async () => {
+  test('tail exits with success when its reader closes the pipe, and as interrupted on Ctrl-C', async () => {
     const file = join(folder, 'piped.ndjson');
     writeFileSync(file, Array.from({ length: 3 }, (_, index) => lineOf('piped', index)).join('\n'));
     assert.equal((await runCommand(env(), ['send', file])).code, 0);
@@ -139,7 +139,7 @@ describe('the command line', () => {
     assert.equal(stopped.output(), stopped.stdout());
   });
 
-  test('a full disk behind stdout is an error in a line', { skip: !existsSync('/dev/full') }, () => {
+  test('a full disk behind stdout is an error of one line', { skip: !existsSync('/dev/full') }, () => {
     const full = openSync('/dev/full', 'w');
     const { status, stderr } = spawnSync(process.execPath, ['src/main.ts', 'config'], {
       stdio: ['ignore', full, 'pipe'],
@@ -150,7 +150,7 @@ describe('the command line', () => {
     assert.match(stderr, /^sendbatch: cannot write to standard output: ENOSPC.*\n$/);
   });
 
-  test('tail outlives a service that is away, and says that it waits; one that was never there it gives up', async () => {
+  test('tail waits for a service that goes down, and says so; it gives up on one that was never reachable', async () => {
     const first = await startService({ databaseUrl: service.databaseUrl });
     const at = { SENDBATCH_URL: first.url };
     const file = join(folder, 'outlived.ndjson');
@@ -172,7 +172,7 @@ describe('the command line', () => {
     await second.stop();
   });
 
-  test('channel: made, shown, its members and lists changed and paged, its messages printed, disbanded', async () => {
+  test('channel creates, shows and disbands a channel, changes and pages its members and lists, and prints its messages', async () => {
     const cli = async (...args: string[]) => {
       const { code, output } = await runCommand(env(), ['channel', ...args]);
       assert.equal(code, 0, output);
@@ -212,7 +212,7 @@ describe('the command line', () => {
     assert.equal(JSON.parse(await cli('info', '2', 'made', '--json')).disband, true);
   });
 
-  test('template: stored, listed, read, rendered, deleted', async () => {
+  test('template stores, lists, reads, renders and deletes templates', async () => {
     const cli = (args: string[], input?: string) =>
       input === undefined
         ? runCommand(env(), ['template', ...args])
@@ -232,7 +232,7 @@ describe('the command line', () => {
     assert.match((await cli(['get', 'greeting'])).output, /^sendbatch: .*TEMPLATE_NOT_FOUND/);
   });
 
-  test('help: every command has its own, with exit codes and examples; typos are answered with what was meant', async () => {
+  test('every command has its own help with exit codes and examples, and a typo is answered with the intended command', async () => {
     const commands = ['send', 'tail', 'channel', 'template', 'key', 'verify'];
     const [all, ...each] = await Promise.all(
       [[], ...commands.map((name) => [name])].map((name) => runToEnd({}, [...name, '--help'])),
@@ -271,7 +271,7 @@ describe('the command line', () => {
     assert.match(odd.output, /^sendbatch: SENDBATCH_URL: "localhost" is not a URL such as/);
   });
 
-  test('verify: what holds, and a fault by its name, with the exit code', async () => {
+  test('verify reports what holds, and a violation by its name, with the exit code', async () => {
     const own = await createDatabase();
     const database = { DATABASE_URL: own.url };
     const sound = await runCommand(database, ['verify']);
@@ -296,7 +296,7 @@ describe('the command line', () => {
     await own.drop();
   });
 
-  test('what cannot be followed says how it is written', async () => {
+  test('an argument that cannot be parsed is answered with its syntax', async () => {
     for (const args of [
       ['send'],
       ['send', '/nowhere'],
@@ -316,7 +316,7 @@ describe('the command line', () => {
     assert.equal(away.code, 1);
   });
 
-  test('keys: made, listed, revoked; the secret is shown once', async () => {
+  test('key creates, lists and revokes keys, and shows the secret once', async () => {
     const database = { DATABASE_URL: service.databaseUrl };
     const made = await runCommand(database, [
       'key',
@@ -335,7 +335,7 @@ describe('the command line', () => {
     assert.match(key, /^sb_/);
     const list = JSON.parse((await runCommand(database, ['key', 'list', '--json'])).output);
     assert.deepEqual([list[0].id, list[0].state, list[0].senders], [keyId, 'active', 'a,b']);
-    // A `_` may be in the secret too, and even its first character.
+    // The secret may contain a `_`, even as its first character.
     const secret = key.slice(`sb_${keyId}_`.length);
     assert.equal(secret.length, 43);
     assert.ok(!JSON.stringify(list).includes(secret));

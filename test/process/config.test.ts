@@ -32,7 +32,7 @@ const refused = (env: Record<string, string>, words: RegExp) =>
   );
 
 describe('the file of SENDBATCH_CONFIG', () => {
-  test('sets what the environment does not', () => {
+  test('the file of SENDBATCH_CONFIG sets what the environment does not', () => {
     const file = fileWith({ PORT: 6001, WORKERS: 2, SYSTEM_UIDS: ['a', 'b'], RETENTION: '2=365 9=7' });
     const config = loadConfig({ SENDBATCH_CONFIG: file, WORKERS: '3' });
     assert.deepEqual(
@@ -50,20 +50,21 @@ describe('the file of SENDBATCH_CONFIG', () => {
   });
   const rows: [string, unknown, RegExp][] = [
     [
-      'a name that is none',
+      'a name that does not exist',
       { LOCK_TIMEOUTS: 5 },
       /^LOCK_TIMEOUTS \(.*\) is not a setting: did you mean LOCK_TIMEOUT\?/,
     ],
     ['a name that is far from any', { colour: 'red' }, /^colour \(.*\) is not a setting; npm run cli -- config lists/],
     ['a short name that is far from any', { FOO: 'x' }, /^FOO \(.*\) is not a setting; /],
-    ['an odd value, with where it stands', { PORT: 70_000 }, /^PORT: must be .*0 to 65535.*\.json\)$/],
-    ['an odd kind of value', { AUTH: true }, /^AUTH .* must be a string, a number/],
-    ['no object', [], /must be a JSON object/],
-    ['no JSON, without its words', '{"JWT_SECRET": hush}', /is not JSON/],
+    ['an invalid value, naming its source', { PORT: 70_000 }, /^PORT: must be .*0 to 65535.*\.json\)$/],
+    ['a value of the wrong kind', { AUTH: true }, /^AUTH .* must be a string, a number/],
+    ['something other than an object', [], /must be a JSON object/],
+    ['text that is not JSON, without showing it', '{"JWT_SECRET": hush}', /is not JSON/],
   ];
   for (const [what, content, words] of rows)
-    test(`is refused with ${what}`, () => refused({ SENDBATCH_CONFIG: fileWith(content) }, words));
-  test('must be there', () =>
+    test(`the file of SENDBATCH_CONFIG is refused with ${what}`, () =>
+      refused({ SENDBATCH_CONFIG: fileWith(content) }, words));
+  test('the file of SENDBATCH_CONFIG must exist', () =>
     refused({ SENDBATCH_CONFIG: join(work, 'none.json') }, /^SENDBATCH_CONFIG=.* cannot be read/));
 });
 
@@ -75,23 +76,27 @@ describe('.env', () => {
     return gather({}, folder).values;
   };
 
-  test('a byte order mark does not cost the first setting', () => {
+  test('a byte order mark in .env does not hide the first setting', () => {
     assert.deepEqual(valuesOf('\ufeffAUTH=on\r\nPORT=6001\r\n'), { AUTH: 'on', PORT: '6001' });
   });
-  test('is read as Node reads it: comments, export, quotes, values over lines', () => {
+  test('.env is parsed as Node parses it: comments, export, quotes, values over several lines', () => {
     const text = `# c\n\n  # c\nexport PORT = 1 # c\nJWT_SECRET="a\n#b'\nc=d" # c\nHOST='x#y'\nOTHER=\`"\`\nEMPTY=\n`;
     const expected = { PORT: '1', JWT_SECRET: "a\n#b'\nc=d", HOST: 'x#y', OTHER: '"', EMPTY: '' };
     assert.deepEqual({ ...parseDotenv(text, '.env') }, expected);
   });
 
   const rows: [string, string | Uint8Array, RegExp][] = [
-    ['UTF-16 with a mark', Buffer.from('\ufeffAUTH=on\n', 'utf16le'), /\.env is UTF-16, .* save it as UTF-8$/],
-    ['UTF-16 without a mark', Buffer.from('AUTH=on\n', 'utf16le'), /\.env is UTF-16, .* save it as UTF-8$/],
-    ['what is not UTF-8', Buffer.from('PORT=1\n# caf\xe9\n', 'latin1'), /\.env is not UTF-8 \(line 2\)/],
+    [
+      'UTF-16 with a byte order mark',
+      Buffer.from('\ufeffAUTH=on\n', 'utf16le'),
+      /\.env is UTF-16, .* save it as UTF-8$/,
+    ],
+    ['UTF-16 without a byte order mark', Buffer.from('AUTH=on\n', 'utf16le'), /\.env is UTF-16, .* save it as UTF-8$/],
+    ['text that is not UTF-8', Buffer.from('PORT=1\n# caf\xe9\n', 'latin1'), /\.env is not UTF-8 \(line 2\)/],
     ['a line without =', 'PORT=1\nAUTH on\n', /\.env line 2 is not NAME=value$/],
     ['a line of a secret that is not quoted', 'PORT=1\nhush hush\n', /\.env line 2 is not NAME=value$/],
     [
-      'a name with what cannot be seen',
+      'an invisible character in a name',
       '\u200bAUTH=on',
       /line 1 is not NAME=value: "\\u200bAUTH" is not a valid name$/,
     ],
@@ -100,11 +105,11 @@ describe('.env', () => {
     ['a name twice', 'AUTH=on\nPORT=1\nAUTH=off', /line 3 sets AUTH again, after line 1$/],
     ['lines that end with CR', 'AUTH=on\rPORT=1', /line 1 contains a carriage return/],
     ['a quote that is not closed', 'PORT=1\nJWT_SECRET="hush\n', /line 2: the quote " of JWT_SECRET is not closed$/],
-    ['more after a quote', 'AUTH="on" hush', /line 1: AUTH has text after its closing "$/],
+    ['text after a closing quote', 'AUTH="on" hush', /line 1: AUTH has text after its closing "$/],
     ['a # in a value', 'JWT_SECRET=hush#hush # c', /line 1: JWT_SECRET would end before its #: quote the value$/],
   ];
   for (const [what, content, words] of rows)
-    test(`is refused with ${what}, without a secret`, () => {
+    test(`.env is refused with ${what}, and the error shows no secret`, () => {
       assert.throws(
         () => valuesOf(content),
         (error) => {
@@ -115,16 +120,16 @@ describe('.env', () => {
         },
       );
     });
-  test('a setting in small letters is warned of', () => {
+  test('a setting in lower case in .env gives a warning', () => {
     writeFileSync(join(folder, '.env'), 'auth=on\n');
     assert.deepEqual(gather({}, folder).warnings, ['auth (.env) is not a setting; AUTH is']);
   });
   for (const slip of ['AUHT', 'UATH', 'ATH', 'AUTHH', 'AUTG'])
-    test(`${slip}, a slip of the short name AUTH, is warned of`, () => {
+    test(`${slip} in .env, a typo of the short name AUTH, gives a warning`, () => {
       writeFileSync(join(folder, '.env'), `${slip}=on\n`);
       assert.deepEqual(gather({}, folder).warnings, [`${slip} (.env) is not a setting; AUTH is`]);
     });
-  test('a link that leads nowhere is refused', () => {
+  test('a dangling symbolic link as .env is refused', () => {
     const elsewhere = join(work, 'a link');
     mkdirSync(elsewhere);
     symlinkSync('nowhere', join(elsewhere, '.env'));
@@ -138,14 +143,14 @@ describe('every file of settings', () => {
     writeFileSync(path, bytes);
     return path;
   };
-  test('may begin with a byte order mark', () => {
+  test('every file of settings may begin with a byte order mark', () => {
     const secret = withBytes(Buffer.from('\ufeffpostgres://db/x\n'));
     const file = withBytes(Buffer.from('\ufeff{"PORT": 6001}'));
     const config = loadConfig({ SENDBATCH_CONFIG: file, DATABASE_URL_FILE: secret });
     assert.deepEqual([config.port, config.database], [6001, { url: 'postgres://db/x' }]);
   });
   for (const name of ['SENDBATCH_CONFIG', 'DATABASE_URL_FILE', 'JWT_SECRET_FILE', 'TLS_KEY'])
-    test(`is UTF-8: ${name}`, () => {
+    test(`the file of ${name} must be UTF-8`, () => {
       const more = name === 'TLS_KEY' ? { TLS_CERT: 'x' } : {};
       refused({ [name]: withBytes(Buffer.from('hush', 'utf16le')), ...more }, new RegExp(`^${name}=.* is UTF-16`));
       refused(
@@ -153,13 +158,13 @@ describe('every file of settings', () => {
         new RegExp(`^${name}=.* is not UTF-8 \\(line 2\\)`),
       );
     });
-  test('is PEM where TLS asks for it: a file in DER is named as such', () => {
+  test('TLS files must be PEM: a file in DER is named as such', () => {
     refused(
       { TLS_KEY: withBytes(Buffer.from('3082025c02010002', 'hex')), TLS_CERT: 'x' },
       /^TLS_KEY=.* is in DER, not in PEM: .*openssl/,
     );
   });
-  test('of SENDBATCH_CONFIG has no name twice', () => {
+  test('the file of SENDBATCH_CONFIG may not contain a name twice', () => {
     refused(
       { SENDBATCH_CONFIG: fileWith('{"AUTH": "on", "HOST": "a\\" :", "AUTH": "off"}') },
       / contains "AUTH" twice$/,
@@ -168,7 +173,7 @@ describe('every file of settings', () => {
   });
 });
 
-test('what cannot be seen in a value is shown as an escape, and a value that was not UTF-8 is refused', () => {
+test('invisible characters in a value are shown as escapes, and a value that was not UTF-8 is refused', () => {
   refused({ AUTH: 'on\u200b' }, /^AUTH: must be on or off: value was "on\\u200b"$/);
   refused({ PORT: '\u00a05001' }, /^PORT: must be .*"\\u00a05001"/);
   refused({ HOST: 'a\u202eb' }, /^HOST=a\\u202eb is not a loopback/);
@@ -176,13 +181,13 @@ test('what cannot be seen in a value is shown as an escape, and a value that was
 });
 
 describe('a secret in a file of its own', () => {
-  test('is read without the end of its line, and wins over a weaker source', () => {
+  test('a secret file is read without its final newline, and wins over a weaker source', () => {
     const secret = fileWith('postgres://u:hush@db/x\n');
     const config = fileWith({ DATABASE_URL: 'postgres://weaker/x' });
     const { database } = loadConfig({ SENDBATCH_CONFIG: config, DATABASE_URL_FILE: secret, DATABASE_URL: '' });
     assert.deepEqual(database, { url: 'postgres://u:hush@db/x' });
   });
-  test('excludes the setting itself, must be there, and must be right', () => {
+  test('a secret file excludes the setting itself, must exist, and must hold a valid value', () => {
     const odd = fileWith('mysql://u:hush@db/x');
     refused(
       { DATABASE_URL_FILE: odd, DATABASE_URL: 'postgres://db/x' },
@@ -191,19 +196,20 @@ describe('a secret in a file of its own', () => {
     refused({ JWT_SECRET_FILE: join(work, 'none') }, /^JWT_SECRET_FILE=.* cannot be read/);
     refused({ DATABASE_URL_FILE: odd }, /^DATABASE_URL: must start with postgres:.*by DATABASE_URL_FILE/);
   });
-  test('is for secrets alone', () => refused({ RATE_CALLER_FILE: odd() }, /^RATE_CALLER_FILE .* is not a setting/));
+  test('only secrets can be read from a file of their own', () =>
+    refused({ RATE_CALLER_FILE: odd() }, /^RATE_CALLER_FILE .* is not a setting/));
   const odd = () => fileWith('100/1s');
 });
 
 describe('names in the environment', () => {
-  test('that start as ours do and are none are refused, with the nearest', () => {
+  test('unknown names in the environment with our prefixes are refused with the nearest setting', () => {
     refused({ RATE_CALER: '1/1s' }, /^RATE_CALER \(the environment\) is not a setting: did you mean RATE_CALLER\?/);
     refused({ JWT_SECRETS: 'hush' }, /^JWT_SECRETS .*did you mean JWT_SECRET\?/);
     refused({ SENDBATCH_CONFG: 'x' }, /did you mean SENDBATCH_CONFIG/);
     refused({ SENDBATCH_URI: 'x' }, /did you mean SENDBATCH_URL/);
     refused({ SENDBATCH_FOO: 'x' }, /^SENDBATCH_FOO \(the environment\) is not a setting; /);
   });
-  test('that are one sign from a setting are warned of, and nothing else is', () => {
+  test('names in the environment that are one character from a setting give a warning, and no others do', () => {
     assert.deepEqual(
       loadConfig({
         DATABASE_URI: 'hush',
@@ -220,7 +226,7 @@ describe('names in the environment', () => {
       ],
     );
   });
-  test('that Kubernetes gives for a Service called sendbatch, or webhook-x, are none of ours', () => {
+  test('the variables that Kubernetes sets for a Service called sendbatch, or webhook-x, are ignored', () => {
     const links = {
       SENDBATCH_SERVICE_HOST: '10.0.0.1',
       SENDBATCH_SERVICE_PORT: '5001',
@@ -235,8 +241,8 @@ describe('names in the environment', () => {
   });
 });
 
-describe('values that are odd are refused by name, with the bounds', () => {
-  test('an empty variable of OpenTelemetry is an unset one', () => {
+describe('invalid values are refused by name, with the bounds', () => {
+  test('an empty OpenTelemetry variable counts as unset', () => {
     const empty = Object.fromEntries(
       describeSettings().flatMap(({ name }) => (name.startsWith('OTEL_') ? [[name, '']] : [])),
     );
@@ -246,7 +252,7 @@ describe('values that are odd are refused by name, with the bounds', () => {
     assert.deepEqual([traces?.sampler, traces?.ratio, traces?.protocol], ['parentbased_always_on', 1, 'http/protobuf']);
   });
 
-  test('a URL of a database that the driver cannot read, without its password', () => {
+  test('a database URL that the driver cannot parse is refused without showing its password', () => {
     for (const odd of [
       'postgres://u:hush@h:99999999/db',
       'postgres://u:hush@h1:1,h2:2/db',
@@ -270,7 +276,7 @@ describe('values that are odd are refused by name, with the bounds', () => {
   for (const { name, bounds } of describeSettings()) {
     const [, least, most] = /^(\d+) – (\d+)/.exec(bounds) ?? [];
     if (least === undefined) continue;
-    test(name, () => {
+    test(`${name} is refused outside its bounds, and its maximum is accepted`, () => {
       const empty = name.startsWith('OTEL_') ? [] : [''];
       for (const odd of [...empty, ' 1', '1e1', '0x1', '1.5', '-1', String(Number(most) + 1)])
         refused({ [name]: odd }, new RegExp(`^${name}: must be .* from ${least} to ${most}`));
@@ -285,14 +291,14 @@ test('every setting is read where the configuration is made', () => {
     assert.match(source, new RegExp(`\\bat\\.${name}\\b|[{ ]${name}[,:} ]`), `${env} changes nothing`);
 });
 
-test('a word that a setting does not take is answered with those that it does', () => {
+test('an invalid choice for a setting is answered with the valid ones', () => {
   refused({ AUTH: 'yes' }, /^AUTH: must be on or off: /);
   refused({ METRICS: 'on' }, /^METRICS: must be open: /);
   refused({ LOG_FORMAT: 'xml' }, /^LOG_FORMAT: must be auto, json or pretty: /);
   assert.equal(loadConfig({ AUTH: '' }).asks, false);
 });
 
-test('`config` prints every setting with its value, where that is set, default, bounds and meaning, and no secret', async () => {
+test('`config` prints every setting with value, source, default, bounds and meaning, and no secret', async () => {
   const folder = join(work, 'place');
   mkdirSync(folder);
   writeFileSync(
@@ -335,7 +341,7 @@ describe('the dates of TLS certificates', () => {
   });
   const files = { key: pem('localhost-key.pem'), cert: pem('localhost-cert.pem'), clientCa: undefined };
   const rows: [string, string, RegExp | undefined][] = [
-    ['that is valid for long', '2030-01-01', undefined],
+    ['that is valid for years', '2030-01-01', undefined],
     [
       'that has expired',
       '2127-01-01',
@@ -345,12 +351,12 @@ describe('the dates of TLS certificates', () => {
     ['that is not valid yet', '2020-01-01', /localhost-cert\.pem: .* is not valid before 2026-11-23T03:30:01\.000Z/],
   ];
   for (const [what, at, warning] of rows)
-    test(`a certificate ${what} is ${warning === undefined ? 'fine' : 'warned of'}`, () => {
+    test(`a certificate ${what} ${warning === undefined ? 'gives no warning' : 'gives a warning'}`, () => {
       const warnings = checkTls(files, Date.parse(at));
       assert.equal(warnings.length, warning === undefined ? 0 : 1);
       if (warning !== undefined) assert.match(warnings[0] ?? '', warning);
     });
-  test('authorities of clients are looked at, too', () => {
+  test('the dates of client authorities are checked too', () => {
     assert.match(
       checkTls({ ...files, clientCa: pem('client-ca.pem') }, Date.parse('2200-01-01')).join('\n'),
       /client-ca\.pem: .* expired on/,

@@ -6,7 +6,7 @@ import { temporaryFolder } from '../support/cluster.ts';
 import { spawnCommand, spawnService } from '../support/process.ts';
 import { patienceMs, until } from '../support/watch.ts';
 
-test('when its PostgreSQL is killed, a service brings it back: senders and tails go on, and the log stays short', async (context) => {
+test('a service restarts its embedded PostgreSQL after a kill: sends and tails go on, and the log stays short', async (context) => {
   const folder = temporaryFolder('supervised-service');
   context.after(() => rmSync(folder, { recursive: true, force: true }));
   const service = await spawnService({ DATA_DIR: join(folder, 'data') });
@@ -42,7 +42,7 @@ test('when its PostgreSQL is killed, a service brings it back: senders and tails
   for (const line of lines) assert.ok(line.length < 700, line);
 });
 
-test('a SIGTERM while the workers start leaves no PostgreSQL behind', async (context) => {
+test('a SIGTERM while the workers start leaves no PostgreSQL running', async (context) => {
   const folder = temporaryFolder('workers-broken-off');
   context.after(() => rmSync(folder, { recursive: true, force: true }));
   const lock = join(folder, 'data/postgres/postmaster.pid');
@@ -53,7 +53,7 @@ test('a SIGTERM while the workers start leaves no PostgreSQL behind', async (con
   assert.equal(existsSync(lock), false);
 });
 
-/** As an EventSource does: goes on after the last id when the stream ends. */
+/** Follows as an EventSource does: resumes after the last id when the stream ends. */
 async function follow(url: string, read: string[], signal: AbortSignal): Promise<void> {
   let lastId: string | undefined;
   const end = performance.now() + patienceMs;
@@ -73,7 +73,7 @@ async function follow(url: string, read: string[], signal: AbortSignal): Promise
         }
       }
     } catch {
-      // Cut: again, as long as it is wanted.
+      // The stream was cut: reconnects until stopped.
     }
   }
 }

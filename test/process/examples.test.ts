@@ -13,10 +13,13 @@ import { startService, type TestService } from '../support/service.ts';
 const run = promisify(execFile);
 const root = join(import.meta.dirname, '../..');
 
-/** Go downloads nothing: where a module is missing, the test is skipped. */
+/** Go must download nothing: the test is skipped where a module is missing. */
 const offline = { GOPROXY: 'off', GOTOOLCHAIN: 'local' };
 
-/** The blocks of a language in an example's README: `sh` is run here, `bash` needs a network, `text` and `json` are printed. */
+/**
+ * The fenced blocks of a README by language: `sh` runs here, `bash` needs a network, `text` and
+ * `json` are the output.
+ */
 function blocksOf(example: string, language: string): string[] {
   const readme = readFileSync(join(root, 'examples', example, 'README.md'), 'utf8');
   return [...readme.matchAll(/^```(\w+)\n(.*?)^```$/gms)]
@@ -33,7 +36,10 @@ describe('the examples', () => {
     });
   });
   after(() => service.stop());
-  /** Runs the commands of an example's README as they stand there, in the root of the repository; what they print. */
+  /**
+   * Runs the commands of an example's README as written, in the root of the repository; returns
+   * their output.
+   */
   const runReadme = async (example: string, env: Record<string, string> = {}): Promise<string> => {
     const script = blocksOf(example, 'sh').join('\n').replaceAll('http://localhost:5001', service.url);
     const { stdout } = await run('sh', ['-e', '-c', script], {
@@ -43,9 +49,9 @@ describe('the examples', () => {
     return stdout;
   };
 
-  test('curl prints the answers of its README', async () => {
+  test('the curl example prints the answers in its README', async () => {
     const lines = (await runReadme('curl')).split('\n').filter((line) => /^[[{]/.test(line));
-    // Depends on the run, or is text for people.
+    // The output depends on the run, or is prose.
     const plain = (json: string) =>
       JSON.parse(json, (key, value) => {
         if (key === 'message_id') return value === 0 ? 0 : 'an id';
@@ -54,7 +60,7 @@ describe('the examples', () => {
     assert.deepEqual(lines.map(plain), blocksOf('curl', 'json').map(plain));
   });
 
-  test('go-grpc prints what its README says, twice', { skip: goIsMissing() }, async () => {
+  test('the go-grpc example prints what its README says, also on a second run', { skip: goIsMissing() }, async () => {
     const env = {
       GOPROXY: 'off',
       GOTOOLCHAIN: 'local',
@@ -64,12 +70,14 @@ describe('the examples', () => {
       assert.equal(await runReadme('go-grpc', env), blocksOf('go-grpc', 'text').join(''));
   });
 
-  test('python-grpc prints what its README says, twice', { skip: pythonIsMissing() }, async () => {
+  test('the python-grpc example prints what its README says, also on a second run', {
+    skip: pythonIsMissing(),
+  }, async () => {
     for (let times = 0; times < 2; times++)
       assert.equal(await runReadme('python-grpc'), blocksOf('python-grpc', 'text').join(''));
   });
 
-  test('webhook-receiver takes a delivery of the service once, and refuses a forged one', async () => {
+  test('the webhook-receiver example accepts a delivery of the service once, and refuses a forged one', async () => {
     const secret = `whsec_${Buffer.alloc(32, 7).toString('base64')}`;
     const receiver = spawn(process.execPath, [join(root, 'examples/webhook-receiver/receiver.ts')], {
       env: { ...process.env, PORT: '0', WEBHOOK_SECRET: secret },
@@ -120,7 +128,7 @@ describe('the examples', () => {
   });
 });
 
-/** Why the Go example cannot run here, without a download; false where it can. */
+/** Why the Go example cannot run here without a download; false where it can. */
 function goIsMissing(): string | false {
   const folder = join(root, 'examples/go-grpc');
   const required = [...readFileSync(join(folder, 'go.mod'), 'utf8').matchAll(/^\t(\S+) v\S+/gm)];

@@ -10,9 +10,9 @@ import { assertSound, readAll } from '../support/verify.ts';
 
 const clients = 8;
 const runMs = 9000;
-/** For both kinds of kills, on a machine on which a start takes long. */
+/** For both kinds of kills, on a machine where a start is slow. */
 const longestRunMs = 120_000;
-/** A batch that nobody takes for this long is a failure, not a wait. */
+/** A batch that is not accepted within this time is a failure. */
 const patienceMs = 60_000;
 
 interface Batch {
@@ -32,7 +32,7 @@ interface Answer {
   readonly error?: { readonly reason: string };
 }
 
-describe('kill -9 in the middle of a load', () => {
+describe('kill -9 under load', () => {
   let cluster: TestCluster;
   const services: (ServiceProcess | undefined)[] = [];
   let url: string;
@@ -47,7 +47,7 @@ describe('kill -9 in the middle of a load', () => {
     await cluster.stop();
   });
 
-  test('of services and of PostgreSQL: every acknowledged message is there once, and a retry of the rest is exact', async (context) => {
+  test('after kill -9 of services and of PostgreSQL under load, every acknowledged message is stored once, and retries are exact', async (context) => {
     const random = randomOf(seedOf(context));
     const pick = (count: number) => Math.floor(random() * count);
     const sent: Batch[] = [];
@@ -71,7 +71,7 @@ describe('kill -9 in the middle of a load', () => {
         const batch: Batch = { messages, acked: undefined };
         sent.push(batch);
         batch.acked = await sendUntilTaken(messages, pick(2));
-        // A retry of what was acknowledged, at the other instance: the same numbers.
+        // A retry of the acknowledged messages at the other instance returns the same numbers.
         if (pick(5) === 0) assert.deepEqual(await sendUntilTaken(messages, pick(2)), batch.acked);
       }
     }
@@ -94,13 +94,14 @@ describe('kill -9 in the middle of a load', () => {
           body: JSON.stringify(messages),
           signal: AbortSignal.timeout(5000),
         });
-        // 503 is the store being away; anything else but success would be a defect.
+        // 503 means that the store was away; any other error would be a defect.
         if (response.status === 503 || response.status === 504) {
           await response.arrayBuffer();
           return undefined;
         }
         const body = (await response.json()) as Answer[];
-        // 207: the database went away between the commits of two lanes. What was taken is acknowledged all the same.
+        // 207: the database went away between the commits of two lanes. The accepted messages are
+        // acknowledged all the same.
         if (response.status === 207) {
           for (const [index, { message_id, message_seq, error }] of body.entries()) {
             if (error === undefined) taken.push({ message: messages[index], message_id, message_seq });

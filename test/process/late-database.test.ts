@@ -6,12 +6,12 @@ import { openFaultProxy } from '../support/fault-proxy.ts';
 import { runToEnd, spawnCommand, spawnService } from '../support/process.ts';
 import { until } from '../support/watch.ts';
 
-describe('a database that is not there when the service starts', () => {
+describe('a database that is unreachable when the service starts', () => {
   for (const [what, begin] of [
     ['takes no connection', 'drop'],
     ['says nothing', 'stall'],
   ] as const) {
-    test(`and ${what} is waited for, with a line in the log`, async () => {
+    test(`a start waits for a database that ${what}, and logs that it retries`, async () => {
       const database = await createDatabase();
       const proxy = await openFaultProxy(database.url);
       if (begin === 'drop') proxy.drop();
@@ -28,7 +28,7 @@ describe('a database that is not there when the service starts', () => {
     });
   }
 
-  test('and does not come ends the start, in one clear line after what waiting there was', async () => {
+  test('startup fails with one line when the database stays unreachable for DATABASE_WAIT', async () => {
     const { code, output } = await runToEnd({
       DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x',
       DATABASE_WAIT: '1500',
@@ -41,13 +41,13 @@ describe('a database that is not there when the service starts', () => {
     assert.doesNotMatch(output, /secret/);
   });
 
-  test('because its host has no address says so', async () => {
+  test('startup fails with a line that names the host when it has no address', async () => {
     const { code, output } = await runToEnd({ DATABASE_URL: 'postgres://u@nowhere.invalid/x', DATABASE_WAIT: '1' });
     assert.equal(code, 1);
     assert.match(output, /^sendbatch: the database cannot be reached: .*(ENOTFOUND|EAI_AGAIN) nowhere\.invalid/m);
   });
 
-  test('because its name is wrong is not waited for', async () => {
+  test('startup fails at once when the database does not exist', async () => {
     const database = await createDatabase();
     await database.drop();
     const { code, output } = await runToEnd({ DATABASE_URL: database.url, DATABASE_WAIT: '3600000' });
@@ -55,7 +55,7 @@ describe('a database that is not there when the service starts', () => {
     assert.match(output, /^sendbatch: the database cannot be reached: database .* does not exist/m);
   });
 
-  test('is not waited for by a command', async () => {
+  test('a command does not wait for an unreachable database', async () => {
     const env = { DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x', DATABASE_WAIT: '3600000' };
     const { exit, output } = spawnCommand(env, ['key', 'list']);
     assert.equal(await exit, 1);
@@ -63,26 +63,26 @@ describe('a database that is not there when the service starts', () => {
   });
 });
 
-describe('a database that will not do ends the start in one line, without a stack', () => {
+describe('an unusable database ends the start with one line and no stack', () => {
   const rows: [string, string, RegExp][] = [
     [
-      'it is read-only',
+      'the database is read-only',
       'alter database %s set default_transaction_read_only = on',
       /^sendbatch: the database cannot be written: it is read-only: .* \(tried for \d+\.\d s\)\. Is DATABASE_URL that of the primary\?\n$/m,
     ],
     [
-      'backslashes are escapes in it',
+      'the database treats backslashes as escapes',
       'alter database %s set standard_conforming_strings = off',
       /^sendbatch: standard_conforming_strings is off: .*\n$/m,
     ],
     [
-      'a table was taken away',
+      'a table is missing',
       'drop table sendbatch.moderation_rule',
       /^sendbatch: the database refused a step of the start: relation .* does not exist \(SQLSTATE 42P01\)\n$/m,
     ],
   ];
   for (const [what, change, words] of rows)
-    test(what, async (context) => {
+    test(`startup fails with one line and no stack because ${what}`, async (context) => {
       const database = await createDatabase();
       context.after(() => database.drop());
       await ask(database.url, change.replace('%s', new URL(database.url).pathname.slice(1)));
@@ -96,7 +96,7 @@ describe('a database that will not do ends the start in one line, without a stac
       assert.equal(output.split('\n').length, 2, output);
     });
 
-  test('it is not UTF-8', async (context) => {
+  test('startup fails with one line because the database is not UTF-8', async (context) => {
     const admin = process.env[adminUrlVariable] ?? '';
     const name = `sendbatch_test_ascii_${process.pid}`;
     await ask(admin, `create database ${name} encoding 'SQL_ASCII' locale_provider libc locale 'C' template template0`);
@@ -112,7 +112,7 @@ describe('a database that will not do ends the start in one line, without a stac
   });
 });
 
-test('a standby at the start is waited for until it is the primary', async (context) => {
+test('a start that reaches a standby waits until it is the primary', async (context) => {
   const database = await createDatabase();
   context.after(() => database.drop());
   const name = new URL(database.url).pathname.slice(1);

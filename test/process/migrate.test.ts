@@ -5,7 +5,7 @@ import { schemaStatus } from '../../src/postgres/migrate.ts';
 import { createDatabase, openStore, type TestDatabase } from '../support/database.ts';
 import { runToEnd, spawnService } from '../support/process.ts';
 
-describe('migrate, as a step of its own', () => {
+describe('migrate as a step of its own', () => {
   let database: TestDatabase;
   const env = (more: Record<string, string> = {}) => ({ DATABASE_URL: database.url, ...more });
   before(async () => {
@@ -13,7 +13,7 @@ describe('migrate, as a step of its own', () => {
   });
   after(() => database.drop());
 
-  test('MIGRATE=check refuses an empty database by the names of what is pending, and leaves it empty', async () => {
+  test('MIGRATE=check refuses an empty database, names the pending migrations, and leaves it empty', async () => {
     const { code, output } = await runToEnd(env({ MIGRATE: 'check' }));
     assert.equal(code, 1);
     assert.match(
@@ -24,7 +24,7 @@ describe('migrate, as a step of its own', () => {
     assert.equal(rows.length, 0);
   });
 
-  test('--status lists and changes nothing; migrate applies once; MIGRATE=check starts then', async () => {
+  test('migrate --status lists and changes nothing, migrate applies once, and MIGRATE=check starts then', async () => {
     const look = async () => JSON.parse((await runToEnd(env(), ['migrate', '--status', '--json'])).output);
     const status = await runToEnd(env(), ['migrate', '--status']);
     assert.equal(status.code, 2);
@@ -45,7 +45,7 @@ describe('migrate, as a step of its own', () => {
     assert.equal(await service.end('SIGTERM'), 0);
   });
 
-  test('what cannot be followed, or reached, says so', async () => {
+  test('migrate explains arguments that it cannot parse and a database that it cannot reach', async () => {
     assert.match((await runToEnd(env(), ['migrate', '--what'])).output, /^sendbatch: .*--what/);
     const away = await runToEnd({ DATABASE_URL: 'postgres://u:hush@127.0.0.1:1/x', DATABASE_WAIT: '1' }, [
       'migrate',
@@ -57,7 +57,7 @@ describe('migrate, as a step of its own', () => {
   });
 });
 
-test('a role without the rights is told so in one line, by migrate and by a start', async (context) => {
+test('a role without the rights gets one line that says so, from migrate and from a start', async (context) => {
   const [empty, migrated] = [await createDatabase('empty'), await createDatabase()];
   const role = `weak_${process.pid}`;
   await ask(empty.url, `create role ${role} login`);
@@ -97,7 +97,7 @@ describe('an older version on a newer schema', () => {
   };
 
   for (const MIGRATE of ['auto', 'check'])
-    test(`that only added, and took away what this version does not use, MIGRATE=${MIGRATE}: starts`, async () => {
+    test(`an older version with MIGRATE=${MIGRATE} starts on a schema that only added, or removed what it does not use`, async () => {
       await having(['9998-adds', '9999-drops-old-needs-0001'], async () => {
         const service = await spawnService({ DATABASE_URL: database.url, MIGRATE });
         assert.equal((await fetch(`${service.url}/v1/server-info`)).status, 200);
@@ -107,14 +107,14 @@ describe('an older version on a newer schema', () => {
 
   const refused: [string, string, RegExp][] = [
     [
-      'that took away what this version needs',
+      'that removed what this version needs',
       '9999-drops-needs-9998',
       /9999-drops-needs-9998 it takes one that knows migration 9998/,
     ],
     ['of another line of versions', '0002-other', /the schema has 0002-other, which does not follow/],
   ];
   for (const [what, name, words] of refused)
-    test(`${what}: is refused, by a start and by what it asks`, async () => {
+    test(`a schema ${what} is refused by a start and by the schema check`, async () => {
       await having([name], async () => {
         const db = openStore(database.url);
         await assert.rejects(schemaStatus(db), words);

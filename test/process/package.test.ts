@@ -12,7 +12,7 @@ const run = promisify(execFile);
 const root = join(import.meta.dirname, '../..');
 const howToInstall = ['--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund'];
 
-describe('the packed package, in an empty project', () => {
+describe('the packed package in an empty project', () => {
   let folder: string;
   let tarball: string;
   let service: TestService;
@@ -25,7 +25,7 @@ describe('the packed package, in an empty project', () => {
     const [{ filename }] = JSON.parse(stdout.slice(stdout.indexOf('[')));
     tarball = join(folder, filename);
     writeFileSync(join(folder, 'package.json'), '{"type":"module","private":true}');
-    // Without the optional PostgreSQL: a client's project has no use for it.
+    // Without the optional PostgreSQL, which a client's project does not need.
     await run('npm', ['install', '--omit=optional', ...howToInstall, tarball], { cwd: folder });
   });
   after(async () => {
@@ -33,7 +33,7 @@ describe('the packed package, in an empty project', () => {
     rmSync(folder, { recursive: true, force: true });
   });
 
-  test('the example of the client’s page runs, and its types hold', async () => {
+  test('the example in the client guide compiles and runs in a project that installs the package', async () => {
     const page = readFileSync(join(root, 'src/client/README.md'), 'utf8');
     const [, example = ''] = /^```ts\n(.*?)^```$/ms.exec(page) ?? [];
     writeFileSync(join(folder, 'example.ts'), example);
@@ -60,7 +60,7 @@ describe('the packed package, in an empty project', () => {
     );
   });
 
-  test('examples/node-client prints what its README says, twice', async () => {
+  test('examples/node-client prints what its README says, also on a second run', async () => {
     const example = join(root, 'examples/node-client');
     writeFileSync(join(folder, 'node-client.ts'), readFileSync(join(example, 'main.ts')));
     const [, printed] = /^```text\n(.*?)^```$/ms.exec(readFileSync(join(example, 'README.md'), 'utf8')) ?? [];
@@ -73,7 +73,7 @@ describe('the packed package, in an empty project', () => {
     }
   });
 
-  test('its command runs', async () => {
+  test('the command of the installed package runs', async () => {
     const { stdout } = await run(join(folder, 'node_modules/.bin/sendbatch'), ['version'], {
       cwd: folder,
       env: { ...process.env, PATH: `${join(process.execPath, '..')}:${process.env.PATH}` },
@@ -81,9 +81,9 @@ describe('the packed package, in an empty project', () => {
     assert.equal(stdout.trim(), JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).version);
   });
 
-  test('in an empty folder, without install scripts: it serves from its own PostgreSQL, and its command sends and verifies', async () => {
+  test('the package installed without install scripts serves from its own PostgreSQL, and its command sends and verifies', async () => {
     const home = temporaryFolder('served');
-    // Only the optional packages are installed once more.
+    // Installs only the optional packages that were left out.
     cpSync(folder, home, { recursive: true, verbatimSymlinks: true });
     await run('npm', ['install', ...howToInstall, tarball], { cwd: home });
     const command = join(home, 'node_modules/.bin/sendbatch');
@@ -104,7 +104,7 @@ describe('the packed package, in an empty project', () => {
     }
   });
 
-  test('an older Node is told so in one line', async () => {
+  test('an older Node is refused with one line', async () => {
     const main = readFileSync(join(folder, 'node_modules/sendbatch/dist/src/main.js'), 'utf8');
     assert.doesNotMatch(main, /^import\b/m);
     const asOld = `Object.defineProperty(process.versions, 'node', { value: '20.11.1' }); ${main.replace(/^#!.*\n/, '')}`;

@@ -21,7 +21,7 @@ function pagesUnder(folder: string): string[] {
 }
 
 describe('the README', () => {
-  test('its commands do what it says, and npm start stops in order', async (context) => {
+  test('the commands of the README do what it says, and npm start stops in order', async (context) => {
     const [install] = blocksOf('README.md');
     assert.deepEqual(install, { language: 'sh', text: 'npm ci\nnpm start\n' });
     const folder = temporaryFolder('readme');
@@ -64,14 +64,14 @@ describe('the README', () => {
     assert.equal(messages.at(-1), 'stopped', 'the signal went through npm and sh');
   });
 
-  test('it has at most 120 lines and 10 kB', () => {
+  test('the README has at most 120 lines and 10 kB', () => {
     const text = readPage('README.md');
     assert.ok(text.split('\n').length <= 120);
     assert.ok(Buffer.byteLength(text) <= 10_000);
   });
 });
 
-/** The service that the documents speak of: where they say it is, and where it is here. */
+/** The service's address in the documents, and its address here. */
 function optionsFor(url: string, folder: string, more: Record<string, string> = {}): RunOptions {
   return {
     replace: { 'http://localhost:5001': url, ...more },
@@ -100,7 +100,7 @@ describe('the commands of the documents print what the pages say', () => {
 
   const needsCredential = 'docs/guides/auth.md';
   for (const page of ['docs/getting-started.md', ...pagesUnder('docs/concepts'), ...pagesUnder('docs/guides')])
-    test(page, async () => {
+    test(`the commands of ${page} print what it says`, async () => {
       const service = page === needsCredential ? closed : open;
       await runPage(page, optionsFor(service.url, folder, { 'http://localhost:9000': receiver.url }));
     });
@@ -108,10 +108,10 @@ describe('the commands of the documents print what the pages say', () => {
 
 describe('the Chinese page has the commands and outputs of the English one', () => {
   for (const page of ['README.md', 'docs/getting-started.md', ...pagesUnder('docs/guides')]) {
-    test(page, () => {
+    test(`the Chinese version of ${page} has its commands and outputs`, () => {
       const chinese = chineseOf(page);
       assert.deepEqual(blocksOf(chinese), blocksOf(page));
-      // Those in `bash` need programs that are not the project's: without their comments, both have the same.
+      // `bash` blocks need programs that are not the project's: compared without their comments.
       const commands = (each: string) => blocksOf(each, ['bash']).map(({ text }) => text.replace(/^#.*\n/gm, ''));
       assert.deepEqual(commands(chinese), commands(page));
     });
@@ -128,7 +128,7 @@ describe('every link to a file of the project leads to one', () => {
     ...pagesUnder('docs'),
   ];
   for (const page of pages) {
-    test(page, () => {
+    test(`every link of ${page} to a file of the project leads to one`, () => {
       for (const [, target = ''] of readPage(page).matchAll(/\]\(([^)#\s]+)[^)]*\)/g))
         if (!/^[a-z]+:/.test(target)) assert.ok(existsSync(join(root, page, '..', target)), `${page}: ${target}`);
     });

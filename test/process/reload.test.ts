@@ -28,7 +28,7 @@ async function commonNameAt(url: string): Promise<unknown> {
   return await promise;
 }
 
-test('SIGHUP makes every worker read the certificate again; one that is broken is one line of each, and changes nothing', async () => {
+test('SIGHUP makes every worker reload the certificate; a broken one changes nothing and logs one line per worker', async () => {
   use('localhost');
   const database = await createDatabase();
   const service = await spawnService({ ...env, DATABASE_URL: database.url, WORKERS: '2' });

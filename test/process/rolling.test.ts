@@ -14,7 +14,7 @@ const restartsEach = 3;
 const batchMessages = 5;
 const tries = 8;
 
-/** One that sends batch after batch until it is told to stop, and gives up when a retry does not mend it. */
+/** Sends batch after batch until stopped, and gives up when retries do not help. */
 type Sender = (key: string, channelId: string) => Promise<number[]>;
 
 describe('a rolling restart', () => {
@@ -37,7 +37,7 @@ describe('a rolling restart', () => {
     await database.drop();
   });
 
-  test('of both instances, several times, under load: nobody who retries sees a failure, every message is there once, and a tail goes on', async (context) => {
+  test('rolling restarts of both instances under load: no retrying caller fails, every message is stored once, and a tail goes on', async (context) => {
     const failedTries = new Map<string, number>();
     const count = (what: string) => failedTries.set(what, (failedTries.get(what) ?? 0) + 1);
     const counting =
@@ -71,7 +71,7 @@ describe('a rolling restart', () => {
           return Number(result.messageSeq);
         });
       };
-    // As a script would: fetch keeps its connections, and one try after the other.
+    // As a script would: fetch keeps its connections, and attempts follow one another.
     const byFetch: Sender = async (key, channel_id) => {
       const body = JSON.stringify(
         Array.from({ length: batchMessages }, (_, index) => ({
@@ -139,7 +139,7 @@ describe('a rolling restart', () => {
             const before = sent.length;
             const old = services[place];
             assert.equal(await old?.end('SIGTERM'), 0, old?.output());
-            // Not before it was needed: what comes meanwhile goes to the other one.
+            // Starts the replacement only now: new calls go to the other instance meanwhile.
             const service = await launch();
             services[place] = service;
             balancer.set(place, service.url);

@@ -47,7 +47,7 @@ describe('sendbatch send <file>', () => {
   const send = (...args: string[]) => runCommand(env(), ['send', ...args]);
   const rowsOf = async (channel: RegExp) =>
     (await readAll(service.databaseUrl)).filter((row) => channel.test(row.channel));
-  /** A file of its own folder, so that what a run leaves beside it is that run's. */
+  /** A file in a folder of its own, so that what a run leaves beside it is that run's only. */
   const fileOf = (name: string, content: string | Buffer) => {
     const file = join(folder, name, name);
     mkdirSync(dirname(file), { recursive: true });
@@ -93,7 +93,7 @@ describe('sendbatch send <file>', () => {
             payload: Buffer.from(`m${index}`).toString('base64'),
           }),
     ).join('\n');
-  /** Every good line stored once, every bad one in the report once. */
+  /** Asserts that every good line is stored once, and every bad one is in the report once. */
   const assertWhole = async (file: string, channel: string, count: number) => {
     const rows = await rowsOf(new RegExp(`^${channel}-`));
     const expected = Array.from({ length: count }, (_, index) => `m${index}`).filter(
@@ -109,8 +109,8 @@ describe('sendbatch send <file>', () => {
     for (const left of ['.journal.lock', '.journal.new']) assert.ok(!existsSync(file + left), left);
   };
 
-  describe('CSV', () => {
-    test('a template of the run: columns are its variables; rows that are none are named by their line', async () => {
+  describe('send <file>: CSV', () => {
+    test('send <file> with a template takes its variables from the columns; malformed rows are named by line', async () => {
       const file = fileOf(
         'people.csv',
         '\ufeffuid,name,note\r\nann,"Ann, A.",one\r\nbob,Bob,"two\nlines ""quoted"""\r\n\r\nshort\r\ncarl,bad"quote,x\r\ndora,Dora,\r\n',
@@ -136,7 +136,7 @@ describe('sendbatch send <file>', () => {
       assert.match(report[0]?.message ?? '', /expected 3 columns, got 1/);
     });
 
-    test('a template of the run that makes JSON, and one that lacks a variable', async () => {
+    test('send <file> accepts a template that produces JSON, and names a variable that the template lacks', async () => {
       const file = fileOf('json.csv', 'channel_id,name\njson-csv,"say ""hi"""\n');
       const template = fileOf('json.liquid', '{"text": "{{ name }}"}');
       const options = ['--from-uid', 'u', '--channel-type', '2'];
@@ -149,7 +149,7 @@ describe('sendbatch send <file>', () => {
       assert.deepEqual([refused?.line, refused?.reason], [2, 'TEMPLATE_FAILED']);
     });
 
-    test('a stored template, in the version that is the latest when the run begins', async () => {
+    test('send <file> with a stored template uses the version that is the latest when the run begins', async () => {
       const template = fileOf('stored.liquid', 'v1 {{ name }}');
       assert.equal((await runCommand(env(), ['template', 'create', 'stored', template])).code, 0);
       writeFileSync(template, 'v2 {{ name }}');
@@ -167,7 +167,7 @@ describe('sendbatch send <file>', () => {
       assert.match(nowhere.output, /^sendbatch: .*TEMPLATE_NOT_FOUND/);
     });
 
-    test('without a template: a payload column, message fields by their names or mapped, defaults for the rest', async () => {
+    test('send <file> without a template reads a payload column, message fields by name or mapping, and defaults for the rest', async () => {
       const file = fileOf(
         'plain.tsv.gz',
         gzipSync(
@@ -204,7 +204,7 @@ describe('sendbatch send <file>', () => {
       assert.match(reportOf(`${base64}.refused.ndjson`)[0]?.message ?? '', /base64/);
     });
 
-    test('a channel’s type by its name; what is wrong with a line in words of its own file', async () => {
+    test('send <file> accepts channel types by name, and reports an invalid line in the words of its own file', async () => {
       const rows = fileOf('named.csv', 'channel_id,channel_type,payload\nnamed,group,a\nnamed,grup,b\nna#med,2,c\n');
       assert.equal((await send(rows, '--from-uid', 'u')).code, 2);
       const named = (key: string, type: string) =>
@@ -230,7 +230,7 @@ describe('sendbatch send <file>', () => {
       assert.equal(said.length, 5);
     });
 
-    test('what cannot be is said before anything is sent, and leaves nothing behind', async () => {
+    test('send <file> refuses an impossible run before anything is sent, and leaves no files behind', async () => {
       const file = fileOf('wrong.csv', 'channel_id,text\nwrong,a\n');
       for (const [args, words] of [
         [[], /no column for the payload.*channel_id, text/],
@@ -259,10 +259,10 @@ describe('sendbatch send <file>', () => {
     });
   });
 
-  describe('a file that is at fault, or was sent before', () => {
+  describe('send <file>: malformed files and repeated runs', () => {
     const mapping = ['--from-uid', 'u', '--channel-type', '2', '--column', 'payload=text', '--column', 'channel_id=to'];
 
-    test('a quote that is closed within a cell ends the file at its line; corrected, it goes on there', async () => {
+    test('send <file> ends at a line with a quote closed inside a cell; once corrected, the next run continues there', async () => {
       const rows = Array.from({ length: 6000 }, (_, index) => `ends,t${index}`);
       const broken = rows.with(5200, 'ends,"Fast" Eddie');
       const file = fileOf('ends.csv', `to,text\n${broken.join('\n')}\n`);
@@ -284,7 +284,7 @@ describe('sendbatch send <file>', () => {
       );
     });
 
-    test('what is not UTF-8 ends the file at its line, and --encoding reads it', async () => {
+    test('send <file> ends at a line that is not UTF-8, and --encoding reads it', async () => {
       const file = fileOf('latin.csv', Buffer.from('to;text\nlatin;a\nlatin;M\xfcller \x80\n', 'latin1'));
       const first = await send(file, ...mapping);
       assert.equal(first.code, 1, first.output);
@@ -303,7 +303,7 @@ describe('sendbatch send <file>', () => {
       assert.match(stdin.output, /^sendbatch: standard input: line 1: byte 14 \(0xFC.*nothing was sent\n$/);
     });
 
-    test('a file is not sent twice, unless that is wanted; what is added to it goes alone', async () => {
+    test('send <file> does not send a file twice unless asked to; lines added to it are sent alone', async () => {
       const file = fileOf('twice.csv', 'to,text\ntwice,a\ntwice,b\n');
       assert.equal((await send(file, ...mapping)).code, 0);
       assert.equal(statSync(`${file}.journal`).mode & 0o777, 0o600);
@@ -327,7 +327,7 @@ describe('sendbatch send <file>', () => {
       );
     });
 
-    test('receivers that are named twice are said; --unique sends to each once', async () => {
+    test('send <file> reports receivers named twice; --unique sends to each once', async () => {
       const file = fileOf('unique.csv', 'to,text\nann,a\nbob,b\nann,c\n,d\n');
       const how = [
         '--from-uid',
@@ -348,7 +348,7 @@ describe('sendbatch send <file>', () => {
       assert.match((await send(file, ...how, '--unique', 'uid')).output, /no column "uid" for --unique/);
     });
 
-    test('a report can be sent again as it is: under the same keys, with the template of the run', async () => {
+    test('a report can be sent as it is: with the same keys and the template of the run', async () => {
       const closed = { channel_type: 2, channel_id: 'shut' };
       const json = jsonCaller(service.url);
       assert.equal((await json.post('/channel', { ...closed, disband: 1 })).status, 200);
@@ -395,7 +395,7 @@ describe('sendbatch send <file>', () => {
       assert.deepEqual(await rowsOf(/^linked$/), []);
     });
 
-    test('whatever is damaged in a table: sent, there already and refused are the rows before the fault, if there is one', async (context) => {
+    test('however a table is damaged, the sent, duplicate and refused rows are those before the first malformed row', async (context) => {
       const random = randomOf(seedOf(context));
       const client = createSendbatch({
         transport: createConnectTransport({ baseUrl: service.url, httpVersion: '1.1' }),
@@ -438,7 +438,8 @@ describe('sendbatch send <file>', () => {
         const stored = (await readAll(service.databaseUrl)).filter((row) => row.key.startsWith(run));
         const reported = existsSync(`${file}.refused.ndjson`) ? reportOf(`${file}.refused.ndjson`) : [];
         assert.deepEqual([stored.length, reported.length, duplicates], [sent, refused, 0], JSON.stringify(text));
-        // The lines before the fault alone, read by another parser that takes what we refuse by the row.
+        // The lines before the malformed one only, read by another parser that accepts what we
+        // refuse per row.
         const before =
           fault === undefined
             ? text
@@ -459,7 +460,7 @@ describe('sendbatch send <file>', () => {
     });
   });
 
-  test('--dry-run checks all and stores nothing', async () => {
+  test('send --dry-run checks every line and stores nothing', async () => {
     const file = fileOf('dry.ndjson', manyLines('dry', 2000));
     const { code, output } = await send(file, '--dry-run', '--json');
     assert.equal(code, 2, output);
@@ -473,7 +474,7 @@ describe('sendbatch send <file>', () => {
     );
   });
 
-  test('standard input, and a packed file that is cut short', async () => {
+  test('send reads standard input, and names a compressed file that is truncated', async () => {
     const line = '{"from_uid":"u","channel_id":"piped","channel_type":2,"payload":"SGk="}';
     const piped = await runToEnd(env(), ['send', '-', '--json'], folder, `${line}\n${line}`);
     assert.deepEqual([piped.code, JSON.parse(piped.stdout).sent], [0, 2]);
@@ -484,7 +485,7 @@ describe('sendbatch send <file>', () => {
     assert.match(output, /^sendbatch: .*cut\.ndjson\.gz: is truncated/);
   });
 
-  test('killed again and again: every line is stored once, and stands in the report once', async (context) => {
+  test('send <file> killed again and again stores every line once, and reports each refused line once', async (context) => {
     const total = 40_000;
     const file = fileOf('killed.ndjson', manyLines('killed', total));
     const random = randomOf(seedOf(context));
@@ -507,7 +508,7 @@ describe('sendbatch send <file>', () => {
     await assertWhole(file, 'killed', total);
   });
 
-  test('Ctrl-C finishes what is under way, says how to go on, and the same command does', async () => {
+  test('Ctrl-C finishes the lines in flight and prints how to continue, and the same command does', async () => {
     const total = 50_000;
     const file = fileOf('stopped.ndjson', manyLines('stopped', total));
     const { child, output, exit } = spawnCommand(env(), ['send', file]);
@@ -518,13 +519,14 @@ describe('sendbatch send <file>', () => {
     const standing = standingOf(file);
     assert.equal((await rowsOf(/^stopped-/)).length, (standing?.line ?? 0) - (standing?.tally.refused ?? 0));
     assert.ok((standing?.line ?? total) < total);
-    // As a crash between report and journal leaves it: what the journal does not know of is said again, once.
+    // As a crash between report and journal leaves it: lines missing in the journal are reported
+    // again, once.
     appendFileSync(`${file}.refused.ndjson`, `{"line":${total},"reason":"INVALID_LINE","message":"","text":""}\n{"li`);
     assert.equal((await send(file)).code, 2);
     await assertWhole(file, 'stopped', total);
   });
 
-  test('a service that goes away is waited for; Ctrl-C ends the wait', async () => {
+  test('send <file> waits for a service that goes down; Ctrl-C ends the wait', async () => {
     const total = 60_000;
     const file = fileOf('away.ndjson', manyLines('away', total));
     let other = await startService({ databaseUrl: service.databaseUrl });
@@ -550,7 +552,7 @@ describe('sendbatch send <file>', () => {
     await other.stop();
   });
 
-  test('Ctrl-C while the last lines are sent interrupts nothing', async (context) => {
+  test('Ctrl-C while the last lines are being sent interrupts nothing', async (context) => {
     const file = fileOf('last.ndjson', manyLines('last', 900));
     const { promise: go, resolve: release } = Promise.withResolvers<void>();
     const { promise: asked, resolve: ask } = Promise.withResolvers<void>();
@@ -576,7 +578,7 @@ describe('sendbatch send <file>', () => {
     assert.ok(standingOf(file)?.finished);
   });
 
-  test('a file or options that changed meanwhile: nothing goes until --resume or --restart is given', async () => {
+  test('after a change of the file or options, send <file> sends nothing until --resume or --restart is given', async () => {
     const lines = manyLines('changed', 900).split('\n');
     const file = fileOf('changed.ndjson', lines.join('\n'));
     const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
@@ -598,7 +600,7 @@ describe('sendbatch send <file>', () => {
     assert.equal((await rowsOf(/^changed-/)).length, 1802);
   });
 
-  test('one run a file at a time; the lock of one that was killed holds nobody', async () => {
+  test('send <file> allows one run per file at a time; the lock of a killed run blocks none', async () => {
     const file = fileOf('locked.ndjson', manyLines('locked', 10));
     writeFileSync(`${file}.journal.lock`, String(process.pid));
     const second = await send(file);
@@ -613,7 +615,7 @@ describe('sendbatch send <file>', () => {
   });
 
   const hasScript = spawnSync('script', ['--version']).status === 0;
-  test('on a terminal: a bar with rate, time left and refusals; colours unless NO_COLOR', {
+  test('send <file> on a terminal shows a bar with rate, remaining time and refusals, in colour unless NO_COLOR is set', {
     skip: hasScript ? false : 'there is no script(1) to make a terminal',
   }, async () => {
     for (const [name, more] of [

@@ -20,16 +20,16 @@ const work = temporaryFolder('start');
 const pem = (name: string) => join(import.meta.dirname, '../support/certificates', name);
 after(() => rmSync(work, { recursive: true, force: true }));
 
-describe('a start that cannot succeed ends in one clear line and a code that is not 0', () => {
+describe('a start that cannot succeed ends with one clear line and a non-zero exit code', () => {
   const rows: [string, Record<string, string>, RegExp][] = [
-    ['a port that is no number', { PORT: 'http' }, /PORT: /],
+    ['a port that is not a number', { PORT: 'http' }, /PORT: /],
     [
-      'a database that nobody serves',
+      'a database without a server',
       { DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x', DATABASE_WAIT: '1' },
       /database cannot be reached: .*ECONNREFUSED.*DATABASE_URL/,
     ],
     [
-      'a CA of the database that is not there',
+      'a database CA that does not exist',
       { DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x?sslmode=verify-full&sslrootcert=/none.pem' },
       /DATABASE_URL cannot be used: ENOENT.*none\.pem/,
     ],
@@ -38,14 +38,10 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
       { DATA_DIR: join(import.meta.dirname, 'start.test.ts') },
       /data folder .* cannot be used/,
     ],
-    [
-      'a data folder that the kernel does not make',
-      { DATA_DIR: '/proc/x' },
-      /data folder \/proc\/x cannot be used: ENOENT/,
-    ],
+    ['a data folder that cannot be created', { DATA_DIR: '/proc/x' }, /data folder \/proc\/x cannot be used: ENOENT/],
   ];
   for (const [what, env, text] of rows) {
-    test(what, async () => {
+    test(`startup fails with one line and a non-zero exit code for ${what}`, async () => {
       const { code, output } = await runToEnd(env, [], work);
       assert.equal(code, 1, output);
       assert.match(output, text);
@@ -54,14 +50,14 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
     });
   }
 
-  // One of them is shown by a process above: what the settings refuse ends every start the same way.
+  // The process above shows one of them: every invalid setting ends a start in the same way.
   const settings: [string, Record<string, string>, RegExp][] = [
     ['a port out of range', { PORT: '70000' }, /PORT: .*65535/],
-    ['an address of the world without authentication', { HOST: '0.0.0.0' }, /HOST=0\.0\.0\.0 .*AUTH=off/],
-    ['an odd AUTH', { AUTH: 'no' }, /AUTH: /],
+    ['a public address without authentication', { HOST: '0.0.0.0' }, /HOST=0\.0\.0\.0 .*AUTH=off/],
+    ['an invalid AUTH', { AUTH: 'no' }, /AUTH: /],
     ['a key without a certificate', { TLS_KEY: join(work, 'key') }, /TLS_KEY and TLS_CERT/],
     [
-      'a certificate that is not there',
+      'a certificate that does not exist',
       { TLS_KEY: join(work, 'key'), TLS_CERT: join(work, 'cert') },
       /TLS_KEY=.* cannot be read/,
     ],
@@ -71,12 +67,12 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
       /TLS_KEY=.* is not the key of the certificate in TLS_CERT=/,
     ],
     [
-      'a key that is none',
+      'a key that is not a key',
       { TLS_KEY: import.meta.filename, TLS_CERT: pem('localhost-cert.pem') },
       /TLS_KEY=.* contains no PEM private key/,
     ],
     [
-      'a certificate that is none',
+      'a certificate that is not a certificate',
       { TLS_KEY: pem('localhost-key.pem'), TLS_CERT: pem('localhost-key.pem') },
       /TLS_CERT=.* contains no PEM certificate/,
     ],
@@ -85,16 +81,16 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
       { TLS_KEY: pem('localhost-key.pem'), TLS_CERT: pem('localhost-cert.pem'), TLS_CLIENT_CA: import.meta.filename },
       /TLS_CLIENT_CA=.* contains no PEM certificate/,
     ],
-    ['an origin that is none', { ALLOWED_ORIGINS: 'app.example.com' }, /ALLOWED_ORIGINS: .*https:/],
+    ['an origin that is not an origin', { ALLOWED_ORIGINS: 'app.example.com' }, /ALLOWED_ORIGINS: .*https:/],
     [
       'a database of another kind',
       { DATABASE_URL: 'mysql://root:secret@db/x' },
       /DATABASE_URL: must start with postgres/,
     ],
-    ['a time-out of nothing', { REQUEST_TIMEOUT: '0' }, /REQUEST_TIMEOUT: .*from 1 to/],
+    ['a timeout of 0', { REQUEST_TIMEOUT: '0' }, /REQUEST_TIMEOUT: .*from 1 to/],
   ];
   for (const [what, env, text] of settings) {
-    test(what, () => {
+    test(`the configuration is refused in one line without secrets for ${what}`, () => {
       assert.throws(
         () => loadConfig(env),
         (error) => {
@@ -107,7 +103,7 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
     });
   }
 
-  test('a port in use', async (context) => {
+  test('startup fails with one line for a port in use', async (context) => {
     const holder = createServer();
     await new Promise<void>((resolve) => holder.listen(0, '127.0.0.1', resolve));
     context.after(() => holder.close());
@@ -127,7 +123,7 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
     }
   });
 
-  test('a pooler that takes none of the time-outs', async (context) => {
+  test('startup fails with one line for a pooler that rejects the timeouts', async (context) => {
     const words = ['SFATAL', 'C08P01', 'Munsupported startup parameter: statement_timeout', '', ''].join('\0');
     const refusal = Buffer.concat([Buffer.from('E'), Buffer.alloc(4), Buffer.from(words)]);
     refusal.writeInt32BE(refusal.length - 1, 1);
@@ -144,7 +140,7 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
     assert.doesNotMatch(output, /secret/);
   });
 
-  test('an unknown command', async () => {
+  test('startup fails with one line for an unknown command', async () => {
     const { code, output } = await runToEnd({}, ['serv']);
     assert.equal(code, 1);
     assert.match(output, /^sendbatch: unknown command 'serv' \(Did you mean serve\?\)/);
@@ -152,7 +148,7 @@ describe('a start that cannot succeed ends in one clear line and a code that is 
 });
 
 describe('a start that succeeds', () => {
-  test('says where it listens, which database it has and how to send, and keeps what was sent', async () => {
+  test('startup prints its address, its database and how to send, and a restart keeps what was sent', async () => {
     const folder = join(work, 'kept');
     const env = { DATA_DIR: folder, LOG_FORMAT: 'pretty' };
     const draft = '[{"from_uid":"system","channel_id":"g","channel_type":2,"payload":"SGk="}]';
@@ -167,7 +163,7 @@ describe('a start that succeeds', () => {
     }
   });
 
-  test('that is stopped while it starts leaves no PostgreSQL behind', async () => {
+  test('a stop during startup leaves no PostgreSQL running', async () => {
     const lock = join(work, 'early', 'postgres', 'postmaster.pid');
     const { child, exit, output } = spawnCommand({ DATA_DIR: join(work, 'early') }, []);
     await until('PostgreSQL is launched', () => existsSync(lock));
@@ -177,7 +173,7 @@ describe('a start that succeeds', () => {
     assert.equal(existsSync(lock), false, output());
   });
 
-  test('of four instances on one empty database makes the schema once', async () => {
+  test('four instances that start on one empty database create the schema once', async () => {
     const database = await createDatabase('empty');
     const instances = await Promise.all(Array.from({ length: 4 }, () => spawnService({ DATABASE_URL: database.url })));
     const migrated = instances.filter((each) => each.output().includes('"migrations"'));
@@ -186,7 +182,7 @@ describe('a start that succeeds', () => {
     await database.drop();
   });
 
-  test('prints its settings, its version and its help', async () => {
+  test('the command prints its settings, version and help', async () => {
     const settings = await runToEnd({}, ['config']);
     assert.equal(settings.code, 0);
     for (const name of ['PORT', 'HOST', 'DATABASE_URL', 'DATA_DIR', 'LOG_LEVEL', 'AUTH'])
@@ -195,7 +191,7 @@ describe('a start that succeeds', () => {
     assert.equal((await runToEnd({}, ['help'])).code, 0);
   });
 
-  test('finishes a call in flight on SIGTERM, and refuses new ones', async () => {
+  test('a stop by SIGTERM finishes the call in flight and refuses new ones', async () => {
     const database = await createDatabase();
     const service = await spawnService({ DATABASE_URL: database.url });
     const holder = new pg.Client({ connectionString: database.url });
@@ -215,7 +211,7 @@ describe('a start that succeeds', () => {
     const inFlight = send('2');
     await untilOneWaitsFor(holder);
     const ended = service.end('SIGTERM');
-    // It stops taking connections at once; until then a new call is still answered.
+    // It stops accepting connections at once; until then a new call is still answered.
     await until('it stops', () => service.output().includes('"stopping'));
     await holder.query('rollback');
     assert.equal(await inFlight, 200);
@@ -231,13 +227,13 @@ function workersOf({ child }: ServiceProcess): number[] {
   return listed.trim().split(/\s+/).map(Number);
 }
 
-describe('WORKERS=2', () => {
-  test('are two instances on one port, numbered without a gap; one that is killed is replaced, and a stop ends all', async () => {
+describe('a service with WORKERS=2', () => {
+  test('two workers are two instances on one port, without gaps in the numbers; a killed one is replaced, and a stop ends both', async () => {
     const database = await createDatabase();
     const service = await spawnService({ DATABASE_URL: database.url, WORKERS: '2' });
     const send = async (count: number) => {
       for (let index = 0; index < count; index++) {
-        // A connection each: they are dealt out to the workers in turn.
+        // One connection per call: connections are distributed over the workers in turn.
         await fetch(`${service.url}/message/sendbatch`, {
           method: 'POST',
           headers: { connection: 'close' },
@@ -260,11 +256,11 @@ describe('WORKERS=2', () => {
     await database.drop();
   });
 
-  test('a terminal sends Ctrl-C to all at once: a worker that was told to stop already does not end at once for it', async () => {
+  test('a worker that is already stopping does not end at once when Ctrl-C on a terminal reaches every process', async () => {
     const database = await createDatabase();
     const service = await spawnService({ DATABASE_URL: database.url, WORKERS: '2' });
     const children = workersOf(service);
-    // A call under way holds its worker until it is answered.
+    // A call in flight keeps its worker until it is answered.
     const call = http.request(`${service.url}/message/send`, { method: 'POST', headers: { 'content-length': '2' } });
     const answered = once(call, 'response');
     call.write('{');
@@ -284,19 +280,19 @@ describe('WORKERS=2', () => {
     await database.drop();
   });
 
-  test('a stop that comes while a worker is being replaced ends all, also before its replacement hears it', async () => {
+  test('a stop while a worker is being replaced ends every process, even before the replacement can handle it', async () => {
     const database = await createDatabase();
     const service = await spawnService({ DATABASE_URL: database.url, WORKERS: '2' });
     const first = workersOf(service);
     process.kill(first[0] ?? 0, 'SIGKILL');
     await until('its replacement is forked', () => workersOf(service).some((pid) => !first.includes(pid)));
-    // It runs, and has loaded nothing yet.
+    // It runs, and has not loaded anything yet.
     await delay(50);
     assert.equal(await service.end('SIGTERM'), 0, service.output());
     await database.drop();
   });
 
-  test('a worker that cannot be replaced is tried again while another one listens; the last one ends the instance with 1', async () => {
+  test('a worker that cannot be replaced is retried while another one listens; the end of the last one ends the instance with 1', async () => {
     const database = await createDatabase();
     const proxy = await openFaultProxy(database.url);
     const service = await spawnService({ DATABASE_URL: proxy.url, DATABASE_WAIT: '1', WORKERS: '2' });
@@ -318,7 +314,7 @@ describe('WORKERS=2', () => {
     await database.drop();
   });
 
-  test('that cannot start end with the words of why', async () => {
+  test('workers that cannot start end with the reason', async () => {
     const { code, output } = await runToEnd({
       WORKERS: '2',
       DATABASE_URL: 'postgres://u:secret@127.0.0.1:1/x',

@@ -16,7 +16,10 @@ const names = readdirSync(folder)
   .map((file) => file.replace(/\.ts$/, ''))
   .sort();
 
-/** What a database of each version holds besides: rows of the tables that the migration made. `u2@u1` is a person channel. */
+/**
+ * What a database of each version contains besides: rows of the tables that its migration created.
+ * `u2@u1` is a person channel.
+ */
 const rowsOf: Record<string, string> = {
   '0001-messages': `
     insert into sendbatch.channel (channel_type, sequence, channel_id) values (1, 0, 'u2@u1');
@@ -30,7 +33,7 @@ const rowsOf: Record<string, string> = {
       values ('00000000-0000-4000-8000-000000000001', 1, null, 0, 1, 1, 0, 'receiving', 'open', '{}', 'broken off', '', '\\x00', '{}')`,
 };
 
-/** As 0008-batches was before it was edited. */
+/** The text of 0008-batches before it was edited. */
 const firstBatches: Migration = {
   async up(db) {
     const { up } = (await import(join(folder, '0008-batches.ts'))) as Migration;
@@ -53,7 +56,7 @@ describe('a database of every schema version, with data', () => {
   });
   after(() => current.drop());
 
-  test('is upgraded to the schema of a new one, keeps its rows, and is served', async () => {
+  test('a database of every older version is upgraded to the schema of a new one, keeps its rows, and can be served', async () => {
     for (const batches of ['as it is', 'as it was at first'] as const) {
       const growing = await createDatabase('empty');
       try {
@@ -88,7 +91,10 @@ describe('a database of every schema version, with data', () => {
   });
 });
 
-/** Submits a batch, which needs what 0008-batches lacked at first, and sends and reads in the old channel. */
+/**
+ * Submits a batch, which needs what 0008-batches lacked at first, and sends and reads in the old
+ * channel.
+ */
 async function isServed(url: string): Promise<void> {
   const service = await startService({ databaseUrl: url });
   try {
@@ -108,8 +114,8 @@ async function isServed(url: string): Promise<void> {
   }
 }
 
-describe('a migration with another text than the database was made with', () => {
-  test('is refused at a start, by migrate --status and by verify, with the way out, which works', async (context) => {
+describe('a migration whose text differs from the one that the database was created with', () => {
+  test('an edited migration is refused at a start, by migrate --status and by verify, with a way out that works', async (context) => {
     const database = await createDatabase();
     context.after(() => database.drop());
     const env = { DATABASE_URL: database.url };
@@ -129,7 +135,7 @@ describe('a migration with another text than the database was made with', () => 
     assert.deepEqual(rows, [{ count: names.length }]);
   });
 
-  test('is known by its SQL: white space does not matter, any word does', async () => {
+  test('a migration is identified by its SQL: white space does not matter, any word does', async () => {
     const sums = await Promise.all(
       ['create table a (b int)', 'create  table a\n (b int)', 'create table a (b bigint)'].map((text) =>
         checksumOf({
@@ -175,7 +181,10 @@ async function withDatabase(url: string, work: (db: Kysely<unknown>) => Promise<
   }
 }
 
-/** Columns, indexes and constraints of the schema, in one order: of columns that were added later the place differs. */
+/**
+ * The schema's columns, indexes and constraints, sorted: columns that were added later have other
+ * positions.
+ */
 async function schemaOf(url: string): Promise<unknown> {
   const columns = await ask(
     url,

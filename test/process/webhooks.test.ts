@@ -18,9 +18,9 @@ const postsBeforeKill = 40;
 const timeoutMs = 400;
 
 describe('a receiver that fails, hangs and answers slowly, and an instance that is killed', () => {
-  /** It stays. */
+  /** Runs throughout. */
   let first: TestService;
-  /** It is killed. */
+  /** Is killed. */
   let second: ServiceProcess;
   let odd: Receiver;
   let steady: Receiver;
@@ -43,7 +43,7 @@ describe('a receiver that fails, hangs and answers slowly, and an instance that 
     await steady.close();
   });
 
-  test('every message arrives, in each channel in order, past one that is parked', async (context) => {
+  test('every message reaches a failing receiver in order per channel, past a parked batch and a killed instance', async (context) => {
     const random = randomOf(seedOf(context));
     const call = jsonCaller(first.url);
     for (const [name, { url }] of Object.entries({ odd, steady })) {
@@ -56,7 +56,7 @@ describe('a receiver that fails, hangs and answers slowly, and an instance that 
       assert.equal(status, 200, JSON.stringify(body));
     }
 
-    // The other instance hears of new webhooks within two seconds.
+    // The other instance learns of new webhooks within two seconds.
     const probe = [{ from_uid: 'u', channel_id: 'probe', channel_type: 2, payload: 'eA==' }];
     for (const end = performance.now() + patienceMs; odd.received.length === 0; ) {
       assert.ok(performance.now() < end, 'the second instance never heard of the webhook');
@@ -64,7 +64,10 @@ describe('a receiver that fails, hangs and answers slowly, and an instance that 
     }
     odd.received.length = 0;
 
-    /** What the receiver has answered for with 200, by channel: first arrivals in their order. */
+    /**
+     * The messages that the receiver has answered with 200, per channel: first arrivals in their
+     * order.
+     */
     const taken = new Map<string, Set<number>>();
     const take = (response: ServerResponse, received: (typeof odd.received)[number]) => {
       for (const { channel_id: channel, message_seq: seq } of messagesOf(received)) {
@@ -80,7 +83,7 @@ describe('a receiver that fails, hangs and answers slowly, and an instance that 
     const poison = Buffer.from('poison').toString('base64');
     odd.answer = (response, received) => {
       if (odd.received.length >= postsBeforeKill) killed ??= second.end('SIGKILL');
-      // One of each at least, and then as it comes.
+      // At least one of each, then at random.
       const chance = [0, 0.16, 0.3][odd.received.length - 3] ?? random();
       if (healed) take(response, received);
       else if (messagesOf(received).some(({ payload }) => payload === poison)) {
@@ -96,11 +99,14 @@ describe('a receiver that fails, hangs and answers slowly, and an instance that 
       } else take(response, received);
     };
 
-    /** To either instance; what is not answered is sent again, under its keys, to the one that stays. */
+    /**
+     * Sends to either instance; unanswered batches are retried with their keys at the one that
+     * stays.
+     */
     const send = async (messages: object[]) => {
       const bases = [random() < 0.5 ? second.url : first.url, first.url];
       for (const base of bases) {
-        // The whole of it: the one that is killed may be in the middle of an answer.
+        // Reads the whole body: the killed instance may be in the middle of an answer.
         const answer = await jsonCaller(base)
           .post('/message/sendbatch', messages)
           .catch(() => undefined);
@@ -130,12 +136,13 @@ describe('a receiver that fails, hangs and answers slowly, and an instance that 
     await odd.until('the kill', () => killed !== undefined);
     await killed;
     assert.equal(second.child.signalCode, 'SIGKILL');
-    // The one that was killed was in no such hurry: what it has put off for minutes is tried at once after a change.
+    // The killed instance may have postponed deliveries by minutes; a change of the webhook retries
+    // them at once.
     for (const [name, { url }] of Object.entries({ odd, steady }))
       await fetch(`${first.url}/v1/webhooks/${name}`, { method: 'PUT', body: JSON.stringify({ url, batch_size: 20 }) });
     const failingOf = async () => (await call.get('/v1/webhooks/odd/deliveries')).body.deliveries;
     const isTaken = ({ channel, seq }: { channel: string; seq: number }) => taken.get(channel)?.has(seq) === true;
-    // All but what is parked with the poison.
+    // Everything arrives except what is parked with the poison message.
     const parkedOf = async () => {
       const failing = await failingOf();
       return new Set<string>(
@@ -173,7 +180,8 @@ describe('a receiver that fails, hangs and answers slowly, and an instance that 
         `${channel}: first arrivals in order`,
       );
     }
-    // A batch that could not be taken held up nobody for ever: later messages of its channels have arrived, and it arrives when it is asked for.
+    // A parked batch blocked nothing for good: later messages of its channels have arrived, and it
+    // arrives after a redelivery.
     healed = true;
     assert.ok((await call.post('/v1/webhooks/odd/deliveries:redeliver', {})).body.queued > 0);
     await odd.until('what was parked', () => stored.every(isTaken));
@@ -182,7 +190,7 @@ describe('a receiver that fails, hangs and answers slowly, and an instance that 
       stored.length,
     );
 
-    // The other webhook knew nothing of all this.
+    // The other webhook was not affected.
     const calm = new Map<string, Set<number>>();
     await steady.until('all at the steady one', () => {
       calm.clear();
@@ -201,7 +209,7 @@ describe('a receiver that fails, hangs and answers slowly, and an instance that 
   });
 });
 
-test('a webhook of the settings that cannot be is refused at the start, by name', async () => {
+test('an invalid webhook in the settings is refused at startup by its name', async () => {
   const database = await createDatabase();
   const secret = `whsec_${Buffer.alloc(32).toString('base64')}`;
   const url = 'https://example.com/hook';

@@ -50,7 +50,7 @@ describe('the keys of a token issuer', () => {
     return { jwk: { ...(await exportJWK(publicKey)), kid, alg: 'ES256' }, privateKey };
   };
 
-  test('keys that have aged out stay in use while the issuer is away, and are refreshed when it is back', async () => {
+  test('expired keys stay in use while the issuer is unreachable, and are refreshed when it is back', async () => {
     const [one, two] = [await key('one'), await key('two')];
     publish(one.jwk);
     const keys = open();
@@ -69,7 +69,7 @@ describe('the keys of a token issuer', () => {
     await assert.rejects(find(keys, 'one'), IssuerKeysUnavailable, 'a day later nothing vouches for the key');
   });
 
-  test('a key that is rotated in right after a fetch is found by waiting for the next one, which all callers share', async () => {
+  test('a key rotated in right after a fetch is found by waiting for the next fetch, which all callers share', async () => {
     const [one, two] = [await key('one'), await key('two')];
     publish(one.jwk);
     const keys = open();
@@ -80,7 +80,7 @@ describe('the keys of a token issuer', () => {
     await assert.rejects(find(keys, 'three'), { code: 'ERR_JWKS_NO_MATCHING_KEY' });
   });
 
-  test('an answer that is no key set is the issuer’s fault, and reported once', async () => {
+  test('an answer that is not a key set is the issuer’s error, and is reported once', async () => {
     const wrong: [string, (response: ServerResponse) => void][] = [
       ['the discovery document', (response) => response.end(JSON.stringify({ issuer: 'x', jwks_uri: 'y' }))],
       ['no JSON', (response) => response.end('<html>')],
@@ -105,14 +105,14 @@ describe('the keys of a token issuer', () => {
     }
   });
 
-  test('an issuer that fails is asked once per pause, however many callers come', async () => {
+  test('a failing issuer is requested once per pause, however many callers arrive', async () => {
     fail(500);
     const keys = open();
     await Promise.allSettled(Array.from({ length: 50 }, () => find(keys, 'one')));
     assert.equal(fetches, 1);
   });
 
-  test('a token without a key id is tried with each key of the set', async () => {
+  test('a token without a key id is verified with each key of the set', async () => {
     const [one, two] = [await key('one'), await key('two')];
     publish(one.jwk, two.jwk);
     const rules = { key: { jwksUrl: url.href }, algorithms: ['ES256'], issuer: 'i', audience: 'a', scopes: ['send'] };
@@ -136,7 +136,7 @@ describe('the keys of a token issuer', () => {
   });
 });
 
-/** Resolves when it holds; the test's own time-out ends the wait. */
+/** Resolves when the condition holds; the test's own timeout ends the wait. */
 async function until(holds: () => boolean): Promise<void> {
   while (!holds()) await new Promise((resolve) => setImmediate(resolve));
 }

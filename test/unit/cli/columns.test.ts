@@ -16,7 +16,7 @@ const needed = ['from_uid', 'channel_id', 'channel_type', 'payload'];
 const template = { name: 'welcome', version: 1 };
 
 describe('columns of a table', () => {
-  test('fill the fields of their names; an option is for all rows unless --column names the column', () => {
+  test('columns fill the fields of their names; an option applies to all rows unless --column names the column', () => {
     const { columns, notes } = resolveColumns([...needed, 'tag_key'], { ...plain, defaults: { from_uid: 'news' } });
     assert.equal(columns.from_uid, undefined);
     assert.equal(columns.tag_key, 'tag_key');
@@ -32,7 +32,7 @@ describe('columns of a table', () => {
     assert.deepEqual([named.columns.from_uid, named.notes], ['from_uid', []]);
   });
 
-  test('a name that looks like a field, and is none, is refused with the way out', () => {
+  test('a column that resembles a field name, and is none, is refused with the way out', () => {
     for (const [name, words] of [
       ['send_at', /send_at.*batch submit accepts it/],
       ['Send At', /batch submit accepts it/],
@@ -64,7 +64,7 @@ describe('columns of a table', () => {
     assert.equal(scheduled.columns.send_at, 'send_at');
   });
 
-  test('other columns are variables of a template, and named where there is none', () => {
+  test('other columns are variables of a template, and are named when there is no template', () => {
     assert.match(resolveColumns([...needed, 'email', 'name'], plain).notes.join(), /not sent: email, name/);
     const mapping = { ...plain, template, defaults: { from_uid: 'news', channel_type: '1' } };
     assert.deepEqual(resolveColumns(['channel_id', 'email', 'gender', 'payload'], mapping).notes, []);
@@ -81,7 +81,7 @@ describe('lines of NDJSON', () => {
   });
   const draftOf = (mapping: Partial<Mapping>, more: object) => createDrafts({ ...plain, ...mapping })(line(more), {});
 
-  test('options fill what a line does not say, and refuse a line that says something else', () => {
+  test('options fill the missing fields of an NDJSON line, and refuse a line with another value', () => {
     const filled = draftOf({ defaults: { tag_key: 't', red_dot: '1', expire: '5' } }, { header: { no_persist: 1 } });
     assert.ok(typeof filled !== 'string', String(filled));
     assert.deepEqual([filled.tagKey, filled.expire, filled.header?.redDot, filled.header?.noPersist], ['t', 5, 1, 1]);
@@ -96,7 +96,7 @@ describe('lines of NDJSON', () => {
     );
   });
 
-  test('what would be changed or dropped is refused by name', () => {
+  test('an NDJSON line with a value that would be changed or dropped is refused by the name of the field', () => {
     for (const [text, words] of [
       ['{"a":9007199254740993}', /^Error: a: 9007199254740993 is above 2\^53-1/],
       ['{"template":{"variables":{"ids":[1,-9007199254740993]}}}', /template\.variables\.ids\[1\]: -9007199254740993/],

@@ -4,7 +4,9 @@ import { parse } from 'csv-parse/sync';
 import fc from 'fast-check';
 import { CsvError, CsvReader, type CsvRow } from '../../../src/cli/input/csv.ts';
 
-/** Rows of a text that comes in pieces of some length, and the line of the error that ends it. */
+/**
+ * The rows of a text that arrives in pieces of some length, and the line of the error that ends it.
+ */
 function read(text: string, delimiter = ',', piece = text.length || 1): { rows: CsvRow[]; fault?: CsvError } {
   const reader = new CsvReader(delimiter);
   const rows: CsvRow[] = [];
@@ -21,8 +23,8 @@ function read(text: string, delimiter = ',', piece = text.length || 1): { rows: 
 
 const cellsOf = (text: string) => read(text).rows.map((row) => row.cells);
 
-describe('the reader of CSV', () => {
-  test('reads what RFC 4180 says, with the line that each row begins on', () => {
+describe('the CSV reader', () => {
+  test('the CSV reader reads RFC 4180, with the line where each row begins', () => {
     const { rows } = read('a,"b ""c""",\r\n\r\n"two\nlines",,x\r\nlast,"",y');
     assert.deepEqual(
       rows.map(({ line, cells }) => [line, cells]),
@@ -43,7 +45,7 @@ describe('the reader of CSV', () => {
     assert.deepEqual(cellsOf(''), []);
   });
 
-  test('a quote within a plain cell spoils its row alone', () => {
+  test('a quote inside an unquoted CSV cell invalidates only its row', () => {
     const { rows } = read('h,i\na,5" nail\nb,c\n');
     assert.deepEqual(
       rows.map(({ line, fault }) => [line, fault !== undefined]),
@@ -55,7 +57,7 @@ describe('the reader of CSV', () => {
     );
   });
 
-  test('an error that leaves the rest unclear ends the file at the line where the quote opened', () => {
+  test('a CSV error that makes the rest ambiguous ends the file at the line where the quote opened', () => {
     for (const [text, line, rows, words] of [
       ['h,i\na,b\nc,"Fast" Eddie\nd,e\n', 3, 2, /closed before the end of the cell \(" " follows\)/],
       ['h,i\na,"b\nc,d\n', 2, 1, /never closed/],
@@ -71,7 +73,7 @@ describe('the reader of CSV', () => {
       }
   });
 
-  test('reads what csv-parse reads, in pieces of any length', () => {
+  test('the CSV reader reads what csv-parse reads, in pieces of any length', () => {
     const cell = fc.string({ unit: fc.constantFrom('a', 'ö', '"', ',', ';', '\n', '\r\n', ' ', '😀'), maxLength: 6 });
     const table = fc.array(fc.array(cell, { minLength: 2, maxLength: 4 }), { minLength: 1, maxLength: 6 });
     const end = fc.constantFrom('\n', '\r\n');

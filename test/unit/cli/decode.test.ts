@@ -19,7 +19,7 @@ async function decoded(bytes: Buffer, label = 'utf-8', piece = 64 * 1024): Promi
 const latin = (text: string) => Buffer.from(text, 'latin1');
 const utf16be = (text: string) => Buffer.from(text, 'utf16le').swap16();
 
-describe('text of files', () => {
+describe('decoding of files', () => {
   let folder: string;
   before(() => {
     folder = temporaryFolder('decode');
@@ -27,7 +27,7 @@ describe('text of files', () => {
   });
   after(() => rmSync(folder, { recursive: true, force: true }));
 
-  test('what is not UTF-8 ends by line, byte, and what it may be', async () => {
+  test('a file that is not UTF-8 is refused with line, byte and a likely encoding', async () => {
     const lines = latin('id,name\n1,ok\n2,M\xfcller\n');
     for (const piece of [3, 64 * 1024])
       await assert.rejects(decoded(lines, 'utf-8', piece), {
@@ -35,12 +35,12 @@ describe('text of files', () => {
         message:
           /^line 3: byte 17 \(0xFC, byte 4 of its line\) is not valid UTF-8; --encoding windows-1252 reads "2,Müller"/,
       });
-    // Surrogates, overlong forms, and a character that is cut at the end.
+    // Surrogates, overlong forms, and a character truncated at the end.
     for (const hex of ['eda080', 'c0af', 'e4b8', 'f09f98', 'ff'])
       await assert.rejects(decoded(Buffer.from(`610a${hex}`, 'hex')), { line: 2 }, hex);
   });
 
-  test('UTF-8 of any kind is read as it is, in pieces of any length; a mark at the beginning is no text', async () => {
+  test('any UTF-8 is decoded unchanged, in pieces of any length, without its byte order mark', async () => {
     const text = fc.string({ unit: 'grapheme', maxLength: 40 });
     await fc.assert(
       fc.asyncProperty(text, fc.integer({ min: 1, max: 7 }), async (each, piece) => {
@@ -51,7 +51,7 @@ describe('text of files', () => {
     assert.equal(await decoded(Buffer.from('\ufeffab', 'utf16le'), 'utf-16le'), 'ab');
   });
 
-  test('an encoding that is given is used, and what is not of it is refused', async () => {
+  test('a given encoding is used, and bytes invalid in it are refused', async () => {
     for (const [label, bytes, text] of [
       ['windows-1252', latin('\x80\x93M\xfcller\x94'), '€“Müller”'],
       ['gbk', Buffer.from('c4e3bac3', 'hex'), '你好'],
@@ -73,7 +73,7 @@ describe('text of files', () => {
       assert.throws(() => encoding(odd), /Expected utf-8/);
   });
 
-  test('what is no text is named', async () => {
+  test('a file that is not text is refused by its kind', async () => {
     for (const [bytes, words] of [
       [Buffer.from('PK\u0003\u0004..............xl/workbook.xml', 'latin1'), /Excel workbook \(\.xlsx\)/],
       [Buffer.from('PK\u0003\u0004..............a.csv', 'latin1'), /ZIP archive/],

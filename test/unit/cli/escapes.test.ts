@@ -6,11 +6,11 @@ import fc from 'fast-check';
 import { plain, printable, safeJson, visible } from '../../../src/cli/output/output.ts';
 import { safeLine, safePrettyLine } from '../../../src/observability/log-line.ts';
 
-/** What a terminal obeys, but for the ends of lines and tabs. */
+/** Control characters that a terminal obeys, except line ends and tabs. */
 const obeyed = /[^\P{Cc}\n\t]|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/u;
 const hostile = '\u001b]0;title\u0007 \u009b31m \u202eabc\u2066 \u2028 \u007f \r x';
 
-/** Strings of which many characters are such. */
+/** Strings with many control characters. */
 const text = fc.string({
   unit: fc.oneof(
     fc.constantFrom(...hostile, '\n', '\t', '"', '\\', 'u001b', '😀'),
@@ -18,8 +18,8 @@ const text = fc.string({
   ),
 });
 
-describe('text of others', () => {
-  test('is printed without what a terminal obeys', () => {
+describe('text from others', () => {
+  test('text from others is printed without terminal control characters', () => {
     fc.assert(
       fc.property(text, (each) => {
         assert.doesNotMatch(visible(each), obeyed);
@@ -34,7 +34,7 @@ describe('text of others', () => {
     assert.equal(visible('Grüße 你好 👩‍👩‍👧\n\tx'), 'Grüße 你好 👩‍👩‍👧\n\tx');
   });
 
-  test('is logged without it: JSON with the same value, words with escapes that can be seen', () => {
+  test('text from others is logged without control characters: JSON keeps its value, plain text shows escapes', () => {
     fc.assert(
       fc.property(text, (each) => {
         const line = JSON.stringify({ msg: 'm', [each]: each });

@@ -3,8 +3,8 @@ import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { assertTime, describeTime, parseTime, time, zone } from '../../../src/cli/time.ts';
 
-describe('times that people write', () => {
-  test('a time that exists is read, and what is written again equals it', async () => {
+describe('times on the command line', () => {
+  test('a time that exists is parsed, and formats back to an equal time', async () => {
     for (const [text, zoneName, utc] of [
       ['2026-12-24T18:00Z', undefined, '2026-12-24T18:00:00.000Z'],
       ['2026-12-24T18:00:00+01:00', undefined, '2026-12-24T17:00:00.000Z'],
@@ -25,7 +25,7 @@ describe('times that people write', () => {
     );
   });
 
-  test('what does not exist, is twice, has no offset, or is written by habit is refused', async () => {
+  test('a time that does not exist, is ambiguous, lacks an offset or uses another notation is refused', async () => {
     for (const [text, zoneName, words] of [
       ['2027-02-29T12:00:00Z', undefined, /does not exist/],
       ['2026-12-24T24:00:00Z', undefined, /does not exist/],
@@ -59,7 +59,7 @@ describe('times that people write', () => {
     assert.equal(zone('europe/berlin'), 'Europe/Berlin');
   });
 
-  test('is said back by both clocks', async () => {
+  test('a time is printed in its zone and in UTC', async () => {
     assert.equal(
       await describeTime(Date.UTC(2026, 11, 24, 17), 'Europe/Berlin'),
       '2026-12-24T18:00:00+01:00 (Europe/Berlin), 2026-12-24T17:00:00.000Z in UTC',

@@ -7,9 +7,9 @@ import { createDatabase, openStore, type TestDatabase } from '../../support/data
 import { startService } from '../../support/service.ts';
 import { assertSound, query } from '../../support/verify.ts';
 
-describe('verify names each promise of the store that does not hold', () => {
+describe('verify names each violated promise of the store', () => {
   let sent: TestDatabase;
-  /** A copy of what was sent, to be spoilt. */
+  /** A copy of what was sent, to be damaged. */
   let copy: TestDatabase;
   before(async () => {
     sent = await createDatabase();
@@ -53,7 +53,7 @@ describe('verify names each promise of the store that does not hold', () => {
     `(select channel_key from sendbatch.channel where channel_id = '${id}' and sequence = ${sequence})`;
   const inA = `channel_key = ${keyOf('a')}`;
 
-  test('a sound store: all channels and messages are looked at, and nothing is found', async () => {
+  test('verify checks all channels and messages of a sound store, and finds nothing', async () => {
     await assertSound(copy.url);
     const db = openStore(copy.url);
     const steps = await Array.fromAsync(verify(db));
@@ -68,17 +68,17 @@ describe('verify names each promise of the store that does not hold', () => {
 
   const rows: [string, string[], { kind: ChannelViolation['kind']; channel?: string; what: RegExp }[]][] = [
     [
-      'a message is gone from the middle',
+      'a message in the middle is missing',
       [`delete from sendbatch.message where ${inA} and message_seq = 4`],
       [{ kind: 'MESSAGES_MISSING', channel: 'a', what: /^1 of 10 messages are missing: after seq 3$/ }],
     ],
     [
-      'the first ones are gone',
+      'the first messages are missing',
       [`delete from sendbatch.message where ${inA} and message_seq < 3`],
       [{ kind: 'MESSAGES_MISSING', channel: 'a', what: /^2 of 10 messages are missing: before seq 3$/ }],
     ],
     [
-      'a head is raised',
+      'a head is too high',
       [`update sendbatch.channel_head set last_seq = 15 where ${inA}`],
       [{ kind: 'MESSAGES_MISSING', channel: 'a', what: /^5 of 15 .* after seq 10, the last that is kept$/ }],
     ],
@@ -88,12 +88,12 @@ describe('verify names each promise of the store that does not hold', () => {
       [{ kind: 'HEAD_BEHIND', channel: 'a', what: /says 9, its last message is 10/ }],
     ],
     [
-      'a head is gone',
+      'a head is missing',
       [`delete from sendbatch.channel_head where ${inA}`],
       [{ kind: 'HEAD_MISSING', channel: 'a', what: /no head, and 10 messages/ }],
     ],
     [
-      'a sequence is there twice',
+      'a sequence exists twice',
       [
         'alter table sendbatch.message drop constraint message_pkey',
         `update sendbatch.message set message_seq = 5 where ${inA} and message_seq = 6`,
@@ -131,7 +131,7 @@ describe('verify names each promise of the store that does not hold', () => {
       [{ kind: 'ID_OUT_OF_RANGE', channel: 'a', what: /^1 ids .* seq 10$/ }],
     ],
     [
-      'a once-only key is there twice, by the index’s own column and as it was sent',
+      'a once-only key exists twice, by the index’s own column and as it was sent',
       [
         'alter table sendbatch.message drop constraint message_once',
         `update sendbatch.message set dedupe_key = (select dedupe_key from sendbatch.message where ${inA} and message_seq = 1)
@@ -144,12 +144,12 @@ describe('verify names each promise of the store that does not hold', () => {
       ],
     ],
     [
-      'a command is gone: the other sequence of the channel',
+      'a command is missing from the second sequence of a channel',
       [`delete from sendbatch.message where channel_key = ${keyOf('a', 1)}`],
       [{ kind: 'MESSAGES_MISSING', channel: 'a', what: /^1 of 1 messages are missing: none is kept$/ }],
     ],
     [
-      'a channel is gone, its messages are not',
+      'a channel is missing and its messages are not',
       [`delete from sendbatch.channel where channel_id = 'b'`],
       [{ kind: 'CHANNEL_MISSING', what: /has a head or 10 messages, and no channel/ }],
     ],
@@ -160,7 +160,7 @@ describe('verify names each promise of the store that does not hold', () => {
     ],
   ];
   for (const [name, spoil, expected] of rows)
-    test(name, async () => {
+    test(`verify reports when ${name}`, async () => {
       for (const statement of spoil) await query(copy.url, statement);
       const found = await faults();
       assert.deepEqual(
@@ -174,7 +174,7 @@ describe('verify names each promise of the store that does not hold', () => {
       }
     });
 
-  test('what was swept is not missing; one more that is gone is', async () => {
+  test('verify does not report swept messages as missing, and reports one more that is gone', async () => {
     const db = openStore(copy.url);
     const dayLater = Date.now() + 2 * 86_400_000;
     assert.equal(await sweepExpired(db, 1, dayLater), 1);

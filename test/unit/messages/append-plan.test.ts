@@ -40,7 +40,7 @@ const stored = (clientMsgNo: string, seq: number, more: Partial<Draft> = {}): [s
   const { key, contentHash } = message(clientMsgNo, more);
   return [key, { messageId: 7, messageSeq: seq, contentHash, acceptedAt: 0 }];
 };
-/** `+5` accepted as 5, `=3` a duplicate of 3, a reason refused. */
+/** `+5` accepted as 5, `=3` a duplicate of 3, otherwise the reason of a refusal. */
 const short = (outcome: Outcome) =>
   outcome.kind === 'refused'
     ? outcome.refusal.reason
@@ -48,12 +48,18 @@ const short = (outcome: Outcome) =>
 const answers = (batches: Batch[], known = empty) =>
   planAppend(batches, known).outcomes.map((each) => each.map(short).join(' '));
 
-describe('one batch', () => {
+describe('the plan of one batch', () => {
   const rows: [string, Batch, AppendState, string, number][] = [
     ['a new channel starts at 1', batch([message('1'), message('2')]), empty, '+1 +2', 2],
-    ['goes on after the head', batch([message('1')]), facts({ heads: new Map([[channelA, 41]]) }), '+42', 1],
     [
-      'counts each channel by itself',
+      'a known channel goes on after its head',
+      batch([message('1')]),
+      facts({ heads: new Map([[channelA, 41]]) }),
+      '+42',
+      1,
+    ],
+    [
+      'each channel counts by itself',
       batch([message('1'), message('1', { channelId: 'b' }), message('2')]),
       empty,
       '+1 +1 +2',
@@ -82,7 +88,13 @@ describe('one batch', () => {
       1,
     ],
     ['the same key of another sender', batch([message('1'), message('1', { fromUid: 'u2' })]), empty, '+1 +2', 2],
-    ['not persisted: no sequence, no row', batch([message('1', noPersist), message('2')]), empty, '+0 +1', 1],
+    [
+      'a message that is not persisted gets no sequence and no row',
+      batch([message('1', noPersist), message('2')]),
+      empty,
+      '+0 +1',
+      1,
+    ],
     ['a twin that is not persisted', batch([message('1', noPersist), message('1', noPersist)]), empty, '+0 =0', 0],
     [
       'a condition that holds',
@@ -116,15 +128,15 @@ describe('one batch', () => {
     ],
   ];
   for (const [what, input, known, answer, written] of rows) {
-    test(`${what}: ${answer}`, () => {
+    test(`planning one batch, ${what}: ${answer}`, () => {
       assert.deepEqual(answers([input], known), [answer]);
       assert.equal(planAppend([input], known).rows.length, written);
     });
   }
 });
 
-describe('an atomic batch', () => {
-  test('that is refused writes nothing and uses no number', () => {
+describe('the plan of an atomic batch', () => {
+  test('a refused atomic batch writes nothing and uses no number', () => {
     const plan = planAppend(
       [batch([message('1'), message('1', other)], { atomic: true }), batch([message('2')])],
       empty,
@@ -140,12 +152,12 @@ describe('an atomic batch', () => {
     assert.deepEqual([...plan.heads.values()], [1]);
   });
 
-  test('that is refused is not found by the next one', () => {
+  test('messages of a refused atomic batch are no duplicates for the next batch', () => {
     const failing = batch([message('1'), message('2', other), message('2')], { atomic: true });
     assert.deepEqual(answers([failing, batch([message('1')])])[1], '+1');
   });
 
-  test('of duplicates is accepted', () => {
+  test('an atomic batch of duplicates is accepted', () => {
     const again = batch([message('1')], { atomic: true });
     assert.deepEqual(answers([again], facts({ heads: new Map([[channelA, 1]]), earlier: new Map([stored('1', 1)]) })), [
       '=1',
@@ -153,8 +165,8 @@ describe('an atomic batch', () => {
   });
 });
 
-describe('a group of batches', () => {
-  test('sees what came before in the group', () => {
+describe('the plan of a group of batches', () => {
+  test('a batch sees what earlier batches of its group store', () => {
     const conditioned = batch([message('3')], { expectedLastSeqs: new Map([[channelA, 2]]) });
     assert.deepEqual(
       answers([batch([message('1'), message('2')]), batch([message('2'), message('1', other)]), conditioned]),
@@ -162,7 +174,7 @@ describe('a group of batches', () => {
     );
   });
 
-  test('gives ids that are unique and rise with the sequence', () => {
+  test('a group gets ids that are unique and rise with the sequence', () => {
     const plan = planAppend([batch([message('1'), message('2')]), batch([message('3')])], facts({ block: 5 }));
     assert.deepEqual(
       plan.rows.map((row) => row.messageId),
@@ -170,7 +182,7 @@ describe('a group of batches', () => {
     );
   });
 
-  test('remembers nothing of a message that is not persisted', () => {
+  test('a group remembers nothing of a message that is not persisted', () => {
     assert.deepEqual(answers([batch([message('1', noPersist)]), batch([message('1', noPersist)])]), ['+0', '+0']);
   });
 });

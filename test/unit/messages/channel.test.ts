@@ -6,7 +6,7 @@ import { canonicalId, pairId, peerOf } from '../../../src/messages/channel.ts';
 import { seedOf } from '../../support/seed.ts';
 
 describe('the canonical id of a person channel', () => {
-  // Computed by the legacy servers' own rule; kept as the contract with clients that hold such ids.
+  // Computed by the legacy servers' own rule, which clients with such ids rely on.
   for (const [a, b, id] of [
     ['u1', 'u2', 'u2@u1'],
     ['alice', 'user_a', 'alice@user_a'],
@@ -14,7 +14,7 @@ describe('the canonical id of a person channel', () => {
     ['100', '200', '100@200'],
     ['userA', 'userB', 'userA@userB'],
   ] as const) {
-    test(`${a} and ${b}: ${id}, in both directions`, () => {
+    test(`the person channel of ${a} and ${b} is ${id} in both directions`, () => {
       assert.equal(pairId(a, b), id);
       assert.equal(pairId(b, a), id);
       assert.equal(canonicalId(1, `${a}@${b}`), id);
@@ -22,17 +22,17 @@ describe('the canonical id of a person channel', () => {
     });
   }
 
-  test('two uids with the same CRC32: the lexicographically larger first', () => {
+  test('of two uids with the same CRC32, the lexicographically larger is first', () => {
     // A well-known collision of CRC32-IEEE.
     assert.equal(crc32('plumless'), crc32('buckeroo'));
     assert.equal(pairId('buckeroo', 'plumless'), 'plumless@buckeroo');
     assert.equal(pairId('plumless', 'buckeroo'), 'plumless@buckeroo');
   });
 
-  test('oneself', () => assert.equal(pairId('u1', 'u1'), 'u1@u1'));
+  test('the person channel with oneself repeats the uid', () => assert.equal(pairId('u1', 'u1'), 'u1@u1'));
 
   const uid = fc.string({ minLength: 1, unit: 'grapheme' }).filter((text) => !text.includes('@'));
-  test('for any two uids: the same in both directions, and it holds both', (context) => {
+  test('the person channel of any two uids is the same in both directions and contains both', (context) => {
     fc.assert(
       fc.property(uid, uid, (a, b) => {
         const id = pairId(a, b);
@@ -55,6 +55,7 @@ describe('a channel named without a sender', () => {
     [1, '@u1', undefined],
     [1, 'u1@u2@u3', undefined],
   ] as const) {
-    test(`type ${type}, ${id}: ${canonical ?? 'not a channel'}`, () => assert.equal(canonicalId(type, id), canonical));
+    test(`the canonical id of type ${type}, ${id} is: ${canonical ?? 'not a channel'}`, () =>
+      assert.equal(canonicalId(type, id), canonical));
   }
 });

@@ -24,7 +24,8 @@ describe('the content of a message', () => {
     ['a header of zeros and none', { header: { noPersist: 0, redDot: 0, syncOnce: 0 } }, { header: undefined }],
   ];
   for (const [what, a, b] of same) {
-    test(`is the same for ${what}`, () => assert.deepEqual(settle(a).contentHash, settle(b).contentHash));
+    test(`the content hash is the same for ${what}`, () =>
+      assert.deepEqual(settle(a).contentHash, settle(b).contentHash));
   }
 
   const different: [string, Partial<Draft>][] = [
@@ -41,7 +42,7 @@ describe('the content of a message', () => {
     ['subscribers cut here', { subscribers: ['a', 'bc'] }],
     ['a payload that looks like the end of the fields', { payload: Buffer.from('"]\nhello') }],
   ];
-  test('differs in every semantic field', () => {
+  test('the content hash differs in every semantic field', () => {
     const hashes = new Map([[settle({}).contentHash, 'the original']]);
     for (const [what, change] of different) {
       const hash = settle(change).contentHash;
@@ -52,7 +53,7 @@ describe('the content of a message', () => {
 });
 
 describe('the once-only key', () => {
-  test('is told apart by channel, sender and client_msg_no, and by nothing else', () => {
+  test('the once-only key differs by channel, sender and client_msg_no, and by nothing else', () => {
     const key = settle({}).key;
     assert.equal(settle({ payload: Buffer.from('x'), expire: 5, tagKey: 't' }).key, key);
     for (const change of [{ channelId: 'group2' }, { channelType: 4 }, { fromUid: 'u2' }, { clientMsgNo: 'k2' }])
@@ -60,7 +61,7 @@ describe('the once-only key', () => {
     assert.notEqual(settle({ fromUid: 'u', clientMsgNo: '1k' }).key, settle({ fromUid: 'u1', clientMsgNo: 'k' }).key);
   });
 
-  test('differs between a message and a command of the same channel', () => {
+  test('the once-only key differs between a message and a command of the same channel', () => {
     const command = settle({ header: { noPersist: 0, redDot: 0, syncOnce: 1 } });
     assert.notEqual(command.channel.key, settle({}).channel.key);
     assert.equal(command.channel.id, 'group1');
@@ -68,7 +69,7 @@ describe('the once-only key', () => {
 });
 
 describe('the channel of a draft', () => {
-  test('of a person is the pair, from both sides and from the joined id', () => {
+  test('the channel of a draft to a person is the pair, from both sides and from the joined id', () => {
     const ids = [
       settle({ channelType: 1, fromUid: 'u1', channelId: 'u2' }),
       settle({ channelType: 1, fromUid: 'u2', channelId: 'u1' }),
@@ -78,7 +79,7 @@ describe('the channel of a draft', () => {
     assert.deepEqual(new Set(ids), new Set(['u2@u1']));
   });
 
-  test('of a command with receivers alone is one for the same set of uids', () => {
+  test('the channel of a command with receivers only is the same for the same set of uids', () => {
     const syncOnce = { noPersist: 0, redDot: 0, syncOnce: 1 };
     const to = (...subscribers: string[]) =>
       settle({ header: syncOnce, channelId: '', channelType: 0, subscribers }).channel;
@@ -88,7 +89,7 @@ describe('the channel of a draft', () => {
     assert.notEqual(to('ab').id, to('a', 'b').id);
   });
 
-  test('is persistent unless it says otherwise', () => {
+  test('the channel of a draft is persistent unless it says otherwise', () => {
     assert.equal(isPersistent(settle({})), true);
     assert.equal(isPersistent(settle({ header: { noPersist: 1, redDot: 0, syncOnce: 0 } })), false);
   });

@@ -49,7 +49,9 @@ const made = { isMade: true };
 const member = { isMade: true, isMember: true };
 const command = { header: { noPersist: 0, redDot: 0, syncOnce: 1 } };
 
-/** Sender, type, channel, facts, what is said. `strict` enforces the allowlists of persons. */
+/**
+ * Sender, type, channel, state and expected denial. `strict` enforces the allowlists of persons.
+ */
 const rows: [string, number, string, Partial<PairFacts>, string | undefined, PermissionRules?][] = [
   // Person: by the receiver's lists.
   ['u1', 1, 'u2', {}, undefined],
@@ -84,7 +86,7 @@ const rows: [string, number, string, Partial<PairFacts>, string | undefined, Per
       ['system', type, id, { ...made, isDisbanded: true }, 'CHANNEL_DISBANDED'],
     ];
   }),
-  // Types that ask for no membership: every ban and list of the channel holds all the same.
+  // Types without a membership requirement: every ban and list of the channel still applies.
   ...(
     [
       [3, 'a'],
@@ -104,7 +106,7 @@ const rows: [string, number, string, Partial<PairFacts>, string | undefined, Per
     ['system', type, id, { isBanned: true, isDenied: true, hasAllowlist: true, isSenderBanned: true }, undefined],
     ['system', type, id, { isDisbanded: true }, 'CHANNEL_DISBANDED'],
   ]),
-  // An agent's channel: its two sides, by the other side's own lists.
+  // An agent's channel: its two parties, each by the other's own lists.
   ['bot', 11, 'u1@bot', {}, undefined],
   ['bot', 11, 'u1@bot', { deniedBy: ['u1'] }, 'IN_DENYLIST'],
   ['bot', 11, 'u1@bot', { notAllowedBy: ['u1'] }, undefined],
@@ -113,15 +115,15 @@ const rows: [string, number, string, Partial<PairFacts>, string | undefined, Per
   ['u2', 11, 'u1@bot', { ...member, deniedBy: ['u1', 'bot'] }, 'NOT_ALLOWED'],
 ];
 
-describe('who may send', () => {
+describe('permission to send', () => {
   for (const [sender, type, id, facts, expected, by = rules] of rows) {
     const given = Object.keys(facts).join(' ') || 'nothing known';
-    test(`${sender} to ${type}/${id}, ${given}${by === strict ? ', allowlists enforced' : ''}: ${expected ?? 'may'}`, () => {
+    test(`${sender} sends to ${type}/${id}, ${given}${by === strict ? ', allowlists enforced' : ''}: ${expected ?? 'permitted'}`, () => {
       for (const more of [{}, command]) {
         const sent = message(sender, type, id, more);
         const refusal = sendDenial(pairOf(sent), { ...nothing, ...facts }, by);
         assert.equal(refusal?.reason, expected);
-        // What is assumed must never let through what is forbidden: here without lists, members and bans.
+        // Preconditions must never permit what is forbidden: here without lists, members and bans.
         const assumption = preconditionsFor([sent], by);
         const holds =
           assumption !== undefined &&
@@ -136,13 +138,13 @@ describe('who may send', () => {
     });
   }
 
-  test('a command that names its receivers needs no channel, and a ban holds for it', () => {
+  test('a command that names its receivers needs no channel, and a ban applies to it', () => {
     const sent = message('u1', 0, '', { ...command, subscribers: ['a', 'b'] });
     assert.equal(sendDenial(pairOf(sent), nothing, rules), undefined);
     assert.equal(sendDenial(pairOf(sent), { ...nothing, isSenderBanned: true }, rules)?.reason, 'SENDER_BANNED');
   });
 
-  test('a command that names its receivers is asked of their own lists, and the refusal names them', () => {
+  test('a command that names its receivers is checked against their own lists, and the refusal names them', () => {
     const uids = Array.from({ length: 12 }, (_, index) => `r${index}`);
     const sent = message('u1', 0, '', { ...command, subscribers: [...uids, 'u1', 'system'] });
     assert.ok(!pairOf(sent).receivers.includes('u1'), 'nobody keeps itself out');
@@ -163,7 +165,7 @@ describe('who may send', () => {
     assert.equal(sendDenial(pairOf(sent), { ...nothing, notAllowedBy: uids }, rules), undefined);
   });
 
-  test('an outsider is told one thing, whatever the channel is', () => {
+  test('an outsider gets the same denial whatever the channel is', () => {
     const veiled = (facts: Partial<PairFacts>) => {
       const refusal = sendDenial(pairOf(message('u1', 2, 'a')), { ...nothing, ...facts }, rules);
       assert.ok(refusal);
@@ -186,14 +188,14 @@ describe('who may send', () => {
     assert.equal(veiled({ ...member, isDisbanded: true }).reason, 'CHANNEL_DISBANDED', 'a member is told the truth');
   });
 
-  test('says the number that legacy callers know the reason by', () => {
+  test('a denial has the number by which legacy callers know the reason', () => {
     const refusal = sendDenial(pairOf(message('u1', 2, 'a')), { ...nothing, isMade: true }, rules);
     assert.deepEqual(refusal?.metadata, { channel_id: 'a', channel_type: '2', from_uid: 'u1', reason_code: '3' });
   });
 });
 
-describe('a pair', () => {
-  test('is one for a message and a command, and another for another sender, type or channel', () => {
+describe('a permission pair', () => {
+  test('a permission pair is the same for messages and commands, and differs by sender, type and channel', () => {
     const keys = [
       message('u1', 2, 'a'),
       message('u2', 2, 'a'),

@@ -5,15 +5,15 @@ import { type AdmissionController, startAdmissionController } from '../../../src
 import { fewCalls } from '../../../src/overload/pie.ts';
 import { until } from '../../support/watch.ts';
 
-/** Asks for a call whose body is whole at once. */
+/** Requests admission for a call whose body has arrived. */
 function call(overload: AdmissionController): (() => void) | undefined {
   return overload.admit('send')?.();
 }
 
-test('a store that does nothing any more: few calls are let in, one a second later, the others are counted, and told in few lines', async () => {
+test('when the store stops answering, few calls are admitted, then one per second; the others are counted and logged in few lines', async () => {
   const start = performance.now();
-  const told: { refused: number; share: number }[] = [];
-  const overload = startAdmissionController({ waitMs: 200, onShed: (shed) => told.push(shed) });
+  const reported: { refused: number; share: number }[] = [];
+  const overload = startAdmissionController({ waitMs: 200, onShed: (shed) => reported.push(shed) });
   try {
     overload.stored(1);
     const here: (() => void)[] = [];
@@ -26,7 +26,7 @@ test('a store that does nothing any more: few calls are let in, one a second lat
       else here.push(ended);
       return ended === undefined;
     };
-    // One at a time: what nothing has come of for a second is no burst.
+    // One at a time: a call after a second without results is not a burst.
     await until('a call is refused', ask);
     assert.ok(here.length >= fewCalls, `${here.length} are here`);
     const before = here.length;
@@ -37,17 +37,17 @@ test('a store that does nothing any more: few calls are let in, one a second lat
     assert.ok(through >= 1 && through <= seconds + 1, `${through} were let through in ${seconds} s`);
     for (const ended of here) ended();
     await until('it is well again', () => !ask());
-    await until('all of it is told', () => told.reduce((sum, shed) => sum + shed.refused, 0) === refused);
+    await until('all of it is reported', () => reported.reduce((sum, shed) => sum + shed.refused, 0) === refused);
     const most = 3 + (performance.now() - start) / 5000;
-    assert.ok(told.length <= most, `${told.length} lines`);
-    assert.ok(told.every(({ share }) => share > 0 && share <= 1));
+    assert.ok(reported.length <= most, `${reported.length} lines`);
+    assert.ok(reported.every(({ share }) => share > 0 && share <= 1));
     assert.ok(asked > refused);
   } finally {
     overload.stop();
   }
 });
 
-test('calls whose bodies do not come are none: others are let in, however long they stay', async () => {
+test('calls whose bodies do not arrive are not counted: others are admitted, however long they stay', async () => {
   const overload = startAdmissionController({ waitMs: 200, onShed: () => {} });
   try {
     overload.stored(1);
@@ -59,7 +59,7 @@ test('calls whose bodies do not come are none: others are let in, however long t
       ended();
       await delay(20);
     }
-    // They come all at once in the end: no more than are done in good time begin.
+    // They all arrive at once in the end: no more start than can finish in time.
     const began = dribbling.map((begin) => begin?.()).filter((ended) => ended !== undefined);
     assert.ok(began.length > 0);
   } finally {
@@ -67,7 +67,7 @@ test('calls whose bodies do not come are none: others are let in, however long t
   }
 });
 
-test('250 calls of one turn are let in, however long their turn takes', () => {
+test('250 calls of one event-loop tick are admitted, however long the tick takes', () => {
   const overload = startAdmissionController({ waitMs: 50, onShed: () => {} });
   try {
     for (let count = 0; count < 250; count++) {

@@ -5,50 +5,53 @@ import { concurrencyLimit, fewCalls, nextShare } from '../../../src/overload/pie
 const targetMs = 500;
 const lookMs = 100;
 
-/** A queue that does a millisecond's work a millisecond, looked at every 100 ms; `load` is what arrives, as a share of that. */
+/**
+ * A queue that does 1 ms of work per ms, sampled every 100 ms; `load` is the arriving work as a
+ * share of that.
+ */
 function simulate(seconds: number, loadAt: (second: number) => number) {
   let share = 0;
   let waitMs = 0;
   let before = 0;
-  const looks: { share: number; waitMs: number; done: number }[] = [];
+  const samples: { share: number; waitMs: number; done: number }[] = [];
   for (let at = 0; at < seconds * 1000; at += lookMs) {
     const work = waitMs + loadAt(at / 1000) * lookMs * (1 - share);
     const done = Math.min(lookMs, work);
     waitMs = work - done;
     share = nextShare(share, { now: waitMs, before }, targetMs);
     before = waitMs;
-    looks.push({ share, waitMs, done: done / lookMs });
+    samples.push({ share, waitMs, done: done / lookMs });
   }
-  return looks;
+  return samples;
 }
 const mean = (numbers: readonly number[]) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
 
-describe('the share of calls that is refused', () => {
-  test('is none while all is done in good time, and in a burst', () => {
-    const looks = simulate(60, (second) => (second % 10 < 0.15 ? 2 : 0.9));
+describe('the share of refused calls', () => {
+  test('the share of refused calls is 0 in a burst and while all calls are served in time', () => {
+    const samples = simulate(60, (second) => (second % 10 < 0.15 ? 2 : 0.9));
     assert.deepEqual(
-      looks.filter((look) => look.share > 0),
+      samples.filter((sample) => sample.share > 0),
       [],
     );
   });
 
   for (const load of [1.2, 2, 4, 10]) {
-    test(`settles at ${load} times the capacity where the capacity is used and the wait is the target`, () => {
-      const looks = simulate(60, () => load);
-      assert.ok(Math.max(...looks.map((look) => look.waitMs)) < 3 * targetMs, 'the wait is bounded at all times');
-      const settled = looks.slice(-300);
-      assert.ok(Math.abs(mean(settled.map((look) => look.share)) - (1 - 1 / load)) < 0.05);
-      assert.ok(mean(settled.map((look) => look.done)) > 0.97, 'what is refused leaves nothing idle');
-      assert.ok(Math.abs(mean(settled.map((look) => look.waitMs)) - targetMs) < targetMs / 2);
+    test(`the share of refused calls at ${load} times the capacity settles where the capacity is used and the wait is the target`, () => {
+      const samples = simulate(60, () => load);
+      assert.ok(Math.max(...samples.map((sample) => sample.waitMs)) < 3 * targetMs, 'the wait is bounded at all times');
+      const settled = samples.slice(-300);
+      assert.ok(Math.abs(mean(settled.map((sample) => sample.share)) - (1 - 1 / load)) < 0.05);
+      assert.ok(mean(settled.map((sample) => sample.done)) > 0.97, 'what is refused leaves nothing idle');
+      assert.ok(Math.abs(mean(settled.map((sample) => sample.waitMs)) - targetMs) < targetMs / 2);
     });
   }
 
-  test('is none again soon after the load has gone', () => {
-    const looks = simulate(20, (second) => (second < 10 ? 3 : 0.5));
-    assert.equal(looks[10 * 10 + 20]?.share, 0);
+  test('the share of refused calls returns to 0 soon after the load has gone', () => {
+    const samples = simulate(20, (second) => (second < 10 ? 3 : 0.5));
+    assert.equal(samples[10 * 10 + 20]?.share, 0);
   });
 
-  test('is all when nothing is done any more, and stays between none and all', () => {
+  test('the share of refused calls is 1 when nothing completes any more, and stays between 0 and 1', () => {
     let share = 0;
     for (let waitMs = 0; waitMs < 10_000; waitMs += 100) {
       share = nextShare(share, { now: waitMs, before: waitMs - 100 }, targetMs);
@@ -58,12 +61,13 @@ describe('the share of calls that is refused', () => {
   });
 });
 
-describe('the calls that may be here at once', () => {
+describe('the concurrency limit', () => {
   const waitMs = 150;
 
   /**
-   * A service that ends at most `perSecond` calls a second, one after the other and each in `aloneMs` at least, looked at every 100 ms; `arrive` calls come in a second.
-   * It tells how long those that end now were here.
+   * A service that completes at most `perSecond` calls per second, one after the other and each in
+   * at least `aloneMs`, sampled every 100 ms; `arriveAt` gives the calls that arrive per second.
+   * Reports how long the calls that complete now took.
    */
   function simulate(seconds: number, perSecond: number, aloneMs: number, arriveAt: (second: number) => number) {
     const stepMs = 1;
@@ -73,7 +77,7 @@ describe('the calls that may be here at once', () => {
     let quickestMs = Number.POSITIVE_INFINITY;
     let came = 0;
     let done = 0;
-    const looks: { most: number; here: number; tookMs: number; refused: number; endedPerSecond: number }[] = [];
+    const samples: { most: number; here: number; tookMs: number; refused: number; endedPerSecond: number }[] = [];
     let refused = 0;
     for (let at = 0; at < seconds * 1000; at += stepMs) {
       for (came += (arriveAt(at / 1000) * stepMs) / 1000; came >= 1; came--) {
@@ -90,43 +94,43 @@ describe('the calls that may be here at once', () => {
       quickestMs = Math.min(quickestMs, now[0] ?? quickestMs);
       const usualMs = now[now.length >> 1] ?? 0;
       most = concurrencyLimit({ quickestMs, usualMs, perSecond: ended.length * 2 }, waitMs);
-      looks.push({ most, here: queue.length, tookMs: usualMs, refused, endedPerSecond: ended.length * 2 });
+      samples.push({ most, here: queue.length, tookMs: usualMs, refused, endedPerSecond: ended.length * 2 });
       refused = 0;
     }
-    return looks;
+    return samples;
   }
   const mean = (numbers: readonly number[]) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
 
   for (const aloneMs of [3, 300])
-    test(`are without bound while they end as soon as ever, be it after ${aloneMs} ms`, () => {
-      const looks = simulate(20, 900, aloneMs, () => 700);
-      assert.ok(looks.every((look) => look.most === Number.POSITIVE_INFINITY && look.refused === 0));
+    test(`the concurrency limit is infinite while calls complete as quickly as ever, here after ${aloneMs} ms`, () => {
+      const samples = simulate(20, 900, aloneMs, () => 700);
+      assert.ok(samples.every((sample) => sample.most === Number.POSITIVE_INFINITY && sample.refused === 0));
     });
 
   for (const load of [1.5, 2, 5])
     for (const perSecond of [900, 40]) {
-      test(`at ${load} times the ${perSecond} that end in a second are as many as end in good time`, () => {
-        const looks = simulate(20, perSecond, 3, () => load * perSecond).slice(100);
+      test(`the concurrency limit at ${load} times the ${perSecond} completions per second is what can complete in time`, () => {
+        const samples = simulate(20, perSecond, 3, () => load * perSecond).slice(100);
         const longestMs = Math.max(waitMs + 2 * 3, (fewCalls * 1000) / perSecond);
-        assert.ok(Math.abs(mean(looks.map((look) => look.tookMs)) - longestMs) < longestMs / 4);
+        assert.ok(Math.abs(mean(samples.map((sample) => sample.tookMs)) - longestMs) < longestMs / 4);
         assert.ok(
-          mean(looks.map((look) => look.endedPerSecond)) > 0.95 * perSecond,
+          mean(samples.map((sample) => sample.endedPerSecond)) > 0.95 * perSecond,
           'what is refused leaves nothing idle',
         );
       });
     }
 
-  test('are without bound again soon after the load has gone', () => {
-    const looks = simulate(20, 900, 3, (second) => (second < 10 ? 3000 : 400));
-    assert.ok(looks.slice(105).every((look) => look.refused === 0));
-    assert.equal(looks.at(-1)?.most, Number.POSITIVE_INFINITY);
+  test('the concurrency limit is infinite again soon after the load has gone', () => {
+    const samples = simulate(20, 900, 3, (second) => (second < 10 ? 3000 : 400));
+    assert.ok(samples.slice(105).every((sample) => sample.refused === 0));
+    assert.equal(samples.at(-1)?.most, Number.POSITIVE_INFINITY);
   });
 
-  test('are few, not none, when nothing ends any more', () => {
+  test('the concurrency limit is small, and not 0, when nothing completes any more', () => {
     assert.equal(concurrencyLimit({ quickestMs: 3, usualMs: 2000, perSecond: 0 }, waitMs), fewCalls);
   });
 
-  test('are without bound as long as nothing is known', () => {
+  test('the concurrency limit is infinite as long as nothing is known', () => {
     const unknown = { quickestMs: Number.POSITIVE_INFINITY, usualMs: 0, perSecond: 0 };
     assert.equal(concurrencyLimit(unknown, waitMs), Number.POSITIVE_INFINITY);
   });
