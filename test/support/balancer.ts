@@ -1,14 +1,20 @@
 import net from 'node:net';
 
-/** One address in front of several instances, as a load balancer of connections has it. */
+/** One address in front of several instances, like a load balancer of connections. */
 export interface Balancer {
   readonly url: string;
-  /** Puts an instance, by its URL, in a place; the connections that the former one has stay until it ends them. */
+  /**
+   * Puts an instance, by its URL, into a slot; connections of the former one stay until it ends
+   * them.
+   */
   set(place: number, url: string): void;
   close(): Promise<void>;
 }
 
-/** Deals connections out in turn; where one is refused, the next instance gets it. It knows nothing of who is about to stop. */
+/**
+ * Distributes connections in turn; where one is refused, the next instance gets it. It does not
+ * know which instance is about to stop.
+ */
 export async function openBalancer(): Promise<Balancer> {
   const ports: number[] = [];
   const sockets = new Set<net.Socket>();

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { type Browser, chromium } from 'playwright-core';
 
-/** Debian's; `.ci/run` installs it. */
+/** Debian's Chromium; `.ci/run` installs it. */
 const program = '/usr/bin/chromium';
 const flags = [
   '--no-sandbox',
@@ -13,7 +13,7 @@ const flags = [
   '--disable-sync',
 ];
 
-/** As a suite's `skip`: why there is no browser; false where there is one. */
+/** For a suite's `skip`: the reason why there is no browser; false where there is one. */
 export const noBrowser: string | false = existsSync(program) ? false : `${program} is not installed`;
 
 export async function launchBrowser(): Promise<Browser> {

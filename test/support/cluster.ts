@@ -10,13 +10,13 @@ import { endWithFile } from './file-end.ts';
 
 export const quietLog = () => {};
 
-/** A PostgreSQL of one test run or one test, in a temporary folder that goes with it. */
+/** A PostgreSQL of one test run or one test, in a temporary folder that is removed with it. */
 export interface TestCluster extends EmbeddedPostgres {
   /** The URL of a database in it. */
   url(database: string): string;
 }
 
-/** A folder for a test, which the account of PostgreSQL may pass: mkdtemp makes private ones. */
+/** A folder for a test that PostgreSQL's account may enter: mkdtemp creates private ones. */
 export function temporaryFolder(name: string): string {
   const folder = mkdtempSync(join(tmpdir(), `sendbatch-test-${name}-`));
   chmodSync(folder, 0o755);
@@ -26,8 +26,8 @@ export function temporaryFolder(name: string): string {
 const pristineVariable = 'TEST_PRISTINE_CLUSTER';
 
 /**
- * Initializes a cluster that every cluster of the run is a copy of: initdb takes a second of CPU.
- * Returns what removes it.
+ * Initializes a cluster that every cluster of the run is copied from: initdb takes 1 s of CPU.
+ * Returns a function that removes it.
  */
 export function preparePristineCluster(): () => void {
   const folder = temporaryFolder('pristine');
@@ -36,7 +36,7 @@ export function preparePristineCluster(): () => void {
   return () => rmSync(folder, { recursive: true, force: true });
 }
 
-/** Starts a cluster. `durable: false` is for speed: what kill -9 leaves is not to be looked at then. */
+/** Starts a cluster. `durable: false` is faster; the data after a kill -9 is then undefined. */
 export async function startCluster(options: {
   durable: boolean;
   settings?: Record<string, string>;
@@ -46,11 +46,11 @@ export async function startCluster(options: {
   if (pristine !== undefined) execFileSync('cp', ['-a', pristine, join(dataDir, 'postgres')]);
   const server = await startEmbedded({ dataDir, explicit: false, log: quietLog, ...options });
   const end = () => {
-    // A test may have killed the one that was started here and have started another.
+    // A test may have killed the server that was started here and have started another.
     const lock = join(server.dataDir, 'postgres/postmaster.pid');
     const pid = existsSync(lock) ? Number(readFileSync(lock, 'utf8').split('\n', 1)[0]) : 0;
     if (existsSync(`/proc/${pid}`)) killAll(pid);
-    // What was killed may write on for a moment.
+    // A killed server may go on writing for a moment.
     for (const folder of [dataDir, server.dataDir]) rmSync(folder, { recursive: true, force: true, maxRetries: 20 });
   };
   const ended = endWithFile(end);
@@ -60,20 +60,20 @@ export async function startCluster(options: {
     async stop() {
       await server.stop();
       ended();
-      // It goes on where the sessions of a starved machine have not ended within a second.
+      // Proceeds when the sessions of a starved machine have not ended within one second.
       end();
     },
   };
 }
 
-/** The postmaster and its backends, which would otherwise finish what is under way. */
+/** Kills the postmaster and its backends, which would otherwise finish their work. */
 export function killAll(pid: number): void {
   const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
   for (const each of [pid, ...children]) {
     try {
       process.kill(each, 'SIGKILL');
     } catch (error) {
-      // One that has ended by itself meanwhile, as all do when they see that the postmaster is gone.
+      // The backend has ended by itself, as all do when they notice that the postmaster is gone.
       if ((error as { code?: string }).code !== 'ESRCH') throw error;
     }
   }

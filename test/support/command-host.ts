@@ -8,7 +8,7 @@ export interface CommandLine {
   readonly args: string[];
   readonly env: Record<string, string>;
   readonly cwd: string;
-  /** Written to stdout and to stderr after the command. */
+  /** What the command wrote to stdout and to stderr. */
   readonly endMark: string;
 }
 

@@ -10,12 +10,15 @@ export const templateName = 'sendbatch_test_template';
 
 /** A database of one test file. */
 export interface TestDatabase {
-  /** As DATABASE_URL takes it. */
+  /** In the form of DATABASE_URL. */
   readonly url: string;
   drop(): Promise<void>;
 }
 
-/** Clones the migrated template (50 ms), or another database that nobody is connected to, or makes an empty one. */
+/**
+ * Clones the migrated template (50 ms) or another database without sessions, or creates an empty
+ * one.
+ */
 export async function createDatabase(
   from: 'template' | 'empty' | { readonly copyOf: string } = 'template',
 ): Promise<TestDatabase> {
@@ -26,7 +29,7 @@ export async function createDatabase(
     );
   const name = `sendbatch_test_${randomBytes(6).toString('hex')}`;
   const source = typeof from === 'string' ? templateName : new URL(from.copyOf).pathname.slice(1);
-  // Copying files takes 20 ms of CPU, writing each page to the WAL 35 to 120 ms.
+  // Copying files takes 20 ms of CPU; writing each page to the WAL takes 35 to 120 ms.
   const copied = from === 'empty' ? '' : ` template ${source} strategy file_copy`;
   await administer(adminUrl, `create database ${name}${copied}`);
   const url = new URL(adminUrl);
@@ -34,7 +37,7 @@ export async function createDatabase(
   return { url: url.href, drop: () => administer(adminUrl, `drop database if exists ${name} with (force)`) };
 }
 
-/** The template can be busy for a moment while another file clones it: PostgreSQL says object_in_use. */
+/** The template can be busy while another file clones it: PostgreSQL reports object_in_use. */
 async function administer(adminUrl: string, statement: string): Promise<void> {
   for (let attempt = 0; ; attempt++) {
     const client = new pg.Client({ connectionString: adminUrl });
@@ -50,7 +53,7 @@ async function administer(adminUrl: string, statement: string): Promise<void> {
   }
 }
 
-/** Brings the schema of a database up to date. */
+/** Migrates a database to the current schema. */
 export async function migrateDatabase(url: string): Promise<void> {
   const db = openDatabase({
     connection: { url },
@@ -65,7 +68,7 @@ export async function migrateDatabase(url: string): Promise<void> {
   await installJobs({ connectionString: url });
 }
 
-/** A database of a test's own, opened as the store does; `close` drops it. */
+/** A database of one test, opened as the store opens it; `close` drops it. */
 export async function openOwnStore(): Promise<{ readonly db: Db; close(): Promise<void> }> {
   const database = await createDatabase();
   const db = openStore(database.url);

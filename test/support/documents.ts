@@ -17,7 +17,10 @@ export function readPage(page: string): string {
   return readFileSync(join(root, page), 'utf8');
 }
 
-/** The fenced blocks of these languages: `sh` is run, `json` and `text` are its output. `bash` needs programs or files of the reader. */
+/**
+ * The fenced blocks of these languages: `sh` is run, `json` and `text` are its output. `bash` needs
+ * programs or files of the reader.
+ */
 export function blocksOf(page: string, languages: readonly string[] = ['sh', 'json', 'text']): Block[] {
   return [...readPage(page).matchAll(fence)]
     .map(([, language = '', text = '']) => ({ language, text }))
@@ -27,14 +30,19 @@ export function blocksOf(page: string, languages: readonly string[] = ['sh', 'js
 const fence = /^```(\w+)\n(.*?)^```$/gms;
 
 export interface RunOptions {
-  /** What stands in the documents, such as the service's address, and what it is here. */
+  /**
+   * Replacements of texts in the documents, such as the service's address, by their values here.
+   */
   readonly replace: Readonly<Record<string, string>>;
   readonly env: Readonly<Record<string, string>>;
-  /** A file that holds the variables of the reader's shell. */
+  /** A file with the variables of the reader's shell. */
   readonly session: string;
 }
 
-/** Runs each `sh` block of a page in order. An output block is compared with what the command before it printed. */
+/**
+ * Runs each `sh` block of a page in order, and compares an output block with the output of the
+ * command before it.
+ */
 export async function runPage(page: string, options: RunOptions): Promise<{ commands: number; answers: number }> {
   const counts = { commands: 0, answers: 0 };
   let answer = '';
@@ -59,7 +67,10 @@ export async function runPage(page: string, options: RunOptions): Promise<{ comm
   return counts;
 }
 
-/** Runs a command as a reader would paste it; it must succeed. Variables that it sets are there for the next one. */
+/**
+ * Runs a command as a reader would paste it; it must succeed. Its variables are available to the
+ * next one.
+ */
 export async function run(command: string, { replace, env, session }: RunOptions): Promise<string> {
   const there = Object.entries(replace).reduce(
     (text, [documented, here]) => text.replaceAll(documented, here),
@@ -89,7 +100,7 @@ function isSame(language: string, answer: string, text: string): boolean {
   }
 }
 
-/** The same but for times, ids and secrets. */
+/** The text without times, ids and secrets. */
 function plain(language: string, text: string): unknown {
   if (language === 'json') return JSON.parse(plainText(text), (key, value) => (volatileKeys.has(key) ? key : value));
   return plainText(text)
@@ -105,7 +116,7 @@ function plainText(text: string): string {
     .replace(/\b(sb_|whsec_)[\w+/=…-]+/g, '$1…');
 }
 
-/** The page in Chinese: it has the same commands and outputs. */
+/** The Chinese version of a page, with the same commands and outputs. */
 export function chineseOf(page: string): string {
   return `docs/zh/${page.replace(/^docs\//, '')}`;
 }
@@ -127,7 +138,7 @@ function written(language: string, answer: string): string {
   return `${language === 'json' ? pretty(JSON.parse(shown), '') : shown.trimEnd()}\n`;
 }
 
-/** JSON over as few lines as fit. */
+/** JSON on as few lines as fit. */
 function pretty(value: unknown, indent: string): string {
   const line = inline(value);
   if (line.length + indent.length <= columns || typeof value !== 'object' || value === null) return line;

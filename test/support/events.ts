@@ -2,11 +2,11 @@
 export interface ServerSentEvent {
   readonly id: string | undefined;
   readonly event: string | undefined;
-  // biome-ignore lint/suspicious/noExplicitAny: the data is looked at field by field
+  // biome-ignore lint/suspicious/noExplicitAny: the data is read field by field
   readonly data: any;
 }
 
-/** Reads events as EventSource does; `close` hangs up. */
+/** Reads events as EventSource does; `close` disconnects. */
 export async function openEvents(url: string, headers: Record<string, string> = {}) {
   const controller = new AbortController();
   const response = await fetch(url, { headers, signal: controller.signal });

@@ -1,30 +1,42 @@
 import net from 'node:net';
 
-/** Which way nothing goes any more: to PostgreSQL, back from it, or neither. */
+/** The direction in which nothing is forwarded any more: to PostgreSQL, back from it, or both. */
 export type Direction = 'to-server' | 'to-client' | 'both';
 
-/** A way to PostgreSQL on which things go wrong. */
+/** A proxy in front of PostgreSQL that injects faults. */
 export interface FaultProxy {
   readonly url: string;
-  /** Cuts the connection that sends the next COMMIT, or the statement that commits by itself: before it arrives, or after it was done and before the answer comes back. */
+  /**
+   * Cuts the connection that sends the next COMMIT or autocommit statement: before it arrives, or
+   * after it was executed and before its answer is forwarded.
+   */
   cutNextCommit(when: 'before' | 'after'): void;
-  /** The same, but nothing says that it is cut: the connection stays, and swallows everything from then on. */
+  /**
+   * Like `cutNextCommit`, but silently: the connection stays open and swallows everything from then
+   * on.
+   */
   stallNextCommit(when: 'before' | 'after'): void;
-  /** How many commits were cut or stalled. */
+  /** Number of commits that were cut or stalled. */
   readonly cuts: number;
   /** Cuts every open connection. */
   cut(): void;
-  /** Every chunk, each way, goes so much later. */
+  /** Delays every chunk by this time in each direction. */
   delay(milliseconds: number): void;
-  /** The open connections swallow what goes in a direction, for good; those that come are taken and swallow too, until `resume`. */
+  /**
+   * Open connections swallow one direction for good; new ones are accepted and swallow it too,
+   * until `resume`.
+   */
   stall(direction: Direction): void;
-  /** The open connections swallow everything, for good, as behind a firewall that has forgotten them; new ones are well. */
+  /**
+   * Open connections swallow everything for good, as behind a firewall that dropped its state; new
+   * ones work.
+   */
   forget(): void;
-  /** New connections are cut when they come. */
+  /** Cuts new connections as they arrive. */
   drop(): void;
-  /** No more delay, and new connections are well again. */
+  /** Ends the delay, and lets new connections work again. */
   resume(): void;
-  /** Connections that came so far. */
+  /** Number of connections so far. */
   readonly connections: number;
   close(): Promise<void>;
 }

@@ -5,7 +5,7 @@ import { adminUrlVariable, migrateDatabase, templateName } from './database.ts';
 let cluster: TestCluster | undefined;
 let removePristine: (() => void) | undefined;
 
-/** Once for the whole run: one server, one migrated template, from which each test file clones its own database. */
+/** Runs once per run: one server and one migrated template, which each test file clones. */
 export async function globalSetup(): Promise<void> {
   try {
     let adminUrl = process.env.TEST_DATABASE_URL;
@@ -16,7 +16,7 @@ export async function globalSetup(): Promise<void> {
     }
     await prepareTemplate(adminUrl);
   } catch (error) {
-    // Node runs no teardown after a setup that failed.
+    // Node runs no teardown after a failed setup.
     await globalTeardown();
     throw error;
   }

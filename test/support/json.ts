@@ -1,11 +1,11 @@
-/** An answer of a JSON route. */
+/** A response of a JSON route. */
 export interface JsonAnswer {
   readonly status: number;
-  // biome-ignore lint/suspicious/noExplicitAny: the bodies are looked at field by field
+  // biome-ignore lint/suspicious/noExplicitAny: the bodies are read field by field
   readonly body: any;
 }
 
-/** A caller of the JSON routes of a service, with headers of its own. */
+/** Calls the JSON routes of a service, with headers of its own. */
 export function jsonCaller(url: string, headers: Record<string, string> = {}) {
   const ask = async (path: string, init: RequestInit): Promise<JsonAnswer> => {
     const response = await fetch(url + path, { ...init, headers });

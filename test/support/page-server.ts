@@ -6,11 +6,11 @@ import { join, normalize } from 'node:path';
 
 const root = join(import.meta.dirname, '../..');
 
-/** Bare names as a bundler would resolve them, from the packages' own `exports`. */
+/** Resolves bare names from the packages' own `exports`, as a bundler would. */
 function importMap(): object {
   const imports: Record<string, string> = {
     'sendbatch/client': '/dist/src/client/index.js',
-    // The generated code has the rules' options in it.
+    // The generated code contains the options of the validation rules.
     '@bufbuild/protovalidate/gen/': '/node_modules/@bufbuild/protovalidate/dist/esm/gen/',
   };
   for (const name of ['@bufbuild/protobuf', '@connectrpc/connect', '@connectrpc/connect-web']) {
@@ -23,15 +23,16 @@ function importMap(): object {
   return { imports };
 }
 
-/** A server of web pages, of another origin than the service's. */
+/** A server of web pages, on another origin than the service's. */
 export interface PageServer {
   readonly url: string;
   close(): void;
 }
 
 /**
- * Serves HTML by its path, with an import map, and the files of the repository that it imports; TypeScript without its types.
- * `dist` is the folder that holds a build, when a page needs one.
+ * Serves HTML by its path, with an import map, and the repository files that it imports; TypeScript
+ * without its types.
+ * `dist` is the folder of a build, for pages that need one.
  */
 export async function servePages(pages: Readonly<Record<string, string>>, dist?: string): Promise<PageServer> {
   const server = createServer((request, response) => {

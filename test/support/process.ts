@@ -8,20 +8,23 @@ import { endWithFile } from './file-end.ts';
 
 const root = join(import.meta.dirname, '../..');
 const main = join(root, 'src/main.ts');
-/** Many processes are started, and half of what each takes is reading the same source. */
+/** Tests start many processes, and half the time of each start is compiling the same source. */
 const compiled = join(root, 'node_modules/.cache/node-compile');
 
-/** The service as a process of its own, started as `npm start` starts it. */
+/** The service in its own process, started as by `npm start`. */
 export interface ServiceProcess {
   readonly url: string;
   readonly child: ChildProcess;
   /** Everything that it printed. */
   output(): string;
-  /** Sends a signal and waits for the end; the exit code, or null when the signal ended it. */
+  /**
+   * Sends a signal and waits for the end; resolves with the exit code, or null when the signal
+   * ended it.
+   */
   end(signal: NodeJS.Signals): Promise<number | null>;
 }
 
-/** Starts it and waits until it listens; rejects with its words when it ends before. */
+/** Starts the service and waits until it listens; rejects with its output when it ends before. */
 export async function spawnService(
   env: Record<string, string>,
   cwd?: string,
@@ -47,7 +50,7 @@ export async function spawnService(
   };
 }
 
-/** Runs it to its end, for a start that must fail or a command that prints. */
+/** Runs a start that must fail, or a command, to its end. */
 export async function runToEnd(
   env: Record<string, string>,
   args: string[] = [],
@@ -151,7 +154,7 @@ function launch(
   const child = spawn(process.execPath, [program, ...args], {
     env: environmentOf(env),
     stdio: [stdin, 'pipe', 'pipe'],
-    // Not the folder of the one who runs the tests: it may have a `.env`.
+    // Not the folder in which the tests run: it may contain a `.env`.
     cwd: cwd ?? import.meta.dirname,
   });
   let text = '';
@@ -173,7 +176,7 @@ function environmentOf(env: Record<string, string>): Record<string, string> {
     PORT: '0',
     LOG_FORMAT: 'json',
     SYSTEM_UIDS: '*',
-    // What a test hands in is done, on a machine that is slow too.
+    // Requests of a test must succeed on a slow machine too.
     OVERLOAD_WAIT: '60000',
     NODE_COMPILE_CACHE: compiled,
     ...env,

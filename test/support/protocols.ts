@@ -26,7 +26,7 @@ import {
 
 type Request = MessageInitShape<typeof SendBatchRequestSchema>;
 
-/** A refusal as every protocol must say it. */
+/** A refusal in the form that every protocol must give. */
 export interface Refused {
   readonly code: string;
   readonly reason: string | undefined;
@@ -36,7 +36,7 @@ export interface Refused {
   readonly retryMs: number | undefined;
 }
 
-/** One message's result, in the same words for every protocol. */
+/** The result of one message, in the same form for every protocol. */
 export interface Result {
   readonly messageId: number;
   readonly messageSeq: number;
@@ -45,27 +45,30 @@ export interface Result {
   readonly refused: Refused | undefined;
 }
 
-/** What a batch came to. */
+/** The outcome of a batch. */
 export type Answer = { readonly results: Result[] } | { readonly refused: Refused };
 
-/** An answer in words: `ok`, `again` for a duplicate, or the reason, of each message; or of the whole call. */
+/**
+ * Summarizes an answer: per message `ok`, `again` for a duplicate, or the reason; or the reason of
+ * the whole call.
+ */
 export function said(answer: Answer): string {
   return 'refused' in answer
     ? `call: ${answer.refused.reason}`
     : answer.results.map((result) => result.refused?.reason ?? (result.duplicate ? 'again' : 'ok')).join(' ');
 }
 
-/** A way into the service: one protocol with one client library. */
+/** A client of the service: one protocol with one client library. */
 export interface ProtocolClient {
   readonly name: string;
   send(request: Request, options?: { headers?: Record<string, string>; timeoutMs?: number }): Promise<Answer>;
   close(): void;
 }
 
-/** The types in google.protobuf.Any of a whole call's error; results need none. */
+/** The types in google.protobuf.Any of a call's error; results need none. */
 const registry = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSchema);
 
-/** Every door of a running service. */
+/** Opens a client per protocol to a running service. */
 export function openClients(url: string): ProtocolClient[] {
   return [
     openConnectClient('gRPC, connect-node', createGrpcTransport({ baseUrl: url })),
@@ -156,7 +159,10 @@ function toRefused(
   };
 }
 
-/** grpc-js: another client than Connect's, with google.rpc.Status read from the trailer as any gRPC library does. */
+/**
+ * grpc-js: an independent client, which reads google.rpc.Status from the trailer like any gRPC
+ * library.
+ */
 function openGrpcJsClient(url: string): ProtocolClient {
   const client = new grpc.Client(new URL(url).host, grpc.credentials.createInsecure());
   return {
@@ -186,7 +192,10 @@ function openGrpcJsClient(url: string): ProtocolClient {
   };
 }
 
-/** The documented route: an array in, an array out. Batch options go into the query; conditions have no place there. */
+/**
+ * The documented route: an array in, an array out. Batch options go into the query, which has no
+ * field for conditions.
+ */
 function openJsonClient(url: string): ProtocolClient {
   return {
     name: 'JSON route',

@@ -11,12 +11,12 @@ interface Target {
   readonly ca?: string;
 }
 
-/** A reader of a channel that has its first frame and takes no more by itself. */
+/** A reader of a channel that has its first frame and then stops reading by itself. */
 export interface Reader {
   close(): void;
 }
 
-/** Every protocol and HTTP version on which a channel can be read. */
+/** Every combination of protocol and HTTP version on which a channel can be read. */
 export const readerNames = [
   'Server-Sent Events, HTTP/1.1',
   'Server-Sent Events, HTTP/2',
@@ -27,7 +27,7 @@ export const readerNames = [
   'Connect, HTTP/2',
 ] as const;
 
-/** Opens a reader, and waits for its first frame. */
+/** Opens a reader and waits for its first frame. */
 export async function openReader(name: (typeof readerNames)[number], target: Target): Promise<Reader> {
   if (name === 'Server-Sent Events, HTTP/1.1') return await overHttp1(target);
   if (name === 'Server-Sent Events, HTTP/2') return await overHttp2(target);
@@ -73,7 +73,7 @@ async function overHttp2(target: Target): Promise<Reader> {
   return { close: () => session.destroy() };
 }
 
-// As a process of its own, for a test that kills it: all readers of the named channels.
+// Runs as a process of its own for a test that kills it: all readers of the named channels.
 const [, script = '', url, ...channels] = process.argv;
 if (import.meta.filename === script && url !== undefined) {
   for (const name of readerNames) for (const channelId of channels) await openReader(name, { url, channelId });

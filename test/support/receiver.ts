@@ -3,12 +3,12 @@ import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'nod
 import type { AddressInfo } from 'node:net';
 import { patienceMs } from './watch.ts';
 
-/** One POST that came. */
+/** One received POST. */
 export interface Received {
   readonly path: string;
   readonly headers: IncomingHttpHeaders;
   readonly text: string;
-  // biome-ignore lint/suspicious/noExplicitAny: the bodies are looked at field by field
+  // biome-ignore lint/suspicious/noExplicitAny: the bodies are read field by field
   readonly body: any;
   readonly at: number;
 }
@@ -16,13 +16,13 @@ export interface Received {
 /** Answers a POST; one that it does not end hangs. */
 export type Answer = (response: ServerResponse, received: Received) => void;
 
-/** A receiver of webhooks on loopback. */
+/** A webhook receiver on loopback. */
 export interface Receiver {
   readonly url: string;
-  /** All that came, in the order in which it came. */
+  /** All received POSTs, in order of arrival. */
   readonly received: Received[];
   answer: Answer;
-  /** Waits until it holds; it is asked after each POST. */
+  /** Waits until the condition holds, which is checked after each POST. */
   until(what: string, holds: () => boolean): Promise<void>;
   close(): Promise<void>;
 }
@@ -69,7 +69,7 @@ export async function startReceiver(): Promise<Receiver> {
   return receiver;
 }
 
-/** The messages of a POST of either format. */
+/** The messages of a POST in either format. */
 export function messagesOf({ body }: Received): { channel_id: string; message_seq: number; payload: string }[] {
   return Array.isArray(body) ? body : body.data.messages;
 }

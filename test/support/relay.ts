@@ -1,22 +1,22 @@
 import { once } from 'node:events';
 import net from 'node:net';
 
-/** A way to a service for one client, which can leave by it in any way that TCP has. */
+/** A connection of one client to a service, which can disconnect in every way that TCP has. */
 export interface Relay {
   readonly port: number;
-  /** Stops to read from the service: its buffers fill. */
+  /** Stops reading from the service: its buffers fill. */
   hold(): void;
-  /** Reads on. */
+  /** Resumes reading. */
   release(): void;
   leave(way: Way): void;
   close(): void;
 }
 
-/** How a client leaves. */
+/** The ways in which a client disconnects. */
 export const ways = ['close', 'reset', 'half-close'] as const;
 type Way = (typeof ways)[number];
 
-/** Opens a way to a port of loopback. */
+/** Opens a relay to a port on loopback. */
 export async function openRelay(target: number): Promise<Relay> {
   const links = new Set<{ client: net.Socket; upstream: net.Socket }>();
   const server = net.createServer({ allowHalfOpen: true }, (client) => {

@@ -8,7 +8,10 @@ export interface TestService extends App {
   readonly databaseUrl: string;
 }
 
-/** Starts a service in this process. `databaseUrl` lets a second instance share the first one's database. */
+/**
+ * Starts a service in this process. With `databaseUrl` a second instance shares the database of the
+ * first.
+ */
 export async function startService(change: Partial<Config> & { databaseUrl?: string } = {}): Promise<TestService> {
   const { databaseUrl, ...settings } = change;
   const database = databaseUrl === undefined ? await createDatabase() : undefined;
@@ -16,7 +19,7 @@ export async function startService(change: Partial<Config> & { databaseUrl?: str
   const config: Config = {
     ...loadConfig({ PORT: '0', DATABASE_URL: 'postgres://set/below', LOG_LEVEL: 'silent', SYSTEM_UIDS: '*' }),
     database: { url },
-    // What a test hands in is done, on a machine that is slow too.
+    // Requests of a test must succeed on a slow machine too.
     overloadWaitMs: 60_000,
     lockTimeoutMs: 60_000,
     statementTimeoutMs: 60_000,

@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import { serverAccount } from '../../src/postgres/embedded/account.ts';
 import { temporaryFolder } from './cluster.ts';
 
-/** A file system of a few megabytes, which can be full. */
+/** A file system of a few megabytes that can be filled. */
 export interface SmallDisk {
-  /** Its folder, which belongs to the account of PostgreSQL. */
+  /** Its folder, which belongs to PostgreSQL's account. */
   readonly folder: string;
-  /** Writes a file until nothing is left. */
+  /** Writes a file until no space is left. */
   fill(): void;
   /** Removes that file. */
   free(): void;
@@ -16,7 +16,7 @@ export interface SmallDisk {
   remove(): void;
 }
 
-/** Mounts one in memory; a string: why that cannot be done here. */
+/** Mounts one in memory; returns a string with the reason where that is not possible. */
 export function mountSmallDisk(megabytes: number): SmallDisk | string {
   if (process.platform !== 'linux') return 'needs Linux: a file system of its own is mounted';
   const folder = temporaryFolder('small-disk');

@@ -1,6 +1,7 @@
 /**
- * Watches how long this thread does one thing without a turn of its event loop, in milliseconds of the processor: what the machine does meanwhile does not count.
- * Returns what ends the watch and tells the longest.
+ * Measures the longest time in which this thread did one thing without returning to its event loop,
+ * in ms of CPU, so that other work on the machine does not count.
+ * Returns a function that ends the measurement and returns that time.
  */
 export function watchStalls(): () => number {
   const cpuMs = () => {

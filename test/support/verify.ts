@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import pg from 'pg';
 
-/** One stored message, as a test asks for it. */
+/** One stored message in the form that tests compare. */
 export interface StoredRow {
   readonly channel: string;
   readonly type: number;
@@ -12,7 +12,7 @@ export interface StoredRow {
   readonly payload: string;
 }
 
-/** Everything in a database, past the service. */
+/** Reads every message in a database, bypassing the service. */
 export async function readAll(url: string): Promise<StoredRow[]> {
   return await ask(url, async (client) => {
     const { rows } = await client.query<Record<string, string>>(
@@ -32,7 +32,10 @@ export async function readAll(url: string): Promise<StoredRow[]> {
   });
 }
 
-/** The promises of the store: every channel dense from 1 and as long as its head says, no key twice, ids unique and rising with the sequence. */
+/**
+ * Asserts the promises of the store: every channel is dense from 1 up to its head, no key occurs
+ * twice, ids are unique and rise with the sequence.
+ */
 export async function assertSound(url: string): Promise<void> {
   await ask(url, async (client) => {
     const check = async (what: string, sql: string) => {
@@ -63,7 +66,7 @@ export async function assertSound(url: string): Promise<void> {
   });
 }
 
-/** One statement, past the service. */
+/** Runs one statement, bypassing the service. */
 export async function query(url: string, sql: string): Promise<Record<string, string>[]> {
   return await ask(url, async (client) => (await client.query<Record<string, string>>(sql)).rows);
 }

@@ -8,10 +8,10 @@ import { jsonCaller } from './json.ts';
 import { type Answer, openClients, type ProtocolClient, said } from './protocols.ts';
 import type { TestService } from './service.ts';
 
-/** Longer than a busy machine stands still. */
+/** Longer than a busy machine stalls. */
 export const patienceMs = 60_000;
 
-/** Looks again and again until something holds; fails with the words of the last look. */
+/** Polls until a condition holds; fails with the message of the last attempt. */
 export async function until(what: string, look: () => Promise<boolean> | boolean): Promise<void> {
   const end = performance.now() + patienceMs;
   while (!(await look())) {
@@ -20,7 +20,10 @@ export async function until(what: string, look: () => Promise<boolean> | boolean
   }
 }
 
-/** Until somebody waits for a lock that this connection holds: others have the same server, and locks of their own. */
+/**
+ * Waits until a session waits for a lock that this connection holds. Other tests share the server,
+ * with locks of their own.
+ */
 export async function untilOneWaitsFor(holder: pg.Client): Promise<void> {
   await until('somebody waits for the lock', async () => {
     const { rows } = await holder.query(
@@ -39,14 +42,16 @@ export const draftTo = (channelId: string, clientMsgNo: string) => ({
   payload: Buffer.from(clientMsgNo),
 });
 
-/** A way into a service by its name. */
+/** The client of a service by its name. */
 export function clientOf(service: TestService, name: string): ProtocolClient {
   const sender = openClients(service.url).find((each) => each.name === name);
   assert.ok(sender);
   return sender;
 }
 
-/** What both a gRPC and a JSON caller must hear when the store cannot do it now. */
+/**
+ * Asserts the answers that a gRPC and a JSON caller must get when the store cannot serve them now.
+ */
 export function assertBusy(answer: Answer, reasons: readonly string[] = ['STORE_BUSY']): void {
   assert.ok('refused' in answer, JSON.stringify(answer));
   const { code, reason = '', retryMs, message } = answer.refused;
@@ -56,15 +61,15 @@ export function assertBusy(answer: Answer, reasons: readonly string[] = ['STORE_
   assert.doesNotMatch(message, /ECONN|socket|PGSQL|relation|statement/, 'no internals leak');
 }
 
-/** Work, and how many milliseconds it took. */
+/** Runs work and measures it in milliseconds. */
 export async function timed<T>(work: Promise<T>): Promise<{ result: T; ms: number }> {
   const since = performance.now();
   return { result: await work, ms: performance.now() - since };
 }
 
-/** Watches what a service does by itself. */
+/** Observes the background work of a service. */
 export interface Watch {
-  /** Fails unless its reader still reads, its loops still run, and its listener listens. */
+  /** Fails unless the follower still reads, the loops still run, and the listener still listens. */
   assertWell(): Promise<void>;
   stop(): void;
 }
@@ -72,7 +77,10 @@ export interface Watch {
 const channelId = 'watched';
 const listener = `select from pg_stat_activity where application_name = 'sendbatch listener' and datname = current_database()`;
 
-/** Follows a channel through `service`, as a user's client does; `other` is another instance on the same database, at `databaseUrl` past every fault. */
+/**
+ * Follows a channel through `service` as a client would; `other` is another instance on the same
+ * database, reached at `databaseUrl` without faults.
+ */
 export function watch(service: TestService, other: TestService, databaseUrl: string): Watch {
   const abort = new AbortController();
   const heard = new Set<string>();
@@ -95,7 +103,7 @@ export function watch(service: TestService, other: TestService, databaseUrl: str
         [sender, `here-${round}`],
         [elsewhere, `there-${round}`],
       ] as const) {
-        // A retry with the same key, as a client makes: what was stored before is found.
+        // Retries with the same key, as a client does: finds what was stored before.
         await until(`${key} is taken`, async () =>
           /^(ok|again)$/.test(said(await by.send({ messages: [draftTo(channelId, key)] }))),
         );

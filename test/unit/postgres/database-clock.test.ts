@@ -3,8 +3,8 @@ import { describe, test } from 'node:test';
 import { createClock } from '../../../src/postgres/database-clock.ts';
 import { seedOf } from '../../support/seed.ts';
 
-describe('the clock of a service', () => {
-  test('is within a round trip of the database’s, whatever this machine’s wall clock says', async (context) => {
+describe("the service's clock of the database", () => {
+  test('the database clock is within one round trip of the database’s time, whatever the local wall clock says', async (context) => {
     const seed = seedOf(context);
     let state = seed;
     const random = () => {
@@ -35,7 +35,7 @@ describe('the clock of a service', () => {
       for (let round = 0; round < 200; round++) {
         time += random() * 10_000;
         tripMs = random() < 0.1 ? 3000 : random() * 5;
-        // A suspended machine: the monotonic clock stood still.
+        // A suspended machine: the monotonic clock stopped.
         if (random() < 0.05) trueOffset += 60_000;
         await clock.measure();
         const off = Math.abs(clock.now() - (time + trueOffset));

@@ -60,7 +60,7 @@ async function query(server: EmbeddedPostgres, sql: string): Promise<unknown[]> 
     await client.end();
   }
 }
-/** A session that was ended is there until its process has had its turn; a stop waits for a second. */
+/** A terminated session stays visible until its process has run; a stop waits one second for it. */
 async function untilAlone({ host, port, user, database }: EmbeddedPostgres): Promise<void> {
   const client = new pg.Client({ host, port, user, database, application_name: 'sendbatch launcher' });
   await client.connect();
@@ -72,7 +72,7 @@ async function untilAlone({ host, port, user, database }: EmbeddedPostgres): Pro
   });
   await client.end();
 }
-/** A server has let go of its folder before its process is gone. */
+/** A server releases its folder before its process has ended. */
 async function assertGone(pid: number): Promise<void> {
   await until(`process ${pid} is gone`, () => {
     try {
@@ -93,7 +93,7 @@ const unavailable = (text: RegExp) => (error: unknown) => {
 describe('the embedded PostgreSQL', () => {
   const dataDir = folder('embedded');
 
-  test('keeps its data over a stop, a kill -9, and a kill -9 that is followed by a start at once', async () => {
+  test('the embedded PostgreSQL keeps its data over a stop, a kill -9, and a kill -9 followed by an immediate start', async () => {
     const first = await start(dataDir);
     assert.equal(first.adopted, false);
     await query(first, 'create table kept (n int)');
@@ -113,7 +113,7 @@ describe('the embedded PostgreSQL', () => {
     await third.stop();
   });
 
-  test('commits durably, listens on no network, and lets nobody else at its files', async () => {
+  test('the embedded PostgreSQL commits durably, listens on no network, and keeps its files private', async () => {
     const server = await start(dataDir);
     assert.deepEqual(
       await query(
@@ -133,7 +133,7 @@ describe('the embedded PostgreSQL', () => {
     await server.stop();
   });
 
-  test('keeps its log small: no line for an error of a statement, and a log that grew is put away while it runs', async () => {
+  test('the embedded PostgreSQL keeps its log small: no line per failed statement, and a large log is rotated while it runs', async () => {
     const dataDir = folder('log');
     const server = await start(dataDir);
     const log = join(dataDir, 'postgres.log');
@@ -150,7 +150,7 @@ describe('the embedded PostgreSQL', () => {
     assert.match(after, /^[^\0]*database system is shut down/, 'it goes on at the beginning of the file');
   });
 
-  test('is shared by two services, and stopped by the last', async () => {
+  test('the embedded PostgreSQL is shared by two services, and stopped by the last one', async () => {
     const first = await start(dataDir);
     const second = await start(dataDir);
     assert.deepEqual([second.adopted, second.pid], [true, first.pid]);
@@ -165,7 +165,7 @@ describe('the embedded PostgreSQL', () => {
     await assertGone(first.pid);
   });
 
-  test('is adopted when the service that started it was killed', async () => {
+  test('the embedded PostgreSQL is adopted when the service that started it was killed', async () => {
     const orphaning = `
       import { startEmbedded } from ${JSON.stringify(join(import.meta.dirname, '../../../src/postgres/embedded/index.ts'))};
       const log = () => {};
@@ -187,7 +187,7 @@ describe('the embedded PostgreSQL', () => {
     await server.stop();
   });
 
-  test('starts though the lock file of a crash names a process that is another program by now', async () => {
+  test('the embedded PostgreSQL starts though a stale lock file names the process id of another program', async () => {
     const lock = join(dataDir, 'postgres', 'postmaster.pid');
     writeFileSync(
       lock,
@@ -200,7 +200,7 @@ describe('the embedded PostgreSQL', () => {
     await server.stop();
   });
 
-  test('can be made by two starts at the same moment', async () => {
+  test('the embedded PostgreSQL can be created by two concurrent starts', async () => {
     const fresh = folder('embedded-twice');
     const [first, second] = await Promise.all([start(fresh), start(fresh)]);
     assert.equal(first.pid, second.pid);
@@ -212,7 +212,7 @@ describe('the embedded PostgreSQL', () => {
     await assertGone(first.pid);
   });
 
-  test('puts its socket elsewhere when the path of the folder is too long for one', async () => {
+  test('the embedded PostgreSQL moves its socket when the path of the data folder is too long for one', async () => {
     const deep = join(folder('embedded-deep'), 'd'.repeat(120));
     const server = await start(deep);
     assert.ok(server.host.length < 93, server.host);
@@ -222,14 +222,14 @@ describe('the embedded PostgreSQL', () => {
   });
 });
 
-describe('a supervised server', () => {
+describe('a supervised PostgreSQL server', () => {
   const dataDir = folder('supervised');
   const said: string[] = [];
   const log = (event: LogEvent) => {
     if (logEvents[event].level !== 'info') said.push(event);
   };
 
-  test('that dies is started again, once for all services that share it, and each says so once', async () => {
+  test('a supervised server that dies is restarted once for all services that share it, and each logs it once', async () => {
     const services = [
       await start(dataDir, { supervised: true, log }),
       await start(dataDir, { supervised: true, log }),
@@ -247,7 +247,7 @@ describe('a supervised server', () => {
     await assertGone(services[1].pid);
   });
 
-  test('starts also when a process of the dead one is held, which is killed', {
+  test('a supervised server restarts even when a stopped process of the old one remains, which is killed', {
     skip: process.platform === 'linux' ? false : 'orphans are found on Linux only',
   }, async () => {
     const server = await start(dataDir, { supervised: true, log });
@@ -265,7 +265,7 @@ describe('a supervised server', () => {
     await server.stop();
   });
 
-  test('stays down when its service stops while it is away', async () => {
+  test('a supervised server stays down when its service stops while it is down', async () => {
     const server = await start(dataDir, { supervised: true, log });
     process.kill(server.pid, 'SIGKILL');
     await server.stop();
@@ -281,19 +281,21 @@ async function answers(server: EmbeddedPostgres): Promise<boolean> {
   );
 }
 
-describe('a folder that cannot be used is left alone, and said so in one line', () => {
-  test('its disk is full', async (context) => {
+describe('an unusable data folder is left alone and named in one line', () => {
+  test('a data folder on a full disk is left alone and named in one line', async (context) => {
     const disk = mountSmallDisk(8);
     if (typeof disk === 'string') return context.skip(disk);
     context.after(() => disk.remove());
     await assert.rejects(start(join(disk.folder, 'data')), unavailable(/initdb failed: .*No space left on device/));
   });
 
-  test('the kernel makes none there', { skip: process.platform === 'linux' ? false : 'needs /proc' }, async () => {
+  test('a data folder that cannot be created is named in one line', {
+    skip: process.platform === 'linux' ? false : 'needs /proc',
+  }, async () => {
     await assert.rejects(start('/proc/x/y'), unavailable(/data folder \/proc\/x\/y cannot be used: ENOENT/));
   });
 
-  test('something else is in it', async () => {
+  test('a data folder with other files is left alone and named in one line', async () => {
     const foreign = folder('foreign');
     mkdirSync(join(foreign, 'postgres'));
     writeFileSync(join(foreign, 'postgres', 'thesis.txt'), 'mine');
@@ -301,20 +303,20 @@ describe('a folder that cannot be used is left alone, and said so in one line', 
     assert.equal(readFileSync(join(foreign, 'postgres', 'thesis.txt'), 'utf8'), 'mine');
   });
 
-  test('it is of another major version', async () => {
+  test('a data folder of another major version is left alone and named in one line', async () => {
     const old = folder('old');
     mkdirSync(join(old, 'postgres'), { mode: 0o700 });
     writeFileSync(join(old, 'postgres', 'PG_VERSION'), '14\n');
     await assert.rejects(start(old), unavailable(/PostgreSQL 14, this version brings 18/));
   });
 
-  test('it is a file', async () => {
+  test('a data folder that is a file is left alone and named in one line', async () => {
     const file = join(folder('file'), 'data');
     writeFileSync(file, '');
     await assert.rejects(start(file), unavailable(/data folder .* cannot be used/));
   });
 
-  test('as root: below a private folder, when it was named', {
+  test('as root, a named data folder below a private folder is refused in one line', {
     skip: isRoot ? false : 'only root runs the server as another user',
   }, async () => {
     const secret = folder('private');
@@ -322,7 +324,7 @@ describe('a folder that cannot be used is left alone, and said so in one line', 
     await assert.rejects(start(join(secret, 'data')), unavailable(/may not pass .*private/));
   });
 
-  test('as root: below a private folder, when it was not named, the data is kept in /var/lib/sendbatch', {
+  test('as root, without a named data folder below a private folder, the data is kept in /var/lib/sendbatch', {
     skip: isRoot ? false : 'only root runs the server as another user',
   }, async () => {
     const secret = folder('private');
@@ -338,8 +340,8 @@ describe('a folder that cannot be used is left alone, and said so in one line', 
   });
 });
 
-describe('the programs', () => {
-  test('that are not installed are missed in one line', async () => {
+describe('the programs of the embedded PostgreSQL', () => {
+  test('missing PostgreSQL programs are reported in one line', async () => {
     const missing = () => {
       throw new Error('not found');
     };
@@ -349,7 +351,7 @@ describe('the programs', () => {
     );
   });
 
-  test('get the links that the package could not hold, when its install script did not run', async () => {
+  test('the PostgreSQL programs get the links that a package cannot contain when its install script did not run', async () => {
     const copy = join(folder('package'), 'package');
     cpSync(installed, copy, { recursive: true, verbatimSymlinks: true });
     const links = JSON.parse(readFileSync(join(copy, 'native', 'pg-symlinks.json'), 'utf8')) as { target: string }[];
@@ -362,7 +364,7 @@ describe('the programs', () => {
     await server.stop();
   });
 
-  test('are copied to where the server’s user can reach them', {
+  test('the PostgreSQL programs are copied to where the server’s user can reach them', {
     skip: isRoot ? false : 'only root runs the server as another user',
   }, async () => {
     const secret = folder('secret');
@@ -373,11 +375,12 @@ describe('the programs', () => {
     await server.stop();
   });
 
-  test('run for a user who is not root', {
+  test('the PostgreSQL programs run for a user that is not root', {
     skip: isRoot ? false : 'this run is not root: every test here shows it',
   }, async () => {
     const own = folder('nobody');
-    // The project may lie below a private folder, such as /root: the programs are read elsewhere, and the source before root is left.
+    // The project may be below a private folder, such as /root: reads the programs from a copy, and
+    // the source before it drops root.
     const programs = join(folder('programs'), 'package');
     cpSync(installed, programs, { recursive: true, verbatimSymlinks: true });
     for (const each of [own, programs]) chownSync(each, 65534, 65534);

@@ -22,7 +22,7 @@ const types: Readonly<Record<string, string>> = {
   _text: 'string[]',
 };
 
-/** What JSON columns hold, where it is typed. */
+/** The content of JSON columns that have a type. */
 const json: Readonly<Record<string, string>> = { 'message.subscribers': 'string[]' };
 
 /** `table.column: type` of each property in the interfaces that `Tables` names. */
@@ -38,7 +38,7 @@ function declared(): string[] {
   );
 }
 
-test('the types of the tables are those of a migrated database', async () => {
+test('the types of the tables equal those of a migrated database', async () => {
   const store = await openOwnStore();
   try {
     const { rows } = await sql<{ name: string; type: string; nullable: boolean; generated: boolean }>`

@@ -5,8 +5,8 @@ import { createFixedWindowCounter } from '../../../src/rate-limits/fixed-window-
 import type { Taken } from '../../../src/rate-limits/postgres-counter.sql.ts';
 import { seedOf } from '../../support/seed.ts';
 
-describe('windows', () => {
-  test('give what is left of the quota, take it back, and begin anew after their length', () => {
+describe('the fixed-window counter', () => {
+  test('a fixed window grants the rest of its quota, takes refunds, and restarts after its length', () => {
     let now = 1000;
     const windows = createFixedWindowCounter({ points: 5, seconds: 2 }, () => now);
     assert.deepEqual(windows.take('a', 3), { taken: 3, remaining: 2, resetMs: 2000 });
@@ -23,7 +23,7 @@ describe('windows', () => {
     assert.deepEqual(windows.take('a', 6), { taken: 5, remaining: 0, resetMs: 2000 });
   });
 
-  test('never tell a time above their length, by a clock with fractions either', (context) => {
+  test('a fixed window never reports a wait above its length, even by a clock with fractions', (context) => {
     fc.assert(
       fc.property(
         fc.double({ min: 0, max: 1e9, noNaN: true }),
@@ -41,7 +41,7 @@ describe('windows', () => {
     );
   });
 
-  test('never give more than the quota in a window, whatever comes', (context) => {
+  test('a fixed window never grants more than its quota, whatever arrives', (context) => {
     const steps = fc.array(fc.record({ key: fc.constantFrom('a', 'b', 'c'), count: fc.nat(7), wait: fc.nat(400) }), {
       maxLength: 60,
     });

@@ -51,14 +51,14 @@ describe('pages of history', () => {
     return rows.map((row) => row.accepted_at);
   };
 
-  test('accepted_at never falls with the sequence, whatever the clocks of the instances say, on both ways of storing', async () => {
+  test('accepted_at never decreases with the sequence, whatever the clocks of the instances say, in both append modes', async () => {
     const start = Date.now();
     const instances = [0, hour, -hour].map((skew, index) => createAppend(store, { now: () => start + skew + index }));
     const first = draft('clocks');
-    for (const careful of [false, true])
+    for (const withDuplicate of [false, true])
       for (const append of instances) {
-        // A message that was sent before makes the group look before it stores.
-        const messages = [draft('clocks'), ...(careful ? [first] : [])];
+        // A duplicate makes the append read before it stores.
+        const messages = [draft('clocks'), ...(withDuplicate ? [first] : [])];
         const [appended] = await append([batch([...(sent < 3 ? [first] : []), ...messages])]);
         assert.equal(appended?.status, 'fulfilled');
       }
@@ -71,7 +71,7 @@ describe('pages of history', () => {
     assert.equal(times.at(-1), start + hour + 1, 'the latest clock that was ever seen');
   });
 
-  test('pages that go on from next_seq give what a filter of all messages gives, in both directions', async (context) => {
+  test('pages that continue from next_seq equal a filter over all messages, in both directions', async (context) => {
     const random = randomOf(seedOf(context));
     const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.length)] as T;
     const readers: [string | undefined, ReturnType<typeof createReadChannel>][] = [
@@ -102,7 +102,7 @@ describe('pages of history', () => {
       });
       await append([batch(messages)]);
     }
-    // What is swept leaves gaps, at the begin and in the middle.
+    // Sweeping leaves gaps, at the beginning and in the middle.
     await sql`
       delete from sendbatch.message m using sendbatch.channel c
       where c.channel_key = m.channel_key and c.channel_id = 'pages' and (m.message_seq <= 7 or m.message_seq % 11 = 5)`.execute(
@@ -158,7 +158,7 @@ describe('pages of history', () => {
     }
   });
 
-  test('a filter that finds nothing among many messages answers an empty page that says where to go on', async () => {
+  test('a filter without matches among many messages returns an empty page with the sequence to continue from', async () => {
     const [key] = (await store.channelKeys.findOrCreate([draft('wide').channel])).values();
     await sql`
       insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, dedupe_key, flags, content_hash, from_uid, client_msg_no, payload)

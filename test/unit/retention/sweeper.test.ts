@@ -17,7 +17,7 @@ describe('the sweeper', () => {
   });
   after(() => close());
 
-  /** Channels of a type with messages of these ages in days, in their order; `expire` in seconds. */
+  /** Channels of a type with messages of these ages in days, in order; `expire` in seconds. */
   async function make(type: number, names: string, channels: number, ages: readonly number[], expire?: number) {
     await sql`
       with made as (
@@ -36,7 +36,7 @@ describe('the sweeper', () => {
       from sendbatch.message join sendbatch.channel using (channel_key) where channel_type = ${type}`.execute(db);
     return rows[0] ?? assert.fail();
   }
-  /** One run of a sweeper that was started with nothing done yet. */
+  /** One run of a newly started sweeper. */
   async function runOnce(retention: { channelType: number; days: number }[]): Promise<number> {
     const start = performance.now();
     const ended = Promise.withResolvers<void>();
@@ -58,7 +58,7 @@ describe('the sweeper', () => {
     return performance.now() - start;
   }
 
-  test('one run reaches every channel of a type, however many there are and whatever a hot one has', async (context) => {
+  test('one run of the sweeper reaches every channel of a type, however many there are and whatever a hot one holds', async (context) => {
     await make(3, 'young before ', 2000, [1]);
     await make(2, 'hot ', 1, Array(5000).fill(40));
     await make(2, 'old ', 6000, [40, 20, 1]);
@@ -74,7 +74,7 @@ describe('the sweeper', () => {
     assert.equal(rows[0]?.messages, 5000 + 6000 + 1 + 3, 'verify can tell what was swept');
   });
 
-  test('channels without anything old are not visited again before their oldest message is too old', async () => {
+  test('the sweeper skips channels until their oldest message is too old', async () => {
     const due = async (days: number) => {
       const { rows } = await sql<{ count: number }>`
         select count(*)::integer as count from sendbatch.channel
@@ -87,7 +87,7 @@ describe('the sweeper', () => {
     assert.deepEqual(await left(2), { channels: 6001, messages: 6000 + 2 });
   });
 
-  test('all that has expired goes in one run', async (context) => {
+  test('one run of the sweeper removes everything that has expired', async (context) => {
     await make(4, 'expired ', 100, Array(250).fill(3), 3600);
     await make(4, 'lasting ', 10, [3], 30 * 86_400);
     const ms = await runOnce([]);

@@ -15,7 +15,7 @@ import { query } from '../../support/verify.ts';
 const dayMs = 86_400_000;
 const payload = Buffer.from('x').toString('base64');
 
-/** Two instances: each knows the keys of channels by heart. */
+/** Two instances, each with its own cache of channel keys. */
 describe('temporary channels', () => {
   let one: TestService;
   let two: TestService;
@@ -47,9 +47,9 @@ describe('temporary channels', () => {
     for (const { message_seq } of all) lastOf.set(uid, message_seq);
     return all.map((each) => each.client_msg_no);
   };
-  /** Acknowledges what was handed out. */
+  /** Acknowledges the commands that were handed out. */
   const acknowledge = (uid: string) => post(one, '/message/syncack', { uid, last_message_seq: lastOf.get(uid) });
-  /** Lets time pass for what is stored. */
+  /** Lets time pass for everything stored. */
   const pass = (ms: number) =>
     query(
       one.databaseUrl,
@@ -75,7 +75,7 @@ describe('temporary channels', () => {
   };
   const nothing = { channels: 0, heads: 0, members: 0, taken: 0, inbox: 0, messages: 0 };
 
-  test('one is removed when all receivers have acknowledged, a day after its last command; not before', async () => {
+  test('a temporary channel is removed once all receivers have acknowledged, one day after its last command and not before', async () => {
     await send(one, 'a1', ['r1', 'r2']);
     await send(two, 'a2', ['r1', 'r2']);
     assert.deepEqual(await commands('r1'), ['a1', 'a2']);
@@ -99,7 +99,7 @@ describe('temporary channels', () => {
     assert.deepEqual(await left(), nothing);
   });
 
-  test('one that was removed is made again by whoever sends to it, in every instance that knew it', async () => {
+  test('a removed temporary channel is created again by the next send, in every instance that had cached it', async () => {
     for (const service of [two, one]) {
       await send(service, 'b1', ['r1', 'r2']);
       for (const uid of ['r1', 'r2']) {
@@ -112,7 +112,7 @@ describe('temporary channels', () => {
     }
   });
 
-  test('commands that have expired are waited for by nobody', async () => {
+  test('a temporary channel does not wait for acknowledgements of expired commands', async () => {
     await send(one, 'c1', ['r1', 'r3'], { expire: 3600 });
     assert.deepEqual(await commands('r1'), ['c1']);
     await pass(2 * dayMs);
@@ -120,7 +120,7 @@ describe('temporary channels', () => {
     assert.deepEqual(await left(), nothing);
   });
 
-  test('what a caller made of that type stays: channels of a name, and messages that are no commands', async () => {
+  test('channels of that type created by a caller stay: named channels, and messages that are not commands', async () => {
     await post(one, '/channel', { channel_id: 'named', channel_type: 8, subscribers: ['r1'] });
     await send(one, 'd1', ['r1'], { channel_id: 'by name', channel_type: 8 });
     const before = await left();
@@ -132,12 +132,13 @@ describe('temporary channels', () => {
     assert.equal(await sweep(), 0);
   });
 
-  test('senders and the sweeper at once: no send fails, none is lost', async () => {
+  test('no send fails and none is lost while the sweeper removes temporary channels', async () => {
     const receivers = [['s1'], ['s2'], ['s1', 's2']];
     let senders = receivers.length * 2;
     let removed = 0;
     const sweeping = (async () => {
-      // As of the day after tomorrow: what is there was sent long ago, and has expired for its receivers.
+      // Runs as of the day after tomorrow: everything stored is old and has expired for its
+      // receivers.
       const db = openStore(one.databaseUrl);
       for (let days = 2; senders > 0; days += 2) {
         removed += (await sweepTemporary(db, Date.now() + days * dayMs, 100)).removed;
@@ -165,7 +166,7 @@ describe('temporary channels', () => {
   });
 });
 
-/** A command as the store takes it. */
+/** A command as the store accepts it. */
 const commandTo = (uids: readonly string[], key: string): PreparedMessage =>
   prepareMessage(
     {
@@ -183,7 +184,7 @@ const commandTo = (uids: readonly string[], key: string): PreparedMessage =>
     key,
   );
 
-/** Sweeps that come days after each other: what is there by then was sent long ago, and has expired. */
+/** Sweeps that run days apart: everything stored by then is old and has expired. */
 function daysOfSweeps(db: Db): () => Promise<number> {
   let days = 0;
   return async () => {
@@ -192,7 +193,7 @@ function daysOfSweeps(db: Db): () => Promise<number> {
   };
 }
 
-/** Keys of which each temporary channel is removed right after it was created, for a while. */
+/** Channel keys whose temporary channel is removed right after its creation, a number of times. */
 class SweptKeys extends ChannelKeys {
   readonly #sweep: () => Promise<number>;
   left: number;
@@ -205,14 +206,14 @@ class SweptKeys extends ChannelKeys {
 
   override async findOrCreate(...call: Parameters<ChannelKeys['findOrCreate']>) {
     const keys = await super.findOrCreate(...call);
-    // The first visit leaves a channel to its creator.
+    // The first sweep leaves a channel to its creator.
     if (keys.size > 0 && this.left-- > 0) assert.deepEqual([await this.#sweep(), await this.#sweep()], [0, keys.size]);
     return keys;
   }
 }
 
-const everybody = { has: () => true };
-const rules = { systemUids: everybody, systemReaders: everybody, enforcePersonAllowlist: false };
+const allUids = { has: () => true };
+const rules = { systemUids: allUids, systemReaders: allUids, enforcePersonAllowlist: false };
 
 for (const atomic of [false, true])
   test(`a command whose channel is removed twenty times before it is stored is stored in the end, atomic: ${atomic}`, async (context) => {
@@ -245,8 +246,8 @@ test('a change of a channel that is removed after it was found is refused with S
       return new Map<string, number>();
     }
   }
-  const told = { membersChanged() {}, channelChanged() {} };
-  const channels = createChannels({ db, channelKeys: new GoneKeys(db), rules }, told);
+  const listener = { membersChanged() {}, channelChanged() {} };
+  const channels = createChannels({ db, channelKeys: new GoneKeys(db), rules }, listener);
   const named = { channelType: 8, channelId: '0123456789abcdef0123456789abcdef' };
   await assert.rejects(
     channels.change(named, 'member', { add: ['u1'] }),

@@ -4,7 +4,10 @@ import fc from 'fast-check';
 import { createGroupCommit, type GroupCommit, type GroupCommitOptions } from '../../../src/sending/group-commit.ts';
 import { seedOf } from '../../support/seed.ts';
 
-/** A job is a number: its weight, and its answer is its square. `bad` ones spoil every group that they are in. */
+/**
+ * A job is a number: its cost, and its answer is its square. `bad` jobs fail every group that they
+ * are in.
+ */
 interface Job {
   readonly weight: number;
   readonly bad?: boolean;
@@ -12,8 +15,8 @@ interface Job {
 class Busy extends Error {}
 const done = (jobs: readonly Job[]) => jobs.map(({ weight }) => ({ status: 'fulfilled' as const, value: weight ** 2 }));
 
-/** A room whose commits end when the test says so. */
-function room(change: Partial<GroupCommitOptions<Job, number>> = {}) {
+/** A set of lanes whose commits end when the test says so. */
+function openLanes(change: Partial<GroupCommitOptions<Job, number>> = {}) {
   const groups: { jobs: readonly Job[]; end: (error?: Error) => void }[] = [];
   let arrived: (() => void) | undefined;
   const commits: GroupCommit<Job, number> = createGroupCommit<Job, number>({
@@ -33,7 +36,7 @@ function room(change: Partial<GroupCommitOptions<Job, number>> = {}) {
   });
   return {
     commits,
-    /** The group with this number, once its commit is under way. */
+    /** The group with this index, once its commit is in flight. */
     async group(index: number) {
       while (groups[index] === undefined) {
         const { promise, resolve } = Promise.withResolvers<void>();
@@ -46,9 +49,9 @@ function room(change: Partial<GroupCommitOptions<Job, number>> = {}) {
   };
 }
 
-describe('a lane', () => {
-  test('begins at once, and puts what comes meanwhile into one group, in order', async () => {
-    const { commits, group, weights } = room();
+describe('a lane of the group commit', () => {
+  test('a lane begins at once, and collects what arrives meanwhile into one group, in order', async () => {
+    const { commits, group, weights } = openLanes();
     const answers = [commits.submit(0, { weight: 1 })];
     const first = await group(0);
     for (const weight of [2, 3, 4]) answers.push(commits.submit(0, { weight }));
@@ -60,16 +63,16 @@ describe('a lane', () => {
     assert.equal(commits.isIdle, true);
   });
 
-  test('keeps to the bounds of a group; what is larger goes alone', async () => {
-    const { commits, group, weights } = room({ queueBounds: { items: 100, bytes: 1000 } });
+  test('a lane keeps the bounds of a group, and commits a larger job alone', async () => {
+    const { commits, group, weights } = openLanes({ queueBounds: { items: 100, bytes: 1000 } });
     const answers = [1, 6, 4, 3, 15].map((weight) => commits.submit(0, { weight }));
     for (let index = 0; index < 3; index++) (await group(index)).end();
     assert.deepEqual(await Promise.all(answers), [1, 36, 16, 9, 225]);
     assert.deepEqual(weights(), [[1, 6], [4, 3], [15]]);
   });
 
-  test('that is full refuses at once, and takes again when there is room', async () => {
-    const { commits, group } = room();
+  test('a full lane refuses at once, and accepts again when there is room', async () => {
+    const { commits, group } = openLanes();
     const first = commits.submit(0, { weight: 1 });
     const { end } = await group(0);
     const waiting = [10, 10].map((weight) => commits.submit(0, { weight }));
@@ -83,8 +86,8 @@ describe('a lane', () => {
     assert.equal(await later, 1);
   });
 
-  test('lets a caller that has gone leave the queue, and not a group that is begun', async () => {
-    const { commits, group, weights } = room();
+  test('a cancelled job leaves the queue of a lane, and stays in a group that has begun', async () => {
+    const { commits, group, weights } = openLanes();
     const gone = new AbortController();
     const begun = commits.submit(0, { weight: 1 }, gone.signal);
     const { end } = await group(0);
@@ -99,15 +102,15 @@ describe('a lane', () => {
     assert.deepEqual(weights(), [[1], [3]]);
   });
 
-  test('refuses what has waited too long before it is begun', async () => {
-    const { commits, group } = room({ maxWaitMs: -1 });
+  test('a lane refuses a job that has waited too long before its group begins', async () => {
+    const { commits, group } = openLanes({ maxWaitMs: -1 });
     await assert.rejects(commits.submit(0, { weight: 1 }), Busy);
     assert.equal(commits.isIdle, true);
     void group;
   });
 
-  test('tells each its own outcome when the group goes through with some refused', async () => {
-    const { commits } = room({
+  test('each job of a committed group gets its own result, also when some are refused', async () => {
+    const { commits } = openLanes({
       commit: async (jobs) =>
         jobs.map(({ weight, bad }) =>
           bad ? { status: 'rejected', reason: new Error(`no ${weight}`) } : { status: 'fulfilled', value: weight },
@@ -122,8 +125,8 @@ describe('a lane', () => {
     );
   });
 
-  test('tells all when the store is busy, without trying parts', async () => {
-    const { commits, group, weights } = room();
+  test('every job of a group fails when the store is busy, without attempts of parts', async () => {
+    const { commits, group, weights } = openLanes();
     const answers = Promise.allSettled([1, 2].map((weight) => commits.submit(0, { weight })));
     (await group(0)).end(new Busy('away'));
     assert.deepEqual(
@@ -133,8 +136,8 @@ describe('a lane', () => {
     assert.deepEqual(weights(), [[1, 2]]);
   });
 
-  test('that closes finishes what it has and refuses the rest', async () => {
-    const { commits, group } = room();
+  test('a lane that closes finishes its jobs and refuses new ones', async () => {
+    const { commits, group } = openLanes();
     const answers = [1, 2].map((weight) => commits.submit(0, { weight }));
     const closing = commits.close();
     await assert.rejects(commits.submit(0, { weight: 3 }), Busy);
@@ -144,7 +147,7 @@ describe('a lane', () => {
   });
 });
 
-test('any jobs in any lanes, bad ones among them: each gets its own answer, in the order of its lane, and bad ones harm nobody', async (context) => {
+test('any jobs in any lanes get their own answers in the order of their lane, and bad jobs affect no others', async (context) => {
   const jobs = fc.array(
     fc.record({ lane: fc.nat({ max: 2 }), weight: fc.nat({ max: 12 }), bad: fc.boolean(), gone: fc.boolean() }),
     { maxLength: 40 },
@@ -152,7 +155,7 @@ test('any jobs in any lanes, bad ones among them: each gets its own answer, in t
   await fc.assert(
     fc.asyncProperty(jobs, async (input) => {
       const committed: Job[] = [];
-      const { commits } = room({
+      const { commits } = openLanes({
         lanes: 3,
         queueBounds: { items: 10_000, bytes: 10_000 },
         commit: async (group) => {

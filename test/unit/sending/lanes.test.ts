@@ -35,7 +35,7 @@ const batchOf = (drafts: readonly Draft[], more: Partial<Batch> = {}): Batch => 
 const everybody = { systemUids: { has: () => true }, systemReaders: new Set<string>(), enforcePersonAllowlist: false };
 const kinds = (outcomes: readonly Outcome[]) => outcomes.map((outcome) => outcome.kind);
 
-describe('batches that share groups', () => {
+describe('batches that share a group', () => {
   let database: TestDatabase;
   let db: Db;
   let lanes: Lanes;
@@ -68,8 +68,8 @@ describe('batches that share groups', () => {
   const keysIn = async (prefix: string) =>
     (await readAll(database.url)).filter((row) => row.channel.startsWith(prefix)).map((row) => row.key);
 
-  test('one that PostgreSQL refuses harms nobody else', async () => {
-    // U+0000 is refused by the rules before it comes here; PostgreSQL's text cannot hold it.
+  test('a batch that PostgreSQL rejects does not affect the others in its group', async () => {
+    // Validation refuses U+0000 before a batch gets here; PostgreSQL's text cannot store it.
     const poison = batchOf([draft('poison-a', 'fine'), draft('poison-a', 'bad', { streamNo: 'a\0b' })]);
     const others = Array.from({ length: 20 }, (_, index) =>
       batchOf([draft('poison-a', `o${index}`), draft('poison-b', `o${index}`)]),
@@ -84,7 +84,7 @@ describe('batches that share groups', () => {
     assert.ok(Math.max(...groups) > 1, 'they did share groups');
   });
 
-  test('whose connection is killed in the middle are stored once, and none is told of a duplicate', async () => {
+  test('the batches of a group whose connection is killed are stored once, and none is reported as a duplicate', async () => {
     const killer = new pg.Client({ connectionString: database.url });
     await killer.connect();
     let sending = true;
@@ -124,7 +124,7 @@ describe('batches that share groups', () => {
     assert.equal((await keysIn('kill-')).length, 400);
   });
 
-  test('in a storm of callers that hang up are stored whole or not at all', async () => {
+  test('batches whose callers disconnect in a storm are stored completely or not at all', async () => {
     const callers = Array.from({ length: 300 }, (_, index) => ({ index, gone: new AbortController() }));
     const answers = callers.map(({ index, gone }) =>
       lanes.append(
@@ -146,7 +146,7 @@ describe('batches that share groups', () => {
     assert.ok(settled.some((answer) => answer.status === 'rejected'));
   });
 
-  test('that are refused as ATOMIC leave the others of their group as if they had never been', async () => {
+  test('refused ATOMIC batches leave no trace for the others of their group', async () => {
     await lanes.append(batchOf([draft('atomic', 'used')]));
     const refused = batchOf([draft('atomic', 'x'), draft('atomic', 'used', { payload: Buffer.from('other') })], {
       atomic: true,
@@ -161,7 +161,7 @@ describe('batches that share groups', () => {
     assert.deepEqual(await keysIn('atomic'), ['used', 'first', 'last']);
   });
 
-  test('are all answered when the service stops under load', async () => {
+  test('every batch in flight is answered when the service stops under load', async () => {
     const stopping = createLanes(createAppend({ db, channelKeys: new ChannelKeys(db), rules: everybody }), {
       lanes: 2,
       maxWaitMs: 60_000,

@@ -11,7 +11,7 @@ import { openOwnStore } from '../../support/database.ts';
 const everybody = { has: () => true };
 const rules = { systemUids: everybody, systemReaders: everybody, enforcePersonAllowlist: false };
 
-test('a late report that a channel was created does not set back the cursor of a stream that resumes it', async (context) => {
+test('a late report that a channel was created does not move back the cursor of a stream that resumes it', async (context) => {
   const own = await openOwnStore();
   const keys = new ChannelKeys(own.db);
   const tails = createTails({ db: own.db, channelKeys: keys, rules });
@@ -33,7 +33,7 @@ test('a late report that a channel was created does not set back the cursor of a
   ] as const) {
     const frames = tails.subscribe({ ...call, channels, resume })[Symbol.asyncIterator]();
     const first = frames.next();
-    // It comes while the stream reads which channels its user is in.
+    // It arrives while the stream reads the channels of its user.
     tails.channelsCreated([{ ...pair, channelKey }]);
     const said: unknown[] = [];
     for (let next = await first; ; next = await frames.next()) {
@@ -46,7 +46,7 @@ test('a late report that a channel was created does not set back the cursor of a
   }
 });
 
-test('readers of channels that do not exist cost nothing when others are created, and wake by the key of their own', async (context) => {
+test('readers of channels that do not exist cost nothing when others are created, and wake by their own key', async (context) => {
   const own = await openOwnStore();
   let asked = 0;
   class CountedKeys extends ChannelKeys {
@@ -76,7 +76,7 @@ test('readers of channels that do not exist cost nothing when others are created
   asked = 0;
   const create = (id: string) => keys.findOrCreate([channel(2, id, messageSequence)]);
   for (let index = 0; index < 60; index++) await create(`other${index}`);
-  // The two look-ups of the one that creates.
+  // Creating a channel takes two lookups.
   assert.equal(asked, 120);
   await tails.poll();
   assert.equal(asked, 121, 'a poll asks for all of them at once');

@@ -18,7 +18,7 @@ function read(text: string, anyCase = false): Message {
   return message;
 }
 
-describe('a time', () => {
+describe('a Timestamp in JSON', () => {
   const real = [
     '2028-02-29T12:00:00Z',
     '2000-02-29T00:00:00Z',
@@ -48,7 +48,7 @@ describe('a time', () => {
     '0000-12-31T12:00:00Z',
   ];
   for (const text of real)
-    test(`${text} is taken, in a body and in a query`, async () => {
+    test(`the Timestamp ${text} is accepted in a body and in a query`, async () => {
       read(JSON.stringify({ at: text }));
       const answer = await ask(
         transcoder({ Echo: { pattern: get('/a') } }),
@@ -58,7 +58,7 @@ describe('a time', () => {
       assert.equal(answer?.status, 200);
     });
   for (const text of unreal)
-    test(`${text} is refused, in a body and in a query`, async () => {
+    test(`the Timestamp ${text} is refused in a body and in a query`, async () => {
       assert.throws(() => read(JSON.stringify({ at: text })), /^ConnectError: .*at: must be a valid time/);
       const answer = await ask(
         transcoder({ Echo: { pattern: get('/a') } }),
@@ -69,7 +69,7 @@ describe('a time', () => {
       assert.match(answer?.json.message, /at: must be a valid time/);
     });
 
-  test('is written as it was read, whatever it is', (context) => {
+  test('every Timestamp is written as it was read', (context) => {
     const part = (most: number, digits: number) => fc.nat(most).map((each) => String(each).padStart(digits, '0'));
     const times = fc
       .tuple(part(9999, 4), part(14, 2), part(33, 2), part(25, 2), part(61, 2), part(61, 2))
@@ -120,7 +120,7 @@ describe('a number in a Struct or a Value', () => {
       ['a Struct', `{"structure":{"a":{"b":[0,${text}]}}}`, 'structure.a.b[1]'],
       ['a Value', `{"value":[{"key with space":${text}}]}`, 'value[0]["key with space"]'],
     ] as const)
-      test(`${text} in ${where} is ${fault === undefined ? 'taken' : 'refused'}`, () => {
+      test(`the number ${text} in ${where} is ${fault === undefined ? 'accepted' : 'refused'}`, () => {
         if (fault === undefined) return void read(body);
         assert.throws(
           () => read(body),
@@ -132,7 +132,7 @@ describe('a number in a Struct or a Value', () => {
         );
       });
 
-  test('of any length takes no time to compare', () => {
+  test('long numbers compare in linear time', () => {
     const began = performance.now();
     for (const text of [`1${'0'.repeat(1_000_000)}1`, `0.${'0'.repeat(1_000_000)}1`, `1e${'9'.repeat(1_000_000)}`])
       assert.equal(losesDigits(text), true);
@@ -141,7 +141,7 @@ describe('a number in a Struct or a Value', () => {
     assert.ok(performance.now() - began < 1000);
   });
 
-  test('loses digits exactly when what is written is another number', (context) => {
+  test('a number loses digits exactly when its written form is another number', (context) => {
     const digits = fc.stringMatching(/^[0-9]{1,25}$/);
     fc.assert(
       fc.property(digits, digits, fc.integer({ min: -340, max: 320 }), (whole, fraction, power) => {
@@ -155,7 +155,7 @@ describe('a number in a Struct or a Value', () => {
   });
 });
 
-/** Whether two decimals are the same number, by whole numbers. */
+/** Whether two decimals are the same number, computed with whole numbers. */
 function isEqual(a: string, b: string): boolean {
   const scaled = (text: string) => {
     const [mantissa = '', exponent = '0'] = text.split('e');
@@ -165,7 +165,7 @@ function isEqual(a: string, b: string): boolean {
   return scaled(a) === scaled(b);
 }
 
-describe('a key that is there twice', () => {
+describe('a duplicate key', () => {
   const rows: [text: string, path: string][] = [
     ['{"text":"a","text":"b"}', 'text'],
     ['{"part":{"size":1,"inner":{"size":1,"size":2}}}', 'part.inner.size'],
@@ -175,7 +175,7 @@ describe('a key that is there twice', () => {
     [`{"${'k'.repeat(100)}":1,"${'k'.repeat(100)}":1}`, `["${'k'.repeat(64)}…"]`],
   ];
   for (const [text, path] of rows)
-    test(path, () => {
+    test(`a duplicate key is refused at ${path}`, () => {
       assert.throws(
         () => parseJson(Buffer.from(text)),
         (error: Error & { faults: { field: string; description: string }[] }) => {
@@ -185,13 +185,13 @@ describe('a key that is there twice', () => {
       );
     });
 
-  test('a body that is an array begins with the field that it is', () => {
+  test('paths in a body that is an array begin with the name of its field', () => {
     const text = Buffer.from('[{},{"a":1,"a":2}]');
     assert.throws(() => parseJson(text, { array: 'messages' }), /messages\[1\]\.a: is repeated/);
   });
 });
 
-describe('names in any case', () => {
+describe('enum names in any case', () => {
   const rows: [text: string, expected: object | RegExp][] = [
     ['{"TEXT":"a","Raw_Bytes":"AA=="}', { text: 'a', rawBytes: 'AA==' }],
     ['{"Part":{"SIZE":1}}', { part: { size: 1 } }],
@@ -204,7 +204,7 @@ describe('names in any case', () => {
     ['{"Text":null}', {}],
   ];
   for (const [text, expected] of rows)
-    test(text, () => {
+    test(`an enum name in any case: ${text}`, () => {
       if (expected instanceof RegExp) assert.throws(() => read(text, true), expected);
       else assert.deepEqual(toJson(Thing, read(text, true) as never), expected);
     });

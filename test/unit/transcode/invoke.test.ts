@@ -26,7 +26,7 @@ function methodWith(impl: (request: unknown, context: HandlerContext) => object)
 
 const input = create(method.input);
 
-test('interceptors run from the outside in, around the implementation, for each call of one chain', async () => {
+test('interceptors run from the outside in around the implementation, for each call of one chain', async () => {
   const ran: string[] = [];
   const named =
     (name: string): Interceptor =>
@@ -54,7 +54,7 @@ test('interceptors run from the outside in, around the implementation, for each 
   assert.deepEqual(ran.slice(0, 3), ['outer before', 'inner before', 'call']);
 });
 
-test('trailers exist when the implementation or an interceptor has asked for them', async () => {
+test('trailers exist when the implementation or an interceptor has requested them', async () => {
   const untouched = contextOf();
   await createInvokeUnary([])(
     methodWith(() => ({})),
@@ -82,7 +82,7 @@ test('trailers exist when the implementation or an interceptor has asked for the
   );
 });
 
-test('headers that an interceptor replaces reach the implementation and the answer', async () => {
+test('headers that an interceptor replaces reach the implementation and the response', async () => {
   const replacing: Interceptor = (next) => async (request) => {
     const response = await next({ ...request, header: new Headers({ name: 'replaced' }) });
     return { ...response, header: new Headers({ answer: 'replaced' }), trailer: new Headers({ end: 'replaced' }) };
@@ -101,7 +101,7 @@ test('headers that an interceptor replaces reach the implementation and the answ
   assert.deepEqual([...context.responseTrailer], [['end', 'replaced']]);
 });
 
-test('what an implementation or an interceptor throws rejects', async () => {
+test('an error thrown by an implementation or an interceptor rejects the call', async () => {
   const failing = methodWith(() => {
     throw new Error('by the implementation');
   });

@@ -8,7 +8,7 @@ import { Slices } from '../../../src/transcode/slices.ts';
 import { seedOf } from '../../support/seed.ts';
 
 const bounds = { parsedBytes: 1e6, listElements: 1000, objectKeys: 100, listOf: () => undefined };
-/** So small that documents of a line have large containers in large containers. */
+/** So small that the documents of one line have large containers in large containers. */
 const sliceBytes = 12;
 
 async function outcomeOf(work: () => unknown): Promise<unknown> {
@@ -22,7 +22,7 @@ async function outcomeOf(work: () => unknown): Promise<unknown> {
 const inSlices = (text: string) => () => parseJsonInSlices(Buffer.from(text), bounds, {}, new Slices(), sliceBytes);
 const atOnce = (text: string) => () => parseJson(Buffer.from(text));
 
-describe('JSON that is parsed in slices', () => {
+describe('JSON parsed in slices', () => {
   const key = fc
     .oneof(fc.string(), fc.constantFrom('a', 'b', '__proto__', 'constructor', '""', '\\\\'))
     // JSON.parse of this V8 reads the key "\\"" as a backslash.
@@ -38,7 +38,7 @@ describe('JSON that is parsed in slices', () => {
     ),
   }));
 
-  test('is the same as parsed at once, with any white space', async (context) => {
+  test('JSON parsed in slices equals JSON parsed at once, with any white space', async (context) => {
     await fc.assert(
       fc.asyncProperty(value, fc.constantFrom(undefined, 1, '\t\r\n '), async (json, space) => {
         const text = JSON.stringify(json, undefined, space);
@@ -48,7 +48,7 @@ describe('JSON that is parsed in slices', () => {
     );
   });
 
-  test('and damaged is refused where it is refused at once', async (context) => {
+  test('damaged JSON is refused in slices where it is refused at once', async (context) => {
     const damage = fc.record({
       at: fc.nat(),
       cut: fc.nat({ max: 3 }),
@@ -74,7 +74,7 @@ describe('JSON that is parsed in slices', () => {
     ['an object of too many keys', `[${keys}]`, { limit: 100, actual: 101 }],
   ];
   for (const [what, text, size] of rows)
-    test(`is refused before it is built: ${what}`, async () => {
+    test(`JSON is refused before it is built: ${what}`, async () => {
       await assert.rejects(inSlices(text), (error) => {
         assert.ok(error instanceof TranscodeError);
         assert.deepEqual([error.httpStatus, error.size], [413, size]);

@@ -50,7 +50,10 @@ function scalarOf(type: ScalarType): fc.Arbitrary<unknown> {
   }
 }
 
-/** Any value of a type: the plain shape that `create` takes. Types with a JSON form of their own are protobuf-es's to read: rules.test.ts has their rows. */
+/**
+ * Any value of a type, as the plain shape that `create` takes. Types with their own JSON form are
+ * left to protobuf-es: rules.test.ts covers them.
+ */
 function messageOf(desc: DescMessage, depth: number): fc.Arbitrary<object> {
   const members: Record<string, fc.Arbitrary<unknown>> = {};
   for (const field of desc.fields) {
@@ -101,7 +104,7 @@ function read(json: unknown, strictNumbers = false): Message {
 }
 
 describe('any message', () => {
-  test('is written as protobuf-es writes it', (context) => {
+  test('any message is written as protobuf-es writes it', (context) => {
     const writer = new JsonWriter({ ...protoJson, registry });
     fc.assert(
       fc.property(things, (thing) =>
@@ -111,7 +114,7 @@ describe('any message', () => {
     );
   });
 
-  test('is read as protobuf-es reads it', (context) => {
+  test('any message is read as protobuf-es reads it', (context) => {
     fc.assert(
       fc.property(things, (thing) => {
         const json = toJson(Thing, thing, { registry });
@@ -121,7 +124,7 @@ describe('any message', () => {
     );
   });
 
-  test('comes back from its own text, in every way of writing', (context) => {
+  test('any message survives a round trip through JSON, with every writing option', (context) => {
     fc.assert(
       fc.property(things, fc.boolean(), fc.boolean(), fc.boolean(), (thing, protoNames, enumsAsNumbers, always) => {
         const writer = new JsonWriter({
@@ -140,7 +143,7 @@ describe('any message', () => {
 });
 
 describe('any JSON', () => {
-  test('is taken or refused with a field named, never anything else; what is taken, protobuf-es reads alike', (context) => {
+  test('any JSON is accepted or refused with a field named; accepted JSON is read as protobuf-es reads it', (context) => {
     const names = Thing.fields.flatMap((field) => [field.name, field.jsonName]);
     const bodies = fc.dictionary(fc.constantFrom(...names), fc.jsonValue({ maxDepth: 3 }), { maxKeys: 5 });
     fc.assert(
@@ -159,7 +162,10 @@ describe('any JSON', () => {
   });
 });
 
-/** Null is unset, also for a member of a oneof whose other member is set: protobuf-es takes that for two members. */
+/**
+ * Null is unset, also for a member of a oneof with another member set, which protobuf-es counts as
+ * two members.
+ */
 function withoutNullChoices(json: Record<string, unknown>): JsonValue {
   const isChoice = (name: string) =>
     Thing.fields.some(
@@ -171,7 +177,7 @@ function withoutNullChoices(json: Record<string, unknown>): JsonValue {
   ) as JsonValue;
 }
 
-/** As it is after a trip through text, which knows no -0 here and no prototype. */
+/** The value after a round trip through text, which has no -0 here and no prototype. */
 function plain(json: JsonValue): JsonValue {
   return JSON.parse(JSON.stringify(json));
 }

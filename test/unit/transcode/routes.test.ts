@@ -6,7 +6,7 @@ const put = (path: string): Pattern => ({ case: 'put', value: path });
 const patch = (path: string): Pattern => ({ case: 'patch', value: path });
 const remove = (path: string): Pattern => ({ case: 'delete', value: path });
 
-/** Which method answers, in the header `took`. */
+/** The method that answers, in the header `took`. */
 function named(rules: Rules) {
   return transcoder(rules, { answer: ({ method }) => ({ headers: { took: method.name } }) });
 }
@@ -89,7 +89,7 @@ describe('the path of a template', () => {
     ['/{rawBytes}', '/AA==', { raw_bytes: 'AA==' }],
   ];
   for (const [template, path, expected] of rows) {
-    test(`${template} of ${path}`, async () => {
+    test(`the template ${template} with the path ${path}`, async () => {
       const answer = await ask(transcoder({ Echo: { pattern: get(template) } }), 'GET', path);
       if (expected === undefined) return assert.equal(answer, undefined);
       assert.ok(answer !== undefined);
@@ -100,7 +100,7 @@ describe('the path of a template', () => {
     });
   }
 
-  test('a fault of a path field names it', async () => {
+  test('an invalid path field is reported by its name', async () => {
     const answer = await ask(transcoder({ Echo: { pattern: get('/{part.size}') } }), 'GET', '/x');
     assert.equal(answer?.json.details[0].fieldViolations[0].field, 'part.size');
   });
@@ -119,7 +119,7 @@ describe('the path of a template', () => {
   });
 });
 
-describe('which of several templates', () => {
+describe('the choice among several templates', () => {
   const rules: Rules = {
     Echo: {
       pattern: get('/users/me'),
@@ -154,12 +154,12 @@ describe('which of several templates', () => {
     ['GET', '/x/1/2', 'Echo'],
   ];
   for (const [verb, path, method] of rows)
-    test(`${verb} ${path}: ${method}`, async () => {
+    test(`${verb} ${path} is routed to ${method}`, async () => {
       assert.equal((await ask(named(rules), verb, path))?.header.get('took'), method);
     });
 });
 
-describe('verbs', () => {
+describe('HTTP verbs', () => {
   const rules: Rules = {
     Echo: {
       pattern: get('/get'),
@@ -178,7 +178,7 @@ describe('verbs', () => {
     Other: { pattern: get('/some') },
   };
   for (const verb of ['GET', 'PUT', 'POST', 'DELETE', 'PATCH', 'HEAD', 'OPTIONS'])
-    test(`${verb} goes where it is bound`, async () => {
+    test(`${verb} is routed to the method that binds it`, async () => {
       assert.equal((await ask(named(rules), verb, `/${verb.toLowerCase()}`))?.header.get('took'), 'Echo');
     });
   const rows: [verb: string, path: string, status: number, allow?: string][] = [
@@ -195,14 +195,14 @@ describe('verbs', () => {
     ['OPTIONS', '/any', 204, 'DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT'],
   ];
   for (const [verb, path, status, allow] of rows)
-    test(`${verb} ${path}: ${status} ${allow ?? ''}`, async () => {
+    test(`${verb} ${path} is answered with ${status} ${allow ?? ''}`, async () => {
       const answer = await ask(named(rules), verb, path);
       assert.equal(answer?.status, status);
       assert.equal(answer?.header.get('allow') ?? undefined, allow);
       if (status === 405 && verb !== 'HEAD') assert.match(answer?.json.message, /is not allowed on this path/);
     });
 
-  test('a verb of its own goes before any verb', async () => {
+  test('a binding of one verb wins over a binding of any verb', async () => {
     const { handle } = named(rules);
     assert.ok(handle);
     assert.equal((await ask(named(rules), 'GET', '/some'))?.header.get('took'), 'Other');
@@ -210,14 +210,14 @@ describe('verbs', () => {
     assert.equal((await ask(named(rules), 'POST', '/some'))?.header.get('took'), 'Echo');
   });
 
-  test('HEAD has the headers of GET and no body', async () => {
+  test('HEAD returns the headers of GET and no body', async () => {
     const head = await ask(named(rules), 'HEAD', '/get?text=x');
     assert.deepEqual([head?.text, head?.header.get('content-length')], ['', '12']);
     const bad = await ask(named(rules), 'HEAD', '/get?i32=x');
     assert.deepEqual([bad?.text, bad?.status], ['', 400]);
   });
 
-  test('an unknown path is the owner’s', async () => {
+  test('an unknown path is left to the caller', async () => {
     for (const verb of ['GET', 'POST', 'OPTIONS', 'HEAD'])
       assert.equal(await ask(named(rules), verb, '/nope'), undefined);
   });

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { custom, get, post, type Rules, transcoder } from './schema.ts';
 
-describe('a rule with a mistake is an error at start', () => {
+describe('an invalid rule is an error at startup', () => {
   const rows: [string, Rules, RegExp][] = [
     ['no pattern', { Echo: {} }, /has no get, put, post, delete, patch or custom/],
     ['a selector', { Echo: { selector: 'a.b', pattern: get('/a') } }, /selector has no meaning/],
@@ -106,7 +106,7 @@ describe('a rule with a mistake is an error at start', () => {
     ],
   ];
   for (const [what, rules, message] of rows) {
-    test(what, () => {
+    test(`an invalid rule is an error at startup: ${what}`, () => {
       assert.throws(() => transcoder(rules), { message });
       assert.throws(
         () => transcoder(rules),
@@ -115,7 +115,7 @@ describe('a rule with a mistake is an error at start', () => {
     });
   }
 
-  test('all mistakes are in one message', () => {
+  test('one message lists every invalid rule', () => {
     const rules: Rules = {
       Echo: { pattern: get('/{nope}'), additionalBindings: [{ pattern: post('/a'), body: 'nope' }] },
       Other: { pattern: get('bad') },
@@ -135,7 +135,7 @@ describe('a rule with a mistake is an error at start', () => {
   });
 });
 
-describe('a rule without a mistake', () => {
+describe('a valid rule', () => {
   const rows: [string, Rules][] = [
     ['literal before variable', { Echo: { pattern: get('/a/b') }, Other: { pattern: get('/a/{text}') } }],
     ['another verb', { Echo: { pattern: get('/a') }, Other: { pattern: post('/a'), body: '*' } }],
@@ -153,9 +153,9 @@ describe('a rule without a mistake', () => {
     ['an extension method', { Echo: { pattern: custom('M-SEARCH', '/a') } }],
     ['no rule at all', {}],
   ];
-  for (const [what, rules] of rows) test(what, () => void transcoder(rules));
+  for (const [what, rules] of rows) test(`a valid rule is accepted: ${what}`, () => void transcoder(rules));
 
-  test('is listed with all of it', () => {
+  test('a valid rule is listed with all of its parts', () => {
     const { bindings } = transcoder({
       Echo: {
         pattern: post('/a/{part.size}:go'),

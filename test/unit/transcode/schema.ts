@@ -26,7 +26,7 @@ const compiled = fromBinary(
 );
 const packageName = 'sendbatch.transcode.test.v1';
 
-/** The types of the test proto, without any rule. */
+/** The types of the test proto, without any rules. */
 export const registry = createFileRegistry(compiled);
 export const Thing = required(registry.getMessage(`${packageName}.Thing`));
 
@@ -42,7 +42,7 @@ export const custom = (kind: string, path: string): Pattern => ({
   value: create(CustomHttpPatternSchema, { kind, path }),
 });
 
-/** The test proto's service as if its methods had these rules. */
+/** The service of the test proto as if its methods had these rules. */
 export function serviceWith(rules: Rules): DescService {
   const files = clone(FileDescriptorSetSchema, compiled);
   for (const file of files.file)
@@ -57,10 +57,10 @@ export function serviceWith(rules: Rules): DescService {
 }
 
 const echo = (message: unknown) => message;
-/** Answers what it was asked. */
+/** Echoes the request. */
 export const echoes = { echo, other: echo, third: echo, raw: echo, nothing: () => ({}) };
 
-/** A transcoder for the rules; answers only what is set, so that rows of tests stay short. */
+/** A transcoder for the rules; its answers contain only set fields, which keeps test rows short. */
 export function transcoder(
   rules: Rules,
   more: Partial<TranscoderOptions> & { implementation?: object } = {},
@@ -80,7 +80,7 @@ export interface Answer {
   readonly status: number;
   readonly header: Headers;
   readonly text: string;
-  // biome-ignore lint/suspicious/noExplicitAny: the bodies are looked at field by field
+  // biome-ignore lint/suspicious/noExplicitAny: the bodies are read field by field
   readonly json: any;
 }
 
@@ -115,7 +115,7 @@ export async function ask(transcoder: Transcoder, ...what: Parameters<typeof req
   };
 }
 
-/** Bytes in two pieces, as they may come from a network. */
+/** The bytes in two pieces, as a network may deliver them. */
 export async function* chunks(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   if (bytes.length === 0) return;
   const half = bytes.length >> 1;
