@@ -182,7 +182,7 @@ async function prepareSchema(config: Config, db: Db, database: ClientOptions, lo
     const { pending } = await statusOf(db);
     if (pending.length > 0)
       throw new MigrationError(
-        `the schema is not up to date, and MIGRATE=check: ${pending.join(', ')} pending. Apply with: npm run cli -- migrate`,
+        `the schema is not up to date (pending: ${pending.join(', ')}), and MIGRATE=check: run npm run cli -- migrate`,
       );
     return;
   }
@@ -202,14 +202,14 @@ async function reach(db: Db, patience: Patience): Promise<ServerFacts> {
     return asked;
   });
   const { version, versionNumber, encoding, plainBackslashes } = facts;
-  if (versionNumber < oldestPostgres) throw new StartError(`PostgreSQL ${version} is too old: 15 or later is needed`);
+  if (versionNumber < oldestPostgres) throw new StartError(`PostgreSQL ${version} is too old: 15 or later is required`);
   if (encoding !== 'UTF8')
     throw new StartError(
-      `the database's encoding is ${encoding}, and messages are UTF-8: make another by create database … encoding 'UTF8' template template0`,
+      `the database's encoding is ${encoding}, and messages are UTF-8: create a database with create database … encoding 'UTF8' template template0`,
     );
   if (!plainBackslashes)
     throw new StartError(
-      'standard_conforming_strings is off: set it on, by alter database … set standard_conforming_strings = on',
+      'standard_conforming_strings is off: turn it on with alter database … set standard_conforming_strings = on',
     );
   return facts;
 }
@@ -261,22 +261,26 @@ export function inOneLine(error: unknown, tried = ''): unknown {
   if (isForTheUser(error)) return error;
   const cause = textOf(error);
   const code = codeOf(error);
-  const because = (words: string) => new StartError(words, { cause: error });
+  const startError = (message: string) => new StartError(message, { cause: error });
   if (code === notAllowed)
-    return because(
-      `${cause}: migrations need a role that may create in the database, and serve one that may use all of the schemas that they made`,
+    return startError(
+      `${cause}: migrate needs a role with CREATE on the database, serve one with privileges on all schemas that migrate creates`,
     );
   if (error instanceof ReadOnly)
-    return because(`the database cannot be written: ${cause}${tried}. Is DATABASE_URL that of the primary?`);
+    return startError(
+      `the database cannot be written: ${cause}${tried}. Check that DATABASE_URL is the URL of the primary`,
+    );
   if (cause.includes('unsupported startup parameter'))
-    return because(
-      `the database cannot be reached: ${cause}. PgBouncer wants ignore_startup_parameters = lock_timeout,statement_timeout,idle_in_transaction_session_timeout, and those set by its connect_query`,
+    return startError(
+      `the database cannot be reached: ${cause}. PgBouncer needs ignore_startup_parameters = lock_timeout,statement_timeout,idle_in_transaction_session_timeout, and a connect_query that sets them`,
     );
   if (isAway(error) || noEntrance.has(code))
-    return because(`the database cannot be reached: ${cause}${tried}. Is DATABASE_URL right, and the server up?`);
+    return startError(
+      `the database cannot be reached: ${cause}${tried}. Check DATABASE_URL, and that the server is running`,
+    );
   // With an SQLSTATE: the server's own message.
   if (/^[0-9A-Z]{5}$/.test(code))
-    return because(`the database refused a step of the start: ${cause} (SQLSTATE ${code})${tried}`);
+    return startError(`the database refused a statement of the start: ${cause} (SQLSTATE ${code})${tried}`);
   return error;
 }
 

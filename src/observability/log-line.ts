@@ -5,14 +5,14 @@
  */
 const terminalControls = /[\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
 
-/** A line of JSON with the same value, and escapes for what a terminal obeys. */
+/** Escapes terminal controls in a JSON line; its value stays the same. */
 export function safeLine(line: string): string {
   return line.replace(terminalControls, (char) => `\\u${hexOf(char)}`);
 }
 
 /**
- * A line of JSON whose strings, when they are read and printed as they are, show what a terminal
- * would obey as text. Ends of lines and tabs stay.
+ * Escapes a JSON line so that its strings, once parsed and printed, show terminal controls as text.
+ * Line ends and tabs stay.
  */
 export function safePrettyLine(line: string): string {
   return line

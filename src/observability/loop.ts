@@ -1,25 +1,24 @@
-/** A loop that was started. */
+/** A running loop. */
 export interface Loop {
-  /** Runs now instead of later. */
+  /** Runs at once instead of after the pause. */
   nudge(): void;
-  /** Waits for a run that is under way, and runs no more. */
+  /** Stops the loop; resolves when the current run has ended. */
   stop(): Promise<void>;
 }
 
 export interface LoopOptions {
   /**
-   * Between the end of a run and the begin of the next; a fifth more or less, so that instances do
-   * not run in step.
+   * Pause between two runs. Varies by up to a fifth, so that instances do not run at the same time.
    */
   readonly everyMs: number;
   readonly run: () => Promise<void>;
-  /** A run that fails is told, and the next comes as if it had not. */
+  /** Called when a run fails; the next run comes at its usual time. */
   readonly onError: (error: unknown) => void;
-  /** Told of each run that ended. */
+  /** Called after each run. */
   readonly onRun?: ((ms: number, failed: boolean) => void) | undefined;
 }
 
-/** Runs something again and again, one run at a time. */
+/** Runs work periodically, one run at a time. */
 export function startLoop({ everyMs, run, onError, onRun }: LoopOptions): Loop {
   let timer: NodeJS.Timeout | undefined;
   let running: Promise<void> | undefined;

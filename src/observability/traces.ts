@@ -22,12 +22,12 @@ import {
 } from '@opentelemetry/sdk-trace';
 import type { CallSpan, TraceSettings, Traces } from './tracing.ts';
 
-/** A stop waits so long for the collector to take what is left. */
-const closeMs = 2000;
+/** A stop waits at most this long for the collector to take the remaining spans. */
+const closeTimeoutMs = 2000;
 
 /**
- * The codes that are a server's errors by OpenTelemetry's conventions for gRPC; what a caller did
- * wrong leaves the status of a server's span unset.
+ * Status codes that OpenTelemetry's conventions for gRPC count as server errors. A caller's error
+ * leaves the status of the server's span unset.
  */
 const serverErrors: ReadonlySet<string> = new Set([
   'UNKNOWN',
@@ -38,7 +38,7 @@ const serverErrors: ReadonlySet<string> = new Set([
   'DATA_LOSS',
 ]);
 
-/** Text map carriers of the propagator. */
+/** Carriers for the propagator. */
 const fromHeaders = {
   keys: () => [],
   get: (header: { get(name: string): string | null }, name: string) => header.get(name) ?? undefined,
@@ -50,9 +50,9 @@ const toRecord = {
 };
 
 /**
- * Spans by OpenTelemetry, sent as OTLP. This file, and with it the SDK, is imported only when
- * traces are on. The context goes through an AsyncLocalStorage of its own, not through
- * OpenTelemetry's global one: several services of one process do not mix.
+ * Creates spans with OpenTelemetry and exports them by OTLP. This file, and with it the SDK, is
+ * imported only when traces are on. The context is kept in an AsyncLocalStorage of its own, not in
+ * OpenTelemetry's global one, so that several services in one process do not mix.
  */
 export async function openTraces(settings: TraceSettings, onError: (error: unknown) => void): Promise<Traces> {
   const { OTLPTraceExporter } =
@@ -72,8 +72,8 @@ export async function openTraces(settings: TraceSettings, onError: (error: unkno
   const storage = new AsyncLocalStorage<Context>();
 
   /**
-   * The span that work belongs to; undefined when it has ended, or is not sampled: then nothing is
-   * worth a span below it.
+   * The span of the current work. Undefined if it has ended or is not sampled: then it needs no
+   * child spans.
    */
   const active = (): Span | undefined => {
     const span = trace.getSpan(storage.getStore() ?? ROOT_CONTEXT);
@@ -123,7 +123,7 @@ export async function openTraces(settings: TraceSettings, onError: (error: unkno
       async around(origins, { jobs, items }, work) {
         const spans = origins.filter((each): each is Span => each !== undefined);
         const [first] = spans;
-        // Outside of the context of whoever woke the lane: its call is not this group's.
+        // Not in the context of the call that woke the lane: that call may belong to another group.
         if (first === undefined) return await storage.run(ROOT_CONTEXT, work);
         const parent = trace.setSpan(ROOT_CONTEXT, first);
         const attributes = { 'sendbatch.group.batches': jobs, 'sendbatch.group.messages': items };
@@ -134,7 +134,7 @@ export async function openTraces(settings: TraceSettings, onError: (error: unkno
           attributes,
           spans.map((each) => each.spanContext()),
         );
-        // It is the child of one call; the others find it from their side.
+        // The span is a child of one call; the other calls link to it.
         for (const each of spans.slice(1)) each.addLink({ context: span.spanContext() });
         return await within(span, parent, work);
       },
@@ -160,7 +160,7 @@ export async function openTraces(settings: TraceSettings, onError: (error: unkno
 
     async close() {
       const { promise, resolve } = Promise.withResolvers<void>();
-      const timer = setTimeout(resolve, closeMs);
+      const timer = setTimeout(resolve, closeTimeoutMs);
       await Promise.race([provider.shutdown().catch(onError), promise]);
       clearTimeout(timer);
     },

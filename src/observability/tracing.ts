@@ -1,28 +1,30 @@
-/** How traces are made and where they go. */
+/** How traces are sampled and exported. */
 export interface TraceSettings {
   readonly version: string;
-  /** Of OTLP over HTTP, with its path. */
+  /** OTLP over HTTP, with its path. */
   readonly url: string;
   readonly protocol: 'http/protobuf' | 'http/json';
-  /** As OTEL_TRACES_SAMPLER names it. */
+  /** A value of OTEL_TRACES_SAMPLER. */
   readonly sampler: string;
   readonly ratio: number;
 }
 
-/** A call that is traced. */
+/** The span of a call. */
 export interface CallSpan {
   readonly traceId: string;
-  /** Runs the call's work, so that what it asks of the store is below it. */
+  /** Runs the work of the call, so that its statements become child spans. */
   run<T>(work: () => T): T;
   end(code: string, errorType: string | undefined, attributes: Record<string, string | number>): void;
 }
 
 /**
- * What the rooms say for traces. Where they are off there is none of it, and nothing is paid but a
- * look whether there is.
+ * Tracing, as the other folders see it. Undefined without traces, which then cost one check per
+ * use.
  */
 export interface Traces {
-  /** The span of a call, below the caller's own when it names one (W3C `traceparent`). */
+  /**
+   * Starts the span of a call, as a child of the caller's span if there is one (W3C `traceparent`).
+   */
   beginCall(call: {
     readonly method: string;
     readonly system: string;
@@ -30,7 +32,7 @@ export interface Traces {
     readonly requestId: string;
     readonly header: { get(name: string): string | null };
   }): CallSpan;
-  /** A group commit: below the first of the calls that share it, linked to all of them. */
+  /** The span of a group commit: child of the first call of the group, linked to all of them. */
   readonly group: {
     origin(): unknown;
     around<T>(
@@ -39,10 +41,10 @@ export interface Traces {
       work: () => Promise<T>,
     ): Promise<T>;
   };
-  /** One statement of SQL. Its text has placeholders, never values. */
+  /** The span of an SQL statement. Its text has placeholders, never values. */
   statement<T>(statement: { readonly name?: string; readonly text: string }, run: () => Promise<T>): Promise<T>;
-  /** The headers that carry the context to whoever is asked: a hook, a webhook. */
+  /** Headers that propagate the context to a hook or webhook. */
   outgoing(): Record<string, string>;
-  /** Sends what is left, for two seconds at most. */
+  /** Exports the remaining spans, within 2 s. */
   close(): Promise<void>;
 }

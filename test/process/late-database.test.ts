@@ -68,7 +68,7 @@ describe('an unusable database ends the start with one line and no stack', () =>
     [
       'the database is read-only',
       'alter database %s set default_transaction_read_only = on',
-      /^sendbatch: the database cannot be written: it is read-only: .* \(tried for \d+\.\d s\)\. Is DATABASE_URL that of the primary\?\n$/m,
+      /^sendbatch: the database cannot be written: it is read-only: .* \(tried for \d+\.\d s\)\. Check that DATABASE_URL is the URL of the primary\n$/m,
     ],
     [
       'the database treats backslashes as escapes',
@@ -78,7 +78,7 @@ describe('an unusable database ends the start with one line and no stack', () =>
     [
       'a table is missing',
       'drop table sendbatch.moderation_rule',
-      /^sendbatch: the database refused a step of the start: relation .* does not exist \(SQLSTATE 42P01\)\n$/m,
+      /^sendbatch: the database refused a statement of the start: relation .* does not exist \(SQLSTATE 42P01\)\n$/m,
     ],
   ];
   for (const [what, change, words] of rows)

@@ -18,7 +18,7 @@ describe('migrate as a step of its own', () => {
     assert.equal(code, 1);
     assert.match(
       output,
-      /^sendbatch: the schema is not up to date, and MIGRATE=check: 0001-messages, .*npm run cli -- migrate$/m,
+      /^sendbatch: the schema is not up to date \(pending: 0001-messages, .*\), and MIGRATE=check: run npm run cli -- migrate$/m,
     );
     const { rows } = await ask(database.url, `select from pg_namespace where nspname = 'sendbatch'`);
     assert.equal(rows.length, 0);
@@ -37,7 +37,7 @@ describe('migrate as a step of its own', () => {
     const second = await runToEnd(env(), ['migrate']);
     assert.deepEqual(
       [second.code, second.output],
-      [0, `nothing to apply: the schema has all ${pending.length} migrations\n`],
+      [0, `nothing to apply: all ${pending.length} migrations are applied\n`],
     );
     assert.deepEqual(await look(), { applied: pending, pending: [], newer: [] });
 
@@ -72,7 +72,7 @@ test('a role without the rights gets one line that says so, from migrate and fro
         weak.username = role;
         const { code, output } = await runToEnd({ DATABASE_URL: weak.href }, command);
         assert.equal(code, 1);
-        assert.match(output, /^sendbatch: permission denied for (database|schema) .*need a role that may create/m);
+        assert.match(output, /^sendbatch: permission denied for (database|schema) .*migrate needs a role with CREATE/m);
         assert.doesNotMatch(output, /^ {4}at /m);
       }
   } finally {

@@ -135,7 +135,7 @@ describe('a start that cannot succeed ends with one clear line and a non-zero ex
     assert.equal(code, 1);
     assert.match(
       output,
-      /^sendbatch: the database cannot be reached: .*PgBouncer wants ignore_startup_parameters = .*\n$/,
+      /^sendbatch: the database cannot be reached: .*PgBouncer needs ignore_startup_parameters = .*\n$/,
     );
     assert.doesNotMatch(output, /secret/);
   });
