@@ -81,21 +81,21 @@ describe('the access log (ACCESS_LOG=on)', () => {
 
   test('the access log has a line for accepted and refused calls on every protocol', async () => {
     const protocols = ['grpc', 'grpc', 'grpc-web', 'connect', 'connect', 'json'];
-    for (const [index, door] of openClients(service.url).entries()) {
+    for (const [index, client] of openClients(service.url).entries()) {
       const messages: MessageInitShape<typeof MessageDraftSchema>[] = [
         { channelId: 'c', channelType: 2, fromUid: 'u', payload: Buffer.from('x') },
       ];
-      await door.send({ messages }, { headers: bearer() });
+      await client.send({ messages }, { headers: bearer() });
       const { protocol, code, messages: count } = await nextCall();
-      assert.deepEqual([protocol, code, count], [protocols[index], 'OK', 1], door.name);
-      await door.send({ messages });
+      assert.deepEqual([protocol, code, count], [protocols[index], 'OK', 1], client.name);
+      await client.send({ messages });
       const refused = await nextCall();
       assert.deepEqual(
         [refused.protocol, refused.code, refused.reason],
         [protocols[index], 'UNAUTHENTICATED', 'CREDENTIAL_MISSING'],
-        door.name,
+        client.name,
       );
-      door.close();
+      client.close();
     }
   });
 

@@ -67,7 +67,7 @@ async function results(client: Batches, batchId: string, more: { refusedOnly?: b
 /** Returns code and reason of a call that must be refused. */
 async function refusal(call: Promise<unknown>): Promise<string> {
   const error = await call.then(
-    () => assert.fail('it was taken'),
+    () => assert.fail('the call was accepted'),
     (thrown) => ConnectError.from(thrown),
   );
   return `${Code[error.code]} ${error.findDetails(ErrorInfoSchema)[0]?.reason}`;
@@ -98,19 +98,23 @@ describe('batches in the background', () => {
     ['Connect', (o: { baseUrl: string }) => createConnectTransport({ ...o, httpVersion: '1.1' })],
   ] as const)
     test(`a submitted batch is stored, sent in order and has one result per message, over ${name}`, async () => {
-      const door = createClient(BatchService, transport({ baseUrl: service.url }));
+      const batchClient = createClient(BatchService, transport({ baseUrl: service.url }));
       const channel = `door-${name}`;
       const messages = [...drafts(channel, 2500), draft('bad@', 0, { channelType: 1, channelId: 'u2' })];
-      const { batch, duplicate } = await door.submitBatch({ messages, name: 'all', priority: BatchPriority.HIGH });
+      const { batch, duplicate } = await batchClient.submitBatch({
+        messages,
+        name: 'all',
+        priority: BatchPriority.HIGH,
+      });
       assert.ok(batch);
       assert.deepEqual(
         [batch.state, batch.messageCount, duplicate, batch.name, batch.priority],
         [BatchState.QUEUED, 2501, false, 'all', BatchPriority.HIGH],
       );
-      const end = await watchToEnd(door, batch.batchId);
+      const end = await watchToEnd(batchClient, batch.batchId);
       assert.equal(end.state, BatchState.COMPLETED);
       assert.deepEqual(counts(end), [2501, 0, 0]);
-      const all = await results(door, batch.batchId);
+      const all = await results(batchClient, batch.batchId);
       assert.deepEqual(
         all.map((each) => each.index),
         messages.map((_, index) => index),
@@ -122,7 +126,7 @@ describe('batches in the background', () => {
           .slice(0, 2500)
           .map((each, index) => [index + 1, Number(each.messageId), `${batch.batchId}:${index}`, `m${index}`]),
       );
-      const got = await door.getBatch({ batchId: batch.batchId });
+      const got = await batchClient.getBatch({ batchId: batch.batchId });
       assert.deepEqual(got.batch, end);
     });
 
@@ -198,7 +202,7 @@ describe('batches in the background', () => {
       yield { messages: [draft('odd', 5), draft('', 6)] };
     }
     await client.submitBatchStream(odd()).then(
-      () => assert.fail('it was taken'),
+      () => assert.fail('the call was accepted'),
       (error) => assert.match(ConnectError.from(error).rawMessage, /^messages\[6\]\.channel_id: is required/),
     );
     async function* none() {}

@@ -30,17 +30,17 @@ for (const lanes of [4, 0]) {
     const settings = { lanes, systemUids: ['system', '____system'] };
     let first: TestService;
     let second: TestService;
-    let doors: ProtocolClient[];
+    let clients: ProtocolClient[];
     let call: ReturnType<typeof jsonCaller>;
     before(async () => {
       first = await startService(settings);
       second = await startService({ ...settings, databaseUrl: first.databaseUrl });
       // Channels change on one instance, messages are sent to the other.
       call = jsonCaller(first.url);
-      doors = openClients(second.url);
+      clients = openClients(second.url);
     });
     after(async () => {
-      for (const door of doors) door.close();
+      for (const client of clients) client.close();
       await assertSound(first.databaseUrl);
       await second.stop();
       await first.stop();
@@ -49,14 +49,14 @@ for (const lanes of [4, 0]) {
       assert.deepEqual(await call.post(path, body), { status: 200, body: { status: 200 } });
 
     test('a change of channel or member applies to the next batch on another instance, over every protocol', async () => {
-      for (const [index, door] of doors.entries()) {
+      for (const [index, client] of clients.entries()) {
         const id = `states-${index}`;
         const channel = { channel_id: id, ...group };
         let sent = 0;
         const send = async (fromUid: string) =>
-          outcomesOf(await door.send({ messages: [draft(fromUid, id, `${sent++}`)] }));
+          outcomesOf(await client.send({ messages: [draft(fromUid, id, `${sent++}`)] }));
         const both = async () => `${await send('member')} / ${await send('system')}`;
-        assert.equal(await both(), 'CHANNEL_NOT_EXIST / ok', door.name);
+        assert.equal(await both(), 'CHANNEL_NOT_EXIST / ok', client.name);
         await ok('/channel', channel);
         assert.equal(await both(), 'NOT_SUBSCRIBER / ok');
         await ok('/channel/subscriber_add', { ...channel, subscribers: ['member', 'other'] });
@@ -85,11 +85,11 @@ for (const lanes of [4, 0]) {
     });
 
     test('the lists of the receiver decide whether a person message is accepted', async () => {
-      const [door] = doors;
-      assert.ok(door);
+      const [client] = clients;
+      assert.ok(client);
       let sent = 0;
       const send = async (from: string, to: string) =>
-        outcomesOf(await door.send({ messages: [draft(from, to, `p${sent++}`, { channelType: 1 })] }));
+        outcomesOf(await client.send({ messages: [draft(from, to, `p${sent++}`, { channelType: 1 })] }));
       assert.equal(await send('p1', 'p2'), 'ok');
       await ok('/channel/blacklist_add', { channel_id: 'p2', channel_type: 1, uids: ['p1'] });
       assert.equal(await send('p1', 'p2'), 'IN_DENYLIST');
@@ -99,7 +99,7 @@ for (const lanes of [4, 0]) {
     });
 
     test('permission is checked per message, an ATOMIC batch sends all or none, and refusals store nothing', async () => {
-      for (const [index, door] of doors.entries()) {
+      for (const [index, client] of clients.entries()) {
         const [mine, theirs, unknown] = [`mine-${index}`, `theirs-${index}`, `unknown-${index}`];
         await ok('/channel', { channel_id: mine, ...group, subscribers: ['u1'] });
         await ok('/channel', { channel_id: theirs, ...group, subscribers: ['u2'] });
@@ -109,21 +109,21 @@ for (const lanes of [4, 0]) {
           draft('u1', unknown, '3'),
           draft('u1', mine, '4'),
         ];
-        const atomic = await door.send({ messages, mode: SendMode.ATOMIC });
-        if ('refused' in atomic || !door.name.startsWith('JSON')) {
-          assert.ok('refused' in atomic, door.name);
+        const atomic = await client.send({ messages, mode: SendMode.ATOMIC });
+        if ('refused' in atomic || !client.name.startsWith('JSON')) {
+          assert.ok('refused' in atomic, client.name);
           assert.equal(atomic.refused.reason, 'NOT_SUBSCRIBER');
           assert.deepEqual(atomic.refused.fields, ['messages[1]', 'messages[2]']);
         }
         assert.equal(
-          outcomesOf(await door.send({ messages, validateOnly: true })),
+          outcomesOf(await client.send({ messages, validateOnly: true })),
           'ok NOT_SUBSCRIBER CHANNEL_NOT_EXIST ok',
         );
-        const answer = await door.send({ messages });
+        const answer = await client.send({ messages });
         assert.equal(outcomesOf(answer), 'ok NOT_SUBSCRIBER CHANNEL_NOT_EXIST ok');
         assert.deepEqual('results' in answer && answer.results.map((each) => each.messageSeq), [1, 0, 0, 2]);
         assert.equal(
-          outcomesOf(await door.send({ messages: [draft('u1', mine, '1')] })),
+          outcomesOf(await client.send({ messages: [draft('u1', mine, '1')] })),
           'ok',
           'and a repeat is a repeat',
         );
@@ -133,23 +133,23 @@ for (const lanes of [4, 0]) {
     });
 
     test('permission is checked before duplicates, so a former member learns nothing about a key', async () => {
-      const [door] = doors;
-      assert.ok(door);
+      const [client] = clients;
+      assert.ok(client);
       await ok('/channel', { channel_id: 'secret', ...group, subscribers: ['u1'] });
-      assert.equal(outcomesOf(await door.send({ messages: [draft('u1', 'secret', 'k')] })), 'ok');
+      assert.equal(outcomesOf(await client.send({ messages: [draft('u1', 'secret', 'k')] })), 'ok');
       await ok('/channel/subscriber_remove', { channel_id: 'secret', ...group, subscribers: ['u1'] });
-      assert.equal(outcomesOf(await door.send({ messages: [draft('u1', 'secret', 'k')] })), 'NOT_SUBSCRIBER');
+      assert.equal(outcomesOf(await client.send({ messages: [draft('u1', 'secret', 'k')] })), 'NOT_SUBSCRIBER');
     });
 
     test('commands require membership of their channel', async () => {
-      const [door] = doors;
-      assert.ok(door);
+      const [client] = clients;
+      assert.ok(client);
       const header = { syncOnce: 1 };
       await ok('/channel', { channel_id: 'commands', ...group, subscribers: ['u1'] });
       const messages = [draft('u1', 'commands', '1', { header }), draft('u2', 'commands', '2', { header })];
-      assert.equal(outcomesOf(await door.send({ messages })), 'ok NOT_SUBSCRIBER');
+      assert.equal(outcomesOf(await client.send({ messages })), 'ok NOT_SUBSCRIBER');
       await ok('/channel/subscriber_add', { channel_id: 'commands', subscribers: ['u2'] });
-      assert.equal(outcomesOf(await door.send({ messages })), 'ok ok');
+      assert.equal(outcomesOf(await client.send({ messages })), 'ok ok');
     });
 
     test('a channel takes 100,000 members as a set and lists them page by page', async () => {

@@ -144,7 +144,7 @@ describe('health', () => {
       assert.equal(status, 503);
       assert.deepEqual([body.status, body.checks.draining], ['unavailable', 'ok']);
       assert.match(body.checks.database, /no answer/);
-      assert.doesNotMatch(JSON.stringify(body), new RegExp(name), 'nothing of where the database is');
+      assert.doesNotMatch(JSON.stringify(body), new RegExp(name), 'no address of the database');
       assert.equal((await call.get('/livez')).status, 200);
     } finally {
       await runSql(admin, `alter database ${name} allow_connections true`);
@@ -286,7 +286,7 @@ describe('readiness', () => {
       now = 5000;
       const next = changes.next();
       const drained = readiness.drain();
-      assert.equal((await Promise.race([next, drained]))?.value.ready, false, 'before the drain goes on');
+      assert.equal((await Promise.race([next, drained]))?.value.ready, false, 'before the drain continues');
       const end = changes.next();
       await drained;
       gone.abort();

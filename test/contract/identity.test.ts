@@ -79,16 +79,16 @@ function keysOf(service: TestService): { db: Db; keys: Keys } {
 
 describe('authentication and scopes', () => {
   let service: TestService;
-  let doors: ProtocolClient[];
+  let protocolClients: ProtocolClient[];
   let db: Db;
   let keys: Keys;
   before(async () => {
     service = await startService(asking);
-    doors = openClients(service.url);
+    protocolClients = openClients(service.url);
     ({ db, keys } = keysOf(service));
   });
   after(async () => {
-    for (const door of doors) door.close();
+    for (const protocolClient of protocolClients) protocolClient.close();
     await db.destroy();
     await service.stop();
   });
@@ -125,12 +125,12 @@ describe('authentication and scopes', () => {
       ['unsigned', bearer(`${btoa('{"alg":"none"}')}.${btoa('{"sub":"u1"}')}.`.replaceAll('=', ''))],
     ];
     const texts = new Set<string>();
-    for (const door of doors) {
-      const none = await door.send({ messages: [draft('u1')] });
-      assert.equal(outcomesOf(none), 'Unauthenticated CREDENTIAL_MISSING', door.name);
+    for (const protocolClient of protocolClients) {
+      const none = await protocolClient.send({ messages: [draft('u1')] });
+      assert.equal(outcomesOf(none), 'Unauthenticated CREDENTIAL_MISSING', protocolClient.name);
       for (const [what, headers] of bad) {
-        const answer = await door.send({ messages: [draft('u1')] }, { headers });
-        assert.equal(outcomesOf(answer), 'Unauthenticated CREDENTIAL_INVALID', `${door.name}: ${what}`);
+        const answer = await protocolClient.send({ messages: [draft('u1')] }, { headers });
+        assert.equal(outcomesOf(answer), 'Unauthenticated CREDENTIAL_INVALID', `${protocolClient.name}: ${what}`);
         if ('refused' in answer) texts.add(answer.refused.message);
       }
     }
@@ -148,13 +148,21 @@ describe('authentication and scopes', () => {
       ['a user', bearer(await token({ sub: 'u1' })), 'ok SENDER_NOT_YOURS SENDER_NOT_YOURS'],
       ['another user', bearer(await token({ sub: 'u9' })), 'SENDER_NOT_YOURS SENDER_NOT_YOURS SENDER_NOT_YOURS'],
     ];
-    for (const door of doors) {
-      for (const [who, headers, expected] of callers) {
+    for (const protocolClient of protocolClients) {
+      for (const [caller, headers, expected] of callers) {
         const messages = [draft('u1'), draft('u2'), draft('u3')];
-        assert.equal(outcomesOf(await door.send({ messages, validateOnly: true }, { headers })), expected, who);
-        assert.equal(outcomesOf(await door.send({ messages }, { headers })), expected, `${door.name}: ${who}`);
-        if (expected.includes('NOT_YOURS') && !door.name.startsWith('JSON')) {
-          const atomic = await door.send(
+        assert.equal(
+          outcomesOf(await protocolClient.send({ messages, validateOnly: true }, { headers })),
+          expected,
+          caller,
+        );
+        assert.equal(
+          outcomesOf(await protocolClient.send({ messages }, { headers })),
+          expected,
+          `${protocolClient.name}: ${caller}`,
+        );
+        if (expected.includes('NOT_YOURS') && !protocolClient.name.startsWith('JSON')) {
+          const atomic = await protocolClient.send(
             { messages: messages.map((each) => ({ ...each, clientMsgNo: `a${sent++}` })), mode: SendMode.ATOMIC },
             { headers },
           );
@@ -166,8 +174,8 @@ describe('authentication and scopes', () => {
 
   test('each scope permits its own routes and no others', async () => {
     const routes: [string, Scope | 'any', (call: ReturnType<typeof jsonCaller>) => Promise<{ status: number }>][] = [
-      ['send', 'send', (call) => call.post('/message/send', { ...wire('u1'), client_msg_no: `s${sent++}` })],
-      ['batch', 'send', (call) => call.post('/message/sendbatch', [wire('u1')])],
+      ['send', 'send', (call) => call.post('/message/send', { ...jsonDraft('u1'), client_msg_no: `s${sent++}` })],
+      ['batch', 'send', (call) => call.post('/message/sendbatch', [jsonDraft('u1')])],
       [
         'broadcast',
         'send',
@@ -190,14 +198,14 @@ describe('authentication and scopes', () => {
     }
     for (const [what, , request] of routes) assert.equal((await request(jsonCaller(service.url))).status, 401, what);
     const plain = jsonCaller(service.url, bearer(await token({ sub: 'u1', scope: 'openid send' })));
-    assert.equal((await plain.post('/message/sendbatch', [wire('u1')])).status, 200);
+    assert.equal((await plain.post('/message/sendbatch', [jsonDraft('u1')])).status, 200);
     assert.equal((await plain.get('/v1/channels/1/u1@u2/messages')).status, 403);
   });
 
   test('a token grants the scopes of its scope or scp claim that JWT_SCOPES allows', async () => {
     const statuses = async (claims: Record<string, unknown>) => {
       const call = jsonCaller(service.url, bearer(await token({ sub: 'u1', claims })));
-      const sent = await call.post('/message/sendbatch', [wire('u1')]);
+      const sent = await call.post('/message/sendbatch', [jsonDraft('u1')]);
       const read = await call.get('/v1/channels/1/u1@u2/messages');
       const administered = await call.post('/channel', { channel_id: 'seized', channel_type: 2 });
       const scraped = await call.get('/metrics');
@@ -223,11 +231,11 @@ describe('authentication and scopes', () => {
     await admin.post('/user/systemuids_add', { uids: ['announcer'] });
     for (const sub of ['system', '____system', 'announcer']) {
       const call = jsonCaller(ruled.url, bearer(await token({ sub })));
-      await until(async () => (await call.post('/message/sendbatch', [wire(sub)])).status === 401);
+      await until(async () => (await call.post('/message/sendbatch', [jsonDraft(sub)])).status === 401);
       assert.equal((await call.get('/v1/channels/2/identity/messages')).status, 401, sub);
     }
     const call = jsonCaller(ruled.url, bearer(await keyFor()));
-    assert.equal((await call.post('/message/sendbatch', [wire('system')])).status, 200, 'a service may');
+    assert.equal((await call.post('/message/sendbatch', [jsonDraft('system')])).status, 200, 'a service may');
     await ruled.stop();
   });
 
@@ -241,7 +249,7 @@ describe('authentication and scopes', () => {
     const others = ofOther.body?.getReader();
     await keys.revoke(keyId);
     for (const response of [ofKey, ofToken]) assert.match(await response.text(), /CREDENTIAL_INVALID/);
-    assert.equal((await events(key)).status, 401, 'and the reader that comes back is refused');
+    assert.equal((await events(key)).status, 401, 'a reconnecting reader is refused');
     const rpcs = ['grpc', 'grpc-web', 'connect'] as const;
     const created = await Promise.all(rpcs.map(() => keys.create({ name: 'rpc reader', scopes: ['read'] })));
     const ends = rpcs.map(async (protocol, index) => {
@@ -257,7 +265,7 @@ describe('authentication and scopes', () => {
     });
     await Promise.all(ends);
     const first = await others?.read();
-    assert.equal(first?.done, false, 'the stream of a valid key goes on');
+    assert.equal(first?.done, false, 'the stream of a valid key continues');
     await others?.cancel();
   });
 
@@ -296,13 +304,13 @@ describe('authentication and scopes', () => {
   test('a revoked key is refused once its cached result expires, even right after it was used', async () => {
     const { key, keyId } = await keys.create({ name: 'short', scopes: ['send'] });
     const call = jsonCaller(service.url, bearer(key));
-    assert.equal((await call.post('/message/sendbatch', [wire('u1')])).status, 200);
+    assert.equal((await call.post('/message/sendbatch', [jsonDraft('u1')])).status, 200);
     assert.equal(await keys.revoke(keyId), true);
     assert.equal(await keys.revoke(keyId), false);
     const revoked = performance.now();
     for (let status = 200; status !== 401; ) {
       const calledAfter = performance.now() - revoked;
-      ({ status } = await call.post('/message/sendbatch', [wire('u1')]));
+      ({ status } = await call.post('/message/sendbatch', [jsonDraft('u1')]));
       assert.ok(status === 401 || calledAfter < 1.5 * keyMemoryMs, `${status} to a call after ${calledAfter} ms`);
     }
   });
@@ -310,7 +318,7 @@ describe('authentication and scopes', () => {
   test('a 401 answer has a WWW-Authenticate header', async () => {
     const response = await fetch(`${service.url}/message/sendbatch`, {
       method: 'POST',
-      body: JSON.stringify([wire('u1')]),
+      body: JSON.stringify([jsonDraft('u1')]),
     });
     assert.deepEqual([response.status, response.headers.get('www-authenticate')], [401, 'Bearer realm="sendbatch"']);
   });
@@ -343,7 +351,7 @@ async function until(holds: () => Promise<boolean>): Promise<void> {
   while (!(await holds())) await new Promise((resolve) => setTimeout(resolve, 50));
 }
 
-const wire = (fromUid: string) => ({
+const jsonDraft = (fromUid: string) => ({
   from_uid: fromUid,
   channel_id: 'identity',
   channel_type: 2,
@@ -382,7 +390,7 @@ describe('tokens verified by the public keys of the issuer', () => {
         .setExpirationTime('5m')
         .sign(key);
     const send = async (credential: string) =>
-      (await jsonCaller(service.url, bearer(credential)).post('/message/sendbatch', [wire('u1')])).status;
+      (await jsonCaller(service.url, bearer(credential)).post('/message/sendbatch', [jsonDraft('u1')])).status;
     assert.equal(await send(await sign('ES256', privateKey, 'one')), 200);
     // Algorithm confusion: the public key used as a secret of HS256.
     assert.equal(
@@ -420,7 +428,7 @@ describe('a client certificate', () => {
         resolve(response.statusCode ?? 0);
       });
       request.on('error', reject);
-      request.end(JSON.stringify([wire('u1')]));
+      request.end(JSON.stringify([jsonDraft('u1')]));
       return await promise;
     };
     assert.equal(await post({ key: file('client-key.pem'), cert: file('client-cert.pem') }), 200);

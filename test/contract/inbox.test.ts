@@ -127,7 +127,7 @@ describe('conversations and commands of a user', () => {
     await client.end();
   });
 
-  test('commands to a set of receivers make no conversation', async () => {
+  test('commands to a set of receivers create no conversation', async () => {
     await send('', 'e', { ...command, channel_type: 0, subscribers: ['q', 'r'] });
     await send('q', 'r', { channel_type: 1 });
     assert.deepEqual(await unread('q'), [['r', 1, 1]]);

@@ -182,7 +182,7 @@ describe('POST /message/sendbatch with the documented array', () => {
     assert.match((await post('/message/sendbatch?mode=atomic&mode=atomic', batch({}))).body.msg, /mode.*only once/);
   });
 
-  test('the status of POST /message/sendbatch tells full, partial and no success apart', async () => {
+  test('the status of POST /message/sendbatch distinguishes full, partial and no success', async () => {
     const channel_id = fresh();
     const other = { channel_id, payload: 'SGo=' };
     assert.equal((await post('/message/sendbatch', batch({ channel_id }))).status, 200);

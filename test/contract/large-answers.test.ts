@@ -149,7 +149,7 @@ describe('pages of large entries fit the default limit of gRPC clients', () => {
       (page) => [page.flagged, page.nextPageToken],
     );
     assert.equal(distinct(flagged.map((each) => each.messageId)), count);
-    // Written directly into the database: compiling these rules in the service takes long.
+    // Inserted directly, so that the service does not compile these rules, which takes long.
     const client = new pg.Client({ connectionString: service.databaseUrl });
     await client.connect();
     await client.query(

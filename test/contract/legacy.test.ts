@@ -69,7 +69,7 @@ describe('legacy routes', () => {
     const person = await send({ from_uid: 'pa', channel_id: 'pb', channel_type: 1, client_msg_no: 'key-2' });
     const mine = { login_uid: 'pb', channel_id: 'pa', channel_type: 1, message_id: person.message_id };
     assert.equal((await call.post('/message', mine)).body.channel_id, 'pa');
-    // GetMessage is available on the JSON route only.
+    // Connect JSON does not serve GetMessage, whose JSON answer has a legacy form.
     const rpc = await call.post('/sendbatch.v1.MessageService/GetMessage', {
       channelId: 'found',
       channelType: 2,

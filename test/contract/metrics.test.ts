@@ -53,13 +53,13 @@ describe('the metrics', () => {
   });
 
   test('metrics count calls by RPC, protocol and code for every protocol', async () => {
-    const doors = openClients(service.url);
-    for (const [index, door] of doors.entries()) {
-      await door.send({
+    const protocolClients = openClients(service.url);
+    for (const [index, protocolClient] of protocolClients.entries()) {
+      await protocolClient.send({
         messages: [{ channelId: 'c', channelType: 2, fromUid: `door-${index}`, payload: Buffer.from('x') }],
       });
-      await door.send({ messages: [] });
-      door.close();
+      await protocolClient.send({ messages: [] });
+      protocolClient.close();
     }
     const samples = await scrape(service.url);
     const calls = (labels: Record<string, string>) =>
@@ -67,7 +67,7 @@ describe('the metrics', () => {
         rpc_method: 'sendbatch.v1.MessageService/SendBatch',
         ...labels,
       });
-    // Two clients use gRPC and two Connect; each sends one valid and one empty batch.
+    // Clients: two gRPC, one gRPC-Web, two Connect, one JSON; each sends a valid and an empty batch.
     for (const [protocol, count] of Object.entries({ grpc: 2, 'grpc-web': 1, connect: 2, json: 1 })) {
       assert.equal(calls({ protocol, rpc_response_status_code: 'OK' }), count, protocol);
       assert.equal(

@@ -22,15 +22,15 @@ const draft = (channelId: string, clientMsgNo: string, text: string, more: Draft
 });
 describe('moderation rules', () => {
   let service: TestService;
-  let doors: ProtocolClient[];
+  let clients: ProtocolClient[];
   let call: ReturnType<typeof jsonCaller>;
   before(async () => {
     service = await startService();
-    doors = openClients(service.url);
+    clients = openClients(service.url);
     call = jsonCaller(service.url);
   });
   after(async () => {
-    for (const door of doors) door.close();
+    for (const client of clients) client.close();
     await assertSound(service.databaseUrl);
     await service.stop();
   });
@@ -49,7 +49,7 @@ describe('moderation rules', () => {
       created.map((each) => each.action),
       [1, 2, 3],
     );
-    for (const [index, door] of doors.entries()) {
+    for (const [index, client] of clients.entries()) {
       const channel = `content-${index}`;
       const messages = [
         draft(channel, '1', 'fine'),
@@ -57,10 +57,10 @@ describe('moderation rules', () => {
         draft(channel, '3', '{"content":"my secret 1234","n":1234}'),
         draft(channel, '4', 'odd and secret'),
       ];
-      assert.equal(said(await door.send({ messages, validateOnly: true })), 'ok CONTENT_REFUSED ok ok', door.name);
-      assert.match(said(await door.send({ messages, mode: SendMode.ATOMIC })), /CONTENT_REFUSED/);
+      assert.equal(said(await client.send({ messages, validateOnly: true })), 'ok CONTENT_REFUSED ok ok', client.name);
+      assert.match(said(await client.send({ messages, mode: SendMode.ATOMIC })), /CONTENT_REFUSED/);
       assert.deepEqual(await payloadsOf(channel), []);
-      const answer = await door.send({ messages });
+      const answer = await client.send({ messages });
       assert.equal(said(answer), 'ok CONTENT_REFUSED ok ok');
       const refused = 'results' in answer ? answer.results[1]?.refused : undefined;
       assert.deepEqual(
@@ -69,15 +69,15 @@ describe('moderation rules', () => {
       );
       assert.deepEqual(await payloadsOf(channel), ['fine', '{"content":"my ****** ****","n":1234}', 'odd and ******']);
       assert.equal(
-        said(await door.send({ messages })),
+        said(await client.send({ messages })),
         'again CONTENT_REFUSED again again',
-        'a retry is of what was sent',
+        'a retry returns the stored messages',
       );
     }
     const { body } = await call.get('/v1/moderation/flagged?page_size=4');
     assert.equal(body.flagged.length, 4);
     const next = await call.get(`/v1/moderation/flagged?page_token=${body.next_page_token}`);
-    assert.equal(next.body.flagged.length, doors.length - 4);
+    assert.equal(next.body.flagged.length, clients.length - 4);
     const [first] = body.flagged;
     assert.deepEqual(
       [
@@ -94,14 +94,14 @@ describe('moderation rules', () => {
     assert.deepEqual((await call.get('/v1/moderation/flagged')).body.flagged, []);
     for (const { rule_id: id } of created)
       assert.equal((await fetch(`${service.url}/v1/moderation/rules/${id}`, { method: 'DELETE' })).status, 200);
-    const [door] = doors;
-    assert.equal(said((await door?.send({ messages: [draft('free', '1', 'forbidden')] })) as Answer), 'ok');
+    const [client] = clients;
+    assert.equal(said((await client?.send({ messages: [draft('free', '1', 'forbidden')] })) as Answer), 'ok');
   });
 
   test('a changed moderation rule applies on another instance without a restart', async () => {
     const second = await startService({ databaseUrl: service.databaseUrl });
-    const [door] = openClients(second.url);
-    assert.ok(door);
+    const [client] = openClients(second.url);
+    assert.ok(client);
     const { body: rule } = await call.post('/v1/moderation/rules', {
       action: 1,
       keywords: ['thousands', ...Array.from({ length: 5000 }, (_, index) => `word${index}`)],
@@ -110,7 +110,7 @@ describe('moderation rules', () => {
     const untilOutcome = (expected: string) =>
       until(expected, async () => {
         const messages = [draft('other', `o${sent++}`, 'of thousands word4999')];
-        return said(await door.send({ messages })) === expected;
+        return said(await client.send({ messages })) === expected;
       });
     await untilOutcome('CONTENT_REFUSED');
     const update = await fetch(`${service.url}/v1/moderation/rules/${rule.rule_id}`, {
@@ -174,8 +174,8 @@ describe('the moderation hook', () => {
   for (const onFailure of ['open', 'closed'] as const) {
     test(`the moderation hook is called once per batch, its verdicts apply, and it fails ${onFailure} behind a circuit breaker`, async () => {
       const service = await startService({ moderationHook: { url, timeoutMs: 30_000, onFailure } });
-      const [door] = openClients(service.url);
-      assert.ok(door);
+      const [client] = openClients(service.url);
+      assert.ok(client);
       const text = (each: { payload: string }) => Buffer.from(each.payload, 'base64').toString();
       answer = (messages) => ({
         results: messages.map((each) =>
@@ -186,7 +186,7 @@ describe('the moderation hook', () => {
       });
       calls = 0;
       const messages = ['yes', 'no', 'mask', 'flag'].map((each) => draft('hooked', each, each));
-      assert.equal(said(await door.send({ messages })), 'ok CONTENT_REFUSED ok ok');
+      assert.equal(said(await client.send({ messages })), 'ok CONTENT_REFUSED ok ok');
       assert.equal(calls, 1);
       assert.deepEqual(
         (await readAll(service.databaseUrl)).map((row) => row.payload),

@@ -25,19 +25,21 @@ const volatile = new Set(
 );
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 /** Random ids: documented id → id of this run. */
-const made = new Map<string, string>();
+const runIds = new Map<string, string>();
 
-function learn(documented: Json, actual: Json): void {
-  if (typeof documented === 'string' && uuid.test(documented)) made.set(documented, String(actual));
+/** Records which random id of this run stands for each documented one. */
+function recordIds(documented: Json, actual: Json): void {
+  if (typeof documented === 'string' && uuid.test(documented)) runIds.set(documented, String(actual));
   if (typeof documented !== 'object' || documented === null) return;
-  for (const [name, member] of Object.entries(documented)) learn(member, actual?.[name]);
+  for (const [name, member] of Object.entries(documented)) recordIds(member, actual?.[name]);
 }
 
-function masked(value: Json, key = ''): Json {
-  if (Array.isArray(value)) return value.map((each) => masked(each));
+/** Replaces values that differ between runs by their type. */
+function maskVolatile(value: Json, key = ''): Json {
+  if (Array.isArray(value)) return value.map((each) => maskVolatile(each));
   if (typeof value === 'object' && value !== null)
-    return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, masked(member, name)]));
-  if (typeof value === 'string' && uuid.test(value)) return 'made by chance';
+    return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, maskVolatile(member, name)]));
+  if (typeof value === 'string' && uuid.test(value)) return 'random id';
   // The error text of a failed webhook depends on the resolver.
   const isClock = key === 'version' && typeof value === 'number' && value > 1e12;
   const isWords = (key === 'version' || key === 'error') && typeof value === 'string';
@@ -46,10 +48,10 @@ function masked(value: Json, key = ''): Json {
 }
 
 /** Closes all object schemas, so that undocumented members fail validation. */
-function closed(value: Json): Json {
-  if (Array.isArray(value)) return value.map(closed);
+function closeObjects(value: Json): Json {
+  if (Array.isArray(value)) return value.map(closeObjects);
   if (typeof value !== 'object' || value === null) return value;
-  const copy = Object.fromEntries(Object.entries(value).map(([name, member]) => [name, closed(member)]));
+  const copy = Object.fromEntries(Object.entries(value).map(([name, member]) => [name, closeObjects(member)]));
   return copy.type === 'object' && copy.properties !== undefined ? { additionalProperties: false, ...copy } : copy;
 }
 
@@ -73,7 +75,7 @@ describe('the OpenAPI document', () => {
     document = await (await fetch(`${service.url}/openapi.json`)).json();
     const ajv = new Ajv2020({ strict: false, allErrors: true });
     formats.default(ajv);
-    ajv.addSchema(closed(document), 'document');
+    ajv.addSchema(closeObjects(document), 'document');
     check = (pointer, value, what) => {
       const validate = ajv.compile({ $ref: `document#${pointer}` });
       assert.ok(validate(value), `${what}: ${ajv.errorsText(validate.errors)}\n${JSON.stringify(value)}`);
@@ -171,8 +173,8 @@ describe('the OpenAPI document', () => {
         const body = await response.json();
         assert.equal(response.status, status, JSON.stringify(body));
         check(answerPointer(route, status), body, 'the answer');
-        assert.deepEqual(masked(body), masked(answer));
-        learn(answer, body);
+        assert.deepEqual(maskVolatile(body), maskVolatile(answer));
+        recordIds(answer, body);
         const shown = operationOf(route).responses[status].content['application/json'].examples[keyOf(example)];
         assert.deepEqual(shown.value, answer);
       });
@@ -194,7 +196,7 @@ describe('the OpenAPI document', () => {
   }
 
   test('documented routes without an annotation are served', async () => {
-    const [batch = ''] = made.values();
+    const [batch = ''] = runIds.values();
     for (const [path, { get }] of Object.entries(morePaths)) {
       const controller = new AbortController();
       const url =
@@ -425,7 +427,7 @@ function urlOf({ route, path = {}, query = {} }: Example): string {
   const template = route.split(' ')[1] ?? '';
   const filled = template.replace(/\{([^}]+)\}/g, (_, name: string) => {
     const value = String(path[name]);
-    return encodeURIComponent(made.get(value) ?? value);
+    return encodeURIComponent(runIds.get(value) ?? value);
   });
   const search = new URLSearchParams();
   for (const [name, value] of Object.entries(query))

@@ -23,7 +23,7 @@ const lone = { channel_id: 'lone', channel_type: 2, from_uid: 'u1', payload: 'eA
 
 describe('overload', () => {
   let service: TestService;
-  let doors: ProtocolClient[];
+  let protocolClients: ProtocolClient[];
   before(async () => {
     service = await startService({
       lanes: 1,
@@ -33,16 +33,16 @@ describe('overload', () => {
       // Admitted calls wait for the lock until the end of the test.
       requestTimeoutMs: 300_000,
     });
-    doors = openClients(service.url);
+    protocolClients = openClients(service.url);
   });
   after(async () => {
-    for (const door of doors) door.close();
+    for (const protocolClient of protocolClients) protocolClient.close();
     await service.stop();
   });
 
   test('an overloaded store refuses sends as OVERLOADED on every protocol, finishes admitted ones and keeps serving reads', async () => {
-    const door = clientOf(service, 'Connect, binary');
-    assert.equal(said(await door.send({ messages: [draftTo('busy', 'first')] })), 'ok');
+    const protocolClient = clientOf(service, 'Connect, binary');
+    assert.equal(said(await protocolClient.send({ messages: [draftTo('busy', 'first')] })), 'ok');
     const holder = new pg.Client({ connectionString: service.databaseUrl });
     holder.on('error', () => {});
     await holder.connect();
@@ -52,7 +52,7 @@ describe('overload', () => {
     // All wait for the lock: after a second without a finished call, few more are admitted.
     let refused = 0;
     await until('a call is refused', async () => {
-      const sending = door.send({ messages: [draftTo('busy', String(admitted.length))] });
+      const sending = protocolClient.send({ messages: [draftTo('busy', String(admitted.length))] });
       admitted.push(sending);
       const soon = await Promise.race([sending, delay(50)]);
       if (soon !== undefined) refused++;
@@ -83,17 +83,17 @@ describe('overload', () => {
       assertBusy(answer, ['OVERLOADED']);
       refusedKeys.push(...messages.map((message) => message.clientMsgNo));
     };
-    for (const each of doors) await oneRefused(each, (key) => [draftTo('busy', key)]);
+    for (const each of protocolClients) await oneRefused(each, (key) => [draftTo('busy', key)]);
     // The body of a refused call is drained, so the connection stays usable.
     const large = (key: string) =>
       Array.from({ length: 300 }, (_, index) => ({
         ...draftTo('busy', `${key} ${index}`),
         payload: Buffer.alloc(10_000),
       }));
-    for (const each of doors) for (let round = 0; round < 2; round++) await oneRefused(each, large);
+    for (const each of protocolClients) for (let round = 0; round < 2; round++) await oneRefused(each, large);
 
     const call = jsonCaller(service.url);
-    await until('reading goes on', async () => (await call.get('/v1/channels/2/busy/messages')).status === 200);
+    await until('reads are served', async () => (await call.get('/v1/channels/2/busy/messages')).status === 200);
     assert.equal((await call.get('/v1/moderation/rules')).status, 200);
     const rpc = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
     assert.equal((await rpc.getServerInfo({})).limits?.batchMessages, 1000);
@@ -112,12 +112,12 @@ describe('overload', () => {
       ),
       new Set(['ok', 'call: OVERLOADED']),
     );
-    for (const each of doors)
-      await until(`sending is well again over ${each.name}`, async () =>
+    for (const each of protocolClients)
+      await until(`sends are accepted again over ${each.name}`, async () =>
         /^(ok|again)$/.test(said(await each.send({ messages: [draftTo('busy', each.name)] }))),
       );
     const keys = new Set((await readAll(service.databaseUrl)).map((row) => row.key));
-    assert.ok(!refusedKeys.some((key) => keys.has(key)), 'what was refused is not stored');
+    assert.ok(!refusedKeys.some((key) => keys.has(key)), 'refused messages are not stored');
     for (const [index, outcome] of outcomes.slice(0, sent).entries())
       assert.equal(keys.has(String(index)), outcome === 'ok');
     await assertSound(service.databaseUrl);
@@ -132,29 +132,29 @@ describe('overload', () => {
       await proxy.close();
       await database.drop();
     });
-    const door = clientOf(far, 'Connect, binary');
+    const protocolClient = clientOf(far, 'Connect, binary');
     proxy.delay(300);
-    assert.equal(said(await door.send({ messages: [draftTo('far', 'first')] })), 'ok');
+    assert.equal(said(await protocolClient.send({ messages: [draftTo('far', 'first')] })), 'ok');
     const crowd = async (run: number) => {
-      const heard = new Set<string>();
+      const outcomes = new Set<string>();
       const end = performance.now() + 6000;
       const callers = Array.from({ length: 41 }, async (_, caller) => {
         for (let sends = 0; performance.now() < end; sends++) {
           const isMalformed = caller === 0;
           const messages = [draftTo(isMalformed ? '' : `far-${caller}`, `${run}-${caller}-${sends}`)];
-          heard.add(said(await door.send({ messages })));
+          outcomes.add(said(await protocolClient.send({ messages })));
           if (isMalformed) await delay(100);
         }
       });
       const pauseMs = await longestPause(database.url, end);
       await Promise.all(callers);
-      return { heard, pauseMs };
+      return { outcomes, pauseMs };
     };
     for (let run = 1; ; run++) {
-      const { heard, pauseMs } = await crowd(run);
+      const { outcomes, pauseMs } = await crowd(run);
       // Retry after a long pause of the machine, which is a real overload.
-      if (run < 5 && heard.has('call: OVERLOADED') && pauseMs > patienceMs / 4) continue;
-      assert.deepEqual([...heard].sort(), ['call: INVALID_FIELD', 'ok'], `after a pause of ${pauseMs} ms`);
+      if (run < 5 && outcomes.has('call: OVERLOADED') && pauseMs > patienceMs / 4) continue;
+      assert.deepEqual([...outcomes].sort(), ['call: INVALID_FIELD', 'ok'], `after a pause of ${pauseMs} ms`);
       break;
     }
   });
@@ -228,7 +228,7 @@ describe('overload', () => {
     blocking = false;
     await blocked;
     await crowd;
-    await until('reading is well again', async () => (await list()).status === 200);
+    await until('reads are served again', async () => (await list()).status === 200);
     await service.stop();
   });
 });

@@ -30,22 +30,22 @@ const systemUids = ['system'];
 for (const lanes of [4, 0]) {
   describe(`bans and lists, ${lanes === 0 ? 'one transaction each' : 'group commit'}`, () => {
     let service: TestService;
-    let doors: ProtocolClient[];
+    let clients: ProtocolClient[];
     let call: ReturnType<typeof jsonCaller>;
     before(async () => {
       service = await startService({ lanes, systemUids });
-      doors = openClients(service.url);
+      clients = openClients(service.url);
       call = jsonCaller(service.url);
     });
     after(async () => {
-      for (const door of doors) door.close();
+      for (const client of clients) client.close();
       await assertSound(service.databaseUrl);
       await service.stop();
     });
     const ok = async (path: string, body: object) =>
       assert.deepEqual(await call.post(path, body), { status: 200, body: { status: 200 } });
 
-    test('channel types without members obey the bans and lists of the channel', async () => {
+    test('customer service, info, visitor and agent channels obey the bans and lists of the channel', async () => {
       const types = [
         [3, 'desk', 'c'],
         [6, 'news', 'c'],
@@ -54,11 +54,11 @@ for (const lanes of [4, 0]) {
       ] as const;
       // Each type uses another protocol.
       for (const [index, [type, id, sender]] of types.entries()) {
-        const door = doors[index + 1] as ProtocolClient;
+        const client = clients[index + 1] as ProtocolClient;
         const channel = { channel_id: id, channel_type: type };
         const both = async () =>
-          said(await door.send({ messages: [draft(sender, type, id), draft('system', type, id)] }));
-        assert.equal(await both(), 'ok ok', `${door.name}, type ${type}`);
+          said(await client.send({ messages: [draft(sender, type, id), draft('system', type, id)] }));
+        assert.equal(await both(), 'ok ok', `${client.name}, type ${type}`);
         for (const flag of ['ban', 'send_ban']) {
           await ok('/channel/info', { ...channel, [flag]: 1 });
           assert.equal(await both(), 'CHANNEL_BANNED ok', `${flag} of type ${type}`);
@@ -81,7 +81,7 @@ for (const lanes of [4, 0]) {
 
     test('the denylist of a user applies to commands for that user and to agent channels', async () => {
       await ok('/channel/blacklist_add', { channel_id: 'bob', channel_type: 1, uids: ['alice'] });
-      for (const door of doors) {
+      for (const client of clients) {
         for (const noPersist of [0, 1]) {
           const header = { syncOnce: 1, noPersist };
           const messages = [
@@ -93,22 +93,22 @@ for (const lanes of [4, 0]) {
             draft('alice', 11, 'alice@bob', { header }),
             draft('bob', 11, 'bob@alice', { header }),
           ];
-          const answer = await door.send({ messages });
-          assert.equal(said(answer), 'IN_DENYLIST ok ok ok IN_DENYLIST IN_DENYLIST ok', door.name);
+          const answer = await client.send({ messages });
+          assert.equal(said(answer), 'IN_DENYLIST ok ok ok IN_DENYLIST IN_DENYLIST ok', client.name);
           const refused = 'results' in answer ? answer.results[0]?.refused : undefined;
           assert.deepEqual([refused?.metadata.receivers, refused?.metadata.count], ['["bob"]', '1']);
-          assert.equal(said(await door.send({ messages, validateOnly: true })).split(' ')[0], 'IN_DENYLIST');
+          assert.equal(said(await client.send({ messages, validateOnly: true })).split(' ')[0], 'IN_DENYLIST');
         }
       }
     });
 
     test('ids of channel types 5 and 11 must be two names joined with @ in every request', async () => {
-      for (const [index, door] of doors.entries())
+      for (const [index, client] of clients.entries())
         for (const type of [5, 11] as const)
           for (const id of ['plain', '@b', 'a@', 'a@b@c', `ok${index}@b`]) {
-            const answer = await door.send({ messages: [draft('system', type, id)] });
+            const answer = await client.send({ messages: [draft('system', type, id)] });
             const isWhole = 'results' in answer;
-            assert.equal(isWhole, id.startsWith('ok'), `${door.name} ${type} ${id}`);
+            assert.equal(isWhole, id.startsWith('ok'), `${client.name} ${type} ${id}`);
             if (!isWhole) assert.deepEqual(answer.refused.fields, ['messages[0].channel_id']);
           }
       for (const [path, more] of [
@@ -154,11 +154,11 @@ for (const lanes of [4, 0]) {
         assert.equal((await call.get(`/v1/channels/${type}/${id}`)).status, 404, id);
       }
       assert.equal(
-        said((await doors[0]?.send({ messages: [draft('a', 2, 'ghost')] })) ?? { results: [] }),
+        said((await clients[0]?.send({ messages: [draft('a', 2, 'ghost')] })) ?? { results: [] }),
         'CHANNEL_NOT_EXIST',
       );
       // A channel created by sending stays implicit, and its members can leave.
-      await doors[0]?.send({ messages: [draft('here', 11, 'here@bot')] });
+      await clients[0]?.send({ messages: [draft('here', 11, 'here@bot')] });
       await ok('/channel/subscriber_remove', { channel_id: 'here@bot', channel_type: 11, subscribers: ['here'] });
       const { body } = await call.get('/v1/channels/11/here@bot/members');
       assert.deepEqual(
@@ -170,12 +170,12 @@ for (const lanes of [4, 0]) {
 
     test('a disbanded channel accepts no message and is readable only by services without a uid', async () => {
       await ok('/channel', { channel_id: 'over', channel_type: 2, subscribers: ['m'] });
-      await doors[0]?.send({ messages: [draft('m', 2, 'over')] });
+      await clients[0]?.send({ messages: [draft('m', 2, 'over')] });
       await ok('/channel/delete', { channel_id: 'over', channel_type: 2 });
-      for (const door of doors)
+      for (const client of clients)
         assert.equal(
           said(
-            await door.send({
+            await client.send({
               messages: [
                 draft('m', 2, 'over'),
                 draft('system', 2, 'over'),
@@ -186,7 +186,7 @@ for (const lanes of [4, 0]) {
             }),
           ),
           Array(5).fill('CHANNEL_DISBANDED').join(' '),
-          door.name,
+          client.name,
         );
       const read = async (uid: string) => await call.get(`/v1/channels/2/over/messages${uid && `?uid=${uid}`}`);
       assert.equal((await read('')).body.messages.length, 1);
@@ -199,15 +199,15 @@ for (const lanes of [4, 0]) {
 
 describe('PERSON_ALLOWLIST', () => {
   let service: TestService;
-  let doors: ProtocolClient[];
+  let clients: ProtocolClient[];
   let call: ReturnType<typeof jsonCaller>;
   before(async () => {
     service = await startService({ systemUids, personAllowlist: true });
-    doors = openClients(service.url);
+    clients = openClients(service.url);
     call = jsonCaller(service.url);
   });
   after(async () => {
-    for (const door of doors) door.close();
+    for (const client of clients) client.close();
     await service.stop();
   });
 
@@ -215,10 +215,10 @@ describe('PERSON_ALLOWLIST', () => {
     await call.post('/channel/whitelist_add', { channel_id: 'bob', channel_type: 1, uids: ['ann'] });
     await call.post('/channel', { channel_id: 'free', channel_type: 1, allow_stranger: 1 });
     await call.post('/user/systemuids_add', { uids: ['desk'] });
-    for (const door of doors) {
+    for (const client of clients) {
       const of = async (from: string) =>
         said(
-          await door.send({
+          await client.send({
             messages: [
               draft(from, 1, 'bob'),
               draft(from, 11, `bob@${from}`),
@@ -231,9 +231,9 @@ describe('PERSON_ALLOWLIST', () => {
           }),
         );
       const no = 'NOT_IN_ALLOWLIST';
-      assert.equal(await of('ann'), 'ok ok ok ok ok ok ok', door.name);
-      assert.equal(await of('eve'), `${no} ${no} ${no} ${no} ok ok ok`, door.name);
-      assert.equal(await of('system'), 'ok ok ok ok ok ok ok', door.name);
+      assert.equal(await of('ann'), 'ok ok ok ok ok ok ok', client.name);
+      assert.equal(await of('eve'), `${no} ${no} ${no} ${no} ok ok ok`, client.name);
+      assert.equal(await of('system'), 'ok ok ok ok ok ok ok', client.name);
     }
   });
 });
@@ -241,7 +241,7 @@ describe('PERSON_ALLOWLIST', () => {
 describe('information in refusals', () => {
   const secret = new TextEncoder().encode('a secret of at least thirty-two bytes');
   let service: TestService;
-  let doors: ProtocolClient[];
+  let clients: ProtocolClient[];
   let admin: ReturnType<typeof jsonCaller>;
   let headers: Record<'send' | 'reader' | 'user' | 'admin', Record<string, string>>;
   before(async () => {
@@ -259,7 +259,7 @@ describe('information in refusals', () => {
       open: false,
       identity: { tokens, certificateScopes: undefined },
     });
-    doors = openClients(service.url);
+    clients = openClients(service.url);
     const db = openStore(service.databaseUrl);
     const keys = createKeys(db);
     const bearer = async (scopes: Scope[]) => ({
@@ -289,22 +289,22 @@ describe('information in refusals', () => {
     await admin.post('/channel/blacklist_add', { channel_id: 'denies', channel_type: 2, uids: ['out'] });
   });
   after(async () => {
-    for (const door of doors) door.close();
+    for (const client of clients) client.close();
     await service.stop();
   });
 
   test('an outsider gets the same refusal for an existing and a missing channel, on send and read', async () => {
     const ids = ['never', 'plain', 'banned', 'gone', 'denies'];
-    for (const door of doors)
+    for (const client of clients)
       for (const by of ['send', 'reader', 'user'] as const)
         for (const more of [{}, { validateOnly: true }, { mode: SendMode.ATOMIC }])
           for (const id of ids) {
-            const answer = await door.send({ messages: [draft('out', 2, id)], ...more }, { headers: headers[by] });
+            const answer = await client.send({ messages: [draft('out', 2, id)], ...more }, { headers: headers[by] });
             const refused = 'refused' in answer ? answer.refused : answer.results[0]?.refused;
             assert.deepEqual(
               [refused?.code, refused?.reason, refused?.message.includes('not a member')],
               ['PermissionDenied', 'NOT_SUBSCRIBER', true],
-              `${door.name} ${by} ${id} ${JSON.stringify(more)}`,
+              `${client.name} ${by} ${id} ${JSON.stringify(more)}`,
             );
           }
     const statuses = async (path: (id: string) => string) =>
@@ -316,22 +316,22 @@ describe('information in refusals', () => {
       );
     for (const path of [(id: string) => `/v1/channels/2/${id}/messages`, (id: string) => `/v1/channels/2/${id}/events`])
       assert.equal(new Set(await statuses(path)).size, 1);
-    const adminAnswer = await doors[0]?.send({ messages: [draft('out', 2, 'never')] }, { headers: headers.admin });
-    assert.equal(said(adminAnswer ?? { results: [] }), 'CHANNEL_NOT_EXIST', 'who administers channels is told');
+    const adminAnswer = await clients[0]?.send({ messages: [draft('out', 2, 'never')] }, { headers: headers.admin });
+    assert.equal(said(adminAnswer ?? { results: [] }), 'CHANNEL_NOT_EXIST', 'an admin learns that it does not exist');
   });
 
   test('a key without the scope read learns no sequence and no id of earlier messages from a refusal', async () => {
     const earlier = draft('m', 2, 'plain', { clientMsgNo: 'known' });
-    for (const door of doors) {
-      await door.send({ messages: [earlier] }, { headers: headers.send });
+    for (const client of clients) {
+      await client.send({ messages: [earlier] }, { headers: headers.send });
       const request = {
         messages: [draft('m', 2, 'plain'), draft('m', 2, 'plain', { clientMsgNo: 'known', payload: Buffer.from('y') })],
         expectedLastSeqs: [{ channelType: ChannelType.GROUP, channelId: 'plain', lastSeq: 77n }],
       };
       const refusals = async (by: 'send' | 'reader', validateOnly: boolean) => {
-        if (door.name.startsWith('JSON')) return [];
-        const answer = await door.send({ ...request, validateOnly }, { headers: headers[by] });
-        assert.equal(said(answer), 'SEQ_MISMATCH CLIENT_MSG_NO_REUSED', door.name);
+        if (client.name.startsWith('JSON')) return [];
+        const answer = await client.send({ ...request, validateOnly }, { headers: headers[by] });
+        assert.equal(said(answer), 'SEQ_MISMATCH CLIENT_MSG_NO_REUSED', client.name);
         return 'results' in answer ? answer.results.map((each) => each.refused) : [];
       };
       for (const validateOnly of [true, false]) {

@@ -35,21 +35,21 @@ for (const store of ['memory', 'postgres'] as const) {
       store,
     };
     let service: TestService;
-    let doors: ProtocolClient[];
+    let clients: ProtocolClient[];
     before(async () => {
       service = await startService({ rates });
-      doors = openClients(service.url);
+      clients = openClients(service.url);
     });
     after(async () => {
-      for (const door of doors) door.close();
+      for (const client of clients) client.close();
       await service.stop();
     });
 
     test('rate limits count messages, and each message above the quota is refused with a retry delay', async () => {
-      for (const [index, door] of doors.entries()) {
+      for (const [index, client] of clients.entries()) {
         const uid = `weigh-${index}`;
-        assert.equal(said(await door.send({ messages: drafts(uid, 3) })), 'ok ok ok', door.name);
-        const answer = await door.send({ messages: [...drafts(uid, 4), draft(`other-${index}`)] });
+        assert.equal(said(await client.send({ messages: drafts(uid, 3) })), 'ok ok ok', client.name);
+        const answer = await client.send({ messages: [...drafts(uid, 4), draft(`other-${index}`)] });
         assert.equal(said(answer), `ok ok ${limited} ${limited} ok`);
         const refused = 'results' in answer ? answer.results[2]?.refused : undefined;
         assert.deepEqual(refused?.metadata, { by: 'sender', limit: '5', seconds: '3600' });
@@ -58,33 +58,33 @@ for (const store of ['memory', 'postgres'] as const) {
     });
 
     test('rate limits of senders and channels do not count duplicates, refusals and validate_only', async () => {
-      for (const [index, door] of doors.entries()) {
+      for (const [index, client] of clients.entries()) {
         const uid = `free-${index}`;
         const [first = {}, ...more] = drafts(uid, 3);
-        assert.equal(said(await door.send({ messages: [first, ...more] })), 'ok ok ok', door.name);
+        assert.equal(said(await client.send({ messages: [first, ...more] })), 'ok ok ok', client.name);
         for (let again = 0; again < 3; again++)
-          assert.equal(said(await door.send({ messages: [first, ...more].slice(0, 2) })), 'again again');
+          assert.equal(said(await client.send({ messages: [first, ...more].slice(0, 2) })), 'again again');
         for (let again = 0; again < 2; again++)
           assert.equal(
-            said(await door.send({ messages: drafts(uid, 4), validateOnly: true })),
+            said(await client.send({ messages: drafts(uid, 4), validateOnly: true })),
             `ok ok ${limited} ${limited}`,
             'what a send at this moment would answer',
           );
         const changed = { ...first, payload: Buffer.from('y') };
         assert.equal(
-          said(await door.send({ messages: [changed, changed] })),
+          said(await client.send({ messages: [changed, changed] })),
           'CLIENT_MSG_NO_REUSED CLIENT_MSG_NO_REUSED',
         );
-        const atomic = await door.send({ messages: drafts(uid, 3), mode: SendMode.ATOMIC });
+        const atomic = await client.send({ messages: drafts(uid, 3), mode: SendMode.ATOMIC });
         assert.match(said(atomic), new RegExp(limited));
-        assert.equal(said(await door.send({ messages: drafts(uid, 2) })), 'ok ok', 'the ATOMIC one took nothing');
+        assert.equal(said(await client.send({ messages: drafts(uid, 2) })), 'ok ok', 'the ATOMIC one took nothing');
       }
     });
 
     test('a retry of stored messages is answered as duplicates even when the quota is used up', async () => {
       const made = await jsonCaller(service.url).post('/v1/templates', { name: 't', body: 'hello {{ name }}' });
       assert.equal(made.status, 200);
-      for (const [index, door] of doors.entries()) {
+      for (const [index, client] of clients.entries()) {
         const uid = `retry-${index}`;
         const first = drafts(uid, 3);
         const of = (name: string) =>
@@ -94,32 +94,32 @@ for (const store of ['memory', 'postgres'] as const) {
             template: { name: 't', variables: { name } },
           });
         const rendered = of('ann');
-        assert.equal(said(await door.send({ messages: [...first, rendered] })), 'ok ok ok ok', door.name);
-        assert.equal(said(await door.send({ messages: drafts(uid, 1) })), 'ok', 'the last of the quota');
+        assert.equal(said(await client.send({ messages: [...first, rendered] })), 'ok ok ok ok', client.name);
+        assert.equal(said(await client.send({ messages: drafts(uid, 1) })), 'ok', 'the last of the quota');
         const request = { messages: [...first, rendered, draft(uid)] };
         for (const validateOnly of [true, false])
-          assert.equal(said(await door.send({ ...request, validateOnly })), `again again again again ${limited}`);
+          assert.equal(said(await client.send({ ...request, validateOnly })), `again again again again ${limited}`);
         const changed = draft(uid, { clientMsgNo: first[0]?.clientMsgNo ?? '', payload: Buffer.from('other') });
         assert.equal(
-          said(await door.send({ messages: [changed, of('bob'), rendered] })),
+          said(await client.send({ messages: [changed, of('bob'), rendered] })),
           'CLIENT_MSG_NO_REUSED CLIENT_MSG_NO_REUSED again',
         );
-        assert.equal(said(await door.send({ messages: first, mode: SendMode.ATOMIC })), 'again again again');
-        const mixed = await door.send({ messages: [...first, draft(uid)], mode: SendMode.ATOMIC });
+        assert.equal(said(await client.send({ messages: first, mode: SendMode.ATOMIC })), 'again again again');
+        const mixed = await client.send({ messages: [...first, draft(uid)], mode: SendMode.ATOMIC });
         assert.match(said(mixed), new RegExp(limited));
         // The same with keys derived from request_id and index.
         const byId = { messages: drafts(`${uid}b`, 2, { clientMsgNo: '' }), requestId: `r-${store}-${index}` };
-        assert.equal(said(await door.send(byId)), 'ok ok');
-        assert.equal(said(await door.send({ messages: drafts(`${uid}b`, 3) })), 'ok ok ok');
-        assert.equal(said(await door.send(byId)), 'again again');
+        assert.equal(said(await client.send(byId)), 'ok ok');
+        assert.equal(said(await client.send({ messages: drafts(`${uid}b`, 3) })), 'ok ok ok');
+        assert.equal(said(await client.send(byId)), 'again again');
       }
     });
 
     test('a rate limit of a channel counts the messages of all senders', async () => {
-      const [door] = doors;
-      assert.ok(door);
+      const [client] = clients;
+      assert.ok(client);
       const messages = ['a', 'b', 'c'].flatMap((uid) => drafts(`ch-${uid}`, 3, { channelId: 'narrow' }));
-      assert.equal(said(await door.send({ messages })), `${'ok '.repeat(8)}${limited}`);
+      assert.equal(said(await client.send({ messages })), `${'ok '.repeat(8)}${limited}`);
     });
 
     test('an array with every message above the rate limit is 429 with Retry-After', async () => {
@@ -147,8 +147,8 @@ for (const store of ['memory', 'postgres'] as const)
     const service = await startService({
       rates: { caller: [{ points: 20, seconds: hour }], sender: [{ points: 1, seconds: hour }], channel: [], store },
     });
-    const [door] = openClients(service.url);
-    assert.ok(door);
+    const [client] = openClients(service.url);
+    assert.ok(client);
     const remaining = async () => {
       const answer = await fetch(`${service.url}/message/sendbatch?validate_only=true`, {
         method: 'POST',
@@ -158,9 +158,9 @@ for (const store of ['memory', 'postgres'] as const)
     };
     const uids = (from: number, count: number) => Array.from({ length: count }, (_, at) => draft(`u${from + at}`));
     assert.equal(await remaining(), '19');
-    await door.send({ messages: uids(0, 19), validateOnly: true });
+    await client.send({ messages: uids(0, 19), validateOnly: true });
     assert.equal(await remaining(), '17', '20 validated messages cost 2');
-    assert.equal(said(await door.send({ messages: drafts('one', 11) })), `ok${` ${limited}`.repeat(10)}`);
+    assert.equal(said(await client.send({ messages: drafts('one', 11) })), `ok${` ${limited}`.repeat(10)}`);
     assert.equal(await remaining(), '15', '1 stored, and 10 that the sender’s rate refused');
     await service.stop();
   });
@@ -186,10 +186,10 @@ test('two keys with the same name have separate quotas', async () => {
   });
   const db = openStore(service.databaseUrl);
   const keys = createKeys(db);
-  const [door] = openClients(service.url);
+  const [client] = openClients(service.url);
   for (const more of [{}, {}, { ratePerSecond: 1 }]) {
     const { key } = await keys.create({ name: 'twin', scopes: ['send'], ...more });
-    const answer = await door?.send({ messages: drafts('u', 3) }, { headers: { authorization: `Bearer ${key}` } });
+    const answer = await client?.send({ messages: drafts('u', 3) }, { headers: { authorization: `Bearer ${key}` } });
     assert.equal(
       said(answer as Answer),
       'ratePerSecond' in more ? 'ok ok ok' : `ok ok ${limited}`,

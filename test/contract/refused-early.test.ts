@@ -15,7 +15,7 @@ import { startService, type TestService } from '../support/service.ts';
 
 const mebi = 1024 * 1024;
 const sendBatch = '/sendbatch.v1.MessageService/SendBatch';
-/** Limit for one answer. A connection that is not drained takes 76 s; pauses take far less. */
+/** Limit for one answer: above pauses of the machine, far below a stalled connection (76 s). */
 const soonMs = 10_000;
 
 let open: TestService;
@@ -197,7 +197,7 @@ describe('a body of 19.5 MB', () => {
       const error = await within(
         'the refusal',
         client.sendBatch({ messages: [message] }).then(
-          () => assert.fail('it was taken'),
+          () => assert.fail('the call was accepted'),
           (thrown: unknown) => thrown,
         ),
       );
@@ -265,16 +265,16 @@ test('slow uploads on one connection do not make the service refuse other calls'
     return stream;
   });
   const since = performance.now();
-  const doors = openClients(open.url);
+  const protocolClients = openClients(open.url);
   // Longer than the second after which unfinished calls count as a stalled store.
   for (let count = 0; performance.now() - since < 2000; count++) {
-    const door = doors[count % doors.length];
-    const answer = await door?.send({
+    const protocolClient = protocolClients[count % protocolClients.length];
+    const answer = await protocolClient?.send({
       messages: [{ channelId: 'dribble', channelType: 2, fromUid: 'u', payload: Buffer.from('x') }],
     });
     assert.ok(answer !== undefined && 'results' in answer, JSON.stringify(answer));
   }
-  for (const door of doors) door.close();
+  for (const protocolClient of protocolClients) protocolClient.close();
   for (const stream of streams) stream.close();
   session.destroy();
 });

@@ -63,34 +63,39 @@ describe('the rotation of JWT_SECRET', () => {
   const current = join(work, 'secret');
   const previous = join(work, 'previous');
   let service: TestService;
-  let doors: ProtocolClient[];
+  let protocolClients: ProtocolClient[];
   before(async () => {
     writeFileSync(current, `${secretOf('second')}\n`);
     writeFileSync(previous, secretOf('first'));
     service = await startService(
       rotating({ JWT_SECRET_FILE: current, JWT_SECRET_PREVIOUS_FILE: previous, ...tokenSettings }),
     );
-    doors = openClients(service.url);
+    protocolClients = openClients(service.url);
   });
   after(async () => {
-    for (const door of doors) door.close();
+    for (const protocolClient of protocolClients) protocolClient.close();
     await service.stop();
   });
 
   async function assertAccepts(accepted: readonly string[], refused: readonly string[]): Promise<void> {
-    for (const door of doors) {
+    for (const protocolClient of protocolClients) {
       for (const name of accepted)
-        assert.equal(said(await door.send({ messages: [draft()] }, { headers: await bearer(secretOf(name)) })), 'ok');
+        assert.equal(
+          said(await protocolClient.send({ messages: [draft()] }, { headers: await bearer(secretOf(name)) })),
+          'ok',
+        );
       for (const name of refused) {
-        const answer = await door.send({ messages: [draft()] }, { headers: await bearer(secretOf(name)) });
-        assert.equal(said(answer), 'call: CREDENTIAL_INVALID', `${door.name}: ${name}`);
+        const answer = await protocolClient.send({ messages: [draft()] }, { headers: await bearer(secretOf(name)) });
+        assert.equal(said(answer), 'call: CREDENTIAL_INVALID', `${protocolClient.name}: ${name}`);
       }
     }
   }
   const isAccepted = async (name: string) => {
-    const [door] = doors;
+    const [protocolClient] = protocolClients;
     return (
-      said((await door?.send({ messages: [draft()] }, { headers: await bearer(secretOf(name)) })) as never) === 'ok'
+      said(
+        (await protocolClient?.send({ messages: [draft()] }, { headers: await bearer(secretOf(name)) })) as never,
+      ) === 'ok'
     );
   };
 
@@ -104,9 +109,9 @@ describe('the rotation of JWT_SECRET', () => {
         .setProtectedHeader({ alg: 'HS256' })
         .sign(new TextEncoder().encode(secretOf('first')));
     for (const claims of [{ exp: 1_000_000_000 }, { aud: 'other' }, { iss: 'other' }])
-      for (const door of doors) {
+      for (const protocolClient of protocolClients) {
         const headers = { authorization: `Bearer ${await sign(claims)}` };
-        assert.equal(said(await door.send({ messages: [draft()] }, { headers })), 'call: CREDENTIAL_INVALID');
+        assert.equal(said(await protocolClient.send({ messages: [draft()] }, { headers })), 'call: CREDENTIAL_INVALID');
       }
   });
 
@@ -117,7 +122,7 @@ describe('the rotation of JWT_SECRET', () => {
     await assertAccepts(['first', 'second'], ['third']);
     rmSync(current);
     const before = await failures();
-    await until('a file that is not there is a failure, too', async () => (await failures()) > before + 1);
+    await until('a missing file is counted as a failure', async () => (await failures()) > before + 1);
     await assertAccepts(['first', 'second'], ['third']);
   });
 
@@ -295,7 +300,7 @@ describe('the rotation of TLS_KEY and TLS_CERT', () => {
     assert.deepEqual([resumed.reused, resumed.sha], [false, fingerprints.second], 'no old session is resumed');
 
     await api.sendBatch({ messages: [{ ...draft(), clientMsgNo: 'after the rotation' }] });
-    await until(`the open stream goes on: ${events}`, () => events.includes('after the rotation'));
+    await until(`the open stream continues: ${events}`, () => events.includes('after the rotation'));
     assert.equal(await post(agent), 200, 'the kept-alive connection is used again');
     abort.abort();
     agent.destroy();
@@ -326,7 +331,7 @@ describe('the rotation of TLS_KEY and TLS_CERT', () => {
       assert.ok(await presents('second'));
     }
     mount.put(first);
-    await until('a good pair is taken afterwards', () => presents('first'));
+    await until('a valid pair is used afterwards', () => presents('first'));
   });
 
   test('a certificate file replaced by a rename or rewritten in place is reloaded', async () => {

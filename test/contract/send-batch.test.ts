@@ -13,7 +13,7 @@ type Request = MessageInitShape<typeof SendBatchRequestSchema>;
 
 /** One case over one protocol. `id` names its channels, so that cases are independent. */
 interface Scene {
-  readonly door: ProtocolClient;
+  readonly client: ProtocolClient;
   readonly id: string;
   readonly databaseUrl: string;
   draft(key: string, more?: Draft): Draft;
@@ -25,15 +25,15 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     'SendBatch numbers each channel from 1, in input order',
     async (s) => {
       const other = { channelId: `${s.id}-other` };
-      const results = ok(
-        await s.door.send({
+      const results = resultsOf(
+        await s.client.send({
           messages: [s.draft('1'), s.draft('1', other), s.draft('2'), s.draft('3'), s.draft('2', other)],
         }),
       );
       assert.deepEqual(seqs(results), [1, 1, 2, 3, 2]);
       assert.equal(new Set(results.map((each) => each.messageId)).size, 5);
       for (const { messageId } of results) assert.ok(messageId > 0 && Number.isSafeInteger(messageId));
-      assert.deepEqual(seqs(ok(await s.door.send({ messages: [s.draft('4')] }))), [4]);
+      assert.deepEqual(seqs(resultsOf(await s.client.send({ messages: [s.draft('4')] }))), [4]);
     },
   ],
   [
@@ -44,8 +44,8 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
         s.draft(key, { fromUid, channelId, channelType: 1 });
       assert.deepEqual(
         seqs(
-          ok(
-            await s.door.send({
+          resultsOf(
+            await s.client.send({
               messages: [to(a, b, '1'), to(b, a, '2'), to(a, `${a}@${b}`, '3'), to(b, `${a}@${b}`, '4')],
             }),
           ),
@@ -58,8 +58,8 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     'SendBatch answers a retry with the first numbers and duplicate',
     async (s) => {
       const messages = [s.draft('1'), s.draft('2')];
-      const first = ok(await s.door.send({ messages }));
-      const second = ok(await s.door.send({ messages: [...messages, s.draft('3')] }));
+      const first = resultsOf(await s.client.send({ messages }));
+      const second = resultsOf(await s.client.send({ messages: [...messages, s.draft('3')] }));
       assert.deepEqual(
         second.map((each) => each.duplicate),
         [true, true, false],
@@ -74,7 +74,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
   [
     'SendBatch refuses only the message whose key was used for other content',
     async (s) => {
-      await s.door.send({ messages: [s.draft('1'), s.draft('2')] });
+      await s.client.send({ messages: [s.draft('1'), s.draft('2')] });
       for (const change of [
         { payload: bytes('other') },
         { expire: 9 },
@@ -83,8 +83,8 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
         { subscribers: ['x'] },
         { streamNo: 's' },
       ]) {
-        const [refused, sibling] = ok(
-          await s.door.send({ messages: [s.draft('2', change), s.draft(`sibling ${JSON.stringify(change)}`)] }),
+        const [refused, sibling] = resultsOf(
+          await s.client.send({ messages: [s.draft('2', change), s.draft(`sibling ${JSON.stringify(change)}`)] }),
         );
         assert.equal(refused?.refused?.code, 'AlreadyExists');
         assert.equal(refused?.refused?.reason, 'CLIENT_MSG_NO_REUSED');
@@ -97,8 +97,8 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
   [
     'SendBatch gives equal messages with one key the same answer and refuses unequal ones',
     async (s) => {
-      const results = ok(
-        await s.door.send({
+      const results = resultsOf(
+        await s.client.send({
           messages: [s.draft('1'), s.draft('1'), s.draft('1', { payload: bytes('x') }), s.draft('2')],
         }),
       );
@@ -115,7 +115,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
   [
     'SendBatch generates missing keys and returns every key',
     async (s) => {
-      const [made, own] = ok(await s.door.send({ messages: [s.draft(''), s.draft('own')] }));
+      const [made, own] = resultsOf(await s.client.send({ messages: [s.draft(''), s.draft('own')] }));
       assert.match(made?.clientMsgNo ?? '', /^[0-9a-f-]{36}$/);
       assert.equal(own?.clientMsgNo, 'own');
     },
@@ -124,12 +124,12 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     'SendBatch recognises the retry of a whole batch by request_id',
     async (s) => {
       const request: Request = { requestId: s.id, messages: [s.draft(''), s.draft('own'), s.draft('')] };
-      const first = ok(await s.door.send(request));
+      const first = resultsOf(await s.client.send(request));
       assert.deepEqual(
         first.map((each) => each.clientMsgNo),
         [`${s.id}:0`, 'own', `${s.id}:2`],
       );
-      const second = ok(await s.door.send(request));
+      const second = resultsOf(await s.client.send(request));
       assert.deepEqual(
         second.map((each) => [each.messageId, each.duplicate]),
         first.map((each) => [each.messageId, true]),
@@ -140,17 +140,20 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     'SendBatch accepts Idempotency-Key as request_id, quoted or not',
     async (s) => {
       const messages = [s.draft('')];
-      const [first] = ok(await s.door.send({ messages }, { headers: { 'idempotency-key': s.id } }));
-      const [second] = ok(await s.door.send({ messages }, { headers: { 'idempotency-key': `"${s.id}"` } }));
-      const [third] = ok(await s.door.send({ messages, requestId: s.id }, { headers: { 'idempotency-key': s.id } }));
+      const [first] = resultsOf(await s.client.send({ messages }, { headers: { 'idempotency-key': s.id } }));
+      const [second] = resultsOf(await s.client.send({ messages }, { headers: { 'idempotency-key': `"${s.id}"` } }));
+      const [third] = resultsOf(
+        await s.client.send({ messages, requestId: s.id }, { headers: { 'idempotency-key': s.id } }),
+      );
       assert.equal(first?.clientMsgNo, `${s.id}:0`);
       assert.deepEqual([second?.messageId, third?.messageId], [first?.messageId, first?.messageId]);
       assert.deepEqual(
-        no(await s.door.send({ messages, requestId: 'other' }, { headers: { 'idempotency-key': s.id } })).fields,
+        refusalOf(await s.client.send({ messages, requestId: 'other' }, { headers: { 'idempotency-key': s.id } }))
+          .fields,
         ['request_id'],
       );
       assert.deepEqual(
-        no(await s.door.send({ messages }, { headers: { 'idempotency-key': 'k'.repeat(121) } })).fields,
+        refusalOf(await s.client.send({ messages }, { headers: { 'idempotency-key': 'k'.repeat(121) } })).fields,
         ['Idempotency-Key'],
       );
     },
@@ -158,10 +161,10 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
   [
     'SendBatch refuses an ATOMIC batch as a whole and names every refusal',
     async (s) => {
-      await s.door.send({ messages: [s.draft('1')] });
+      await s.client.send({ messages: [s.draft('1')] });
       const conflict = { payload: bytes('x') };
-      const refused = no(
-        await s.door.send({
+      const refused = refusalOf(
+        await s.client.send({
           mode: SendMode.ATOMIC,
           messages: [s.draft('2'), s.draft('1', conflict), s.draft('3'), s.draft('1', conflict)],
         }),
@@ -170,7 +173,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
       assert.equal(refused.reason, 'CLIENT_MSG_NO_REUSED');
       assert.deepEqual(refused.fields, ['messages[1]', 'messages[3]']);
       assert.deepEqual(
-        seqs(ok(await s.door.send({ mode: SendMode.ATOMIC, messages: [s.draft('2'), s.draft('1')] }))),
+        seqs(resultsOf(await s.client.send({ mode: SendMode.ATOMIC, messages: [s.draft('2'), s.draft('1')] }))),
         [2, 1],
       );
     },
@@ -178,33 +181,36 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
   [
     'SendBatch with validate_only has no effect',
     async (s) => {
-      await s.door.send({ messages: [s.draft('1')] });
+      await s.client.send({ messages: [s.draft('1')] });
       const messages = [
         s.draft('1'),
         s.draft('2'),
         s.draft('1', { payload: bytes('x') }),
         s.draft('1', { channelId: `${s.id}-unknown` }),
       ];
-      const results = ok(await s.door.send({ validateOnly: true, messages }));
+      const results = resultsOf(await s.client.send({ validateOnly: true, messages }));
       assert.deepEqual(
         results.map((each) => each.refused?.reason ?? [each.messageSeq, each.duplicate]),
         [[1, true], [0, false], 'CLIENT_MSG_NO_REUSED', [0, false]],
       );
       assert.equal(
-        no(await s.door.send({ validateOnly: true, mode: SendMode.ATOMIC, messages })).reason,
+        refusalOf(await s.client.send({ validateOnly: true, mode: SendMode.ATOMIC, messages })).reason,
         'CLIENT_MSG_NO_REUSED',
       );
       assert.equal(results[1]?.messageId, 0);
-      assert.deepEqual(seqs(ok(await s.door.send({ messages: [s.draft('2')] }))), [2]);
+      assert.deepEqual(seqs(resultsOf(await s.client.send({ messages: [s.draft('2')] }))), [2]);
     },
   ],
   [
     'SendBatch checks the expected last sequence of a channel',
     async (s) => {
       const expect = (lastSeq: bigint, channelId = s.id) => [{ channelId, channelType: ChannelType.GROUP, lastSeq }];
-      assert.deepEqual(seqs(ok(await s.door.send({ messages: [s.draft('1')], expectedLastSeqs: expect(0n) }))), [1]);
-      const [late, other] = ok(
-        await s.door.send({
+      assert.deepEqual(
+        seqs(resultsOf(await s.client.send({ messages: [s.draft('1')], expectedLastSeqs: expect(0n) }))),
+        [1],
+      );
+      const [late, other] = resultsOf(
+        await s.client.send({
           messages: [s.draft('2'), s.draft('2', { channelId: `${s.id}-b` })],
           expectedLastSeqs: expect(0n),
         }),
@@ -215,19 +221,22 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
       assert.equal(other?.messageSeq, 1);
       // A retry of a stored batch is answered although its condition no longer holds.
       assert.equal(
-        ok(await s.door.send({ messages: [s.draft('1')], expectedLastSeqs: expect(0n) }))[0]?.duplicate,
+        resultsOf(await s.client.send({ messages: [s.draft('1')], expectedLastSeqs: expect(0n) }))[0]?.duplicate,
         true,
       );
       assert.equal(
-        no(await s.door.send({ mode: SendMode.ATOMIC, messages: [s.draft('3')], expectedLastSeqs: expect(7n) })).reason,
+        refusalOf(
+          await s.client.send({ mode: SendMode.ATOMIC, messages: [s.draft('3')], expectedLastSeqs: expect(7n) }),
+        ).reason,
         'SEQ_MISMATCH',
       );
       assert.deepEqual(
-        no(await s.door.send({ messages: [s.draft('3')], expectedLastSeqs: expect(0n, 'nobody') })).fields,
+        refusalOf(await s.client.send({ messages: [s.draft('3')], expectedLastSeqs: expect(0n, 'nobody') })).fields,
         ['expected_last_seqs[0].channel_id'],
       );
       assert.deepEqual(
-        no(await s.door.send({ messages: [s.draft('3')], expectedLastSeqs: [...expect(1n), ...expect(1n)] })).fields,
+        refusalOf(await s.client.send({ messages: [s.draft('3')], expectedLastSeqs: [...expect(1n), ...expect(1n)] }))
+          .fields,
         ['expected_last_seqs[1].channel_id'],
       );
     },
@@ -239,8 +248,8 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
       const syncOnce = { header: { syncOnce: 1 } };
       assert.deepEqual(
         seqs(
-          ok(
-            await s.door.send({
+          resultsOf(
+            await s.client.send({
               messages: [s.draft('1'), s.draft('1', syncOnce), s.draft('2', syncOnce), s.draft('2')],
             }),
           ),
@@ -254,12 +263,12 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     async (s) => {
       const command = (key: string, subscribers: string[]) =>
         s.draft(key, { channelId: '', channelType: 0, header: { syncOnce: 1 }, subscribers });
-      const results = ok(
-        await s.door.send({ messages: [command('1', [s.id, 'b']), command('2', ['b', s.id]), command('1', [s.id])] }),
+      const results = resultsOf(
+        await s.client.send({ messages: [command('1', [s.id, 'b']), command('2', ['b', s.id]), command('1', [s.id])] }),
       );
       assert.deepEqual(seqs(results), [1, 2, 1]);
       assert.deepEqual(
-        no(await s.door.send({ messages: [s.draft('1', { channelId: '', subscribers: ['a'] })] })).fields,
+        refusalOf(await s.client.send({ messages: [s.draft('1', { channelId: '', subscribers: ['a'] })] })).fields,
         ['messages[0].channel_id'],
       );
     },
@@ -267,8 +276,8 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
   [
     'SendBatch does not store a no_persist message',
     async (s) => {
-      const [gone, kept] = ok(
-        await s.door.send({ messages: [s.draft('1', { header: { noPersist: 1 } }), s.draft('2')] }),
+      const [gone, kept] = resultsOf(
+        await s.client.send({ messages: [s.draft('1', { header: { noPersist: 1 } }), s.draft('2')] }),
       );
       assert.ok((gone?.messageId ?? 0) > 0);
       assert.deepEqual([gone?.messageSeq, kept?.messageSeq], [0, 1]);
@@ -291,13 +300,13 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
         expire: 4294967295,
         subscribers: [wide],
       });
-      assert.deepEqual(seqs(ok(await s.door.send({ messages: [draft] }))), [1]);
+      assert.deepEqual(seqs(resultsOf(await s.client.send({ messages: [draft] }))), [1]);
     },
   ],
   [
     'SendBatch refuses an empty batch',
     async (s) => {
-      const refused = no(await s.door.send({ messages: [] }));
+      const refused = refusalOf(await s.client.send({ messages: [] }));
       assert.deepEqual(
         [refused.code, refused.reason, refused.fields],
         ['InvalidArgument', 'EMPTY_BATCH', ['messages']],
@@ -310,8 +319,8 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
       const many = Array.from({ length: limits.batchMessages + 1 }, (_, index) =>
         s.draft(`${index}`, { channelId: `${s.id}-${index}` }),
       );
-      assert.equal(ok(await s.door.send({ messages: many.slice(1) })).length, limits.batchMessages);
-      const refused = no(await s.door.send({ messages: many }));
+      assert.equal(resultsOf(await s.client.send({ messages: many.slice(1) })).length, limits.batchMessages);
+      const refused = refusalOf(await s.client.send({ messages: many }));
       assert.deepEqual([refused.code, refused.reason], ['InvalidArgument', 'BATCH_TOO_LARGE']);
       assert.deepEqual(refused.metadata, { field: 'messages', limit: '1000', actual: '1001' });
     },
@@ -319,8 +328,8 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
   [
     'SendBatch refuses a payload of 65,537 bytes with limit and actual',
     async (s) => {
-      const refused = no(
-        await s.door.send({
+      const refused = refusalOf(
+        await s.client.send({
           messages: [s.draft('1'), s.draft('2', { payload: new Uint8Array(limits.payloadBytes + 1) })],
         }),
       );
@@ -359,8 +368,8 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
         ['tag_key', { tagKey: 't'.repeat(129) }],
         ['subscribers[1]', { subscribers: ['a', ''] }],
       ];
-      const refused = no(
-        await s.door.send({
+      const refused = refusalOf(
+        await s.client.send({
           messages: [s.draft('good'), ...bad.map(([, change], index) => s.draft(`${index}`, change))],
         }),
       );
@@ -371,17 +380,17 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
           `messages[${index + 1}].${field} of ${refused.fields.join(' ')}`,
         );
       assert.ok(!refused.fields.some((field) => field.startsWith('messages[0]')));
-      assert.deepEqual(seqs(ok(await s.door.send({ messages: [s.draft('first')] }))), [1]);
+      assert.deepEqual(seqs(resultsOf(await s.client.send({ messages: [s.draft('first')] }))), [1]);
     },
   ],
   [
     'SendBatch ends a call at its deadline and states that a retry is safe',
     async (s) => {
       const messages = Array.from({ length: 1000 }, (_, index) => s.draft(`${index}`));
-      const answer = await s.door.send({ messages }, { timeoutMs: 1 });
-      // The door's own client may give up first; then there is no text of ours.
-      assert.equal(no(answer).code, 'DeadlineExceeded');
-      const results = ok(await s.door.send({ messages }));
+      const answer = await s.client.send({ messages }, { timeoutMs: 1 });
+      // The client itself may time out first; then there is no text of the service.
+      assert.equal(refusalOf(answer).code, 'DeadlineExceeded');
+      const results = resultsOf(await s.client.send({ messages }));
       assert.deepEqual(
         seqs(results),
         messages.map((_, index) => index + 1),
@@ -394,13 +403,13 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
 for (const lanes of [4, 0]) {
   describe(lanes > 0 ? 'SendBatch with group commit' : 'SendBatch with one transaction per batch', () => {
     let service: TestService;
-    let doors: ProtocolClient[] = [];
+    let clients: ProtocolClient[] = [];
     before(async () => {
       service = await startService({ lanes });
-      doors = openClients(service.url);
+      clients = openClients(service.url);
     });
     after(async () => {
-      for (const door of doors) door.close();
+      for (const client of clients) client.close();
       await assertSound(service.databaseUrl);
       await service.stop();
     });
@@ -410,8 +419,8 @@ for (const lanes of [4, 0]) {
       for (const [index, name] of names.entries()) {
         if (options?.rpcOnly && name === 'JSON route') continue;
         test(`${what} (${name})`, async () => {
-          const door = doors[index];
-          assert.equal(door?.name, name);
+          const client = clients[index];
+          assert.equal(client?.name, name);
           const id = `case${number}-${index}`;
           const draft = (clientMsgNo: string, more: Draft = {}): Draft => ({
             clientMsgNo,
@@ -421,7 +430,7 @@ for (const lanes of [4, 0]) {
             payload: bytes('hello'),
             ...more,
           });
-          await run({ door, id, databaseUrl: service.databaseUrl, draft });
+          await run({ client, id, databaseUrl: service.databaseUrl, draft });
         });
       }
     }
@@ -431,11 +440,11 @@ for (const lanes of [4, 0]) {
 function bytes(text: string): Uint8Array<ArrayBuffer> {
   return new Uint8Array(Buffer.from(text));
 }
-function ok(answer: Answer): Result[] {
+function resultsOf(answer: Answer): Result[] {
   assert.ok('results' in answer, JSON.stringify(answer));
   return answer.results;
 }
-function no(answer: Answer): Refused {
+function refusalOf(answer: Answer): Refused {
   assert.ok('refused' in answer, JSON.stringify(answer));
   return answer.refused;
 }

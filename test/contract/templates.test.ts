@@ -10,15 +10,15 @@ import { readAll } from '../support/verify.ts';
 
 describe('templates', () => {
   let service: TestService;
-  let doors: ProtocolClient[];
+  let clients: ProtocolClient[];
   let call: ReturnType<typeof jsonCaller>;
   before(async () => {
     service = await startService();
-    doors = openClients(service.url);
+    clients = openClients(service.url);
     call = jsonCaller(service.url);
   });
   after(async () => {
-    for (const door of doors) door.close();
+    for (const client of clients) client.close();
     await service.stop();
   });
   const payloadsOf = async (channel: string) =>
@@ -44,7 +44,7 @@ describe('templates', () => {
       format: 2,
     });
     assert.deepEqual([body.version, body.variables], [1, ['day', 'user']]);
-    for (const [index, door] of doors.entries()) {
+    for (const [index, client] of clients.entries()) {
       const channel = `stored-${index}`;
       const messages = [
         draft(channel, '1', 'welcome', { user: 'Ann', day: 'Monday' }),
@@ -52,28 +52,28 @@ describe('templates', () => {
         draft(channel, '3', 'nowhere', {}),
         draft(channel, '4', 'welcome', { user: 'Cy', day: 'x'.repeat(65_536) }),
       ];
-      const answer = await door.send({ messages });
-      assert.equal(said(answer), 'ok TEMPLATE_FAILED TEMPLATE_NOT_FOUND PAYLOAD_TOO_LARGE', door.name);
+      const answer = await client.send({ messages });
+      assert.equal(said(answer), 'ok TEMPLATE_FAILED TEMPLATE_NOT_FOUND PAYLOAD_TOO_LARGE', client.name);
       const missing = 'results' in answer ? answer.results[1]?.refused?.metadata.missing : undefined;
       assert.equal(missing, 'day');
       assert.deepEqual(await payloadsOf(channel), ['{"text":"Hi Ann, Monday"}']);
-      assert.equal(said(await door.send({ messages: messages.slice(0, 1) })), 'again');
+      assert.equal(said(await client.send({ messages: messages.slice(0, 1) })), 'again');
       assert.match(
-        said(await door.send({ messages: [draft(channel, '5', 'nowhere', {})], mode: SendMode.ATOMIC })),
+        said(await client.send({ messages: [draft(channel, '5', 'nowhere', {})], mode: SendMode.ATOMIC })),
         /TEMPLATE_NOT_FOUND/,
       );
     }
   });
 
   test('a template of the request is rendered over every RPC protocol', async () => {
-    for (const [index, door] of doors.entries()) {
-      if (door.name.startsWith('JSON')) continue;
+    for (const [index, client] of clients.entries()) {
+      if (client.name.startsWith('JSON')) continue;
       const channel = `own-${index}`;
       const templates = [{ name: 'own', body: 'Hello {{ user }}', format: TemplateFormat.TEXT }];
       const messages = ['Ann', 'Bob'].map((user) => draft(channel, user, 'own', { user }));
-      assert.equal(said(await door.send({ messages, templates })), 'ok ok', door.name);
+      assert.equal(said(await client.send({ messages, templates })), 'ok ok', client.name);
       assert.deepEqual(await payloadsOf(channel), ['Hello Ann', 'Hello Bob']);
-      const bad = await door.send({ messages, templates: [{ name: 'own', body: '{{ user' }] });
+      const bad = await client.send({ messages, templates: [{ name: 'own', body: '{{ user' }] });
       assert.ok('refused' in bad);
       assert.deepEqual([bad.refused.reason, bad.refused.fields], ['INVALID_FIELD', ['templates[0].body']]);
     }
@@ -81,7 +81,7 @@ describe('templates', () => {
 
   test('a slow template does not delay other calls and is stopped after 5 s', async () => {
     const body = '{% for i in (1..990) %}{% for j in (1..1000) %}{% if j %}{% endif %}{% endfor %}{% endfor %}x';
-    const [long, other] = [doors[0], doors[1]];
+    const [long, other] = [clients[0], clients[1]];
     assert.ok(long && other);
     let isDone = false;
     const answer = long
@@ -114,9 +114,9 @@ describe('templates', () => {
     assert.equal((await call.get('/v1/templates/versions')).body.body, 'three');
     assert.equal((await call.get('/v1/templates/versions?version=1')).body.body, 'one');
     assert.equal((await call.get('/v1/templates/versions?version=9')).status, 404);
-    const [door] = doors;
-    assert.ok(door);
-    assert.equal(said(await door.send({ messages: [draft('pinned', '1', 'versions', {}, 1)] })), 'ok');
+    const [client] = clients;
+    assert.ok(client);
+    assert.equal(said(await client.send({ messages: [draft('pinned', '1', 'versions', {}, 1)] })), 'ok');
     assert.deepEqual(await payloadsOf('pinned'), ['one']);
     const { body: page } = await call.get('/v1/templates?page_size=1&page_token=a');
     assert.deepEqual([page.templates.length, page.next_page_token], [1, 'versions']);
@@ -130,7 +130,7 @@ describe('templates', () => {
     assert.equal((await call.post('/v1/templates', { name: 'x', body: '{% nothing %}' })).status, 400);
     const gone = await fetch(`${service.url}/v1/templates/versions`, { method: 'DELETE' });
     assert.equal(gone.status, 200);
-    assert.equal(said(await door.send({ messages: [draft('pinned', '2', 'versions', {})] })), 'TEMPLATE_NOT_FOUND');
+    assert.equal(said(await client.send({ messages: [draft('pinned', '2', 'versions', {})] })), 'TEMPLATE_NOT_FOUND');
   });
 
   test('a message needs exactly one of payload and template', async () => {

@@ -157,7 +157,7 @@ describe('dashboard, alerts and runbooks', () => {
       assert.equal(annotations.runbook_url, `${base}#${alert.toLowerCase()}`);
       assert.ok(sections.delete(alert.toLowerCase()), `${alert} has no runbook`);
     }
-    assert.deepEqual([...sections], [], 'every runbook is of an alert');
+    assert.deepEqual([...sections], [], 'every runbook belongs to an alert');
   });
 
   test('the first screen of the dashboard shows success and latency of batches, and no panels overlap', () => {
@@ -237,11 +237,11 @@ async function samplesWithTraffic(url: string): Promise<Sample[]> {
     payload: 'eA==',
     ...more,
   });
-  const [door] = openClients(url);
-  await door?.send({
+  const [client] = openClients(url);
+  await client?.send({
     messages: [{ channelId: 'watched', channelType: 2, fromUid: 'u', payload: Buffer.from('x'), clientMsgNo: 'g' }],
   });
-  door?.close();
+  client?.close();
   await post('/message/sendbatch', [draft('1')]);
   // A duplicate makes the group retry pessimistically, which waits for locks.
   await post('/message/sendbatch', [draft('1')]);

@@ -48,14 +48,14 @@ describe('webhooks', () => {
     receiver.answer = ok;
   });
 
-  const verb = async (method: string, path: string, body?: unknown): Promise<JsonAnswer> => {
+  const request = async (method: string, path: string, body?: unknown): Promise<JsonAnswer> => {
     const response = await fetch(service.url + path, {
       method,
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
     return { status: response.status, body: await response.json() };
   };
-  const remove = (name: string) => verb('DELETE', `/v1/webhooks/${name}`);
+  const remove = (name: string) => request('DELETE', `/v1/webhooks/${name}`);
   const create = async (name: string, more: object = {}): Promise<string> => {
     const { status, body } = await call.post('/v1/webhooks', { name, url: `${receiver.url}/${name}`, ...more });
     assert.equal(status, 200, JSON.stringify(body));
@@ -147,7 +147,7 @@ describe('webhooks', () => {
     await send(
       draft('bob', 'hello', { from_uid: 'alice', channel_type: 1, client_msg_no: 'k', header: { red_dot: 1 } }),
     );
-    await receiver.until('the second try', () => receiver.received.length === 2);
+    await receiver.until('the second attempt', () => receiver.received.length === 2);
     const [one, two] = receiver.received as [Received, Received];
     assert.equal(one.path, '/legacy?token=x%20y&event=msg.notify');
     assert.equal(one.text, two.text);
@@ -246,13 +246,13 @@ describe('webhooks', () => {
     receiver.answer = (response, received) =>
       (messagesOf(received).some((message) => textOf(message) === 'poison') ? status(500) : ok)(response, received);
     await send(draft('bad', 'poison'));
-    await receiver.until('the tries', () => receiver.received.length >= 1);
-    await untilAsync('it is listed while it is tried again', async () => {
+    await receiver.until('the attempts', () => receiver.received.length >= 1);
+    await untilAsync('it is listed while it is retried', async () => {
       const [one] = (await deliveries('failing')).deliveries;
       return one !== undefined && one.last_status === 500;
     });
     await send(draft('bad', 'next'));
-    await receiver.until('what follows', () => textsOf('bad').includes('next'));
+    await receiver.until('the next message', () => textsOf('bad').includes('next'));
     assert.deepEqual(textsOf('bad'), [...Array(maxAttempts).fill('poison'), 'next']);
     const attempts = receiver.received.slice(0, maxAttempts);
     assert.equal(new Set(attempts.map((each) => each.headers['webhook-id'])).size, 1);
@@ -285,7 +285,7 @@ describe('webhooks', () => {
     assert.equal(receiver.received.at(-1)?.headers['webhook-id'], one.webhook_id);
     await untilAsync('nothing is parked', async () => (await deliveries('failing')).deliveries.length === 0);
     // The receiver gets the message before the service records the answer.
-    await untilAsync('its failures are forgotten', async () => (await get('failing')).failures === 0);
+    await untilAsync('its failure count is reset', async () => (await get('failing')).failures === 0);
   });
 
   test('parked webhook deliveries are listed in pages', async () => {
@@ -307,7 +307,7 @@ describe('webhooks', () => {
     await create('busy');
     receiver.answer = status(429, { 'retry-after': '1' });
     await send(draft('busy', 'x'));
-    await receiver.until('the first try', () => receiver.received.length === 1);
+    await receiver.until('the first attempt', () => receiver.received.length === 1);
     receiver.answer = ok;
     await receiver.until('the second', () => receiver.received.length === 2);
     const [one, two] = receiver.received as [Received, Received];
@@ -328,13 +328,13 @@ describe('webhooks', () => {
     );
     receiver.answer = ok;
     receiver.received.length = 0;
-    const enabled = await verb('PUT', '/v1/webhooks/gone', { url: `${receiver.url}/again` });
+    const enabled = await request('PUT', '/v1/webhooks/gone', { url: `${receiver.url}/again` });
     assert.deepEqual([enabled.status, enabled.body.disabled, enabled.body.failures], [200, false, 0]);
-    await receiver.until('what has waited', () => textsOf('gone').includes('second'));
+    await receiver.until('the waiting messages', () => textsOf('gone').includes('second'));
     assert.deepEqual(textsOf('gone'), ['first', 'second']);
     assert.ok(receiver.received.every((each) => each.path === '/again'));
     // Disabled by the operator: nothing is posted until it is enabled.
-    await verb('PUT', '/v1/webhooks/gone', { url: `${receiver.url}/again`, disabled: true });
+    await request('PUT', '/v1/webhooks/gone', { url: `${receiver.url}/again`, disabled: true });
     await send(draft('gone', 'third'));
     await untilAsync('it is queued', async () => (await get('gone')).queued_messages === 1);
     assert.deepEqual(textsOf('gone'), ['first', 'second']);
@@ -351,7 +351,7 @@ describe('webhooks', () => {
       else response.writeHead(200).write('no end');
     };
     await send(draft('else', '1'));
-    await receiver.until('two tries', () => receiver.received.length === 2);
+    await receiver.until('two attempts', () => receiver.received.length === 2);
     await send(draft('else', '2'));
     await receiver.until('the next', () => receiver.received.length === 3);
     assert.deepEqual([textsOf('else'), trap], [['1', '1', '2'], 0]);
@@ -371,7 +371,7 @@ describe('webhooks', () => {
       }, 10);
     };
     await send(...Array.from({ length: 16 }, (_, index) => draft(`down${index}`, `${index}`)));
-    await receiver.until('many tries', () => receiver.received.length >= 18);
+    await receiver.until('many attempts', () => receiver.received.length >= 18);
     assert.ok((await get('down')).failures >= 5);
     assert.ok(most <= 2, `${most} at once`);
     receiver.answer = ok;
@@ -467,7 +467,7 @@ test('a hanging receiver delays neither another webhook nor other lanes', async 
       () => textsAt('/well').length === 9 && textsAt('/hangs').length >= 8,
     );
     assert.equal(hung, 1, 'the one that hangs still does');
-    await receiver.until('it is tried again', () => hung === 2);
+    await receiver.until('it is retried', () => hung === 2);
     const { deliveries } = (await get('/v1/webhooks/hangs/deliveries')).body;
     assert.match(deliveries[0]?.last_error, /no answer within 4000 ms/);
   } finally {
@@ -543,7 +543,7 @@ describe('webhooks with default settings', () => {
 
       receiver.answer = ok;
       const third = await start();
-      await receiver.until('it again', () => receiver.received.length === 3);
+      await receiver.until('the retry', () => receiver.received.length === 3);
       await third.stop();
       assert.deepEqual(
         receiver.received.map((each) => messagesOf(each).map(textOf)),
