@@ -2,15 +2,20 @@ import type { Machine } from './machine.ts';
 import { spread } from './measure.ts';
 import { channelCount } from './workload.ts';
 
-/** Rows that a layout holds before it is measured: its indexes are then several times the buffers. */
+/**
+ * Rows that a layout holds before it is measured: its indexes are then several times the buffers.
+ */
 const heldRows = 5_000_000;
 const chunkRows = 1000;
-/** Of a round. */
+/** Chunks per round. */
 const chunks = 50;
 
 interface Layout {
   readonly name: string;
-  /** The columns that identify a message, over the made columns `i` (number), `c` (channel key) and `s` (sequence). */
+  /**
+   * The columns that identify a message, from the generated columns `i` (number), `c` (channel key)
+   * and `s` (sequence).
+   */
   readonly keys: string;
   readonly constraints: readonly string[];
 }
@@ -47,11 +52,16 @@ const layouts: readonly Layout[] = [
 
 const rest = `0::bigint as accepted_at, 2::smallint as flags, decode(md5(i::text) || md5(i::text), 'hex') as content_hash,
   ${uid} collate "C" as from_uid, ${key} collate "C" as client_msg_no, decode(repeat('78', 100), 'hex') as payload`;
-/** Message i goes to a channel by a multiplicative hash, as the `at`-th of it. */
+/**
+ * Message i goes to a channel by a multiplicative hash, with its position there as the sequence.
+ */
 const made = (from: number, to: number) =>
   `select i, (i * 7919::bigint) % ${channelCount} + 1 as c, i / ${channelCount} + 1 as s from generate_series(${from}::bigint, ${to}::bigint) as i`;
 
-/** Key layouts: PostgreSQL's CPU for a row, in chunks of 1000 rows that are made beforehand, into tables that each hold millions; in turn, a part in each round. */
+/**
+ * Measures key layouts: PostgreSQL's CPU per row, for chunks of 1000 prepared rows inserted into
+ * tables of millions of rows; all layouts take their turn in each round.
+ */
 export async function keyLayouts(machine: Machine, pairs: number): Promise<string> {
   await machine.query('create schema bench');
   const last = heldRows + pairs * chunks * chunkRows - 1;
@@ -93,7 +103,7 @@ export async function keyLayouts(machine: Machine, pairs: number): Promise<strin
     );
   }
   await machine.query('drop schema bench cascade');
-  return `| keys | µs of PostgreSQL a row | bytes of WAL a row | bytes of indexes a row |\n|---|---|---|---|\n${lines.join('\n')}`;
+  return `| keys | µs of PostgreSQL per row | bytes of WAL per row | bytes of indexes per row |\n|---|---|---|---|\n${lines.join('\n')}`;
 }
 
 async function walBytes(machine: Machine): Promise<number> {
@@ -116,7 +126,7 @@ async function columnsOf(machine: Machine, index: number): Promise<string> {
   return found;
 }
 
-/** Look-ups of 1000 once-only keys, half of them there, in a table that holds millions. */
+/** Measures lookups of 1000 once-only keys, half of them stored, in a table of millions of rows. */
 export async function lookUps(machine: Machine, pairs: number): Promise<string> {
   await machine.fill(heldRows);
   const wanted = `
@@ -146,7 +156,7 @@ export async function lookUps(machine: Machine, pairs: number): Promise<string> 
     for (let round = 0; round <= pairs; round++) {
       const start = performance.now();
       found = (await machine.query(text)).length;
-      // The first one reads the pages.
+      // The first round reads the pages from disk.
       if (round > 0) times.push(performance.now() - start);
     }
     lines.push(`| ${name} | ${spread(times, 1)} | ${found} |`);

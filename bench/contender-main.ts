@@ -1,4 +1,5 @@
-// One contender of a ratio, in its own process: makes its work, warms up, says ready, waits for the word, runs, reports.
+// One contender of a ratio in its own process: prepares its work, warms up, reports ready, waits
+// for the go, runs, reports.
 
 import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -39,7 +40,10 @@ async function closedLoop(contender: Contender, { inFlight }: ContenderJob): Pro
   });
 }
 
-/** The time of an answer counts from when its batch was due, so that a stall is felt by all who would have come. */
+/**
+ * Response times count from when a batch was due, so that a stall counts for every batch that would
+ * have been sent.
+ */
 async function openLoop(contender: Contender, { workload }: ContenderJob, rate: number): Promise<ContenderResult> {
   const random = randomOf(workload.seed);
   return await measured(async (note) => {

@@ -10,7 +10,10 @@ import type { Server } from './server.ts';
 
 const programs = '/usr/lib/postgresql/15/bin';
 
-/** Debian's PostgreSQL 15 with these settings in a folder of its own; undefined where it is not installed. */
+/**
+ * Starts Debian's PostgreSQL 15 with these settings in its own folder; undefined where it is not
+ * installed.
+ */
 export async function startDebian(settings: Readonly<Record<string, string>>): Promise<Server | undefined> {
   if (!existsSync(join(programs, 'initdb'))) return undefined;
   const { ids } = serverAccount();

@@ -1,5 +1,7 @@
-// `scripts/node/node bench/explain.ts [--messages 5000000] [--write]` fills a database, runs each kind of read on it with the product's own functions, and prints what its
-// statements examined and took, as `explain (analyze, buffers)` tells. With `--write` it keeps the table in RESULTS.md. The cost must follow what is returned, not what is stored.
+// Explains each kind of read: `scripts/node/node bench/explain.ts [--messages 5000000] [--write]`.
+// Fills a database, runs the product's own read functions, and prints what their statements
+// examined and how long they took, from `explain (analyze, buffers)`. `--write` stores the table in
+// RESULTS.md. The cost must follow what is returned, not what is stored.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -20,7 +22,10 @@ const { values } = parseArgs({
   options: { messages: { type: 'string', default: '5000000' }, write: { type: 'boolean', default: false } },
 });
 const messages = Number(values.messages);
-/** Of them: two fifths in one channel, a fifth in another, 300,000 commands for others in a third, the rest in channels of 100. */
+/**
+ * Two fifths of the messages are in one channel, one fifth in another, 300,000 commands for other
+ * receivers in a third, and the rest in channels of 100.
+ */
 const hot = Math.floor(messages * 0.4);
 const warm = Math.floor(messages * 0.2);
 const commands = Math.min(300_000, Math.floor(messages * 0.06));
@@ -85,7 +90,7 @@ async function fill(): Promise<void> {
     select channel_key, n, ${block}::bigint + channel_key * 100 + n, ${start}::bigint + n * 10, md5(channel_key || ' ' || n)::uuid, 2, decode(md5(n::text), 'hex'),
       'user' || n, 'key' || n, convert_to(repeat('payload ', 12), 'UTF8')
     from made cross join generate_series(1, 100) n`);
-  // Channels of commands to sets of receivers, each with one command that was taken.
+  // Channels of commands to sets of receivers, each with one acknowledged command.
   await client.query(`
     with base as (
       insert into sendbatch.channel (channel_id, channel_type, sequence) select md5('t' || n), 8, 0 from generate_series(1, ${temporary}) n returning channel_key
@@ -200,7 +205,7 @@ interface Plan {
   readonly 'Rows Removed by Filter'?: number;
 }
 
-/** Rows that scans produced or passed over. */
+/** Rows that scans returned or filtered out. */
 function leavesOf(plan: Plan): number {
   if (plan.Plans !== undefined && plan.Plans.length > 0)
     return plan.Plans.reduce((sum, each) => sum + leavesOf(each), 0);

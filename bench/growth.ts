@@ -6,7 +6,8 @@ import { startCluster } from '../test/support/cluster.ts';
 import { migrateDatabase, openStore } from '../test/support/database.ts';
 
 /**
- * What sweeping and listing cost where much is stored and little of it is concerned: `node bench/growth.ts`. Prints a table; nothing is compared.
+ * Measures sweeping and listing where much is stored and little of it is affected: `node
+ * bench/growth.ts`. Prints a table; nothing is compared.
  */
 const batches = 100_000;
 const channels = 60_000;
@@ -20,7 +21,7 @@ async function fill(db: Db): Promise<void> {
     insert into sendbatch.batch (batch_id, created_at, received_at, ended_at, turns_taken, priority, message_count, state, caller_id, caller, name, request_id, content_hash, templates)
     select gen_random_uuid(), n, n, case when n % 1000 = 0 then null else 4000000000000 end, 0, 4, 1, case when n % 1000 = 0 then 'queued' else 'completed' end,
       'key ' || n % 50, '{}', '', '', '', '[]' from generate_series(1, ${batches}::integer) n`.execute(db);
-  // Two messages each, the first of which is too old.
+  // Two messages each, the first of which has expired.
   await sql`
     with made as (
       insert into sendbatch.channel (channel_type, sequence, channel_id)
@@ -42,7 +43,7 @@ async function row(what: string, work: () => Promise<string>): Promise<void> {
   const did = await work();
   lines.push(`| ${what} | ${(performance.now() - start).toFixed(1)} | ${did} |`);
 }
-/** Steps until there is nothing left, as a run of the sweeper takes them. */
+/** Runs steps until nothing is left, as a run of the sweeper does. */
 async function sweepType(type: number): Promise<string> {
   let removed = 0;
   for (let steps = 1; ; steps++) {

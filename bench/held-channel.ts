@@ -7,15 +7,18 @@ const seconds = 8;
 const beside = 16;
 const besideBatches = 4;
 
-/** What happened beside the held channel in one measurement. */
+/** The sends beside the held channel in one measurement. */
 interface Counted {
   readonly singles: number;
   readonly batches: number;
-  /** Milliseconds without any success. */
+  /** The longest time without a success, in ms. */
   readonly longestPauseMs: number;
 }
 
-/** Rates beside a channel that another session holds locked, of those without the hold; one after the other within a round. */
+/**
+ * Measures rates beside a channel that another session holds locked, as a share of those without
+ * the hold; both follow each other within a round.
+ */
 export async function heldChannel(machine: Machine, url: string, pairs: number): Promise<string> {
   const holder = new pg.Client({ connectionString: machine.url });
   await holder.connect();
@@ -47,7 +50,10 @@ export async function heldChannel(machine: Machine, url: string, pairs: number):
   ].join('\n');
 }
 
-/** Closed loops: two senders to the channel that may be held, others to others, and batches with one message for it. */
+/**
+ * Closed loops: two senders to the channel that may be held, others to other channels, and batches
+ * with one message to it.
+ */
 async function load(url: string, forSeconds: number): Promise<Counted> {
   const end = performance.now() + forSeconds * 1000;
   let singles = 0;

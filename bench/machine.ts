@@ -13,47 +13,53 @@ export interface Machine {
   readonly version: string;
   /** CPU seconds of the whole server so far: postmaster, backends, writers. */
   cpu(): number;
-  /** No messages, all channels at 0, nothing left to write. */
+  /** Removes all messages, sets all channels to 0, and writes everything to disk. */
   reset(): Promise<void>;
-  /** Throws unless exactly this many messages are stored and, unless they were stored past the service, each once and every channel dense. */
-  verify(messages: number, pastTheService: boolean): Promise<void>;
-  /** Messages that are stored. */
+  /**
+   * Throws unless exactly this many messages are stored. Unless they bypassed the service, each
+   * must be stored once, and every channel dense.
+   */
+  verify(messages: number, bypassedService: boolean): Promise<void>;
+  /** Number of stored messages. */
   count(): Promise<number>;
-  /** Fills the table with this many messages, the same number in each channel, and leaves the heads behind them. */
+  /**
+   * Fills the table with this many messages, the same number per channel, and advances
+   * the heads.
+   */
   fill(messages: number): Promise<void>;
-  /** Makes every channel, with its sender of the workload as its one member. */
+  /** Creates every channel, with the workload's sender as its only member. */
   addMembers(): Promise<void>;
-  /** A statement of the row's own. */
+  /** Runs a scenario's own statement. */
   query<Row>(text: string): Promise<Row[]>;
-  /** An empty database beside the service's; returns its URL. */
+  /** Creates an empty database beside the service's; returns its URL. */
   createDatabase(name: string): Promise<string>;
   stop(): Promise<void>;
 }
 
 /**
- * Settings beside the product's own: buffers and WAL large enough that no checkpoint falls into a run. Durability is PostgreSQL's own: fsync,
- * full_page_writes and synchronous_commit are on.
+ * Settings beside the product's own: buffers and WAL large enough that no checkpoint falls into a
+ * run. Durability is PostgreSQL's default: fsync, full_page_writes and synchronous_commit are on.
  */
 const settings = { shared_buffers: '1GB', max_wal_size: '8GB', max_connections: '200' };
 
-/** The embedded PostgreSQL, in a folder of its own. */
+/** Starts the embedded PostgreSQL in its own folder. */
 export async function startMachine(): Promise<Machine> {
   return await prepare(await startCluster({ durable: true, settings }));
 }
 
-/** Debian's PostgreSQL 15 with the same settings; undefined where it is not installed. */
+/** Starts Debian's PostgreSQL 15 with the same settings; undefined where it is not installed. */
 export async function startDebianMachine(): Promise<Machine | undefined> {
   const server = await startDebian(settings);
   return server === undefined ? undefined : await prepare(server);
 }
 
-/** With the schema and all channels in it. */
+/** Creates the schema and all channels. */
 async function prepare(cluster: Server): Promise<Machine> {
   const url = cluster.url('sendbatch');
   await migrateDatabase(url);
   const admin = new pg.Client({ connectionString: url });
   await admin.connect();
-  // Channel keys 1 to n in the order of the ranks, so that the raw loader knows them.
+  // Channel keys are 1 to n in the order of the ranks, so that the raw loader knows them.
   await admin.query(
     `insert into sendbatch.channel (channel_id, channel_type, sequence) select 'channel-' || rank, $1, 0 from generate_series(0, $2::int) as rank`,
     [channelType, channelCount - 1],
@@ -73,13 +79,13 @@ async function prepare(cluster: Server): Promise<Machine> {
       await admin.query('vacuum analyze sendbatch.channel_head');
       await admin.query('checkpoint');
     },
-    async verify(messages, pastTheService) {
+    async verify(messages, bypassedService) {
       const stored = await count();
       if (stored !== messages) throw new Error(`${stored} messages are stored, not ${messages}`);
-      if (!pastTheService) await assertSound(url);
+      if (!bypassedService) await assertSound(url);
     },
     async fill(messages) {
-      // Without the indexes, and those anew: an hour's work in three minutes.
+      // Drops the indexes and creates them afterwards: three minutes instead of an hour.
       await admin.query('alter table sendbatch.message drop constraint message_pkey, drop constraint message_once');
       await admin.query(`
         insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, dedupe_key, flags, content_hash, from_uid, client_msg_no, payload)
@@ -119,7 +125,7 @@ async function prepare(cluster: Server): Promise<Machine> {
 
 const ticksPerSecond = 100;
 
-/** User and system time of a process and its children, those that have ended and those that live. */
+/** User and system time of a process and its children, ended ones included. */
 export function cpuOfTree(pid: number): number {
   const children = textOf(`/proc/${pid}/task/${pid}/children`).split(' ').filter(Boolean).map(Number);
   const fields = textOf(`/proc/${pid}/stat`).split(') ')[1]?.split(' ').slice(11, 15).map(Number) ?? [];

@@ -3,26 +3,38 @@ import { type ContenderJob, type ContenderResult, openContender, type ReadyConte
 import type { Machine } from './machine.ts';
 import type { Workload } from './workload.ts';
 
-/** A side as a row names it. */
+/** A contender in the form that a scenario names it. */
 export interface Variant {
   readonly name: string;
-  /** Its job, but for the work, which all sides of a round share. */
+  /** Its job without the workload, which all contenders of a round share. */
   readonly job: Omit<ContenderJob, 'workload'>;
-  /** What of the work is its own. */
+  /** Its own deviations from the shared workload. */
   readonly work?: Partial<Workload>;
-  /** Processes that each do such a part of the work at once; unset: one does it all. */
+  /**
+   * Number of processes that each do such a part of the work concurrently; unset: one process does
+   * it all.
+   */
   readonly processes?: number;
-  /** It adds to what is stored: the table is not emptied before it, and only the number of its messages is verified. */
+  /**
+   * Adds to the stored messages: the table is not emptied before it, and only the number of
+   * messages is verified.
+   */
   readonly adds?: boolean;
-  /** CPU seconds of the service so far; undefined: the side is its own load, and its CPU counts. */
+  /**
+   * CPU seconds of the service so far; undefined: the contender is its own load, and its CPU
+   * counts.
+   */
   readonly serviceCpu?: () => number;
 }
 
-/** One run of a side. */
+/** One run of a contender. */
 export interface Run extends ContenderResult {
-  /** Messages a second. */
+  /** Messages per second. */
   readonly rate: number;
-  /** CPU a message in microseconds: of PostgreSQL, of the service or of the side itself, and of a load generator, which does not count. */
+  /**
+   * CPU per message in µs: of PostgreSQL, of the service or of the contender itself, and of a load
+   * generator, which does not count.
+   */
   readonly us: { readonly postgres: number; readonly node: number; readonly load: number; readonly total: number };
 }
 
@@ -84,7 +96,10 @@ export async function measure(machine: Machine, variant: Variant, common: Worklo
   };
 }
 
-/** Runs all variants `pairs` times, interleaved, each round with the same work for all and in another order. */
+/**
+ * Runs all variants `pairs` times, interleaved; each round has the same work for all, in another
+ * order.
+ */
 export async function rounds(
   machine: Machine,
   variants: readonly Variant[],
@@ -120,12 +135,12 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? (sorted[middle] ?? 0) : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
 }
 
-/** A figure of one side by that of another, round by round. */
+/** The figure of one contender divided by that of another, round by round. */
 export function ratios(runs: readonly Run[], base: readonly Run[], figure: (run: Run) => number): number[] {
   return runs.map((run, index) => figure(run) / figure(base[index] as Run));
 }
 
-/** A table of all sides, each against the first. */
+/** Formats a table of all contenders, each compared with the first. */
 export function table(runs: ReadonlyMap<string, readonly Run[]>, against: string): string {
   const base = runs.get(against) ?? [];
   const lines = [...runs].map(([name, all]) => {
@@ -148,13 +163,13 @@ export function table(runs: ReadonlyMap<string, readonly Run[]>, against: string
     return `| ${cells.join(' | ')} |`;
   });
   return [
-    `| contender | messages/s | by rate | µs a message (PostgreSQL + Node) | by CPU | p50 / p99 ms |`,
+    `| contender | messages/s | by rate | µs per message (PostgreSQL + Node) | by CPU | p50 / p99 ms |`,
     '|---|---|---|---|---|---|',
     ...lines,
   ].join('\n');
 }
 
-/** Of a process. */
+/** CPU seconds of a process. */
 export function residentMegabytes(pid: number): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024;
 }

@@ -3,18 +3,21 @@ import type { Machine } from './machine.ts';
 import { measure, median, type Run, spread, type Variant } from './measure.ts';
 import type { Workload } from './workload.ts';
 
-/** Makes a side of a service. */
+/** Creates a contender that loads a service. */
 type ContenderFactory = (
   name: string,
   job: Pick<ContenderJob, 'kind' | 'inFlight' | 'openLoop' | 'sessions' | 'mayRefuse'>,
 ) => Variant;
 
 const batchMessages = 50;
-/** Of a run at the capacity: about six seconds. */
+/** Batches of a run at capacity, which takes about 6 s. */
 const batchesAtOnce = 8000;
 const grpc = { kind: 'grpc', sessions: 8 } as const;
 
-/** What is done at once, at the capacity and at twice the capacity, by services that refuse and by one that does not. */
+/**
+ * Measures the capacity, then what is served at capacity and at twice the capacity, by services
+ * that refuse and by one that does not.
+ */
 export async function twiceTheCapacity(
   machine: Machine,
   { guarded, patient, open }: { guarded: ContenderFactory; patient: ContenderFactory; open: ContenderFactory },
@@ -49,8 +52,8 @@ export async function twiceTheCapacity(
     await at('once the capacity', guarded, 1);
     await at('twice the capacity', guarded, 2);
     await at('twice, OVERLOAD_WAIT=500', patient, 2);
-    // A longer one ends in connections that are out of memory.
-    await at('twice, nothing refused but by full lanes', open, 2, batchesAtOnce / 4);
+    // Longer runs end with connections that are out of memory.
+    await at('twice, refused by full lanes only', open, 2, batchesAtOnce / 4);
   }
   const lines = [...runs].map(([name, all]) => {
     const of = (figure: (run: Run) => number) => all.map(({ run }) => figure(run));

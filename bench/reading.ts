@@ -7,11 +7,14 @@ import type { Machine } from './machine.ts';
 import { median, residentMegabytes } from './measure.ts';
 import { channelCount, randomOf } from './workload.ts';
 
-/** Below the service's bound on streams of a connection. */
+/** Below the service's limit on streams per connection. */
 const streamsEach = 200;
 const channelOf = (name: string) => ({ channelId: name, channelType: ChannelType.GROUP });
 
-/** So many subscriptions, each caught up; `onMessage` is told of each message of each. */
+/**
+ * Opens this many subscriptions, each caught up; `onMessage` gets each message of each
+ * subscription.
+ */
 async function subscribe(
   url: string,
   count: number,
@@ -42,7 +45,10 @@ const readers = 500;
 const messagesSent = 50;
 const betweenMs = 200;
 
-/** Milliseconds from before the send to each reader's message: 500 readers of one channel. */
+/**
+ * Measures the time from before the send to each reader's message, in ms: 500 readers of one
+ * channel.
+ */
 export async function fanOut(machine: Machine, url: string, pairs: number): Promise<string> {
   const lines: string[] = [];
   const sender = createClient(MessageService, createGrpcTransport({ baseUrl: url }));
@@ -71,10 +77,10 @@ export async function fanOut(machine: Machine, url: string, pairs: number): Prom
   return `| round | p50 ms | p99 ms | longest ms |\n|---|---|---|---|\n${lines.join('\n')}`;
 }
 
-/** What 2,000 idle subscriptions take of the service's memory. */
+/** Measures the memory that 2,000 idle subscriptions take in the service. */
 export async function idleReaders(url: string, pid: number): Promise<string> {
   const count = 2000;
-  // Warm: what the first ones bring with them is not theirs.
+  // Warm-up: what the first subscriptions allocate is not counted.
   (
     await subscribe(
       url,
@@ -94,12 +100,15 @@ export async function idleReaders(url: string, pid: number): Promise<string> {
   await delay(20_000);
   const after = residentMegabytes(pid);
   stop();
-  return `${before.toFixed(0)} MB before, ${after.toFixed(0)} MB with ${count} subscriptions, each to a channel of its own, after 20 s: ${(((after - before) * 1024) / count).toFixed(0)} KB each.`;
+  return `${before.toFixed(0)} MB before, ${after.toFixed(0)} MB with ${count} subscriptions, each to its own channel, after 20 s: ${(((after - before) * 1024) / count).toFixed(0)} KB each.`;
 }
 
 const reads = 500;
 
-/** Pages of 10 messages: of the one channel of a table that holds no others, and of channels at random in a table of 10 million. */
+/**
+ * Measures pages of 10 messages: of the one channel of a table without others, and of random
+ * channels in a table of 10 million.
+ */
 export async function pages(machine: Machine, url: string): Promise<string> {
   const client = createClient(MessageService, createGrpcTransport({ baseUrl: url }));
   const lines: string[] = [];
@@ -120,7 +129,7 @@ export async function pages(machine: Machine, url: string): Promise<string> {
     const times: number[] = [];
     let before = 0;
     for (let read = -50; read < reads; read++) {
-      // The first ones warm up.
+      // The first requests warm up.
       if (read === 0) before = machine.cpu();
       const rank = isSmall ? 0 : Math.floor(random() * channelCount);
       const start = performance.now();
@@ -132,5 +141,5 @@ export async function pages(machine: Machine, url: string): Promise<string> {
     lines.push(`| ${messages} | ${median(times).toFixed(2)} | ${cpu.toFixed(0)} |`);
   }
   await machine.reset();
-  return `| messages in the table | p50 ms of a page | µs of PostgreSQL a page |\n|---|---|---|\n${lines.join('\n')}`;
+  return `| messages in the table | p50 ms per page | µs of PostgreSQL per page |\n|---|---|---|\n${lines.join('\n')}`;
 }

@@ -1,5 +1,7 @@
-// `npm run bench` measures all rows, `npm run bench -- storage rpc` some; `-- --pairs 3` sets how often each is measured. Prints, and with `--write` keeps
-// its tables in RESULTS.md, beside those of the other rows. Ends with an error when a run was not valid: each verifies that what it sent is stored, once, every channel dense.
+// Runs the benchmarks: `npm run bench` measures all scenarios, `npm run bench -- storage rpc` some;
+// `-- --pairs 3` sets the number of rounds. Prints the tables, and with `--write` stores them in
+// RESULTS.md beside those of the other scenarios. Ends with an error when a run was not valid: each
+// verifies that its messages are stored once, and every channel dense.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
@@ -35,7 +37,7 @@ if (values.write) {
       .map((text): [string, string] => [text.slice(3, text.indexOf('\n')), `${text.trimEnd()}\n`]),
   );
   const sections = scenarios.flatMap((scenario) => measured.get(scenario.title) ?? kept.get(scenario.title) ?? []);
-  // Those that another script wrote (explain.ts).
+  // Sections that another script wrote (explain.ts).
   const others = [...kept].flatMap(([title, text]) =>
     scenarios.some((scenario) => scenario.title === title) ? [] : [text],
   );
@@ -44,7 +46,7 @@ if (values.write) {
 
 async function section(scenario: Scenario, on: Machine, pairs: number): Promise<string> {
   const table = await scenario.measure(on, pairs);
-  // Sections are measured on the machines of several days.
+  // Sections are measured on different machines and days.
   const cpuModel = cpus()[0]?.model ?? 'an unknown CPU';
   const day = new Date().toISOString().slice(0, 10);
   return `## ${scenario.title}\n\n${scenario.words} (${day}, ${cpuModel}, ${pairs} rounds)\n\n${table}\n`;
@@ -53,13 +55,13 @@ async function section(scenario: Scenario, on: Machine, pairs: number): Promise<
 function preamble({ version }: Machine): string {
   return `# Measurements
 
-\`npm run bench -- --write\` made this page: ${cpus().length} cores and ${Math.round(totalmem() / 2 ** 30)} GiB, shared by the load, the
+\`npm run bench -- --write\` wrote this page: ${cpus().length} cores and ${Math.round(totalmem() / 2 ** 30)} GiB, shared by the load, the
 service and PostgreSQL ${version} (embedded, durable: fsync, full_page_writes and synchronous_commit are on; shared_buffers 1 GB, max_wal_size 8 GB), Node
 ${process.versions.node}. Other work on the machine makes absolute numbers swing by a third: read the ratios. Each is taken within a round, in which every contender runs
-once on an emptied table; the median and, in brackets, the least and the greatest of all rounds are given. "µs" is CPU time a message, of PostgreSQL, the
-service and, where the contender is its own load, the load; the load generators of gRPC and JSON, about 1 µs a message in batches of 100, are left out.
+once on an emptied table; the median and, in brackets, the minimum and the maximum of all rounds are given. "µs" is CPU time per message, of PostgreSQL, the
+service and, where the contender is its own load, the load; the load generators of gRPC and JSON, about 1 µs per message in batches of 100, are left out.
 
-"Raw" is the multi-scenario INSERT of the same scenarios into the same table, numbered beforehand, 1000 scenarios a statement on 4 connections, with nothing decided, looked up
-or locked: binary arrays through \`unnest\`, prepared once, which is the fastest form of INSERT that was found.
+"Raw" is the multi-row INSERT of the same rows into the same table, numbered in advance, 1000 rows per statement on 4 connections, without decisions, lookups or
+locks: binary arrays through \`unnest\`, prepared once, which is the fastest INSERT that was measured.
 `;
 }

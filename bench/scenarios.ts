@@ -25,7 +25,7 @@ export interface Scenario {
   readonly name: string;
   readonly title: string;
   readonly words: string;
-  /** The table. */
+  /** Returns the table. */
   readonly measure: (machine: Machine, pairs: number) => Promise<string>;
 }
 
@@ -48,7 +48,7 @@ const store = (machine: Machine, name: string, inFlight: number, lanes: number):
   job: { kind: 'store', url: machine.url, inFlight, lanes },
 });
 
-/** The service as a process, for as long as `use` takes. */
+/** Runs the service as a process while `use` runs. */
 async function withService<T>(
   machine: Machine,
   env: Record<string, string>,
@@ -110,24 +110,24 @@ export const scenarios: readonly Scenario[] = [
   },
   {
     name: 'grouping',
-    title: 'Group commit against one transaction a batch, and a message',
+    title: 'Group commit against one transaction per batch, and per message',
     words:
       'Storage, Zipf: batches of 100, 128 in flight, in four lanes and as one transaction each on 128 connections; and single messages, 32 in flight, as one transaction each.',
     measure: async (machine, pairs) => {
       const variants = [
-        store(machine, 'one transaction a batch', 128, 0),
+        store(machine, 'one transaction per batch', 128, 0),
         store(machine, 'group commit', 128, 4),
         {
-          ...store(machine, 'one transaction a message, 32 in flight', 32, 0),
+          ...store(machine, 'one transaction per message, 32 in flight', 32, 0),
           work: { batches: 5000, batchMessages: 1 },
         },
         store(machine, 'group commit, 32 in flight', 32, 4),
       ];
       const runs = await rounds(machine, variants, work('zipf', { batches: 1000 }), pairs);
-      const [single, grouped] = ['one transaction a message, 32 in flight', 'group commit, 32 in flight'].map((name) =>
-        runs.get(name),
+      const [single, grouped] = ['one transaction per message, 32 in flight', 'group commit, 32 in flight'].map(
+        (name) => runs.get(name),
       );
-      return `${table(runs, 'one transaction a batch')}\n\nGroup commit against one transaction a message, 32 in flight: ${spread(
+      return `${table(runs, 'one transaction per batch')}\n\nGroup commit against one transaction per message, 32 in flight: ${spread(
         ratios(grouped ?? [], single ?? [], (run) => run.rate),
         1,
       )} times the rate.`;
@@ -137,7 +137,7 @@ export const scenarios: readonly Scenario[] = [
     name: 'open-loop',
     title: 'Open loop at half of saturation',
     words:
-      'Batches of 50 over gRPC, Zipf, arriving at random (Poisson) whether or not earlier ones were answered, at half of the rate that the same service reached with 128 in flight just before. The time of an answer counts from when its batch was due.',
+      'Batches of 50 over gRPC, Zipf, arriving at random (Poisson) whether or not earlier ones were answered, at half of the rate that the same service reached with 128 in flight just before. Response times count from when a batch was due.',
     measure: async (machine, pairs) =>
       await withService(machine, {}, async (contender) => {
         const lines: string[] = [];
@@ -162,7 +162,7 @@ export const scenarios: readonly Scenario[] = [
     name: 'overload',
     title: 'Overload: at twice the capacity',
     words:
-      'Batches of 50 over gRPC, Zipf, 8 connections. The capacity is what the service does with 128 in flight; then batches arrive at random (Poisson) at that rate and at twice that rate, whether or not earlier ones were answered: with OVERLOAD_WAIT as it is unless set (150 ms), with 500 ms, and with refusing switched off (a day), where only full lanes refuse. The time of an answer counts from when its batch was due.',
+      'Batches of 50 over gRPC, Zipf, 8 connections. The capacity is the rate of the service with 128 in flight; then batches arrive at random (Poisson) at that rate and at twice that rate, whether or not earlier ones were answered: with the default OVERLOAD_WAIT (150 ms), with 500 ms, and without load shedding (one day), where only full lanes refuse. Response times count from when a batch was due.',
     measure: async (machine, pairs) =>
       await withService(machine, {}, async (guarded, pid) =>
         withService(machine, { OVERLOAD_WAIT: '500' }, async (patient) =>
@@ -203,12 +203,12 @@ export const scenarios: readonly Scenario[] = [
       await withService(machine, { LANES: '0', POOL_SIZE: '32' }, async (each) =>
         withService(machine, {}, async (grouped) => {
           const variants = [
-            each('gRPC, one transaction a message', { ...grpc, inFlight: 128 }),
+            each('gRPC, one transaction per message', { ...grpc, inFlight: 128 }),
             grouped('gRPC', { ...grpc, inFlight: 128 }),
             grouped('JSON', { ...json, inFlight: 128 }),
           ];
           const runs = await rounds(machine, variants, work('zipf', { batches: 10_000, batchMessages: 1 }), pairs);
-          return table(runs, 'gRPC, one transaction a message');
+          return table(runs, 'gRPC, one transaction per message');
         }),
       ),
   },
@@ -216,7 +216,7 @@ export const scenarios: readonly Scenario[] = [
     name: 'permission',
     title: 'Members of channels against system senders',
     words:
-      'Storage, Zipf, 128 batches of 100 in flight: every sender a system uid, whom no list is asked for; and every sender a member of its channel, which the statement that stores asserts.',
+      'Storage, Zipf, 128 batches of 100 in flight: every sender a system uid, which needs no list; and every sender a member of its channel, which the storing statement asserts.',
     measure: async (machine, pairs) => {
       await machine.addMembers();
       const system = store(machine, 'system senders', 128, 4);
@@ -228,7 +228,7 @@ export const scenarios: readonly Scenario[] = [
     name: 'rates',
     title: 'Rates counted against no rates',
     words:
-      'Batches of 100 over gRPC, Zipf, 128 in flight, with a quota that nobody meets, counted in memory: for the caller, and for each sender and channel besides.',
+      'Batches of 100 over gRPC, Zipf, 128 in flight, with a quota that is never reached, counted in memory: for the caller, and also for each sender and channel.',
     measure: async (machine, pairs) => {
       const quotas = '1000000000/60s';
       const counting = { RATE_CALLER: quotas, RATE_SENDER: quotas, RATE_CHANNEL: quotas };
@@ -271,7 +271,7 @@ export const scenarios: readonly Scenario[] = [
     name: 'large',
     title: 'A table of 20 million messages',
     words:
-      'Storage, Zipf, 128 batches of 100 in flight, on top of 20 million messages, with the raw INSERT into the same table between, and on an empty table for comparison. What limits is the once-only key: a random place in an index that is larger than the buffers.',
+      'Storage, Zipf, 128 batches of 100 in flight, on top of 20 million messages, alternating with the raw INSERT into the same table, and on an empty table for comparison. The limit is the once-only key: a random position in an index that is larger than the buffers.',
     measure: async (machine, pairs) => {
       const grouped = store(machine, 'group commit', 128, 4);
       const empty = await rounds(machine, [grouped], work('zipf'), pairs);
@@ -343,7 +343,7 @@ export const scenarios: readonly Scenario[] = [
     name: 'peers',
     title: 'Other systems',
     words:
-      'Batches of 100 messages of 100 bytes, Zipf over the same channels, 32 in flight, each acknowledged as the system does it: by rate against our storage without a protocol, which is what most of them are compared with fairly, and our service over gRPC. What each gives stands below the table.',
+      'Batches of 100 messages of 100 bytes, Zipf over the same channels, 32 in flight, each acknowledged in the system’s own way: by rate against our storage without a protocol, the fair comparison for most of them, and our service over gRPC. The guarantees of each are below the table.',
     measure: async (machine, pairs) => {
       const words: string[] = [];
       const started: { variant: Variant; server: PeerServer }[] = [];
@@ -392,8 +392,8 @@ export const scenarios: readonly Scenario[] = [
   },
   {
     name: 'look-ups',
-    title: 'Look-ups of earlier sends',
-    words: 'Of 1000 once-only keys, 500 of which are there, in a table of 5 million.',
+    title: 'Lookups of earlier sends',
+    words: 'Lookups of 1000 once-only keys, 500 of which are stored, in a table of 5 million.',
     measure: async (machine, pairs) => await lookUps(machine, pairs),
   },
   {
@@ -419,7 +419,7 @@ export const scenarios: readonly Scenario[] = [
   {
     name: 'idle-readers',
     title: 'Two thousand idle readers',
-    words: 'Live tails over gRPC of channels in which nothing happens: resident memory of the service.',
+    words: 'Live tails over gRPC of idle channels: resident memory of the service.',
     measure: async (machine) =>
       await withService(machine, {}, async (contender, pid) => await idleReaders(contender('', grpc1).job.url, pid)),
   },
@@ -427,15 +427,15 @@ export const scenarios: readonly Scenario[] = [
     name: 'pages',
     title: 'Pages of history',
     words:
-      'A page of 10 messages over gRPC, one after the other: of the one channel of a table that holds no others, and of channels at random among 100,000 in a table of 10 million.',
+      'A page of 10 messages over gRPC, one after the other: of the only channel of a table, and of random channels among 100,000 in a table of 10 million.',
     measure: async (machine) =>
       await withService(machine, {}, async (contender) => await pages(machine, contender('', grpc1).job.url)),
   },
   {
     name: 'templates',
-    title: 'A template against messages spelled out',
+    title: 'A template against messages written out',
     words:
-      '1000 messages of about 500 bytes a batch over gRPC, one batch after the other: with their payloads, and as one template of the request with two variables each.',
+      'Batches of 1000 messages of about 500 bytes over gRPC, one batch after the other: with their payloads, and as one template of the request with two variables each.',
     measure: async (machine, pairs) =>
       await withService(
         machine,

@@ -14,7 +14,7 @@ import { median, spread } from './measure.ts';
 
 const messages = 1000;
 const batches = 20;
-/** A message of marketing: about 500 bytes of which two words differ. */
+/** A marketing message of about 500 bytes, in which two words differ. */
 const body = (name: string, code: string) =>
   JSON.stringify({
     type: 1,
@@ -23,7 +23,7 @@ const body = (name: string, code: string) =>
     link: 'https://shop.example/orders',
   });
 
-/** The same messages spelled out and from one template of the request. */
+/** Measures the same messages written out, and rendered from one template of the request. */
 export async function spelledAgainstTemplate(
   machine: Machine,
   url: string,
@@ -75,5 +75,5 @@ export async function spelledAgainstTemplate(
     (side) =>
       `| ${side === 'spelled' ? 'spelled out' : 'from a template'} | ${bytesOf(side === 'template')} | ${median(times[side]).toFixed(1)} | ${median(cpu[side]).toFixed(1)} |`,
   );
-  return `| messages | bytes of the request | ms a batch | µs of the service a message |\n|---|---|---|---|\n${lines.join('\n')}\n\n${(bytesOf(false) / bytesOf(true)).toFixed(1)} times fewer bytes; by rate ${rate} of spelled out.`;
+  return `| messages | bytes of the request | ms per batch | µs of the service per message |\n|---|---|---|---|\n${lines.join('\n')}\n\n${(bytesOf(false) / bytesOf(true)).toFixed(1)} times fewer bytes; by rate ${rate} of messages written out.`;
 }

@@ -1,14 +1,17 @@
 import type { Draft } from '../src/messages/message.ts';
 
-/** Which channels the messages go to: few hot ones and a long tail, one alone, or all alike. */
+/**
+ * The distribution of messages over channels: few hot ones and a long tail, one channel only, or
+ * uniform.
+ */
 export type Spread = 'zipf' | 'hot' | 'distinct';
 
-/** Channels that messages are spread over. */
+/** Number of channels. */
 export const channelCount = 100_000;
 export const channelIdOf = (rank: number): string => `channel-${rank}`;
 export const channelType = 2;
 
-/** A small seeded generator (mulberry32): runs must be the same for every side of a ratio. */
+/** A small seeded generator (mulberry32): runs must be equal for every contender of a ratio. */
 export function randomOf(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -29,7 +32,7 @@ const zipfSums = (() => {
   return sums;
 })();
 
-/** The rank of a channel under Zipf's law with s = 1, by bisection of the cumulated weights. */
+/** The rank of a channel under Zipf's law with s = 1, by bisection of the cumulative weights. */
 function zipf(random: () => number): number {
   const target = random() * (zipfSums[channelCount - 1] ?? 0);
   let low = 0;
@@ -42,23 +45,23 @@ function zipf(random: () => number): number {
   return low;
 }
 
-/** The work of one run: the same seed is the same work. */
+/** The workload of one run: equal seeds give equal work. */
 export interface Workload {
   readonly spread: Spread;
   readonly batches: number;
   readonly batchMessages: number;
   readonly payloadBytes: number;
   readonly seed: number;
-  /** The share of messages that repeat an earlier one of the same work. */
+  /** The share of messages that repeat an earlier one of the same workload. */
   readonly duplicates: number;
 }
 
-/** A message of a workload: its channel by rank, and the draft. */
+/** A message of a workload: the rank of its channel, and the draft. */
 export interface Work extends Draft {
   readonly rank: number;
 }
 
-/** Makes the batches: uids of 32 characters, keys of 36, payloads of x. */
+/** Creates the batches: uids of 32 characters, keys of 36, payloads of x. */
 export function batchesOf(workload: Workload): Work[][] {
   const random = randomOf(workload.seed);
   const payload = new Uint8Array(workload.payloadBytes).fill(120);

@@ -1,4 +1,5 @@
-// Everything that must hold before a change lands, in the order of how fast it fails. Run as `npm run check`.
+// Checks everything that must hold before a change lands, fastest failures first. Run as `npm run
+// check`.
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -6,17 +7,18 @@ import { join } from 'node:path';
 
 const root = join(import.meta.dirname, '..');
 /**
- * Breaks of the contract that were decided on while no version is released: each by the sentence buf has for it. The first release empties the list, and from
- * then on nothing may be added.
+ * Contract breaks accepted before the first release, each identified by buf's message. The first
+ * release empties the list, and nothing may be added after it.
  */
 const acceptedBreaks = [
-  // Results' errors became a message of plain fields: clients could not read google.protobuf.Any without a registry.
+  // The errors of results became plain fields: clients could not read google.protobuf.Any without a
+  // registry.
   'Previously present field "5" with name "error" on message "SendResult" was deleted.',
   'Previously present field "6" with name "error" on message "BatchResult" was deleted.',
   'Previously present field "15" with name "last_error" on message "Batch" was deleted.',
 ];
 
-/** The packages that other languages' code is generated into had no names before. */
+/** The packages of code generated for other languages had no names before. */
 const namesForLanguages =
   /^File option "(csharp_namespace|go_package|java_multiple_files|java_package|php_namespace|ruby_package)" changed from "(false)?" to /;
 
@@ -32,12 +34,15 @@ for (const script of ['scripts/settings-table.ts', 'scripts/reference-tables.ts'
   run(`tables of ${script} are current (npm run generate)`, process.execPath, [script, '--check']);
 run('dead code', 'knip', []);
 run('links of the documents (npm run links)', process.execPath, ['scripts/links.ts']);
-// American English; words that no dictionary has are in scripts/words.txt.
+// American English; words missing in the dictionary are in scripts/words.txt.
 run('spelling (npm run spelling)', 'npm', ['run', '--silent', 'spelling']);
 audit();
 console.log('check: all good');
 
-/** Known holes of what is installed for running, of severity high or above. A registry that cannot tell (mirrors often cannot) does not stop the check, and is named. */
+/**
+ * Known vulnerabilities of production dependencies, of severity high or above. A registry that
+ * cannot report them (mirrors often cannot) does not fail the check, and is named.
+ */
 function audit(): void {
   const { stdout } = spawnSync('npm', ['audit', '--omit=dev', '--json'], { cwd: root, encoding: 'utf8' });
   const report = parse(stdout) as { metadata?: { vulnerabilities?: Record<string, number> } };
@@ -61,14 +66,17 @@ function parse(text: string): unknown {
   }
 }
 
-/** What has landed: the last commit on main, or this one's parent when main is what is checked. */
+/**
+ * The base of the comparison: the last commit on main, or this commit's parent when main is
+ * checked.
+ */
 function landed(): string | undefined {
   return ['origin/main', 'HEAD~1'].find(
     (ref) => git('rev-parse', '--verify', '--quiet', `${ref}^{commit}`) !== undefined,
   );
 }
 
-/** Databases may have been made with a migration that landed: an edit of it reaches none of them. */
+/** A database may have applied a landed migration: an edit would never reach it. */
 function migrationsOnlyAdded(): void {
   const base = landed();
   const edited =

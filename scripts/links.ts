@@ -1,5 +1,6 @@
-// Checks that each link of a Markdown file leads to a file of the repository and to a heading in it, and so does each URL of
-// the repository's own pages in any file. Works offline: other URLs are not called. Run as a part of `npm run check`.
+// Checks that each link of a Markdown file leads to a file of the repository and to a heading in
+// it, and so does each URL of the repository's own pages in any file. Works offline: other URLs are
+// not called. Run as a part of `npm run check`.
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
@@ -13,14 +14,17 @@ interface Link {
 }
 interface Page {
   readonly links: readonly Link[];
-  /** What `#…` may name. */
+  /** The anchors that `#…` may name. */
   readonly anchors: ReadonlySet<string>;
 }
 
-/** Where GitHub shows the files of the repository: such a URL is checked as a link from the root. */
+/**
+ * The URL under which GitHub shows the repository's files: such a URL is checked like a link from
+ * the root.
+ */
 const ownPages = 'https://github.com/sendbatch/sendbatch/blob/main/';
 
-/** One line for each broken link in the given files, which are paths from `root`. */
+/** Returns one line per broken link in the given files, which are paths from `root`. */
 export function findBrokenLinks(root: string, files: readonly string[]): string[] {
   const known = new Set(files.flatMap((file) => [file, ...foldersOf(file)]));
   const pages = new Map<string, Page>();

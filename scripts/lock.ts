@@ -1,4 +1,5 @@
-// Adds the integrity that npm leaves out of package-lock.json for packages of other platforms. Run as `npm run lock`, after `npm install`.
+// Adds the integrity that npm omits in package-lock.json for packages of other platforms. Run as
+// `npm run lock` after `npm install`.
 import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

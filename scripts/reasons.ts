@@ -1,16 +1,18 @@
 import type { Reason } from '../src/messages/service-error.ts';
 
-/** What a caller does about a refusal. `retry`: whether the same call can succeed later, unchanged. */
+/**
+ * What a caller does about a refusal. `retry`: whether the same call can succeed later, unchanged.
+ */
 export interface Advice {
   readonly retry: 'no' | 'yes' | 'later';
   readonly action: string;
-  /** When the reason is given, where a row of the proto speaks of several. */
+  /** When the reason is given, where a row of the proto covers several reasons. */
   readonly when?: string;
 }
 
 const mayNot = 'Ask an administrator of the channel; add the sender or change the list.';
 
-/** Advice per reason; a new reason without one fails the type check. */
+/** Advice per reason; a new reason without advice fails the type check. */
 export const advice: Record<Reason, Advice> = {
   INVALID_FIELD: { retry: 'no', action: 'Correct the fields that `BadRequest` names.' },
   EMPTY_BATCH: { retry: 'no', action: 'Send at least one message.' },

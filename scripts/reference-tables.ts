@@ -1,4 +1,5 @@
-// Writes the tables of docs/reference: errors, limits, routes, metrics, log events. Run by `npm run generate`; `--check` compares and changes nothing.
+// Writes the tables of docs/reference: errors, limits, routes, metrics, log events. Run by `npm run
+// generate`; `--check` compares and changes nothing.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { comments } from '../gen/sendbatch/comments.ts';
@@ -62,7 +63,7 @@ function limitTable(): string {
 
 const openedBy = { any: 'any credential', none: 'none' };
 
-/** A section per service: each RPC with its JSON routes. */
+/** Formats a section per service: each RPC with its JSON routes. */
 function routeSections(): string {
   const bindings = compileBindings(guardedServices, () => ({}));
   return guardedServices

@@ -1,5 +1,5 @@
-// Writes the tables of settings in docs/reference/settings.md and docs/zh/reference/settings.md from src/config/settings.ts.
-// Run by `npm run generate`; `--check` compares and changes nothing.
+// Writes the tables of settings in docs/reference/settings.md and docs/zh/reference/settings.md
+// from src/config/settings.ts. Run by `npm run generate`; `--check` compares and changes nothing.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describeSettings, type SettingWords } from '../src/config/settings.ts';
@@ -7,7 +7,7 @@ import { report, table, writeSection } from './markdown.ts';
 
 interface Language {
   readonly page: string;
-  /** A word of the table that is no setting's own: a heading, "unset", a shape. */
+  /** Texts of the table that belong to no setting: headings, "unset", value shapes. */
   word(english: string): string;
   doc(setting: SettingWords): string;
 }
@@ -28,7 +28,7 @@ const languages: readonly Language[] = [
   { page: 'docs/reference/settings.md', word: (english) => english, doc: (setting) => setting.doc },
   {
     page: 'docs/zh/reference/settings.md',
-    // Code and numbers read the same in every language.
+    // Code and numbers are the same in every language.
     word: (english) => (/^[a-z ]+$/.test(english) ? translated('words', english) : english),
     doc: (setting) => translated('settings', setting.name),
   },

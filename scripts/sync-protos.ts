@@ -1,6 +1,6 @@
-// Brings the standard .proto imports beside ours again: google/ and grpc/ out of pinned npm tarballs,
-// buf/validate out of the descriptor that @bufbuild/protovalidate ships (no npm package carries its source).
-// Run it after changing a version here: `npm run sync-protos`, then read the diff.
+// Copies the standard .proto imports again: google/ and grpc/ from pinned npm tarballs,
+// buf/validate from the descriptor that @bufbuild/protovalidate ships (no npm package has its
+// source). To update, change a version here, run `npm run sync-protos`, and read the diff.
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -56,7 +56,10 @@ mkdirSync(dirname(validate), { recursive: true });
 writeFileSync(validate, printValidate());
 execFileSync('buf', ['format', '-w', root], { stdio: 'inherit' });
 
-/** Prints the descriptor as source. Rule CEL options and comments are not in it; the shapes that our protos need are. */
+/**
+ * Prints the descriptor as source, without CEL options and comments; it keeps the shapes that our
+ * protos need.
+ */
 function printValidate(): string {
   const file = file_buf_validate_validate.proto;
   const out = [
@@ -64,7 +67,8 @@ function printValidate(): string {
     'syntax = "proto2";',
     `package ${file.package};`,
     ...file.dependency.map((name) => `import "${name}";`),
-    // Where the languages that compile have it published; the descriptor of the npm package does not say.
+    // The packages in which each language publishes it; the npm package's descriptor does not name
+    // them.
     'option go_package = "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate";',
     'option java_multiple_files = true;',
     'option java_package = "build.buf.validate";',

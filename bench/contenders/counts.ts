@@ -1,6 +1,7 @@
 /**
- * The counts at the end of an encoded SendBatchResponse: fields 2 (accepted), 3 (duplicate) and 4 (refused), varints of its own level. Walks the fields
- * without building the results. Throws when anything was refused, unless it may be.
+ * Reads the counts at the end of an encoded SendBatchResponse: fields 2 (accepted), 3 (duplicate)
+ * and 4 (refused), top-level varints. Walks the fields without building the results. Throws when a
+ * message was refused, unless that is allowed.
  */
 export function countOf(response: Buffer, mayRefuse = false): { stored: number; duplicates: number; refused: number } {
   const counts = [0, 0, 0, 0, 0];

@@ -6,12 +6,13 @@ import type { Contender, ContenderJob } from '../contender.ts';
 import { batchesOf, type Work } from '../workload.ts';
 import { countOf } from './counts.ts';
 
-/** Of a batch that is refused for now. */
+/** The gRPC status of a batch that may be retried. */
 const unavailable = '14';
 
 /**
- * gRPC by hand over HTTP/2: every request was encoded beforehand, an answer is only counted, so that what is measured is the server. (h2load sends one body
- * for ever: then every message but the first batch's is a duplicate.)
+ * Hand-written gRPC over HTTP/2: every request is encoded in advance and answers are only counted,
+ * so that the server is what is measured. (h2load repeats one body, which makes every message after
+ * the first batch a duplicate.)
  */
 export async function openGrpc({ url, workload, sessions = 2, mayRefuse = false }: ContenderJob): Promise<Contender> {
   const frames = batchesOf(workload).map((works) => frameOf(works, false));
@@ -32,7 +33,7 @@ export async function openGrpc({ url, workload, sessions = 2, mayRefuse = false 
       const chunks: Buffer[] = [];
       let status: unknown;
       stream.on('data', (chunk: Buffer) => chunks.push(chunk));
-      // With an answer in the trailer; alone, in the only headers.
+      // The status is in the trailer after an answer; otherwise in the only headers.
       for (const which of ['response', 'trailers'] as const)
         stream.on(which, (headers: { 'grpc-status'?: string }) => (status = headers['grpc-status'] ?? status));
       stream.on('error', reject);
@@ -45,7 +46,7 @@ export async function openGrpc({ url, workload, sessions = 2, mayRefuse = false 
       );
     });
   };
-  // Warms the service up, and its cache of channels, without storing.
+  // Warms up the service and its cache of channels, without storing.
   await inParallel(rehearsals, ask);
   return {
     sends: frames.length,
@@ -80,10 +81,10 @@ function frameOf(works: readonly Work[], validateOnly: boolean): Buffer {
   return frame;
 }
 
-/** How many requests of a rehearsal are under way at once. */
-export const rehearsing = 16;
+/** Concurrent requests of the dry run. */
+export const dryRunsInFlight = 16;
 
-/** Sends all. */
+/** Sends all of them. */
 export async function inParallel<T>(
   all: readonly T[],
   send: (one: T, index: number) => Promise<unknown>,
@@ -92,5 +93,5 @@ export async function inParallel<T>(
   const worker = async () => {
     for (let index = next++; index < all.length; index = next++) await send(all[index] as T, index);
   };
-  await Promise.all(Array.from({ length: rehearsing }, worker));
+  await Promise.all(Array.from({ length: dryRunsInFlight }, worker));
 }

@@ -1,9 +1,12 @@
 import { connect, type Socket } from 'node:net';
 import type { Contender, ContenderJob } from '../contender.ts';
 import { batchesOf, type Work } from '../workload.ts';
-import { inParallel, rehearsing } from './grpc.ts';
+import { dryRunsInFlight, inParallel } from './grpc.ts';
 
-/** The JSON array route over keep-alive connections of HTTP/1.1, by hand: every request was encoded beforehand, an answer is only counted. */
+/**
+ * Hand-written JSON array route over HTTP/1.1 keep-alive connections: every request is encoded in
+ * advance, and answers are only counted.
+ */
 export async function openJson({ url, workload, inFlight }: ContenderJob): Promise<Contender> {
   const { hostname, port, host } = new URL(url);
   const requestOf = (messages: Work[], query: string) => {
@@ -20,7 +23,7 @@ export async function openJson({ url, workload, inFlight }: ContenderJob): Promi
     sockets.push(...more);
     free.push(...more);
   };
-  open(rehearsing);
+  open(dryRunsInFlight);
   const ask = async (request: Buffer) => {
     const socket = free.pop();
     if (socket === undefined) throw new Error('more under way than there are connections');
@@ -30,8 +33,8 @@ export async function openJson({ url, workload, inFlight }: ContenderJob): Promi
     return answer;
   };
   await inParallel(batches, async (messages) => ask(requestOf(messages, '?validate_only=true')));
-  // Not before: the service closes connections that say nothing.
-  open(Math.max(0, inFlight - rehearsing));
+  // Connects only now: the service closes silent connections.
+  open(Math.max(0, inFlight - dryRunsInFlight));
   return {
     sends: requests.length,
     async send(index) {
@@ -60,7 +63,7 @@ function jsonOf(work: Work): object {
   };
 }
 
-/** One answer with a Content-Length; its body. */
+/** Reads one answer with a Content-Length; returns its body. */
 async function answerOf(socket: Socket): Promise<string> {
   return await new Promise((resolve, reject) => {
     let text = '';

@@ -2,7 +2,7 @@ import type { Contender, ContenderJob } from '../contender.ts';
 import { peers } from '../peers/index.ts';
 import { batchesOf } from '../workload.ts';
 
-/** Another system as a side. Closing it verifies that it holds what it acknowledged. */
+/** Another system as a contender. Closing it verifies that it stores what it acknowledged. */
 export async function openPeer({ url, workload, peer: name }: ContenderJob): Promise<Contender> {
   const peer = peers.find((each) => each.name === name);
   if (peer === undefined) throw new Error(`no peer ${name}`);

@@ -25,8 +25,9 @@ const insert = `
       from_uid, client_msg_no, payload, expire, stream_no, tag_key, subscribers)`;
 
 /**
- * The rows that a send of the work would store, numbered beforehand, with nothing decided, looked up or locked: what PostgreSQL takes at best from
- * multi-row INSERTs. They go in binary, as arrays through unnest, prepared once: the fastest form of INSERT that was measured.
+ * Inserts the rows that the same sends would store, numbered in advance, without decisions, lookups
+ * or locks: the best that PostgreSQL does with multi-row INSERTs. They are prepared once and sent
+ * in binary, as arrays through unnest: the fastest INSERT that was measured.
  */
 export async function openRaw({
   url,

@@ -7,7 +7,10 @@ import { createDirect, createLanes, type Lanes } from '../../src/sending/lanes.t
 import type { Contender, ContenderJob } from '../contender.ts';
 import { batchesOf } from '../workload.ts';
 
-/** The store as the service has it, without a protocol in front: batches that are prepared beforehand go into `sending/append`. */
+/**
+ * The store as the service uses it, without a protocol in front: prepared batches go into
+ * `sending/append`.
+ */
 export async function openStore({
   url,
   workload,

@@ -9,13 +9,13 @@ interface Module {
   };
 }
 
-/** Appends to a stream that many write to at once clash; it is for the caller to try again, as its documents say. */
+/** Concurrent appends to one stream conflict; its documentation leaves retries to the caller. */
 const tries = 200;
 
 export const emmett: Peer = {
   name: 'emmett-postgresql',
   words:
-    'PostgreSQL, committed. An event store: a stream a channel, numbered from 1 without gaps, a global position. No batch over streams: one append a channel of the batch, all at once, repeated when it clashes with another writer. No once-only key.',
+    'PostgreSQL, committed. An event store: one stream per channel, numbered from 1 without gaps, a global position. No batch over streams: one append per channel of the batch, all concurrent, retried when it conflicts with another writer. No once-only key.',
   async start(url) {
     const { getPostgreSQLEventStore } = await load<Module>('@event-driven-io/emmett-postgresql');
     const store = getPostgreSQLEventStore(url);

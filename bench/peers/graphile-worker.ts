@@ -12,7 +12,7 @@ interface Module {
 export const graphileWorker: Peer = {
   name: 'graphile-worker',
   words:
-    'PostgreSQL, committed. A batch is one call of its SQL function add_jobs; a channel is a named queue, which it makes as a row of its own. No sequence that a caller sees.',
+    'PostgreSQL, committed. A batch is one call of its SQL function add_jobs; a channel is a named queue, which is a row of its own. No sequence that a caller sees.',
   async start(url) {
     const { makeWorkerUtils } = await load<Module>('graphile-worker');
     const pgPool = new pg.Pool({ connectionString: url }).on('error', () => {});

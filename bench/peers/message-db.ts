@@ -14,7 +14,7 @@ const write = `
 export const messageDb: Peer = {
   name: 'Message DB',
   words:
-    'PostgreSQL, committed. An event store in SQL functions: a stream a channel, numbered from 0 without gaps. A batch is one statement that calls write_message for each message; all of a category are written under one advisory lock. The id is a uuid and refuses a repeat as an error.',
+    'PostgreSQL, committed. An event store in SQL functions: one stream per channel, numbered from 0 without gaps. A batch is one statement that calls write_message for each message; all writes of a category share one advisory lock. The id is a uuid and refuses a repeat as an error.',
   async start(url) {
     const place = new URL(url);
     const env = {

@@ -22,7 +22,7 @@ const stream = 'bench';
 export const nats: Peer = {
   name: 'NATS JetStream',
   words:
-    "JetStream, file storage. Debian's 2.9 has no sync_interval (2.10 brought it): it answers before the disk has it, and syncs every two minutes, so that this is less than what the others give. One stream, a subject a channel; the sequence is the stream's. Each message is published and acknowledged by itself, a batch at once; Nats-Msg-Id tells repeats apart for two minutes.",
+    "JetStream, file storage. Debian's 2.9 has no sync_interval (added in 2.10): it answers before the data is on disk, and syncs every two minutes, which is a weaker guarantee than the others give. One stream, one subject per channel; the sequence is the stream's. Each message is published and acknowledged by itself, those of a batch concurrently; Nats-Msg-Id detects repeats for two minutes.",
   async start() {
     const dir = await mkdtemp(join(tmpdir(), 'sendbatch-nats-'));
     const config = join(dir, 'nats.conf');

@@ -4,14 +4,17 @@ import { connect } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Work } from '../workload.ts';
 
-/** Another system that batches of messages are handed to. */
+/** Another system that stores batches of messages. */
 export interface Peer {
   readonly name: string;
-  /** What it gives: durability, and which of our features. For the table. */
+  /** Its guarantees: durability, and the features it shares with sendbatch. For the table. */
   readonly words: string;
-  /** Makes it ready; throws `NotInstalled` where it is not. `databaseUrl`: an empty database of its own. */
+  /**
+   * Prepares the system; throws `NotInstalled` where it is missing. `databaseUrl`: an empty
+   * database of its own.
+   */
   start(databaseUrl: string): Promise<PeerServer>;
-  /** In the side's process: connects, and hands in batches by index. */
+  /** Runs in the contender's process: connects, and sends batches by index. */
   open(url: string, batches: readonly (readonly Work[])[]): Promise<PeerClient>;
 }
 
@@ -23,18 +26,21 @@ export interface PeerServer {
 export interface PeerClient {
   /** Resolves when the system has acknowledged the whole batch. */
   send(index: number): Promise<void>;
-  /** Messages that it holds, so that a run can be verified. */
+  /** Number of stored messages, so that a run can be verified. */
   count(): Promise<number>;
   close(): Promise<void>;
 }
 
-/** A peer is left out, and the table says why. */
+/** The peer is left out, and the table gives the reason. */
 export class NotInstalled extends Error {}
 
-/** Connections of the peers that share PostgreSQL. */
+/** Connections of the peers that use PostgreSQL. */
 export const peerConnections = 16;
 
-/** A package of bench/peers/package.json. Its name is no literal, so that the compiler does not look for what need not be there. */
+/**
+ * Loads a package of bench/peers/package.json. The name is not a literal, so that the compiler does
+ * not require a package that need not be installed.
+ */
 export async function load<T>(name: string): Promise<T> {
   try {
     return (await import(name)) as T;
@@ -44,7 +50,7 @@ export async function load<T>(name: string): Promise<T> {
   }
 }
 
-/** Starts a server of Debian's and waits until its port answers. */
+/** Starts a server that Debian packages, and waits until its port answers. */
 export async function startServer(
   command: string,
   args: readonly string[],
@@ -81,7 +87,7 @@ async function answers(port: number): Promise<boolean> {
   return answer;
 }
 
-/** A message as those that store JSON take it. */
+/** A message in the form for systems that store JSON. */
 export function jsonOf({ clientMsgNo, fromUid, channelId, payload }: Work) {
   return { clientMsgNo, fromUid, channelId, payload: Buffer.from(payload).toString('base64') };
 }

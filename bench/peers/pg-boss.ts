@@ -17,7 +17,7 @@ const queue = 'bench';
 export const pgBoss: Peer = {
   name: 'pg-boss',
   words:
-    'PostgreSQL, committed. A batch is one INSERT of jobs. No channels, no sequence, no once-only key, no result a message but an id.',
+    'PostgreSQL, committed. A batch is one INSERT of jobs. No channels, no sequence, no once-only key, and no result per message except an id.',
   async start(url) {
     const boss = await open(url);
     await boss.createQueue(queue);

@@ -19,7 +19,7 @@ const countAll = `local n = 0 for _, key in ipairs(redis.call('keys', '*')) do n
 export const redis: Peer = {
   name: 'Redis Streams',
   words:
-    'Redis with appendfsync always: on disk before it answers; everything is in memory too. A batch is a pipeline of XADDs, a stream a channel; ids are times, not a sequence without gaps. No once-only key before Redis 8.6.',
+    'Redis with appendfsync always: on disk before it answers; everything is in memory too. A batch is a pipeline of XADDs, one stream per channel; ids are times, not a sequence without gaps. No once-only key before Redis 8.6.',
   async start() {
     const dir = await mkdtemp(join(tmpdir(), 'sendbatch-redis-'));
     const args = ['--port', String(port), '--dir', dir, '--appendonly', 'yes', '--appendfsync', 'always', '--save', ''];

@@ -1,9 +1,12 @@
 /**
- * Holds the layout of src: which folder may import which, no import cycles, where SQL stands, and which files are pure.
+ * Holds the layout of src: which folder may import which, no import cycles, where SQL stands, and
+ * which files are pure.
  *
- * - `order` lists the folders from the bottom up. A file imports from its own folder and from folders below it.
+ * - `order` lists the folders from the bottom up. A file imports from its own folder and from
+ *   folders below it.
  * - A cycle of files is refused even when all of its imports are type-only.
- * - `pure` lists decisions that read no clock, no random source and no I/O, so that a test can hold them to a model.
+ * - `pure` lists decisions that read no clock, no random source and no I/O, so that a test can hold
+ *   them to a model.
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';

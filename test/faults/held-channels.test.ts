@@ -67,7 +67,7 @@ for (const lanes of [1, 0]) {
       const answeredBeside = answered;
       await holder.query('rollback');
       const expected = answeredBeside === 0 ? ['ok', 'ok', 'ok'] : await Promise.all(waiting);
-      assert.deepEqual(await Promise.all(waiting), expected, 'a lock that is released in time refuses nobody');
+      assert.deepEqual(await Promise.all(waiting), expected, 'a lock that is released in time refuses no message');
       assert.ok((await lockTimeouts()) - before <= 3, 'each sender finds out at most once');
     });
 

@@ -118,17 +118,17 @@ describe('a rolling restart', () => {
         }
       }),
     );
-    const told = new AbortController();
+    const stopped = new AbortController();
     const heard: number[] = [];
     const tailing = (async () => {
       const tail = clientOf(createGrpcTransport({ baseUrl: balancer.url })).tail(
         { channels: [{ channelType: ChannelType.GROUP, channelId: 'channel0' }] },
-        { signal: told.signal },
+        { signal: stopped.signal },
       );
       try {
         for await (const message of tail) heard.push(Number(message.messageSeq));
       } catch (error) {
-        if (!told.signal.aborted) throw error;
+        if (!stopped.signal.aborted) throw error;
       }
     })();
 
@@ -154,7 +154,7 @@ describe('a rolling restart', () => {
     const rows = await readAll(database.url);
     const last = rows.filter((row) => row.channel === 'channel0').length;
     for (const until = Date.now() + 60_000; heard.length < last && Date.now() < until; ) await delay(20);
-    told.abort();
+    stopped.abort();
     await tailing;
     context.diagnostic(
       `${sent.length} messages; tries that failed: ${JSON.stringify(Object.fromEntries(failedTries))}`,

@@ -101,7 +101,7 @@ for (const lanes of [4, 0]) {
           assert.deepEqual(
             new Set(fresh.keys()),
             new Set(stored.keys()),
-            'a message is stored that nobody was told of',
+            'a message is stored that no answer reported',
           );
           assert.deepEqual(
             [...fresh.values()].filter((count) => count !== 1),

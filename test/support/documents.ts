@@ -1,5 +1,5 @@
-// Runs the commands of the documents and compares what they print with what the page says. With `UPDATE_DOCUMENTS=1`
-// outputs that differ are written into the page instead.
+// Runs the commands of the documents and compares what they print with what the page says. With
+// `UPDATE_DOCUMENTS=1` outputs that differ are written into the page instead.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';

@@ -25,7 +25,7 @@ export async function until(what: string, look: () => Promise<boolean> | boolean
  * with locks of their own.
  */
 export async function untilOneWaitsFor(holder: pg.Client): Promise<void> {
-  await until('somebody waits for the lock', async () => {
+  await until('a session waits for the lock', async () => {
     const { rows } = await holder.query(
       'select from pg_stat_activity where pg_backend_pid() = any(pg_blocking_pids(pid))',
     );

@@ -147,7 +147,7 @@ describe('permission to send', () => {
   test('a command that names its receivers is checked against their own lists, and the refusal names them', () => {
     const uids = Array.from({ length: 12 }, (_, index) => `r${index}`);
     const sent = message('u1', 0, '', { ...command, subscribers: [...uids, 'u1', 'system'] });
-    assert.ok(!pairOf(sent).receivers.includes('u1'), 'nobody keeps itself out');
+    assert.ok(!pairOf(sent).receivers.includes('u1'), 'a sender is never its own receiver');
     assert.deepEqual(
       preconditionsFor([sent], rules)?.peers.map(({ owner }) => owner),
       pairOf(sent).receivers.filter((uid) => uid !== 'system'),

@@ -12,7 +12,7 @@ import type { Store } from '../../../src/sending/group-context.ts';
 import { openOwnStore } from '../../support/database.ts';
 import { seedOf } from '../../support/seed.ts';
 
-const everybody = { has: () => true };
+const allUids = { has: () => true };
 const hour = 3_600_000;
 
 describe('pages of history', () => {
@@ -20,7 +20,7 @@ describe('pages of history', () => {
   let store: Store;
   before(async () => {
     own = await openOwnStore();
-    const rules = { systemUids: everybody, systemReaders: everybody, enforcePersonAllowlist: false };
+    const rules = { systemUids: allUids, systemReaders: allUids, enforcePersonAllowlist: false };
     store = { db: own.db, channelKeys: new ChannelKeys(own.db), rules };
   });
   after(() => own.close());

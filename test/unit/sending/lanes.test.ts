@@ -32,7 +32,7 @@ const batchOf = (drafts: readonly Draft[], more: Partial<Batch> = {}): Batch => 
   ...more,
 });
 /** Every sender is a system uid. */
-const everybody = { systemUids: { has: () => true }, systemReaders: new Set<string>(), enforcePersonAllowlist: false };
+const allSystem = { systemUids: { has: () => true }, systemReaders: new Set<string>(), enforcePersonAllowlist: false };
 const kinds = (outcomes: readonly Outcome[]) => outcomes.map((outcome) => outcome.kind);
 
 describe('batches that share a group', () => {
@@ -52,7 +52,7 @@ describe('batches that share a group', () => {
       connectTimeoutMs: 60_000,
       onConnectionError: () => {},
     });
-    const append = createAppend({ db, channelKeys: new ChannelKeys(db), rules: everybody });
+    const append = createAppend({ db, channelKeys: new ChannelKeys(db), rules: allSystem });
     const counted: Append = (batches) => {
       groups.push(batches.length);
       return append(batches);
@@ -162,7 +162,7 @@ describe('batches that share a group', () => {
   });
 
   test('every batch in flight is answered when the service stops under load', async () => {
-    const stopping = createLanes(createAppend({ db, channelKeys: new ChannelKeys(db), rules: everybody }), {
+    const stopping = createLanes(createAppend({ db, channelKeys: new ChannelKeys(db), rules: allSystem }), {
       lanes: 2,
       maxWaitMs: 60_000,
     });

@@ -8,8 +8,8 @@ import type { Store } from '../../../src/sending/group-context.ts';
 import { createTails, type Frame } from '../../../src/tailing/tails.ts';
 import { openOwnStore } from '../../support/database.ts';
 
-const everybody = { has: () => true };
-const rules = { systemUids: everybody, systemReaders: everybody, enforcePersonAllowlist: false };
+const allUids = { has: () => true };
+const rules = { systemUids: allUids, systemReaders: allUids, enforcePersonAllowlist: false };
 
 test('a late report that a channel was created does not move back the cursor of a stream that resumes it', async (context) => {
   const own = await openOwnStore();
