@@ -94,8 +94,12 @@ const secretBytes = 32;
 
 export function createWebhooks({ db, poster, bodies, allowPrivate, nudge, now = Date.now }: WebhooksParts): Webhooks {
   let hasAnyWebhook = false;
+  let creations = 0;
   const reload = async () => {
-    hasAnyWebhook = await hasWebhook(db);
+    const creationsBefore = creations;
+    const found = await hasWebhook(db);
+    // A read from before a creation must not undo it: messages would miss the outbox for a second.
+    if (found || creations === creationsBefore) hasAnyWebhook = found;
   };
   const findExisting = async (name: string) => {
     const found = await findWebhook(db, name);
@@ -125,6 +129,7 @@ export function createWebhooks({ db, poster, bodies, allowPrivate, nudge, now = 
               limit: String(limits.webhooks),
             },
           );
+        creations++;
         hasAnyWebhook = true;
         return { webhook: withoutSecret(await findExisting(spec.name)), secret };
       });
