@@ -1,4 +1,4 @@
-/** Results of a batch, counted by outcome. */
+/** Messages of a batch, counted by outcome. */
 export interface BatchCounts {
   readonly accepted: number;
   readonly duplicates: number;

@@ -1,15 +1,14 @@
 import { metrics } from '../metrics.ts';
 import type { Registry } from '../registry.ts';
 
-/** Messages of a batch by outcome. */
-export interface BatchEnd {
-  readonly messages: number;
+/** Messages of a sent batch by outcome; the refused ones also by reason and by rate limit. */
+export interface SendCounts {
   readonly accepted: number;
   readonly duplicates: number;
-  /** By reason. */
-  readonly refused: ReadonlyMap<string, number>;
-  /** Messages refused by a rate limit, by limit. */
-  readonly limited: ReadonlyMap<string, number>;
+  readonly refused: number;
+  readonly refusedByReason: ReadonlyMap<string, number>;
+  /** Messages refused by a rate limit, by limit (`caller`, `sender`, `channel`). */
+  readonly refusedByLimit: ReadonlyMap<string, number>;
 }
 
 /** Reasons that are server errors: the batch is valid, and a retry may succeed. */
@@ -36,16 +35,18 @@ export function createSendingEvents(registry: Registry) {
 
   return {
     /** A batch was answered, or failed. */
-    batchEnded({ messages: count, accepted, duplicates, refused, limited }: BatchEnd): void {
+    batchEnded(counts: SendCounts): void {
+      const { accepted, duplicates, refused, refusedByReason, refusedByLimit } = counts;
       const isNoneStored = accepted + duplicates === 0;
-      const isServerError = isNoneStored && [...refused.keys()].some((reason) => serverErrors.has(reason));
-      const outcome = refused.size === 0 ? 'stored' : isServerError ? 'failed' : isNoneStored ? 'refused' : 'partial';
+      const isServerError = isNoneStored && [...refusedByReason.keys()].some((reason) => serverErrors.has(reason));
+      const outcome =
+        refusedByReason.size === 0 ? 'stored' : isServerError ? 'failed' : isNoneStored ? 'refused' : 'partial';
       batches.add(1, { outcome });
-      batchMessages.record(count);
+      batchMessages.record(accepted + duplicates + refused);
       if (accepted > 0) messages.add(accepted, { outcome: 'accepted' });
       if (duplicates > 0) messages.add(duplicates, { outcome: 'duplicate' });
-      for (const [reason, each] of refused) messages.add(each, { outcome: 'refused', reason });
-      for (const [limit, each] of limited) rateLimited.add(each, { limit });
+      for (const [reason, each] of refusedByReason) messages.add(each, { outcome: 'refused', reason });
+      for (const [limit, each] of refusedByLimit) rateLimited.add(each, { limit });
     },
     /** A group of batches was committed, or failed. */
     groupEnded(group: { items: number; jobs: number; waitMs: number }): void {
