@@ -200,6 +200,10 @@ export async function settleChunk(db: Db, s: Settlement): Promise<void> {
   // Attempts and their reason are kept while any chunk of the batch waits.
   const keepOr = (column: 'attempts' | 'last_refusal', none: RawBuilder<unknown>) =>
     sql`case when b.state = 'cancelling' or b.last_refusal is not null and ${hasWaiting} then b.${sql.raw(column)} else ${none} end`;
+  const lastRefusal =
+    wait?.lastRefusal === undefined
+      ? keepOr('last_refusal', sql`null`)
+      : sql`case when b.state = 'cancelling' then b.last_refusal else ${JSON.stringify(wait.lastRefusal)}::jsonb end`;
   await inTransaction(
     db,
     async (tx) => {
@@ -230,7 +234,7 @@ export async function settleChunk(db: Db, s: Settlement): Promise<void> {
               update sendbatch.batch b set in_flight = false,
                 attempts = ${wait?.lastRefusal === undefined ? keepOr('attempts', sql`0`) : sql`${wait.attempts}`},
                 stalled_since = ${wait?.stalledSince ?? null}::bigint,
-                last_refusal = ${wait?.lastRefusal === undefined ? keepOr('last_refusal', sql`null`) : sql`case when b.state = 'cancelling' then b.last_refusal else ${JSON.stringify(wait.lastRefusal)}::jsonb end`},
+                last_refusal = ${lastRefusal},
                 accepted_count = accepted_count + ${s.counts.accepted}::integer, duplicate_count = duplicate_count + ${s.counts.duplicates}::integer,
                 refused_count = refused_count + ${s.counts.refused}::integer,
                 due_at = case when b.state in ('cancelling', 'cancelled') or not ${hasUnsettled} then null

@@ -39,7 +39,7 @@ import {
   type WebhookStatus,
 } from './webhooks.sql.ts';
 
-export type { FailedDelivery, WebhookSpec as WebhookWish };
+export type { FailedDelivery, WebhookSpec };
 
 /** A webhook as a caller sees it. */
 export type Webhook = Omit<StoredWebhook, 'secret'> & WebhookStatus;

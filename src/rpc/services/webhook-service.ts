@@ -14,7 +14,7 @@ import {
 } from '../../../gen/sendbatch/v1/webhook_service_pb.ts';
 import { limits } from '../../limits.ts';
 import { pageOf } from '../../messages/page.ts';
-import type { FailedDelivery, Webhook, Webhooks, WebhookWish } from '../../webhooks/webhooks.ts';
+import type { FailedDelivery, Webhook, WebhookSpec, Webhooks } from '../../webhooks/webhooks.ts';
 import { parsePageToken } from '../page-token.ts';
 
 /** What WebhookService needs. */
@@ -59,7 +59,7 @@ export function createWebhookService({ webhooks }: WebhookServiceParts): Service
   };
 }
 
-function toWish(request: CreateWebhookRequest | UpdateWebhookRequest): WebhookWish {
+function toWish(request: CreateWebhookRequest | UpdateWebhookRequest): WebhookSpec {
   const { name, url, format, channelTypes, disabled, batchSize, maxWaitMs } = request;
   return {
     name,

@@ -190,7 +190,8 @@ describe('the content of a submitted batch', () => {
     const messages = [0, 1, 2, 3, 4, 5].map((index) => message(index));
     const { batch } = await client.submitBatch({ messages, requestId });
     const batchId = batch?.batchId ?? '';
-    // A worker stores messages under the keys that the batch derives, and dies before it settles the chunk.
+    // A worker stores messages under the keys that the batch derives, and dies before it settles
+    // the chunk.
     const db = openStore(service.databaseUrl);
     const claimed = await claimBatch(db, (await findBatch(db, batchId))?.callerId ?? '');
     assert.ok(claimed && (await beginChunk(db, claimed)));

@@ -33,7 +33,8 @@ describe('rendering of batches', () => {
     }));
   const own = (body: string) => [{ name: 't', body, format: 'text' as const }];
 
-  // liquidjs checks its time limit between tags only: this filter would block the process for 100 s.
+  // liquidjs checks its time limit between tags only: this filter would block the process for 100
+  // s.
   test('rendering interrupts a filter that does not end, and renders the other messages', async () => {
     const list = Array.from({ length: 50_000 }, (_, index) => `k${index}`);
     const slow = drafts(1, { a: list });
