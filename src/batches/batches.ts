@@ -94,7 +94,7 @@ const chunksPerRead = 2;
 const chunksPerRefusedRead = 10;
 
 export function createBatches(parts: BatchesParts): Batches {
-  const { db, onBatchChange: onMoved, now = Date.now } = parts;
+  const { db, onBatchChange, now = Date.now } = parts;
 
   /** Finds a batch of this caller, or any batch for an admin. */
   async function find(caller: Caller, batchId: string): Promise<StoredBatch> {
@@ -127,7 +127,7 @@ export function createBatches(parts: BatchesParts): Batches {
     async cancel(caller, batchId) {
       const batch = await find(caller, batchId);
       const cancelled = await orBusy(() => cancelBatch(db, batch.batchId));
-      onMoved(batch.batchId);
+      onBatchChange(batch.batchId);
       return cancelled ?? (await find(caller, batchId));
     },
     async retry(caller, batchId, signal) {

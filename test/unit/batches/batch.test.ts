@@ -153,12 +153,12 @@ describe('results of a batch', () => {
 
   test('an internal error of single messages is retried ten times, one of a whole chunk for a day', () => {
     const defect = { reason: 'INTERNAL' as const, message: '', metadata: {}, retryAfterMs: 1000 };
-    const at = (attempts: number, others: boolean, refusal = defect as typeof busy | typeof defect) =>
+    const at = (attempts: number, hasOtherResults: boolean, refusal = defect as typeof busy | typeof defect) =>
       nextRetryDelayMs([toResult(placed, refusal, false)], {
         attempts,
         stalledSince: 0,
         now: 0,
-        hasOtherResults: others,
+        hasOtherResults,
       });
     assert.deepEqual([at(8, true), at(9, true), at(100, false)], [60_000, undefined, 60_000]);
     assert.equal(at(100, true, busy), 60_000);
