@@ -55,10 +55,7 @@ export const maxScheduleMs = limits.scheduleDays * dayMs;
 const maxHeldMessages = 10 * limits.batchMessages;
 
 /** Receives the messages of one batch, and stores them chunk by chunk as they arrive. */
-export function createSubmission(
-  { db, templates, scheduleAt: wake, now }: SubmissionParts,
-  call: SubmitCall,
-): Submission {
+export function createSubmission({ db, templates, scheduleAt, now }: SubmissionParts, call: SubmitCall): Submission {
   const createdAt = now();
   const batch: NewBatch = {
     batchId: randomUUID(),
@@ -73,8 +70,7 @@ export function createSubmission(
   };
   // Hashes the call before template versions are pinned, so that a repeated call has the same hash.
   const content = createHash('sha256').update(JSON.stringify([batch.templates, batch.sendAt]));
-  const ownTemplates = new Set(call.templates.map((each) => each.name));
-  const versions = new Map<string, number>();
+  const pinTemplate = createTemplatePinner(templates, call.templates);
   let held: ScheduledDraft[] = [];
   let heldChars = 0;
   let count = 0;
@@ -95,22 +91,6 @@ export function createSubmission(
 
   async function storeChunks(to: Db | Tx, cut: readonly Chunk[]): Promise<void> {
     if (!(await receiveChunks(to, batch.batchId, chunks, cut))) throw submissionExpired();
-  }
-
-  /**
-   * Pins a stored template to its current version, or to missing: a batch renders what existed at
-   * its submission.
-   */
-  async function pinTemplate(draft: BatchDraft): Promise<BatchDraft> {
-    const { template } = draft;
-    if (template === undefined || (ownTemplates.has(template.name) && requestedVersion(template.version) === 0))
-      return draft;
-    const requested = requestedVersion(template.version);
-    const key = `${template.name} ${requested}`;
-    const version =
-      versions.get(key) ?? (await templates.findVersion(template.name, requested)) ?? missingVersion(requested);
-    versions.set(key, version);
-    return { ...draft, template: { ...template, version } };
   }
 
   return {
@@ -149,13 +129,36 @@ export function createSubmission(
           });
         isEnded = true;
         const duplicate = stored.batchId !== batch.batchId;
-        if (!duplicate && stored.dueAt !== null) await wake(batch.callerId, stored.dueAt);
+        if (!duplicate && stored.dueAt !== null) await scheduleAt(batch.callerId, stored.dueAt);
         return { batch: stored, duplicate };
       }),
     async abort() {
       if (isInserted && !isEnded) await removeBatch(db, batch.batchId);
       isEnded = true;
     },
+  };
+}
+
+/**
+ * Creates a function that pins a stored template to its current version, or to missing: a batch
+ * renders what existed at its submission.
+ */
+function createTemplatePinner(
+  templates: Templates,
+  own: readonly TemplateText[],
+): (draft: BatchDraft) => Promise<BatchDraft> {
+  const ownTemplates = new Set(own.map((each) => each.name));
+  const versions = new Map<string, number>();
+  return async (draft) => {
+    const { template } = draft;
+    if (template === undefined || (ownTemplates.has(template.name) && requestedVersion(template.version) === 0))
+      return draft;
+    const requested = requestedVersion(template.version);
+    const key = `${template.name} ${requested}`;
+    const version =
+      versions.get(key) ?? (await templates.findVersion(template.name, requested)) ?? missingVersion(requested);
+    versions.set(key, version);
+    return { ...draft, template: { ...template, version } };
   };
 }
 
