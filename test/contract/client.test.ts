@@ -397,14 +397,14 @@ describe('the client', () => {
   });
 });
 
-describe('the client, while the database is killed and the service is restarted', () => {
+describe('the client across database kills and service restarts', () => {
   let cluster: TestCluster;
   before(async () => {
     cluster = await startCluster({ durable: true });
   });
   after(() => cluster.stop());
 
-  test('every message is stored once and tailed once in order across a database kill and a service restart', async (context) => {
+  test('the client stores and tails every message once in order across a database kill and a service restart', async (context) => {
     const random = randomOf(seedOf(context));
     const url = cluster.url('sendbatch');
     let service = await startService({ databaseUrl: url });

@@ -130,7 +130,7 @@ for (const lanes of [4, 0]) {
         assert.deepEqual([status, body.error.details[1].fieldViolations[0].field], [400, flag]);
         assert.match(body.msg, /set send_ban/);
       }
-      assert.equal((await call.get('/v1/channels/1/plain-user')).status, 404, 'and nothing was made');
+      assert.equal((await call.get('/v1/channels/1/plain-user')).status, 404, 'and nothing was created');
     });
 
     test('removing entries from a channel that does not exist creates nothing', async () => {

@@ -82,8 +82,8 @@ for (const store of ['memory', 'postgres'] as const) {
     });
 
     test('a retry of stored messages is answered as duplicates even when the quota is used up', async () => {
-      const made = await jsonCaller(service.url).post('/v1/templates', { name: 't', body: 'hello {{ name }}' });
-      assert.equal(made.status, 200);
+      const created = await jsonCaller(service.url).post('/v1/templates', { name: 't', body: 'hello {{ name }}' });
+      assert.equal(created.status, 200);
       for (const [index, client] of clients.entries()) {
         const uid = `retry-${index}`;
         const first = drafts(uid, 3);

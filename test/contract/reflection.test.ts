@@ -193,7 +193,7 @@ describe('reflection', () => {
       });
     });
 
-  test('buf calls a method without the schema over gRPC, gRPC-Web and Connect', async () => {
+  test('reflection lets buf call a method without the schema over gRPC, gRPC-Web and Connect', async () => {
     for (const protocol of ['grpc', 'grpcweb', 'connect'])
       for (const reflect of ['grpc-v1', 'grpc-v1alpha']) {
         const { stdout } = await run(buf, [

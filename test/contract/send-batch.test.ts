@@ -115,8 +115,8 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
   [
     'SendBatch generates missing keys and returns every key',
     async (s) => {
-      const [made, own] = resultsOf(await s.client.send({ messages: [s.draft(''), s.draft('own')] }));
-      assert.match(made?.clientMsgNo ?? '', /^[0-9a-f-]{36}$/);
+      const [generated, own] = resultsOf(await s.client.send({ messages: [s.draft(''), s.draft('own')] }));
+      assert.match(generated?.clientMsgNo ?? '', /^[0-9a-f-]{36}$/);
       assert.equal(own?.clientMsgNo, 'own');
     },
   ],
