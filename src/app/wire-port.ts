@@ -22,11 +22,11 @@ export async function wirePort(
   { readiness, endStreams }: { readonly readiness: Readiness; readonly endStreams: () => void },
 ): Promise<Listener> {
   const bodyBudget = createBodyBudget({
-    mostBytes: limits.bodiesBytes,
+    maxBytes: limits.bodiesBytes,
     graceMs: bodyGraceMs,
     isStream: routes.isStream,
     peerOf,
-    onCut: (request) => events.bodyEvicted(rejectedRequestOf(request)),
+    onEvicted: (request) => events.bodyEvicted(rejectedRequestOf(request)),
   });
   const originCheck = createOriginCheck({ open: config.open, allowedOrigins: config.allowedOrigins });
   const loadShedding = createLoadShedding(overload, routes.methodOf);

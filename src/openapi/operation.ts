@@ -79,7 +79,7 @@ function operationOf(bindings: readonly Binding[], parts: DocumentParts, schemas
   const body = bodyOf(bindings, parts, schemas);
   const statuses = new Set([
     ...always,
-    ...(parts.asks ? [401] : []),
+    ...(parts.needsCredential ? [401] : []),
     ...(body === undefined ? [] : [413]),
     ...(named.includes('send') ? [404, 409, 429] : []),
     // An object named in the path may be missing.
@@ -95,7 +95,7 @@ function operationOf(bindings: readonly Binding[], parts: DocumentParts, schemas
       ...methods.map((method, index) => describe(method, comments[index] ?? '', methods.length)),
       needs,
     ].join('\n\n'),
-    ...(named.length === 0 || !parts.asks
+    ...(named.length === 0 || !parts.needsCredential
       ? {}
       : { security: Object.keys(parts.securitySchemes).map((name) => ({ [name]: named })) }),
     ...(parameters.length === 0 ? {} : { parameters }),

@@ -33,7 +33,7 @@ export interface DocumentParts {
   readonly scopeOf: (method: DescMethod) => string;
   readonly securitySchemes: Readonly<Record<string, object>>;
   /** Whether calls need a credential. */
-  readonly asks: boolean;
+  readonly needsCredential: boolean;
   readonly reasons: readonly KnownReason[];
   /** Paths without an annotation. */
   readonly morePaths: Readonly<Record<string, Readonly<Record<string, unknown>>>>;

@@ -77,9 +77,9 @@ export function createCredentialWatch(identify: Identify | undefined, now: () =>
         return;
       }
       const ended = new AbortController();
-      const left = () => ended.abort(stream.signal.reason);
-      stream.signal.addEventListener('abort', left, { once: true });
-      if (stream.signal.aborted) left();
+      const onAbort = () => ended.abort(stream.signal.reason);
+      stream.signal.addEventListener('abort', onAbort, { once: true });
+      if (stream.signal.aborted) onAbort();
       const entry = { ...stream, ended };
       open.add(entry);
       timer ??= setTimeout(checkAll, checkMs).unref();
@@ -89,7 +89,7 @@ export function createCredentialWatch(identify: Identify | undefined, now: () =>
         if (ended.signal.reason instanceof ServiceError) throw ended.signal.reason;
       } finally {
         open.delete(entry);
-        stream.signal.removeEventListener('abort', left);
+        stream.signal.removeEventListener('abort', onAbort);
       }
     },
     async recheckTokens() {

@@ -73,7 +73,7 @@ export const detailRegistry = createRegistry(ErrorInfoSchema, BadRequestSchema, 
  */
 export function toConnectError(thrown: unknown): ConnectError {
   if (thrown instanceof ConnectError) return thrown;
-  const failure =
+  const serviceError =
     thrown instanceof ServiceError
       ? thrown
       : new ServiceError(
@@ -84,7 +84,7 @@ export function toConnectError(thrown: unknown): ConnectError {
           },
           { cause: thrown },
         );
-  const { refusal, violations } = failure;
+  const { refusal, violations } = serviceError;
   const { retryAfterMs } = refusal;
   const { code } = table[refusal.reason];
   const headers: Record<string, string> = {
@@ -96,7 +96,7 @@ export function toConnectError(thrown: unknown): ConnectError {
     ...(violations.length > 0 ? [{ desc: BadRequestSchema, value: badRequest(violations) }] : []),
     ...(retryAfterMs === undefined ? [] : [{ desc: RetryInfoSchema, value: retryInfo(retryAfterMs) }]),
   ];
-  return new ConnectError(refusal.message, code, headers, details, failure.cause);
+  return new ConnectError(refusal.message, code, headers, details, serviceError.cause);
 }
 
 /** Milliseconds after which a retry can succeed; undefined: a retry does not help. */

@@ -27,11 +27,11 @@ export function isDefinitelyValid(request: SendBatchRequest): boolean {
     messages.length > 0 &&
     messages.length <= limits.batchMessages &&
     modes.has(mode) &&
-    isShort(requestId, limits.requestIdBytes) &&
+    fitsBytes(requestId, limits.requestIdBytes) &&
     expectedLastSeqs.length === 0 &&
     request.templates.length <= requestTemplates &&
     request.templates.every(isRequestTemplate) &&
-    messages.every((draft) => draft.sendAt === undefined && isPlainlyValid(draft))
+    messages.every((draft) => draft.sendAt === undefined && isDefinitelyValidDraft(draft))
   );
 }
 
@@ -42,34 +42,34 @@ export function isDefinitelySubmittable(request: SubmitBatchRequest): boolean {
     messages.length > 0 &&
     messages.length <= limits.submitMessages &&
     priorities.has(priority) &&
-    isShort(requestId, limits.requestIdBytes) &&
-    isShort(name, labelBytes) &&
+    fitsBytes(requestId, limits.requestIdBytes) &&
+    fitsBytes(name, labelBytes) &&
     templates.length <= requestTemplates &&
     templates.every(isRequestTemplate) &&
-    messages.every(isPlainlyValid)
+    messages.every(isDefinitelyValidDraft)
   );
 }
 
 /** Whether one message certainly keeps its own rules. */
-export function isPlainlyValid(draft: MessageDraft): boolean {
+export function isDefinitelyValidDraft(draft: MessageDraft): boolean {
   const { header, payload, subscribers, template } = draft;
   return (
-    isShort(draft.clientMsgNo, limits.clientMsgNoBytes) &&
+    fitsBytes(draft.clientMsgNo, limits.clientMsgNoBytes) &&
     draft.fromUid !== '' &&
-    isShort(draft.fromUid, limits.idBytes) &&
+    fitsBytes(draft.fromUid, limits.idBytes) &&
     isChannel(draft) &&
     (template === undefined ? payload.length > 0 : payload.length === 0 && isTemplate(template)) &&
     payload.length <= limits.payloadBytes &&
     (header === undefined || (header.noPersist <= 1 && header.redDot <= 1 && header.syncOnce <= 1)) &&
-    isShort(draft.streamNo, labelBytes) &&
-    isShort(draft.tagKey, labelBytes) &&
+    fitsBytes(draft.streamNo, labelBytes) &&
+    fitsBytes(draft.tagKey, labelBytes) &&
     subscribers.length <= limits.messageSubscribers &&
-    subscribers.every((uid) => uid !== '' && isShort(uid, limits.idBytes))
+    subscribers.every((uid) => uid !== '' && fitsBytes(uid, limits.idBytes))
   );
 }
 
 function isRequestTemplate({ name, body, format }: RequestTemplate): boolean {
-  return templateName.test(name) && body !== '' && isShort(body, limits.templateBytes) && formats.has(format);
+  return templateName.test(name) && body !== '' && fitsBytes(body, limits.templateBytes) && formats.has(format);
 }
 
 function isTemplate({ name, version }: TemplateUse): boolean {
@@ -81,7 +81,7 @@ function isChannel({ channelId, channelType, fromUid, header, subscribers }: Mes
   if (channelId === '') {
     if (header?.syncOnce !== 1 || subscribers.length === 0) return false;
   } else if (channelType === 0) return false;
-  if (!isShort(channelId, limits.idBytes) || channelId.includes('#') || channelId.includes('&')) return false;
+  if (!fitsBytes(channelId, limits.idBytes) || channelId.includes('#') || channelId.includes('&')) return false;
   if (channelType === personType && /[@#&]/.test(fromUid)) return false;
   const at = channelId.indexOf('@');
   if (at === -1) return channelId === '' || channelType === personType || !isJoined(channelType);
@@ -94,6 +94,6 @@ function isChannel({ channelId, channelType, fromUid, header, subscribers }: Mes
  * Whether a text has at most this many bytes of UTF-8 and no U+0000. One UTF-16 unit takes at most
  * three bytes, so most texts need no measuring.
  */
-function isShort(text: string, bytes: number): boolean {
+function fitsBytes(text: string, bytes: number): boolean {
   return (text.length * 3 <= bytes || Buffer.byteLength(text) <= bytes) && !text.includes('\0');
 }

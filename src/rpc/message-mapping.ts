@@ -6,11 +6,11 @@ import { peerOf, personType } from '../messages/channel.ts';
 import { flagNoPersist, flagRedDot, flagSyncOnce } from '../messages/message.ts';
 import type { Page } from '../reading/read-channel.ts';
 
-type Named = Pick<Page, 'channelType' | 'channelId'>;
+type ChannelRef = Pick<Page, 'channelType' | 'channelId'>;
 type Stored = Page['messages'][number];
 
 /** Maps a stored message to the public message. */
-export function toMessage(page: Named, message: Stored): MessageInitShape<typeof MessageSchema> {
+export function toMessage(page: ChannelRef, message: Stored): MessageInitShape<typeof MessageSchema> {
   return {
     header: headerOf(message),
     messageId: BigInt(message.messageId),
@@ -32,7 +32,7 @@ export function toMessage(page: Named, message: Stored): MessageInitShape<typeof
  * Maps a stored message to the legacy shape. In a person channel, channel_id is the reader's peer.
  */
 export function toLegacyMessage(
-  page: Named,
+  page: ChannelRef,
   message: Stored,
   reader: string,
 ): MessageInitShape<typeof LegacyMessageSchema> {

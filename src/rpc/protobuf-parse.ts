@@ -36,8 +36,8 @@ function unreadable({ typeName }: DescMessage, error: unknown): ServiceError {
 async function parseLarge(desc: DescMessage, bytes: Uint8Array): Promise<Message> {
   const slices = new Slices();
   const scan = new ProtobufScan(desc, bytes, limits.parsedBytes);
-  while (!scan.some()) if (slices.isOver()) await slices.rest();
-  const { over, weight, mostInUnit, fields } = scan;
+  while (!scan.step()) if (slices.isOver()) await slices.rest();
+  const { excess: over, weightBytes: weight, maxFieldsInUnit: mostInUnit, fields } = scan;
   if (over !== undefined) throw tooManyElements(over.field, over.limit, over.actual);
   if (weight > limits.parsedBytes)
     throw tooLarge('bytes of memory when parsed', { limit: limits.parsedBytes, actual: weight });

@@ -3,23 +3,23 @@ import { WireType } from '@bufbuild/protobuf/wire';
 import { field as fieldRules } from '@bufbuild/protovalidate/gen/buf/validate/validate_pb.js';
 
 /** Thrown for bytes that are not a message; the parser says why. */
-export class NoProtobuf extends Error {}
+export class InvalidProtobuf extends Error {}
 
 /**
  * Estimated bytes of memory per message, per google.protobuf.Struct value, per field, and per
  * unknown field: half of V8's maximum.
  */
-const messageWeight = 20;
-const jsonWeight = 50;
-const fieldWeight = 15;
-const unknownWeight = 160;
+const messageBytes = 20;
+const jsonBytes = 50;
+const fieldBytes = 15;
+const unknownBytes = 160;
 /** Maximum nesting, as in Protobuf's own parsers. */
-const deepest = 100;
+const maxDepth = 100;
 /** Fields between two checks of the clock, about 0.3 ms. */
 const stepFields = 4096;
 
 interface Plan {
-  readonly weight: number;
+  readonly weightBytes: number;
   /** Indexed by field number. */
   readonly fields: (FieldPlan | undefined)[];
 }
@@ -29,7 +29,7 @@ interface FieldPlan {
   readonly message: Plan | undefined;
   readonly isList: boolean;
   /** Maximum number of elements by the list's rule. */
-  readonly most: number;
+  readonly maxCount: number;
   /** Wire type of one value. */
   readonly wire: WireType;
   /** How elements of a packed list are counted: by varint ends, or by fixed size. */
@@ -42,18 +42,18 @@ function planOf(desc: DescMessage): Plan {
   const known = plans.get(desc);
   if (known !== undefined) return known;
   const fields: Plan['fields'] = [];
-  const plan = { weight: isJson(desc) ? jsonWeight : messageWeight, fields };
+  const plan = { weightBytes: isJson(desc) ? jsonBytes : messageBytes, fields };
   plans.set(desc, plan);
   for (const field of desc.fields) {
     const message = field.fieldKind === 'map' ? entryPlan(field) : field.message && planOf(field.message);
     const isList = field.fieldKind === 'list';
     const packed = isList ? packedOf(field) : undefined;
-    if (field.number <= densest)
+    if (field.number <= maxFieldNumber)
       fields[field.number] = {
         name: field.name,
         message,
         isList,
-        most: mostElements(field),
+        maxCount: mostElements(field),
         wire: wireOf(field),
         packed,
       };
@@ -65,7 +65,7 @@ function planOf(desc: DescMessage): Plan {
  * Fields with higher numbers would make plans large. No message here has one; they count as
  * unknown.
  */
-const densest = 1000;
+const maxFieldNumber = 1000;
 
 function isJson({ typeName }: DescMessage): boolean {
   return /^google\.protobuf\.(Struct|Value|ListValue)$/.test(typeName);
@@ -73,12 +73,12 @@ function isJson({ typeName }: DescMessage): boolean {
 
 /** A map entry is a message with a key and a value. */
 function entryPlan(field: DescField & { fieldKind: 'map' }): Plan {
-  const one = { isList: false, most: Infinity, packed: undefined };
+  const one = { isList: false, maxCount: Infinity, packed: undefined };
   const key: FieldPlan = { ...one, name: 'key', message: undefined, wire: wireOfScalar(field.mapKey) };
   const { message, scalar, enum: enumeration } = field;
   const wire = wireOf({ message, scalar, enum: enumeration });
   const value: FieldPlan = { ...one, name: 'value', message: message && planOf(message), wire };
-  return { weight: jsonWeight, fields: [undefined, key, value] };
+  return { weightBytes: jsonBytes, fields: [undefined, key, value] };
 }
 
 function wireOf({ scalar, enum: enumeration }: Pick<DescField, 'scalar' | 'enum' | 'message'>): WireType {
@@ -132,7 +132,7 @@ function packedOf({ scalar, enum: enumeration }: DescField): FieldPlan['packed']
 }
 
 /** A message that is being scanned. */
-interface Frame {
+interface OpenMessage {
   readonly plan: Plan;
   readonly end: number;
   /** Elements per list. */
@@ -147,54 +147,54 @@ export class ProtobufScan {
   /** Fields of all messages, including elements of packed lists. */
   fields = 0;
   /** Estimated bytes of memory beyond the encoded bytes. */
-  weight = 0;
+  weightBytes = 0;
   /** Maximum number of fields in one element of a root list, or in the rest of the root. */
-  mostInUnit = 0;
+  maxFieldsInUnit = 0;
   /** The first list with more elements than its rule allows. */
-  over: { readonly field: string; readonly limit: number; readonly actual: number } | undefined;
+  excess: { readonly field: string; readonly limit: number; readonly actual: number } | undefined;
   readonly #bytes: Uint8Array;
   readonly #mostWeight: number;
-  readonly #stack: Frame[] = [];
+  readonly #stack: OpenMessage[] = [];
   #at = 0;
   /** Fields before the current element of a root list, and fields of the root itself. */
   #unitSince = 0;
   #inRoot = 0;
 
-  constructor(desc: DescMessage, bytes: Uint8Array, mostWeight: number) {
+  constructor(desc: DescMessage, bytes: Uint8Array, maxWeightBytes: number) {
     this.#bytes = bytes;
-    this.#mostWeight = mostWeight;
+    this.#mostWeight = maxWeightBytes;
     this.#push(planOf(desc), bytes.length);
   }
 
   /** Scans up to `stepFields` fields; true when done. */
-  some(): boolean {
+  step(): boolean {
     const stop = this.fields + stepFields;
     for (;;) {
-      let frame = this.#stack.at(-1);
-      while (frame !== undefined && this.#at >= frame.end) {
-        this.#pop(frame);
-        frame = this.#stack.at(-1);
+      let open = this.#stack.at(-1);
+      while (open !== undefined && this.#at >= open.end) {
+        this.#pop(open);
+        open = this.#stack.at(-1);
       }
-      if (frame === undefined) return true;
-      if (this.weight > this.#mostWeight) {
+      if (open === undefined) return true;
+      if (this.weightBytes > this.#mostWeight) {
         // A list may already exceed its rule here, which is a better error than the weight.
-        while (frame !== undefined) {
-          this.#pop(frame);
-          frame = this.#stack.at(-1);
+        while (open !== undefined) {
+          this.#pop(open);
+          open = this.#stack.at(-1);
         }
         return true;
       }
       if (this.fields >= stop) return false;
-      this.#field(frame);
+      this.#field(open);
     }
   }
 
-  #field(frame: Frame): void {
-    const { plan, end } = frame;
+  #field(open: OpenMessage): void {
+    const { plan, end } = open;
     const tag = this.#varint(end);
     const wire = tag & 7;
     this.fields++;
-    this.weight += fieldWeight;
+    this.weightBytes += fieldBytes;
     const field = plan.fields[tag >>> 3];
     // protobuf-es reads by the field's type, whatever the wire type: it would find other fields
     // than are counted here.
@@ -203,10 +203,10 @@ export class ProtobufScan {
       wire !== field.wire &&
       !(wire === WireType.LengthDelimited && field.packed !== undefined)
     )
-      throw new NoProtobuf(`the field ${field.name} is written as another type`);
+      throw new InvalidProtobuf(`the field ${field.name} is written as another type`);
     // Fields of a group, which no message here has, are counted as fields of the enclosing message.
     if (field === undefined) {
-      this.weight += unknownWeight;
+      this.weightBytes += unknownBytes;
       this.#skip(wire, end);
       return;
     }
@@ -215,39 +215,40 @@ export class ProtobufScan {
     else {
       const length = this.#varint(end);
       const stop = this.#at + length;
-      if (stop > end) throw new NoProtobuf('a field is cut');
+      if (stop > end) throw new InvalidProtobuf('a field is cut');
       if (field.message !== undefined) this.#push(field.message, stop);
       else {
         if (field.packed !== undefined) {
           elements = this.#packed(field.packed, stop);
           this.fields += elements;
-          this.weight += elements * fieldWeight;
+          this.weightBytes += elements * fieldBytes;
         }
         this.#at = stop;
       }
     }
     if (!field.isList) return;
-    frame.counts ??= new Map();
-    frame.counts.set(field, (frame.counts.get(field) ?? 0) + elements);
+    open.counts ??= new Map();
+    open.counts.set(field, (open.counts.get(field) ?? 0) + elements);
   }
 
   #push(plan: Plan, end: number): void {
-    if (this.#stack.length > deepest) throw new NoProtobuf(`messages are nested deeper than ${deepest} levels`);
-    this.weight += plan.weight;
+    if (this.#stack.length > maxDepth) throw new InvalidProtobuf(`messages are nested deeper than ${maxDepth} levels`);
+    this.weightBytes += plan.weightBytes;
     if (this.#stack.length === 1) this.#unitSince = this.fields;
     this.#stack.push({ plan, end, counts: undefined });
   }
 
-  #pop({ counts }: Frame): void {
+  #pop({ counts }: OpenMessage): void {
     this.#stack.pop();
     if (this.#stack.length === 1) {
       const inUnit = this.fields - this.#unitSince;
       this.#inRoot -= inUnit;
-      this.mostInUnit = Math.max(this.mostInUnit, inUnit);
-    } else if (this.#stack.length === 0) this.mostInUnit = Math.max(this.mostInUnit, this.#inRoot + this.fields);
+      this.maxFieldsInUnit = Math.max(this.maxFieldsInUnit, inUnit);
+    } else if (this.#stack.length === 0)
+      this.maxFieldsInUnit = Math.max(this.maxFieldsInUnit, this.#inRoot + this.fields);
     if (counts === undefined) return;
-    for (const [{ name, most }, actual] of counts)
-      if (actual > most) this.over ??= { field: name, limit: most, actual };
+    for (const [{ name, maxCount: most }, actual] of counts)
+      if (actual > most) this.excess ??= { field: name, limit: most, actual };
   }
 
   #varint(end: number): number {
@@ -259,7 +260,7 @@ export class ProtobufScan {
       value += (byte & 0x7f) * scale;
       if (byte < 0x80) return value;
     }
-    throw new NoProtobuf('a varint is cut or too long');
+    throw new InvalidProtobuf('a varint is cut or too long');
   }
 
   #skip(wire: number, end: number): void {
@@ -267,8 +268,8 @@ export class ProtobufScan {
     else if (wire === WireType.Bit64) this.#at += 8;
     else if (wire === WireType.Bit32) this.#at += 4;
     else if (wire === WireType.LengthDelimited) this.#at += this.#varint(end);
-    else if (wire > WireType.Bit32) throw new NoProtobuf('a wire type does not exist');
-    if (this.#at > end) throw new NoProtobuf('a field is cut');
+    else if (wire > WireType.Bit32) throw new InvalidProtobuf('a wire type does not exist');
+    if (this.#at > end) throw new InvalidProtobuf('a field is cut');
   }
 
   #packed(packed: 'varint' | 4 | 8, stop: number): number {

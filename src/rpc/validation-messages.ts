@@ -23,7 +23,7 @@ export interface BrokenRule {
   /** `string.max_bytes`, `enum.defined_only`, … */
   readonly id: string;
   /** Protovalidate's own text. */
-  readonly said: string;
+  readonly ownText: string;
   /** The values of the field when it is an enum. */
   readonly values?: readonly EnumValue[];
   /** The value's length, if the rule limits the length. */
@@ -31,12 +31,12 @@ export interface BrokenRule {
 }
 
 /** Says what the field must be. */
-export function violationMessage({ id, said, values = [], actual }: BrokenRule): string {
+export function violationMessage({ id, ownText: said, values = [], actual }: BrokenRule): string {
   const kind = id.slice(id.indexOf('.') + 1);
   const not = actual === undefined ? '' : `, not ${actual}`;
   switch (kind) {
     case 'pattern':
-      return patternWords(said);
+      return patternText(said);
     case 'defined_only':
       return `must be one of ${values.map(({ name, number }) => `${number} (${name})`).join(', ')}`;
     case 'not_in':
@@ -60,8 +60,8 @@ export function violationMessage({ id, said, values = [], actual }: BrokenRule):
   }
 }
 
-function patternWords(said: string): string {
-  const pattern = /`(.*)`$/s.exec(said)?.[1] ?? '';
+function patternText(ownText: string): string {
+  const pattern = /`(.*)`$/s.exec(ownText)?.[1] ?? '';
   if (Object.hasOwn(patterns, pattern)) return patterns[pattern] as string;
-  return /^\^\(?\[0-9\]\{/.test(pattern) ? pageToken : said;
+  return /^\^\(?\[0-9\]\{/.test(pattern) ? pageToken : ownText;
 }

@@ -6,7 +6,7 @@ export type BodyBudget = (request: Request, response: Response) => void;
 
 export interface BodyBudgetOptions {
   /** Maximum bytes of all bodies of open calls. */
-  readonly mostBytes: number;
+  readonly maxBytes: number;
   /** Milliseconds after which an unfinished body counts as slow. */
   readonly graceMs: number;
   /** Whether a body is processed as it arrives, not held as a whole. */
@@ -14,7 +14,7 @@ export interface BodyBudgetOptions {
   /** The sender of a request: any value that is the same for all its requests. */
   readonly peerOf: (request: Request) => unknown;
   /** Called for each request that is evicted. */
-  readonly onCut: (request: Request) => void;
+  readonly onEvicted: (request: Request) => void;
 }
 
 interface Body {
@@ -22,7 +22,7 @@ interface Body {
   /** When the body began, by performance.now(). */
   readonly since: number;
   readonly peer: Peer;
-  readonly cut: () => void;
+  readonly evict: () => void;
 }
 
 /** A sender of bodies: a caller with a credential, else a connection. */
@@ -35,12 +35,12 @@ interface Peer {
 /** Smaller bodies are not counted. */
 const smallBytes = 4096;
 /** Time in which an evicted HTTP/1.1 client can read its answer. */
-const leaveMs = 1000;
-const refused = new WeakSet<Request>();
+const readAnswerMs = 1000;
+const evicted = new WeakSet<Request>();
 
 /** Marks a request as refused because of other requests. */
-export function markRefused(request: Request): void {
-  refused.add(request);
+export function markEvicted(request: Request): void {
+  evicted.add(request);
 }
 
 /**
@@ -48,7 +48,7 @@ export function markRefused(request: Request): void {
  * caller's fault.
  */
 export function wasEvicted(request: Request): boolean {
-  return refused.has(request);
+  return evicted.has(request);
 }
 
 /**
@@ -58,25 +58,25 @@ export function wasEvicted(request: Request): boolean {
  * are young. So a peer that holds bodies back loses them; one that sends a batch does not. A body
  * counts from its first byte until its call is answered, no matter how it is read.
  */
-export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }: BodyBudgetOptions): BodyBudget {
-  const coming = new Set<Body>();
+export function createBodyBudget({ maxBytes, graceMs, isStream, peerOf, onEvicted }: BodyBudgetOptions): BodyBudget {
+  const unfinished = new Set<Body>();
   const peers = new Map<unknown, Peer>();
-  let held = 0;
+  let heldBytes = 0;
 
   function makeRoom(): void {
-    const fair = mostBytes / peers.size / 2;
+    const fairBytes = maxBytes / peers.size / 2;
     const now = performance.now();
     let victim: Body | undefined;
-    for (const body of coming)
-      if (body.peer.bytes >= fair && (victim === undefined || goesBefore(body, victim, now))) victim = body;
-    if (victim === undefined) for (const body of coming) if (body.bytes > (victim?.bytes ?? -1)) victim = body;
-    victim?.cut();
+    for (const body of unfinished)
+      if (body.peer.bytes >= fairBytes && (victim === undefined || isEvictedBefore(body, victim, now))) victim = body;
+    if (victim === undefined) for (const body of unfinished) if (body.bytes > (victim?.bytes ?? -1)) victim = body;
+    victim?.evict();
   }
 
   /**
    * Whether `one` is evicted before `other`: the slower one after the grace time, else the larger.
    */
-  function goesBefore(one: Body, other: Body, now: number): boolean {
+  function isEvictedBefore(one: Body, other: Body, now: number): boolean {
     const [age, otherAge] = [now - one.since, now - other.since];
     if (age > graceMs !== otherAge > graceMs) return age > graceMs;
     return age > graceMs ? one.bytes / age < other.bytes / otherAge : one.bytes > other.bytes;
@@ -91,48 +91,48 @@ export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }
 
   /** Counts a body from now on; `before`: when it began, and its bytes so far. */
   function count(request: Request, response: Response, before: Pick<Body, 'bytes' | 'since'>): void {
-    let isCut = false;
-    let isHere = true;
+    let isEvicted = false;
+    let isOpen = true;
     const key = peerOf(request);
     const peer = join(key);
-    const leave = () => {
-      if (!isHere) return;
-      isHere = false;
-      coming.delete(body);
-      held -= body.bytes;
+    const release = () => {
+      if (!isOpen) return;
+      isOpen = false;
+      unfinished.delete(body);
+      heldBytes -= body.bytes;
       peer.bytes -= body.bytes;
       if (--peer.bodies === 0) peers.delete(key);
     };
     const body: Body = {
       ...before,
       peer,
-      cut() {
-        isCut = true;
-        leave();
-        refused.add(request);
-        onCut(request);
-        refuse(request, response);
+      evict() {
+        isEvicted = true;
+        release();
+        evicted.add(request);
+        onEvicted(request);
+        closeEvicted(request, response);
       },
     };
     peer.bytes += body.bytes;
-    held += body.bytes;
-    if (!request.complete) coming.add(body);
+    heldBytes += body.bytes;
+    if (!request.complete) unfinished.add(body);
     const push = request.push.bind(request);
     request.push = (chunk: Buffer | null, encoding?: BufferEncoding) => {
       // Drops what follows an eviction, including the end: the reader sees the connection's end
       // instead.
-      if (isCut) return true;
-      if (chunk === null) coming.delete(body);
+      if (isEvicted) return true;
+      if (chunk === null) unfinished.delete(body);
       else {
         body.bytes += chunk.length;
         peer.bytes += chunk.length;
-        held += chunk.length;
-        if (held > mostBytes) makeRoom();
-        if (isCut) return true;
+        heldBytes += chunk.length;
+        if (heldBytes > maxBytes) makeRoom();
+        if (isEvicted) return true;
       }
       return push(chunk, encoding);
     };
-    response.once('close', leave);
+    response.once('close', release);
   }
 
   return (request, response) => {
@@ -164,12 +164,12 @@ export function createBodyBudget({ mostBytes, graceMs, isStream, peerOf, onCut }
  * HTTP/2: REFUSED_STREAM says that the stream was not processed, so clients may retry safely.
  * HTTP/1.1: the connection closes, bypassing any other answer.
  */
-function refuse({ socket }: Request, response: Response): void {
+function closeEvicted({ socket }: Request, response: Response): void {
   if ('stream' in response) {
     response.stream.close(constants.NGHTTP2_REFUSED_STREAM);
     return;
   }
   if (!response.headersSent)
     socket.end('HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
-  setTimeout(() => socket.destroy(), leaveMs).unref();
+  setTimeout(() => socket.destroy(), readAnswerMs).unref();
 }

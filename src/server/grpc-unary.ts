@@ -93,9 +93,9 @@ async function serve(
   try {
     const body = await readBody(request, options.readMaxBytes);
     bodyIsWhole(request);
-    const input = await fromBody(method, body);
+    const input = await parseEnvelope(method, body);
     const output = await options.invoke(method, context, input);
-    frame = await envelope(toBinary(method.method.output, output), request.headers, context.responseHeader, options);
+    frame = await toEnvelope(toBinary(method.method.output, output), request.headers, context.responseHeader, options);
   } catch (thrown) {
     if (!context.values.get(entryKey).called) options.onMalformed(request);
     setGrpcStatus(context.responseTrailer, toConnectError(thrown));
@@ -117,14 +117,14 @@ async function serve(
 
 function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { signal }: AbortController): UnaryContext {
   const { headers } = request;
-  const end = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
+  const endsAt = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
   return new UnaryContext({
     method,
     protocolName: 'grpc',
     requestMethod: 'POST',
     url: `http://${headers[':authority'] ?? 'localhost'}${request.url}`,
     signal,
-    timeoutMs: () => (end === undefined ? undefined : Math.ceil(end - performance.now())),
+    timeoutMs: () => (endsAt === undefined ? undefined : Math.ceil(endsAt - performance.now())),
     requestHeader: webHeaders(headers),
     values: contextValuesOf(request, 'grpc'),
   });
@@ -135,7 +135,7 @@ async function readBody(request: Request, maxBytes: number): Promise<Uint8Array>
   const chunks: Buffer[] = [];
   let length = 0;
   const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const take = (chunk: Buffer) => {
+  const onData = (chunk: Buffer) => {
     chunks.push(chunk);
     length += chunk.length;
     if (length < envelopeBytes) return;
@@ -148,24 +148,24 @@ async function readBody(request: Request, maxBytes: number): Promise<Uint8Array>
       reject(new ConnectError('protocol error: received more than one message for a unary method', Code.Unimplemented));
     }
   };
-  const end = () => resolve();
-  const cut = () => reject(new ConnectError('the request was cut', Code.Canceled));
-  request.on('data', take).on('end', end).on('close', cut).on('error', cut);
+  const onEnd = () => resolve();
+  const onCut = () => reject(new ConnectError('the request was cut', Code.Canceled));
+  request.on('data', onData).on('end', onEnd).on('close', onCut).on('error', onCut);
   try {
     await promise;
   } catch (error) {
-    request.off('data', take);
+    request.off('data', onData);
     // Before the answer: Node's HTTP/2 client accepts no headers while over 10 MB are unsent.
     await discard(request);
     throw error;
   } finally {
-    request.off('data', take).off('end', end).off('close', cut).off('error', cut);
+    request.off('data', onData).off('end', onEnd).off('close', onCut).off('error', onCut);
   }
   const [first] = chunks;
   return chunks.length === 1 && first !== undefined ? first : Buffer.concat(chunks, length);
 }
 
-function fromBody({ method }: UnaryMethod, body: Uint8Array): Message | Promise<Message> {
+function parseEnvelope({ method }: UnaryMethod, body: Uint8Array): Message | Promise<Message> {
   if (body.length === 0)
     throw new ConnectError('protocol error: missing input message for a unary method', Code.Unimplemented);
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
@@ -177,21 +177,21 @@ function fromBody({ method }: UnaryMethod, body: Uint8Array): Message | Promise<
 }
 
 /** Wraps an answer in its envelope, compressed if it is large and the caller accepts that. */
-async function envelope(
+async function toEnvelope(
   message: Uint8Array,
   { 'grpc-accept-encoding': accepted }: IncomingHttpHeaders,
   header: Headers,
   { compression, compressMinBytes }: UnaryGrpcOptions,
 ): Promise<Uint8Array> {
-  const takes =
+  const isCompressed =
     message.length >= compressMinBytes &&
     textOf(accepted)
       ?.split(/\s*,\s*/)
       .includes(compression.name);
-  if (takes) header.set('grpc-encoding', compression.name);
-  const data = takes ? await compression.compress(message) : message;
+  if (isCompressed) header.set('grpc-encoding', compression.name);
+  const data = isCompressed ? await compression.compress(message) : message;
   const bytes = Buffer.allocUnsafe(envelopeBytes + data.length);
-  bytes.writeUInt8(takes ? compressedFlag : 0, 0);
+  bytes.writeUInt8(isCompressed ? compressedFlag : 0, 0);
   bytes.writeUInt32BE(data.length, 1);
   bytes.set(data, envelopeBytes);
   return bytes;

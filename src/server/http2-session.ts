@@ -10,32 +10,32 @@ const sessionWindowBytes = 16 * 1024 * 1024;
 /** Sets windows, pings, idle time and error handlers of one HTTP/2 connection. */
 export function configureSession(session: ServerHttp2Session, bounds: ConnectionBounds): void {
   /** By stream: since when its answer is written completely, as of the last check. */
-  const streams = new Map<ServerHttp2Stream, number | undefined>();
+  const answeredSince = new Map<ServerHttp2Stream, number | undefined>();
   session.setLocalWindowSize(sessionWindowBytes);
   session.setTimeout(bounds.sessionIdleMs, () => session.close());
   session.on('error', () => session.destroy());
   session.on('stream', (stream) => {
     stream.on('error', () => {});
-    cutWhenStuck(stream, bounds.requestMs);
-    streams.set(stream, undefined);
-    stream.once('close', () => streams.delete(stream));
+    closeWhenStalled(stream, bounds.requestMs);
+    answeredSince.set(stream, undefined);
+    stream.once('close', () => answeredSince.delete(stream));
   });
-  let answered = true;
+  let isPingAnswered = true;
   const pings = setInterval(() => {
-    if (!answered || session.destroyed) {
+    if (!isPingAnswered || session.destroyed) {
       session.destroy();
       return;
     }
     // Ends streams whose answer the client does not accept. Node's stream timeout misses them: any
     // frame of the connection, such as this ping, restarts it.
-    for (const [stream, since] of streams) {
+    for (const [stream, since] of answeredSince) {
       if (!stream.writableEnded) continue;
-      if (since === undefined) streams.set(stream, performance.now());
+      if (since === undefined) answeredSince.set(stream, performance.now());
       else if (performance.now() - since > bounds.requestMs) stream.destroy();
     }
-    answered = false;
+    isPingAnswered = false;
     session.ping(() => {
-      answered = true;
+      isPingAnswered = true;
     });
   }, bounds.pingMs);
   pings.unref();
@@ -47,17 +47,17 @@ export function configureSession(session: ServerHttp2Session, bounds: Connection
  * stream with nothing to send is healthy: a Watch of the health service stays silent until
  * something changes.
  */
-function cutWhenStuck(stream: ServerHttp2Stream, requestMs: number): void {
+function closeWhenStalled(stream: ServerHttp2Stream, requestMs: number): void {
   stream.setTimeout(requestMs, () => {
-    const isAsked = stream.state.state === constants.NGHTTP2_STREAM_STATE_HALF_CLOSED_REMOTE;
-    if (!isAsked || stream.writableLength > 0) stream.close();
-    else cutWhenStuck(stream, requestMs);
+    const isRequestComplete = stream.state.state === constants.NGHTTP2_STREAM_STATE_HALF_CLOSED_REMOTE;
+    if (!isRequestComplete || stream.writableLength > 0) stream.close();
+    else closeWhenStalled(stream, requestMs);
   });
 }
 
 /** Maximum wait for a peer to answer a ping. */
-const noticeMs = 1000;
-const queueLookMs = 10;
+const pingTimeoutMs = 1000;
+const queuePollMs = 10;
 
 /**
  * GOAWAY without an error and with the highest stream id: the connection will close, no stream is
@@ -83,7 +83,7 @@ export async function closeGracefully(session: ServerHttp2Session): Promise<void
  * the same handle natively and cannot be paused, starts a second write before that.
  */
 async function sendNotice(session: ServerHttp2Session): Promise<boolean> {
-  const end = performance.now() + noticeMs;
+  const end = performance.now() + pingTimeoutMs;
   while (!session.destroyed && performance.now() < end) {
     const { fd, writeQueueSize } = handleOf(session) ?? {};
     if (fd === undefined || fd < 0 || session.encrypted) return false;
@@ -94,7 +94,7 @@ async function sendNotice(session: ServerHttp2Session): Promise<boolean> {
         if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') return false;
       }
     }
-    await delay(queueLookMs);
+    await delay(queuePollMs);
   }
   return false;
 }
@@ -102,7 +102,7 @@ async function sendNotice(session: ServerHttp2Session): Promise<boolean> {
 async function roundTrip(session: ServerHttp2Session): Promise<void> {
   if (session.destroyed) return;
   const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, noticeMs);
+  const timer = setTimeout(resolve, pingTimeoutMs);
   session.once('close', resolve);
   session.ping(() => resolve());
   await promise;

@@ -5,7 +5,7 @@ import { type AdmissionController, type Load, overloaded } from '../overload/adm
 import { toConnectError } from '../rpc/error-mapping.ts';
 import { scopeOf } from '../rpc/interceptors/authenticate.ts';
 import { isGone, type Request, type Response } from '../rpc/request-context.ts';
-import { markRefused } from './body-budget.ts';
+import { markEvicted } from './body-budget.ts';
 import { answerEarly, earlyAnswers } from './early-answer.ts';
 
 /**
@@ -54,7 +54,7 @@ export function createLoadShedding(
         if (isGone(response)) throw new ConnectError('the caller disconnected', Code.Canceled);
         const ended = begin();
         if (ended !== undefined) return void response.once('close', ended);
-        markRefused(request);
+        markEvicted(request);
         throw toConnectError(overloaded());
       };
     return false;

@@ -15,13 +15,13 @@ export interface MetricsParts {
 }
 
 const path = /^\/metrics(?:\?|$)/;
-const pack = promisify(gzip);
+const compress = promisify(gzip);
 
 /**
  * Serves `GET /metrics`. Where credentials are required, it needs the scope `metrics` or `admin`,
  * so that a scraper's key reads no messages. Returns false for other requests.
  */
-export function createMetricsRoute({
+export function createMetricsEndpoint({
   metrics,
   identify,
   onError,
@@ -30,12 +30,12 @@ export function createMetricsRoute({
     try {
       if (identify !== undefined) await assertMayRead(request, identify);
       const text = await metrics();
-      const packs = /\bgzip\b/.test(String(request.headers['accept-encoding'] ?? ''));
-      const body = packs ? await pack(text) : Buffer.from(text);
+      const usesGzip = /\bgzip\b/.test(String(request.headers['accept-encoding'] ?? ''));
+      const body = usesGzip ? await compress(text) : Buffer.from(text);
       response.writeHead(200, {
         'content-type': 'text/plain; version=0.0.4; charset=utf-8',
         'cache-control': 'no-store',
-        ...(packs ? { 'content-encoding': 'gzip' } : {}),
+        ...(usesGzip ? { 'content-encoding': 'gzip' } : {}),
         'content-length': body.length,
       });
       if (request.method === 'HEAD') response.end();

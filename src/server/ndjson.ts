@@ -33,7 +33,7 @@ export interface NdjsonParts {
 }
 
 const path = /^\/v1\/batches(?:\?(.*))?$/;
-const types = /^application\/(x-ndjson|ndjson|jsonl|x-jsonlines|json-seq)\b/i;
+const ndjsonTypes = /^application\/(x-ndjson|ndjson|jsonl|x-jsonlines|json-seq)\b/i;
 /** Messages per frame: about 5 ms of decoding and validation between two yields. */
 const frameMessages = 500;
 /**
@@ -44,7 +44,7 @@ const frameBytes = 1024 * 1024;
 
 /** The query string of an NDJSON batch; undefined: another request. */
 function searchOf({ method, url, headers }: Request): string | undefined {
-  const match = method === 'POST' && types.test(headers['content-type'] ?? '') ? path.exec(url ?? '') : null;
+  const match = method === 'POST' && ndjsonTypes.test(headers['content-type'] ?? '') ? path.exec(url ?? '') : null;
   return match === null ? undefined : (match[1] ?? '');
 }
 
@@ -116,29 +116,29 @@ async function* framesOf(
   yield create(SubmitBatchStreamRequestSchema, { options: readQuery(BatchOptionsSchema, search) });
   let messages: MessageDraft[] = [];
   let lines: number[] = [];
-  let held = 0;
+  let heldBytes = 0;
   let count = 0;
   for await (const { line, bytes } of linesOf(request)) {
     try {
       const draft = read(MessageDraftSchema, bytes, `messages[${count}]`);
       messages.push(draft instanceof Promise ? await draft : draft);
     } catch (error) {
-      throw ofLine(line, error);
+      throw withLine(line, error);
     }
     lines.push(line);
     count++;
-    held += bytes.length;
-    if (messages.length < frameMessages && held < frameBytes) continue;
+    heldBytes += bytes.length;
+    if (messages.length < frameMessages && heldBytes < frameBytes) continue;
     yield create(SubmitBatchStreamRequestSchema, { messages, lines });
     messages = [];
     lines = [];
-    held = 0;
+    heldBytes = 0;
   }
   yield create(SubmitBatchStreamRequestSchema, { messages, lines, last: true });
 }
 
 /** Adds the line number to an error. Lines count from 1, messages from 0. */
-function ofLine(line: number, error: unknown): unknown {
+function withLine(line: number, error: unknown): unknown {
   if (!(error instanceof TranscodeError)) return error;
   const faults = error.faults.length > 0 ? error.faults : [{ field: 'body', description: error.rawMessage }];
   return new TranscodeError(
@@ -152,44 +152,44 @@ function ofLine(line: number, error: unknown): unknown {
 
 const lineFeed = 0x0a;
 /** Bounds empty lines, which are ignored: a compressed body of nothing else would take hours. */
-const mostLines = 2 * limits.submitMessages;
+const maxLines = 2 * limits.submitMessages;
 
 /** The non-empty lines, as bytes. */
 async function* linesOf(request: Request): AsyncGenerator<{ line: number; bytes: Uint8Array }> {
   let line = 0;
-  let total = 0;
+  let totalBytes = 0;
   let rest: Uint8Array[] = [];
-  let held = 0;
-  for await (const chunk of unpacked(request)) {
-    total += chunk.length;
-    if (total > limits.submitBytes) throw tooManyBytes();
+  let heldBytes = 0;
+  for await (const chunk of decompressed(request)) {
+    totalBytes += chunk.length;
+    if (totalBytes > limits.submitBytes) throw tooManyBytes();
     let start = 0;
     for (let at = chunk.indexOf(lineFeed); at !== -1; at = chunk.indexOf(lineFeed, start)) {
       const bytes = Buffer.concat([...rest, chunk.subarray(start, at)]);
       rest = [];
-      held = 0;
+      heldBytes = 0;
       start = at + 1;
       line++;
-      if (line > mostLines)
+      if (line > maxLines)
         throw new TranscodeError(
           413,
-          `the body has more than ${mostLines} lines; a batch has at most ${limits.submitMessages} messages`,
+          `the body has more than ${maxLines} lines; a batch has at most ${limits.submitMessages} messages`,
         );
-      if (isFull(bytes)) yield { line, bytes };
+      if (hasContent(bytes)) yield { line, bytes };
     }
     rest.push(chunk.subarray(start));
-    held += chunk.length - start;
-    if (held > limits.requestBytes)
+    heldBytes += chunk.length - start;
+    if (heldBytes > limits.requestBytes)
       throw new TranscodeError(
         413,
         `line ${line + 1} has more than ${limits.requestBytes} bytes; send one message per line`,
       );
   }
   const bytes = Buffer.concat(rest);
-  if (isFull(bytes)) yield { line: line + 1, bytes };
+  if (hasContent(bytes)) yield { line: line + 1, bytes };
 }
 
-function isFull(bytes: Uint8Array): boolean {
+function hasContent(bytes: Uint8Array): boolean {
   for (let index = 0; index < bytes.length; index++) if ((bytes[index] as number) > 0x20) return true;
   return false;
 }
@@ -198,7 +198,7 @@ function isFull(bytes: Uint8Array): boolean {
  * The decompressed body. Iterated by hand: leaving a `for await` early would close the connection
  * before the answer is sent.
  */
-async function* unpacked(request: Request): AsyncGenerator<Buffer> {
+async function* decompressed(request: Request): AsyncGenerator<Buffer> {
   const encoding = (request.headers['content-encoding'] ?? 'identity').trim().toLowerCase();
   if (encoding !== 'identity' && encoding !== 'gzip')
     throw new TranscodeError(415, 'Content-Encoding must be gzip or identity', [], {
@@ -207,25 +207,25 @@ async function* unpacked(request: Request): AsyncGenerator<Buffer> {
   const gunzip = encoding === 'gzip' ? pipeline(request, createGunzip(), () => {}) : undefined;
   const source = gunzip ?? request;
   // A truncated HTTP/2 body can read like a complete one.
-  let packed = 0;
+  let packedBytes = 0;
   let length = 0;
   request.on('data', (chunk: Buffer) => {
-    packed += chunk.length;
+    packedBytes += chunk.length;
   });
   const body = source.iterator({ destroyOnReturn: false })[Symbol.asyncIterator]();
   try {
     for (;;) {
       const { done, value } = await body.next();
-      if (done === true) return assertWhole(request, packed);
+      if (done === true) return assertWhole(request, packedBytes);
       const chunk = value as Buffer;
       length += chunk.length;
-      if (length > Math.max(limits.unpackedFreeBytes, packed * limits.unpackedRatio))
+      if (length > Math.max(limits.unpackedFreeBytes, packedBytes * limits.unpackedRatio))
         throw new TranscodeError(
           413,
-          `the body expands to more than ${limits.unpackedRatio} times its ${packed} bytes; send it with less compression`,
+          `the body expands to more than ${limits.unpackedRatio} times its ${packedBytes} bytes; send it with less compression`,
           [],
           {},
-          { limit: packed * limits.unpackedRatio, actual: length },
+          { limit: packedBytes * limits.unpackedRatio, actual: length },
         );
       yield chunk;
     }

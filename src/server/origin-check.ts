@@ -2,7 +2,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import { cors } from '@connectrpc/connect';
 
 /** The parts of a request that are checked. */
-interface Seen {
+interface CheckedRequest {
   readonly method?: string | undefined;
   readonly url?: string | undefined;
   readonly headers: IncomingHttpHeaders;
@@ -14,11 +14,11 @@ export type Verdict =
   | { readonly kind: 'preflight'; readonly status: 204; readonly headers: Record<string, string> }
   | { readonly kind: 'refuse'; readonly status: 403; readonly message: string };
 
-export type OriginCheck = (request: Seen) => Verdict;
+export type OriginCheck = (request: CheckedRequest) => Verdict;
 
 /** Seconds that a browser may cache a preflight's answer; Chromium caps it at two hours. */
 const preflightSeconds = '7200';
-const ownHeaders = [
+const ownRequestHeaders = [
   'authorization',
   'token',
   'idempotency-key',
@@ -30,7 +30,7 @@ const ownHeaders = [
   'sentry-trace',
   'x-requested-with',
 ];
-const ownAnswers = ['x-request-id', 'retry-after', 'ratelimit', 'ratelimit-policy', 'allow'];
+const ownExposedHeaders = ['x-request-id', 'retry-after', 'ratelimit', 'ratelimit-policy', 'allow'];
 
 /**
  * Protects a service that accepts any Content-Type from web pages of other sites; all of CORS is
@@ -56,7 +56,7 @@ export function createOriginCheck(options: {
     }
     const { origin } = headers;
     if (origin === undefined) {
-      if (!isOfAnotherSite(headers) || opensPage(method, url, headers) || options.allowedOrigins.includes('*'))
+      if (!isCrossSite(headers) || isPageNavigation(method, url, headers) || options.allowedOrigins.includes('*'))
         return { kind: 'pass', headers: {} };
       return {
         kind: 'refuse',
@@ -65,25 +65,25 @@ export function createOriginCheck(options: {
           'a cross-site request of a browser (Sec-Fetch-Site) is refused; call with fetch or EventSource from a page whose origin is in ALLOWED_ORIGINS',
       };
     }
-    if (!isOwn(headers, origin, host) && !allows(origin, host)) {
+    if (!isSameOrigin(headers, origin, host) && !allows(origin, host)) {
       return {
         kind: 'refuse',
         status: 403,
         message: `Origin ${JSON.stringify(origin)} is refused; add it to ALLOWED_ORIGINS to allow calls from its pages`,
       };
     }
-    const answer = {
+    const corsHeaders = {
       'access-control-allow-origin': origin,
-      'access-control-expose-headers': [...cors.exposedHeaders, ...ownAnswers].join(', '),
+      'access-control-expose-headers': [...cors.exposedHeaders, ...ownExposedHeaders].join(', '),
       vary: 'Origin',
     };
     if (method !== 'OPTIONS' || headers['access-control-request-method'] === undefined)
-      return { kind: 'pass', headers: answer };
+      return { kind: 'pass', headers: corsHeaders };
     return {
       kind: 'preflight',
       status: 204,
       headers: {
-        ...answer,
+        ...corsHeaders,
         'access-control-allow-methods': [...new Set([...cors.allowedMethods, 'PUT', 'PATCH', 'DELETE'])].join(', '),
         'access-control-allow-headers': allowedHeaders(headers['access-control-request-headers']),
         'access-control-max-age': preflightSeconds,
@@ -98,8 +98,8 @@ export function createOriginCheck(options: {
 }
 
 /** Maximum size of a preflight's list of headers; a longer one is ignored. */
-const requestedHeaders = 100;
-const requestedChars = 4096;
+const maxRequestedHeaders = 100;
+const maxRequestedChars = 4096;
 const headerName = /^[\w!#$%&'*+.^`|~-]+$/;
 
 /**
@@ -108,18 +108,18 @@ const headerName = /^[\w!#$%&'*+.^`|~-]+$/;
  */
 function allowedHeaders(requested = ''): string {
   const names = requested.split(',').map((name) => name.trim().toLowerCase());
-  const isList = requested.length <= requestedChars && names.length <= requestedHeaders;
+  const isList = requested.length <= maxRequestedChars && names.length <= maxRequestedHeaders;
   const more = isList ? names.filter((name) => headerName.test(name)) : [];
-  return [...new Set([...[...cors.allowedHeaders, ...ownHeaders].map((name) => name.toLowerCase()), ...more])].join(
-    ', ',
-  );
+  return [
+    ...new Set([...[...cors.allowedHeaders, ...ownRequestHeaders].map((name) => name.toLowerCase()), ...more]),
+  ].join(', ');
 }
 
 /**
  * Whether a page of the service itself calls, such as /docs: by Sec-Fetch-Site, else by comparing
  * Origin and Host. Such a call is not cross-origin, whatever ALLOWED_ORIGINS lists.
  */
-function isOwn(headers: IncomingHttpHeaders, origin: string, host: string | undefined): boolean {
+function isSameOrigin(headers: IncomingHttpHeaders, origin: string, host: string | undefined): boolean {
   const site = headers['sec-fetch-site'];
   if (site !== undefined) return site === 'same-origin';
   if (!URL.canParse(origin)) return false;
@@ -132,7 +132,7 @@ function isOwn(headers: IncomingHttpHeaders, origin: string, host: string | unde
  * has no Origin but could call a Connect GET, and learn from whether it loads. `same-site` is
  * another port of localhost, or another subdomain.
  */
-function isOfAnotherSite(headers: IncomingHttpHeaders): boolean {
+function isCrossSite(headers: IncomingHttpHeaders): boolean {
   const site = headers['sec-fetch-site'];
   return site !== undefined && site !== 'same-origin' && site !== 'none';
 }
@@ -141,7 +141,7 @@ function isOfAnotherSite(headers: IncomingHttpHeaders): boolean {
 const pages = /^\/(?:docs(?:\/[^?]*)?|openapi\.json)?(?:\?|$)/;
 
 /** Whether a link opens a page in a tab or window of its own, not in a frame. */
-function opensPage(method: string | undefined, url: string | undefined, headers: IncomingHttpHeaders): boolean {
+function isPageNavigation(method: string | undefined, url: string | undefined, headers: IncomingHttpHeaders): boolean {
   return (
     (method === 'GET' || method === 'HEAD') &&
     headers['sec-fetch-mode'] === 'navigate' &&

@@ -3,7 +3,7 @@ import { toConnectError, toHttp } from '../rpc/error-mapping.ts';
 import type { Request, Response } from '../rpc/request-context.ts';
 
 /** The paths of load balancers and orchestrators. */
-const probes = new Set(['/livez', '/readyz', '/healthz', '/health']);
+const probePaths = new Set(['/livez', '/readyz', '/healthz', '/health']);
 
 /**
  * Serves the probes: `/livez` (the process runs and its event loop turns), `/readyz` and `/healthz`
@@ -16,7 +16,7 @@ const probes = new Set(['/livez', '/readyz', '/healthz', '/health']);
 export function createProbes(readiness: Readiness): (request: Request, response: Response) => boolean {
   return (request, response) => {
     const [path = '', search = ''] = (request.url ?? '').split('?', 2);
-    if (!probes.has(path) || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
+    if (!probePaths.has(path) || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
     const verbose = new URLSearchParams(search).has('verbose');
     const report: Promise<Report> = path === '/livez' ? Promise.resolve({ ready: true, checks: [] }) : readiness.look();
     report.then(
@@ -45,8 +45,8 @@ function answer(
     end(request, response, { status, type: 'text/plain; charset=utf-8', text });
     return;
   }
-  const said = Object.fromEntries(checks.map(({ name, fault }) => [name, fault ?? 'ok']));
-  const body = { status: ready ? 'ok' : 'unavailable', ...(checks.length === 0 ? {} : { checks: said }) };
+  const results = Object.fromEntries(checks.map(({ name, fault }) => [name, fault ?? 'ok']));
+  const body = { status: ready ? 'ok' : 'unavailable', ...(checks.length === 0 ? {} : { checks: results }) };
   end(request, response, { status, type: 'application/json', text: JSON.stringify(body) });
 }
 

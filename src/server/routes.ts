@@ -43,7 +43,7 @@ import { discard } from './early-answer.ts';
 import { createUnaryGrpc } from './grpc-unary.ts';
 import { jsonOptionsOf } from './json-options.ts';
 import { bodyIsWhole } from './load-shedding.ts';
-import { createMetricsRoute, type MetricsParts } from './metrics-endpoint.ts';
+import { createMetricsEndpoint, type MetricsParts } from './metrics-endpoint.ts';
 import { createNdjson, isNdjson } from './ndjson.ts';
 import { createProbes } from './probes.ts';
 import { queryInterceptor } from './query-parameters.ts';
@@ -64,7 +64,7 @@ export interface Routes {
   /** The live tail as Server-Sent Events; false: the request is for somebody else. */
   readonly eventStream: ReturnType<typeof createEventStream>;
   /** What Prometheus scrapes; false: the request is for somebody else. */
-  readonly metrics: ReturnType<typeof createMetricsRoute>;
+  readonly metrics: ReturnType<typeof createMetricsEndpoint>;
   /** Decides about the credential before the body is read. */
   readonly admission: ReturnType<typeof createAdmission>;
   /** Told of requests that become no call. */
@@ -200,10 +200,14 @@ export function createRoutes(parts: Parts, events: Events): Routes {
     }),
     transcoder,
     probes: createProbes(parts.readiness),
-    docs: createDocs({ version: parts.version, asks: parts.identify !== undefined, bindings: transcoder.bindings }),
+    docs: createDocs({
+      version: parts.version,
+      needsCredential: parts.identify !== undefined,
+      bindings: transcoder.bindings,
+    }),
     ndjson: createNdjson({ implementation: batchService, interceptors, transcoder }),
     eventStream: createEventStream({ ...parts, events, writeJson: transcoder.write }),
-    metrics: createMetricsRoute({ ...parts.metrics, onError: events.metricsFailed }),
+    metrics: createMetricsEndpoint({ ...parts.metrics, onError: events.metricsFailed }),
     admission: createAdmission({
       identify: parts.identify,
       requestTimeoutMs: parts.requestTimeoutMs,

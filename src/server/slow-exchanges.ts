@@ -37,8 +37,8 @@ export function closeSlowExchanges(
     const now = performance.now();
     if (upload === undefined) uploads.set(response, { since: now, bytesRead: socket.bytesRead });
     else if (now - upload.since >= requestMs) {
-      const brought = socket.bytesRead - upload.bytesRead;
-      if (brought < requestBytes) close(response);
+      const received = socket.bytesRead - upload.bytesRead;
+      if (received < requestBytes) close(response);
       else uploads.set(response, { since: now, bytesRead: socket.bytesRead });
     }
   };

@@ -12,7 +12,7 @@ import { type CredentialWatch, streamCredential } from '../rpc/credential-watch.
 import { assertScope } from '../rpc/interceptors/authenticate.ts';
 import { toMessage } from '../rpc/message-mapping.ts';
 import type { Request, Response } from '../rpc/request-context.ts';
-import { toBatch } from '../rpc/services/batch-service.ts';
+import { toBatch } from '../rpc/services/batch-mapping.ts';
 import type { Frame, Tails } from '../tailing/tails.ts';
 import { type EventsCall, type EventsRoute, type OpenEvents, serveEvents } from './event-stream.ts';
 import { assertKnown, queryOf } from './query-parameters.ts';

@@ -85,7 +85,7 @@ function words({ ruleId, message, field }: Violation): string {
   const values = field.some((step) => step.kind === 'field' && step.enum?.typeName === ChannelTypeSchema.typeName)
     ? channelTypes
     : [];
-  return violationMessage({ id: ruleId, said: message, values });
+  return violationMessage({ id: ruleId, ownText: message, values });
 }
 
 /** The error of a line, without the type names of the contract. */

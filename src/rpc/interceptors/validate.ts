@@ -19,7 +19,7 @@ import { violationMessage } from '../validation-messages.ts';
 const validator = createValidator();
 
 /** Rules, by field and rule id, with a reason of their own; all others are INVALID_FIELD. */
-const sizes: Record<string, Reason> = {
+const sizeReasons: Record<string, Reason> = {
   'messages repeated.min_items': 'EMPTY_BATCH',
   'messages repeated.max_items': 'BATCH_TOO_LARGE',
   'subscribers repeated.max_items': 'BATCH_TOO_LARGE',
@@ -36,8 +36,8 @@ export function validateInterceptor(): Interceptor {
       (request.method === BatchService.method.submitBatch &&
         isDefinitelySubmittable(request.message as SubmitBatchRequest));
     if (request.stream || isPlain) return next(request);
-    return checkRulesInSlices(request.method.input, request.message).then((failure) => {
-      if (failure !== undefined) throw failure;
+    return checkRulesInSlices(request.method.input, request.message).then((error) => {
+      if (error !== undefined) throw error;
       return next(request);
     });
   };
@@ -45,7 +45,7 @@ export function validateInterceptor(): Interceptor {
 
 /** The error of a message that violates rules; undefined when it violates none. */
 export function checkRules(schema: DescMessage, message: Message): ServiceError | undefined {
-  return failureOf(violationsOf(schema, message), message);
+  return errorOfViolations(violationsOf(schema, message), message);
 }
 
 function violationsOf(schema: DescMessage, message: Message): RuleViolation[] {
@@ -71,8 +71,8 @@ async function checkRulesInSlices(schema: DescMessage, message: Message): Promis
   );
   const list = field === undefined ? [] : (memberOf(message, field) as Message[]);
   if (field === undefined || list.length <= sliceMessages) return checkRules(schema, message);
-  const most = mostElements(field);
-  if (list.length > most) return tooManyElements(field.name, most, list.length);
+  const maxCount = mostElements(field);
+  if (list.length > maxCount) return tooManyElements(field.name, maxCount, list.length);
   const slices = new Slices();
   const violations: RuleViolation[] = [];
   for (let from = 0; from < list.length && violations.length <= limits.violationsNamed; ) {
@@ -88,7 +88,7 @@ async function checkRulesInSlices(schema: DescMessage, message: Message): Promis
     from = to;
     if (slices.isOver()) await slices.rest();
   }
-  return failureOf(violations, message);
+  return errorOfViolations(violations, message);
 }
 
 function memberOf(message: Message, { localName }: DescField): unknown {
@@ -105,8 +105,8 @@ function shifted(violation: RuleViolation, by: number): RuleViolation {
 
 /** The error of a list with more elements than its rule allows. */
 export function tooManyElements(field: string, limit: number, actual: number): ServiceError {
-  const words = violationMessage({ id: 'repeated.max_items', said: String(limit), actual });
-  const description = `${words}${field === 'messages' ? wayOut(limit) : ''}`;
+  const text = violationMessage({ id: 'repeated.max_items', ownText: String(limit), actual });
+  const description = `${text}${field === 'messages' ? alternative(limit) : ''}`;
   return malformed([{ field, description, reason: 'BATCH_TOO_LARGE' }], {
     field,
     limit: String(limit),
@@ -114,10 +114,10 @@ export function tooManyElements(field: string, limit: number, actual: number): S
   });
 }
 
-function failureOf(violations: readonly RuleViolation[], message: Message): ServiceError | undefined {
+function errorOfViolations(violations: readonly RuleViolation[], message: Message): ServiceError | undefined {
   const [first] = violations;
   if (first === undefined) return undefined;
-  const size = sizes[sizeKey(first)];
+  const size = sizeReasons[sizeKey(first)];
   const metadata: Record<string, string> =
     size === undefined
       ? {}
@@ -139,16 +139,21 @@ function toViolation(violation: RuleViolation, message: Message): Violation {
     .filter(({ number }) => number > 0)
     .map(({ name, number }) => ({ name: shortNameOf(desc, name), number }));
   const actual = /\.max_(bytes|len|items)$/.test(id) ? lengthAt(field, message, id === 'string.max_len') : undefined;
-  const words = violationMessage({ id, said, ...(values && { values }), ...(actual !== undefined && { actual }) });
+  const text = violationMessage({
+    id,
+    ownText: said,
+    ...(values && { values }),
+    ...(actual !== undefined && { actual }),
+  });
   return {
     field: fieldOf(violation),
-    description: `${words}${sizeKey(violation) === 'messages repeated.max_items' ? wayOut(Number(boundOf(violation))) : ''}`,
-    reason: sizes[sizeKey(violation)] ?? 'INVALID_FIELD',
+    description: `${text}${sizeKey(violation) === 'messages repeated.max_items' ? alternative(Number(boundOf(violation))) : ''}`,
+    reason: sizeReasons[sizeKey(violation)] ?? 'INVALID_FIELD',
   };
 }
 
 /** The alternative for the messages that do not fit. */
-function wayOut(limit: number): string {
+function alternative(limit: number): string {
   return limit === limits.batchMessages
     ? `; send the rest in another call, or all of them in the background with SubmitBatch (POST /v1/batches), which takes up to ${limits.submitMessages}`
     : '; send the rest as another batch';

@@ -60,32 +60,32 @@ type Row = Awaited<ReturnType<Inbox['conversations']>>[number];
 type Conversation = MessageInitShape<typeof LegacyConversationSchema>;
 
 /** Conversations of an answer without pages, and the default and maximum page size. */
-const newest = 1000;
-const pageDefault = 100;
-const pageMost = 500;
+const unpagedConversations = 1000;
+const defaultPageSize = 100;
+const maxPageSize = 500;
 /** Channels read concurrently. */
-const readAtOnce = 4;
+const readConcurrency = 4;
 
 async function conversationsOf(
   request: SyncConversationsRequest,
   reader: Reader,
   { readChannel, inbox }: LegacyParts,
 ): Promise<Conversation[]> {
-  const had = seqsOf(request.lastMsgSeqs);
+  const knownSeqs = parseLastSeqs(request.lastMsgSeqs);
   if (request.msgCount === 0) return [];
   const rows = await rowsOf(request, reader, inbox);
   const unreadOnly = request.version > 0n || request.onlyUnread === 1;
   const wanted = rows.flatMap((row) => {
     const id = row.channelType === personType ? peerOf(request.uid, row.channelId) : row.channelId;
-    const has = had.get(`${id}:${row.channelType}`);
-    if (has === undefined && request.excludeChannelTypes.includes(row.channelType)) return [];
-    const afterSeq = has ?? (unreadOnly ? row.readSeq : 0);
+    const knownSeq = knownSeqs.get(`${id}:${row.channelType}`);
+    if (knownSeq === undefined && request.excludeChannelTypes.includes(row.channelType)) return [];
+    const afterSeq = knownSeq ?? (unreadOnly ? row.readSeq : 0);
     return row.last !== undefined && row.last.messageSeq > afterSeq ? [{ row, id, afterSeq }] : [];
   });
   const conversations: Conversation[] = [];
   let bytes = 0;
-  for (let start = 0; start < wanted.length; start += readAtOnce) {
-    const part = wanted.slice(start, start + readAtOnce);
+  for (let start = 0; start < wanted.length; start += readConcurrency) {
+    const part = wanted.slice(start, start + readConcurrency);
     const limit = bytes > limits.pageBytes ? 1 : request.msgCount;
     const pages = await Promise.all(
       part.map(({ row, afterSeq }) =>
@@ -121,18 +121,18 @@ async function conversationsOf(
 
 /** The conversations of the requested page, newest message first. */
 async function rowsOf({ page, pageSize }: SyncConversationsRequest, reader: Reader, inbox: Inbox): Promise<Row[]> {
-  const size = page === 0 ? newest : Math.min(pageSize || pageDefault, pageMost);
+  const size = page === 0 ? unpagedConversations : Math.min(pageSize || defaultPageSize, maxPageSize);
   const from = page === 0 ? 0 : (page - 1) * size;
   let before: Parameters<Inbox['conversations']>[1];
-  let passed = 0;
+  let skippedOrTaken = 0;
   const rows: Row[] = [];
   // Bounded: each iteration passes a thousand conversations of one user.
   while (rows.length < size) {
-    const found = await inbox.conversations(reader, before, newest);
-    rows.push(...found.slice(Math.max(0, from - passed)).slice(0, size - rows.length));
-    passed += found.length;
+    const found = await inbox.conversations(reader, before, unpagedConversations);
+    rows.push(...found.slice(Math.max(0, from - skippedOrTaken)).slice(0, size - rows.length));
+    skippedOrTaken += found.length;
     const last = found.at(-1);
-    if (last === undefined || found.length < newest) break;
+    if (last === undefined || found.length < unpagedConversations) break;
     before = { messageId: last.last?.messageId ?? 0, channelKey: last.channelKey };
   }
   return rows;
@@ -141,7 +141,7 @@ async function rowsOf({ page, pageSize }: SyncConversationsRequest, reader: Read
 /**
  * Parses `channel_id:channel_type:last_msg_seq|…` by channel and type. An id may contain colons.
  */
-function seqsOf(text: string): Map<string, number> {
+function parseLastSeqs(text: string): Map<string, number> {
   const seqs = new Map<string, number>();
   for (const part of text.split('|')) {
     if (part === '') continue;
@@ -154,7 +154,7 @@ function seqsOf(text: string): Map<string, number> {
 }
 
 /** Maximum entries of an unpaged list: about one megabyte and 50 ms. */
-const wholeList = 20_000;
+const maxUnpagedEntries = 20_000;
 
 /** A whole list, as the legacy server answers it. */
 export async function wholeAllowlist(
@@ -172,10 +172,10 @@ export async function wholeAllowlist(
         createdAt: timestampFromMs(createdAt),
         updatedAt: timestampFromMs(updatedAt),
       });
-    if (entries.length > wholeList)
+    if (entries.length > maxUnpagedEntries)
       throw invalidField(
         'channel_id',
-        `has an allowlist of more than ${wholeList} uids; read it in pages with GET /v1/channels/{channel_type}/{channel_id}/allowlist`,
+        `has an allowlist of more than ${maxUnpagedEntries} uids; read it in pages with GET /v1/channels/{channel_type}/{channel_id}/allowlist`,
       );
     after = next;
   } while (after !== '');

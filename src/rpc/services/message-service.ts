@@ -57,13 +57,13 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         expectedLastSeqs: request.expectedLastSeqs.map((each) => ({ ...each, lastSeq: Number(each.lastSeq) })),
         signal: context.signal,
         caller: context.values.get(callerKey),
-        onRateLimit: rateFields(context),
+        onRateLimit: rateLimitHeaders(context),
       });
-      sayWhenToRetry(outcomes, context);
-      const counts = Object.assign(tally, countOf(outcomes));
+      setRetryAfter(outcomes, context);
+      const counts = Object.assign(tally, countOutcomes(outcomes));
       return create(SendBatchResponseSchema, {
         results: outcomes.map((outcome) => ({
-          ...numbers(outcome),
+          ...toResultFields(outcome),
           ...(outcome.kind === 'refused' ? { error: refusalOf(outcome.refusal) } : {}),
         })),
         acceptedCount: counts.accepted,
@@ -85,30 +85,30 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         expectedLastSeqs: [],
         signal: context.signal,
         caller: context.values.get(callerKey),
-        onRateLimit: rateFields(context),
+        onRateLimit: rateLimitHeaders(context),
       });
       if (outcome === undefined) throw new Error('no outcome for the message');
-      Object.assign(tally, countOf([outcome]));
+      Object.assign(tally, countOutcomes([outcome]));
       if (outcome.kind === 'refused') throw new ServiceError(outcome.refusal);
-      return numbers(outcome);
+      return toResultFields(outcome);
     },
 
     async broadcast(request, context) {
       const tally: Tally = { messages: request.subscribers.length };
       context.values.set(tallyKey, tally);
-      const missed = await parts.broadcast({
+      const refusals = await parts.broadcast({
         ...request,
         atomic: request.mode === SendMode.ATOMIC,
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         signal: context.signal,
         caller: context.values.get(callerKey),
       });
-      tally.refused = missed.length;
+      tally.refused = refusals.length;
       // The list must stay complete, so the texts are shortened to the stable reason.
-      const isLarge = bytesOf(missed) > limits.pageBytes;
+      const isLarge = bytesOf(refusals) > limits.pageBytes;
       return {
-        failUids: missed.map((each) => each.uid),
-        reason: missed.map(({ reason }) => (isLarge ? reason.replace(/:.*$/s, '') : reason)),
+        failUids: refusals.map((each) => each.uid),
+        reason: refusals.map(({ reason }) => (isLarge ? reason.replace(/:.*$/s, '') : reason)),
       };
     },
 
@@ -205,21 +205,21 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
   };
 }
 
-function countOf(outcomes: readonly Outcome[]): { accepted: number; duplicates: number; refused: number } {
+function countOutcomes(outcomes: readonly Outcome[]): { accepted: number; duplicates: number; refused: number } {
   const counts = { accepted: 0, duplicate: 0, refused: 0 };
   for (const { kind } of outcomes) counts[kind]++;
   return { accepted: counts.accepted, duplicates: counts.duplicate, refused: counts.refused };
 }
 
 /** Sets Retry-After when all messages were refused with a retryable reason. */
-function sayWhenToRetry(outcomes: readonly Outcome[], { responseHeader }: HandlerContext): void {
+function setRetryAfter(outcomes: readonly Outcome[], { responseHeader }: HandlerContext): void {
   const waits = outcomes.map((outcome) => (outcome.kind === 'refused' ? (outcome.refusal.retryAfterMs ?? 0) : 0));
   if (waits.length === 0 || waits.includes(0)) return;
   responseHeader.set('retry-after', String(Math.ceil(Math.max(...waits) / 1000)));
 }
 
 /** Sets the fields of draft-ietf-httpapi-ratelimit-headers, on every protocol. */
-function rateFields({ responseHeader }: HandlerContext): (standing: RateLimitStatus) => void {
+function rateLimitHeaders({ responseHeader }: HandlerContext): (status: RateLimitStatus) => void {
   return ({ points, seconds, remaining, resetMs }) => {
     responseHeader.set('ratelimit-policy', `"caller";q=${points};w=${seconds}`);
     responseHeader.set('ratelimit', `"caller";r=${remaining};t=${Math.ceil(resetMs / 1000)}`);
@@ -230,7 +230,7 @@ function rateFields({ responseHeader }: HandlerContext): (standing: RateLimitSta
  * The fields that a result shares with the answer to a single send. Generated code has 64-bit
  * fields as bigint.
  */
-function numbers(outcome: Outcome) {
+function toResultFields(outcome: Outcome) {
   const { clientMsgNo } = outcome.message;
   if (outcome.kind === 'refused') return { clientMsgNo };
   return {

@@ -16,19 +16,19 @@ import { type Page, pagePolicy, pages } from './page.ts';
 export interface DocsParts {
   readonly version: string;
   /** Whether calls need a credential. */
-  readonly asks: boolean;
+  readonly needsCredential: boolean;
   readonly bindings: readonly Binding[];
 }
 
 /** A page with its ETag and its compressed form. */
-interface Ready extends Page {
+interface PreparedPage extends Page {
   readonly tag: string;
-  readonly packed: Uint8Array | undefined;
+  readonly gzipped: Uint8Array | undefined;
 }
 
-const pack = promisify(gzip);
+const compress = promisify(gzip);
 /** Smaller pages fit one packet and are not compressed. */
-const packMinBytes = 1400;
+const compressMinBytes = 1400;
 
 /**
  * Serves `/openapi.json`, `/docs`, and `/`, which redirects browsers to the docs and lists the
@@ -38,7 +38,7 @@ const packMinBytes = 1400;
 export function createDocs(parts: DocsParts): (request: Request, response: Response) => boolean {
   const sources: Record<string, () => Promise<Page>> = {
     ...pages,
-    '/openapi.json': async () => jsonPage(describe(parts)),
+    '/openapi.json': async () => jsonPage(createApiDocument(parts)),
     '/': async () =>
       jsonPage({
         name: 'sendbatch',
@@ -49,7 +49,7 @@ export function createDocs(parts: DocsParts): (request: Request, response: Respo
       }),
   };
   // Rendered on first use: the document takes 20 ms, which would delay each start.
-  const ready = new Map<string, Promise<Ready>>();
+  const preparedPages = new Map<string, Promise<PreparedPage>>();
   return (request, response) => {
     const path = (request.url ?? '').split('?', 1)[0] ?? '';
     const source = Object.hasOwn(sources, path) ? sources[path] : undefined;
@@ -59,15 +59,15 @@ export function createDocs(parts: DocsParts): (request: Request, response: Respo
       response.end();
       return true;
     }
-    let page = ready.get(path);
+    let page = preparedPages.get(path);
     if (page === undefined) {
       page = source().then(prepare);
-      ready.set(path, page);
+      preparedPages.set(path, page);
     }
     page.then(
       (found) => send(request, response, found),
       (error) => {
-        ready.delete(path);
+        preparedPages.delete(path);
         const { status, body } = toHttp(toConnectError(error));
         response.writeHead(status, { 'content-type': 'application/json' });
         response.end(JSON.stringify(body));
@@ -78,7 +78,7 @@ export function createDocs(parts: DocsParts): (request: Request, response: Respo
 }
 
 /** The OpenAPI document of the JSON routes. */
-export function describe({ version, asks, bindings }: DocsParts): Document {
+export function createApiDocument({ version, needsCredential, bindings }: DocsParts): Document {
   return createDocument({
     title: 'sendbatch',
     version,
@@ -94,7 +94,7 @@ export function describe({ version, asks, bindings }: DocsParts): Document {
         : {},
     formsOf: (method) => (method === BatchService.method.submitBatch ? ndjson : {}),
     scopeOf,
-    asks,
+    needsCredential,
     securitySchemes: {
       bearer: {
         type: 'http',
@@ -135,13 +135,13 @@ function jsonPage(value: object): Page {
   return { type: 'application/json', bytes: Buffer.from(JSON.stringify(value)) };
 }
 
-async function prepare(page: Page): Promise<Ready> {
+async function prepare(page: Page): Promise<PreparedPage> {
   const tag = `"${createHash('sha256').update(page.bytes).digest('base64url').slice(0, 22)}"`;
-  const packed = page.bytes.length < packMinBytes ? undefined : await pack(page.bytes);
-  return { ...page, tag, packed };
+  const gzipped = page.bytes.length < compressMinBytes ? undefined : await compress(page.bytes);
+  return { ...page, tag, gzipped };
 }
 
-function send(request: Request, response: Response, { type, bytes, tag, packed }: Ready): void {
+function send(request: Request, response: Response, { type, bytes, tag, gzipped }: PreparedPage): void {
   if (response.destroyed) return;
   const headers = {
     etag: tag,
@@ -156,8 +156,8 @@ function send(request: Request, response: Response, { type, bytes, tag, packed }
     response.end();
     return;
   }
-  const takesPacked = /\bgzip\b/.test(String(request.headers['accept-encoding'] ?? ''));
-  const body = takesPacked && packed !== undefined ? packed : bytes;
+  const acceptsGzip = /\bgzip\b/.test(String(request.headers['accept-encoding'] ?? ''));
+  const body = acceptsGzip && gzipped !== undefined ? gzipped : bytes;
   response.writeHead(200, {
     ...headers,
     'content-type': type,

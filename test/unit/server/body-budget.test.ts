@@ -18,11 +18,11 @@ let here = 0;
 const heard = new Set<() => void>();
 before(async () => {
   const intake = createBodyBudget({
-    mostBytes: 1024 * kilobyte,
+    maxBytes: 1024 * kilobyte,
     graceMs,
     isStream: ({ url }) => url === '/stream',
     peerOf: (request) => ('stream' in request ? request.stream.session : request.socket),
-    onCut: () => cuts++,
+    onEvicted: () => cuts++,
   });
   listener = await listen({
     host: '127.0.0.1',

@@ -1,0 +1,121 @@
+// Maps batches between the proto and the capability: submissions, drafts, batches, results.
+
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { HandlerContext } from '@connectrpc/connect';
+import {
+  type BatchOptions,
+  BatchPriority,
+  type BatchResultSchema,
+  type BatchSchema,
+  BatchState,
+} from '../../../gen/sendbatch/v1/batch_service_pb.ts';
+import type { ChannelType, MessageDraft } from '../../../gen/sendbatch/v1/message_pb.ts';
+import { callerKey } from '../../auth/identity.ts';
+import {
+  type BatchDraft,
+  type BatchPriority as Priority,
+  type BatchState as State,
+  slotCost,
+} from '../../batches/batch.ts';
+import type { ResultsPage, StoredBatch } from '../../batches/batches.ts';
+import type { SubmitCall } from '../../batches/submission.ts';
+import { invalidField } from '../../messages/service-error.ts';
+import { refusalOf } from '../error-mapping.ts';
+import { requestIdOf } from '../request-id.ts';
+import { timestampMs } from '../timestamps.ts';
+import { formatOf } from './template-service.ts';
+
+type Options = Omit<BatchOptions, '$typeName' | '$unknown' | 'messageCount'>;
+
+export function toSubmitCall(
+  options: Options | undefined,
+  { values, requestHeader }: Pick<HandlerContext, 'values' | 'requestHeader'>,
+): SubmitCall {
+  return {
+    caller: values.get(callerKey),
+    requestId: requestIdOf(options?.requestId ?? '', requestHeader.get('idempotency-key')),
+    sendAt: options?.sendAt && timestampMs('send_at', options.sendAt),
+    priority: priorityNames.get(options?.priority ?? BatchPriority.UNSPECIFIED) ?? 'normal',
+    name: options?.name ?? '',
+    templates: (options?.templates ?? []).map(({ name, body, format }) => ({ name, body, format: formatOf(format) })),
+  };
+}
+
+/**
+ * The drafts with their line numbers, if the caller gave them. `first`: index of the first one in
+ * the batch.
+ */
+export function toDrafts(
+  { messages, lines }: { readonly messages: readonly MessageDraft[]; readonly lines: readonly number[] },
+  first: number,
+): BatchDraft[] {
+  if (lines.length !== 0 && lines.length !== messages.length)
+    throw invalidField(
+      'lines',
+      `must have one entry per message or none, not ${lines.length} for ${messages.length} messages`,
+    );
+  return messages.map((each, index) => ({ ...toDraft(each, first + index), line: lines[index] }));
+}
+
+function toDraft(draft: MessageDraft, index: number): BatchDraft {
+  const { sendAt } = draft;
+  return { ...draft, sendAt: sendAt && timestampMs(`messages[${index}].send_at`, sendAt) };
+}
+
+const priorityNames: ReadonlyMap<BatchPriority, Priority> = new Map([
+  [BatchPriority.LOW, 'low'],
+  [BatchPriority.NORMAL, 'normal'],
+  [BatchPriority.HIGH, 'high'],
+]);
+const priorityOfCost = new Map(
+  [...priorityNames].map(([priority, name]) => [slotCost[name] as number, priority] as const),
+);
+export const stateNames: ReadonlyMap<BatchState, State> = new Map([
+  [BatchState.QUEUED, 'queued'],
+  [BatchState.RUNNING, 'running'],
+  [BatchState.CANCELLING, 'cancelling'],
+  [BatchState.COMPLETED, 'completed'],
+  [BatchState.CANCELLED, 'cancelled'],
+]);
+const stateOfName = new Map([...stateNames].map(([state, name]) => [name, state] as const));
+
+export function toBatch(batch: StoredBatch): MessageInitShape<typeof BatchSchema> {
+  const { counts, lastRefusal } = batch;
+  const time = (ms: number | null) => (ms === null ? undefined : timestampFromMs(ms));
+  const times = {
+    sendAt: time(batch.sendAt),
+    startedAt: time(batch.startedAt),
+    endedAt: time(batch.endedAt),
+    nextAt: time(batch.dueAt),
+  };
+  return {
+    batchId: batch.batchId,
+    name: batch.name,
+    requestId: batch.requestId,
+    state: stateOfName.get(batch.state) ?? BatchState.UNSPECIFIED,
+    priority: priorityOfCost.get(batch.priority) ?? BatchPriority.UNSPECIFIED,
+    messageCount: batch.messageCount,
+    acceptedCount: counts.accepted,
+    duplicateCount: counts.duplicates,
+    refusedCount: counts.refused,
+    createdAt: timestampFromMs(batch.createdAt),
+    attempts: batch.attempts,
+    ...Object.fromEntries(Object.entries(times).filter(([, value]) => value !== undefined)),
+    ...(lastRefusal === null ? {} : { lastError: refusalOf(lastRefusal) }),
+  };
+}
+
+export function toResult(result: ResultsPage['results'][number]): MessageInitShape<typeof BatchResultSchema> {
+  const { index, line = 0, clientMsgNo, messageId, messageSeq, duplicate, refusal, recipient } = result;
+  return {
+    index,
+    line,
+    clientMsgNo,
+    messageId: BigInt(messageId),
+    messageSeq: BigInt(messageSeq),
+    duplicate,
+    ...(refusal === undefined ? {} : { error: refusalOf(refusal) }),
+    ...(recipient === undefined ? {} : { ...recipient, channelType: recipient.channelType as ChannelType }),
+  };
+}
