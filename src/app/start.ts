@@ -23,7 +23,7 @@ import { createReadChannel } from '../reading/read-channel.ts';
 import { createCredentialWatch } from '../rpc/credential-watch.ts';
 import { createBroadcast } from '../sending/broadcast.ts';
 import type { Store } from '../sending/group-context.ts';
-import { createRoutes } from '../server/routes.ts';
+import { createHandlers } from '../server/handlers.ts';
 import { readWebhookStats } from '../webhooks/webhooks.sql.ts';
 import { type Foundation, openFoundation } from './foundation.ts';
 import { Lifecycle } from './lifecycle.ts';
@@ -105,7 +105,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       closing.abort();
       for (const each of [tails, batchWatch, readiness]) each.close();
     };
-    const listener = await wirePort(foundation, sending, createRoutes(parts, events), { readiness, endStreams });
+    const listener = await wirePort(foundation, sending, createHandlers(parts, events), { readiness, endStreams });
     const reload = startReload(foundation, listener, credentials);
     const { words } = foundation.database;
     return { url: listener.url, database: words, metrics: registry.text, reload, stop: () => lifecycle.stop() };

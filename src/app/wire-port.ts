@@ -1,13 +1,13 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { limits } from '../limits.ts';
 import type { Readiness } from '../postgres/readiness.ts';
-import { peerOf, rejectedRequestOf } from '../rpc/request-context.ts';
+import { rejectedRequestOf } from '../rpc/request-context.ts';
 import { createBodyBudget } from '../server/body-budget.ts';
-import { createServer } from '../server/dispatch.ts';
+import { createDispatch } from '../server/dispatch.ts';
+import type { Handlers } from '../server/handlers.ts';
 import { createLoadShedding } from '../server/load-shedding.ts';
 import { createOriginCheck } from '../server/origin-check.ts';
 import { type Listener, listen } from '../server/port.ts';
-import type { Routes } from '../server/routes.ts';
 import type { Foundation } from './foundation.ts';
 import type { WiredSending } from './wire-sending.ts';
 
@@ -18,23 +18,22 @@ const bodyGraceMs = 1000;
 export async function wirePort(
   { config, events, lifecycle }: Foundation,
   { overload }: Pick<WiredSending, 'overload'>,
-  routes: Routes,
+  handlers: Handlers,
   { readiness, endStreams }: { readonly readiness: Readiness; readonly endStreams: () => void },
 ): Promise<Listener> {
   const bodyBudget = createBodyBudget({
     maxBytes: limits.bodiesBytes,
     graceMs: bodyGraceMs,
-    isStream: routes.isStream,
-    peerOf,
-    onEvicted: (request) => events.bodyEvicted(rejectedRequestOf(request)),
+    isStream: handlers.isStream,
+    onEvicted: (context) => events.bodyEvicted(rejectedRequestOf(context)),
   });
   const originCheck = createOriginCheck({ open: config.open, allowedOrigins: config.allowedOrigins });
-  const loadShedding = createLoadShedding(overload, routes.methodOf);
+  const loadShedding = createLoadShedding(overload);
   const listener = await listen({
     host: config.host,
     port: config.port,
     ...(config.tls === undefined ? {} : { tls: config.tls }),
-    handler: createServer(originCheck, loadShedding, bodyBudget, routes),
+    handler: createDispatch({ handlers, originCheck, loadShedding, bodyBudget }),
   });
   lifecycle.onStop('port', () => listener.close(lifecycle.graceLeftMs()));
   // Before the port closes: a tail has no end of its own to wait for.

@@ -1,14 +1,8 @@
 import type { TLSSocket } from 'node:tls';
-import { createContextKey } from '@connectrpc/connect';
 import { errors, type JWTPayload, type JWTVerifyGetKey, type JWTVerifyOptions, jwtVerify } from 'jose';
-import { type Caller, type Scope, trustedCaller, userCaller } from '../messages/caller.ts';
+import { type Caller, type Scope, userCaller } from '../messages/caller.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { createIssuerKeys, IssuerKeysUnavailable } from './issuer-keys.ts';
-
-/** The caller in a call's context. */
-export const callerKey = createContextKey<Caller>(trustedCaller, { description: 'caller' });
-/** The subject of the client's certificate, if the TLS layer has verified it. */
-export const certificateKey = createContextKey<string | undefined>(undefined, { description: 'client certificate' });
 
 /** How tokens are verified. */
 export interface TokenRules {

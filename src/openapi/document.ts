@@ -53,7 +53,10 @@ export function createDocument(parts: DocumentParts): Document {
       { name: 'Operation', description: 'Probes and this document.' },
     ],
     // `{}` first, which means "no credential needed", while the service asks for none.
-    security: [...(parts.needsCredential ? [] : [{}]), ...Object.keys(parts.securitySchemes).map((name) => ({ [name]: [] }))],
+    security: [
+      ...(parts.needsCredential ? [] : [{}]),
+      ...Object.keys(parts.securitySchemes).map((name) => ({ [name]: [] })),
+    ],
     paths,
     components: {
       schemas: sorted(referred([paths, errors.responses], { ...schemas.components, ...errors.schemas })),

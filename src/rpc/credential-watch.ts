@@ -5,9 +5,9 @@
 // of streams), tokens are compared with their `exp`. While the database cannot answer, streams
 // continue, because a failed look-up says nothing about the credential.
 import type { HandlerContext } from '@connectrpc/connect';
-import { callerKey, certificateKey, type Identify } from '../auth/identity.ts';
-import type { Caller } from '../messages/caller.ts';
+import type { Identify } from '../auth/identity.ts';
 import { ServiceError } from '../messages/service-error.ts';
+import { type RequestContext, requestContextOf } from './request-context.ts';
 
 /**
  * Time between two checks. A stream ends at most this long, plus the key cache's 1 s, after its
@@ -17,20 +17,14 @@ const checkMs = 2000;
 
 /** A stream and the credential that opened it. */
 export interface StreamCredential {
-  readonly caller: Caller;
-  readonly header: Headers;
-  readonly certificate: string | undefined;
+  readonly context: RequestContext;
   /** Aborted when the caller disconnects. */
   readonly signal: AbortSignal;
 }
 
 /** The credential of a streaming RPC. */
-export function streamCredential({
-  values,
-  requestHeader,
-  signal,
-}: Pick<HandlerContext, 'values' | 'requestHeader' | 'signal'>): StreamCredential {
-  return { caller: values.get(callerKey), header: requestHeader, certificate: values.get(certificateKey), signal };
+export function streamCredential({ values, signal }: Pick<HandlerContext, 'values' | 'signal'>): StreamCredential {
+  return { context: requestContextOf(values), signal };
 }
 
 export interface CredentialWatch {
@@ -51,14 +45,15 @@ export function createCredentialWatch(identify: Identify | undefined, now: () =>
   let timer: NodeJS.Timeout | undefined;
 
   async function check(stream: OpenStream): Promise<void> {
-    const { caller, ended } = stream;
-    if (caller.expiresAt === undefined) await verify(stream);
-    else if (caller.expiresAt <= now()) ended.abort(credentialEnded());
+    const { context, ended } = stream;
+    const { expiresAt } = context.caller;
+    if (expiresAt === undefined) await verify(stream);
+    else if (expiresAt <= now()) ended.abort(credentialEnded());
   }
 
-  async function verify({ header, certificate, ended }: OpenStream): Promise<void> {
+  async function verify({ context, ended }: OpenStream): Promise<void> {
     try {
-      await identify?.(header, certificate);
+      await identify?.(context.header, context.certificate);
     } catch (error) {
       if (error instanceof ServiceError && error.refusal.reason === 'CREDENTIAL_INVALID')
         ended.abort(credentialEnded());
@@ -93,7 +88,7 @@ export function createCredentialWatch(identify: Identify | undefined, now: () =>
       }
     },
     async recheckTokens() {
-      for (const stream of open) if (stream.caller.expiresAt !== undefined) await verify(stream);
+      for (const stream of open) if (stream.context.caller.expiresAt !== undefined) await verify(stream);
     },
     close: () => clearTimeout(timer),
   };

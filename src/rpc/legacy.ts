@@ -7,12 +7,12 @@ import {
   type SendBatchResponse,
   type SendRequest,
 } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { callerKey } from '../auth/identity.ts';
 import { malformed } from '../messages/service-error.ts';
 import type { Answers } from '../openapi/parts.ts';
 import type { Schema, Schemas } from '../openapi/schema.ts';
 import { type RulesOf, type TranscodedCall, TranscodeError } from '../transcode/index.ts';
 import { httpStatusOf, toConnectError, toHttp } from './error-mapping.ts';
+import { requestContextOf } from './request-context.ts';
 
 /** Sender of a `Send` without from_uid, as legacy servers have it. */
 const systemUid = '____system';
@@ -25,7 +25,7 @@ export const legacySenderInterceptor: Interceptor = (next) => (request) => {
   if (!request.stream && request.method === MessageService.method.send) {
     const { message } = request.message as SendRequest;
     if (message?.fromUid === '') {
-      const { kind, name } = request.contextValues.get(callerKey);
+      const { kind, name } = requestContextOf(request.contextValues).caller;
       message.fromUid = kind === 'user' ? name : systemUid;
     }
   }

@@ -1,16 +1,26 @@
-import type { IncomingHttpHeaders } from 'node:http';
-import { Code, ConnectError, type ContextValues, createContextKey, createContextValues } from '@connectrpc/connect';
-import type { UniversalServerResponse } from '@connectrpc/connect/protocol';
-import type { connectNodeAdapter } from '@connectrpc/connect-node';
-import { callerKey, certificateKey, certificateOf } from '../auth/identity.ts';
-import type { Caller } from '../messages/caller.ts';
-import type { Protocol, RejectedRequest } from '../observability/events/index.ts';
-import { TextBody, type TranscodedRequest } from '../transcode/index.ts';
+// One request, from its headers to its answer.
+//
+// server/dispatch creates a RequestContext for each request and passes it to all that decides about
+// it: load shedding, admission, body budget, handlers. Where Connect is in between, the context is
+// in the call's context values, under one key. Invariants:
+//  1. Protocol, RPC and JSON route are resolved once, from path, verb and content type.
+//  2. `caller` is set once the credential was accepted, before the body is read. Without
+//     authentication it is the trusted caller.
 
-/** What a timer of Node's takes; one that is longer ends at once. */
+import { randomUUID } from 'node:crypto';
+import type { IncomingHttpHeaders } from 'node:http';
+import type { DescMethod } from '@bufbuild/protobuf';
+import { Code, ConnectError, type ContextValues, createContextKey, createContextValues } from '@connectrpc/connect';
+import type { connectNodeAdapter } from '@connectrpc/connect-node';
+import { certificateOf } from '../auth/identity.ts';
+import { type Caller, trustedCaller } from '../messages/caller.ts';
+import type { CallCounts, Protocol, RejectedRequest } from '../observability/events/index.ts';
+import type { Route } from '../transcode/index.ts';
+
+/** Longest delay of a Node timer; a longer one fires immediately. */
 export const longestTimerMs = 2 ** 31 - 1;
 
-/** A header that comes once, as Connect's parsers take it. */
+/** A header as Connect's parsers take it: null unless it was sent once. */
 export function textOf(header: string | string[] | undefined): string | null {
   return typeof header === 'string' ? header : null;
 }
@@ -19,164 +29,130 @@ export type Handler = ReturnType<typeof connectNodeAdapter>;
 export type Request = Parameters<Handler>[0];
 export type Response = Parameters<Handler>[1];
 
-/** Names the request in and out. A caller's id is kept when it is plain: it goes into the log and into a header. */
+/** Names the request, in both directions. */
 export const requestIdHeader = 'x-request-id';
-export const plainId = /^[\w.:-]{1,128}$/;
+/** A caller's id is kept if it has this form: it appears in the log and in a header. */
+const plainId = /^[\w.:-]{1,128}$/;
 
-/** Where a request came in, and whether a call was made of it. */
-export interface CallEntry {
+/** What a request leads to, by its path, verb and content type. */
+export interface Destination {
   readonly protocol: Protocol;
-  /** Whether its credential was accepted. */
-  readonly admitted: boolean;
-  readonly request?: Request;
-  called: boolean;
+  /** The RPC; undefined: none. A JSON body may still select another RPC of the same path. */
+  readonly method: DescMethod | undefined;
+  /** The JSON route; undefined for other protocols. */
+  readonly route: Route | undefined;
 }
 
-/** Callers whose credential was accepted, by their request: before its body is read. */
-export const admittedCallers: WeakMap<Request, Caller> = new WeakMap();
+/** What is known of one request. */
+export class RequestContext implements Destination {
+  readonly request: Request;
+  readonly protocol: Protocol;
+  readonly method: DescMethod | undefined;
+  readonly route: Route | undefined;
+  /** The subject of the client's certificate, if the TLS layer has verified it. */
+  readonly certificate: string | undefined;
+  caller: Caller = trustedCaller;
+  /** Whether a credential was accepted. */
+  isAdmitted = false;
+  /** Whether the request became a call, which is logged as such. */
+  isCalled = false;
+  /** Whether it was refused to make room for others. A read error that follows is not its fault. */
+  isEvicted = false;
+  /** Messages of the call by outcome. */
+  counts: CallCounts | undefined = undefined;
+  /** Counts the call in load shedding, once its body is complete. */
+  onBodyComplete: (() => void) | undefined = undefined;
+  #header: Headers | undefined;
+  #requestId: string | undefined;
 
-export const entryKey = createContextKey<CallEntry>(
-  { protocol: 'connect', admitted: false, called: false },
-  { description: 'entry' },
-);
-
-/**
- * A Node request as Connect's universal one, without what Connect's own conversion costs a small call (a web URL, a generator around the body, and an abort at the end
- * of every answer, whose DOMException takes a stack: 15 % of a single JSON send together).
- */
-export function universalRequest(
-  request: Request,
-  controller: AbortController,
-  contextValues: ContextValues,
-): TranscodedRequest & { readonly body: RequestBody } {
-  return {
-    httpVersion: request.httpVersion,
-    method: request.method ?? 'GET',
-    url: request.url ?? '/',
-    header: webHeaders(request.headers),
-    body: new RequestBody(request),
-    signal: controller.signal,
-    controller,
-    contextValues,
-  };
-}
-
-/**
- * A body, which is iterated once. Returning early does not end the connection: the answer is to come.
- * A body that came with its headers is one chunk, without the listeners and queues of Node's iterator.
- */
-class RequestBody implements AsyncIterable<Uint8Array>, AsyncIterator<Uint8Array> {
-  readonly #request: Request;
-  #isRead = false;
-  /** Of a body that is still to come. */
-  #rest: AsyncIterator<Uint8Array> | undefined;
-
-  constructor(request: Request) {
-    this.#request = request;
+  constructor(request: Request, { protocol, method, route }: Destination) {
+    this.request = request;
+    this.protocol = protocol;
+    this.method = method;
+    this.route = route;
+    this.certificate = certificateOf(request.socket);
   }
 
-  [Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
-    return this;
+  get header(): Headers {
+    this.#header ??= webHeaders(this.request.headers);
+    return this.#header;
   }
 
-  async next(): Promise<IteratorResult<Uint8Array>> {
-    if (this.#rest !== undefined) return await this.#rest.next();
-    if (this.#isRead) return { done: true, value: undefined };
-    // A request of HTTP/1.1 is emitted before the body that came with it; microtasks run after both.
-    await undefined;
-    const whole = readWhole(this.#request);
-    if (whole !== undefined) {
-      this.#isRead = true;
-      return { done: false, value: whole };
-    }
-    this.#rest = this.#request.iterator({ destroyOnReturn: false }) as AsyncIterator<Uint8Array>;
-    return await this.#rest.next();
+  /** The caller's request id, or a new one. */
+  get requestId(): string {
+    this.#requestId ??= givenRequestId(this.request) ?? randomUUID();
+    return this.#requestId;
   }
 
-  async return(): Promise<IteratorResult<Uint8Array>> {
-    await this.#rest?.return?.();
-    return { done: true, value: undefined };
+  /** The same for all requests of one sender: its caller if known, else its connection. */
+  get peer(): unknown {
+    const { request } = this;
+    if (this.isAdmitted) return this.caller.id;
+    return 'stream' in request ? request.stream.session : request.socket;
   }
 
-  /** Called when the call has ended. A body that was read whole emits its end, for which Node waits to let go of the request. */
-  release(): void {
-    if (this.#isRead) this.#request.read(0);
+  /** Reports that the body is complete. Throws when load shedding refuses the call. */
+  bodyComplete(): void {
+    const { onBodyComplete } = this;
+    this.onBodyComplete = undefined;
+    onBodyComplete?.();
   }
 }
 
-/** A body of a declared length, when all of it is here and unread. */
-function readWhole(request: Request): Uint8Array | undefined {
-  const { headers, readableLength } = request;
-  if (readableLength === 0 || Number(headers['content-length']) !== readableLength) return undefined;
-  return (request.read() as Uint8Array | null) ?? undefined;
+const requestContextKey = createContextKey<RequestContext | undefined>(undefined, { description: 'request context' });
+
+/** The context values of a call. */
+export function createValues(context: RequestContext): ContextValues {
+  return createContextValues().set(requestContextKey, context);
 }
 
-/** What is known of a call before its body is read: its protocol, its caller, and the client's certificate. */
-export function contextValuesOf(request: Request, protocol: Protocol): ContextValues {
-  const caller = admittedCallers.get(request);
-  const values = createContextValues().set(entryKey, {
-    protocol,
-    request,
-    admitted: caller !== undefined,
-    called: false,
-  });
-  if (caller !== undefined) values.set(callerKey, caller);
-  const certificate = certificateOf(request.socket);
-  return certificate === undefined ? values : values.set(certificateKey, certificate);
+/** The request of a call. */
+export function requestContextOf(values: ContextValues): RequestContext {
+  const context = values.get(requestContextKey);
+  if (context === undefined) throw new Error('a call without its request context');
+  return context;
 }
 
-/** Answers, in one piece: the JSON routes have no streams. */
-export async function writeAnswer(
-  { status, header, body }: UniversalServerResponse,
-  response: Response,
-): Promise<void> {
-  if (body instanceof TextBody) {
-    if (isGone(response)) return;
-    response.writeHead(status, Object.fromEntries(header ?? []));
-    // Node writes a text together with the headers.
-    response.end(body.text);
-    return;
-  }
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of body ?? []) chunks.push(chunk);
-  if (isGone(response)) return;
-  response.writeHead(status, Object.fromEntries(header ?? []));
-  const [only] = chunks;
-  if (only === undefined) response.end();
-  else response.end(chunks.length === 1 ? only : Buffer.concat(chunks));
+/** The caller of a call. */
+export function callerOf({ values }: { readonly values: ContextValues }): Caller {
+  return requestContextOf(values).caller;
 }
 
-/** Who sends a request: its caller where that is known, else its connection. */
-export function peerOf(request: Request): unknown {
-  return admittedCallers.get(request)?.id ?? ('stream' in request ? request.stream.session : request.socket);
+function givenRequestId({ headers }: Request): string | undefined {
+  const id = headers[requestIdHeader];
+  return typeof id === 'string' && plainId.test(id) ? id : undefined;
 }
 
 const pathChars = 200;
 
-/** What is told of a request that became no call. */
-export function rejectedRequestOf({ method = '', url = '', headers }: Request): RejectedRequest {
-  const id = headers[requestIdHeader];
+/** Describes a request that did not become a call, for the log. */
+export function rejectedRequestOf({ request }: RequestContext): RejectedRequest {
+  const { method = '', url = '' } = request;
   const path = (url.split('?', 1)[0] ?? '').slice(0, pathChars);
-  return { httpMethod: method, path, requestId: typeof id === 'string' && plainId.test(id) ? id : undefined };
+  return { httpMethod: method, path, requestId: givenRequestId(request) };
 }
 
-/** Whether nobody takes the answer any more. `destroyed` is of HTTP/1.1 alone, and a `close` that was is not told again: who waits for one then waits for ever. */
+/**
+ * Whether the caller has disconnected. HTTP/2 responses have no `destroyed`; a `close` event may
+ * have been emitted already, so waiting for one could wait for ever.
+ */
 export function isGone(response: Response): boolean {
   return 'stream' in response ? response.stream.destroyed : response.destroyed;
 }
 
-/** Aborts when the caller hangs up before it is answered. `release` when the call has ended. */
+/** Aborts when the caller disconnects before its answer. Call `release` at the end of the call. */
 export function callerSignal(response: Response): { controller: AbortController; release: () => void } {
   const controller = new AbortController();
   const gone = () => {
     if (!response.writableEnded) controller.abort(new ConnectError('the caller disconnected', Code.Canceled));
   };
-  // Where the caller is identified first, it may have left meanwhile.
+  // The caller may have disconnected while it was identified.
   if (isGone(response)) gone();
   else response.once('close', gone);
   return { controller, release: () => response.off('close', gone) };
 }
 
+/** Node's headers as a web `Headers`, without pseudo-headers. */
 export function webHeaders(headers: IncomingHttpHeaders): Headers {
   const result = new Headers();
   for (const name of Object.keys(headers)) {

@@ -1,22 +1,20 @@
 import type { DescMethod } from '@bufbuild/protobuf';
 import { parseTimeout as parseConnectTimeout } from '@connectrpc/connect/protocol-connect';
 import { parseTimeout as parseGrpcTimeout } from '@connectrpc/connect/protocol-grpc';
-import { callerKey, certificateKey, type Identify } from '../auth/identity.ts';
+import type { Identify } from '../auth/identity.ts';
 import { ServiceError } from '../messages/service-error.ts';
-import type { Events, Protocol } from '../observability/events/index.ts';
+import type { Events } from '../observability/events/index.ts';
 import { toConnectError } from '../rpc/error-mapping.ts';
 import { assertScope, scopeOf } from '../rpc/interceptors/authenticate.ts';
-import { callIdOf, endOf } from '../rpc/interceptors/call-log.ts';
+import { endOf } from '../rpc/interceptors/call-log.ts';
 import {
-  admittedCallers,
-  contextValuesOf,
   isGone,
   longestTimerMs,
   type Request,
+  type RequestContext,
   type Response,
   requestIdHeader,
   textOf,
-  webHeaders,
 } from '../rpc/request-context.ts';
 import { answerEarly, earlyAnswers } from './early-answer.ts';
 
@@ -25,60 +23,48 @@ import { answerEarly, earlyAnswers } from './early-answer.ts';
  * decompressed or parsed before. False: the call was refused and answered. Undefined: no credential
  * is required.
  */
-export type Admission = (request: Request, response: Response) => Promise<boolean> | undefined;
+export type Admission = (context: RequestContext, response: Response) => Promise<boolean> | undefined;
 
 export interface AdmissionParts {
   /** Unset: no call needs a credential. */
   readonly identify: Identify | undefined;
   /** Milliseconds that a call may take at most; the caller's own deadline may be shorter. */
   readonly requestTimeoutMs: number;
-  /** The RPC of a request; undefined: none, or a stream that identifies its caller itself. */
-  readonly methodOf: (request: Request) => DescMethod | undefined;
   readonly events: Events;
 }
 
-export function createAdmission({ identify, requestTimeoutMs, methodOf, events }: AdmissionParts): Admission {
+export function createAdmission({ identify, requestTimeoutMs, events }: AdmissionParts): Admission {
   if (identify === undefined) return () => undefined;
-  const ask = identify;
+  const identifyCaller = identify;
 
-  async function admit(request: Request, response: Response, method: DescMethod): Promise<boolean> {
-    const header = webHeaders(request.headers);
-    const protocol = protocolOf(request, method);
-    const values = contextValuesOf(request, protocol);
+  async function admit(context: RequestContext, response: Response, method: DescMethod): Promise<boolean> {
+    const { request, header, certificate, protocol } = context;
     const began = performance.now();
     try {
-      const deadline = Math.min(requestTimeoutMs, deadlineOf(request) ?? requestTimeoutMs);
-      const caller = await within(deadline, ask(header, values.get(certificateKey)));
-      values.set(callerKey, caller);
+      const deadlineMs = Math.min(requestTimeoutMs, deadlineOf(request) ?? requestTimeoutMs);
+      context.caller = await withDeadline(deadlineMs, identifyCaller(header, certificate));
       const scope = scopeOf(method);
-      if (scope !== 'any' && scope !== 'none') assertScope(caller, scope, method.name);
-      admittedCallers.set(request, caller);
+      if (scope !== 'any' && scope !== 'none') assertScope(context.caller, scope, method.name);
+      context.isAdmitted = true;
       return true;
     } catch (thrown) {
       const error = toConnectError(thrown);
-      const requestId = callIdOf(header);
+      const { requestId } = context;
       error.metadata.set(requestIdHeader, requestId);
       const name = `${method.parent.typeName}/${method.name}`;
       const call = events.callBegan({ requestId, method: name, protocol, header, began });
-      call.ended(endOf(error, values));
-      if (!isGone(response)) answerEarly(request, response, method, earlyAnswers(error));
+      call.ended(endOf(error, context));
+      if (!isGone(response)) answerEarly(context, response, earlyAnswers(error));
       return false;
     }
   }
 
-  return (request, response) => {
-    const method = methodOf(request);
-    if (method === undefined || scopeOf(method) === 'none') return undefined;
-    return admit(request, response, method);
+  return (context, response) => {
+    const { method, protocol } = context;
+    // Event streams have no body and may have their token in the query: they identify it themselves.
+    if (method === undefined || protocol === 'sse' || scopeOf(method) === 'none') return undefined;
+    return admit(context, response, method);
   };
-}
-
-/** By path and content type, as the adapters decide it. */
-function protocolOf({ url = '', headers }: Request, method: DescMethod): Protocol {
-  const type = headers['content-type'] ?? '';
-  if (!url.startsWith(`/${method.parent.typeName}/`)) return 'json';
-  if (!type.startsWith('application/grpc')) return 'connect';
-  return type.startsWith('application/grpc-web') ? 'grpc-web' : 'grpc';
 }
 
 /** The caller's deadline in milliseconds; undefined: none, or one that its adapter refuses. */
@@ -87,7 +73,7 @@ function deadlineOf({ headers }: Request): number | undefined {
   return grpc.timeoutMs ?? parseConnectTimeout(textOf(headers['connect-timeout-ms']), longestTimerMs).timeoutMs;
 }
 
-async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+async function withDeadline<T>(ms: number, work: Promise<T>): Promise<T> {
   const { promise: late, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(
     () =>

@@ -1,8 +1,8 @@
 import { constants } from 'node:http2';
-import type { Request, Response } from '../rpc/request-context.ts';
+import type { Request, RequestContext, Response } from '../rpc/request-context.ts';
 
 /** Counts the bytes of all bodies together, so that no number of them exhausts the memory. */
-export type BodyBudget = (request: Request, response: Response) => void;
+export type BodyBudget = (context: RequestContext, response: Response) => void;
 
 export interface BodyBudgetOptions {
   /** Maximum bytes of all bodies of open calls. */
@@ -10,11 +10,9 @@ export interface BodyBudgetOptions {
   /** Milliseconds after which an unfinished body counts as slow. */
   readonly graceMs: number;
   /** Whether a body is processed as it arrives, not held as a whole. */
-  readonly isStream: (request: Request) => boolean;
-  /** The sender of a request: any value that is the same for all its requests. */
-  readonly peerOf: (request: Request) => unknown;
+  readonly isStream: (context: RequestContext) => boolean;
   /** Called for each request that is evicted. */
-  readonly onEvicted: (request: Request) => void;
+  readonly onEvicted: (context: RequestContext) => void;
 }
 
 interface Body {
@@ -36,20 +34,6 @@ interface Peer {
 const smallBytes = 4096;
 /** Time in which an evicted HTTP/1.1 client can read its answer. */
 const readAnswerMs = 1000;
-const evicted = new WeakSet<Request>();
-
-/** Marks a request as refused because of other requests. */
-export function markEvicted(request: Request): void {
-  evicted.add(request);
-}
-
-/**
- * Whether a request was refused or evicted to make room. A read error that follows is not the
- * caller's fault.
- */
-export function wasEvicted(request: Request): boolean {
-  return evicted.has(request);
-}
 
 /**
  * A call may have 16 MiB and a connection 250 calls: without a common bound, one connection that
@@ -58,7 +42,7 @@ export function wasEvicted(request: Request): boolean {
  * are young. So a peer that holds bodies back loses them; one that sends a batch does not. A body
  * counts from its first byte until its call is answered, no matter how it is read.
  */
-export function createBodyBudget({ maxBytes, graceMs, isStream, peerOf, onEvicted }: BodyBudgetOptions): BodyBudget {
+export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: BodyBudgetOptions): BodyBudget {
   const unfinished = new Set<Body>();
   const peers = new Map<unknown, Peer>();
   let heldBytes = 0;
@@ -90,10 +74,10 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, peerOf, onEvicte
   }
 
   /** Counts a body from now on; `before`: when it began, and its bytes so far. */
-  function count(request: Request, response: Response, before: Pick<Body, 'bytes' | 'since'>): void {
-    let isEvicted = false;
+  function count(context: RequestContext, response: Response, before: Pick<Body, 'bytes' | 'since'>): void {
+    const { request, peer: key } = context;
     let isOpen = true;
-    const key = peerOf(request);
+    let isDropped = false;
     const peer = join(key);
     const release = () => {
       if (!isOpen) return;
@@ -107,10 +91,10 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, peerOf, onEvicte
       ...before,
       peer,
       evict() {
-        isEvicted = true;
+        isDropped = true;
+        context.isEvicted = true;
         release();
-        evicted.add(request);
-        onEvicted(request);
+        onEvicted(context);
         closeEvicted(request, response);
       },
     };
@@ -121,28 +105,29 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, peerOf, onEvicte
     request.push = (chunk: Buffer | null, encoding?: BufferEncoding) => {
       // Drops what follows an eviction, including the end: the reader sees the connection's end
       // instead.
-      if (isEvicted) return true;
+      if (isDropped) return true;
       if (chunk === null) unfinished.delete(body);
       else {
         body.bytes += chunk.length;
         peer.bytes += chunk.length;
         heldBytes += chunk.length;
         if (heldBytes > maxBytes) makeRoom();
-        if (isEvicted) return true;
+        if (isDropped) return true;
       }
       return push(chunk, encoding);
     };
     response.once('close', release);
   }
 
-  return (request, response) => {
+  return (context, response) => {
+    const { request } = context;
     const declared = request.headers['content-length'];
     if (request.method === 'GET' || (declared !== undefined && Number(declared) <= smallBytes)) return;
     const since = performance.now();
     // Part of the body may have arrived while the caller was identified.
     let bytes = request.readableLength;
     if (declared !== undefined || bytes > smallBytes) {
-      if (!isStream(request)) count(request, response, { bytes, since });
+      if (!isStream(context)) count(context, response, { bytes, since });
       return;
     }
     // Most bodies of undeclared length, those of gRPC, are small.
@@ -154,7 +139,7 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, peerOf, onEvicte
         return push.call(request, chunk, encoding);
       }
       request.push = push;
-      if (!isStream(request)) count(request, response, { bytes, since });
+      if (!isStream(context)) count(context, response, { bytes, since });
       return request.push(chunk, encoding);
     };
   };

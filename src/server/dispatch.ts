@@ -1,106 +1,81 @@
+// The request: from the port to the handler that answers it.
+//
+// A request passes, in this order: probes, the origin check and CORS (origin-check.ts), load shedding
+// (load-shedding.ts), admission of the caller (admission.ts), the body budget (body-budget.ts), then
+// the handlers (handlers.ts): plain unary gRPC, event streams, NDJSON, metrics, pages, the RPC
+// protocols, JSON routes, and 404 in the caller's protocol. Entry point: `createDispatch`.
+// Invariants:
+//  1. One RequestContext per request, created here (rpc/request-context.ts).
+//  2. No byte of a body is read before the caller is admitted.
+//  3. A refusal before the call is answered in the caller's protocol (early-answer.ts).
 import { Code, ConnectError, createConnectRouter } from '@connectrpc/connect';
+import type { UniversalHandler } from '@connectrpc/connect/protocol';
 import { parseTimeout as connectTimeout } from '@connectrpc/connect/protocol-connect';
 import { parseTimeout as grpcTimeout } from '@connectrpc/connect/protocol-grpc';
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from '@connectrpc/connect-node';
-import type { Protocol } from '../observability/events/index.ts';
 import { toConnectError, toHttp } from '../rpc/error-mapping.ts';
 import {
   callerSignal,
-  contextValuesOf,
-  entryKey,
+  createValues,
   type Handler,
   isGone,
   longestTimerMs,
   type Request,
+  type RequestContext,
   type Response,
   rejectedRequestOf,
   textOf,
-  universalRequest,
-  writeAnswer,
 } from '../rpc/request-context.ts';
-import { type BodyBudget, wasEvicted } from './body-budget.ts';
+import type { BodyBudget } from './body-budget.ts';
 import { endCutWrites } from './cut-writes.ts';
 import { answerEarly, type EarlyAnswers, earlyAnswers, freeWhenAnsweredEarly } from './early-answer.ts';
 import { encodeGrpcMessage } from './grpc-message.ts';
+import type { Handlers } from './handlers.ts';
 import type { LoadShedding } from './load-shedding.ts';
 import type { OriginCheck } from './origin-check.ts';
 import { assertSmallGet, withRequestBody } from './request-body.ts';
-import type { Routes } from './routes.ts';
 import { deferHead, endTrailersOnly } from './trailers-only.ts';
+import { universalRequest, writeAnswer } from './universal-request.ts';
 
-/** Which door a request goes through: probes, then the guard, then whoever refuses what is too much, then the RPC protocols, the pages, the JSON routes, and 404 in the caller's protocol. */
-export function createServer(guard: OriginCheck, shed: LoadShedding, intake: BodyBudget, handlers: Routes): Handler {
-  const { routes, options, unaryGrpc, probes, docs, eventStream, ndjson, metrics, transcoder, requestRejected } =
-    handlers;
-  const { admission } = handlers;
-  const router = createConnectRouter(options);
-  routes(router);
-  const handlerByPath = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+export interface DispatchParts {
+  readonly handlers: Handlers;
+  readonly originCheck: OriginCheck;
+  readonly loadShedding: LoadShedding;
+  readonly bodyBudget: BodyBudget;
+}
 
-  /** gRPC, gRPC-Web and Connect, by Connect's handlers; anything else is a JSON route's. */
-  async function rpc(request: Request, response: Response): Promise<void> {
-    const handler = handlerByPath.get((request.url ?? '').split('?', 1)[0] ?? '');
-    if (handler === undefined) return await json(request, response);
-    endCutWrites(response);
-    const values = contextValuesOf(request, protocolOf(request.headers['content-type']));
-    response.once('close', () => {
-      if (!values.get(entryKey).called && !wasEvicted(request))
-        requestRejected('malformed', rejectedRequestOf(request));
-    });
-    try {
-      if (request.method === 'GET') await assertSmallGet(request, handler.method);
-    } catch (thrown) {
-      const error = toConnectError(thrown);
-      const answers = earlyAnswers(error, error.code === Code.ResourceExhausted ? 429 : undefined);
-      answerEarly(request, response, handler.method, answers);
-      return;
-    }
-    const universal = universalRequestFromNodeRequest(request, response, undefined, values);
-    const answer = await handler(withRequestBody(universal, request, handler.method));
-    // It fails when the connection does: the call has heard of that by its signal.
-    await universalResponseToNodeResponse(answer, response).catch(() => {});
-  }
+/** Handles every request of the port. */
+export function createDispatch({ handlers, originCheck, loadShedding, bodyBudget }: DispatchParts): Handler {
+  const { admission, contextOf, probes, requestRejected } = handlers;
+  const serve = createServe(handlers, bodyBudget);
 
-  async function json(request: Request, response: Response): Promise<void> {
-    const { controller, release } = callerSignal(response);
-    const values = contextValuesOf(request, 'json');
-    const universal = universalRequest(request, controller, values);
-    try {
-      const answer = await transcoder.handle(universal);
-      if (answer === undefined) notFound(request, response);
-      else await writeAnswer(answer, response);
-      if (answer === undefined) requestRejected('not_found', rejectedRequestOf(request));
-      else if (answer.status >= 400 && !values.get(entryKey).called && !wasEvicted(request))
-        requestRejected('malformed', rejectedRequestOf(request));
-    } catch (error) {
-      // Nothing of a call's own failing comes here: this is the connection's end, or a defect of the edge.
-      if (response.headersSent || response.writableEnded || request.destroyed) response.destroy();
-      else end(response, toHttp(toConnectError(error)));
-    } finally {
-      release();
-      universal.body.release();
-    }
+  /** Refuses a request before it is a call. */
+  function reject(
+    context: RequestContext,
+    response: Response,
+    { reason, answers }: { readonly reason: 'malformed' | 'origin'; readonly answers: EarlyAnswers },
+  ): void {
+    requestRejected(reason, rejectedRequestOf(context));
+    response.setHeader('x-content-type-options', 'nosniff');
+    answerEarly(context, response, answers);
   }
 
   return (request, response) => {
     if (probes(request, response)) return;
+    const context = contextOf(request);
     freeWhenAnsweredEarly(request, response);
-    // Other sites may not embed what it answers, whatever it is; CORS is not concerned.
+    // Forbids other sites to embed any answer; independent of CORS.
     response.setHeader('cross-origin-resource-policy', 'same-origin');
     const fault = headerFault(request);
     if (fault !== undefined) {
-      requestRejected('malformed', rejectedRequestOf(request));
-      response.setHeader('x-content-type-options', 'nosniff');
-      const refusal = earlyAnswers(new ConnectError(fault.message, Code.InvalidArgument), fault.status);
-      answerEarly(request, response, handlers.methodOf(request), fault.status === 415 ? asJson(refusal) : refusal);
+      const answers = earlyAnswers(new ConnectError(fault.message, Code.InvalidArgument), fault.status);
+      reject(context, response, { reason: 'malformed', answers: fault.status === 415 ? asJson(answers) : answers });
       return;
     }
-    const verdict = guard(request);
+    const verdict = originCheck(request);
     if (verdict.kind === 'refuse') {
-      requestRejected('origin', rejectedRequestOf(request));
-      response.setHeader('x-content-type-options', 'nosniff');
-      const refusal = new ConnectError(verdict.message, Code.PermissionDenied);
-      answerEarly(request, response, handlers.methodOf(request), earlyAnswers(refusal, verdict.status));
+      const error = new ConnectError(verdict.message, Code.PermissionDenied);
+      reject(context, response, { reason: 'origin', answers: earlyAnswers(error, verdict.status) });
       return;
     }
     for (const [name, value] of Object.entries(verdict.headers)) response.setHeader(name, value);
@@ -110,31 +85,93 @@ export function createServer(guard: OriginCheck, shed: LoadShedding, intake: Bod
       response.end();
       return;
     }
-    if (shed(request, response)) return;
+    if (loadShedding(context, response)) return;
     boundDeadline(request.headers);
-    const admitted = admission(request, response);
-    if (admitted === undefined) serve(request, response);
+    const admitted = admission(context, response);
+    if (admitted === undefined) serve(context, response);
     else
-      void admitted.then((isIn) => {
-        if (isIn && !isGone(response)) serve(request, response);
+      void admitted.then((isAdmitted) => {
+        if (isAdmitted && !isGone(response)) serve(context, response);
       });
   };
+}
 
-  function serve(request: Request, response: Response): void {
-    // Who asks before it sends its body is asked for it here, when it was not refused by its headers.
+/** Serves an admitted request by the first handler that takes it. */
+function createServe(
+  handlers: Handlers,
+  bodyBudget: BodyBudget,
+): (context: RequestContext, response: Response) => void {
+  const { unaryGrpc, eventStream, ndjson, metrics, docs, requestRejected, transcoder } = handlers;
+  const router = createConnectRouter(handlers.routerOptions);
+  handlers.register(router);
+  const rpcHandlers = new Map(router.handlers.map((handler) => [handler.method, handler]));
+
+  /** gRPC, gRPC-Web and Connect, by Connect's handlers. */
+  async function rpc(context: RequestContext, response: Response, handler: UniversalHandler): Promise<void> {
+    const { request } = context;
+    endCutWrites(response);
+    response.once('close', () => {
+      if (!context.isCalled && !context.isEvicted) requestRejected('malformed', rejectedRequestOf(context));
+    });
+    try {
+      if (request.method === 'GET') await assertSmallGet(request, handler.method);
+    } catch (thrown) {
+      const error = toConnectError(thrown);
+      answerEarly(context, response, earlyAnswers(error, error.code === Code.ResourceExhausted ? 429 : undefined));
+      return;
+    }
+    const universal = universalRequestFromNodeRequest(request, response, undefined, createValues(context));
+    const answer = await handler(withRequestBody(universal, context, handler.method));
+    // Fails when the connection does; the call's signal has reported that.
+    await universalResponseToNodeResponse(answer, response).catch(() => {});
+  }
+
+  async function json(context: RequestContext, response: Response): Promise<void> {
+    const { request } = context;
+    const { controller, release } = callerSignal(response);
+    const universal = universalRequest(context, controller);
+    try {
+      const answer = await transcoder.handle(universal);
+      if (answer === undefined) notFound(request, response);
+      else await writeAnswer(answer, response);
+      if (answer === undefined) requestRejected('not_found', rejectedRequestOf(context));
+      else if (answer.status >= 400 && !context.isCalled && !context.isEvicted)
+        requestRejected('malformed', rejectedRequestOf(context));
+    } catch (error) {
+      // Not a call's error, which is an answer: the connection has failed, or the server has a defect.
+      if (response.headersSent || response.writableEnded || request.destroyed) response.destroy();
+      else end(response, toHttp(toConnectError(error)));
+    } finally {
+      release();
+      universal.body.release();
+    }
+  }
+
+  return (context, response) => {
+    const { request, method, protocol } = context;
+    // Asks for the body of `Expect: 100-continue` now that the headers were not refused.
     if (request.headers.expect !== undefined) response.writeContinue();
-    intake(request, response);
+    bodyBudget(context, response);
     if (
-      unaryGrpc(request, response) ||
-      eventStream(request, response) ||
-      ndjson(request, response) ||
-      metrics(request, response) ||
+      unaryGrpc(context, response) ||
+      eventStream(context, response) ||
+      ndjson(context, response) ||
+      metrics(context, response) ||
       docs(request, response)
     )
       return;
-    if (protocolOf(request.headers['content-type']) === 'grpc') deferHead(response);
-    rpc(request, response);
-  }
+    const isRpc = protocol !== 'json' && protocol !== 'sse' && method !== undefined;
+    const handler = isRpc ? rpcHandlers.get(method) : undefined;
+    if (isGrpc(request)) deferHead(response);
+    if (handler === undefined) void json(context, response);
+    else void rpc(context, response, handler);
+  };
+}
+
+/** Also on paths without an RPC, whose 404 is an answer in the request's protocol. */
+function isGrpc({ headers }: Request): boolean {
+  const type = headers['content-type'] ?? '';
+  return type.startsWith('application/grpc') && !type.startsWith('application/grpc-web');
 }
 
 /**
@@ -177,12 +214,6 @@ function boundDeadline(headers: Request['headers']): void {
   if ((grpc.timeoutMs ?? 0) > longestTimerMs) headers['grpc-timeout'] = `${Math.floor(longestTimerMs / 1000)}S`;
   const connect = connectTimeout(textOf(headers['connect-timeout-ms']), longestTimerMs);
   if ((connect.timeoutMs ?? 0) > longestTimerMs) headers['connect-timeout-ms'] = String(longestTimerMs);
-}
-
-/** By the content type, as Connect tells them apart. */
-function protocolOf(type: string | undefined): Protocol {
-  if (type === undefined || !type.startsWith('application/grpc')) return 'connect';
-  return type.startsWith('application/grpc-web') ? 'grpc-web' : 'grpc';
 }
 
 /** A gRPC client reads a trailer, not a body; an RPC path in JSON is a Connect client's; everybody else gets the JSON routes' shape. */

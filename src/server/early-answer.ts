@@ -1,10 +1,9 @@
 import { constants } from 'node:http2';
-import type { DescMethod } from '@bufbuild/protobuf';
 import type { ConnectError } from '@connectrpc/connect';
 import { encodeEnvelope } from '@connectrpc/connect/protocol';
 import { endStreamFlag, endStreamToJson, errorToJson } from '@connectrpc/connect/protocol-connect';
 import { detailRegistry, setPushback, toHttp } from '../rpc/error-mapping.ts';
-import type { Request, Response } from '../rpc/request-context.ts';
+import type { Request, RequestContext, Response } from '../rpc/request-context.ts';
 import { errorEvent, eventHeaders, passes, takesEvents } from './event-stream.ts';
 import { setGrpcStatus } from './grpc-message.ts';
 
@@ -53,14 +52,10 @@ function eventAnswer(error: ConnectError): Answer {
 }
 
 /** Refuses a request before its body is read, in its protocol; `method`: the RPC that it is for. */
-export function answerEarly(
-  request: Request,
-  response: Response,
-  method: DescMethod | undefined,
-  answers: EarlyAnswers,
-): void {
+export function answerEarly(context: RequestContext, response: Response, answers: EarlyAnswers): void {
+  const { request } = context;
   const type = request.headers['content-type'] ?? '';
-  const { status, headers, body } = answers[shapeOf(type, request, method)];
+  const { status, headers, body } = answers[shapeOf(type, context)];
   response.statusCode = status;
   for (const [name, value] of headers) response.setHeader(name, value);
   if (!headers.has('content-type')) response.setHeader('content-type', type);
@@ -71,11 +66,10 @@ export function answerEarly(
   });
 }
 
-function shapeOf(type: string, request: Request, method: DescMethod | undefined): Shape {
-  const { url = '' } = request;
+function shapeOf(type: string, { protocol, request }: RequestContext): Shape {
   if (type.startsWith('application/grpc')) return 'grpc';
   if (type.startsWith('application/connect+')) return 'stream';
-  if (url.startsWith(`/${method?.parent.typeName}/`)) return 'connect';
+  if (protocol === 'connect') return 'connect';
   return takesEvents(request) ? 'events' : 'json';
 }
 

@@ -1,9 +1,9 @@
-import type { ConnectError, ContextValues } from '@connectrpc/connect';
+import type { ConnectError } from '@connectrpc/connect';
 import { ServiceError } from '../messages/service-error.ts';
 import type { Events } from '../observability/events/index.ts';
 import { retryMsOf, toConnectError, toHttp } from '../rpc/error-mapping.ts';
-import { callIdOf, endOf } from '../rpc/interceptors/call-log.ts';
-import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from '../rpc/request-context.ts';
+import { endOf } from '../rpc/interceptors/call-log.ts';
+import { callerSignal, type Request, type RequestContext, type Response } from '../rpc/request-context.ts';
 
 /**
  * A reader that accepts nothing for this long is disconnected. Its EventSource reconnects with the
@@ -22,8 +22,7 @@ export type OpenEvents = (call: EventsCall) => Promise<AsyncIterable<string> | u
 
 /** The request for a stream. */
 export interface EventsCall {
-  readonly header: Headers;
-  readonly values: ContextValues;
+  readonly context: RequestContext;
   readonly signal: AbortSignal;
 }
 
@@ -64,20 +63,18 @@ export const eventHeaders = {
 
 /** Answers with Server-Sent Events; answers HEAD with their headers. */
 export async function serveEvents(
-  request: Request,
+  context: RequestContext,
   response: Response,
   { method, open }: EventsRoute,
   watch: Events,
 ): Promise<void> {
   const { controller, release } = callerSignal(response);
-  const header = webHeaders(request.headers);
-  const values = contextValuesOf(request, 'sse');
-  const requestId = callIdOf(header);
+  const { request, requestId, header } = context;
   const call = watch.callBegan({ requestId, method, protocol: 'sse', header });
   response.setHeader('x-request-id', requestId);
   let events: AsyncIterator<string> | undefined;
   try {
-    const opened = await call.run(() => open({ header, values, signal: controller.signal }));
+    const opened = await call.run(() => open({ context, signal: controller.signal }));
     if (opened === undefined) {
       // The only answer after which EventSource does not reconnect.
       response.writeHead(204);
@@ -91,10 +88,10 @@ export async function serveEvents(
       if (request.method !== 'HEAD') await pour(response, iterator, { first, gone: controller.signal });
       response.end();
     }
-    call.ended(endOf(undefined, values));
+    call.ended(endOf(undefined, context));
   } catch (error) {
     const failure = toConnectError(error);
-    call.ended(endOf(failure, values));
+    call.ended(endOf(failure, context));
     if (!response.destroyed) endWith(failure, request, response);
   } finally {
     release();

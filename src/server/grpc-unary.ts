@@ -7,18 +7,16 @@ import { toConnectError } from '../rpc/error-mapping.ts';
 import { parseProtobuf } from '../rpc/protobuf-parse.ts';
 import {
   callerSignal,
-  contextValuesOf,
-  entryKey,
+  createValues,
   longestTimerMs,
   type Request,
+  type RequestContext,
   type Response,
   textOf,
-  webHeaders,
 } from '../rpc/request-context.ts';
 import { createInvokeUnary, type InvokeUnary, UnaryContext, type UnaryMethod } from '../transcode/index.ts';
 import { discard } from './early-answer.ts';
 import { setGrpcStatus } from './grpc-message.ts';
-import { bodyIsWhole } from './load-shedding.ts';
 import { messageTooLarge } from './message-too-large.ts';
 import { endTrailersOnly } from './trailers-only.ts';
 
@@ -33,7 +31,7 @@ export interface UnaryGrpcOptions {
   /** Used for callers that list it in grpc-accept-encoding. */
   readonly compression: Compression;
   /** Called for a request that did not become a call. */
-  readonly onMalformed: (request: Request) => void;
+  readonly onMalformed: (context: RequestContext) => void;
 }
 
 /** One byte of flags, four of length. */
@@ -46,7 +44,7 @@ const compressedFlag = 1;
  * request) takes most of a single send's time: 340 µs of CPU per call; bench/RESULTS.md has today's
  * figure in the row "Single messages".
  */
-export function createUnaryGrpc(options: UnaryGrpcOptions): (request: Request, response: Response) => boolean {
+export function createUnaryGrpc(options: UnaryGrpcOptions): (context: RequestContext, response: Response) => boolean {
   const serving = { ...options, invoke: createInvokeUnary(options.interceptors) };
   const methods = new Map<string, UnaryMethod>();
   for (const { service, implementation } of options.services) {
@@ -54,7 +52,9 @@ export function createUnaryGrpc(options: UnaryGrpcOptions): (request: Request, r
     for (const spec of Object.values(specs))
       if (spec.kind === 'unary') methods.set(createMethodUrl('/', spec.method), spec as UnaryMethod);
   }
-  return (request, response) => {
+  return (context, response) => {
+    if (context.protocol !== 'grpc') return false;
+    const { request } = context;
     const method = methods.get(request.url ?? '');
     if (method === undefined || request.method !== 'POST' || request.httpVersionMajor !== 2) return false;
     const { headers } = request;
@@ -63,13 +63,13 @@ export function createUnaryGrpc(options: UnaryGrpcOptions): (request: Request, r
     if ((headers['grpc-encoding'] ?? 'identity') !== 'identity') return false;
     const { timeoutMs, error } = parseTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
     if (error !== undefined) return false;
-    void serve(method, serving, { request, response, timeoutMs });
+    void serve(method, serving, { context, response, timeoutMs });
     return true;
   };
 }
 
 interface Call {
-  readonly request: Request;
+  readonly context: RequestContext;
   readonly response: Response;
   readonly timeoutMs: number | undefined;
 }
@@ -79,7 +79,8 @@ async function serve(
   options: UnaryGrpcOptions & { readonly invoke: InvokeUnary },
   call: Call,
 ): Promise<void> {
-  const { request, response, timeoutMs } = call;
+  const { context, response, timeoutMs } = call;
+  const { request } = context;
   const { controller, release } = callerSignal(response);
   const timer =
     timeoutMs === undefined
@@ -88,24 +89,24 @@ async function serve(
           () => controller.abort(new ConnectError('the operation timed out', Code.DeadlineExceeded)),
           timeoutMs,
         );
-  const context = contextOf(method, call, controller);
+  const unary = createUnaryContext(method, call, controller);
   let frame: Uint8Array | undefined;
   try {
     const body = await readBody(request, options.readMaxBytes);
-    bodyIsWhole(request);
+    context.bodyComplete();
     const input = await parseEnvelope(method, body);
-    const output = await options.invoke(method, context, input);
-    frame = await toEnvelope(toBinary(method.method.output, output), request.headers, context.responseHeader, options);
+    const output = await options.invoke(method, unary, input);
+    frame = await toEnvelope(toBinary(method.method.output, output), request.headers, unary.responseHeader, options);
   } catch (thrown) {
-    if (!context.values.get(entryKey).called) options.onMalformed(request);
-    setGrpcStatus(context.responseTrailer, toConnectError(thrown));
+    if (!context.isCalled) options.onMalformed(context);
+    setGrpcStatus(unary.responseTrailer, toConnectError(thrown));
   } finally {
     clearTimeout(timer);
     release();
   }
   if (response.destroyed || response.writableEnded) return;
-  const headers = { 'content-type': 'application/grpc+proto', ...Object.fromEntries(context.responseHeader) };
-  const trailers = Object.fromEntries(context.usedTrailer ?? []);
+  const headers = { 'content-type': 'application/grpc+proto', ...Object.fromEntries(unary.responseHeader) };
+  const trailers = Object.fromEntries(unary.usedTrailer ?? []);
   if (frame === undefined) {
     endTrailersOnly(response, { ...headers, ...trailers });
     return;
@@ -115,18 +116,22 @@ async function serve(
   response.end(frame);
 }
 
-function contextOf({ method }: UnaryMethod, { request, timeoutMs }: Call, { signal }: AbortController): UnaryContext {
-  const { headers } = request;
+function createUnaryContext(
+  { method }: UnaryMethod,
+  { context, timeoutMs }: Call,
+  { signal }: AbortController,
+): UnaryContext {
+  const { request } = context;
   const endsAt = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
   return new UnaryContext({
     method,
     protocolName: 'grpc',
     requestMethod: 'POST',
-    url: `http://${headers[':authority'] ?? 'localhost'}${request.url}`,
+    url: `http://${request.headers[':authority'] ?? 'localhost'}${request.url}`,
     signal,
     timeoutMs: () => (endsAt === undefined ? undefined : Math.ceil(endsAt - performance.now())),
-    requestHeader: webHeaders(headers),
-    values: contextValuesOf(request, 'grpc'),
+    requestHeader: context.header,
+    values: createValues(context),
   });
 }
 

@@ -1,9 +1,9 @@
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
-import { certificateKey, type Identify } from '../auth/identity.ts';
+import type { Identify } from '../auth/identity.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { toConnectError, toHttp } from '../rpc/error-mapping.ts';
-import { contextValuesOf, type Request, type Response, webHeaders } from '../rpc/request-context.ts';
+import type { RequestContext, Response } from '../rpc/request-context.ts';
 
 export interface MetricsParts {
   /** Renders all metrics in Prometheus' text format. */
@@ -25,10 +25,11 @@ export function createMetricsEndpoint({
   metrics,
   identify,
   onError,
-}: MetricsParts): (request: Request, response: Response) => boolean {
-  async function answer(request: Request, response: Response): Promise<void> {
+}: MetricsParts): (context: RequestContext, response: Response) => boolean {
+  async function answer(context: RequestContext, response: Response): Promise<void> {
+    const { request } = context;
     try {
-      if (identify !== undefined) await assertMayRead(request, identify);
+      if (identify !== undefined) await assertMayRead(context, identify);
       const text = await metrics();
       const usesGzip = /\bgzip\b/.test(String(request.headers['accept-encoding'] ?? ''));
       const body = usesGzip ? await compress(text) : Buffer.from(text);
@@ -51,16 +52,16 @@ export function createMetricsEndpoint({
     }
   }
 
-  return (request, response) => {
+  return (context, response) => {
+    const { request } = context;
     if (!path.test(request.url ?? '') || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
-    void answer(request, response);
+    void answer(context, response);
     return true;
   };
 }
 
-async function assertMayRead(request: Request, identify: Identify): Promise<void> {
-  const values = contextValuesOf(request, 'json');
-  const { scopes } = await identify(webHeaders(request.headers), values.get(certificateKey));
+async function assertMayRead({ header, certificate }: RequestContext, identify: Identify): Promise<void> {
+  const { scopes } = await identify(header, certificate);
   if (scopes.has('metrics') || scopes.has('admin')) return;
   throw new ServiceError({
     reason: 'SCOPE_MISSING',

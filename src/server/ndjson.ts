@@ -21,7 +21,13 @@ import { type MessageDraft, MessageDraftSchema } from '../../gen/sendbatch/v1/me
 import { limits } from '../limits.ts';
 import { toConnectError } from '../rpc/error-mapping.ts';
 import { legacyFailure } from '../rpc/legacy.ts';
-import { callerSignal, contextValuesOf, type Request, type Response, webHeaders } from '../rpc/request-context.ts';
+import {
+  callerSignal,
+  createValues,
+  type Request,
+  type RequestContext,
+  type Response,
+} from '../rpc/request-context.ts';
 import { tooManyBytes } from '../rpc/services/batch-service.ts';
 import { TranscodeError, type Transcoder } from '../transcode/index.ts';
 import { discard } from './early-answer.ts';
@@ -57,10 +63,11 @@ export function isNdjson(request: Request): boolean {
  * Serves batches as NDJSON, `POST /v1/batches` with one message per line: SubmitBatchStream in
  * another format, with the same interceptors. Returns false for other requests.
  */
-export function createNdjson(parts: NdjsonParts): (request: Request, response: Response) => boolean {
+export function createNdjson(parts: NdjsonParts): (context: RequestContext, response: Response) => boolean {
   const spec = createMethodImplSpec(BatchService.method.submitBatchStream, parts.implementation.submitBatchStream);
 
-  async function serve(request: Request, response: Response, search: string): Promise<void> {
+  async function serve(requestContext: RequestContext, response: Response, search: string): Promise<void> {
+    const { request } = requestContext;
     const { controller, release } = callerSignal(response);
     const context = createHandlerContext({
       service: BatchService,
@@ -69,10 +76,10 @@ export function createNdjson(parts: NdjsonParts): (request: Request, response: R
       requestMethod: 'POST',
       url: `http://localhost${request.url}`,
       requestSignal: controller.signal,
-      requestHeader: webHeaders(request.headers),
+      requestHeader: requestContext.header,
       responseHeader: {},
       responseTrailer: {},
-      contextValues: contextValuesOf(request, 'json'),
+      contextValues: createValues(requestContext),
     });
     try {
       const invoke = transformInvokeImplementation(spec, context, parts.interceptors);
@@ -94,10 +101,10 @@ export function createNdjson(parts: NdjsonParts): (request: Request, response: R
     }
   }
 
-  return (request, response) => {
-    const search = searchOf(request);
+  return (context, response) => {
+    const search = searchOf(context.request);
     if (search === undefined) return false;
-    void serve(request, response, search);
+    void serve(context, response, search);
     return true;
   };
 }

@@ -3,18 +3,18 @@
 // Connect unpacks and parses in one piece, and counts nothing: 16 MiB of empty messages were 4.9 s and 1.5 GB. So a body is read here: bounded, unpacked, scanned and parsed in
 // slices. Connect is handed a placeholder per message, an empty one, and an interceptor puts the message in its place. All else of the protocols stays Connect's.
 import type { DescMethod, Message } from '@bufbuild/protobuf';
-import { Code, ConnectError, createContextKey, type Interceptor } from '@connectrpc/connect';
+import { Code, ConnectError } from '@connectrpc/connect';
 import type { UniversalServerRequest } from '@connectrpc/connect/protocol';
 import { limits } from '../limits.ts';
 import { invalidField, ServiceError } from '../messages/service-error.ts';
 import { detailRegistry, toConnectError } from '../rpc/error-mapping.ts';
+import { parsedMessagesKey } from '../rpc/interceptors/parsed-messages.ts';
 import { ofTranscoder } from '../rpc/legacy.ts';
 import { parseProtobuf } from '../rpc/protobuf-parse.ts';
 import { mostElements } from '../rpc/protobuf-scan.ts';
-import type { Request } from '../rpc/request-context.ts';
+import type { Request, RequestContext } from '../rpc/request-context.ts';
 import { createJsonBodyReader, Slices, TranscodeError, unpackGzip } from '../transcode/index.ts';
 import { discard } from './early-answer.ts';
-import { bodyIsWhole } from './load-shedding.ts';
 import { messageTooLarge } from './message-too-large.ts';
 
 /** What bounds every body. */
@@ -28,33 +28,15 @@ export const bodyBounds = {
   maxElements: mostElements,
 };
 
-const readKey = createContextKey<Message[] | undefined>(undefined, { description: 'messages that were read' });
 const parseJson = createJsonBodyReader(bodyBounds, detailRegistry);
-
-/** Puts the messages that were read in the place of Connect's empty ones. */
-export const requestBodyInterceptor: Interceptor = (next) => (request) => {
-  const read = request.contextValues.get(readKey);
-  if (read === undefined) return next(request);
-  if (request.stream) return next({ ...request, message: inPlaceOf(request.message, read) });
-  return next({ ...request, message: taken(read) });
-};
-
-async function* inPlaceOf(placeholders: AsyncIterable<Message>, read: Message[]): AsyncIterable<Message> {
-  for await (const _ of placeholders) yield taken(read);
-}
-
-function taken(read: Message[]): Message {
-  const message = read.shift();
-  if (message === undefined) throw new Error('a placeholder without its message');
-  return message;
-}
 
 /** A request as Connect's handlers take it, with a body that reads the real one. */
 export function withRequestBody(
   universal: UniversalServerRequest,
-  request: Request,
+  context: RequestContext,
   method: DescMethod,
 ): UniversalServerRequest {
+  const { request } = context;
   const values = universal.contextValues;
   if (values === undefined || request.method !== 'POST') return universal;
   const type = (request.headers['content-type'] ?? '').split(';', 1)[0] ?? '';
@@ -66,19 +48,25 @@ export function withRequestBody(
       request,
       type.startsWith('application/connect') ? 'connect-content-encoding' : 'grpc-encoding',
     );
-    values.set(readKey, read);
+    values.set(parsedMessagesKey, read);
     const isUnary = method.methodKind === 'unary';
-    const whole = isUnary ? () => bodyIsWhole(request) : () => {};
+    const whole = isUnary ? () => context.bodyComplete() : () => {};
     return { ...universal, body: envelopes(request, { isJson, isGzip: packed === 'gzip', read, parse, whole }) };
   }
   const encoding = textHeader(request, 'content-encoding');
   // Connect refuses other encodings before it reads.
   if (encoding !== undefined && encoding !== 'gzip' && encoding !== 'identity') return universal;
-  values.set(readKey, read);
+  values.set(parsedMessagesKey, read);
   const header = new Headers(universal.header);
   header.delete('content-encoding');
   header.delete('content-length');
-  const body = unary(request, { isJson, isGzip: encoding === 'gzip', read, parse, whole: () => bodyIsWhole(request) });
+  const body = unary(request, {
+    isJson,
+    isGzip: encoding === 'gzip',
+    read,
+    parse,
+    whole: () => context.bodyComplete(),
+  });
   return { ...universal, header, body };
 }
 

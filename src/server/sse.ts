@@ -2,20 +2,20 @@ import { create, type DescMessage, type DescMethod, type Message, type MessageIn
 import { BatchSchema, BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { callerKey, certificateKey, type Identify } from '../auth/identity.ts';
+import type { Identify } from '../auth/identity.ts';
 import type { BatchWatch } from '../batches/watch.ts';
 import { limits } from '../limits.ts';
-import { type Caller, type Scope, trustedCaller } from '../messages/caller.ts';
+import type { Caller, Scope } from '../messages/caller.ts';
 import { invalidField } from '../messages/service-error.ts';
 import type { Events } from '../observability/events/index.ts';
-import { type CredentialWatch, streamCredential } from '../rpc/credential-watch.ts';
+import type { CredentialWatch } from '../rpc/credential-watch.ts';
 import { assertScope } from '../rpc/interceptors/authenticate.ts';
+import { assertKnown, queryOf } from '../rpc/interceptors/query-parameters.ts';
 import { toMessage } from '../rpc/message-mapping.ts';
-import type { Request, Response } from '../rpc/request-context.ts';
+import type { RequestContext, Response } from '../rpc/request-context.ts';
 import { toBatch } from '../rpc/services/batch-mapping.ts';
 import type { Frame, Tails } from '../tailing/tails.ts';
 import { type EventsCall, type EventsRoute, type OpenEvents, serveEvents } from './event-stream.ts';
-import { assertKnown, queryOf } from './query-parameters.ts';
 
 export interface EventsParts {
   readonly tails: Tails;
@@ -46,12 +46,14 @@ export function streamedBy(url: string): DescMethod | undefined {
  *    sequence, so `Last-Event-ID` resumes.
  * 2. `GET /v1/batches/{batch_id}/events`: the progress of a batch.
  */
-export function createEventStream(parts: EventsParts): (request: Request, response: Response) => boolean {
-  return (request, response) => {
+export function createEventStream(parts: EventsParts): (context: RequestContext, response: Response) => boolean {
+  return (context, response) => {
+    const { request } = context;
+    if (context.protocol !== 'sse') return false;
     if (request.method !== 'GET' && request.method !== 'HEAD') return false;
     const route = routeOf(request.url ?? '', parts);
     if (route === undefined) return false;
-    void serveEvents(request, response, route, parts.events);
+    void serveEvents(context, response, route, parts.events);
     return true;
   };
 }
@@ -68,7 +70,7 @@ function routeOf(url: string, parts: EventsParts): EventsRoute | undefined {
 
 function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
   return async (call) => {
-    const { header } = call;
+    const { header } = call.context;
     const query = queryOf(search);
     const caller = await callerOf(call, query, { scope: 'read', identify: parts.identify });
     assertKnown(query, ['after_seq', 'from_now', 'uid', 'login_uid', 'access_token']);
@@ -82,7 +84,7 @@ function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, par
     const uid = query.get(uidName) ?? '';
     if (!isId(uid, limits.idBytes))
       throw invalidField(uidName, `must be at most ${limits.idBytes} bytes of UTF-8, without U+0000`);
-    const frames = parts.credentials.whileValid(streamCredential({ ...call, requestHeader: header }), (signal) =>
+    const frames = parts.credentials.whileValid(call, (signal) =>
       parts.tails.subscribe({ caller, uid, allOfUid: false, channels, signal }),
     );
     return texts(frames, (frame) => eventOf(frame, parts.writeJson));
@@ -91,15 +93,13 @@ function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, par
 
 function batchEvents([, id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
   return async (call) => {
-    const { header } = call;
+    const { header } = call.context;
     const query = queryOf(search);
     const caller = await callerOf(call, query, { scope: 'send', identify: parts.identify });
     assertKnown(query, ['access_token']);
     if (header.get('last-event-id') === lastOfBatch) return undefined;
     const batchId = decode('batch_id', id, 64);
-    const batches = parts.credentials.whileValid(streamCredential({ ...call, requestHeader: header }), (signal) =>
-      parts.batchWatch.watch(caller, batchId, signal),
-    );
+    const batches = parts.credentials.whileValid(call, (signal) => parts.batchWatch.watch(caller, batchId, signal));
     return texts(batches, (batch) => {
       const data = parts.writeJson(BatchSchema, create(BatchSchema, toBatch(batch)));
       return `${batch.endedAt === null ? '' : `id: ${lastOfBatch}\n`}event: batch\ndata: ${data}\n\n`;
@@ -112,17 +112,17 @@ async function* texts<T>(items: AsyncIterable<T>, textOf: (item: T) => string): 
 }
 
 async function callerOf(
-  { header, values }: EventsCall,
+  { context }: EventsCall,
   query: URLSearchParams,
   { scope, identify }: { scope: Scope; identify: Identify | undefined },
 ): Promise<Caller> {
   // EventSource cannot set headers; the query is the only other place for a token.
+  const { header } = context;
   const token = query.get('access_token');
   if (token !== null && header.get('authorization') === null) header.set('authorization', `Bearer ${token}`);
-  const caller = identify === undefined ? trustedCaller : await identify(header, values.get(certificateKey));
-  values.set(callerKey, caller);
-  assertScope(caller, scope, 'the event stream');
-  return caller;
+  if (identify !== undefined) context.caller = await identify(header, context.certificate);
+  assertScope(context.caller, scope, 'the event stream');
+  return context.caller;
 }
 
 function cursorOf(header: Headers, query: URLSearchParams): { afterSeq: number; fromNow: boolean } {

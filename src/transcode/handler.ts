@@ -48,7 +48,7 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
     const progress: Progress = {};
     try {
       const { path, search } = splitUrl(request.url);
-      const route = router.find(request.method, path);
+      const route = request.route ?? router.find(request.method, path);
       if (route === undefined) return undefined;
       if ('allow' in route) return refuseVerb(request.method, route.allow);
       return await call(request, route, search, progress);

@@ -16,7 +16,6 @@ import {
   create,
   createRegistry,
   type DescMessage,
-  type DescMethodUnary,
   type Message,
   type MessageShape,
   type Registry,
@@ -32,7 +31,7 @@ import { parseJson } from './json-text.ts';
 import { JsonWriter } from './json-writer.ts';
 import type { TranscodedRequest, TranscoderOptions } from './options.ts';
 import { readQuery } from './query.ts';
-import { Router, splitUrl } from './router.ts';
+import { type Route, Router, splitUrl } from './router.ts';
 
 export { TextBody } from './answer.ts';
 export type { Binding, RulesOf } from './binding.ts';
@@ -43,6 +42,7 @@ export { isImplicit } from './field.ts';
 export { createInvokeUnary, type InvokeUnary, UnaryContext, type UnaryMethod } from './invoke.ts';
 export type { TranscodedCall, TranscodedRequest, TranscoderOptions } from './options.ts';
 export { queryTargets } from './query.ts';
+export type { Route } from './router.ts';
 export { isLong } from './scalar.ts';
 export { concurrentDecompressions, Slices, withConcurrencyLimit } from './slices.ts';
 export { httpStatuses } from './status.ts';
@@ -67,11 +67,8 @@ export interface Transcoder {
   check(schema: DescMessage, json: Uint8Array): void;
   /** Reads a message from a query. */
   readQuery<D extends DescMessage>(schema: D, search: string): MessageShape<D>;
-  /**
-   * Returns the method that a verb and a URL lead to, without reading the body; undefined when
-   * there is none.
-   */
-  methodOf(verb: string, url: string): DescMethodUnary | undefined;
+  /** The route of a verb and a URL; undefined when no template matches the path. */
+  routeOf(verb: string, url: string): Route | undefined;
   /** Answers a request; undefined when no route has its path. */
   handle(request: TranscodedRequest): Promise<UniversalServerResponse | undefined>;
 }
@@ -173,17 +170,13 @@ export function createTranscoder(options: TranscoderOptions): Transcoder {
     faults.settle();
     return message;
   };
-  const methodOf = (verb: string, url: string) => {
-    const route = router.find(verb, splitUrl(url).path);
-    return route !== undefined && 'bindings' in route ? route.bindings[0]?.method : undefined;
-  };
   return {
     bindings,
     write,
     read,
     check,
     readQuery: queryOf,
-    methodOf,
+    routeOf: (verb, url) => router.find(verb, splitUrl(url).path),
     handle: createHandler({ ...options, interceptors, registry, bounds }, { router, readerOf, writer }),
   };
 }

@@ -5,6 +5,7 @@ import type { HeadersSource } from './answer.ts';
 import type { Binding, RulesOf } from './binding.ts';
 import type { BodyBounds } from './body.ts';
 import type { JsonWriteOptions } from './json-writer.ts';
+import type { Route } from './router.ts';
 
 /**
  * A request. `controller` belongs to its signal and is aborted at the call's deadline; without one
@@ -12,6 +13,8 @@ import type { JsonWriteOptions } from './json-writer.ts';
  */
 export interface TranscodedRequest extends UniversalServerRequest {
   readonly controller?: AbortController;
+  /** The route of its verb and URL, if already resolved. */
+  readonly route?: Route;
 }
 
 /** The route that a request took. */

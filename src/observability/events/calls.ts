@@ -37,7 +37,7 @@ export interface RejectedRequest {
 }
 
 /** Messages of a call by outcome. */
-export interface Tally {
+export interface CallCounts {
   readonly messages: number;
   accepted?: number;
   duplicates?: number;
@@ -52,7 +52,7 @@ export interface CallEnd {
   readonly cause?: unknown;
   /** The id of the credential, which is not secret. */
   readonly caller?: string;
-  readonly tally?: Tally | undefined;
+  readonly counts?: CallCounts | undefined;
 }
 
 /** A call in progress. */
@@ -97,7 +97,7 @@ export function createCallEvents({ log, registry, accessLog, traces }: CallEvent
       code,
       reason,
       caller: end.caller,
-      ...end.tally,
+      ...end.counts,
       durationMs: Math.round(seconds * 1e5) / 100,
       traceId,
     };
@@ -125,7 +125,7 @@ export function createCallEvents({ log, registry, accessLog, traces }: CallEvent
         run: span === undefined ? (work) => work() : span.run,
         ended(end) {
           callEnded(call, end, (performance.now() - start) / 1000, span?.traceId);
-          span?.end(end.code, end.code === 'OK' ? undefined : (end.reason ?? end.code), spanAttributes(end.tally));
+          span?.end(end.code, end.code === 'OK' ? undefined : (end.reason ?? end.code), spanAttributes(end.counts));
         },
       };
     },
@@ -148,6 +148,6 @@ export function createCallEvents({ log, registry, accessLog, traces }: CallEvent
   };
 }
 
-function spanAttributes(tally: Tally | undefined): Record<string, number> {
-  return Object.fromEntries(Object.entries(tally ?? {}).map(([name, value]) => [`sendbatch.${name}`, value]));
+function spanAttributes(counts: CallCounts | undefined): Record<string, number> {
+  return Object.fromEntries(Object.entries(counts ?? {}).map(([name, value]) => [`sendbatch.${name}`, value]));
 }

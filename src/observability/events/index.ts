@@ -23,7 +23,7 @@ import { createSendingEvents } from './sending.ts';
 import { createTailingEvents } from './tailing.ts';
 import { createWebhookEvents } from './webhooks.ts';
 
-export type { CallEnd, Protocol, RejectedRequest, Tally } from './calls.ts';
+export type { CallCounts, CallEnd, Protocol, RejectedRequest } from './calls.ts';
 
 /** Where the events go. */
 export interface EventsOptions {

@@ -9,10 +9,9 @@ import { MessageService } from '../../../gen/sendbatch/v1/message_service_pb.ts'
 import { ModerationService } from '../../../gen/sendbatch/v1/moderation_service_pb.ts';
 import { TemplateService } from '../../../gen/sendbatch/v1/template_service_pb.ts';
 import { WebhookService } from '../../../gen/sendbatch/v1/webhook_service_pb.ts';
-import { callerKey } from '../../auth/identity.ts';
 import type { Caller, Scope } from '../../messages/caller.ts';
 import { ServiceError } from '../../messages/service-error.ts';
-import { entryKey } from '../request-context.ts';
+import { requestContextOf } from '../request-context.ts';
 
 /** The scope of each RPC; `any`: any valid credential. An RPC that is not listed needs `admin`. */
 const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 'any'>> = {
@@ -79,9 +78,9 @@ export function scopeInterceptor(asks: boolean): Interceptor {
   return (next) => (request) => {
     const scope = scopeOf(request.method);
     if (asks && scope !== 'none') {
-      if (!request.contextValues.get(entryKey).admitted)
-        throw new Error(`${request.method.name} was called before its caller was known`);
-      if (scope !== 'any') assertScope(request.contextValues.get(callerKey), scope, request.method.name);
+      const { isAdmitted, caller } = requestContextOf(request.contextValues);
+      if (!isAdmitted) throw new Error(`${request.method.name} was called before its caller was known`);
+      if (scope !== 'any') assertScope(caller, scope, request.method.name);
     }
     return next(request);
   };

@@ -11,7 +11,6 @@ import {
   BatchState,
 } from '../../../gen/sendbatch/v1/batch_service_pb.ts';
 import type { ChannelType, MessageDraft } from '../../../gen/sendbatch/v1/message_pb.ts';
-import { callerKey } from '../../auth/identity.ts';
 import {
   type BatchDraft,
   type BatchPriority as Priority,
@@ -22,6 +21,7 @@ import type { ResultsPage, StoredBatch } from '../../batches/batches.ts';
 import type { SubmitCall } from '../../batches/submission.ts';
 import { invalidField } from '../../messages/service-error.ts';
 import { refusalOf } from '../error-mapping.ts';
+import { callerOf } from '../request-context.ts';
 import { requestIdOf } from '../request-id.ts';
 import { timestampMs } from '../timestamps.ts';
 import { formatOf } from './template-service.ts';
@@ -30,11 +30,11 @@ type Options = Omit<BatchOptions, '$typeName' | '$unknown' | 'messageCount'>;
 
 export function toSubmitCall(
   options: Options | undefined,
-  { values, requestHeader }: Pick<HandlerContext, 'values' | 'requestHeader'>,
+  context: Pick<HandlerContext, 'values' | 'requestHeader'>,
 ): SubmitCall {
   return {
-    caller: values.get(callerKey),
-    requestId: requestIdOf(options?.requestId ?? '', requestHeader.get('idempotency-key')),
+    caller: callerOf(context),
+    requestId: requestIdOf(options?.requestId ?? '', context.requestHeader.get('idempotency-key')),
     sendAt: options?.sendAt && timestampMs('send_at', options.sendAt),
     priority: priorityNames.get(options?.priority ?? BatchPriority.UNSPECIFIED) ?? 'normal',
     name: options?.name ?? '',

@@ -6,7 +6,6 @@ import {
   SubmitBatchStreamRequestSchema,
 } from '../../../gen/sendbatch/v1/batch_service_pb.ts';
 import type { MessageDraft } from '../../../gen/sendbatch/v1/message_pb.ts';
-import { callerKey } from '../../auth/identity.ts';
 import type { Batches } from '../../batches/batches.ts';
 import type { BatchWatch } from '../../batches/watch.ts';
 import { limits } from '../../limits.ts';
@@ -16,6 +15,7 @@ import { type CredentialWatch, streamCredential } from '../credential-watch.ts';
 import { isDefinitelyValidDraft } from '../fast-validate.ts';
 import { checkRules } from '../interceptors/validate.ts';
 import { parsePageToken } from '../page-token.ts';
+import { callerOf } from '../request-context.ts';
 import { stateNames, toBatch, toDrafts, toResult, toSubmitCall } from './batch-mapping.ts';
 
 /** What BatchService needs. */
@@ -70,7 +70,7 @@ export function createBatchService({
     },
 
     async getBatch({ batchId }, context) {
-      return { batch: toBatch(await batches.get(context.values.get(callerKey), batchId)) };
+      return { batch: toBatch(await batches.get(callerOf(context), batchId)) };
     },
 
     async listBatches({ states, pageSize, pageToken }, context) {
@@ -79,7 +79,7 @@ export function createBatchService({
       const before = rest.length === 0 ? undefined : { createdAt, batchId: rest.join('-') };
       const limit = pageSize || limits.pageMessagesDefault;
       const wanted = states.flatMap((each) => stateNames.get(each) ?? []);
-      const found = await batches.list(context.values.get(callerKey), { states: wanted, before, limit: limit + 1 });
+      const found = await batches.list(callerOf(context), { states: wanted, before, limit: limit + 1 });
       const { page, last } = pageOf(found, limit);
       return {
         batches: page.map(toBatch),
@@ -89,7 +89,7 @@ export function createBatchService({
 
     async listBatchResults({ batchId, refusedOnly, pageSize, pageToken }, context) {
       const [dueAt = 0, ordinal = 0, skip = 0] = parsePageToken(pageToken);
-      const { results, next } = await batches.listResults(context.values.get(callerKey), batchId, {
+      const { results, next } = await batches.listResults(callerOf(context), batchId, {
         from: { dueAt, ordinal, skip },
         refusedOnly,
         limit: pageSize || limits.resultsPage,
@@ -103,17 +103,17 @@ export function createBatchService({
 
     async *watchBatch({ batchId }, context) {
       const batches = credentials.whileValid(streamCredential(context), (signal) =>
-        batchWatch.watch(context.values.get(callerKey), batchId, signal),
+        batchWatch.watch(callerOf(context), batchId, signal),
       );
       for await (const batch of batches) yield { batch: toBatch(batch) };
     },
 
     async cancelBatch({ batchId }, context) {
-      return { batch: toBatch(await batches.cancel(context.values.get(callerKey), batchId)) };
+      return { batch: toBatch(await batches.cancel(callerOf(context), batchId)) };
     },
 
     async retryBatch({ batchId }, context) {
-      return answerOf(await batches.retry(context.values.get(callerKey), batchId, context.signal));
+      return answerOf(await batches.retry(callerOf(context), batchId, context.signal));
     },
   };
 }

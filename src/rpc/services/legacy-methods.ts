@@ -12,7 +12,6 @@ import type {
   MessageService,
   SyncConversationsRequest,
 } from '../../../gen/sendbatch/v1/message_service_pb.ts';
-import { callerKey } from '../../auth/identity.ts';
 import type { Channels, Named } from '../../channels/channels.ts';
 import { limits } from '../../limits.ts';
 import { peerOf, personType } from '../../messages/channel.ts';
@@ -22,6 +21,7 @@ import type { Inbox } from '../../reading/inbox.ts';
 import type { Reader } from '../../reading/read-access.ts';
 import type { ReadChannel } from '../../reading/read-channel.ts';
 import { toLegacyMessage } from '../message-mapping.ts';
+import { callerOf } from '../request-context.ts';
 
 export interface LegacyParts {
   readonly readChannel: ReadChannel;
@@ -35,7 +35,7 @@ export function createLegacyMethods({ readChannel, inbox }: LegacyParts): Method
   return {
     async getMessage({ loginUid, channelType, channelId, messageId, clientMsgNo }, context) {
       const page = await readChannel.find({
-        caller: context.values.get(callerKey),
+        caller: callerOf(context),
         uid: loginUid,
         channelType,
         channelId,
@@ -48,7 +48,7 @@ export function createLegacyMethods({ readChannel, inbox }: LegacyParts): Method
     },
 
     async syncConversations(request, context) {
-      const reader = { caller: context.values.get(callerKey), uid: request.uid };
+      const reader = { caller: callerOf(context), uid: request.uid };
       return { conversations: await conversationsOf(request, reader, { readChannel, inbox }) };
     },
 

@@ -6,12 +6,11 @@ import {
   SendBatchResponseSchema,
   SendMode,
 } from '../../../gen/sendbatch/v1/message_service_pb.ts';
-import { callerKey } from '../../auth/identity.ts';
 import { limits } from '../../limits.ts';
 import type { Outcome } from '../../messages/append-plan.ts';
 import { bytesOf } from '../../messages/page.ts';
 import { ServiceError } from '../../messages/service-error.ts';
-import type { Tally } from '../../observability/events/index.ts';
+import type { CallCounts } from '../../observability/events/index.ts';
 import type { RateLimitStatus } from '../../rate-limits/rate-limits.ts';
 import type { Inbox } from '../../reading/inbox.ts';
 import type { ReadChannel } from '../../reading/read-channel.ts';
@@ -20,8 +19,8 @@ import type { SendBatch } from '../../sending/send-batch.ts';
 import type { Tails } from '../../tailing/tails.ts';
 import type { CredentialWatch } from '../credential-watch.ts';
 import { refusalOf } from '../error-mapping.ts';
-import { tallyKey } from '../interceptors/call-log.ts';
 import { legacyRange, toLegacyMessage, toMessage } from '../message-mapping.ts';
+import { callerOf, requestContextOf } from '../request-context.ts';
 import { requestIdOf } from '../request-id.ts';
 import { timestampMs } from '../timestamps.ts';
 import { createLegacyMethods } from './legacy-methods.ts';
@@ -46,8 +45,8 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
     ...createTailMethods(parts),
     ...createLegacyMethods(parts),
     async sendBatch(request, context) {
-      const tally: Tally = { messages: request.messages.length };
-      context.values.set(tallyKey, tally);
+      const counts: CallCounts = { messages: request.messages.length };
+      requestContextOf(context.values).counts = counts;
       const outcomes = await parts.sendBatch({
         messages: request.messages,
         templates: request.templates.map((each) => ({ ...each, format: formatOf(each.format) })),
@@ -56,27 +55,27 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         expectedLastSeqs: request.expectedLastSeqs.map((each) => ({ ...each, lastSeq: Number(each.lastSeq) })),
         signal: context.signal,
-        caller: context.values.get(callerKey),
+        caller: callerOf(context),
         onRateLimit: rateLimitHeaders(context),
       });
       setRetryAfter(outcomes, context);
-      const counts = Object.assign(tally, countOutcomes(outcomes));
+      const { accepted, duplicates, refused } = Object.assign(counts, countOutcomes(outcomes));
       return create(SendBatchResponseSchema, {
         results: outcomes.map((outcome) => ({
           ...toResultFields(outcome),
           ...(outcome.kind === 'refused' ? { error: refusalOf(outcome.refusal) } : {}),
         })),
-        acceptedCount: counts.accepted,
-        duplicateCount: counts.duplicates,
-        refusedCount: counts.refused,
+        acceptedCount: accepted,
+        duplicateCount: duplicates,
+        refusedCount: refused,
       });
     },
 
     async send(request, context) {
       const { message } = request;
       if (message === undefined) throw new Error('message is required by its rule');
-      const tally: Tally = { messages: 1 };
-      context.values.set(tallyKey, tally);
+      const counts: CallCounts = { messages: 1 };
+      requestContextOf(context.values).counts = counts;
       const [outcome] = await parts.sendBatch({
         messages: [message],
         atomic: false,
@@ -84,26 +83,26 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         expectedLastSeqs: [],
         signal: context.signal,
-        caller: context.values.get(callerKey),
+        caller: callerOf(context),
         onRateLimit: rateLimitHeaders(context),
       });
       if (outcome === undefined) throw new Error('no outcome for the message');
-      Object.assign(tally, countOutcomes([outcome]));
+      Object.assign(counts, countOutcomes([outcome]));
       if (outcome.kind === 'refused') throw new ServiceError(outcome.refusal);
       return toResultFields(outcome);
     },
 
     async broadcast(request, context) {
-      const tally: Tally = { messages: request.subscribers.length };
-      context.values.set(tallyKey, tally);
+      const counts: CallCounts = { messages: request.subscribers.length };
+      requestContextOf(context.values).counts = counts;
       const refusals = await parts.broadcast({
         ...request,
         atomic: request.mode === SendMode.ATOMIC,
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         signal: context.signal,
-        caller: context.values.get(callerKey),
+        caller: callerOf(context),
       });
-      tally.refused = refusals.length;
+      counts.refused = refusals.length;
       // The list must stay complete, so the texts are shortened to the stable reason.
       const isLarge = bytesOf(refusals) > limits.pageBytes;
       return {
@@ -115,7 +114,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
     async listMessages(request, context) {
       const page = await parts.readChannel.page({
         ...request,
-        caller: context.values.get(callerKey),
+        caller: callerOf(context),
         afterSeq: Number(request.afterSeq),
         beforeSeq: Number(request.beforeSeq),
         filter: {
@@ -139,7 +138,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         ...request,
         ...legacyRange(Number(request.startMessageSeq), Number(request.endMessageSeq), request.pullMode),
         uid: request.loginUid,
-        caller: context.values.get(callerKey),
+        caller: callerOf(context),
         limit: Math.min(request.limit, limits.pageMessages),
         legacy: true,
       });
@@ -156,7 +155,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
       const page = await parts.readChannel.find({
         ...request,
         uid: request.loginUid,
-        caller: context.values.get(callerKey),
+        caller: callerOf(context),
         seqs: request.messageSeqs.map(Number),
         ids: request.messageIds.map(Number),
         keys: request.clientMsgNos,
@@ -171,7 +170,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
       const lastSeq = await parts.readChannel.lastSeq({
         ...request,
         uid: request.loginUid,
-        caller: context.values.get(callerKey),
+        caller: callerOf(context),
       });
       return { messageSeq: BigInt(lastSeq) };
     },

@@ -6,7 +6,6 @@ import {
   SubscribeRequestSchema,
   type SubscribeResponseSchema,
 } from '../../../gen/sendbatch/v1/message_service_pb.ts';
-import { callerKey } from '../../auth/identity.ts';
 import { limits } from '../../limits.ts';
 import { peerOf, personType } from '../../messages/channel.ts';
 import { pageOf } from '../../messages/page.ts';
@@ -18,6 +17,7 @@ import { type CredentialWatch, streamCredential } from '../credential-watch.ts';
 import { checkRules } from '../interceptors/validate.ts';
 import { toLegacyMessage, toMessage } from '../message-mapping.ts';
 import { parsePageToken } from '../page-token.ts';
+import { callerOf } from '../request-context.ts';
 
 export interface TailParts {
   readonly tails: Tails;
@@ -41,7 +41,7 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
         throw invalidField('channels', 'must have at least one entry, unless all_of_uid is set');
       if (!request.allOfUid && request.channels.length > limits.subscribeChannels)
         throw invalidField('channels', `must have at most ${limits.subscribeChannels} entries without all_of_uid`);
-      const reader = { caller: context.values.get(callerKey), uid: request.uid };
+      const reader = { caller: callerOf(context), uid: request.uid };
       if (request.allOfUid && viewerOf(reader) === undefined)
         throw invalidField('uid', 'is required with all_of_uid; a service is not a member of channels itself');
       const frames = credentials.whileValid(streamCredential(context), (signal) =>
@@ -60,7 +60,7 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
       const [messageId, channelKey] = parsePageToken(pageToken);
       const before = channelKey === undefined || messageId === undefined ? undefined : { messageId, channelKey };
       const limit = pageSize || limits.pageMessagesDefault;
-      const reader = { caller: context.values.get(callerKey), uid };
+      const reader = { caller: callerOf(context), uid };
       const { page, last } = pageOf(await inbox.conversations(reader, before, limit + 1), limit);
       return {
         conversations: page.map((each) => ({
@@ -76,12 +76,12 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
     },
 
     async markRead({ uid, channelType, channelId, readSeq }, context) {
-      await inbox.markRead({ caller: context.values.get(callerKey), uid }, channelType, channelId, Number(readSeq));
+      await inbox.markRead({ caller: callerOf(context), uid }, channelType, channelId, Number(readSeq));
       return {};
     },
 
     async syncCommands({ uid, messageSeq, limit }, context) {
-      const reader = { caller: context.values.get(callerKey), uid };
+      const reader = { caller: callerOf(context), uid };
       const { commands, more } = await inbox.commands(reader, Number(messageSeq), limit);
       return {
         more,
@@ -93,7 +93,7 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
     },
 
     async ackCommands({ uid, lastMessageSeq }, context) {
-      await inbox.acknowledge({ caller: context.values.get(callerKey), uid }, Number(lastMessageSeq));
+      await inbox.acknowledge({ caller: callerOf(context), uid }, Number(lastMessageSeq));
       return {};
     },
   };

@@ -3,7 +3,8 @@ import http2 from 'node:http2';
 import net from 'node:net';
 import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { createBodyBudget, wasEvicted } from '../../../src/server/body-budget.ts';
+import { RequestContext } from '../../../src/rpc/request-context.ts';
+import { createBodyBudget } from '../../../src/server/body-budget.ts';
 import { type Listener, listen } from '../../../src/server/port.ts';
 
 const kilobyte = 1024;
@@ -17,11 +18,10 @@ let cuts = 0;
 let here = 0;
 const heard = new Set<() => void>();
 before(async () => {
-  const intake = createBodyBudget({
+  const bodyBudget = createBodyBudget({
     maxBytes: 1024 * kilobyte,
     graceMs,
-    isStream: ({ url }) => url === '/stream',
-    peerOf: (request) => ('stream' in request ? request.stream.session : request.socket),
+    isStream: ({ request }) => request.url === '/stream',
     onEvicted: () => cuts++,
   });
   listener = await listen({
@@ -33,7 +33,8 @@ before(async () => {
         here--;
         for (const wake of heard) wake();
       });
-      intake(request, response);
+      const context = new RequestContext(request, { protocol: 'grpc', method: undefined, route: undefined });
+      bodyBudget(context, response);
       let bytes = 0;
       request.on('error', () => {});
       request.on('data', (chunk: Buffer) => {
@@ -41,7 +42,7 @@ before(async () => {
         came += chunk.length;
         for (const wake of heard) wake();
       });
-      request.on('end', () => response.end(wasEvicted(request) ? 'cut' : String(bytes)));
+      request.on('end', () => response.end(context.isEvicted ? 'cut' : String(bytes)));
     },
   });
 });

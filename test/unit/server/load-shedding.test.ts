@@ -7,8 +7,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { MessageService } from '../../../gen/sendbatch/v1/message_service_pb.ts';
 import { startAdmissionController } from '../../../src/overload/admission-controller.ts';
 import { fewCalls } from '../../../src/overload/pie.ts';
-import { isGone, type Request, type Response } from '../../../src/rpc/request-context.ts';
-import { bodyIsWhole, createLoadShedding } from '../../../src/server/load-shedding.ts';
+import { isGone, RequestContext, type Response } from '../../../src/rpc/request-context.ts';
+import { createLoadShedding } from '../../../src/server/load-shedding.ts';
 import { listen } from '../../../src/server/port.ts';
 
 /** More than are let in when none ends. */
@@ -17,16 +17,18 @@ const uploads = 2 * fewCalls;
 for (const protocol of ['HTTP/1.1', 'HTTP/2'] as const)
   test(`${protocol}: calls whose callers have left count for none, whatever is read of their bodies then`, async () => {
     const overload = startAdmissionController({ waitMs: 200, onShed: () => {} });
-    const shed = createLoadShedding(overload, () => MessageService.method.sendBatch);
-    const came: { request: Request; response: Response }[] = [];
+    const loadShedding = createLoadShedding(overload);
+    const came: { context: RequestContext; response: Response }[] = [];
     const all = Promise.withResolvers<void>();
     const listener = await listen({
       host: '127.0.0.1',
       port: 0,
       handler(request, response) {
         request.on('error', () => {});
-        assert.equal(shed(request, response), false);
-        came.push({ request, response });
+        const { sendBatch } = MessageService.method;
+        const context = new RequestContext(request, { protocol: 'grpc', method: sendBatch, route: undefined });
+        assert.equal(loadShedding(context, response), false);
+        came.push({ context, response });
         if (came.length === uploads) all.resolve();
       },
     });
@@ -37,9 +39,9 @@ for (const protocol of ['HTTP/1.1', 'HTTP/2'] as const)
       const left = Promise.all(came.map(({ response }) => once(response, 'close')));
       leave();
       await left;
-      for (const { request, response } of came) {
+      for (const { context, response } of came) {
         assert.ok(isGone(response));
-        assert.throws(() => bodyIsWhole(request), /disconnected/);
+        assert.throws(() => context.bodyComplete(), /disconnected/);
       }
       overload.stored(1);
       const since = performance.now();

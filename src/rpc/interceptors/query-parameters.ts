@@ -1,7 +1,7 @@
 import type { Interceptor } from '@connectrpc/connect';
-import { invalidField } from '../messages/service-error.ts';
-import { entryKey } from '../rpc/request-context.ts';
-import { didYouMean } from '../transcode/index.ts';
+import { invalidField } from '../../messages/service-error.ts';
+import { didYouMean } from '../../transcode/index.ts';
+import { requestContextOf } from '../request-context.ts';
 
 /** The query parameters of a Connect GET, which carry the request. */
 const connectGet = ['connect', 'encoding', 'message', 'base64', 'compression'] as const;
@@ -14,7 +14,7 @@ const connectGet = ['connect', 'encoding', 'message', 'base64', 'compression'] a
 export const queryInterceptor: Interceptor = (next) => (request) => {
   const { url, requestMethod, contextValues } = request;
   const start = url.indexOf('?');
-  if (start !== -1 && contextValues.get(entryKey).protocol !== 'json') {
+  if (start !== -1 && requestContextOf(contextValues).protocol !== 'json') {
     const known = requestMethod === 'GET' ? connectGet : [];
     assertKnown(queryOf(url.slice(start + 1)), known, 'the options of an RPC are fields of its request');
   }
