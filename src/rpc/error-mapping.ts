@@ -6,7 +6,7 @@
 // Entry points: `toConnectError` (any thrown value), `refusalOf` (one message's refusal), `toHttp`
 // (JSON routes). An unexpected error becomes INTERNAL, which discloses nothing of its cause.
 import { create, createRegistry, type JsonObject, type MessageInitShape, toJson } from '@bufbuild/protobuf';
-import { durationFromMs, durationMs } from '@bufbuild/protobuf/wkt';
+import { durationFromMs } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import type { RefusalSchema } from '../../gen/sendbatch/v1/message_pb.ts';
@@ -67,42 +67,62 @@ const domain = 'sendbatch';
 /** The details that any answer can carry. JSON needs their types to write an Any. */
 export const detailRegistry = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSchema);
 
+/** The error of a refusal. Status, retry time and log read the refusal, not its encoded details. */
+export class RefusalError extends ConnectError {
+  readonly #refusal: Refusal;
+
+  constructor(
+    refusal: Refusal,
+    { code = table[refusal.reason].code, violations = [], cause }: RefusalErrorOptions = {},
+  ) {
+    const { retryAfterMs } = refusal;
+    const headers: Record<string, string> = {
+      ...(retryAfterMs === undefined ? {} : { 'retry-after': String(Math.ceil(retryAfterMs / 1000)) }),
+      ...(code === Code.Unauthenticated ? { 'www-authenticate': 'Bearer realm="sendbatch"' } : {}),
+    };
+    const details = [
+      { desc: ErrorInfoSchema, value: errorInfo(refusal) },
+      ...(violations.length > 0 ? [{ desc: BadRequestSchema, value: badRequest(violations) }] : []),
+      ...(retryAfterMs === undefined ? [] : [{ desc: RetryInfoSchema, value: retryInfo(retryAfterMs) }]),
+    ];
+    super(refusal.message, code, headers, details, cause);
+    this.#refusal = refusal;
+  }
+
+  get refusal(): Refusal {
+    return this.#refusal;
+  }
+
+  /** ConnectError's own check, which this would inherit, accepts any ConnectError. */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return typeof value === 'object' && value !== null && #refusal in value;
+  }
+}
+
+interface RefusalErrorOptions {
+  /** Default: the code of the reason. */
+  readonly code?: Code;
+  readonly violations?: readonly Violation[];
+  readonly cause?: unknown;
+}
+
 /**
  * Maps any thrown value to the error that is answered. Unexpected errors become INTERNAL without
  * their cause.
  */
 export function toConnectError(thrown: unknown): ConnectError {
   if (thrown instanceof ConnectError) return thrown;
-  const serviceError =
-    thrown instanceof ServiceError
-      ? thrown
-      : new ServiceError(
-          {
-            reason: 'INTERNAL',
-            message: 'internal error; the cause is in the log under x-request-id',
-            metadata: {},
-          },
-          { cause: thrown },
-        );
-  const { refusal, violations } = serviceError;
-  const { retryAfterMs } = refusal;
-  const { code } = table[refusal.reason];
-  const headers: Record<string, string> = {
-    ...(retryAfterMs === undefined ? {} : { 'retry-after': String(Math.ceil(retryAfterMs / 1000)) }),
-    ...(code === Code.Unauthenticated ? { 'www-authenticate': 'Bearer realm="sendbatch"' } : {}),
-  };
-  const details = [
-    { desc: ErrorInfoSchema, value: errorInfo(refusal) },
-    ...(violations.length > 0 ? [{ desc: BadRequestSchema, value: badRequest(violations) }] : []),
-    ...(retryAfterMs === undefined ? [] : [{ desc: RetryInfoSchema, value: retryInfo(retryAfterMs) }]),
-  ];
-  return new ConnectError(refusal.message, code, headers, details, serviceError.cause);
+  if (thrown instanceof ServiceError) {
+    const { refusal, violations, cause } = thrown;
+    return new RefusalError(refusal, { violations, cause });
+  }
+  const message = 'internal error; the cause is in the log under x-request-id';
+  return new RefusalError({ reason: 'INTERNAL', message, metadata: {} }, { cause: thrown });
 }
 
 /** Milliseconds after which a retry can succeed; undefined: a retry does not help. */
-export function retryMsOf(error: ConnectError): number | undefined {
-  const [info] = error.findDetails(RetryInfoSchema);
-  return info?.retryDelay === undefined ? undefined : durationMs(info.retryDelay);
+export function retryAfterMsOf(error: ConnectError): number | undefined {
+  return error instanceof RefusalError ? error.refusal.retryAfterMs : undefined;
 }
 
 /** Header read by gRPC retry policies (gRFC A6): whole milliseconds in 32 bits. */
@@ -111,7 +131,7 @@ const longestPushbackMs = 2 ** 31 - 1;
 
 /** Repeats an error's RetryInfo in gRPC's pushback header. For gRPC only. */
 export function setPushback(headers: Headers, error: ConnectError): void {
-  const milliseconds = retryMsOf(error);
+  const milliseconds = retryAfterMsOf(error);
   if (milliseconds === undefined) return;
   headers.set(pushbackHeader, String(Math.min(Math.ceil(milliseconds), longestPushbackMs)));
 }
@@ -147,7 +167,7 @@ export function httpStatusOf(reason: string): number {
 
 /** The HTTP status and body of an error on the JSON routes. */
 export function toHttp(error: ConnectError, status = httpStatusOfError(error)): { status: number; body: JsonObject } {
-  const details = error.details.flatMap((detail) => ('desc' in detail ? [anyOf(detail)] : []));
+  const details = error.details.flatMap((detail) => ('desc' in detail ? [toAny(detail)] : []));
   return {
     status,
     body: {
@@ -175,13 +195,12 @@ export function statusNameOf(code: Code): string {
 }
 
 function httpStatusOfError(error: ConnectError): number {
-  const [info] = error.findDetails(ErrorInfoSchema);
-  return info === undefined ? httpByCode[error.code] : httpStatusOf(info.reason);
+  return error instanceof RefusalError ? table[error.refusal.reason].http : httpByCode[error.code];
 }
 
 type Detail = Extract<ConnectError['details'][number], { desc: unknown }>;
 
-function anyOf({ desc, value }: Detail): JsonObject {
+function toAny({ desc, value }: Detail): JsonObject {
   const json = toJson(desc, create(desc, value));
   return { '@type': `type.googleapis.com/${desc.typeName}`, ...(json as JsonObject) };
 }

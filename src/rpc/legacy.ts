@@ -109,13 +109,13 @@ function batchStatus(response: SendBatchResponse): number {
  * (`error`).
  */
 export function legacyFailure(error: ConnectError): { status: number; headers: Headers; body: string } {
-  const { mapped, status } = ofTranscoder(error);
+  const { mapped, status } = mapTranscodeError(error);
   const http = toHttp(mapped, status);
   return { status: http.status, headers: mapped.metadata, body: JSON.stringify(http.body) };
 }
 
 /** Maps the transcoder's own errors (unreadable requests) to INVALID_FIELD or BATCH_TOO_LARGE. */
-export function ofTranscoder(error: ConnectError): { mapped: ConnectError; status?: number } {
+export function mapTranscodeError(error: ConnectError): { mapped: ConnectError; status?: number } {
   if (!(error instanceof TranscodeError)) return { mapped: error };
   if (error.code !== Code.InvalidArgument) return { mapped: error, status: error.httpStatus };
   const reason = error.httpStatus === 413 ? 'BATCH_TOO_LARGE' : 'INVALID_FIELD';

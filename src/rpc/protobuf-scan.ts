@@ -53,7 +53,7 @@ function planOf(desc: DescMessage): Plan {
         name: field.name,
         message,
         isList,
-        maxCount: mostElements(field),
+        maxCount: maxElements(field),
         wire: wireOf(field),
         packed,
       };
@@ -105,7 +105,7 @@ function wireOfScalar(scalar: ScalarType): WireType {
 }
 
 /** The `max_items` rule of a list. */
-export function mostElements(field: DescField): number {
+export function maxElements(field: DescField): number {
   if (field.fieldKind !== 'list') return Infinity;
   const rules = getOption(field, fieldRules).type;
   return rules.case === 'repeated' ? Number(rules.value.maxItems) || Infinity : Infinity;

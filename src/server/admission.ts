@@ -6,7 +6,7 @@ import { ServiceError } from '../messages/service-error.ts';
 import type { Events } from '../observability/events/index.ts';
 import { toConnectError } from '../rpc/error-mapping.ts';
 import { assertScope, scopeOf } from '../rpc/interceptors/authenticate.ts';
-import { endOf } from '../rpc/interceptors/call-log.ts';
+import { callEndOf } from '../rpc/interceptors/call-log.ts';
 import {
   isGone,
   longestTimerMs,
@@ -53,7 +53,7 @@ export function createAdmission({ identify, requestTimeoutMs, events }: Admissio
       error.metadata.set(requestIdHeader, requestId);
       const name = `${method.parent.typeName}/${method.name}`;
       const call = events.callBegan({ requestId, method: name, protocol, header, began });
-      call.ended(endOf(error, context));
+      call.ended(callEndOf(error, context));
       if (!isGone(response)) answerEarly(context, response, earlyAnswers(error));
       return false;
     }

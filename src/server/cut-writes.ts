@@ -10,16 +10,16 @@ type Callback = (error?: Error | null) => void;
 export function endCutWrites(response: Response): void {
   const write = response.write.bind(response) as (chunk: unknown, encoding: string, done: Callback) => boolean;
   response.write = ((chunk: unknown, encoding: string, done?: Callback) =>
-    write(chunk, encoding, (error) => done?.(error ? leftBy(error) : undefined))) as typeof response.write;
+    write(chunk, encoding, (error) => done?.(error ? disconnectError(error) : undefined))) as typeof response.write;
   response.on('error', () => {});
   response.once('close', () => {
-    if (!response.writableEnded) response.emit('error', leftBy());
+    if (!response.writableEnded) response.emit('error', disconnectError());
   });
 }
 
 /**
  * The only code that Connect's adapter treats as a disconnect; it prints all others to the console.
  */
-function leftBy(cause?: Error): Error {
+function disconnectError(cause?: Error): Error {
   return Object.assign(new Error('the caller disconnected', { cause }), { code: 'ERR_STREAM_DESTROYED' });
 }

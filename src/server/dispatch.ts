@@ -101,7 +101,7 @@ function createServe(
   handlers: Handlers,
   bodyBudget: BodyBudget,
 ): (context: RequestContext, response: Response) => void {
-  const { unaryGrpc, eventStream, ndjson, metrics, docs, requestRejected, transcoder } = handlers;
+  const { unaryGrpc, sse, ndjson, metrics, docs, requestRejected, transcoder } = handlers;
   const router = createConnectRouter(handlers.routerOptions);
   handlers.register(router);
   const rpcHandlers = new Map(router.handlers.map((handler) => [handler.method, handler]));
@@ -154,7 +154,7 @@ function createServe(
     bodyBudget(context, response);
     if (
       unaryGrpc(context, response) ||
-      eventStream(context, response) ||
+      sse(context, response) ||
       ndjson(context, response) ||
       metrics(context, response) ||
       docs(request, response)
@@ -175,8 +175,8 @@ function isGrpc({ headers }: Request): boolean {
 }
 
 /**
- * What makes a request unreadable for every protocol: two Hosts, of which a proxy may have checked the other one; the base64 form of gRPC-Web. Encodings get the name by which the
- * rest knows them.
+ * What makes a request unreadable on every protocol: two Hosts, of which a proxy may have checked
+ * the other one; gRPC-Web's base64 form. Also rewrites `x-gzip` to `gzip`.
  */
 function headerFault({ headers, rawHeaders }: Request): { status: number; message: string } | undefined {
   const encoding = headers['content-encoding'];
@@ -203,12 +203,14 @@ function hasTwoHosts(rawHeaders: readonly string[]): boolean {
   return hosts > 1;
 }
 
-/** The same refusal as HTTP says it, whatever the request's protocol. */
+/** The refusal as plain HTTP, whatever the request's protocol. */
 function asJson({ json }: EarlyAnswers): EarlyAnswers {
   return { grpc: json, stream: json, connect: json, events: json, json };
 }
 
-/** A timer of Node's that is longer than 24.8 days ends at once, and with it the call: a longer deadline becomes that. */
+/**
+ * Shortens deadlines above 24.8 days: a longer Node timer fires immediately and would end the call.
+ */
 function boundDeadline(headers: Request['headers']): void {
   const grpc = grpcTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
   if ((grpc.timeoutMs ?? 0) > longestTimerMs) headers['grpc-timeout'] = `${Math.floor(longestTimerMs / 1000)}S`;
@@ -216,7 +218,10 @@ function boundDeadline(headers: Request['headers']): void {
   if ((connect.timeoutMs ?? 0) > longestTimerMs) headers['connect-timeout-ms'] = String(longestTimerMs);
 }
 
-/** A gRPC client reads a trailer, not a body; an RPC path in JSON is a Connect client's; everybody else gets the JSON routes' shape. */
+/**
+ * Answers 404 in the caller's protocol: as a gRPC status, as Connect's JSON on an RPC path, else in
+ * the shape of the JSON routes.
+ */
 function notFound(request: Request, response: Response): void {
   const path = (request.url ?? '/').split('?', 1)[0];
   const type = request.headers['content-type'] ?? '';

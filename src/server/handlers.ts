@@ -28,7 +28,7 @@ import { createMetricsEndpoint, type MetricsParts } from './metrics-endpoint.ts'
 import { createNdjson, isNdjson } from './ndjson.ts';
 import { createProbes } from './probes.ts';
 import { bodyBounds } from './request-body.ts';
-import { createEventStream, streamedBy } from './sse.ts';
+import { createSse, sseMethodOf } from './sse.ts';
 
 /** What the handlers need. */
 export type HandlerParts = ServiceParts & {
@@ -52,7 +52,7 @@ export interface Handlers {
   /** Batches as NDJSON. */
   readonly ndjson: ReturnType<typeof createNdjson>;
   /** Streams as Server-Sent Events. */
-  readonly eventStream: ReturnType<typeof createEventStream>;
+  readonly sse: ReturnType<typeof createSse>;
   /** The metrics for Prometheus. */
   readonly metrics: ReturnType<typeof createMetricsEndpoint>;
   /** The pages about the API. */
@@ -118,7 +118,7 @@ export function createHandlers(parts: HandlerParts, events: Events): Handlers {
     },
     transcoder,
     ndjson: createNdjson({ implementation: batchService, interceptors, transcoder }),
-    eventStream: createEventStream({ ...parts, events, writeJson: transcoder.write }),
+    sse: createSse({ ...parts, events, writeJson: transcoder.write }),
     metrics: createMetricsEndpoint({ ...parts.metrics, onError: events.metricsFailed }),
     docs: createDocs({ version, needsCredential: identify !== undefined, bindings: transcoder.bindings }),
     isStream: ({ request, method }) => isNdjson(request) || method === BatchService.method.submitBatchStream,
@@ -152,7 +152,7 @@ function createContextOf(
       const protocol = rpcProtocolOf(request.headers['content-type']);
       return new RequestContext(request, { protocol, method: rpc, route: undefined });
     }
-    const streamed = streamedBy(url);
+    const streamed = sseMethodOf(url);
     if (streamed !== undefined)
       return new RequestContext(request, { protocol: 'sse', method: streamed, route: undefined });
     let route: ReturnType<typeof routeOf>;

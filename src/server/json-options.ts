@@ -1,7 +1,7 @@
 import type { DescMessage } from '@bufbuild/protobuf';
 import type { UniversalHandlerOptions } from '@connectrpc/connect/protocol';
 import { detailRegistry } from '../rpc/error-mapping.ts';
-import { ofTranscoder } from '../rpc/legacy.ts';
+import { mapTranscodeError } from '../rpc/legacy.ts';
 import { TranscodeError, type Transcoder } from '../transcode/index.ts';
 
 const utf8 = new TextDecoder();
@@ -25,7 +25,7 @@ export function jsonOptionsOf(
         try {
           check(input, bytes);
         } catch (error) {
-          throw error instanceof TranscodeError ? ofTranscoder(error).mapped : error;
+          throw error instanceof TranscodeError ? mapTranscodeError(error).mapped : error;
         }
         return utf8.decode(bytes);
       },

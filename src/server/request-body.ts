@@ -1,7 +1,9 @@
 // Reads the bodies of gRPC, gRPC-Web and Connect in place of Connect's adapters.
 //
-// Connect unpacks and parses in one piece, and counts nothing: 16 MiB of empty messages were 4.9 s and 1.5 GB. So a body is read here: bounded, unpacked, scanned and parsed in
-// slices. Connect is handed a placeholder per message, an empty one, and an interceptor puts the message in its place. All else of the protocols stays Connect's.
+// Connect decompresses and parses in one step and counts nothing: 16 MiB of empty messages took 4.9
+// s and 1.5 GB. So bodies are read here: bounded, decompressed, scanned, and parsed in slices.
+// Connect gets an empty placeholder per message, and an interceptor replaces it
+// (rpc/interceptors/parsed-messages.ts). Everything else of the protocols stays with Connect.
 import type { DescMethod, Message } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import type { UniversalServerRequest } from '@connectrpc/connect/protocol';
@@ -9,15 +11,15 @@ import { limits } from '../limits.ts';
 import { invalidField, ServiceError } from '../messages/service-error.ts';
 import { detailRegistry, toConnectError } from '../rpc/error-mapping.ts';
 import { parsedMessagesKey } from '../rpc/interceptors/parsed-messages.ts';
-import { ofTranscoder } from '../rpc/legacy.ts';
+import { mapTranscodeError } from '../rpc/legacy.ts';
 import { parseProtobuf } from '../rpc/protobuf-parse.ts';
-import { mostElements } from '../rpc/protobuf-scan.ts';
+import { maxElements } from '../rpc/protobuf-scan.ts';
 import type { Request, RequestContext } from '../rpc/request-context.ts';
 import { createJsonBodyReader, Slices, TranscodeError, unpackGzip } from '../transcode/index.ts';
 import { discard } from './early-answer.ts';
 import { messageTooLarge } from './message-too-large.ts';
 
-/** What bounds every body. */
+/** The bounds of every body. */
 export const bodyBounds = {
   maxBytes: limits.requestBytes,
   parsedBytes: limits.parsedBytes,
@@ -25,12 +27,14 @@ export const bodyBounds = {
   objectKeys: limits.objectKeys,
   unpackedRatio: limits.unpackedRatio,
   unpackedFreeBytes: limits.unpackedFreeBytes,
-  maxElements: mostElements,
+  maxElements,
 };
 
 const parseJson = createJsonBodyReader(bodyBounds, detailRegistry);
 
-/** A request as Connect's handlers take it, with a body that reads the real one. */
+/**
+ * A request for Connect's handlers, whose body yields placeholders while it parses the real one.
+ */
 export function withRequestBody(
   universal: UniversalServerRequest,
   context: RequestContext,
@@ -42,30 +46,33 @@ export function withRequestBody(
   const type = (request.headers['content-type'] ?? '').split(';', 1)[0] ?? '';
   const isJson = type.endsWith('json');
   const parse = (bytes: Uint8Array) => (isJson ? parseJson(method.input, bytes) : parseProtobuf(method.input, bytes));
-  const read: Message[] = [];
+  const parsed: Message[] = [];
   if (/^application\/(grpc|connect\+)/.test(type)) {
-    const packed = textHeader(
+    const encoding = textHeader(
       request,
       type.startsWith('application/connect') ? 'connect-content-encoding' : 'grpc-encoding',
     );
-    values.set(parsedMessagesKey, read);
+    values.set(parsedMessagesKey, parsed);
     const isUnary = method.methodKind === 'unary';
-    const whole = isUnary ? () => context.bodyComplete() : () => {};
-    return { ...universal, body: envelopes(request, { isJson, isGzip: packed === 'gzip', read, parse, whole }) };
+    const onComplete = isUnary ? () => context.bodyComplete() : () => {};
+    return {
+      ...universal,
+      body: readEnvelopes(request, { isJson, isGzip: encoding === 'gzip', parsed, parse, onComplete }),
+    };
   }
   const encoding = textHeader(request, 'content-encoding');
   // Connect refuses other encodings before it reads.
   if (encoding !== undefined && encoding !== 'gzip' && encoding !== 'identity') return universal;
-  values.set(parsedMessagesKey, read);
+  values.set(parsedMessagesKey, parsed);
   const header = new Headers(universal.header);
   header.delete('content-encoding');
   header.delete('content-length');
-  const body = unary(request, {
+  const body = readUnary(request, {
     isJson,
     isGzip: encoding === 'gzip',
-    read,
+    parsed,
     parse,
-    whole: () => context.bodyComplete(),
+    onComplete: () => context.bodyComplete(),
   });
   return { ...universal, header, body };
 }
@@ -78,33 +85,36 @@ function textHeader({ headers }: Request, name: string): string | undefined {
 interface Reading {
   readonly isJson: boolean;
   readonly isGzip: boolean;
-  readonly read: Message[];
+  readonly parsed: Message[];
   readonly parse: (bytes: Uint8Array) => Message | Promise<Message>;
-  readonly whole: () => void;
+  readonly onComplete: () => void;
 }
 
-/** An empty message, as an encoding writes it. */
+/** An empty message in each encoding. */
 const empty = { json: Buffer.from('{}'), binary: Buffer.alloc(0) };
 const emptyEnvelope = { json: Buffer.from([0, 0, 0, 0, 2, 0x7b, 0x7d]), binary: Buffer.alloc(5) };
 
-/** A unary body of Connect: all of it is one message. */
-async function* unary(request: Request, { isJson, isGzip, read, parse, whole }: Reading): AsyncIterable<Uint8Array> {
+/** Reads a unary body of Connect, which is one message. */
+async function* readUnary(
+  request: Request,
+  { isJson, isGzip, parsed, parse, onComplete }: Reading,
+): AsyncIterable<Uint8Array> {
   const declared = Number(request.headers['content-length'] ?? 0);
   const chunks: Buffer[] = [];
   let length = 0;
-  if (declared > limits.requestBytes) throw await refused(request, declared);
+  if (declared > limits.requestBytes) throw await refuseTooLarge(request, declared);
   for await (const chunk of chunksOf(request)) {
     length += chunk.length;
     if (length > limits.requestBytes) break;
     chunks.push(chunk);
   }
-  // After the loop: what reads the body in chunks has to leave it before the rest can be discarded.
-  if (length > limits.requestBytes) throw await refused(request, length);
+  // After the loop: the rest can be discarded only once the iteration has ended.
+  if (length > limits.requestBytes) throw await refuseTooLarge(request, length);
   const [only] = chunks;
   const bytes = chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks, length);
   try {
-    whole();
-    read.push(await parse(isGzip ? await unpacked(bytes) : bytes));
+    onComplete();
+    parsed.push(await parse(isGzip ? await decompressed(bytes) : bytes));
   } catch (error) {
     throw toCallError(error);
   }
@@ -114,46 +124,46 @@ async function* unary(request: Request, { isJson, isGzip, read, parse, whole }: 
 const envelopeBytes = 5;
 const compressedFlag = 1;
 
-/** The messages of gRPC, gRPC-Web, and Connect's streams: each has its flags and its length before it. */
-async function* envelopes(
+/** Reads the envelopes of gRPC, gRPC-Web and Connect's streams: flags, length, message. */
+async function* readEnvelopes(
   request: Request,
-  { isJson, isGzip, read, parse, whole }: Reading,
+  { isJson, isGzip, parsed, parse, onComplete }: Reading,
 ): AsyncIterable<Uint8Array> {
-  let held: Buffer[] = [];
+  let pending: Buffer[] = [];
   let length = 0;
   let isFirst = true;
   let tooLarge = 0;
-  // Of millions of empty messages none is large enough to be parsed in slices, and all of their awaits together let nobody else have a turn.
+  // Yields between millions of empty messages: none of them is large enough to be parsed in slices.
   const slices = new Slices();
   for await (const chunk of chunksOf(request)) {
-    held.push(chunk);
+    pending.push(chunk);
     length += chunk.length;
     for (;;) {
       if (length < envelopeBytes) break;
       if (slices.isOver()) await slices.rest();
-      if ((held[0] as Buffer).length < envelopeBytes) held = [Buffer.concat(held, length)];
-      const head = held[0] as Buffer;
+      if ((pending[0] as Buffer).length < envelopeBytes) pending = [Buffer.concat(pending, length)];
+      const head = pending[0] as Buffer;
       const size = head.readUInt32BE(1);
       if (size > limits.requestBytes) {
         tooLarge = size;
         break;
       }
       if (length < envelopeBytes + size) break;
-      const bytes = held.length === 1 ? head : Buffer.concat(held, length);
+      const bytes = pending.length === 1 ? head : Buffer.concat(pending, length);
       const envelope = bytes.subarray(0, envelopeBytes + size);
       length -= envelope.length;
-      held = length === 0 ? [] : [bytes.subarray(envelope.length)];
+      pending = length === 0 ? [] : [bytes.subarray(envelope.length)];
       const flags = head.readUInt8(0);
-      // Other flags, and what is packed by an encoding that was not named, are for Connect to refuse.
+      // Connect refuses other flags, and compressed messages without a declared encoding.
       if (flags > compressedFlag || (flags === compressedFlag && !isGzip)) {
         yield envelope;
         continue;
       }
       const message = envelope.subarray(envelopeBytes);
       try {
-        if (isFirst) whole();
+        if (isFirst) onComplete();
         isFirst = false;
-        read.push(await parse(flags === compressedFlag ? await unpacked(message) : message));
+        parsed.push(await parse(flags === compressedFlag ? await decompressed(message) : message));
       } catch (error) {
         throw toCallError(error);
       }
@@ -161,12 +171,12 @@ async function* envelopes(
     }
     if (tooLarge > 0) break;
   }
-  if (tooLarge > 0) throw await refused(request, tooLarge);
-  // A part of a message: Connect says so.
-  if (length > 0) yield Buffer.concat(held, length);
+  if (tooLarge > 0) throw await refuseTooLarge(request, tooLarge);
+  // An incomplete message; Connect reports it.
+  if (length > 0) yield Buffer.concat(pending, length);
 }
 
-async function unpacked(bytes: Uint8Array, maxBytes: number = limits.requestBytes): Promise<Uint8Array> {
+async function decompressed(bytes: Uint8Array, maxBytes: number = limits.requestBytes): Promise<Uint8Array> {
   try {
     return await unpackGzip(bytes, { ...bodyBounds, maxBytes });
   } catch (error) {
@@ -175,20 +185,23 @@ async function unpacked(bytes: Uint8Array, maxBytes: number = limits.requestByte
   }
 }
 
-/** What a body was refused for, when the rest of it has come and was discarded. */
-async function refused(request: Request, actual: number): Promise<ConnectError> {
+/** The error of a body that is too large, once its rest is discarded. */
+async function refuseTooLarge(request: Request, actual: number): Promise<ConnectError> {
   await discard(request);
   return messageTooLarge(actual);
 }
 
-/** An error of reading or parsing, for the caller. */
+/** Maps an error of reading or parsing for the caller. */
 function toCallError(error: unknown): ConnectError {
-  if (error instanceof TranscodeError) return toConnectError(ofTranscoder(error).mapped);
+  if (error instanceof TranscodeError) return toConnectError(mapTranscodeError(error).mapped);
   if (error instanceof ConnectError || error instanceof ServiceError) return toConnectError(error);
   return toConnectError(invalidField('body', `cannot be read: ${(error as Error).message}`));
 }
 
-/** The chunks of a body; throws when it is cut. Leaving it early does not end the connection. */
+/**
+ * The chunks of a body; throws if it is truncated. Leaving the iteration does not close the
+ * connection.
+ */
 async function* chunksOf(request: Request): AsyncGenerator<Buffer> {
   let length = 0;
   try {
@@ -200,24 +213,24 @@ async function* chunksOf(request: Request): AsyncGenerator<Buffer> {
     throw new ConnectError('the body was cut', Code.Canceled, undefined, undefined, error);
   }
   const declared = request.headers['content-length'];
-  // Over HTTP/2 a body that was cut can read like one that has ended.
+  // A truncated HTTP/2 body can read like a complete one.
   const isReset = 'stream' in request && request.stream.rstCode !== 0;
   if (isReset) throw new ConnectError('the body was cut', Code.Canceled);
   if (declared !== undefined && Number(declared) !== length)
     throw new ConnectError(`protocol error: promised ${declared} bytes, received ${length}`, Code.InvalidArgument);
 }
 
-/** The message of a Connect GET stands in its URL; it is small, packed or not. */
+/** Checks the message of a Connect GET, which is in the URL: at most 8 KiB, compressed or not. */
 export async function assertSmallGet({ url = '' }: Request, { input }: DescMethod): Promise<void> {
   const query = new URL(url, 'http://localhost').searchParams;
   const message = query.get('message') ?? '';
   const bytes = query.get('base64') === '1' ? Buffer.from(message, 'base64url') : Buffer.from(message);
   const limit = limits.getMessageBytes;
   if (bytes.length > limit) throw messageTooLarge(bytes.length, limit);
-  const isPacked = query.get('compression') === 'gzip';
+  const isCompressed = query.get('compression') === 'gzip';
   try {
-    const plain = isPacked ? await unpacked(bytes, limit) : bytes;
-    // Connect would say INTERNAL of what is no message.
+    const plain = isCompressed ? await decompressed(bytes, limit) : bytes;
+    // Connect would report an invalid message as INTERNAL.
     if (query.get('encoding') === 'proto') await parseProtobuf(input, plain);
   } catch (error) {
     throw toCallError(error);

@@ -15,9 +15,9 @@ import { toMessage } from '../rpc/message-mapping.ts';
 import type { RequestContext, Response } from '../rpc/request-context.ts';
 import { toBatch } from '../rpc/services/batch-mapping.ts';
 import type { Frame, Tails } from '../tailing/tails.ts';
-import { type EventsCall, type EventsRoute, type OpenEvents, serveEvents } from './event-stream.ts';
+import { type OpenSse, type SseCall, type SseRoute, serveSse } from './event-stream.ts';
 
-export interface EventsParts {
+export interface SseParts {
   readonly tails: Tails;
   readonly batchWatch: BatchWatch;
   readonly identify: Identify | undefined;
@@ -31,11 +31,11 @@ const channelPath = /^\/v1\/channels\/([^/?]+)\/([^/?]+)\/events(?:\?(.*))?$/;
 /**
  * The id of a batch's last event. An EventSource that reconnects with it gets 204: no more events.
  */
-const lastOfBatch = 'ended';
+const batchEndedId = 'ended';
 const batchPath = /^\/v1\/batches\/([^/?]+)\/events(?:\?(.*))?$/;
 
 /** The RPC that a GET of this URL streams; undefined: not an event stream. */
-export function streamedBy(url: string): DescMethod | undefined {
+export function sseMethodOf(url: string): DescMethod | undefined {
   if (channelPath.test(url)) return MessageService.method.subscribe;
   return batchPath.test(url) ? BatchService.method.watchBatch : undefined;
 }
@@ -46,14 +46,14 @@ export function streamedBy(url: string): DescMethod | undefined {
  *    sequence, so `Last-Event-ID` resumes.
  * 2. `GET /v1/batches/{batch_id}/events`: the progress of a batch.
  */
-export function createEventStream(parts: EventsParts): (context: RequestContext, response: Response) => boolean {
+export function createSse(parts: SseParts): (context: RequestContext, response: Response) => boolean {
   return (context, response) => {
     const { request } = context;
     if (context.protocol !== 'sse') return false;
     if (request.method !== 'GET' && request.method !== 'HEAD') return false;
     const route = routeOf(request.url ?? '', parts);
     if (route === undefined) return false;
-    void serveEvents(context, response, route, parts.events);
+    void serveSse(context, response, route, parts.events);
     return true;
   };
 }
@@ -61,18 +61,18 @@ export function createEventStream(parts: EventsParts): (context: RequestContext,
 const subscribe = `${MessageService.typeName}/${MessageService.method.subscribe.name}`;
 const watchBatch = `${BatchService.typeName}/${BatchService.method.watchBatch.name}`;
 
-function routeOf(url: string, parts: EventsParts): EventsRoute | undefined {
+function routeOf(url: string, parts: SseParts): SseRoute | undefined {
   const channel = channelPath.exec(url);
-  if (channel !== null) return { method: subscribe, open: channelEvents(channel, parts) };
+  if (channel !== null) return { method: subscribe, open: openChannel(channel, parts) };
   const batch = batchPath.exec(url);
-  return batch === null ? undefined : { method: watchBatch, open: batchEvents(batch, parts) };
+  return batch === null ? undefined : { method: watchBatch, open: openBatch(batch, parts) };
 }
 
-function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
+function openChannel([, type = '', id = '', search = '']: RegExpExecArray, parts: SseParts): OpenSse {
   return async (call) => {
     const { header } = call.context;
     const query = queryOf(search);
-    const caller = await callerOf(call, query, { scope: 'read', identify: parts.identify });
+    const caller = await admitCaller(call, query, { scope: 'read', identify: parts.identify });
     assertKnown(query, ['after_seq', 'from_now', 'uid', 'login_uid', 'access_token']);
     if (query.has('uid') && query.has('login_uid'))
       throw invalidField('login_uid', 'is an alias of uid; set only one of them');
@@ -87,32 +87,32 @@ function channelEvents([, type = '', id = '', search = '']: RegExpExecArray, par
     const frames = parts.credentials.whileValid(call, (signal) =>
       parts.tails.subscribe({ caller, uid, allOfUid: false, channels, signal }),
     );
-    return texts(frames, (frame) => eventOf(frame, parts.writeJson));
+    return toTexts(frames, (frame) => toSseText(frame, parts.writeJson));
   };
 }
 
-function batchEvents([, id = '', search = '']: RegExpExecArray, parts: EventsParts): OpenEvents {
+function openBatch([, id = '', search = '']: RegExpExecArray, parts: SseParts): OpenSse {
   return async (call) => {
     const { header } = call.context;
     const query = queryOf(search);
-    const caller = await callerOf(call, query, { scope: 'send', identify: parts.identify });
+    const caller = await admitCaller(call, query, { scope: 'send', identify: parts.identify });
     assertKnown(query, ['access_token']);
-    if (header.get('last-event-id') === lastOfBatch) return undefined;
+    if (header.get('last-event-id') === batchEndedId) return undefined;
     const batchId = decode('batch_id', id, 64);
     const batches = parts.credentials.whileValid(call, (signal) => parts.batchWatch.watch(caller, batchId, signal));
-    return texts(batches, (batch) => {
+    return toTexts(batches, (batch) => {
       const data = parts.writeJson(BatchSchema, create(BatchSchema, toBatch(batch)));
-      return `${batch.endedAt === null ? '' : `id: ${lastOfBatch}\n`}event: batch\ndata: ${data}\n\n`;
+      return `${batch.endedAt === null ? '' : `id: ${batchEndedId}\n`}event: batch\ndata: ${data}\n\n`;
     });
   };
 }
 
-async function* texts<T>(items: AsyncIterable<T>, textOf: (item: T) => string): AsyncIterable<string> {
+async function* toTexts<T>(items: AsyncIterable<T>, textOf: (item: T) => string): AsyncIterable<string> {
   for await (const item of items) yield textOf(item);
 }
 
-async function callerOf(
-  { context }: EventsCall,
+async function admitCaller(
+  { context }: SseCall,
   query: URLSearchParams,
   { scope, identify }: { scope: Scope; identify: Identify | undefined },
 ): Promise<Caller> {
@@ -156,7 +156,7 @@ function isId(text: string, bytes: number): boolean {
 }
 
 /** A message that is not stored has no id, so EventSource keeps the last one. */
-function eventOf(frame: Frame, writeJson: EventsParts['writeJson']): string {
+function toSseText(frame: Frame, writeJson: SseParts['writeJson']): string {
   if (frame.kind === 'heartbeat' || frame.kind === 'all-caught-up') return ': heartbeat\n\n';
   // With an id: a `from_now` reader that is disconnected before its first message resumes here.
   if (frame.kind === 'caught-up')

@@ -1,11 +1,12 @@
-// Node requests and responses as the transcoder takes and gives them.
+// Converts Node requests and responses for the transcoder.
 import type { UniversalServerResponse } from '@connectrpc/connect/protocol';
 import { createValues, isGone, type Request, type RequestContext, type Response } from '../rpc/request-context.ts';
 import { TextBody, type TranscodedRequest } from '../transcode/index.ts';
 
 /**
- * A Node request as Connect's universal one, without what Connect's own conversion costs a small call (a web URL, a generator around the body, and an abort at the end
- * of every answer, whose DOMException takes a stack: 15 % of a single JSON send together).
+ * Converts a Node request to Connect's universal one. Connect's own conversion (a web URL, a
+ * generator around the body, an abort with a stack after each answer) took 15 % of a single JSON
+ * send.
  */
 export function universalRequest(
   context: RequestContext,
@@ -26,13 +27,14 @@ export function universalRequest(
 }
 
 /**
- * A body, which is iterated once. Returning early does not end the connection: the answer is to come.
- * A body that came with its headers is one chunk, without the listeners and queues of Node's iterator.
+ * A body that is iterated once. Returning early does not close the connection, which has yet to
+ * answer. A body that arrived with its headers is one chunk, without the listeners and queues of
+ * Node's iterator.
  */
 class RequestBody implements AsyncIterable<Uint8Array>, AsyncIterator<Uint8Array> {
   readonly #request: Request;
   #isRead = false;
-  /** Of a body that is still to come. */
+  /** The part of a body that has not arrived yet. */
   #rest: AsyncIterator<Uint8Array> | undefined;
 
   constructor(request: Request) {
@@ -46,7 +48,7 @@ class RequestBody implements AsyncIterable<Uint8Array>, AsyncIterator<Uint8Array
   async next(): Promise<IteratorResult<Uint8Array>> {
     if (this.#rest !== undefined) return await this.#rest.next();
     if (this.#isRead) return { done: true, value: undefined };
-    // A request of HTTP/1.1 is emitted before the body that came with it; microtasks run after both.
+    // HTTP/1.1 emits a request before the body that arrived with it; microtasks run after both.
     await undefined;
     const whole = readWhole(this.#request);
     if (whole !== undefined) {
@@ -62,20 +64,20 @@ class RequestBody implements AsyncIterable<Uint8Array>, AsyncIterator<Uint8Array
     return { done: true, value: undefined };
   }
 
-  /** Called when the call has ended. A body that was read whole emits its end, for which Node waits to let go of the request. */
+  /** Ends a body that was read whole. Node releases the request only after its `end` event. */
   release(): void {
     if (this.#isRead) this.#request.read(0);
   }
 }
 
-/** A body of a declared length, when all of it is here and unread. */
+/** The body, if it is of declared length, complete and unread. */
 function readWhole(request: Request): Uint8Array | undefined {
   const { headers, readableLength } = request;
   if (readableLength === 0 || Number(headers['content-length']) !== readableLength) return undefined;
   return (request.read() as Uint8Array | null) ?? undefined;
 }
 
-/** Answers, in one piece: the JSON routes have no streams. */
+/** Writes an answer in one piece: the JSON routes have no streams. */
 export async function writeAnswer(
   { status, header, body }: UniversalServerResponse,
   response: Response,
@@ -83,7 +85,7 @@ export async function writeAnswer(
   if (body instanceof TextBody) {
     if (isGone(response)) return;
     response.writeHead(status, Object.fromEntries(header ?? []));
-    // Node writes a text together with the headers.
+    // Node writes a string together with the headers.
     response.end(body.text);
     return;
   }

@@ -2,8 +2,9 @@ import { Code, type Interceptor } from '@connectrpc/connect';
 import { ServiceError } from '../../messages/service-error.ts';
 
 /**
- * Ends a call at its deadline, or after `longestMs` where it has none or a longer one. Connect only aborts the signal: a handler that waits for
- * the database would answer late. The work goes on; its outcome is for the retry to find.
+ * Ends a call at its deadline, after `longestMs` at most. Connect only aborts the signal, so a
+ * handler that waits for the database would answer late. The work continues; a retry finds its
+ * outcome.
  */
 export function deadlineInterceptor(longestMs: number): Interceptor {
   return (next) => (request) => {

@@ -13,7 +13,7 @@ import { limits } from '../../limits.ts';
 import { malformed, type Reason, type ServiceError, type Violation } from '../../messages/service-error.ts';
 import { Slices, shortNameOf } from '../../transcode/index.ts';
 import { isDefinitelySubmittable, isDefinitelyValid } from '../fast-validate.ts';
-import { mostElements } from '../protobuf-scan.ts';
+import { maxElements } from '../protobuf-scan.ts';
 import { violationMessage } from '../validation-messages.ts';
 
 const validator = createValidator();
@@ -71,7 +71,7 @@ async function checkRulesInSlices(schema: DescMessage, message: Message): Promis
   );
   const list = field === undefined ? [] : (memberOf(message, field) as Message[]);
   if (field === undefined || list.length <= sliceMessages) return checkRules(schema, message);
-  const maxCount = mostElements(field);
+  const maxCount = maxElements(field);
   if (list.length > maxCount) return tooManyElements(field.name, maxCount, list.length);
   const slices = new Slices();
   const violations: RuleViolation[] = [];
