@@ -1,9 +1,9 @@
 // The RPCs of the service and what each call passes.
 //
 // `createServices` lists the services: whatever is in the list is served on every protocol, and is
-// in the health list, in reflection, and with its JSON routes in /openapi.json. `createInterceptors`
-// lists the interceptors, outermost first. The handlers of the port are in server/handlers.ts.
-// Invariants:
+// in the health list, in reflection, and with its JSON routes in /openapi.json.
+// `createInterceptors` lists the interceptors, outermost first. The handlers of the port are in
+// server/handlers.ts. Invariants:
 //  1. All protocols run the same interceptors in the same order, then the same implementation.
 //  2. A thrown value becomes an error in one place, the outermost interceptor of a call
 //     (interceptors/call-log.ts), by one table (error-mapping.ts). A 403 comes from there, from

@@ -61,7 +61,8 @@ export function createAdmission({ identify, requestTimeoutMs, events }: Admissio
 
   return (context, response) => {
     const { method, protocol } = context;
-    // Event streams have no body and may have their token in the query: they identify it themselves.
+    // Event streams have no body and may have their token in the query: they identify it
+    // themselves.
     if (method === undefined || protocol === 'sse' || scopeOf(method) === 'none') return undefined;
     return admit(context, response, method);
   };

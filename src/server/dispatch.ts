@@ -1,10 +1,10 @@
 // The request: from the port to the handler that answers it.
 //
-// A request passes, in this order: probes, the origin check and CORS (origin-check.ts), load shedding
-// (load-shedding.ts), admission of the caller (admission.ts), the body budget (body-budget.ts), then
-// the handlers (handlers.ts): plain unary gRPC, event streams, NDJSON, metrics, pages, the RPC
-// protocols, JSON routes, and 404 in the caller's protocol. Entry point: `createDispatch`.
-// Invariants:
+// A request passes, in this order: probes, the origin check and CORS (origin-check.ts), load
+// shedding (load-shedding.ts), admission of the caller (admission.ts), the body budget
+// (body-budget.ts), then the handlers (handlers.ts): plain unary gRPC, event streams, NDJSON,
+// metrics, pages, the RPC protocols, JSON routes, and 404 in the caller's protocol. Entry point:
+// `createDispatch`. Invariants:
 //  1. One RequestContext per request, created here (rpc/request-context.ts).
 //  2. No byte of a body is read before the caller is admitted.
 //  3. A refusal before the call is answered in the caller's protocol (early-answer.ts).
@@ -138,7 +138,8 @@ function createServe(
       else if (answer.status >= 400 && !context.isCalled && !context.isEvicted)
         requestRejected('malformed', rejectedRequestOf(context));
     } catch (error) {
-      // Not a call's error, which is an answer: the connection has failed, or the server has a defect.
+      // Not a call's error, which is an answer: the connection has failed, or the server has a
+      // defect.
       if (response.headersSent || response.writableEnded || request.destroyed) response.destroy();
       else end(response, toHttp(toConnectError(error)));
     } finally {

@@ -129,8 +129,8 @@ function endWith(error: ConnectError, request: Request, response: Response): voi
 }
 
 /**
- * Writes, and waits until the reader accepts more. `disconnected` aborts when the reader has disconnected:
- * a `close` event may have been emitted already.
+ * Writes, and waits until the reader accepts more. `disconnected` aborts when the reader has
+ * disconnected: a `close` event may have been emitted already.
  */
 async function write(response: Response, text: string, disconnected: AbortSignal): Promise<void> {
   disconnected.throwIfAborted();

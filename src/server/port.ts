@@ -6,8 +6,8 @@
 //
 //   open ── close(graceMs) ──> draining ── all connections closed, or graceMs ──> closed
 //
-// Draining accepts no connection, serves requests in transit (HTTP/1.1: `lingerMs`; HTTP/2: until the
-// client has answered a GOAWAY notice), and lets calls in flight finish.
+// Draining accepts no connection, serves requests in transit (HTTP/1.1: `lingerMs`; HTTP/2: until
+// the client has answered a GOAWAY notice), and lets calls in flight finish.
 
 import { createServer as createHttpServer, type Server, type ServerResponse } from 'node:http';
 import type { Http2SecureServer, Http2Server, ServerHttp2Session } from 'node:http2';
