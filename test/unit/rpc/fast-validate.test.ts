@@ -13,7 +13,10 @@ import { isDefinitelyValid } from '../../../src/rpc/fast-validate.ts';
 import { checkRules } from '../../../src/rpc/interceptors/validate.ts';
 import { seedOf } from '../../support/seed.ts';
 
-/** Texts around what the rules speak of: nothing, the odd characters, and lengths at the bounds in bytes of one, two, three and four. */
+/**
+ * Texts around the rules: empty, reserved characters, and lengths at the limit, in characters of one
+ * to four bytes.
+ */
 const textOf = (bytes: number) =>
   fc.oneof(
     { weight: 6, arbitrary: fc.constantFrom('u1', 'u2', 'group', 'u1@u2', 'u2@u1') },
@@ -77,8 +80,8 @@ const request = fc
 
 const obeys = (batch: SendBatchRequest) => checkRules(SendBatchRequestSchema, batch) === undefined;
 
-describe('the quick check of a batch', () => {
-  test('passes exactly what the rules in the proto pass', (context) => {
+describe('fast validation', () => {
+  test('fast validation passes exactly the batches that the rules of the proto pass', (context) => {
     const passed = [0, 0];
     fc.assert(
       fc.property(request, (batch) => {
@@ -91,26 +94,26 @@ describe('the quick check of a batch', () => {
     context.diagnostic(`${passed[1]} valid, ${passed[0]} not`);
     assert.ok(
       passed.every((count) => count > 200),
-      'the batches were too much alike to prove anything',
+      'the generated batches were too similar to prove anything',
     );
   });
 
   const one = create(MessageDraftSchema, { fromUid: 'u', channelId: 'g', channelType: 2, payload: new Uint8Array(1) });
   for (const count of [0, 1, limits.batchMessages, limits.batchMessages + 1]) {
-    test(`${count} messages`, () => {
+    test(`fast validation agrees with the rules on a batch of ${count} messages`, () => {
       const batch = create(SendBatchRequestSchema, { messages: Array.from({ length: count }, () => one) });
       assert.equal(isDefinitelyValid(batch), obeys(batch));
     });
   }
   for (const count of [limits.messageSubscribers, limits.messageSubscribers + 1]) {
-    test(`${count} subscribers`, () => {
+    test(`fast validation agrees with the rules on ${count} subscribers of one message`, () => {
       const subscribers = Array.from({ length: count }, (_, index) => `u${index}`);
       const batch = create(SendBatchRequestSchema, { messages: [{ ...one, subscribers }] });
       assert.equal(isDefinitelyValid(batch), obeys(batch));
     });
   }
 
-  test('leaves batches with conditions to the rules', () => {
+  test('fast validation leaves batches with conditions to the rules', () => {
     const expectedLastSeqs = [create(ExpectedLastSeqSchema, { channelId: 'g', channelType: 2 })];
     assert.equal(isDefinitelyValid(create(SendBatchRequestSchema, { messages: [one], expectedLastSeqs })), false);
   });

@@ -8,7 +8,7 @@ import { seedOf } from '../../support/seed.ts';
 
 const schema = SubmitBatchRequestSchema;
 
-/** A batch that is parsed in slices. */
+/** A batch large enough to be parsed in slices. */
 const batch = fc
   .array(
     fc.record({
@@ -34,8 +34,8 @@ const batch = fc
     }),
   );
 
-describe('Protobuf that is parsed in slices', () => {
-  test('is the same as parsed at once, unknown fields and all', async (context) => {
+describe('parsing Protobuf in slices', () => {
+  test('a message parsed in slices equals one parsed at once, including unknown fields', async (context) => {
     await fc.assert(
       fc.asyncProperty(batch, fc.boolean(), async (message, more) => {
         const unknown = Buffer.from(more ? 'f82a01' : '', 'hex');
@@ -49,7 +49,7 @@ describe('Protobuf that is parsed in slices', () => {
     );
   });
 
-  test('and damaged is the same or fails', async (context) => {
+  test('a damaged message parsed in slices equals one parsed at once, or fails', async (context) => {
     await fc.assert(
       fc.asyncProperty(batch, fc.nat(), fc.nat({ max: 255 }), async (message, at, byte) => {
         const bytes = toBinary(schema, message);
@@ -61,7 +61,7 @@ describe('Protobuf that is parsed in slices', () => {
             return undefined;
           }
         };
-        // The parser takes some damage that the count refuses, never the other way round.
+        // The scan refuses some damage that the parser accepts, never the other way round.
         const sliced = await outcome(() => parseProtobuf(schema, bytes));
         if (sliced !== undefined) assert.ok((await outcome(() => fromBinary(schema, bytes)))?.equals(sliced));
       }),
@@ -70,8 +70,8 @@ describe('Protobuf that is parsed in slices', () => {
   });
 });
 
-test('a field that is written as another type is refused: the parser would find other fields in its bytes than were counted', async () => {
-  // messages as a fixed32, whose bytes are the start of a message for the parser.
+test('a field with another wire type is refused, because the parser would find other fields than were counted', async () => {
+  // `messages` as a fixed32, whose bytes the parser reads as the start of a message.
   const bytes = Buffer.concat([Buffer.from([0x0d, 0, 10, 0, 10]), Buffer.alloc(20_000, Buffer.from([10, 0]))]);
   await assert.rejects(async () => await parseProtobuf(schema, bytes), /written as another type/);
 });

@@ -28,12 +28,12 @@ describe('Idempotency-Key', () => {
     [`"${'k'.repeat(121)}"`, undefined],
   ];
   for (const [header, expected] of rows)
-    test(`${header.slice(0, 50)} is ${expected === undefined ? 'refused' : 'a key'}`, () => {
+    test(`the Idempotency-Key ${header.slice(0, 50)} is ${expected === undefined ? 'refused' : 'accepted'}`, () => {
       if (expected !== undefined) assert.equal(requestIdOf('', header), expected);
       else assert.throws(() => requestIdOf('', header), /Idempotency-Key/);
     });
 
-  test('and request_id may be the same key', () => {
+  test('Idempotency-Key and request_id may both be set when they are equal', () => {
     assert.equal(requestIdOf('a', '"a"'), 'a');
     assert.equal(requestIdOf('a', null), 'a');
     assert.throws(() => requestIdOf('a', '"b"'), /request_id.*must equal/);

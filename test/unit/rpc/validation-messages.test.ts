@@ -4,7 +4,7 @@ import { glob } from 'node:fs/promises';
 import { describe, test } from 'node:test';
 import { violationMessage } from '../../../src/rpc/validation-messages.ts';
 
-describe('a broken rule in words', () => {
+describe('the text of a violated rule', () => {
   const rows: [string, Parameters<typeof violationMessage>[0], string][] = [
     [
       'a pattern',
@@ -44,11 +44,13 @@ describe('a broken rule in words', () => {
       },
       'must be one of 1 (low), 2 (high)',
     ],
-    ['what has no other words', { id: 'uint32.lte', ownText: 'must be at most 7' }, 'must be at most 7'],
+    ['a rule without a text of its own', { id: 'uint32.lte', ownText: 'must be at most 7' }, 'must be at most 7'],
   ];
-  for (const [what, rule, expected] of rows) test(what, () => assert.equal(violationMessage(rule), expected));
+  for (const [what, rule, expected] of rows)
+    test(`the text of a violated rule says what the field must be: ${what}`, () =>
+      assert.equal(violationMessage(rule), expected));
 
-  test('every pattern of the contract has words', async () => {
+  test('every pattern of the contract has a text without a regular expression', async () => {
     let count = 0;
     for await (const file of glob('proto/sendbatch/v1/*.proto'))
       for (const [, pattern] of readFileSync(file, 'utf8').matchAll(/\bpattern(?: =|:) "(.*)"/g)) {

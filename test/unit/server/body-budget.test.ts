@@ -8,30 +8,30 @@ import { createBodyBudget } from '../../../src/server/body-budget.ts';
 import { type Listener, listen } from '../../../src/server/port.ts';
 
 const kilobyte = 1024;
-/** After them a body that has not come is slow. */
+/** Age at which an unfinished body counts as slow. */
 const graceMs = 100;
 let listener: Listener;
-/** Bytes that the service has been sent of requests that have not ended. */
-let came = 0;
-let cuts = 0;
-/** Requests that are not answered. */
-let here = 0;
-const heard = new Set<() => void>();
+/** Bytes received. */
+let received = 0;
+let evictions = 0;
+/** Unanswered requests. */
+let open = 0;
+const wakers = new Set<() => void>();
 before(async () => {
   const bodyBudget = createBodyBudget({
     maxBytes: 1024 * kilobyte,
     graceMs,
     isStream: ({ request }) => request.url === '/stream',
-    onEvicted: () => cuts++,
+    onEvicted: () => evictions++,
   });
   listener = await listen({
     host: '127.0.0.1',
     port: 0,
     handler: (request, response) => {
-      here++;
+      open++;
       response.once('close', () => {
-        here--;
-        for (const wake of heard) wake();
+        open--;
+        for (const wake of wakers) wake();
       });
       const context = new RequestContext(request, { protocol: 'grpc', method: undefined, route: undefined });
       bodyBudget(context, response);
@@ -39,8 +39,8 @@ before(async () => {
       request.on('error', () => {});
       request.on('data', (chunk: Buffer) => {
         bytes += chunk.length;
-        came += chunk.length;
-        for (const wake of heard) wake();
+        received += chunk.length;
+        for (const wake of wakers) wake();
       });
       request.on('end', () => response.end(context.isEvicted ? 'cut' : String(bytes)));
     },
@@ -48,14 +48,14 @@ before(async () => {
 });
 after(() => listener.close(0));
 
-async function untilNoneIsHere(): Promise<void> {
-  while (here > 0) await new Promise<void>((resolve) => heard.add(resolve));
-  heard.clear();
+async function untilNoneIsOpen(): Promise<void> {
+  while (open > 0) await new Promise<void>((resolve) => wakers.add(resolve));
+  wakers.clear();
 }
 
 async function until(bytes: number): Promise<void> {
-  while (came < bytes) await new Promise<void>((resolve) => heard.add(resolve));
-  heard.clear();
+  while (received < bytes) await new Promise<void>((resolve) => wakers.add(resolve));
+  wakers.clear();
 }
 
 function post(session: http2.ClientHttp2Session, path = '/'): http2.ClientHttp2Stream {
@@ -70,14 +70,14 @@ async function answerOf(stream: http2.ClientHttp2Stream): Promise<string> {
   return text;
 }
 
-test('on HTTP/1.1 the connection of a body that makes room is told so, and closed; streams do not count', async () => {
+test('an evicted HTTP/1.1 body is answered 503 and its connection closed, and streams do not count', async () => {
   const socket = net.connect(listener.port, '127.0.0.1');
-  const said = new Promise<string>((resolve) => {
+  const answered = new Promise<string>((resolve) => {
     let text = '';
     socket.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
     socket.on('error', () => {}).on('close', () => resolve(text));
   });
-  const since = came;
+  const since = received;
   socket.write('POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n');
   socket.write(Buffer.alloc(900 * kilobyte));
   await until(since + 900 * kilobyte);
@@ -89,13 +89,13 @@ test('on HTTP/1.1 the connection of a body that makes room is told so, and close
   const last = post(session);
   last.end(Buffer.alloc(700 * kilobyte));
   assert.equal(await answerOf(last), String(700 * kilobyte));
-  assert.match(await said, /^HTTP\/1\.1 503 .*\r\nRetry-After: 1\r\n/);
+  assert.match(await answered, /^HTTP\/1\.1 503 .*\r\nRetry-After: 1\r\n/);
   session.close();
 });
 
-test('over the bound the slowest body of a connection with more than its share makes room, and the others go on', async () => {
-  await untilNoneIsHere();
-  const before = cuts;
+test('above the bound the slowest body of a connection with more than its share is evicted, and the others continue', async () => {
+  await untilNoneIsOpen();
+  const before = evictions;
   const holding = http2.connect(listener.url);
   const closed: Promise<number | undefined>[] = [];
   for (let stream = 0; stream < 5; stream++) {
@@ -104,29 +104,29 @@ test('over the bound the slowest body of a connection with more than its share m
     held.write(Buffer.alloc(200 * kilobyte));
     await until((stream + 1) * 200 * kilobyte);
   }
-  assert.equal(cuts, before);
+  assert.equal(evictions, before);
   await delay(2 * graceMs);
-  // Larger than each of them, and as it comes the first of them goes.
+  // Larger than each held body: the first of them is evicted while it arrives.
   const session = http2.connect(listener.url);
   const batch = post(session);
   batch.end(Buffer.alloc(210 * kilobyte));
   assert.equal(await answerOf(batch), String(210 * kilobyte));
   assert.equal(await Promise.any(closed), http2.constants.NGHTTP2_REFUSED_STREAM);
-  assert.ok(cuts - before >= 1 && cuts - before <= 2, `${cuts - before} were cut`);
-  // Many connections with a little each: the one that sends is not the one that holds back.
-  const since = cuts;
+  assert.ok(evictions - before >= 1 && evictions - before <= 2, `${evictions - before} were evicted`);
+  // Many connections that hold little each: the sending one is not evicted.
+  const since = evictions;
   const sessions = Array.from({ length: 10 }, () => http2.connect(listener.url));
   const many = sessions.map((each) => post(each));
   for (const each of many) {
-    const came0 = came;
+    const receivedBefore = received;
     each.write(Buffer.alloc(90 * kilobyte));
-    await until(came0 + 90 * kilobyte);
+    await until(receivedBefore + 90 * kilobyte);
   }
   await delay(2 * graceMs);
   const next = post(session);
   next.end(Buffer.alloc(600 * kilobyte));
   assert.equal(await answerOf(next), String(600 * kilobyte));
-  assert.ok(cuts > since);
+  assert.ok(evictions > since);
   for (const each of [holding, ...sessions]) each.destroy();
   session.close();
 });

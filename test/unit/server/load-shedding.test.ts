@@ -11,11 +11,11 @@ import { isGone, RequestContext, type Response } from '../../../src/rpc/request-
 import { createLoadShedding } from '../../../src/server/load-shedding.ts';
 import { listen } from '../../../src/server/port.ts';
 
-/** More than are let in when none ends. */
+/** More than are admitted while none ends. */
 const uploads = 2 * fewCalls;
 
 for (const protocol of ['HTTP/1.1', 'HTTP/2'] as const)
-  test(`${protocol}: calls whose callers have left count for none, whatever is read of their bodies then`, async () => {
+  test(`calls whose callers have disconnected do not count for load shedding over ${protocol}`, async () => {
     const overload = startAdmissionController({ waitMs: 200, onShed: () => {} });
     const loadShedding = createLoadShedding(overload);
     const came: { context: RequestContext; response: Response }[] = [];
@@ -47,7 +47,7 @@ for (const protocol of ['HTTP/1.1', 'HTTP/2'] as const)
       const since = performance.now();
       while (performance.now() - since < 1500) {
         const ended = overload.admit('send')?.();
-        assert.ok(ended !== undefined, 'one call alone is refused');
+        assert.ok(ended !== undefined, 'a single call is refused');
         await delay(20);
         ended();
       }

@@ -4,9 +4,9 @@ import { createOriginCheck } from '../../../src/server/origin-check.ts';
 
 const open = createOriginCheck({ open: true, allowedOrigins: 'default' });
 const listed = createOriginCheck({ open: true, allowedOrigins: ['https://app.example.com'] });
-const anybody = createOriginCheck({ open: false, allowedOrigins: ['*'] });
+const anyOrigin = createOriginCheck({ open: false, allowedOrigins: ['*'] });
 
-describe('Host, while no key is needed', () => {
+describe('Host without authentication', () => {
   for (const host of [
     'localhost',
     'localhost:5001',
@@ -16,7 +16,8 @@ describe('Host, while no key is needed', () => {
     '127.9.9.9',
     '[::1]:5001',
   ])
-    test(`${host} passes`, () => assert.equal(open({ method: 'POST', headers: { host } }).kind, 'pass'));
+    test(`without authentication the Host ${host} passes`, () =>
+      assert.equal(open({ method: 'POST', headers: { host } }).kind, 'pass'));
   for (const host of [
     'evil.example',
     'evil.example:5001',
@@ -28,15 +29,16 @@ describe('Host, while no key is needed', () => {
     '',
     'notlocalhost',
   ])
-    test(`${host || 'an empty one'} is refused`, () =>
+    test(`without authentication the Host ${host || '(empty)'} is refused`, () =>
       assert.equal(open({ method: 'POST', headers: { host } }).kind, 'refuse'));
-  test(':authority of HTTP/2 counts', () => {
+  test(':authority of HTTP/2 is checked like Host', () => {
     assert.equal(open({ method: 'POST', headers: { ':authority': 'evil.example' } }).kind, 'refuse');
     assert.equal(open({ method: 'POST', headers: { ':authority': 'localhost' } }).kind, 'pass');
   });
-  test('none, as HTTP/1.0 has it, passes', () => assert.equal(open({ method: 'POST', headers: {} }).kind, 'pass'));
-  test('with AUTH=off any passes', () =>
-    assert.equal(anybody({ method: 'POST', headers: { host: 'a.example' } }).kind, 'pass'));
+  test('a request without Host, as in HTTP/1.0, passes', () =>
+    assert.equal(open({ method: 'POST', headers: {} }).kind, 'pass'));
+  test('with AUTH=off any Host passes', () =>
+    assert.equal(anyOrigin({ method: 'POST', headers: { host: 'a.example' } }).kind, 'pass'));
 });
 
 describe('Origin', () => {
@@ -52,7 +54,7 @@ describe('Origin', () => {
     ['one that is listed', listed, 'https://app.example.com', 'localhost:5001', 'pass'],
     ['one that is not listed', listed, 'https://app.example.com:444', 'localhost:5001', 'refuse'],
     ['loopback when others are listed', listed, 'http://localhost:3000', 'localhost:5001', 'refuse'],
-    ['any when * is', anybody, 'https://any.example', 'a.example', 'pass'],
+    ['any when * is', anyOrigin, 'https://any.example', 'a.example', 'pass'],
     [
       'its own',
       createOriginCheck({ open: false, allowedOrigins: 'default' }),
@@ -62,10 +64,11 @@ describe('Origin', () => {
     ],
   ];
   rows.push(['its own when others are listed', listed, 'http://localhost:5001', 'localhost:5001', 'pass']);
-  for (const [what, guard, origin, host, kind] of rows)
-    test(`${what}: ${kind}`, () => assert.equal(guard({ method: 'POST', headers: { origin, host } }).kind, kind));
+  for (const [what, check, origin, host, kind] of rows)
+    test(`the Origin check of ${what}: ${kind}`, () =>
+      assert.equal(check({ method: 'POST', headers: { origin, host } }).kind, kind));
 
-  test('an answer lets the page read it', () => {
+  test('the answer allows the page of an allowed Origin to read it', () => {
     const verdict = open({ method: 'POST', headers: { origin: 'http://localhost:3000', host: 'localhost' } });
     assert.ok(verdict.kind === 'pass');
     assert.equal(verdict.headers['access-control-allow-origin'], 'http://localhost:3000');
@@ -73,7 +76,7 @@ describe('Origin', () => {
     assert.equal(verdict.headers.vary, 'Origin');
   });
 
-  test('a preflight is answered for what the protocols need', () => {
+  test('a preflight allows the headers and methods that the protocols need', () => {
     const headers = {
       origin: 'http://localhost:3000',
       host: 'localhost',
@@ -91,17 +94,17 @@ describe('Origin', () => {
     assert.equal(open({ method: 'OPTIONS', headers: { ...headers, origin: 'https://evil.example' } }).kind, 'refuse');
   });
 
-  test('its own page is told by the browser, also behind a proxy that changes the Host', () => {
-    const guard = createOriginCheck({ open: false, allowedOrigins: ['https://app.example.com'] });
+  test('a page of the service itself is recognized by Sec-Fetch-Site behind a proxy that changes the Host', () => {
+    const check = createOriginCheck({ open: false, allowedOrigins: ['https://app.example.com'] });
     const headers = { origin: 'https://messages.example.com', host: 'sendbatch.internal:5001' };
-    assert.equal(guard({ method: 'POST', headers }).kind, 'refuse');
-    assert.equal(guard({ method: 'POST', headers: { ...headers, 'sec-fetch-site': 'same-origin' } }).kind, 'pass');
-    // http:// and https:// of one host are two origins.
+    assert.equal(check({ method: 'POST', headers }).kind, 'refuse');
+    assert.equal(check({ method: 'POST', headers: { ...headers, 'sec-fetch-site': 'same-origin' } }).kind, 'pass');
+    // http:// and https:// of one host are different origins.
     const other = { origin: 'http://a.example', host: 'a.example', 'sec-fetch-site': 'cross-site' };
-    assert.equal(guard({ method: 'POST', headers: other }).kind, 'refuse');
+    assert.equal(check({ method: 'POST', headers: other }).kind, 'refuse');
   });
 
-  test('a preflight allows what libraries that watch a page add, and what else an allowed page asks for', () => {
+  test('a preflight allows the headers of monitoring libraries, and those that an allowed page requests', () => {
     const asked = 'baggage,sentry-trace, X-Requested-With,traceparent,tracestate,x-amzn-trace-id,x-custom,bad name,';
     const verdict = open({
       method: 'OPTIONS',
@@ -137,7 +140,7 @@ describe('Origin', () => {
     assert.ok(long.kind === 'preflight' && !long.headers['access-control-allow-headers']?.includes('x-7'));
   });
 
-  test('an OPTIONS that is no preflight passes', () => {
+  test('an OPTIONS request that is not a preflight passes', () => {
     assert.equal(open({ method: 'OPTIONS', headers: { origin: 'http://localhost', host: 'localhost' } }).kind, 'pass');
   });
 });
@@ -161,14 +164,14 @@ describe('Fetch Metadata', () => {
     ['the address bar', '/v1/server-info', 'none', tab, 'pass'],
   ];
   for (const [what, url, site, more, kind] of rows)
-    test(`${what}: ${kind}`, () => {
+    test(`Fetch Metadata of ${what}: ${kind}`, () => {
       const headers = { host: 'localhost:5001', 'sec-fetch-site': site, ...more };
       assert.equal(open({ method: 'GET', url, headers }).kind, kind);
       assert.equal(listed({ method: 'GET', url, headers }).kind, kind);
-      assert.equal(anybody({ method: 'GET', url, headers }).kind, 'pass');
+      assert.equal(anyOrigin({ method: 'GET', url, headers }).kind, 'pass');
     });
 
-  test('a page of an allowed origin calls across sites', () => {
+  test('a page of an allowed Origin may call across sites', () => {
     const headers = { host: 'localhost:5001', 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'cors' };
     const origin = 'https://app.example.com';
     assert.equal(listed({ method: 'GET', url: call, headers: { ...headers, origin } }).kind, 'pass');

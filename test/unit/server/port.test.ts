@@ -15,9 +15,9 @@ import { openRelay } from '../../support/relay.ts';
 import { until } from '../../support/watch.ts';
 
 const pem = (name: string) => readFileSync(join(import.meta.dirname, '../../support/certificates', name), 'utf8');
-/** A key for tests only: it is public. */
+/** A key for tests only; it is public. */
 const credentials = { key: pem('localhost-key.pem'), cert: pem('localhost-cert.pem') };
-/** For what is to be cut; a machine that stands still for so long must not cut the rest. */
+/** Short limits, for connections that must be closed. Others get real ones: the machine may stall. */
 const bounds = { ...connectionBounds, headersMs: 300, requestMs: 400, pingMs: 200 };
 
 const open = new Set<Listener>();
@@ -25,7 +25,7 @@ after(async () => {
   for (const listener of open) await listener.close(0);
 });
 
-/** `/hang` answers when `release` is called, everything else at once with the protocol and the bytes of the body. */
+/** Answers with the protocol and the bytes of the body; `/hang` only after `release`. */
 async function start(options: Partial<ListenOptions> = {}) {
   const arrived = Promise.withResolvers<void>();
   const released = Promise.withResolvers<void>();
@@ -82,7 +82,7 @@ function h2(session: http2.ClientHttp2Session, path = '/', headers: http2.Outgoi
     stream.end('four');
   });
 }
-/** What a raw connection hears until it is closed. */
+/** What a raw connection receives until it is closed. */
 function raw(listener: Listener, text: string, secure = false): Promise<string> {
   return new Promise((resolve) => {
     const socket = secure
@@ -95,7 +95,7 @@ function raw(listener: Listener, text: string, secure = false): Promise<string> 
     socket.write(text);
   });
 }
-/** Begins an HTTP/2 request that does not go on, and waits until it is cut. */
+/** Begins an HTTP/2 request, stalls, and waits until the stream is closed. */
 async function sendUntilCut(listener: Listener): Promise<void> {
   const session = http2.connect(listener.url);
   const stream = session.request({ ':method': 'POST', ':path': '/' });
@@ -106,7 +106,7 @@ async function sendUntilCut(listener: Listener): Promise<void> {
 }
 
 describe('one cleartext port', () => {
-  test('speaks HTTP/1.1 and HTTP/2 by prior knowledge', async () => {
+  test('a cleartext port serves HTTP/1.1 and HTTP/2 by prior knowledge', async () => {
     const { listener } = await start();
     assert.equal((await h1(listener.url, {}, 'four')).body, 'HTTP/1.1 4');
     const session = http2.connect(listener.url);
@@ -114,7 +114,7 @@ describe('one cleartext port', () => {
     session.close();
   });
 
-  test('answers a request that asks to upgrade over HTTP/1.1', async () => {
+  test('a request to upgrade to h2c is answered over HTTP/1.1', async () => {
     const { listener } = await start();
     const { body } = await h1(listener.url, {
       headers: { connection: 'Upgrade, HTTP2-Settings', upgrade: 'h2c', 'http2-settings': 'AAMAAABkAAQAAP__' },
@@ -122,7 +122,7 @@ describe('one cleartext port', () => {
     assert.equal(body, 'HTTP/1.1 0');
   });
 
-  test('takes requests and prefaces byte by byte', async () => {
+  test('requests and prefaces may arrive byte by byte', async () => {
     const { listener } = await start();
     for (const [text, wanted] of [
       ['POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi', /200 OK.*HTTP\/1\.1 2/s],
@@ -144,14 +144,14 @@ describe('one cleartext port', () => {
     }
   });
 
-  test('cuts a connection that says nothing, or its headers too slowly', async () => {
+  test('a connection that sends nothing, or its headers too slowly, is closed', async () => {
     const { listener } = await start({ bounds });
     assert.equal(await raw(listener, ''), '');
     assert.equal(await raw(listener, 'PR'), '');
     assert.match(await raw(listener, 'POST / HTTP/1.1\r\nHost: x\r\n'), /^(HTTP\/1\.1 408|$)/);
   });
 
-  test('cuts a body that comes too slowly, on both protocols', async () => {
+  test('a body that arrives too slowly is closed on both protocols', async () => {
     const { listener } = await start({ bounds });
     assert.match(
       await raw(listener, 'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx'),
@@ -160,7 +160,7 @@ describe('one cleartext port', () => {
     await sendUntilCut(listener);
   });
 
-  test('leaves an HTTP/2 stream alone whose answer has more to come, some day', async () => {
+  test('an HTTP/2 stream whose answer continues later is left open', async () => {
     const released = Promise.withResolvers<void>();
     const { listener } = await start({
       bounds: { ...bounds, pingMs: 60_000 },
@@ -173,15 +173,15 @@ describe('one cleartext port', () => {
     });
     const quiet = http2.connect(listener.url);
     const answer = h2(quiet, '/quiet');
-    // Twice the time after which one is cut that does not go on.
+    // Twice the time after which a stalled stream is closed.
     for (let round = 0; round < 2; round++) await sendUntilCut(listener);
     released.resolve();
     assert.equal(await answer, 'first last');
     quiet.close();
   });
 
-  test('a body that takes longer than the time of a request, and comes fast enough, is taken', async () => {
-    // Longer than a machine stands still: each piece has so long.
+  test('a body that takes longer than the time limit of a request is accepted when it arrives fast enough', async () => {
+    // Longer than a busy machine stalls: each piece has this long.
     const requestMs = 1500;
     const { promise, resolve } = Promise.withResolvers<number>();
     const { listener } = await start({
@@ -210,7 +210,7 @@ describe('one cleartext port', () => {
     assert.equal(await promise, sent);
   });
 
-  test('cuts a client that asks and takes no answer, on both protocols', async () => {
+  test('a client that does not read its answer is disconnected on both protocols', async () => {
     let closed = 0;
     const { listener } = await start({
       bounds,
@@ -228,14 +228,14 @@ describe('one cleartext port', () => {
     session.on('error', () => {});
     const stream = session.request({ ':path': '/' });
     stream.on('error', () => {});
-    await until('both are cut', () => closed === 2);
-    // What had come before is read to its end, which is the cut.
+    await until('both are closed', () => closed === 2);
+    // Reads what arrived before the close.
     socket.resume();
     await cut;
     session.destroy();
   });
 
-  test('refuses what is neither, and floods of headers', async () => {
+  test('other protocols and floods of headers are refused', async () => {
     const { listener } = await start();
     assert.match(await raw(listener, '\x16\x03\x01garbage\r\n\r\n'), /^HTTP\/1\.1 400/);
     assert.match(
@@ -250,7 +250,7 @@ describe('one cleartext port', () => {
     assert.equal((await h1(listener.url)).status, 200);
   });
 
-  test('outlives clients that hang up in the middle', async () => {
+  test('clients that disconnect amid a request do no harm', async () => {
     const { listener } = await start();
     for (let round = 0; round < 20; round++) {
       const socket = net.connect(listener.port, '127.0.0.1');
@@ -269,13 +269,13 @@ describe('one cleartext port', () => {
     assert.equal((await h1(listener.url)).status, 200);
   });
 
-  test('closes an HTTP/2 connection whose peer answers no ping', async () => {
+  test('an HTTP/2 connection whose peer answers no ping is closed', async () => {
     const { listener } = await start({ bounds });
-    // A preface and empty settings, and then nothing: not even the acknowledgement of a ping.
+    // A preface and empty settings, then nothing: pings are not acknowledged.
     assert.match(await raw(listener, 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0'), /^\0\0/);
   });
 
-  test('bounds the number of connections', async () => {
+  test('the number of connections is limited', async () => {
     const { listener } = await start({ bounds: { ...connectionBounds, connections: 2 } });
     const held = [net.connect(listener.port, '127.0.0.1'), net.connect(listener.port, '127.0.0.1')];
     await Promise.all(held.map((socket) => new Promise((resolve) => socket.once('connect', resolve))));
@@ -285,7 +285,7 @@ describe('one cleartext port', () => {
 });
 
 describe('closing', () => {
-  test('lets calls in flight finish on both protocols, and frees the port', async () => {
+  test('close lets calls in flight finish on both protocols, and frees the port', async () => {
     const { listener, bothArrived, release } = await start();
     const agent = new http.Agent({ keepAlive: true });
     assert.equal((await h1(listener.url, { agent })).headers.connection, 'keep-alive');
@@ -304,18 +304,18 @@ describe('closing', () => {
     assert.equal(next.listener.port, listener.port);
   });
 
-  test('tells HTTP/2 clients first that it will close, and serves what they send until they know', async () => {
+  test('close announces itself to HTTP/2 clients and serves what they send until they know', async () => {
     const { listener } = await start();
     const relay = await openRelay(listener.port);
     const session = http2.connect(`http://127.0.0.1:${relay.port}`);
     const notices: number[] = [];
     session.on('goaway', (_code, last) => notices.push(last));
     assert.equal(await h2(session), 'HTTP/2.0 4');
-    // What the service says stays on the way: the client sends a second request, as it knows of no end.
+    // The relay holds the notice back, so the client still sends a second request.
     relay.hold();
     const closed = listener.close(60_000);
     const second = h2(session);
-    // Written to the service before anything of it is read.
+    // Sent to the service before the client reads the notice.
     await new Promise((resolve) => session.ping(resolve) && relay.release());
     assert.equal(await second, 'HTTP/2.0 4');
     assert.deepEqual(await closed, { forced: 0 });
@@ -323,7 +323,7 @@ describe('closing', () => {
     relay.close();
   });
 
-  test('takes one more request on a kept-alive connection, which its answer ends', async () => {
+  test('close serves one more request on a kept-alive connection, whose answer ends it', async () => {
     for (const tls of [undefined, credentials]) {
       const { listener } = await start(tls === undefined ? {} : { tls });
       const agent = new (tls === undefined ? http : https).Agent({ keepAlive: true, maxSockets: 1 });
@@ -336,7 +336,7 @@ describe('closing', () => {
     }
   });
 
-  test('cuts what does not finish within the grace, and says how much', async () => {
+  test('close ends what does not finish within the grace time, and returns how many connections', async () => {
     const { listener, bothArrived } = await start();
     const session = http2.connect(listener.url);
     session.on('error', () => {});
@@ -348,12 +348,12 @@ describe('closing', () => {
       (await both).map((each) => each.status),
       ['rejected', 'rejected'],
     );
-    assert.deepEqual(await listener.close(100), { forced: 2 }, 'closing twice is closing once');
+    assert.deepEqual(await listener.close(100), { forced: 2 }, 'a second close returns the result of the first');
   });
 });
 
 describe('TLS', () => {
-  test('speaks both protocols by ALPN', async () => {
+  test('a TLS port serves both protocols by ALPN', async () => {
     const { listener } = await start({ tls: credentials });
     assert.match(listener.url, /^https:/);
     assert.equal((await h1(listener.url, {}, 'four')).body, 'HTTP/1.1 4');
@@ -363,15 +363,15 @@ describe('TLS', () => {
     assert.deepEqual(await listener.close(60_000), { forced: 0 });
   });
 
-  test('cuts slow headers and silent connections, too', async () => {
+  test('slow headers and silent connections are closed over TLS too', async () => {
     const { listener } = await start({ tls: credentials, bounds });
     assert.match(await raw(listener, 'POST / HTTP/1.1\r\nHost: x\r\n', true), /^(HTTP\/1\.1 408|$)/);
     assert.equal(await raw(listener, ''), '');
   });
 });
 
-describe('a port that cannot be had', () => {
-  test('says so in one line', async () => {
+describe('a port that cannot be opened', () => {
+  test('a port that cannot be opened is an error of one line', async () => {
     const { listener } = await start();
     await assert.rejects(start({ port: listener.port }), {
       message: `127.0.0.1:${listener.port} is in use: stop what listens there, or set PORT to another port`,
