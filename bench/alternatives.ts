@@ -60,7 +60,7 @@ const made = (from: number, to: number) =>
 
 /**
  * Measures key layouts: PostgreSQL's CPU per row, for chunks of 1000 prepared rows inserted into
- * tables of millions of rows; all layouts take their turn in each round.
+ * tables of millions of rows; each round runs every layout.
  */
 export async function keyLayouts(machine: Machine, pairs: number): Promise<string> {
   await machine.query('create schema bench');
@@ -82,8 +82,8 @@ export async function keyLayouts(machine: Machine, pairs: number): Promise<strin
   const cost = layouts.map((): number[] => []);
   const wal = layouts.map((): number[] => []);
   for (let round = 0; round < pairs; round++) {
-    for (let turn = 0; turn < layouts.length; turn++) {
-      const index = (turn + round) % layouts.length;
+    for (let offset = 0; offset < layouts.length; offset++) {
+      const index = (offset + round) % layouts.length;
       const before = { cpu: machine.cpu(), wal: await walBytes(machine) };
       for (let chunk = 0; chunk < chunks; chunk++)
         await machine.query(`

@@ -108,8 +108,8 @@ export async function rounds(
 ): Promise<Map<string, Run[]>> {
   const runs = new Map<string, Run[]>(variants.map(({ name }) => [name, []]));
   for (let round = 0; round < pairs; round++) {
-    for (let turn = 0; turn < variants.length; turn++) {
-      const variant = variants[(turn + round) % variants.length];
+    for (let offset = 0; offset < variants.length; offset++) {
+      const variant = variants[(offset + round) % variants.length];
       if (variant === undefined) continue;
       const run = await measure(machine, variant, { ...workload, seed: 1000 + round });
       runs.get(variant.name)?.push(run);

@@ -12,7 +12,7 @@ describe('the page about the API at /docs', { skip: noBrowser }, () => {
   let service: TestService;
   let strict: TestService;
   let browser: Browser;
-  /** The errors and warnings of the pages, and the origins that they requested. */
+  /** The errors of the pages, and the hosts that they requested. */
   const faults: string[] = [];
   const hosts = new Set<string>();
   before(async () => {
@@ -171,7 +171,7 @@ describe('the page about the API at /docs', { skip: noBrowser }, () => {
         await page.close();
       });
 
-  test('the docs page logs no error or warning and requests this service only', () => {
+  test('the docs page logs no error and requests this service only', () => {
     assert.deepEqual(faults, []);
     assert.deepEqual([...hosts].sort(), [new URL(service.url).host, new URL(strict.url).host].sort());
   });

@@ -57,7 +57,7 @@ describe('a page of another origin', { skip: noBrowser }, () => {
   let pages: PageServer;
   let browser: Browser;
   let dist: string;
-  /** The errors and warnings of the pages. */
+  /** The errors of the pages. */
   const faults: string[] = [];
   before(async () => {
     keeper = await startService();

@@ -132,7 +132,7 @@ test('every table returns to what is kept on purpose after the data of every kin
     await pass(url, yearMs);
     const expected = {
       message: 1,
-      // Kept: the group and its commands, u1@u2.
+      // The group and its commands, `kept`, and u1@u2.
       channel: 4,
       channel_head: 4,
       channel_info: 1,

@@ -78,14 +78,14 @@ describe('kill -9 in the middle of a submitted batch', () => {
     let { pid } = cluster;
     let moved = { count: -1, at: 0 };
     /** The batch's current state; fails when it has not progressed for too long. */
-    const look = async (): Promise<Batch> => {
+    const poll = async (): Promise<Batch> => {
       const now = await batchNow(batchId);
       if (now.acceptedCount > moved.count) moved = { count: now.acceptedCount, at: Date.now() };
       assert.ok(Date.now() < moved.at + patienceMs, 'the batch stands still');
       return now;
     };
     for (const { after: count, victim } of kills) {
-      while ((await look()).acceptedCount < count) await delay(5);
+      while ((await poll()).acceptedCount < count) await delay(5);
       if (victim === 'postgres') {
         killAll(pid);
         ({ pid } = await startEmbedded({ dataDir: cluster.dataDir, explicit: true, log: quietLog }));
@@ -95,10 +95,10 @@ describe('kill -9 in the middle of a submitted batch', () => {
       }
       await endHeartbeats();
     }
-    let now = await look();
+    let now = await poll();
     while (now.endedAt === undefined) {
       await delay(20);
-      now = await look();
+      now = await poll();
     }
     context.diagnostic(`kills after ${kills.map((each) => `${each.after} of ${each.victim}`).join(', ')}`);
     assert.equal(now.state, BatchState.COMPLETED);

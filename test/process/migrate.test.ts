@@ -25,11 +25,11 @@ describe('migrate as a step of its own', () => {
   });
 
   test('migrate --status lists and changes nothing, migrate applies once, and MIGRATE=check starts then', async () => {
-    const look = async () => JSON.parse((await runToEnd(env(), ['migrate', '--status', '--json'])).output);
+    const readStatus = async () => JSON.parse((await runToEnd(env(), ['migrate', '--status', '--json'])).output);
     const status = await runToEnd(env(), ['migrate', '--status']);
     assert.equal(status.code, 2);
     assert.match(status.output, /^pending {2}0001-messages\npending {2}0002-channels\n/);
-    const { applied, pending } = await look();
+    const { applied, pending } = await readStatus();
     assert.deepEqual(applied, []);
 
     const first = await runToEnd(env(), ['migrate', '--json']);
@@ -39,7 +39,7 @@ describe('migrate as a step of its own', () => {
       [second.code, second.output],
       [0, `nothing to apply: all ${pending.length} migrations are applied\n`],
     );
-    assert.deepEqual(await look(), { applied: pending, pending: [], newer: [] });
+    assert.deepEqual(await readStatus(), { applied: pending, pending: [], newer: [] });
 
     const service = await spawnService(env({ MIGRATE: 'check' }));
     assert.equal(await service.end('SIGTERM'), 0);

@@ -18,10 +18,10 @@ export interface Balancer {
 export async function openBalancer(): Promise<Balancer> {
   const ports: number[] = [];
   const sockets = new Set<net.Socket>();
-  let turn = 0;
+  let next = 0;
   const server = net.createServer({ allowHalfOpen: true }, (client) => {
     keep(client);
-    const first = turn++;
+    const first = next++;
     const reach = (tries: number) => {
       const upstream = net.connect({
         port: ports[(first + tries) % ports.length] ?? 0,

@@ -43,7 +43,7 @@ export async function startReceiver(): Promise<Receiver> {
     const one = { path: url, headers, text, body: JSON.parse(text), at: performance.now() };
     received.push(one);
     receiver.answer(response, one);
-    for (const look of waiting) look();
+    for (const check of waiting) check();
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const receiver: Receiver = {
@@ -53,12 +53,12 @@ export async function startReceiver(): Promise<Receiver> {
     async until(what, holds) {
       if (holds()) return;
       const { promise, resolve } = Promise.withResolvers<void>();
-      const look = () => holds() && resolve();
-      waiting.add(look);
+      const check = () => holds() && resolve();
+      waiting.add(check);
       const timer = setTimeout(resolve, patienceMs);
       await promise;
       clearTimeout(timer);
-      waiting.delete(look);
+      waiting.delete(check);
       assert.ok(holds(), `${what}: not within ${patienceMs} ms, of ${received.length} POSTs`);
     },
     async close() {

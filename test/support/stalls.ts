@@ -11,13 +11,13 @@ export function watchStalls(): () => number {
   let longest = 0;
   let last = cpuMs();
   let isOver = false;
-  const turn = () => {
+  const tick = () => {
     const now = cpuMs();
     longest = Math.max(longest, now - last);
     last = now;
-    if (!isOver) setTimeout(turn, 1).unref();
+    if (!isOver) setTimeout(tick, 1).unref();
   };
-  setTimeout(turn, 1).unref();
+  setTimeout(tick, 1).unref();
   return () => {
     isOver = true;
     return longest;

@@ -12,9 +12,9 @@ import type { TestService } from './service.ts';
 export const patienceMs = 60_000;
 
 /** Polls until a condition holds; fails with the message of the last attempt. */
-export async function until(what: string, look: () => Promise<boolean> | boolean): Promise<void> {
+export async function until(what: string, poll: () => Promise<boolean> | boolean): Promise<void> {
   const end = performance.now() + patienceMs;
-  while (!(await look())) {
+  while (!(await poll())) {
     assert.ok(performance.now() < end, `not within ${patienceMs} ms: ${what}`);
     await delay(20);
   }
