@@ -2,10 +2,10 @@
 //
 // Entry points: `createModeration` (rules, flags, and `moderate` for sends). Rules run in a thread
 // of their own (thread.ts, worker.ts); calls share it in slices, fairly per caller. Invariants:
-//  1. The event loop never runs a pattern: rendering and other calls are not blocked.
+//  1. The event loop matches no pattern, so that rules never delay other calls.
 //  2. A message is accepted only after all rules read it; a timeout refuses it.
-//  3. A batch is judged by one version of the rules per message: the old thread serves until the
-//     new rules are compiled.
+//  3. A message is judged by one version of the rules: the old thread serves until the new rules
+//     are compiled.
 
 import { limits } from '../limits.ts';
 import type { PreparedMessage } from '../messages/message.ts';
