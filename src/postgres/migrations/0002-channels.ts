@@ -1,8 +1,9 @@
 import { type Kysely, sql } from 'kysely';
 
 /**
- * What a channel is and who is in it, and the same for users. They hang on the key of the channel's message sequence; its commands go by the same.
- * Users have tables of their own: a uid is no channel, and most uids never get a row.
+ * Flags and lists of channels, and of users. They refer to the key of the channel's message
+ * sequence, also for its commands. Users have separate tables: a uid is no channel, and most uids
+ * never get a row.
  */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
@@ -17,8 +18,9 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       allow_stranger boolean not null default false
     )`.execute(db);
 
-  // One row a uid and channel, whatever lists it is on: one probe tells all of a sender. The partial indexes are for "has anybody an
-  // allowlist entry here" and for the pages of the two lists, which are short where the members are many.
+  // One row per uid and channel for all lists: one probe finds everything about a sender. The
+  // partial indexes find whether an allowlist has entries, and serve pages of both lists, which are
+  // short where members are many.
   await sql`
     create table sendbatch.channel_uid (
       channel_key bigint not null,

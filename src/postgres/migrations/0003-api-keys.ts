@@ -1,6 +1,8 @@
 import { type Kysely, sql } from 'kysely';
 
-/** API keys. The secret half is kept as SHA-256 alone: it is 256 random bits, which no slow hash makes safer. */
+/**
+ * API keys. The secret half is stored as SHA-256: a slow hash would not make 256 random bits safer.
+ */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     create table sendbatch.api_key (

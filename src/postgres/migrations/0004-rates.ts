@@ -1,6 +1,9 @@
 import { type Kysely, sql } from 'kysely';
 
-/** Counts of rates that all instances share (RATE_STORE=postgres), in the shape of rate-limiter-flexible. Unlogged: a crash forgives them, and they are written for each batch. */
+/**
+ * Rate limit windows that all instances share (RATE_STORE=postgres), in the layout of
+ * rate-limiter-flexible. Unlogged: they are written for each batch, and a crash may reset them.
+ */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     create unlogged table sendbatch.rate (

@@ -1,6 +1,6 @@
 import { type Kysely, sql } from 'kysely';
 
-/** Rules about content, a number that rises with each change of them, and the messages that they flagged. */
+/** Moderation rules, a version that increases with each change of them, and flagged messages. */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     create table sendbatch.moderation_rule (
@@ -14,7 +14,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     )`.execute(db);
   await sql`create table sendbatch.moderation_version (version bigint not null)`.execute(db);
   await sql`insert into sendbatch.moderation_version (version) values (0)`.execute(db);
-  // In the writing transaction, so that no crash loses a flag; without an index beyond its key, since few messages are flagged and those reviewed go.
+  // Written by the sending transaction, so that no crash loses a flag. No index beyond the key: few
+  // messages are flagged, and reviewed ones are removed.
   await sql`
     create table sendbatch.flagged_message (
       message_id bigint primary key,

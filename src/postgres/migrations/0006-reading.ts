@@ -1,9 +1,12 @@
 import { type Kysely, sql } from 'kysely';
 
-/** What reading needs beside the messages: who is in which channels, read cursors, commands by user, messages for who is connected, and what expires. */
+/**
+ * What reading needs besides messages: channels by member, read cursors, commands per user,
+ * ephemeral messages, expiry.
+ */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`create index channel_member_of on sendbatch.channel_uid (uid, channel_key) where member`.execute(db);
-  // The two sides of every person channel and agent's channel that was made before members were noted.
+  // Members of person and agent channels created before members were recorded.
   await sql`
     insert into sendbatch.channel_uid (channel_key, uid, created_at, updated_at, member)
     select distinct c.channel_key, side, 0, 0, true
@@ -19,7 +22,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       primary key (uid, channel_key)
     )`.execute(db);
 
-  // A user's commands in one numbering of its own: each is taken out of its channel once, under the lock of the user's head, and stays until it is acknowledged.
+  // A user's commands in the user's own numbering: each is taken from its channel once, under the
+  // lock of the user's head, and stays until it is acknowledged.
   await sql`
     create table sendbatch.command_head (
       uid text collate "C" primary key,
@@ -42,7 +46,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       primary key (uid, command_seq)
     )`.execute(db);
 
-  // Messages with no_persist on their way to the other instances; unlogged, and swept after a minute.
+  // Messages with no_persist on their way to other instances; unlogged, and swept after a minute.
   await sql`
     create unlogged table sendbatch.live_message (
       live_id bigint generated always as identity primary key,
@@ -50,7 +54,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       body jsonb not null
     )`.execute(db);
 
-  // Only what expires is in it, so that nothing else pays for it. The sweeper goes by it.
+  // For the sweeper. Only expiring messages are in it, so that others do not pay for it.
   await sql`
     create index message_expiry on sendbatch.message ((accepted_at + greatest(expire * 1000, 86400000)))
     where expire is not null`.execute(db);

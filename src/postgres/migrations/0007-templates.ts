@@ -1,6 +1,6 @@
 import { type Kysely, sql } from 'kysely';
 
-/** Templates of payloads; a version is never changed. */
+/** Payload templates; a version never changes. */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     create table sendbatch.template (

@@ -1,8 +1,9 @@
 import { type Kysely, sql } from 'kysely';
 
-/** Batches that are sent in the background: what there is to send, how far it is, and what became of it. */
+/** Submitted batches: what to send, progress, results. */
 export async function up(db: Kysely<unknown>): Promise<void> {
-  // due_at is null when there is nothing to do: it has ended, or is still being received; then received_at is when the last of it came.
+  // due_at is null when the batch has ended, or is still being received; received_at is then the
+  // last arrival.
   await sql`
     create table sendbatch.batch (
       batch_id uuid primary key,
@@ -30,7 +31,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       templates text not null,
       last_refusal jsonb
     )`.execute(db);
-  // A caller's turn takes what is due; it is short, for what has ended is not in it.
+  // For a caller's next slot. Short, since ended batches are not in it.
   await sql`create index batch_due on sendbatch.batch (caller_id, due_at) where due_at is not null`.execute(db);
   await sql`create index batch_of_caller on sendbatch.batch (caller_id, created_at desc, batch_id desc)`.execute(db);
   await sql`create index batch_by_time on sendbatch.batch (created_at desc, batch_id desc)`.execute(db);
@@ -39,7 +40,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create unique index batch_once on sendbatch.batch (caller_id, request_id)
     where request_id <> '' and state <> 'receiving'`.execute(db);
 
-  // A row a chunk, not a message: a batch of 100,000 is 100 rows (each kept out of line and packed by PostgreSQL), which is stored in a tenth of the time.
+  // One row per chunk, not per message: a batch of 100,000 is 100 rows (TOASTed and compressed),
+  // stored in a tenth of the time.
   await sql`
     create table sendbatch.batch_chunk (
       batch_id uuid not null,
@@ -51,6 +53,6 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       results text,
       primary key (batch_id, ordinal)
     )`.execute(db);
-  // Not of the unsettled only: results are read in this order too, page by page.
+  // Includes settled chunks: results are paged in this order too.
   await sql`create index batch_chunk_order on sendbatch.batch_chunk (batch_id, due_at, ordinal)`.execute(db);
 }

@@ -1,8 +1,9 @@
 import { type Kysely, sql } from 'kysely';
 
 /**
- * How many messages of a channel the sweeper has taken: with it the last sequence is exactly what is kept and what was swept, so that `verify` can tell a message that
- * is missing from one that has expired. What is gone before this is taken as swept. A row only for channels that were swept.
+ * Messages removed per channel by the sweeper. The last sequence equals kept plus swept messages,
+ * so that `verify` distinguishes a lost message from an expired one. Messages removed before this
+ * migration count as swept. Only swept channels have a row.
  */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`

@@ -1,10 +1,11 @@
 import { type Kysely, sql } from 'kysely';
 
 /**
- * Webhooks and their queue. A queue has no row a message: where a channel's messages follow each other, a range says as much, so that a receiver that is away for a day costs a row a channel.
+ * Webhooks and their queue. The queue holds ranges, not messages: a receiver that is down for a day
+ * costs one row per channel.
  */
 export async function up(db: Kysely<unknown>): Promise<void> {
-  // Secrets are kept as they are: they sign.
+  // Secrets are stored in the clear: they sign deliveries.
   await sql`
     create table sendbatch.webhook (
       webhook_key bigint generated always as identity primary key,
@@ -24,7 +25,9 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       paused_until bigint not null default 0
     ) with (fillfactor = 70)`.execute(db);
 
-  // What was stored, written by the statement that stores it and taken out within milliseconds. A channel's rows rise with its sequence: their numbers are drawn under the head's lock.
+  // Stored ranges, written by the statement that stores the messages and routed within
+  // milliseconds. Row numbers are drawn under the head's lock, so that they increase with the
+  // sequence of a channel.
   await sql`
     create table sendbatch.webhook_outbox (
       outbox_id bigint generated always as identity primary key,
@@ -33,7 +36,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       last_seq bigint not null
     ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)`.execute(db);
 
-  // What each webhook has yet to get of a channel. queued_id is its place in its lane.
+  // What each webhook has not received yet, per channel. queued_id is the position in its lane.
   await sql`create sequence sendbatch.webhook_queued as bigint`.execute(db);
   await sql`
     create table sendbatch.webhook_queue (
@@ -48,7 +51,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     ) with (fillfactor = 70)`.execute(db);
   await sql`create index webhook_queue_lane on sendbatch.webhook_queue (webhook_key, lane, queued_id)`.execute(db);
 
-  // The delivery that each lane of a webhook has in hand, if it has one, and which instance works on it until when.
+  // Lanes: the delivery in progress, and the lease of the instance that works on it.
   await sql`create sequence sendbatch.webhook_delivery as bigint`.execute(db);
   await sql`
     create table sendbatch.webhook_lane (

@@ -1,12 +1,12 @@
 import { type Kysely, sql } from 'kysely';
 
 /**
- * Adds what 0008-batches got after databases had been made with it: `received_at`, and the index by which results are read. Nothing changes
- * where 0008-batches had them already.
+ * Adds what 0008-batches gained after databases were created with it: `received_at`, and the index
+ * that results are read by. No effect where it had them already.
  */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`alter table sendbatch.batch add column if not exists received_at bigint`.execute(db);
-  // A submission that broke off is swept by it.
+  // For sweeping abandoned uploads.
   await sql`
     update sendbatch.batch set received_at = created_at where state = 'receiving' and received_at is null`.execute(db);
   await sql`

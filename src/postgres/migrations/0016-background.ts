@@ -1,9 +1,13 @@
 import { type Kysely, sql } from 'kysely';
 
-/** What background work needs so that its cost follows what it finds: sweeping by age, batches that wait in part, templates whose versions never come back. */
+/**
+ * Keeps the cost of background work proportional to what it finds: sweeps by age, partly waiting
+ * batches, versions of deleted templates.
+ */
 export async function up(db: Kysely<unknown>): Promise<void> {
-  // No message of the channel is older than oldest_at, up to the skew of two commits; 0 = not looked at yet. The sweeper takes the channels of a type in its order, and visits none in vain.
-  // look_at: when a temporary channel is looked at next, to see whether it is over.
+  // oldest_at: no message of the channel is older, up to the skew of two commits; 0: not checked
+  // yet. The sweeper visits channels of a type in its order. look_at: when a temporary channel is
+  // checked next.
   await sql`
     alter table sendbatch.channel add column oldest_at bigint not null default 0, add column look_at bigint not null default 0`.execute(
     db,
@@ -12,7 +16,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     create index channel_look on sendbatch.channel (look_at) where channel_type = 8 and sequence = 0`.execute(db);
 
-  // Lists of batches by state, and submissions of which nothing comes any more.
+  // For lists of batches by state, and for abandoned uploads.
   await sql`create index batch_in_state on sendbatch.batch (state, created_at desc, batch_id desc)`.execute(db);
   await sql`
     create index batch_of_caller_in_state on sendbatch.batch (caller_id, state, created_at desc, batch_id desc)`.execute(
@@ -20,8 +24,10 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   );
   await sql`create index batch_receiving on sendbatch.batch (received_at) where state = 'receiving'`.execute(db);
 
-  // A chunk of which some messages were refused for now keeps them until waits_until, and the batch goes on with the next. waiting: the pairs of sender and channel that wait in it; later messages of
-  // these wait too, and a chunk in which nothing else is left is blocked until one of the pairs is free. under_way: a try began and its results are not recorded.
+  // A chunk with messages refused for a transient reason keeps them until waits_until, while the
+  // batch continues. waiting: the pairs of sender and channel that wait in it; later messages of
+  // these wait too, and a chunk with nothing else is blocked until one of the pairs is free.
+  // under_way: an attempt started whose results are not recorded.
   await sql`
     alter table sendbatch.batch_chunk add column waits_until bigint, add column blocked boolean not null default false,
       add column under_way boolean not null default false, add column begun_at bigint, add column attempts integer not null default 0,
@@ -32,7 +38,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     db,
   );
 
-  // The last version of a template that was deleted: the next one of that name goes on from it.
+  // The last version of a deleted template: the next one of that name continues from it.
   await sql`
     create table sendbatch.template_deleted (
       name text collate "C" primary key,
