@@ -1,5 +1,5 @@
 import { BatchPriority, type SubmitBatchRequest } from '../../gen/sendbatch/v1/batch_service_pb.ts';
-import type { MessageDraft, TemplateUse } from '../../gen/sendbatch/v1/message_pb.ts';
+import { ChannelType, type MessageDraft, type TemplateUse } from '../../gen/sendbatch/v1/message_pb.ts';
 import { type RequestTemplate, type SendBatchRequest, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { TemplateFormat } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import { limits } from '../limits.ts';
@@ -7,7 +7,8 @@ import { isJoined, personType } from '../messages/channel.ts';
 
 const modes: ReadonlySet<number> = new Set(Object.values(SendMode));
 const priorities: ReadonlySet<number> = new Set(Object.values(BatchPriority));
-const lastChannelType = 12;
+/** The highest channel type of the proto. */
+export const lastChannelType = Math.max(...Object.values(ChannelType).filter((each) => typeof each === 'number'));
 const templateName = /^[A-Za-z0-9._-]{1,128}$/;
 const requestTemplates = 100;
 const formats: ReadonlySet<number> = new Set(Object.values(TemplateFormat).filter((each) => typeof each === 'number'));

@@ -9,6 +9,7 @@ import type { Caller, Scope } from '../messages/caller.ts';
 import { invalidField } from '../messages/service-error.ts';
 import type { Events } from '../observability/events/index.ts';
 import type { CredentialWatch } from '../rpc/credential-watch.ts';
+import { lastChannelType } from '../rpc/fast-validate.ts';
 import { assertScope } from '../rpc/interceptors/authenticate.ts';
 import { assertKnown, queryOf } from '../rpc/interceptors/query-parameters.ts';
 import { toMessage } from '../rpc/message-mapping.ts';
@@ -77,8 +78,8 @@ function openChannel([, type = '', id = '', search = '']: RegExpExecArray, parts
     if (query.has('uid') && query.has('login_uid'))
       throw invalidField('login_uid', 'is an alias of uid; set only one of them');
     const channelType = Number(type);
-    if (!/^\d{1,2}$/.test(type) || channelType < 1 || channelType > 12)
-      throw invalidField('channel_type', 'must be a number from 1 to 12');
+    if (!/^\d{1,2}$/.test(type) || channelType < 1 || channelType > lastChannelType)
+      throw invalidField('channel_type', `must be a number from 1 to ${lastChannelType}`);
     const channels = [{ channelType, channelId: decode('channel_id', id, 513), ...cursorOf(header, query) }];
     const uidName = query.has('login_uid') ? 'login_uid' : 'uid';
     const uid = query.get(uidName) ?? '';

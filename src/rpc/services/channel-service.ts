@@ -1,5 +1,6 @@
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { ChannelService } from '../../../gen/sendbatch/v1/channel_service_pb.ts';
+import { ChannelType } from '../../../gen/sendbatch/v1/message_pb.ts';
 import type { Channels, ListChange, Named } from '../../channels/channels.ts';
 import { limits } from '../../limits.ts';
 import { invalidField, ServiceError } from '../../messages/service-error.ts';
@@ -25,8 +26,6 @@ interface PageFields extends Named {
   readonly pageToken: string;
 }
 
-const groupType = 2;
-
 /** Implements sendbatch.v1.ChannelService: each RPC converts between the proto and a use case. */
 export function createChannelService({
   channels,
@@ -37,7 +36,10 @@ export function createChannelService({
     return {};
   };
   /** Legacy bodies omit the type of groups. */
-  const ofGroup = ({ channelId, channelType }: Named): Named => ({ channelId, channelType: channelType || groupType });
+  const ofGroup = ({ channelId, channelType }: Named): Named => ({
+    channelId,
+    channelType: channelType || ChannelType.GROUP,
+  });
   const page = async (request: PageFields, list: 'member' | 'denied' | 'allowed') => {
     const { entries, next } = await channels.list(
       request,
