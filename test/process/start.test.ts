@@ -67,12 +67,12 @@ describe('a start that cannot succeed ends with one clear line and a non-zero ex
       /TLS_KEY=.* is not the key of the certificate in TLS_CERT=/,
     ],
     [
-      'a key that is not a key',
+      'a key file without a key',
       { TLS_KEY: import.meta.filename, TLS_CERT: pem('localhost-cert.pem') },
       /TLS_KEY=.* contains no PEM private key/,
     ],
     [
-      'a certificate that is not a certificate',
+      'a certificate file without a certificate',
       { TLS_KEY: pem('localhost-key.pem'), TLS_CERT: pem('localhost-key.pem') },
       /TLS_CERT=.* contains no PEM certificate/,
     ],
@@ -81,7 +81,7 @@ describe('a start that cannot succeed ends with one clear line and a non-zero ex
       { TLS_KEY: pem('localhost-key.pem'), TLS_CERT: pem('localhost-cert.pem'), TLS_CLIENT_CA: import.meta.filename },
       /TLS_CLIENT_CA=.* contains no PEM certificate/,
     ],
-    ['an origin that is not an origin', { ALLOWED_ORIGINS: 'app.example.com' }, /ALLOWED_ORIGINS: .*https:/],
+    ['an origin without a scheme', { ALLOWED_ORIGINS: 'app.example.com' }, /ALLOWED_ORIGINS: .*https:/],
     [
       'a database of another kind',
       { DATABASE_URL: 'mysql://root:secret@db/x' },
