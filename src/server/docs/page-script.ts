@@ -1,10 +1,12 @@
 /**
  * Starts Swagger UI, with replacements:
- * 1. By default all operations render at every change; here a closed one renders only when its heading changes.
- * 2. The default resolver copies the whole document for each operation; here all references point into the document.
- *    These two halve the CPU time of opening an operation.
+ * 1. By default all operations render at every change; here a closed one renders only when its
+ *    heading changes.
+ * 2. The default resolver copies the whole document for each operation; here all references point
+ *    into the document. These two halve the CPU time of opening an operation.
  * 3. Long descriptions show their first paragraph, and the rest when it is opened.
- * 4. The search finds operations by method, path, summary and service; Swagger UI finds services only.
+ * 4. The search finds operations by method, path, summary and service; Swagger UI finds services
+ *    only.
  * 5. A call is sent after a dialog has named its method, its URL and what it does.
  * No validator: the page would call its own address for it.
  */

@@ -14,8 +14,8 @@ import { checkRules } from '../../../src/rpc/interceptors/validate.ts';
 import { seedOf } from '../../support/seed.ts';
 
 /**
- * Texts around the rules: empty, reserved characters, and lengths at the limit, in characters of one
- * to four bytes.
+ * Texts around the rules: empty, reserved characters, and lengths at the limit, in characters of
+ * one to four bytes.
  */
 const textOf = (bytes: number) =>
   fc.oneof(

@@ -17,7 +17,9 @@ import { until } from '../../support/watch.ts';
 const pem = (name: string) => readFileSync(join(import.meta.dirname, '../../support/certificates', name), 'utf8');
 /** A key for tests only; it is public. */
 const credentials = { key: pem('localhost-key.pem'), cert: pem('localhost-cert.pem') };
-/** Short limits, for connections that must be closed. Others get real ones: the machine may stall. */
+/**
+ * Short limits, for connections that must be closed. Others get real ones: the machine may stall.
+ */
 const bounds = { ...connectionBounds, headersMs: 300, requestMs: 400, pingMs: 200 };
 
 const open = new Set<Listener>();
