@@ -1,9 +1,6 @@
 import leven from 'leven';
 import { CommandError } from '../usage.ts';
-import { type Field, fields, type Mapping } from './drafts.ts';
-
-/** The column of each field that has one. */
-export type Columns = Readonly<Partial<Record<Field | 'payload', string>>>;
+import { type Columns, type Field, fields, type Mapping } from './mapping.ts';
 
 /** The header line, resolved. */
 export interface Resolved {

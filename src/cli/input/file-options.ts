@@ -7,10 +7,11 @@ import type { RequestTemplate } from '../../client/index.ts';
 import { channelType } from '../channel-type.ts';
 import type { Connection, ConnectOptions } from '../connect.ts';
 import { CommandError, pair, templateName, wholeNumber } from '../usage.ts';
-import { type Columns, resolveColumns } from './columns.ts';
+import { resolveColumns } from './columns.ts';
 import { bodyIn, defaultEncoding, encoding } from './decode.ts';
-import { fields, type Mapping } from './drafts.ts';
 import { fsErrorMessages } from './fs-error-messages.ts';
+import type { Columns } from './mapping.ts';
+import { fields, type Mapping } from './mapping.ts';
 import { type Entry, openSource, type Shape, type Source, shapeOf } from './source.ts';
 
 /** Options of commands that read a file of messages. */
