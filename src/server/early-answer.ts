@@ -20,10 +20,13 @@ interface Answer {
 }
 
 /**
- * Milliseconds for which the rest of a refused body is discarded before the connection or stream is
+ * The rest of a refused body is discarded until it ends, or until no byte has arrived for this many
+ * milliseconds: a client on a slow machine gets its answer before the connection or stream is
  * closed. On HTTP/1.1 the connection's next call waits meanwhile; on HTTP/2 none does.
  */
-const discardMs = { http1: 1000, http2: 2000 };
+const discardIdleMs = { http1: 1000, http2: 2000 };
+/** Milliseconds for which a body is discarded at most, however it arrives. */
+const maxDiscardMs = 10_000;
 
 /**
  * Renders an error for every protocol, once for many refusals. `httpStatus` overrides the status on
@@ -93,10 +96,10 @@ function afterBody(request: Request, response: Response, answer: () => void): vo
   });
 }
 
-/** Discards the rest of a body, for at most `discardMs`. */
+/** Discards the rest of a body, within `discardIdleMs` and `maxDiscardMs`. */
 export async function discard(request: Request): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, 'stream' in request ? discardMs.http2 : discardMs.http1).unref();
+  const stop = whenIdle(request, 'stream' in request ? discardIdleMs.http2 : discardIdleMs.http1, resolve);
   request
     .on('error', () => {})
     .once('end', resolve)
@@ -106,9 +109,24 @@ export async function discard(request: Request): Promise<void> {
   try {
     await promise;
   } finally {
-    clearTimeout(timer);
+    stop();
     request.off('end', resolve).off('close', resolve);
   }
+}
+
+/**
+ * Calls back when no byte has arrived for `idleMs`, or after `maxDiscardMs`. Returns what stops it.
+ */
+function whenIdle(request: Request, idleMs: number, onIdle: () => void): () => void {
+  const idle = setTimeout(onIdle, idleMs).unref();
+  const total = setTimeout(onIdle, maxDiscardMs).unref();
+  const refresh = () => void idle.refresh();
+  request.on('data', refresh);
+  return () => {
+    clearTimeout(idle);
+    clearTimeout(total);
+    request.off('data', refresh);
+  };
 }
 
 /**
@@ -118,8 +136,8 @@ export async function discard(request: Request): Promise<void> {
 const maxKeptBytes = 1024 * 1024;
 
 /**
- * Frees a connection after an early answer: discards the rest of the body for `discardMs`, then
- * closes the stream or connection. Without it a kept-alive connection hung until the upload
+ * Frees a connection after an early answer: discards the rest of the body, then closes the
+ * stream or connection. Without it a kept-alive connection hung until the upload
  * timeout, and its next call with it.
  */
 export function freeWhenAnsweredEarly(request: Request, response: Response): void {
@@ -129,8 +147,8 @@ export function freeWhenAnsweredEarly(request: Request, response: Response): voi
     response.once('finish', () => {
       if (stream.destroyed || request.complete) return;
       request.on('error', () => {}).resume();
-      const timer = setTimeout(() => stream.close(constants.NGHTTP2_NO_ERROR), discardMs.http1).unref();
-      stream.once('close', () => clearTimeout(timer));
+      const stop = whenIdle(request, discardIdleMs.http1, () => stream.close(constants.NGHTTP2_NO_ERROR));
+      stream.once('close', stop);
     });
     return;
   }
