@@ -121,7 +121,7 @@ const cases: [string, (scene: Scene) => Promise<void>, { rpcOnly?: true }?][] = 
     },
   ],
   [
-    'SendBatch recognises the retry of a whole batch by request_id',
+    'SendBatch recognizes the retry of a whole batch by request_id',
     async (s) => {
       const request: Request = { requestId: s.id, messages: [s.draft(''), s.draft('own'), s.draft('')] };
       const first = resultsOf(await s.client.send(request));
