@@ -23,7 +23,7 @@ import { ChannelsHeld } from './held-channels.ts';
 import { drawBlock, findEarlier, insertMessages } from './messages.sql.ts';
 
 /**
- * A channel had no row because nobody was permitted to send to it, and now somebody is: the group
+ * A channel had no row because no sender was permitted, and now one is: the group
  * is loaded again.
  */
 export class ChannelAppeared extends Error {}
