@@ -1,3 +1,11 @@
+// Identifies callers: API keys, JWTs of users (HS256 secrets or the issuer's JWKS), client
+// certificates.
+//
+// Entry point: `createIdentify`, called with headers and certificate before a body is read. It
+// returns the caller with its scopes and senders, or throws CREDENTIAL_MISSING or
+// CREDENTIAL_INVALID without saying which part was wrong. API keys: api-keys.ts; the issuer's keys:
+// issuer-keys.ts. Scopes per RPC: rpc/interceptors/authenticate.ts.
+
 import type { TLSSocket } from 'node:tls';
 import { errors, type JWTPayload, type JWTVerifyGetKey, type JWTVerifyOptions, jwtVerify } from 'jose';
 import { type Caller, type Scope, userCaller } from '../messages/caller.ts';

@@ -1,3 +1,12 @@
+// Channels and users: their flags (ban, disband, send_ban …) and lists (members, denylist,
+// allowlist), and system uids.
+//
+// Entry point: `createChannels`. Every change is one transaction that locks the owner of the lists,
+// so that changes of one owner are serialized; it is in force for senders when its promise
+// resolves, since permission is read in the transaction that stores. Listeners (tails) are notified
+// after the commit. A user (channel type 1) has no members and cannot be disbanded. Lists and
+// flags: messages/member-lists.sql.ts; who may send and read: messages/permission.ts.
+
 import { channel, isJoined, messageSequence, personType } from '../messages/channel.ts';
 import {
   addSystemUids,

@@ -1,3 +1,10 @@
+// Verifies the invariants of a database: dense sequences, unique ids and once-only keys, heads that
+// match.
+//
+// Entry point: `verify`, used by `sendbatch verify`. It reads on several connections, locks
+// nothing, and may run beside sends. violations.ts decides what is a violation; verify.sql.ts
+// reads.
+
 import { limits } from '../limits.ts';
 import type { Db } from '../postgres/schema.ts';
 import { blocks, doubleIds, factsBetween, lastChannelKey, lastOfPiece, strayKeys, withMemory } from './verify.sql.ts';

@@ -1,3 +1,10 @@
+// The decision of a send, without I/O: given what the store holds under the channels' locks, which
+// messages are new and get which numbers, which repeat an earlier send, which are refused.
+//
+// Entry point: `planAppend`. Other files of this folder are what every capability shares: channels
+// and messages, callers, permission, errors (`ServiceError`), and the statements on heads, lists
+// and stored messages.
+
 import { limits } from '../limits.ts';
 import { messageSequence } from './channel.ts';
 import { isPersistent, type PreparedMessage } from './message.ts';

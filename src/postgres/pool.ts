@@ -1,3 +1,16 @@
+// Connections to PostgreSQL.
+//
+// - pool.ts opens pools and reads properties of the server; client.ts is the client that sends
+//   prepared statements.
+// - sql.ts: `Statement`; transaction.ts: pipelined transactions; schema.ts: the types of all
+//   tables.
+// - migrate.ts and migrations/: the schema; schema-check.ts and readiness.ts: whether this version
+//   can serve.
+// - pg-notify.ts: LISTEN and NOTIFY; database-clock.ts: database time; embedded/: the PostgreSQL of
+//   `npm start`.
+// bigint is read as a number and checked to be at most 2^53-1. A lost connection condemns its
+// pool's other ones.
+
 import { Kysely, PostgresDialect, sql } from 'kysely';
 import pg from 'pg';
 import { limits } from '../limits.ts';

@@ -1,3 +1,11 @@
+// Rate limits: messages per caller, sender and channel, in windows of fixed length.
+//
+// Entry point: `createRates`. Counters are per process (fixed-window-counter.ts) or shared by all
+// instances through PostgreSQL (postgres-counter.sql.ts, which falls back to counting per process
+// while the database is unavailable). A batch takes points before it is stored and gets back those
+// of messages that were not: duplicates and refused messages cost senders and channels nothing, and
+// their caller a fraction.
+
 import { LRUCache } from 'lru-cache';
 import type { Caller } from '../messages/caller.ts';
 import type { PreparedMessage } from '../messages/message.ts';

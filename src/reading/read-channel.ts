@@ -1,3 +1,13 @@
+// Reads history: pages of a channel, and single messages by sequence, id or client_msg_no.
+//
+// Entry points: `createReadChannel` here, `createInbox` in inbox.ts (conversations, read cursors,
+// commands of a user). read-access.ts decides who may read. Invariants:
+//  1. A page never shows less than the head read before it promises.
+//  2. A position above the head or before the first kept message is refused, never skipped
+//     silently.
+//  3. A page examines messages for at most `scanMs`, whatever a filter passes over, and says where
+//     to continue.
+
 import { limits } from '../limits.ts';
 import { type Heads, noHeads, readHeadsAndFirst } from '../messages/channel-keys.sql.ts';
 import {

@@ -1,3 +1,11 @@
+// Removes what is over: expired messages, messages past RETENTION, temporary channels, inbox
+// entries of removed commands.
+//
+// Entry point: `startSweeper`; the statements are in *.sql.ts. Every instance sweeps. Statements
+// skip rows that others have locked and take locks in key order, so that sweepers never deadlock
+// and senders never wait for them. Ages are compared with database time. What is removed is counted
+// per channel, so that `verify` distinguishes it from a lost message.
+
 import { type Loop, startLoop } from '../observability/loop.ts';
 import { dayMs } from '../time.ts';
 

@@ -1,3 +1,15 @@
+// Live tails: streams of messages that follow channels, or all channels of a user.
+//
+// Entry point: `createTails`. A reader (subscription.ts) keeps a cursor per channel and reads pages
+// after it:
+//
+//   behind ── page is empty ──> caught up ── wake-up ──> behind
+//
+// Wake-ups come from commits of this instance, from NOTIFY of other instances (notifier.ts) and
+// from a poll every 5 s. They only say when to read: the cursor is the truth, so that a lost or
+// repeated wake-up neither skips nor repeats a message. Readers of one channel share pages per
+// wake-up generation. Messages with no_persist (ephemeral.ts) pass through once.
+
 import { LRUCache } from 'lru-cache';
 import { type Channel, channel, firstUids, messageSequence } from '../messages/channel.ts';
 import { type CreatedChannel, readHeads } from '../messages/channel-keys.sql.ts';
