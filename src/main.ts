@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 
-// Nothing is imported before the version is known to do: what follows is not JavaScript for an older Node, whose words would be those of a syntax error.
+// Checks the version before it imports anything: an older Node cannot parse TypeScript and would
+// report a syntax error.
 const oldest = [22, 12] as const;
 const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
 if (major < oldest[0] || (major === oldest[0] && minor < oldest[1])) {

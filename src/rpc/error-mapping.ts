@@ -1,8 +1,9 @@
 // Maps errors to what callers see: reasons to codes, HTTP statuses and details, on every protocol.
 //
 // `table` is the only mapping from reasons to codes and statuses. Every 403 of a call is one of its
-// rows (SCOPE_MISSING is thrown in interceptors/authenticate.ts, the others by the capability); the
-// 403 of a web page's request comes from server/origin-check.ts, before a call exists.
+// rows (SCOPE_MISSING is thrown in interceptors/authenticate.ts and server/metrics-endpoint.ts, the
+// others by the capability); the 403 of a web page's request comes from server/origin-check.ts,
+// before a call exists.
 // Entry points: `toConnectError` (any thrown value), `refusalOf` (one message's refusal), `toHttp`
 // (JSON routes). An unexpected error becomes INTERNAL, which discloses nothing of its cause.
 import { create, createRegistry, type JsonObject, type MessageInitShape, toJson } from '@bufbuild/protobuf';

@@ -6,8 +6,9 @@
 // server/handlers.ts. Invariants:
 //  1. All protocols run the same interceptors in the same order, then the same implementation.
 //  2. A thrown value becomes an error in one place, the outermost interceptor of a call
-//     (interceptors/call-log.ts), by one table (error-mapping.ts). A 403 comes from there, from
-//     server/admission.ts (scope, by the headers) or from server/origin-check.ts (web pages).
+//     (interceptors/call-log.ts), by one table (error-mapping.ts). A 403 comes from that table,
+//     also where server/admission.ts checks the scope by the headers, or from
+//     server/origin-check.ts (web pages).
 import type { DescService } from '@bufbuild/protobuf';
 import type { Interceptor, ServiceImpl } from '@connectrpc/connect';
 import { file_google_rpc_error_details } from '../../gen/google/rpc/error_details_pb.ts';
