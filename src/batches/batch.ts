@@ -16,9 +16,9 @@
 
 import { limits } from '../limits.ts';
 import type { Outcome } from '../messages/append-plan.ts';
-import type { BatchCounts } from '../messages/batch-counts.ts';
 import type { Draft } from '../messages/message.ts';
 import type { Refusal } from '../messages/service-error.ts';
+import type { BatchCounts } from '../observability/events/batch-counts.ts';
 import type { Variables } from '../templates/variables.ts';
 import { dayMs, minuteMs, secondMs } from '../time.ts';
 

@@ -1,6 +1,6 @@
 import { type RawBuilder, sql } from 'kysely';
-import type { BatchCounts } from '../messages/batch-counts.ts';
 import type { Refusal } from '../messages/service-error.ts';
+import type { BatchCounts } from '../observability/events/batch-counts.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
 import type { BatchState, Chunk } from './batch.ts';

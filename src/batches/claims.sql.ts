@@ -12,8 +12,8 @@
 // sender and channel in an earlier chunk.
 
 import { type RawBuilder, sql } from 'kysely';
-import type { BatchCounts } from '../messages/batch-counts.ts';
 import type { Refusal } from '../messages/service-error.ts';
+import type { BatchCounts } from '../observability/events/batch-counts.ts';
 import type { Db } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
 import { inTransaction } from '../postgres/transaction.ts';

@@ -7,9 +7,9 @@
 
 import { hash } from 'node:crypto';
 import type { Outcome } from '../messages/append-plan.ts';
-import type { BatchCounts } from '../messages/batch-counts.ts';
 import { prepareMessage } from '../messages/message.ts';
 import { type Refusal, ServiceError } from '../messages/service-error.ts';
+import type { BatchCounts } from '../observability/events/batch-counts.ts';
 import type { Db } from '../postgres/schema.ts';
 import type { SendBatch } from '../sending/send-batch.ts';
 import { minuteMs } from '../time.ts';

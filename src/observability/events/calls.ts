@@ -3,6 +3,7 @@ import type { Log } from '../log.ts';
 import { metrics } from '../metrics.ts';
 import type { Registry } from '../registry.ts';
 import type { Traces } from '../tracing.ts';
+import type { BatchCounts } from './batch-counts.ts';
 
 /** The protocol of a call. */
 export type Protocol = 'grpc' | 'grpc-web' | 'connect' | 'json' | 'sse';
@@ -36,13 +37,8 @@ export interface RejectedRequest {
   readonly requestId: string | undefined;
 }
 
-/** Messages of a call by outcome. */
-export interface CallCounts {
-  readonly messages: number;
-  accepted?: number;
-  duplicates?: number;
-  refused?: number;
-}
+/** Messages of a call, and their counts by outcome once they are known. */
+export type CallCounts = { readonly messages: number } & { -readonly [Name in keyof BatchCounts]?: BatchCounts[Name] };
 
 /** How a call ended. */
 export interface CallEnd {

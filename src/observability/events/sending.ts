@@ -1,11 +1,9 @@
 import { metrics } from '../metrics.ts';
 import type { Registry } from '../registry.ts';
+import type { BatchCounts } from './batch-counts.ts';
 
 /** Messages of a sent batch by outcome; the refused ones also by reason and by rate limit. */
-export interface SendCounts {
-  readonly accepted: number;
-  readonly duplicates: number;
-  readonly refused: number;
+export interface SendCounts extends BatchCounts {
   readonly refusedByReason: ReadonlyMap<string, number>;
   /** Messages refused by a rate limit, by limit (`caller`, `sender`, `channel`). */
   readonly refusedByLimit: ReadonlyMap<string, number>;
