@@ -1,10 +1,9 @@
 /**
- * What was started, stopped again in reverse order.
+ * Stops what was started, in reverse order.
  *
- * Each part registers how it is stopped right after it was started, so that a start that fails half
- * way and a regular stop take the same path. All steps run, whatever becomes of the others; the
- * first error is thrown at the end. Steps that wait for work in flight share one grace period: what
- * one of them uses up, the next ones no longer have.
+ * Each part registers its stop right after it was started, so that a failed start and a regular stop
+ * take the same path. All steps run even if one fails; the first error is thrown at the end. Steps
+ * that wait for work in flight share one grace period.
  */
 export class Lifecycle {
   readonly #graceMs: number;

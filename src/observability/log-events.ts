@@ -6,7 +6,7 @@
  * Rules:
  *  1. One event per cause, in plain English, the same text each time: alerts and searches can rely
  *     on `msg`.
- *  2. What differs stands in fields: camelCase, units last (`durationMs`).
+ *  2. Variable values are fields: camelCase, units last (`durationMs`).
  *  3. An event that can repeat for one cause names the fields that tell causes apart in
  *     `throttledBy`. It is then logged at most once per 5 s for each cause; `repeats` counts the
  *     lines that were left out.

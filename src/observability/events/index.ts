@@ -1,6 +1,6 @@
 /**
  * What happens in the service, for the operator: one function per event, which records its metrics
- * and logs its line, so that both stand together.
+ * and logs its line, so that both are in one place.
  *
  * Entry point: `createEvents`. The files are cut by capability: calls, sending, tailing, webhooks,
  * moderation, database, reload, background.

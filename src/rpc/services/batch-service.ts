@@ -118,7 +118,7 @@ export function createBatchService({
   };
 }
 
-/** A stream of empty frames could go on for ever. */
+/** Without a limit a stream of empty frames could last forever. */
 const maxEmptyFrames = 1000;
 
 /**
