@@ -121,7 +121,7 @@ describe('the container image', () => {
   });
   test('the last stage of the image runs nothing, installs nothing and is not root', () => {
     assert.equal(stages.length, 2);
-    assert.match(last, /^gcr\.io\/distroless\/nodejs24-\S+:nonroot\n/);
+    assert.match(last, /^gcr\.io\/distroless\/base-nossl-\S+:nonroot\n/);
     assert.doesNotMatch(last, /^(RUN|USER|ADD) /m);
     assert.match(last, /^STOPSIGNAL SIGTERM$/m);
     assert.match(last, /^HEALTHCHECK .*"health"\]$/m);

@@ -40,8 +40,11 @@ const html = `<!doctype html>
 </html>
 `;
 
-/** Reads the files of swagger-ui-dist directly: its Node entry point has nothing else to offer. */
-const fileOf = (name: string) => readFile(new URL(import.meta.resolve(`swagger-ui-dist/${name}`)));
+/**
+ * Reads files of swagger-ui-dist directly: its Node entry point has nothing else to offer. Their
+ * names are written in full, so that `scripts/prune.ts` finds and keeps them.
+ */
+const fileOf = (name: string) => readFile(new URL(import.meta.resolve(name)));
 
 /** The pages under `/docs`, by path. */
 export const pages: Readonly<Record<string, () => Promise<Page>>> = {
@@ -50,8 +53,11 @@ export const pages: Readonly<Record<string, () => Promise<Page>>> = {
   '/docs/page.css': async () => ({ type: 'text/css; charset=utf-8', bytes: Buffer.from(style) }),
   '/docs/swagger-ui.js': async () => ({
     type: 'text/javascript; charset=utf-8',
-    bytes: await fileOf('swagger-ui-bundle.js'),
+    bytes: await fileOf('swagger-ui-dist/swagger-ui-bundle.js'),
   }),
-  '/docs/swagger-ui.css': async () => ({ type: 'text/css; charset=utf-8', bytes: await fileOf('swagger-ui.css') }),
-  '/docs/favicon.png': async () => ({ type: 'image/png', bytes: await fileOf('favicon-32x32.png') }),
+  '/docs/swagger-ui.css': async () => ({
+    type: 'text/css; charset=utf-8',
+    bytes: await fileOf('swagger-ui-dist/swagger-ui.css'),
+  }),
+  '/docs/favicon.png': async () => ({ type: 'image/png', bytes: await fileOf('swagger-ui-dist/favicon-32x32.png') }),
 };
