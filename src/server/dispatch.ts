@@ -2,9 +2,9 @@
 //
 // A request passes, in this order: probes, the origin check and CORS (origin-check.ts), load
 // shedding (load-shedding.ts), admission of the caller (admission.ts), the body budget
-// (body-budget.ts), then the handlers (handlers.ts): plain unary gRPC, event streams, NDJSON,
-// metrics, pages, the RPC protocols, JSON routes, and 404 in the caller's protocol. Entry point:
-// `createDispatch`. Invariants:
+// (body-budget.ts), then the handlers (handlers.ts): plain unary gRPC, server streams, event
+// streams, NDJSON, metrics, pages, the RPC protocols, JSON routes, and 404 in the caller's
+// protocol. Entry point: `createDispatch`. Invariants:
 //  1. One RequestContext per request, created here (rpc/request-context.ts).
 //  2. No byte of a body is read before the caller is admitted.
 //  3. A refusal before the call is answered in the caller's protocol (early-answer.ts).
@@ -101,7 +101,7 @@ function createServe(
   handlers: Handlers,
   bodyBudget: BodyBudget,
 ): (context: RequestContext, response: Response) => void {
-  const { unaryGrpc, sse, ndjson, metrics, docs, requestRejected, transcoder } = handlers;
+  const { unaryGrpc, serverStreams, sse, ndjson, metrics, docs, requestRejected, transcoder } = handlers;
   const router = createConnectRouter(handlers.routerOptions);
   handlers.register(router);
   const rpcHandlers = new Map(router.handlers.map((handler) => [handler.method, handler]));
@@ -155,6 +155,7 @@ function createServe(
     bodyBudget(context, response);
     if (
       unaryGrpc(context, response) ||
+      serverStreams(context, response) ||
       sse(context, response) ||
       ndjson(context, response) ||
       metrics(context, response) ||

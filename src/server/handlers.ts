@@ -28,6 +28,7 @@ import { createMetricsEndpoint, type MetricsParts } from './metrics-endpoint.ts'
 import { createNdjson, isNdjson } from './ndjson.ts';
 import { createProbes } from './probes.ts';
 import { bodyBounds } from './request-body.ts';
+import { createServerStreams } from './server-streams.ts';
 import { createSse, sseMethodOf } from './sse.ts';
 
 /** What the handlers need. */
@@ -44,6 +45,8 @@ export interface Handlers {
   readonly probes: ReturnType<typeof createProbes>;
   /** Plain unary gRPC, without Connect. */
   readonly unaryGrpc: ReturnType<typeof createUnaryGrpc>;
+  /** Server-streaming RPCs, whose answers Connect does not write. */
+  readonly serverStreams: ReturnType<typeof createServerStreams>;
   /** Registers gRPC, gRPC-Web and Connect. */
   readonly register: (router: ConnectRouter) => void;
   readonly routerOptions: ConnectRouterOptions;
@@ -107,6 +110,13 @@ export function createHandlers(parts: HandlerParts, events: Events): Handlers {
       onMalformed: (context) => {
         if (!context.isEvicted) events.requestRejected('malformed', rejectedRequestOf(context));
       },
+    }),
+    serverStreams: createServerStreams({
+      services,
+      interceptors,
+      readMaxBytes: limits.requestBytes,
+      compressMinBytes,
+      compression: gzip,
     }),
     register: (router) => register(router, services, transcoder),
     routerOptions: {

@@ -64,7 +64,7 @@ export function deferHead(response: Response): void {
 const usualHeaders = new Set(['content-type', 'grpc-encoding', 'grpc-accept-encoding', 'x-request-id']);
 
 /** Whether a handler has set headers. In a single block the client would read them as trailers. */
-function hasOwnHeaders(headers: OutgoingHttpHeaders): boolean {
+export function hasOwnHeaders(headers: OutgoingHttpHeaders): boolean {
   return Object.keys(headers).some((name) => !usualHeaders.has(name.toLowerCase()));
 }
 

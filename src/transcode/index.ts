@@ -39,7 +39,15 @@ export { type BodyBounds, unpackGzip } from './body.ts';
 export { shortNameOf } from './enum.ts';
 export { TranscodeError } from './error.ts';
 export { isImplicit } from './field.ts';
-export { createInvokeUnary, type InvokeUnary, UnaryContext, type UnaryMethod } from './invoke.ts';
+export {
+  createInvokeServerStream,
+  createInvokeUnary,
+  type InvokeServerStream,
+  type InvokeUnary,
+  type ServerStreamMethod,
+  UnaryContext,
+  type UnaryMethod,
+} from './invoke.ts';
 export type { TranscodedCall, TranscodedRequest, TranscoderOptions } from './options.ts';
 export { queryTargets } from './query.ts';
 export type { Route } from './router.ts';

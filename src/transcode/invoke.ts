@@ -1,10 +1,14 @@
 import { create, type DescMethod, isMessage, type Message } from '@bufbuild/protobuf';
 import {
+  Code,
+  ConnectError,
   type ContextValues,
   createContextKey,
   type HandlerContext,
   type Interceptor,
   type MethodImplSpec,
+  type StreamRequest,
+  type StreamResponse,
   type UnaryRequest,
   type UnaryResponse,
 } from '@connectrpc/connect';
@@ -128,7 +132,10 @@ class Response implements UnaryResponse {
 }
 
 /** Returns the context with the values that the interceptors left in the request. */
-function contextFor({ signal, header, contextValues }: UnaryRequest, context: UnaryContext): HandlerContext {
+function contextFor(
+  { signal, header, contextValues }: UnaryRequest | StreamRequest,
+  context: UnaryContext,
+): HandlerContext {
   if (signal === context.signal && header === context.requestHeader && contextValues === context.values) return context;
   const { responseTrailer } = context;
   return { ...context, responseTrailer, signal, requestHeader: header, values: contextValues };
@@ -138,4 +145,74 @@ function replace(into: Headers, from: Headers): void {
   if (from === into) return;
   for (const name of [...into.keys()]) into.delete(name);
   for (const [name, value] of from) into.append(name, value);
+}
+
+/** A server-streaming method and its implementation. */
+export type ServerStreamMethod = MethodImplSpec & { kind: 'server_streaming' };
+
+/** Calls an implementation through interceptors, and returns its messages. */
+export type InvokeServerStream = (
+  method: ServerStreamMethod,
+  context: UnaryContext,
+  input: AsyncIterable<Message>,
+) => Promise<AsyncIterable<Message>>;
+
+interface StreamInvocation {
+  readonly method: ServerStreamMethod;
+  readonly context: UnaryContext;
+}
+
+const streamInvocationKey = createContextKey<StreamInvocation | undefined>(undefined, {
+  description: 'stream invocation',
+});
+
+/** Like `createInvokeUnary`, for server-streaming methods. */
+export function createInvokeServerStream(interceptors: readonly Interceptor[]): InvokeServerStream {
+  const chained = interceptors.reduceRight((next, interceptor) => interceptor(next), invokeServerStream as Next);
+  return async (method, context, input) => {
+    context.values.set(streamInvocationKey, { method, context });
+    const response = (await chained({
+      stream: true,
+      message: input,
+      method: context.method,
+      service: context.service,
+      requestMethod: context.requestMethod,
+      url: context.url,
+      signal: context.signal,
+      header: context.requestHeader,
+      contextValues: context.values,
+    } as StreamRequest)) as StreamResponse;
+    replace(context.responseHeader, response.header);
+    return response.message as AsyncIterable<Message>;
+  };
+}
+
+async function invokeServerStream(request: StreamRequest): Promise<StreamResponse> {
+  const invocation = request.contextValues.get(streamInvocationKey);
+  if (invocation === undefined) throw new Error('an interceptor has replaced the context values of its call');
+  const { method, context } = invocation;
+  const input = await onlyMessage(request.message as AsyncIterable<Message>);
+  return {
+    stream: true,
+    service: context.service,
+    method: context.method,
+    header: context.responseHeader,
+    trailer: context.responseTrailer,
+    message: method.impl(input, contextFor(request, context)),
+  } as StreamResponse;
+}
+
+/** The message of a request that must have exactly one. */
+async function onlyMessage(messages: AsyncIterable<Message>): Promise<Message> {
+  const iterator = messages[Symbol.asyncIterator]();
+  const first = await iterator.next();
+  if (first.done === true)
+    throw new ConnectError('protocol error: missing input message for server-streaming method', Code.Unimplemented);
+  const second = await iterator.next();
+  if (second.done !== true)
+    throw new ConnectError(
+      'protocol error: received extra input message for server-streaming method',
+      Code.Unimplemented,
+    );
+  return first.value;
 }

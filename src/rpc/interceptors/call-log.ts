@@ -17,7 +17,7 @@ export function callEndOf(error: ConnectError | undefined, { caller, counts }: R
  */
 export function callInterceptor(events: Events): Interceptor {
   return (next) => async (request) => {
-    const { header, contextValues } = request;
+    const { header, contextValues, signal, stream } = request;
     const context = requestContextOf(contextValues);
     const { requestId, protocol } = context;
     context.isCalled = true;
@@ -25,7 +25,7 @@ export function callInterceptor(events: Events): Interceptor {
     const call = events.callBegan({ requestId, method, protocol, header });
     const ended = (error?: ConnectError) => call.ended(callEndOf(error, context));
     const toCallError = (thrown: unknown) => {
-      const error = errorOf(thrown, request);
+      const error = errorOf(thrown, { signal, stream });
       error.metadata.set(requestIdHeader, requestId);
       if (protocol === 'grpc') setPushback(error.metadata, error);
       return error;

@@ -1,13 +1,15 @@
-import type { MessageInitShape } from '@bufbuild/protobuf';
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { ChannelType } from '../../../gen/sendbatch/v1/message_pb.ts';
 import {
   type MessageService,
   SubscribeRequestSchema,
-  type SubscribeResponseSchema,
+  type SubscribeResponse,
+  SubscribeResponseSchema,
 } from '../../../gen/sendbatch/v1/message_service_pb.ts';
 import { limits } from '../../limits.ts';
 import { peerOf, personType } from '../../messages/channel.ts';
+import type { StoredMessage } from '../../messages/messages-read.sql.ts';
 import { pageOf } from '../../messages/page.ts';
 import { invalidField } from '../../messages/service-error.ts';
 import type { Inbox } from '../../reading/inbox.ts';
@@ -99,12 +101,21 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
   };
 }
 
+/** The answers of stored messages. Readers of a channel share both, so that each is encoded once. */
+const answers = new WeakMap<StoredMessage, SubscribeResponse>();
+
 function toFrame(frame: Frame): MessageInitShape<typeof SubscribeResponseSchema> {
   if (frame.kind === 'heartbeat') return { frame: { case: 'heartbeat', value: {} } };
   if (frame.kind === 'all-caught-up') return { frame: { case: 'allCaughtUp', value: {} } };
   const { id: channelId, type } = frame.channel;
-  if (frame.kind === 'message')
-    return { frame: { case: 'message', value: toMessage({ channelId, channelType: type }, frame.message) } };
+  if (frame.kind === 'message') {
+    const known = answers.get(frame.message);
+    if (known !== undefined) return known;
+    const value = toMessage({ channelId, channelType: type }, frame.message);
+    const answer = create(SubscribeResponseSchema, { frame: { case: 'message', value } });
+    answers.set(frame.message, answer);
+    return answer;
+  }
   return {
     frame: { case: 'caughtUp', value: { channelId, channelType: type as ChannelType, lastSeq: BigInt(frame.lastSeq) } },
   };
