@@ -65,28 +65,29 @@ export function createCredentialWatch(identify: Identify | undefined, now: () =>
     timer = open.size === 0 ? undefined : setTimeout(checkAll, checkMs).unref();
   }
 
+  async function* watched<T>(
+    stream: StreamCredential,
+    begin: (signal: AbortSignal) => AsyncIterable<T>,
+  ): AsyncIterable<T> {
+    const ended = new AbortController();
+    const onAbort = () => ended.abort(stream.signal.reason);
+    stream.signal.addEventListener('abort', onAbort, { once: true });
+    if (stream.signal.aborted) onAbort();
+    const entry = { ...stream, ended };
+    open.add(entry);
+    timer ??= setTimeout(checkAll, checkMs).unref();
+    try {
+      yield* begin(ended.signal);
+      // A stream may end without an error when its signal aborts; the caller needs the reason.
+      if (ended.signal.reason instanceof ServiceError) throw ended.signal.reason;
+    } finally {
+      open.delete(entry);
+      stream.signal.removeEventListener('abort', onAbort);
+    }
+  }
+
   return {
-    async *whileValid(stream, begin) {
-      if (identify === undefined) {
-        yield* begin(stream.signal);
-        return;
-      }
-      const ended = new AbortController();
-      const onAbort = () => ended.abort(stream.signal.reason);
-      stream.signal.addEventListener('abort', onAbort, { once: true });
-      if (stream.signal.aborted) onAbort();
-      const entry = { ...stream, ended };
-      open.add(entry);
-      timer ??= setTimeout(checkAll, checkMs).unref();
-      try {
-        yield* begin(ended.signal);
-        // A stream may end without an error when its signal aborts; the caller needs the reason.
-        if (ended.signal.reason instanceof ServiceError) throw ended.signal.reason;
-      } finally {
-        open.delete(entry);
-        stream.signal.removeEventListener('abort', onAbort);
-      }
-    },
+    whileValid: (stream, begin) => (identify === undefined ? begin(stream.signal) : watched(stream, begin)),
     async recheckTokens() {
       for (const stream of open) if (stream.context.caller.expiresAt !== undefined) await verify(stream);
     },

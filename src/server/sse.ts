@@ -6,12 +6,14 @@ import type { Identify } from '../auth/identity.ts';
 import type { BatchWatch } from '../batches/watch.ts';
 import { limits } from '../limits.ts';
 import type { Caller, Scope } from '../messages/caller.ts';
+import type { StoredMessage } from '../messages/messages-read.sql.ts';
 import { invalidField } from '../messages/service-error.ts';
 import type { Events } from '../observability/events/index.ts';
 import type { CredentialWatch } from '../rpc/credential-watch.ts';
 import { lastChannelType } from '../rpc/fast-validate.ts';
 import { assertScope } from '../rpc/interceptors/authenticate.ts';
 import { assertKnown, queryOf } from '../rpc/interceptors/query-parameters.ts';
+import { mapIterable } from '../rpc/map-iterable.ts';
 import { toMessage } from '../rpc/message-mapping.ts';
 import type { RequestContext, Response } from '../rpc/request-context.ts';
 import { toBatch } from '../rpc/services/batch-mapping.ts';
@@ -88,7 +90,7 @@ function openChannel([, type = '', id = '', search = '']: RegExpExecArray, parts
     const frames = parts.credentials.whileValid(call, (signal) =>
       parts.tails.subscribe({ caller, uid, allOfUid: false, channels, signal }),
     );
-    return toTexts(frames, (frame) => toSseText(frame, parts.writeJson));
+    return mapIterable(frames, (frame) => toSseText(frame, parts.writeJson));
   };
 }
 
@@ -101,15 +103,11 @@ function openBatch([, id = '', search = '']: RegExpExecArray, parts: SseParts): 
     if (header.get('last-event-id') === batchEndedId) return undefined;
     const batchId = decode('batch_id', id, 64);
     const batches = parts.credentials.whileValid(call, (signal) => parts.batchWatch.watch(caller, batchId, signal));
-    return toTexts(batches, (batch) => {
+    return mapIterable(batches, (batch) => {
       const data = parts.writeJson(BatchSchema, create(BatchSchema, toBatch(batch)));
       return `${batch.endedAt === null ? '' : `id: ${batchEndedId}\n`}event: batch\ndata: ${data}\n\n`;
     });
   };
-}
-
-async function* toTexts<T>(items: AsyncIterable<T>, textOf: (item: T) => string): AsyncIterable<string> {
-  for await (const item of items) yield textOf(item);
 }
 
 async function admitCaller(
@@ -156,14 +154,22 @@ function isId(text: string, bytes: number): boolean {
   return !text.includes('\0') && Buffer.byteLength(text) <= bytes;
 }
 
+/** The events of messages: readers of a channel share both, so that each is rendered once. */
+const messageEvents = new WeakMap<StoredMessage, string>();
+
 /** A message that is not stored has no id, so EventSource keeps the last one. */
 function toSseText(frame: Frame, writeJson: SseParts['writeJson']): string {
   if (frame.kind === 'heartbeat' || frame.kind === 'all-caught-up') return ': heartbeat\n\n';
   // With an id: a `from_now` reader that is disconnected before its first message resumes here.
   if (frame.kind === 'caught-up')
     return `id: ${frame.lastSeq}\nevent: caught_up\ndata: {"last_seq":${frame.lastSeq}}\n\n`;
+  const known = messageEvents.get(frame.message);
+  if (known !== undefined) return known;
   const { id: channelId, type: channelType } = frame.channel;
   const init: MessageInitShape<typeof MessageSchema> = toMessage({ channelId, channelType }, frame.message);
   const data = writeJson(MessageSchema, create(MessageSchema, init));
-  return `${frame.message.messageSeq === 0 ? '' : `id: ${frame.message.messageSeq}\n`}event: message\ndata: ${data}\n\n`;
+  const { messageSeq } = frame.message;
+  const event = `${messageSeq === 0 ? '' : `id: ${messageSeq}\n`}event: message\ndata: ${data}\n\n`;
+  messageEvents.set(frame.message, event);
+  return event;
 }

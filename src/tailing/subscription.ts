@@ -2,8 +2,9 @@ import { limits } from '../limits.ts';
 import type { Channel } from '../messages/channel.ts';
 import { noHeads, readHeads, readManyHeadsAndFirst } from '../messages/channel-keys.sql.ts';
 import { type MemberChannel, memberChannels } from '../messages/member-lists.sql.ts';
-import type { StoredMessage } from '../messages/messages-read.sql.ts';
+import type { PageAfter, StoredMessage } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
+import { orBusy } from '../messages/store-busy.ts';
 import { assertReadable, channelToRead, type Reader, viewerOf } from '../reading/read-access.ts';
 import { assertKept, assertReached } from '../reading/read-channel.ts';
 import type { Store } from '../sending/group-context.ts';
@@ -52,7 +53,7 @@ export interface SubscriptionHub {
   readonly now: () => number;
   readonly onRead: OnTailRead | undefined;
   /** Reads the next messages after a sequence, without regard to a viewer. */
-  pageAfter(channelKey: number, afterSeq: number): Promise<readonly StoredMessage[]>;
+  pageAfter(channelKey: number, afterSeq: number): Promise<PageAfter>;
   enter(subscription: Subscription): void;
   leave(subscription: Subscription, channelKeys: Iterable<number>, unmade: Iterable<Channel>): void;
   /** Registers for `channelCreated` of a channel that does not exist yet. */
@@ -64,6 +65,11 @@ export interface SubscriptionHub {
 
 /** Time from the last event of a stream to its heartbeat. */
 const heartbeatMs = 15_000;
+/**
+ * A reader that accepts nothing for this long is ended: subscribing again is quicker than catching
+ * up.
+ */
+const slowMs = 60_000;
 /** Longest time between checks of a reader's rights; a change of members triggers one at once. */
 const recheckMs = 60_000;
 /**
@@ -106,9 +112,12 @@ export class Subscription {
   /** With `allOfUid`: whether `all-caught-up` was sent. */
   #sentAllCaughtUp = false;
   #closed: unknown;
-  #wait: (() => void) | undefined;
+  #wait: ((isWoken: boolean) => void) | undefined;
+  /** When rights were checked. */
+  #checkedAt = 0;
   /** When the last event was yielded. */
-  #framedAt = performance.now();
+  #eventAt = performance.now();
+  #heartbeat: NodeJS.Timeout | undefined;
 
   constructor(call: SubscribeCall, hub: SubscriptionHub) {
     this.#call = call;
@@ -129,7 +138,7 @@ export class Subscription {
     if (followed === undefined) return;
     followed.behind = true;
     this.#due.add(followed);
-    this.#wait?.();
+    this.#wait?.(true);
   }
 
   /**
@@ -148,7 +157,7 @@ export class Subscription {
       followed.behind = true;
       this.#due.add(followed);
     }
-    this.#wait?.();
+    this.#wait?.(true);
   }
 
   /**
@@ -167,7 +176,7 @@ export class Subscription {
 
   recheck(): void {
     this.#rechecks = true;
-    this.#wait?.();
+    this.#wait?.(true);
   }
 
   follows(channel: Channel): boolean {
@@ -178,12 +187,12 @@ export class Subscription {
     if (!isVisible(this.viewerUid, live.message)) return;
     if (this.#live.length === liveWaiting) this.#live.shift();
     this.#live.push(live);
-    this.#wait?.();
+    this.#wait?.(true);
   }
 
   end(reason: unknown): void {
     this.#closed ??= reason;
-    this.#wait?.();
+    this.#wait?.(true);
   }
 
   async *frames(): AsyncGenerator<TailEvent> {
@@ -192,27 +201,19 @@ export class Subscription {
     signal.addEventListener('abort', left, { once: true });
     if (signal.aborted) left();
     this.#hub.enter(this);
-    let checked = 0;
     try {
-      if (!this.isForAll) await this.#open(this.#call.channels);
+      if (!this.isForAll) await orBusy(() => this.#open(this.#call.channels));
       for (;;) {
-        if (this.#closed !== undefined) throw this.#closed;
-        if (this.#rechecks || performance.now() - checked > recheckMs) {
-          this.#rechecks = false;
-          checked = performance.now();
-          await this.#check();
+        for (const event of await this.#nextEvents()) {
+          if (event.kind === 'message' && !isAlive(event.message, this.#hub.now())) continue;
+          this.#eventAt = performance.now();
+          yield event;
+          if (performance.now() - this.#eventAt > slowMs) throw tooSlow(event);
         }
-        yield* this.#takeLive();
-        const [followed] = this.#due;
-        if (followed !== undefined) yield* this.#read(followed);
-        else if (this.isForAll && !this.#sentAllCaughtUp) {
-          this.#sentAllCaughtUp = true;
-          yield this.#framed({ kind: 'all-caught-up' });
-        } else if (this.#live.length === 0 && !this.#rechecks && !(await this.#woken()))
-          yield this.#framed({ kind: 'heartbeat' });
       }
     } finally {
       signal.removeEventListener('abort', left);
+      clearTimeout(this.#heartbeat);
       const unmade = [...this.#followed.values()].filter((followed) => followed.channelKey === undefined);
       this.#hub.leave(
         this,
@@ -222,64 +223,85 @@ export class Subscription {
     }
   }
 
-  *#takeLive(): Iterable<TailEvent> {
-    const live = this.#live;
-    this.#live = [];
-    if (live.length > 0) this.#hub.onRead?.({ messages: live.length, lagMs: undefined });
-    for (const { channel, message } of live) yield this.#framed({ kind: 'message', channel, message });
+  /** The next events of this reader: those of one page, or none after a wake-up or a check. */
+  async #nextEvents(): Promise<readonly TailEvent[]> {
+    if (this.#closed !== undefined) throw this.#closed;
+    if (this.#rechecks || performance.now() - this.#checkedAt > recheckMs) {
+      this.#rechecks = false;
+      this.#checkedAt = performance.now();
+      await orBusy(() => this.#check());
+    }
+    if (this.#live.length > 0) return this.#takeLive();
+    const [followed] = this.#due;
+    if (followed !== undefined) return await this.#read(followed);
+    if (this.isForAll && !this.#sentAllCaughtUp) {
+      this.#sentAllCaughtUp = true;
+      return [{ kind: 'all-caught-up' }];
+    }
+    return this.#rechecks || (await this.#woken()) ? [] : [{ kind: 'heartbeat' }];
   }
 
-  #framed(frame: TailEvent): TailEvent {
-    this.#framedAt = performance.now();
-    return frame;
+  #takeLive(): readonly TailEvent[] {
+    const live = this.#live;
+    this.#live = [];
+    this.#hub.onRead?.({ messages: live.length, lagMs: undefined });
+    return live.map(({ channel, message }) => ({ kind: 'message', channel, message }));
   }
 
   /**
    * Reads one page of one channel. The reader is registered first, so that a message stored
    * meanwhile wakes it.
    */
-  async *#read(followed: FollowedChannel): AsyncGenerator<TailEvent> {
+  async #read(followed: FollowedChannel): Promise<readonly TailEvent[]> {
     this.#due.delete(followed);
     const { channel, channelKey } = followed;
-    if (channelKey === undefined || !followed.behind) {
-      if (!followed.caughtUp) yield this.#framed({ kind: 'caught-up', channel, lastSeq: followed.cursor });
-      followed.caughtUp = true;
-      return;
-    }
+    if (channelKey === undefined || !followed.behind) return this.#caughtUp(followed);
     followed.behind = false;
-    const messages = await this.#hub.pageAfter(channelKey, followed.cursor);
+    const { messages, isLast } = await orBusy(() => this.#hub.pageAfter(channelKey, followed.cursor));
     const last = messages.at(-1);
-    if (last !== undefined)
-      this.#hub.onRead?.({
-        messages: messages.length,
-        lagMs: followed.caughtUp ? this.#hub.now() - last.acceptedAt : undefined,
-      });
-    for (const message of messages) {
-      followed.cursor = message.messageSeq;
-      if (isAlive(message, this.#hub.now()) && isVisible(this.viewerUid, message))
-        yield this.#framed({ kind: 'message', channel, message });
-    }
-    // There may be more, also after a page that was shared with another reader.
-    if (messages.length > 0) {
+    if (last === undefined) return this.#caughtUp(followed);
+    this.#hub.onRead?.({
+      messages: messages.length,
+      lagMs: followed.caughtUp ? this.#hub.now() - last.acceptedAt : undefined,
+    });
+    followed.cursor = last.messageSeq;
+    // A page may be older than the reader. One that has caught up was woken, by a wake-up that the
+    // page is younger than: what was stored later wakes it again.
+    if (!isLast || !followed.caughtUp) {
       followed.behind = true;
       this.#due.add(followed);
-    } else if (!followed.caughtUp) {
-      followed.caughtUp = true;
-      yield this.#framed({ kind: 'caught-up', channel, lastSeq: followed.cursor });
     }
+    const events: TailEvent[] = [];
+    for (const message of messages)
+      if (isVisible(this.viewerUid, message)) events.push({ kind: 'message', channel, message });
+    return events;
+  }
+
+  #caughtUp(followed: FollowedChannel): readonly TailEvent[] {
+    if (followed.caughtUp) return [];
+    followed.caughtUp = true;
+    return [{ kind: 'caught-up', channel: followed.channel, lastSeq: followed.cursor }];
   }
 
   /** Waits for work; false when a heartbeat is due first. */
   async #woken(): Promise<boolean> {
     // The stream may have ended while rights were checked.
     if (this.#closed !== undefined) return true;
+    this.#heartbeat ??= this.#heartbeatIn(this.#eventAt + heartbeatMs - performance.now());
     const { promise, resolve } = Promise.withResolvers<boolean>();
-    const timer = setTimeout(() => resolve(false), this.#framedAt + heartbeatMs - performance.now());
-    this.#wait = () => resolve(true);
+    this.#wait = resolve;
     const woken = await promise;
     this.#wait = undefined;
-    clearTimeout(timer);
     return woken;
+  }
+
+  /** One timer per heartbeat, not per wake-up: a timer that fires after an event waits for the rest. */
+  #heartbeatIn(ms: number): NodeJS.Timeout {
+    return setTimeout(() => {
+      const rest = this.#eventAt + heartbeatMs - performance.now();
+      this.#heartbeat = rest > 0 ? this.#heartbeatIn(rest) : undefined;
+      if (rest <= 0) this.#wait?.(false);
+    }, ms);
   }
 
   /** Opens the channels that the call names. */
@@ -433,6 +455,22 @@ function isVisible(viewerUid: string | undefined, { subscribers, fromUid }: Stor
   return (
     viewerUid === undefined || subscribers.length === 0 || fromUid === viewerUid || subscribers.includes(viewerUid)
   );
+}
+
+function tooSlow(event: TailEvent): ServiceError {
+  const at: Record<string, string> =
+    event.kind === 'message'
+      ? {
+          channel_id: event.channel.id,
+          channel_type: String(event.channel.type),
+          after_seq: String(event.message.messageSeq),
+        }
+      : {};
+  return new ServiceError({
+    reason: 'READER_TOO_SLOW',
+    message: `the reader accepted nothing for ${slowMs / 1000} s; subscribe again from the last message_seq of each channel`,
+    metadata: at,
+  });
 }
 
 function isAlive({ expire, acceptedAt }: StoredMessage, now: number): boolean {

@@ -13,9 +13,8 @@
 import { LRUCache } from 'lru-cache';
 import { type Channel, channel, firstUids, messageSequence } from '../messages/channel.ts';
 import { type CreatedChannel, readHeads } from '../messages/channel-keys.sql.ts';
-import { readRange, type StoredMessage } from '../messages/messages-read.sql.ts';
+import { type PageAfter, readAfter } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
-import { orBusy } from '../messages/store-busy.ts';
 import type { Store } from '../sending/group-context.ts';
 import {
   type EphemeralMessage,
@@ -55,11 +54,6 @@ export interface Tails {
   close(): void;
 }
 
-/**
- * A reader that accepts nothing for this long is ended: subscribing again is quicker than catching
- * up.
- */
-const slowMs = 60_000;
 const pageMessages = 200;
 /** How long readers of one channel at one cursor share a page. */
 const sharedPages = 500;
@@ -79,7 +73,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
    * Readers of a channel ask for the same page at the same moment: one statement serves all of
    * them.
    */
-  const pages = new LRUCache<string, { page: Promise<readonly StoredMessage[]> }>({ max: sharedPages, ttl: sharedMs });
+  const pages = new LRUCache<string, { page: Promise<PageAfter> }>({ max: sharedPages, ttl: sharedMs });
 
   /**
    * Generation of each channel's last wake-up. A page fetched before a wake-up is never reused
@@ -95,24 +89,19 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
   };
 
   /** Reads the next messages after a sequence. Empty pages are not shared: a wake-up ends them. */
-  function pageAfter(channelKey: number, afterSeq: number): Promise<readonly StoredMessage[]> {
+  function pageAfter(channelKey: number, afterSeq: number): Promise<PageAfter> {
+    const read = () => readAfter(db, channelKey, { afterSeq, limit: pageMessages }, now());
+    if (byKey.get(channelKey)?.size === 1) return read();
     const key = `${channelKey} ${afterSeq} ${generations.get(channelKey) ?? 0}`;
     const known = pages.get(key);
     if (known !== undefined) return known.page;
-    const range = {
-      afterSeq,
-      beforeSeq: Number.MAX_SAFE_INTEGER,
-      limit: pageMessages,
-      descending: false,
-      viewerUid: undefined,
-    };
-    const page = readRange(db, channelKey, range, now());
+    const page = read();
     const entry = { page };
     pages.set(key, entry);
     const forget = () => {
       if (pages.peek(key) === entry) pages.delete(key);
     };
-    page.then((messages) => messages.length === 0 && forget(), forget);
+    page.then(({ messages }) => messages.length === 0 && forget(), forget);
     return page;
   }
 
@@ -183,21 +172,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
   };
 
   return {
-    async *subscribe(call) {
-      const subscription = new Subscription(call, hub);
-      const frames = subscription.frames();
-      try {
-        for (;;) {
-          const { done, value } = await orBusy(() => frames.next());
-          if (done === true) return;
-          const offered = performance.now();
-          yield value;
-          if (performance.now() - offered > slowMs) throw tooSlow(value);
-        }
-      } finally {
-        await frames.return(undefined);
-      }
-    },
+    subscribe: (call) => new Subscription(call, hub).frames(),
     wake(keys) {
       for (const key of keys) wake(key);
     },
@@ -253,20 +228,4 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
         );
     },
   };
-}
-
-function tooSlow(frame: TailEvent): ServiceError {
-  const at: Record<string, string> =
-    frame.kind === 'message'
-      ? {
-          channel_id: frame.channel.id,
-          channel_type: String(frame.channel.type),
-          after_seq: String(frame.message.messageSeq),
-        }
-      : {};
-  return new ServiceError({
-    reason: 'READER_TOO_SLOW',
-    message: `the reader accepted nothing for ${slowMs / 1000} s; subscribe again from the last message_seq of each channel`,
-    metadata: at,
-  });
 }

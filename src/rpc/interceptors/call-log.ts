@@ -46,22 +46,43 @@ export function callInterceptor(events: Events): Interceptor {
   };
 }
 
-/** A stream whose end ends the call, with its error mapped like any call's. */
-async function* whileRunning<T>(
+/**
+ * A stream whose end ends the call, with its error mapped like any call's. Not a generator, which
+ * takes three promises per message.
+ */
+function whileRunning<T>(
   messages: AsyncIterable<T>,
   call: { readonly error: (thrown: unknown) => ConnectError; readonly ended: (error?: ConnectError) => void },
 ): AsyncIterable<T> {
-  // Kept if neither the end nor an error follows: the reader has left.
-  let error: ConnectError | undefined = new ConnectError('the caller disconnected', Code.Canceled);
-  try {
-    yield* messages;
-    error = undefined;
-  } catch (thrown) {
-    error = call.error(thrown);
-    throw error;
-  } finally {
-    call.ended(error);
-  }
+  const iterator = messages[Symbol.asyncIterator]();
+  let isEnded = false;
+  const ended = (error?: ConnectError) => {
+    if (!isEnded) call.ended(error);
+    isEnded = true;
+  };
+  const step = async (next: Promise<IteratorResult<T>>) => {
+    try {
+      const result = await next;
+      if (result.done === true) ended();
+      return result;
+    } catch (thrown) {
+      const error = call.error(thrown);
+      ended(error);
+      throw error;
+    }
+  };
+  const done = { done: true, value: undefined } as const;
+  return {
+    [Symbol.asyncIterator]: () => ({
+      next: () => step(iterator.next()),
+      throw: (error) => step(iterator.throw?.(error) ?? Promise.reject(error)),
+      async return() {
+        // Neither the end nor an error: the reader has left.
+        await iterator.return?.().finally(() => ended(new ConnectError('the caller disconnected', Code.Canceled)));
+        return done;
+      },
+    }),
+  };
 }
 
 /**

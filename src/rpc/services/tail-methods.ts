@@ -17,6 +17,7 @@ import { viewerOf } from '../../reading/read-access.ts';
 import type { Frame, Tails } from '../../tailing/tails.ts';
 import { type CredentialWatch, streamCredential } from '../credential-watch.ts';
 import { checkRules } from '../interceptors/validate.ts';
+import { mapIterable } from '../map-iterable.ts';
 import { toLegacyMessage, toMessage } from '../message-mapping.ts';
 import { parsePageToken } from '../page-token.ts';
 import { callerOf } from '../request-context.ts';
@@ -35,7 +36,7 @@ type Methods = Pick<
 /** Implements the RPCs of MessageService for live tails, conversations and commands. */
 export function createTailMethods({ tails, inbox, credentials }: TailParts): Methods {
   return {
-    async *subscribe(request, context) {
+    subscribe(request, context) {
       // The interceptor sees a stream, not its one request message.
       const failure = checkRules(SubscribeRequestSchema, request);
       if (failure !== undefined) throw failure;
@@ -55,7 +56,7 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
           signal,
         }),
       );
-      for await (const frame of frames) yield toFrame(frame);
+      return mapIterable(frames, toFrame);
     },
 
     async listConversations({ uid, pageSize, pageToken }, context) {
