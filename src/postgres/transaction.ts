@@ -1,13 +1,6 @@
-import {
-  CompiledQuery,
-  type Dialect,
-  DummyDriver,
-  PostgresAdapter,
-  PostgresIntrospector,
-  PostgresQueryCompiler,
-  Transaction,
-} from 'kysely';
-import type { Db, Tables, Tx } from './schema.ts';
+import { CompiledQuery } from 'kysely';
+import { transactionOn, withConnection } from './connection.ts';
+import type { Db, Tx } from './schema.ts';
 import { all } from './sql.ts';
 
 /**
@@ -25,7 +18,7 @@ export async function inTransaction<Read, T>(
   read: (tx: Tx) => Promise<Read>,
   write: (tx: Tx, read: Read) => { readonly sent: readonly Promise<unknown>[]; readonly result: T },
 ): Promise<T> {
-  return await db.connection().execute(async (connection) => {
+  return await withConnection(db, async (connection) => {
     const tx = transactionOn(connection);
     const send = (text: string) => connection.executeQuery(CompiledQuery.raw(text));
     let open = true;
@@ -43,22 +36,6 @@ export async function inTransaction<Read, T>(
     }
   });
 }
-
-/**
- * Kysely's own transactions wait for BEGIN. This one runs statements on a connection; it begins and
- * ends nothing.
- */
-function transactionOn(connection: Db): Tx {
-  return new Transaction<Tables>({ config: { dialect }, dialect, driver, executor: connection.getExecutor() });
-}
-
-const driver = new DummyDriver();
-const dialect: Dialect = {
-  createAdapter: () => new PostgresAdapter(),
-  createDriver: () => driver,
-  createIntrospector: (db) => new PostgresIntrospector(db),
-  createQueryCompiler: () => new PostgresQueryCompiler(),
-};
 
 /** Sets how long the statements of this transaction wait for a lock. */
 export async function setLockTimeout(tx: Tx, milliseconds: number): Promise<void> {
