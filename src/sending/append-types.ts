@@ -1,4 +1,5 @@
 import type { Batch, Outcome } from '../messages/append-plan.ts';
+import type { CommitControl } from './group-commit.ts';
 
 /**
  * Result of one batch of a group: an outcome per message, in order, or why the batch could not be
@@ -8,9 +9,9 @@ export type Appended = PromiseSettledResult<readonly Outcome[]>;
 
 /**
  * Appends a group of batches in one transaction: one result per batch, in order. Rejects when the
- * group failed as a whole.
+ * group failed as a whole. Without `control` the group shares no lane.
  */
-export type Append = (batches: readonly Batch[]) => Promise<readonly Appended[]>;
+export type Append = (batches: readonly Batch[], control?: CommitControl) => Promise<readonly Appended[]>;
 
 /**
  * How a group meets the store.

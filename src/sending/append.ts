@@ -8,6 +8,9 @@
 //   optimistic ── precondition fails, key exists, transient error ──> pessimistic
 //   optimistic, pessimistic ── lock timeout ──> skip_locked
 //
+// Optimistic groups of a lane are sent one behind the other on one connection, while earlier ones
+// still run. The other modes need several round trips and have the lane alone.
+//
 // Every attempt ends in one of these ways:
 //  1. Stored: an outcome per message.
 //  2. The optimistic attempt was wrong: nothing was stored, retried at once in pessimistic mode.
@@ -29,11 +32,13 @@ import { HeadsMissing, readHeads } from '../messages/channel-keys.sql.ts';
 import type { PreparedMessage } from '../messages/message.ts';
 import { readPairFacts } from '../messages/permission.sql.ts';
 import { orBusy, storeBusy } from '../messages/store-busy.ts';
+import { SharedConnection } from '../postgres/connection.ts';
 import { classifyPgError, isLockTimeout, isRepeatedSend } from '../postgres/pg-errors.ts';
 import { type Append, type AppendMode, type AppendWatch, fulfilled } from './append-types.ts';
+import type { CommitControl } from './group-commit.ts';
 import { deniedPairs, headsByChannel, loadGroup, lookupKeys, messagesOf, type Store } from './group-context.ts';
 import { findEarlier } from './messages.sql.ts';
-import { appendOptimistic, tryOptimistic } from './optimistic-append.ts';
+import { appendOptimistic, type SendStatement, tryOptimistic } from './optimistic-append.ts';
 import { appendLocked, ChannelAppeared } from './pessimistic-append.ts';
 
 /**
@@ -102,7 +107,21 @@ export function createAppend(
     missRate += ((missed ? 1 : 0) - missRate) / missRateWindow;
   };
 
-  return async (batches) => {
+  const connections: SharedConnection[] = [];
+  /** Sends the statement of a group behind those of earlier groups of its lane. */
+  const pipelineOf = (control: CommitControl | undefined): SendStatement | undefined => {
+    if (control === undefined) return undefined;
+    connections[control.lane] ??= new SharedConnection(store.db);
+    const connection = connections[control.lane] as SharedConnection;
+    return (statement) =>
+      connection.run(async (db) => {
+        const answer = statement(db);
+        control.sent();
+        return await answer;
+      });
+  };
+
+  return async (batches, control) => {
     const acceptedAt = now();
     const startedAt = performance.now();
     const ended = (stored: boolean) => watch?.ended({ mode, ms: performance.now() - startedAt, stored });
@@ -115,7 +134,7 @@ export function createAppend(
     for (let attempt = 1; ; ) {
       try {
         if (mode === 'optimistic' && optimistic !== undefined) {
-          const appended = await appendOptimistic(store, batches, optimistic, acceptedAt);
+          const appended = await appendOptimistic(store, batches, optimistic, acceptedAt, pipelineOf(control));
           recordMiss(appended === undefined);
           if (appended !== undefined) {
             ended(true);
@@ -125,6 +144,7 @@ export function createAppend(
           mode = 'pessimistic';
           continue;
         }
+        await control?.alone();
         const group = await loadGroup(batches, store);
         const announce = store.announces?.() === true;
         const options = { mode, acceptedAt, mayBeStored, announce, lockTimeoutMs, watch };

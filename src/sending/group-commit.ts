@@ -1,5 +1,3 @@
-import { setImmediate } from 'node:timers/promises';
-
 /** What a job takes of a bound. Group commit does not know what items are. */
 export interface Cost {
   readonly items: number;
@@ -10,6 +8,11 @@ export interface GroupCommitOptions<Job, Result> {
   readonly lanes: number;
   /** Bounds of one group. A larger job is a group by itself. */
   readonly groupBounds: Cost;
+  /**
+   * Jobs that wait for this much begin a group behind one that is in flight. Fewer wait for its
+   * end, and so share a commit with what arrives until then.
+   */
+  readonly pipelineFrom: Cost;
   /** Bounds of all jobs that wait in one lane. */
   readonly queueBounds: Cost;
   /**
@@ -21,7 +24,7 @@ export interface GroupCommitOptions<Job, Result> {
   /**
    * Commits jobs together: one result per job, in order. Rejects when none of them was committed.
    */
-  readonly commit: (jobs: readonly Job[]) => Promise<readonly PromiseSettledResult<Result>[]>;
+  readonly commit: (jobs: readonly Job[], control: CommitControl) => Promise<readonly PromiseSettledResult<Result>[]>;
   /**
    * Whether a group that was rejected with this error is retried in halves, to find the job that
    * causes it.
@@ -33,6 +36,19 @@ export interface GroupCommitOptions<Job, Result> {
   readonly onGroup?: (group: { items: number; jobs: number; waitMs: number; commitMs: number }) => void;
   /** Adds the commit of a group to the traces of the calls that share it. */
   readonly trace?: GroupTrace | undefined;
+}
+
+/** How a commit shares its lane with the groups before and after it. */
+export interface CommitControl {
+  /** The lane, from 0. */
+  readonly lane: number;
+  /** Lets the next group begin: this one is sent, and the next one would be sent behind it. */
+  sent(): void;
+  /**
+   * Waits for the other groups of the lane. None begins before this one has ended. Of several
+   * groups that wait for each other the oldest goes first.
+   */
+  alone(): Promise<void>;
 }
 
 /** What traces need: the origin of each job, and a wrapper around the commit. */
@@ -61,14 +77,18 @@ export interface GroupCommit<Job, Result> {
   close(): Promise<void>;
 }
 
+/** Groups of a lane in flight: one that runs, and one that is sent or prepared behind it. */
+const groupsInFlight = 2;
+
 /**
- * Creates lanes that commit one group at a time each.
+ * Creates lanes. A group is what arrived during the previous commit: an idle lane adds no wait, a
+ * busy one pays for one commit per group. A deliberate wait of 2 ms saved no measurable CPU.
  *
- * A group is what arrived during the previous commit: an idle lane adds no wait, a busy one pays
- * for one commit per group. A deliberate wait of 2 ms saved no measurable CPU.
+ * Groups of a lane are committed in order, with one exception: one that needs the lane alone
+ * (`CommitControl.alone`) is committed after the group that was sent behind it.
  */
 export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, Result>): GroupCommit<Job, Result> {
-  const lanes = Array.from({ length: options.lanes }, () => new Lane(options));
+  const lanes = Array.from({ length: options.lanes }, (_, index) => new Lane(options, index));
   let closed = false;
   return {
     async submit(lane, job, signal) {
@@ -101,22 +121,36 @@ interface Waiting<Job, Result> {
   cancelled: boolean;
 }
 
+/** A group in flight. */
+interface Group {
+  isSent: boolean;
+  /** Set while it waits for the other groups of its lane, or has the lane alone. */
+  alone: PromiseWithResolvers<void> | undefined;
+}
+
 class Lane<Job, Result> {
   readonly #options: GroupCommitOptions<Job, Result>;
+  readonly #index: number;
   #queue: Waiting<Job, Result>[] = [];
   #queued: Cost = nothing;
-  #running: Promise<void> | undefined;
+  /** In the order in which they began. */
+  readonly #inFlight = new Set<Group>();
+  #isScheduled = false;
+  #idle: PromiseWithResolvers<void> | undefined;
 
-  constructor(options: GroupCommitOptions<Job, Result>) {
+  constructor(options: GroupCommitOptions<Job, Result>, index: number) {
     this.#options = options;
+    this.#index = index;
   }
 
   get isIdle(): boolean {
-    return this.#running === undefined;
+    return this.#inFlight.size === 0 && !this.#isScheduled;
   }
 
   async idle(): Promise<void> {
-    await this.#running;
+    if (this.isIdle) return;
+    this.#idle ??= Promise.withResolvers<void>();
+    await this.#idle.promise;
   }
 
   waiting(): { items: number; jobs: number; oldestMs: number } {
@@ -155,32 +189,82 @@ class Lane<Job, Result> {
       signal?.addEventListener('abort', leave, { once: true });
       this.#queue.push(waiting);
       this.#queued = plus(this.#queued, cost);
-      this.#running ??= this.#run();
+      this.#schedule();
     });
   }
 
-  /** Commits groups until no job waits. Never rejects: errors are results of the jobs. */
-  async #run(): Promise<void> {
-    // Lets requests that have arrived already submit their jobs, so that they share this group.
-    await setImmediate();
-    for (let group = this.#take(); group.length > 0; group = this.#take()) {
-      const started = performance.now();
-      const { onGroup, trace } = this.#options;
-      const jobs = group.length;
-      const items = group.reduce((sum, each) => sum + each.cost.items, 0);
-      if (trace === undefined) await this.#commit(group);
-      else {
-        const origins = group.map((each) => each.origin);
-        await trace.around(origins, { jobs, items }, () => this.#commit(group));
-      }
-      onGroup?.({
-        jobs,
-        items,
-        waitMs: started - (group[0]?.since ?? started),
-        commitMs: performance.now() - started,
-      });
+  /**
+   * Begins the next group soon, if one may begin. Requests that have arrived already submit their
+   * jobs until then, and share it.
+   */
+  #schedule(): void {
+    if (this.#isScheduled || !this.#mayBegin()) return;
+    this.#isScheduled = true;
+    setImmediate(() => {
+      this.#isScheduled = false;
+      this.#begin();
+    });
+  }
+
+  /** Whether the jobs that wait may begin a group now. */
+  #mayBegin(): boolean {
+    if (this.#inFlight.size === 0) return true;
+    if (this.#inFlight.size === groupsInFlight) return false;
+    for (const each of this.#inFlight) if (!each.isSent || each.alone !== undefined) return false;
+    const { pipelineFrom } = this.#options;
+    return this.#queued.items >= pipelineFrom.items || this.#queued.bytes >= pipelineFrom.bytes;
+  }
+
+  /** Begins groups as long as one may begin. */
+  #begin(): void {
+    while (this.#queue.length > 0 && this.#mayBegin()) {
+      const jobs = this.#take();
+      if (jobs.length > 0) void this.#run(jobs);
     }
-    this.#running = undefined;
+    if (!this.isIdle) return;
+    this.#idle?.resolve();
+    this.#idle = undefined;
+  }
+
+  /** Commits one group. Never rejects: errors are results of the jobs. */
+  async #run(jobs: readonly Waiting<Job, Result>[]): Promise<void> {
+    const group: Group = { isSent: false, alone: undefined };
+    this.#inFlight.add(group);
+    const control: CommitControl = {
+      lane: this.#index,
+      sent: () => {
+        if (group.isSent) return;
+        group.isSent = true;
+        this.#schedule();
+      },
+      alone: async () => {
+        group.alone ??= Promise.withResolvers<void>();
+        this.#grantAlone();
+        await group.alone.promise;
+      },
+    };
+    const started = performance.now();
+    const { onGroup, trace } = this.#options;
+    const counts = { jobs: jobs.length, items: jobs.reduce((sum, each) => sum + each.cost.items, 0) };
+    if (trace === undefined) await this.#commit(jobs, control);
+    else {
+      const origins = jobs.map((each) => each.origin);
+      await trace.around(origins, counts, () => this.#commit(jobs, control));
+    }
+    this.#inFlight.delete(group);
+    onGroup?.({
+      ...counts,
+      waitMs: started - (jobs[0]?.since ?? started),
+      commitMs: performance.now() - started,
+    });
+    this.#grantAlone();
+    this.#begin();
+  }
+
+  /** Gives the lane to the oldest group when every group in flight waits for that. */
+  #grantAlone(): void {
+    const groups = [...this.#inFlight];
+    if (groups.every((each) => each.alone !== undefined)) groups[0]?.alone?.resolve();
   }
 
   /**
@@ -212,19 +296,23 @@ class Lane<Job, Result> {
   }
 
   /**
-   * Commits a group. One rejected for a single job is retried in halves: about 2 log n more commits
-   * find it among n.
+   * Commits a group. One rejected for a single job is retried in halves, alone: about 2 log n more
+   * commits find it among n.
    */
-  async #commit(group: readonly Waiting<Job, Result>[]): Promise<void> {
+  async #commit(group: readonly Waiting<Job, Result>[], control: CommitControl): Promise<void> {
     let results: readonly PromiseSettledResult<Result>[];
     try {
-      results = await this.#options.commit(group.map((each) => each.job));
+      results = await this.#options.commit(
+        group.map((each) => each.job),
+        control,
+      );
       if (results.length !== group.length) throw new Error(`${results.length} outcomes for ${group.length} jobs`);
     } catch (reason) {
       if (group.length > 1 && this.#options.shouldBisect(reason)) {
         const half = group.length >> 1;
-        await this.#commit(group.slice(0, half));
-        await this.#commit(group.slice(half));
+        await control.alone();
+        await this.#commit(group.slice(0, half), control);
+        await this.#commit(group.slice(half), control);
         return;
       }
       results = group.map(() => ({ status: 'rejected', reason }));

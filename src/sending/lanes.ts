@@ -29,9 +29,17 @@ export interface LanesOptions {
   readonly maxWaitMs: number;
   /** Unset: a batch with a held channel is refused at once. */
   readonly held?: HeldChannels;
+  /** Unset: see `defaultPipelineFrom`. */
+  readonly pipelineFrom?: Cost;
   readonly onGroup?: NonNullable<GroupCommitOptions<Batch, unknown>['onGroup']>;
   readonly trace?: GroupCommitOptions<Batch, unknown>['trace'];
 }
+
+/**
+ * Messages, or their bytes, that are sent behind a running group: PostgreSQL then has work while
+ * the results of that group are handed out.
+ */
+const defaultPipelineFrom: Cost = { items: 500, bytes: 256 * 1024 };
 
 /** Appends batches through group commit. */
 export interface Lanes {
@@ -49,9 +57,13 @@ export interface Lanes {
  *  3. An ATOMIC batch is one transaction, in the lane of its first channel; its locks are taken in
  *     the global order.
  */
-export function createLanes(append: Append, { lanes, maxWaitMs, held, onGroup, trace }: LanesOptions): Lanes {
+export function createLanes(
+  append: Append,
+  { lanes, maxWaitMs, held, pipelineFrom = defaultPipelineFrom, onGroup, trace }: LanesOptions,
+): Lanes {
   const groups = createGroupCommit<Batch, readonly Outcome[]>({
     lanes,
+    pipelineFrom,
     groupBounds: { items: limits.groupMessages, bytes: limits.groupBytes },
     queueBounds: { items: limits.laneMessages, bytes: limits.laneBytes },
     maxWaitMs,

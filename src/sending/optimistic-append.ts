@@ -1,5 +1,6 @@
 import type { Batch } from '../messages/append-plan.ts';
 import { type PermissionPrecondition, type PermissionRules, preconditionsFor } from '../messages/permission.ts';
+import type { Db } from '../postgres/schema.ts';
 import { type Appended, fulfilled } from './append-types.ts';
 import { createPermittedChannels, messagesOf, type Store } from './group-context.ts';
 import { type GroupLayout, layOutGroup, outcomesOf } from './group-layout.ts';
@@ -24,6 +25,9 @@ export function tryOptimistic(batches: readonly Batch[], rules: PermissionRules)
   return layout === undefined || precondition === undefined ? undefined : { layout, precondition };
 }
 
+/** Runs a statement on a connection. */
+export type SendStatement = <T>(statement: (db: Db) => Promise<T>) => Promise<T>;
+
 /**
  * Stores a group as laid out. Returns undefined, with nothing stored, when a sender is not
  * permitted; rejects with a unique violation when a once-only key exists (`isRepeatedSend`).
@@ -33,15 +37,18 @@ export async function appendOptimistic(
   batches: readonly Batch[],
   { layout, precondition }: OptimisticGroup,
   acceptedAt: number,
+  send: SendStatement = (statement) => statement(store.db),
 ): Promise<readonly Appended[] | undefined> {
-  const { db, channelKeys } = store;
+  const { channelKeys } = store;
   const channels = layout.channels.map((each) => each.channel);
   const keys = await channelKeys.find([...channels, ...precondition.openChannels]);
   if (channels.some((channel) => !keys.has(channel.key))) {
     for (const [text, key] of await createPermittedChannels(batches, keys, store)) keys.set(text, key);
     if (channels.some((channel) => !keys.has(channel.key))) return undefined;
   }
-  const numbers = await appendNew(db, layout, precondition, keys, acceptedAt, store.announces?.() === true);
+  const numbers = await send((db) =>
+    appendNew(db, layout, precondition, keys, acceptedAt, store.announces?.() === true),
+  );
   if (numbers === undefined) return undefined;
   store.onStored?.(channels.flatMap((channel) => keys.get(channel.key) ?? []));
   return outcomesOf(batches, layout, numbers).map(fulfilled);

@@ -1,7 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { createGroupCommit, type GroupCommit, type GroupCommitOptions } from '../../../src/sending/group-commit.ts';
+import {
+  type CommitControl,
+  createGroupCommit,
+  type GroupCommit,
+  type GroupCommitOptions,
+} from '../../../src/sending/group-commit.ts';
 import { seedOf } from '../../support/seed.ts';
 
 /**
@@ -15,19 +20,22 @@ interface Job {
 class Busy extends Error {}
 const done = (jobs: readonly Job[]) => jobs.map(({ weight }) => ({ status: 'fulfilled' as const, value: weight ** 2 }));
 
+const eventLoopTurn = () => new Promise((resolve) => setImmediate(resolve));
+
 /** A set of lanes whose commits end when the test says so. */
 function openLanes(change: Partial<GroupCommitOptions<Job, number>> = {}) {
-  const groups: { jobs: readonly Job[]; end: (error?: Error) => void }[] = [];
+  const groups: { jobs: readonly Job[]; control: CommitControl; end: (error?: Error) => void }[] = [];
   let arrived: (() => void) | undefined;
   const commits: GroupCommit<Job, number> = createGroupCommit<Job, number>({
     lanes: 1,
     groupBounds: { items: 10, bytes: 1000 },
     queueBounds: { items: 20, bytes: 1000 },
+    pipelineFrom: { items: 3, bytes: 1000 },
     maxWaitMs: 60_000,
     weigh: ({ weight }) => ({ items: weight, bytes: 1 }),
-    commit: (jobs) =>
+    commit: (jobs, control) =>
       new Promise((resolve, reject) => {
-        groups.push({ jobs, end: (error) => (error === undefined ? resolve(done(jobs)) : reject(error)) });
+        groups.push({ jobs, control, end: (error) => (error === undefined ? resolve(done(jobs)) : reject(error)) });
         arrived?.();
       }),
     shouldBisect: (error) => !(error instanceof Busy),
@@ -136,6 +144,74 @@ describe('a lane of the group commit', () => {
     assert.deepEqual(weights(), [[1, 2]]);
   });
 
+  test('a large group begins behind one that is sent, a small one after it has ended', async () => {
+    const { commits, group, weights } = openLanes();
+    const answers = [commits.submit(0, { weight: 1 })];
+    const first = await group(0);
+    answers.push(commits.submit(0, { weight: 3 }));
+    await eventLoopTurn();
+    assert.deepEqual(weights(), [[1]], 'the first group is not sent yet');
+    first.control.sent();
+    const second = await group(1);
+    second.control.sent();
+    answers.push(commits.submit(0, { weight: 4 }));
+    await eventLoopTurn();
+    assert.deepEqual(weights(), [[1], [3]], 'two groups are in flight at most');
+    first.end();
+    const third = await group(2);
+    third.control.sent();
+    answers.push(commits.submit(0, { weight: 2 }));
+    second.end();
+    await eventLoopTurn();
+    assert.deepEqual(weights(), [[1], [3], [4]], 'a small group waits');
+    third.end();
+    (await group(3)).end();
+    assert.deepEqual(await Promise.all(answers), [1, 9, 16, 4]);
+    assert.equal(commits.isIdle, true);
+  });
+
+  test('a group that asks for the lane alone waits for the one behind it, and none begins before it has ended', async () => {
+    const { commits, group, weights } = openLanes();
+    const answers = [commits.submit(0, { weight: 1 })];
+    const first = await group(0);
+    first.control.sent();
+    answers.push(commits.submit(0, { weight: 3 }));
+    const second = await group(1);
+    second.control.sent();
+    answers.push(commits.submit(0, { weight: 4 }));
+    let isAlone = false;
+    const alone = first.control.alone().then(() => (isAlone = true));
+    await eventLoopTurn();
+    assert.equal(isAlone, false);
+    second.end();
+    await alone;
+    await eventLoopTurn();
+    assert.deepEqual(weights(), [[1], [3]]);
+    first.end();
+    (await group(2)).end();
+    assert.deepEqual(await Promise.all(answers), [1, 9, 16]);
+  });
+
+  test('of two groups that ask for the lane alone the older one goes first', async () => {
+    const { commits, group } = openLanes();
+    const answers = [commits.submit(0, { weight: 1 })];
+    const first = await group(0);
+    first.control.sent();
+    answers.push(commits.submit(0, { weight: 3 }));
+    const second = await group(1);
+    const granted: string[] = [];
+    const younger = second.control.alone().then(() => granted.push('younger'));
+    const older = first.control.alone().then(() => granted.push('older'));
+    await older;
+    await eventLoopTurn();
+    assert.deepEqual(granted, ['older']);
+    first.end();
+    await younger;
+    second.end();
+    assert.deepEqual(await Promise.all(answers), [1, 9]);
+    assert.deepEqual(granted, ['older', 'younger']);
+  });
+
   test('a lane that closes finishes its jobs and refuses new ones', async () => {
     const { commits, group } = openLanes();
     const answers = [1, 2].map((weight) => commits.submit(0, { weight }));
@@ -147,22 +223,53 @@ describe('a lane of the group commit', () => {
   });
 });
 
-test('any jobs in any lanes get their own answers in the order of their lane, and bad jobs affect no others', async (context) => {
+test('any jobs in any lanes get their own answers, groups that ask for it are alone, and bad jobs affect no others', async (context) => {
   const jobs = fc.array(
-    fc.record({ lane: fc.nat({ max: 2 }), weight: fc.nat({ max: 12 }), bad: fc.boolean(), gone: fc.boolean() }),
+    fc.record({
+      lane: fc.nat({ max: 2 }),
+      weight: fc.nat({ max: 12 }),
+      bad: fc.boolean(),
+      gone: fc.boolean(),
+      isSent: fc.boolean(),
+      alone: fc.boolean(),
+    }),
     { maxLength: 40 },
   );
   await fc.assert(
     fc.asyncProperty(jobs, async (input) => {
-      const committed: Job[] = [];
+      type Given = (typeof input)[number];
+      const committed: Given[] = [];
+      /** Per lane: groups in flight that do not wait for others. */
+      const active = [0, 0, 0];
+      const change = (lane: number, by: number) => {
+        active[lane] = (active[lane] ?? 0) + by;
+      };
       const { commits } = openLanes({
         lanes: 3,
         queueBounds: { items: 10_000, bytes: 10_000 },
-        commit: async (group) => {
-          await new Promise((resolve) => setImmediate(resolve));
-          if (group.some((job) => job.bad)) throw new Error('spoilt');
-          committed.push(...group);
-          return done(group);
+        commit: async (given, control) => {
+          const group = given as readonly Given[];
+          const { lane } = control;
+          change(lane, 1);
+          try {
+            assert.ok((active[lane] ?? 0) <= 2);
+            await eventLoopTurn();
+            if (group[0]?.isSent) control.sent();
+            await eventLoopTurn();
+            if (group[0]?.alone) {
+              change(lane, -1);
+              await control.alone();
+              change(lane, 1);
+              assert.equal(active[lane], 1);
+              await eventLoopTurn();
+              assert.equal(active[lane], 1);
+            }
+            if (group.some((job) => job.bad)) throw new Error('spoilt');
+            committed.push(...group);
+            return done(group);
+          } finally {
+            change(lane, -1);
+          }
         },
       });
       const gone = new AbortController();
@@ -175,13 +282,21 @@ test('any jobs in any lanes get their own answers in the order of their lane, an
         else if (job.bad) assert.equal(answer?.status === 'rejected' && answer.reason.message, 'spoilt');
         else assert.equal(answer?.status === 'fulfilled' && answer.value, job.weight ** 2);
       }
+      const isStored = (job: Given) => !job.bad && !job.gone;
+      assert.deepEqual(new Set(committed), new Set(input.filter(isStored)));
+      assert.equal(committed.length, input.filter(isStored).length);
       for (const lane of [0, 1, 2]) {
+        // Only bad jobs and groups that ask for the lane alone let the group behind them pass.
+        const given = input.filter((job) => job.lane === lane);
+        if (given.some((job) => job.bad || job.alone)) continue;
         assert.deepEqual(
-          committed.filter((job) => (job as (typeof input)[number]).lane === lane),
-          input.filter((job) => job.lane === lane && !job.bad && !job.gone),
+          committed.filter((job) => job.lane === lane),
+          given.filter(isStored),
         );
       }
+      await commits.close();
+      assert.equal(commits.isIdle, true);
     }),
-    { seed: seedOf(context), numRuns: 200 },
+    { seed: seedOf(context), numRuns: 300 },
   );
 });

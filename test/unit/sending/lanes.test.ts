@@ -11,6 +11,7 @@ import { createAppend } from '../../../src/sending/append.ts';
 import type { Append } from '../../../src/sending/append-types.ts';
 import { createLanes, type Lanes } from '../../../src/sending/lanes.ts';
 import { createDatabase, type TestDatabase } from '../../support/database.ts';
+import { openFaultProxy } from '../../support/fault-proxy.ts';
 import { assertSound, readAll } from '../../support/verify.ts';
 
 const draft = (channelId: string, clientMsgNo: string, more: Partial<Draft> = {}): Draft => ({
@@ -53,9 +54,9 @@ describe('batches that share a group', () => {
       onConnectionError: () => {},
     });
     const append = createAppend({ db, channelKeys: new ChannelKeys(db), rules: allSystem });
-    const counted: Append = (batches) => {
+    const counted: Append = (batches, control) => {
       groups.push(batches.length);
-      return append(batches);
+      return append(batches, control);
     };
     lanes = createLanes(counted, { lanes: 2, maxWaitMs: 60_000 });
   });
@@ -172,5 +173,148 @@ describe('batches that share a group', () => {
     await assert.rejects(late, (error) => error instanceof ServiceError && error.refusal.reason === 'STORE_BUSY');
     for (const outcomes of await Promise.all(answers)) assert.deepEqual(kinds(outcomes), ['accepted']);
     assert.equal((await keysIn('stop')).length, 100);
+  });
+});
+
+describe('groups that are sent behind a running one', () => {
+  let database: TestDatabase;
+  /** Appends of groups in flight on the connections of the lanes, and the most there were. */
+  let inFlight = 0;
+  let mostInFlight = 0;
+
+  /** One lane. A group of any size begins behind one that is sent. */
+  function open(url: string): { db: Db; lanes: Lanes; close(): Promise<void> } {
+    const db = openDatabase({
+      connection: { url },
+      poolSize: 2,
+      lockTimeoutMs: 60_000,
+      statementTimeoutMs: 60_000,
+      connectTimeoutMs: 60_000,
+      onConnectionError: () => {},
+      trace: async ({ name }, run) => {
+        if (name !== 'append messages') return await run();
+        mostInFlight = Math.max(mostInFlight, ++inFlight);
+        try {
+          return await run();
+        } finally {
+          inFlight--;
+        }
+      },
+    });
+    const lanes = createLanes(createAppend({ db, channelKeys: new ChannelKeys(db), rules: allSystem }), {
+      lanes: 1,
+      maxWaitMs: 60_000,
+      pipelineFrom: { items: 1, bytes: 1 },
+    });
+    return {
+      db,
+      lanes,
+      async close() {
+        await lanes.close();
+        await db.destroy();
+      },
+    };
+  }
+
+  before(async () => {
+    database = await createDatabase();
+  });
+  after(async () => {
+    await assertSound(database.url);
+    await database.drop();
+  });
+
+  /** Batches that arrive one event loop turn after the other: they fall into several groups. */
+  async function sendOneByOne(
+    lanes: Lanes,
+    batches: readonly Batch[],
+  ): Promise<PromiseSettledResult<readonly Outcome[]>[]> {
+    const answers: Promise<readonly Outcome[]>[] = [];
+    for (const batch of batches) {
+      answers.push(lanes.append(batch));
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    return await Promise.allSettled(answers);
+  }
+  const batchesFor = (name: string, count: number) =>
+    Array.from({ length: count }, (_, index) =>
+      batchOf(Array.from({ length: 20 }, (_, at) => draft(`${name}-${at % 4}`, `${name}-${index}-${at}`))),
+    );
+  const keysIn = async (prefix: string) =>
+    (await readAll(database.url)).filter((row) => row.channel.startsWith(prefix)).map((row) => row.key);
+
+  test('two groups of a lane are in flight on one connection, and are stored in order', async () => {
+    const { lanes, close } = open(database.url);
+    mostInFlight = 0;
+    const answers = await sendOneByOne(lanes, batchesFor('piped', 60));
+    await close();
+    let last = 0;
+    for (const answer of answers) {
+      assert.ok(answer.status === 'fulfilled');
+      for (const outcome of answer.value) {
+        assert.ok(outcome.kind === 'accepted');
+        assert.ok(outcome.messageId > last, 'ids increase in the order of the groups');
+        last = outcome.messageId;
+      }
+    }
+    assert.equal(mostInFlight, 2);
+  });
+
+  test('a group with a duplicate affects neither the groups before it nor those behind it', async () => {
+    const { lanes, close } = open(database.url);
+    const batches = batchesFor('twice', 60);
+    await lanes.append(batches[0] as Batch);
+    const again = batches.map((batch, index) => (index % 7 === 3 ? (batches[0] as Batch) : batch)).slice(1);
+    const answers = await sendOneByOne(lanes, again);
+    await close();
+    for (const [index, answer] of answers.entries()) {
+      const expected = again[index] === batches[0] ? 'duplicate' : 'accepted';
+      assert.ok(answer.status === 'fulfilled');
+      assert.deepEqual(new Set(kinds(answer.value)), new Set([expected]));
+    }
+    const keys = await keysIn('twice-');
+    assert.equal(new Set(keys).size, keys.length);
+    assert.equal(keys.length, 20 * (1 + again.filter((batch) => batch !== batches[0]).length));
+  });
+
+  for (const when of ['before', 'after'] as const) {
+    test(`groups whose connection is lost ${when} a commit are stored once, in any place of the pipeline`, async () => {
+      const proxy = await openFaultProxy(database.url);
+      const { lanes, close } = open(proxy.url);
+      const batches = batchesFor(`lost-${when}`, 120);
+      const cuts = { left: 5 };
+      const cutting = setInterval(() => {
+        if (cuts.left-- > 0) proxy.cutNextCommit(when);
+      }, 20);
+      const answers = await sendOneByOne(lanes, batches);
+      clearInterval(cutting);
+      await close();
+      await proxy.close();
+      for (const answer of answers) {
+        if (answer.status === 'fulfilled') assert.deepEqual(new Set(kinds(answer.value)), new Set(['accepted']));
+        else assert.ok(answer.reason instanceof ServiceError && answer.reason.refusal.reason === 'STORE_BUSY');
+      }
+      const keys = await keysIn(`lost-${when}-`);
+      assert.equal(new Set(keys).size, keys.length);
+      const stored = new Set(keys);
+      for (const [index, answer] of answers.entries())
+        if (answer.status === 'fulfilled')
+          for (const message of batches[index]?.messages ?? []) assert.ok(stored.has(message.clientMsgNo));
+    });
+  }
+
+  test('a batch that PostgreSQL rejects fails alone, and the groups around it are stored', async () => {
+    const { lanes, close } = open(database.url);
+    const poison = batchOf([draft('bad-0', 'fine'), draft('bad-0', 'bad', { streamNo: 'a\0b' })]);
+    const batches = batchesFor('bad', 40);
+    batches.splice(20, 0, poison);
+    const answers = await sendOneByOne(lanes, batches);
+    await close();
+    for (const [index, answer] of answers.entries()) {
+      if (batches[index] === poison)
+        assert.ok(answer.status === 'rejected' && !(answer.reason instanceof ServiceError));
+      else assert.ok(answer.status === 'fulfilled' && answer.value.every(({ kind }) => kind === 'accepted'));
+    }
+    assert.equal((await keysIn('bad-')).length, 40 * 20);
   });
 });
