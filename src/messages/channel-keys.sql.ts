@@ -49,6 +49,7 @@ export class ChannelKeys {
     const keys = new Map<string, number>();
     const missing: Channel[] = [];
     for (const channel of channels) {
+      if (keys.has(channel.key)) continue;
       const key = this.#cache.get(channel.key);
       if (key === undefined) missing.push(channel);
       else keys.set(channel.key, key);

@@ -89,15 +89,18 @@ type Forbidden = keyof typeof words;
 
 /** The pair of a message. */
 export function pairOf(message: PreparedMessage): Pair {
-  const { type, id } = message.channel;
-  const base = channel(type, id, messageSequence);
   return {
     key: pairKeyOf(message),
     sender: message.fromUid,
-    channel: base,
+    channel: baseOf(message.channel),
     receivers: receiversOf(message).filter((uid) => uid !== message.fromUid),
     isToUids: message.isToUids,
   };
+}
+
+/** The channel whose lists decide: for a channel of commands the one it belongs to. */
+function baseOf(to: Channel): Channel {
+  return to.sequence === messageSequence ? to : channel(to.type, to.id, messageSequence);
 }
 
 function receiversOf({ channel: { type, id }, fromUid, isToUids, subscribers }: PreparedMessage): readonly string[] {
@@ -282,14 +285,13 @@ export function preconditionsFor(
   const peers: { owner: string; uid: string }[] = [];
   const seen = new Set<string>();
   for (const message of messages) {
-    const isSystem = systemUids.has(message.fromUid);
-    if (isSystem && channels.has(message.channel.key)) continue;
-    const key = isSystem ? message.channel.key : pairKeyOf(message);
+    const base = baseOf(message.channel);
+    channels.set(base.key, base);
+    if (systemUids.has(message.fromUid)) continue;
+    const key = pairKeyOf(message);
     if (seen.has(key)) continue;
     seen.add(key);
     const pair = pairOf(message);
-    channels.set(pair.channel.key, pair.channel);
-    if (isSystem) continue;
     senders.add(pair.sender);
     const { channel: to, sender: uid } = pair;
     if (to.type === agentType && !to.id.split('@').includes(uid)) return undefined;

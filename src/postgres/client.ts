@@ -13,9 +13,13 @@ declare module 'pg' {
  * Planner settings in a statement without rows, local to the transaction. PostgreSQL ends that at
  * Sync, which is sent after the statement that follows.
  */
-const keepListOrder = `select from (
+const keepListOrder = 'keep list order';
+const keepListOrderText = `select from (
     select set_config('enable_hashjoin', 'off', true) || set_config('enable_mergejoin', 'off', true) || set_config('enable_seqscan', 'off', true) as done
   ) as settings where done is null`;
+
+/** Connections that have parsed it. */
+const ordered = new WeakSet<pg.Connection>();
 
 /**
  * A query with planner settings before it, in the same round trip and transaction. They are sent
@@ -25,8 +29,11 @@ const keepListOrder = `select from (
 class InListOrder extends pg.Query {
   override submit = (connection: pg.Connection) => {
     const bind = (portal: pg.BindConfig | null) => {
-      connection.parse({ name: '', text: keepListOrder, types: [] }, true);
-      connection.bind({}, true);
+      if (!ordered.has(connection)) {
+        ordered.add(connection);
+        connection.parse({ name: keepListOrder, text: keepListOrderText, types: [] }, true);
+      }
+      connection.bind({ statement: keepListOrder }, true);
       connection.execute({}, true);
       connection.bind(portal, true);
     };
