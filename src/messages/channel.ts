@@ -21,6 +21,8 @@ export interface Channel {
   readonly sequence: Sequence;
   /** Equal for equal channels and for no others. */
   readonly key: string;
+  /** CRC-32 of the key, where it is known already. */
+  readonly keyCrc?: number;
   /** Members from its creation on: the two peers, or the receivers that it consists of. */
   readonly uids?: readonly string[];
 }
@@ -28,6 +30,11 @@ export interface Channel {
 /** Creates a channel from a canonical id. */
 export function channel(type: number, id: string, sequence: Sequence): Channel {
   return { type, id, sequence, key: `${type}/${sequence}/${id}` };
+}
+
+/** CRC-32 of a channel's key: the same in every instance. */
+export function keyCrcOf({ key, keyCrc }: Channel): number {
+  return keyCrc ?? crc32(key);
 }
 
 /** The members of a channel at its creation. */

@@ -89,6 +89,21 @@ export function prepareMessage(draft: Draft, clientMsgNo: string): PreparedMessa
   };
 }
 
+/** A copy with other content or flags. A spread would miss fields that a class computes. */
+export function changed(
+  message: PreparedMessage,
+  change: Partial<Pick<PreparedMessage, 'payload' | 'flaggedBy'>>,
+): PreparedMessage {
+  const { channel, isToUids, fromUid, clientMsgNo, dedupeKey, key, contentHash } = message;
+  const { flags, expire, payload, subscribers, streamNo, tagKey, flaggedBy } = message;
+  return {
+    ...{ channel, isToUids, fromUid, clientMsgNo, dedupeKey, key, contentHash },
+    ...{ flags, expire, payload, subscribers, streamNo, tagKey },
+    ...(flaggedBy === undefined ? {} : { flaggedBy }),
+    ...change,
+  };
+}
+
 /** Whether a message is numbered and stored. */
 export function isPersistent(message: PreparedMessage): boolean {
   return (message.flags & flagNoPersist) === 0;

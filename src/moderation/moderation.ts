@@ -8,7 +8,7 @@
 //     are compiled.
 
 import { limits } from '../limits.ts';
-import type { PreparedMessage } from '../messages/message.ts';
+import { changed, type PreparedMessage } from '../messages/message.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
@@ -202,7 +202,7 @@ function applyJudgements(
     const isUnchanged = payload === undefined && flaggedBy.length === 0;
     const result = isUnchanged
       ? message
-      : { ...message, payload: payload ?? message.payload, ...(flaggedBy.length === 0 ? {} : { flaggedBy }) };
+      : changed(message, { payload: payload ?? message.payload, ...(flaggedBy.length === 0 ? {} : { flaggedBy }) });
     if (refusedBy !== undefined) refused.set(result, contentRefused(refusedBy));
     return result;
   });
@@ -262,8 +262,8 @@ async function askHook(hook: ModerationHook, { messages, refused }: ModerationRe
     if (verdict === undefined || verdict.action === 'allow') return message;
     if (verdict.action === 'unavailable') allRefused.set(message, verdict.refusal);
     else if (verdict.action === 'refuse') allRefused.set(message, contentRefused(hookRuleId));
-    else if (verdict.action === 'mask') return { ...message, payload: verdict.payload };
-    else return { ...message, flaggedBy: [...(message.flaggedBy ?? []), hookRuleId] };
+    else if (verdict.action === 'mask') return changed(message, { payload: verdict.payload });
+    else return changed(message, { flaggedBy: [...(message.flaggedBy ?? []), hookRuleId] });
     return message;
   });
   return { messages: judged, refused: allRefused };

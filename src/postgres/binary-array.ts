@@ -1,5 +1,7 @@
 /** Element types of arrays, by their OID in PostgreSQL. */
 const oids = { bytea: 17, bigint: 20, smallint: 21, integer: 23, text: 25, uuid: 2950 };
+/** Ranges up to this length are copied by a loop. */
+const loopBytes = 128;
 /** Bytes of the header: dimensions, null flag, element type, length, lower bound, 32 bits each. */
 const headBytes = 20;
 
@@ -44,10 +46,23 @@ export class BinaryArray {
     this.#end += value.length;
   }
 
-  /** Appends bytes held as a Latin-1 string. */
-  latin1(value: string): void {
-    this.#element(value.length);
-    this.#end += this.#bytes.write(value, this.#end, 'latin1');
+  /** Appends a range of bytes. A loop is three times as fast as a view where the range is short. */
+  slice(from: Uint8Array, start: number, end: number): void {
+    const length = end - start;
+    this.#element(length);
+    if (length > loopBytes) this.#bytes.set(from.subarray(start, end), this.#end);
+    else {
+      const bytes = this.#bytes;
+      let at = this.#end;
+      for (let index = start; index < end; index++) bytes[at++] = from[index] as number;
+    }
+    this.#end += length;
+  }
+
+  /** Appends bytes held as a Latin-1 string, or the first ones of them. */
+  latin1(value: string, length = value.length): void {
+    this.#element(length);
+    this.#end += this.#bytes.write(value, this.#end, length, 'latin1');
   }
 
   /** Appends text: at most three UTF-8 bytes per UTF-16 unit. */

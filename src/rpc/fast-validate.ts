@@ -4,6 +4,7 @@ import { type RequestTemplate, type SendBatchRequest, SendMode } from '../../gen
 import { TemplateFormat } from '../../gen/sendbatch/v1/template_service_pb.ts';
 import { limits } from '../limits.ts';
 import { isJoined, personType } from '../messages/channel.ts';
+import { PlainMessage } from '../messages/plain-message.ts';
 
 const modes: ReadonlySet<number> = new Set(Object.values(SendMode));
 const priorities: ReadonlySet<number> = new Set(Object.values(BatchPriority));
@@ -32,7 +33,7 @@ export function isDefinitelyValid(request: SendBatchRequest): boolean {
     expectedLastSeqs.length === 0 &&
     request.templates.length <= requestTemplates &&
     request.templates.every(isRequestTemplate) &&
-    messages.every((draft) => draft.sendAt === undefined && isDefinitelyValidDraft(draft))
+    messages.every((draft) => isPlain(draft) || (draft.sendAt === undefined && isDefinitelyValidDraft(draft)))
   );
 }
 
@@ -67,6 +68,11 @@ export function isDefinitelyValidDraft(draft: MessageDraft): boolean {
     subscribers.length <= limits.messageSubscribers &&
     subscribers.every((uid) => uid !== '' && fitsBytes(uid, limits.idBytes))
   );
+}
+
+/** Whether a decoder has checked the rules already. */
+function isPlain(draft: unknown): boolean {
+  return draft instanceof PlainMessage;
 }
 
 function isRequestTemplate({ name, body, format }: RequestTemplate): boolean {

@@ -12,6 +12,7 @@ import type { Answers } from '../openapi/parts.ts';
 import type { Schema, Schemas } from '../openapi/schema.ts';
 import { type RulesOf, type TranscodedCall, TranscodeError } from '../transcode/index.ts';
 import { httpStatusOf, toConnectError, toHttp } from './error-mapping.ts';
+import { StoredResponse } from './plain-batch/index.ts';
 import { requestContextOf } from './request-context.ts';
 
 /** Sender of a `Send` without from_uid, as legacy servers have it. */
@@ -57,8 +58,11 @@ export function alwaysWritten(field: DescField): boolean {
 
 /** Adapts the JSON answer: a batch's status, and the body shapes of legacy callers. */
 export function legacyAnswer(call: TranscodedCall): { status?: number; body?: string } {
-  if (call.method === MessageService.method.sendBatch)
-    return { status: batchStatus(call.response as SendBatchResponse) };
+  if (call.method === MessageService.method.sendBatch) {
+    const { response } = call;
+    if (response instanceof StoredResponse) return { status: 200, body: response.toJson() };
+    return { status: batchStatus(response as SendBatchResponse) };
+  }
   if (call.method === MessageService.method.send) {
     // TangSengDaoDao's library reads `data.message_id`; OpenChat and gowk read `message_id`.
     const json = call.json();

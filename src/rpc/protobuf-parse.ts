@@ -1,9 +1,11 @@
 import { type DescField, type DescMessage, fromBinary, type Message } from '@bufbuild/protobuf';
 import { BinaryReader, WireType } from '@bufbuild/protobuf/wire';
+import { SendBatchRequestSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { limits } from '../limits.ts';
 import { invalidField, malformed, ServiceError } from '../messages/service-error.ts';
 import { Slices } from '../transcode/index.ts';
 import { tooManyElements } from './interceptors/validate.ts';
+import { decodePlainProtobuf } from './plain-batch/index.ts';
 import { ProtobufScan } from './protobuf-scan.ts';
 
 /** Smaller bodies are parsed without a scan: they hold at most 4,096 fields. */
@@ -20,6 +22,8 @@ export function parseProtobuf(desc: DescMessage, bytes: Uint8Array): Message | P
   const failed = (error: unknown): never => {
     throw error instanceof ServiceError ? error : unreadable(desc, error);
   };
+  const plain = desc === SendBatchRequestSchema ? decodePlainProtobuf(bytes) : undefined;
+  if (plain !== undefined) return plain;
   if (bytes.length >= scannedBytes) return parseLarge(desc, bytes).catch(failed);
   try {
     return fromBinary(desc, bytes);

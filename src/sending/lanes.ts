@@ -1,7 +1,8 @@
-import { crc32 } from 'node:zlib';
 import { limits } from '../limits.ts';
 import type { Batch, Outcome } from '../messages/append-plan.ts';
+import { keyCrcOf } from '../messages/channel.ts';
 import type { PreparedMessage } from '../messages/message.ts';
+import { payloadBytesOf } from '../messages/plain-message.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { storeBusy } from '../messages/store-busy.ts';
 import type { Append } from './append-types.ts';
@@ -112,7 +113,7 @@ async function submitByLane(
 }
 
 function laneOf(message: PreparedMessage | undefined, lanes: number): number {
-  return message === undefined ? 0 : crc32(message.channel.key) % lanes;
+  return message === undefined ? 0 : keyCrcOf(message.channel) % lanes;
 }
 
 /** Approximate bytes of a message beside its payload. */
@@ -120,7 +121,7 @@ const overheadBytes = 256;
 
 function weigh({ messages }: Batch): Cost {
   let bytes = messages.length * overheadBytes;
-  for (const message of messages) bytes += message.payload.length;
+  for (const message of messages) bytes += payloadBytesOf(message);
   return { items: messages.length, bytes };
 }
 

@@ -5,6 +5,7 @@ import { messageSequence } from '../messages/channel.ts';
 import type { PreparedMessage } from '../messages/message.ts';
 import { preconditionHolds, preconditionValues } from '../messages/permission.sql.ts';
 import type { PermissionPrecondition } from '../messages/permission.ts';
+import { dedupeKeyBytes, PlainMessage, payloadBytesOf } from '../messages/plain-message.ts';
 import { BinaryArray } from '../postgres/binary-array.ts';
 import { isWithoutSequence } from '../postgres/pg-errors.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
@@ -108,7 +109,7 @@ const values = ownColumns
 function ownValues(messages: readonly PreparedMessage[]): (Buffer | null)[] {
   const count = messages.length;
   let payloadBytes = 0;
-  for (const message of messages) payloadBytes += message.payload.length;
+  for (const message of messages) payloadBytes += payloadBytesOf(message);
   const dedupeKeys = new BinaryArray('uuid', count * 20);
   const flags = new BinaryArray('smallint', count * 6);
   const contentHashes = new BinaryArray('bytea', count * 36);
@@ -121,12 +122,19 @@ function ownValues(messages: readonly PreparedMessage[]): (Buffer | null)[] {
   const tagKeys = new BinaryArray('text', count * 4);
   const subscribers = new BinaryArray('text', count * 4);
   for (const message of messages) {
-    dedupeKeys.latin1(message.dedupeKey);
     flags.smallint(message.flags);
     contentHashes.latin1(message.contentHash);
-    fromUids.text(message.fromUid);
-    clientMsgNos.text(message.clientMsgNo);
-    payloads.bytes(message.payload);
+    if (message instanceof PlainMessage) {
+      dedupeKeys.latin1(message.keyHash, dedupeKeyBytes);
+      fromUids.slice(message.bytes, message.uidStart, message.uidEnd);
+      clientMsgNos.slice(message.bytes, message.keyStart, message.keyEnd);
+      payloads.slice(message.content, message.payloadStart, message.payloadEnd);
+    } else {
+      dedupeKeys.latin1(message.dedupeKey);
+      fromUids.text(message.fromUid);
+      clientMsgNos.text(message.clientMsgNo);
+      payloads.bytes(message.payload);
+    }
     if (message.expire === 0) expires.null();
     else expires.bigint(message.expire);
     if (message.streamNo === '') streamNos.null();

@@ -15,6 +15,7 @@ import { type Caller, senderDenial } from '../messages/caller.ts';
 import { canonicalId, channel, messageSequence } from '../messages/channel.ts';
 import { disclosed, disclosedOutcomes } from '../messages/disclosure.ts';
 import { type Draft, type PreparedMessage, prepareMessage } from '../messages/message.ts';
+import { PlainMessage } from '../messages/plain-message.ts';
 import { malformed, type Refusal, ServiceError, type Violation } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import type { Moderate } from '../moderation/moderation.ts';
@@ -72,7 +73,7 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
   const { append, dryRun, rates, moderate, deliver } = parts;
   return async (call) => {
     const { caller, signal, validateOnly } = call;
-    const messages = call.messages.map((draft, index) => prepareMessage(draft, keyOf(draft, index, call.requestId)));
+    const messages = call.messages.map((draft, index) => prepared(draft, index, call.requestId));
     const expectedLastSeqs = expectations(call.expectedLastSeqs, messages);
     const refused = denyForeignSenders(caller, messages);
     const refuseAtomic = () => {
@@ -95,11 +96,7 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
       const isDelivered = validateOnly || !answers.some(isLive);
       const stored = isDelivered ? answers : await delivered(answers, call.atomic, deliver);
       await admission.refund(without(refused, messages).filter((_, index) => stored[index]?.kind !== 'accepted'));
-      const rest = stored.values();
-      const outcomes = messages.map((message, index): Outcome => {
-        const refusal = refused.get(index);
-        return refusal === undefined ? (rest.next().value as Outcome) : { kind: 'refused', message, refusal };
-      });
+      const outcomes = withRefused(messages, stored, refused);
       await admission.charge(validateOnly ? messages.length : countRefused(outcomes));
       return validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
     } catch (error) {
@@ -218,6 +215,20 @@ function without(
   return refused.size === 0 ? messages : messages.filter((_, index) => !refused.has(index));
 }
 
+/** The outcomes of all messages: those of admitted ones, in order, and the early refusals. */
+function withRefused(
+  messages: readonly PreparedMessage[],
+  admitted: readonly Outcome[],
+  refused: ReadonlyMap<number, Refusal>,
+): readonly Outcome[] {
+  if (refused.size === 0) return admitted;
+  const rest = admitted.values();
+  return messages.map((message, index): Outcome => {
+    const refusal = refused.get(index);
+    return refusal === undefined ? (rest.next().value as Outcome) : { kind: 'refused', message, refusal };
+  });
+}
+
 /** Counts refusals caused by the caller: not those of a busy store. */
 function countRefused(outcomes: readonly Outcome[]): number {
   let count = 0;
@@ -228,6 +239,11 @@ function countRefused(outcomes: readonly Outcome[]): number {
     )
       count++;
   return count;
+}
+
+function prepared(draft: Draft, index: number, requestId: string): PreparedMessage {
+  if (draft instanceof PlainMessage && draft.hasKey) return draft.prepare();
+  return prepareMessage(draft, keyOf(draft, index, requestId));
 }
 
 /** The once-only key of a message: its own, one derived from the request id, or a random one. */

@@ -1,9 +1,10 @@
 import type { IncomingHttpHeaders } from 'node:http';
-import { type DescService, type Message, toBinary } from '@bufbuild/protobuf';
+import type { DescService, Message } from '@bufbuild/protobuf';
 import { Code, ConnectError, createServiceImplSpec, type Interceptor, type ServiceImpl } from '@connectrpc/connect';
 import { type Compression, createMethodUrl } from '@connectrpc/connect/protocol';
 import { parseTimeout } from '@connectrpc/connect/protocol-grpc';
 import { toConnectError } from '../rpc/error-mapping.ts';
+import { encodeResponse } from '../rpc/plain-batch/index.ts';
 import { parseProtobuf } from '../rpc/protobuf-parse.ts';
 import {
   callerSignal,
@@ -96,7 +97,12 @@ async function serve(
     context.bodyComplete();
     const input = await parseEnvelope(method, body);
     const output = await options.invoke(method, unary, input);
-    frame = await toEnvelope(toBinary(method.method.output, output), request.headers, unary.responseHeader, options);
+    frame = await toEnvelope(
+      encodeResponse(method.method.output, output),
+      request.headers,
+      unary.responseHeader,
+      options,
+    );
   } catch (thrown) {
     if (!context.isCalled) options.onMalformed(context);
     setGrpcStatus(unary.responseTrailer, toConnectError(thrown));

@@ -2,15 +2,17 @@
 //
 // A handler that returns false leaves the request to the next one. All of them run the services and
 // the interceptors of rpc/routes.ts.
-import type { DescMethod } from '@bufbuild/protobuf';
+import type { DescField, DescMethod, Message } from '@bufbuild/protobuf';
 import type { ConnectRouter, ConnectRouterOptions, MethodImpl } from '@connectrpc/connect';
 import { type Compression, createMethodUrl } from '@connectrpc/connect/protocol';
 import { compressionGzip } from '@connectrpc/connect-node';
 import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { limits } from '../limits.ts';
 import type { Events, Protocol } from '../observability/events/index.ts';
 import { detailRegistry } from '../rpc/error-mapping.ts';
 import { alwaysWritten, legacyAnswer, legacyFailure, rulesOf } from '../rpc/legacy.ts';
+import { decodePlainJson } from '../rpc/plain-batch/index.ts';
 import { type Request, RequestContext, rejectedRequestOf, requestContextOf } from '../rpc/request-context.ts';
 import { createInterceptors, createServices, type ServedService, type ServiceParts } from '../rpc/routes.ts';
 import {
@@ -74,6 +76,12 @@ const gzip: Compression = {
   decompress: withConcurrencyLimit(concurrentDecompressions, compressionGzip.decompress),
 };
 
+/** Reads a batch of plain messages on the JSON array route. */
+function readPlain(method: DescMethod, body: DescField, bytes: Uint8Array): Message | undefined {
+  if (method !== MessageService.method.sendBatch || body.localName !== 'messages') return undefined;
+  return decodePlainJson(bytes);
+}
+
 export function createHandlers(parts: HandlerParts, events: Events): Handlers {
   const { services, batchService } = createServices(parts);
   const interceptors = createInterceptors(parts, events);
@@ -83,6 +91,7 @@ export function createHandlers(parts: HandlerParts, events: Events): Handlers {
     registry: detailRegistry,
     readMaxBytes: limits.requestBytes,
     bounds: bodyBounds,
+    readQuickly: readPlain,
     onBody({ contextValues }) {
       if (contextValues !== undefined) requestContextOf(contextValues).bodyComplete();
     },

@@ -1,6 +1,6 @@
 import { promisify } from 'node:util';
 import { gunzip, type ZlibOptions } from 'node:zlib';
-import type { DescField, DescMessage } from '@bufbuild/protobuf';
+import type { DescField, DescMessage, Message } from '@bufbuild/protobuf';
 import { ConnectError } from '@connectrpc/connect';
 import type { UniversalServerRequest } from '@connectrpc/connect/protocol';
 import type { Binding } from './binding.ts';
@@ -8,6 +8,7 @@ import { TranscodeError } from './error.ts';
 import type { JsonBounds } from './json-scan.ts';
 import { parseJsonInSlices } from './json-slices.ts';
 import { type BodyNames, parseJson } from './json-text.ts';
+import type { TranscoderOptions } from './options.ts';
 import { quoted } from './scalar.ts';
 import { concurrentDecompressions, Slices, withConcurrencyLimit } from './slices.ts';
 
@@ -35,6 +36,8 @@ export interface ReadBody {
   readonly json: unknown;
   /** Set for a large body, whose message must be read in slices too. */
   readonly slices?: Slices;
+  /** The request message and its route, when `readQuickly` has read it; `json` is unset. */
+  readonly quick?: { readonly binding: Binding; readonly message: Message };
 }
 
 /** Smaller bodies are parsed in one piece. */
@@ -134,13 +137,19 @@ export function parseBody(
 /** Reads the JSON of a body, whatever its Content-Type is. */
 export async function readBody(
   request: UniversalServerRequest,
-  bounds: BodyBounds,
   candidates: readonly Binding[],
-  refused: () => Promise<void>,
+  options: Pick<TranscoderOptions, 'readQuickly' | 'onRefusedBody'> & { readonly bounds: BodyBounds },
 ): Promise<ReadBody> {
+  const { bounds, readQuickly, onRefusedBody } = options;
   // A framework has already parsed the body.
   if (!isStream(request.body)) return { json: request.body };
-  const bytes = await readBytes(request, bounds, refused);
+  const bytes = await readBytes(request, bounds, () => onRefusedBody?.(request) ?? Promise.resolve());
+  if (readQuickly !== undefined)
+    for (const binding of candidates) {
+      const { body, method } = binding;
+      const message = body.kind === 'field' ? readQuickly(method, body.field, bytes) : undefined;
+      if (message !== undefined) return { json: undefined, quick: { binding, message } };
+    }
   try {
     return await parseBody(bytes, bounds, (key) => listOfBindings(candidates, key, bounds), namesOf(candidates));
   } catch (error) {

@@ -65,11 +65,11 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
   ): Promise<UniversalServerResponse> {
     if (bindings.length === 1) progress.binding = bindings[0];
     const takesBody = bindings.some((each) => each.body.kind !== 'none' || refusesBody(each));
-    const { json, slices } = takesBody
-      ? await readBody(request, options.bounds, bindings, () => options.onRefusedBody?.(request) ?? Promise.resolve())
+    const { json, slices, quick } = takesBody
+      ? await readBody(request, bindings, options)
       : ({ json: undefined } as ReadBody);
     options.onBody?.(request);
-    const binding = chooseByRoot(bindings, json);
+    const binding = quick?.binding ?? chooseByRoot(bindings, json);
     progress.binding = binding;
     if (refusesBody(binding) && json !== undefined && !isEmptyObject(json))
       throw new TranscodeError(400, 'body: must be empty; all fields of this route are in its path and its query', [
@@ -78,6 +78,7 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
     const input = await readRequest(binding, { json, segments, search }, readerOf(binding), {
       strictQuery: options.unknownQuery === 'refuse',
       slices,
+      message: quick?.message,
     });
     const spec = implementations.get(binding.method);
     if (spec === undefined) throw new Error(`${binding.method.name} has no implementation`);

@@ -1,4 +1,4 @@
-import type { DescMethodUnary, DescService, Message, Registry } from '@bufbuild/protobuf';
+import type { DescField, DescMethodUnary, DescService, Message, Registry } from '@bufbuild/protobuf';
 import type { ConnectError, Interceptor } from '@connectrpc/connect';
 import type { UniversalServerRequest } from '@connectrpc/connect/protocol';
 import type { HeadersSource } from './answer.ts';
@@ -41,6 +41,11 @@ export interface TranscoderOptions {
   readonly readMaxBytes: number;
   /** The other limits of a body. */
   readonly bounds?: Partial<Omit<BodyBounds, 'maxBytes'>>;
+  /**
+   * Reads the field that is the body of a method faster than the general reader, as the whole
+   * request message. Undefined where it cannot: the general reader decides.
+   */
+  readonly readQuickly?: (method: DescMethodUnary, body: DescField, bytes: Uint8Array) => Message | undefined;
   /** Called when the body is complete, before it is parsed. Throwing refuses the call. */
   readonly onBody?: (request: UniversalServerRequest) => void;
   /** Called when an incomplete body is refused. The answer waits for it. */

@@ -39,21 +39,22 @@ export function chooseByRoot(candidates: readonly Binding[], json: unknown): Bin
  * Builds the request message from the body, then the path, then the query; each sets only fields
  * that the others do not bind. Throws one error that names every fault.
  *
- * With `slices` the body is large and read in slices.
+ * With `slices` the body is large and read in slices; with `message` it has been read.
  */
 export async function readRequest(
   binding: Binding,
   parts: Parts,
   reader: JsonReader,
-  options: { strictQuery: boolean; slices: Slices | undefined },
+  options: { strictQuery: boolean; slices: Slices | undefined; message: Message | undefined },
 ): Promise<Message> {
   const faults = new Faults();
   const { template, variables } = binding;
   const { segments, search } = parts;
   const message =
-    options.slices === undefined
+    options.message ??
+    (options.slices === undefined
       ? readBodyOf(binding, parts.json, reader, faults)
-      : await readLargeBodyOf(binding, parts.json, reader, { faults, slices: options.slices });
+      : await readLargeBodyOf(binding, parts.json, reader, { faults, slices: options.slices }));
   for (const { variable, target } of variables)
     setFromTexts(message, target, [capture(variable, template, segments)], faults, 'path');
   if (search !== '') readQuery(message, binding, search, options.strictQuery, faults);

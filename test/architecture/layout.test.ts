@@ -78,6 +78,7 @@ const pure = [
   'messages/message.ts',
   'messages/page.ts',
   'messages/permission.ts',
+  'messages/plain-message.ts',
   'messages/service-error.ts',
   'moderation/keyword-automaton.ts',
   'moderation/payload-normalize.ts',

@@ -13,6 +13,7 @@ import { limits } from '../../limits.ts';
 import { malformed, type Reason, type ServiceError, type Violation } from '../../messages/service-error.ts';
 import { Slices, shortNameOf } from '../../transcode/index.ts';
 import { isDefinitelySubmittable, isDefinitelyValid } from '../fast-validate.ts';
+import { toDraft } from '../plain-batch/index.ts';
 import { maxElements } from '../protobuf-scan.ts';
 import { violationMessage } from '../validation-messages.ts';
 
@@ -31,11 +32,16 @@ export function validateInterceptor(): Interceptor {
   // The first validation of a type compiles its rules (0.2 s), which no caller should wait for.
   validator.validate(SendBatchRequestSchema, create(SendBatchRequestSchema, { messages: [{}] }));
   return (next) => (request) => {
-    const isPlain =
-      (request.method === MessageService.method.sendBatch && isDefinitelyValid(request.message as SendBatchRequest)) ||
+    const isSendBatch = request.method === MessageService.method.sendBatch;
+    const isValid =
+      (isSendBatch && isDefinitelyValid(request.message as SendBatchRequest)) ||
       (request.method === BatchService.method.submitBatch &&
         isDefinitelySubmittable(request.message as SubmitBatchRequest));
-    if (request.stream || isPlain) return next(request);
+    if (request.stream || isValid) return next(request);
+    if (isSendBatch) {
+      const batch = request.message as SendBatchRequest;
+      batch.messages = batch.messages.map(toDraft);
+    }
     return checkRulesInSlices(request.method.input, request.message).then((error) => {
       if (error !== undefined) throw error;
       return next(request);

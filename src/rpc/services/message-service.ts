@@ -20,6 +20,7 @@ import type { Tails } from '../../tailing/tails.ts';
 import type { CredentialWatch } from '../credential-watch.ts';
 import { refusalOf } from '../error-mapping.ts';
 import { legacyRange, toLegacyMessage, toMessage } from '../message-mapping.ts';
+import { allStored, StoredResponse } from '../plain-batch/index.ts';
 import { callerOf, requestContextOf } from '../request-context.ts';
 import { requestIdOf } from '../request-id.ts';
 import { timestampMs } from '../timestamps.ts';
@@ -60,6 +61,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
       });
       setRetryAfter(outcomes, context);
       const { accepted, duplicates, refused } = Object.assign(counts, countOutcomes(outcomes));
+      if (allStored(outcomes)) return new StoredResponse(outcomes, { accepted, duplicates });
       return create(SendBatchResponseSchema, {
         results: outcomes.map((outcome) => ({
           ...toResultFields(outcome),
