@@ -29,6 +29,8 @@ export interface ContenderJob {
    * Unset: the next batch is sent when one is answered.
    */
   readonly openLoop?: number;
+  /** For json: sends batches as one message to many persons. */
+  readonly toPersons?: boolean;
   /** For grpc: connections; unset: 2. */
   readonly sessions?: number;
   /** For grpc: counts a batch refused with UNAVAILABLE; unset: such a batch fails the run. */

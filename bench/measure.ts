@@ -25,6 +25,8 @@ export interface Variant {
    * counts.
    */
   readonly serviceCpu?: () => number;
+  /** A process that is stopped (SIGSTOP) while others are measured, since it is busy when idle. */
+  readonly stoppedPid?: number;
 }
 
 /** One run of a contender. */
@@ -39,6 +41,16 @@ export interface Run extends ContenderResult {
 }
 
 export async function measure(machine: Machine, variant: Variant, common: Workload): Promise<Run> {
+  if (variant.stoppedPid === undefined) return await measureRunning(machine, variant, common);
+  process.kill(variant.stoppedPid, 'SIGCONT');
+  try {
+    return await measureRunning(machine, variant, common);
+  } finally {
+    process.kill(variant.stoppedPid, 'SIGSTOP');
+  }
+}
+
+async function measureRunning(machine: Machine, variant: Variant, common: Workload): Promise<Run> {
   const workload = { ...common, ...variant.work };
   const { processes = 1 } = variant;
   const batches = workload.batches / processes;
@@ -141,7 +153,7 @@ export function ratios(runs: readonly Run[], base: readonly Run[], figure: (run:
 }
 
 /** Formats a table of all contenders, each compared with the first. */
-export function table(runs: ReadonlyMap<string, readonly Run[]>, against: string): string {
+export function table(runs: ReadonlyMap<string, readonly Run[]>, against: string, server = 'Node'): string {
   const base = runs.get(against) ?? [];
   const lines = [...runs].map(([name, all]) => {
     const rate = spread(
@@ -163,7 +175,7 @@ export function table(runs: ReadonlyMap<string, readonly Run[]>, against: string
     return `| ${cells.join(' | ')} |`;
   });
   return [
-    `| contender | messages/s | by rate | µs per message (PostgreSQL + Node) | by CPU | p50 / p99 ms |`,
+    `| contender | messages/s | by rate | µs per message (PostgreSQL + ${server}) | by CPU | p50 / p99 ms |`,
     '|---|---|---|---|---|---|',
     ...lines,
   ].join('\n');

@@ -13,6 +13,7 @@ import {
   table,
   type Variant,
 } from './measure.ts';
+import { besideMessageServers } from './message-servers.ts';
 import { twiceTheCapacity } from './overload.ts';
 import { peers } from './peers/index.ts';
 import { NotInstalled, type PeerServer } from './peers/peer.ts';
@@ -55,7 +56,7 @@ async function withService<T>(
   use: (
     contender: (
       name: string,
-      job: Pick<Variant['job'], 'kind' | 'inFlight' | 'openLoop' | 'sessions' | 'mayRefuse'>,
+      job: Pick<Variant['job'], 'kind' | 'inFlight' | 'openLoop' | 'sessions' | 'mayRefuse' | 'toPersons'>,
     ) => Variant,
     pid: number,
   ) => Promise<T>,
@@ -383,6 +384,14 @@ export const scenarios: readonly Scenario[] = [
         for (const { server } of started) await server.stop();
       }
     },
+  },
+  {
+    name: 'message-servers',
+    title: 'Message servers',
+    words:
+      'Centrifugo and WuKongIM beside us: closed loops of the same light HTTP client in a process of its own, 100-byte payloads, Zipf over 10,000 known channels, each acknowledged in the server’s own way; the servers that are not measured are stopped meanwhile. CPU is of the server and of PostgreSQL, without the client. The guarantees of each are below the tables.',
+    measure: async (machine, pairs) =>
+      await withService(machine, {}, async (contender) => await besideMessageServers(machine, contender, pairs)),
   },
   {
     name: 'layouts',

@@ -22,24 +22,24 @@ export function randomOf(seed: number): () => number {
   };
 }
 
-const zipfSums = (() => {
-  const sums = new Float64Array(channelCount);
+function zipfSums(channels: number): Float64Array {
+  const sums = new Float64Array(channels);
   let sum = 0;
-  for (let rank = 0; rank < channelCount; rank++) {
+  for (let rank = 0; rank < channels; rank++) {
     sum += 1 / (rank + 1);
     sums[rank] = sum;
   }
   return sums;
-})();
+}
 
 /** The rank of a channel under Zipf's law with s = 1, by bisection of the cumulative weights. */
-function zipf(random: () => number): number {
-  const target = random() * (zipfSums[channelCount - 1] ?? 0);
+function zipf(sums: Float64Array, random: () => number): number {
+  const target = random() * (sums.at(-1) ?? 0);
   let low = 0;
-  let high = channelCount - 1;
+  let high = sums.length - 1;
   while (low < high) {
     const middle = (low + high) >>> 1;
-    if ((zipfSums[middle] ?? 0) < target) low = middle + 1;
+    if ((sums[middle] ?? 0) < target) low = middle + 1;
     else high = middle;
   }
   return low;
@@ -48,6 +48,8 @@ function zipf(random: () => number): number {
 /** The workload of one run: equal seeds give equal work. */
 export interface Workload {
   readonly spread: Spread;
+  /** Channels that the messages go to; unset: all. */
+  readonly channels?: number;
   readonly batches: number;
   readonly batchMessages: number;
   readonly payloadBytes: number;
@@ -66,12 +68,14 @@ export function batchesOf(workload: Workload): Work[][] {
   const random = randomOf(workload.seed);
   const payload = new Uint8Array(workload.payloadBytes).fill(120);
   const sent: Work[] = [];
+  const { channels = channelCount } = workload;
+  const sums = zipfSums(channels);
   const draft = (): Work => {
     const again =
       workload.duplicates > 0 && random() < workload.duplicates ? sent[Math.floor(random() * sent.length)] : undefined;
     if (again !== undefined) return again;
     const rank =
-      workload.spread === 'hot' ? 0 : workload.spread === 'zipf' ? zipf(random) : Math.floor(random() * channelCount);
+      workload.spread === 'hot' ? 0 : workload.spread === 'zipf' ? zipf(sums, random) : Math.floor(random() * channels);
     const made: Work = {
       rank,
       header: { noPersist: 0, redDot: 1, syncOnce: 0 },

@@ -5,6 +5,7 @@ import { SendBatchRequestSchema } from '../../gen/sendbatch/v1/message_service_p
 import type { Contender, ContenderJob } from '../contender.ts';
 import { batchesOf, type Work } from '../workload.ts';
 import { countOf } from './counts.ts';
+import { inParallel } from './http.ts';
 
 /** The gRPC status of a batch that may be retried. */
 const unavailable = '14';
@@ -79,19 +80,4 @@ function frameOf(works: readonly Work[], validateOnly: boolean): Buffer {
   frame.writeUInt32BE(message.length, 1);
   frame.set(message, 5);
   return frame;
-}
-
-/** Concurrent requests of the dry run. */
-export const dryRunsInFlight = 16;
-
-/** Sends all of them. */
-export async function inParallel<T>(
-  all: readonly T[],
-  send: (one: T, index: number) => Promise<unknown>,
-): Promise<void> {
-  let next = 0;
-  const worker = async () => {
-    for (let index = next++; index < all.length; index = next++) await send(all[index] as T, index);
-  };
-  await Promise.all(Array.from({ length: dryRunsInFlight }, worker));
 }

@@ -1,59 +1,50 @@
-import { connect, type Socket } from 'node:net';
 import type { Contender, ContenderJob } from '../contender.ts';
 import { batchesOf, type Work } from '../workload.ts';
-import { dryRunsInFlight, inParallel } from './grpc.ts';
+import { createHttpClient, inParallel } from './http.ts';
 
-/**
- * Hand-written JSON array route over HTTP/1.1 keep-alive connections: every request is encoded in
- * advance, and answers are only counted.
- */
-export async function openJson({ url, workload, inFlight }: ContenderJob): Promise<Contender> {
-  const { hostname, port, host } = new URL(url);
-  const requestOf = (messages: Work[], query: string) => {
-    const body = Buffer.from(JSON.stringify(messages.map(jsonOf)));
-    const head = `POST /message/sendbatch${query} HTTP/1.1\r\nhost: ${host}\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n`;
-    return Buffer.concat([Buffer.from(head), body]);
-  };
-  const batches = batchesOf(workload);
-  const requests = batches.map((messages) => requestOf(messages, ''));
-  const sockets: Socket[] = [];
-  const free: Socket[] = [];
-  const open = (count: number) => {
-    const more = Array.from({ length: count }, () => connect(Number(port), hostname).setNoDelay(true));
-    sockets.push(...more);
-    free.push(...more);
-  };
-  open(dryRunsInFlight);
-  const ask = async (request: Buffer) => {
-    const socket = free.pop();
-    if (socket === undefined) throw new Error('more under way than there are connections');
-    socket.write(request);
-    const answer = await answerOf(socket);
-    free.push(socket);
-    return answer;
-  };
-  await inParallel(batches, async (messages) => ask(requestOf(messages, '?validate_only=true')));
-  // Connects only now: the service closes silent connections.
-  open(Math.max(0, inFlight - dryRunsInFlight));
+/** Sends over the JSON route: as an array of messages, or as one message to many persons. */
+export async function openJson(job: ContenderJob): Promise<Contender> {
+  const client = createHttpClient(job.url);
+  const batches = batchesOf(job.workload);
+  const path = '/message/sendbatch';
+  if (job.toPersons) {
+    // A dry run creates no channels: every person is sent one message, which is removed before the run.
+    await inParallel(oncePerChannel(batches, true), async (works) =>
+      client.ask(client.requestOf(path, toPersons(works))),
+    );
+  } else {
+    const dryRuns = batches.map((messages) => client.requestOf(`${path}?validate_only=true`, messages.map(jsonOf)));
+    await inParallel(dryRuns, async (request) => client.ask(request));
+  }
+  const requests = batches.map((messages) =>
+    client.requestOf(path, job.toPersons ? toPersons(messages) : messages.map(jsonOf)),
+  );
   return {
     sends: requests.length,
     async send(index) {
       const request = requests[index];
       if (request === undefined) throw new Error(`no batch ${index}`);
-      const answer = await ask(request);
+      const answer = await client.ask(request);
+      if (job.toPersons) {
+        if (!answer.includes('"fail_uids":[]')) throw new Error(answer.slice(0, 300));
+        return { stored: job.workload.batchMessages, duplicates: 0 };
+      }
       const results = answer.split('"message_id":').length - 1;
       const duplicates = answer.split('"duplicate":true').length - 1;
       return { stored: results - duplicates, duplicates };
     },
     async close() {
-      for (const socket of sockets) socket.destroy();
+      client.close();
     },
   };
 }
 
-function jsonOf(work: Work): object {
+const header = { no_persist: 0, red_dot: 1, sync_once: 0 };
+
+/** A message of the array form. */
+export function jsonOf(work: Work): object {
   return {
-    header: { no_persist: 0, red_dot: 1, sync_once: 0 },
+    header,
     client_msg_no: work.clientMsgNo,
     from_uid: work.fromUid,
     channel_id: work.channelId,
@@ -63,25 +54,39 @@ function jsonOf(work: Work): object {
   };
 }
 
-/** Reads one answer with a Content-Length; returns its body. */
-async function answerOf(socket: Socket): Promise<string> {
-  return await new Promise((resolve, reject) => {
-    let text = '';
-    const done = (end: () => void) => {
-      socket.off('data', onData).off('error', onEnd).off('close', onEnd);
-      end();
-    };
-    const onEnd = (error?: unknown) =>
-      done(() => reject(error instanceof Error ? error : new Error('the connection ended')));
-    const onData = (chunk: Buffer) => {
-      text += chunk.toString('latin1');
-      const head = text.indexOf('\r\n\r\n');
-      if (head === -1) return;
-      const length = Number(/content-length: (\d+)/i.exec(text)?.[1]);
-      if (text.length < head + 4 + length) return;
-      if (!text.startsWith('HTTP/1.1 200')) return done(() => reject(new Error(text.slice(0, 300))));
-      done(() => resolve(text.slice(head + 4)));
-    };
-    socket.on('data', onData).on('error', onEnd).on('close', onEnd);
-  });
+/** The object form: one payload to a person per message, instead of to the channel of its rank. */
+export function toPersons(messages: readonly Work[]): object {
+  return {
+    header,
+    from_uid: 'bench',
+    subscribers: personsOf(messages).map(personOf),
+    payload: Buffer.from(messages[0]?.payload ?? []).toString('base64'),
+  };
+}
+
+export const personOf = (number: number) => `person-${number}`;
+
+/** A person per message: the rank of its channel, or the next one that this batch does not have. */
+export function personsOf(messages: readonly Work[]): number[] {
+  const persons = new Set<number>();
+  for (const { rank } of messages) {
+    let person = rank;
+    while (persons.has(person)) person++;
+    persons.add(person);
+  }
+  return [...persons];
+}
+
+/** One message to each channel of all batches, or to each person, in batches of 100. */
+export function oncePerChannel(batches: readonly (readonly Work[])[], persons: boolean): Work[][] {
+  const each = new Map<number, Work>();
+  for (const batch of batches) {
+    const ranks = persons ? personsOf(batch) : batch.map(({ rank }) => rank);
+    for (const [index, work] of batch.entries()) {
+      const rank = ranks[index] ?? 0;
+      each.set(rank, { ...work, rank });
+    }
+  }
+  const all = [...each.values()];
+  return Array.from({ length: Math.ceil(all.length / 100) }, (_, index) => all.slice(index * 100, index * 100 + 100));
 }

