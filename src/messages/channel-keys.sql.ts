@@ -250,14 +250,19 @@ export async function readHeadsAndFirst(db: Db, channelKey: number): Promise<Hea
   return (await readManyHeadsAndFirst(db, [channelKey])).get(channelKey) ?? noHeads;
 }
 
-/** Reads the heads of many channels, by key. */
-export async function readManyHeadsAndFirst(db: Db, channelKeys: readonly number[]): Promise<Map<number, Heads>> {
-  if (channelKeys.length === 0) return new Map();
-  const { rows } = await sql<{ channel_key: number; last_seq: number; first_seq: number | null }>`
+const headsStatement = new Statement<{ channel_key: number; last_seq: number; first_seq: number | null }>({
+  name: 'heads and first',
+  text: `
     select h.channel_key, h.last_seq, (
       select m.message_seq from sendbatch.message m where m.channel_key = h.channel_key order by m.message_seq limit 1
     ) as first_seq
-    from sendbatch.channel_head h where h.channel_key = any(${[...channelKeys]}::bigint[])`.execute(db);
+    from sendbatch.channel_head h where h.channel_key = any($1::bigint[])`,
+});
+
+/** Reads the heads of many channels, by key. */
+export async function readManyHeadsAndFirst(db: Db, channelKeys: readonly number[]): Promise<Map<number, Heads>> {
+  if (channelKeys.length === 0) return new Map();
+  const rows = await headsStatement.run(db, [[...channelKeys]]);
   return new Map(
     rows.map((row) => [row.channel_key, { lastSeq: row.last_seq, firstSeq: row.first_seq ?? row.last_seq + 1 }]),
   );

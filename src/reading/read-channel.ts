@@ -16,6 +16,7 @@ import {
   findByNumbers,
   type Range,
   readRange,
+  readRangeAndHeads,
   type StoredMessage,
   seqsOfTimes,
 } from '../messages/messages-read.sql.ts';
@@ -125,21 +126,35 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
     return { found, reached: undefined };
   }
 
+  /**
+   * Reads a page and the heads of its channel: in one statement, or the heads first, so that a page
+   * never shows less than they promise.
+   */
+  async function readPage(
+    channelKey: number,
+    call: ReadCall & { readonly viewerUid: string | undefined },
+  ): Promise<{ heads: Heads; found: StoredMessage[]; reached: number | undefined }> {
+    if (call.viewerUid === undefined && Object.keys(call.filter ?? {}).length === 0) {
+      const range = { ...call, beforeSeq: call.beforeSeq || Number.MAX_SAFE_INTEGER };
+      const { heads, messages } = await readRangeAndHeads(db, channelKey, range, now());
+      assertPosition(call, heads);
+      return { heads, found: messages, reached: undefined };
+    }
+    const heads = await readHeadsAndFirst(db, channelKey);
+    assertPosition(call, heads);
+    return { heads, ...(await scan(channelKey, heads, call)) };
+  }
+
   return {
     page: (call) =>
       orBusy(async () => {
         const { viewerUid, channelKey, empty } = await open(call);
-        // The head first: a page read after it never shows less than the head promises.
-        const heads = channelKey === undefined ? noHeads : await readHeadsAndFirst(db, channelKey);
-        if (!call.descending) {
-          if (call.legacy)
-            assertReached(call.afterSeq, heads, { field: 'start_message_seq', given: call.afterSeq + 1 });
-          else assertReached(call.afterSeq, heads);
-          if (!call.legacy) assertKept(call.afterSeq, heads);
+        if (channelKey === undefined) {
+          assertPosition(call, noHeads);
+          return empty;
         }
-        if (channelKey === undefined) return empty;
         const limit = call.limit || limits.pageMessagesDefault;
-        const { found, reached } = await scan(channelKey, heads, { ...call, viewerUid, limit: limit + 1 });
+        const { heads, found, reached } = await readPage(channelKey, { ...call, viewerUid, limit: limit + 1 });
         const { page, last } = pageOf(found, limit);
         const nextSeq = last?.messageSeq ?? reached;
         return { ...empty, messages: page, more: nextSeq !== undefined, nextSeq: nextSeq ?? 0, lastSeq: heads.lastSeq };
@@ -177,6 +192,17 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
         return channelKey === undefined ? 0 : (await readHeadsAndFirst(db, channelKey)).lastSeq;
       }),
   };
+}
+
+/** Refuses a page that begins above the head, or before the first kept message. */
+function assertPosition({ afterSeq, descending, legacy = false }: ReadCall, heads: Heads): void {
+  if (descending) return;
+  if (legacy) {
+    assertReached(afterSeq, heads, { field: 'start_message_seq', given: afterSeq + 1 });
+    return;
+  }
+  assertReached(afterSeq, heads);
+  assertKept(afterSeq, heads);
 }
 
 /** How long a page examines messages that it passes over: 250 ms for about 300,000. */
