@@ -11,8 +11,10 @@ import { verify } from '../src/integrity/verify.ts';
 import { trustedCaller } from '../src/messages/caller.ts';
 import { ChannelKeys } from '../src/messages/channel-keys.sql.ts';
 import { memberChannels } from '../src/messages/member-lists.sql.ts';
+import { PreparingClient } from '../src/postgres/client.ts';
 import { openDatabase } from '../src/postgres/pool.ts';
 import type { Db, Tables } from '../src/postgres/schema.ts';
+import { Execution } from '../src/postgres/sql.ts';
 import { createInbox } from '../src/reading/inbox.ts';
 import { createReadChannel, type ReadCall } from '../src/reading/read-channel.ts';
 import { startCluster } from '../test/support/cluster.ts';
@@ -114,11 +116,13 @@ async function measure(): Promise<string> {
     getTypeParser: (oid: number, format?: 'text' | 'binary') =>
       oid === 20 ? Number : pg.types.getTypeParser(oid, format as 'text'),
   };
-  const pool = new pg.Pool({ connectionString: url, max: 1, types });
+  const pool = new pg.Pool({ connectionString: url, max: 1, types, Client: PreparingClient });
   const db: Db = new Kysely<Tables>({
     dialect: new PostgresDialect({ pool }),
     log: ({ query }) => {
-      statements.push(query);
+      const [execution] = query.parameters;
+      const isPrepared = execution instanceof Execution;
+      statements.push(isPrepared ? { sql: execution.statement.text, parameters: execution.values } : query);
     },
   });
   const everybody = { has: () => true };

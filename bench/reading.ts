@@ -1,45 +1,23 @@
+import { Agent, get } from 'node:http';
+import { connect } from 'node:http2';
 import { setTimeout as delay } from 'node:timers/promises';
-import { type Client, createClient } from '@connectrpc/connect';
+import { create, toBinary } from '@bufbuild/protobuf';
+import { createClient } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
+import pg from 'pg';
 import { ChannelType } from '../gen/sendbatch/v1/message_pb.ts';
-import { MessageService } from '../gen/sendbatch/v1/message_service_pb.ts';
+import { ListMessagesRequestSchema, MessageService } from '../gen/sendbatch/v1/message_service_pb.ts';
 import type { Machine } from './machine.ts';
-import { median, residentMegabytes } from './measure.ts';
-import { channelCount, randomOf } from './workload.ts';
+import { median, type Run, residentMegabytes, spread } from './measure.ts';
+import { envelope, now, openReaders, type ReadProtocol } from './readers.ts';
+import { channelCount, channelIdOf, randomOf } from './workload.ts';
 
-/** Below the service's limit on streams per connection. */
-const streamsEach = 200;
 const channelOf = (name: string) => ({ channelId: name, channelType: ChannelType.GROUP });
-
-/**
- * Opens this many subscriptions, each caught up; `onMessage` gets each message of each
- * subscription.
- */
-async function subscribe(
-  url: string,
-  count: number,
-  channelIdOf: (index: number) => string,
-  onMessage: (sentAt: number) => void,
-): Promise<() => void> {
-  const abort = new AbortController();
-  const caughtUp: Promise<void>[] = [];
-  let client: Client<typeof MessageService> | undefined;
-  for (let index = 0; index < count; index++) {
-    if (client === undefined || index % streamsEach === 0)
-      client = createClient(MessageService, createGrpcTransport({ baseUrl: url }));
-    const stream = client.subscribe({ channels: [channelOf(channelIdOf(index))] }, { signal: abort.signal });
-    const { promise, resolve } = Promise.withResolvers<void>();
-    caughtUp.push(promise);
-    (async () => {
-      for await (const { frame } of stream) {
-        if (frame.case === 'caughtUp') resolve();
-        if (frame.case === 'message') onMessage(Number(Buffer.from(frame.value.payload).toString()));
-      }
-    })().catch(() => resolve());
-  }
-  await Promise.all(caughtUp);
-  return () => abort.abort();
-}
+const protocolNames: Record<ReadProtocol, string> = {
+  grpc: 'gRPC',
+  connect: 'Connect',
+  sse: 'Server-Sent Events',
+};
 
 const readers = 500;
 const messagesSent = 50;
@@ -49,58 +27,212 @@ const betweenMs = 200;
  * Measures the time from before the send to each reader's message, in ms: 500 readers of one
  * channel.
  */
-export async function fanOut(machine: Machine, url: string, pairs: number): Promise<string> {
+export async function fanOut(machine: Machine, service: ServedBench, pairs: number): Promise<string> {
+  const { url } = service;
   const lines: string[] = [];
   const sender = createClient(MessageService, createGrpcTransport({ baseUrl: url }));
-  for (let round = 0; round < pairs; round++) {
-    await machine.reset();
-    const times: number[] = [];
-    const stop = await subscribe(
-      url,
-      readers,
-      () => 'fan-out',
-      (sentAt) => times.push(performance.now() - sentAt),
-    );
-    for (let sent = 0; sent < messagesSent; sent++) {
-      const payload = Buffer.from(String(performance.now()));
-      await sender.sendBatch({ messages: [{ ...channelOf('fan-out'), fromUid: 'bench', payload }] });
-      await delay(betweenMs);
+  for (let round = 0; round < pairs; round++)
+    for (const protocol of ['grpc', 'sse'] as const) {
+      await machine.reset();
+      const channelIds = Array.from({ length: readers }, () => 'fan-out');
+      const open = await openReaders({ url, protocol, channelIds, begin: 'payload' });
+      const times: number[] = [];
+      const cpu = service.cpu();
+      for (let sent = 0; sent < messagesSent; sent++) {
+        await sender.sendBatch({
+          messages: [{ ...channelOf('fan-out'), fromUid: 'bench', payload: Buffer.from(String(now())) }],
+        });
+        await delay(betweenMs);
+      }
+      for (let waited = 0; times.length < readers * messagesSent && waited < 100; waited++) {
+        times.push(...(await open.take()));
+        await delay(100);
+      }
+      const us = ((service.cpu() - cpu) / readers / messagesSent) * 1e6;
+      await open.close();
+      if (times.length !== readers * messagesSent)
+        throw new Error(`${times.length} of ${readers * messagesSent} messages came`);
+      lines.push(`| ${protocolNames[protocol]} | ${round + 1} | ${quantilesOf(times)} | ${us.toFixed(0)} |`);
     }
-    for (let waited = 0; times.length < readers * messagesSent && waited < 100; waited++) await delay(100);
-    stop();
-    if (times.length !== readers * messagesSent)
-      throw new Error(`${times.length} of ${readers * messagesSent} messages came`);
-    times.sort((a, b) => a - b);
-    const at = (share: number) => (times[Math.floor(times.length * share)] ?? 0).toFixed(1);
-    lines.push(`| ${round + 1} | ${at(0.5)} | ${at(0.99)} | ${at(0.9999)} |`);
-  }
-  return `| round | p50 ms | p99 ms | longest ms |\n|---|---|---|---|\n${lines.join('\n')}`;
+  return `| protocol | round | p50 ms | p99 ms | longest ms | µs of the service per delivery |\n|---|---|---|---|---|---|\n${lines.sort().join('\n')}`;
 }
 
-/** Measures the memory that 2,000 idle subscriptions take in the service. */
-export async function idleReaders(url: string, pid: number): Promise<string> {
+/** The service of a scenario. */
+export interface ServedBench {
+  readonly url: string;
+  readonly pid: number;
+  /** CPU seconds so far. */
+  readonly cpu: () => number;
+}
+
+function quantilesOf(times: number[]): string {
+  times.sort((a, b) => a - b);
+  const at = (share: number) => (times[Math.floor(times.length * share)] ?? 0).toFixed(1);
+  return `${at(0.5)} | ${at(0.99)} | ${at(0.9999)}`;
+}
+
+/** Measures the memory that 2,000 idle subscriptions take in the service, by protocol. */
+export async function idleReaders(start: () => Promise<ServedBench & { end(): Promise<unknown> }>): Promise<string> {
   const count = 2000;
-  // Warm-up: what the first subscriptions allocate is not counted.
-  (
-    await subscribe(
+  const lines: string[] = [];
+  for (const protocol of ['grpc', 'connect', 'sse'] as const) {
+    const service = await start();
+    const open = (name: string, number: number) =>
+      openReaders({
+        url: service.url,
+        protocol,
+        channelIds: Array.from({ length: number }, (_, index) => `${name}-${index}`),
+        begin: 'payload',
+      });
+    // Warm-up: what the first subscriptions allocate is not counted.
+    await (await open('warm', 100)).close();
+    await delay(3000);
+    const before = residentMegabytes(service.pid);
+    const idle = await open('idle', count);
+    await delay(20_000);
+    const after = residentMegabytes(service.pid);
+    await idle.close();
+    await service.end();
+    const each = ((after - before) * 1024) / count;
+    lines.push(`| ${protocolNames[protocol]} | ${before.toFixed(0)} | ${after.toFixed(0)} | ${each.toFixed(0)} |`);
+  }
+  return `| protocol | MB before | MB with ${count} subscriptions, after 20 s | KB per subscription |\n|---|---|---|---|\n${lines.join('\n')}`;
+}
+
+/** Readers under load: one for each of the channels with the most messages. */
+const loadedReaders = 100;
+
+/**
+ * Measures the time from the acceptance of a message, before its commit, to the reader of its
+ * channel, at half of the rate that the service reached just before.
+ */
+export async function readersUnderLoad(
+  machine: Machine,
+  url: string,
+  send: (openLoop: number | undefined, round: number) => Promise<Run>,
+  pairs: number,
+): Promise<string> {
+  const lines: string[] = [];
+  const p99: number[] = [];
+  for (let round = 0; round < pairs; round++) {
+    const full = await send(undefined, round);
+    await machine.reset();
+    const open = await openReaders({
       url,
-      100,
-      (index) => `warm-${index}`,
-      () => {},
-    )
-  )();
-  await delay(3000);
-  const before = residentMegabytes(pid);
-  const stop = await subscribe(
-    url,
-    count,
-    (index) => `idle-${index}`,
-    () => {},
-  );
-  await delay(20_000);
-  const after = residentMegabytes(pid);
-  stop();
-  return `${before.toFixed(0)} MB before, ${after.toFixed(0)} MB with ${count} subscriptions, each to its own channel, after 20 s: ${(((after - before) * 1024) / count).toFixed(0)} KB each.`;
+      protocol: 'grpc',
+      channelIds: Array.from({ length: loadedReaders }, (_, rank) => channelIdOf(rank)),
+      begin: 'accepted',
+    });
+    const half = await send(full.rate / 2, round);
+    await delay(1000);
+    const times = await open.take();
+    await open.close();
+    const quantiles = quantilesOf(times);
+    p99.push(times[Math.floor(times.length * 0.99)] ?? 0);
+    lines.push(
+      `| ${(full.rate / 1000).toFixed(1)} k | ${(half.rate / 1000).toFixed(1)} k | ${half.p50.toFixed(1)} / ${half.p99.toFixed(1)} | ${times.length} | ${quantiles} |`,
+    );
+  }
+  return `| saturation, messages/s | sent/s | send p50 / p99 ms | received | p50 ms | p99 ms | longest ms |\n|---|---|---|---|---|---|---|\n${lines.join('\n')}\n\np99: ${spread(p99, 1)} ms.`;
+}
+
+const pageMessages = 100;
+const pageReads = 1000;
+const pageStatement = `
+  select message_id, message_seq, accepted_at, flags, from_uid, client_msg_no, payload, expire, stream_no, tag_key, subscribers
+  from sendbatch.message where channel_key = $1 and message_seq > $2 order by message_seq limit ${pageMessages}`;
+
+/** Measures the CPU of a page of 100 messages against the bare SELECT of the same rows, prepared. */
+export async function pageAgainstSelect(machine: Machine, service: ServedBench, pairs: number): Promise<string> {
+  await machine.reset();
+  const client = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
+  await client.sendBatch({
+    messages: Array.from({ length: 1000 }, () => ({
+      ...channelOf(channelIdOf(0)),
+      fromUid: 'user-000000-0123456789abcdef0123',
+      payload: new Uint8Array(100),
+    })),
+  });
+  const database = new pg.Client({ connectionString: machine.url });
+  await database.connect();
+  const afterOf = (read: number) => (read * 7) % 900;
+  const ways: [string, () => number, (read: number) => Promise<number>][] = [
+    [
+      'SELECT',
+      ownCpu,
+      async (read) =>
+        (await database.query({ name: 'page', text: pageStatement, values: [1, afterOf(read)] })).rows.length,
+    ],
+    ['gRPC', service.cpu, pageOverGrpc(service.url, afterOf)],
+    ['JSON', service.cpu, pageOverJson(service.url, afterOf)],
+  ];
+  const runs = new Map<string, number[][]>(ways.map(([name]) => [name, []]));
+  for (let round = -1; round < pairs; round++)
+    for (const [name, nodeCpu, read] of ways) {
+      const [postgres, node] = [machine.cpu(), nodeCpu()];
+      const began = performance.now();
+      for (let index = 0; index < pageReads; index++)
+        if ((await read(index)) < pageMessages) throw new Error(`${name}: a page is incomplete`);
+      const figures = [machine.cpu() - postgres, nodeCpu() - node, (performance.now() - began) / 1e3];
+      // The first round warms up.
+      if (round >= 0) runs.get(name)?.push(figures.map((seconds) => (seconds / pageReads) * 1e6));
+    }
+  await database.end();
+  await machine.reset();
+  const total = ([postgres = 0, node = 0]: number[]) => postgres + node;
+  const base = runs.get('SELECT') ?? [];
+  const lines = [...runs].map(([name, all]) => {
+    const us = (index: number) => median(all.map((run) => run[index] ?? 0)).toFixed(0);
+    const ratio = spread(
+      all.map((run, index) => total(run) / total(base[index] ?? [])),
+      2,
+    );
+    return `| ${name} | ${us(0)} | ${us(1)} | ${name === 'SELECT' ? '' : ratio} | ${(Number(us(2)) / 1000).toFixed(2)} |`;
+  });
+  return `| page by | µs of PostgreSQL | µs of Node | CPU against SELECT, times | ms per page |\n|---|---|---|---|---|\n${lines.join('\n')}`;
+}
+
+function ownCpu(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
+}
+
+/** Hand-written gRPC: the answer is only counted. Returns 100 when it has at least 100 payloads. */
+function pageOverGrpc(url: string, afterOf: (read: number) => number): (read: number) => Promise<number> {
+  const session = connect(url);
+  session.unref();
+  return (read) =>
+    new Promise((resolve, reject) => {
+      const stream = session.request({
+        ':method': 'POST',
+        ':path': '/sendbatch.v1.MessageService/ListMessages',
+        'content-type': 'application/grpc+proto',
+        te: 'trailers',
+      });
+      const request = create(ListMessagesRequestSchema, {
+        ...channelOf(channelIdOf(0)),
+        afterSeq: BigInt(afterOf(read)),
+        limit: pageMessages,
+      });
+      let bytes = 0;
+      stream
+        .on('data', (chunk: Buffer) => (bytes += chunk.length))
+        .once('error', reject)
+        .once('end', () => resolve(bytes / 100));
+      stream.end(envelope(toBinary(ListMessagesRequestSchema, request)));
+    });
+}
+
+function pageOverJson(url: string, afterOf: (read: number) => number): (read: number) => Promise<number> {
+  const agent = new Agent({ keepAlive: true });
+  return (read) =>
+    new Promise((resolve, reject) => {
+      const path = `/v1/channels/${ChannelType.GROUP}/${channelIdOf(0)}/messages`;
+      get(`${url}${path}?after_seq=${afterOf(read)}&limit=${pageMessages}`, { agent }, (response) => {
+        let bytes = 0;
+        response.on('data', (chunk: Buffer) => (bytes += chunk.length)).once('end', () => resolve(bytes / 100));
+      }).once('error', reject);
+    });
 }
 
 const reads = 500;
@@ -112,13 +244,13 @@ const reads = 500;
 export async function pages(machine: Machine, url: string): Promise<string> {
   const client = createClient(MessageService, createGrpcTransport({ baseUrl: url }));
   const lines: string[] = [];
-  const pageMessages = 10;
-  for (const messages of [pageMessages, 10_000_000]) {
+  const few = 10;
+  for (const messages of [few, 10_000_000]) {
     await machine.reset();
-    const isSmall = messages === pageMessages;
+    const isSmall = messages === few;
     if (isSmall)
       await client.sendBatch({
-        messages: Array.from({ length: pageMessages }, () => ({
+        messages: Array.from({ length: few }, () => ({
           ...channelOf('channel-0'),
           fromUid: 'bench',
           payload: new Uint8Array(100),
@@ -133,8 +265,8 @@ export async function pages(machine: Machine, url: string): Promise<string> {
       if (read === 0) before = machine.cpu();
       const rank = isSmall ? 0 : Math.floor(random() * channelCount);
       const start = performance.now();
-      const page = await client.listMessages({ ...channelOf(`channel-${rank}`), limit: pageMessages });
-      if (page.messages.length !== pageMessages) throw new Error(`a page of ${page.messages.length} messages`);
+      const page = await client.listMessages({ ...channelOf(`channel-${rank}`), limit: few });
+      if (page.messages.length !== few) throw new Error(`a page of ${page.messages.length} messages`);
       if (read >= 0) times.push(performance.now() - start);
     }
     const cpu = ((machine.cpu() - before) / reads) * 1e6;

@@ -17,7 +17,7 @@ import { besideMessageServers } from './message-servers.ts';
 import { twiceTheCapacity } from './overload.ts';
 import { peers } from './peers/index.ts';
 import { NotInstalled, type PeerServer } from './peers/peer.ts';
-import { fanOut, idleReaders, pages } from './reading.ts';
+import { fanOut, idleReaders, pageAgainstSelect, pages, readersUnderLoad, type ServedBench } from './reading.ts';
 import { spelledAgainstTemplate } from './templates.ts';
 import type { Spread, Workload } from './workload.ts';
 
@@ -79,6 +79,13 @@ const ofMedian = (runs: readonly Run[] | undefined, figure: (run: Run) => number
 const grpc = { kind: 'grpc' } as const;
 const json = { kind: 'json' } as const;
 const grpc1 = { ...grpc, inFlight: 1 };
+
+type ContenderOf = (name: string, job: typeof grpc1) => Variant;
+
+/** The service of a scenario that is its own load. */
+function servedBy(contender: ContenderOf, pid: number): ServedBench {
+  return { url: contender('', grpc1).job.url, pid, cpu: () => cpuOfTree(pid) };
+}
 
 export const scenarios: readonly Scenario[] = [
   ...(['zipf', 'hot', 'distinct'] as const).map(
@@ -421,16 +428,55 @@ export const scenarios: readonly Scenario[] = [
     name: 'fan-out',
     title: 'One message to 500 readers of a channel',
     words:
-      'Live tails over gRPC, one message every 200 ms; from before the send to each reader, whose process is the bench itself.',
+      'Live tails over gRPC and as Server-Sent Events, one message every 200 ms; from before the send to each reader. The readers are plain HTTP clients in one process.',
     measure: async (machine, pairs) =>
-      await withService(machine, {}, async (contender) => await fanOut(machine, contender('', grpc1).job.url, pairs)),
+      await withService(machine, {}, async (contender, pid) => await fanOut(machine, servedBy(contender, pid), pairs)),
+  },
+  {
+    name: 'readers-under-load',
+    title: 'A hundred readers under a write load',
+    words:
+      'A live tail over gRPC for each of the 100 channels with the most messages (Zipf), while batches of 50 arrive at random (Poisson) at half of the rate that the service reached with 128 in flight just before. Times count from the acceptance of a message, which is before its commit, to its reader.',
+    measure: async (machine, pairs) =>
+      await withService(machine, {}, async (contender) =>
+        readersUnderLoad(
+          machine,
+          contender('', grpc1).job.url,
+          (rate, round) =>
+            measure(
+              machine,
+              rate === undefined
+                ? contender('full', { ...grpc, inFlight: 128 })
+                : contender('half', { ...grpc, inFlight: 0, openLoop: rate / 50 }),
+              { ...work('zipf', { batches: 4000, batchMessages: 50 }), seed: 1000 + round },
+            ),
+          pairs,
+        ),
+      ),
   },
   {
     name: 'idle-readers',
     title: 'Two thousand idle readers',
-    words: 'Live tails over gRPC of idle channels: resident memory of the service.',
+    words:
+      'Live tails of idle channels: resident memory of the service, started anew for each protocol. gRPC and Connect over HTTP/2, Server-Sent Events over HTTP/1.1, one connection each.',
     measure: async (machine) =>
-      await withService(machine, {}, async (contender, pid) => await idleReaders(contender('', grpc1).job.url, pid)),
+      await idleReaders(async () => {
+        const service = await spawnService({ DATABASE_URL: machine.url, LOG_LEVEL: 'info' });
+        const { pid = 0 } = service.child;
+        return { url: service.url, pid, cpu: () => cpuOfTree(pid), end: () => service.end('SIGTERM') };
+      }),
+  },
+  {
+    name: 'page',
+    title: 'A page of 100 messages against the SELECT',
+    words:
+      'Pages of one channel, one after the other, over gRPC and JSON: CPU of PostgreSQL and the service against a prepared SELECT of the same rows and columns by pg, in this process.',
+    measure: async (machine, pairs) =>
+      await withService(
+        machine,
+        {},
+        async (contender, pid) => await pageAgainstSelect(machine, servedBy(contender, pid), pairs),
+      ),
   },
   {
     name: 'pages',
