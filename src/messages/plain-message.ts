@@ -239,7 +239,12 @@ function slotOf(bytes: Uint8Array, start: number, end: number, salt: number): nu
   return (hash ^ (hash >>> 15)) & (cacheSlots - 1);
 }
 
-/** Whether a text is ASCII and has these bytes. */
+/** Whether a text that was decoded from so many bytes of UTF-8 is ASCII. Only those are cached. */
+function isAscii(text: string, start: number, end: number): boolean {
+  return text.length === end - start;
+}
+
+/** Whether an ASCII text has these bytes. */
 function equals(text: string, bytes: Uint8Array, start: number, end: number): boolean {
   if (text.length !== end - start) return false;
   for (let index = 0; index < text.length; index++) if (text.charCodeAt(index) !== bytes[start + index]) return false;
@@ -255,7 +260,7 @@ class TextCache {
     const known = this.#slots[slot] as string;
     if (equals(known, bytes, start, end)) return known;
     const text = textOf(bytes, start, end);
-    this.#slots[slot] = text;
+    if (isAscii(text, start, end)) this.#slots[slot] = text;
     return text;
   }
 }
@@ -270,7 +275,7 @@ class ChannelCache {
     if (known?.type === type && known.sequence === sequence && equals(known.id, bytes, start, end)) return known;
     const created = channel(type, textOf(bytes, start, end), sequence);
     const found = { ...created, keyCrc: keyCrcOf(created) };
-    this.#slots[slot] = found;
+    if (isAscii(found.id, start, end)) this.#slots[slot] = found;
     return found;
   }
 }

@@ -243,6 +243,22 @@ describe('a plain batch in Protobuf', () => {
       }
   });
 
+  test('a text beyond ASCII is never taken for one whose UTF-16 units are its bytes', () => {
+    // The bytes of `é` are the units of `Ã©`. A cache that confuses them shows it on a common slot.
+    for (let index = 0; index < 100; index++) {
+      const messages = Array.from({ length: 500 }, (_, offset) =>
+        ['Ã©', 'é'].map((text) => `${text}${index}-${offset}`),
+      )
+        .flat()
+        .map((text) => usual({ fromUid: text, channelId: text }));
+      const plain = decodePlainProtobuf(toBinary(SendBatchRequestSchema, create(SendBatchRequestSchema, { messages })));
+      for (const [at, { fromUid, channelId }] of (plain?.messages ?? []).entries()) {
+        assert.equal(fromUid, messages[at]?.fromUid);
+        assert.equal(channelId, messages[at]?.channelId);
+      }
+    }
+  });
+
   for (const count of [0, limits.batchMessages, limits.batchMessages + 1]) {
     test(`a batch of ${count} messages is ${count === limits.batchMessages ? '' : 'not '}plain`, () => {
       const messages = Array.from({ length: count }, () => usual({}));
