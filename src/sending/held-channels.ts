@@ -286,7 +286,8 @@ export async function submitParts(batch: Batch, parts: readonly BatchPart[]): Pr
   const ends = await Promise.allSettled(
     parts.map(async ({ positions, submit }) => {
       const part = await submit();
-      for (const [index, position] of positions.entries()) outcomes[position] = part[index] as Outcome;
+      let index = 0;
+      for (const position of positions) outcomes[position] = part[index++] as Outcome;
     }),
   );
   const failed = ends.filter((end) => end.status === 'rejected').map((end): unknown => end.reason);

@@ -97,15 +97,17 @@ async function submitByLane(
   batch: Batch,
   lanes: number,
 ): Promise<readonly Outcome[]> {
-  const byLane = new Map<number, { messages: PreparedMessage[]; positions: number[] }>();
-  for (const [position, message] of batch.messages.entries()) {
+  const byLane: { messages: PreparedMessage[]; positions: number[] }[] = [];
+  let position = 0;
+  for (const message of batch.messages) {
     const lane = laneOf(message, lanes);
-    const part = byLane.get(lane) ?? { messages: [], positions: [] };
-    byLane.set(lane, part);
+    const part = byLane[lane] ?? { messages: [], positions: [] };
+    byLane[lane] = part;
     part.messages.push(message);
-    part.positions.push(position);
+    part.positions.push(position++);
   }
-  const parts = [...byLane].map(([lane, part]) => ({
+  // Unlike `map`, this skips lanes without a message.
+  const parts = byLane.flatMap((part, lane) => ({
     ...part,
     submit: () => submit(lane, { ...batch, messages: part.messages }),
   }));

@@ -31,6 +31,7 @@ export class StoredResponse implements SendBatchResponse {
   readonly duplicateCount: number;
   readonly refusedCount = 0;
   readonly #outcomes: readonly Stored[];
+  #results: SendResult[] | undefined;
 
   constructor(outcomes: readonly Stored[], { accepted, duplicates }: StoredCounts) {
     this.#outcomes = outcomes;
@@ -39,7 +40,7 @@ export class StoredResponse implements SendBatchResponse {
   }
 
   get results(): SendResult[] {
-    return this.#outcomes.map(({ kind, message, messageId, messageSeq }) =>
+    this.#results ??= this.#outcomes.map(({ kind, message, messageId, messageSeq }) =>
       create(SendResultSchema, {
         messageId: BigInt(messageId),
         messageSeq: BigInt(messageSeq),
@@ -47,31 +48,42 @@ export class StoredResponse implements SendBatchResponse {
         duplicate: kind === 'duplicate',
       }),
     );
+    return this.#results;
   }
 
   /** The results as the JSON routes write them: no default except `duplicate` is left out. */
   toJson(): string {
-    let text = '[';
+    let size = 2;
+    for (const { message } of this.#outcomes) size += jsonBytes + keyJsonBytes(message);
+    const writer = new Writer(size);
+    let next = '[{"message_id":';
     for (const { kind, message, messageId, messageSeq } of this.#outcomes) {
-      const key = message instanceof PlainMessage ? `"${message.clientMsgNo}"` : JSON.stringify(message.clientMsgNo);
-      if (text !== '[') text += ',';
-      text += `{"message_id":${messageId},"message_seq":${messageSeq},"client_msg_no":${key}`;
-      text += kind === 'duplicate' ? ',"duplicate":true}' : '}';
+      writer.ascii(next);
+      writer.digits(messageId);
+      writer.ascii(',"message_seq":');
+      writer.digits(messageSeq);
+      writer.ascii(',"client_msg_no":');
+      writer.jsonKey(message);
+      writer.ascii(kind === 'duplicate' ? ',"duplicate":true}' : '}');
+      next = ',{"message_id":';
     }
-    return `${text}]`;
+    writer.ascii(this.#outcomes.length === 0 ? '[]' : ']');
+    return writer.text();
   }
 
   /** The response in Protobuf. */
   toProtobuf(): Uint8Array {
-    const sizes = this.#outcomes.map(resultBytes);
     let total = numberBytes(this.acceptedCount) + numberBytes(this.duplicateCount);
-    for (const size of sizes) total += 1 + varintBytes(size) + size;
+    for (const outcome of this.#outcomes) {
+      const size = resultBytes(outcome);
+      total += 1 + varintBytes(size) + size;
+    }
     const writer = new Writer(total);
-    for (const [index, outcome] of this.#outcomes.entries()) {
-      writer.length(resultsTag, sizes[index] as number);
+    for (const outcome of this.#outcomes) {
+      writer.length(resultsTag, resultBytes(outcome));
       writer.number(messageIdTag, outcome.messageId);
       writer.number(messageSeqTag, outcome.messageSeq);
-      writer.key(outcome.message);
+      writer.protobufKey(outcome.message);
       if (outcome.kind === 'duplicate') writer.number(duplicateTag, 1);
     }
     writer.number(acceptedCountTag, this.acceptedCount);
@@ -115,7 +127,19 @@ function varintBytes(value: number): number {
   return bytes;
 }
 
-/** Writes fields with a tag of one byte into memory of a known size. */
+/** Bytes of a JSON result at most, beside its key: names, two numbers of 16 digits, `duplicate`. */
+const jsonBytes = 100;
+
+function keyJsonBytes(message: PreparedMessage): number {
+  return message instanceof PlainMessage ? keyBytes(message) : Buffer.byteLength(JSON.stringify(message.clientMsgNo));
+}
+
+const zero = 0x30;
+const quote = 0x22;
+/** Halves of the digits of a number up to 2^53-1, which fit into 32 bits. */
+const half = 1e9;
+
+/** Writes into memory of a sufficient size. */
 class Writer {
   readonly bytes: Buffer;
   #at = 0;
@@ -124,26 +148,68 @@ class Writer {
     this.bytes = Buffer.allocUnsafe(size);
   }
 
-  /** A number that is left out when it is 0. */
+  /** What was written, as text. */
+  text(): string {
+    return this.bytes.toString('utf8', 0, this.#at);
+  }
+
+  /** A field that is left out when it is 0. */
   number(tag: number, value: number): void {
     if (value === 0) return;
     this.bytes[this.#at++] = tag;
     this.#varint(value);
   }
 
+  /** The tag and the length of a field. */
   length(tag: number, value: number): void {
     this.bytes[this.#at++] = tag;
     this.#varint(value);
   }
 
-  key(message: PreparedMessage): void {
-    const { bytes } = this;
-    const length = keyBytes(message);
-    this.length(clientMsgNoTag, length);
-    if (message instanceof PlainMessage) {
-      const { bytes: source, keyStart, keyEnd } = message;
-      for (let index = keyStart; index < keyEnd; index++) bytes[this.#at++] = source[index] as number;
-    } else this.#at += bytes.write(message.clientMsgNo, this.#at);
+  protobufKey(message: PreparedMessage): void {
+    this.length(clientMsgNoTag, keyBytes(message));
+    if (message instanceof PlainMessage) this.#plainKey(message);
+    else this.#at += this.bytes.write(message.clientMsgNo, this.#at);
+  }
+
+  jsonKey(message: PreparedMessage): void {
+    if (!(message instanceof PlainMessage)) {
+      this.#at += this.bytes.write(JSON.stringify(message.clientMsgNo), this.#at);
+      return;
+    }
+    this.bytes[this.#at++] = quote;
+    this.#plainKey(message);
+    this.bytes[this.#at++] = quote;
+  }
+
+  ascii(text: string): void {
+    for (let index = 0; index < text.length; index++) this.bytes[this.#at++] = text.charCodeAt(index);
+  }
+
+  /** A whole number up to 2^53-1 in decimal. */
+  digits(value: number): void {
+    const high = Math.floor(value / half);
+    if (high === 0) this.#digits(value, 1);
+    else {
+      this.#digits(high, 1);
+      this.#digits(value - high * half, 9);
+    }
+  }
+
+  #digits(value: number, least: number): void {
+    let count = least;
+    for (let rest = (value / 10 ** least) | 0; rest > 0; rest = (rest / 10) | 0) count++;
+    let rest = value | 0;
+    for (let index = this.#at + count - 1; index >= this.#at; index--) {
+      const next = (rest / 10) | 0;
+      this.bytes[index] = zero + rest - next * 10;
+      rest = next;
+    }
+    this.#at += count;
+  }
+
+  #plainKey({ bytes, keyStart, keyEnd }: PlainMessage): void {
+    for (let index = keyStart; index < keyEnd; index++) this.bytes[this.#at++] = bytes[index] as number;
   }
 
   /** A whole number up to 2^53-1. */
