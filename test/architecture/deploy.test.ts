@@ -301,6 +301,15 @@ describe('the Kubernetes manifests', () => {
   });
 });
 
+test('npm start, the image and the systemd unit start Node with the same flags', () => {
+  const flagsOf = (text: string, pattern: RegExp) => pattern.exec(text)?.[1]?.match(/--[\w=-]+/g) ?? [];
+  const manifest = readFileSync(join(import.meta.dirname, '../../package.json'), 'utf8');
+  const expected = ['--max-semi-space-size=64'];
+  assert.deepEqual(flagsOf(manifest, /"start": "(.*)"/), expected);
+  assert.deepEqual(flagsOf(dockerfile, /^ENTRYPOINT (.*)$/m), expected);
+  assert.deepEqual(flagsOf(unit, /^ExecStart=(.*)$/m), expected);
+});
+
 describe('the systemd unit', () => {
   test('systemd accepts the unit', { skip: !has('systemd-analyze') && 'no systemd here' }, (context) => {
     const folder = temporaryFolder('unit');

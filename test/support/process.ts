@@ -151,7 +151,7 @@ function launch(
   stdin: 'ignore' | 'pipe' = 'ignore',
   program: string = main,
 ) {
-  const child = spawn(process.execPath, [program, ...args], {
+  const child = spawn(process.execPath, ['--max-semi-space-size=64', program, ...args], {
     env: environmentOf(env),
     stdio: [stdin, 'pipe', 'pipe'],
     // Not the folder in which the tests run: it may contain a `.env`.
