@@ -71,6 +71,8 @@ export interface GroupCommit<Job, Result> {
   submit(lane: number, job: Job, signal?: AbortSignal): Promise<Result>;
   /** Whether no job waits and no group is being committed. */
   readonly isIdle: boolean;
+  /** All jobs without a result, and how long the oldest group in flight has been committing. */
+  load(): Cost & { readonly committingMs: number };
   /** Per lane: the jobs that wait, and how long the oldest has waited. */
   waiting(): readonly { readonly items: number; readonly jobs: number; readonly oldestMs: number }[];
   /** Refuses new jobs and waits for those submitted. */
@@ -101,6 +103,15 @@ export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, 
     get isIdle() {
       return lanes.every((lane) => lane.isIdle);
     },
+    load() {
+      let outstanding = nothing;
+      let committingMs = 0;
+      for (const lane of lanes) {
+        outstanding = plus(outstanding, lane.outstanding);
+        committingMs = Math.max(committingMs, lane.committingMs());
+      }
+      return { ...outstanding, committingMs };
+    },
     waiting: () => lanes.map((lane) => lane.waiting()),
     async close() {
       closed = true;
@@ -123,6 +134,7 @@ interface Waiting<Job, Result> {
 
 /** A group in flight. */
 interface Group {
+  readonly since: number;
   isSent: boolean;
   /** Set while it waits for the other groups of its lane, or has the lane alone. */
   alone: PromiseWithResolvers<void> | undefined;
@@ -133,6 +145,7 @@ class Lane<Job, Result> {
   readonly #index: number;
   #queue: Waiting<Job, Result>[] = [];
   #queued: Cost = nothing;
+  #committing: Cost = nothing;
   /** In the order in which they began. */
   readonly #inFlight = new Set<Group>();
   #isScheduled = false;
@@ -145,6 +158,16 @@ class Lane<Job, Result> {
 
   get isIdle(): boolean {
     return this.#inFlight.size === 0 && !this.#isScheduled;
+  }
+
+  get outstanding(): Cost {
+    return plus(this.#queued, this.#committing);
+  }
+
+  /** How long the oldest group in flight has been committing. */
+  committingMs(): number {
+    for (const { since } of this.#inFlight) return performance.now() - since;
+    return 0;
   }
 
   async idle(): Promise<void> {
@@ -228,8 +251,11 @@ class Lane<Job, Result> {
 
   /** Commits one group. Never rejects: errors are results of the jobs. */
   async #run(jobs: readonly Waiting<Job, Result>[]): Promise<void> {
-    const group: Group = { isSent: false, alone: undefined };
+    const started = performance.now();
+    const group: Group = { since: started, isSent: false, alone: undefined };
     this.#inFlight.add(group);
+    const cost = jobs.reduce((sum, each) => plus(sum, each.cost), nothing);
+    this.#committing = plus(this.#committing, cost);
     const control: CommitControl = {
       lane: this.#index,
       sent: () => {
@@ -243,15 +269,15 @@ class Lane<Job, Result> {
         await group.alone.promise;
       },
     };
-    const started = performance.now();
     const { onGroup, trace } = this.#options;
-    const counts = { jobs: jobs.length, items: jobs.reduce((sum, each) => sum + each.cost.items, 0) };
+    const counts = { jobs: jobs.length, items: cost.items };
     if (trace === undefined) await this.#commit(jobs, control);
     else {
       const origins = jobs.map((each) => each.origin);
       await trace.around(origins, counts, () => this.#commit(jobs, control));
     }
     this.#inFlight.delete(group);
+    this.#committing = minus(this.#committing, cost);
     onGroup?.({
       ...counts,
       waitMs: started - (jobs[0]?.since ?? started),

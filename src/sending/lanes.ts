@@ -32,6 +32,10 @@ export interface LanesOptions {
   readonly held?: HeldChannels;
   /** Unset: see `defaultPipelineFrom`. */
   readonly pipelineFrom?: Cost;
+  /** Unset: see `defaultSpreadFrom`. */
+  readonly spreadFrom?: Cost;
+  /** Unset: see `defaultStalledMs`. */
+  readonly stalledMs?: number;
   readonly onGroup?: NonNullable<GroupCommitOptions<Batch, unknown>['onGroup']>;
   readonly trace?: GroupCommitOptions<Batch, unknown>['trace'];
 }
@@ -42,6 +46,17 @@ export interface LanesOptions {
  */
 const defaultPipelineFrom: Cost = { items: 500, bytes: 256 * 1024 };
 
+/**
+ * Messages, or their bytes, without a result from which on all lanes are used: about 20 ms of work
+ * for one lane. Below, one lane commits fewer and larger groups with less CPU, and no batch waits
+ * for the slowest of several lanes.
+ */
+const defaultSpreadFrom: Cost = { items: 1500, bytes: 1024 * 1024 };
+/** Part of that below which one lane is used again. */
+const gatherBelow = 1 / 3;
+/** All lanes are used while a group has been committing for this long, such as for a locked head. */
+const defaultStalledMs = 100;
+
 /** Appends batches through group commit. */
 export interface Lanes {
   readonly append: AppendBatch;
@@ -51,16 +66,26 @@ export interface Lanes {
 }
 
 /**
- * Assigns batches to lanes by a hash of their channels.
- *  1. The batches of a hot channel share commits in one lane instead of queueing for its row lock.
- *  2. A BEST_EFFORT batch is split by lane while other work is in flight. On an idle service it
- *     stays whole, since one commit costs less than one per lane.
+ * Assigns batches to lanes.
+ *  1. Under little load all batches go to the first lane, which commits them together.
+ *  2. Otherwise messages go to lanes by a hash of their channels: the batches of a hot channel share
+ *     commits in one lane instead of queueing for its row lock. A BEST_EFFORT batch is split.
  *  3. An ATOMIC batch is one transaction, in the lane of its first channel; its locks are taken in
  *     the global order.
+ * The lane of a channel decides about speed only: row locks number its messages.
  */
 export function createLanes(
   append: Append,
-  { lanes, maxWaitMs, held, pipelineFrom = defaultPipelineFrom, onGroup, trace }: LanesOptions,
+  {
+    lanes,
+    maxWaitMs,
+    held,
+    pipelineFrom = defaultPipelineFrom,
+    spreadFrom = defaultSpreadFrom,
+    stalledMs = defaultStalledMs,
+    onGroup,
+    trace,
+  }: LanesOptions,
 ): Lanes {
   const groups = createGroupCommit<Batch, readonly Outcome[]>({
     lanes,
@@ -76,14 +101,21 @@ export function createLanes(
     ...(onGroup === undefined ? {} : { onGroup }),
     trace,
   });
+  let isSpread = false;
+  const updateSpread = () => {
+    const { items, bytes, committingMs } = groups.load();
+    const load = Math.max(items / spreadFrom.items, bytes / spreadFrom.bytes);
+    isSpread = load >= (isSpread ? gatherBelow : 1) || committingMs > stalledMs;
+  };
   return {
     append(batch, signal) {
       const submit = (lane: number, part: Batch) =>
         held === undefined
           ? groups.submit(lane, part, signal)
           : held.submitAround(part, (each) => groups.submit(lane, each, signal), signal);
-      if (lanes === 1 || batch.atomic || batch.messages.length === 1 || groups.isIdle)
-        return submit(laneOf(batch.messages[0], lanes), batch);
+      updateSpread();
+      if (lanes === 1 || !isSpread) return submit(0, batch);
+      if (batch.atomic || batch.messages.length === 1) return submit(laneOf(batch.messages[0], lanes), batch);
       return submitByLane(submit, batch, lanes);
     },
     waiting: () => groups.waiting(),

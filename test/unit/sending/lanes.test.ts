@@ -176,6 +176,88 @@ describe('batches that share a group', () => {
   });
 });
 
+describe('the choice of lanes', () => {
+  /** Four lanes whose groups end when the test says so. */
+  function open(more: { readonly stalledMs?: number } = {}) {
+    const groups: { lane: number; keys: string[]; end: () => void }[] = [];
+    const append: Append = async (batches, control) => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const messages = batches.flatMap((batch) => batch.messages);
+      groups.push({ lane: control?.lane ?? -1, keys: messages.map((each) => each.clientMsgNo), end: resolve });
+      await promise;
+      let messageId = 0;
+      return batches.map((batch) => ({
+        status: 'fulfilled',
+        value: batch.messages.map((message) => ({ kind: 'accepted', message, messageId: ++messageId, messageSeq: 1 })),
+      }));
+    };
+    return {
+      groups,
+      lanes: createLanes(append, { lanes: 4, maxWaitMs: 60_000, spreadFrom: { items: 30, bytes: 1e6 }, ...more }),
+    };
+  }
+  const eventLoopTurn = () => new Promise((resolve) => setImmediate(resolve));
+  const batch = (name: string, more: Partial<Batch> = {}) =>
+    batchOf(
+      Array.from({ length: 10 }, (_, index) => draft(`channel-${index}`, `${name}-${index}`)),
+      more,
+    );
+
+  test('the first lane takes everything under little load, all lanes under more, and the first one again afterwards', async () => {
+    const { groups, lanes } = open();
+    const answers = [lanes.append(batch('a'))];
+    await eventLoopTurn();
+    answers.push(lanes.append(batch('b')), lanes.append(batch('c', { atomic: true })));
+    await eventLoopTurn();
+    assert.deepEqual(
+      groups.map(({ lane, keys }) => [lane, keys.length]),
+      [[0, 10]],
+    );
+    const split = batch('d');
+    answers.push(lanes.append(split), lanes.append(batch('e', { atomic: true })));
+    await eventLoopTurn();
+    const used = new Set(groups.slice(1).map(({ lane }) => lane));
+    assert.ok(used.size > 1, 'the fourth batch is split');
+    for (let ended = 0; ended < groups.length; ended++) {
+      groups[ended]?.end();
+      await eventLoopTurn();
+      await eventLoopTurn();
+    }
+    const [, , , parts = []] = await Promise.all(answers);
+    assert.deepEqual(
+      parts.map(({ message }) => message),
+      split.messages,
+      'its results are in its order',
+    );
+    const { length } = groups;
+    const last = lanes.append(batch('f'));
+    await eventLoopTurn();
+    assert.deepEqual(
+      groups.slice(length).map(({ lane, keys }) => [lane, keys.length]),
+      [[0, 10]],
+    );
+    groups.at(-1)?.end();
+    await last;
+    await lanes.close();
+  });
+
+  test('all lanes are used while a group does not end, whatever the load is', async () => {
+    const { groups, lanes } = open({ stalledMs: 0 });
+    const answers = [lanes.append(batch('a'))];
+    await eventLoopTurn();
+    answers.push(lanes.append(batch('b')));
+    await eventLoopTurn();
+    assert.ok(new Set(groups.map(({ lane }) => lane)).size > 1);
+    for (let ended = 0; ended < groups.length; ended++) {
+      groups[ended]?.end();
+      await eventLoopTurn();
+      await eventLoopTurn();
+    }
+    await Promise.all(answers);
+    await lanes.close();
+  });
+});
+
 describe('groups that are sent behind a running one', () => {
   let database: TestDatabase;
   /** Appends of groups in flight on the connections of the lanes, and the most there were. */
