@@ -33,7 +33,7 @@ export interface ContenderJob {
   readonly toPersons?: boolean;
   /** For grpc: connections; unset: 2. */
   readonly sessions?: number;
-  /** For grpc: counts a batch refused with UNAVAILABLE; unset: such a batch fails the run. */
+  /** For grpc and json: counts a batch refused with UNAVAILABLE; unset: it fails the run. */
   readonly mayRefuse?: boolean;
 }
 

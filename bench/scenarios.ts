@@ -14,7 +14,7 @@ import {
   type Variant,
 } from './measure.ts';
 import { besideMessageServers } from './message-servers.ts';
-import { twiceTheCapacity } from './overload.ts';
+import { closedLoops, costOfRefusal, twiceTheCapacity } from './overload.ts';
 import { peers } from './peers/index.ts';
 import { NotInstalled, type PeerServer } from './peers/peer.ts';
 import { fanOut, idleReaders, pageAgainstSelect, pages, readersUnderLoad, type ServedBench } from './reading.ts';
@@ -170,14 +170,37 @@ export const scenarios: readonly Scenario[] = [
     name: 'overload',
     title: 'Overload: at twice the capacity',
     words:
-      'Batches of 50 over gRPC, Zipf, 8 connections. The capacity is the rate of the service with 128 in flight; then batches arrive at random (Poisson) at that rate and at twice that rate, whether or not earlier ones were answered: with the default OVERLOAD_WAIT (150 ms), with 500 ms, and without load shedding (one day), where only full lanes refuse. Response times count from when a batch was due.',
+      'Batches of 50 over gRPC, Zipf, 8 connections. The capacity is the rate of the service with 128 in flight; then batches arrive at random (Poisson) at that rate and at twice that rate, whether or not earlier ones were answered: with the default OVERLOAD_WAIT (1 s), with 250 ms, and without load shedding (one day), where only full lanes refuse. Response times count from when a batch was due.',
     measure: async (machine, pairs) =>
-      await withService(machine, {}, async (guarded, pid) =>
-        withService(machine, { OVERLOAD_WAIT: '500' }, async (patient) =>
+      await withService(machine, { OVERLOAD_WAIT: '1000' }, async (guarded, pid) =>
+        withService(machine, { OVERLOAD_WAIT: '250' }, async (brief) =>
           withService(machine, { OVERLOAD_WAIT: '86400000' }, async (open) =>
-            twiceTheCapacity(machine, { guarded, patient, open }, pairs, () => residentMegabytes(pid)),
+            twiceTheCapacity(machine, { guarded, brief, open }, pairs, () => residentMegabytes(pid)),
           ),
         ),
+      ),
+  },
+  {
+    name: 'overload-closed',
+    title: 'Overload: closed loops on a slowed machine',
+    words:
+      'The service at niceness 5 beside one busy loop per core, which leaves it about a quarter of a core; 250 batches in flight, to channels that exist (distinct) and to new ones. Refused must be 0.',
+    measure: async (machine, pairs) =>
+      // On a machine that is slow enough, 250 batches of 1,000 take longer than the default of 30 s.
+      await withService(machine, { OVERLOAD_WAIT: '1000', REQUEST_TIMEOUT: '300000' }, async (contender, pid) =>
+        closedLoops(machine, contender, pid, pairs),
+      ),
+  },
+  {
+    name: 'overload-refusal',
+    title: 'Overload: the cost of a refusal',
+    words:
+      'The CPU of the service per refused single while the store waits for a lock, against that of a stored single, each with 64 in flight (gRPC on 8 connections, JSON on 64).',
+    measure: async (machine, pairs) =>
+      await withService(
+        machine,
+        { OVERLOAD_WAIT: '1000', REQUEST_TIMEOUT: '60000', LOCK_TIMEOUT: '60000', STATEMENT_TIMEOUT: '60000' },
+        async (contender, pid) => costOfRefusal(machine, contender, () => cpuOfTree(pid), pairs),
       ),
   },
   {

@@ -56,6 +56,8 @@ export interface Workload {
   readonly seed: number;
   /** The share of messages that repeat an earlier one of the same workload. */
   readonly duplicates: number;
+  /** Every message goes to a channel that does not exist yet. */
+  readonly newChannels?: boolean;
 }
 
 /** A message of a workload: the rank of its channel, and the draft. */
@@ -81,7 +83,7 @@ export function batchesOf(workload: Workload): Work[][] {
       header: { noPersist: 0, redDot: 1, syncOnce: 0 },
       clientMsgNo: `${String(workload.seed).padStart(10, '0')}-${String(sent.length).padStart(12, '0')}-0123456789ab`,
       fromUid: `user-${String(rank % 1000).padStart(6, '0')}-0123456789abcdef0123`,
-      channelId: channelIdOf(rank),
+      channelId: workload.newChannels ? `new-${workload.seed}-${sent.length}` : channelIdOf(rank),
       channelType,
       expire: 0,
       payload,

@@ -112,10 +112,18 @@ export const limits = {
   groupMessages: 4000,
   /** Bytes per group commit. */
   groupBytes: 4 * 1024 * 1024,
-  /** Messages that wait in a lane: one second at 15,000 messages per second. */
-  laneMessages: 16_000,
+  /**
+   * Sending calls in flight per process that are never refused as OVERLOADED: as many as an HTTP/2
+   * connection has streams.
+   */
+  calmCalls: 250,
+  /**
+   * Messages that wait in a lane: the largest batch of each such call, all to one channel. Load
+   * shedding refuses what would wait too long.
+   */
+  laneMessages: 250_000,
   /** Bytes that wait in a lane. */
-  laneBytes: 64 * 1024 * 1024,
+  laneBytes: 128 * 1024 * 1024,
   /** Webhooks. */
   webhooks: 100,
   /** Messages per webhook POST. */
@@ -147,6 +155,10 @@ assertRelation(limits.batchMessagesAdvised <= limits.batchMessages, 'batchMessag
 assertRelation(limits.batchMessages <= limits.idsPerBlock, 'batchMessages <= idsPerBlock (one block numbers a batch)');
 assertRelation(limits.groupMessages <= limits.idsPerBlock, 'groupMessages <= idsPerBlock (one block numbers a group)');
 assertRelation(limits.batchMessages <= limits.groupMessages, 'batchMessages <= groupMessages');
+assertRelation(
+  limits.calmCalls * limits.batchMessages <= limits.laneMessages,
+  'calmCalls * batchMessages <= laneMessages (a full lane refuses none of them)',
+);
 assertRelation(limits.requestBytes <= limits.laneBytes, 'requestBytes <= laneBytes');
 assertRelation(limits.requestBytes * 8 <= limits.bodiesBytes, 'requestBytes * 8 <= bodiesBytes');
 assertRelation(limits.batchChannels === limits.batchMessages, 'batchChannels === batchMessages');

@@ -7,9 +7,19 @@ import { connect, type Socket } from 'node:net';
 export interface HttpClient {
   /** Encodes a request; a body is posted. */
   requestOf(path: string, body?: object): Buffer;
-  /** Resolves with the body of the answer; rejects unless its status is 200. */
+  /** Resolves with the body of the answer; rejects with an HttpError unless its status is 200. */
   ask(request: Buffer): Promise<string>;
   close(): void;
+}
+
+/** An answer whose status is not 200. */
+export class HttpError extends Error {
+  readonly status: number;
+
+  constructor(status: number, body: string) {
+    super(`${status} … ${body.slice(0, 300)}`);
+    this.status = status;
+  }
 }
 
 export function createHttpClient(url: string): HttpClient {
@@ -31,9 +41,10 @@ export function createHttpClient(url: string): HttpClient {
     async ask(request) {
       const socket = free.pop() ?? open();
       socket.write(request);
-      const answer = await answerOf(socket);
+      const { status, body } = await answerOf(socket);
       free.push(socket);
-      return answer;
+      if (status !== 200) throw new HttpError(status, body);
+      return body;
     },
     close() {
       for (const socket of sockets) socket.destroy();
@@ -56,8 +67,8 @@ export async function inParallel<T>(
   await Promise.all(Array.from({ length: warmUpInFlight }, worker));
 }
 
-/** Reads one answer, with a Content-Length or in chunks; returns its body. */
-async function answerOf(socket: Socket): Promise<string> {
+/** Reads one answer, with a Content-Length or in chunks. */
+async function answerOf(socket: Socket): Promise<{ status: number; body: string }> {
   return await new Promise((resolve, reject) => {
     let text = '';
     const done = (end: () => void) => {
@@ -72,9 +83,7 @@ async function answerOf(socket: Socket): Promise<string> {
       if (head === -1) return;
       const length = /content-length: (\d+)/i.exec(text)?.[1];
       if (length === undefined ? !text.endsWith('\r\n0\r\n\r\n') : text.length < head + 4 + Number(length)) return;
-      if (!text.startsWith('HTTP/1.1 200'))
-        return done(() => reject(new Error(`${text.slice(0, 30)} … ${text.slice(head, head + 300)}`)));
-      done(() => resolve(text.slice(head + 4)));
+      done(() => resolve({ status: Number(text.slice('HTTP/1.1 '.length).slice(0, 3)), body: text.slice(head + 4) }));
     };
     socket.on('data', onData).on('error', onEnd).on('close', onEnd);
   });

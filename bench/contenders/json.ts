@@ -1,6 +1,6 @@
 import type { Contender, ContenderJob } from '../contender.ts';
 import { batchesOf, type Work } from '../workload.ts';
-import { createHttpClient, inParallel } from './http.ts';
+import { createHttpClient, HttpError, inParallel } from './http.ts';
 
 /** Sends over the JSON route: as an array of messages, or as one message to many persons. */
 export async function openJson(job: ContenderJob): Promise<Contender> {
@@ -24,7 +24,11 @@ export async function openJson(job: ContenderJob): Promise<Contender> {
     async send(index) {
       const request = requests[index];
       if (request === undefined) throw new Error(`no batch ${index}`);
-      const answer = await client.ask(request);
+      const answer = await client.ask(request).catch((error: unknown) => {
+        if (job.mayRefuse && error instanceof HttpError && error.status === 503) return undefined;
+        throw error;
+      });
+      if (answer === undefined) return 'refused';
       if (job.toPersons) {
         if (!answer.includes('"fail_uids":[]')) throw new Error(answer.slice(0, 300));
         return { stored: job.workload.batchMessages, duplicates: 0 };

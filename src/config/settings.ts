@@ -273,9 +273,9 @@ export const schema = {
     env: 'DRAIN_DELAY',
   },
   overloadWait: {
-    doc: 'Milliseconds that a sending call may take longer than on an idle service. Above that, new calls are refused as OVERLOADED until the others stay within it.',
+    doc: 'Milliseconds that a sending call may wait. While calls wait longer, new ones are refused as OVERLOADED; up to 250 calls in flight per process are never refused.',
     format: 'milliseconds',
-    default: 150,
+    default: 1000,
     env: 'OVERLOAD_WAIT',
   },
   shutdownGrace: {

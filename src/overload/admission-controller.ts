@@ -1,19 +1,25 @@
 // Admission control: refuses calls while refusing is cheap, when more arrives than can be done in
 // time.
 //
-// Work queues in two places, each with a controller of its own, sampled every 100 ms:
-//  1. Before the event loop, where calls are not counted yet: its delay (the shorter of two
-//     samples, so that a single pause refuses nothing) drives the share of calls that PIE refuses
-//     (pie.ts).
-//  2. Inside: calls that send are limited to as many as end in time, by Little's law over the calls
-//     that ended lately.
-// An event loop iteration reads megabytes from each connection without a sample in between: the
-// calls of one iteration may take half of the wait, the rest of them is refused. One probe per
-// second is always admitted, so that a stall is noticed to be over.
+//  1. Calls that send are counted from when their bodies are complete. `calmCalls` of them in
+//     flight are always admitted: closed loops of 250 callers on a slow machine wait, and are not
+//     refused. Above that, as many as end in time (Little's law, concurrency-limit.ts).
+//  2. Reads and streams have no limit of their number. A share of them is refused that rises with
+//     the delay of the event loop (random early detection), the shorter of two samples, so that a
+//     single pause refuses nothing.
+//  3. The delay of the event loop, or of its iteration so far if that is longer, counts as time that
+//     a sending call has waited already: one iteration reads megabytes without a sample in between.
+//  4. One probe per second is admitted above the limit, so that the end of a stall is noticed.
+//
+// Why not PIE for sends, as before: its share is refused of any load, so it refused calls of 128
+// callers who wait for each other on a slow machine (86 %). A limit of calls in flight cannot refuse
+// fewer callers than it. CoDel drops calls after they have waited; these must be refused at once.
+// A gradient limit (Netflix concurrency-limits) searches for the limit with the least wait; here the
+// wait is given, and the measured rate yields the limit without a search.
 
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { ServiceError } from '../messages/service-error.ts';
-import { concurrencyLimit, fewCalls, nextShare, type ServiceRate } from './pie.ts';
+import { calmCalls, concurrencyLimit, refusedShare, type ServiceRate } from './concurrency-limit.ts';
 
 /**
  * Kinds of calls. Calls that send are counted while in flight; others may be streams, or take as
@@ -45,7 +51,7 @@ export interface AdmissionController {
 }
 
 export interface OverloadOptions {
-  /** Milliseconds that a call may take beyond its duration on an idle service. */
+  /** Milliseconds that a call above `calmCalls` may wait. */
   readonly waitMs: number;
   /**
    * Called every few seconds while calls are refused, and once when none was refused for a second.
@@ -55,133 +61,117 @@ export interface OverloadOptions {
 
 /** Time between samples. */
 const sampleMs = 100;
-/** Samples kept of calls that ended: one second. */
+/** Samples over which the rate is measured: one second, since calls end in groups. */
 const samplesKept = 10;
-/** Samples whose median is the current duration of a call. */
+/** Samples with stored calls whose median is the current duration of a call. */
 const usualSamples = 3;
-/** Samples over which a rate is measured: calls end in groups, a few per sample. */
-const rateSamples = 5;
-/**
- * Samples for which the quickest call is remembered, up to twice as long: the network to the
- * database may change.
- */
-const quickestSamples = 3000;
 /** Time between probes, which are admitted regardless: they notice that the store works again. */
 const probeMs = 1000;
-/**
- * Calls of one event loop iteration that are always admitted: as many as a connection has streams.
- */
-const iterationCalls = 250;
+/** Up to this many reads and streams per sample and its predecessor are never refused. */
+const fewReads = 16;
 /** Resolution of the event loop delay. */
 const delayResolutionMs = 20;
 /** Time between reports. */
 const reportMs = 5000;
+/** Time without a refusal after which the remaining ones are reported. */
+const quietMs = 1000;
 
 /** Starts sampling. */
 export function startAdmissionController({ waitMs, onShed }: OverloadOptions): AdmissionController {
-  const rate = createRateMeter();
+  const meter = createRateMeter();
   const loopDelay = monitorEventLoopDelay({ resolution: delayResolutionMs });
   loopDelay.enable();
   /** The last sample of the event loop's delay, and the shorter one of it and its predecessor. */
-  let late: readonly [number, number] = [0, 0];
-  /** Share of arriving calls to refuse because of the delay. */
-  let share = 0;
-  /** When the first call of this event loop iteration arrived, and how many did. */
+  let lastLateMs = 0;
+  let lateMs = 0;
+  let rate: ServiceRate = { usualMs: 0, perSecond: 0 };
+  /** When the first call of this event loop iteration arrived. */
   let iterationSince: number | undefined;
-  let iterationArrived = 0;
   /** When the last probe was admitted. */
-  let probed = Number.NEGATIVE_INFINITY;
-  /** Calls since the last sample, and in the one before. */
-  let arrived = 0;
-  let arrivedBefore = 0;
-  /** Calls that send and are in flight with a complete body, and the limit of them. */
+  let probedAt = Number.NEGATIVE_INFINITY;
+  /** Reads and streams since the last sample, and in the one before. */
+  let reads = 0;
+  let readsBefore = 0;
+  /** Calls that send and are in flight with a complete body. */
   let inFlight = 0;
-  let limit = Number.POSITIVE_INFINITY;
-  /** Calls since the last report, and those of them refused: now, and at the last sample. */
+  /** Calls since the last report, and those of them refused. */
   let asked = 0;
   let refused = 0;
-  let refusedBefore = 0;
-  /** Samples since the last refusal. */
-  let calmSamples = 0;
-  let reported = 0;
+  let refusedAt = 0;
+  let reportedAt = 0;
 
-  const sample = () => {
+  const timer = setInterval(() => {
     // An iteration longer than a sample may not have been recorded yet.
-    const lateMs = loopDelay.count > 0 ? Math.max(0, loopDelay.percentile(50) / 1e6 - delayResolutionMs) : late[0];
+    const nowLateMs =
+      loopDelay.count > 0 ? Math.max(0, loopDelay.percentile(50) / 1e6 - delayResolutionMs) : lastLateMs;
     loopDelay.reset();
-    const shorter = Math.min(lateMs, late[0]);
-    share = nextShare(share, { now: shorter, before: late[1] }, waitMs);
-    late = [lateMs, shorter];
-    arrivedBefore = arrived;
-    arrived = 0;
-    const known = rate.sample(Math.max(0, inFlight));
-    limit = concurrencyLimit(known, waitMs);
-    report(lateMs + known.usualMs);
-  };
-  const timer = setInterval(sample, sampleMs).unref();
+    lateMs = Math.min(nowLateMs, lastLateMs);
+    lastLateMs = nowLateMs;
+    readsBefore = reads;
+    reads = 0;
+    rate = meter.sample(inFlight > 0);
+    report();
+  }, sampleMs).unref();
 
-  function report(tookMs: number): void {
-    calmSamples = refused > refusedBefore ? 0 : calmSamples + 1;
-    if (refused > 0 && (calmSamples >= samplesKept || performance.now() - reported > reportMs)) {
-      onShed({ refused, share: refused / asked, waitMs: Math.round(tookMs) });
-      reported = performance.now();
+  function report(): void {
+    const now = performance.now();
+    if (refused > 0 && (now - refusedAt > quietMs || now - reportedAt > reportMs)) {
+      const usualMs = Number.isFinite(rate.usualMs) ? rate.usualMs : waitMs;
+      onShed({ refused, share: refused / asked, waitMs: Math.round(lateMs + usualMs) });
+      reportedAt = now;
       refused = 0;
     }
-    refusedBefore = refused;
     if (refused === 0) asked = 0;
   }
 
-  /** Whether the calls of this iteration have used up their time. */
-  function isIterationFull(): boolean {
-    iterationArrived++;
-    if (iterationSince !== undefined)
-      return iterationArrived > iterationCalls && performance.now() - iterationSince > waitMs / 2;
+  /** Length of this event loop iteration so far: how late its last calls are at least. */
+  function iterationMs(): number {
+    if (iterationSince !== undefined) return performance.now() - iterationSince;
     iterationSince = performance.now();
     setImmediate(() => {
       iterationSince = undefined;
-      iterationArrived = 0;
     });
-    return false;
+    return 0;
   }
 
   function isFull(): boolean {
-    return inFlight >= limit;
+    return inFlight >= calmCalls && inFlight >= concurrencyLimit(rate, Math.max(lateMs, iterationMs()), waitMs);
   }
 
   function isProbe(): boolean {
-    if (performance.now() - probed < probeMs) return false;
-    probed = performance.now();
+    const now = performance.now();
+    if (now - probedAt < probeMs) return false;
+    probedAt = now;
     return true;
   }
 
+  function refuse(): undefined {
+    refused++;
+    refusedAt = performance.now();
+  }
+
   function begin(isProbing: boolean): (() => void) | undefined {
-    if (!isProbing && isFull()) {
-      refused++;
-      return undefined;
-    }
+    if (!isProbing && isFull()) return refuse();
     inFlight++;
     return () => {
       inFlight--;
-      rate.ended();
+      meter.ended();
     };
   }
 
   return {
     admit(load) {
-      arrived++;
       asked++;
-      const iterationIsFull = isIterationFull();
-      if (arrived + arrivedBefore > fewCalls && (iterationIsFull || Math.random() < share)) {
-        refused++;
-        return undefined;
+      iterationMs();
+      if (load === 'other') {
+        reads++;
+        const isFew = reads + readsBefore <= fewReads;
+        return isFew || Math.random() >= refusedShare(lateMs, waitMs) ? () => () => {} : refuse();
       }
-      if (load !== 'send') return () => () => {};
       if (!isFull()) return () => begin(false);
-      if (isProbe()) return () => begin(true);
-      refused++;
-      return undefined;
+      return isProbe() ? () => begin(true) : refuse();
     },
-    stored: rate.stored,
+    stored: meter.stored,
     aside() {
       inFlight--;
       return () => {
@@ -196,34 +186,13 @@ export function startAdmissionController({ waitMs, onShed }: OverloadOptions): A
 }
 
 /** Measures how many calls end per second, and how long they take. */
-function createRateMeter(): { ended(): void; stored(ms: number): void; sample(inFlight: number): ServiceRate } {
-  /** Ends per sample, their durations, and the length of the sample. */
-  const before: { readonly ends: number; readonly tookMs: readonly number[]; readonly ms: number }[] = [];
+function createRateMeter(): { ended(): void; stored(ms: number): void; sample(isBusy: boolean): ServiceRate } {
+  /** The last samples: calls that ended, durations of those that were stored, its length. */
+  const samples: { readonly ends: number; readonly tookMs: readonly number[]; readonly ms: number }[] = [];
   let ends = 0;
   let tookMs: number[] = [];
   let sampledAt = performance.now();
-  /** When a call ended last, or none was in flight. */
-  let lastEnd = sampledAt;
-  let samples = 0;
-  let quickest: readonly [number, number] = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
-
-  /**
-   * The best rate of a few consecutive samples: a mean would call a service slow that was idle
-   * until now.
-   */
-  function perSecond(): number {
-    let best = 0;
-    for (let end = rateSamples; end <= before.length; end++) {
-      const some = before.slice(end - rateSamples, end);
-      const sum = some.reduce((all, each) => ({ ends: all.ends + each.ends, ms: all.ms + each.ms }), {
-        ends: 0,
-        ms: 0,
-      });
-      best = Math.max(best, (sum.ends * 1000) / sum.ms);
-    }
-    return best;
-  }
-
+  let idleAt = sampledAt;
   return {
     ended() {
       ends++;
@@ -231,23 +200,22 @@ function createRateMeter(): { ended(): void; stored(ms: number): void; sample(in
     stored(ms) {
       tookMs.push(ms);
     },
-    sample(inFlight) {
+    sample(isBusy) {
       const now = performance.now();
-      if (ends > 0 || inFlight === 0) lastEnd = now;
-      if (before.push({ ends, tookMs, ms: now - sampledAt }) > samplesKept) before.shift();
+      if (ends > 0 || !isBusy) idleAt = now;
+      if (samples.push({ ends, tookMs, ms: now - sampledAt }) > samplesKept) samples.shift();
       sampledAt = now;
       ends = 0;
       tookMs = [];
-      const took = before
+      const took = samples
+        .filter((each) => each.tookMs.length > 0)
         .slice(-usualSamples)
         .flatMap((each) => each.tookMs)
         .sort((a, b) => a - b);
-      const [least = Number.POSITIVE_INFINITY] = took;
-      quickest = ++samples % quickestSamples === 0 ? [least, quickest[0]] : [Math.min(quickest[0], least), quickest[1]];
-      // When no call ended for a second, calls take at least that long.
-      const stalledMs = now - lastEnd;
-      const usualMs = took[took.length >> 1] ?? (stalledMs < samplesKept * sampleMs ? 0 : stalledMs);
-      return { quickestMs: Math.min(...quickest), usualMs, perSecond: perSecond() };
+      const sum = (of: 'ends' | 'ms') => samples.reduce((total, each) => total + each[of], 0);
+      const isStalled = now - idleAt >= samplesKept * sampleMs;
+      const usualMs = took[took.length >> 1] ?? (isStalled ? Number.POSITIVE_INFINITY : 0);
+      return { usualMs, perSecond: (sum('ends') * 1000) / sum('ms') };
     },
   };
 }

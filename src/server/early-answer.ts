@@ -16,7 +16,8 @@ interface Answer {
   readonly status: number;
   /** Without a content-type, which then is the request's. */
   readonly headers: Headers;
-  readonly body?: Uint8Array;
+  /** As text where it is text: Node writes it together with the headers, in one piece. */
+  readonly body?: string | Uint8Array;
 }
 
 /**
@@ -39,13 +40,16 @@ export function earlyAnswers(error: ConnectError, httpStatus?: number): EarlyAns
   setPushback(trailers, error);
   const json = new Headers(error.metadata);
   json.set('content-type', 'application/json');
-  const bytes = (value: unknown) => Buffer.from(JSON.stringify(value));
   const endOfStream = endStreamToJson(error.metadata, error, { registry: detailRegistry });
-  const jsonAnswer = { status, headers: json, body: bytes(body) };
+  const jsonAnswer = { status, headers: json, body: JSON.stringify(body) };
   return {
     grpc: { status: 200, headers: trailers },
-    stream: { status: 200, headers: new Headers(), body: encodeEnvelope(endStreamFlag, bytes(endOfStream)) },
-    connect: { status, headers: json, body: bytes(errorToJson(error, { registry: detailRegistry })) },
+    stream: {
+      status: 200,
+      headers: new Headers(),
+      body: encodeEnvelope(endStreamFlag, Buffer.from(JSON.stringify(endOfStream))),
+    },
+    connect: { status, headers: json, body: JSON.stringify(errorToJson(error, { registry: detailRegistry })) },
     events: canRetry(error) ? eventAnswer(error) : jsonAnswer,
     json: jsonAnswer,
   };
@@ -54,7 +58,7 @@ export function earlyAnswers(error: ConnectError, httpStatus?: number): EarlyAns
 function eventAnswer(error: ConnectError): Answer {
   const headers = new Headers(error.metadata);
   for (const [name, value] of Object.entries(sseHeaders)) headers.set(name, value);
-  return { status: 200, headers, body: Buffer.from(toSseError(error)) };
+  return { status: 200, headers, body: toSseError(error) };
 }
 
 /** Refuses a request in its protocol before its body is read. */

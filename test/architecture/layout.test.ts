@@ -83,7 +83,7 @@ const pure = [
   'moderation/keyword-automaton.ts',
   'moderation/payload-normalize.ts',
   'moderation/rules.ts',
-  'overload/pie.ts',
+  'overload/concurrency-limit.ts',
   'rpc/validation-messages.ts',
   'sending/group-layout.ts',
   'templates/plain-template.ts',

@@ -7,6 +7,7 @@ import pg from 'pg';
 import { ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { calmCalls } from '../../src/overload/concurrency-limit.ts';
 import { createDatabase } from '../support/database.ts';
 import { openFaultProxy } from '../support/fault-proxy.ts';
 import { jsonCaller } from '../support/json.ts';
@@ -49,14 +50,17 @@ describe('overload', () => {
     await holder.query('begin');
     await holder.query('select from sendbatch.channel_head for update');
     const admitted: Promise<Answer>[] = [];
-    // All wait for the lock: after a second without a finished call, few more are admitted.
-    let refused = 0;
-    await until('a call is refused', async () => {
+    // All wait for the lock: after a second without a finished call, few more than the calm ones are
+    // admitted.
+    const sendNext = () => {
       const sending = protocolClient.send({ messages: [draftTo('busy', String(admitted.length))] });
       admitted.push(sending);
-      const soon = await Promise.race([sending, delay(50)]);
-      if (soon !== undefined) refused++;
-      return refused > 0;
+      return sending;
+    };
+    while (admitted.length < calmCalls) void sendNext();
+    await until('a call is refused', async () => {
+      const soon = await Promise.race([sendNext(), delay(50)]);
+      return soon !== undefined;
     });
     const sent = admitted.length;
     await until('every call is refused', async () => {
@@ -157,6 +161,36 @@ describe('overload', () => {
       assert.deepEqual([...outcomes].sort(), ['call: INVALID_FIELD', 'ok'], `after a pause of ${pauseMs} ms`);
       break;
     }
+  });
+
+  test('more calls at once than end in time are refused, none of which is stored', async () => {
+    const service = await startService({ overloadWaitMs: loopPatienceMs });
+    // A connection has at most 250 streams.
+    const senders = Array.from({ length: 4 }, () => clientOf(service, 'gRPC, connect-node'));
+    const stored: string[] = [];
+    const refused: string[] = [];
+    await until('some are refused, some stored', async () => {
+      const round = stored.length + refused.length;
+      await Promise.all(
+        Array.from({ length: 800 }, async (_, index) => {
+          const key = `${round}-${index}`;
+          const messages = Array.from({ length: 10 }, (_, at) => draftTo(`crowd-${at}`, `${key}-${at}`));
+          const answer = said(await (senders[index % senders.length] as ProtocolClient).send({ messages }));
+          if (answer === 'call: OVERLOADED') refused.push(key);
+          else {
+            assert.deepEqual(new Set(answer.split(' ')), new Set(['ok']));
+            stored.push(key);
+          }
+        }),
+      );
+      return refused.length > 0 && stored.length > 0;
+    });
+    const rows = await readAll(service.databaseUrl);
+    const keys = new Set(rows.map((row) => row.key.slice(0, row.key.lastIndexOf('-'))));
+    assert.deepEqual([...keys].sort(), stored.sort());
+    assert.equal(rows.length, 10 * stored.length);
+    await assertSound(service.databaseUrl);
+    await service.stop();
   });
 
   test('an overloaded process also refuses reads and streams, each in the format of its protocol', async () => {

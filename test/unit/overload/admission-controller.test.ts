@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type AdmissionController, startAdmissionController } from '../../../src/overload/admission-controller.ts';
-import { fewCalls } from '../../../src/overload/pie.ts';
+import { calmCalls } from '../../../src/overload/concurrency-limit.ts';
 import { until } from '../../support/watch.ts';
 
 /** Requests admission for a call whose body has arrived. */
@@ -28,7 +28,7 @@ test('when the store stops answering, few calls are admitted, then one per secon
     };
     // One at a time: a call after a second without results is not a burst.
     await until('a call is refused', ask);
-    assert.ok(here.length >= fewCalls, `${here.length} are here`);
+    assert.ok(here.length >= calmCalls, `${here.length} are here`);
     const before = here.length;
     const since = performance.now();
     for (let more = 0; more < 300; more++, await delay(10)) ask();
@@ -67,14 +67,33 @@ test('calls whose bodies do not arrive are not counted: others are admitted, how
   }
 });
 
-test('250 calls of one event-loop tick are admitted, however long the tick takes', () => {
-  const overload = startAdmissionController({ waitMs: 50, onShed: () => {} });
-  try {
-    for (let count = 0; count < 250; count++) {
-      assert.ok(overload.admit('other') !== undefined, `call ${count}`);
-      const end = performance.now() + 1;
-      while (performance.now() < end);
+for (const load of ['send', 'other'] as const)
+  test(`250 calls of one event-loop tick are admitted, however long the tick takes (${load})`, () => {
+    const overload = startAdmissionController({ waitMs: 50, onShed: () => {} });
+    try {
+      for (let count = 0; count < 250; count++) {
+        assert.ok(overload.admit(load)?.() !== undefined, `call ${count}`);
+        const end = performance.now() + 1;
+        while (performance.now() < end);
+      }
+    } finally {
+      overload.stop();
     }
+  });
+
+test('of the calls that one long event-loop tick brings, those beyond the calm ones are refused', async () => {
+  const overload = startAdmissionController({ waitMs: 100, onShed: () => {} });
+  try {
+    const end = performance.now() + 150;
+    let admitted = 0;
+    let refused = 0;
+    while (performance.now() < end || refused === 0) {
+      if (admitted + refused >= 2 * calmCalls && performance.now() < end) continue;
+      if (call(overload) === undefined) refused++;
+      else admitted++;
+    }
+    assert.ok(admitted >= calmCalls, `${admitted} are admitted`);
+    assert.ok(refused > 0);
   } finally {
     overload.stop();
   }

@@ -6,13 +6,15 @@ import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { MessageService } from '../../../gen/sendbatch/v1/message_service_pb.ts';
 import { startAdmissionController } from '../../../src/overload/admission-controller.ts';
-import { fewCalls } from '../../../src/overload/pie.ts';
+import { calmCalls } from '../../../src/overload/concurrency-limit.ts';
 import { isGone, RequestContext, type Response } from '../../../src/rpc/request-context.ts';
 import { createLoadShedding } from '../../../src/server/load-shedding.ts';
 import { listen } from '../../../src/server/port.ts';
 
 /** More than are admitted while none ends. */
-const uploads = 2 * fewCalls;
+const uploads = 2 * calmCalls;
+/** Fewer than a connection may have streams. */
+const uploadsPerSession = 200;
 
 for (const protocol of ['HTTP/1.1', 'HTTP/2'] as const)
   test(`calls whose callers have disconnected do not count for load shedding over ${protocol}`, async () => {
@@ -69,12 +71,14 @@ function uploadHttp1(port: number): () => void {
 }
 
 function uploadHttp2(url: string): () => void {
-  const session = http2.connect(url);
-  session.on('error', () => {});
+  const sessions = Array.from({ length: Math.ceil(uploads / uploadsPerSession) }, () => http2.connect(url));
+  for (const session of sessions) session.on('error', () => {});
   for (let index = 0; index < uploads; index++)
-    session
-      .request({ ':method': 'POST' })
+    sessions[Math.floor(index / uploadsPerSession)]
+      ?.request({ ':method': 'POST' })
       .on('error', () => {})
       .write('part');
-  return () => session.destroy();
+  return () => {
+    for (const session of sessions) session.destroy();
+  };
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { concurrencyLimit, fewCalls, nextShare } from '../../../src/overload/pie.ts';
+import { calmCalls, concurrencyLimit, refusedShare } from '../../../src/overload/concurrency-limit.ts';
 
 const targetMs = 500;
 const lookMs = 100;
@@ -12,14 +12,12 @@ const lookMs = 100;
 function simulate(seconds: number, loadAt: (second: number) => number) {
   let share = 0;
   let waitMs = 0;
-  let before = 0;
   const samples: { share: number; waitMs: number; done: number }[] = [];
   for (let at = 0; at < seconds * 1000; at += lookMs) {
     const work = waitMs + loadAt(at / 1000) * lookMs * (1 - share);
     const done = Math.min(lookMs, work);
     waitMs = work - done;
-    share = nextShare(share, { now: waitMs, before }, targetMs);
-    before = waitMs;
+    share = refusedShare(waitMs, targetMs);
     samples.push({ share, waitMs, done: done / lookMs });
   }
   return samples;
@@ -54,7 +52,7 @@ describe('the share of refused calls', () => {
   test('the share of refused calls is 1 when nothing completes any more, and stays between 0 and 1', () => {
     let share = 0;
     for (let waitMs = 0; waitMs < 10_000; waitMs += 100) {
-      share = nextShare(share, { now: waitMs, before: waitMs - 100 }, targetMs);
+      share = refusedShare(waitMs, targetMs);
       assert.ok(share >= 0 && share <= 1);
     }
     assert.equal(share, 1);
@@ -62,7 +60,7 @@ describe('the share of refused calls', () => {
 });
 
 describe('the concurrency limit', () => {
-  const waitMs = 150;
+  const waitMs = 1000;
 
   /**
    * A service that completes at most `perSecond` calls per second, one after the other and each in
@@ -74,7 +72,6 @@ describe('the concurrency limit', () => {
     const queue: number[] = [];
     let ended: { at: number; tookMs: number }[] = [];
     let most = Number.POSITIVE_INFINITY;
-    let quickestMs = Number.POSITIVE_INFINITY;
     let came = 0;
     let done = 0;
     const samples: { most: number; here: number; tookMs: number; refused: number; endedPerSecond: number }[] = [];
@@ -88,13 +85,12 @@ describe('the concurrency limit', () => {
       for (; done >= 1 && queue.length > 0 && at - (queue[0] ?? at) >= aloneMs; done--)
         ended.push({ at, tookMs: at - (queue.shift() ?? at) });
       if (at % 100 !== 0) continue;
-      ended = ended.filter((each) => at - each.at <= 500);
+      ended = ended.filter((each) => at - each.at <= 1000);
       const now = ended.filter((each) => at - each.at <= 300).map((each) => each.tookMs);
       now.sort((a, b) => a - b);
-      quickestMs = Math.min(quickestMs, now[0] ?? quickestMs);
       const usualMs = now[now.length >> 1] ?? 0;
-      most = concurrencyLimit({ quickestMs, usualMs, perSecond: ended.length * 2 }, waitMs);
-      samples.push({ most, here: queue.length, tookMs: usualMs, refused, endedPerSecond: ended.length * 2 });
+      most = concurrencyLimit({ usualMs, perSecond: ended.length }, 0, waitMs);
+      samples.push({ most, here: queue.length, tookMs: usualMs, refused, endedPerSecond: ended.length });
       refused = 0;
     }
     return samples;
@@ -111,7 +107,7 @@ describe('the concurrency limit', () => {
     for (const perSecond of [900, 40]) {
       test(`the concurrency limit at ${load} times the ${perSecond} completions per second is what can complete in time`, () => {
         const samples = simulate(20, perSecond, 3, () => load * perSecond).slice(100);
-        const longestMs = Math.max(waitMs + 2 * 3, (fewCalls * 1000) / perSecond);
+        const longestMs = Math.max(0.75 * waitMs, (calmCalls * 1000) / perSecond);
         assert.ok(Math.abs(mean(samples.map((sample) => sample.tookMs)) - longestMs) < longestMs / 4);
         assert.ok(
           mean(samples.map((sample) => sample.endedPerSecond)) > 0.95 * perSecond,
@@ -127,11 +123,17 @@ describe('the concurrency limit', () => {
   });
 
   test('the concurrency limit is small, and not 0, when nothing completes any more', () => {
-    assert.equal(concurrencyLimit({ quickestMs: 3, usualMs: 2000, perSecond: 0 }, waitMs), fewCalls);
+    assert.equal(concurrencyLimit({ usualMs: Number.POSITIVE_INFINITY, perSecond: 0 }, 0, waitMs), calmCalls);
   });
 
   test('the concurrency limit is infinite as long as nothing is known', () => {
-    const unknown = { quickestMs: Number.POSITIVE_INFINITY, usualMs: 0, perSecond: 0 };
-    assert.equal(concurrencyLimit(unknown, waitMs), Number.POSITIVE_INFINITY);
+    assert.equal(concurrencyLimit({ usualMs: 0, perSecond: 0 }, 0, waitMs), Number.POSITIVE_INFINITY);
+  });
+
+  test('the concurrency limit leaves out the time that calls wait for the event loop', () => {
+    const rate = { usualMs: 400, perSecond: 1000 };
+    assert.equal(concurrencyLimit(rate, 0, waitMs), Number.POSITIVE_INFINITY);
+    assert.equal(concurrencyLimit(rate, 400, waitMs), 350);
+    assert.equal(concurrencyLimit(rate, 5000, waitMs), calmCalls);
   });
 });
