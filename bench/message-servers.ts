@@ -23,7 +23,7 @@ export async function besideMessageServers(machine: Machine, ours: ContenderFact
         const database = `server_${peer.name.toLowerCase().replace(/\W+/g, '_')}`;
         const server = await peer.start(await machine.createDatabase(database));
         started.push({ name: peer.name, server });
-        if (server.pid !== undefined) process.kill(server.pid, 'SIGSTOP');
+        signal(server, 'SIGSTOP');
         words.push(`- **${peer.name}**: ${peer.words}`);
       } catch (error) {
         if (!(error instanceof NotInstalled)) throw error;
@@ -62,8 +62,17 @@ export async function besideMessageServers(machine: Machine, ours: ContenderFact
     ].join('\n\n');
   } finally {
     for (const { server } of started) {
-      if (server.pid !== undefined) process.kill(server.pid, 'SIGCONT');
+      signal(server, 'SIGCONT');
       await server.stop();
     }
+  }
+}
+
+function signal({ pid }: PeerServer, name: NodeJS.Signals): void {
+  try {
+    if (pid !== undefined) process.kill(pid, name);
+  } catch (error) {
+    // It has ended, which the contender that loads it reports.
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
   }
 }

@@ -38,8 +38,10 @@ export const wuKongIm: Peer = {
     };
     await writeFile(join(dir, 'wk.yaml'), JSON.stringify(config));
     const child = await startServer(program, ['--config', join(dir, 'wk.yaml')], port);
+    const url = `http://127.0.0.1:${port}`;
+    await storesMessages(url);
     return {
-      url: `http://127.0.0.1:${port}`,
+      url,
       pid: child.pid ?? 0,
       async stop() {
         await stopServer(child);
@@ -112,3 +114,17 @@ export const wuKongIm: Peer = {
     };
   },
 };
+
+/** Its port answers before its cluster of one is ready; stopped in between, it would end. */
+async function storesMessages(url: string): Promise<void> {
+  const channel = { channel_id: 'ready', channel_type: channelType };
+  for (const end = performance.now() + 60_000; performance.now() < end; await delay(500)) {
+    await fetch(`${url}/message/send`, {
+      method: 'POST',
+      body: JSON.stringify({ ...channel, header: {}, from_uid: 'bench', payload: 'eA==' }),
+    });
+    const answer = await fetch(`${url}/channel/max_message_seq?channel_id=ready&channel_type=${channelType}`);
+    if (answer.ok && ((await answer.json()) as { message_seq: number }).message_seq > 0) return;
+  }
+  throw new Error('WuKongIM stores no message within a minute');
+}
