@@ -27,13 +27,15 @@ export interface CreatedChannel {
 export class ChannelKeys {
   readonly #db: Db;
   readonly #cache = new LRUCache<string, number>({ max: cachedChannels });
-  readonly #onMade: (made: readonly CreatedChannel[]) => void;
+  /** Attempts of this process to create channels, by channel key text. */
+  readonly #creating = new Map<string, Promise<unknown>>();
+  readonly #onCreated: (created: readonly CreatedChannel[]) => void;
   readonly #now: () => number;
 
-  /** `onMade` receives the channels of messages that this process created. */
-  constructor(db: Db, onCreated: (made: readonly CreatedChannel[]) => void = () => {}, now: () => number = Date.now) {
+  /** `onCreated` receives the channels of messages that this process created. */
+  constructor(db: Db, onCreated: (created: readonly CreatedChannel[]) => void = () => {}, now = Date.now) {
     this.#db = db;
-    this.#onMade = onCreated;
+    this.#onCreated = onCreated;
     this.#now = now;
   }
 
@@ -45,101 +47,190 @@ export class ChannelKeys {
   /**
    * Finds the keys of existing channels, by channel key text. Channels without any send are absent.
    */
-  async find(channels: readonly Channel[]): Promise<Map<string, number>> {
+  async find(channels: Iterable<Channel>): Promise<Map<string, number>> {
     const keys = new Map<string, number>();
-    const missing: Channel[] = [];
+    const missing = new Map<string, Channel>();
     for (const channel of channels) {
       if (keys.has(channel.key)) continue;
       const key = this.#cache.get(channel.key);
-      if (key === undefined) missing.push(channel);
+      if (key === undefined) missing.set(channel.key, channel);
       else keys.set(channel.key, key);
     }
-    if (missing.length > 0) {
-      for (const [found, key] of await select(this.#db, missing)) {
-        this.#cache.set(found.key, key, found.type === tempType ? { ttl: temporaryMs } : undefined);
-        keys.set(found.key, key);
+    if (missing.size > 0)
+      for (const [channel, key] of await select(this.#db, [...missing.values()])) {
+        this.#remember(channel, key);
+        keys.set(channel.key, key);
       }
-    }
     return keys;
   }
 
   /**
-   * Finds the keys of all these channels, and creates the missing ones, each with its head. This
-   * happens outside of the sending transaction, which then only updates heads: two of them never
-   * wait for each other's inserts.
+   * Finds the keys of all these channels, and creates the missing ones, each with its head, in a
+   * transaction of its own. `found`: the result of `find` if it was called before.
    */
-  async findOrCreate(channels: readonly Channel[]): Promise<Map<string, number>> {
-    const keys = await this.find(channels);
-    const missing = channels.filter((channel) => !keys.has(channel.key));
+  async findOrCreate(channels: readonly Channel[], found?: ReadonlyMap<string, number>): Promise<Map<string, number>> {
+    const keys = new Map<string, number>();
+    const known = found ?? (await this.find(channels));
+    const missing: Channel[] = [];
+    for (const each of channels) {
+      const key = known.get(each.key);
+      if (key === undefined) missing.push(each);
+      else keys.set(each.key, key);
+    }
     if (missing.length === 0) return keys;
-    const created = await insert(this.#db, missing, this.#now());
-    if (created.length > 0) this.#onMade(created);
-    // Channels that another instance created at the same moment are invisible to the insert's
-    // snapshot.
-    const made = await this.find(missing);
-    for (const [text, key] of made) keys.set(text, key);
+    this.created(await insert(this.#db, missing, this.#now()));
+    // Those that another instance created at the same moment are invisible to the insert's snapshot.
+    for (const [text, key] of await this.find(missing)) keys.set(text, key);
     return keys;
+  }
+
+  /**
+   * As `find`, after this process has ended its attempts to create the missing ones. A group that is
+   * sent behind the one that creates its channel would otherwise create it too, and fail.
+   */
+  async findSettled(channels: readonly Channel[]): Promise<Map<string, number>> {
+    for (;;) {
+      const keys = await this.find(channels);
+      const attempts = new Set<Promise<unknown>>();
+      for (const { key: text } of channels) {
+        if (keys.has(text)) continue;
+        // Created while the look-up was under way?
+        const key = this.#cache.get(text);
+        const attempt = this.#creating.get(text);
+        if (key !== undefined) keys.set(text, key);
+        else if (attempt !== undefined) attempts.add(attempt);
+      }
+      if (attempts.size === 0) return keys;
+      await Promise.allSettled(attempts);
+    }
+  }
+
+  /** Runs an attempt to create channels: `findSettled` waits for it. */
+  async whileCreating<T>(channels: readonly Channel[], attempt: () => Promise<T>): Promise<T> {
+    if (channels.length === 0) return await attempt();
+    const attempted = attempt();
+    for (const { key } of channels) this.#creating.set(key, attempted);
+    try {
+      return await attempted;
+    } finally {
+      for (const { key } of channels) if (this.#creating.get(key) === attempted) this.#creating.delete(key);
+    }
+  }
+
+  /** Remembers and publishes channels that this process has created, after the commit. */
+  created(created: ReadonlyMap<Channel, number>): void {
+    const published: CreatedChannel[] = [];
+    for (const [channel, channelKey] of created) {
+      this.#remember(channel, channelKey);
+      if (channel.sequence === messageSequence) published.push({ type: channel.type, id: channel.id, channelKey });
+    }
+    if (published.length > 0) this.#onCreated(published);
+  }
+
+  #remember({ key, type }: Channel, channelKey: number): void {
+    this.#cache.set(key, channelKey, type === tempType ? { ttl: temporaryMs } : undefined);
   }
 }
 
-async function select(db: Db, channels: readonly Channel[]): Promise<[Channel, number][]> {
-  const { rows } = await sql<{ ordinal: number; channel_key: number }>`
+const selectStatement = new Statement<{ readonly ordinal: number; readonly channel_key: number }>({
+  name: 'find channels',
+  text: `
     select w.ordinal, c.channel_key
-    from unnest(${ids(channels)}::text[], ${types(channels)}::smallint[], ${sequences(channels)}::smallint[])
-      with ordinality as w(channel_id, channel_type, sequence, ordinal)
+    from unnest($1::text[], $2::smallint[], $3::smallint[]) with ordinality as w(channel_id, channel_type, sequence, ordinal)
     cross join lateral (
       select c.channel_key from sendbatch.channel c
       where c.channel_id = w.channel_id and c.channel_type = w.channel_type and c.sequence = w.sequence
       limit 1
-    ) c`.execute(db);
-  return rows.map((row) => {
-    const channel = channels[row.ordinal - 1];
-    if (channel === undefined) throw new Error(`ordinal ${row.ordinal} of ${channels.length}`);
-    return [channel, row.channel_key];
-  });
+    ) c`,
+});
+
+async function select(db: Db, channels: readonly Channel[]): Promise<[Channel, number][]> {
+  const rows = await selectStatement.run(db, nameValues(channels));
+  return rows.map((row) => [at(channels, row.ordinal), row.channel_key]);
 }
 
 /**
- * Creates channels in sorted order, so that two instances that create the same ones cannot
- * deadlock. A channel of commands is created with the channel it belongs to, whose key the members
- * refer to.
+ * Creates those of these channels that do not exist, and returns their keys. In sorted order, so
+ * that two instances that create the same ones cannot deadlock. Planned anew each time: its joins
+ * need the number of channels.
  */
-async function insert(db: Db, channels: readonly Channel[], now: number): Promise<CreatedChannel[]> {
-  const all = new Map(channels.map((each) => [each.key, each]));
-  for (const each of channels) {
-    const base = channel(each.type, each.id, messageSequence);
-    if (!all.has(base.key)) all.set(base.key, { ...base, ...(each.uids === undefined ? {} : { uids: each.uids }) });
-  }
-  const wanted = [...all.values()];
-  const members = wanted.flatMap((each) =>
-    each.sequence === messageSequence ? firstUids(each).map((uid) => ({ id: each.id, type: each.type, uid })) : [],
-  );
-  const { rows } = await sql<{ channel_key: number; channel_id: string; channel_type: number }>`
-    with made as (
+async function insert(db: Db, channels: readonly Channel[], now: number): Promise<Map<Channel, number>> {
+  const wanted = withBases(channels);
+  const [ids, types, sequences] = nameValues(wanted);
+  const [memberOf, uids] = memberValues(wanted);
+  const { rows } = await sql<{ ordinal: number; channel_key: number }>`
+    with wanted as materialized (
+      select * from unnest(${ids}::text[], ${types}::smallint[], ${sequences}::smallint[])
+        with ordinality as w(channel_id, channel_type, sequence, ordinal)
+    ), made as (
       insert into sendbatch.channel (channel_id, channel_type, sequence)
-      select channel_id, channel_type, sequence
-      from unnest(${ids(wanted)}::text[], ${types(wanted)}::smallint[], ${sequences(wanted)}::smallint[])
-        as w(channel_id, channel_type, sequence)
+      select channel_id, channel_type, sequence from wanted
       order by channel_id collate "C", channel_type, sequence
       on conflict do nothing
       returning channel_key, channel_id, channel_type, sequence
+    ), created as materialized (
+      select w.ordinal, m.channel_key from made m join wanted w using (channel_id, channel_type, sequence)
     ), members as (
       insert into sendbatch.channel_uid (channel_key, uid, created_at, updated_at, member, joined_seq, joined_command_seq)
-      select m.channel_key, w.uid, ${now}::bigint, ${now}::bigint, true, 0, 0
-      from unnest(${members.map((each) => each.id)}::text[], ${members.map((each) => each.type)}::smallint[], ${members.map((each) => each.uid)}::text[])
-        as w(channel_id, channel_type, uid)
-      join made m on m.channel_id = w.channel_id and m.channel_type = w.channel_type and m.sequence = 0
+      select c.channel_key, w.uid, ${now}::bigint, ${now}::bigint, true, 0, 0
+      from unnest(${memberOf}::integer[], ${uids}::text[]) as w(ordinal, uid) join created c using (ordinal)
       on conflict do nothing
     ), heads as (
-      insert into sendbatch.channel_head (channel_key) select channel_key from made
+      insert into sendbatch.channel_head (channel_key) select channel_key from created
     )
-    select channel_key, channel_id, channel_type from made where sequence = ${messageSequence}`.execute(db);
-  return rows.map((row) => ({ type: row.channel_type, id: row.channel_id, channelKey: row.channel_key }));
+    select ordinal, channel_key from created`.execute(db);
+  return new Map(rows.map((row) => [at(wanted, row.ordinal), row.channel_key]));
 }
 
-const ids = (channels: readonly Channel[]) => channels.map((channel) => channel.id);
-const types = (channels: readonly Channel[]) => channels.map((channel) => channel.type);
-const sequences = (channels: readonly Channel[]) => channels.map((channel) => channel.sequence);
+/**
+ * Adds the channels that channels of commands belong to, whose keys the members refer to: they are
+ * created together.
+ */
+export function withBases(channels: readonly Channel[]): Channel[] {
+  const all = new Map(channels.map((each) => [each.key, each]));
+  for (const { type, id, sequence, uids } of channels) {
+    if (sequence === messageSequence) continue;
+    const base = channel(type, id, messageSequence);
+    if (!all.has(base.key)) all.set(base.key, uids === undefined ? base : { ...base, uids });
+  }
+  return [...all.values()];
+}
+
+/** Three array parameters: the ids, types and sequences of channels. */
+export function nameValues(channels: readonly Channel[]): (Buffer | null)[] {
+  const ids = new BinaryArray('text', channels.length * 40);
+  const types = new BinaryArray('smallint', channels.length * 6);
+  const sequences = new BinaryArray('smallint', channels.length * 6);
+  for (const { id, type, sequence } of channels) {
+    ids.text(id);
+    types.smallint(type);
+    sequences.smallint(sequence);
+  }
+  return [ids.value(), types.value(), sequences.value()];
+}
+
+/**
+ * Two array parameters: the first members of channels, as the ordinal of the channel, from 1, and
+ * the uid.
+ */
+export function memberValues(channels: readonly Channel[]): (Buffer | null)[] {
+  const ordinals = new BinaryArray('integer', channels.length * 16);
+  const uids = new BinaryArray('text', channels.length * 48);
+  for (const [index, each] of channels.entries()) {
+    if (each.sequence !== messageSequence) continue;
+    for (const uid of firstUids(each)) {
+      ordinals.integer(index + 1);
+      uids.text(uid);
+    }
+  }
+  return [ordinals.value(), uids.value()];
+}
+
+function at(channels: readonly Channel[], ordinal: number): Channel {
+  const found = channels[ordinal - 1];
+  if (found === undefined) throw new Error(`ordinal ${ordinal} of ${channels.length}`);
+  return found;
+}
 
 /**
  * Locks the heads of these channels until the transaction ends, and returns their last sequences by

@@ -126,8 +126,10 @@ async function readRefusers(
   return refusers;
 }
 
+export const preconditionParameters = 8;
+
 /**
- * A SQL expression over eight parameters from `first` on: whether the precondition holds. See
+ * A SQL expression over these parameters, from `first` on: whether the precondition holds. See
  * `preconditionValues`.
  */
 export const preconditionHolds = (first: number) => `

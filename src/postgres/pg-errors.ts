@@ -102,6 +102,12 @@ export function isRepeatedSend(error: unknown): boolean {
   return code === '23505' && constraint === 'message_once';
 }
 
+/** Whether a channel to be created exists: unique_violation of its name. */
+export function isCreatedChannel(error: unknown): boolean {
+  const { code, constraint } = error as { code?: unknown; constraint?: unknown };
+  return code === '23505' && constraint === 'channel_named';
+}
+
 /**
  * Whether a submitted batch has the request_id of an earlier one: unique_violation of its once-only
  * key.

@@ -5,7 +5,7 @@
 //
 // A group runs in one of three modes:
 //
-//   optimistic ── precondition fails, key exists, transient error ──> pessimistic
+//   optimistic ── precondition fails, key or new channel exists, transient error ──> pessimistic
 //   optimistic, pessimistic ── lock timeout ──> skip_locked
 //
 // Optimistic groups of a lane are sent one behind the other on one connection, while earlier ones
@@ -33,7 +33,7 @@ import type { PreparedMessage } from '../messages/message.ts';
 import { readPairFacts } from '../messages/permission.sql.ts';
 import { orBusy, storeBusy } from '../messages/store-busy.ts';
 import { SharedConnection } from '../postgres/connection.ts';
-import { classifyPgError, isLockTimeout, isRepeatedSend } from '../postgres/pg-errors.ts';
+import { classifyPgError, isCreatedChannel, isLockTimeout, isRepeatedSend } from '../postgres/pg-errors.ts';
 import { type Append, type AppendMode, type AppendWatch, fulfilled } from './append-types.ts';
 import type { CommitControl } from './group-commit.ts';
 import { deniedPairs, headsByChannel, loadGroup, lookupKeys, messagesOf, type Store } from './group-context.ts';
@@ -154,9 +154,9 @@ export function createAppend(
         store.onStored?.(appended.stored);
         return appended.batches;
       } catch (error) {
-        if (mode === 'optimistic' && isRepeatedSend(error)) {
+        if (mode === 'optimistic' && (isRepeatedSend(error) || isCreatedChannel(error))) {
           recordMiss(true);
-          watch?.repeated('duplicate_send');
+          watch?.repeated(isRepeatedSend(error) ? 'duplicate_send' : 'channel_created');
           mode = 'pessimistic';
           continue;
         }

@@ -107,7 +107,7 @@ export function headsByChannel(group: Group, heads: ReadonlyMap<number, number>)
 }
 
 /** Creates the missing channels that a sender may send to: a refused message leaves no trace. */
-export async function createPermittedChannels(
+async function createPermittedChannels(
   batches: readonly Batch[],
   keys: ReadonlyMap<string, number>,
   { db, channelKeys, rules }: Store,
@@ -117,5 +117,5 @@ export async function createPermittedChannels(
   const denials = deniedPairs(pairs, await readPairFacts(db, pairs, rules), rules);
   const wanted = new Map<string, Channel>();
   for (const message of missing) if (!denials.has(pairKeyOf(message))) wanted.set(message.channel.key, message.channel);
-  return await channelKeys.findOrCreate([...wanted.values()]);
+  return await channelKeys.findOrCreate([...wanted.values()], keys);
 }

@@ -2,7 +2,7 @@ import type { Batch } from '../messages/append-plan.ts';
 import { type PermissionPrecondition, type PermissionRules, preconditionsFor } from '../messages/permission.ts';
 import type { Db } from '../postgres/schema.ts';
 import { type Appended, fulfilled } from './append-types.ts';
-import { createPermittedChannels, messagesOf, type Store } from './group-context.ts';
+import { messagesOf, type Store } from './group-context.ts';
 import { type GroupLayout, layOutGroup, outcomesOf } from './group-layout.ts';
 import { appendNew } from './messages.sql.ts';
 
@@ -29,8 +29,10 @@ export function tryOptimistic(batches: readonly Batch[], rules: PermissionRules)
 export type SendStatement = <T>(statement: (db: Db) => Promise<T>) => Promise<T>;
 
 /**
- * Stores a group as laid out. Returns undefined, with nothing stored, when a sender is not
- * permitted; rejects with a unique violation when a once-only key exists (`isRepeatedSend`).
+ * Stores a group as laid out, and creates the channels that do not exist: the precondition permits
+ * every sender. Returns undefined, with nothing stored or created, when a sender is not permitted;
+ * rejects with a unique violation when a once-only key exists (`isRepeatedSend`), or a channel that
+ * did not when it was looked up (`isCreatedChannel`).
  */
 export async function appendOptimistic(
   store: Store,
@@ -41,15 +43,17 @@ export async function appendOptimistic(
 ): Promise<readonly Appended[] | undefined> {
   const { channelKeys } = store;
   const channels = layout.channels.map((each) => each.channel);
-  const keys = await channelKeys.find([...channels, ...precondition.openChannels]);
-  if (channels.some((channel) => !keys.has(channel.key))) {
-    for (const [text, key] of await createPermittedChannels(batches, keys, store)) keys.set(text, key);
-    if (channels.some((channel) => !keys.has(channel.key))) return undefined;
-  }
-  const numbers = await send((db) =>
-    appendNew(db, layout, precondition, keys, acceptedAt, store.announces?.() === true),
-  );
+  const concerned = [...channels, ...precondition.openChannels];
+  const keys = await channelKeys.findSettled(concerned);
+  const missing = concerned.filter(({ key }) => !keys.has(key));
+  const numbers = await channelKeys.whileCreating(missing, async () => {
+    const announce = store.announces?.() === true;
+    const appended = await send((db) => appendNew(db, layout, precondition, keys, acceptedAt, announce));
+    if (appended !== undefined) channelKeys.created(appended.created);
+    return appended;
+  });
   if (numbers === undefined) return undefined;
+  for (const [{ key }, channelKey] of numbers.created) keys.set(key, channelKey);
   store.onStored?.(channels.flatMap((channel) => keys.get(channel.key) ?? []));
   return outcomesOf(batches, layout, numbers).map(fulfilled);
 }

@@ -7,7 +7,7 @@ import { killAll, quietLog, startCluster, type TestCluster } from '../support/cl
 import { type FaultProxy, openFaultProxy } from '../support/fault-proxy.ts';
 import { openClients, type ProtocolClient } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
-import { assertSound } from '../support/verify.ts';
+import { assertSound, query } from '../support/verify.ts';
 import { untilOneWaitsFor } from '../support/watch.ts';
 
 const draft = (channelId: string, clientMsgNo: string) => ({
@@ -66,6 +66,33 @@ describe('a commit whose answer is lost', () => {
         await assertSound(direct.databaseUrl);
       });
     }
+
+    test(`a connection lost ${when} the commit that creates channels is resolved inside the service, and nothing is created twice`, async () => {
+      const client = clientOf(service, 'Connect, binary');
+      const persons = ['p1', 'p2'].map((uid) => ({ ...draft(`${when} ${uid}`, uid), channelType: ChannelType.PERSON }));
+      const { cuts } = proxy;
+      proxy.cutNextCommit(when);
+      const answer = await client.send({ messages: [draft(`${when} new`, '1'), ...persons] });
+      assert.equal(proxy.cuts, cuts + 1);
+      assert.ok('results' in answer, JSON.stringify(answer));
+      assert.deepEqual(
+        answer.results.map((each) => [each.messageSeq, each.duplicate]),
+        [
+          [1, false],
+          [1, false],
+          [1, false],
+        ],
+      );
+      const members = await query(
+        direct.databaseUrl,
+        `select uid from sendbatch.channel join sendbatch.channel_uid using (channel_key) where channel_id like '%${when} p_%' order by 1`,
+      );
+      assert.deepEqual(
+        members.map(({ uid }) => uid),
+        [`${when} p1`, `${when} p2`, 'u1', 'u1'],
+      );
+      await assertSound(direct.databaseUrl);
+    });
   }
 });
 

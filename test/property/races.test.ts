@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { randomOf } from '../../bench/workload.ts';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
-import { openClients, type ProtocolClient } from '../support/protocols.ts';
+import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { type Answer, openClients, type ProtocolClient, said } from '../support/protocols.ts';
+import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
-import { assertSound, readAll } from '../support/verify.ts';
+import { assertSound, query, readAll } from '../support/verify.ts';
 
 /** Two instances with group commit, or one with and one without, which share only the database. */
 for (const lanes of [4, 0]) {
@@ -74,6 +77,44 @@ for (const lanes of [4, 0]) {
       const rows = (await readAll(first.databaseUrl)).filter((row) => row.channel.startsWith('opposite-'));
       assert.equal(rows.length, 60 * 30);
       await assertSound(first.databaseUrl);
+    });
+
+    test(`concurrent batches that create any mix of the same channels are all stored, ${lanes} and 4 lanes`, async (context) => {
+      const random = randomOf(seedOf(context));
+      const below = (count: number) => Math.floor(random() * count);
+      const rpc = clients.filter((client) => client.name !== 'JSON route');
+      let sent = 0;
+      for (let round = 0; round < 15; round++) {
+        const draft = () => {
+          const id = `mix${round}-${below(6)}`;
+          const key = `m${sent++}`;
+          const header = { noPersist: 0, redDot: 0, syncOnce: below(4) === 0 ? 1 : 0 };
+          const channelType = below(2) === 0 ? ChannelType.PERSON : ChannelType.GROUP;
+          return { ...message(id, key), header, channelType };
+        };
+        const answers = await Promise.all(
+          Array.from({ length: 8 }, async (_, index) =>
+            rpc[index % rpc.length]?.send({
+              mode: below(2) === 0 ? SendMode.ATOMIC : SendMode.BEST_EFFORT,
+              messages: Array.from({ length: 1 + below(8) }, draft),
+            }),
+          ),
+        );
+        for (const answer of answers) assert.match(said(answer as Answer), /^ok( ok)*$/);
+      }
+      const url = first.databaseUrl;
+      assert.equal((await readAll(url)).filter((row) => row.channel.includes('mix')).length, sent);
+      const odd = await query(
+        url,
+        `select c.channel_id from sendbatch.channel c left join sendbatch.channel_head h using (channel_key)
+         where c.channel_id like '%mix%' and (
+           h.channel_key is null
+           or not exists (select from sendbatch.channel b where b.channel_id = c.channel_id and b.channel_type = c.channel_type and b.sequence = 0)
+           or (select array_agg(u.uid order by u.uid) from sendbatch.channel_uid u where u.channel_key = c.channel_key)
+             is distinct from case when c.channel_type = 1 and c.sequence = 0 then (select array_agg(side collate "C" order by side collate "C") from string_to_table(c.channel_id, '@') as side) end)`,
+      );
+      assert.deepEqual(odd, [], 'each channel has its head, its base and its members');
+      await assertSound(url);
     });
 
     test(`of concurrent conditional sends to one channel exactly one succeeds, ${lanes} and 4 lanes`, async () => {

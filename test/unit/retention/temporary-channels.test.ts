@@ -166,9 +166,12 @@ describe('temporary channels', () => {
   });
 });
 
-/** A command as the store accepts it. */
-const commandTo = (uids: readonly string[], key: string): PreparedMessage =>
-  prepareMessage(
+/**
+ * A command as the store accepts it. A flagged one is stored in a transaction after the one that
+ * creates its channel; an unflagged one would be stored by the statement that creates it.
+ */
+const flaggedCommandTo = (uids: readonly string[], key: string): PreparedMessage => ({
+  ...prepareMessage(
     {
       header: { noPersist: 0, redDot: 0, syncOnce: 1 },
       clientMsgNo: key,
@@ -182,7 +185,9 @@ const commandTo = (uids: readonly string[], key: string): PreparedMessage =>
       tagKey: '',
     },
     key,
-  );
+  ),
+  flaggedBy: [0],
+});
 
 /** Sweeps that run days apart: everything stored by then is old and has expired. */
 function daysOfSweeps(db: Db): () => Promise<number> {
@@ -221,7 +226,7 @@ for (const atomic of [false, true])
     context.after(close);
     const channelKeys = new SweptKeys(db, 20);
     const append = createAppend({ db, channelKeys, rules });
-    const messages = [commandTo(['r1', 'r2'], 'k')];
+    const messages = [flaggedCommandTo(['r1', 'r2'], 'k')];
     const [appended] = await append([{ messages, atomic, expectedLastSeqs: new Map() }]);
     assert.equal(appended?.status === 'fulfilled' && appended.value[0]?.kind, 'accepted');
     assert.ok(channelKeys.left < 0);
@@ -231,7 +236,7 @@ test('a command whose channel is removed before each attempt is refused with STO
   const { db, close } = await openOwnStore();
   context.after(close);
   const append = createAppend({ db, channelKeys: new SweptKeys(db, Number.POSITIVE_INFINITY), rules });
-  const batch = { messages: [commandTo(['r1'], 'k')], atomic: false, expectedLastSeqs: new Map() };
+  const batch = { messages: [flaggedCommandTo(['r1'], 'k')], atomic: false, expectedLastSeqs: new Map() };
   await assert.rejects(
     append([batch]),
     (error) => error instanceof ServiceError && error.refusal.reason === 'STORE_BUSY',

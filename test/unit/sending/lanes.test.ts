@@ -327,6 +327,8 @@ describe('groups that are sent behind a running one', () => {
 
   test('two groups of a lane are in flight on one connection, and are stored in order', async () => {
     const { lanes, close } = open(database.url);
+    // A group waits for the one that creates its channels.
+    await lanes.append(batchOf([0, 1, 2, 3].map((at) => draft(`piped-${at}`, `first-${at}`))));
     mostInFlight = 0;
     const answers = await sendOneByOne(lanes, batchesFor('piped', 60));
     await close();
