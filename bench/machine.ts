@@ -1,11 +1,12 @@
 import { readFileSync } from 'node:fs';
 import pg from 'pg';
+import { pairId, personType } from '../src/messages/channel.ts';
 import { startCluster } from '../test/support/cluster.ts';
 import { migrateDatabase } from '../test/support/database.ts';
 import { assertSound } from '../test/support/verify.ts';
 import { startDebian } from './debian.ts';
 import type { Server } from './server.ts';
-import { channelCount, channelType } from './workload.ts';
+import { channelCount, channelType, personSender, receiverOf } from './workload.ts';
 
 /** The PostgreSQL of a bench run. */
 export interface Machine {
@@ -13,7 +14,10 @@ export interface Machine {
   readonly version: string;
   /** CPU seconds of the whole server so far: postmaster, backends, writers. */
   cpu(): number;
-  /** Removes all messages, sets all channels to 0, and writes everything to disk. */
+  /**
+   * Removes all messages and the channels that a run created, sets all others to 0, and writes
+   * everything to disk.
+   */
   reset(): Promise<void>;
   /**
    * Throws unless exactly this many messages are stored. Unless they bypassed the service, each
@@ -29,6 +33,8 @@ export interface Machine {
   fill(messages: number): Promise<void>;
   /** Creates every channel, with the workload's sender as its only member. */
   addMembers(): Promise<void>;
+  /** Creates the channels of `personSender` with the receivers of the workload. */
+  addPersons(): Promise<void>;
   /** Runs a scenario's own statement. */
   query<Row>(text: string): Promise<Row[]>;
   /** Creates an empty database beside the service's; returns its URL. */
@@ -65,6 +71,9 @@ async function prepare(cluster: Server): Promise<Machine> {
     [channelType, channelCount - 1],
   );
   await admin.query('insert into sendbatch.channel_head (channel_key) select channel_key from sendbatch.channel');
+  const lastKey = async () =>
+    Number((await admin.query<{ max: string }>('select max(channel_key) from sendbatch.channel')).rows[0]?.max);
+  let lastKnownKey = await lastKey();
   const { rows } = await admin.query<{ version: string }>(`select current_setting('server_version') as version`);
   const count = async () =>
     Number((await admin.query<{ count: string }>('select count(*) as count from sendbatch.message')).rows[0]?.count);
@@ -75,6 +84,11 @@ async function prepare(cluster: Server): Promise<Machine> {
     cpu: () => cpuOfTree(cluster.pid),
     async reset() {
       await admin.query('truncate sendbatch.message');
+      if ((await lastKey()) > lastKnownKey)
+        for (const name of ['channel', 'channel_head', 'channel_uid']) {
+          await admin.query(`delete from sendbatch.${name} where channel_key > ${lastKnownKey}`);
+          await admin.query(`vacuum analyze sendbatch.${name}`);
+        }
       await admin.query('update sendbatch.channel_head set last_seq = 0 where last_seq <> 0');
       await admin.query('vacuum analyze sendbatch.channel_head');
       await admin.query('checkpoint');
@@ -110,6 +124,23 @@ async function prepare(cluster: Server): Promise<Machine> {
         from sendbatch.channel on conflict do nothing`);
       await admin.query('vacuum analyze sendbatch.channel_info');
       await admin.query('vacuum analyze sendbatch.channel_uid');
+    },
+    async addPersons() {
+      const ids = Array.from({ length: channelCount }, (_, rank) => pairId(personSender, receiverOf(rank)));
+      await admin.query(
+        `with made as (
+          insert into sendbatch.channel (channel_id, channel_type, sequence)
+          select id, $2, 0 from unnest($1::text[]) as id on conflict do nothing returning channel_key, channel_id
+        ), heads as (
+          insert into sendbatch.channel_head (channel_key) select channel_key from made
+        )
+        insert into sendbatch.channel_uid (channel_key, uid, created_at, updated_at, member, joined_seq, joined_command_seq)
+        select channel_key, uid, 0, 0, true, 0, 0 from made, string_to_table(channel_id, '@') as uid`,
+        [ids, personType],
+      );
+      for (const name of ['channel', 'channel_head', 'channel_uid'])
+        await admin.query(`vacuum analyze sendbatch.${name}`);
+      lastKnownKey = await lastKey();
     },
     query: async <Row>(text: string) => (await admin.query(text)).rows as Row[],
     async createDatabase(name) {

@@ -256,6 +256,31 @@ export const scenarios: readonly Scenario[] = [
     },
   },
   {
+    name: 'new-channels',
+    title: 'New channels against known ones',
+    words:
+      'Batches of 100, 128 in flight, each message to another channel: known channels at random, and channels that the send creates, of groups and of persons (which have two members); storage in four lanes, and end to end over gRPC.',
+    measure: async (machine, pairs) => {
+      await machine.addPersons();
+      return await withService(machine, {}, async (contender) => {
+        const tables: string[] = [];
+        for (const toPersons of [false, true]) {
+          const to = toPersons ? 'persons' : 'groups';
+          const variants = [
+            store(machine, `storage, ${to}, known`, 128, 4),
+            { ...store(machine, `storage, ${to}, new`, 128, 4), work: { newChannels: true } },
+            contender(`gRPC, ${to}, known`, { ...grpc, inFlight: 128 }),
+            { ...contender(`gRPC, ${to}, new`, { ...grpc, inFlight: 128 }), work: { newChannels: true } },
+          ];
+          const runs = await rounds(machine, variants, work('distinct', { batches: 1000, toPersons }), pairs);
+          for (const form of ['storage', 'gRPC'])
+            tables.push(table(new Map([...runs].filter(([name]) => name.startsWith(form))), `${form}, ${to}, known`));
+        }
+        return tables.join('\n\n');
+      });
+    },
+  },
+  {
     name: 'rates',
     title: 'Rates counted against no rates',
     words:

@@ -1,3 +1,4 @@
+import { personType } from '../src/messages/channel.ts';
 import type { Draft } from '../src/messages/message.ts';
 
 /**
@@ -10,6 +11,9 @@ export type Spread = 'zipf' | 'hot' | 'distinct';
 export const channelCount = 100_000;
 export const channelIdOf = (rank: number): string => `channel-${rank}`;
 export const channelType = 2;
+/** The sender of messages to persons, and its receivers. */
+export const personSender = 'system';
+export const receiverOf = (rank: number): string => `receiver-${rank}`;
 
 /** A small seeded generator (mulberry32): runs must be equal for every contender of a ratio. */
 export function randomOf(seed: number): () => number {
@@ -58,6 +62,8 @@ export interface Workload {
   readonly duplicates: number;
   /** Every message goes to a channel that does not exist yet. */
   readonly newChannels?: boolean;
+  /** From one sender to persons, each with a channel of two members; unset: to groups. */
+  readonly toPersons?: boolean;
 }
 
 /** A message of a workload: the rank of its channel, and the draft. */
@@ -82,9 +88,13 @@ export function batchesOf(workload: Workload): Work[][] {
       rank,
       header: { noPersist: 0, redDot: 1, syncOnce: 0 },
       clientMsgNo: `${String(workload.seed).padStart(10, '0')}-${String(sent.length).padStart(12, '0')}-0123456789ab`,
-      fromUid: `user-${String(rank % 1000).padStart(6, '0')}-0123456789abcdef0123`,
-      channelId: workload.newChannels ? `new-${workload.seed}-${sent.length}` : channelIdOf(rank),
-      channelType,
+      fromUid: workload.toPersons ? personSender : `user-${String(rank % 1000).padStart(6, '0')}-0123456789abcdef0123`,
+      channelId: workload.newChannels
+        ? `new-${workload.seed}-${sent.length}`
+        : workload.toPersons
+          ? receiverOf(rank)
+          : channelIdOf(rank),
+      channelType: workload.toPersons ? personType : channelType,
       expire: 0,
       payload,
       subscribers: [],
