@@ -1,10 +1,14 @@
-import type { Attributes, Counter, Histogram } from '@opentelemetry/api';
 import { PrometheusExporter, PrometheusSerializer } from '@opentelemetry/exporter-prometheus';
 import { MeterProvider } from '@opentelemetry/sdk-metrics';
 import type { Metric } from './metrics.ts';
-
-/** Labels of a series. Their values come from short, fixed lists: no uid, no channel, no caller. */
-export type Labels = Attributes;
+import {
+  type Counter,
+  type Histogram,
+  type Labels,
+  type Recorded,
+  RecordedCounter,
+  RecordedHistogram,
+} from './series.ts';
 
 /** A value that is read at each scrape. */
 export type Reading = { readonly value: number; readonly labels?: Labels };
@@ -23,11 +27,15 @@ export interface Registry {
 }
 
 /**
- * A registry per service, so that several services in one process do not mix. Recording takes 0.6
- * µs with four labels, 0.2 µs with one and 0.1 µs without: the SDK serializes the labels to JSON
- * each time.
+ * A registry per service, so that several services in one process do not mix. Values that are read
+ * at a scrape come from the OpenTelemetry SDK; counters and histograms are recorded in series.ts.
  */
 export function createRegistry(): Registry {
+  const recorded: Recorded[] = [];
+  const add = <Each extends Recorded>(metric: Each): Each => {
+    recorded.push(metric);
+    return metric;
+  };
   const reader = new PrometheusExporter({ preventServerStart: true });
   const serializer = new PrometheusSerializer('', false, undefined, true, true);
   const provider = new MeterProvider({ readers: [reader] });
@@ -38,9 +46,8 @@ export function createRegistry(): Registry {
       for (const { value, labels } of await read()) result.observe(value, labels);
     };
   return {
-    counter: ({ name, help }) => meter.createCounter(name, { description: help }),
-    histogram: ({ name, help, bounds = [] }) =>
-      meter.createHistogram(name, { description: help, advice: { explicitBucketBoundaries: [...bounds] } }),
+    counter: (metric) => add(new RecordedCounter(metric)),
+    histogram: (metric) => add(new RecordedHistogram(metric)),
     gauge({ name, help }, read) {
       meter.createObservableGauge(name, { description: help }).addCallback(observed(read));
     },
@@ -49,7 +56,12 @@ export function createRegistry(): Registry {
     },
     async text() {
       const { resourceMetrics } = await reader.collect();
-      return `${serializer.serialize(resourceMetrics).trimEnd()}\n`;
+      const scope = { name: 'sendbatch' };
+      const scopeMetrics = [
+        { scope, metrics: recorded.map((each) => each.collect()).filter((each) => each !== undefined) },
+        ...resourceMetrics.scopeMetrics,
+      ];
+      return `${serializer.serialize({ ...resourceMetrics, scopeMetrics }).trimEnd()}\n`;
     },
     close: () => provider.shutdown(),
   };

@@ -76,11 +76,11 @@ export function createCallEvents({ log, registry, accessLog, traces }: CallEvent
     const { code, reason } = end;
     const failed = code !== 'OK';
     calls.record(seconds, {
-      'rpc.system.name': systems[call.protocol],
-      'rpc.method': call.method,
+      rpc_system_name: systems[call.protocol],
+      rpc_method: call.method,
       protocol: call.protocol,
-      'rpc.response.status_code': code,
-      ...(failed ? { 'error.type': reason ?? code } : {}),
+      rpc_response_status_code: code,
+      ...(failed ? { error_type: reason ?? code } : {}),
     });
     const isInternal = reason === 'INTERNAL';
     const isBusy = reason === 'STORE_BUSY';
