@@ -8,6 +8,7 @@
 //     are compiled.
 
 import { limits } from '../limits.ts';
+import type { Cancellation } from '../messages/cancellation.ts';
 import { changed, type PreparedMessage } from '../messages/message.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import { ServiceError } from '../messages/service-error.ts';
@@ -40,8 +41,8 @@ export interface ModerationResult {
 /** Moderates messages. `caller`: the caller whose share of the thread it uses. */
 export type Moderate = (
   messages: readonly PreparedMessage[],
-  call: { readonly caller: string; readonly signal?: AbortSignal | undefined },
-) => Promise<ModerationResult>;
+  call: { readonly caller: string; readonly signal?: Cancellation | undefined },
+) => ModerationResult | Promise<ModerationResult>;
 
 /** Management of rules and flagged messages, and moderation of sends. */
 export interface Moderation {
@@ -63,6 +64,8 @@ export interface ModerationOptions {
   readonly messageMs?: number;
   readonly now?: () => number;
 }
+
+const noRefusals: ReadonlyMap<PreparedMessage, Refusal> = new Map();
 
 /** Creates moderation. `hook`: called per batch, for the messages that the rules do not refuse. */
 export function createModeration(
@@ -96,12 +99,13 @@ export function createModeration(
       await reload();
       return result;
     });
+  const judge = async (...[messages, call]: Parameters<Moderate>): Promise<ModerationResult> => {
+    const judged = await judgeMessages({ currentThread: () => thread, scheduler, messageMs }, messages, call);
+    return hook === undefined ? judged : await askHook(hook, judged);
+  };
   return {
-    async moderate(messages, call) {
-      if (thread === undefined && hook === undefined) return { messages, refused: new Map() };
-      const judged = await judgeMessages({ currentThread: () => thread, scheduler, messageMs }, messages, call);
-      return hook === undefined ? judged : await askHook(hook, judged);
-    },
+    moderate: (messages, call) =>
+      thread === undefined && hook === undefined ? { messages, refused: noRefusals } : judge(messages, call),
     reload: () => orBusy(reload),
     async create(rule) {
       await assertValidRule(rule, await orBusy(() => listRules(db)));

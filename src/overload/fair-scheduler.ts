@@ -1,4 +1,5 @@
 import { limits } from '../limits.ts';
+import type { Cancellation } from '../messages/cancellation.ts';
 import { overloaded } from './admission-controller.ts';
 
 /**
@@ -161,7 +162,7 @@ export interface ScheduledCall {
   /** The caller whose share it uses. */
   readonly caller: string;
   /** Aborts when the caller disconnects. */
-  readonly signal?: AbortSignal | undefined;
+  readonly signal?: Cancellation | undefined;
   /** Approximate bytes that it holds while it waits. */
   readonly weigh?: () => number;
   /** Whether it is known to take long: then new calls go first. */

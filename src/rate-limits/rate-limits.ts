@@ -29,6 +29,8 @@ export interface RateLimitDecision {
   /** Messages over a quota. */
   readonly refused: ReadonlyMap<PreparedMessage, Refusal>;
   readonly status: RateLimitStatus | undefined;
+  /** Whether no rate limit applies, so that there is nothing to refund or to charge. */
+  readonly isFree: boolean;
   /**
    * Refunds messages that were not stored (duplicates, later refusals): they cost senders and
    * channels nothing.
@@ -42,7 +44,11 @@ export interface RateLimitDecision {
 }
 
 /** Counts messages against the quotas before they are stored. `peek`: decides without counting. */
-export type Rates = (caller: Caller, messages: readonly PreparedMessage[], peek?: 'peek') => Promise<RateLimitDecision>;
+export type Rates = (
+  caller: Caller,
+  messages: readonly PreparedMessage[],
+  peek?: 'peek',
+) => RateLimitDecision | Promise<RateLimitDecision>;
 
 /** Messages checked but not stored that cost a caller as much as one stored message. */
 const lookedAtPerMessage = 10;
@@ -78,7 +84,13 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
   };
 
   const nothing = async () => {};
-  const none: RateLimitDecision = { refused: new Map(), status: undefined, refund: nothing, charge: nothing };
+  const none: RateLimitDecision = {
+    refused: new Map(),
+    status: undefined,
+    isFree: true,
+    refund: nothing,
+    charge: nothing,
+  };
   /** Messages checked and not charged yet, by caller. */
   const unpaid = new LRUCache<string, number>({ max: fractionsKept });
   const charge = async (caller: Caller, count: number) => {
@@ -89,8 +101,11 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
   };
   const isFree = dimensions.every((dimension) => counters[dimension].length === 0);
 
-  return async (caller, messages, peek) => {
-    if (isFree && caller.ratePerSecond === undefined) return none;
+  const decide = async (
+    caller: Caller,
+    messages: readonly PreparedMessage[],
+    peek: 'peek' | undefined,
+  ): Promise<RateLimitDecision> => {
     const refused = new Map<PreparedMessage, Refusal>();
     /** How many of the counters below a refused message was counted by. */
     const tookFrom = new Map<PreparedMessage, number>();
@@ -125,7 +140,7 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
     const pay = async (count: number) => {
       if (count > 0) await charge(caller, count);
     };
-    if (peek !== undefined) return { refused, status, refund: nothing, charge: pay };
+    if (peek !== undefined) return { refused, status, isFree: false, refund: nothing, charge: pay };
     const refund = async (which: Iterable<PreparedMessage>) => {
       const all = [...which];
       for (const [position, { dimension, counter }] of used.entries()) {
@@ -136,8 +151,10 @@ export function createRates(quotas: Quotas, open: (name: string, quota: Quota) =
     await refund(refused.keys());
     // They were refunded.
     for (const message of refused.keys()) tookFrom.set(message, 0);
-    return { refused, status, refund, charge: pay };
+    return { refused, status, isFree: false, refund, charge: pay };
   };
+  return (caller, messages, peek) =>
+    isFree && caller.ratePerSecond === undefined ? none : decide(caller, messages, peek);
 }
 
 /** Counts messages by key. */

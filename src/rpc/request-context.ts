@@ -8,14 +8,15 @@
 //     authentication it is the trusted caller.
 
 import { randomUUID } from 'node:crypto';
-import type { IncomingHttpHeaders } from 'node:http';
 import type { DescMethod } from '@bufbuild/protobuf';
-import { Code, ConnectError, type ContextValues, createContextKey, createContextValues } from '@connectrpc/connect';
+import { Code, ConnectError, type ContextKey, type ContextValues, createContextKey } from '@connectrpc/connect';
 import type { connectNodeAdapter } from '@connectrpc/connect-node';
 import { certificateOf } from '../auth/identity.ts';
 import { type Caller, trustedCaller } from '../messages/caller.ts';
+import type { Cancellation } from '../messages/cancellation.ts';
 import type { CallCounts, Protocol, RejectedRequest } from '../observability/events/index.ts';
-import type { Route } from '../transcode/index.ts';
+import { LightHeaders, type Route } from '../transcode/index.ts';
+import { CallSignal } from './call-signal.ts';
 
 /** Longest delay of a Node timer; a longer one fires immediately. */
 export const longestTimerMs = 2 ** 31 - 1;
@@ -33,6 +34,12 @@ export type Response = Parameters<Handler>[1];
 export const requestIdHeader = 'x-request-id';
 /** A caller's id is kept if it has this form: it appears in the log and in a header. */
 const plainId = /^[\w.:-]{1,128}$/;
+
+/** Forbids other sites to embed an answer (independent of CORS), and browsers to guess its type. */
+export const safeAnswerHeaders: Readonly<Record<string, string>> = {
+  'cross-origin-resource-policy': 'same-origin',
+  'x-content-type-options': 'nosniff',
+};
 
 /** What a request leads to, by its path, verb and content type. */
 export interface Destination {
@@ -60,6 +67,12 @@ export class RequestContext implements Destination {
   isEvicted = false;
   /** Messages of the call by outcome. */
   counts: CallCounts | undefined = undefined;
+  /** Cancels the call when its caller leaves. Unset: only the signal of its context does. */
+  cancellation: Cancellation | undefined = undefined;
+  /** Headers of every answer to the request: of its origin check, and what keeps other sites out. */
+  answerHeaders: Readonly<Record<string, string>> = safeAnswerHeaders;
+  /** Counts a chunk of the body (null: its end); false: the body was dropped. */
+  onBodyChunk: ((chunk: Buffer | null) => boolean) | undefined = undefined;
   /** Counts the call in load shedding, once its body is complete. */
   onBodyComplete: (() => void) | undefined = undefined;
   #header: Headers | undefined;
@@ -74,7 +87,7 @@ export class RequestContext implements Destination {
   }
 
   get header(): Headers {
-    this.#header ??= webHeaders(this.request.headers);
+    this.#header ??= new LightHeaders(this.request.headers);
     return this.#header;
   }
 
@@ -91,6 +104,11 @@ export class RequestContext implements Destination {
     return 'stream' in request ? request.stream.session : request.socket;
   }
 
+  /** Counts a chunk of the body; false: the body was dropped, and so is the chunk. */
+  takesChunk(chunk: Buffer | null): boolean {
+    return this.onBodyChunk === undefined || this.onBodyChunk(chunk);
+  }
+
   /** Reports that the body is complete. Throws when load shedding refuses the call. */
   bodyComplete(): void {
     const { onBodyComplete } = this;
@@ -103,7 +121,34 @@ const requestContextKey = createContextKey<RequestContext | undefined>(undefined
 
 /** The context values of a call. */
 export function createValues(context: RequestContext): ContextValues {
-  return createContextValues().set(requestContextKey, context);
+  return new CallValues().set(requestContextKey, context);
+}
+
+/** As Connect's, whose methods are created for each call. A call has two or three values. */
+class CallValues implements ContextValues {
+  readonly #keys: symbol[] = [];
+  readonly #values: unknown[] = [];
+
+  get<T>(key: ContextKey<T>): T {
+    const position = this.#keys.indexOf(key.id);
+    return position === -1 ? key.defaultValue : (this.#values[position] as T);
+  }
+
+  set<T>(key: ContextKey<T>, value: T): this {
+    const position = this.#keys.indexOf(key.id);
+    const last = position === -1 ? this.#keys.push(key.id) - 1 : position;
+    this.#values[last] = value;
+    return this;
+  }
+
+  delete(key: ContextKey<unknown>): this {
+    const position = this.#keys.indexOf(key.id);
+    if (position !== -1) {
+      this.#keys.splice(position, 1);
+      this.#values.splice(position, 1);
+    }
+    return this;
+  }
 }
 
 /** The request of a call. */
@@ -111,6 +156,14 @@ export function requestContextOf(values: ContextValues): RequestContext {
   const context = values.get(requestContextKey);
   if (context === undefined) throw new Error('a call without its request context');
   return context;
+}
+
+/**
+ * What cancels a call: as the signal of its context does, but without creating it for unary gRPC
+ * and the JSON routes.
+ */
+export function cancellationOf(values: ContextValues, call: { readonly signal: AbortSignal }): Cancellation {
+  return requestContextOf(values).cancellation ?? call.signal;
 }
 
 /** The caller of a call. */
@@ -141,8 +194,8 @@ export function isGone(response: Response): boolean {
 }
 
 /** Aborts when the caller disconnects before its answer. Call `release` at the end of the call. */
-export function callerSignal(response: Response): { controller: AbortController; release: () => void } {
-  const controller = new AbortController();
+export function callerSignal(response: Response): { controller: CallSignal; release: () => void } {
+  const controller = new CallSignal();
   const gone = () => {
     if (!response.writableEnded) controller.abort(new ConnectError('the caller disconnected', Code.Canceled));
   };
@@ -150,16 +203,4 @@ export function callerSignal(response: Response): { controller: AbortController;
   if (isGone(response)) gone();
   else response.once('close', gone);
   return { controller, release: () => response.off('close', gone) };
-}
-
-/** Node's headers as a web `Headers`, without pseudo-headers. */
-export function webHeaders(headers: IncomingHttpHeaders): Headers {
-  const result = new Headers();
-  for (const name of Object.keys(headers)) {
-    const value = headers[name];
-    if (name.startsWith(':') || value === undefined) continue;
-    if (typeof value === 'string') result.append(name, value);
-    else for (const each of value) result.append(name, each);
-  }
-  return result;
 }

@@ -1,5 +1,6 @@
 import { limits } from '../limits.ts';
 import { type Caller, senderDenial } from '../messages/caller.ts';
+import type { Cancellation } from '../messages/cancellation.ts';
 import { personType } from '../messages/channel.ts';
 import type { Header } from '../messages/message.ts';
 import { malformed, ServiceError } from '../messages/service-error.ts';
@@ -18,7 +19,7 @@ export interface BroadcastCall {
   /** Runs every check and sends nothing. */
   readonly validateOnly: boolean;
   /** Aborts when the caller disconnects. */
-  readonly signal?: AbortSignal;
+  readonly signal?: Cancellation;
   readonly caller: Caller;
 }
 

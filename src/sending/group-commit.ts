@@ -1,3 +1,5 @@
+import type { Cancellation } from '../messages/cancellation.ts';
+
 /** What a job takes of a bound. Group commit does not know what items are. */
 export interface Cost {
   readonly items: number;
@@ -68,7 +70,7 @@ export interface GroupCommit<Job, Result> {
    * Submits a job and waits for its own result. A job whose signal aborts before its group starts
    * leaves the queue and rejects with the signal's reason; later aborts have no effect.
    */
-  submit(lane: number, job: Job, signal?: AbortSignal): Promise<Result>;
+  submit(lane: number, job: Job, signal?: Cancellation): Promise<Result>;
   /** Whether no job waits and no group is being committed. */
   readonly isIdle: boolean;
   /** All jobs without a result, and how long the oldest group in flight has been committing. */
@@ -186,7 +188,7 @@ class Lane<Job, Result> {
     };
   }
 
-  submit(job: Job, signal: AbortSignal | undefined): Promise<Result> {
+  submit(job: Job, signal: Cancellation | undefined): Promise<Result> {
     const cost = this.#options.weigh(job);
     const { queueBounds, refuse } = this.#options;
     if (this.#queue.length > 0 && !fits(plus(this.#queued, cost), queueBounds))

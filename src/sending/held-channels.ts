@@ -18,6 +18,7 @@
 
 import { limits } from '../limits.ts';
 import type { Batch, Outcome } from '../messages/append-plan.ts';
+import type { Cancellation } from '../messages/cancellation.ts';
 import type { PreparedMessage } from '../messages/message.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { storeBusy } from '../messages/store-busy.ts';
@@ -77,7 +78,7 @@ type Submit = (batch: Batch) => Promise<readonly Outcome[]>;
 
 export interface HeldChannels {
   /** Submits a batch, in two parts where some of its channels are held. */
-  submitAround(batch: Batch, submit: Submit, signal?: AbortSignal): Promise<readonly Outcome[]>;
+  submitAround(batch: Batch, submit: Submit, signal?: Cancellation): Promise<readonly Outcome[]>;
   /** Whether one of these messages is for a channel known to be held. */
   holdsAny(messages: Iterable<PreparedMessage>): boolean;
   /** For metrics: the channels held now, and for how long the first of them has been. */
@@ -163,7 +164,7 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
   async function untilFree(
     messages: readonly PreparedMessage[],
     { mostMs, probesOnce }: { readonly mostMs: number; readonly probesOnce: boolean },
-    signal?: AbortSignal,
+    signal?: Cancellation,
   ): Promise<void> {
     if (waitingMessages + messages.length > limits.laneMessages) throw heldFor();
     waitingMessages += messages.length;
@@ -184,7 +185,7 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
     }
   }
 
-  async function around(batch: Batch, submit: Submit, signal?: AbortSignal): Promise<readonly Outcome[]> {
+  async function around(batch: Batch, submit: Submit, signal?: Cancellation): Promise<readonly Outcome[]> {
     const isHeld = (message: PreparedMessage) => held.has(message.channel.key);
     for (const until = performance.now() + lockTimeoutMs; ; ) {
       if (held.size > 0 && batch.messages.some(isHeld)) {
@@ -207,7 +208,7 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
     batch: Batch,
     isHeld: (message: PreparedMessage) => boolean,
     submit: Submit,
-    signal?: AbortSignal,
+    signal?: Cancellation,
   ): Promise<readonly Outcome[]> {
     const parts = [
       partOf(
@@ -244,7 +245,7 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
 }
 
 /** Resolves when the work ends or `ms` are over; rejects with the signal's reason. */
-async function raceUntil(work: Promise<unknown>, ms: number, signal: AbortSignal | undefined): Promise<void> {
+async function raceUntil(work: Promise<unknown>, ms: number, signal: Cancellation | undefined): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const abort = () => reject(signal?.reason);
   const timer = setTimeout(resolve, ms);

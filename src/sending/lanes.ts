@@ -1,5 +1,6 @@
 import { limits } from '../limits.ts';
 import type { Batch, Outcome } from '../messages/append-plan.ts';
+import type { Cancellation } from '../messages/cancellation.ts';
 import { keyCrcOf } from '../messages/channel.ts';
 import type { PreparedMessage } from '../messages/message.ts';
 import { payloadBytesOf } from '../messages/plain-message.ts';
@@ -13,7 +14,7 @@ import { type HeldChannels, submitParts } from './held-channels.ts';
  * Appends one batch. `signal`: the caller disconnected; a batch whose group has not started by then
  * is not stored.
  */
-export type AppendBatch = (batch: Batch, signal?: AbortSignal) => Promise<readonly Outcome[]>;
+export type AppendBatch = (batch: Batch, signal?: Cancellation) => Promise<readonly Outcome[]>;
 
 /** Appends each batch in a transaction of its own. */
 export function createDirect(append: Append, held?: HeldChannels): AppendBatch {

@@ -12,6 +12,7 @@ import { randomUUID } from 'node:crypto';
 import { limits } from '../limits.ts';
 import { type Accepted, canExpect, type Outcome } from '../messages/append-plan.ts';
 import { type Caller, senderDenial } from '../messages/caller.ts';
+import type { Cancellation } from '../messages/cancellation.ts';
 import { canonicalId, channel, messageSequence } from '../messages/channel.ts';
 import { disclosed, disclosedOutcomes } from '../messages/disclosure.ts';
 import { type Draft, type PreparedMessage, prepareMessage } from '../messages/message.ts';
@@ -44,7 +45,7 @@ export interface SendBatchCall {
   readonly requestId: string;
   readonly expectedLastSeqs: readonly ExpectedLastSeq[];
   /** Aborts when the caller disconnects. */
-  readonly signal?: AbortSignal;
+  readonly signal?: Cancellation;
   readonly caller: Caller;
   /**
    * The value of `now` in its templates, in milliseconds since 1970; unset: the time of rendering.
@@ -80,7 +81,9 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
       if (call.atomic && refused.size > 0) throw notAllAccepted(refused, messages.length);
     };
     refuseAtomic();
-    const admission = await rates(caller, without(refused, messages), validateOnly ? 'peek' : undefined);
+    const admitting = rates(caller, without(refused, messages), validateOnly ? 'peek' : undefined);
+    // Here and below: awaits only what is pending, which for most calls is the append alone.
+    const admission = admitting instanceof Promise ? await admitting : admitting;
     if (admission.status !== undefined) call.onRateLimit?.(admission.status);
     try {
       if (admission.refused.size > 0) await refuseOverRate(parts, call, messages, { admission, refused });
@@ -88,16 +91,18 @@ export function createSendBatch(parts: SendBatchParts): SendBatch {
       const rendered = usesTemplates(call) ? await render(parts, call, messages, refused) : messages;
       refuseAtomic();
       const admitted = without(refused, rendered);
-      const judged = await moderate(admitted, { caller: caller.id, signal });
+      const judging = moderate(admitted, { caller: caller.id, signal });
+      const judged = judging instanceof Promise ? await judging : judging;
       const batch = { ...judged, atomic: call.atomic, expectedLastSeqs };
       const appended = admitted.length === 0 ? [] : await (validateOnly ? dryRun : append)(batch, signal);
       const answers = disclosedOutcomes(caller, appended);
       if (call.atomic) assertAllAccepted(answers);
       const isDelivered = validateOnly || !answers.some(isLive);
       const stored = isDelivered ? answers : await delivered(answers, call.atomic, deliver);
-      await admission.refund(without(refused, messages).filter((_, index) => stored[index]?.kind !== 'accepted'));
+      if (!admission.isFree)
+        await admission.refund(without(refused, messages).filter((_, index) => stored[index]?.kind !== 'accepted'));
       const outcomes = withRefused(messages, stored, refused);
-      await admission.charge(validateOnly ? messages.length : countRefused(outcomes));
+      if (!admission.isFree) await admission.charge(validateOnly ? messages.length : countRefused(outcomes));
       return validateOnly ? outcomes.map(withoutNewNumbers) : outcomes;
     } catch (error) {
       // Nothing was stored, or it is unknown. A refusal that the caller could have foreseen is

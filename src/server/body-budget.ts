@@ -101,20 +101,18 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: Bod
     peer.bytes += body.bytes;
     heldBytes += body.bytes;
     if (!request.complete) unfinished.add(body);
-    const push = request.push.bind(request);
-    request.push = (chunk: Buffer | null, encoding?: BufferEncoding) => {
+    context.onBodyChunk = (chunk) => {
       // Drops what follows an eviction, including the end: the reader sees the connection's end
       // instead.
-      if (isDropped) return true;
+      if (isDropped) return false;
       if (chunk === null) unfinished.delete(body);
       else {
         body.bytes += chunk.length;
         peer.bytes += chunk.length;
         heldBytes += chunk.length;
         if (heldBytes > maxBytes) makeRoom();
-        if (isDropped) return true;
       }
-      return push(chunk, encoding);
+      return !isDropped;
     };
     response.once('close', release);
   }
@@ -127,21 +125,25 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: Bod
     // Part of the body may have arrived while the caller was identified.
     let bytes = request.readableLength;
     if (declared !== undefined || bytes > smallBytes) {
-      if (!isStream(context)) count(context, response, { bytes, since });
-      return;
+      if (isStream(context)) return;
+      count(context, response, { bytes, since });
+    } else {
+      // Most bodies of undeclared length, those of gRPC, are small.
+      context.onBodyChunk = (chunk) => {
+        const sum = bytes + (chunk?.length ?? 0);
+        if (sum <= smallBytes) {
+          bytes = sum;
+          return true;
+        }
+        context.onBodyChunk = undefined;
+        if (!isStream(context)) count(context, response, { bytes, since });
+        return context.takesChunk(chunk);
+      };
     }
-    // Most bodies of undeclared length, those of gRPC, are small.
+    // The body's bytes pass here, unless its handler reads the HTTP/2 stream itself.
     const push = request.push;
-    request.push = (chunk: Buffer | null, encoding?: BufferEncoding) => {
-      const sum = bytes + (chunk?.length ?? 0);
-      if (sum <= smallBytes) {
-        bytes = sum;
-        return push.call(request, chunk, encoding);
-      }
-      request.push = push;
-      if (!isStream(context)) count(context, response, { bytes, since });
-      return request.push(chunk, encoding);
-    };
+    request.push = (chunk: Buffer | null, encoding?: BufferEncoding) =>
+      context.takesChunk(chunk) ? push.call(request, chunk, encoding) : true;
   };
 }
 

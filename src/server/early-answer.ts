@@ -67,6 +67,7 @@ export function answerEarly(context: RequestContext, response: Response, answers
   const type = request.headers['content-type'] ?? '';
   const { status, headers, body } = answers[shapeOf(type, context)];
   response.statusCode = status;
+  for (const [name, value] of Object.entries(context.answerHeaders)) response.setHeader(name, value);
   for (const [name, value] of headers) response.setHeader(name, value);
   if (!headers.has('content-type')) response.setHeader('content-type', type);
   afterBody(request, response, () => {

@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http';
+import type { ServerHttp2Stream } from 'node:http2';
 import type { DescService, Message } from '@bufbuild/protobuf';
 import { Code, ConnectError, createServiceImplSpec, type Interceptor, type ServiceImpl } from '@connectrpc/connect';
 import { type Compression, createMethodUrl } from '@connectrpc/connect/protocol';
@@ -10,12 +11,18 @@ import {
   callerSignal,
   createValues,
   longestTimerMs,
-  type Request,
   type RequestContext,
   type Response,
   textOf,
 } from '../rpc/request-context.ts';
-import { createInvokeUnary, type InvokeUnary, UnaryContext, type UnaryMethod } from '../transcode/index.ts';
+import {
+  type CallController,
+  createInvokeUnary,
+  type InvokeUnary,
+  recordOf,
+  UnaryContext,
+  type UnaryMethod,
+} from '../transcode/index.ts';
 import { discard } from './early-answer.ts';
 import { setGrpcStatus } from './grpc-message.ts';
 import { messageTooLarge } from './message-too-large.ts';
@@ -57,14 +64,14 @@ export function createUnaryGrpc(options: UnaryGrpcOptions): (context: RequestCon
     if (context.protocol !== 'grpc') return false;
     const { request } = context;
     const method = methods.get(request.url ?? '');
-    if (method === undefined || request.method !== 'POST' || request.httpVersionMajor !== 2) return false;
+    if (method === undefined || request.method !== 'POST' || !('stream' in response)) return false;
     const { headers } = request;
     const type = headers['content-type'];
     if (type !== 'application/grpc' && type !== 'application/grpc+proto') return false;
     if ((headers['grpc-encoding'] ?? 'identity') !== 'identity') return false;
     const { timeoutMs, error } = parseTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
     if (error !== undefined) return false;
-    void serve(method, serving, { context, response, timeoutMs });
+    void serve(method, serving, { context, response, stream: response.stream, timeoutMs });
     return true;
   };
 }
@@ -72,6 +79,7 @@ export function createUnaryGrpc(options: UnaryGrpcOptions): (context: RequestCon
 interface Call {
   readonly context: RequestContext;
   readonly response: Response;
+  readonly stream: ServerHttp2Stream;
   readonly timeoutMs: number | undefined;
 }
 
@@ -90,19 +98,20 @@ async function serve(
           () => controller.abort(new ConnectError('the operation timed out', Code.DeadlineExceeded)),
           timeoutMs,
         );
+  context.cancellation = controller;
   const unary = createUnaryContext(method, call, controller);
   let frame: Uint8Array | undefined;
   try {
-    const body = await readBody(request, options.readMaxBytes);
+    const body = await readBody(call, options.readMaxBytes);
     context.bodyComplete();
-    const input = await parseEnvelope(method, body);
+    const parsing = parseEnvelope(method, body);
+    const input = parsing instanceof Promise ? await parsing : parsing;
     const output = await options.invoke(method, unary, input);
-    frame = await toEnvelope(
-      encodeResponse(method.method.output, output),
-      request.headers,
-      unary.responseHeader,
-      options,
-    );
+    const message = encodeResponse(method.method.output, output);
+    frame =
+      message.length >= options.compressMinBytes && accepts(options.compression, request.headers)
+        ? await compressedEnvelope(message, unary.responseHeader, options.compression)
+        : toEnvelope(message, 0);
   } catch (thrown) {
     if (!context.isCalled) options.onMalformed(context);
     setGrpcStatus(unary.responseTrailer, toConnectError(thrown));
@@ -111,21 +120,23 @@ async function serve(
     release();
   }
   if (response.destroyed || response.writableEnded) return;
-  const headers = { 'content-type': 'application/grpc+proto', ...Object.fromEntries(unary.responseHeader) };
-  const trailers = Object.fromEntries(unary.usedTrailer ?? []);
+  const headers = recordOf(unary.responseHeader, context.answerHeaders);
+  headers['content-type'] = 'application/grpc+proto';
+  const trailers = recordOf(unary.usedTrailer);
   if (frame === undefined) {
     endTrailersOnly(response, { ...headers, ...trailers });
     return;
   }
   response.writeHead(200, headers);
-  response.addTrailers({ ...trailers, 'grpc-status': '0' });
+  trailers['grpc-status'] = '0';
+  response.addTrailers(trailers);
   response.end(frame);
 }
 
 function createUnaryContext(
   { method }: UnaryMethod,
   { context, timeoutMs }: Call,
-  { signal }: AbortController,
+  controller: CallController,
 ): UnaryContext {
   const { request } = context;
   const endsAt = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
@@ -134,19 +145,23 @@ function createUnaryContext(
     protocolName: 'grpc',
     requestMethod: 'POST',
     url: `http://${request.headers[':authority'] ?? 'localhost'}${request.url}`,
-    signal,
+    controller,
     timeoutMs: () => (endsAt === undefined ? undefined : Math.ceil(endsAt - performance.now())),
     requestHeader: context.header,
     values: createValues(context),
   });
 }
 
-/** Reads the whole body; throws once the length of its message is known to be too large. */
-async function readBody(request: Request, maxBytes: number): Promise<Uint8Array> {
+/**
+ * Reads the whole body; throws once the length of its message is known to be too large. Reads the
+ * HTTP/2 stream: the request in front of it would buffer each chunk a second time.
+ */
+async function readBody({ context, stream }: Call, maxBytes: number): Promise<Uint8Array> {
   const chunks: Buffer[] = [];
   let length = 0;
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const onData = (chunk: Buffer) => {
+    if (!context.takesChunk(chunk)) return;
     chunks.push(chunk);
     length += chunk.length;
     if (length < envelopeBytes) return;
@@ -159,18 +174,22 @@ async function readBody(request: Request, maxBytes: number): Promise<Uint8Array>
       reject(new ConnectError('protocol error: received more than one message for a unary method', Code.Unimplemented));
     }
   };
-  const onEnd = () => resolve();
+  const onEnd = () => {
+    // A dropped body has no end: its stream is closed next.
+    if (context.takesChunk(null)) resolve();
+  };
   const onCut = () => reject(new ConnectError('the request was cut', Code.Canceled));
-  request.on('data', onData).on('end', onEnd).on('close', onCut).on('error', onCut);
+  stream.on('data', onData).on('end', onEnd).on('close', onCut).on('error', onCut);
   try {
     await promise;
   } catch (error) {
-    request.off('data', onData);
+    stream.off('data', onData);
     // Before the answer: Node's HTTP/2 client accepts no headers while over 10 MB are unsent.
-    await discard(request);
+    await discard(context.request);
     throw error;
   } finally {
-    request.off('data', onData).off('end', onEnd).off('close', onCut).off('error', onCut);
+    // Node frees a stream late; with these it would keep the call's objects that long.
+    stream.off('data', onData).off('end', onEnd).off('close', onCut).off('error', onCut);
   }
   const [first] = chunks;
   return chunks.length === 1 && first !== undefined ? first : Buffer.concat(chunks, length);
@@ -187,22 +206,26 @@ function parseEnvelope({ method }: UnaryMethod, body: Uint8Array): Message | Pro
   return parseProtobuf(method.input, body.subarray(envelopeBytes));
 }
 
-/** Wraps an answer in its envelope, compressed if it is large and the caller accepts that. */
-async function toEnvelope(
-  message: Uint8Array,
-  { 'grpc-accept-encoding': accepted }: IncomingHttpHeaders,
-  header: Headers,
-  { compression, compressMinBytes }: UnaryGrpcOptions,
-): Promise<Uint8Array> {
-  const isCompressed =
-    message.length >= compressMinBytes &&
+function accepts({ name }: Compression, { 'grpc-accept-encoding': accepted }: IncomingHttpHeaders): boolean {
+  return (
     textOf(accepted)
       ?.split(/\s*,\s*/)
-      .includes(compression.name);
-  if (isCompressed) header.set('grpc-encoding', compression.name);
-  const data = isCompressed ? await compression.compress(message) : message;
+      .includes(name) === true
+  );
+}
+
+async function compressedEnvelope(
+  message: Uint8Array,
+  header: Headers,
+  { name, compress }: Compression,
+): Promise<Uint8Array> {
+  header.set('grpc-encoding', name);
+  return toEnvelope(await compress(message), compressedFlag);
+}
+
+function toEnvelope(data: Uint8Array, flags: number): Uint8Array {
   const bytes = Buffer.allocUnsafe(envelopeBytes + data.length);
-  bytes.writeUInt8(isCompressed ? compressedFlag : 0, 0);
+  bytes.writeUInt8(flags, 0);
   bytes.writeUInt32BE(data.length, 1);
   bytes.set(data, envelopeBytes);
   return bytes;

@@ -8,30 +8,19 @@ import type { ConnectionBounds } from './connection-limits.ts';
 const sessionWindowBytes = 16 * 1024 * 1024;
 
 /** Sets windows, pings, idle time and error handlers of one HTTP/2 connection. */
-export function configureSession(session: ServerHttp2Session, bounds: ConnectionBounds): void {
-  /** By stream: since when its answer is written completely, as of the last check. */
-  const answeredSince = new Map<ServerHttp2Stream, number | undefined>();
+export function configureSession(
+  session: ServerHttp2Session,
+  { bounds, streams }: { readonly bounds: ConnectionBounds; readonly streams: StreamWatch },
+): void {
   session.setLocalWindowSize(sessionWindowBytes);
   session.setTimeout(bounds.sessionIdleMs, () => session.close());
   session.on('error', () => session.destroy());
-  session.on('stream', (stream) => {
-    stream.on('error', () => {});
-    closeWhenStalled(stream, bounds.requestMs);
-    answeredSince.set(stream, undefined);
-    stream.once('close', () => answeredSince.delete(stream));
-  });
+  session.on('stream', streams.add);
   let isPingAnswered = true;
   const pings = setInterval(() => {
     if (!isPingAnswered || session.destroyed) {
       session.destroy();
       return;
-    }
-    // Ends streams whose answer the client does not accept. Node's stream timeout misses them: any
-    // frame of the connection, such as this ping, restarts it.
-    for (const [stream, since] of answeredSince) {
-      if (!stream.writableEnded) continue;
-      if (since === undefined) answeredSince.set(stream, performance.now());
-      else if (performance.now() - since > bounds.requestMs) stream.destroy();
     }
     isPingAnswered = false;
     session.ping(() => {
@@ -41,6 +30,58 @@ export function configureSession(session: ServerHttp2Session, bounds: Connection
   pings.unref();
   session.once('close', () => clearInterval(pings));
 }
+
+/** Closes stalled streams of all connections. */
+export interface StreamWatch {
+  readonly add: (stream: ServerHttp2Stream) => void;
+  stop(): void;
+}
+
+/** Longest interval between two checks. */
+const checkMs = 1000;
+
+interface Watched {
+  /** Whether the stream has a timeout of its own. */
+  isTimed: boolean;
+  /** Since when its answer is written completely, as of the last check. */
+  answeredSince: number | undefined;
+}
+
+/**
+ * Starts watching streams. One timer serves all, and a stream gets its own only when it is still
+ * open at a check: setting one up and restarting it at each frame cost a small call 3 µs.
+ */
+export function watchStreams({ requestMs }: ConnectionBounds): StreamWatch {
+  const open = new Map<ServerHttp2Stream, Watched>();
+  function forget(this: ServerHttp2Stream): void {
+    open.delete(this);
+  }
+  const check = () => {
+    const now = performance.now();
+    for (const [stream, watched] of open) {
+      if (!watched.isTimed) {
+        watched.isTimed = true;
+        closeWhenStalled(stream, requestMs);
+      }
+      // Ends streams whose answer the client does not accept. Node's stream timeout misses them:
+      // any frame of the connection, such as a ping, restarts it.
+      if (!stream.writableEnded) continue;
+      watched.answeredSince ??= now;
+      if (now - watched.answeredSince > requestMs) stream.destroy();
+    }
+  };
+  const timer = setInterval(check, Math.min(checkMs, Math.max(50, requestMs / 4))).unref();
+  return {
+    add(stream) {
+      stream.on('error', ignore);
+      stream.on('close', forget);
+      open.set(stream, { isTimed: false, answeredSince: undefined });
+    },
+    stop: () => clearInterval(timer),
+  };
+}
+
+function ignore(): void {}
 
 /**
  * Closes a stream that stalls before its request is complete or with an answer unsent. An open

@@ -16,7 +16,7 @@ import type { Handler } from '../rpc/request-context.ts';
 import { type ConnectionBounds, connectionBounds } from './connection-limits.ts';
 import { discardRest } from './early-answer.ts';
 import { createCleartextServers, createTlsServers, type Tls } from './http-servers.ts';
-import { closeGracefully, configureSession, isReset } from './http2-session.ts';
+import { closeGracefully, configureSession, isReset, watchStreams } from './http2-session.ts';
 import { closeSlowExchanges } from './slow-exchanges.ts';
 
 /** The port cannot be opened; the message is one line for the operator. */
@@ -108,11 +108,12 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       socket.destroy();
     });
   });
+  const streams = watchStreams(bounds);
   server.http2.on('session', (session: ServerHttp2Session) => {
     sessions.add(session);
     session.once('close', () => sessions.delete(session));
     if (draining) session.close();
-    else configureSession(session, bounds);
+    else configureSession(session, { bounds, streams });
   });
   for (const carrier of allServers) carrier.on('error', () => {});
 
@@ -165,6 +166,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     server.port.close();
     clearInterval(resetCheck);
     stopClosing();
+    streams.stop();
     clearInterval(idle);
     clearTimeout(linger);
     clearTimeout(timer);

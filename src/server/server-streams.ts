@@ -36,6 +36,7 @@ import {
 } from '../rpc/request-context.ts';
 import type { ServedService } from '../rpc/routes.ts';
 import {
+  type CallController,
   createInvokeServerStream,
   type InvokeServerStream,
   type ServerStreamMethod,
@@ -183,7 +184,7 @@ async function serve(call: StreamCall): Promise<void> {
   const onTimeout = () => controller.abort(new ConnectError('the operation timed out', Code.DeadlineExceeded));
   const timer = timeoutMs === undefined ? undefined : setTimeout(onTimeout, timeoutMs);
   const isGzip = acceptsEncoding(context, framing.acceptHeader, compression.name);
-  const handlerContext = createContext(call, signal);
+  const handlerContext = createContext(call, controller);
   const headers = () => ({
     ...Object.fromEntries(handlerContext.responseHeader),
     'content-type': framing.contentType,
@@ -207,7 +208,7 @@ async function serve(call: StreamCall): Promise<void> {
   framing.end({ response, headers: headers(), trailer: handlerContext.responseTrailer }, failure);
 }
 
-function createContext({ stream, framing, context, timeoutMs }: StreamCall, signal: AbortSignal): UnaryContext {
+function createContext({ stream, framing, context, timeoutMs }: StreamCall, controller: CallController): UnaryContext {
   const { request } = context;
   const endsAt = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
   return new UnaryContext({
@@ -215,7 +216,7 @@ function createContext({ stream, framing, context, timeoutMs }: StreamCall, sign
     protocolName: framing.protocolName,
     requestMethod: 'POST',
     url: `http://${request.headers[':authority'] ?? request.headers.host ?? 'localhost'}${request.url}`,
-    signal,
+    controller,
     timeoutMs: () => (endsAt === undefined ? undefined : Math.ceil(endsAt - performance.now())),
     requestHeader: context.header,
     values: createValues(context),

@@ -1,3 +1,4 @@
+import type { Cancellation } from '../messages/cancellation.ts';
 import type { Draft } from '../messages/message.ts';
 import { invalidField, type Refusal } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
@@ -32,7 +33,7 @@ export interface RenderOptions {
   /** The caller whose share of the rendering time is used. */
   readonly caller?: string;
   /** Aborts when the caller disconnects. */
-  readonly signal?: AbortSignal | undefined;
+  readonly signal?: Cancellation | undefined;
   /** Whether the draft at an index is refused already, and is not rendered. */
   readonly skip?: (index: number) => boolean;
   /** The value of `now`, in milliseconds since 1970; unset: the time of rendering. */

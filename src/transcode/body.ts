@@ -48,12 +48,34 @@ function tooManyBytes(limit: number, actual: number, what = 'the body has'): Tra
   return new TranscodeError(413, description, [{ field: 'body', description }], {}, { limit, actual });
 }
 
+/** A body that has arrived whole; read without the steps of a stream. */
+export class WholeBody implements AsyncIterable<Uint8Array> {
+  readonly bytes: Uint8Array;
+
+  constructor(bytes: Uint8Array) {
+    this.bytes = bytes;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
+    yield this.bytes;
+  }
+}
+
+/** The encoding of a body; throws for one that is not supported. */
+function encodingOf({ header }: UniversalServerRequest): 'identity' | 'gzip' {
+  const encoding = (header.get('content-encoding') ?? 'identity').trim().toLowerCase();
+  if (encoding === 'identity' || encoding === 'gzip') return encoding;
+  const message = `Content-Encoding ${quoted(encoding)} is not supported; use gzip or identity`;
+  throw new TranscodeError(415, message, [], { 'accept-encoding': 'gzip, identity' });
+}
+
 /** Reads a body of at most `maxBytes`, both as sent and uncompressed. */
-export async function readBytes(
-  { body, header, signal }: UniversalServerRequest,
+async function readBytes(
+  request: UniversalServerRequest,
   bounds: BodyBounds,
   refused: () => Promise<void>,
 ): Promise<Uint8Array> {
+  const { body, header } = request;
   if (!isStream(body)) throw new Error('the body is not a stream');
   const { maxBytes } = bounds;
   const declared = Number(header.get('content-length') ?? 0);
@@ -61,11 +83,7 @@ export async function readBytes(
     await refused();
     throw tooManyBytes(maxBytes, declared);
   }
-  const encoding = (header.get('content-encoding') ?? 'identity').trim().toLowerCase();
-  if (encoding !== 'identity' && encoding !== 'gzip') {
-    const message = `Content-Encoding ${quoted(encoding)} is not supported; use gzip or identity`;
-    throw new TranscodeError(415, message, [], { 'accept-encoding': 'gzip, identity' });
-  }
+  const encoding = encodingOf(request);
   const chunks: Uint8Array[] = [];
   let length = 0;
   // Not `for await`: leaving it early ends the stream, and Node then closes the connection before
@@ -76,7 +94,7 @@ export async function readBytes(
     try {
       chunk = await stream.next();
     } catch (error) {
-      if (error instanceof ConnectError || signal.aborted) throw error;
+      if (error instanceof ConnectError || request.signal.aborted) throw error;
       throw new TranscodeError(400, `the body was truncated after ${length} bytes`);
     }
     if (chunk.done === true) break;
@@ -134,33 +152,64 @@ export function parseBody(
   return parseJsonInSlices(bytes, { ...bounds, listOf }, names, slices).then((json) => ({ json, slices }));
 }
 
+type BodyOptions = Pick<TranscoderOptions, 'readQuickly' | 'onRefusedBody'> & { readonly bounds: BodyBounds };
+
 /** Reads the JSON of a body, whatever its Content-Type is. */
-export async function readBody(
+export function readBody(
   request: UniversalServerRequest,
   candidates: readonly Binding[],
-  options: Pick<TranscoderOptions, 'readQuickly' | 'onRefusedBody'> & { readonly bounds: BodyBounds },
-): Promise<ReadBody> {
-  const { bounds, readQuickly, onRefusedBody } = options;
+  options: BodyOptions,
+): ReadBody | Promise<ReadBody> {
+  const { body } = request;
   // A framework has already parsed the body.
-  if (!isStream(request.body)) return { json: request.body };
+  if (!isStream(body)) return { json: body };
+  const mostBytes = Math.min(largeBytes, options.bounds.maxBytes);
+  if (body instanceof WholeBody && body.bytes.length < mostBytes && encodingOf(request) === 'identity')
+    return parseBytes(body.bytes, request, candidates, options);
+  return readStream(request, candidates, options);
+}
+
+async function readStream(
+  request: UniversalServerRequest,
+  candidates: readonly Binding[],
+  options: BodyOptions,
+): Promise<ReadBody> {
+  const { bounds, onRefusedBody } = options;
   const bytes = await readBytes(request, bounds, () => onRefusedBody?.(request) ?? Promise.resolve());
+  return await parseBytes(bytes, request, candidates, options);
+}
+
+function parseBytes(
+  bytes: Uint8Array,
+  request: UniversalServerRequest,
+  candidates: readonly Binding[],
+  { bounds, readQuickly }: BodyOptions,
+): ReadBody | Promise<ReadBody> {
   if (readQuickly !== undefined)
     for (const binding of candidates) {
       const { body, method } = binding;
       const message = body.kind === 'field' ? readQuickly(method, body.field, bytes) : undefined;
       if (message !== undefined) return { json: undefined, quick: { binding, message } };
     }
+  const failed = (error: unknown): never => {
+    throw formError(request, error) ?? error;
+  };
   try {
-    return await parseBody(bytes, bounds, (key) => listOfBindings(candidates, key, bounds), namesOf(candidates));
+    const reading = parseBody(bytes, bounds, (key) => listOfBindings(candidates, key, bounds), namesOf(candidates));
+    return reading instanceof Promise ? reading.catch(failed) : reading;
   } catch (error) {
-    throw (error instanceof TranscodeError && error.size === undefined && asForm(request.header)) || error;
+    return failed(error);
   }
 }
 
 const formType = /^\s*(multipart\/form-data|application\/x-www-form-urlencoded)\b/i;
 
-/** Returns an error for a form, which some libraries send by default; undefined for other types. */
-function asForm(header: Headers): TranscodeError | undefined {
+/**
+ * The error of an unreadable body that is a form, which some libraries send by default; undefined
+ * for other types and errors.
+ */
+function formError({ header }: UniversalServerRequest, error: unknown): TranscodeError | undefined {
+  if (!(error instanceof TranscodeError) || error.size !== undefined) return undefined;
   const [, type] = formType.exec(header.get('content-type') ?? '') ?? [];
   if (type === undefined) return undefined;
   const description = `is a form (${type.toLowerCase()}), not JSON; send JSON with Content-Type: application/json`;

@@ -16,7 +16,7 @@ import { isJsonObject } from './field.ts';
 import { createInvokeUnary, UnaryContext, type UnaryMethod } from './invoke.ts';
 import type { JsonReader } from './json-reader.ts';
 import type { JsonWriter } from './json-writer.ts';
-import type { TranscodedRequest, TranscodedRoute, TranscoderOptions } from './options.ts';
+import type { CallController, TranscodedRequest, TranscodedRoute, TranscoderOptions } from './options.ts';
 import { chooseByRoot, readRequest } from './request.ts';
 import { type Route, type Router, splitUrl } from './router.ts';
 import { statusFailure } from './status.ts';
@@ -65,9 +65,10 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
   ): Promise<UniversalServerResponse> {
     if (bindings.length === 1) progress.binding = bindings[0];
     const takesBody = bindings.some((each) => each.body.kind !== 'none' || refusesBody(each));
-    const { json, slices, quick } = takesBody
-      ? await readBody(request, bindings, options)
-      : ({ json: undefined } as ReadBody);
+    const reading: ReadBody | Promise<ReadBody> = takesBody
+      ? readBody(request, bindings, options)
+      : { json: undefined };
+    const { json, slices, quick } = reading instanceof Promise ? await reading : reading;
     options.onBody?.(request);
     const binding = quick?.binding ?? chooseByRoot(bindings, json);
     progress.binding = binding;
@@ -75,11 +76,12 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
       throw new TranscodeError(400, 'body: must be empty; all fields of this route are in its path and its query', [
         { field: 'body', description: 'must be empty; all fields of this route are in its path and its query' },
       ]);
-    const input = await readRequest(binding, { json, segments, search }, readerOf(binding), {
+    const building = readRequest(binding, { json, segments, search }, readerOf(binding), {
       strictQuery: options.unknownQuery === 'refuse',
       slices,
       message: quick?.message,
     });
+    const input = building instanceof Promise ? await building : building;
     const spec = implementations.get(binding.method);
     if (spec === undefined) throw new Error(`${binding.method.name} has no implementation`);
     const { context, end } = contextOf(request, binding, options);
@@ -158,7 +160,7 @@ function contextOf(
 ): { readonly context: UnaryContext; readonly end: (failed: boolean) => void } {
   const timeoutMs = timeoutOf(request.header, options.timeoutMs);
   const endsAt = performance.now() + timeoutMs;
-  const controller = request.controller ?? new AbortController();
+  const controller: CallController = request.controller ?? new AbortController();
   const unlink = link(
     controller,
     request.controller === undefined ? request.signal : undefined,
@@ -173,7 +175,7 @@ function contextOf(
     protocolName: 'http-json',
     requestMethod: request.method,
     url: request.url.startsWith('/') ? `http://localhost${request.url}` : request.url,
-    signal: controller.signal,
+    controller,
     timeoutMs: () => Math.ceil(endsAt - performance.now()),
     requestHeader: request.header,
     values: request.contextValues ?? createContextValues(),
@@ -189,7 +191,7 @@ function contextOf(
 }
 
 /** Aborts the controller with each of these signals. Returns the function that unlinks them. */
-function link(controller: AbortController, ...signals: (AbortSignal | undefined)[]): (() => void) | undefined {
+function link(controller: CallController, ...signals: (AbortSignal | undefined)[]): (() => void) | undefined {
   if (signals.every((each) => each === undefined)) return undefined;
   const linked = signals.filter((each) => each !== undefined);
   const undo = linked.map((signal) => {

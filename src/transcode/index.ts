@@ -35,7 +35,7 @@ import { type Route, Router, splitUrl } from './router.ts';
 
 export { TextBody } from './answer.ts';
 export type { Binding, RulesOf } from './binding.ts';
-export { type BodyBounds, unpackGzip } from './body.ts';
+export { type BodyBounds, unpackGzip, WholeBody } from './body.ts';
 export { shortNameOf } from './enum.ts';
 export { TranscodeError } from './error.ts';
 export { isImplicit } from './field.ts';
@@ -48,7 +48,8 @@ export {
   UnaryContext,
   type UnaryMethod,
 } from './invoke.ts';
-export type { TranscodedCall, TranscodedRequest, TranscoderOptions } from './options.ts';
+export { LightHeaders, recordOf } from './light-headers.ts';
+export type { CallController, TranscodedCall, TranscodedRequest, TranscoderOptions } from './options.ts';
 export { queryTargets } from './query.ts';
 export type { Route } from './router.ts';
 export { isLong } from './scalar.ts';

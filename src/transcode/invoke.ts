@@ -13,6 +13,9 @@ import {
   type UnaryResponse,
 } from '@connectrpc/connect';
 
+import { LightHeaders } from './light-headers.ts';
+import type { CallController } from './options.ts';
+
 /** A unary method and its implementation. */
 export type UnaryMethod = MethodImplSpec & { kind: 'unary' };
 
@@ -21,33 +24,37 @@ export type InvokeUnary = (method: UnaryMethod, context: UnaryContext, input: Me
 
 type Init = Pick<
   HandlerContext,
-  'method' | 'protocolName' | 'requestMethod' | 'url' | 'signal' | 'timeoutMs' | 'requestHeader' | 'values'
->;
+  'method' | 'protocolName' | 'requestMethod' | 'url' | 'timeoutMs' | 'requestHeader' | 'values'
+> & { readonly controller: CallController };
 
-/** The context of a unary call. Trailers are created on demand: few calls have any. */
+/** The context of a unary call. Trailers and signal are created on demand: few calls have any. */
 export class UnaryContext implements HandlerContext {
   readonly service: HandlerContext['service'];
   readonly method: DescMethod;
   readonly protocolName: string;
   readonly requestMethod: string;
   readonly url: string;
-  readonly signal: AbortSignal;
   readonly timeoutMs: () => number | undefined;
   readonly requestHeader: Headers;
-  readonly responseHeader = new Headers();
+  readonly responseHeader: Headers = new LightHeaders();
   readonly values: ContextValues;
+  readonly #controller: CallController;
   #trailer: Headers | undefined;
 
-  constructor({ method, protocolName, requestMethod, url, signal, timeoutMs, requestHeader, values }: Init) {
+  constructor({ method, protocolName, requestMethod, url, controller, timeoutMs, requestHeader, values }: Init) {
     this.service = method.parent;
     this.method = method;
     this.protocolName = protocolName;
     this.requestMethod = requestMethod;
     this.url = url;
-    this.signal = signal;
+    this.#controller = controller;
     this.timeoutMs = timeoutMs;
     this.requestHeader = requestHeader;
     this.values = values;
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
   }
 
   get responseTrailer(): Headers {
@@ -64,6 +71,7 @@ export class UnaryContext implements HandlerContext {
 interface Invocation {
   readonly method: UnaryMethod;
   readonly context: UnaryContext;
+  readonly request: UnaryRequest;
   /** The response of the implementation. */
   response?: UnaryResponse;
 }
@@ -77,19 +85,10 @@ const invocationKey = createContextKey<Invocation | undefined>(undefined, { desc
 export function createInvokeUnary(interceptors: readonly Interceptor[]): InvokeUnary {
   const chained = interceptors.reduceRight((next, interceptor) => interceptor(next), invoke as Next);
   return async (method, context, input) => {
-    const invocation: Invocation = { method, context };
+    const request = new Request(context, input);
+    const invocation: Invocation = { method, context, request };
     context.values.set(invocationKey, invocation);
-    const response = (await chained({
-      stream: false,
-      message: input,
-      method: context.method,
-      service: context.service,
-      requestMethod: context.requestMethod,
-      url: context.url,
-      signal: context.signal,
-      header: context.requestHeader,
-      contextValues: context.values,
-    } as UnaryRequest)) as UnaryResponse;
+    const response = (await chained(request)) as UnaryResponse;
     if (response !== invocation.response) {
       replace(context.responseHeader, response.header);
       replace(context.responseTrailer, response.trailer);
@@ -100,12 +99,44 @@ export function createInvokeUnary(interceptors: readonly Interceptor[]): InvokeU
 
 type Next = Parameters<Interceptor>[0];
 
+/**
+ * The request that interceptors get. One that passes a copy on ({ ...request }) leaves the signal
+ * out, whose getter is no property of the object; the implementation gets the call's own then.
+ */
+class Request implements UnaryRequest {
+  readonly stream = false;
+  readonly message: UnaryRequest['message'];
+  readonly method: UnaryRequest['method'];
+  readonly service: UnaryRequest['service'];
+  readonly requestMethod: string;
+  readonly url: string;
+  readonly header: Headers;
+  readonly contextValues: ContextValues;
+  readonly #context: UnaryContext;
+
+  constructor(context: UnaryContext, message: Message) {
+    this.message = message;
+    this.method = context.method as UnaryRequest['method'];
+    this.service = context.service;
+    this.requestMethod = context.requestMethod;
+    this.url = context.url;
+    this.header = context.requestHeader;
+    this.contextValues = context.values;
+    this.#context = context;
+  }
+
+  get signal(): AbortSignal {
+    return this.#context.signal;
+  }
+}
+
 async function invoke(request: UnaryRequest): Promise<UnaryResponse> {
   const invocation = request.contextValues.get(invocationKey);
   if (invocation === undefined) throw new Error('an interceptor has replaced the context values of its call');
   const { method, context } = invocation;
   const { output } = method.method;
-  const answer = await method.impl(request.message, contextFor(request, context));
+  const own = request === invocation.request ? context : contextFor(request, context);
+  const answer = await method.impl(request.message, own);
   invocation.response = new Response(context, isMessage(answer, output) ? answer : create(output, answer));
   return invocation.response;
 }
@@ -132,10 +163,10 @@ class Response implements UnaryResponse {
 }
 
 /** Returns the context with the values that the interceptors left in the request. */
-function contextFor(
-  { signal, header, contextValues }: UnaryRequest | StreamRequest,
-  context: UnaryContext,
-): HandlerContext {
+function contextFor(request: UnaryRequest | StreamRequest, context: UnaryContext): HandlerContext {
+  const { header, contextValues } = request;
+  // Undefined in a copy; see Request.
+  const signal = (request.signal as AbortSignal | undefined) ?? context.signal;
   if (signal === context.signal && header === context.requestHeader && contextValues === context.values) return context;
   const { responseTrailer } = context;
   return { ...context, responseTrailer, signal, requestHeader: header, values: contextValues };

@@ -7,14 +7,20 @@ import type { BodyBounds } from './body.ts';
 import type { JsonWriteOptions } from './json-writer.ts';
 import type { Route } from './router.ts';
 
+/** Aborts a call: an AbortController, or what creates its signal only when it is read. */
+export interface CallController {
+  readonly signal: AbortSignal;
+  abort(reason: unknown): void;
+}
+
 /**
  * A request. `controller` belongs to its signal and is aborted at the call's deadline; without one
  * the call links its own controller to the signal.
  */
 export interface TranscodedRequest extends UniversalServerRequest {
-  readonly controller?: AbortController;
+  readonly controller?: CallController;
   /** The route of its verb and URL, if already resolved. */
-  readonly route?: Route;
+  readonly route?: Route | undefined;
 }
 
 /** The route that a request took. */

@@ -41,23 +41,33 @@ export function chooseByRoot(candidates: readonly Binding[], json: unknown): Bin
  *
  * With `slices` the body is large and read in slices; with `message` it has been read.
  */
-export async function readRequest(
+export function readRequest(
   binding: Binding,
   parts: Parts,
   reader: JsonReader,
-  options: { strictQuery: boolean; slices: Slices | undefined; message: Message | undefined },
-): Promise<Message> {
+  { strictQuery, slices, message }: { strictQuery: boolean; slices: Slices | undefined; message: Message | undefined },
+): Message | Promise<Message> {
   const faults = new Faults();
+  if (message !== undefined || slices === undefined) {
+    const read = message ?? readBodyOf(binding, parts.json, reader, faults);
+    return completed(read, binding, parts, { strictQuery, faults });
+  }
+  return readLargeBodyOf(binding, parts.json, reader, { faults, slices }).then((read) =>
+    completed(read, binding, parts, { strictQuery, faults }),
+  );
+}
+
+/** Sets the fields of path and query in a message that was read from the body. */
+function completed(
+  message: Message,
+  binding: Binding,
+  { segments, search }: Parts,
+  { strictQuery, faults }: { strictQuery: boolean; faults: Faults },
+): Message {
   const { template, variables } = binding;
-  const { segments, search } = parts;
-  const message =
-    options.message ??
-    (options.slices === undefined
-      ? readBodyOf(binding, parts.json, reader, faults)
-      : await readLargeBodyOf(binding, parts.json, reader, { faults, slices: options.slices }));
   for (const { variable, target } of variables)
     setFromTexts(message, target, [capture(variable, template, segments)], faults, 'path');
-  if (search !== '') readQuery(message, binding, search, options.strictQuery, faults);
+  if (search !== '') readQuery(message, binding, search, strictQuery, faults);
   faults.settle();
   return message;
 }

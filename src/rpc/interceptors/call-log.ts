@@ -1,3 +1,4 @@
+import type { DescMethod } from '@bufbuild/protobuf';
 import { Code, ConnectError, type Interceptor } from '@connectrpc/connect';
 import { ServiceError } from '../../messages/service-error.ts';
 import type { CallEnd, Events } from '../../observability/events/index.ts';
@@ -16,13 +17,21 @@ export function callEndOf(error: ConnectError | undefined, { caller, counts }: R
  * reports the call.
  */
 export function callInterceptor(events: Events): Interceptor {
+  const names = new Map<DescMethod, string>();
+  const nameOf = (method: DescMethod): string => {
+    let name = names.get(method);
+    if (name === undefined) {
+      name = `${method.parent.typeName}/${method.name}`;
+      names.set(method, name);
+    }
+    return name;
+  };
   return (next) => async (request) => {
     const { header, contextValues, signal, stream } = request;
     const context = requestContextOf(contextValues);
     const { requestId, protocol } = context;
     context.isCalled = true;
-    const method = `${request.service.typeName}/${request.method.name}`;
-    const call = events.callBegan({ requestId, method, protocol, header });
+    const call = events.callBegan({ requestId, method: nameOf(request.method), protocol, header });
     const ended = (error?: ConnectError) => call.ended(callEndOf(error, context));
     const toCallError = (thrown: unknown) => {
       const error = errorOf(thrown, { signal, stream });

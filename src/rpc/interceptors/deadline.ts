@@ -1,5 +1,6 @@
 import { Code, type Interceptor } from '@connectrpc/connect';
 import { ServiceError } from '../../messages/service-error.ts';
+import { cancellationOf } from '../request-context.ts';
 
 /**
  * Ends a call at its deadline, after `longestMs` at most. Connect only aborts the signal, so a
@@ -9,7 +10,7 @@ import { ServiceError } from '../../messages/service-error.ts';
 export function deadlineInterceptor(longestMs: number): Interceptor {
   return (next) => (request) => {
     if (request.stream) return next(request);
-    const { signal } = request;
+    const signal = cancellationOf(request.contextValues, request);
     return new Promise((resolve, reject) => {
       const expire = () => reject(deadlineExceeded());
       const aborted = () => {

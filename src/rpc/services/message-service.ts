@@ -21,7 +21,7 @@ import type { CredentialWatch } from '../credential-watch.ts';
 import { refusalOf } from '../error-mapping.ts';
 import { legacyRange, toLegacyMessage, toMessage } from '../message-mapping.ts';
 import { allStored, StoredResponse } from '../plain-batch/index.ts';
-import { callerOf, requestContextOf } from '../request-context.ts';
+import { callerOf, cancellationOf, requestContextOf } from '../request-context.ts';
 import { requestIdOf } from '../request-id.ts';
 import { timestampMs } from '../timestamps.ts';
 import { createLegacyMethods } from './legacy-methods.ts';
@@ -55,7 +55,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         validateOnly: request.validateOnly,
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         expectedLastSeqs: request.expectedLastSeqs.map((each) => ({ ...each, lastSeq: Number(each.lastSeq) })),
-        signal: context.signal,
+        signal: cancellationOf(context.values, context),
         caller: callerOf(context),
         onRateLimit: rateLimitHeaders(context),
       });
@@ -84,7 +84,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         validateOnly: request.validateOnly,
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
         expectedLastSeqs: [],
-        signal: context.signal,
+        signal: cancellationOf(context.values, context),
         caller: callerOf(context),
         onRateLimit: rateLimitHeaders(context),
       });
@@ -101,7 +101,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
         ...request,
         atomic: request.mode === SendMode.ATOMIC,
         requestId: requestIdOf(request.requestId, context.requestHeader.get('idempotency-key')),
-        signal: context.signal,
+        signal: cancellationOf(context.values, context),
         caller: callerOf(context),
       });
       counts.refused = refusals.length;

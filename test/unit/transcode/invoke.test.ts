@@ -13,7 +13,7 @@ function contextOf(): UnaryContext {
     protocolName: 'test',
     requestMethod: 'POST',
     url: 'http://localhost/',
-    signal: new AbortController().signal,
+    controller: new AbortController(),
     timeoutMs: () => undefined,
     requestHeader: new Headers({ name: 'from the caller' }),
     values: createContextValues(),
