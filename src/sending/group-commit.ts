@@ -73,7 +73,7 @@ export interface GroupCommit<Job, Result> {
   submit(lane: number, job: Job, signal?: Cancellation): Promise<Result>;
   /** Whether no job waits and no group is being committed. */
   readonly isIdle: boolean;
-  /** All jobs without a result, and how long the oldest group in flight has been committing. */
+  /** All jobs without a result, and for how long a lane with groups in flight has ended none. */
   load(): Cost & { readonly committingMs: number };
   /** Per lane: the jobs that wait, and how long the oldest has waited. */
   waiting(): readonly { readonly items: number; readonly jobs: number; readonly oldestMs: number }[];
@@ -148,6 +148,8 @@ class Lane<Job, Result> {
   #queue: Waiting<Job, Result>[] = [];
   #queued: Cost = nothing;
   #committing: Cost = nothing;
+  /** When the last group ended. */
+  #endedAt = 0;
   /** In the order in which they began. */
   readonly #inFlight = new Set<Group>();
   #isScheduled = false;
@@ -166,9 +168,9 @@ class Lane<Job, Result> {
     return plus(this.#queued, this.#committing);
   }
 
-  /** How long the oldest group in flight has been committing. */
+  /** For how long the oldest group in flight has been committing alone or first in the lane. */
   committingMs(): number {
-    for (const { since } of this.#inFlight) return performance.now() - since;
+    for (const { since } of this.#inFlight) return performance.now() - Math.max(since, this.#endedAt);
     return 0;
   }
 
@@ -280,10 +282,11 @@ class Lane<Job, Result> {
     }
     this.#inFlight.delete(group);
     this.#committing = minus(this.#committing, cost);
+    this.#endedAt = performance.now();
     onGroup?.({
       ...counts,
       waitMs: started - (jobs[0]?.since ?? started),
-      commitMs: performance.now() - started,
+      commitMs: this.#endedAt - started,
     });
     this.#grantAlone();
     this.#begin();

@@ -48,15 +48,19 @@ export interface LanesOptions {
 const defaultPipelineFrom: Cost = { items: 500, bytes: 256 * 1024 };
 
 /**
- * Messages, or their bytes, without a result from which on all lanes are used: about 20 ms of work
- * for one lane. Below, one lane commits fewer and larger groups with less CPU, and no batch waits
- * for the slowest of several lanes.
+ * Messages, or their bytes, without a result from which on all lanes are used: the first is about
+ * full. One lane commits fewer and larger groups, and no batch waits for the slowest of several:
+ * with 128 gRPC batches of 100 in flight 10.1 instead of 12.9 µs of PostgreSQL per message (two
+ * cores). A process reaches what one connection of PostgreSQL takes before it reaches this.
  */
-const defaultSpreadFrom: Cost = { items: 1500, bytes: 1024 * 1024 };
+const defaultSpreadFrom: Cost = { items: limits.laneMessages, bytes: limits.laneBytes / 4 };
 /** Part of that below which one lane is used again. */
 const gatherBelow = 1 / 3;
-/** All lanes are used while a group has been committing for this long, such as for a locked head. */
-const defaultStalledMs = 100;
+/**
+ * All lanes are used while one has not ended a group for this long, such as for a locked head:
+ * half of the wait for it.
+ */
+const defaultStalledMs = 250;
 
 /** Appends batches through group commit. */
 export interface Lanes {
@@ -68,7 +72,7 @@ export interface Lanes {
 
 /**
  * Assigns batches to lanes.
- *  1. Under little load all batches go to the first lane, which commits them together.
+ *  1. All batches go to the first lane, which commits them together, unless it is full or stalls.
  *  2. Otherwise messages go to lanes by a hash of their channels: the batches of a hot channel share
  *     commits in one lane instead of queueing for its row lock. A BEST_EFFORT batch is split.
  *  3. An ATOMIC batch is one transaction, in the lane of its first channel; its locks are taken in

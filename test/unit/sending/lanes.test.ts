@@ -203,7 +203,7 @@ describe('the choice of lanes', () => {
       more,
     );
 
-  test('the first lane takes everything under little load, all lanes under more, and the first one again afterwards', async () => {
+  test('the first lane takes everything until it is full, then all lanes share the load, and afterwards the first one takes it again', async () => {
     const { groups, lanes } = open();
     const answers = [lanes.append(batch('a'))];
     await eventLoopTurn();
