@@ -18,6 +18,7 @@ import { closedLoops, costOfRefusal, twiceTheCapacity } from './overload.ts';
 import { peers } from './peers/index.ts';
 import { NotInstalled, type PeerServer } from './peers/peer.ts';
 import { fanOut, idleReaders, pageAgainstSelect, pages, readersUnderLoad, type ServedBench } from './reading.ts';
+import { submittedBatches } from './submitted.ts';
 import { spelledAgainstTemplate } from './templates.ts';
 import type { Spread, Workload } from './workload.ts';
 
@@ -259,10 +260,10 @@ export const scenarios: readonly Scenario[] = [
     name: 'new-channels',
     title: 'New channels against known ones',
     words:
-      'Batches of 100, 128 in flight, each message to another channel: known channels at random, and channels that the send creates, of groups and of persons (which have two members); storage in four lanes, and end to end over gRPC.',
+      'Batches of 100, 128 in flight, each message to another channel: known channels at random, and channels that the send creates, of groups and of persons (which have two members); storage in four lanes, and end to end over gRPC; and submitted batches to 100,000 persons, from when a batch was accepted until it has ended.',
     measure: async (machine, pairs) => {
       await machine.addPersons();
-      return await withService(machine, {}, async (contender) => {
+      return await withService(machine, {}, async (contender, pid) => {
         const tables: string[] = [];
         for (const toPersons of [false, true]) {
           const to = toPersons ? 'persons' : 'groups';
@@ -276,6 +277,7 @@ export const scenarios: readonly Scenario[] = [
           for (const form of ['storage', 'gRPC'])
             tables.push(table(new Map([...runs].filter(([name]) => name.startsWith(form))), `${form}, ${to}, known`));
         }
+        tables.push(await submittedBatches(machine, contender('', grpc1).job.url, pid, pairs));
         return tables.join('\n\n');
       });
     },
