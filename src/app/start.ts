@@ -11,6 +11,7 @@ import { createKeys } from '../auth/api-keys.ts';
 import { createIdentify, type Identify } from '../auth/identity.ts';
 import { createSystemUidCheck } from '../auth/system-uids.ts';
 import { readBatchQueueStats } from '../batches/due.sql.ts';
+import { createChanges } from '../changes/changes.ts';
 import { type Channels, createChannels } from '../channels/channels.ts';
 import type { Config } from '../config/index.ts';
 import { limits } from '../limits.ts';
@@ -69,7 +70,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       },
     };
     const sending = await wireSending(foundation, store, ephemeral);
-    const { sendBatch, moderation, templates } = sending;
+    const { sendBatch, moderation, rates, templates } = sending;
     wireRetention(foundation);
     const readiness = openReadiness(foundation);
     const channels = createChannels(store, channelChanges, now);
@@ -90,6 +91,16 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       broadcast: createBroadcast(sendBatch),
       readChannel: createReadChannel({ ...store, db: reads }, now),
       channels,
+      changes: createChanges(store, {
+        rates,
+        moderate: moderation.moderate,
+        windowMs: config.recallWindowMs,
+        onChanged(channelKey, kind, count) {
+          hints.messagesChanged(channelKey);
+          events.messagesChanged(kind, count);
+        },
+        now,
+      }),
       tails,
       inbox: createInbox({ ...store, db: reads }, now),
       moderation,

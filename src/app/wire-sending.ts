@@ -23,6 +23,7 @@ import type { WiredTails } from './wire-tails.ts';
  */
 export interface WiredSending {
   readonly sendBatch: SendBatch;
+  readonly rates: Rates;
   readonly overload: AdmissionController;
   readonly moderation: Moderation;
   readonly templates: Templates;
@@ -63,6 +64,7 @@ export async function wireSending(
   lifecycle.onStop('moderation reload', () => reloading.stop());
 
   const templates = createTemplates(db, now, createRenderingScheduler(overload.aside));
+  const rates = openRateLimits(foundation);
   const sendBatch = createSendBatch({
     async append(batch, signal) {
       const startedAt = performance.now();
@@ -71,13 +73,14 @@ export async function wireSending(
       return outcomes;
     },
     dryRun: createDirect(createDryRun(store)),
-    rates: openRateLimits(foundation),
+    rates,
     moderate: moderation.moderate,
     deliver: ephemeral.send,
     templates,
   });
   return {
     sendBatch: withSendMetrics(sendBatch, events.batchEnded),
+    rates,
     overload,
     moderation,
     templates,

@@ -14,6 +14,8 @@ export interface WiredTails {
   readonly tails: Tails;
   readonly ephemeral: EphemeralMessages;
   readonly channelChanges: ChannelChangeListener;
+  /** Called after messages of a channel were edited or recalled. */
+  messagesChanged(channelKey: number): void;
   /**
    * Whether the LISTEN connection is open. Without it tails of messages from other instances wait
    * for the poll.
@@ -62,10 +64,11 @@ export function wireTails({ database, db, events, lifecycle, now, reads, rules }
     onHints: (hints) => receive(hints),
     onError: watch.onError,
   });
-  const receive = ({ stored, members, changed, made, someMade, live: ids, all }: Hints) => {
+  const receive = ({ stored, edited, members, changed, made, someMade, live: ids, all }: Hints) => {
     tails.channelsCreated(made.map(([type, id, channelKey]) => ({ type, id, channelKey })));
     if (someMade) tails.findCreated().catch(watch.onError);
     tails.wake(stored);
+    tails.messagesChanged(edited);
     if (members.length > 0) tails.membersChanged(members);
     tails.channelsChanged(changed);
     if (ids.length > 0) ephemeral.receive(ids).catch(watch.onError);
@@ -82,6 +85,10 @@ export function wireTails({ database, db, events, lifecycle, now, reads, rules }
     tails,
     ephemeral,
     isListening: () => listening !== undefined,
+    messagesChanged(channelKey) {
+      tails.messagesChanged([channelKey]);
+      notifier.publish({ edited: [channelKey] });
+    },
     channelChanges: {
       membersChanged(uids) {
         tails.membersChanged(uids);

@@ -10,9 +10,10 @@
 import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import { type Batch, BatchService } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 import type { Message } from '../../gen/client/sendbatch/v1/message_pb.ts';
-import { MessageService } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
+import { MessageService, type RecallResult } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
 import { type SubmitOptions, submit, watch } from './batches.ts';
 import type { Draft, Result } from './draft.ts';
+import { type RecallChannel, type RecallOptions, recall } from './recall.ts';
 import { createRetry, type RetryOptions, untilAborted } from './retry.ts';
 import { type RequestTemplate, type SendOptions, sendAll } from './send.ts';
 import { type ChannelCursor, createSharedTail, type SharedTail } from './shared-tail.ts';
@@ -21,12 +22,16 @@ import { type TailOptions, type TailRequest, tail } from './tail.ts';
 export type { Batch } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 export { BatchPriority, BatchService, BatchState } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 export type { Message } from '../../gen/client/sendbatch/v1/message_pb.ts';
-export { ChannelType } from '../../gen/client/sendbatch/v1/message_pb.ts';
-export { MessageService, SendMode } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
+export { ChannelType, MessageState } from '../../gen/client/sendbatch/v1/message_pb.ts';
+export type { MessageChanged } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
+export { ChangeKind, MessageService, SendMode } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
 export { reasonOf } from './retry.ts';
 export type {
   ChannelCursor,
   Draft,
+  RecallChannel,
+  RecallOptions,
+  RecallResult,
   RequestTemplate,
   Result,
   RetryOptions,
@@ -68,6 +73,11 @@ export interface Sendbatch {
     messages: readonly Draft[],
     options?: SubmitOptions,
   ): Promise<{ readonly batch: Batch; readonly duplicate: boolean }>;
+  /**
+   * Takes back messages of a channel, by sequence: their content is erased for every reader. Any
+   * number; retried like `send`. One result each.
+   */
+  recall(channel: RecallChannel, messageSeqs: readonly bigint[], options?: RecallOptions): Promise<RecallResult[]>;
   /** Yields a batch now and after each change until it has ended, across reconnects. */
   watch(batchId: string, options?: { readonly signal?: AbortSignal }): AsyncIterable<Batch>;
   /**
@@ -92,6 +102,7 @@ export function createSendbatch({ transport, retry = {} }: SendbatchOptions): Se
   return {
     rpc,
     batches,
+    recall: (channel, messageSeqs, options = {}) => recall(rpc, channel, { messageSeqs, ...options }, settled),
     submit: (messages, options = {}) => submit(batches, messages, options, settled),
     watch: (batchId, options = {}) => untilAborted(options.signal, watch(batches, batchId, options, settled)),
     send: (messages, options = {}) => sendAll(rpc, messages, options, settled),

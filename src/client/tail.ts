@@ -3,6 +3,7 @@ import type { Client } from '@connectrpc/connect';
 import type { ChannelType, Message } from '../../gen/client/sendbatch/v1/message_pb.ts';
 import type {
   ChannelCursorSchema,
+  MessageChanged,
   MessageService,
   SubscribeResponse,
 } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
@@ -20,8 +21,19 @@ export interface TailOptions {
   readonly signal?: AbortSignal;
   /** Called once per connection and channel, when all stored messages have arrived. */
   readonly onCaughtUp?: (channelType: number, channelId: string, lastSeq: bigint) => void;
+  /**
+   * Called when a message that was yielded before, or an earlier one, was edited or recalled: once per
+   * change and in their order, across reconnects.
+   */
+  readonly onChanged?: (change: MessageChanged) => void;
   /** Called for each interruption that the client resumes from. */
   readonly onResume?: (error: unknown) => void;
+}
+
+/** A position that was reached; without `afterSeq` the sequence stays. */
+interface Position {
+  readonly afterSeq?: bigint;
+  readonly afterChange: bigint;
 }
 
 /** Heartbeats arrive every 15 seconds: a longer silence is a lost connection. */
@@ -31,17 +43,24 @@ const silentMs = 45_000;
 export async function* tail(
   rpc: Client<typeof MessageService>,
   { channels = [], uid = '', allOfUid = false }: TailRequest,
-  { signal, onCaughtUp, onResume }: TailOptions,
+  { signal, onCaughtUp, onChanged, onResume }: TailOptions,
   retry: Retry,
 ): AsyncGenerator<Message> {
   const cursors = new Map(channels.map((each) => [`${each.channelType}/${each.channelId}`, each]));
+  const cursorOf = (channelType: ChannelType, channelId: string) =>
+    [...cursors.values()].find(
+      (each) =>
+        each.channelType === channelType && (each.channelId === channelId || isSideOf(each.channelId, channelId)),
+    );
   /** The service answers with a channel's canonical id, which may differ from the requested one. */
   const reached = new Map<string, MessageInitShape<typeof ChannelCursorSchema>>();
-  const advance = (channelType: ChannelType, channelId: string, afterSeq: bigint) => {
+  const advance = (channelType: ChannelType, channelId: string, { afterSeq, afterChange }: Position) => {
+    const key = `${channelType}/${channelId}`;
+    const seq = afterSeq ?? reached.get(key)?.afterSeq ?? cursorOf(channelType, channelId)?.afterSeq ?? 0n;
     for (const [key, each] of cursors)
       if (each.channelType === channelType && (each.channelId === channelId || isSideOf(each.channelId, channelId)))
         cursors.delete(key);
-    reached.set(`${channelType}/${channelId}`, { channelType, channelId, afterSeq });
+    reached.set(key, { channelType, channelId, afterSeq: seq, afterChange });
   };
   /** Whether the cursors cover all channels of the user: a missing one was joined since. */
   let resume = false;
@@ -52,18 +71,24 @@ export async function* tail(
     let timer = setTimeout(() => watch.abort(new Error('the stream is silent')), silentMs);
     try {
       const request = { channels: [...cursors.values(), ...reached.values()], uid, allOfUid, resume };
-      for await (const { frame } of rpc.subscribe(request, { signal: all }) as AsyncIterable<SubscribeResponse>) {
+      for await (const { frame, lastChange: afterChange } of rpc.subscribe(request, {
+        signal: all,
+      }) as AsyncIterable<SubscribeResponse>) {
         clearTimeout(timer);
         timer = setTimeout(() => watch.abort(new Error('the stream is silent')), silentMs);
         retries.onProgress();
         if (frame.case === 'message') {
           const { messageSeq, channelType, channelId } = frame.value;
-          if (messageSeq > 0n) advance(channelType, channelId, messageSeq);
+          if (messageSeq > 0n) advance(channelType, channelId, { afterSeq: messageSeq, afterChange });
           yield frame.value;
         } else if (frame.case === 'caughtUp') {
           const { channelType, channelId, lastSeq } = frame.value;
-          advance(channelType, channelId, lastSeq);
+          advance(channelType, channelId, { afterSeq: lastSeq, afterChange });
           onCaughtUp?.(channelType, channelId, lastSeq);
+        } else if (frame.case === 'changed') {
+          const { message } = frame.value;
+          if (message !== undefined) advance(message.channelType, message.channelId, { afterChange });
+          onChanged?.(frame.value);
         } else if (frame.case === 'allCaughtUp') resume = true;
       }
       throw endedEarly();

@@ -5,6 +5,7 @@ const ranges = {
   'tcp-port': [0, 65_535, ''],
   milliseconds: [1, 24 * 3600_000, 'ms'],
   pause: [0, 3600_000, 'ms'],
+  window: [0, 3650 * 24 * 3600_000, 'ms'],
   days: [1, 3650, 'days'],
   workers: [1, 64, ''],
   lanes: [0, 64, ''],

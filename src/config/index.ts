@@ -66,6 +66,7 @@ export interface Config {
   /** Connection for LISTEN. Unset: the database. */
   readonly listenUrl: string | undefined;
   readonly retention: readonly { readonly channelType: number; readonly days: number }[];
+  readonly recallWindowMs: number;
   readonly sweepIntervalMs: number;
   readonly batchConcurrency: number;
   readonly batchRetentionDays: number;
@@ -246,6 +247,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     },
     listenUrl: at.listenDatabaseUrl === '' ? undefined : at.listenDatabaseUrl,
     retention: retentionOf(at.retention),
+    recallWindowMs: at.recallWindow,
     sweepIntervalMs: at.sweepInterval,
     batchConcurrency: at.batchConcurrency,
     batchRetentionDays: at.batchRetention,

@@ -206,6 +206,12 @@ export const schema = {
     default: '',
     env: 'RETENTION',
   },
+  recallWindow: {
+    doc: 'Milliseconds after a message was accepted in which its sender may recall or edit it; 0 = only callers with the scope admin may.',
+    format: 'window',
+    default: 24 * 3600_000,
+    env: 'RECALL_WINDOW',
+  },
   sweepInterval: {
     doc: 'Milliseconds between two removals of expired messages.',
     format: 'milliseconds',

@@ -328,33 +328,52 @@ export async function readHeads(db: Db, channelKeys: readonly number[]): Promise
   return new Map(rows.map((row) => [row.channel_key, row.last_seq]));
 }
 
+/** Reads the committed last sequence and last change of these channels, without locks. */
+export async function readPositions(
+  db: Db,
+  channelKeys: readonly number[],
+): Promise<Map<number, { readonly lastSeq: number; readonly lastChange: number }>> {
+  const { rows } = await sql<{ channel_key: number; last_seq: number; last_change: number | null }>`
+    select channel_key, last_seq, last_change from sendbatch.channel_head
+    where channel_key = any(${[...channelKeys]}::bigint[])`.execute(db);
+  return new Map(rows.map((row) => [row.channel_key, { lastSeq: row.last_seq, lastChange: row.last_change ?? 0 }]));
+}
+
 /** The last sequence of a channel, and the first that is kept: one above the last when none is. */
 export interface Heads {
   readonly lastSeq: number;
   readonly firstSeq: number;
 }
 
+/** The heads of a channel, and the number of the last change of a message. */
+export interface Positions extends Heads {
+  readonly lastChange: number;
+}
+
 /** The heads of a channel without messages. */
-export const noHeads: Heads = { lastSeq: 0, firstSeq: 1 };
+export const noHeads: Positions = { lastSeq: 0, firstSeq: 1, lastChange: 0 };
 
 export async function readHeadsAndFirst(db: Db, channelKey: number): Promise<Heads> {
   return (await readManyHeadsAndFirst(db, [channelKey])).get(channelKey) ?? noHeads;
 }
 
-const headsStatement = new Statement<{ channel_key: number; last_seq: number; first_seq: number | null }>({
-  name: 'heads and first',
-  text: `
-    select h.channel_key, h.last_seq, (
+/** Reads the heads of many channels, by key. */
+export async function readManyHeadsAndFirst(db: Db, channelKeys: readonly number[]): Promise<Map<number, Positions>> {
+  if (channelKeys.length === 0) return new Map();
+  const { rows } = await sql<{
+    channel_key: number;
+    last_seq: number;
+    last_change: number | null;
+    first_seq: number | null;
+  }>`
+    select h.channel_key, h.last_seq, h.last_change, (
       select m.message_seq from sendbatch.message m where m.channel_key = h.channel_key order by m.message_seq limit 1
     ) as first_seq
-    from sendbatch.channel_head h where h.channel_key = any($1::bigint[])`,
-});
-
-/** Reads the heads of many channels, by key. */
-export async function readManyHeadsAndFirst(db: Db, channelKeys: readonly number[]): Promise<Map<number, Heads>> {
-  if (channelKeys.length === 0) return new Map();
-  const rows = await headsStatement.run(db, [[...channelKeys]]);
+    from sendbatch.channel_head h where h.channel_key = any(${[...channelKeys]}::bigint[])`.execute(db);
   return new Map(
-    rows.map((row) => [row.channel_key, { lastSeq: row.last_seq, firstSeq: row.first_seq ?? row.last_seq + 1 }]),
+    rows.map((row) => [
+      row.channel_key,
+      { lastSeq: row.last_seq, firstSeq: row.first_seq ?? row.last_seq + 1, lastChange: row.last_change ?? 0 },
+    ]),
   );
 }

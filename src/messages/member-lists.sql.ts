@@ -211,6 +211,7 @@ export interface MemberChannel {
   readonly channel: Channel;
   readonly channelKey: number;
   readonly lastSeq: number;
+  readonly lastChange: number;
   /**
    * The last sequence before the user joined; 0 for channels that are created with their members.
    */
@@ -232,9 +233,10 @@ export async function memberChannels(db: Db, uid: string, limit: number): Promis
     channel_id: string;
     channel_type: number;
     last_seq: number;
+    last_change: number | null;
     joined_after: number;
   }>`
-    select u.channel_key, c.channel_id, c.channel_type, h.last_seq,
+    select u.channel_key, c.channel_id, c.channel_type, h.last_seq, h.last_change,
       coalesce(u.joined_seq, case when c.channel_type in (1, 8, 11) then 0 else (
         ${firstSeqSince(sql`u.channel_key`, sql`u.created_at`)}
       ) - 1 end) as joined_after
@@ -248,6 +250,7 @@ export async function memberChannels(db: Db, uid: string, limit: number): Promis
     channel: channel(row.channel_type, row.channel_id, messageSequence),
     channelKey: row.channel_key,
     lastSeq: row.last_seq,
+    lastChange: row.last_change ?? 0,
     joinedAfterSeq: row.joined_after,
   }));
 }

@@ -14,6 +14,10 @@ import {
 export const flagNoPersist = 1;
 export const flagRedDot = 2;
 export const flagSyncOnce = 4;
+/** Recalled: the content is gone. */
+export const flagRecalled = 8;
+/** Recalled, and had named its receivers: only the sender and services may see what remains. */
+export const flagWasRestricted = 16;
 
 /** Flags of a message, each 0 or 1. */
 export interface Header {

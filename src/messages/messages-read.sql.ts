@@ -1,6 +1,6 @@
 import { type Expression, type RawBuilder, sql } from 'kysely';
 import { limits } from '../limits.ts';
-import type { Db, MessageTable } from '../postgres/schema.ts';
+import type { Db, MessageChanges, MessageTable } from '../postgres/schema.ts';
 import { Statement } from '../postgres/sql.ts';
 import { type Heads, noHeads } from './channel-keys.sql.ts';
 
@@ -17,6 +17,8 @@ export interface StoredMessage {
   readonly streamNo: string;
   readonly tagKey: string;
   readonly subscribers: readonly string[];
+  /** Unset: the message is as it was sent. */
+  readonly changes?: MessageChanges;
 }
 
 /** The messages that a reader asks for. */
@@ -45,6 +47,8 @@ export interface Range extends Filter, Eyes {
   readonly beforeSeq: number;
   readonly limit: number;
   readonly descending: boolean;
+  /** Leaves out recalled messages, which legacy callers do not know. */
+  readonly withoutRecalled?: boolean;
 }
 
 /** Whether a message `m` has not expired at `now` (milliseconds). */
@@ -53,10 +57,13 @@ export const alive = (now: number) =>
 
 /** Whether a message `m` is visible to a uid. */
 export const visibleTo = (uid: string) =>
-  sql<boolean>`(m.subscribers is null or m.from_uid = ${uid} or m.subscribers ? ${uid})`;
+  sql<boolean>`((m.subscribers is null and m.flags & 16 = 0) or m.from_uid = ${uid} or m.subscribers ? ${uid})`;
+
+/** Whether a message `m` was not recalled. */
+export const notRecalled = sql<boolean>`m.flags & 8 = 0`;
 
 const messageColumnNames = `m.message_id, m.message_seq, m.accepted_at, m.flags, m.from_uid, m.client_msg_no,
-  m.payload, m.expire, m.stream_no, m.tag_key, m.subscribers`;
+  m.payload, m.expire, m.stream_no, m.tag_key, m.subscribers, m.changed`;
 
 /** The columns of a message `m` that a reader receives. */
 export const messageColumns = sql.raw(messageColumnNames);
@@ -69,7 +76,7 @@ function visible(db: Db, channelKey: number, { viewerUid: eyes }: Eyes, now: num
   const living = db
     .selectFrom('sendbatch.message as m')
     .select(['m.message_id', 'm.message_seq', 'm.accepted_at', 'm.flags', 'm.from_uid', 'm.client_msg_no'])
-    .select(['m.payload', 'm.expire', 'm.stream_no', 'm.tag_key', 'm.subscribers'])
+    .select(['m.payload', 'm.expire', 'm.stream_no', 'm.tag_key', 'm.subscribers', 'm.changed'])
     .where('m.channel_key', '=', channelKey)
     .where(alive(now));
   return eyes === undefined ? living : living.where(visibleTo(eyes));
@@ -130,6 +137,7 @@ async function readFilteredRange(db: Db, channelKey: number, range: Range, now: 
   let query = visible(db, channelKey, range, now)
     .where('m.message_seq', '>', range.afterSeq)
     .where('m.message_seq', '<', range.beforeSeq);
+  if (range.withoutRecalled) query = query.where(notRecalled);
   if (range.tagKey !== undefined) query = query.where('m.tag_key', '=', range.tagKey);
   if (range.streamNo !== undefined) query = query.where('m.stream_no', '=', range.streamNo);
   if (range.fromUid !== undefined) query = query.where('m.from_uid', '=', range.fromUid);
@@ -147,7 +155,7 @@ async function readFilteredRange(db: Db, channelKey: number, range: Range, now: 
  * The same without filters, prepared: most pages and all of tails. Planning took as long as reading
  * ten messages. Parameters: channel_key, bounds, now, limit, page bytes, and the viewer.
  */
-const plainRange = (direction: 'asc' | 'desc', isOfViewer: boolean) => `
+const plainRange = (direction: 'asc' | 'desc', { isOfViewer = false, isLegacy = false }: PlainRange = {}) => `
   select * from (
     select m.*, coalesce(sum(octet_length(m.payload) + coalesce(pg_column_size(m.subscribers), 0))
       over (order by m.message_seq ${direction} rows between unbounded preceding and 1 preceding), 0) as bytes_before
@@ -155,28 +163,38 @@ const plainRange = (direction: 'asc' | 'desc', isOfViewer: boolean) => `
       select ${messageColumnNames} from sendbatch.message m
       where m.channel_key = $1 and m.message_seq > $2 and m.message_seq < $3
         and (m.expire is null or m.accepted_at + m.expire * 1000 > $4::bigint)
-        ${isOfViewer ? 'and (m.subscribers is null or m.from_uid = $7 or m.subscribers ? $7)' : ''}
+        ${isLegacy ? 'and m.flags & 8 = 0' : ''}
+        ${isOfViewer ? 'and ((m.subscribers is null and m.flags & 16 = 0) or m.from_uid = $7 or m.subscribers ? $7)' : ''}
       order by m.message_seq ${direction} limit $5
     ) m
   ) sized
   where bytes_before <= $6`;
 
-const rangeStatement = (direction: 'asc' | 'desc', isOfViewer: boolean) =>
+interface PlainRange {
+  readonly isOfViewer?: boolean;
+  /** Without recalled messages. */
+  readonly isLegacy?: boolean;
+}
+
+const rangeStatement = (direction: 'asc' | 'desc', range: PlainRange = {}) =>
   new Statement<MessageRow>({
-    name: `range ${direction}${isOfViewer ? ' of viewer' : ''}`,
-    text: `select ${messageColumnNames} from (${plainRange(direction, isOfViewer)}) m order by message_seq ${direction}`,
+    name: `range ${direction}${range.isOfViewer ? ' of viewer' : ''}${range.isLegacy ? ', legacy' : ''}`,
+    text: `select ${messageColumnNames} from (${plainRange(direction, range)}) m order by message_seq ${direction}`,
   });
-const rangeStatements = {
-  asc: { all: rangeStatement('asc', false), viewer: rangeStatement('asc', true) },
-  desc: { all: rangeStatement('desc', false), viewer: rangeStatement('desc', true) },
-};
+const rangesOf = (direction: 'asc' | 'desc') => ({
+  all: rangeStatement(direction),
+  viewer: rangeStatement(direction, { isOfViewer: true }),
+  legacyAll: rangeStatement(direction, { isLegacy: true }),
+  legacyViewer: rangeStatement(direction, { isOfViewer: true, isLegacy: true }),
+});
+const rangeStatements = { asc: rangesOf('asc'), desc: rangesOf('desc') };
 
 async function readPlainRange(db: Db, channelKey: number, range: Range, now: number): Promise<MessageRow[]> {
-  const statements = rangeStatements[range.descending ? 'desc' : 'asc'];
+  const { all, viewer, legacyAll, legacyViewer } = rangeStatements[range.descending ? 'desc' : 'asc'];
   const values = plainValues(channelKey, range, now);
   return range.viewerUid === undefined
-    ? await statements.all.run(db, values)
-    : await statements.viewer.run(db, [...values, range.viewerUid]);
+    ? await (range.withoutRecalled ? legacyAll : all).run(db, values)
+    : await (range.withoutRecalled ? legacyViewer : viewer).run(db, [...values, range.viewerUid]);
 }
 
 const plainValues = (
@@ -197,7 +215,7 @@ const pageStatement = (direction: 'asc' | 'desc') =>
           select message_seq from sendbatch.message where channel_key = $1 order by message_seq limit 1
         ), h.last_seq + 1) end as first_seq, ${messageColumnNames}
       from sendbatch.channel_head h
-      left join lateral (${plainRange(direction, false)}) m on true
+      left join lateral (${plainRange(direction)}) m on true
       where h.channel_key = $1
       order by message_seq ${direction}`,
   });
@@ -252,18 +270,30 @@ export const withSizesBefore = (messages: Expression<unknown> | RawBuilder<unkno
     over (order by ${order} rows between unbounded preceding and 1 preceding), 0) as bytes_before
   from ${messages} m`;
 
-/**
- * Finds messages by sequence or id. Ids have no index: they increase with the sequence within a
- * channel, so that a binary search finds each in log2(length) probes.
- */
+/** Finds messages by sequence or id. */
 export async function findByNumbers(
   db: Db,
   channelKey: number,
   { seqs, ids, viewerUid: eyes }: Eyes & { readonly seqs: readonly number[]; readonly ids: readonly number[] },
   now: number,
 ): Promise<StoredMessage[]> {
-  const { rows: found } = await sql<{ message_seq: number }>`
-    select hit.message_seq from unnest(${[...ids]}::bigint[]) as wanted(id)
+  const found = await seqsOfIds(db, channelKey, ids);
+  const wanted = [...new Set([...seqs, ...found.values()])];
+  const all = visible(db, channelKey, { viewerUid: eyes }, now).where('m.message_seq', 'in', [0, ...wanted]);
+  const { rows } = await sql<MessageRow>`
+    select * from (${withSizesBefore(all, sql`m.message_seq`)}) sized
+    where bytes_before <= ${limits.pageBytes} order by message_seq`.execute(db);
+  return rows.map(toStored);
+}
+
+/**
+ * The sequences of messages by id. Ids have no index: they increase with the sequence within a
+ * channel, so that a binary search finds each in log2(length) probes.
+ */
+export async function seqsOfIds(db: Db, channelKey: number, ids: readonly number[]): Promise<Map<number, number>> {
+  if (ids.length === 0) return new Map();
+  const { rows } = await sql<{ id: number; message_seq: number }>`
+    select wanted.id, hit.message_seq from unnest(${[...ids]}::bigint[]) as wanted(id)
     cross join lateral (
       with recursive halving(low, high) as (
         select 1::bigint, last_seq + 1 from sendbatch.channel_head where channel_key = ${channelKey}
@@ -285,12 +315,7 @@ export async function findByNumbers(
       ) m
       where h.low >= h.high and m.message_id = wanted.id
     ) hit`.execute(db);
-  const wanted = [...new Set([...seqs, ...found.map((row) => row.message_seq)])];
-  const all = visible(db, channelKey, { viewerUid: eyes }, now).where('m.message_seq', 'in', [0, ...wanted]);
-  const { rows } = await sql<MessageRow>`
-    select * from (${withSizesBefore(all, sql`m.message_seq`)}) sized
-    where bytes_before <= ${limits.pageBytes} order by message_seq`.execute(db);
-  return rows.map(toStored);
+  return new Map(rows.map((row) => [row.id, row.message_seq]));
 }
 
 /**
@@ -326,6 +351,7 @@ export type MessageRow = Pick<
   | 'stream_no'
   | 'tag_key'
   | 'subscribers'
+  | 'changed'
 >;
 
 export function toStored(row: MessageRow): StoredMessage {
@@ -341,5 +367,6 @@ export function toStored(row: MessageRow): StoredMessage {
     streamNo: row.stream_no ?? '',
     tagKey: row.tag_key ?? '',
     subscribers: row.subscribers ?? [],
+    ...(row.changed === null ? {} : { changes: row.changed }),
   };
 }

@@ -89,7 +89,8 @@ export async function insertFlags(tx: Tx, flags: readonly Flag[], now: number): 
     select message_id, channel_key, message_seq, string_to_array(rule_ids, ',')::bigint[], ${now}::bigint
     from unnest(${flags.map((flag) => flag.messageId)}::bigint[], ${flags.map((flag) => flag.channelKey)}::bigint[],
       ${flags.map((flag) => flag.messageSeq)}::bigint[], ${flags.map((flag) => flag.ruleIds.join(','))}::text[])
-      as flag(message_id, channel_key, message_seq, rule_ids)`.execute(tx);
+      as flag(message_id, channel_key, message_seq, rule_ids)
+    on conflict (message_id) do update set rule_ids = excluded.rule_ids, flagged_at = excluded.flagged_at`.execute(tx);
 }
 
 /** Lists flagged messages after an id, oldest first. An expired one has no content. */

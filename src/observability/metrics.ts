@@ -131,6 +131,12 @@ export const metrics = {
   ),
   lockLongestWait: gauge('sendbatch_lock_longest_wait_seconds', 'Longest current wait for a lock, of all instances.'),
 
+  messagesChanged: counter(
+    'sendbatch_messages_changed_total',
+    'Messages edited or recalled after they were sent, by kind: edited, recalled.',
+    ['kind'],
+  ),
+
   tailMessages: counter('sendbatch_tail_messages_total', 'Messages delivered to tails.'),
   tailLag: seconds(
     'sendbatch_tail_lag_seconds',

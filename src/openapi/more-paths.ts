@@ -73,7 +73,7 @@ export const morePaths = {
       tags: ['MessageService'],
       summary: 'Tails a channel as Server-Sent Events',
       description:
-        'Subscribe for one channel: the stored messages after the cursor, then new ones. Events: `message`, whose `id` is the sequence, so that EventSource resumes without further code; `caught_up`, whose `id` is the last sequence; comments as heartbeats. For clients that accept `text/event-stream`, a retryable error (503, 429) is a stream with `retry:` and an `error` event, so that EventSource reconnects. Needs the scope `read`, where credentials are required.',
+        'Subscribe for one channel: the stored messages after the cursor, then new ones. Events: `message`; `changed`, when a message was edited or recalled; `caught_up`; comments as heartbeats. `id` is `<seq>.<change>`, the last sequence and the last change, so that EventSource resumes both without further code. For clients that accept `text/event-stream`, a retryable error (503, 429) is a stream with `retry:` and an `error` event, so that EventSource reconnects. Needs the scope `read`, where credentials are required.',
       parameters: [
         {
           name: 'channel_type',
@@ -86,8 +86,9 @@ export const morePaths = {
         {
           name: 'after_seq',
           in: 'query',
-          description: 'The last sequence already received; unset = start with the first kept message.',
-          schema: { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER },
+          description:
+            'The last sequence already received, or the `id` of an event; unset = start with the first kept message.',
+          schema: { type: 'string', pattern: '^[0-9]{1,16}([.][0-9]{1,16})?$' },
         },
         {
           name: 'from_now',
@@ -106,7 +107,7 @@ export const morePaths = {
           name: 'Last-Event-ID',
           in: 'header',
           description: 'Takes precedence over `after_seq`; EventSource sends it.',
-          schema: { type: 'string', pattern: '^[0-9]{1,16}$' },
+          schema: { type: 'string', pattern: '^[0-9]{1,16}([.][0-9]{1,16})?$' },
         },
       ],
       responses: {
@@ -116,7 +117,7 @@ export const morePaths = {
             'text/event-stream': {
               schema: { type: 'string' },
               example:
-                'id: 1\nevent: message\ndata: {"message_id":4096,"message_seq":1}\n\nid: 1\nevent: caught_up\ndata: {"last_seq":1}\n\n',
+                'id: 1.0\nevent: message\ndata: {"message_id":4096,"message_seq":1}\n\nid: 1.0\nevent: caught_up\ndata: {"last_seq":1,"last_change":0}\n\n',
             },
           },
         },

@@ -15,6 +15,7 @@ import { up as unsettled } from './migrations/0012-unsettled.ts';
 import { up as readingBySequence } from './migrations/0014-reading-by-sequence.ts';
 import { up as batchColumns } from './migrations/0015-batch-columns.ts';
 import { up as background } from './migrations/0016-background.ts';
+import { up as changes } from './migrations/0017-changes.ts';
 
 /**
  * Every migration, in the order of their names. A released one is never edited: add another. A
@@ -42,6 +43,7 @@ const migrations: Record<string, Migration> = {
   '0014-reading-by-sequence': { up: readingBySequence },
   '0015-batch-columns': { up: batchColumns },
   '0016-background': { up: background },
+  '0017-changes': { up: changes },
 };
 
 /** The migrations that a database must have for this version. */

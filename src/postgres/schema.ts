@@ -25,6 +25,7 @@ export interface Tables {
   'sendbatch.flagged_message': FlaggedMessageTable;
   'sendbatch.live_message': LiveMessageTable;
   'sendbatch.message': MessageTable;
+  'sendbatch.message_change': MessageChangeTable;
   'sendbatch.migration_checksum': MigrationChecksumTable;
   'sendbatch.moderation_rule': ModerationRuleTable;
   'sendbatch.moderation_version': ModerationVersionTable;
@@ -126,6 +127,8 @@ interface ChannelHeadTable {
   last_seq: Generated<number>;
   /** Acceptance time of the last message: never decreases. */
   last_at: Generated<number>;
+  /** The number of the last change of a message; null: none. */
+  last_change: number | null;
 }
 
 /** Flags of channels. */
@@ -212,6 +215,26 @@ export interface MessageTable {
   tag_key: string | null;
   /** Receivers of a command, as a JSON array. */
   subscribers: string[] | null;
+  /** Null: the message is as it was sent. */
+  changed: MessageChanges | null;
+}
+
+/** How a message differs from what was sent, as JSON. */
+export interface MessageChanges {
+  readonly revision: number;
+  readonly editedAt?: number;
+  readonly recalledAt?: number;
+  readonly recalledBy?: string;
+}
+
+/** The changes of each channel, numbered. */
+interface MessageChangeTable {
+  channel_key: number;
+  change_no: number;
+  message_seq: number;
+  /** 1 edited, 2 recalled. */
+  kind: number;
+  changed_at: number;
 }
 
 /** Checksums of applied migrations. */

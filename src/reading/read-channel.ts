@@ -9,7 +9,7 @@
 //     to continue.
 
 import { limits } from '../limits.ts';
-import { type Heads, noHeads, readHeadsAndFirst } from '../messages/channel-keys.sql.ts';
+import { type Heads, noHeads, type Positions, readHeadsAndFirst } from '../messages/channel-keys.sql.ts';
 import {
   type Filter,
   findByKeys,
@@ -101,7 +101,12 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
     let afterSeq = Math.max(call.afterSeq, times?.afterSeq ?? 0);
     let beforeSeq = Math.min(call.beforeSeq || Number.MAX_SAFE_INTEGER, times?.beforeSeq ?? Number.MAX_SAFE_INTEGER);
     const read = (range: Pick<Range, 'afterSeq' | 'beforeSeq' | 'limit'>) =>
-      readRange(db, channelKey, { ...range, descending, viewerUid: viewerUid, ...filter }, now());
+      readRange(
+        db,
+        channelKey,
+        { ...range, descending, viewerUid, withoutRecalled: call.legacy === true, ...filter },
+        now(),
+      );
     const slice = sliceOf(filter, viewerUid);
     if (slice === undefined) return { found: await read({ afterSeq, beforeSeq, limit }), reached: undefined };
     afterSeq = Math.max(afterSeq, heads.firstSeq - 1);
@@ -134,7 +139,7 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
     channelKey: number,
     call: ReadCall & { readonly viewerUid: string | undefined },
   ): Promise<{ heads: Heads; found: StoredMessage[]; reached: number | undefined }> {
-    if (call.viewerUid === undefined && Object.keys(call.filter ?? {}).length === 0) {
+    if (call.viewerUid === undefined && !call.legacy && Object.keys(call.filter ?? {}).length === 0) {
       const range = { ...call, beforeSeq: call.beforeSeq || Number.MAX_SAFE_INTEGER };
       const { heads, messages } = await readRangeAndHeads(db, channelKey, range, now());
       assertPosition(call, heads);
@@ -243,6 +248,28 @@ export function assertReached(seq: number, { lastSeq }: Pick<Heads, 'lastSeq'>, 
       `${field} ${given}${wordsOf(at)} is above the last sequence ${lastSeq}: it belongs to another database, or to ` +
       `this one before a restore; continue after ${lastSeq}, or from the start with 0`,
     metadata: { ...namesOf(at), last_seq: String(lastSeq), [field]: String(given) },
+  });
+}
+
+/** Refuses a change above the channel's last one, as `assertReached` does a sequence. */
+export function assertChangeReached(change: number, { lastChange }: Pick<Positions, 'lastChange'>, at: At = {}): void {
+  if (change <= lastChange) return;
+  throw new ServiceError({
+    reason: 'SEQ_AHEAD',
+    message:
+      `after_change ${change}${wordsOf(at)} is above the last change ${lastChange}: it belongs to another database, ` +
+      `or to this one before a restore; read the messages again and continue after change ${lastChange}`,
+    metadata: { ...namesOf(at), last_change: String(lastChange), after_change: String(change) },
+  });
+}
+
+/** Refuses a change before the first that is kept. */
+export function assertChangeKept(afterChange: number, firstChange: number, at: At = {}): void {
+  if (afterChange === 0 || afterChange + 1 >= firstChange) return;
+  throw new ServiceError({
+    reason: 'SEQ_EXPIRED',
+    message: `changes up to ${firstChange - 1}${wordsOf(at)} are no longer kept; continue after change ${firstChange - 1}, or with all that are kept with 0`,
+    metadata: { ...namesOf(at), first_change: String(firstChange), after_change: String(afterChange) },
   });
 }
 

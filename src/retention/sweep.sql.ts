@@ -16,9 +16,13 @@ export async function sweepExpired(db: Db, limit: number, now: number): Promise<
   return rows[0]?.removed ?? 0;
 }
 
+/** Removes the messages of a list, and their changes. */
 const removed = (what: 'expired' | 'old') => sql`removed as (
       delete from sendbatch.message m using ${sql.ref(what)} w
       where m.channel_key = w.channel_key and m.message_seq = w.message_seq returning m.channel_key
+    ), forgotten as (
+      delete from sendbatch.message_change c using ${sql.ref(what)} w
+      where c.channel_key = w.channel_key and c.message_seq = w.message_seq
     )`;
 
 /**

@@ -89,6 +89,9 @@ async function removeIfOver(
   const { rows: gone } = await sql`
     with oldest as (
       select channel_key, message_seq from sendbatch.message where channel_key = any(${keys}::bigint[]) order by channel_key, message_seq limit ${atOnce}
+    ), forgotten as (
+      delete from sendbatch.message_change c using oldest s
+      where c.channel_key = s.channel_key and c.message_seq = s.message_seq
     )
     delete from sendbatch.message m using oldest s
     where m.channel_key = s.channel_key and m.message_seq = s.message_seq returning m.message_seq`.execute(tx);

@@ -1,9 +1,10 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
-import type { ChannelType, MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
-import type { LegacyMessageSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { type ChannelType, type MessageSchema, MessageState } from '../../gen/sendbatch/v1/message_pb.ts';
+import { ChangeKind, type LegacyMessageSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { peerOf, personType } from '../messages/channel.ts';
 import { flagNoPersist, flagRedDot, flagSyncOnce } from '../messages/message.ts';
+import type { MessageChanges } from '../postgres/schema.ts';
 import type { Page } from '../reading/read-channel.ts';
 
 type ChannelRef = Pick<Page, 'channelType' | 'channelId'>;
@@ -25,6 +26,16 @@ export function toMessage(page: ChannelRef, message: Stored): MessageInitShape<t
     subscribers: [...message.subscribers],
     streamNo: message.streamNo,
     tagKey: message.tagKey,
+    ...(message.changes === undefined ? {} : changesOf(message.changes)),
+  };
+}
+
+function changesOf({ revision, editedAt, recalledAt, recalledBy }: MessageChanges) {
+  return {
+    state: recalledAt === undefined ? MessageState.EDITED : MessageState.RECALLED,
+    revision,
+    ...(editedAt === undefined ? {} : { editedAt: timestampFromMs(editedAt) }),
+    ...(recalledAt === undefined ? {} : { recalledAt: timestampFromMs(recalledAt), recalledBy: recalledBy ?? '' }),
   };
 }
 
@@ -49,7 +60,12 @@ export function toLegacyMessage(
     timestamp: BigInt(Math.floor(message.acceptedAt / 1000)),
     payload: message.payload,
     streamNo: message.streamNo,
+    ...(message.changes === undefined ? {} : { state: changesOf(message.changes).state }),
   };
+}
+
+export function changeKindOf(change: 'edited' | 'recalled'): ChangeKind {
+  return change === 'edited' ? ChangeKind.EDITED : ChangeKind.RECALLED;
 }
 
 function headerOf({ flags }: Stored) {

@@ -1,7 +1,7 @@
 import { create, type DescMessage, type DescMethod, type Message, type MessageInitShape } from '@bufbuild/protobuf';
 import { BatchSchema, BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
-import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { MessageChangedSchema, MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import type { Identify } from '../auth/identity.ts';
 import type { BatchWatch } from '../batches/watch.ts';
 import { limits } from '../limits.ts';
@@ -14,7 +14,7 @@ import { lastChannelType } from '../rpc/fast-validate.ts';
 import { assertScope } from '../rpc/interceptors/authenticate.ts';
 import { assertKnown, queryOf } from '../rpc/interceptors/query-parameters.ts';
 import { mapIterable } from '../rpc/map-iterable.ts';
-import { toMessage } from '../rpc/message-mapping.ts';
+import { changeKindOf, toMessage } from '../rpc/message-mapping.ts';
 import type { RequestContext, Response } from '../rpc/request-context.ts';
 import { toBatch } from '../rpc/services/batch-mapping.ts';
 import type { Frame, Tails } from '../tailing/tails.ts';
@@ -124,14 +124,19 @@ async function admitCaller(
   return context.caller;
 }
 
-function cursorOf(header: Headers, query: URLSearchParams): { afterSeq: number; fromNow: boolean } {
+/** `<seq>`, or `<seq>.<change>` as the ids of events are. */
+function cursorOf(
+  header: Headers,
+  query: URLSearchParams,
+): { afterSeq: number; afterChange?: number; fromNow: boolean } {
   const fromNow = booleanOf('from_now', query.get('from_now') ?? 'false');
   const text = header.get('last-event-id') || query.get('after_seq');
   if (text === null || text === '') return { afterSeq: 0, fromNow };
-  const afterSeq = Number(text);
-  if (!/^\d{1,16}$/.test(text) || !Number.isSafeInteger(afterSeq))
-    throw invalidField('after_seq', 'and Last-Event-ID must be a sequence, a whole number');
-  return { afterSeq, fromNow: false };
+  const [, seq = '', change] = /^(\d{1,16})(?:\.(\d{1,16}))?$/.exec(text) ?? [];
+  const [afterSeq, afterChange] = [Number(seq), Number(change ?? 0)];
+  if (seq === '' || !Number.isSafeInteger(afterSeq) || !Number.isSafeInteger(afterChange))
+    throw invalidField('after_seq', 'and Last-Event-ID must be a sequence, a whole number, or the id of an event');
+  return { afterSeq, fromNow: false, ...(change === undefined ? {} : { afterChange }) };
 }
 
 function booleanOf(field: string, text: string): boolean {
@@ -154,22 +159,33 @@ function isId(text: string, bytes: number): boolean {
   return !text.includes('\0') && Buffer.byteLength(text) <= bytes;
 }
 
-/** The events of messages: readers of a channel share both, so that each is rendered once. */
-const messageEvents = new WeakMap<StoredMessage, string>();
+/**
+ * The JSON of messages: readers of a channel share both, so that each is rendered once. The ids
+ * differ where readers have received different changes.
+ */
+const messageTexts = new WeakMap<StoredMessage, string>();
 
 /** A message that is not stored has no id, so EventSource keeps the last one. */
 function toSseText(frame: Frame, writeJson: SseParts['writeJson']): string {
   if (frame.kind === 'heartbeat' || frame.kind === 'all-caught-up') return ': heartbeat\n\n';
   // With an id: a `from_now` reader that is disconnected before its first message resumes here.
   if (frame.kind === 'caught-up')
-    return `id: ${frame.lastSeq}\nevent: caught_up\ndata: {"last_seq":${frame.lastSeq}}\n\n`;
-  const known = messageEvents.get(frame.message);
-  if (known !== undefined) return known;
+    return `id: ${frame.lastSeq}.${frame.lastChange}\nevent: caught_up\ndata: {"last_seq":${frame.lastSeq},"last_change":${frame.lastChange}}\n\n`;
   const { id: channelId, type: channelType } = frame.channel;
-  const init: MessageInitShape<typeof MessageSchema> = toMessage({ channelId, channelType }, frame.message);
-  const data = writeJson(MessageSchema, create(MessageSchema, init));
+  const initOf = (message: StoredMessage): MessageInitShape<typeof MessageSchema> =>
+    toMessage({ channelId, channelType }, message);
+  if (frame.kind === 'changed') {
+    const change = {
+      changeNo: BigInt(frame.lastChange),
+      kind: changeKindOf(frame.change),
+      message: initOf(frame.message),
+    };
+    const data = writeJson(MessageChangedSchema, create(MessageChangedSchema, change));
+    return `id: ${frame.lastSeq}.${frame.lastChange}\nevent: changed\ndata: ${data}\n\n`;
+  }
   const { messageSeq } = frame.message;
-  const event = `${messageSeq === 0 ? '' : `id: ${messageSeq}\n`}event: message\ndata: ${data}\n\n`;
-  messageEvents.set(frame.message, event);
-  return event;
+  const data =
+    messageTexts.get(frame.message) ?? writeJson(MessageSchema, create(MessageSchema, initOf(frame.message)));
+  messageTexts.set(frame.message, data);
+  return `${messageSeq === 0 ? '' : `id: ${messageSeq}.${frame.lastChange}\n`}event: message\ndata: ${data}\n\n`;
 }

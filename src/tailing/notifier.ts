@@ -13,6 +13,8 @@ export interface Hints {
   readonly stored: readonly number[];
   /** Users that joined or left channels. */
   readonly members: readonly string[];
+  /** Keys of channels in which messages were edited or recalled. */
+  readonly edited: readonly number[];
   /** Keys of channels whose members, lists or flags have changed. */
   readonly changed: readonly number[];
   /** Created channels. */
@@ -52,6 +54,7 @@ const firstPauseMs = 100;
 const longestPauseMs = 5000;
 const nothing: Hints = {
   stored: [],
+  edited: [],
   members: [],
   changed: [],
   made: [],
@@ -67,6 +70,7 @@ const nothing: Hints = {
 export function startNotifier({ send, listen, onHints, onError }: NotifierOptions): Notifier {
   const self = randomUUID().slice(0, 8);
   const stored = new Set<number>();
+  const edited = new Set<number>();
   const changed = new Set<number>();
   const members = new Set<string>();
   const live = new Set<number>();
@@ -77,13 +81,13 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
 
   async function flush(): Promise<void> {
     await delay(flushMs);
-    const payloads = payloadsOf(self, { stored, changed, members, live, made });
+    const payloads = payloadsOf(self, { stored, edited, changed, members, live, made });
     made = [];
-    for (const set of [stored, changed, members, live]) set.clear();
+    for (const set of [stored, edited, changed, members, live]) set.clear();
     // A lost hint delays tails until the next poll.
     if (payloads.length > 0) await send(payloads).catch(onError);
     flushing = undefined;
-    if (stored.size + changed.size + members.size + live.size + made.length > 0) flushing = flush();
+    if (stored.size + edited.size + changed.size + members.size + live.size + made.length > 0) flushing = flush();
   }
 
   async function keepListening(): Promise<void> {
@@ -116,6 +120,7 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
     publish(hints) {
       if (stopped) return;
       for (const key of hints.stored ?? []) stored.add(key);
+      for (const key of hints.edited ?? []) edited.add(key);
       for (const key of hints.changed ?? []) changed.add(key);
       for (const uid of hints.members ?? []) members.add(uid);
       for (const id of hints.live ?? []) live.add(id);
@@ -134,6 +139,7 @@ export function startNotifier({ send, listen, onHints, onError }: NotifierOption
 
 interface Pending {
   readonly stored: ReadonlySet<number>;
+  readonly edited: ReadonlySet<number>;
   readonly changed: ReadonlySet<number>;
   readonly members: ReadonlySet<string>;
   readonly live: ReadonlySet<number>;
@@ -142,9 +148,10 @@ interface Pending {
 
 type Entry = string | number | CreatedChannel;
 
-function payloadsOf(self: string, { stored, changed, members, live, made }: Pending): string[] {
+function payloadsOf(self: string, { stored, edited, changed, members, live, made }: Pending): string[] {
   const lists: [string, readonly Entry[]][] = [
     stored.size > maxChannelsNamed ? ['a', [1]] : ['s', [...stored]],
+    ['e', [...edited]],
     ['c', [...changed]],
     ['m', [...members]],
     ['l', [...live]],
@@ -186,6 +193,7 @@ function hintsOf(self: string, payload: string): Hints | undefined {
     const named = entries.filter((entry): entry is CreatedChannel => Array.isArray(entry));
     return { ...nothing, made: named, someMade: named.length < entries.length };
   }
+  if (kind === 'e') return { ...nothing, edited: entries };
   if (kind === 'c') return { ...nothing, changed: entries };
   if (kind === 'm') return { ...nothing, members: entries };
   if (kind === 'l') return { ...nothing, live: entries };

@@ -1,12 +1,14 @@
+import { type Change, firstKeptChange } from '../changes/read-changes.sql.ts';
 import { limits } from '../limits.ts';
 import type { Channel } from '../messages/channel.ts';
-import { noHeads, readHeads, readManyHeadsAndFirst } from '../messages/channel-keys.sql.ts';
+import { noHeads, type Positions, readManyHeadsAndFirst, readPositions } from '../messages/channel-keys.sql.ts';
 import { type MemberChannel, memberChannels } from '../messages/member-lists.sql.ts';
+import { flagWasRestricted } from '../messages/message.ts';
 import type { PageAfter, StoredMessage } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import { assertReadable, channelToRead, type Reader, viewerOf } from '../reading/read-access.ts';
-import { assertKept, assertReached } from '../reading/read-channel.ts';
+import { assertChangeKept, assertChangeReached, assertKept, assertReached } from '../reading/read-channel.ts';
 import type { Store } from '../sending/group-context.ts';
 
 /** Where a reader starts in a channel. */
@@ -15,6 +17,8 @@ export interface Cursor {
   readonly channelId: string;
   readonly afterSeq: number;
   readonly fromNow: boolean;
+  /** The last change received; unset: changes from now on. */
+  readonly afterChange?: number | undefined;
 }
 
 export interface SubscribeCall extends Reader {
@@ -35,11 +39,30 @@ export interface EphemeralMessage {
   readonly message: StoredMessage;
 }
 
+/** `lastChange`: the last change that the reader has received, for its next cursor. */
 export type TailEvent =
-  | { readonly kind: 'message'; readonly channel: Channel; readonly message: StoredMessage }
-  | { readonly kind: 'caught-up'; readonly channel: Channel; readonly lastSeq: number }
+  | {
+      readonly kind: 'message';
+      readonly channel: Channel;
+      readonly message: StoredMessage;
+      readonly lastChange: number;
+    }
+  | { readonly kind: 'caught-up'; readonly channel: Channel; readonly lastSeq: number; readonly lastChange: number }
+  | ChangedEvent
   | { readonly kind: 'all-caught-up' }
   | { readonly kind: 'heartbeat' };
+
+/** A message was edited or recalled. */
+export interface ChangedEvent {
+  readonly kind: 'changed';
+  readonly channel: Channel;
+  /** The last sequence and the last change that the reader has received. */
+  readonly lastSeq: number;
+  readonly lastChange: number;
+  /** What was done. */
+  readonly change: 'edited' | 'recalled';
+  readonly message: StoredMessage;
+}
 
 /**
  * Receives each page that a reader was given; `lagMs`: the age of its last message, for a reader
@@ -54,6 +77,8 @@ export interface SubscriptionHub {
   readonly onRead: OnTailRead | undefined;
   /** Reads the next messages after a sequence, without regard to a viewer. */
   pageAfter(channelKey: number, afterSeq: number): Promise<PageAfter>;
+  /** Reads the next changes after one, without regard to a viewer. */
+  changesAfter(channelKey: number, afterChange: number): Promise<readonly Change[]>;
   enter(subscription: Subscription): void;
   leave(subscription: Subscription, channelKeys: Iterable<number>, unmade: Iterable<Channel>): void;
   /** Registers for `channelCreated` of a channel that does not exist yet. */
@@ -90,7 +115,14 @@ interface FollowedChannel {
   caughtUp: boolean;
   /** Whether there may be messages after the cursor. */
   behind: boolean;
+  /** The number of the last change that was sent, or of the last one at the start. */
+  changeCursor: number;
+  /** Whether there may be changes after it. */
+  changesBehind: boolean;
 }
+
+/** A channel that does not exist yet. */
+const unmadeCursor = { cursor: 0, caughtUp: false, behind: false, changeCursor: 0, changesBehind: false };
 
 /**
  * One reader: a cursor per channel, and a loop that reads, yields and waits.
@@ -129,14 +161,23 @@ export class Subscription {
     return this.#call.allOfUid;
   }
 
-  cursorOf(channelKey: number): number {
-    return this.#byKey.get(channelKey)?.cursor ?? 0;
+  cursorOf(channelKey: number): { readonly seq: number; readonly change: number } {
+    const followed = this.#byKey.get(channelKey);
+    return { seq: followed?.cursor ?? 0, change: followed?.changeCursor ?? 0 };
   }
 
   wake(channelKey: number): void {
     const followed = this.#byKey.get(channelKey);
     if (followed === undefined) return;
     followed.behind = true;
+    this.#due.add(followed);
+    this.#wait?.(true);
+  }
+
+  messagesChanged(channelKey: number): void {
+    const followed = this.#byKey.get(channelKey);
+    if (followed === undefined) return;
+    followed.changesBehind = true;
     this.#due.add(followed);
     this.#wait?.(true);
   }
@@ -150,7 +191,7 @@ export class Subscription {
     if (followed === undefined) {
       // Channels created before the user's channels are read are among those.
       if (!this.isForAll || !this.#hasFollowed) return;
-      this.#add({ channel: created, channelKey, cursor: 0, caughtUp: false, behind: true });
+      this.#add({ ...unmadeCursor, channel: created, channelKey, behind: true });
     } else {
       if (followed.channelKey !== undefined) return;
       this.#register(followed, channelKey);
@@ -164,11 +205,12 @@ export class Subscription {
    * Ends the stream when a head is below the cursor: the database was restored, or another one took
    * over.
    */
-  headWentBack(channelKey: number, head: number): void {
+  headWentBack(channelKey: number, head: Pick<Positions, 'lastSeq' | 'lastChange'>): void {
     const followed = this.#byKey.get(channelKey);
     if (followed === undefined) return;
     try {
-      assertReached(followed.cursor, { lastSeq: head }, positionOf(followed.channel));
+      assertReached(followed.cursor, head, positionOf(followed.channel));
+      assertChangeReached(followed.changeCursor, head, positionOf(followed.channel));
     } catch (error) {
       this.end(error);
     }
@@ -245,7 +287,7 @@ export class Subscription {
     const live = this.#live;
     this.#live = [];
     this.#hub.onRead?.({ messages: live.length, lagMs: undefined });
-    return live.map(({ channel, message }) => ({ kind: 'message', channel, message }));
+    return live.map(({ channel, message }) => ({ kind: 'message', channel, message, lastChange: 0 }));
   }
 
   /**
@@ -255,11 +297,12 @@ export class Subscription {
   async #read(followed: FollowedChannel): Promise<readonly TailEvent[]> {
     this.#due.delete(followed);
     const { channel, channelKey } = followed;
-    if (channelKey === undefined || !followed.behind) return this.#caughtUp(followed);
+    if (channelKey === undefined) return this.#caughtUp(followed);
+    if (!followed.behind) return await this.#readChanges(followed, channelKey);
     followed.behind = false;
     const { messages, isLast } = await orBusy(() => this.#hub.pageAfter(channelKey, followed.cursor));
     const last = messages.at(-1);
-    if (last === undefined) return this.#caughtUp(followed);
+    if (last === undefined) return await this.#readChanges(followed, channelKey);
     this.#hub.onRead?.({
       messages: messages.length,
       lagMs: followed.caughtUp ? this.#hub.now() - last.acceptedAt : undefined,
@@ -270,17 +313,48 @@ export class Subscription {
     if (!isLast || !followed.caughtUp) {
       followed.behind = true;
       this.#due.add(followed);
-    }
+    } else if (followed.changesBehind) this.#due.add(followed);
     const events: TailEvent[] = [];
     for (const message of messages)
-      if (isVisible(this.viewerUid, message)) events.push({ kind: 'message', channel, message });
+      if (isVisible(this.viewerUid, message))
+        events.push({ kind: 'message', channel, message, lastChange: followed.changeCursor });
+    return events;
+  }
+
+  /**
+   * Reads one page of a channel's changes, once its messages were read: a change comes after its
+   * message. Without changes this reads nothing.
+   */
+  async #readChanges(followed: FollowedChannel, channelKey: number): Promise<readonly TailEvent[]> {
+    if (!followed.changesBehind) return this.#caughtUp(followed);
+    followed.changesBehind = false;
+    const changes = await orBusy(() => this.#hub.changesAfter(channelKey, followed.changeCursor));
+    const { channel } = followed;
+    const events: TailEvent[] = [];
+    for (const { changeNo, kind, message } of changes) {
+      if (message !== undefined && message.messageSeq > followed.cursor) {
+        // The message was stored after the last page.
+        followed.behind = true;
+        break;
+      }
+      followed.changeCursor = changeNo;
+      if (message === undefined) continue;
+      const seen = changedFor(this.viewerUid, message);
+      const at = { lastSeq: followed.cursor, lastChange: changeNo };
+      if (seen !== undefined) events.push({ kind: 'changed', channel, ...at, change: kind, message: seen });
+    }
+    if (changes.length === 0) return this.#caughtUp(followed);
+    // Reads on until a page is empty.
+    followed.changesBehind = true;
+    this.#due.add(followed);
     return events;
   }
 
   #caughtUp(followed: FollowedChannel): readonly TailEvent[] {
     if (followed.caughtUp) return [];
     followed.caughtUp = true;
-    return [{ kind: 'caught-up', channel: followed.channel, lastSeq: followed.cursor }];
+    const { channel, cursor: lastSeq, changeCursor: lastChange } = followed;
+    return [{ kind: 'caught-up', channel, lastSeq, lastChange }];
   }
 
   /** Waits for work; false when a heartbeat is due first. */
@@ -314,10 +388,16 @@ export class Subscription {
     }
     const channels = [...named.values()].map((each) => each.channel);
     await assertReadable(store, this.viewerUid, channels);
-    // Registers before reading, so that a channel created in between is not missed.
-    for (const channel of channels)
-      this.#add({ channel, channelKey: undefined, cursor: 0, caughtUp: false, behind: false });
+    // Registers before reading, so that a channel created, or a message changed, in between is not
+    // missed.
+    for (const channel of channels) this.#add({ ...unmadeCursor, channel, channelKey: undefined });
     const keys = await store.channelKeys.find(channels);
+    for (const channel of channels) {
+      const followed = this.#followed.get(channel.key);
+      const channelKey = keys.get(channel.key);
+      if (followed !== undefined && followed.channelKey === undefined && channelKey !== undefined)
+        this.#register(followed, channelKey);
+    }
     const heads = await readManyHeadsAndFirst(store.db, [...keys.values()]);
     for (const { channel, cursor } of named.values()) {
       const followed = this.#followed.get(channel.key);
@@ -329,8 +409,10 @@ export class Subscription {
         assertKept(cursor.afterSeq, stands, positionOf(channel));
       }
       followed.cursor = cursor.fromNow ? stands.lastSeq : cursor.afterSeq;
+      followed.changeCursor = cursor.afterChange ?? stands.lastChange;
+      followed.changesBehind ||= followed.changeCursor < stands.lastChange;
+      await this.#assertChangeKept(followed.changeCursor, stands, { channel, channelKey });
       if (channelKey === undefined) continue;
-      if (followed.channelKey === undefined) this.#register(followed, channelKey);
       followed.behind = true;
       this.#due.add(followed);
     }
@@ -382,58 +464,98 @@ export class Subscription {
     // Channels created while they were read are not among them, and stay.
     for (const followed of [...this.#followed.values()])
       if (before.has(followed.channel.key) && !keep.has(followed.channel.key)) this.#remove(followed);
-    const cursors = isFirst ? await this.#cursorsOf(mine) : new Map<string, number>();
+    const cursors = isFirst ? await this.#cursorsOf(mine) : new Map<string, OwnCursor>();
     const added: (FollowedChannel & { readonly channelKey: number })[] = [];
-    for (const { channel, channelKey, lastSeq, joinedAfterSeq } of mine) {
+    for (const { channel, channelKey, lastSeq, lastChange, joinedAfterSeq } of mine) {
       const known = this.#followed.get(channel.key);
       if (known !== undefined && !isFirst) continue;
       // At first from the head, or with `resume` from where the user joined; later always from
       // there.
       const begin = isFirst && this.#call.resume !== true ? lastSeq : joinedAfterSeq;
-      const cursor = cursors.get(channel.key) ?? begin;
+      const own = cursors.get(channel.key);
+      const cursor = own?.seq ?? begin;
+      const changeCursor = own?.change ?? lastChange;
       if (known !== undefined) {
         // Reported as created while the channels were read. The report may be late: the call may
         // resume this channel.
         known.cursor = cursor;
+        known.changeCursor = changeCursor;
         continue;
       }
-      const followed = { channel, channelKey, cursor, caughtUp: false, behind: !isFirst };
+      const followed = {
+        channel,
+        channelKey,
+        cursor,
+        caughtUp: false,
+        behind: !isFirst,
+        changeCursor,
+        changesBehind: changeCursor < lastChange,
+      };
       this.#add(followed);
       added.push(followed);
     }
     // They are registered: new messages wake them. Most have none, which one statement shows.
     for (let start = 0; start < added.length; start += headsAtOnce) {
       const part = added.slice(start, start + headsAtOnce);
-      const heads = await readHeads(
+      const heads = await readPositions(
         store.db,
         part.map((followed) => followed.channelKey),
       );
-      for (const followed of part) if (heads.get(followed.channelKey) !== followed.cursor) followed.behind = true;
+      for (const followed of part) {
+        const head = heads.get(followed.channelKey);
+        if (head?.lastSeq !== followed.cursor) followed.behind = true;
+        if ((head?.lastChange ?? 0) > followed.changeCursor) followed.changesBehind = true;
+      }
     }
   }
 
   /** The call's cursors by channel key text, without those of channels that the user has left. */
-  async #cursorsOf(mine: readonly MemberChannel[]): Promise<Map<string, number>> {
+  async #cursorsOf(mine: readonly MemberChannel[]): Promise<Map<string, OwnCursor>> {
     const { store } = this.#hub;
     const known = new Map(mine.map((each) => [each.channel.key, each]));
-    const cursors = new Map<string, number>();
-    const named: { readonly channel: Channel; readonly afterSeq: number }[] = [];
-    for (const { channelType, channelId, afterSeq, fromNow } of this.#call.channels) {
+    const cursors = new Map<string, OwnCursor>();
+    const named: { readonly channel: Channel; readonly afterSeq: number; readonly afterChange: number | undefined }[] =
+      [];
+    for (const { channelType, channelId, afterSeq, fromNow, afterChange } of this.#call.channels) {
       const channel = channelToRead(channelType, channelId, this.viewerUid);
       if (cursors.has(channel.key)) continue;
-      cursors.set(channel.key, fromNow ? (known.get(channel.key)?.lastSeq ?? 0) : afterSeq);
-      if (!fromNow && afterSeq > 0) named.push({ channel, afterSeq });
+      cursors.set(channel.key, {
+        seq: fromNow ? (known.get(channel.key)?.lastSeq ?? 0) : afterSeq,
+        change: afterChange,
+      });
+      if ((!fromNow && afterSeq > 0) || afterChange !== undefined)
+        named.push({ channel, afterSeq: fromNow ? 0 : afterSeq, afterChange });
     }
     const keys = await store.channelKeys.find(named.map((each) => each.channel));
     const heads = await readManyHeadsAndFirst(store.db, [...keys.values()]);
-    for (const { channel, afterSeq } of named) {
+    for (const { channel, afterSeq, afterChange = 0 } of named) {
       const channelKey = keys.get(channel.key);
       const stands = (channelKey === undefined ? undefined : heads.get(channelKey)) ?? noHeads;
       assertReached(afterSeq, stands, positionOf(channel));
-      if (known.has(channel.key)) assertKept(afterSeq, stands, positionOf(channel));
+      if (!known.has(channel.key)) continue;
+      assertKept(afterSeq, stands, positionOf(channel));
+      await this.#assertChangeKept(afterChange, stands, { channel, channelKey });
     }
     return cursors;
   }
+
+  /** Refuses a change above the last one, and one before the first that is kept. */
+  async #assertChangeKept(
+    afterChange: number,
+    stands: Positions,
+    { channel, channelKey }: { readonly channel: Channel; readonly channelKey: number | undefined },
+  ): Promise<void> {
+    assertChangeReached(afterChange, stands, positionOf(channel));
+    if (afterChange === 0 || afterChange === stands.lastChange || channelKey === undefined) return;
+    const first = await firstKeptChange(this.#hub.store.db, channelKey);
+    assertChangeKept(afterChange, first ?? stands.lastChange + 1, positionOf(channel));
+  }
+}
+
+/** A cursor of the call, for a channel of its user. */
+interface OwnCursor {
+  readonly seq: number;
+  readonly change: number | undefined;
 }
 
 /** A channel as an error about one of many names it. */
@@ -451,10 +573,21 @@ function tooManyChannels(uid: string): ServiceError {
 }
 
 /** Whether a message is visible to a viewer. */
-function isVisible(viewerUid: string | undefined, { subscribers, fromUid }: StoredMessage): boolean {
-  return (
-    viewerUid === undefined || subscribers.length === 0 || fromUid === viewerUid || subscribers.includes(viewerUid)
-  );
+function isVisible(viewerUid: string | undefined, { subscribers, fromUid, flags }: StoredMessage): boolean {
+  if (viewerUid === undefined || fromUid === viewerUid) return true;
+  return subscribers.length === 0 ? (flags & flagWasRestricted) === 0 : subscribers.includes(viewerUid);
+}
+
+/**
+ * A changed message as a viewer may see it. Who could read a recalled message with named receivers
+ * is no longer known: everyone learns that this sequence was recalled, and nothing else.
+ */
+function changedFor(viewerUid: string | undefined, message: StoredMessage): StoredMessage | undefined {
+  if (isVisible(viewerUid, message)) return message;
+  if ((message.flags & flagWasRestricted) === 0) return undefined;
+  const { revision = 0, recalledAt } = message.changes ?? {};
+  const changes = { revision, ...(recalledAt === undefined ? {} : { recalledAt }) };
+  return { ...message, messageId: 0, fromUid: '', clientMsgNo: '', streamNo: '', tagKey: '', changes };
 }
 
 function tooSlow(event: TailEvent): ServiceError {

@@ -11,8 +11,9 @@
 // wake-up generation. Messages with no_persist (ephemeral.ts) pass through once.
 
 import { LRUCache } from 'lru-cache';
+import { type Change, readChangesAfter } from '../changes/read-changes.sql.ts';
 import { type Channel, channel, firstUids, messageSequence } from '../messages/channel.ts';
-import { type CreatedChannel, readHeads } from '../messages/channel-keys.sql.ts';
+import { type CreatedChannel, readPositions } from '../messages/channel-keys.sql.ts';
 import { type PageAfter, readAfter } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import type { Store } from '../sending/group-context.ts';
@@ -32,6 +33,8 @@ export interface Tails {
   subscribe(call: SubscribeCall): AsyncIterable<TailEvent>;
   /** Messages were stored in these channels. */
   wake(channelKeys: Iterable<number>): void;
+  /** Messages of these channels were edited or recalled. */
+  messagesChanged(channelKeys: Iterable<number>): void;
   /**
    * Compares the heads of all followed channels with the cursors, and wakes readers that are
    * behind.
@@ -55,6 +58,8 @@ export interface Tails {
 }
 
 const pageMessages = 200;
+/** Changes per statement: each brings its message, of up to 64 KiB. */
+const pageChanges = 50;
 /** How long readers of one channel at one cursor share a page. */
 const sharedPages = 500;
 const sharedMs = 2000;
@@ -74,6 +79,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
    * them.
    */
   const pages = new LRUCache<string, { page: Promise<PageAfter> }>({ max: sharedPages, ttl: sharedMs });
+  const changePages = new LRUCache<string, Promise<Change[]>>({ max: sharedPages, ttl: sharedMs });
 
   /**
    * Generation of each channel's last wake-up. A page fetched before a wake-up is never reused
@@ -86,6 +92,12 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
     if (followers === undefined) return;
     generations.set(key, ++generation);
     for (const subscription of followers) subscription.wake(key);
+  };
+  const wakeForChanges = (key: number) => {
+    const followers = byKey.get(key);
+    if (followers === undefined) return;
+    generations.set(key, ++generation);
+    for (const subscription of followers) subscription.messagesChanged(key);
   };
 
   /** Reads the next messages after a sequence. Empty pages are not shared: a wake-up ends them. */
@@ -102,6 +114,20 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
       if (pages.peek(key) === entry) pages.delete(key);
     };
     page.then(({ messages }) => messages.length === 0 && forget(), forget);
+    return page;
+  }
+
+  /** Reads the next changes of a channel; readers at the same change share the statement. */
+  function changesAfter(channelKey: number, afterChange: number): Promise<Change[]> {
+    const key = `${channelKey} ${afterChange} ${generations.get(channelKey) ?? 0}`;
+    const known = changePages.get(key);
+    if (known !== undefined) return known;
+    const page = readChangesAfter(db, channelKey, { afterChange, limit: pageChanges }, now());
+    changePages.set(key, page);
+    const forget = () => {
+      if (changePages.peek(key) === page) changePages.delete(key);
+    };
+    page.then((changes) => changes.length === 0 && forget(), forget);
     return page;
   }
 
@@ -144,6 +170,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
     now,
     onRead,
     pageAfter,
+    changesAfter,
     enter(subscription) {
       subscriptions.add(subscription);
       if (subscription.isForAll && subscription.viewerUid !== undefined)
@@ -176,6 +203,9 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
     wake(keys) {
       for (const key of keys) wake(key);
     },
+    messagesChanged(keys) {
+      for (const key of keys) wakeForChanges(key);
+    },
     async poll() {
       await findCreated();
       const keys = [...byKey.keys()];
@@ -186,11 +216,15 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
         const cursors = part.flatMap((key) =>
           [...(byKey.get(key) ?? [])].map((reader) => ({ key, reader, cursor: reader.cursorOf(key) })),
         );
-        const heads = await readHeads(db, part);
+        const positions = await readPositions(db, part);
         for (const { key, reader, cursor } of cursors) {
-          const head = heads.get(key) ?? 0;
-          if (cursor > head) reader.headWentBack(key, head);
-          else if (reader.cursorOf(key) < head) wake(key);
+          const { lastSeq, lastChange } = positions.get(key) ?? { lastSeq: 0, lastChange: 0 };
+          if (cursor.seq > lastSeq || cursor.change > lastChange) reader.headWentBack(key, { lastSeq, lastChange });
+          else {
+            const { seq, change } = reader.cursorOf(key);
+            if (seq < lastSeq) wake(key);
+            if (change < lastChange) wakeForChanges(key);
+          }
         }
       }
     },

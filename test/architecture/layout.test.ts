@@ -33,6 +33,7 @@ const order = [
   'reading',
   'retention',
   'channels',
+  'changes',
   'tailing',
   'batches',
   'transcode',
@@ -70,6 +71,7 @@ const packages: Readonly<Record<string, RegExp>> = {
 /** Decisions without clock, random source or I/O. They import only one another and `limits`. */
 const pure = [
   'batches/batch.ts',
+  'changes/change-rules.ts',
   'integrity/violations.ts',
   'messages/append-plan.ts',
   'messages/caller.ts',

@@ -8,7 +8,7 @@ import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/vali
 import { file_google_api_annotations } from "../../google/api/annotations_pb.ts";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import type { ChannelType, Header, Message as Message$1, MessageDraft, Refusal } from "./message_pb.ts";
+import type { ChannelType, Header, Message as Message$1, MessageDraft, MessageState, Refusal } from "./message_pb.ts";
 import { file_sendbatch_v1_message } from "./message_pb.ts";
 import type { TemplateFormat } from "./template_service_pb.ts";
 import { file_sendbatch_v1_template_service } from "./template_service_pb.ts";
@@ -18,7 +18,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/message_service.proto.
  */
 export const file_sendbatch_v1_message_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEilAEKD0V4cGVjdGVkTGFzdFNlcRIiCgpjaGFubmVsX2lkGAEgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASIAoIbGFzdF9zZXEYAyABKARCDrpICzIJGP////////8PIqsDChBTZW5kQmF0Y2hSZXF1ZXN0EqwBCghtZXNzYWdlcxgBIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCfrpIe5IBeAgBEOgHInG6AW4KDXNlbmRfYXQubGF0ZXISSW11c3Qgbm90IGJlIHNldDsgU3VibWl0QmF0Y2ggc2NoZWR1bGVzIG1lc3NhZ2VzLCBTZW5kQmF0Y2ggc2VuZHMgdGhlbSBub3caEiFoYXModGhpcy5zZW5kX2F0KRIuCgRtb2RlGAIgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlQgi6SAWCAQIQARIVCg12YWxpZGF0ZV9vbmx5GAMgASgIEh8KCnJlcXVlc3RfaWQYBCABKAlCC7pICHIGKHi6AQEAEkQKEmV4cGVjdGVkX2xhc3Rfc2VxcxgFIAMoCzIdLnNlbmRiYXRjaC52MS5FeHBlY3RlZExhc3RTZXFCCbpIBpIBAxDoBxI6Cgl0ZW1wbGF0ZXMYBiADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlQgi6SAWSAQIQZCKWAQoPUmVxdWVzdFRlbXBsYXRlEiwKBG5hbWUYASABKAlCHrpIG3IZMhdeW0EtWmEtejAtOS5fLV17MSwxMjh9JBIdCgRib2R5GAIgASgJQg+6SAxyCiABKICABLoBAQASNgoGZm9ybWF0GAMgASgOMhwuc2VuZGJhdGNoLnYxLlRlbXBsYXRlRm9ybWF0Qgi6SAWCAQIQASKLAQoKU2VuZFJlc3VsdBISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIEiQKBWVycm9yGAYgASgLMhUuc2VuZGJhdGNoLnYxLlJlZnVzYWxKBAgFEAYihgEKEVNlbmRCYXRjaFJlc3BvbnNlEikKB3Jlc3VsdHMYASADKAsyGC5zZW5kYmF0Y2gudjEuU2VuZFJlc3VsdBIWCg5hY2NlcHRlZF9jb3VudBgCIAEoDRIXCg9kdXBsaWNhdGVfY291bnQYAyABKA0SFQoNcmVmdXNlZF9jb3VudBgEIAEoDSLmAQoLU2VuZFJlcXVlc3QSngEKB21lc3NhZ2UYASABKAsyGi5zZW5kYmF0Y2gudjEuTWVzc2FnZURyYWZ0QnG6SG66AWgKDXNlbmRfYXQubGF0ZXISQ211c3Qgbm90IGJlIHNldDsgU3VibWl0QmF0Y2ggc2NoZWR1bGVzIG1lc3NhZ2VzLCBTZW5kIHNlbmRzIG9uZSBub3caEiFoYXModGhpcy5zZW5kX2F0KcgBARIVCg12YWxpZGF0ZV9vbmx5GAIgASgIEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIGKHi6AQEAImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIIp0CChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISKwoIZnJvbV91aWQYAiABKAlCGbpIFnIUIAEogAIyCV5bXkAjJl0qJLoBAQASIAoLc3Vic2NyaWJlcnMYAyADKAlCC7pICJIBBQgBEJBOEhwKB3BheWxvYWQYBCABKAxCC7pICHoGEAEYgIAEEg4KBmV4cGlyZRgFIAEoDRIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAhyBih4ugEBABIuCgRtb2RlGAcgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlQgi6SAWCAQIQARIVCg12YWxpZGF0ZV9vbmx5GAggASgIIjYKEUJyb2FkY2FzdFJlc3BvbnNlEhEKCWZhaWxfdWlkcxgBIAMoCRIOCgZyZWFzb24YAiADKAkiuwMKE0xpc3RNZXNzYWdlc1JlcXVlc3QSIgoKY2hhbm5lbF9pZBgBIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiEKCWFmdGVyX3NlcRgDIAEoBEIOukgLMgkY/////////w8SIgoKYmVmb3JlX3NlcRgEIAEoBEIOukgLMgkY/////////w8SFwoFbGltaXQYBSABKA1CCLpIBSoDGOgHEhIKCmRlc2NlbmRpbmcYBiABKAgSGQoDdWlkGAcgASgJQgy6SAlyByiAAroBAQASHQoHdGFnX2tleRgIIAEoCUIMukgJcgcogAG6AQEAEh8KCXN0cmVhbV9ubxgJIAEoCUIMukgJcgcogAG6AQEAEh4KCGZyb21fdWlkGAogASgJQgy6SAlyByiAAroBAQASKQoFc2luY2UYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBXVudGlsGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKDAQoUTGlzdE1lc3NhZ2VzUmVzcG9uc2USJwoIbWVzc2FnZXMYASADKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZRIMCgRtb3JlGAIgASgIEhAKCGxhc3Rfc2VxGAMgASgEEhUKCG5leHRfc2VxGAQgASgESACIAQFCCwoJX25leHRfc2VxIpgCChNTeW5jTWVzc2FnZXNSZXF1ZXN0EiEKCWxvZ2luX3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEikKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEQg66SAsyCRj/////////DxInCg9lbmRfbWVzc2FnZV9zZXEYBSABKARCDrpICzIJGP////////8PEg0KBWxpbWl0GAYgASgNEhoKCXB1bGxfbW9kZRgHIAEoDUIHukgEKgIYASK7AgoNTGVnYWN5TWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEg8KB3NldHRpbmcYAiABKA0SEgoKbWVzc2FnZV9pZBgDIAEoBBIVCg1tZXNzYWdlX2lkc3RyGAQgASgJEhUKDWNsaWVudF9tc2dfbm8YBSABKAkSEwoLbWVzc2FnZV9zZXEYBiABKAQSEAoIZnJvbV91aWQYByABKAkSEgoKY2hhbm5lbF9pZBgIIAEoCRIvCgxjaGFubmVsX3R5cGUYCSABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGZXhwaXJlGAogASgNEhEKCXRpbWVzdGFtcBgLIAEoAxIPCgdwYXlsb2FkGAwgASgMEhEKCXN0cmVhbV9ubxgNIAEoCSKHAQoUU3luY01lc3NhZ2VzUmVzcG9uc2USGQoRc3RhcnRfbWVzc2FnZV9zZXEYASABKAQSFwoPZW5kX21lc3NhZ2Vfc2VxGAIgASgEEgwKBG1vcmUYAyABKA0SLQoIbWVzc2FnZXMYBCADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZSKfAgoSR2V0TWVzc2FnZXNSZXF1ZXN0Eh8KCWxvZ2luX3VpZBgBIAEoCUIMukgJcgcogAK6AQEAEiIKCmNoYW5uZWxfaWQYAiABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIsCgxtZXNzYWdlX3NlcXMYBCADKARCFrpIE5IBEBDoByILMgkY/////////w8SKwoLbWVzc2FnZV9pZHMYBSADKARCFrpIE5IBEBDoByILMgkY/////////w8SLAoOY2xpZW50X21zZ19ub3MYBiADKAlCFLpIEZIBDhDoByIJcgcogAG6AQEAIoYBChNHZXRNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UiywIKEUdldE1lc3NhZ2VSZXF1ZXN0Eh8KCWxvZ2luX3VpZBgBIAEoCUIMukgJcgcogAK6AQEAEiIKCmNoYW5uZWxfaWQYAiABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIiCgptZXNzYWdlX2lkGAQgASgEQg66SAsyCRj/////////DxIjCg1jbGllbnRfbXNnX25vGAUgASgJQgy6SAlyByiAAboBAQA6a7pIaBpmChNtZXNzYWdlX2lkLnJlcXVpcmVkEhxvciBjbGllbnRfbXNnX25vIGlzIHJlcXVpcmVkGjF0aGlzLm1lc3NhZ2VfaWQgIT0gMHUgfHwgdGhpcy5jbGllbnRfbXNnX25vICE9ICcnIkIKEkdldE1lc3NhZ2VSZXNwb25zZRIsCgdtZXNzYWdlGAEgASgLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UimwEKF0dldE1heE1lc3NhZ2VTZXFSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIfCglsb2dpbl91aWQYAyABKAlCDLpICXIHKIACugEBACIvChhHZXRNYXhNZXNzYWdlU2VxUmVzcG9uc2USEwoLbWVzc2FnZV9zZXEYASABKAQipQEKDUNoYW5uZWxDdXJzb3ISIgoKY2hhbm5lbF9pZBgBIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiEKCWFmdGVyX3NlcRgDIAEoBEIOukgLMgkY/////////w8SEAoIZnJvbV9ub3cYBCABKAgiiwEKEFN1YnNjcmliZVJlcXVlc3QSOAoIY2hhbm5lbHMYASADKAsyGy5zZW5kYmF0Y2gudjEuQ2hhbm5lbEN1cnNvckIJukgGkgEDEJBOEhkKA3VpZBgCIAEoCUIMukgJcgcogAK6AQEAEhIKCmFsbF9vZl91aWQYAyABKAgSDgoGcmVzdW1lGAQgASgIImEKCENhdWdodFVwEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEIg0KC0FsbENhdWdodFVwIgsKCUhlYXJ0YmVhdCLVAQoRU3Vic2NyaWJlUmVzcG9uc2USKAoHbWVzc2FnZRgBIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlSAASKwoJY2F1Z2h0X3VwGAIgASgLMhYuc2VuZGJhdGNoLnYxLkNhdWdodFVwSAASLAoJaGVhcnRiZWF0GAMgASgLMhcuc2VuZGJhdGNoLnYxLkhlYXJ0YmVhdEgAEjIKDWFsbF9jYXVnaHRfdXAYBCABKAsyGS5zZW5kYmF0Y2gudjEuQWxsQ2F1Z2h0VXBIAEIHCgVmcmFtZSKNAQoYTGlzdENvbnZlcnNhdGlvbnNSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxI3CgpwYWdlX3Rva2VuGAMgASgJQiO6SCByHjIcXihbMC05XXsxLDE2fS1bMC05XXsxLDE2fSk/JCK6AQoMQ29udmVyc2F0aW9uEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDHVucmVhZF9jb3VudBgDIAEoDRIQCghyZWFkX3NlcRgEIAEoBBIQCghsYXN0X3NlcRgFIAEoBBIrCgxsYXN0X21lc3NhZ2UYBiABKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZSJnChlMaXN0Q29udmVyc2F0aW9uc1Jlc3BvbnNlEjEKDWNvbnZlcnNhdGlvbnMYASADKAsyGi5zZW5kYmF0Y2gudjEuQ29udmVyc2F0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKxAQoPTWFya1JlYWRSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiAKCHJlYWRfc2VxGAQgASgEQg66SAsyCRj/////////DyISChBNYXJrUmVhZFJlc3BvbnNlIooCChhTeW5jQ29udmVyc2F0aW9uc1JlcXVlc3QSGwoDdWlkGAEgASgJQg66SAtyCSABKIACugEBABIfCgd2ZXJzaW9uGAIgASgEQg66SAsyCRj/////////DxIgCg1sYXN0X21zZ19zZXFzGAMgASgJQgm6SAZyBCiAgEASGwoJbXNnX2NvdW50GAQgASgNQgi6SAUqAxjoBxIcCgtvbmx5X3VucmVhZBgFIAEoDUIHukgEKgIYARInChVleGNsdWRlX2NoYW5uZWxfdHlwZXMYBiADKA1CCLpIBZIBAhBkEhcKBHBhZ2UYByABKA1CCbpIBioEGKCNBhIRCglwYWdlX3NpemUYCCABKA0ioAIKEkxlZ2FjeUNvbnZlcnNhdGlvbhISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIOCgZ1bnJlYWQYAyABKA0SEQoJdGltZXN0YW1wGAQgASgDEhQKDGxhc3RfbXNnX3NlcRgFIAEoBBIaChJsYXN0X2NsaWVudF9tc2dfbm8YBiABKAkSFgoOb2Zmc2V0X21zZ19zZXEYByABKAQSGQoRcmVhZGVkX3RvX21zZ19zZXEYCCABKAQSDwoHdmVyc2lvbhgJIAEoBBIsCgdyZWNlbnRzGAogAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UiVAoZU3luY0NvbnZlcnNhdGlvbnNSZXNwb25zZRI3Cg1jb252ZXJzYXRpb25zGAEgAygLMiAuc2VuZGJhdGNoLnYxLkxlZ2FjeUNvbnZlcnNhdGlvbiJwChNTeW5jQ29tbWFuZHNSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIwoLbWVzc2FnZV9zZXEYAiABKARCDrpICzIJGP////////8PEhcKBWxpbWl0GAMgASgNQgi6SAUqAxjoByJTChRTeW5jQ29tbWFuZHNSZXNwb25zZRItCghtZXNzYWdlcxgBIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlEgwKBG1vcmUYAiABKAgiXQoSQWNrQ29tbWFuZHNSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASKgoQbGFzdF9tZXNzYWdlX3NlcRgCIAEoBEIQukgNMgsY/////////w8gACIVChNBY2tDb21tYW5kc1Jlc3BvbnNlIj4KD0dldFJvdXRlUmVxdWVzdBIZCgN1aWQYASABKAlCDLpICXIHKIACugEBABIQCghpbnRyYW5ldBgCIAEoDSJHChBHZXRSb3V0ZVJlc3BvbnNlEhAKCHRjcF9hZGRyGAEgASgJEg8KB3dzX2FkZHIYAiABKAkSEAoId3NzX2FkZHIYAyABKAkiFgoUR2V0U2VydmVySW5mb1JlcXVlc3Qi+QMKBkxpbWl0cxIWCg5iYXRjaF9tZXNzYWdlcxgBIAEoDRIeChZiYXRjaF9tZXNzYWdlc19hZHZpc2VkGAIgASgNEhYKDmJhdGNoX2NoYW5uZWxzGAMgASgNEh0KFWJyb2FkY2FzdF9zdWJzY3JpYmVycxgEIAEoDRIbChNtZXNzYWdlX3N1YnNjcmliZXJzGAUgASgNEhUKDXBheWxvYWRfYnl0ZXMYBiABKA0SFQoNcmVxdWVzdF9ieXRlcxgHIAEoDRIVCg1wYWdlX21lc3NhZ2VzGAggASgNEhAKCGlkX2J5dGVzGAkgASgNEhsKE2NsaWVudF9tc2dfbm9fYnl0ZXMYCiABKA0SGAoQcmVxdWVzdF9pZF9ieXRlcxgLIAEoDRIyCg9yZXF1ZXN0X3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGgoSc3Vic2NyaWJlX2NoYW5uZWxzGA0gASgNEhMKC2xpc3RfY2hhbmdlGA4gASgNEhYKDnRlbXBsYXRlX2J5dGVzGA8gASgNEhIKCnBhZ2VfYnl0ZXMYECABKA0SFwoPc3VibWl0X21lc3NhZ2VzGBEgASgNEhQKDHN1Ym1pdF9ieXRlcxgSIAEoDRIVCg1zY2hlZHVsZV9kYXlzGBMgASgNIk4KFUdldFNlcnZlckluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEiQKBmxpbWl0cxgCIAEoCzIULnNlbmRiYXRjaC52MS5MaW1pdHMqVgoIU2VuZE1vZGUSGQoVU0VORF9NT0RFX1VOU1BFQ0lGSUVEEAASGQoVU0VORF9NT0RFX0JFU1RfRUZGT1JUEAESFAoQU0VORF9NT0RFX0FUT01JQxACMtgPCg5NZXNzYWdlU2VydmljZRJ+CglTZW5kQmF0Y2gSHi5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVxdWVzdBofLnNlbmRiYXRjaC52MS5TZW5kQmF0Y2hSZXNwb25zZSIwkAIAgtPkkwInOghtZXNzYWdlc2IHcmVzdWx0cyISL21lc3NhZ2Uvc2VuZGJhdGNoEmAKBFNlbmQSGS5zZW5kYmF0Y2gudjEuU2VuZFJlcXVlc3QaGi5zZW5kYmF0Y2gudjEuU2VuZFJlc3BvbnNlIiGQAgCC0+STAhg6B21lc3NhZ2UiDS9tZXNzYWdlL3NlbmQShwEKCUJyb2FkY2FzdBIeLnNlbmRiYXRjaC52MS5Ccm9hZGNhc3RSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlc3BvbnNlIjmQAgCC0+STAjA6ASpaFzoBKiISL21lc3NhZ2UvYnJvYWRjYXN0IhIvbWVzc2FnZS9zZW5kYmF0Y2gSkwEKDExpc3RNZXNzYWdlcxIhLnNlbmRiYXRjaC52MS5MaXN0TWVzc2FnZXNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1Jlc3BvbnNlIjyQAgGC0+STAjMSMS92MS9jaGFubmVscy97Y2hhbm5lbF90eXBlfS97Y2hhbm5lbF9pZH0vbWVzc2FnZXMSeQoMU3luY01lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLlN5bmNNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVzcG9uc2UiIpACAYLT5JMCGToBKiIUL2NoYW5uZWwvbWVzc2FnZXN5bmMSawoLR2V0TWVzc2FnZXMSIC5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZXNSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVzcG9uc2UiF5ACAYLT5JMCDjoBKiIJL21lc3NhZ2VzEnAKCkdldE1lc3NhZ2USHy5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZVJlcXVlc3QaIC5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZVJlc3BvbnNlIh+QAgGC0+STAhY6ASpiB21lc3NhZ2UiCC9tZXNzYWdlEoYBChBHZXRNYXhNZXNzYWdlU2VxEiUuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXNwb25zZSIjkAIBgtPkkwIaEhgvY2hhbm5lbC9tYXhfbWVzc2FnZV9zZXESUwoJU3Vic2NyaWJlEh4uc2VuZGJhdGNoLnYxLlN1YnNjcmliZVJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU3Vic2NyaWJlUmVzcG9uc2UiA5ACATABEo4BChFMaXN0Q29udmVyc2F0aW9ucxImLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIokAIBgtPkkwIfEh0vdjEvdXNlcnMve3VpZH0vY29udmVyc2F0aW9ucxKcAQoITWFya1JlYWQSHS5zZW5kYmF0Y2gudjEuTWFya1JlYWRSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLk1hcmtSZWFkUmVzcG9uc2UiUZACAoLT5JMCSDoBKlofOgEqIhovY29udmVyc2F0aW9ucy9jbGVhclVucmVhZCIiL3YxL3VzZXJzL3t1aWR9L2NvbnZlcnNhdGlvbnM6cmVhZBKVAQoRU3luY0NvbnZlcnNhdGlvbnMSJi5zZW5kYmF0Y2gudjEuU3luY0NvbnZlcnNhdGlvbnNSZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN5bmNDb252ZXJzYXRpb25zUmVzcG9uc2UiL5ACAYLT5JMCJjoBKmINY29udmVyc2F0aW9ucyISL2NvbnZlcnNhdGlvbi9zeW5jEnwKDFN5bmNDb21tYW5kcxIhLnNlbmRiYXRjaC52MS5TeW5jQ29tbWFuZHNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLlN5bmNDb21tYW5kc1Jlc3BvbnNlIiWQAgKC0+STAhw6ASpiCG1lc3NhZ2VzIg0vbWVzc2FnZS9zeW5jEnIKC0Fja0NvbW1hbmRzEiAuc2VuZGJhdGNoLnYxLkFja0NvbW1hbmRzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1Jlc3BvbnNlIh6QAgKC0+STAhU6ASoiEC9tZXNzYWdlL3N5bmNhY2sSXAoIR2V0Um91dGUSHS5zZW5kYmF0Y2gudjEuR2V0Um91dGVSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLkdldFJvdXRlUmVzcG9uc2UiEZACAYLT5JMCCBIGL3JvdXRlEnQKDUdldFNlcnZlckluZm8SIi5zZW5kYmF0Y2gudjEuR2V0U2VydmVySW5mb1JlcXVlc3QaIy5zZW5kYmF0Y2gudjEuR2V0U2VydmVySW5mb1Jlc3BvbnNlIhqQAgGC0+STAhESDy92MS9zZXJ2ZXItaW5mb0JqChBkZXYuc2VuZGJhdGNoLnYxUAFaJnNlbmRiYXRjaC9nZW4vc2VuZGJhdGNoL3YxO3NlbmRiYXRjaHYxqgIMU2VuZGJhdGNoLlYxygIMU2VuZGJhdGNoXFYx6gINU2VuZGJhdGNoOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_template_service]);
+  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEilAEKD0V4cGVjdGVkTGFzdFNlcRIiCgpjaGFubmVsX2lkGAEgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASIAoIbGFzdF9zZXEYAyABKARCDrpICzIJGP////////8PIqsDChBTZW5kQmF0Y2hSZXF1ZXN0EqwBCghtZXNzYWdlcxgBIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCfrpIe5IBeAgBEOgHInG6AW4KDXNlbmRfYXQubGF0ZXISSW11c3Qgbm90IGJlIHNldDsgU3VibWl0QmF0Y2ggc2NoZWR1bGVzIG1lc3NhZ2VzLCBTZW5kQmF0Y2ggc2VuZHMgdGhlbSBub3caEiFoYXModGhpcy5zZW5kX2F0KRIuCgRtb2RlGAIgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlQgi6SAWCAQIQARIVCg12YWxpZGF0ZV9vbmx5GAMgASgIEh8KCnJlcXVlc3RfaWQYBCABKAlCC7pICHIGKHi6AQEAEkQKEmV4cGVjdGVkX2xhc3Rfc2VxcxgFIAMoCzIdLnNlbmRiYXRjaC52MS5FeHBlY3RlZExhc3RTZXFCCbpIBpIBAxDoBxI6Cgl0ZW1wbGF0ZXMYBiADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlQgi6SAWSAQIQZCKWAQoPUmVxdWVzdFRlbXBsYXRlEiwKBG5hbWUYASABKAlCHrpIG3IZMhdeW0EtWmEtejAtOS5fLV17MSwxMjh9JBIdCgRib2R5GAIgASgJQg+6SAxyCiABKICABLoBAQASNgoGZm9ybWF0GAMgASgOMhwuc2VuZGJhdGNoLnYxLlRlbXBsYXRlRm9ybWF0Qgi6SAWCAQIQASKLAQoKU2VuZFJlc3VsdBISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIEiQKBWVycm9yGAYgASgLMhUuc2VuZGJhdGNoLnYxLlJlZnVzYWxKBAgFEAYihgEKEVNlbmRCYXRjaFJlc3BvbnNlEikKB3Jlc3VsdHMYASADKAsyGC5zZW5kYmF0Y2gudjEuU2VuZFJlc3VsdBIWCg5hY2NlcHRlZF9jb3VudBgCIAEoDRIXCg9kdXBsaWNhdGVfY291bnQYAyABKA0SFQoNcmVmdXNlZF9jb3VudBgEIAEoDSLmAQoLU2VuZFJlcXVlc3QSngEKB21lc3NhZ2UYASABKAsyGi5zZW5kYmF0Y2gudjEuTWVzc2FnZURyYWZ0QnG6SG66AWgKDXNlbmRfYXQubGF0ZXISQ211c3Qgbm90IGJlIHNldDsgU3VibWl0QmF0Y2ggc2NoZWR1bGVzIG1lc3NhZ2VzLCBTZW5kIHNlbmRzIG9uZSBub3caEiFoYXModGhpcy5zZW5kX2F0KcgBARIVCg12YWxpZGF0ZV9vbmx5GAIgASgIEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIGKHi6AQEAImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIIp0CChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISKwoIZnJvbV91aWQYAiABKAlCGbpIFnIUIAEogAIyCV5bXkAjJl0qJLoBAQASIAoLc3Vic2NyaWJlcnMYAyADKAlCC7pICJIBBQgBEJBOEhwKB3BheWxvYWQYBCABKAxCC7pICHoGEAEYgIAEEg4KBmV4cGlyZRgFIAEoDRIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAhyBih4ugEBABIuCgRtb2RlGAcgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlQgi6SAWCAQIQARIVCg12YWxpZGF0ZV9vbmx5GAggASgIIjYKEUJyb2FkY2FzdFJlc3BvbnNlEhEKCWZhaWxfdWlkcxgBIAMoCRIOCgZyZWFzb24YAiADKAkiuwMKE0xpc3RNZXNzYWdlc1JlcXVlc3QSIgoKY2hhbm5lbF9pZBgBIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiEKCWFmdGVyX3NlcRgDIAEoBEIOukgLMgkY/////////w8SIgoKYmVmb3JlX3NlcRgEIAEoBEIOukgLMgkY/////////w8SFwoFbGltaXQYBSABKA1CCLpIBSoDGOgHEhIKCmRlc2NlbmRpbmcYBiABKAgSGQoDdWlkGAcgASgJQgy6SAlyByiAAroBAQASHQoHdGFnX2tleRgIIAEoCUIMukgJcgcogAG6AQEAEh8KCXN0cmVhbV9ubxgJIAEoCUIMukgJcgcogAG6AQEAEh4KCGZyb21fdWlkGAogASgJQgy6SAlyByiAAroBAQASKQoFc2luY2UYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBXVudGlsGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKDAQoUTGlzdE1lc3NhZ2VzUmVzcG9uc2USJwoIbWVzc2FnZXMYASADKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZRIMCgRtb3JlGAIgASgIEhAKCGxhc3Rfc2VxGAMgASgEEhUKCG5leHRfc2VxGAQgASgESACIAQFCCwoJX25leHRfc2VxIpgCChNTeW5jTWVzc2FnZXNSZXF1ZXN0EiEKCWxvZ2luX3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASIgoKY2hhbm5lbF9pZBgCIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEikKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEQg66SAsyCRj/////////DxInCg9lbmRfbWVzc2FnZV9zZXEYBSABKARCDrpICzIJGP////////8PEg0KBWxpbWl0GAYgASgNEhoKCXB1bGxfbW9kZRgHIAEoDUIHukgEKgIYASL1AgoNTGVnYWN5TWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEg8KB3NldHRpbmcYAiABKA0SEgoKbWVzc2FnZV9pZBgDIAEoBBIVCg1tZXNzYWdlX2lkc3RyGAQgASgJEhUKDWNsaWVudF9tc2dfbm8YBSABKAkSEwoLbWVzc2FnZV9zZXEYBiABKAQSEAoIZnJvbV91aWQYByABKAkSEgoKY2hhbm5lbF9pZBgIIAEoCRIvCgxjaGFubmVsX3R5cGUYCSABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGZXhwaXJlGAogASgNEhEKCXRpbWVzdGFtcBgLIAEoAxIPCgdwYXlsb2FkGAwgASgMEhEKCXN0cmVhbV9ubxgNIAEoCRIuCgVzdGF0ZRgOIAEoDjIaLnNlbmRiYXRjaC52MS5NZXNzYWdlU3RhdGVIAIgBAUIICgZfc3RhdGUihwEKFFN5bmNNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UinwIKEkdldE1lc3NhZ2VzUmVxdWVzdBIfCglsb2dpbl91aWQYASABKAlCDLpICXIHKIACugEBABIiCgpjaGFubmVsX2lkGAIgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAyABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASLAoMbWVzc2FnZV9zZXFzGAQgAygEQha6SBOSARAQ6AciCzIJGP////////8PEisKC21lc3NhZ2VfaWRzGAUgAygEQha6SBOSARAQ6AciCzIJGP////////8PEiwKDmNsaWVudF9tc2dfbm9zGAYgAygJQhS6SBGSAQ4Q6AciCXIHKIABugEBACKGAQoTR2V0TWVzc2FnZXNSZXNwb25zZRIZChFzdGFydF9tZXNzYWdlX3NlcRgBIAEoBBIXCg9lbmRfbWVzc2FnZV9zZXEYAiABKAQSDAoEbW9yZRgDIAEoDRItCghtZXNzYWdlcxgEIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlIssCChFHZXRNZXNzYWdlUmVxdWVzdBIfCglsb2dpbl91aWQYASABKAlCDLpICXIHKIACugEBABIiCgpjaGFubmVsX2lkGAIgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAyABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASIgoKbWVzc2FnZV9pZBgEIAEoBEIOukgLMgkY/////////w8SIwoNY2xpZW50X21zZ19ubxgFIAEoCUIMukgJcgcogAG6AQEAOmu6SGgaZgoTbWVzc2FnZV9pZC5yZXF1aXJlZBIcb3IgY2xpZW50X21zZ19ubyBpcyByZXF1aXJlZBoxdGhpcy5tZXNzYWdlX2lkICE9IDB1IHx8IHRoaXMuY2xpZW50X21zZ19ubyAhPSAnJyJCChJHZXRNZXNzYWdlUmVzcG9uc2USLAoHbWVzc2FnZRgBIAEoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlIpsBChdHZXRNYXhNZXNzYWdlU2VxUmVxdWVzdBIiCgpjaGFubmVsX2lkGAEgASgJQg66SAtyCSABKIEEugEBABI7CgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVCCrpIB4IBBBABIAASHwoJbG9naW5fdWlkGAMgASgJQgy6SAlyByiAAroBAQAiLwoYR2V0TWF4TWVzc2FnZVNlcVJlc3BvbnNlEhMKC21lc3NhZ2Vfc2VxGAEgASgEIr0FChVSZWNhbGxNZXNzYWdlc1JlcXVlc3QSIgoKY2hhbm5lbF9pZBgBIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEi4KDG1lc3NhZ2Vfc2VxcxgDIAMoBEIYukgVkgESEOgHIg0yCxj/////////DygBEi0KC21lc3NhZ2VfaWRzGAQgAygEQhi6SBWSARIQ6AciDTILGP////////8PKAESLgoOY2xpZW50X21zZ19ub3MYBSADKAlCFrpIE5IBEBDoByILcgkgASiAAboBAQASGQoDdWlkGAYgASgJQgy6SAlyByiAAroBAQA6mAO6SJQDGrcBChVtZXNzYWdlX3NlcXMucmVxdWlyZWQSSW9yIG1lc3NhZ2VfaWRzIG9yIGNsaWVudF9tc2dfbm9zIGlzIHJlcXVpcmVkOiBuYW1lIHRoZSBtZXNzYWdlcyB0byByZWNhbGwaU3RoaXMubWVzc2FnZV9zZXFzLnNpemUoKSArIHRoaXMubWVzc2FnZV9pZHMuc2l6ZSgpICsgdGhpcy5jbGllbnRfbXNnX25vcy5zaXplKCkgPiAwGtcBChVtZXNzYWdlX3NlcXMudG9vX21hbnkSZXdpdGggbWVzc2FnZV9pZHMgYW5kIGNsaWVudF9tc2dfbm9zIG11c3QgbmFtZSBhdCBtb3N0IDEsMDAwIG1lc3NhZ2VzOyByZWNhbGwgdGhlIHJlc3QgaW4gYW5vdGhlciBjYWxsGld0aGlzLm1lc3NhZ2Vfc2Vxcy5zaXplKCkgKyB0aGlzLm1lc3NhZ2VfaWRzLnNpemUoKSArIHRoaXMuY2xpZW50X21zZ19ub3Muc2l6ZSgpIDw9IDEwMDAiXQoWUmVjYWxsTWVzc2FnZXNSZXNwb25zZRIWCg5yZWNhbGxlZF9jb3VudBgBIAEoDRIrCgdyZXN1bHRzGAIgAygLMhouc2VuZGJhdGNoLnYxLlJlY2FsbFJlc3VsdCKHAQoMUmVjYWxsUmVzdWx0EhMKC21lc3NhZ2Vfc2VxGAEgASgEEhIKCm1lc3NhZ2VfaWQYAiABKAQSFQoNY2xpZW50X21zZ19ubxgDIAEoCRIRCgl1bmNoYW5nZWQYBCABKAgSJAoFZXJyb3IYBSABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbCKLAgoSRWRpdE1lc3NhZ2VSZXF1ZXN0EiIKCmNoYW5uZWxfaWQYASABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIlCgttZXNzYWdlX3NlcRgDIAEoBEIQukgNMgsY/////////w8oARIcCgdwYXlsb2FkGAQgASgMQgu6SAh6BhABGICABBIeChFleHBlY3RlZF9yZXZpc2lvbhgFIAEoDUgAiAEBEhkKA3VpZBgGIAEoCUIMukgJcgcogAK6AQEAQhQKEl9leHBlY3RlZF9yZXZpc2lvbiJQChNFZGl0TWVzc2FnZVJlc3BvbnNlEiYKB21lc3NhZ2UYASABKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZRIRCgl1bmNoYW5nZWQYAiABKAgi4QEKDUNoYW5uZWxDdXJzb3ISIgoKY2hhbm5lbF9pZBgBIAEoCUIOukgLcgkgASiBBLoBAQASOwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlQgq6SAeCAQQQASAAEiEKCWFmdGVyX3NlcRgDIAEoBEIOukgLMgkY/////////w8SEAoIZnJvbV9ub3cYBCABKAgSKQoMYWZ0ZXJfY2hhbmdlGAUgASgEQg66SAsyCRj/////////D0gAiAEBQg8KDV9hZnRlcl9jaGFuZ2UiiwEKEFN1YnNjcmliZVJlcXVlc3QSOAoIY2hhbm5lbHMYASADKAsyGy5zZW5kYmF0Y2gudjEuQ2hhbm5lbEN1cnNvckIJukgGkgEDEJBOEhkKA3VpZBgCIAEoCUIMukgJcgcogAK6AQEAEhIKCmFsbF9vZl91aWQYAyABKAgSDgoGcmVzdW1lGAQgASgIImEKCENhdWdodFVwEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEInMKDk1lc3NhZ2VDaGFuZ2VkEhEKCWNoYW5nZV9ubxgBIAEoBBImCgRraW5kGAIgASgOMhguc2VuZGJhdGNoLnYxLkNoYW5nZUtpbmQSJgoHbWVzc2FnZRgDIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlIg0KC0FsbENhdWdodFVwIgsKCUhlYXJ0YmVhdCKbAgoRU3Vic2NyaWJlUmVzcG9uc2USKAoHbWVzc2FnZRgBIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlSAASKwoJY2F1Z2h0X3VwGAIgASgLMhYuc2VuZGJhdGNoLnYxLkNhdWdodFVwSAASLAoJaGVhcnRiZWF0GAMgASgLMhcuc2VuZGJhdGNoLnYxLkhlYXJ0YmVhdEgAEjIKDWFsbF9jYXVnaHRfdXAYBCABKAsyGS5zZW5kYmF0Y2gudjEuQWxsQ2F1Z2h0VXBIABIvCgdjaGFuZ2VkGAUgASgLMhwuc2VuZGJhdGNoLnYxLk1lc3NhZ2VDaGFuZ2VkSAASEwoLbGFzdF9jaGFuZ2UYBiABKARCBwoFZnJhbWUijQEKGExpc3RDb252ZXJzYXRpb25zUmVxdWVzdBIbCgN1aWQYASABKAlCDrpIC3IJIAEogAK6AQEAEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSNwoKcGFnZV90b2tlbhgDIAEoCUIjukggch4yHF4oWzAtOV17MSwxNn0tWzAtOV17MSwxNn0pPyQiugEKDENvbnZlcnNhdGlvbhISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIUCgx1bnJlYWRfY291bnQYAyABKA0SEAoIcmVhZF9zZXEYBCABKAQSEAoIbGFzdF9zZXEYBSABKAQSKwoMbGFzdF9tZXNzYWdlGAYgASgLMhUuc2VuZGJhdGNoLnYxLk1lc3NhZ2UiZwoZTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZRIxCg1jb252ZXJzYXRpb25zGAEgAygLMhouc2VuZGJhdGNoLnYxLkNvbnZlcnNhdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkisQEKD01hcmtSZWFkUmVxdWVzdBIbCgN1aWQYASABKAlCDrpIC3IJIAEogAK6AQEAEiIKCmNoYW5uZWxfaWQYAiABKAlCDrpIC3IJIAEogQS6AQEAEjsKDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZUIKukgHggEEEAEgABIgCghyZWFkX3NlcRgEIAEoBEIOukgLMgkY/////////w8iEgoQTWFya1JlYWRSZXNwb25zZSKKAgoYU3luY0NvbnZlcnNhdGlvbnNSZXF1ZXN0EhsKA3VpZBgBIAEoCUIOukgLcgkgASiAAroBAQASHwoHdmVyc2lvbhgCIAEoBEIOukgLMgkY/////////w8SIAoNbGFzdF9tc2dfc2VxcxgDIAEoCUIJukgGcgQogIBAEhsKCW1zZ19jb3VudBgEIAEoDUIIukgFKgMY6AcSHAoLb25seV91bnJlYWQYBSABKA1CB7pIBCoCGAESJwoVZXhjbHVkZV9jaGFubmVsX3R5cGVzGAYgAygNQgi6SAWSAQIQZBIXCgRwYWdlGAcgASgNQgm6SAYqBBigjQYSEQoJcGFnZV9zaXplGAggASgNIqACChJMZWdhY3lDb252ZXJzYXRpb24SEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGdW5yZWFkGAMgASgNEhEKCXRpbWVzdGFtcBgEIAEoAxIUCgxsYXN0X21zZ19zZXEYBSABKAQSGgoSbGFzdF9jbGllbnRfbXNnX25vGAYgASgJEhYKDm9mZnNldF9tc2dfc2VxGAcgASgEEhkKEXJlYWRlZF90b19tc2dfc2VxGAggASgEEg8KB3ZlcnNpb24YCSABKAQSLAoHcmVjZW50cxgKIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlIlQKGVN5bmNDb252ZXJzYXRpb25zUmVzcG9uc2USNwoNY29udmVyc2F0aW9ucxgBIAMoCzIgLnNlbmRiYXRjaC52MS5MZWdhY3lDb252ZXJzYXRpb24icAoTU3luY0NvbW1hbmRzUmVxdWVzdBIbCgN1aWQYASABKAlCDrpIC3IJIAEogAK6AQEAEiMKC21lc3NhZ2Vfc2VxGAIgASgEQg66SAsyCRj/////////DxIXCgVsaW1pdBgDIAEoDUIIukgFKgMY6AciUwoUU3luY0NvbW1hbmRzUmVzcG9uc2USLQoIbWVzc2FnZXMYASADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZRIMCgRtb3JlGAIgASgIIl0KEkFja0NvbW1hbmRzUmVxdWVzdBIbCgN1aWQYASABKAlCDrpIC3IJIAEogAK6AQEAEioKEGxhc3RfbWVzc2FnZV9zZXEYAiABKARCELpIDTILGP////////8PIAAiFQoTQWNrQ29tbWFuZHNSZXNwb25zZSI+Cg9HZXRSb3V0ZVJlcXVlc3QSGQoDdWlkGAEgASgJQgy6SAlyByiAAroBAQASEAoIaW50cmFuZXQYAiABKA0iRwoQR2V0Um91dGVSZXNwb25zZRIQCgh0Y3BfYWRkchgBIAEoCRIPCgd3c19hZGRyGAIgASgJEhAKCHdzc19hZGRyGAMgASgJIhYKFEdldFNlcnZlckluZm9SZXF1ZXN0IvkDCgZMaW1pdHMSFgoOYmF0Y2hfbWVzc2FnZXMYASABKA0SHgoWYmF0Y2hfbWVzc2FnZXNfYWR2aXNlZBgCIAEoDRIWCg5iYXRjaF9jaGFubmVscxgDIAEoDRIdChVicm9hZGNhc3Rfc3Vic2NyaWJlcnMYBCABKA0SGwoTbWVzc2FnZV9zdWJzY3JpYmVycxgFIAEoDRIVCg1wYXlsb2FkX2J5dGVzGAYgASgNEhUKDXJlcXVlc3RfYnl0ZXMYByABKA0SFQoNcGFnZV9tZXNzYWdlcxgIIAEoDRIQCghpZF9ieXRlcxgJIAEoDRIbChNjbGllbnRfbXNnX25vX2J5dGVzGAogASgNEhgKEHJlcXVlc3RfaWRfYnl0ZXMYCyABKA0SMgoPcmVxdWVzdF90aW1lb3V0GAwgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhoKEnN1YnNjcmliZV9jaGFubmVscxgNIAEoDRITCgtsaXN0X2NoYW5nZRgOIAEoDRIWCg50ZW1wbGF0ZV9ieXRlcxgPIAEoDRISCgpwYWdlX2J5dGVzGBAgASgNEhcKD3N1Ym1pdF9tZXNzYWdlcxgRIAEoDRIUCgxzdWJtaXRfYnl0ZXMYEiABKA0SFQoNc2NoZWR1bGVfZGF5cxgTIAEoDSJOChVHZXRTZXJ2ZXJJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIkCgZsaW1pdHMYAiABKAsyFC5zZW5kYmF0Y2gudjEuTGltaXRzKlYKCFNlbmRNb2RlEhkKFVNFTkRfTU9ERV9VTlNQRUNJRklFRBAAEhkKFVNFTkRfTU9ERV9CRVNUX0VGRk9SVBABEhQKEFNFTkRfTU9ERV9BVE9NSUMQAipbCgpDaGFuZ2VLaW5kEhsKF0NIQU5HRV9LSU5EX1VOU1BFQ0lGSUVEEAASFgoSQ0hBTkdFX0tJTkRfRURJVEVEEAESGAoUQ0hBTkdFX0tJTkRfUkVDQUxMRUQQAjKnEgoOTWVzc2FnZVNlcnZpY2USfgoJU2VuZEJhdGNoEh4uc2VuZGJhdGNoLnYxLlNlbmRCYXRjaFJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVzcG9uc2UiMJACAILT5JMCJzoIbWVzc2FnZXNiB3Jlc3VsdHMiEi9tZXNzYWdlL3NlbmRiYXRjaBJgCgRTZW5kEhkuc2VuZGJhdGNoLnYxLlNlbmRSZXF1ZXN0Ghouc2VuZGJhdGNoLnYxLlNlbmRSZXNwb25zZSIhkAIAgtPkkwIYOgdtZXNzYWdlIg0vbWVzc2FnZS9zZW5kEocBCglCcm9hZGNhc3QSHi5zZW5kYmF0Y2gudjEuQnJvYWRjYXN0UmVxdWVzdBofLnNlbmRiYXRjaC52MS5Ccm9hZGNhc3RSZXNwb25zZSI5kAIAgtPkkwIwOgEqWhc6ASoiEi9tZXNzYWdlL2Jyb2FkY2FzdCISL21lc3NhZ2Uvc2VuZGJhdGNoEpMBCgxMaXN0TWVzc2FnZXMSIS5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5MaXN0TWVzc2FnZXNSZXNwb25zZSI8kAIBgtPkkwIzEjEvdjEvY2hhbm5lbHMve2NoYW5uZWxfdHlwZX0ve2NoYW5uZWxfaWR9L21lc3NhZ2VzEnkKDFN5bmNNZXNzYWdlcxIhLnNlbmRiYXRjaC52MS5TeW5jTWVzc2FnZXNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLlN5bmNNZXNzYWdlc1Jlc3BvbnNlIiKQAgGC0+STAhk6ASoiFC9jaGFubmVsL21lc3NhZ2VzeW5jEmsKC0dldE1lc3NhZ2VzEiAuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlc1Jlc3BvbnNlIheQAgGC0+STAg46ASoiCS9tZXNzYWdlcxJwCgpHZXRNZXNzYWdlEh8uc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VSZXNwb25zZSIfkAIBgtPkkwIWOgEqYgdtZXNzYWdlIggvbWVzc2FnZRKGAQoQR2V0TWF4TWVzc2FnZVNlcRIlLnNlbmRiYXRjaC52MS5HZXRNYXhNZXNzYWdlU2VxUmVxdWVzdBomLnNlbmRiYXRjaC52MS5HZXRNYXhNZXNzYWdlU2VxUmVzcG9uc2UiI5ACAYLT5JMCGhIYL2NoYW5uZWwvbWF4X21lc3NhZ2Vfc2VxEqMBCg5SZWNhbGxNZXNzYWdlcxIjLnNlbmRiYXRjaC52MS5SZWNhbGxNZXNzYWdlc1JlcXVlc3QaJC5zZW5kYmF0Y2gudjEuUmVjYWxsTWVzc2FnZXNSZXNwb25zZSJGkAICgtPkkwI9OgEqIjgvdjEvY2hhbm5lbHMve2NoYW5uZWxfdHlwZX0ve2NoYW5uZWxfaWR9L21lc3NhZ2VzOnJlY2FsbBKmAQoLRWRpdE1lc3NhZ2USIC5zZW5kYmF0Y2gudjEuRWRpdE1lc3NhZ2VSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkVkaXRNZXNzYWdlUmVzcG9uc2UiUpACAoLT5JMCSToBKiJEL3YxL2NoYW5uZWxzL3tjaGFubmVsX3R5cGV9L3tjaGFubmVsX2lkfS9tZXNzYWdlcy97bWVzc2FnZV9zZXF9OmVkaXQSUwoJU3Vic2NyaWJlEh4uc2VuZGJhdGNoLnYxLlN1YnNjcmliZVJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU3Vic2NyaWJlUmVzcG9uc2UiA5ACATABEo4BChFMaXN0Q29udmVyc2F0aW9ucxImLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIokAIBgtPkkwIfEh0vdjEvdXNlcnMve3VpZH0vY29udmVyc2F0aW9ucxKcAQoITWFya1JlYWQSHS5zZW5kYmF0Y2gudjEuTWFya1JlYWRSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLk1hcmtSZWFkUmVzcG9uc2UiUZACAoLT5JMCSDoBKlofOgEqIhovY29udmVyc2F0aW9ucy9jbGVhclVucmVhZCIiL3YxL3VzZXJzL3t1aWR9L2NvbnZlcnNhdGlvbnM6cmVhZBKVAQoRU3luY0NvbnZlcnNhdGlvbnMSJi5zZW5kYmF0Y2gudjEuU3luY0NvbnZlcnNhdGlvbnNSZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN5bmNDb252ZXJzYXRpb25zUmVzcG9uc2UiL5ACAYLT5JMCJjoBKmINY29udmVyc2F0aW9ucyISL2NvbnZlcnNhdGlvbi9zeW5jEnwKDFN5bmNDb21tYW5kcxIhLnNlbmRiYXRjaC52MS5TeW5jQ29tbWFuZHNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLlN5bmNDb21tYW5kc1Jlc3BvbnNlIiWQAgKC0+STAhw6ASpiCG1lc3NhZ2VzIg0vbWVzc2FnZS9zeW5jEnIKC0Fja0NvbW1hbmRzEiAuc2VuZGJhdGNoLnYxLkFja0NvbW1hbmRzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1Jlc3BvbnNlIh6QAgKC0+STAhU6ASoiEC9tZXNzYWdlL3N5bmNhY2sSXAoIR2V0Um91dGUSHS5zZW5kYmF0Y2gudjEuR2V0Um91dGVSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLkdldFJvdXRlUmVzcG9uc2UiEZACAYLT5JMCCBIGL3JvdXRlEnQKDUdldFNlcnZlckluZm8SIi5zZW5kYmF0Y2gudjEuR2V0U2VydmVySW5mb1JlcXVlc3QaIy5zZW5kYmF0Y2gudjEuR2V0U2VydmVySW5mb1Jlc3BvbnNlIhqQAgGC0+STAhESDy92MS9zZXJ2ZXItaW5mb0JqChBkZXYuc2VuZGJhdGNoLnYxUAFaJnNlbmRiYXRjaC9nZW4vc2VuZGJhdGNoL3YxO3NlbmRiYXRjaHYxqgIMU2VuZGJhdGNoLlYxygIMU2VuZGJhdGNoXFYx6gINU2VuZGJhdGNoOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_template_service]);
 
 /**
  * A condition on a channel: its last sequence before this batch (optimistic concurrency).
@@ -730,6 +730,13 @@ export type LegacyMessage = Message<"sendbatch.v1.LegacyMessage"> & {
    * @generated from field: string stream_no = 13;
    */
   streamNo: string;
+
+  /**
+   * Set when the message was edited or recalled. Legacy clients do not know the field.
+   *
+   * @generated from field: optional sendbatch.v1.MessageState state = 14;
+   */
+  state?: MessageState | undefined;
 };
 
 /**
@@ -1009,6 +1016,228 @@ export const GetMaxMessageSeqResponseSchema: GenMessage<GetMaxMessageSeqResponse
   messageDesc(file_sendbatch_v1_message_service, 19);
 
 /**
+ * The messages to recall.
+ *
+ * @generated from message sendbatch.v1.RecallMessagesRequest
+ */
+export type RecallMessagesRequest = Message<"sendbatch.v1.RecallMessagesRequest"> & {
+  /**
+   * The channel's id; for a person channel the two uids joined with `@`, or the other uid when
+   * `uid` or the user's own credential says which side recalls.
+   *
+   * @generated from field: string channel_id = 1;
+   */
+  channelId: string;
+
+  /**
+   * The channel's type, 1 to 12.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
+   */
+  channelType: ChannelType;
+
+  /**
+   * Sequences. With `message_ids` and `client_msg_nos` at most 1,000.
+   *
+   * @generated from field: repeated uint64 message_seqs = 3;
+   */
+  messageSeqs: bigint[];
+
+  /**
+   * Ids.
+   *
+   * @generated from field: repeated uint64 message_ids = 4;
+   */
+  messageIds: bigint[];
+
+  /**
+   * Keys, searched among the channel's last 10,000 messages.
+   *
+   * @generated from field: repeated string client_msg_nos = 5;
+   */
+  clientMsgNos: string[];
+
+  /**
+   * The user for whom a service recalls, at most 256 bytes: only messages from this uid are
+   * recalled, and `recalled_by` names it. A user may only name itself.
+   *
+   * @generated from field: string uid = 6;
+   */
+  uid: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.RecallMessagesRequest.
+ * Use `create(RecallMessagesRequestSchema)` to create a new message.
+ */
+export const RecallMessagesRequestSchema: GenMessage<RecallMessagesRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 20);
+
+/**
+ * What became of each message of a recall.
+ *
+ * @generated from message sendbatch.v1.RecallMessagesResponse
+ */
+export type RecallMessagesResponse = Message<"sendbatch.v1.RecallMessagesResponse"> & {
+  /**
+   * Messages recalled by this call.
+   *
+   * @generated from field: uint32 recalled_count = 1;
+   */
+  recalledCount: number;
+
+  /**
+   * One result per `message_seqs`, then `message_ids`, then `client_msg_nos`, in their order.
+   *
+   * @generated from field: repeated sendbatch.v1.RecallResult results = 2;
+   */
+  results: RecallResult[];
+};
+
+/**
+ * Describes the message sendbatch.v1.RecallMessagesResponse.
+ * Use `create(RecallMessagesResponseSchema)` to create a new message.
+ */
+export const RecallMessagesResponseSchema: GenMessage<RecallMessagesResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 21);
+
+/**
+ * The outcome for one number or key.
+ *
+ * @generated from message sendbatch.v1.RecallResult
+ */
+export type RecallResult = Message<"sendbatch.v1.RecallResult"> & {
+  /**
+   * The message's sequence; as requested when the message was not found by a sequence.
+   *
+   * @generated from field: uint64 message_seq = 1;
+   */
+  messageSeq: bigint;
+
+  /**
+   * The message's id; as requested when the message was not found by an id.
+   *
+   * @generated from field: uint64 message_id = 2;
+   */
+  messageId: bigint;
+
+  /**
+   * The message's key; as requested when the message was not found by a key.
+   *
+   * @generated from field: string client_msg_no = 3;
+   */
+  clientMsgNo: string;
+
+  /**
+   * The message had been recalled before, by an earlier call or an earlier entry of this one.
+   *
+   * @generated from field: bool unchanged = 4;
+   */
+  unchanged: boolean;
+
+  /**
+   * Why the message was not recalled: `MESSAGE_NOT_FOUND`, `SENDER_NOT_YOURS` or
+   * `RECALL_WINDOW_OVER`. Unset: it is recalled.
+   *
+   * @generated from field: sendbatch.v1.Refusal error = 5;
+   */
+  error?: Refusal | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.RecallResult.
+ * Use `create(RecallResultSchema)` to create a new message.
+ */
+export const RecallResultSchema: GenMessage<RecallResult> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 22);
+
+/**
+ * The message to edit, and its new content.
+ *
+ * @generated from message sendbatch.v1.EditMessageRequest
+ */
+export type EditMessageRequest = Message<"sendbatch.v1.EditMessageRequest"> & {
+  /**
+   * The channel's id, as in RecallMessagesRequest.
+   *
+   * @generated from field: string channel_id = 1;
+   */
+  channelId: string;
+
+  /**
+   * The channel's type, 1 to 12.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
+   */
+  channelType: ChannelType;
+
+  /**
+   * The message's sequence.
+   *
+   * @generated from field: uint64 message_seq = 3;
+   */
+  messageSeq: bigint;
+
+  /**
+   * The new content, 1 to 65,536 bytes. Base64 in JSON.
+   *
+   * @generated from field: bytes payload = 4;
+   */
+  payload: Uint8Array;
+
+  /**
+   * The revision that the message must have; 0 = never edited. Otherwise ABORTED
+   * (`REVISION_MISMATCH`). Unset: any, the last edit wins.
+   *
+   * @generated from field: optional uint32 expected_revision = 5;
+   */
+  expectedRevision?: number | undefined;
+
+  /**
+   * The user for whom a service edits, at most 256 bytes: only a message from this uid is edited. A
+   * user may only name itself.
+   *
+   * @generated from field: string uid = 6;
+   */
+  uid: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.EditMessageRequest.
+ * Use `create(EditMessageRequestSchema)` to create a new message.
+ */
+export const EditMessageRequestSchema: GenMessage<EditMessageRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 23);
+
+/**
+ * The message as it is after the edit.
+ *
+ * @generated from message sendbatch.v1.EditMessageResponse
+ */
+export type EditMessageResponse = Message<"sendbatch.v1.EditMessageResponse"> & {
+  /**
+   * The message.
+   *
+   * @generated from field: sendbatch.v1.Message message = 1;
+   */
+  message?: Message$1 | undefined;
+
+  /**
+   * The stored content was the same: no revision was added.
+   *
+   * @generated from field: bool unchanged = 2;
+   */
+  unchanged: boolean;
+};
+
+/**
+ * Describes the message sendbatch.v1.EditMessageResponse.
+ * Use `create(EditMessageResponseSchema)` to create a new message.
+ */
+export const EditMessageResponseSchema: GenMessage<EditMessageResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 24);
+
+/**
  * A channel, and the position to start from.
  *
  * @generated from message sendbatch.v1.ChannelCursor
@@ -1041,6 +1270,14 @@ export type ChannelCursor = Message<"sendbatch.v1.ChannelCursor"> & {
    * @generated from field: bool from_now = 4;
    */
   fromNow: boolean;
+
+  /**
+   * The last change already received, as `last_change` of a frame says; 0 = all kept changes. Unset:
+   * changes from now on; messages come in their present state.
+   *
+   * @generated from field: optional uint64 after_change = 5;
+   */
+  afterChange?: bigint | undefined;
 };
 
 /**
@@ -1048,7 +1285,7 @@ export type ChannelCursor = Message<"sendbatch.v1.ChannelCursor"> & {
  * Use `create(ChannelCursorSchema)` to create a new message.
  */
 export const ChannelCursorSchema: GenMessage<ChannelCursor> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 20);
+  messageDesc(file_sendbatch_v1_message_service, 25);
 
 /**
  * The channels to tail.
@@ -1100,7 +1337,7 @@ export type SubscribeRequest = Message<"sendbatch.v1.SubscribeRequest"> & {
  * Use `create(SubscribeRequestSchema)` to create a new message.
  */
 export const SubscribeRequestSchema: GenMessage<SubscribeRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 21);
+  messageDesc(file_sendbatch_v1_message_service, 26);
 
 /**
  * All stored messages of a channel have been sent.
@@ -1135,7 +1372,43 @@ export type CaughtUp = Message<"sendbatch.v1.CaughtUp"> & {
  * Use `create(CaughtUpSchema)` to create a new message.
  */
 export const CaughtUpSchema: GenMessage<CaughtUp> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 22);
+  messageDesc(file_sendbatch_v1_message_service, 27);
+
+/**
+ * A message was edited or recalled.
+ *
+ * @generated from message sendbatch.v1.MessageChanged
+ */
+export type MessageChanged = Message<"sendbatch.v1.MessageChanged"> & {
+  /**
+   * The position among the channel's changes: from 1, +1 each, without gaps.
+   *
+   * @generated from field: uint64 change_no = 1;
+   */
+  changeNo: bigint;
+
+  /**
+   * What was done.
+   *
+   * @generated from field: sendbatch.v1.ChangeKind kind = 2;
+   */
+  kind: ChangeKind;
+
+  /**
+   * The message as it is now, which may be after a later change. To a reader that could not read a
+   * recalled message only its sequence and state are sent.
+   *
+   * @generated from field: sendbatch.v1.Message message = 3;
+   */
+  message?: Message$1 | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.MessageChanged.
+ * Use `create(MessageChangedSchema)` to create a new message.
+ */
+export const MessageChangedSchema: GenMessage<MessageChanged> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 28);
 
 /**
  * Sent once with `all_of_uid`: every channel that the user was in at the start has been reported by
@@ -1151,7 +1424,7 @@ export type AllCaughtUp = Message<"sendbatch.v1.AllCaughtUp"> & {
  * Use `create(AllCaughtUpSchema)` to create a new message.
  */
 export const AllCaughtUpSchema: GenMessage<AllCaughtUp> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 23);
+  messageDesc(file_sendbatch_v1_message_service, 29);
 
 /**
  * The stream is alive.
@@ -1166,7 +1439,7 @@ export type Heartbeat = Message<"sendbatch.v1.Heartbeat"> & {
  * Use `create(HeartbeatSchema)` to create a new message.
  */
 export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 24);
+  messageDesc(file_sendbatch_v1_message_service, 30);
 
 /**
  * One frame of the stream.
@@ -1211,7 +1484,23 @@ export type SubscribeResponse = Message<"sendbatch.v1.SubscribeResponse"> & {
      */
     value: AllCaughtUp;
     case: "allCaughtUp";
+  } | {
+    /**
+     * A message of a followed channel was edited or recalled.
+     *
+     * @generated from field: sendbatch.v1.MessageChanged changed = 5;
+     */
+    value: MessageChanged;
+    case: "changed";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * With a message, `caught_up` and `changed`: the last change of the frame's channel that the stream
+   * has sent, or the last one at its start. It is the `after_change` to resume with.
+   *
+   * @generated from field: uint64 last_change = 6;
+   */
+  lastChange: bigint;
 };
 
 /**
@@ -1219,7 +1508,7 @@ export type SubscribeResponse = Message<"sendbatch.v1.SubscribeResponse"> & {
  * Use `create(SubscribeResponseSchema)` to create a new message.
  */
 export const SubscribeResponseSchema: GenMessage<SubscribeResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 25);
+  messageDesc(file_sendbatch_v1_message_service, 31);
 
 /**
  * The user whose conversations to list.
@@ -1254,7 +1543,7 @@ export type ListConversationsRequest = Message<"sendbatch.v1.ListConversationsRe
  * Use `create(ListConversationsRequestSchema)` to create a new message.
  */
 export const ListConversationsRequestSchema: GenMessage<ListConversationsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 26);
+  messageDesc(file_sendbatch_v1_message_service, 32);
 
 /**
  * A channel that a user is in.
@@ -1312,7 +1601,7 @@ export type Conversation = Message<"sendbatch.v1.Conversation"> & {
  * Use `create(ConversationSchema)` to create a new message.
  */
 export const ConversationSchema: GenMessage<Conversation> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 27);
+  messageDesc(file_sendbatch_v1_message_service, 33);
 
 /**
  * A page of conversations.
@@ -1340,7 +1629,7 @@ export type ListConversationsResponse = Message<"sendbatch.v1.ListConversationsR
  * Use `create(ListConversationsResponseSchema)` to create a new message.
  */
 export const ListConversationsResponseSchema: GenMessage<ListConversationsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 28);
+  messageDesc(file_sendbatch_v1_message_service, 34);
 
 /**
  * The position up to which a user has read.
@@ -1382,7 +1671,7 @@ export type MarkReadRequest = Message<"sendbatch.v1.MarkReadRequest"> & {
  * Use `create(MarkReadRequestSchema)` to create a new message.
  */
 export const MarkReadRequestSchema: GenMessage<MarkReadRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 29);
+  messageDesc(file_sendbatch_v1_message_service, 35);
 
 /**
  * Empty. JSON: `{"status": 200}`.
@@ -1397,7 +1686,7 @@ export type MarkReadResponse = Message<"sendbatch.v1.MarkReadResponse"> & {
  * Use `create(MarkReadResponseSchema)` to create a new message.
  */
 export const MarkReadResponseSchema: GenMessage<MarkReadResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 30);
+  messageDesc(file_sendbatch_v1_message_service, 36);
 
 /**
  * The user whose conversations to list, and what the client already has.
@@ -1469,7 +1758,7 @@ export type SyncConversationsRequest = Message<"sendbatch.v1.SyncConversationsRe
  * Use `create(SyncConversationsRequestSchema)` to create a new message.
  */
 export const SyncConversationsRequestSchema: GenMessage<SyncConversationsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 31);
+  messageDesc(file_sendbatch_v1_message_service, 37);
 
 /**
  * A conversation in the legacy shape.
@@ -1554,7 +1843,7 @@ export type LegacyConversation = Message<"sendbatch.v1.LegacyConversation"> & {
  * Use `create(LegacyConversationSchema)` to create a new message.
  */
 export const LegacyConversationSchema: GenMessage<LegacyConversation> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 32);
+  messageDesc(file_sendbatch_v1_message_service, 38);
 
 /**
  * The conversations.
@@ -1575,7 +1864,7 @@ export type SyncConversationsResponse = Message<"sendbatch.v1.SyncConversationsR
  * Use `create(SyncConversationsResponseSchema)` to create a new message.
  */
 export const SyncConversationsResponseSchema: GenMessage<SyncConversationsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 33);
+  messageDesc(file_sendbatch_v1_message_service, 39);
 
 /**
  * The user whose commands to return.
@@ -1610,7 +1899,7 @@ export type SyncCommandsRequest = Message<"sendbatch.v1.SyncCommandsRequest"> & 
  * Use `create(SyncCommandsRequestSchema)` to create a new message.
  */
 export const SyncCommandsRequestSchema: GenMessage<SyncCommandsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 34);
+  messageDesc(file_sendbatch_v1_message_service, 40);
 
 /**
  * The commands.
@@ -1638,7 +1927,7 @@ export type SyncCommandsResponse = Message<"sendbatch.v1.SyncCommandsResponse"> 
  * Use `create(SyncCommandsResponseSchema)` to create a new message.
  */
 export const SyncCommandsResponseSchema: GenMessage<SyncCommandsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 35);
+  messageDesc(file_sendbatch_v1_message_service, 41);
 
 /**
  * The commands to acknowledge.
@@ -1666,7 +1955,7 @@ export type AckCommandsRequest = Message<"sendbatch.v1.AckCommandsRequest"> & {
  * Use `create(AckCommandsRequestSchema)` to create a new message.
  */
 export const AckCommandsRequestSchema: GenMessage<AckCommandsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 36);
+  messageDesc(file_sendbatch_v1_message_service, 42);
 
 /**
  * Empty. JSON: `{"status": 200}`.
@@ -1681,7 +1970,7 @@ export type AckCommandsResponse = Message<"sendbatch.v1.AckCommandsResponse"> & 
  * Use `create(AckCommandsResponseSchema)` to create a new message.
  */
 export const AckCommandsResponseSchema: GenMessage<AckCommandsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 37);
+  messageDesc(file_sendbatch_v1_message_service, 43);
 
 /**
  * The user to route. The request changes nothing in the answer.
@@ -1709,7 +1998,7 @@ export type GetRouteRequest = Message<"sendbatch.v1.GetRouteRequest"> & {
  * Use `create(GetRouteRequestSchema)` to create a new message.
  */
 export const GetRouteRequestSchema: GenMessage<GetRouteRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 38);
+  messageDesc(file_sendbatch_v1_message_service, 44);
 
 /**
  * The addresses, all empty.
@@ -1744,7 +2033,7 @@ export type GetRouteResponse = Message<"sendbatch.v1.GetRouteResponse"> & {
  * Use `create(GetRouteResponseSchema)` to create a new message.
  */
 export const GetRouteResponseSchema: GenMessage<GetRouteResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 39);
+  messageDesc(file_sendbatch_v1_message_service, 45);
 
 /**
  * Empty.
@@ -1759,7 +2048,7 @@ export type GetServerInfoRequest = Message<"sendbatch.v1.GetServerInfoRequest"> 
  * Use `create(GetServerInfoRequestSchema)` to create a new message.
  */
 export const GetServerInfoRequestSchema: GenMessage<GetServerInfoRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 40);
+  messageDesc(file_sendbatch_v1_message_service, 46);
 
 /**
  * The limits that this server enforces. Each is also in the error that exceeding it causes.
@@ -1906,7 +2195,7 @@ export type Limits = Message<"sendbatch.v1.Limits"> & {
  * Use `create(LimitsSchema)` to create a new message.
  */
 export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 41);
+  messageDesc(file_sendbatch_v1_message_service, 47);
 
 /**
  * The server's version and limits.
@@ -1934,7 +2223,7 @@ export type GetServerInfoResponse = Message<"sendbatch.v1.GetServerInfoResponse"
  * Use `create(GetServerInfoResponseSchema)` to create a new message.
  */
 export const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 42);
+  messageDesc(file_sendbatch_v1_message_service, 48);
 
 /**
  * The effect of a refused message on its batch.
@@ -1979,6 +2268,47 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
   enumDesc(file_sendbatch_v1_message_service, 0);
 
 /**
+ * What was done to a message.
+ *
+ * @generated from enum sendbatch.v1.ChangeKind
+ */
+export const ChangeKind = {
+  /**
+   * Not used.
+   *
+   * @generated from enum value: CHANGE_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Its content was replaced.
+   *
+   * @generated from enum value: CHANGE_KIND_EDITED = 1;
+   */
+  EDITED: 1,
+
+  /**
+   * It was taken back.
+   *
+   * @generated from enum value: CHANGE_KIND_RECALLED = 2;
+   */
+  RECALLED: 2,
+} as const;
+
+/**
+ * What was done to a message.
+ *
+ * @generated from enum sendbatch.v1.ChangeKind
+ */
+export type ChangeKind = (typeof ChangeKind)[keyof typeof ChangeKind] | UnknownEnum;
+
+/**
+ * Describes the enum sendbatch.v1.ChangeKind.
+ */
+export const ChangeKindSchema: GenEnum<ChangeKind> = /*@__PURE__*/
+  enumDesc(file_sendbatch_v1_message_service, 1);
+
+/**
  * Sends messages in batches, numbers them per channel, and reads them back.
  *
  * Errors are gRPC status codes with google.rpc details: one ErrorInfo (domain `sendbatch`, a stable
@@ -1993,7 +2323,7 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `BATCH_TOO_LARGE`, `PAYLOAD_TOO_LARGE` | INVALID_ARGUMENT | 413 | a limit of GetServerInfo is exceeded; metadata `limit`, `actual` |
  * | `CREDENTIAL_MISSING`, `CREDENTIAL_INVALID` | UNAUTHENTICATED | 401 | the call has no credential, or an unknown, expired or revoked one |
  * | `SCOPE_MISSING` | PERMISSION_DENIED | 403 | the credential lacks the scope of this RPC; metadata `scope` |
- * | `SENDER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not send as this `from_uid` |
+ * | `SENDER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not send as this `from_uid`, or not recall or edit its messages |
  * | `READER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not read as this uid |
  * | `NOT_SUBSCRIBER`, `IN_DENYLIST`, `NOT_IN_ALLOWLIST`, `NOT_ALLOWED`, `CHANNEL_BANNED`, `CHANNEL_DISBANDED`, `SENDER_BANNED` | PERMISSION_DENIED | 403 | the channel's rules forbid it; metadata `reason_code` is the legacy number, `receivers` the uids whose lists reject a command |
  * | `SEQ_EXPIRED` | OUT_OF_RANGE | 400 | the cursor is before the first kept message; metadata `first_seq` |
@@ -2001,6 +2331,10 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `TOO_MANY_CHANNELS` | FAILED_PRECONDITION | 400 | the user is in more channels than `all_of_uid` follows; metadata `limit` |
  * | `TEMPLATE_FAILED` | INVALID_ARGUMENT | 400 | the template cannot be rendered; metadata `missing` names missing variables |
  * | `CHANNEL_NOT_EXIST`, `RULE_NOT_FOUND`, `TEMPLATE_NOT_FOUND`, `BATCH_NOT_FOUND`, `WEBHOOK_NOT_FOUND` | NOT_FOUND | 404 | the object does not exist. For a channel only callers with the scope `admin` get this; others get `NOT_SUBSCRIBER` |
+ * | `MESSAGE_NOT_FOUND` | NOT_FOUND | 404 | the channel has no such message that the caller may recall or edit; it may have expired |
+ * | `MESSAGE_RECALLED` | FAILED_PRECONDITION | 400 | a recalled message cannot be edited |
+ * | `RECALL_WINDOW_OVER` | FAILED_PRECONDITION | 400 | the message is too old to be recalled or edited without the scope `admin`; metadata `window_seconds` |
+ * | `REVISION_MISMATCH` | ABORTED | 409 | `expected_revision` is not the message's revision; metadata `actual` |
  * | `CONTENT_REFUSED` | PERMISSION_DENIED | 403 | a moderation rule refused the content; metadata `rule_id` (0 = the moderation hook), or `limit_ms` when the rules took too long |
  * | `RATE_LIMITED` | RESOURCE_EXHAUSTED | 429 | a rate limit is exceeded; metadata `by`, `limit`, `seconds`; RetryInfo says when to retry. A retry of a stored message still succeeds as a duplicate |
  * | `READER_TOO_SLOW` | RESOURCE_EXHAUSTED | 429 | a subscriber accepted nothing for a minute; resume from the last `message_seq` received |
@@ -2159,17 +2493,55 @@ export const MessageService: GenService<{
     output: typeof GetMaxMessageSeqResponseSchema;
   },
   /**
+   * Takes back up to 1,000 messages of a channel: their content is erased for every reader.
+   *
+   * The messages keep their numbers, senders and keys, so that no sequence has a gap and a repeated
+   * send is still answered as a duplicate. History returns them with `state` RECALLED and without
+   * payload and subscribers; legacy pages leave them out. They no longer count as unread.
+   *
+   * A user recalls its own messages; a service those of the senders that its key allows. Both within
+   * the server's RECALL_WINDOW (24 hours by default); the scope `admin` has no limit of time. A
+   * disbanded or banned channel takes recalls.
+   *
+   * Returns one result per number or key of the request. A message that is already recalled is a
+   * success with `unchanged`, so a retry is safe. Commands (`sync_once`) cannot be recalled.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.RecallMessages
+   */
+  recallMessages: {
+    methodKind: "unary";
+    input: typeof RecallMessagesRequestSchema;
+    output: typeof RecallMessagesResponseSchema;
+  },
+  /**
+   * Replaces the content of a message. Its number, time, sender and key stay.
+   *
+   * The caller must be permitted to recall the message (see RecallMessages), and the sender to send
+   * to the channel now. The new content passes moderation and counts as one message of the rates. A
+   * content that equals the stored one changes nothing.
+   *
+   * A repeated send under the message's key is still compared with the content that was sent first.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.EditMessage
+   */
+  editMessage: {
+    methodKind: "unary";
+    input: typeof EditMessageRequestSchema;
+    output: typeof EditMessageResponseSchema;
+  },
+  /**
    * Tails channels live: the stored messages after each cursor, then new ones as they are stored.
    *
    * Each channel's messages come in order, without gaps and without duplicates. A stream that ends,
    * for whatever reason, is resumed by a new call with the last `message_seq` received per channel,
    * and with `resume` when it follows `all_of_uid`.
    *
-   * Frames: a message; `caught_up` once per channel, when all stored messages have been sent; a
-   * heartbeat after 15 seconds of silence. Messages with `no_persist` have `message_seq` 0 and
+   * Frames: a message; `changed` when one was edited or recalled, in the order of the channel's
+   * changes and after the message; `caught_up` once per channel, when all stored messages have been
+   * sent; a heartbeat after 15 seconds of silence. A change is kept as long as its message. Messages with `no_persist` have `message_seq` 0 and
    * reach only the readers connected at that moment.
    *
-   * Errors: OUT_OF_RANGE (`SEQ_EXPIRED`) when a cursor is before the first kept message.
+   * Errors: OUT_OF_RANGE (`SEQ_EXPIRED`) when a cursor is before the first kept message or change.
    * OUT_OF_RANGE (`SEQ_AHEAD`) when a cursor is above the channel's last sequence, also during a
    * stream, when the database was restored or failed over. RESOURCE_EXHAUSTED (`READER_TOO_SLOW`)
    * when the reader accepts nothing for a minute. PERMISSION_DENIED with the channel's reason when
@@ -2177,8 +2549,9 @@ export const MessageService: GenService<{
    * revoked.
    *
    * `GET /v1/channels/{channel_type}/{channel_id}/events` is the same for one channel as
-   * Server-Sent Events. `id` is the sequence, so EventSource resumes without further code. Query
-   * parameters: `after_seq`, `from_now`, `uid`, and `access_token` for clients that cannot set a
+   * Server-Sent Events. `id` is `<seq>.<change>`, the last sequence and the last change, so that
+   * EventSource resumes both without further code. Query parameters: `after_seq` (a sequence, or an
+   * `id`), `from_now`, `uid`, and `access_token` for clients that cannot set a
    * header.
    *
    * @generated from rpc sendbatch.v1.MessageService.Subscribe

@@ -8,6 +8,7 @@ import { messageLine } from '../output/message-line.ts';
 import { paint, plain, print, printJson } from '../output/output.ts';
 import { time } from '../time.ts';
 import { listed, sequence, wholeNumber, withExamples } from '../usage.ts';
+import { addChanges } from './channel-changes.ts';
 import { addLists, channelAbout, uidsOf } from './channel-lists.ts';
 
 interface FlagOptions {
@@ -101,6 +102,7 @@ export function addChannel(program: Command): void {
     'sendbatch channel messages person alice@bob --all --json > alice-bob.ndjson',
   ]).action(printMessages);
 
+  addChanges(channel);
   addLists(channel);
 }
 

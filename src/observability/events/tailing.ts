@@ -1,12 +1,17 @@
 import { metrics } from '../metrics.ts';
 import type { Registry } from '../registry.ts';
 
-/** Events of tails. */
+/** Events of changed messages and of tails. */
 export function createTailingEvents(registry: Registry) {
   const messages = registry.counter(metrics.tailMessages);
   const lag = registry.histogram(metrics.tailLag);
+  const changed = registry.counter(metrics.messagesChanged);
   messages.add(0);
+  for (const kind of ['edited', 'recalled']) changed.add(0, { kind });
   return {
+    messagesChanged(kind: 'edited' | 'recalled', count: number): void {
+      changed.add(count, { kind });
+    },
     /** A page was delivered to a tail. `lagMs`: unset while the tail catches up. */
     tailRead(page: { messages: number; lagMs: number | undefined }): void {
       messages.add(page.messages);

@@ -1,5 +1,6 @@
 import type { Example } from '../example.ts';
 import { batches } from './batches.ts';
+import { changes } from './changes.ts';
 import { channels } from './channels.ts';
 import { moderation } from './moderation.ts';
 import { reading } from './reading.ts';
@@ -19,4 +20,5 @@ export const examples: readonly Example[] = [
   ...moderation,
   ...batches,
   ...webhooks,
+  ...changes,
 ];

@@ -18,6 +18,8 @@ const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 
   sendBatch: 'send',
   send: 'send',
   broadcast: 'send',
+  recallMessages: 'send',
+  editMessage: 'send',
   listMessages: 'read',
   syncMessages: 'read',
   getMessages: 'read',

@@ -6,12 +6,12 @@ import {
   SendBatchResponseSchema,
   SendMode,
 } from '../../../gen/sendbatch/v1/message_service_pb.ts';
+import type { Changes } from '../../changes/changes.ts';
 import { limits } from '../../limits.ts';
 import type { Outcome } from '../../messages/append-plan.ts';
 import { bytesOf } from '../../messages/page.ts';
 import { ServiceError } from '../../messages/service-error.ts';
 import type { CallCounts } from '../../observability/events/index.ts';
-import type { RateLimitStatus } from '../../rate-limits/rate-limits.ts';
 import type { Inbox } from '../../reading/inbox.ts';
 import type { ReadChannel } from '../../reading/read-channel.ts';
 import type { Broadcast } from '../../sending/broadcast.ts';
@@ -24,7 +24,9 @@ import { allStored, StoredResponse } from '../plain-batch/index.ts';
 import { callerOf, cancellationOf, requestContextOf } from '../request-context.ts';
 import { requestIdOf } from '../request-id.ts';
 import { timestampMs } from '../timestamps.ts';
+import { createChangeMethods } from './change-methods.ts';
 import { createLegacyMethods } from './legacy-methods.ts';
+import { rateLimitHeaders } from './rate-limit-headers.ts';
 import { createTailMethods } from './tail-methods.ts';
 import { formatOf } from './template-service.ts';
 
@@ -37,6 +39,7 @@ export interface MessageServiceParts {
   readonly readChannel: ReadChannel;
   readonly tails: Tails;
   readonly inbox: Inbox;
+  readonly changes: Changes;
   readonly credentials: CredentialWatch;
 }
 
@@ -45,6 +48,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
   return {
     ...createTailMethods(parts),
     ...createLegacyMethods(parts),
+    ...createChangeMethods(parts),
     async sendBatch(request, context) {
       const counts: CallCounts = { messages: request.messages.length };
       requestContextOf(context.values).counts = counts;
@@ -217,14 +221,6 @@ function setRetryAfter(outcomes: readonly Outcome[], { responseHeader }: Handler
   const waits = outcomes.map((outcome) => (outcome.kind === 'refused' ? (outcome.refusal.retryAfterMs ?? 0) : 0));
   if (waits.length === 0 || waits.includes(0)) return;
   responseHeader.set('retry-after', String(Math.ceil(Math.max(...waits) / 1000)));
-}
-
-/** Sets the fields of draft-ietf-httpapi-ratelimit-headers, on every protocol. */
-function rateLimitHeaders({ responseHeader }: HandlerContext): (status: RateLimitStatus) => void {
-  return ({ points, seconds, remaining, resetMs }) => {
-    responseHeader.set('ratelimit-policy', `"caller";q=${points};w=${seconds}`);
-    responseHeader.set('ratelimit', `"caller";r=${remaining};t=${Math.ceil(resetMs / 1000)}`);
-  };
 }
 
 /**

@@ -18,7 +18,7 @@ import type { Frame, Tails } from '../../tailing/tails.ts';
 import { type CredentialWatch, streamCredential } from '../credential-watch.ts';
 import { checkRules } from '../interceptors/validate.ts';
 import { mapIterable } from '../map-iterable.ts';
-import { toLegacyMessage, toMessage } from '../message-mapping.ts';
+import { changeKindOf, toLegacyMessage, toMessage } from '../message-mapping.ts';
 import { parsePageToken } from '../page-token.ts';
 import { callerOf } from '../request-context.ts';
 
@@ -50,7 +50,11 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
       const frames = credentials.whileValid(streamCredential(context), (signal) =>
         tails.subscribe({
           ...reader,
-          channels: request.channels.map((each) => ({ ...each, afterSeq: Number(each.afterSeq) })),
+          channels: request.channels.map((each) => ({
+            ...each,
+            afterSeq: Number(each.afterSeq),
+            afterChange: each.afterChange === undefined ? undefined : Number(each.afterChange),
+          })),
           allOfUid: request.allOfUid,
           resume: request.resume,
           signal,
@@ -102,7 +106,10 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
   };
 }
 
-/** The answers of stored messages. Readers of a channel share both, so that each is encoded once. */
+/**
+ * The answers of stored messages, for the last change that most readers have received. Readers of a
+ * channel share both, so that each is encoded once.
+ */
 const answers = new WeakMap<StoredMessage, SubscribeResponse>();
 
 function toFrame(frame: Frame): MessageInitShape<typeof SubscribeResponseSchema> {
@@ -111,13 +118,23 @@ function toFrame(frame: Frame): MessageInitShape<typeof SubscribeResponseSchema>
   const { id: channelId, type } = frame.channel;
   if (frame.kind === 'message') {
     const known = answers.get(frame.message);
-    if (known !== undefined) return known;
+    if (known !== undefined && known.lastChange === BigInt(frame.lastChange)) return known;
     const value = toMessage({ channelId, channelType: type }, frame.message);
-    const answer = create(SubscribeResponseSchema, { frame: { case: 'message', value } });
+    const lastChange = BigInt(frame.lastChange);
+    const answer = create(SubscribeResponseSchema, { frame: { case: 'message', value }, lastChange });
     answers.set(frame.message, answer);
     return answer;
   }
+  const lastChange = BigInt(frame.lastChange);
+  if (frame.kind === 'changed') {
+    const message = toMessage({ channelId, channelType: type }, frame.message);
+    return {
+      frame: { case: 'changed', value: { changeNo: lastChange, kind: changeKindOf(frame.change), message } },
+      lastChange,
+    };
+  }
   return {
     frame: { case: 'caughtUp', value: { channelId, channelType: type as ChannelType, lastSeq: BigInt(frame.lastSeq) } },
+    lastChange,
   };
 }

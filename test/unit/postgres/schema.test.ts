@@ -23,7 +23,10 @@ const types: Readonly<Record<string, string>> = {
 };
 
 /** The content of JSON columns that have a type. */
-const json: Readonly<Record<string, string>> = { 'message.subscribers': 'string[]' };
+const json: Readonly<Record<string, string>> = {
+  'message.subscribers': 'string[]',
+  'message.changed': 'MessageChanges',
+};
 
 /** `table.column: type` of each property in the interfaces that `Tables` names. */
 function declared(): string[] {

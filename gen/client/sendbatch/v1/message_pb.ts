@@ -12,7 +12,7 @@ import type { JsonObject, Message as Message$1, UnknownEnum } from "@bufbuild/pr
  * Describes the file sendbatch/v1/message.proto.
  */
 export const file_sendbatch_v1_message: GenFile = /*@__PURE__*/
-  fileDesc("ChpzZW5kYmF0Y2gvdjEvbWVzc2FnZS5wcm90bxIMc2VuZGJhdGNoLnYxIkAKBkhlYWRlchISCgpub19wZXJzaXN0GAEgASgNEg8KB3JlZF9kb3QYAiABKA0SEQoJc3luY19vbmNlGAMgASgNItYCCgxNZXNzYWdlRHJhZnQSJAoGaGVhZGVyGAEgASgLMhQuc2VuZGJhdGNoLnYxLkhlYWRlchIVCg1jbGllbnRfbXNnX25vGAIgASgJEhAKCGZyb21fdWlkGAMgASgJEhIKCmNoYW5uZWxfaWQYBCABKAkSLwoMY2hhbm5lbF90eXBlGAUgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEg4KBmV4cGlyZRgGIAEoDRIPCgdwYXlsb2FkGAcgASgMEhMKC3N1YnNjcmliZXJzGAggAygJEhEKCXN0cmVhbV9ubxgJIAEoCRIPCgd0YWdfa2V5GAogASgJEisKCHRlbXBsYXRlGAsgASgLMhkuc2VuZGJhdGNoLnYxLlRlbXBsYXRlVXNlEisKB3NlbmRfYXQYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlgKC1RlbXBsYXRlVXNlEgwKBG5hbWUYASABKAkSDwoHdmVyc2lvbhgCIAEoDRIqCgl2YXJpYWJsZXMYAyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0ItABCgdSZWZ1c2FsEgwKBGNvZGUYASABKAUSDgoGcmVhc29uGAIgASgJEg8KB21lc3NhZ2UYAyABKAkSNQoIbWV0YWRhdGEYBCADKAsyIy5zZW5kYmF0Y2gudjEuUmVmdXNhbC5NZXRhZGF0YUVudHJ5Ei4KC3JldHJ5X2FmdGVyGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLPAgoHTWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEhIKCm1lc3NhZ2VfaWQYAiABKAQSEwoLbWVzc2FnZV9zZXEYAyABKAQSFQoNY2xpZW50X21zZ19ubxgEIAEoCRIQCghmcm9tX3VpZBgFIAEoCRISCgpjaGFubmVsX2lkGAYgASgJEi8KDGNoYW5uZWxfdHlwZRgHIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIOCgZleHBpcmUYCCABKA0SLQoJdGltZXN0YW1wGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdwYXlsb2FkGAogASgMEhMKC3N1YnNjcmliZXJzGAsgAygJEhEKCXN0cmVhbV9ubxgMIAEoCRIPCgd0YWdfa2V5GA0gASgJKuoCCgtDaGFubmVsVHlwZRIcChhDSEFOTkVMX1RZUEVfVU5TUEVDSUZJRUQQABIXChNDSEFOTkVMX1RZUEVfUEVSU09OEAESFgoSQ0hBTk5FTF9UWVBFX0dST1VQEAISIQodQ0hBTk5FTF9UWVBFX0NVU1RPTUVSX1NFUlZJQ0UQAxIaChZDSEFOTkVMX1RZUEVfQ09NTVVOSVRZEAQSIAocQ0hBTk5FTF9UWVBFX0NPTU1VTklUWV9UT1BJQxAFEhUKEUNIQU5ORUxfVFlQRV9JTkZPEAYSFQoRQ0hBTk5FTF9UWVBFX0RBVEEQBxIVChFDSEFOTkVMX1RZUEVfVEVNUBAIEhUKEUNIQU5ORUxfVFlQRV9MSVZFEAkSGQoVQ0hBTk5FTF9UWVBFX1ZJU0lUT1JTEAoSFgoSQ0hBTk5FTF9UWVBFX0FHRU5UEAsSHAoYQ0hBTk5FTF9UWVBFX0FHRU5UX0dST1VQEAxCagoQZGV2LnNlbmRiYXRjaC52MVABWiZzZW5kYmF0Y2gvZ2VuL3NlbmRiYXRjaC92MTtzZW5kYmF0Y2h2MaoCDFNlbmRiYXRjaC5WMcoCDFNlbmRiYXRjaFxWMeoCDVNlbmRiYXRjaDo6VjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("ChpzZW5kYmF0Y2gvdjEvbWVzc2FnZS5wcm90bxIMc2VuZGJhdGNoLnYxIkAKBkhlYWRlchISCgpub19wZXJzaXN0GAEgASgNEg8KB3JlZF9kb3QYAiABKA0SEQoJc3luY19vbmNlGAMgASgNItYCCgxNZXNzYWdlRHJhZnQSJAoGaGVhZGVyGAEgASgLMhQuc2VuZGJhdGNoLnYxLkhlYWRlchIVCg1jbGllbnRfbXNnX25vGAIgASgJEhAKCGZyb21fdWlkGAMgASgJEhIKCmNoYW5uZWxfaWQYBCABKAkSLwoMY2hhbm5lbF90eXBlGAUgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEg4KBmV4cGlyZRgGIAEoDRIPCgdwYXlsb2FkGAcgASgMEhMKC3N1YnNjcmliZXJzGAggAygJEhEKCXN0cmVhbV9ubxgJIAEoCRIPCgd0YWdfa2V5GAogASgJEisKCHRlbXBsYXRlGAsgASgLMhkuc2VuZGJhdGNoLnYxLlRlbXBsYXRlVXNlEisKB3NlbmRfYXQYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlgKC1RlbXBsYXRlVXNlEgwKBG5hbWUYASABKAkSDwoHdmVyc2lvbhgCIAEoDRIqCgl2YXJpYWJsZXMYAyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0ItABCgdSZWZ1c2FsEgwKBGNvZGUYASABKAUSDgoGcmVhc29uGAIgASgJEg8KB21lc3NhZ2UYAyABKAkSNQoIbWV0YWRhdGEYBCADKAsyIy5zZW5kYmF0Y2gudjEuUmVmdXNhbC5NZXRhZGF0YUVudHJ5Ei4KC3JldHJ5X2FmdGVyGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASK3BAoHTWVzc2FnZRIkCgZoZWFkZXIYASABKAsyFC5zZW5kYmF0Y2gudjEuSGVhZGVyEhIKCm1lc3NhZ2VfaWQYAiABKAQSEwoLbWVzc2FnZV9zZXEYAyABKAQSFQoNY2xpZW50X21zZ19ubxgEIAEoCRIQCghmcm9tX3VpZBgFIAEoCRISCgpjaGFubmVsX2lkGAYgASgJEi8KDGNoYW5uZWxfdHlwZRgHIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIOCgZleHBpcmUYCCABKA0SLQoJdGltZXN0YW1wGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdwYXlsb2FkGAogASgMEhMKC3N1YnNjcmliZXJzGAsgAygJEhEKCXN0cmVhbV9ubxgMIAEoCRIPCgd0YWdfa2V5GA0gASgJEi4KBXN0YXRlGA4gASgOMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VTdGF0ZUgAiAEBEhUKCHJldmlzaW9uGA8gASgNSAGIAQESLQoJZWRpdGVkX2F0GBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtyZWNhbGxlZF9hdBgRIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoLcmVjYWxsZWRfYnkYEiABKAlIAogBAUIICgZfc3RhdGVCCwoJX3JldmlzaW9uQg4KDF9yZWNhbGxlZF9ieSrqAgoLQ2hhbm5lbFR5cGUSHAoYQ0hBTk5FTF9UWVBFX1VOU1BFQ0lGSUVEEAASFwoTQ0hBTk5FTF9UWVBFX1BFUlNPThABEhYKEkNIQU5ORUxfVFlQRV9HUk9VUBACEiEKHUNIQU5ORUxfVFlQRV9DVVNUT01FUl9TRVJWSUNFEAMSGgoWQ0hBTk5FTF9UWVBFX0NPTU1VTklUWRAEEiAKHENIQU5ORUxfVFlQRV9DT01NVU5JVFlfVE9QSUMQBRIVChFDSEFOTkVMX1RZUEVfSU5GTxAGEhUKEUNIQU5ORUxfVFlQRV9EQVRBEAcSFQoRQ0hBTk5FTF9UWVBFX1RFTVAQCBIVChFDSEFOTkVMX1RZUEVfTElWRRAJEhkKFUNIQU5ORUxfVFlQRV9WSVNJVE9SUxAKEhYKEkNIQU5ORUxfVFlQRV9BR0VOVBALEhwKGENIQU5ORUxfVFlQRV9BR0VOVF9HUk9VUBAMKmMKDE1lc3NhZ2VTdGF0ZRIdChlNRVNTQUdFX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUTUVTU0FHRV9TVEFURV9FRElURUQQARIaChZNRVNTQUdFX1NUQVRFX1JFQ0FMTEVEEAJCagoQZGV2LnNlbmRiYXRjaC52MVABWiZzZW5kYmF0Y2gvZ2VuL3NlbmRiYXRjaC92MTtzZW5kYmF0Y2h2MaoCDFNlbmRiYXRjaC5WMcoCDFNlbmRiYXRjaFxWMeoCDVNlbmRiYXRjaDo6VjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * How a message is stored and delivered. Each flag is 0 or 1, as in the legacy JSON; unset is 0.
@@ -364,6 +364,43 @@ export type Message = Message$1<"sendbatch.v1.Message"> & {
    * @generated from field: string tag_key = 13;
    */
   tagKey: string;
+
+  /**
+   * Whether the message was edited or recalled after it was sent; unset = neither.
+   *
+   * @generated from field: optional sendbatch.v1.MessageState state = 14;
+   */
+  state?: MessageState | undefined;
+
+  /**
+   * How many times the message was edited; unset = never. `expected_revision` of EditMessage refers to
+   * it.
+   *
+   * @generated from field: optional uint32 revision = 15;
+   */
+  revision?: number | undefined;
+
+  /**
+   * When the content was last edited; unset = never.
+   *
+   * @generated from field: google.protobuf.Timestamp edited_at = 16;
+   */
+  editedAt?: Timestamp | undefined;
+
+  /**
+   * When the message was recalled; unset unless `state` is RECALLED.
+   *
+   * @generated from field: google.protobuf.Timestamp recalled_at = 17;
+   */
+  recalledAt?: Timestamp | undefined;
+
+  /**
+   * Who recalled the message: a user's uid, or the name of a service's credential. Unset
+   * unless `state` is RECALLED.
+   *
+   * @generated from field: optional string recalled_by = 18;
+   */
+  recalledBy?: string | undefined;
 };
 
 /**
@@ -483,4 +520,46 @@ export type ChannelType = (typeof ChannelType)[keyof typeof ChannelType] | Unkno
  */
 export const ChannelTypeSchema: GenEnum<ChannelType> = /*@__PURE__*/
   enumDesc(file_sendbatch_v1_message, 0);
+
+/**
+ * Whether a message still is as it was sent.
+ *
+ * @generated from enum sendbatch.v1.MessageState
+ */
+export const MessageState = {
+  /**
+   * As it was sent.
+   *
+   * @generated from enum value: MESSAGE_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Its content was replaced with EditMessage.
+   *
+   * @generated from enum value: MESSAGE_STATE_EDITED = 1;
+   */
+  EDITED: 1,
+
+  /**
+   * It was taken back with RecallMessages: `payload` and `subscribers` are empty and no longer
+   * stored; its numbers, sender and key remain.
+   *
+   * @generated from enum value: MESSAGE_STATE_RECALLED = 2;
+   */
+  RECALLED: 2,
+} as const;
+
+/**
+ * Whether a message still is as it was sent.
+ *
+ * @generated from enum sendbatch.v1.MessageState
+ */
+export type MessageState = (typeof MessageState)[keyof typeof MessageState] | UnknownEnum;
+
+/**
+ * Describes the enum sendbatch.v1.MessageState.
+ */
+export const MessageStateSchema: GenEnum<MessageState> = /*@__PURE__*/
+  enumDesc(file_sendbatch_v1_message, 1);
 

@@ -6,7 +6,7 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import type { ChannelType, Header, Message as Message$1, MessageDraft, Refusal } from "./message_pb.ts";
+import type { ChannelType, Header, Message as Message$1, MessageDraft, MessageState, Refusal } from "./message_pb.ts";
 import { file_sendbatch_v1_message } from "./message_pb.ts";
 import type { TemplateFormat } from "./template_service_pb.ts";
 import { file_sendbatch_v1_template_service } from "./template_service_pb.ts";
@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/message_service.proto.
  */
 export const file_sendbatch_v1_message_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEiaAoPRXhwZWN0ZWRMYXN0U2VxEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEIv4BChBTZW5kQmF0Y2hSZXF1ZXN0EiwKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdBIkCgRtb2RlGAIgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRI5ChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxEjAKCXRlbXBsYXRlcxgGIAMoCzIdLnNlbmRiYXRjaC52MS5SZXF1ZXN0VGVtcGxhdGUiWwoPUmVxdWVzdFRlbXBsYXRlEgwKBG5hbWUYASABKAkSDAoEYm9keRgCIAEoCRIsCgZmb3JtYXQYAyABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXQiiwEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIkCgVlcnJvchgGIAEoCzIVLnNlbmRiYXRjaC52MS5SZWZ1c2FsSgQIBRAGIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iZQoLU2VuZFJlcXVlc3QSKwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnQSFQoNdmFsaWRhdGVfb25seRgCIAEoCBISCgpyZXF1ZXN0X2lkGAMgASgJImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItEBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISEAoIZnJvbV91aWQYAiABKAkSEwoLc3Vic2NyaWJlcnMYAyADKAkSDwoHcGF5bG9hZBgEIAEoDBIOCgZleHBpcmUYBSABKA0SEgoKcmVxdWVzdF9pZBgGIAEoCRIkCgRtb2RlGAcgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYCCABKAgiNgoRQnJvYWRjYXN0UmVzcG9uc2USEQoJZmFpbF91aWRzGAEgAygJEg4KBnJlYXNvbhgCIAMoCSK9AgoTTGlzdE1lc3NhZ2VzUmVxdWVzdBISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglhZnRlcl9zZXEYAyABKAQSEgoKYmVmb3JlX3NlcRgEIAEoBBINCgVsaW1pdBgFIAEoDRISCgpkZXNjZW5kaW5nGAYgASgIEgsKA3VpZBgHIAEoCRIPCgd0YWdfa2V5GAggASgJEhEKCXN0cmVhbV9ubxgJIAEoCRIQCghmcm9tX3VpZBgKIAEoCRIpCgVzaW5jZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoFdW50aWwYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoMBChRMaXN0TWVzc2FnZXNSZXNwb25zZRInCghtZXNzYWdlcxgBIAMoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlEgwKBG1vcmUYAiABKAgSEAoIbGFzdF9zZXEYAyABKAQSFQoIbmV4dF9zZXEYBCABKARIAIgBAUILCglfbmV4dF9zZXEiwwEKE1N5bmNNZXNzYWdlc1JlcXVlc3QSEQoJbG9naW5fdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgFIAEoBBINCgVsaW1pdBgGIAEoDRIRCglwdWxsX21vZGUYByABKA0iuwIKDUxlZ2FjeU1lc3NhZ2USJAoGaGVhZGVyGAEgASgLMhQuc2VuZGJhdGNoLnYxLkhlYWRlchIPCgdzZXR0aW5nGAIgASgNEhIKCm1lc3NhZ2VfaWQYAyABKAQSFQoNbWVzc2FnZV9pZHN0chgEIAEoCRIVCg1jbGllbnRfbXNnX25vGAUgASgJEhMKC21lc3NhZ2Vfc2VxGAYgASgEEhAKCGZyb21fdWlkGAcgASgJEhIKCmNoYW5uZWxfaWQYCCABKAkSLwoMY2hhbm5lbF90eXBlGAkgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEg4KBmV4cGlyZRgKIAEoDRIRCgl0aW1lc3RhbXAYCyABKAMSDwoHcGF5bG9hZBgMIAEoDBIRCglzdHJlYW1fbm8YDSABKAkihwEKFFN5bmNNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UirwEKEkdldE1lc3NhZ2VzUmVxdWVzdBIRCglsb2dpbl91aWQYASABKAkSEgoKY2hhbm5lbF9pZBgCIAEoCRIvCgxjaGFubmVsX3R5cGUYAyABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSFAoMbWVzc2FnZV9zZXFzGAQgAygEEhMKC21lc3NhZ2VfaWRzGAUgAygEEhYKDmNsaWVudF9tc2dfbm9zGAYgAygJIoYBChNHZXRNZXNzYWdlc1Jlc3BvbnNlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAEgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgCIAEoBBIMCgRtb3JlGAMgASgNEi0KCG1lc3NhZ2VzGAQgAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UilgEKEUdldE1lc3NhZ2VSZXF1ZXN0EhEKCWxvZ2luX3VpZBgBIAEoCRISCgpjaGFubmVsX2lkGAIgASgJEi8KDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRISCgptZXNzYWdlX2lkGAQgASgEEhUKDWNsaWVudF9tc2dfbm8YBSABKAkiQgoSR2V0TWVzc2FnZVJlc3BvbnNlEiwKB21lc3NhZ2UYASABKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZSJxChdHZXRNYXhNZXNzYWdlU2VxUmVxdWVzdBISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglsb2dpbl91aWQYAyABKAkiLwoYR2V0TWF4TWVzc2FnZVNlcVJlc3BvbnNlEhMKC21lc3NhZ2Vfc2VxGAEgASgEInkKDUNoYW5uZWxDdXJzb3ISEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEQoJYWZ0ZXJfc2VxGAMgASgEEhAKCGZyb21fbm93GAQgASgIInIKEFN1YnNjcmliZVJlcXVlc3QSLQoIY2hhbm5lbHMYASADKAsyGy5zZW5kYmF0Y2gudjEuQ2hhbm5lbEN1cnNvchILCgN1aWQYAiABKAkSEgoKYWxsX29mX3VpZBgDIAEoCBIOCgZyZXN1bWUYBCABKAgiYQoIQ2F1Z2h0VXASEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEAoIbGFzdF9zZXEYAyABKAQiDQoLQWxsQ2F1Z2h0VXAiCwoJSGVhcnRiZWF0ItUBChFTdWJzY3JpYmVSZXNwb25zZRIoCgdtZXNzYWdlGAEgASgLMhUuc2VuZGJhdGNoLnYxLk1lc3NhZ2VIABIrCgljYXVnaHRfdXAYAiABKAsyFi5zZW5kYmF0Y2gudjEuQ2F1Z2h0VXBIABIsCgloZWFydGJlYXQYAyABKAsyFy5zZW5kYmF0Y2gudjEuSGVhcnRiZWF0SAASMgoNYWxsX2NhdWdodF91cBgEIAEoCzIZLnNlbmRiYXRjaC52MS5BbGxDYXVnaHRVcEgAQgcKBWZyYW1lIk4KGExpc3RDb252ZXJzYXRpb25zUmVxdWVzdBILCgN1aWQYASABKAkSEQoJcGFnZV9zaXplGAIgASgNEhIKCnBhZ2VfdG9rZW4YAyABKAkiugEKDENvbnZlcnNhdGlvbhISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIUCgx1bnJlYWRfY291bnQYAyABKA0SEAoIcmVhZF9zZXEYBCABKAQSEAoIbGFzdF9zZXEYBSABKAQSKwoMbGFzdF9tZXNzYWdlGAYgASgLMhUuc2VuZGJhdGNoLnYxLk1lc3NhZ2UiZwoZTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZRIxCg1jb252ZXJzYXRpb25zGAEgAygLMhouc2VuZGJhdGNoLnYxLkNvbnZlcnNhdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkidQoPTWFya1JlYWRSZXF1ZXN0EgsKA3VpZBgBIAEoCRISCgpjaGFubmVsX2lkGAIgASgJEi8KDGNoYW5uZWxfdHlwZRgDIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIQCghyZWFkX3NlcRgEIAEoBCISChBNYXJrUmVhZFJlc3BvbnNlIrcBChhTeW5jQ29udmVyc2F0aW9uc1JlcXVlc3QSCwoDdWlkGAEgASgJEg8KB3ZlcnNpb24YAiABKAQSFQoNbGFzdF9tc2dfc2VxcxgDIAEoCRIRCgltc2dfY291bnQYBCABKA0SEwoLb25seV91bnJlYWQYBSABKA0SHQoVZXhjbHVkZV9jaGFubmVsX3R5cGVzGAYgAygNEgwKBHBhZ2UYByABKA0SEQoJcGFnZV9zaXplGAggASgNIqACChJMZWdhY3lDb252ZXJzYXRpb24SEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDgoGdW5yZWFkGAMgASgNEhEKCXRpbWVzdGFtcBgEIAEoAxIUCgxsYXN0X21zZ19zZXEYBSABKAQSGgoSbGFzdF9jbGllbnRfbXNnX25vGAYgASgJEhYKDm9mZnNldF9tc2dfc2VxGAcgASgEEhkKEXJlYWRlZF90b19tc2dfc2VxGAggASgEEg8KB3ZlcnNpb24YCSABKAQSLAoHcmVjZW50cxgKIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlIlQKGVN5bmNDb252ZXJzYXRpb25zUmVzcG9uc2USNwoNY29udmVyc2F0aW9ucxgBIAMoCzIgLnNlbmRiYXRjaC52MS5MZWdhY3lDb252ZXJzYXRpb24iRgoTU3luY0NvbW1hbmRzUmVxdWVzdBILCgN1aWQYASABKAkSEwoLbWVzc2FnZV9zZXEYAiABKAQSDQoFbGltaXQYAyABKA0iUwoUU3luY0NvbW1hbmRzUmVzcG9uc2USLQoIbWVzc2FnZXMYASADKAsyGy5zZW5kYmF0Y2gudjEuTGVnYWN5TWVzc2FnZRIMCgRtb3JlGAIgASgIIjsKEkFja0NvbW1hbmRzUmVxdWVzdBILCgN1aWQYASABKAkSGAoQbGFzdF9tZXNzYWdlX3NlcRgCIAEoBCIVChNBY2tDb21tYW5kc1Jlc3BvbnNlIjAKD0dldFJvdXRlUmVxdWVzdBILCgN1aWQYASABKAkSEAoIaW50cmFuZXQYAiABKA0iRwoQR2V0Um91dGVSZXNwb25zZRIQCgh0Y3BfYWRkchgBIAEoCRIPCgd3c19hZGRyGAIgASgJEhAKCHdzc19hZGRyGAMgASgJIhYKFEdldFNlcnZlckluZm9SZXF1ZXN0IvkDCgZMaW1pdHMSFgoOYmF0Y2hfbWVzc2FnZXMYASABKA0SHgoWYmF0Y2hfbWVzc2FnZXNfYWR2aXNlZBgCIAEoDRIWCg5iYXRjaF9jaGFubmVscxgDIAEoDRIdChVicm9hZGNhc3Rfc3Vic2NyaWJlcnMYBCABKA0SGwoTbWVzc2FnZV9zdWJzY3JpYmVycxgFIAEoDRIVCg1wYXlsb2FkX2J5dGVzGAYgASgNEhUKDXJlcXVlc3RfYnl0ZXMYByABKA0SFQoNcGFnZV9tZXNzYWdlcxgIIAEoDRIQCghpZF9ieXRlcxgJIAEoDRIbChNjbGllbnRfbXNnX25vX2J5dGVzGAogASgNEhgKEHJlcXVlc3RfaWRfYnl0ZXMYCyABKA0SMgoPcmVxdWVzdF90aW1lb3V0GAwgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhoKEnN1YnNjcmliZV9jaGFubmVscxgNIAEoDRITCgtsaXN0X2NoYW5nZRgOIAEoDRIWCg50ZW1wbGF0ZV9ieXRlcxgPIAEoDRISCgpwYWdlX2J5dGVzGBAgASgNEhcKD3N1Ym1pdF9tZXNzYWdlcxgRIAEoDRIUCgxzdWJtaXRfYnl0ZXMYEiABKA0SFQoNc2NoZWR1bGVfZGF5cxgTIAEoDSJOChVHZXRTZXJ2ZXJJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIkCgZsaW1pdHMYAiABKAsyFC5zZW5kYmF0Y2gudjEuTGltaXRzKlYKCFNlbmRNb2RlEhkKFVNFTkRfTU9ERV9VTlNQRUNJRklFRBAAEhkKFVNFTkRfTU9ERV9CRVNUX0VGRk9SVBABEhQKEFNFTkRfTU9ERV9BVE9NSUMQAjKoCwoOTWVzc2FnZVNlcnZpY2USUQoJU2VuZEJhdGNoEh4uc2VuZGJhdGNoLnYxLlNlbmRCYXRjaFJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVzcG9uc2UiA5ACABJCCgRTZW5kEhkuc2VuZGJhdGNoLnYxLlNlbmRSZXF1ZXN0Ghouc2VuZGJhdGNoLnYxLlNlbmRSZXNwb25zZSIDkAIAElEKCUJyb2FkY2FzdBIeLnNlbmRiYXRjaC52MS5Ccm9hZGNhc3RSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlc3BvbnNlIgOQAgASWgoMTGlzdE1lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VzUmVzcG9uc2UiA5ACARJaCgxTeW5jTWVzc2FnZXMSIS5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jTWVzc2FnZXNSZXNwb25zZSIDkAIBElcKC0dldE1lc3NhZ2VzEiAuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlc1Jlc3BvbnNlIgOQAgESVAoKR2V0TWVzc2FnZRIfLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlUmVxdWVzdBogLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlUmVzcG9uc2UiA5ACARJmChBHZXRNYXhNZXNzYWdlU2VxEiUuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXNwb25zZSIDkAIBElMKCVN1YnNjcmliZRIeLnNlbmRiYXRjaC52MS5TdWJzY3JpYmVSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLlN1YnNjcmliZVJlc3BvbnNlIgOQAgEwARJpChFMaXN0Q29udmVyc2F0aW9ucxImLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIDkAIBEk4KCE1hcmtSZWFkEh0uc2VuZGJhdGNoLnYxLk1hcmtSZWFkUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5NYXJrUmVhZFJlc3BvbnNlIgOQAgISaQoRU3luY0NvbnZlcnNhdGlvbnMSJi5zZW5kYmF0Y2gudjEuU3luY0NvbnZlcnNhdGlvbnNSZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN5bmNDb252ZXJzYXRpb25zUmVzcG9uc2UiA5ACARJaCgxTeW5jQ29tbWFuZHMSIS5zZW5kYmF0Y2gudjEuU3luY0NvbW1hbmRzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jQ29tbWFuZHNSZXNwb25zZSIDkAICElcKC0Fja0NvbW1hbmRzEiAuc2VuZGJhdGNoLnYxLkFja0NvbW1hbmRzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1Jlc3BvbnNlIgOQAgISTgoIR2V0Um91dGUSHS5zZW5kYmF0Y2gudjEuR2V0Um91dGVSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLkdldFJvdXRlUmVzcG9uc2UiA5ACARJdCg1HZXRTZXJ2ZXJJbmZvEiIuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXF1ZXN0GiMuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXNwb25zZSIDkAIBQmoKEGRldi5zZW5kYmF0Y2gudjFQAVomc2VuZGJhdGNoL2dlbi9zZW5kYmF0Y2gvdjE7c2VuZGJhdGNodjGqAgxTZW5kYmF0Y2guVjHKAgxTZW5kYmF0Y2hcVjHqAg1TZW5kYmF0Y2g6OlYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_template_service]);
+  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEiaAoPRXhwZWN0ZWRMYXN0U2VxEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEIv4BChBTZW5kQmF0Y2hSZXF1ZXN0EiwKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdBIkCgRtb2RlGAIgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRI5ChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxEjAKCXRlbXBsYXRlcxgGIAMoCzIdLnNlbmRiYXRjaC52MS5SZXF1ZXN0VGVtcGxhdGUiWwoPUmVxdWVzdFRlbXBsYXRlEgwKBG5hbWUYASABKAkSDAoEYm9keRgCIAEoCRIsCgZmb3JtYXQYAyABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXQiiwEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIkCgVlcnJvchgGIAEoCzIVLnNlbmRiYXRjaC52MS5SZWZ1c2FsSgQIBRAGIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iZQoLU2VuZFJlcXVlc3QSKwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnQSFQoNdmFsaWRhdGVfb25seRgCIAEoCBISCgpyZXF1ZXN0X2lkGAMgASgJImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItEBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISEAoIZnJvbV91aWQYAiABKAkSEwoLc3Vic2NyaWJlcnMYAyADKAkSDwoHcGF5bG9hZBgEIAEoDBIOCgZleHBpcmUYBSABKA0SEgoKcmVxdWVzdF9pZBgGIAEoCRIkCgRtb2RlGAcgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYCCABKAgiNgoRQnJvYWRjYXN0UmVzcG9uc2USEQoJZmFpbF91aWRzGAEgAygJEg4KBnJlYXNvbhgCIAMoCSK9AgoTTGlzdE1lc3NhZ2VzUmVxdWVzdBISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglhZnRlcl9zZXEYAyABKAQSEgoKYmVmb3JlX3NlcRgEIAEoBBINCgVsaW1pdBgFIAEoDRISCgpkZXNjZW5kaW5nGAYgASgIEgsKA3VpZBgHIAEoCRIPCgd0YWdfa2V5GAggASgJEhEKCXN0cmVhbV9ubxgJIAEoCRIQCghmcm9tX3VpZBgKIAEoCRIpCgVzaW5jZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoFdW50aWwYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoMBChRMaXN0TWVzc2FnZXNSZXNwb25zZRInCghtZXNzYWdlcxgBIAMoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlEgwKBG1vcmUYAiABKAgSEAoIbGFzdF9zZXEYAyABKAQSFQoIbmV4dF9zZXEYBCABKARIAIgBAUILCglfbmV4dF9zZXEiwwEKE1N5bmNNZXNzYWdlc1JlcXVlc3QSEQoJbG9naW5fdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgFIAEoBBINCgVsaW1pdBgGIAEoDRIRCglwdWxsX21vZGUYByABKA0i9QIKDUxlZ2FjeU1lc3NhZ2USJAoGaGVhZGVyGAEgASgLMhQuc2VuZGJhdGNoLnYxLkhlYWRlchIPCgdzZXR0aW5nGAIgASgNEhIKCm1lc3NhZ2VfaWQYAyABKAQSFQoNbWVzc2FnZV9pZHN0chgEIAEoCRIVCg1jbGllbnRfbXNnX25vGAUgASgJEhMKC21lc3NhZ2Vfc2VxGAYgASgEEhAKCGZyb21fdWlkGAcgASgJEhIKCmNoYW5uZWxfaWQYCCABKAkSLwoMY2hhbm5lbF90eXBlGAkgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEg4KBmV4cGlyZRgKIAEoDRIRCgl0aW1lc3RhbXAYCyABKAMSDwoHcGF5bG9hZBgMIAEoDBIRCglzdHJlYW1fbm8YDSABKAkSLgoFc3RhdGUYDiABKA4yGi5zZW5kYmF0Y2gudjEuTWVzc2FnZVN0YXRlSACIAQFCCAoGX3N0YXRlIocBChRTeW5jTWVzc2FnZXNSZXNwb25zZRIZChFzdGFydF9tZXNzYWdlX3NlcRgBIAEoBBIXCg9lbmRfbWVzc2FnZV9zZXEYAiABKAQSDAoEbW9yZRgDIAEoDRItCghtZXNzYWdlcxgEIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlIq8BChJHZXRNZXNzYWdlc1JlcXVlc3QSEQoJbG9naW5fdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDG1lc3NhZ2Vfc2VxcxgEIAMoBBITCgttZXNzYWdlX2lkcxgFIAMoBBIWCg5jbGllbnRfbXNnX25vcxgGIAMoCSKGAQoTR2V0TWVzc2FnZXNSZXNwb25zZRIZChFzdGFydF9tZXNzYWdlX3NlcRgBIAEoBBIXCg9lbmRfbWVzc2FnZV9zZXEYAiABKAQSDAoEbW9yZRgDIAEoDRItCghtZXNzYWdlcxgEIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlIpYBChFHZXRNZXNzYWdlUmVxdWVzdBIRCglsb2dpbl91aWQYASABKAkSEgoKY2hhbm5lbF9pZBgCIAEoCRIvCgxjaGFubmVsX3R5cGUYAyABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEgoKbWVzc2FnZV9pZBgEIAEoBBIVCg1jbGllbnRfbXNnX25vGAUgASgJIkIKEkdldE1lc3NhZ2VSZXNwb25zZRIsCgdtZXNzYWdlGAEgASgLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UicQoXR2V0TWF4TWVzc2FnZVNlcVJlcXVlc3QSEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEQoJbG9naW5fdWlkGAMgASgJIi8KGEdldE1heE1lc3NhZ2VTZXFSZXNwb25zZRITCgttZXNzYWdlX3NlcRgBIAEoBCKsAQoVUmVjYWxsTWVzc2FnZXNSZXF1ZXN0EhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDG1lc3NhZ2Vfc2VxcxgDIAMoBBITCgttZXNzYWdlX2lkcxgEIAMoBBIWCg5jbGllbnRfbXNnX25vcxgFIAMoCRILCgN1aWQYBiABKAkiXQoWUmVjYWxsTWVzc2FnZXNSZXNwb25zZRIWCg5yZWNhbGxlZF9jb3VudBgBIAEoDRIrCgdyZXN1bHRzGAIgAygLMhouc2VuZGJhdGNoLnYxLlJlY2FsbFJlc3VsdCKHAQoMUmVjYWxsUmVzdWx0EhMKC21lc3NhZ2Vfc2VxGAEgASgEEhIKCm1lc3NhZ2VfaWQYAiABKAQSFQoNY2xpZW50X21zZ19ubxgDIAEoCRIRCgl1bmNoYW5nZWQYBCABKAgSJAoFZXJyb3IYBSABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbCLCAQoSRWRpdE1lc3NhZ2VSZXF1ZXN0EhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhMKC21lc3NhZ2Vfc2VxGAMgASgEEg8KB3BheWxvYWQYBCABKAwSHgoRZXhwZWN0ZWRfcmV2aXNpb24YBSABKA1IAIgBARILCgN1aWQYBiABKAlCFAoSX2V4cGVjdGVkX3JldmlzaW9uIlAKE0VkaXRNZXNzYWdlUmVzcG9uc2USJgoHbWVzc2FnZRgBIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlEhEKCXVuY2hhbmdlZBgCIAEoCCKlAQoNQ2hhbm5lbEN1cnNvchISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglhZnRlcl9zZXEYAyABKAQSEAoIZnJvbV9ub3cYBCABKAgSGQoMYWZ0ZXJfY2hhbmdlGAUgASgESACIAQFCDwoNX2FmdGVyX2NoYW5nZSJyChBTdWJzY3JpYmVSZXF1ZXN0Ei0KCGNoYW5uZWxzGAEgAygLMhsuc2VuZGJhdGNoLnYxLkNoYW5uZWxDdXJzb3ISCwoDdWlkGAIgASgJEhIKCmFsbF9vZl91aWQYAyABKAgSDgoGcmVzdW1lGAQgASgIImEKCENhdWdodFVwEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEInMKDk1lc3NhZ2VDaGFuZ2VkEhEKCWNoYW5nZV9ubxgBIAEoBBImCgRraW5kGAIgASgOMhguc2VuZGJhdGNoLnYxLkNoYW5nZUtpbmQSJgoHbWVzc2FnZRgDIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlIg0KC0FsbENhdWdodFVwIgsKCUhlYXJ0YmVhdCKbAgoRU3Vic2NyaWJlUmVzcG9uc2USKAoHbWVzc2FnZRgBIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlSAASKwoJY2F1Z2h0X3VwGAIgASgLMhYuc2VuZGJhdGNoLnYxLkNhdWdodFVwSAASLAoJaGVhcnRiZWF0GAMgASgLMhcuc2VuZGJhdGNoLnYxLkhlYXJ0YmVhdEgAEjIKDWFsbF9jYXVnaHRfdXAYBCABKAsyGS5zZW5kYmF0Y2gudjEuQWxsQ2F1Z2h0VXBIABIvCgdjaGFuZ2VkGAUgASgLMhwuc2VuZGJhdGNoLnYxLk1lc3NhZ2VDaGFuZ2VkSAASEwoLbGFzdF9jaGFuZ2UYBiABKARCBwoFZnJhbWUiTgoYTGlzdENvbnZlcnNhdGlvbnNSZXF1ZXN0EgsKA3VpZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKA0SEgoKcGFnZV90b2tlbhgDIAEoCSK6AQoMQ29udmVyc2F0aW9uEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDHVucmVhZF9jb3VudBgDIAEoDRIQCghyZWFkX3NlcRgEIAEoBBIQCghsYXN0X3NlcRgFIAEoBBIrCgxsYXN0X21lc3NhZ2UYBiABKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZSJnChlMaXN0Q29udmVyc2F0aW9uc1Jlc3BvbnNlEjEKDWNvbnZlcnNhdGlvbnMYASADKAsyGi5zZW5kYmF0Y2gudjEuQ29udmVyc2F0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJ1Cg9NYXJrUmVhZFJlcXVlc3QSCwoDdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCHJlYWRfc2VxGAQgASgEIhIKEE1hcmtSZWFkUmVzcG9uc2UitwEKGFN5bmNDb252ZXJzYXRpb25zUmVxdWVzdBILCgN1aWQYASABKAkSDwoHdmVyc2lvbhgCIAEoBBIVCg1sYXN0X21zZ19zZXFzGAMgASgJEhEKCW1zZ19jb3VudBgEIAEoDRITCgtvbmx5X3VucmVhZBgFIAEoDRIdChVleGNsdWRlX2NoYW5uZWxfdHlwZXMYBiADKA0SDAoEcGFnZRgHIAEoDRIRCglwYWdlX3NpemUYCCABKA0ioAIKEkxlZ2FjeUNvbnZlcnNhdGlvbhISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIOCgZ1bnJlYWQYAyABKA0SEQoJdGltZXN0YW1wGAQgASgDEhQKDGxhc3RfbXNnX3NlcRgFIAEoBBIaChJsYXN0X2NsaWVudF9tc2dfbm8YBiABKAkSFgoOb2Zmc2V0X21zZ19zZXEYByABKAQSGQoRcmVhZGVkX3RvX21zZ19zZXEYCCABKAQSDwoHdmVyc2lvbhgJIAEoBBIsCgdyZWNlbnRzGAogAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UiVAoZU3luY0NvbnZlcnNhdGlvbnNSZXNwb25zZRI3Cg1jb252ZXJzYXRpb25zGAEgAygLMiAuc2VuZGJhdGNoLnYxLkxlZ2FjeUNvbnZlcnNhdGlvbiJGChNTeW5jQ29tbWFuZHNSZXF1ZXN0EgsKA3VpZBgBIAEoCRITCgttZXNzYWdlX3NlcRgCIAEoBBINCgVsaW1pdBgDIAEoDSJTChRTeW5jQ29tbWFuZHNSZXNwb25zZRItCghtZXNzYWdlcxgBIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlEgwKBG1vcmUYAiABKAgiOwoSQWNrQ29tbWFuZHNSZXF1ZXN0EgsKA3VpZBgBIAEoCRIYChBsYXN0X21lc3NhZ2Vfc2VxGAIgASgEIhUKE0Fja0NvbW1hbmRzUmVzcG9uc2UiMAoPR2V0Um91dGVSZXF1ZXN0EgsKA3VpZBgBIAEoCRIQCghpbnRyYW5ldBgCIAEoDSJHChBHZXRSb3V0ZVJlc3BvbnNlEhAKCHRjcF9hZGRyGAEgASgJEg8KB3dzX2FkZHIYAiABKAkSEAoId3NzX2FkZHIYAyABKAkiFgoUR2V0U2VydmVySW5mb1JlcXVlc3Qi+QMKBkxpbWl0cxIWCg5iYXRjaF9tZXNzYWdlcxgBIAEoDRIeChZiYXRjaF9tZXNzYWdlc19hZHZpc2VkGAIgASgNEhYKDmJhdGNoX2NoYW5uZWxzGAMgASgNEh0KFWJyb2FkY2FzdF9zdWJzY3JpYmVycxgEIAEoDRIbChNtZXNzYWdlX3N1YnNjcmliZXJzGAUgASgNEhUKDXBheWxvYWRfYnl0ZXMYBiABKA0SFQoNcmVxdWVzdF9ieXRlcxgHIAEoDRIVCg1wYWdlX21lc3NhZ2VzGAggASgNEhAKCGlkX2J5dGVzGAkgASgNEhsKE2NsaWVudF9tc2dfbm9fYnl0ZXMYCiABKA0SGAoQcmVxdWVzdF9pZF9ieXRlcxgLIAEoDRIyCg9yZXF1ZXN0X3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGgoSc3Vic2NyaWJlX2NoYW5uZWxzGA0gASgNEhMKC2xpc3RfY2hhbmdlGA4gASgNEhYKDnRlbXBsYXRlX2J5dGVzGA8gASgNEhIKCnBhZ2VfYnl0ZXMYECABKA0SFwoPc3VibWl0X21lc3NhZ2VzGBEgASgNEhQKDHN1Ym1pdF9ieXRlcxgSIAEoDRIVCg1zY2hlZHVsZV9kYXlzGBMgASgNIk4KFUdldFNlcnZlckluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEiQKBmxpbWl0cxgCIAEoCzIULnNlbmRiYXRjaC52MS5MaW1pdHMqVgoIU2VuZE1vZGUSGQoVU0VORF9NT0RFX1VOU1BFQ0lGSUVEEAASGQoVU0VORF9NT0RFX0JFU1RfRUZGT1JUEAESFAoQU0VORF9NT0RFX0FUT01JQxACKlsKCkNoYW5nZUtpbmQSGwoXQ0hBTkdFX0tJTkRfVU5TUEVDSUZJRUQQABIWChJDSEFOR0VfS0lORF9FRElURUQQARIYChRDSEFOR0VfS0lORF9SRUNBTExFRBACMuMMCg5NZXNzYWdlU2VydmljZRJRCglTZW5kQmF0Y2gSHi5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVxdWVzdBofLnNlbmRiYXRjaC52MS5TZW5kQmF0Y2hSZXNwb25zZSIDkAIAEkIKBFNlbmQSGS5zZW5kYmF0Y2gudjEuU2VuZFJlcXVlc3QaGi5zZW5kYmF0Y2gudjEuU2VuZFJlc3BvbnNlIgOQAgASUQoJQnJvYWRjYXN0Eh4uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuQnJvYWRjYXN0UmVzcG9uc2UiA5ACABJaCgxMaXN0TWVzc2FnZXMSIS5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5MaXN0TWVzc2FnZXNSZXNwb25zZSIDkAIBEloKDFN5bmNNZXNzYWdlcxIhLnNlbmRiYXRjaC52MS5TeW5jTWVzc2FnZXNSZXF1ZXN0GiIuc2VuZGJhdGNoLnYxLlN5bmNNZXNzYWdlc1Jlc3BvbnNlIgOQAgESVwoLR2V0TWVzc2FnZXMSIC5zZW5kYmF0Y2gudjEuR2V0TWVzc2FnZXNSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVzcG9uc2UiA5ACARJUCgpHZXRNZXNzYWdlEh8uc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VSZXNwb25zZSIDkAIBEmYKEEdldE1heE1lc3NhZ2VTZXESJS5zZW5kYmF0Y2gudjEuR2V0TWF4TWVzc2FnZVNlcVJlcXVlc3QaJi5zZW5kYmF0Y2gudjEuR2V0TWF4TWVzc2FnZVNlcVJlc3BvbnNlIgOQAgESYAoOUmVjYWxsTWVzc2FnZXMSIy5zZW5kYmF0Y2gudjEuUmVjYWxsTWVzc2FnZXNSZXF1ZXN0GiQuc2VuZGJhdGNoLnYxLlJlY2FsbE1lc3NhZ2VzUmVzcG9uc2UiA5ACAhJXCgtFZGl0TWVzc2FnZRIgLnNlbmRiYXRjaC52MS5FZGl0TWVzc2FnZVJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuRWRpdE1lc3NhZ2VSZXNwb25zZSIDkAICElMKCVN1YnNjcmliZRIeLnNlbmRiYXRjaC52MS5TdWJzY3JpYmVSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLlN1YnNjcmliZVJlc3BvbnNlIgOQAgEwARJpChFMaXN0Q29udmVyc2F0aW9ucxImLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIDkAIBEk4KCE1hcmtSZWFkEh0uc2VuZGJhdGNoLnYxLk1hcmtSZWFkUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5NYXJrUmVhZFJlc3BvbnNlIgOQAgISaQoRU3luY0NvbnZlcnNhdGlvbnMSJi5zZW5kYmF0Y2gudjEuU3luY0NvbnZlcnNhdGlvbnNSZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN5bmNDb252ZXJzYXRpb25zUmVzcG9uc2UiA5ACARJaCgxTeW5jQ29tbWFuZHMSIS5zZW5kYmF0Y2gudjEuU3luY0NvbW1hbmRzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jQ29tbWFuZHNSZXNwb25zZSIDkAICElcKC0Fja0NvbW1hbmRzEiAuc2VuZGJhdGNoLnYxLkFja0NvbW1hbmRzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1Jlc3BvbnNlIgOQAgISTgoIR2V0Um91dGUSHS5zZW5kYmF0Y2gudjEuR2V0Um91dGVSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLkdldFJvdXRlUmVzcG9uc2UiA5ACARJdCg1HZXRTZXJ2ZXJJbmZvEiIuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXF1ZXN0GiMuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXNwb25zZSIDkAIBQmoKEGRldi5zZW5kYmF0Y2gudjFQAVomc2VuZGJhdGNoL2dlbi9zZW5kYmF0Y2gvdjE7c2VuZGJhdGNodjGqAgxTZW5kYmF0Y2guVjHKAgxTZW5kYmF0Y2hcVjHqAg1TZW5kYmF0Y2g6OlYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_template_service]);
 
 /**
  * A condition on a channel: its last sequence before this batch (optimistic concurrency).
@@ -728,6 +728,13 @@ export type LegacyMessage = Message<"sendbatch.v1.LegacyMessage"> & {
    * @generated from field: string stream_no = 13;
    */
   streamNo: string;
+
+  /**
+   * Set when the message was edited or recalled. Legacy clients do not know the field.
+   *
+   * @generated from field: optional sendbatch.v1.MessageState state = 14;
+   */
+  state?: MessageState | undefined;
 };
 
 /**
@@ -1007,6 +1014,228 @@ export const GetMaxMessageSeqResponseSchema: GenMessage<GetMaxMessageSeqResponse
   messageDesc(file_sendbatch_v1_message_service, 19);
 
 /**
+ * The messages to recall.
+ *
+ * @generated from message sendbatch.v1.RecallMessagesRequest
+ */
+export type RecallMessagesRequest = Message<"sendbatch.v1.RecallMessagesRequest"> & {
+  /**
+   * The channel's id; for a person channel the two uids joined with `@`, or the other uid when
+   * `uid` or the user's own credential says which side recalls.
+   *
+   * @generated from field: string channel_id = 1;
+   */
+  channelId: string;
+
+  /**
+   * The channel's type, 1 to 12.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
+   */
+  channelType: ChannelType;
+
+  /**
+   * Sequences. With `message_ids` and `client_msg_nos` at most 1,000.
+   *
+   * @generated from field: repeated uint64 message_seqs = 3;
+   */
+  messageSeqs: bigint[];
+
+  /**
+   * Ids.
+   *
+   * @generated from field: repeated uint64 message_ids = 4;
+   */
+  messageIds: bigint[];
+
+  /**
+   * Keys, searched among the channel's last 10,000 messages.
+   *
+   * @generated from field: repeated string client_msg_nos = 5;
+   */
+  clientMsgNos: string[];
+
+  /**
+   * The user for whom a service recalls, at most 256 bytes: only messages from this uid are
+   * recalled, and `recalled_by` names it. A user may only name itself.
+   *
+   * @generated from field: string uid = 6;
+   */
+  uid: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.RecallMessagesRequest.
+ * Use `create(RecallMessagesRequestSchema)` to create a new message.
+ */
+export const RecallMessagesRequestSchema: GenMessage<RecallMessagesRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 20);
+
+/**
+ * What became of each message of a recall.
+ *
+ * @generated from message sendbatch.v1.RecallMessagesResponse
+ */
+export type RecallMessagesResponse = Message<"sendbatch.v1.RecallMessagesResponse"> & {
+  /**
+   * Messages recalled by this call.
+   *
+   * @generated from field: uint32 recalled_count = 1;
+   */
+  recalledCount: number;
+
+  /**
+   * One result per `message_seqs`, then `message_ids`, then `client_msg_nos`, in their order.
+   *
+   * @generated from field: repeated sendbatch.v1.RecallResult results = 2;
+   */
+  results: RecallResult[];
+};
+
+/**
+ * Describes the message sendbatch.v1.RecallMessagesResponse.
+ * Use `create(RecallMessagesResponseSchema)` to create a new message.
+ */
+export const RecallMessagesResponseSchema: GenMessage<RecallMessagesResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 21);
+
+/**
+ * The outcome for one number or key.
+ *
+ * @generated from message sendbatch.v1.RecallResult
+ */
+export type RecallResult = Message<"sendbatch.v1.RecallResult"> & {
+  /**
+   * The message's sequence; as requested when the message was not found by a sequence.
+   *
+   * @generated from field: uint64 message_seq = 1;
+   */
+  messageSeq: bigint;
+
+  /**
+   * The message's id; as requested when the message was not found by an id.
+   *
+   * @generated from field: uint64 message_id = 2;
+   */
+  messageId: bigint;
+
+  /**
+   * The message's key; as requested when the message was not found by a key.
+   *
+   * @generated from field: string client_msg_no = 3;
+   */
+  clientMsgNo: string;
+
+  /**
+   * The message had been recalled before, by an earlier call or an earlier entry of this one.
+   *
+   * @generated from field: bool unchanged = 4;
+   */
+  unchanged: boolean;
+
+  /**
+   * Why the message was not recalled: `MESSAGE_NOT_FOUND`, `SENDER_NOT_YOURS` or
+   * `RECALL_WINDOW_OVER`. Unset: it is recalled.
+   *
+   * @generated from field: sendbatch.v1.Refusal error = 5;
+   */
+  error?: Refusal | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.RecallResult.
+ * Use `create(RecallResultSchema)` to create a new message.
+ */
+export const RecallResultSchema: GenMessage<RecallResult> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 22);
+
+/**
+ * The message to edit, and its new content.
+ *
+ * @generated from message sendbatch.v1.EditMessageRequest
+ */
+export type EditMessageRequest = Message<"sendbatch.v1.EditMessageRequest"> & {
+  /**
+   * The channel's id, as in RecallMessagesRequest.
+   *
+   * @generated from field: string channel_id = 1;
+   */
+  channelId: string;
+
+  /**
+   * The channel's type, 1 to 12.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
+   */
+  channelType: ChannelType;
+
+  /**
+   * The message's sequence.
+   *
+   * @generated from field: uint64 message_seq = 3;
+   */
+  messageSeq: bigint;
+
+  /**
+   * The new content, 1 to 65,536 bytes. Base64 in JSON.
+   *
+   * @generated from field: bytes payload = 4;
+   */
+  payload: Uint8Array;
+
+  /**
+   * The revision that the message must have; 0 = never edited. Otherwise ABORTED
+   * (`REVISION_MISMATCH`). Unset: any, the last edit wins.
+   *
+   * @generated from field: optional uint32 expected_revision = 5;
+   */
+  expectedRevision?: number | undefined;
+
+  /**
+   * The user for whom a service edits, at most 256 bytes: only a message from this uid is edited. A
+   * user may only name itself.
+   *
+   * @generated from field: string uid = 6;
+   */
+  uid: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.EditMessageRequest.
+ * Use `create(EditMessageRequestSchema)` to create a new message.
+ */
+export const EditMessageRequestSchema: GenMessage<EditMessageRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 23);
+
+/**
+ * The message as it is after the edit.
+ *
+ * @generated from message sendbatch.v1.EditMessageResponse
+ */
+export type EditMessageResponse = Message<"sendbatch.v1.EditMessageResponse"> & {
+  /**
+   * The message.
+   *
+   * @generated from field: sendbatch.v1.Message message = 1;
+   */
+  message?: Message$1 | undefined;
+
+  /**
+   * The stored content was the same: no revision was added.
+   *
+   * @generated from field: bool unchanged = 2;
+   */
+  unchanged: boolean;
+};
+
+/**
+ * Describes the message sendbatch.v1.EditMessageResponse.
+ * Use `create(EditMessageResponseSchema)` to create a new message.
+ */
+export const EditMessageResponseSchema: GenMessage<EditMessageResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 24);
+
+/**
  * A channel, and the position to start from.
  *
  * @generated from message sendbatch.v1.ChannelCursor
@@ -1039,6 +1268,14 @@ export type ChannelCursor = Message<"sendbatch.v1.ChannelCursor"> & {
    * @generated from field: bool from_now = 4;
    */
   fromNow: boolean;
+
+  /**
+   * The last change already received, as `last_change` of a frame says; 0 = all kept changes. Unset:
+   * changes from now on; messages come in their present state.
+   *
+   * @generated from field: optional uint64 after_change = 5;
+   */
+  afterChange?: bigint | undefined;
 };
 
 /**
@@ -1046,7 +1283,7 @@ export type ChannelCursor = Message<"sendbatch.v1.ChannelCursor"> & {
  * Use `create(ChannelCursorSchema)` to create a new message.
  */
 export const ChannelCursorSchema: GenMessage<ChannelCursor> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 20);
+  messageDesc(file_sendbatch_v1_message_service, 25);
 
 /**
  * The channels to tail.
@@ -1098,7 +1335,7 @@ export type SubscribeRequest = Message<"sendbatch.v1.SubscribeRequest"> & {
  * Use `create(SubscribeRequestSchema)` to create a new message.
  */
 export const SubscribeRequestSchema: GenMessage<SubscribeRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 21);
+  messageDesc(file_sendbatch_v1_message_service, 26);
 
 /**
  * All stored messages of a channel have been sent.
@@ -1133,7 +1370,43 @@ export type CaughtUp = Message<"sendbatch.v1.CaughtUp"> & {
  * Use `create(CaughtUpSchema)` to create a new message.
  */
 export const CaughtUpSchema: GenMessage<CaughtUp> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 22);
+  messageDesc(file_sendbatch_v1_message_service, 27);
+
+/**
+ * A message was edited or recalled.
+ *
+ * @generated from message sendbatch.v1.MessageChanged
+ */
+export type MessageChanged = Message<"sendbatch.v1.MessageChanged"> & {
+  /**
+   * The position among the channel's changes: from 1, +1 each, without gaps.
+   *
+   * @generated from field: uint64 change_no = 1;
+   */
+  changeNo: bigint;
+
+  /**
+   * What was done.
+   *
+   * @generated from field: sendbatch.v1.ChangeKind kind = 2;
+   */
+  kind: ChangeKind;
+
+  /**
+   * The message as it is now, which may be after a later change. To a reader that could not read a
+   * recalled message only its sequence and state are sent.
+   *
+   * @generated from field: sendbatch.v1.Message message = 3;
+   */
+  message?: Message$1 | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.MessageChanged.
+ * Use `create(MessageChangedSchema)` to create a new message.
+ */
+export const MessageChangedSchema: GenMessage<MessageChanged> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 28);
 
 /**
  * Sent once with `all_of_uid`: every channel that the user was in at the start has been reported by
@@ -1149,7 +1422,7 @@ export type AllCaughtUp = Message<"sendbatch.v1.AllCaughtUp"> & {
  * Use `create(AllCaughtUpSchema)` to create a new message.
  */
 export const AllCaughtUpSchema: GenMessage<AllCaughtUp> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 23);
+  messageDesc(file_sendbatch_v1_message_service, 29);
 
 /**
  * The stream is alive.
@@ -1164,7 +1437,7 @@ export type Heartbeat = Message<"sendbatch.v1.Heartbeat"> & {
  * Use `create(HeartbeatSchema)` to create a new message.
  */
 export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 24);
+  messageDesc(file_sendbatch_v1_message_service, 30);
 
 /**
  * One frame of the stream.
@@ -1209,7 +1482,23 @@ export type SubscribeResponse = Message<"sendbatch.v1.SubscribeResponse"> & {
      */
     value: AllCaughtUp;
     case: "allCaughtUp";
+  } | {
+    /**
+     * A message of a followed channel was edited or recalled.
+     *
+     * @generated from field: sendbatch.v1.MessageChanged changed = 5;
+     */
+    value: MessageChanged;
+    case: "changed";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * With a message, `caught_up` and `changed`: the last change of the frame's channel that the stream
+   * has sent, or the last one at its start. It is the `after_change` to resume with.
+   *
+   * @generated from field: uint64 last_change = 6;
+   */
+  lastChange: bigint;
 };
 
 /**
@@ -1217,7 +1506,7 @@ export type SubscribeResponse = Message<"sendbatch.v1.SubscribeResponse"> & {
  * Use `create(SubscribeResponseSchema)` to create a new message.
  */
 export const SubscribeResponseSchema: GenMessage<SubscribeResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 25);
+  messageDesc(file_sendbatch_v1_message_service, 31);
 
 /**
  * The user whose conversations to list.
@@ -1252,7 +1541,7 @@ export type ListConversationsRequest = Message<"sendbatch.v1.ListConversationsRe
  * Use `create(ListConversationsRequestSchema)` to create a new message.
  */
 export const ListConversationsRequestSchema: GenMessage<ListConversationsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 26);
+  messageDesc(file_sendbatch_v1_message_service, 32);
 
 /**
  * A channel that a user is in.
@@ -1310,7 +1599,7 @@ export type Conversation = Message<"sendbatch.v1.Conversation"> & {
  * Use `create(ConversationSchema)` to create a new message.
  */
 export const ConversationSchema: GenMessage<Conversation> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 27);
+  messageDesc(file_sendbatch_v1_message_service, 33);
 
 /**
  * A page of conversations.
@@ -1338,7 +1627,7 @@ export type ListConversationsResponse = Message<"sendbatch.v1.ListConversationsR
  * Use `create(ListConversationsResponseSchema)` to create a new message.
  */
 export const ListConversationsResponseSchema: GenMessage<ListConversationsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 28);
+  messageDesc(file_sendbatch_v1_message_service, 34);
 
 /**
  * The position up to which a user has read.
@@ -1380,7 +1669,7 @@ export type MarkReadRequest = Message<"sendbatch.v1.MarkReadRequest"> & {
  * Use `create(MarkReadRequestSchema)` to create a new message.
  */
 export const MarkReadRequestSchema: GenMessage<MarkReadRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 29);
+  messageDesc(file_sendbatch_v1_message_service, 35);
 
 /**
  * Empty. JSON: `{"status": 200}`.
@@ -1395,7 +1684,7 @@ export type MarkReadResponse = Message<"sendbatch.v1.MarkReadResponse"> & {
  * Use `create(MarkReadResponseSchema)` to create a new message.
  */
 export const MarkReadResponseSchema: GenMessage<MarkReadResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 30);
+  messageDesc(file_sendbatch_v1_message_service, 36);
 
 /**
  * The user whose conversations to list, and what the client already has.
@@ -1467,7 +1756,7 @@ export type SyncConversationsRequest = Message<"sendbatch.v1.SyncConversationsRe
  * Use `create(SyncConversationsRequestSchema)` to create a new message.
  */
 export const SyncConversationsRequestSchema: GenMessage<SyncConversationsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 31);
+  messageDesc(file_sendbatch_v1_message_service, 37);
 
 /**
  * A conversation in the legacy shape.
@@ -1552,7 +1841,7 @@ export type LegacyConversation = Message<"sendbatch.v1.LegacyConversation"> & {
  * Use `create(LegacyConversationSchema)` to create a new message.
  */
 export const LegacyConversationSchema: GenMessage<LegacyConversation> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 32);
+  messageDesc(file_sendbatch_v1_message_service, 38);
 
 /**
  * The conversations.
@@ -1573,7 +1862,7 @@ export type SyncConversationsResponse = Message<"sendbatch.v1.SyncConversationsR
  * Use `create(SyncConversationsResponseSchema)` to create a new message.
  */
 export const SyncConversationsResponseSchema: GenMessage<SyncConversationsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 33);
+  messageDesc(file_sendbatch_v1_message_service, 39);
 
 /**
  * The user whose commands to return.
@@ -1608,7 +1897,7 @@ export type SyncCommandsRequest = Message<"sendbatch.v1.SyncCommandsRequest"> & 
  * Use `create(SyncCommandsRequestSchema)` to create a new message.
  */
 export const SyncCommandsRequestSchema: GenMessage<SyncCommandsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 34);
+  messageDesc(file_sendbatch_v1_message_service, 40);
 
 /**
  * The commands.
@@ -1636,7 +1925,7 @@ export type SyncCommandsResponse = Message<"sendbatch.v1.SyncCommandsResponse"> 
  * Use `create(SyncCommandsResponseSchema)` to create a new message.
  */
 export const SyncCommandsResponseSchema: GenMessage<SyncCommandsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 35);
+  messageDesc(file_sendbatch_v1_message_service, 41);
 
 /**
  * The commands to acknowledge.
@@ -1664,7 +1953,7 @@ export type AckCommandsRequest = Message<"sendbatch.v1.AckCommandsRequest"> & {
  * Use `create(AckCommandsRequestSchema)` to create a new message.
  */
 export const AckCommandsRequestSchema: GenMessage<AckCommandsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 36);
+  messageDesc(file_sendbatch_v1_message_service, 42);
 
 /**
  * Empty. JSON: `{"status": 200}`.
@@ -1679,7 +1968,7 @@ export type AckCommandsResponse = Message<"sendbatch.v1.AckCommandsResponse"> & 
  * Use `create(AckCommandsResponseSchema)` to create a new message.
  */
 export const AckCommandsResponseSchema: GenMessage<AckCommandsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 37);
+  messageDesc(file_sendbatch_v1_message_service, 43);
 
 /**
  * The user to route. The request changes nothing in the answer.
@@ -1707,7 +1996,7 @@ export type GetRouteRequest = Message<"sendbatch.v1.GetRouteRequest"> & {
  * Use `create(GetRouteRequestSchema)` to create a new message.
  */
 export const GetRouteRequestSchema: GenMessage<GetRouteRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 38);
+  messageDesc(file_sendbatch_v1_message_service, 44);
 
 /**
  * The addresses, all empty.
@@ -1742,7 +2031,7 @@ export type GetRouteResponse = Message<"sendbatch.v1.GetRouteResponse"> & {
  * Use `create(GetRouteResponseSchema)` to create a new message.
  */
 export const GetRouteResponseSchema: GenMessage<GetRouteResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 39);
+  messageDesc(file_sendbatch_v1_message_service, 45);
 
 /**
  * Empty.
@@ -1757,7 +2046,7 @@ export type GetServerInfoRequest = Message<"sendbatch.v1.GetServerInfoRequest"> 
  * Use `create(GetServerInfoRequestSchema)` to create a new message.
  */
 export const GetServerInfoRequestSchema: GenMessage<GetServerInfoRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 40);
+  messageDesc(file_sendbatch_v1_message_service, 46);
 
 /**
  * The limits that this server enforces. Each is also in the error that exceeding it causes.
@@ -1904,7 +2193,7 @@ export type Limits = Message<"sendbatch.v1.Limits"> & {
  * Use `create(LimitsSchema)` to create a new message.
  */
 export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 41);
+  messageDesc(file_sendbatch_v1_message_service, 47);
 
 /**
  * The server's version and limits.
@@ -1932,7 +2221,7 @@ export type GetServerInfoResponse = Message<"sendbatch.v1.GetServerInfoResponse"
  * Use `create(GetServerInfoResponseSchema)` to create a new message.
  */
 export const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 42);
+  messageDesc(file_sendbatch_v1_message_service, 48);
 
 /**
  * The effect of a refused message on its batch.
@@ -1977,6 +2266,47 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
   enumDesc(file_sendbatch_v1_message_service, 0);
 
 /**
+ * What was done to a message.
+ *
+ * @generated from enum sendbatch.v1.ChangeKind
+ */
+export const ChangeKind = {
+  /**
+   * Not used.
+   *
+   * @generated from enum value: CHANGE_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Its content was replaced.
+   *
+   * @generated from enum value: CHANGE_KIND_EDITED = 1;
+   */
+  EDITED: 1,
+
+  /**
+   * It was taken back.
+   *
+   * @generated from enum value: CHANGE_KIND_RECALLED = 2;
+   */
+  RECALLED: 2,
+} as const;
+
+/**
+ * What was done to a message.
+ *
+ * @generated from enum sendbatch.v1.ChangeKind
+ */
+export type ChangeKind = (typeof ChangeKind)[keyof typeof ChangeKind] | UnknownEnum;
+
+/**
+ * Describes the enum sendbatch.v1.ChangeKind.
+ */
+export const ChangeKindSchema: GenEnum<ChangeKind> = /*@__PURE__*/
+  enumDesc(file_sendbatch_v1_message_service, 1);
+
+/**
  * Sends messages in batches, numbers them per channel, and reads them back.
  *
  * Errors are gRPC status codes with google.rpc details: one ErrorInfo (domain `sendbatch`, a stable
@@ -1991,7 +2321,7 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `BATCH_TOO_LARGE`, `PAYLOAD_TOO_LARGE` | INVALID_ARGUMENT | 413 | a limit of GetServerInfo is exceeded; metadata `limit`, `actual` |
  * | `CREDENTIAL_MISSING`, `CREDENTIAL_INVALID` | UNAUTHENTICATED | 401 | the call has no credential, or an unknown, expired or revoked one |
  * | `SCOPE_MISSING` | PERMISSION_DENIED | 403 | the credential lacks the scope of this RPC; metadata `scope` |
- * | `SENDER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not send as this `from_uid` |
+ * | `SENDER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not send as this `from_uid`, or not recall or edit its messages |
  * | `READER_NOT_YOURS` | PERMISSION_DENIED | 403 | the caller may not read as this uid |
  * | `NOT_SUBSCRIBER`, `IN_DENYLIST`, `NOT_IN_ALLOWLIST`, `NOT_ALLOWED`, `CHANNEL_BANNED`, `CHANNEL_DISBANDED`, `SENDER_BANNED` | PERMISSION_DENIED | 403 | the channel's rules forbid it; metadata `reason_code` is the legacy number, `receivers` the uids whose lists reject a command |
  * | `SEQ_EXPIRED` | OUT_OF_RANGE | 400 | the cursor is before the first kept message; metadata `first_seq` |
@@ -1999,6 +2329,10 @@ export const SendModeSchema: GenEnum<SendMode> = /*@__PURE__*/
  * | `TOO_MANY_CHANNELS` | FAILED_PRECONDITION | 400 | the user is in more channels than `all_of_uid` follows; metadata `limit` |
  * | `TEMPLATE_FAILED` | INVALID_ARGUMENT | 400 | the template cannot be rendered; metadata `missing` names missing variables |
  * | `CHANNEL_NOT_EXIST`, `RULE_NOT_FOUND`, `TEMPLATE_NOT_FOUND`, `BATCH_NOT_FOUND`, `WEBHOOK_NOT_FOUND` | NOT_FOUND | 404 | the object does not exist. For a channel only callers with the scope `admin` get this; others get `NOT_SUBSCRIBER` |
+ * | `MESSAGE_NOT_FOUND` | NOT_FOUND | 404 | the channel has no such message that the caller may recall or edit; it may have expired |
+ * | `MESSAGE_RECALLED` | FAILED_PRECONDITION | 400 | a recalled message cannot be edited |
+ * | `RECALL_WINDOW_OVER` | FAILED_PRECONDITION | 400 | the message is too old to be recalled or edited without the scope `admin`; metadata `window_seconds` |
+ * | `REVISION_MISMATCH` | ABORTED | 409 | `expected_revision` is not the message's revision; metadata `actual` |
  * | `CONTENT_REFUSED` | PERMISSION_DENIED | 403 | a moderation rule refused the content; metadata `rule_id` (0 = the moderation hook), or `limit_ms` when the rules took too long |
  * | `RATE_LIMITED` | RESOURCE_EXHAUSTED | 429 | a rate limit is exceeded; metadata `by`, `limit`, `seconds`; RetryInfo says when to retry. A retry of a stored message still succeeds as a duplicate |
  * | `READER_TOO_SLOW` | RESOURCE_EXHAUSTED | 429 | a subscriber accepted nothing for a minute; resume from the last `message_seq` received |
@@ -2157,17 +2491,55 @@ export const MessageService: GenService<{
     output: typeof GetMaxMessageSeqResponseSchema;
   },
   /**
+   * Takes back up to 1,000 messages of a channel: their content is erased for every reader.
+   *
+   * The messages keep their numbers, senders and keys, so that no sequence has a gap and a repeated
+   * send is still answered as a duplicate. History returns them with `state` RECALLED and without
+   * payload and subscribers; legacy pages leave them out. They no longer count as unread.
+   *
+   * A user recalls its own messages; a service those of the senders that its key allows. Both within
+   * the server's RECALL_WINDOW (24 hours by default); the scope `admin` has no limit of time. A
+   * disbanded or banned channel takes recalls.
+   *
+   * Returns one result per number or key of the request. A message that is already recalled is a
+   * success with `unchanged`, so a retry is safe. Commands (`sync_once`) cannot be recalled.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.RecallMessages
+   */
+  recallMessages: {
+    methodKind: "unary";
+    input: typeof RecallMessagesRequestSchema;
+    output: typeof RecallMessagesResponseSchema;
+  },
+  /**
+   * Replaces the content of a message. Its number, time, sender and key stay.
+   *
+   * The caller must be permitted to recall the message (see RecallMessages), and the sender to send
+   * to the channel now. The new content passes moderation and counts as one message of the rates. A
+   * content that equals the stored one changes nothing.
+   *
+   * A repeated send under the message's key is still compared with the content that was sent first.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.EditMessage
+   */
+  editMessage: {
+    methodKind: "unary";
+    input: typeof EditMessageRequestSchema;
+    output: typeof EditMessageResponseSchema;
+  },
+  /**
    * Tails channels live: the stored messages after each cursor, then new ones as they are stored.
    *
    * Each channel's messages come in order, without gaps and without duplicates. A stream that ends,
    * for whatever reason, is resumed by a new call with the last `message_seq` received per channel,
    * and with `resume` when it follows `all_of_uid`.
    *
-   * Frames: a message; `caught_up` once per channel, when all stored messages have been sent; a
-   * heartbeat after 15 seconds of silence. Messages with `no_persist` have `message_seq` 0 and
+   * Frames: a message; `changed` when one was edited or recalled, in the order of the channel's
+   * changes and after the message; `caught_up` once per channel, when all stored messages have been
+   * sent; a heartbeat after 15 seconds of silence. A change is kept as long as its message. Messages with `no_persist` have `message_seq` 0 and
    * reach only the readers connected at that moment.
    *
-   * Errors: OUT_OF_RANGE (`SEQ_EXPIRED`) when a cursor is before the first kept message.
+   * Errors: OUT_OF_RANGE (`SEQ_EXPIRED`) when a cursor is before the first kept message or change.
    * OUT_OF_RANGE (`SEQ_AHEAD`) when a cursor is above the channel's last sequence, also during a
    * stream, when the database was restored or failed over. RESOURCE_EXHAUSTED (`READER_TOO_SLOW`)
    * when the reader accepts nothing for a minute. PERMISSION_DENIED with the channel's reason when
@@ -2175,8 +2547,9 @@ export const MessageService: GenService<{
    * revoked.
    *
    * `GET /v1/channels/{channel_type}/{channel_id}/events` is the same for one channel as
-   * Server-Sent Events. `id` is the sequence, so EventSource resumes without further code. Query
-   * parameters: `after_seq`, `from_now`, `uid`, and `access_token` for clients that cannot set a
+   * Server-Sent Events. `id` is `<seq>.<change>`, the last sequence and the last change, so that
+   * EventSource resumes both without further code. Query parameters: `after_seq` (a sequence, or an
+   * `id`), `from_now`, `uid`, and `access_token` for clients that cannot set a
    * header.
    *
    * @generated from rpc sendbatch.v1.MessageService.Subscribe

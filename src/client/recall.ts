@@ -1,0 +1,42 @@
+import type { Client } from '@connectrpc/connect';
+import type { ChannelType } from '../../gen/client/sendbatch/v1/message_pb.ts';
+import type { MessageService, RecallResult } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
+import type { Retry } from './retry.ts';
+
+/** The channel whose messages are recalled. */
+export interface RecallChannel {
+  readonly channelType: ChannelType;
+  readonly channelId: string;
+}
+
+export interface RecallOptions {
+  /** The user for whom a service recalls: only messages from this uid. */
+  readonly uid?: string;
+  readonly signal?: AbortSignal;
+}
+
+/** Messages per call: the service's limit. */
+const perCall = 1000;
+
+/** Recalls any number of messages, in calls within the service's limit. */
+export async function recall(
+  rpc: Client<typeof MessageService>,
+  channel: RecallChannel,
+  { messageSeqs, uid = '', signal }: RecallOptions & { readonly messageSeqs: readonly bigint[] },
+  retry: Retry,
+): Promise<RecallResult[]> {
+  const results: RecallResult[] = [];
+  for (let start = 0; start < messageSeqs.length; start += perCall) {
+    const request = { ...channel, messageSeqs: messageSeqs.slice(start, start + perCall), uid };
+    const retries = retry.begin(signal);
+    for (let answer: RecallResult[] | undefined; answer === undefined; ) {
+      try {
+        answer = (await rpc.recallMessages(request, signal === undefined ? {} : { signal })).results;
+        results.push(...answer);
+      } catch (error) {
+        await retries.after(error);
+      }
+    }
+  }
+  return results;
+}
