@@ -20,7 +20,7 @@ type Json = any;
 /** Members whose values differ between runs: only presence and type are compared. */
 const volatile = new Set(
   ['message_id', 'message_idstr', 'timestamp', 'secret', 'previous_secret_until', 'duration_ms'].concat(
-    ['created', 'updated', 'flagged', 'ended', 'next'].map((what) => `${what}_at`),
+    ['created', 'updated', 'edited', 'flagged', 'ended', 'next'].map((what) => `${what}_at`),
   ),
 );
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;

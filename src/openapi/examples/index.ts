@@ -17,8 +17,8 @@ export const examples: readonly Example[] = [
   ...templates,
   ...sending,
   ...reading,
+  ...changes,
   ...moderation,
   ...batches,
   ...webhooks,
-  ...changes,
 ];
