@@ -117,7 +117,7 @@ export function startAdmissionController({ waitMs, onShed }: OverloadOptions): A
     const now = performance.now();
     if (refused > 0 && (now - refusedAt > quietMs || now - reportedAt > reportMs)) {
       const usualMs = Number.isFinite(rate.usualMs) ? rate.usualMs : waitMs;
-      onShed({ refused, share: refused / asked, waitMs: Math.round(lateMs + usualMs) });
+      onShed({ refused, share: Math.min(1, refused / asked), waitMs: Math.round(lateMs + usualMs) });
       reportedAt = now;
       refused = 0;
     }
