@@ -1,13 +1,7 @@
 import { sql } from 'kysely';
 import type { Db } from '../postgres/schema.ts';
+import { inPiece, type Piece } from './scan.sql.ts';
 import type { ChannelFacts } from './violations.ts';
-
-/** The largest channel key; 0 without channels. */
-export async function lastChannelKey(db: Db): Promise<number> {
-  const { rows } = await sql<{ last_key: number }>`
-    select coalesce(max(channel_key), 0) as last_key from sendbatch.channel`.execute(db);
-  return rows[0]?.last_key ?? 0;
-}
 
 interface FactsRow {
   readonly channel_key: number;
@@ -28,31 +22,7 @@ interface FactsRow {
 }
 
 /**
- * Runs work on a connection with more work_mem: with PostgreSQL's 4 MB a channel of a million
- * messages sorts on disk.
- */
-export async function withMemory<T>(db: Db, work: (connection: Db) => Promise<T>): Promise<T> {
-  return await db.connection().execute(async (connection) => {
-    await sql`set work_mem = '256MB'`.execute(connection);
-    try {
-      return await work(connection);
-    } finally {
-      await sql`reset work_mem`.execute(connection);
-    }
-  });
-}
-
-/** The last of the next `count` channels after a key; undefined when there are none. */
-export async function lastOfPiece(db: Db, afterKey: number, channels: number): Promise<number | undefined> {
-  const { rows } = await sql<{ last_key: number | null }>`
-    select max(channel_key) as last_key from (
-      select channel_key from sendbatch.channel where channel_key > ${afterKey} order by channel_key limit ${channels}
-    ) piece`.execute(db);
-  return rows[0]?.last_key ?? undefined;
-}
-
-/**
- * Examines the channels between two keys, the first exclusive.
+ * Examines channels exactly, in the order of their keys.
  *  1. One statement has one snapshot: a message sent meanwhile is seen with its head, or not at
  *     all.
  *  2. Numbers are returned as text: one that is too large must be a finding, not an error of the
@@ -60,11 +30,11 @@ export async function lastOfPiece(db: Db, afterKey: number, channels: number): P
  *  3. Once-only keys are compared as indexed and as sent: by a hash of both texts, which is many
  *     times faster than sorting them, and exactly where two hashes are equal.
  */
-export async function factsBetween(db: Db, afterKey: number, lastKey: number): Promise<ChannelFacts[]> {
+export async function factsOf(db: Db, channelKeys: readonly number[]): Promise<ChannelFacts[]> {
   const { rows } = await sql<FactsRow>`
     with piece as materialized (
       select channel_key, channel_type, sequence, channel_id from sendbatch.channel
-      where channel_key > ${afterKey} and channel_key <= ${lastKey}
+      where channel_key = any(${channelKeys}::bigint[])
     )
     select p.*, h.last_seq::text, coalesce(s.messages, 0)::text as swept, m.*, d.suspects::text
     from piece p
@@ -167,15 +137,19 @@ export async function doubleIds(db: Db, limit: number): Promise<DoubleId[]> {
   return rows;
 }
 
-/** Channel keys of messages or heads without a channel, with the number of messages. */
-export async function strayKeys(db: Db, limit: number): Promise<{ channelKey: string; messages: number }[]> {
+/** Channel keys of messages or heads of a piece without a channel, with the number of messages. */
+export async function strayKeys(
+  db: Db,
+  piece: Piece,
+  limit: number,
+): Promise<{ channelKey: string; messages: number }[]> {
   const { rows } = await sql<{ channel_key: string; messages: string }>`
     with stray as (
       select channel_key, count(*) as messages from sendbatch.message m
-      where not exists (select from sendbatch.channel c where c.channel_key = m.channel_key) group by channel_key
+      where ${inPiece(piece)} and not exists (select from sendbatch.channel c where c.channel_key = m.channel_key) group by channel_key
       union all
       select channel_key, 0 from sendbatch.channel_head h
-      where not exists (select from sendbatch.channel c where c.channel_key = h.channel_key)
+      where ${inPiece(piece)} and not exists (select from sendbatch.channel c where c.channel_key = h.channel_key)
     )
     select channel_key::text, sum(messages)::text as messages from stray group by channel_key order by stray.channel_key limit ${limit}`.execute(
     db,
@@ -183,12 +157,9 @@ export async function strayKeys(db: Db, limit: number): Promise<{ channelKey: st
   return rows.map((row) => ({ channelKey: row.channel_key, messages: Number(row.messages) }));
 }
 
-/**
- * The largest block of an id, and the last block drawn: if that is smaller, ids will be used again.
- */
-export async function blocks(db: Db, idsPerBlock: number): Promise<{ largest: number; given: number }> {
-  const { rows } = await sql<{ largest: string; given: string }>`
-    select coalesce((select max(message_id) from sendbatch.message where message_id <= 9007199254740991) / ${idsPerBlock}::bigint, 0)::text as largest,
-      (select case when is_called then last_value else 0 end from sendbatch.message_block)::text as given`.execute(db);
-  return { largest: Number(rows[0]?.largest ?? 0), given: Number(rows[0]?.given ?? 0) };
+/** The last block of ids that was drawn. */
+export async function lastBlock(db: Db): Promise<number> {
+  const { rows } = await sql<{ given: string }>`
+    select (case when is_called then last_value else 0 end)::text as given from sendbatch.message_block`.execute(db);
+  return Number(rows[0]?.given ?? 0);
 }

@@ -36,7 +36,10 @@ export interface ChannelViolation {
     | 'ID_OUT_OF_RANGE'
     | 'DOUBLE_ID'
     | 'CHANNEL_MISSING'
-    | 'IDS_AHEAD_OF_BLOCKS';
+    | 'IDS_AHEAD_OF_BLOCKS'
+    | 'ACKNOWLEDGED_LOST'
+    | 'ACKNOWLEDGED_MISNUMBERED'
+    | 'ACKNOWLEDGED_CHANGED';
   readonly channelType?: number;
   readonly channelId?: string;
   readonly sequence?: number;

@@ -75,7 +75,7 @@ export function prepareMessage(draft: Draft, clientMsgNo: string): PreparedMessa
   const flags = flagsOf(draft.header);
   const subscribers = draft.subscribers.length === 0 ? draft.subscribers : [...new Set(draft.subscribers)].sort();
   const channel = channelOf(draft, subscribers, flags);
-  const dedupeKey = hash('sha256', JSON.stringify([draft.fromUid, clientMsgNo]), 'binary').slice(0, 16);
+  const dedupeKey = dedupeKeyOf(draft.fromUid, clientMsgNo);
   return {
     channel,
     isToUids: draft.channelId === '',
@@ -106,6 +106,11 @@ export function changed(
     ...(flaggedBy === undefined ? {} : { flaggedBy }),
     ...change,
   };
+}
+
+/** The once-only key of a message within its channel: 16 bytes of a digest, as latin1. */
+export function dedupeKeyOf(fromUid: string, clientMsgNo: string): string {
+  return hash('sha256', JSON.stringify([fromUid, clientMsgNo]), 'binary').slice(0, 16);
 }
 
 /** Whether a message is numbered and stored. */

@@ -72,6 +72,8 @@ const packages: Readonly<Record<string, RegExp>> = {
 const pure = [
   'batches/batch.ts',
   'changes/change-rules.ts',
+  'integrity/journal-entry.ts',
+  'integrity/scan.ts',
   'integrity/violations.ts',
   'messages/append-plan.ts',
   'messages/caller.ts',

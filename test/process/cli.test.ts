@@ -296,6 +296,54 @@ describe('the command line', () => {
     await own.drop();
   });
 
+  test('verify --journal reports a lost message and counts the others, and names a file that it cannot read', async () => {
+    const own = await createDatabase();
+    const database = { DATABASE_URL: own.url };
+    const { key } = (
+      await query(
+        own.url,
+        `with made as (insert into sendbatch.channel (channel_type, sequence, channel_id) values (2, 0, 'room') returning channel_key),
+           head as (insert into sendbatch.channel_head (channel_key, last_seq) select channel_key, 1 from made)
+         insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, dedupe_key, flags, content_hash, from_uid, client_msg_no, payload)
+         select channel_key, 1, 4096, 0, md5('k')::uuid, 2, '', 'u', 'k', '' from made returning client_msg_no as key`,
+      )
+    )[0] as { key: string };
+    await query(own.url, `select setval('sendbatch.message_block', 1)`);
+    const entry = { channel_type: 2, channel_id: 'room', from_uid: 'u', client_msg_no: key };
+    const journal = join(folder, 'acknowledged.ndjson');
+    writeFileSync(
+      journal,
+      [
+        { ...entry, message_seq: 1, message_id: 4096 },
+        { ...entry, message_seq: 2, message_id: 4097, client_msg_no: 'lost' },
+      ]
+        .map((each) => `${JSON.stringify(each)}\n`)
+        .join(''),
+    );
+    const faulty = await runCommand(database, ['verify', '--journal', journal]);
+    assert.equal(faulty.code, 2, faulty.output);
+    assert.match(
+      faulty.output,
+      /^ACKNOWLEDGED_LOST\tgroup room: .*acknowledged.ndjson:2: seq 2, id 4097 of u with key "lost" was/,
+    );
+    assert.match(faulty.output, /1 messages, 2 acknowledged \(0 removed since, 0 without a number\), 1 faults/);
+    const [, summary] = (await runCommand(database, ['verify', '--json', '--journal', journal])).output
+      .trim()
+      .split('\n');
+    assert.equal(JSON.parse(summary ?? '').acknowledged, 2);
+    for (const [text, words] of [
+      ['{"run":"x","tally":{}}\n', /^sendbatch: .*acknowledged.ndjson:1: a progress file of `send`/],
+      [undefined, /^sendbatch: .*acknowledged.ndjson does not exist/],
+    ] as const) {
+      if (text === undefined) rmSync(journal);
+      else writeFileSync(journal, text);
+      const { code, output } = await runCommand(database, ['verify', '--journal', journal]);
+      assert.equal(code, 1);
+      assert.match(output, words);
+    }
+    await own.drop();
+  });
+
   test('an argument that cannot be parsed is answered with its syntax', async () => {
     for (const args of [
       ['send'],

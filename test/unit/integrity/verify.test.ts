@@ -1,9 +1,13 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import { randomOf } from '../../../bench/workload.ts';
+import { factsOf } from '../../../src/integrity/verify.sql.ts';
 import { verify } from '../../../src/integrity/verify.ts';
-import type { ChannelViolation } from '../../../src/integrity/violations.ts';
+import { type ChannelViolation, violationsOf } from '../../../src/integrity/violations.ts';
+import { openDatabase } from '../../../src/postgres/pool.ts';
 import { sweepExpired, sweepOld } from '../../../src/retention/sweep.sql.ts';
 import { createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
+import { seedOf } from '../../support/seed.ts';
 import { startService } from '../../support/service.ts';
 import { assertSound, query } from '../../support/verify.ts';
 
@@ -200,6 +204,100 @@ describe('verify names each violated promise of the store', () => {
     const [fault, ...more] = await faults();
     assert.deepEqual([fault?.kind, fault?.channelId, more], ['MESSAGES_MISSING', 'c', []]);
     assert.match(fault?.what ?? '', /^1 of 10 messages are missing: before seq 4 \(2 were swept/);
+  });
+});
+
+describe('the fast pass of verify', () => {
+  let sent: TestDatabase;
+  before(async () => {
+    sent = await createDatabase();
+    // Channels from empty to larger than a piece, with keys that are not dense.
+    await query(
+      sent.url,
+      `with made as (
+         insert into sendbatch.channel (channel_type, sequence, channel_id) select 2, 0, 'c' || n from generate_series(1, 12) n
+         returning channel_key, (array[0, 1, 2, 3, 5, 8, 13, 21, 34, 90, 140, 4])[substr(channel_id, 2)::int] as size
+       ), heads as (insert into sendbatch.channel_head (channel_key, last_seq) select channel_key, size from made)
+       insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, dedupe_key, flags, content_hash, from_uid, client_msg_no, payload)
+       select channel_key, n, channel_key * 4096 + n * 7, 0, md5(channel_key || ' ' || n)::uuid, 2, '', 'u', 'k' || n, ''
+       from made cross join generate_series(1, size) n`,
+    );
+    await query(sent.url, `select setval('sendbatch.message_block', 1000)`);
+    // Damage that constraints would refuse.
+    await query(sent.url, 'alter table sendbatch.message drop constraint message_pkey, drop constraint message_once');
+    await query(sent.url, 'create index on sendbatch.message (channel_key, message_seq)');
+  });
+  after(() => sent.drop());
+
+  test('the fast pass finds on random damage what the exact one finds, with one and with three connections', async (context) => {
+    const random = randomOf(seedOf(context));
+    const pick = (count: number) => Math.floor(random() * count);
+    const any = (count: number) => Array.from({ length: 1 + pick(count) });
+    const someChannel = () =>
+      `(select channel_key from sendbatch.channel order by channel_key offset ${pick(12)} limit 1)`;
+    const someMessage = () => {
+      const channel = someChannel();
+      return `channel_key = ${channel} and message_seq = (
+        select message_seq from sendbatch.message where channel_key = ${channel} order by message_seq offset ${pick(pick(2) === 0 ? 5 : 150)} limit 1)`;
+    };
+    const damages: (() => string)[] = [
+      () => `delete from sendbatch.message where ${someMessage()}`,
+      () => `update sendbatch.message set message_seq = message_seq + ${pick(5) - 2} where ${someMessage()}`,
+      () => `update sendbatch.message set message_seq = 9007199254740991 where ${someMessage()}`,
+      () => `update sendbatch.message set message_seq = -9007199254740995 where ${someMessage()}`,
+      () => `update sendbatch.message set message_id = message_id + ${pick(30) - 15} where ${someMessage()}`,
+      () => `update sendbatch.message set message_id = 9223372036854775807 where ${someMessage()}`,
+      () => `update sendbatch.message set client_msg_no = 'k${1 + pick(5)}' where ${someMessage()}`,
+      () => `update sendbatch.message m set dedupe_key = (
+               select dedupe_key from sendbatch.message o where o.channel_key = m.channel_key order by message_seq limit 1) where ${someMessage()}`,
+      () => `update sendbatch.message set channel_key = ${pick(30) - 5} where ${someMessage()}`,
+      () =>
+        `update sendbatch.channel_head set last_seq = last_seq + ${pick(5) - 2} where channel_key = ${someChannel()}`,
+      () => `update sendbatch.channel_head set last_seq = 4000000000000000000 where channel_key = ${someChannel()}`,
+      () => `delete from sendbatch.channel_head where channel_key = ${someChannel()}`,
+      () => `delete from sendbatch.channel where channel_key = ${someChannel()}`,
+      () =>
+        `insert into sendbatch.swept (channel_key, messages) values (${someChannel()}, ${pick(4)}) on conflict do nothing`,
+      () => 'update sendbatch.channel_head set last_seq = 0',
+    ];
+    for (let round = 0; round < 20; round++) {
+      const copy = await createDatabase({ copyOf: sent.url });
+      const done: string[] = [];
+      for (const _ of any(4)) {
+        const damage = damages[pick(damages.length)]?.() ?? '';
+        done.push(damage);
+        await query(copy.url, damage);
+      }
+      const db = openStore(copy.url);
+      const keys = await query(copy.url, 'select channel_key::text as key from sendbatch.channel');
+      const exact = (
+        await factsOf(
+          db,
+          keys.map(({ key }) => Number(key)),
+        )
+      ).flatMap(violationsOf);
+      await db.destroy();
+      const many = openDatabase({
+        connection: { url: copy.url },
+        poolSize: 3,
+        lockTimeoutMs: 60_000,
+        statementTimeoutMs: 0,
+        connectTimeoutMs: 60_000,
+        onConnectionError: () => {},
+      });
+      for (const [connections, pieceMessages] of [
+        [1, 50_000],
+        [3, 20],
+      ] as const) {
+        const found = await Array.fromAsync(verify(many, connections, pieceMessages));
+        const textOf = (faults: readonly ChannelViolation[]) => faults.map((fault) => JSON.stringify(fault)).sort();
+        const ofChannels = found.flatMap((step) => step.faults).filter((fault) => fault.channelId !== undefined);
+        assert.deepEqual(textOf(ofChannels), textOf(exact), done.join('\n'));
+        assert.equal(found.at(-1)?.channels, keys.length);
+      }
+      await many.destroy();
+      await copy.drop();
+    }
   });
 });
 

@@ -1,0 +1,229 @@
+import { type RawBuilder, sql } from 'kysely';
+import type { Db } from '../postgres/schema.ts';
+import { type HeadColumns, hashValues, int8Values, type MessageColumns, noHead } from './scan.ts';
+
+/**
+ * Runs work on several connections that all see the same snapshot, read-only: what is sent or swept
+ * meanwhile is seen by none of them. `work_mem` is raised, since PostgreSQL's 4 MB sort and hash on
+ * disk; compiling the statements (jit) takes longer than running them.
+ */
+export async function inOneSnapshot(
+  db: Db,
+  connections: number,
+  work: (connection: Db) => Promise<void>,
+): Promise<void> {
+  await inTransaction(db, undefined, async (first) => {
+    if (connections === 1) return await work(first);
+    const { rows } = await sql<{ id: string }>`select pg_export_snapshot() as id`.execute(first);
+    const others = Array.from({ length: connections - 1 }, () => inTransaction(db, rows[0]?.id, work));
+    // The snapshot lives as long as the first transaction: it waits for all, also after an error.
+    for (const end of await Promise.allSettled([work(first), ...others]))
+      if (end.status === 'rejected') throw end.reason;
+  });
+}
+
+async function inTransaction(
+  db: Db,
+  snapshot: string | undefined,
+  work: (connection: Db) => Promise<void>,
+): Promise<void> {
+  await db.connection().execute(async (connection) => {
+    await sql`begin isolation level repeatable read read only`.execute(connection);
+    try {
+      if (snapshot !== undefined) await sql`set transaction snapshot ${sql.lit(snapshot)}`.execute(connection);
+      await sql`
+        select set_config('work_mem', '256MB', true), set_config('jit', 'off', true),
+          set_config('idle_in_transaction_session_timeout', '0', true)`.execute(connection);
+      await work(connection);
+    } finally {
+      // Fails only with its connection.
+      await sql`rollback`.execute(connection).catch(() => {});
+    }
+  });
+}
+
+/** Number of messages by the heads, less those that were swept: an estimate if heads are wrong. */
+export async function countByHeads(db: Db): Promise<number> {
+  const { rows } = await sql<{ messages: number }>`
+    select greatest(0, coalesce((select sum(last_seq::float8) from sendbatch.channel_head), 0)
+      - coalesce((select sum(messages::float8) from sendbatch.swept), 0)) as messages`.execute(db);
+  return rows[0]?.messages ?? 0;
+}
+
+/** Channels between two keys that are scanned by one statement, or one channel that is split. */
+export interface Piece {
+  /** Exclusive. */
+  readonly afterKey: number;
+  /** Inclusive; undefined: no end. */
+  readonly lastKey: number | undefined;
+  readonly isLarge: boolean;
+}
+
+interface CutRow {
+  readonly last_key: number;
+  readonly is_large: boolean;
+}
+
+/**
+ * Cuts the next channels after a key into pieces of about `pieceMessages` messages by their heads.
+ * A channel with more than that is a piece of its own. Empty at the end.
+ */
+export async function cutPieces(
+  db: Db,
+  afterKey: number,
+  { channels, pieceMessages }: { readonly channels: number; readonly pieceMessages: number },
+): Promise<Piece[]> {
+  const { rows } = await sql<CutRow>`
+    with sized as (
+      select c.channel_key, greatest(0, coalesce(h.last_seq, 0)::float8 - coalesce(s.messages, 0)) as messages
+      from (select channel_key from sendbatch.channel where channel_key > ${afterKey} order by channel_key limit ${channels}) c
+      left join sendbatch.channel_head h on h.channel_key = c.channel_key
+      left join sendbatch.swept s on s.channel_key = c.channel_key
+    ), summed as (
+      select channel_key, messages > ${pieceMessages} as is_large,
+        count(*) filter (where messages > ${pieceMessages}) over sorted as large_ones,
+        floor(sum(case when messages > ${pieceMessages} then 0 else messages end) over sorted / ${pieceMessages}) as place
+      from sized window sorted as (order by channel_key)
+    )
+    select max(channel_key) as last_key, is_large from summed
+    group by large_ones, is_large, place order by last_key`.execute(db);
+  return rows.map(({ last_key: lastKey, is_large: isLarge }, index) => ({
+    afterKey: rows[index - 1]?.last_key ?? afterKey,
+    lastKey,
+    isLarge,
+  }));
+}
+
+export const inPiece = ({ afterKey, lastKey }: Piece) =>
+  lastKey === undefined ? sql`channel_key > ${afterKey}` : sql`channel_key > ${afterKey} and channel_key <= ${lastKey}`;
+
+/** The columns of messages that a scan compares, as arrays in PostgreSQL's binary format. */
+interface PackedRow {
+  readonly keys: Buffer | null;
+  readonly seqs: Buffer | null;
+  readonly ids: Buffer | null;
+  readonly indexed: Buffer | null;
+  readonly sent: Buffer | null;
+}
+
+/**
+ * One row for all messages of a set: rows of their own cost twice as much as the scan. Once-only
+ * keys as hashes: as indexed, and of the texts that were sent.
+ */
+const packed = (messages: RawBuilder<unknown>) => sql<PackedRow>`
+  select array_send(array_agg(channel_key)) as keys, array_send(array_agg(message_seq)) as seqs, array_send(array_agg(message_id)) as ids,
+    array_send(array_agg(uuid_hash_extended(dedupe_key, channel_key))) as indexed,
+    array_send(array_agg(hashtextextended(client_msg_no, hashtextextended(from_uid, channel_key)))) as sent
+  from (
+    select channel_key, message_seq, message_id, dedupe_key, from_uid, client_msg_no from sendbatch.message ${messages}
+  ) ordered`;
+
+function unpack(row: PackedRow | undefined): MessageColumns {
+  return {
+    keys: int8Values(row?.keys),
+    seqs: int8Values(row?.seqs),
+    ids: int8Values(row?.ids),
+    indexedHashes: hashValues(row?.indexed),
+    sentHashes: hashValues(row?.sent),
+  };
+}
+
+/** At most `limit` messages of a piece, in the order of channel and sequence. */
+export async function messagesOf(db: Db, piece: Piece, limit: number): Promise<MessageColumns> {
+  const { rows } = await packed(sql`where ${inPiece(piece)} order by channel_key, message_seq limit ${limit}`).execute(
+    db,
+  );
+  return unpack(rows[0]);
+}
+
+/** The channels of a piece in the order of their keys, with their heads. */
+export async function headsOf(db: Db, piece: Piece): Promise<HeadColumns> {
+  const { rows } = await sql<{ keys: Buffer | null; last_seqs: Buffer | null; swept: Buffer | null; stray: boolean }>`
+    select array_send(array_agg(channel_key)) as keys, array_send(array_agg(last_seq)) as last_seqs, array_send(array_agg(swept)) as swept,
+      exists (
+        select from (select channel_key from sendbatch.channel_head where ${inPiece(piece)}) h
+        where not exists (select from sendbatch.channel c where c.channel_key = h.channel_key)
+      ) as stray
+    from (
+      select c.channel_key, coalesce(h.last_seq, ${sql.lit(noHead)}) as last_seq, coalesce(s.messages, 0) as swept
+      from (select channel_key from sendbatch.channel where ${inPiece(piece)}) c
+      left join (select channel_key, last_seq from sendbatch.channel_head where ${inPiece(piece)}) h on h.channel_key = c.channel_key
+      left join (select channel_key, messages from sendbatch.swept where ${inPiece(piece)}) s on s.channel_key = c.channel_key
+      order by c.channel_key
+    ) ordered`.execute(db);
+  const [row] = rows;
+  return {
+    keys: int8Values(row?.keys),
+    lastSeqs: int8Values(row?.last_seqs),
+    swept: int8Values(row?.swept),
+    hasStrayHeads: row?.stray ?? false,
+  };
+}
+
+/** The first and the last sequence of a channel; undefined without messages. */
+export async function boundsOf(db: Db, channelKey: number): Promise<{ first: number; last: number } | undefined> {
+  const { rows } = await sql<{ first: number | null; last: number | null }>`
+    select min(message_seq)::float8 as first, max(message_seq)::float8 as last
+    from sendbatch.message where channel_key = ${channelKey}`.execute(db);
+  const { first, last } = rows[0] ?? { first: null, last: null };
+  return first === null || last === null ? undefined : { first, last };
+}
+
+/** Messages of one channel between two sequences, both inclusive. */
+export interface Segment {
+  readonly channelKey: number;
+  /** -Infinity: from the beginning. */
+  readonly firstSeq: number;
+  /** Infinity: to the end. */
+  readonly lastSeq: number;
+}
+
+/** At most `limit` messages of a segment, in the order of their sequences. */
+export async function messagesOfSegment(
+  db: Db,
+  { channelKey, firstSeq, lastSeq }: Segment,
+  limit: number,
+): Promise<MessageColumns> {
+  const { rows } = await packed(sql`
+    where channel_key = ${channelKey} and message_seq >= ${bigint(firstSeq)} and message_seq <= ${bigint(lastSeq)}
+    order by message_seq limit ${limit}`).execute(db);
+  return unpack(rows[0]);
+}
+
+/** A sequence as a bigint; infinite ones as the smallest and the largest. */
+const bigint = (seq: number) =>
+  sql`${seq === -Infinity ? '-9223372036854775808' : seq === Infinity ? '9223372036854775807' : String(BigInt(seq))}::bigint`;
+
+/**
+ * Channels of a piece in which a once-only key occurs twice, compared like the columns of
+ * `messagesOf`: where only hashes are equal too. For channels whose hashes do not fit into memory.
+ */
+export async function repeatedKeys(db: Db, piece: Piece): Promise<number[]> {
+  const { rows } = await sql<{ channel_key: number }>`
+    select channel_key from (
+      select channel_key from sendbatch.message where ${inPiece(piece)}
+      group by channel_key, dedupe_key having count(*) > 1
+    ) as indexed
+    union
+    select channel_key from (
+      select channel_key from sendbatch.message where ${inPiece(piece)}
+      group by channel_key, hashtextextended(client_msg_no, hashtextextended(from_uid, channel_key)) having count(*) > 1
+    ) as sent`.execute(db);
+  return rows.map((row) => row.channel_key);
+}
+
+/**
+ * Whether an id may occur twice, over all channels, and the largest valid id. Ids are compared in
+ * sets of 64, as bits of a bigint: ids come in blocks, so that there are few sets, which costs half
+ * of a group per id.
+ */
+export async function scanIds(db: Db): Promise<{ hasRepeated: boolean; largest: number }> {
+  const { rows } = await sql<{ has_repeated: boolean; largest: number | null }>`
+    select coalesce(bool_or(messages <> bit_count(bits::bit(64))), false) as has_repeated,
+      max(largest) filter (where largest <= 9007199254740991) as largest
+    from (
+      select count(*) as messages, bit_or(1::bigint << (message_id & 63)::integer) as bits, max(message_id) as largest
+      from sendbatch.message group by message_id >> 6
+    ) sets`.execute(db);
+  return { hasRepeated: rows[0]?.has_repeated ?? false, largest: rows[0]?.largest ?? 0 };
+}
