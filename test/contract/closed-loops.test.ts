@@ -26,19 +26,22 @@ interface Loop {
   readonly client: 'gRPC, connect-node' | 'JSON route';
   readonly batchMessages: 1 | 100 | 1000;
   readonly channels: 'known' | 'new' | 'one';
-  /** Whether the service is started for this loop, which then sends its first calls. */
+  /**
+   * Whether the service is started for this loop, which then sends its first calls. Always for JSON:
+   * connections of an earlier loop may be closed as idle at the moment of their next call.
+   */
   readonly isCold: boolean;
 }
 
 const loops: readonly Loop[] = [
   { client: 'gRPC, connect-node', batchMessages: 1, channels: 'known', isCold: true },
   { client: 'gRPC, connect-node', batchMessages: 1, channels: 'new', isCold: false },
-  { client: 'JSON route', batchMessages: 1, channels: 'known', isCold: false },
-  { client: 'JSON route', batchMessages: 1, channels: 'new', isCold: false },
+  { client: 'JSON route', batchMessages: 1, channels: 'known', isCold: true },
+  { client: 'JSON route', batchMessages: 1, channels: 'new', isCold: true },
   { client: 'gRPC, connect-node', batchMessages: 100, channels: 'known', isCold: false },
   { client: 'gRPC, connect-node', batchMessages: 100, channels: 'new', isCold: false },
   { client: 'JSON route', batchMessages: 100, channels: 'new', isCold: true },
-  { client: 'JSON route', batchMessages: 100, channels: 'known', isCold: false },
+  { client: 'JSON route', batchMessages: 100, channels: 'known', isCold: true },
   { client: 'gRPC, connect-node', batchMessages: 1000, channels: 'one', isCold: false },
   { client: 'JSON route', batchMessages: 1000, channels: 'known', isCold: true },
 ];
@@ -110,11 +113,13 @@ describe('closed loops of 250 callers on a slow machine', () => {
         const outcome = 'refused' in answer ? said(answer) : [...new Set(said(answer).split(' '))].join(' ');
         outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
       };
-      await Promise.all(
+      // A failed caller must not leave the others in flight beside the next loop.
+      const ended = await Promise.allSettled(
         Array.from({ length: callers }, async (_, caller) => {
           for (let call = 0; call < callsOfCaller[batchMessages]; call++) await send(`${index}-${caller}-${call}`);
         }),
       );
+      for (const each of ended) if (each.status === 'rejected') throw each.reason;
       assert.deepEqual([...outcomes], [['ok', callers * callsOfCaller[batchMessages]]]);
     });
 });
