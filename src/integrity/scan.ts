@@ -131,7 +131,10 @@ export function suspectsOf(
   return { suspects, hasStrays: hasStrays || begin < messages.keys.length };
 }
 
-/** Whether a value occurs twice. Sorts the values: a set of them takes three times as long. */
+/**
+ * Whether a value occurs twice. Sorts the values: an open hash table took half as long for a piece,
+ * and twice as long for 2 million values of a large channel.
+ */
 export function hasRepeats(values: Float64Array): boolean {
   values.sort();
   for (let index = 1; index < values.length; index++) if (values[index] === values[index - 1]) return true;
