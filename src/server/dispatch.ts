@@ -24,6 +24,7 @@ import {
   type RequestContext,
   type Response,
   rejectedRequestOf,
+  requestIdHeader,
   safeAnswerHeaders,
   textOf,
 } from '../rpc/request-context.ts';
@@ -120,6 +121,7 @@ function createServe(
     }
     const universal = universalRequestFromNodeRequest(request, response, undefined, createValues(context));
     const answer = await handler(withRequestBody(universal, context, handler.method));
+    if (!context.isCalled) response.setHeader(requestIdHeader, context.requestId);
     // Fails when the connection does; the call's signal has reported that.
     await universalResponseToNodeResponse(answer, response).catch(() => {});
   }
@@ -133,6 +135,7 @@ function createServe(
     const universal = new UniversalRequest(context, controller);
     try {
       const answer = await transcoder.handle(universal);
+      if (!context.isCalled) answer?.header?.set(requestIdHeader, context.requestId);
       if (answer === undefined) notFound(context, response);
       else await writeAnswer(answer, response, context.answerHeaders);
       if (answer === undefined) requestRejected('not_found', rejectedRequestOf(context));
@@ -239,6 +242,7 @@ function notFound(context: RequestContext, response: Response): void {
   if (type.startsWith('application/grpc')) {
     endTrailersOnly(response, {
       ...context.answerHeaders,
+      [requestIdHeader]: context.requestId,
       'content-type': type,
       'grpc-status': String(Code.Unimplemented),
       'grpc-message': encodeGrpcMessage(message),
@@ -254,13 +258,14 @@ function notFound(context: RequestContext, response: Response): void {
 }
 
 function end(
-  { answerHeaders }: RequestContext,
+  { answerHeaders, requestId }: RequestContext,
   response: Response,
   { status, body }: { status: number; body: object },
 ): void {
   const text = JSON.stringify(body);
   response.writeHead(status, {
     ...answerHeaders,
+    [requestIdHeader]: requestId,
     'content-type': 'application/json',
     'content-length': Buffer.byteLength(text),
   });

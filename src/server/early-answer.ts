@@ -3,7 +3,7 @@ import type { ConnectError } from '@connectrpc/connect';
 import { encodeEnvelope } from '@connectrpc/connect/protocol';
 import { endStreamFlag, endStreamToJson, errorToJson } from '@connectrpc/connect/protocol-connect';
 import { detailRegistry, setPushback, toHttp } from '../rpc/error-mapping.ts';
-import type { Request, RequestContext, Response } from '../rpc/request-context.ts';
+import { type Request, type RequestContext, type Response, requestIdHeader } from '../rpc/request-context.ts';
 import { acceptsSse, canRetry, sseHeaders, toSseError } from './event-stream.ts';
 import { setGrpcStatus } from './grpc-message.ts';
 
@@ -68,6 +68,7 @@ export function answerEarly(context: RequestContext, response: Response, answers
   const { status, headers, body } = answers[shapeOf(type, context)];
   response.statusCode = status;
   for (const [name, value] of Object.entries(context.answerHeaders)) response.setHeader(name, value);
+  response.setHeader(requestIdHeader, context.requestId);
   for (const [name, value] of headers) response.setHeader(name, value);
   if (!headers.has('content-type')) response.setHeader('content-type', type);
   afterBody(request, response, () => {

@@ -13,6 +13,7 @@ import {
   longestTimerMs,
   type RequestContext,
   type Response,
+  requestIdHeader,
   textOf,
 } from '../rpc/request-context.ts';
 import {
@@ -122,6 +123,7 @@ async function serve(
   if (response.destroyed || response.writableEnded) return;
   const headers = recordOf(unary.responseHeader, context.answerHeaders);
   headers['content-type'] = 'application/grpc+proto';
+  if (!context.isCalled) headers[requestIdHeader] = context.requestId;
   const trailers = recordOf(unary.usedTrailer);
   if (frame === undefined) {
     endTrailersOnly(response, { ...headers, ...trailers });

@@ -27,6 +27,7 @@ import {
   type Request,
   type RequestContext,
   type Response,
+  requestIdHeader,
 } from '../rpc/request-context.ts';
 import { tooManyBytes } from '../rpc/services/batch-service.ts';
 import { TranscodeError, type Transcoder } from '../transcode/index.ts';
@@ -91,6 +92,7 @@ export function createNdjson(parts: NdjsonParts): (context: RequestContext, resp
     } catch (error) {
       if (response.destroyed || response.writableEnded) return;
       const { status, headers, body } = legacyFailure(toConnectError(error));
+      response.setHeader(requestIdHeader, requestContext.requestId);
       for (const [name, value] of [...context.responseHeader, ...headers]) response.setHeader(name, value);
       // On HTTP/2 before the answer; see early-answer.ts.
       if (!request.complete && request.httpVersionMajor === 2) await discard(request);

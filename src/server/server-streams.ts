@@ -32,6 +32,7 @@ import {
   longestTimerMs,
   type RequestContext,
   type Response,
+  requestIdHeader,
   textOf,
 } from '../rpc/request-context.ts';
 import type { ServedService } from '../rpc/routes.ts';
@@ -205,6 +206,7 @@ async function serve(call: StreamCall): Promise<void> {
   clearTimeout(timer);
   release();
   if (isGone(response) || response.writableEnded) return;
+  if (!context.isCalled && !response.headersSent) response.setHeader(requestIdHeader, context.requestId);
   framing.end({ response, headers: headers(), trailer: handlerContext.responseTrailer }, failure);
 }
 

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { Agent, request as httpRequest } from 'node:http';
 import http2 from 'node:http2';
 import net from 'node:net';
@@ -305,4 +306,102 @@ test('the message of a Connect GET is limited to 8 KiB after decompression', asy
   }
   const small = Buffer.from('0a0163100240', 'hex').subarray(0, 5);
   assert.notEqual((await getMessages(gzipSync(small), '&compression=gzip')).status, 429);
+});
+
+describe('every answer carries the request id', () => {
+  const id = 'asked-for-this';
+  const json = { 'content-type': 'application/json' };
+  const rows: [string, string, RequestInit, number][] = [
+    ['an unknown path', '/nowhere', {}, 404],
+    ['an unknown RPC', '/sendbatch.v1.MessageService/Nothing', { method: 'POST', headers: json, body: '{}' }, 404],
+    ['a method that the path does not have', '/message/sendbatch', { method: 'DELETE' }, 405],
+    ['a body that is not JSON', '/message/sendbatch', { method: 'POST', body: '[' }, 400],
+    ['an unknown parameter', '/message/sendbatch?mood=odd', { method: 'POST', body: '[]' }, 400],
+    [
+      'a foreign origin',
+      '/message/sendbatch',
+      { method: 'POST', body: '[]', headers: { origin: 'https://evil.test' } },
+      403,
+    ],
+    ['a body over the limit', '/message/sendbatch', { method: 'POST', body: Buffer.alloc(17 * mebi, ' ') }, 413],
+    [
+      'Protobuf that cannot be read, Connect',
+      sendBatch,
+      { method: 'POST', headers: { 'content-type': 'application/proto' }, body: Buffer.from([0xff]) },
+      400,
+    ],
+    [
+      'a content type of no protocol',
+      sendBatch,
+      { method: 'POST', headers: { 'content-type': 'text/html' }, body: 'x' },
+      415,
+    ],
+    [
+      'gRPC-Web as text',
+      sendBatch,
+      { method: 'POST', headers: { 'content-type': 'application/grpc-web-text' }, body: 'x' },
+      415,
+    ],
+    [
+      'Protobuf that cannot be read, gRPC-Web',
+      sendBatch,
+      {
+        method: 'POST',
+        headers: { 'content-type': 'application/grpc-web+proto' },
+        body: envelope(Buffer.from([0xff])),
+      },
+      200,
+    ],
+    [
+      'a line that is not JSON',
+      '/v1/batches',
+      { method: 'POST', headers: { 'content-type': 'application/x-ndjson' }, body: '{' },
+      400,
+    ],
+    ['an event stream without a channel type', '/v1/channels/x/a/events', {}, 400],
+  ];
+  for (const [what, path, init, status] of rows)
+    test(`the answer to ${what} has the request id`, async () => {
+      const headers = { ...init.headers, 'x-request-id': id };
+      const response = await within(what, fetch(open.url + path, { ...init, headers }));
+      await response.arrayBuffer();
+      assert.deepEqual([response.status, response.headers.get('x-request-id')], [status, id]);
+    });
+
+  test('the answer to a call without a credential has the request id', async () => {
+    const response = await fetch(`${authenticated.url}/message/sendbatch`, {
+      method: 'POST',
+      body: '[]',
+      headers: { 'x-request-id': id },
+    });
+    await response.arrayBuffer();
+    assert.deepEqual([response.status, response.headers.get('x-request-id')], [401, id]);
+  });
+
+  const calls: [string, string, Buffer][] = [
+    ['an unknown RPC', '/sendbatch.v1.MessageService/Nothing', envelope(Buffer.alloc(0))],
+    ['Protobuf that cannot be read', sendBatch, envelope(Buffer.from([0xff]))],
+    [
+      'a stream of Protobuf that cannot be read',
+      '/sendbatch.v1.MessageService/Subscribe',
+      envelope(Buffer.from([0xff])),
+    ],
+  ];
+  for (const [what, path, body] of calls)
+    test(`the answer to ${what} over gRPC has the request id`, async () => {
+      const session = http2.connect(open.url);
+      const stream = session.request({
+        ':method': 'POST',
+        ':path': path,
+        'content-type': 'application/grpc',
+        te: 'trailers',
+        'x-request-id': id,
+      });
+      stream.end(body);
+      const [headers] = await within(what, once(stream, 'response'));
+      assert.equal(headers['x-request-id'], id);
+      stream.resume();
+      await once(stream, 'close');
+      session.close();
+    });
 });

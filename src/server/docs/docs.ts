@@ -129,7 +129,7 @@ const description = `A batch message service. gRPC, gRPC-Web and Connect serve t
 
 Requests: fields have their proto name or its lowerCamelCase form; \`null\` means unset; any Content-Type is read as JSON. Unknown fields are refused under \`/v1/\` and ignored on the legacy routes, which also accept names in any case. Unknown query parameters are refused on every route. Enums are numbers or names, also without their prefix and in any case (\`high\` for \`BATCH_PRIORITY_HIGH\`). Bytes are base64. 64-bit numbers may be strings.
 
-Answers: enums and 64-bit numbers are numbers, at most 2^53-1. Every answer of a call has the header \`x-request-id\`; a request may set it.`;
+Answers: enums and 64-bit numbers are numbers, at most 2^53-1. Every answer has the header \`x-request-id\`; a request may set it.`;
 
 function jsonPage(value: object): Page {
   return { type: 'application/json', bytes: Buffer.from(JSON.stringify(value)) };
