@@ -31,7 +31,7 @@ export async function mismatches(
     ) as j(line, channel_key, message_seq, message_id, from_uid, client_msg_no, digest)
     left join lateral (
       select s.message_id, s.from_uid = j.from_uid and s.client_msg_no = j.client_msg_no as is_own,
-        j.digest = '' or encode(sha256(s.payload), 'hex') = j.digest as is_same
+        j.digest = '' or s.changed is not null or encode(sha256(s.payload), 'hex') = j.digest as is_same
       from sendbatch.message s where s.channel_key = j.channel_key and s.message_seq = j.message_seq limit 1
     ) m on true
     where m.message_id is distinct from j.message_id or not m.is_own or not m.is_same`.execute(db);

@@ -54,7 +54,7 @@ describe('the browser’s EventSource', { skip: noBrowser }, () => {
     await page.waitForFunction('seen.length === 1', undefined, { timeout: 60_000 });
     await send();
     await page.waitForFunction('seen.length === 2', undefined, { timeout: 60_000 });
-    assert.deepEqual(await page.evaluate('[...seen, source.readyState]'), ['1', '2', 1]);
+    assert.deepEqual(await page.evaluate('[...seen, source.readyState]'), ['1.0', '2.0', 1]);
     await page.evaluate('source.close()');
   });
 });

@@ -128,10 +128,10 @@ describe('a page of another origin', { skip: noBrowser }, () => {
         payload: 'SGk=',
       });
     assert.deepEqual(await listening, [
-      ['1', 1],
-      ['2', 2],
-      ['3', 3],
-      ['4', 4],
+      ['1.0', 1],
+      ['2.0', 2],
+      ['3.0', 3],
+      ['4.0', 4],
     ]);
     await page.close();
   });

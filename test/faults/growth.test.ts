@@ -29,13 +29,17 @@ async function rowsOf(url: string): Promise<Record<string, number>> {
   );
 }
 
-/** Lets time pass for everything stored: moves every time column back by the same amount. */
+/**
+ * Lets time pass for everything stored: moves every time column back by the same amount. Channels
+ * last: a sweeper in between would note that the oldest message of one is new.
+ */
 async function pass(url: string, ms: number): Promise<void> {
   const columns = await query(
     url,
     `select table_name as "table", column_name as "column" from information_schema.columns
      where table_schema = 'sendbatch' and data_type = 'bigint' and table_name not like 'migration%'
-       and (column_name like '%\\_at' or column_name like '%\\_until' or column_name in ('since') or table_name = 'rate' and column_name = 'expire')`,
+       and (column_name like '%\\_at' or column_name like '%\\_until' or column_name in ('since') or table_name = 'rate' and column_name = 'expire')
+     order by table_name = 'channel'`,
   );
   for (const { table, column } of columns)
     await query(url, `update sendbatch.${table} set ${column} = ${column} - ${ms} where ${column} > ${ms}`);
