@@ -28,9 +28,9 @@ const memory = '/dev/shm';
 const enoughMemoryBytes = 4 * 1024 ** 3;
 
 /**
- * Where clusters are kept: in memory where there is room. A run creates and removes 100,000 files
- * of databases, which takes ext4 a quarter of PostgreSQL's CPU: it searches past each inode that
- * was freed within the last 5 s.
+ * Where clusters that need not be durable are kept: in memory where there is room. A run creates
+ * and removes 100,000 files of databases, which takes ext4 a quarter of PostgreSQL's CPU: it
+ * searches past each inode that was freed within the last 5 s.
  */
 function clusterParent(): string {
   if (!existsSync(memory)) return tmpdir();
@@ -51,12 +51,15 @@ export function preparePristineCluster(): () => void {
   return () => rmSync(folder, { recursive: true, force: true });
 }
 
-/** Starts a cluster. `durable: false` is faster; the data after a kill -9 is then undefined. */
+/**
+ * Starts a cluster: `durable` on disk, otherwise in memory where there is room, whose data after a
+ * kill -9 of the machine is gone.
+ */
 export async function startCluster(options: {
   durable: boolean;
   settings?: Record<string, string>;
 }): Promise<TestCluster> {
-  const dataDir = temporaryFolder('cluster', clusterParent());
+  const dataDir = temporaryFolder('cluster', options.durable ? tmpdir() : clusterParent());
   const pristine = process.env[pristineVariable];
   if (pristine !== undefined) execFileSync('cp', ['-a', pristine, join(dataDir, 'postgres')]);
   const server = await startEmbedded({ dataDir, explicit: false, log: quietLog, ...options });
