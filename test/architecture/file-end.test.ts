@@ -53,4 +53,48 @@ describe('the end of a test file', { concurrency: true }, () => {
     assert.ok(pid !== undefined, output);
     await until(`${pid} is gone`, () => hasEnded(pid));
   });
+
+  const failures: [string, string, RegExp][] = [
+    [
+      'a rejection that nobody handles',
+      `test('leaves one', async () => {
+         void Promise.reject(new Error('nobody handled this'));
+         await new Promise((resolve) => setTimeout(resolve, 20));
+       });`,
+      /nobody handled this/,
+    ],
+    [
+      'an error that is thrown outside of its promise',
+      `test('throws later', async () => {
+         setTimeout(() => { throw new Error('thrown later'); }, 1);
+         await new Promise((resolve) => setTimeout(resolve, 20));
+       });`,
+      /thrown later/,
+    ],
+  ];
+  for (const [index, [what, text, shown]] of failures.entries())
+    test(`a test file fails for ${what}`, () => {
+      const { status, output } = runFile(folder, `failure-${index}`, text);
+      assert.equal(status, 1, output);
+      assert.match(output, shown);
+      assert.match(output, /^# fail [1-9]/m);
+    });
+
+  test('the runner follows no promises, which cost every service of a test 1.5 µs each', () => {
+    const { status, output } = runFile(
+      folder,
+      'promises',
+      `import { executionAsyncId } from 'node:async_hooks';
+       test('awaits', async () => {
+         const before = executionAsyncId();
+         await new Promise((resolve) => setImmediate(resolve));
+         await null;
+         await null;
+         console.log('ids', before, executionAsyncId());
+       });`,
+    );
+    assert.equal(status, 0, output);
+    // Promises have ids of their own only while something follows them.
+    assert.match(output, /ids \d+ 0$/m);
+  });
 });

@@ -4,7 +4,7 @@ import { runChaos, textOf } from '../chaos/chaos.ts';
 import { seedOf } from '../support/seed.ts';
 
 /** Every fault at least once takes about as long; CPU stays low, since writers pause. */
-const runMs = 30_000;
+const runMs = 20_000;
 
 describe('a short chaos run', () => {
   test('three instances under random faults lose nothing, double nothing, and keep every order', async (context) => {
