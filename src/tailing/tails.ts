@@ -75,61 +75,53 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
   /** Readers that follow all channels of a user. */
   const byUid = new Map<string, Set<Subscription>>();
   /**
-   * Readers of a channel ask for the same page at the same moment: one statement serves all of
-   * them.
-   */
-  const pages = new LRUCache<string, { page: Promise<PageAfter> }>({ max: sharedPages, ttl: sharedMs });
-  const changePages = new LRUCache<string, Promise<Change[]>>({ max: sharedPages, ttl: sharedMs });
-
-  /**
    * Generation of each channel's last wake-up. A page fetched before a wake-up is never reused
    * after it.
    */
   const generations = new Map<number, number>();
   let generation = 0;
-  const wake = (key: number) => {
+  const wakeFollowers = (key: number, wake: (subscription: Subscription) => void) => {
     const followers = byKey.get(key);
     if (followers === undefined) return;
     generations.set(key, ++generation);
-    for (const subscription of followers) subscription.wake(key);
+    for (const subscription of followers) wake(subscription);
   };
-  const wakeForChanges = (key: number) => {
-    const followers = byKey.get(key);
-    if (followers === undefined) return;
-    generations.set(key, ++generation);
-    for (const subscription of followers) subscription.messagesChanged(key);
-  };
+  const wake = (key: number) => wakeFollowers(key, (subscription) => subscription.wake(key));
+  const wakeForChanges = (key: number) => wakeFollowers(key, (subscription) => subscription.messagesChanged(key));
 
-  /** Reads the next messages after a sequence. Empty pages are not shared: a wake-up ends them. */
-  function pageAfter(channelKey: number, afterSeq: number): Promise<PageAfter> {
-    const read = () => readAfter(db, channelKey, { afterSeq, limit: pageMessages }, now());
-    if (byKey.get(channelKey)?.size === 1) return read();
-    const key = `${channelKey} ${afterSeq} ${generations.get(channelKey) ?? 0}`;
-    const known = pages.get(key);
-    if (known !== undefined) return known.page;
-    const page = read();
-    const entry = { page };
-    pages.set(key, entry);
-    const forget = () => {
-      if (pages.peek(key) === entry) pages.delete(key);
+  /**
+   * Shares pages: readers of a channel ask for the same one at the same moment, and one statement
+   * serves all of them. A single reader needs none of that. Empty pages are not shared: a wake-up
+   * ends them.
+   */
+  function sharing<Page>(
+    read: (channelKey: number, after: number) => Promise<Page>,
+    isEmpty: (page: Page) => boolean,
+  ): (channelKey: number, after: number) => Promise<Page> {
+    const pages = new LRUCache<string, { page: Promise<Page> }>({ max: sharedPages, ttl: sharedMs });
+    return (channelKey, after) => {
+      if (byKey.get(channelKey)?.size === 1) return read(channelKey, after);
+      const key = `${channelKey} ${after} ${generations.get(channelKey) ?? 0}`;
+      const known = pages.get(key);
+      if (known !== undefined) return known.page;
+      const page = read(channelKey, after);
+      const entry = { page };
+      pages.set(key, entry);
+      const forget = () => {
+        if (pages.peek(key) === entry) pages.delete(key);
+      };
+      page.then((answer) => isEmpty(answer) && forget(), forget);
+      return page;
     };
-    page.then(({ messages }) => messages.length === 0 && forget(), forget);
-    return page;
   }
-
-  /** Reads the next changes of a channel; readers at the same change share the statement. */
-  function changesAfter(channelKey: number, afterChange: number): Promise<Change[]> {
-    const key = `${channelKey} ${afterChange} ${generations.get(channelKey) ?? 0}`;
-    const known = changePages.get(key);
-    if (known !== undefined) return known;
-    const page = readChangesAfter(db, channelKey, { afterChange, limit: pageChanges }, now());
-    changePages.set(key, page);
-    const forget = () => {
-      if (changePages.peek(key) === page) changePages.delete(key);
-    };
-    page.then((changes) => changes.length === 0 && forget(), forget);
-    return page;
-  }
+  const pageAfter = sharing<PageAfter>(
+    (channelKey, afterSeq) => readAfter(db, channelKey, { afterSeq, limit: pageMessages }, now()),
+    ({ messages }) => messages.length === 0,
+  );
+  const changesAfter = sharing<readonly Change[]>(
+    (channelKey, afterChange) => readChangesAfter(db, channelKey, { afterChange, limit: pageChanges }, now()),
+    (changes) => changes.length === 0,
+  );
 
   function unfollow(channelKey: number, subscription: Subscription): void {
     const all = byKey.get(channelKey);
