@@ -1,4 +1,10 @@
-import { type MessageRow, type StoredMessage, toStored } from '../messages/messages-read.sql.ts';
+import {
+  aliveAt,
+  type MessageRow,
+  messageColumnNames,
+  type StoredMessage,
+  toStored,
+} from '../messages/messages-read.sql.ts';
 import type { Db } from '../postgres/schema.ts';
 import { Statement } from '../postgres/sql.ts';
 import { changeKinds } from './changes.sql.ts';
@@ -14,8 +20,7 @@ export interface Change {
 const changesStatement = new Statement<ChangeRow>({
   name: 'changes after',
   text: `
-    select c.change_no, c.kind, m.message_id, m.message_seq, m.accepted_at, m.flags, m.from_uid, m.client_msg_no,
-      m.payload, m.expire, m.stream_no, m.tag_key, m.subscribers, m.changed
+    select c.change_no, c.kind, ${messageColumnNames}
     from (
       select change_no, kind, message_seq from sendbatch.message_change
       where channel_key = $1 and change_no > $2 order by change_no limit $3
@@ -23,7 +28,7 @@ const changesStatement = new Statement<ChangeRow>({
     left join lateral (
       select * from sendbatch.message m
       where m.channel_key = $1 and m.message_seq = c.message_seq
-        and (m.expire is null or m.accepted_at + m.expire * 1000 > $4::bigint)
+        and ${aliveAt('$4')}
       limit 1
     ) m on true
     order by c.change_no`,

@@ -3,6 +3,7 @@ import { limits } from '../limits.ts';
 import type { Db, MessageChanges, MessageTable } from '../postgres/schema.ts';
 import { Statement } from '../postgres/sql.ts';
 import { type Heads, noHeads } from './channel-keys.sql.ts';
+import { flagRecalled, flagWasRestricted } from './message.ts';
 
 /** A stored message, as history reads it. */
 export interface StoredMessage {
@@ -51,18 +52,24 @@ export interface Range extends Filter, Eyes {
   readonly withoutRecalled?: boolean;
 }
 
+/** What a message `m` that has not expired is, up to `>` and the time in milliseconds. */
+const expiry = 'm.expire is null or m.accepted_at + m.expire * 1000';
+/** `alive` for the text of a statement: the time is its parameter. */
+export const aliveAt = (parameter: string) => `(${expiry} > ${parameter}::bigint)`;
+/** Whether a message `m` is for everybody who may read its channel. */
+const isForAll = `m.subscribers is null and m.flags & ${flagWasRestricted} = 0`;
+/** Whether a message `m` was not recalled. */
+const isNotRecalled = `m.flags & ${flagRecalled} = 0`;
+
 /** Whether a message `m` has not expired at `now` (milliseconds). */
-export const alive = (now: number) =>
-  sql<boolean>`(m.expire is null or m.accepted_at + m.expire * 1000 > ${now}::bigint)`;
+export const alive = (now: number) => sql<boolean>`(${sql.raw(expiry)} > ${now}::bigint)`;
 
 /** Whether a message `m` is visible to a uid. */
 export const visibleTo = (uid: string) =>
-  sql<boolean>`((m.subscribers is null and m.flags & 16 = 0) or m.from_uid = ${uid} or m.subscribers ? ${uid})`;
+  sql<boolean>`((${sql.raw(isForAll)}) or m.from_uid = ${uid} or m.subscribers ? ${uid})`;
 
-/** Whether a message `m` was not recalled. */
-export const notRecalled = sql<boolean>`m.flags & 8 = 0`;
-
-const messageColumnNames = `m.message_id, m.message_seq, m.accepted_at, m.flags, m.from_uid, m.client_msg_no,
+/** The columns of a message `m` that a reader receives, for the text of a statement. */
+export const messageColumnNames = `m.message_id, m.message_seq, m.accepted_at, m.flags, m.from_uid, m.client_msg_no,
   m.payload, m.expire, m.stream_no, m.tag_key, m.subscribers, m.changed`;
 
 /** The columns of a message `m` that a reader receives. */
@@ -137,7 +144,7 @@ async function readFilteredRange(db: Db, channelKey: number, range: Range, now: 
   let query = visible(db, channelKey, range, now)
     .where('m.message_seq', '>', range.afterSeq)
     .where('m.message_seq', '<', range.beforeSeq);
-  if (range.withoutRecalled) query = query.where(notRecalled);
+  if (range.withoutRecalled) query = query.where(sql<boolean>`${sql.raw(isNotRecalled)}`);
   if (range.tagKey !== undefined) query = query.where('m.tag_key', '=', range.tagKey);
   if (range.streamNo !== undefined) query = query.where('m.stream_no', '=', range.streamNo);
   if (range.fromUid !== undefined) query = query.where('m.from_uid', '=', range.fromUid);
@@ -162,9 +169,9 @@ const plainRange = (direction: 'asc' | 'desc', { isOfViewer = false, isLegacy = 
     from (
       select ${messageColumnNames} from sendbatch.message m
       where m.channel_key = $1 and m.message_seq > $2 and m.message_seq < $3
-        and (m.expire is null or m.accepted_at + m.expire * 1000 > $4::bigint)
-        ${isLegacy ? 'and m.flags & 8 = 0' : ''}
-        ${isOfViewer ? 'and ((m.subscribers is null and m.flags & 16 = 0) or m.from_uid = $7 or m.subscribers ? $7)' : ''}
+        and ${aliveAt('$4')}
+        ${isLegacy ? `and ${isNotRecalled}` : ''}
+        ${isOfViewer ? `and ((${isForAll}) or m.from_uid = $7 or m.subscribers ? $7)` : ''}
       order by m.message_seq ${direction} limit $5
     ) m
   ) sized
