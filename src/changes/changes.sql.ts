@@ -34,7 +34,9 @@ export async function lockTargets(
   seqs: readonly number[],
   now: number,
 ): Promise<RecallTarget[]> {
-  const { rows } = await sql<TargetRow>`
+  const { rows } = await sql<
+    Pick<MessageRow, 'message_seq' | 'message_id' | 'from_uid' | 'client_msg_no' | 'accepted_at' | 'changed'>
+  >`
     select m.message_seq, m.message_id, m.from_uid, m.client_msg_no, m.accepted_at, m.changed
     from sendbatch.message m
     where m.channel_key = ${channelKey} and m.message_seq = any(${[...seqs]}::bigint[]) and ${alive(now)}
@@ -49,11 +51,8 @@ export async function lockTargets(
   }));
 }
 
-interface TargetRow
-  extends Pick<MessageRow, 'message_seq' | 'message_id' | 'from_uid' | 'client_msg_no' | 'accepted_at' | 'changed'> {}
-
 /**
- * Sequences and senders of the messages with these keys, after a sequence. The index on keys needs
+ * Sequences of the messages with these keys, after a sequence. The index on keys needs
  * the sender, which is not given.
  */
 export async function findKeys(
@@ -69,35 +68,48 @@ export async function findKeys(
   return rows.map((row) => ({ clientMsgNo: row.client_msg_no, messageSeq: row.message_seq }));
 }
 
+/** The number of the channel's last change, and the time of the next ones. */
+interface Numbering {
+  readonly lastChange: number;
+  readonly now: number;
+}
+
 /**
- * Erases the content of messages and numbers the changes, under the lock of the head. They no longer
- * count as unread; one that had named its receivers stays hidden from everyone else.
+ * The end of a statement that changes messages, in the order of `seqs`: numbers the changes and
+ * advances the channel's last one. Under the lock of the head.
+ */
+const numbered = (
+  channelKey: number,
+  seqs: readonly number[],
+  kind: keyof typeof changeKinds,
+  { lastChange, now }: Numbering,
+) => sql`
+    numbered as (
+      insert into sendbatch.message_change (channel_key, change_no, message_seq, kind, changed_at)
+      select ${channelKey}::bigint, ${lastChange}::bigint + ordinality, seq, ${changeKinds[kind]}::smallint, ${now}::bigint
+      from unnest(${[...seqs]}::bigint[]) with ordinality as w(seq, ordinality)
+    )
+    update sendbatch.channel_head set last_change = ${lastChange + seqs.length}::bigint where channel_key = ${channelKey}`;
+
+/**
+ * Erases the content of messages. They no longer count as unread; one that had named its receivers
+ * stays hidden from everyone else.
  */
 export async function recall(
   tx: Tx,
   channelKey: number,
   seqs: readonly number[],
-  { lastChange, by, now }: { lastChange: number; by: string; now: number },
+  { by, ...numbering }: Numbering & { readonly by: string },
 ): Promise<void> {
   await sql`
-    with target as materialized (
-      select seq, ordinality from unnest(${[...seqs]}::bigint[]) with ordinality as w(seq, ordinality)
-    ), erased as (
+    with erased as (
       update sendbatch.message m set payload = ''::bytea, subscribers = null,
         flags = (m.flags & ~${flagRedDot}::int) | ${flagRecalled}::int
           | case when m.subscribers is null then 0 else ${flagWasRestricted}::int end,
-        changed = jsonb_build_object('revision', coalesce((m.changed->>'revision')::int, 0))
-          || coalesce(m.changed - 'revision', '{}'::jsonb)
-          || jsonb_build_object('recalledAt', ${now}::bigint, 'recalledBy', ${by}::text)
-      from target where m.channel_key = ${channelKey} and m.message_seq = target.seq
-    ), numbered as (
-      insert into sendbatch.message_change (channel_key, change_no, message_seq, kind, changed_at)
-      select ${channelKey}::bigint, ${lastChange}::bigint + ordinality, seq, ${changeKinds.recalled}::smallint, ${now}::bigint
-      from target
-    )
-    update sendbatch.channel_head set last_change = ${lastChange + seqs.length}::bigint where channel_key = ${channelKey}`.execute(
-    tx,
-  );
+        changed = '{"revision": 0}'::jsonb || coalesce(m.changed, '{}'::jsonb)
+          || jsonb_build_object('recalledAt', ${numbering.now}::bigint, 'recalledBy', ${by}::text)
+      where m.channel_key = ${channelKey} and m.message_seq = any(${[...seqs]}::bigint[])
+    ), ${numbered(channelKey, seqs, 'recalled', numbering)}`.execute(tx);
 }
 
 /** A kept message of a channel; `lock`: until the transaction ends. */
@@ -115,21 +127,17 @@ export async function readMessage(
   return rows.map(toStored)[0];
 }
 
-/** Replaces the content of a message and numbers the change, under the lock of the head. */
+/** Replaces the content of a message. */
 export async function edit(
   tx: Tx,
   channelKey: number,
   seq: number,
-  { payload, revision, lastChange, now }: { payload: Uint8Array; revision: number; lastChange: number; now: number },
+  { payload, revision, ...numbering }: Numbering & { readonly payload: Uint8Array; readonly revision: number },
 ): Promise<void> {
   await sql`
     with edited as (
       update sendbatch.message set payload = ${Buffer.from(payload)},
-        changed = jsonb_build_object('revision', ${revision}::int, 'editedAt', ${now}::bigint)
+        changed = jsonb_build_object('revision', ${revision}::int, 'editedAt', ${numbering.now}::bigint)
       where channel_key = ${channelKey} and message_seq = ${seq}
-    ), numbered as (
-      insert into sendbatch.message_change (channel_key, change_no, message_seq, kind, changed_at)
-      values (${channelKey}, ${lastChange + 1}, ${seq}, ${changeKinds.edited}, ${now})
-    )
-    update sendbatch.channel_head set last_change = ${lastChange + 1} where channel_key = ${channelKey}`.execute(tx);
+    ), ${numbered(channelKey, [seq], 'edited', numbering)}`.execute(tx);
 }
