@@ -1,4 +1,3 @@
-import type { IncomingHttpHeaders } from 'node:http';
 import type { ServerHttp2Stream } from 'node:http2';
 import type { DescService, Message } from '@bufbuild/protobuf';
 import { Code, ConnectError, createServiceImplSpec, type Interceptor, type ServiceImpl } from '@connectrpc/connect';
@@ -9,21 +8,14 @@ import { encodeResponse } from '../rpc/plain-batch/index.ts';
 import { parseProtobuf } from '../rpc/protobuf-parse.ts';
 import {
   callerSignal,
-  createValues,
   longestTimerMs,
   type RequestContext,
   type Response,
   requestIdHeader,
   textOf,
 } from '../rpc/request-context.ts';
-import {
-  type CallController,
-  createInvokeUnary,
-  type InvokeUnary,
-  recordOf,
-  UnaryContext,
-  type UnaryMethod,
-} from '../transcode/index.ts';
+import { createInvokeUnary, type InvokeUnary, recordOf, type UnaryMethod } from '../transcode/index.ts';
+import { acceptsEncoding, createCallContext } from './call-context.ts';
 import { discard } from './early-answer.ts';
 import { setGrpcStatus } from './grpc-message.ts';
 import { messageTooLarge } from './message-too-large.ts';
@@ -90,7 +82,6 @@ async function serve(
   call: Call,
 ): Promise<void> {
   const { context, response, timeoutMs } = call;
-  const { request } = context;
   const { controller, release } = callerSignal(response);
   const timer =
     timeoutMs === undefined
@@ -100,7 +91,7 @@ async function serve(
           timeoutMs,
         );
   context.cancellation = controller;
-  const unary = createUnaryContext(method, call, controller);
+  const unary = createCallContext(method.method, { context, timeoutMs, protocolName: 'grpc' }, controller);
   let frame: Uint8Array | undefined;
   try {
     const body = await readBody(call, options.readMaxBytes);
@@ -110,7 +101,8 @@ async function serve(
     const output = await options.invoke(method, unary, input);
     const message = encodeResponse(method.method.output, output);
     frame =
-      message.length >= options.compressMinBytes && accepts(options.compression, request.headers)
+      message.length >= options.compressMinBytes &&
+      acceptsEncoding(context, 'grpc-accept-encoding', options.compression.name)
         ? await compressedEnvelope(message, unary.responseHeader, options.compression)
         : toEnvelope(message, 0);
   } catch (thrown) {
@@ -133,25 +125,6 @@ async function serve(
   trailers['grpc-status'] = '0';
   response.addTrailers(trailers);
   response.end(frame);
-}
-
-function createUnaryContext(
-  { method }: UnaryMethod,
-  { context, timeoutMs }: Call,
-  controller: CallController,
-): UnaryContext {
-  const { request } = context;
-  const endsAt = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
-  return new UnaryContext({
-    method,
-    protocolName: 'grpc',
-    requestMethod: 'POST',
-    url: `http://${request.headers[':authority'] ?? 'localhost'}${request.url}`,
-    controller,
-    timeoutMs: () => (endsAt === undefined ? undefined : Math.ceil(endsAt - performance.now())),
-    requestHeader: context.header,
-    values: createValues(context),
-  });
 }
 
 /**
@@ -206,14 +179,6 @@ function parseEnvelope({ method }: UnaryMethod, body: Uint8Array): Message | Pro
   if ((view.getUint8(0) & compressedFlag) !== 0)
     throw new ConnectError('received compressed envelope, but do not know how to decompress', Code.Internal);
   return parseProtobuf(method.input, body.subarray(envelopeBytes));
-}
-
-function accepts({ name }: Compression, { 'grpc-accept-encoding': accepted }: IncomingHttpHeaders): boolean {
-  return (
-    textOf(accepted)
-      ?.split(/\s*,\s*/)
-      .includes(name) === true
-  );
 }
 
 async function compressedEnvelope(

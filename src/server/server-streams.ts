@@ -27,7 +27,6 @@ import { trailerFlag, trailerSerialize } from '@connectrpc/connect/protocol-grpc
 import { detailRegistry, toConnectError } from '../rpc/error-mapping.ts';
 import {
   callerSignal,
-  createValues,
   isGone,
   longestTimerMs,
   type RequestContext,
@@ -37,12 +36,12 @@ import {
 } from '../rpc/request-context.ts';
 import type { ServedService } from '../rpc/routes.ts';
 import {
-  type CallController,
   createInvokeServerStream,
   type InvokeServerStream,
   type ServerStreamMethod,
-  UnaryContext,
+  type UnaryContext,
 } from '../transcode/index.ts';
+import { acceptsEncoding, createCallContext } from './call-context.ts';
 import { createEncodeOnce, type EncodeOnce } from './encode-once.ts';
 import { setGrpcStatus } from './grpc-message.ts';
 import { withRequestBody } from './request-body.ts';
@@ -185,7 +184,11 @@ async function serve(call: StreamCall): Promise<void> {
   const onTimeout = () => controller.abort(new ConnectError('the operation timed out', Code.DeadlineExceeded));
   const timer = timeoutMs === undefined ? undefined : setTimeout(onTimeout, timeoutMs);
   const isGzip = acceptsEncoding(context, framing.acceptHeader, compression.name);
-  const handlerContext = createContext(call, controller);
+  const handlerContext = createCallContext(
+    stream.method.method,
+    { context, timeoutMs, protocolName: framing.protocolName },
+    controller,
+  );
   const headers = () => ({
     ...Object.fromEntries(handlerContext.responseHeader),
     'content-type': framing.contentType,
@@ -208,29 +211,6 @@ async function serve(call: StreamCall): Promise<void> {
   if (isGone(response) || response.writableEnded) return;
   if (!context.isCalled && !response.headersSent) response.setHeader(requestIdHeader, context.requestId);
   framing.end({ response, headers: headers(), trailer: handlerContext.responseTrailer }, failure);
-}
-
-function createContext({ stream, framing, context, timeoutMs }: StreamCall, controller: CallController): UnaryContext {
-  const { request } = context;
-  const endsAt = timeoutMs === undefined ? undefined : performance.now() + timeoutMs;
-  return new UnaryContext({
-    method: stream.method.method,
-    protocolName: framing.protocolName,
-    requestMethod: 'POST',
-    url: `http://${request.headers[':authority'] ?? request.headers.host ?? 'localhost'}${request.url}`,
-    controller,
-    timeoutMs: () => (endsAt === undefined ? undefined : Math.ceil(endsAt - performance.now())),
-    requestHeader: context.header,
-    values: createValues(context),
-  });
-}
-
-function acceptsEncoding({ request }: RequestContext, header: string, encoding: string): boolean {
-  return (
-    textOf(request.headers[header])
-      ?.split(',')
-      .some((each) => each.trim() === encoding) ?? false
-  );
 }
 
 /** The messages of the request, read by Connect from a body that is bounded and parsed here. */
