@@ -24,10 +24,17 @@ export function wholeNumber(least: number, most: number): (text: string) => numb
 
 /** A parser of message sequences. */
 export const sequence = wholeNumber(0, Number.MAX_SAFE_INTEGER);
+/** A parser of the sequence of one message, or its id. */
+export const fromOne = wholeNumber(1, Number.MAX_SAFE_INTEGER);
 
 /** A parser of a repeatable option whose values may be separated by commas. */
 export function listed(text: string, before: readonly string[] = []): string[] {
   return [...before, ...splitList(text)];
+}
+
+/** The same for whole numbers from 1 on, such as sequences and ids. */
+export function listedNumbers(text: string, before: readonly number[] = []): number[] {
+  return [...before, ...splitList(text).map(fromOne)];
 }
 
 export function splitList(text: string): string[] {

@@ -9,11 +9,11 @@ import {
 import { ofChannel } from '../channel-type.ts';
 import { type ConnectOptions, calling, connectTo } from '../connect.ts';
 import { plain, print, printJson, safeJson } from '../output/output.ts';
-import { listed, wholeNumber, withExamples } from '../usage.ts';
+import { CommandError, fromOne, listed, listedNumbers, wholeNumber, withExamples } from '../usage.ts';
 
 interface RecallOptions extends ConnectOptions {
-  readonly seq?: string[];
-  readonly id?: string[];
+  readonly seq?: number[];
+  readonly id?: number[];
   readonly key?: string[];
   readonly uid?: string;
 }
@@ -32,8 +32,8 @@ export function addChanges(channel: Command): void {
       .command('recall')
       .description('Takes messages back: their content is erased for every reader; numbers and keys stay.'),
   )
-    .option('--seq <seq>', 'a sequence, or several separated by commas; repeatable', listed)
-    .option('--id <id>', 'a message id, or several separated by commas; repeatable', listed)
+    .option('--seq <seq>', 'a sequence, or several separated by commas; repeatable', listedNumbers)
+    .option('--id <id>', 'a message id, or several separated by commas; repeatable', listedNumbers)
     .option('--key <key>', 'a client_msg_no, or several separated by commas; repeatable', listed)
     .option('--uid <uid>', 'only messages from this user');
   withExamples(
@@ -43,7 +43,7 @@ export function addChanges(channel: Command): void {
   ).action(recall);
 
   const editing = ofChannel(channel.command('edit').description('Replaces the content of a message.'))
-    .argument('<seq>', 'the sequence of the message')
+    .argument('<seq>', 'the sequence of the message', fromOne)
     .option('--text <text>', 'the new content')
     .option('--file <file>', 'file with the new content; - is standard input')
     .option('--revision <n>', 'edit only if the message has this revision', wholeNumber(0, 2 ** 32 - 1))
@@ -53,12 +53,12 @@ export function addChanges(channel: Command): void {
 
 async function recall(channelType: ChannelType, channelId: string, options: RecallOptions): Promise<void> {
   const { seq = [], id = [], key = [], uid = '' } = options;
-  if (seq.length + id.length + key.length === 0) throw new Error('name the messages with --seq, --id or --key');
+  if (seq.length + id.length + key.length === 0) throw new CommandError('name the messages with --seq, --id or --key');
   const answer = await connectTo(options).client.rpc.recallMessages({
     channelType,
     channelId,
-    messageSeqs: seq.map((each) => wholeOf('--seq', each)),
-    messageIds: id.map((each) => wholeOf('--id', each)),
+    messageSeqs: seq.map(BigInt),
+    messageIds: id.map(BigInt),
     clientMsgNos: key,
     uid,
   });
@@ -75,15 +75,16 @@ async function recall(channelType: ChannelType, channelId: string, options: Reca
 async function edit(
   channelType: ChannelType,
   channelId: string,
-  seq: string,
+  seq: number,
   { text, file, revision, uid = '', ...options }: EditOptions,
 ): Promise<void> {
-  if ((text === undefined) === (file === undefined)) throw new Error('give the new content with --text or --file');
+  if ((text === undefined) === (file === undefined))
+    throw new CommandError('give the new content with --text or --file');
   const payload = text === undefined ? readFileSync(file === '-' ? 0 : (file ?? '')) : Buffer.from(text);
   const answer = await connectTo(options).client.rpc.editMessage({
     channelType,
     channelId,
-    messageSeq: wholeOf('<seq>', seq),
+    messageSeq: BigInt(seq),
     payload,
     uid,
     ...(revision === undefined ? {} : { expectedRevision: revision }),
@@ -91,9 +92,4 @@ async function edit(
   if (options.json) return await printJson(safeJson(toJsonString(EditMessageResponseSchema, answer)));
   const revisions = answer.message?.revision ?? 0;
   await print(answer.unchanged ? `unchanged, revision ${revisions}` : `edited, revision ${revisions}`);
-}
-
-function wholeOf(name: string, text: string): bigint {
-  if (!/^[1-9]\d{0,15}$/.test(text)) throw new Error(`${name} ${JSON.stringify(text)} is not a whole number from 1 on`);
-  return BigInt(text);
 }
