@@ -29,10 +29,11 @@ export async function recall(
   for (let start = 0; start < messageSeqs.length; start += perCall) {
     const request = { ...channel, messageSeqs: messageSeqs.slice(start, start + perCall), uid };
     const retries = retry.begin(signal);
-    for (let answer: RecallResult[] | undefined; answer === undefined; ) {
+    for (;;) {
       try {
-        answer = (await rpc.recallMessages(request, signal === undefined ? {} : { signal })).results;
-        results.push(...answer);
+        const answer = await rpc.recallMessages(request, signal === undefined ? {} : { signal });
+        results.push(...answer.results);
+        break;
       } catch (error) {
         await retries.after(error);
       }
