@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { installJobs } from '../../src/batches/job-queue.sql.ts';
 import { migrate } from '../../src/postgres/migrate.ts';
-import { openDatabase } from '../../src/postgres/pool.ts';
+import { type DatabaseOptions, openDatabase } from '../../src/postgres/pool.ts';
 import type { Db } from '../../src/postgres/schema.ts';
 
 export const adminUrlVariable = 'TEST_ADMIN_URL';
@@ -81,8 +81,8 @@ export async function openOwnStore(): Promise<{ readonly db: Db; close(): Promis
   };
 }
 
-/** Opens a database as the store does, with one connection. */
-export function openStore(url: string): Db {
+/** Opens a database as the store does, with one connection unless `more` says otherwise. */
+export function openStore(url: string, more: Partial<DatabaseOptions> = {}): Db {
   return openDatabase({
     connection: { url },
     poolSize: 1,
@@ -90,5 +90,6 @@ export function openStore(url: string): Db {
     statementTimeoutMs: 60_000,
     connectTimeoutMs: 60_000,
     onConnectionError: () => {},
+    ...more,
   });
 }

@@ -4,7 +4,6 @@ import { randomOf } from '../../../bench/workload.ts';
 import { factsOf } from '../../../src/integrity/verify.sql.ts';
 import { verify } from '../../../src/integrity/verify.ts';
 import { type ChannelViolation, violationsOf } from '../../../src/integrity/violations.ts';
-import { openDatabase } from '../../../src/postgres/pool.ts';
 import { sweepExpired, sweepOld } from '../../../src/retention/sweep.sql.ts';
 import { createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
 import { seedOf } from '../../support/seed.ts';
@@ -277,14 +276,7 @@ describe('the fast pass of verify', () => {
         )
       ).flatMap(violationsOf);
       await db.destroy();
-      const many = openDatabase({
-        connection: { url: copy.url },
-        poolSize: 3,
-        lockTimeoutMs: 60_000,
-        statementTimeoutMs: 0,
-        connectTimeoutMs: 60_000,
-        onConnectionError: () => {},
-      });
+      const many = openStore(copy.url, { poolSize: 3, statementTimeoutMs: 0 });
       for (const [connections, pieceMessages] of [
         [1, 50_000],
         [3, 20],

@@ -2,11 +2,10 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { sql } from 'kysely';
 import { SharedConnection, withConnection } from '../../../src/postgres/connection.ts';
-import { openDatabase } from '../../../src/postgres/pool.ts';
 import type { Db } from '../../../src/postgres/schema.ts';
 import { all } from '../../../src/postgres/sql.ts';
 import { inTransaction } from '../../../src/postgres/transaction.ts';
-import { createDatabase, type TestDatabase } from '../../support/database.ts';
+import { createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
 
 describe('a connection with several statements in flight', () => {
   let database: TestDatabase;
@@ -16,13 +15,8 @@ describe('a connection with several statements in flight', () => {
 
   before(async () => {
     database = await createDatabase();
-    db = openDatabase({
-      connection: { url: database.url },
+    db = openStore(database.url, {
       poolSize: 2,
-      lockTimeoutMs: 60_000,
-      statementTimeoutMs: 60_000,
-      connectTimeoutMs: 60_000,
-      onConnectionError: () => {},
       trace: async ({ text }, run) => {
         seen.push(`sent ${text}`);
         try {
@@ -103,14 +97,7 @@ describe('a connection with several statements in flight', () => {
   });
 
   test('a user that finds no connection fails, and the next one finds it again', async () => {
-    const away = openDatabase({
-      connection: { url: database.url.replace(/\/[^/?]+\?/, '/no_such_database?') },
-      poolSize: 1,
-      lockTimeoutMs: 60_000,
-      statementTimeoutMs: 60_000,
-      connectTimeoutMs: 60_000,
-      onConnectionError: () => {},
-    });
+    const away = openStore(database.url.replace(/\/[^/?]+\?/, '/no_such_database?'));
     const shared = new SharedConnection(away);
     for (let attempt = 0; attempt < 2; attempt++)
       await assert.rejects(

@@ -5,12 +5,11 @@ import type { Batch, Outcome } from '../../../src/messages/append-plan.ts';
 import { ChannelKeys } from '../../../src/messages/channel-keys.sql.ts';
 import { type Draft, prepareMessage } from '../../../src/messages/message.ts';
 import { ServiceError } from '../../../src/messages/service-error.ts';
-import { openDatabase } from '../../../src/postgres/pool.ts';
 import type { Db } from '../../../src/postgres/schema.ts';
 import { createAppend } from '../../../src/sending/append.ts';
 import type { Append } from '../../../src/sending/append-types.ts';
 import { createLanes, type Lanes } from '../../../src/sending/lanes.ts';
-import { createDatabase, type TestDatabase } from '../../support/database.ts';
+import { createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
 import { openFaultProxy } from '../../support/fault-proxy.ts';
 import { assertSound, readAll } from '../../support/verify.ts';
 
@@ -45,14 +44,7 @@ describe('batches that share a group', () => {
 
   before(async () => {
     database = await createDatabase();
-    db = openDatabase({
-      connection: { url: database.url },
-      poolSize: 2,
-      lockTimeoutMs: 60_000,
-      statementTimeoutMs: 60_000,
-      connectTimeoutMs: 60_000,
-      onConnectionError: () => {},
-    });
+    db = openStore(database.url, { poolSize: 2 });
     const append = createAppend({ db, channelKeys: new ChannelKeys(db), rules: allSystem });
     const counted: Append = (batches, control) => {
       groups.push(batches.length);
@@ -266,13 +258,8 @@ describe('groups that are sent behind a running one', () => {
 
   /** One lane. A group of any size begins behind one that is sent. */
   function open(url: string): { db: Db; lanes: Lanes; close(): Promise<void> } {
-    const db = openDatabase({
-      connection: { url },
+    const db = openStore(url, {
       poolSize: 2,
-      lockTimeoutMs: 60_000,
-      statementTimeoutMs: 60_000,
-      connectTimeoutMs: 60_000,
-      onConnectionError: () => {},
       trace: async ({ name }, run) => {
         if (name !== 'append messages') return await run();
         mostInFlight = Math.max(mostInFlight, ++inFlight);

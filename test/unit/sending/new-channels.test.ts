@@ -5,11 +5,10 @@ import pg from 'pg';
 import type { Batch, Outcome } from '../../../src/messages/append-plan.ts';
 import { ChannelKeys, type CreatedChannel } from '../../../src/messages/channel-keys.sql.ts';
 import { type Draft, type PreparedMessage, prepareMessage } from '../../../src/messages/message.ts';
-import { openDatabase } from '../../../src/postgres/pool.ts';
 import type { Db } from '../../../src/postgres/schema.ts';
 import { createAppend } from '../../../src/sending/append.ts';
 import { createLanes } from '../../../src/sending/lanes.ts';
-import { createDatabase, type TestDatabase } from '../../support/database.ts';
+import { createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
 import { assertSound } from '../../support/verify.ts';
 import { untilOneWaitsFor } from '../../support/watch.ts';
 
@@ -49,14 +48,7 @@ describe('channels that a send creates', () => {
   let other: pg.Client;
   before(async () => {
     database = await createDatabase();
-    db = openDatabase({
-      connection: { url: database.url },
-      poolSize: 3,
-      lockTimeoutMs: 60_000,
-      statementTimeoutMs: 60_000,
-      connectTimeoutMs: 60_000,
-      onConnectionError: () => {},
-    });
+    db = openStore(database.url, { poolSize: 3 });
     other = new pg.Client({ connectionString: database.url });
     await other.connect();
   });
