@@ -142,7 +142,9 @@ const pageStatement = `
   select message_id, message_seq, accepted_at, flags, from_uid, client_msg_no, payload, expire, stream_no, tag_key, subscribers
   from sendbatch.message where channel_key = $1 and message_seq > $2 order by message_seq limit ${pageMessages}`;
 
-/** Measures the CPU of a page of 100 messages against the bare SELECT of the same rows, prepared. */
+/**
+ * Measures the CPU of a page of 100 messages against the bare SELECT of the same rows, prepared.
+ */
 export async function pageAgainstSelect(machine: Machine, service: ServedBench, pairs: number): Promise<string> {
   await machine.reset();
   const client = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));

@@ -187,7 +187,8 @@ export const scenarios: readonly Scenario[] = [
     words:
       'The service at niceness 5 beside one busy loop per core, which leaves it about a quarter of a core; 250 batches in flight, to channels that exist (distinct) and to new ones. Refused must be 0.',
     measure: async (machine, pairs) =>
-      // On a machine that is slow enough, 250 batches of 1,000 take longer than the default of 30 s.
+      // On a machine that is slow enough, 250 batches of 1,000 take longer than the default of 30
+      // s.
       await withService(machine, { OVERLOAD_WAIT: '1000', REQUEST_TIMEOUT: '300000' }, async (contender, pid) =>
         closedLoops(machine, contender, pid, pairs),
       ),

@@ -1,6 +1,7 @@
 // Deletes from a folder with dist/ and node_modules/ what a run never reads: declarations, source
 // maps, documentation, and modules that nothing in dist can load (the second module format of most
-// packages). The Dockerfile runs it: node --experimental-import-meta-resolve scripts/prune.ts FOLDER
+// packages). The Dockerfile runs it: node --experimental-import-meta-resolve scripts/prune.ts
+// FOLDER
 //
 // It follows every string that names a relative file or an installed package, so it keeps too much
 // rather than too little. Files of other kinds (JSON, licenses) stay.

@@ -8,7 +8,8 @@ export async function openJson(job: ContenderJob): Promise<Contender> {
   const batches = batchesOf(job.workload);
   const path = '/message/sendbatch';
   if (job.toPersons) {
-    // A dry run creates no channels: every person is sent one message, which is removed before the run.
+    // A dry run creates no channels: every person is sent one message, which is removed before the
+    // run.
     await inParallel(oncePerChannel(batches, true), async (works) =>
       client.ask(client.requestOf(path, toPersons(works))),
     );

@@ -73,7 +73,8 @@ async function open(url: string, batches: readonly (readonly Work[])[]) {
     const done = answer.split(messages === 1 ? '"result":' : '"publish":').length - 1;
     if (done !== messages) throw new Error(`${done} of ${messages} were answered: ${answer.slice(0, 300)}`);
   };
-  // One by one: it ends a request after 10 s, which a hundred new channels can take on a busy machine.
+  // One by one: it ends a request after 10 s, which a hundred new channels can take on a busy
+  // machine.
   await inParallel(oncePerChannel(batches, false).flat(), async (work) => send(requestOf([work]), 1));
   const database = new URL(url).searchParams.get('database');
   return {

@@ -28,7 +28,9 @@ export interface PeerServer {
 export interface PeerClient {
   /** Resolves when the system has acknowledged the whole batch. */
   send(index: number): Promise<void>;
-  /** Number of stored messages, so that a run can be verified; unset: `close` verifies what it can. */
+  /**
+   * Number of stored messages, so that a run can be verified; unset: `close` verifies what it can.
+   */
   count?(): Promise<number>;
   close(): Promise<void>;
 }
@@ -72,7 +74,9 @@ export async function startServer(
   throw new NotInstalled(`${command} does not answer on port ${port} within 30 s`);
 }
 
-/** The program that an environment variable names, for servers that neither npm nor Debian packages. */
+/**
+ * The program that an environment variable names, for servers that neither npm nor Debian packages.
+ */
 export function programOf(variable: 'CENTRIFUGO' | 'WUKONGIM'): string {
   const path = process.env[variable];
   if (path === undefined || path === '') throw new NotInstalled(`${variable} names no program`);

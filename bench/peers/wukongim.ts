@@ -78,7 +78,10 @@ export const wuKongIm: Peer = {
       });
       return seqs;
     };
-    /** Waits until the sampled channels have stored what was sent, or store no more; returns what they hold. */
+    /**
+     * Waits until the sampled channels have stored what was sent, or store no more; returns what
+     * they hold.
+     */
     const settled = async (wanted?: readonly number[]) => {
       let held = await lastSeqs();
       for (let since = performance.now(); performance.now() - since < settleMs; ) {

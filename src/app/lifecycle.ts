@@ -1,9 +1,9 @@
 /**
  * Stops what was started, in reverse order.
  *
- * Each part registers its stop right after it was started, so that a failed start and a regular stop
- * take the same path. All steps run even if one fails; the first error is thrown at the end. Steps
- * that wait for work in flight share one grace period.
+ * Each part registers its stop right after it was started, so that a failed start and a regular
+ * stop take the same path. All steps run even if one fails; the first error is thrown at the end.
+ * Steps that wait for work in flight share one grace period.
  */
 export class Lifecycle {
   readonly #graceMs: number;

@@ -40,7 +40,8 @@ export async function wireBatches(
   const jobs = await database.openJobs(watch.onError);
   const scheduleAt = async (callerId: string, timeMs: number, hadBatch = true) => {
     try {
-      // Nothing was due at its time: the database's clock is behind. Waits instead of retrying at once.
+      // Nothing was due at its time: the database's clock is behind. Waits instead of retrying at
+      // once.
       if (timeMs <= now() && hadBatch) await jobs.schedule(callerId);
       else await jobs.scheduleAt(callerId, timeMs);
     } catch (error) {

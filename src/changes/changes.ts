@@ -224,7 +224,9 @@ function isRecalled(changes: MessageChanges | undefined): boolean {
   return changes?.recalledAt !== undefined;
 }
 
-/** Throws unless the message exists, may be changed by the caller, and has the expected revision. */
+/**
+ * Throws unless the message exists, may be changed by the caller, and has the expected revision.
+ */
 function assertEditable(
   message: StoredMessage | undefined,
   { messageSeq, expectedRevision }: EditCall,

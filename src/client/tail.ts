@@ -22,8 +22,8 @@ export interface TailOptions {
   /** Called once per connection and channel, when all stored messages have arrived. */
   readonly onCaughtUp?: (channelType: number, channelId: string, lastSeq: bigint) => void;
   /**
-   * Called when a message that was yielded before, or an earlier one, was edited or recalled: once per
-   * change and in their order, across reconnects.
+   * Called when a message that was yielded before, or an earlier one, was edited or recalled: once
+   * per change and in their order, across reconnects.
    */
   readonly onChanged?: (change: MessageChanged) => void;
   /** Called for each interruption that the client resumes from. */

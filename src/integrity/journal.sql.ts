@@ -17,7 +17,9 @@ export async function channelsOf(db: Db, entries: readonly JournalEntry[]): Prom
   return new Map(rows.map((row) => [channel(row.channel_type, row.channel_id, row.sequence).key, row.channel_key]));
 }
 
-/** Entries that are not stored as acknowledged, by line, with what is stored under their numbers. */
+/**
+ * Entries that are not stored as acknowledged, by line, with what is stored under their numbers.
+ */
 export async function mismatches(
   db: Db,
   entries: readonly (JournalEntry & { readonly channelKey: number | undefined })[],

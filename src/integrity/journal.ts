@@ -1,6 +1,6 @@
 /**
- * Acknowledged messages that a caller wrote down, compared with what is stored. A journal is NDJSON,
- * one acknowledged message per line; it may be larger than memory.
+ * Acknowledged messages that a caller wrote down, compared with what is stored. A journal is
+ * NDJSON, one acknowledged message per line; it may be larger than memory.
  */
 import { createReadStream } from 'node:fs';
 import { tempType } from '../messages/channel.ts';

@@ -27,7 +27,9 @@ export interface HeadColumns {
 
 export const noHead = -1;
 
-/** Header of an array in PostgreSQL's binary format: dimensions, flags, type, length, lower bound. */
+/**
+ * Header of an array in PostgreSQL's binary format: dimensions, flags, type, length, lower bound.
+ */
 const headerBytes = 20;
 /** The length of the element, and a bigint. */
 const elementBytes = 12;

@@ -79,14 +79,15 @@ export class ChannelKeys {
     }
     if (missing.length === 0) return keys;
     this.created(await insert(this.#db, missing, this.#now()));
-    // Those that another instance created at the same moment are invisible to the insert's snapshot.
+    // Those that another instance created at the same moment are invisible to the insert's
+    // snapshot.
     for (const [text, key] of await this.find(missing)) keys.set(text, key);
     return keys;
   }
 
   /**
-   * As `find`, after this process has ended its attempts to create the missing ones. A group that is
-   * sent behind the one that creates its channel would otherwise create it too, and fail.
+   * As `find`, after this process has ended its attempts to create the missing ones. A group that
+   * is sent behind the one that creates its channel would otherwise create it too, and fail.
    */
   async findSettled(channels: readonly Channel[]): Promise<Map<string, number>> {
     for (;;) {

@@ -25,7 +25,9 @@ import {
 } from './channel.ts';
 import { type Draft, flagNoPersist, flagRedDot, flagSyncOnce, type Header, type PreparedMessage } from './message.ts';
 
-/** The fields of a message as a decoder finds them: offsets of the first byte and after the last. */
+/**
+ * The fields of a message as a decoder finds them: offsets of the first byte and after the last.
+ */
 export interface PlainFields {
   /** Holds the texts. */
   readonly bytes: Buffer;

@@ -7,15 +7,16 @@
 //  2. Reads and streams have no limit of their number. A share of them is refused that rises with
 //     the delay of the event loop (random early detection), the shorter of two samples, so that a
 //     single pause refuses nothing.
-//  3. The delay of the event loop, or of its iteration so far if that is longer, counts as time that
-//     a sending call has waited already: one iteration reads megabytes without a sample in between.
+//  3. The delay of the event loop, or of its iteration so far if that is longer, counts as time
+//     that a sending call has waited already: one iteration reads megabytes without a sample in
+//     between.
 //  4. One probe per second is admitted above the limit, so that the end of a stall is noticed.
 //
 // Why not PIE for sends, as before: its share is refused of any load, so it refused calls of 128
-// callers who wait for each other on a slow machine (86 %). A limit of calls in flight cannot refuse
-// fewer callers than it. CoDel drops calls after they have waited; these must be refused at once.
-// A gradient limit (Netflix concurrency-limits) searches for the limit with the least wait; here the
-// wait is given, and the measured rate yields the limit without a search.
+// callers who wait for each other on a slow machine (86 %). A limit of calls in flight cannot
+// refuse fewer callers than it. CoDel drops calls after they have waited; these must be refused at
+// once. A gradient limit (Netflix concurrency-limits) searches for the limit with the least wait;
+// here the wait is given, and the measured rate yields the limit without a search.
 
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { ServiceError } from '../messages/service-error.ts';

@@ -69,7 +69,9 @@ export class RequestContext implements Destination {
   counts: CallCounts | undefined = undefined;
   /** Cancels the call when its caller leaves. Unset: only the signal of its context does. */
   cancellation: Cancellation | undefined = undefined;
-  /** Headers of every answer to the request: of its origin check, and what keeps other sites out. */
+  /**
+   * Headers of every answer to the request: of its origin check, and what keeps other sites out.
+   */
   answerHeaders: Readonly<Record<string, string>> = safeAnswerHeaders;
   /** Counts a chunk of the body (null: its end); false: the body was dropped. */
   onBodyChunk: ((chunk: Buffer | null) => boolean) | undefined = undefined;

@@ -74,8 +74,8 @@ export interface Lanes {
  * Assigns batches to lanes.
  *  1. Under little load all batches go to the first lane, which commits them together, unless it
  *     stalls.
- *  2. Otherwise messages go to lanes by a hash of their channels: the batches of a hot channel share
- *     commits in one lane instead of queueing for its row lock. A BEST_EFFORT batch is split.
+ *  2. Otherwise messages go to lanes by a hash of their channels: the batches of a hot channel
+ *     share commits in one lane instead of queueing for its row lock. A BEST_EFFORT batch is split.
  *  3. An ATOMIC batch is one transaction, in the lane of its first channel; its locks are taken in
  *     the global order.
  * The lane of a channel decides about speed only: row locks number its messages.

@@ -368,7 +368,9 @@ export async function appendNew(
   };
 }
 
-/** The order in which a statement gets the channels of a group: existing ones by key, then others. */
+/**
+ * The order in which a statement gets the channels of a group: existing ones by key, then others.
+ */
 interface HeadLayout {
   /** Keys of the channels that exist, ascending, and their indexes in the group's layout. */
   readonly keys: readonly number[];

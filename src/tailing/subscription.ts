@@ -369,7 +369,9 @@ export class Subscription {
     return woken;
   }
 
-  /** One timer per heartbeat, not per wake-up: a timer that fires after an event waits for the rest. */
+  /**
+   * One timer per heartbeat, not per wake-up: a timer that fires after an event waits for the rest.
+   */
   #heartbeatIn(ms: number): NodeJS.Timeout {
     return setTimeout(() => {
       const rest = this.#eventAt + heartbeatMs - performance.now();

@@ -24,7 +24,9 @@ function megabytes(chosen: (entry: (typeof lock.packages)[string]) => boolean): 
   return (blocks.reduce((sum, each) => sum + each, 0) * 512) / 1e6;
 }
 
-/** The files of a package without those of packages inside it, which the lock file names themselves. */
+/**
+ * The files of a package without those of packages inside it, which the lock file names themselves.
+ */
 function ownFiles(path: string): string[] {
   return readdirSync(path, { withFileTypes: true }).flatMap((entry) => {
     if (entry.name === 'node_modules') return [];

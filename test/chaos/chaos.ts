@@ -50,7 +50,9 @@ export interface ChaosReport extends Account {
   readonly failures: ReadonlyMap<string, number>;
   /** The batches that waited longest, with the seconds since the first fault. */
   readonly slowest: readonly string[];
-  /** Per fault: how often it ran, and the longest time in which no batch in flight had its answer. */
+  /**
+   * Per fault: how often it ran, and the longest time in which no batch in flight had its answer.
+   */
   readonly faults: readonly { readonly name: string; readonly count: number; readonly longestMs: number }[];
   /** The summary of `verify --journal`. */
   readonly verified: string;
@@ -208,7 +210,9 @@ async function readStored(url: string): Promise<StoredMessage[]> {
   }));
 }
 
-/** Waits until tails and webhooks have received what is stored; the accounting says what is missing. */
+/**
+ * Waits until tails and webhooks have received what is stored; the accounting says what is missing.
+ */
 async function untilReceived(
   stored: readonly StoredMessage[],
   readers: readonly Reader[],

@@ -1,5 +1,5 @@
-// Readers of a chaos run: tails over SSE and gRPC that reconnect, a webhook receiver that fails, and
-// a user that fetches and acknowledges its commands.
+// Readers of a chaos run: tails over SSE and gRPC that reconnect, a webhook receiver that fails,
+// and a user that fetches and acknowledges its commands.
 import { setTimeout as delay } from 'node:timers/promises';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import { ChannelType, createSendbatch } from '../../src/client/index.ts';

@@ -1,5 +1,5 @@
-// Writers of a chaos run: one per protocol. Each sends one batch after the other and retries it under
-// the same keys at any instance until every message is acknowledged.
+// Writers of a chaos run: one per protocol. Each sends one batch after the other and retries it
+// under the same keys at any instance until every message is acknowledged.
 import { setTimeout as delay } from 'node:timers/promises';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
@@ -196,7 +196,10 @@ function createWriter(
   const batch = (most: number, channels: readonly string[]) =>
     Array.from({ length: 1 + dice.pick(most) }, () => draft(channels[dice.pick(channels.length)] ?? own));
 
-  /** One attempt: the results that are final, and what must be sent again. Undefined: nothing is known. */
+  /**
+   * One attempt: the results that are final, and what must be sent again. Undefined: nothing is
+   * known.
+   */
   const once = async (order: Order): Promise<Answer | undefined> => {
     ledger.attempts++;
     try {

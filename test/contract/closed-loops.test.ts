@@ -10,8 +10,8 @@ import { assertSound } from '../support/verify.ts';
 /** Calls in flight that must not be refused: as many as an HTTP/2 connection has streams. */
 const callers = 250;
 /**
- * Beside the other test files this niceness leaves the service a part of a core. `overload-closed` of
- * bench/ has every combination, beside busy loops.
+ * Beside the other test files this niceness leaves the service a part of a core. `overload-closed`
+ * of bench/ has every combination, beside busy loops.
  */
 const niceness = 10;
 const knownChannels = 50;
@@ -21,8 +21,8 @@ interface Loop {
   readonly batchMessages: 1 | 100 | 1000;
   readonly channels: 'known' | 'new' | 'one';
   /**
-   * Whether the service is started for this loop, which then sends its first calls. Always for JSON:
-   * connections of an earlier loop may be closed as idle at the moment of their next call.
+   * Whether the service is started for this loop, which then sends its first calls. Always for
+   * JSON: connections of an earlier loop may be closed as idle at the moment of their next call.
    */
   readonly isCold: boolean;
 }

@@ -50,8 +50,8 @@ describe('overload', () => {
     await holder.query('begin');
     await holder.query('select from sendbatch.channel_head for update');
     const admitted: Promise<Answer>[] = [];
-    // All wait for the lock: after a second without a finished call, few more than the calm ones are
-    // admitted.
+    // All wait for the lock: after a second without a finished call, few more than the calm ones
+    // are admitted.
     const sendNext = () => {
       const sending = protocolClient.send({ messages: [draftTo('busy', String(admitted.length))] });
       admitted.push(sending);

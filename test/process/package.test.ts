@@ -87,7 +87,8 @@ describe('the packed package in an empty project', () => {
   });
 
   test('the package installed without install scripts serves from its own PostgreSQL, and its command sends and verifies', async () => {
-    // The project's own packages are installed without scripts too; unpacking this one again takes 3 s of CPU.
+    // The project's own packages are installed without scripts too; unpacking this one again takes
+    // 3 s of CPU.
     symlinkSync(join(root, 'node_modules', optional), join(folder, 'node_modules', optional));
     const command = join(folder, 'node_modules/.bin/sendbatch');
     const served = await spawnService({ HOME: folder }, folder, command);

@@ -1,6 +1,6 @@
 /**
- * Messages of a batch, counted by outcome. The one shape of such counts: capabilities, metrics, spans
- * and the call log share it.
+ * Messages of a batch, counted by outcome. The one shape of such counts: capabilities, metrics,
+ * spans and the call log share it.
  */
 export interface BatchCounts {
   readonly accepted: number;

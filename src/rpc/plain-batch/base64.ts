@@ -8,8 +8,8 @@ bits['_'.charCodeAt(0)] = 63;
 const padding = 0x3d;
 
 /**
- * Decodes base64, with or without padding, into `into` from `at` on. Returns where the decoded bytes
- * end; -1 when the text is not base64.
+ * Decodes base64, with or without padding, into `into` from `at` on. Returns where the decoded
+ * bytes end; -1 when the text is not base64.
  */
 export function decodeBase64(bytes: Uint8Array, start: number, end: number, into: Uint8Array, at: number): number {
   let last = end;

@@ -11,7 +11,9 @@ import { PlainMessage } from '../../messages/plain-message.ts';
 import { lastChannelType } from '../fast-validate.ts';
 import { isPlainText } from './text.ts';
 
-/** Larger bodies take the general path, which reads in slices; decoding one of this size takes 2 ms. */
+/**
+ * Larger bodies take the general path, which reads in slices; decoding one of this size takes 2 ms.
+ */
 export const plainBytes = 1024 * 1024;
 
 /** The fields of one message while a decoder finds them. Reused: nothing is allocated per field. */

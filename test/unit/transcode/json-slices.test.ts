@@ -63,7 +63,8 @@ describe('JSON parsed in slices', () => {
         const text = whole.slice(0, from) + put + whole.slice(from + cut);
         if (!text.isWellFormed()) return;
         const [sliced, reference] = [await outcomeOf(inSlices(text)), await outcomeOf(atOnce(text))];
-        // Damage may put an escape into a key, which V8 may misread: then only refusals are compared.
+        // Damage may put an escape into a key, which V8 may misread: then only refusals are
+        // compared.
         if (text.includes('\\')) assert.deepEqual(statusOf(sliced), statusOf(reference), text);
         else assert.deepEqual(sliced, reference, text);
       }),
