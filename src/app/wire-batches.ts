@@ -56,6 +56,7 @@ export async function wireBatches(
     db,
     sendBatch,
     findStored: createFindStored(store),
+    findKeys: (channels) => store.channelKeys.find(channels),
     onBatchChange,
     onError: chunks.onError,
     now,

@@ -183,6 +183,11 @@ export interface BatchResult {
   /** 0 if the message was refused. */
   readonly messageId: number;
   readonly messageSeq: number;
+  /**
+   * The key of the channel that has the message. Unset for refused messages, commands, messages
+   * that are not numbered, and results that earlier versions stored.
+   */
+  readonly channelKey?: number;
   readonly duplicate: boolean;
   readonly refusal?: Refusal;
   /** The caller's own number of the message, if it has one. */
@@ -198,12 +203,13 @@ export type Recipient = Pick<Draft, 'fromUid' | 'channelType' | 'channelId'>;
 
 /**
  * Converts an outcome to a result. `isRetry`: an earlier attempt may have stored the message, so a
- * duplicate under a derived key is the batch's own message.
+ * duplicate under a derived key is the batch's own message. `channelKey`: of the stored message.
  */
 export function toResult(
   { index, hasOwnKey, draft }: ChunkDraft,
   outcome: Outcome | Refusal,
   isRetry: boolean,
+  channelKey?: number,
 ): BatchResult {
   const { clientMsgNo, fromUid, channelType, channelId } = draft;
   const line = draft.line ? { line: draft.line } : {};
@@ -214,7 +220,7 @@ export function toResult(
   }
   const { messageId, messageSeq } = outcome;
   const duplicate = outcome.kind === 'duplicate' && (hasOwnKey || !isRetry);
-  return { index, ...line, clientMsgNo, messageId, messageSeq, duplicate };
+  return { index, ...line, clientMsgNo, messageId, messageSeq, ...(channelKey && { channelKey }), duplicate };
 }
 
 /** Whether another attempt may succeed. */

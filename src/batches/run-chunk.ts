@@ -7,6 +7,7 @@
 
 import { hash } from 'node:crypto';
 import type { Outcome } from '../messages/append-plan.ts';
+import { type Channel, messageSequence } from '../messages/channel.ts';
 import { prepareMessage } from '../messages/message.ts';
 import { type Refusal, ServiceError } from '../messages/service-error.ts';
 import type { BatchCounts } from '../observability/events/batch-counts.ts';
@@ -48,6 +49,8 @@ export interface ChunkRunnerParts extends SendChunkParts {
   readonly db: Db;
   /** Called after a batch changed. */
   readonly onBatchChange: (batchId: string) => void;
+  /** The keys of channels, by channel key text. */
+  readonly findKeys: (channels: readonly Channel[]) => Promise<ReadonlyMap<string, number>>;
   /** The database's time, in milliseconds since 1970. */
   readonly now: () => number;
 }
@@ -149,7 +152,7 @@ interface ChunkAttempt {
 
 /** Sends the messages of a chunk that have no final result and are not behind a waiting message. */
 async function attemptChunk(
-  { sendBatch, findStored, onError, now }: ChunkRunnerParts,
+  { sendBatch, findStored, findKeys, onError, now }: ChunkRunnerParts,
   batch: ClaimedBatch,
   chunk: StoredChunk,
   earlierResults: readonly BatchResult[],
@@ -162,11 +165,14 @@ async function attemptChunk(
   const stored = chunk.isBegun
     ? await findStoredEarlier(findStored, chunk, pending, outcomes)
     : new Map<number, Outcome>();
+  const finalOutcomes = pending.map((each, position) => stored.get(each.index) ?? outcomes[position]);
+  const channels = finalOutcomes.map(channelOf);
+  const keys = await findKeys(channels.filter((each) => each !== undefined));
   const refusedNow: BatchResult[] = [];
   for (const [position, each] of pending.entries()) {
-    const outcome = stored.get(each.index) ?? outcomes[position];
+    const outcome = finalOutcomes[position];
     if (outcome === undefined) throw new Error(`no outcome for message ${each.index} of batch ${batch.batchId}`);
-    const result = toResult(each, outcome, chunk.isBegun);
+    const result = toResult(each, outcome, chunk.isBegun, keys.get(channels[position]?.key ?? ''));
     if (isRetryable(result)) {
       const timed = { ...result, triedAt };
       resultByIndex.set(each.index, timed);
@@ -176,6 +182,13 @@ async function attemptChunk(
   }
   const results = drafts.flatMap(({ index }) => resultByIndex.get(index) ?? []);
   return { results, sent: pending.length, refusedNow, heldBack, waitingPairs: [...waitingPairs], now: now() };
+}
+
+/** The channel whose history has the message of an outcome; undefined: it is in none. */
+function channelOf(outcome: Outcome | Refusal | undefined): Channel | undefined {
+  if (outcome === undefined || 'reason' in outcome || outcome.kind === 'refused') return undefined;
+  const { message, messageSeq } = outcome;
+  return messageSeq > 0 && message.channel.sequence === messageSequence ? message.channel : undefined;
 }
 
 /**

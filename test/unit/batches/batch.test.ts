@@ -129,6 +129,7 @@ describe('results of a batch', () => {
       duplicate: false,
     });
     assert.deepEqual(toResult(placed, busy, true).refusal, busy);
+    assert.equal(toResult(placed, { ...stored, kind: 'accepted' }, false, 9).channelKey, 9);
   });
 
   test('results of a batch are counted by outcome', () => {
