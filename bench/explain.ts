@@ -14,6 +14,7 @@ import { memberChannels } from '../src/messages/member-lists.sql.ts';
 import { PreparingClient } from '../src/postgres/client.ts';
 import { openDatabase } from '../src/postgres/pool.ts';
 import type { Db, Tables } from '../src/postgres/schema.ts';
+import { oneShard } from '../src/postgres/shards.ts';
 import { Execution } from '../src/postgres/sql.ts';
 import { createInbox } from '../src/reading/inbox.ts';
 import { createReadChannel, type ReadCall } from '../src/reading/read-channel.ts';
@@ -41,7 +42,7 @@ const cluster = await startCluster({
 });
 const url = cluster.url('sendbatch');
 try {
-  await migrateDatabase(url);
+  await migrateDatabase(url, 1);
   await fill();
   const table = await measure();
   console.log(table);
@@ -127,7 +128,7 @@ async function measure(): Promise<string> {
   });
   const everybody = { has: () => true };
   const rules = { systemUids: everybody, systemReaders: everybody, enforcePersonAllowlist: false };
-  const store = { db, channelKeys: new ChannelKeys(db), rules };
+  const store = { db, shards: oneShard, channelKeys: new ChannelKeys(db), rules };
   const history = createReadChannel(store);
   const inbox = createInbox(store);
   const reader = { caller: trustedCaller, uid: '' };

@@ -35,7 +35,7 @@ async function fill(db: Db): Promise<void> {
 }
 
 const cluster = await startCluster({ durable: true });
-await migrateDatabase(cluster.url('sendbatch'));
+await migrateDatabase(cluster.url('sendbatch'), 1);
 const db = openStore(cluster.url('sendbatch'));
 const lines = ['| what | ms | what it did |', '|---|---|---|'];
 async function row(what: string, work: () => Promise<string>): Promise<void> {

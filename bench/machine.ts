@@ -62,7 +62,7 @@ export async function startDebianMachine(): Promise<Machine | undefined> {
 /** Creates the schema and all channels. */
 async function prepare(cluster: Server): Promise<Machine> {
   const url = cluster.url('sendbatch');
-  await migrateDatabase(url);
+  await migrateDatabase(url, 1);
   const admin = new pg.Client({ connectionString: url });
   await admin.connect();
   // Channel keys are 1 to n in the order of the ranks, so that the raw loader knows them.

@@ -2,6 +2,7 @@ import type { Batch } from '../../src/messages/append-plan.ts';
 import { ChannelKeys } from '../../src/messages/channel-keys.sql.ts';
 import { prepareMessage } from '../../src/messages/message.ts';
 import { openDatabase } from '../../src/postgres/pool.ts';
+import { oneShard } from '../../src/postgres/shards.ts';
 import { createAppend } from '../../src/sending/append.ts';
 import { createDirect, createLanes, type Lanes } from '../../src/sending/lanes.ts';
 import type { Contender, ContenderJob } from '../contender.ts';
@@ -37,6 +38,7 @@ export async function openStore({
   for (const { messages } of batches) await channelKeys.find(messages.map((message) => message.channel));
   const append = createAppend({
     db,
+    shards: oneShard,
     channelKeys,
     rules: {
       systemUids: { has: () => !ordinarySenders },

@@ -3,7 +3,8 @@ import { installJobs, type Jobs, needsJobsInstall, openJobs } from '../batches/j
 import type { Config } from '../config/index.ts';
 import type { Log } from '../observability/log.ts';
 import { EmbeddedUnavailable, startEmbedded } from '../postgres/embedded/index.ts';
-import { MigrationError, migrate, type SchemaStatus, schemaStatus } from '../postgres/migrate.ts';
+import { migrate, type SchemaStatus, schemaStatus } from '../postgres/migrate.ts';
+import { MigrationError } from '../postgres/migration-error.ts';
 import { classifyPgError } from '../postgres/pg-errors.ts';
 import { type Listening, listen } from '../postgres/pg-notify.ts';
 import {
@@ -15,6 +16,8 @@ import {
   serverFacts,
 } from '../postgres/pool.ts';
 import type { Db } from '../postgres/schema.ts';
+import { areShardsReady, prepareShards } from '../postgres/shard-schemas.ts';
+import { ShardLayout } from '../postgres/shards.ts';
 import { openCounterPool } from '../rate-limits/postgres-counter.sql.ts';
 
 /** The service cannot start; the message is one line for the operator. */
@@ -35,6 +38,8 @@ export interface OpenServer {
   openJobs(onError: (error: unknown) => void): Promise<Jobs>;
   /** Opens the connections of shared counters. */
   openCounters(): ReturnType<typeof openCounterPool>;
+  /** How the tables of channels are divided. */
+  readonly shards: ShardLayout;
   /** Version and place of the server, for display. */
   readonly words: string;
   /** Disconnects; stops the embedded server unless another service uses it. */
@@ -80,7 +85,8 @@ export async function openServer(
     const { statementTimeoutMs } = config;
     const openQueue = (onError: (error: unknown) => void) => openJobs(database, { statementTimeoutMs, onError });
     const about = `PostgreSQL ${facts.version}, ${words}`;
-    return { open, openCounters, openJobs: openQueue, listen: hear, words: about, close };
+    const shards = new ShardLayout(config.shards);
+    return { open, openCounters, openJobs: openQueue, listen: hear, shards, words: about, close };
   } catch (error) {
     await close();
     throw error;
@@ -112,8 +118,8 @@ export async function openSchema(config: Config, log: Log): Promise<OpenSchema> 
     throw error;
   }
   return {
-    status: () => statusOf(db).catch(rethrow),
-    migrate: () => bringUpToDate(db, clientOptions(connection)).catch(rethrow),
+    status: () => statusOf(db, config).catch(rethrow),
+    migrate: () => bringUpToDate(db, clientOptions(connection), config).catch(rethrow),
     close: closeAll,
   };
 }
@@ -132,19 +138,35 @@ function clientOptions(connection: Connection): ClientOptions {
 
 /** Tables of the queue belong to pg-boss, which updates them itself. */
 const queue = 'queue';
+/** The number of shards is recorded, and their schemas exist. */
+const shards = 'shards';
 
-async function statusOf(db: Db): Promise<SchemaStatus> {
-  const [status, isPending] = [await schemaStatus(db), await needsJobsInstall(db)];
-  return isPending
-    ? { ...status, pending: [...status.pending, queue] }
-    : { ...status, applied: [...status.applied, queue] };
+async function statusOf(db: Db, { shards: count }: Pick<Config, 'shards'>): Promise<SchemaStatus> {
+  const { applied, pending, newer } = await schemaStatus(db);
+  const steps: Record<string, boolean> = {
+    [queue]: await needsJobsInstall(db),
+    [shards]: !(await areShardsReady(db, count)),
+  };
+  const stepsThat = (arePending: boolean) => Object.keys(steps).filter((step) => steps[step] === arePending);
+  return { applied: [...applied, ...stepsThat(false)], pending: [...pending, ...stepsThat(true)], newer };
 }
 
-async function bringUpToDate(db: Db, database: ClientOptions): Promise<string[]> {
+async function bringUpToDate(
+  db: Db,
+  database: ClientOptions,
+  { shards: count }: Pick<Config, 'shards'>,
+): Promise<string[]> {
   const also = async () => {
-    if (!(await needsJobsInstall(db))) return [];
-    await installJobs(database);
-    return [queue];
+    const done: string[] = [];
+    if (await needsJobsInstall(db)) {
+      await installJobs(database);
+      done.push(queue);
+    }
+    if (!(await areShardsReady(db, count))) {
+      await prepareShards(db, count);
+      done.push(shards);
+    }
+    return done;
   };
   return await migrate(db, also);
 }
@@ -179,14 +201,14 @@ function placeIn(setting: string, url: string): string {
 /** Updates the schema, or with MIGRATE=check refuses to start on an outdated one. */
 async function prepareSchema(config: Config, db: Db, database: ClientOptions, log: Log): Promise<void> {
   if (config.migrate === 'check') {
-    const { pending } = await statusOf(db);
+    const { pending } = await statusOf(db, config);
     if (pending.length > 0)
       throw new MigrationError(
         `the schema is not up to date (pending: ${pending.join(', ')}), and MIGRATE=check: run npm run cli -- migrate`,
       );
     return;
   }
-  const applied = await bringUpToDate(db, database);
+  const applied = await bringUpToDate(db, database, config);
   if (applied.length > 0) log('schemaMigrated', { migrations: applied });
 }
 

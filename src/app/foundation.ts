@@ -12,6 +12,7 @@ import { createClock, databaseClock } from '../postgres/database-clock.ts';
 import { classifyPgError } from '../postgres/pg-errors.ts';
 import type { DatabaseOptions, PoolCounts } from '../postgres/pool.ts';
 import type { Db } from '../postgres/schema.ts';
+import type { ShardLayout } from '../postgres/shards.ts';
 import { type OpenServer, openServer } from './database.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import { version } from './version.ts';
@@ -31,6 +32,8 @@ export interface Foundation {
   readonly db: Db;
   /** Connections of calls that read. */
   readonly reads: Db;
+  /** How the tables of channels are divided. */
+  readonly shards: ShardLayout;
   /** Counts of all pools that metrics report, by the pool's name. */
   readonly pools: Map<string, () => PoolCounts>;
   /** Opens a pool that metrics report, and closes it on stop. */
@@ -80,7 +83,22 @@ export async function openFoundation(config: Config, log: Log, lifecycle: Lifecy
   const measuring = startLoop({ everyMs: measureClockEveryMs, run: clock.measure, onError: () => {} });
   lifecycle.onStop('database clock', () => measuring.stop());
   const rules = permissionRules(config);
-  return { config, lifecycle, registry, traces, events, database, db, reads, pools, openPool, rules, now: clock.now };
+  const { shards } = database;
+  return {
+    config,
+    lifecycle,
+    registry,
+    traces,
+    events,
+    database,
+    db,
+    reads,
+    shards,
+    pools,
+    openPool,
+    rules,
+    now: clock.now,
+  };
 }
 
 function permissionRules({ systemUids, personAllowlist }: Config): PermissionRules {

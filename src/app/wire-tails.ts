@@ -29,14 +29,15 @@ export interface WiredTails {
  */
 const pollEveryMs = 5000;
 
-export function wireTails({ database, db, events, lifecycle, now, reads, rules }: Foundation): WiredTails {
+export function wireTails({ database, db, events, lifecycle, now, reads, rules, shards }: Foundation): WiredTails {
   const onMade = (created: readonly CreatedChannel[]) => {
     tails.channelsCreated(created);
     notifier.publish({ made: created.map(({ type, id, channelKey }) => [type, id, channelKey]) });
   };
-  const channelKeys = new ChannelKeys(db, onMade, now);
+  const channelKeys = new ChannelKeys(db, { shards, onCreated: onMade, now });
   const store: Store = {
     db,
+    shards,
     channelKeys,
     rules,
     onStored(keys) {

@@ -1,5 +1,8 @@
 import convict from 'convict';
 
+/** A shard is a schema of nine tables: more would only make the catalog of PostgreSQL large. */
+const mostShards = 1024;
+
 /** Ranges of integers: minimum, maximum, unit. Documentation and errors show them. */
 const ranges = {
   'tcp-port': [0, 65_535, ''],
@@ -30,6 +33,13 @@ const texts = {
   scopes: {
     shape: '`send,read,admin,metrics`',
     fault: (text: string) => firstInvalid(splitList(text), isScope, 'is not a scope: send, read, admin, metrics'),
+  },
+  shards: {
+    shape: '`1`, `2`, `4` … `1024`',
+    fault: (text: string) =>
+      /^\d+$/.test(text) && Number(text) <= mostShards && Number.isInteger(Math.log2(Number(text)))
+        ? undefined
+        : `must be a power of two from 1 to ${mostShards}`,
   },
   share: {
     shape: '0 – 1',

@@ -76,6 +76,7 @@ export interface Config {
   /** Whether a start applies pending migrations, or fails. */
   readonly migrate: 'auto' | 'check';
   readonly lanes: number;
+  readonly shards: number;
   readonly poolSize: number;
   readonly lockTimeoutMs: number;
   readonly statementTimeoutMs: number;
@@ -256,6 +257,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     workers: at.workers,
     migrate: at.migrate,
     lanes: at.lanes,
+    shards: Number(at.shards),
     poolSize: at.poolSize,
     lockTimeoutMs: at.lockTimeout,
     statementTimeoutMs: at.statementTimeout,

@@ -248,6 +248,12 @@ export const schema = {
     default: 4,
     env: 'LANES',
   },
+  shards: {
+    doc: 'Shards that the database is divided into: a power of two. Fixed when the first instance starts; an instance with another number does not start. More than 1 only pays on Citus.',
+    format: 'shards',
+    default: '1',
+    env: 'SHARDS',
+  },
   poolSize: {
     doc: 'Maximum number of pooled database connections, besides those of the lanes. Half of them are for reading, so reading and sending cannot starve each other.',
     format: 'count',

@@ -2,6 +2,7 @@ import { sql } from 'kysely';
 import { LRUCache } from 'lru-cache';
 import { BinaryArray } from '../postgres/binary-array.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
+import type { ShardLayout } from '../postgres/shards.ts';
 import { Statement } from '../postgres/sql.ts';
 import { type Channel, channel, firstUids, messageSequence, tempType } from './channel.ts';
 
@@ -23,6 +24,14 @@ export interface CreatedChannel {
   readonly channelKey: number;
 }
 
+export interface ChannelKeysOptions {
+  readonly shards?: ShardLayout;
+  /** Receives the channels of messages that this process created. */
+  readonly onCreated?: (created: readonly CreatedChannel[]) => void;
+  /** Milliseconds since 1970. */
+  readonly now?: () => number;
+}
+
 /** Finds the surrogate keys of channels. One per process and database. */
 export class ChannelKeys {
   readonly #db: Db;
@@ -32,8 +41,7 @@ export class ChannelKeys {
   readonly #onCreated: (created: readonly CreatedChannel[]) => void;
   readonly #now: () => number;
 
-  /** `onCreated` receives the channels of messages that this process created. */
-  constructor(db: Db, onCreated: (created: readonly CreatedChannel[]) => void = () => {}, now = Date.now) {
+  constructor(db: Db, { onCreated = () => {}, now = Date.now }: ChannelKeysOptions = {}) {
     this.#db = db;
     this.#onCreated = onCreated;
     this.#now = now;

@@ -8,9 +8,9 @@
 
 import {
   type Dialect,
-  DummyDriver,
   Kysely,
   PostgresAdapter,
+  PostgresDriver,
   PostgresIntrospector,
   PostgresQueryCompiler,
   type QueryExecutor,
@@ -19,14 +19,16 @@ import {
 import { classifyPgError } from './pg-errors.ts';
 import type { Db, Tables, Tx } from './schema.ts';
 
-const driver = new DummyDriver();
+/** Begins and ends transactions on connections that an executor provides; has none of its own. */
+const driver = new PostgresDriver({ pool: () => Promise.reject(new Error('no pool')) });
 const dialect: Dialect = {
   createAdapter: () => new PostgresAdapter(),
   createDriver: () => driver,
   createIntrospector: (db) => new PostgresIntrospector(db),
   createQueryCompiler: () => new PostgresQueryCompiler(),
 };
-const propsOf = (executor: QueryExecutor) => ({ config: { dialect }, dialect, driver, executor });
+/** What Kysely is made of, around an executor. */
+export const propsOf = (executor: QueryExecutor) => ({ config: { dialect }, dialect, driver, executor });
 
 /**
  * Runs `work` with a connection of the pool. The connection returns to the pool when `work` ends,

@@ -1,6 +1,7 @@
 import { type Kysely, sql } from 'kysely';
 import { type Migration, Migrator } from 'kysely/migration';
 import { checksumOf, createChecksums, readChecksums, recordChecksum } from './migration-checksum.ts';
+import { MigrationError } from './migration-error.ts';
 import { up as messages } from './migrations/0001-messages.ts';
 import { up as channels } from './migrations/0002-channels.ts';
 import { up as apiKeys } from './migrations/0003-api-keys.ts';
@@ -16,11 +17,13 @@ import { up as readingBySequence } from './migrations/0014-reading-by-sequence.t
 import { up as batchColumns } from './migrations/0015-batch-columns.ts';
 import { up as background } from './migrations/0016-background.ts';
 import { up as changes } from './migrations/0017-changes.ts';
+import { up as shards } from './migrations/0018-shards.ts';
 
 /**
  * Every migration, in the order of their names. A released one is never edited: add another. A
  * database records the checksum of each (migration-checksum.ts), and the service refuses to start
- * on one with another text.
+ * on one with another text. Statements on the tables of channels (`shardTables`) run in
+ * `forEachShard`; a test compares the schemas of shards with one that has no others.
  *
  * Old and new instances share the database during a rollout, so that a migration only adds: tables,
  * indexes, columns that old code need not fill. A migration that removes something belongs to a
@@ -44,13 +47,11 @@ const migrations: Record<string, Migration> = {
   '0015-batch-columns': { up: batchColumns },
   '0016-background': { up: background },
   '0017-changes': { up: changes },
+  '0018-shards': { up: shards },
 };
 
 /** The migrations that a database must have for this version. */
 export const migrationNames: readonly string[] = Object.keys(migrations);
-
-/** This version cannot work with the schema of the database. */
-export class MigrationError extends Error {}
 
 /** State of the migrations of a database, as this version sees it. */
 export interface SchemaStatus {

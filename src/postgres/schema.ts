@@ -33,6 +33,7 @@ export interface Tables {
   'sendbatch.person_uid': PersonUidTable;
   'sendbatch.rate': RateTable;
   'sendbatch.read_cursor': ReadCursorTable;
+  'sendbatch.shard_layout': ShardLayoutTable;
   'sendbatch.swept': SweptTable;
   'sendbatch.system_uid': SystemUidTable;
   'sendbatch.template': TemplateTable;
@@ -295,6 +296,13 @@ interface ReadCursorTable {
   uid: string;
   channel_key: number;
   read_seq: number;
+}
+
+/** The number of shards, in at most one row. */
+interface ShardLayoutTable {
+  shards: number;
+  /** Whether the schemas of all shards exist. */
+  is_ready: boolean;
 }
 
 /** Messages removed per channel. */

@@ -194,10 +194,10 @@ export function createAppend(
  * Creates an appender that decides as `createAppend` does and stores nothing: no number is used, no
  * channel created.
  */
-export function createDryRun({ db, channelKeys, rules }: Store): Append {
+export function createDryRun({ db, shards, channelKeys, rules }: Store): Append {
   return (batches) =>
     orBusy(async () => {
-      const group = await loadGroup(batches, { db, channelKeys, rules }, 'only those that exist');
+      const group = await loadGroup(batches, { db, shards, channelKeys, rules }, 'only those that exist');
       const heads = await readHeads(db, [...group.channelKeys.values()]);
       const earlier = await findEarlier(db, lookupKeys(group));
       const denials = deniedPairs(group.pairs, await readPairFacts(db, group.pairs, rules), rules);

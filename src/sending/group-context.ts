@@ -13,11 +13,13 @@ import {
 } from '../messages/permission.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import type { Db } from '../postgres/schema.ts';
+import type { ShardLayout } from '../postgres/shards.ts';
 import type { KeyedMessage } from './messages.sql.ts';
 
 /** What an append needs of the store. */
 export interface Store {
   readonly db: Db;
+  readonly shards: ShardLayout;
   readonly channelKeys: ChannelKeys;
   readonly rules: PermissionRules;
   /** Called after the commit with the channels in which messages were stored. */

@@ -4,9 +4,17 @@ import { installJobs } from '../../src/batches/job-queue.sql.ts';
 import { migrate } from '../../src/postgres/migrate.ts';
 import { type DatabaseOptions, openDatabase } from '../../src/postgres/pool.ts';
 import type { Db } from '../../src/postgres/schema.ts';
+import { prepareShards } from '../../src/postgres/shard-schemas.ts';
+import { ShardLayout } from '../../src/postgres/shards.ts';
 
 export const adminUrlVariable = 'TEST_ADMIN_URL';
-export const templateName = 'sendbatch_test_template';
+/** The migrated template, with this many shards. */
+export const templateName = (count: number) => `sendbatch_test_template_${count}`;
+/** The numbers of shards that test files use: one, and what files with several set as SHARDS. */
+export const shardCounts = [1, 8];
+
+/** How the databases of this process are divided; SHARDS is set for files that run with several. */
+export const shards = new ShardLayout(Number(process.env.SHARDS ?? '1'));
 
 /** A database of one test file. */
 export interface TestDatabase {
@@ -28,7 +36,7 @@ export async function createDatabase(
       'no test server: run all tests as `npm test`, one file as `npm run test:file -- test/contract/send-batch.test.ts`',
     );
   const name = `sendbatch_test_${randomBytes(6).toString('hex')}`;
-  const source = typeof from === 'string' ? templateName : new URL(from.copyOf).pathname.slice(1);
+  const source = typeof from === 'string' ? templateName(shards.count) : new URL(from.copyOf).pathname.slice(1);
   // Copying files takes 20 ms of CPU; writing each page to the WAL takes 35 to 120 ms.
   const copied = from === 'empty' ? '' : ` template ${source} strategy file_copy`;
   await administer(adminUrl, `create database ${name}${copied}`);
@@ -53,8 +61,8 @@ async function administer(adminUrl: string, statement: string): Promise<void> {
   }
 }
 
-/** Migrates a database to the current schema. */
-export async function migrateDatabase(url: string): Promise<void> {
+/** Migrates a database to the current schema, with this many shards. */
+export async function migrateDatabase(url: string, count: number): Promise<void> {
   const db = openDatabase({
     connection: { url },
     poolSize: 2,
@@ -63,7 +71,10 @@ export async function migrateDatabase(url: string): Promise<void> {
     connectTimeoutMs: 60_000,
     onConnectionError: () => {},
   });
-  await migrate(db);
+  await migrate(db, async () => {
+    await prepareShards(db, count);
+    return [];
+  });
   await db.destroy();
   await installJobs({ connectionString: url });
 }

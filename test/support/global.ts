@@ -1,6 +1,6 @@
 import pg from 'pg';
 import { preparePristineCluster, startCluster, type TestCluster } from './cluster.ts';
-import { adminUrlVariable, migrateDatabase, templateName } from './database.ts';
+import { adminUrlVariable, migrateDatabase, shardCounts, templateName } from './database.ts';
 
 let cluster: TestCluster | undefined;
 let removePristine: (() => void) | undefined;
@@ -27,12 +27,15 @@ async function prepareTemplate(adminUrl: string): Promise<void> {
   process.env[adminUrlVariable] = adminUrl;
   const admin = new pg.Client({ connectionString: adminUrl });
   await admin.connect();
-  await admin.query(`drop database if exists ${templateName} with (force)`);
-  await admin.query(`create database ${templateName}`);
+  for (const count of shardCounts) {
+    const name = templateName(count);
+    await admin.query(`drop database if exists ${name} with (force)`);
+    await admin.query(`create database ${name}`);
+    const url = new URL(adminUrl);
+    url.pathname = `/${name}`;
+    await migrateDatabase(url.href, count);
+  }
   await admin.end();
-  const url = new URL(adminUrl);
-  url.pathname = `/${templateName}`;
-  await migrateDatabase(url.href);
 }
 
 export async function globalTeardown(): Promise<void> {

@@ -172,6 +172,7 @@ function launch(
 function environmentOf(env: Record<string, string>): Record<string, string> {
   return {
     PATH: process.env.PATH ?? '',
+    ...(process.env.SHARDS === undefined ? {} : { SHARDS: process.env.SHARDS }),
     HOME: process.env.HOME ?? '',
     PORT: '0',
     LOG_FORMAT: 'json',

@@ -1,7 +1,7 @@
 import { type App, start } from '../../src/app/start.ts';
 import { type Config, loadConfig } from '../../src/config/index.ts';
 import { createLog } from '../../src/observability/log.ts';
-import { createDatabase } from './database.ts';
+import { createDatabase, shards } from './database.ts';
 
 /** A service of one test file: its own database, a free port. */
 export interface TestService extends App {
@@ -17,7 +17,13 @@ export async function startService(change: Partial<Config> & { databaseUrl?: str
   const database = databaseUrl === undefined ? await createDatabase() : undefined;
   const url = databaseUrl ?? database?.url ?? '';
   const config: Config = {
-    ...loadConfig({ PORT: '0', DATABASE_URL: 'postgres://set/below', LOG_LEVEL: 'silent', SYSTEM_UIDS: '*' }),
+    ...loadConfig({
+      PORT: '0',
+      DATABASE_URL: 'postgres://set/below',
+      LOG_LEVEL: 'silent',
+      SYSTEM_UIDS: '*',
+      SHARDS: String(shards.count),
+    }),
     database: { url },
     // Requests of a test must succeed on a slow machine too.
     overloadWaitMs: 60_000,

@@ -9,7 +9,7 @@ import type { Filter } from '../../../src/messages/messages-read.sql.ts';
 import { createReadChannel, type ReadCall } from '../../../src/reading/read-channel.ts';
 import { createAppend } from '../../../src/sending/append.ts';
 import type { Store } from '../../../src/sending/group-context.ts';
-import { openOwnStore } from '../../support/database.ts';
+import { openOwnStore, shards } from '../../support/database.ts';
 import { seedOf } from '../../support/seed.ts';
 
 const allUids = { has: () => true };
@@ -21,7 +21,7 @@ describe('pages of history', () => {
   before(async () => {
     own = await openOwnStore();
     const rules = { systemUids: allUids, systemReaders: allUids, enforcePersonAllowlist: false };
-    store = { db: own.db, channelKeys: new ChannelKeys(own.db), rules };
+    store = { db: own.db, shards, channelKeys: new ChannelKeys(own.db, { shards }), rules };
   });
   after(() => own.close());
 

@@ -7,7 +7,7 @@ import { ServiceError } from '../../../src/messages/service-error.ts';
 import type { Db } from '../../../src/postgres/schema.ts';
 import { sweepTemporary } from '../../../src/retention/temporary-channels.sql.ts';
 import { createAppend } from '../../../src/sending/append.ts';
-import { openOwnStore, openStore } from '../../support/database.ts';
+import { openOwnStore, openStore, shards } from '../../support/database.ts';
 import { jsonCaller } from '../../support/json.ts';
 import { startService, type TestService } from '../../support/service.ts';
 import { query } from '../../support/verify.ts';
@@ -204,7 +204,7 @@ class SweptKeys extends ChannelKeys {
   left: number;
 
   constructor(db: Db, times: number) {
-    super(db);
+    super(db, { shards });
     this.#sweep = daysOfSweeps(db);
     this.left = times;
   }
@@ -225,7 +225,7 @@ for (const atomic of [false, true])
     const { db, close } = await openOwnStore();
     context.after(close);
     const channelKeys = new SweptKeys(db, 20);
-    const append = createAppend({ db, channelKeys, rules });
+    const append = createAppend({ db, shards, channelKeys, rules });
     const messages = [flaggedCommandTo(['r1', 'r2'], 'k')];
     const [appended] = await append([{ messages, atomic, expectedLastSeqs: new Map() }]);
     assert.equal(appended?.status === 'fulfilled' && appended.value[0]?.kind, 'accepted');
@@ -235,7 +235,7 @@ for (const atomic of [false, true])
 test('a command whose channel is removed before each attempt is refused with STORE_BUSY', async (context) => {
   const { db, close } = await openOwnStore();
   context.after(close);
-  const append = createAppend({ db, channelKeys: new SweptKeys(db, Number.POSITIVE_INFINITY), rules });
+  const append = createAppend({ db, shards, channelKeys: new SweptKeys(db, Number.POSITIVE_INFINITY), rules });
   const batch = { messages: [flaggedCommandTo(['r1'], 'k')], atomic: false, expectedLastSeqs: new Map() };
   await assert.rejects(
     append([batch]),
@@ -252,7 +252,7 @@ test('a change of a channel that is removed after it was found is refused with S
     }
   }
   const listener = { membersChanged() {}, channelChanged() {} };
-  const channels = createChannels({ db, channelKeys: new GoneKeys(db), rules }, listener);
+  const channels = createChannels({ db, shards, channelKeys: new GoneKeys(db), rules }, listener);
   const named = { channelType: 8, channelId: '0123456789abcdef0123456789abcdef' };
   await assert.rejects(
     channels.change(named, 'member', { add: ['u1'] }),

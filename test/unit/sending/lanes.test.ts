@@ -9,7 +9,7 @@ import type { Db } from '../../../src/postgres/schema.ts';
 import { createAppend } from '../../../src/sending/append.ts';
 import type { Append } from '../../../src/sending/append-types.ts';
 import { createLanes, type Lanes } from '../../../src/sending/lanes.ts';
-import { createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
+import { createDatabase, openStore, shards, type TestDatabase } from '../../support/database.ts';
 import { openFaultProxy } from '../../support/fault-proxy.ts';
 import { assertSound, readAll } from '../../support/verify.ts';
 
@@ -45,7 +45,7 @@ describe('batches that share a group', () => {
   before(async () => {
     database = await createDatabase();
     db = openStore(database.url, { poolSize: 2 });
-    const append = createAppend({ db, channelKeys: new ChannelKeys(db), rules: allSystem });
+    const append = createAppend({ db, shards, channelKeys: new ChannelKeys(db, { shards }), rules: allSystem });
     const counted: Append = (batches, control) => {
       groups.push(batches.length);
       return append(batches, control);
@@ -155,10 +155,13 @@ describe('batches that share a group', () => {
   });
 
   test('every batch in flight is answered when the service stops under load', async () => {
-    const stopping = createLanes(createAppend({ db, channelKeys: new ChannelKeys(db), rules: allSystem }), {
-      lanes: 2,
-      maxWaitMs: 60_000,
-    });
+    const stopping = createLanes(
+      createAppend({ db, shards, channelKeys: new ChannelKeys(db, { shards }), rules: allSystem }),
+      {
+        lanes: 2,
+        maxWaitMs: 60_000,
+      },
+    );
     const answers = Array.from({ length: 100 }, (_, index) => stopping.append(batchOf([draft('stop', `s${index}`)])));
     await stopping.close();
     const late = stopping.append(batchOf([draft('stop', 'late')]));
@@ -270,11 +273,14 @@ describe('groups that are sent behind a running one', () => {
         }
       },
     });
-    const lanes = createLanes(createAppend({ db, channelKeys: new ChannelKeys(db), rules: allSystem }), {
-      lanes: 1,
-      maxWaitMs: 60_000,
-      pipelineFrom: { items: 1, bytes: 1 },
-    });
+    const lanes = createLanes(
+      createAppend({ db, shards, channelKeys: new ChannelKeys(db, { shards }), rules: allSystem }),
+      {
+        lanes: 1,
+        maxWaitMs: 60_000,
+        pipelineFrom: { items: 1, bytes: 1 },
+      },
+    );
     return {
       db,
       lanes,

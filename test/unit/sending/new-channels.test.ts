@@ -8,7 +8,7 @@ import { type Draft, type PreparedMessage, prepareMessage } from '../../../src/m
 import type { Db } from '../../../src/postgres/schema.ts';
 import { createAppend } from '../../../src/sending/append.ts';
 import { createLanes } from '../../../src/sending/lanes.ts';
-import { createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
+import { createDatabase, openStore, shards, type TestDatabase } from '../../support/database.ts';
 import { assertSound } from '../../support/verify.ts';
 import { untilOneWaitsFor } from '../../support/watch.ts';
 
@@ -65,9 +65,10 @@ describe('channels that a send creates', () => {
     const stored: number[] = [];
     const repeated: string[] = [];
     const modes: string[] = [];
-    const channelKeys = new ChannelKeys(db, (all) => created.push(...all));
+    const channelKeys = new ChannelKeys(db, { shards, onCreated: (all) => created.push(...all) });
     const store = {
       db,
+      shards,
       channelKeys,
       rules,
       onStored: (keys: Iterable<number>) => stored.push(...keys),
@@ -116,7 +117,7 @@ describe('channels that a send creates', () => {
         [6, 'new-a'],
       ],
     );
-    const keys = await new ChannelKeys(db).find(messages.map((each) => each.channel));
+    const keys = await new ChannelKeys(db, { shards }).find(messages.map((each) => each.channel));
     assert.deepEqual(
       created.map(({ channelKey }) => channelKey),
       ['6/0/new-b', '6/0/new-a'].map((text) => keys.get(text)),

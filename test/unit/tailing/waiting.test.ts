@@ -6,15 +6,15 @@ import { channel, messageSequence, pairId } from '../../../src/messages/channel.
 import { ChannelKeys } from '../../../src/messages/channel-keys.sql.ts';
 import type { Store } from '../../../src/sending/group-context.ts';
 import { createTails, type Frame } from '../../../src/tailing/tails.ts';
-import { openOwnStore } from '../../support/database.ts';
+import { openOwnStore, shards } from '../../support/database.ts';
 
 const allUids = { has: () => true };
 const rules = { systemUids: allUids, systemReaders: allUids, enforcePersonAllowlist: false };
 
 test('a late report that a channel was created does not move back the cursor of a stream that resumes it', async (context) => {
   const own = await openOwnStore();
-  const keys = new ChannelKeys(own.db);
-  const tails = createTails({ db: own.db, channelKeys: keys, rules });
+  const keys = new ChannelKeys(own.db, { shards });
+  const tails = createTails({ db: own.db, shards, channelKeys: keys, rules });
   context.after(async () => {
     tails.close();
     await own.close();
@@ -55,8 +55,8 @@ test('readers of channels that do not exist cost nothing when others are created
       return super.find(...call);
     }
   }
-  const keys = new CountedKeys(own.db, (made) => tails.channelsCreated(made));
-  const store: Store = { db: own.db, channelKeys: keys, rules };
+  const keys = new CountedKeys(own.db, { shards, onCreated: (made) => tails.channelsCreated(made) });
+  const store: Store = { db: own.db, shards, channelKeys: keys, rules };
   const tails = createTails(store);
   const signal = new AbortController().signal;
   const readers = Array.from({ length: 200 }, (_, index) => {
