@@ -23,6 +23,7 @@ const namesForLanguages =
   /^File option "(csharp_namespace|go_package|java_multiple_files|java_package|php_namespace|ruby_package)" changed from "(false)?" to /;
 
 run('types', 'tsc', ['-p', '.']);
+run('types of the console', 'tsc', ['-p', 'console']);
 run('types of the examples', 'tsc', ['-p', 'examples']);
 run('lint and format', 'biome', ['check', '.']);
 run('proto lint', 'buf', ['lint']);

@@ -404,6 +404,7 @@ describe('the HTTP handler', () => {
       if (name !== 'request_timeout')
         assert.equal(body.limits[name], (limits as Record<string, number>)[localName], name);
     assert.match(body.version, /^\d+\.\d+\.\d+$/);
+    assert.deepEqual(body.caller, { name: '', is_user: false, scopes: ['send', 'read', 'admin', 'metrics'] });
   });
 
   test('an unknown path is 404, an unsupported method 405 with Allow, and HEAD has no body', async () => {

@@ -305,7 +305,7 @@ export const reading: readonly Example[] = [
   },
   {
     route: 'GET /v1/server-info',
-    summary: 'Version and limits',
+    summary: 'Version, limits and caller',
     status: 200,
     answer: {
       version: '0.1.0',
@@ -330,6 +330,7 @@ export const reading: readonly Example[] = [
         submit_bytes: 268435456,
         schedule_days: 366,
       },
+      caller: { name: '', is_user: false, scopes: ['send', 'read', 'admin', 'metrics'] },
     },
   },
 ];

@@ -9,6 +9,7 @@ import {
 import type { Changes } from '../../changes/changes.ts';
 import { limits } from '../../limits.ts';
 import type { Outcome } from '../../messages/append-plan.ts';
+import { trustedCaller } from '../../messages/caller.ts';
 import { bytesOf } from '../../messages/page.ts';
 import { ServiceError } from '../../messages/service-error.ts';
 import type { CallCounts } from '../../observability/events/index.ts';
@@ -181,7 +182,8 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
       return { messageSeq: BigInt(lastSeq) };
     },
 
-    getServerInfo() {
+    getServerInfo(_request, context) {
+      const caller = callerOf(context);
       return {
         version: parts.version,
         limits: {
@@ -204,6 +206,11 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
           submitMessages: limits.submitMessages,
           submitBytes: limits.submitBytes,
           scheduleDays: limits.scheduleDays,
+        },
+        caller: {
+          name: caller === trustedCaller ? '' : caller.name,
+          isUser: caller.kind === 'user',
+          scopes: [...caller.scopes],
         },
       };
     },

@@ -1,0 +1,36 @@
+import { defineTexts } from '../i18n/texts.ts';
+
+export const uiTexts = defineTexts(
+  {
+    loading: 'Loading…',
+    retry: 'Try again',
+    cancel: 'Cancel',
+    close: 'Close',
+    copy: 'Copy',
+    copied: 'Copied',
+    more: 'Show more',
+    requestId: 'Request id',
+    errorTitle: 'That did not work',
+    unreachable: 'The service did not answer. Check the connection; the console tries again when you ask it to.',
+    staleTitle: 'This page has been updated',
+    stale: 'A new version of the console was installed. Reload to get it; unsaved entries are lost.',
+    reload: 'Reload',
+    crashed: 'This part of the console failed. Reloading usually helps.',
+  },
+  {
+    loading: '加载中…',
+    retry: '重试',
+    cancel: '取消',
+    close: '关闭',
+    copy: '复制',
+    copied: '已复制',
+    more: '显示更多',
+    requestId: '请求 ID',
+    errorTitle: '操作未成功',
+    unreachable: '服务没有响应。请检查网络连接，然后重试。',
+    staleTitle: '页面已更新',
+    stale: '控制台已安装新版本，请重新加载。未保存的内容会丢失。',
+    reload: '重新加载',
+    crashed: '控制台的这一部分出错了，重新加载通常可以解决。',
+  },
+);
