@@ -30,7 +30,7 @@ const units = [
   ['minute', 60_000],
   ['second', 1_000],
 ] as const;
-const byteUnits = ['byte', 'kilobyte', 'megabyte', 'gigabyte'];
+const byteUnits = ['B', 'kB', 'MB', 'GB'];
 
 export function createFormat(locale: string, timeZone: string): Format {
   const number = new Intl.NumberFormat(locale);
@@ -58,7 +58,8 @@ export function createFormat(locale: string, timeZone: string): Format {
     percent: (share) => percent.format(share),
     bytes(count) {
       const power = Math.min(byteUnits.length - 1, Math.floor(Math.log(Math.max(count, 1)) / Math.log(1000)));
-      return inUnit(count / 1000 ** power, byteUnits[power] ?? 'byte', power === 0 ? 0 : 1);
+      const value = count / 1000 ** power;
+      return `${number.format(value < 10 && power > 0 ? Number(value.toFixed(1)) : Math.round(value))} ${byteUnits[power]}`;
     },
     duration(ms) {
       const [unit, size] = units.find(([, each]) => ms >= each) ?? ['millisecond', 1];

@@ -38,7 +38,7 @@ export const sections: readonly Section[] = [
     scope: 'read',
     pages: {
       '/channels': () => import('../channels/find-page.tsx'),
-      '/channels/:channelType/:channelId': () => import('../channels/channel-page.tsx'),
+      '/channels/:channelType/:channelId/:part?': () => import('../channels/channel-page.tsx'),
     },
   },
 ];

@@ -1,0 +1,138 @@
+import { useMutation } from '@connectrpc/connect-query';
+import { type ReactNode, useState } from 'react';
+import { useLocation } from 'wouter';
+import { BatchService } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
+import type { Batch } from '../../src/client/index.ts';
+import { useTexts } from '../i18n/use-texts.ts';
+import { pathOf } from '../ui/address.ts';
+import { Dialog } from '../ui/dialog.tsx';
+import { ErrorNotice } from '../ui/feedback.tsx';
+import { hasEnded, leftCount } from './batch-state.ts';
+import { batchTexts } from './texts.ts';
+
+type ActionName = 'cancel' | 'pause' | 'retry';
+
+export interface BatchActionsProps {
+  readonly batch: Batch;
+  /** Called after the batch was changed. */
+  readonly onChange: () => void;
+}
+
+/** What can be done with a batch in its state; each asks before it does it. */
+export function BatchActions({ batch, onChange }: BatchActionsProps) {
+  const t = useTexts(batchTexts);
+  const [open, setOpen] = useState<ActionName>();
+  const close = () => setOpen(undefined);
+  const isEnded = hasEnded(batch);
+  const button = (name: ActionName, kind = '') => (
+    <button type="button" className={`button ${kind}`} onClick={() => setOpen(name)}>
+      {t(`actions.${name}`)}
+    </button>
+  );
+  return (
+    <>
+      {isEnded ? null : button('pause')}
+      {isEnded ? null : button('cancel', 'danger')}
+      {isEnded && batch.refusedCount > 0 ? button('retry', 'primary') : null}
+      <CancelDialog batch={batch} kind="cancel" isOpen={open === 'cancel'} onClose={close} onChange={onChange} />
+      <CancelDialog batch={batch} kind="pause" isOpen={open === 'pause'} onClose={close} onChange={onChange} />
+      <RetryDialog batch={batch} isOpen={open === 'retry'} onClose={close} />
+    </>
+  );
+}
+
+interface DialogProps {
+  readonly batch: Batch;
+  readonly isOpen: boolean;
+  readonly onClose: () => void;
+}
+
+function CancelDialog({
+  batch,
+  kind,
+  isOpen,
+  onClose,
+  onChange,
+}: DialogProps & { readonly kind: 'cancel' | 'pause'; readonly onChange: () => void }) {
+  const t = useTexts(batchTexts);
+  const cancel = useMutation(BatchService.method.cancelBatch, {
+    onSuccess: () => {
+      onChange();
+      onClose();
+    },
+  });
+  return (
+    <Dialog
+      title={t(`${kind}.title`)}
+      isOpen={isOpen}
+      onClose={onClose}
+      closeLabel={t('keep')}
+      actions={
+        <Confirm
+          className={kind === 'cancel' ? 'button danger' : 'button primary'}
+          isBusy={cancel.isPending}
+          onClick={() => cancel.mutate({ batchId: batch.batchId })}
+        >
+          {t(`${kind}.confirm`)}
+        </Confirm>
+      }
+    >
+      {kind === 'cancel' ? <p>{t('cancel.text', { count: leftCount(batch) })}</p> : <p>{t('pause.text')}</p>}
+      {cancel.error === null ? null : <ErrorNotice error={cancel.error} />}
+    </Dialog>
+  );
+}
+
+/** Submits the refused messages again, and opens the new batch. */
+function RetryDialog({ batch, isOpen, onClose }: DialogProps) {
+  const t = useTexts(batchTexts);
+  const [, navigate] = useLocation();
+  const retry = useMutation(BatchService.method.retryBatch, {
+    onSuccess: ({ batch: next }) => {
+      onClose();
+      if (next !== undefined) navigate(pathOf('batches', next.batchId));
+    },
+  });
+  return (
+    <Dialog
+      title={t('retryRefused.title')}
+      isOpen={isOpen}
+      onClose={onClose}
+      actions={
+        <Confirm
+          className="button primary"
+          isBusy={retry.isPending}
+          onClick={() => retry.mutate({ batchId: batch.batchId })}
+        >
+          {t('retryRefused.confirm')}
+        </Confirm>
+      }
+    >
+      <p>{t('retryRefused.text', { count: batch.refusedCount })}</p>
+      {retry.error === null ? null : <ErrorNotice error={retry.error} />}
+    </Dialog>
+  );
+}
+
+interface ConfirmProps {
+  readonly className: string;
+  readonly isBusy: boolean;
+  readonly onClick: () => void;
+  readonly children: ReactNode;
+}
+
+/** A button that does something once at a time. It stays focusable while it is busy. */
+function Confirm({ className, isBusy, onClick, children }: ConfirmProps) {
+  return (
+    <button
+      type="button"
+      className={className}
+      aria-disabled={isBusy}
+      onClick={() => {
+        if (!isBusy) onClick();
+      }}
+    >
+      {children}
+    </button>
+  );
+}
