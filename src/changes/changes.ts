@@ -23,7 +23,8 @@ import { type Refusal, ServiceError } from '../messages/service-error.ts';
 import { orBusy, storeBusy } from '../messages/store-busy.ts';
 import type { Moderate } from '../moderation/moderation.ts';
 import { insertFlags } from '../moderation/rules.sql.ts';
-import type { MessageChanges } from '../postgres/schema.ts';
+import type { Db, MessageChanges } from '../postgres/schema.ts';
+import { onShard } from '../postgres/shards.ts';
 import type { RateLimitStatus, Rates } from '../rate-limits/rate-limits.ts';
 import { channelToRead, type Reader, viewerOf } from '../reading/read-access.ts';
 import type { Store } from '../sending/group-context.ts';
@@ -95,7 +96,7 @@ export interface ChangesParts {
 
 /** Creates the use cases of recalls and edits. */
 export function createChanges(store: Store, parts: ChangesParts): Changes {
-  const { db, channelKeys } = store;
+  const { channelKeys } = store;
   const { windowMs, now = Date.now } = parts;
 
   /** The channel, its key if it has messages, and who changes them. */
@@ -124,7 +125,10 @@ export function createChanges(store: Store, parts: ChangesParts): Changes {
     edit: (call) =>
       orBusy(async () => {
         const { channel, channelKey, changer } = await open(call);
-        const found = channelKey === undefined ? undefined : await readMessage(db, channelKey, call.messageSeq, now());
+        const found =
+          channelKey === undefined
+            ? undefined
+            : await readMessage(tablesOf(store, channelKey), channelKey, call.messageSeq, now());
         const message = assertEditable(found, call, changer);
         if (channelKey === undefined) throw new Error('a message without a channel');
         const answer = { channelType: channel.type, channelId: channel.id };
@@ -138,6 +142,9 @@ export function createChanges(store: Store, parts: ChangesParts): Changes {
       }),
   };
 }
+
+/** The tables of a channel. */
+const tablesOf = ({ db, shards }: Store, channelKey: number): Db => onShard(db, shards.of(channelKey));
 
 /** How each message of a recall was named, in the order of the results. */
 function namesOf({ seqs, ids, keys }: RecallCall): Partial<Named>[] {
@@ -161,11 +168,12 @@ function notFound(named: Partial<Named>): RecallOutcome {
 
 /** The sequence of each message of a recall; undefined: none. A refusal: several have the key. */
 async function findSeqs(
-  { db }: Store,
+  store: Store,
   channelKey: number,
   { seqs, ids, keys }: RecallCall,
   uid: string | undefined,
 ): Promise<(number | Refusal | undefined)[]> {
+  const db = tablesOf(store, channelKey);
   const byId = await seqsOfIds(db, channelKey, ids);
   const byKey = new Map<string, number[]>();
   if (keys.length > 0) {
@@ -188,12 +196,13 @@ async function findSeqs(
 
 /** Recalls those of the messages that the caller may recall, in one transaction. */
 async function recallFound(
-  { db }: Store,
+  store: Store,
   channelKey: number,
   { named, seqs }: { named: readonly Partial<Named>[]; seqs: readonly (number | Refusal | undefined)[] },
   changer: Changer,
 ): Promise<RecallOutcome[]> {
   const wanted = [...new Set(seqs.filter((seq) => typeof seq === 'number'))];
+  const db = tablesOf(store, channelKey);
   return await db.transaction().execute(async (tx) => {
     const lastChange = wanted.length === 0 ? undefined : await lockChanges(tx, channelKey);
     const targets = lastChange === undefined ? [] : await lockTargets(tx, channelKey, wanted, changer.now);
@@ -287,12 +296,13 @@ async function admitted(
 
 /** Stores the new content, after the checks that may have changed meanwhile. */
 async function editLocked(
-  { db }: Store,
+  store: Store,
   channelKey: number,
   call: EditCall,
   { changer, judged }: { changer: Changer; judged: PreparedMessage },
 ): Promise<{ message: StoredMessage; unchanged: boolean }> {
   const { now } = changer;
+  const db = tablesOf(store, channelKey);
   return await db.transaction().execute(async (tx) => {
     const lastChange = await lockChanges(tx, channelKey);
     const message = assertEditable(await readMessage(tx, channelKey, call.messageSeq, now, 'lock'), call, changer);

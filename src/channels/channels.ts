@@ -7,8 +7,10 @@
 // after the commit. A user (channel type 1) has no members and cannot be disbanded. Lists and
 // flags: messages/member-lists.sql.ts; who may send and read: messages/permission.ts.
 
-import { channel, isJoined, messageSequence, personType } from '../messages/channel.ts';
+import { channel, commandSequence, isJoined, messageSequence, personType } from '../messages/channel.ts';
+import { readHeads } from '../messages/channel-keys.sql.ts';
 import {
+  addMembers,
   addSystemUids,
   addUids,
   createAndLockListOwner,
@@ -28,7 +30,9 @@ import {
 import { pageOf } from '../messages/page.ts';
 import { invalidField } from '../messages/service-error.ts';
 import { orBusy, storeBusy } from '../messages/store-busy.ts';
-import type { Tx } from '../postgres/schema.ts';
+import { mapByShard } from '../postgres/over-shards.ts';
+import type { Db, Tx } from '../postgres/schema.ts';
+import { onShard } from '../postgres/shards.ts';
 import { beginCursors } from '../reading/conversations.sql.ts';
 import type { Store } from '../sending/group-context.ts';
 
@@ -76,46 +80,73 @@ export interface ChannelChangeListener {
 
 /** Creates the use cases of channels and users. */
 export function createChannels(store: Store, listener: ChannelChangeListener, now: () => number = Date.now): Channels {
-  const { db } = store;
-  const change = async (named: Named, work: (tx: Tx, owner: ListOwner) => Promise<void>) =>
+  const { db, shards, channelKeys } = store;
+  /** Where the flags and lists of an owner are. */
+  const listsOf = (owner: ListOwner): Db => (owner.kind === 'channel' ? onShard(db, shards.of(owner.channelKey)) : db);
+  const lockedListsOf = (tx: Tx, owner: ListOwner): Tx =>
+    owner.kind === 'channel' ? onShard(tx, shards.of(owner.channelKey)) : tx;
+  const change = async (named: Named, work: (lists: Tx, owner: ListOwner, tx: Tx) => Promise<void>) =>
     await orBusy(async () => {
       const owner = await ownerOf(store, named, 'created if missing');
       await db.transaction().execute(async (tx) => {
-        await createAndLockListOwner(tx, owner, now());
-        await work(tx, owner);
+        const lists = lockedListsOf(tx, owner);
+        await createAndLockListOwner(lists, owner, now());
+        await work(lists, owner, tx);
       });
       if (owner.kind === 'channel') listener.channelChanged(owner.channelKey);
     });
-  const changeList = async (tx: Tx, owner: ListOwner, list: List, { add = [], remove = [] }: ListChange) => {
-    if (remove === 'all' || remove.length > 0) await removeUids(tx, owner, list, remove, now());
-    if (add.length > 0) await addUids(tx, owner, list, add, now());
-    if (list === 'member' && owner.kind === 'channel') await beginCursors(tx, owner.channelKey, add);
-  };
   /** Removes entries without creating a missing channel or user. */
   const removeOnly = async (named: Named, list: List, remove: readonly string[] | 'all') =>
     await orBusy(async () => {
       const owner = await ownerOf(store, named);
       if (owner === undefined) return;
-      await db.transaction().execute(async (tx) => {
-        await lockListOwner(tx, owner, now());
-        await removeUids(tx, owner, list, remove, now());
-      });
+      await listsOf(owner)
+        .transaction()
+        .execute(async (lists) => {
+          await lockListOwner(lists, owner, now());
+          await removeUids(lists, owner, list, remove, now());
+        });
       if (owner.kind === 'channel') listener.channelChanged(owner.channelKey);
     });
+  const changeList = async (lists: Tx, owner: ListOwner, list: Exclude<List, 'member'>, listChange: ListChange) => {
+    const { add = [], remove = [] } = listChange;
+    if (remove === 'all' || remove.length > 0) await removeUids(lists, owner, list, remove, now());
+    if (add.length > 0) await addUids(lists, owner, list, add, now());
+  };
+  /** Prepares a change of members: finds the channel's commands, which have a head of their own. */
+  const memberChange = async ({ channelType, channelId }: Named, { add = [], remove = [] }: ListChange) => {
+    const commands = channel(channelType, channelId, commandSequence);
+    const commandKey = add.length === 0 ? undefined : (await channelKeys.find([commands])).get(commands.key);
+    return async (lists: Tx, owner: ListOwner, tx: Tx) => {
+      if (owner.kind !== 'channel') return;
+      const { channelKey } = owner;
+      if (remove === 'all' || remove.length > 0) await removeUids(lists, owner, 'member', remove, now());
+      if (add.length === 0) return;
+      const keys = commandKey === undefined ? [channelKey] : [channelKey, commandKey];
+      const heads = await mapByShard(tx, shards, keys, readHeads);
+      const seq = heads.get(channelKey) ?? 0;
+      const commandSeq = commandKey === undefined ? 0 : (heads.get(commandKey) ?? 0);
+      await addMembers(lists, channelKey, add, { seq, commandSeq }, now());
+      await beginCursors(tx, channelKey, add, seq);
+    };
+  };
   return {
     async put(named, flags, members) {
       if (named.channelType === personType) assertUserFlags(flags);
       if (named.channelType === personType && (members.add?.length ?? 0) > 0) throw hasNoMembers();
-      await change(named, async (tx, owner) => {
-        await setFlags(tx, owner, flags);
-        if (owner.kind === 'channel') await changeList(tx, owner, 'member', members);
+      await orBusy(async () => {
+        const changeMembers = await memberChange(named, members);
+        await change(named, async (lists, owner, tx) => {
+          await setFlags(lists, owner, flags);
+          await changeMembers(lists, owner, tx);
+        });
       });
       listener.membersChanged(members.add ?? []);
     },
     get: (named) =>
       orBusy(async () => {
         const owner = await ownerOf(store, named);
-        return owner && (await readFlags(db, owner));
+        return owner && (await readFlags(listsOf(owner), owner));
       }),
     async disband(named) {
       if (named.channelType === personType)
@@ -126,7 +157,8 @@ export function createChannels(store: Store, listener: ChannelChangeListener, no
       if (named.channelType === personType && list === 'member') throw hasNoMembers();
       const { add = [], remove = [] } = listChange;
       if (add.length === 0) await removeOnly(named, list, remove);
-      else await change(named, (tx, owner) => changeList(tx, owner, list, listChange));
+      else if (list === 'member') await orBusy(async () => change(named, await memberChange(named, listChange)));
+      else await change(named, (lists, owner) => changeList(lists, owner, list, listChange));
       if (list === 'member') listener.membersChanged(remove === 'all' ? add : [...add, ...remove]);
     },
     list: (named, list, after, limit) =>
@@ -134,7 +166,7 @@ export function createChannels(store: Store, listener: ChannelChangeListener, no
         if (named.channelType === personType && list === 'member') throw hasNoMembers();
         const owner = await ownerOf(store, named);
         if (owner === undefined) return { entries: [], next: '' };
-        const { page, last } = pageOf(await listUids(db, owner, list, after, limit + 1), limit);
+        const { page, last } = pageOf(await listUids(listsOf(owner), owner, list, after, limit + 1), limit);
         return { entries: page, next: last?.uid ?? '' };
       }),
     addSystemUids: (uids) => orBusy(() => addSystemUids(db, uids)),

@@ -2,14 +2,15 @@ import { type Config, loadConfig } from '../config/index.ts';
 import { CommandError } from './usage.ts';
 
 type OpenServer = typeof import('../app/database.ts');
+type OpenServerOf = Awaited<ReturnType<OpenServer['openServer']>>;
 /** A pool of connections to the database of the service. */
-type Db = ReturnType<Awaited<ReturnType<OpenServer['openServer']>>['open']>;
+type Db = ReturnType<OpenServerOf['open']>;
 type OpenSchema = Awaited<ReturnType<OpenServer['openSchema']>>;
 
 /** Runs work on the database of the service's settings, and closes it. */
 export async function withDatabase<T>(
   options: { readonly poolSize: number; readonly statementTimeoutMs?: number },
-  work: (db: Db) => Promise<T>,
+  work: (db: Db, shards: OpenServerOf['shards']) => Promise<T>,
 ): Promise<T> {
   return await inOneLine(async (log) => {
     const { openServer } = await import('../app/database.ts');
@@ -17,7 +18,7 @@ export async function withDatabase<T>(
     const server = await openServer({ ...loadConfig(), databaseWaitMs: 0 }, log, () => {});
     const db = server.open(options);
     try {
-      return await work(db);
+      return await work(db, server.shards);
     } finally {
       await db.destroy();
       await server.close();

@@ -18,11 +18,11 @@ export async function channelsOf(db: Db, entries: readonly JournalEntry[]): Prom
 }
 
 /**
- * Entries that are not stored as acknowledged, by line, with what is stored under their numbers.
+ * Entries of channels of a shard that are not stored as acknowledged, by line, with what is stored under their numbers.
  */
 export async function mismatches(
   db: Db,
-  entries: readonly (JournalEntry & { readonly channelKey: number | undefined })[],
+  entries: readonly (JournalEntry & { readonly channelKey: number })[],
 ): Promise<Map<number, StoredUnder>> {
   const { rows } = await sql<{ line: number; message_id: number | null; is_own: boolean }>`
     select j.line, m.message_id::float8 as message_id, m.is_own

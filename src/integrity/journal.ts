@@ -5,7 +5,9 @@
 import { createReadStream } from 'node:fs';
 import { tempType } from '../messages/channel.ts';
 import { dedupeKeyOf } from '../messages/message.ts';
+import { byShard } from '../postgres/over-shards.ts';
 import type { Db } from '../postgres/schema.ts';
+import { onShard, type ShardLayout } from '../postgres/shards.ts';
 import { channelsOf, findByKey, isAccountedFor, mismatches } from './journal.sql.ts';
 import { type JournalEntry, JournalError, keyOf, parseEntry, type StoredUnder } from './journal-entry.ts';
 import type { ChannelViolation } from './violations.ts';
@@ -21,18 +23,23 @@ export interface JournalStep {
   readonly faults: readonly ChannelViolation[];
 }
 
+interface Sharded {
+  readonly db: Db;
+  readonly shards: ShardLayout;
+}
+
 /** Lines compared by one statement. */
 const atOnce = 2000;
 /** A longer line is no acknowledged message. */
 const lineBytes = 64 * 1024;
 
 /** Compares a journal with the store, on `connections` connections. */
-export async function* verifyJournal(db: Db, file: string, connections: number): AsyncGenerator<JournalStep> {
+export async function* verifyJournal(store: Sharded, file: string, connections: number): AsyncGenerator<JournalStep> {
   const under: Promise<Omit<JournalStep, 'unnumbered'>>[] = [];
   let unnumbered = 0;
   let entries: JournalEntry[] = [];
   const send = () => {
-    const compared = compare(db, file, entries);
+    const compared = compare(store, file, entries);
     compared.catch(() => {});
     under.push(compared);
     entries = [];
@@ -76,7 +83,7 @@ async function* linesOf(file: string): AsyncGenerator<Line> {
 }
 
 async function compare(
-  db: Db,
+  { db, shards }: Sharded,
   file: string,
   entries: readonly JournalEntry[],
 ): Promise<Omit<JournalStep, 'unnumbered'>> {
@@ -85,14 +92,16 @@ async function compare(
   const withKey = entries.map((entry) => ({ ...entry, channelKey: keys.get(keyOf(entry)) }));
   const faults: ChannelViolation[] = [];
   let removed = 0;
-  const differing = await mismatches(
-    db,
-    withKey.filter((entry) => entry.channelKey !== undefined),
+  const known = withKey.flatMap((entry) =>
+    entry.channelKey === undefined ? [] : [{ ...entry, channelKey: entry.channelKey }],
   );
+  const ofChannels = { items: known, channelKeyOf: ({ channelKey }: { channelKey: number }) => channelKey };
+  const found = await byShard(db, shards, ofChannels, mismatches);
+  const differing = new Map(found.flatMap((each) => [...each]));
   for (const entry of withKey) {
     const stored = differing.get(entry.line);
     if (entry.channelKey !== undefined && stored === undefined) continue;
-    const fault = await explain(db, entry, stored);
+    const fault = await explain({ db, shards }, entry, stored);
     if (fault === undefined) removed++;
     else faults.push({ ...fault, ...placeOf(entry), what: `${file}:${entry.line}: ${fault.what}` });
   }
@@ -103,7 +112,7 @@ const placeOf = ({ channelType, channelId, sequence }: JournalEntry) => ({ chann
 
 /** Says how an entry differs from the store; undefined if its message was removed as it should. */
 async function explain(
-  db: Db,
+  { db, shards }: Sharded,
   entry: JournalEntry & { readonly channelKey: number | undefined },
   stored: StoredUnder | undefined,
 ): Promise<Pick<ChannelViolation, 'kind' | 'what'> | undefined> {
@@ -116,7 +125,8 @@ async function explain(
   }
   if (stored?.isOwnKey && stored.messageId === messageId)
     return { kind: 'ACKNOWLEDGED_CHANGED', what: `the payload of ${message} is not the one that was acknowledged` };
-  const now = await findByKey(db, channelKey, dedupeKeyOf(fromUid, clientMsgNo));
+  const shard = onShard(db, shards.of(channelKey));
+  const now = await findByKey(shard, channelKey, dedupeKeyOf(fromUid, clientMsgNo));
   if (now !== undefined)
     return {
       kind: 'ACKNOWLEDGED_MISNUMBERED',
@@ -124,6 +134,6 @@ async function explain(
     };
   if (stored?.messageId !== undefined)
     return { kind: 'ACKNOWLEDGED_LOST', what: `${message} was acknowledged, and another message has its seq` };
-  if (await isAccountedFor(db, channelKey, messageSeq)) return undefined;
+  if (await isAccountedFor(shard, channelKey, messageSeq)) return undefined;
   return { kind: 'ACKNOWLEDGED_LOST', what: `${message} was acknowledged, and is not stored` };
 }

@@ -1,6 +1,7 @@
 import { type RawBuilder, sql } from 'kysely';
+import { hashValues, int8Values } from '../postgres/binary-array.ts';
 import type { Db } from '../postgres/schema.ts';
-import { type HeadColumns, hashValues, int8Values, type MessageColumns, noHead } from './scan.ts';
+import { type HeadRows, type KeyRange, type MessageColumns, noHead } from './scan.ts';
 
 /**
  * Runs work on several connections that all see the same snapshot, read-only: what is sent or swept
@@ -42,7 +43,7 @@ async function inTransaction(
   });
 }
 
-/** Number of messages by the heads, less those that were swept: an estimate if heads are wrong. */
+/** Number of messages of a shard by its heads, less those that were swept: an estimate if heads are wrong. */
 export async function countByHeads(db: Db): Promise<number> {
   const { rows } = await sql<{ messages: number }>`
     select greatest(0, coalesce((select sum(last_seq::float8) from sendbatch.channel_head), 0)
@@ -50,52 +51,32 @@ export async function countByHeads(db: Db): Promise<number> {
   return rows[0]?.messages ?? 0;
 }
 
-/** Channels between two keys that are scanned by one statement, or one channel that is split. */
-export interface Piece {
-  /** Exclusive. */
-  readonly afterKey: number;
-  /** Inclusive; undefined: no end. */
-  readonly lastKey: number | undefined;
-  readonly isLarge: boolean;
-}
-
-interface CutRow {
-  readonly last_key: number;
-  readonly is_large: boolean;
-}
-
-/**
- * Cuts the next channels after a key into pieces of about `pieceMessages` messages by their heads.
- * A channel with more than that is a piece of its own. Empty at the end.
- */
-export async function cutPieces(
-  db: Db,
-  afterKey: number,
-  { channels, pieceMessages }: { readonly channels: number; readonly pieceMessages: number },
-): Promise<Piece[]> {
-  const { rows } = await sql<CutRow>`
-    with sized as (
-      select c.channel_key, greatest(0, coalesce(h.last_seq, 0)::float8 - coalesce(s.messages, 0)) as messages
-      from (select channel_key from sendbatch.channel where channel_key > ${afterKey} order by channel_key limit ${channels}) c
-      left join sendbatch.channel_head h on h.channel_key = c.channel_key
-      left join sendbatch.swept s on s.channel_key = c.channel_key
-    ), summed as (
-      select channel_key, messages > ${pieceMessages} as is_large,
-        count(*) filter (where messages > ${pieceMessages}) over sorted as large_ones,
-        floor(sum(case when messages > ${pieceMessages} then 0 else messages end) over sorted / ${pieceMessages}) as place
-      from sized window sorted as (order by channel_key)
-    )
-    select max(channel_key) as last_key, is_large from summed
-    group by large_ones, is_large, place order by last_key`.execute(db);
-  return rows.map(({ last_key: lastKey, is_large: isLarge }, index) => ({
-    afterKey: rows[index - 1]?.last_key ?? afterKey,
-    lastKey,
-    isLarge,
-  }));
-}
-
-export const inPiece = ({ afterKey, lastKey }: Piece) =>
+export const inRange = ({ afterKey, lastKey }: KeyRange) =>
   lastKey === undefined ? sql`channel_key > ${afterKey}` : sql`channel_key > ${afterKey} and channel_key <= ${lastKey}`;
+
+/** The next keys of channels after a key, in their order: of all shards, at most `limit`. */
+export async function keysAfter(db: Db, afterKey: number, limit: number): Promise<Float64Array> {
+  const { rows } = await sql<{ keys: Buffer | null }>`
+    select array_send(array_agg(channel_key order by channel_key)) as keys from (
+      select channel_key from sendbatch.channel where channel_key > ${afterKey} order by channel_key limit ${limit}
+    ) ordered`.execute(db);
+  return int8Values(rows[0]?.keys);
+}
+
+/** The heads of a shard in a range, and what was swept there, in the order of keys. */
+export async function headRows(shard: Db, range: KeyRange): Promise<HeadRows> {
+  const { rows } = await sql<{ keys: Buffer | null; last_seqs: Buffer | null; swept: Buffer | null }>`
+    select array_send(array_agg(channel_key order by channel_key)) as keys,
+      array_send(array_agg(last_seq order by channel_key)) as last_seqs,
+      array_send(array_agg(swept order by channel_key)) as swept
+    from (
+      select channel_key, coalesce(h.last_seq, ${sql.lit(noHead)}) as last_seq, coalesce(s.messages, 0) as swept
+      from (select channel_key, last_seq from sendbatch.channel_head where ${inRange(range)}) h
+      full join (select channel_key, messages from sendbatch.swept where ${inRange(range)}) s using (channel_key)
+    ) joined`.execute(shard);
+  const [row] = rows;
+  return { keys: int8Values(row?.keys), lastSeqs: int8Values(row?.last_seqs), swept: int8Values(row?.swept) };
+}
 
 /** The columns of messages that a scan compares, as arrays in PostgreSQL's binary format. */
 interface PackedRow {
@@ -128,36 +109,12 @@ function unpack(row: PackedRow | undefined): MessageColumns {
   };
 }
 
-/** At most `limit` messages of a piece, in the order of channel and sequence. */
-export async function messagesOf(db: Db, piece: Piece, limit: number): Promise<MessageColumns> {
-  const { rows } = await packed(sql`where ${inPiece(piece)} order by channel_key, message_seq limit ${limit}`).execute(
+/** At most `limit` messages of a range of a shard, in the order of channel and sequence. */
+export async function messagesOf(db: Db, range: KeyRange, limit: number): Promise<MessageColumns> {
+  const { rows } = await packed(sql`where ${inRange(range)} order by channel_key, message_seq limit ${limit}`).execute(
     db,
   );
   return unpack(rows[0]);
-}
-
-/** The channels of a piece in the order of their keys, with their heads. */
-export async function headsOf(db: Db, piece: Piece): Promise<HeadColumns> {
-  const { rows } = await sql<{ keys: Buffer | null; last_seqs: Buffer | null; swept: Buffer | null; stray: boolean }>`
-    select array_send(array_agg(channel_key)) as keys, array_send(array_agg(last_seq)) as last_seqs, array_send(array_agg(swept)) as swept,
-      exists (
-        select from (select channel_key from sendbatch.channel_head where ${inPiece(piece)}) h
-        where not exists (select from sendbatch.channel c where c.channel_key = h.channel_key)
-      ) as stray
-    from (
-      select c.channel_key, coalesce(h.last_seq, ${sql.lit(noHead)}) as last_seq, coalesce(s.messages, 0) as swept
-      from (select channel_key from sendbatch.channel where ${inPiece(piece)}) c
-      left join (select channel_key, last_seq from sendbatch.channel_head where ${inPiece(piece)}) h on h.channel_key = c.channel_key
-      left join (select channel_key, messages from sendbatch.swept where ${inPiece(piece)}) s on s.channel_key = c.channel_key
-      order by c.channel_key
-    ) ordered`.execute(db);
-  const [row] = rows;
-  return {
-    keys: int8Values(row?.keys),
-    lastSeqs: int8Values(row?.last_seqs),
-    swept: int8Values(row?.swept),
-    hasStrayHeads: row?.stray ?? false,
-  };
 }
 
 /** The first and the last sequence of a channel; undefined without messages. */
@@ -195,25 +152,25 @@ const bigint = (seq: number) =>
   sql`${seq === -Infinity ? '-9223372036854775808' : seq === Infinity ? '9223372036854775807' : String(BigInt(seq))}::bigint`;
 
 /**
- * Channels of a piece in which a once-only key occurs twice, compared like the columns of
+ * Channels of a range in which a once-only key occurs twice, compared like the columns of
  * `messagesOf`: where only hashes are equal too. For channels whose hashes do not fit into memory.
  */
-export async function repeatedKeys(db: Db, piece: Piece): Promise<number[]> {
+export async function repeatedKeys(db: Db, range: KeyRange): Promise<number[]> {
   const { rows } = await sql<{ channel_key: number }>`
     select channel_key from (
-      select channel_key from sendbatch.message where ${inPiece(piece)}
+      select channel_key from sendbatch.message where ${inRange(range)}
       group by channel_key, dedupe_key having count(*) > 1
     ) as indexed
     union
     select channel_key from (
-      select channel_key from sendbatch.message where ${inPiece(piece)}
+      select channel_key from sendbatch.message where ${inRange(range)}
       group by channel_key, hashtextextended(client_msg_no, hashtextextended(from_uid, channel_key)) having count(*) > 1
     ) as sent`.execute(db);
   return rows.map((row) => row.channel_key);
 }
 
 /**
- * Whether an id may occur twice, over all channels, and the largest valid id. Ids are compared in
+ * Whether an id may occur twice in a shard, over all channels, and the largest valid id. Ids are compared in
  * sets of 64, as bits of a bigint: ids come in blocks, so that there are few sets, which costs half
  * of a group per id.
  */

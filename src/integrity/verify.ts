@@ -10,21 +10,33 @@
 
 import { limits } from '../limits.ts';
 import type { Db } from '../postgres/schema.ts';
+import { onShard, type ShardLayout } from '../postgres/shards.ts';
 import { all } from '../postgres/sql.ts';
 import {
   boundsOf,
   countByHeads,
-  cutPieces,
-  headsOf,
+  headRows,
   inOneSnapshot,
+  keysAfter,
   messagesOf,
   messagesOfSegment,
-  type Piece,
   repeatedKeys,
   scanIds,
 } from './scan.sql.ts';
-import { type HeadColumns, hasRepeats, isSound, joinRuns, noHead, type Run, runOf, suspectsOf } from './scan.ts';
-import { doubleIds, factsOf, lastBlock, strayKeys } from './verify.sql.ts';
+import {
+  type CutPiece,
+  cutPieces,
+  hasRepeats,
+  isSound,
+  joinHeads,
+  joinRuns,
+  noHead,
+  type Run,
+  runOf,
+  type ShardIds,
+  suspectsOf,
+} from './scan.ts';
+import { doubleIds, factsOf, lastBlock, misplacedRows, readSplitBlock, strayKeys } from './verify.sql.ts';
 import { type ChannelViolation, violationsOf } from './violations.ts';
 
 /** Progress of a verification, and what it found since the last report. */
@@ -44,8 +56,9 @@ const usualPiece = 50_000;
  * channels are examined exactly.
  */
 const mostPieces = 4;
-/** Channels that are cut into pieces at once, and at most in a piece. */
+/** Channels that are cut into pieces at once, and at most in a piece: per shard, up to 16 times. */
 const cutChannels = 20_000;
+const mostCuts = 16;
 /** Messages of a channel whose hashes are compared in memory: 128 MB. PostgreSQL compares more. */
 const hashedMessages = 8_000_000;
 /** Suspect channels examined per statement. */
@@ -61,12 +74,24 @@ const mostSegments = 100_000;
 /** A unit of work of one connection. */
 type Task = (connection: Db) => Promise<void>;
 
+/** The shards of a database, and the tables of one on a connection. */
+type Shards = readonly ShardIds[];
+const tablesOf = (connection: Db, { shard }: ShardIds): Db => onShard(connection, shard);
+
 /**
  * Verifies the invariants of the store on `connections` connections. Locks nothing; sends may go
  * on: what changes after the start is left out.
  */
-export async function* verify(db: Db, connections = 1, pieceMessages = usualPiece): AsyncGenerator<Step> {
-  const run = new Verification(pieceMessages);
+export async function* verify(
+  { db, shards }: { readonly db: Db; readonly shards: ShardLayout },
+  connections = 1,
+  pieceMessages = usualPiece,
+): AsyncGenerator<Step> {
+  const splitBlock = await readSplitBlock(db);
+  const run = new Verification(
+    shards.all.map((shard) => ({ shard, count: shards.count, splitBlock })),
+    pieceMessages,
+  );
   let ended = false;
   const end = () => {
     ended = true;
@@ -102,16 +127,21 @@ class Verification {
   #channels = 0;
   #messages = 0;
   #isStopped = false;
-  /** Taken first to last. The check of all ids is the longest: it comes first. */
-  readonly #tasks: Task[] = [(connection) => this.#checkIds(connection)];
+  readonly #shards: Shards;
+  /** Taken first to last. The checks of all ids are the longest: they come first. */
+  readonly #tasks: Task[];
   /** The next task, after the one before was taken: pieces are cut one after the other. */
   #taking: Promise<Task | undefined> = Promise.resolve(undefined);
   /** Where the next pieces begin; undefined when all are cut. */
   #cutAfter: number | undefined = Number.MIN_SAFE_INTEGER;
   #strays = 0;
 
-  constructor(pieceMessages: number) {
+  constructor(shards: Shards, pieceMessages: number) {
+    this.#shards = shards;
     this.#pieceMessages = pieceMessages;
+    this.#tasks = shards.map((shard) => (connection) => this.#checkIds(connection, shard));
+    if (shards.length > 1)
+      for (const shard of shards) this.#tasks.push((connection) => this.#checkPlaces(connection, shard));
   }
 
   stop(): void {
@@ -155,57 +185,82 @@ class Verification {
     return await this.#taking;
   }
 
+  /** Cuts the next channels of all shards into pieces, each with the heads of its channels. */
   async #cut(connection: Db, afterKey: number): Promise<void> {
-    if (afterKey === Number.MIN_SAFE_INTEGER) this.of = Math.max(1, await countByHeads(connection));
-    const pieces = await cutPieces(connection, afterKey, {
-      channels: cutChannels,
-      pieceMessages: this.#pieceMessages,
-    });
-    for (const piece of pieces) {
-      const { lastKey } = piece;
-      if (!piece.isLarge || lastKey === undefined) {
-        this.#tasks.push((own) => this.#checkPiece(own, piece));
-        continue;
-      }
-      await this.#split(connection, lastKey);
-      // Keys without a channel, between this channel and the one before.
-      if (lastKey - 1 > piece.afterKey)
-        this.#tasks.push((own) => this.#checkPiece(own, { ...piece, lastKey: lastKey - 1 }));
+    if (afterKey === Number.MIN_SAFE_INTEGER) {
+      let messages = 0;
+      for (const shard of this.#shards) messages += await countByHeads(tablesOf(connection, shard));
+      this.of = Math.max(1, messages);
     }
-    this.#cutAfter = pieces.at(-1)?.lastKey;
-    // Keys without a channel, above the last channel.
-    if (this.#cutAfter === undefined)
-      this.#tasks.push((own) => this.#checkPiece(own, { afterKey, lastKey: undefined, isLarge: false }));
+    const count = this.#shards.length;
+    const keys = await keysAfter(connection, afterKey, cutChannels * Math.min(count, mostCuts));
+    const lastKey = keys.at(-1);
+    // At last the keys above the last channel, which have none.
+    const range = { afterKey, lastKey };
+    await all(
+      this.#shards.map(async (shard) => {
+        const own = count === 1 ? keys : keys.filter((key) => key % count === shard.shard.index);
+        const heads = joinHeads(own, await headRows(tablesOf(connection, shard), range));
+        for (const piece of cutPieces(heads, range, this.#pieceMessages)) {
+          if (piece.isLarge) await this.#split(connection, shard, piece);
+          else this.#tasks.push((other) => this.#checkPiece(other, shard, piece));
+        }
+      }),
+    );
+    this.#cutAfter = lastKey;
   }
 
-  async #checkPiece(connection: Db, piece: Piece): Promise<void> {
+  async #checkPiece(connection: Db, shard: ShardIds, piece: CutPiece): Promise<void> {
+    const { heads } = piece;
     const mostMessages = mostPieces * this.#pieceMessages;
-    const [messages, heads] = await all([messagesOf(connection, piece, mostMessages + 1), headsOf(connection, piece)]);
-    if (messages.keys.length > mostMessages) return await this.#checkExactly(connection, piece, heads);
-    const { suspects, hasStrays } = suspectsOf(messages, heads);
+    const tables = tablesOf(connection, shard);
+    const messages = await messagesOf(tables, piece, mostMessages + 1);
+    if (messages.keys.length > mostMessages) return await this.#checkExactly(connection, shard, piece);
+    const { suspects, hasStrays } = suspectsOf(messages, heads, shard);
     const repeats = hasRepeats(messages.indexedHashes) || hasRepeats(messages.sentHashes);
-    const doubtful = repeats ? await repeatedKeys(connection, piece) : [];
-    const faults = await this.#examine(connection, [...suspects, ...doubtful]);
-    if (hasStrays) faults.push(...(await this.#straysOf(connection, piece)));
+    const doubtful = repeats ? await repeatedKeys(tables, piece) : [];
+    const faults = await this.#examine(connection, shard, [...suspects, ...doubtful]);
+    if (hasStrays) faults.push(...(await this.#straysOf(connection, shard, piece)));
     this.#channels += heads.keys.length;
     this.#messages += messages.keys.length;
     this.#report(faults);
   }
 
-  async #straysOf(connection: Db, piece: Piece): Promise<ChannelViolation[]> {
-    const strays = await strayKeys(connection, piece, Math.max(0, namedStrays - this.#strays));
+  async #straysOf(connection: Db, ids: ShardIds, piece: CutPiece): Promise<ChannelViolation[]> {
+    const limit = Math.max(0, namedStrays - this.#strays);
+    const strays = await strayKeys({ connection, ids }, piece, piece.heads.keys, limit);
     this.#strays += strays.length;
-    return strays.map(({ channelKey, messages }) => ({
-      kind: 'CHANNEL_MISSING',
-      what: `channel_key ${channelKey} has a head or ${messages} messages, and no channel`,
-    }));
+    const { shard, count } = ids;
+    return strays.map(({ channelKey, messages }) =>
+      BigInt(channelKey) % BigInt(count) === BigInt(shard.index)
+        ? {
+            kind: 'CHANNEL_MISSING',
+            what: `channel_key ${channelKey} has a head or ${messages} messages, and no channel`,
+          }
+        : {
+            kind: 'OTHER_SHARD',
+            what: `channel_key ${channelKey} has a head or ${messages} messages in ${shard.schema}, which is not its shard`,
+          },
+    );
   }
 
-  async #examine(connection: Db, keys: readonly number[]): Promise<ChannelViolation[]> {
+  /** Checks that the other rows of a shard belong to its channels. */
+  async #checkPlaces(connection: Db, ids: ShardIds): Promise<void> {
+    const rows = await misplacedRows({ connection, ids }, namedStrays);
+    const faults = rows.map(
+      ({ table, channelKey }): ChannelViolation => ({
+        kind: 'OTHER_SHARD',
+        what: `channel_key ${channelKey} has rows in ${ids.shard.schema}.${table}, which is not its shard`,
+      }),
+    );
+    if (faults.length > 0) this.#report(faults);
+  }
+
+  async #examine(connection: Db, ids: ShardIds, keys: readonly number[]): Promise<ChannelViolation[]> {
     const found: ChannelViolation[] = [];
     const each = [...new Set(keys)].sort((a, b) => a - b);
     for (let from = 0; from < each.length && !this.#isStopped; from += examinedChannels) {
-      const facts = await factsOf(connection, each.slice(from, from + examinedChannels));
+      const facts = await factsOf({ connection, ids }, each.slice(from, from + examinedChannels));
       found.push(...facts.flatMap(violationsOf));
     }
     return found;
@@ -215,17 +270,16 @@ class Verification {
    * Splits a large channel into segments of equal ranges of sequences. Their hashes are compared
    * when the last one was read.
    */
-  async #split(connection: Db, channelKey: number): Promise<void> {
-    const bounds = await boundsOf(connection, channelKey);
-    const piece = { afterKey: channelKey - 1, lastKey: channelKey, isLarge: false };
-    const heads = await headsOf(connection, piece);
-    const [lastSeq, swept] = [heads.lastSeqs[0] ?? noHead, heads.swept[0] ?? 0];
+  async #split(connection: Db, shard: ShardIds, piece: CutPiece): Promise<void> {
+    const channelKey = piece.heads.keys[0] ?? 0;
+    const bounds = await boundsOf(tablesOf(connection, shard), channelKey);
+    const [lastSeq, swept] = [piece.heads.lastSeqs[0] ?? noHead, piece.heads.swept[0] ?? 0];
     const isSparse =
       bounds === undefined ||
       bounds.last - bounds.first > Math.min(sparseness * (lastSeq - swept), mostSegments * this.#pieceMessages);
     // Without messages, or with damaged numbers, there is nothing to split by.
     if (isSparse) {
-      this.#tasks.push((own) => this.#checkExactly(own, piece, heads));
+      this.#tasks.push((own) => this.#checkExactly(own, shard, piece));
       return;
     }
     const [pieceMessages, mostMessages] = [this.#pieceMessages, mostPieces * this.#pieceMessages];
@@ -242,11 +296,11 @@ class Verification {
       const isDoubtful = isHashed ? !isOnce : isRepeated;
       const sound = isSound(joinRuns(runs), lastSeq, swept) && !isDoubtful;
       this.#channels++;
-      this.#report(sound ? [] : await this.#examine(own, [channelKey]));
+      this.#report(sound ? [] : await this.#examine(own, shard, [channelKey]));
     };
     if (!isHashed)
       this.#tasks.unshift(async (own) => {
-        isRepeated = (await repeatedKeys(own, piece)).length > 0;
+        isRepeated = (await repeatedKeys(tablesOf(own, shard), piece)).length > 0;
         await endOne(own);
       });
     for (let index = 0; index < count; index++)
@@ -256,9 +310,9 @@ class Verification {
           firstSeq: index === 0 ? -Infinity : bounds.first + index * pieceMessages,
           lastSeq: index === count - 1 ? Infinity : bounds.first + (index + 1) * pieceMessages - 1,
         };
-        const columns = await messagesOfSegment(own, segment, mostMessages + 1);
+        const columns = await messagesOfSegment(tablesOf(own, shard), segment, mostMessages + 1);
         const read = columns.seqs.length;
-        runs[index] = { ...runOf(columns, 0, read), ...(read > mostMessages && { isRegular: false }) };
+        runs[index] = { ...runOf(columns, 0, read, shard), ...(read > mostMessages && { isRegular: false }) };
         if (isHashed) {
           indexed.push(columns.indexedHashes);
           sent.push(columns.sentHashes);
@@ -269,30 +323,35 @@ class Verification {
   }
 
   /** Checks channels that the fast pass cannot read: their heads or sequences are far off. */
-  async #checkExactly(connection: Db, piece: Piece, { keys }: HeadColumns): Promise<void> {
+  async #checkExactly(connection: Db, ids: ShardIds, piece: CutPiece): Promise<void> {
+    const { keys } = piece.heads;
     for (let from = 0; from < keys.length && !this.#isStopped; from += examinedChannels) {
-      const facts = await factsOf(connection, [...keys.slice(from, from + examinedChannels)]);
+      const facts = await factsOf({ connection, ids }, [...keys.slice(from, from + examinedChannels)]);
       this.#channels += facts.length;
       for (const { kept } of facts) this.#messages += kept;
       this.#report(facts.flatMap(violationsOf));
     }
-    this.#report(await this.#straysOf(connection, piece));
+    this.#report(await this.#straysOf(connection, ids, piece));
   }
 
-  async #checkIds(connection: Db): Promise<void> {
-    const { hasRepeated, largest } = await scanIds(connection);
-    const doubles = hasRepeated ? await doubleIds(connection, namedStrays) : [];
+  /**
+   * Checks the ids of a shard. Ids of two shards differ by their blocks; those that were drawn
+   * before a split are compared within their shards.
+   */
+  async #checkIds(connection: Db, ids: ShardIds): Promise<void> {
+    const { hasRepeated, largest } = await scanIds(tablesOf(connection, ids));
+    const doubles = hasRepeated ? await doubleIds({ connection, ids }, namedStrays) : [];
     const faults: ChannelViolation[] = doubles.map(({ id, places }) => ({
       kind: 'DOUBLE_ID',
       what: `message_id ${id} is used again: ${places.join(', ')}`,
     }));
     // Drawn later than what the snapshot shows: a sequence has no snapshot.
-    const given = await lastBlock(connection);
+    const given = await lastBlock({ connection, ids });
     const block = Math.floor(largest / limits.idsPerBlock);
     if (block > given)
       faults.push({
         kind: 'IDS_AHEAD_OF_BLOCKS',
-        what: `ids are of block ${block}, and sendbatch.message_block has given out ${given}: it will give ids out again`,
+        what: `ids are of block ${block}, and ${ids.shard.schema}.${ids.count === 1 ? 'message_block' : 'id_block'} has given out ${given}: it will give ids out again`,
       });
     if (faults.length > 0) this.#report(faults);
   }

@@ -22,6 +22,9 @@ export interface ChannelFacts {
   /** Messages whose id is outside 1 to 2^53-1, and the first of them. */
   readonly oddIds: number;
   readonly oddIdAt: number | undefined;
+  /** Messages whose id is one of another shard, and the first of them. */
+  readonly foreignIds: number;
+  readonly foreignIdAt: number | undefined;
 }
 
 /** An invariant of the store that does not hold. */
@@ -35,6 +38,8 @@ export interface ChannelViolation {
     | 'IDS_NOT_RISING'
     | 'ID_OUT_OF_RANGE'
     | 'DOUBLE_ID'
+    | 'ID_OF_OTHER_SHARD'
+    | 'OTHER_SHARD'
     | 'CHANNEL_MISSING'
     | 'IDS_AHEAD_OF_BLOCKS'
     | 'ACKNOWLEDGED_LOST'
@@ -77,6 +82,11 @@ export function violationsOf(facts: ChannelFacts): ChannelViolation[] {
     found('IDS_NOT_RISING', `${facts.falls} ids are not above the one before, the first at seq ${facts.fallAt}`);
   if (facts.oddIds > 0)
     found('ID_OUT_OF_RANGE', `${facts.oddIds} ids are not in 1 to 2^53-1, the first at seq ${facts.oddIdAt}`);
+  if (facts.foreignIds > 0)
+    found(
+      'ID_OF_OTHER_SHARD',
+      `${facts.foreignIds} ids are of blocks of another shard, the first at seq ${facts.foreignIdAt}`,
+    );
   return faults;
 }
 

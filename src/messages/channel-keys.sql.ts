@@ -1,16 +1,18 @@
 import { sql } from 'kysely';
 import { LRUCache } from 'lru-cache';
-import { BinaryArray } from '../postgres/binary-array.ts';
+import { BinaryArray, bigintArray } from '../postgres/binary-array.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import type { ShardLayout } from '../postgres/shards.ts';
 import { Statement } from '../postgres/sql.ts';
-import { type Channel, channel, firstUids, messageSequence, tempType } from './channel.ts';
+import { type Channel, channel, firstUids, messageSequence, type Sequence, tempType } from './channel.ts';
 
 /**
  * Channel keys cached in memory: about 20 MB when full. A key never changes; a temporary channel
  * may be recreated under another.
  */
 const cachedChannels = 100_000;
+/** Names of channels cached in memory, by key: about 15 MB when full. */
+const cachedNames = 50_000;
 /**
  * Time until a reader finds a recreated temporary channel. A sender finds out at once, by the
  * missing head.
@@ -32,10 +34,19 @@ export interface ChannelKeysOptions {
   readonly now?: () => number;
 }
 
+/** What reads of channels need: the database, its shards, and the keys of channels. */
+export interface ChannelStore {
+  readonly db: Db;
+  readonly shards: ShardLayout;
+  readonly channelKeys: ChannelKeys;
+}
+
 /** Finds the surrogate keys of channels. One per process and database. */
 export class ChannelKeys {
   readonly #db: Db;
   readonly #cache = new LRUCache<string, number>({ max: cachedChannels });
+  /** A key is never used again for another channel. */
+  readonly #names = new LRUCache<number, Channel>({ max: cachedNames });
   /** Attempts of this process to create channels, by channel key text. */
   readonly #creating = new Map<string, Promise<unknown>>();
   readonly #onCreated: (created: readonly CreatedChannel[]) => void;
@@ -70,6 +81,24 @@ export class ChannelKeys {
         keys.set(channel.key, key);
       }
     return keys;
+  }
+
+  /** Finds the channels of these keys. Those that were removed may be absent. */
+  async names(channelKeys: Iterable<number>): Promise<Map<number, Channel>> {
+    const names = new Map<number, Channel>();
+    const missing: number[] = [];
+    for (const channelKey of channelKeys) {
+      const name = this.#names.get(channelKey);
+      if (name === undefined) missing.push(channelKey);
+      else names.set(channelKey, name);
+    }
+    if (missing.length === 0) return names;
+    for (const row of await namesStatement.run(this.#db, [bigintArray(missing)])) {
+      const name = channel(row.channel_type, row.channel_id, row.sequence);
+      this.#names.set(row.channel_key, name);
+      names.set(row.channel_key, name);
+    }
+    return names;
   }
 
   /**
@@ -151,6 +180,21 @@ const selectStatement = new Statement<{ readonly ordinal: number; readonly chann
       where c.channel_id = w.channel_id and c.channel_type = w.channel_type and c.sequence = w.sequence
       limit 1
     ) c`,
+});
+
+interface NameRow {
+  readonly channel_key: number;
+  readonly channel_type: number;
+  readonly sequence: Sequence;
+  readonly channel_id: string;
+}
+
+const namesStatement = new Statement<NameRow>({
+  name: 'name channels',
+  text: `
+    select c.channel_key, c.channel_type, c.sequence, c.channel_id
+    from unnest($1::bigint[]) as w(channel_key)
+    cross join lateral (select * from sendbatch.channel c where c.channel_key = w.channel_key limit 1) c`,
 });
 
 async function select(db: Db, channels: readonly Channel[]): Promise<[Channel, number][]> {

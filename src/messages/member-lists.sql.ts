@@ -1,6 +1,9 @@
 import { type RawBuilder, sql } from 'kysely';
+import { mapByShard, overShards } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
-import { type Channel, channel, messageSequence, tempType } from './channel.ts';
+import { Statement } from '../postgres/sql.ts';
+import { agentType, type Channel, personType, tempType } from './channel.ts';
+import type { ChannelStore } from './channel-keys.sql.ts';
 import { firstSeqSince } from './messages-read.sql.ts';
 
 /** The owner of flags and lists: a channel, by its key, or a user. */
@@ -29,6 +32,8 @@ export interface Listed {
 
 /** Uids per statement. */
 const chunkUids = 10_000;
+/** Memberships per statement where all of a user are read. */
+const membershipsAtOnce = 10_000;
 
 const tables = {
   channel: {
@@ -101,17 +106,18 @@ export async function disband(tx: Tx, owner: ListOwner): Promise<void> {
   await sql`update ${info} set disband = true where ${infoKey} = ${value}`.execute(tx);
 }
 
-/** Adds uids to a list of a locked owner. Entries that exist stay unchanged. */
+/**
+ * Adds uids to the denylist or allowlist of a locked owner. Entries that exist stay unchanged.
+ */
 export async function addUids(
   tx: Tx,
   owner: ListOwner,
-  list: List,
+  list: Exclude<List, 'member'>,
   uids: readonly string[],
   now: number,
 ): Promise<void> {
   const { uids: table, key, value } = at(owner);
   const column = sql.ref(list);
-  if (owner.kind === 'channel' && list === 'member') return await addMembers(tx, owner.channelKey, uids, now);
   for (const chunk of chunksOf(uids)) {
     await sql`
       insert into ${table} as u (${key}, uid, created_at, updated_at, ${column})
@@ -120,25 +126,30 @@ export async function addUids(
   }
 }
 
+/** The last sequences of a channel and of its commands, read after the channel was locked. */
+export interface JoinedAt {
+  readonly seq: number;
+  readonly commandSeq: number;
+}
+
 /**
- * Records the heads of the channel and its commands with each new member. They decide what a member
- * receives from joining on, which clocks cannot: what is sent after the change was answered has a
- * later sequence.
+ * Adds members to a locked channel. The heads are recorded with each new one. They decide what a
+ * member receives from joining on, which clocks cannot: what is sent after the change was answered
+ * has a later sequence.
  */
-async function addMembers(tx: Tx, channelKey: number, uids: readonly string[], now: number): Promise<void> {
+export async function addMembers(
+  tx: Tx,
+  channelKey: number,
+  uids: readonly string[],
+  { seq, commandSeq }: JoinedAt,
+  now: number,
+): Promise<void> {
   for (const chunk of chunksOf(uids)) {
     await sql`
       insert into sendbatch.channel_uid as u
         (channel_key, uid, created_at, updated_at, member, joined_seq, joined_command_seq)
-      select ${channelKey}, w.uid, ${now}::bigint, ${now}::bigint, true, stand.seq, stand.command_seq
-      from unnest(${chunk}::text[]) as w(uid), (
-        select coalesce(max(h.last_seq) filter (where k.sequence = 0), 0) as seq,
-          coalesce(max(h.last_seq) filter (where k.sequence = 1), 0) as command_seq
-        from sendbatch.channel c
-        join sendbatch.channel k on k.channel_id = c.channel_id and k.channel_type = c.channel_type
-        join sendbatch.channel_head h on h.channel_key = k.channel_key
-        where c.channel_key = ${channelKey}
-      ) stand
+      select ${channelKey}, w.uid, ${now}::bigint, ${now}::bigint, true, ${seq}::bigint, ${commandSeq}::bigint
+      from unnest(${chunk}::text[]) as w(uid)
       on conflict (channel_key, uid) do update set member = true, updated_at = ${now},
         joined_seq = excluded.joined_seq, joined_command_seq = excluded.joined_command_seq
       where not u.member`.execute(tx);
@@ -218,39 +229,140 @@ export interface MemberChannel {
   readonly joinedAfterSeq: number;
 }
 
-/**
- * The channels `c` with flags `i` that a member `u` sees: without those that deny it, and without
- * those that only carry commands to a set of receivers and were never created by name.
- */
-export const followed = (uid: string) => sql<boolean>`u.uid = ${uid} and u.member
-  and (not u.denied or c.channel_type in (1, 11)) and i.disband is not true
-  and (c.channel_type <> ${tempType} or i.channel_key is not null)`;
+interface MembershipRow {
+  readonly channel_key: number;
+  readonly is_made: boolean;
+  readonly denied: boolean;
+}
 
-/** Lists channels of a user that it may read, at most `limit`. */
-export async function memberChannels(db: Db, uid: string, limit: number): Promise<MemberChannel[]> {
-  const { rows } = await sql<{
-    channel_key: number;
-    channel_id: string;
-    channel_type: number;
-    last_seq: number;
-    last_change: number | null;
-    joined_after: number;
-  }>`
-    select u.channel_key, c.channel_id, c.channel_type, h.last_seq, h.last_change,
-      coalesce(u.joined_seq, case when c.channel_type in (1, 8, 11) then 0 else (
-        ${firstSeqSince(sql`u.channel_key`, sql`u.created_at`)}
-      ) - 1 end) as joined_after
+/** Probes: a plain join is planned as a scan while the table is empty. */
+const flagsOfMember = `
+    left join lateral (select * from sendbatch.channel_info i where i.channel_key = u.channel_key limit 1) i on true`;
+
+const membershipStatement = new Statement<MembershipRow>({
+  name: 'memberships of a user',
+  text: `
+    select u.channel_key, i.channel_key is not null as is_made, u.denied
     from sendbatch.channel_uid u
-    join sendbatch.channel c using (channel_key)
-    join sendbatch.channel_head h using (channel_key)
-    left join sendbatch.channel_info i using (channel_key)
-    where ${followed(uid)}
-    order by u.channel_key limit ${limit}`.execute(db);
-  return rows.map((row) => ({
-    channel: channel(row.channel_type, row.channel_id, messageSequence),
+    ${flagsOfMember}
+    where u.uid = $1 and u.member and i.disband is not true and u.channel_key > $2
+    order by u.channel_key limit $3`,
+});
+
+/** The keys of the channels that a user sees, in no order. */
+export async function followedKeys(store: ChannelStore, uid: string): Promise<number[]> {
+  const keys: number[] = [];
+  for await (const page of membershipPages(store, membershipStatement, uid, membershipsAtOnce))
+    for (const { row } of page) keys.push(row.channel_key);
+  return keys;
+}
+
+interface FollowedRow extends MembershipRow {
+  readonly last_seq: number;
+  readonly last_change: number | null;
+  readonly joined_seq: number | null;
+  readonly created_at: number;
+}
+
+const followedStatement = new Statement<FollowedRow>({
+  name: 'channels of a user',
+  text: `
+    select u.channel_key, i.channel_key is not null as is_made, u.denied,
+      h.last_seq, h.last_change, u.joined_seq, u.created_at
+    from sendbatch.channel_uid u
+    cross join lateral (select * from sendbatch.channel_head h where h.channel_key = u.channel_key limit 1) h
+    ${flagsOfMember}
+    where u.uid = $1 and u.member and i.disband is not true and u.channel_key > $2
+    order by u.channel_key limit $3`,
+});
+
+/** Lists at most `limit` channels of a user that it may read, by key. */
+export async function memberChannels(store: ChannelStore, uid: string, limit: number): Promise<MemberChannel[]> {
+  const found: Followed<FollowedRow>[] = [];
+  for await (const page of membershipPages(store, followedStatement, uid, limit)) {
+    for (const each of page) found.push(each);
+    if (found.length >= limit) break;
+  }
+  found.sort((a, b) => a.row.channel_key - b.row.channel_key);
+  if (found.length > limit) found.length = limit;
+  const unrecorded = found.filter(({ row, channel }) => row.joined_seq === null && !hasFirstMembers(channel));
+  const joined =
+    unrecorded.length === 0
+      ? undefined
+      : await joinedSeqs(
+          store,
+          unrecorded.map(({ row }) => row),
+        );
+  return found.map(({ row, channel }) => ({
+    channel,
     channelKey: row.channel_key,
     lastSeq: row.last_seq,
     lastChange: row.last_change ?? 0,
-    joinedAfterSeq: row.joined_after,
+    joinedAfterSeq: row.joined_seq ?? joined?.get(row.channel_key) ?? 0,
   }));
 }
+
+/** By channel key: the last sequence before members joined that a version added which recorded none. */
+async function joinedSeqs(
+  { db, shards }: ChannelStore,
+  rows: readonly { readonly channel_key: number; readonly created_at: number }[],
+): Promise<Map<number, number>> {
+  const createdAt = new Map(rows.map((row) => [row.channel_key, row.created_at]));
+  return await mapByShard(db, shards, createdAt.keys(), async (shard, keys) => {
+    const { rows: found } = await sql<{ channel_key: number; seq: number }>`
+      select w.channel_key, (${firstSeqSince(sql`w.channel_key`, sql`w.created_at`)}) - 1 as seq
+      from unnest(${keys}::bigint[], ${keys.map((key) => createdAt.get(key))}::bigint[]) as w(channel_key, created_at)`.execute(
+      shard,
+    );
+    return new Map(found.map((row) => [row.channel_key, row.seq]));
+  });
+}
+
+/** A channel that a user sees, and its row. */
+interface Followed<Row> {
+  readonly row: Row;
+  readonly channel: Channel;
+}
+
+/**
+ * Reads the memberships of a user from all shards, `limit` of each at a time, without those of
+ * channels that the user does not see.
+ */
+async function* membershipPages<Row extends MembershipRow>(
+  { db, shards, channelKeys }: ChannelStore,
+  statement: Statement<Row>,
+  uid: string,
+  limit: number,
+): AsyncGenerator<Followed<Row>[]> {
+  /** The last key that was read of each shard that has more. */
+  const cursors = new Map(shards.all.map((shard) => [shard, -1]));
+  while (cursors.size > 0) {
+    const asked = [...cursors.keys()];
+    const pages = await overShards(db, asked, (connection, shard) =>
+      statement.run(connection, [uid, cursors.get(shard), limit]),
+    );
+    const names = await channelKeys.names(pages.flat().map((row) => row.channel_key));
+    for (const [index, shard] of asked.entries()) {
+      const rows = pages[index] ?? [];
+      yield rows.flatMap((row) => {
+        const channel = names.get(row.channel_key);
+        return channel !== undefined && isFollowed(row, channel) ? [{ row, channel }] : [];
+      });
+      const last = rows.at(-1)?.channel_key;
+      if (last === undefined || rows.length < limit) cursors.delete(shard);
+      else cursors.set(shard, last);
+    }
+  }
+}
+
+/**
+ * Whether a member sees a channel: not when it is denied, nor when the channel only carries commands
+ * to a set of receivers and was never created by name.
+ */
+function isFollowed({ is_made: isMade, denied }: MembershipRow, { type }: Channel): boolean {
+  return (!denied || type === personType || type === agentType) && (isMade || type !== tempType);
+}
+
+/** Whether channels of this type are created with their members. */
+export const hasFirstMembers = ({ type }: Pick<Channel, 'type'>): boolean =>
+  type === personType || type === tempType || type === agentType;

@@ -104,3 +104,36 @@ export class BinaryArray {
     this.#bytes = larger;
   }
 }
+
+/** An array parameter of integers from 0 to 2^53-1. */
+export function bigintArray(values: readonly number[]): Buffer | null {
+  const array = new BinaryArray('bigint', values.length * 12);
+  for (const value of values) array.bigint(value);
+  return array.value();
+}
+
+/** The length of an element, and a bigint. */
+const elementBytes = 12;
+const high = 2 ** 32;
+
+/** A bigint[] in PostgreSQL's binary format. Values above 2^53 are rounded, and stay above. */
+export function int8Values(packed: Buffer | null | undefined): Float64Array {
+  const values = new Float64Array(countOf(packed));
+  if (packed)
+    for (let index = 0, at = headBytes + 4; index < values.length; index++, at += elementBytes)
+      values[index] = packed.readInt32BE(at) * high + packed.readUInt32BE(at + 4);
+  return values;
+}
+
+/** The lower 53 bits of hashes, as a bigint[] in PostgreSQL's binary format. */
+export function hashValues(packed: Buffer | null | undefined): Float64Array {
+  const values = new Float64Array(countOf(packed));
+  if (packed)
+    for (let index = 0, at = headBytes + 4; index < values.length; index++, at += elementBytes)
+      values[index] = (packed.readUInt32BE(at) & 0x1fffff) * high + packed.readUInt32BE(at + 4);
+  return values;
+}
+
+function countOf(packed: Buffer | null | undefined): number {
+  return packed ? (packed.length - headBytes) / elementBytes : 0;
+}

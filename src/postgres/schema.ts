@@ -34,6 +34,7 @@ export interface Tables {
   'sendbatch.rate': RateTable;
   'sendbatch.read_cursor': ReadCursorTable;
   'sendbatch.shard_layout': ShardLayoutTable;
+  'sendbatch.shard_split': ShardSplitTable;
   'sendbatch.swept': SweptTable;
   'sendbatch.system_uid': SystemUidTable;
   'sendbatch.template': TemplateTable;
@@ -298,11 +299,22 @@ interface ReadCursorTable {
   read_seq: number;
 }
 
+/** The split under way, in at most one row. */
+interface ShardSplitTable {
+  shards_before: number;
+  shards: number;
+  step: string;
+  last_key: number;
+  last_seq: number;
+}
+
 /** The number of shards, in at most one row. */
 interface ShardLayoutTable {
   shards: number;
   /** Whether the schemas of all shards exist. */
   is_ready: boolean;
+  /** Blocks of ids up to this one were drawn before the last split. */
+  split_block: Generated<number>;
 }
 
 /** Messages removed per channel. */

@@ -1,5 +1,7 @@
 import { sql } from 'kysely';
 import { limits } from '../limits.ts';
+import { agentType, personType, tempType } from '../messages/channel.ts';
+import type { ChannelStore } from '../messages/channel-keys.sql.ts';
 import {
   alive,
   type MessageRow,
@@ -8,6 +10,8 @@ import {
   toStored,
   withSizesBefore,
 } from '../messages/messages-read.sql.ts';
+import { bigintArray, int8Values } from '../postgres/binary-array.ts';
+import { byShard, overShards } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 
 /** A command with its number in the user's own sequence. */
@@ -20,7 +24,7 @@ export interface Command {
 
 /** Commands examined per statement. */
 const examinedAtOnce = 20_000;
-/** Channels per statement. */
+/** Channels examined per statement. */
 const channelsAtOnce = 500;
 /** Statements per call; what they leave, after a million commands, is for the next call. */
 const mostRounds = 50;
@@ -48,50 +52,34 @@ export interface SyncedCommands {
  * command.
  */
 export async function syncCommands(
-  db: Db,
+  store: ChannelStore,
   uid: string,
   after: number,
   limit: number,
   now: number,
 ): Promise<SyncedCommands> {
-  return await db.transaction().execute(async (tx) => {
-    const { lastSeq, ackedSeq } = await lockHead(tx, uid);
-    if (after > lastSeq) return { commands: [], lastSeq };
+  const { lastSeq, found } = await store.db.transaction().execute(async (tx) => {
+    const head = await lockHead(tx, uid);
+    if (after > head.lastSeq) return { lastSeq: head.lastSeq, found: [] };
     let taken = 0;
-    let due = await dueChannels(tx, uid);
-    let isAll = due.length < channelsAtOnce;
+    let due = await dueChannels(tx, store, uid);
     // Until everything is examined or enough is found. Nothing is skipped.
     for (let round = 0; due.length > 0 && taken < limit && round < mostRounds; round++) {
-      const found = await takeCommands(tx, uid, lastSeq + taken, due, now);
-      taken += found.taken;
-      due = found.due;
-      if (due.length > 0 || isAll) continue;
-      due = await dueChannels(tx, uid);
-      isAll = due.length < channelsAtOnce;
+      const part = due.slice(0, channelsAtOnce);
+      const examined = await takeCommands(tx, store, part, { uid, lastSeq: head.lastSeq + taken, now });
+      taken += examined.taken;
+      due = [...examined.left, ...due.slice(channelsAtOnce)];
     }
-    if (taken > 0)
-      await sql`update sendbatch.command_head set last_seq = ${lastSeq + taken} where uid = ${uid}`.execute(tx);
-    const { rows } = await sql<MessageRow & { command_seq: number; channel_id: string; channel_type: number }>`
-      select s.*, c.channel_id, c.channel_type from (${withSizesBefore(
-        sql`(
-          select b.channel_key, b.command_seq, ${messageColumns}
-          from sendbatch.command_inbox b
-          join sendbatch.message m on m.channel_key = b.channel_key and m.message_seq = b.message_seq
-          where b.uid = ${uid} and b.command_seq > ${Math.max(after, ackedSeq)} and ${alive(now)}
-          order by b.command_seq limit ${limit}
-        )`,
-        sql`m.command_seq`,
-      )}) s
-      join sendbatch.channel c on c.channel_key = s.channel_key
-      where bytes_before <= ${limits.pageBytes} order by s.command_seq`.execute(tx);
-    const commands = rows.map((row) => ({
-      commandSeq: row.command_seq,
-      channelId: row.channel_id,
-      channelType: row.channel_type,
-      message: toStored(row),
-    }));
-    return { commands, lastSeq: lastSeq + taken };
+    const lastSeq = head.lastSeq + taken;
+    if (taken > 0) await sql`update sendbatch.command_head set last_seq = ${lastSeq} where uid = ${uid}`.execute(tx);
+    return { lastSeq, found: await readInbox(tx, store, { uid, after: Math.max(after, head.ackedSeq), limit, now }) };
   });
+  const names = await store.channelKeys.names(found.map((each) => each.channelKey));
+  const commands = found.flatMap(({ commandSeq, channelKey, message }) => {
+    const channel = names.get(channelKey);
+    return channel === undefined ? [] : [{ commandSeq, channelId: channel.id, channelType: channel.type, message }];
+  });
+  return { commands, lastSeq };
 }
 
 /** A channel with commands that were not examined for the user yet. */
@@ -106,26 +94,73 @@ interface Due {
   readonly since: number;
 }
 
-/** The first of these channels, by key. */
-async function dueChannels(tx: Tx, uid: string): Promise<Due[]> {
-  const { rows } = await sql<{ channel_key: number; examined_seq: number; last_seq: number; since: number }>`
-    select k.channel_key, h.last_seq, greatest(t.taken_seq, u.joined_command_seq, 0) as examined_seq,
-      case when u.joined_command_seq is null and c.channel_type not in (1, 8, 11) then u.created_at else 0 end as since
-    from sendbatch.channel_uid u
-    join sendbatch.channel c on c.channel_key = u.channel_key
-    join sendbatch.channel k on k.channel_id = c.channel_id and k.channel_type = c.channel_type and k.sequence = 1
-    join sendbatch.channel_head h on h.channel_key = k.channel_key
-    left join sendbatch.channel_info i on i.channel_key = u.channel_key
-    left join sendbatch.command_taken t on t.uid = ${uid} and t.channel_key = k.channel_key
-    where u.uid = ${uid} and u.member and i.disband is not true
-      and h.last_seq > greatest(t.taken_seq, u.joined_command_seq, 0)
-    order by k.channel_key limit ${channelsAtOnce}`.execute(tx);
-  return rows.map((row) => ({
-    channelKey: row.channel_key,
-    examinedSeq: row.examined_seq,
-    lastSeq: row.last_seq,
-    since: row.since,
+/** Columns of rows, as arrays in PostgreSQL's binary format. */
+interface Packed {
+  readonly keys: Buffer | null;
+  readonly seqs: Buffer | null;
+  readonly times: Buffer | null;
+}
+
+/**
+ * The channels with new commands of a user, by key. Columns are packed: most users are members of
+ * many channels without commands.
+ */
+async function dueChannels(tx: Tx, { shards }: ChannelStore, uid: string): Promise<Due[]> {
+  const joined = await overShards(tx, shards.all, async (shard) => {
+    const { rows } = await sql<Packed>`
+      select array_send(array_agg(channel_key)) as keys, array_send(array_agg(coalesce(joined_command_seq, 0))) as seqs,
+        array_send(array_agg(case when joined_command_seq is null then created_at else 0 end)) as times
+      from sendbatch.channel_uid u
+      where uid = ${uid} and member and not exists (
+        select from sendbatch.channel_info i where i.channel_key = u.channel_key and i.disband)`.execute(shard);
+    return rows;
+  });
+  const member = joinColumns(joined.flat());
+  if (member.keys.length === 0) return [];
+  const { rows: examined } = await sql<Packed>`
+    select array_send(array_agg(k.channel_key)) as keys, array_send(array_agg(greatest(t.taken_seq, u.joined_seq))) as seqs,
+      array_send(array_agg(case when c.channel_type in (${createdWithMembers}) then 0 else u.since end)) as times
+    from unnest(${bigintArray(member.keys)}::bigint[], ${bigintArray(member.seqs)}::bigint[],
+      ${bigintArray(member.times)}::bigint[]) as u(channel_key, joined_seq, since)
+    cross join lateral (
+      select channel_id, channel_type from sendbatch.channel c where c.channel_key = u.channel_key limit 1
+    ) c
+    cross join lateral (
+      select channel_key from sendbatch.channel k
+      where k.channel_id = c.channel_id and k.channel_type = c.channel_type and k.sequence = 1 limit 1
+    ) k
+    left join lateral (
+      select taken_seq from sendbatch.command_taken t where t.uid = ${uid} and t.channel_key = k.channel_key limit 1
+    ) t on true`.execute(tx);
+  const { keys, seqs, times } = joinColumns(examined);
+  const commands = keys.map((channelKey, index) => ({
+    channelKey,
+    examinedSeq: seqs[index] ?? 0,
+    since: times[index] ?? 0,
   }));
+  const due = await byShard(tx, shards, { items: commands, channelKeyOf }, async (shard, own) => {
+    const { rows } = await sql<{ ordinal: number; last_seq: number }>`
+      select w.ordinal, h.last_seq
+      from unnest(${bigintArray(own.map(channelKeyOf))}::bigint[], ${bigintArray(own.map((each) => each.examinedSeq))}::bigint[])
+        with ordinality as w(channel_key, examined_seq, ordinal)
+      cross join lateral (
+        select last_seq from sendbatch.channel_head h where h.channel_key = w.channel_key limit 1
+      ) h
+      where h.last_seq > w.examined_seq`.execute(shard);
+    return rows.flatMap((row) => {
+      const each = own[row.ordinal - 1];
+      return each === undefined ? [] : [{ ...each, lastSeq: row.last_seq }];
+    });
+  });
+  return due.flat().sort((a, b) => a.channelKey - b.channelKey);
+}
+
+const channelKeyOf = ({ channelKey }: { readonly channelKey: number }) => channelKey;
+const createdWithMembers = sql.raw([personType, tempType, agentType].join(', '));
+
+function joinColumns(rows: readonly Packed[]): { keys: number[]; seqs: number[]; times: number[] } {
+  const column = (of: (row: Packed) => Buffer | null) => rows.flatMap((row) => [...int8Values(of(row))]);
+  return { keys: column(({ keys }) => keys), seqs: column(({ seqs }) => seqs), times: column(({ times }) => times) };
 }
 
 /**
@@ -136,20 +171,58 @@ async function dueChannels(tx: Tx, uid: string): Promise<Due[]> {
  */
 async function takeCommands(
   tx: Tx,
-  uid: string,
-  lastSeq: number,
+  { shards }: ChannelStore,
   due: readonly Due[],
-  now: number,
-): Promise<{ taken: number; due: Due[] }> {
-  const column = (of: (each: Due) => number) => sql`${due.map(of)}::bigint[]`;
-  const { rows } = await sql<{ taken: string; examined: [key: number, seq: number][] | null }>`
-    with due as materialized (
-      select * from unnest(${column((each) => each.channelKey)}, ${column((each) => each.examinedSeq)},
-        ${column((each) => each.lastSeq)}, ${column((each) => each.since)}
-      ) as d(channel_key, examined_seq, last_seq, since)
-    ), examined as materialized (
+  { uid, lastSeq, now }: { readonly uid: string; readonly lastSeq: number; readonly now: number },
+): Promise<{ taken: number; left: Due[] }> {
+  const examined = await byShard(tx, shards, { items: due, channelKeyOf }, (shard, own) =>
+    examine(shard, own, uid, now),
+  );
+  const keys = examined.flatMap((each) => each.keys);
+  const seqs = examined.flatMap((each) => each.seqs);
+  const upTo = examined.flatMap((each) => each.upTo);
+  if (keys.length > 0)
+    await sql`
+      insert into sendbatch.command_inbox (uid, command_seq, channel_key, message_seq)
+      select ${uid}, ${lastSeq}::bigint + w.ordinal, w.channel_key, w.message_seq
+      from unnest(${bigintArray(keys)}::bigint[], ${bigintArray(seqs)}::bigint[])
+        with ordinality as w(channel_key, message_seq, ordinal)`.execute(tx);
+  await sql`
+    insert into sendbatch.command_taken (uid, channel_key, taken_seq)
+    select ${uid}, w.channel_key, w.taken_seq
+    from unnest(${bigintArray(upTo.map(channelKeyOf))}::bigint[], ${bigintArray(upTo.map((each) => each.seq))}::bigint[])
+      as w(channel_key, taken_seq)
+    on conflict (uid, channel_key) do update set taken_seq = excluded.taken_seq`.execute(tx);
+  const seqOf = new Map(upTo.map(({ channelKey, seq }) => [channelKey, seq]));
+  const left = due
+    .map((each) => ({ ...each, examinedSeq: seqOf.get(each.channelKey) ?? each.examinedSeq }))
+    .filter((each) => each.examinedSeq < each.lastSeq);
+  return { taken: keys.length, left };
+}
+
+/** What was examined in a shard. */
+interface Examined {
+  /** The commands for the user, by channel and sequence. */
+  readonly keys: readonly number[];
+  readonly seqs: readonly number[];
+  /** How far channels are examined. */
+  readonly upTo: readonly { readonly channelKey: number; readonly seq: number }[];
+}
+
+/** Examines at most `examinedAtOnce` commands of channels of a shard. */
+async function examine(shard: Db, due: readonly Due[], uid: string, now: number): Promise<Examined> {
+  const column = (of: (each: Due) => number) => sql`${bigintArray(due.map(of))}::bigint[]`;
+  const { rows } = await sql<{
+    keys: Buffer | null;
+    seqs: Buffer | null;
+    examined: number;
+    last_key: number | null;
+    last_seq: number | null;
+  }>`
+    with examined as materialized (
       select d.channel_key, m.message_seq, m.mine
-      from due d
+      from unnest(${column(channelKeyOf)}, ${column((each) => each.examinedSeq)}, ${column((each) => each.lastSeq)},
+        ${column((each) => each.since)}) as d(channel_key, examined_seq, last_seq, since)
       cross join lateral (
         select m.message_seq, (m.subscribers ? ${uid} or (m.subscribers is null and m.from_uid <> ${uid}))
           and m.accepted_at >= d.since and ${alive(now)} as mine
@@ -160,29 +233,75 @@ async function takeCommands(
       order by d.channel_key, m.message_seq limit ${examinedAtOnce}
     ), last as (
       select channel_key, message_seq from examined order by channel_key desc, message_seq desc limit 1
-    ), bound as (
-      select count(*) = ${examinedAtOnce} as is_reached from examined
-    ), numbered as (
-      insert into sendbatch.command_inbox (uid, command_seq, channel_key, message_seq)
-      select ${uid}, ${lastSeq}::bigint + row_number() over (order by channel_key, message_seq), channel_key, message_seq
-      from examined where mine
-    ), noted as (
-      insert into sendbatch.command_taken as t (uid, channel_key, taken_seq)
-      select ${uid}, d.channel_key, case when is_reached and d.channel_key = last.channel_key
-          then last.message_seq else d.last_seq end
-      from due d cross join bound left join last on true
-      where not is_reached or d.channel_key <= last.channel_key
-      on conflict (uid, channel_key) do update set taken_seq = excluded.taken_seq
-      returning channel_key, taken_seq
     )
-    select (select count(*) from examined where mine)::text as taken,
-      (select jsonb_agg(jsonb_build_array(channel_key, taken_seq)) from noted) as examined`.execute(tx);
+    select array_send(array_agg(channel_key order by channel_key, message_seq) filter (where mine)) as keys,
+      array_send(array_agg(message_seq order by channel_key, message_seq) filter (where mine)) as seqs,
+      count(*) as examined, (select channel_key from last) as last_key, (select message_seq from last) as last_seq
+    from examined`.execute(shard);
   const [row] = rows;
-  const examined = new Map(row?.examined ?? []);
-  const left = due
-    .map((each) => ({ ...each, examinedSeq: examined.get(each.channelKey) ?? each.examinedSeq }))
-    .filter((each) => each.examinedSeq < each.lastSeq);
-  return { taken: Number(row?.taken ?? 0), due: left };
+  if (row === undefined) throw new Error('an aggregate returned no row');
+  const { last_key: lastKey, last_seq: lastSeq } = row;
+  const isCut = row.examined === examinedAtOnce && lastKey !== null && lastSeq !== null;
+  const upTo = due.flatMap((each) => {
+    if (!isCut || each.channelKey < lastKey) return [{ channelKey: each.channelKey, seq: each.lastSeq }];
+    return each.channelKey === lastKey ? [{ channelKey: lastKey, seq: lastSeq }] : [];
+  });
+  return { keys: [...int8Values(row.keys)], seqs: [...int8Values(row.seqs)], upTo };
+}
+
+/** An entry of a user's inbox with its message. */
+interface Entry {
+  readonly commandSeq: number;
+  readonly channelKey: number;
+  readonly message: StoredMessage;
+}
+
+/** Entries of an inbox read at least per statement. */
+const entriesAtOnce = 1000;
+
+/** Reads the entries of a user's inbox after a number whose messages have not expired. */
+async function readInbox(
+  tx: Tx,
+  { shards }: ChannelStore,
+  { uid, after, limit, now }: { uid: string; after: number; limit: number; now: number },
+): Promise<Entry[]> {
+  const found: Entry[] = [];
+  const atOnce = Math.max(limit, entriesAtOnce);
+  let bytesBefore = 0;
+  for (let from = after; ; ) {
+    const { rows: entries } = await sql<{ command_seq: number; channel_key: number; message_seq: number }>`
+      select command_seq, channel_key, message_seq from sendbatch.command_inbox
+      where uid = ${uid} and command_seq > ${from} order by command_seq limit ${atOnce}`.execute(tx);
+    const inShards = { items: entries, channelKeyOf: (entry: { channel_key: number }) => entry.channel_key };
+    const ofShards = await byShard(tx, shards, inShards, async (shard, own) => {
+      const column = (of: (entry: (typeof own)[number]) => number) => sql`${bigintArray(own.map(of))}::bigint[]`;
+      const page = sql`(
+        select w.channel_key, w.command_seq, ${messageColumns}
+        from unnest(${column((entry) => entry.channel_key)}, ${column((entry) => entry.command_seq)},
+          ${column((entry) => entry.message_seq)}) as w(channel_key, command_seq, message_seq)
+        cross join lateral (
+          select * from sendbatch.message m
+          where m.channel_key = w.channel_key and m.message_seq = w.message_seq and ${alive(now)} limit 1
+        ) m
+        order by w.command_seq limit ${limit}
+      )`;
+      const { rows } = await sql<MessageRow & { command_seq: number; channel_key: number; bytes: number }>`
+        select s.*, octet_length(s.payload) + coalesce(pg_column_size(s.subscribers), 0) as bytes
+        from (${withSizesBefore(page, sql`m.command_seq`)}) s
+        where bytes_before <= ${limits.pageBytes} order by s.command_seq`.execute(shard);
+      return rows;
+    });
+    // What a shard left out for its size is out of the page here too, and so is all behind it.
+    for (const row of ofShards.flat().sort((a, b) => a.command_seq - b.command_seq)) {
+      if (found.length === limit || bytesBefore > limits.pageBytes) return found;
+      found.push({ commandSeq: row.command_seq, channelKey: row.channel_key, message: toStored(row) });
+      bytesBefore += row.bytes;
+    }
+    const last = entries.at(-1);
+    if (last === undefined || entries.length < atOnce || found.length === limit || bytesBefore > limits.pageBytes)
+      return found;
+    from = last.command_seq;
+  }
 }
 
 /**

@@ -1,5 +1,6 @@
 import { sql } from 'kysely';
-import { followed } from '../messages/member-lists.sql.ts';
+import type { ChannelStore } from '../messages/channel-keys.sql.ts';
+import { followedKeys } from '../messages/member-lists.sql.ts';
 import {
   alive,
   type MessageRow,
@@ -8,7 +9,10 @@ import {
   toStored,
   visibleTo,
 } from '../messages/messages-read.sql.ts';
+import { bigintArray } from '../postgres/binary-array.ts';
+import { byShard } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
+import { all } from '../postgres/sql.ts';
 
 /** A channel of a user, as its list of conversations shows it. */
 export interface ConversationRow {
@@ -18,6 +22,8 @@ export interface ConversationRow {
   readonly lastSeq: number;
   readonly readSeq: number;
   readonly unread: number;
+  /** The id of the newest message visible to the user, from which the next page continues; 0: none. */
+  readonly lastId: number;
   /** The newest message visible to the user. */
   readonly last: StoredMessage | undefined;
 }
@@ -40,89 +46,160 @@ const examinedMessages = 10_000;
 /** Whether a user may see a message `m` now. */
 const seen = (uid: string, now: number) => sql`${alive(now)} and ${visibleTo(uid)}`;
 
+/** Lists conversations of a user, the newest first, at most `limit`. */
 export async function listConversations(
-  db: Db,
+  store: ChannelStore,
   uid: string,
   before: ConversationCursor | undefined,
   limit: number,
   now: number,
 ): Promise<ConversationRow[]> {
+  const { db, channelKeys } = store;
   const from = before ?? { messageId: Number.MAX_SAFE_INTEGER, channelKey: 0 };
-  const { rows } = await sql<
-    {
-      channel_key: number;
-      channel_id: string;
-      channel_type: number;
-      last_seq: number;
-      read_seq: number;
-      unread: string;
-    } & (MessageRow | { message_id: null })
-  >`
-    with page as materialized (
-      select u.channel_key, c.channel_id, c.channel_type, h.last_seq, coalesce(u.joined_seq, 0) as joined_seq,
-        coalesce(last.message_id, 0) as last_id, last.message_seq
-      from sendbatch.channel_uid u
-      join sendbatch.channel c using (channel_key)
-      join sendbatch.channel_head h using (channel_key)
-      left join sendbatch.channel_info i using (channel_key)
-      left join lateral (
-        select m.message_id, m.message_seq from sendbatch.message m
-        where m.channel_key = u.channel_key and m.message_seq > h.last_seq - ${examinedMessages} and ${seen(uid, now)}
-        order by m.message_seq desc limit 1
-      ) last on true
-      where ${followed(uid)}
-        and (coalesce(last.message_id, 0), u.channel_key) < (${from.messageId}::bigint, ${from.channelKey}::bigint)
-      order by last_id desc, u.channel_key desc
-      limit ${limit}
-    ), read as (
-      select p.*, greatest(r.read_seq, p.joined_seq) as read_seq
-      from page p left join sendbatch.read_cursor r on r.uid = ${uid} and r.channel_key = p.channel_key
-    )
-    select p.channel_key, p.channel_id, p.channel_type, p.last_seq, p.read_seq, (
-        select count(*) from (
-          select from sendbatch.message m
-          where m.channel_key = p.channel_key
-            and m.message_seq > greatest(p.read_seq, p.last_seq - ${examinedMessages})
-            and m.flags & 2 <> 0 and m.from_uid <> ${uid} and ${seen(uid, now)}
-          limit ${unreadCounted}) as counted
-      ) as unread, ${messageColumns}
-    from read p left join sendbatch.message m on m.channel_key = p.channel_key and m.message_seq = p.message_seq
-    order by p.last_id desc, p.channel_key desc`.execute(db);
-  return rows.map((row) => ({
-    channelKey: row.channel_key,
-    channelId: row.channel_id,
-    channelType: row.channel_type,
-    lastSeq: row.last_seq,
-    readSeq: row.read_seq,
-    unread: Number(row.unread),
-    last: row.message_id === null ? undefined : toStored(row),
+  const page = await newestOf(store, await followedKeys(store, uid), { uid, from, limit, now });
+  const keys = page.map((each) => each.channelKey);
+  const [names, cursors] = await all([channelKeys.names(keys), readCursors(db, uid, keys)]);
+  const newest = page.map((each) => ({
+    ...each,
+    readSeq: Math.max(cursors.get(each.channelKey) ?? 0, each.joinedSeq),
   }));
+  const contents = await contentsOf(store, newest, uid, now);
+  return newest.flatMap(({ channelKey, lastSeq, readSeq, lastId }) => {
+    const channel = names.get(channelKey);
+    if (channel === undefined) return [];
+    const { unread, last } = contents.get(channelKey) ?? { unread: 0, last: undefined };
+    return [{ channelKey, channelId: channel.id, channelType: channel.type, lastSeq, readSeq, unread, lastId, last }];
+  });
+}
+
+/** The place of a conversation in the list. */
+interface Newest {
+  readonly channelKey: number;
+  readonly lastSeq: number;
+  readonly joinedSeq: number;
+  /** Of the newest visible message; 0: there is none. */
+  readonly lastId: number;
+  readonly messageSeq: number;
+}
+
+/** The first of these channels by their newest visible messages, after a cursor: at most `limit`. */
+async function newestOf(
+  { db, shards }: ChannelStore,
+  channelKeys: readonly number[],
+  at: { readonly uid: string; readonly from: ConversationCursor; readonly limit: number; readonly now: number },
+): Promise<Newest[]> {
+  const { uid, from, limit, now } = at;
+  const keys = { items: channelKeys, channelKeyOf: (channelKey: number) => channelKey };
+  const ofShards = await byShard(db, shards, keys, async (shard, own) => {
+    const { rows } = await sql<{
+      channel_key: number;
+      last_seq: number;
+      joined_seq: number;
+      last_id: number;
+      message_seq: number | null;
+    }>`
+      select p.*, coalesce(u.joined_seq, 0) as joined_seq
+      from (
+        select w.channel_key, h.last_seq, coalesce(last.message_id, 0) as last_id, last.message_seq
+        from unnest(${bigintArray(own)}::bigint[]) as w(channel_key)
+        cross join lateral (
+          select last_seq from sendbatch.channel_head h where h.channel_key = w.channel_key limit 1
+        ) h
+        left join lateral (
+          select m.message_id, m.message_seq from sendbatch.message m
+          where m.channel_key = w.channel_key and m.message_seq > h.last_seq - ${examinedMessages} and ${seen(uid, now)}
+          order by m.message_seq desc limit 1
+        ) last on true
+        where (coalesce(last.message_id, 0), w.channel_key) < (${from.messageId}::bigint, ${from.channelKey}::bigint)
+        order by last_id desc, w.channel_key desc
+        limit ${limit}
+      ) p
+      left join lateral (
+        select joined_seq from sendbatch.channel_uid u where u.channel_key = p.channel_key and u.uid = ${uid} limit 1
+      ) u on true`.execute(shard);
+    return rows;
+  });
+  const newest = ofShards.flat().map((row) => ({
+    channelKey: row.channel_key,
+    lastSeq: row.last_seq,
+    joinedSeq: row.joined_seq,
+    lastId: row.last_id,
+    messageSeq: row.message_seq ?? 0,
+  }));
+  return newest.sort((a, b) => b.lastId - a.lastId || b.channelKey - a.channelKey).slice(0, limit);
+}
+
+/** How far a user has read these channels, by channel key. */
+async function readCursors(db: Db, uid: string, channelKeys: readonly number[]): Promise<Map<number, number>> {
+  const { rows } = await sql<{ channel_key: number; read_seq: number }>`
+    select channel_key, read_seq from sendbatch.read_cursor
+    where uid = ${uid} and channel_key = any(${bigintArray(channelKeys)}::bigint[])`.execute(db);
+  return new Map(rows.map((row) => [row.channel_key, row.read_seq]));
+}
+
+/** The newest message of a conversation, and the number of unread ones up to its head. */
+interface Contents {
+  readonly unread: number;
+  readonly last: StoredMessage | undefined;
+}
+
+/** The contents of these conversations, by channel key. */
+async function contentsOf(
+  { db, shards }: ChannelStore,
+  newest: readonly (Newest & { readonly readSeq: number })[],
+  uid: string,
+  now: number,
+): Promise<Map<number, Contents>> {
+  const conversations = { items: newest, channelKeyOf: ({ channelKey }: Newest) => channelKey };
+  const ofShards = await byShard(db, shards, conversations, async (shard, own) => {
+    const column = (of: (each: (typeof own)[number]) => number) => sql`${bigintArray(own.map(of))}::bigint[]`;
+    const { rows } = await sql<{ channel_key: number; unread: string } & (MessageRow | { message_id: null })>`
+      select w.channel_key, (
+          select count(*) from (
+            select from sendbatch.message m
+            where m.channel_key = w.channel_key and m.message_seq <= w.last_seq
+              and m.message_seq > greatest(w.read_seq, w.last_seq - ${examinedMessages})
+              and m.flags & 2 <> 0 and m.from_uid <> ${uid} and ${seen(uid, now)}
+            limit ${unreadCounted}) as counted
+        ) as unread, ${messageColumns}
+      from unnest(${column((each) => each.channelKey)}, ${column((each) => each.lastSeq)},
+        ${column((each) => each.readSeq)}, ${column((each) => each.messageSeq)}
+      ) as w(channel_key, last_seq, read_seq, message_seq)
+      left join lateral (
+        select * from sendbatch.message m where m.channel_key = w.channel_key and m.message_seq = w.message_seq limit 1
+      ) m on true`.execute(shard);
+    return rows;
+  });
+  return new Map(
+    ofShards.flat().map((row) => {
+      const last = row.message_id === null ? undefined : toStored(row);
+      return [row.channel_key, { unread: Number(row.unread), last }];
+    }),
+  );
 }
 
 /**
- * Advances a user's read cursor, never back and never beyond the head; `seq` 0 is the head. Returns
- * the head.
+ * Advances a user's read cursor to a sequence that its channel has reached, never back.
  */
-export async function markRead(db: Db, uid: string, channelKey: number, seq: number): Promise<number> {
-  const { rows } = await sql<{ last_seq: number }>`
-    with head as (select last_seq from sendbatch.channel_head where channel_key = ${channelKey}), noted as (
-      insert into sendbatch.read_cursor as r (uid, channel_key, read_seq)
-      select ${uid}, ${channelKey}::bigint, case when ${seq}::bigint = 0 then last_seq else ${seq}::bigint end
-      from head where ${seq}::bigint <= last_seq
-      on conflict (uid, channel_key) do update set read_seq = greatest(r.read_seq, excluded.read_seq)
-    )
-    select last_seq from head`.execute(db);
-  return rows[0]?.last_seq ?? 0;
+export async function markRead(db: Db, uid: string, channelKey: number, seq: number): Promise<void> {
+  await sql`
+    insert into sendbatch.read_cursor as r (uid, channel_key, read_seq)
+    values (${uid}, ${channelKey}::bigint, ${seq}::bigint)
+    on conflict (uid, channel_key) do update set read_seq = greatest(r.read_seq, excluded.read_seq)`.execute(db);
 }
 
 /**
- * Starts read cursors of new members at the head, unless they have one: a new member has nothing
- * unread.
+ * Starts read cursors of new members at the head of the channel, unless they have one: a new member
+ * has nothing unread.
  */
-export async function beginCursors(tx: Tx, channelKey: number, uids: readonly string[]): Promise<void> {
+export async function beginCursors(
+  tx: Tx,
+  channelKey: number,
+  uids: readonly string[],
+  lastSeq: number,
+): Promise<void> {
   await sql`
     insert into sendbatch.read_cursor (uid, channel_key, read_seq)
-    select w.uid, h.channel_key, h.last_seq from sendbatch.channel_head h, unnest(${[...uids]}::text[]) as w(uid)
-    where h.channel_key = ${channelKey}
+    select w.uid, ${channelKey}::bigint, ${lastSeq}::bigint from unnest(${[...uids]}::text[]) as w(uid)
     on conflict do nothing`.execute(tx);
 }

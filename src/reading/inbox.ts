@@ -1,6 +1,8 @@
 import { limits } from '../limits.ts';
+import { readHeads } from '../messages/channel-keys.sql.ts';
 import { pageOf } from '../messages/page.ts';
 import { orBusy } from '../messages/store-busy.ts';
+import { onShard } from '../postgres/shards.ts';
 import type { Store } from '../sending/group-context.ts';
 import { ackCommands, type Command, syncCommands } from './commands.sql.ts';
 import { type ConversationCursor, type ConversationRow, listConversations, markRead } from './conversations.sql.ts';
@@ -23,24 +25,27 @@ export interface CommandPage {
 }
 
 export function createInbox(store: Store, now: () => number = Date.now): Inbox {
-  const { db, channelKeys } = store;
+  const { db, shards, channelKeys } = store;
+  const lastSeqOf = async (channelKey: number) =>
+    (await readHeads(onShard(db, shards.of(channelKey)), [channelKey])).get(channelKey) ?? 0;
   const uidOf = (reader: Reader) => viewerOf(reader) ?? reader.uid;
   return {
     conversations: (reader, before, pageSize) =>
-      orBusy(() => listConversations(db, uidOf(reader), before, pageSize, now())),
+      orBusy(() => listConversations(store, uidOf(reader), before, pageSize, now())),
     markRead: (reader, channelType, channelId, seq) =>
       orBusy(async () => {
         const uid = uidOf(reader);
         const named = channelToRead(channelType, channelId, uid);
         await assertReadable(store, uid, [named]);
         const channelKey = (await channelKeys.find([named])).get(named.key);
-        const lastSeq = channelKey === undefined ? 0 : await markRead(db, uid, channelKey, seq);
+        const lastSeq = channelKey === undefined ? 0 : await lastSeqOf(channelKey);
         assertReached(seq, { lastSeq }, { field: 'read_seq' });
+        if (channelKey !== undefined) await markRead(db, uid, channelKey, seq || lastSeq);
       }),
     commands: (reader, after, limit) =>
       orBusy(async () => {
         const most = limit || limits.commandsDefault;
-        const { commands, lastSeq } = await syncCommands(db, uidOf(reader), after, most + 1, now());
+        const { commands, lastSeq } = await syncCommands(store, uidOf(reader), after, most + 1, now());
         assertReached(after, { lastSeq }, { field: 'message_seq' });
         const { page, last } = pageOf(commands, most);
         return { commands: page, more: last !== undefined };

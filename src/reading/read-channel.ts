@@ -23,6 +23,7 @@ import {
 import { pageOf, withinBytes } from '../messages/page.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
+import { onShard } from '../postgres/shards.ts';
 import type { Store } from '../sending/group-context.ts';
 import { assertReadable, channelToRead, type Reader, viewerOf } from './read-access.ts';
 
@@ -73,7 +74,9 @@ export interface ReadChannel {
 }
 
 export function createReadChannel(store: Store, now: () => number = Date.now, scanMs = usualScanMs): ReadChannel {
-  const { db, channelKeys } = store;
+  const { shards, channelKeys } = store;
+  /** The tables of a channel. */
+  const on = (channelKey: number) => onShard(store.db, shards.of(channelKey));
 
   /** The key of a channel, once the reader may read it; undefined for a channel without sends. */
   async function open(call: Reader & { readonly channelType: number; readonly channelId: string }) {
@@ -96,6 +99,7 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
     call: ReadCall & { readonly viewerUid: string | undefined },
   ): Promise<{ found: StoredMessage[]; reached: number | undefined }> {
     const { descending, limit, filter = {}, viewerUid } = call;
+    const db = on(channelKey);
     const times =
       filter.since === undefined && filter.until === undefined ? undefined : await seqsOfTimes(db, channelKey, filter);
     let afterSeq = Math.max(call.afterSeq, times?.afterSeq ?? 0);
@@ -139,6 +143,7 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
     channelKey: number,
     call: ReadCall & { readonly viewerUid: string | undefined },
   ): Promise<{ heads: Heads; found: StoredMessage[]; reached: number | undefined }> {
+    const db = on(channelKey);
     if (call.viewerUid === undefined && !call.legacy && Object.keys(call.filter ?? {}).length === 0) {
       const range = { ...call, beforeSeq: call.beforeSeq || Number.MAX_SAFE_INTEGER };
       const { heads, messages } = await readRangeAndHeads(db, channelKey, range, now());
@@ -169,6 +174,7 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
       orBusy(async () => {
         const { viewerUid, channelKey, empty } = await open(call);
         if (channelKey === undefined) return empty;
+        const db = on(channelKey);
         const found = new Map<number, StoredMessage>();
         const add = (messages: readonly StoredMessage[]) => {
           for (const message of messages) found.set(message.messageSeq, message);
@@ -194,7 +200,7 @@ export function createReadChannel(store: Store, now: () => number = Date.now, sc
     lastSeq: (call) =>
       orBusy(async () => {
         const { channelKey } = await open(call);
-        return channelKey === undefined ? 0 : (await readHeadsAndFirst(db, channelKey)).lastSeq;
+        return channelKey === undefined ? 0 : (await readHeadsAndFirst(on(channelKey), channelKey)).lastSeq;
       }),
   };
 }

@@ -7,6 +7,8 @@ import { flagWasRestricted } from '../messages/message.ts';
 import type { PageAfter, StoredMessage } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
+import { mapByShard } from '../postgres/over-shards.ts';
+import { onShard } from '../postgres/shards.ts';
 import { assertReadable, channelToRead, type Reader, viewerOf } from '../reading/read-access.ts';
 import { assertChangeKept, assertChangeReached, assertKept, assertReached } from '../reading/read-channel.ts';
 import type { Store } from '../sending/group-context.ts';
@@ -400,7 +402,7 @@ export class Subscription {
       if (followed !== undefined && followed.channelKey === undefined && channelKey !== undefined)
         this.#register(followed, channelKey);
     }
-    const heads = await readManyHeadsAndFirst(store.db, [...keys.values()]);
+    const heads = await mapByShard(store.db, store.shards, keys.values(), readManyHeadsAndFirst);
     for (const { channel, cursor } of named.values()) {
       const followed = this.#followed.get(channel.key);
       if (followed === undefined) continue;
@@ -460,7 +462,7 @@ export class Subscription {
     const isFirst = !this.#hasFollowed;
     this.#hasFollowed = true;
     const before = new Set(this.#followed.keys());
-    const mine = await memberChannels(store.db, uid, limits.subscribedChannels + 1);
+    const mine = await memberChannels(store, uid, limits.subscribedChannels + 1);
     if (mine.length > limits.subscribedChannels) throw tooManyChannels(uid);
     const keep = new Set(mine.map((each) => each.channel.key));
     // Channels created while they were read are not among them, and stay.
@@ -499,10 +501,8 @@ export class Subscription {
     // They are registered: new messages wake them. Most have none, which one statement shows.
     for (let start = 0; start < added.length; start += headsAtOnce) {
       const part = added.slice(start, start + headsAtOnce);
-      const heads = await readPositions(
-        store.db,
-        part.map((followed) => followed.channelKey),
-      );
+      const keys = part.map((followed) => followed.channelKey);
+      const heads = await mapByShard(store.db, store.shards, keys, readPositions);
       for (const followed of part) {
         const head = heads.get(followed.channelKey);
         if (head?.lastSeq !== followed.cursor) followed.behind = true;
@@ -529,7 +529,7 @@ export class Subscription {
         named.push({ channel, afterSeq: fromNow ? 0 : afterSeq, afterChange });
     }
     const keys = await store.channelKeys.find(named.map((each) => each.channel));
-    const heads = await readManyHeadsAndFirst(store.db, [...keys.values()]);
+    const heads = await mapByShard(store.db, store.shards, keys.values(), readManyHeadsAndFirst);
     for (const { channel, afterSeq, afterChange = 0 } of named) {
       const channelKey = keys.get(channel.key);
       const stands = (channelKey === undefined ? undefined : heads.get(channelKey)) ?? noHeads;
@@ -549,7 +549,8 @@ export class Subscription {
   ): Promise<void> {
     assertChangeReached(afterChange, stands, positionOf(channel));
     if (afterChange === 0 || afterChange === stands.lastChange || channelKey === undefined) return;
-    const first = await firstKeptChange(this.#hub.store.db, channelKey);
+    const { db, shards } = this.#hub.store;
+    const first = await firstKeptChange(onShard(db, shards.of(channelKey)), channelKey);
     assertChangeKept(afterChange, first ?? stands.lastChange + 1, positionOf(channel));
   }
 }

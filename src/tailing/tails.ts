@@ -16,6 +16,8 @@ import { type Channel, channel, firstUids, messageSequence } from '../messages/c
 import { type CreatedChannel, readPositions } from '../messages/channel-keys.sql.ts';
 import { type PageAfter, readAfter } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
+import { mapByShard } from '../postgres/over-shards.ts';
+import { onShard } from '../postgres/shards.ts';
 import type { Store } from '../sending/group-context.ts';
 import {
   type EphemeralMessage,
@@ -67,7 +69,8 @@ const sharedMs = 2000;
 const pollAtOnce = 5000;
 
 export function createTails(store: Store, now: () => number = Date.now, onRead?: OnTailRead): Tails {
-  const { db } = store;
+  const { db, shards } = store;
+  const on = (channelKey: number) => onShard(db, shards.of(channelKey));
   const subscriptions = new Set<Subscription>();
   const byKey = new Map<number, Set<Subscription>>();
   /** Readers that wait for a channel that does not exist yet, by channel key text. */
@@ -115,11 +118,12 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
     };
   }
   const pageAfter = sharing<PageAfter>(
-    (channelKey, afterSeq) => readAfter(db, channelKey, { afterSeq, limit: pageMessages }, now()),
+    (channelKey, afterSeq) => readAfter(on(channelKey), channelKey, { afterSeq, limit: pageMessages }, now()),
     ({ messages }) => messages.length === 0,
   );
   const changesAfter = sharing<readonly Change[]>(
-    (channelKey, afterChange) => readChangesAfter(db, channelKey, { afterChange, limit: pageChanges }, now()),
+    (channelKey, afterChange) =>
+      readChangesAfter(on(channelKey), channelKey, { afterChange, limit: pageChanges }, now()),
     (changes) => changes.length === 0,
   );
 
@@ -208,7 +212,7 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
         const cursors = part.flatMap((key) =>
           [...(byKey.get(key) ?? [])].map((reader) => ({ key, reader, cursor: reader.cursorOf(key) })),
         );
-        const positions = await readPositions(db, part);
+        const positions = await mapByShard(db, shards, part, readPositions);
         for (const { key, reader, cursor } of cursors) {
           const { lastSeq, lastChange } = positions.get(key) ?? { lastSeq: 0, lastChange: 0 };
           if (cursor.seq > lastSeq || cursor.change > lastChange) reader.headWentBack(key, { lastSeq, lastChange });

@@ -73,15 +73,16 @@ async function runVerify(json: boolean, journals: readonly string[]): Promise<nu
   progress.begin(0);
   try {
     // Reading a large channel takes longer than any usual statement timeout.
-    await withDatabase({ poolSize: connections, statementTimeoutMs: 0 }, async (db) => {
-      for await (const step of verify(db, connections)) {
+    await withDatabase({ poolSize: connections, statementTimeoutMs: 0 }, async (db, shards) => {
+      const store = { db, shards };
+      for await (const step of verify(store, connections)) {
         ({ channels, messages } = step);
         await take(step.faults);
         progress.show(step.of === 0 ? 1 : step.done / step.of, messages, faults);
         if (interruption.came()) return;
       }
       for (const file of journals)
-        for await (const step of verifyJournal(db, file, connections)) {
+        for await (const step of verifyJournal(store, file, connections)) {
           compared.acknowledged += step.entries;
           compared.removed += step.removed;
           compared.unnumbered += step.unnumbered;

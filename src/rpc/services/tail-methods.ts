@@ -78,7 +78,7 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
           lastSeq: BigInt(each.lastSeq),
           ...(each.last === undefined ? {} : { lastMessage: toMessage(each, each.last) }),
         })),
-        nextPageToken: last === undefined ? '' : `${last.last?.messageId ?? 0}-${last.channelKey}`,
+        nextPageToken: last === undefined ? '' : `${last.lastId}-${last.channelKey}`,
       };
     },
 

@@ -7,7 +7,7 @@ import { after, before, describe, test } from 'node:test';
 import { verifyJournal } from '../../../src/integrity/journal.ts';
 import { JournalError, parseEntry } from '../../../src/integrity/journal-entry.ts';
 import { sweepExpired } from '../../../src/retention/sweep.sql.ts';
-import { createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
+import { createDatabase, openStore, shards, type TestDatabase } from '../../support/database.ts';
 import { startService } from '../../support/service.ts';
 import { query } from '../../support/verify.ts';
 
@@ -63,7 +63,7 @@ describe('verify --journal', () => {
     const db = openStore(database.url);
     const total = { entries: 0, removed: 0, unnumbered: 0, faults: [] as string[] };
     try {
-      for await (const step of verifyJournal(db, file, 2)) {
+      for await (const step of verifyJournal({ db, shards }, file, 2)) {
         total.entries += step.entries;
         total.removed += step.removed;
         total.unnumbered += step.unnumbered;
@@ -123,7 +123,7 @@ describe('verify --journal', () => {
     const db = openStore(copy.url);
     await query(copy.url, `delete from sendbatch.message where client_msg_no = '${short[4]?.client_msg_no}'`);
     writeFileSync(file, short.map(lineOf).join(''));
-    const steps = await Array.fromAsync(verifyJournal(db, file, 1));
+    const steps = await Array.fromAsync(verifyJournal({ db, shards }, file, 1));
     await db.destroy();
     await copy.drop();
     // Which of the missing ones were swept cannot be told: all of them are reported.

@@ -5,7 +5,7 @@ import { factsOf } from '../../../src/integrity/verify.sql.ts';
 import { verify } from '../../../src/integrity/verify.ts';
 import { type ChannelViolation, violationsOf } from '../../../src/integrity/violations.ts';
 import { sweepExpired, sweepOld } from '../../../src/retention/sweep.sql.ts';
-import { createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
+import { createDatabase, openStore, shards, type TestDatabase } from '../../support/database.ts';
 import { seedOf } from '../../support/seed.ts';
 import { startService } from '../../support/service.ts';
 import { assertSound, query } from '../../support/verify.ts';
@@ -46,7 +46,7 @@ describe('verify names each violated promise of the store', () => {
     const db = openStore(copy.url);
     try {
       const found: ChannelViolation[] = [];
-      for await (const step of verify(db)) found.push(...step.faults);
+      for await (const step of verify({ db, shards })) found.push(...step.faults);
       return found;
     } finally {
       await db.destroy();
@@ -59,7 +59,7 @@ describe('verify names each violated promise of the store', () => {
   test('verify checks all channels and messages of a sound store, and finds nothing', async () => {
     await assertSound(copy.url);
     const db = openStore(copy.url);
-    const steps = await Array.fromAsync(verify(db));
+    const steps = await Array.fromAsync(verify({ db, shards }));
     await db.destroy();
     const last = steps.at(-1);
     assert.deepEqual([last?.channels, last?.messages, last?.done === last?.of], [4, 31, true]);
@@ -187,7 +187,7 @@ describe('verify names each violated promise of the store', () => {
       `update sendbatch.message set accepted_at = 0 where channel_key = ${keyOf('b')} and message_seq <= 4`,
     );
     const { removed } = await sweepOld(
-      db,
+      { db, shards },
       2,
       { before: 1000, now: dayLater },
       { channels: 10, messages: 3, total: 100 },
@@ -271,7 +271,7 @@ describe('the fast pass of verify', () => {
       const keys = await query(copy.url, 'select channel_key::text as key from sendbatch.channel');
       const exact = (
         await factsOf(
-          db,
+          { connection: db, ids: { shard: shards.of(0), count: 1, splitBlock: 0 } },
           keys.map(({ key }) => Number(key)),
         )
       ).flatMap(violationsOf);
@@ -281,7 +281,7 @@ describe('the fast pass of verify', () => {
         [1, 50_000],
         [3, 20],
       ] as const) {
-        const found = await Array.fromAsync(verify(many, connections, pieceMessages));
+        const found = await Array.fromAsync(verify({ db: many, shards }, connections, pieceMessages));
         const textOf = (faults: readonly ChannelViolation[]) => faults.map((fault) => JSON.stringify(fault)).sort();
         const ofChannels = found.flatMap((step) => step.faults).filter((fault) => fault.channelId !== undefined);
         assert.deepEqual(textOf(ofChannels), textOf(exact), done.join('\n'));
