@@ -1,6 +1,7 @@
 import { sql } from 'kysely';
 import { listBatches, sweepBatches } from '../src/batches/batches.sql.ts';
 import type { Db } from '../src/postgres/schema.ts';
+import { oneShard } from '../src/postgres/shards.ts';
 import { sweepExpired, sweepOld } from '../src/retention/sweep.sql.ts';
 import { startCluster } from '../test/support/cluster.ts';
 import { migrateDatabase, openStore } from '../test/support/database.ts';
@@ -47,7 +48,12 @@ async function row(what: string, work: () => Promise<string>): Promise<void> {
 async function sweepType(type: number): Promise<string> {
   let removed = 0;
   for (let steps = 1; ; steps++) {
-    const step = await sweepOld(db, type, { before, now }, { channels: 500, messages: 200, total: 5000 });
+    const step = await sweepOld(
+      { db, shards: oneShard },
+      type,
+      { before, now },
+      { channels: 500, messages: 200, total: 5000 },
+    );
     removed += step.removed;
     if (!step.more) return `${removed} messages in ${steps} steps`;
   }

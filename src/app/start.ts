@@ -60,7 +60,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const foundation = await openFoundation(config, log, lifecycle);
     const { events, now, reads, registry } = foundation;
     const { tails, ephemeral, channelChanges, ...hints } = wireTails(foundation);
-    const { webhooks, nudge } = await wireWebhooks(foundation);
+    const { webhooks, nudge } = await wireWebhooks(foundation, hints.store);
     const store: Store = {
       ...hints.store,
       announces: webhooks.hasAny,

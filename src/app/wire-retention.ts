@@ -1,3 +1,4 @@
+import { overShards } from '../postgres/over-shards.ts';
 import { sweepLive } from '../postgres/pg-notify.ts';
 import { type InboxCursor, sweepExpired, sweepInboxes, sweepOld } from '../retention/sweep.sql.ts';
 import { startSweeper } from '../retention/sweeper.ts';
@@ -13,24 +14,28 @@ const firstInbox: InboxCursor = { uid: '', commandSeq: 0 };
 /**
  * Starts the sweeper: expired messages, messages past their retention, temporary channels, inboxes.
  */
-export function wireRetention({ config, db, events, lifecycle, now }: Foundation): void {
+export function wireRetention({ config, db, events, lifecycle, now, shards }: Foundation): void {
+  const store = { db, shards };
   let inboxes = firstInbox;
   const sweeper = startSweeper({
     everyMs: config.sweepIntervalMs,
     retention: config.retention,
     async sweepExpired(limit, at) {
-      const removed = await sweepExpired(db, limit, at);
-      events.messagesRemoved('expired', removed);
-      return removed;
+      const removed = await overShards(db, shards.all, (shard) => sweepExpired(shard, limit, at));
+      events.messagesRemoved(
+        'expired',
+        removed.reduce((sum, each) => sum + each, 0),
+      );
+      return Math.max(...removed);
     },
     async sweepOld(channelType, times, bounds) {
-      const swept = await sweepOld(db, channelType, times, bounds);
+      const swept = await sweepOld(store, channelType, times, bounds);
       events.messagesRemoved('retention', swept.removed);
       return swept;
     },
-    sweepTemporary: (at) => sweepTemporary(db, at, temporaryPerStep),
+    sweepTemporary: (at) => sweepTemporary(store, at, temporaryPerStep),
     async sweepInboxes() {
-      inboxes = (await sweepInboxes(db, inboxes, inboxesPerRun)) ?? firstInbox;
+      inboxes = (await sweepInboxes(store, inboxes, inboxesPerRun)) ?? firstInbox;
     },
     sweepLive: (longerThanMs) => sweepLive(db, longerThanMs),
     now,

@@ -50,7 +50,7 @@ export async function wireSending(
 
   const overload = startAdmissionController({ waitMs: config.overloadWaitMs, onShed: events.callsShed });
   lifecycle.onStop('admission controller', () => overload.stop());
-  const moderation = createModeration(db, openHook(foundation), {
+  const moderation = createModeration(store, openHook(foundation), {
     scheduler: new FairScheduler({ aside: overload.aside }),
     now,
   });

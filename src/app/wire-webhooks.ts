@@ -1,3 +1,4 @@
+import type { ChannelStore } from '../messages/channel-keys.sql.ts';
 import { startLoop } from '../observability/loop.ts';
 import { createWebhookBodies } from '../rpc/webhook-body.ts';
 import { createWebhookDelivery } from '../webhooks/delivery.ts';
@@ -25,7 +26,10 @@ const pollEveryMs = 250;
 /** Commits within this time start one delivery run. */
 const nudgeMs = 10;
 
-export async function wireWebhooks({ config, db, events, lifecycle, now }: Foundation): Promise<WiredWebhooks> {
+export async function wireWebhooks(
+  { config, db, events, lifecycle, now }: Foundation,
+  store: ChannelStore,
+): Promise<WiredWebhooks> {
   const { settings, allowPrivate, timeoutMs } = config.webhooks;
   if (settings !== undefined) assertSettings(settings, allowPrivate);
   const bodies = createWebhookBodies();
@@ -33,7 +37,7 @@ export async function wireWebhooks({ config, db, events, lifecycle, now }: Found
   const poster = createPoster({ timeoutMs, allowPrivate, userAgent: `sendbatch/${version}`, now });
   const watch = events.loop('webhook_deliveries');
   const delivery = createWebhookDelivery({
-    db,
+    store,
     poster,
     bodies,
     events,

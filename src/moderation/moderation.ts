@@ -9,12 +9,12 @@
 
 import { limits } from '../limits.ts';
 import type { Cancellation } from '../messages/cancellation.ts';
+import type { ChannelStore } from '../messages/channel-keys.sql.ts';
 import { changed, type PreparedMessage } from '../messages/message.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import { FairScheduler } from '../overload/fair-scheduler.ts';
-import type { Db } from '../postgres/schema.ts';
 import { secondMs } from '../time.ts';
 import type { ModerationHook } from './hook.ts';
 import { assertValidRule } from './rule-limits.ts';
@@ -69,10 +69,11 @@ const noRefusals: ReadonlyMap<PreparedMessage, Refusal> = new Map();
 
 /** Creates moderation. `hook`: called per batch, for the messages that the rules do not refuse. */
 export function createModeration(
-  db: Db,
+  store: ChannelStore,
   hook: ModerationHook | undefined,
   { scheduler = new FairScheduler(), messageMs = defaultMessageMs, now = Date.now }: ModerationOptions = {},
 ): Moderation {
+  const { db } = store;
   let version = -1;
   let thread: ModerationThread | undefined;
   const load = async () => {
@@ -124,8 +125,8 @@ export function createModeration(
         if (!(await deleteRule(db, ruleId))) throw ruleNotFound(ruleId);
       }),
     list: () => orBusy(() => listRules(db)),
-    listFlagged: (after, limit) => orBusy(() => listFlagged(db, after, limit, now())),
-    review: (messageIds) => orBusy(() => removeFlags(db, messageIds)),
+    listFlagged: (after, limit) => orBusy(() => listFlagged(store, after, limit, now())),
+    review: (messageIds) => orBusy(() => removeFlags(store, messageIds)),
     async close() {
       await loading;
       await thread?.close();

@@ -1,6 +1,8 @@
 import { sql } from 'kysely';
 import { limits } from '../limits.ts';
+import type { ChannelStore } from '../messages/channel-keys.sql.ts';
 import { alive } from '../messages/messages-read.sql.ts';
+import { overShards } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import type { Rule } from './rules.ts';
 
@@ -93,42 +95,69 @@ export async function insertFlags(tx: Tx, flags: readonly Flag[], now: number): 
     on conflict (message_id) do update set rule_ids = excluded.rule_ids, flagged_at = excluded.flagged_at`.execute(tx);
 }
 
-/** Lists flagged messages after an id, oldest first. An expired one has no content. */
-export async function listFlagged(db: Db, after: number, limit: number, now: number): Promise<FlaggedMessage[]> {
-  const { rows } = await sql<{
-    message_id: number;
-    message_seq: number;
-    channel_id: string;
-    channel_type: number;
-    from_uid: string | null;
-    payload: Buffer | null;
-    rule_ids: number[];
-    flagged_at: number;
-  }>`
-    select page.message_id, page.message_seq, c.channel_id, c.channel_type, page.from_uid, page.payload,
-      page.rule_ids::float8[] as rule_ids, page.flagged_at
-    from (
-      select f.*, m.from_uid, m.payload, coalesce(sum(octet_length(m.payload)) over (
-        order by f.message_id rows between unbounded preceding and 1 preceding), 0) as bytes_before
-      from (select * from sendbatch.flagged_message where message_id > ${after} order by message_id limit ${limit}) f
-      left join sendbatch.message m on m.channel_key = f.channel_key and m.message_seq = f.message_seq
-        and ${alive(now)}
-    ) page
-    join sendbatch.channel c using (channel_key)
-    where page.bytes_before <= ${limits.pageBytes}
-    order by page.message_id`.execute(db);
-  return rows.map((row) => ({
-    messageId: row.message_id,
-    messageSeq: row.message_seq,
-    channelId: row.channel_id,
-    channelType: row.channel_type,
-    fromUid: row.from_uid ?? '',
-    payload: row.payload ?? Buffer.alloc(0),
-    ruleIds: row.rule_ids,
-    flaggedAt: row.flagged_at,
-  }));
+interface FlaggedRow {
+  readonly message_id: number;
+  readonly message_seq: number;
+  readonly channel_key: number;
+  readonly from_uid: string | null;
+  readonly payload: Buffer | null;
+  readonly rule_ids: number[];
+  readonly flagged_at: number;
 }
 
-export async function removeFlags(db: Db, messageIds: readonly number[]): Promise<void> {
-  await sql`delete from sendbatch.flagged_message where message_id = any(${messageIds}::bigint[])`.execute(db);
+/** Lists flagged messages after an id, in the order of ids. An expired one has no content. */
+export async function listFlagged(
+  { db, shards, channelKeys }: ChannelStore,
+  after: number,
+  limit: number,
+  now: number,
+): Promise<FlaggedMessage[]> {
+  const ofShards = await overShards(db, shards.all, async (shard) => {
+    const { rows } = await sql<FlaggedRow>`
+      select page.message_id, page.message_seq, page.channel_key, page.from_uid, page.payload,
+        page.rule_ids::float8[] as rule_ids, page.flagged_at
+      from (
+        select f.*, m.from_uid, m.payload, coalesce(sum(octet_length(m.payload)) over (
+          order by f.message_id rows between unbounded preceding and 1 preceding), 0) as bytes_before
+        from (select * from sendbatch.flagged_message where message_id > ${after} order by message_id limit ${limit}) f
+        left join sendbatch.message m on m.channel_key = f.channel_key and m.message_seq = f.message_seq
+          and ${alive(now)}
+      ) page
+      where page.bytes_before <= ${limits.pageBytes}
+      order by page.message_id`.execute(shard);
+    return rows;
+  });
+  const sorted = ofShards.flat().sort((a, b) => a.message_id - b.message_id);
+  // What a shard left out for its size is out of the page here too, and so is all behind it.
+  let bytes = 0;
+  const end = sorted.findIndex((row) => {
+    const isBehind = bytes > limits.pageBytes;
+    bytes += row.payload?.length ?? 0;
+    return isBehind;
+  });
+  const rows = sorted.slice(0, Math.min(limit, end === -1 ? limit : end));
+  const names = await channelKeys.names(rows.map((row) => row.channel_key));
+  return rows.flatMap((row) => {
+    const channel = names.get(row.channel_key);
+    if (channel === undefined) return [];
+    return [
+      {
+        messageId: row.message_id,
+        messageSeq: row.message_seq,
+        channelId: channel.id,
+        channelType: channel.type,
+        fromUid: row.from_uid ?? '',
+        payload: row.payload ?? Buffer.alloc(0),
+        ruleIds: row.rule_ids,
+        flaggedAt: row.flagged_at,
+      },
+    ];
+  });
+}
+
+/** Removes flags, from whichever shards have them: an id may be older than its shard. */
+export async function removeFlags({ db, shards }: ChannelStore, messageIds: readonly number[]): Promise<void> {
+  await overShards(db, shards.all, async (shard) => {
+    await sql`delete from sendbatch.flagged_message where message_id = any(${messageIds}::bigint[])`.execute(shard);
+  });
 }

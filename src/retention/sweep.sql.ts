@@ -1,9 +1,17 @@
 import { sql } from 'kysely';
+import { byShard } from '../postgres/over-shards.ts';
 import type { Db } from '../postgres/schema.ts';
+import type { ShardLayout } from '../postgres/shards.ts';
+
+/** The database, and how the tables of channels are divided. */
+interface Sharded {
+  readonly db: Db;
+  readonly shards: ShardLayout;
+}
 
 /**
- * Removes at most `limit` expired messages whose once-only keys are a day old; returns how many.
- * Skips locked rows.
+ * Removes at most `limit` expired messages of a shard whose once-only keys are a day old; returns
+ * how many. Skips locked rows.
  */
 export async function sweepExpired(db: Db, limit: number, now: number): Promise<number> {
   const { rows } = await sql<{ removed: number }>`
@@ -44,11 +52,11 @@ export interface OldSwept {
 
 /**
  * Removes messages accepted before a time from channels of a type: some of each of the channels
- * with the oldest ones, at most `total`. Records each channel's oldest kept message, or `now`: it
- * is visited again when that is too old.
+ * with the oldest ones, at most `total` per shard. Records each channel's oldest kept message, or
+ * `now`: it is visited again when that is too old.
  */
 export async function sweepOld(
-  db: Db,
+  { db, shards }: Sharded,
   channelType: number,
   { before, now }: { readonly before: number; readonly now: number },
   bounds: { readonly channels: number; readonly messages: number; readonly total: number },
@@ -59,7 +67,33 @@ export async function sweepOld(
     db,
   );
   if (due.length === 0) return { removed: 0, more: false };
-  const keys = due.map((row) => row.channel_key);
+  const keys = { items: due.map((row) => row.channel_key), channelKeyOf: (key: number) => key };
+  const removed = await byShard(db, shards, keys, (shard, own) => removeOld(shard, own, before, bounds));
+  // Separate statements, so that they see what is left.
+  const oldest = (await byShard(db, shards, keys, oldestKept)).flat();
+  const { numAffectedRows } = await sql`
+    with free as materialized (
+      select channel_key from sendbatch.channel
+      where channel_key = any(${oldest.map((each) => each.channelKey)}::bigint[]) for no key update skip locked
+    )
+    update sendbatch.channel c set oldest_at = w.oldest_at
+    from free, unnest(${oldest.map((each) => each.channelKey)}::bigint[], ${oldest.map((each) => each.at ?? now)}::bigint[])
+      as w(channel_key, oldest_at)
+    where c.channel_key = free.channel_key and w.channel_key = c.channel_key and c.oldest_at <> w.oldest_at`.execute(
+    db,
+  );
+  const count = removed.reduce((sum, each) => sum + each, 0);
+  // Channels that another sweeper has locked are left to it; without progress there is no other
+  // step.
+  return { removed: count, more: count > 0 || (numAffectedRows ?? 0n) > 0n };
+}
+
+async function removeOld(
+  shard: Db,
+  keys: readonly number[],
+  before: number,
+  bounds: { readonly messages: number; readonly total: number },
+): Promise<number> {
   const { rows } = await sql<{ removed: string }>`
     with old as materialized (
       select c.channel_key, m.message_seq from unnest(${keys}::bigint[]) as c(channel_key) cross join lateral (
@@ -70,23 +104,21 @@ export async function sweepOld(
       ) m
       where m.accepted_at < ${before} limit ${bounds.total}
     ), ${removed('old')}, ${counted}
-    select count(*) as removed from removed`.execute(db);
-  // A separate statement, so that it sees what is left.
-  const { numAffectedRows } = await sql`
-    with free as materialized (
-      select channel_key from sendbatch.channel where channel_key = any(${keys}::bigint[]) for no key update skip locked
-    )
-    update sendbatch.channel c set oldest_at = w.oldest_at
-    from free k cross join lateral (
-      select coalesce((
-        select m.accepted_at from sendbatch.message m where m.channel_key = k.channel_key order by m.message_seq limit 1
-      ), ${now}::bigint) as oldest_at
-    ) w
-    where c.channel_key = k.channel_key and c.oldest_at <> w.oldest_at`.execute(db);
-  const count = Number(rows[0]?.removed ?? 0);
-  // Channels that another sweeper has locked are left to it; without progress there is no other
-  // step.
-  return { removed: count, more: count > 0 || (numAffectedRows ?? 0n) > 0n };
+    select count(*) as removed from removed`.execute(shard);
+  return Number(rows[0]?.removed ?? 0);
+}
+
+/** The acceptance time of the oldest kept message of each of these channels. */
+async function oldestKept(
+  shard: Db,
+  keys: readonly number[],
+): Promise<{ readonly channelKey: number; readonly at: number | undefined }[]> {
+  const { rows } = await sql<{ channel_key: number; oldest_at: number | null }>`
+    select w.channel_key, (
+      select m.accepted_at from sendbatch.message m where m.channel_key = w.channel_key order by m.message_seq limit 1
+    ) as oldest_at
+    from unnest(${keys}::bigint[]) as w(channel_key)`.execute(shard);
+  return rows.map((row) => ({ channelKey: row.channel_key, at: row.oldest_at ?? undefined }));
 }
 
 /** Where the next step of a sweep over command inboxes starts. */
@@ -95,21 +127,47 @@ export interface InboxCursor {
   readonly commandSeq: number;
 }
 
+interface InboxRow {
+  readonly uid: string;
+  readonly command_seq: number;
+  readonly channel_key: number;
+  readonly message_seq: number;
+}
+
 /**
  * Checks inbox entries after a cursor, in the order of users, and removes those whose command is
  * gone: their users may never acknowledge them. Returns the next cursor; undefined at the end.
  */
-export async function sweepInboxes(db: Db, after: InboxCursor, limit: number): Promise<InboxCursor | undefined> {
-  const { rows } = await sql<{ uid: string; command_seq: number }>`
-    with looked as materialized (
-      select uid, command_seq, channel_key, message_seq from sendbatch.command_inbox
-      where (uid, command_seq) > (${after.uid}::text, ${after.commandSeq}::bigint) order by uid, command_seq limit ${limit}
-    ), removed as (
-      delete from sendbatch.command_inbox b using looked w
-      where b.uid = w.uid and b.command_seq = w.command_seq
-        and not exists (select from sendbatch.message m where m.channel_key = w.channel_key and m.message_seq = w.message_seq)
-    )
-    select uid, command_seq from looked order by uid desc, command_seq desc limit 1`.execute(db);
-  const [row] = rows;
-  return row === undefined ? undefined : { uid: row.uid, commandSeq: row.command_seq };
+export async function sweepInboxes(
+  { db, shards }: Sharded,
+  after: InboxCursor,
+  limit: number,
+): Promise<InboxCursor | undefined> {
+  const { rows } = await sql<InboxRow>`
+    select uid, command_seq, channel_key, message_seq from sendbatch.command_inbox
+    where (uid, command_seq) > (${after.uid}::text, ${after.commandSeq}::bigint) order by uid, command_seq limit ${limit}`.execute(
+    db,
+  );
+  const entries = { items: rows, channelKeyOf: (row: InboxRow) => row.channel_key };
+  const gone = (await byShard(db, shards, entries, withoutMessage)).flat();
+  if (gone.length > 0)
+    await sql`
+      delete from sendbatch.command_inbox b
+      using unnest(${gone.map((row) => row.uid)}::text[], ${gone.map((row) => row.command_seq)}::bigint[]) as w(uid, command_seq)
+      where b.uid = w.uid and b.command_seq = w.command_seq`.execute(db);
+  const last = rows.at(-1);
+  return last === undefined ? undefined : { uid: last.uid, commandSeq: last.command_seq };
+}
+
+/** The entries of a shard whose message is not kept. */
+async function withoutMessage(shard: Db, entries: readonly InboxRow[]): Promise<InboxRow[]> {
+  const { rows } = await sql<{ ordinal: number }>`
+    select w.ordinal
+    from unnest(${entries.map((row) => row.channel_key)}::bigint[], ${entries.map((row) => row.message_seq)}::bigint[])
+      with ordinality as w(channel_key, message_seq, ordinal)
+    where not exists (
+      select from sendbatch.message m where m.channel_key = w.channel_key and m.message_seq = w.message_seq)`.execute(
+    shard,
+  );
+  return rows.flatMap((row) => entries[row.ordinal - 1] ?? []);
 }

@@ -2,7 +2,9 @@ import { sql } from 'kysely';
 import { commandSequence, messageSequence, tempType } from '../messages/channel.ts';
 import { lockHeadsSkipLocked } from '../messages/channel-keys.sql.ts';
 import { alive } from '../messages/messages-read.sql.ts';
+import { mapByShard } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
+import { onShard, type ShardLayout } from '../postgres/shards.ts';
 import { dayMs } from '../time.ts';
 
 /**
@@ -26,7 +28,11 @@ const atOnce = 5000;
  * Checks at most `limit` due channels and removes those that are over. `more`: another call may
  * find more.
  */
-export async function sweepTemporary(db: Db, now: number, limit: number): Promise<{ removed: number; more: boolean }> {
+export async function sweepTemporary(
+  { db, shards }: { readonly db: Db; readonly shards: ShardLayout },
+  now: number,
+  limit: number,
+): Promise<{ removed: number; more: boolean }> {
   const { rows: due } = await sql<{ channel_key: number; channel_id: string; look_at: number }>`
     select channel_key, channel_id, look_at from sendbatch.channel
     where channel_type = ${sql.lit(tempType)} and sequence = ${sql.lit(messageSequence)} and look_at <= ${now} order by look_at limit ${limit}`.execute(
@@ -34,87 +40,139 @@ export async function sweepTemporary(db: Db, now: number, limit: number): Promis
   );
   let removed = 0;
   for (const { channel_key: key, channel_id: id, look_at: lookAt } of due) {
-    const visit = { isFirst: lookAt === 0, now };
-    const lookAgainAt = await db.transaction().execute((tx) => removeIfOver(tx, key, id, visit));
+    const visit = { key, id, isFirst: lookAt === 0, now };
+    const lookAgainAt = await db.transaction().execute((tx) => removeIfOver(tx, shards, visit));
     if (lookAgainAt === undefined) removed++;
     else await sql`update sendbatch.channel set look_at = ${lookAgainAt} where channel_key = ${key}`.execute(db);
   }
   return { removed, more: due.length === limit };
 }
 
+/** A temporary channel that is checked. */
+interface Visit {
+  readonly key: number;
+  readonly id: string;
+  /** Whether it was never checked. */
+  readonly isFirst: boolean;
+  readonly now: number;
+}
+
 /** Returns when the channel is checked again; undefined if it was removed. */
-async function removeIfOver(
-  tx: Tx,
-  key: number,
-  id: string,
-  { isFirst, now }: { readonly isFirst: boolean; readonly now: number },
-): Promise<number | undefined> {
+async function removeIfOver(tx: Tx, shards: ShardLayout, visit: Visit): Promise<number | undefined> {
+  const { key, id, isFirst, now } = visit;
   if (!madeId.test(id)) return Number.MAX_SAFE_INTEGER;
-  const { rows: commands } = await sql<{ channel_key: number }>`
+  const { rows: found } = await sql<{ channel_key: number }>`
     select channel_key from sendbatch.channel
     where channel_type = ${tempType} and channel_id = ${id} and sequence = ${commandSequence}`.execute(tx);
   const later = now + againMs;
+  const commandKey = found[0]?.channel_key;
   // Without receivers it was created by hand.
-  if (commands.length === 0) return later;
-  const keys = [key, ...commands.map((row) => row.channel_key)];
+  if (commandKey === undefined) return later;
+  const keys = [key, commandKey];
   // The sweeper does not wait for senders.
-  const heads = await lockHeadsSkipLocked(tx, keys);
+  const heads = await mapByShard(tx, shards, keys, lockHeadsSkipLocked);
   if (heads.size < keys.length) return later;
   // The instance that created it may be about to store the first command. One that died before that
   // has left it unused at the next visit too.
   if (isFirst && [...heads.values()].every((lastSeq) => lastSeq === 0)) return later;
-  const { rows } = await sql<{ newest: number | null; is_kept: boolean; is_awaited: boolean }>`
-    select (
-        select max(last.accepted_at) from unnest(${keys}::bigint[]) as k(channel_key) cross join lateral (
-          select m.accepted_at from sendbatch.message m where m.channel_key = k.channel_key order by m.message_seq desc limit 1) last
-      ) as newest,
-      exists (select from sendbatch.message m where m.channel_key = ${key})
-        or exists (select from sendbatch.channel_info i where i.channel_key = ${key}) as is_kept,
-      exists (
-        select from sendbatch.channel_uid u cross join unnest(${keys}::bigint[]) as k(channel_key)
-        where u.channel_key = ${key} and u.member and k.channel_key <> ${key} and (
-          exists (
-            select from sendbatch.command_inbox b join sendbatch.message m on m.channel_key = b.channel_key and m.message_seq = b.message_seq
-            where b.uid = u.uid and b.channel_key = k.channel_key and ${alive(now)})
-          or exists (
-            select from sendbatch.message m
-            where m.channel_key = k.channel_key
-              and m.message_seq > coalesce((select t.taken_seq from sendbatch.command_taken t where t.uid = u.uid and t.channel_key = k.channel_key), 0)
-              and (m.subscribers ? u.uid or (m.subscribers is null and m.from_uid <> u.uid))
-              and ${alive(now)}))
-      ) as is_awaited`.execute(tx);
-  const [row] = rows;
-  if (row === undefined || row.is_kept || row.is_awaited) return later;
-  if (row.newest !== null && row.newest + dayMs > now) return row.newest + dayMs;
-  const { rows: gone } = await sql`
-    with oldest as (
-      select channel_key, message_seq from sendbatch.message where channel_key = any(${keys}::bigint[]) order by channel_key, message_seq limit ${atOnce}
-    ), forgotten as (
-      delete from sendbatch.message_change c using oldest s
-      where c.channel_key = s.channel_key and c.message_seq = s.message_seq
-    )
-    delete from sendbatch.message m using oldest s
-    where m.channel_key = s.channel_key and m.message_seq = s.message_seq returning m.message_seq`.execute(tx);
-  // The sequence stays dense: these are the oldest ones. `verify` knows how many are gone.
-  if (gone.length === atOnce) {
-    await sql`
-      insert into sendbatch.swept (channel_key, messages)
-      select h.channel_key, h.last_seq - (select count(*) from sendbatch.message m where m.channel_key = h.channel_key)
-      from sendbatch.channel_head h where h.channel_key = any(${keys}::bigint[]) order by h.channel_key
-      on conflict (channel_key) do update set messages = excluded.messages`.execute(tx);
+  const base = onShard(tx, shards.of(key));
+  const commands = onShard(tx, shards.of(commandKey));
+  if (await isKept(base, key)) return later;
+  const members = await membersOf(base, key);
+  if (await isAwaited(tx, commands, commandKey, members, now)) return later;
+  const newest = await newestAt(commands, commandKey);
+  if (newest !== undefined && newest + dayMs > now) return newest + dayMs;
+  if ((await removeOldest(commands, commandKey)) === atOnce) {
+    await countSwept(commands, commandKey);
     return now;
   }
+  await sql`delete from sendbatch.channel_uid where channel_key = ${key}`.execute(base);
+  for (const channelKey of keys) {
+    const own = onShard(tx, shards.of(channelKey));
+    await sql`
+      with swept as (delete from sendbatch.swept where channel_key = ${channelKey})
+      delete from sendbatch.channel_head where channel_key = ${channelKey}`.execute(own);
+  }
+  const ofMembers = sql`uid = any(${members}::text[]) and channel_key = any(${keys}::bigint[])`;
   await sql`
-    with members as (delete from sendbatch.channel_uid where channel_key = ${key} returning uid),
-      taken as (
-        delete from sendbatch.command_taken where uid in (select uid from members) and channel_key = any(${keys}::bigint[])),
-      inbox as (
-        delete from sendbatch.command_inbox where uid in (select uid from members) and channel_key = any(${keys}::bigint[])),
-      cursors as (
-        delete from sendbatch.read_cursor where uid in (select uid from members) and channel_key = any(${keys}::bigint[])),
-      queued as (delete from sendbatch.webhook_queue where channel_key = any(${keys}::bigint[])),
-      swept as (delete from sendbatch.swept where channel_key = any(${keys}::bigint[])),
-      heads as (delete from sendbatch.channel_head where channel_key = any(${keys}::bigint[]))
+    with taken as (delete from sendbatch.command_taken where ${ofMembers}),
+      inbox as (delete from sendbatch.command_inbox where ${ofMembers}),
+      cursors as (delete from sendbatch.read_cursor where ${ofMembers}),
+      queued as (delete from sendbatch.webhook_queue where channel_key = any(${keys}::bigint[]))
     delete from sendbatch.channel where channel_key = any(${keys}::bigint[])`.execute(tx);
   return undefined;
+}
+
+/** Whether a channel has messages of its own, or was created by name. */
+async function isKept(shard: Tx, key: number): Promise<boolean> {
+  const { rows } = await sql<{ is_kept: boolean }>`
+    select exists (select from sendbatch.message m where m.channel_key = ${key})
+      or exists (select from sendbatch.channel_info i where i.channel_key = ${key}) as is_kept`.execute(shard);
+  return rows[0]?.is_kept !== false;
+}
+
+async function membersOf(shard: Tx, key: number): Promise<string[]> {
+  const { rows } = await sql<{ uid: string }>`
+    select uid from sendbatch.channel_uid where channel_key = ${key} and member`.execute(shard);
+  return rows.map((row) => row.uid);
+}
+
+/** Whether some of these receivers have not acknowledged a command that has not expired. */
+async function isAwaited(
+  tx: Tx,
+  commands: Tx,
+  commandKey: number,
+  uids: readonly string[],
+  now: number,
+): Promise<boolean> {
+  const { rows: handedOut } = await sql<{ message_seq: number }>`
+    select distinct b.message_seq from unnest(${uids}::text[]) as w(uid)
+    join sendbatch.command_inbox b on b.uid = w.uid and b.channel_key = ${commandKey}`.execute(tx);
+  const { rows: taken } = await sql<{ uid: string; taken_seq: number }>`
+    select w.uid, coalesce(t.taken_seq, 0) as taken_seq from unnest(${uids}::text[]) as w(uid)
+    left join sendbatch.command_taken t on t.uid = w.uid and t.channel_key = ${commandKey}`.execute(tx);
+  const { rows } = await sql<{ is_awaited: boolean }>`
+    select exists (
+        select from sendbatch.message m
+        where m.channel_key = ${commandKey} and m.message_seq = any(${handedOut.map((row) => row.message_seq)}::bigint[])
+          and ${alive(now)})
+      or exists (
+        select from unnest(${taken.map((row) => row.uid)}::text[], ${taken.map((row) => row.taken_seq)}::bigint[])
+          as u(uid, taken_seq)
+        join sendbatch.message m on m.channel_key = ${commandKey} and m.message_seq > u.taken_seq
+          and (m.subscribers ? u.uid or (m.subscribers is null and m.from_uid <> u.uid))
+        where ${alive(now)}) as is_awaited`.execute(commands);
+  return rows[0]?.is_awaited !== false;
+}
+
+/** The acceptance time of the newest command; undefined if none is kept. */
+async function newestAt(commands: Tx, commandKey: number): Promise<number | undefined> {
+  const { rows } = await sql<{ accepted_at: number }>`
+    select accepted_at from sendbatch.message where channel_key = ${commandKey} order by message_seq desc limit 1`.execute(
+    commands,
+  );
+  return rows[0]?.accepted_at;
+}
+
+/** Removes the oldest commands, so that the rest stays dense; returns how many. */
+async function removeOldest(commands: Tx, commandKey: number): Promise<number> {
+  const { rows } = await sql`
+    with oldest as (
+      select message_seq from sendbatch.message where channel_key = ${commandKey} order by message_seq limit ${atOnce}
+    ), forgotten as (
+      delete from sendbatch.message_change c using oldest s
+      where c.channel_key = ${commandKey} and c.message_seq = s.message_seq
+    )
+    delete from sendbatch.message m using oldest s
+    where m.channel_key = ${commandKey} and m.message_seq = s.message_seq returning m.message_seq`.execute(commands);
+  return rows.length;
+}
+
+/** Records how many commands are gone, for `verify`. */
+async function countSwept(commands: Tx, commandKey: number): Promise<void> {
+  await sql`
+    insert into sendbatch.swept (channel_key, messages)
+    select h.channel_key, h.last_seq - (select count(*) from sendbatch.message m where m.channel_key = h.channel_key)
+    from sendbatch.channel_head h where h.channel_key = ${commandKey}
+    on conflict (channel_key) do update set messages = excluded.messages`.execute(commands);
 }

@@ -15,7 +15,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { bulkhead } from 'cockatiel';
-import type { Db } from '../postgres/schema.ts';
+import type { ChannelStore } from '../messages/channel-keys.sql.ts';
 import {
   clearFailures,
   countFailure,
@@ -46,7 +46,7 @@ export interface WebhookEvents {
 }
 
 export interface DeliveryOptions {
-  readonly db: Db;
+  readonly store: ChannelStore;
   readonly poster: Poster;
   readonly bodies: WebhookBodies;
   readonly events: WebhookEvents;
@@ -83,7 +83,8 @@ export const secretsOf = ({ secret, previous }: StoredWebhook): string[] =>
   [secret, previous?.secret ?? ''].filter((each) => each !== '');
 
 export function createWebhookDelivery(options: DeliveryOptions): WebhookDelivery {
-  const { db, poster, schedule, leaseMs, onError, now = Date.now } = options;
+  const { store, poster, schedule, leaseMs, onError, now = Date.now } = options;
+  const { db } = store;
   const activeLanes = new Set<Promise<void>>();
   const abortPosts = new AbortController();
   let isStopping = false;
@@ -95,7 +96,7 @@ export function createWebhookDelivery(options: DeliveryOptions): WebhookDelivery
     for (let count = 0; count < deliveriesPerLease && !isStopping; count++) {
       const newId = `msg_${randomUUID().replaceAll('-', '')}`;
       const startedAt = performance.now();
-      const delivery = await runStatement(() => takeDelivery(db, lease, { newId, leaseMs, now: now() }));
+      const delivery = await runStatement(() => takeDelivery(store, lease, { newId, leaseMs, now: now() }));
       if (delivery === undefined) break;
       // The process was suspended: another instance may hold the lane and have moved on.
       if (performance.now() - startedAt > leaseMs) return;
@@ -108,7 +109,7 @@ export function createWebhookDelivery(options: DeliveryOptions): WebhookDelivery
   return {
     async run() {
       for (let chunk = 0; chunk < chunksPerRun; chunk++)
-        if ((await runStatement(() => routeOutbox(db))) < maxRoutedRows) break;
+        if ((await runStatement(() => routeOutbox(store))) < maxRoutedRows) break;
       if (isStopping) return;
       const { failuresBeforeBreak } = schedule;
       for (const lease of await runStatement(() => claimLanes(db, randomUUID(), { leaseMs, failuresBeforeBreak }))) {
@@ -130,10 +131,11 @@ export function createWebhookDelivery(options: DeliveryOptions): WebhookDelivery
 
 /** Creates the function that attempts a delivery; it returns whether the lease is still held. */
 function createDeliver(
-  { db, poster, bodies, events, schedule, now = Date.now }: DeliveryOptions,
+  { store, poster, bodies, events, schedule, now = Date.now }: DeliveryOptions,
   runStatement: <T>(work: () => Promise<T>) => Promise<T>,
   stop: AbortSignal,
 ): (lease: Lease, delivery: Delivery) => Promise<boolean> {
+  const { db } = store;
   const deliver = async (lease: Lease, { webhook, id, attempts, messages }: Delivery): Promise<boolean> => {
     const { name, url, format } = webhook;
     const body = bodies.messages(format, messages, new Date(now()));

@@ -1,7 +1,10 @@
 import { sql } from 'kysely';
 import { limits } from '../limits.ts';
+import { bigintArray } from '../postgres/binary-array.ts';
+import { overShards } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
-import { databaseNow } from '../postgres/sql.ts';
+import { onShard, type ShardLayout } from '../postgres/shards.ts';
+import { all, databaseNow } from '../postgres/sql.ts';
 import { inTransaction } from '../postgres/transaction.ts';
 import type { SeqRange } from './webhook.ts';
 
@@ -16,50 +19,82 @@ export async function insertOutbox(tx: Tx, ranges: readonly SeqRange[]): Promise
       ${ranges.map((range) => range.lastSeq)}::bigint[])`.execute(tx);
 }
 
-/** Outbox rows per chunk. */
+/** Outbox rows per chunk of a shard. */
 export const maxRoutedRows = 5000;
 
+interface OutboxRow {
+  readonly outbox_id: number;
+  readonly channel_key: number;
+  readonly first_seq: number;
+  readonly last_seq: number;
+}
+
 /**
- * Moves outbox rows to the queues of matching webhooks; returns how many, 0 if another router runs.
- * Only one router runs at a time (advisory lock): two could queue a channel's second range before
- * its first.
+ * Moves outbox rows of all shards to the queues of matching webhooks. Returns how many of the shard
+ * with most, 0 if another router runs. Only one router runs at a time (advisory lock): two could
+ * queue a channel's second range before its first.
  *
  * A snapshot has a channel's rows without gaps, since their writer holds the channel's head until
  * it commits. So merging a range into a queued one always continues it.
  */
-export async function routeOutbox(db: Db): Promise<number> {
+export async function routeOutbox({ db, shards }: { readonly db: Db; readonly shards: ShardLayout }): Promise<number> {
   return await inTransaction(
     db,
     async (tx) => {
-      const { rows } = await sql<{ is_locked: boolean }>`
-        select pg_try_advisory_xact_lock(hashtextextended('sendbatch.webhook', 0)) as is_locked`.execute(tx);
-      return rows[0]?.is_locked === true;
+      const [isLocked, rows] = await all([lockRouter(tx), overShards(tx, shards.all, readOutbox)]);
+      return isLocked ? rows : [];
     },
-    // A separate statement after the lock: its snapshot includes what the previous router moved.
-    (tx, isLocked) => {
-      const moved = isLocked ? moveOutbox(tx) : undefined;
-      return { sent: moved === undefined ? [] : [moved], result: moved ?? 0 };
+    (tx, rowsOfShards) => {
+      const found = rowsOfShards.flat();
+      const removed = shards.all.flatMap((shard, index) => {
+        const rows = rowsOfShards[index] ?? [];
+        return rows.length === 0 ? [] : [removeOutbox(onShard(tx, shard), rows)];
+      });
+      return {
+        sent: found.length === 0 ? [] : [...removed, queueRanges(tx, found)],
+        result: Math.max(0, ...rowsOfShards.map((rows) => rows.length)),
+      };
     },
   );
 }
 
-async function moveOutbox(tx: Tx): Promise<number> {
-  const { rows } = await sql<{ row_count: number }>`
-    with removed as (
-      delete from sendbatch.webhook_outbox
-      where outbox_id <= (select max(outbox_id) from (select outbox_id from sendbatch.webhook_outbox order by outbox_id limit ${maxRoutedRows}) chunk)
-      returning channel_key, first_seq, last_seq
-    ), ranges as (
-      select channel_key, min(first_seq) as first_seq, max(last_seq) as last_seq from removed group by channel_key
-    ), queued as (
-      insert into sendbatch.webhook_queue as q (webhook_key, channel_key, lane, first_seq, last_seq, since)
-      select w.webhook_key, r.channel_key, r.channel_key % ${limits.webhookLanes}, r.first_seq, r.last_seq, ${databaseNow}
-      from ranges r
-      cross join lateral (select channel_type from sendbatch.channel c where c.channel_key = r.channel_key limit 1) c
-      join sendbatch.webhook w on cardinality(w.channel_types) = 0 or c.channel_type = any(w.channel_types)
-      order by w.webhook_key, r.channel_key
-      on conflict (webhook_key, channel_key) do update set last_seq = greatest(q.last_seq, excluded.last_seq)
+async function lockRouter(tx: Tx): Promise<boolean> {
+  const { rows } = await sql<{ is_locked: boolean }>`
+    select pg_try_advisory_xact_lock(hashtextextended('sendbatch.webhook', 0)) as is_locked`.execute(tx);
+  return rows[0]?.is_locked === true;
+}
+
+/** In a statement after the lock: its snapshot lacks what the previous router moved. */
+async function readOutbox(shard: Tx): Promise<OutboxRow[]> {
+  const { rows } = await sql<OutboxRow>`
+    select outbox_id, channel_key, first_seq, last_seq from sendbatch.webhook_outbox
+    order by outbox_id limit ${maxRoutedRows}`.execute(shard);
+  return rows;
+}
+
+/** Removes these rows and no others: one with a lower number may have been committed meanwhile. */
+async function removeOutbox(shard: Tx, rows: readonly OutboxRow[]): Promise<void> {
+  await sql`
+    delete from sendbatch.webhook_outbox
+    where outbox_id = any(${bigintArray(rows.map((row) => row.outbox_id))}::bigint[])`.execute(shard);
+}
+
+async function queueRanges(tx: Tx, rows: readonly OutboxRow[]): Promise<void> {
+  const column = (of: (row: OutboxRow) => number) => sql`${bigintArray(rows.map(of))}::bigint[]`;
+  await sql`
+    with ranges as (
+      select channel_key, min(first_seq) as first_seq, max(last_seq) as last_seq
+      from unnest(${column((row) => row.channel_key)}, ${column((row) => row.first_seq)}, ${column((row) => row.last_seq)})
+        as w(channel_key, first_seq, last_seq)
+      group by channel_key
     )
-    select count(*)::integer as row_count from removed`.execute(tx);
-  return rows[0]?.row_count ?? 0;
+    insert into sendbatch.webhook_queue as q (webhook_key, channel_key, lane, first_seq, last_seq, since)
+    select w.webhook_key, r.channel_key, r.channel_key % ${limits.webhookLanes}, r.first_seq, r.last_seq, ${databaseNow}
+    from ranges r
+    cross join lateral (select channel_type from sendbatch.channel c where c.channel_key = r.channel_key limit 1) c
+    join sendbatch.webhook w on cardinality(w.channel_types) = 0 or c.channel_type = any(w.channel_types)
+    order by w.webhook_key, r.channel_key
+    on conflict (webhook_key, channel_key) do update set last_seq = greatest(q.last_seq, excluded.last_seq)`.execute(
+    tx,
+  );
 }

@@ -1,6 +1,8 @@
 import { sql } from 'kysely';
 import { limits } from '../limits.ts';
+import type { ChannelStore } from '../messages/channel-keys.sql.ts';
 import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from '../messages/messages-read.sql.ts';
+import { byShard } from '../postgres/over-shards.ts';
 import type { Db } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
 import { countMessages, cutToBytes, type SeqRange, takeFirst } from './webhook.ts';
@@ -99,10 +101,11 @@ export type RangeRow = readonly [number, number, number];
  * which extends the same rows, waits for at most one round trip.
  */
 export async function takeDelivery(
-  db: Db,
+  store: ChannelStore,
   lease: Lease,
   { newId, leaseMs, now }: { newId: string; leaseMs: number; now: number },
 ): Promise<Delivery | undefined> {
+  const { db } = store;
   const { rows } = await sql<WebhookRow & LaneRow>`
     select ${webhookColumns}, l.delivery_id, l.message_id, l.ranges, l.attempts, l.next_at, ${databaseNow} as now
     from sendbatch.webhook_lane l join sendbatch.webhook w using (webhook_key)
@@ -114,20 +117,21 @@ export async function takeDelivery(
   const webhook = toWebhook(row);
   const { message_id: id, ranges, attempts } = row;
   if (id !== null && ranges !== null) {
-    const messages = await readMessages(db, ranges.map(toRange), now);
+    const messages = await readMessages(store, ranges.map(toRange), now);
     return (await renewLease(db, lease, leaseMs)) ? { webhook, id, attempts, messages } : undefined;
   }
   return lease.lane === redeliveryLane
-    ? await takeParked(db, lease, webhook, { leaseMs, now })
-    : await takeQueued(db, lease, webhook, { newId, leaseMs, now, databaseNow: row.now });
+    ? await takeParked(store, lease, webhook, { leaseMs, now })
+    : await takeQueued(store, lease, webhook, { newId, leaseMs, now, databaseNow: row.now });
 }
 
 async function takeQueued(
-  db: Db,
+  store: ChannelStore,
   lease: Lease,
   webhook: StoredWebhook,
   at: { newId: string; leaseMs: number; now: number; databaseNow: number },
 ): Promise<Delivery | undefined> {
+  const { db } = store;
   const { rows } = await sql<{ channel_key: number; first_seq: number; last_seq: number; since: number }>`
     select channel_key, first_seq, last_seq, since from sendbatch.webhook_queue
     where webhook_key = ${lease.webhookKey} and lane = ${lease.lane} order by queued_id limit ${webhook.batchSize}`.execute(
@@ -138,7 +142,7 @@ async function takeQueued(
   if (first === undefined) return undefined;
   const wanted = takeFirst<SeqRange>(queue, webhook.batchSize);
   if (countMessages(wanted) < webhook.batchSize && first.since + webhook.maxWaitMs > at.databaseNow) return undefined;
-  const { ranges, messages } = cutToBytes(wanted, await readMessages(db, wanted, at.now), limits.webhookBytes);
+  const { ranges, messages } = cutToBytes(wanted, await readMessages(store, wanted, at.now), limits.webhookBytes);
   const taken = await takeRanges(db, lease, ranges, at);
   if (taken.size === 0) return undefined;
   return { webhook, id: at.newId, attempts: 0, messages: messages.filter((each) => taken.has(each.channelKey)) };
@@ -182,17 +186,18 @@ async function takeRanges(
 }
 
 async function takeParked(
-  db: Db,
+  store: ChannelStore,
   lease: Lease,
   webhook: StoredWebhook,
   at: { leaseMs: number; now: number },
 ): Promise<Delivery | undefined> {
+  const { db } = store;
   const { rows } = await sql<{ delivery_id: number; message_id: string; ranges: RangeRow[] }>`
     select delivery_id, message_id, ranges from sendbatch.webhook_parked
     where webhook_key = ${lease.webhookKey} and redeliver order by delivery_id limit 1`.execute(db);
   const [row] = rows;
   if (row === undefined) return undefined;
-  const messages = await readMessages(db, row.ranges.map(toRange), at.now);
+  const messages = await readMessages(store, row.ranges.map(toRange), at.now);
   const { rows: taken } = await sql`
     with lane as (
       select webhook_key, lane from sendbatch.webhook_lane where ${holdsLease(lease)} and delivery_id is null for update
@@ -219,28 +224,35 @@ async function renewLease(db: Db, lease: Lease, leaseMs: number): Promise<boolea
 
 /** Reads the unexpired messages of ranges, in the order of the ranges. */
 async function readMessages(
-  db: Db,
+  { db, shards, channelKeys }: ChannelStore,
   ranges: readonly SeqRange[],
   now: number,
 ): Promise<(ChannelMessage & { readonly bytes: number })[]> {
-  const { rows } = await sql<MessageRow & { channel_key: number; channel_type: number; channel_id: string }>`
-    select r.channel_key, c.channel_type, c.channel_id, m.*
-    from unnest(${ranges.map((range) => range.channelKey)}::bigint[], ${ranges.map((range) => range.firstSeq)}::bigint[],
-      ${ranges.map((range) => range.lastSeq)}::bigint[]) with ordinality as r(channel_key, first_seq, last_seq, ordinal)
-    cross join lateral (select channel_type, channel_id from sendbatch.channel c where c.channel_key = r.channel_key limit 1) c
-    cross join lateral (
-      select ${messageColumns} from sendbatch.message m
-      where m.channel_key = r.channel_key and m.message_seq between r.first_seq and r.last_seq and ${alive(now)}
-      order by m.message_seq limit ${limits.webhookMessages}
-    ) m
-    order by r.ordinal, m.message_seq`.execute(db);
-  return rows.map((row) => ({
-    ...toStored(row),
-    channelKey: row.channel_key,
-    channelType: row.channel_type,
-    channelId: row.channel_id,
-    bytes: row.payload.length,
-  }));
+  const placed = ranges.map((range, place) => ({ ...range, place }));
+  const ofShards = await byShard(db, shards, { items: placed, channelKeyOf }, async (shard, own) => {
+    const column = (of: (each: (typeof own)[number]) => number) => sql`${own.map(of)}::bigint[]`;
+    const { rows } = await sql<MessageRow & { channel_key: number; place: number }>`
+      select r.channel_key, r.place, m.*
+      from unnest(${column(channelKeyOf)}, ${column((each) => each.firstSeq)}, ${column((each) => each.lastSeq)},
+        ${column((each) => each.place)}) as r(channel_key, first_seq, last_seq, place)
+      cross join lateral (
+        select ${messageColumns} from sendbatch.message m
+        where m.channel_key = r.channel_key and m.message_seq between r.first_seq and r.last_seq and ${alive(now)}
+        order by m.message_seq limit ${limits.webhookMessages}
+      ) m`.execute(shard);
+    return rows;
+  });
+  const rows = ofShards.flat().sort((a, b) => a.place - b.place || a.message_seq - b.message_seq);
+  const names = await channelKeys.names(new Set(rows.map((row) => row.channel_key)));
+  return rows.flatMap((row) => {
+    const channel = names.get(row.channel_key);
+    if (channel === undefined) return [];
+    const { channel_key: channelKey, payload } = row;
+    const { type: channelType, id: channelId } = channel;
+    return [{ ...toStored(row), channelKey, channelType, channelId, bytes: payload.length }];
+  });
 }
+
+const channelKeyOf = ({ channelKey }: SeqRange) => channelKey;
 
 const toRange = ([channelKey, firstSeq, lastSeq]: RangeRow): SeqRange => ({ channelKey, firstSeq, lastSeq });

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { limits } from '../../../src/limits.ts';
+import { ChannelKeys } from '../../../src/messages/channel-keys.sql.ts';
 import { prepareMessage } from '../../../src/messages/message.ts';
 import { createModeration, type Moderation } from '../../../src/moderation/moderation.ts';
 import type { Rule } from '../../../src/moderation/rules.ts';
-import { openOwnStore } from '../../support/database.ts';
+import { openOwnStore, shards } from '../../support/database.ts';
 import { watchStalls } from '../../support/stalls.ts';
 
 const rule = (more: Partial<Rule>): Omit<Rule, 'ruleId'> => ({
@@ -38,7 +39,9 @@ describe('moderation', () => {
   let close: () => Promise<void>;
   before(async () => {
     const store = await openOwnStore();
-    moderation = createModeration(store.db, undefined, { messageMs: 40 });
+    moderation = createModeration({ ...store, shards, channelKeys: new ChannelKeys(store.db) }, undefined, {
+      messageMs: 40,
+    });
     close = async () => {
       await moderation.close();
       await store.close();

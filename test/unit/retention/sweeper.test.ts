@@ -4,7 +4,7 @@ import { sql } from 'kysely';
 import type { Db } from '../../../src/postgres/schema.ts';
 import { sweepExpired, sweepOld } from '../../../src/retention/sweep.sql.ts';
 import { startSweeper } from '../../../src/retention/sweeper.ts';
-import { openOwnStore } from '../../support/database.ts';
+import { openOwnStore, shards } from '../../support/database.ts';
 
 const dayMs = 86_400_000;
 const now = 100 * dayMs;
@@ -44,7 +44,7 @@ describe('the sweeper', () => {
       everyMs: 3600_000,
       retention,
       sweepExpired: (limit, at) => sweepExpired(db, limit, at),
-      sweepOld: (...step) => sweepOld(db, ...step),
+      sweepOld: (...step) => sweepOld({ db, shards }, ...step),
       sweepTemporary: async () => ({ more: false }),
       sweepInboxes: async () => {},
       sweepLive: async () => {},

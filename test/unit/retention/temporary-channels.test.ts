@@ -58,7 +58,7 @@ describe('temporary channels', () => {
   const sweep = async () => {
     const db = openStore(one.databaseUrl);
     try {
-      return (await sweepTemporary(db, Date.now(), 100)).removed;
+      return (await sweepTemporary({ db, shards }, Date.now(), 100)).removed;
     } finally {
       await db.destroy();
     }
@@ -141,7 +141,7 @@ describe('temporary channels', () => {
       // receivers.
       const db = openStore(one.databaseUrl);
       for (let days = 2; senders > 0; days += 2) {
-        removed += (await sweepTemporary(db, Date.now() + days * dayMs, 100)).removed;
+        removed += (await sweepTemporary({ db, shards }, Date.now() + days * dayMs, 100)).removed;
         await new Promise((resolve) => setImmediate(resolve));
       }
       await db.destroy();
@@ -194,7 +194,7 @@ function daysOfSweeps(db: Db): () => Promise<number> {
   let days = 0;
   return async () => {
     days += 2;
-    return (await sweepTemporary(db, Date.now() + days * dayMs, 100)).removed;
+    return (await sweepTemporary({ db, shards }, Date.now() + days * dayMs, 100)).removed;
   };
 }
 

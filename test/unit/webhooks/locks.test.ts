@@ -2,11 +2,12 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { sql } from 'kysely';
 import pg from 'pg';
+import { ChannelKeys } from '../../../src/messages/channel-keys.sql.ts';
 import { endDelivery } from '../../../src/webhooks/lanes.sql.ts';
 import { routeOutbox } from '../../../src/webhooks/outbox-router.sql.ts';
 import { claimLanes, takeDelivery } from '../../../src/webhooks/queue.sql.ts';
 import { insertWebhook } from '../../../src/webhooks/webhooks.sql.ts';
-import { createDatabase, openStore } from '../../support/database.ts';
+import { createDatabase, openStore, shards } from '../../support/database.ts';
 import { untilOneWaitsFor } from '../../support/watch.ts';
 
 test('the router queues new messages while a lane reads its messages, and no message is taken twice', async () => {
@@ -26,16 +27,17 @@ test('the router queues new messages while a lane reads its messages, and no mes
       )
       insert into sendbatch.webhook_outbox (channel_key, first_seq, last_seq) select channel_key, ${seq}::bigint, ${seq}::bigint from sendbatch.channel`;
     await store(1).execute(router);
-    assert.equal(await routeOutbox(router), 1);
+    assert.equal(await routeOutbox({ db: router, shards }), 1);
     const [lease] = await claimLanes(lane, crypto.randomUUID(), { leaseMs: 60_000, failuresBeforeBreak: 5 });
     assert.ok(lease);
-    const take = () => takeDelivery(lane, lease, { newId: `msg_${Math.random()}`, leaseMs: 60_000, now: Date.now() });
+    const ofLane = { db: lane, shards, channelKeys: new ChannelKeys(lane) };
+    const take = () => takeDelivery(ofLane, lease, { newId: `msg_${Math.random()}`, leaseMs: 60_000, now: Date.now() });
 
     await store(2).execute(router);
     await holder.query('begin; lock table sendbatch.message in access exclusive mode');
     const taking = take();
     await untilOneWaitsFor(holder);
-    assert.equal(await routeOutbox(router), 1, 'the router does not wait for the lane');
+    assert.equal(await routeOutbox({ db: router, shards }), 1, 'the router does not wait for the lane');
     await holder.query('rollback');
     assert.deepEqual(
       (await taking)?.messages.map((each) => each.clientMsgNo),
@@ -50,7 +52,7 @@ test('the router queues new messages while a lane reads its messages, and no mes
 
     // A lane skips rows that the router has locked.
     await store(3).execute(router);
-    await routeOutbox(router);
+    await routeOutbox({ db: router, shards });
     await holder.query('begin; select from sendbatch.webhook_queue for update');
     assert.equal(await take(), undefined);
     await holder.query('rollback');
