@@ -16,6 +16,7 @@
 import { Command, CommanderError } from 'commander';
 import { version } from '../app/version.ts';
 import { ConfigError } from '../config/index.ts';
+import { FileError } from '../message-files/file-error.ts';
 import { fsErrorMessages } from './input/fs-error-messages.ts';
 import { endQuietlyWithReader, plain, print } from './output/output.ts';
 import { CommandError, exit, withExamples } from './usage.ts';
@@ -55,7 +56,8 @@ export async function run(args: readonly string[]): Promise<void> {
       fail('a command is missing; the commands are listed above');
     else if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? exit.done : exit.failed;
     else if (isOfSystem(error)) fail(describeSystemError(error));
-    else if (error instanceof CommandError || error instanceof ConfigError) fail(error.message);
+    else if (error instanceof CommandError || error instanceof FileError || error instanceof ConfigError)
+      fail(error.message);
     else fail(await describeCallError(error));
   }
 }

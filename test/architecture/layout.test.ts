@@ -43,6 +43,7 @@ const order = [
   'config',
   'app',
   'client',
+  'message-files',
   'cli',
   'main',
 ];
@@ -54,17 +55,19 @@ const alone: Readonly<Record<string, readonly string[]>> = {
   observability: [],
   config: [],
   client: ['gen/client'],
+  'message-files': ['gen/client'],
   transcode: ['gen/google'],
   openapi: ['gen/google', 'gen/sendbatch', 'transcode'],
   main: ['cli'],
 };
 
 /** Only protocol folders read generated code: capabilities below `transcode` know no Protobuf. */
-const readsGenerated = ['transcode', 'openapi', 'rpc', 'server', 'client', 'cli'];
+const readsGenerated = ['transcode', 'openapi', 'rpc', 'server', 'client', 'message-files', 'cli'];
 
 /** The only packages that a folder may import. Folders that are not listed may import any. */
 const packages: Readonly<Record<string, RegExp>> = {
   client: /^@(bufbuild\/protobuf|connectrpc\/connect)(\/|$)/,
+  'message-files': /^(@bufbuild\/protobuf|leven|temporal-polyfill)(\/|$)/,
   transcode: /^(@bufbuild\/protobuf|@connectrpc\/connect|leven|node:)/,
 };
 

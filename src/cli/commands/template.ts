@@ -3,9 +3,9 @@ import { toJsonString } from '@bufbuild/protobuf';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type Template, TemplateFormat, TemplateSchema } from '../../../gen/sendbatch/v1/template_service_pb.ts';
+import { parseExactly } from '../../message-files/exact-json.ts';
 import { type ConnectOptions, calling, connectTo } from '../connect.ts';
 import { bodyIn, encoding } from '../input/decode.ts';
-import { parseExactly } from '../input/exact-json.ts';
 import { note, paint, plain, print, printJson, visible } from '../output/output.ts';
 import { CommandError, pair, templateName, withExamples } from '../usage.ts';
 

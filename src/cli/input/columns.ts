@@ -1,6 +1,6 @@
-import leven from 'leven';
+import { resembles, toBareName } from '../../message-files/field-names.ts';
+import { type Columns, type Field, fields, type Mapping } from '../../message-files/mapping.ts';
 import { CommandError } from '../usage.ts';
-import { type Columns, type Field, fields, type Mapping } from './mapping.ts';
 
 /** The header line, resolved. */
 export interface Resolved {
@@ -72,33 +72,21 @@ function assertComplete(columns: Columns, mapping: Mapping, there: string): void
 }
 
 function assertNoField(name: string, columns: Columns, mapping: Mapping): void {
-  const plainName = bare(name);
+  const plainName = toBareName(name);
   const ignore = `--ignore-column ${quoted(name)} if it is not a field`;
-  const odd = Object.keys(alternatives).find((each) => bare(each) === plainName);
+  const odd = Object.keys(alternatives).find((each) => toBareName(each) === plainName);
   if (odd !== undefined)
     throw new CommandError(`column ${JSON.stringify(name)} would be ignored: ${alternatives[odd]}; ${ignore}`);
   if (plainName === 'sendat' && !mapping.takesSendAt)
     throw new CommandError(
       `column ${JSON.stringify(name)} would be ignored: send sends at once; batch submit accepts it; ${ignore}`,
     );
-  const near = fieldsOf(mapping).find((field) => columns[field] === undefined && looksLike(plainName, bare(field)));
+  const near = fieldsOf(mapping).find((field) => columns[field] === undefined && resembles(name, field));
   if (near === undefined) return;
   if (near !== 'payload' && mapping.defaults[near] !== undefined) return;
   throw new CommandError(
     `column ${JSON.stringify(name)} looks like ${near} and would be ignored: rename it to ${near}, or use --column ${near}=${quoted(name)}; ${ignore}`,
   );
-}
-
-function looksLike(name: string, field: string): boolean {
-  if (name === field) return true;
-  // Short names are similar to too many words.
-  const maxDistance = field.length >= 7 ? 2 : 1;
-  return leven(name, field, { maxDistance: maxDistance + 1 }) <= maxDistance;
-}
-
-/** Normalizes spellings such as `Channel ID`, `channelId` and `channel-id`. */
-function bare(name: string): string {
-  return name.toLowerCase().replace(/[^\p{L}\p{N}]/gu, '');
 }
 
 function optionOf(field: string): string {

@@ -4,14 +4,14 @@ import { Code, ConnectError } from '@connectrpc/connect';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { TemplateFormat } from '../../../gen/sendbatch/v1/template_service_pb.ts';
 import type { RequestTemplate } from '../../client/index.ts';
+import { defaultEncoding } from '../../message-files/decode.ts';
+import { type Columns, fields, type Mapping } from '../../message-files/mapping.ts';
 import { channelType } from '../channel-type.ts';
 import type { Connection, ConnectOptions } from '../connect.ts';
 import { CommandError, pair, templateName, wholeNumber } from '../usage.ts';
 import { resolveColumns } from './columns.ts';
-import { bodyIn, defaultEncoding, encoding } from './decode.ts';
+import { bodyIn, encoding } from './decode.ts';
 import { fsErrorMessages } from './fs-error-messages.ts';
-import type { Columns } from './mapping.ts';
-import { fields, type Mapping } from './mapping.ts';
 import { type Entry, openSource, type Shape, type Source, shapeOf } from './source.ts';
 
 /** Options of commands that read a file of messages. */

@@ -1,10 +1,10 @@
 import { createReadStream } from 'node:fs';
 import { PassThrough, pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
+import { CsvError, CsvReader, type CsvRow, cellsBy, delimiters } from '../../message-files/csv.ts';
+import { FileFault } from '../../message-files/file-error.ts';
 import { CommandError } from '../usage.ts';
-import { CsvError, CsvReader, type CsvRow, cellsBy, delimiters } from './csv.ts';
 import { decodeLines } from './decode.ts';
-import { FileFault } from './file-fault.ts';
 import { fsErrorMessages } from './fs-error-messages.ts';
 
 /** An entry of a file: a line of NDJSON or a row of CSV. */

@@ -1,4 +1,4 @@
-import type { FileFault } from '../input/file-fault.ts';
+import type { FileFault } from '../../message-files/file-error.ts';
 import type { Reading } from '../input/file-options.ts';
 
 /** What to send, and how. */

@@ -17,10 +17,10 @@ import { type JsonObject, toJson } from '@bufbuild/protobuf';
 import { ConnectError } from '@connectrpc/connect';
 import { type MessageDraft, MessageDraftSchema } from '../../../gen/sendbatch/v1/message_pb.ts';
 import { type RequestTemplate, type Result, reasonOf, type Sendbatch } from '../../client/index.ts';
+import { FileError, FileFault } from '../../message-files/file-error.ts';
+import type { Columns } from '../../message-files/mapping.ts';
 import { createDrafts } from '../input/drafts.ts';
-import { FileFault } from '../input/file-fault.ts';
 import { type Opened, openReading } from '../input/file-options.ts';
-import type { Columns } from '../input/mapping.ts';
 import { createReceivers } from '../input/repeated-receivers.ts';
 import { reportedTemplates } from '../input/report-templates.ts';
 import type { Entry } from '../input/source.ts';
@@ -47,7 +47,7 @@ export async function sendFile(client: Sendbatch, plan: SendPlan): Promise<Outco
   try {
     return await new FileRun(client, plan, keepsJournal ? await findCheckpoint(plan) : undefined, keepsJournal).run();
   } catch (error) {
-    if (keepsJournal && !(error instanceof CommandError) && isUnfinished(plan.journal))
+    if (keepsJournal && !(error instanceof CommandError || error instanceof FileError) && isUnfinished(plan.journal))
       note(`stopped: run the same command again to resume (progress is in ${plan.journal})`);
     throw error;
   } finally {

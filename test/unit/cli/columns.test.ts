@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { resolveColumns } from '../../../src/cli/input/columns.ts';
 import { createDrafts } from '../../../src/cli/input/drafts.ts';
-import { parseExactly } from '../../../src/cli/input/exact-json.ts';
-import type { Mapping } from '../../../src/cli/input/mapping.ts';
+import { parseExactly } from '../../../src/message-files/exact-json.ts';
+import type { Mapping } from '../../../src/message-files/mapping.ts';
 
 const plain: Mapping = {
   defaults: {},

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { assertTime, describeTime, parseTime, time, zone } from '../../../src/cli/time.ts';
+import { time, zone } from '../../../src/cli/time.ts';
+import { assertTime, describeTime, parseTime } from '../../../src/message-files/time.ts';
 
 describe('times on the command line', () => {
   test('a time that exists is parsed, and formats back to an equal time', async () => {

@@ -1,7 +1,8 @@
-import { CommandError } from '../usage.ts';
+/** An expected error of a file. Its message fits into one line and says what to do. */
+export class FileError extends Error {}
 
 /** An error of a file after which nothing more can be read. */
-export class FileFault extends CommandError {
+export class FileFault extends FileError {
   /** The invalid line. */
   readonly line: number;
   readonly why: string;

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { parse } from 'csv-parse/sync';
 import fc from 'fast-check';
-import { CsvError, CsvReader, type CsvRow } from '../../../src/cli/input/csv.ts';
+import { CsvError, CsvReader, type CsvRow } from '../../../src/message-files/csv.ts';
 
 /**
  * The rows of a text that arrives in pieces of some length, and the line of the error that ends it.
