@@ -97,6 +97,7 @@ export const advice: Record<Reason, Advice> = {
   TOO_MANY_BATCHES: { retry: 'no', action: 'Wait until batches have ended, or cancel some.' },
   WEBHOOK_NOT_FOUND: { retry: 'no', action: 'List the webhooks.', when: 'no webhook has this name' },
   WEBHOOK_EXISTS: { retry: 'no', action: 'Use another name, or update the webhook.' },
+  KEY_NOT_FOUND: { retry: 'no', action: 'List the keys.', when: 'no API key has this id' },
   CLIENT_MSG_NO_REUSED: { retry: 'no', action: 'Use a new key for other content.' },
   MESSAGE_NOT_FOUND: { retry: 'no', action: 'Check channel, number or key; `ListMessages` shows what is kept.' },
   MESSAGE_RECALLED: { retry: 'no', action: 'Send a new message.' },

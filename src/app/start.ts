@@ -7,10 +7,12 @@
  *   `Lifecycle`.
  * - A start that fails stops what was started, in reverse order, and rejects with the cause.
  */
-import { createKeys } from '../auth/api-keys.ts';
+import { createKeys, type Keys } from '../auth/api-keys.ts';
 import { createIdentify, type Identify } from '../auth/identity.ts';
+import { createKeyManagement } from '../auth/manage-keys.ts';
 import { createSystemUidCheck } from '../auth/system-uids.ts';
 import { readBatchQueueStats } from '../batches/due.sql.ts';
+import { stopBatches } from '../batches/run-chunk.ts';
 import { createChanges } from '../changes/changes.ts';
 import { type Channels, createChannels } from '../channels/channels.ts';
 import type { Config } from '../config/index.ts';
@@ -31,6 +33,7 @@ import { Lifecycle } from './lifecycle.ts';
 import { startReload } from './reload.ts';
 import { version } from './version.ts';
 import { wireBatches } from './wire-batches.ts';
+import { wireOverview } from './wire-overview.ts';
 import { wirePort } from './wire-port.ts';
 import { wireRetention } from './wire-retention.ts';
 import { type WiredSending, wireSending } from './wire-sending.ts';
@@ -74,15 +77,18 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     wireRetention(foundation);
     const readiness = openReadiness(foundation);
     const channels = createChannels(store, channelChanges, now);
-    const identify = openIdentify(foundation, channels);
+    const keys = createKeys(foundation.db, now);
+    const identify = openIdentify(foundation, { channels, keys });
     const credentials = createCredentialWatch(identify, now);
     lifecycle.onStop('credential watch', () => credentials.close());
     const { batches, batchWatch } = await wireBatches(foundation, sending, store);
     watchGauges(foundation, sending, { tails, isListening: hints.isListening });
+    const overview = wireOverview(foundation, sending, { tails });
 
     const closing = new AbortController();
     const parts = {
       version,
+      console: config.console,
       identify,
       credentials,
       metrics: { metrics: allMetrics ?? registry.text, identify: config.metricsOpen ? undefined : identify },
@@ -108,6 +114,10 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       batches,
       batchWatch,
       webhooks,
+      keyManagement: createKeyManagement({ keys, stopBatches: (keyId) => stopBatches(foundation.db, keyId), now }),
+      overview,
+      settings: config.settings,
+      now,
       readiness,
       closing: closing.signal,
       systemUids: config.systemUids === 'all' ? [] : config.systemUids,
@@ -135,11 +145,14 @@ function openReadiness({ config, database, lifecycle }: Foundation): Readiness {
 }
 
 /** How callers are identified; undefined where AUTH is off. */
-function openIdentify({ config, db, events, now }: Foundation, channels: Channels): Identify | undefined {
+function openIdentify(
+  { config, events, now }: Foundation,
+  { channels, keys }: { readonly channels: Channels; readonly keys: Keys },
+): Identify | undefined {
   if (!config.asks) return undefined;
   const systemUids = config.systemUids === 'all' ? [] : config.systemUids;
   return createIdentify(config.identity, {
-    identifyKey: createKeys(db, now).identify,
+    identifyKey: keys.identify,
     isSystemUid: createSystemUidCheck(systemUids, channels.listSystemUids),
     now,
     onIssuerFault: events.issuerKeysFailed,

@@ -16,6 +16,9 @@ export interface StoredKey {
   /** null: never. */
   readonly expiresAt: number | null;
   readonly revokedAt: number | null;
+  /** The ids of the callers; null: unknown, or not revoked. */
+  readonly createdBy: string | null;
+  readonly revokedBy: string | null;
 }
 
 export async function insertKey(db: Db, key: StoredKey): Promise<void> {
@@ -30,6 +33,7 @@ export async function insertKey(db: Db, key: StoredKey): Promise<void> {
       rate_per_second: key.ratePerSecond,
       created_at: key.createdAt,
       expires_at: key.expiresAt,
+      created_by: key.createdBy,
     })
     .execute();
 }
@@ -45,11 +49,36 @@ export async function listKeys(db: Db): Promise<StoredKey[]> {
   return rows.map(toKey);
 }
 
+/** A position in the list of keys, latest first. */
+export interface KeyPosition {
+  readonly createdAt: number;
+  readonly keyId: string;
+}
+
+/** Lists at most `limit` keys after a position, the latest first. */
+export async function pageKeys(db: Db, after: KeyPosition | undefined, limit: number): Promise<StoredKey[]> {
+  let query = db
+    .selectFrom('sendbatch.api_key')
+    .selectAll()
+    .orderBy('created_at', 'desc')
+    .orderBy('key_id', 'desc')
+    .limit(limit);
+  if (after !== undefined)
+    query = query.where(({ eb, refTuple, tuple }) =>
+      eb(refTuple('created_at', 'key_id'), '<', tuple(after.createdAt, after.keyId)),
+    );
+  return (await query.execute()).map(toKey);
+}
+
 /** Revokes a key; false if there is none or it was revoked before. */
-export async function revokeKey(db: Db, keyId: string, now: number): Promise<boolean> {
+export async function revokeKey(
+  db: Db,
+  keyId: string,
+  { now, by }: { readonly now: number; readonly by: string },
+): Promise<boolean> {
   const { numUpdatedRows } = await db
     .updateTable('sendbatch.api_key')
-    .set({ revoked_at: now })
+    .set({ revoked_at: now, revoked_by: by })
     .where('key_id', '=', keyId)
     .where('revoked_at', 'is', null)
     .executeTakeFirstOrThrow();
@@ -67,5 +96,7 @@ function toKey(row: Selectable<Tables['sendbatch.api_key']>): StoredKey {
     createdAt: row.created_at,
     expiresAt: row.expires_at,
     revokedAt: row.revoked_at,
+    createdBy: row.created_by,
+    revokedBy: row.revoked_by,
   };
 }

@@ -3,7 +3,7 @@ import { LRUCache } from 'lru-cache';
 import { type Caller, type Scope, scopes } from '../messages/caller.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import type { Db } from '../postgres/schema.ts';
-import { findKey, insertKey, listKeys, revokeKey, type StoredKey } from './api-keys.sql.ts';
+import { findKey, insertKey, type KeyPosition, listKeys, pageKeys, revokeKey, type StoredKey } from './api-keys.sql.ts';
 
 /** Properties of a new key. */
 export interface KeyWish {
@@ -20,9 +20,15 @@ export interface KeyWish {
  * once.
  */
 export interface Keys {
-  create(wish: KeyWish): Promise<{ keyId: string; key: string }>;
+  /** `by`: the id of the caller. Unset: the command line. */
+  create(wish: KeyWish, by?: string): Promise<{ keyId: string; key: string }>;
   list(): Promise<StoredKey[]>;
-  revoke(keyId: string): Promise<boolean>;
+  /** At most `limit` keys after a position, the latest first. */
+  page(after: KeyPosition | undefined, limit: number): Promise<StoredKey[]>;
+  /** The stored key, without the cache. */
+  find(keyId: string): Promise<StoredKey | undefined>;
+  /** False if there is no such key, or it was revoked before. */
+  revoke(keyId: string, by?: string): Promise<boolean>;
   /** The caller of a key; undefined for an unknown, expired or revoked key. */
   identify(key: string): Promise<Caller | undefined>;
 }
@@ -32,6 +38,8 @@ export interface Keys {
  * Without the cache each call costs a statement.
  */
 export const keyMemoryMs = 1000;
+/** Recorded as the creator of keys that the command line creates. */
+const commandLine = 'cli';
 const rememberedKeys = 10_000;
 
 const shape = /^sb_([a-z0-9]{16})_([A-Za-z0-9_-]{43})$/;
@@ -55,7 +63,7 @@ export function createKeys(db: Db, now: () => number = Date.now): Keys {
     return found;
   };
   return {
-    async create(wish) {
+    async create(wish, by = commandLine) {
       const keyId = Array.from(randomBytes(16), (byte) => idLetters[byte % idLetters.length]).join('');
       const secret = randomBytes(32).toString('base64url');
       await insertKey(db, {
@@ -68,11 +76,20 @@ export function createKeys(db: Db, now: () => number = Date.now): Keys {
         createdAt: now(),
         expiresAt: wish.expiresAt ?? null,
         revokedAt: null,
+        createdBy: by,
+        revokedBy: null,
       });
       return { keyId, key: `sb_${keyId}_${secret}` };
     },
     list: () => listKeys(db),
-    revoke: (keyId) => revokeKey(db, keyId, now()),
+    page: (after, limit) => pageKeys(db, after, limit),
+    find: (keyId) => findKey(db, keyId),
+    async revoke(keyId, by = commandLine) {
+      const isRevoked = await revokeKey(db, keyId, { now: now(), by });
+      // This instance refuses it at once.
+      known.delete(keyId);
+      return isRevoked;
+    },
     async identify(key) {
       const [, keyId, secret] = shape.exec(key) ?? [];
       if (keyId === undefined || secret === undefined) return undefined;

@@ -18,7 +18,7 @@ import { resolve } from 'node:path';
 import convict from 'convict';
 import { describeFault, isScope, type Quota, quotasOf, retentionOf, type Scope, splitList } from './formats.ts';
 import { describeSettings, type Settings, type SettingWords, schema } from './settings.ts';
-import { gather, readDotenv, type SecretFile } from './sources.ts';
+import { type Gathered, gather, readDotenv, type SecretFile } from './sources.ts';
 import { ConfigError, readSettingsFile, visible } from './text.ts';
 import { checkTls } from './tls.ts';
 
@@ -38,6 +38,8 @@ export interface Config {
   readonly open: boolean;
   /** How credentials are checked. */
   readonly identity: Identity;
+  /** Whether the console is served at /console. */
+  readonly console: boolean;
   readonly allowedOrigins: 'default' | readonly string[];
   readonly database: { readonly url: string } | { readonly dataDir: string; readonly explicit: boolean };
   readonly databaseWaitMs: number;
@@ -84,6 +86,8 @@ export interface Config {
   readonly drainDelayMs: number;
   /** Override of the timeout of probes, for tests on a slow machine. */
   readonly probeMs?: number;
+  /** Override of the length of an interval of the overview, for tests. */
+  readonly overviewEveryMs?: number;
   readonly shutdownGraceMs: number;
   readonly logLevel: string;
   readonly logFormat: 'auto' | 'json' | 'pretty';
@@ -100,6 +104,8 @@ export interface Config {
         readonly ratio: number;
       }
     | undefined;
+  /** The settings as they were read, secrets masked. */
+  readonly settings: readonly SettingInForce[];
   /** Problems that do not prevent a start, for the log. */
   readonly warnings: readonly string[];
 }
@@ -153,18 +159,24 @@ export function callerDefaults(env: NodeJS.ProcessEnv = process.env): { url: str
 /** A setting with its value (masked if secret) and the source of the value. */
 export interface SettingInForce extends SettingWords {
   readonly value: string;
+  /** Whether it has a value: that of a secret is not shown. */
+  readonly isSet: boolean;
   readonly source: string;
 }
 
 /** Every setting with its value in force, valid or not. */
 export function settingsInForce(env: NodeJS.ProcessEnv = process.env): SettingInForce[] {
-  const { values, sources } = gather(env, folderOf(env));
+  return toSettingsInForce(gather(env, folderOf(env)));
+}
+
+function toSettingsInForce({ values, sources }: Pick<Gathered, 'values' | 'sources'>): SettingInForce[] {
   return describeSettings().map((setting) => {
-    const value = values[setting.name];
-    const shown = setting.sensitive && value !== undefined && value !== '' ? '(set, not shown)' : value;
+    const value = values[setting.name] ?? setting.default;
+    const isSet = value !== '';
     return {
       ...setting,
-      value: visible(withoutUser(shown ?? setting.default)),
+      value: visible(withoutUser(setting.sensitive && isSet ? '(set, not shown)' : value)),
+      isSet,
       source: sources[setting.name] ?? 'default',
     };
   });
@@ -220,6 +232,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
       tokens,
       certificateScopes: at.tlsClientCa === '' ? undefined : splitList(at.tlsClientScopes).filter(isScope),
     },
+    console: at.console === 'on',
     allowedOrigins: at.allowedOrigins === '' ? 'default' : splitList(at.allowedOrigins),
     database:
       at.databaseUrl === ''
@@ -269,6 +282,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     accessLog: at.accessLog === 'on',
     metricsOpen: at.metrics === 'open',
     traces: tracesOf(at),
+    settings: toSettingsInForce({ values, sources }),
     warnings: [...warnings, ...(tls?.warnings ?? [])],
   };
 }

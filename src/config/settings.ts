@@ -93,6 +93,12 @@ export const schema = {
     default: '',
     env: 'ALLOWED_ORIGINS',
   },
+  console: {
+    doc: 'on = the console, a web page for people, is served at /console. It calls the API with the credential of whoever signs in. off = it is not served.',
+    format: ['on', 'off'],
+    default: 'on',
+    env: 'CONSOLE',
+  },
   databaseUrl: {
     doc: 'PostgreSQL 15 or later, as a libpq URL. Unset: the service starts its own. sslmode: disable, the default, uses no TLS; prefer, require, verify-ca and verify-full all verify certificate and host name (sslrootcert names your own CA); no-verify uses TLS without verification.',
     format: 'database-url',

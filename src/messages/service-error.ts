@@ -29,6 +29,7 @@ export type Reason =
   | 'TEMPLATE_FAILED'
   | 'WEBHOOK_NOT_FOUND'
   | 'WEBHOOK_EXISTS'
+  | 'KEY_NOT_FOUND'
   | 'RATE_LIMITED'
   | 'BATCH_NOT_FOUND'
   | 'REQUEST_ID_REUSED'

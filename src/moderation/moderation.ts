@@ -28,7 +28,7 @@ import {
   removeFlags,
   updateRule,
 } from './rules.sql.ts';
-import { contentRefused, contentTooSlow, type Judgement, type Rule } from './rules.ts';
+import { type Content, contentRefused, contentTooSlow, type Judgement, type Rule } from './rules.ts';
 import { type ModerationThread, startThread } from './thread.ts';
 
 /** Moderated messages, in order: unchanged, masked or flagged. */
@@ -49,6 +49,8 @@ export interface Moderation {
   readonly moderate: Moderate;
   /** Reloads the rules if they have changed. */
   reload(): Promise<void>;
+  /** Applies the rules to a payload, which is not stored. `caller`: as in `Moderate`. */
+  test(content: TestedContent, call: Parameters<Moderate>[1]): Promise<RuleTest>;
   create(rule: Omit<Rule, 'ruleId'>): Promise<Rule>;
   replace(rule: Rule): Promise<Rule>;
   remove(ruleId: number): Promise<void>;
@@ -56,6 +58,17 @@ export interface Moderation {
   listFlagged(after: number, limit: number): Promise<FlaggedMessage[]>;
   review(messageIds: readonly number[]): Promise<void>;
   close(): Promise<void>;
+}
+
+/** What the rules look at. */
+export type TestedContent = Omit<Content, 'explain'>;
+
+/** The rules that match a payload, by action, and the payload after masking. */
+export interface RuleTest {
+  readonly refusedBy: readonly number[];
+  readonly maskedBy: readonly number[];
+  readonly flaggedBy: readonly number[];
+  readonly payload: Uint8Array;
 }
 
 export interface ModerationOptions {
@@ -108,6 +121,7 @@ export function createModeration(
     moderate: (messages, call) =>
       thread === undefined && hook === undefined ? { messages, refused: noRefusals } : judge(messages, call),
     reload: () => orBusy(reload),
+    test: (content, call) => testRules({ currentThread: () => thread, scheduler, messageMs }, content, call),
     async create(rule) {
       await assertValidRule(rule, await orBusy(() => listRules(db)));
       return await afterChange(async () => ({ ...rule, ruleId: await insertRule(db, rule) }));
@@ -224,9 +238,41 @@ const batchTimedOut: Refusal = {
   retryAfterMs,
 };
 
+/** Judges one payload with an explanation, in a slice of the thread as a send of its caller. */
+async function testRules(
+  { currentThread, scheduler, messageMs }: JudgeParts,
+  { channelType, tagKey, payload }: TestedContent,
+  call: Parameters<Moderate>[1],
+): Promise<RuleTest> {
+  let judgement: Judgement | 'timed_out' = { flaggedBy: [] };
+  const step = async () => {
+    const thread = currentThread();
+    if (thread === undefined) return { isDone: true, tookMs: 0 };
+    const response = await askThread(thread, [{ channel: { type: channelType }, tagKey, payload }], messageMs, true);
+    judgement = response.judgements[0] ?? judgement;
+    return { isDone: true, tookMs: response.tookMs };
+  };
+  const bytes = payload.length;
+  await scheduler.run({ ...call, isLong: bytes > longBytes, weigh: () => bytes }, step);
+  const found = judgement as Judgement | 'timed_out';
+  if (found === 'timed_out') throw new ServiceError(contentTooSlow(messageMs));
+  const { refusedBy = [], maskedBy = [] } = found.explanation ?? {};
+  return { refusedBy, maskedBy, flaggedBy: found.flaggedBy, payload: found.payload ?? payload };
+}
+
+/** What the thread needs of a message. */
+type JudgedContent = Pick<PreparedMessage, 'tagKey' | 'payload'> & {
+  readonly channel: Pick<PreparedMessage['channel'], 'type'>;
+};
+
 /** Judges the first of these messages, up to `bytesPerRequest`, in the thread. */
-async function askThread(thread: ModerationThread, contents: readonly PreparedMessage[], messageMs: number) {
-  const taken: PreparedMessage[] = [];
+async function askThread(
+  thread: ModerationThread,
+  contents: readonly JudgedContent[],
+  messageMs: number,
+  explain = false,
+) {
+  const taken: JudgedContent[] = [];
   let size = 0;
   for (const message of contents) {
     if (taken.length > 0 && size + message.payload.length > bytesPerRequest) break;
@@ -246,7 +292,7 @@ async function askThread(thread: ModerationThread, contents: readonly PreparedMe
     payloadBytes: payload.length,
   }));
   try {
-    return await thread.judge({ bytes, messages, messageMs, sliceMs });
+    return await thread.judge({ bytes, messages, messageMs, sliceMs, explain });
   } catch (error) {
     const message = 'the moderation rules are being reloaded; retry';
     throw new ServiceError({ reason: 'STORE_BUSY', message, metadata: {}, retryAfterMs }, { cause: error });

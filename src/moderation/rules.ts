@@ -33,6 +33,8 @@ export interface Content {
   readonly channelType: number;
   readonly tagKey: string;
   readonly payload: Uint8Array;
+  /** Whether the judgement names every rule that matches. */
+  readonly explain?: boolean;
 }
 
 /** The effect of the rules on a payload. */
@@ -42,6 +44,8 @@ export interface Judgement {
   /** The payload with masked matches; unset: unchanged. */
   readonly payload?: Uint8Array;
   readonly flaggedBy: readonly number[];
+  /** The rules that refuse and that mask, where an explanation was asked for. */
+  readonly explanation?: { readonly refusedBy: readonly number[]; readonly maskedBy: readonly number[] };
 }
 
 /** Judges payloads by one set of rules. */
@@ -75,6 +79,7 @@ export function measurePattern(pattern: string): { readonly instructions: number
 /** Matches in one text of a payload. */
 interface Findings {
   readonly refusedBy: Set<number>;
+  readonly maskedBy: Set<number>;
   readonly flaggedBy: Set<number>;
   /** Per UTF-16 unit of the folded text: 1 if it is to be masked. */
   covered: Uint8Array | undefined;
@@ -101,6 +106,7 @@ export function createModerator(rules: readonly Rule[]): Moderator | undefined {
     if (action === 'refuse') findings.refusedBy.add(ruleId);
     else if (action === 'flag') findings.flaggedBy.add(ruleId);
     else {
+      findings.maskedBy.add(ruleId);
       findings.covered ??= new Uint8Array(text.length);
       findings.covered.fill(1, begin, end);
     }
@@ -124,25 +130,31 @@ export function createModerator(rules: readonly Rule[]): Moderator | undefined {
     }
   }
 
-  return ({ channelType, tagKey, payload }) => {
+  return ({ channelType, tagKey, payload, explain = false }) => {
     const applicable = new Set(rules.filter((rule) => appliesTo(rule, channelType, tagKey)));
     if (applicable.size === 0) return noFindings;
     const texts = extractTexts(payload);
     const refusedBy = new Set<number>();
+    const maskedBy = new Set<number>();
     const flaggedBy = new Set<number>();
     const masked: TextMatches[] = [];
     for (const [index, text] of texts.values.entries()) {
       const folded = foldText(text);
-      const findings: Findings = { refusedBy, flaggedBy, covered: undefined };
+      const findings: Findings = { refusedBy, maskedBy, flaggedBy, covered: undefined };
       search(folded.folded, applicable, findings);
       if (findings.covered !== undefined) masked.push({ index, spans: coveredSpans(folded, findings.covered) });
     }
     return {
       ...(refusedBy.size === 0 ? {} : { refusedBy: Math.min(...refusedBy) }),
       ...(masked.length === 0 ? {} : { payload: texts.mask(masked) }),
-      flaggedBy: [...flaggedBy].sort((a, b) => a - b),
+      flaggedBy: sorted(flaggedBy),
+      ...(explain ? { explanation: { refusedBy: sorted(refusedBy), maskedBy: sorted(maskedBy) } } : {}),
     };
   };
+}
+
+function sorted(ruleIds: ReadonlySet<number>): number[] {
+  return [...ruleIds].sort((a, b) => a - b);
 }
 
 function coveredSpans(folded: FoldedText, covered: Uint8Array): Span[] {

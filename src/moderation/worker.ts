@@ -14,6 +14,8 @@ export interface JudgeRequest {
   readonly messageMs: number;
   /** CPU milliseconds after which no further message is begun, so that other calls get a slice. */
   readonly sliceMs: number;
+  /** Whether judgements name every rule that matches. */
+  readonly explain: boolean;
 }
 
 interface JudgedMessage {
@@ -33,14 +35,14 @@ const moderator = createModerator(workerData as readonly Rule[]);
 parentPort?.postMessage('ready');
 parentPort?.on('message', (request: JudgeRequest) => parentPort?.postMessage(judgeRequest(request)));
 
-function judgeRequest({ bytes, messages, messageMs, sliceMs }: JudgeRequest): JudgeResponse {
+function judgeRequest({ bytes, messages, messageMs, sliceMs, explain }: JudgeRequest): JudgeResponse {
   const start = threadCpuMs();
   const judgements: (Judgement | 'timed_out')[] = [];
   let begin = 0;
   const slice = () => {
     for (const { channelType, tagKey, payloadBytes } of messages.slice(judgements.length)) {
       const payload = bytes.subarray(begin, begin + payloadBytes);
-      judgements.push(moderator?.({ channelType, tagKey, payload }) ?? { flaggedBy: [] });
+      judgements.push(moderator?.({ channelType, tagKey, payload, explain }) ?? { flaggedBy: [] });
       begin += payloadBytes;
       if (threadCpuMs() - start > sliceMs) return;
     }

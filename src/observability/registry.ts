@@ -2,6 +2,8 @@ import { PrometheusExporter, PrometheusSerializer } from '@opentelemetry/exporte
 import { MeterProvider } from '@opentelemetry/sdk-metrics';
 import type { Metric } from './metrics.ts';
 import {
+  type BucketCounts,
+  type Count,
   type Counter,
   type Histogram,
   type Labels,
@@ -21,6 +23,10 @@ export interface Registry {
   gauge(metric: Metric, read: () => readonly Reading[] | Promise<readonly Reading[]>): void;
   /** As a gauge, for a value that only grows. */
   readCounter(metric: Metric, read: () => readonly Reading[]): void;
+  /** The series of a counter so far. */
+  counts(metric: Metric): readonly Count[];
+  /** The series of a histogram so far. */
+  buckets(metric: Metric): readonly BucketCounts[];
   /** All metrics in the text format of Prometheus. */
   text(): Promise<string>;
   close(): Promise<void>;
@@ -54,6 +60,14 @@ export function createRegistry(): Registry {
     readCounter({ name, help }, read) {
       meter.createObservableCounter(name, { description: help }).addCallback(observed(read));
     },
+    counts: (metric) =>
+      recorded.flatMap((each) =>
+        each instanceof RecordedCounter && each.metric.name === metric.name ? each.read() : [],
+      ),
+    buckets: (metric) =>
+      recorded.flatMap((each) =>
+        each instanceof RecordedHistogram && each.metric.name === metric.name ? each.read() : [],
+      ),
     async text() {
       const { resourceMetrics } = await reader.collect();
       const scope = { name: 'sendbatch' };

@@ -74,12 +74,16 @@ export interface Recorded {
  * labels and serializes them to JSON at each recording: 2.8 µs with four of them, here 0.2.
  */
 export class RecordedCounter implements Counter, Recorded {
-  readonly #metric: Metric;
+  readonly metric: Metric;
   readonly #series: SeriesTree<{ sum: number }>;
 
   constructor(metric: Metric) {
-    this.#metric = metric;
+    this.metric = metric;
     this.#series = new SeriesTree(metric, () => ({ sum: 0 }));
+  }
+
+  read(): Count[] {
+    return this.#series.all.map(({ labels, value: { sum } }) => ({ labels, sum }));
   }
 
   add(value: number, labels = noLabels): void {
@@ -89,7 +93,7 @@ export class RecordedCounter implements Counter, Recorded {
   collect(): MetricData | undefined {
     const points = this.#series.all.map(({ labels, value: { sum } }) => pointOf(labels, sum));
     if (points.length === 0) return undefined;
-    return { ...descriptionOf(this.#metric), dataPointType: DataPointType.SUM, isMonotonic: true, dataPoints: points };
+    return { ...descriptionOf(this.metric), dataPointType: DataPointType.SUM, isMonotonic: true, dataPoints: points };
   }
 }
 
@@ -100,14 +104,26 @@ interface Distribution {
   readonly counts: number[];
 }
 
+/** A series of a counter. */
+export interface Count {
+  readonly labels: Labels;
+  readonly sum: number;
+}
+
+/** A series of a histogram: values per bucket, the last one for those above all bounds. */
+export interface BucketCounts {
+  readonly labels: Labels;
+  readonly counts: readonly number[];
+}
+
 /** As RecordedCounter, for a histogram. */
 export class RecordedHistogram implements Histogram, Recorded {
-  readonly #metric: Metric;
+  readonly metric: Metric;
   readonly #bounds: number[];
   readonly #series: SeriesTree<Distribution>;
 
   constructor(metric: Metric) {
-    this.#metric = metric;
+    this.metric = metric;
     this.#bounds = [...(metric.bounds ?? [])];
     const buckets = this.#bounds.length + 1;
     this.#series = new SeriesTree(metric, () => ({ sum: 0, count: 0, counts: new Array<number>(buckets).fill(0) }));
@@ -122,13 +138,17 @@ export class RecordedHistogram implements Histogram, Recorded {
     (series.counts[bucket] as number)++;
   }
 
+  read(): BucketCounts[] {
+    return this.#series.all.map(({ labels, value: { counts } }) => ({ labels, counts }));
+  }
+
   collect(): MetricData | undefined {
     const boundaries = this.#bounds;
     const points = this.#series.all.map(({ labels, value: { sum, count, counts } }) =>
       pointOf<HistogramValue>(labels, { sum, count, buckets: { boundaries, counts: [...counts] } }),
     );
     if (points.length === 0) return undefined;
-    return { ...descriptionOf(this.#metric), dataPointType: DataPointType.HISTOGRAM, dataPoints: points };
+    return { ...descriptionOf(this.metric), dataPointType: DataPointType.HISTOGRAM, dataPoints: points };
   }
 }
 

@@ -78,6 +78,7 @@ const written: Readonly<Record<string, (value: unknown) => Keywords>> = {
   gte: (value) => ({ minimum: Number(value) }),
   lt: (value) => ({ exclusiveMaximum: Number(value) }),
   lte: (value) => ({ maximum: Number(value) }),
+  in: (value) => ({ enum: [...(value as Iterable<unknown>)] }),
   not_in: (value) => ({ not: { enum: [...(value as Iterable<unknown>)] } }),
 };
 

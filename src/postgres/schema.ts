@@ -23,6 +23,7 @@ export interface Tables {
   'sendbatch.command_inbox': CommandInboxTable;
   'sendbatch.command_taken': CommandTakenTable;
   'sendbatch.flagged_message': FlaggedMessageTable;
+  'sendbatch.instance': InstanceTable;
   'sendbatch.live_message': LiveMessageTable;
   'sendbatch.message': MessageTable;
   'sendbatch.message_change': MessageChangeTable;
@@ -58,6 +59,8 @@ interface ApiKeyTable {
   created_at: number;
   expires_at: number | null;
   revoked_at: number | null;
+  created_by: string | null;
+  revoked_by: string | null;
 }
 
 /** Submitted batches. */
@@ -187,6 +190,13 @@ interface FlaggedMessageTable {
   message_seq: number;
   rule_ids: number[];
   flagged_at: number;
+}
+
+/** Processes of the service, each with what it last reported. */
+interface InstanceTable {
+  instance_id: string;
+  report: string;
+  seen_at: number;
 }
 
 /** Ephemeral messages on their way to other instances. */

@@ -53,6 +53,7 @@ const table: Record<Reason, { code: Code; http: number }> = {
   TOO_MANY_BATCHES: { code: Code.ResourceExhausted, http: 429 },
   WEBHOOK_NOT_FOUND: { code: Code.NotFound, http: 404 },
   WEBHOOK_EXISTS: { code: Code.AlreadyExists, http: 409 },
+  KEY_NOT_FOUND: { code: Code.NotFound, http: 404 },
   RATE_LIMITED: { code: Code.ResourceExhausted, http: 429 },
   CLIENT_MSG_NO_REUSED: { code: Code.AlreadyExists, http: 409 },
   SEQ_MISMATCH: { code: Code.Aborted, http: 409 },

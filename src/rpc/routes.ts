@@ -15,8 +15,10 @@ import { file_google_rpc_error_details } from '../../gen/google/rpc/error_detail
 import { Health } from '../../gen/grpc/health/v1/health_pb.ts';
 import { ServerReflection } from '../../gen/grpc/reflection/v1/reflection_pb.ts';
 import { ServerReflection as ServerReflectionAlpha } from '../../gen/grpc/reflection/v1alpha/reflection_pb.ts';
+import { AdminService } from '../../gen/sendbatch/v1/admin_service_pb.ts';
 import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { ChannelService } from '../../gen/sendbatch/v1/channel_service_pb.ts';
+import { KeyService } from '../../gen/sendbatch/v1/key_service_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../gen/sendbatch/v1/moderation_service_pb.ts';
 import { TemplateService } from '../../gen/sendbatch/v1/template_service_pb.ts';
@@ -31,9 +33,11 @@ import { parsedMessagesInterceptor } from './interceptors/parsed-messages.ts';
 import { queryInterceptor } from './interceptors/query-parameters.ts';
 import { validateInterceptor } from './interceptors/validate.ts';
 import { legacySenderInterceptor } from './legacy.ts';
+import { type AdminServiceParts, createAdminService } from './services/admin-service.ts';
 import { type BatchServiceParts, createBatchService } from './services/batch-service.ts';
 import { type ChannelServiceParts, createChannelService } from './services/channel-service.ts';
 import { createHealthService } from './services/health.ts';
+import { createKeyService, type KeyServiceParts } from './services/key-service.ts';
 import { createMessageService, type MessageServiceParts } from './services/message-service.ts';
 import { createModerationService, type ModerationServiceParts } from './services/moderation-service.ts';
 import { createReflectionService } from './services/reflection.ts';
@@ -46,7 +50,9 @@ export type ServiceParts = MessageServiceParts &
   ModerationServiceParts &
   TemplateServiceParts &
   BatchServiceParts &
-  WebhookServiceParts & {
+  WebhookServiceParts &
+  KeyServiceParts &
+  AdminServiceParts & {
     /** Unset: no credential is required. */
     readonly identify: Identify | undefined;
     readonly readiness: Readiness;
@@ -75,6 +81,8 @@ export function createServices(parts: ServiceParts): {
     { service: TemplateService, implementation: createTemplateService(parts) },
     { service: BatchService, implementation: batchService },
     { service: WebhookService, implementation: createWebhookService(parts) },
+    { service: KeyService, implementation: createKeyService(parts) },
+    { service: AdminService, implementation: createAdminService(parts) },
     { service: Health, implementation: createHealthService(parts.readiness, served) },
     { service: ServerReflection, implementation: reflection },
     // The older version differs in its name only.

@@ -41,6 +41,8 @@ export function violationMessage({ id, ownText: said, values = [], actual }: Bro
       return `must be one of ${values.map(({ name, number }) => `${number} (${name})`).join(', ')}`;
     case 'not_in':
       return values.length === 0 ? said : 'is required';
+    case 'in':
+      return said.replace('must be in list', 'must be one of');
     case 'not_contains':
       return said.includes('\u0000') ? 'must not contain the character NUL (U+0000)' : said;
     case 'unique':

@@ -100,7 +100,7 @@ function createServe(
   handlers: Handlers,
   bodyBudget: BodyBudget,
 ): (context: RequestContext, response: Response) => void {
-  const { unaryGrpc, serverStreams, sse, ndjson, metrics, docs, requestRejected, transcoder } = handlers;
+  const { unaryGrpc, serverStreams, sse, ndjson, metrics, docs, console, requestRejected, transcoder } = handlers;
   const router = createConnectRouter(handlers.routerOptions);
   handlers.register(router);
   const rpcHandlers = new Map(router.handlers.map((handler) => [handler.method, handler]));
@@ -169,7 +169,8 @@ function createServe(
       sse(context, response) ||
       ndjson(context, response) ||
       metrics(context, response) ||
-      docs(request, response)
+      docs(request, response) ||
+      console?.(request, response) === true
     )
       return;
     const isRpc = protocol !== 'json' && protocol !== 'sse' && method !== undefined;

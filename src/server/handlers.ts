@@ -22,6 +22,7 @@ import {
   withConcurrencyLimit,
 } from '../transcode/index.ts';
 import { createAdmission } from './admission.ts';
+import { createConsole } from './console/console.ts';
 import { createDocs } from './docs/docs.ts';
 import { discard } from './early-answer.ts';
 import { createUnaryGrpc } from './grpc-unary.ts';
@@ -35,6 +36,8 @@ import { createSse, sseMethodOf } from './sse.ts';
 
 /** What the handlers need. */
 export type HandlerParts = ServiceParts & {
+  /** Whether the console is served. */
+  readonly console: boolean;
   readonly metrics: Omit<MetricsParts, 'onError'>;
 };
 
@@ -62,6 +65,8 @@ export interface Handlers {
   readonly metrics: ReturnType<typeof createMetricsEndpoint>;
   /** The pages about the API. */
   readonly docs: ReturnType<typeof createDocs>;
+  /** The console; undefined where CONSOLE is off. */
+  readonly console: ReturnType<typeof createConsole> | undefined;
   /** Whether a body is processed as it arrives; all others are held as a whole. */
   readonly isStream: (context: RequestContext) => boolean;
   /** Called for a request that does not become a call. */
@@ -139,7 +144,13 @@ export function createHandlers(parts: HandlerParts, events: Events): Handlers {
     ndjson: createNdjson({ implementation: batchService, interceptors, transcoder }),
     sse: createSse({ ...parts, events, writeJson: transcoder.write }),
     metrics: createMetricsEndpoint({ ...parts.metrics, onError: events.metricsFailed }),
-    docs: createDocs({ version, needsCredential: identify !== undefined, bindings: transcoder.bindings }),
+    docs: createDocs({
+      version,
+      hasConsole: parts.console,
+      needsCredential: identify !== undefined,
+      bindings: transcoder.bindings,
+    }),
+    console: parts.console ? createConsole() : undefined,
     isStream: ({ request, method }) => isNdjson(request) || method === BatchService.method.submitBatchStream,
     requestRejected: events.requestRejected,
   };

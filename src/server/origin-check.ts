@@ -138,7 +138,7 @@ function isCrossSite(headers: IncomingHttpHeaders): boolean {
 }
 
 /** Pages that users open by a link, and the document that they show. */
-const pages = /^\/(?:docs(?:\/[^?]*)?|openapi\.json)?(?:\?|$)/;
+const pages = /^\/(?:(?:docs|console)(?:\/[^?]*)?|openapi\.json)?(?:\?|$)/;
 
 /** Whether a link opens a page in a tab or window of its own, not in a frame. */
 function isPageNavigation(method: string | undefined, url: string | undefined, headers: IncomingHttpHeaders): boolean {

@@ -66,6 +66,24 @@ export async function listTemplates(db: Db, after: string, limit: number): Promi
   return rows.map(toStoredTemplate);
 }
 
+/**
+ * Lists the versions of a name below `before`, latest first: at most `limit`, and at most one beyond
+ * a page's bytes.
+ */
+export async function listVersions(db: Db, name: string, before: number, limit: number): Promise<StoredTemplate[]> {
+  const { rows } = await sql<TemplateRow>`
+    select * from (
+      select t.*, coalesce(sum(octet_length(t.body)) over (
+        order by t.version desc rows between unbounded preceding and 1 preceding), 0) as bytes_before
+      from (
+        select * from sendbatch.template where name = ${name} and version < ${before}::bigint
+        order by version desc limit ${limit}
+      ) t
+    ) sized
+    where bytes_before <= ${limits.pageBytes} order by version desc`.execute(db);
+  return rows.map(toStoredTemplate);
+}
+
 /** Deletes all versions of a name and records the last number; false if there are none. */
 export async function deleteTemplate(db: Db, name: string): Promise<boolean> {
   const { rows } = await sql<{ count: number }>`

@@ -24,8 +24,18 @@ import {
 } from './render-drafts.ts';
 import type { CompiledTemplate, TemplateText } from './template.ts';
 import { TemplateCache } from './template-cache.ts';
-import { deleteTemplate, findTemplate, insertTemplate, listTemplates, type StoredTemplate } from './templates.sql.ts';
+import {
+  deleteTemplate,
+  findTemplate,
+  insertTemplate,
+  listTemplates,
+  listVersions,
+  type StoredTemplate,
+} from './templates.sql.ts';
 import type { Variables } from './variables.ts';
+
+/** Above every version: versions are 32-bit integers. */
+const maxVersion = 2 ** 31 - 1;
 
 /** A stored version with the names of its variables. */
 export interface DescribedTemplate extends StoredTemplate {
@@ -45,6 +55,8 @@ export interface Templates {
   /** The number of a stored version, or of the latest for 0; undefined: it does not exist. */
   findVersion(name: string, version: number): Promise<number | undefined>;
   list(after: string, limit: number): Promise<DescribedTemplate[]>;
+  /** The versions of a name below `before`, latest first; throws if the name has none at all. */
+  versions(name: string, before: number | undefined, limit: number): Promise<DescribedTemplate[]>;
   remove(name: string): Promise<void>;
   preview(text: TemplateText | TemplateUse, variables: Variables): Promise<Uint8Array>;
 }
@@ -56,6 +68,15 @@ export function createTemplates(
 ): Templates {
   const cache = new TemplateCache(db);
   const describe = (stored: StoredTemplate): DescribedTemplate => ({ ...stored, variables: cache.variablesOf(stored) });
+  /** Each template is parsed for its variables: other calls take turns in between. */
+  const describeAll = async (stored: readonly StoredTemplate[]): Promise<DescribedTemplate[]> => {
+    const described: DescribedTemplate[] = [];
+    for (const each of stored) {
+      described.push(describe(each));
+      await setImmediate();
+    }
+    return described;
+  };
   const getStored = (name: string, version: number): Promise<StoredTemplate> =>
     orBusy(async () => {
       const found = await findTemplate(db, name, version);
@@ -79,13 +100,11 @@ export function createTemplates(
         (await orBusy(() => cache.find(name, version))) ?? (await orBusy(() => findTemplate(db, name, version)));
       return found?.version;
     },
-    async list(after, limit) {
-      const described: DescribedTemplate[] = [];
-      for (const each of await orBusy(() => listTemplates(db, after, limit))) {
-        described.push(describe(each));
-        await setImmediate();
-      }
-      return described;
+    list: async (after, limit) => await describeAll(await orBusy(() => listTemplates(db, after, limit))),
+    async versions(name, before = maxVersion, limit) {
+      const found = await orBusy(() => listVersions(db, name, before, limit));
+      if (found.length === 0) await getStored(name, 0);
+      return await describeAll(found);
     },
     remove: (name) =>
       orBusy(async () => {

@@ -98,6 +98,44 @@ describe('moderation rules', () => {
     assert.equal(said((await client?.send({ messages: [draft('free', '1', 'forbidden')] })) as Answer), 'ok');
   });
 
+  test('a text can be tested against the rules, which name every match and store nothing', async () => {
+    const test = async (text: string, more: object = {}) => {
+      const payload = Buffer.from(text).toString('base64');
+      const { body } = await call.post('/v1/moderation/rules:test', { channel_type: 2, payload, ...more });
+      const { payload: after, ...rules } = body;
+      return { ...rules, text: Buffer.from(after, 'base64').toString() };
+    };
+    assert.deepEqual(await test('none'), { refused_by: [], masked_by: [], flagged_by: [], text: 'none' });
+    const ids: number[] = [];
+    for (const rule of [
+      { action: 1, keywords: ['first'] },
+      { action: 1, patterns: ['fir.t'], tag_keys: ['vip'] },
+      { action: 2, keywords: ['code'], patterns: ['\\d+'] },
+      { action: 2, keywords: ['code'], channel_types: [6] },
+      { action: 3, keywords: ['odd'] },
+    ])
+      ids.push((await call.post('/v1/moderation/rules', rule)).body.rule_id);
+    const [word, tagged, masked, inInfo, odd] = ids;
+    assert.deepEqual(await test('FIRST odd code 12'), {
+      refused_by: [word],
+      masked_by: [masked],
+      flagged_by: [odd],
+      text: 'FIRST odd **** **',
+    });
+    assert.deepEqual((await test('first', { tag_key: 'vip' })).refused_by, [word, tagged]);
+    assert.deepEqual((await test('code', { channel_type: 6 })).masked_by, [masked, inInfo]);
+    assert.deepEqual(await test('{"code":"my code"}'), {
+      refused_by: [],
+      masked_by: [masked],
+      flagged_by: [],
+      text: '{"code":"my ****"}',
+    });
+    assert.deepEqual((await call.get('/v1/moderation/flagged')).body.flagged, []);
+    for (const id of ids) await fetch(`${service.url}/v1/moderation/rules/${id}`, { method: 'DELETE' });
+    const { status } = await call.post('/v1/moderation/rules:test', { channel_type: 0, payload: 'SGk=' });
+    assert.equal(status, 400);
+  });
+
   test('a changed moderation rule applies on another instance without a restart', async () => {
     const second = await startService({ databaseUrl: service.databaseUrl });
     const [client] = openClients(second.url);

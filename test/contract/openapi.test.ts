@@ -18,18 +18,21 @@ import { startService, type TestService } from '../support/service.ts';
 type Json = any;
 
 /** Members whose values differ between runs: only presence and type are compared. */
-const volatile = new Set(
-  ['message_id', 'message_idstr', 'timestamp', 'secret', 'previous_secret_until', 'duration_ms'].concat(
-    ['created', 'updated', 'edited', 'flagged', 'ended', 'next'].map((what) => `${what}_at`),
+const volatile = new Set([
+  ...['message_id', 'message_idstr', 'timestamp', 'secret', 'previous_secret_until', 'duration_ms'],
+  ...['since', 'host', 'pid', 'cpu_cores', 'memory_bytes'],
+  ...['created', 'updated', 'edited', 'flagged', 'ended', 'next', 'revoked', 'started', 'seen'].map(
+    (what) => `${what}_at`,
   ),
-);
-const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+]);
+/** Random ids: of batches and instances, and of keys. */
+const randomId = /^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[a-z0-9]{16})$/;
 /** Random ids: documented id → id of this run. */
 const runIds = new Map<string, string>();
 
 /** Records which random id of this run stands for each documented one. */
 function recordIds(documented: Json, actual: Json): void {
-  if (typeof documented === 'string' && uuid.test(documented)) runIds.set(documented, String(actual));
+  if (typeof documented === 'string' && randomId.test(documented)) runIds.set(documented, String(actual));
   if (typeof documented !== 'object' || documented === null) return;
   for (const [name, member] of Object.entries(documented)) recordIds(member, actual?.[name]);
 }
@@ -39,7 +42,7 @@ function maskVolatile(value: Json, key = ''): Json {
   if (Array.isArray(value)) return value.map((each) => maskVolatile(each));
   if (typeof value === 'object' && value !== null)
     return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, maskVolatile(member, name)]));
-  if (typeof value === 'string' && uuid.test(value)) return 'random id';
+  if (typeof value === 'string' && randomId.test(value)) return 'random id';
   // The error text of a failed webhook depends on the resolver.
   const isClock = key === 'version' && typeof value === 'number' && value > 1e12;
   const isWords = (key === 'version' || key === 'error') && typeof value === 'string';

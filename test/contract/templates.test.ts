@@ -114,6 +114,13 @@ describe('templates', () => {
     assert.equal((await call.get('/v1/templates/versions')).body.body, 'three');
     assert.equal((await call.get('/v1/templates/versions?version=1')).body.body, 'one');
     assert.equal((await call.get('/v1/templates/versions?version=9')).status, 404);
+    const { body: latest } = await call.get('/v1/templates/versions/versions?page_size=3');
+    const numbers = ({ versions }: { versions: { version: number }[] }) => versions.map((each) => each.version);
+    assert.deepEqual(numbers(latest), [4, 3, 2]);
+    const { body: rest } = await call.get(`/v1/templates/versions/versions?page_token=${latest.next_page_token}`);
+    assert.deepEqual([numbers(rest), rest.versions[0].body, rest.next_page_token], [[1], 'one', '']);
+    assert.equal((await call.get('/v1/templates/nowhere/versions')).status, 404);
+    assert.deepEqual((await call.get('/v1/templates/versions/versions?page_token=1')).body.versions, []);
     const [client] = clients;
     assert.ok(client);
     assert.equal(said(await client.send({ messages: [draft('pinned', '1', 'versions', {}, 1)] })), 'ok');

@@ -2373,7 +2373,7 @@ export const ChangeKindSchema: GenEnum<ChangeKind> = /*@__PURE__*/
  * | `SEQ_AHEAD` | OUT_OF_RANGE | 400 | the cursor is above the last sequence: it belongs to another database, or to this one before a restore; metadata `last_seq` |
  * | `TOO_MANY_CHANNELS` | FAILED_PRECONDITION | 400 | the user is in more channels than `all_of_uid` follows; metadata `limit` |
  * | `TEMPLATE_FAILED` | INVALID_ARGUMENT | 400 | the template cannot be rendered; metadata `missing` names missing variables |
- * | `CHANNEL_NOT_EXIST`, `RULE_NOT_FOUND`, `TEMPLATE_NOT_FOUND`, `BATCH_NOT_FOUND`, `WEBHOOK_NOT_FOUND` | NOT_FOUND | 404 | the object does not exist. For a channel only callers with the scope `admin` get this; others get `NOT_SUBSCRIBER` |
+ * | `CHANNEL_NOT_EXIST`, `RULE_NOT_FOUND`, `TEMPLATE_NOT_FOUND`, `BATCH_NOT_FOUND`, `WEBHOOK_NOT_FOUND`, `KEY_NOT_FOUND` | NOT_FOUND | 404 | the object does not exist. For a channel only callers with the scope `admin` get this; others get `NOT_SUBSCRIBER` |
  * | `MESSAGE_NOT_FOUND` | NOT_FOUND | 404 | the channel has no such message that the caller may recall or edit; it may have expired |
  * | `MESSAGE_RECALLED` | FAILED_PRECONDITION | 400 | a recalled message cannot be edited |
  * | `RECALL_WINDOW_OVER` | FAILED_PRECONDITION | 400 | the message is too old to be recalled or edited without the scope `admin`; metadata `window_seconds` |

@@ -14,7 +14,7 @@ import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/template_service.proto.
  */
 export const file_sendbatch_v1_template_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNzZW5kYmF0Y2gvdjEvdGVtcGxhdGVfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIqgBCghUZW1wbGF0ZRIMCgRuYW1lGAEgASgJEg8KB3ZlcnNpb24YAiABKA0SDAoEYm9keRgDIAEoCRIsCgZmb3JtYXQYBCABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXQSEQoJdmFyaWFibGVzGAUgAygJEi4KCmNyZWF0ZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIpwBChVDcmVhdGVUZW1wbGF0ZVJlcXVlc3QSLAoEbmFtZRgBIAEoCUIeukgbchkyF15bQS1aYS16MC05Ll8tXXsxLDEyOH0kEh0KBGJvZHkYAiABKAlCD7pIDHIKIAEogIAEugEBABI2CgZmb3JtYXQYAyABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXRCCLpIBYIBAhABIkIKFkNyZWF0ZVRlbXBsYXRlUmVzcG9uc2USKAoIdGVtcGxhdGUYASABKAsyFi5zZW5kYmF0Y2gudjEuVGVtcGxhdGUiYAoSR2V0VGVtcGxhdGVSZXF1ZXN0EiwKBG5hbWUYASABKAlCHrpIG3IZMhdeW0EtWmEtejAtOS5fLV17MSwxMjh9JBIcCgd2ZXJzaW9uGAIgASgNQgu6SAgqBhj/////ByI/ChNHZXRUZW1wbGF0ZVJlc3BvbnNlEigKCHRlbXBsYXRlGAEgASgLMhYuc2VuZGJhdGNoLnYxLlRlbXBsYXRlImcKFExpc3RUZW1wbGF0ZXNSZXF1ZXN0EhsKCXBhZ2Vfc2l6ZRgBIAEoDUIIukgFKgMY6AcSMgoKcGFnZV90b2tlbhgCIAEoCUIeukgbchkyF15bQS1aYS16MC05Ll8tXXswLDEyOH0kIlsKFUxpc3RUZW1wbGF0ZXNSZXNwb25zZRIpCgl0ZW1wbGF0ZXMYASADKAsyFi5zZW5kYmF0Y2gudjEuVGVtcGxhdGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIkUKFURlbGV0ZVRlbXBsYXRlUmVxdWVzdBIsCgRuYW1lGAEgASgJQh66SBtyGTIXXltBLVphLXowLTkuXy1dezEsMTI4fSQiGAoWRGVsZXRlVGVtcGxhdGVSZXNwb25zZSLlAQoWUHJldmlld1RlbXBsYXRlUmVxdWVzdBIsCgRuYW1lGAEgASgJQh66SBtyGTIXXltBLVphLXowLTkuXy1dezAsMTI4fSQSHAoHdmVyc2lvbhgCIAEoDUILukgIKgYY/////wcSGwoEYm9keRgDIAEoCUINukgKcggogIAEugEBABI2CgZmb3JtYXQYBCABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXRCCLpIBYIBAhABEioKCXZhcmlhYmxlcxgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QiKgoXUHJldmlld1RlbXBsYXRlUmVzcG9uc2USDwoHcGF5bG9hZBgBIAEoDCplCg5UZW1wbGF0ZUZvcm1hdBIfChtURU1QTEFURV9GT1JNQVRfVU5TUEVDSUZJRUQQABIYChRURU1QTEFURV9GT1JNQVRfVEVYVBABEhgKFFRFTVBMQVRFX0ZPUk1BVF9KU09OEAIyjQUKD1RlbXBsYXRlU2VydmljZRKCAQoOQ3JlYXRlVGVtcGxhdGUSIy5zZW5kYmF0Y2gudjEuQ3JlYXRlVGVtcGxhdGVSZXF1ZXN0GiQuc2VuZGJhdGNoLnYxLkNyZWF0ZVRlbXBsYXRlUmVzcG9uc2UiJZACAILT5JMCHDoBKmIIdGVtcGxhdGUiDS92MS90ZW1wbGF0ZXMSfQoLR2V0VGVtcGxhdGUSIC5zZW5kYmF0Y2gudjEuR2V0VGVtcGxhdGVSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkdldFRlbXBsYXRlUmVzcG9uc2UiKZACAYLT5JMCIGIIdGVtcGxhdGUSFC92MS90ZW1wbGF0ZXMve25hbWV9EnIKDUxpc3RUZW1wbGF0ZXMSIi5zZW5kYmF0Y2gudjEuTGlzdFRlbXBsYXRlc1JlcXVlc3QaIy5zZW5kYmF0Y2gudjEuTGlzdFRlbXBsYXRlc1Jlc3BvbnNlIhiQAgGC0+STAg8SDS92MS90ZW1wbGF0ZXMSfAoORGVsZXRlVGVtcGxhdGUSIy5zZW5kYmF0Y2gudjEuRGVsZXRlVGVtcGxhdGVSZXF1ZXN0GiQuc2VuZGJhdGNoLnYxLkRlbGV0ZVRlbXBsYXRlUmVzcG9uc2UiH5ACAoLT5JMCFioUL3YxL3RlbXBsYXRlcy97bmFtZX0SgwEKD1ByZXZpZXdUZW1wbGF0ZRIkLnNlbmRiYXRjaC52MS5QcmV2aWV3VGVtcGxhdGVSZXF1ZXN0GiUuc2VuZGJhdGNoLnYxLlByZXZpZXdUZW1wbGF0ZVJlc3BvbnNlIiOQAgGC0+STAho6ASoiFS92MS90ZW1wbGF0ZXM6cHJldmlld0JqChBkZXYuc2VuZGJhdGNoLnYxUAFaJnNlbmRiYXRjaC9nZW4vc2VuZGJhdGNoL3YxO3NlbmRiYXRjaHYxqgIMU2VuZGJhdGNoLlYxygIMU2VuZGJhdGNoXFYx6gINU2VuZGJhdGNoOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("CiNzZW5kYmF0Y2gvdjEvdGVtcGxhdGVfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIqgBCghUZW1wbGF0ZRIMCgRuYW1lGAEgASgJEg8KB3ZlcnNpb24YAiABKA0SDAoEYm9keRgDIAEoCRIsCgZmb3JtYXQYBCABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXQSEQoJdmFyaWFibGVzGAUgAygJEi4KCmNyZWF0ZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIpwBChVDcmVhdGVUZW1wbGF0ZVJlcXVlc3QSLAoEbmFtZRgBIAEoCUIeukgbchkyF15bQS1aYS16MC05Ll8tXXsxLDEyOH0kEh0KBGJvZHkYAiABKAlCD7pIDHIKIAEogIAEugEBABI2CgZmb3JtYXQYAyABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXRCCLpIBYIBAhABIkIKFkNyZWF0ZVRlbXBsYXRlUmVzcG9uc2USKAoIdGVtcGxhdGUYASABKAsyFi5zZW5kYmF0Y2gudjEuVGVtcGxhdGUiYAoSR2V0VGVtcGxhdGVSZXF1ZXN0EiwKBG5hbWUYASABKAlCHrpIG3IZMhdeW0EtWmEtejAtOS5fLV17MSwxMjh9JBIcCgd2ZXJzaW9uGAIgASgNQgu6SAgqBhj/////ByI/ChNHZXRUZW1wbGF0ZVJlc3BvbnNlEigKCHRlbXBsYXRlGAEgASgLMhYuc2VuZGJhdGNoLnYxLlRlbXBsYXRlImcKFExpc3RUZW1wbGF0ZXNSZXF1ZXN0EhsKCXBhZ2Vfc2l6ZRgBIAEoDUIIukgFKgMY6AcSMgoKcGFnZV90b2tlbhgCIAEoCUIeukgbchkyF15bQS1aYS16MC05Ll8tXXswLDEyOH0kIlsKFUxpc3RUZW1wbGF0ZXNSZXNwb25zZRIpCgl0ZW1wbGF0ZXMYASADKAsyFi5zZW5kYmF0Y2gudjEuVGVtcGxhdGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIpIBChtMaXN0VGVtcGxhdGVWZXJzaW9uc1JlcXVlc3QSLAoEbmFtZRgBIAEoCUIeukgbchkyF15bQS1aYS16MC05Ll8tXXsxLDEyOH0kEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSKAoKcGFnZV90b2tlbhgDIAEoCUIUukgRcg8yDV5bMC05XXswLDEwfSQiYQocTGlzdFRlbXBsYXRlVmVyc2lvbnNSZXNwb25zZRIoCgh2ZXJzaW9ucxgBIAMoCzIWLnNlbmRiYXRjaC52MS5UZW1wbGF0ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiRQoVRGVsZXRlVGVtcGxhdGVSZXF1ZXN0EiwKBG5hbWUYASABKAlCHrpIG3IZMhdeW0EtWmEtejAtOS5fLV17MSwxMjh9JCIYChZEZWxldGVUZW1wbGF0ZVJlc3BvbnNlIuUBChZQcmV2aWV3VGVtcGxhdGVSZXF1ZXN0EiwKBG5hbWUYASABKAlCHrpIG3IZMhdeW0EtWmEtejAtOS5fLV17MCwxMjh9JBIcCgd2ZXJzaW9uGAIgASgNQgu6SAgqBhj/////BxIbCgRib2R5GAMgASgJQg26SApyCCiAgAS6AQEAEjYKBmZvcm1hdBgEIAEoDjIcLnNlbmRiYXRjaC52MS5UZW1wbGF0ZUZvcm1hdEIIukgFggECEAESKgoJdmFyaWFibGVzGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdCIqChdQcmV2aWV3VGVtcGxhdGVSZXNwb25zZRIPCgdwYXlsb2FkGAEgASgMKmUKDlRlbXBsYXRlRm9ybWF0Eh8KG1RFTVBMQVRFX0ZPUk1BVF9VTlNQRUNJRklFRBAAEhgKFFRFTVBMQVRFX0ZPUk1BVF9URVhUEAESGAoUVEVNUExBVEVfRk9STUFUX0pTT04QAjKnBgoPVGVtcGxhdGVTZXJ2aWNlEoIBCg5DcmVhdGVUZW1wbGF0ZRIjLnNlbmRiYXRjaC52MS5DcmVhdGVUZW1wbGF0ZVJlcXVlc3QaJC5zZW5kYmF0Y2gudjEuQ3JlYXRlVGVtcGxhdGVSZXNwb25zZSIlkAIAgtPkkwIcOgEqYgh0ZW1wbGF0ZSINL3YxL3RlbXBsYXRlcxJ9CgtHZXRUZW1wbGF0ZRIgLnNlbmRiYXRjaC52MS5HZXRUZW1wbGF0ZVJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuR2V0VGVtcGxhdGVSZXNwb25zZSIpkAIBgtPkkwIgYgh0ZW1wbGF0ZRIUL3YxL3RlbXBsYXRlcy97bmFtZX0ScgoNTGlzdFRlbXBsYXRlcxIiLnNlbmRiYXRjaC52MS5MaXN0VGVtcGxhdGVzUmVxdWVzdBojLnNlbmRiYXRjaC52MS5MaXN0VGVtcGxhdGVzUmVzcG9uc2UiGJACAYLT5JMCDxINL3YxL3RlbXBsYXRlcxKXAQoUTGlzdFRlbXBsYXRlVmVyc2lvbnMSKS5zZW5kYmF0Y2gudjEuTGlzdFRlbXBsYXRlVmVyc2lvbnNSZXF1ZXN0Giouc2VuZGJhdGNoLnYxLkxpc3RUZW1wbGF0ZVZlcnNpb25zUmVzcG9uc2UiKJACAYLT5JMCHxIdL3YxL3RlbXBsYXRlcy97bmFtZX0vdmVyc2lvbnMSfAoORGVsZXRlVGVtcGxhdGUSIy5zZW5kYmF0Y2gudjEuRGVsZXRlVGVtcGxhdGVSZXF1ZXN0GiQuc2VuZGJhdGNoLnYxLkRlbGV0ZVRlbXBsYXRlUmVzcG9uc2UiH5ACAoLT5JMCFioUL3YxL3RlbXBsYXRlcy97bmFtZX0SgwEKD1ByZXZpZXdUZW1wbGF0ZRIkLnNlbmRiYXRjaC52MS5QcmV2aWV3VGVtcGxhdGVSZXF1ZXN0GiUuc2VuZGJhdGNoLnYxLlByZXZpZXdUZW1wbGF0ZVJlc3BvbnNlIiOQAgGC0+STAho6ASoiFS92MS90ZW1wbGF0ZXM6cHJldmlld0JqChBkZXYuc2VuZGJhdGNoLnYxUAFaJnNlbmRiYXRjaC9nZW4vc2VuZGJhdGNoL3YxO3NlbmRiYXRjaHYxqgIMU2VuZGJhdGNoLlYxygIMU2VuZGJhdGNoXFYx6gINU2VuZGJhdGNoOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * A stored template.
@@ -234,6 +234,69 @@ export const ListTemplatesResponseSchema: GenMessage<ListTemplatesResponse> = /*
   messageDesc(file_sendbatch_v1_template_service, 6);
 
 /**
+ * The page to list.
+ *
+ * @generated from message sendbatch.v1.ListTemplateVersionsRequest
+ */
+export type ListTemplateVersionsRequest = Message<"sendbatch.v1.ListTemplateVersionsRequest"> & {
+  /**
+   * The template's name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Versions per page, at most 1,000; 0 = 100.
+   *
+   * @generated from field: uint32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The `next_page_token` of the previous page; empty = start with the latest.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.ListTemplateVersionsRequest.
+ * Use `create(ListTemplateVersionsRequestSchema)` to create a new message.
+ */
+export const ListTemplateVersionsRequestSchema: GenMessage<ListTemplateVersionsRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_template_service, 7);
+
+/**
+ * A page of versions.
+ *
+ * @generated from message sendbatch.v1.ListTemplateVersionsResponse
+ */
+export type ListTemplateVersionsResponse = Message<"sendbatch.v1.ListTemplateVersionsResponse"> & {
+  /**
+   * The versions, latest first.
+   *
+   * @generated from field: repeated sendbatch.v1.Template versions = 1;
+   */
+  versions: Template[];
+
+  /**
+   * The token of the next page; empty on the last one.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.ListTemplateVersionsResponse.
+ * Use `create(ListTemplateVersionsResponseSchema)` to create a new message.
+ */
+export const ListTemplateVersionsResponseSchema: GenMessage<ListTemplateVersionsResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_template_service, 8);
+
+/**
  * The template to delete.
  *
  * @generated from message sendbatch.v1.DeleteTemplateRequest
@@ -252,7 +315,7 @@ export type DeleteTemplateRequest = Message<"sendbatch.v1.DeleteTemplateRequest"
  * Use `create(DeleteTemplateRequestSchema)` to create a new message.
  */
 export const DeleteTemplateRequestSchema: GenMessage<DeleteTemplateRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_template_service, 7);
+  messageDesc(file_sendbatch_v1_template_service, 9);
 
 /**
  * Empty. JSON: `{"status": 200}`.
@@ -267,7 +330,7 @@ export type DeleteTemplateResponse = Message<"sendbatch.v1.DeleteTemplateRespons
  * Use `create(DeleteTemplateResponseSchema)` to create a new message.
  */
 export const DeleteTemplateResponseSchema: GenMessage<DeleteTemplateResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_template_service, 8);
+  messageDesc(file_sendbatch_v1_template_service, 10);
 
 /**
  * The template to render: `name` or `body`, exactly one of them.
@@ -316,7 +379,7 @@ export type PreviewTemplateRequest = Message<"sendbatch.v1.PreviewTemplateReques
  * Use `create(PreviewTemplateRequestSchema)` to create a new message.
  */
 export const PreviewTemplateRequestSchema: GenMessage<PreviewTemplateRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_template_service, 9);
+  messageDesc(file_sendbatch_v1_template_service, 11);
 
 /**
  * The rendered payload.
@@ -337,7 +400,7 @@ export type PreviewTemplateResponse = Message<"sendbatch.v1.PreviewTemplateRespo
  * Use `create(PreviewTemplateResponseSchema)` to create a new message.
  */
 export const PreviewTemplateResponseSchema: GenMessage<PreviewTemplateResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_template_service, 10);
+  messageDesc(file_sendbatch_v1_template_service, 12);
 
 /**
  * The output of a template.
@@ -428,6 +491,17 @@ export const TemplateService: GenService<{
     methodKind: "unary";
     input: typeof ListTemplatesRequestSchema;
     output: typeof ListTemplatesResponseSchema;
+  },
+  /**
+   * Lists the versions of a template, latest first. NOT_FOUND (`TEMPLATE_NOT_FOUND`) when it has
+   * none.
+   *
+   * @generated from rpc sendbatch.v1.TemplateService.ListTemplateVersions
+   */
+  listTemplateVersions: {
+    methodKind: "unary";
+    input: typeof ListTemplateVersionsRequestSchema;
+    output: typeof ListTemplateVersionsResponseSchema;
   },
   /**
    * Deletes all versions of a template. NOT_FOUND (`TEMPLATE_NOT_FOUND`).

@@ -1,7 +1,9 @@
 import type { Example } from '../example.ts';
+import { admin } from './admin.ts';
 import { batches } from './batches.ts';
 import { changes } from './changes.ts';
 import { channels } from './channels.ts';
+import { keys } from './keys.ts';
 import { moderation } from './moderation.ts';
 import { reading } from './reading.ts';
 import { sending } from './sending.ts';
@@ -21,4 +23,6 @@ export const examples: readonly Example[] = [
   ...moderation,
   ...batches,
   ...webhooks,
+  ...keys,
+  ...admin,
 ];

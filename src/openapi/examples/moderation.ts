@@ -76,6 +76,13 @@ export const moderation: readonly Example[] = [
     },
   },
   {
+    route: 'POST /v1/moderation/rules:test',
+    summary: 'What the rules do with a text',
+    body: { channel_type: 2, payload: 'bG90dGVyeSE=' },
+    status: 200,
+    answer: { refused_by: [], masked_by: [], flagged_by: [1], payload: 'bG90dGVyeSE=' },
+  },
+  {
     route: 'POST /message/send',
     summary: 'A message that the rule flags',
     body: {

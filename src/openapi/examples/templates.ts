@@ -31,6 +31,25 @@ export const templates: readonly Example[] = [
     },
   },
   {
+    route: 'GET /v1/templates/{name}/versions',
+    summary: 'All versions',
+    path: { name: 'welcome' },
+    status: 200,
+    answer: {
+      versions: [
+        {
+          name: 'welcome',
+          version: 1,
+          body: '{"text":"Hi {{ user }}, it is {{ day }}"}',
+          format: 2,
+          variables: ['day', 'user'],
+          created_at: '2026-11-25T01:11:29.530Z',
+        },
+      ],
+      next_page_token: '',
+    },
+  },
+  {
     route: 'GET /v1/templates/{name}',
     summary: 'A missing template',
     path: { name: 'missing' },

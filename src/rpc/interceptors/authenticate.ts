@@ -3,8 +3,10 @@ import type { Interceptor } from '@connectrpc/connect';
 import { Health } from '../../../gen/grpc/health/v1/health_pb.ts';
 import { ServerReflection } from '../../../gen/grpc/reflection/v1/reflection_pb.ts';
 import { ServerReflection as ServerReflectionAlpha } from '../../../gen/grpc/reflection/v1alpha/reflection_pb.ts';
+import { AdminService } from '../../../gen/sendbatch/v1/admin_service_pb.ts';
 import { BatchService } from '../../../gen/sendbatch/v1/batch_service_pb.ts';
 import { ChannelService } from '../../../gen/sendbatch/v1/channel_service_pb.ts';
+import { KeyService } from '../../../gen/sendbatch/v1/key_service_pb.ts';
 import { MessageService } from '../../../gen/sendbatch/v1/message_service_pb.ts';
 import { ModerationService } from '../../../gen/sendbatch/v1/moderation_service_pb.ts';
 import { TemplateService } from '../../../gen/sendbatch/v1/template_service_pb.ts';
@@ -59,6 +61,8 @@ export const guardedServices: readonly DescService[] = [
   TemplateService,
   BatchService,
   WebhookService,
+  KeyService,
+  AdminService,
 ];
 
 /** Throws SCOPE_MISSING (403) unless the caller has the scope; `what` is named in the error. */

@@ -13,6 +13,7 @@ import { pageOf } from '../../messages/page.ts';
 import type { Moderation } from '../../moderation/moderation.ts';
 import type { Rule } from '../../moderation/rules.ts';
 import { parsePageToken } from '../page-token.ts';
+import { callerOf, cancellationOf } from '../request-context.ts';
 
 /** What ModerationService needs. */
 export interface ModerationServiceParts {
@@ -47,6 +48,19 @@ export function createModerationService({ moderation }: ModerationServiceParts):
         ...(last === undefined ? {} : { nextPageToken: String(last.ruleId) }),
       };
     },
+
+    testRules: ({ channelType, tagKey, payload }, context) =>
+      moderation
+        .test(
+          { channelType, tagKey, payload },
+          { caller: callerOf(context).id, signal: cancellationOf(context.values, context) },
+        )
+        .then(({ refusedBy, maskedBy, flaggedBy, payload: stored }) => ({
+          refusedBy: refusedBy.map(BigInt),
+          maskedBy: maskedBy.map(BigInt),
+          flaggedBy: flaggedBy.map(BigInt),
+          payload: stored,
+        })),
 
     async listFlagged({ pageSize, pageToken }) {
       const limit = pageSize || limits.pageMessagesDefault;

@@ -10,6 +10,7 @@ import { limits } from '../../limits.ts';
 import { pageOf } from '../../messages/page.ts';
 import { invalidField } from '../../messages/service-error.ts';
 import type { DescribedTemplate, Templates } from '../../templates/templates.ts';
+import { parsePageToken } from '../page-token.ts';
 
 /** What TemplateService needs. */
 export interface TemplateServiceParts {
@@ -29,6 +30,12 @@ export function createTemplateService({ templates }: TemplateServiceParts): Serv
       const limit = pageSize || limits.pageMessagesDefault;
       const { page, last } = pageOf(await templates.list(pageToken, limit + 1), limit);
       return { templates: page.map(toMessage), nextPageToken: last?.name ?? '' };
+    },
+    async listTemplateVersions({ name, pageSize, pageToken }) {
+      const limit = pageSize || limits.pageMessagesDefault;
+      const [before] = parsePageToken(pageToken);
+      const { page, last } = pageOf(await templates.versions(name, before, limit + 1), limit);
+      return { versions: page.map(toMessage), nextPageToken: last === undefined ? '' : String(last.version) };
     },
     async deleteTemplate({ name }) {
       await templates.remove(name);

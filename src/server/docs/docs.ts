@@ -15,6 +15,8 @@ import { type Page, pagePolicy, pages } from './page.ts';
 
 export interface DocsParts {
   readonly version: string;
+  /** Whether `/` names the console. */
+  readonly hasConsole: boolean;
   /** Whether calls need a credential. */
   readonly needsCredential: boolean;
   readonly bindings: readonly Binding[];
@@ -43,6 +45,7 @@ export function createDocs(parts: DocsParts): (request: Request, response: Respo
       jsonPage({
         name: 'sendbatch',
         version: parts.version,
+        ...(parts.hasConsole ? { console: '/console/' } : {}),
         docs: '/docs',
         openapi: '/openapi.json',
         ready: '/readyz',

@@ -14,7 +14,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/moderation_service.proto.
  */
 export const file_sendbatch_v1_moderation_service: GenFile = /*@__PURE__*/
-  fileDesc("CiVzZW5kYmF0Y2gvdjEvbW9kZXJhdGlvbl9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEitwEKBFJ1bGUSDwoHcnVsZV9pZBgBIAEoBBIoCgZhY3Rpb24YAiABKA4yGC5zZW5kYmF0Y2gudjEuUnVsZUFjdGlvbhIQCghrZXl3b3JkcxgDIAMoCRIQCghwYXR0ZXJucxgEIAMoCRIwCg1jaGFubmVsX3R5cGVzGAUgAygOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCHRhZ19rZXlzGAYgAygJEgwKBG5vdGUYByABKAki3AEKB0ZsYWdnZWQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBISCgpjaGFubmVsX2lkGAMgASgJEi8KDGNoYW5uZWxfdHlwZRgEIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIQCghmcm9tX3VpZBgFIAEoCRIPCgdwYXlsb2FkGAYgASgMEhAKCHJ1bGVfaWRzGAcgAygEEi4KCmZsYWdnZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjUKEUNyZWF0ZVJ1bGVSZXF1ZXN0EiAKBHJ1bGUYASABKAsyEi5zZW5kYmF0Y2gudjEuUnVsZSI2ChJDcmVhdGVSdWxlUmVzcG9uc2USIAoEcnVsZRgBIAEoCzISLnNlbmRiYXRjaC52MS5SdWxlIkYKEVVwZGF0ZVJ1bGVSZXF1ZXN0Eg8KB3J1bGVfaWQYASABKAQSIAoEcnVsZRgCIAEoCzISLnNlbmRiYXRjaC52MS5SdWxlIjYKElVwZGF0ZVJ1bGVSZXNwb25zZRIgCgRydWxlGAEgASgLMhIuc2VuZGJhdGNoLnYxLlJ1bGUiJAoRRGVsZXRlUnVsZVJlcXVlc3QSDwoHcnVsZV9pZBgBIAEoBCIUChJEZWxldGVSdWxlUmVzcG9uc2UiOQoQTGlzdFJ1bGVzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKA0SEgoKcGFnZV90b2tlbhgCIAEoCSJoChFMaXN0UnVsZXNSZXNwb25zZRIhCgVydWxlcxgBIAMoCzISLnNlbmRiYXRjaC52MS5SdWxlEhwKD25leHRfcGFnZV90b2tlbhgCIAEoCUgAiAEBQhIKEF9uZXh0X3BhZ2VfdG9rZW4iOwoSTGlzdEZsYWdnZWRSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoDRISCgpwYWdlX3Rva2VuGAIgASgJIlYKE0xpc3RGbGFnZ2VkUmVzcG9uc2USJgoHZmxhZ2dlZBgBIAMoCzIVLnNlbmRiYXRjaC52MS5GbGFnZ2VkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIrChRSZXZpZXdGbGFnZ2VkUmVxdWVzdBITCgttZXNzYWdlX2lkcxgBIAMoBCIXChVSZXZpZXdGbGFnZ2VkUmVzcG9uc2UqbQoKUnVsZUFjdGlvbhIbChdSVUxFX0FDVElPTl9VTlNQRUNJRklFRBAAEhYKElJVTEVfQUNUSU9OX1JFRlVTRRABEhQKEFJVTEVfQUNUSU9OX01BU0sQAhIUChBSVUxFX0FDVElPTl9GTEFHEAMyoAQKEU1vZGVyYXRpb25TZXJ2aWNlElQKCkNyZWF0ZVJ1bGUSHy5zZW5kYmF0Y2gudjEuQ3JlYXRlUnVsZVJlcXVlc3QaIC5zZW5kYmF0Y2gudjEuQ3JlYXRlUnVsZVJlc3BvbnNlIgOQAgASVAoKVXBkYXRlUnVsZRIfLnNlbmRiYXRjaC52MS5VcGRhdGVSdWxlUmVxdWVzdBogLnNlbmRiYXRjaC52MS5VcGRhdGVSdWxlUmVzcG9uc2UiA5ACAhJUCgpEZWxldGVSdWxlEh8uc2VuZGJhdGNoLnYxLkRlbGV0ZVJ1bGVSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLkRlbGV0ZVJ1bGVSZXNwb25zZSIDkAICElEKCUxpc3RSdWxlcxIeLnNlbmRiYXRjaC52MS5MaXN0UnVsZXNSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLkxpc3RSdWxlc1Jlc3BvbnNlIgOQAgESVwoLTGlzdEZsYWdnZWQSIC5zZW5kYmF0Y2gudjEuTGlzdEZsYWdnZWRSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkxpc3RGbGFnZ2VkUmVzcG9uc2UiA5ACARJdCg1SZXZpZXdGbGFnZ2VkEiIuc2VuZGJhdGNoLnYxLlJldmlld0ZsYWdnZWRSZXF1ZXN0GiMuc2VuZGJhdGNoLnYxLlJldmlld0ZsYWdnZWRSZXNwb25zZSIDkAICQmoKEGRldi5zZW5kYmF0Y2gudjFQAVomc2VuZGJhdGNoL2dlbi9zZW5kYmF0Y2gvdjE7c2VuZGJhdGNodjGqAgxTZW5kYmF0Y2guVjHKAgxTZW5kYmF0Y2hcVjHqAg1TZW5kYmF0Y2g6OlYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_sendbatch_v1_message]);
+  fileDesc("CiVzZW5kYmF0Y2gvdjEvbW9kZXJhdGlvbl9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEitwEKBFJ1bGUSDwoHcnVsZV9pZBgBIAEoBBIoCgZhY3Rpb24YAiABKA4yGC5zZW5kYmF0Y2gudjEuUnVsZUFjdGlvbhIQCghrZXl3b3JkcxgDIAMoCRIQCghwYXR0ZXJucxgEIAMoCRIwCg1jaGFubmVsX3R5cGVzGAUgAygOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCHRhZ19rZXlzGAYgAygJEgwKBG5vdGUYByABKAki3AEKB0ZsYWdnZWQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBISCgpjaGFubmVsX2lkGAMgASgJEi8KDGNoYW5uZWxfdHlwZRgEIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIQCghmcm9tX3VpZBgFIAEoCRIPCgdwYXlsb2FkGAYgASgMEhAKCHJ1bGVfaWRzGAcgAygEEi4KCmZsYWdnZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjUKEUNyZWF0ZVJ1bGVSZXF1ZXN0EiAKBHJ1bGUYASABKAsyEi5zZW5kYmF0Y2gudjEuUnVsZSI2ChJDcmVhdGVSdWxlUmVzcG9uc2USIAoEcnVsZRgBIAEoCzISLnNlbmRiYXRjaC52MS5SdWxlIkYKEVVwZGF0ZVJ1bGVSZXF1ZXN0Eg8KB3J1bGVfaWQYASABKAQSIAoEcnVsZRgCIAEoCzISLnNlbmRiYXRjaC52MS5SdWxlIjYKElVwZGF0ZVJ1bGVSZXNwb25zZRIgCgRydWxlGAEgASgLMhIuc2VuZGJhdGNoLnYxLlJ1bGUiJAoRRGVsZXRlUnVsZVJlcXVlc3QSDwoHcnVsZV9pZBgBIAEoBCIUChJEZWxldGVSdWxlUmVzcG9uc2UiOQoQTGlzdFJ1bGVzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKA0SEgoKcGFnZV90b2tlbhgCIAEoCSJoChFMaXN0UnVsZXNSZXNwb25zZRIhCgVydWxlcxgBIAMoCzISLnNlbmRiYXRjaC52MS5SdWxlEhwKD25leHRfcGFnZV90b2tlbhgCIAEoCUgAiAEBQhIKEF9uZXh0X3BhZ2VfdG9rZW4iZQoQVGVzdFJ1bGVzUmVxdWVzdBIvCgxjaGFubmVsX3R5cGUYASABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSDwoHcGF5bG9hZBgCIAEoDBIPCgd0YWdfa2V5GAMgASgJIl8KEVRlc3RSdWxlc1Jlc3BvbnNlEhIKCnJlZnVzZWRfYnkYASADKAQSEQoJbWFza2VkX2J5GAIgAygEEhIKCmZsYWdnZWRfYnkYAyADKAQSDwoHcGF5bG9hZBgEIAEoDCI7ChJMaXN0RmxhZ2dlZFJlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgNEhIKCnBhZ2VfdG9rZW4YAiABKAkiVgoTTGlzdEZsYWdnZWRSZXNwb25zZRImCgdmbGFnZ2VkGAEgAygLMhUuc2VuZGJhdGNoLnYxLkZsYWdnZWQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIisKFFJldmlld0ZsYWdnZWRSZXF1ZXN0EhMKC21lc3NhZ2VfaWRzGAEgAygEIhcKFVJldmlld0ZsYWdnZWRSZXNwb25zZSptCgpSdWxlQWN0aW9uEhsKF1JVTEVfQUNUSU9OX1VOU1BFQ0lGSUVEEAASFgoSUlVMRV9BQ1RJT05fUkVGVVNFEAESFAoQUlVMRV9BQ1RJT05fTUFTSxACEhQKEFJVTEVfQUNUSU9OX0ZMQUcQAzLzBAoRTW9kZXJhdGlvblNlcnZpY2USVAoKQ3JlYXRlUnVsZRIfLnNlbmRiYXRjaC52MS5DcmVhdGVSdWxlUmVxdWVzdBogLnNlbmRiYXRjaC52MS5DcmVhdGVSdWxlUmVzcG9uc2UiA5ACABJUCgpVcGRhdGVSdWxlEh8uc2VuZGJhdGNoLnYxLlVwZGF0ZVJ1bGVSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLlVwZGF0ZVJ1bGVSZXNwb25zZSIDkAICElQKCkRlbGV0ZVJ1bGUSHy5zZW5kYmF0Y2gudjEuRGVsZXRlUnVsZVJlcXVlc3QaIC5zZW5kYmF0Y2gudjEuRGVsZXRlUnVsZVJlc3BvbnNlIgOQAgISUQoJTGlzdFJ1bGVzEh4uc2VuZGJhdGNoLnYxLkxpc3RSdWxlc1JlcXVlc3QaHy5zZW5kYmF0Y2gudjEuTGlzdFJ1bGVzUmVzcG9uc2UiA5ACARJRCglUZXN0UnVsZXMSHi5zZW5kYmF0Y2gudjEuVGVzdFJ1bGVzUmVxdWVzdBofLnNlbmRiYXRjaC52MS5UZXN0UnVsZXNSZXNwb25zZSIDkAIBElcKC0xpc3RGbGFnZ2VkEiAuc2VuZGJhdGNoLnYxLkxpc3RGbGFnZ2VkUmVxdWVzdBohLnNlbmRiYXRjaC52MS5MaXN0RmxhZ2dlZFJlc3BvbnNlIgOQAgESXQoNUmV2aWV3RmxhZ2dlZBIiLnNlbmRiYXRjaC52MS5SZXZpZXdGbGFnZ2VkUmVxdWVzdBojLnNlbmRiYXRjaC52MS5SZXZpZXdGbGFnZ2VkUmVzcG9uc2UiA5ACAkJqChBkZXYuc2VuZGJhdGNoLnYxUAFaJnNlbmRiYXRjaC9nZW4vc2VuZGJhdGNoL3YxO3NlbmRiYXRjaHYxqgIMU2VuZGJhdGNoLlYxygIMU2VuZGJhdGNoXFYx6gINU2VuZGJhdGNoOjpWMWIGcHJvdG8z", [file_google_protobuf_timestamp, file_sendbatch_v1_message]);
 
 /**
  * A rule about content: keywords, patterns, or both; at most 3 MiB in all.
@@ -339,6 +339,83 @@ export const ListRulesResponseSchema: GenMessage<ListRulesResponse> = /*@__PURE_
   messageDesc(file_sendbatch_v1_moderation_service, 9);
 
 /**
+ * The payload to examine.
+ *
+ * @generated from message sendbatch.v1.TestRulesRequest
+ */
+export type TestRulesRequest = Message<"sendbatch.v1.TestRulesRequest"> & {
+  /**
+   * The type of the channel that the message would go to.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 1;
+   */
+  channelType: ChannelType;
+
+  /**
+   * The payload, 1 to 65,536 bytes.
+   *
+   * @generated from field: bytes payload = 2;
+   */
+  payload: Uint8Array;
+
+  /**
+   * The `tag_key` that the message would have.
+   *
+   * @generated from field: string tag_key = 3;
+   */
+  tagKey: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.TestRulesRequest.
+ * Use `create(TestRulesRequestSchema)` to create a new message.
+ */
+export const TestRulesRequestSchema: GenMessage<TestRulesRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_moderation_service, 10);
+
+/**
+ * What the rules would do.
+ *
+ * @generated from message sendbatch.v1.TestRulesResponse
+ */
+export type TestRulesResponse = Message<"sendbatch.v1.TestRulesResponse"> & {
+  /**
+   * The rules that refuse it; a send names the first one.
+   *
+   * @generated from field: repeated uint64 refused_by = 1;
+   */
+  refusedBy: bigint[];
+
+  /**
+   * The rules that mask a part of it.
+   *
+   * @generated from field: repeated uint64 masked_by = 2;
+   */
+  maskedBy: bigint[];
+
+  /**
+   * The rules that flag it.
+   *
+   * @generated from field: repeated uint64 flagged_by = 3;
+   */
+  flaggedBy: bigint[];
+
+  /**
+   * The payload after masking.
+   *
+   * @generated from field: bytes payload = 4;
+   */
+  payload: Uint8Array;
+};
+
+/**
+ * Describes the message sendbatch.v1.TestRulesResponse.
+ * Use `create(TestRulesResponseSchema)` to create a new message.
+ */
+export const TestRulesResponseSchema: GenMessage<TestRulesResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_moderation_service, 11);
+
+/**
  * The page to list.
  *
  * @generated from message sendbatch.v1.ListFlaggedRequest
@@ -364,7 +441,7 @@ export type ListFlaggedRequest = Message<"sendbatch.v1.ListFlaggedRequest"> & {
  * Use `create(ListFlaggedRequestSchema)` to create a new message.
  */
 export const ListFlaggedRequestSchema: GenMessage<ListFlaggedRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_moderation_service, 10);
+  messageDesc(file_sendbatch_v1_moderation_service, 12);
 
 /**
  * A page of flagged messages.
@@ -392,7 +469,7 @@ export type ListFlaggedResponse = Message<"sendbatch.v1.ListFlaggedResponse"> & 
  * Use `create(ListFlaggedResponseSchema)` to create a new message.
  */
 export const ListFlaggedResponseSchema: GenMessage<ListFlaggedResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_moderation_service, 11);
+  messageDesc(file_sendbatch_v1_moderation_service, 13);
 
 /**
  * The messages that were reviewed.
@@ -413,7 +490,7 @@ export type ReviewFlaggedRequest = Message<"sendbatch.v1.ReviewFlaggedRequest"> 
  * Use `create(ReviewFlaggedRequestSchema)` to create a new message.
  */
 export const ReviewFlaggedRequestSchema: GenMessage<ReviewFlaggedRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_moderation_service, 12);
+  messageDesc(file_sendbatch_v1_moderation_service, 14);
 
 /**
  * Empty. JSON: `{"status": 200}`.
@@ -428,7 +505,7 @@ export type ReviewFlaggedResponse = Message<"sendbatch.v1.ReviewFlaggedResponse"
  * Use `create(ReviewFlaggedResponseSchema)` to create a new message.
  */
 export const ReviewFlaggedResponseSchema: GenMessage<ReviewFlaggedResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_moderation_service, 13);
+  messageDesc(file_sendbatch_v1_moderation_service, 15);
 
 /**
  * What a rule does with a matching message.
@@ -540,6 +617,19 @@ export const ModerationService: GenService<{
     methodKind: "unary";
     input: typeof ListRulesRequestSchema;
     output: typeof ListRulesResponseSchema;
+  },
+  /**
+   * Applies the rules to a payload as a send would, and stores nothing.
+   *
+   * The moderation hook is not called. The rules have the same time as for a send: 500 ms of CPU
+   * time; a payload that takes longer is refused (`CONTENT_REFUSED`, metadata `limit_ms`).
+   *
+   * @generated from rpc sendbatch.v1.ModerationService.TestRules
+   */
+  testRules: {
+    methodKind: "unary";
+    input: typeof TestRulesRequestSchema;
+    output: typeof TestRulesResponseSchema;
   },
   /**
    * Lists the flagged messages that have not been reviewed, oldest first.

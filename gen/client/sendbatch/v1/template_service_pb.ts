@@ -12,7 +12,7 @@ import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/template_service.proto.
  */
 export const file_sendbatch_v1_template_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNzZW5kYmF0Y2gvdjEvdGVtcGxhdGVfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIqgBCghUZW1wbGF0ZRIMCgRuYW1lGAEgASgJEg8KB3ZlcnNpb24YAiABKA0SDAoEYm9keRgDIAEoCRIsCgZmb3JtYXQYBCABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXQSEQoJdmFyaWFibGVzGAUgAygJEi4KCmNyZWF0ZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImEKFUNyZWF0ZVRlbXBsYXRlUmVxdWVzdBIMCgRuYW1lGAEgASgJEgwKBGJvZHkYAiABKAkSLAoGZm9ybWF0GAMgASgOMhwuc2VuZGJhdGNoLnYxLlRlbXBsYXRlRm9ybWF0IkIKFkNyZWF0ZVRlbXBsYXRlUmVzcG9uc2USKAoIdGVtcGxhdGUYASABKAsyFi5zZW5kYmF0Y2gudjEuVGVtcGxhdGUiMwoSR2V0VGVtcGxhdGVSZXF1ZXN0EgwKBG5hbWUYASABKAkSDwoHdmVyc2lvbhgCIAEoDSI/ChNHZXRUZW1wbGF0ZVJlc3BvbnNlEigKCHRlbXBsYXRlGAEgASgLMhYuc2VuZGJhdGNoLnYxLlRlbXBsYXRlIj0KFExpc3RUZW1wbGF0ZXNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoDRISCgpwYWdlX3Rva2VuGAIgASgJIlsKFUxpc3RUZW1wbGF0ZXNSZXNwb25zZRIpCgl0ZW1wbGF0ZXMYASADKAsyFi5zZW5kYmF0Y2gudjEuVGVtcGxhdGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIiUKFURlbGV0ZVRlbXBsYXRlUmVxdWVzdBIMCgRuYW1lGAEgASgJIhgKFkRlbGV0ZVRlbXBsYXRlUmVzcG9uc2UinwEKFlByZXZpZXdUZW1wbGF0ZVJlcXVlc3QSDAoEbmFtZRgBIAEoCRIPCgd2ZXJzaW9uGAIgASgNEgwKBGJvZHkYAyABKAkSLAoGZm9ybWF0GAQgASgOMhwuc2VuZGJhdGNoLnYxLlRlbXBsYXRlRm9ybWF0EioKCXZhcmlhYmxlcxgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QiKgoXUHJldmlld1RlbXBsYXRlUmVzcG9uc2USDwoHcGF5bG9hZBgBIAEoDCplCg5UZW1wbGF0ZUZvcm1hdBIfChtURU1QTEFURV9GT1JNQVRfVU5TUEVDSUZJRUQQABIYChRURU1QTEFURV9GT1JNQVRfVEVYVBABEhgKFFRFTVBMQVRFX0ZPUk1BVF9KU09OEAIy8gMKD1RlbXBsYXRlU2VydmljZRJgCg5DcmVhdGVUZW1wbGF0ZRIjLnNlbmRiYXRjaC52MS5DcmVhdGVUZW1wbGF0ZVJlcXVlc3QaJC5zZW5kYmF0Y2gudjEuQ3JlYXRlVGVtcGxhdGVSZXNwb25zZSIDkAIAElcKC0dldFRlbXBsYXRlEiAuc2VuZGJhdGNoLnYxLkdldFRlbXBsYXRlUmVxdWVzdBohLnNlbmRiYXRjaC52MS5HZXRUZW1wbGF0ZVJlc3BvbnNlIgOQAgESXQoNTGlzdFRlbXBsYXRlcxIiLnNlbmRiYXRjaC52MS5MaXN0VGVtcGxhdGVzUmVxdWVzdBojLnNlbmRiYXRjaC52MS5MaXN0VGVtcGxhdGVzUmVzcG9uc2UiA5ACARJgCg5EZWxldGVUZW1wbGF0ZRIjLnNlbmRiYXRjaC52MS5EZWxldGVUZW1wbGF0ZVJlcXVlc3QaJC5zZW5kYmF0Y2gudjEuRGVsZXRlVGVtcGxhdGVSZXNwb25zZSIDkAICEmMKD1ByZXZpZXdUZW1wbGF0ZRIkLnNlbmRiYXRjaC52MS5QcmV2aWV3VGVtcGxhdGVSZXF1ZXN0GiUuc2VuZGJhdGNoLnYxLlByZXZpZXdUZW1wbGF0ZVJlc3BvbnNlIgOQAgFCagoQZGV2LnNlbmRiYXRjaC52MVABWiZzZW5kYmF0Y2gvZ2VuL3NlbmRiYXRjaC92MTtzZW5kYmF0Y2h2MaoCDFNlbmRiYXRjaC5WMcoCDFNlbmRiYXRjaFxWMeoCDVNlbmRiYXRjaDo6VjFiBnByb3RvMw", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("CiNzZW5kYmF0Y2gvdjEvdGVtcGxhdGVfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIqgBCghUZW1wbGF0ZRIMCgRuYW1lGAEgASgJEg8KB3ZlcnNpb24YAiABKA0SDAoEYm9keRgDIAEoCRIsCgZmb3JtYXQYBCABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXQSEQoJdmFyaWFibGVzGAUgAygJEi4KCmNyZWF0ZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImEKFUNyZWF0ZVRlbXBsYXRlUmVxdWVzdBIMCgRuYW1lGAEgASgJEgwKBGJvZHkYAiABKAkSLAoGZm9ybWF0GAMgASgOMhwuc2VuZGJhdGNoLnYxLlRlbXBsYXRlRm9ybWF0IkIKFkNyZWF0ZVRlbXBsYXRlUmVzcG9uc2USKAoIdGVtcGxhdGUYASABKAsyFi5zZW5kYmF0Y2gudjEuVGVtcGxhdGUiMwoSR2V0VGVtcGxhdGVSZXF1ZXN0EgwKBG5hbWUYASABKAkSDwoHdmVyc2lvbhgCIAEoDSI/ChNHZXRUZW1wbGF0ZVJlc3BvbnNlEigKCHRlbXBsYXRlGAEgASgLMhYuc2VuZGJhdGNoLnYxLlRlbXBsYXRlIj0KFExpc3RUZW1wbGF0ZXNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoDRISCgpwYWdlX3Rva2VuGAIgASgJIlsKFUxpc3RUZW1wbGF0ZXNSZXNwb25zZRIpCgl0ZW1wbGF0ZXMYASADKAsyFi5zZW5kYmF0Y2gudjEuVGVtcGxhdGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIlIKG0xpc3RUZW1wbGF0ZVZlcnNpb25zUmVxdWVzdBIMCgRuYW1lGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoDRISCgpwYWdlX3Rva2VuGAMgASgJImEKHExpc3RUZW1wbGF0ZVZlcnNpb25zUmVzcG9uc2USKAoIdmVyc2lvbnMYASADKAsyFi5zZW5kYmF0Y2gudjEuVGVtcGxhdGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIiUKFURlbGV0ZVRlbXBsYXRlUmVxdWVzdBIMCgRuYW1lGAEgASgJIhgKFkRlbGV0ZVRlbXBsYXRlUmVzcG9uc2UinwEKFlByZXZpZXdUZW1wbGF0ZVJlcXVlc3QSDAoEbmFtZRgBIAEoCRIPCgd2ZXJzaW9uGAIgASgNEgwKBGJvZHkYAyABKAkSLAoGZm9ybWF0GAQgASgOMhwuc2VuZGJhdGNoLnYxLlRlbXBsYXRlRm9ybWF0EioKCXZhcmlhYmxlcxgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QiKgoXUHJldmlld1RlbXBsYXRlUmVzcG9uc2USDwoHcGF5bG9hZBgBIAEoDCplCg5UZW1wbGF0ZUZvcm1hdBIfChtURU1QTEFURV9GT1JNQVRfVU5TUEVDSUZJRUQQABIYChRURU1QTEFURV9GT1JNQVRfVEVYVBABEhgKFFRFTVBMQVRFX0ZPUk1BVF9KU09OEAIy5gQKD1RlbXBsYXRlU2VydmljZRJgCg5DcmVhdGVUZW1wbGF0ZRIjLnNlbmRiYXRjaC52MS5DcmVhdGVUZW1wbGF0ZVJlcXVlc3QaJC5zZW5kYmF0Y2gudjEuQ3JlYXRlVGVtcGxhdGVSZXNwb25zZSIDkAIAElcKC0dldFRlbXBsYXRlEiAuc2VuZGJhdGNoLnYxLkdldFRlbXBsYXRlUmVxdWVzdBohLnNlbmRiYXRjaC52MS5HZXRUZW1wbGF0ZVJlc3BvbnNlIgOQAgESXQoNTGlzdFRlbXBsYXRlcxIiLnNlbmRiYXRjaC52MS5MaXN0VGVtcGxhdGVzUmVxdWVzdBojLnNlbmRiYXRjaC52MS5MaXN0VGVtcGxhdGVzUmVzcG9uc2UiA5ACARJyChRMaXN0VGVtcGxhdGVWZXJzaW9ucxIpLnNlbmRiYXRjaC52MS5MaXN0VGVtcGxhdGVWZXJzaW9uc1JlcXVlc3QaKi5zZW5kYmF0Y2gudjEuTGlzdFRlbXBsYXRlVmVyc2lvbnNSZXNwb25zZSIDkAIBEmAKDkRlbGV0ZVRlbXBsYXRlEiMuc2VuZGJhdGNoLnYxLkRlbGV0ZVRlbXBsYXRlUmVxdWVzdBokLnNlbmRiYXRjaC52MS5EZWxldGVUZW1wbGF0ZVJlc3BvbnNlIgOQAgISYwoPUHJldmlld1RlbXBsYXRlEiQuc2VuZGJhdGNoLnYxLlByZXZpZXdUZW1wbGF0ZVJlcXVlc3QaJS5zZW5kYmF0Y2gudjEuUHJldmlld1RlbXBsYXRlUmVzcG9uc2UiA5ACAUJqChBkZXYuc2VuZGJhdGNoLnYxUAFaJnNlbmRiYXRjaC9nZW4vc2VuZGJhdGNoL3YxO3NlbmRiYXRjaHYxqgIMU2VuZGJhdGNoLlYxygIMU2VuZGJhdGNoXFYx6gINU2VuZGJhdGNoOjpWMWIGcHJvdG8z", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * A stored template.
@@ -232,6 +232,69 @@ export const ListTemplatesResponseSchema: GenMessage<ListTemplatesResponse> = /*
   messageDesc(file_sendbatch_v1_template_service, 6);
 
 /**
+ * The page to list.
+ *
+ * @generated from message sendbatch.v1.ListTemplateVersionsRequest
+ */
+export type ListTemplateVersionsRequest = Message<"sendbatch.v1.ListTemplateVersionsRequest"> & {
+  /**
+   * The template's name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Versions per page, at most 1,000; 0 = 100.
+   *
+   * @generated from field: uint32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The `next_page_token` of the previous page; empty = start with the latest.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.ListTemplateVersionsRequest.
+ * Use `create(ListTemplateVersionsRequestSchema)` to create a new message.
+ */
+export const ListTemplateVersionsRequestSchema: GenMessage<ListTemplateVersionsRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_template_service, 7);
+
+/**
+ * A page of versions.
+ *
+ * @generated from message sendbatch.v1.ListTemplateVersionsResponse
+ */
+export type ListTemplateVersionsResponse = Message<"sendbatch.v1.ListTemplateVersionsResponse"> & {
+  /**
+   * The versions, latest first.
+   *
+   * @generated from field: repeated sendbatch.v1.Template versions = 1;
+   */
+  versions: Template[];
+
+  /**
+   * The token of the next page; empty on the last one.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.ListTemplateVersionsResponse.
+ * Use `create(ListTemplateVersionsResponseSchema)` to create a new message.
+ */
+export const ListTemplateVersionsResponseSchema: GenMessage<ListTemplateVersionsResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_template_service, 8);
+
+/**
  * The template to delete.
  *
  * @generated from message sendbatch.v1.DeleteTemplateRequest
@@ -250,7 +313,7 @@ export type DeleteTemplateRequest = Message<"sendbatch.v1.DeleteTemplateRequest"
  * Use `create(DeleteTemplateRequestSchema)` to create a new message.
  */
 export const DeleteTemplateRequestSchema: GenMessage<DeleteTemplateRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_template_service, 7);
+  messageDesc(file_sendbatch_v1_template_service, 9);
 
 /**
  * Empty. JSON: `{"status": 200}`.
@@ -265,7 +328,7 @@ export type DeleteTemplateResponse = Message<"sendbatch.v1.DeleteTemplateRespons
  * Use `create(DeleteTemplateResponseSchema)` to create a new message.
  */
 export const DeleteTemplateResponseSchema: GenMessage<DeleteTemplateResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_template_service, 8);
+  messageDesc(file_sendbatch_v1_template_service, 10);
 
 /**
  * The template to render: `name` or `body`, exactly one of them.
@@ -314,7 +377,7 @@ export type PreviewTemplateRequest = Message<"sendbatch.v1.PreviewTemplateReques
  * Use `create(PreviewTemplateRequestSchema)` to create a new message.
  */
 export const PreviewTemplateRequestSchema: GenMessage<PreviewTemplateRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_template_service, 9);
+  messageDesc(file_sendbatch_v1_template_service, 11);
 
 /**
  * The rendered payload.
@@ -335,7 +398,7 @@ export type PreviewTemplateResponse = Message<"sendbatch.v1.PreviewTemplateRespo
  * Use `create(PreviewTemplateResponseSchema)` to create a new message.
  */
 export const PreviewTemplateResponseSchema: GenMessage<PreviewTemplateResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_template_service, 10);
+  messageDesc(file_sendbatch_v1_template_service, 12);
 
 /**
  * The output of a template.
@@ -426,6 +489,17 @@ export const TemplateService: GenService<{
     methodKind: "unary";
     input: typeof ListTemplatesRequestSchema;
     output: typeof ListTemplatesResponseSchema;
+  },
+  /**
+   * Lists the versions of a template, latest first. NOT_FOUND (`TEMPLATE_NOT_FOUND`) when it has
+   * none.
+   *
+   * @generated from rpc sendbatch.v1.TemplateService.ListTemplateVersions
+   */
+  listTemplateVersions: {
+    methodKind: "unary";
+    input: typeof ListTemplateVersionsRequestSchema;
+    output: typeof ListTemplateVersionsResponseSchema;
   },
   /**
    * Deletes all versions of a template. NOT_FOUND (`TEMPLATE_NOT_FOUND`).
