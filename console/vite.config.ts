@@ -13,6 +13,8 @@ export default defineConfig(({ command }) => ({
     // `npm run dev:console` beside `npm start`.
     proxy: { '^/(sendbatch\\.v1\\.|v1/|docs|openapi)': process.env.SENDBATCH_URL ?? 'http://127.0.0.1:5001' },
   },
+  // A workbook's reader is loaded when the first workbook is opened.
+  worker: { format: 'es' },
   build: {
     outDir: '../gen/console',
     emptyOutDir: true,

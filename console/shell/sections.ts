@@ -24,6 +24,12 @@ export const sections: readonly Section[] = [
     pages: { '/': () => import('../overview/overview-page.tsx') },
   },
   {
+    name: 'compose',
+    path: '/compose',
+    scope: 'send',
+    pages: { '/compose': () => import('../compose/compose-page.tsx') },
+  },
+  {
     name: 'batches',
     path: '/batches',
     scope: 'send',

@@ -1,0 +1,164 @@
+import { useTexts } from '../i18n/use-texts.ts';
+import { Field } from '../ui/field.tsx';
+import type { Form } from './form.ts';
+import { composeTexts } from './texts.ts';
+import type { Compose } from './use-compose.ts';
+
+const channelTypes = ['1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11', '12'] as const;
+
+interface Choices {
+  readonly form: Form;
+  readonly columns: readonly string[];
+  readonly change: Compose['change'];
+}
+
+/** Receiver, sender, and what else a message has. */
+export function AudienceSection(choices: Choices) {
+  const t = useTexts(composeTexts);
+  const { form, columns, change } = choices;
+  return (
+    <section className="card stack" aria-labelledby="compose-audience">
+      <h2 id="compose-audience">{t('audience.title')}</h2>
+      <div className="choices">
+        <Field label={t('audience.kind')}>
+          {(props) => (
+            <select
+              {...props}
+              value={form.typeColumn === '' ? String(form.channelType) : 'column'}
+              onChange={({ target }) => change({ channelType: Number(target.value), typeColumn: '' })}
+            >
+              {form.typeColumn === '' ? null : (
+                <option value="column">{t('audience.kindFromColumn', { column: form.typeColumn })}</option>
+              )}
+              {channelTypes.map((type) => (
+                <option key={type} value={type}>
+                  {t(`audience.kinds.${type}`)}
+                </option>
+              ))}
+            </select>
+          )}
+        </Field>
+        <Field label={t('audience.receiver')} hint={t('audience.receiverHint')}>
+          {(props) => (
+            <ColumnSelect
+              {...props}
+              columns={columns}
+              value={form.receiverColumn}
+              none={t('audience.choose')}
+              onChange={(receiverColumn) => change({ receiverColumn })}
+            />
+          )}
+        </Field>
+        <Field label={t('audience.sender')} hint={t('audience.senderHint')}>
+          {(props) =>
+            form.senderColumn === '' ? (
+              <input
+                {...props}
+                value={form.sender}
+                spellCheck={false}
+                autoComplete="off"
+                onChange={({ target }) => change({ sender: target.value })}
+              />
+            ) : (
+              <ColumnSelect
+                {...props}
+                columns={columns}
+                value={form.senderColumn}
+                none={t('audience.senderFixed')}
+                onChange={(senderColumn) => change({ senderColumn })}
+              />
+            )
+          }
+        </Field>
+      </div>
+      <details className="more">
+        <summary>{t('audience.more')}</summary>
+        <MoreChoices {...choices} />
+      </details>
+    </section>
+  );
+}
+
+function MoreChoices({ form, columns, change }: Choices) {
+  const t = useTexts(composeTexts);
+  return (
+    <div className="choices">
+      <label className="check">
+        <input
+          type="checkbox"
+          checked={form.isUnread}
+          onChange={({ target }) => change({ isUnread: target.checked })}
+        />
+        {t('audience.unread')}
+      </label>
+      <Field label={t('audience.tag')} hint={t('audience.tagHint')}>
+        {(props) => <input {...props} value={form.tag} onChange={({ target }) => change({ tag: target.value })} />}
+      </Field>
+      <Field label={t('audience.expire')} hint={t('audience.expireHint')}>
+        {(props) => (
+          <input
+            {...props}
+            inputMode="numeric"
+            value={form.expire}
+            onChange={({ target }) => change({ expire: target.value.replace(/\D/g, '').slice(0, 9) })}
+          />
+        )}
+      </Field>
+      <Field label={t('audience.senderColumn')}>
+        {(props) => (
+          <ColumnSelect
+            {...props}
+            columns={columns}
+            value={form.senderColumn}
+            none={t('audience.senderFixed')}
+            onChange={(senderColumn) => change({ senderColumn })}
+          />
+        )}
+      </Field>
+      <Field label={t('audience.key')} hint={t('audience.keyHint')}>
+        {(props) => (
+          <ColumnSelect
+            {...props}
+            columns={columns}
+            value={form.keyColumn}
+            none={t('audience.none')}
+            onChange={(keyColumn) => change({ keyColumn })}
+          />
+        )}
+      </Field>
+      <Field label={t('audience.ownTime')} hint={t('audience.ownTimeHint')}>
+        {(props) => (
+          <ColumnSelect
+            {...props}
+            columns={columns}
+            value={form.timeColumn}
+            none={t('audience.none')}
+            onChange={(timeColumn) => change({ timeColumn })}
+          />
+        )}
+      </Field>
+    </div>
+  );
+}
+
+interface ColumnSelectProps {
+  readonly id?: string;
+  readonly columns: readonly string[];
+  readonly value: string;
+  /** The words for no column. */
+  readonly none: string;
+  readonly onChange: (column: string) => void;
+}
+
+export function ColumnSelect({ columns, value, none, onChange, ...props }: ColumnSelectProps) {
+  return (
+    <select {...props} value={value} onChange={({ target }) => onChange(target.value)}>
+      <option value="">{none}</option>
+      {columns.map((name) => (
+        <option key={name} value={name}>
+          {name}
+        </option>
+      ))}
+    </select>
+  );
+}
