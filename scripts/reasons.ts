@@ -92,7 +92,7 @@ export const advice: Record<Reason, Advice> = {
     action: 'Check the id, and that the same caller submitted it.',
     when: 'no batch of this caller has this id, or its retention has passed',
   },
-  BATCH_NOT_RETRYABLE: { retry: 'no', action: 'Wait until the batch has ended.' },
+  BATCH_NOT_RETRYABLE: { retry: 'no', action: 'Wait until the batch has ended; to resume it, cancel it first.' },
   REQUEST_ID_REUSED: { retry: 'no', action: 'Use a new `request_id` for other messages.' },
   TOO_MANY_BATCHES: { retry: 'no', action: 'Wait until batches have ended, or cancel some.' },
   WEBHOOK_NOT_FOUND: { retry: 'no', action: 'List the webhooks.', when: 'no webhook has this name' },

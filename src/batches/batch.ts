@@ -176,6 +176,16 @@ export function selectRefusedDrafts(text: string, results: readonly BatchResult[
   return JSON.stringify((JSON.parse(text) as StoredDraft[]).filter((each) => refused.has(each.i)));
 }
 
+/**
+ * The drafts of an unsettled chunk that have no final result, in their stored form; '' if there are
+ * none.
+ */
+export function selectUnsentDrafts(text: string, results: readonly BatchResult[]): string {
+  const done = new Set(results.filter((each) => !isRetryable(each)).map((each) => each.index));
+  const unsent = (JSON.parse(text) as StoredDraft[]).filter((each) => !done.has(each.i));
+  return unsent.length === 0 ? '' : JSON.stringify(unsent);
+}
+
 /** The result of one message of a batch. */
 export interface BatchResult {
   readonly index: number;

@@ -248,6 +248,44 @@ export async function readResults(
   }));
 }
 
+/** A chunk that was not settled when its batch was cancelled. */
+export interface UnsentChunk {
+  readonly dueAt: number;
+  readonly ordinal: number;
+  readonly drafts: string;
+  /** Results of earlier attempts. */
+  readonly results: string;
+}
+
+/** The next unsettled chunk from a position in sending order. */
+export async function readUnsentChunk(
+  db: Db,
+  batchId: string,
+  from: { readonly dueAt: number; readonly ordinal: number },
+): Promise<UnsentChunk | undefined> {
+  const { rows } = await sql<{ due_at: number; ordinal: number; drafts: string; results: string | null }>`
+    select due_at, ordinal, drafts, results from sendbatch.batch_chunk
+    where batch_id = ${batchId} and not settled and (due_at, ordinal) >= (${from.dueAt}::bigint, ${from.ordinal}::integer)
+    order by due_at, ordinal limit 1`.execute(db);
+  return rows.map((row) => ({ ...row, dueAt: row.due_at, results: row.results ?? '[]' }))[0];
+}
+
+/** A channel by its name. */
+export interface ChannelName {
+  readonly channelType: number;
+  readonly channelId: string;
+}
+
+/** The names of channels by their keys; a deleted channel has none. */
+export async function readChannelNames(db: Db, keys: readonly number[]): Promise<Map<number, ChannelName>> {
+  if (keys.length === 0) return new Map();
+  const { rows } = await sql<{ channel_key: number; channel_type: number; channel_id: string }>`
+    select channel_key, channel_type, channel_id from sendbatch.channel where channel_key = any(${[...keys]}::bigint[])`.execute(
+    db,
+  );
+  return new Map(rows.map((row) => [row.channel_key, { channelType: row.channel_type, channelId: row.channel_id }]));
+}
+
 /**
  * Deletes batches that ended more than `retentionMs` ago and submissions silent for `idleMs`;
  * returns how many.

@@ -1,6 +1,6 @@
 // Background batches: a caller submits up to 100,000 messages, and workers send them.
 //
-// Entry points: `createBatches` (this file: submit, get, list, results, cancel, retry),
+// Entry points: `createBatches` (this file: submit, get, list, results, cancel, retry, resume),
 // `createBatchWatch` (watch.ts), `createChunkRunner` (run-chunk.ts: one slot of a worker),
 // `openJobs` (job-queue.sql.ts: which caller has a slot when). States: batch.ts for batches,
 // claims.sql.ts for chunks. Invariants:
@@ -23,15 +23,19 @@ import {
   decodeDrafts,
   isRetryable,
   selectRefusedDrafts,
+  selectUnsentDrafts,
   slotCost,
 } from './batch.ts';
 import {
+  type ChannelName,
   cancelBatch,
   countUnfinished,
   findBatch,
   listBatches,
+  readChannelNames,
   readResults,
   readTemplates,
+  readUnsentChunk,
   type StoredBatch,
 } from './batches.sql.ts';
 import { createSubmission, type Submission, type SubmissionParts, type SubmitCall } from './submission.ts';
@@ -42,6 +46,8 @@ export type { StoredBatch };
 export interface ResultsPage {
   readonly results: readonly BatchResult[];
   readonly next: ResultsCursor | undefined;
+  /** The channels of stored messages, by the keys in their results. */
+  readonly channels: ReadonlyMap<number, ChannelName>;
 }
 
 /** A position in the results: a chunk in sending order, and its results to skip. */
@@ -76,12 +82,19 @@ export interface Batches {
   ): Promise<ResultsPage>;
   cancel(caller: Caller, batchId: string): Promise<StoredBatch>;
   /** Submits the refused messages of an ended batch as a new batch, under the same keys. */
-  retry(
+  retry(caller: Caller, batchId: string, signal: AbortSignal): Promise<Resubmitted>;
+  /**
+   * Submits what a cancelled batch has not sent as a new batch, under the same keys; with `sendAt`
+   * all at that time.
+   */
+  resume(
     caller: Caller,
     batchId: string,
-    signal: AbortSignal,
-  ): Promise<{ readonly batch: StoredBatch; readonly duplicate: boolean }>;
+    options: { readonly sendAt: number | undefined; readonly signal: AbortSignal },
+  ): Promise<Resubmitted>;
 }
+
+type Resubmitted = Awaited<ReturnType<Submission['commit']>>;
 
 export interface BatchesParts extends Omit<SubmissionParts, 'now'> {
   /** Called after a batch changed. */
@@ -115,6 +128,29 @@ export function createBatches(parts: BatchesParts): Batches {
     return createSubmission({ ...parts, now }, call);
   }
 
+  /** Submits messages of an ended batch as a new batch with its templates, name and priority. */
+  async function resubmit(
+    caller: Caller,
+    { batchId, name, priority }: StoredBatch,
+    { requestId, sendAt, drafts, assertCount }: Resubmission,
+  ): Promise<Resubmitted> {
+    const templates = JSON.parse(await orBusy(() => readTemplates(db, batchId))) as TemplateText[];
+    const call = { caller, requestId, sendAt, name, templates };
+    const submission = await open({ ...call, priority: priorityOfCost.get(priority) ?? 'normal' });
+    try {
+      let count = 0;
+      for await (const chunk of drafts) {
+        count += chunk.length;
+        await submission.add(chunk);
+      }
+      assertCount(count);
+      return await submission.commit();
+    } catch (error) {
+      await submission.abort();
+      throw error;
+    }
+  }
+
   return {
     open,
     get: find,
@@ -122,7 +158,9 @@ export function createBatches(parts: BatchesParts): Batches {
       orBusy(() => listBatches(db, { ...page, callerId: caller.scopes.has('admin') ? undefined : caller.id })),
     async listResults(caller, batchId, page) {
       await find(caller, batchId);
-      return await orBusy(() => readResultsPage(db, batchId, page));
+      const found = await orBusy(() => readResultsPage(db, batchId, page));
+      const keys = new Set(found.results.flatMap(({ channelKey }) => channelKey ?? []));
+      return { ...found, channels: await orBusy(() => readChannelNames(db, [...keys])) };
     },
     async cancel(caller, batchId) {
       const batch = await find(caller, batchId);
@@ -134,54 +172,83 @@ export function createBatches(parts: BatchesParts): Batches {
       const batch = await find(caller, batchId);
       if (batch.endedAt === null) throw notRetryable(batch, 'it has not ended yet');
       if (batch.counts.refused === 0) throw notRetryable(batch, 'none of its messages was refused');
-      const templates = JSON.parse(await orBusy(() => readTemplates(db, batch.batchId))) as TemplateText[];
-      const { name, priority } = batch;
-      // Derived, so that repeated calls return the same retry.
-      const requestId = `retry:${batch.batchId}`;
-      const submission = await open({
-        caller,
-        requestId,
+      return await resubmit(caller, batch, {
+        // Derived, so that repeated calls return the same retry.
+        requestId: `retry:${batch.batchId}`,
         sendAt: undefined,
-        priority: priorityOfCost.get(priority) ?? 'normal',
-        name,
-        templates,
+        drafts: readRefused(db, batch, signal),
+        assertCount(count) {
+          if (count < batch.counts.refused) throw notRetryable(batch, 'its refused messages were not kept');
+        },
       });
-      try {
-        let found = 0;
-        for await (const drafts of readRefused(db, batch, signal)) {
-          found += drafts.length;
-          await submission.add(drafts);
-        }
-        if (found < batch.counts.refused) throw notRetryable(batch, 'its refused messages were not kept');
-        return await submission.commit();
-      } catch (error) {
-        await submission.abort();
-        throw error;
-      }
+    },
+    async resume(caller, batchId, { sendAt, signal }) {
+      const batch = await find(caller, batchId);
+      if (batch.state !== 'cancelled')
+        throw notRetryable(batch, batch.endedAt === null ? 'cancel it first' : 'it was not cancelled', 'resumed');
+      return await resubmit(caller, batch, {
+        requestId: `resume:${batch.batchId}`,
+        sendAt,
+        drafts: readUnsent(db, batch, { keepsTimes: sendAt === undefined, signal }),
+        assertCount(count) {
+          if (count === 0) throw notRetryable(batch, 'it has no unsent messages', 'resumed');
+        },
+      });
     },
   };
+}
+
+/** What of an ended batch is submitted again. */
+interface Resubmission {
+  readonly requestId: string;
+  readonly sendAt: number | undefined;
+  readonly drafts: AsyncIterable<readonly BatchDraft[]>;
+  /** Throws unless so many messages may be submitted. */
+  readonly assertCount: (count: number) => void;
 }
 
 const priorityOfCost = new Map(Object.entries(slotCost).map(([name, cost]) => [cost as number, name as BatchPriority]));
 
 /** Yields the refused messages of an ended batch per chunk, each with the key it was sent under. */
 async function* readRefused(db: Db, batch: StoredBatch, signal: AbortSignal): AsyncGenerator<BatchDraft[]> {
-  const prefix = batch.requestId === '' ? batch.batchId : batch.requestId;
   for (let cursor = { dueAt: 0, ordinal: 0 }; ; ) {
     signal.throwIfAborted();
     const [chunk] = await orBusy(() => readResults(db, batch.batchId, cursor, 1, true));
     if (chunk === undefined) return;
     const results = (JSON.parse(chunk.results) as BatchResult[]).filter((each) => !isRetryable(each));
     const drafts = chunk.drafts === '' ? '' : selectRefusedDrafts(chunk.drafts, results);
-    if (drafts !== '') yield decodeDrafts(drafts, prefix).map(({ draft }) => draft);
+    if (drafts !== '') yield decodeDrafts(drafts, keyPrefixOf(batch)).map(({ draft }) => draft);
     cursor = { dueAt: chunk.dueAt, ordinal: chunk.ordinal + 1 };
   }
 }
 
-function notRetryable({ batchId, state }: StoredBatch, why: string): ServiceError {
+/** Yields what a cancelled batch has not sent per chunk, each with the key it would have had. */
+async function* readUnsent(
+  db: Db,
+  batch: StoredBatch,
+  { keepsTimes, signal }: { readonly keepsTimes: boolean; readonly signal: AbortSignal },
+): AsyncGenerator<BatchDraft[]> {
+  for (let cursor = { dueAt: 0, ordinal: 0 }; ; ) {
+    signal.throwIfAborted();
+    const chunk = await orBusy(() => readUnsentChunk(db, batch.batchId, cursor));
+    if (chunk === undefined) return;
+    const { dueAt, ordinal } = chunk;
+    const drafts = selectUnsentDrafts(chunk.drafts, JSON.parse(chunk.results) as BatchResult[]);
+    const time = keepsTimes ? { sendAt: dueAt } : {};
+    if (drafts !== '') yield decodeDrafts(drafts, keyPrefixOf(batch)).map(({ draft }) => ({ ...draft, ...time }));
+    cursor = { dueAt, ordinal: ordinal + 1 };
+  }
+}
+
+/** What the keys of a batch's messages begin with, unless they have their own. */
+function keyPrefixOf({ requestId, batchId }: StoredBatch): string {
+  return requestId === '' ? batchId : requestId;
+}
+
+function notRetryable({ batchId, state }: StoredBatch, why: string, verb = 'retried'): ServiceError {
   return new ServiceError({
     reason: 'BATCH_NOT_RETRYABLE',
-    message: `the batch cannot be retried: ${why}`,
+    message: `the batch cannot be ${verb}: ${why}`,
     metadata: { batch_id: batchId, state },
   });
 }
@@ -194,7 +261,7 @@ async function readResultsPage(
   db: Db,
   batchId: string,
   { from, refusedOnly, limit, signal }: Parameters<Batches['listResults']>[2],
-): Promise<ResultsPage> {
+): Promise<Omit<ResultsPage, 'channels'>> {
   const results: BatchResult[] = [];
   let bytes = 0;
   let cursor = from;

@@ -142,6 +142,7 @@ describe('the page about the API at /docs', { skip: noBrowser }, () => {
     assert.deepEqual(await search('/V1/batches/{batch_id}:'), [
       '/v1/batches/{batch_id}:cancel',
       '/v1/batches/{batch_id}:retry',
+      '/v1/batches/{batch_id}:resume',
     ]);
     assert.deepEqual(await search('delete webhook'), ['/v1/webhooks/{name}']);
     assert.ok((await search('tails a channel')).includes('/v1/channels/{channel_type}/{channel_id}/events'));

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
 import { type Client, Code, ConnectError, createClient } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
 import { sql } from 'kysely';
@@ -20,6 +20,7 @@ import { openEvents } from '../support/events.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
+import { until } from '../support/watch.ts';
 
 type Draft = MessageInitShape<typeof MessageDraftSchema>;
 
@@ -412,6 +413,50 @@ describe('batches in the background', () => {
     const done = await client.submitBatch({ messages: drafts('done', 1) });
     await watchToEnd(client, done.batch?.batchId ?? '');
     assert.equal((await client.cancelBatch({ batchId: done.batch?.batchId ?? '' })).batch?.state, BatchState.COMPLETED);
+  });
+
+  test('a cancelled batch resumes with what it has not sent, under the same keys, now or at a time', async () => {
+    const sendAt = timestampFromMs(Date.now() + 3_600_000);
+    const messages = [...drafts('resumed', 2), ...drafts('resumed', 2).map((draft) => ({ ...draft, sendAt }))];
+    const { batch } = await client.submitBatch({
+      messages,
+      requestId: 'resumed',
+      name: 'resumed',
+      lines: [4, 5, 6, 7],
+    });
+    const batchId = batch?.batchId ?? '';
+    await until('the first two messages', async () => (await rowsOf('resumed')).length === 2);
+    assert.equal(await refusal(client.resumeBatch({ batchId })), 'FailedPrecondition BATCH_NOT_RETRYABLE');
+    await client.cancelBatch({ batchId });
+    await watchToEnd(client, batchId);
+    const resumed = await json.post(`/v1/batches/${batchId}:resume`, {});
+    const { body } = resumed;
+    assert.deepEqual([resumed.status, body.batch.message_count], [200, 2]);
+    // Messages keep their own time.
+    assert.equal(body.batch.next_at, new Date(timestampMs(sendAt)).toISOString());
+    const repeated = await client.resumeBatch({ batchId });
+    assert.deepEqual([repeated.duplicate, repeated.batch?.batchId], [true, body.batch.batch_id]);
+    const otherTime = client.resumeBatch({ batchId, sendAt: timestampFromMs(Date.now()) });
+    assert.equal(await refusal(otherTime), 'AlreadyExists REQUEST_ID_REUSED');
+    await client.cancelBatch({ batchId: body.batch.batch_id });
+    const last = await client.resumeBatch({ batchId: body.batch.batch_id, sendAt: timestampFromMs(Date.now()) });
+    const lastId = last.batch?.batchId ?? '';
+    assert.deepEqual(counts(await watchToEnd(client, lastId)), [2, 0, 0]);
+    assert.deepEqual(
+      (await results(client, lastId)).map(({ line, clientMsgNo, channelType, channelId }) => [
+        line,
+        clientMsgNo,
+        channelType,
+        channelId,
+      ]),
+      [
+        [6, 'resumed:2', 2, 'resumed'],
+        [7, 'resumed:3', 2, 'resumed'],
+      ],
+    );
+    assert.equal((await rowsOf('resumed')).length, 4);
+    assert.equal(await refusal(client.resumeBatch({ batchId: lastId })), 'FailedPrecondition BATCH_NOT_RETRYABLE');
+    assert.equal(await refusal(client.resumeBatch({ batchId: 'none' })), 'NotFound BATCH_NOT_FOUND');
   });
 
   test('refused messages have line and recipient, and a retry sends only them under the same keys', async () => {

@@ -2384,7 +2384,7 @@ export const ChangeKindSchema: GenEnum<ChangeKind> = /*@__PURE__*/
  * | `CLIENT_MSG_NO_REUSED` | ALREADY_EXISTS | 409 | the key was used for other content; for callers with the scope `read`, metadata `message_seq` and `message_id` of the first message |
  * | `WEBHOOK_EXISTS` | ALREADY_EXISTS | 409 | the webhook's name is taken |
  * | `REQUEST_ID_REUSED` | ALREADY_EXISTS | 409 | the `request_id` was used for another batch; metadata `batch_id` |
- * | `BATCH_NOT_RETRYABLE` | FAILED_PRECONDITION | 400 | the batch has not ended, or has no stored refused messages |
+ * | `BATCH_NOT_RETRYABLE` | FAILED_PRECONDITION | 400 | the batch has not ended, or has no stored refused (to resume: unsent) messages |
  * | `TOO_MANY_BATCHES` | RESOURCE_EXHAUSTED | 429 | the caller has too many unfinished batches; metadata `limit` |
  * | `SEQ_MISMATCH` | ABORTED | 409 | a condition of `expected_last_seqs` does not hold; for callers with the scope `read`, metadata `actual` |
  * | `STORE_BUSY` | UNAVAILABLE | 503 | the database, the moderation hook or the token issuer does not answer, or a lock took too long; retry with the same keys |

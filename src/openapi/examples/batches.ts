@@ -192,6 +192,30 @@ export const batches: readonly Example[] = [
     },
   },
   {
+    route: 'POST /v1/batches/{batch_id}:resume',
+    summary: 'Resume: refused before the batch is cancelled',
+    path: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07' },
+    body: { send_at: '2027-01-01T09:00:00Z' },
+    status: 400,
+    answer: {
+      status: 400,
+      msg: 'the batch cannot be resumed: cancel it first',
+      error: {
+        code: 9,
+        status: 'FAILED_PRECONDITION',
+        message: 'the batch cannot be resumed: cancel it first',
+        details: [
+          {
+            '@type': 'type.googleapis.com/google.rpc.ErrorInfo',
+            reason: 'BATCH_NOT_RETRYABLE',
+            domain: 'sendbatch',
+            metadata: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07', state: 'queued' },
+          },
+        ],
+      },
+    },
+  },
+  {
     route: 'POST /v1/batches/{batch_id}:cancel',
     summary: 'Cancel the batch',
     path: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07' },

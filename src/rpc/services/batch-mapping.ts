@@ -106,8 +106,12 @@ export function toBatch(batch: StoredBatch): MessageInitShape<typeof BatchSchema
   };
 }
 
-export function toResult(result: ResultsPage['results'][number]): MessageInitShape<typeof BatchResultSchema> {
-  const { index, line = 0, clientMsgNo, messageId, messageSeq, duplicate, refusal, recipient } = result;
+export function toResult(
+  result: ResultsPage['results'][number],
+  channels: ResultsPage['channels'],
+): MessageInitShape<typeof BatchResultSchema> {
+  const { index, line = 0, clientMsgNo, messageId, messageSeq, duplicate, refusal, channelKey } = result;
+  const recipient = result.recipient ?? (channelKey === undefined ? undefined : channels.get(channelKey));
   return {
     index,
     line,

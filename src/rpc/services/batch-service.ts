@@ -16,6 +16,7 @@ import { isDefinitelyValidDraft } from '../fast-validate.ts';
 import { checkRules } from '../interceptors/validate.ts';
 import { parsePageToken } from '../page-token.ts';
 import { callerOf } from '../request-context.ts';
+import { timestampMs } from '../timestamps.ts';
 import { stateNames, toBatch, toDrafts, toResult, toSubmitCall } from './batch-mapping.ts';
 
 /** What BatchService needs. */
@@ -89,14 +90,14 @@ export function createBatchService({
 
     async listBatchResults({ batchId, refusedOnly, pageSize, pageToken }, context) {
       const [dueAt = 0, ordinal = 0, skip = 0] = parsePageToken(pageToken);
-      const { results, next } = await batches.listResults(callerOf(context), batchId, {
+      const { results, next, channels } = await batches.listResults(callerOf(context), batchId, {
         from: { dueAt, ordinal, skip },
         refusedOnly,
         limit: pageSize || limits.resultsPage,
         signal: context.signal,
       });
       return {
-        results: results.map(toResult),
+        results: results.map((each) => toResult(each, channels)),
         nextPageToken: next === undefined ? '' : `${next.dueAt}-${next.ordinal}-${next.skip}`,
       };
     },
@@ -114,6 +115,11 @@ export function createBatchService({
 
     async retryBatch({ batchId }, context) {
       return answerOf(await batches.retry(callerOf(context), batchId, context.signal));
+    },
+
+    async resumeBatch({ batchId, sendAt }, context) {
+      const options = { sendAt: sendAt && timestampMs('send_at', sendAt), signal: context.signal };
+      return answerOf(await batches.resume(callerOf(context), batchId, options));
     },
   };
 }
