@@ -13,7 +13,8 @@ import { createKeyManagement } from '../auth/manage-keys.ts';
 import { createSystemUidCheck } from '../auth/system-uids.ts';
 import { readBatchQueueStats } from '../batches/due.sql.ts';
 import { stopBatches } from '../batches/run-chunk.ts';
-import { createChanges } from '../changes/changes.ts';
+import { type ChangesParts, createChanges } from '../changes/changes.ts';
+import { createRecallStored } from '../changes/recall-stored.ts';
 import { type Channels, createChannels } from '../channels/channels.ts';
 import type { Config } from '../config/index.ts';
 import { limits } from '../limits.ts';
@@ -81,7 +82,20 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const identify = openIdentify(foundation, { channels, keys });
     const credentials = createCredentialWatch(identify, now);
     lifecycle.onStop('credential watch', () => credentials.close());
-    const { batches, batchWatch } = await wireBatches(foundation, sending, store);
+    const changesParts: ChangesParts = {
+      rates,
+      moderate: moderation.moderate,
+      windowMs: config.recallWindowMs,
+      keepsCopies: config.recallKeepDays > 0,
+      onChanged(channelKeys, kind, count) {
+        hints.messagesChanged(channelKeys);
+        events.messagesChanged(kind, count);
+        nudge();
+      },
+      now,
+    };
+    const recallStored = createRecallStored(store, changesParts);
+    const { batches, batchWatch } = await wireBatches(foundation, sending, store, recallStored);
     watchGauges(foundation, sending, { tails, isListening: hints.isListening });
     const overview = wireOverview(foundation, sending, { tails });
 
@@ -97,16 +111,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       broadcast: createBroadcast(sendBatch),
       readChannel: createReadChannel({ ...store, db: reads }, now),
       channels,
-      changes: createChanges(store, {
-        rates,
-        moderate: moderation.moderate,
-        windowMs: config.recallWindowMs,
-        onChanged(channelKey, kind, count) {
-          hints.messagesChanged(channelKey);
-          events.messagesChanged(kind, count);
-        },
-        now,
-      }),
+      changes: createChanges(store, changesParts),
       tails,
       inbox: createInbox({ ...store, db: reads }, now),
       moderation,

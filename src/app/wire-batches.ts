@@ -4,6 +4,7 @@ import { findDueCallers } from '../batches/due.sql.ts';
 import { createChunkRunner, stopBatches } from '../batches/run-chunk.ts';
 import { maxScheduleMs } from '../batches/submission.ts';
 import { type BatchWatch, createBatchWatch } from '../batches/watch.ts';
+import type { RecallStored } from '../changes/recall-stored.ts';
 import { startLoop } from '../observability/loop.ts';
 import { createFindStored } from '../sending/find-stored.ts';
 import type { Store } from '../sending/group-context.ts';
@@ -34,6 +35,7 @@ export async function wireBatches(
   { config, database, db, events, lifecycle, now }: Foundation,
   { sendBatch, templates }: Pick<WiredSending, 'sendBatch' | 'templates'>,
   store: Store,
+  recallStored: RecallStored,
 ): Promise<WiredBatches> {
   const watch = events.loop('batch_queue');
   const chunks = events.loop('batch_chunks');
@@ -50,12 +52,14 @@ export async function wireBatches(
     }
   };
   const onBatchChange = (batchId: string) => batchWatch.notify(batchId);
-  const batches = createBatches({ db, templates, scheduleAt, onBatchChange, now });
+  const { recallWindowMs } = config;
+  const batches = createBatches({ db, templates, scheduleAt, onBatchChange, recallWindowMs, now });
   const batchWatch = createBatchWatch(batches);
   const runChunk = createChunkRunner({
     db,
     sendBatch,
     findStored: createFindStored(store),
+    recallStored,
     findKeys: (channels) => store.channelKeys.find(channels),
     onBatchChange,
     onError: chunks.onError,

@@ -14,8 +14,8 @@ export interface WiredTails {
   readonly tails: Tails;
   readonly ephemeral: EphemeralMessages;
   readonly channelChanges: ChannelChangeListener;
-  /** Called after messages of a channel were edited or recalled. */
-  messagesChanged(channelKey: number): void;
+  /** Called after messages of channels were edited or recalled. */
+  messagesChanged(channelKeys: readonly number[]): void;
   /**
    * Whether the LISTEN connection is open. Without it tails of messages from other instances wait
    * for the poll.
@@ -86,9 +86,9 @@ export function wireTails({ database, db, events, lifecycle, now, reads, rules, 
     tails,
     ephemeral,
     isListening: () => listening !== undefined,
-    messagesChanged(channelKey) {
-      tails.messagesChanged([channelKey]);
-      notifier.publish({ edited: [channelKey] });
+    messagesChanged(channelKeys) {
+      tails.messagesChanged(channelKeys);
+      notifier.publish({ edited: channelKeys });
     },
     channelChanges: {
       membersChanged(uids) {

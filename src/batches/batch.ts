@@ -199,6 +199,8 @@ export interface BatchResult {
    */
   readonly channelKey?: number;
   readonly duplicate: boolean;
+  /** A duplicate that an interrupted attempt of the batch may have stored. */
+  readonly mayBeOwn?: boolean;
   readonly refusal?: Refusal;
   /** The caller's own number of the message, if it has one. */
   readonly line?: number;
@@ -230,7 +232,17 @@ export function toResult(
   }
   const { messageId, messageSeq } = outcome;
   const duplicate = outcome.kind === 'duplicate' && (hasOwnKey || !isRetry);
-  return { index, ...line, clientMsgNo, messageId, messageSeq, ...(channelKey && { channelKey }), duplicate };
+  const mayBeOwn = duplicate && isRetry ? { mayBeOwn: true } : {};
+  return {
+    index,
+    ...line,
+    clientMsgNo,
+    messageId,
+    messageSeq,
+    ...(channelKey && { channelKey }),
+    duplicate,
+    ...mayBeOwn,
+  };
 }
 
 /** Whether another attempt may succeed. */

@@ -1,4 +1,5 @@
 import { type RawBuilder, sql } from 'kysely';
+import type { RecallCounts } from '../changes/recall-stored.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import type { BatchCounts } from '../observability/events/batch-counts.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
@@ -28,11 +29,28 @@ export interface StoredBatch {
   /** Start of the current time without progress; null while it makes progress. */
   readonly stalledSince: number | null;
   readonly lastRefusal: Refusal | null;
+  /** Name of the caller that cancelled it, and when; null: no caller did. */
+  readonly cancelledBy: string | null;
+  readonly cancelledAt: number | null;
+  /** Null: it was not recalled. */
+  readonly recall: BatchRecall | null;
   /**
    * Total cost of its slots. It grows with each claim, so a worker that was presumed dead changes
    * nothing.
    */
   readonly fencingToken: number;
+}
+
+/** The recall of a batch. Times are in milliseconds since 1970. */
+export interface BatchRecall {
+  /** Name of the caller. */
+  readonly by: string;
+  readonly requestedAt: number;
+  /** Null while it is under way. */
+  readonly endedAt: number | null;
+  /** Messages accepted earlier are too old. */
+  readonly notBefore: number;
+  readonly counts: RecallCounts;
 }
 
 /** The fields of a new batch. */
@@ -67,6 +85,15 @@ export interface BatchRow {
   readonly attempts: number;
   readonly stalled_since: number | null;
   readonly last_refusal: Refusal | null;
+  readonly cancelled_by: string | null;
+  readonly cancelled_at: number | null;
+  readonly recalled_by: string | null;
+  readonly recall_requested_at: number | null;
+  readonly recall_ended_at: number | null;
+  readonly recall_not_before: number | null;
+  readonly recalled_count: number;
+  readonly recall_refused_count: number;
+  readonly recall_missing_count: number;
 }
 
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
@@ -75,7 +102,8 @@ const noHash = Buffer.alloc(0);
 /** The columns that callers see. The templates, up to 6 MiB, are read only to send the batch. */
 const batchColumns = sql.raw(
   `batch_id, state, caller_id, caller, name, request_id, content_hash, priority, turns_taken, message_count, accepted_count, duplicate_count,
-  refused_count, created_at, send_at, started_at, ended_at, due_at, attempts, stalled_since, last_refusal`,
+  refused_count, created_at, send_at, started_at, ended_at, due_at, attempts, stalled_since, last_refusal, cancelled_by, cancelled_at,
+  recalled_by, recall_requested_at, recall_ended_at, recall_not_before, recalled_count, recall_refused_count, recall_missing_count`,
 );
 
 /** Inserts a batch whose messages are still arriving. Callers cannot see it. */
@@ -204,13 +232,40 @@ export async function listBatches(
   return rows.map(toStoredBatch);
 }
 
-/** Cancels a batch, at once or after its chunk in flight. */
-export async function cancelBatch(db: Db, batchId: string): Promise<StoredBatch | undefined> {
+/** Cancels a batch, at once or after its chunk in flight. `by`: name of the caller. */
+export async function cancelBatch(db: Db, batchId: string, by: string): Promise<StoredBatch | undefined> {
   const { rows } = await sql<BatchRow>`
     update sendbatch.batch set state = case when in_flight then 'cancelling' else 'cancelled' end,
       due_at = case when in_flight then ${databaseNow} end, ended_at = case when in_flight then null else ${databaseNow} end,
-      last_refusal = null
+      last_refusal = null, cancelled_by = ${by}, cancelled_at = ${databaseNow}
     where batch_id = ${batchId} and state in ('queued', 'running') returning ${batchColumns}`.execute(db);
+  return rows.map(toStoredBatch)[0];
+}
+
+/**
+ * Cancels what is left of a batch, at once or after its chunk in flight, and makes it due for slots
+ * that recall what was sent. Undefined: it was recalled before. `windowMs`: messages accepted
+ * earlier than that are too old; undefined: none is.
+ */
+export async function requestRecall(
+  db: Db,
+  batchId: string,
+  { by, windowMs }: { readonly by: string; readonly windowMs: number | undefined },
+): Promise<StoredBatch | undefined> {
+  const isUnfinished = sql`state in ('queued', 'running')`;
+  const { rows } = await sql<BatchRow>`
+    update sendbatch.batch set
+      state = case when not ${isUnfinished} then state when in_flight then 'cancelling' else 'cancelled' end,
+      ended_at = case when ${isUnfinished} and not in_flight then ${databaseNow} else ended_at end,
+      last_refusal = case when ${isUnfinished} then null else last_refusal end,
+      cancelled_by = case when ${isUnfinished} then ${by} else cancelled_by end,
+      cancelled_at = case when ${isUnfinished} then ${databaseNow} else cancelled_at end,
+      due_at = case when ${isUnfinished} and in_flight then ${databaseNow} when ${isUnfinished} then null else due_at end,
+      recalled_by = ${by}, recall_requested_at = ${databaseNow}, recall_due_at = ${databaseNow},
+      recall_not_before = ${windowMs === undefined ? sql`null` : sql`${databaseNow} - ${windowMs}::bigint`}
+    where batch_id = ${batchId} and state <> 'receiving' and recall_requested_at is null returning ${batchColumns}`.execute(
+    db,
+  );
   return rows.map(toStoredBatch)[0];
 }
 
@@ -294,7 +349,7 @@ export async function sweepBatches(
   db: Db,
   { retentionMs, idleMs, limit }: { readonly retentionMs: number; readonly idleMs: number; readonly limit: number },
 ): Promise<number> {
-  const isExpired = sql`ended_at < ${databaseNow} - ${retentionMs}::bigint`;
+  const isExpired = sql`ended_at < ${databaseNow} - ${retentionMs}::bigint and recall_due_at is null`;
   const isAbandoned = sql`state = 'receiving' and received_at < ${databaseNow} - ${idleMs}::bigint`;
   const { rows } = await sql`
     with deleted as (
@@ -330,6 +385,24 @@ export function toStoredBatch(row: BatchRow): StoredBatch {
     attempts: row.attempts,
     stalledSince: row.stalled_since,
     lastRefusal: row.last_refusal,
+    cancelledBy: row.cancelled_by,
+    cancelledAt: row.cancelled_at,
+    recall: recallOf(row),
     fencingToken: row.turns_taken,
+  };
+}
+
+function recallOf(row: BatchRow): BatchRecall | null {
+  if (row.recall_requested_at === null) return null;
+  return {
+    by: row.recalled_by ?? '',
+    requestedAt: row.recall_requested_at,
+    endedAt: row.recall_ended_at,
+    notBefore: row.recall_not_before ?? 0,
+    counts: {
+      recalled: row.recalled_count,
+      tooOld: row.recall_refused_count,
+      missing: row.recall_missing_count,
+    },
   };
 }

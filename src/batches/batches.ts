@@ -36,6 +36,7 @@ import {
   readResults,
   readTemplates,
   readUnsentChunk,
+  requestRecall,
   type StoredBatch,
 } from './batches.sql.ts';
 import { createSubmission, type Submission, type SubmissionParts, type SubmitCall } from './submission.ts';
@@ -81,6 +82,11 @@ export interface Batches {
     },
   ): Promise<ResultsPage>;
   cancel(caller: Caller, batchId: string): Promise<StoredBatch>;
+  /**
+   * Cancels what is left and recalls what was sent, in the background. A repeated call changes
+   * nothing.
+   */
+  recall(caller: Caller, batchId: string): Promise<StoredBatch>;
   /** Submits the refused messages of an ended batch as a new batch, under the same keys. */
   retry(caller: Caller, batchId: string, signal: AbortSignal): Promise<Resubmitted>;
   /**
@@ -99,6 +105,8 @@ type Resubmitted = Awaited<ReturnType<Submission['commit']>>;
 export interface BatchesParts extends Omit<SubmissionParts, 'now'> {
   /** Called after a batch changed. */
   readonly onBatchChange: (batchId: string) => void;
+  /** Milliseconds in which a batch's caller may recall its messages. */
+  readonly recallWindowMs: number;
   readonly now?: () => number;
 }
 
@@ -164,9 +172,20 @@ export function createBatches(parts: BatchesParts): Batches {
     },
     async cancel(caller, batchId) {
       const batch = await find(caller, batchId);
-      const cancelled = await orBusy(() => cancelBatch(db, batch.batchId));
+      const cancelled = await orBusy(() => cancelBatch(db, batch.batchId, caller.name));
       onBatchChange(batch.batchId);
       return cancelled ?? (await find(caller, batchId));
+    },
+    async recall(caller, batchId) {
+      const batch = await find(caller, batchId);
+      const windowMs = caller.scopes.has('admin') ? undefined : parts.recallWindowMs;
+      if (windowMs !== undefined && batch.recall === null && isTooOld(batch, now(), windowMs))
+        throw recallWindowOver(batch, windowMs);
+      const recalling = await orBusy(() => requestRecall(db, batch.batchId, { by: caller.name, windowMs }));
+      if (recalling === undefined) return await find(caller, batchId);
+      onBatchChange(batch.batchId);
+      await parts.scheduleAt(recalling.callerId, now());
+      return recalling;
     },
     async retry(caller, batchId, signal) {
       const batch = await find(caller, batchId);
@@ -284,6 +303,20 @@ async function readResultsPage(
     }
     if (chunks.length === 0) return { results, next: undefined };
   }
+}
+
+/** Whether all messages of a batch are too old to be recalled. */
+function isTooOld({ endedAt }: StoredBatch, now: number, windowMs: number): boolean {
+  return windowMs === 0 || (endedAt !== null && now - endedAt > windowMs);
+}
+
+function recallWindowOver({ batchId }: StoredBatch, windowMs: number): ServiceError {
+  const seconds = Math.floor(windowMs / 1000);
+  return new ServiceError({
+    reason: 'RECALL_WINDOW_OVER',
+    message: `the batch ended more than ${seconds} s ago (RECALL_WINDOW); only a credential with the scope admin may still recall it`,
+    metadata: { batch_id: batchId, window_seconds: String(seconds) },
+  });
 }
 
 function tooManyBatches(): ServiceError {

@@ -12,6 +12,7 @@
 // sender and channel in an earlier chunk.
 
 import { type RawBuilder, sql } from 'kysely';
+import type { RecallCounts } from '../changes/recall-stored.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import type { BatchCounts } from '../observability/events/batch-counts.ts';
 import type { Db } from '../postgres/schema.ts';
@@ -23,7 +24,8 @@ import { type BatchRow, type NewBatch, type StoredBatch, toStoredBatch } from '.
 export type ClaimedBatch = StoredBatch & Pick<NewBatch, 'templates'>;
 
 /**
- * Claims the caller's due batch with the least cost, and adds the cost of its priority. A caller
+ * Claims the caller's due batch with the least cost, and adds the cost of its priority; first one
+ * that has ended and is recalled, since readers see wrong messages meanwhile. A caller
  * has one slot at a time, so a batch still in flight belongs to a worker that died. Due times use
  * the database's clock only.
  */
@@ -31,9 +33,12 @@ export async function claimBatch(db: Db, callerId: string): Promise<ClaimedBatch
   const { rows } = await sql<BatchRow & { readonly templates: string }>`
     update sendbatch.batch set in_flight = true, started_at = coalesce(started_at, ${databaseNow}), turns_taken = turns_taken + priority,
       state = case state when 'queued' then 'running' else state end
-    where batch_id = (
+    where batch_id = coalesce((
+      select batch_id from sendbatch.batch where caller_id = ${callerId} and recall_due_at <= ${databaseNow} and ended_at is not null
+      order by turns_taken, created_at, batch_id limit 1 for update
+    ), (
       select batch_id from sendbatch.batch where caller_id = ${callerId} and due_at <= ${databaseNow}
-      order by turns_taken, created_at, batch_id limit 1 for update)
+      order by turns_taken, created_at, batch_id limit 1 for update))
     returning *`.execute(db);
   return rows.map((row) => ({ ...toStoredBatch(row), templates: row.templates }))[0];
 }
@@ -275,10 +280,14 @@ export async function postponeBatch(
   { batchId, fencingToken }: Pick<StoredBatch, 'batchId' | 'fencingToken'>,
   { delayMs, stalledSince }: { readonly delayMs: number; readonly stalledSince: number },
 ): Promise<void> {
+  const nextAt = sql`${databaseNow} + ${Math.ceil(delayMs)}::bigint`;
   await sql`
     update sendbatch.batch set in_flight = false, attempts = attempts + 1, stalled_since = ${stalledSince}::bigint,
-      due_at = ${databaseNow} + ${Math.ceil(delayMs)}::bigint
-    where batch_id = ${batchId} and turns_taken = ${fencingToken}::bigint and due_at is not null`.execute(db);
+      due_at = case when due_at is not null then ${nextAt} end,
+      recall_due_at = case when recall_due_at is not null then ${nextAt} end
+    where batch_id = ${batchId} and turns_taken = ${fencingToken}::bigint and (due_at is not null or recall_due_at is not null)`.execute(
+    db,
+  );
 }
 
 /**
@@ -293,4 +302,62 @@ export async function cancelClaimedBatch(
     update sendbatch.batch set in_flight = false, state = 'cancelled', due_at = null, ended_at = ${databaseNow},
       last_refusal = ${reason === undefined ? sql`last_refusal` : sql`${JSON.stringify(reason)}::jsonb`}
     where batch_id = ${batchId} and turns_taken = ${fencingToken}::bigint and ended_at is null`.execute(db);
+}
+
+/** A chunk whose messages are to be recalled. */
+export interface SentChunk {
+  readonly ordinal: number;
+  readonly results: string;
+  /** Time of its first attempt, in milliseconds since 1970. */
+  readonly begunAt: number;
+}
+
+/** The next chunks of an ended batch that were not recalled, in sending order. */
+export async function readSentChunks(db: Db, batchId: string, limit: number): Promise<SentChunk[]> {
+  const { rows } = await sql<{ ordinal: number; results: string; begun_at: number }>`
+    select ordinal, results, coalesce(begun_at, 0) as begun_at from sendbatch.batch_chunk
+    where batch_id = ${batchId} and not recalled and results is not null
+    order by due_at, ordinal limit ${limit}`.execute(db);
+  return rows.map((row) => ({ ordinal: row.ordinal, results: row.results, begunAt: row.begun_at }));
+}
+
+/**
+ * Counts recalled chunks and ends the recall after the last one. Does nothing if the batch was
+ * claimed again, so nothing is counted twice.
+ */
+export async function settleRecall(
+  db: Db,
+  { batchId, fencingToken }: Pick<StoredBatch, 'batchId' | 'fencingToken'>,
+  { ordinals, counts }: { readonly ordinals: readonly number[]; readonly counts: RecallCounts },
+): Promise<void> {
+  const hasMore = sql`exists (
+    select from sendbatch.batch_chunk c where c.batch_id = ${batchId} and not c.recalled and c.results is not null)`;
+  await inTransaction(
+    db,
+    async (tx) => {
+      const { rows } = await sql`
+        select from sendbatch.batch where batch_id = ${batchId} and turns_taken = ${fencingToken}::bigint for update`.execute(
+        tx,
+      );
+      return rows.length === 1;
+    },
+    (tx, isCurrent) => ({
+      sent: !isCurrent
+        ? []
+        : [
+            sql`
+              update sendbatch.batch_chunk set recalled = true
+              where batch_id = ${batchId} and ordinal = any(${[...ordinals]}::integer[])`.execute(tx),
+            sql`
+              update sendbatch.batch set in_flight = false, attempts = 0, stalled_since = null,
+                recalled_count = recalled_count + ${counts.recalled}::integer,
+                recall_refused_count = recall_refused_count + ${counts.tooOld}::integer,
+                recall_missing_count = recall_missing_count + ${counts.missing}::integer,
+                recall_due_at = case when ${hasMore} then ${databaseNow} end,
+                recall_ended_at = case when not ${hasMore} then ${databaseNow} end
+              where batch_id = ${batchId}`.execute(tx),
+          ],
+      result: undefined,
+    }),
+  );
 }

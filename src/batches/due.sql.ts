@@ -2,17 +2,24 @@ import { sql } from 'kysely';
 import type { Db } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
 
-/** The next due time of a caller's batches, in milliseconds since 1970. */
+/** The next due time of a caller's batches and recalls, in milliseconds since 1970. */
 export async function findNextDue(db: Db, callerId: string): Promise<number | undefined> {
   const { rows } = await sql<{ due_at: number | null }>`
-    select min(due_at) as due_at from sendbatch.batch where caller_id = ${callerId} and due_at is not null`.execute(db);
+    select least(
+      (select min(due_at) from sendbatch.batch where caller_id = ${callerId} and due_at is not null),
+      (select min(recall_due_at) from sendbatch.batch
+        where caller_id = ${callerId} and recall_due_at is not null and ended_at is not null)) as due_at`.execute(db);
   return rows[0]?.due_at ?? undefined;
 }
 
-/** Callers with a due batch. */
+/** Callers with a due batch or recall. */
 export async function findDueCallers(db: Db, limit: number): Promise<string[]> {
   const { rows } = await sql<{ caller_id: string }>`
-    select distinct caller_id from sendbatch.batch where due_at <= ${databaseNow} limit ${limit}`.execute(db);
+    select caller_id from (
+      select caller_id from sendbatch.batch where due_at <= ${databaseNow}
+      union
+      select caller_id from sendbatch.batch where recall_due_at <= ${databaseNow} and ended_at is not null
+    ) as due limit ${limit}`.execute(db);
   return rows.map((row) => row.caller_id);
 }
 

@@ -1,4 +1,5 @@
-// Runs one slot of a caller: claims its next batch, sends one chunk, settles it.
+// Runs one slot of a caller: claims its next batch, sends one chunk, settles it. A slot of a batch
+// that is recalled erases what some chunks have sent (recall-chunks.ts).
 //
 // Entry points: `createChunkRunner` (one slot), `stopBatches` (batches of ended keys). A slot of a
 // batch that is cancelling only finishes the chunk that a dead worker left under way, since some of
@@ -6,6 +7,7 @@
 // final after a day without progress.
 
 import { hash } from 'node:crypto';
+import type { RecallStored } from '../changes/recall-stored.ts';
 import type { Outcome } from '../messages/append-plan.ts';
 import { type Channel, messageSequence } from '../messages/channel.ts';
 import { prepareMessage } from '../messages/message.ts';
@@ -42,6 +44,7 @@ import {
   stopBatchesOfEndedKeys,
 } from './claims.sql.ts';
 import { findNextDue } from './due.sql.ts';
+import { recallChunks } from './recall-chunks.ts';
 import { findStoredEarlier, type SendChunkParts, sendChunk } from './send-chunk.ts';
 
 /** Dependencies of a slot. */
@@ -49,6 +52,7 @@ export interface ChunkRunnerParts extends SendChunkParts {
   readonly db: Db;
   /** Called after a batch changed. */
   readonly onBatchChange: (batchId: string) => void;
+  readonly recallStored: RecallStored;
   /** The keys of channels, by channel key text. */
   readonly findKeys: (channels: readonly Channel[]) => Promise<ReadonlyMap<string, number>>;
   /** The database's time, in milliseconds since 1970. */
@@ -86,6 +90,8 @@ export function createChunkRunner(parts: ChunkRunnerParts): (callerId: string) =
 
 async function runSlot(parts: ChunkRunnerParts, batch: ClaimedBatch): Promise<void> {
   const { db } = parts;
+  // Whoever recalls has the right to, whatever became of the key that submitted the batch.
+  if (batch.endedAt !== null && batch.recall !== null) return await recallChunks(parts, batch, batch.recall);
   const keyEnd = await findKeyEnd(db, batch.callerId);
   if (keyEnd !== undefined) return await stopForEndedKey(parts, batch, keyEnd);
   const isCancelling = batch.state === 'cancelling';

@@ -71,7 +71,7 @@ export async function sendChunk(
 /**
  * Tolerance for this process's estimate of the database's clock, which is exact to a round trip.
  */
-const clockErrorMs = secondMs;
+export const clockErrorMs = secondMs;
 
 /**
  * Finds refused messages that an earlier attempt of the chunk stored. A template, permission or

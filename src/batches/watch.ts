@@ -6,7 +6,10 @@ import type { Batches, StoredBatch } from './batches.ts';
 
 /** Progress of batches. */
 export interface BatchWatch {
-  /** Yields the batch now and after each change until it ends, and unchanged every 15 seconds. */
+  /**
+   * Yields the batch now and after each change until it has ended, as has its recall if there is
+   * one, and unchanged every 15 seconds.
+   */
   watch(caller: Caller, batchId: string, signal: AbortSignal): AsyncIterable<StoredBatch>;
   /** Reports a change made by this instance. */
   notify(batchId: string): void;
@@ -76,13 +79,13 @@ export function createBatchWatch(batches: Pick<Batches, 'get'>): BatchWatch {
             retryAfterMs: secondMs,
           });
         const batch = await readShared(caller, batchId);
-        const text = JSON.stringify([batch.state, batch.counts, batch.dueAt, batch.attempts]);
+        const text = JSON.stringify([batch.state, batch.counts, batch.dueAt, batch.attempts, batch.recall]);
         if (text !== reported || performance.now() - reportedAt >= heartbeatMs) {
           yield batch;
           reported = text;
           reportedAt = performance.now();
         }
-        if (batch.endedAt !== null) return;
+        if (batch.endedAt !== null && (batch.recall === null || batch.recall.endedAt !== null)) return;
         const change = waitForChange(batchId, signal);
         await delay(minUpdateMs);
         await change;

@@ -1,5 +1,6 @@
 import { type Caller, senderDenial } from '../messages/caller.ts';
 import type { Refusal } from '../messages/service-error.ts';
+import type { MessageChanges } from '../postgres/schema.ts';
 
 /** Who changes messages, and when. */
 export interface Changer {
@@ -55,4 +56,27 @@ export function changeDenial(message: Changeable, changer: Changer): Refusal | u
     message: `message ${messageSeq} is older than ${seconds} s (RECALL_WINDOW); only a credential with the scope admin may still change it`,
     metadata: { message_seq: String(messageSeq), window_seconds: String(seconds) },
   };
+}
+
+export function isRecalled(changes: MessageChanges | undefined): boolean {
+  return changes?.recalledAt !== undefined;
+}
+
+/** What decides whether a stored message of a batch may be recalled with it. */
+export interface BatchMessage {
+  readonly acceptedAt: number;
+  readonly changes: MessageChanges | undefined;
+}
+
+/**
+ * What the recall of a batch does with one of its messages. `foreign`: an earlier call had sent it,
+ * before `sentFrom`. `tooOld`: it was accepted before `notBefore`.
+ */
+export function batchRecallOf(
+  { acceptedAt, changes }: BatchMessage,
+  { sentFrom, notBefore }: { readonly sentFrom: number; readonly notBefore: number },
+): 'recall' | 'recalled' | 'tooOld' | 'foreign' {
+  if (acceptedAt < sentFrom) return 'foreign';
+  if (isRecalled(changes)) return 'recalled';
+  return acceptedAt < notBefore ? 'tooOld' : 'recall';
 }

@@ -1,53 +1,88 @@
 import { sql } from 'kysely';
 import { flagRecalled, flagRedDot, flagWasRestricted } from '../messages/message.ts';
-import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from '../messages/messages-read.sql.ts';
+import {
+  alive,
+  aliveAt,
+  type MessageRow,
+  messageColumns,
+  type StoredMessage,
+  toStored,
+} from '../messages/messages-read.sql.ts';
 import type { Db, MessageChanges, Tx } from '../postgres/schema.ts';
+import { Statement } from '../postgres/sql.ts';
 
 /** Kinds of changes as stored. */
 export const changeKinds = { edited: 1, recalled: 2 } as const;
 
-/** A message that may be recalled: without its content. */
-export interface RecallTarget {
+/** A message of a channel. */
+export interface MessageRef {
+  readonly channelKey: number;
   readonly messageSeq: number;
+}
+
+/** A message that may be recalled: without its content. */
+export interface RecallTarget extends MessageRef {
   readonly messageId: number;
   readonly fromUid: string;
   readonly clientMsgNo: string;
   readonly acceptedAt: number;
   readonly changes: MessageChanges | undefined;
+  /** Its receivers, if it names any. */
+  readonly subscribers: readonly string[];
+}
+
+/** The last change and the last message of a channel, under the lock of its head. */
+export interface ChangeHead {
+  readonly lastChange: number;
+  readonly lastSeq: number;
 }
 
 /**
- * Locks a channel's head, which numbers its changes as it numbers its messages. Returns the number
- * of the last change; undefined when the channel was removed.
+ * Locks the heads of channels, which number their changes as they number their messages, in the
+ * order of the keys as senders do. Channels that were removed are absent.
  */
-export async function lockChanges(tx: Tx, channelKey: number): Promise<number | undefined> {
-  const { rows } = await sql<{ last_change: number }>`
-    select coalesce(last_change, 0) as last_change from sendbatch.channel_head
-    where channel_key = ${channelKey} for no key update`.execute(tx);
-  return rows[0]?.last_change;
+export async function lockChanges(tx: Tx, channelKeys: readonly number[]): Promise<Map<number, ChangeHead>> {
+  const { rows } = await sql<{ channel_key: number; last_change: number; last_seq: number }>`
+    select channel_key, coalesce(last_change, 0) as last_change, last_seq from sendbatch.channel_head
+    where channel_key = any(${[...channelKeys]}::bigint[]) order by channel_key for no key update`.execute(tx);
+  return new Map(rows.map((row) => [row.channel_key, { lastChange: row.last_change, lastSeq: row.last_seq }]));
 }
 
-/** The kept messages among these sequences, in their order, locked until the transaction ends. */
-export async function lockTargets(
-  tx: Tx,
-  channelKey: number,
-  seqs: readonly number[],
-  now: number,
-): Promise<RecallTarget[]> {
-  const { rows } = await sql<
-    Pick<MessageRow, 'message_seq' | 'message_id' | 'from_uid' | 'client_msg_no' | 'accepted_at' | 'changed'>
-  >`
-    select m.message_seq, m.message_id, m.from_uid, m.client_msg_no, m.accepted_at, m.changed
-    from sendbatch.message m
-    where m.channel_key = ${channelKey} and m.message_seq = any(${[...seqs]}::bigint[]) and ${alive(now)}
-    order by m.message_seq for no key update`.execute(tx);
+const targetsStatement = new Statement<
+  Pick<
+    MessageRow,
+    'message_seq' | 'message_id' | 'from_uid' | 'client_msg_no' | 'accepted_at' | 'changed' | 'subscribers'
+  > & { readonly channel_key: number }
+>({
+  name: 'lock messages to recall',
+  text: `
+    select w.channel_key, m.*
+    from (select channel_key, message_seq from unnest($1::bigint[], $2::bigint[]) as w(channel_key, message_seq)
+      order by channel_key, message_seq) w
+    cross join lateral (
+      select m.message_seq, m.message_id, m.from_uid, m.client_msg_no, m.accepted_at, m.changed, m.subscribers
+      from sendbatch.message m
+      where m.channel_key = w.channel_key and m.message_seq = w.message_seq and ${aliveAt('$3')}
+      limit 1 for no key update
+    ) m`,
+});
+
+/** The kept messages among these, locked until the transaction ends. */
+export async function lockTargets(tx: Tx, refs: readonly MessageRef[], now: number): Promise<RecallTarget[]> {
+  const rows = await targetsStatement.run(tx, [
+    refs.map((ref) => ref.channelKey),
+    refs.map((ref) => ref.messageSeq),
+    now,
+  ]);
   return rows.map((row) => ({
+    channelKey: row.channel_key,
     messageSeq: row.message_seq,
     messageId: row.message_id,
     fromUid: row.from_uid,
     clientMsgNo: row.client_msg_no,
     acceptedAt: row.accepted_at,
     changes: row.changed ?? undefined,
+    subscribers: row.subscribers ?? [],
   }));
 }
 
@@ -68,48 +103,131 @@ export async function findKeys(
   return rows.map((row) => ({ clientMsgNo: row.client_msg_no, messageSeq: row.message_seq }));
 }
 
-/** The number of the channel's last change, and the time of the next ones. */
-interface Numbering {
-  readonly lastChange: number;
+/** How changes are written. */
+export interface ChangeOptions {
+  /** Milliseconds since 1970. */
   readonly now: number;
+  /** Whether webhooks exist, which receive changes. */
+  readonly announces: boolean;
+  /** Whether the replaced content is kept as a copy. */
+  readonly keepsCopies: boolean;
+}
+
+/** A message with the number of its change. */
+export interface NumberedRef extends MessageRef {
+  readonly changeNo: number;
+  /** The channel's last message when it changes. */
+  readonly afterSeq: number;
+}
+
+/** Numbers the next changes of channels, in the order of the messages. */
+export function numberChanges(
+  refs: readonly MessageRef[],
+  heads: ReadonlyMap<number, ChangeHead>,
+): readonly NumberedRef[] {
+  const lastChanges = new Map<number, number>();
+  return [...refs]
+    .sort((a, b) => a.channelKey - b.channelKey || a.messageSeq - b.messageSeq)
+    .map(({ channelKey, messageSeq }) => {
+      const head = heads.get(channelKey) ?? { lastChange: 0, lastSeq: 0 };
+      const changeNo = (lastChanges.get(channelKey) ?? head.lastChange) + 1;
+      lastChanges.set(channelKey, changeNo);
+      return { channelKey, messageSeq, changeNo, afterSeq: head.lastSeq };
+    });
 }
 
 /**
- * The end of a statement that changes messages, in the order of `seqs`: numbers the changes and
- * advances the channel's last one. Under the lock of the head.
+ * The parts of a statement that changes messages $1 to $4 (keys, sequences, change numbers, last
+ * messages), at $5, for webhooks if $6.
  */
-const numbered = (
-  channelKey: number,
-  seqs: readonly number[],
-  kind: keyof typeof changeKinds,
-  { lastChange, now }: Numbering,
-) => sql`
+const changing = (kind: keyof typeof changeKinds, keepsCopies: boolean) => ({
+  wanted: `
+    wanted as materialized (
+      select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
+        as w(channel_key, message_seq, change_no, after_seq)
+    )${
+      keepsCopies
+        ? `, copied as (
+      insert into sendbatch.message_copy (channel_key, message_seq, revision, kind, payload, subscribers, copied_at)
+      select m.channel_key, m.message_seq, coalesce((m.changed ->> 'revision')::integer, 0), ${changeKinds[kind]},
+        m.payload, m.subscribers, $5::bigint
+      from wanted w cross join lateral (
+        select * from sendbatch.message m
+        where m.channel_key = w.channel_key and m.message_seq = w.message_seq limit 1
+      ) m
+    )`
+        : ''
+    }`,
+  numbered: `
     numbered as (
-      insert into sendbatch.message_change (channel_key, change_no, message_seq, kind, changed_at)
-      select ${channelKey}::bigint, ${lastChange}::bigint + ordinality, seq, ${changeKinds[kind]}::smallint, ${now}::bigint
-      from unnest(${[...seqs]}::bigint[]) with ordinality as w(seq, ordinality)
+      insert into sendbatch.message_change (channel_key, change_no, message_seq, kind, changed_at, after_seq, to_route)
+      select channel_key, change_no, message_seq, ${changeKinds[kind]}, $5::bigint, after_seq, $6::boolean from wanted
     )
-    update sendbatch.channel_head set last_change = ${lastChange + seqs.length}::bigint where channel_key = ${channelKey}`;
+    update sendbatch.channel_head h set last_change = w.last_change
+    from (select channel_key, max(change_no) as last_change from wanted group by channel_key) w
+    where h.channel_key = w.channel_key`,
+});
 
 /**
- * Erases the content of messages. They no longer count as unread; one that had named its receivers
+ * A recall erases content. The message no longer counts as unread; one that had named its receivers
  * stays hidden from everyone else.
  */
+const recallStatement = (name: string, keepsCopies: boolean) => {
+  const { wanted, numbered } = changing('recalled', keepsCopies);
+  return new Statement({
+    name,
+    inListOrder: true,
+    text: `
+    with ${wanted}, erased as (
+      update sendbatch.message m set payload = '', subscribers = null,
+        flags = (m.flags & ~${flagRedDot}) | ${flagRecalled}
+          | case when m.subscribers is null then 0 else ${flagWasRestricted} end,
+        changed = '{"revision": 0}'::jsonb || coalesce(m.changed, '{}'::jsonb)
+          || jsonb_build_object('recalledAt', $5::bigint, 'recalledBy', $7::text)
+      from (select channel_key, message_seq from wanted order by channel_key, message_seq) w
+      where m.channel_key = w.channel_key and m.message_seq = w.message_seq
+    ), ${numbered}`,
+  });
+};
+
+const editStatement = (name: string, keepsCopies: boolean) => {
+  const { wanted, numbered } = changing('edited', keepsCopies);
+  return new Statement({
+    name,
+    inListOrder: true,
+    text: `
+    with ${wanted}, edited as (
+      update sendbatch.message m set payload = $7::bytea,
+        changed = jsonb_build_object('revision', $8::integer, 'editedAt', $5::bigint)
+      from wanted w where m.channel_key = w.channel_key and m.message_seq = w.message_seq
+    ), ${numbered}`,
+  });
+};
+
+const statements = {
+  recall: recallStatement('recall messages', false),
+  recallAndKeep: recallStatement('recall messages and keep copies', true),
+  edit: editStatement('edit message', false),
+  editAndKeep: editStatement('edit message and keep a copy', true),
+};
+
+const changeValues = (refs: readonly NumberedRef[], { now, announces }: ChangeOptions) => [
+  refs.map((ref) => ref.channelKey),
+  refs.map((ref) => ref.messageSeq),
+  refs.map((ref) => ref.changeNo),
+  refs.map((ref) => ref.afterSeq),
+  now,
+  announces,
+];
+
+/** Erases the content of messages, which are locked with their heads. */
 export async function recall(
   tx: Tx,
-  channelKey: number,
-  seqs: readonly number[],
-  { by, ...numbering }: Numbering & { readonly by: string },
+  refs: readonly NumberedRef[],
+  options: ChangeOptions & { readonly by: string },
 ): Promise<void> {
-  await sql`
-    with erased as (
-      update sendbatch.message m set payload = ''::bytea, subscribers = null,
-        flags = (m.flags & ~${flagRedDot}::int) | ${flagRecalled}::int
-          | case when m.subscribers is null then 0 else ${flagWasRestricted}::int end,
-        changed = '{"revision": 0}'::jsonb || coalesce(m.changed, '{}'::jsonb)
-          || jsonb_build_object('recalledAt', ${numbering.now}::bigint, 'recalledBy', ${by}::text)
-      where m.channel_key = ${channelKey} and m.message_seq = any(${[...seqs]}::bigint[])
-    ), ${numbered(channelKey, seqs, 'recalled', numbering)}`.execute(tx);
+  const statement = options.keepsCopies ? statements.recallAndKeep : statements.recall;
+  await statement.run(tx, [...changeValues(refs, options), options.by]);
 }
 
 /** A kept message of a channel; `lock`: until the transaction ends. */
@@ -127,17 +245,12 @@ export async function readMessage(
   return rows.map(toStored)[0];
 }
 
-/** Replaces the content of a message. */
+/** Replaces the content of a message, which is locked with its head. */
 export async function edit(
   tx: Tx,
-  channelKey: number,
-  seq: number,
-  { payload, revision, ...numbering }: Numbering & { readonly payload: Uint8Array; readonly revision: number },
+  ref: NumberedRef,
+  options: ChangeOptions & { readonly payload: Uint8Array; readonly revision: number },
 ): Promise<void> {
-  await sql`
-    with edited as (
-      update sendbatch.message set payload = ${Buffer.from(payload)},
-        changed = jsonb_build_object('revision', ${revision}::int, 'editedAt', ${numbering.now}::bigint)
-      where channel_key = ${channelKey} and message_seq = ${seq}
-    ), ${numbered(channelKey, [seq], 'edited', numbering)}`.execute(tx);
+  const statement = options.keepsCopies ? statements.editAndKeep : statements.edit;
+  await statement.run(tx, [...changeValues([ref], options), Buffer.from(options.payload), options.revision]);
 }

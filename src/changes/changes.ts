@@ -23,13 +23,23 @@ import { type Refusal, ServiceError } from '../messages/service-error.ts';
 import { orBusy, storeBusy } from '../messages/store-busy.ts';
 import type { Moderate } from '../moderation/moderation.ts';
 import { insertFlags } from '../moderation/rules.sql.ts';
-import type { Db, MessageChanges } from '../postgres/schema.ts';
+import type { Db } from '../postgres/schema.ts';
 import { onShard } from '../postgres/shards.ts';
 import type { RateLimitStatus, Rates } from '../rate-limits/rate-limits.ts';
 import { channelToRead, type Reader, viewerOf } from '../reading/read-access.ts';
 import type { Store } from '../sending/group-context.ts';
-import { type Changer, changeDenial, messageNotFound } from './change-rules.ts';
-import { edit, findKeys, lockChanges, lockTargets, type RecallTarget, readMessage, recall } from './changes.sql.ts';
+import { type Changer, changeDenial, isRecalled, messageNotFound } from './change-rules.ts';
+import {
+  edit,
+  findKeys,
+  lockChanges,
+  lockTargets,
+  numberChanges,
+  type RecallTarget,
+  readMessage,
+  recall,
+} from './changes.sql.ts';
+import { type MessageCopy, readCopies } from './copies.sql.ts';
 
 /** A channel, and who changes messages in it. */
 interface ChangeCall extends Reader {
@@ -81,23 +91,36 @@ export interface Changes {
   /** One outcome per number or key: sequences, ids, then keys. */
   recall(call: RecallCall): Promise<readonly RecallOutcome[]>;
   edit(call: EditCall): Promise<Edited>;
+  /** Replaced contents of a message, for callers with the scope `admin`. */
+  listCopies(call: CopiesCall): Promise<MessageCopy[]>;
+}
+
+/** The next copies of a message. */
+export interface CopiesCall {
+  readonly channelType: number;
+  readonly channelId: string;
+  readonly messageSeq: number;
+  readonly afterRevision: number;
+  readonly limit: number;
 }
 
 /** What changes pass through, as sends do. */
 export interface ChangesParts {
   readonly rates: Rates;
   readonly moderate: Moderate;
-  /** Called after the commit of a change. */
-  readonly onChanged: (channelKey: number, kind: 'edited' | 'recalled', count: number) => void;
+  /** Called after the commit of changes, with their channels. */
+  readonly onChanged: (channelKeys: readonly number[], kind: 'edited' | 'recalled', count: number) => void;
   /** Milliseconds in which senders may change their messages. */
   readonly windowMs: number;
+  /** Whether replaced contents are kept as copies. */
+  readonly keepsCopies: boolean;
   readonly now?: () => number;
 }
 
 /** Creates the use cases of recalls and edits. */
 export function createChanges(store: Store, parts: ChangesParts): Changes {
   const { channelKeys } = store;
-  const { windowMs, now = Date.now } = parts;
+  const { windowMs, keepsCopies, now = Date.now } = parts;
 
   /** The channel, its key if it has messages, and who changes them. */
   async function open(
@@ -116,9 +139,9 @@ export function createChanges(store: Store, parts: ChangesParts): Changes {
         const named = namesOf(call);
         if (channelKey === undefined) return named.map((each) => notFound(each));
         const seqs = await findSeqs(store, channelKey, call, changer.uid);
-        const outcomes = await recallFound(store, channelKey, { named, seqs }, changer);
+        const outcomes = await recallFound(store, channelKey, { named, seqs }, { changer, keepsCopies });
         const count = outcomes.filter(({ kind }) => kind === 'recalled').length;
-        if (count > 0) parts.onChanged(channelKey, 'recalled', count);
+        if (count > 0) parts.onChanged([channelKey], 'recalled', count);
         return outcomes;
       }),
 
@@ -136,9 +159,17 @@ export function createChanges(store: Store, parts: ChangesParts): Changes {
         const prepared = preparedFrom(channel, message, call.payload);
         await assertMaySend(store, call, prepared);
         const judged = await admitted(parts, call, prepared);
-        const edited = await editLocked(store, channelKey, call, { changer, judged });
-        if (!edited.unchanged) parts.onChanged(channelKey, 'edited', 1);
+        const edited = await editLocked(store, channelKey, call, { changer, judged, keepsCopies });
+        if (!edited.unchanged) parts.onChanged([channelKey], 'edited', 1);
         return { ...answer, ...edited };
+      }),
+
+    listCopies: (call) =>
+      orBusy(async () => {
+        const channel = channelToRead(call.channelType, call.channelId, undefined);
+        const channelKey = (await channelKeys.find([channel])).get(channel.key);
+        if (channelKey === undefined) return [];
+        return await readCopies(tablesOf(store, channelKey), channelKey, call.messageSeq, call);
       }),
   };
 }
@@ -199,13 +230,14 @@ async function recallFound(
   store: Store,
   channelKey: number,
   { named, seqs }: { named: readonly Partial<Named>[]; seqs: readonly (number | Refusal | undefined)[] },
-  changer: Changer,
+  { changer, keepsCopies }: { changer: Changer; keepsCopies: boolean },
 ): Promise<RecallOutcome[]> {
   const wanted = [...new Set(seqs.filter((seq) => typeof seq === 'number'))];
+  const refs = wanted.map((messageSeq) => ({ channelKey, messageSeq }));
   const db = tablesOf(store, channelKey);
   return await db.transaction().execute(async (tx) => {
-    const lastChange = wanted.length === 0 ? undefined : await lockChanges(tx, channelKey);
-    const targets = lastChange === undefined ? [] : await lockTargets(tx, channelKey, wanted, changer.now);
+    const heads = await lockChanges(tx, refs.length === 0 ? [] : [channelKey]);
+    const targets = heads.size === 0 ? [] : await lockTargets(tx, refs, changer.now);
     const bySeq = new Map(targets.map((target) => [target.messageSeq, target]));
     const recalled = new Set<number>();
     const outcomes = named.map((each, index): RecallOutcome => {
@@ -220,17 +252,16 @@ async function recallFound(
       recalled.add(message.messageSeq);
       return { kind: 'recalled', message };
     });
-    if (lastChange !== undefined && recalled.size > 0) {
+    if (recalled.size > 0) {
+      const numbered = numberChanges(
+        targets.filter(({ messageSeq }) => recalled.has(messageSeq)),
+        heads,
+      );
       const by = changer.uid ?? changer.caller.name;
-      const inOrder = [...recalled].sort((a, b) => a - b);
-      await recall(tx, channelKey, inOrder, { lastChange, by, now: changer.now });
+      await recall(tx, numbered, { by, now: changer.now, announces: store.announces?.() ?? false, keepsCopies });
     }
     return outcomes;
   });
-}
-
-function isRecalled(changes: MessageChanges | undefined): boolean {
-  return changes?.recalledAt !== undefined;
 }
 
 /**
@@ -299,18 +330,21 @@ async function editLocked(
   store: Store,
   channelKey: number,
   call: EditCall,
-  { changer, judged }: { changer: Changer; judged: PreparedMessage },
+  { changer, judged, keepsCopies }: { changer: Changer; judged: PreparedMessage; keepsCopies: boolean },
 ): Promise<{ message: StoredMessage; unchanged: boolean }> {
   const { now } = changer;
   const db = tablesOf(store, channelKey);
   return await db.transaction().execute(async (tx) => {
-    const lastChange = await lockChanges(tx, channelKey);
+    const heads = await lockChanges(tx, [channelKey]);
     const message = assertEditable(await readMessage(tx, channelKey, call.messageSeq, now, 'lock'), call, changer);
-    if (lastChange === undefined) throw storeBusy(new Error('the channel was removed'));
+    if (heads.size === 0) throw storeBusy(new Error('the channel was removed'));
     if (message.payload.equals(judged.payload)) return { message, unchanged: true };
     const revision = (message.changes?.revision ?? 0) + 1;
-    await edit(tx, channelKey, call.messageSeq, { payload: judged.payload, revision, lastChange, now });
     const { messageId, messageSeq } = message;
+    const [numbered] = numberChanges([{ channelKey, messageSeq }], heads);
+    if (numbered === undefined) throw new Error('a change without a number');
+    const options = { now, announces: store.announces?.() ?? false, keepsCopies };
+    await edit(tx, numbered, { ...options, payload: judged.payload, revision });
     if (judged.flaggedBy !== undefined)
       await insertFlags(tx, [{ messageId, messageSeq, channelKey, ruleIds: judged.flaggedBy }], now);
     const changes = { revision, editedAt: now };

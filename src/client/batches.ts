@@ -4,6 +4,7 @@ import {
   type Batch,
   type BatchOptionsSchema,
   type BatchService,
+  RecallState,
   SubmitBatchRequestSchema,
   type SubmitBatchResponse,
 } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
@@ -75,7 +76,29 @@ async function* framesOf(
     };
 }
 
-/** Yields a batch now and after each change until it has ended, across reconnects. */
+/** Recalls a batch, retried: a repeated call changes nothing. */
+export async function recallBatch(
+  rpc: Rpc,
+  batchId: string,
+  { signal }: { readonly signal?: AbortSignal },
+  retry: Retry,
+): Promise<Batch> {
+  const retries = retry.begin(signal);
+  for (;;) {
+    try {
+      const { batch } = await rpc.recallBatch({ batchId }, signal === undefined ? {} : { signal });
+      if (batch === undefined) throw new ConnectError('the answer has no batch', Code.Internal);
+      return batch;
+    } catch (error) {
+      await retries.after(error);
+    }
+  }
+}
+
+/**
+ * Yields a batch now and after each change until it has ended, as has its recall if there is one,
+ * across reconnects.
+ */
 export async function* watch(
   rpc: Rpc,
   batchId: string,
@@ -89,7 +112,7 @@ export async function* watch(
         retries.onProgress();
         if (batch === undefined) continue;
         yield batch;
-        if (batch.endedAt !== undefined) return;
+        if (batch.endedAt !== undefined && batch.recallState !== RecallState.RUNNING) return;
       }
       throw endedEarly();
     } catch (error) {

@@ -11,7 +11,7 @@ import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import { type Batch, BatchService } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 import type { Message } from '../../gen/client/sendbatch/v1/message_pb.ts';
 import { MessageService, type RecallResult } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
-import { type SubmitOptions, submit, watch } from './batches.ts';
+import { recallBatch, type SubmitOptions, submit, watch } from './batches.ts';
 import type { Draft, Result } from './draft.ts';
 import { type RecallChannel, type RecallOptions, recall } from './recall.ts';
 import { createRetry, type RetryOptions, untilAborted } from './retry.ts';
@@ -20,7 +20,12 @@ import { type ChannelCursor, createSharedTail, type SharedTail } from './shared-
 import { type TailOptions, type TailRequest, tail } from './tail.ts';
 
 export type { Batch } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
-export { BatchPriority, BatchService, BatchState } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
+export {
+  BatchPriority,
+  BatchService,
+  BatchState,
+  RecallState,
+} from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 export type { Message } from '../../gen/client/sendbatch/v1/message_pb.ts';
 export { ChannelType, MessageState } from '../../gen/client/sendbatch/v1/message_pb.ts';
 export type { MessageChanged } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
@@ -78,7 +83,15 @@ export interface Sendbatch {
    * number; retried like `send`. One result each.
    */
   recall(channel: RecallChannel, messageSeqs: readonly bigint[], options?: RecallOptions): Promise<RecallResult[]>;
-  /** Yields a batch now and after each change until it has ended, across reconnects. */
+  /**
+   * Stops a batch and takes back what it has sent, in the background; retried like `send`. `watch`
+   * follows it.
+   */
+  recallBatch(batchId: string, options?: { readonly signal?: AbortSignal }): Promise<Batch>;
+  /**
+   * Yields a batch now and after each change until it has ended, as has its recall if there is one,
+   * across reconnects.
+   */
   watch(batchId: string, options?: { readonly signal?: AbortSignal }): AsyncIterable<Batch>;
   /**
    * Follows channels and resumes after interruptions: every message after the cursors once, in
@@ -103,6 +116,7 @@ export function createSendbatch({ transport, retry = {} }: SendbatchOptions): Se
     rpc,
     batches,
     recall: (channel, messageSeqs, options = {}) => recall(rpc, channel, { messageSeqs, ...options }, settled),
+    recallBatch: (batchId, options = {}) => recallBatch(batches, batchId, options, settled),
     submit: (messages, options = {}) => submit(batches, messages, options, settled),
     watch: (batchId, options = {}) => untilAborted(options.signal, watch(batches, batchId, options, settled)),
     send: (messages, options = {}) => sendAll(rpc, messages, options, settled),

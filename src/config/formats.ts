@@ -10,6 +10,7 @@ const ranges = {
   pause: [0, 3600_000, 'ms'],
   window: [0, 3650 * 24 * 3600_000, 'ms'],
   days: [1, 3650, 'days'],
+  'keep-days': [0, 3650, 'days'],
   workers: [1, 64, ''],
   lanes: [0, 64, ''],
   count: [1, 10_000, ''],

@@ -69,6 +69,10 @@ export interface Config {
   readonly listenUrl: string | undefined;
   readonly retention: readonly { readonly channelType: number; readonly days: number }[];
   readonly recallWindowMs: number;
+  /** Days that replaced contents are kept; 0: not at all. */
+  readonly recallKeepDays: number;
+  /** Whether a recall also sends the command of TangSengDaoDao. */
+  readonly recallLegacyCommand: boolean;
   readonly sweepIntervalMs: number;
   readonly batchConcurrency: number;
   readonly batchRetentionDays: number;
@@ -262,6 +266,8 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     listenUrl: at.listenDatabaseUrl === '' ? undefined : at.listenDatabaseUrl,
     retention: retentionOf(at.retention),
     recallWindowMs: at.recallWindow,
+    recallKeepDays: at.recallKeepDays,
+    recallLegacyCommand: at.recallLegacyCommand === 'on',
     sweepIntervalMs: at.sweepInterval,
     batchConcurrency: at.batchConcurrency,
     batchRetentionDays: at.batchRetention,

@@ -218,6 +218,18 @@ export const schema = {
     default: 24 * 3600_000,
     env: 'RECALL_WINDOW',
   },
+  recallKeepDays: {
+    doc: 'Days that contents replaced by an edit or erased by a recall are kept as copies, which only the scope admin reads; 0 = not at all.',
+    format: 'keep-days',
+    default: 0,
+    env: 'RECALL_KEEP_DAYS',
+  },
+  recallLegacyCommand: {
+    doc: 'on = a recall also sends the command messageRevoke, by which clients of TangSengDaoDao remove the message.',
+    format: ['off', 'on'],
+    default: 'off',
+    env: 'RECALL_LEGACY_COMMAND',
+  },
   sweepInterval: {
     doc: 'Milliseconds between two removals of expired messages.',
     format: 'milliseconds',

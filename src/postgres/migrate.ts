@@ -18,6 +18,7 @@ import { up as batchColumns } from './migrations/0015-batch-columns.ts';
 import { up as background } from './migrations/0016-background.ts';
 import { up as changes } from './migrations/0017-changes.ts';
 import { up as shards } from './migrations/0018-shards.ts';
+import { up as recall } from './migrations/0019-recall.ts';
 import { up as console } from './migrations/0021-console.ts';
 import { up as shardSplit } from './migrations/0022-shard-split.ts';
 
@@ -50,6 +51,7 @@ const migrations: Record<string, Migration> = {
   '0016-background': { up: background },
   '0017-changes': { up: changes },
   '0018-shards': { up: shards },
+  '0019-recall': { up: recall },
   '0021-console': { up: console },
   '0022-shard-split': { up: shardSplit },
 };

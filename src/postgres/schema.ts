@@ -27,6 +27,7 @@ export interface Tables {
   'sendbatch.live_message': LiveMessageTable;
   'sendbatch.message': MessageTable;
   'sendbatch.message_change': MessageChangeTable;
+  'sendbatch.message_copy': MessageCopyTable;
   'sendbatch.migration_checksum': MigrationChecksumTable;
   'sendbatch.moderation_rule': ModerationRuleTable;
   'sendbatch.moderation_version': ModerationVersionTable;
@@ -41,6 +42,7 @@ export interface Tables {
   'sendbatch.template': TemplateTable;
   'sendbatch.template_deleted': TemplateDeletedTable;
   'sendbatch.webhook': WebhookTable;
+  'sendbatch.webhook_change_queue': WebhookChangeQueueTable;
   'sendbatch.webhook_lane': WebhookLaneTable;
   'sendbatch.webhook_outbox': WebhookOutboxTable;
   'sendbatch.webhook_parked': WebhookParkedTable;
@@ -91,6 +93,18 @@ interface BatchTable {
   content_hash: Buffer;
   templates: string;
   last_refusal: unknown;
+  cancelled_by: string | null;
+  cancelled_at: number | null;
+  recalled_by: string | null;
+  recall_requested_at: number | null;
+  /** When its next chunks are recalled; null when none are left. */
+  recall_due_at: number | null;
+  recall_ended_at: number | null;
+  /** Messages accepted earlier are too old to be recalled; null: none is. */
+  recall_not_before: number | null;
+  recalled_count: Generated<number>;
+  recall_refused_count: Generated<number>;
+  recall_missing_count: Generated<number>;
 }
 
 /** Parts of a submitted batch that are sent at once. */
@@ -110,6 +124,8 @@ interface BatchChunkTable {
   attempts: Generated<number>;
   stalled_since: number | null;
   waiting: string | null;
+  /** Whether its messages were recalled. */
+  recalled: Generated<boolean>;
 }
 
 /** Channels: surrogate keys of type, sequence and id. */
@@ -247,6 +263,23 @@ interface MessageChangeTable {
   /** 1 edited, 2 recalled. */
   kind: number;
   changed_at: number;
+  /** The channel's last message when it changed. */
+  after_seq: Generated<number>;
+  /** Not routed to webhooks yet. */
+  to_route: Generated<boolean>;
+}
+
+/** Contents that edits and recalls replaced, while RECALL_KEEP_DAYS keeps them. */
+interface MessageCopyTable {
+  channel_key: number;
+  message_seq: number;
+  /** Of the content; 0: as it was sent. */
+  revision: number;
+  /** Of the change that replaced it. */
+  kind: number;
+  payload: Buffer;
+  subscribers: string[] | null;
+  copied_at: number;
 }
 
 /** Checksums of applied migrations. */
@@ -332,6 +365,8 @@ interface SweptTable {
   channel_key: number;
   /** Messages removed by the sweeper, for `verify`. */
   messages: number;
+  /** Their changes. */
+  changes: Generated<number>;
 }
 
 /** System users. */
@@ -389,6 +424,8 @@ interface WebhookLaneTable {
   last_status: number | null;
   last_error: string | null;
   created_at: number | null;
+  /** Of a delivery of changes: their kind and ranges. */
+  changes: unknown;
 }
 
 /** Stored ranges that are not routed to webhooks yet. */
@@ -411,6 +448,18 @@ interface WebhookParkedTable {
   created_at: number;
   parked_at: number;
   redeliver: Generated<boolean>;
+  changes: unknown;
+}
+
+/** Ranges of changes that wait for delivery, per webhook and channel. */
+interface WebhookChangeQueueTable {
+  webhook_key: number;
+  channel_key: number;
+  lane: number;
+  queued_id: Generated<number>;
+  first_change: number;
+  last_change: number;
+  since: number;
 }
 
 /** Ranges that wait for delivery, per webhook and channel. */

@@ -100,7 +100,12 @@ export async function createShard(db: AnyDb, shard: Shard, model: string): Promi
   });
 }
 
+/** Creates a table of the model, if it has it: later migrations add tables to every shard. */
 async function createTable(tx: AnyDb, schema: string, model: string, table: string): Promise<void> {
+  const found = await sql<{
+    exists: boolean;
+  }>`select to_regclass(${`${model}.${table}`}) is not null as exists`.execute(tx);
+  if (found.rows[0]?.exists !== true) return;
   const of = sql`${`${model}.${table}`}::regclass`;
   const here = sql.id(schema, table);
   const options = await sql<{ options: string | null }>`

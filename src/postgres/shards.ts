@@ -33,6 +33,7 @@ export const mainSchema = 'sendbatch';
 export const shardTables = [
   'message',
   'message_change',
+  'message_copy',
   'channel_head',
   'channel_info',
   'channel_uid',

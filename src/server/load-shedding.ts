@@ -39,7 +39,8 @@ export function createLoadShedding(overload: AdmissionController): LoadShedding 
 
 /** The load class of a call; undefined: it operates the service and is never refused. */
 function loadOf(method: DescMethod): Load | undefined {
-  if (method.parent === BatchService) return method === BatchService.method.cancelBatch ? undefined : 'other';
+  const { cancelBatch, recallBatch } = BatchService.method;
+  if (method.parent === BatchService) return method === cancelBatch || method === recallBatch ? undefined : 'other';
   const scope = scopeOf(method);
   return scope === 'send' ? 'send' : scope === 'read' ? 'other' : undefined;
 }

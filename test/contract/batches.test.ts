@@ -7,7 +7,13 @@ import { type Client, Code, ConnectError, createClient } from '@connectrpc/conne
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
 import { sql } from 'kysely';
 import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
-import { type Batch, BatchPriority, BatchService, BatchState } from '../../gen/sendbatch/v1/batch_service_pb.ts';
+import {
+  type Batch,
+  BatchPriority,
+  BatchService,
+  BatchState,
+  RecallState,
+} from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import type { MessageDraftSchema } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { createKeys } from '../../src/auth/api-keys.ts';
@@ -19,7 +25,7 @@ import { openStore } from '../support/database.ts';
 import { openEvents } from '../support/events.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
-import { assertSound, readAll } from '../support/verify.ts';
+import { assertSound, query, readAll } from '../support/verify.ts';
 import { until } from '../support/watch.ts';
 
 type Draft = MessageInitShape<typeof MessageDraftSchema>;
@@ -78,6 +84,12 @@ const counts = ({ acceptedCount, duplicateCount, refusedCount }: Batch) => [
   acceptedCount,
   duplicateCount,
   refusedCount,
+];
+
+const recallCounts = ({ recalledCount, recallRefusedCount, recallMissingCount }: Batch) => [
+  recalledCount,
+  recallRefusedCount,
+  recallMissingCount,
 ];
 
 describe('batches in the background', () => {
@@ -562,6 +574,71 @@ describe('batches in the background', () => {
     assert.equal(json2.body.batches[0].name, 'l3');
   });
 
+  test('a recalled batch loses the content of what it has sent; messages of earlier calls stay', async () => {
+    const own = draft('recalled-own', 0, { clientMsgNo: 'own' });
+    const send = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
+    await send.send({ message: own });
+    const messages = [
+      ...Array.from({ length: 2500 }, (_, index) => draft(`recalled-${index % 70}`, index)),
+      ...Array.from({ length: 200 }, (_, index) => draft(`person${index}`, index, { channelType: 1 })),
+      // Equal messages under one key are one message.
+      ...Array.from({ length: 2 }, () => draft('recalled-twin', 0, { clientMsgNo: 'twin' })),
+      own,
+      draft('recalled-live', 0, { header: { noPersist: 1 } }),
+    ];
+    const { batch } = await client.submitBatch({ messages });
+    const batchId = batch?.batchId ?? '';
+    const sent = await watchToEnd(client, batchId);
+    assert.deepEqual([counts(sent), sent.submittedBy, sent.recallState], [[2702, 2, 0], 'anybody', undefined]);
+    const recalled = await json.post(`/v1/batches/${batchId}:recall`, {});
+    assert.equal(recalled.status, 200, JSON.stringify(recalled.body));
+    assert.equal(recalled.body.recalled_by, 'anybody');
+    const end = await watchToEnd(client, batchId);
+    assert.deepEqual(
+      [end.state, end.recallState, ...recallCounts(end), end.cancelledBy],
+      [BatchState.COMPLETED, RecallState.COMPLETED, 2701, 0, 1, undefined],
+    );
+    assert.ok(end.recallRequestedAt && end.recallEndedAt);
+    const again = await client.recallBatch({ batchId });
+    assert.deepEqual(again.batch, end);
+    const rows = (await readAll(service.databaseUrl)).filter((row) =>
+      /^(recalled-|u1@person|person)/.test(row.channel),
+    );
+    assert.equal(rows.length, 2702);
+    assert.deepEqual(
+      rows.filter((row) => row.payload !== '').map((row) => row.channel),
+      ['recalled-own'],
+    );
+    // Every channel has as many changes as messages, in their order.
+    const changes = await query(
+      service.databaseUrl,
+      `select count(*) as count from sendbatch.channel_head h join sendbatch.channel c using (channel_key)
+       where c.channel_id like 'recalled-%' and last_change <> last_seq`,
+    );
+    assert.deepEqual(changes, [{ count: '0' }]);
+  });
+
+  test('recalling a running batch stops it and recalls what was sent', async () => {
+    const { batch } = await client.submitBatch({ messages: drafts('recalled-running', 30_000) });
+    const batchId = batch?.batchId ?? '';
+    for await (const { batch: now } of client.watchBatch({ batchId }))
+      if (now?.acceptedCount !== 0 && now?.recallState === undefined) await client.recallBatch({ batchId });
+    const end = (await client.getBatch({ batchId })).batch as Batch;
+    const rows = await rowsOf('recalled-running');
+    assert.deepEqual([end.state, end.cancelledBy], [BatchState.CANCELLED, 'anybody']);
+    assert.deepEqual([end.acceptedCount, ...recallCounts(end)], [rows.length, rows.length, 0, 0]);
+    assert.ok(rows.length > 0 && rows.length < 30_000, `${rows.length} were sent`);
+    assert.ok(rows.every((row) => row.payload === ''));
+    const waiting = await client.submitBatch({
+      messages: drafts('recalled-waiting', 5),
+      sendAt: timestampFromMs(Date.now() + 3600_000),
+    });
+    await client.recallBatch({ batchId: waiting.batch?.batchId ?? '' });
+    const stopped = await watchToEnd(client, waiting.batch?.batchId ?? '');
+    assert.deepEqual([stopped.state, ...recallCounts(stopped)], [BatchState.CANCELLED, 0, 0, 0]);
+    assert.equal((await rowsOf('recalled-waiting')).length, 0);
+  });
+
   test('the database passes verification after the tests of background batches', () =>
     assertSound(service.databaseUrl));
 });
@@ -596,6 +673,7 @@ describe('batches, callers and workers', () => {
         client.getBatch({ batchId }, { headers: other }),
         client.listBatchResults({ batchId }, { headers: other }),
         client.cancelBatch({ batchId }, { headers: other }),
+        client.recallBatch({ batchId }, { headers: other }),
         watchToEnd(client, batchId, other),
       ];
       for (const refused of await Promise.all(strange.map(refusal))) assert.equal(refused, 'NotFound BATCH_NOT_FOUND');
@@ -608,6 +686,31 @@ describe('batches, callers and workers', () => {
         await refusal(client.submitBatch({ messages }, { headers: reader })),
         'PermissionDenied SCOPE_MISSING',
       );
+      // A batch that ended too long ago is recalled by an admin only, messages by their own age.
+      const agedBatch = (by: string) =>
+        query(
+          service.databaseUrl,
+          `update sendbatch.batch set ended_at = ended_at ${by} where batch_id = '${batchId}'`,
+        );
+      await agedBatch('- 172800000');
+      assert.equal(
+        await refusal(client.recallBatch({ batchId }, { headers: mine })),
+        'FailedPrecondition RECALL_WINDOW_OVER',
+      );
+      await agedBatch('+ 172800000');
+      await query(
+        service.databaseUrl,
+        `update sendbatch.message set accepted_at = accepted_at - 172800000 where client_msg_no = 'r:0'`,
+      );
+      await client.recallBatch({ batchId }, { headers: mine });
+      assert.deepEqual(recallCounts(await watchToEnd(client, batchId, mine)), [1, 1, 0]);
+      const { batches: others } = await client.listBatches({}, { headers: other });
+      const ofOther = others[0]?.batchId ?? '';
+      await watchToEnd(client, ofOther, other);
+      await client.recallBatch({ batchId: ofOther }, { headers: admin });
+      const byAdmin = await watchToEnd(client, ofOther, other);
+      assert.deepEqual([byAdmin.submittedBy, byAdmin.recalledBy], ['k', 'k']);
+      assert.deepEqual(recallCounts(byAdmin), [byAdmin.acceptedCount, 0, 0]);
       const ndjson = { method: 'POST', body: lines('rights', 1), headers: { 'content-type': 'application/x-ndjson' } };
       assert.equal((await fetch(`${service.url}/v1/batches`, ndjson)).status, 401);
       assert.equal((await openEvents(`${service.url}/v1/batches/${batchId}/events`)).status, 401);

@@ -21,9 +21,19 @@ type Json = any;
 const volatile = new Set([
   ...['message_id', 'message_idstr', 'timestamp', 'secret', 'previous_secret_until', 'duration_ms'],
   ...['since', 'host', 'pid', 'cpu_cores', 'memory_bytes'],
-  ...['created', 'updated', 'edited', 'flagged', 'ended', 'next', 'revoked', 'started', 'seen'].map(
-    (what) => `${what}_at`,
-  ),
+  ...[
+    'created',
+    'updated',
+    'edited',
+    'flagged',
+    'ended',
+    'next',
+    'revoked',
+    'started',
+    'seen',
+    'cancelled',
+    'recall_requested',
+  ].map((what) => `${what}_at`),
 ]);
 /** Random ids: of batches and instances, and of keys. */
 const randomId = /^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[a-z0-9]{16})$/;

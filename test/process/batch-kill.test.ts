@@ -128,6 +128,28 @@ describe('kill -9 in the middle of a submitted batch', () => {
         [...order].sort((a, b) => a - b),
       );
     }
+
+    // The recall of the batch survives a kill too.
+    await client.recallBatch({ batchId });
+    const isRecalling = async (count: number) => {
+      now = await batchNow(batchId);
+      return now.recallEndedAt === undefined && (now.recalledCount ?? 0) < count;
+    };
+    while (await isRecalling(messages / 3)) await delay(5);
+    await services[1]?.end('SIGKILL');
+    await endHeartbeats();
+    const deadline = Date.now() + patienceMs;
+    while (await isRecalling(messages)) {
+      assert.ok(Date.now() < deadline, 'the recall stands still');
+      await delay(20);
+    }
+    assert.deepEqual([now.recalledCount, now.recallMissingCount], [messages, 0]);
+    const erased = await query(
+      cluster.url('sendbatch'),
+      `select count(*) filter (where payload = '') as erased, (select count(*) from sendbatch.message_change) as changes
+       from sendbatch.message`,
+    );
+    assert.deepEqual(erased, [{ erased: String(messages), changes: String(messages) }]);
     await assertSound(cluster.url('sendbatch'));
   });
 });

@@ -18,7 +18,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/batch_service.proto.
  */
 export const file_sendbatch_v1_batch_service: GenFile = /*@__PURE__*/
-  fileDesc("CiBzZW5kYmF0Y2gvdjEvYmF0Y2hfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIp0ECgVCYXRjaBIQCghiYXRjaF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSJwoFc3RhdGUYBCABKA4yGC5zZW5kYmF0Y2gudjEuQmF0Y2hTdGF0ZRItCghwcmlvcml0eRgFIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5EhUKDW1lc3NhZ2VfY291bnQYBiABKA0SFgoOYWNjZXB0ZWRfY291bnQYByABKA0SFwoPZHVwbGljYXRlX2NvdW50GAggASgNEhUKDXJlZnVzZWRfY291bnQYCSABKA0SLgoKY3JlYXRlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHc2VuZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCmxhc3RfZXJyb3IYESABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIQCghhdHRlbXB0cxgQIAEoDUoECA8QECKPAgoMQmF0Y2hPcHRpb25zEh8KCnJlcXVlc3RfaWQYASABKAlCC7pICHIGKHi6AQEAEisKB3NlbmRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjcKCHByaW9yaXR5GAMgASgOMhsuc2VuZGJhdGNoLnYxLkJhdGNoUHJpb3JpdHlCCLpIBYIBAhABEhoKBG5hbWUYBCABKAlCDLpICXIHKIABugEBABI6Cgl0ZW1wbGF0ZXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlQgi6SAWSAQIQZBIgCg1tZXNzYWdlX2NvdW50GAYgASgNQgm6SAYqBBigjQYi7AIKElN1Ym1pdEJhdGNoUmVxdWVzdBI6CghtZXNzYWdlcxgBIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCDLpICZIBBggBEKCNBhIfCgpyZXF1ZXN0X2lkGAIgASgJQgu6SAhyBih4ugEBABIrCgdzZW5kX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI3Cghwcmlvcml0eRgEIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5Qgi6SAWCAQIQARIaCgRuYW1lGAUgASgJQgy6SAlyByiAAboBAQASOgoJdGVtcGxhdGVzGAYgAygLMh0uc2VuZGJhdGNoLnYxLlJlcXVlc3RUZW1wbGF0ZUIIukgFkgECEGQSGQoFbGluZXMYByADKA1CCrpIB5IBBBCgjQYSIAoNbWVzc2FnZV9jb3VudBgIIAEoDUIJukgGKgQYoI0GIkwKE1N1Ym1pdEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIqgBChhTdWJtaXRCYXRjaFN0cmVhbVJlcXVlc3QSKwoHb3B0aW9ucxgBIAEoCzIaLnNlbmRiYXRjaC52MS5CYXRjaE9wdGlvbnMSNwoIbWVzc2FnZXMYAiADKAsyGi5zZW5kYmF0Y2gudjEuTWVzc2FnZURyYWZ0Qgm6SAaSAQMQkE4SDAoEbGFzdBgDIAEoCBIYCgVsaW5lcxgEIAMoDUIJukgGkgEDEJBOIlIKGVN1Ym1pdEJhdGNoU3RyZWFtUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIjIKD0dldEJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACI2ChBHZXRCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIsUBChJMaXN0QmF0Y2hlc1JlcXVlc3QSOwoGc3RhdGVzGAEgAygOMhguc2VuZGJhdGNoLnYxLkJhdGNoU3RhdGVCEbpIDpIBCxAKIgeCAQQQASAAEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSVQoKcGFnZV90b2tlbhgDIAEoCUJBukg+cjwyOl4oWzAtOV17MSwxNX0tWzAtOWEtZl17OH0oLVswLTlhLWZdezR9KXszfS1bMC05YS1mXXsxMn0pPyQiVAoTTGlzdEJhdGNoZXNSZXNwb25zZRIkCgdiYXRjaGVzGAEgAygLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKwAQoXTGlzdEJhdGNoUmVzdWx0c1JlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQASFAoMcmVmdXNlZF9vbmx5GAIgASgIEhsKCXBhZ2Vfc2l6ZRgDIAEoDUIIukgFKgMY6AcSQQoKcGFnZV90b2tlbhgEIAEoCUItukgqcigyJl4oWzAtOV17MSwxNX0tWzAtOV17MSw5fS1bMC05XXsxLDl9KT8kIoACCgtCYXRjaFJlc3VsdBINCgVpbmRleBgBIAEoDRISCgptZXNzYWdlX2lkGAIgASgEEhMKC21lc3NhZ2Vfc2VxGAMgASgEEhUKDWNsaWVudF9tc2dfbm8YBCABKAkSEQoJZHVwbGljYXRlGAUgASgIEiQKBWVycm9yGAcgASgLMhUuc2VuZGJhdGNoLnYxLlJlZnVzYWwSDAoEbGluZRgIIAEoDRIQCghmcm9tX3VpZBgJIAEoCRIvCgxjaGFubmVsX3R5cGUYCiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEgoKY2hhbm5lbF9pZBgLIAEoCUoECAYQByJfChhMaXN0QmF0Y2hSZXN1bHRzUmVzcG9uc2USKgoHcmVzdWx0cxgBIAMoCzIZLnNlbmRiYXRjaC52MS5CYXRjaFJlc3VsdBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiNAoRV2F0Y2hCYXRjaFJlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQAiOAoSV2F0Y2hCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIjUKEkNhbmNlbEJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACI0ChFSZXRyeUJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACJLChJSZXRyeUJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIjkKE0NhbmNlbEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2giYgoSUmVzdW1lQmF0Y2hSZXF1ZXN0Eh8KCGJhdGNoX2lkGAEgASgJQg26SApyCCABKEC6AQEAEisKB3NlbmRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkwKE1Jlc3VtZUJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIKnsKDUJhdGNoUHJpb3JpdHkSHgoaQkFUQ0hfUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIWChJCQVRDSF9QUklPUklUWV9MT1cQARIZChVCQVRDSF9QUklPUklUWV9OT1JNQUwQAhIXChNCQVRDSF9QUklPUklUWV9ISUdIEAMqrAEKCkJhdGNoU3RhdGUSGwoXQkFUQ0hfU1RBVEVfVU5TUEVDSUZJRUQQABIWChJCQVRDSF9TVEFURV9RVUVVRUQQARIXChNCQVRDSF9TVEFURV9SVU5OSU5HEAISGgoWQkFUQ0hfU1RBVEVfQ0FOQ0VMTElORxADEhkKFUJBVENIX1NUQVRFX0NPTVBMRVRFRBAEEhkKFUJBVENIX1NUQVRFX0NBTkNFTExFRBAFMrMICgxCYXRjaFNlcnZpY2USbQoLU3VibWl0QmF0Y2gSIC5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoUmVzcG9uc2UiGZACAILT5JMCEDoBKiILL3YxL2JhdGNoZXMSawoRU3VibWl0QmF0Y2hTdHJlYW0SJi5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hTdHJlYW1SZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoU3RyZWFtUmVzcG9uc2UiA5ACACgBEnMKCEdldEJhdGNoEh0uc2VuZGJhdGNoLnYxLkdldEJhdGNoUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5HZXRCYXRjaFJlc3BvbnNlIiiQAgGC0+STAh9iBWJhdGNoEhYvdjEvYmF0Y2hlcy97YmF0Y2hfaWR9EmoKC0xpc3RCYXRjaGVzEiAuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaGVzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hlc1Jlc3BvbnNlIhaQAgGC0+STAg0SCy92MS9iYXRjaGVzEowBChBMaXN0QmF0Y2hSZXN1bHRzEiUuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaFJlc3VsdHNSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaFJlc3VsdHNSZXNwb25zZSIpkAIBgtPkkwIgEh4vdjEvYmF0Y2hlcy97YmF0Y2hfaWR9L3Jlc3VsdHMSVgoKV2F0Y2hCYXRjaBIfLnNlbmRiYXRjaC52MS5XYXRjaEJhdGNoUmVxdWVzdBogLnNlbmRiYXRjaC52MS5XYXRjaEJhdGNoUmVzcG9uc2UiA5ACATABEoMBCgtDYW5jZWxCYXRjaBIgLnNlbmRiYXRjaC52MS5DYW5jZWxCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuQ2FuY2VsQmF0Y2hSZXNwb25zZSIvkAICgtPkkwImYgViYXRjaCIdL3YxL2JhdGNoZXMve2JhdGNoX2lkfTpjYW5jZWwSeAoKUmV0cnlCYXRjaBIfLnNlbmRiYXRjaC52MS5SZXRyeUJhdGNoUmVxdWVzdBogLnNlbmRiYXRjaC52MS5SZXRyeUJhdGNoUmVzcG9uc2UiJ5ACAoLT5JMCHiIcL3YxL2JhdGNoZXMve2JhdGNoX2lkfTpyZXRyeRJ/CgtSZXN1bWVCYXRjaBIgLnNlbmRiYXRjaC52MS5SZXN1bWVCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuUmVzdW1lQmF0Y2hSZXNwb25zZSIrkAICgtPkkwIiOgEqIh0vdjEvYmF0Y2hlcy97YmF0Y2hfaWR9OnJlc3VtZUJqChBkZXYuc2VuZGJhdGNoLnYxUAFaJnNlbmRiYXRjaC9nZW4vc2VuZGJhdGNoL3YxO3NlbmRiYXRjaHYxqgIMU2VuZGJhdGNoLlYxygIMU2VuZGJhdGNoXFYx6gINU2VuZGJhdGNoOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_message_service]);
+  fileDesc("CiBzZW5kYmF0Y2gvdjEvYmF0Y2hfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIpgICgVCYXRjaBIQCghiYXRjaF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSJwoFc3RhdGUYBCABKA4yGC5zZW5kYmF0Y2gudjEuQmF0Y2hTdGF0ZRItCghwcmlvcml0eRgFIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5EhUKDW1lc3NhZ2VfY291bnQYBiABKA0SFgoOYWNjZXB0ZWRfY291bnQYByABKA0SFwoPZHVwbGljYXRlX2NvdW50GAggASgNEhUKDXJlZnVzZWRfY291bnQYCSABKA0SLgoKY3JlYXRlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHc2VuZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCmxhc3RfZXJyb3IYESABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIQCghhdHRlbXB0cxgQIAEoDRIUCgxzdWJtaXR0ZWRfYnkYEiABKAkSGQoMY2FuY2VsbGVkX2J5GBMgASgJSACIAQESMAoMY2FuY2VsbGVkX2F0GBQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0CgxyZWNhbGxfc3RhdGUYFSABKA4yGS5zZW5kYmF0Y2gudjEuUmVjYWxsU3RhdGVIAYgBARIYCgtyZWNhbGxlZF9ieRgWIAEoCUgCiAEBEjcKE3JlY2FsbF9yZXF1ZXN0ZWRfYXQYFyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjMKD3JlY2FsbF9lbmRlZF9hdBgYIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoOcmVjYWxsZWRfY291bnQYGSABKA1IA4gBARIhChRyZWNhbGxfcmVmdXNlZF9jb3VudBgaIAEoDUgEiAEBEiEKFHJlY2FsbF9taXNzaW5nX2NvdW50GBsgASgNSAWIAQFCDwoNX2NhbmNlbGxlZF9ieUIPCg1fcmVjYWxsX3N0YXRlQg4KDF9yZWNhbGxlZF9ieUIRCg9fcmVjYWxsZWRfY291bnRCFwoVX3JlY2FsbF9yZWZ1c2VkX2NvdW50QhcKFV9yZWNhbGxfbWlzc2luZ19jb3VudEoECA8QECKPAgoMQmF0Y2hPcHRpb25zEh8KCnJlcXVlc3RfaWQYASABKAlCC7pICHIGKHi6AQEAEisKB3NlbmRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjcKCHByaW9yaXR5GAMgASgOMhsuc2VuZGJhdGNoLnYxLkJhdGNoUHJpb3JpdHlCCLpIBYIBAhABEhoKBG5hbWUYBCABKAlCDLpICXIHKIABugEBABI6Cgl0ZW1wbGF0ZXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlQgi6SAWSAQIQZBIgCg1tZXNzYWdlX2NvdW50GAYgASgNQgm6SAYqBBigjQYi7AIKElN1Ym1pdEJhdGNoUmVxdWVzdBI6CghtZXNzYWdlcxgBIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCDLpICZIBBggBEKCNBhIfCgpyZXF1ZXN0X2lkGAIgASgJQgu6SAhyBih4ugEBABIrCgdzZW5kX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI3Cghwcmlvcml0eRgEIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5Qgi6SAWCAQIQARIaCgRuYW1lGAUgASgJQgy6SAlyByiAAboBAQASOgoJdGVtcGxhdGVzGAYgAygLMh0uc2VuZGJhdGNoLnYxLlJlcXVlc3RUZW1wbGF0ZUIIukgFkgECEGQSGQoFbGluZXMYByADKA1CCrpIB5IBBBCgjQYSIAoNbWVzc2FnZV9jb3VudBgIIAEoDUIJukgGKgQYoI0GIkwKE1N1Ym1pdEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIqgBChhTdWJtaXRCYXRjaFN0cmVhbVJlcXVlc3QSKwoHb3B0aW9ucxgBIAEoCzIaLnNlbmRiYXRjaC52MS5CYXRjaE9wdGlvbnMSNwoIbWVzc2FnZXMYAiADKAsyGi5zZW5kYmF0Y2gudjEuTWVzc2FnZURyYWZ0Qgm6SAaSAQMQkE4SDAoEbGFzdBgDIAEoCBIYCgVsaW5lcxgEIAMoDUIJukgGkgEDEJBOIlIKGVN1Ym1pdEJhdGNoU3RyZWFtUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIjIKD0dldEJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACI2ChBHZXRCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIsUBChJMaXN0QmF0Y2hlc1JlcXVlc3QSOwoGc3RhdGVzGAEgAygOMhguc2VuZGJhdGNoLnYxLkJhdGNoU3RhdGVCEbpIDpIBCxAKIgeCAQQQASAAEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSVQoKcGFnZV90b2tlbhgDIAEoCUJBukg+cjwyOl4oWzAtOV17MSwxNX0tWzAtOWEtZl17OH0oLVswLTlhLWZdezR9KXszfS1bMC05YS1mXXsxMn0pPyQiVAoTTGlzdEJhdGNoZXNSZXNwb25zZRIkCgdiYXRjaGVzGAEgAygLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKwAQoXTGlzdEJhdGNoUmVzdWx0c1JlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQASFAoMcmVmdXNlZF9vbmx5GAIgASgIEhsKCXBhZ2Vfc2l6ZRgDIAEoDUIIukgFKgMY6AcSQQoKcGFnZV90b2tlbhgEIAEoCUItukgqcigyJl4oWzAtOV17MSwxNX0tWzAtOV17MSw5fS1bMC05XXsxLDl9KT8kIoACCgtCYXRjaFJlc3VsdBINCgVpbmRleBgBIAEoDRISCgptZXNzYWdlX2lkGAIgASgEEhMKC21lc3NhZ2Vfc2VxGAMgASgEEhUKDWNsaWVudF9tc2dfbm8YBCABKAkSEQoJZHVwbGljYXRlGAUgASgIEiQKBWVycm9yGAcgASgLMhUuc2VuZGJhdGNoLnYxLlJlZnVzYWwSDAoEbGluZRgIIAEoDRIQCghmcm9tX3VpZBgJIAEoCRIvCgxjaGFubmVsX3R5cGUYCiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEgoKY2hhbm5lbF9pZBgLIAEoCUoECAYQByJfChhMaXN0QmF0Y2hSZXN1bHRzUmVzcG9uc2USKgoHcmVzdWx0cxgBIAMoCzIZLnNlbmRiYXRjaC52MS5CYXRjaFJlc3VsdBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiNAoRV2F0Y2hCYXRjaFJlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQAiOAoSV2F0Y2hCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIjUKEkNhbmNlbEJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACI1ChJSZWNhbGxCYXRjaFJlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQAiOQoTUmVjYWxsQmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCI0ChFSZXRyeUJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACJLChJSZXRyeUJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIjkKE0NhbmNlbEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2giYgoSUmVzdW1lQmF0Y2hSZXF1ZXN0Eh8KCGJhdGNoX2lkGAEgASgJQg26SApyCCABKEC6AQEAEisKB3NlbmRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkwKE1Jlc3VtZUJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIKnsKDUJhdGNoUHJpb3JpdHkSHgoaQkFUQ0hfUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIWChJCQVRDSF9QUklPUklUWV9MT1cQARIZChVCQVRDSF9QUklPUklUWV9OT1JNQUwQAhIXChNCQVRDSF9QUklPUklUWV9ISUdIEAMqrAEKCkJhdGNoU3RhdGUSGwoXQkFUQ0hfU1RBVEVfVU5TUEVDSUZJRUQQABIWChJCQVRDSF9TVEFURV9RVUVVRUQQARIXChNCQVRDSF9TVEFURV9SVU5OSU5HEAISGgoWQkFUQ0hfU1RBVEVfQ0FOQ0VMTElORxADEhkKFUJBVENIX1NUQVRFX0NPTVBMRVRFRBAEEhkKFUJBVENIX1NUQVRFX0NBTkNFTExFRBAFKmEKC1JlY2FsbFN0YXRlEhwKGFJFQ0FMTF9TVEFURV9VTlNQRUNJRklFRBAAEhgKFFJFQ0FMTF9TVEFURV9SVU5OSU5HEAESGgoWUkVDQUxMX1NUQVRFX0NPTVBMRVRFRBACMrkJCgxCYXRjaFNlcnZpY2USbQoLU3VibWl0QmF0Y2gSIC5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoUmVzcG9uc2UiGZACAILT5JMCEDoBKiILL3YxL2JhdGNoZXMSawoRU3VibWl0QmF0Y2hTdHJlYW0SJi5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hTdHJlYW1SZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoU3RyZWFtUmVzcG9uc2UiA5ACACgBEnMKCEdldEJhdGNoEh0uc2VuZGJhdGNoLnYxLkdldEJhdGNoUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5HZXRCYXRjaFJlc3BvbnNlIiiQAgGC0+STAh9iBWJhdGNoEhYvdjEvYmF0Y2hlcy97YmF0Y2hfaWR9EmoKC0xpc3RCYXRjaGVzEiAuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaGVzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hlc1Jlc3BvbnNlIhaQAgGC0+STAg0SCy92MS9iYXRjaGVzEowBChBMaXN0QmF0Y2hSZXN1bHRzEiUuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaFJlc3VsdHNSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaFJlc3VsdHNSZXNwb25zZSIpkAIBgtPkkwIgEh4vdjEvYmF0Y2hlcy97YmF0Y2hfaWR9L3Jlc3VsdHMSVgoKV2F0Y2hCYXRjaBIfLnNlbmRiYXRjaC52MS5XYXRjaEJhdGNoUmVxdWVzdBogLnNlbmRiYXRjaC52MS5XYXRjaEJhdGNoUmVzcG9uc2UiA5ACATABEoMBCgtDYW5jZWxCYXRjaBIgLnNlbmRiYXRjaC52MS5DYW5jZWxCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuQ2FuY2VsQmF0Y2hSZXNwb25zZSIvkAICgtPkkwImYgViYXRjaCIdL3YxL2JhdGNoZXMve2JhdGNoX2lkfTpjYW5jZWwSgwEKC1JlY2FsbEJhdGNoEiAuc2VuZGJhdGNoLnYxLlJlY2FsbEJhdGNoUmVxdWVzdBohLnNlbmRiYXRjaC52MS5SZWNhbGxCYXRjaFJlc3BvbnNlIi+QAgKC0+STAiZiBWJhdGNoIh0vdjEvYmF0Y2hlcy97YmF0Y2hfaWR9OnJlY2FsbBJ4CgpSZXRyeUJhdGNoEh8uc2VuZGJhdGNoLnYxLlJldHJ5QmF0Y2hSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLlJldHJ5QmF0Y2hSZXNwb25zZSInkAICgtPkkwIeIhwvdjEvYmF0Y2hlcy97YmF0Y2hfaWR9OnJldHJ5En8KC1Jlc3VtZUJhdGNoEiAuc2VuZGJhdGNoLnYxLlJlc3VtZUJhdGNoUmVxdWVzdBohLnNlbmRiYXRjaC52MS5SZXN1bWVCYXRjaFJlc3BvbnNlIiuQAgKC0+STAiI6ASoiHS92MS9iYXRjaGVzL3tiYXRjaF9pZH06cmVzdW1lQmoKEGRldi5zZW5kYmF0Y2gudjFQAVomc2VuZGJhdGNoL2dlbi9zZW5kYmF0Y2gvdjE7c2VuZGJhdGNodjGqAgxTZW5kYmF0Y2guVjHKAgxTZW5kYmF0Y2hcVjHqAg1TZW5kYmF0Y2g6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_message_service]);
 
 /**
  * A batch and its progress.
@@ -137,6 +137,77 @@ export type Batch = Message<"sendbatch.v1.Batch"> & {
    * @generated from field: uint32 attempts = 16;
    */
   attempts: number;
+
+  /**
+   * The name of the caller that submitted the batch.
+   *
+   * @generated from field: string submitted_by = 18;
+   */
+  submittedBy: string;
+
+  /**
+   * The name of the caller that cancelled or recalled the unfinished batch; unset when none did.
+   *
+   * @generated from field: optional string cancelled_by = 19;
+   */
+  cancelledBy?: string | undefined;
+
+  /**
+   * When it was cancelled by that caller; unset when it was not.
+   *
+   * @generated from field: google.protobuf.Timestamp cancelled_at = 20;
+   */
+  cancelledAt?: Timestamp | undefined;
+
+  /**
+   * The state of the recall; it and the fields below are unset when the batch was not recalled.
+   *
+   * @generated from field: optional sendbatch.v1.RecallState recall_state = 21;
+   */
+  recallState?: RecallState | undefined;
+
+  /**
+   * The name of the caller that recalled the batch.
+   *
+   * @generated from field: optional string recalled_by = 22;
+   */
+  recalledBy?: string | undefined;
+
+  /**
+   * When the recall was requested.
+   *
+   * @generated from field: google.protobuf.Timestamp recall_requested_at = 23;
+   */
+  recallRequestedAt?: Timestamp | undefined;
+
+  /**
+   * When the last message was recalled; unset before.
+   *
+   * @generated from field: google.protobuf.Timestamp recall_ended_at = 24;
+   */
+  recallEndedAt?: Timestamp | undefined;
+
+  /**
+   * The number of its messages that are recalled, by this recall or before.
+   *
+   * @generated from field: optional uint32 recalled_count = 25;
+   */
+  recalledCount?: number | undefined;
+
+  /**
+   * The number of messages that were too old (RECALL_WINDOW).
+   *
+   * @generated from field: optional uint32 recall_refused_count = 26;
+   */
+  recallRefusedCount?: number | undefined;
+
+  /**
+   * The number of accepted messages that cannot be recalled: they have expired, are commands, were
+   * never in a history (`no_persist`), or were sent by a version without RecallBatch.
+   *
+   * @generated from field: optional uint32 recall_missing_count = 27;
+   */
+  recallMissingCount?: number | undefined;
 };
 
 /**
@@ -710,6 +781,48 @@ export const CancelBatchRequestSchema: GenMessage<CancelBatchRequest> = /*@__PUR
   messageDesc(file_sendbatch_v1_batch_service, 15);
 
 /**
+ * The batch to recall.
+ *
+ * @generated from message sendbatch.v1.RecallBatchRequest
+ */
+export type RecallBatchRequest = Message<"sendbatch.v1.RecallBatchRequest"> & {
+  /**
+   * The batch's id.
+   *
+   * @generated from field: string batch_id = 1;
+   */
+  batchId: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.RecallBatchRequest.
+ * Use `create(RecallBatchRequestSchema)` to create a new message.
+ */
+export const RecallBatchRequestSchema: GenMessage<RecallBatchRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 16);
+
+/**
+ * The batch.
+ *
+ * @generated from message sendbatch.v1.RecallBatchResponse
+ */
+export type RecallBatchResponse = Message<"sendbatch.v1.RecallBatchResponse"> & {
+  /**
+   * The batch after the call.
+   *
+   * @generated from field: sendbatch.v1.Batch batch = 1;
+   */
+  batch?: Batch | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.RecallBatchResponse.
+ * Use `create(RecallBatchResponseSchema)` to create a new message.
+ */
+export const RecallBatchResponseSchema: GenMessage<RecallBatchResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 17);
+
+/**
  * The batch whose refused messages to submit again.
  *
  * @generated from message sendbatch.v1.RetryBatchRequest
@@ -728,7 +841,7 @@ export type RetryBatchRequest = Message<"sendbatch.v1.RetryBatchRequest"> & {
  * Use `create(RetryBatchRequestSchema)` to create a new message.
  */
 export const RetryBatchRequestSchema: GenMessage<RetryBatchRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_batch_service, 16);
+  messageDesc(file_sendbatch_v1_batch_service, 18);
 
 /**
  * The new batch.
@@ -756,7 +869,7 @@ export type RetryBatchResponse = Message<"sendbatch.v1.RetryBatchResponse"> & {
  * Use `create(RetryBatchResponseSchema)` to create a new message.
  */
 export const RetryBatchResponseSchema: GenMessage<RetryBatchResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_batch_service, 17);
+  messageDesc(file_sendbatch_v1_batch_service, 19);
 
 /**
  * The batch.
@@ -777,7 +890,7 @@ export type CancelBatchResponse = Message<"sendbatch.v1.CancelBatchResponse"> & 
  * Use `create(CancelBatchResponseSchema)` to create a new message.
  */
 export const CancelBatchResponseSchema: GenMessage<CancelBatchResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_batch_service, 18);
+  messageDesc(file_sendbatch_v1_batch_service, 20);
 
 /**
  * The batch whose unsent messages to submit.
@@ -806,7 +919,7 @@ export type ResumeBatchRequest = Message<"sendbatch.v1.ResumeBatchRequest"> & {
  * Use `create(ResumeBatchRequestSchema)` to create a new message.
  */
 export const ResumeBatchRequestSchema: GenMessage<ResumeBatchRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_batch_service, 19);
+  messageDesc(file_sendbatch_v1_batch_service, 21);
 
 /**
  * The new batch.
@@ -834,7 +947,7 @@ export type ResumeBatchResponse = Message<"sendbatch.v1.ResumeBatchResponse"> & 
  * Use `create(ResumeBatchResponseSchema)` to create a new message.
  */
 export const ResumeBatchResponseSchema: GenMessage<ResumeBatchResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_batch_service, 20);
+  messageDesc(file_sendbatch_v1_batch_service, 22);
 
 /**
  * How a caller's batches share its turns. A HIGH batch gets four times the turns of a NORMAL one,
@@ -950,6 +1063,47 @@ export const BatchStateSchema: GenEnum<BatchState> = /*@__PURE__*/
   enumDesc(file_sendbatch_v1_batch_service, 1);
 
 /**
+ * The recall of a batch.
+ *
+ * @generated from enum sendbatch.v1.RecallState
+ */
+export const RecallState = {
+  /**
+   * The batch was not recalled.
+   *
+   * @generated from enum value: RECALL_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Messages are being recalled.
+   *
+   * @generated from enum value: RECALL_STATE_RUNNING = 1;
+   */
+  RUNNING: 1,
+
+  /**
+   * All messages that could be recalled are.
+   *
+   * @generated from enum value: RECALL_STATE_COMPLETED = 2;
+   */
+  COMPLETED: 2,
+} as const;
+
+/**
+ * The recall of a batch.
+ *
+ * @generated from enum sendbatch.v1.RecallState
+ */
+export type RecallState = (typeof RecallState)[keyof typeof RecallState] | UnknownEnum;
+
+/**
+ * Describes the enum sendbatch.v1.RecallState.
+ */
+export const RecallStateSchema: GenEnum<RecallState> = /*@__PURE__*/
+  enumDesc(file_sendbatch_v1_batch_service, 2);
+
+/**
  * Large and scheduled batches: stored at once, sent in the background. Needs the scope `send`.
  *
  * A batch of up to 100,000 messages is stored before it is acknowledged and then sent to its end,
@@ -1049,7 +1203,8 @@ export const BatchService: GenService<{
     output: typeof ListBatchResultsResponseSchema;
   },
   /**
-   * Streams a batch: its state now, and again after each change, until it has ended.
+   * Streams a batch: its state now, and again after each change, until it has ended, as has its
+   * recall if there is one.
    *
    * An unchanged batch is repeated every 15 seconds. NOT_FOUND (`BATCH_NOT_FOUND`) as in GetBatch.
    *
@@ -1074,6 +1229,25 @@ export const BatchService: GenService<{
     methodKind: "unary";
     input: typeof CancelBatchRequestSchema;
     output: typeof CancelBatchResponseSchema;
+  },
+  /**
+   * Takes a batch back: cancels what is left, as CancelBatch does, and recalls the messages that it
+   * has sent, as RecallMessages does.
+   *
+   * Answers at once; the messages are recalled in the background, across restarts and crashes.
+   * `recall_state` and the counts show the progress, and WatchBatch follows it to its end. Messages
+   * that an earlier call had sent (`duplicate`) remain. A repeated call changes nothing.
+   *
+   * For RECALL_WINDOW after it was accepted a message can be recalled by the batch's caller; with
+   * the scope `admin` at any time. FAILED_PRECONDITION (`RECALL_WINDOW_OVER`) when all messages are
+   * older. NOT_FOUND (`BATCH_NOT_FOUND`) as in GetBatch.
+   *
+   * @generated from rpc sendbatch.v1.BatchService.RecallBatch
+   */
+  recallBatch: {
+    methodKind: "unary";
+    input: typeof RecallBatchRequestSchema;
+    output: typeof RecallBatchResponseSchema;
   },
   /**
    * Submits the refused messages of an ended batch as a new batch, with the same keys.

@@ -1,7 +1,7 @@
 import type { Example } from '../example.ts';
 
 /**
- * BatchService: a batch is submitted, read and cancelled. The test runs with BATCH_CONCURRENCY=0,
+ * BatchService: a batch is submitted, read, cancelled and recalled. The test runs with BATCH_CONCURRENCY=0,
  * so the batch stays queued.
  */
 export const batches: readonly Example[] = [
@@ -32,6 +32,7 @@ export const batches: readonly Example[] = [
         created_at: '2026-11-25T01:38:21.921Z',
         next_at: '2026-11-25T01:38:21.921Z',
         attempts: 0,
+        submitted_by: 'anybody',
       },
     },
   },
@@ -62,6 +63,7 @@ export const batches: readonly Example[] = [
         created_at: '2026-11-25T01:38:21.921Z',
         next_at: '2026-11-25T01:38:21.921Z',
         attempts: 0,
+        submitted_by: 'anybody',
       },
       duplicate: true,
     },
@@ -110,6 +112,7 @@ export const batches: readonly Example[] = [
       created_at: '2026-11-25T01:38:21.921Z',
       next_at: '2026-11-25T01:38:21.921Z',
       attempts: 0,
+      submitted_by: 'anybody',
     },
   },
   {
@@ -155,6 +158,7 @@ export const batches: readonly Example[] = [
           created_at: '2026-11-25T01:38:21.921Z',
           next_at: '2026-11-25T01:38:21.921Z',
           attempts: 0,
+          submitted_by: 'anybody',
         },
       ],
       next_page_token: '',
@@ -233,6 +237,38 @@ export const batches: readonly Example[] = [
       created_at: '2026-11-25T01:38:21.921Z',
       ended_at: '2026-11-25T01:38:22.108Z',
       attempts: 0,
+      submitted_by: 'anybody',
+      cancelled_by: 'anybody',
+      cancelled_at: '2026-11-25T01:38:22.108Z',
+    },
+  },
+  {
+    route: 'POST /v1/batches/{batch_id}:recall',
+    summary: 'Recall the batch',
+    path: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07' },
+    status: 200,
+    answer: {
+      batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07',
+      name: 'spring news',
+      request_id: 'spring-news',
+      state: 5,
+      priority: 1,
+      message_count: 2,
+      accepted_count: 0,
+      duplicate_count: 0,
+      refused_count: 0,
+      created_at: '2026-11-25T01:38:21.921Z',
+      ended_at: '2026-11-25T01:38:22.108Z',
+      attempts: 0,
+      submitted_by: 'anybody',
+      cancelled_by: 'anybody',
+      cancelled_at: '2026-11-25T01:38:22.108Z',
+      recall_state: 1,
+      recalled_by: 'anybody',
+      recall_requested_at: '2026-11-25T01:38:23.002Z',
+      recalled_count: 0,
+      recall_refused_count: 0,
+      recall_missing_count: 0,
     },
   },
 ];

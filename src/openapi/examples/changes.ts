@@ -56,4 +56,11 @@ export const changes: readonly Example[] = [
       ],
     },
   },
+  {
+    route: 'GET /v1/channels/{channel_type}/{channel_id}/messages/{message_seq}/copies',
+    summary: 'Contents that the message had; none are kept without RECALL_KEEP_DAYS',
+    path: { channel_type: 2, channel_id: 'group123', message_seq: 2 },
+    status: 200,
+    answer: { copies: [], next_page_token: '' },
+  },
 ];

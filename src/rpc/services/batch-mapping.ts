@@ -9,6 +9,7 @@ import {
   type BatchResultSchema,
   type BatchSchema,
   BatchState,
+  RecallState,
 } from '../../../gen/sendbatch/v1/batch_service_pb.ts';
 import type { ChannelType, MessageDraft } from '../../../gen/sendbatch/v1/message_pb.ts';
 import {
@@ -18,6 +19,7 @@ import {
   slotCost,
 } from '../../batches/batch.ts';
 import type { ResultsPage, StoredBatch } from '../../batches/batches.ts';
+import type { CallerSnapshot } from '../../batches/caller-snapshot.ts';
 import type { SubmitCall } from '../../batches/submission.ts';
 import { invalidField } from '../../messages/service-error.ts';
 import { refusalOf } from '../error-mapping.ts';
@@ -88,6 +90,9 @@ export function toBatch(batch: StoredBatch): MessageInitShape<typeof BatchSchema
     startedAt: time(batch.startedAt),
     endedAt: time(batch.endedAt),
     nextAt: time(batch.dueAt),
+    cancelledAt: time(batch.cancelledAt),
+    recallRequestedAt: time(batch.recall?.requestedAt ?? null),
+    recallEndedAt: time(batch.recall?.endedAt ?? null),
   };
   return {
     batchId: batch.batchId,
@@ -101,8 +106,22 @@ export function toBatch(batch: StoredBatch): MessageInitShape<typeof BatchSchema
     refusedCount: counts.refused,
     createdAt: timestampFromMs(batch.createdAt),
     attempts: batch.attempts,
+    submittedBy: (batch.caller as CallerSnapshot).name,
+    ...(batch.cancelledBy === null ? {} : { cancelledBy: batch.cancelledBy }),
+    ...toRecall(batch.recall),
     ...Object.fromEntries(Object.entries(times).filter(([, value]) => value !== undefined)),
     ...(lastRefusal === null ? {} : { lastError: refusalOf(lastRefusal) }),
+  };
+}
+
+function toRecall(recall: StoredBatch['recall']) {
+  if (recall === null) return {};
+  return {
+    recallState: recall.endedAt === null ? RecallState.RUNNING : RecallState.COMPLETED,
+    recalledBy: recall.by,
+    recalledCount: recall.counts.recalled,
+    recallRefusedCount: recall.counts.tooOld,
+    recallMissingCount: recall.counts.missing,
   };
 }
 

@@ -113,6 +113,10 @@ export function createBatchService({
       return { batch: toBatch(await batches.cancel(callerOf(context), batchId)) };
     },
 
+    async recallBatch({ batchId }, context) {
+      return { batch: toBatch(await batches.recall(callerOf(context), batchId)) };
+    },
+
     async retryBatch({ batchId }, context) {
       return answerOf(await batches.retry(callerOf(context), batchId, context.signal));
     },

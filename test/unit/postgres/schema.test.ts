@@ -26,6 +26,7 @@ const types: Readonly<Record<string, string>> = {
 const json: Readonly<Record<string, string>> = {
   'message.subscribers': 'string[]',
   'message.changed': 'MessageChanges',
+  'message_copy.subscribers': 'string[]',
 };
 
 /** `table.column: type` of each property in the interfaces that `Tables` names. */

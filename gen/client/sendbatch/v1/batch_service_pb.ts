@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/batch_service.proto.
  */
 export const file_sendbatch_v1_batch_service: GenFile = /*@__PURE__*/
-  fileDesc("CiBzZW5kYmF0Y2gvdjEvYmF0Y2hfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIp0ECgVCYXRjaBIQCghiYXRjaF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSJwoFc3RhdGUYBCABKA4yGC5zZW5kYmF0Y2gudjEuQmF0Y2hTdGF0ZRItCghwcmlvcml0eRgFIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5EhUKDW1lc3NhZ2VfY291bnQYBiABKA0SFgoOYWNjZXB0ZWRfY291bnQYByABKA0SFwoPZHVwbGljYXRlX2NvdW50GAggASgNEhUKDXJlZnVzZWRfY291bnQYCSABKA0SLgoKY3JlYXRlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHc2VuZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCmxhc3RfZXJyb3IYESABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIQCghhdHRlbXB0cxgQIAEoDUoECA8QECLVAQoMQmF0Y2hPcHRpb25zEhIKCnJlcXVlc3RfaWQYASABKAkSKwoHc2VuZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLQoIcHJpb3JpdHkYAyABKA4yGy5zZW5kYmF0Y2gudjEuQmF0Y2hQcmlvcml0eRIMCgRuYW1lGAQgASgJEjAKCXRlbXBsYXRlcxgFIAMoCzIdLnNlbmRiYXRjaC52MS5SZXF1ZXN0VGVtcGxhdGUSFQoNbWVzc2FnZV9jb3VudBgGIAEoDSKYAgoSU3VibWl0QmF0Y2hSZXF1ZXN0EiwKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdBISCgpyZXF1ZXN0X2lkGAIgASgJEisKB3NlbmRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCHByaW9yaXR5GAQgASgOMhsuc2VuZGJhdGNoLnYxLkJhdGNoUHJpb3JpdHkSDAoEbmFtZRgFIAEoCRIwCgl0ZW1wbGF0ZXMYBiADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlEg0KBWxpbmVzGAcgAygNEhUKDW1lc3NhZ2VfY291bnQYCCABKA0iTAoTU3VibWl0QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgikgEKGFN1Ym1pdEJhdGNoU3RyZWFtUmVxdWVzdBIrCgdvcHRpb25zGAEgASgLMhouc2VuZGJhdGNoLnYxLkJhdGNoT3B0aW9ucxIsCghtZXNzYWdlcxgCIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnQSDAoEbGFzdBgDIAEoCBINCgVsaW5lcxgEIAMoDSJSChlTdWJtaXRCYXRjaFN0cmVhbVJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhEKCWR1cGxpY2F0ZRgCIAEoCCIjCg9HZXRCYXRjaFJlcXVlc3QSEAoIYmF0Y2hfaWQYASABKAkiNgoQR2V0QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCJlChJMaXN0QmF0Y2hlc1JlcXVlc3QSKAoGc3RhdGVzGAEgAygOMhguc2VuZGJhdGNoLnYxLkJhdGNoU3RhdGUSEQoJcGFnZV9zaXplGAIgASgNEhIKCnBhZ2VfdG9rZW4YAyABKAkiVAoTTGlzdEJhdGNoZXNSZXNwb25zZRIkCgdiYXRjaGVzGAEgAygLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJoChdMaXN0QmF0Y2hSZXN1bHRzUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCRIUCgxyZWZ1c2VkX29ubHkYAiABKAgSEQoJcGFnZV9zaXplGAMgASgNEhIKCnBhZ2VfdG9rZW4YBCABKAkigAIKC0JhdGNoUmVzdWx0Eg0KBWluZGV4GAEgASgNEhIKCm1lc3NhZ2VfaWQYAiABKAQSEwoLbWVzc2FnZV9zZXEYAyABKAQSFQoNY2xpZW50X21zZ19ubxgEIAEoCRIRCglkdXBsaWNhdGUYBSABKAgSJAoFZXJyb3IYByABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIMCgRsaW5lGAggASgNEhAKCGZyb21fdWlkGAkgASgJEi8KDGNoYW5uZWxfdHlwZRgKIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRISCgpjaGFubmVsX2lkGAsgASgJSgQIBhAHIl8KGExpc3RCYXRjaFJlc3VsdHNSZXNwb25zZRIqCgdyZXN1bHRzGAEgAygLMhkuc2VuZGJhdGNoLnYxLkJhdGNoUmVzdWx0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIlChFXYXRjaEJhdGNoUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCSI4ChJXYXRjaEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2giJgoSQ2FuY2VsQmF0Y2hSZXF1ZXN0EhAKCGJhdGNoX2lkGAEgASgJIiUKEVJldHJ5QmF0Y2hSZXF1ZXN0EhAKCGJhdGNoX2lkGAEgASgJIksKElJldHJ5QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgiOQoTQ2FuY2VsQmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCJTChJSZXN1bWVCYXRjaFJlcXVlc3QSEAoIYmF0Y2hfaWQYASABKAkSKwoHc2VuZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTAoTUmVzdW1lQmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgqewoNQmF0Y2hQcmlvcml0eRIeChpCQVRDSF9QUklPUklUWV9VTlNQRUNJRklFRBAAEhYKEkJBVENIX1BSSU9SSVRZX0xPVxABEhkKFUJBVENIX1BSSU9SSVRZX05PUk1BTBACEhcKE0JBVENIX1BSSU9SSVRZX0hJR0gQAyqsAQoKQmF0Y2hTdGF0ZRIbChdCQVRDSF9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkJBVENIX1NUQVRFX1FVRVVFRBABEhcKE0JBVENIX1NUQVRFX1JVTk5JTkcQAhIaChZCQVRDSF9TVEFURV9DQU5DRUxMSU5HEAMSGQoVQkFUQ0hfU1RBVEVfQ09NUExFVEVEEAQSGQoVQkFUQ0hfU1RBVEVfQ0FOQ0VMTEVEEAUyxQYKDEJhdGNoU2VydmljZRJXCgtTdWJtaXRCYXRjaBIgLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hSZXNwb25zZSIDkAIAEmsKEVN1Ym1pdEJhdGNoU3RyZWFtEiYuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoU3RyZWFtUmVxdWVzdBonLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFN0cmVhbVJlc3BvbnNlIgOQAgAoARJOCghHZXRCYXRjaBIdLnNlbmRiYXRjaC52MS5HZXRCYXRjaFJlcXVlc3QaHi5zZW5kYmF0Y2gudjEuR2V0QmF0Y2hSZXNwb25zZSIDkAIBElcKC0xpc3RCYXRjaGVzEiAuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaGVzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hlc1Jlc3BvbnNlIgOQAgESZgoQTGlzdEJhdGNoUmVzdWx0cxIlLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hSZXN1bHRzUmVxdWVzdBomLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hSZXN1bHRzUmVzcG9uc2UiA5ACARJWCgpXYXRjaEJhdGNoEh8uc2VuZGJhdGNoLnYxLldhdGNoQmF0Y2hSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLldhdGNoQmF0Y2hSZXNwb25zZSIDkAIBMAESVwoLQ2FuY2VsQmF0Y2gSIC5zZW5kYmF0Y2gudjEuQ2FuY2VsQmF0Y2hSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkNhbmNlbEJhdGNoUmVzcG9uc2UiA5ACAhJUCgpSZXRyeUJhdGNoEh8uc2VuZGJhdGNoLnYxLlJldHJ5QmF0Y2hSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLlJldHJ5QmF0Y2hSZXNwb25zZSIDkAICElcKC1Jlc3VtZUJhdGNoEiAuc2VuZGJhdGNoLnYxLlJlc3VtZUJhdGNoUmVxdWVzdBohLnNlbmRiYXRjaC52MS5SZXN1bWVCYXRjaFJlc3BvbnNlIgOQAgJCagoQZGV2LnNlbmRiYXRjaC52MVABWiZzZW5kYmF0Y2gvZ2VuL3NlbmRiYXRjaC92MTtzZW5kYmF0Y2h2MaoCDFNlbmRiYXRjaC5WMcoCDFNlbmRiYXRjaFxWMeoCDVNlbmRiYXRjaDo6VjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_message_service]);
+  fileDesc("CiBzZW5kYmF0Y2gvdjEvYmF0Y2hfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIpgICgVCYXRjaBIQCghiYXRjaF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSJwoFc3RhdGUYBCABKA4yGC5zZW5kYmF0Y2gudjEuQmF0Y2hTdGF0ZRItCghwcmlvcml0eRgFIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5EhUKDW1lc3NhZ2VfY291bnQYBiABKA0SFgoOYWNjZXB0ZWRfY291bnQYByABKA0SFwoPZHVwbGljYXRlX2NvdW50GAggASgNEhUKDXJlZnVzZWRfY291bnQYCSABKA0SLgoKY3JlYXRlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHc2VuZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCmxhc3RfZXJyb3IYESABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIQCghhdHRlbXB0cxgQIAEoDRIUCgxzdWJtaXR0ZWRfYnkYEiABKAkSGQoMY2FuY2VsbGVkX2J5GBMgASgJSACIAQESMAoMY2FuY2VsbGVkX2F0GBQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0CgxyZWNhbGxfc3RhdGUYFSABKA4yGS5zZW5kYmF0Y2gudjEuUmVjYWxsU3RhdGVIAYgBARIYCgtyZWNhbGxlZF9ieRgWIAEoCUgCiAEBEjcKE3JlY2FsbF9yZXF1ZXN0ZWRfYXQYFyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjMKD3JlY2FsbF9lbmRlZF9hdBgYIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoOcmVjYWxsZWRfY291bnQYGSABKA1IA4gBARIhChRyZWNhbGxfcmVmdXNlZF9jb3VudBgaIAEoDUgEiAEBEiEKFHJlY2FsbF9taXNzaW5nX2NvdW50GBsgASgNSAWIAQFCDwoNX2NhbmNlbGxlZF9ieUIPCg1fcmVjYWxsX3N0YXRlQg4KDF9yZWNhbGxlZF9ieUIRCg9fcmVjYWxsZWRfY291bnRCFwoVX3JlY2FsbF9yZWZ1c2VkX2NvdW50QhcKFV9yZWNhbGxfbWlzc2luZ19jb3VudEoECA8QECLVAQoMQmF0Y2hPcHRpb25zEhIKCnJlcXVlc3RfaWQYASABKAkSKwoHc2VuZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLQoIcHJpb3JpdHkYAyABKA4yGy5zZW5kYmF0Y2gudjEuQmF0Y2hQcmlvcml0eRIMCgRuYW1lGAQgASgJEjAKCXRlbXBsYXRlcxgFIAMoCzIdLnNlbmRiYXRjaC52MS5SZXF1ZXN0VGVtcGxhdGUSFQoNbWVzc2FnZV9jb3VudBgGIAEoDSKYAgoSU3VibWl0QmF0Y2hSZXF1ZXN0EiwKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdBISCgpyZXF1ZXN0X2lkGAIgASgJEisKB3NlbmRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCHByaW9yaXR5GAQgASgOMhsuc2VuZGJhdGNoLnYxLkJhdGNoUHJpb3JpdHkSDAoEbmFtZRgFIAEoCRIwCgl0ZW1wbGF0ZXMYBiADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlEg0KBWxpbmVzGAcgAygNEhUKDW1lc3NhZ2VfY291bnQYCCABKA0iTAoTU3VibWl0QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgikgEKGFN1Ym1pdEJhdGNoU3RyZWFtUmVxdWVzdBIrCgdvcHRpb25zGAEgASgLMhouc2VuZGJhdGNoLnYxLkJhdGNoT3B0aW9ucxIsCghtZXNzYWdlcxgCIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnQSDAoEbGFzdBgDIAEoCBINCgVsaW5lcxgEIAMoDSJSChlTdWJtaXRCYXRjaFN0cmVhbVJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhEKCWR1cGxpY2F0ZRgCIAEoCCIjCg9HZXRCYXRjaFJlcXVlc3QSEAoIYmF0Y2hfaWQYASABKAkiNgoQR2V0QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCJlChJMaXN0QmF0Y2hlc1JlcXVlc3QSKAoGc3RhdGVzGAEgAygOMhguc2VuZGJhdGNoLnYxLkJhdGNoU3RhdGUSEQoJcGFnZV9zaXplGAIgASgNEhIKCnBhZ2VfdG9rZW4YAyABKAkiVAoTTGlzdEJhdGNoZXNSZXNwb25zZRIkCgdiYXRjaGVzGAEgAygLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJoChdMaXN0QmF0Y2hSZXN1bHRzUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCRIUCgxyZWZ1c2VkX29ubHkYAiABKAgSEQoJcGFnZV9zaXplGAMgASgNEhIKCnBhZ2VfdG9rZW4YBCABKAkigAIKC0JhdGNoUmVzdWx0Eg0KBWluZGV4GAEgASgNEhIKCm1lc3NhZ2VfaWQYAiABKAQSEwoLbWVzc2FnZV9zZXEYAyABKAQSFQoNY2xpZW50X21zZ19ubxgEIAEoCRIRCglkdXBsaWNhdGUYBSABKAgSJAoFZXJyb3IYByABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIMCgRsaW5lGAggASgNEhAKCGZyb21fdWlkGAkgASgJEi8KDGNoYW5uZWxfdHlwZRgKIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRISCgpjaGFubmVsX2lkGAsgASgJSgQIBhAHIl8KGExpc3RCYXRjaFJlc3VsdHNSZXNwb25zZRIqCgdyZXN1bHRzGAEgAygLMhkuc2VuZGJhdGNoLnYxLkJhdGNoUmVzdWx0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIlChFXYXRjaEJhdGNoUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCSI4ChJXYXRjaEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2giJgoSQ2FuY2VsQmF0Y2hSZXF1ZXN0EhAKCGJhdGNoX2lkGAEgASgJIiYKElJlY2FsbEJhdGNoUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCSI5ChNSZWNhbGxCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIiUKEVJldHJ5QmF0Y2hSZXF1ZXN0EhAKCGJhdGNoX2lkGAEgASgJIksKElJldHJ5QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgiOQoTQ2FuY2VsQmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCJTChJSZXN1bWVCYXRjaFJlcXVlc3QSEAoIYmF0Y2hfaWQYASABKAkSKwoHc2VuZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTAoTUmVzdW1lQmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgqewoNQmF0Y2hQcmlvcml0eRIeChpCQVRDSF9QUklPUklUWV9VTlNQRUNJRklFRBAAEhYKEkJBVENIX1BSSU9SSVRZX0xPVxABEhkKFUJBVENIX1BSSU9SSVRZX05PUk1BTBACEhcKE0JBVENIX1BSSU9SSVRZX0hJR0gQAyqsAQoKQmF0Y2hTdGF0ZRIbChdCQVRDSF9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkJBVENIX1NUQVRFX1FVRVVFRBABEhcKE0JBVENIX1NUQVRFX1JVTk5JTkcQAhIaChZCQVRDSF9TVEFURV9DQU5DRUxMSU5HEAMSGQoVQkFUQ0hfU1RBVEVfQ09NUExFVEVEEAQSGQoVQkFUQ0hfU1RBVEVfQ0FOQ0VMTEVEEAUqYQoLUmVjYWxsU3RhdGUSHAoYUkVDQUxMX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUUkVDQUxMX1NUQVRFX1JVTk5JTkcQARIaChZSRUNBTExfU1RBVEVfQ09NUExFVEVEEAIyngcKDEJhdGNoU2VydmljZRJXCgtTdWJtaXRCYXRjaBIgLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hSZXNwb25zZSIDkAIAEmsKEVN1Ym1pdEJhdGNoU3RyZWFtEiYuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoU3RyZWFtUmVxdWVzdBonLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFN0cmVhbVJlc3BvbnNlIgOQAgAoARJOCghHZXRCYXRjaBIdLnNlbmRiYXRjaC52MS5HZXRCYXRjaFJlcXVlc3QaHi5zZW5kYmF0Y2gudjEuR2V0QmF0Y2hSZXNwb25zZSIDkAIBElcKC0xpc3RCYXRjaGVzEiAuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaGVzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hlc1Jlc3BvbnNlIgOQAgESZgoQTGlzdEJhdGNoUmVzdWx0cxIlLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hSZXN1bHRzUmVxdWVzdBomLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hSZXN1bHRzUmVzcG9uc2UiA5ACARJWCgpXYXRjaEJhdGNoEh8uc2VuZGJhdGNoLnYxLldhdGNoQmF0Y2hSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLldhdGNoQmF0Y2hSZXNwb25zZSIDkAIBMAESVwoLQ2FuY2VsQmF0Y2gSIC5zZW5kYmF0Y2gudjEuQ2FuY2VsQmF0Y2hSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkNhbmNlbEJhdGNoUmVzcG9uc2UiA5ACAhJXCgtSZWNhbGxCYXRjaBIgLnNlbmRiYXRjaC52MS5SZWNhbGxCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuUmVjYWxsQmF0Y2hSZXNwb25zZSIDkAICElQKClJldHJ5QmF0Y2gSHy5zZW5kYmF0Y2gudjEuUmV0cnlCYXRjaFJlcXVlc3QaIC5zZW5kYmF0Y2gudjEuUmV0cnlCYXRjaFJlc3BvbnNlIgOQAgISVwoLUmVzdW1lQmF0Y2gSIC5zZW5kYmF0Y2gudjEuUmVzdW1lQmF0Y2hSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLlJlc3VtZUJhdGNoUmVzcG9uc2UiA5ACAkJqChBkZXYuc2VuZGJhdGNoLnYxUAFaJnNlbmRiYXRjaC9nZW4vc2VuZGJhdGNoL3YxO3NlbmRiYXRjaHYxqgIMU2VuZGJhdGNoLlYxygIMU2VuZGJhdGNoXFYx6gINU2VuZGJhdGNoOjpWMWIGcHJvdG8z", [file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_message_service]);
 
 /**
  * A batch and its progress.
@@ -135,6 +135,77 @@ export type Batch = Message<"sendbatch.v1.Batch"> & {
    * @generated from field: uint32 attempts = 16;
    */
   attempts: number;
+
+  /**
+   * The name of the caller that submitted the batch.
+   *
+   * @generated from field: string submitted_by = 18;
+   */
+  submittedBy: string;
+
+  /**
+   * The name of the caller that cancelled or recalled the unfinished batch; unset when none did.
+   *
+   * @generated from field: optional string cancelled_by = 19;
+   */
+  cancelledBy?: string | undefined;
+
+  /**
+   * When it was cancelled by that caller; unset when it was not.
+   *
+   * @generated from field: google.protobuf.Timestamp cancelled_at = 20;
+   */
+  cancelledAt?: Timestamp | undefined;
+
+  /**
+   * The state of the recall; it and the fields below are unset when the batch was not recalled.
+   *
+   * @generated from field: optional sendbatch.v1.RecallState recall_state = 21;
+   */
+  recallState?: RecallState | undefined;
+
+  /**
+   * The name of the caller that recalled the batch.
+   *
+   * @generated from field: optional string recalled_by = 22;
+   */
+  recalledBy?: string | undefined;
+
+  /**
+   * When the recall was requested.
+   *
+   * @generated from field: google.protobuf.Timestamp recall_requested_at = 23;
+   */
+  recallRequestedAt?: Timestamp | undefined;
+
+  /**
+   * When the last message was recalled; unset before.
+   *
+   * @generated from field: google.protobuf.Timestamp recall_ended_at = 24;
+   */
+  recallEndedAt?: Timestamp | undefined;
+
+  /**
+   * The number of its messages that are recalled, by this recall or before.
+   *
+   * @generated from field: optional uint32 recalled_count = 25;
+   */
+  recalledCount?: number | undefined;
+
+  /**
+   * The number of messages that were too old (RECALL_WINDOW).
+   *
+   * @generated from field: optional uint32 recall_refused_count = 26;
+   */
+  recallRefusedCount?: number | undefined;
+
+  /**
+   * The number of accepted messages that cannot be recalled: they have expired, are commands, were
+   * never in a history (`no_persist`), or were sent by a version without RecallBatch.
+   *
+   * @generated from field: optional uint32 recall_missing_count = 27;
+   */
+  recallMissingCount?: number | undefined;
 };
 
 /**
@@ -708,6 +779,48 @@ export const CancelBatchRequestSchema: GenMessage<CancelBatchRequest> = /*@__PUR
   messageDesc(file_sendbatch_v1_batch_service, 15);
 
 /**
+ * The batch to recall.
+ *
+ * @generated from message sendbatch.v1.RecallBatchRequest
+ */
+export type RecallBatchRequest = Message<"sendbatch.v1.RecallBatchRequest"> & {
+  /**
+   * The batch's id.
+   *
+   * @generated from field: string batch_id = 1;
+   */
+  batchId: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.RecallBatchRequest.
+ * Use `create(RecallBatchRequestSchema)` to create a new message.
+ */
+export const RecallBatchRequestSchema: GenMessage<RecallBatchRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 16);
+
+/**
+ * The batch.
+ *
+ * @generated from message sendbatch.v1.RecallBatchResponse
+ */
+export type RecallBatchResponse = Message<"sendbatch.v1.RecallBatchResponse"> & {
+  /**
+   * The batch after the call.
+   *
+   * @generated from field: sendbatch.v1.Batch batch = 1;
+   */
+  batch?: Batch | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.RecallBatchResponse.
+ * Use `create(RecallBatchResponseSchema)` to create a new message.
+ */
+export const RecallBatchResponseSchema: GenMessage<RecallBatchResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 17);
+
+/**
  * The batch whose refused messages to submit again.
  *
  * @generated from message sendbatch.v1.RetryBatchRequest
@@ -726,7 +839,7 @@ export type RetryBatchRequest = Message<"sendbatch.v1.RetryBatchRequest"> & {
  * Use `create(RetryBatchRequestSchema)` to create a new message.
  */
 export const RetryBatchRequestSchema: GenMessage<RetryBatchRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_batch_service, 16);
+  messageDesc(file_sendbatch_v1_batch_service, 18);
 
 /**
  * The new batch.
@@ -754,7 +867,7 @@ export type RetryBatchResponse = Message<"sendbatch.v1.RetryBatchResponse"> & {
  * Use `create(RetryBatchResponseSchema)` to create a new message.
  */
 export const RetryBatchResponseSchema: GenMessage<RetryBatchResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_batch_service, 17);
+  messageDesc(file_sendbatch_v1_batch_service, 19);
 
 /**
  * The batch.
@@ -775,7 +888,7 @@ export type CancelBatchResponse = Message<"sendbatch.v1.CancelBatchResponse"> & 
  * Use `create(CancelBatchResponseSchema)` to create a new message.
  */
 export const CancelBatchResponseSchema: GenMessage<CancelBatchResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_batch_service, 18);
+  messageDesc(file_sendbatch_v1_batch_service, 20);
 
 /**
  * The batch whose unsent messages to submit.
@@ -804,7 +917,7 @@ export type ResumeBatchRequest = Message<"sendbatch.v1.ResumeBatchRequest"> & {
  * Use `create(ResumeBatchRequestSchema)` to create a new message.
  */
 export const ResumeBatchRequestSchema: GenMessage<ResumeBatchRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_batch_service, 19);
+  messageDesc(file_sendbatch_v1_batch_service, 21);
 
 /**
  * The new batch.
@@ -832,7 +945,7 @@ export type ResumeBatchResponse = Message<"sendbatch.v1.ResumeBatchResponse"> & 
  * Use `create(ResumeBatchResponseSchema)` to create a new message.
  */
 export const ResumeBatchResponseSchema: GenMessage<ResumeBatchResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_batch_service, 20);
+  messageDesc(file_sendbatch_v1_batch_service, 22);
 
 /**
  * How a caller's batches share its turns. A HIGH batch gets four times the turns of a NORMAL one,
@@ -948,6 +1061,47 @@ export const BatchStateSchema: GenEnum<BatchState> = /*@__PURE__*/
   enumDesc(file_sendbatch_v1_batch_service, 1);
 
 /**
+ * The recall of a batch.
+ *
+ * @generated from enum sendbatch.v1.RecallState
+ */
+export const RecallState = {
+  /**
+   * The batch was not recalled.
+   *
+   * @generated from enum value: RECALL_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Messages are being recalled.
+   *
+   * @generated from enum value: RECALL_STATE_RUNNING = 1;
+   */
+  RUNNING: 1,
+
+  /**
+   * All messages that could be recalled are.
+   *
+   * @generated from enum value: RECALL_STATE_COMPLETED = 2;
+   */
+  COMPLETED: 2,
+} as const;
+
+/**
+ * The recall of a batch.
+ *
+ * @generated from enum sendbatch.v1.RecallState
+ */
+export type RecallState = (typeof RecallState)[keyof typeof RecallState] | UnknownEnum;
+
+/**
+ * Describes the enum sendbatch.v1.RecallState.
+ */
+export const RecallStateSchema: GenEnum<RecallState> = /*@__PURE__*/
+  enumDesc(file_sendbatch_v1_batch_service, 2);
+
+/**
  * Large and scheduled batches: stored at once, sent in the background. Needs the scope `send`.
  *
  * A batch of up to 100,000 messages is stored before it is acknowledged and then sent to its end,
@@ -1047,7 +1201,8 @@ export const BatchService: GenService<{
     output: typeof ListBatchResultsResponseSchema;
   },
   /**
-   * Streams a batch: its state now, and again after each change, until it has ended.
+   * Streams a batch: its state now, and again after each change, until it has ended, as has its
+   * recall if there is one.
    *
    * An unchanged batch is repeated every 15 seconds. NOT_FOUND (`BATCH_NOT_FOUND`) as in GetBatch.
    *
@@ -1072,6 +1227,25 @@ export const BatchService: GenService<{
     methodKind: "unary";
     input: typeof CancelBatchRequestSchema;
     output: typeof CancelBatchResponseSchema;
+  },
+  /**
+   * Takes a batch back: cancels what is left, as CancelBatch does, and recalls the messages that it
+   * has sent, as RecallMessages does.
+   *
+   * Answers at once; the messages are recalled in the background, across restarts and crashes.
+   * `recall_state` and the counts show the progress, and WatchBatch follows it to its end. Messages
+   * that an earlier call had sent (`duplicate`) remain. A repeated call changes nothing.
+   *
+   * For RECALL_WINDOW after it was accepted a message can be recalled by the batch's caller; with
+   * the scope `admin` at any time. FAILED_PRECONDITION (`RECALL_WINDOW_OVER`) when all messages are
+   * older. NOT_FOUND (`BATCH_NOT_FOUND`) as in GetBatch.
+   *
+   * @generated from rpc sendbatch.v1.BatchService.RecallBatch
+   */
+  recallBatch: {
+    methodKind: "unary";
+    input: typeof RecallBatchRequestSchema;
+    output: typeof RecallBatchResponseSchema;
   },
   /**
    * Submits the refused messages of an ended batch as a new batch, with the same keys.

@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/message_service.proto.
  */
 export const file_sendbatch_v1_message_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEiaAoPRXhwZWN0ZWRMYXN0U2VxEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEIv4BChBTZW5kQmF0Y2hSZXF1ZXN0EiwKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdBIkCgRtb2RlGAIgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRI5ChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxEjAKCXRlbXBsYXRlcxgGIAMoCzIdLnNlbmRiYXRjaC52MS5SZXF1ZXN0VGVtcGxhdGUiWwoPUmVxdWVzdFRlbXBsYXRlEgwKBG5hbWUYASABKAkSDAoEYm9keRgCIAEoCRIsCgZmb3JtYXQYAyABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXQiiwEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIkCgVlcnJvchgGIAEoCzIVLnNlbmRiYXRjaC52MS5SZWZ1c2FsSgQIBRAGIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iZQoLU2VuZFJlcXVlc3QSKwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnQSFQoNdmFsaWRhdGVfb25seRgCIAEoCBISCgpyZXF1ZXN0X2lkGAMgASgJImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItEBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISEAoIZnJvbV91aWQYAiABKAkSEwoLc3Vic2NyaWJlcnMYAyADKAkSDwoHcGF5bG9hZBgEIAEoDBIOCgZleHBpcmUYBSABKA0SEgoKcmVxdWVzdF9pZBgGIAEoCRIkCgRtb2RlGAcgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYCCABKAgiNgoRQnJvYWRjYXN0UmVzcG9uc2USEQoJZmFpbF91aWRzGAEgAygJEg4KBnJlYXNvbhgCIAMoCSK9AgoTTGlzdE1lc3NhZ2VzUmVxdWVzdBISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglhZnRlcl9zZXEYAyABKAQSEgoKYmVmb3JlX3NlcRgEIAEoBBINCgVsaW1pdBgFIAEoDRISCgpkZXNjZW5kaW5nGAYgASgIEgsKA3VpZBgHIAEoCRIPCgd0YWdfa2V5GAggASgJEhEKCXN0cmVhbV9ubxgJIAEoCRIQCghmcm9tX3VpZBgKIAEoCRIpCgVzaW5jZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoFdW50aWwYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoMBChRMaXN0TWVzc2FnZXNSZXNwb25zZRInCghtZXNzYWdlcxgBIAMoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlEgwKBG1vcmUYAiABKAgSEAoIbGFzdF9zZXEYAyABKAQSFQoIbmV4dF9zZXEYBCABKARIAIgBAUILCglfbmV4dF9zZXEiwwEKE1N5bmNNZXNzYWdlc1JlcXVlc3QSEQoJbG9naW5fdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgFIAEoBBINCgVsaW1pdBgGIAEoDRIRCglwdWxsX21vZGUYByABKA0i9QIKDUxlZ2FjeU1lc3NhZ2USJAoGaGVhZGVyGAEgASgLMhQuc2VuZGJhdGNoLnYxLkhlYWRlchIPCgdzZXR0aW5nGAIgASgNEhIKCm1lc3NhZ2VfaWQYAyABKAQSFQoNbWVzc2FnZV9pZHN0chgEIAEoCRIVCg1jbGllbnRfbXNnX25vGAUgASgJEhMKC21lc3NhZ2Vfc2VxGAYgASgEEhAKCGZyb21fdWlkGAcgASgJEhIKCmNoYW5uZWxfaWQYCCABKAkSLwoMY2hhbm5lbF90eXBlGAkgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEg4KBmV4cGlyZRgKIAEoDRIRCgl0aW1lc3RhbXAYCyABKAMSDwoHcGF5bG9hZBgMIAEoDBIRCglzdHJlYW1fbm8YDSABKAkSLgoFc3RhdGUYDiABKA4yGi5zZW5kYmF0Y2gudjEuTWVzc2FnZVN0YXRlSACIAQFCCAoGX3N0YXRlIocBChRTeW5jTWVzc2FnZXNSZXNwb25zZRIZChFzdGFydF9tZXNzYWdlX3NlcRgBIAEoBBIXCg9lbmRfbWVzc2FnZV9zZXEYAiABKAQSDAoEbW9yZRgDIAEoDRItCghtZXNzYWdlcxgEIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlIq8BChJHZXRNZXNzYWdlc1JlcXVlc3QSEQoJbG9naW5fdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDG1lc3NhZ2Vfc2VxcxgEIAMoBBITCgttZXNzYWdlX2lkcxgFIAMoBBIWCg5jbGllbnRfbXNnX25vcxgGIAMoCSKGAQoTR2V0TWVzc2FnZXNSZXNwb25zZRIZChFzdGFydF9tZXNzYWdlX3NlcRgBIAEoBBIXCg9lbmRfbWVzc2FnZV9zZXEYAiABKAQSDAoEbW9yZRgDIAEoDRItCghtZXNzYWdlcxgEIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlIpYBChFHZXRNZXNzYWdlUmVxdWVzdBIRCglsb2dpbl91aWQYASABKAkSEgoKY2hhbm5lbF9pZBgCIAEoCRIvCgxjaGFubmVsX3R5cGUYAyABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEgoKbWVzc2FnZV9pZBgEIAEoBBIVCg1jbGllbnRfbXNnX25vGAUgASgJIkIKEkdldE1lc3NhZ2VSZXNwb25zZRIsCgdtZXNzYWdlGAEgASgLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UicQoXR2V0TWF4TWVzc2FnZVNlcVJlcXVlc3QSEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEQoJbG9naW5fdWlkGAMgASgJIi8KGEdldE1heE1lc3NhZ2VTZXFSZXNwb25zZRITCgttZXNzYWdlX3NlcRgBIAEoBCKsAQoVUmVjYWxsTWVzc2FnZXNSZXF1ZXN0EhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDG1lc3NhZ2Vfc2VxcxgDIAMoBBITCgttZXNzYWdlX2lkcxgEIAMoBBIWCg5jbGllbnRfbXNnX25vcxgFIAMoCRILCgN1aWQYBiABKAkiXQoWUmVjYWxsTWVzc2FnZXNSZXNwb25zZRIWCg5yZWNhbGxlZF9jb3VudBgBIAEoDRIrCgdyZXN1bHRzGAIgAygLMhouc2VuZGJhdGNoLnYxLlJlY2FsbFJlc3VsdCKHAQoMUmVjYWxsUmVzdWx0EhMKC21lc3NhZ2Vfc2VxGAEgASgEEhIKCm1lc3NhZ2VfaWQYAiABKAQSFQoNY2xpZW50X21zZ19ubxgDIAEoCRIRCgl1bmNoYW5nZWQYBCABKAgSJAoFZXJyb3IYBSABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbCLCAQoSRWRpdE1lc3NhZ2VSZXF1ZXN0EhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhMKC21lc3NhZ2Vfc2VxGAMgASgEEg8KB3BheWxvYWQYBCABKAwSHgoRZXhwZWN0ZWRfcmV2aXNpb24YBSABKA1IAIgBARILCgN1aWQYBiABKAlCFAoSX2V4cGVjdGVkX3JldmlzaW9uIlAKE0VkaXRNZXNzYWdlUmVzcG9uc2USJgoHbWVzc2FnZRgBIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlEhEKCXVuY2hhbmdlZBgCIAEoCCKlAQoNQ2hhbm5lbEN1cnNvchISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglhZnRlcl9zZXEYAyABKAQSEAoIZnJvbV9ub3cYBCABKAgSGQoMYWZ0ZXJfY2hhbmdlGAUgASgESACIAQFCDwoNX2FmdGVyX2NoYW5nZSJyChBTdWJzY3JpYmVSZXF1ZXN0Ei0KCGNoYW5uZWxzGAEgAygLMhsuc2VuZGJhdGNoLnYxLkNoYW5uZWxDdXJzb3ISCwoDdWlkGAIgASgJEhIKCmFsbF9vZl91aWQYAyABKAgSDgoGcmVzdW1lGAQgASgIImEKCENhdWdodFVwEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEInMKDk1lc3NhZ2VDaGFuZ2VkEhEKCWNoYW5nZV9ubxgBIAEoBBImCgRraW5kGAIgASgOMhguc2VuZGJhdGNoLnYxLkNoYW5nZUtpbmQSJgoHbWVzc2FnZRgDIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlIg0KC0FsbENhdWdodFVwIgsKCUhlYXJ0YmVhdCKbAgoRU3Vic2NyaWJlUmVzcG9uc2USKAoHbWVzc2FnZRgBIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlSAASKwoJY2F1Z2h0X3VwGAIgASgLMhYuc2VuZGJhdGNoLnYxLkNhdWdodFVwSAASLAoJaGVhcnRiZWF0GAMgASgLMhcuc2VuZGJhdGNoLnYxLkhlYXJ0YmVhdEgAEjIKDWFsbF9jYXVnaHRfdXAYBCABKAsyGS5zZW5kYmF0Y2gudjEuQWxsQ2F1Z2h0VXBIABIvCgdjaGFuZ2VkGAUgASgLMhwuc2VuZGJhdGNoLnYxLk1lc3NhZ2VDaGFuZ2VkSAASEwoLbGFzdF9jaGFuZ2UYBiABKARCBwoFZnJhbWUiTgoYTGlzdENvbnZlcnNhdGlvbnNSZXF1ZXN0EgsKA3VpZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKA0SEgoKcGFnZV90b2tlbhgDIAEoCSK6AQoMQ29udmVyc2F0aW9uEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDHVucmVhZF9jb3VudBgDIAEoDRIQCghyZWFkX3NlcRgEIAEoBBIQCghsYXN0X3NlcRgFIAEoBBIrCgxsYXN0X21lc3NhZ2UYBiABKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZSJnChlMaXN0Q29udmVyc2F0aW9uc1Jlc3BvbnNlEjEKDWNvbnZlcnNhdGlvbnMYASADKAsyGi5zZW5kYmF0Y2gudjEuQ29udmVyc2F0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJ1Cg9NYXJrUmVhZFJlcXVlc3QSCwoDdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCHJlYWRfc2VxGAQgASgEIhIKEE1hcmtSZWFkUmVzcG9uc2UitwEKGFN5bmNDb252ZXJzYXRpb25zUmVxdWVzdBILCgN1aWQYASABKAkSDwoHdmVyc2lvbhgCIAEoBBIVCg1sYXN0X21zZ19zZXFzGAMgASgJEhEKCW1zZ19jb3VudBgEIAEoDRITCgtvbmx5X3VucmVhZBgFIAEoDRIdChVleGNsdWRlX2NoYW5uZWxfdHlwZXMYBiADKA0SDAoEcGFnZRgHIAEoDRIRCglwYWdlX3NpemUYCCABKA0ioAIKEkxlZ2FjeUNvbnZlcnNhdGlvbhISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIOCgZ1bnJlYWQYAyABKA0SEQoJdGltZXN0YW1wGAQgASgDEhQKDGxhc3RfbXNnX3NlcRgFIAEoBBIaChJsYXN0X2NsaWVudF9tc2dfbm8YBiABKAkSFgoOb2Zmc2V0X21zZ19zZXEYByABKAQSGQoRcmVhZGVkX3RvX21zZ19zZXEYCCABKAQSDwoHdmVyc2lvbhgJIAEoBBIsCgdyZWNlbnRzGAogAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UiVAoZU3luY0NvbnZlcnNhdGlvbnNSZXNwb25zZRI3Cg1jb252ZXJzYXRpb25zGAEgAygLMiAuc2VuZGJhdGNoLnYxLkxlZ2FjeUNvbnZlcnNhdGlvbiJGChNTeW5jQ29tbWFuZHNSZXF1ZXN0EgsKA3VpZBgBIAEoCRITCgttZXNzYWdlX3NlcRgCIAEoBBINCgVsaW1pdBgDIAEoDSJTChRTeW5jQ29tbWFuZHNSZXNwb25zZRItCghtZXNzYWdlcxgBIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlEgwKBG1vcmUYAiABKAgiOwoSQWNrQ29tbWFuZHNSZXF1ZXN0EgsKA3VpZBgBIAEoCRIYChBsYXN0X21lc3NhZ2Vfc2VxGAIgASgEIhUKE0Fja0NvbW1hbmRzUmVzcG9uc2UiMAoPR2V0Um91dGVSZXF1ZXN0EgsKA3VpZBgBIAEoCRIQCghpbnRyYW5ldBgCIAEoDSJHChBHZXRSb3V0ZVJlc3BvbnNlEhAKCHRjcF9hZGRyGAEgASgJEg8KB3dzX2FkZHIYAiABKAkSEAoId3NzX2FkZHIYAyABKAkiFgoUR2V0U2VydmVySW5mb1JlcXVlc3Qi+QMKBkxpbWl0cxIWCg5iYXRjaF9tZXNzYWdlcxgBIAEoDRIeChZiYXRjaF9tZXNzYWdlc19hZHZpc2VkGAIgASgNEhYKDmJhdGNoX2NoYW5uZWxzGAMgASgNEh0KFWJyb2FkY2FzdF9zdWJzY3JpYmVycxgEIAEoDRIbChNtZXNzYWdlX3N1YnNjcmliZXJzGAUgASgNEhUKDXBheWxvYWRfYnl0ZXMYBiABKA0SFQoNcmVxdWVzdF9ieXRlcxgHIAEoDRIVCg1wYWdlX21lc3NhZ2VzGAggASgNEhAKCGlkX2J5dGVzGAkgASgNEhsKE2NsaWVudF9tc2dfbm9fYnl0ZXMYCiABKA0SGAoQcmVxdWVzdF9pZF9ieXRlcxgLIAEoDRIyCg9yZXF1ZXN0X3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGgoSc3Vic2NyaWJlX2NoYW5uZWxzGA0gASgNEhMKC2xpc3RfY2hhbmdlGA4gASgNEhYKDnRlbXBsYXRlX2J5dGVzGA8gASgNEhIKCnBhZ2VfYnl0ZXMYECABKA0SFwoPc3VibWl0X21lc3NhZ2VzGBEgASgNEhQKDHN1Ym1pdF9ieXRlcxgSIAEoDRIVCg1zY2hlZHVsZV9kYXlzGBMgASgNIngKFUdldFNlcnZlckluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEiQKBmxpbWl0cxgCIAEoCzIULnNlbmRiYXRjaC52MS5MaW1pdHMSKAoGY2FsbGVyGAMgASgLMhguc2VuZGJhdGNoLnYxLkNhbGxlckluZm8iOwoKQ2FsbGVySW5mbxIMCgRuYW1lGAEgASgJEg8KB2lzX3VzZXIYAiABKAgSDgoGc2NvcGVzGAMgAygJKlYKCFNlbmRNb2RlEhkKFVNFTkRfTU9ERV9VTlNQRUNJRklFRBAAEhkKFVNFTkRfTU9ERV9CRVNUX0VGRk9SVBABEhQKEFNFTkRfTU9ERV9BVE9NSUMQAipbCgpDaGFuZ2VLaW5kEhsKF0NIQU5HRV9LSU5EX1VOU1BFQ0lGSUVEEAASFgoSQ0hBTkdFX0tJTkRfRURJVEVEEAESGAoUQ0hBTkdFX0tJTkRfUkVDQUxMRUQQAjLjDAoOTWVzc2FnZVNlcnZpY2USUQoJU2VuZEJhdGNoEh4uc2VuZGJhdGNoLnYxLlNlbmRCYXRjaFJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVzcG9uc2UiA5ACABJCCgRTZW5kEhkuc2VuZGJhdGNoLnYxLlNlbmRSZXF1ZXN0Ghouc2VuZGJhdGNoLnYxLlNlbmRSZXNwb25zZSIDkAIAElEKCUJyb2FkY2FzdBIeLnNlbmRiYXRjaC52MS5Ccm9hZGNhc3RSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlc3BvbnNlIgOQAgASWgoMTGlzdE1lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VzUmVzcG9uc2UiA5ACARJaCgxTeW5jTWVzc2FnZXMSIS5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jTWVzc2FnZXNSZXNwb25zZSIDkAIBElcKC0dldE1lc3NhZ2VzEiAuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlc1Jlc3BvbnNlIgOQAgESVAoKR2V0TWVzc2FnZRIfLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlUmVxdWVzdBogLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlUmVzcG9uc2UiA5ACARJmChBHZXRNYXhNZXNzYWdlU2VxEiUuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXNwb25zZSIDkAIBEmAKDlJlY2FsbE1lc3NhZ2VzEiMuc2VuZGJhdGNoLnYxLlJlY2FsbE1lc3NhZ2VzUmVxdWVzdBokLnNlbmRiYXRjaC52MS5SZWNhbGxNZXNzYWdlc1Jlc3BvbnNlIgOQAgISVwoLRWRpdE1lc3NhZ2USIC5zZW5kYmF0Y2gudjEuRWRpdE1lc3NhZ2VSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkVkaXRNZXNzYWdlUmVzcG9uc2UiA5ACAhJTCglTdWJzY3JpYmUSHi5zZW5kYmF0Y2gudjEuU3Vic2NyaWJlUmVxdWVzdBofLnNlbmRiYXRjaC52MS5TdWJzY3JpYmVSZXNwb25zZSIDkAIBMAESaQoRTGlzdENvbnZlcnNhdGlvbnMSJi5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLkxpc3RDb252ZXJzYXRpb25zUmVzcG9uc2UiA5ACARJOCghNYXJrUmVhZBIdLnNlbmRiYXRjaC52MS5NYXJrUmVhZFJlcXVlc3QaHi5zZW5kYmF0Y2gudjEuTWFya1JlYWRSZXNwb25zZSIDkAICEmkKEVN5bmNDb252ZXJzYXRpb25zEiYuc2VuZGJhdGNoLnYxLlN5bmNDb252ZXJzYXRpb25zUmVxdWVzdBonLnNlbmRiYXRjaC52MS5TeW5jQ29udmVyc2F0aW9uc1Jlc3BvbnNlIgOQAgESWgoMU3luY0NvbW1hbmRzEiEuc2VuZGJhdGNoLnYxLlN5bmNDb21tYW5kc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuU3luY0NvbW1hbmRzUmVzcG9uc2UiA5ACAhJXCgtBY2tDb21tYW5kcxIgLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1JlcXVlc3QaIS5zZW5kYmF0Y2gudjEuQWNrQ29tbWFuZHNSZXNwb25zZSIDkAICEk4KCEdldFJvdXRlEh0uc2VuZGJhdGNoLnYxLkdldFJvdXRlUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5HZXRSb3V0ZVJlc3BvbnNlIgOQAgESXQoNR2V0U2VydmVySW5mbxIiLnNlbmRiYXRjaC52MS5HZXRTZXJ2ZXJJbmZvUmVxdWVzdBojLnNlbmRiYXRjaC52MS5HZXRTZXJ2ZXJJbmZvUmVzcG9uc2UiA5ACAUJqChBkZXYuc2VuZGJhdGNoLnYxUAFaJnNlbmRiYXRjaC9nZW4vc2VuZGJhdGNoL3YxO3NlbmRiYXRjaHYxqgIMU2VuZGJhdGNoLlYxygIMU2VuZGJhdGNoXFYx6gINU2VuZGJhdGNoOjpWMWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_template_service]);
+  fileDesc("CiJzZW5kYmF0Y2gvdjEvbWVzc2FnZV9zZXJ2aWNlLnByb3RvEgxzZW5kYmF0Y2gudjEiaAoPRXhwZWN0ZWRMYXN0U2VxEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEIv4BChBTZW5kQmF0Y2hSZXF1ZXN0EiwKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdBIkCgRtb2RlGAIgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRI5ChJleHBlY3RlZF9sYXN0X3NlcXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuRXhwZWN0ZWRMYXN0U2VxEjAKCXRlbXBsYXRlcxgGIAMoCzIdLnNlbmRiYXRjaC52MS5SZXF1ZXN0VGVtcGxhdGUiWwoPUmVxdWVzdFRlbXBsYXRlEgwKBG5hbWUYASABKAkSDAoEYm9keRgCIAEoCRIsCgZmb3JtYXQYAyABKA4yHC5zZW5kYmF0Y2gudjEuVGVtcGxhdGVGb3JtYXQiiwEKClNlbmRSZXN1bHQSEgoKbWVzc2FnZV9pZBgBIAEoBBITCgttZXNzYWdlX3NlcRgCIAEoBBIVCg1jbGllbnRfbXNnX25vGAMgASgJEhEKCWR1cGxpY2F0ZRgEIAEoCBIkCgVlcnJvchgGIAEoCzIVLnNlbmRiYXRjaC52MS5SZWZ1c2FsSgQIBRAGIoYBChFTZW5kQmF0Y2hSZXNwb25zZRIpCgdyZXN1bHRzGAEgAygLMhguc2VuZGJhdGNoLnYxLlNlbmRSZXN1bHQSFgoOYWNjZXB0ZWRfY291bnQYAiABKA0SFwoPZHVwbGljYXRlX2NvdW50GAMgASgNEhUKDXJlZnVzZWRfY291bnQYBCABKA0iZQoLU2VuZFJlcXVlc3QSKwoHbWVzc2FnZRgBIAEoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnQSFQoNdmFsaWRhdGVfb25seRgCIAEoCBISCgpyZXF1ZXN0X2lkGAMgASgJImEKDFNlbmRSZXNwb25zZRISCgptZXNzYWdlX2lkGAEgASgEEhMKC21lc3NhZ2Vfc2VxGAIgASgEEhUKDWNsaWVudF9tc2dfbm8YAyABKAkSEQoJZHVwbGljYXRlGAQgASgIItEBChBCcm9hZGNhc3RSZXF1ZXN0EiQKBmhlYWRlchgBIAEoCzIULnNlbmRiYXRjaC52MS5IZWFkZXISEAoIZnJvbV91aWQYAiABKAkSEwoLc3Vic2NyaWJlcnMYAyADKAkSDwoHcGF5bG9hZBgEIAEoDBIOCgZleHBpcmUYBSABKA0SEgoKcmVxdWVzdF9pZBgGIAEoCRIkCgRtb2RlGAcgASgOMhYuc2VuZGJhdGNoLnYxLlNlbmRNb2RlEhUKDXZhbGlkYXRlX29ubHkYCCABKAgiNgoRQnJvYWRjYXN0UmVzcG9uc2USEQoJZmFpbF91aWRzGAEgAygJEg4KBnJlYXNvbhgCIAMoCSK9AgoTTGlzdE1lc3NhZ2VzUmVxdWVzdBISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglhZnRlcl9zZXEYAyABKAQSEgoKYmVmb3JlX3NlcRgEIAEoBBINCgVsaW1pdBgFIAEoDRISCgpkZXNjZW5kaW5nGAYgASgIEgsKA3VpZBgHIAEoCRIPCgd0YWdfa2V5GAggASgJEhEKCXN0cmVhbV9ubxgJIAEoCRIQCghmcm9tX3VpZBgKIAEoCRIpCgVzaW5jZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoFdW50aWwYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoMBChRMaXN0TWVzc2FnZXNSZXNwb25zZRInCghtZXNzYWdlcxgBIAMoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlEgwKBG1vcmUYAiABKAgSEAoIbGFzdF9zZXEYAyABKAQSFQoIbmV4dF9zZXEYBCABKARIAIgBAUILCglfbmV4dF9zZXEiwwEKE1N5bmNNZXNzYWdlc1JlcXVlc3QSEQoJbG9naW5fdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhkKEXN0YXJ0X21lc3NhZ2Vfc2VxGAQgASgEEhcKD2VuZF9tZXNzYWdlX3NlcRgFIAEoBBINCgVsaW1pdBgGIAEoDRIRCglwdWxsX21vZGUYByABKA0i9QIKDUxlZ2FjeU1lc3NhZ2USJAoGaGVhZGVyGAEgASgLMhQuc2VuZGJhdGNoLnYxLkhlYWRlchIPCgdzZXR0aW5nGAIgASgNEhIKCm1lc3NhZ2VfaWQYAyABKAQSFQoNbWVzc2FnZV9pZHN0chgEIAEoCRIVCg1jbGllbnRfbXNnX25vGAUgASgJEhMKC21lc3NhZ2Vfc2VxGAYgASgEEhAKCGZyb21fdWlkGAcgASgJEhIKCmNoYW5uZWxfaWQYCCABKAkSLwoMY2hhbm5lbF90eXBlGAkgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEg4KBmV4cGlyZRgKIAEoDRIRCgl0aW1lc3RhbXAYCyABKAMSDwoHcGF5bG9hZBgMIAEoDBIRCglzdHJlYW1fbm8YDSABKAkSLgoFc3RhdGUYDiABKA4yGi5zZW5kYmF0Y2gudjEuTWVzc2FnZVN0YXRlSACIAQFCCAoGX3N0YXRlIocBChRTeW5jTWVzc2FnZXNSZXNwb25zZRIZChFzdGFydF9tZXNzYWdlX3NlcRgBIAEoBBIXCg9lbmRfbWVzc2FnZV9zZXEYAiABKAQSDAoEbW9yZRgDIAEoDRItCghtZXNzYWdlcxgEIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlIq8BChJHZXRNZXNzYWdlc1JlcXVlc3QSEQoJbG9naW5fdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDG1lc3NhZ2Vfc2VxcxgEIAMoBBITCgttZXNzYWdlX2lkcxgFIAMoBBIWCg5jbGllbnRfbXNnX25vcxgGIAMoCSKGAQoTR2V0TWVzc2FnZXNSZXNwb25zZRIZChFzdGFydF9tZXNzYWdlX3NlcRgBIAEoBBIXCg9lbmRfbWVzc2FnZV9zZXEYAiABKAQSDAoEbW9yZRgDIAEoDRItCghtZXNzYWdlcxgEIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlIpYBChFHZXRNZXNzYWdlUmVxdWVzdBIRCglsb2dpbl91aWQYASABKAkSEgoKY2hhbm5lbF9pZBgCIAEoCRIvCgxjaGFubmVsX3R5cGUYAyABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEgoKbWVzc2FnZV9pZBgEIAEoBBIVCg1jbGllbnRfbXNnX25vGAUgASgJIkIKEkdldE1lc3NhZ2VSZXNwb25zZRIsCgdtZXNzYWdlGAEgASgLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UicQoXR2V0TWF4TWVzc2FnZVNlcVJlcXVlc3QSEgoKY2hhbm5lbF9pZBgBIAEoCRIvCgxjaGFubmVsX3R5cGUYAiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEQoJbG9naW5fdWlkGAMgASgJIi8KGEdldE1heE1lc3NhZ2VTZXFSZXNwb25zZRITCgttZXNzYWdlX3NlcRgBIAEoBCKsAQoVUmVjYWxsTWVzc2FnZXNSZXF1ZXN0EhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDG1lc3NhZ2Vfc2VxcxgDIAMoBBITCgttZXNzYWdlX2lkcxgEIAMoBBIWCg5jbGllbnRfbXNnX25vcxgFIAMoCRILCgN1aWQYBiABKAkiXQoWUmVjYWxsTWVzc2FnZXNSZXNwb25zZRIWCg5yZWNhbGxlZF9jb3VudBgBIAEoDRIrCgdyZXN1bHRzGAIgAygLMhouc2VuZGJhdGNoLnYxLlJlY2FsbFJlc3VsdCKHAQoMUmVjYWxsUmVzdWx0EhMKC21lc3NhZ2Vfc2VxGAEgASgEEhIKCm1lc3NhZ2VfaWQYAiABKAQSFQoNY2xpZW50X21zZ19ubxgDIAEoCRIRCgl1bmNoYW5nZWQYBCABKAgSJAoFZXJyb3IYBSABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbCLCAQoSRWRpdE1lc3NhZ2VSZXF1ZXN0EhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhMKC21lc3NhZ2Vfc2VxGAMgASgEEg8KB3BheWxvYWQYBCABKAwSHgoRZXhwZWN0ZWRfcmV2aXNpb24YBSABKA1IAIgBARILCgN1aWQYBiABKAlCFAoSX2V4cGVjdGVkX3JldmlzaW9uIlAKE0VkaXRNZXNzYWdlUmVzcG9uc2USJgoHbWVzc2FnZRgBIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlEhEKCXVuY2hhbmdlZBgCIAEoCCKbAQoYTGlzdE1lc3NhZ2VDb3BpZXNSZXF1ZXN0EhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhMKC21lc3NhZ2Vfc2VxGAMgASgEEhEKCXBhZ2Vfc2l6ZRgEIAEoDRISCgpwYWdlX3Rva2VuGAUgASgJIl8KGUxpc3RNZXNzYWdlQ29waWVzUmVzcG9uc2USKQoGY29waWVzGAEgAygLMhkuc2VuZGJhdGNoLnYxLk1lc3NhZ2VDb3B5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKlAQoLTWVzc2FnZUNvcHkSEAoIcmV2aXNpb24YASABKA0SLQoLcmVwbGFjZWRfYnkYAiABKA4yGC5zZW5kYmF0Y2gudjEuQ2hhbmdlS2luZBIvCgtyZXBsYWNlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHcGF5bG9hZBgEIAEoDBITCgtzdWJzY3JpYmVycxgFIAMoCSKlAQoNQ2hhbm5lbEN1cnNvchISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIRCglhZnRlcl9zZXEYAyABKAQSEAoIZnJvbV9ub3cYBCABKAgSGQoMYWZ0ZXJfY2hhbmdlGAUgASgESACIAQFCDwoNX2FmdGVyX2NoYW5nZSJyChBTdWJzY3JpYmVSZXF1ZXN0Ei0KCGNoYW5uZWxzGAEgAygLMhsuc2VuZGJhdGNoLnYxLkNoYW5uZWxDdXJzb3ISCwoDdWlkGAIgASgJEhIKCmFsbF9vZl91aWQYAyABKAgSDgoGcmVzdW1lGAQgASgIImEKCENhdWdodFVwEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCGxhc3Rfc2VxGAMgASgEInMKDk1lc3NhZ2VDaGFuZ2VkEhEKCWNoYW5nZV9ubxgBIAEoBBImCgRraW5kGAIgASgOMhguc2VuZGJhdGNoLnYxLkNoYW5nZUtpbmQSJgoHbWVzc2FnZRgDIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlIg0KC0FsbENhdWdodFVwIgsKCUhlYXJ0YmVhdCKbAgoRU3Vic2NyaWJlUmVzcG9uc2USKAoHbWVzc2FnZRgBIAEoCzIVLnNlbmRiYXRjaC52MS5NZXNzYWdlSAASKwoJY2F1Z2h0X3VwGAIgASgLMhYuc2VuZGJhdGNoLnYxLkNhdWdodFVwSAASLAoJaGVhcnRiZWF0GAMgASgLMhcuc2VuZGJhdGNoLnYxLkhlYXJ0YmVhdEgAEjIKDWFsbF9jYXVnaHRfdXAYBCABKAsyGS5zZW5kYmF0Y2gudjEuQWxsQ2F1Z2h0VXBIABIvCgdjaGFuZ2VkGAUgASgLMhwuc2VuZGJhdGNoLnYxLk1lc3NhZ2VDaGFuZ2VkSAASEwoLbGFzdF9jaGFuZ2UYBiABKARCBwoFZnJhbWUiTgoYTGlzdENvbnZlcnNhdGlvbnNSZXF1ZXN0EgsKA3VpZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKA0SEgoKcGFnZV90b2tlbhgDIAEoCSK6AQoMQ29udmVyc2F0aW9uEhIKCmNoYW5uZWxfaWQYASABKAkSLwoMY2hhbm5lbF90eXBlGAIgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhQKDHVucmVhZF9jb3VudBgDIAEoDRIQCghyZWFkX3NlcRgEIAEoBBIQCghsYXN0X3NlcRgFIAEoBBIrCgxsYXN0X21lc3NhZ2UYBiABKAsyFS5zZW5kYmF0Y2gudjEuTWVzc2FnZSJnChlMaXN0Q29udmVyc2F0aW9uc1Jlc3BvbnNlEjEKDWNvbnZlcnNhdGlvbnMYASADKAsyGi5zZW5kYmF0Y2gudjEuQ29udmVyc2F0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJ1Cg9NYXJrUmVhZFJlcXVlc3QSCwoDdWlkGAEgASgJEhIKCmNoYW5uZWxfaWQYAiABKAkSLwoMY2hhbm5lbF90eXBlGAMgASgOMhkuc2VuZGJhdGNoLnYxLkNoYW5uZWxUeXBlEhAKCHJlYWRfc2VxGAQgASgEIhIKEE1hcmtSZWFkUmVzcG9uc2UitwEKGFN5bmNDb252ZXJzYXRpb25zUmVxdWVzdBILCgN1aWQYASABKAkSDwoHdmVyc2lvbhgCIAEoBBIVCg1sYXN0X21zZ19zZXFzGAMgASgJEhEKCW1zZ19jb3VudBgEIAEoDRITCgtvbmx5X3VucmVhZBgFIAEoDRIdChVleGNsdWRlX2NoYW5uZWxfdHlwZXMYBiADKA0SDAoEcGFnZRgHIAEoDRIRCglwYWdlX3NpemUYCCABKA0ioAIKEkxlZ2FjeUNvbnZlcnNhdGlvbhISCgpjaGFubmVsX2lkGAEgASgJEi8KDGNoYW5uZWxfdHlwZRgCIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIOCgZ1bnJlYWQYAyABKA0SEQoJdGltZXN0YW1wGAQgASgDEhQKDGxhc3RfbXNnX3NlcRgFIAEoBBIaChJsYXN0X2NsaWVudF9tc2dfbm8YBiABKAkSFgoOb2Zmc2V0X21zZ19zZXEYByABKAQSGQoRcmVhZGVkX3RvX21zZ19zZXEYCCABKAQSDwoHdmVyc2lvbhgJIAEoBBIsCgdyZWNlbnRzGAogAygLMhsuc2VuZGJhdGNoLnYxLkxlZ2FjeU1lc3NhZ2UiVAoZU3luY0NvbnZlcnNhdGlvbnNSZXNwb25zZRI3Cg1jb252ZXJzYXRpb25zGAEgAygLMiAuc2VuZGJhdGNoLnYxLkxlZ2FjeUNvbnZlcnNhdGlvbiJGChNTeW5jQ29tbWFuZHNSZXF1ZXN0EgsKA3VpZBgBIAEoCRITCgttZXNzYWdlX3NlcRgCIAEoBBINCgVsaW1pdBgDIAEoDSJTChRTeW5jQ29tbWFuZHNSZXNwb25zZRItCghtZXNzYWdlcxgBIAMoCzIbLnNlbmRiYXRjaC52MS5MZWdhY3lNZXNzYWdlEgwKBG1vcmUYAiABKAgiOwoSQWNrQ29tbWFuZHNSZXF1ZXN0EgsKA3VpZBgBIAEoCRIYChBsYXN0X21lc3NhZ2Vfc2VxGAIgASgEIhUKE0Fja0NvbW1hbmRzUmVzcG9uc2UiMAoPR2V0Um91dGVSZXF1ZXN0EgsKA3VpZBgBIAEoCRIQCghpbnRyYW5ldBgCIAEoDSJHChBHZXRSb3V0ZVJlc3BvbnNlEhAKCHRjcF9hZGRyGAEgASgJEg8KB3dzX2FkZHIYAiABKAkSEAoId3NzX2FkZHIYAyABKAkiFgoUR2V0U2VydmVySW5mb1JlcXVlc3Qi+QMKBkxpbWl0cxIWCg5iYXRjaF9tZXNzYWdlcxgBIAEoDRIeChZiYXRjaF9tZXNzYWdlc19hZHZpc2VkGAIgASgNEhYKDmJhdGNoX2NoYW5uZWxzGAMgASgNEh0KFWJyb2FkY2FzdF9zdWJzY3JpYmVycxgEIAEoDRIbChNtZXNzYWdlX3N1YnNjcmliZXJzGAUgASgNEhUKDXBheWxvYWRfYnl0ZXMYBiABKA0SFQoNcmVxdWVzdF9ieXRlcxgHIAEoDRIVCg1wYWdlX21lc3NhZ2VzGAggASgNEhAKCGlkX2J5dGVzGAkgASgNEhsKE2NsaWVudF9tc2dfbm9fYnl0ZXMYCiABKA0SGAoQcmVxdWVzdF9pZF9ieXRlcxgLIAEoDRIyCg9yZXF1ZXN0X3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGgoSc3Vic2NyaWJlX2NoYW5uZWxzGA0gASgNEhMKC2xpc3RfY2hhbmdlGA4gASgNEhYKDnRlbXBsYXRlX2J5dGVzGA8gASgNEhIKCnBhZ2VfYnl0ZXMYECABKA0SFwoPc3VibWl0X21lc3NhZ2VzGBEgASgNEhQKDHN1Ym1pdF9ieXRlcxgSIAEoDRIVCg1zY2hlZHVsZV9kYXlzGBMgASgNIngKFUdldFNlcnZlckluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEiQKBmxpbWl0cxgCIAEoCzIULnNlbmRiYXRjaC52MS5MaW1pdHMSKAoGY2FsbGVyGAMgASgLMhguc2VuZGJhdGNoLnYxLkNhbGxlckluZm8iOwoKQ2FsbGVySW5mbxIMCgRuYW1lGAEgASgJEg8KB2lzX3VzZXIYAiABKAgSDgoGc2NvcGVzGAMgAygJKlYKCFNlbmRNb2RlEhkKFVNFTkRfTU9ERV9VTlNQRUNJRklFRBAAEhkKFVNFTkRfTU9ERV9CRVNUX0VGRk9SVBABEhQKEFNFTkRfTU9ERV9BVE9NSUMQAipbCgpDaGFuZ2VLaW5kEhsKF0NIQU5HRV9LSU5EX1VOU1BFQ0lGSUVEEAASFgoSQ0hBTkdFX0tJTkRfRURJVEVEEAESGAoUQ0hBTkdFX0tJTkRfUkVDQUxMRUQQAjLODQoOTWVzc2FnZVNlcnZpY2USUQoJU2VuZEJhdGNoEh4uc2VuZGJhdGNoLnYxLlNlbmRCYXRjaFJlcXVlc3QaHy5zZW5kYmF0Y2gudjEuU2VuZEJhdGNoUmVzcG9uc2UiA5ACABJCCgRTZW5kEhkuc2VuZGJhdGNoLnYxLlNlbmRSZXF1ZXN0Ghouc2VuZGJhdGNoLnYxLlNlbmRSZXNwb25zZSIDkAIAElEKCUJyb2FkY2FzdBIeLnNlbmRiYXRjaC52MS5Ccm9hZGNhc3RSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLkJyb2FkY2FzdFJlc3BvbnNlIgOQAgASWgoMTGlzdE1lc3NhZ2VzEiEuc2VuZGJhdGNoLnYxLkxpc3RNZXNzYWdlc1JlcXVlc3QaIi5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VzUmVzcG9uc2UiA5ACARJaCgxTeW5jTWVzc2FnZXMSIS5zZW5kYmF0Y2gudjEuU3luY01lc3NhZ2VzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jTWVzc2FnZXNSZXNwb25zZSIDkAIBElcKC0dldE1lc3NhZ2VzEiAuc2VuZGJhdGNoLnYxLkdldE1lc3NhZ2VzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlc1Jlc3BvbnNlIgOQAgESVAoKR2V0TWVzc2FnZRIfLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlUmVxdWVzdBogLnNlbmRiYXRjaC52MS5HZXRNZXNzYWdlUmVzcG9uc2UiA5ACARJmChBHZXRNYXhNZXNzYWdlU2VxEiUuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkdldE1heE1lc3NhZ2VTZXFSZXNwb25zZSIDkAIBEmAKDlJlY2FsbE1lc3NhZ2VzEiMuc2VuZGJhdGNoLnYxLlJlY2FsbE1lc3NhZ2VzUmVxdWVzdBokLnNlbmRiYXRjaC52MS5SZWNhbGxNZXNzYWdlc1Jlc3BvbnNlIgOQAgISVwoLRWRpdE1lc3NhZ2USIC5zZW5kYmF0Y2gudjEuRWRpdE1lc3NhZ2VSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkVkaXRNZXNzYWdlUmVzcG9uc2UiA5ACAhJpChFMaXN0TWVzc2FnZUNvcGllcxImLnNlbmRiYXRjaC52MS5MaXN0TWVzc2FnZUNvcGllc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdE1lc3NhZ2VDb3BpZXNSZXNwb25zZSIDkAIBElMKCVN1YnNjcmliZRIeLnNlbmRiYXRjaC52MS5TdWJzY3JpYmVSZXF1ZXN0Gh8uc2VuZGJhdGNoLnYxLlN1YnNjcmliZVJlc3BvbnNlIgOQAgEwARJpChFMaXN0Q29udmVyc2F0aW9ucxImLnNlbmRiYXRjaC52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaJy5zZW5kYmF0Y2gudjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIDkAIBEk4KCE1hcmtSZWFkEh0uc2VuZGJhdGNoLnYxLk1hcmtSZWFkUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5NYXJrUmVhZFJlc3BvbnNlIgOQAgISaQoRU3luY0NvbnZlcnNhdGlvbnMSJi5zZW5kYmF0Y2gudjEuU3luY0NvbnZlcnNhdGlvbnNSZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN5bmNDb252ZXJzYXRpb25zUmVzcG9uc2UiA5ACARJaCgxTeW5jQ29tbWFuZHMSIS5zZW5kYmF0Y2gudjEuU3luY0NvbW1hbmRzUmVxdWVzdBoiLnNlbmRiYXRjaC52MS5TeW5jQ29tbWFuZHNSZXNwb25zZSIDkAICElcKC0Fja0NvbW1hbmRzEiAuc2VuZGJhdGNoLnYxLkFja0NvbW1hbmRzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5BY2tDb21tYW5kc1Jlc3BvbnNlIgOQAgISTgoIR2V0Um91dGUSHS5zZW5kYmF0Y2gudjEuR2V0Um91dGVSZXF1ZXN0Gh4uc2VuZGJhdGNoLnYxLkdldFJvdXRlUmVzcG9uc2UiA5ACARJdCg1HZXRTZXJ2ZXJJbmZvEiIuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXF1ZXN0GiMuc2VuZGJhdGNoLnYxLkdldFNlcnZlckluZm9SZXNwb25zZSIDkAIBQmoKEGRldi5zZW5kYmF0Y2gudjFQAVomc2VuZGJhdGNoL2dlbi9zZW5kYmF0Y2gvdjE7c2VuZGJhdGNodjGqAgxTZW5kYmF0Y2guVjHKAgxTZW5kYmF0Y2hcVjHqAg1TZW5kYmF0Y2g6OlYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_template_service]);
 
 /**
  * A condition on a channel: its last sequence before this batch (optimistic concurrency).
@@ -1236,6 +1236,132 @@ export const EditMessageResponseSchema: GenMessage<EditMessageResponse> = /*@__P
   messageDesc(file_sendbatch_v1_message_service, 24);
 
 /**
+ * The message whose copies to list.
+ *
+ * @generated from message sendbatch.v1.ListMessageCopiesRequest
+ */
+export type ListMessageCopiesRequest = Message<"sendbatch.v1.ListMessageCopiesRequest"> & {
+  /**
+   * The channel's id; for a person channel the pair joined with `@`.
+   *
+   * @generated from field: string channel_id = 1;
+   */
+  channelId: string;
+
+  /**
+   * The channel's type, 1 to 12.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 2;
+   */
+  channelType: ChannelType;
+
+  /**
+   * The message's sequence.
+   *
+   * @generated from field: uint64 message_seq = 3;
+   */
+  messageSeq: bigint;
+
+  /**
+   * Copies per page, at most 1,000; 0 = 100.
+   *
+   * @generated from field: uint32 page_size = 4;
+   */
+  pageSize: number;
+
+  /**
+   * The `next_page_token` of the previous page; empty = start with the oldest.
+   *
+   * @generated from field: string page_token = 5;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.ListMessageCopiesRequest.
+ * Use `create(ListMessageCopiesRequestSchema)` to create a new message.
+ */
+export const ListMessageCopiesRequestSchema: GenMessage<ListMessageCopiesRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 25);
+
+/**
+ * A page of copies.
+ *
+ * @generated from message sendbatch.v1.ListMessageCopiesResponse
+ */
+export type ListMessageCopiesResponse = Message<"sendbatch.v1.ListMessageCopiesResponse"> & {
+  /**
+   * The copies, oldest first.
+   *
+   * @generated from field: repeated sendbatch.v1.MessageCopy copies = 1;
+   */
+  copies: MessageCopy[];
+
+  /**
+   * The token of the next page; empty on the last one.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.ListMessageCopiesResponse.
+ * Use `create(ListMessageCopiesResponseSchema)` to create a new message.
+ */
+export const ListMessageCopiesResponseSchema: GenMessage<ListMessageCopiesResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 26);
+
+/**
+ * A content that a message had.
+ *
+ * @generated from message sendbatch.v1.MessageCopy
+ */
+export type MessageCopy = Message<"sendbatch.v1.MessageCopy"> & {
+  /**
+   * The revision that had this content; 0 = as it was sent.
+   *
+   * @generated from field: uint32 revision = 1;
+   */
+  revision: number;
+
+  /**
+   * What replaced it.
+   *
+   * @generated from field: sendbatch.v1.ChangeKind replaced_by = 2;
+   */
+  replacedBy: ChangeKind;
+
+  /**
+   * When it was replaced.
+   *
+   * @generated from field: google.protobuf.Timestamp replaced_at = 3;
+   */
+  replacedAt?: Timestamp | undefined;
+
+  /**
+   * The content. Base64 in JSON.
+   *
+   * @generated from field: bytes payload = 4;
+   */
+  payload: Uint8Array;
+
+  /**
+   * The receivers that the message named then.
+   *
+   * @generated from field: repeated string subscribers = 5;
+   */
+  subscribers: string[];
+};
+
+/**
+ * Describes the message sendbatch.v1.MessageCopy.
+ * Use `create(MessageCopySchema)` to create a new message.
+ */
+export const MessageCopySchema: GenMessage<MessageCopy> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_message_service, 27);
+
+/**
  * A channel, and the position to start from.
  *
  * @generated from message sendbatch.v1.ChannelCursor
@@ -1283,7 +1409,7 @@ export type ChannelCursor = Message<"sendbatch.v1.ChannelCursor"> & {
  * Use `create(ChannelCursorSchema)` to create a new message.
  */
 export const ChannelCursorSchema: GenMessage<ChannelCursor> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 25);
+  messageDesc(file_sendbatch_v1_message_service, 28);
 
 /**
  * The channels to tail.
@@ -1335,7 +1461,7 @@ export type SubscribeRequest = Message<"sendbatch.v1.SubscribeRequest"> & {
  * Use `create(SubscribeRequestSchema)` to create a new message.
  */
 export const SubscribeRequestSchema: GenMessage<SubscribeRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 26);
+  messageDesc(file_sendbatch_v1_message_service, 29);
 
 /**
  * All stored messages of a channel have been sent.
@@ -1370,7 +1496,7 @@ export type CaughtUp = Message<"sendbatch.v1.CaughtUp"> & {
  * Use `create(CaughtUpSchema)` to create a new message.
  */
 export const CaughtUpSchema: GenMessage<CaughtUp> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 27);
+  messageDesc(file_sendbatch_v1_message_service, 30);
 
 /**
  * A message was edited or recalled.
@@ -1406,7 +1532,7 @@ export type MessageChanged = Message<"sendbatch.v1.MessageChanged"> & {
  * Use `create(MessageChangedSchema)` to create a new message.
  */
 export const MessageChangedSchema: GenMessage<MessageChanged> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 28);
+  messageDesc(file_sendbatch_v1_message_service, 31);
 
 /**
  * Sent once with `all_of_uid`: every channel that the user was in at the start has been reported by
@@ -1422,7 +1548,7 @@ export type AllCaughtUp = Message<"sendbatch.v1.AllCaughtUp"> & {
  * Use `create(AllCaughtUpSchema)` to create a new message.
  */
 export const AllCaughtUpSchema: GenMessage<AllCaughtUp> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 29);
+  messageDesc(file_sendbatch_v1_message_service, 32);
 
 /**
  * The stream is alive.
@@ -1437,7 +1563,7 @@ export type Heartbeat = Message<"sendbatch.v1.Heartbeat"> & {
  * Use `create(HeartbeatSchema)` to create a new message.
  */
 export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 30);
+  messageDesc(file_sendbatch_v1_message_service, 33);
 
 /**
  * One frame of the stream.
@@ -1506,7 +1632,7 @@ export type SubscribeResponse = Message<"sendbatch.v1.SubscribeResponse"> & {
  * Use `create(SubscribeResponseSchema)` to create a new message.
  */
 export const SubscribeResponseSchema: GenMessage<SubscribeResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 31);
+  messageDesc(file_sendbatch_v1_message_service, 34);
 
 /**
  * The user whose conversations to list.
@@ -1541,7 +1667,7 @@ export type ListConversationsRequest = Message<"sendbatch.v1.ListConversationsRe
  * Use `create(ListConversationsRequestSchema)` to create a new message.
  */
 export const ListConversationsRequestSchema: GenMessage<ListConversationsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 32);
+  messageDesc(file_sendbatch_v1_message_service, 35);
 
 /**
  * A channel that a user is in.
@@ -1599,7 +1725,7 @@ export type Conversation = Message<"sendbatch.v1.Conversation"> & {
  * Use `create(ConversationSchema)` to create a new message.
  */
 export const ConversationSchema: GenMessage<Conversation> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 33);
+  messageDesc(file_sendbatch_v1_message_service, 36);
 
 /**
  * A page of conversations.
@@ -1627,7 +1753,7 @@ export type ListConversationsResponse = Message<"sendbatch.v1.ListConversationsR
  * Use `create(ListConversationsResponseSchema)` to create a new message.
  */
 export const ListConversationsResponseSchema: GenMessage<ListConversationsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 34);
+  messageDesc(file_sendbatch_v1_message_service, 37);
 
 /**
  * The position up to which a user has read.
@@ -1669,7 +1795,7 @@ export type MarkReadRequest = Message<"sendbatch.v1.MarkReadRequest"> & {
  * Use `create(MarkReadRequestSchema)` to create a new message.
  */
 export const MarkReadRequestSchema: GenMessage<MarkReadRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 35);
+  messageDesc(file_sendbatch_v1_message_service, 38);
 
 /**
  * Empty. JSON: `{"status": 200}`.
@@ -1684,7 +1810,7 @@ export type MarkReadResponse = Message<"sendbatch.v1.MarkReadResponse"> & {
  * Use `create(MarkReadResponseSchema)` to create a new message.
  */
 export const MarkReadResponseSchema: GenMessage<MarkReadResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 36);
+  messageDesc(file_sendbatch_v1_message_service, 39);
 
 /**
  * The user whose conversations to list, and what the client already has.
@@ -1756,7 +1882,7 @@ export type SyncConversationsRequest = Message<"sendbatch.v1.SyncConversationsRe
  * Use `create(SyncConversationsRequestSchema)` to create a new message.
  */
 export const SyncConversationsRequestSchema: GenMessage<SyncConversationsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 37);
+  messageDesc(file_sendbatch_v1_message_service, 40);
 
 /**
  * A conversation in the legacy shape.
@@ -1841,7 +1967,7 @@ export type LegacyConversation = Message<"sendbatch.v1.LegacyConversation"> & {
  * Use `create(LegacyConversationSchema)` to create a new message.
  */
 export const LegacyConversationSchema: GenMessage<LegacyConversation> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 38);
+  messageDesc(file_sendbatch_v1_message_service, 41);
 
 /**
  * The conversations.
@@ -1862,7 +1988,7 @@ export type SyncConversationsResponse = Message<"sendbatch.v1.SyncConversationsR
  * Use `create(SyncConversationsResponseSchema)` to create a new message.
  */
 export const SyncConversationsResponseSchema: GenMessage<SyncConversationsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 39);
+  messageDesc(file_sendbatch_v1_message_service, 42);
 
 /**
  * The user whose commands to return.
@@ -1897,7 +2023,7 @@ export type SyncCommandsRequest = Message<"sendbatch.v1.SyncCommandsRequest"> & 
  * Use `create(SyncCommandsRequestSchema)` to create a new message.
  */
 export const SyncCommandsRequestSchema: GenMessage<SyncCommandsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 40);
+  messageDesc(file_sendbatch_v1_message_service, 43);
 
 /**
  * The commands.
@@ -1925,7 +2051,7 @@ export type SyncCommandsResponse = Message<"sendbatch.v1.SyncCommandsResponse"> 
  * Use `create(SyncCommandsResponseSchema)` to create a new message.
  */
 export const SyncCommandsResponseSchema: GenMessage<SyncCommandsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 41);
+  messageDesc(file_sendbatch_v1_message_service, 44);
 
 /**
  * The commands to acknowledge.
@@ -1953,7 +2079,7 @@ export type AckCommandsRequest = Message<"sendbatch.v1.AckCommandsRequest"> & {
  * Use `create(AckCommandsRequestSchema)` to create a new message.
  */
 export const AckCommandsRequestSchema: GenMessage<AckCommandsRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 42);
+  messageDesc(file_sendbatch_v1_message_service, 45);
 
 /**
  * Empty. JSON: `{"status": 200}`.
@@ -1968,7 +2094,7 @@ export type AckCommandsResponse = Message<"sendbatch.v1.AckCommandsResponse"> & 
  * Use `create(AckCommandsResponseSchema)` to create a new message.
  */
 export const AckCommandsResponseSchema: GenMessage<AckCommandsResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 43);
+  messageDesc(file_sendbatch_v1_message_service, 46);
 
 /**
  * The user to route. The request changes nothing in the answer.
@@ -1996,7 +2122,7 @@ export type GetRouteRequest = Message<"sendbatch.v1.GetRouteRequest"> & {
  * Use `create(GetRouteRequestSchema)` to create a new message.
  */
 export const GetRouteRequestSchema: GenMessage<GetRouteRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 44);
+  messageDesc(file_sendbatch_v1_message_service, 47);
 
 /**
  * The addresses, all empty.
@@ -2031,7 +2157,7 @@ export type GetRouteResponse = Message<"sendbatch.v1.GetRouteResponse"> & {
  * Use `create(GetRouteResponseSchema)` to create a new message.
  */
 export const GetRouteResponseSchema: GenMessage<GetRouteResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 45);
+  messageDesc(file_sendbatch_v1_message_service, 48);
 
 /**
  * Empty.
@@ -2046,7 +2172,7 @@ export type GetServerInfoRequest = Message<"sendbatch.v1.GetServerInfoRequest"> 
  * Use `create(GetServerInfoRequestSchema)` to create a new message.
  */
 export const GetServerInfoRequestSchema: GenMessage<GetServerInfoRequest> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 46);
+  messageDesc(file_sendbatch_v1_message_service, 49);
 
 /**
  * The limits that this server enforces. Each is also in the error that exceeding it causes.
@@ -2193,7 +2319,7 @@ export type Limits = Message<"sendbatch.v1.Limits"> & {
  * Use `create(LimitsSchema)` to create a new message.
  */
 export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 47);
+  messageDesc(file_sendbatch_v1_message_service, 50);
 
 /**
  * The server's version and limits, and the caller.
@@ -2228,7 +2354,7 @@ export type GetServerInfoResponse = Message<"sendbatch.v1.GetServerInfoResponse"
  * Use `create(GetServerInfoResponseSchema)` to create a new message.
  */
 export const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 48);
+  messageDesc(file_sendbatch_v1_message_service, 51);
 
 /**
  * The caller of a request.
@@ -2264,7 +2390,7 @@ export type CallerInfo = Message<"sendbatch.v1.CallerInfo"> & {
  * Use `create(CallerInfoSchema)` to create a new message.
  */
 export const CallerInfoSchema: GenMessage<CallerInfo> = /*@__PURE__*/
-  messageDesc(file_sendbatch_v1_message_service, 49);
+  messageDesc(file_sendbatch_v1_message_service, 52);
 
 /**
  * The effect of a refused message on its batch.
@@ -2569,6 +2695,20 @@ export const MessageService: GenService<{
     methodKind: "unary";
     input: typeof EditMessageRequestSchema;
     output: typeof EditMessageResponseSchema;
+  },
+  /**
+   * Lists the contents of a message that edits and a recall replaced, oldest first. Needs the scope
+   * `admin`.
+   *
+   * Copies are kept with RECALL_KEEP_DAYS for that many days, and no longer than the message;
+   * without it there are none.
+   *
+   * @generated from rpc sendbatch.v1.MessageService.ListMessageCopies
+   */
+  listMessageCopies: {
+    methodKind: "unary";
+    input: typeof ListMessageCopiesRequestSchema;
+    output: typeof ListMessageCopiesResponseSchema;
   },
   /**
    * Tails channels live: the stored messages after each cursor, then new ones as they are stored.

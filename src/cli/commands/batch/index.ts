@@ -6,6 +6,7 @@ import { note } from '../../output/output.ts';
 import { zone } from '../../time.ts';
 import { CommandError, wholeNumber, withExamples } from '../../usage.ts';
 import { printBatch, stateList, states } from './print.ts';
+import { type RecallBatchOptions, recallBatch } from './recall.ts';
 import { printResults } from './results.ts';
 import { priorities, submitFile } from './submit.ts';
 import { watchBatch } from './watch.ts';
@@ -32,7 +33,7 @@ interface ListOptions extends ConnectOptions {
 export function addBatch(program: Command): void {
   const batch = program
     .command('batch')
-    .summary('background batches: submit, ls, show, watch, results, retry, cancel')
+    .summary('background batches: submit, ls, show, watch, results, retry, cancel, recall')
     .description('Batches that the service sends in the background.')
     .addHelpText('after', about);
   const withId = (command: Command) => command.argument('<batch_id>', 'batch id, as printed by submit and ls');
@@ -129,6 +130,20 @@ export function addBatch(program: Command): void {
   ).action(async (batchId: string, options: ConnectOptions) => {
     const { batch: found } = await connectTo(options).client.batches.cancelBatch({ batchId });
     if (found !== undefined) await printBatch(found, options);
+  });
+
+  withExamples(
+    calling(
+      withId(
+        batch
+          .command('recall')
+          .description('Stops a batch and takes back the messages that it has sent: their content is erased.'),
+      ).option('--yes', 'recall without a confirmation'),
+    ),
+    ['sendbatch batch recall 6f1c…', 'sendbatch batch recall 6f1c… --yes --json | tail -1 | jq .recalledCount'],
+    '0 all messages are recalled, 1 error or not confirmed, 2 some are too old or no longer kept, 130 interrupted (the recall continues)',
+  ).action(async (batchId: string, options: RecallBatchOptions) => {
+    process.exitCode = await recallBatch(batchId, options);
   });
 }
 

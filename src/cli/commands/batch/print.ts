@@ -1,7 +1,7 @@
 import { toJsonString } from '@bufbuild/protobuf';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
 import { InvalidArgumentError } from 'commander';
-import { type Batch, BatchSchema, BatchState } from '../../../../gen/sendbatch/v1/batch_service_pb.ts';
+import { type Batch, BatchSchema, BatchState, RecallState } from '../../../../gen/sendbatch/v1/batch_service_pb.ts';
 import { reasonOf } from '../../../client/index.ts';
 import type { ConnectOptions } from '../../connect.ts';
 import { paint, plain, print, printJson } from '../../output/output.ts';
@@ -27,6 +27,7 @@ export async function printBatch(batch: Batch, { json }: ConnectOptions): Promis
     `${settledCount(batch)} of ${batch.messageCount}`,
     ...(batch.duplicateCount > 0 ? [`${batch.duplicateCount} duplicates`] : []),
     ...(batch.refusedCount > 0 ? [paint('yellow', `${batch.refusedCount} refused`)] : []),
+    ...recallCounts(batch),
   ];
   const next =
     batch.nextAt !== undefined && timestampDate(batch.nextAt).getTime() > Date.now()
@@ -44,6 +45,17 @@ export async function printBatch(batch: Batch, { json }: ConnectOptions): Promis
       plain(batch.name),
     ].join('  '),
   );
+}
+
+/** The progress of a recall, as far as there is one. */
+function recallCounts(batch: Batch): string[] {
+  const { recallState, recalledCount = 0, recallRefusedCount = 0, recallMissingCount = 0 } = batch;
+  if (recallState === undefined) return [];
+  return [
+    `${recalledCount} recalled${recallState === RecallState.RUNNING ? ' so far' : ''}`,
+    ...(recallRefusedCount > 0 ? [paint('yellow', `${recallRefusedCount} too old to recall`)] : []),
+    ...(recallMissingCount > 0 ? [paint('yellow', `${recallMissingCount} not to be recalled`)] : []),
+  ];
 }
 
 /** A parser of batch states, separated by commas. */
