@@ -2,12 +2,12 @@ import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { describe, type TestContext, test } from 'node:test';
-import pg from 'pg';
 import { createDatabase } from '../support/database.ts';
+import { openFaultProxy } from '../support/fault-proxy.ts';
 import { jsonCaller } from '../support/json.ts';
 import { spawnService } from '../support/process.ts';
 import { startService } from '../support/service.ts';
-import { until, untilOneWaitsFor } from '../support/watch.ts';
+import { until } from '../support/watch.ts';
 
 interface Span {
   readonly traceId: string;
@@ -107,25 +107,25 @@ describe('traces', () => {
 
   test('the spans of calls that share a commit and the span of the commit link to each other', async (context) => {
     const collector = await startCollector(context);
-    const service = await startService({ ...traced(collector), lanes: 1 });
+    const database = await createDatabase();
+    const proxy = await openFaultProxy(database.url);
+    context.after(() => proxy.close());
+    const service = await startService({ ...traced(collector), lanes: 1, databaseUrl: proxy.url });
     const call = (digit: string, body: object[]) =>
       jsonCaller(service.url, parentOf(digit)).post('/message/sendbatch', body);
     await call('1', [draft('first')]);
-    const holder = new pg.Client({ connectionString: service.databaseUrl });
-    await holder.connect();
-    await holder.query('begin');
-    await holder.query('select from sendbatch.channel_head for update');
+    const release = proxy.holdNextAppend();
     const ahead = call('2', [draft('ahead')]);
-    await untilOneWaitsFor(holder);
+    await until('the group ahead is held back', () => proxy.cuts === 1);
     const sharing = [call('3', [draft('b')]), call('4', [draft('c')])];
-    // Both must wait in the lane before the lock is released; the metrics show when.
+    // Both must wait in the lane before the group ahead ends; the metrics show when.
     await until('both wait', async () =>
       (await service.metrics()).includes('sendbatch_lane_waiting_batches{lane="0"} 2'),
     );
-    await holder.query('rollback');
+    release();
     for (const answer of await Promise.all([ahead, ...sharing])) assert.equal(answer.status, 200);
-    await holder.end();
     await service.stop();
+    await database.drop();
     const spans = collector.spans();
     const callOf = (digit: string) =>
       spans.find((span) => span.traceId === traceId(digit) && span.name.endsWith('SendBatch'));

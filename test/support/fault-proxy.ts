@@ -16,7 +16,12 @@ export interface FaultProxy {
    * on.
    */
   stallNextCommit(when: 'before' | 'after'): void;
-  /** Number of commits that were cut or stalled. */
+  /**
+   * Holds back the next statement that appends messages, with everything that its connection sends
+   * after it, until the returned function is called.
+   */
+  holdNextAppend(): () => void;
+  /** Number of commits that were cut or stalled, and of statements that were held back. */
   readonly cuts: number;
   /** Cuts every open connection. */
   cut(): void;
@@ -52,6 +57,7 @@ export async function openFaultProxy(target: string): Promise<FaultProxy> {
   const path = `${wanted.searchParams.get('host')}/.s.PGSQL.${wanted.port || '5432'}`;
   const links = new Set<Link>();
   let next: { kind: 'cut' | 'stall'; when: 'before' | 'after' } | undefined;
+  let nextHeld: Promise<void> | undefined;
   let cuts = 0;
   let connections = 0;
   let delayMs = 0;
@@ -79,6 +85,14 @@ export async function openFaultProxy(target: string): Promise<FaultProxy> {
     }
     let afterCommit: 'cut' | 'stall' | undefined;
     client.on('data', (chunk) => {
+      if (nextHeld !== undefined && chunk.includes('append messages')) {
+        void nextHeld.then(() => client.resume());
+        nextHeld = undefined;
+        cuts++;
+        client.pause();
+        client.unshift(chunk);
+        return;
+      }
       if (next !== undefined && (chunk.includes('commit') || chunk.includes('append messages'))) {
         const { kind, when } = next;
         next = undefined;
@@ -109,6 +123,11 @@ export async function openFaultProxy(target: string): Promise<FaultProxy> {
     },
     stallNextCommit(when) {
       next = { kind: 'stall', when };
+    },
+    holdNextAppend() {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      nextHeld = promise;
+      return resolve;
     },
     get cuts() {
       return cuts;
