@@ -94,6 +94,7 @@ export function createServices(parts: ServiceParts): {
 /** The interceptors of every call, outermost first. */
 export function createInterceptors(
   { identify, requestTimeoutMs }: Pick<ServiceParts, 'identify' | 'requestTimeoutMs'>,
+  services: readonly ServedService[],
   events: Events,
 ): Interceptor[] {
   return [
@@ -103,6 +104,6 @@ export function createInterceptors(
     scopeInterceptor(identify !== undefined),
     queryInterceptor,
     legacySenderInterceptor,
-    validateInterceptor(),
+    validateInterceptor(services.flatMap(({ service }) => service.methods.map(({ input }) => input))),
   ];
 }

@@ -89,7 +89,7 @@ function readPlain(method: DescMethod, body: DescField, bytes: Uint8Array): Mess
 
 export function createHandlers(parts: HandlerParts, events: Events): Handlers {
   const { services, batchService } = createServices(parts);
-  const interceptors = createInterceptors(parts, events);
+  const interceptors = createInterceptors(parts, services, events);
   const transcoder = createTranscoder({
     services,
     interceptors,
