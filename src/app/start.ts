@@ -79,7 +79,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     const readiness = openReadiness(foundation);
     const channels = createChannels(store, channelChanges, now);
     const keys = createKeys(foundation.db, now);
-    const identify = openIdentify(foundation, { channels, keys });
+    const identify = await openIdentify(foundation, { channels, keys });
     const credentials = createCredentialWatch(identify, now);
     lifecycle.onStop('credential watch', () => credentials.close());
     const changesParts: ChangesParts = {
@@ -150,13 +150,13 @@ function openReadiness({ config, database, lifecycle }: Foundation): Readiness {
 }
 
 /** How callers are identified; undefined where AUTH is off. */
-function openIdentify(
+async function openIdentify(
   { config, events, now }: Foundation,
   { channels, keys }: { readonly channels: Channels; readonly keys: Keys },
-): Identify | undefined {
+): Promise<Identify | undefined> {
   if (!config.asks) return undefined;
   const systemUids = config.systemUids === 'all' ? [] : config.systemUids;
-  return createIdentify(config.identity, {
+  return await createIdentify(config.identity, {
     identifyKey: keys.identify,
     isSystemUid: createSystemUidCheck(systemUids, channels.listSystemUids),
     now,

@@ -115,7 +115,7 @@ describe('the keys of a token issuer', () => {
     const [one, two] = [await key('one'), await key('two')];
     publish(one.jwk, two.jwk);
     const rules = { key: { jwksUrl: url.href }, algorithms: ['ES256'], issuer: 'i', audience: 'a', scopes: ['send'] };
-    const identify = createIdentify(
+    const identify = await createIdentify(
       { tokens: { ...rules, scopes: ['send'] }, certificateScopes: undefined },
       { identifyKey: async () => undefined, isSystemUid: async () => false },
     );
