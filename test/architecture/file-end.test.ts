@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { globSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
 import { describe, test } from 'node:test';
 import { temporaryFolder } from '../support/cluster.ts';
 import { until } from '../support/watch.ts';
 
-const support = join(import.meta.dirname, '../support');
+const root = join(import.meta.dirname, '../..');
+const support = join(root, 'test/support');
 
 /** Runs a test file in a runner of its own. */
 function runFile(folder: string, name: string, text: string): { status: number | null; output: string } {
@@ -79,6 +80,42 @@ describe('the end of a test file', { concurrency: true }, () => {
       assert.match(output, shown);
       assert.match(output, /^# fail [1-9]/m);
     });
+
+  test('test files that share a process keep their hooks and names, and one that cannot be loaded fails', () => {
+    const files = ['one', 'two'].map((name) => {
+      const file = join(folder, `${name}.mjs`);
+      writeFileSync(
+        file,
+        `import { after, before, test } from 'node:test';
+         before(() => console.log('before ${name}'));
+         after(() => console.log('after ${name}'));
+         test('runs', () => {});`,
+      );
+      return relative(root, file);
+    });
+    const { status, output } = runFile(
+      folder,
+      'group',
+      `import { runFiles } from ${JSON.stringify(join(support, 'run-files.ts'))};
+       runFiles(${JSON.stringify([...files, 'test/none.test.ts'])});`,
+    );
+    assert.equal(status, 1, output);
+    assert.match(output, /before one\s.*after one\s.*before two\s.*after two/s);
+    for (const file of files) assert.ok(output.includes(`\nok ${files.indexOf(file) + 1} - ${file}`), output);
+    assert.match(output, /not ok 3 - test\/none\.test\.ts/);
+  });
+
+  test('npm test runs every test file, in one process', () => {
+    const { stdout } = spawnSync(process.execPath, [join(support, 'group-files.ts')], { encoding: 'utf8' });
+    const files = stdout
+      .trim()
+      .split('\n')
+      .flatMap((path) => {
+        if (!path.endsWith('.mjs')) return [path];
+        return readFileSync(join(root, path), 'utf8').match(/test\/[^"]+\.test\.ts/g) ?? [];
+      });
+    assert.deepEqual(files.sort(), globSync('test/**/*.test.ts', { cwd: root }).sort());
+  });
 
   test('the runner follows no promises, which cost every service of a test 1.5 µs each', () => {
     const { status, output } = runFile(

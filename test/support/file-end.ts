@@ -30,8 +30,9 @@ const longestMs = 10 * 60_000;
 
 // The runner itself loads this too, and so does each worker thread of a service.
 if (isTestFile) {
-  // Only now: the runner takes `createHook` when it is loaded.
-  const { after } = await import('node:test');
+  // Only now: the runner takes `createHook` when it is loaded. No `await`: files that import this
+  // can be loaded by `require`.
+  const { after } = process.getBuiltinModule('node:test');
   // The timer does not keep the process alive: it fires only where something else does.
   setTimeout(() => endNow(`not done after ${longestMs / 60_000} minutes`), longestMs).unref();
   after(() => {
