@@ -76,6 +76,9 @@ async function overHttp2(target: Target): Promise<Reader> {
 // Runs as a process of its own for a test that kills it: all readers of the named channels.
 const [, script = '', url, ...channels] = process.argv;
 if (import.meta.filename === script && url !== undefined) {
-  for (const name of readerNames) for (const channelId of channels) await openReader(name, { url, channelId });
-  process.send?.('open');
+  const openAll = async () => {
+    for (const name of readerNames) for (const channelId of channels) await openReader(name, { url, channelId });
+    process.send?.('open');
+  };
+  void openAll();
 }
