@@ -1,16 +1,18 @@
 import { useMutation } from '@connectrpc/connect-query';
-import { type ReactNode, useState } from 'react';
+import { useState } from 'react';
 import { useLocation } from 'wouter';
 import { BatchService } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 import type { Batch } from '../../src/client/index.ts';
 import { useTexts } from '../i18n/use-texts.ts';
 import { pathOf } from '../ui/address.ts';
+import { Confirm } from '../ui/confirm.tsx';
 import { Dialog } from '../ui/dialog.tsx';
 import { ErrorNotice } from '../ui/feedback.tsx';
-import { hasEnded, leftCount } from './batch-state.ts';
+import { hasEnded, leftCount, stateName } from './batch-state.ts';
+import { RescheduleDialog, ResumeDialog } from './resume-dialogs.tsx';
 import { batchTexts } from './texts.ts';
 
-type ActionName = 'cancel' | 'pause' | 'retry';
+type ActionName = 'cancel' | 'pause' | 'retry' | 'reschedule' | 'resume';
 
 export interface BatchActionsProps {
   readonly batch: Batch;
@@ -32,16 +34,20 @@ export function BatchActions({ batch, onChange }: BatchActionsProps) {
   return (
     <>
       {isEnded ? null : button('pause')}
+      {isEnded ? null : button('reschedule')}
       {isEnded ? null : button('cancel', 'danger')}
-      {isEnded && batch.refusedCount > 0 ? button('retry', 'primary') : null}
+      {stateName(batch) === 'cancelled' && leftCount(batch) > 0 ? button('resume', 'primary') : null}
+      {isEnded && batch.refusedCount > 0 ? button('retry') : null}
       <CancelDialog batch={batch} kind="cancel" isOpen={open === 'cancel'} onClose={close} onChange={onChange} />
       <CancelDialog batch={batch} kind="pause" isOpen={open === 'pause'} onClose={close} onChange={onChange} />
       <RetryDialog batch={batch} isOpen={open === 'retry'} onClose={close} />
+      <RescheduleDialog batch={batch} isOpen={open === 'reschedule'} onClose={close} onChange={onChange} />
+      <ResumeDialog batch={batch} isOpen={open === 'resume'} onClose={close} />
     </>
   );
 }
 
-interface DialogProps {
+export interface BatchDialogProps {
   readonly batch: Batch;
   readonly isOpen: boolean;
   readonly onClose: () => void;
@@ -53,7 +59,7 @@ function CancelDialog({
   isOpen,
   onClose,
   onChange,
-}: DialogProps & { readonly kind: 'cancel' | 'pause'; readonly onChange: () => void }) {
+}: BatchDialogProps & { readonly kind: 'cancel' | 'pause'; readonly onChange: () => void }) {
   const t = useTexts(batchTexts);
   const cancel = useMutation(BatchService.method.cancelBatch, {
     onSuccess: () => {
@@ -84,7 +90,7 @@ function CancelDialog({
 }
 
 /** Submits the refused messages again, and opens the new batch. */
-function RetryDialog({ batch, isOpen, onClose }: DialogProps) {
+function RetryDialog({ batch, isOpen, onClose }: BatchDialogProps) {
   const t = useTexts(batchTexts);
   const [, navigate] = useLocation();
   const retry = useMutation(BatchService.method.retryBatch, {
@@ -111,28 +117,5 @@ function RetryDialog({ batch, isOpen, onClose }: DialogProps) {
       <p>{t('retryRefused.text', { count: batch.refusedCount })}</p>
       {retry.error === null ? null : <ErrorNotice error={retry.error} />}
     </Dialog>
-  );
-}
-
-interface ConfirmProps {
-  readonly className: string;
-  readonly isBusy: boolean;
-  readonly onClick: () => void;
-  readonly children: ReactNode;
-}
-
-/** A button that does something once at a time. It stays focusable while it is busy. */
-function Confirm({ className, isBusy, onClick, children }: ConfirmProps) {
-  return (
-    <button
-      type="button"
-      className={className}
-      aria-disabled={isBusy}
-      onClick={() => {
-        if (!isBusy) onClick();
-      }}
-    >
-      {children}
-    </button>
   );
 }

@@ -11,6 +11,7 @@ import { pathOf, useSegments } from '../ui/address.ts';
 import { CopyButton } from '../ui/copy.tsx';
 import { Badge, Facts, Progress, Time } from '../ui/display.tsx';
 import { ErrorNotice, Loading, Notice } from '../ui/feedback.tsx';
+import { Figure, Figures } from '../ui/figures.tsx';
 import { Page } from '../ui/page.tsx';
 import { BatchActions } from './actions.tsx';
 import { createPaceMeter, doneCount, hasEnded, leftCount, stateName } from './batch-state.ts';
@@ -71,7 +72,7 @@ function Summary({ batch, at, isLive }: SummaryProps) {
         />
         <p className="muted">{t('doneOf', { done: format.number(done), total: format.number(batch.messageCount) })}</p>
       </div>
-      <ul className="figures">
+      <Figures>
         <Figure label={t('facts.accepted')} value={format.number(batch.acceptedCount)} />
         <Figure label={t('facts.refused')} value={format.number(batch.refusedCount)} isBad={batch.refusedCount > 0} />
         <Figure label={t('facts.duplicates')} value={format.number(batch.duplicateCount)} />
@@ -82,25 +83,10 @@ function Summary({ batch, at, isLive }: SummaryProps) {
             <Figure label={t('facts.eta')} value={pace.leftMs === undefined ? '–' : format.duration(pace.leftMs)} />
           </>
         )}
-      </ul>
+      </Figures>
       <LastError batch={batch} />
       <Details batch={batch} />
     </section>
-  );
-}
-
-interface FigureProps {
-  readonly label: string;
-  readonly value: React.ReactNode;
-  readonly isBad?: boolean;
-}
-
-function Figure({ label, value, isBad }: FigureProps) {
-  return (
-    <li>
-      <span className="figure-label">{label}</span>
-      <span className={isBad ? 'figure bad' : 'figure'}>{value}</span>
-    </li>
   );
 }
 

@@ -13,8 +13,12 @@ export interface Format {
   duration(ms: number): string;
   /** Date and time in the time zone of the preferences, to the second. */
   time(value: Timestamp | Date | number): string;
+  /** The time of day, to the minute. */
+  clock(value: Timestamp | Date | number): string;
   /** As `time`, with the milliseconds and the name of the zone. */
   exactTime(value: Timestamp | Date | number): string;
+  /** A moment in UTC, beside a local time. */
+  inUtc(value: Timestamp | Date | number): string;
   /** "in 5 minutes", "2 hours ago" */
   relative(value: Timestamp | Date | number, now?: number): string;
 }
@@ -45,6 +49,8 @@ export function createFormat(locale: string, timeZone: string): Format {
     timeZoneName: 'short',
     timeZone,
   });
+  const utc = new Intl.DateTimeFormat(locale, { ...date, ...clock, timeZone: 'UTC' });
+  const minutes = new Intl.DateTimeFormat(locale, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23', timeZone });
   const relative = new Intl.RelativeTimeFormat(locale, { numeric: 'auto' });
   const inUnit = (value: number, unit: string, digits: number) =>
     new Intl.NumberFormat(locale, {
@@ -66,7 +72,9 @@ export function createFormat(locale: string, timeZone: string): Format {
       return inUnit(ms / size, unit, ms / size < 10 && unit !== 'millisecond' ? 1 : 0);
     },
     time: (value) => time.format(msOf(value)),
+    clock: (value) => minutes.format(msOf(value)),
     exactTime: (value) => exactTime.format(msOf(value)),
+    inUtc: (value) => `${utc.format(msOf(value))} UTC`,
     relative(value, now = Date.now()) {
       const ms = msOf(value) - now;
       const [unit, size] = units.find(([, each]) => Math.abs(ms) >= each) ?? ['second', 1_000];
