@@ -39,6 +39,7 @@ export const advice: Record<Reason, Advice> = {
   SCOPE_MISSING: { retry: 'no', action: 'Use a credential with the scope in `scope`.' },
   SENDER_NOT_YOURS: { retry: 'no', action: 'Send as the token’s subject, or as a sender of the key.' },
   READER_NOT_YOURS: { retry: 'no', action: 'Read as the token’s subject.' },
+  NOT_THE_SENDER: { retry: 'no', action: 'Ask as the sender, or as a service.' },
   NOT_SUBSCRIBER: {
     retry: 'no',
     action: 'Add the user with `AddMembers` (`POST /channel/subscriber_add`).',
@@ -93,6 +94,7 @@ export const advice: Record<Reason, Advice> = {
     when: 'no batch of this caller has this id, or its retention has passed',
   },
   BATCH_NOT_RETRYABLE: { retry: 'no', action: 'Wait until the batch has ended; to resume it, cancel it first.' },
+  REACH_IN_PROGRESS: { retry: 'later', action: 'Wait for RetryInfo, then ask again.' },
   REQUEST_ID_REUSED: { retry: 'no', action: 'Use a new `request_id` for other messages.' },
   TOO_MANY_BATCHES: { retry: 'no', action: 'Wait until batches have ended, or cancel some.' },
   WEBHOOK_NOT_FOUND: { retry: 'no', action: 'List the webhooks.', when: 'no webhook has this name' },

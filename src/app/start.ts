@@ -22,6 +22,8 @@ import type { Log } from '../observability/log.ts';
 import { watchSources } from '../observability/readings.ts';
 import { readLockWaits } from '../postgres/lock-waits.ts';
 import { createReadiness, type Readiness } from '../postgres/readiness.ts';
+import { createDeliveryCursors, type DeliveryCursors } from '../reach/delivery-cursors.ts';
+import { createReach } from '../reach/reach.ts';
 import { createInbox } from '../reading/inbox.ts';
 import { createReadChannel } from '../reading/read-channel.ts';
 import { createCredentialWatch } from '../rpc/credential-watch.ts';
@@ -99,6 +101,8 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
     watchGauges(foundation, sending, { tails, isListening: hints.isListening });
     const overview = wireOverview(foundation, sending, { tails });
 
+    const deliveries = openDeliveryCursors(foundation, store);
+    const readChannel = createReadChannel({ ...store, db: reads }, now);
     const closing = new AbortController();
     const parts = {
       version,
@@ -109,15 +113,16 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       requestTimeoutMs: config.requestTimeoutMs,
       sendBatch,
       broadcast: createBroadcast(sendBatch),
-      readChannel: createReadChannel({ ...store, db: reads }, now),
+      readChannel: deliveries?.readChannel(readChannel) ?? readChannel,
       channels,
       changes: createChanges(store, changesParts),
-      tails,
+      tails: deliveries?.tails(tails) ?? tails,
       inbox: createInbox({ ...store, db: reads }, now),
       moderation,
       templates,
       batches,
       batchWatch,
+      reach: createReach({ ...store, db: reads }, { batches, recordsDeliveries: config.deliveryCursors, now }),
       webhooks,
       keyManagement: createKeyManagement({ keys, stopBatches: (keyId) => stopBatches(foundation.db, keyId), now }),
       overview,
@@ -147,6 +152,17 @@ function openReadiness({ config, database, lifecycle }: Foundation): Readiness {
   const probing = database.open({ poolSize: 1, connectTimeoutMs: patienceMs, statementTimeoutMs: patienceMs });
   lifecycle.onStop('readiness', () => probing.destroy());
   return createReadiness(probing, { patienceMs });
+}
+
+/** Undefined with DELIVERY_CURSORS=off: then tails and reads are not wrapped, and cost nothing. */
+function openDeliveryCursors({ config, events, lifecycle }: Foundation, store: Store): DeliveryCursors | undefined {
+  if (!config.deliveryCursors) return undefined;
+  const cursors = createDeliveryCursors(store, {
+    ...events.loop('delivery_cursors'),
+    onCursors: events.deliveryCursors,
+  });
+  lifecycle.onStop('delivery cursors', () => cursors.stop());
+  return cursors;
 }
 
 /** How callers are identified; undefined where AUTH is off. */

@@ -8,18 +8,19 @@
  * - Messages of one channel are sent one call after the other, in their order.
  */
 import { type Client, createClient, type Transport } from '@connectrpc/connect';
-import { type Batch, BatchService } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
+import { type Batch, type BatchReach, BatchService } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 import type { Message } from '../../gen/client/sendbatch/v1/message_pb.ts';
 import { MessageService, type RecallResult } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
 import { recallBatch, type SubmitOptions, submit, watch } from './batches.ts';
 import type { Draft, Result } from './draft.ts';
+import { batchReach, type ReadersOptions, type ReadMessage, readers } from './reach.ts';
 import { type RecallChannel, type RecallOptions, recall } from './recall.ts';
 import { createRetry, type RetryOptions, untilAborted } from './retry.ts';
 import { type RequestTemplate, type SendOptions, sendAll } from './send.ts';
 import { type ChannelCursor, createSharedTail, type SharedTail } from './shared-tail.ts';
 import { type TailOptions, type TailRequest, tail } from './tail.ts';
 
-export type { Batch } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
+export type { Batch, BatchReach, ReachCounts } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 export {
   BatchPriority,
   BatchService,
@@ -34,6 +35,8 @@ export { reasonOf } from './retry.ts';
 export type {
   ChannelCursor,
   Draft,
+  ReadersOptions,
+  ReadMessage,
   RecallChannel,
   RecallOptions,
   RecallResult,
@@ -94,6 +97,13 @@ export interface Sendbatch {
    */
   watch(batchId: string, options?: { readonly signal?: AbortSignal }): AsyncIterable<Batch>;
   /**
+   * Counts who has received and read the messages of a batch, as it is now. Waits while another
+   * question of this caller is answered.
+   */
+  batchReach(batchId: string, options?: { readonly signal?: AbortSignal }): Promise<BatchReach>;
+  /** Yields the uids that have read a message, in their order. */
+  readers(message: ReadMessage, options?: ReadersOptions): AsyncIterable<string>;
+  /**
    * Follows channels and resumes after interruptions: every message after the cursors once, in
    * order per channel. Throws an error that no retry can fix.
    */
@@ -119,6 +129,8 @@ export function createSendbatch({ transport, retry = {} }: SendbatchOptions): Se
     recallBatch: (batchId, options = {}) => recallBatch(batches, batchId, options, settled),
     submit: (messages, options = {}) => submit(batches, messages, options, settled),
     watch: (batchId, options = {}) => untilAborted(options.signal, watch(batches, batchId, options, settled)),
+    batchReach: (batchId, options = {}) => batchReach(batches, batchId, options, settled),
+    readers: (message, options = {}) => untilAborted(options.signal, readers(rpc, message, options, settled)),
     send: (messages, options = {}) => sendAll(rpc, messages, options, settled),
     tail: follow,
     shareTail: ({ uid = '' } = {}) => createSharedTail(follow, uid),

@@ -73,6 +73,7 @@ export interface Config {
   readonly recallKeepDays: number;
   /** Whether a recall also sends the command of TangSengDaoDao. */
   readonly recallLegacyCommand: boolean;
+  readonly deliveryCursors: boolean;
   readonly sweepIntervalMs: number;
   readonly batchConcurrency: number;
   readonly batchRetentionDays: number;
@@ -268,6 +269,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     recallWindowMs: at.recallWindow,
     recallKeepDays: at.recallKeepDays,
     recallLegacyCommand: at.recallLegacyCommand === 'on',
+    deliveryCursors: at.deliveryCursors === 'on',
     sweepIntervalMs: at.sweepInterval,
     batchConcurrency: at.batchConcurrency,
     batchRetentionDays: at.batchRetention,

@@ -230,6 +230,12 @@ export const schema = {
     default: 'off',
     env: 'RECALL_LEGACY_COMMAND',
   },
+  deliveryCursors: {
+    doc: 'on = records up to which message each user has received each channel, by tails and syncs; GetBatchReach then counts deliveries. off = records nothing.',
+    format: ['on', 'off'],
+    default: 'off',
+    env: 'DELIVERY_CURSORS',
+  },
   sweepInterval: {
     doc: 'Milliseconds between two removals of expired messages.',
     format: 'milliseconds',

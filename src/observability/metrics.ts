@@ -137,6 +137,11 @@ export const metrics = {
     ['kind'],
   ),
 
+  deliveryCursors: counter(
+    'sendbatch_delivery_cursors_total',
+    'Delivery cursors of users by outcome: written, dropped (more were waiting than are kept). Only with DELIVERY_CURSORS=on.',
+    ['outcome'],
+  ),
   tailMessages: counter('sendbatch_tail_messages_total', 'Messages delivered to tails.'),
   tailLag: seconds(
     'sendbatch_tail_lag_seconds',

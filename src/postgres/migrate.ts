@@ -19,6 +19,7 @@ import { up as background } from './migrations/0016-background.ts';
 import { up as changes } from './migrations/0017-changes.ts';
 import { up as shards } from './migrations/0018-shards.ts';
 import { up as recall } from './migrations/0019-recall.ts';
+import { up as reach } from './migrations/0020-reach.ts';
 import { up as console } from './migrations/0021-console.ts';
 import { up as shardSplit } from './migrations/0022-shard-split.ts';
 
@@ -52,6 +53,7 @@ const migrations: Record<string, Migration> = {
   '0017-changes': { up: changes },
   '0018-shards': { up: shards },
   '0019-recall': { up: recall },
+  '0020-reach': { up: reach },
   '0021-console': { up: console },
   '0022-shard-split': { up: shardSplit },
 };

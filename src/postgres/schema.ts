@@ -22,6 +22,7 @@ export interface Tables {
   'sendbatch.command_head': CommandHeadTable;
   'sendbatch.command_inbox': CommandInboxTable;
   'sendbatch.command_taken': CommandTakenTable;
+  'sendbatch.delivery_cursor': DeliveryCursorTable;
   'sendbatch.flagged_message': FlaggedMessageTable;
   'sendbatch.instance': InstanceTable;
   'sendbatch.live_message': LiveMessageTable;
@@ -197,6 +198,13 @@ interface CommandTakenTable {
   uid: string;
   channel_key: number;
   taken_seq: number;
+}
+
+/** How far channels were delivered to users. */
+interface DeliveryCursorTable {
+  uid: string;
+  channel_key: number;
+  delivered_seq: number;
 }
 
 /** Messages flagged by moderation. */

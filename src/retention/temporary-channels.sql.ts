@@ -98,6 +98,7 @@ async function removeIfOver(tx: Tx, shards: ShardLayout, visit: Visit): Promise<
     with taken as (delete from sendbatch.command_taken where ${ofMembers}),
       inbox as (delete from sendbatch.command_inbox where ${ofMembers}),
       cursors as (delete from sendbatch.read_cursor where ${ofMembers}),
+      delivered as (delete from sendbatch.delivery_cursor where ${ofMembers}),
       queued as (delete from sendbatch.webhook_queue where channel_key = any(${keys}::bigint[]))
     delete from sendbatch.channel where channel_key = any(${keys}::bigint[])`.execute(tx);
   return undefined;

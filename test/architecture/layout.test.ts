@@ -36,6 +36,7 @@ const order = [
   'changes',
   'tailing',
   'batches',
+  'reach',
   'overview',
   'transcode',
   'openapi',

@@ -24,6 +24,7 @@ const volatile = new Set([
   ...[
     'created',
     'updated',
+    'counted',
     'edited',
     'flagged',
     'ended',

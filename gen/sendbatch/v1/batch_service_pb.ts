@@ -18,7 +18,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/batch_service.proto.
  */
 export const file_sendbatch_v1_batch_service: GenFile = /*@__PURE__*/
-  fileDesc("CiBzZW5kYmF0Y2gvdjEvYmF0Y2hfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIpgICgVCYXRjaBIQCghiYXRjaF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSJwoFc3RhdGUYBCABKA4yGC5zZW5kYmF0Y2gudjEuQmF0Y2hTdGF0ZRItCghwcmlvcml0eRgFIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5EhUKDW1lc3NhZ2VfY291bnQYBiABKA0SFgoOYWNjZXB0ZWRfY291bnQYByABKA0SFwoPZHVwbGljYXRlX2NvdW50GAggASgNEhUKDXJlZnVzZWRfY291bnQYCSABKA0SLgoKY3JlYXRlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHc2VuZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCmxhc3RfZXJyb3IYESABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIQCghhdHRlbXB0cxgQIAEoDRIUCgxzdWJtaXR0ZWRfYnkYEiABKAkSGQoMY2FuY2VsbGVkX2J5GBMgASgJSACIAQESMAoMY2FuY2VsbGVkX2F0GBQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0CgxyZWNhbGxfc3RhdGUYFSABKA4yGS5zZW5kYmF0Y2gudjEuUmVjYWxsU3RhdGVIAYgBARIYCgtyZWNhbGxlZF9ieRgWIAEoCUgCiAEBEjcKE3JlY2FsbF9yZXF1ZXN0ZWRfYXQYFyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjMKD3JlY2FsbF9lbmRlZF9hdBgYIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoOcmVjYWxsZWRfY291bnQYGSABKA1IA4gBARIhChRyZWNhbGxfcmVmdXNlZF9jb3VudBgaIAEoDUgEiAEBEiEKFHJlY2FsbF9taXNzaW5nX2NvdW50GBsgASgNSAWIAQFCDwoNX2NhbmNlbGxlZF9ieUIPCg1fcmVjYWxsX3N0YXRlQg4KDF9yZWNhbGxlZF9ieUIRCg9fcmVjYWxsZWRfY291bnRCFwoVX3JlY2FsbF9yZWZ1c2VkX2NvdW50QhcKFV9yZWNhbGxfbWlzc2luZ19jb3VudEoECA8QECKPAgoMQmF0Y2hPcHRpb25zEh8KCnJlcXVlc3RfaWQYASABKAlCC7pICHIGKHi6AQEAEisKB3NlbmRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjcKCHByaW9yaXR5GAMgASgOMhsuc2VuZGJhdGNoLnYxLkJhdGNoUHJpb3JpdHlCCLpIBYIBAhABEhoKBG5hbWUYBCABKAlCDLpICXIHKIABugEBABI6Cgl0ZW1wbGF0ZXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlQgi6SAWSAQIQZBIgCg1tZXNzYWdlX2NvdW50GAYgASgNQgm6SAYqBBigjQYi7AIKElN1Ym1pdEJhdGNoUmVxdWVzdBI6CghtZXNzYWdlcxgBIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCDLpICZIBBggBEKCNBhIfCgpyZXF1ZXN0X2lkGAIgASgJQgu6SAhyBih4ugEBABIrCgdzZW5kX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI3Cghwcmlvcml0eRgEIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5Qgi6SAWCAQIQARIaCgRuYW1lGAUgASgJQgy6SAlyByiAAboBAQASOgoJdGVtcGxhdGVzGAYgAygLMh0uc2VuZGJhdGNoLnYxLlJlcXVlc3RUZW1wbGF0ZUIIukgFkgECEGQSGQoFbGluZXMYByADKA1CCrpIB5IBBBCgjQYSIAoNbWVzc2FnZV9jb3VudBgIIAEoDUIJukgGKgQYoI0GIkwKE1N1Ym1pdEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIqgBChhTdWJtaXRCYXRjaFN0cmVhbVJlcXVlc3QSKwoHb3B0aW9ucxgBIAEoCzIaLnNlbmRiYXRjaC52MS5CYXRjaE9wdGlvbnMSNwoIbWVzc2FnZXMYAiADKAsyGi5zZW5kYmF0Y2gudjEuTWVzc2FnZURyYWZ0Qgm6SAaSAQMQkE4SDAoEbGFzdBgDIAEoCBIYCgVsaW5lcxgEIAMoDUIJukgGkgEDEJBOIlIKGVN1Ym1pdEJhdGNoU3RyZWFtUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIjIKD0dldEJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACI2ChBHZXRCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIsUBChJMaXN0QmF0Y2hlc1JlcXVlc3QSOwoGc3RhdGVzGAEgAygOMhguc2VuZGJhdGNoLnYxLkJhdGNoU3RhdGVCEbpIDpIBCxAKIgeCAQQQASAAEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSVQoKcGFnZV90b2tlbhgDIAEoCUJBukg+cjwyOl4oWzAtOV17MSwxNX0tWzAtOWEtZl17OH0oLVswLTlhLWZdezR9KXszfS1bMC05YS1mXXsxMn0pPyQiVAoTTGlzdEJhdGNoZXNSZXNwb25zZRIkCgdiYXRjaGVzGAEgAygLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKwAQoXTGlzdEJhdGNoUmVzdWx0c1JlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQASFAoMcmVmdXNlZF9vbmx5GAIgASgIEhsKCXBhZ2Vfc2l6ZRgDIAEoDUIIukgFKgMY6AcSQQoKcGFnZV90b2tlbhgEIAEoCUItukgqcigyJl4oWzAtOV17MSwxNX0tWzAtOV17MSw5fS1bMC05XXsxLDl9KT8kIoACCgtCYXRjaFJlc3VsdBINCgVpbmRleBgBIAEoDRISCgptZXNzYWdlX2lkGAIgASgEEhMKC21lc3NhZ2Vfc2VxGAMgASgEEhUKDWNsaWVudF9tc2dfbm8YBCABKAkSEQoJZHVwbGljYXRlGAUgASgIEiQKBWVycm9yGAcgASgLMhUuc2VuZGJhdGNoLnYxLlJlZnVzYWwSDAoEbGluZRgIIAEoDRIQCghmcm9tX3VpZBgJIAEoCRIvCgxjaGFubmVsX3R5cGUYCiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEgoKY2hhbm5lbF9pZBgLIAEoCUoECAYQByJfChhMaXN0QmF0Y2hSZXN1bHRzUmVzcG9uc2USKgoHcmVzdWx0cxgBIAMoCzIZLnNlbmRiYXRjaC52MS5CYXRjaFJlc3VsdBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiNAoRV2F0Y2hCYXRjaFJlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQAiOAoSV2F0Y2hCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIjUKEkNhbmNlbEJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACI1ChJSZWNhbGxCYXRjaFJlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQAiOQoTUmVjYWxsQmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCI0ChFSZXRyeUJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACJLChJSZXRyeUJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIjkKE0NhbmNlbEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2giYgoSUmVzdW1lQmF0Y2hSZXF1ZXN0Eh8KCGJhdGNoX2lkGAEgASgJQg26SApyCCABKEC6AQEAEisKB3NlbmRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkwKE1Jlc3VtZUJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIKnsKDUJhdGNoUHJpb3JpdHkSHgoaQkFUQ0hfUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIWChJCQVRDSF9QUklPUklUWV9MT1cQARIZChVCQVRDSF9QUklPUklUWV9OT1JNQUwQAhIXChNCQVRDSF9QUklPUklUWV9ISUdIEAMqrAEKCkJhdGNoU3RhdGUSGwoXQkFUQ0hfU1RBVEVfVU5TUEVDSUZJRUQQABIWChJCQVRDSF9TVEFURV9RVUVVRUQQARIXChNCQVRDSF9TVEFURV9SVU5OSU5HEAISGgoWQkFUQ0hfU1RBVEVfQ0FOQ0VMTElORxADEhkKFUJBVENIX1NUQVRFX0NPTVBMRVRFRBAEEhkKFUJBVENIX1NUQVRFX0NBTkNFTExFRBAFKmEKC1JlY2FsbFN0YXRlEhwKGFJFQ0FMTF9TVEFURV9VTlNQRUNJRklFRBAAEhgKFFJFQ0FMTF9TVEFURV9SVU5OSU5HEAESGgoWUkVDQUxMX1NUQVRFX0NPTVBMRVRFRBACMrkJCgxCYXRjaFNlcnZpY2USbQoLU3VibWl0QmF0Y2gSIC5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoUmVzcG9uc2UiGZACAILT5JMCEDoBKiILL3YxL2JhdGNoZXMSawoRU3VibWl0QmF0Y2hTdHJlYW0SJi5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hTdHJlYW1SZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoU3RyZWFtUmVzcG9uc2UiA5ACACgBEnMKCEdldEJhdGNoEh0uc2VuZGJhdGNoLnYxLkdldEJhdGNoUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5HZXRCYXRjaFJlc3BvbnNlIiiQAgGC0+STAh9iBWJhdGNoEhYvdjEvYmF0Y2hlcy97YmF0Y2hfaWR9EmoKC0xpc3RCYXRjaGVzEiAuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaGVzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hlc1Jlc3BvbnNlIhaQAgGC0+STAg0SCy92MS9iYXRjaGVzEowBChBMaXN0QmF0Y2hSZXN1bHRzEiUuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaFJlc3VsdHNSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaFJlc3VsdHNSZXNwb25zZSIpkAIBgtPkkwIgEh4vdjEvYmF0Y2hlcy97YmF0Y2hfaWR9L3Jlc3VsdHMSVgoKV2F0Y2hCYXRjaBIfLnNlbmRiYXRjaC52MS5XYXRjaEJhdGNoUmVxdWVzdBogLnNlbmRiYXRjaC52MS5XYXRjaEJhdGNoUmVzcG9uc2UiA5ACATABEoMBCgtDYW5jZWxCYXRjaBIgLnNlbmRiYXRjaC52MS5DYW5jZWxCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuQ2FuY2VsQmF0Y2hSZXNwb25zZSIvkAICgtPkkwImYgViYXRjaCIdL3YxL2JhdGNoZXMve2JhdGNoX2lkfTpjYW5jZWwSgwEKC1JlY2FsbEJhdGNoEiAuc2VuZGJhdGNoLnYxLlJlY2FsbEJhdGNoUmVxdWVzdBohLnNlbmRiYXRjaC52MS5SZWNhbGxCYXRjaFJlc3BvbnNlIi+QAgKC0+STAiZiBWJhdGNoIh0vdjEvYmF0Y2hlcy97YmF0Y2hfaWR9OnJlY2FsbBJ4CgpSZXRyeUJhdGNoEh8uc2VuZGJhdGNoLnYxLlJldHJ5QmF0Y2hSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLlJldHJ5QmF0Y2hSZXNwb25zZSInkAICgtPkkwIeIhwvdjEvYmF0Y2hlcy97YmF0Y2hfaWR9OnJldHJ5En8KC1Jlc3VtZUJhdGNoEiAuc2VuZGJhdGNoLnYxLlJlc3VtZUJhdGNoUmVxdWVzdBohLnNlbmRiYXRjaC52MS5SZXN1bWVCYXRjaFJlc3BvbnNlIiuQAgKC0+STAiI6ASoiHS92MS9iYXRjaGVzL3tiYXRjaF9pZH06cmVzdW1lQmoKEGRldi5zZW5kYmF0Y2gudjFQAVomc2VuZGJhdGNoL2dlbi9zZW5kYmF0Y2gvdjE7c2VuZGJhdGNodjGqAgxTZW5kYmF0Y2guVjHKAgxTZW5kYmF0Y2hcVjHqAg1TZW5kYmF0Y2g6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_message_service]);
+  fileDesc("CiBzZW5kYmF0Y2gvdjEvYmF0Y2hfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIpgICgVCYXRjaBIQCghiYXRjaF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSJwoFc3RhdGUYBCABKA4yGC5zZW5kYmF0Y2gudjEuQmF0Y2hTdGF0ZRItCghwcmlvcml0eRgFIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5EhUKDW1lc3NhZ2VfY291bnQYBiABKA0SFgoOYWNjZXB0ZWRfY291bnQYByABKA0SFwoPZHVwbGljYXRlX2NvdW50GAggASgNEhUKDXJlZnVzZWRfY291bnQYCSABKA0SLgoKY3JlYXRlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHc2VuZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCmxhc3RfZXJyb3IYESABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIQCghhdHRlbXB0cxgQIAEoDRIUCgxzdWJtaXR0ZWRfYnkYEiABKAkSGQoMY2FuY2VsbGVkX2J5GBMgASgJSACIAQESMAoMY2FuY2VsbGVkX2F0GBQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0CgxyZWNhbGxfc3RhdGUYFSABKA4yGS5zZW5kYmF0Y2gudjEuUmVjYWxsU3RhdGVIAYgBARIYCgtyZWNhbGxlZF9ieRgWIAEoCUgCiAEBEjcKE3JlY2FsbF9yZXF1ZXN0ZWRfYXQYFyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjMKD3JlY2FsbF9lbmRlZF9hdBgYIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoOcmVjYWxsZWRfY291bnQYGSABKA1IA4gBARIhChRyZWNhbGxfcmVmdXNlZF9jb3VudBgaIAEoDUgEiAEBEiEKFHJlY2FsbF9taXNzaW5nX2NvdW50GBsgASgNSAWIAQFCDwoNX2NhbmNlbGxlZF9ieUIPCg1fcmVjYWxsX3N0YXRlQg4KDF9yZWNhbGxlZF9ieUIRCg9fcmVjYWxsZWRfY291bnRCFwoVX3JlY2FsbF9yZWZ1c2VkX2NvdW50QhcKFV9yZWNhbGxfbWlzc2luZ19jb3VudEoECA8QECKPAgoMQmF0Y2hPcHRpb25zEh8KCnJlcXVlc3RfaWQYASABKAlCC7pICHIGKHi6AQEAEisKB3NlbmRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjcKCHByaW9yaXR5GAMgASgOMhsuc2VuZGJhdGNoLnYxLkJhdGNoUHJpb3JpdHlCCLpIBYIBAhABEhoKBG5hbWUYBCABKAlCDLpICXIHKIABugEBABI6Cgl0ZW1wbGF0ZXMYBSADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlQgi6SAWSAQIQZBIgCg1tZXNzYWdlX2NvdW50GAYgASgNQgm6SAYqBBigjQYi7AIKElN1Ym1pdEJhdGNoUmVxdWVzdBI6CghtZXNzYWdlcxgBIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnRCDLpICZIBBggBEKCNBhIfCgpyZXF1ZXN0X2lkGAIgASgJQgu6SAhyBih4ugEBABIrCgdzZW5kX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI3Cghwcmlvcml0eRgEIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5Qgi6SAWCAQIQARIaCgRuYW1lGAUgASgJQgy6SAlyByiAAboBAQASOgoJdGVtcGxhdGVzGAYgAygLMh0uc2VuZGJhdGNoLnYxLlJlcXVlc3RUZW1wbGF0ZUIIukgFkgECEGQSGQoFbGluZXMYByADKA1CCrpIB5IBBBCgjQYSIAoNbWVzc2FnZV9jb3VudBgIIAEoDUIJukgGKgQYoI0GIkwKE1N1Ym1pdEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIqgBChhTdWJtaXRCYXRjaFN0cmVhbVJlcXVlc3QSKwoHb3B0aW9ucxgBIAEoCzIaLnNlbmRiYXRjaC52MS5CYXRjaE9wdGlvbnMSNwoIbWVzc2FnZXMYAiADKAsyGi5zZW5kYmF0Y2gudjEuTWVzc2FnZURyYWZ0Qgm6SAaSAQMQkE4SDAoEbGFzdBgDIAEoCBIYCgVsaW5lcxgEIAMoDUIJukgGkgEDEJBOIlIKGVN1Ym1pdEJhdGNoU3RyZWFtUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIjIKD0dldEJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACI2ChBHZXRCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIsUBChJMaXN0QmF0Y2hlc1JlcXVlc3QSOwoGc3RhdGVzGAEgAygOMhguc2VuZGJhdGNoLnYxLkJhdGNoU3RhdGVCEbpIDpIBCxAKIgeCAQQQASAAEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSVQoKcGFnZV90b2tlbhgDIAEoCUJBukg+cjwyOl4oWzAtOV17MSwxNX0tWzAtOWEtZl17OH0oLVswLTlhLWZdezR9KXszfS1bMC05YS1mXXsxMn0pPyQiVAoTTGlzdEJhdGNoZXNSZXNwb25zZRIkCgdiYXRjaGVzGAEgAygLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKwAQoXTGlzdEJhdGNoUmVzdWx0c1JlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQASFAoMcmVmdXNlZF9vbmx5GAIgASgIEhsKCXBhZ2Vfc2l6ZRgDIAEoDUIIukgFKgMY6AcSQQoKcGFnZV90b2tlbhgEIAEoCUItukgqcigyJl4oWzAtOV17MSwxNX0tWzAtOV17MSw5fS1bMC05XXsxLDl9KT8kIoACCgtCYXRjaFJlc3VsdBINCgVpbmRleBgBIAEoDRISCgptZXNzYWdlX2lkGAIgASgEEhMKC21lc3NhZ2Vfc2VxGAMgASgEEhUKDWNsaWVudF9tc2dfbm8YBCABKAkSEQoJZHVwbGljYXRlGAUgASgIEiQKBWVycm9yGAcgASgLMhUuc2VuZGJhdGNoLnYxLlJlZnVzYWwSDAoEbGluZRgIIAEoDRIQCghmcm9tX3VpZBgJIAEoCRIvCgxjaGFubmVsX3R5cGUYCiABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSEgoKY2hhbm5lbF9pZBgLIAEoCUoECAYQByJfChhMaXN0QmF0Y2hSZXN1bHRzUmVzcG9uc2USKgoHcmVzdWx0cxgBIAMoCzIZLnNlbmRiYXRjaC52MS5CYXRjaFJlc3VsdBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiNAoRV2F0Y2hCYXRjaFJlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQAiOAoSV2F0Y2hCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIjUKEkNhbmNlbEJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACI1ChJSZWNhbGxCYXRjaFJlcXVlc3QSHwoIYmF0Y2hfaWQYASABKAlCDbpICnIIIAEoQLoBAQAiOQoTUmVjYWxsQmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCI0ChFSZXRyeUJhdGNoUmVxdWVzdBIfCghiYXRjaF9pZBgBIAEoCUINukgKcgggAShAugEBACJLChJSZXRyeUJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIjkKE0NhbmNlbEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2giYgoSUmVzdW1lQmF0Y2hSZXF1ZXN0Eh8KCGJhdGNoX2lkGAEgASgJQg26SApyCCABKEC6AQEAEisKB3NlbmRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkwKE1Jlc3VtZUJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2gSEQoJZHVwbGljYXRlGAIgASgIIjcKFEdldEJhdGNoUmVhY2hSZXF1ZXN0Eh8KCGJhdGNoX2lkGAEgASgJQg26SApyCCABKEC6AQEAIkAKFUdldEJhdGNoUmVhY2hSZXNwb25zZRInCgVyZWFjaBgBIAEoCzIYLnNlbmRiYXRjaC52MS5CYXRjaFJlYWNoIsgBCgpCYXRjaFJlYWNoEhAKCGJhdGNoX2lkGAEgASgJEi4KCmNvdW50ZWRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEigKBXRvdGFsGAMgASgLMhkuc2VuZGJhdGNoLnYxLlJlYWNoQ291bnRzEjUKDWNoYW5uZWxfdHlwZXMYBCADKAsyHi5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGVSZWFjaBIXCg91bmNvdW50ZWRfY291bnQYBSABKA0ibgoQQ2hhbm5lbFR5cGVSZWFjaBIvCgxjaGFubmVsX3R5cGUYASABKA4yGS5zZW5kYmF0Y2gudjEuQ2hhbm5lbFR5cGUSKQoGY291bnRzGAIgASgLMhkuc2VuZGJhdGNoLnYxLlJlYWNoQ291bnRzIrEBCgtSZWFjaENvdW50cxIVCg1tZXNzYWdlX2NvdW50GAEgASgNEhYKDnJlY2FsbGVkX2NvdW50GAIgASgNEhUKDXJlbW92ZWRfY291bnQYAyABKA0SFgoOcmVjZWl2ZXJfY291bnQYBCABKAQSEgoKcmVhZF9jb3VudBgFIAEoBBIcCg9kZWxpdmVyZWRfY291bnQYBiABKARIAIgBAUISChBfZGVsaXZlcmVkX2NvdW50KnsKDUJhdGNoUHJpb3JpdHkSHgoaQkFUQ0hfUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIWChJCQVRDSF9QUklPUklUWV9MT1cQARIZChVCQVRDSF9QUklPUklUWV9OT1JNQUwQAhIXChNCQVRDSF9QUklPUklUWV9ISUdIEAMqrAEKCkJhdGNoU3RhdGUSGwoXQkFUQ0hfU1RBVEVfVU5TUEVDSUZJRUQQABIWChJCQVRDSF9TVEFURV9RVUVVRUQQARIXChNCQVRDSF9TVEFURV9SVU5OSU5HEAISGgoWQkFUQ0hfU1RBVEVfQ0FOQ0VMTElORxADEhkKFUJBVENIX1NUQVRFX0NPTVBMRVRFRBAEEhkKFUJBVENIX1NUQVRFX0NBTkNFTExFRBAFKmEKC1JlY2FsbFN0YXRlEhwKGFJFQ0FMTF9TVEFURV9VTlNQRUNJRklFRBAAEhgKFFJFQ0FMTF9TVEFURV9SVU5OSU5HEAESGgoWUkVDQUxMX1NUQVRFX0NPTVBMRVRFRBACMsQKCgxCYXRjaFNlcnZpY2USbQoLU3VibWl0QmF0Y2gSIC5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoUmVzcG9uc2UiGZACAILT5JMCEDoBKiILL3YxL2JhdGNoZXMSawoRU3VibWl0QmF0Y2hTdHJlYW0SJi5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hTdHJlYW1SZXF1ZXN0Gicuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoU3RyZWFtUmVzcG9uc2UiA5ACACgBEnMKCEdldEJhdGNoEh0uc2VuZGJhdGNoLnYxLkdldEJhdGNoUmVxdWVzdBoeLnNlbmRiYXRjaC52MS5HZXRCYXRjaFJlc3BvbnNlIiiQAgGC0+STAh9iBWJhdGNoEhYvdjEvYmF0Y2hlcy97YmF0Y2hfaWR9EmoKC0xpc3RCYXRjaGVzEiAuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaGVzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hlc1Jlc3BvbnNlIhaQAgGC0+STAg0SCy92MS9iYXRjaGVzEowBChBMaXN0QmF0Y2hSZXN1bHRzEiUuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaFJlc3VsdHNSZXF1ZXN0GiYuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaFJlc3VsdHNSZXNwb25zZSIpkAIBgtPkkwIgEh4vdjEvYmF0Y2hlcy97YmF0Y2hfaWR9L3Jlc3VsdHMSVgoKV2F0Y2hCYXRjaBIfLnNlbmRiYXRjaC52MS5XYXRjaEJhdGNoUmVxdWVzdBogLnNlbmRiYXRjaC52MS5XYXRjaEJhdGNoUmVzcG9uc2UiA5ACATABEoMBCgtDYW5jZWxCYXRjaBIgLnNlbmRiYXRjaC52MS5DYW5jZWxCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuQ2FuY2VsQmF0Y2hSZXNwb25zZSIvkAICgtPkkwImYgViYXRjaCIdL3YxL2JhdGNoZXMve2JhdGNoX2lkfTpjYW5jZWwSgwEKC1JlY2FsbEJhdGNoEiAuc2VuZGJhdGNoLnYxLlJlY2FsbEJhdGNoUmVxdWVzdBohLnNlbmRiYXRjaC52MS5SZWNhbGxCYXRjaFJlc3BvbnNlIi+QAgKC0+STAiZiBWJhdGNoIh0vdjEvYmF0Y2hlcy97YmF0Y2hfaWR9OnJlY2FsbBKIAQoNR2V0QmF0Y2hSZWFjaBIiLnNlbmRiYXRjaC52MS5HZXRCYXRjaFJlYWNoUmVxdWVzdBojLnNlbmRiYXRjaC52MS5HZXRCYXRjaFJlYWNoUmVzcG9uc2UiLpACAYLT5JMCJWIFcmVhY2gSHC92MS9iYXRjaGVzL3tiYXRjaF9pZH0vcmVhY2gSeAoKUmV0cnlCYXRjaBIfLnNlbmRiYXRjaC52MS5SZXRyeUJhdGNoUmVxdWVzdBogLnNlbmRiYXRjaC52MS5SZXRyeUJhdGNoUmVzcG9uc2UiJ5ACAoLT5JMCHiIcL3YxL2JhdGNoZXMve2JhdGNoX2lkfTpyZXRyeRJ/CgtSZXN1bWVCYXRjaBIgLnNlbmRiYXRjaC52MS5SZXN1bWVCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuUmVzdW1lQmF0Y2hSZXNwb25zZSIrkAICgtPkkwIiOgEqIh0vdjEvYmF0Y2hlcy97YmF0Y2hfaWR9OnJlc3VtZUJqChBkZXYuc2VuZGJhdGNoLnYxUAFaJnNlbmRiYXRjaC9nZW4vc2VuZGJhdGNoL3YxO3NlbmRiYXRjaHYxqgIMU2VuZGJhdGNoLlYxygIMU2VuZGJhdGNoXFYx6gINU2VuZGJhdGNoOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_message_service]);
 
 /**
  * A batch and its progress.
@@ -950,6 +950,192 @@ export const ResumeBatchResponseSchema: GenMessage<ResumeBatchResponse> = /*@__P
   messageDesc(file_sendbatch_v1_batch_service, 22);
 
 /**
+ * The batch whose reach to count.
+ *
+ * @generated from message sendbatch.v1.GetBatchReachRequest
+ */
+export type GetBatchReachRequest = Message<"sendbatch.v1.GetBatchReachRequest"> & {
+  /**
+   * The batch's id.
+   *
+   * @generated from field: string batch_id = 1;
+   */
+  batchId: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetBatchReachRequest.
+ * Use `create(GetBatchReachRequestSchema)` to create a new message.
+ */
+export const GetBatchReachRequestSchema: GenMessage<GetBatchReachRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 23);
+
+/**
+ * The reach.
+ *
+ * @generated from message sendbatch.v1.GetBatchReachResponse
+ */
+export type GetBatchReachResponse = Message<"sendbatch.v1.GetBatchReachResponse"> & {
+  /**
+   * The reach of the batch.
+   *
+   * @generated from field: sendbatch.v1.BatchReach reach = 1;
+   */
+  reach?: BatchReach | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetBatchReachResponse.
+ * Use `create(GetBatchReachResponseSchema)` to create a new message.
+ */
+export const GetBatchReachResponseSchema: GenMessage<GetBatchReachResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 24);
+
+/**
+ * Who has received and read the messages of a batch.
+ *
+ * @generated from message sendbatch.v1.BatchReach
+ */
+export type BatchReach = Message<"sendbatch.v1.BatchReach"> & {
+  /**
+   * The batch's id.
+   *
+   * @generated from field: string batch_id = 1;
+   */
+  batchId: string;
+
+  /**
+   * When the count began.
+   *
+   * @generated from field: google.protobuf.Timestamp counted_at = 2;
+   */
+  countedAt?: Timestamp | undefined;
+
+  /**
+   * All messages.
+   *
+   * @generated from field: sendbatch.v1.ReachCounts total = 3;
+   */
+  total?: ReachCounts | undefined;
+
+  /**
+   * The messages per type of their channel, ordered by type.
+   *
+   * @generated from field: repeated sendbatch.v1.ChannelTypeReach channel_types = 4;
+   */
+  channelTypes: ChannelTypeReach[];
+
+  /**
+   * Sent messages that have no read state, and are in no other count: commands (`sync_once`),
+   * messages with `no_persist`, and those that a version of the service sent which did not record
+   * their channels.
+   *
+   * @generated from field: uint32 uncounted_count = 5;
+   */
+  uncountedCount: number;
+};
+
+/**
+ * Describes the message sendbatch.v1.BatchReach.
+ * Use `create(BatchReachSchema)` to create a new message.
+ */
+export const BatchReachSchema: GenMessage<BatchReach> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 25);
+
+/**
+ * The reach of the messages to channels of one type.
+ *
+ * @generated from message sendbatch.v1.ChannelTypeReach
+ */
+export type ChannelTypeReach = Message<"sendbatch.v1.ChannelTypeReach"> & {
+  /**
+   * The type; unset for messages of channels that were removed since.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 1;
+   */
+  channelType: ChannelType;
+
+  /**
+   * The counts.
+   *
+   * @generated from field: sendbatch.v1.ReachCounts counts = 2;
+   */
+  counts?: ReachCounts | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.ChannelTypeReach.
+ * Use `create(ChannelTypeReachSchema)` to create a new message.
+ */
+export const ChannelTypeReachSchema: GenMessage<ChannelTypeReach> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 26);
+
+/**
+ * Counts of messages, and of their receivers.
+ *
+ * A receiver is one person of one message: a person who gets three messages of the batch counts
+ * three times. The receiver of a person channel is the other side; of every other channel, its
+ * members at the time of the call who joined before the message, without the sender and without
+ * uids on its denylist. A message with `subscribers` has these uids as its receivers, without the
+ * sender.
+ *
+ * @generated from message sendbatch.v1.ReachCounts
+ */
+export type ReachCounts = Message<"sendbatch.v1.ReachCounts"> & {
+  /**
+   * Stored messages, each once. Recalled and removed ones are included.
+   *
+   * @generated from field: uint32 message_count = 1;
+   */
+  messageCount: number;
+
+  /**
+   * Messages that were recalled. Their receivers are not counted.
+   *
+   * @generated from field: uint32 recalled_count = 2;
+   */
+  recalledCount: number;
+
+  /**
+   * Messages that are no longer kept: they expired, or their retention passed. Their receivers are
+   * not counted.
+   *
+   * @generated from field: uint32 removed_count = 3;
+   */
+  removedCount: number;
+
+  /**
+   * Receivers of the other messages.
+   *
+   * @generated from field: uint64 receiver_count = 4;
+   */
+  receiverCount: bigint;
+
+  /**
+   * Receivers whose read cursor has reached the message (see MarkRead).
+   *
+   * @generated from field: uint64 read_count = 5;
+   */
+  readCount: bigint;
+
+  /**
+   * Receivers to whom the message, or a later one of the channel, was handed by a tail or a sync,
+   * and those who have read it. Recorded a few seconds late. Unset unless the server has
+   * DELIVERY_CURSORS=on.
+   *
+   * @generated from field: optional uint64 delivered_count = 6;
+   */
+  deliveredCount?: bigint | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.ReachCounts.
+ * Use `create(ReachCountsSchema)` to create a new message.
+ */
+export const ReachCountsSchema: GenMessage<ReachCounts> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 27);
+
+/**
  * How a caller's batches share its turns. A HIGH batch gets four times the turns of a NORMAL one,
  * and a NORMAL one four times the turns of a LOW one.
  *
@@ -1248,6 +1434,24 @@ export const BatchService: GenService<{
     methodKind: "unary";
     input: typeof RecallBatchRequestSchema;
     output: typeof RecallBatchResponseSchema;
+  },
+  /**
+   * Counts who has received and read the messages of a batch, as it is now.
+   *
+   * Counted are the messages that have a result, duplicates included. Receivers, cursors and
+   * recalls are those of the moment of the call; the counts of one answer are taken over up to a
+   * few seconds, not in one instant. 100,000 messages to as many persons take about two seconds.
+   *
+   * One question per caller at a time, over all instances, and two per instance: another one is
+   * refused with RESOURCE_EXHAUSTED (`REACH_IN_PROGRESS`) and RetryInfo. NOT_FOUND
+   * (`BATCH_NOT_FOUND`) as in GetBatch.
+   *
+   * @generated from rpc sendbatch.v1.BatchService.GetBatchReach
+   */
+  getBatchReach: {
+    methodKind: "unary";
+    input: typeof GetBatchReachRequestSchema;
+    output: typeof GetBatchReachResponseSchema;
   },
   /**
    * Submits the refused messages of an ended batch as a new batch, with the same keys.

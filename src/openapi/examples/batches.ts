@@ -173,6 +173,19 @@ export const batches: readonly Example[] = [
     answer: { results: [], next_page_token: '' },
   },
   {
+    route: 'GET /v1/batches/{batch_id}/reach',
+    summary: 'Who has read it: nothing is sent yet',
+    path: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07' },
+    status: 200,
+    answer: {
+      batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07',
+      counted_at: '2026-11-25T01:38:22.014Z',
+      total: { message_count: 0, recalled_count: 0, removed_count: 0, receiver_count: 0, read_count: 0 },
+      channel_types: [],
+      uncounted_count: 0,
+    },
+  },
+  {
     route: 'POST /v1/batches/{batch_id}:retry',
     summary: 'Retry: refused before the batch has ended',
     path: { batch_id: '87192632-5de2-46ea-ae10-a698b82c9c07' },

@@ -27,6 +27,7 @@ const messageScopes: Partial<Record<keyof typeof MessageService.method, Scope | 
   getMessages: 'read',
   getMessage: 'read',
   getMaxMessageSeq: 'read',
+  listReaders: 'read',
   subscribe: 'read',
   listConversations: 'read',
   syncConversations: 'read',

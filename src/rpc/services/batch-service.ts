@@ -18,9 +18,10 @@ import { parsePageToken } from '../page-token.ts';
 import { callerOf } from '../request-context.ts';
 import { timestampMs } from '../timestamps.ts';
 import { stateNames, toBatch, toDrafts, toResult, toSubmitCall } from './batch-mapping.ts';
+import { createBatchReachMethod, type ReachMethodsParts } from './reach-methods.ts';
 
 /** What BatchService needs. */
-export interface BatchServiceParts {
+export interface BatchServiceParts extends ReachMethodsParts {
   readonly batches: Batches;
   readonly batchWatch: BatchWatch;
   readonly credentials: CredentialWatch;
@@ -31,8 +32,10 @@ export function createBatchService({
   batches,
   batchWatch,
   credentials,
+  ...parts
 }: BatchServiceParts): ServiceImpl<typeof BatchService> {
   return {
+    ...createBatchReachMethod(parts),
     async submitBatch(request, context) {
       assertCount('message_count', request.messageCount, request.messages.length);
       const submission = await batches.open(toSubmitCall(request, context));

@@ -28,11 +28,12 @@ import { timestampMs } from '../timestamps.ts';
 import { createChangeMethods } from './change-methods.ts';
 import { createLegacyMethods } from './legacy-methods.ts';
 import { rateLimitHeaders } from './rate-limit-headers.ts';
+import { createReadersMethod, type ReachMethodsParts } from './reach-methods.ts';
 import { createTailMethods } from './tail-methods.ts';
 import { formatOf } from './template-service.ts';
 
 /** What MessageService needs. */
-export interface MessageServiceParts {
+export interface MessageServiceParts extends ReachMethodsParts {
   readonly version: string;
   readonly requestTimeoutMs: number;
   readonly sendBatch: SendBatch;
@@ -50,6 +51,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
     ...createTailMethods(parts),
     ...createLegacyMethods(parts),
     ...createChangeMethods(parts),
+    ...createReadersMethod(parts),
     async sendBatch(request, context) {
       const counts: CallCounts = { messages: request.messages.length };
       requestContextOf(context.values).counts = counts;

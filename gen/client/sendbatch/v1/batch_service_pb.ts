@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sendbatch/v1/batch_service.proto.
  */
 export const file_sendbatch_v1_batch_service: GenFile = /*@__PURE__*/
-  fileDesc("CiBzZW5kYmF0Y2gvdjEvYmF0Y2hfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIpgICgVCYXRjaBIQCghiYXRjaF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSJwoFc3RhdGUYBCABKA4yGC5zZW5kYmF0Y2gudjEuQmF0Y2hTdGF0ZRItCghwcmlvcml0eRgFIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5EhUKDW1lc3NhZ2VfY291bnQYBiABKA0SFgoOYWNjZXB0ZWRfY291bnQYByABKA0SFwoPZHVwbGljYXRlX2NvdW50GAggASgNEhUKDXJlZnVzZWRfY291bnQYCSABKA0SLgoKY3JlYXRlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHc2VuZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCmxhc3RfZXJyb3IYESABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIQCghhdHRlbXB0cxgQIAEoDRIUCgxzdWJtaXR0ZWRfYnkYEiABKAkSGQoMY2FuY2VsbGVkX2J5GBMgASgJSACIAQESMAoMY2FuY2VsbGVkX2F0GBQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0CgxyZWNhbGxfc3RhdGUYFSABKA4yGS5zZW5kYmF0Y2gudjEuUmVjYWxsU3RhdGVIAYgBARIYCgtyZWNhbGxlZF9ieRgWIAEoCUgCiAEBEjcKE3JlY2FsbF9yZXF1ZXN0ZWRfYXQYFyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjMKD3JlY2FsbF9lbmRlZF9hdBgYIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoOcmVjYWxsZWRfY291bnQYGSABKA1IA4gBARIhChRyZWNhbGxfcmVmdXNlZF9jb3VudBgaIAEoDUgEiAEBEiEKFHJlY2FsbF9taXNzaW5nX2NvdW50GBsgASgNSAWIAQFCDwoNX2NhbmNlbGxlZF9ieUIPCg1fcmVjYWxsX3N0YXRlQg4KDF9yZWNhbGxlZF9ieUIRCg9fcmVjYWxsZWRfY291bnRCFwoVX3JlY2FsbF9yZWZ1c2VkX2NvdW50QhcKFV9yZWNhbGxfbWlzc2luZ19jb3VudEoECA8QECLVAQoMQmF0Y2hPcHRpb25zEhIKCnJlcXVlc3RfaWQYASABKAkSKwoHc2VuZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLQoIcHJpb3JpdHkYAyABKA4yGy5zZW5kYmF0Y2gudjEuQmF0Y2hQcmlvcml0eRIMCgRuYW1lGAQgASgJEjAKCXRlbXBsYXRlcxgFIAMoCzIdLnNlbmRiYXRjaC52MS5SZXF1ZXN0VGVtcGxhdGUSFQoNbWVzc2FnZV9jb3VudBgGIAEoDSKYAgoSU3VibWl0QmF0Y2hSZXF1ZXN0EiwKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdBISCgpyZXF1ZXN0X2lkGAIgASgJEisKB3NlbmRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCHByaW9yaXR5GAQgASgOMhsuc2VuZGJhdGNoLnYxLkJhdGNoUHJpb3JpdHkSDAoEbmFtZRgFIAEoCRIwCgl0ZW1wbGF0ZXMYBiADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlEg0KBWxpbmVzGAcgAygNEhUKDW1lc3NhZ2VfY291bnQYCCABKA0iTAoTU3VibWl0QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgikgEKGFN1Ym1pdEJhdGNoU3RyZWFtUmVxdWVzdBIrCgdvcHRpb25zGAEgASgLMhouc2VuZGJhdGNoLnYxLkJhdGNoT3B0aW9ucxIsCghtZXNzYWdlcxgCIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnQSDAoEbGFzdBgDIAEoCBINCgVsaW5lcxgEIAMoDSJSChlTdWJtaXRCYXRjaFN0cmVhbVJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhEKCWR1cGxpY2F0ZRgCIAEoCCIjCg9HZXRCYXRjaFJlcXVlc3QSEAoIYmF0Y2hfaWQYASABKAkiNgoQR2V0QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCJlChJMaXN0QmF0Y2hlc1JlcXVlc3QSKAoGc3RhdGVzGAEgAygOMhguc2VuZGJhdGNoLnYxLkJhdGNoU3RhdGUSEQoJcGFnZV9zaXplGAIgASgNEhIKCnBhZ2VfdG9rZW4YAyABKAkiVAoTTGlzdEJhdGNoZXNSZXNwb25zZRIkCgdiYXRjaGVzGAEgAygLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJoChdMaXN0QmF0Y2hSZXN1bHRzUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCRIUCgxyZWZ1c2VkX29ubHkYAiABKAgSEQoJcGFnZV9zaXplGAMgASgNEhIKCnBhZ2VfdG9rZW4YBCABKAkigAIKC0JhdGNoUmVzdWx0Eg0KBWluZGV4GAEgASgNEhIKCm1lc3NhZ2VfaWQYAiABKAQSEwoLbWVzc2FnZV9zZXEYAyABKAQSFQoNY2xpZW50X21zZ19ubxgEIAEoCRIRCglkdXBsaWNhdGUYBSABKAgSJAoFZXJyb3IYByABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIMCgRsaW5lGAggASgNEhAKCGZyb21fdWlkGAkgASgJEi8KDGNoYW5uZWxfdHlwZRgKIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRISCgpjaGFubmVsX2lkGAsgASgJSgQIBhAHIl8KGExpc3RCYXRjaFJlc3VsdHNSZXNwb25zZRIqCgdyZXN1bHRzGAEgAygLMhkuc2VuZGJhdGNoLnYxLkJhdGNoUmVzdWx0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIlChFXYXRjaEJhdGNoUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCSI4ChJXYXRjaEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2giJgoSQ2FuY2VsQmF0Y2hSZXF1ZXN0EhAKCGJhdGNoX2lkGAEgASgJIiYKElJlY2FsbEJhdGNoUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCSI5ChNSZWNhbGxCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIiUKEVJldHJ5QmF0Y2hSZXF1ZXN0EhAKCGJhdGNoX2lkGAEgASgJIksKElJldHJ5QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgiOQoTQ2FuY2VsQmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCJTChJSZXN1bWVCYXRjaFJlcXVlc3QSEAoIYmF0Y2hfaWQYASABKAkSKwoHc2VuZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTAoTUmVzdW1lQmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgqewoNQmF0Y2hQcmlvcml0eRIeChpCQVRDSF9QUklPUklUWV9VTlNQRUNJRklFRBAAEhYKEkJBVENIX1BSSU9SSVRZX0xPVxABEhkKFUJBVENIX1BSSU9SSVRZX05PUk1BTBACEhcKE0JBVENIX1BSSU9SSVRZX0hJR0gQAyqsAQoKQmF0Y2hTdGF0ZRIbChdCQVRDSF9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkJBVENIX1NUQVRFX1FVRVVFRBABEhcKE0JBVENIX1NUQVRFX1JVTk5JTkcQAhIaChZCQVRDSF9TVEFURV9DQU5DRUxMSU5HEAMSGQoVQkFUQ0hfU1RBVEVfQ09NUExFVEVEEAQSGQoVQkFUQ0hfU1RBVEVfQ0FOQ0VMTEVEEAUqYQoLUmVjYWxsU3RhdGUSHAoYUkVDQUxMX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUUkVDQUxMX1NUQVRFX1JVTk5JTkcQARIaChZSRUNBTExfU1RBVEVfQ09NUExFVEVEEAIyngcKDEJhdGNoU2VydmljZRJXCgtTdWJtaXRCYXRjaBIgLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hSZXNwb25zZSIDkAIAEmsKEVN1Ym1pdEJhdGNoU3RyZWFtEiYuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoU3RyZWFtUmVxdWVzdBonLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFN0cmVhbVJlc3BvbnNlIgOQAgAoARJOCghHZXRCYXRjaBIdLnNlbmRiYXRjaC52MS5HZXRCYXRjaFJlcXVlc3QaHi5zZW5kYmF0Y2gudjEuR2V0QmF0Y2hSZXNwb25zZSIDkAIBElcKC0xpc3RCYXRjaGVzEiAuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaGVzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hlc1Jlc3BvbnNlIgOQAgESZgoQTGlzdEJhdGNoUmVzdWx0cxIlLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hSZXN1bHRzUmVxdWVzdBomLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hSZXN1bHRzUmVzcG9uc2UiA5ACARJWCgpXYXRjaEJhdGNoEh8uc2VuZGJhdGNoLnYxLldhdGNoQmF0Y2hSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLldhdGNoQmF0Y2hSZXNwb25zZSIDkAIBMAESVwoLQ2FuY2VsQmF0Y2gSIC5zZW5kYmF0Y2gudjEuQ2FuY2VsQmF0Y2hSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkNhbmNlbEJhdGNoUmVzcG9uc2UiA5ACAhJXCgtSZWNhbGxCYXRjaBIgLnNlbmRiYXRjaC52MS5SZWNhbGxCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuUmVjYWxsQmF0Y2hSZXNwb25zZSIDkAICElQKClJldHJ5QmF0Y2gSHy5zZW5kYmF0Y2gudjEuUmV0cnlCYXRjaFJlcXVlc3QaIC5zZW5kYmF0Y2gudjEuUmV0cnlCYXRjaFJlc3BvbnNlIgOQAgISVwoLUmVzdW1lQmF0Y2gSIC5zZW5kYmF0Y2gudjEuUmVzdW1lQmF0Y2hSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLlJlc3VtZUJhdGNoUmVzcG9uc2UiA5ACAkJqChBkZXYuc2VuZGJhdGNoLnYxUAFaJnNlbmRiYXRjaC9nZW4vc2VuZGJhdGNoL3YxO3NlbmRiYXRjaHYxqgIMU2VuZGJhdGNoLlYxygIMU2VuZGJhdGNoXFYx6gINU2VuZGJhdGNoOjpWMWIGcHJvdG8z", [file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_message_service]);
+  fileDesc("CiBzZW5kYmF0Y2gvdjEvYmF0Y2hfc2VydmljZS5wcm90bxIMc2VuZGJhdGNoLnYxIpgICgVCYXRjaBIQCghiYXRjaF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSJwoFc3RhdGUYBCABKA4yGC5zZW5kYmF0Y2gudjEuQmF0Y2hTdGF0ZRItCghwcmlvcml0eRgFIAEoDjIbLnNlbmRiYXRjaC52MS5CYXRjaFByaW9yaXR5EhUKDW1lc3NhZ2VfY291bnQYBiABKA0SFgoOYWNjZXB0ZWRfY291bnQYByABKA0SFwoPZHVwbGljYXRlX2NvdW50GAggASgNEhUKDXJlZnVzZWRfY291bnQYCSABKA0SLgoKY3JlYXRlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHc2VuZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCmxhc3RfZXJyb3IYESABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIQCghhdHRlbXB0cxgQIAEoDRIUCgxzdWJtaXR0ZWRfYnkYEiABKAkSGQoMY2FuY2VsbGVkX2J5GBMgASgJSACIAQESMAoMY2FuY2VsbGVkX2F0GBQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0CgxyZWNhbGxfc3RhdGUYFSABKA4yGS5zZW5kYmF0Y2gudjEuUmVjYWxsU3RhdGVIAYgBARIYCgtyZWNhbGxlZF9ieRgWIAEoCUgCiAEBEjcKE3JlY2FsbF9yZXF1ZXN0ZWRfYXQYFyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjMKD3JlY2FsbF9lbmRlZF9hdBgYIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoOcmVjYWxsZWRfY291bnQYGSABKA1IA4gBARIhChRyZWNhbGxfcmVmdXNlZF9jb3VudBgaIAEoDUgEiAEBEiEKFHJlY2FsbF9taXNzaW5nX2NvdW50GBsgASgNSAWIAQFCDwoNX2NhbmNlbGxlZF9ieUIPCg1fcmVjYWxsX3N0YXRlQg4KDF9yZWNhbGxlZF9ieUIRCg9fcmVjYWxsZWRfY291bnRCFwoVX3JlY2FsbF9yZWZ1c2VkX2NvdW50QhcKFV9yZWNhbGxfbWlzc2luZ19jb3VudEoECA8QECLVAQoMQmF0Y2hPcHRpb25zEhIKCnJlcXVlc3RfaWQYASABKAkSKwoHc2VuZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLQoIcHJpb3JpdHkYAyABKA4yGy5zZW5kYmF0Y2gudjEuQmF0Y2hQcmlvcml0eRIMCgRuYW1lGAQgASgJEjAKCXRlbXBsYXRlcxgFIAMoCzIdLnNlbmRiYXRjaC52MS5SZXF1ZXN0VGVtcGxhdGUSFQoNbWVzc2FnZV9jb3VudBgGIAEoDSKYAgoSU3VibWl0QmF0Y2hSZXF1ZXN0EiwKCG1lc3NhZ2VzGAEgAygLMhouc2VuZGJhdGNoLnYxLk1lc3NhZ2VEcmFmdBISCgpyZXF1ZXN0X2lkGAIgASgJEisKB3NlbmRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCHByaW9yaXR5GAQgASgOMhsuc2VuZGJhdGNoLnYxLkJhdGNoUHJpb3JpdHkSDAoEbmFtZRgFIAEoCRIwCgl0ZW1wbGF0ZXMYBiADKAsyHS5zZW5kYmF0Y2gudjEuUmVxdWVzdFRlbXBsYXRlEg0KBWxpbmVzGAcgAygNEhUKDW1lc3NhZ2VfY291bnQYCCABKA0iTAoTU3VibWl0QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgikgEKGFN1Ym1pdEJhdGNoU3RyZWFtUmVxdWVzdBIrCgdvcHRpb25zGAEgASgLMhouc2VuZGJhdGNoLnYxLkJhdGNoT3B0aW9ucxIsCghtZXNzYWdlcxgCIAMoCzIaLnNlbmRiYXRjaC52MS5NZXNzYWdlRHJhZnQSDAoEbGFzdBgDIAEoCBINCgVsaW5lcxgEIAMoDSJSChlTdWJtaXRCYXRjaFN0cmVhbVJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhEKCWR1cGxpY2F0ZRgCIAEoCCIjCg9HZXRCYXRjaFJlcXVlc3QSEAoIYmF0Y2hfaWQYASABKAkiNgoQR2V0QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCJlChJMaXN0QmF0Y2hlc1JlcXVlc3QSKAoGc3RhdGVzGAEgAygOMhguc2VuZGJhdGNoLnYxLkJhdGNoU3RhdGUSEQoJcGFnZV9zaXplGAIgASgNEhIKCnBhZ2VfdG9rZW4YAyABKAkiVAoTTGlzdEJhdGNoZXNSZXNwb25zZRIkCgdiYXRjaGVzGAEgAygLMhMuc2VuZGJhdGNoLnYxLkJhdGNoEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJoChdMaXN0QmF0Y2hSZXN1bHRzUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCRIUCgxyZWZ1c2VkX29ubHkYAiABKAgSEQoJcGFnZV9zaXplGAMgASgNEhIKCnBhZ2VfdG9rZW4YBCABKAkigAIKC0JhdGNoUmVzdWx0Eg0KBWluZGV4GAEgASgNEhIKCm1lc3NhZ2VfaWQYAiABKAQSEwoLbWVzc2FnZV9zZXEYAyABKAQSFQoNY2xpZW50X21zZ19ubxgEIAEoCRIRCglkdXBsaWNhdGUYBSABKAgSJAoFZXJyb3IYByABKAsyFS5zZW5kYmF0Y2gudjEuUmVmdXNhbBIMCgRsaW5lGAggASgNEhAKCGZyb21fdWlkGAkgASgJEi8KDGNoYW5uZWxfdHlwZRgKIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRISCgpjaGFubmVsX2lkGAsgASgJSgQIBhAHIl8KGExpc3RCYXRjaFJlc3VsdHNSZXNwb25zZRIqCgdyZXN1bHRzGAEgAygLMhkuc2VuZGJhdGNoLnYxLkJhdGNoUmVzdWx0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIlChFXYXRjaEJhdGNoUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCSI4ChJXYXRjaEJhdGNoUmVzcG9uc2USIgoFYmF0Y2gYASABKAsyEy5zZW5kYmF0Y2gudjEuQmF0Y2giJgoSQ2FuY2VsQmF0Y2hSZXF1ZXN0EhAKCGJhdGNoX2lkGAEgASgJIiYKElJlY2FsbEJhdGNoUmVxdWVzdBIQCghiYXRjaF9pZBgBIAEoCSI5ChNSZWNhbGxCYXRjaFJlc3BvbnNlEiIKBWJhdGNoGAEgASgLMhMuc2VuZGJhdGNoLnYxLkJhdGNoIiUKEVJldHJ5QmF0Y2hSZXF1ZXN0EhAKCGJhdGNoX2lkGAEgASgJIksKElJldHJ5QmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgiOQoTQ2FuY2VsQmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaCJTChJSZXN1bWVCYXRjaFJlcXVlc3QSEAoIYmF0Y2hfaWQYASABKAkSKwoHc2VuZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTAoTUmVzdW1lQmF0Y2hSZXNwb25zZRIiCgViYXRjaBgBIAEoCzITLnNlbmRiYXRjaC52MS5CYXRjaBIRCglkdXBsaWNhdGUYAiABKAgiKAoUR2V0QmF0Y2hSZWFjaFJlcXVlc3QSEAoIYmF0Y2hfaWQYASABKAkiQAoVR2V0QmF0Y2hSZWFjaFJlc3BvbnNlEicKBXJlYWNoGAEgASgLMhguc2VuZGJhdGNoLnYxLkJhdGNoUmVhY2giyAEKCkJhdGNoUmVhY2gSEAoIYmF0Y2hfaWQYASABKAkSLgoKY291bnRlZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKAoFdG90YWwYAyABKAsyGS5zZW5kYmF0Y2gudjEuUmVhY2hDb3VudHMSNQoNY2hhbm5lbF90eXBlcxgEIAMoCzIeLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZVJlYWNoEhcKD3VuY291bnRlZF9jb3VudBgFIAEoDSJuChBDaGFubmVsVHlwZVJlYWNoEi8KDGNoYW5uZWxfdHlwZRgBIAEoDjIZLnNlbmRiYXRjaC52MS5DaGFubmVsVHlwZRIpCgZjb3VudHMYAiABKAsyGS5zZW5kYmF0Y2gudjEuUmVhY2hDb3VudHMisQEKC1JlYWNoQ291bnRzEhUKDW1lc3NhZ2VfY291bnQYASABKA0SFgoOcmVjYWxsZWRfY291bnQYAiABKA0SFQoNcmVtb3ZlZF9jb3VudBgDIAEoDRIWCg5yZWNlaXZlcl9jb3VudBgEIAEoBBISCgpyZWFkX2NvdW50GAUgASgEEhwKD2RlbGl2ZXJlZF9jb3VudBgGIAEoBEgAiAEBQhIKEF9kZWxpdmVyZWRfY291bnQqewoNQmF0Y2hQcmlvcml0eRIeChpCQVRDSF9QUklPUklUWV9VTlNQRUNJRklFRBAAEhYKEkJBVENIX1BSSU9SSVRZX0xPVxABEhkKFUJBVENIX1BSSU9SSVRZX05PUk1BTBACEhcKE0JBVENIX1BSSU9SSVRZX0hJR0gQAyqsAQoKQmF0Y2hTdGF0ZRIbChdCQVRDSF9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkJBVENIX1NUQVRFX1FVRVVFRBABEhcKE0JBVENIX1NUQVRFX1JVTk5JTkcQAhIaChZCQVRDSF9TVEFURV9DQU5DRUxMSU5HEAMSGQoVQkFUQ0hfU1RBVEVfQ09NUExFVEVEEAQSGQoVQkFUQ0hfU1RBVEVfQ0FOQ0VMTEVEEAUqYQoLUmVjYWxsU3RhdGUSHAoYUkVDQUxMX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUUkVDQUxMX1NUQVRFX1JVTk5JTkcQARIaChZSRUNBTExfU1RBVEVfQ09NUExFVEVEEAIy/QcKDEJhdGNoU2VydmljZRJXCgtTdWJtaXRCYXRjaBIgLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuU3VibWl0QmF0Y2hSZXNwb25zZSIDkAIAEmsKEVN1Ym1pdEJhdGNoU3RyZWFtEiYuc2VuZGJhdGNoLnYxLlN1Ym1pdEJhdGNoU3RyZWFtUmVxdWVzdBonLnNlbmRiYXRjaC52MS5TdWJtaXRCYXRjaFN0cmVhbVJlc3BvbnNlIgOQAgAoARJOCghHZXRCYXRjaBIdLnNlbmRiYXRjaC52MS5HZXRCYXRjaFJlcXVlc3QaHi5zZW5kYmF0Y2gudjEuR2V0QmF0Y2hSZXNwb25zZSIDkAIBElcKC0xpc3RCYXRjaGVzEiAuc2VuZGJhdGNoLnYxLkxpc3RCYXRjaGVzUmVxdWVzdBohLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hlc1Jlc3BvbnNlIgOQAgESZgoQTGlzdEJhdGNoUmVzdWx0cxIlLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hSZXN1bHRzUmVxdWVzdBomLnNlbmRiYXRjaC52MS5MaXN0QmF0Y2hSZXN1bHRzUmVzcG9uc2UiA5ACARJWCgpXYXRjaEJhdGNoEh8uc2VuZGJhdGNoLnYxLldhdGNoQmF0Y2hSZXF1ZXN0GiAuc2VuZGJhdGNoLnYxLldhdGNoQmF0Y2hSZXNwb25zZSIDkAIBMAESVwoLQ2FuY2VsQmF0Y2gSIC5zZW5kYmF0Y2gudjEuQ2FuY2VsQmF0Y2hSZXF1ZXN0GiEuc2VuZGJhdGNoLnYxLkNhbmNlbEJhdGNoUmVzcG9uc2UiA5ACAhJXCgtSZWNhbGxCYXRjaBIgLnNlbmRiYXRjaC52MS5SZWNhbGxCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuUmVjYWxsQmF0Y2hSZXNwb25zZSIDkAICEl0KDUdldEJhdGNoUmVhY2gSIi5zZW5kYmF0Y2gudjEuR2V0QmF0Y2hSZWFjaFJlcXVlc3QaIy5zZW5kYmF0Y2gudjEuR2V0QmF0Y2hSZWFjaFJlc3BvbnNlIgOQAgESVAoKUmV0cnlCYXRjaBIfLnNlbmRiYXRjaC52MS5SZXRyeUJhdGNoUmVxdWVzdBogLnNlbmRiYXRjaC52MS5SZXRyeUJhdGNoUmVzcG9uc2UiA5ACAhJXCgtSZXN1bWVCYXRjaBIgLnNlbmRiYXRjaC52MS5SZXN1bWVCYXRjaFJlcXVlc3QaIS5zZW5kYmF0Y2gudjEuUmVzdW1lQmF0Y2hSZXNwb25zZSIDkAICQmoKEGRldi5zZW5kYmF0Y2gudjFQAVomc2VuZGJhdGNoL2dlbi9zZW5kYmF0Y2gvdjE7c2VuZGJhdGNodjGqAgxTZW5kYmF0Y2guVjHKAgxTZW5kYmF0Y2hcVjHqAg1TZW5kYmF0Y2g6OlYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_sendbatch_v1_message, file_sendbatch_v1_message_service]);
 
 /**
  * A batch and its progress.
@@ -948,6 +948,192 @@ export const ResumeBatchResponseSchema: GenMessage<ResumeBatchResponse> = /*@__P
   messageDesc(file_sendbatch_v1_batch_service, 22);
 
 /**
+ * The batch whose reach to count.
+ *
+ * @generated from message sendbatch.v1.GetBatchReachRequest
+ */
+export type GetBatchReachRequest = Message<"sendbatch.v1.GetBatchReachRequest"> & {
+  /**
+   * The batch's id.
+   *
+   * @generated from field: string batch_id = 1;
+   */
+  batchId: string;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetBatchReachRequest.
+ * Use `create(GetBatchReachRequestSchema)` to create a new message.
+ */
+export const GetBatchReachRequestSchema: GenMessage<GetBatchReachRequest> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 23);
+
+/**
+ * The reach.
+ *
+ * @generated from message sendbatch.v1.GetBatchReachResponse
+ */
+export type GetBatchReachResponse = Message<"sendbatch.v1.GetBatchReachResponse"> & {
+  /**
+   * The reach of the batch.
+   *
+   * @generated from field: sendbatch.v1.BatchReach reach = 1;
+   */
+  reach?: BatchReach | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.GetBatchReachResponse.
+ * Use `create(GetBatchReachResponseSchema)` to create a new message.
+ */
+export const GetBatchReachResponseSchema: GenMessage<GetBatchReachResponse> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 24);
+
+/**
+ * Who has received and read the messages of a batch.
+ *
+ * @generated from message sendbatch.v1.BatchReach
+ */
+export type BatchReach = Message<"sendbatch.v1.BatchReach"> & {
+  /**
+   * The batch's id.
+   *
+   * @generated from field: string batch_id = 1;
+   */
+  batchId: string;
+
+  /**
+   * When the count began.
+   *
+   * @generated from field: google.protobuf.Timestamp counted_at = 2;
+   */
+  countedAt?: Timestamp | undefined;
+
+  /**
+   * All messages.
+   *
+   * @generated from field: sendbatch.v1.ReachCounts total = 3;
+   */
+  total?: ReachCounts | undefined;
+
+  /**
+   * The messages per type of their channel, ordered by type.
+   *
+   * @generated from field: repeated sendbatch.v1.ChannelTypeReach channel_types = 4;
+   */
+  channelTypes: ChannelTypeReach[];
+
+  /**
+   * Sent messages that have no read state, and are in no other count: commands (`sync_once`),
+   * messages with `no_persist`, and those that a version of the service sent which did not record
+   * their channels.
+   *
+   * @generated from field: uint32 uncounted_count = 5;
+   */
+  uncountedCount: number;
+};
+
+/**
+ * Describes the message sendbatch.v1.BatchReach.
+ * Use `create(BatchReachSchema)` to create a new message.
+ */
+export const BatchReachSchema: GenMessage<BatchReach> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 25);
+
+/**
+ * The reach of the messages to channels of one type.
+ *
+ * @generated from message sendbatch.v1.ChannelTypeReach
+ */
+export type ChannelTypeReach = Message<"sendbatch.v1.ChannelTypeReach"> & {
+  /**
+   * The type; unset for messages of channels that were removed since.
+   *
+   * @generated from field: sendbatch.v1.ChannelType channel_type = 1;
+   */
+  channelType: ChannelType;
+
+  /**
+   * The counts.
+   *
+   * @generated from field: sendbatch.v1.ReachCounts counts = 2;
+   */
+  counts?: ReachCounts | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.ChannelTypeReach.
+ * Use `create(ChannelTypeReachSchema)` to create a new message.
+ */
+export const ChannelTypeReachSchema: GenMessage<ChannelTypeReach> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 26);
+
+/**
+ * Counts of messages, and of their receivers.
+ *
+ * A receiver is one person of one message: a person who gets three messages of the batch counts
+ * three times. The receiver of a person channel is the other side; of every other channel, its
+ * members at the time of the call who joined before the message, without the sender and without
+ * uids on its denylist. A message with `subscribers` has these uids as its receivers, without the
+ * sender.
+ *
+ * @generated from message sendbatch.v1.ReachCounts
+ */
+export type ReachCounts = Message<"sendbatch.v1.ReachCounts"> & {
+  /**
+   * Stored messages, each once. Recalled and removed ones are included.
+   *
+   * @generated from field: uint32 message_count = 1;
+   */
+  messageCount: number;
+
+  /**
+   * Messages that were recalled. Their receivers are not counted.
+   *
+   * @generated from field: uint32 recalled_count = 2;
+   */
+  recalledCount: number;
+
+  /**
+   * Messages that are no longer kept: they expired, or their retention passed. Their receivers are
+   * not counted.
+   *
+   * @generated from field: uint32 removed_count = 3;
+   */
+  removedCount: number;
+
+  /**
+   * Receivers of the other messages.
+   *
+   * @generated from field: uint64 receiver_count = 4;
+   */
+  receiverCount: bigint;
+
+  /**
+   * Receivers whose read cursor has reached the message (see MarkRead).
+   *
+   * @generated from field: uint64 read_count = 5;
+   */
+  readCount: bigint;
+
+  /**
+   * Receivers to whom the message, or a later one of the channel, was handed by a tail or a sync,
+   * and those who have read it. Recorded a few seconds late. Unset unless the server has
+   * DELIVERY_CURSORS=on.
+   *
+   * @generated from field: optional uint64 delivered_count = 6;
+   */
+  deliveredCount?: bigint | undefined;
+};
+
+/**
+ * Describes the message sendbatch.v1.ReachCounts.
+ * Use `create(ReachCountsSchema)` to create a new message.
+ */
+export const ReachCountsSchema: GenMessage<ReachCounts> = /*@__PURE__*/
+  messageDesc(file_sendbatch_v1_batch_service, 27);
+
+/**
  * How a caller's batches share its turns. A HIGH batch gets four times the turns of a NORMAL one,
  * and a NORMAL one four times the turns of a LOW one.
  *
@@ -1246,6 +1432,24 @@ export const BatchService: GenService<{
     methodKind: "unary";
     input: typeof RecallBatchRequestSchema;
     output: typeof RecallBatchResponseSchema;
+  },
+  /**
+   * Counts who has received and read the messages of a batch, as it is now.
+   *
+   * Counted are the messages that have a result, duplicates included. Receivers, cursors and
+   * recalls are those of the moment of the call; the counts of one answer are taken over up to a
+   * few seconds, not in one instant. 100,000 messages to as many persons take about two seconds.
+   *
+   * One question per caller at a time, over all instances, and two per instance: another one is
+   * refused with RESOURCE_EXHAUSTED (`REACH_IN_PROGRESS`) and RetryInfo. NOT_FOUND
+   * (`BATCH_NOT_FOUND`) as in GetBatch.
+   *
+   * @generated from rpc sendbatch.v1.BatchService.GetBatchReach
+   */
+  getBatchReach: {
+    methodKind: "unary";
+    input: typeof GetBatchReachRequestSchema;
+    output: typeof GetBatchReachResponseSchema;
   },
   /**
    * Submits the refused messages of an ended batch as a new batch, with the same keys.

@@ -6,6 +6,7 @@ import { note } from '../../output/output.ts';
 import { zone } from '../../time.ts';
 import { CommandError, wholeNumber, withExamples } from '../../usage.ts';
 import { printBatch, stateList, states } from './print.ts';
+import { printReach } from './reach.ts';
 import { type RecallBatchOptions, recallBatch } from './recall.ts';
 import { printResults } from './results.ts';
 import { priorities, submitFile } from './submit.ts';
@@ -33,7 +34,7 @@ interface ListOptions extends ConnectOptions {
 export function addBatch(program: Command): void {
   const batch = program
     .command('batch')
-    .summary('background batches: submit, ls, show, watch, results, retry, cancel, recall')
+    .summary('background batches: submit, ls, show, watch, results, reach, retry, cancel, recall')
     .description('Batches that the service sends in the background.')
     .addHelpText('after', about);
   const withId = (command: Command) => command.argument('<batch_id>', 'batch id, as printed by submit and ls');
@@ -103,6 +104,11 @@ export function addBatch(program: Command): void {
     'sendbatch batch results 6f1c… --refused --json',
     'sendbatch batch results 6f1c… --refused --csv > refused.csv',
   ]).action(printResults);
+
+  withExamples(
+    calling(withId(batch.command('reach').description('Counts who has received and read the messages of a batch.'))),
+    ['sendbatch batch reach 6f1c…', 'sendbatch batch reach 6f1c… --json | jq .total.readCount'],
+  ).action(printReach);
 
   withExamples(
     calling(
