@@ -16,6 +16,7 @@ import { findByNumbers } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import type { Tx } from '../postgres/schema.ts';
+import { onShard, type Shard, type ShardLayout } from '../postgres/shards.ts';
 import { assertReadable, channelToRead, type Reader, viewerOf } from '../reading/read-access.ts';
 import type { Store } from '../sending/group-context.ts';
 import { secondMs } from '../time.ts';
@@ -100,7 +101,7 @@ const examinedPerCall = 20_000;
 
 /** Creates the use cases of reach. `store.db`: connections that read. */
 export function createReach(store: Store, parts: ReachParts): Reach {
-  const { db, channelKeys } = store;
+  const { db, shards, channelKeys } = store;
   const { batches, recordsDeliveries, concurrency = usualConcurrency, now = Date.now } = parts;
   const asking = new Set<string>();
 
@@ -115,7 +116,7 @@ export function createReach(store: Store, parts: ReachParts): Reach {
             if (!(await lockCaller(tx, caller.id))) throw inProgress(true);
             const countedAt = now();
             const { places, uncounted } = await readPlaces(tx, batch.batchId, signal);
-            const tally = await countPlaces(tx, places, { recordsDeliveries, signal });
+            const tally = await countPlaces(tx, places, { shards, recordsDeliveries, signal });
             return { batchId: batch.batchId, countedAt, uncounted, ...tally };
           }),
         );
@@ -132,8 +133,10 @@ export function createReach(store: Store, parts: ReachParts): Reach {
         const channelKey = (await channelKeys.find([named])).get(named.key);
         const { messageSeq } = call;
         const range = { seqs: [messageSeq], ids: [], viewerUid };
-        const [message] = channelKey === undefined ? [] : await findByNumbers(db, channelKey, range, now());
-        if (message === undefined || channelKey === undefined) throw notFound(messageSeq);
+        if (channelKey === undefined) throw notFound(messageSeq);
+        const onItsShard = onShard(db, shards.of(channelKey));
+        const [message] = await findByNumbers(onItsShard, channelKey, range, now());
+        if (message === undefined) throw notFound(messageSeq);
         if (viewerUid !== undefined && viewerUid !== message.fromUid && !call.caller.scopes.has('admin'))
           throw notTheSender(messageSeq);
         if (message.changes?.recalledAt !== undefined) throw recalled(messageSeq);
@@ -142,7 +145,8 @@ export function createReach(store: Store, parts: ReachParts): Reach {
         let { afterUid } = call;
         for (let examined = 0; examined < examinedPerCall; ) {
           const limit = examinedPerRead;
-          const some = await listReceivers(db, at, { isRestricted: message.subscribers.length > 0, afterUid, limit });
+          const range = { isRestricted: message.subscribers.length > 0, afterUid, limit };
+          const some = await listReceivers(onItsShard, at, range);
           for (const uid of await selectReaders(db, at, some)) {
             if (uids.length === call.limit) return { uids, next: uids.at(-1) ?? '' };
             uids.push(uid);
@@ -184,28 +188,33 @@ async function readPlaces(
   }
 }
 
-/** Counts messages and their receivers, slice by slice. */
+interface CountOptions extends Pick<ReachParts, 'recordsDeliveries'> {
+  readonly shards: ShardLayout;
+  readonly signal: AbortSignal;
+}
+
+/** Counts messages and their receivers, shard by shard and slice by slice. */
 async function countPlaces(
   tx: Tx,
   places: readonly Place[],
-  { recordsDeliveries, signal }: Pick<ReachParts, 'recordsDeliveries'> & { readonly signal: AbortSignal },
+  { shards, recordsDeliveries, signal }: CountOptions,
 ): Promise<Pick<BatchReach, 'total' | 'channelTypes'>> {
   const byType = new Map<number, Counts>();
   const add = ({ channelType, ...more }: Partial<Counts> & Pick<Counts, 'channelType'>) =>
     byType.set(channelType, sum(byType.get(channelType) ?? { ...none, channelType }, more));
   const groups: MessageGroup[] = [];
-  for (let start = 0; start < places.length; start += messagesPerRead) {
+  for (const { shard, slice } of slicesOf(shards, places, messagesPerRead)) {
     signal.throwIfAborted();
-    const found = await findMessages(tx, places.slice(start, start + messagesPerRead));
+    const found = await findMessages(onShard(tx, shard), slice);
     const counted = await countMessages(tx, found, recordsDeliveries);
     for (const each of counted.counts) add(each);
     for (const each of counted.groups) groups.push(each);
   }
-  for (let start = 0; start < groups.length; start += groupsPerRead) {
-    let parts: GroupPart[] = groups.slice(start, start + groupsPerRead).map((group) => ({ group, afterUid: '' }));
+  for (const { shard, slice } of slicesOf(shards, groups, groupsPerRead)) {
+    let parts: GroupPart[] = slice.map((group) => ({ group, afterUid: '' }));
     while (parts.length > 0) {
       signal.throwIfAborted();
-      const { receivers, next } = await readReceivers(tx, parts, receiversPerRead);
+      const { receivers, next } = await readReceivers(onShard(tx, shard), parts, receiversPerRead);
       if (receivers !== undefined)
         for (const each of await countReceivers(tx, parts, receivers, recordsDeliveries)) add(each);
       parts = next;
@@ -218,6 +227,16 @@ async function countPlaces(
     total: shown(sorted.reduce((all, { channelType: _, ...each }) => sum(all, each), none)),
     channelTypes: sorted.map(({ channelType, ...counts }) => ({ channelType, ...shown(counts) })),
   };
+}
+
+/** Cuts what belongs to channels into slices of one shard. */
+function* slicesOf<T extends { readonly channelKey: number }>(
+  shards: ShardLayout,
+  items: readonly T[],
+  size: number,
+): Generator<{ readonly shard: Shard; readonly slice: readonly T[] }> {
+  for (const [shard, some] of shards.group(items, (each) => each.channelKey))
+    for (let start = 0; start < some.length; start += size) yield { shard, slice: some.slice(start, start + size) };
 }
 
 const none: Omit<Counts, 'channelType'> = { messages: 0, recalled: 0, removed: 0, receivers: 0, read: 0, delivered: 0 };
