@@ -145,8 +145,8 @@ export function createReach(store: Store, parts: ReachParts): Reach {
         let { afterUid } = call;
         for (let examined = 0; examined < examinedPerCall; ) {
           const limit = examinedPerRead;
-          const range = { isRestricted: message.subscribers.length > 0, afterUid, limit };
-          const some = await listReceivers(onItsShard, at, range);
+          const page = { isRestricted: message.subscribers.length > 0, afterUid, limit };
+          const some = await listReceivers(onItsShard, at, page);
           for (const uid of await selectReaders(db, at, some)) {
             if (uids.length === call.limit) return { uids, next: uids.at(-1) ?? '' };
             uids.push(uid);
