@@ -19,6 +19,7 @@ import { type Channels, createChannels } from '../channels/channels.ts';
 import type { Config } from '../config/index.ts';
 import { limits } from '../limits.ts';
 import type { Log } from '../observability/log.ts';
+import { startLoop } from '../observability/loop.ts';
 import { watchSources } from '../observability/readings.ts';
 import { readLockWaits } from '../postgres/lock-waits.ts';
 import { createReadiness, type Readiness } from '../postgres/readiness.ts';
@@ -58,6 +59,8 @@ export interface App {
 
 /** Timeout of a readiness check, below the 1 s that Kubernetes gives a probe by default. */
 const probeTimeoutMs = 900;
+/** Time between writes of delivery cursors: a process that is killed loses those of this time. */
+const writeCursorsEveryMs = 3000;
 
 /** `allMetrics`: the metrics of all worker processes on the port, where this is one of several. */
 export async function start(config: Config, log: Log, allMetrics?: () => Promise<string>): Promise<App> {
@@ -157,11 +160,13 @@ function openReadiness({ config, database, lifecycle }: Foundation): Readiness {
 /** Undefined with DELIVERY_CURSORS=off: then tails and reads are not wrapped, and cost nothing. */
 function openDeliveryCursors({ config, events, lifecycle }: Foundation, store: Store): DeliveryCursors | undefined {
   if (!config.deliveryCursors) return undefined;
-  const cursors = createDeliveryCursors(store, {
-    ...events.loop('delivery_cursors'),
-    onCursors: events.deliveryCursors,
+  const cursors = createDeliveryCursors(store, events.deliveryCursors);
+  const watch = events.loop('delivery_cursors');
+  const writing = startLoop({ everyMs: writeCursorsEveryMs, run: cursors.flush, ...watch });
+  lifecycle.onStop('delivery cursors', async () => {
+    await writing.stop();
+    await cursors.flush().catch(watch.onError);
   });
-  lifecycle.onStop('delivery cursors', () => cursors.stop());
   return cursors;
 }
 

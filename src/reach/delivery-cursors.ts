@@ -1,38 +1,24 @@
 import { type Channel, channel, messageSequence } from '../messages/channel.ts';
-import { startLoop } from '../observability/loop.ts';
 import { viewerOf } from '../reading/read-access.ts';
 import type { ReadChannel } from '../reading/read-channel.ts';
 import type { Store } from '../sending/group-context.ts';
 import type { Tails } from '../tailing/tails.ts';
-import { secondMs } from '../time.ts';
 import { advanceDelivered } from './delivery-cursors.sql.ts';
 
 /**
- * Records up to which message each user was handed each channel. Notes are kept in memory and
- * written every few seconds; those of a process that dies are lost, so that a cursor may lag and
- * never leads. Whoever may read as a user advances its cursors: the user, and services that name
- * it.
+ * Records up to which message each user was handed each channel. Notes are kept in memory until
+ * `flush` writes them; those of a process that dies are lost, so that a cursor may lag and never
+ * leads. Reads as a user advance its cursors: its own, and those of services that name it.
  */
 export interface DeliveryCursors {
   /** Wraps tails: a message counts as handed over when the reader asks for the next event. */
   tails(tails: Tails): Tails;
   /** Wraps the reading of history: the messages of a page count. */
   readChannel(readChannel: ReadChannel): ReadChannel;
-  /** Writes what is noted. */
+  /** Writes what is noted. What cannot be written is kept for the next call. */
   flush(): Promise<void>;
-  /** Writes what is noted and stops. */
-  stop(): Promise<void>;
 }
 
-export interface DeliveryCursorsParts {
-  readonly onError: (error: unknown) => void;
-  readonly onRun?: (ms: number, failed: boolean) => void;
-  readonly onCursors: (outcome: 'written' | 'dropped', count: number) => void;
-  /** Milliseconds between two writes. */
-  readonly everyMs?: number;
-}
-
-const usualEveryMs = 3 * secondMs;
 /** Notes kept at most: about 20 MB. More are dropped while the database is unreachable. */
 const maxNotes = 100_000;
 const cursorsPerWrite = 5000;
@@ -45,7 +31,7 @@ interface Note {
 
 export function createDeliveryCursors(
   { db, channelKeys }: Pick<Store, 'db' | 'channelKeys'>,
-  { onError, onRun, onCursors, everyMs = usualEveryMs }: DeliveryCursorsParts,
+  onCursors: (outcome: 'written' | 'dropped', count: number) => void,
 ): DeliveryCursors {
   let notes = new Map<string, Note>();
 
@@ -58,7 +44,6 @@ export function createDeliveryCursors(
     else onCursors('dropped', 1);
   }
 
-  /** Notes that were not written are kept for the next run, unless newer ones fill the memory. */
   async function flush(): Promise<void> {
     const taken = [...notes.values()];
     notes = new Map();
@@ -84,7 +69,6 @@ export function createDeliveryCursors(
     return cursors.length;
   }
 
-  const writing = startLoop({ everyMs, run: flush, onError, onRun });
   return {
     flush,
     tails: (tails) => ({
@@ -105,10 +89,6 @@ export function createDeliveryCursors(
         return page;
       },
     }),
-    async stop() {
-      await writing.stop();
-      await flush().catch(onError);
-    },
   };
 
   async function* noted(events: ReturnType<Tails['subscribe']>, uid: string): ReturnType<Tails['subscribe']> {

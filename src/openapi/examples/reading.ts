@@ -274,6 +274,13 @@ export const reading: readonly Example[] = [
     answer: { status: 200 },
   },
   {
+    route: 'GET /v1/channels/{channel_type}/{channel_id}/messages/{message_seq}/readers',
+    summary: 'Who has read a message',
+    path: { channel_type: 2, channel_id: 'friends', message_seq: 1 },
+    status: 200,
+    answer: { readers: [{ uid: 'bob' }], next_page_token: '' },
+  },
+  {
     route: 'POST /message/sync',
     summary: 'The commands of a user',
     body: { uid: 'bob', message_seq: 0, limit: 10 },
