@@ -4,6 +4,7 @@ import { createModeration, type Moderation } from '../moderation/moderation.ts';
 import { startLoop } from '../observability/loop.ts';
 import { type AdmissionController, startAdmissionController } from '../overload/admission-controller.ts';
 import { FairScheduler } from '../overload/fair-scheduler.ts';
+import { mapByShard } from '../postgres/over-shards.ts';
 import { createFixedWindowCounter } from '../rate-limits/fixed-window-counter.ts';
 import { openCounter, sweepCounters } from '../rate-limits/postgres-counter.sql.ts';
 import { createRates, type Rates } from '../rate-limits/rate-limits.ts';
@@ -13,6 +14,7 @@ import { createHeldChannels, type HeldChannels, headLockWaitMs } from '../sendin
 import { createDirect, createLanes, type Lanes } from '../sending/lanes.ts';
 import { createSendBatch, type SendBatch } from '../sending/send-batch.ts';
 import { withSendMetrics } from '../sending/send-metrics.ts';
+import { createShardRoute } from '../sending/shard-route.ts';
 import { createRenderingScheduler } from '../templates/render.ts';
 import { createTemplates, type Templates } from '../templates/templates.ts';
 import type { Foundation } from './foundation.ts';
@@ -40,9 +42,9 @@ export async function wireSending(
   store: Store,
   ephemeral: WiredTails['ephemeral'],
 ): Promise<WiredSending> {
-  const { config, db, events, lifecycle, now } = foundation;
+  const { config, db, events, lifecycle, now, shards } = foundation;
   const held = createHeldChannels({
-    probe: (channelKeys) => probeHeads(db, channelKeys),
+    probe: (channelKeys) => mapByShard(db, shards, channelKeys, probeHeads),
     lockTimeoutMs: config.lockTimeoutMs,
   });
   const { append, waiting } = openAppend(foundation, store, held);
@@ -103,13 +105,20 @@ function openAppend(
     now,
     watch: { ended: events.commitEnded, repeated: events.commitRepeated, locked: events.headsLocked },
   };
-  if (config.lanes === 0) return { append: createDirect(createAppend(store, options), held), waiting: undefined };
+  const { count } = store.shards;
+  const route = count === 1 ? {} : { route: createShardRoute(store) };
+  if (config.lanes === 0)
+    return { append: createDirect(createAppend(store, options), { held, ...route }), waiting: undefined };
   const lockTimeoutMs = Math.min(config.lockTimeoutMs, headLockWaitMs);
-  const writers = openPool('lanes', { poolSize: config.lanes, lockTimeoutMs });
-  const lanes = createLanes(createAppend({ ...store, db: writers }, options), {
-    lanes: config.lanes,
+  // With several shards each has a lane, and one more takes what belongs to several shards.
+  const laneCount = count === 1 ? config.lanes : count + 1;
+  const writers = openPool('lanes', { poolSize: Math.min(config.lanes, laneCount), lockTimeoutMs });
+  const pipelines = config.lanes >= laneCount;
+  const lanes = createLanes(createAppend({ ...store, db: writers }, { ...options, pipelines }), {
+    lanes: laneCount,
     maxWaitMs: config.requestTimeoutMs,
     held,
+    ...route,
     onGroup: events.groupEnded,
     trace: traces?.group,
   });

@@ -299,10 +299,10 @@ function preparedFrom(channel: Channel, message: StoredMessage, payload: Uint8Ar
 }
 
 /** Throws unless the sender may send to the channel now. */
-async function assertMaySend({ db, rules }: Store, { caller }: EditCall, prepared: PreparedMessage): Promise<void> {
+async function assertMaySend(store: Store, { caller }: EditCall, prepared: PreparedMessage): Promise<void> {
   const pair = pairOf(prepared);
-  const facts = (await readPairFacts(db, [pair], rules)).get(pair.key);
-  const denial = facts && sendDenial(pair, facts, rules);
+  const facts = (await readPairFacts(store, [pair])).get(pair.key);
+  const denial = facts && sendDenial(pair, facts, store.rules);
   if (denial !== undefined) throw new ServiceError(disclosed(caller, denial));
 }
 

@@ -47,6 +47,8 @@ export interface AppendState {
   readonly earlier: ReadonlyMap<string, Earlier>;
   /** The block of ids for this group. */
   readonly block: number;
+  /** The blocks of channels in other shards than that of `block`, by channel key. */
+  readonly otherBlocks?: ReadonlyMap<string, number>;
 }
 
 /** A message that is new, with its numbers. */
@@ -122,7 +124,8 @@ export function planAppend(batches: readonly Batch[], state: AppendState): Plan 
       const last = heads.get(channel) ?? state.heads.get(channel) ?? 0;
       const expected = batch.expectedLastSeqs.get(channel);
       if (expected !== undefined && expected !== last) return refuse(mismatch(message, expected, last));
-      const messageId = state.block * limits.idsPerBlock + nextIdOffset++;
+      const block = state.otherBlocks?.get(channel) ?? state.block;
+      const messageId = block * limits.idsPerBlock + nextIdOffset++;
       const messageSeq = isPersistent(message) ? (batchHeads.get(channel) ?? last) + 1 : 0;
       const accepted = { kind: 'accepted', message, messageId, messageSeq } as const;
       batchKnown.set(key, { messageId, messageSeq, contentHash: message.contentHash });

@@ -1,8 +1,9 @@
 import { sql } from 'kysely';
 import { LRUCache } from 'lru-cache';
 import { BinaryArray, bigintArray } from '../postgres/binary-array.ts';
+import { byShard } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
-import type { ShardLayout } from '../postgres/shards.ts';
+import { oneShard, type ShardLayout } from '../postgres/shards.ts';
 import { Statement } from '../postgres/sql.ts';
 import { type Channel, channel, firstUids, messageSequence, type Sequence, tempType } from './channel.ts';
 
@@ -44,6 +45,7 @@ export interface ChannelStore {
 /** Finds the surrogate keys of channels. One per process and database. */
 export class ChannelKeys {
   readonly #db: Db;
+  readonly #shards: ShardLayout;
   readonly #cache = new LRUCache<string, number>({ max: cachedChannels });
   /** A key is never used again for another channel. */
   readonly #names = new LRUCache<number, Channel>({ max: cachedNames });
@@ -52,8 +54,9 @@ export class ChannelKeys {
   readonly #onCreated: (created: readonly CreatedChannel[]) => void;
   readonly #now: () => number;
 
-  constructor(db: Db, { onCreated = () => {}, now = Date.now }: ChannelKeysOptions = {}) {
+  constructor(db: Db, { shards = oneShard, onCreated = () => {}, now = Date.now }: ChannelKeysOptions = {}) {
     this.#db = db;
+    this.#shards = shards;
     this.#onCreated = onCreated;
     this.#now = now;
   }
@@ -115,11 +118,35 @@ export class ChannelKeys {
       else keys.set(each.key, key);
     }
     if (missing.length === 0) return keys;
-    this.created(await insert(this.#db, missing, this.#now()));
+    this.created(await this.#create(missing));
     // Those that another instance created at the same moment are invisible to the insert's
     // snapshot.
     for (const [text, key] of await this.find(missing)) keys.set(text, key);
     return keys;
+  }
+
+  async #create(channels: readonly Channel[]): Promise<Map<Channel, number>> {
+    if (this.#shards.count === 1) return await insert(this.#db, channels, this.#now());
+    // The key names the shard. Were the process killed in between, the next send would add the
+    // head (`addMissingHeads`).
+    const created = await insertNames(this.#db, channels);
+    await this.#addHeads(this.#db, [...created]);
+    return created;
+  }
+
+  async #addHeads(db: Db | Tx, channels: readonly (readonly [Channel, number])[]): Promise<void> {
+    const items = { items: channels, channelKeyOf: ([, channelKey]: readonly [Channel, number]) => channelKey };
+    const now = this.#now();
+    await byShard(db, this.#shards, items, (shard, each) => insertHeads(shard, each, now));
+  }
+
+  /**
+   * Adds the heads and members that these channels lack although their names exist: with several
+   * shards a creation is two transactions. A channel that is being removed stays without them.
+   */
+  async addMissingHeads(channels: readonly Channel[]): Promise<void> {
+    if (this.#shards.count === 1) return;
+    await this.#db.transaction().execute(async (tx) => this.#addHeads(tx, await lockNames(tx, withBases(channels))));
   }
 
   /**
@@ -197,7 +224,7 @@ const namesStatement = new Statement<NameRow>({
     cross join lateral (select * from sendbatch.channel c where c.channel_key = w.channel_key limit 1) c`,
 });
 
-async function select(db: Db, channels: readonly Channel[]): Promise<[Channel, number][]> {
+async function select(db: Db | Tx, channels: readonly Channel[]): Promise<[Channel, number][]> {
   const rows = await selectStatement.run(db, nameValues(channels));
   return rows.map((row) => [at(channels, row.ordinal), row.channel_key]);
 }
@@ -233,6 +260,55 @@ async function insert(db: Db, channels: readonly Channel[], now: number): Promis
     )
     select ordinal, channel_key from created`.execute(db);
   return new Map(rows.map((row) => [at(wanted, row.ordinal), row.channel_key]));
+}
+
+/** Creates the names of those of these channels that have none, and returns their keys. */
+async function insertNames(db: Db, channels: readonly Channel[]): Promise<Map<Channel, number>> {
+  const wanted = withBases(channels);
+  const [ids, types, sequences] = nameValues(wanted);
+  const { rows } = await sql<{ ordinal: number; channel_key: number }>`
+    with wanted as materialized (
+      select * from unnest(${ids}::text[], ${types}::smallint[], ${sequences}::smallint[])
+        with ordinality as w(channel_id, channel_type, sequence, ordinal)
+    ), made as (
+      insert into sendbatch.channel (channel_id, channel_type, sequence)
+      select channel_id, channel_type, sequence from wanted
+      order by channel_id collate "C", channel_type, sequence
+      on conflict do nothing
+      returning channel_key, channel_id, channel_type, sequence
+    )
+    select w.ordinal, m.channel_key from made m join wanted w using (channel_id, channel_type, sequence)`.execute(db);
+  return new Map(rows.map((row) => [at(wanted, row.ordinal), row.channel_key]));
+}
+
+/**
+ * Locks the names of channels against removal, and returns those that exist. A removal locks a name
+ * before the head.
+ */
+async function lockNames(tx: Tx, channels: readonly Channel[]): Promise<[Channel, number][]> {
+  const found = new Map(await select(tx, channels));
+  const { rows } = await sql<{ channel_key: number }>`
+    select channel_key from sendbatch.channel where channel_key = any(${[...found.values()]}::bigint[])
+    order by channel_key
+    for key share`.execute(tx);
+  const locked = new Set(rows.map((row) => row.channel_key));
+  return [...found].filter(([, channelKey]) => locked.has(channelKey));
+}
+
+/** Adds the heads and first members of channels of one shard, where they are missing. */
+async function insertHeads(db: Db, channels: readonly (readonly [Channel, number])[], now: number): Promise<void> {
+  const keys = channels.map(([, channelKey]) => channelKey);
+  const [memberOf, uids] = memberValues(channels.map(([each]) => each));
+  await sql`
+    with members as (
+      insert into sendbatch.channel_uid (channel_key, uid, created_at, updated_at, member, joined_seq, joined_command_seq)
+      select (${keys}::bigint[])[w.ordinal], w.uid, ${now}::bigint, ${now}::bigint, true, 0, 0
+      from unnest(${memberOf}::integer[], ${uids}::text[]) as w(ordinal, uid)
+      on conflict do nothing
+    )
+    insert into sendbatch.channel_head (channel_key) select unnest(${keys}::bigint[]) on conflict do nothing`.execute(
+    db,
+  );
 }
 
 /**

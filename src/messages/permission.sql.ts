@@ -1,7 +1,9 @@
 import { BinaryArray } from '../postgres/binary-array.ts';
+import { byShard } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
+import type { ShardLayout } from '../postgres/shards.ts';
 import { all, Statement } from '../postgres/sql.ts';
-import type { Pair, PairFacts, PermissionPrecondition, PermissionRules } from './permission.ts';
+import type { Pair, PairFacts, PermissionRules } from './permission.ts';
 
 const factsStatement = new Statement<FactsRow>({
   name: 'permission facts',
@@ -26,6 +28,37 @@ const factsStatement = new Statement<FactsRow>({
     left join lateral (select * from sendbatch.person where uid = w.sender limit 1) s on true`,
 });
 
+/** The first half of the facts in a database with several shards: what stands in none of them. */
+const userFactsStatement = new Statement<UserFactsRow>({
+  name: 'permission facts of users',
+  text: `
+    select w.ordinal, c.channel_key, coalesce(s.send_ban, false) as is_sender_banned,
+      exists (select from sendbatch.system_uid y where y.uid = w.sender) as is_system_sender
+    from unnest($1::text[], $2::smallint[], $3::text[]) with ordinality as w(channel_id, channel_type, sender, ordinal)
+    left join lateral (
+      select channel_key from sendbatch.channel
+      where channel_id = w.channel_id and channel_type = w.channel_type and sequence = 0 limit 1
+    ) c on true
+    left join lateral (select * from sendbatch.person where uid = w.sender limit 1) s on true`,
+});
+
+/** The second half: what a shard holds about its channels. */
+const channelFactsStatement = new Statement<ChannelFactsRow>({
+  name: 'permission facts of channels',
+  text: `
+    select w.ordinal,
+      i.channel_key is not null as is_made,
+      coalesce(i.ban or i.send_ban, false) as is_banned,
+      coalesce(i.disband, false) as is_disbanded,
+      coalesce(u.member, false) as is_member,
+      coalesce(u.denied, false) as is_denied,
+      coalesce(u.allowed, false) as is_allowed,
+      exists (select from sendbatch.channel_uid a where a.channel_key = w.channel_key and a.allowed) as has_allowlist
+    from unnest($1::bigint[], $2::text[]) with ordinality as w(channel_key, sender, ordinal)
+    left join lateral (select * from sendbatch.channel_info where channel_key = w.channel_key limit 1) i on true
+    left join lateral (select * from sendbatch.channel_uid where channel_key = w.channel_key and uid = w.sender limit 1) u on true`,
+});
+
 /**
  * Receivers whose own lists deny the sender; the second half only if person allowlists are enforced
  * ($3).
@@ -41,7 +74,7 @@ const receiversStatement = new Statement<{ ordinal: number; denied: boolean }>({
       and not exists (select from sendbatch.system_uid y where y.uid = w.receiver)`,
 });
 
-interface FactsRow {
+interface ChannelFactsRow {
   readonly ordinal: number;
   readonly is_made: boolean;
   readonly is_banned: boolean;
@@ -50,18 +83,43 @@ interface FactsRow {
   readonly is_denied: boolean;
   readonly is_allowed: boolean;
   readonly has_allowlist: boolean;
+}
+
+interface UserFactsRow {
+  readonly ordinal: number;
+  /** Of the channel of messages; null when it does not exist. */
+  readonly channel_key: number | null;
   readonly is_sender_banned: boolean;
   readonly is_system_sender: boolean;
 }
 
+type FactsRow = ChannelFactsRow & Omit<UserFactsRow, 'channel_key'>;
+
+/** What a shard without a row for the channel holds about it. */
+const unknownChannel: Omit<ChannelFactsRow, 'ordinal'> = {
+  is_made: false,
+  is_banned: false,
+  is_disbanded: false,
+  is_member: false,
+  is_denied: false,
+  is_allowed: false,
+  has_allowlist: false,
+};
+
+/** Where the facts are read, and by which rules. */
+export interface FactsSource {
+  readonly db: Db | Tx;
+  readonly shards: ShardLayout;
+  readonly rules: Pick<PermissionRules, 'enforcePersonAllowlist'>;
+}
+
 /**
  * Reads the committed facts of these pairs, by pair key: one statement, and one more where
- * receivers have lists.
+ * receivers have lists. With several shards one more per shard, in a second round trip.
  */
 export async function readPairFacts(
-  db: Db | Tx,
+  { db, shards, rules: { enforcePersonAllowlist } }: FactsSource,
   pairs: readonly Pair[],
-  { enforcePersonAllowlist }: Pick<PermissionRules, 'enforcePersonAllowlist'>,
 ): Promise<Map<string, PairFacts>> {
   const ids = new BinaryArray('text', pairs.length * 24);
   const types = new BinaryArray('smallint', pairs.length * 6);
@@ -72,7 +130,9 @@ export async function readPairFacts(
     senders.text(sender);
   }
   const [rows, refusers] = await all([
-    factsStatement.run(db, [ids.value(), types.value(), senders.value()]),
+    shards.count === 1
+      ? factsStatement.run(db, [ids.value(), types.value(), senders.value()])
+      : readFactsOfShards(db, shards, pairs, [ids.value(), types.value(), senders.value()]),
     readRefusers(db, pairs, enforcePersonAllowlist),
   ]);
   const facts = new Map<string, PairFacts>();
@@ -94,6 +154,35 @@ export async function readPairFacts(
     });
   }
   return facts;
+}
+
+async function readFactsOfShards(
+  db: Db | Tx,
+  shards: ShardLayout,
+  pairs: readonly Pair[],
+  values: readonly unknown[],
+): Promise<FactsRow[]> {
+  const users = await userFactsStatement.run(db, values);
+  const existing = users.flatMap(({ ordinal, channel_key: channelKey }) =>
+    channelKey === null ? [] : [{ ordinal, channelKey, sender: pairs[ordinal - 1]?.sender ?? '' }],
+  );
+  const found = await byShard(
+    db,
+    shards,
+    { items: existing, channelKeyOf: (each) => each.channelKey },
+    async (shard, each) => {
+      const keys = new BinaryArray('bigint', each.length * 12);
+      const senders = new BinaryArray('text', each.length * 24);
+      for (const { channelKey, sender } of each) {
+        keys.bigint(channelKey);
+        senders.text(sender);
+      }
+      const rows = await channelFactsStatement.run(shard, [keys.value(), senders.value()]);
+      return rows.map((row) => ({ ...row, ordinal: each[row.ordinal - 1]?.ordinal ?? 0 }));
+    },
+  );
+  const channels = new Map(found.flat().map((row) => [row.ordinal, row]));
+  return users.map((row) => ({ ...unknownChannel, ...channels.get(row.ordinal), ...row }));
 }
 
 /** Receivers whose own lists deny the sender of a pair. */
@@ -124,75 +213,4 @@ async function readRefusers(
     (denied ? known.deniedBy : known.notAllowedBy).push(receiver);
   }
   return refusers;
-}
-
-export const preconditionParameters = 8;
-
-/**
- * A SQL expression over these parameters, from `first` on: whether the precondition holds. See
- * `preconditionValues`.
- */
-export const preconditionHolds = (first: number) => `
-  not exists (
-    select from unnest($${first}::bigint[]) as w(channel_key) join sendbatch.channel_info i on i.channel_key = w.channel_key
-    where i.disband or i.ban or i.send_ban)
-  and not exists (
-    select from unnest($${first + 1}::text[]) as w(uid) join sendbatch.person p on p.uid = w.uid where p.send_ban)
-  and not exists (
-    select from unnest($${first + 2}::bigint[], $${first + 3}::text[]) as w(channel_key, uid)
-    where not exists (
-      select from sendbatch.channel_uid u
-      where u.channel_key = w.channel_key and u.uid = w.uid and u.member and not u.denied
-        and (u.allowed or not exists (select from sendbatch.channel_uid a where a.channel_key = u.channel_key and a.allowed))))
-  and not exists (
-    select from unnest($${first + 4}::text[], $${first + 5}::text[]) as w(owner, uid)
-    join sendbatch.person_uid d on d.owner = w.owner and d.uid = w.uid where d.denied)
-  and not exists (
-    select from unnest($${first + 6}::bigint[], $${first + 7}::text[]) as w(channel_key, uid)
-    where exists (select from sendbatch.channel_uid u where u.channel_key = w.channel_key and u.uid = w.uid and u.denied)
-      or (exists (select from sendbatch.channel_uid a where a.channel_key = w.channel_key and a.allowed)
-        and not exists (select from sendbatch.channel_uid u where u.channel_key = w.channel_key and u.uid = w.uid and u.allowed)))`;
-
-/**
- * The parameters of a precondition; undefined when the channel of a member has no row: then it has
- * no members.
- */
-export function preconditionValues(
-  { openChannels, senders, members, guests, peers }: PermissionPrecondition,
-  channelKeys: ReadonlyMap<string, number>,
-): (Buffer | null)[] | undefined {
-  const channels = new BinaryArray('bigint', openChannels.length * 12);
-  for (const { key } of openChannels) {
-    const channelKey = channelKeys.get(key);
-    // A channel without a row was never created, and is open.
-    if (channelKey !== undefined) channels.bigint(channelKey);
-  }
-  const memberKeys = new BinaryArray('bigint', members.length * 12);
-  for (const { channel } of members) {
-    const channelKey = channelKeys.get(channel.key);
-    if (channelKey === undefined) return undefined;
-    memberKeys.bigint(channelKey);
-  }
-  const listed = guests.flatMap(({ channel, uid }) => {
-    const channelKey = channelKeys.get(channel.key);
-    // A channel without a row has no lists.
-    return channelKey === undefined ? [] : [{ channelKey, uid }];
-  });
-  const guestKeys = new BinaryArray('bigint', listed.length * 12);
-  for (const { channelKey } of listed) guestKeys.bigint(channelKey);
-  const texts = (all: readonly string[]) => {
-    const array = new BinaryArray('text', all.length * 24);
-    for (const each of all) array.text(each);
-    return array.value();
-  };
-  return [
-    channels.value(),
-    texts(senders),
-    memberKeys.value(),
-    texts(members.map((each) => each.uid)),
-    texts(peers.map((each) => each.owner)),
-    texts(peers.map((each) => each.uid)),
-    guestKeys.value(),
-    texts(listed.map((each) => each.uid)),
-  ];
 }

@@ -91,6 +91,14 @@ export function classifyPgError(error: unknown): PgErrorClass {
   return 'defect';
 }
 
+/**
+ * Whether PostgreSQL reports an internal error. On Citus it is how a lost node is reported, and
+ * whether a commit was applied is unknown.
+ */
+export function isInternalError(error: unknown): boolean {
+  return (error as { code?: unknown }).code === 'XX000';
+}
+
 /** Whether a lock wait exceeded lock_timeout. */
 export function isLockTimeout(error: unknown): boolean {
   return (error as { code?: unknown }).code === '55P03';

@@ -73,6 +73,10 @@ export class ShardLayout {
 
   /** Groups what belongs to channels by shard, in ascending order of the shards that have any. */
   group<T>(items: Iterable<T>, channelKeyOf: (item: T) => number): [Shard, T[]][] {
+    if (this.count === 1) {
+      const all: T[] = Array.isArray(items) ? items : [...items];
+      return all.length === 0 ? [] : [[this.all[0] as Shard, all]];
+    }
     const groups = new Map<number, T[]>();
     for (const item of items) {
       const { index } = this.of(channelKeyOf(item));

@@ -46,16 +46,16 @@ function joinedWords(channelType: number): string {
  * may read everything that is kept, also of a disbanded channel, so that an operator can export it.
  */
 export async function assertReadable(
-  { db, rules }: Store,
+  store: Store,
   viewerUid: string | undefined,
   channels: readonly Channel[],
 ): Promise<void> {
   if (viewerUid === undefined) return;
   const pairs = channels.map((each) => readingPair(viewerUid, each));
-  const facts = await readPairFacts(db, pairs, rules);
+  const facts = await readPairFacts(store, pairs);
   for (const pair of pairs) {
     const known = facts.get(pair.key);
-    const refusal = known && readDenial(pair, known, rules);
+    const refusal = known && readDenial(pair, known, store.rules);
     if (refusal !== undefined) throw new ServiceError(refusal);
   }
 }

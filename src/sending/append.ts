@@ -28,15 +28,32 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { planAppend } from '../messages/append-plan.ts';
+import type { Channel } from '../messages/channel.ts';
 import { HeadsMissing, readHeads } from '../messages/channel-keys.sql.ts';
 import type { PreparedMessage } from '../messages/message.ts';
 import { readPairFacts } from '../messages/permission.sql.ts';
 import { orBusy, storeBusy } from '../messages/store-busy.ts';
-import { SharedConnection } from '../postgres/connection.ts';
-import { classifyPgError, isCreatedChannel, isLockTimeout, isRepeatedSend } from '../postgres/pg-errors.ts';
+import { SharedConnection, withConnection } from '../postgres/connection.ts';
+import { mapByShard } from '../postgres/over-shards.ts';
+import {
+  classifyPgError,
+  isCreatedChannel,
+  isInternalError,
+  isLockTimeout,
+  isRepeatedSend,
+} from '../postgres/pg-errors.ts';
 import { type Append, type AppendMode, type AppendWatch, fulfilled } from './append-types.ts';
 import type { CommitControl } from './group-commit.ts';
-import { deniedPairs, headsByChannel, loadGroup, lookupKeys, messagesOf, type Store } from './group-context.ts';
+import {
+  channelsOf,
+  deniedPairs,
+  type Group,
+  headsByChannel,
+  loadGroup,
+  lookupKeys,
+  messagesOf,
+  type Store,
+} from './group-context.ts';
 import { findEarlier } from './messages.sql.ts';
 import { appendOptimistic, type SendStatement, tryOptimistic } from './optimistic-append.ts';
 import { appendLocked, ChannelAppeared } from './pessimistic-append.ts';
@@ -79,6 +96,11 @@ export interface AppendOptions {
   /** No retry of a group starts later than this after its first attempt. */
   readonly retryForMs?: number;
   /**
+   * Whether groups of a lane are sent behind one another, on a connection that the lane keeps while
+   * it is busy. False where lanes share fewer connections.
+   */
+  readonly pipelines?: boolean;
+  /**
    * Whether a message is for a channel that is known to be locked: its group skips locked heads at
    * once.
    */
@@ -97,6 +119,7 @@ export function createAppend(
   {
     retryForMs = defaultRetryForMs,
     lockTimeoutMs = defaultLockTimeoutMs,
+    pipelines = true,
     holdsAny,
     now = Date.now,
     watch,
@@ -109,16 +132,12 @@ export function createAppend(
 
   const connections: SharedConnection[] = [];
   /** Sends the statement of a group behind those of earlier groups of its lane. */
-  const pipelineOf = (control: CommitControl | undefined): SendStatement | undefined => {
-    if (control === undefined) return undefined;
+  const pipelineOf = (control: CommitControl | undefined): SendStatement => {
+    if (control === undefined || !pipelines)
+      return (statement) => withConnection(store.db, (db) => statement(db, () => {}));
     connections[control.lane] ??= new SharedConnection(store.db);
     const connection = connections[control.lane] as SharedConnection;
-    return (statement) =>
-      connection.run(async (db) => {
-        const answer = statement(db);
-        control.sent();
-        return await answer;
-      });
+    return (statement) => connection.run((db) => statement(db, () => control.sent()));
   };
 
   return async (batches, control) => {
@@ -131,10 +150,17 @@ export function createAppend(
     let mode: AppendMode = skipsLocked ? 'skip_locked' : optimistic === undefined ? 'pessimistic' : 'optimistic';
     let mayBeStored = false;
     let removals = 0;
+    /** Channels whose heads the last attempt missed. */
+    let headless: readonly Channel[] = [];
+    let group: Group | undefined;
     for (let attempt = 1; ; ) {
       try {
         if (mode === 'optimistic' && optimistic !== undefined) {
           const appended = await appendOptimistic(store, batches, optimistic, acceptedAt, pipelineOf(control));
+          if (appended === 'needs several transactions') {
+            mode = 'pessimistic';
+            continue;
+          }
           recordMiss(appended === undefined);
           if (appended !== undefined) {
             ended(true);
@@ -145,7 +171,9 @@ export function createAppend(
           continue;
         }
         await control?.alone();
-        const group = await loadGroup(batches, store);
+        if (headless.length > 0) await store.channelKeys.addMissingHeads(headless);
+        headless = [];
+        group = await loadGroup(batches, store);
         const announce = store.announces?.() === true;
         const options = { mode, acceptedAt, mayBeStored, announce, lockTimeoutMs, watch };
         const appended = await appendLocked(store, group, options);
@@ -161,7 +189,10 @@ export function createAppend(
           continue;
         }
         if (error instanceof HeadsMissing || error instanceof ChannelAppeared) {
-          if (error instanceof HeadsMissing) store.channelKeys.forget(error.channelKeys);
+          if (error instanceof HeadsMissing) {
+            store.channelKeys.forget(error.channelKeys);
+            headless = group === undefined ? [] : channelsOf(group, error.channelKeys);
+          }
           if (++removals === removedChannelAttempts || isLate()) {
             ended(false);
             throw storeBusy(error);
@@ -174,7 +205,7 @@ export function createAppend(
           mode = 'skip_locked';
           continue;
         }
-        const errorClass = classifyPgError(error);
+        const errorClass = store.shards.count > 1 && isInternalError(error) ? 'lost' : classifyPgError(error);
         if (errorClass === 'defect' || errorClass === 'busy' || attempt === maxAttempts || isLate()) {
           ended(false);
           throw errorClass === 'defect' ? error : storeBusy(error);
@@ -198,9 +229,9 @@ export function createDryRun({ db, shards, channelKeys, rules }: Store): Append 
   return (batches) =>
     orBusy(async () => {
       const group = await loadGroup(batches, { db, shards, channelKeys, rules }, 'only those that exist');
-      const heads = await readHeads(db, [...group.channelKeys.values()]);
-      const earlier = await findEarlier(db, lookupKeys(group));
-      const denials = deniedPairs(group.pairs, await readPairFacts(db, group.pairs, rules), rules);
+      const heads = await mapByShard(db, shards, group.channelKeys.values(), readHeads);
+      const earlier = await findEarlier(db, shards, lookupKeys(group));
+      const denials = deniedPairs(group.pairs, await readPairFacts({ db, shards, rules }, group.pairs), rules);
       const state = { heads: headsByChannel(group, heads), earlier, denials, block: 0 };
       return planAppend(batches, state).outcomes.map(fulfilled);
     });

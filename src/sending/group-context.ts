@@ -50,13 +50,33 @@ export async function loadGroup(
   store: Store,
   which?: 'only those that exist',
 ): Promise<Group> {
+  const channelKeys = await loadChannelKeys(batches, store, which);
+  return { channelKeys, pairs: pairsOf(messagesOf(batches)), batches };
+}
+
+/** The keys of a group's channels, as `loadGroup` finds or creates them. */
+export async function loadChannelKeys(
+  batches: readonly Batch[],
+  store: Store,
+  which?: 'only those that exist',
+): Promise<Map<string, number>> {
   const channels = new Map<string, Channel>();
   for (const message of messagesOf(batches))
     if (isPersistent(message)) channels.set(message.channel.key, message.channel);
   const channelKeys = await store.channelKeys.find([...channels.values()]);
   if (which === undefined && channelKeys.size < channels.size)
     for (const [text, key] of await createPermittedChannels(batches, channelKeys, store)) channelKeys.set(text, key);
-  return { channelKeys, pairs: pairsOf(messagesOf(batches)), batches };
+  return channelKeys;
+}
+
+/** The channels of a group that have these keys. */
+export function channelsOf({ batches, channelKeys }: Group, keys: ReadonlySet<number>): Channel[] {
+  const found = new Map<string, Channel>();
+  for (const { channel } of messagesOf(batches)) {
+    const channelKey = channelKeys.get(channel.key);
+    if (channelKey !== undefined && keys.has(channelKey)) found.set(channel.key, channel);
+  }
+  return [...found.values()];
 }
 
 export function* messagesOf(batches: readonly Batch[]): Iterable<PreparedMessage> {
@@ -112,12 +132,12 @@ export function headsByChannel(group: Group, heads: ReadonlyMap<number, number>)
 async function createPermittedChannels(
   batches: readonly Batch[],
   keys: ReadonlyMap<string, number>,
-  { db, channelKeys, rules }: Store,
+  store: Store,
 ): Promise<Map<string, number>> {
   const missing = [...messagesOf(batches)].filter((each) => isPersistent(each) && !keys.has(each.channel.key));
   const pairs = pairsOf(missing);
-  const denials = deniedPairs(pairs, await readPairFacts(db, pairs, rules), rules);
+  const denials = deniedPairs(pairs, await readPairFacts(store, pairs), store.rules);
   const wanted = new Map<string, Channel>();
   for (const message of missing) if (!denials.has(pairKeyOf(message))) wanted.set(message.channel.key, message.channel);
-  return await channelKeys.findOrCreate([...wanted.values()], keys);
+  return await store.channelKeys.findOrCreate([...wanted.values()], keys);
 }

@@ -16,13 +16,25 @@ import { type HeldChannels, submitParts } from './held-channels.ts';
  */
 export type AppendBatch = (batch: Batch, signal?: Cancellation) => Promise<readonly Outcome[]>;
 
-/** Appends each batch in a transaction of its own. */
-export function createDirect(append: Append, held?: HeldChannels): AppendBatch {
-  const submit = async (batch: Batch) => {
+/**
+ * Decides the lane of each message of a batch: an index per message. Messages of different lanes
+ * are in different transactions.
+ */
+export type Route = (batch: Batch) => Promise<readonly number[]>;
+
+/** Appends each batch in a transaction of its own, with `route` one per shard that it has messages for. */
+export function createDirect(append: Append, { held, route }: Pick<LanesOptions, 'held' | 'route'> = {}): AppendBatch {
+  const one = async (batch: Batch) => {
     const [appended] = await append([batch]);
     return settled(appended);
   };
-  return held === undefined ? submit : (batch, signal) => held.submitAround(batch, submit, signal);
+  const submit = (batch: Batch, signal?: Cancellation) =>
+    held === undefined ? one(batch) : held.submitAround(batch, one, signal);
+  if (route === undefined) return submit;
+  return async (batch, signal) =>
+    batch.atomic
+      ? await submit(batch, signal)
+      : await submitByLane((_, part) => submit(part, signal), batch, await route(batch));
 }
 
 export interface LanesOptions {
@@ -31,6 +43,11 @@ export interface LanesOptions {
   readonly maxWaitMs: number;
   /** Unset: a batch with a held channel is refused at once. */
   readonly held?: HeldChannels;
+  /**
+   * Unset: by a hash of channels. With several shards a lane belongs to a shard, and the last lane
+   * takes ATOMIC batches for several of them.
+   */
+  readonly route?: Route;
   /** Unset: see `defaultPipelineFrom`. */
   readonly pipelineFrom?: Cost;
   /** Unset: see `defaultSpreadFrom`. */
@@ -71,7 +88,7 @@ export interface Lanes {
 }
 
 /**
- * Assigns batches to lanes.
+ * Assigns batches to lanes. With several shards `route` does, otherwise:
  *  1. Under little load all batches go to the first lane, which commits them together, unless it
  *     stalls.
  *  2. Otherwise messages go to lanes by a hash of their channels: the batches of a hot channel
@@ -86,6 +103,7 @@ export function createLanes(
     lanes,
     maxWaitMs,
     held,
+    route,
     pipelineFrom = defaultPipelineFrom,
     spreadFrom = defaultSpreadFrom,
     stalledMs = defaultStalledMs,
@@ -119,26 +137,36 @@ export function createLanes(
         held === undefined
           ? groups.submit(lane, part, signal)
           : held.submitAround(part, (each) => groups.submit(lane, each, signal), signal);
+      if (route !== undefined) return submitRouted(submit, batch, route, lanes - 1);
       updateSpread();
       if (lanes === 1 || !isSpread) return submit(0, batch);
       if (batch.atomic || batch.messages.length === 1) return submit(laneOf(batch.messages[0], lanes), batch);
-      return submitByLane(submit, batch, lanes);
+      return submitByLane(
+        submit,
+        batch,
+        batch.messages.map((message) => laneOf(message, lanes)),
+      );
     },
     waiting: () => groups.waiting(),
     close: () => groups.close(),
   };
 }
 
+async function submitRouted(submit: SubmitTo, batch: Batch, route: Route, last: number): Promise<readonly Outcome[]> {
+  const lanes = await route(batch);
+  const [first = last] = lanes;
+  if (lanes.every((lane) => lane === first)) return await submit(first, batch);
+  return batch.atomic ? await submit(last, batch) : await submitByLane(submit, batch, lanes);
+}
+
+type SubmitTo = (lane: number, batch: Batch) => Promise<readonly Outcome[]>;
+
 /** One part per lane, each with the batch's messages of that lane in their order. */
-async function submitByLane(
-  submit: (lane: number, batch: Batch) => Promise<readonly Outcome[]>,
-  batch: Batch,
-  lanes: number,
-): Promise<readonly Outcome[]> {
+async function submitByLane(submit: SubmitTo, batch: Batch, lanes: readonly number[]): Promise<readonly Outcome[]> {
   const byLane: { messages: PreparedMessage[]; positions: number[] }[] = [];
   let position = 0;
   for (const message of batch.messages) {
-    const lane = laneOf(message, lanes);
+    const lane = lanes[position] ?? 0;
     const part = byLane[lane] ?? { messages: [], positions: [] };
     byLane[lane] = part;
     part.messages.push(message);

@@ -4,12 +4,19 @@ import type { Accepted, Earlier } from '../messages/append-plan.ts';
 import { type Channel, messageSequence } from '../messages/channel.ts';
 import { memberValues, nameValues, withBases } from '../messages/channel-keys.sql.ts';
 import type { PreparedMessage } from '../messages/message.ts';
-import { preconditionHolds, preconditionParameters, preconditionValues } from '../messages/permission.sql.ts';
 import type { PermissionPrecondition } from '../messages/permission.ts';
 import { dedupeKeyBytes, PlainMessage, payloadBytesOf } from '../messages/plain-message.ts';
-import { BinaryArray } from '../postgres/binary-array.ts';
+import {
+  askPrecondition,
+  preconditionValues,
+  shardPrecondition,
+  wholePrecondition,
+} from '../messages/precondition.sql.ts';
+import { BinaryArray, bigintArray } from '../postgres/binary-array.ts';
+import { byShard } from '../postgres/over-shards.ts';
 import { isWithoutSequence } from '../postgres/pg-errors.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
+import { onShard, type Shard, type ShardLayout } from '../postgres/shards.ts';
 import { Statement } from '../postgres/sql.ts';
 import type { GroupLayout, RowSlot } from './group-layout.ts';
 
@@ -56,7 +63,18 @@ const findStatement = new Statement<FoundRow>({
  * Under the heads' locks it sees every earlier send, if it is a statement after the one that waited
  * for the locks: under READ COMMITTED that one keeps the snapshot from before its wait.
  */
-export async function findEarlier(db: Db | Tx, messages: readonly KeyedMessage[]): Promise<Map<string, Earlier>> {
+export async function findEarlier(
+  db: Db | Tx,
+  shards: ShardLayout,
+  messages: readonly KeyedMessage[],
+): Promise<Map<string, Earlier>> {
+  const items = { items: messages, channelKeyOf: (each: KeyedMessage) => each.channelKey };
+  const [first = new Map<string, Earlier>(), ...others] = await byShard(db, shards, items, findInShard);
+  for (const each of others) for (const [key, earlier] of each) first.set(key, earlier);
+  return first;
+}
+
+async function findInShard(db: Db, messages: readonly KeyedMessage[]): Promise<Map<string, Earlier>> {
   const keys = new BinaryArray('bigint', messages.length * 12);
   const dedupeKeys = new BinaryArray('uuid', messages.length * 20);
   for (const { channelKey, message } of messages) {
@@ -82,10 +100,15 @@ export async function findEarlier(db: Db | Tx, messages: readonly KeyedMessage[]
  * Draws a block of message ids. Drawn under the heads' locks, ids increase with the sequence within
  * a channel.
  */
-export async function drawBlock(db: Db | Tx): Promise<number> {
-  const { rows } = await sql<{ block: number }>`select nextval('sendbatch.message_block') as block`.execute(db);
-  const [row] = rows;
-  if (row === undefined) throw new Error('nextval returned no row');
+export async function drawBlock(db: Db | Tx, shards: ShardLayout, shard: Shard): Promise<number> {
+  const drawn =
+    shards.count === 1
+      ? sql<{ block: number }>`select nextval('sendbatch.message_block') as block`
+      : sql<{
+          block: number;
+        }>`update sendbatch.id_block set last = last + ${shards.count}::bigint returning last as block`;
+  const [row] = (await drawn.execute(onShard(db, shard))).rows;
+  if (row === undefined) throw new Error('no block of ids');
   return row.block;
 }
 
@@ -227,10 +250,12 @@ const creation = {
     ),`,
 };
 
-/** What a statement does besides appending to channels that exist. */
+/** What a statement does besides appending to channels that exist, and in what database. */
 interface AppendVariant {
   readonly creates: boolean;
   readonly announces: boolean;
+  /** Whether there are several shards: then channels are created before. */
+  readonly isShard?: boolean;
 }
 
 /**
@@ -239,7 +264,8 @@ interface AppendVariant {
  *  2. `advanced` updates the heads of the other channels, and so locks them, in the lock order of
  *     `lockHeads`;
  *  3. `heads` draws the block of ids after all locks, so that ids increase with the sequence within
- *     a channel;
+ *     a channel; with several shards from a row of the shard (`drawn`), which is locked until the
+ *     commit, always after the heads;
  *  4. `stored` numbers the rows back from the heads. A missing head or a failed precondition makes
  *     the sequences NULL, which the table refuses;
  *  5. `announced` writes one outbox row per channel for webhooks, except for channels of commands.
@@ -251,17 +277,27 @@ const appendStatements = {
   announcing: appendStatement('append messages and announce them', { creates: false, announces: true }),
   creating: appendStatement('create channels and append messages', { creates: true, announces: false }),
   both: appendStatement('create channels, append messages and announce them', { creates: true, announces: true }),
+  toShard: appendStatement('append messages to a shard', { creates: false, announces: false, isShard: true }),
+  announcingShard: appendStatement('append messages to a shard and announce them', {
+    creates: false,
+    announces: true,
+    isShard: true,
+  }),
 };
 
-function statementFor({ creates, announces }: AppendVariant): Statement<AppendedRow> {
+function statementFor({ creates, announces, isShard }: AppendVariant): Statement<AppendedRow> {
+  if (isShard) return announces ? appendStatements.announcingShard : appendStatements.toShard;
   if (creates) return announces ? appendStatements.both : appendStatements.creating;
   return announces ? appendStatements.announcing : appendStatements.plain;
 }
 
-function appendStatement(name: string, { creates, announces }: AppendVariant): Statement<AppendedRow> {
-  const firstOfCreation = 7 + ownColumns.length + preconditionParameters;
+function appendStatement(name: string, { creates, announces, isShard }: AppendVariant): Statement<AppendedRow> {
+  const precondition = isShard ? shardPrecondition : wholePrecondition;
+  const firstOfPrecondition = 7 + ownColumns.length;
+  const firstOfCreation = firstOfPrecondition + precondition.parameters;
+  const shardCount = `$${firstOfCreation}::bigint`;
   const newCounts = `$${firstOfCreation + creation.parameters - 1}::bigint[]`;
-  const isAnnounced = `$${firstOfCreation + (creates ? creation.parameters : 0)}::smallint[]`;
+  const isAnnounced = `$${firstOfCreation + (creates ? creation.parameters : isShard ? 1 : 0)}::smallint[]`;
   const newKeys = '(select keys from drawn)';
   return new Statement({
     name,
@@ -273,10 +309,16 @@ function appendStatement(name: string, { creates, announces }: AppendVariant): S
       from (select channel_key, count from unnest($1::bigint[], $2::bigint[]) as w(channel_key, count) order by channel_key) w
       where h.channel_key = w.channel_key ${creates ? 'and (select count(*) from made) > 0' : ''}
       returning h.channel_key, h.last_seq, h.last_at
-    ), heads as materialized (
-      select nextval('sendbatch.message_block') as block,
+    ), ${
+      isShard
+        ? `drawn as (
+      update sendbatch.id_block set last = last + ${shardCount} where (select count(*) from advanced) >= 0 returning last
+    ),`
+        : ''
+    } heads as materialized (
+      select ${isShard ? '(select last from drawn)' : `nextval('sendbatch.message_block')`} as block,
         $1::bigint[] ${creates ? `|| ${newKeys}` : ''} as keys,
-        case when count(*) = cardinality($1::bigint[]) and ${preconditionHolds(7 + ownColumns.length)}
+        case when count(*) = cardinality($1::bigint[]) and ${precondition.holds(firstOfPrecondition)}
           then coalesce(array_agg(last_seq order by channel_key), '{}') ${creates ? `|| ${newCounts}` : ''} end as last_seqs,
         coalesce(array_agg(last_at order by channel_key), '{}')
           ${creates ? `|| array_fill($3::bigint, array[cardinality(${newCounts})])` : ''} as last_ats
@@ -310,6 +352,16 @@ export interface AppendedNumbers {
   readonly created: ReadonlyMap<Channel, number>;
 }
 
+/** A group to append as laid out. */
+export interface NewAppend {
+  readonly layout: GroupLayout;
+  readonly precondition: PermissionPrecondition;
+  readonly channelKeys: ReadonlyMap<string, number>;
+  readonly acceptedAt: number;
+  /** Whether webhooks exist, which receive what is stored. */
+  readonly announce: boolean;
+}
+
 /**
  * Advances the heads of a group's channels and stores its messages, in one statement and one
  * transaction. Creates the channels that have no key in `channelKeys`.
@@ -318,17 +370,46 @@ export interface AppendedNumbers {
  * key exists, or a channel to be created. In all these cases nothing is stored. One round trip
  * instead of six statements: a group of 100 takes 1.8 times as long as the bare INSERT (p50, idle).
  */
-export async function appendNew(
-  db: Db,
-  { channels, rows }: GroupLayout,
-  precondition: PermissionPrecondition,
-  channelKeys: ReadonlyMap<string, number>,
-  acceptedAt: number,
-  announce: boolean,
-): Promise<AppendedNumbers | undefined> {
+export async function appendNew(db: Db, append: NewAppend): Promise<AppendedNumbers | undefined> {
+  const { layout, precondition, channelKeys, announce } = append;
   const preconditions = preconditionValues(precondition, channelKeys);
   if (preconditions === undefined) return undefined;
-  const heads = layOutHeads(channels, channelKeys);
+  const heads = layOutHeads(layout.channels, channelKeys);
+  const { created, missing } = heads;
+  const newCounts = missing.map((index) => layout.channels[index]?.count ?? 0);
+  const statement = statementFor({ creates: created.length > 0, announces: announce });
+  const more = [...preconditions, ...(created.length === 0 ? [] : creationValues(created, newCounts))];
+  return await runAppend(db, statement, append, heads, more);
+}
+
+/**
+ * As `appendNew` on one of several shards, to which all channels belong and where they exist. Asks
+ * for the precondition's other part first. `db` is one connection. `sent`: called when the
+ * statement that stores was sent.
+ */
+export async function appendToShard(
+  db: Db,
+  { shards, shard, sent }: { readonly shards: ShardLayout; readonly shard: Shard; readonly sent: () => void },
+  append: NewAppend,
+): Promise<AppendedNumbers | undefined> {
+  const { layout, precondition, channelKeys, announce } = append;
+  const preconditions = await askPrecondition(db, shard, shards, precondition, channelKeys);
+  if (preconditions === undefined) return undefined;
+  const statement = statementFor({ creates: false, announces: announce, isShard: true });
+  const heads = layOutHeads(layout.channels, channelKeys);
+  const appended = runAppend(onShard(db, shard), statement, append, heads, [...preconditions, shards.count]);
+  sent();
+  return await appended;
+}
+
+/** Runs an append statement; `more`: its parameters after the columns of messages. */
+async function runAppend(
+  db: Db,
+  statement: Statement<AppendedRow>,
+  { layout: { channels, rows }, acceptedAt, announce }: NewAppend,
+  heads: HeadLayout,
+  more: readonly unknown[],
+): Promise<AppendedNumbers | undefined> {
   const { created } = heads;
   const countOf = (index: number) => channels[index]?.count ?? 0;
   const sorted = inHeadOrder(rows, channels, [...heads.known, ...heads.missing]);
@@ -340,17 +421,16 @@ export async function appendNew(
     seqOffsets.integer(countOf(channel) - channelOffset);
     idOffsets.integer(idOffset);
   }
-  const appended = statementFor({ creates: created.length > 0, announces: announce })
+  const appended = statement
     .run(db, [
-      bigints(heads.keys),
-      bigints(heads.known.map(countOf)),
+      bigintArray(heads.keys),
+      bigintArray(heads.known.map(countOf)),
       acceptedAt,
       headIndexes.value(),
       seqOffsets.value(),
       idOffsets.value(),
       ...ownValues(sorted.map((each) => each.message)),
-      ...preconditions,
-      ...(created.length === 0 ? [] : creationValues(created, heads.missing.map(countOf))),
+      ...more,
       ...(announce ? [announcedValue(channels, heads)] : []),
     ])
     .catch((error: unknown) => {
@@ -404,7 +484,7 @@ function layOutHeads(channels: GroupLayout['channels'], channelKeys: ReadonlyMap
 /** The parameters of `creation`. `counts`: of messages; bases at the end have none. */
 function creationValues(created: readonly Channel[], counts: readonly number[]): (Buffer | null)[] {
   const padded = created.map((_, index) => counts[index] ?? 0);
-  return [...nameValues(created), ...memberValues(created), bigints(padded)];
+  return [...nameValues(created), ...memberValues(created), bigintArray(padded)];
 }
 
 function announcedValue(channels: GroupLayout['channels'], { known, missing, created }: HeadLayout): Buffer | null {
@@ -412,12 +492,6 @@ function announcedValue(channels: GroupLayout['channels'], { known, missing, cre
   const array = new BinaryArray('smallint', (isAnnounced.length + created.length) * 6);
   for (const each of isAnnounced) array.smallint(each ? 1 : 0);
   for (let index = missing.length; index < created.length; index++) array.smallint(0);
-  return array.value();
-}
-
-function bigints(values: readonly number[]): Buffer | null {
-  const array = new BinaryArray('bigint', values.length * 12);
-  for (const value of values) array.bigint(value);
   return array.value();
 }
 

@@ -10,9 +10,11 @@ import { messageSequence } from '../messages/channel.ts';
 import { type HeadChange, lockHeads, lockHeadsSkipLocked, setHeads } from '../messages/channel-keys.sql.ts';
 import { isPersistent } from '../messages/message.ts';
 import { readPairFacts } from '../messages/permission.sql.ts';
-import { type PermissionRules, pairKeyOf } from '../messages/permission.ts';
+import { pairKeyOf } from '../messages/permission.ts';
 import { insertFlags } from '../moderation/rules.sql.ts';
+import { mapByShard } from '../postgres/over-shards.ts';
 import type { Tx } from '../postgres/schema.ts';
+import { onShard, type Shard, type ShardLayout } from '../postgres/shards.ts';
 import { all } from '../postgres/sql.ts';
 import { inTransaction, setLockTimeout } from '../postgres/transaction.ts';
 import { insertOutbox } from '../webhooks/outbox-router.sql.ts';
@@ -44,16 +46,19 @@ export interface LockedAppendOptions {
  * Locks the heads, reads, decides, writes, in one transaction of two round trips: BEGIN is sent
  * with the locks and reads, COMMIT with the writes. `missed`: an optimistic append of this group
  * would have failed.
+ *
+ * The transaction spans all shards of the group. Lock order: the heads, by shard and key, then the
+ * rows of block numbers, by shard.
  */
 export async function appendLocked(
-  { db, rules }: Store,
+  store: Store,
   group: Group,
   { mode, acceptedAt, mayBeStored, announce, lockTimeoutMs, watch }: LockedAppendOptions,
 ): Promise<{ batches: readonly Appended[]; missed: boolean; stored: readonly number[] }> {
   const { batches } = group;
   return await inTransaction(
-    db,
-    (tx) => lockAndRead(tx, group, rules, mode === 'skip_locked' ? { lockTimeoutMs } : undefined, watch),
+    store.db,
+    (tx) => lockAndRead(tx, store, group, mode === 'skip_locked' ? { lockTimeoutMs } : undefined, watch),
     (tx, { state, held }) => {
       const isFree = (batch: Batch) =>
         held.size === 0 || !batch.messages.some((message) => held.has(message.channel.key));
@@ -62,7 +67,7 @@ export async function appendLocked(
         mayBeStored ? ownRowsAccepted(plan.outcomes, state.earlier, acceptedAt) : plan.outcomes
       ).values();
       return {
-        sent: plan.rows.length === 0 ? [] : write(tx, group, plan, acceptedAt, announce),
+        sent: plan.rows.length === 0 ? [] : write(tx, store.shards, group, plan, { acceptedAt, announce }),
         result: {
           batches: batches.map((batch) =>
             isFree(batch) ? fulfilled(outcomes.next().value ?? []) : channelsHeld(batch, held),
@@ -84,35 +89,83 @@ interface LockedState {
 
 async function lockAndRead(
   tx: Tx,
+  { shards, rules }: Pick<Store, 'shards' | 'rules'>,
   group: Group,
-  rules: PermissionRules,
   skipLocked: { readonly lockTimeoutMs: number } | undefined,
   watch: AppendWatch | undefined,
 ): Promise<LockedState> {
   const startedAt = performance.now();
+  const lock = skipLocked === undefined ? lockHeads : lockHeadsSkipLocked;
   const keys = [...group.channelKeys.values()];
-  const [, heads, earlier, facts, block] = await all([
+  const [, heads, earlier, facts, blocks] = await all([
     skipLocked === undefined ? Promise.resolve() : setLockTimeout(tx, skipLocked.lockTimeoutMs),
-    (skipLocked === undefined ? lockHeads(tx, keys) : lockHeadsSkipLocked(tx, keys)).finally(() =>
-      watch?.locked(performance.now() - startedAt),
-    ),
-    findEarlier(tx, lookupKeys(group)),
-    readPairFacts(tx, group.pairs, rules),
-    drawBlock(tx),
+    mapByShard(tx, shards, keys, lock).finally(() => watch?.locked(performance.now() - startedAt)),
+    findEarlier(tx, shards, lookupKeys(group)),
+    readPairFacts({ db: tx, shards, rules }, group.pairs),
+    drawBlocks(tx, shards, keys),
   ]);
   const denials = deniedPairs(group.pairs, facts, rules);
   for (const message of messagesOf(group.batches))
     if (isPersistent(message) && !group.channelKeys.has(message.channel.key) && !denials.has(pairKeyOf(message)))
       throw new ChannelAppeared();
   const held = new Map([...group.channelKeys].filter(([, key]) => !heads.has(key)));
-  return { state: { heads: headsByChannel(group, heads), earlier, denials, block }, held };
+  const state = { heads: headsByChannel(group, heads), earlier, denials, ...blocksByChannel(group, shards, blocks) };
+  return { state, held };
+}
+
+/** Draws a block of ids in each of these shards, or in the first of all; by shard. */
+async function drawBlocks(tx: Tx, shards: ShardLayout, channelKeys: readonly number[]): Promise<Map<Shard, number>> {
+  const found = shards.group(channelKeys, (key) => key).map(([shard]) => shard);
+  const concerned = found.length === 0 ? shards.all.slice(0, 1) : found;
+  const blocks = await all<number[]>(concerned.map((shard) => drawBlock(tx, shards, shard)));
+  return new Map(concerned.map((shard, index) => [shard, blocks[index] as number]));
+}
+
+/** The blocks as the plan needs them: messages that are not stored take ids of the first. */
+function blocksByChannel(
+  { channelKeys }: Group,
+  shards: ShardLayout,
+  blocks: ReadonlyMap<Shard, number>,
+): Pick<AppendState, 'block' | 'otherBlocks'> {
+  const [block = 0] = blocks.values();
+  if (blocks.size === 1) return { block };
+  return {
+    block,
+    otherBlocks: new Map([...channelKeys].map(([text, key]) => [text, blocks.get(shards.of(key)) ?? 0])),
+  };
 }
 
 /**
  * Sends the statements that advance heads and insert rows, moderation flags and the webhooks'
- * outbox.
+ * outbox, to each shard of the plan.
  */
-function write(tx: Tx, group: Group, plan: Plan, acceptedAt: number, announce: boolean): Promise<unknown>[] {
+function write(
+  tx: Tx,
+  shards: ShardLayout,
+  group: Group,
+  plan: Plan,
+  options: Pick<LockedAppendOptions, 'acceptedAt' | 'announce'>,
+): Promise<unknown>[] {
+  const keyOf = (text: string) => {
+    const channelKey = group.channelKeys.get(text);
+    if (channelKey === undefined) throw new Error(`no key for channel ${text}`);
+    return channelKey;
+  };
+  if (shards.count === 1) return writeToShard(tx, group, plan, options);
+  const heads = new Map(shards.group([...plan.heads], ([text]) => keyOf(text)));
+  return shards
+    .group(plan.rows, ({ message }) => keyOf(message.channel.key))
+    .flatMap(([shard, rows]) =>
+      writeToShard(onShard(tx, shard), group, { rows, heads: new Map(heads.get(shard)) }, options),
+    );
+}
+
+function writeToShard(
+  tx: Tx,
+  group: Group,
+  plan: Pick<Plan, 'rows' | 'heads'>,
+  { acceptedAt, announce }: Pick<LockedAppendOptions, 'acceptedAt' | 'announce'>,
+): Promise<unknown>[] {
   const heads: HeadChange[] = [];
   for (const [text, value] of plan.heads) {
     const channelKey = group.channelKeys.get(text);
@@ -132,7 +185,7 @@ function write(tx: Tx, group: Group, plan: Plan, acceptedAt: number, announce: b
 }
 
 /** The sequences that a plan stores, as one range per channel, without channels of commands. */
-function storedRanges({ channelKeys }: Group, { rows }: Plan): SeqRange[] {
+function storedRanges({ channelKeys }: Group, { rows }: Pick<Plan, 'rows'>): SeqRange[] {
   const ranges = new Map<string, SeqRange>();
   for (const { message, messageSeq } of rows) {
     const { key, sequence } = message.channel;

@@ -4,8 +4,9 @@ import fc from 'fast-check';
 import pg from 'pg';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { lockHeads } from '../../src/messages/channel-keys.sql.ts';
+import { onShard } from '../../src/postgres/shards.ts';
 import { inTransaction } from '../../src/postgres/transaction.ts';
-import { openStore } from '../support/database.ts';
+import { lockHeadsOf, openStore, shards } from '../support/database.ts';
 import { scrape, sumOf } from '../support/metrics.ts';
 import { type ProtocolClient, said } from '../support/protocols.ts';
 import { seedOf } from '../support/seed.ts';
@@ -45,10 +46,7 @@ for (const lanes of [1, 0]) {
     });
     const hold = async (channelId: string) => {
       await holder.query('begin');
-      await holder.query(
-        `select from sendbatch.channel_head h join sendbatch.channel c using (channel_key) where c.channel_id = $1 for update of h`,
-        [channelId],
-      );
+      await lockHeadsOf(holder, [channelId]);
     };
     const lockTimeouts = async () =>
       sumOf(await scrape(service.url), 'sendbatch_commit_retries_total', { reason: 'lock_timeout' });
@@ -126,13 +124,14 @@ test('an instance that stalls inside a transaction loses it and its locks after 
   const client = clientOf(service, 'Connect, binary');
   await client.send({ messages: [draftTo('held', '0')] });
   const [row] = await query(service.databaseUrl, `select channel_key from sendbatch.channel where channel_id = 'held'`);
+  const channelKey = Number(row?.channel_key);
   const still = openStore(service.databaseUrl);
   const { promise: locked, resolve } = Promise.withResolvers<void>();
   const { promise: never, reject } = Promise.withResolvers<never>();
   const standing = inTransaction(
     still,
     async (tx) => {
-      await lockHeads(tx, [Number(row?.channel_key)]);
+      await lockHeads(onShard(tx, shards.of(channelKey)), [channelKey]);
       resolve();
       await never;
     },
@@ -176,11 +175,7 @@ test('however long channels are held, acknowledged messages are stored once, wit
     fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 3 }), async (steps) => {
       for (const { hold, batches } of steps) {
         await holder.query('begin');
-        await holder.query(
-          `select from sendbatch.channel_head h join sendbatch.channel c using (channel_key)
-           where c.channel_id = any($1) order by channel_key for update of h`,
-          [hold],
-        );
+        await lockHeadsOf(holder, hold);
         const sending = batches.map(async ({ client, atomic, channels: to }) => {
           const messages = to.map((channel) => draftTo(channel, `k${key++}`));
           const mode = atomic ? SendMode.ATOMIC : SendMode.BEST_EFFORT;

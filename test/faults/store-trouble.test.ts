@@ -4,6 +4,7 @@ import pg from 'pg';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { startEmbedded } from '../../src/postgres/embedded/index.ts';
 import { killAll, quietLog, startCluster, type TestCluster } from '../support/cluster.ts';
+import { lockHeadsOf } from '../support/database.ts';
 import { type FaultProxy, openFaultProxy } from '../support/fault-proxy.ts';
 import { openClients, type ProtocolClient } from '../support/protocols.ts';
 import { startService, type TestService } from '../support/service.ts';
@@ -160,11 +161,7 @@ describe('locks held by other sessions', () => {
     await other.end();
     await service.stop();
   });
-  const lock = (channelId: string) =>
-    other.query(
-      `select from sendbatch.channel_head h join sendbatch.channel c using (channel_key) where c.channel_id = $1 for update of h`,
-      [channelId],
-    );
+  const lock = (channelId: string) => lockHeadsOf(other, [channelId]);
 
   test('locks held longer than the lock timeout are STORE_BUSY, and other channels go on', async () => {
     await client.send({ messages: [draft('held', '1'), draft('free', '1')] });

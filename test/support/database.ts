@@ -5,7 +5,7 @@ import { migrate } from '../../src/postgres/migrate.ts';
 import { type DatabaseOptions, openDatabase } from '../../src/postgres/pool.ts';
 import type { Db } from '../../src/postgres/schema.ts';
 import { prepareShards } from '../../src/postgres/shard-schemas.ts';
-import { ShardLayout } from '../../src/postgres/shards.ts';
+import { ShardLayout, shardTables } from '../../src/postgres/shards.ts';
 
 export const adminUrlVariable = 'TEST_ADMIN_URL';
 /** The migrated template, with this many shards. */
@@ -15,6 +15,28 @@ export const shardCounts = [1, 8];
 
 /** How the databases of this process are divided; SHARDS is set for files that run with several. */
 export const shards = new ShardLayout(Number(process.env.SHARDS ?? '1'));
+
+/** Schema of views over the tables of all shards, in databases with several. */
+const viewSchema = 'every_shard';
+
+/**
+ * SQL of a test that reads the tables of channels, for databases of this process: with several
+ * shards it reads views over all of them.
+ */
+export function acrossShards(text: string): string {
+  if (shards.count === 1) return text;
+  return text.replace(new RegExp(`\\bsendbatch\\.(?=(${shardTables.join('|')})\\b)`, 'g'), `${viewSchema}.`);
+}
+
+/** Creates the views that `acrossShards` names, unless they exist. */
+export async function createShardViews(client: pg.Client): Promise<void> {
+  if (shards.count === 1) return;
+  await client.query(`create schema if not exists ${viewSchema}`);
+  for (const table of shardTables) {
+    const parts = shards.all.map(({ schema }) => `select * from ${schema}.${table}`);
+    await client.query(`create or replace view ${viewSchema}.${table} as ${parts.join(' union all ')}`);
+  }
+}
 
 /** A database of one test file. */
 export interface TestDatabase {
@@ -103,4 +125,17 @@ export function openStore(url: string, more: Partial<DatabaseOptions> = {}): Db 
     onConnectionError: () => {},
     ...more,
   });
+}
+
+/** Locks the heads of channels in the session's transaction, as an operator might. */
+export async function lockHeadsOf(session: pg.Client, channelIds: readonly string[]): Promise<void> {
+  const { rows } = await session.query<{ key: string }>(
+    'select channel_key as key from sendbatch.channel where channel_id = any($1) order by channel_key',
+    [channelIds],
+  );
+  for (const [{ schema }, keys] of shards.group(rows, ({ key }) => Number(key)))
+    await session.query(
+      `select from ${schema}.channel_head where channel_key = any($1) order by channel_key for update`,
+      [keys.map(({ key }) => key)],
+    );
 }

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
 import pg from 'pg';
+import { limits } from '../../src/limits.ts';
+import { acrossShards, createShardViews, shards } from './database.ts';
 
 /** One stored message in the form that tests compare. */
 export interface StoredRow {
@@ -16,9 +18,9 @@ export interface StoredRow {
 export async function readAll(url: string): Promise<StoredRow[]> {
   return await ask(url, async (client) => {
     const { rows } = await client.query<Record<string, string>>(
-      `select c.channel_id, c.channel_type, m.message_seq, m.message_id, m.from_uid, m.client_msg_no, encode(m.payload, 'escape') as payload
+      acrossShards(`select c.channel_id, c.channel_type, m.message_seq, m.message_id, m.from_uid, m.client_msg_no, encode(m.payload, 'escape') as payload
        from sendbatch.message m join sendbatch.channel c using (channel_key)
-       order by c.channel_id, c.channel_type, c.sequence, m.message_seq`,
+       order by c.channel_id, c.channel_type, c.sequence, m.message_seq`),
     );
     return rows.map((row) => ({
       channel: row.channel_id ?? '',
@@ -39,7 +41,7 @@ export async function readAll(url: string): Promise<StoredRow[]> {
 export async function assertSound(url: string): Promise<void> {
   await ask(url, async (client) => {
     const check = async (what: string, sql: string) => {
-      const { rows } = await client.query(`${sql} limit 10`);
+      const { rows } = await client.query(acrossShards(`${sql} limit 10`));
       assert.deepEqual(rows, [], what);
     };
     await check(
@@ -63,17 +65,23 @@ export async function assertSound(url: string): Promise<void> {
       `select * from (select channel_key, message_id, lag(message_id) over (partition by channel_key order by message_seq) as before
          from sendbatch.message) as pairs where before >= message_id`,
     );
+    await check(
+      'an id names another shard than the channel of its message',
+      `select channel_key, message_id from sendbatch.message
+       where message_id / ${limits.idsPerBlock} % ${shards.count} <> channel_key % ${shards.count}`,
+    );
   });
 }
 
 /** Runs one statement, bypassing the service. */
 export async function query(url: string, sql: string): Promise<Record<string, string>[]> {
-  return await ask(url, async (client) => (await client.query<Record<string, string>>(sql)).rows);
+  return await ask(url, async (client) => (await client.query<Record<string, string>>(acrossShards(sql))).rows);
 }
 
 async function ask<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
+  await createShardViews(client);
   try {
     return await work(client);
   } finally {

@@ -151,7 +151,7 @@ test('a database that has channels already has one shard', async (context) => {
   });
   await migrations(db, () => true);
   await sql`insert into sendbatch.channel (channel_type, sequence, channel_id) values (2, 0, 'room')`.execute(db);
-  await assert.rejects(prepareShards(db, 8), /^MigrationError: .*has 1 shard, and SHARDS is 8/);
+  await assert.rejects(prepareShards(db, 8), /^Error: .*has 1 shard, and SHARDS is 8/);
   await prepareShards(db, 1);
   assert.equal(await areShardsReady(db, 1), true);
 });

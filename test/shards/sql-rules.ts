@@ -1,0 +1,40 @@
+/**
+ * What Citus needs of SQL in a database with several shards, as rules over statement texts; and a
+ * record of every statement that this process sends.
+ */
+import pg from 'pg';
+import { mainSchema } from '../../src/postgres/shards.ts';
+
+const shardSchema = new RegExp(`\\b${mainSchema}_\\d{3,4}(?="?\\.)`, 'g');
+const control = new RegExp(`\\b${mainSchema}"?\\."?\\w+`);
+const volatile = /\b(now|nextval|random|gen_random_uuid|clock_timestamp|statement_timestamp|transaction_timestamp)\(/;
+
+/** The rules that a statement breaks. */
+export function brokenRules(text: string): string[] {
+  if (/^\s*(create|alter|drop)\b/i.test(text)) return /\btrigger\b/i.test(text) ? ['it creates a trigger'] : [];
+  const schemas = new Set(text.match(shardSchema));
+  const updates = [...text.matchAll(/\bdo update\s+set\b(.*?)(?=\bwhere\b|\breturning\b|\)\s*,|$)/gis)].map(
+    ([, set]) => set ?? '',
+  );
+  return [
+    schemas.size > 1 ? 'it names the tables of two shards' : '',
+    schemas.size > 0 && control.test(text) ? 'it joins a table of a shard with one of no shard' : '',
+    schemas.size > 0 && /\bnextval\(/i.test(text) ? 'a shard draws from a sequence' : '',
+    updates.some((set) => volatile.test(set)) ? 'do update set calls a volatile function' : '',
+    /^\s*do\b|\bmerge\s+into\b|\bctid\b/i.test(text) ? 'it has DO, MERGE or ctid' : '',
+  ].filter((rule) => rule !== '');
+}
+
+/** The texts of statements that this process has sent since, each once; without those of pg-boss. */
+export function recordStatements(): ReadonlySet<string> {
+  const texts = new Set<string>();
+  const { query } = pg.Client.prototype;
+  // biome-ignore lint/suspicious/noExplicitAny: pg types this method as nine overloads
+  pg.Client.prototype.query = function (this: pg.Client, ...args: any[]): any {
+    const [sent] = args;
+    const text = typeof sent === 'string' ? sent : sent?.text;
+    if (typeof text === 'string' && !text.includes('sendbatch_jobs')) texts.add(text);
+    return Reflect.apply(query, this, args);
+  };
+  return texts;
+}
