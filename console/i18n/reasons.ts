@@ -23,6 +23,7 @@ export const reasonWords: Readonly<Record<string, readonly [en: string, zh: stri
   INTERNAL: ['The service has a fault', '服务内部出错'],
   INVALID_FIELD: ['An entry is not valid', '填写的内容无效'],
   IN_DENYLIST: ['The sender is on the denylist', '发送者在黑名单中'],
+  KEY_NOT_FOUND: ['The key does not exist', '密钥不存在'],
   MESSAGE_NOT_FOUND: ['The message does not exist any more', '消息不存在或已过期'],
   MESSAGE_RECALLED: ['The message was recalled', '消息已撤回'],
   NOT_ALLOWED: ['Only the two people of this conversation may do this', '只有会话双方可以执行此操作'],

@@ -47,4 +47,47 @@ export const sections: readonly Section[] = [
       '/channels/:channelType/:channelId/:part?': () => import('../channels/channel-page.tsx'),
     },
   },
+  {
+    name: 'moderation',
+    path: '/moderation',
+    scope: 'admin',
+    pages: {
+      '/moderation': () => import('../moderation/queue-page.tsx'),
+      '/moderation/rules': () => import('../moderation/rules-page.tsx'),
+      '/moderation/test': () => import('../moderation/test-page.tsx'),
+    },
+  },
+  {
+    name: 'templates',
+    path: '/templates',
+    scope: 'admin',
+    pages: {
+      '/templates': () => import('../templates/templates-page.tsx'),
+      '/templates/:name': () => import('../templates/template-page.tsx'),
+    },
+  },
+  {
+    name: 'webhooks',
+    path: '/webhooks',
+    scope: 'admin',
+    pages: {
+      '/webhooks': () => import('../webhooks/webhooks-page.tsx'),
+      '/webhooks/:name': () => import('../webhooks/webhook-page.tsx'),
+    },
+  },
+  {
+    name: 'keys',
+    path: '/keys',
+    scope: 'admin',
+    pages: { '/keys': () => import('../keys/keys-page.tsx') },
+  },
+  {
+    name: 'settings',
+    path: '/settings',
+    scope: 'admin',
+    pages: {
+      '/settings': () => import('../settings/settings-page.tsx'),
+      '/settings/limits': () => import('../settings/limits-page.tsx'),
+    },
+  },
 ];
