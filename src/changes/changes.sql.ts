@@ -1,5 +1,5 @@
 import { sql } from 'kysely';
-import { flagRecalled, flagRedDot, flagWasRestricted } from '../messages/message.ts';
+import { changeKinds, flagRecalled, flagRedDot, flagWasRestricted } from '../messages/message.ts';
 import {
   alive,
   aliveAt,
@@ -10,9 +10,6 @@ import {
 } from '../messages/messages-read.sql.ts';
 import type { Db, MessageChanges, Tx } from '../postgres/schema.ts';
 import { Statement } from '../postgres/sql.ts';
-
-/** Kinds of changes as stored. */
-export const changeKinds = { edited: 1, recalled: 2 } as const;
 
 /** A message of a channel. */
 export interface MessageRef {

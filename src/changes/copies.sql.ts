@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
+import { changeKinds } from '../messages/message.ts';
 import type { Db } from '../postgres/schema.ts';
-import { changeKinds } from './changes.sql.ts';
 
 /** A content that a message had, and the change that replaced it. */
 export interface MessageCopy {

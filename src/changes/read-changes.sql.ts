@@ -1,3 +1,4 @@
+import { changeKinds } from '../messages/message.ts';
 import {
   aliveAt,
   type MessageRow,
@@ -7,7 +8,6 @@ import {
 } from '../messages/messages-read.sql.ts';
 import type { Db } from '../postgres/schema.ts';
 import { Statement } from '../postgres/sql.ts';
-import { changeKinds } from './changes.sql.ts';
 
 /** A change of a channel. */
 export interface Change {

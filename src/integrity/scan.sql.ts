@@ -1,7 +1,8 @@
 import { type RawBuilder, sql } from 'kysely';
+import { flagRecalled } from '../messages/message.ts';
 import { hashValues, int8Values } from '../postgres/binary-array.ts';
 import type { Db } from '../postgres/schema.ts';
-import { type HeadRows, type KeyRange, type MessageColumns, noHead } from './scan.ts';
+import { type HeadRows, type KeyRange, noHead, type ScannedMessages } from './scan.ts';
 
 /**
  * Runs work on several connections that all see the same snapshot, read-only: what is sent or swept
@@ -51,6 +52,11 @@ export async function countByHeads(db: Db): Promise<number> {
   return rows[0]?.messages ?? 0;
 }
 
+/** Whether a message `m` was recalled. */
+export const isRecalled = sql`m.flags & ${sql.lit(flagRecalled)} <> 0`;
+/** Whether a message `m` was edited or recalled. */
+export const isChanged = sql`(m.changed is not null or ${isRecalled})`;
+
 export const inRange = ({ afterKey, lastKey }: KeyRange) =>
   lastKey === undefined ? sql`channel_key > ${afterKey}` : sql`channel_key > ${afterKey} and channel_key <= ${lastKey}`;
 
@@ -85,6 +91,7 @@ interface PackedRow {
   readonly ids: Buffer | null;
   readonly indexed: Buffer | null;
   readonly sent: Buffer | null;
+  readonly changed: number;
 }
 
 /**
@@ -94,23 +101,26 @@ interface PackedRow {
 const packed = (messages: RawBuilder<unknown>) => sql<PackedRow>`
   select array_send(array_agg(channel_key)) as keys, array_send(array_agg(message_seq)) as seqs, array_send(array_agg(message_id)) as ids,
     array_send(array_agg(uuid_hash_extended(dedupe_key, channel_key))) as indexed,
-    array_send(array_agg(hashtextextended(client_msg_no, hashtextextended(from_uid, channel_key)))) as sent
+    array_send(array_agg(hashtextextended(client_msg_no, hashtextextended(from_uid, channel_key)))) as sent,
+    count(*) filter (where is_changed) as changed
   from (
-    select channel_key, message_seq, message_id, dedupe_key, from_uid, client_msg_no from sendbatch.message ${messages}
+    select channel_key, message_seq, message_id, dedupe_key, from_uid, client_msg_no, ${isChanged} as is_changed
+    from sendbatch.message m ${messages}
   ) ordered`;
 
-function unpack(row: PackedRow | undefined): MessageColumns {
+function unpack(row: PackedRow | undefined): ScannedMessages {
   return {
     keys: int8Values(row?.keys),
     seqs: int8Values(row?.seqs),
     ids: int8Values(row?.ids),
     indexedHashes: hashValues(row?.indexed),
     sentHashes: hashValues(row?.sent),
+    changed: row?.changed ?? 0,
   };
 }
 
 /** At most `limit` messages of a range of a shard, in the order of channel and sequence. */
-export async function messagesOf(db: Db, range: KeyRange, limit: number): Promise<MessageColumns> {
+export async function messagesOf(db: Db, range: KeyRange, limit: number): Promise<ScannedMessages> {
   const { rows } = await packed(sql`where ${inRange(range)} order by channel_key, message_seq limit ${limit}`).execute(
     db,
   );
@@ -140,7 +150,7 @@ export async function messagesOfSegment(
   db: Db,
   { channelKey, firstSeq, lastSeq }: Segment,
   limit: number,
-): Promise<MessageColumns> {
+): Promise<ScannedMessages> {
   const { rows } = await packed(sql`
     where channel_key = ${channelKey} and message_seq >= ${bigint(firstSeq)} and message_seq <= ${bigint(lastSeq)}
     order by message_seq limit ${limit}`).execute(db);

@@ -18,6 +18,11 @@ export interface MessageColumns {
   readonly sentHashes: Float64Array;
 }
 
+/** Messages that were read, and how many of them were edited or recalled. */
+export interface ScannedMessages extends MessageColumns {
+  readonly changed: number;
+}
+
 /** Channels in the order of their keys. */
 export interface HeadColumns {
   readonly keys: Float64Array;

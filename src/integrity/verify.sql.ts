@@ -92,7 +92,8 @@ interface NameRow {
   readonly channel_id: string;
 }
 
-async function namesOf(connection: Db, channelKeys: readonly number[]): Promise<Map<number, NameRow>> {
+/** The names of channels, by key. */
+export async function namesOf(connection: Db, channelKeys: readonly number[]): Promise<Map<number, NameRow>> {
   const { rows } = await sql<NameRow>`
     select channel_key, channel_type, sequence, channel_id from sendbatch.channel
     where channel_key = any(${channelKeys}::bigint[])`.execute(connection);

@@ -12,6 +12,7 @@ import { limits } from '../limits.ts';
 import type { Db } from '../postgres/schema.ts';
 import { onShard, type ShardLayout } from '../postgres/shards.ts';
 import { all } from '../postgres/sql.ts';
+import { changedChannels, changeFactsOf, uncountedChannels, unnumberedChannels } from './changes.sql.ts';
 import {
   boundsOf,
   countByHeads,
@@ -36,8 +37,8 @@ import {
   type ShardIds,
   suspectsOf,
 } from './scan.ts';
-import { doubleIds, factsOf, lastBlock, misplacedRows, readSplitBlock, strayKeys } from './verify.sql.ts';
-import { type ChannelViolation, violationsOf } from './violations.ts';
+import { doubleIds, factsOf, lastBlock, misplacedRows, namesOf, readSplitBlock, strayKeys } from './verify.sql.ts';
+import { type ChannelViolation, changeViolationsOf, violationsOf } from './violations.ts';
 
 /** Progress of a verification, and what it found since the last report. */
 export interface Step {
@@ -140,6 +141,7 @@ class Verification {
     this.#shards = shards;
     this.#pieceMessages = pieceMessages;
     this.#tasks = shards.map((shard) => (connection) => this.#checkIds(connection, shard));
+    for (const shard of shards) this.#tasks.push((connection) => this.#checkChanges(connection, shard));
     if (shards.length > 1)
       for (const shard of shards) this.#tasks.push((connection) => this.#checkPlaces(connection, shard));
   }
@@ -221,6 +223,8 @@ class Verification {
     const doubtful = repeats ? await repeatedKeys(tables, piece) : [];
     const faults = await this.#examine(connection, shard, [...suspects, ...doubtful]);
     if (hasStrays) faults.push(...(await this.#straysOf(connection, shard, piece)));
+    if (messages.changed > 0)
+      faults.push(...(await this.#examineChanges(connection, shard, await unnumberedChannels(tables, piece))));
     this.#channels += heads.keys.length;
     this.#messages += messages.keys.length;
     this.#report(faults);
@@ -289,6 +293,7 @@ class Verification {
     const indexed: Float64Array[] = [];
     const sent: Float64Array[] = [];
     let isRepeated = false;
+    let changed = 0;
     let left = count + (isHashed ? 0 : 1);
     const endOne = async (own: Db) => {
       if (--left > 0) return this.#report([]);
@@ -296,7 +301,12 @@ class Verification {
       const isDoubtful = isHashed ? !isOnce : isRepeated;
       const sound = isSound(joinRuns(runs), lastSeq, swept) && !isDoubtful;
       this.#channels++;
-      this.#report(sound ? [] : await this.#examine(own, shard, [channelKey]));
+      const faults = sound ? [] : await this.#examine(own, shard, [channelKey]);
+      if (changed > 0) {
+        const unnumbered = await unnumberedChannels(tablesOf(own, shard), piece);
+        faults.push(...(await this.#examineChanges(own, shard, unnumbered)));
+      }
+      this.#report(faults);
     };
     if (!isHashed)
       this.#tasks.unshift(async (own) => {
@@ -317,6 +327,7 @@ class Verification {
           indexed.push(columns.indexedHashes);
           sent.push(columns.sentHashes);
         }
+        changed += columns.changed;
         this.#messages += columns.seqs.length;
         await endOne(own);
       });
@@ -332,6 +343,35 @@ class Verification {
       this.#report(facts.flatMap(violationsOf));
     }
     this.#report(await this.#straysOf(connection, ids, piece));
+    const unnumbered = await unnumberedChannels(tablesOf(connection, ids), piece);
+    this.#report(await this.#examineChanges(connection, ids, unnumbered));
+  }
+
+  /** Compares the numbered changes of a shard with its heads and messages. */
+  async #checkChanges(connection: Db, ids: ShardIds): Promise<void> {
+    const tables = tablesOf(connection, ids);
+    for (let after = Number.MIN_SAFE_INTEGER; !this.#isStopped; ) {
+      const keys = await changedChannels(tables, after, examinedChannels);
+      const last = keys.at(-1);
+      if (last === undefined) break;
+      this.#report(await this.#examineChanges(connection, ids, keys));
+      after = last;
+    }
+    const uncounted = await uncountedChannels(tables, namedStrays);
+    this.#report(await this.#examineChanges(connection, ids, uncounted));
+  }
+
+  async #examineChanges(connection: Db, ids: ShardIds, keys: readonly number[]): Promise<ChannelViolation[]> {
+    if (keys.length === 0) return [];
+    const facts = await changeFactsOf(tablesOf(connection, ids), keys);
+    const names = await namesOf(connection, keys);
+    return facts.flatMap((each) => {
+      const name = names.get(each.channelKey);
+      // A channel that is missing is a violation of its own.
+      if (name === undefined) return [];
+      const { channel_type: channelType, channel_id: channelId, sequence } = name;
+      return changeViolationsOf({ channelType, channelId, sequence }, each);
+    });
   }
 
   /**

@@ -42,6 +42,11 @@ export interface ChannelViolation {
     | 'OTHER_SHARD'
     | 'CHANNEL_MISSING'
     | 'IDS_AHEAD_OF_BLOCKS'
+    | 'CHANGES_MISSING'
+    | 'CHANGES_AHEAD'
+    | 'CHANGE_WITHOUT_MESSAGE'
+    | 'CHANGE_MISMATCH'
+    | 'RECALLED_CONTENT'
     | 'ACKNOWLEDGED_LOST'
     | 'ACKNOWLEDGED_MISNUMBERED'
     | 'ACKNOWLEDGED_CHANGED';
@@ -101,4 +106,52 @@ function whereOf({ lastSeq, swept, kept, firstKept, lastKept, beforeGap }: Chann
     ...(lastKept === lastSeq ? [] : [`after seq ${lastKept}, the last that is kept`]),
   ];
   return `${places.join(', or ')}${swept > 0 ? ` (${swept} were swept, which leaves gaps too)` : ''}`;
+}
+
+/** What was found about the changes of a channel. Sequences name the first message of a kind. */
+export interface ChangeFacts {
+  readonly channelKey: number;
+  /** The number of the last change by the head; 0: none. */
+  readonly lastChange: number;
+  /** Changes removed with their messages. */
+  readonly swept: number;
+  readonly kept: number;
+  readonly lastKept: number;
+  /** Changed messages that do not exist. */
+  readonly strays: number;
+  readonly strayAt: number;
+  /** Messages that are not as their changes say. */
+  readonly wrong: number;
+  readonly wrongAt: number;
+  /** Recalled messages that still have content. */
+  readonly unerased: number;
+  readonly unerasedAt: number;
+}
+
+/** A channel, to name it in a violation. */
+export interface NamedChannel {
+  readonly channelType: number;
+  readonly channelId: string;
+  readonly sequence: number;
+}
+
+/** The invariants of recalls and edits that a channel violates. */
+export function changeViolationsOf(channel: NamedChannel, facts: ChangeFacts): ChannelViolation[] {
+  const faults: ChannelViolation[] = [];
+  const { lastChange, swept, kept, lastKept } = facts;
+  const { channelType, channelId, sequence } = channel;
+  const found = (kind: ChannelViolation['kind'], what: string) =>
+    faults.push({ kind, channelType, channelId, sequence, what });
+  if (lastKept > lastChange) found('CHANGES_AHEAD', `its head says ${lastChange} changes, its last one is ${lastKept}`);
+  else if (kept + swept < lastChange)
+    found('CHANGES_MISSING', `${lastChange - kept - swept} of ${lastChange} changes are missing`);
+  else if (kept + swept > lastChange)
+    found('CHANGES_AHEAD', `${kept} kept and ${swept} swept changes are more than the ${lastChange} of its head`);
+  if (facts.strays > 0)
+    found('CHANGE_WITHOUT_MESSAGE', `${facts.strays} changed messages are missing, the first has seq ${facts.strayAt}`);
+  if (facts.wrong > 0)
+    found('CHANGE_MISMATCH', `${facts.wrong} messages are not as their changes say, the first at seq ${facts.wrongAt}`);
+  if (facts.unerased > 0)
+    found('RECALLED_CONTENT', `${facts.unerased} recalled messages have content, the first at seq ${facts.unerasedAt}`);
+  return faults;
 }

@@ -19,6 +19,9 @@ export const flagRecalled = 8;
 /** Recalled, and had named its receivers: only the sender and services may see what remains. */
 export const flagWasRestricted = 16;
 
+/** Kinds of changes as stored. */
+export const changeKinds = { edited: 1, recalled: 2 } as const;
+
 /** Flags of a message, each 0 or 1. */
 export interface Header {
   readonly noPersist: number;

@@ -24,23 +24,31 @@ export async function sweepExpired(db: Db, limit: number, now: number): Promise<
   return rows[0]?.removed ?? 0;
 }
 
-/** Removes the messages of a list, and their changes. */
+/** Removes the messages of a list, their changes and copies of their contents. */
 const removed = (what: 'expired' | 'old') => sql`removed as (
       delete from sendbatch.message m using ${sql.ref(what)} w
       where m.channel_key = w.channel_key and m.message_seq = w.message_seq returning m.channel_key
     ), forgotten as (
       delete from sendbatch.message_change c using ${sql.ref(what)} w
+      where c.channel_key = w.channel_key and c.message_seq = w.message_seq returning c.channel_key
+    ), uncopied as (
+      delete from sendbatch.message_copy c using ${sql.ref(what)} w
       where c.channel_key = w.channel_key and c.message_seq = w.message_seq
     )`;
 
 /**
- * Records the number of removed messages per channel, for `verify`. In key order, so that two
+ * Records the number of removed messages and changes per channel, for `verify`. In key order, so that two
  * sweepers cannot deadlock.
  */
 const counted = sql`counted as (
-      insert into sendbatch.swept (channel_key, messages)
-      select channel_key, count(*) from removed group by channel_key order by channel_key
-      on conflict (channel_key) do update set messages = swept.messages + excluded.messages
+      insert into sendbatch.swept (channel_key, messages, changes)
+      select channel_key, sum(messages), sum(changes) from (
+        select channel_key, 1 as messages, 0 as changes from removed
+        union all
+        select channel_key, 0, 1 from forgotten
+      ) gone group by channel_key order by channel_key
+      on conflict (channel_key) do update
+        set messages = swept.messages + excluded.messages, changes = swept.changes + excluded.changes
     )`;
 
 /** Result of one step of a sweep by age. */

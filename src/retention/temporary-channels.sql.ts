@@ -99,7 +99,8 @@ async function removeIfOver(tx: Tx, shards: ShardLayout, visit: Visit): Promise<
       inbox as (delete from sendbatch.command_inbox where ${ofMembers}),
       cursors as (delete from sendbatch.read_cursor where ${ofMembers}),
       delivered as (delete from sendbatch.delivery_cursor where ${ofMembers}),
-      queued as (delete from sendbatch.webhook_queue where channel_key = any(${keys}::bigint[]))
+      queued as (delete from sendbatch.webhook_queue where channel_key = any(${keys}::bigint[])),
+      changes as (delete from sendbatch.webhook_change_queue where channel_key = any(${keys}::bigint[]))
     delete from sendbatch.channel where channel_key = any(${keys}::bigint[])`.execute(tx);
   return undefined;
 }

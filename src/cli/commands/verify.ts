@@ -11,7 +11,8 @@ import { CommandError, exit } from '../usage.ts';
 
 const about = `
 Checks every channel: stored and removed messages add up to its last sequence, no idempotency key occurs twice, ids grow
-with the sequence and are at most 2^53-1. Checks all channels together: no id occurs twice. Messages are neither changed
+with the sequence and are at most 2^53-1; edits and recalls are numbered without gaps, messages are as these say, and
+recalled ones have no content. Checks all channels together: no id occurs twice. Messages are neither changed
 nor locked, so the service can keep running. The command reads the database with the settings of the service (DATABASE_URL
 or DATA_DIR), and migrates the schema as a start of the service does.
 

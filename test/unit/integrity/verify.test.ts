@@ -34,6 +34,8 @@ describe('verify names each violated promise of the store', () => {
     await post('/message/sendbatch', messages);
     const command = { from_uid: 'u', channel_id: 'a', channel_type: 2, payload: 'SGk=', header: { sync_once: 1 } };
     await post('/message/send', command);
+    await post('/v1/channels/2/b/messages:recall', { message_seqs: [2] });
+    await post('/v1/channels/2/b/messages/3:edit', { payload: 'SG8=' });
     await service.stop();
   });
   after(() => sent.drop());
@@ -55,6 +57,7 @@ describe('verify names each violated promise of the store', () => {
   const keyOf = (id: string, sequence = 0) =>
     `(select channel_key from sendbatch.channel where channel_id = '${id}' and sequence = ${sequence})`;
   const inA = `channel_key = ${keyOf('a')}`;
+  const inB = `channel_key = ${keyOf('b')}`;
 
   test('verify checks all channels and messages of a sound store, and finds nothing', async () => {
     await assertSound(copy.url);
@@ -155,6 +158,45 @@ describe('verify names each violated promise of the store', () => {
       'a channel is missing and its messages are not',
       [`delete from sendbatch.channel where channel_id = 'b'`],
       [{ kind: 'CHANNEL_MISSING', what: /has a head or 10 messages, and no channel/ }],
+    ],
+    [
+      'a change is missing',
+      [`delete from sendbatch.message_change where ${inB} and change_no = 1`],
+      [
+        { kind: 'CHANGES_MISSING', channel: 'b', what: /^1 of 2 changes are missing$/ },
+        { kind: 'CHANGE_MISMATCH', channel: 'b', what: /^1 messages .* seq 2$/ },
+      ],
+    ],
+    [
+      'a head has fewer changes than its channel, or none',
+      [
+        `update sendbatch.channel_head set last_change = 1 where ${inB}`,
+        `insert into sendbatch.message_change (channel_key, change_no, message_seq, kind, changed_at) values (${keyOf('c')}, 1, 99, 1, 0)`,
+      ],
+      [
+        { kind: 'CHANGES_AHEAD', channel: 'b', what: /says 1 changes, its last one is 2/ },
+        { kind: 'CHANGES_AHEAD', channel: 'c', what: /says 0 changes/ },
+        { kind: 'CHANGE_WITHOUT_MESSAGE', channel: 'c', what: /^1 changed messages .* seq 99$/ },
+      ],
+    ],
+    [
+      'a recalled message has content, and another one is changed without a change',
+      [
+        `update sendbatch.message set payload = 'x' where ${inB} and message_seq = 2`,
+        `update sendbatch.message set changed = '{"revision": 3}' where ${inA} and message_seq = 5`,
+      ],
+      [
+        { kind: 'RECALLED_CONTENT', channel: 'b', what: /^1 recalled messages .* seq 2$/ },
+        { kind: 'CHANGE_MISMATCH', channel: 'a', what: /^1 messages .* seq 5$/ },
+      ],
+    ],
+    [
+      'a message is not recalled as its change says, and another has an edit too many',
+      [
+        `update sendbatch.message set flags = flags & ~8 where ${inB} and message_seq = 2`,
+        `update sendbatch.message set changed = '{"revision": 2}' where ${inB} and message_seq = 3`,
+      ],
+      [{ kind: 'CHANGE_MISMATCH', channel: 'b', what: /^2 messages .* seq 2$/ }],
     ],
     [
       'the sequence of blocks was set back',
