@@ -267,7 +267,7 @@ export const schema = {
     env: 'DATA_DIR',
   },
   lanes: {
-    doc: 'Lanes of group commit, each with a write connection; 0 = one transaction per batch, on the pooled connections.',
+    doc: 'Lanes of group commit, each with a write connection; 0 = one transaction per batch, on the pooled connections. With several SHARDS each has a lane, and this is the number of write connections that they share.',
     format: 'lanes',
     default: 4,
     env: 'LANES',

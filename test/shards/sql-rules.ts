@@ -21,7 +21,7 @@ export function brokenRules(text: string): string[] {
     schemas.size > 0 && control.test(text) ? 'it joins a table of a shard with one of no shard' : '',
     schemas.size > 0 && /\bnextval\(/i.test(text) ? 'a shard draws from a sequence' : '',
     updates.some((set) => volatile.test(set)) ? 'do update set calls a volatile function' : '',
-    /^\s*do\b|\bmerge\s+into\b|\bctid\b/i.test(text) ? 'it has DO, MERGE or ctid' : '',
+    /^\s*do\b|\bmerge\s+into\b|\b(ctid)\b/i.test(text) ? 'it has DO, MERGE or ctid' : '',
   ].filter((rule) => rule !== '');
 }
 
