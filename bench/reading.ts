@@ -34,13 +34,15 @@ export async function fanOut(machine: Machine, service: ServedBench, pairs: numb
   for (let round = 0; round < pairs; round++)
     for (const protocol of ['grpc', 'sse'] as const) {
       await machine.reset();
-      const channelIds = Array.from({ length: readers }, () => 'fan-out');
+      // A channel of its own: the service has cached the key of one that `reset` removed.
+      const name = `fan-out-${protocol}-${round}`;
+      const channelIds = Array.from({ length: readers }, () => name);
       const open = await openReaders({ url, protocol, channelIds, begin: 'payload' });
       const times: number[] = [];
       const cpu = service.cpu();
       for (let sent = 0; sent < messagesSent; sent++) {
         await sender.sendBatch({
-          messages: [{ ...channelOf('fan-out'), fromUid: 'bench', payload: Buffer.from(String(now())) }],
+          messages: [{ ...channelOf(name), fromUid: 'bench', payload: Buffer.from(String(now())) }],
         });
         await delay(betweenMs);
       }
@@ -108,25 +110,30 @@ const loadedReaders = 100;
  */
 export async function readersUnderLoad(
   machine: Machine,
-  url: string,
-  send: (openLoop: number | undefined, round: number) => Promise<Run>,
+  onNewService: <T>(
+    use: (url: string, send: (openLoop: number | undefined, round: number) => Promise<Run>) => Promise<T>,
+  ) => Promise<T>,
   pairs: number,
 ): Promise<string> {
   const lines: string[] = [];
   const p99: number[] = [];
   for (let round = 0; round < pairs; round++) {
-    const full = await send(undefined, round);
+    const full = await onNewService((_, send) => send(undefined, round));
     await machine.reset();
-    const open = await openReaders({
-      url,
-      protocol: 'grpc',
-      channelIds: Array.from({ length: loadedReaders }, (_, rank) => channelIdOf(rank)),
-      begin: 'accepted',
+    // Another service: the first one remembers higher sequences than those after the reset.
+    const { half, times } = await onNewService(async (url, send) => {
+      const open = await openReaders({
+        url,
+        protocol: 'grpc',
+        channelIds: Array.from({ length: loadedReaders }, (_, rank) => channelIdOf(rank)),
+        begin: 'accepted',
+      });
+      const run = await send(full.rate / 2, round);
+      await delay(1000);
+      const received = await open.take();
+      await open.close();
+      return { half: run, times: received };
     });
-    const half = await send(full.rate / 2, round);
-    await delay(1000);
-    const times = await open.take();
-    await open.close();
     const quantiles = quantilesOf(times);
     p99.push(times[Math.floor(times.length * 0.99)] ?? 0);
     lines.push(

@@ -489,20 +489,21 @@ export const scenarios: readonly Scenario[] = [
     words:
       'A live tail over gRPC for each of the 100 channels with the most messages (Zipf), while batches of 50 arrive at random (Poisson) at half of the rate that the service reached with 128 in flight just before. Times count from the acceptance of a message, which is before its commit, to its reader.',
     measure: async (machine, pairs) =>
-      await withService(machine, {}, async (contender) =>
-        readersUnderLoad(
-          machine,
-          contender('', grpc1).job.url,
-          (rate, round) =>
-            measure(
-              machine,
-              rate === undefined
-                ? contender('full', { ...grpc, inFlight: 128 })
-                : contender('half', { ...grpc, inFlight: 0, openLoop: rate / 50 }),
-              { ...work('zipf', { batches: 4000, batchMessages: 50 }), seed: 1000 + round },
+      await readersUnderLoad(
+        machine,
+        async (use) =>
+          await withService(machine, {}, async (contender) =>
+            use(contender('', grpc1).job.url, (rate, round) =>
+              measure(
+                machine,
+                rate === undefined
+                  ? contender('full', { ...grpc, inFlight: 128 })
+                  : contender('half', { ...grpc, inFlight: 0, openLoop: rate / 50 }),
+                { ...work('zipf', { batches: 4000, batchMessages: 50 }), seed: 1000 + round },
+              ),
             ),
-          pairs,
-        ),
+          ),
+        pairs,
       ),
   },
   {
