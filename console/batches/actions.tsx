@@ -9,10 +9,11 @@ import { Confirm } from '../ui/confirm.tsx';
 import { Dialog } from '../ui/dialog.tsx';
 import { ErrorNotice } from '../ui/feedback.tsx';
 import { hasEnded, leftCount, stateName } from './batch-state.ts';
+import { RecallDialog } from './recall-dialog.tsx';
 import { RescheduleDialog, ResumeDialog } from './resume-dialogs.tsx';
 import { batchTexts } from './texts.ts';
 
-type ActionName = 'cancel' | 'pause' | 'retry' | 'reschedule' | 'resume';
+type ActionName = 'cancel' | 'pause' | 'retry' | 'reschedule' | 'resume' | 'recall';
 
 export interface BatchActionsProps {
   readonly batch: Batch;
@@ -38,10 +39,12 @@ export function BatchActions({ batch, onChange }: BatchActionsProps) {
       {isEnded ? null : button('cancel', 'danger')}
       {stateName(batch) === 'cancelled' && leftCount(batch) > 0 ? button('resume', 'primary') : null}
       {isEnded && batch.refusedCount > 0 ? button('retry') : null}
+      {batch.recallState === undefined && batch.acceptedCount > 0 ? button('recall', 'danger') : null}
       <CancelDialog batch={batch} kind="cancel" isOpen={open === 'cancel'} onClose={close} onChange={onChange} />
       <CancelDialog batch={batch} kind="pause" isOpen={open === 'pause'} onClose={close} onChange={onChange} />
       <RetryDialog batch={batch} isOpen={open === 'retry'} onClose={close} />
       <RescheduleDialog batch={batch} isOpen={open === 'reschedule'} onClose={close} onChange={onChange} />
+      <RecallDialog batch={batch} isOpen={open === 'recall'} onClose={close} onChange={onChange} />
       <ResumeDialog batch={batch} isOpen={open === 'resume'} onClose={close} />
     </>
   );

@@ -84,6 +84,7 @@ function Summary({ batch, at, isLive }: SummaryProps) {
           </>
         )}
       </Figures>
+      <Recall batch={batch} />
       <LastError batch={batch} />
       <Details batch={batch} />
     </section>
@@ -96,6 +97,39 @@ function Continuation({ batch }: { readonly batch: Batch }) {
   const [, kind, origin = ''] = /^(retry|resume):([0-9a-f-]{36})$/.exec(batch.requestId) ?? [];
   if (kind === undefined) return null;
   return <Link href={pathOf('batches', origin)}>{t(kind === 'retry' ? 'continues.retry' : 'continues.resume')}</Link>;
+}
+
+/** Who recalled the batch, and how far that is. */
+function Recall({ batch }: { readonly batch: Batch }) {
+  const t = useTexts(batchTexts);
+  const format = useFormat();
+  if (batch.recallState === undefined) return null;
+  const {
+    recalledBy = '',
+    recallRequestedAt,
+    recalledCount = 0,
+    recallRefusedCount = 0,
+    recallMissingCount = 0,
+  } = batch;
+  return (
+    <Notice kind="warning">
+      <p className="notice-title">
+        {t('recall.by', {
+          name: recalledBy === '' ? '–' : recalledBy,
+          time: recallRequestedAt === undefined ? '' : format.time(recallRequestedAt),
+        })}
+      </p>
+      <Figures>
+        <Figure label={t('recall.recalled')} value={format.number(recalledCount)} />
+        {recallRefusedCount === 0 ? null : (
+          <Figure label={t('recall.tooOld')} value={format.number(recallRefusedCount)} isBad />
+        )}
+        {recallMissingCount === 0 ? null : (
+          <Figure label={t('recall.missing')} value={format.number(recallMissingCount)} />
+        )}
+      </Figures>
+    </Notice>
+  );
 }
 
 function LastError({ batch }: { readonly batch: Batch }) {
@@ -128,11 +162,18 @@ function Details({ batch }: { readonly batch: Batch }) {
     <Facts
       items={[
         [t('facts.submitted'), <Time key="submitted" value={batch.createdAt} />],
+        ...(batch.submittedBy === '' ? [] : ([[t('facts.submittedBy'), batch.submittedBy]] as const)),
         ...(batch.sendAt === undefined
           ? []
           : ([[t('facts.sendAt'), <Time key="sendAt" value={batch.sendAt} />]] as const)),
         [t('facts.started'), <Time key="started" value={batch.startedAt} />],
         [t('facts.ended'), <Time key="ended" value={batch.endedAt} />],
+        ...(batch.cancelledAt === undefined
+          ? []
+          : ([
+              [t('facts.cancelledAt'), <Time key="cancelled" value={batch.cancelledAt} />],
+              [t('facts.cancelledBy'), batch.cancelledBy || '–'],
+            ] as const)),
         ...(took === undefined ? [] : ([[t('facts.took'), took]] as const)),
         [t('facts.priority'), t(`priorities.${priorityNames[batch.priority] ?? 'normal'}`)],
         [

@@ -1,6 +1,6 @@
 import { timestampMs } from '@bufbuild/protobuf/wkt';
-import { type Batch, BatchState } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
-import type { Tone } from '../ui/display.tsx';
+import { type Batch, BatchState, RecallState } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
+import type { Tone } from '../ui/tone.ts';
 
 export type StateName = 'queued' | 'running' | 'cancelling' | 'completed' | 'cancelled';
 
@@ -53,6 +53,11 @@ export function leftCount(batch: Batch): number {
 
 export function hasEnded({ endedAt }: Batch): boolean {
   return endedAt !== undefined;
+}
+
+/** Whether nothing of it changes any more by itself: it has ended, and so has its recall. */
+export function isSettled(batch: Batch): boolean {
+  return hasEnded(batch) && batch.recallState !== RecallState.RUNNING;
 }
 
 /** Whether it waits for its time. */

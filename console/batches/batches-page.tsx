@@ -11,7 +11,7 @@ import { Empty, ErrorNotice, Loading } from '../ui/feedback.tsx';
 import { Field } from '../ui/field.tsx';
 import { Page } from '../ui/page.tsx';
 import { uiTexts } from '../ui/texts.ts';
-import { createPaceMeter, doneCount, hasEnded, type Pace, stateFilters } from './batch-state.ts';
+import { createPaceMeter, doneCount, isSettled, type Pace, stateFilters } from './batch-state.ts';
 import { PaceText, StateBadge } from './parts.tsx';
 import { batchTexts } from './texts.ts';
 
@@ -35,7 +35,7 @@ export default function BatchesPage() {
         pageParamKey: 'pageToken',
         getNextPageParam: ({ nextPageToken }) => (nextPageToken === '' ? undefined : nextPageToken),
         refetchInterval: ({ state }) =>
-          state.data?.pages.some(({ batches }) => batches.some((batch) => !hasEnded(batch)))
+          state.data?.pages.some(({ batches }) => batches.some((batch) => !isSettled(batch)))
             ? busyRefreshMs
             : idleRefreshMs,
       },
@@ -96,6 +96,7 @@ export default function BatchesPage() {
                   {t('columns.left')}
                 </th>
                 <th scope="col">{t('columns.created')}</th>
+                <th scope="col">{t('columns.by')}</th>
               </tr>
             </thead>
             <tbody>
@@ -159,6 +160,7 @@ function Row({ batch, pace, now }: RowProps) {
       <td className="nowrap">
         <Time value={batch.createdAt} />
       </td>
+      <td className="breakable">{batch.submittedBy === '' ? <span className="muted">–</span> : batch.submittedBy}</td>
     </tr>
   );
 }

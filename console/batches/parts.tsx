@@ -1,3 +1,4 @@
+import { RecallState } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 import type { Batch } from '../../src/client/index.ts';
 import { useFormat } from '../i18n/use-format.ts';
 import { useTexts } from '../i18n/use-texts.ts';
@@ -23,5 +24,17 @@ export function StateBadge({ batch, now }: { readonly batch: Batch; readonly now
         <div className="muted small nowrap">{format.time(batch.nextAt)}</div>
       </>
     );
-  return <Badge tone={stateTone(batch)}>{t(`states.${stateName(batch)}`)}</Badge>;
+  return (
+    <>
+      <Badge tone={stateTone(batch)}>{t(`states.${stateName(batch)}`)}</Badge>
+      {batch.recallState === undefined ? null : (
+        <>
+          {' '}
+          <Badge tone="warning">
+            {t(batch.recallState === RecallState.RUNNING ? 'recall.running' : 'recall.completed')}
+          </Badge>
+        </>
+      )}
+    </>
+  );
 }

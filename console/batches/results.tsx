@@ -12,11 +12,12 @@ import { useFormat } from '../i18n/use-format.ts';
 import { useTexts } from '../i18n/use-texts.ts';
 import { pathOf, useQueryParams } from '../ui/address.ts';
 import { Badge, TableScroll } from '../ui/display.tsx';
+import { downloadCsv } from '../ui/download.ts';
 import { Empty, ErrorNotice, Loading } from '../ui/feedback.tsx';
 import { Field } from '../ui/field.tsx';
 import { uiTexts } from '../ui/texts.ts';
 import { hasEnded } from './batch-state.ts';
-import { csvLine, download } from './csv.ts';
+import { csvLine } from './csv.ts';
 import { batchTexts } from './texts.ts';
 
 const pageSize = 100;
@@ -182,7 +183,7 @@ function ExportButton({ batch, refusedOnly }: { readonly batch: Batch; readonly 
         if (nextPageToken === '') break;
         pageToken = nextPageToken;
       }
-      download(`results-${batch.batchId.slice(0, 8)}${refusedOnly ? '-refused' : ''}.csv`, lines);
+      downloadCsv(`results-${batch.batchId.slice(0, 8)}${refusedOnly ? '-refused' : ''}.csv`, lines);
       setDone(true);
     } catch (thrown) {
       if (!signal.aborted) setError(thrown);

@@ -26,7 +26,7 @@ export function ResumeDialog({ batch, isOpen, onClose }: BatchDialogProps) {
       title={t('resume.title')}
       text={t('resume.text')}
       confirm={t('resume.confirm')}
-      mayBeNow
+      choices={['planned', 'now', 'later']}
       isOpen={isOpen}
       onClose={onClose}
       submit={async (sendAt) => (await rpc.resumeBatch({ batchId: batch.batchId, ...atTime(sendAt) })).batch?.batchId}
@@ -48,7 +48,7 @@ export function RescheduleDialog({
       title={t('reschedule.title')}
       text={t('reschedule.text')}
       confirm={t('reschedule.confirm')}
-      mayBeNow={false}
+      choices={['later']}
       {...(isHalfDone ? { warning: t('reschedule.halfDone') } : {})}
       isOpen={isOpen}
       onClose={onClose}
@@ -73,13 +73,16 @@ function atTime(sendAt: Timestamp | undefined): { readonly sendAt?: Timestamp } 
   return sendAt === undefined ? {} : { sendAt };
 }
 
+/** `planned`: each message at its own time, and at once where that has passed. */
+type When = 'planned' | 'now' | 'later';
+
 interface WhenDialogProps {
   readonly title: string;
   readonly text: string;
   readonly confirm: string;
   readonly warning?: string;
-  /** Whether "now" can be chosen beside a time. */
-  readonly mayBeNow: boolean;
+  /** What can be chosen, the first one at the start. */
+  readonly choices: readonly When[];
   readonly isOpen: boolean;
   readonly onClose: () => void;
   /** Does it; returns the id of the new batch. */
@@ -87,18 +90,19 @@ interface WhenDialogProps {
 }
 
 /** Asks when to send, in the time zone of the preferences; the chosen moment is also shown in UTC. */
-function WhenDialog({ title, text, confirm, warning, mayBeNow, isOpen, onClose, submit }: WhenDialogProps) {
+function WhenDialog({ title, text, confirm, warning, choices, isOpen, onClose, submit }: WhenDialogProps) {
   const t = useTexts(batchTexts);
   const format = useFormat();
   const timeZone = useTimeZone();
   const [, navigate] = useLocation();
-  const [isLater, setLater] = useState(!mayBeNow);
+  const [when, setWhen] = useState<When>(choices[0] ?? 'later');
   const [local, setLocal] = useState('');
   const [problem, setProblem] = useState<string>();
   const [isBusy, setBusy] = useState(false);
   const [error, setError] = useState<unknown>();
   const moments = momentsOf(local, timeZone);
   const [moment] = moments;
+  const isLater = when === 'later';
 
   async function run(): Promise<void> {
     if (isBusy) return;
@@ -108,7 +112,8 @@ function WhenDialog({ title, text, confirm, warning, mayBeNow, isOpen, onClose, 
     setBusy(true);
     setError(undefined);
     try {
-      const next = await submit(isLater && moment !== undefined ? timestampFromMs(moment) : undefined);
+      const ms = isLater ? moment : when === 'now' ? Date.now() : undefined;
+      const next = await submit(ms === undefined ? undefined : timestampFromMs(ms));
       onClose();
       if (next !== undefined) navigate(pathOf('batches', next));
     } catch (thrown) {
@@ -138,13 +143,13 @@ function WhenDialog({ title, text, confirm, warning, mayBeNow, isOpen, onClose, 
       }
     >
       <p>{text}</p>
-      {mayBeNow ? (
+      {choices.length > 1 ? (
         <fieldset>
           <legend>{t('when')}</legend>
-          {[false, true].map((later) => (
-            <label className="check" key={String(later)}>
-              <input type="radio" name="when" checked={isLater === later} onChange={() => setLater(later)} />
-              {t(later ? 'later' : 'now')}
+          {choices.map((each) => (
+            <label className="check" key={each}>
+              <input type="radio" name="when" checked={each === when} onChange={() => setWhen(each)} />
+              {t(`times.${each}`)}
             </label>
           ))}
         </fieldset>

@@ -5,7 +5,7 @@ import { useEffect, useState } from 'react';
 import { BatchService, GetBatchResponseSchema } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 import type { Batch } from '../../src/client/index.ts';
 import { sendbatch } from '../api/client.ts';
-import { hasEnded } from './batch-state.ts';
+import { isSettled } from './batch-state.ts';
 
 export interface FollowedBatch {
   readonly batch: Batch | undefined;
@@ -18,14 +18,14 @@ export interface FollowedBatch {
   readonly isLive: boolean;
 }
 
-/** A batch that follows its changes until it has ended, across lost connections. */
+/** A batch that follows its changes until it and its recall have ended, across lost connections. */
 export function useBatch(batchId: string): FollowedBatch {
   const transport = useTransport();
   const queryClient = useQueryClient();
   const { data, error, isPending, refetch, dataUpdatedAt } = useQuery(BatchService.method.getBatch, { batchId });
   const [isLive, setLive] = useState(false);
   const batch = data?.batch;
-  const isFollowed = batch !== undefined && !hasEnded(batch);
+  const isFollowed = batch !== undefined && !isSettled(batch);
   useEffect(() => {
     if (!isFollowed) return;
     const stop = new AbortController();

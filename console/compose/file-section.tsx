@@ -1,9 +1,10 @@
 import { type ChangeEvent, type DragEvent, useEffect, useId, useRef, useState } from 'react';
 import { useFormat } from '../i18n/use-format.ts';
 import { useTexts } from '../i18n/use-texts.ts';
-import { Badge, Progress, TableScroll, type Tone } from '../ui/display.tsx';
+import { Badge, Progress, TableScroll } from '../ui/display.tsx';
 import { Notice } from '../ui/feedback.tsx';
 import { Field } from '../ui/field.tsx';
+import type { Tone } from '../ui/tone.ts';
 import { ComposeError } from './engine/client.ts';
 import type { FileInfo, ReadChoice, ShownRow } from './engine/engine.ts';
 import { encodings } from './files/encoding.ts';

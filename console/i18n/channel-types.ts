@@ -1,4 +1,4 @@
-import type { Language } from './preferences.ts';
+import type { Language } from './language.ts';
 
 /** The channel types in words, by their number. */
 const names: readonly (readonly [en: string, zh: string])[] = [

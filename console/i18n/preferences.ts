@@ -1,8 +1,7 @@
 import { useSyncExternalStore } from 'react';
 import { createStore } from '../api/store.ts';
+import { type Language, languages } from './language.ts';
 
-export const languages = ['en', 'zh'] as const;
-export type Language = (typeof languages)[number];
 export const themes = ['system', 'light', 'dark'] as const;
 export type Theme = (typeof themes)[number];
 

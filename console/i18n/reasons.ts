@@ -1,4 +1,4 @@
-import type { Language } from './preferences.ts';
+import type { Language } from './language.ts';
 
 /**
  * The reasons of refusals in plain words, `[English, Chinese]`. A test holds the list to the
@@ -32,6 +32,7 @@ export const reasonWords: Readonly<Record<string, readonly [en: string, zh: stri
   OVERLOADED: ['The service is busy; try again in a moment', '服务繁忙，请稍后重试'],
   PAYLOAD_TOO_LARGE: ['The message is too long', '消息内容过长'],
   RATE_LIMITED: ['Too many messages in a short time', '发送过于频繁'],
+  REACH_IN_PROGRESS: ['Another count is still running; try again in a moment', '另一项统计仍在进行，请稍后重试'],
   READER_NOT_YOURS: ['This key may not read for that user', '该密钥无权以此用户的身份读取'],
   READER_TOO_SLOW: ['The page could not keep up with the messages', '页面来不及接收消息'],
   RECALL_WINDOW_OVER: ['The message is too old to be recalled or changed', '消息已超过可撤回或编辑的时限'],

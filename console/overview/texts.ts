@@ -19,7 +19,6 @@ export const overviewTexts = defineTexts(
       readers: 'Open tails',
       instances: 'Instances',
     },
-    now: 'now',
     charts: {
       time: 'Time',
       messages: 'Messages per second',
@@ -86,7 +85,6 @@ export const overviewTexts = defineTexts(
       readers: '打开的实时流',
       instances: '实例',
     },
-    now: '当前',
     charts: {
       time: '时间',
       messages: '每秒消息数',

@@ -2,8 +2,7 @@ import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { ReactNode } from 'react';
 import { Link, useRoute } from 'wouter';
 import { msOf, useFormat } from '../i18n/use-format.ts';
-
-export type Tone = 'neutral' | 'info' | 'success' | 'warning' | 'danger';
+import type { Tone } from './tone.ts';
 
 /** A state in one word. The words say it; the colour repeats it. */
 export function Badge({ tone = 'neutral', children }: { readonly tone?: Tone; readonly children: ReactNode }) {

@@ -9,6 +9,8 @@ export interface Relay {
   /** Resumes reading. */
   release(): void;
   leave(way: Way): void;
+  /** Cuts every open connection, at both ends; new ones work. */
+  cut(): void;
   close(): void;
 }
 
@@ -41,6 +43,13 @@ export async function openRelay(target: number): Promise<Relay> {
         if (way === 'close') upstream.destroy();
         else if (way === 'reset') upstream.resetAndDestroy();
         else upstream.end();
+      }
+    },
+    cut() {
+      for (const link of [...links]) {
+        link.client.destroy();
+        link.upstream.destroy();
+        links.delete(link);
       }
     },
     close() {
