@@ -32,6 +32,11 @@ export default function KeysPage() {
       refetch();
     },
   });
+  const ask = (key: Key) => {
+    // Its outcome stays on the page until the next one is asked about.
+    revoke.reset();
+    setRevoking(key);
+  };
   const keys = list.data?.pages.flatMap((page) => page.keys) ?? [];
   const isOpen = session.state === 'signedIn' && !session.hasCredential;
   return (
@@ -57,16 +62,13 @@ export default function KeysPage() {
           <p>{t('noneText')}</p>
         </Empty>
       ) : null}
-      {keys.length === 0 ? null : <KeyTable keys={keys} onRevoke={setRevoking} />}
+      {keys.length === 0 ? null : <KeyTable keys={keys} onRevoke={ask} />}
       <MoreButton {...list} />
       <CreateKey isOpen={isCreating} onClose={() => setCreating(false)} onCreated={refetch} />
       <ConfirmDialog
         title={t('revoke.title', { name: revoking?.name ?? '' })}
         isOpen={revoking !== undefined}
-        onClose={() => {
-          setRevoking(undefined);
-          revoke.reset();
-        }}
+        onClose={() => setRevoking(undefined)}
         confirm={t('revoke.confirm')}
         isDanger
         action={revoke}
