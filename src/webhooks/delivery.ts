@@ -1,4 +1,4 @@
-// Delivers stored messages to webhooks, at least once and in order per channel.
+// Delivers stored messages and their changes to webhooks, at least once and in order per channel.
 //
 // Entry point: `createWebhookDelivery`; a loop calls `run`. A webhook has 8 lanes and one for
 // redelivery; a channel always uses the same lane. States of a lane:
@@ -16,6 +16,7 @@
 import { randomUUID } from 'node:crypto';
 import { bulkhead } from 'cockatiel';
 import type { ChannelStore } from '../messages/channel-keys.sql.ts';
+import type { ChannelMessage } from './events-read.sql.ts';
 import {
   clearFailures,
   countFailure,
@@ -25,15 +26,24 @@ import {
   releaseLane,
   retryDelivery,
 } from './lanes.sql.ts';
+import type { Lease } from './lease.sql.ts';
 import { maxRoutedRows, routeOutbox } from './outbox-router.sql.ts';
 import type { Poster, PostResult } from './post.ts';
-import { type ChannelMessage, claimLanes, type Delivery, type Lease, takeDelivery } from './queue.sql.ts';
-import { breakDelayMs, type DeliveryAttempt, type RetrySchedule, retryDelayMs, type WebhookFormat } from './webhook.ts';
+import { claimLanes, type Delivery, takeDelivery } from './queue.sql.ts';
+import {
+  breakDelayMs,
+  type DeliveryAttempt,
+  type EventKind,
+  type RetrySchedule,
+  retryDelayMs,
+  type WebhookFormat,
+} from './webhook.ts';
 import { disableWebhook, type StoredWebhook } from './webhooks.sql.ts';
 
 /** Encodes the bodies of POSTs. */
 export interface WebhookBodies {
-  messages(format: WebhookFormat, messages: readonly ChannelMessage[], at: Date): string;
+  /** `legacy` has messages that were stored only. */
+  events(format: WebhookFormat, kind: EventKind, messages: readonly ChannelMessage[], at: Date): string;
   test(format: WebhookFormat, at: Date): string;
 }
 
@@ -136,9 +146,9 @@ function createDeliver(
   stop: AbortSignal,
 ): (lease: Lease, delivery: Delivery) => Promise<boolean> {
   const { db } = store;
-  const deliver = async (lease: Lease, { webhook, id, attempts, messages }: Delivery): Promise<boolean> => {
+  const deliver = async (lease: Lease, { webhook, kind, id, attempts, messages }: Delivery): Promise<boolean> => {
     const { name, url, format } = webhook;
-    const body = bodies.messages(format, messages, new Date(now()));
+    const body = bodies.events(format, kind, messages, new Date(now()));
     const posted = await poster.post({ url, format, secrets: secretsOf(webhook), id, body }, stop);
     const { verdict, status, error, ms } = posted;
     const attempt = {

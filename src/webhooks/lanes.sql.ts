@@ -1,7 +1,8 @@
 import { sql } from 'kysely';
 import type { Db } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
-import { holdsLease, type Lease, type RangeRow } from './queue.sql.ts';
+import { type ChangesRow, holdsLease, type Lease, type RangeRow } from './lease.sql.ts';
+import type { EventKind } from './webhook.ts';
 
 /** Why an attempt failed. Status 0: no answer. */
 export interface DeliveryFailure {
@@ -9,7 +10,7 @@ export interface DeliveryFailure {
   readonly error: string;
 }
 
-const emptyLane = sql`delivery_id = null, message_id = null, ranges = null, attempts = 0, last_status = null, last_error = null, created_at = null, next_at = 0`;
+const emptyLane = sql`delivery_id = null, message_id = null, ranges = null, changes = null, attempts = 0, last_status = null, last_error = null, created_at = null, next_at = 0`;
 
 /** Ends the lane's delivery after success and keeps the lease; false if the lease was lost. */
 export async function endDelivery(db: Db, lease: Lease): Promise<boolean> {
@@ -35,8 +36,8 @@ export async function parkDelivery(db: Db, lease: Lease, failure: DeliveryFailur
     with held as (
       select * from sendbatch.webhook_lane where ${holdsLease(lease)} and delivery_id is not null for update
     ), parked as (
-      insert into sendbatch.webhook_parked (delivery_id, webhook_key, message_id, ranges, attempts, last_status, last_error, created_at, parked_at)
-      select delivery_id, webhook_key, message_id, ranges, attempts + 1, ${failure.status}::integer, ${failure.error}, created_at, ${databaseNow} from held
+      insert into sendbatch.webhook_parked (delivery_id, webhook_key, message_id, ranges, changes, attempts, last_status, last_error, created_at, parked_at)
+      select delivery_id, webhook_key, message_id, coalesce(ranges, '[]'), changes, attempts + 1, ${failure.status}::integer, ${failure.error}, created_at, ${databaseNow} from held
     )
     update sendbatch.webhook_lane set ${emptyLane} where (webhook_key, lane) in (select webhook_key, lane from held)`.execute(
     db,
@@ -81,6 +82,8 @@ export interface FailedDelivery {
   readonly deliveryId: number;
   readonly id: string;
   readonly state: 'retrying' | 'parked' | 'queued';
+  readonly kind: EventKind;
+  /** Of sequences, or of the numbers of changes. */
   readonly ranges: readonly { channelType: number; channelId: string; firstSeq: number; lastSeq: number }[];
   readonly attempts: number;
   readonly failure: DeliveryFailure;
@@ -95,7 +98,8 @@ export async function listFailed(db: Db, webhookKey: number, after: number, limi
     delivery_id: number;
     message_id: string;
     state: FailedDelivery['state'];
-    ranges: RangeRow[];
+    ranges: RangeRow[] | null;
+    changes: ChangesRow | null;
     attempts: number;
     last_status: number | null;
     last_error: string | null;
@@ -103,14 +107,15 @@ export async function listFailed(db: Db, webhookKey: number, after: number, limi
     next_at: number | null;
     parked_at: number | null;
   }>`
-    select delivery_id, message_id, 'retrying' as state, ranges, attempts, last_status, last_error, created_at, next_at, null::bigint as parked_at
+    select delivery_id, message_id, 'retrying' as state, ranges, changes, attempts, last_status, last_error, created_at, next_at, null::bigint as parked_at
     from sendbatch.webhook_lane where webhook_key = ${webhookKey} and delivery_id > ${after} and attempts > 0
     union all
-    (select delivery_id, message_id, case when redeliver then 'queued' else 'parked' end, ranges, attempts, last_status, last_error, created_at, null, parked_at
+    (select delivery_id, message_id, case when redeliver then 'queued' else 'parked' end, ranges, changes, attempts, last_status, last_error, created_at, null, parked_at
     from sendbatch.webhook_parked where webhook_key = ${webhookKey} and delivery_id > ${after}
     order by delivery_id limit ${limit})
     order by delivery_id limit ${limit}`.execute(db);
-  const keys = new Set(rows.flatMap((row) => row.ranges.map(([channelKey]) => channelKey)));
+  const rangesOf = ({ ranges, changes }: (typeof rows)[number]) => changes?.ranges ?? ranges ?? [];
+  const keys = new Set(rows.flatMap((row) => rangesOf(row).map(([channelKey]) => channelKey)));
   const { rows: channels } = await sql<{ channel_key: number; channel_type: number; channel_id: string }>`
     select channel_key, channel_type, channel_id from sendbatch.channel where channel_key = any(${[...keys]}::bigint[])`.execute(
     db,
@@ -120,7 +125,8 @@ export async function listFailed(db: Db, webhookKey: number, after: number, limi
     deliveryId: row.delivery_id,
     id: row.message_id,
     state: row.state,
-    ranges: row.ranges.map(([channelKey, firstSeq, lastSeq]) => ({
+    kind: row.changes?.kind ?? 'stored',
+    ranges: rangesOf(row).map(([channelKey, firstSeq, lastSeq]) => ({
       channelType: channelOf.get(channelKey)?.channel_type ?? 0,
       channelId: channelOf.get(channelKey)?.channel_id ?? '',
       firstSeq,
@@ -145,6 +151,10 @@ export async function redeliverParked(db: Db, webhookKey: number, deliveryIds: r
 
 /** Deletes deliveries parked more than `retentionMs` ago, and queue rows of deleted webhooks. */
 export async function sweepWebhooks(db: Db, retentionMs: number): Promise<void> {
+  await sql`
+    delete from sendbatch.webhook_change_queue q where not exists (select from sendbatch.webhook w where w.webhook_key = q.webhook_key)`.execute(
+    db,
+  );
   await sql`delete from sendbatch.webhook_parked where parked_at < ${databaseNow} - ${retentionMs}::bigint`.execute(db);
   await sql`
     delete from sendbatch.webhook_queue q where not exists (select from sendbatch.webhook w where w.webhook_key = q.webhook_key)`.execute(

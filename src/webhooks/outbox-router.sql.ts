@@ -30,7 +30,7 @@ interface OutboxRow {
 }
 
 /**
- * Moves outbox rows of all shards to the queues of matching webhooks. Returns how many of the shard
+ * Moves outbox rows and changes of all shards to the queues of matching webhooks. Returns how many of the shard
  * with most, 0 if another router runs. Only one router runs at a time (advisory lock): two could
  * queue a channel's second range before its first.
  *
@@ -41,21 +41,65 @@ export async function routeOutbox({ db, shards }: { readonly db: Db; readonly sh
   return await inTransaction(
     db,
     async (tx) => {
-      const [isLocked, rows] = await all([lockRouter(tx), overShards(tx, shards.all, readOutbox)]);
-      return isLocked ? rows : [];
+      const [isLocked, found] = await all([lockRouter(tx), overShards(tx, shards.all, readShard)]);
+      return isLocked ? found : [];
     },
-    (tx, rowsOfShards) => {
-      const found = rowsOfShards.flat();
-      const removed = shards.all.flatMap((shard, index) => {
-        const rows = rowsOfShards[index] ?? [];
-        return rows.length === 0 ? [] : [removeOutbox(onShard(tx, shard), rows)];
+    (tx, found) => {
+      const moved = shards.all.flatMap((shard, index) => {
+        const { rows = [], changes = [] } = found[index] ?? {};
+        const on = onShard(tx, shard);
+        return [
+          ...(rows.length === 0 ? [] : [removeOutbox(on, rows)]),
+          ...(changes.length === 0 ? [] : [markRouted(on, changes)]),
+        ];
       });
+      const rows = found.flatMap((each) => each.rows);
+      const changes = found.flatMap((each) => each.changes);
       return {
-        sent: found.length === 0 ? [] : [...removed, queueRanges(tx, found)],
-        result: Math.max(0, ...rowsOfShards.map((rows) => rows.length)),
+        sent: [
+          ...moved,
+          ...(rows.length === 0 ? [] : [queueRanges(tx, rows)]),
+          ...(changes.length === 0 ? [] : [queueChanges(tx, changes)]),
+        ],
+        result: Math.max(0, ...found.map((each) => Math.max(each.rows.length, each.changes.length))),
       };
     },
   );
+}
+
+/** What a shard has to route. */
+interface ToRoute {
+  readonly rows: readonly OutboxRow[];
+  readonly changes: readonly ChangeRow[];
+}
+
+interface ChangeRow {
+  readonly channel_key: number;
+  readonly change_no: number;
+}
+
+/**
+ * Changes are read before messages: the later snapshot has every message before them. They wait
+ * while there are more messages than one chunk.
+ */
+async function readShard(shard: Tx): Promise<ToRoute> {
+  const [changes, rows] = await all([readChanges(shard), readOutbox(shard)]);
+  return { rows, changes: rows.length < maxRoutedRows ? changes : [] };
+}
+
+async function readChanges(shard: Tx): Promise<ChangeRow[]> {
+  const { rows } = await sql<ChangeRow>`
+    select channel_key, change_no from sendbatch.message_change
+    where to_route order by channel_key, change_no limit ${maxRoutedRows}`.execute(shard);
+  return rows;
+}
+
+async function markRouted(shard: Tx, changes: readonly ChangeRow[]): Promise<void> {
+  await sql`
+    update sendbatch.message_change c set to_route = false
+    from unnest(${bigintArray(changes.map((each) => each.channel_key))}::bigint[],
+      ${bigintArray(changes.map((each) => each.change_no))}::bigint[]) as w(channel_key, change_no)
+    where c.channel_key = w.channel_key and c.change_no = w.change_no`.execute(shard);
 }
 
 async function lockRouter(tx: Tx): Promise<boolean> {
@@ -95,6 +139,26 @@ async function queueRanges(tx: Tx, rows: readonly OutboxRow[]): Promise<void> {
     join sendbatch.webhook w on cardinality(w.channel_types) = 0 or c.channel_type = any(w.channel_types)
     order by w.webhook_key, r.channel_key
     on conflict (webhook_key, channel_key) do update set last_seq = greatest(q.last_seq, excluded.last_seq)`.execute(
+    tx,
+  );
+}
+
+/** Queues changes for the webhooks that receive them: the legacy format has none. */
+async function queueChanges(tx: Tx, changes: readonly ChangeRow[]): Promise<void> {
+  await sql`
+    with ranges as (
+      select channel_key, min(change_no) as first_change, max(change_no) as last_change
+      from unnest(${bigintArray(changes.map((each) => each.channel_key))}::bigint[],
+        ${bigintArray(changes.map((each) => each.change_no))}::bigint[]) as w(channel_key, change_no)
+      group by channel_key
+    )
+    insert into sendbatch.webhook_change_queue as q (webhook_key, channel_key, lane, first_change, last_change, since)
+    select w.webhook_key, r.channel_key, r.channel_key % ${limits.webhookLanes}, r.first_change, r.last_change, ${databaseNow}
+    from ranges r
+    cross join lateral (select channel_type from sendbatch.channel c where c.channel_key = r.channel_key limit 1) c
+    join sendbatch.webhook w on w.format = 'standard' and (cardinality(w.channel_types) = 0 or c.channel_type = any(w.channel_types))
+    order by w.webhook_key, r.channel_key
+    on conflict (webhook_key, channel_key) do update set last_change = greatest(q.last_change, excluded.last_change)`.execute(
     tx,
   );
 }

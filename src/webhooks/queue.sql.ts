@@ -1,39 +1,23 @@
 import { sql } from 'kysely';
 import { limits } from '../limits.ts';
 import type { ChannelStore } from '../messages/channel-keys.sql.ts';
-import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from '../messages/messages-read.sql.ts';
-import { byShard } from '../postgres/over-shards.ts';
 import type { Db } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
-import { countMessages, cutToBytes, type SeqRange, takeFirst } from './webhook.ts';
+import { type ChannelMessage, readEvents } from './events-read.sql.ts';
+import { type ChangesRow, holdsLease, type Lease, plannedOf, type RangeRow } from './lease.sql.ts';
+import { readNext } from './next.sql.ts';
+import { countMessages, cutToBytes, type EventKind, type PlannedDelivery } from './webhook.ts';
 import { type StoredWebhook, toWebhook, type WebhookRow, webhookColumns } from './webhooks.sql.ts';
 
-/** A stored message with its channel. */
-export interface ChannelMessage extends StoredMessage {
-  readonly channelKey: number;
-  readonly channelType: number;
-  readonly channelId: string;
-}
-
-/** A claim of a lane. Each claim has a new token (fencing), so an expired lease changes nothing. */
-export interface Lease {
-  readonly webhookKey: number;
-  readonly lane: number;
-  readonly token: string;
-}
-
-/** SQL condition: the row is the lane of this lease, and the lease is held. */
-export const holdsLease = ({ webhookKey, lane, token }: Lease) =>
-  sql`webhook_key = ${webhookKey} and lane = ${lane} and token = ${token}::uuid`;
-
-/** The messages of one POST. */
+/** The events of one POST. */
 export interface Delivery {
   readonly webhook: StoredWebhook;
+  readonly kind: EventKind;
   /** The `webhook-id`. */
   readonly id: string;
   /** Failed attempts so far. */
   readonly attempts: number;
-  /** The messages of its ranges that have not expired. */
+  /** The messages of its ranges that have not expired, as they are now. */
   readonly messages: readonly ChannelMessage[];
 }
 
@@ -61,6 +45,8 @@ export async function claimLanes(
         or l.lane <> ${redeliveryLane} and (
           (select since from sendbatch.webhook_queue q where q.webhook_key = l.webhook_key and q.lane = l.lane order by queued_id limit 1)
             <= ${databaseNow} - w.max_wait_ms
+          or (select since from sendbatch.webhook_change_queue q where q.webhook_key = l.webhook_key and q.lane = l.lane order by queued_id limit 1)
+            <= ${databaseNow} - w.max_wait_ms
           or w.max_wait_ms > 0 and w.batch_size <= (
             select sum(messages) from (
               select last_seq - first_seq + 1 as messages from sendbatch.webhook_queue q
@@ -84,13 +70,12 @@ interface LaneRow {
   readonly delivery_id: number | null;
   readonly message_id: string | null;
   readonly ranges: RangeRow[] | null;
+  readonly changes: ChangesRow | null;
   readonly attempts: number;
   readonly next_at: number;
   readonly now: number;
+  readonly has_changes: boolean;
 }
-
-/** A range as stored in JSON: channel key, first and last sequence. */
-export type RangeRow = readonly [number, number, number];
 
 /**
  * Takes the lane's current delivery, or creates the next one from its queue, and renews the lease.
@@ -107,7 +92,8 @@ export async function takeDelivery(
 ): Promise<Delivery | undefined> {
   const { db } = store;
   const { rows } = await sql<WebhookRow & LaneRow>`
-    select ${webhookColumns}, l.delivery_id, l.message_id, l.ranges, l.attempts, l.next_at, ${databaseNow} as now
+    select ${webhookColumns}, l.delivery_id, l.message_id, l.ranges, l.changes, l.attempts, l.next_at, ${databaseNow} as now,
+      exists (select from sendbatch.webhook_change_queue q where q.webhook_key = l.webhook_key and q.lane = l.lane) as has_changes
     from sendbatch.webhook_lane l join sendbatch.webhook w using (webhook_key)
     where l.webhook_key = ${lease.webhookKey} and l.lane = ${lease.lane} and l.token = ${lease.token}::uuid`.execute(
     db,
@@ -115,38 +101,56 @@ export async function takeDelivery(
   const [row] = rows;
   if (row === undefined || row.disabled_by !== null || row.next_at > row.now) return undefined;
   const webhook = toWebhook(row);
-  const { message_id: id, ranges, attempts } = row;
-  if (id !== null && ranges !== null) {
-    const messages = await readMessages(store, ranges.map(toRange), now);
-    return (await renewLease(db, lease, leaseMs)) ? { webhook, id, attempts, messages } : undefined;
+  const { message_id: id, attempts } = row;
+  const current = plannedOf(row);
+  if (id !== null && current !== undefined) {
+    const messages = await readEvents(store, webhook, current, now);
+    return (await renewLease(db, lease, leaseMs)) ? { webhook, kind: current.kind, id, attempts, messages } : undefined;
   }
   return lease.lane === redeliveryLane
     ? await takeParked(store, lease, webhook, { leaseMs, now })
-    : await takeQueued(store, lease, webhook, { newId, leaseMs, now, databaseNow: row.now });
+    : await takeQueued(
+        store,
+        { lease, webhook, hasChanges: row.has_changes },
+        { newId, leaseMs, now, databaseNow: row.now },
+      );
 }
 
 async function takeQueued(
   store: ChannelStore,
-  lease: Lease,
-  webhook: StoredWebhook,
+  { lease, webhook, hasChanges }: { lease: Lease; webhook: StoredWebhook; hasChanges: boolean },
   at: { newId: string; leaseMs: number; now: number; databaseNow: number },
 ): Promise<Delivery | undefined> {
   const { db } = store;
-  const { rows } = await sql<{ channel_key: number; first_seq: number; last_seq: number; since: number }>`
-    select channel_key, first_seq, last_seq, since from sendbatch.webhook_queue
-    where webhook_key = ${lease.webhookKey} and lane = ${lease.lane} order by queued_id limit ${webhook.batchSize}`.execute(
-    db,
-  );
-  const queue = rows.map((row) => ({ ...toRange([row.channel_key, row.first_seq, row.last_seq]), since: row.since }));
-  const [first] = queue;
-  if (first === undefined) return undefined;
-  const wanted = takeFirst<SeqRange>(queue, webhook.batchSize);
-  if (countMessages(wanted) < webhook.batchSize && first.since + webhook.maxWaitMs > at.databaseNow) return undefined;
-  const { ranges, messages } = cutToBytes(wanted, await readMessages(store, wanted, at.now), limits.webhookBytes);
-  const taken = await takeRanges(db, lease, ranges, at);
+  const next = await readNext(store, lease, { limit: webhook.batchSize, hasChanges });
+  if (next === undefined) return undefined;
+  const { planned, since } = next;
+  if (countMessages(planned.ranges) < webhook.batchSize && since + webhook.maxWaitMs > at.databaseNow) return undefined;
+  const found = await readEvents(store, webhook, planned, at.now);
+  // A change stands at its number among the changes, as a message does among the messages.
+  const placed = found.map((message) => ({ ...message, message, messageSeq: message.changeNo ?? message.messageSeq }));
+  const { ranges, messages } = cutToBytes(planned.ranges, placed, limits.webhookBytes);
+  const taken = await takeRanges(db, lease, { kind: planned.kind, ranges }, at);
   if (taken.size === 0) return undefined;
-  return { webhook, id: at.newId, attempts: 0, messages: messages.filter((each) => taken.has(each.channelKey)) };
+  return {
+    webhook,
+    kind: planned.kind,
+    id: at.newId,
+    attempts: 0,
+    messages: messages.flatMap(({ message }) => (taken.has(message.channelKey) ? [message] : [])),
+  };
 }
+
+const messageQueue = {
+  queue: sql`sendbatch.webhook_queue`,
+  firstColumn: sql.raw('first_seq'),
+  lastColumn: sql.raw('last_seq'),
+};
+const changeQueue = {
+  queue: sql`sendbatch.webhook_change_queue`,
+  firstColumn: sql.raw('first_change'),
+  lastColumn: sql.raw('last_change'),
+};
 
 /**
  * Moves ranges from the queue into a new delivery of the lane; returns the channels of the moved
@@ -157,27 +161,34 @@ async function takeQueued(
 async function takeRanges(
   db: Db,
   lease: Lease,
-  ranges: readonly SeqRange[],
+  { kind, ranges }: PlannedDelivery,
   { newId, leaseMs }: { newId: string; leaseMs: number },
 ): Promise<Set<number>> {
+  const { queue, firstColumn, lastColumn } = kind === 'stored' ? messageQueue : changeQueue;
+  const taken = sql`(select jsonb_agg(jsonb_build_array(channel_key, first_seq, last_seq) order by position) from locked)`;
+  // Older versions read only `ranges`, and leave a delivery without them to this one.
+  const recorded =
+    kind === 'stored'
+      ? sql`ranges = ${taken}, changes = null`
+      : sql`ranges = null, changes = jsonb_build_object('kind', ${kind}::text, 'ranges', ${taken})`;
   const { rows } = await sql<{ channel_key: number }>`
     with lane as (
       select webhook_key, lane from sendbatch.webhook_lane where ${holdsLease(lease)} and delivery_id is null for update
     ), locked as materialized (
-      select q.channel_key, q.last_seq as queued_seq, c.first_seq, c.last_seq, c.position
-      from sendbatch.webhook_queue q join unnest(${ranges.map((range) => range.channelKey)}::bigint[], ${ranges.map((range) => range.firstSeq)}::bigint[],
+      select q.channel_key, q.${lastColumn} as queued_seq, c.first_seq, c.last_seq, c.position
+      from ${queue} q join unnest(${ranges.map((range) => range.channelKey)}::bigint[], ${ranges.map((range) => range.firstSeq)}::bigint[],
         ${ranges.map((range) => range.lastSeq)}::bigint[]) with ordinality as c(channel_key, first_seq, last_seq, position) on q.channel_key = c.channel_key
       where q.webhook_key = ${lease.webhookKey} and exists (select from lane)
       order by q.channel_key for update of q skip locked
     ), drained as (
-      delete from sendbatch.webhook_queue q using locked c
+      delete from ${queue} q using locked c
       where q.webhook_key = ${lease.webhookKey} and q.channel_key = c.channel_key and c.queued_seq = c.last_seq
     ), cut as (
-      update sendbatch.webhook_queue q set first_seq = c.last_seq + 1, queued_id = nextval('sendbatch.webhook_queued')
+      update ${queue} q set ${firstColumn} = c.last_seq + 1, queued_id = nextval('sendbatch.webhook_queued')
       from locked c where q.webhook_key = ${lease.webhookKey} and q.channel_key = c.channel_key and c.queued_seq > c.last_seq
     ), held as (
       update sendbatch.webhook_lane l set delivery_id = nextval('sendbatch.webhook_delivery'), message_id = ${newId},
-        ranges = (select jsonb_agg(jsonb_build_array(channel_key, first_seq, last_seq) order by position) from locked), attempts = 0,
+        ${recorded}, attempts = 0,
         last_status = null, last_error = null, created_at = ${databaseNow}, leased_until = ${databaseNow} + ${leaseMs}::bigint
       from lane where l.webhook_key = lane.webhook_key and l.lane = lane.lane and exists (select from locked)
     )
@@ -192,25 +203,33 @@ async function takeParked(
   at: { leaseMs: number; now: number },
 ): Promise<Delivery | undefined> {
   const { db } = store;
-  const { rows } = await sql<{ delivery_id: number; message_id: string; ranges: RangeRow[] }>`
-    select delivery_id, message_id, ranges from sendbatch.webhook_parked
+  const { rows } = await sql<{
+    delivery_id: number;
+    message_id: string;
+    ranges: RangeRow[];
+    changes: ChangesRow | null;
+  }>`
+    select delivery_id, message_id, ranges, changes from sendbatch.webhook_parked
     where webhook_key = ${lease.webhookKey} and redeliver order by delivery_id limit 1`.execute(db);
   const [row] = rows;
   if (row === undefined) return undefined;
-  const messages = await readMessages(store, row.ranges.map(toRange), at.now);
+  const planned = plannedOf(row);
+  if (planned === undefined) return undefined;
+  const messages = await readEvents(store, webhook, planned, at.now);
   const { rows: taken } = await sql`
     with lane as (
       select webhook_key, lane from sendbatch.webhook_lane where ${holdsLease(lease)} and delivery_id is null for update
     ), redelivered as (
       delete from sendbatch.webhook_parked where delivery_id = ${row.delivery_id} and exists (select from lane)
-      returning delivery_id, message_id, ranges, created_at
+      returning delivery_id, message_id, ranges, changes, created_at
     )
-    update sendbatch.webhook_lane l set delivery_id = r.delivery_id, message_id = r.message_id, ranges = r.ranges, attempts = 0,
+    update sendbatch.webhook_lane l set delivery_id = r.delivery_id, message_id = r.message_id,
+      ranges = case when r.changes is null then r.ranges end, changes = r.changes, attempts = 0,
       last_status = null, last_error = null, created_at = r.created_at, leased_until = ${databaseNow} + ${at.leaseMs}::bigint
     from lane, redelivered r where l.webhook_key = lane.webhook_key and l.lane = lane.lane returning l.lane`.execute(
     db,
   );
-  return taken.length === 0 ? undefined : { webhook, id: row.message_id, attempts: 0, messages };
+  return taken.length === 0 ? undefined : { webhook, kind: planned.kind, id: row.message_id, attempts: 0, messages };
 }
 
 /** Renews a lease; false if it was lost. */
@@ -221,38 +240,3 @@ async function renewLease(db: Db, lease: Lease, leaseMs: number): Promise<boolea
   );
   return numAffectedRows === 1n;
 }
-
-/** Reads the unexpired messages of ranges, in the order of the ranges. */
-async function readMessages(
-  { db, shards, channelKeys }: ChannelStore,
-  ranges: readonly SeqRange[],
-  now: number,
-): Promise<(ChannelMessage & { readonly bytes: number })[]> {
-  const placed = ranges.map((range, place) => ({ ...range, place }));
-  const ofShards = await byShard(db, shards, { items: placed, channelKeyOf }, async (shard, own) => {
-    const column = (of: (each: (typeof own)[number]) => number) => sql`${own.map(of)}::bigint[]`;
-    const { rows } = await sql<MessageRow & { channel_key: number; place: number }>`
-      select r.channel_key, r.place, m.*
-      from unnest(${column(channelKeyOf)}, ${column((each) => each.firstSeq)}, ${column((each) => each.lastSeq)},
-        ${column((each) => each.place)}) as r(channel_key, first_seq, last_seq, place)
-      cross join lateral (
-        select ${messageColumns} from sendbatch.message m
-        where m.channel_key = r.channel_key and m.message_seq between r.first_seq and r.last_seq and ${alive(now)}
-        order by m.message_seq limit ${limits.webhookMessages}
-      ) m`.execute(shard);
-    return rows;
-  });
-  const rows = ofShards.flat().sort((a, b) => a.place - b.place || a.message_seq - b.message_seq);
-  const names = await channelKeys.names(new Set(rows.map((row) => row.channel_key)));
-  return rows.flatMap((row) => {
-    const channel = names.get(row.channel_key);
-    if (channel === undefined) return [];
-    const { channel_key: channelKey, payload } = row;
-    const { type: channelType, id: channelId } = channel;
-    return [{ ...toStored(row), channelKey, channelType, channelId, bytes: payload.length }];
-  });
-}
-
-const channelKeyOf = ({ channelKey }: SeqRange) => channelKey;
-
-const toRange = ([channelKey, firstSeq, lastSeq]: RangeRow): SeqRange => ({ channelKey, firstSeq, lastSeq });

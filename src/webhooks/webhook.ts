@@ -128,6 +128,74 @@ export function cutToBytes<
   return { ranges: cut, messages: messages.slice(0, end) };
 }
 
+/** What a POST tells: messages that were stored, or how some of them were changed. */
+export type EventKind = 'stored' | 'edited' | 'recalled';
+
+/** A queued change. It comes after the messages up to `afterSeq` and before later ones. */
+export interface QueuedChange {
+  readonly changeNo: number;
+  readonly kind: 'edited' | 'recalled';
+  readonly afterSeq: number;
+}
+
+/** What a lane has to deliver of one channel. */
+export interface ChannelQueue {
+  readonly channelKey: number;
+  readonly messages: { readonly firstSeq: number; readonly lastSeq: number } | undefined;
+  readonly changes:
+    | {
+        readonly firstChange: number;
+        readonly lastChange: number;
+        /** The first of them that are kept, in order: at most as many as a POST has. */
+        readonly kept: readonly QueuedChange[];
+      }
+    | undefined;
+}
+
+/** The events of one POST. Ranges of changes have their numbers as sequences. */
+export interface PlannedDelivery {
+  readonly kind: EventKind;
+  readonly ranges: readonly SeqRange[];
+}
+
+/**
+ * Plans the next POST of a lane, of at most `count` events: what comes next in the first channel,
+ * and what is of the same kind next in the others. Undefined: there is nothing.
+ */
+export function planDelivery(queues: readonly ChannelQueue[], count: number): PlannedDelivery | undefined {
+  let kind: EventKind | undefined;
+  const ranges: SeqRange[] = [];
+  for (const queue of queues) {
+    const next = nextOf(queue, count);
+    if (next === undefined) continue;
+    kind ??= next.kind;
+    if (next.kind === kind) ranges.push(next.range);
+  }
+  return kind === undefined ? undefined : { kind, ranges: takeFirst(ranges, count) };
+}
+
+/** The next events of a channel that are of one kind, in the order of the channel. */
+function nextOf(
+  { channelKey, messages, changes }: ChannelQueue,
+  limit: number,
+): { readonly kind: EventKind; readonly range: SeqRange } | undefined {
+  const first = changes?.kept[0];
+  if (messages !== undefined && (first === undefined || messages.firstSeq <= first.afterSeq)) {
+    const lastSeq = Math.min(messages.lastSeq, first?.afterSeq ?? messages.lastSeq);
+    return { kind: 'stored', range: { channelKey, firstSeq: messages.firstSeq, lastSeq } };
+  }
+  if (changes === undefined) return undefined;
+  const { firstChange, lastChange, kept } = changes;
+  const kind = first?.kind ?? 'recalled';
+  const end = kept.findIndex(
+    (change) => change.kind !== kind || (messages !== undefined && change.afterSeq >= messages.firstSeq),
+  );
+  // Numbers of changes that are not kept any more belong to the range before them.
+  const last =
+    end !== -1 ? (kept[end]?.changeNo ?? 0) - 1 : kept.length < limit ? lastChange : (kept.at(-1)?.changeNo ?? 0);
+  return { kind, range: { channelKey, firstSeq: firstChange, lastSeq: last } };
+}
+
 /**
  * An ended attempt, as logged and counted: without the URL, which may contain secrets, and without
  * the body.

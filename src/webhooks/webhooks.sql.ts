@@ -33,7 +33,7 @@ export interface StoredWebhook extends Omit<WebhookSpec, 'disabled'> {
 
 /** The backlog of a webhook. */
 export interface WebhookStatus {
-  /** Queued messages. */
+  /** Queued messages and changes. */
   readonly queued: number;
   /** When the oldest of them was queued, in milliseconds since 1970. */
   readonly oldest: number | undefined;
@@ -125,7 +125,11 @@ export async function listWebhooks(db: Db, name?: string): Promise<(StoredWebhoo
     from sendbatch.webhook w
     cross join lateral (
       select coalesce(sum(last_seq - first_seq + 1), 0)::bigint as queued, min(since) as oldest
-      from sendbatch.webhook_queue q where q.webhook_key = w.webhook_key
+      from (
+        select last_seq, first_seq, since from sendbatch.webhook_queue q where q.webhook_key = w.webhook_key
+        union all
+        select last_change, first_change, since from sendbatch.webhook_change_queue q where q.webhook_key = w.webhook_key
+      ) queued
     ) q
     where ${name ?? null}::text is null or w.name = ${name ?? null}
     order by w.name`.execute(db);
@@ -137,7 +141,7 @@ export async function listWebhooks(db: Db, name?: string): Promise<(StoredWebhoo
   }));
 }
 
-/** Backlog of all webhooks: queued messages, age of the oldest, and parked deliveries. */
+/** Backlog of all webhooks: queued messages and changes, age of the oldest, and parked deliveries. */
 export async function readWebhookStats(
   db: Db,
   now: number,
@@ -145,7 +149,11 @@ export async function readWebhookStats(
   const { rows } = await sql<{ queued: number; oldest: number | null; parked: number }>`
     select coalesce(sum(last_seq - first_seq + 1), 0)::bigint as queued, min(since) as oldest,
       (select count(*) from sendbatch.webhook_parked) as parked
-    from sendbatch.webhook_queue`.execute(db);
+    from (
+      select last_seq, first_seq, since from sendbatch.webhook_queue
+      union all
+      select last_change, first_change, since from sendbatch.webhook_change_queue
+    ) queued`.execute(db);
   const [row] = rows;
   const oldest = row?.oldest ?? now;
   return { queued: row?.queued ?? 0, oldestMs: Math.max(0, now - oldest), parked: row?.parked ?? 0 };
@@ -224,6 +232,7 @@ export async function deleteWebhook(db: Db, name: string): Promise<boolean> {
     with deleted as (delete from sendbatch.webhook where name = ${name} returning webhook_key),
       lanes as (delete from sendbatch.webhook_lane where webhook_key in (select webhook_key from deleted)),
       queue as (delete from sendbatch.webhook_queue where webhook_key in (select webhook_key from deleted)),
+      changes as (delete from sendbatch.webhook_change_queue where webhook_key in (select webhook_key from deleted)),
       parked as (delete from sendbatch.webhook_parked where webhook_key in (select webhook_key from deleted))
     select count(*)::integer as count from deleted`.execute(db);
   return rows[0]?.count === 1;

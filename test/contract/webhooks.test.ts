@@ -3,12 +3,13 @@ import { after, afterEach, before, describe, test } from 'node:test';
 import { createClient } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import { Webhook } from 'standardwebhooks';
+import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { WebhookDeliveryState, WebhookService } from '../../gen/sendbatch/v1/webhook_service_pb.ts';
 import { createDatabase } from '../support/database.ts';
 import { type JsonAnswer, jsonCaller } from '../support/json.ts';
-import { messagesOf, ok, type Received, type Receiver, startReceiver, status } from '../support/receiver.ts';
+import { changesOf, messagesOf, ok, type Received, type Receiver, startReceiver, status } from '../support/receiver.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, query } from '../support/verify.ts';
 import { patienceMs } from '../support/watch.ts';
@@ -135,6 +136,101 @@ describe('webhooks', () => {
     await send(draft('ex', 'last'));
     await receiver.until('the last message', () => textsOf('ex').includes('last'));
     assert.deepEqual(textsOf('ex'), ['1', '2', '3', '4', '5', 'last']);
+  });
+
+  test('a webhook receives edits and recalls in the order of the channel, each once, and again after a failure', async () => {
+    await create('order', { disabled: true });
+    await create('legacy', { format: 'legacy' });
+    const client = createClient(MessageService, createGrpcTransport({ baseUrl: service.url }));
+    const channel = { channelType: ChannelType.GROUP, channelId: 'order' };
+    const edit = (seq: bigint, text: string) =>
+      client.editMessage({ ...channel, messageSeq: seq, payload: Buffer.from(text) });
+    await send(...['1', '2', '3'].map((text) => draft('order', text)));
+    await client.recallMessages({ ...channel, messageSeqs: [2n] });
+    await send(draft('order', '4'), draft('order', '5'));
+    await edit(4n, '4b');
+    await edit(4n, '4c');
+    await client.recallMessages({ ...channel, messageSeqs: [1n, 3n] });
+    await send(draft('order', '6'));
+    let failures = 0;
+    receiver.answer = (response, received) =>
+      received.path === '/order' && received.body.type !== 'message.stored' && failures++ < 2
+        ? status(500)(response, received)
+        : ok(response, received);
+    const enabled = await request('PUT', '/v1/webhooks/order', { url: `${receiver.url}/order` });
+    assert.equal(enabled.status, 200, JSON.stringify(enabled.body));
+    await receiver.until('the last message', () => textsAt('/order').includes('6'));
+    const seen = at('/order').map((each) => ({
+      type: each.body.type,
+      seqs: messagesOf(each).map((message) => message.message_seq),
+      changes: changesOf(each).map(({ change_no, message }) => [change_no, message.message_seq, textOf(message)]),
+      id: each.headers['webhook-id'],
+    }));
+    assert.deepEqual(
+      seen
+        .filter(({ id }, index) => id !== seen[index + 1]?.id)
+        .map(({ type, seqs, changes }) => [type, seqs, changes]),
+      [
+        ['message.stored', [1, 2, 3], []],
+        ['message.recalled', [], [[1, 2, '']]],
+        ['message.stored', [4, 5], []],
+        [
+          'message.edited',
+          [],
+          [
+            [2, 4, '4c'],
+            [3, 4, '4c'],
+          ],
+        ],
+        [
+          'message.recalled',
+          [],
+          [
+            [4, 1, ''],
+            [5, 3, ''],
+          ],
+        ],
+        ['message.stored', [6], []],
+      ],
+    );
+    assert.equal(seen.length, 8);
+    const recalled = at('/order').find((each) => each.body.type === 'message.recalled') as Received;
+    const history = await call.get('/v1/channels/2/order/messages');
+    assert.deepEqual(recalled.body.data, {
+      changes: [{ change_no: 1, kind: 2, message: history.body.messages[1] }],
+    });
+    // Receivers of the legacy format know no changes.
+    await receiver.until('the last message', () => textsAt('/legacy').includes('6'));
+    assert.ok(at('/legacy').every((each) => Array.isArray(each.body)));
+    assert.equal((await get('order')).queued_messages, 0);
+  });
+
+  test('the recall of a batch to many channels is posted in few requests, and parked changes are redelivered', async () => {
+    await create('many', { channel_types: [1] });
+    const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
+    const messages = Array.from({ length: 400 }, (_, index) => ({
+      fromUid: 'ops',
+      channelId: `person${index}`,
+      channelType: ChannelType.PERSON,
+      payload: Buffer.from(`m${index}`),
+    }));
+    const { batch } = await client.submitBatch({ messages });
+    const batchId = batch?.batchId ?? '';
+    await receiver.until('all messages', () => textsAt('/many').length === 400);
+    receiver.answer = status(500);
+    await client.recallBatch({ batchId });
+    const parked = async () =>
+      (await deliveries('many')).deliveries.filter((each: { state: number }) => each.state === 2).length;
+    await untilAsync('parked changes', async () => (await parked()) >= 8);
+    const [first] = (await deliveries('many')).deliveries;
+    assert.equal(first.change_kind, 2);
+    assert.equal(first.ranges[0].first_seq, 1);
+    receiver.answer = ok;
+    await request('POST', '/v1/webhooks/many/deliveries:redeliver', {});
+    const recalled = () =>
+      new Set(at('/many').flatMap((each) => changesOf(each).map(({ message }) => message.channel_id)));
+    await untilAsync('all changes', async () => (await get('many')).queued_messages === 0 && (await parked()) === 0);
+    await receiver.until('all recalls', () => recalled().size === 400);
   });
 
   test('a webhook of the legacy format posts msg.notify arrays and retries every answer except 200', async () => {

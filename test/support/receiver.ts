@@ -69,7 +69,14 @@ export async function startReceiver(): Promise<Receiver> {
   return receiver;
 }
 
-/** The messages of a POST in either format. */
+/** The messages of a POST in either format; none of a POST of changes. */
 export function messagesOf({ body }: Received): { channel_id: string; message_seq: number; payload: string }[] {
-  return Array.isArray(body) ? body : body.data.messages;
+  return Array.isArray(body) ? body : (body.data.messages ?? []);
+}
+
+/** The changes of a POST. */
+export function changesOf({
+  body,
+}: Received): { change_no: number; kind: number; message: ReturnType<typeof messagesOf>[number] }[] {
+  return body.data?.changes ?? [];
 }

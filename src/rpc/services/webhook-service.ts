@@ -15,6 +15,7 @@ import {
 import { limits } from '../../limits.ts';
 import { pageOf } from '../../messages/page.ts';
 import type { FailedDelivery, Webhook, WebhookSpec, Webhooks } from '../../webhooks/webhooks.ts';
+import { changeKindOf } from '../message-mapping.ts';
 import { parsePageToken } from '../page-token.ts';
 
 /** What WebhookService needs. */
@@ -117,6 +118,7 @@ function toDelivery(failed: FailedDelivery): MessageInitShape<typeof WebhookDeli
       firstSeq: BigInt(firstSeq),
       lastSeq: BigInt(lastSeq),
     })),
+    ...(failed.kind === 'stored' ? {} : { changeKind: changeKindOf(failed.kind) }),
     attempts: failed.attempts,
     lastStatus: failed.failure.status,
     lastError: failed.failure.error,

@@ -7,6 +7,8 @@ import {
   countMessages,
   cutToBytes,
   parseRetryAfterMs,
+  planDelivery,
+  type QueuedChange,
   retryDelayMs,
   retrySchedule,
   takeFirst,
@@ -84,6 +86,64 @@ describe('decisions of webhook delivery', () => {
           all.slice(0, cut.messages.length),
         );
       }),
+    );
+  });
+
+  test('planned deliveries tell every message and change once, in the order of each channel', () => {
+    const kinds = ['edited', 'recalled'] as const;
+    const channel = fc.array(fc.integer({ min: 0, max: 2 }), { maxLength: 30 });
+    fc.assert(
+      fc.property(
+        fc.array(channel, { minLength: 1, maxLength: 5 }),
+        fc.integer({ min: 1, max: 7 }),
+        (channels, count) => {
+          // Per channel a history of events: a message, an edit or a recall.
+          const histories = channels.map((events) => {
+            const changes: QueuedChange[] = [];
+            let seq = 0;
+            const told = events.map((event) => {
+              if (event === 0) return `stored ${++seq}`;
+              const kind = kinds[event - 1] ?? 'edited';
+              changes.push({ changeNo: changes.length + 1, kind, afterSeq: seq });
+              return `${kind} ${changes.length}`;
+            });
+            return { told, changes, lastSeq: seq };
+          });
+          const queues = histories.map(() => ({ nextSeq: 1, nextChange: 1, told: [] as string[] }));
+          for (;;) {
+            const plan = planDelivery(
+              histories.map(({ changes, lastSeq }, channelKey) => {
+                const { nextSeq, nextChange } = queues[channelKey] as (typeof queues)[number];
+                return {
+                  channelKey,
+                  messages: nextSeq > lastSeq ? undefined : { firstSeq: nextSeq, lastSeq },
+                  changes:
+                    nextChange > changes.length
+                      ? undefined
+                      : {
+                          firstChange: nextChange,
+                          lastChange: changes.length,
+                          kept: changes.slice(nextChange - 1, nextChange - 1 + count),
+                        },
+                };
+              }),
+              count,
+            );
+            if (plan === undefined) break;
+            assert.ok(countMessages(plan.ranges) <= count && countMessages(plan.ranges) > 0);
+            for (const { channelKey, firstSeq, lastSeq } of plan.ranges) {
+              const queue = queues[channelKey] as (typeof queues)[number];
+              for (let number = firstSeq; number <= lastSeq; number++) queue.told.push(`${plan.kind} ${number}`);
+              if (plan.kind === 'stored') queue.nextSeq = lastSeq + 1;
+              else queue.nextChange = lastSeq + 1;
+            }
+          }
+          assert.deepEqual(
+            queues.map(({ told }) => told),
+            histories.map(({ told }) => told),
+          );
+        },
+      ),
     );
   });
 });
