@@ -16,6 +16,7 @@ import { Page } from '../ui/page.tsx';
 import { BatchActions } from './actions.tsx';
 import { createPaceMeter, doneCount, hasEnded, leftCount, stateName } from './batch-state.ts';
 import { PaceText, StateBadge } from './parts.tsx';
+import { Reach } from './reach.tsx';
 import { Results } from './results.tsx';
 import { batchTexts } from './texts.ts';
 import { useBatch } from './use-batch.ts';
@@ -37,6 +38,7 @@ export default function BatchPage() {
       {batch === undefined ? null : (
         <>
           <Summary batch={batch} at={at} isLive={isLive} />
+          {batch.acceptedCount > 0 ? <Reach batch={batch} /> : null}
           <Results batch={batch} />
         </>
       )}

@@ -4,6 +4,8 @@ import { Link, useRoute } from 'wouter';
 import { msOf, useFormat } from '../i18n/use-format.ts';
 import type { Tone } from './tone.ts';
 
+export type { Tone };
+
 /** A state in one word. The words say it; the colour repeats it. */
 export function Badge({ tone = 'neutral', children }: { readonly tone?: Tone; readonly children: ReactNode }) {
   return <span className={`badge ${tone}`}>{children}</span>;

@@ -78,10 +78,12 @@ describe('the console', { skip: noConsole }, () => {
     { language: 'zh', locale: 'zh-CN', colorScheme: 'dark', viewport: { width: 390, height: 844 } },
   ] as const;
   for (const { language, ...look } of looks)
-    test(`every page in ${language}, ${look.colorScheme}, at ${look.viewport.width} px opens by its address, fits, and axe finds nothing`, async () => {
+    test(`every page in ${language}, ${look.colorScheme}, at ${look.viewport.width} px opens, fits, and axe finds nothing`, async () => {
       const page = await browser.open(url, look);
       for (const [path, ready] of pages()) {
-        await page.goto(url + path);
+        // By its address once; then as a link leads there, which loads less.
+        if (language === 'en') await page.goto(url + path);
+        else await page.evaluate(`history.pushState(null, '', ${JSON.stringify(`/console${path}`)})`);
         await page.getByText(ready[language]).first().waitFor();
         assert.match(await page.title(), / · sendbatch$/, path);
         assert.equal(await page.evaluate('document.documentElement.scrollWidth'), look.viewport.width, path);
@@ -154,6 +156,9 @@ describe('the console', { skip: noConsole }, () => {
     const page = await browser.open(`${url}/batches`);
     await page.getByRole('link', { name: 'Autumn offer' }).click();
     await page.getByText('1,500 of 1,500').waitFor();
+    await page.getByRole('button', { name: 'Count the reach' }).click();
+    const reach = page.getByRole('region', { name: 'Reach by kind of channel' });
+    assert.match((await reach.getByRole('row', { name: /^All/ }).textContent()) ?? '', /^All1,4851,4850 \(0%\)0$/);
     await page.getByLabel('Show', { exact: true }).selectOption('refused');
     const rows = page.getByRole('region', { name: 'Results in the order of sending' }).locator('tbody tr');
     await until('the refused rows', async () => (await rows.count()) === 15);
