@@ -122,6 +122,8 @@ function generatedIsCurrent(): void {
     run('generate', 'buf', ['generate'], work);
     run('generate for clients', 'buf', ['generate', '--template', 'buf.gen.client.yaml'], work);
     run('generate comments', process.execPath, [join(root, 'scripts/generate-comments.ts')], work);
+    const consoleOptions = ['--outDir', join(work, 'gen/console'), '--logLevel', 'error'];
+    run('build the console', 'vite', ['build', join(root, 'console'), ...consoleOptions]);
     run('generated code is current (npm run generate)', 'git', [
       'diff',
       '--no-index',

@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useRef } from 'react';
+import { useEffect, useRef, useState } from 'react';
 import { session } from '../api/session.ts';
 import { browserTimeZone, setPreferences, type Theme, themes, usePreferences } from '../i18n/preferences.ts';
 import type { Translator } from '../i18n/texts.ts';
@@ -15,13 +15,14 @@ export function DisplayMenu() {
   const { language, theme, timeZone } = usePreferences();
   const current = useSession();
   const details = useRef<HTMLDetailsElement>(null);
-  const zones = useMemo(() => Intl.supportedValuesOf('timeZone'), []);
+  // 400 time zones are made when they can be seen.
+  const [isOpen, setOpen] = useState(false);
   useCloseOutside(details);
   const info = current.state === 'signedIn' ? current.info : undefined;
   const caller = info?.caller;
   const hasCredential = current.state === 'signedIn' && current.hasCredential;
   return (
-    <details className="menu" ref={details}>
+    <details className="menu" ref={details} onToggle={({ currentTarget }) => setOpen(currentTarget.open)}>
       <summary>
         <SectionIcon name="account" />
         <span className="visually-hidden">{t('account')}</span>
@@ -77,7 +78,7 @@ export function DisplayMenu() {
           {(props) => (
             <select {...props} value={timeZone} onChange={(event) => setPreferences({ timeZone: event.target.value })}>
               <option value="">{t('browserZone', { zone: browserTimeZone })}</option>
-              {['UTC', ...zones.filter((zone) => zone !== 'UTC')].map((zone) => (
+              {(isOpen ? timeZones() : timeZone === '' ? [] : [timeZone]).map((zone) => (
                 <option key={zone}>{zone}</option>
               ))}
             </select>
@@ -95,6 +96,10 @@ export function DisplayMenu() {
       </div>
     </details>
   );
+}
+
+function timeZones(): string[] {
+  return ['UTC', ...Intl.supportedValuesOf('timeZone').filter((zone) => zone !== 'UTC')];
 }
 
 const scopeNames = ['send', 'read', 'admin', 'metrics'] as const;
