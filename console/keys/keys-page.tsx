@@ -5,10 +5,11 @@ import { useFormat } from '../i18n/use-format.ts';
 import { useTexts } from '../i18n/use-texts.ts';
 import { useSession } from '../shell/use-session.ts';
 import { ConfirmDialog } from '../ui/confirm-dialog.tsx';
-import { Badge, TableScroll, Time, type Tone } from '../ui/display.tsx';
+import { Badge, TableScroll, Time } from '../ui/display.tsx';
 import { Empty, ErrorNotice, Loading, Notice } from '../ui/feedback.tsx';
 import { MoreButton, nextPageOf } from '../ui/more-button.tsx';
 import { Page } from '../ui/page.tsx';
+import type { Tone } from '../ui/tone.ts';
 import { CreateKey } from './create-key.tsx';
 import { keyTexts } from './texts.ts';
 

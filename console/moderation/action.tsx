@@ -1,6 +1,7 @@
 import { RuleAction } from '../../gen/client/sendbatch/v1/moderation_service_pb.ts';
 import { useTexts } from '../i18n/use-texts.ts';
-import { Badge, type Tone } from '../ui/display.tsx';
+import { Badge } from '../ui/display.tsx';
+import type { Tone } from '../ui/tone.ts';
 import { moderationTexts } from './texts.ts';
 
 /** The actions of rules, the strongest first. */

@@ -8,7 +8,6 @@ export const moderationTexts = defineTexts(
     queue: {
       lead: 'Messages that a rule or the hook flagged. They were stored; reviewing takes them off this list.',
       table: 'Flagged messages, oldest first',
-      select: 'Choose',
       selectAll: 'Choose all that are shown',
       selectOne: 'Choose message {id}',
       message: 'Message',
@@ -89,7 +88,6 @@ export const moderationTexts = defineTexts(
       flagged: 'The message would be stored and listed for review.',
       table: 'Rules that match',
       after: 'As it would be stored',
-      none: 'No rules are in force.',
     },
   },
   {
@@ -99,7 +97,6 @@ export const moderationTexts = defineTexts(
     queue: {
       lead: '被规则或钩子标记的消息。消息已保存，复核后从此列表移除。',
       table: '被标记的消息，最早的在前',
-      select: '选择',
       selectAll: '选择已显示的全部',
       selectOne: '选择消息 {id}',
       message: '消息',
@@ -179,7 +176,6 @@ export const moderationTexts = defineTexts(
       flagged: '消息会保存，并列入待复核。',
       table: '命中的规则',
       after: '保存后的内容',
-      none: '当前没有规则。',
     },
   },
 );

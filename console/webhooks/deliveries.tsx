@@ -7,9 +7,10 @@ import {
 } from '../../gen/client/sendbatch/v1/webhook_service_pb.ts';
 import { useFormat } from '../i18n/use-format.ts';
 import { useTexts } from '../i18n/use-texts.ts';
-import { Badge, TableScroll, Time, type Tone } from '../ui/display.tsx';
+import { Badge, TableScroll, Time } from '../ui/display.tsx';
 import { Empty, ErrorNotice, Loading, Notice } from '../ui/feedback.tsx';
 import { MoreButton, nextPageOf } from '../ui/more-button.tsx';
+import type { Tone } from '../ui/tone.ts';
 import { webhookTexts } from './texts.ts';
 
 const pageSize = 50;

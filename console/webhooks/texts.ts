@@ -38,8 +38,6 @@ export const webhookTexts = defineTexts(
       test: 'Send a test',
       rotate: 'New secret',
       remove: 'Delete',
-      enable: 'Enable',
-      disable: 'Disable',
     },
     test: {
       delivered: 'The receiver answered {status} after {duration}.',
@@ -96,7 +94,6 @@ export const webhookTexts = defineTexts(
       attempts: 'Attempts',
       answer: 'Last answer',
       next: 'Next attempt',
-      created: 'Assembled',
       states: { retrying: 'Will be tried again', parked: 'Parked', queued: 'Queued again' },
       range: '{channel}: {first} to {last}',
       noAnswer: 'none',
@@ -138,7 +135,7 @@ export const webhookTexts = defineTexts(
     },
     formats: { standard: '标准', legacy: 'WuKongIM' },
     fromSettings: '此 Webhook 来自设置 WEBHOOK_URL，请在那里修改。',
-    actions: { edit: '编辑', test: '发送测试', rotate: '更换密钥', remove: '删除', enable: '启用', disable: '停用' },
+    actions: { edit: '编辑', test: '发送测试', rotate: '更换密钥', remove: '删除' },
     test: {
       delivered: '接收方在 {duration} 后返回 {status}。',
       failed: '测试未被接受：{error}',
@@ -194,7 +191,6 @@ export const webhookTexts = defineTexts(
       attempts: '尝试次数',
       answer: '最近的应答',
       next: '下次尝试',
-      created: '组成时间',
       states: { retrying: '重试中', parked: '已搁置', queued: '重新排队' },
       range: '{channel}：{first} 到 {last}',
       noAnswer: '无',

@@ -203,7 +203,7 @@ describe('keys, overview and settings over the API', () => {
       DATABASE_URL: 'postgres://user:hidden@db/sendbatch',
       LANES: '2',
     });
-    const shown = await startService({ ...settings, databaseUrl: service.databaseUrl, settings: own });
+    const shown = await startService({ ...settings, databaseUrl: service.databaseUrl, settings: own, console: false });
     try {
       const { body } = await callWith(root.key, shown).get('/v1/settings');
       const byName = new Map<string, Record<string, unknown>>(
@@ -223,6 +223,10 @@ describe('keys, overview and settings over the API', () => {
         two.settings.map((each: { name: string }) => each.name),
         ['PORT', 'LANES'],
       );
+      // This service has the console switched off.
+      assert.equal((await fetch(`${shown.url}/console/`)).status, 404);
+      const index = async (of: TestService) => ((await (await fetch(of.url)).json()) as { console?: string }).console;
+      assert.deepEqual([await index(shown), await index(service)], [undefined, '/console/']);
     } finally {
       await shown.stop();
     }

@@ -160,6 +160,9 @@ describe('Fetch Metadata', () => {
     ['a frame of the docs in another site', '/docs', 'cross-site', frame, 'refuse'],
     ['an image of the docs', '/docs', 'cross-site', image, 'refuse'],
     ['a path that starts like the docs', '/docsx', 'cross-site', tab, 'refuse'],
+    ['a link of another site to a page of the console', '/console/channels/2/a%20b?seq=1', 'cross-site', tab, 'pass'],
+    ['a frame of the console in another site', '/console/', 'cross-site', frame, 'refuse'],
+    ['a path that starts like the console', '/consoles', 'cross-site', tab, 'refuse'],
     ['its own page', call, 'same-origin', image, 'pass'],
     ['the address bar', '/v1/server-info', 'none', tab, 'pass'],
   ];
