@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { installJobs, type Jobs, needsJobsInstall, openJobs } from '../batches/job-queue.sql.ts';
 import type { Config } from '../config/index.ts';
 import type { Log } from '../observability/log.ts';
+import { type CitusCluster, citusCluster, describeCitus } from '../postgres/citus.ts';
 import { EmbeddedUnavailable, startEmbedded } from '../postgres/embedded/index.ts';
 import { migrate, type SchemaStatus, schemaStatus } from '../postgres/migrate.ts';
 import { MigrationError } from '../postgres/migration-error.ts';
@@ -74,7 +75,9 @@ export async function openServer(
     // With the options of calls: a pooler may accept those of migrations and refuse these.
     const first = open({ poolSize: 1 });
     const patience = createPatience(config.databaseWaitMs, log);
-    const facts = await reach(first, patience).finally(() => first.destroy());
+    const { facts, cluster } = await reach(first, patience)
+      .then(async (found) => ({ facts: found, cluster: await citusCluster(first) }))
+      .finally(() => first.destroy());
     const migrations = open(forMigrations);
     const database = clientOptions(connection);
     await patience.through(() => prepareSchema(config, migrations, database, log)).finally(() => migrations.destroy());
@@ -84,7 +87,8 @@ export async function openServer(
     const hear = (onPayload: (payload: string) => void) => listen(listening, onPayload);
     const { statementTimeoutMs } = config;
     const openQueue = (onError: (error: unknown) => void) => openJobs(database, { statementTimeoutMs, onError });
-    const about = `PostgreSQL ${facts.version}, ${words}`;
+    const citus = cluster === undefined ? '' : `${describeCitus(cluster)}, `;
+    const about = `PostgreSQL ${facts.version}, ${citus}${words}`;
     const shards = new ShardLayout(config.shards);
     return { open, openCounters, openJobs: openQueue, listen: hear, shards, words: about, close };
   } catch (error) {
@@ -99,6 +103,8 @@ const forMigrations = { poolSize: 2, lockTimeoutMs: 0, statementTimeoutMs: 0 };
 /** The schema of the server of the settings, for `sendbatch migrate`. */
 export interface OpenSchema {
   status(): Promise<SchemaStatus>;
+  /** The cluster of a database on Citus. */
+  readonly citus: CitusCluster | undefined;
   /** Applies pending migrations; returns their names. */
   migrate(): Promise<string[]>;
   close(): Promise<void>;
@@ -111,13 +117,16 @@ export async function openSchema(config: Config, log: Log): Promise<OpenSchema> 
     await db.destroy();
     await close();
   };
+  let citus: CitusCluster | undefined;
   try {
     await reach(db, createPatience(config.databaseWaitMs, log));
+    citus = await citusCluster(db);
   } catch (error) {
     await closeAll();
     throw error;
   }
   return {
+    citus,
     status: () => statusOf(db, config).catch(rethrow),
     migrate: () => bringUpToDate(db, clientOptions(connection), config).catch(rethrow),
     close: closeAll,

@@ -10,6 +10,7 @@
 // that a statement without a shard fails instead of finding nothing.
 
 import { type Kysely, sql } from 'kysely';
+import { citusCluster } from './citus.ts';
 import { MigrationError } from './migration-error.ts';
 import { mainSchema, onShard, type Shard, ShardLayout, shardTables } from './shards.ts';
 
@@ -83,7 +84,8 @@ export async function prepareShards(db: AnyDb, wanted: number): Promise<void> {
 
 /**
  * Creates the schema of a shard with the tables that `model` has, unless it exists. Statements are
- * sent one by one, since Citus refuses DDL inside DO.
+ * sent one by one, since Citus refuses DDL inside DO. On Citus the schema is distributed: its
+ * tables stand on one node together, which Citus chooses and can change.
  */
 export async function createShard(db: AnyDb, shard: Shard, model: string): Promise<void> {
   const { index, schema } = shard;
@@ -91,6 +93,8 @@ export async function createShard(db: AnyDb, shard: Shard, model: string): Promi
     const { rows } = await sql<{ exists: boolean }>`
       select to_regclass(${`${schema}.id_block`}) is not null as exists`.execute(tx);
     if (rows[0]?.exists === true) return;
+    if ((await citusCluster(tx)) !== undefined)
+      await sql`set local citus.enable_schema_based_sharding = on`.execute(tx);
     await sql`create schema if not exists ${sql.id(schema)}`.execute(tx);
     for (const table of shardTables) if (table !== 'id_block') await createTable(tx, schema, model, table);
     // The last block of message ids, congruent to the shard. Updated by the statement that stores:

@@ -6,6 +6,7 @@ import { type DatabaseOptions, openDatabase } from '../../src/postgres/pool.ts';
 import type { Db } from '../../src/postgres/schema.ts';
 import { prepareShards } from '../../src/postgres/shard-schemas.ts';
 import { ShardLayout, shardTables } from '../../src/postgres/shards.ts';
+import { citusUrl, createCitusDatabase, dropCitusDatabase } from './citus.ts';
 
 export const adminUrlVariable = 'TEST_ADMIN_URL';
 /** The migrated template, with this many shards. */
@@ -58,6 +59,13 @@ export async function createDatabase(
       'no test server: run all tests as `npm test`, one file as `npm run test:file -- test/contract/send-batch.test.ts`',
     );
   const name = `sendbatch_test_${randomBytes(6).toString('hex')}`;
+  if (citusUrl !== undefined && shards.count > 1) {
+    // A copy would share the metadata of its template.
+    if (typeof from !== 'string') throw new Error('a database on Citus cannot be copied');
+    const distributed = await createCitusDatabase(name);
+    if (from === 'template') await migrateDatabase(distributed, shards.count);
+    return { url: distributed, drop: () => dropCitusDatabase(name) };
+  }
   const source = typeof from === 'string' ? templateName(shards.count) : new URL(from.copyOf).pathname.slice(1);
   // Copying files takes 20 ms of CPU; writing each page to the WAL takes 35 to 120 ms.
   const copied = from === 'empty' ? '' : ` template ${source} strategy file_copy`;

@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { citusUrl } from './citus.ts';
 import { preparePristineCluster, startCluster, type TestCluster } from './cluster.ts';
 import { adminUrlVariable, migrateDatabase, shardCounts, templateName } from './database.ts';
 
@@ -8,7 +9,7 @@ let removePristine: (() => void) | undefined;
 /** Runs once per run: one server and one migrated template, which each test file clones. */
 export async function globalSetup(): Promise<void> {
   try {
-    let adminUrl = process.env.TEST_DATABASE_URL;
+    let adminUrl = process.env.TEST_DATABASE_URL ?? citusUrl;
     if (adminUrl === undefined) {
       removePristine = preparePristineCluster();
       cluster = await startCluster({ durable: false, settings: { max_connections: '600' } });
@@ -28,6 +29,7 @@ async function prepareTemplate(adminUrl: string): Promise<void> {
   const admin = new pg.Client({ connectionString: adminUrl });
   await admin.connect();
   for (const count of shardCounts) {
+    if (citusUrl !== undefined && count > 1) continue;
     const name = templateName(count);
     await admin.query(`drop database if exists ${name} with (force)`);
     await admin.query(`create database ${name}`);

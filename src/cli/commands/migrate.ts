@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { loadConfig } from '../../config/index.ts';
+import { describeCitus } from '../../postgres/citus.ts';
 import { openingSchema } from '../database.ts';
 import { print, safeJson, visible } from '../output/output.ts';
 import { exit } from '../usage.ts';
@@ -46,7 +47,11 @@ async function run({ status: onlyStatus, json }: MigrateOptions): Promise<number
     const applied = await schema.migrate();
     const { applied: all, newer } = await schema.status();
     const nothing = `nothing to apply: all ${all.length} migrations are applied${newer.length > 0 ? `, and ${newer.length} of newer versions` : ''}`;
-    await printStatus({ applied }, applied.length > 0 ? applied.map((name) => `applied  ${name}`) : [nothing]);
+    const { citus } = schema;
+    await printStatus({ applied, ...(citus === undefined ? {} : { citus }) }, [
+      ...(citus === undefined ? [] : [`server   ${describeCitus(citus)}`]),
+      ...(applied.length > 0 ? applied.map((name) => `applied  ${name}`) : [nothing]),
+    ]);
     return exit.done;
   });
 }

@@ -1,0 +1,69 @@
+// Databases on a Citus cluster, for runs with CITUS_URL: the URL of a database on its coordinator,
+// whose user may create databases on all nodes.
+import pg from 'pg';
+
+/** The coordinator; undefined when the tests run on plain PostgreSQL. */
+export const citusUrl = process.env.CITUS_URL;
+
+interface Node {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** All active nodes, the coordinator first. */
+export async function citusNodes(): Promise<Node[]> {
+  return await on(citusUrl ?? '', async (client) => {
+    const { rows } = await client.query<Node>(
+      `select nodename as host, nodeport as port from pg_dist_node where isactive and noderole = 'primary' order by groupid`,
+    );
+    return rows;
+  });
+}
+
+/** The URL of a database on a node. */
+export function urlOn({ host, port }: Node, database: string): string {
+  const url = new URL(citusUrl ?? '');
+  url.hostname = host;
+  url.port = String(port);
+  url.pathname = `/${database}`;
+  return url.href;
+}
+
+/** Runs `work` with a connection of its own. */
+export async function on<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    return await work(client);
+  } finally {
+    await client.end();
+  }
+}
+
+/** Creates an empty database on all nodes; returns its URL at the coordinator. */
+export async function createCitusDatabase(name: string): Promise<string> {
+  const nodes = await citusNodes();
+  for (const node of nodes) {
+    await on(urlOn(node, 'postgres'), (client) => client.query(`create database ${name}`));
+    await on(urlOn(node, name), (client) => client.query('create extension citus'));
+  }
+  const [coordinator, ...workers] = nodes;
+  if (coordinator === undefined) throw new Error('CITUS_URL names a database without nodes');
+  const url = urlOn(coordinator, name);
+  await on(url, async (client) => {
+    await client.query('select citus_set_coordinator_host($1, $2)', [coordinator.host, coordinator.port]);
+    for (const { host, port } of workers) await client.query('select citus_add_node($1, $2)', [host, port]);
+  });
+  return url;
+}
+
+/** Drops a database on all nodes. */
+export async function dropCitusDatabase(name: string): Promise<void> {
+  const nodes = await citusNodes();
+  // An outage may have left transactions prepared.
+  const [coordinator] = nodes;
+  if (coordinator !== undefined)
+    await on(urlOn(coordinator, name), (client) => client.query('select recover_prepared_transactions()'));
+  for (const node of nodes)
+    await on(urlOn(node, 'postgres'), (client) => client.query(`drop database if exists ${name} with (force)`));
+}
