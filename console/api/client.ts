@@ -13,6 +13,6 @@ export const streamTransport = createTransport({ credential: currentCredential, 
 /** The client for tails, watches and uploads, which resumes after interruptions. */
 export const sendbatch = createSendbatch({
   transport: streamTransport,
-  // A tail that was open stays open over a restart of the service.
-  retry: { attempts: 20, longestPauseMs: 5_000 },
+  // A page that is left open overnight is live in the morning, whatever restarted meanwhile.
+  retry: { longestPauseMs: 5_000, patienceMs: 86_400_000 },
 });

@@ -7,7 +7,7 @@ export interface TransportOptions {
   readonly credential: () => string | undefined;
   /** The deadline of calls in ms. Unset for streams, which have none. */
   readonly timeoutMs?: number;
-  /** Called with each error of a unary call. */
+  /** Called with each error of a call, also of an open stream. */
   readonly onError?: (error: ConnectError) => void;
 }
 
@@ -17,7 +17,8 @@ export function createTransport({ credential, timeoutMs, onError }: TransportOpt
     const secret = credential();
     if (secret !== undefined) request.header.set('authorization', `Bearer ${secret}`);
     try {
-      return await next(request);
+      const response = await next(request);
+      return response.stream ? { ...response, message: watched(response.message, onError) } : response;
     } catch (error) {
       onError?.(ConnectError.from(error));
       throw error;
@@ -29,4 +30,16 @@ export function createTransport({ credential, timeoutMs, onError }: TransportOpt
     interceptors: [withCredential],
     ...(timeoutMs === undefined ? {} : { defaultTimeoutMs: timeoutMs }),
   });
+}
+
+async function* watched<T>(
+  messages: AsyncIterable<T>,
+  onError: TransportOptions['onError'],
+): AsyncGenerator<T, void, undefined> {
+  try {
+    yield* messages;
+  } catch (error) {
+    onError?.(ConnectError.from(error));
+    throw error;
+  }
 }

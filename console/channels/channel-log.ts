@@ -8,7 +8,8 @@ export interface LogState {
   readonly firstSeq: number;
   readonly lastSeq: number;
   readonly isOpen: boolean;
-  readonly tail: 'starting' | 'live' | 'reconnecting';
+  /** `ended`: by an error that no retry can fix. */
+  readonly tail: 'starting' | 'live' | 'reconnecting' | 'ended';
   /** Why something could not be read; the next success clears it. */
   readonly error: unknown;
   /** Grows with every change of the messages. */
@@ -59,16 +60,17 @@ export class ChannelLog {
     this.get = this.#store.get;
   }
 
-  /** Reads the bounds of the channel, then follows it until `close`. */
+  /** Reads the bounds of the channel, then follows it until `close`. Again after an error. */
   async open(): Promise<void> {
     const { rpc, channelType, channelId } = this.#parts;
     const { signal } = this.#stop;
+    this.#change({ error: undefined, tail: 'starting' });
     try {
       const { messages, lastSeq } = await rpc.listMessages({ channelType, channelId, limit: 1 }, { signal });
       this.#change({ firstSeq: Number(messages[0]?.messageSeq ?? 0n), lastSeq: Number(lastSeq), isOpen: true });
       await this.#follow(lastSeq);
     } catch (error) {
-      if (!signal.aborted) this.#change({ error, tail: 'reconnecting' });
+      if (!signal.aborted) this.#change({ error, tail: 'ended' });
     }
   }
 

@@ -63,7 +63,8 @@ function LogView({ log, channel }: LogViewProps) {
   const selected = seqOf(params.get('seq'));
   const select = useCallback((seq: number) => setParams({ seq: String(seq) }, { push: true }), [setParams]);
   const { firstSeq, lastSeq, isOpen } = state;
-  if (!isOpen) return state.error === undefined ? <Loading /> : <ErrorNotice error={state.error} />;
+  const reopen = () => void log.open();
+  if (!isOpen) return state.error === undefined ? <Loading /> : <ErrorNotice error={state.error} onRetry={reopen} />;
   return (
     <>
       <div className="row spread">
@@ -78,7 +79,9 @@ function LogView({ log, channel }: LogViewProps) {
         </div>
       </div>
       <JumpForms channel={channel} rpc={rpc} firstSeq={firstSeq} lastSeq={lastSeq} onJump={select} />
-      {state.error === undefined ? null : <ErrorNotice error={state.error} />}
+      {state.error === undefined ? null : (
+        <ErrorNotice error={state.error} {...(state.tail === 'ended' ? { onRetry: reopen } : {})} />
+      )}
       {lastSeq === 0 ? (
         <Empty title={t('messages.empty')}>
           <p>{t('messages.emptyText')}</p>
@@ -108,6 +111,7 @@ const tailTones: Readonly<Record<LogState['tail'], Tone>> = {
   starting: 'neutral',
   live: 'success',
   reconnecting: 'warning',
+  ended: 'danger',
 };
 
 function TailBadge({ tail }: { readonly tail: LogState['tail'] }) {

@@ -57,8 +57,9 @@ export function Chart({ title, summary, times, series }: ChartProps) {
       {
         width: element.clientWidth,
         height,
-        padding: [12, 12, 0, 0],
+        padding: [12, 24, 0, 0],
         cursor: { y: false, drag: { x: false, y: false } },
+        hooks: { draw: [showLatest], setCursor: [showLatest] },
         scales: { y: { range: (_, __, most) => [0, Math.max(most, 1) * 1.1] } },
         axes: [
           { ...axis, size: 30, values: (_, splits) => splits.map((each) => format.clock(each * 1000)) },
@@ -70,7 +71,7 @@ export function Chart({ title, summary, times, series }: ChartProps) {
             label,
             stroke: colorOf(keys[index] ?? '--accent'),
             width: 2,
-            points: { show: false },
+            points: { size: 5 },
             value: (_: UPlot, value: number | null) => (value === null ? '–' : format.number(round(value))),
           })),
         ],
@@ -98,6 +99,11 @@ export function Chart({ title, summary, times, series }: ChartProps) {
       <div ref={frame} className="chart-frame" aria-hidden="true" />
     </figure>
   );
+}
+
+/** Without a pointer the legend shows the latest values. */
+function showLatest(plot: UPlot): void {
+  if (plot.cursor.idx == null && plot.data[0].length > 0) plot.setLegend({ idx: plot.data[0].length - 1 }, false);
 }
 
 function round(value: number): number {

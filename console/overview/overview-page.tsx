@@ -91,7 +91,7 @@ function Dashboard({ data, minutes, stepMs }: DashboardProps) {
     <>
       <section className="card" aria-label={t('title')}>
         <Figures>
-          <Figure label={t('figures.rate')} value={format.number(Math.round(now.perSecond))} />
+          <Figure label={t('figures.rate')} value={format.number(roundRate(now.perSecond))} />
           <Figure
             label={t('figures.success')}
             value={totals.messages === 0 ? '–' : format.percent(totals.successShare)}
@@ -121,6 +121,10 @@ function Dashboard({ data, minutes, stepMs }: DashboardProps) {
       <Instances instances={data.instances} />
     </>
   );
+}
+
+function roundRate(value: number): number {
+  return value < 10 ? Number(value.toFixed(1)) : Math.round(value);
 }
 
 interface ChartsProps {
