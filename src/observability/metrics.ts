@@ -97,7 +97,11 @@ export const metrics = {
     'sendbatch_lock_wait_seconds',
     'Time from BEGIN until a pessimistic group had locked its channels, one round trip included.',
   ),
-  laneMessages: gauge('sendbatch_lane_waiting_messages', 'Messages that wait for the next commit of a lane.', ['lane']),
+  laneMessages: gauge(
+    'sendbatch_lane_waiting_messages',
+    'Messages that wait for the next commit of a lane. With more than 65 lanes one series, with the largest value: `lane="largest"`.',
+    ['lane'],
+  ),
   laneBatches: gauge('sendbatch_lane_waiting_batches', 'Batches that wait for the next commit of a lane.', ['lane']),
   laneOldestAge: gauge('sendbatch_lane_oldest_age_seconds', 'Age of the oldest batch that waits in a lane.', ['lane']),
   laneLimit: gauge(

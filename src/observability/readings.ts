@@ -33,6 +33,9 @@ export interface Sources {
  */
 const queryTimeoutMs = 1000;
 
+/** With more lanes, which are shards, only the largest value of all is reported. */
+const mostLaneSeries = 65;
+
 /** Registers the gauges of pools, lanes, tails and queues. */
 export function watchSources(registry: Registry, sources: Sources): void {
   const { pools, lanes, tails, isListening } = sources;
@@ -48,8 +51,11 @@ export function watchSources(registry: Registry, sources: Sources): void {
   registry.gauge(metrics.poolConnectionsMax, () => perPool(({ most }) => most));
   registry.gauge(metrics.poolPendingRequests, () => perPool(({ waiting }) => waiting));
   if (lanes !== undefined) {
-    const perLane = (value: (lane: LaneCounts) => number) =>
-      lanes().map((lane, index) => ({ value: value(lane), labels: { lane: String(index) } }));
+    const perLane = (value: (lane: LaneCounts) => number) => {
+      const values = lanes().map(value);
+      if (values.length > mostLaneSeries) return [{ value: Math.max(...values), labels: { lane: 'largest' } }];
+      return values.map((each, index) => ({ value: each, labels: { lane: String(index) } }));
+    };
     registry.gauge(metrics.laneMessages, () => perLane(({ items }) => items));
     registry.gauge(metrics.laneBatches, () => perLane(({ jobs }) => jobs));
     registry.gauge(metrics.laneOldestAge, () => perLane(({ oldestMs }) => oldestMs / 1000));
