@@ -97,12 +97,14 @@ async function lockAndRead(
   const startedAt = performance.now();
   const lock = skipLocked === undefined ? lockHeads : lockHeadsSkipLocked;
   const keys = [...group.channelKeys.values()];
-  const [, heads, earlier, facts, blocks] = await all([
+  // The facts come last, since they take two round trips with several shards: `all` throws the first
+  // error, and what is sent after a failed statement only says that the transaction is aborted.
+  const [, heads, earlier, blocks, facts] = await all([
     skipLocked === undefined ? Promise.resolve() : setLockTimeout(tx, skipLocked.lockTimeoutMs),
     mapByShard(tx, shards, keys, lock).finally(() => watch?.locked(performance.now() - startedAt)),
     findEarlier(tx, shards, lookupKeys(group)),
-    readPairFacts({ db: tx, shards, rules }, group.pairs),
     drawBlocks(tx, shards, keys),
+    readPairFacts({ db: tx, shards, rules }, group.pairs),
   ]);
   const denials = deniedPairs(group.pairs, facts, rules);
   for (const message of messagesOf(group.batches))

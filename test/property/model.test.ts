@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import fc from 'fast-check';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { shards } from '../support/database.ts';
 import { openClients, type ProtocolClient } from '../support/protocols.ts';
 import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
@@ -109,7 +110,7 @@ for (const lanes of [4, 0]) {
           );
           await assertSound(first.databaseUrl);
         }),
-        { numRuns: 40, seed: seedOf(context) },
+        { numRuns: shards.count === 1 ? 40 : 12, seed: seedOf(context) },
       );
     });
   });

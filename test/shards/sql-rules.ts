@@ -2,10 +2,21 @@
  * What Citus needs of SQL in a database with several shards, as rules over statement texts; and a
  * record of every statement that this process sends.
  */
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import {
+  DummyDriver,
+  Kysely,
+  type LogEvent,
+  PostgresAdapter,
+  PostgresIntrospector,
+  PostgresQueryCompiler,
+} from 'kysely';
 import pg from 'pg';
-import { mainSchema } from '../../src/postgres/shards.ts';
+import { mainSchema, shardTables } from '../../src/postgres/shards.ts';
 
 const shardSchema = new RegExp(`\\b${mainSchema}_\\d{3,4}(?="?\\.)`, 'g');
+const undivided = new RegExp(`\\b${mainSchema}"?\\."?(${shardTables.join('|')})\\b`);
 const control = new RegExp(`\\b${mainSchema}"?\\."?\\w+`);
 const volatile = /\b(now|nextval|random|gen_random_uuid|clock_timestamp|statement_timestamp|transaction_timestamp)\(/;
 
@@ -18,6 +29,7 @@ export function brokenRules(text: string): string[] {
   );
   return [
     schemas.size > 1 ? 'it names the tables of two shards' : '',
+    undivided.test(text) ? 'it names a table of channels without its shard' : '',
     schemas.size > 0 && control.test(text) ? 'it joins a table of a shard with one of no shard' : '',
     schemas.size > 0 && /\bnextval\(/i.test(text) ? 'a shard draws from a sequence' : '',
     updates.some((set) => volatile.test(set)) ? 'do update set calls a volatile function' : '',
@@ -36,5 +48,28 @@ export function recordStatements(): ReadonlySet<string> {
     if (typeof text === 'string' && !text.includes('sendbatch_jobs')) texts.add(text);
     return Reflect.apply(query, this, args);
   };
+  return texts;
+}
+
+/** The statements of all migrations. Those before the tables are divided name them in `sendbatch`. */
+export async function migrationStatements(): Promise<ReadonlySet<string>> {
+  const texts = new Set<string>();
+  const recorder = new Kysely<unknown>({
+    dialect: {
+      createAdapter: () => new PostgresAdapter(),
+      createDriver: () => new DummyDriver(),
+      createIntrospector: (db) => new PostgresIntrospector(db),
+      createQueryCompiler: () => new PostgresQueryCompiler(),
+    },
+    log({ query }: LogEvent) {
+      texts.add(query.sql);
+    },
+  });
+  const folder = join(import.meta.dirname, '../../src/postgres/migrations');
+  for (const file of readdirSync(folder)) {
+    const { up } = (await import(join(folder, file))) as { up(db: Kysely<unknown>): Promise<void> };
+    await up(recorder);
+  }
+  await recorder.destroy();
   return texts;
 }
