@@ -83,13 +83,13 @@ async function prepare(cluster: Server): Promise<Machine> {
     version: rows[0]?.version ?? '',
     cpu: () => cpuOfTree(cluster.pid),
     async reset() {
-      await admin.query('truncate sendbatch.message');
+      await admin.query('truncate sendbatch.message, sendbatch.message_change');
       if ((await lastKey()) > lastKnownKey)
         for (const name of ['channel', 'channel_head', 'channel_uid']) {
           await admin.query(`delete from sendbatch.${name} where channel_key > ${lastKnownKey}`);
           await admin.query(`vacuum analyze sendbatch.${name}`);
         }
-      await admin.query('update sendbatch.channel_head set last_seq = 0 where last_seq <> 0');
+      await admin.query('update sendbatch.channel_head set last_seq = 0, last_change = null where last_seq <> 0');
       await admin.query('vacuum analyze sendbatch.channel_head');
       await admin.query('checkpoint');
     },

@@ -1,5 +1,6 @@
 import { spawnService } from '../test/support/process.ts';
 import { keyLayouts, lookUps } from './alternatives.ts';
+import { recalledBatches } from './changes.ts';
 import { heldChannel } from './held-channel.ts';
 import { cpuOfTree, type Machine, startDebianMachine } from './machine.ts';
 import {
@@ -281,6 +282,18 @@ export const scenarios: readonly Scenario[] = [
         tables.push(await submittedBatches(machine, contender('', grpc1).job.url, pid, pairs));
         return tables.join('\n\n');
       });
+    },
+  },
+  {
+    name: 'changes',
+    title: 'Recalls of batches',
+    words:
+      'A submitted batch of 100,000 messages to 100,000 known persons, or to 100 groups, is recalled with RecallBatch: from the call until its last message is recalled, against the sending of the same batch before.',
+    measure: async (machine, pairs) => {
+      await machine.addPersons();
+      return await withService(machine, {}, (contender, pid) =>
+        recalledBatches(machine, servedBy(contender, pid), pairs),
+      );
     },
   },
   {

@@ -14,6 +14,7 @@ import { createSystemUidCheck } from '../auth/system-uids.ts';
 import { readBatchQueueStats } from '../batches/due.sql.ts';
 import { stopBatches } from '../batches/run-chunk.ts';
 import { type ChangesParts, createChanges } from '../changes/changes.ts';
+import { createRecallCommands } from '../changes/recall-commands.ts';
 import { createRecallStored } from '../changes/recall-stored.ts';
 import { type Channels, createChannels } from '../channels/channels.ts';
 import type { Config } from '../config/index.ts';
@@ -92,6 +93,7 @@ export async function start(config: Config, log: Log, allMetrics?: () => Promise
       moderate: moderation.moderate,
       windowMs: config.recallWindowMs,
       keepsCopies: config.recallKeepDays > 0,
+      sendCommands: config.recallLegacyCommand ? createRecallCommands({ ...store, append: sending.append }) : undefined,
       onChanged(channelKeys, kind, count) {
         hints.messagesChanged(channelKeys);
         events.messagesChanged(kind, count);

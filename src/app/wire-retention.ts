@@ -1,8 +1,10 @@
+import { sweepCopies } from '../changes/copies.sql.ts';
 import { overShards } from '../postgres/over-shards.ts';
 import { sweepLive } from '../postgres/pg-notify.ts';
 import { type InboxCursor, sweepExpired, sweepInboxes, sweepOld } from '../retention/sweep.sql.ts';
 import { startSweeper } from '../retention/sweeper.ts';
 import { sweepTemporary } from '../retention/temporary-channels.sql.ts';
+import { dayMs } from '../time.ts';
 import type { Foundation } from './foundation.ts';
 
 /** Temporary channels checked per step of the sweeper. */
@@ -12,7 +14,8 @@ const inboxesPerRun = 2000;
 const firstInbox: InboxCursor = { uid: '', commandSeq: 0 };
 
 /**
- * Starts the sweeper: expired messages, messages past their retention, temporary channels, inboxes.
+ * Starts the sweeper: expired messages, messages and copies past their retention, temporary
+ * channels, inboxes.
  */
 export function wireRetention({ config, db, events, lifecycle, now, shards }: Foundation): void {
   const store = { db, shards };
@@ -32,6 +35,10 @@ export function wireRetention({ config, db, events, lifecycle, now, shards }: Fo
       const swept = await sweepOld(store, channelType, times, bounds);
       events.messagesRemoved('retention', swept.removed);
       return swept;
+    },
+    async sweepCopies(limit, at) {
+      const before = at - config.recallKeepDays * dayMs;
+      return Math.max(...(await overShards(db, shards.all, (shard) => sweepCopies(shard, before, limit))));
     },
     sweepTemporary: (at) => sweepTemporary(store, at, temporaryPerStep),
     async sweepInboxes() {

@@ -25,6 +25,8 @@ import type { WiredTails } from './wire-tails.ts';
  */
 export interface WiredSending {
   readonly sendBatch: SendBatch;
+  /** Stores messages of the service itself. */
+  readonly append: Lanes['append'];
   readonly rates: Rates;
   readonly overload: AdmissionController;
   readonly moderation: Moderation;
@@ -81,6 +83,7 @@ export async function wireSending(
     templates,
   });
   return {
+    append,
     sendBatch: withSendMetrics(sendBatch, events.batchEnded),
     rates,
     overload,

@@ -24,8 +24,8 @@ export interface RecallTarget extends MessageRef {
   readonly clientMsgNo: string;
   readonly acceptedAt: number;
   readonly changes: MessageChanges | undefined;
-  /** Its receivers, if it names any. */
-  readonly subscribers: readonly string[];
+  /** Its receivers, if it names any; undefined: they were erased with its content. */
+  readonly subscribers: readonly string[] | undefined;
 }
 
 /** The last change and the last message of a channel, under the lock of its head. */
@@ -48,7 +48,7 @@ export async function lockChanges(tx: Tx, channelKeys: readonly number[]): Promi
 const targetsStatement = new Statement<
   Pick<
     MessageRow,
-    'message_seq' | 'message_id' | 'from_uid' | 'client_msg_no' | 'accepted_at' | 'changed' | 'subscribers'
+    'message_seq' | 'message_id' | 'from_uid' | 'client_msg_no' | 'accepted_at' | 'changed' | 'subscribers' | 'flags'
   > & { readonly channel_key: number }
 >({
   name: 'lock messages to recall',
@@ -57,7 +57,7 @@ const targetsStatement = new Statement<
     from (select channel_key, message_seq from unnest($1::bigint[], $2::bigint[]) as w(channel_key, message_seq)
       order by channel_key, message_seq) w
     cross join lateral (
-      select m.message_seq, m.message_id, m.from_uid, m.client_msg_no, m.accepted_at, m.changed, m.subscribers
+      select m.message_seq, m.message_id, m.from_uid, m.client_msg_no, m.accepted_at, m.changed, m.subscribers, m.flags
       from sendbatch.message m
       where m.channel_key = w.channel_key and m.message_seq = w.message_seq and ${aliveAt('$3')}
       limit 1 for no key update
@@ -79,7 +79,7 @@ export async function lockTargets(tx: Tx, refs: readonly MessageRef[], now: numb
     clientMsgNo: row.client_msg_no,
     acceptedAt: row.accepted_at,
     changes: row.changed ?? undefined,
-    subscribers: row.subscribers ?? [],
+    subscribers: (row.flags & flagWasRestricted) === 0 ? (row.subscribers ?? []) : undefined,
   }));
 }
 

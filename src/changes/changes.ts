@@ -40,6 +40,7 @@ import {
   recall,
 } from './changes.sql.ts';
 import { type MessageCopy, readCopies } from './copies.sql.ts';
+import type { SendRecallCommands } from './recall-commands.ts';
 
 /** A channel, and who changes messages in it. */
 interface ChangeCall extends Reader {
@@ -114,6 +115,8 @@ export interface ChangesParts {
   readonly windowMs: number;
   /** Whether replaced contents are kept as copies. */
   readonly keepsCopies: boolean;
+  /** Called after the commit of a recall, also of a repeated one; unset: no commands are sent. */
+  readonly sendCommands?: SendRecallCommands | undefined;
   readonly now?: () => number;
 }
 
@@ -142,6 +145,7 @@ export function createChanges(store: Store, parts: ChangesParts): Changes {
         const outcomes = await recallFound(store, channelKey, { named, seqs }, { changer, keepsCopies });
         const count = outcomes.filter(({ kind }) => kind === 'recalled').length;
         if (count > 0) parts.onChanged([channelKey], 'recalled', count);
+        await parts.sendCommands?.(outcomes.flatMap((each) => (each.kind === 'refused' ? [] : [each.message])));
         return outcomes;
       }),
 

@@ -43,9 +43,11 @@ const nameOf = ({ channelKey, messageSeq }: MessageRef) => `${channelKey} ${mess
 /** Messages per transaction, which holds the heads of their channels for about 30 ms. */
 const messagesPerTransaction = 1000;
 
+type RecallStoredParts = Pick<ChangesParts, 'onChanged' | 'keepsCopies' | 'sendCommands' | 'now'>;
+
 export function createRecallStored(
   { db, shards, announces }: Store,
-  { onChanged, keepsCopies, now = Date.now }: Pick<ChangesParts, 'onChanged' | 'keepsCopies' | 'now'>,
+  { onChanged, keepsCopies, sendCommands, now = Date.now }: RecallStoredParts,
 ): RecallStored {
   const recallGroup = async (
     shardDb: Db,
@@ -54,7 +56,7 @@ export function createRecallStored(
   ): Promise<RecallCounts> => {
     const at = now();
     const keys = [...new Set(refs.map((ref) => ref.channelKey))];
-    const { counts, recalled } = await inTransaction(
+    const { counts, recalled, before } = await inTransaction(
       shardDb,
       (tx) => all([lockChanges(tx, keys), lockTargets(tx, refs, at)]),
       (tx, [heads, targets]) => {
@@ -65,6 +67,7 @@ export function createRecallStored(
         const found = (verdict: (typeof verdicts)[number]) => targets.filter((_, index) => verdicts[index] === verdict);
         const ownFound = targets.filter((target) => sentFrom.get(nameOf(target)) === 0).length;
         const recalled = found('recall');
+        const before = found('recalled');
         const numbered = numberChanges(recalled, heads);
         return {
           sent:
@@ -73,8 +76,9 @@ export function createRecallStored(
               : [recall(tx, numbered, { by, now: at, announces: announces?.() ?? false, keepsCopies })],
           result: {
             recalled,
+            before,
             counts: {
-              recalled: recalled.length + found('recalled').length,
+              recalled: recalled.length + before.length,
               tooOld: found('tooOld').length,
               missing: refs.filter((ref) => ref.sentFrom === 0).length - ownFound,
             },
@@ -84,6 +88,7 @@ export function createRecallStored(
     );
     if (recalled.length > 0)
       onChanged([...new Set(recalled.map((target) => target.channelKey))], 'recalled', recalled.length);
+    await sendCommands?.([...recalled, ...before]);
     return counts;
   };
 

@@ -31,7 +31,7 @@ const removed = (what: 'expired' | 'old') => sql`removed as (
     ), forgotten as (
       delete from sendbatch.message_change c using ${sql.ref(what)} w
       where c.channel_key = w.channel_key and c.message_seq = w.message_seq returning c.channel_key
-    ), uncopied as (
+    ), copies as (
       delete from sendbatch.message_copy c using ${sql.ref(what)} w
       where c.channel_key = w.channel_key and c.message_seq = w.message_seq
     )`;

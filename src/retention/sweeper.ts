@@ -1,5 +1,5 @@
-// Removes what is over: expired messages, messages past RETENTION, temporary channels, inbox
-// entries of removed commands.
+// Removes what is over: expired messages, messages past RETENTION, copies past RECALL_KEEP_DAYS,
+// temporary channels, inbox entries of removed commands.
 //
 // Entry point: `startSweeper`; the statements are in *.sql.ts. Every instance sweeps. Statements
 // skip rows that others have locked and take locks in key order, so that sweepers never deadlock
@@ -29,6 +29,8 @@ export interface SweeperOptions {
     times: { before: number; now: number },
     bounds: { channels: number; messages: number; total: number },
   ) => Promise<{ more: boolean }>;
+  /** Removes at most `limit` copies of replaced contents that are too old; returns how many. */
+  readonly sweepCopies: (limit: number, now: number) => Promise<number>;
   /** Removes temporary channels that are over; `more`: another call may find more. */
   readonly sweepTemporary: (now: number) => Promise<{ more: boolean }>;
   /** Removes inbox entries of removed commands; one step of a slow round. */
@@ -50,7 +52,7 @@ const liveMs = 60_000;
  * messages go as fast as they arrive, and no kind, channel type or channel delays the others.
  */
 export function startSweeper(options: SweeperOptions): Loop {
-  const { retention, sweepExpired, sweepOld, sweepTemporary, sweepInboxes, sweepLive, now } = options;
+  const { retention, sweepExpired, sweepOld, sweepCopies, sweepTemporary, sweepInboxes, sweepLive, now } = options;
   let stopping = false;
   /** Each step returns whether another one may find more. */
   const steps: (() => Promise<boolean>)[] = [
@@ -59,6 +61,7 @@ export function startSweeper(options: SweeperOptions): Loop {
       const times = { before: now() - days * dayMs, now: now() };
       return (await sweepOld(channelType, times, oldAtOnce)).more;
     }),
+    async () => (await sweepCopies(expiredAtOnce, now())) === expiredAtOnce,
     async () => (await sweepTemporary(now())).more,
     async () => {
       await sweepInboxes();

@@ -57,4 +57,61 @@ describe('the browser’s EventSource', { skip: noBrowser }, () => {
     assert.deepEqual(await page.evaluate('[...seen, source.readyState]'), ['1.0', '2.0', 1]);
     await page.evaluate('source.close()');
   });
+
+  test('an EventSource sees each message and change once and in order over a restart of the service', async () => {
+    const call = jsonCaller(keeper.url);
+    const send = async (text: string) => {
+      const message = { channel_id: 'changing', channel_type: 2, from_uid: 'u1', payload: btoa(text) };
+      assert.equal((await call.post('/message/send', message)).status, 200);
+    };
+    const edit = (seq: number, text: string) =>
+      call.post(`/v1/channels/2/changing/messages/${seq}:edit`, { payload: btoa(text) });
+    const recall = (seq: number) => call.post('/v1/channels/2/changing/messages:recall', { message_seqs: [seq] });
+    const restarted = await startService({ databaseUrl: keeper.databaseUrl });
+    let again: TestService | undefined;
+    const own = await browser.newPage();
+    try {
+      await own.goto(`${restarted.url}/livez`);
+      await own.evaluate(() => {
+        const source = new EventSource('/v1/channels/2/changing/events?after_seq=0&after_change=0');
+        const seen: string[] = [];
+        Object.assign(globalThis, { source, seen });
+        for (const name of ['message', 'changed'])
+          source.addEventListener(name, (event) => {
+            const { data, lastEventId } = event as MessageEvent;
+            const told = JSON.parse(data);
+            const { message_seq: seq, payload } = name === 'changed' ? told.message : told;
+            seen.push(`${lastEventId} ${name} ${seq} ${atob(payload)}`);
+          });
+      });
+      const waitFor = (count: number) =>
+        own.waitForFunction(`seen.length === ${count}`, undefined, { timeout: 60_000 });
+      await send('one');
+      await waitFor(1);
+      await edit(1, 'first');
+      await waitFor(2);
+      const port = Number(new URL(restarted.url).port);
+      await restarted.stop();
+      await send('two');
+      await recall(1);
+      await edit(2, 'second');
+      again = await startService({ databaseUrl: keeper.databaseUrl, port });
+      await waitFor(5);
+      await recall(2);
+      await waitFor(6);
+      assert.deepEqual(await own.evaluate('seen'), [
+        '1.0 message 1 one',
+        '1.1 changed 1 first',
+        '2.1 message 2 second',
+        '2.2 changed 1 ',
+        '2.3 changed 2 second',
+        '2.4 changed 2 ',
+      ]);
+      await own.evaluate('source.close()');
+    } finally {
+      await own.close();
+      await again?.stop();
+      await restarted.stop();
+    }
+  });
 });

@@ -3,11 +3,16 @@ import { after, before, describe, test } from 'node:test';
 import { Code, ConnectError, createClient, type Transport } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
 import { ErrorInfoSchema } from '../../gen/google/rpc/error_details_pb.ts';
+import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
 import { ChannelType, MessageState } from '../../gen/sendbatch/v1/message_pb.ts';
-import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
+import { ChangeKind, MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { createKeys, type Keys } from '../../src/auth/api-keys.ts';
+import { sweepCopies } from '../../src/changes/copies.sql.ts';
+import { verify } from '../../src/integrity/verify.ts';
 import type { Scope } from '../../src/messages/caller.ts';
 import type { Db } from '../../src/postgres/schema.ts';
+import { oneShard } from '../../src/postgres/shards.ts';
+import { sweepExpired } from '../../src/retention/sweep.sql.ts';
 import { openStore } from '../support/database.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
@@ -34,7 +39,7 @@ describe('recall and edit', () => {
   const clientOf = (transport: Transport) => createClient(MessageService, transport);
   let client: ReturnType<typeof clientOf>;
   before(async () => {
-    service = await startService();
+    service = await startService({ recallKeepDays: 2, recallLegacyCommand: true });
     json = jsonCaller(service.url);
     client = clientOf(createGrpcTransport({ baseUrl: service.url }));
   });
@@ -260,6 +265,124 @@ describe('recall and edit', () => {
     assert.equal(late.recalledCount, 1);
   });
 
+  test('contents that were replaced are kept as copies, in pages, until they are swept', async () => {
+    const channelId = 'copies';
+    await send(channelId, 1, { subscribers: ['ann', 'bob'] });
+    const edit = (text: string) =>
+      client.editMessage({ channelType, channelId, messageSeq: 1n, payload: Buffer.from(text) });
+    await edit('second');
+    await edit('third');
+    await client.recallMessages({ channelType, channelId, messageSeqs: [1n] });
+    const first = await client.listMessageCopies({ channelType, channelId, messageSeq: 1n, pageSize: 2 });
+    const { nextPageToken: pageToken } = first;
+    const rest = await client.listMessageCopies({ channelType, channelId, messageSeq: 1n, pageSize: 2, pageToken });
+    const copies = [...first.copies, ...rest.copies];
+    assert.deepEqual(
+      copies.map((each) => [each.revision, text(each.payload), each.replacedBy, each.subscribers]),
+      [
+        [0, 'm1', ChangeKind.EDITED, ['ann', 'bob']],
+        [1, 'second', ChangeKind.EDITED, ['ann', 'bob']],
+        [2, 'third', ChangeKind.RECALLED, ['ann', 'bob']],
+      ],
+    );
+    assert.deepEqual([first.nextPageToken, rest.nextPageToken], ['1', '']);
+    const at = Number(copies[0]?.replacedAt?.seconds);
+    assert.ok(Math.abs(at - Date.now() / 1000) < 3600, `${at}`);
+    const none = await json.get('/v1/channels/2/copies/messages/9/copies');
+    assert.deepEqual([none.status, none.body], [200, { copies: [], next_page_token: '' }]);
+    const db = openStore(service.databaseUrl);
+    assert.ok((await sweepCopies(db, Date.now() + 3_600_000, 1000)) >= 3);
+    await db.destroy();
+    assert.deepEqual((await client.listMessageCopies({ channelType, channelId, messageSeq: 1n })).copies, []);
+  });
+
+  test('a recall sends the command of TangSengDaoDao to the readers of the message, once', async () => {
+    const group = { channel_type: 2, channel_id: 'revoked' };
+    await json.post('/channel', { ...group, subscribers: ['ann', 'bob', 'cid'] });
+    const [sent] = await send('revoked', 1);
+    const [restricted] = await send('revoked', 1, { clientMsgNo: 'private', subscribers: ['bob'] });
+    const batches = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
+    const { batch } = await batches.submitBatch({
+      messages: [
+        { channelType, channelId: 'revoked', fromUid: 'ann', clientMsgNo: 'of batch', payload: Buffer.from('x') },
+      ],
+    });
+    const batchId = batch?.batchId ?? '';
+    const end = async () => {
+      let last = batch;
+      for await (const { batch: now } of batches.watchBatch({ batchId })) last = now;
+      return last;
+    };
+    await end();
+    const recall = () => client.recallMessages({ channelType, channelId: 'revoked', messageSeqs: [1n, 2n] });
+    assert.equal((await recall()).recalledCount, 2);
+    assert.equal((await recall()).recalledCount, 0);
+    await batches.recallBatch({ batchId });
+    assert.equal((await end())?.recalledCount, 1);
+    const [ofBatch] = (await history('revoked')).slice(2);
+    const commandsOf = async (uid: string) =>
+      (await json.post('/message/sync', { uid, message_seq: 0, limit: 100 })).body
+        .filter((each: { channel_id: string }) => each.channel_id === 'revoked')
+        .map((each: { payload: string; from_uid: string; channel_id: string; header: { sync_once: number } }) => [
+          each.from_uid,
+          each.channel_id,
+          each.header.sync_once,
+          JSON.parse(Buffer.from(each.payload, 'base64').toString()),
+        ]);
+    const command = (messageId: bigint | undefined) => [
+      'ann',
+      'revoked',
+      1,
+      { type: 99, cmd: 'messageRevoke', param: { message_id: String(messageId) } },
+    ];
+    assert.deepEqual(await commandsOf('cid'), [command(sent?.messageId), command(ofBatch?.messageId)]);
+    assert.deepEqual(await commandsOf('bob'), [
+      command(sent?.messageId),
+      command(restricted?.messageId),
+      command(ofBatch?.messageId),
+    ]);
+  });
+
+  test('a recall at once with retries of its send and with the sweeper leaves one message or none, and a sound store', async () => {
+    const channelId = 'races';
+    const db = openStore(service.databaseUrl, { poolSize: 2 });
+    try {
+      for (let round = 0; round < 15; round++) {
+        const messages = [
+          {
+            channelType,
+            channelId,
+            fromUid: 'ann',
+            clientMsgNo: `race ${round}`,
+            payload: Buffer.from('x'),
+            expire: 1_000_000,
+          },
+        ];
+        const { results } = await client.sendBatch({ messages });
+        const seq = results[0]?.messageSeq ?? 0n;
+        const dayLater = Date.now() + 2_000_000_000;
+        const [retry, recalled, swept] = await Promise.all([
+          client.sendBatch({ messages }),
+          client.recallMessages({ channelType, channelId, messageSeqs: [seq] }),
+          round % 2 === 0 ? sweepExpired(db, 1000, dayLater) : 0,
+        ]);
+        const kept = (await client.getMessages({ channelType, channelId, messageSeqs: [seq] })).messages;
+        const [again] = retry.results;
+        if (swept === 0) {
+          assert.deepEqual([again?.duplicate, again?.messageSeq], [true, seq]);
+          assert.equal(recalled.recalledCount, 1);
+          assert.deepEqual(
+            kept.map((each) => [each.state, each.payload.length]),
+            [[MessageState.RECALLED, 0]],
+          );
+        } else assert.deepEqual(kept, []);
+      }
+      for await (const { faults } of verify({ db, shards: oneShard })) assert.deepEqual(faults, []);
+    } finally {
+      await db.destroy();
+    }
+  });
+
   test('edits and recalls at once: each edit adds one revision, a recall ends them, changes are numbered without gaps', async () => {
     const channelId = 'race';
     await send(channelId, 20);
@@ -294,7 +417,7 @@ describe('recall and edit', () => {
     const changes = await query(
       service.databaseUrl,
       `select c.change_no::text, c.kind::text, c.message_seq::text from sendbatch.message_change c
-       where channel_key = (select channel_key from sendbatch.channel where channel_id = '${channelId}') order by c.change_no`,
+       where channel_key = (select channel_key from sendbatch.channel where channel_id = '${channelId}' and sequence = 0) order by c.change_no`,
     );
     assert.deepEqual(
       changes.map((each) => each.change_no),

@@ -45,6 +45,7 @@ describe('the sweeper', () => {
       retention,
       sweepExpired: (limit, at) => sweepExpired(db, limit, at),
       sweepOld: (...step) => sweepOld({ db, shards }, ...step),
+      sweepCopies: async () => 0,
       sweepTemporary: async () => ({ more: false }),
       sweepInboxes: async () => {},
       sweepLive: async () => {},
