@@ -31,7 +31,8 @@ export type ClaimedBatch = StoredBatch & Pick<NewBatch, 'templates'>;
  */
 export async function claimBatch(db: Db, callerId: string): Promise<ClaimedBatch | undefined> {
   const { rows } = await sql<BatchRow & { readonly templates: string }>`
-    update sendbatch.batch set in_flight = true, started_at = coalesce(started_at, ${databaseNow}), turns_taken = turns_taken + priority,
+    update sendbatch.batch set in_flight = true, turns_taken = turns_taken + priority,
+      started_at = case when ended_at is null then coalesce(started_at, ${databaseNow}) else started_at end,
       state = case state when 'queued' then 'running' else state end
     where batch_id = coalesce((
       select batch_id from sendbatch.batch where caller_id = ${callerId} and recall_due_at <= ${databaseNow} and ended_at is not null

@@ -71,9 +71,10 @@ describe('the browser’s EventSource', { skip: noBrowser }, () => {
     let again: TestService | undefined;
     const own = await browser.newPage();
     try {
+      await send('one');
       await own.goto(`${restarted.url}/livez`);
       await own.evaluate(() => {
-        const source = new EventSource('/v1/channels/2/changing/events?after_seq=0&after_change=0');
+        const source = new EventSource('/v1/channels/2/changing/events?after_seq=0.0');
         const seen: string[] = [];
         Object.assign(globalThis, { source, seen });
         for (const name of ['message', 'changed'])
@@ -86,7 +87,6 @@ describe('the browser’s EventSource', { skip: noBrowser }, () => {
       });
       const waitFor = (count: number) =>
         own.waitForFunction(`seen.length === ${count}`, undefined, { timeout: 60_000 });
-      await send('one');
       await waitFor(1);
       await edit(1, 'first');
       await waitFor(2);

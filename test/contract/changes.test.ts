@@ -368,14 +368,16 @@ describe('recall and edit', () => {
         ]);
         const kept = (await client.getMessages({ channelType, channelId, messageSeqs: [seq] })).messages;
         const [again] = retry.results;
-        if (swept === 0) {
+        // The sweeper may have removed other messages, and left this one to the recall.
+        if (kept.length === 0) assert.ok(swept > 0);
+        else {
           assert.deepEqual([again?.duplicate, again?.messageSeq], [true, seq]);
           assert.equal(recalled.recalledCount, 1);
           assert.deepEqual(
             kept.map((each) => [each.state, each.payload.length]),
             [[MessageState.RECALLED, 0]],
           );
-        } else assert.deepEqual(kept, []);
+        }
       }
       for await (const { faults } of verify({ db, shards: oneShard })) assert.deepEqual(faults, []);
     } finally {

@@ -134,6 +134,26 @@ describe('batch commands of the command line', () => {
     assert.equal(anew.acceptedCount, 2);
   });
 
+  test('`batch recall` asks for --yes, recalls what was sent and reports the counts', async () => {
+    const line = JSON.stringify({ from_uid: 'u1', channel_id: 'cli-wrong', channel_type: 2, payload: 'aGk=' });
+    const path = file('wrong.ndjson', `${line}\n${line}\n`);
+    const { batchId } = last((await run('submit', path, '--name', 'wrong', '--watch', '--json')).output);
+    const asked = await run('recall', batchId);
+    assert.equal(asked.code, 1);
+    assert.match(asked.output, new RegExp(`^sendbatch: --yes is needed to recall 2 sent messages of batch ${batchId}`));
+    const recalled = await run('recall', batchId, '--yes');
+    assert.equal(recalled.code, 0, recalled.output);
+    assert.match(recalled.output, new RegExp(`^${batchId}  completed .*  2 of 2, 2 recalled  wrong\n$`));
+    const again = await run('recall', batchId, '--json');
+    assert.deepEqual([again.code, last(again.output).recallState], [0, 'RECALL_STATE_COMPLETED'], again.output);
+    const rows = (await readAll(service.databaseUrl)).filter((row) => row.channel === 'cli-wrong');
+    assert.deepEqual(
+      rows.map((row) => row.payload),
+      ['', ''],
+    );
+    assert.equal((await run('recall', 'nothing', '--yes')).code, 1);
+  });
+
   test('a scheduled time needs a time zone and is printed in both; a column of times is accepted', async () => {
     const line = JSON.stringify({ from_uid: 'u1', channel_id: 'timed', channel_type: 2, payload: 'aGk=' });
     const path = file('timed.ndjson', line);
