@@ -129,7 +129,7 @@ function Outcome({ result }: { readonly result: TestRulesResponse }) {
           </table>
         </TableScroll>
       )}
-      {result.maskedBy.length === 0 ? null : (
+      {result.maskedBy.length === 0 || result.refusedBy.length > 0 ? null : (
         <div className="card">
           <h2>{t('test.after')}</h2>
           <pre className="payload">{textOf(result.payload) ?? ''}</pre>
