@@ -141,6 +141,7 @@ describe('the page about the API at /docs', { skip: noBrowser }, () => {
     };
     assert.deepEqual(await search('/V1/batches/{batch_id}:'), [
       '/v1/batches/{batch_id}:cancel',
+      '/v1/batches/{batch_id}:recall',
       '/v1/batches/{batch_id}:retry',
       '/v1/batches/{batch_id}:resume',
     ]);
