@@ -9,7 +9,6 @@
 //  3. One question about a batch per caller over all instances, and two per instance: reads of
 //     others keep their connections.
 
-import type { BatchResult } from '../batches/batch.ts';
 import type { Batches } from '../batches/batches.ts';
 import type { Caller } from '../messages/caller.ts';
 import { findByNumbers } from '../messages/messages-read.sql.ts';
@@ -25,12 +24,12 @@ import {
   countMessages,
   countReceivers,
   findMessages,
+  findPlaces,
   type GroupPart,
   listReceivers,
   lockCaller,
   type MessageGroup,
-  type Place,
-  readChunkResults,
+  type Places,
   readReceivers,
   selectReaders,
 } from './reach.sql.ts';
@@ -88,8 +87,6 @@ export interface ReachParts {
 const usualConcurrency = 2;
 /** A question of 100,000 messages takes about two seconds. */
 const retryAfterMs = secondMs;
-/** Chunks of results per statement: about 1 MB of JSON, parsed in 10 ms. */
-const chunksPerRead = 10;
 /** Messages per statement. */
 const messagesPerRead = 10_000;
 /** Groups per statement that reads receivers, and receivers of each: at most half a million rows. */
@@ -115,7 +112,8 @@ export function createReach(store: Store, parts: ReachParts): Reach {
           db.transaction().execute(async (tx) => {
             if (!(await lockCaller(tx, caller.id))) throw inProgress(true);
             const countedAt = now();
-            const { places, uncounted } = await readPlaces(tx, batch.batchId, signal);
+            const slices = { shards: shards.count, limit: messagesPerRead };
+            const { places, uncounted } = await findPlaces(tx, batch.batchId, slices);
             const tally = await countPlaces(tx, places, { shards, recordsDeliveries, signal });
             return { batchId: batch.batchId, countedAt, uncounted, ...tally };
           }),
@@ -160,34 +158,6 @@ export function createReach(store: Store, parts: ReachParts): Reach {
   };
 }
 
-/** The messages of a batch that have a place in a channel, each once, as far as there are results. */
-async function readPlaces(
-  tx: Tx,
-  batchId: string,
-  signal: AbortSignal,
-): Promise<{ places: Place[]; uncounted: number }> {
-  const seen = new Set<string>();
-  const places: Place[] = [];
-  let uncounted = 0;
-  for (let afterOrdinal = -1; ; ) {
-    signal.throwIfAborted();
-    const chunks = await readChunkResults(tx, batchId, { afterOrdinal, limit: chunksPerRead });
-    for (const { results } of chunks)
-      for (const { channelKey, messageSeq, refusal } of JSON.parse(results) as BatchResult[]) {
-        if (refusal !== undefined) continue;
-        const place = `${channelKey}/${messageSeq}`;
-        if (channelKey === undefined) uncounted++;
-        else if (!seen.has(place)) {
-          seen.add(place);
-          places.push({ channelKey, messageSeq });
-        }
-      }
-    const last = chunks.at(-1);
-    if (last === undefined) return { places, uncounted };
-    afterOrdinal = last.ordinal;
-  }
-}
-
 interface CountOptions extends Pick<ReachParts, 'recordsDeliveries'> {
   readonly shards: ShardLayout;
   readonly signal: AbortSignal;
@@ -196,21 +166,21 @@ interface CountOptions extends Pick<ReachParts, 'recordsDeliveries'> {
 /** Counts messages and their receivers, shard by shard and slice by slice. */
 async function countPlaces(
   tx: Tx,
-  places: readonly Place[],
+  places: readonly Places[],
   { shards, recordsDeliveries, signal }: CountOptions,
 ): Promise<Pick<BatchReach, 'total' | 'channelTypes'>> {
   const byType = new Map<number, Counts>();
   const add = ({ channelType, ...more }: Partial<Counts> & Pick<Counts, 'channelType'>) =>
     byType.set(channelType, sum(byType.get(channelType) ?? { ...none, channelType }, more));
   const groups: MessageGroup[] = [];
-  for (const { shard, slice } of slicesOf(shards, places, messagesPerRead)) {
+  for (const slice of places) {
     signal.throwIfAborted();
-    const found = await findMessages(onShard(tx, shard), slice);
+    const found = await findMessages(onShard(tx, shards.of(slice.shard)), slice);
     const counted = await countMessages(tx, found, recordsDeliveries);
     for (const each of counted.counts) add(each);
     for (const each of counted.groups) groups.push(each);
   }
-  for (const { shard, slice } of slicesOf(shards, groups, groupsPerRead)) {
+  for (const { shard, slice } of slicesOf(shards, groups)) {
     let parts: GroupPart[] = slice.map((group) => ({ group, afterUid: '' }));
     while (parts.length > 0) {
       signal.throwIfAborted();
@@ -229,14 +199,14 @@ async function countPlaces(
   };
 }
 
-/** Cuts what belongs to channels into slices of one shard. */
-function* slicesOf<T extends { readonly channelKey: number }>(
+/** Cuts groups into slices of one shard. */
+function* slicesOf(
   shards: ShardLayout,
-  items: readonly T[],
-  size: number,
-): Generator<{ readonly shard: Shard; readonly slice: readonly T[] }> {
-  for (const [shard, some] of shards.group(items, (each) => each.channelKey))
-    for (let start = 0; start < some.length; start += size) yield { shard, slice: some.slice(start, start + size) };
+  groups: readonly MessageGroup[],
+): Generator<{ readonly shard: Shard; readonly slice: readonly MessageGroup[] }> {
+  for (const [shard, some] of shards.group(groups, (each) => each.channelKey))
+    for (let start = 0; start < some.length; start += groupsPerRead)
+      yield { shard, slice: some.slice(start, start + groupsPerRead) };
 }
 
 const none: Omit<Counts, 'channelType'> = { messages: 0, recalled: 0, removed: 0, receivers: 0, read: 0, delivered: 0 };
