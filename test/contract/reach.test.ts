@@ -14,7 +14,7 @@ import { createKeys, type Keys } from '../../src/auth/api-keys.ts';
 import { createSendbatch } from '../../src/client/index.ts';
 import type { Scope } from '../../src/messages/caller.ts';
 import type { Db } from '../../src/postgres/schema.ts';
-import { openStore } from '../support/database.ts';
+import { openStore, shards } from '../support/database.ts';
 import { openEvents } from '../support/events.ts';
 import { jsonCaller } from '../support/json.ts';
 import { seedOf } from '../support/seed.ts';
@@ -237,7 +237,8 @@ describe('reach', () => {
     );
     const client = createSendbatch({ transport: grpc(other.url, key) });
     assert.equal(shown((await client.batchReach(batchId)).total), expected.total);
-    await query(service.databaseUrl, `delete from sendbatch.message where client_msg_no = 'twin'`);
+    for (const { schema } of shards.all)
+      await query(service.databaseUrl, `delete from ${schema}.message where client_msg_no = 'twin'`);
     assert.equal((await reachOf(batchId)).total, '9/1/1 11/6/6');
   });
 
