@@ -29,6 +29,7 @@ export const reasonWords: Readonly<Record<string, readonly [en: string, zh: stri
   NOT_ALLOWED: ['Only the two people of this conversation may do this', '只有会话双方可以执行此操作'],
   NOT_IN_ALLOWLIST: ['The sender is not on the allowlist', '发送者不在白名单中'],
   NOT_SUBSCRIBER: ['The sender is not a member of the channel', '发送者不是频道成员'],
+  NOT_THE_SENDER: ['Only the sender may see who has read a message', '只有发送者可以查看消息的已读情况'],
   OVERLOADED: ['The service is busy; try again in a moment', '服务繁忙，请稍后重试'],
   PAYLOAD_TOO_LARGE: ['The message is too long', '消息内容过长'],
   RATE_LIMITED: ['Too many messages in a short time', '发送过于频繁'],

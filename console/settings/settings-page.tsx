@@ -66,7 +66,7 @@ export default function SettingsPage() {
             <p>{about(setting)}</p>
             <p className="muted small">
               {setting.bounds === '' ? null : `${t('bounds', { bounds: plain(setting.bounds) })} · `}
-              {t('defaultValue', { value: setting.defaultValue === '' ? t('unset') : setting.defaultValue })}
+              {t('defaultValue', { value: setting.defaultValue === '' ? t('noValue') : setting.defaultValue })}
             </p>
           </li>
         ))}
@@ -86,7 +86,7 @@ function Value({ setting }: { readonly setting: Setting }) {
     ) : (
       <span className="muted">{t('secretUnset')}</span>
     );
-  return setting.value === '' ? <span className="muted">{t('unset')}</span> : <code>{setting.value}</code>;
+  return setting.value === '' ? <span className="muted">{t('noValue')}</span> : <code>{setting.value}</code>;
 }
 
 function Source({ source }: { readonly source: string }) {

@@ -351,7 +351,7 @@ export const comments: Readonly<Record<string, string>> = {
   "sendbatch.v1.Instance.cpu_cores": "Cores used, averaged over its last interval.",
   "sendbatch.v1.Instance.host": "The name of its machine or container.",
   "sendbatch.v1.Instance.instance_id": "Its id, new at each start.",
-  "sendbatch.v1.Instance.lane_messages": "Messages waiting for a commit, by lane; empty without lanes.",
+  "sendbatch.v1.Instance.lane_messages": "Messages waiting for a commit, by lane; one number for all with more than 64 lanes, as many\nshards make; empty without lanes.",
   "sendbatch.v1.Instance.memory_bytes": "Resident memory in bytes.",
   "sendbatch.v1.Instance.pid": "Its process id there.",
   "sendbatch.v1.Instance.seen_at": "When it last reported.",

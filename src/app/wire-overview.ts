@@ -9,6 +9,9 @@ import { version } from './version.ts';
 import type { WiredSending } from './wire-sending.ts';
 import type { WiredTails } from './wire-tails.ts';
 
+/** With more lanes, which are shards, a report has one number for all: it is written every interval. */
+const maxLanes = 64;
+
 /** The overview of all instances. */
 export function wireOverview(
   { config, db, events, lifecycle, now, reads, registry }: Foundation,
@@ -28,8 +31,9 @@ export function wireOverview(
     },
     gauges() {
       const lanes = waiting?.() ?? [];
+      const items = lanes.map((lane) => lane.items);
       return {
-        laneMessages: lanes.map(({ items }) => items),
+        laneMessages: items.length > maxLanes ? [items.reduce((sum, each) => sum + each, 0)] : items,
         laneOldestMs: Math.max(0, ...lanes.map(({ oldestMs }) => oldestMs)),
         tailReaders: tails.counts().readers,
         memoryBytes: process.memoryUsage.rss(),

@@ -292,7 +292,8 @@ export type Instance = Message<"sendbatch.v1.Instance"> & {
   seenAt?: Timestamp | undefined;
 
   /**
-   * Messages waiting for a commit, by lane; empty without lanes.
+   * Messages waiting for a commit, by lane; one number for all with more than 64 lanes, as many
+   * shards make; empty without lanes.
    *
    * @generated from field: repeated uint64 lane_messages = 7;
    */
