@@ -89,7 +89,7 @@ describe('batch commands of the command line', () => {
     assert.deepEqual([at, channelId, error.reason], [2, 'cli', 'TEMPLATE_NOT_FOUND']);
     const table = (await run('results', batchId, '--csv')).output.trim().split('\n');
     assert.match(table[0] ?? '', /^index,line,from_uid,channel_type,channel_id,client_msg_no,.*,reason,message$/);
-    assert.match(table[1] ?? '', /^0,1,,,,file-[0-9a-f]{40}:0,\d+,\d+,false,,$/);
+    assert.match(table[1] ?? '', /^0,1,,2,cli,file-[0-9a-f]{40}:0,\d+,\d+,false,,$/);
     assert.match(
       table[2] ?? '',
       /^1,2,u1,2,cli,file-[0-9a-f]{40}:1,,,false,TEMPLATE_NOT_FOUND,"?template "+none"+ does not exist/,
@@ -104,6 +104,10 @@ describe('batch commands of the command line', () => {
     assert.match((await run('show', scheduled.batchId)).output, new RegExp(`queued .*next at ${day}`));
     assert.match((await run('cancel', scheduled.batchId)).output, /cancelled/);
     assert.equal((await run('watch', scheduled.batchId)).code, 2);
+    const moved = await run('resume', scheduled.batchId, '--send-at', `${day}T12:00Z`);
+    assert.match(moved.output, new RegExp(`will be sent at ${day}T.*queued .*next at ${day}T12:00`, 's'));
+    const repeated = await run('resume', scheduled.batchId, '--send-at', `${day}T12:00Z`);
+    assert.match(repeated.output, new RegExp(`${scheduled.batchId} was already resumed, as `));
   });
 
   test('`batch retry` sends only the refused messages; the same file is one batch until --again', async () => {

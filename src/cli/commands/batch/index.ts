@@ -9,6 +9,7 @@ import { printBatch, stateList, states } from './print.ts';
 import { printReach } from './reach.ts';
 import { type RecallBatchOptions, recallBatch } from './recall.ts';
 import { printResults } from './results.ts';
+import { resumeBatch } from './resume.ts';
 import { priorities, submitFile } from './submit.ts';
 import { watchBatch } from './watch.ts';
 
@@ -34,7 +35,7 @@ interface ListOptions extends ConnectOptions {
 export function addBatch(program: Command): void {
   const batch = program
     .command('batch')
-    .summary('background batches: submit, ls, show, watch, results, reach, retry, cancel, recall')
+    .summary('background batches: submit, ls, show, watch, results, reach, retry, cancel, resume, recall')
     .description('Batches that the service sends in the background.')
     .addHelpText('after', about);
   const withId = (command: Command) => command.argument('<batch_id>', 'batch id, as printed by submit and ls');
@@ -137,6 +138,21 @@ export function addBatch(program: Command): void {
     const { batch: found } = await connectTo(options).client.batches.cancelBatch({ batchId });
     if (found !== undefined) await printBatch(found, options);
   });
+
+  withExamples(
+    calling(
+      withId(
+        batch
+          .command('resume')
+          .description('Submits what a cancelled batch has not sent as a new batch, with the same keys.'),
+      )
+        .option('--send-at <time>', 'send all of it at this time (default: each message at its own time, or now)')
+        .option('--time-zone <zone>', 'time zone of --send-at, such as Europe/Berlin', zone)
+        .option('--watch', 'follow the batch to its end'),
+    ),
+    ['sendbatch batch resume 6f1c…', 'sendbatch batch resume 6f1c… --send-at 2026-12-24T18:00Z'],
+    '0 success, 1 error; with --watch also 2 some messages were refused or the batch was cancelled, 130 interrupted (the batch continues)',
+  ).action(resumeBatch);
 
   withExamples(
     calling(

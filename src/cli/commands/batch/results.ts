@@ -45,7 +45,7 @@ function csvLine(result: BatchResult): string {
     index,
     line === 0 ? '' : line,
     fromUid,
-    isRefused ? channelType : '',
+    channelType === 0 ? '' : channelType,
     channelId,
     clientMsgNo,
     isRefused ? '' : messageId,

@@ -4,7 +4,7 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { BatchPriority } from '../../../../gen/sendbatch/v1/batch_service_pb.ts';
 import type { MessageDraft } from '../../../../gen/sendbatch/v1/message_pb.ts';
 import { FileFault } from '../../../message-files/file-error.ts';
-import { describeTime, parseTime } from '../../../message-files/time.ts';
+
 import { connectTo } from '../../connect.ts';
 import { createDrafts } from '../../input/drafts.ts';
 import { openReading, type Reading, type ReadingOptions, readingOf } from '../../input/file-options.ts';
@@ -14,6 +14,7 @@ import type { Entry } from '../../input/source.ts';
 import { note } from '../../output/output.ts';
 import { CommandError } from '../../usage.ts';
 import { printBatch } from './print.ts';
+import { sendAtOf } from './send-at.ts';
 import { watchBatch } from './watch.ts';
 
 export interface SubmitCommandOptions extends ReadingOptions {
@@ -63,27 +64,6 @@ const maxMessages = 100_000;
 
 function tooMany(file: string, count: number): string {
   return `${file} has ${count} messages, and a batch has at most ${maxMessages}: split the file (split -l ${maxMessages}), or use send`;
-}
-
-/**
- * The time of --send-at. It is printed in the given zone and in UTC, so that the operator can check
- * it.
- */
-async function sendAtOf({ sendAt, timeZone, json }: SubmitCommandOptions): Promise<number | undefined> {
-  if (sendAt === undefined) {
-    if (timeZone !== undefined) throw new CommandError('--time-zone requires --send-at');
-    return undefined;
-  }
-  let ms: number;
-  try {
-    ms = await parseTime(sendAt, timeZone);
-  } catch (error) {
-    throw new CommandError(`--send-at: ${error instanceof Error ? error.message : error}`, { cause: error });
-  }
-  const described = await describeTime(ms, timeZone ?? Intl.DateTimeFormat().resolvedOptions().timeZone);
-  if (ms <= Date.now()) throw new CommandError(`--send-at: ${described} is in the past; omit --send-at to send now`);
-  if (json !== true) note(`will be sent at ${described}`);
-  return ms;
 }
 
 /** Reads all messages of a file with their lines; throws if any line is invalid. */
