@@ -18,6 +18,7 @@ import {
 } from '../postgres/pool.ts';
 import type { Db } from '../postgres/schema.ts';
 import { areShardsReady, prepareShards } from '../postgres/shard-schemas.ts';
+import { cancelSplit, listShards, type SplitOptions, splitApplication, splitShards } from '../postgres/shard-split.ts';
 import { ShardLayout } from '../postgres/shards.ts';
 import { openCounterPool } from '../rate-limits/postgres-counter.sql.ts';
 
@@ -111,26 +112,76 @@ export interface OpenSchema {
 }
 
 export async function openSchema(config: Config, log: Log): Promise<OpenSchema> {
-  const { connection, close } = await findDatabase(config, log);
-  const db = openDatabase({ connection, connectTimeoutMs: 5000, onConnectionError: () => {}, ...forMigrations });
-  const closeAll = async () => {
-    await db.destroy();
-    await close();
-  };
+  const { db, connection, close } = await openForMigrations(config, log);
   let citus: CitusCluster | undefined;
   try {
-    await reach(db, createPatience(config.databaseWaitMs, log));
     citus = await citusCluster(db);
   } catch (error) {
-    await closeAll();
+    await close();
     throw error;
   }
   return {
     citus,
     status: () => statusOf(db, config).catch(rethrow),
     migrate: () => bringUpToDate(db, clientOptions(connection), config).catch(rethrow),
-    close: closeAll,
+    close,
   };
+}
+
+/** The shards of the server of the settings, for `sendbatch shards`. */
+export interface OpenShards {
+  list(): ReturnType<typeof listShards>;
+  /** Divides the database of a stopped service into more shards, or continues. */
+  split(options: SplitOptions): Promise<void>;
+  /** Ends a split that has removed nothing yet. */
+  cancelSplit(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export async function openShards(config: Config, log: Log): Promise<OpenShards> {
+  const { db, close } = await openForMigrations(config, log, splitApplication);
+  const whenMigrated = async <T>(work: () => Promise<T>): Promise<T> => {
+    try {
+      const { pending } = await schemaStatus(db);
+      if (pending.length > 0)
+        throw new MigrationError(`the schema is not up to date (pending: ${pending.join(', ')}): run migrate first`);
+      return await work();
+    } catch (error) {
+      return rethrow(error);
+    }
+  };
+  return {
+    list: () => whenMigrated(() => listShards(db)),
+    split: (options) => whenMigrated(() => splitShards(db, options)),
+    cancelSplit: () => whenMigrated(() => cancelSplit(db)),
+    close,
+  };
+}
+
+async function openForMigrations(
+  config: Config,
+  log: Log,
+  applicationName?: string,
+): Promise<{ readonly db: Db; readonly connection: Connection; close(): Promise<void> }> {
+  const { connection, close: closeServer } = await findDatabase(config, log);
+  const db = openDatabase({
+    connection,
+    connectTimeoutMs: 5000,
+    onConnectionError: () => {},
+    ...forMigrations,
+    ...(applicationName === undefined ? {} : { applicationName }),
+  });
+  const close = async () => {
+    await db.destroy();
+    await closeServer();
+  };
+  try {
+    await reach(db, createPatience(config.databaseWaitMs, log));
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  return { db, connection, close };
 }
 
 function rethrow(error: unknown): never {

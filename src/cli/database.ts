@@ -5,6 +5,7 @@ type OpenServer = typeof import('../app/database.ts');
 type OpenServerOf = Awaited<ReturnType<OpenServer['openServer']>>;
 /** A pool of connections to the database of the service. */
 type Db = ReturnType<OpenServerOf['open']>;
+type OpenShards = Awaited<ReturnType<OpenServer['openShards']>>;
 type OpenSchema = Awaited<ReturnType<OpenServer['openSchema']>>;
 
 /** Runs work on the database of the service's settings, and closes it. */
@@ -35,6 +36,19 @@ export async function openingSchema<T>(config: Config, work: (schema: OpenSchema
       return await work(schema);
     } finally {
       await schema.close();
+    }
+  });
+}
+
+/** Runs work on the shards of the database, which must be migrated. */
+export async function openingShards<T>(config: Config, work: (shards: OpenShards) => Promise<T>): Promise<T> {
+  return await inOneLine(async (log) => {
+    const { openShards } = await import('../app/database.ts');
+    const shards = await openShards(config, log);
+    try {
+      return await work(shards);
+    } finally {
+      await shards.close();
     }
   });
 }

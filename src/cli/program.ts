@@ -23,7 +23,7 @@ import { CommandError, exit, withExamples } from './usage.ts';
 
 const about = `
 send, tail, batch, channel and template call the service at --url (SENDBATCH_URL) with the credential --token
-(SENDBATCH_TOKEN). serve, key, verify, migrate and health use the settings of the service; config prints them.
+(SENDBATCH_TOKEN). serve, key, verify, shards, migrate and health use the settings of the service; config prints them.
 NO_COLOR disables colors.
 
 Exit codes:
@@ -83,6 +83,7 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   template: async () => (await import('./commands/template.ts')).addTemplate,
   key: async () => (await import('./commands/key.ts')).addKey,
   verify: async () => (await import('./commands/verify.ts')).addVerify,
+  shards: async () => (await import('./commands/shards.ts')).addShards,
   migrate: async () => (await import('./commands/migrate.ts')).addMigrate,
   health: async () => (await import('./commands/health.ts')).addHealth,
   config: async () => (await import('./commands/config.ts')).addConfig,

@@ -22,6 +22,8 @@ import type { Db, Tables } from './schema.ts';
 export interface DatabaseOptions {
   /** A libpq URL, or the socket folder and user of the embedded server. */
   readonly connection: { readonly url: string } | { host: string; port: number; user: string; database: string };
+  /** How connections are named in pg_stat_activity; `sendbatch` unless set. */
+  readonly applicationName?: string;
   /** Maximum number of connections. */
   readonly poolSize: number;
   /** Milliseconds that a statement waits for a row lock before STORE_BUSY. */
@@ -75,7 +77,7 @@ export function openDatabase(options: DatabaseOptions): Db {
   const { connection } = options;
   const pool = new pg.Pool({
     ...('url' in connection ? { connectionString: connection.url } : connection),
-    application_name: 'sendbatch',
+    application_name: options.applicationName ?? 'sendbatch',
     Client: options.trace === undefined ? PreparingClient : tracingClient(options.trace),
     // Sends statements without waiting for the answers of earlier ones.
     pipeline: true,

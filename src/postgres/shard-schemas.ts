@@ -43,9 +43,23 @@ async function readLayout(db: AnyDb): Promise<RecordedLayout | undefined> {
  * another number than `wanted`.
  */
 export async function areShardsReady(db: AnyDb, wanted: number): Promise<boolean> {
+  await refuseSplit(db);
   const layout = await readLayout(db);
   if (layout !== undefined) assertCount(layout.shards, wanted);
   return layout?.is_ready === true;
+}
+
+/** Refuses while the database is divided into more shards (see shard-split.ts). */
+async function refuseSplit(db: AnyDb): Promise<void> {
+  const { rows } = await sql<{ exists: boolean }>`
+    select to_regclass('sendbatch.shard_split') is not null as exists`.execute(db);
+  if (rows[0]?.exists !== true) return;
+  const found = await sql<{ shards: number }>`select shards from sendbatch.shard_split`.execute(db);
+  const [split] = found.rows;
+  if (split !== undefined)
+    throw new MigrationError(
+      `the database is being split into ${split.shards} shards: wait, or run npm run cli -- shards split --to ${split.shards} to continue`,
+    );
 }
 
 function assertCount(shards: number, wanted: number): void {
