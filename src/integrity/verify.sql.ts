@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import { limits } from '../limits.ts';
 import type { Db } from '../postgres/schema.ts';
-import { onShard } from '../postgres/shards.ts';
+import { onShard, shardTables } from '../postgres/shards.ts';
 import { inRange } from './scan.sql.ts';
 import type { KeyRange, ShardIds } from './scan.ts';
 import type { ChannelFacts } from './violations.ts';
@@ -224,14 +224,7 @@ export async function misplacedRows(at: VerifiedShard, limit: number): Promise<M
 }
 
 /** Tables of channels that the pass over the messages does not read. */
-const tablesWithoutScan = [
-  'channel_info',
-  'channel_uid',
-  'message_change',
-  'flagged_message',
-  'swept',
-  'webhook_outbox',
-];
+const tablesWithoutScan = shardTables.filter((table) => !['message', 'channel_head', 'id_block'].includes(table));
 
 /** The last block of ids that was drawn for a shard. */
 export async function lastBlock(at: VerifiedShard): Promise<number> {

@@ -102,64 +102,65 @@ interface Packed {
 }
 
 /**
- * The channels with new commands of a user, by key. Columns are packed: most users are members of
- * many channels without commands.
+ * The channels with new commands of a user, by key. Columns stay packed: most users are members of
+ * many channels without new commands.
  */
 async function dueChannels(tx: Tx, { shards }: ChannelStore, uid: string): Promise<Due[]> {
   const joined = await overShards(tx, shards.all, async (shard) => {
     const { rows } = await sql<Packed>`
-      select array_send(array_agg(channel_key)) as keys, array_send(array_agg(coalesce(joined_command_seq, 0))) as seqs,
-        array_send(array_agg(case when joined_command_seq is null then created_at else 0 end)) as times
-      from sendbatch.channel_uid u
-      where uid = ${uid} and member and not exists (
-        select from sendbatch.channel_info i where i.channel_key = u.channel_key and i.disband)`.execute(shard);
+      select array_send(array_agg(u.channel_key)) as keys, array_send(array_agg(coalesce(u.joined_command_seq, 0))) as seqs,
+        array_send(array_agg(case when u.joined_command_seq is null then u.created_at else 0 end)) as times
+      from sendbatch.channel_uid u left join sendbatch.channel_info i using (channel_key)
+      where u.uid = ${uid} and u.member and i.disband is not true`.execute(shard);
     return rows;
   });
-  const member = joinColumns(joined.flat());
-  if (member.keys.length === 0) return [];
-  const { rows: examined } = await sql<Packed>`
-    select array_send(array_agg(k.channel_key)) as keys, array_send(array_agg(greatest(t.taken_seq, u.joined_seq))) as seqs,
+  const member = joinPacked(joined.flat());
+  if (member.keys === null) return [];
+  const { rows } = await sql<Packed>`
+    select array_send(array_agg(k.channel_key)) as keys,
+      array_send(array_agg(greatest(t.taken_seq, u.joined_seq))) as seqs,
       array_send(array_agg(case when c.channel_type in (${createdWithMembers}) then 0 else u.since end)) as times
-    from unnest(${bigintArray(member.keys)}::bigint[], ${bigintArray(member.seqs)}::bigint[],
-      ${bigintArray(member.times)}::bigint[]) as u(channel_key, joined_seq, since)
-    cross join lateral (
-      select channel_id, channel_type from sendbatch.channel c where c.channel_key = u.channel_key limit 1
-    ) c
-    cross join lateral (
-      select channel_key from sendbatch.channel k
-      where k.channel_id = c.channel_id and k.channel_type = c.channel_type and k.sequence = 1 limit 1
-    ) k
-    left join lateral (
-      select taken_seq from sendbatch.command_taken t where t.uid = ${uid} and t.channel_key = k.channel_key limit 1
-    ) t on true`.execute(tx);
-  const { keys, seqs, times } = joinColumns(examined);
-  const commands = keys.map((channelKey, index) => ({
-    channelKey,
-    examinedSeq: seqs[index] ?? 0,
-    since: times[index] ?? 0,
-  }));
-  const due = await byShard(tx, shards, { items: commands, channelKeyOf }, async (shard, own) => {
-    const { rows } = await sql<{ ordinal: number; last_seq: number }>`
-      select w.ordinal, h.last_seq
-      from unnest(${bigintArray(own.map(channelKeyOf))}::bigint[], ${bigintArray(own.map((each) => each.examinedSeq))}::bigint[])
-        with ordinality as w(channel_key, examined_seq, ordinal)
-      cross join lateral (
-        select last_seq from sendbatch.channel_head h where h.channel_key = w.channel_key limit 1
-      ) h
-      where h.last_seq > w.examined_seq`.execute(shard);
-    return rows.flatMap((row) => {
-      const each = own[row.ordinal - 1];
-      return each === undefined ? [] : [{ ...each, lastSeq: row.last_seq }];
-    });
+    from unnest(${member.keys}::bigint[], ${member.seqs}::bigint[], ${member.times}::bigint[]) as u(channel_key, joined_seq, since)
+    join sendbatch.channel c on c.channel_key = u.channel_key
+    join sendbatch.channel k on k.channel_id = c.channel_id and k.channel_type = c.channel_type and k.sequence = 1
+    left join sendbatch.command_taken t on t.uid = ${uid} and t.channel_key = k.channel_key`.execute(tx);
+  const [commands] = rows;
+  if (commands === undefined || commands.keys === null) return [];
+  if (shards.count === 1) return await behindHeads(tx, commands);
+  const [keys, seqs, times] = [commands.keys, commands.seqs, commands.times].map((column) => int8Values(column));
+  const places = { items: [...(keys ?? []).keys()], channelKeyOf: (place: number) => keys?.[place] ?? 0 };
+  const due = await byShard(tx, shards, places, (shard, own) => {
+    const column = (of: Float64Array | undefined) => bigintArray(own.map((place) => of?.[place] ?? 0));
+    return behindHeads(shard, { keys: column(keys), seqs: column(seqs), times: column(times) });
   });
   return due.flat().sort((a, b) => a.channelKey - b.channelKey);
+}
+
+/** Those of these channels of commands whose heads are above what was examined, by key. */
+async function behindHeads(shard: Tx, { keys, seqs, times }: Packed): Promise<Due[]> {
+  const { rows } = await sql<{ channel_key: number; examined_seq: number; last_seq: number; since: number }>`
+    select w.channel_key, w.examined_seq, w.since, h.last_seq
+    from unnest(${keys}::bigint[], ${seqs}::bigint[], ${times}::bigint[]) as w(channel_key, examined_seq, since)
+    join sendbatch.channel_head h on h.channel_key = w.channel_key
+    where h.last_seq > w.examined_seq
+    order by w.channel_key`.execute(shard);
+  return rows.map((row) => ({
+    channelKey: row.channel_key,
+    examinedSeq: row.examined_seq,
+    lastSeq: row.last_seq,
+    since: row.since,
+  }));
 }
 
 const channelKeyOf = ({ channelKey }: { readonly channelKey: number }) => channelKey;
 const createdWithMembers = sql.raw([personType, tempType, agentType].join(', '));
 
-function joinColumns(rows: readonly Packed[]): { keys: number[]; seqs: number[]; times: number[] } {
-  const column = (of: (row: Packed) => Buffer | null) => rows.flatMap((row) => [...int8Values(of(row))]);
+/** The columns of several shards as those of one. */
+function joinPacked(rows: readonly Packed[]): Packed {
+  const filled = rows.filter((row) => row.keys !== null);
+  const [first] = filled;
+  if (filled.length <= 1) return first ?? { keys: null, seqs: null, times: null };
+  const column = (of: (row: Packed) => Buffer | null) => bigintArray(filled.flatMap((row) => [...int8Values(of(row))]));
   return { keys: column(({ keys }) => keys), seqs: column(({ seqs }) => seqs), times: column(({ times }) => times) };
 }
 

@@ -22,15 +22,18 @@ export interface ConversationRow {
   readonly lastSeq: number;
   readonly readSeq: number;
   readonly unread: number;
-  /** The id of the newest message visible to the user, from which the next page continues; 0: none. */
-  readonly lastId: number;
+  /**
+   * What orders conversations: the id of the newest message visible to the user, or its acceptance
+   * time where there are several shards, whose ids do not tell which is newer; 0: there is none.
+   */
+  readonly place: number;
   /** The newest message visible to the user. */
   readonly last: StoredMessage | undefined;
 }
 
-/** Start of a page: after the conversation with this newest message and key. */
+/** Start of a page: after the conversation with this place and key. */
 export interface ConversationCursor {
-  readonly messageId: number;
+  readonly place: number;
   readonly channelKey: number;
 }
 
@@ -55,7 +58,7 @@ export async function listConversations(
   now: number,
 ): Promise<ConversationRow[]> {
   const { db, channelKeys } = store;
-  const from = before ?? { messageId: Number.MAX_SAFE_INTEGER, channelKey: 0 };
+  const from = before ?? { place: Number.MAX_SAFE_INTEGER, channelKey: 0 };
   const page = await newestOf(store, await followedKeys(store, uid), { uid, from, limit, now });
   const keys = page.map((each) => each.channelKey);
   const [names, cursors] = await all([channelKeys.names(keys), readCursors(db, uid, keys)]);
@@ -64,21 +67,20 @@ export async function listConversations(
     readSeq: Math.max(cursors.get(each.channelKey) ?? 0, each.joinedSeq),
   }));
   const contents = await contentsOf(store, newest, uid, now);
-  return newest.flatMap(({ channelKey, lastSeq, readSeq, lastId }) => {
+  return newest.flatMap(({ channelKey, lastSeq, readSeq, place }) => {
     const channel = names.get(channelKey);
     if (channel === undefined) return [];
     const { unread, last } = contents.get(channelKey) ?? { unread: 0, last: undefined };
-    return [{ channelKey, channelId: channel.id, channelType: channel.type, lastSeq, readSeq, unread, lastId, last }];
+    return [{ channelKey, channelId: channel.id, channelType: channel.type, lastSeq, readSeq, unread, place, last }];
   });
 }
 
-/** The place of a conversation in the list. */
+/** A conversation in the order of the list. */
 interface Newest {
   readonly channelKey: number;
   readonly lastSeq: number;
   readonly joinedSeq: number;
-  /** Of the newest visible message; 0: there is none. */
-  readonly lastId: number;
+  readonly place: number;
   readonly messageSeq: number;
 }
 
@@ -89,29 +91,28 @@ async function newestOf(
   at: { readonly uid: string; readonly from: ConversationCursor; readonly limit: number; readonly now: number },
 ): Promise<Newest[]> {
   const { uid, from, limit, now } = at;
+  const place = sql.ref(shards.count === 1 ? 'm.message_id' : 'm.accepted_at');
   const keys = { items: channelKeys, channelKeyOf: (channelKey: number) => channelKey };
   const ofShards = await byShard(db, shards, keys, async (shard, own) => {
     const { rows } = await sql<{
       channel_key: number;
       last_seq: number;
       joined_seq: number;
-      last_id: number;
+      place: number;
       message_seq: number | null;
     }>`
       select p.*, coalesce(u.joined_seq, 0) as joined_seq
       from (
-        select w.channel_key, h.last_seq, coalesce(last.message_id, 0) as last_id, last.message_seq
+        select w.channel_key, h.last_seq, coalesce(last.place, 0) as place, last.message_seq
         from unnest(${bigintArray(own)}::bigint[]) as w(channel_key)
-        cross join lateral (
-          select last_seq from sendbatch.channel_head h where h.channel_key = w.channel_key limit 1
-        ) h
+        join sendbatch.channel_head h on h.channel_key = w.channel_key
         left join lateral (
-          select m.message_id, m.message_seq from sendbatch.message m
+          select ${place} as place, m.message_seq from sendbatch.message m
           where m.channel_key = w.channel_key and m.message_seq > h.last_seq - ${examinedMessages} and ${seen(uid, now)}
           order by m.message_seq desc limit 1
         ) last on true
-        where (coalesce(last.message_id, 0), w.channel_key) < (${from.messageId}::bigint, ${from.channelKey}::bigint)
-        order by last_id desc, w.channel_key desc
+        where (coalesce(last.place, 0), w.channel_key) < (${from.place}::bigint, ${from.channelKey}::bigint)
+        order by place desc, w.channel_key desc
         limit ${limit}
       ) p
       left join lateral (
@@ -123,10 +124,10 @@ async function newestOf(
     channelKey: row.channel_key,
     lastSeq: row.last_seq,
     joinedSeq: row.joined_seq,
-    lastId: row.last_id,
+    place: row.place,
     messageSeq: row.message_seq ?? 0,
   }));
-  return newest.sort((a, b) => b.lastId - a.lastId || b.channelKey - a.channelKey).slice(0, limit);
+  return newest.sort((a, b) => b.place - a.place || b.channelKey - a.channelKey).slice(0, limit);
 }
 
 /** How far a user has read these channels, by channel key. */

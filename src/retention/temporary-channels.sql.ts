@@ -61,15 +61,15 @@ interface Visit {
 async function removeIfOver(tx: Tx, shards: ShardLayout, visit: Visit): Promise<number | undefined> {
   const { key, id, isFirst, now } = visit;
   if (!madeId.test(id)) return Number.MAX_SAFE_INTEGER;
-  const { rows: found } = await sql<{ channel_key: number }>`
-    select channel_key from sendbatch.channel
-    where channel_type = ${tempType} and channel_id = ${id} and sequence = ${commandSequence}`.execute(tx);
+  // Names before heads, as in the creation of heads. The sweeper does not wait for senders.
+  const { rows: found } = await sql<{ channel_key: number; sequence: number }>`
+    select channel_key, sequence from sendbatch.channel
+    where channel_type = ${tempType} and channel_id = ${id} order by channel_key for update skip locked`.execute(tx);
   const later = now + againMs;
-  const commandKey = found[0]?.channel_key;
+  const commandKey = found.find(({ sequence }) => sequence === commandSequence)?.channel_key;
   // Without receivers it was created by hand.
-  if (commandKey === undefined) return later;
+  if (commandKey === undefined || found.length < 2) return later;
   const keys = [key, commandKey];
-  // The sweeper does not wait for senders.
   const heads = await mapByShard(tx, shards, keys, lockHeadsSkipLocked);
   if (heads.size < keys.length) return later;
   // The instance that created it may be about to store the first command. One that died before that

@@ -190,7 +190,7 @@ export async function putSettingsWebhook(
       on conflict (name) do update set url = excluded.url, format = excluded.format, disabled_by = null, updated_at = excluded.updated_at,
         failures = 0, paused_until = 0, secret = excluded.secret,
         previous_secret = case when w.secret = excluded.secret then w.previous_secret else w.secret end,
-        previous_until = case when w.secret = excluded.secret then w.previous_until else ${databaseNow} + ${previousMs}::bigint end
+        previous_until = case when w.secret = excluded.secret then w.previous_until else excluded.updated_at + ${previousMs}::bigint end
       where (w.url, w.format, w.secret) is distinct from (excluded.url, excluded.format, excluded.secret) or w.disabled_by is not null
       returning webhook_key
     )

@@ -6,6 +6,7 @@ import pg from 'pg';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
+import { query } from '../support/verify.ts';
 
 const group = { channel_type: 2 };
 const text = (payload: string) => Buffer.from(payload).toString('base64');
@@ -153,13 +154,11 @@ describe('history', () => {
   test('messages are found by sequence, id and key, also among expired messages', async () => {
     const channel_id = 'find';
     const sent = await fill(channel_id, 200);
-    const client = new pg.Client({ connectionString: service.databaseUrl });
-    await client.connect();
-    await client.query(
+    await query(
+      service.databaseUrl,
       `delete from sendbatch.message m using sendbatch.channel c where c.channel_key = m.channel_key and c.channel_id = $1 and m.message_seq % 7 = 3`,
       [channel_id],
     );
-    await client.end();
     const kept = sent.filter((each) => each.message_seq % 7 !== 3);
     const find = async (more: object) => seqs((await call.post('/messages', { ...group, channel_id, ...more })).body);
     assert.deepEqual(
@@ -214,13 +213,11 @@ describe('history', () => {
   test('a cursor before the retained messages is refused with the sequence to continue from', async () => {
     const channel_id = 'swept';
     await fill(channel_id, 10);
-    const client = new pg.Client({ connectionString: service.databaseUrl });
-    await client.connect();
-    await client.query(
+    await query(
+      service.databaseUrl,
       `delete from sendbatch.message m using sendbatch.channel c where c.channel_key = m.channel_key and c.channel_id = $1 and m.message_seq <= 6`,
       [channel_id],
     );
-    await client.end();
     const path = `/v1/channels/2/${channel_id}/messages`;
     const old = await call.get(`${path}?after_seq=3`);
     assert.deepEqual(

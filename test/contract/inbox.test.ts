@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import pg from 'pg';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
+import { query } from '../support/verify.ts';
 
 const payload = Buffer.from('x').toString('base64');
 
@@ -95,11 +95,9 @@ describe('conversations and commands of a user', () => {
   });
 
   test('a member that rejoins has no unread messages from before, whatever the clock of the instance', async () => {
-    const client = new pg.Client({ connectionString: service.databaseUrl });
-    await client.connect();
     const member = (change: 'add' | 'remove', hours = 0) =>
       post(`/channel/subscriber_${change}`, { channel_id: 'g4', subscribers: ['back'] }).then(() =>
-        client.query(`update sendbatch.channel_uid set created_at = created_at + $1 where uid = 'back'`, [
+        query(service.databaseUrl, `update sendbatch.channel_uid set created_at = created_at + $1 where uid = 'back'`, [
           hours * 3_600_000,
         ]),
       );
@@ -124,7 +122,6 @@ describe('conversations and commands of a user', () => {
       ['again'],
       'what came while it was no member is not for it',
     );
-    await client.end();
   });
 
   test('commands to a set of receivers create no conversation', async () => {
@@ -186,25 +183,25 @@ describe('conversations and commands of a user', () => {
   });
 
   test('the sweeper deletes expired messages once their keys are a day old, and messages over their retention', async () => {
-    const client = new pg.Client({ connectionString: service.databaseUrl });
-    await client.connect();
     for (let index = 0; index < 5; index++) await send('sweep', 'a', { expire: 10 });
     for (let index = 0; index < 5; index++) await send('sweep9', 'a', { channel_type: 9 });
     const rowsOf = async (id: string) => {
-      const { rows } = await client.query<{ seq: string }>(
+      const rows = await query(
+        service.databaseUrl,
         'select message_seq as seq from sendbatch.message join sendbatch.channel using (channel_key) where channel_id = $1 order by 1',
         [id],
       );
       return rows.map((row) => Number(row.seq));
     };
     const age = async (id: string, seqs: number[]) => {
-      await client.query(
+      await query(
+        service.databaseUrl,
         `update sendbatch.message m set accepted_at = accepted_at - 2 * 86400000 from sendbatch.channel c
          where c.channel_key = m.channel_key and c.channel_id = $1 and m.message_seq = any($2::bigint[])`,
         [id, seqs],
       );
       // Marks the channel as not yet swept at this age.
-      await client.query('update sendbatch.channel set oldest_at = 0 where channel_id = $1', [id]);
+      await query(service.databaseUrl, 'update sendbatch.channel set oldest_at = 0 where channel_id = $1', [id]);
     };
     await age('sweep', [1, 2]);
     await age('sweep9', [1, 2, 3]);
@@ -216,6 +213,5 @@ describe('conversations and commands of a user', () => {
     };
     await until('sweep', [3, 4, 5]);
     await until('sweep9', [4, 5]);
-    await client.end();
   });
 });

@@ -14,6 +14,7 @@ import {
 } from 'kysely';
 import pg from 'pg';
 import { mainSchema, shardTables } from '../../src/postgres/shards.ts';
+import { byTest } from '../support/by-test.ts';
 
 const shardSchema = new RegExp(`\\b${mainSchema}_\\d{3,4}(?="?\\.)`, 'g');
 const undivided = new RegExp(`\\b${mainSchema}"?\\."?(${shardTables.join('|')})\\b`);
@@ -45,7 +46,8 @@ export function recordStatements(): ReadonlySet<string> {
   pg.Client.prototype.query = function (this: pg.Client, ...args: any[]): any {
     const [sent] = args;
     const text = typeof sent === 'string' ? sent : sent?.text;
-    if (typeof text === 'string' && !text.includes('sendbatch_jobs')) texts.add(text);
+    const isOurs = typeof text === 'string' && !text.includes('sendbatch_jobs') && !text.startsWith(byTest);
+    if (isOurs) texts.add(text);
     return Reflect.apply(query, this, args);
   };
   return texts;

@@ -5,7 +5,8 @@ import { migrate } from '../../src/postgres/migrate.ts';
 import { type DatabaseOptions, openDatabase } from '../../src/postgres/pool.ts';
 import type { Db } from '../../src/postgres/schema.ts';
 import { prepareShards } from '../../src/postgres/shard-schemas.ts';
-import { ShardLayout, shardTables } from '../../src/postgres/shards.ts';
+import { ShardLayout, shardTables, textOnShard } from '../../src/postgres/shards.ts';
+import { byTest } from './by-test.ts';
 import { citusUrl, createCitusDatabase, dropCitusDatabase } from './citus.ts';
 
 export const adminUrlVariable = 'TEST_ADMIN_URL';
@@ -27,6 +28,15 @@ const viewSchema = 'every_shard';
 export function acrossShards(text: string): string {
   if (shards.count === 1) return text;
   return text.replace(new RegExp(`\\bsendbatch\\.(?=(${shardTables.join('|')})\\b)`, 'g'), `${viewSchema}.`);
+}
+
+/**
+ * SQL of a test that changes the tables of channels, once per shard: rows are changed where they
+ * are. SQL about other tables once.
+ */
+export function perShard(text: string): string[] {
+  if (shards.count === 1) return [text];
+  return [...new Set(shards.all.map((shard) => `${byTest}${textOnShard(text, shard)}`))];
 }
 
 /** Creates the views that `acrossShards` names, unless they exist. */

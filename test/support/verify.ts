@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import pg from 'pg';
 import { limits } from '../../src/limits.ts';
-import { acrossShards, createShardViews, shards } from './database.ts';
+import { acrossShards, createShardViews, perShard, shards } from './database.ts';
 
 /** One stored message in the form that tests compare. */
 export interface StoredRow {
@@ -73,9 +73,24 @@ export async function assertSound(url: string): Promise<void> {
   });
 }
 
-/** Runs one statement, bypassing the service. */
-export async function query(url: string, sql: string): Promise<Record<string, string>[]> {
-  return await ask(url, async (client) => (await client.query<Record<string, string>>(acrossShards(sql))).rows);
+/**
+ * Runs one statement, bypassing the service: on all shards at once, or on one after the other if it
+ * changes something.
+ */
+export async function query(
+  url: string,
+  sql: string,
+  values: readonly unknown[] = [],
+): Promise<Record<string, string>[]> {
+  const texts = /\b(update|delete|insert|truncate)\b/i.test(sql) ? perShard(sql) : [acrossShards(sql)];
+  return await ask(url, async (client) => {
+    const rows: Record<string, string>[] = [];
+    for (const text of texts) {
+      const found = await client.query<Record<string, string>>(text, values.length === 0 ? undefined : [...values]);
+      rows.push(...(found.rows ?? []));
+    }
+    return rows;
+  });
 }
 
 async function ask<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {

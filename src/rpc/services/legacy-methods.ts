@@ -133,7 +133,7 @@ async function rowsOf({ page, pageSize }: SyncConversationsRequest, reader: Read
     skippedOrTaken += found.length;
     const last = found.at(-1);
     if (last === undefined || found.length < unpagedConversations) break;
-    before = { messageId: last.lastId, channelKey: last.channelKey };
+    before = { place: last.place, channelKey: last.channelKey };
   }
   return rows;
 }

@@ -64,8 +64,8 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
     },
 
     async listConversations({ uid, pageSize, pageToken }, context) {
-      const [messageId, channelKey] = parsePageToken(pageToken);
-      const before = channelKey === undefined || messageId === undefined ? undefined : { messageId, channelKey };
+      const [place, channelKey] = parsePageToken(pageToken);
+      const before = channelKey === undefined || place === undefined ? undefined : { place, channelKey };
       const limit = pageSize || limits.pageMessagesDefault;
       const reader = { caller: callerOf(context), uid };
       const { page, last } = pageOf(await inbox.conversations(reader, before, limit + 1), limit);
@@ -78,7 +78,7 @@ export function createTailMethods({ tails, inbox, credentials }: TailParts): Met
           lastSeq: BigInt(each.lastSeq),
           ...(each.last === undefined ? {} : { lastMessage: toMessage(each, each.last) }),
         })),
-        nextPageToken: last === undefined ? '' : `${last.lastId}-${last.channelKey}`,
+        nextPageToken: last === undefined ? '' : `${last.place}-${last.channelKey}`,
       };
     },
 

@@ -50,11 +50,10 @@ describe('temporary channels', () => {
   /** Acknowledges the commands that were handed out. */
   const acknowledge = (uid: string) => post(one, '/message/syncack', { uid, last_message_seq: lastOf.get(uid) });
   /** Lets time pass for everything stored. */
-  const pass = (ms: number) =>
-    query(
-      one.databaseUrl,
-      `update sendbatch.message set accepted_at = accepted_at - ${ms}; update sendbatch.channel set look_at = look_at - ${ms}`,
-    );
+  const pass = async (ms: number) => {
+    await query(one.databaseUrl, `update sendbatch.message set accepted_at = accepted_at - ${ms}`);
+    await query(one.databaseUrl, `update sendbatch.channel set look_at = look_at - ${ms}`);
+  };
   const sweep = async () => {
     const db = openStore(one.databaseUrl);
     try {
