@@ -42,7 +42,7 @@ export function CreateKey({ isOpen, onClose, onCreated }: CreateKeyProps) {
         isWide
       >
         <Notice kind="warning">{t('created.once')}</Notice>
-        <Field label={t('created.label')} hint={t('created.use')}>
+        <Field label={t('created.label')} hint={t('created.use', { header: 'Authorization: Bearer <key>' })}>
           {(props) => (
             <input {...props} className="mono" readOnly value={secret} onFocus={({ target }) => target.select()} />
           )}

@@ -79,6 +79,7 @@ describe('the pages of the console for operators', { skip: noConsole }, () => {
     await page.getByRole('dialog', { name: 'The key “billing” was created' }).waitFor();
     const secret = await page.getByLabel('Key', { exact: true }).inputValue();
     assert.match(secret, /^sb_[a-z0-9]{16}_/);
+    await dialog.getByText('“Authorization: Bearer <key>”').waitFor();
     await assertAccessible(page, 'a new key');
     await page.keyboard.press('Escape');
     await until(
@@ -202,6 +203,10 @@ describe('the pages of the console for operators', { skip: noConsole }, () => {
 
     receiver.answer = status(500);
     await call.post('/message/send', { from_uid: 'ann', channel_id: 'orders', channel_type: 6, payload: 'SGk=' });
+    const deliveries = async () => (await call.get('/v1/webhooks/shop/deliveries')).body.deliveries;
+    await until('it is parked', async () => (await deliveries())[0]?.state === 2);
+    // The page looks again by itself too, every five seconds.
+    await page.reload();
     await page.getByRole('cell', { name: 'Parked', exact: true }).waitFor();
     await assertAccessible(page, 'the deliveries');
     receiver.answer = status(200);
@@ -210,6 +215,8 @@ describe('the pages of the console for operators', { skip: noConsole }, () => {
     await press(page, 'Deliver again');
     await page.getByText('1 delivery was queued again.').waitFor();
     await receiver.until('it is delivered again', () => receiver.received.length > before);
+    await until('nothing is left', async () => (await deliveries()).length === 0);
+    await page.reload();
     await page.getByText('Every delivery was accepted').waitFor();
     await press(page, 'Delete');
     await press(page, 'Delete the webhook');
