@@ -164,6 +164,7 @@ describe('the pages of the console for operators', { skip: noConsole }, () => {
     await press(page, 'New version');
     await fill(page, 'Text', 'Hello {{ name }},\nyour order {{ order }} left.\nBye');
     await press(page, 'Save');
+    await page.getByRole('region', { name: 'Text of version 2' }).waitFor();
     await page.getByLabel('Version', { exact: true }).selectOption('1');
     await page.getByLabel('With version', { exact: true }).selectOption('2');
     const lines = page.getByRole('figure').getByRole('listitem');
