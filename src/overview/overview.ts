@@ -85,6 +85,8 @@ export function startOverview(options: OverviewOptions): Overview {
   const intervals = new Map<number, Interval>();
   let others: readonly InstanceRow[] = [];
   let own: readonly Report[] = [];
+  /** The last interval of which this instance knows what it can. */
+  let lastEnded = 0;
   /** This instance, before it reported. */
   const fresh = { ...options.gauges(), cpuSeconds: 0 };
   let before = { counts: counts(), cpuSeconds: cpuSeconds() };
@@ -116,10 +118,14 @@ export function startOverview(options: OverviewOptions): Overview {
   };
   const run = async (tick: number): Promise<void> => {
     report(tick);
-    await exchange();
-    const interval = intervals.get(tick);
-    const queues = await options.queues();
-    if (interval !== undefined) intervals.set(tick, { ...(intervals.get(tick) ?? interval), queues });
+    try {
+      await exchange();
+      const queues = await options.queues();
+      const interval = intervals.get(tick);
+      if (interval !== undefined) intervals.set(tick, { ...interval, queues });
+    } finally {
+      lastEnded = tick;
+    }
   };
 
   const loop = startAligned({ ...options, everyMs, run });
@@ -130,7 +136,7 @@ export function startOverview(options: OverviewOptions): Overview {
       const seenAt = latest === undefined ? sinceMs : (latest.tick + 1) * everyMs;
       live.push({ ...info, instanceId, seenAt, last: latest ?? fresh });
       // Others report an interval when this instance has ended it, so it is complete one later.
-      const complete = (latest?.tick ?? 0) - (others.length === 0 ? 0 : 1);
+      const complete = lastEnded - (others.length === 0 ? 0 : 1);
       return {
         everyMs,
         sendBounds: options.sendBounds,
