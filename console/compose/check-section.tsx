@@ -148,7 +148,12 @@ function ServiceCheck({ compose, audience }: { readonly compose: Compose; readon
   return (
     <div className="stack">
       <div className="row">
-        <button type="button" className="button" disabled={done !== undefined} onClick={() => void check()}>
+        <button
+          type="button"
+          className={report === undefined ? 'button primary' : 'button'}
+          disabled={done !== undefined}
+          onClick={() => void check()}
+        >
           {t('check.ask')}
         </button>
         {done === undefined ? null : (

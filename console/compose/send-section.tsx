@@ -245,7 +245,7 @@ function Review({ compose, form, open, audience, count, when, isScheduled, isOpe
 
 type Choice = Parameters<NonNullable<Compose['engine']>['submit']>[2];
 
-function useUpload({ engine, plan, withRefused }: Compose) {
+function useUpload({ engine, plan, withRefused, setSubmitted }: Compose) {
   const [state, setState] = useState<UploadState>();
   const [result, setResult] = useState<Submitted>();
   const [error, setError] = useState<unknown>();
@@ -262,6 +262,7 @@ function useUpload({ engine, plan, withRefused }: Compose) {
     const options = { signal: controller.signal, onProgress: setState };
     try {
       setResult(await engine.submit(connection(), plan, { ...choice, withRefused }, options));
+      setSubmitted(true);
     } catch (thrown) {
       if (controller.signal.aborted) setAborted(true);
       else setError(thrown);

@@ -140,7 +140,8 @@ export const composeTexts = defineTexts(
       refused: 'The service would refuse {count, plural, one {# message} other {# messages}} now:',
       refusedChoice: 'Leave them out',
       refusedHint: 'If you send them too, they appear in the results as refused and can be sent again from there.',
-      malformed: 'The service cannot take {count, plural, one {# message} other {# messages}}; they are left out:',
+      malformed:
+        'The service cannot take {count, plural, one {# message, which is} other {# messages, which are}} left out:',
       nothing: 'No row is left to send.',
     },
     test: {

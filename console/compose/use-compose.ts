@@ -49,6 +49,7 @@ export function useCompose() {
   const [fileCount, setFileCount] = useState(0);
   const [previewRow, setPreviewRow] = useState(0);
   const [withRefused, setWithRefused] = useState(true);
+  const [isSubmitted, setSubmitted] = useState(false);
   const plan = useMemo(() => (form === undefined ? undefined : planOf(form)), [form]);
   const counted = useAudience(engine, open, plan);
 
@@ -81,9 +82,10 @@ export function useCompose() {
     setOpen(undefined);
     setForm(undefined);
     setError(undefined);
+    setSubmitted(false);
   }
 
-  useLeaveWarning(open !== undefined);
+  useLeaveWarning(open !== undefined && !isSubmitted);
   return {
     engine,
     open,
@@ -99,6 +101,8 @@ export function useCompose() {
     /** Whether messages that the service would refuse now are submitted too. */
     withRefused,
     setWithRefused,
+    /** After that nothing is lost when the page is left. */
+    setSubmitted,
     ...counted,
     read,
     reset,

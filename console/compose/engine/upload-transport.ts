@@ -1,5 +1,5 @@
 import { Code, ConnectError, type Interceptor, type Transport } from '@connectrpc/connect';
-import type { UniversalClientRequest, UniversalClientResponse } from '@connectrpc/connect/protocol';
+import type { Compression, UniversalClientRequest, UniversalClientResponse } from '@connectrpc/connect/protocol';
 import { createTransport } from '@connectrpc/connect/protocol-connect';
 
 /** Sends a complete body; the answer is read whole. Rejects when there is no answer. */
@@ -31,8 +31,9 @@ export function createUploadTransport({ baseUrl, interceptors, send }: UploadOpt
     httpClient: (request) => exchange(request, send),
     useBinaryFormat: true,
     interceptors: [...interceptors],
-    acceptCompression: [],
-    sendCompression: { name: 'gzip', compress: gzip, decompress: () => Promise.reject(new Error('not used')) },
+    // The service answers in the encoding of the request.
+    acceptCompression: [gzip],
+    sendCompression: gzip,
     compressMinBytes,
     readMaxBytes: maxAnswerBytes,
     writeMaxBytes: maxAnswerBytes,
@@ -56,7 +57,16 @@ async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   if (bytes.length > 0) yield bytes;
 }
 
-async function gzip(bytes: Uint8Array): Promise<Uint8Array<ArrayBuffer>> {
-  const packed = new Blob([bytes as Uint8Array<ArrayBuffer>]).stream().pipeThrough(new CompressionStream('gzip'));
-  return new Uint8Array(await new Response(packed).arrayBuffer());
+const gzip: Compression = {
+  name: 'gzip',
+  compress: (bytes) => through(bytes, new CompressionStream('gzip')),
+  decompress: (bytes) => through(bytes, new DecompressionStream('gzip')),
+};
+
+async function through(
+  bytes: Uint8Array,
+  transform: CompressionStream | DecompressionStream,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const changed = new Blob([bytes as Uint8Array<ArrayBuffer>]).stream().pipeThrough(transform);
+  return new Uint8Array(await new Response(changed).arrayBuffer());
 }
