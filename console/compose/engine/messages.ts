@@ -47,7 +47,7 @@ export function createMessageMaker(table: Table, plan: Plan): MessageMaker {
     render({ payload, template }) {
       if (template === undefined) return payload.length > maxPayloadBytes ? tooLarge(payload.length) : { payload };
       if (compiled === undefined) return undefined;
-      const result = compiled.render((template.variables ?? {}) as Variables);
+      const result = renderPatiently(compiled, (template.variables ?? {}) as Variables);
       if ('payload' in result) return { payload: result.payload };
       const { reason, message, metadata = {} } = result.refusal;
       if (reason === 'PAYLOAD_TOO_LARGE') return tooLarge(Number(metadata.actual ?? 0));
@@ -57,6 +57,16 @@ export function createMessageMaker(table: Table, plan: Plan): MessageMaker {
         : { code: 'missing', values: { names: names.replaceAll(',', ', ') } };
     },
   };
+}
+
+/** Attempts at a message: liquidjs measures elapsed time, and a busy machine suspends the worker. */
+const renderAttempts = 5;
+
+function renderPatiently(compiled: CompiledTemplate, variables: Variables): ReturnType<CompiledTemplate['render']> {
+  for (let attempt = 1; ; attempt++) {
+    const result = compiled.render(variables);
+    if (!('timeout' in result) || attempt === renderAttempts) return result;
+  }
 }
 
 function tooLarge(bytes: number): Problem {
