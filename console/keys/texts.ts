@@ -80,8 +80,8 @@ export const keyTexts = defineTexts(
     scopes: { send: '发送', read: '读取', admin: '管理', metrics: '读取指标' },
     scopeHints: {
       send: '发送消息与后台批次。',
-      read: '读取历史、实时频道与会话。',
-      admin: '本控制台的全部功能：频道、模板、规则、Webhook、密钥。',
+      read: '读取历史、实时通道与会话。',
+      admin: '本控制台的全部功能：通道、模板、规则、Webhook、密钥。',
       metrics: '仅可读取 /metrics，供监控系统使用。',
     },
     by: '由 {caller}',

@@ -124,7 +124,7 @@ export const overviewTexts = defineTexts(
       host: '主机',
       version: '版本',
       started: '启动时间',
-      lanes: '通道',
+      lanes: '提交队列',
       readers: '实时流',
       cpu: '占用核数',
       memory: '内存',

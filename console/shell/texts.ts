@@ -53,7 +53,7 @@ export const shellTexts = defineTexts(
       overview: '概览',
       compose: '撰写',
       batches: '批次',
-      channels: '频道',
+      channels: '通道',
       moderation: '审核',
       templates: '模板',
       webhooks: 'Webhook',

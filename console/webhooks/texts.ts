@@ -122,7 +122,7 @@ export const webhookTexts = defineTexts(
     facts: {
       url: '地址',
       format: '格式',
-      types: '频道',
+      types: '通道',
       allTypes: '所有类型',
       batch: '每次投递的消息数',
       wait: '等待其他消息',
@@ -150,7 +150,7 @@ export const webhookTexts = defineTexts(
       urlHint: '服务能够访问的 https 地址。',
       urlWrong: '请输入以 https:// 或 http:// 开头的地址。',
       format: '格式',
-      types: '仅限这些类型频道的消息',
+      types: '仅限这些类型通道的消息',
       typesHint: '不选：全部。',
       batch: '每次投递最多的消息数',
       wait: '一条消息可等待其他消息的毫秒数',

@@ -66,7 +66,7 @@ describe('the console', { skip: noConsole }, () => {
   const pages = (): [path: string, ready: { readonly en: string; readonly zh: string }][] => [
     ['/', { en: 'Messages per second', zh: '每秒消息数' }],
     ['/batches', { en: 'Autumn offer', zh: 'Autumn offer' }],
-    [`/batches/${batchId}?show=refused`, { en: 'The channel was closed', zh: '频道已解散' }],
+    [`/batches/${batchId}?show=refused`, { en: 'The channel was closed', zh: '通道已解散' }],
     ['/channels?uid=ann', { en: 'news', zh: 'news' }],
     ['/channels/2/news?seq=19990', { en: 'Message 19,990', zh: '第 19,990 条消息' }],
     ['/channels/2/news/lists', { en: 'bob', zh: 'bob' }],
