@@ -15,14 +15,28 @@ interface Sharded {
  */
 export async function sweepExpired(db: Db, limit: number, now: number): Promise<number> {
   const { rows } = await sql<{ removed: number }>`
-    with expired as materialized (
-      select channel_key, message_seq from sendbatch.message
+    with locked as materialized (
+      select channel_key, message_seq, changed from sendbatch.message
       where expire is not null and (accepted_at + greatest(expire * 1000, 86400000)) <= ${now}
       order by (accepted_at + greatest(expire * 1000, 86400000)) limit ${limit} for update skip locked
-    ), ${removed('expired')}, ${counted}
+    ), ${unchanged('expired')}, ${removed('expired')}, ${counted}
     select count(*) as removed from removed`.execute(db);
   return rows[0]?.removed ?? 0;
 }
+
+/**
+ * The locked messages that did not change since the snapshot of the statement, which has all of
+ * their changes then. Others wait for the next sweep: a change that was committed before the lock
+ * and after the snapshot would stay without its message.
+ */
+const unchanged = (what: 'expired' | 'old') => sql`${sql.ref(what)} as materialized (
+      select l.channel_key, l.message_seq from locked l
+      cross join lateral (
+        select m.changed from sendbatch.message m
+        where m.channel_key = l.channel_key and m.message_seq = l.message_seq limit 1
+      ) seen
+      where seen.changed is not distinct from l.changed
+    )`;
 
 /** Removes the messages of a list, their changes and copies of their contents. */
 const removed = (what: 'expired' | 'old') => sql`removed as (
@@ -103,15 +117,15 @@ async function removeOld(
   bounds: { readonly messages: number; readonly total: number },
 ): Promise<number> {
   const { rows } = await sql<{ removed: string }>`
-    with old as materialized (
-      select c.channel_key, m.message_seq from unnest(${keys}::bigint[]) as c(channel_key) cross join lateral (
+    with locked as materialized (
+      select c.channel_key, m.message_seq, m.changed from unnest(${keys}::bigint[]) as c(channel_key) cross join lateral (
         select first.accepted_at from sendbatch.message first where first.channel_key = c.channel_key order by first.message_seq limit 1
       ) oldest cross join lateral (
-        select f.message_seq, f.accepted_at from sendbatch.message f where f.channel_key = c.channel_key and oldest.accepted_at < ${before}
+        select f.message_seq, f.accepted_at, f.changed from sendbatch.message f where f.channel_key = c.channel_key and oldest.accepted_at < ${before}
         order by f.message_seq limit ${bounds.messages} for update skip locked
       ) m
       where m.accepted_at < ${before} limit ${bounds.total}
-    ), ${removed('old')}, ${counted}
+    ), ${unchanged('old')}, ${removed('old')}, ${counted}
     select count(*) as removed from removed`.execute(shard);
   return Number(rows[0]?.removed ?? 0);
 }
