@@ -1,0 +1,27 @@
+/** Suites about reading, in databases with eight shards. They share one process. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { runFiles } from '../support/run-files.ts';
+import { brokenRules, recordStatements } from './sql-rules.ts';
+
+const statements = recordStatements();
+runFiles(
+  [
+    'test/contract/inbox.test.ts',
+    'test/contract/channels.test.ts',
+    'test/contract/history.test.ts',
+    'test/contract/tail.test.ts',
+    'test/contract/changes.test.ts',
+    'test/contract/webhooks.test.ts',
+    'test/property/membership.test.ts',
+    'test/unit/retention/temporary-channels.test.ts',
+    'test/unit/integrity/journal.test.ts',
+  ],
+  { SHARDS: '8' },
+);
+
+test('every statement that was sent obeys the rules of Citus', () => {
+  assert.ok(statements.size > 100, `${statements.size} statements`);
+  const broken = [...statements].flatMap((text) => brokenRules(text).map((rule) => `${rule}: ${text}`));
+  assert.deepEqual(broken, []);
+});
