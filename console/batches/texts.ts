@@ -34,15 +34,12 @@ export const batchTexts = defineTexts(
     progressOf: 'Progress of {name}',
     doneOf: '{done} of {total}',
     perSecond: '{rate}/s',
-    due: 'due {time}',
-    retrying: 'Trying again: {reason}',
     facts: {
       accepted: 'Sent',
       duplicates: 'Already sent before',
       refused: 'Refused',
       left: 'Not yet sent',
       unsent: 'Never sent',
-      messages: 'Messages',
       rate: 'Rate',
       eta: 'Time left',
       took: 'Took',
@@ -52,7 +49,6 @@ export const batchTexts = defineTexts(
       cancelledBy: 'Cancelled by',
       cancelledAt: 'Cancelled',
       sendAt: 'Not before',
-      next: 'Next attempt',
       started: 'Started',
       ended: 'Ended',
       requestId: 'Request id',
@@ -73,7 +69,6 @@ export const batchTexts = defineTexts(
     cancel: {
       title: 'Cancel this batch?',
       text: 'What was sent stays sent. {count, plural, =0 {Nothing is left} one {The last # message is} other {The other # messages are}} not sent. A group of up to 1,000 messages that is being sent now is finished first.',
-      keep: 'Keep it',
       confirm: 'Cancel the batch',
     },
     pause: {
@@ -198,15 +193,12 @@ export const batchTexts = defineTexts(
     progressOf: '{name} 的进度',
     doneOf: '{done} / {total}',
     perSecond: '{rate} 条/秒',
-    due: '计划 {time}',
-    retrying: '正在重试：{reason}',
     facts: {
       accepted: '已发送',
       duplicates: '此前已发送',
       refused: '被拒绝',
       left: '待发送',
       unsent: '未发送',
-      messages: '消息总数',
       rate: '速率',
       eta: '剩余时间',
       took: '用时',
@@ -216,7 +208,6 @@ export const batchTexts = defineTexts(
       cancelledBy: '取消者',
       cancelledAt: '取消时间',
       sendAt: '最早发送时间',
-      next: '下次尝试',
       started: '开始时间',
       ended: '结束时间',
       requestId: '请求 ID',
@@ -237,7 +228,6 @@ export const batchTexts = defineTexts(
     cancel: {
       title: '取消该批次？',
       text: '已发送的消息不受影响。{count, plural, =0 {没有剩余消息} other {剩余的 # 条消息}}不会发送。正在发送的一组消息（最多 1,000 条）会先发送完。',
-      keep: '保留',
       confirm: '取消批次',
     },
     pause: {

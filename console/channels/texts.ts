@@ -125,9 +125,6 @@ export const channelTexts = defineTexts(
       save: 'Save',
       saving: 'Saving…',
       saved: 'Saved.',
-      unchanged: 'Nothing was changed.',
-      confirm: 'Save these settings?',
-      confirmText: 'They apply to every send from now on.',
     },
   },
   {
@@ -253,9 +250,6 @@ export const channelTexts = defineTexts(
       save: '保存',
       saving: '正在保存…',
       saved: '已保存。',
-      unchanged: '没有任何改动。',
-      confirm: '保存这些设置？',
-      confirmText: '从现在起对所有发送生效。',
     },
   },
 );
