@@ -22,7 +22,7 @@ const maxAnswerBytes = 16 * 1024 * 1024;
 
 /**
  * A Connect transport for client streams in a browser. `fetch` cannot stream a request over
- * HTTP/1.1, so the frames are collected, each compressed, and sent as one body: 50,000 personalised
+ * HTTP/1.1, so the frames are collected, each compressed, and sent as one body: 50,000 personal
  * messages are about 1 MB.
  */
 export function createUploadTransport({ baseUrl, interceptors, send }: UploadOptions): Transport {

@@ -4,6 +4,8 @@ import { type Field, fields } from '../../../src/message-files/mapping.ts';
 /** A field that a column can fill. */
 export type Target = Field | 'payload';
 
+// cspell:ignore receiverid touid memberid customerid senderid messagekey sendtime scheduledat
+
 /** Other names of fields in spreadsheets, the likeliest first. */
 const synonyms: Readonly<Partial<Record<Target, readonly string[]>>> = {
   channel_id: [

@@ -9,6 +9,8 @@ import { FileProblem } from '../../../console/compose/files/problem.ts';
 import { unpackedBytes } from '../../../console/compose/files/workbook.ts';
 import { toGbk } from '../../support/gbk.ts';
 
+// cspell:ignore rgen Stra nchen
+
 type Bytes = Uint8Array<ArrayBuffer>;
 
 async function read(content: string | Uint8Array, choice: ReadChoice = {}) {
