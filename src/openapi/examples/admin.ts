@@ -30,20 +30,20 @@ export const admin: readonly Example[] = [
   {
     route: 'GET /v1/settings',
     summary: 'One setting',
-    query: { names: ['LANES'] },
+    query: { names: ['CONSOLE'] },
     status: 200,
     answer: {
       settings: [
         {
-          name: 'LANES',
-          value: '4',
-          default_value: '4',
+          name: 'CONSOLE',
+          value: 'on',
+          default_value: 'on',
           source: 'default',
           secret: false,
           is_set: true,
-          bounds: '0 – 64',
+          bounds: '`on`, `off`',
           description:
-            'Lanes of group commit, each with a write connection; 0 = one transaction per batch, on the pooled connections.',
+            'on = the console, a web page for people, is served at /console. It calls the API with the credential of whoever signs in. off = it is not served.',
         },
       ],
     },
