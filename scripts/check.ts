@@ -122,8 +122,9 @@ function generatedIsCurrent(): void {
     run('generate', 'buf', ['generate'], work);
     run('generate for clients', 'buf', ['generate', '--template', 'buf.gen.client.yaml'], work);
     run('generate comments', process.execPath, [join(root, 'scripts/generate-comments.ts')], work);
+    const vite = join(root, 'node_modules/vite/bin/vite.js');
     const consoleOptions = ['--outDir', join(work, 'gen/console'), '--logLevel', 'error'];
-    run('build the console', 'vite', ['build', join(root, 'console'), ...consoleOptions]);
+    run('build the console', process.execPath, [vite, 'build', join(root, 'console'), ...consoleOptions]);
     run('generated code is current (npm run generate)', 'git', [
       'diff',
       '--no-index',
