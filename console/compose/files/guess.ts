@@ -46,7 +46,7 @@ const synonyms: Readonly<Partial<Record<Target, readonly string[]>>> = {
   ],
   from_uid: ['sender', 'senderid', 'from', '发送人', '发送者', '发件人'],
   payload: ['message', 'text', 'content', 'body', 'msg', '消息', '消息内容', '内容', '正文', '短信内容', '文案'],
-  channel_type: ['type', '频道类型', '类型'],
+  channel_type: ['type', '通道类型', '频道类型', '类型'],
   client_msg_no: ['messagekey', 'key', '消息编号'],
   send_at: ['sendtime', 'scheduledat', '发送时间', '定时'],
   tag_key: ['tag', 'label', 'campaign', '标签'],
