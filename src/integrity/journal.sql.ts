@@ -18,7 +18,8 @@ export async function channelsOf(db: Db, entries: readonly JournalEntry[]): Prom
 }
 
 /**
- * Entries of channels of a shard that are not stored as acknowledged, by line, with what is stored under their numbers.
+ * Entries of channels of a shard that are not stored as acknowledged, by line, with what is stored
+ * under their numbers.
  */
 export async function mismatches(
   db: Db,

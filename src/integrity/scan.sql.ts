@@ -180,9 +180,9 @@ export async function repeatedKeys(db: Db, range: KeyRange): Promise<number[]> {
 }
 
 /**
- * Whether an id may occur twice in a shard, over all channels, and the largest valid id. Ids are compared in
- * sets of 64, as bits of a bigint: ids come in blocks, so that there are few sets, which costs half
- * of a group per id.
+ * Whether an id may occur twice in a shard, over all channels, and the largest valid id. Ids are
+ * compared in sets of 64, as bits of a bigint: ids come in blocks, so that there are few sets, which
+ * costs half of a group per id.
  */
 export async function scanIds(db: Db): Promise<{ hasRepeated: boolean; largest: number }> {
   const { rows } = await sql<{ has_repeated: boolean; largest: number | null }>`

@@ -356,8 +356,8 @@ async function* membershipPages<Row extends MembershipRow>(
 }
 
 /**
- * Whether a member sees a channel: not when it is denied, nor when the channel only carries commands
- * to a set of receivers and was never created by name.
+ * Whether a member sees a channel: not when it is denied, nor when the channel only carries
+ * commands to a set of receivers and was never created by name.
  */
 function isFollowed({ is_made: isMade, denied }: MembershipRow, { type }: Channel): boolean {
   return (!denied || type === personType || type === agentType) && (isMade || type !== tempType);

@@ -51,8 +51,8 @@ const removed = (what: 'expired' | 'old') => sql`removed as (
     )`;
 
 /**
- * Records the number of removed messages and changes per channel, for `verify`. In key order, so that two
- * sweepers cannot deadlock.
+ * Records the number of removed messages and changes per channel, for `verify`. In key order, so
+ * that two sweepers cannot deadlock.
  */
 const counted = sql`counted as (
       insert into sendbatch.swept (channel_key, messages, changes)

@@ -30,9 +30,9 @@ interface OutboxRow {
 }
 
 /**
- * Moves outbox rows and changes of all shards to the queues of matching webhooks. Returns how many of the shard
- * with most, 0 if another router runs. Only one router runs at a time (advisory lock): two could
- * queue a channel's second range before its first.
+ * Moves outbox rows and changes of all shards to the queues of matching webhooks. Returns how many
+ * of the shard with most, 0 if another router runs. Only one router runs at a time (advisory lock):
+ * two could queue a channel's second range before its first.
  *
  * A snapshot has a channel's rows without gaps, since their writer holds the channel's head until
  * it commits. So merging a range into a queued one always continues it.
