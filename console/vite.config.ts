@@ -1,4 +1,5 @@
 import { defineConfig } from 'vite';
+import { workerLicenses } from './worker-licenses.ts';
 
 /**
  * Builds into gen/console, which the service serves at /console. The build is deterministic: names
@@ -14,7 +15,7 @@ export default defineConfig(({ command }) => ({
     proxy: { '^/(sendbatch\\.v1\\.|v1/|docs|openapi)': process.env.SENDBATCH_URL ?? 'http://127.0.0.1:5001' },
   },
   // A workbook's reader is loaded when the first workbook is opened.
-  worker: { format: 'es' },
+  worker: { format: 'es', plugins: () => [workerLicenses('licenses-workers.md')] },
   build: {
     outDir: '../gen/console',
     emptyOutDir: true,
