@@ -11,7 +11,15 @@ const root = join(import.meta.dirname, '../..');
 const folder = join(root, 'test/.groups');
 
 /** Processes per kind of test file. Files in other folders have a process of their own. */
-const groups: Record<string, number> = { architecture: 1, contract: 4, unit: 2 };
+const groups: Record<string, number> = {
+  architecture: 1,
+  browser: 1,
+  contract: 4,
+  faults: 2,
+  process: 3,
+  property: 2,
+  unit: 2,
+};
 
 /** Files of those folders that need a process of their own. */
 const alone = new Set([
@@ -20,6 +28,9 @@ const alone = new Set([
   // Compare what calls cost, or how long they wait.
   'test/contract/closed-loops.test.ts',
   'test/contract/overload.test.ts',
+  'test/faults/chaos.test.ts',
+  // Replaces Date.
+  'test/faults/clock-jump.test.ts',
 ]);
 
 mkdirSync(folder, { recursive: true });
