@@ -51,6 +51,9 @@ export class ChannelKeys {
   readonly #names = new LRUCache<number, Channel>({ max: cachedNames });
   /** Attempts of this process to create channels, by channel key text. */
   readonly #creating = new Map<string, Promise<unknown>>();
+  /** With several shards: the creation under way or the last one, and the one that comes next. */
+  #lastCreation: Promise<void> = Promise.resolve();
+  #nextCreation: { readonly wanted: Map<string, Channel>; readonly done: Promise<void> } | undefined;
   readonly #onCreated: (created: readonly CreatedChannel[]) => void;
   readonly #now: () => number;
 
@@ -118,20 +121,40 @@ export class ChannelKeys {
       else keys.set(each.key, key);
     }
     if (missing.length === 0) return keys;
-    this.created(await this.#create(missing));
+    if (this.#shards.count === 1) this.created(await insert(this.#db, missing, this.#now()));
+    else await this.#createTogether(missing);
     // Those that another instance created at the same moment are invisible to the insert's
     // snapshot.
     for (const [text, key] of await this.find(missing)) keys.set(text, key);
     return keys;
   }
 
-  async #create(channels: readonly Channel[]): Promise<Map<Channel, number>> {
-    if (this.#shards.count === 1) return await insert(this.#db, channels, this.#now());
+  /**
+   * Creates channels in several shards. Calls that come while channels are created share the next
+   * transactions: one for the names, and one per shard.
+   */
+  async #createTogether(channels: readonly Channel[]): Promise<void> {
+    let next = this.#nextCreation;
+    if (next === undefined) {
+      const wanted = new Map<string, Channel>();
+      const begin = async () => {
+        this.#nextCreation = undefined;
+        await this.#create([...wanted.values()]);
+      };
+      next = { wanted, done: this.#lastCreation.then(begin, begin) };
+      this.#nextCreation = next;
+      this.#lastCreation = next.done;
+    }
+    for (const each of channels) next.wanted.set(each.key, each);
+    await next.done;
+  }
+
+  async #create(channels: readonly Channel[]): Promise<void> {
     // The key names the shard. Were the process killed in between, the next send would add the
     // head (`addMissingHeads`).
     const created = await insertNames(this.#db, channels);
     await this.#addHeads(this.#db, [...created]);
-    return created;
+    this.created(created);
   }
 
   async #addHeads(db: Db | Tx, channels: readonly (readonly [Channel, number])[]): Promise<void> {
@@ -295,20 +318,22 @@ async function lockNames(tx: Tx, channels: readonly Channel[]): Promise<[Channel
   return [...found].filter(([, channelKey]) => locked.has(channelKey));
 }
 
-/** Adds the heads and first members of channels of one shard, where they are missing. */
-async function insertHeads(db: Db, channels: readonly (readonly [Channel, number])[], now: number): Promise<void> {
-  const keys = channels.map(([, channelKey]) => channelKey);
-  const [memberOf, uids] = memberValues(channels.map(([each]) => each));
-  await sql`
+const headsStatement = new Statement<never>({
+  name: 'add heads',
+  text: `
     with members as (
       insert into sendbatch.channel_uid (channel_key, uid, created_at, updated_at, member, joined_seq, joined_command_seq)
-      select (${keys}::bigint[])[w.ordinal], w.uid, ${now}::bigint, ${now}::bigint, true, 0, 0
-      from unnest(${memberOf}::integer[], ${uids}::text[]) as w(ordinal, uid)
+      select ($1::bigint[])[w.ordinal], w.uid, $4::bigint, $4::bigint, true, 0, 0
+      from unnest($2::integer[], $3::text[]) as w(ordinal, uid)
       on conflict do nothing
     )
-    insert into sendbatch.channel_head (channel_key) select unnest(${keys}::bigint[]) on conflict do nothing`.execute(
-    db,
-  );
+    insert into sendbatch.channel_head (channel_key) select unnest($1::bigint[]) on conflict do nothing`,
+});
+
+/** Adds the heads and first members of channels of one shard, where they are missing. */
+async function insertHeads(db: Db, channels: readonly (readonly [Channel, number])[], now: number): Promise<void> {
+  const members = memberValues(channels.map(([each]) => each));
+  await headsStatement.run(db, [bigintArray(channels.map(([, channelKey]) => channelKey)), ...members, now]);
 }
 
 /**
