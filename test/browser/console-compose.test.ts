@@ -115,12 +115,13 @@ describe('the page Compose of the console', { skip: noBrowser || isAbsent }, () 
   };
 
   test('a GBK table of 50,000 rows becomes a scheduled batch of personal messages, whose refused ones are retried', async () => {
-    const [people, duplicates, broken, refused] = [50_000, 50, 20, 30];
+    // Fewer receivers than rows: 50,000 new channels take most of a minute on a busy machine.
+    const [people, receivers, refused] = [50_000, 15_000, 30];
     const rows = ['用户编号,姓名,城市,积分'];
     for (let row = 0; row < people; row++) {
-      const uid = String(row % (people - duplicates)).padStart(6, '0');
+      const uid = String(row % receivers).padStart(6, '0');
       const city = row < refused ? '禁词' : '北京';
-      rows.push(row % 2500 === 1250 && row < broken * 2500 ? `${uid},张三` : `${uid},"张三,${row}",${city},${row * 3}`);
+      rows.push(row % 2500 === 1250 ? `${uid},张三` : `${uid},"张三,${row}",${city},${row * 3}`);
     }
     const call = jsonCaller(service.url);
     const { body: rule } = await call.post('/v1/moderation/rules', {
@@ -142,7 +143,7 @@ describe('the page Compose of the console', { skip: noBrowser || isAbsent }, () 
     );
 
     await button(page, 'Send only the first row per receiver').click();
-    await page.getByText('50 duplicate rows are left out').waitFor();
+    await page.getByText('34,986 duplicate rows are left out').waitFor();
     await button(page, 'Check with the service').click();
     const report = page.getByTestId('report');
     await report.getByText('would refuse 30 messages now').waitFor();
@@ -150,15 +151,15 @@ describe('the page Compose of the console', { skip: noBrowser || isAbsent }, () 
     assert.deepEqual(await violations(page), []);
     await schedule(page, 4);
     await button(page, 'Review').click();
-    await button(page, 'Schedule 49,930 messages').click();
-    await page.getByText('49,930 messages are with the service').waitFor();
+    await button(page, 'Schedule 14,994 messages').click();
+    await page.getByText('14,994 messages are with the service').waitFor();
     await page.getByRole('link', { name: 'Follow the batch' }).click();
 
     // Its page: the refused ones, then their retry without the rule.
     const batchId = new URL(page.url()).pathname.split('/').at(-1);
     await until('the batch is sent', async () => (await call.get(`/v1/batches/${batchId}`)).body.state === 4);
     const { body: batch } = await call.get(`/v1/batches/${batchId}`);
-    assert.deepEqual([batch.accepted_count, batch.refused_count, batch.name], [49_900, 30, '名单']);
+    assert.deepEqual([batch.accepted_count, batch.refused_count, batch.name], [14_964, 30, '名单']);
     assert.ok(Date.parse(batch.started_at) >= Date.parse(batch.send_at), 'not before its time');
     const { body: results } = await call.get(`/v1/batches/${batchId}/results?refused_only=true`);
     assert.deepEqual([results.results[0].line, results.results[0].channel_id], [2, '000000']);
