@@ -1,0 +1,1 @@
+var e=[[`Several receivers`,`多个接收方`],[`Person`,`个人`],[`Group`,`群组`],[`Customer service`,`客服`],[`Community`,`社区`],[`Community topic`,`社区话题`],[`Information`,`资讯`],[`Data`,`数据`],[`Temporary`,`临时`],[`Live stream`,`直播`],[`Visitor`,`访客`],[`Agent`,`智能体`],[`Agent group`,`智能体群组`]],t=e.slice(1).map((e,t)=>t+1);function n(t,n){return e[t]?.[+(n===`zh`)]??String(t)}export{t as n,n as t};

@@ -1,0 +1,1 @@
+var e=new URL(`../`,import.meta.url),t=e.pathname.replace(/\/$/,``),n=new URL(`../`,e).href.replace(/\/$/,``);export{n,t};

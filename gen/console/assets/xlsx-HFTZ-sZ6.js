@@ -1,0 +1,1 @@
+export{t as readXlsx}from"./objects-C5tAl-3G.js";
