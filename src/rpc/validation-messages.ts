@@ -7,6 +7,7 @@ const patterns: Readonly<Record<string, string>> = {
   '^[^@#&]*$': 'must not contain @, # or &',
   '^[A-Za-z0-9._-]{1,128}$': 'must be 1 to 128 letters, digits, ".", "_" or "-"',
   '^[A-Za-z0-9._-]{0,128}$': 'must be at most 128 letters, digits, ".", "_" or "-"',
+  '^[a-z0-9]{16}$': 'must be 16 lower-case letters and digits',
   '^(whsec_[A-Za-z0-9+/]{32,86}={0,2})?$':
     'must be whsec_ and 24 to 64 bytes in base64, or empty to have one generated',
 };

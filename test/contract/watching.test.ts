@@ -84,6 +84,7 @@ describe('dashboard, alerts and runbooks', () => {
       moderationHook,
       webhooks: { settings: undefined, allowPrivate: true, timeoutMs: 60_000, retrySchedule: {} },
       sweepIntervalMs: 10,
+      deliveryCursors: true,
       rates: { caller: [], sender: [{ points: 3, seconds: 3600 }], channel: [], store: 'memory' },
     });
     const receiver = await startReceiver();
@@ -248,6 +249,9 @@ async function samplesWithTraffic(url: string): Promise<Sample[]> {
   await post('/message/sendbatch', []);
   const many = Array.from({ length: 5 }, (_, index) => draft(`m${index}`, { from_uid: 'busy' }));
   await post('/message/sendbatch', many);
+  await post('/message/sendbatch', [draft('p', { channel_id: 'reader', channel_type: 1 })]);
+  // Hands it to its receiver.
+  await fetch(`${url}/v1/channels/1/u-p/messages?uid=reader`);
   const leave = new AbortController();
   const tail = await fetch(`${url}/v1/channels/2/watched/events?from_now=true`, { signal: leave.signal });
   const frames = (tail.body ?? assert.fail('no body')).pipeThrough(new TextDecoderStream())[Symbol.asyncIterator]();
@@ -271,6 +275,7 @@ async function samplesWithTraffic(url: string): Promise<Sample[]> {
       'sendbatch_tail_lag_seconds_count',
       'v8js_gc_duration_seconds_count',
       'sendbatch_webhook_delivery_duration_seconds_count',
+      'sendbatch_delivery_cursors_total',
     ].every((name) => sumOf(all, name) > 0) &&
     sumOf(all, 'sendbatch_background_run_duration_seconds_count', { loop: 'sweeper' }) > 0;
   let all: Sample[] = [];

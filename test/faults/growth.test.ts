@@ -147,6 +147,9 @@ test('every table returns to what is kept on purpose after the data of every kin
       command_taken: 1,
       webhook: 2,
       webhook_lane: 18,
+      // This service, and the number of shards.
+      instance: 1,
+      shard_layout: 1,
       moderation_version: 1,
     };
     let left = {};
