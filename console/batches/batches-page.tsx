@@ -9,8 +9,8 @@ import { pathOf, useQueryParams } from '../ui/address.ts';
 import { Progress, TableScroll, Time } from '../ui/display.tsx';
 import { Empty, ErrorNotice, Loading } from '../ui/feedback.tsx';
 import { Field } from '../ui/field.tsx';
+import { MoreButton, nextPageOf } from '../ui/more-button.tsx';
 import { Page } from '../ui/page.tsx';
-import { uiTexts } from '../ui/texts.ts';
 import { createPaceMeter, doneCount, isSettled, type Pace, stateFilters } from './batch-state.ts';
 import { PaceText, StateBadge } from './parts.tsx';
 import { batchTexts } from './texts.ts';
@@ -24,22 +24,21 @@ const idleRefreshMs = 15_000;
 /** The list of batches, with their state and progress. */
 export default function BatchesPage() {
   const t = useTexts(batchTexts);
-  const ui = useTexts(uiTexts);
   const [params, setParams] = useQueryParams();
   const filter = filterNames.find((name) => name === params.get('state')) ?? 'all';
-  const { data, error, isPending, refetch, hasNextPage, fetchNextPage, isFetchingNextPage, dataUpdatedAt } =
-    useInfiniteQuery(
-      BatchService.method.listBatches,
-      { states: [...(stateFilters[filter] ?? [])], pageSize, pageToken: '' },
-      {
-        pageParamKey: 'pageToken',
-        getNextPageParam: ({ nextPageToken }) => (nextPageToken === '' ? undefined : nextPageToken),
-        refetchInterval: ({ state }) =>
-          state.data?.pages.some(({ batches }) => batches.some((batch) => !isSettled(batch)))
-            ? busyRefreshMs
-            : idleRefreshMs,
-      },
-    );
+  const list = useInfiniteQuery(
+    BatchService.method.listBatches,
+    { states: [...(stateFilters[filter] ?? [])], pageSize, pageToken: '' },
+    {
+      pageParamKey: 'pageToken',
+      getNextPageParam: nextPageOf,
+      refetchInterval: ({ state }) =>
+        state.data?.pages.some(({ batches }) => batches.some((batch) => !isSettled(batch)))
+          ? busyRefreshMs
+          : idleRefreshMs,
+    },
+  );
+  const { data, error, isPending, refetch, dataUpdatedAt } = list;
   const measure = useMemo(createPaceMeter, []);
   const batches = data?.pages.flatMap((page) => page.batches) ?? [];
   return (
@@ -107,13 +106,7 @@ export default function BatchesPage() {
           </table>
         </TableScroll>
       )}
-      {hasNextPage ? (
-        <div className="row">
-          <button type="button" className="button" disabled={isFetchingNextPage} onClick={() => void fetchNextPage()}>
-            {isFetchingNextPage ? ui('loading') : ui('more')}
-          </button>
-        </div>
-      ) : null}
+      <MoreButton {...list} />
     </Page>
   );
 }

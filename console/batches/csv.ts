@@ -1,6 +1,6 @@
 /**
- * One line of CSV (RFC 4180). A text that a spreadsheet would run as a formula gets an apostrophe in
- * front, since receivers and texts come from outside.
+ * One line of CSV (RFC 4180). A text that a spreadsheet would run as a formula gets an apostrophe
+ * in front, since receivers and texts come from outside.
  */
 export function csvLine(cells: readonly (string | number | bigint)[]): string {
   return `${cells.map(csvCell).join(',')}\r\n`;

@@ -15,13 +15,16 @@ import { Badge, TableScroll } from '../ui/display.tsx';
 import { downloadCsv } from '../ui/download.ts';
 import { Empty, ErrorNotice, Loading } from '../ui/feedback.tsx';
 import { Field } from '../ui/field.tsx';
+import { nextPageOf } from '../ui/more-button.tsx';
 import { uiTexts } from '../ui/texts.ts';
 import { hasEnded } from './batch-state.ts';
 import { csvLine } from './csv.ts';
 import { batchTexts } from './texts.ts';
 
 const pageSize = 100;
-/** How often the results of an unfinished batch are read; once more pages are open, only by hand. */
+/**
+ * How often the results of an unfinished batch are read; once more pages are open, only by hand.
+ */
 const refreshMs = 3_000;
 
 /** The results of a batch: receiver, line and outcome of each message. */
@@ -35,7 +38,7 @@ export function Results({ batch }: { readonly batch: Batch }) {
     { batchId: batch.batchId, refusedOnly, pageSize, pageToken: '' },
     {
       pageParamKey: 'pageToken',
-      getNextPageParam: ({ nextPageToken }) => (nextPageToken === '' ? undefined : nextPageToken),
+      getNextPageParam: nextPageOf,
       refetchInterval: ({ state }) => (hasEnded(batch) || (state.data?.pages.length ?? 0) > 1 ? false : refreshMs),
     },
   );

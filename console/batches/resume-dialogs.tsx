@@ -89,7 +89,9 @@ interface WhenDialogProps {
   readonly submit: (sendAt: Timestamp | undefined) => Promise<string | undefined>;
 }
 
-/** Asks when to send, in the time zone of the preferences; the chosen moment is also shown in UTC. */
+/**
+ * Asks when to send, in the time zone of the preferences; the chosen moment is also shown in UTC.
+ */
 function WhenDialog({ title, text, confirm, warning, choices, isOpen, onClose, submit }: WhenDialogProps) {
   const t = useTexts(batchTexts);
   const format = useFormat();

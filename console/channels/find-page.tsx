@@ -12,8 +12,8 @@ import { pathOf, useQueryParams } from '../ui/address.ts';
 import { TableScroll, Time } from '../ui/display.tsx';
 import { Empty, ErrorNotice, Loading } from '../ui/feedback.tsx';
 import { Field } from '../ui/field.tsx';
+import { MoreButton, nextPageOf } from '../ui/more-button.tsx';
 import { Page } from '../ui/page.tsx';
-import { uiTexts } from '../ui/texts.ts';
 import { channelTexts } from './texts.ts';
 
 /** Finds a channel by its type and id, or among those of a user. */
@@ -120,17 +120,17 @@ function UserForm() {
 
 function ChannelsOfUser({ uid }: { readonly uid: string }) {
   const t = useTexts(channelTexts);
-  const ui = useTexts(uiTexts);
   const format = useFormat();
   const { language } = usePreferences();
-  const { data, error, isPending, refetch, hasNextPage, fetchNextPage, isFetchingNextPage } = useInfiniteQuery(
+  const list = useInfiniteQuery(
     MessageService.method.listConversations,
     { uid, pageSize: 100, pageToken: '' },
     {
       pageParamKey: 'pageToken',
-      getNextPageParam: ({ nextPageToken }) => (nextPageToken === '' ? undefined : nextPageToken),
+      getNextPageParam: nextPageOf,
     },
   );
+  const { data, error, isPending, refetch } = list;
   if (error !== null) return <ErrorNotice error={error} onRetry={() => void refetch()} />;
   if (isPending) return <Loading />;
   const conversations = data.pages.flatMap((page) => page.conversations);
@@ -176,13 +176,7 @@ function ChannelsOfUser({ uid }: { readonly uid: string }) {
           </tbody>
         </table>
       </TableScroll>
-      {hasNextPage ? (
-        <div className="row">
-          <button type="button" className="button" disabled={isFetchingNextPage} onClick={() => void fetchNextPage()}>
-            {isFetchingNextPage ? ui('loading') : ui('more')}
-          </button>
-        </div>
-      ) : null}
+      <MoreButton {...list} />
     </>
   );
 }

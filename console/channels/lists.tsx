@@ -7,6 +7,7 @@ import { pathOf, useQueryParams } from '../ui/address.ts';
 import { TableScroll, Time } from '../ui/display.tsx';
 import { Empty, ErrorNotice, Loading } from '../ui/feedback.tsx';
 import { Field } from '../ui/field.tsx';
+import { nextPageOf } from '../ui/more-button.tsx';
 import { uiTexts } from '../ui/texts.ts';
 import { type ChannelAddress, isPair } from './channel.ts';
 import { channelTexts } from './texts.ts';
@@ -73,7 +74,7 @@ function OneList({ channel, kind }: OneListProps) {
     { ...channel, pageSize, pageToken: '' },
     {
       pageParamKey: 'pageToken',
-      getNextPageParam: ({ nextPageToken }) => (nextPageToken === '' ? undefined : nextPageToken),
+      getNextPageParam: nextPageOf,
     },
   );
   const removeMember = useMutation(ChannelService.method.removeMembers);

@@ -1,5 +1,5 @@
 import { useTexts } from '../i18n/use-texts.ts';
-import { Field } from '../ui/field.tsx';
+import { Field, type FieldProps } from '../ui/field.tsx';
 import type { Form } from './form.ts';
 import { composeTexts } from './texts.ts';
 import type { Compose } from './use-compose.ts';
@@ -38,17 +38,14 @@ export function AudienceSection(choices: Choices) {
             </select>
           )}
         </Field>
-        <Field label={t('audience.receiver')} hint={t('audience.receiverHint')}>
-          {(props) => (
-            <ColumnSelect
-              {...props}
-              columns={columns}
-              value={form.receiverColumn}
-              none={t('audience.choose')}
-              onChange={(receiverColumn) => change({ receiverColumn })}
-            />
-          )}
-        </Field>
+        <ColumnField
+          label={t('audience.receiver')}
+          hint={t('audience.receiverHint')}
+          columns={columns}
+          value={form.receiverColumn}
+          none={t('audience.choose')}
+          onChange={(receiverColumn) => change({ receiverColumn })}
+        />
         <Field label={t('audience.sender')} hint={t('audience.senderHint')}>
           {(props) =>
             form.senderColumn === '' ? (
@@ -104,39 +101,29 @@ function MoreChoices({ form, columns, change }: Choices) {
           />
         )}
       </Field>
-      <Field label={t('audience.senderColumn')}>
-        {(props) => (
-          <ColumnSelect
-            {...props}
-            columns={columns}
-            value={form.senderColumn}
-            none={t('audience.senderFixed')}
-            onChange={(senderColumn) => change({ senderColumn })}
-          />
-        )}
-      </Field>
-      <Field label={t('audience.key')} hint={t('audience.keyHint')}>
-        {(props) => (
-          <ColumnSelect
-            {...props}
-            columns={columns}
-            value={form.keyColumn}
-            none={t('audience.none')}
-            onChange={(keyColumn) => change({ keyColumn })}
-          />
-        )}
-      </Field>
-      <Field label={t('audience.ownTime')} hint={t('audience.ownTimeHint')}>
-        {(props) => (
-          <ColumnSelect
-            {...props}
-            columns={columns}
-            value={form.timeColumn}
-            none={t('audience.none')}
-            onChange={(timeColumn) => change({ timeColumn })}
-          />
-        )}
-      </Field>
+      <ColumnField
+        label={t('audience.senderColumn')}
+        columns={columns}
+        value={form.senderColumn}
+        none={t('audience.senderFixed')}
+        onChange={(senderColumn) => change({ senderColumn })}
+      />
+      <ColumnField
+        label={t('audience.key')}
+        hint={t('audience.keyHint')}
+        columns={columns}
+        value={form.keyColumn}
+        none={t('audience.none')}
+        onChange={(keyColumn) => change({ keyColumn })}
+      />
+      <ColumnField
+        label={t('audience.ownTime')}
+        hint={t('audience.ownTimeHint')}
+        columns={columns}
+        value={form.timeColumn}
+        none={t('audience.none')}
+        onChange={(timeColumn) => change({ timeColumn })}
+      />
     </div>
   );
 }
@@ -150,7 +137,16 @@ interface ColumnSelectProps {
   readonly onChange: (column: string) => void;
 }
 
-export function ColumnSelect({ columns, value, none, onChange, ...props }: ColumnSelectProps) {
+/** A labelled choice of a column. */
+export function ColumnField({ label, hint, ...select }: ColumnSelectProps & Pick<FieldProps, 'label' | 'hint'>) {
+  return (
+    <Field label={label} hint={hint}>
+      {(props) => <ColumnSelect {...props} {...select} />}
+    </Field>
+  );
+}
+
+function ColumnSelect({ columns, value, none, onChange, ...props }: ColumnSelectProps) {
   return (
     <select {...props} value={value} onChange={({ target }) => onChange(target.value)}>
       <option value="">{none}</option>

@@ -3,8 +3,7 @@ import { useFormat } from '../i18n/use-format.ts';
 import { useTexts } from '../i18n/use-texts.ts';
 import { Facts, Progress } from '../ui/display.tsx';
 import { Notice } from '../ui/feedback.tsx';
-import { Field } from '../ui/field.tsx';
-import { ColumnSelect } from './audience-section.tsx';
+import { ColumnField } from './audience-section.tsx';
 import type { Audience } from './engine/audience.ts';
 import type { CheckReport } from './engine/engine.ts';
 import type { Form } from './form.ts';
@@ -25,17 +24,13 @@ export function CheckSection({ compose, form }: { readonly compose: Compose; rea
         <p role="status">{t('check.counting', { share: format.percent(countingShare) })}</p>
       )}
       <div className="choices">
-        <Field label={t('check.unique')}>
-          {(props) => (
-            <ColumnSelect
-              {...props}
-              columns={open?.info.columns ?? []}
-              value={form.uniqueColumn}
-              none={t('check.uniqueNone')}
-              onChange={(uniqueColumn) => change({ uniqueColumn })}
-            />
-          )}
-        </Field>
+        <ColumnField
+          label={t('check.unique')}
+          columns={open?.info.columns ?? []}
+          value={form.uniqueColumn}
+          none={t('check.uniqueNone')}
+          onChange={(uniqueColumn) => change({ uniqueColumn })}
+        />
       </div>
       {audience === undefined ? null : (
         <>

@@ -6,7 +6,7 @@ import { useTexts } from '../i18n/use-texts.ts';
 import { useHasScope } from '../shell/use-session.ts';
 import { ErrorNotice, Loading, Notice } from '../ui/feedback.tsx';
 import { Field } from '../ui/field.tsx';
-import { ColumnSelect } from './audience-section.tsx';
+import { ColumnField } from './audience-section.tsx';
 import type { Preview } from './engine/engine.ts';
 import type { Form } from './form.ts';
 import { composeTexts } from './texts.ts';
@@ -48,17 +48,13 @@ export function MessageSection({ compose, form, columns }: Parts) {
           {form.source === 'text' ? <Editor form={form} columns={columns} change={change} /> : null}
           {form.source === 'column' ? (
             <>
-              <Field label={t('message.columnLabel')}>
-                {(props) => (
-                  <ColumnSelect
-                    {...props}
-                    columns={columns}
-                    value={form.payloadColumn}
-                    none={t('audience.choose')}
-                    onChange={(payloadColumn) => change({ payloadColumn })}
-                  />
-                )}
-              </Field>
+              <ColumnField
+                label={t('message.columnLabel')}
+                columns={columns}
+                value={form.payloadColumn}
+                none={t('audience.choose')}
+                onChange={(payloadColumn) => change({ payloadColumn })}
+              />
               <label className="check">
                 <input
                   type="checkbox"
@@ -149,17 +145,13 @@ function StoredTemplates({ form, change }: Pick<Parts, 'form'> & Pick<Compose, '
   };
   return (
     <>
-      <Field label={t('message.templateLabel')}>
-        {(props) => (
-          <ColumnSelect
-            {...props}
-            columns={templates.map(({ name }) => name)}
-            value={form.templateName}
-            none={t('audience.none')}
-            onChange={choose}
-          />
-        )}
-      </Field>
+      <ColumnField
+        label={t('message.templateLabel')}
+        columns={templates.map(({ name }) => name)}
+        value={form.templateName}
+        none={t('audience.none')}
+        onChange={choose}
+      />
       {form.templateText === undefined ? null : <pre className="payload">{form.templateText.body}</pre>}
     </>
   );

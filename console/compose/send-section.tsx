@@ -302,7 +302,10 @@ interface DoneProps {
   readonly onReset: () => void;
 }
 
-/** The batch is with the service. A repeated submission is offered only in words that say what it does. */
+/**
+ * The batch is with the service. A repeated submission is offered only in words that say what it
+ * does.
+ */
 function Done({ result: { batchId, messageCount, duplicate }, onAgain, onReset }: DoneProps) {
   const t = useTexts(composeTexts);
   const heading = useRef<HTMLHeadingElement>(null);

@@ -11,6 +11,7 @@ import { TableScroll, Time } from '../ui/display.tsx';
 import { Empty, ErrorNotice, Loading, Notice } from '../ui/feedback.tsx';
 import { MoreButton, nextPageOf } from '../ui/more-button.tsx';
 import { Page } from '../ui/page.tsx';
+import { useChosen } from '../ui/use-chosen.ts';
 import { ModerationTabs } from './tabs.tsx';
 import { moderationTexts } from './texts.ts';
 
@@ -22,31 +23,22 @@ const maxReviewed = 1_000;
 /** Flagged messages, to be marked as reviewed. */
 export default function QueuePage() {
   const t = useTexts(moderationTexts);
-  const [chosen, setChosen] = useState<ReadonlySet<bigint>>(new Set());
   const list = useInfiniteQuery(
     ModerationService.method.listFlagged,
     { pageSize, pageToken: '' },
     { pageParamKey: 'pageToken', getNextPageParam: nextPageOf, refetchInterval: refreshMs },
   );
+  const flagged = list.data?.pages.flatMap((page) => page.flagged) ?? [];
+  const ids = flagged.map(({ messageId }) => messageId);
+  const chosen = useChosen(ids, maxReviewed);
   const [reviewed, setReviewed] = useState(0);
   const review = useMutation(ModerationService.method.reviewFlagged, {
     onSuccess: () => {
-      setReviewed(chosen.size);
-      setChosen(new Set());
+      setReviewed(chosen.ids.length);
+      chosen.clear();
       void list.refetch();
     },
   });
-  const flagged = list.data?.pages.flatMap((page) => page.flagged) ?? [];
-  const ids = flagged.map(({ messageId }) => messageId);
-  const shownChosen = ids.filter((id) => chosen.has(id)).slice(0, maxReviewed);
-  const choose = (some: readonly bigint[], isChosen: boolean) => {
-    const next = new Set(chosen);
-    for (const id of some) {
-      if (isChosen) next.add(id);
-      else next.delete(id);
-    }
-    setChosen(next);
-  };
   return (
     <Page title={t('title')} lead={t('queue.lead')}>
       <ModerationTabs />
@@ -65,13 +57,13 @@ export default function QueuePage() {
             <button
               type="button"
               className="button primary"
-              disabled={shownChosen.length === 0 || review.isPending}
-              onClick={() => review.mutate({ messageIds: shownChosen })}
+              disabled={chosen.ids.length === 0 || review.isPending}
+              onClick={() => review.mutate({ messageIds: [...chosen.ids] })}
             >
               {t('queue.reviewed')}
             </button>
             <span role="status" className="muted">
-              {t('queue.chosen', { count: shownChosen.length })}
+              {t('queue.chosen', { count: chosen.ids.length })}
             </span>
           </div>
           <TableScroll label={t('queue.table')}>
@@ -82,8 +74,8 @@ export default function QueuePage() {
                     <input
                       type="checkbox"
                       aria-label={t('queue.selectAll')}
-                      checked={shownChosen.length === ids.length}
-                      onChange={({ target }) => choose(ids, target.checked)}
+                      checked={chosen.ids.length === ids.length}
+                      onChange={({ target }) => chosen.choose(ids, target.checked)}
                     />
                   </th>
                   <th scope="col">{t('queue.message')}</th>
@@ -99,7 +91,7 @@ export default function QueuePage() {
                     key={message.messageId.toString()}
                     message={message}
                     isChosen={chosen.has(message.messageId)}
-                    onChoose={(isChosen) => choose([message.messageId], isChosen)}
+                    onChoose={(isChosen) => chosen.choose([message.messageId], isChosen)}
                   />
                 ))}
               </tbody>

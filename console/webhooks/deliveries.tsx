@@ -1,5 +1,4 @@
 import { useInfiniteQuery, useMutation } from '@connectrpc/connect-query';
-import { useState } from 'react';
 import {
   type WebhookDelivery,
   WebhookDeliveryState,
@@ -11,6 +10,7 @@ import { Badge, TableScroll, Time } from '../ui/display.tsx';
 import { Empty, ErrorNotice, Loading, Notice } from '../ui/feedback.tsx';
 import { MoreButton, nextPageOf } from '../ui/more-button.tsx';
 import type { Tone } from '../ui/tone.ts';
+import { useChosen } from '../ui/use-chosen.ts';
 import { webhookTexts } from './texts.ts';
 
 const pageSize = 50;
@@ -26,30 +26,21 @@ export interface DeliveriesProps {
 /** The failed deliveries of a webhook; parked ones can be delivered again. */
 export function Deliveries({ name, onRedelivered }: DeliveriesProps) {
   const t = useTexts(webhookTexts);
-  const [chosen, setChosen] = useState<ReadonlySet<bigint>>(new Set());
   const list = useInfiniteQuery(
     WebhookService.method.listWebhookDeliveries,
     { name, pageSize, pageToken: '' },
     { pageParamKey: 'pageToken', getNextPageParam: nextPageOf, refetchInterval: refreshMs },
   );
+  const deliveries = list.data?.pages.flatMap((page) => page.deliveries) ?? [];
+  const parked = deliveries.filter(({ state }) => state === WebhookDeliveryState.PARKED).map((each) => each.deliveryId);
+  const chosen = useChosen(parked, maxRedelivered);
   const redeliver = useMutation(WebhookService.method.redeliverWebhook, {
     onSuccess: () => {
-      setChosen(new Set());
+      chosen.clear();
       void list.refetch();
       onRedelivered();
     },
   });
-  const deliveries = list.data?.pages.flatMap((page) => page.deliveries) ?? [];
-  const parked = deliveries.filter(({ state }) => state === WebhookDeliveryState.PARKED).map((each) => each.deliveryId);
-  const shownChosen = parked.filter((id) => chosen.has(id)).slice(0, maxRedelivered);
-  const choose = (some: readonly bigint[], isChosen: boolean) => {
-    const next = new Set(chosen);
-    for (const id of some) {
-      if (isChosen) next.add(id);
-      else next.delete(id);
-    }
-    setChosen(next);
-  };
   return (
     <section className="stack" aria-labelledby="deliveries">
       <div>
@@ -68,8 +59,8 @@ export function Deliveries({ name, onRedelivered }: DeliveriesProps) {
           <button
             type="button"
             className="button"
-            disabled={shownChosen.length === 0 || redeliver.isPending}
-            onClick={() => redeliver.mutate({ name, deliveryIds: shownChosen })}
+            disabled={chosen.ids.length === 0 || redeliver.isPending}
+            onClick={() => redeliver.mutate({ name, deliveryIds: [...chosen.ids] })}
           >
             {t('deliveries.redeliver')}
           </button>
@@ -95,8 +86,8 @@ export function Deliveries({ name, onRedelivered }: DeliveriesProps) {
                     <input
                       type="checkbox"
                       aria-label={t('deliveries.selectAll')}
-                      checked={shownChosen.length === parked.length}
-                      onChange={({ target }) => choose(parked, target.checked)}
+                      checked={chosen.ids.length === parked.length}
+                      onChange={({ target }) => chosen.choose(parked, target.checked)}
                     />
                   )}
                 </th>
@@ -116,7 +107,7 @@ export function Deliveries({ name, onRedelivered }: DeliveriesProps) {
                   key={delivery.deliveryId.toString()}
                   delivery={delivery}
                   isChosen={chosen.has(delivery.deliveryId)}
-                  onChoose={(isChosen) => choose([delivery.deliveryId], isChosen)}
+                  onChoose={(isChosen) => chosen.choose([delivery.deliveryId], isChosen)}
                 />
               ))}
             </tbody>

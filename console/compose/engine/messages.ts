@@ -59,7 +59,9 @@ export function createMessageMaker(table: Table, plan: Plan): MessageMaker {
   };
 }
 
-/** Attempts at a message: liquidjs measures elapsed time, and a busy machine suspends the worker. */
+/**
+ * Attempts at a message: liquidjs measures elapsed time, and a busy machine suspends the worker.
+ */
 const renderAttempts = 5;
 
 function renderPatiently(compiled: CompiledTemplate, variables: Variables): ReturnType<CompiledTemplate['render']> {

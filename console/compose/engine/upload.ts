@@ -38,8 +38,8 @@ type Template = Pick<RequestTemplate, 'name' | 'body' | 'format'>;
 const frameMessages = 1000;
 
 /**
- * Puts messages into frames. The same messages at the same time have the same `request_id`, whatever
- * the name of the file: a second submission finds the first batch.
+ * Puts messages into frames. The same messages at the same time have the same `request_id`,
+ * whatever the name of the file: a second submission finds the first batch.
  */
 export function prepareBatch(
   messages: Iterable<{ readonly line: number; readonly draft: MessageDraft }>,
