@@ -10,7 +10,7 @@ import {
 } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 import type { Draft } from './draft.ts';
 import { randomKey } from './random-key.ts';
-import { endedEarly, type Retry } from './retry.ts';
+import { endedEarly, type Retry, retried } from './retry.ts';
 import { callsOf } from './send.ts';
 
 /**
@@ -83,16 +83,9 @@ export async function recallBatch(
   { signal }: { readonly signal?: AbortSignal },
   retry: Retry,
 ): Promise<Batch> {
-  const retries = retry.begin(signal);
-  for (;;) {
-    try {
-      const { batch } = await rpc.recallBatch({ batchId }, signal === undefined ? {} : { signal });
-      if (batch === undefined) throw new ConnectError('the answer has no batch', Code.Internal);
-      return batch;
-    } catch (error) {
-      await retries.after(error);
-    }
-  }
+  const { batch } = await retried(retry, signal, (options) => rpc.recallBatch({ batchId }, options));
+  if (batch === undefined) throw new ConnectError('the answer has no batch', Code.Internal);
+  return batch;
 }
 
 /**

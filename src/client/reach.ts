@@ -2,7 +2,7 @@ import { type Client, Code, ConnectError } from '@connectrpc/connect';
 import type { BatchReach, BatchService } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 import type { ChannelType } from '../../gen/client/sendbatch/v1/message_pb.ts';
 import type { ListReadersResponse, MessageService } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
-import type { Retry } from './retry.ts';
+import { type Retry, retried } from './retry.ts';
 
 /** The message whose readers are listed. */
 export interface ReadMessage {
@@ -24,16 +24,9 @@ export async function batchReach(
   { signal }: { readonly signal?: AbortSignal },
   retry: Retry,
 ): Promise<BatchReach> {
-  const retries = retry.begin(signal);
-  for (;;) {
-    try {
-      const { reach } = await rpc.getBatchReach({ batchId }, signal === undefined ? {} : { signal });
-      if (reach === undefined) throw new ConnectError('the answer has no reach', Code.Internal);
-      return reach;
-    } catch (error) {
-      await retries.after(error);
-    }
-  }
+  const { reach } = await retried(retry, signal, (options) => rpc.getBatchReach({ batchId }, options));
+  if (reach === undefined) throw new ConnectError('the answer has no reach', Code.Internal);
+  return reach;
 }
 
 /** Yields the uids that have read a message, page by page. */

@@ -1,7 +1,7 @@
 import type { Client } from '@connectrpc/connect';
 import type { ChannelType } from '../../gen/client/sendbatch/v1/message_pb.ts';
 import type { MessageService, RecallResult } from '../../gen/client/sendbatch/v1/message_service_pb.ts';
-import type { Retry } from './retry.ts';
+import { type Retry, retried } from './retry.ts';
 
 /** The channel whose messages are recalled. */
 export interface RecallChannel {
@@ -28,16 +28,8 @@ export async function recall(
   const results: RecallResult[] = [];
   for (let start = 0; start < messageSeqs.length; start += perCall) {
     const request = { ...channel, messageSeqs: messageSeqs.slice(start, start + perCall), uid };
-    const retries = retry.begin(signal);
-    for (;;) {
-      try {
-        const answer = await rpc.recallMessages(request, signal === undefined ? {} : { signal });
-        results.push(...answer.results);
-        break;
-      } catch (error) {
-        await retries.after(error);
-      }
-    }
+    const answer = await retried(retry, signal, (options) => rpc.recallMessages(request, options));
+    results.push(...answer.results);
   }
   return results;
 }

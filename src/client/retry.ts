@@ -88,6 +88,22 @@ export function createRetry(options: Partial<RetryOptions>): Retry {
   };
 }
 
+/** Makes a call that may be repeated, until it succeeds or no retry can fix its error. */
+export async function retried<T>(
+  retry: Retry,
+  signal: AbortSignal | undefined,
+  call: (options: { readonly signal?: AbortSignal }) => Promise<T>,
+): Promise<T> {
+  const retries = retry.begin(signal);
+  for (;;) {
+    try {
+      return await call(signal === undefined ? {} : { signal });
+    } catch (error) {
+      await retries.after(error);
+    }
+  }
+}
+
 /**
  * Returns the error of a stream that ended without an error or a final message: the connection was
  * lost.
