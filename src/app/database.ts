@@ -17,8 +17,9 @@ import {
   serverFacts,
 } from '../postgres/pool.ts';
 import type { Db } from '../postgres/schema.ts';
+import { listShards } from '../postgres/shard-list.ts';
 import { areShardsReady, prepareShards } from '../postgres/shard-schemas.ts';
-import { cancelSplit, listShards, type SplitOptions, splitApplication, splitShards } from '../postgres/shard-split.ts';
+import { cancelSplit, type SplitOptions, splitApplication, splitShards } from '../postgres/shard-split.ts';
 import { ShardLayout } from '../postgres/shards.ts';
 import { openCounterPool } from '../rate-limits/postgres-counter.sql.ts';
 

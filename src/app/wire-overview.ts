@@ -9,7 +9,9 @@ import { version } from './version.ts';
 import type { WiredSending } from './wire-sending.ts';
 import type { WiredTails } from './wire-tails.ts';
 
-/** With more lanes, which are shards, a report has one number for all: it is written every interval. */
+/**
+ * With more lanes, which are shards, a report has one number for all: it is written every interval.
+ */
 const maxLanes = 64;
 
 /** The overview of all instances. */

@@ -325,22 +325,6 @@ export async function readUnsentChunk(
   return rows.map((row) => ({ ...row, dueAt: row.due_at, results: row.results ?? '[]' }))[0];
 }
 
-/** A channel by its name. */
-export interface ChannelName {
-  readonly channelType: number;
-  readonly channelId: string;
-}
-
-/** The names of channels by their keys; a deleted channel has none. */
-export async function readChannelNames(db: Db, keys: readonly number[]): Promise<Map<number, ChannelName>> {
-  if (keys.length === 0) return new Map();
-  const { rows } = await sql<{ channel_key: number; channel_type: number; channel_id: string }>`
-    select channel_key, channel_type, channel_id from sendbatch.channel where channel_key = any(${[...keys]}::bigint[])`.execute(
-    db,
-  );
-  return new Map(rows.map((row) => [row.channel_key, { channelType: row.channel_type, channelId: row.channel_id }]));
-}
-
 /**
  * Deletes batches that ended more than `retentionMs` ago and submissions silent for `idleMs`;
  * returns how many.

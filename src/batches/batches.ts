@@ -10,6 +10,8 @@
 
 import { limits } from '../limits.ts';
 import type { Caller } from '../messages/caller.ts';
+import type { Channel } from '../messages/channel.ts';
+import { readNames } from '../messages/channel-keys.sql.ts';
 import { bytesOf } from '../messages/page.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
@@ -27,12 +29,10 @@ import {
   slotCost,
 } from './batch.ts';
 import {
-  type ChannelName,
   cancelBatch,
   countUnfinished,
   findBatch,
   listBatches,
-  readChannelNames,
   readResults,
   readTemplates,
   readUnsentChunk,
@@ -48,7 +48,7 @@ export interface ResultsPage {
   readonly results: readonly BatchResult[];
   readonly next: ResultsCursor | undefined;
   /** The channels of stored messages, by the keys in their results. */
-  readonly channels: ReadonlyMap<number, ChannelName>;
+  readonly channels: ReadonlyMap<number, Channel>;
 }
 
 /** A position in the results: a chunk in sending order, and its results to skip. */
@@ -168,7 +168,7 @@ export function createBatches(parts: BatchesParts): Batches {
       await find(caller, batchId);
       const found = await orBusy(() => readResultsPage(db, batchId, page));
       const keys = new Set(found.results.flatMap(({ channelKey }) => channelKey ?? []));
-      return { ...found, channels: await orBusy(() => readChannelNames(db, [...keys])) };
+      return { ...found, channels: await orBusy(() => readNames(db, [...keys])) };
     },
     async cancel(caller, batchId) {
       const batch = await find(caller, batchId);
@@ -222,7 +222,7 @@ interface Resubmission {
   readonly requestId: string;
   readonly sendAt: number | undefined;
   readonly drafts: AsyncIterable<readonly BatchDraft[]>;
-  /** Throws unless so many messages may be submitted. */
+  /** Throws if this number of messages must not be submitted. */
   readonly assertCount: (count: number) => void;
 }
 

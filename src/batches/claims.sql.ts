@@ -15,7 +15,7 @@ import { type RawBuilder, sql } from 'kysely';
 import type { RecallCounts } from '../changes/recall-stored.ts';
 import type { Refusal } from '../messages/service-error.ts';
 import type { BatchCounts } from '../observability/events/batch-counts.ts';
-import type { Db } from '../postgres/schema.ts';
+import type { Db, Tx } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
 import { inTransaction } from '../postgres/transaction.ts';
 import { type BatchRow, type NewBatch, type StoredBatch, toStoredBatch } from './batches.sql.ts';
@@ -212,13 +212,7 @@ export async function settleChunk(db: Db, s: Settlement): Promise<void> {
       : sql`case when b.state = 'cancelling' then b.last_refusal else ${JSON.stringify(wait.lastRefusal)}::jsonb end`;
   await inTransaction(
     db,
-    async (tx) => {
-      const { rows } = await sql`
-        select from sendbatch.batch where batch_id = ${s.batchId} and turns_taken = ${s.fencingToken}::bigint for update`.execute(
-        tx,
-      );
-      return rows.length === 1;
-    },
+    (tx) => lockClaimed(tx, s),
     (tx, isCurrent) => ({
       sent: !isCurrent
         ? []
@@ -328,20 +322,15 @@ export async function readSentChunks(db: Db, batchId: string, limit: number): Pr
  */
 export async function settleRecall(
   db: Db,
-  { batchId, fencingToken }: Pick<StoredBatch, 'batchId' | 'fencingToken'>,
+  batch: Pick<StoredBatch, 'batchId' | 'fencingToken'>,
   { ordinals, counts }: { readonly ordinals: readonly number[]; readonly counts: RecallCounts },
 ): Promise<void> {
+  const { batchId } = batch;
   const hasMore = sql`exists (
     select from sendbatch.batch_chunk c where c.batch_id = ${batchId} and not c.recalled and c.results is not null)`;
   await inTransaction(
     db,
-    async (tx) => {
-      const { rows } = await sql`
-        select from sendbatch.batch where batch_id = ${batchId} and turns_taken = ${fencingToken}::bigint for update`.execute(
-        tx,
-      );
-      return rows.length === 1;
-    },
+    (tx) => lockClaimed(tx, batch),
     (tx, isCurrent) => ({
       sent: !isCurrent
         ? []
@@ -361,4 +350,16 @@ export async function settleRecall(
       result: undefined,
     }),
   );
+}
+
+/** Locks a claimed batch; false if it was claimed again. */
+async function lockClaimed(
+  tx: Tx,
+  { batchId, fencingToken }: Pick<StoredBatch, 'batchId' | 'fencingToken'>,
+): Promise<boolean> {
+  const { rows } = await sql`
+    select from sendbatch.batch where batch_id = ${batchId} and turns_taken = ${fencingToken}::bigint for update`.execute(
+    tx,
+  );
+  return rows.length === 1;
 }

@@ -32,8 +32,8 @@ export async function recallChunks(
 
 /**
  * The messages that a chunk has sent. A duplicate that an interrupted attempt may have stored is
- * one of them if it was accepted since the chunk's first attempt. `unnamed`: accepted messages that no history has (commands, no_persist),
- * or whose result an earlier version stored.
+ * one of them if it was accepted since the chunk's first attempt. `unnamed`: accepted messages that
+ * no history has (commands, no_persist), or whose result an earlier version stored.
  */
 function sentBy({ results, begunAt }: SentChunk): { readonly refs: readonly StoredRef[]; readonly unnamed: number } {
   const refs: StoredRef[] = [];

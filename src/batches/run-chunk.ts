@@ -90,7 +90,7 @@ export function createChunkRunner(parts: ChunkRunnerParts): (callerId: string) =
 
 async function runSlot(parts: ChunkRunnerParts, batch: ClaimedBatch): Promise<void> {
   const { db } = parts;
-  // Whoever recalls has the right to, whatever became of the key that submitted the batch.
+  // The right to recall was checked with the request, so a revoked key of the batch does not matter.
   if (batch.endedAt !== null && batch.recall !== null) return await recallChunks(parts, batch, batch.recall);
   const keyEnd = await findKeyEnd(db, batch.callerId);
   if (keyEnd !== undefined) return await stopForEndedKey(parts, batch, keyEnd);

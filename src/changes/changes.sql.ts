@@ -1,5 +1,5 @@
 import { sql } from 'kysely';
-import { changeKinds, flagRecalled, flagRedDot, flagWasRestricted } from '../messages/message.ts';
+import { type ChangeKind, changeKinds, flagRecalled, flagRedDot, flagWasRestricted } from '../messages/message.ts';
 import {
   alive,
   aliveAt,
@@ -15,6 +15,11 @@ import { Statement } from '../postgres/sql.ts';
 export interface MessageRef {
   readonly channelKey: number;
   readonly messageSeq: number;
+}
+
+/** Compares messages by channel, then by sequence. */
+export function inOrder(a: MessageRef, b: MessageRef): number {
+  return a.channelKey - b.channelKey || a.messageSeq - b.messageSeq;
 }
 
 /** A message that may be recalled: without its content. */
@@ -123,21 +128,19 @@ export function numberChanges(
   heads: ReadonlyMap<number, ChangeHead>,
 ): readonly NumberedRef[] {
   const lastChanges = new Map<number, number>();
-  return [...refs]
-    .sort((a, b) => a.channelKey - b.channelKey || a.messageSeq - b.messageSeq)
-    .map(({ channelKey, messageSeq }) => {
-      const head = heads.get(channelKey) ?? { lastChange: 0, lastSeq: 0 };
-      const changeNo = (lastChanges.get(channelKey) ?? head.lastChange) + 1;
-      lastChanges.set(channelKey, changeNo);
-      return { channelKey, messageSeq, changeNo, afterSeq: head.lastSeq };
-    });
+  return [...refs].sort(inOrder).map(({ channelKey, messageSeq }) => {
+    const head = heads.get(channelKey) ?? { lastChange: 0, lastSeq: 0 };
+    const changeNo = (lastChanges.get(channelKey) ?? head.lastChange) + 1;
+    lastChanges.set(channelKey, changeNo);
+    return { channelKey, messageSeq, changeNo, afterSeq: head.lastSeq };
+  });
 }
 
 /**
  * The parts of a statement that changes messages $1 to $4 (keys, sequences, change numbers, last
  * messages), at $5, for webhooks if $6.
  */
-const changing = (kind: keyof typeof changeKinds, keepsCopies: boolean) => ({
+const changing = (kind: ChangeKind, keepsCopies: boolean) => ({
   wanted: `
     wanted as materialized (
       select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])

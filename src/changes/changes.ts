@@ -15,7 +15,7 @@ import { limits } from '../limits.ts';
 import type { Channel } from '../messages/channel.ts';
 import { readHeadsAndFirst } from '../messages/channel-keys.sql.ts';
 import { disclosed } from '../messages/disclosure.ts';
-import { type PreparedMessage, prepareMessage } from '../messages/message.ts';
+import { type ChangeKind, type PreparedMessage, prepareMessage } from '../messages/message.ts';
 import { type StoredMessage, seqsOfIds } from '../messages/messages-read.sql.ts';
 import { readPairFacts } from '../messages/permission.sql.ts';
 import { pairOf, sendDenial } from '../messages/permission.ts';
@@ -110,7 +110,7 @@ export interface ChangesParts {
   readonly rates: Rates;
   readonly moderate: Moderate;
   /** Called after the commit of changes, with their channels. */
-  readonly onChanged: (channelKeys: readonly number[], kind: 'edited' | 'recalled', count: number) => void;
+  readonly onChanged: (channelKeys: readonly number[], kind: ChangeKind, count: number) => void;
   /** Milliseconds in which senders may change their messages. */
   readonly windowMs: number;
   /** Whether replaced contents are kept as copies. */

@@ -1,12 +1,12 @@
 import { sql } from 'kysely';
-import { changeKinds } from '../messages/message.ts';
+import { type ChangeKind, changeKindOf } from '../messages/message.ts';
 import type { Db } from '../postgres/schema.ts';
 
 /** A content that a message had, and the change that replaced it. */
 export interface MessageCopy {
   /** Of the content; 0: as it was sent. */
   readonly revision: number;
-  readonly replacedBy: 'edited' | 'recalled';
+  readonly replacedBy: ChangeKind;
   /** Milliseconds since 1970. */
   readonly replacedAt: number;
   readonly payload: Buffer;
@@ -32,7 +32,7 @@ export async function readCopies(
     order by revision limit ${limit}`.execute(db);
   return rows.map((row) => ({
     revision: row.revision,
-    replacedBy: row.kind === changeKinds.edited ? 'edited' : 'recalled',
+    replacedBy: changeKindOf(row.kind),
     replacedAt: row.copied_at,
     payload: row.payload,
     subscribers: row.subscribers ?? [],

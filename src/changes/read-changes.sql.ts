@@ -1,4 +1,4 @@
-import { changeKinds } from '../messages/message.ts';
+import { type ChangeKind, changeKindOf } from '../messages/message.ts';
 import {
   aliveAt,
   type MessageRow,
@@ -12,7 +12,7 @@ import { Statement } from '../postgres/sql.ts';
 /** A change of a channel. */
 export interface Change {
   readonly changeNo: number;
-  readonly kind: 'edited' | 'recalled';
+  readonly kind: ChangeKind;
   /** The message as it is now; undefined: it is no longer kept, or has expired. */
   readonly message: StoredMessage | undefined;
 }
@@ -46,7 +46,7 @@ export async function readChangesAfter(
   const rows = await changesStatement.run(db, [channelKey, afterChange, limit, now]);
   return rows.map((row) => ({
     changeNo: row.change_no,
-    kind: row.kind === changeKinds.edited ? 'edited' : 'recalled',
+    kind: changeKindOf(row.kind),
     message: row.message_id === null ? undefined : toStored(row),
   }));
 }

@@ -29,7 +29,7 @@ export function createRecallCommands({
     const names = await channelKeys.names(new Set(recalled.map((target) => target.channelKey)));
     const messages = recalled.flatMap(({ channelKey, messageId, fromUid, subscribers }) => {
       const channel = names.get(channelKey);
-      // Without its receivers nobody may learn of the message.
+      // The message had named its receivers, who are no longer stored.
       if (channel === undefined || subscribers === undefined) return [];
       const content = { type: commandType, cmd: 'messageRevoke', param: { message_id: String(messageId) } };
       const draft = {
@@ -45,7 +45,7 @@ export function createRecallCommands({
     });
     if (messages.length === 0) return;
     const outcomes = await append({ messages, atomic: false, expectedLastSeqs: new Map() });
-    // A sender that may not send any more, or a disbanded channel, leaves nobody to tell.
+    // If the sender is no longer permitted, or the channel is disbanded, there is nobody to notify.
     for (const outcome of outcomes)
       if (outcome.kind === 'refused' && outcome.refusal.retryAfterMs !== undefined)
         throw new ServiceError(outcome.refusal);

@@ -4,7 +4,7 @@ import { all } from '../postgres/sql.ts';
 import { inTransaction } from '../postgres/transaction.ts';
 import type { Store } from '../sending/group-context.ts';
 import { batchRecallOf } from './change-rules.ts';
-import { lockChanges, lockTargets, type MessageRef, numberChanges, recall } from './changes.sql.ts';
+import { inOrder, lockChanges, lockTargets, type MessageRef, numberChanges, recall } from './changes.sql.ts';
 import type { ChangesParts } from './changes.ts';
 
 /** A message that a batch has stored, or found stored. */
@@ -98,7 +98,7 @@ export function createRecallStored(
       const other = distinct.get(nameOf(ref));
       if (other === undefined || ref.sentFrom < other.sentFrom) distinct.set(nameOf(ref), ref);
     }
-    const sorted = [...distinct.values()].sort((a, b) => a.channelKey - b.channelKey || a.messageSeq - b.messageSeq);
+    const sorted = [...distinct.values()].sort(inOrder);
     const sum = { recalled: 0, tooOld: 0, missing: 0 };
     for (const [shard, group] of shards.group(sorted, (ref) => ref.channelKey))
       for (let start = 0; start < group.length; start += messagesPerTransaction) {

@@ -44,7 +44,10 @@ async function inTransaction(
   });
 }
 
-/** Number of messages of a shard by its heads, less those that were swept: an estimate if heads are wrong. */
+/**
+ * Number of messages of a shard by its heads, less those that were swept: an estimate if heads are
+ * wrong.
+ */
 export async function countByHeads(db: Db): Promise<number> {
   const { rows } = await sql<{ messages: number }>`
     select greatest(0, coalesce((select sum(last_seq::float8) from sendbatch.channel_head), 0)
@@ -181,8 +184,8 @@ export async function repeatedKeys(db: Db, range: KeyRange): Promise<number[]> {
 
 /**
  * Whether an id may occur twice in a shard, over all channels, and the largest valid id. Ids are
- * compared in sets of 64, as bits of a bigint: ids come in blocks, so that there are few sets, which
- * costs half of a group per id.
+ * compared in sets of 64, as bits of a bigint: ids come in blocks, so that there are few sets,
+ * which costs half of a group per id.
  */
 export async function scanIds(db: Db): Promise<{ hasRepeated: boolean; largest: number }> {
   const { rows } = await sql<{ has_repeated: boolean; largest: number | null }>`

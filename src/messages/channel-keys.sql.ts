@@ -99,10 +99,9 @@ export class ChannelKeys {
       else names.set(channelKey, name);
     }
     if (missing.length === 0) return names;
-    for (const row of await namesStatement.run(this.#db, [bigintArray(missing)])) {
-      const name = channel(row.channel_type, row.channel_id, row.sequence);
-      this.#names.set(row.channel_key, name);
-      names.set(row.channel_key, name);
+    for (const [channelKey, name] of await readNames(this.#db, missing)) {
+      this.#names.set(channelKey, name);
+      names.set(channelKey, name);
     }
     return names;
   }
@@ -247,22 +246,28 @@ const namesStatement = new Statement<NameRow>({
     cross join lateral (select * from sendbatch.channel c where c.channel_key = w.channel_key limit 1) c`,
 });
 
+/** Reads the channels of these keys. Those that were removed are absent. */
+export async function readNames(db: Db, channelKeys: readonly number[]): Promise<Map<number, Channel>> {
+  if (channelKeys.length === 0) return new Map();
+  const rows = await namesStatement.run(db, [bigintArray(channelKeys)]);
+  return new Map(rows.map((row) => [row.channel_key, channel(row.channel_type, row.channel_id, row.sequence)]));
+}
+
 async function select(db: Db | Tx, channels: readonly Channel[]): Promise<[Channel, number][]> {
   const rows = await selectStatement.run(db, nameValues(channels));
   return rows.map((row) => [at(channels, row.ordinal), row.channel_key]);
 }
 
-/**
- * Creates those of these channels that do not exist, and returns their keys. In sorted order, so
- * that two instances that create the same ones cannot deadlock. Planned anew each time: its joins
- * need the number of channels.
- */
-async function insert(db: Db, channels: readonly Channel[], now: number): Promise<Map<Channel, number>> {
-  const wanted = withBases(channels);
+interface CreatedRow {
+  /** The channel's number among those wanted, from 1. */
+  readonly ordinal: number;
+  readonly channel_key: number;
+}
+
+/** SQL steps `wanted` and `made`: creates the names of those of these channels that have none. */
+function madeNames(wanted: readonly Channel[]) {
   const [ids, types, sequences] = nameValues(wanted);
-  const [memberOf, uids] = memberValues(wanted);
-  const { rows } = await sql<{ ordinal: number; channel_key: number }>`
-    with wanted as materialized (
+  return sql`wanted as materialized (
       select * from unnest(${ids}::text[], ${types}::smallint[], ${sequences}::smallint[])
         with ordinality as w(channel_id, channel_type, sequence, ordinal)
     ), made as (
@@ -271,8 +276,23 @@ async function insert(db: Db, channels: readonly Channel[], now: number): Promis
       order by channel_id collate "C", channel_type, sequence
       on conflict do nothing
       returning channel_key, channel_id, channel_type, sequence
-    ), created as materialized (
-      select w.ordinal, m.channel_key from made m join wanted w using (channel_id, channel_type, sequence)
+    )`;
+}
+
+const selectMade = sql`
+      select w.ordinal, m.channel_key from made m join wanted w using (channel_id, channel_type, sequence)`;
+
+/**
+ * Creates those of these channels that do not exist, and returns their keys. In sorted order, so
+ * that two instances that create the same ones cannot deadlock. Planned anew each time: its joins
+ * need the number of channels.
+ */
+async function insert(db: Db, channels: readonly Channel[], now: number): Promise<Map<Channel, number>> {
+  const wanted = withBases(channels);
+  const [memberOf, uids] = memberValues(wanted);
+  const { rows } = await sql<CreatedRow>`
+    with ${madeNames(wanted)}, created as materialized (
+      ${selectMade}
     ), members as (
       insert into sendbatch.channel_uid (channel_key, uid, created_at, updated_at, member, joined_seq, joined_command_seq)
       select c.channel_key, w.uid, ${now}::bigint, ${now}::bigint, true, 0, 0
@@ -288,19 +308,7 @@ async function insert(db: Db, channels: readonly Channel[], now: number): Promis
 /** Creates the names of those of these channels that have none, and returns their keys. */
 async function insertNames(db: Db, channels: readonly Channel[]): Promise<Map<Channel, number>> {
   const wanted = withBases(channels);
-  const [ids, types, sequences] = nameValues(wanted);
-  const { rows } = await sql<{ ordinal: number; channel_key: number }>`
-    with wanted as materialized (
-      select * from unnest(${ids}::text[], ${types}::smallint[], ${sequences}::smallint[])
-        with ordinality as w(channel_id, channel_type, sequence, ordinal)
-    ), made as (
-      insert into sendbatch.channel (channel_id, channel_type, sequence)
-      select channel_id, channel_type, sequence from wanted
-      order by channel_id collate "C", channel_type, sequence
-      on conflict do nothing
-      returning channel_key, channel_id, channel_type, sequence
-    )
-    select w.ordinal, m.channel_key from made m join wanted w using (channel_id, channel_type, sequence)`.execute(db);
+  const { rows } = await sql<CreatedRow>`with ${madeNames(wanted)} ${selectMade}`.execute(db);
   return new Map(rows.map((row) => [at(wanted, row.ordinal), row.channel_key]));
 }
 

@@ -302,7 +302,9 @@ export async function memberChannels(store: ChannelStore, uid: string, limit: nu
   }));
 }
 
-/** By channel key: the last sequence before members joined that a version added which recorded none. */
+/**
+ * By channel key: the last sequence before members joined that a version added which recorded none.
+ */
 async function joinedSeqs(
   { db, shards }: ChannelStore,
   rows: readonly { readonly channel_key: number; readonly created_at: number }[],

@@ -21,6 +21,11 @@ export const flagWasRestricted = 16;
 
 /** Kinds of changes as stored. */
 export const changeKinds = { edited: 1, recalled: 2 } as const;
+export type ChangeKind = keyof typeof changeKinds;
+
+export function changeKindOf(stored: number): ChangeKind {
+  return stored === changeKinds.edited ? 'edited' : 'recalled';
+}
 
 /** Flags of a message, each 0 or 1. */
 export interface Header {

@@ -5,58 +5,55 @@ import type { ShardLayout } from '../postgres/shards.ts';
 import { all, Statement } from '../postgres/sql.ts';
 import type { Pair, PairFacts, PermissionRules } from './permission.ts';
 
-const factsStatement = new Statement<FactsRow>({
-  name: 'permission facts',
-  text: `
-    select w.ordinal,
+/** Columns about the sender `w.sender`, and the table `s` that they are read from. */
+const userFacts = `
+      coalesce(s.send_ban, false) as is_sender_banned,
+      exists (select from sendbatch.system_uid y where y.uid = w.sender) as is_system_sender`;
+const userTable = 'left join lateral (select * from sendbatch.person where uid = w.sender limit 1) s on true';
+
+/** Columns about a channel by its key, and the tables `i` and `u` that they are read from. */
+const channelFacts = (key: string) => `
       i.channel_key is not null as is_made,
       coalesce(i.ban or i.send_ban, false) as is_banned,
       coalesce(i.disband, false) as is_disbanded,
       coalesce(u.member, false) as is_member,
       coalesce(u.denied, false) as is_denied,
       coalesce(u.allowed, false) as is_allowed,
-      c.channel_key is not null and exists (select from sendbatch.channel_uid a where a.channel_key = c.channel_key and a.allowed) as has_allowlist,
-      coalesce(s.send_ban, false) as is_sender_banned,
-      exists (select from sendbatch.system_uid y where y.uid = w.sender) as is_system_sender
-    from unnest($1::text[], $2::smallint[], $3::text[]) with ordinality as w(channel_id, channel_type, sender, ordinal)
+      ${key} is not null and exists (select from sendbatch.channel_uid a where a.channel_key = ${key} and a.allowed) as has_allowlist`;
+const channelTables = (key: string) => `
+    left join lateral (select * from sendbatch.channel_info where channel_key = ${key} limit 1) i on true
+    left join lateral (select * from sendbatch.channel_uid where channel_key = ${key} and uid = w.sender limit 1) u on true`;
+
+/** The pairs, and the keys `c.channel_key` of their channels of messages. */
+const pairsTable = `unnest($1::text[], $2::smallint[], $3::text[]) with ordinality as w(channel_id, channel_type, sender, ordinal)
     left join lateral (
       select channel_key from sendbatch.channel
       where channel_id = w.channel_id and channel_type = w.channel_type and sequence = 0 limit 1
-    ) c on true
-    left join lateral (select * from sendbatch.channel_info where channel_key = c.channel_key limit 1) i on true
-    left join lateral (select * from sendbatch.channel_uid where channel_key = c.channel_key and uid = w.sender limit 1) u on true
-    left join lateral (select * from sendbatch.person where uid = w.sender limit 1) s on true`,
+    ) c on true`;
+
+const factsStatement = new Statement<FactsRow>({
+  name: 'permission facts',
+  text: `
+    select w.ordinal, ${channelFacts('c.channel_key')}, ${userFacts}
+    from ${pairsTable} ${channelTables('c.channel_key')}
+    ${userTable}`,
 });
 
 /** The first half of the facts in a database with several shards: what stands in none of them. */
 const userFactsStatement = new Statement<UserFactsRow>({
   name: 'permission facts of users',
   text: `
-    select w.ordinal, c.channel_key, coalesce(s.send_ban, false) as is_sender_banned,
-      exists (select from sendbatch.system_uid y where y.uid = w.sender) as is_system_sender
-    from unnest($1::text[], $2::smallint[], $3::text[]) with ordinality as w(channel_id, channel_type, sender, ordinal)
-    left join lateral (
-      select channel_key from sendbatch.channel
-      where channel_id = w.channel_id and channel_type = w.channel_type and sequence = 0 limit 1
-    ) c on true
-    left join lateral (select * from sendbatch.person where uid = w.sender limit 1) s on true`,
+    select w.ordinal, c.channel_key, ${userFacts}
+    from ${pairsTable}
+    ${userTable}`,
 });
 
 /** The second half: what a shard holds about its channels. */
 const channelFactsStatement = new Statement<ChannelFactsRow>({
   name: 'permission facts of channels',
   text: `
-    select w.ordinal,
-      i.channel_key is not null as is_made,
-      coalesce(i.ban or i.send_ban, false) as is_banned,
-      coalesce(i.disband, false) as is_disbanded,
-      coalesce(u.member, false) as is_member,
-      coalesce(u.denied, false) as is_denied,
-      coalesce(u.allowed, false) as is_allowed,
-      exists (select from sendbatch.channel_uid a where a.channel_key = w.channel_key and a.allowed) as has_allowlist
-    from unnest($1::bigint[], $2::text[]) with ordinality as w(channel_key, sender, ordinal)
-    left join lateral (select * from sendbatch.channel_info where channel_key = w.channel_key limit 1) i on true
-    left join lateral (select * from sendbatch.channel_uid where channel_key = w.channel_key and uid = w.sender limit 1) u on true`,
+    select w.ordinal, ${channelFacts('w.channel_key')}
+    from unnest($1::bigint[], $2::text[]) with ordinality as w(channel_key, sender, ordinal) ${channelTables('w.channel_key')}`,
 });
 
 /**

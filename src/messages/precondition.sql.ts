@@ -1,8 +1,9 @@
 /**
  * The precondition of an optimistic append (`preconditionsFor`) in SQL.
  *
- * With one shard the storing statement asserts all of it. With several shards that statement asserts
- * what its own shard holds, and the rest is asked for right before it, on the same connection.
+ * With one shard the storing statement asserts all of it. With several shards that statement
+ * asserts what its own shard holds, and the rest is asked for right before it, on the same
+ * connection.
  */
 import { BinaryArray, bigintArray } from '../postgres/binary-array.ts';
 import { byShard } from '../postgres/over-shards.ts';

@@ -89,7 +89,12 @@ export async function mapByShard<T>(
   read: PartWork<Tx, number, Map<number, T>>,
 ): Promise<Map<number, T>> {
   const keys = { items: channelKeys, channelKeyOf: (channelKey: number) => channelKey };
-  const [first = new Map<number, T>(), ...others] = await byShard(db as Tx, layout, keys, read);
-  for (const each of others) for (const [channelKey, value] of each) first.set(channelKey, value);
+  return merged(await byShard(db as Tx, layout, keys, read));
+}
+
+/** Adds the entries of all maps to the first one. */
+export function merged<K, V>(maps: readonly Map<K, V>[]): Map<K, V> {
+  const [first = new Map<K, V>(), ...others] = maps;
+  for (const each of others) for (const [key, value] of each) first.set(key, value);
   return first;
 }

@@ -112,7 +112,8 @@ async function whileOnlyOne(db: Db, work: () => Promise<void>): Promise<void> {
   });
 }
 
-async function readSplit(db: Db): Promise<Split | undefined> {
+/** The split under way. */
+export async function readSplit(db: Db): Promise<Split | undefined> {
   const row = await db.selectFrom('sendbatch.shard_split').selectAll().executeTakeFirst();
   return (
     row && {
@@ -159,7 +160,9 @@ async function refuseInstances(db: Db, { lastKey, lastSeq, step }: Split): Promi
   );
 }
 
-/** The shards that get rows: all where the tables leave the main schema, else those that are added. */
+/**
+ * The shards that get rows: all where the tables leave the main schema, else those that are added.
+ */
 function newShards({ before, after }: Split): readonly Shard[] {
   return before.count === 1 ? after.all : after.all.slice(before.count);
 }
@@ -212,16 +215,18 @@ async function nextChunk(
   const sizes = await sizesOf(db, split.before, all);
   const moving: number[] = [];
   let messages = 0;
+  let last = keys.at(-1) ?? at.lastKey;
   for (const key of all) {
     const size = sizes.get(key) ?? 0;
-    const isBehind = moving.length > 0 && (messages + size > chunkMessages || at.lastSeq > 0);
-    if (isBehind)
-      return { moving, last: key - 1, isLarge: moving.length === 1 && (messages > chunkMessages || at.lastSeq > 0) };
+    if (moving.length > 0 && (messages + size > chunkMessages || at.lastSeq > 0)) {
+      last = key - 1;
+      break;
+    }
     moving.push(key);
     messages += size;
   }
   const isLarge = moving.length === 1 && (messages > chunkMessages || at.lastSeq > 0);
-  return { moving, last: keys.at(-1) ?? at.lastKey, isLarge };
+  return { moving, last, isLarge };
 }
 
 async function keysAfter(db: Db, lastKey: number): Promise<number[]> {
@@ -363,7 +368,10 @@ async function compare(db: Db, split: Split, table: ShardTable): Promise<void> {
   }
 }
 
-/** Makes the new shards the ones that count, and raises their blocks of ids above all that were drawn. */
+/**
+ * Makes the new shards the ones that count, and raises their blocks of ids above all that were
+ * drawn.
+ */
 async function moveTo(db: Db, { before, after }: Split): Promise<void> {
   let block = 0;
   if (before.count === 1) {
@@ -421,48 +429,4 @@ async function removeMessages(db: Db, schema: string, ofKeys: RawBuilder<unknown
     )
     select count(*) as removed from gone`.execute(db);
   return rows[0]?.removed ?? 0;
-}
-
-/** A shard, as an operator sees it. */
-export interface ShardStatus {
-  readonly schema: string;
-  /** The node of Citus; empty elsewhere. */
-  readonly node: string;
-  readonly bytes: number;
-  readonly messages: number;
-  readonly channels: number;
-}
-
-/** The number of shards, what they hold, and the split under way. */
-export async function listShards(db: Db): Promise<{
-  readonly shards: readonly ShardStatus[];
-  readonly split: { readonly to: number; readonly step: string } | undefined;
-}> {
-  const layout = await db.selectFrom('sendbatch.shard_layout').selectAll().executeTakeFirst();
-  const split = await readSplit(db);
-  const isCitus = (await sql`select from pg_extension where extname = 'citus'`.execute(db)).rows.length > 0;
-  const shards: ShardStatus[] = [];
-  for (const { schema } of new ShardLayout(layout?.shards ?? 1).all) {
-    const size = sql.raw(isCitus ? 'citus_total_relation_size' : 'pg_total_relation_size');
-    const tables = shardTables.filter((table) => table !== 'id_block' || schema !== mainSchema);
-    const sizes = sql.join(
-      tables.map((table) => sql`${size}(${`${schema}.${table}`}::regclass)`),
-      sql` + `,
-    );
-    const { rows } = await sql<{ bytes: number; messages: number; channels: number }>`
-      select ${sizes} as bytes,
-        greatest(0, (select coalesce(sum(last_seq), 0) from ${sql.id(schema, 'channel_head')})
-          - (select coalesce(sum(messages), 0) from ${sql.id(schema, 'swept')}))::bigint as messages,
-        (select count(*) from ${sql.id(schema, 'channel_head')}) as channels`.execute(db);
-    const [row = { bytes: 0, messages: 0, channels: 0 }] = rows;
-    shards.push({ schema, node: isCitus ? await nodeOf(db, schema) : '', ...row });
-  }
-  return { shards, split: split && { to: split.after.count, step: split.step } };
-}
-
-async function nodeOf(db: Db, schema: string): Promise<string> {
-  const { rows } = await sql<{ node: string }>`
-    select nodename || ':' || nodeport as node from citus_shards
-    where table_name = ${`${schema}.message`}::regclass limit 1`.execute(db);
-  return rows[0]?.node ?? '';
 }

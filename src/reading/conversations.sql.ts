@@ -84,7 +84,9 @@ interface Newest {
   readonly messageSeq: number;
 }
 
-/** The first of these channels by their newest visible messages, after a cursor: at most `limit`. */
+/**
+ * The first of these channels by their newest visible messages, after a cursor: at most `limit`.
+ */
 async function newestOf(
   { db, shards }: ChannelStore,
   channelKeys: readonly number[],

@@ -18,7 +18,9 @@ export interface Retention {
 export interface SweeperOptions {
   readonly everyMs: number;
   readonly retention: readonly Retention[];
-  /** Removes at most `limit` expired messages of each shard; returns how many of the one with most. */
+  /**
+   * Removes at most `limit` expired messages of each shard; returns how many of the one with most.
+   */
   readonly sweepExpired: (limit: number, now: number) => Promise<number>;
   /**
    * Removes messages accepted before a time from channels of a type; `more`: another call may find

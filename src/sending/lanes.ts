@@ -22,7 +22,10 @@ export type AppendBatch = (batch: Batch, signal?: Cancellation) => Promise<reado
  */
 export type Route = (batch: Batch) => Promise<readonly number[]>;
 
-/** Appends each batch in a transaction of its own, with `route` one per shard that it has messages for. */
+/**
+ * Appends each batch in a transaction of its own, with `route` one per shard that it has messages
+ * for.
+ */
 export function createDirect(append: Append, { held, route }: Pick<LanesOptions, 'held' | 'route'> = {}): AppendBatch {
   const one = async (batch: Batch) => {
     const [appended] = await append([batch]);

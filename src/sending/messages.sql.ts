@@ -13,7 +13,7 @@ import {
   wholePrecondition,
 } from '../messages/precondition.sql.ts';
 import { BinaryArray, bigintArray } from '../postgres/binary-array.ts';
-import { byShard } from '../postgres/over-shards.ts';
+import { byShard, merged } from '../postgres/over-shards.ts';
 import { isWithoutSequence } from '../postgres/pg-errors.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import { onShard, type Shard, type ShardLayout } from '../postgres/shards.ts';
@@ -69,9 +69,7 @@ export async function findEarlier(
   messages: readonly KeyedMessage[],
 ): Promise<Map<string, Earlier>> {
   const items = { items: messages, channelKeyOf: (each: KeyedMessage) => each.channelKey };
-  const [first = new Map<string, Earlier>(), ...others] = await byShard(db, shards, items, findInShard);
-  for (const each of others) for (const [key, earlier] of each) first.set(key, earlier);
-  return first;
+  return merged(await byShard(db, shards, items, findInShard));
 }
 
 async function findInShard(db: Db, messages: readonly KeyedMessage[]): Promise<Map<string, Earlier>> {

@@ -73,7 +73,9 @@ export async function appendOptimistic(
   return outcomesOf(batches, layout, numbers).map(fulfilled);
 }
 
-/** The one shard that has all of these channels; undefined when there are several, or one is new. */
+/**
+ * The one shard that has all of these channels; undefined when there are several, or one is new.
+ */
 function shardOf(
   channels: readonly Channel[],
   keys: ReadonlyMap<string, number>,

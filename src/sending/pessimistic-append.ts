@@ -97,8 +97,9 @@ async function lockAndRead(
   const startedAt = performance.now();
   const lock = skipLocked === undefined ? lockHeads : lockHeadsSkipLocked;
   const keys = [...group.channelKeys.values()];
-  // The facts come last, since they take two round trips with several shards: `all` throws the first
-  // error, and what is sent after a failed statement only says that the transaction is aborted.
+  // The facts come last, since they take two round trips with several shards: `all` throws the
+  // first error, and what is sent after a failed statement only says that the transaction is
+  // aborted.
   const [, heads, earlier, blocks, facts] = await all([
     skipLocked === undefined ? Promise.resolve() : setLockTimeout(tx, skipLocked.lockTimeoutMs),
     mapByShard(tx, shards, keys, lock).finally(() => watch?.locked(performance.now() - startedAt)),

@@ -3,7 +3,7 @@ import { limits } from '../limits.ts';
 import type { Channel } from '../messages/channel.ts';
 import { noHeads, type Positions, readManyHeadsAndFirst, readPositions } from '../messages/channel-keys.sql.ts';
 import { type MemberChannel, memberChannels } from '../messages/member-lists.sql.ts';
-import { flagWasRestricted } from '../messages/message.ts';
+import { type ChangeKind, flagWasRestricted } from '../messages/message.ts';
 import type { PageAfter, StoredMessage } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
@@ -62,7 +62,7 @@ export interface ChangedEvent {
   readonly lastSeq: number;
   readonly lastChange: number;
   /** What was done. */
-  readonly change: 'edited' | 'recalled';
+  readonly change: ChangeKind;
   readonly message: StoredMessage;
 }
 

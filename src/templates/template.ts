@@ -202,7 +202,9 @@ export function compileTemplate({ name, body, format }: TemplateText): CompiledT
   };
 }
 
-/** Node's Buffer takes a quarter of TextEncoder's time; the console compiles templates without it. */
+/**
+ * Node's Buffer takes a quarter of TextEncoder's time; the console compiles templates without it.
+ */
 const toUtf8: (text: string) => Uint8Array =
   typeof Buffer === 'undefined' ? (text) => new TextEncoder().encode(text) : (text) => Buffer.from(text);
 

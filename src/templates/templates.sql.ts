@@ -67,8 +67,8 @@ export async function listTemplates(db: Db, after: string, limit: number): Promi
 }
 
 /**
- * Lists the versions of a name below `before`, latest first: at most `limit`, and at most one beyond
- * a page's bytes.
+ * Lists the versions of a name below `before`, latest first: at most `limit`, and at most one
+ * beyond a page's bytes.
  */
 export async function listVersions(db: Db, name: string, before: number, limit: number): Promise<StoredTemplate[]> {
   const { rows } = await sql<TemplateRow>`

@@ -1,8 +1,9 @@
-import { sql } from 'kysely';
+import { type RawBuilder, sql } from 'kysely';
 import { limits } from '../limits.ts';
 import type { ChannelStore } from '../messages/channel-keys.sql.ts';
 import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from '../messages/messages-read.sql.ts';
 import { byShard } from '../postgres/over-shards.ts';
+import type { Db } from '../postgres/schema.ts';
 import type { PlannedDelivery, SeqRange } from './webhook.ts';
 import type { StoredWebhook } from './webhooks.sql.ts';
 
@@ -32,14 +33,10 @@ async function readMessages(
   ranges: readonly SeqRange[],
   now: number,
 ): Promise<(ChannelMessage & { readonly bytes: number })[]> {
-  const placed = ranges.map((range, place) => ({ ...range, place }));
-  const { db, shards } = store;
-  const ofShards = await byShard(db, shards, { items: placed, channelKeyOf }, async (shard, own) => {
-    const column = (of: (each: (typeof own)[number]) => number) => sql`${own.map(of)}::bigint[]`;
-    const { rows } = await sql<MessageRow & { channel_key: number; place: number }>`
+  const rows = await ofRanges(store, ranges, async (shard, own) => {
+    const { rows } = await sql<PlacedRow>`
       select r.channel_key, r.place, m.*
-      from unnest(${column(channelKeyOf)}, ${column((each) => each.firstSeq)}, ${column((each) => each.lastSeq)},
-        ${column((each) => each.place)}) as r(channel_key, first_seq, last_seq, place)
+      from ${own}
       cross join lateral (
         select ${messageColumns} from sendbatch.message m
         where m.channel_key = r.channel_key and m.message_seq between r.first_seq and r.last_seq and ${alive(now)}
@@ -47,27 +44,28 @@ async function readMessages(
       ) m`.execute(shard);
     return rows;
   });
-  const rows = ofShards.flat().sort((a, b) => a.place - b.place || a.message_seq - b.message_seq);
-  return await withChannels(store, rows);
+  return await withChannels(
+    store,
+    rows.sort((a, b) => a.place - b.place || a.message_seq - b.message_seq),
+  );
 }
 
-/** Reads changes by ranges of their numbers, in the order of the ranges; without messages that are gone. */
+/**
+ * Reads changes by ranges of their numbers, in the order of the ranges; without messages that are
+ * gone.
+ */
 async function readChanges(
   store: ChannelStore,
   ranges: readonly SeqRange[],
   now: number,
 ): Promise<(ChannelMessage & { readonly bytes: number })[]> {
-  const placed = ranges.map((range, place) => ({ ...range, place }));
-  const { db, shards } = store;
-  const ofShards = await byShard(db, shards, { items: placed, channelKeyOf }, async (shard, own) => {
-    const column = (of: (each: (typeof own)[number]) => number) => sql`${own.map(of)}::bigint[]`;
-    const { rows } = await sql<MessageRow & { channel_key: number; place: number; change_no: number }>`
+  const rows = await ofRanges(store, ranges, async (shard, own) => {
+    const { rows } = await sql<PlacedRow & { readonly change_no: number }>`
       select r.channel_key, r.place, c.change_no, m.*
-      from unnest(${column(channelKeyOf)}, ${column((each) => each.firstSeq)}, ${column((each) => each.lastSeq)},
-        ${column((each) => each.place)}) as r(channel_key, first_change, last_change, place)
+      from ${own}
       cross join lateral (
         select change_no, message_seq from sendbatch.message_change c
-        where c.channel_key = r.channel_key and c.change_no between r.first_change and r.last_change
+        where c.channel_key = r.channel_key and c.change_no between r.first_seq and r.last_seq
         order by c.change_no limit ${limits.webhookMessages}
       ) c
       cross join lateral (
@@ -78,8 +76,27 @@ async function readChanges(
   });
   return await withChannels(
     store,
-    ofShards.flat().sort((a, b) => a.place - b.place || a.change_no - b.change_no),
+    rows.sort((a, b) => a.place - b.place || a.change_no - b.change_no),
   );
+}
+
+/** A message in a range, by the range's place among all. */
+type PlacedRow = MessageRow & { readonly channel_key: number; readonly place: number };
+
+/** Reads something for ranges from their shards; `own`: the ranges of a shard as a table `r`. */
+async function ofRanges<Row>(
+  { db, shards }: ChannelStore,
+  ranges: readonly SeqRange[],
+  read: (shard: Db, own: RawBuilder<unknown>) => Promise<Row[]>,
+): Promise<Row[]> {
+  const placed = ranges.map((range, place) => ({ ...range, place }));
+  const ofShards = await byShard(db, shards, { items: placed, channelKeyOf }, async (shard, own) => {
+    const column = (of: (each: (typeof own)[number]) => number) => sql`${own.map(of)}::bigint[]`;
+    const table = sql`unnest(${column(channelKeyOf)}, ${column((each) => each.firstSeq)}, ${column((each) => each.lastSeq)},
+        ${column((each) => each.place)}) as r(channel_key, first_seq, last_seq, place)`;
+    return await read(shard, table);
+  });
+  return ofShards.flat();
 }
 
 /** Adds the names of the channels; messages of removed channels are left out. */

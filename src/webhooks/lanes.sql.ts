@@ -1,4 +1,5 @@
 import { sql } from 'kysely';
+import { readNames } from '../messages/channel-keys.sql.ts';
 import type { Db } from '../postgres/schema.ts';
 import { databaseNow } from '../postgres/sql.ts';
 import { type ChangesRow, holdsLease, type Lease, type RangeRow } from './lease.sql.ts';
@@ -116,19 +117,15 @@ export async function listFailed(db: Db, webhookKey: number, after: number, limi
     order by delivery_id limit ${limit}`.execute(db);
   const rangesOf = ({ ranges, changes }: (typeof rows)[number]) => changes?.ranges ?? ranges ?? [];
   const keys = new Set(rows.flatMap((row) => rangesOf(row).map(([channelKey]) => channelKey)));
-  const { rows: channels } = await sql<{ channel_key: number; channel_type: number; channel_id: string }>`
-    select channel_key, channel_type, channel_id from sendbatch.channel where channel_key = any(${[...keys]}::bigint[])`.execute(
-    db,
-  );
-  const channelOf = new Map(channels.map((each) => [each.channel_key, each]));
+  const names = await readNames(db, [...keys]);
   return rows.map((row) => ({
     deliveryId: row.delivery_id,
     id: row.message_id,
     state: row.state,
     kind: row.changes?.kind ?? 'stored',
     ranges: rangesOf(row).map(([channelKey, firstSeq, lastSeq]) => ({
-      channelType: channelOf.get(channelKey)?.channel_type ?? 0,
-      channelId: channelOf.get(channelKey)?.channel_id ?? '',
+      channelType: names.get(channelKey)?.type ?? 0,
+      channelId: names.get(channelKey)?.id ?? '',
       firstSeq,
       lastSeq,
     })),

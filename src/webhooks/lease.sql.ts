@@ -1,4 +1,5 @@
 import { sql } from 'kysely';
+import type { ChangeKind } from '../messages/message.ts';
 import type { PlannedDelivery, SeqRange } from './webhook.ts';
 
 /** A claim of a lane. Each claim has a new token (fencing), so an expired lease changes nothing. */
@@ -17,7 +18,7 @@ export type RangeRow = readonly [number, number, number];
 
 /** Ranges of changes as stored in JSON: their numbers. */
 export interface ChangesRow {
-  readonly kind: 'edited' | 'recalled';
+  readonly kind: ChangeKind;
   readonly ranges: RangeRow[];
 }
 

@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
 import type { ChannelStore } from '../messages/channel-keys.sql.ts';
-import { changeKinds } from '../messages/message.ts';
+import { changeKindOf } from '../messages/message.ts';
 import { mapByShard } from '../postgres/over-shards.ts';
 import type { Db } from '../postgres/schema.ts';
 import { type Lease, toRange } from './lease.sql.ts';
@@ -105,7 +105,7 @@ async function readKept(
   for (const row of rows) {
     const change: QueuedChange = {
       changeNo: row.change_no,
-      kind: row.kind === changeKinds.edited ? 'edited' : 'recalled',
+      kind: changeKindOf(row.kind),
       afterSeq: row.after_seq,
     };
     const ofChannel = kept.get(row.channel_key);

@@ -1,5 +1,6 @@
 // Pure decisions of webhook delivery: the meaning of an answer, retries, the contents of a POST.
 
+import type { ChangeKind } from '../messages/message.ts';
 import { hourMs, minuteMs, secondMs } from '../time.ts';
 
 /** The body of a POST: sendbatch's own envelope, or WuKongIM's `msg.notify`. */
@@ -129,12 +130,12 @@ export function cutToBytes<
 }
 
 /** What a POST tells: messages that were stored, or how some of them were changed. */
-export type EventKind = 'stored' | 'edited' | 'recalled';
+export type EventKind = 'stored' | ChangeKind;
 
 /** A queued change. It comes after the messages up to `afterSeq` and before later ones. */
 export interface QueuedChange {
   readonly changeNo: number;
-  readonly kind: 'edited' | 'recalled';
+  readonly kind: ChangeKind;
   readonly afterSeq: number;
 }
 

@@ -141,7 +141,9 @@ export async function listWebhooks(db: Db, name?: string): Promise<(StoredWebhoo
   }));
 }
 
-/** Backlog of all webhooks: queued messages and changes, age of the oldest, and parked deliveries. */
+/**
+ * Backlog of all webhooks: queued messages and changes, age of the oldest, and parked deliveries.
+ */
 export async function readWebhookStats(
   db: Db,
   now: number,

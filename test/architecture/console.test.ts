@@ -6,7 +6,9 @@ import { gzipSync } from 'node:zlib';
 
 const built = join(import.meta.dirname, '../../gen/console');
 
-/** Bytes of the first load, gzipped: what index.html names, and what these modules import at once. */
+/**
+ * Bytes of the first load, gzipped: what index.html names, and what these modules import at once.
+ */
 const firstLoadBytes = 200_000;
 
 /** The files that a browser loads before it shows anything. */

@@ -38,7 +38,9 @@ export function brokenRules(text: string): string[] {
   ].filter((rule) => rule !== '');
 }
 
-/** The texts of statements that this process has sent since, each once; without those of pg-boss. */
+/**
+ * The texts of statements that this process has sent since, each once; without those of pg-boss.
+ */
 export function recordStatements(): ReadonlySet<string> {
   const texts = new Set<string>();
   const { query } = pg.Client.prototype;
@@ -53,7 +55,9 @@ export function recordStatements(): ReadonlySet<string> {
   return texts;
 }
 
-/** The statements of all migrations. Those before the tables are divided name them in `sendbatch`. */
+/**
+ * The statements of all migrations. Those before the tables are divided name them in `sendbatch`.
+ */
 export async function migrationStatements(): Promise<ReadonlySet<string>> {
   const texts = new Set<string>();
   const recorder = new Kysely<unknown>({

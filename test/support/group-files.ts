@@ -1,8 +1,8 @@
-// Prints the files for the runner of `npm test`: generated files that each run several test files in
-// one process, and the test files that have a process of their own.
+// Prints the files for the runner of `npm test`: generated files that each run several test files
+// in one process, and the test files that have a process of their own.
 //
-// A process costs 0.3 to 1 s of CPU before its first test, and runs its first calls unoptimized: one
-// process per file took a quarter of the CPU of all tests.
+// A process costs 0.3 to 1 s of CPU before its first test, and runs its first calls unoptimized:
+// one process per file took a quarter of the CPU of all tests.
 import { globSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 

@@ -1,8 +1,8 @@
 import type { Example } from '../example.ts';
 
 /**
- * BatchService: a batch is submitted, read, cancelled and recalled. The test runs with BATCH_CONCURRENCY=0,
- * so the batch stays queued.
+ * BatchService: a batch is submitted, read, cancelled and recalled. The test runs with
+ * BATCH_CONCURRENCY=0, so the batch stays queued.
  */
 export const batches: readonly Example[] = [
   {

@@ -130,7 +130,8 @@ export function toResult(
   channels: ResultsPage['channels'],
 ): MessageInitShape<typeof BatchResultSchema> {
   const { index, line = 0, clientMsgNo, messageId, messageSeq, duplicate, refusal, channelKey } = result;
-  const recipient = result.recipient ?? (channelKey === undefined ? undefined : channels.get(channelKey));
+  const stored = channelKey === undefined ? undefined : channels.get(channelKey);
+  const recipient = result.recipient ?? (stored && { channelType: stored.type, channelId: stored.id });
   return {
     index,
     line,

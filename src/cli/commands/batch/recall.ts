@@ -1,11 +1,9 @@
 import { createInterface } from 'node:readline/promises';
 import { type Batch, RecallState } from '../../../../gen/sendbatch/v1/batch_service_pb.ts';
-import { type Connection, type ConnectOptions, connectTo } from '../../connect.ts';
-import { onInterrupt } from '../../interrupt.ts';
+import { type ConnectOptions, connectTo } from '../../connect.ts';
 import { plain } from '../../output/output.ts';
-import { createProgress } from '../../output/progress.ts';
 import { CommandError, exit } from '../../usage.ts';
-import { printBatch } from './print.ts';
+import { followBatch } from './watch.ts';
 
 export interface RecallBatchOptions extends ConnectOptions {
   readonly yes?: boolean;
@@ -18,7 +16,14 @@ export async function recallBatch(batchId: string, options: RecallBatchOptions):
   if (batch === undefined) throw new CommandError('the response of the service has no batch');
   if (options.yes !== true && batch.recallState === undefined && !(await confirm(batch))) return exit.failed;
   await connection.client.recallBatch(batchId);
-  return await followRecall(connection, batchId, options);
+  return await followBatch(connection, batchId, options, {
+    total: ({ acceptedCount }) => acceptedCount,
+    done: recallDone,
+    failed: notRecalled,
+    fault: 'not recalled',
+    excludesDone: false,
+    isSuccess: (recalled) => recalled.recallState === RecallState.COMPLETED && notRecalled(recalled) === 0,
+  });
 }
 
 async function confirm({ batchId, name, acceptedCount, messageCount, endedAt }: Batch): Promise<boolean> {
@@ -32,36 +37,6 @@ async function confirm({ batchId, name, acceptedCount, messageCount, endedAt }: 
   } finally {
     terminal.close();
   }
-}
-
-/** Shows the progress of a recall; returns the exit code. */
-async function followRecall(
-  { client }: Connection,
-  batchId: string,
-  { json = false }: ConnectOptions,
-): Promise<number> {
-  const stop = new AbortController();
-  const interruption = onInterrupt(() => stop.abort());
-  let last: Batch | undefined;
-  let progress: ReturnType<typeof createProgress> | undefined;
-  try {
-    for await (const batch of client.watch(batchId, { signal: stop.signal })) {
-      if (progress === undefined) {
-        progress = createProgress({ quiet: json, total: batch.acceptedCount, noun: 'messages', fault: 'not recalled' });
-        progress.begin(0);
-      }
-      progress.show(recallDone(batch), recallDone(batch), notRecalled(batch));
-      if (json) await printBatch(batch, { json });
-      last = batch;
-    }
-  } finally {
-    interruption.leave();
-    progress?.end();
-  }
-  if (interruption.came()) return exit.interrupted;
-  if (last === undefined) return exit.failed;
-  if (!json) await printBatch(last, {});
-  return last.recallState === RecallState.COMPLETED && notRecalled(last) === 0 ? exit.done : exit.refused;
 }
 
 function recallDone(batch: Batch): number {

@@ -4,7 +4,6 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { BatchPriority } from '../../../../gen/sendbatch/v1/batch_service_pb.ts';
 import type { MessageDraft } from '../../../../gen/sendbatch/v1/message_pb.ts';
 import { FileFault } from '../../../message-files/file-error.ts';
-
 import { connectTo } from '../../connect.ts';
 import { createDrafts } from '../../input/drafts.ts';
 import { openReading, type Reading, type ReadingOptions, readingOf } from '../../input/file-options.ts';
