@@ -1,76 +1,18 @@
-import { type Change, firstKeptChange } from '../changes/read-changes.sql.ts';
+import type { Change } from '../changes/read-changes.sql.ts';
 import { limits } from '../limits.ts';
 import type { Channel } from '../messages/channel.ts';
 import { noHeads, type Positions, readManyHeadsAndFirst, readPositions } from '../messages/channel-keys.sql.ts';
-import { type MemberChannel, memberChannels } from '../messages/member-lists.sql.ts';
-import { type ChangeKind, flagWasRestricted } from '../messages/message.ts';
-import type { PageAfter, StoredMessage } from '../messages/messages-read.sql.ts';
+import { memberChannels } from '../messages/member-lists.sql.ts';
+import type { PageAfter } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import { mapByShard } from '../postgres/over-shards.ts';
-import { onShard } from '../postgres/shards.ts';
-import { assertReadable, channelToRead, type Reader, viewerOf } from '../reading/read-access.ts';
-import { assertChangeKept, assertChangeReached, assertKept, assertReached } from '../reading/read-channel.ts';
+import { assertReadable, channelToRead, viewerOf } from '../reading/read-access.ts';
+import { assertChangeReached, assertKept, assertReached } from '../reading/read-channel.ts';
 import type { Store } from '../sending/group-context.ts';
-
-/** Where a reader starts in a channel. */
-export interface Cursor {
-  readonly channelType: number;
-  readonly channelId: string;
-  readonly afterSeq: number;
-  readonly fromNow: boolean;
-  /** The last change received; unset: changes from now on. */
-  readonly afterChange?: number | undefined;
-}
-
-export interface SubscribeCall extends Reader {
-  readonly channels: readonly Cursor[];
-  readonly allOfUid: boolean;
-  /**
-   * With `allOfUid`: a channel of the user that `channels` leaves out begins where the user joined
-   * it.
-   */
-  readonly resume?: boolean;
-  /** Aborted when the caller disconnects. */
-  readonly signal: AbortSignal;
-}
-
-/** A message that is not stored, for connected readers. */
-export interface EphemeralMessage {
-  readonly channel: Channel;
-  readonly message: StoredMessage;
-}
-
-/** `lastChange`: the last change that the reader has received, for its next cursor. */
-export type TailEvent =
-  | {
-      readonly kind: 'message';
-      readonly channel: Channel;
-      readonly message: StoredMessage;
-      readonly lastChange: number;
-    }
-  | { readonly kind: 'caught-up'; readonly channel: Channel; readonly lastSeq: number; readonly lastChange: number }
-  | ChangedEvent
-  | { readonly kind: 'all-caught-up' }
-  | { readonly kind: 'heartbeat' };
-
-/** A message was edited or recalled. */
-export interface ChangedEvent {
-  readonly kind: 'changed';
-  readonly channel: Channel;
-  /** The last sequence and the last change that the reader has received. */
-  readonly lastSeq: number;
-  readonly lastChange: number;
-  /** What was done. */
-  readonly change: ChangeKind;
-  readonly message: StoredMessage;
-}
-
-/**
- * Receives each page that a reader was given; `lagMs`: the age of its last message, for a reader
- * that has caught up.
- */
-export type OnTailRead = (page: { messages: number; lagMs: number | undefined }) => void;
+import { assertChangesKept, cursorsOf, type OwnCursor, positionOf } from './cursors.ts';
+import type { Cursor, EphemeralMessage, OnTailRead, SubscribeCall, TailEvent } from './tail-event.ts';
+import { changedFor, isAlive, isVisible } from './visibility.ts';
 
 /** What subscriptions share: the index of followers, and pages. */
 export interface SubscriptionHub {
@@ -407,15 +349,15 @@ export class Subscription {
       const followed = this.#followed.get(channel.key);
       if (followed === undefined) continue;
       const channelKey = keys.get(channel.key);
-      const stands = (channelKey === undefined ? undefined : heads.get(channelKey)) ?? noHeads;
+      const positions = (channelKey === undefined ? undefined : heads.get(channelKey)) ?? noHeads;
       if (!cursor.fromNow) {
-        assertReached(cursor.afterSeq, stands, positionOf(channel));
-        assertKept(cursor.afterSeq, stands, positionOf(channel));
+        assertReached(cursor.afterSeq, positions, positionOf(channel));
+        assertKept(cursor.afterSeq, positions, positionOf(channel));
       }
-      followed.cursor = cursor.fromNow ? stands.lastSeq : cursor.afterSeq;
-      followed.changeCursor = cursor.afterChange ?? stands.lastChange;
-      followed.changesBehind ||= followed.changeCursor < stands.lastChange;
-      await this.#assertChangeKept(followed.changeCursor, stands, { channel, channelKey });
+      followed.cursor = cursor.fromNow ? positions.lastSeq : cursor.afterSeq;
+      followed.changeCursor = cursor.afterChange ?? positions.lastChange;
+      followed.changesBehind ||= followed.changeCursor < positions.lastChange;
+      await assertChangesKept(store, followed.changeCursor, positions, { channel, channelKey });
       if (channelKey === undefined) continue;
       followed.behind = true;
       this.#due.add(followed);
@@ -468,7 +410,9 @@ export class Subscription {
     // Channels created while they were read are not among them, and stay.
     for (const followed of [...this.#followed.values()])
       if (before.has(followed.channel.key) && !keep.has(followed.channel.key)) this.#remove(followed);
-    const cursors = isFirst ? await this.#cursorsOf(mine) : new Map<string, OwnCursor>();
+    const cursors = isFirst
+      ? await cursorsOf(store, { channels: this.#call.channels, viewerUid: this.viewerUid }, mine)
+      : new Map<string, OwnCursor>();
     const added: (FollowedChannel & { readonly channelKey: number })[] = [];
     for (const { channel, channelKey, lastSeq, lastChange, joinedAfterSeq } of mine) {
       const known = this.#followed.get(channel.key);
@@ -510,59 +454,7 @@ export class Subscription {
       }
     }
   }
-
-  /** The call's cursors by channel key text, without those of channels that the user has left. */
-  async #cursorsOf(mine: readonly MemberChannel[]): Promise<Map<string, OwnCursor>> {
-    const { store } = this.#hub;
-    const known = new Map(mine.map((each) => [each.channel.key, each]));
-    const cursors = new Map<string, OwnCursor>();
-    const named: { readonly channel: Channel; readonly afterSeq: number; readonly afterChange: number | undefined }[] =
-      [];
-    for (const { channelType, channelId, afterSeq, fromNow, afterChange } of this.#call.channels) {
-      const channel = channelToRead(channelType, channelId, this.viewerUid);
-      if (cursors.has(channel.key)) continue;
-      cursors.set(channel.key, {
-        seq: fromNow ? (known.get(channel.key)?.lastSeq ?? 0) : afterSeq,
-        change: afterChange,
-      });
-      if ((!fromNow && afterSeq > 0) || afterChange !== undefined)
-        named.push({ channel, afterSeq: fromNow ? 0 : afterSeq, afterChange });
-    }
-    const keys = await store.channelKeys.find(named.map((each) => each.channel));
-    const heads = await mapByShard(store.db, store.shards, keys.values(), readManyHeadsAndFirst);
-    for (const { channel, afterSeq, afterChange = 0 } of named) {
-      const channelKey = keys.get(channel.key);
-      const stands = (channelKey === undefined ? undefined : heads.get(channelKey)) ?? noHeads;
-      assertReached(afterSeq, stands, positionOf(channel));
-      if (!known.has(channel.key)) continue;
-      assertKept(afterSeq, stands, positionOf(channel));
-      await this.#assertChangeKept(afterChange, stands, { channel, channelKey });
-    }
-    return cursors;
-  }
-
-  /** Refuses a change above the last one, and one before the first that is kept. */
-  async #assertChangeKept(
-    afterChange: number,
-    stands: Positions,
-    { channel, channelKey }: { readonly channel: Channel; readonly channelKey: number | undefined },
-  ): Promise<void> {
-    assertChangeReached(afterChange, stands, positionOf(channel));
-    if (afterChange === 0 || afterChange === stands.lastChange || channelKey === undefined) return;
-    const { db, shards } = this.#hub.store;
-    const first = await firstKeptChange(onShard(db, shards.of(channelKey)), channelKey);
-    assertChangeKept(afterChange, first ?? stands.lastChange + 1, positionOf(channel));
-  }
 }
-
-/** A cursor of the call, for a channel of its user. */
-interface OwnCursor {
-  readonly seq: number;
-  readonly change: number | undefined;
-}
-
-/** A channel as an error about one of many names it. */
-const positionOf = ({ type, id }: Channel) => ({ channel: { type, id } });
 
 function tooManyChannels(uid: string): ServiceError {
   const limit = limits.subscribedChannels;
@@ -573,24 +465,6 @@ function tooManyChannels(uid: string): ServiceError {
       `list those to follow in channels, at most ${limits.subscribeChannels} per call`,
     metadata: { limit: String(limit), uid },
   });
-}
-
-/** Whether a message is visible to a viewer. */
-function isVisible(viewerUid: string | undefined, { subscribers, fromUid, flags }: StoredMessage): boolean {
-  if (viewerUid === undefined || fromUid === viewerUid) return true;
-  return subscribers.length === 0 ? (flags & flagWasRestricted) === 0 : subscribers.includes(viewerUid);
-}
-
-/**
- * A changed message as a viewer may see it. Who could read a recalled message with named receivers
- * is no longer known: everyone learns that this sequence was recalled, and nothing else.
- */
-function changedFor(viewerUid: string | undefined, message: StoredMessage): StoredMessage | undefined {
-  if (isVisible(viewerUid, message)) return message;
-  if ((message.flags & flagWasRestricted) === 0) return undefined;
-  const { revision = 0, recalledAt } = message.changes ?? {};
-  const changes = { revision, ...(recalledAt === undefined ? {} : { recalledAt }) };
-  return { ...message, messageId: 0, fromUid: '', clientMsgNo: '', streamNo: '', tagKey: '', changes };
 }
 
 function tooSlow(event: TailEvent): ServiceError {
@@ -607,8 +481,4 @@ function tooSlow(event: TailEvent): ServiceError {
     message: `the reader accepted nothing for ${slowMs / 1000} s; subscribe again from the last message_seq of each channel`,
     metadata: at,
   });
-}
-
-function isAlive({ expire, acceptedAt }: StoredMessage, now: number): boolean {
-  return expire === 0 || acceptedAt + expire * 1000 > now;
 }

@@ -19,14 +19,8 @@ import { ServiceError } from '../messages/service-error.ts';
 import { mapByShard } from '../postgres/over-shards.ts';
 import { onShard } from '../postgres/shards.ts';
 import type { Store } from '../sending/group-context.ts';
-import {
-  type EphemeralMessage,
-  type OnTailRead,
-  type SubscribeCall,
-  Subscription,
-  type SubscriptionHub,
-  type TailEvent,
-} from './subscription.ts';
+import { Subscription, type SubscriptionHub } from './subscription.ts';
+import type { EphemeralMessage, OnTailRead, SubscribeCall, TailEvent } from './tail-event.ts';
 
 export type { EphemeralMessage as LiveMessage, OnTailRead, TailEvent as Frame };
 
