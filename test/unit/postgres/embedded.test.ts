@@ -18,10 +18,10 @@ import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import { type LogEvent, logEvents } from '../../../src/observability/log-events.ts';
 import {
-  cutLog,
   type EmbeddedOptions,
   type EmbeddedPostgres,
   EmbeddedUnavailable,
+  rotateLog,
   startEmbedded,
 } from '../../../src/postgres/embedded/index.ts';
 import { quietLog, temporaryFolder } from '../../support/cluster.ts';
@@ -142,7 +142,7 @@ describe('the embedded PostgreSQL', () => {
     const before = readFileSync(log, 'utf8');
     await assert.rejects(query(server, 'insert into once values (1)'), { code: '23505' });
     assert.equal(readFileSync(log, 'utf8'), before);
-    cutLog({ log }, { log: quietLog }, 0);
+    rotateLog({ log }, { log: quietLog }, 0);
     assert.deepEqual([readFileSync(log, 'utf8'), readFileSync(`${log}.old`, 'utf8')], ['', before]);
     await server.stop();
     running.delete(server);
