@@ -14,9 +14,9 @@ const readersOnly = ['actual', 'message_id', 'message_seq'];
  * caller could not know.
  */
 export function disclosed(caller: Caller, refusal: Refusal): Refusal {
-  const { veiled, ...plain } = refusal;
-  if (veiled !== undefined && !caller.scopes.has('admin')) return veiled;
-  if (caller.scopes.has('read')) return veiled === undefined ? refusal : plain;
+  const { forOutsiders, ...plain } = refusal;
+  if (forOutsiders !== undefined && !caller.scopes.has('admin')) return forOutsiders;
+  if (caller.scopes.has('read')) return forOutsiders === undefined ? refusal : plain;
   if (plain.reason === 'SEQ_MISMATCH')
     return {
       ...plain,

@@ -130,7 +130,7 @@ export function sendDenial(pair: Pair, facts: PairFacts, rules: PermissionRules)
   const asOutsider = outsiderReason(pair, facts, rules);
   return asOutsider === undefined || asOutsider === found.reason
     ? refusal
-    : { ...refusal, veiled: sendRefusal(pair, { reason: asOutsider }) };
+    : { ...refusal, forOutsiders: sendRefusal(pair, { reason: asOutsider }) };
 }
 
 /** Why a sender may not send, and the receivers whose own lists say so. */

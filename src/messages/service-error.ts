@@ -65,7 +65,7 @@ export interface Refusal {
    * What a caller without the scope `admin` receives instead, so that outsiders cannot tell whether
    * a channel exists.
    */
-  readonly veiled?: Refusal;
+  readonly forOutsiders?: Refusal;
 }
 
 /** An invalid field (`messages[3].channel_id`), what is wrong with it, and its reason. */

@@ -33,7 +33,7 @@ export interface Readiness {
 /** Probes of many load balancers share one check per second. */
 const rememberMs = 1000;
 /** How long a drain waits for followers that do not read. */
-const tellMs = 1000;
+const followerMs = 1000;
 
 /**
  * Creates the readiness check. `db` has a connection of its own: a busy pool does not make an
@@ -83,7 +83,9 @@ export function createReadiness(
     async drain() {
       draining = true;
       for (const follower of followers) follower.wake();
-      await within(Promise.all([...followers].map((follower) => follower.reported.promise)), tellMs).catch(() => {});
+      await within(Promise.all([...followers].map((follower) => follower.reported.promise)), followerMs).catch(
+        () => {},
+      );
     },
     close() {
       closed = true;

@@ -20,7 +20,7 @@ import { dayMs } from '../time.ts';
 /** Ids as `receiversId` writes them. */
 const madeId = /^[0-9a-f]{32}$/;
 /** A channel that is not over is checked again after this long. */
-const againMs = 6 * 3600_000;
+const recheckMs = 6 * 3600_000;
 /** Commands removed per channel and step. */
 const atOnce = 5000;
 
@@ -65,7 +65,7 @@ async function removeIfOver(tx: Tx, shards: ShardLayout, visit: Visit): Promise<
   const { rows: found } = await sql<{ channel_key: number; sequence: number }>`
     select channel_key, sequence from sendbatch.channel
     where channel_type = ${tempType} and channel_id = ${id} order by channel_key for update skip locked`.execute(tx);
-  const later = now + againMs;
+  const later = now + recheckMs;
   const commandKey = found.find(({ sequence }) => sequence === commandSequence)?.channel_key;
   // Without receivers it was created by hand.
   if (commandKey === undefined || found.length < 2) return later;

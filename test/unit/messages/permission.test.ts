@@ -169,7 +169,7 @@ describe('permission to send', () => {
     const veiled = (facts: Partial<PairFacts>) => {
       const refusal = sendDenial(pairOf(message('u1', 2, 'a')), { ...nothing, ...facts }, rules);
       assert.ok(refusal);
-      const { veiled: _, ...plain } = refusal.veiled ?? refusal;
+      const { forOutsiders: _, ...plain } = refusal.forOutsiders ?? refusal;
       return plain;
     };
     const [first, ...others] = [
