@@ -58,7 +58,9 @@ export function parseEntry(text: string, line: number, file: string, isComplete 
     return value;
   };
   const number = (name: string) => {
-    const value = typeof fields[name] === 'string' ? Number(fields[name]) : fields[name];
+    const given = fields[name];
+    // ProtoJSON writes 64-bit numbers as strings.
+    const value = typeof given === 'string' && /^\d{1,16}$/.test(given) ? Number(given) : given;
     if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0)
       throw fail(`${name} must be a whole number from 0 to 2^53-1`);
     return value;

@@ -2,6 +2,7 @@
  * Acknowledged messages that a caller wrote down, compared with what is stored. A journal is
  * NDJSON, one acknowledged message per line; it may be larger than memory.
  */
+import { isUtf8 } from 'node:buffer';
 import { createReadStream } from 'node:fs';
 import { tempType } from '../messages/channel.ts';
 import { dedupeKeyOf } from '../messages/message.ts';
@@ -71,15 +72,35 @@ interface Line {
   readonly isComplete: boolean;
 }
 
+const lineFeed = 0x0a;
+
 async function* linesOf(file: string): AsyncGenerator<Line> {
-  let [rest, line] = ['', 0];
-  for await (const chunk of createReadStream(file, { encoding: 'utf8', highWaterMark: 256 * 1024 })) {
-    const lines = (rest + String(chunk)).split('\n');
-    rest = lines.pop() ?? '';
-    for (const text of lines) yield { text, line: ++line, isComplete: true };
+  const chunks: AsyncIterable<Buffer> = createReadStream(file, { highWaterMark: 256 * 1024 });
+  let rest: Buffer = Buffer.alloc(0);
+  let line = 0;
+  for await (const chunk of chunks) {
+    const bytes = Buffer.concat([rest, chunk]);
+    const end = bytes.lastIndexOf(lineFeed) + 1;
+    rest = bytes.subarray(end);
+    if (end > 0)
+      for (const text of decode(bytes.subarray(0, end - 1), file, line).split('\n'))
+        yield { text, line: ++line, isComplete: true };
     if (rest.length > lineBytes) throw new JournalError(`${file}:${line + 1}: longer than ${lineBytes} bytes`);
   }
-  if (rest !== '') yield { text: rest, line: line + 1, isComplete: false };
+  if (rest.length > 0) yield { text: decode(rest, file, line, { stream: true }), line: line + 1, isComplete: false };
+}
+
+/** Decodes lines behind the first `line` ones. With `stream` the last one may end within a character. */
+function decode(bytes: Buffer, file: string, line: number, options: { readonly stream?: boolean } = {}): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes, options);
+  } catch {
+    for (let start = 0, at = line + 1; ; at++) {
+      const end = bytes.indexOf(lineFeed, start);
+      if (end === -1 || !isUtf8(bytes.subarray(start, end))) throw new JournalError(`${file}:${at}: not valid UTF-8`);
+      start = end + 1;
+    }
+  }
 }
 
 async function compare(

@@ -91,6 +91,25 @@ describe('verify --journal', () => {
     assert.deepEqual([entries, removed, faults], [4500, 360, []]);
   });
 
+  test('a journal that is not UTF-8 is refused with its line, and may begin with a byte order mark', async () => {
+    const line = lineOf(sent[0] ?? {});
+    assert.equal((await compare(['\ufeff', line, line.trimEnd()])).entries, 2);
+    const db = openStore(database.url);
+    for (const [bytes, at] of [
+      [Buffer.from(`${line}${line.replace('"u"', '"\xff"')}${line}`, 'latin1'), 2],
+      [Buffer.from(`${line}${line.trimEnd().replace('"u"', '"\xff"')}`, 'latin1'), 2],
+    ] as const) {
+      writeFileSync(file, bytes);
+      await assert.rejects(Array.fromAsync(verifyJournal({ db, shards }, file, 1)), {
+        message: `${file}:${at}: not valid UTF-8`,
+      });
+    }
+    // Its writer was killed amid a character.
+    writeFileSync(file, Buffer.concat([Buffer.from(`${line}{"channel_id":"`), Buffer.from('é').subarray(0, 1)]));
+    assert.equal((await Array.fromAsync(verifyJournal({ db, shards }, file, 1)))[0]?.entries, 1);
+    await db.destroy();
+  });
+
   test('lost, misnumbered and changed messages of a journal are reported with their line', async () => {
     const [room, peer] = sent;
     const { faults } = await compare(
@@ -142,6 +161,8 @@ describe('verify --journal', () => {
     ['{"run":"r","line":1,"tally":{}}', /progress file of `send`/],
     ['{"channel_type":2,"channel_id":"c","from_uid":"u"}', /j:3: message_seq must be a whole number/],
     ['{"channel_type":2,"channel_id":"","from_uid":"u"}', /j:3: channel_id must be a text/],
+    ['{"channel_type":2,"channel_id":"c","from_uid":"u","message_seq":""}', /j:3: message_seq must be a whole/],
+    ['{"channel_type":"0x2","channel_id":"c","from_uid":"u"}', /j:3: channel_type must be a whole number/],
   ] as const)
     test(`the journal line ${line} is refused with its number`, () => {
       assert.throws(
