@@ -18,7 +18,7 @@ import { version } from '../app/version.ts';
 import { ConfigError } from '../config/index.ts';
 import { FileError } from '../message-files/file-error.ts';
 import { fsErrorMessages } from './input/fs-error-messages.ts';
-import { endQuietlyWithReader, plain, print } from './output/output.ts';
+import { endQuietlyWithReader, plain, print, visible } from './output/output.ts';
 import { CommandError, exit, withExamples } from './usage.ts';
 
 const about = `
@@ -98,7 +98,7 @@ export async function createProgram(called: string): Promise<Command> {
     .description('A batch message service and its command line. Without a command it runs serve.')
     .version(version, '-V, --version', 'print the version')
     .exitOverride()
-    .configureOutput({ outputError: (text, write) => write(inOneLine(text)) })
+    .configureOutput({ outputError: (text, write) => write(visible(inOneLine(text))) })
     .showSuggestionAfterError(true)
     .addHelpText('after', about);
   const named = commands[called];

@@ -172,7 +172,8 @@ function readJson(path: string, folder: string | undefined): Record<string, stri
   return Object.fromEntries(
     Object.entries(parsed).map(([name, value]) => {
       const text = textOf(value);
-      if (text === undefined) throw new ConfigError(`${name} (${path}) must be a string, a number or a list of them`);
+      if (text === undefined)
+        throw new ConfigError(`${name} (${path}) must be a string, a number of at most 2^53-1, or a list of them`);
       return [name, text];
     }),
   );
@@ -189,12 +190,16 @@ function repeatedName(text: string): string | undefined {
   return keys.find((name, index) => keys.indexOf(name) !== index);
 }
 
+/** Whether JSON.parse keeps all digits of a number: a secret may consist of digits only. */
+function isExact(value: unknown): boolean {
+  return typeof value === 'number' && (Number.isSafeInteger(value) || !Number.isInteger(value));
+}
+
 /** A JSON value as the environment would have it. */
 function textOf(value: unknown): string | undefined {
   if (typeof value === 'string') return value;
-  if (typeof value === 'number') return String(value);
-  if (Array.isArray(value) && value.every((each) => typeof each === 'string' || typeof each === 'number'))
-    return value.join(',');
+  if (typeof value === 'number') return isExact(value) ? String(value) : undefined;
+  if (Array.isArray(value) && value.every((each) => typeof each === 'string' || isExact(each))) return value.join(',');
   return undefined;
 }
 

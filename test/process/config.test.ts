@@ -58,6 +58,7 @@ describe('the file of SENDBATCH_CONFIG', () => {
     ['a short name that is far from any', { FOO: 'x' }, /^FOO \(.*\) is not a setting; /],
     ['an invalid value, naming its source', { PORT: 70_000 }, /^PORT: must be .*0 to 65535.*\.json\)$/],
     ['a value of the wrong kind', { AUTH: true }, /^AUTH .* must be a string, a number/],
+    ['a number that would be rounded', '{"JWT_SECRET":12345678901234567890}', /^JWT_SECRET .* at most 2\^53-1/],
     ['something other than an object', [], /must be a JSON object/],
     ['text that is not JSON, without showing it', '{"JWT_SECRET": hush}', /is not JSON/],
   ];

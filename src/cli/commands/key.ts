@@ -15,7 +15,7 @@ Exit codes: 0 success, 1 error.
 Examples:
   sendbatch key create --name billing --scopes send,read --expires 90d
   sendbatch key list
-  sendbatch key revoke 3f9c2a1b`;
+  sendbatch key revoke hq3vj0c2mxe5n1ab`;
 
 interface CreateOptions {
   readonly name: string;
@@ -38,7 +38,7 @@ export function addKey(program: Command): void {
     .description('Creates a key and prints it. It cannot be printed again.')
     .requiredOption('--name <name>', 'name of the caller, at most 100 characters', keyName)
     .option('--scopes <scopes>', scopes.join(', '), scopeList, ['send', 'read'])
-    .option('--senders <uids>', 'uids that it may send as (default: any)', splitList)
+    .option('--senders <uids>', 'uids that it may send as (default: any)', senderList)
     .option('--rate <n>', 'rate limit in messages per second', wholeNumber(1, 1_000_000))
     .option('--expires <days>', 'lifetime in days, such as 90d (default: no expiry)', days)
     .option(json, 'as JSON')
@@ -69,7 +69,7 @@ export function addKey(program: Command): void {
     .action(async (id: string, options: { json?: boolean }) => {
       await withKeys(({ keys, stopBatches }) => revoke(keys, id, options.json === true, stopBatches));
     });
-  withExamples(revokeKey, ['sendbatch key revoke 3f9c2a1b'], '0 success, 1 error, or no such active key');
+  withExamples(revokeKey, ['sendbatch key revoke hq3vj0c2mxe5n1ab'], '0 success, 1 error, or no such active key');
 }
 
 /** API keys, and database time, which decides about their expiry. */
@@ -138,9 +138,24 @@ async function revoke(keys: Keys, id: string, json: boolean, stopBatches: WithKe
   await print(`${id} is revoked; every instance refuses it within 1 s; ${batches}`);
 }
 
+/** The limits of CreateKey. */
+const [nameChars, mostSenders, senderBytes] = [100, 1000, 256];
+
 function keyName(text: string): string {
-  if (text === '' || text.length > 100) throw new InvalidArgumentError('Expected 1 to 100 characters.');
+  if (text === '' || [...text].length > nameChars) throw new InvalidArgumentError('Expected 1 to 100 characters.');
   return text;
+}
+
+/** An empty list would be a key that may send as nobody, not as anybody. */
+function senderList(text: string): string[] {
+  const senders = [...new Set(splitList(text))];
+  if (
+    senders.length === 0 ||
+    senders.length > mostSenders ||
+    senders.some((uid) => Buffer.byteLength(uid) > senderBytes)
+  )
+    throw new InvalidArgumentError(`Expected 1 to ${mostSenders} uids of at most ${senderBytes} bytes.`);
+  return senders;
 }
 
 function scopeList(text: string): Scope[] {

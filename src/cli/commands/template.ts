@@ -61,7 +61,7 @@ export function addTemplate(program: Command): void {
       body: bodyIn(file, options.encoding),
       format: formats[options.format],
     });
-    await say(made.template, options, (each) => `${each.name}@${each.version} stored; ${needs(each)}`);
+    await say(made.template, options, (each) => `${plain(each.name)}@${each.version} stored; ${needs(each)}`);
   });
 
   withExamples(
@@ -156,7 +156,7 @@ const formats = { text: TemplateFormat.TEXT, json: TemplateFormat.JSON };
 function lineOf(template: Template): string {
   const when = template.createdAt === undefined ? '' : timestampDate(template.createdAt).toISOString();
   const format = template.format === TemplateFormat.JSON ? 'json' : 'text';
-  return `${paint('bold', template.name)}@${template.version}\t${format}\t${paint('dim', when)}\t${needs(template)}`;
+  return `${paint('bold', plain(template.name))}@${template.version}\t${format}\t${paint('dim', when)}\t${needs(template)}`;
 }
 
 function needs({ variables }: Template): string {

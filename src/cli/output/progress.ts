@@ -1,5 +1,5 @@
 import cliProgress from 'cli-progress';
-import { paint } from './output.ts';
+import { paint, plain } from './output.ts';
 
 /** A progress bar on the terminal's stderr. */
 export interface Progress {
@@ -90,7 +90,7 @@ export function createProgress(options: {
       if (running) bar.update(done, payload(last));
     },
     waits(why) {
-      if (running) bar.update(shown, payload(last, why));
+      if (running) bar.update(shown, payload(last, plain(why)));
     },
     isShown: () => running,
     done: () => shown,

@@ -38,7 +38,7 @@ export async function printBatch(batch: Batch, { json }: ConnectOptions): Promis
   const made = batch.createdAt === undefined ? '' : timestampDate(batch.createdAt).toISOString();
   await print(
     [
-      batch.batchId,
+      plain(batch.batchId),
       paint(color, state.padEnd(9)),
       paint('dim', made),
       [...counts, ...next, ...why].join(', '),

@@ -69,5 +69,5 @@ function resultLine(result: BatchResult): string {
   const { channelType, channelId, fromUid } = result;
   const recipient = plain(`${fromUid} to ${channelTypeName(channelType)} ${channelId}`);
   const atLine = line === 0 ? '' : `\tline ${line}`;
-  return `${key}${atLine}\t${recipient}\t${paint('yellow', reasonOf(error) ?? 'refused')}\t${plain(error.message)}`;
+  return `${key}${atLine}\t${recipient}\t${paint('yellow', plain(reasonOf(error) ?? 'refused'))}\t${plain(error.message)}`;
 }
