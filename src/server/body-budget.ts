@@ -1,5 +1,5 @@
 import { constants } from 'node:http2';
-import type { Request, RequestContext, Response } from '../rpc/request-context.ts';
+import type { RequestContext, Response } from '../rpc/request-context.ts';
 
 /** Counts the bytes of all bodies together, so that no number of them exhausts the memory. */
 export type BodyBudget = (context: RequestContext, response: Response) => void;
@@ -95,7 +95,7 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: Bod
         context.isEvicted = true;
         release();
         onEvicted(context);
-        closeEvicted(request, response);
+        closeEvicted(context, response);
       },
     };
     peer.bytes += body.bytes;
@@ -151,12 +151,15 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: Bod
  * HTTP/2: REFUSED_STREAM says that the stream was not processed, so clients may retry safely.
  * HTTP/1.1: the connection closes, bypassing any other answer.
  */
-function closeEvicted({ socket }: Request, response: Response): void {
+function closeEvicted({ request, requestId }: RequestContext, response: Response): void {
+  const { socket } = request;
   if ('stream' in response) {
     response.stream.close(constants.NGHTTP2_REFUSED_STREAM);
     return;
   }
   if (!response.headersSent)
-    socket.end('HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
+    socket.end(
+      `HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nX-Request-Id: ${requestId}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`,
+    );
   setTimeout(() => socket.destroy(), readAnswerMs).unref();
 }

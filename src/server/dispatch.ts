@@ -63,6 +63,7 @@ export function createDispatch({ handlers, originCheck, loadShedding, bodyBudget
   }
 
   return (request, response) => {
+    if (request.url?.startsWith('/') === false) toOriginForm(request);
     if (probes(request, response)) return;
     const context = contextOf(request);
     freeWhenAnsweredEarly(request, response);
@@ -80,7 +81,7 @@ export function createDispatch({ handlers, originCheck, loadShedding, bodyBudget
     }
     context.answerHeaders = { ...safeAnswerHeaders, ...verdict.headers };
     if (verdict.kind === 'preflight') {
-      response.writeHead(verdict.status, context.answerHeaders);
+      response.writeHead(verdict.status, { ...context.answerHeaders, [requestIdHeader]: context.requestId });
       response.end();
       return;
     }
@@ -126,6 +127,15 @@ function createServe(
     await universalResponseToNodeResponse(answer, response).catch(() => {});
   }
 
+  /** Answers a request that no handler takes: its path does not exist, or can only be read. */
+  function refusePath(context: RequestContext, response: Response): void {
+    const isReadable = handlers.isReadable(context);
+    if (isReadable) refuseVerb(context, response);
+    else notFound(context, response);
+    if (!isReadable || context.request.method !== 'OPTIONS')
+      requestRejected(isReadable ? 'malformed' : 'not_found', rejectedRequestOf(context));
+  }
+
   async function json(context: RequestContext, response: Response): Promise<void> {
     const { request } = context;
     const { controller, release } = callerSignal(response);
@@ -136,10 +146,12 @@ function createServe(
     try {
       const answer = await transcoder.handle(universal);
       if (!context.isCalled) answer?.header?.set(requestIdHeader, context.requestId);
-      if (answer === undefined) notFound(context, response);
-      else await writeAnswer(answer, response, context.answerHeaders);
-      if (answer === undefined) requestRejected('not_found', rejectedRequestOf(context));
-      else if (answer.status >= 400 && !context.isCalled && !context.isEvicted)
+      if (answer === undefined) {
+        refusePath(context, response);
+        return;
+      }
+      await writeAnswer(answer, response, context.answerHeaders);
+      if (answer.status >= 400 && !context.isCalled && !context.isEvicted)
         requestRejected('malformed', rejectedRequestOf(context));
     } catch (error) {
       // Not a call's error, which is an answer: the connection has failed, or the server has a
@@ -164,21 +176,30 @@ function createServe(
     }
     // Not for the two above: with headers set singly, Node takes a slower path to write the head.
     for (const [name, value] of Object.entries(context.answerHeaders)) response.setHeader(name, value);
-    if (
-      serverStreams(context, response) ||
-      sse(context, response) ||
-      ndjson(context, response) ||
-      metrics(context, response) ||
-      docs(request, response) ||
-      console?.(request, response) === true
-    )
-      return;
+    if (serverStreams(context, response) || sse(context, response) || ndjson(context, response)) return;
+    if (method === undefined) {
+      response.setHeader(requestIdHeader, context.requestId);
+      if (metrics(context, response) || docs(request, response) || console?.(request, response) === true) return;
+    }
     const isRpc = protocol !== 'json' && protocol !== 'sse' && method !== undefined;
     const handler = isRpc ? rpcHandlers.get(method) : undefined;
     if (isGrpc(request)) deferHead(response);
     if (handler === undefined) void json(context, response);
     else void rpc(context, response, handler);
   };
+}
+
+const absoluteForm = /^https?:\/\/([^/?#]*)([^#]*)/i;
+
+/**
+ * Reads a URL in the form that is meant for proxies, `http://host/path`; its host replaces the
+ * header (RFC 9112, section 3.2.2).
+ */
+function toOriginForm(request: Request): void {
+  const [form, authority = '', path = ''] = absoluteForm.exec(request.url ?? '') ?? [];
+  if (form === undefined || request.httpVersionMajor !== 1) return;
+  request.url = path.startsWith('/') ? path : `/${path}`;
+  request.headers.host = authority;
 }
 
 /** Also on paths without an RPC, whose 404 is an answer in the request's protocol. */
@@ -231,6 +252,19 @@ function boundDeadline(headers: Request['headers']): void {
   if ((connect.timeoutMs ?? 0) > longestTimerMs) headers['connect-timeout-ms'] = String(longestTimerMs);
 }
 
+/** Answers a request that would change a page, a probe or an event stream, which are read only. */
+function refuseVerb(context: RequestContext, response: Response): void {
+  const { method } = context.request;
+  const allow = 'GET, HEAD, OPTIONS';
+  if (method === 'OPTIONS') {
+    response.writeHead(204, { ...context.answerHeaders, [requestIdHeader]: context.requestId, allow });
+    response.end();
+    return;
+  }
+  const error = new ConnectError(`${method} is not allowed on this path; use ${allow}`, Code.Unimplemented);
+  end(context, response, { ...toHttp(error, 405), headers: { allow } });
+}
+
 /**
  * Answers 404 in the caller's protocol: as a gRPC status, as Connect's JSON on an RPC path, else in
  * the shape of the JSON routes.
@@ -261,11 +295,12 @@ function notFound(context: RequestContext, response: Response): void {
 function end(
   { answerHeaders, requestId }: RequestContext,
   response: Response,
-  { status, body }: { status: number; body: object },
+  { status, body, headers }: { status: number; body: object; headers?: Readonly<Record<string, string>> },
 ): void {
   const text = JSON.stringify(body);
   response.writeHead(status, {
     ...answerHeaders,
+    ...headers,
     [requestIdHeader]: requestId,
     'content-type': 'application/json',
     'content-length': Buffer.byteLength(text),

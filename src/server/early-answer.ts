@@ -4,6 +4,7 @@ import { encodeEnvelope } from '@connectrpc/connect/protocol';
 import { endStreamFlag, endStreamToJson, errorToJson } from '@connectrpc/connect/protocol-connect';
 import { detailRegistry, setPushback, toHttp } from '../rpc/error-mapping.ts';
 import { type Request, type RequestContext, type Response, requestIdHeader } from '../rpc/request-context.ts';
+import { closeAfter } from './closing.ts';
 import { acceptsSse, canRetry, sseHeaders, toSseError } from './event-stream.ts';
 import { setGrpcStatus } from './grpc-message.ts';
 
@@ -165,7 +166,7 @@ export function freeWhenAnsweredEarly(request: Request, response: Response): voi
     if (!request.complete) {
       // Node then writes `Connection: close` and would close at once: unread bytes would reset the
       // connection before the client has read the answer.
-      response.shouldKeepAlive = false;
+      closeAfter(request, response);
       const destroySoon = socket.destroySoon.bind(socket);
       socket.destroySoon = () => void discard(request).then(destroySoon);
     }

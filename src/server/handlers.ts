@@ -22,14 +22,14 @@ import {
   withConcurrencyLimit,
 } from '../transcode/index.ts';
 import { createAdmission } from './admission.ts';
-import { createConsole } from './console/console.ts';
-import { createDocs } from './docs/docs.ts';
+import { createConsole, isConsolePath } from './console/console.ts';
+import { createDocs, docsPaths } from './docs/docs.ts';
 import { discard } from './early-answer.ts';
 import { createUnaryGrpc } from './grpc-unary.ts';
 import { jsonOptionsOf } from './json-options.ts';
-import { createMetricsEndpoint, type MetricsParts } from './metrics-endpoint.ts';
+import { createMetricsEndpoint, type MetricsParts, metricsPath } from './metrics-endpoint.ts';
 import { createNdjson, isNdjson } from './ndjson.ts';
-import { createProbes } from './probes.ts';
+import { createProbes, probePaths } from './probes.ts';
 import { bodyBounds } from './request-body.ts';
 import { createServerStreams } from './server-streams.ts';
 import { createSse, sseMethodOf } from './sse.ts';
@@ -67,6 +67,8 @@ export interface Handlers {
   readonly docs: ReturnType<typeof createDocs>;
   /** The console; undefined where CONSOLE is off. */
   readonly console: ReturnType<typeof createConsole> | undefined;
+  /** Whether a path that no RPC and no JSON route has can be read: by GET and HEAD. */
+  readonly isReadable: (context: RequestContext) => boolean;
   /** Whether a body is processed as it arrives; all others are held as a whole. */
   readonly isStream: (context: RequestContext) => boolean;
   /** Called for a request that does not become a call. */
@@ -151,6 +153,16 @@ export function createHandlers(parts: HandlerParts, events: Events): Handlers {
       bindings: transcoder.bindings,
     }),
     console: parts.console ? createConsole() : undefined,
+    isReadable: ({ request, protocol }) => {
+      const [path = ''] = (request.url ?? '').split('?', 1);
+      return (
+        protocol === 'sse' ||
+        path === metricsPath ||
+        probePaths.has(path) ||
+        docsPaths.has(path) ||
+        (parts.console && isConsolePath(path))
+      );
+    },
     isStream: ({ request, method }) => isNdjson(request) || method === BatchService.method.submitBatchStream,
     requestRejected: events.requestRejected,
   };

@@ -14,7 +14,7 @@ export interface MetricsParts {
   readonly onError: (error: unknown) => void;
 }
 
-const path = /^\/metrics(?:\?|$)/;
+export const metricsPath = '/metrics';
 const compress = promisify(gzip);
 
 /**
@@ -54,7 +54,8 @@ export function createMetricsEndpoint({
 
   return (context, response) => {
     const { request } = context;
-    if (!path.test(request.url ?? '') || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
+    if ((request.url ?? '').split('?', 1)[0] !== metricsPath || (request.method !== 'GET' && request.method !== 'HEAD'))
+      return false;
     void answer(context, response);
     return true;
   };

@@ -180,22 +180,35 @@ async function* linesOf(request: Request): AsyncGenerator<{ line: number; bytes:
       start = at + 1;
       line++;
       if (line > maxLines)
-        throw new TranscodeError(
-          413,
+        throw tooLarge(
           `the body has more than ${maxLines} lines; a batch has at most ${limits.submitMessages} messages`,
+          { limit: maxLines, actual: line },
         );
-      if (hasContent(bytes)) yield { line, bytes };
+      if (hasContent(bytes)) yield { line, bytes: textOfLine(bytes) };
     }
     rest.push(chunk.subarray(start));
     heldBytes += chunk.length - start;
     if (heldBytes > limits.requestBytes)
-      throw new TranscodeError(
-        413,
-        `line ${line + 1} has more than ${limits.requestBytes} bytes; send one message per line`,
-      );
+      throw tooLarge(`line ${line + 1} has more than ${limits.requestBytes} bytes; send one message per line`, {
+        limit: limits.requestBytes,
+        actual: heldBytes,
+      });
   }
   const bytes = Buffer.concat(rest);
-  if (hasContent(bytes)) yield { line: line + 1, bytes };
+  if (hasContent(bytes)) yield { line: line + 1, bytes: textOfLine(bytes) };
+}
+
+/** The error of a body above a limit. What exceeds it may be longer than `actual`, which has arrived. */
+function tooLarge(description: string, size: { readonly limit: number; readonly actual: number }): TranscodeError {
+  return new TranscodeError(413, description, [{ field: 'body', description }], {}, size);
+}
+
+/** RFC 7464 begins each text of application/json-seq with this character. */
+const recordSeparator = 0x1e;
+
+/** A line without the record separator of a JSON text sequence. */
+function textOfLine(line: Uint8Array): Uint8Array {
+  return line[0] === recordSeparator ? line.subarray(1) : line;
 }
 
 function hasContent(bytes: Uint8Array): boolean {
@@ -210,9 +223,12 @@ function hasContent(bytes: Uint8Array): boolean {
 async function* decompressed(request: Request): AsyncGenerator<Buffer> {
   const encoding = (request.headers['content-encoding'] ?? 'identity').trim().toLowerCase();
   if (encoding !== 'identity' && encoding !== 'gzip')
-    throw new TranscodeError(415, 'Content-Encoding must be gzip or identity', [], {
-      'accept-encoding': 'gzip, identity',
-    });
+    throw new TranscodeError(
+      415,
+      'Content-Encoding must be gzip or identity',
+      [{ field: 'Content-Encoding', description: 'must be gzip or identity' }],
+      { 'accept-encoding': 'gzip, identity' },
+    );
   const gunzip = encoding === 'gzip' ? pipeline(request, createGunzip(), () => {}) : undefined;
   const source = gunzip ?? request;
   // A truncated HTTP/2 body can read like a complete one.
@@ -229,11 +245,8 @@ async function* decompressed(request: Request): AsyncGenerator<Buffer> {
       const chunk = value as Buffer;
       length += chunk.length;
       if (length > Math.max(limits.unpackedFreeBytes, packedBytes * limits.unpackedRatio))
-        throw new TranscodeError(
-          413,
+        throw tooLarge(
           `the body expands to more than ${limits.unpackedRatio} times its ${packedBytes} bytes; send it with less compression`,
-          [],
-          {},
           { limit: packedBytes * limits.unpackedRatio, actual: length },
         );
       yield chunk;

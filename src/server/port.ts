@@ -13,6 +13,7 @@ import { createServer as createHttpServer, type Server, type ServerResponse } fr
 import type { Http2SecureServer, Http2Server, ServerHttp2Session } from 'node:http2';
 import { type AddressInfo, Server as NetServer, type Socket } from 'node:net';
 import type { Handler } from '../rpc/request-context.ts';
+import { closeAfter, isClosing } from './closing.ts';
 import { type ConnectionBounds, connectionBounds } from './connection-limits.ts';
 import { discardRest } from './early-answer.ts';
 import { createCleartextServers, createTlsServers, type Tls } from './http-servers.ts';
@@ -74,7 +75,11 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     if (request.httpVersionMajor === 1) {
       const plain = response as unknown as ServerResponse;
       const { socket } = request;
-      if (draining) plain.shouldKeepAlive = false;
+      if (isClosing(socket)) {
+        request.on('error', () => {}).resume();
+        return;
+      }
+      if (draining) closeAfter(request, response);
       responses.add(plain);
       plain.once('close', () => {
         responses.delete(plain);
@@ -141,7 +146,9 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     const closed = Promise.withResolvers<void>();
     // http.Server.close would close idle connections immediately.
     NetServer.prototype.close.call(server.port, () => closed.resolve());
-    for (const response of responses) response.shouldKeepAlive = false;
+    // Of pipelined requests the last one: all are being processed.
+    const last = new Map([...responses].map((response) => [response.req.socket, response]));
+    for (const [, response] of last) if (!response.headersSent) closeAfter(response.req, response);
     for (const session of sessions) void closeGracefully(session);
     server.closeUnidentified();
     let lingering = true;

@@ -3,7 +3,7 @@ import { toConnectError, toHttp } from '../rpc/error-mapping.ts';
 import type { Request, Response } from '../rpc/request-context.ts';
 
 /** The paths of load balancers and orchestrators. */
-const probePaths = new Set(['/livez', '/readyz', '/healthz', '/health']);
+export const probePaths: ReadonlySet<string> = new Set(['/livez', '/readyz', '/healthz', '/health']);
 
 /**
  * Serves the probes: `/livez` (the process runs and its event loop turns), `/readyz` and `/healthz`

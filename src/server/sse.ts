@@ -130,12 +130,16 @@ function cursorOf(
   query: URLSearchParams,
 ): { afterSeq: number; afterChange?: number; fromNow: boolean } {
   const fromNow = booleanOf('from_now', query.get('from_now') ?? 'false');
-  const text = header.get('last-event-id') || query.get('after_seq');
+  const lastEventId = header.get('last-event-id') || null;
+  const text = lastEventId ?? query.get('after_seq');
   if (text === null || text === '') return { afterSeq: 0, fromNow };
   const [, seq = '', change] = /^(\d{1,16})(?:\.(\d{1,16}))?$/.exec(text) ?? [];
   const [afterSeq, afterChange] = [Number(seq), Number(change ?? 0)];
   if (seq === '' || !Number.isSafeInteger(afterSeq) || !Number.isSafeInteger(afterChange))
-    throw invalidField('after_seq', 'and Last-Event-ID must be a sequence, a whole number, or the id of an event');
+    throw invalidField(
+      lastEventId === null ? 'after_seq' : 'Last-Event-ID',
+      'must be a sequence, a whole number, or the id of an event',
+    );
   return { afterSeq, fromNow: false, ...(change === undefined ? {} : { afterChange }) };
 }
 

@@ -65,8 +65,9 @@ export class WholeBody implements AsyncIterable<Uint8Array> {
 function encodingOf({ header }: UniversalServerRequest): 'identity' | 'gzip' {
   const encoding = (header.get('content-encoding') ?? 'identity').trim().toLowerCase();
   if (encoding === 'identity' || encoding === 'gzip') return encoding;
-  const message = `Content-Encoding ${quoted(encoding)} is not supported; use gzip or identity`;
-  throw new TranscodeError(415, message, [], { 'accept-encoding': 'gzip, identity' });
+  const description = `${quoted(encoding)} is not supported; use gzip or identity`;
+  const fault = { field: 'Content-Encoding', description };
+  throw new TranscodeError(415, `Content-Encoding: ${description}`, [fault], { 'accept-encoding': 'gzip, identity' });
 }
 
 /** Reads a body of at most `maxBytes`, both as sent and uncompressed. */

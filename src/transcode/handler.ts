@@ -19,6 +19,7 @@ import type { JsonWriter } from './json-writer.ts';
 import type { CallController, TranscodedRequest, TranscodedRoute, TranscoderOptions } from './options.ts';
 import { chooseByRoot, readRequest } from './request.ts';
 import { type Route, type Router, splitUrl } from './router.ts';
+import { quoted } from './scalar.ts';
 import { statusFailure } from './status.ts';
 
 /**
@@ -214,8 +215,10 @@ function refuseVerb(verb: string, allow: readonly string[]): UniversalServerResp
 function timeoutOf(header: Headers, longest: number): number {
   const text = header.get('connect-timeout-ms');
   if (text === null) return longest;
-  if (!/^\d{1,10}$/.test(text))
-    throw new TranscodeError(400, 'Connect-Timeout-Ms must be milliseconds in at most ten digits');
+  if (!/^\d{1,10}$/.test(text)) {
+    const description = `must be milliseconds in at most ten digits, not ${quoted(text)}`;
+    throw new TranscodeError(400, `Connect-Timeout-Ms: ${description}`, [{ field: 'Connect-Timeout-Ms', description }]);
+  }
   return Math.min(Number(text), longest);
 }
 

@@ -30,7 +30,8 @@ export function readQuery(
     const target = targetOf(binding.method.input, name.split('.'));
     if (target === undefined) {
       const why = whyNoField(binding, name);
-      if (why !== undefined) faults.add(shortened(name), `cannot be a query parameter: ${why}`);
+      if (name === '') faults.add('query', 'has a parameter without a name');
+      else if (why !== undefined) faults.add(shortened(name), `cannot be a query parameter: ${why}`);
       else if (strict)
         faults.add(shortened(name), `is not a parameter of this route${suggestion(binding, name, faults)}`);
       continue;
@@ -119,6 +120,7 @@ function decode(text: string): string {
   try {
     return decodeURIComponent(text.replaceAll('+', ' '));
   } catch {
-    throw new TranscodeError(400, `the query has a percent-encoding that is not UTF-8: ${quoted(text)}`);
+    const description = `has a percent-encoding that is not UTF-8: ${quoted(text)}`;
+    throw new TranscodeError(400, `query: ${description}`, [{ field: 'query', description }]);
   }
 }

@@ -69,7 +69,8 @@ function refuseUndecodable(segments: readonly string[]): void {
   try {
     segments.forEach(decodeURIComponent);
   } catch {
-    throw new TranscodeError(400, 'the path has a percent-encoding that is not UTF-8');
+    const description = 'has a percent-encoding that is not UTF-8';
+    throw new TranscodeError(400, `path: ${description}`, [{ field: 'path', description }]);
   }
 }
 

@@ -168,6 +168,20 @@ describe('batches in the background', () => {
     assert.match(await response.text(), /more than 200000 lines/);
   });
 
+  test('the record separators of a JSON text sequence are left out of its lines', async () => {
+    const response = await fetch(`${service.url}/v1/batches`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json-seq' },
+      body: `${lines('sequence', 3)
+        .split('\n')
+        .map((line) => `\x1e${line}`)
+        .join('\n')}\n`,
+    });
+    const { batch } = (await response.json()) as { batch: { batch_id: string; message_count: number } };
+    assert.equal(batch.message_count, 3);
+    assert.deepEqual(counts(await watchToEnd(client, batch.batch_id)), [3, 0, 0]);
+  });
+
   test('a batch is accepted as a stream of frames of any size, and a broken stream stores nothing', async () => {
     async function* frames(channel: string, count: number, fault?: Error) {
       yield { options: { requestId: `stream-${channel}`, name: 'streamed' }, messages: drafts(channel, 3) };

@@ -415,6 +415,59 @@ describe('the HTTP handler', () => {
     assert.deepEqual([head.status, head.body], [200, undefined]);
   });
 
+  test('pages, probes and event streams refuse other verbs than GET and HEAD with 405 and Allow', async () => {
+    for (const path of [
+      '/',
+      '/docs',
+      '/openapi.json',
+      '/console/keys',
+      '/metrics',
+      '/readyz',
+      '/v1/batches/x/events',
+    ]) {
+      const { status, headers, body } = await post(path, '{}');
+      assert.deepEqual([status, headers.get('allow')], [405, 'GET, HEAD, OPTIONS'], path);
+      assert.match(body.msg, /^POST is not allowed on this path/);
+      const options = await get(path, { method: 'OPTIONS' });
+      assert.deepEqual([options.status, options.headers.get('allow')], [204, 'GET, HEAD, OPTIONS'], path);
+    }
+  });
+
+  test('a URL with a host is served as its path, and its host is checked in place of the header', async () => {
+    const statusOf = (target: string, verb = 'GET') =>
+      new Promise<string | undefined>((resolve, reject) => {
+        const socket = connect(Number(new URL(service.url).port), '127.0.0.1');
+        socket.on('error', reject).once('data', (bytes) => {
+          resolve(/^HTTP\/1\.1 (\d+)/.exec(bytes.toString('latin1'))?.[1]);
+          socket.destroy();
+        });
+        const headers = 'Host: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n';
+        socket.write(`${verb} ${target} HTTP/1.1\r\n${headers}\r\n{}`);
+      });
+    for (const path of ['/livez', '/v1/server-info', '/docs', '/metrics'])
+      assert.equal(await statusOf(service.url + path), '200', path);
+    assert.equal(await statusOf(`${service.url}/sendbatch.v1.MessageService/GetServerInfo`, 'POST'), '200');
+    assert.equal(await statusOf('http://evil.test/v1/server-info'), '403');
+  });
+
+  test('what is wrong with a path, a query or a header is reported under its own name', async () => {
+    for (const [path, headers, field] of [
+      ['/v1/channels/2/%ff/messages', {}, 'path'],
+      ['/v1/batches/%e0%a4:cancel', {}, 'path'],
+      ['/message/send?validate_only=%ff', {}, 'query'],
+      ['/message/send', { 'connect-timeout-ms': 'soon' }, 'Connect-Timeout-Ms'],
+      ['/message/send', { 'content-encoding': 'br' }, 'Content-Encoding'],
+      ['/v1/batches', { 'content-encoding': 'br', 'content-type': 'application/x-ndjson' }, 'Content-Encoding'],
+    ] as const) {
+      const isRead = path.endsWith('/messages');
+      const { body } = isRead ? await get(path) : await post(path, '{}', headers);
+      const [violation] = body.error.details.flatMap(
+        (each: { fieldViolations?: object[] }) => each.fieldViolations ?? [],
+      );
+      assert.equal(violation?.field, field, `${path} ${JSON.stringify(body)}`);
+    }
+  });
+
   test('an unknown RPC is UNIMPLEMENTED in the trailers of gRPC and in the error format of Connect', async () => {
     const session = http2Connect(service.url);
     const stream = session.request({

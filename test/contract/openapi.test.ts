@@ -406,7 +406,7 @@ describe('the OpenAPI document', () => {
     const head = await fetch(`${service.url}/docs`, { method: 'HEAD' });
     assert.equal(head.status, 200);
     assert.match(head.headers.get('content-security-policy') ?? '', /^default-src 'self';/);
-    assert.equal((await fetch(`${service.url}/docs`, { method: 'POST' })).status, 404);
+    assert.equal((await fetch(`${service.url}/docs`, { method: 'POST' })).status, 405);
     assert.equal((await fetch(`${service.url}/docs/../package.json`)).status, 404);
   });
 

@@ -256,6 +256,26 @@ describe('a call without a credential', () => {
   });
 });
 
+test('a request that is pipelined behind a refused body is not processed', async () => {
+  const socket = net.connect(Number(new URL(authenticated.url).port), '127.0.0.1');
+  let text = '';
+  socket.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
+  const answered = new Promise<void>((resolve) => socket.once('data', () => resolve()));
+  const closed = new Promise<void>((resolve) => socket.on('error', () => {}).on('close', () => resolve()));
+  const size = 2 * mebi;
+  socket.write(`POST /message/sendbatch HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${size}\r\n\r\n`);
+  await within('the refusal', answered);
+  const message = { from_uid: 'u', channel_id: 'behind', channel_type: 2, payload: 'eA==' };
+  const body = JSON.stringify([message]);
+  const head = `POST /message/sendbatch HTTP/1.1\r\nHost: localhost\r\ntoken: ${key}\r\nContent-Length: ${body.length}\r\n\r\n`;
+  socket.write(Buffer.concat([Buffer.alloc(size, ' '), Buffer.from(head + body)]));
+  await within('the end of the connection', closed);
+  assert.match(text, /^HTTP\/1\.1 401 [\s\S]*connection: close/i);
+  assert.equal(text.match(/HTTP\/1\.1/g)?.length, 1, text);
+  const history = await fetch(`${open.url}/v1/channels/2/behind/messages`);
+  assert.equal(((await history.json()) as { last_seq: number }).last_seq, 0);
+});
+
 test('slow uploads on one connection do not make the service refuse other calls', async () => {
   const session = http2.connect(open.url);
   session.on('error', () => {});
@@ -359,6 +379,10 @@ describe('every answer carries the request id', () => {
       400,
     ],
     ['an event stream without a channel type', '/v1/channels/x/a/events', {}, 400],
+    ['a page', '/docs', {}, 200],
+    ['a page that is not to be changed', '/docs', { method: 'DELETE' }, 405],
+    ['a file of the console', '/console/', {}, 200],
+    ['a scrape', '/metrics', {}, 200],
   ];
   for (const [what, path, init, status] of rows)
     test(`the answer to ${what} has the request id`, async () => {

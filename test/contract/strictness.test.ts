@@ -65,6 +65,8 @@ describe('query parameters', () => {
     ['GET', '/v1/channels/2/strict/events?from_now=yes', undefined, 'from_now', /true or false/],
     ['GET', '/v1/channels/2/strict/events?uid=a&login_uid=b', undefined, 'login_uid', /an alias of uid/],
     ['GET', '/v1/channels/2/strict/events?uid=%ff', undefined, 'query', /not UTF-8/],
+    ['GET', '/v1/channels/2/strict/events?=5', undefined, 'query', /without a name/],
+    ['GET', '/v1/batches?=5', undefined, 'query', /without a name/],
     ['GET', '/v1/channels/0x2/strict/events', undefined, 'channel_type', /from 1 to 12/],
     ['POST', '/v1/batches/x:cancel', { batch_id: 'y' }, 'body', /must be empty/],
     ['POST', '/v1/batches/x:cancel', [], 'body', /must be empty/],

@@ -46,6 +46,7 @@ function decode(text: string): string {
 /** Asserts that every parameter is known and given once. */
 export function assertKnown(query: URLSearchParams, known: readonly string[], wayOut?: string): void {
   for (const name of new Set(query.keys())) {
+    if (name === '') throw invalidField('query', 'has a parameter without a name');
     const field = name.slice(0, 64);
     if (!known.includes(name))
       throw invalidField(

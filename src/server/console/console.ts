@@ -105,7 +105,7 @@ export function createConsole(
   };
   return (request, response) => {
     const [path = ''] = (request.url ?? '').split('?', 1);
-    if (path !== root && !path.startsWith(`${root}/`)) return false;
+    if (!isConsolePath(path)) return false;
     if (request.method !== 'GET' && request.method !== 'HEAD') return false;
     if (path === root) {
       // Relative to the request, whatever prefix a proxy has removed.
@@ -126,6 +126,12 @@ export function createConsole(
 }
 
 const root = '/console';
+
+/** Whether a path is served by the console. */
+export function isConsolePath(path: string): boolean {
+  return path === root || path.startsWith(`${root}/`);
+}
+
 const indexFile = 'index.html';
 const assets = 'assets/';
 /** Depths above this share one index: no page of the console is as deep. */

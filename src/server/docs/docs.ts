@@ -16,6 +16,9 @@ const compress = promisify(gzip);
 /** Smaller pages fit one packet and are not compressed. */
 const compressMinBytes = 1400;
 
+/** The paths that `createDocs` serves. */
+export const docsPaths: ReadonlySet<string> = new Set([...Object.keys(pages), '/openapi.json', '/']);
+
 /**
  * Serves `/openapi.json`, `/docs`, and `/`, which redirects browsers to the docs and lists the
  * paths for others. Requires no credential: browsers send none when they open a page, and the

@@ -338,6 +338,33 @@ describe('closing', () => {
     }
   });
 
+  test('close processes one of two requests that a kept-alive connection pipelines', async () => {
+    const seen: (string | undefined)[] = [];
+    const { listener } = await start({
+      handler: (request, response) => {
+        seen.push(request.url);
+        request.resume();
+        response.end(request.url ?? '');
+      },
+    });
+    const socket = net.connect(listener.port, '127.0.0.1');
+    let heard = '';
+    socket.setEncoding('utf8').on('data', (text: string) => (heard += text));
+    const ended = once(
+      socket.on('error', () => {}),
+      'close',
+    );
+    const get = (path: string) => `GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
+    socket.write(get('/first'));
+    await until('the first answer', () => heard.endsWith('/first'));
+    const closed = listener.close(60_000);
+    socket.write(get('/second') + get('/third'));
+    await ended;
+    assert.ok(!seen.includes('/third'), String(seen));
+    assert.equal(heard.endsWith('/second'), seen.includes('/second'));
+    assert.deepEqual(await closed, { forced: 0 });
+  });
+
   test('close ends what does not finish within the grace time, and returns how many connections', async () => {
     const { listener, bothArrived } = await start();
     const session = http2.connect(listener.url);
