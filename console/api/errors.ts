@@ -1,4 +1,6 @@
+import { isMessage } from '@bufbuild/protobuf';
 import { ConnectError } from '@connectrpc/connect';
+import { RefusalSchema } from '../../gen/client/sendbatch/v1/message_pb.ts';
 import { reasonOf, retryDelay } from '../../src/client/retry.ts';
 
 /** What a page shows about a failed call. */
@@ -14,7 +16,12 @@ export interface CallError {
   readonly isRetryable: boolean;
 }
 
+/** `thrown`: by a call, or the refusal of one message by a call that succeeded. */
 export function callErrorOf(thrown: unknown): CallError {
+  if (isMessage(thrown, RefusalSchema)) {
+    const { reason, message, code, retryAfter } = thrown;
+    return { reason, message, requestId: undefined, code, isRetryable: retryAfter !== undefined };
+  }
   const error = ConnectError.from(thrown);
   return {
     reason: reasonOf(error),

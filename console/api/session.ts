@@ -60,8 +60,10 @@ export const session = {
   },
 
   /** Called with errors of calls: a revoked or expired credential leads to the sign-in. */
-  onCallError(error: ConnectError): void {
+  onCallError(error: ConnectError, used: string | undefined): void {
     if (error.code !== Code.Unauthenticated || store.get().state !== 'signedIn') return;
+    // A late answer to the last caller says nothing about the one who has signed in since.
+    if (used !== credential) return;
     credential = undefined;
     store.set({ state: 'signedOut', error });
   },

@@ -7,20 +7,21 @@ export interface TransportOptions {
   readonly credential: () => string | undefined;
   /** The deadline of calls in ms. Unset for streams, which have none. */
   readonly timeoutMs?: number;
-  /** Called with each error of a call, also of an open stream. */
-  readonly onError?: (error: ConnectError) => void;
+  /** Called with each error of a call, also of an open stream, and the credential that it had. */
+  readonly onError?: (error: ConnectError, credential: string | undefined) => void;
 }
 
 /** Calls the service as any browser client does: Connect with binary messages. */
 export function createTransport({ credential, timeoutMs, onError }: TransportOptions): Transport {
   const withCredential: Interceptor = (next) => async (request) => {
     const secret = credential();
+    const report = (error: unknown) => onError?.(ConnectError.from(error), secret);
     if (secret !== undefined) request.header.set('authorization', `Bearer ${secret}`);
     try {
       const response = await next(request);
-      return response.stream ? { ...response, message: watched(response.message, onError) } : response;
+      return response.stream ? { ...response, message: watched(response.message, report) } : response;
     } catch (error) {
-      onError?.(ConnectError.from(error));
+      report(error);
       throw error;
     }
   };
@@ -34,12 +35,12 @@ export function createTransport({ credential, timeoutMs, onError }: TransportOpt
 
 async function* watched<T>(
   messages: AsyncIterable<T>,
-  onError: TransportOptions['onError'],
+  report: (error: unknown) => void,
 ): AsyncGenerator<T, void, undefined> {
   try {
     yield* messages;
   } catch (error) {
-    onError?.(ConnectError.from(error));
+    report(error);
     throw error;
   }
 }

@@ -5,9 +5,7 @@ import { BatchService } from '../../gen/client/sendbatch/v1/batch_service_pb.ts'
 import type { Batch } from '../../src/client/index.ts';
 import { useTexts } from '../i18n/use-texts.ts';
 import { pathOf } from '../ui/address.ts';
-import { Confirm } from '../ui/confirm.tsx';
-import { Dialog } from '../ui/dialog.tsx';
-import { ErrorNotice } from '../ui/feedback.tsx';
+import { ConfirmDialog } from '../ui/confirm-dialog.tsx';
 import { hasEnded, leftCount, stateName } from './batch-state.ts';
 import { RecallDialog } from './recall-dialog.tsx';
 import { RescheduleDialog, ResumeDialog } from './resume-dialogs.tsx';
@@ -71,24 +69,18 @@ function CancelDialog({
     },
   });
   return (
-    <Dialog
+    <ConfirmDialog
       title={t(`${kind}.title`)}
       isOpen={isOpen}
       onClose={onClose}
       closeLabel={t('keep')}
-      actions={
-        <Confirm
-          className={kind === 'cancel' ? 'button danger' : 'button primary'}
-          isBusy={cancel.isPending}
-          onClick={() => cancel.mutate({ batchId: batch.batchId })}
-        >
-          {t(`${kind}.confirm`)}
-        </Confirm>
-      }
+      confirm={t(`${kind}.confirm`)}
+      isDanger={kind === 'cancel'}
+      action={cancel}
+      onConfirm={() => cancel.mutate({ batchId: batch.batchId })}
     >
       {kind === 'cancel' ? <p>{t('cancel.text', { count: leftCount(batch) })}</p> : <p>{t('pause.text')}</p>}
-      {cancel.error === null ? null : <ErrorNotice error={cancel.error} />}
-    </Dialog>
+    </ConfirmDialog>
   );
 }
 
@@ -103,22 +95,15 @@ function RetryDialog({ batch, isOpen, onClose }: BatchDialogProps) {
     },
   });
   return (
-    <Dialog
+    <ConfirmDialog
       title={t('retryRefused.title')}
       isOpen={isOpen}
       onClose={onClose}
-      actions={
-        <Confirm
-          className="button primary"
-          isBusy={retry.isPending}
-          onClick={() => retry.mutate({ batchId: batch.batchId })}
-        >
-          {t('retryRefused.confirm')}
-        </Confirm>
-      }
+      confirm={t('retryRefused.confirm')}
+      action={retry}
+      onConfirm={() => retry.mutate({ batchId: batch.batchId })}
     >
       <p>{t('retryRefused.text', { count: batch.refusedCount })}</p>
-      {retry.error === null ? null : <ErrorNotice error={retry.error} />}
-    </Dialog>
+    </ConfirmDialog>
   );
 }

@@ -95,7 +95,6 @@ export default function BatchesPage() {
                   {t('columns.left')}
                 </th>
                 <th scope="col">{t('columns.created')}</th>
-                <th scope="col">{t('columns.by')}</th>
               </tr>
             </thead>
             <tbody>
@@ -152,8 +151,10 @@ function Row({ batch, pace, now }: RowProps) {
       </td>
       <td className="nowrap">
         <Time value={batch.createdAt} />
+        {batch.submittedBy === '' ? null : (
+          <div className="muted small cut">{t('by', { caller: batch.submittedBy })}</div>
+        )}
       </td>
-      <td className="breakable">{batch.submittedBy === '' ? <span className="muted">–</span> : batch.submittedBy}</td>
     </tr>
   );
 }

@@ -8,6 +8,6 @@ export function csvLine(cells: readonly (string | number | bigint)[]): string {
 
 function csvCell(value: string | number | bigint): string {
   if (typeof value !== 'string') return String(value);
-  const safe = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  const safe = /^[=+\-@\t\r\n＝＋－＠]/.test(value) ? `'${value}` : value;
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }

@@ -1,16 +1,16 @@
 import { createClient } from '@connectrpc/connect';
 import { useInfiniteQuery } from '@connectrpc/connect-query';
 import { useEffect, useRef, useState } from 'react';
-import { Link } from 'wouter';
 import { type BatchResult, BatchService } from '../../gen/client/sendbatch/v1/batch_service_pb.ts';
 import type { Batch } from '../../src/client/index.ts';
 import { transport } from '../api/client.ts';
+import { ChannelLink } from '../channels/channel-link.tsx';
 import { channelTypeName } from '../i18n/channel-types.ts';
 import { usePreferences } from '../i18n/preferences.ts';
 import { reasonInWords } from '../i18n/reasons.ts';
 import { useFormat } from '../i18n/use-format.ts';
 import { useTexts } from '../i18n/use-texts.ts';
-import { pathOf, useQueryParams } from '../ui/address.ts';
+import { useQueryParams } from '../ui/address.ts';
 import { Badge, TableScroll } from '../ui/display.tsx';
 import { downloadCsv } from '../ui/download.ts';
 import { Empty, ErrorNotice, Loading } from '../ui/feedback.tsx';
@@ -117,12 +117,12 @@ function ResultRow({ result }: { readonly result: BatchResult }) {
     <tr>
       <td className="number">{format.number(result.index + 1)}</td>
       <td className="number">{result.line === 0 ? <span className="muted">–</span> : format.number(result.line)}</td>
-      <td>
+      <td className="breakable">
         {channelId === '' ? (
           <span className="muted">–</span>
         ) : (
           <>
-            <span className="breakable">{channelId}</span>
+            {channelId}
             <div className="muted small">{channelTypeName(channelType, language)}</div>
           </>
         )}
@@ -139,13 +139,13 @@ function ResultRow({ result }: { readonly result: BatchResult }) {
           </Badge>
         )}
       </td>
-      <td>
+      <td className="breakable">
         {error !== undefined ? (
           <span className="muted small">{error.message}</span>
         ) : messageSeq > 0n && channelId !== '' ? (
-          <Link href={`${pathOf('channels', channelType, channelId)}?seq=${messageSeq}`}>
+          <ChannelLink channelType={channelType} channelId={channelId} seq={messageSeq}>
             {t('results.sequence', { seq: format.number(messageSeq) })}
-          </Link>
+          </ChannelLink>
         ) : messageSeq > 0n ? (
           t('results.sequence', { seq: format.number(messageSeq) })
         ) : (
@@ -238,8 +238,7 @@ function lineOf(result: BatchResult, language: 'en' | 'zh'): string {
     error?.reason ?? '',
     error === undefined ? '' : (reasonInWords(error.reason, language) ?? error.message),
     result.messageSeq === 0n ? '' : result.messageSeq,
-    // A spreadsheet rounds numbers of 16 digits.
-    result.messageId === 0n ? '' : `${result.messageId}`,
+    result.messageId === 0n ? '' : result.messageId,
     result.clientMsgNo,
   ]);
 }

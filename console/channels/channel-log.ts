@@ -1,5 +1,11 @@
 import type { Client } from '@connectrpc/connect';
-import type { ChannelType, Message, MessageService, Sendbatch } from '../../src/client/index.ts';
+import {
+  type ChannelType,
+  type Message,
+  type MessageService,
+  MessageState,
+  type Sendbatch,
+} from '../../src/client/index.ts';
 import { createStore, type Store } from '../api/store.ts';
 
 /** A channel as the page knows it. */
@@ -12,6 +18,8 @@ export interface LogState {
   readonly tail: 'starting' | 'live' | 'reconnecting' | 'ended';
   /** Why something could not be read; the next success clears it. */
   readonly error: unknown;
+  /** Grows when what could not be read should be tried again. */
+  readonly attempt: number;
   /** Grows with every change of the messages. */
   readonly version: number;
 }
@@ -54,6 +62,7 @@ export class ChannelLog {
       isOpen: false,
       tail: 'starting',
       error: undefined,
+      attempt: 0,
       version: 0,
     });
     this.subscribe = this.#store.subscribe;
@@ -91,6 +100,11 @@ export class ChannelLog {
       if (!this.#isComplete(block)) void this.#load(block);
   }
 
+  /** Lets the page ask again for what could not be read. */
+  retry(): void {
+    this.#change({ error: undefined, attempt: this.get().attempt + 1 });
+  }
+
   #isComplete(block: number): boolean {
     const known = this.#blocks.get(block);
     if (known === undefined) return false;
@@ -111,7 +125,10 @@ export class ChannelLog {
       for (let afterSeq = BigInt(block * blockSize); ; ) {
         const request = { channelType, channelId, afterSeq, beforeSeq: BigInt(end + 1), limit: blockSize };
         const { messages, more, nextSeq } = await rpc.listMessages(request, { signal });
-        for (const message of messages) known[(Number(message.messageSeq) - 1) % blockSize] = message;
+        for (const message of messages) {
+          const index = (Number(message.messageSeq) - 1) % blockSize;
+          known[index] = newest(known[index], message);
+        }
         if (!more || nextSeq === undefined) break;
         afterSeq = nextSeq;
       }
@@ -142,7 +159,10 @@ export class ChannelLog {
       { channels: [{ channelType, channelId, afterSeq }] },
       {
         signal: this.#stop.signal,
-        onCaughtUp: () => this.#change({ tail: 'live', error: undefined }),
+        onCaughtUp: () => {
+          this.#change({ tail: 'live' });
+          if (this.get().error !== undefined) this.retry();
+        },
         onResume: () => this.#change({ tail: 'reconnecting' }),
         onChanged: ({ message }) => {
           if (message === undefined) return;
@@ -180,6 +200,13 @@ export class ChannelLog {
     const state = this.get();
     this.#store.set({ ...state, ...change, version: state.version + 1 });
   }
+}
+
+/** A page may arrive after a change that it does not contain. */
+function newest(known: Message | null | undefined, read: Message): Message {
+  if (!known || read.state === MessageState.RECALLED) return read;
+  const isNewer = known.state === MessageState.RECALLED || (known.revision ?? 0) > (read.revision ?? 0);
+  return isNewer ? known : read;
 }
 
 function blockOf(seq: number): number {

@@ -31,14 +31,16 @@ export default function ChannelPage() {
         </>
       }
     >
-      <TabLinks
-        label={t('tabs.label')}
-        tabs={[
-          { label: t('tabs.messages'), href: base },
-          { label: t('tabs.lists'), href: `${base}/lists` },
-          { label: t('tabs.flags'), href: `${base}/settings` },
-        ]}
-      />
+      {isAdmin ? (
+        <TabLinks
+          label={t('tabs.label')}
+          tabs={[
+            { label: t('tabs.messages'), href: base },
+            { label: t('tabs.lists'), href: `${base}/lists` },
+            { label: t('tabs.flags'), href: `${base}/settings` },
+          ]}
+        />
+      ) : null}
       {part === 'messages' ? <Messages channel={channel} /> : null}
       {part !== 'messages' && !isAdmin ? <Empty title={t('lists.noAccess')} /> : null}
       {part === 'lists' && isAdmin ? <Lists channel={channel} /> : null}

@@ -105,6 +105,8 @@ function UserForm() {
             value={uid}
             autoComplete="off"
             spellCheck={false}
+            // A user reads as itself only.
+            readOnly={own !== ''}
             onChange={({ target }) => setUid(target.value)}
           />
         )}

@@ -4,6 +4,7 @@ import { type Channel, ChannelService } from '../../gen/client/sendbatch/v1/chan
 import { ChannelType } from '../../src/client/index.ts';
 import { callErrorOf } from '../api/errors.ts';
 import { useTexts } from '../i18n/use-texts.ts';
+import { ConfirmDialog } from '../ui/confirm-dialog.tsx';
 import { ErrorNotice, Loading, Notice } from '../ui/feedback.tsx';
 import { type ChannelAddress, isPair } from './channel.ts';
 import { Lists } from './lists.tsx';
@@ -11,6 +12,8 @@ import { channelTexts } from './texts.ts';
 
 const flagNames = ['large', 'ban', 'disband', 'sendBan', 'allowStranger'] as const;
 type FlagName = (typeof flagNames)[number];
+/** Those that stop people from sending: they are asked about before they are set. */
+const blockingFlags: readonly FlagName[] = ['ban', 'disband', 'sendBan'];
 /** What a user's own channel can have. */
 const flagsOfUsers: readonly FlagName[] = ['sendBan', 'allowStranger'];
 
@@ -37,22 +40,32 @@ interface FlagsFormProps {
 function FlagsForm({ channel, stored, onSaved }: FlagsFormProps) {
   const t = useTexts(channelTexts);
   const [changed, setChanged] = useState<Partial<Record<FlagName, boolean>>>({});
-  const put = useMutation(ChannelService.method.putChannel);
+  const [isAsking, setAsking] = useState(false);
+  const put = useMutation(ChannelService.method.putChannel, {
+    onSuccess: () => {
+      setAsking(false);
+      setChanged({});
+      onSaved();
+    },
+  });
   const isSet = (name: FlagName) => changed[name] ?? stored?.[name] === 1;
   const shown = channel.channelType === ChannelType.PERSON ? flagsOfUsers : flagNames;
 
-  async function submit(event: FormEvent): Promise<void> {
+  const blocking = blockingFlags.filter((name) => isSet(name) && stored?.[name] !== 1);
+
+  const save = () => {
+    const flags = Object.fromEntries(flagNames.map((name) => [name, isSet(name) ? 1 : 0]));
+    put.mutate({ ...channel, ...flags });
+  };
+  const submit = (event: FormEvent) => {
     event.preventDefault();
     if (put.isPending) return;
-    const flags = Object.fromEntries(flagNames.map((name) => [name, isSet(name) ? 1 : 0]));
-    await put.mutateAsync({ ...channel, ...flags });
-    setChanged({});
-    onSaved();
-  }
+    if (blocking.length === 0) save();
+    else setAsking(true);
+  };
 
   return (
-    // The error is shown above the button.
-    <form className="card stack" onSubmit={(event) => void submit(event).catch(() => {})}>
+    <form className="card stack" onSubmit={submit}>
       {stored === undefined ? (
         <Notice>
           <p className="notice-title">{t('flags.missing')}</p>
@@ -78,13 +91,30 @@ function FlagsForm({ channel, stored, onSaved }: FlagsFormProps) {
           </p>
         </div>
       ))}
-      {put.error === null ? null : <ErrorNotice error={put.error} />}
+      {put.error === null || isAsking ? null : <ErrorNotice error={put.error} />}
       <div className="row">
         <button type="submit" className="button primary" aria-disabled={put.isPending}>
           {put.isPending ? t('flags.saving') : t('flags.save')}
         </button>
         <span role="status">{put.isSuccess ? t('flags.saved') : ''}</span>
       </div>
+      <ConfirmDialog
+        title={t('flags.ask', { channel: channel.channelId })}
+        isOpen={isAsking}
+        onClose={() => setAsking(false)}
+        confirm={t('flags.askConfirm')}
+        isDanger
+        action={put}
+        onConfirm={save}
+      >
+        <ul className="plain">
+          {blocking.map((name) => (
+            <li key={name}>
+              <strong>{t(`flags.${name}`)}</strong>: {t(`flags.${name}Hint`)}
+            </li>
+          ))}
+        </ul>
+      </ConfirmDialog>
     </form>
   );
 }

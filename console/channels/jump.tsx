@@ -43,7 +43,10 @@ export function JumpForms({ channel, rpc, firstSeq, lastSeq, onJump }: JumpForms
     setProblem(undefined);
     setError(undefined);
     const [since] = momentsOf(timeText, timeZone);
-    if (since === undefined) return;
+    if (since === undefined) {
+      setProblem({ of: 'time', text: t('messages.noTime', { zone: timeZone }) });
+      return;
+    }
     try {
       const { messages } = await rpc.listMessages({ ...channel, since: timestampFromMs(since), limit: 1 });
       const [message] = messages;

@@ -4,6 +4,7 @@ import { Link } from 'wouter';
 import { ChannelService } from '../../gen/client/sendbatch/v1/channel_service_pb.ts';
 import { useTexts } from '../i18n/use-texts.ts';
 import { pathOf, useQueryParams } from '../ui/address.ts';
+import { ConfirmDialog } from '../ui/confirm-dialog.tsx';
 import { TableScroll, Time } from '../ui/display.tsx';
 import { Empty, ErrorNotice, Loading } from '../ui/feedback.tsx';
 import { Field } from '../ui/field.tsx';
@@ -158,9 +159,54 @@ function OneList({ channel, kind }: OneListProps) {
                 {isFetchingNextPage ? ui('loading') : ui('more')}
               </button>
             ) : null}
+            <ClearButton
+              channel={channel}
+              kind={kind}
+              onCleared={() => {
+                setStatus(t('lists.cleared'));
+                void refetch();
+              }}
+            />
           </div>
         </>
       )}
+    </>
+  );
+}
+
+const clearMethods = {
+  members: ChannelService.method.removeAllMembers,
+  denylist: ChannelService.method.clearDenylist,
+  allowlist: ChannelService.method.clearAllowlist,
+} as const;
+
+/** Removes every entry, after a question that says what follows from it. */
+function ClearButton({ channel, kind, onCleared }: OneListProps & { readonly onCleared: () => void }) {
+  const t = useTexts(channelTexts);
+  const [isOpen, setOpen] = useState(false);
+  // The three methods have requests of the same shape.
+  const clear = useMutation(clearMethods[kind] as typeof ChannelService.method.removeAllMembers, {
+    onSuccess: () => {
+      setOpen(false);
+      onCleared();
+    },
+  });
+  return (
+    <>
+      <button type="button" className="button danger" onClick={() => setOpen(true)}>
+        {t('lists.clear')}
+      </button>
+      <ConfirmDialog
+        title={t(`lists.clearTitles.${kind}`, { channel: channel.channelId })}
+        isOpen={isOpen}
+        onClose={() => setOpen(false)}
+        confirm={t('lists.clearConfirm')}
+        isDanger
+        action={clear}
+        onConfirm={() => clear.mutate(channel)}
+      >
+        <p>{t(`lists.clearTexts.${kind}`)}</p>
+      </ConfirmDialog>
     </>
   );
 }

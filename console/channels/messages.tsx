@@ -80,7 +80,7 @@ function LogView({ log, channel }: LogViewProps) {
       </div>
       <JumpForms channel={channel} rpc={rpc} firstSeq={firstSeq} lastSeq={lastSeq} onJump={select} />
       {state.error === undefined ? null : (
-        <ErrorNotice error={state.error} {...(state.tail === 'ended' ? { onRetry: reopen } : {})} />
+        <ErrorNotice error={state.error} onRetry={state.tail === 'ended' ? reopen : () => log.retry()} />
       )}
       {lastSeq === 0 ? (
         <Empty title={t('messages.empty')}>
@@ -93,7 +93,8 @@ function LogView({ log, channel }: LogViewProps) {
             channel={channel}
             message={selected === undefined ? undefined : log.at(selected)}
             seq={selected}
-            rpc={rpc}
+            firstSeq={firstSeq}
+            lastSeq={lastSeq}
             onClose={() => setParams({ seq: '' })}
           />
         </div>
@@ -135,7 +136,7 @@ function MessageList({ log, state, selected, onSelect }: MessageListProps) {
   const format = useFormat();
   const scroller = useRef<HTMLDivElement>(null);
   const isAtEnd = useRef(true);
-  const { firstSeq, lastSeq } = state;
+  const { firstSeq, lastSeq, attempt } = state;
   const first = windowStart(firstSeq, lastSeq, selected);
   const count = lastSeq - first + 1;
   const rows = useVirtualizer({
@@ -147,9 +148,10 @@ function MessageList({ log, state, selected, onSelect }: MessageListProps) {
   const items = rows.getVirtualItems();
   const firstShown = first + (items[0]?.index ?? 0);
   const lastShown = first + (items.at(-1)?.index ?? 0);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another attempt reads again.
   useEffect(() => {
     if (items.length > 0) log.need(firstShown, lastShown);
-  }, [log, items.length, firstShown, lastShown]);
+  }, [log, items.length, firstShown, lastShown, attempt]);
   // The end is followed while it is seen, also when new rows come.
   useLayoutEffect(() => {
     if (isAtEnd.current && count > 0) rows.scrollToIndex(count - 1, { align: 'end' });

@@ -10,22 +10,28 @@ export function textOf(payload: Uint8Array): string | undefined {
   }
 }
 
-/** A payload as indented JSON; undefined when it is no JSON object or array. */
+/** A payload as JSON, indented where that keeps it readable; undefined for no object or array. */
 export function jsonOf(payload: Uint8Array): string | undefined {
   const text = textOf(payload);
   if (text === undefined || !/^\s*[{[]/.test(text)) return undefined;
   try {
     JSON.parse(text);
-    return indent(text);
+    const indented = indent(text);
+    return indented.length > maxIndented ? text : indented;
   } catch {
     return undefined;
   }
 }
 
+/** Levels that are indented. Without a limit, 64 kB of brackets would become 2 GB of spaces. */
+const maxIndent = 40;
+/** Characters that are shown indented: the browser lays out 5 million in 6 seconds. */
+const maxIndented = 500_000;
+
 /** Indents JSON as it is written: parsing it would round long numbers. */
 function indent(text: string): string {
   let depth = 0;
-  const newLine = () => `\n${'  '.repeat(depth)}`;
+  const newLine = () => `\n${'  '.repeat(Math.min(depth, maxIndent))}`;
   const tokens = text.match(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g) ?? [];
   let result = '';
   tokens.forEach((token, index) => {

@@ -1,12 +1,11 @@
 import { useInfiniteQuery, useMutation } from '@connectrpc/connect-query';
 import { useState } from 'react';
-import { Link } from 'wouter';
 import { type Flagged, ModerationService } from '../../gen/client/sendbatch/v1/moderation_service_pb.ts';
+import { ChannelLink } from '../channels/channel-link.tsx';
 import { previewOf } from '../channels/payload.ts';
 import { channelTypeName } from '../i18n/channel-types.ts';
 import { usePreferences } from '../i18n/preferences.ts';
 import { useTexts } from '../i18n/use-texts.ts';
-import { pathOf } from '../ui/address.ts';
 import { TableScroll, Time } from '../ui/display.tsx';
 import { Empty, ErrorNotice, Loading, Notice } from '../ui/feedback.tsx';
 import { MoreButton, nextPageOf } from '../ui/more-button.tsx';
@@ -128,7 +127,9 @@ function Row({ message, isChosen, onChoose }: RowProps) {
         {payload.length === 0 ? <span className="muted">{t('queue.gone')}</span> : previewOf(payload)}
       </td>
       <td>
-        <Link href={`${pathOf('channels', channelType, channelId)}?seq=${messageSeq}`}>{channelId}</Link>
+        <ChannelLink channelType={channelType} channelId={channelId} seq={messageSeq}>
+          {channelId}
+        </ChannelLink>
         <div className="muted small">{channelTypeName(channelType, language)}</div>
       </td>
       <td className="breakable">{message.fromUid}</td>

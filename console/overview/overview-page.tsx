@@ -94,11 +94,12 @@ function Dashboard({ data, minutes, stepMs }: DashboardProps) {
           <Figure label={t('figures.rate')} value={format.number(roundRate(now.perSecond))} />
           <Figure
             label={t('figures.success')}
-            value={totals.messages === 0 ? '–' : format.percent(totals.successShare)}
+            value={totals.messages === 0 ? '–' : format.percent(roundDown(totals.successShare))}
             isBad={totals.messages > 0 && totals.successShare < 0.95}
           />
           <Figure label={t('figures.p50')} value={now.p50Ms === 0 ? '–' : format.duration(now.p50Ms)} />
           <Figure label={t('figures.p99')} value={now.p99Ms === 0 ? '–' : format.duration(now.p99Ms)} />
+          <Figure label={t('figures.refused')} value={format.number(totals.refusedCalls)} />
           <Figure
             label={t('figures.failed')}
             value={format.number(totals.failedCalls)}
@@ -125,6 +126,11 @@ function Dashboard({ data, minutes, stepMs }: DashboardProps) {
 
 function roundRate(value: number): number {
   return value < 10 ? Number(value.toFixed(1)) : Math.round(value);
+}
+
+/** With one refusal among 100,000 messages the share is not shown as 100%. */
+function roundDown(share: number): number {
+  return share === 1 ? 1 : Math.min(Number(share.toFixed(3)), 0.999);
 }
 
 interface ChartsProps {

@@ -10,6 +10,9 @@ export interface Totals {
   readonly p50Ms: number;
   /** The highest of the intervals. */
   readonly p99Ms: number;
+  /** Calls that ended with an error of the caller. */
+  readonly refusedCalls: number;
+  /** Calls that the service failed. */
   readonly failedCalls: number;
   readonly rejectedRequests: number;
 }
@@ -20,6 +23,7 @@ export function totalsOf(intervals: readonly OverviewInterval[], stepMs: number)
   let sends = 0;
   let p50Sum = 0;
   let p99Ms = 0;
+  let refusedCalls = 0;
   let failedCalls = 0;
   let rejectedRequests = 0;
   for (const each of intervals) {
@@ -29,6 +33,7 @@ export function totalsOf(intervals: readonly OverviewInterval[], stepMs: number)
     sends += count;
     p50Sum += each.sendP50Seconds * 1000 * count;
     p99Ms = Math.max(p99Ms, each.sendP99Seconds * 1000);
+    refusedCalls += Number(each.refusedCallCount);
     failedCalls += Number(each.failedCallCount);
     rejectedRequests += Number(each.rejectedRequestCount);
   }
@@ -39,6 +44,7 @@ export function totalsOf(intervals: readonly OverviewInterval[], stepMs: number)
     successShare: messages === 0 ? 1 : good / messages,
     p50Ms: sends === 0 ? 0 : p50Sum / sends,
     p99Ms,
+    refusedCalls,
     failedCalls,
     rejectedRequests,
   };

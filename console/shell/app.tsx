@@ -140,6 +140,11 @@ function NoAccess({ section, current }: { readonly section: Section; readonly cu
     <Page title={t(`sections.${section.name}`)}>
       <Empty title={t('noAccess', { scope: scopeName(t, section.scope) })}>
         <p>{t('noAccessText')}</p>
+        {current.state === 'signedIn' && current.hasCredential ? (
+          <button type="button" className="button" onClick={session.signOut}>
+            {t('otherKey')}
+          </button>
+        ) : null}
       </Empty>
     </Page>
   );

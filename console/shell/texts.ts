@@ -35,6 +35,7 @@ export const shellTexts = defineTexts(
     toStart: 'To the start',
     noAccess: 'This page needs the permission to {scope}',
     noAccessText: 'Sign in with a key that has it.',
+    otherKey: 'Sign in with another key',
     connecting: 'Connecting to the service…',
     unreachableTitle: 'The service does not answer',
     signIn: {
@@ -82,6 +83,7 @@ export const shellTexts = defineTexts(
     toStart: '回到首页',
     noAccess: '此页面需要“{scope}”权限',
     noAccessText: '请使用具有该权限的密钥登录。',
+    otherKey: '使用其他密钥登录',
     connecting: '正在连接服务…',
     unreachableTitle: '服务没有响应',
     signIn: {

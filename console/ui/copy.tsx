@@ -18,7 +18,13 @@ export function CopyButton({ text, label }: { readonly text: string; readonly la
     <button
       type="button"
       className="button small quiet"
-      onClick={() => void navigator.clipboard.writeText(text).then(() => setCopied(true))}
+      onClick={() =>
+        void navigator.clipboard.writeText(text).then(
+          () => setCopied(true),
+          // The browser refused: the text can still be selected.
+          () => setCopied(false),
+        )
+      }
     >
       <span role="status">{isCopied ? t('copied') : (label ?? t('copy'))}</span>
     </button>

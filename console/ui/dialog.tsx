@@ -1,4 +1,4 @@
-import { type ReactNode, useEffect, useId, useRef } from 'react';
+import { type ReactNode, useEffect, useId, useLayoutEffect, useRef } from 'react';
 import { useTexts } from '../i18n/use-texts.ts';
 import { uiTexts } from './texts.ts';
 
@@ -28,6 +28,11 @@ export function Dialog({ title, isOpen, onClose, children, actions, closeLabel, 
     if (isOpen) element.showModal();
     else element.close();
   }, [isOpen]);
+  // A dialog that leaves the page while it is open would not give the focus back.
+  useLayoutEffect(() => {
+    const element = dialog.current;
+    return () => element?.close();
+  }, []);
   return (
     <dialog
       ref={dialog}

@@ -22,7 +22,7 @@ describe('the console', { skip: noConsole }, () => {
   let call: ReturnType<typeof jsonCaller>;
   let batchId: string;
   before(async () => {
-    service = await startService({ overviewEveryMs: 200 });
+    service = await startService({ overviewEveryMs: 200, recallKeepDays: 1 });
     strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
     relay = await openRelay(Number(new URL(service.url).port));
     browser = await openConsoleBrowser();
@@ -252,9 +252,33 @@ describe('the console', { skip: noConsole }, () => {
     await page.getByRole('button', { name: 'Send', exact: true }).click();
     await page.getByText(`Sent as number 20,005.`).waitFor();
     await list.getByText('from the console', { exact: true }).click();
+    await page.getByRole('button', { name: 'Edit…' }).press('Enter');
+    const dialog = page.getByRole('dialog');
+    await dialog.getByRole('button', { name: 'Save' }).press('Enter');
+    await dialog.getByText('The content is unchanged.').waitFor();
+    await assertAccessible(page, 'the form of an edit');
+    await dialog.getByLabel('Content').fill('changed in the console');
+    await page.keyboard.press('Escape');
+    await until('the button that opened it has the focus', async () => (await focused(page)) === 'Edit…');
+    await page.keyboard.press('Enter');
+    await dialog.getByLabel('Content').fill('changed\nin the console');
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await list.getByText('changed in the console', { exact: true }).waitFor();
+    await call.post('/v1/users/ann/conversations:read', { channel_id: 'news', channel_type: 2, read_seq: 20_005 });
+    await page.getByRole('button', { name: 'Show who has read it' }).click();
+    await page.getByText('1 user has read it.').waitFor();
+    await page.getByRole('listitem').filter({ hasText: /^ann$/ }).waitFor();
     await page.getByRole('button', { name: 'Recall…' }).click();
     await page.getByRole('button', { name: 'Recall', exact: true }).click();
     await list.getByText('Recalled', { exact: true }).waitFor();
+    // The sender cannot be asked about any more; what was sent first is kept for an administrator.
+    await page.getByRole('button', { name: 'Show them' }).click();
+    await page.getByText('As it was sent').waitFor();
+    assert.deepEqual(await page.locator('.message-panel pre').allTextContents(), [
+      'from the console',
+      'changed\nin the console',
+    ]);
+    await assertAccessible(page, 'the panel of a message');
     // The browser's own lines about the cut.
     const lines = browser.faults.splice(before);
     assert.deepEqual(
@@ -281,6 +305,28 @@ describe('the console', { skip: noConsole }, () => {
     await page.getByRole('button', { name: 'Save' }).click();
     await page.getByText('Saved.').waitFor();
     assert.equal((await call.get('/v1/channels/2/news')).body.channel.large, 1);
+    // What stops people from sending, or empties a list, is asked about.
+    await page.getByLabel('Blocked', { exact: true }).check();
+    await page.getByRole('button', { name: 'Save' }).press('Enter');
+    await page.getByRole('dialog').getByText('Only system users can send.').waitFor();
+    await page.keyboard.press('Escape');
+    await until('the button has the focus', async () => (await focused(page)) === 'Save');
+    assert.equal((await call.get('/v1/channels/2/news')).body.channel.ban, 0);
+    await page.keyboard.press('Enter');
+    await page.getByRole('button', { name: 'Apply' }).click();
+    await page.getByText('Saved.').waitFor();
+    assert.equal((await call.get('/v1/channels/2/news')).body.channel.ban, 1);
+    await page.getByLabel('Blocked', { exact: true }).uncheck();
+    await page.getByRole('button', { name: 'Save' }).click();
+    await until('it is open', async () => (await call.get('/v1/channels/2/news')).body.channel.ban === 0);
+    await page.getByRole('link', { name: 'Members and lists' }).click();
+    await page.getByLabel('List', { exact: true }).selectOption('denylist');
+    await page.getByLabel('Add user ids').fill('mallory');
+    await page.getByRole('button', { name: 'Add', exact: true }).click();
+    await page.getByRole('button', { name: 'Remove all…' }).click();
+    await page.getByRole('dialog', { name: 'Clear the denylist of news?' }).waitFor();
+    await page.getByRole('button', { name: 'Remove all', exact: true }).click();
+    await page.getByText('Nobody is on this list').waitFor();
     await page.context().close();
   });
 

@@ -21,6 +21,8 @@ describe('payloads in the console', () => {
     );
     assert.equal(jsonOf(bytes('{"broken"')), undefined);
     assert.equal(jsonOf(bytes('"a text"')), undefined);
+    const deep = `${'['.repeat(32_768)}${']'.repeat(32_768)}`;
+    assert.equal(jsonOf(bytes(deep)), deep, 'brackets do not become gigabytes of spaces');
   });
 
   test('a payload is shown as what it is: JSON, text or bytes', () => {

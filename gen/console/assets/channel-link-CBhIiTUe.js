@@ -1,0 +1,1 @@
+import{u as e,y as t}from"./page-CQMqy_rF.js";import{n}from"./use-session-DbQTp9TQ.js";import{t as r}from"./address-CW2pCKL5.js";var i=t();function a({channelType:t,channelId:a,seq:o,children:s}){return n(`read`)?(0,i.jsx)(e,{href:`${r(`channels`,t,a)}?seq=${o}`,children:s}):s}export{a as t};

@@ -1,1 +1,0 @@
-import{y as e}from"./page-d_tXjVnM.js";var t=e();function n({className:e,isBusy:n,onClick:r,children:i}){return(0,t.jsx)(`button`,{type:`button`,className:e,"aria-disabled":n,onClick:()=>{n||r()},children:i})}export{n as t};

@@ -1,1 +1,0 @@
-import{y as e}from"./page-d_tXjVnM.js";var t=e();function n({children:e}){return(0,t.jsx)(`ul`,{className:`figures`,children:e})}function r({label:e,value:n,isBad:r}){return(0,t.jsxs)(`li`,{children:[(0,t.jsx)(`span`,{className:`figure-label`,children:e}),(0,t.jsx)(`span`,{className:r?`figure bad`:`figure`,children:n})]})}export{n,r as t};

@@ -1,1 +1,0 @@
-import{ct as e,ot as t}from"./page-d_tXjVnM.js";var n=e(t(),1);function r(e,t){let[r,i]=(0,n.useState)(new Set);return{ids:e.filter(e=>r.has(e)).slice(0,t),has:e=>r.has(e),choose(e,t){let n=new Set(r);for(let r of e)t?n.add(r):n.delete(r);i(n)},clear:()=>i(new Set)}}export{r as t};
