@@ -196,12 +196,12 @@ describe('overload', () => {
   test('an overloaded process also refuses reads and streams, each in the format of its protocol', async () => {
     // Enough connections for all readers, so that only the event loop is overloaded.
     const service = await startService({ overloadWaitMs: loopPatienceMs, poolSize: 90 });
-    // Blocks the event loop, which delays requests and answers.
+    // Blocks the event loop without using CPU, which delays requests and answers.
     let blocking = true;
+    const never = new Int32Array(new SharedArrayBuffer(4));
     const blocked = (async () => {
       while (blocking) {
-        const end = performance.now() + 3 * loopPatienceMs;
-        while (performance.now() < end);
+        Atomics.wait(never, 0, 0, 3 * loopPatienceMs);
         await setImmediate();
       }
     })();
