@@ -89,7 +89,7 @@ describe('health', () => {
     assert.equal(lines, '[+] database: ok\n[+] schema: ok\n[+] draining: ok\nok\n');
     const head = await fetch(`${service.url}/readyz`, { method: 'HEAD' });
     assert.deepEqual([head.status, head.headers.get('cache-control'), await head.text()], [200, 'no-store', '']);
-    assert.equal((await fetch(`${service.url}/readyz`, { method: 'POST' })).status, 404);
+    assert.equal((await fetch(`${service.url}/readyz`, { method: 'POST' })).status, 405);
   });
 
   test('only probes are served under a Host that the origin check refuses', async () => {

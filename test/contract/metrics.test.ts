@@ -138,7 +138,7 @@ describe('the metrics', () => {
     assert.match(await packed.text(), /sendbatch_build_info\{version="/);
     const head = await fetch(`${service.url}/metrics`, { method: 'HEAD' });
     assert.deepEqual([head.status, await head.text()], [200, '']);
-    assert.equal((await fetch(`${service.url}/metrics`, { method: 'POST' })).status, 404);
+    assert.equal((await fetch(`${service.url}/metrics`, { method: 'POST' })).status, 405);
     const session = http2.connect(service.url);
     const request = session.request({ ':path': '/metrics' });
     let page = '';
