@@ -5,6 +5,9 @@ import { invalidField } from '../messages/service-error.ts';
 const firstSecond = -62_135_596_800n;
 const lastSecond = 253_402_300_799n;
 
+/** The last millisecond that a timestamp can have: rounding up must not lead to the year 10000. */
+const lastMs = Number(lastSecond) * 1000 + 999;
+
 /**
  * Converts a timestamp to milliseconds, rounding up. Protobuf can encode times that do not exist;
  * those are refused.
@@ -13,5 +16,5 @@ export function timestampMs(field: string, time: Timestamp): number {
   const { seconds, nanos } = time;
   if (seconds < firstSecond || seconds > lastSecond || nanos < 0 || nanos > 999_999_999)
     throw invalidField(field, 'must be a valid time: the years 1 to 9999, with nanos from 0 to 999999999');
-  return Number(seconds) * 1000 + Math.ceil(nanos / 1e6);
+  return Math.min(Number(seconds) * 1000 + Math.ceil(nanos / 1e6), lastMs);
 }

@@ -105,6 +105,9 @@ export function createHandlers(parts: HandlerParts, events: Events): Handlers {
     async onRefusedBody({ contextValues }) {
       if (contextValues !== undefined) await discard(requestContextOf(contextValues).request);
     },
+    onUnwritable({ contextValues }, error) {
+      if (contextValues !== undefined) events.answerFailed(callOf(requestContextOf(contextValues)), error);
+    },
     timeoutMs: parts.requestTimeoutMs,
     unknownQuery: 'refuse',
     rulesOf,
@@ -166,6 +169,10 @@ export function createHandlers(parts: HandlerParts, events: Events): Handlers {
     isStream: ({ request, method }) => isNdjson(request) || method === BatchService.method.submitBatchStream,
     requestRejected: events.requestRejected,
   };
+}
+
+function callOf({ requestId, method, protocol }: RequestContext) {
+  return { requestId, protocol, method: method === undefined ? '' : `${method.parent.typeName}/${method.name}` };
 }
 
 function register(router: ConnectRouter, services: readonly ServedService[], { check }: Transcoder): void {

@@ -88,8 +88,10 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
     const { context, end } = contextOf(request, binding, options);
     progress.context = context;
     let failed = true;
+    let isInvoked = false;
     try {
       const response = await invoke(spec, context, input);
+      isInvoked = true;
       const plain = () =>
         binding.responseBody === undefined
           ? writer.message(binding.method.output, response)
@@ -103,6 +105,9 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
       const answer = jsonAnswer(request.method, chosen.status ?? 200, chosen.body ?? plain(), headers);
       failed = false;
       return answer;
+    } catch (error) {
+      if (isInvoked) options.onUnwritable?.(request, error);
+      throw error;
     } finally {
       end(failed);
     }

@@ -63,12 +63,14 @@ describe('keys, overview and settings over the API', () => {
     const caller = callWith(created.secret);
     assert.equal((await caller.post('/message/send', send)).status, 200);
     assert.equal((await caller.get('/v1/keys')).body.error.details[0].reason, 'SCOPE_MISSING');
-    await root.post('/v1/keys', { name: 'later', scopes: ['read'] });
+    // Rounded up to milliseconds it would be in the year 10000, which JSON cannot express.
+    const last = '9999-12-31T23:59:59.9999Z';
+    await root.post('/v1/keys', { name: 'later', scopes: ['read'], expires_at: last });
 
     const first = await root.get('/v1/keys?page_size=1');
     assert.deepEqual(
-      first.body.keys.map((key: { name: string }) => key.name),
-      ['later'],
+      first.body.keys.map((key: { name: string; expires_at: string }) => [key.name, key.expires_at]),
+      [['later', '9999-12-31T23:59:59.999Z']],
     );
     const { body } = await root.get(`/v1/keys?page_token=${first.body.next_page_token}`);
     assert.deepEqual(body.keys[0], {

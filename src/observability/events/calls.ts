@@ -125,6 +125,11 @@ export function createCallEvents({ log, registry, accessLog, traces }: CallEvent
         },
       };
     },
+    /** The answer of a call that succeeded could not be written. */
+    answerFailed({ requestId, method, protocol }: Omit<CallStart, 'header' | 'began'>, error: unknown): void {
+      internalErrors.add(1);
+      log('callFailed', { requestId, method, protocol, code: 'INTERNAL', reason: 'INTERNAL', err: error });
+    },
     /** A request was rejected before a call was created. */
     requestRejected,
     /** The body of a request was dropped, because the memory for bodies is full. */

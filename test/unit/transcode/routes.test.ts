@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { ask, custom, get, type Pattern, post, type Rules, transcoder } from './schema.ts';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { ask, custom, echoes, get, type Pattern, post, type Rules, transcoder } from './schema.ts';
 
 const put = (path: string): Pattern => ({ case: 'put', value: path });
 const patch = (path: string): Pattern => ({ case: 'patch', value: path });
@@ -215,6 +216,22 @@ describe('HTTP verbs', () => {
     assert.deepEqual([head?.text, head?.header.get('content-length')], ['', '12']);
     const bad = await ask(named(rules), 'HEAD', '/get?i32=x');
     assert.deepEqual([bad?.text, bad?.status], ['', 400]);
+  });
+
+  test('an answer that JSON cannot express is INTERNAL, and its cause is reported', async () => {
+    const causes: unknown[] = [];
+    const server = transcoder(
+      { Echo: { pattern: get('/a') } },
+      {
+        // A time after the year 9999.
+        implementation: { ...echoes, echo: () => ({ at: timestampFromMs(253_402_300_800_000) }) },
+        onUnwritable: (_request, error) => causes.push(error),
+      },
+    );
+    const answer = await ask(server, 'GET', '/a');
+    assert.equal(answer?.status, 500);
+    assert.doesNotMatch(answer.text, /Timestamp/);
+    assert.match(String(causes), /Timestamp/);
   });
 
   test('an unknown path is left to the caller', async () => {
