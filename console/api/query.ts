@@ -12,9 +12,12 @@ export function createQueryClient(): QueryClient {
         retryDelay: (failures, error) => (retryDelay(error) ?? 0) + (0.5 + Math.random()) * 250 * 2 ** failures,
         staleTime: 5_000,
         refetchOnWindowFocus: true,
+        refetchOnReconnect: true,
+        // Without a network, a service on this machine still answers.
+        networkMode: 'always',
       },
       // The user decides about another attempt of a change.
-      mutations: { retry: false },
+      mutations: { retry: false, networkMode: 'always' },
     },
   });
 }

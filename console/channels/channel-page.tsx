@@ -1,7 +1,8 @@
 import { Link } from 'wouter';
-import { channelTypeName } from '../i18n/channel-types.ts';
+import { channelTypeName, channelTypes } from '../i18n/channel-types.ts';
 import { usePreferences } from '../i18n/preferences.ts';
 import { useTexts } from '../i18n/use-texts.ts';
+import { NotFound } from '../shell/not-found.tsx';
 import { useHasScope } from '../shell/use-session.ts';
 import { pathOf, useSegments } from '../ui/address.ts';
 import { Badge, TabLinks } from '../ui/display.tsx';
@@ -14,6 +15,8 @@ import { Messages } from './messages.tsx';
 import { channelTexts } from './texts.ts';
 import './channels.css';
 
+const parts = ['messages', 'lists', 'settings'];
+
 /** One channel: its messages, its members and lists, its settings, each under an address. */
 export default function ChannelPage() {
   const t = useTexts(channelTexts);
@@ -21,6 +24,7 @@ export default function ChannelPage() {
   const channel = useChannelAddress();
   const [, , , part = 'messages'] = useSegments();
   const isAdmin = useHasScope('admin');
+  if (!channelTypes.includes(channel.channelType) || !parts.includes(part)) return <NotFound />;
   const base = pathOf('channels', channel.channelType, channel.channelId);
   return (
     <Page

@@ -32,6 +32,13 @@ export default function FindChannelPage() {
   );
 }
 
+/** Types whose ids are two names. */
+const hintsOfTypes: Readonly<Partial<Record<number, 'person' | 'topic' | 'agent'>>> = {
+  [ChannelType.PERSON]: 'person',
+  [ChannelType.COMMUNITY_TOPIC]: 'topic',
+  [ChannelType.AGENT]: 'agent',
+};
+
 function OpenForm() {
   const t = useTexts(channelTexts);
   const { language } = usePreferences();
@@ -39,6 +46,7 @@ function OpenForm() {
   const [channelType, setType] = useState<number>(ChannelType.GROUP);
   const [channelId, setId] = useState('');
   const [isMissing, setMissing] = useState(false);
+  const hint = hintsOfTypes[channelType];
   const submit = (event: FormEvent) => {
     event.preventDefault();
     const id = channelId.trim();
@@ -61,7 +69,7 @@ function OpenForm() {
       </Field>
       <Field
         label={t('find.id')}
-        {...(channelType === ChannelType.PERSON ? { hint: t('find.idHint') } : {})}
+        {...(hint === undefined ? {} : { hint: t(`find.idHints.${hint}`) })}
         error={isMissing ? t('find.idMissing') : undefined}
       >
         {(props) => (

@@ -1,3 +1,4 @@
+import type { RefObject } from 'react';
 import { type Message, MessageState } from '../../src/client/index.ts';
 import { useFormat } from '../i18n/use-format.ts';
 import { useTexts } from '../i18n/use-texts.ts';
@@ -19,11 +20,12 @@ export interface MessagePanelProps {
   readonly message: Message | null | undefined;
   readonly firstSeq: number;
   readonly lastSeq: number;
+  readonly heading: RefObject<HTMLHeadingElement | null>;
   readonly onClose: () => void;
 }
 
 /** All of the chosen message, beside the list. */
-export function MessagePanel({ channel, seq, message, firstSeq, lastSeq, onClose }: MessagePanelProps) {
+export function MessagePanel({ heading, channel, seq, message, firstSeq, lastSeq, onClose }: MessagePanelProps) {
   const t = useTexts(channelTexts);
   const format = useFormat();
   const isMissing = seq !== undefined && (seq < firstSeq || seq > lastSeq);
@@ -34,7 +36,9 @@ export function MessagePanel({ channel, seq, message, firstSeq, lastSeq, onClose
       ) : (
         <>
           <div className="row spread">
-            <h2>{t('message.title', { seq: format.number(seq) })}</h2>
+            <h2 ref={heading} tabIndex={-1}>
+              {t('message.title', { seq: format.number(seq) })}
+            </h2>
             <div className="row">
               <CopyButton text={window.location.href} label={t('message.link')} />
               <button type="button" className="button small quiet" aria-label={t('message.close')} onClick={onClose}>

@@ -10,17 +10,18 @@ import {
   useState,
   useSyncExternalStore,
 } from 'react';
+import { Link } from 'wouter';
 import type { Message } from '../../src/client/index.ts';
-import { MessageService, MessageState } from '../../src/client/index.ts';
+import { ChannelType, MessageService, MessageState } from '../../src/client/index.ts';
 import { sendbatch, transport } from '../api/client.ts';
 import { type Format, useFormat } from '../i18n/use-format.ts';
 import { useTexts } from '../i18n/use-texts.ts';
-import { useHasScope } from '../shell/use-session.ts';
+import { useHasScope, useSession } from '../shell/use-session.ts';
 import { useQueryParams } from '../ui/address.ts';
 import { Badge } from '../ui/display.tsx';
 import { Empty, ErrorNotice, Loading } from '../ui/feedback.tsx';
 import type { Tone } from '../ui/tone.ts';
-import type { ChannelAddress } from './channel.ts';
+import { type ChannelAddress, isPair } from './channel.ts';
 import { ChannelLog, type LogState } from './channel-log.ts';
 import { JumpForms } from './jump.tsx';
 import { MessagePanel } from './message-panel.tsx';
@@ -38,6 +39,28 @@ const nearEnd = rowHeight;
 
 /** The messages of a channel: live, and back to the first one. */
 export function Messages({ channel }: { readonly channel: ChannelAddress }) {
+  const session = useSession();
+  const isUser = session.state === 'signedIn' && session.info.caller?.isUser === true;
+  // A user's own credential says which side it is.
+  if (channel.channelType === ChannelType.PERSON && !isPair(channel) && !isUser)
+    return <OnePerson uid={channel.channelId} />;
+  return <MessagesOf channel={channel} />;
+}
+
+/** The address of a user, whose lists it has, names no conversation. */
+function OnePerson({ uid }: { readonly uid: string }) {
+  const t = useTexts(channelTexts);
+  return (
+    <Empty title={t('messages.onePerson', { uid })}>
+      <p>{t('messages.onePersonText', { uid })}</p>
+      <Link href={`/channels?uid=${encodeURIComponent(uid)}`} className="button">
+        {t('find.ofUser')}
+      </Link>
+    </Empty>
+  );
+}
+
+function MessagesOf({ channel }: { readonly channel: ChannelAddress }) {
   const { channelType, channelId } = channel;
   const [log, setLog] = useState<ChannelLog>();
   useEffect(() => {
@@ -61,7 +84,19 @@ function LogView({ log, channel }: LogViewProps) {
   const state = useSyncExternalStore(log.subscribe, log.get);
   const [params, setParams] = useQueryParams();
   const selected = seqOf(params.get('seq'));
+  const heading = useRef<HTMLHeadingElement>(null);
   const select = useCallback((seq: number) => setParams({ seq: String(seq) }, { push: true }), [setParams]);
+  const open = useCallback(
+    (seq: number, isByKeyboard: boolean) => {
+      select(seq);
+      requestAnimationFrame(() => showPanel(heading.current, isByKeyboard));
+    },
+    [select],
+  );
+  const close = () => {
+    document.querySelector<HTMLElement>('.message-row[aria-current]')?.focus();
+    setParams({ seq: '' });
+  };
   const { firstSeq, lastSeq, isOpen } = state;
   const reopen = () => void log.open();
   if (!isOpen) return state.error === undefined ? <Loading /> : <ErrorNotice error={state.error} onRetry={reopen} />;
@@ -88,20 +123,28 @@ function LogView({ log, channel }: LogViewProps) {
         </Empty>
       ) : (
         <div className="messages">
-          <MessageList log={log} state={state} selected={selected} onSelect={select} />
+          <MessageList log={log} state={state} selected={selected} onSelect={open} />
           <MessagePanel
+            heading={heading}
             channel={channel}
             message={selected === undefined ? undefined : log.at(selected)}
             seq={selected}
             firstSeq={firstSeq}
             lastSeq={lastSeq}
-            onClose={() => setParams({ seq: '' })}
+            onClose={close}
           />
         </div>
       )}
       {maySend ? <SendForm channel={channel} rpc={rpc} /> : null}
     </>
   );
+}
+
+/** Moves to the panel of a message: the focus of a keyboard user, and the page where it is below the list. */
+function showPanel(heading: HTMLHeadingElement | null, isByKeyboard: boolean): void {
+  if (isByKeyboard) heading?.focus({ preventScroll: true });
+  const panel = heading?.closest('section');
+  if (panel && panel.getBoundingClientRect().top > window.innerHeight / 2) panel.scrollIntoView();
 }
 
 function seqOf(text: string | null): number | undefined {
@@ -128,7 +171,7 @@ interface MessageListProps {
   readonly log: ChannelLog;
   readonly state: LogState;
   readonly selected: number | undefined;
-  readonly onSelect: (seq: number) => void;
+  readonly onSelect: (seq: number, isByKeyboard: boolean) => void;
 }
 
 function MessageList({ log, state, selected, onSelect }: MessageListProps) {
@@ -213,7 +256,7 @@ interface MessageRowProps {
   readonly seq: number;
   readonly message: Message | null | undefined;
   readonly isSelected: boolean;
-  readonly onSelect: (seq: number) => void;
+  readonly onSelect: (seq: number, isByKeyboard: boolean) => void;
   readonly format: Format;
 }
 
@@ -234,7 +277,8 @@ const MessageRow = memo(function MessageRow({ seq, message, isSelected, onSelect
       type="button"
       className="message-row"
       aria-current={isSelected ? 'true' : undefined}
-      onClick={() => onSelect(seq)}
+      // A click by keyboard has no count.
+      onClick={({ detail }) => onSelect(seq, detail === 0)}
     >
       <span className="message-head">
         <span className="message-seq">{format.number(seq)}</span>

@@ -114,9 +114,9 @@ function RuleTable({ rules, onEdit, onRemove }: RuleTableProps) {
             const words = [...rule.keywords, ...rule.patterns];
             return (
               <tr key={id}>
-                <th scope="row">
+                <th scope="row" className={rule.note === '' ? undefined : 'breakable'}>
                   {id}
-                  {rule.note === '' ? null : <div className="muted small breakable">{rule.note}</div>}
+                  {rule.note === '' ? null : <div className="muted small">{rule.note}</div>}
                 </th>
                 <td>
                   <ActionBadge action={rule.action} />

@@ -23,6 +23,8 @@ export interface ChartProps {
 }
 
 const height = 180;
+/** Seconds between the marks of the time; none below a minute, which is what they show. */
+const timeSteps = [60, 120, 300, 600, 900, 1800, 3600];
 
 /** Lines over time. The legend shows the values at the pointer. */
 export function Chart({ title, summary, times, series }: ChartProps) {
@@ -62,7 +64,12 @@ export function Chart({ title, summary, times, series }: ChartProps) {
         hooks: { draw: [showLatest], setCursor: [showLatest] },
         scales: { y: { range: (_, __, most) => [0, Math.max(most, 1) * 1.1] } },
         axes: [
-          { ...axis, size: 30, values: (_, splits) => splits.map((each) => format.clock(each * 1000)) },
+          {
+            ...axis,
+            size: 30,
+            incrs: timeSteps,
+            values: (_, splits) => splits.map((each) => format.clock(each * 1000)),
+          },
           { ...axis, size: 56, values: (_, splits) => splits.map((each) => format.number(each)) },
         ],
         series: [

@@ -1,6 +1,6 @@
 import { TransportProvider } from '@connectrpc/connect-query';
 import { QueryClientProvider } from '@tanstack/react-query';
-import { type ComponentType, lazy, Suspense, useEffect, useState } from 'react';
+import { useEffect, useState } from 'react';
 import { Link, Redirect, Route, Router, Switch, useLocation } from 'wouter';
 import { transport } from '../api/client.ts';
 import { createQueryClient } from '../api/query.ts';
@@ -12,16 +12,16 @@ import { noteLocation } from '../ui/navigation.ts';
 import { Page } from '../ui/page.tsx';
 import { Crash } from './crash.tsx';
 import { DisplayMenu, scopeName } from './display-menu.tsx';
+import { LazyPage } from './lazy-page.tsx';
+import { NotFound } from './not-found.tsx';
 import { consolePath } from './paths.ts';
-import { type Section, sections } from './sections.ts';
+import { type LoadPage, type Section, sections } from './sections.ts';
 import { SignIn } from './sign-in.tsx';
 import { shellTexts } from './texts.ts';
 import { hasScope, useSession } from './use-session.ts';
 
-const pages: readonly { readonly route: string; readonly section: Section; readonly Component: ComponentType }[] =
-  sections.flatMap((section) =>
-    Object.entries(section.pages).map(([route, load]) => ({ route, section, Component: lazy(load) })),
-  );
+const pages: readonly { readonly route: string; readonly section: Section; readonly load: LoadPage }[] =
+  sections.flatMap((section) => Object.entries(section.pages).map(([route, load]) => ({ route, section, load })));
 
 /** The whole console: header, navigation and the page of the address. */
 export function App() {
@@ -114,18 +114,20 @@ function Content({ current }: { readonly current: Session }) {
     case 'signedIn':
       return (
         <Crash key={path}>
-          <Suspense fallback={<Loading />}>
-            <Switch>
-              {pages.map(({ route, section, Component }) => (
-                <Route key={route} path={route}>
-                  {hasScope(current, section.scope) ? <Component /> : <NoAccess section={section} current={current} />}
-                </Route>
-              ))}
-              <Route>
-                <NotFound />
+          <Switch>
+            {pages.map(({ route, section, load }) => (
+              <Route key={route} path={route}>
+                {hasScope(current, section.scope) ? (
+                  <LazyPage key={route} load={load} />
+                ) : (
+                  <NoAccess section={section} current={current} />
+                )}
               </Route>
-            </Switch>
-          </Suspense>
+            ))}
+            <Route>
+              <NotFound />
+            </Route>
+          </Switch>
         </Crash>
       );
   }
@@ -145,19 +147,6 @@ function NoAccess({ section, current }: { readonly section: Section; readonly cu
             {t('otherKey')}
           </button>
         ) : null}
-      </Empty>
-    </Page>
-  );
-}
-
-function NotFound() {
-  const t = useTexts(shellTexts);
-  return (
-    <Page title={t('notFound')}>
-      <Empty title={t('notFoundText')}>
-        <Link href="/" className="button">
-          {t('toStart')}
-        </Link>
       </Empty>
     </Page>
   );

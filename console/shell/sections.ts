@@ -2,7 +2,7 @@ import type { ComponentType } from 'react';
 import type { Scope } from '../api/session.ts';
 import type { IconName } from '../ui/icons.tsx';
 
-type LoadPage = () => Promise<{ readonly default: ComponentType }>;
+export type LoadPage = () => Promise<{ readonly default: ComponentType }>;
 
 /** A section of the console: an entry of the navigation and its pages. */
 export interface Section {

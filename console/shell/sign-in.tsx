@@ -1,4 +1,4 @@
-import { type FormEvent, useEffect, useState } from 'react';
+import { type FormEvent, useEffect, useRef, useState } from 'react';
 import { session } from '../api/session.ts';
 import { useTexts } from '../i18n/use-texts.ts';
 import { ErrorNotice, Notice } from '../ui/feedback.tsx';
@@ -12,6 +12,9 @@ export function SignIn({ wasSignedIn }: { readonly wasSignedIn: boolean }) {
   const [error, setError] = useState<unknown>();
   const [isEmpty, setEmpty] = useState(false);
   const [isChecking, setChecking] = useState(false);
+  const input = useRef<HTMLInputElement>(null);
+  // Also where a page was left because its credential had expired.
+  useEffect(() => input.current?.focus(), []);
   useEffect(() => {
     document.title = `${t('signIn.title')} · sendbatch`;
   }, [t]);
@@ -40,6 +43,7 @@ export function SignIn({ wasSignedIn }: { readonly wasSignedIn: boolean }) {
         {(props) => (
           <input
             {...props}
+            ref={input}
             type="password"
             autoComplete="current-password"
             spellCheck={false}

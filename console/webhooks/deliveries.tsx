@@ -98,7 +98,6 @@ export function Deliveries({ name, onRedelivered }: DeliveriesProps) {
                   {t('deliveries.attempts')}
                 </th>
                 <th scope="col">{t('deliveries.answer')}</th>
-                <th scope="col">{t('deliveries.next')}</th>
               </tr>
             </thead>
             <tbody>
@@ -158,7 +157,14 @@ function Row({ delivery, isChosen, onChoose }: RowProps) {
           <Time value={createdAt} />
         </div>
       </th>
-      <td>{name === undefined ? null : <Badge tone={tone ?? 'neutral'}>{t(`deliveries.states.${name}`)}</Badge>}</td>
+      <td>
+        {name === undefined ? null : <Badge tone={tone ?? 'neutral'}>{t(`deliveries.states.${name}`)}</Badge>}
+        {name === 'retrying' && nextAttemptAt !== undefined ? (
+          <div className="muted small nowrap">
+            <Time value={nextAttemptAt} />
+          </div>
+        ) : null}
+      </td>
       <td className="breakable">
         {format.number(count)}
         {ranges.slice(0, shownRanges).map(({ channelType, channelId, firstSeq, lastSeq }) => (
@@ -172,9 +178,6 @@ function Row({ delivery, isChosen, onChoose }: RowProps) {
       <td className="breakable">
         {lastStatus === 0 ? <span className="muted">{t('deliveries.noAnswer')}</span> : lastStatus}
         <div className="muted small">{lastError}</div>
-      </td>
-      <td className="nowrap">
-        <Time value={nextAttemptAt} />
       </td>
     </tr>
   );

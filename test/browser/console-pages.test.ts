@@ -251,7 +251,8 @@ describe('the console', { skip: noConsole }, () => {
     await page.getByLabel('Text', { exact: true }).last().fill('from the console');
     await page.getByRole('button', { name: 'Send', exact: true }).click();
     await page.getByText(`Sent as number 20,005.`).waitFor();
-    await list.getByText('from the console', { exact: true }).click();
+    await list.getByRole('button').filter({ hasText: 'from the console' }).press('Enter');
+    await until('the focus is in the panel', async () => (await focused(page)) === 'Message 20,005');
     await page.getByRole('button', { name: 'Edit…' }).press('Enter');
     const dialog = page.getByRole('dialog');
     await dialog.getByRole('button', { name: 'Save' }).press('Enter');
@@ -279,6 +280,13 @@ describe('the console', { skip: noConsole }, () => {
       'changed\nin the console',
     ]);
     await assertAccessible(page, 'the panel of a message');
+    // A page that cannot be loaded without a network is loaded when the user asks again.
+    await page.context().setOffline(true);
+    await page.getByRole('link', { name: 'Batches' }).click();
+    await page.getByText('The service did not answer.', { exact: false }).waitFor();
+    await page.context().setOffline(false);
+    await page.getByRole('button', { name: 'Try again' }).click();
+    await page.getByRole('link', { name: 'Autumn offer' }).first().waitFor();
     // The browser's own lines about the cut.
     const lines = browser.faults.splice(before);
     assert.deepEqual(
@@ -327,6 +335,16 @@ describe('the console', { skip: noConsole }, () => {
     await page.getByRole('dialog', { name: 'Clear the denylist of news?' }).waitFor();
     await page.getByRole('button', { name: 'Remove all', exact: true }).click();
     await page.getByText('Nobody is on this list').waitFor();
+    // Addresses of what does not exist.
+    for (const [path, words] of [
+      ['/channels/2/news?seq=999999', 'The channel has the numbers 1 to '],
+      ['/channels/1/ann', 'ann is one person'],
+      ['/channels/99/news', 'No such page'],
+      ['/channels/2/news/nowhere', 'No such page'],
+    ] as const) {
+      await page.evaluate(`history.pushState(null, '', ${JSON.stringify(`/console${path}`)})`);
+      await page.getByText(words, { exact: false }).first().waitFor();
+    }
     await page.context().close();
   });
 
