@@ -152,26 +152,28 @@ for (const lanes of [4, 0]) {
       assert.equal(outcomesOf(await client.send({ messages })), 'ok ok');
     });
 
-    test('a channel takes 100,000 members as a set and lists them page by page', async () => {
-      const uids = Array.from({ length: 100_000 }, (_, index) => `m${String(index).padStart(6, '0')}`);
-      const channel = { channel_id: 'large', ...group };
-      await ok('/channel/subscriber_add', { ...channel, subscribers: uids });
-      await ok('/channel/subscriber_add', { ...channel, subscribers: ['m000001', 'n', 'n'] });
-      const seen: string[] = [];
-      let token = '';
-      for (let pages = 0; pages < 20; pages++) {
-        const { body } = await call.get(`/v1/channels/2/large/members?page_size=10000&page_token=${token}`);
-        seen.push(...body.entries.map((entry: { uid: string }) => entry.uid));
-        token = body.next_page_token;
-        if (token === '') break;
-      }
-      assert.deepEqual(seen, [...uids, 'n']);
-      await ok('/channel/subscriber_add', { ...channel, subscribers: ['only'], reset: 1 });
-      const { body } = await call.get('/v1/channels/2/large/members');
-      assert.deepEqual([body.entries.length, body.entries[0].uid, body.next_page_token], [1, 'only', '']);
-      await ok('/channel/subscriber_remove_all', channel);
-      assert.deepEqual((await call.get('/v1/channels/2/large/members')).body.entries, []);
-    });
+    // Members do not depend on how messages are committed.
+    if (lanes > 0)
+      test('a channel takes 100,000 members as a set and lists them page by page', async () => {
+        const uids = Array.from({ length: 100_000 }, (_, index) => `m${String(index).padStart(6, '0')}`);
+        const channel = { channel_id: 'large', ...group };
+        await ok('/channel/subscriber_add', { ...channel, subscribers: uids });
+        await ok('/channel/subscriber_add', { ...channel, subscribers: ['m000001', 'n', 'n'] });
+        const seen: string[] = [];
+        let token = '';
+        for (let pages = 0; pages < 20; pages++) {
+          const { body } = await call.get(`/v1/channels/2/large/members?page_size=10000&page_token=${token}`);
+          seen.push(...body.entries.map((entry: { uid: string }) => entry.uid));
+          token = body.next_page_token;
+          if (token === '') break;
+        }
+        assert.deepEqual(seen, [...uids, 'n']);
+        await ok('/channel/subscriber_add', { ...channel, subscribers: ['only'], reset: 1 });
+        const { body } = await call.get('/v1/channels/2/large/members');
+        assert.deepEqual([body.entries.length, body.entries[0].uid, body.next_page_token], [1, 'only', '']);
+        await ok('/channel/subscriber_remove_all', channel);
+        assert.deepEqual((await call.get('/v1/channels/2/large/members')).body.entries, []);
+      });
 
     test('channel flags, lists and system uids can be read, also through the legacy routes', async () => {
       assert.equal((await call.get('/v1/channels/2/never')).status, 404);

@@ -109,7 +109,7 @@ describe('random requests to every route', () => {
             body: json(body),
           }),
         ),
-        { seed: seedOf(context), numRuns: 40 },
+        { seed: seedOf(context), numRuns: 25 },
       );
     });
   }
@@ -147,7 +147,7 @@ describe('random requests to every route', () => {
             ...(verb === 'GET' || verb === 'DELETE' ? {} : { body: sent }),
           });
         }),
-        { seed: seedOf(context), numRuns: 40 },
+        { seed: seedOf(context), numRuns: 25 },
       );
     });
   }
