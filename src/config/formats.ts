@@ -62,7 +62,7 @@ const texts = {
         splitWords(text),
         (each) => /^([1-9]|1[0-2])=[1-9]\d{0,4}$/.test(each),
         'is not a channel type and its days, such as 2=365',
-      ),
+      ) ?? faultOfRepeatedType(retentionOf(text)),
   },
   origins: {
     shape: '`https://…`, `*`',
@@ -155,6 +155,13 @@ function quotaOf(text: string): Quota | undefined {
 
 export function quotasOf(text: string): Quota[] {
   return splitWords(text).flatMap((each) => quotaOf(each) ?? []);
+}
+
+/** Of two numbers of days the smaller one would remove messages that the other one keeps. */
+function faultOfRepeatedType(parts: ReturnType<typeof retentionOf>): string | undefined {
+  const types = parts.map(({ channelType }) => channelType);
+  const repeated = types.find((type, index) => types.indexOf(type) !== index);
+  return repeated === undefined ? undefined : `names channel type ${repeated} twice`;
 }
 
 export function retentionOf(text: string): { channelType: number; days: number }[] {

@@ -295,6 +295,7 @@ test('every setting is read where the configuration is made', () => {
 
 test('an invalid choice for a setting is answered with the valid ones', () => {
   refused({ AUTH: 'yes' }, /^AUTH: must be on or off: /);
+  refused({ RETENTION: '2=365 9=7 2=1' }, /^RETENTION: names channel type 2 twice/);
   refused({ METRICS: 'on' }, /^METRICS: must be open: /);
   refused({ LOG_FORMAT: 'xml' }, /^LOG_FORMAT: must be auto, json or pretty: /);
   assert.equal(loadConfig({ AUTH: '' }).asks, false);
