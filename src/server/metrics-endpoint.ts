@@ -4,6 +4,7 @@ import type { Identify } from '../auth/identity.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { toConnectError, toHttp } from '../rpc/error-mapping.ts';
 import type { RequestContext, Response } from '../rpc/request-context.ts';
+import { acceptsCoding } from './content-coding.ts';
 
 export interface MetricsParts {
   /** Renders all metrics in Prometheus' text format. */
@@ -31,7 +32,7 @@ export function createMetricsEndpoint({
     try {
       if (identify !== undefined) await assertMayRead(context, identify);
       const text = await metrics();
-      const usesGzip = /\bgzip\b/.test(String(request.headers['accept-encoding'] ?? ''));
+      const usesGzip = acceptsCoding(request, 'gzip');
       const body = usesGzip ? await compress(text) : Buffer.from(text);
       response.writeHead(200, {
         'content-type': 'text/plain; version=0.0.4; charset=utf-8',

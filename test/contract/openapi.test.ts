@@ -399,6 +399,11 @@ describe('the OpenAPI document', () => {
     const first = await fetch(`${service.url}/openapi.json`);
     assert.equal(first.headers.get('content-encoding'), 'gzip');
     await first.arrayBuffer();
+    for (const path of ['/openapi.json', '/metrics', '/docs/swagger-ui.js']) {
+      const plain = await fetch(service.url + path, { headers: { 'accept-encoding': 'br;q=0.0, gzip; q=0, *' } });
+      assert.equal(plain.headers.get('content-encoding'), null, path);
+      await plain.arrayBuffer();
+    }
     const again = await fetch(`${service.url}/openapi.json`, {
       headers: { 'if-none-match': first.headers.get('etag') ?? '' },
     });

@@ -17,6 +17,7 @@ import { promisify } from 'node:util';
 import { brotliCompress, constants, gzip } from 'node:zlib';
 import { toConnectError, toHttp } from '../../rpc/error-mapping.ts';
 import type { Request, Response } from '../../rpc/request-context.ts';
+import { acceptsCoding } from '../content-coding.ts';
 import { notBuiltPage } from './not-built.ts';
 
 /**
@@ -231,9 +232,8 @@ function send(request: Request, response: Response, file: Prepared): void {
 }
 
 function encodingFor(request: Request, file: Prepared): [string | undefined, Uint8Array] {
-  const accepted = String(request.headers['accept-encoding'] ?? '');
-  if (file.brotli !== undefined && /\bbr\b/.test(accepted)) return ['br', file.brotli];
-  if (file.gzipped !== undefined && /\bgzip\b/.test(accepted)) return ['gzip', file.gzipped];
+  if (file.brotli !== undefined && acceptsCoding(request, 'br')) return ['br', file.brotli];
+  if (file.gzipped !== undefined && acceptsCoding(request, 'gzip')) return ['gzip', file.gzipped];
   return [undefined, file.bytes];
 }
 

@@ -3,6 +3,7 @@ import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 import { toConnectError, toHttp } from '../../rpc/error-mapping.ts';
 import type { Request, Response } from '../../rpc/request-context.ts';
+import { acceptsCoding } from '../content-coding.ts';
 import type { DocsParts } from './api-document.ts';
 import { type Page, pagePolicy, pages } from './page.ts';
 
@@ -95,8 +96,7 @@ function send(request: Request, response: Response, { type, bytes, tag, gzipped 
     response.end();
     return;
   }
-  const acceptsGzip = /\bgzip\b/.test(String(request.headers['accept-encoding'] ?? ''));
-  const body = acceptsGzip && gzipped !== undefined ? gzipped : bytes;
+  const body = acceptsCoding(request, 'gzip') && gzipped !== undefined ? gzipped : bytes;
   response.writeHead(200, {
     ...headers,
     'content-type': type,
