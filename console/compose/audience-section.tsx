@@ -2,59 +2,45 @@ import { useTexts } from '../i18n/use-texts.ts';
 import { Field, type FieldProps } from '../ui/field.tsx';
 import type { Form } from './form.ts';
 import { composeTexts } from './texts.ts';
-import type { Compose } from './use-compose.ts';
+import { work } from './work.ts';
 
 const channelTypes = ['1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11', '12'] as const;
 
 interface Choices {
   readonly form: Form;
   readonly columns: readonly string[];
-  readonly change: Compose['change'];
 }
 
 /** Receiver, sender, and what else a message has. */
 export function AudienceSection(choices: Choices) {
   const t = useTexts(composeTexts);
-  const { form, columns, change } = choices;
+  const { form, columns } = choices;
+  const isOfLines = form.source === 'lines';
   return (
     <section className="card stack" aria-labelledby="compose-audience">
       <h2 id="compose-audience">{t('audience.title')}</h2>
+      {isOfLines ? <p>{t('audience.ofLines')}</p> : null}
       <div className="choices">
-        <Field label={t('audience.kind')}>
-          {(props) => (
-            <select
-              {...props}
-              value={form.typeColumn === '' ? String(form.channelType) : 'column'}
-              onChange={({ target }) => change({ channelType: Number(target.value), typeColumn: '' })}
-            >
-              {form.typeColumn === '' ? null : (
-                <option value="column">{t('audience.kindFromColumn', { column: form.typeColumn })}</option>
-              )}
-              {channelTypes.map((type) => (
-                <option key={type} value={type}>
-                  {t(`audience.kinds.${type}`)}
-                </option>
-              ))}
-            </select>
-          )}
-        </Field>
-        <ColumnField
-          label={t('audience.receiver')}
-          hint={t('audience.receiverHint')}
-          columns={columns}
-          value={form.receiverColumn}
-          none={t('audience.choose')}
-          onChange={(receiverColumn) => change({ receiverColumn })}
-        />
-        <Field label={t('audience.sender')} hint={t('audience.senderHint')}>
+        <KindField form={form} isOfLines={isOfLines} />
+        {isOfLines ? null : (
+          <ColumnField
+            label={t('audience.receiver')}
+            hint={t('audience.receiverHint')}
+            columns={columns}
+            value={form.receiverColumn}
+            none={t('audience.choose')}
+            onChange={(receiverColumn) => work.change({ receiverColumn })}
+          />
+        )}
+        <Field label={t('audience.sender')} hint={isOfLines ? t('audience.whereMissing') : t('audience.senderHint')}>
           {(props) =>
-            form.senderColumn === '' ? (
+            form.senderColumn === '' || isOfLines ? (
               <input
                 {...props}
                 value={form.sender}
                 spellCheck={false}
                 autoComplete="off"
-                onChange={({ target }) => change({ sender: target.value })}
+                onChange={({ target }) => work.change({ sender: target.value })}
               />
             ) : (
               <ColumnSelect
@@ -62,21 +48,46 @@ export function AudienceSection(choices: Choices) {
                 columns={columns}
                 value={form.senderColumn}
                 none={t('audience.senderFixed')}
-                onChange={(senderColumn) => change({ senderColumn })}
+                onChange={(senderColumn) => work.change({ senderColumn })}
               />
             )
           }
         </Field>
       </div>
-      <details className="more">
-        <summary>{t('audience.more')}</summary>
-        <MoreChoices {...choices} />
-      </details>
+      {isOfLines ? null : (
+        <details className="more">
+          <summary>{t('audience.more')}</summary>
+          <MoreChoices {...choices} />
+        </details>
+      )}
     </section>
   );
 }
 
-function MoreChoices({ form, columns, change }: Choices) {
+function KindField({ form, isOfLines }: { readonly form: Form; readonly isOfLines: boolean }) {
+  const t = useTexts(composeTexts);
+  const isFixed = form.typeColumn === '' || isOfLines;
+  return (
+    <Field label={t('audience.kind')} hint={isOfLines ? t('audience.whereMissing') : undefined}>
+      {(props) => (
+        <select
+          {...props}
+          value={isFixed ? String(form.channelType) : 'column'}
+          onChange={({ target }) => work.change({ channelType: Number(target.value), typeColumn: '' })}
+        >
+          {isFixed ? null : <option value="column">{t('audience.kindFromColumn', { column: form.typeColumn })}</option>}
+          {channelTypes.map((type) => (
+            <option key={type} value={type}>
+              {t(`audience.kinds.${type}`)}
+            </option>
+          ))}
+        </select>
+      )}
+    </Field>
+  );
+}
+
+function MoreChoices({ form, columns }: Choices) {
   const t = useTexts(composeTexts);
   return (
     <div className="choices">
@@ -84,12 +95,12 @@ function MoreChoices({ form, columns, change }: Choices) {
         <input
           type="checkbox"
           checked={form.isUnread}
-          onChange={({ target }) => change({ isUnread: target.checked })}
+          onChange={({ target }) => work.change({ isUnread: target.checked })}
         />
         {t('audience.unread')}
       </label>
       <Field label={t('audience.tag')} hint={t('audience.tagHint')}>
-        {(props) => <input {...props} value={form.tag} onChange={({ target }) => change({ tag: target.value })} />}
+        {(props) => <input {...props} value={form.tag} onChange={({ target }) => work.change({ tag: target.value })} />}
       </Field>
       <Field label={t('audience.expire')} hint={t('audience.expireHint')}>
         {(props) => (
@@ -97,7 +108,7 @@ function MoreChoices({ form, columns, change }: Choices) {
             {...props}
             inputMode="numeric"
             value={form.expire}
-            onChange={({ target }) => change({ expire: target.value.replace(/\D/g, '').slice(0, 9) })}
+            onChange={({ target }) => work.change({ expire: target.value.replace(/\D/g, '').slice(0, 9) })}
           />
         )}
       </Field>
@@ -106,7 +117,7 @@ function MoreChoices({ form, columns, change }: Choices) {
         columns={columns}
         value={form.senderColumn}
         none={t('audience.senderFixed')}
-        onChange={(senderColumn) => change({ senderColumn })}
+        onChange={(senderColumn) => work.change({ senderColumn })}
       />
       <ColumnField
         label={t('audience.key')}
@@ -114,7 +125,7 @@ function MoreChoices({ form, columns, change }: Choices) {
         columns={columns}
         value={form.keyColumn}
         none={t('audience.none')}
-        onChange={(keyColumn) => change({ keyColumn })}
+        onChange={(keyColumn) => work.change({ keyColumn })}
       />
       <ColumnField
         label={t('audience.ownTime')}
@@ -122,7 +133,7 @@ function MoreChoices({ form, columns, change }: Choices) {
         columns={columns}
         value={form.timeColumn}
         none={t('audience.none')}
-        onChange={(timeColumn) => change({ timeColumn })}
+        onChange={(timeColumn) => work.change({ timeColumn })}
       />
     </div>
   );

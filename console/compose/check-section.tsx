@@ -1,4 +1,3 @@
-import { useRef, useState } from 'react';
 import { useFormat } from '../i18n/use-format.ts';
 import { useTexts } from '../i18n/use-texts.ts';
 import { Facts, Progress } from '../ui/display.tsx';
@@ -10,13 +9,14 @@ import type { Form } from './form.ts';
 import { EngineNotice } from './notice.tsx';
 import { linesOf, ProblemList } from './problem-list.tsx';
 import { composeTexts } from './texts.ts';
-import { type Compose, connection } from './use-compose.ts';
+import type { Compose } from './use-compose.ts';
+import { work } from './work.ts';
 
 /** Who would get the batch, and what the service says to it. */
 export function CheckSection({ compose, form }: { readonly compose: Compose; readonly form: Form }) {
   const t = useTexts(composeTexts);
   const format = useFormat();
-  const { audience, countingShare, change, open } = compose;
+  const { audience, countingShare, open } = compose;
   return (
     <section className="card stack" aria-labelledby="compose-check">
       <h2 id="compose-check">{t('check.title')}</h2>
@@ -29,13 +29,13 @@ export function CheckSection({ compose, form }: { readonly compose: Compose; rea
           columns={open?.info.columns ?? []}
           value={form.uniqueColumn}
           none={t('check.uniqueNone')}
-          onChange={(uniqueColumn) => change({ uniqueColumn })}
+          onChange={(uniqueColumn) => work.change({ uniqueColumn })}
         />
       </div>
       {audience === undefined ? null : (
         <>
           <AudienceFacts audience={audience} />
-          <AudienceNotices audience={audience} form={form} change={change} />
+          <AudienceNotices audience={audience} form={form} />
           <ServiceCheck compose={compose} audience={audience} />
         </>
       )}
@@ -67,11 +67,9 @@ function AudienceFacts({ audience: { rows, messages, receivers, bytes } }: { rea
 function AudienceNotices({
   audience: { repeated, duplicates, invalid, emptyCells, messages },
   form,
-  change,
 }: {
   readonly audience: Audience;
   readonly form: Form;
-  readonly change: Compose['change'];
 }) {
   const t = useTexts(composeTexts);
   const { example } = repeated;
@@ -86,7 +84,11 @@ function AudienceNotices({
               lines: example.lines.join(', '),
             })}
           </p>
-          <button type="button" className="button small" onClick={() => change({ uniqueColumn: form.receiverColumn })}>
+          <button
+            type="button"
+            className="button small"
+            onClick={() => work.change({ uniqueColumn: form.receiverColumn })}
+          >
             {t('check.dropRepeated')}
           </button>
         </Notice>
@@ -120,25 +122,7 @@ function AudienceNotices({
 function ServiceCheck({ compose, audience }: { readonly compose: Compose; readonly audience: Audience }) {
   const t = useTexts(composeTexts);
   const format = useFormat();
-  const { engine, plan, report, setReport } = compose;
-  const [done, setDone] = useState<number>();
-  const [error, setError] = useState<unknown>();
-  const running = useRef<AbortController>(undefined);
-  async function check(): Promise<void> {
-    if (engine === undefined || plan === undefined) return;
-    const controller = new AbortController();
-    running.current = controller;
-    setError(undefined);
-    setReport(undefined);
-    setDone(0);
-    try {
-      setReport(await engine.check(connection(), plan, { signal: controller.signal, onProgress: setDone }));
-    } catch (thrown) {
-      if (!controller.signal.aborted) setError(thrown);
-    } finally {
-      setDone(undefined);
-    }
-  }
+  const { report, checkedCount: done, checkError: error } = compose;
   if (audience.messages === 0) return null;
   return (
     <div className="stack">
@@ -147,12 +131,12 @@ function ServiceCheck({ compose, audience }: { readonly compose: Compose; readon
           type="button"
           className={report === undefined ? 'button primary' : 'button'}
           disabled={done !== undefined}
-          onClick={() => void check()}
+          onClick={() => void work.check()}
         >
           {t('check.ask')}
         </button>
         {done === undefined ? null : (
-          <button type="button" className="button quiet" onClick={() => running.current?.abort()}>
+          <button type="button" className="button quiet" onClick={() => work.stopCheck()}>
             {t('check.stop')}
           </button>
         )}
@@ -172,7 +156,7 @@ function ServiceCheck({ compose, audience }: { readonly compose: Compose; readon
 
 function Report({ report, compose }: { readonly report: CheckReport; readonly compose: Compose }) {
   const t = useTexts(composeTexts);
-  const { withRefused, setWithRefused } = compose;
+  const { withRefused } = compose;
   const fine = report.checked - report.malformedCount - report.refusedCount;
   return (
     <div className="stack" data-testid="report">
@@ -187,7 +171,11 @@ function Report({ report, compose }: { readonly report: CheckReport; readonly co
           <p>{t('check.refused', { count: report.refusedCount })}</p>
           <ProblemList groups={report.refused} />
           <label className="check">
-            <input type="checkbox" checked={!withRefused} onChange={({ target }) => setWithRefused(!target.checked)} />
+            <input
+              type="checkbox"
+              checked={!withRefused}
+              onChange={({ target }) => work.setWithRefused(!target.checked)}
+            />
             {t('check.refusedChoice')}
           </label>
           <p className="hint">{t('check.refusedHint')}</p>

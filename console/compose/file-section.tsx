@@ -1,4 +1,4 @@
-import { type ChangeEvent, type DragEvent, useEffect, useId, useRef, useState } from 'react';
+import { type ChangeEvent, type ClipboardEvent, type DragEvent, useEffect, useId, useRef, useState } from 'react';
 import { useFormat } from '../i18n/use-format.ts';
 import { useTexts } from '../i18n/use-texts.ts';
 import { Badge, Progress, TableScroll } from '../ui/display.tsx';
@@ -12,6 +12,7 @@ import { FaultList } from './problem-list.tsx';
 import { composeTexts } from './texts.ts';
 import type { Compose } from './use-compose.ts';
 import { useProblemWords } from './words.ts';
+import { work } from './work.ts';
 
 /** The file: choosing it, how it is read, and its rows. */
 export function FileSection({ compose }: { readonly compose: Compose }) {
@@ -22,7 +23,7 @@ export function FileSection({ compose }: { readonly compose: Compose }) {
   return (
     <section className="card stack" aria-labelledby="compose-file">
       <h2 id="compose-file">{t('file.title')}</h2>
-      {open === undefined ? <Chooser compose={compose} /> : null}
+      {open === undefined ? <Chooser /> : null}
       {reading === undefined ? null : (
         <div role="status" className="stack">
           <p>{t('file.reading', { name: reading.name, share: format.percent(reading.share) })}</p>
@@ -40,11 +41,11 @@ export function FileSection({ compose }: { readonly compose: Compose }) {
           <div className="row">
             <strong className="file-name">{open.name}</strong>
             <span className="muted">{t('file.rows', { count: open.info.rowCount })}</span>
-            <button type="button" className="button small" onClick={compose.reset}>
+            <button type="button" className="button small" onClick={() => work.reset()}>
               {t('file.replace')}
             </button>
           </div>
-          <ReadingChoices info={open.info} onChange={(choice) => void compose.read(open.file, open.name, choice)} />
+          <ReadingChoices info={open.info} onChange={(choice) => void work.read(open.file, open.name, choice)} />
           <FileNotices info={open.info} />
           <Rows compose={compose} columns={open.info.columns} total={open.info.rowCount} />
         </>
@@ -53,7 +54,10 @@ export function FileSection({ compose }: { readonly compose: Compose }) {
   );
 }
 
-function Chooser({ compose }: { readonly compose: Compose }) {
+/** A longer text is read at once: a text field of some megabytes freezes the page. */
+const directPasteChars = 200_000;
+
+function Chooser() {
   const t = useTexts(composeTexts);
   const input = useRef<HTMLInputElement>(null);
   const [isOver, setOver] = useState(false);
@@ -61,16 +65,22 @@ function Chooser({ compose }: { readonly compose: Compose }) {
   const [text, setText] = useState('');
   const [isEmpty, setEmpty] = useState(false);
   const take = (file: File | undefined | null) => {
-    if (file) void compose.read(file, file.name, {});
+    if (file) void work.read(file, file.name, {});
   };
   const onDrop = (event: DragEvent) => {
     event.preventDefault();
     setOver(false);
     take(event.dataTransfer.files[0]);
   };
-  const takePasted = () => {
-    setEmpty(text.trim() === '');
-    if (text.trim() !== '') void compose.read(new Blob([text]), t('file.pasted'), {});
+  const takeText = (pasted: string) => {
+    setEmpty(pasted.trim() === '');
+    if (pasted.trim() !== '') void work.read(new Blob([pasted]), t('file.pasted'), {});
+  };
+  const onPaste = (event: ClipboardEvent) => {
+    const pasted = event.clipboardData.getData('text/plain');
+    if (pasted.length < directPasteChars || text !== '') return;
+    event.preventDefault();
+    takeText(pasted);
   };
   return (
     <>
@@ -115,12 +125,13 @@ function Chooser({ compose }: { readonly compose: Compose }) {
                 rows={6}
                 spellCheck={false}
                 value={text}
+                onPaste={onPaste}
                 onChange={(event) => setText(event.target.value)}
               />
             )}
           </Field>
           <div>
-            <button type="button" className="button" onClick={takePasted}>
+            <button type="button" className="button" onClick={() => takeText(text)}>
               {t('file.pasteUse')}
             </button>
           </div>
@@ -141,8 +152,8 @@ function ReadingChoices({
   readonly onChange: (choice: ReadChoice) => void;
 }) {
   const t = useTexts(composeTexts);
-  const { encoding, delimiter, hasHeader, sheet } = info;
-  const chosen = { encoding: encoding?.encoding, delimiter, hasHeader, sheet };
+  const { encoding, delimiter, hasHeader, sheet, withHidden } = info;
+  const chosen = { encoding: encoding?.encoding, delimiter, hasHeader, sheet, withHidden };
   const encodingName = (name: string) => {
     const known = encodings.find((each) => each === name);
     return known === undefined ? name : t(`encodings.${known}`);
@@ -197,8 +208,18 @@ function ReadingChoices({
           )}
         </Field>
       )}
+      {info.hiddenRows === 0 ? null : (
+        <label className="check">
+          <input
+            type="checkbox"
+            checked={info.withHidden}
+            onChange={(event) => onChange({ ...chosen, withHidden: event.target.checked })}
+          />
+          {t('file.withHidden', { count: info.hiddenRows })}
+        </label>
+      )}
       {info.kind === 'jsonLines' ? (
-        <p className="muted">{t('file.jsonLines')}</p>
+        <p className="muted">{info.holdsMessages ? t('file.messageLines') : t('file.jsonLines')}</p>
       ) : (
         <label className="check">
           <input
@@ -229,6 +250,10 @@ function FileNotices({ info }: { readonly info: FileInfo }) {
           <p>{t('file.cut')}</p>
         </div>
       ) : null}
+      {info.hiddenRows === 0 || info.withHidden ? null : (
+        <Notice>{t('file.hidden', { count: info.hiddenRows })}</Notice>
+      )}
+      {info.mergedRanges === 0 ? null : <Notice>{t('file.merged')}</Notice>}
       {info.blankRows === 0 ? null : <p className="muted">{t('file.blank', { count: info.blankRows })}</p>}
       {info.faultCount === 0 ? null : (
         <Notice kind="warning">
@@ -262,7 +287,7 @@ function Rows({
   // biome-ignore lint/correctness/useExhaustiveDependencies: the states of rows change with the audience and the check.
   useEffect(() => {
     let isCurrent = true;
-    void engine?.rows(from, pageRows).then((shown) => {
+    void engine.rows(from, pageRows).then((shown) => {
       if (isCurrent) setRows(shown);
     });
     return () => {
@@ -303,7 +328,7 @@ function Rows({
                   )}
                 </td>
                 {columns.map((name, index) => (
-                  <td key={name} className="cell">
+                  <td key={name} className="cell" dir="auto">
                     {cells[index]}
                   </td>
                 ))}

@@ -31,7 +31,7 @@ const personType = 1;
 const systemUid = 'system';
 
 /** The choices that a file suggests. */
-export function formFor({ guess, payloadIsBase64 }: FileInfo, ownUid: string | undefined): Form {
+export function formFor({ guess, payloadIsBase64, holdsMessages }: FileInfo, ownUid: string | undefined): Form {
   return {
     channelType: personType,
     typeColumn: guess.channel_type ?? '',
@@ -43,7 +43,7 @@ export function formFor({ guess, payloadIsBase64 }: FileInfo, ownUid: string | u
     expire: '',
     keyColumn: guess.client_msg_no ?? '',
     timeColumn: guess.send_at ?? '',
-    source: guess.payload === undefined ? 'text' : 'column',
+    source: holdsMessages ? 'lines' : guess.payload === undefined ? 'text' : 'column',
     text: '',
     isJson: false,
     payloadColumn: guess.payload ?? '',
@@ -76,7 +76,12 @@ export function refit(form: Form, info: FileInfo, ownUid: string | undefined): F
 export function planOf(form: Form): Plan | undefined {
   const content = contentOf(form);
   const hasSender = form.senderColumn !== '' || form.sender.trim() !== '';
-  if (content === undefined || form.receiverColumn === '' || !hasSender) return undefined;
+  if (content === undefined) return undefined;
+  if (content.kind === 'lines') {
+    const defaults = { channel_type: String(form.channelType), from_uid: form.sender.trim() };
+    return { columns: {}, defaults: withoutEmpty(defaults), content, uniqueColumn: form.uniqueColumn || undefined };
+  }
+  if (form.receiverColumn === '' || !hasSender) return undefined;
   const columns = {
     channel_id: form.receiverColumn,
     channel_type: form.typeColumn,
@@ -110,6 +115,8 @@ function contentOf({
   ...form
 }: Form): Content | undefined {
   switch (source) {
+    case 'lines':
+      return { kind: 'lines', isBase64 };
     case 'text':
       return text.trim() === ''
         ? undefined

@@ -11,7 +11,9 @@ import type { Preview } from './engine/engine.ts';
 import type { Form } from './form.ts';
 import { composeTexts } from './texts.ts';
 import type { Compose } from './use-compose.ts';
+import { variableOf } from './variable.ts';
 import { useProblemWords } from './words.ts';
+import { work } from './work.ts';
 
 interface Parts {
   readonly compose: Compose;
@@ -23,9 +25,14 @@ interface Parts {
 export function MessageSection({ compose, form, columns }: Parts) {
   const t = useTexts(composeTexts);
   const mayReadTemplates = useHasScope('admin');
-  const { change } = compose;
-  const sources = (['text', 'column', 'stored'] as const).filter((each) => each !== 'stored' || mayReadTemplates);
-  const labels = { text: t('message.write'), column: t('message.column'), stored: t('message.stored') };
+  const isOffered = { lines: compose.open?.info.holdsMessages, text: true, column: true, stored: mayReadTemplates };
+  const sources = (['lines', 'text', 'column', 'stored'] as const).filter((each) => isOffered[each]);
+  const labels = {
+    lines: t('message.lines'),
+    text: t('message.write'),
+    column: t('message.column'),
+    stored: t('message.stored'),
+  };
   return (
     <section className="card stack" aria-labelledby="compose-message">
       <h2 id="compose-message">{t('message.title')}</h2>
@@ -37,7 +44,7 @@ export function MessageSection({ compose, form, columns }: Parts) {
               type="radio"
               name="compose-source"
               checked={form.source === source}
-              onChange={() => change({ source })}
+              onChange={() => work.change({ source })}
             />
             {labels[source]}
           </label>
@@ -45,7 +52,7 @@ export function MessageSection({ compose, form, columns }: Parts) {
       </fieldset>
       <div className="message-parts">
         <div className="stack">
-          {form.source === 'text' ? <Editor form={form} columns={columns} change={change} /> : null}
+          {form.source === 'text' ? <Editor form={form} columns={columns} /> : null}
           {form.source === 'column' ? (
             <>
               <ColumnField
@@ -53,19 +60,18 @@ export function MessageSection({ compose, form, columns }: Parts) {
                 columns={columns}
                 value={form.payloadColumn}
                 none={t('audience.choose')}
-                onChange={(payloadColumn) => change({ payloadColumn })}
+                onChange={(payloadColumn) => work.change({ payloadColumn })}
               />
-              <label className="check">
-                <input
-                  type="checkbox"
-                  checked={form.isBase64}
-                  onChange={({ target }) => change({ isBase64: target.checked })}
-                />
-                {t('message.base64')}
-              </label>
+              <Base64Check form={form} label={t('message.base64')} />
             </>
           ) : null}
-          {form.source === 'stored' ? <StoredTemplates form={form} change={change} /> : null}
+          {form.source === 'lines' ? (
+            <>
+              <p>{t('message.linesHint')}</p>
+              <Base64Check form={form} label={t('message.linesBase64')} />
+            </>
+          ) : null}
+          {form.source === 'stored' ? <StoredTemplates form={form} /> : null}
           <TemplateNotices compose={compose} />
         </div>
         <PreviewPane compose={compose} />
@@ -74,8 +80,21 @@ export function MessageSection({ compose, form, columns }: Parts) {
   );
 }
 
+function Base64Check({ form, label }: Pick<Parts, 'form'> & { readonly label: string }) {
+  return (
+    <label className="check">
+      <input
+        type="checkbox"
+        checked={form.isBase64}
+        onChange={({ target }) => work.change({ isBase64: target.checked })}
+      />
+      {label}
+    </label>
+  );
+}
+
 /** The text of the message, with buttons that insert the columns of the file. */
-function Editor({ form, columns, change }: Pick<Parts, 'form' | 'columns'> & Pick<Compose, 'change'>) {
+function Editor({ form, columns }: Pick<Parts, 'form' | 'columns'>) {
   const t = useTexts(composeTexts);
   const area = useRef<HTMLTextAreaElement>(null);
   const insert = (column: string) => {
@@ -83,7 +102,7 @@ function Editor({ form, columns, change }: Pick<Parts, 'form' | 'columns'> & Pic
     if (element === null) return;
     const { selectionStart, selectionEnd } = element;
     const variable = variableOf(column);
-    change({ text: form.text.slice(0, selectionStart) + variable + form.text.slice(selectionEnd) });
+    work.change({ text: form.text.slice(0, selectionStart) + variable + form.text.slice(selectionEnd) });
     // After React has set the new text.
     requestAnimationFrame(() => {
       element.focus();
@@ -99,8 +118,9 @@ function Editor({ form, columns, change }: Pick<Parts, 'form' | 'columns'> & Pic
             {...props}
             ref={area}
             rows={6}
+            dir="auto"
             value={form.text}
-            onChange={({ target }) => change({ text: target.value })}
+            onChange={({ target }) => work.change({ text: target.value })}
           />
         )}
       </Field>
@@ -113,20 +133,18 @@ function Editor({ form, columns, change }: Pick<Parts, 'form' | 'columns'> & Pic
         ))}
       </fieldset>
       <label className="check">
-        <input type="checkbox" checked={form.isJson} onChange={({ target }) => change({ isJson: target.checked })} />
+        <input
+          type="checkbox"
+          checked={form.isJson}
+          onChange={({ target }) => work.change({ isJson: target.checked })}
+        />
         {t('message.json')}
       </label>
     </>
   );
 }
 
-/** The variable of a column, in the syntax of templates. */
-export function variableOf(column: string): string {
-  // A name with other characters needs brackets.
-  return /^[\p{L}_][\p{L}\p{N}_]*$/u.test(column) ? `{{ ${column} }}` : `{{ [${JSON.stringify(column)}] }}`;
-}
-
-function StoredTemplates({ form, change }: Pick<Parts, 'form'> & Pick<Compose, 'change'>) {
+function StoredTemplates({ form }: Pick<Parts, 'form'>) {
   const t = useTexts(composeTexts);
   const { data, error, isPending, refetch } = useQuery(TemplateService.method.listTemplates, { pageSize: 1000 });
   if (error !== null) return <ErrorNotice error={error} onRetry={() => void refetch()} />;
@@ -136,7 +154,7 @@ function StoredTemplates({ form, change }: Pick<Parts, 'form'> & Pick<Compose, '
   const choose = (name: string) => {
     const chosen = templates.find((each) => each.name === name);
     const format = chosen?.format === TemplateFormat.JSON ? 'json' : 'text';
-    change({
+    work.change({
       templateName: name,
       // A later version must not change what was checked here.
       templateVersion: chosen?.version ?? 0,
@@ -159,12 +177,15 @@ function StoredTemplates({ form, change }: Pick<Parts, 'form'> & Pick<Compose, '
 
 function TemplateNotices({ compose: { audience } }: { readonly compose: Compose }) {
   const t = useTexts(composeTexts);
+  const words = useProblemWords();
   if (audience === undefined) return null;
   const { templateFault, unknownVariables } = audience;
   return (
     <>
       {templateFault === undefined ? null : (
-        <Notice kind="warning">{t('message.fault', { fault: templateFault })}</Notice>
+        <Notice kind="warning">
+          {t('message.fault', { fault: words({ code: 'template', values: { text: templateFault } }) })}
+        </Notice>
       )}
       {unknownVariables.length === 0 ? null : (
         <Notice kind="warning">{t('message.unknownVariables', { names: unknownVariables.join(', ') })}</Notice>
@@ -178,11 +199,11 @@ function PreviewPane({ compose }: { readonly compose: Compose }) {
   const t = useTexts(composeTexts);
   const format = useFormat();
   const words = useProblemWords();
-  const { engine, open, plan, previewRow: row, setPreviewRow } = compose;
+  const { engine, open, plan, previewRow: row } = compose;
   const [preview, setPreview] = useState<Preview>();
   useEffect(() => {
     let isCurrent = true;
-    if (engine === undefined || plan === undefined || open === undefined || open.info.rowCount === 0) {
+    if (plan === undefined || open === undefined || open.info.rowCount === 0) {
       setPreview(undefined);
       return;
     }
@@ -196,7 +217,7 @@ function PreviewPane({ compose }: { readonly compose: Compose }) {
       isCurrent = false;
     };
   }, [engine, open, plan, row]);
-  const go = (step: 1 | -1) => void engine?.nextRow(row + step, step).then(setPreviewRow);
+  const go = (step: 1 | -1) => void engine.nextRow(row + step, step).then((next) => work.setPreviewRow(next));
   const rowCount = open?.info.rowCount ?? 0;
   return (
     <section className="preview" aria-labelledby="compose-preview">
@@ -223,7 +244,7 @@ function PreviewPane({ compose }: { readonly compose: Compose }) {
             ) : null
           ) : (
             <>
-              <div className="bubble" data-testid="preview">
+              <div className="bubble" data-testid="preview" dir="auto">
                 {textOf(preview.payload)}
               </div>
               <p className="muted">{t('message.size', { size: format.bytes(preview.payload.length) })}</p>

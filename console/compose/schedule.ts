@@ -6,7 +6,8 @@ export type Schedule =
   | { readonly kind: 'time'; readonly ms: number }
   | { readonly kind: 'wrong'; readonly why: 'needTime' | 'past' | 'tooFar' }
   | { readonly kind: 'gap' }
-  | { readonly kind: 'twice'; readonly before: string; readonly after: string };
+  /** Times of day and dates in UTC: they may differ from the local date. */
+  | { readonly kind: 'twice'; readonly before: string; readonly after: string; readonly dates: string };
 
 const maxAheadMs = 366 * 24 * 3_600_000;
 
@@ -24,14 +25,18 @@ export async function scheduleOf(local: string, zone: string, now: number): Prom
     if (text.includes('clocks go forward')) return { kind: 'gap' };
     const [, before = '', after = ''] = /use (\S+) or (\S+)$/.exec(text) ?? [];
     if (before === '') return { kind: 'wrong', why: 'needTime' };
-    return { kind: 'twice', before: utcOf(before), after: utcOf(after) };
+    const [clocks, dates] = [
+      [before, after].map((each) => utcOf(each, 11, 16)),
+      [before, after].map((each) => utcOf(each, 0, 10)),
+    ];
+    return { kind: 'twice', before: clocks[0] ?? '', after: clocks[1] ?? '', dates: [...new Set(dates)].join(', ') };
   }
   if (ms <= now) return { kind: 'wrong', why: 'past' };
   return ms > now + maxAheadMs ? { kind: 'wrong', why: 'tooFar' } : { kind: 'time', ms };
 }
 
-function utcOf(text: string): string {
-  return new Date(text).toISOString().slice(11, 16);
+function utcOf(text: string, from: number, to: number): string {
+  return new Date(text).toISOString().slice(from, to);
 }
 
 /** A time in several zones, each named once. */

@@ -17,12 +17,16 @@ import { EngineNotice } from './notice.tsx';
 import { inZones, type Schedule, scheduleOf } from './schedule.ts';
 import { TestDialog } from './test-dialog.tsx';
 import { composeTexts } from './texts.ts';
-import { type Compose, connection, type OpenFile } from './use-compose.ts';
+import type { Compose } from './use-compose.ts';
+import { type Confirmed, type OpenFile, type Sending, shortName, work } from './work.ts';
 
 const priorities = { low: BatchPriority.LOW, normal: BatchPriority.NORMAL, high: BatchPriority.HIGH } as const;
+type Translate = ReturnType<typeof useTexts<typeof composeTexts.en>>;
+
 const priorityNames = ['low', 'normal', 'high'] as const;
-/** Limit of the service for a batch's name, in bytes. */
-const nameBytes = 128;
+
+/** A confirmation this long after its time still counts: the batch is then sent at once. */
+const lateMs = 60_000;
 
 interface SendProps {
   readonly compose: Compose;
@@ -34,13 +38,10 @@ interface SendProps {
 export function SendSection({ compose, form, open }: SendProps) {
   const t = useTexts(composeTexts);
   const { language } = usePreferences();
-  const { audience, report } = compose;
-  const [name, setName] = useState(() => shortName(open.name));
-  const [priority, setPriority] = useState<(typeof priorityNames)[number]>('normal');
-  const timing = useTiming();
-  const { schedule } = timing;
+  const { audience, report, sending, upload, result, uploadError, confirmed } = compose;
+  const timing = useTiming(sending);
+  const { schedule, zone } = timing;
   const [isReviewing, setReviewing] = useState(false);
-  const upload = useUpload(compose);
   const count = audience === undefined || report === undefined ? 0 : countOf(audience, report, compose.withRefused);
   const isReady =
     count > 0 &&
@@ -50,38 +51,53 @@ export function SendSection({ compose, form, open }: SendProps) {
   const sendAtMs = schedule.kind === 'time' ? schedule.ms : undefined;
   const locale = language === 'zh' ? 'zh-CN' : 'en-GB';
   const when =
-    sendAtMs === undefined ? t('send.confirmNow') : inZones(sendAtMs, [timing.zone, browserTimeZone, 'UTC'], locale);
-  const submit = (isNew: boolean) => {
+    sendAtMs === undefined ? t('send.confirmNow') : inZones(sendAtMs, [zone, browserTimeZone, 'UTC'], locale);
+  const submit = () => {
     setReviewing(false);
-    void upload.start({ name: shortName(name), priority: priorities[priority], sendAtMs, isNew });
+    if (sendAtMs !== undefined && sendAtMs < Date.now() - lateMs) return timing.evaluate();
+    void work.submit({
+      name: shortName(sending.name),
+      priority: priorities[sending.priority],
+      sendAtMs,
+      after: undefined,
+    });
   };
-  if (upload.result !== undefined)
-    return <Done result={upload.result} onAgain={() => submit(true)} onReset={compose.reset} />;
+  if (result !== undefined) return <Done result={result} confirmed={confirmed} />;
   return (
     <section className="card stack" aria-labelledby="compose-send">
       <h2 id="compose-send">{t('send.title')}</h2>
-      <div className="choices">
-        <Field label={t('send.name')} hint={t('send.nameHint')}>
-          {(props) => <input {...props} value={name} onChange={({ target }) => setName(target.value)} />}
-        </Field>
-        <Field label={t('send.priority')}>
-          {(props) => (
-            <select
-              {...props}
-              value={priority}
-              onChange={({ target }) => setPriority(priorityNames.find((each) => each === target.value) ?? 'normal')}
-            >
-              {priorityNames.map((each) => (
-                <option key={each} value={each}>
-                  {t(`send.priorities.${each}`)}
-                </option>
-              ))}
-            </select>
-          )}
-        </Field>
-      </div>
-      <TimeChoice timing={timing} words={when} />
-      {upload.state === undefined ? (
+      <fieldset className="plain stack" disabled={upload !== undefined}>
+        <div className="choices">
+          <Field label={t('send.name')} hint={t('send.nameHint')}>
+            {(props) => (
+              <input
+                {...props}
+                value={sending.name}
+                onChange={({ target }) => work.changeSending({ name: target.value })}
+              />
+            )}
+          </Field>
+          <Field label={t('send.priority')}>
+            {(props) => (
+              <select
+                {...props}
+                value={sending.priority}
+                onChange={({ target }) =>
+                  work.changeSending({ priority: priorityNames.find((each) => each === target.value) ?? 'normal' })
+                }
+              >
+                {priorityNames.map((each) => (
+                  <option key={each} value={each}>
+                    {t(`send.priorities.${each}`)}
+                  </option>
+                ))}
+              </select>
+            )}
+          </Field>
+        </div>
+        <TimeChoice sending={sending} timing={timing} words={when} />
+      </fieldset>
+      {upload === undefined ? (
         <div className="row">
           <button type="button" className="button primary" disabled={!isReady} onClick={() => setReviewing(true)}>
             {t('send.review')}
@@ -90,15 +106,26 @@ export function SendSection({ compose, form, open }: SendProps) {
           {report === undefined ? <span className="hint">{t('send.needCheck')}</span> : null}
         </div>
       ) : (
-        <UploadProgress state={upload.state} onAbort={upload.abort} />
+        <UploadProgress state={upload} />
       )}
-      {upload.wasAborted ? <Notice>{t('send.aborted')}</Notice> : null}
-      {upload.error === undefined ? null : <EngineNotice error={upload.error} />}
+      {uploadError === undefined ? null : (
+        <>
+          <EngineNotice error={uploadError} />
+          {confirmed === undefined ? null : (
+            <div className="row">
+              <button type="button" className="button" onClick={() => void work.submit(confirmed)}>
+                {t('send.retry')}
+              </button>
+              <span className="hint">{t('send.retryHint')}</span>
+            </div>
+          )}
+        </>
+      )}
       {audience === undefined ? null : (
         <Review
           isOpen={isReviewing}
           onClose={() => setReviewing(false)}
-          onConfirm={() => submit(false)}
+          onConfirm={submit}
           isScheduled={sendAtMs !== undefined}
           {...{ compose, form, open, audience, count, when }}
         />
@@ -112,47 +139,49 @@ function countOf({ messages }: Audience, report: CheckReport, withRefused: boole
   return messages - report.malformedCount - (withRefused ? 0 : report.refusedCount);
 }
 
-/** A name within the service's limit. */
-function shortName(text: string): string {
-  const name = text.replace(/\.(csv|tsv|txt|ndjson|jsonl|xlsx)$/i, '').trim();
-  const bytes = new TextEncoder().encode(name).subarray(0, nameBytes);
-  // A character cut in the middle is left out.
-  return new TextDecoder().decode(bytes).replace(/\uFFFD$/, '');
-}
-
-function useTiming() {
+/** The schedule that the entered time means. It is unusable until it belongs to what is entered. */
+function useTiming({ isLater, local, zone: chosen }: Sending) {
   const preferred = useTimeZone();
-  const [isLater, setLater] = useState(false);
-  const [local, setLocal] = useState('');
-  const [zone, setZone] = useState(preferred);
-  const [schedule, setSchedule] = useState<Schedule>({ kind: 'now' });
+  const zone = chosen ?? preferred;
+  const entered = isLater ? `${local} ${zone}` : '';
+  const [evaluated, setEvaluated] = useState<{ readonly of: string; readonly schedule: Schedule }>();
+  const [evaluation, setEvaluation] = useState(0);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the time is evaluated again on demand.
   useEffect(() => {
     let isCurrent = true;
-    if (!isLater) {
-      setSchedule({ kind: 'now' });
-      return;
-    }
-    void scheduleOf(local, zone, Date.now()).then((next) => {
-      if (isCurrent) setSchedule(next);
-    });
+    if (isLater)
+      void scheduleOf(local, zone, Date.now()).then((schedule) => {
+        if (isCurrent) setEvaluated({ of: entered, schedule });
+      });
     return () => {
       isCurrent = false;
     };
-  }, [isLater, local, zone]);
-  return { isLater, setLater, local, setLocal, zone, setZone, schedule };
+  }, [isLater, local, zone, entered, evaluation]);
+  const schedule: Schedule = !isLater
+    ? { kind: 'now' }
+    : evaluated?.of === entered
+      ? evaluated.schedule
+      : { kind: 'wrong', why: 'needTime' };
+  return { zone, schedule, isEvaluated: evaluated?.of === entered, evaluate: () => setEvaluation(evaluation + 1) };
 }
 
-function TimeChoice({ timing, words }: { readonly timing: ReturnType<typeof useTiming>; readonly words: string }) {
+interface TimeChoiceProps {
+  readonly sending: Sending;
+  readonly timing: ReturnType<typeof useTiming>;
+  readonly words: string;
+}
+
+function TimeChoice({ sending: { isLater, local }, timing, words }: TimeChoiceProps) {
   const t = useTexts(composeTexts);
   const zones = useMemo(() => Intl.supportedValuesOf('timeZone'), []);
-  const { isLater, setLater, local, setLocal, zone, setZone, schedule } = timing;
+  const { zone, schedule, isEvaluated } = timing;
   const error =
-    !isLater || local === '' || schedule.kind === 'time' || schedule.kind === 'now'
+    !isLater || local === '' || !isEvaluated || schedule.kind === 'time' || schedule.kind === 'now'
       ? undefined
       : schedule.kind === 'gap'
         ? t('send.timeGap', { zone })
         : schedule.kind === 'twice'
-          ? t('send.timeTwice', { zone, before: schedule.before, after: schedule.after })
+          ? t('send.timeTwice', { zone, before: schedule.before, after: schedule.after, dates: schedule.dates })
           : t(`send.${schedule.why}`);
   return (
     <>
@@ -160,7 +189,12 @@ function TimeChoice({ timing, words }: { readonly timing: ReturnType<typeof useT
         <legend>{t('send.when')}</legend>
         {[false, true].map((later) => (
           <label key={String(later)} className="check">
-            <input type="radio" name="compose-when" checked={isLater === later} onChange={() => setLater(later)} />
+            <input
+              type="radio"
+              name="compose-when"
+              checked={isLater === later}
+              onChange={() => work.changeSending({ isLater: later })}
+            />
             {later ? t('send.later') : t('send.now')}
           </label>
         ))}
@@ -169,7 +203,12 @@ function TimeChoice({ timing, words }: { readonly timing: ReturnType<typeof useT
         <div className="choices">
           <Field label={t('send.date')} error={error}>
             {(props) => (
-              <input {...props} type="datetime-local" value={local} onChange={({ target }) => setLocal(target.value)} />
+              <input
+                {...props}
+                type="datetime-local"
+                value={local}
+                onChange={({ target }) => work.changeSending({ local: target.value })}
+              />
             )}
           </Field>
           <Field
@@ -177,7 +216,7 @@ function TimeChoice({ timing, words }: { readonly timing: ReturnType<typeof useT
             hint={schedule.kind === 'time' ? t('send.inZones', { times: words }) : undefined}
           >
             {(props) => (
-              <select {...props} value={zone} onChange={({ target }) => setZone(target.value)}>
+              <select {...props} value={zone} onChange={({ target }) => work.changeSending({ zone: target.value })}>
                 {[...new Set([zone, browserTimeZone, 'UTC', ...zones])].map((each) => (
                   <option key={each}>{each}</option>
                 ))}
@@ -227,7 +266,7 @@ function Review({ compose, form, open, audience, count, when, isScheduled, isOpe
           [t('send.confirmMessages'), format.number(count)],
           [t('send.confirmReceivers'), format.number(Math.min(audience.receivers, count))],
           [t('send.confirmLeftOut'), format.number(audience.rows - count)],
-          [t('send.confirmSender'), form.senderColumn === '' ? form.sender : form.senderColumn],
+          [t('send.confirmSender'), senderWords(form, t)],
           [t('send.confirmFile'), open.name],
           [t('send.confirmWhen'), when],
         ]}
@@ -236,79 +275,61 @@ function Review({ compose, form, open, audience, count, when, isScheduled, isOpe
       {example?.payload === undefined ? null : (
         <div className="stack">
           <h3>{t('send.confirmExample')}</h3>
-          <div className="bubble">{textOf(example.payload)}</div>
+          <div className="bubble" dir="auto">
+            {textOf(example.payload)}
+          </div>
         </div>
       )}
     </Dialog>
   );
 }
 
-type Choice = Parameters<NonNullable<Compose['engine']>['submit']>[2];
-
-function useUpload({ engine, plan, withRefused, setSubmitted }: Compose) {
-  const [state, setState] = useState<UploadState>();
-  const [result, setResult] = useState<Submitted>();
-  const [error, setError] = useState<unknown>();
-  const [wasAborted, setAborted] = useState(false);
-  const running = useRef<AbortController>(undefined);
-  async function start(choice: Omit<Choice, 'withRefused'>): Promise<void> {
-    if (engine === undefined || plan === undefined) return;
-    const controller = new AbortController();
-    running.current = controller;
-    setError(undefined);
-    setAborted(false);
-    setResult(undefined);
-    setState({ step: 'preparing' });
-    const options = { signal: controller.signal, onProgress: setState };
-    try {
-      setResult(await engine.submit(connection(), plan, { ...choice, withRefused }, options));
-      setSubmitted(true);
-    } catch (thrown) {
-      if (controller.signal.aborted) setAborted(true);
-      else setError(thrown);
-    } finally {
-      setState(undefined);
-    }
-  }
-  return { state, result, error, wasAborted, start, abort: () => running.current?.abort() };
+function senderWords({ source, sender, senderColumn }: Form, t: Translate): string {
+  if (source === 'lines') return t('send.senderOfLines', { sender });
+  return senderColumn === '' ? sender : t('send.senderOfColumn', { column: senderColumn });
 }
 
-function UploadProgress({ state, onAbort }: { readonly state: UploadState; readonly onAbort: () => void }) {
+/** How far the upload is, and what happens after a lost connection. */
+function UploadProgress({ state }: { readonly state: UploadState }) {
   const t = useTexts(composeTexts);
   const format = useFormat();
-  const share = state.step === 'uploading' ? state.sentBytes / state.totalBytes : state.step === 'storing' ? 1 : 0;
-  const words =
-    state.step === 'uploading'
-      ? t('send.uploading', { sent: format.bytes(state.sentBytes), total: format.bytes(state.totalBytes) })
-      : t(`send.${state.step}`);
+  const isMoving = state.step === 'uploading' || state.step === 'storing';
   return (
     <div className="stack" role="status">
-      <p>{words}</p>
-      <Progress label={t('send.title')} share={share} />
-      {state.step === 'storing' ? null : (
-        <div>
-          <button type="button" className="button" onClick={onAbort}>
-            {t('send.abort')}
-          </button>
-        </div>
-      )}
+      {isMoving && state.attempt > 1 ? (
+        <Notice>{t('send.attempt', { attempt: format.number(state.attempt) })}</Notice>
+      ) : null}
+      <p>{uploadWords(state, t, format)}</p>
+      <Progress label={t('send.title')} share={isMoving ? state.sentBytes / Math.max(state.totalBytes, 1) : 0} />
+      <p className="hint">{t('send.goesOn')}</p>
+      <div>
+        <button type="button" className="button" onClick={() => work.stopUpload()}>
+          {t('send.abort')}
+        </button>
+      </div>
     </div>
   );
 }
 
-interface DoneProps {
-  readonly result: Submitted;
-  readonly onAgain: () => void;
-  readonly onReset: () => void;
+function uploadWords(state: UploadState, t: Translate, format: ReturnType<typeof useFormat>): string {
+  if (state.step === 'preparing' || state.step === 'prepared') return t('send.preparing');
+  if (state.step === 'storing') return t('send.storing');
+  const values = { sent: format.bytes(state.sentBytes), total: format.bytes(state.totalBytes) };
+  if (state.step === 'offline') return t('send.offline');
+  if (state.step === 'uploading') return t('send.uploading', values);
+  return state.why === 'service' ? t('send.unavailable') : t('send.waiting', values);
 }
 
-/**
- * The batch is with the service. A repeated submission is offered only in words that say what it
- * does.
- */
-function Done({ result: { batchId, messageCount, duplicate }, onAgain, onReset }: DoneProps) {
+interface DoneProps {
+  readonly result: Submitted;
+  readonly confirmed: Confirmed | undefined;
+}
+
+/** The batch is with the service. Sending it once more is a decision of its own. */
+function Done({ result: { batchId, messageCount, duplicate }, confirmed }: DoneProps) {
   const t = useTexts(composeTexts);
   const heading = useRef<HTMLHeadingElement>(null);
+  const [isAsking, setAsking] = useState(false);
   useEffect(() => heading.current?.focus(), []);
   return (
     <section className="card stack" aria-labelledby="compose-done">
@@ -322,18 +343,33 @@ function Done({ result: { batchId, messageCount, duplicate }, onAgain, onReset }
         <Link href={pathOf('batches', batchId)} className="button primary">
           {t('send.toBatch')}
         </Link>
-        <button type="button" className="button" onClick={onReset}>
+        <button type="button" className="button" onClick={() => work.reset()}>
           {t('send.another')}
         </button>
-        {duplicate ? (
-          <>
-            <button type="button" className="button danger" onClick={onAgain}>
-              {t('send.again')}
-            </button>
-            <span className="hint">{t('send.againHint')}</span>
-          </>
+        {duplicate && confirmed !== undefined ? (
+          <button type="button" className="button danger" onClick={() => setAsking(true)}>
+            {t('send.again')}
+          </button>
         ) : null}
       </div>
+      {confirmed === undefined ? null : (
+        <Dialog
+          title={t('send.againTitle', { count: messageCount })}
+          isOpen={isAsking}
+          onClose={() => setAsking(false)}
+          actions={
+            <button
+              type="button"
+              className="button danger"
+              onClick={() => void work.submit({ ...confirmed, after: batchId })}
+            >
+              {t('send.again')}
+            </button>
+          }
+        >
+          <p>{t('send.againHint')}</p>
+        </Dialog>
+      )}
     </section>
   );
 }

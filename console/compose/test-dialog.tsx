@@ -6,7 +6,8 @@ import { Notice } from '../ui/feedback.tsx';
 import { Field } from '../ui/field.tsx';
 import { EngineNotice } from './notice.tsx';
 import { composeTexts } from './texts.ts';
-import { type Compose, connection } from './use-compose.ts';
+import type { Compose } from './use-compose.ts';
+import { connection, toSignIn } from './work.ts';
 
 const [person, group] = [ChannelType.PERSON, ChannelType.GROUP];
 const otherTypes = ['2', '3', '4', '5', '6', '7', '8', '9', '10', '11', '12'] as const;
@@ -23,10 +24,16 @@ export function TestDialog({ compose }: { readonly compose: Compose }) {
   const [error, setError] = useState<unknown>();
   const [isEmpty, setEmpty] = useState(false);
   const formId = useId();
+  const open = () => {
+    // What was sent before may have changed.
+    setSeq(undefined);
+    setError(undefined);
+    setOpen(true);
+  };
   async function send(event: FormEvent): Promise<void> {
     event.preventDefault();
     setEmpty(channelId.trim() === '');
-    if (channelId.trim() === '' || engine === undefined || plan === undefined) return;
+    if (channelId.trim() === '' || plan === undefined || isSending) return;
     setError(undefined);
     setSeq(undefined);
     setSending(true);
@@ -34,13 +41,14 @@ export function TestDialog({ compose }: { readonly compose: Compose }) {
       setSeq(await engine.sendTest(connection(), plan, { row: previewRow, channelType, channelId: channelId.trim() }));
     } catch (thrown) {
       setError(thrown);
+      toSignIn(thrown);
     } finally {
       setSending(false);
     }
   }
   return (
     <>
-      <button type="button" className="button" disabled={plan === undefined} onClick={() => setOpen(true)}>
+      <button type="button" className="button" disabled={plan === undefined} onClick={open}>
         {t('test.button')}
       </button>
       <Dialog
@@ -54,7 +62,7 @@ export function TestDialog({ compose }: { readonly compose: Compose }) {
         }
       >
         <form id={formId} className="stack" onSubmit={(event) => void send(event)}>
-          <p>{t('test.lead', { row: String(previewRow + 1) })}</p>
+          <p>{t('test.lead')}</p>
           <fieldset className="row">
             <legend>{t('test.kind')}</legend>
             {[person, group].map((type) => (

@@ -5,7 +5,7 @@ import type { Problem, ProblemCode } from './files/problem.ts';
 import { composeTexts } from './texts.ts';
 
 const compressed = ['zip', 'gzip', 'zstd', 'bzip2', 'xz', '7-zip', 'rar', 'tar'];
-const ownBinaries = ['old-office', 'pdf', 'image'] as const;
+const ownBinaries = ['old-office', 'pdf', 'image', 'xlsb', 'document', 'open-document', 'numbers'] as const;
 const namedFields = ['channel_id', 'channel_type', 'from_uid', 'payload'] as const;
 
 /** Problems in the user's language. */
@@ -16,6 +16,8 @@ export function useProblemWords(): (problem: Problem) => string {
     switch (code) {
       case 'refused':
         return refusalWords(String(values.reason ?? ''), String(values.text ?? ''));
+      case 'template':
+        return templateWords(String(values.text ?? ''));
       case 'binary':
         return t('problems.binary', { kind: binaryWords(String(values.kind)) });
       case 'required':
@@ -25,6 +27,20 @@ export function useProblemWords(): (problem: Problem) => string {
         return t(`problems.${code as Exclude<ProblemCode, 'refused'>}`, withDefaults(values) as never);
     }
   };
+
+  /** The usual mistakes of a template; others as liquidjs words them. */
+  function templateWords(text: string): string {
+    const [, open] = /^(?:output|tag) "?(.+?)"? not closed/.exec(text) ?? [];
+    if (open !== undefined) return t('faults.notClosed', { text: open });
+    const [, filter] = /^undefined filter: ([^,]+)/.exec(text) ?? [];
+    if (filter !== undefined) return t('faults.filter', { name: filter });
+    const [, tag] = /^tag "(.+)" not found/.exec(text) ?? [];
+    if (tag !== undefined) return t('faults.tag', { name: tag });
+    if (text.startsWith('invalid value expression')) return t('faults.expression');
+    if (text.includes('the output is empty')) return t('faults.emptyOutput');
+    if (text.includes('not valid JSON')) return t('faults.notJson');
+    return t('problems.template', { text });
+  }
 
   function refusalWords(reason: string, text: string): string {
     if (reason === 'Canceled') return t('problems.canceled');

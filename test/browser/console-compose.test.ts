@@ -20,11 +20,15 @@ const isAbsent = existsSync(join(root, 'gen/console/index.html')) ? false : 'gen
 
 const uploadPath = '/sendbatch.v1.BatchService/SubmitBatchStream';
 
-/** A proxy that cuts the next uploads after some bytes. */
+/** A proxy that cuts the next uploads after some bytes, and can hold the one after them. */
 async function openCutter(target: number) {
   let cutsLeft = 0;
   let cuts = 0;
+  let held: Promise<void> | undefined;
+  const clients = new Set<net.Socket>();
   const server = net.createServer((client) => {
+    clients.add(client);
+    client.on('close', () => clients.delete(client));
     const upstream = net.connect(target, '127.0.0.1');
     let isUpload = false;
     let bytes = 0;
@@ -41,7 +45,15 @@ async function openCutter(target: number) {
         client.resetAndDestroy();
         return;
       }
-      upstream.write(chunk);
+      if (!isUpload || held === undefined || cutsLeft > 0) {
+        upstream.write(chunk);
+        return;
+      }
+      client.pause();
+      void held.then(() => {
+        upstream.write(chunk);
+        client.resume();
+      });
     });
     upstream.on('data', (chunk) => client.write(chunk));
   });
@@ -51,6 +63,17 @@ async function openCutter(target: number) {
     url: `http://127.0.0.1:${(server.address() as net.AddressInfo).port}`,
     cutUploads(count: number) {
       cutsLeft = count;
+      // The browser itself repeats a request whose connection was idle before.
+      for (const client of clients) client.destroy();
+    },
+    /** Holds uploads until the returned function is called. */
+    holdUploads(): () => void {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      held = promise;
+      return () => {
+        held = undefined;
+        resolve();
+      };
     },
     get cuts() {
       return cuts;
@@ -174,25 +197,74 @@ describe('the page Compose of the console', { skip: noBrowser || isAbsent }, () 
     await page.close();
   });
 
-  test('an upload that is cut is repeated under the same key, and the same file is not sent twice', async () => {
+  test('an upload that is cut starts again under the same key while other pages are open, and is not sent twice', async () => {
     const rows = Array.from({ length: 4000 }, (_, row) => `cut-${row},${randomBytes(24).toString('hex')}`);
     const page = await open({ colorScheme: 'dark' });
-    const submit = async () => {
+    const submit = async (before = () => {}) => {
       await choose(page, 'cut.csv', `uid,message\n${rows.join('\n')}\n`);
       await button(page, 'Check with the service').click();
       await page.getByText('The service accepts all 4,000 messages').waitFor();
       await button(page, 'Review').click();
-      await button(page, 'Send 4,000 messages').click();
+      before();
+      // The second click of a double click must not submit again.
+      await button(page, 'Send 4,000 messages').dblclick();
     };
-    cutter.cutUploads(2);
-    await submit();
+    const release = cutter.holdUploads();
+    await submit(() => cutter.cutUploads(2));
+    await page.getByText('start again from the beginning (attempt').waitFor();
+    await until('both uploads are cut', () => cutter.cuts === 2);
+    assert.deepEqual(await violations(page), []);
+    await page.getByRole('link', { name: 'Batches' }).click();
+    await page.getByRole('heading', { name: 'Batches', level: 1 }).waitFor();
+    await page.goBack();
+    await page.getByText('start again from the beginning (attempt').waitFor();
+    release();
     await page.getByText('4,000 messages are with the service').waitFor();
-    assert.equal(cutter.cuts, 2);
     await button(page, 'Compose another').click();
     await submit();
     await page.getByText('nothing was sent twice').waitFor();
+    const named = async () => {
+      const { body } = await jsonCaller(service.url).get('/v1/batches');
+      return body.batches.filter(({ name }: { name: string }) => name === 'cut').length;
+    };
+    assert.equal(await named(), 1);
+    // Once more is a decision of its own; it also has one key per earlier batch.
+    await button(page, 'Send them once more').click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Send them once more' }).click();
+    await page.getByText('4,000 messages are with the service').waitFor();
+    assert.equal(await named(), 2);
+    await page.close();
+  });
+
+  test('an upload that a reload ends is reported afterwards, as is one that had arrived', async () => {
+    const page = await open();
+    page.on('dialog', (dialog) => void dialog.accept());
+    const submit = async (name: string) => {
+      await choose(page, `${name}.csv`, `uid,message\nreload-${name},Hello\n`);
+      await button(page, 'Check with the service').click();
+      await page.getByText('The service accepts the message').waitFor();
+      await button(page, 'Review').click();
+      await button(page, 'Send 1 message').click();
+    };
+    const release = cutter.holdUploads();
+    await submit('ended');
+    await button(page, 'Stop the upload').waitFor();
+    await page.reload();
+    await page.getByText('The upload of “ended” ended when this page was left, and has not arrived').waitFor();
+    assert.deepEqual(await violations(page), []);
+    await button(page, 'Close this message').click();
+    release();
+    await submit('arrived');
+    await page.getByText('1 message is with the service').waitFor();
+    // As if the page had been left before the answer.
     const { body } = await jsonCaller(service.url).get('/v1/batches');
-    assert.equal(body.batches.filter(({ name }: { name: string }) => name === 'cut').length, 1);
+    const { request_id: requestId } = body.batches.find(({ name }: { name: string }) => name === 'arrived');
+    await page.evaluate(
+      ([key, note]) => sessionStorage.setItem(key as string, note as string),
+      ['sendbatch.console.upload', JSON.stringify({ requestId, messageCount: 1, name: 'arrived', isOfPage: true })],
+    );
+    await page.reload();
+    await page.getByText('The upload of “arrived” had arrived completely: 1 message is with the service').waitFor();
     await page.close();
   });
 

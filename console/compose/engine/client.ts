@@ -31,28 +31,12 @@ interface CallOptions {
 
 /** The engine in its worker. */
 export class ComposeClient {
-  readonly #worker = new Worker(new URL('./worker.ts', import.meta.url), { type: 'module' });
+  #worker: Worker | undefined;
   readonly #calls = new Map<
     number,
     { resolve(result: never): void; reject(error: unknown): void; options: CallOptions }
   >();
   #nextId = 1;
-
-  constructor() {
-    this.#worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
-      const call = this.#calls.get(data.id);
-      if (call === undefined) return;
-      if ('progress' in data) return call.options.onProgress?.(data.progress as never);
-      this.#calls.delete(data.id);
-      if ('error' in data) call.reject(new ComposeError(data.error));
-      else call.resolve(data.result as never);
-    };
-    this.#worker.onerror = (event) => {
-      const error = new ComposeError({ problem: { code: 'other', values: { text: event.message } } });
-      for (const { reject } of this.#calls.values()) reject(error);
-      this.#calls.clear();
-    };
-  }
 
   open(file: Blob, choice: ReadChoice, onProgress: (bytes: number) => void): Promise<FileInfo> {
     return this.#call('open', [file, choice], { onProgress });
@@ -102,8 +86,29 @@ export class ComposeClient {
 
   /** Ends the worker; calls in progress never settle. */
   stop(): void {
-    this.#worker.terminate();
+    this.#worker?.terminate();
+    this.#worker = undefined;
     this.#calls.clear();
+  }
+
+  /** Starts the worker. After an error of its own it is started again by the next call. */
+  #start(): Worker {
+    const worker = new Worker(new URL('./worker.ts', import.meta.url), { type: 'module' });
+    worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
+      const call = this.#calls.get(data.id);
+      if (call === undefined) return;
+      if ('progress' in data) return call.options.onProgress?.(data.progress as never);
+      this.#calls.delete(data.id);
+      if ('error' in data) call.reject(new ComposeError(data.error));
+      else call.resolve(data.result as never);
+    };
+    worker.onerror = (event) => {
+      const error = new ComposeError({ problem: { code: 'worker', values: { text: event.message ?? '' } } });
+      const calls = [...this.#calls.values()];
+      this.stop();
+      for (const { reject } of calls) reject(error);
+    };
+    return worker;
   }
 
   #call<T>(method: Method, values: readonly unknown[], options: CallOptions = {}): Promise<T> {
@@ -111,11 +116,15 @@ export class ComposeClient {
     return new Promise<T>((resolve, reject) => {
       this.#calls.set(id, { resolve, reject, options });
       this.#post({ id, method, values });
-      options.signal?.addEventListener('abort', () => this.#post({ id, abort: true }), { once: true });
+      const abort = () => {
+        if (this.#calls.has(id)) this.#post({ id, abort: true });
+      };
+      options.signal?.addEventListener('abort', abort, { once: true });
     });
   }
 
   #post(message: ToWorker): void {
+    this.#worker ??= this.#start();
     this.#worker.postMessage(message);
   }
 }

@@ -30,7 +30,7 @@ import { checkMessages } from './check.ts';
 import { createMessageMaker, isProblem, rowAsObject } from './messages.ts';
 import { ownTemplate, type Plan } from './plan.ts';
 import { prepareBatch, type SubmitChoice, uploadBatch } from './upload.ts';
-import { createUploadTransport, type SendBody } from './upload-transport.ts';
+import { ConnectionLost, createUploadTransport, type SendBody } from './upload-transport.ts';
 
 /** Where and as whom the engine calls the service. */
 export interface Connection {
@@ -44,6 +44,8 @@ export interface ReadChoice {
   readonly delimiter?: string | undefined;
   readonly hasHeader?: boolean | undefined;
   readonly sheet?: string | undefined;
+  /** Whether hidden rows of a sheet are read; unless chosen they are not. */
+  readonly withHidden?: boolean | undefined;
 }
 
 /** What a file is, and how it was read. */
@@ -57,6 +59,9 @@ export interface FileInfo {
   /** Workbooks. */
   readonly sheet: string | undefined;
   readonly sheets: readonly string[];
+  readonly withHidden: boolean;
+  readonly hiddenRows: number;
+  readonly mergedRanges: number;
   readonly columns: readonly string[];
   readonly rowCount: number;
   readonly faultCount: number;
@@ -65,6 +70,8 @@ export interface FileInfo {
   readonly end: RowFault | undefined;
   readonly isCut: boolean;
   readonly blankRows: number;
+  /** Whether each line is a complete message, as the command `send` takes it. */
+  readonly holdsMessages: boolean;
   readonly guess: Partial<Record<Target, string>>;
   /** Whether the guessed payload column is base64. */
   readonly payloadIsBase64: boolean;
@@ -103,11 +110,25 @@ export interface CheckReport {
   readonly refusedCount: number;
 }
 
+/**
+ * preparing → prepared → uploading → storing. After a lost connection: waiting or offline, then
+ * uploading from the start.
+ */
 export type UploadState =
   | { readonly step: 'preparing' }
-  | { readonly step: 'uploading'; readonly sentBytes: number; readonly totalBytes: number }
-  | { readonly step: 'storing' }
-  | { readonly step: 'waiting' };
+  | { readonly step: 'prepared'; readonly requestId: string; readonly messageCount: number }
+  | ({ readonly step: 'uploading' } & Transferred)
+  | ({ readonly step: 'storing' } & Transferred)
+  | ({ readonly step: 'waiting'; readonly why: 'connection' | 'service' } & Transferred)
+  | ({ readonly step: 'offline' } & Transferred);
+
+/** How far an attempt has come. */
+export interface Transferred {
+  /** From 1. */
+  readonly attempt: number;
+  readonly sentBytes: number;
+  readonly totalBytes: number;
+}
 
 export interface Submitted {
   readonly batchId: string;
@@ -122,21 +143,27 @@ export interface TestTarget {
   readonly channelId: string;
 }
 
-/** Sends bodies with progress; XMLHttpRequest in the worker. */
-export type CreateSendBody = (onProgress: (sentBytes: number, totalBytes: number) => void) => SendBody;
+/** What the engine needs of the browser. */
+export interface Network {
+  /** Sends bodies with progress: XMLHttpRequest in the worker. */
+  createSendBody(onProgress: (sentBytes: number, totalBytes: number) => void): SendBody;
+  isOnline(): boolean;
+  /** Resolves once the computer has a network, or the signal aborts. */
+  whenOnline(signal: AbortSignal): Promise<void>;
+}
 
 const shownFaults = 100;
 
 export class ComposeEngine {
-  readonly #createSendBody: CreateSendBody;
+  readonly #network: Network;
   #file: Blob | undefined;
   #table: Table | undefined;
   /** The workbook that was read last: another header choice needs no reading. */
   #sheet: { readonly file: Blob; readonly open: OpenSheet } | undefined;
   #states = new Uint8Array(0);
 
-  constructor(createSendBody: CreateSendBody) {
-    this.#createSendBody = createSendBody;
+  constructor(network: Network) {
+    this.#network = network;
   }
 
   /** Reads a file. A choice replaces what would be detected. */
@@ -144,7 +171,9 @@ export class ComposeEngine {
     this.#table = undefined;
     const kind = await fileKind(file);
     const read =
-      kind === 'workbook' ? await this.#readWorkbook(file, choice) : await readTextFile(file, choice, onProgress);
+      kind === 'workbook'
+        ? await this.#readWorkbook(file, choice, onProgress)
+        : await readTextFile(file, choice, onProgress);
     const { table } = read;
     this.#file = file;
     this.#table = table;
@@ -160,22 +189,25 @@ export class ComposeEngine {
       end: table.end,
       isCut: table.isCut,
       blankRows: table.blankRows,
+      holdsMessages: table.texts !== undefined,
       guess,
-      payloadIsBase64:
-        read.info.kind === 'jsonLines' &&
-        payloadAt >= 0 &&
-        looksLikeBase64(table.rows.slice(0, 100).map((cells) => cells[payloadAt] ?? '')),
+      payloadIsBase64: read.info.kind === 'jsonLines' && payloadAt >= 0 && looksLikeBase64(samplesOf(table, payloadAt)),
     };
   }
 
-  async #readWorkbook(file: Blob, { sheet, hasHeader }: ReadChoice): Promise<ReadFile> {
-    const isOpen = this.#sheet?.file === file && (sheet === undefined || this.#sheet.open.sheet === sheet);
-    const open = isOpen && this.#sheet !== undefined ? this.#sheet.open : await openWorkbook(file, sheet);
+  async #readWorkbook(
+    file: Blob,
+    { sheet, hasHeader, withHidden = false }: ReadChoice,
+    onProgress: (bytes: number) => void,
+  ): Promise<ReadFile> {
+    const last = this.#sheet;
+    const isOpen = last?.file === file && (sheet === undefined || last.open.sheet === sheet);
+    const open = isOpen ? last.open : await openWorkbook(file, sheet, onProgress);
     this.#sheet = { file, open };
-    const header = hasHeader ?? open.looksLikeHeader;
-    const { sheets } = open;
+    const header = hasHeader ?? open.looksLikeHeader(withHidden);
+    const { sheets, hiddenRows, mergedRanges } = open;
     return {
-      table: open.table(header),
+      table: open.table({ hasHeader: header, withHidden }),
       info: {
         kind: 'workbook',
         encoding: undefined,
@@ -183,6 +215,9 @@ export class ComposeEngine {
         hasHeader: header,
         sheet: open.sheet,
         sheets,
+        withHidden,
+        hiddenRows,
+        mergedRanges,
       },
     };
   }
@@ -289,7 +324,15 @@ export class ComposeEngine {
   async sendTest(connection: Connection, plan: Plan, { row, channelType, channelId }: TestTarget): Promise<bigint> {
     const draft = createMessageMaker(this.#opened(), plan).draft(row);
     if (isProblem(draft)) throw new FileProblem(draft.code, draft.values);
-    const message = { ...draft, channelType, channelId, sendAt: undefined, clientMsgNo: `test-${randomKey()}` };
+    const message = {
+      ...draft,
+      channelType,
+      channelId,
+      sendAt: undefined,
+      // The test is for its receiver, whoever else the message is for.
+      subscribers: [],
+      clientMsgNo: `test-${randomKey()}`,
+    };
     const rpc = createClient(MessageService, this.#transport(connection));
     const { results } = await rpc.sendBatch({ messages: [message as MessageDraft], templates: templatesOf(plan) });
     const [result] = results;
@@ -316,18 +359,32 @@ export class ComposeEngine {
     })(this.#messages(plan, choice.withRefused));
     const prepared = prepareBatch(lines, templates, choice);
     if (prepared.messageCount === 0) throw new FileProblem('noRows');
+    onState({ step: 'prepared', requestId: prepared.requestId, messageCount: prepared.messageCount });
+    let done: Transferred = { attempt: 1, sentBytes: 0, totalBytes: 0 };
     const transport = createUploadTransport({
       baseUrl: connection.baseUrl,
       interceptors: [withCredential(connection)],
-      send: this.#createSendBody((sentBytes, totalBytes) =>
-        onState(sentBytes < totalBytes ? { step: 'uploading', sentBytes, totalBytes } : { step: 'storing' }),
-      ),
+      send: this.#network.createSendBody((sentBytes, totalBytes) => {
+        done = { ...done, sentBytes, totalBytes };
+        onState({ step: sentBytes < totalBytes ? 'uploading' : 'storing', ...done });
+      }),
     });
     const { batch, duplicate } = await uploadBatch(createClient(BatchService, transport), prepared, {
       choice,
       templates,
       signal,
-      onRetry: () => onState({ step: 'waiting' }),
+      onAttempt: (attempt) => {
+        done = { ...done, attempt, sentBytes: 0 };
+        if (attempt > 1) onState({ step: 'uploading', ...done });
+      },
+      onRetry: (error) =>
+        onState({ step: 'waiting', why: isConnectionLost(error) ? 'connection' : 'service', ...done }),
+      whenOnline: async () => {
+        if (this.#network.isOnline()) return;
+        onState({ step: 'offline', ...done });
+        await this.#network.whenOnline(signal);
+        signal.throwIfAborted();
+      },
     });
     return { batchId: batch.batchId, messageCount: batch.messageCount, duplicate };
   }
@@ -357,9 +414,19 @@ export class ComposeEngine {
   }
 }
 
+const noWorkbook = { sheet: undefined, sheets: [], withHidden: false, hiddenRows: 0, mergedRanges: 0 };
+
+/** The first texts of a column, without objects of JSON. */
+function samplesOf({ rows }: Table, column: number): string[] {
+  return rows
+    .slice(0, 100)
+    .map((cells) => cells[column] ?? '')
+    .filter((text) => !/^[[{]/.test(text));
+}
+
 interface ReadFile {
   readonly table: Table;
-  readonly info: Pick<FileInfo, 'kind' | 'encoding' | 'delimiter' | 'hasHeader' | 'sheet' | 'sheets'>;
+  readonly info: Pick<FileInfo, 'kind' | 'encoding' | 'delimiter' | 'hasHeader' | keyof typeof noWorkbook>;
 }
 
 async function readTextFile(file: Blob, choice: ReadChoice, onProgress: (bytes: number) => void): Promise<ReadFile> {
@@ -367,7 +434,7 @@ async function readTextFile(file: Blob, choice: ReadChoice, onProgress: (bytes: 
   const encoding = choice.encoding === undefined ? detected : { encoding: choice.encoding, hasMark: detected.hasMark };
   const sample = (await sampleOf(file, encoding.encoding)).replace(/^\ufeff/, '');
   const common = { encoding: encoding.encoding, onProgress };
-  const info = { encoding, sheet: undefined, sheets: [] };
+  const info = { encoding, ...noWorkbook };
   if (choice.delimiter === undefined && isJsonLines(sample))
     return {
       table: await readJsonLines(file, common),
@@ -398,6 +465,12 @@ function withCredential({ credential }: Connection): Interceptor {
   };
 }
 
+/** Whether a call had no answer. `fetch` throws a TypeError. */
+function isConnectionLost(thrown: unknown): boolean {
+  const { cause } = ConnectError.from(thrown);
+  return cause instanceof ConnectionLost || cause instanceof TypeError;
+}
+
 /** An error as the page shows it; it crosses from the worker as data. */
 export interface EngineError {
   readonly problem: Problem;
@@ -411,6 +484,7 @@ export function engineErrorOf(thrown: unknown): EngineError {
   if (!(thrown instanceof ConnectError) && thrown instanceof Error && thrown.name !== 'AbortError')
     return { problem: { code: 'other', values: { text: thrown.message } } };
   const error = ConnectError.from(thrown);
+  if (isConnectionLost(thrown)) return { problem: { code: 'connectionLost' }, code: error.code };
   return {
     problem: {
       code: 'refused',

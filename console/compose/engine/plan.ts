@@ -8,6 +8,8 @@ export interface TemplateText {
 
 /** What a message says. */
 export type Content =
+  /** Each line of the file is a complete message. `isBase64`: its payload, if that is a string. */
+  | { readonly kind: 'lines'; readonly isBase64: boolean }
   | { readonly kind: 'column'; readonly column: string; readonly isBase64: boolean }
   | { readonly kind: 'text'; readonly template: TemplateText }
   | {
@@ -32,6 +34,9 @@ export interface Plan {
 /** The mapping of the command line that equals a plan. */
 export function mappingOf(plan: Plan, templateName: string): Mapping {
   const { content } = plan;
+  // Defaults fill what a line lacks; the reader would refuse a line that has another value.
+  if (content.kind === 'lines')
+    return { defaults: {}, columns: {}, ignored: [], template: undefined, payloadBase64: true, takesSendAt: true };
   return {
     defaults: plan.defaults,
     columns: content.kind === 'column' ? { ...plan.columns, payload: content.column } : plan.columns,

@@ -16,6 +16,13 @@ export interface UploadOptions {
   readonly send: SendBody;
 }
 
+/** The request had no answer. */
+export class ConnectionLost extends Error {
+  constructor(cause: unknown) {
+    super('the connection was lost', { cause });
+  }
+}
+
 /** Frames below this size are not worth compressing. */
 const compressMinBytes = 1024;
 const maxAnswerBytes = 16 * 1024 * 1024;
@@ -49,7 +56,13 @@ async function exchange(request: UniversalClientRequest, send: SendBody): Promis
     return { status: answer.status, header: answer.header, body: once(answer.body), trailer: new Headers() };
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new ConnectError('the connection was lost', Code.Unavailable, undefined, undefined, error);
+    throw new ConnectError(
+      'the connection was lost',
+      Code.Unavailable,
+      undefined,
+      undefined,
+      new ConnectionLost(error),
+    );
   }
 }
 

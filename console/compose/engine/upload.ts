@@ -12,7 +12,6 @@ import {
 } from '../../../gen/client/sendbatch/v1/batch_service_pb.ts';
 import type { MessageDraft } from '../../../gen/client/sendbatch/v1/message_pb.ts';
 import type { RequestTemplate } from '../../../gen/client/sendbatch/v1/message_service_pb.ts';
-import { randomKey } from '../../../src/client/random-key.ts';
 import { createRetry } from '../../../src/client/retry.ts';
 
 /** Options of a batch, as the user chose them. */
@@ -21,8 +20,8 @@ export interface SubmitChoice {
   readonly priority: BatchPriority;
   /** Milliseconds since 1970; undefined: now. */
   readonly sendAtMs: number | undefined;
-  /** Whether to submit again what was submitted before. */
-  readonly isNew: boolean;
+  /** The earlier batch of the same messages, to send them once more; undefined: the first. */
+  readonly after: string | undefined;
 }
 
 /** A batch that is ready to be uploaded. */
@@ -38,13 +37,14 @@ type Template = Pick<RequestTemplate, 'name' | 'body' | 'format'>;
 const frameMessages = 1000;
 
 /**
- * Puts messages into frames. The same messages at the same time have the same `request_id`,
- * whatever the name of the file: a second submission finds the first batch.
+ * Puts messages into frames. The same messages for the same time have the same `request_id`,
+ * whatever the name of the file: a second submission finds the first batch. So does a second one
+ * after the same earlier batch, also in another tab or after a reload.
  */
 export function prepareBatch(
   messages: Iterable<{ readonly line: number; readonly draft: MessageDraft }>,
   templates: readonly Template[],
-  { sendAtMs, isNew }: Pick<SubmitChoice, 'sendAtMs' | 'isNew'>,
+  { sendAtMs, after }: Pick<SubmitChoice, 'sendAtMs' | 'after'>,
 ): Prepared {
   const frames: SubmitBatchStreamRequest[] = [];
   const hash = sha256.create();
@@ -64,12 +64,18 @@ export function prepareBatch(
     if (frame.messages.length === frameMessages) flush();
   }
   flush();
-  hash.update(utf8ToBytes(JSON.stringify([templates.map(({ name, body, format }) => [name, body, format]), sendAtMs])));
-  const requestId = isNew ? `console-${randomKey()}` : `console-${bytesToHex(hash.digest()).slice(0, 40)}`;
-  return { frames, requestId, messageCount };
+  const bodies = templates.map(({ name, body, format }) => [name, body, format]);
+  hash.update(utf8ToBytes(JSON.stringify(after === undefined ? [bodies, sendAtMs] : [bodies, sendAtMs, after])));
+  return { frames, requestId: `console-${bytesToHex(hash.digest()).slice(0, 40)}`, messageCount };
 }
 
-/** Uploads a batch, again after each lost connection, under the same `request_id`. */
+/** Attempts per upload, about two minutes while the network is there. */
+const attempts = 30;
+
+/**
+ * Uploads a batch, again after each lost connection, under the same `request_id`. The service
+ * stores a batch that is complete or nothing, so each attempt begins at the start.
+ */
 export async function uploadBatch(
   rpc: Client<typeof BatchService>,
   { frames, requestId, messageCount }: Prepared,
@@ -78,12 +84,18 @@ export async function uploadBatch(
     templates,
     signal,
     onRetry,
+    onAttempt,
+    whenOnline,
   }: {
     readonly choice: SubmitChoice;
     readonly templates: readonly Template[];
     readonly signal: AbortSignal;
     /** Called before another attempt. */
     readonly onRetry: (error: unknown) => void;
+    /** Called when an attempt begins, from 1. */
+    readonly onAttempt: (attempt: number) => void;
+    /** Resolves once the computer has a network; how long that takes does not count. */
+    readonly whenOnline: (signal: AbortSignal) => Promise<void>;
   },
 ): Promise<{ readonly batch: Batch; readonly duplicate: boolean }> {
   const { name, priority, sendAtMs } = choice;
@@ -95,9 +107,10 @@ export async function uploadBatch(
     templates: [...templates],
     ...(sendAtMs === undefined ? {} : { sendAt: timestampFromMs(sendAtMs) }),
   };
-  const retries = createRetry({ attempts: 30, longestPauseMs: 10_000 }).begin(signal);
-  for (;;) {
+  const retries = createRetry({ attempts, longestPauseMs: 10_000 }).begin(signal);
+  for (let attempt = 1; ; attempt++) {
     try {
+      onAttempt(attempt);
       const { batch, duplicate } = await rpc.submitBatchStream(framesOf(options, frames), {
         signal,
         timeoutMs: 600_000,
@@ -106,6 +119,7 @@ export async function uploadBatch(
       return { batch, duplicate };
     } catch (error) {
       await retries.after(error, { onRetry });
+      await whenOnline(signal);
     }
   }
 }

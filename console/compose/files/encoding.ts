@@ -48,10 +48,33 @@ export async function fileKind(file: Blob): Promise<'text' | 'workbook'> {
   const head = new Uint8Array(await file.slice(0, 64 * 1024).arrayBuffer());
   if (head.length === 0) throw new FileProblem('empty');
   const kind = kindOf(head);
-  if (kind === 'xlsx') return 'workbook';
+  // Its directory tells a workbook from other archives.
+  if (kind === 'xlsx' || kind === 'zip') return 'workbook';
+  if (kind === 'old-office' && (await isProtected(file, head))) throw new FileProblem('encrypted');
   if (kind !== undefined) throw new FileProblem('binary', { kind });
+  if (looksBinary(head)) throw new FileProblem('binary', { kind: 'other' });
   if (/^\s*<(!doctype html|html|\?xml)/i.test(latinOf(head.subarray(0, headBytes)))) throw new FileProblem('markup');
   return 'text';
+}
+
+/**
+ * Whether a compound file, which old Office files are too, is a workbook with a password: its
+ * directory has an entry EncryptedPackage (MS-OFFCRYPTO 2.3.4.4).
+ */
+async function isProtected(file: Blob, head: Uint8Array): Promise<boolean> {
+  if (head.length < headBytes) return false;
+  const view = new DataView(head.buffer, head.byteOffset);
+  const sectorBytes = 2 ** Math.min(view.getUint16(30, true), 16);
+  const directoryAt = (view.getUint32(48, true) + 1) * sectorBytes;
+  const directory = await file.slice(directoryAt, directoryAt + 4096).arrayBuffer();
+  return new TextDecoder('utf-16le').decode(directory).includes('EncryptedPackage');
+}
+
+/** Whether bytes are no text in any encoding: many control characters, and not UTF-16. */
+function looksBinary(head: Uint8Array): boolean {
+  if (markOf(head) !== undefined || wideEncodingOf(head.subarray(0, headBytes)) !== undefined) return false;
+  const controls = head.filter((byte) => byte < 0x09 || (byte > 0x0d && byte < 0x1b)).length;
+  return controls * 20 > head.length;
 }
 
 /**

@@ -1,8 +1,9 @@
 import type { JsonValue } from '@bufbuild/protobuf';
+import { MessageDraftSchema } from '../../../gen/client/sendbatch/v1/message_pb.ts';
 import { decodeLines } from '../../../src/message-files/decode.ts';
 import { parseExactly } from '../../../src/message-files/exact-json.ts';
 import { FileProblem, problemOf } from './problem.ts';
-import { type RowFault, type Table, TableBuilder } from './table.ts';
+import { columnNames, type RowFault, type Table, TableBuilder } from './table.ts';
 import { counted, faultOf, type TextOptions } from './text-table.ts';
 
 /** Whether a text is lines of JSON objects. Throws a FileProblem for other JSON. */
@@ -24,7 +25,7 @@ export async function readJsonLines(
   { encoding, onProgress }: Pick<TextOptions, 'encoding' | 'onProgress'>,
 ): Promise<Table> {
   const columns: string[] = [];
-  const objects: { readonly line: number; readonly values: Readonly<Record<string, JsonValue>> }[] = [];
+  const objects: JsonLine[] = [];
   const faults: RowFault[] = [];
   let line = 0;
   let isCut = false;
@@ -48,7 +49,7 @@ export async function readJsonLines(
               known.add(name);
               columns.push(name);
             }
-          objects.push({ line, values });
+          objects.push({ line, text, values });
         } catch (error) {
           faults.push({ line, text, problem: problemOf(error instanceof Error ? error.message : String(error)) });
         }
@@ -64,11 +65,12 @@ export async function readJsonLines(
       ? new FileProblem('noRows')
       : new FileProblem(first.problem.code, { ...first.problem.values, line: first.line });
   }
-  const builder = new TableBuilder(columns);
-  for (const { line: at, values } of objects)
+  const builder = new TableBuilder(columnNames(columns), { keepsTexts: areMessages(columns) });
+  for (const { line: at, text, values } of objects)
     builder.add(
       at,
       columns.map((name) => (Object.hasOwn(values, name) ? cellOf(values[name]) : '')),
+      text,
     );
   for (const each of faults) builder.fault(each.line, each.text, each.problem);
   return builder.build({ end, isCut });
@@ -76,6 +78,26 @@ export async function readJsonLines(
 
 /** Lines that are read: one more than a batch can hold would be refused anyway. */
 const maxLines = 100_000;
+
+interface JsonLine {
+  readonly line: number;
+  readonly text: string;
+  readonly values: Readonly<Record<string, JsonValue>>;
+}
+
+/** Names of a message's fields, in both spellings that JSON accepts. */
+const messageNames: ReadonlySet<string> = new Set(
+  MessageDraftSchema.fields.flatMap(({ name, jsonName }) => [name, jsonName]),
+);
+const contentNames = ['payload', 'template'];
+/** Names in a report of refused messages by the command line. */
+const reportNames = ['reason', 'message', 'draft'];
+
+/** Whether lines with these names are messages, as the command `send` takes them. */
+function areMessages(names: readonly string[]): boolean {
+  if (reportNames.every((name) => names.includes(name))) return true;
+  return contentNames.some((name) => names.includes(name)) && names.every((name) => messageNames.has(name));
+}
 
 function objectIn(text: string): Record<string, JsonValue> {
   const value = parseExactly(text);

@@ -27,11 +27,13 @@ export type ProblemCode =
   | 'notBase64'
   | 'longNumber'
   | 'cellError'
+  | 'noValue'
   | 'binary'
   | 'damaged'
   | 'encrypted'
   | 'tooBig'
   | 'empty'
+  | 'tooManyColumns'
   | 'noRows'
   | 'json'
   | 'markup'
@@ -40,6 +42,8 @@ export type ProblemCode =
   | 'tooLarge'
   | 'template'
   | 'refused'
+  | 'connectionLost'
+  | 'worker'
   | 'other';
 
 /** A file that cannot be read. */
@@ -67,7 +71,7 @@ const sentences: readonly (readonly [RegExp, ProblemCode])[] = [
   [/^channel_type must be .*, not (?<value>".*")$/, 'badChannelType'],
   [/^send_at: (?<value>".*") has no offset/, 'noOffset'],
   [/^send_at: (?<value>".*") (is not a time|does not exist)/, 'badTime'],
-  [/^payload is not base64$/, 'notBase64'],
+  [/^payload is not base64$|^payload: .*base64/, 'notBase64'],
 ];
 
 /** The problem that a sentence of the shared readers describes. */

@@ -1,4 +1,4 @@
-import type { Problem } from './problem.ts';
+import { FileProblem, type Problem } from './problem.ts';
 
 /** The rows of a file, as text. */
 export interface Table {
@@ -8,6 +8,8 @@ export interface Table {
   readonly rows: readonly (readonly string[])[];
   /** First line of each row in the file, from 1. */
   readonly lines: readonly number[];
+  /** The line of each row as in the file, if its lines are messages. */
+  readonly texts: readonly string[] | undefined;
   /** Rows that cannot be read. */
   readonly faults: readonly RowFault[];
   /** Where reading ended before the end of the file: nothing can be sent. */
@@ -29,6 +31,9 @@ export interface RowFault {
 /** Rows of a batch: the service's limit. */
 export const maxRows = 100_000;
 
+/** The page lists the columns in each of its choices. */
+const maxColumns = 500;
+
 /** Characters of a row that a fault shows. */
 const shownChars = 200;
 
@@ -37,11 +42,15 @@ export class TableBuilder {
   readonly #columns: readonly string[];
   readonly #rows: (readonly string[])[] = [];
   readonly #lines: number[] = [];
+  readonly #texts: string[] | undefined;
   readonly #faults: RowFault[] = [];
   #blankRows = 0;
 
-  constructor(columns: readonly string[]) {
+  constructor(columns: readonly string[], { keepsTexts = false }: { readonly keepsTexts?: boolean } = {}) {
+    if (columns.length > maxColumns)
+      throw new FileProblem('tooManyColumns', { actual: columns.length, limit: maxColumns });
     this.#columns = columns;
+    this.#texts = keepsTexts ? [] : undefined;
   }
 
   /** Whether there is no place for another row. */
@@ -61,6 +70,7 @@ export class TableBuilder {
     if (cells.length === this.#columns.length) {
       this.#rows.push(cells);
       this.#lines.push(line);
+      this.#texts?.push(text);
       return;
     }
     const values = { expected: this.#columns.length, actual: cells.length };
@@ -76,6 +86,7 @@ export class TableBuilder {
       columns: this.#columns,
       rows: this.#rows,
       lines: this.#lines,
+      texts: this.#texts,
       faults: this.#faults,
       end,
       isCut,
@@ -86,14 +97,14 @@ export class TableBuilder {
 
 /** Names for columns: trimmed, unique, and `column_3` for an empty one. */
 export function columnNames(cells: readonly string[]): string[] {
-  const names: string[] = [];
+  const names = new Set<string>();
   for (const [index, cell] of cells.entries()) {
     const name = cell.trim() || `column_${index + 1}`;
     let unique = name;
-    for (let copy = 2; names.includes(unique); copy++) unique = `${name}_${copy}`;
-    names.push(unique);
+    for (let copy = 2; names.has(unique); copy++) unique = `${name}_${copy}`;
+    names.add(unique);
   }
-  return names;
+  return [...names];
 }
 
 /** Whether a first row names the columns rather than being data. */

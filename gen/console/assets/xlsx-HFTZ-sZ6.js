@@ -1,1 +1,0 @@
-export{t as readXlsx}from"./objects-C5tAl-3G.js";
