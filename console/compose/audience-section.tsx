@@ -54,6 +54,14 @@ export function AudienceSection(choices: Choices) {
           }
         </Field>
       </div>
+      {isOfLines || Object.keys(form.furtherColumns).length === 0 ? null : (
+        <div className="row">
+          <p>{t('audience.further', { names: Object.keys(form.furtherColumns).join(', ') })}</p>
+          <button type="button" className="button small" onClick={() => work.change({ furtherColumns: {} })}>
+            {t('audience.withoutFurther')}
+          </button>
+        </div>
+      )}
       {isOfLines ? null : (
         <details className="more">
           <summary>{t('audience.more')}</summary>

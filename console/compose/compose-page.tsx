@@ -19,9 +19,9 @@ export default function ComposePage() {
   const t = useTexts(composeTexts);
   const shell = useTexts(shellTexts);
   const compose = useCompose();
-  const { open, form, plan, upload, result, note } = compose;
+  const { open, form, plan, reading, upload, result, note } = compose;
   // What is being submitted, or was, stays in sight and does not change.
-  const isFixed = upload !== undefined || result !== undefined;
+  const isFixed = reading !== undefined || upload !== undefined || result !== undefined;
   return (
     <Page title={shell('sections.compose')} lead={t('lead')}>
       {note === undefined || upload !== undefined ? null : <Interrupted note={note} />}

@@ -23,7 +23,7 @@ export function FileSection({ compose }: { readonly compose: Compose }) {
   return (
     <section className="card stack" aria-labelledby="compose-file">
       <h2 id="compose-file">{t('file.title')}</h2>
-      {open === undefined ? <Chooser /> : null}
+      {open === undefined && reading === undefined ? <Chooser /> : null}
       {reading === undefined ? null : (
         <div role="status" className="stack">
           <p>{t('file.reading', { name: reading.name, share: format.percent(reading.share) })}</p>
@@ -287,9 +287,12 @@ function Rows({
   // biome-ignore lint/correctness/useExhaustiveDependencies: the states of rows change with the audience and the check.
   useEffect(() => {
     let isCurrent = true;
-    void engine.rows(from, pageRows).then((shown) => {
-      if (isCurrent) setRows(shown);
-    });
+    engine.rows(from, pageRows).then(
+      (shown) => {
+        if (isCurrent) setRows(shown);
+      },
+      () => {},
+    );
     return () => {
       isCurrent = false;
     };

@@ -1,3 +1,4 @@
+import type { Columns } from '../../src/message-files/mapping.ts';
 import type { FileInfo } from './engine/engine.ts';
 import type { Content, Plan, TemplateText } from './engine/plan.ts';
 
@@ -24,14 +25,21 @@ export interface Form {
   readonly templateVersion: number;
   readonly templateText: TemplateText | undefined;
   readonly uniqueColumn: string;
+  /** Columns of further fields, named as these are in the contract. */
+  readonly furtherColumns: Columns;
 }
+
+const furtherFields = ['expire', 'tag_key', 'stream_no', 'red_dot', 'no_persist', 'sync_once'] as const;
 
 const personType = 1;
 /** A uid that every service knows, unless its settings say otherwise. */
 const systemUid = 'system';
 
 /** The choices that a file suggests. */
-export function formFor({ guess, payloadIsBase64, holdsMessages }: FileInfo, ownUid: string | undefined): Form {
+export function formFor(
+  { columns, guess, payloadIsBase64, holdsMessages }: FileInfo,
+  ownUid: string | undefined,
+): Form {
   return {
     channelType: personType,
     typeColumn: guess.channel_type ?? '',
@@ -52,6 +60,9 @@ export function formFor({ guess, payloadIsBase64, holdsMessages }: FileInfo, own
     templateVersion: 0,
     templateText: undefined,
     uniqueColumn: '',
+    furtherColumns: Object.fromEntries(
+      furtherFields.filter((field) => columns.includes(field)).map((field) => [field, field]),
+    ),
   };
 }
 
@@ -69,6 +80,7 @@ export function refit(form: Form, info: FileInfo, ownUid: string | undefined): F
     timeColumn: fitting(form.timeColumn, guessed.timeColumn),
     payloadColumn: fitting(form.payloadColumn, guessed.payloadColumn),
     uniqueColumn: fitting(form.uniqueColumn, ''),
+    furtherColumns: guessed.furtherColumns,
   };
 }
 
@@ -83,6 +95,7 @@ export function planOf(form: Form): Plan | undefined {
   }
   if (form.receiverColumn === '' || !hasSender) return undefined;
   const columns = {
+    ...form.furtherColumns,
     channel_id: form.receiverColumn,
     channel_type: form.typeColumn,
     from_uid: form.senderColumn,

@@ -247,7 +247,7 @@ function Review({ compose, form, open, audience, count, when, isScheduled, isOpe
   const { engine, plan, previewRow } = compose;
   useEffect(() => {
     if (!isOpen || engine === undefined || plan === undefined) return;
-    void engine.preview(plan, previewRow).then(setExample);
+    engine.preview(plan, previewRow).then(setExample, () => {});
   }, [isOpen, engine, plan, previewRow]);
   return (
     <Dialog
