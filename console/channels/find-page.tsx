@@ -96,7 +96,7 @@ function UserForm() {
   const session = useSession();
   const own = session.state === 'signedIn' && session.info.caller?.isUser ? session.info.caller.name : '';
   const [params, setParams] = useQueryParams();
-  const [uid, setUid] = useState(params.get('uid') ?? own);
+  const [uid, setUid] = useState(own === '' ? (params.get('uid') ?? '') : own);
   const [isMissing, setMissing] = useState(false);
   const submit = (event: FormEvent) => {
     event.preventDefault();

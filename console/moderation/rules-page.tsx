@@ -137,7 +137,7 @@ function RuleTable({ rules, onEdit, onRemove }: RuleTableProps) {
                   {only.length === 0 ? <span className="muted">{t('rules.everywhere')}</span> : only.join(', ')}
                 </td>
                 <td>
-                  <div className="row">
+                  <div className="row unbroken">
                     <button
                       type="button"
                       className="button small"

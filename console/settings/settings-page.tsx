@@ -1,6 +1,7 @@
 import './settings.css';
 import { useQuery } from '@connectrpc/connect-query';
 import { AdminService, type Setting } from '../../gen/client/sendbatch/v1/admin_service_pb.ts';
+import type { Translator } from '../i18n/texts.ts';
 import { useTexts } from '../i18n/use-texts.ts';
 import { useQueryParams } from '../ui/address.ts';
 import { Badge } from '../ui/display.tsx';
@@ -65,7 +66,7 @@ export default function SettingsPage() {
             </div>
             <p>{about(setting)}</p>
             <p className="muted small">
-              {setting.bounds === '' ? null : `${t('bounds', { bounds: plain(setting.bounds) })} · `}
+              {setting.bounds === '' ? null : `${t('bounds', { bounds: boundsInWords(t, setting.bounds) })} · `}
               {t('defaultValue', { value: setting.defaultValue === '' ? t('noValue') : setting.defaultValue })}
             </p>
           </li>
@@ -75,8 +76,11 @@ export default function SettingsPage() {
   );
 }
 
-/** Bounds are written for Markdown. */
-const plain = (bounds: string) => bounds.replaceAll('`', '');
+/** Bounds are written in English, for Markdown; their last word is a kind or a unit. */
+function boundsInWords(t: Translator<typeof settingTexts.en>, bounds: string): string {
+  const plain = bounds.replaceAll('`', '');
+  return plain.replace(/(?<=^| )(?:text|path|ms|days)$/, (word) => t(`boundWords.${word as 'text'}`));
+}
 
 function Value({ setting }: { readonly setting: Setting }) {
   const t = useTexts(settingTexts);

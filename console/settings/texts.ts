@@ -14,6 +14,7 @@ export const settingTexts = defineTexts(
     sources: { default: 'default', environment: 'environment' },
     defaultValue: 'Default: {value}',
     bounds: 'Values: {bounds}',
+    boundWords: { text: 'text', path: 'path', ms: 'ms', days: 'days' },
     none: 'No setting matches',
     count: '{count, plural, one {# setting} other {# settings}}',
     limits: {
@@ -55,6 +56,7 @@ export const settingTexts = defineTexts(
     sources: { default: '默认值', environment: '环境变量' },
     defaultValue: '默认值：{value}',
     bounds: '取值：{bounds}',
+    boundWords: { text: '文本', path: '文件路径', ms: '毫秒', days: '天' },
     none: '没有匹配的设置',
     count: '{count, plural, other {# 项设置}}',
     limits: {

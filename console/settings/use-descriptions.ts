@@ -11,9 +11,13 @@ export function useDescriptions(): Readonly<Record<string, string>> {
   useEffect(() => {
     let isCurrent = true;
     if (language === 'zh')
-      void import('../../scripts/settings.zh.json').then(({ default: chinese }) => {
-        if (isCurrent) setTexts(chinese.settings);
-      });
+      void import('../../scripts/settings.zh.json').then(
+        ({ default: chinese }) => {
+          if (isCurrent) setTexts(chinese.settings);
+        },
+        // Without a network the English texts stay.
+        () => {},
+      );
     else setTexts({});
     return () => {
       isCurrent = false;

@@ -142,6 +142,16 @@ describe('the console', { skip: noConsole }, () => {
     await page.getByText('Sign in again to continue where you were').waitFor();
     await page.reload();
     await page.getByLabel('API key or token').waitFor();
+    // A recall that is refused for its only message is no success.
+    const reader = await keys.create({ name: 'reader', scopes: ['send', 'read'], senders: ['system'] });
+    await page.getByLabel('API key or token').fill(reader.key);
+    await page.keyboard.press('Enter');
+    await page.getByRole('link', { name: 'Channels' }).waitFor();
+    await page.evaluate(`history.pushState(null, '', '/console/channels/2/news?seq=7')`);
+    await page.getByRole('button', { name: 'Recall…' }).click();
+    assert.equal(await page.getByRole('link', { name: 'Members and lists' }).count(), 0);
+    await page.getByRole('button', { name: 'Recall', exact: true }).click();
+    await page.getByRole('dialog').getByText('SENDER_NOT_YOURS').waitFor();
     // The browser's own lines about the statuses 401 and 404.
     const lines = browser.faults.splice(before);
     assert.deepEqual(
