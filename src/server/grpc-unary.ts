@@ -176,7 +176,10 @@ function parseEnvelope({ method }: UnaryMethod, body: Uint8Array): Message | Pro
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
   if (body.length < envelopeBytes || body.length !== view.getUint32(1) + envelopeBytes)
     throw new ConnectError('protocol error: incomplete envelope', Code.InvalidArgument);
-  if ((view.getUint8(0) & compressedFlag) !== 0)
+  const flags = view.getUint8(0);
+  if (flags > compressedFlag)
+    throw new ConnectError(`protocol error: invalid envelope flags ${flags}`, Code.InvalidArgument);
+  if (flags === compressedFlag)
     throw new ConnectError('received compressed envelope, but do not know how to decompress', Code.Internal);
   return parseProtobuf(method.input, body.subarray(envelopeBytes));
 }

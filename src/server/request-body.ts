@@ -220,13 +220,20 @@ async function* chunksOf(request: Request): AsyncGenerator<Buffer> {
     throw new ConnectError(`protocol error: promised ${declared} bytes, received ${length}`, Code.InvalidArgument);
 }
 
+/** Base64 of RFC 4648, sections 4 and 5, with or without padding; no length has a rest of 1. */
+const base64 = /^(?:[\w+/-]{4})*(?:[\w+/-]{2,3}={0,2})?$/;
+
 /** Checks the message of a Connect GET, which is in the URL: at most 8 KiB, compressed or not. */
 export async function assertSmallGet({ url = '' }: Request, { input }: DescMethod): Promise<void> {
   const query = new URL(url, 'http://localhost').searchParams;
   const message = query.get('message') ?? '';
-  const bytes = query.get('base64') === '1' ? Buffer.from(message, 'base64url') : Buffer.from(message);
+  const isBase64 = query.get('base64') === '1';
+  const bytes = isBase64 ? Buffer.from(message, 'base64url') : Buffer.from(message);
   const limit = limits.getMessageBytes;
   if (bytes.length > limit) throw messageTooLarge(bytes.length, limit);
+  // Connect would report it as INTERNAL.
+  if (isBase64 && !base64.test(message))
+    throw toConnectError(invalidField('message', 'must be base64, without spaces'));
   const isCompressed = query.get('compression') === 'gzip';
   try {
     const plain = isCompressed ? await decompressed(bytes, limit) : bytes;

@@ -209,7 +209,9 @@ async function serve(call: StreamCall): Promise<void> {
   clearTimeout(timer);
   release();
   if (isGone(response) || response.writableEnded) return;
-  if (!context.isCalled && !response.headersSent) response.setHeader(requestIdHeader, context.requestId);
+  // An error's metadata has it too: among the trailers, which gRPC alone writes as headers.
+  if (!response.headersSent && (!context.isCalled || framing.endFlag !== undefined))
+    response.setHeader(requestIdHeader, context.requestId);
   framing.end({ response, headers: headers(), trailer: handlerContext.responseTrailer }, failure);
 }
 

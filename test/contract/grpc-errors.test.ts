@@ -84,6 +84,7 @@ describe('a gRPC error before the first message', () => {
     ],
     ['a server stream', { ':path': `${service}/Subscribe` }, envelopeOf(SubscribeRequestSchema, {}), 3],
     ['a client stream', { ':path': '/sendbatch.v1.BatchService/SubmitBatchStream' }, new Uint8Array(), 3],
+    ['a flag that gRPC does not define', { ':path': `${service}/SendBatch` }, encodeEnvelope(128, new Uint8Array()), 3],
     ['an unknown compression', { ':path': `${service}/SendBatch`, 'grpc-encoding': 'br2' }, oneMessage, 12],
     ['a method that does not exist', { ':path': `${service}/Sned` }, oneMessage, 12],
     ['a foreign Host', { ':path': `${service}/SendBatch`, ':authority': 'evil.example' }, oneMessage, 7],

@@ -324,6 +324,11 @@ test('the message of a Connect GET is limited to 8 KiB after decompression', asy
     assert.equal(status, 429);
     assert.match(text, /at most 8192 are allowed/);
   }
+  for (const message of ['***', 'a', 'a b c', '=', 'YQ=====']) {
+    const odd = await fetch(`${open.url}${list}&message=${encodeURIComponent(message)}`);
+    assert.equal(odd.status, 400, message);
+    assert.match(await odd.text(), /message: must be base64/);
+  }
   const small = Buffer.from('0a0163100240', 'hex').subarray(0, 5);
   assert.notEqual((await getMessages(gzipSync(small), '&compression=gzip')).status, 429);
 });
@@ -379,6 +384,12 @@ describe('every answer carries the request id', () => {
       400,
     ],
     ['an event stream without a channel type', '/v1/channels/x/a/events', {}, 400],
+    [
+      'a stream of Connect without channels',
+      '/sendbatch.v1.MessageService/Subscribe',
+      { method: 'POST', headers: { 'content-type': 'application/connect+json' }, body: envelope(Buffer.from('{}')) },
+      200,
+    ],
     ['a page', '/docs', {}, 200],
     ['a page that is not to be changed', '/docs', { method: 'DELETE' }, 405],
     ['a file of the console', '/console/', {}, 200],
