@@ -37,11 +37,12 @@ export function TestDialog({ compose }: { readonly compose: Compose }) {
     setError(undefined);
     setSeq(undefined);
     setSending(true);
+    const service = connection();
     try {
-      setSeq(await engine.sendTest(connection(), plan, { row: previewRow, channelType, channelId: channelId.trim() }));
+      setSeq(await engine.sendTest(service, plan, { row: previewRow, channelType, channelId: channelId.trim() }));
     } catch (thrown) {
       setError(thrown);
-      toSignIn(thrown);
+      toSignIn(thrown, service);
     } finally {
       setSending(false);
     }

@@ -186,12 +186,13 @@ class ComposeWork {
     const { signal } = this.#checking;
     this.#set({ checkError: undefined, report: undefined, checkedCount: 0 });
     const onProgress = (count: number) => this.#ifRunning(signal, { checkedCount: count });
+    const service = connection();
     try {
-      const report = await this.engine.check(connection(), plan, { signal, onProgress });
+      const report = await this.engine.check(service, plan, { signal, onProgress });
       this.#ifRunning(signal, { report });
     } catch (thrown) {
       this.#ifRunning(signal, { checkError: thrown });
-      toSignIn(thrown);
+      toSignIn(thrown, service);
     } finally {
       this.#ifRunning(signal, { checkedCount: undefined });
     }
@@ -214,14 +215,15 @@ class ComposeWork {
       const { requestId, messageCount } = state;
       this.#note({ requestId, messageCount, name: confirmed.name, isOfPage: true });
     };
+    const service = connection();
     try {
       const choice = { ...confirmed, withRefused };
-      const result = await this.engine.submit(connection(), plan, choice, { signal, onProgress });
+      const result = await this.engine.submit(service, plan, choice, { signal, onProgress });
       this.#set({ result });
       this.#note(undefined);
     } catch (thrown) {
       if (!signal.aborted) this.#set({ uploadError: thrown });
-      toSignIn(thrown);
+      toSignIn(thrown, service);
       // Nothing is left to find out when the service itself has refused the batch.
       if (!signal.aborted && !isOpenEnd(thrown)) this.#note(undefined);
     } finally {
@@ -325,9 +327,9 @@ function callerName(): string | undefined {
 }
 
 /** The engine calls the service by itself; an expired credential leads to the sign-in all the same. */
-export function toSignIn(thrown: unknown): void {
+export function toSignIn(thrown: unknown, { credential }: Connection): void {
   if (thrown instanceof ComposeError && thrown.detail.code === Code.Unauthenticated)
-    session.onCallError(new ConnectError('', Code.Unauthenticated));
+    session.onCallError(new ConnectError('', Code.Unauthenticated), credential);
 }
 
 const openEndCodes: readonly number[] = [Code.Unavailable, Code.DeadlineExceeded, Code.Unknown, Code.Canceled];

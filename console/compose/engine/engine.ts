@@ -191,7 +191,10 @@ export class ComposeEngine {
       blankRows: table.blankRows,
       holdsMessages: table.texts !== undefined,
       guess,
-      payloadIsBase64: read.info.kind === 'jsonLines' && payloadAt >= 0 && looksLikeBase64(samplesOf(table, payloadAt)),
+      payloadIsBase64:
+        read.info.kind === 'jsonLines' &&
+        payloadAt >= 0 &&
+        looksLikeBase64(samplesOf(table, payloadAt), table.texts === undefined ? 1 : 0.5),
     };
   }
 

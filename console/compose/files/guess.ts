@@ -84,12 +84,13 @@ export function guessColumns(columns: readonly string[]): Partial<Record<Target,
   return guessed;
 }
 
-/** Whether all texts are base64 that is not plain words: payloads of NDJSON are. */
-export function looksLikeBase64(texts: readonly string[]): boolean {
+/** Whether at least this share of texts is base64 that is not plain words: payloads of NDJSON are. */
+export function looksLikeBase64(texts: readonly string[], share: number): boolean {
   const filled = texts.filter((text) => text !== '');
+  const encoded = filled.filter((text) => text.length % 4 === 0 && /^[A-Za-z0-9+/]+={0,2}$/.test(text));
   return (
-    filled.length > 0 &&
-    filled.every((text) => text.length % 4 === 0 && /^[A-Za-z0-9+/]+={0,2}$/.test(text)) &&
-    filled.some((text) => /[=+/]|[a-z][A-Z]|\d/.test(text))
+    encoded.length > 0 &&
+    encoded.length >= filled.length * share &&
+    encoded.some((text) => /[=+/]|[a-z][A-Z]|\d/.test(text))
   );
 }

@@ -411,7 +411,9 @@ describe('files of the page Compose', () => {
     ];
     const { info, engine } = await read(`${lines.map((line) => JSON.stringify(line)).join('\n')}\n`);
     assert.equal(info.holdsMessages, true);
-    const form = { ...formFor(info, undefined), isBase64: true };
+    const form = formFor(info, undefined);
+    // One text that is not base64 is a mistake of its line.
+    assert.equal(form.isBase64, true);
     const plan = planOf(form);
     assert.ok(plan !== undefined);
     const texts = [0, 1, 2, 3, 4].map((row) => {
