@@ -104,7 +104,7 @@ describe('the command line', () => {
     await exit;
     const { code, output } = await runCommand(env(), ['send', file, '--json']);
     assert.equal(code, 0, output);
-    const rows = (await readAll(service.databaseUrl)).filter((row) => row.channel.startsWith('killed-'));
+    const rows = await readAll(service.databaseUrl, { channel: /^killed-/ });
     assert.equal(rows.length, total);
     await assertSound(service.databaseUrl);
   });

@@ -87,7 +87,7 @@ for (const lanes of [4, 0]) {
               }),
             );
           }
-          const rows = (await readAll(first.databaseUrl)).filter((row) => row.channel.startsWith(`${name}-`));
+          const rows = await readAll(first.databaseUrl, { channel: new RegExp(`^${name}-`) });
           const identity = (message: Sent) =>
             `${name}-channel${message.channel} sender${message.sender} key${message.key}`;
           const stored = new Map(rows.map((row) => [`${row.channel} ${row.fromUid} ${row.key}`, row]));

@@ -14,13 +14,18 @@ export interface StoredRow {
   readonly payload: string;
 }
 
-/** Reads every message in a database, bypassing the service. */
-export async function readAll(url: string): Promise<StoredRow[]> {
+/** Reads every message in a database, or those that match, bypassing the service. */
+export async function readAll(
+  url: string,
+  { channel = /^/, key = /^/ }: { readonly channel?: RegExp; readonly key?: RegExp } = {},
+): Promise<StoredRow[]> {
   return await ask(url, async (client) => {
     const { rows } = await client.query<Record<string, string>>(
       acrossShards(`select c.channel_id, c.channel_type, m.message_seq, m.message_id, m.from_uid, m.client_msg_no, encode(m.payload, 'escape') as payload
        from sendbatch.message m join sendbatch.channel c using (channel_key)
+       where c.channel_id ~ $1 and m.client_msg_no ~ $2
        order by c.channel_id, c.channel_type, c.sequence, m.message_seq`),
+      [channel.source, key.source],
     );
     return rows.map((row) => ({
       channel: row.channel_id ?? '',
