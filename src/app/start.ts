@@ -177,7 +177,7 @@ async function openIdentify(
   { config, events, now }: Foundation,
   { channels, keys }: { readonly channels: Channels; readonly keys: Keys },
 ): Promise<Identify | undefined> {
-  if (!config.asks) return undefined;
+  if (!config.requiresCredential) return undefined;
   const systemUids = config.systemUids === 'all' ? [] : config.systemUids;
   return await createIdentify(config.identity, {
     identifyKey: keys.identify,

@@ -9,7 +9,7 @@ export interface Config {
   /** Files that are read again while the service runs. */
   readonly reload: Reload;
   /** Whether every call needs a credential. */
-  readonly asks: boolean;
+  readonly requiresCredential: boolean;
   /** Whether no call needs a credential because only loopback is served. */
   readonly open: boolean;
   /** How credentials are checked. */

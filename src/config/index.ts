@@ -76,8 +76,8 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const tokens = tokensOf(at);
   if (at.auth === 'off' && (tokens !== undefined || at.tlsClientCa !== ''))
     throw new ConfigError('AUTH=off must not be set together with JWT_… or TLS_CLIENT_CA: unset one of them');
-  const asks = at.auth === 'on' || tokens !== undefined || at.tlsClientCa !== '';
-  if (!asks && at.auth !== 'off' && !isLoopback(at.host)) {
+  const requiresCredential = at.auth === 'on' || tokens !== undefined || at.tlsClientCa !== '';
+  if (!requiresCredential && at.auth !== 'off' && !isLoopback(at.host)) {
     throw new ConfigError(
       `HOST=${at.host} is not a loopback address, and no authentication is configured: set AUTH=on and create a key (npm run cli -- key create), or set HOST=127.0.0.1, or set AUTH=off if every caller that can reach this address is trusted`,
     );
@@ -99,8 +99,8 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
           }),
       ...tokenSecretsReload(at, files),
     },
-    asks,
-    open: !asks && at.auth !== 'off',
+    requiresCredential,
+    open: !requiresCredential && at.auth !== 'off',
     identity: {
       tokens,
       certificateScopes: at.tlsClientCa === '' ? undefined : splitList(at.tlsClientScopes).filter(isScope),

@@ -23,7 +23,7 @@ describe('the console', { skip: noConsole }, () => {
   let batchId: string;
   before(async () => {
     service = await startService({ overviewEveryMs: 200, recallKeepDays: 1 });
-    strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
+    strict = await startService({ databaseUrl: service.databaseUrl, requiresCredential: true, open: false });
     relay = await openRelay(Number(new URL(service.url).port));
     browser = await openConsoleBrowser();
     url = `${service.url}/console`;

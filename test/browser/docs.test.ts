@@ -20,7 +20,7 @@ describe('the page about the API at /docs', { skip: noBrowser }, () => {
     // The service's own page may call it, whatever other origins are listed.
     strict = await startService({
       databaseUrl: service.databaseUrl,
-      asks: true,
+      requiresCredential: true,
       open: false,
       allowedOrigins: ['https://app.example'],
     });

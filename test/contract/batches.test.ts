@@ -659,7 +659,7 @@ describe('batches in the background', () => {
 
 describe('batches, callers and workers', () => {
   test('batches are visible to their caller and admins only, use the rights of their caller, and a stop ends watches', async () => {
-    const service = await startService({ asks: true, open: false });
+    const service = await startService({ requiresCredential: true, open: false });
     const db = openStore(service.databaseUrl);
     const keys = createKeys(db);
     const key = async (scopes: Scope[], senders?: string[]) => ({

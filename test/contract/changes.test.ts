@@ -574,7 +574,7 @@ describe('who may recall and edit', () => {
   const open = { uid: '', channelType, channelId: 'rights' };
   before(async () => {
     service = await startService({
-      asks: true,
+      requiresCredential: true,
       open: false,
       identity: { tokens: undefined, certificateScopes: undefined },
       recallWindowMs: 60_000,

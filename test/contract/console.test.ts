@@ -25,7 +25,7 @@ const identity = {
   },
   certificateScopes: undefined,
 };
-const settings = { asks: true, open: false, identity, overviewEveryMs: 200 };
+const settings = { requiresCredential: true, open: false, identity, overviewEveryMs: 200 };
 
 describe('keys, overview and settings over the API', () => {
   let service: TestService;

@@ -112,7 +112,7 @@ describe('Server-Sent Events', () => {
 
   test('an event stream accepts an allowed origin and checks the token of its query', async () => {
     const guarded = await startService({
-      asks: true,
+      requiresCredential: true,
       open: false,
       allowedOrigins: ['https://app.example'],
       identity: { tokens: undefined, certificateScopes: undefined },

@@ -155,7 +155,7 @@ describe('health', () => {
   });
 
   test('health needs no credential where all other calls do, and other calls still need one', async () => {
-    const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
+    const strict = await startService({ databaseUrl: service.databaseUrl, requiresCredential: true, open: false });
     try {
       for (const [name, transport] of transports(strict.url))
         assert.equal((await createClient(Health, transport).check({})).status, Status.SERVING, name);

@@ -30,7 +30,7 @@ const tokens = {
   audience,
   scopes: ['send', 'read'] as const,
 };
-const asking = { asks: true, open: false, identity: { tokens, certificateScopes: undefined } };
+const asking = { requiresCredential: true, open: false, identity: { tokens, certificateScopes: undefined } };
 
 interface TokenOptions {
   readonly sub?: string;
@@ -410,7 +410,7 @@ describe('a client certificate', () => {
   const file = (name: string) => readFileSync(join(import.meta.dirname, '../support/certificates', name), 'utf8');
   test('a client certificate authenticates a service, and without one of the configured authority a key is needed', async () => {
     const service = await startService({
-      asks: true,
+      requiresCredential: true,
       open: false,
       identity: { tokens: undefined, certificateScopes: ['send'] },
       tls: { key: file('localhost-key.pem'), cert: file('localhost-cert.pem'), clientCa: file('client-ca.pem') },

@@ -179,7 +179,7 @@ test('metrics count a reader that disconnects during a write as CANCELLED', asyn
 
 describe('access to the metrics', () => {
   test('/metrics requires the scope metrics or admin when calls need a credential, unless METRICS=open', async () => {
-    const service = await startService({ asks: true, open: false });
+    const service = await startService({ requiresCredential: true, open: false });
     const db = openStore(service.databaseUrl);
     const keys = createKeys(db);
     const status = async (headers: Record<string, string>, url = service.url) =>
@@ -200,7 +200,12 @@ describe('access to the metrics', () => {
       channel_type: 2,
     });
     assert.equal(read, 403, 'a scraper’s key reads no messages');
-    const open = await startService({ asks: true, open: false, metricsOpen: true, databaseUrl: service.databaseUrl });
+    const open = await startService({
+      requiresCredential: true,
+      open: false,
+      metricsOpen: true,
+      databaseUrl: service.databaseUrl,
+    });
     assert.equal(await status({}, open.url), 200);
     await open.stop();
     await db.destroy();

@@ -426,7 +426,7 @@ describe('the OpenAPI document', () => {
   });
 
   test('the OpenAPI document is readable without a credential and names the credentials that calls need', async () => {
-    const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
+    const strict = await startService({ databaseUrl: service.databaseUrl, requiresCredential: true, open: false });
     try {
       const strictDocument = (await (await fetch(`${strict.url}/openapi.json`)).json()) as Json;
       assert.equal((await fetch(`${strict.url}/docs`)).status, 200);

@@ -255,7 +255,7 @@ describe('information in refusals', () => {
     };
     service = await startService({
       systemUids,
-      asks: true,
+      requiresCredential: true,
       open: false,
       identity: { tokens, certificateScopes: undefined },
     });

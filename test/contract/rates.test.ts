@@ -180,7 +180,7 @@ test('rate limits in postgres are shared by all instances', async () => {
 
 test('two keys with the same name have separate quotas', async () => {
   const service = await startService({
-    asks: true,
+    requiresCredential: true,
     open: false,
     rates: { caller: [{ points: 2, seconds: hour }], sender: [], channel: [], store: 'memory' },
   });

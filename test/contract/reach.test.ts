@@ -32,7 +32,7 @@ const tokens = {
   audience: 'sendbatch',
   scopes: ['send', 'read'] as const,
 };
-const asking = { asks: true, open: false, identity: { tokens, certificateScopes: undefined } };
+const asking = { requiresCredential: true, open: false, identity: { tokens, certificateScopes: undefined } };
 
 const group = (channelId: string, fromUid: string, more: Draft = {}): Draft => ({
   channelType: ChannelType.GROUP,

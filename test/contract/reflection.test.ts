@@ -211,7 +211,7 @@ describe('reflection', () => {
   });
 
   test('reflection requires a credential when calls do, with any scope', async () => {
-    const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
+    const strict = await startService({ databaseUrl: service.databaseUrl, requiresCredential: true, open: false });
     const db = openStore(service.databaseUrl);
     try {
       const { key } = await createKeys(db).create({ name: 'reader', scopes: ['read'] });

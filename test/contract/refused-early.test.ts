@@ -24,7 +24,7 @@ let authenticated: TestService;
 let key: string;
 before(async () => {
   open = await startService();
-  authenticated = await startService({ databaseUrl: open.databaseUrl, asks: true, open: false });
+  authenticated = await startService({ databaseUrl: open.databaseUrl, requiresCredential: true, open: false });
   const db = openStore(open.databaseUrl);
   ({ key } = await createKeys(db).create({ name: 'a service', scopes: ['send', 'read'] }));
   await db.destroy();

@@ -37,8 +37,8 @@ async function bearer(secret: string, sub = 'u1'): Promise<Record<string, string
 
 /** Loads the configuration parts that these tests use. */
 function rotating(env: Record<string, string>) {
-  const { asks, open, identity, tls, reload } = loadConfig({ DATABASE_URL: 'postgres://unused', ...env });
-  return { asks, open, identity, tls, reload: { ...reload, everyMs } };
+  const { requiresCredential, open, identity, tls, reload } = loadConfig({ DATABASE_URL: 'postgres://unused', ...env });
+  return { requiresCredential, open, identity, tls, reload: { ...reload, everyMs } };
 }
 
 let sent = 0;

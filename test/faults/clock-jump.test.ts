@@ -114,7 +114,7 @@ describe('an instance whose clock is one hour off', () => {
       scopes: ['read'] as const,
     };
     const identity = { tokens, certificateScopes: undefined };
-    keyed = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false, identity });
+    keyed = await startService({ databaseUrl: service.databaseUrl, requiresCredential: true, open: false, identity });
   });
   after(async () => {
     offsetMs = 0;

@@ -84,7 +84,7 @@ describe('the command line', () => {
   test('send that stopped because the service was down continues with the same keys', async () => {
     const file = join(folder, 'away.ndjson');
     writeFileSync(file, Array.from({ length: 10 }, (_, index) => lineOf('away', index)).join('\n'));
-    const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
+    const strict = await startService({ databaseUrl: service.databaseUrl, requiresCredential: true, open: false });
     assert.equal((await runCommand({ SENDBATCH_URL: strict.url }, ['send', file])).code, 1);
     await strict.stop();
     assert.ok(existsSync(`${file}.journal`));

@@ -298,7 +298,7 @@ test('an invalid choice for a setting is answered with the valid ones', () => {
   refused({ RETENTION: '2=365 9=7 2=1' }, /^RETENTION: names channel type 2 twice/);
   refused({ METRICS: 'on' }, /^METRICS: must be open: /);
   refused({ LOG_FORMAT: 'xml' }, /^LOG_FORMAT: must be auto, json or pretty: /);
-  assert.equal(loadConfig({ AUTH: '' }).asks, false);
+  assert.equal(loadConfig({ AUTH: '' }).requiresCredential, false);
 });
 
 test('`config` prints every setting with value, source, default, bounds and meaning, and no secret', async () => {

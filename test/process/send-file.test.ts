@@ -580,7 +580,7 @@ describe('sendbatch send <file>', () => {
   test('after a change of the file or options, send <file> sends nothing until --resume or --restart is given', async () => {
     const lines = manyLines('changed', 900).split('\n');
     const file = fileOf('changed.ndjson', lines.join('\n'));
-    const strict = await startService({ databaseUrl: service.databaseUrl, asks: true, open: false });
+    const strict = await startService({ databaseUrl: service.databaseUrl, requiresCredential: true, open: false });
     const refused = await runToEnd({ SENDBATCH_URL: strict.url }, ['send', file]);
     await strict.stop();
     assert.equal(refused.code, 1);

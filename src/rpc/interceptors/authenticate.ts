@@ -81,10 +81,10 @@ export function assertScope(caller: Caller, scope: Scope, what: string): void {
  * path. The caller was identified from the headers (server/admission.ts); a call that bypassed that
  * is a defect and is refused.
  */
-export function scopeInterceptor(asks: boolean): Interceptor {
+export function scopeInterceptor(requiresCredential: boolean): Interceptor {
   return (next) => (request) => {
     const scope = scopeOf(request.method);
-    if (asks && scope !== 'none') {
+    if (requiresCredential && scope !== 'none') {
       const { isAdmitted, caller } = requestContextOf(request.contextValues);
       if (!isAdmitted) throw new Error(`${request.method.name} was called before its caller was known`);
       if (scope !== 'any') assertScope(caller, scope, request.method.name);

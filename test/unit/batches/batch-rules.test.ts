@@ -223,7 +223,7 @@ describe('batches of a key that was revoked or has expired', () => {
   let service: TestService;
   let client: Batches;
   before(async () => {
-    service = await startService({ asks: true, open: false });
+    service = await startService({ requiresCredential: true, open: false });
     client = batchesOf(service);
   });
   after(() => service.stop());

@@ -24,7 +24,7 @@ describe('slots of batches', () => {
   let client: Client<typeof BatchService>;
   let callers: { authorization: string }[];
   before(async () => {
-    service = await startService({ asks: true, open: false, batchConcurrency: 1 });
+    service = await startService({ requiresCredential: true, open: false, batchConcurrency: 1 });
     client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
     callers = await createCallers(['a', 'b']);
   });
