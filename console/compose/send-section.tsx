@@ -293,9 +293,12 @@ function senderWords({ source, sender, senderColumn }: Form, t: Translate): stri
 function UploadProgress({ state }: { readonly state: UploadState }) {
   const t = useTexts(composeTexts);
   const format = useFormat();
+  const status = useRef<HTMLDivElement>(null);
   const isMoving = state.step === 'uploading' || state.step === 'storing';
+  // The button that had the focus is gone.
+  useEffect(() => status.current?.focus(), []);
   return (
-    <div className="stack" role="status">
+    <div ref={status} className="stack" role="status" tabIndex={-1}>
       {isMoving && state.attempt > 1 ? (
         <Notice>{t('send.attempt', { attempt: format.number(state.attempt) })}</Notice>
       ) : null}

@@ -92,6 +92,8 @@ const empty: Omit<WorkState, 'note'> = {
   confirmed: undefined,
 };
 
+/** Progress in smaller steps would only render the page more often. */
+const shownStep = 0.05;
 /** A pause after the last keystroke before 100,000 rows are counted again. */
 const quietMs = 300;
 
@@ -121,6 +123,7 @@ class ComposeWork {
 
   constructor() {
     session.subscribe(() => this.#onSession());
+    this.#askOtherTabs();
     // A reload or a closed tab would lose the work.
     window.addEventListener('beforeunload', (event) => {
       const { open, result } = this.get();
@@ -139,7 +142,10 @@ class ComposeWork {
     const isOther = open?.file !== file;
     this.#voidCount();
     this.#set({ error: undefined, reading: { name, share: 0 } });
-    const onProgress = (bytes: number) => this.#set({ reading: { name, share: bytes / Math.max(file.size, 1) } });
+    const onProgress = (bytes: number) => {
+      const share = bytes / Math.max(file.size, 1);
+      if (share >= (this.get().reading?.share ?? 0) + shownStep) this.#set({ reading: { name, share } });
+    };
     try {
       const info = await this.engine.open(file, choice, onProgress);
       const { form } = this.get();
@@ -247,6 +253,19 @@ class ComposeWork {
     this.#set(empty);
   }
 
+  /** A duplicated tab has the note of an upload that still runs in the first one. */
+  #askOtherTabs(): void {
+    const tabs = new BroadcastChannel('sendbatch.console.upload');
+    tabs.onmessage = ({ data: { asked, runs } }: MessageEvent<{ readonly asked?: string; readonly runs?: string }>) => {
+      const { note, upload } = this.get();
+      if (note === undefined) return;
+      if (asked === note.requestId && upload !== undefined) tabs.postMessage({ runs: asked });
+      if (runs === note.requestId && upload === undefined) this.#note(undefined);
+    };
+    const { note } = this.get();
+    if (note !== undefined) tabs.postMessage({ asked: note.requestId });
+  }
+
   /** Keeps the work for the same caller, whose credential may have expired, and for nobody else. */
   #onSession(): void {
     const current = session.get();
@@ -287,7 +306,10 @@ class ComposeWork {
     this.#counting = new AbortController();
     const { signal } = this.#counting;
     const rows = Math.max(open.info.rowCount, 1);
-    const onProgress = (done: number) => this.#ifRunning(signal, { countingShare: done / rows });
+    const onProgress = (done: number) => {
+      const share = done / rows;
+      if (share >= (this.get().countingShare ?? 0) + shownStep) this.#ifRunning(signal, { countingShare: share });
+    };
     setTimeout(() => {
       if (signal.aborted) return;
       this.#set({ countingShare: 0 });
@@ -336,8 +358,9 @@ const openEndCodes: readonly number[] = [Code.Unavailable, Code.DeadlineExceeded
 
 /** Whether the batch may have arrived although its upload failed. */
 function isOpenEnd(thrown: unknown): boolean {
-  const code = thrown instanceof ComposeError ? thrown.detail.code : undefined;
-  return code !== undefined && openEndCodes.includes(code);
+  if (!(thrown instanceof ComposeError)) return true;
+  const { code, problem } = thrown.detail;
+  return problem.code === 'worker' || (code !== undefined && openEndCodes.includes(code));
 }
 
 /** Limit of the service for a batch's name, in bytes. */
