@@ -12,7 +12,7 @@ import { type ServiceProcess, spawnService } from '../support/process.ts';
 import { seedOf } from '../support/seed.ts';
 import { assertSound, query, readAll } from '../support/verify.ts';
 
-const messages = 50_000;
+const messages = 30_000;
 const channels = 40;
 /** A killed worker holds the batch for about 4 s; no wait here is longer than a few of those. */
 const patienceMs = 90_000;
