@@ -105,7 +105,7 @@ export function createHandlers(parts: HandlerParts, events: Events): Handlers {
     async onRefusedBody({ contextValues }) {
       if (contextValues !== undefined) await discard(requestContextOf(contextValues).request);
     },
-    onUnwritable({ contextValues }, error) {
+    onWriteFailure({ contextValues }, error) {
       if (contextValues !== undefined) events.answerFailed(callOf(requestContextOf(contextValues)), error);
     },
     timeoutMs: parts.requestTimeoutMs,

@@ -106,7 +106,7 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
       failed = false;
       return answer;
     } catch (error) {
-      if (isInvoked) options.onUnwritable?.(request, error);
+      if (isInvoked) options.onWriteFailure?.(request, error);
       throw error;
     } finally {
       end(failed);

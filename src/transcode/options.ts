@@ -57,7 +57,7 @@ export interface TranscoderOptions {
   /** Called when an incomplete body is refused. The answer waits for it. */
   readonly onRefusedBody?: (request: UniversalServerRequest) => Promise<void>;
   /** Called when the answer of a call that succeeded cannot be written as JSON. */
-  readonly onUnwritable?: (request: UniversalServerRequest, error: unknown) => void;
+  readonly onWriteFailure?: (request: UniversalServerRequest, error: unknown) => void;
   /** The longest duration of a call in ms; `Connect-Timeout-Ms` may shorten it. */
   readonly timeoutMs: number;
   /** Aborts the signals of all calls. */

@@ -225,7 +225,7 @@ describe('HTTP verbs', () => {
       {
         // A time after the year 9999.
         implementation: { ...echoes, echo: () => ({ at: timestampFromMs(253_402_300_800_000) }) },
-        onUnwritable: (_request, error) => causes.push(error),
+        onWriteFailure: (_request, error) => causes.push(error),
       },
     );
     const answer = await ask(server, 'GET', '/a');
