@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import pg from 'pg';
 import { pairId, personType } from '../src/messages/channel.ts';
 import { startCluster } from '../test/support/cluster.ts';
@@ -47,6 +48,9 @@ export interface Machine {
  * run. Durability is PostgreSQL's default: fsync, full_page_writes and synchronous_commit are on.
  */
 const settings = { shared_buffers: '1GB', max_wal_size: '8GB', max_connections: '200' };
+
+/** Rows of a statement that fills the table. */
+const fillRows = 1_000_000;
 
 /** Starts the embedded PostgreSQL in its own folder. */
 export async function startMachine(): Promise<Machine> {
@@ -101,11 +105,22 @@ async function prepare(cluster: Server): Promise<Machine> {
     async fill(messages) {
       // Drops the indexes and creates them afterwards: three minutes instead of an hour.
       await admin.query('alter table sendbatch.message drop constraint message_pkey, drop constraint message_once');
-      await admin.query(`
-        insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, dedupe_key, flags, content_hash, from_uid, client_msg_no, payload)
-        select i % ${channelCount} + 1, i / ${channelCount} + 1, 4096 + i, 0, md5(i::text)::uuid, 2, decode(md5(i::text) || md5(i::text), 'hex'),
-          'user-000000-0123456789abcdef0123', 'filled-by-the-bench-0123456789ab', decode(repeat('78', 100), 'hex')
-        from generate_series(0, ${messages - 1}) as i`);
+      let next = 0;
+      const load = async () => {
+        const client = new pg.Client({ connectionString: url });
+        await client.connect();
+        for (let from = next; from < messages; from = next) {
+          next = Math.min(messages, from + fillRows);
+          await client.query(`
+            insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, dedupe_key, flags, content_hash, from_uid, client_msg_no, payload)
+            select i % ${channelCount} + 1, i / ${channelCount} + 1, 4096 + i, 0, key, 2, uuid_send(key) || uuid_send(key),
+              'user-000000-0123456789abcdef0123', 'filled-by-the-bench-0123456789ab', decode(repeat('78', 100), 'hex')
+            from (select i, md5(i::text)::uuid as key from generate_series(${from}, ${next - 1}) as i offset 0) as made`);
+        }
+        await client.end();
+      };
+      await Promise.all(Array.from({ length: availableParallelism() }, load));
+      await admin.query(`set maintenance_work_mem = '2GB'`);
       await admin.query(`alter table sendbatch.message add constraint message_pkey primary key (channel_key, message_seq),
         add constraint message_once unique (channel_key, dedupe_key)`);
       await admin.query(`update sendbatch.channel_head set last_seq = ${Math.floor(messages / channelCount)}`);

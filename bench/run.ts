@@ -1,7 +1,8 @@
 // Runs the benchmarks: `npm run bench` measures all scenarios, `npm run bench -- storage rpc` some;
-// `-- --pairs 3` sets the number of rounds. Prints the tables, and with `--write` stores them in
-// RESULTS.md beside those of the other scenarios. Ends with an error when a run was not valid: each
-// verifies that its messages are stored once, and every channel dense.
+// `-- --pairs 3` sets the number of rounds, `--messages N` the size of the table of `growth`.
+// Prints the tables, and with `--write` stores them in RESULTS.md beside those of the other
+// scenarios. Ends with an error when a run was not valid: each verifies that its messages are
+// stored once, and every channel dense.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
@@ -11,7 +12,11 @@ import { type Scenario, scenarios } from './scenarios.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { pairs: { type: 'string', default: '5' }, write: { type: 'boolean', default: false } },
+  options: {
+    pairs: { type: 'string', default: '5' },
+    messages: { type: 'string', default: '50000000' },
+    write: { type: 'boolean', default: false },
+  },
 });
 const chosen =
   positionals.length === 0 ? scenarios : scenarios.filter((scenario) => positionals.includes(scenario.name));
@@ -45,7 +50,7 @@ if (values.write) {
 }
 
 async function section(scenario: Scenario, on: Machine, pairs: number): Promise<string> {
-  const table = await scenario.measure(on, pairs);
+  const table = await scenario.measure(on, pairs, { messages: Number(values.messages) });
   // Sections are measured on different machines and days.
   const cpuModel = cpus()[0]?.model ?? 'an unknown CPU';
   const day = new Date().toISOString().slice(0, 10);

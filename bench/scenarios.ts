@@ -1,6 +1,7 @@
 import { spawnService } from '../test/support/process.ts';
 import { keyLayouts, lookUps } from './alternatives.ts';
 import { recalledBatches } from './changes.ts';
+import { fullTable } from './full-table.ts';
 import { heldChannel } from './held-channel.ts';
 import { cpuOfTree, type Machine, startDebianMachine } from './machine.ts';
 import {
@@ -23,13 +24,19 @@ import { submittedBatches } from './submitted.ts';
 import { spelledAgainstTemplate } from './templates.ts';
 import type { Spread, Workload } from './workload.ts';
 
+/** What the command line says beside the rounds. */
+export interface ScenarioOptions {
+  /** Messages that the table of `growth` holds. */
+  readonly messages: number;
+}
+
 /** A section of the results. */
 export interface Scenario {
   readonly name: string;
   readonly title: string;
   readonly words: string;
   /** Returns the table. */
-  readonly measure: (machine: Machine, pairs: number) => Promise<string>;
+  readonly measure: (machine: Machine, pairs: number, options: ScenarioOptions) => Promise<string>;
 }
 
 const work = (spread: Spread, more: Partial<Workload> = {}): Omit<Workload, 'seed'> => ({
@@ -369,6 +376,13 @@ export const scenarios: readonly Scenario[] = [
       const against = ratios(runs.get('group commit') ?? [], empty.get('group commit') ?? [], (run) => run.rate);
       return `${table(runs, 'raw')}\n\nAgainst our own empty table: ${spread(against, 2)} of the rate.`;
     },
+  },
+  {
+    name: 'growth',
+    title: 'A send on a full table against an empty one',
+    words:
+      'Storage, 128 batches of 100 in flight: 50 million messages unless `--messages` says otherwise, and an empty cluster beside it, in turn. Every run begins with a checkpoint. "Without full pages" is the cost long after a checkpoint.',
+    measure: async (machine, pairs, { messages }) => await fullTable(machine, pairs, messages),
   },
   {
     name: 'versions',
