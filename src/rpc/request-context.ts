@@ -56,8 +56,6 @@ export class RequestContext implements Destination {
   readonly protocol: Protocol;
   readonly method: DescMethod | undefined;
   readonly route: Route | undefined;
-  /** The subject of the client's certificate, if the TLS layer has verified it. */
-  readonly certificate: string | undefined;
   caller: Caller = trustedCaller;
   /** Whether a credential was accepted. */
   isAdmitted = false;
@@ -79,13 +77,22 @@ export class RequestContext implements Destination {
   onBodyComplete: (() => void) | undefined = undefined;
   #header: Headers | undefined;
   #requestId: string | undefined;
+  #certificate: { readonly subject: string | undefined } | undefined;
 
   constructor(request: Request, { protocol, method, route }: Destination) {
     this.request = request;
     this.protocol = protocol;
     this.method = method;
     this.route = route;
-    this.certificate = certificateOf(request.socket);
+  }
+
+  /**
+   * The subject of the client's certificate, if the TLS layer has verified it. Looked up only when
+   * the caller is identified: on HTTP/2, Node creates a proxy of the socket per request.
+   */
+  get certificate(): string | undefined {
+    this.#certificate ??= { subject: certificateOf(this.request.socket) };
+    return this.#certificate.subject;
   }
 
   get header(): Headers {

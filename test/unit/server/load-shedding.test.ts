@@ -5,9 +5,11 @@ import http2 from 'node:http2';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { MessageService } from '../../../gen/sendbatch/v1/message_service_pb.ts';
-import { startAdmissionController } from '../../../src/overload/admission-controller.ts';
+import { overloaded, startAdmissionController } from '../../../src/overload/admission-controller.ts';
 import { calmCalls } from '../../../src/overload/concurrency-limit.ts';
+import { toConnectError } from '../../../src/rpc/error-mapping.ts';
 import { isGone, RequestContext, type Response } from '../../../src/rpc/request-context.ts';
+import { earlyAnswers } from '../../../src/server/early-answer.ts';
 import { createLoadShedding } from '../../../src/server/load-shedding.ts';
 import { listen } from '../../../src/server/port.ts';
 
@@ -58,6 +60,13 @@ for (const protocol of ['HTTP/1.1', 'HTTP/2'] as const)
       await listener.close(0);
     }
   });
+
+test('a refusal has the delay until a retry once, in the form of each protocol', () => {
+  const { grpc, stream, connect, events, json } = earlyAnswers(toConnectError(overloaded()));
+  assert.equal(grpc.headers['grpc-retry-pushback-ms'], '1000');
+  assert.match(Buffer.from(stream.body ?? '').toString(), /"metadata":\{"retry-after":\["1"\]\}/);
+  for (const { headers } of [connect, events, json]) assert.equal(headers['retry-after'], '1');
+});
 
 function uploadHttp1(port: number): () => void {
   const requests = Array.from({ length: uploads }, () => {
