@@ -162,13 +162,16 @@ async function readFilteredRange(db: Db, channelKey: number, range: Range, now: 
  * The same without filters, prepared: most pages and all of tails. Planning took as long as reading
  * ten messages. Parameters: channel_key, bounds, now, limit, page bytes, and the viewer.
  */
-const plainRange = (direction: 'asc' | 'desc', { isOfViewer = false, isLegacy = false }: PlainRange = {}) => `
+const plainRange = (
+  direction: 'asc' | 'desc',
+  { isOfViewer = false, isLegacy = false, channelKey = '$1', afterSeq = '$2' }: PlainRange = {},
+) => `
   select * from (
     select m.*, coalesce(sum(octet_length(m.payload) + coalesce(pg_column_size(m.subscribers), 0))
       over (order by m.message_seq ${direction} rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
       select ${messageColumnNames} from sendbatch.message m
-      where m.channel_key = $1 and m.message_seq > $2 and m.message_seq < $3
+      where m.channel_key = ${channelKey} and m.message_seq > ${afterSeq} and m.message_seq < $3
         and ${aliveAt('$4')}
         ${isLegacy ? `and ${isNotRecalled}` : ''}
         ${isOfViewer ? `and ((${isForAll}) or m.from_uid = $7 or m.subscribers ? $7)` : ''}
@@ -181,6 +184,9 @@ interface PlainRange {
   readonly isOfViewer?: boolean;
   /** Without recalled messages. */
   readonly isLegacy?: boolean;
+  /** SQL in place of the parameters. */
+  readonly channelKey?: string;
+  readonly afterSeq?: string;
 }
 
 const rangeStatement = (direction: 'asc' | 'desc', range: PlainRange = {}) =>
@@ -248,17 +254,37 @@ export interface PageAfter {
   readonly isLast: boolean;
 }
 
-/** Reads the next messages of a channel, without regard to a viewer. */
-export async function readAfter(
+const nextOfEach = new Statement<MessageRow & { readonly ordinal: number }>({
+  name: 'next messages of channels',
+  text: `
+    select r.ordinal, ${messageColumnNames}
+    from unnest($1::bigint[], $2::bigint[]) with ordinality as r(channel_key, after_seq, ordinal)
+    cross join lateral (${plainRange('asc', { channelKey: 'r.channel_key', afterSeq: 'r.after_seq' })}) m
+    order by r.ordinal, m.message_seq`,
+});
+
+/**
+ * Reads the next messages of each of these channels, without regard to a viewer: a page each,
+ * `limit` messages at most, and all together about as many as two pages of one.
+ */
+export async function readNextOfEach(
   db: Db,
-  channelKey: number,
-  { afterSeq, limit }: Pick<Range, 'afterSeq' | 'limit'>,
+  wanted: readonly { readonly channelKey: number; readonly afterSeq: number }[],
+  limit: number,
   now: number,
-): Promise<PageAfter> {
-  const range = { afterSeq, beforeSeq: Number.MAX_SAFE_INTEGER, limit, descending: false, viewerUid: undefined };
-  const rows = await readPlainRange(db, channelKey, range, now);
-  const bytes = rows.reduce((sum, row) => sum + pageBytesOf(row), 0);
-  return { messages: rows.map(toStored), isLast: rows.length < limit && bytes <= limits.pageBytes };
+): Promise<PageAfter[]> {
+  const share = (all: number, least: number) => Math.max(least, Math.ceil(all / wanted.length));
+  const mostMessages = Math.min(limit, share(2 * limit, 10));
+  const mostBytes = share(limits.pageBytes, 64 * 1024);
+  const keys = wanted.map(({ channelKey }) => channelKey);
+  const afterSeqs = wanted.map(({ afterSeq }) => afterSeq);
+  const values = [keys, afterSeqs, Number.MAX_SAFE_INTEGER, now, mostMessages, mostBytes];
+  const rows = Map.groupBy(await nextOfEach.run(db, values), ({ ordinal }) => ordinal - 1);
+  return wanted.map((_, index) => {
+    const found = rows.get(index) ?? [];
+    const bytes = found.reduce((sum, row) => sum + pageBytesOf(row), 0);
+    return { messages: found.map(toStored), isLast: found.length < mostMessages && bytes <= mostBytes };
+  });
 }
 
 /** Bytes of a message in the bound of a page, rather more than PostgreSQL counts. */

@@ -8,17 +8,19 @@
 // Wake-ups come from commits of this instance, from NOTIFY of other instances (notifier.ts) and
 // from a poll every 5 s. They only say when to read: the cursor is the truth, so that a lost or
 // repeated wake-up neither skips nor repeats a message. Readers of one channel share pages per
-// wake-up generation. Messages with no_persist (ephemeral.ts) pass through once.
+// wake-up generation, and readers of several channels a statement (gathered-reads.ts).
+// Messages with no_persist (ephemeral.ts) pass through once.
 
 import { LRUCache } from 'lru-cache';
 import { type Change, readChangesAfter } from '../changes/read-changes.sql.ts';
 import { type Channel, channel, firstUids, messageSequence } from '../messages/channel.ts';
 import { type CreatedChannel, readPositions } from '../messages/channel-keys.sql.ts';
-import { type PageAfter, readAfter } from '../messages/messages-read.sql.ts';
+import { type PageAfter, readNextOfEach } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
-import { mapByShard } from '../postgres/over-shards.ts';
+import { byShard, mapByShard, merged } from '../postgres/over-shards.ts';
 import { onShard } from '../postgres/shards.ts';
 import type { Store } from '../sending/group-context.ts';
+import { type After, gatherReads } from './gathered-reads.ts';
 import { Subscription, type SubscriptionHub } from './subscription.ts';
 import type { EphemeralMessage, OnTailRead, SubscribeCall, TailEvent } from './tail-event.ts';
 
@@ -111,10 +113,17 @@ export function createTails(store: Store, now: () => number = Date.now, onRead?:
       return page;
     };
   }
-  const pageAfter = sharing<PageAfter>(
-    (channelKey, afterSeq) => readAfter(on(channelKey), channelKey, { afterSeq, limit: pageMessages }, now()),
-    ({ messages }) => messages.length === 0,
-  );
+  async function readPages(wanted: readonly After[]): Promise<PageAfter[]> {
+    const items = { items: wanted, channelKeyOf: ({ channelKey }: After) => channelKey };
+    const pages = merged(
+      await byShard(db, shards, items, async (on, part) => {
+        const read = await readNextOfEach(on, part, pageMessages, now());
+        return new Map(part.map((after, index) => [after, read[index] as PageAfter]));
+      }),
+    );
+    return wanted.map((after) => pages.get(after) as PageAfter);
+  }
+  const pageAfter = sharing<PageAfter>(gatherReads(readPages), ({ messages }) => messages.length === 0);
   const changesAfter = sharing<readonly Change[]>(
     (channelKey, afterChange) =>
       readChangesAfter(on(channelKey), channelKey, { afterChange, limit: pageChanges }, now()),
