@@ -19,6 +19,7 @@ import { besideMessageServers } from './message-servers.ts';
 import { closedLoops, costOfRefusal, twiceTheCapacity } from './overload.ts';
 import { peers } from './peers/index.ts';
 import { NotInstalled, type PeerServer } from './peers/peer.ts';
+import { reachOfBatch } from './reach.ts';
 import { fanOut, idleReaders, pageAgainstSelect, pages, readersUnderLoad, type ServedBench } from './reading.ts';
 import { submittedBatches } from './submitted.ts';
 import { spelledAgainstTemplate } from './templates.ts';
@@ -304,6 +305,16 @@ export const scenarios: readonly Scenario[] = [
     },
   },
   {
+    name: 'reach',
+    title: 'Reach of a batch to 100,000 persons',
+    words:
+      'GetBatchReach over gRPC, one question after the other, among 10 million other messages and with DELIVERY_CURSORS=on.',
+    measure: async (machine, pairs) =>
+      await withService(machine, { DELIVERY_CURSORS: 'on' }, async (contender, pid) =>
+        reachOfBatch(machine, servedBy(contender, pid), { stored: 10_000_000, pairs }),
+      ),
+  },
+  {
     name: 'rates',
     title: 'Rates counted against no rates',
     words:
@@ -535,9 +546,9 @@ export const scenarios: readonly Scenario[] = [
   },
   {
     name: 'idle-readers',
-    title: 'Two thousand idle readers',
+    title: 'Idle readers',
     words:
-      'Live tails of idle channels: resident memory of the service, started anew for each protocol. gRPC and Connect over HTTP/2, Server-Sent Events over HTTP/1.1, one connection each.',
+      'Live tails of idle channels: resident memory of the service 20 s after they were opened, started anew for each protocol. gRPC and Connect over HTTP/2, 200 on a connection; Server-Sent Events over HTTP/1.1, one connection each.',
     measure: async (machine) =>
       await idleReaders(async () => {
         const service = await spawnService({ DATABASE_URL: machine.url, LOG_LEVEL: 'info' });
