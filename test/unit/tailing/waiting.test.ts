@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { sql } from 'kysely';
+import { randomOf } from '../../../bench/workload.ts';
 import { trustedCaller } from '../../../src/messages/caller.ts';
 import { channel, messageSequence, pairId } from '../../../src/messages/channel.ts';
 import { ChannelKeys } from '../../../src/messages/channel-keys.sql.ts';
 import type { Store } from '../../../src/sending/group-context.ts';
 import { createTails, type Frame } from '../../../src/tailing/tails.ts';
 import { openOwnStore, shards } from '../../support/database.ts';
+import { seedOf } from '../../support/seed.ts';
 
 const allUids = { has: () => true };
 const rules = { systemUids: allUids, systemReaders: allUids, enforcePersonAllowlist: false };
@@ -91,6 +93,62 @@ test('readers of channels that do not exist cost nothing when others are created
   assert.deepEqual([frame.kind, frame.kind === 'message' && frame.message.messageSeq], ['message', 1]);
   assert.equal(asked, 123);
   assert.deepEqual(tails.counts(), { readers: 200, channels: 1 });
+});
+
+test('readers that are woken together read by few statements, and each gets every message once in order', async (context) => {
+  const random = randomOf(seedOf(context));
+  const own = await openOwnStore();
+  let statements = 0;
+  const db = own.db.withPlugin({
+    transformQuery: ({ node }) => node,
+    transformResult: async ({ result }) => {
+      statements++;
+      return result;
+    },
+  });
+  const keys = new ChannelKeys(own.db, { shards });
+  const tails = createTails({ db, shards, channelKeys: keys, rules });
+  context.after(async () => {
+    tails.close();
+    await own.close();
+  });
+  const channels = Array.from({ length: 100 }, (_, index) => channel(2, `busy${index}`, messageSequence));
+  const made = await keys.findOrCreate(channels);
+  const channelKeys = channels.map(({ key }) => made.get(key) ?? 0);
+  const signal = new AbortController().signal;
+  const readers = channels.map(({ type, id }) => {
+    const cursors = [{ channelType: type, channelId: id, afterSeq: 0, fromNow: false }];
+    return tails
+      .subscribe({ caller: trustedCaller, uid: '', channels: cursors, allOfUid: false, signal })
+      [Symbol.asyncIterator]();
+  });
+  for (const reader of readers) assert.equal((await reader.next()).value?.kind, 'caught-up');
+
+  // Most channels get few messages; some more than one page, by number or by bytes.
+  const received = channelKeys.map(() => 0);
+  for (const most of [1, 3, 400]) {
+    const counts = channelKeys.map(() => 1 + Math.floor(most * random() ** 5));
+    for (const [index, channelKey] of channelKeys.entries()) {
+      const largeBytes = random() < 0.1 ? 60_000 : 1;
+      await sql`
+        insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, dedupe_key, flags, content_hash, from_uid, client_msg_no, payload)
+        select ${channelKey}::bigint, n, n, 0, gen_random_uuid(), 0, '', 'u', '', convert_to(repeat('x', ${largeBytes}::integer), 'UTF8')
+        from generate_series(${received[index]}::integer + 1, ${received[index]}::integer + ${counts[index]}::integer) n`.execute(
+        own.db,
+      );
+    }
+    const first = readers.map((reader) => reader.next());
+    statements = 0;
+    tails.wake(channelKeys);
+    for (const [index, reader] of readers.entries())
+      for (let count = 0; count < (counts[index] ?? 0); count++) {
+        const { value } = (await (count === 0 ? first[index] : reader.next())) ?? {};
+        const seq = (received[index] ?? 0) + 1;
+        assert.deepEqual(value?.kind === 'message' && value.message.messageSeq, seq);
+        received[index] = seq;
+      }
+    if (most === 1) assert.equal(statements, 2);
+  }
 });
 
 const rowOf = (channelKey: number, seq: number) => ({
