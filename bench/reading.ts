@@ -117,7 +117,10 @@ const loadedReaders = 100;
 export async function readersUnderLoad(
   machine: Machine,
   onNewService: <T>(
-    use: (url: string, send: (openLoop: number | undefined, round: number) => Promise<Run>) => Promise<T>,
+    use: (
+      url: string,
+      send: (openLoop: number | undefined, round: number, adds?: boolean) => Promise<Run>,
+    ) => Promise<T>,
   ) => Promise<T>,
   pairs: number,
 ): Promise<string> {
@@ -134,7 +137,11 @@ export async function readersUnderLoad(
         channelIds: Array.from({ length: loadedReaders }, (_, rank) => channelIdOf(rank)),
         begin: 'accepted',
       });
-      const run = await send(full.rate / 2, round);
+      // A service that has just started compiles its code: its first seconds are not counted.
+      await send(full.rate / 2, round + 500);
+      await delay(1000);
+      await open.take();
+      const run = await send(full.rate / 2, round, true);
       await delay(1000);
       const received = await open.take();
       await open.close();

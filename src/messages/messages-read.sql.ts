@@ -265,7 +265,7 @@ const nextOfEach = new Statement<MessageRow & { readonly ordinal: number }>({
 
 /**
  * Reads the next messages of each of these channels, without regard to a viewer: a page each,
- * `limit` messages at most, and all together about as many as two pages of one.
+ * `limit` messages at most, and all together as many as eight pages of one.
  */
 export async function readNextOfEach(
   db: Db,
@@ -274,7 +274,7 @@ export async function readNextOfEach(
   now: number,
 ): Promise<PageAfter[]> {
   const share = (all: number, least: number) => Math.max(least, Math.ceil(all / wanted.length));
-  const mostMessages = Math.min(limit, share(2 * limit, 10));
+  const mostMessages = Math.min(limit, share(8 * limit, 10));
   const mostBytes = share(limits.pageBytes, 64 * 1024);
   const keys = wanted.map(({ channelKey }) => channelKey);
   const afterSeqs = wanted.map(({ afterSeq }) => afterSeq);

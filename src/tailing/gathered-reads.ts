@@ -13,8 +13,8 @@ interface Waiting<Page> {
   readonly reject: (reason: unknown) => void;
 }
 
-/** Channels per read: a page of each, of which all together hold as much as a page of one. */
-const mostChannels = 64;
+/** Channels per read. With more, each page is so short that readers of busy channels fall behind. */
+const mostChannels = 16;
 /**
  * Reads at once. More requests wait and share the next read, as messages share a commit; a read
  * that the database holds up leaves the others their way.
@@ -23,8 +23,7 @@ const mostReads = 4;
 
 /**
  * Reads pages for many readers by few statements. One commit wakes the readers of all channels that
- * it wrote to, and a statement for each of them costs more than their messages: a hundred readers
- * of busy channels took a core.
+ * it wrote to, and a statement for each of them costs more than their messages.
  */
 export function gatherReads<Page>(read: ReadPages<Page>): (channelKey: number, afterSeq: number) => Promise<Page> {
   let waiting: Waiting<Page>[] = [];
