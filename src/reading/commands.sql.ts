@@ -13,6 +13,7 @@ import {
 import { bigintArray, int8Values } from '../postgres/binary-array.ts';
 import { byShard, overShards } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
+import type { ShardLayout } from '../postgres/shards.ts';
 
 /** A command with its number in the user's own sequence. */
 export interface Command {
@@ -94,6 +95,20 @@ interface Due {
   readonly since: number;
 }
 
+interface DueRow {
+  readonly channel_key: number;
+  readonly examined_seq: number;
+  readonly last_seq: number;
+  readonly since: number;
+}
+
+const toDue = (row: DueRow): Due => ({
+  channelKey: row.channel_key,
+  examinedSeq: row.examined_seq,
+  lastSeq: row.last_seq,
+  since: row.since,
+});
+
 /** Columns of rows, as arrays in PostgreSQL's binary format. */
 interface Packed {
   readonly keys: Buffer | null;
@@ -101,11 +116,33 @@ interface Packed {
   readonly times: Buffer | null;
 }
 
-/**
- * The channels with new commands of a user, by key. Columns stay packed: most users are members of
- * many channels without new commands.
- */
+/** The channels with new commands of a user, by key. */
 async function dueChannels(tx: Tx, { shards }: ChannelStore, uid: string): Promise<Due[]> {
+  return shards.count === 1 ? await dueInOneShard(tx, uid) : await dueOverShards(tx, shards, uid);
+}
+
+/** One statement where one schema has all tables: half of the time for 20,000 channels. */
+async function dueInOneShard(tx: Tx, uid: string): Promise<Due[]> {
+  const { rows } = await sql<DueRow>`
+    select k.channel_key, h.last_seq, greatest(t.taken_seq, u.joined_command_seq, 0) as examined_seq,
+      case when u.joined_command_seq is null and c.channel_type not in (${createdWithMembers}) then u.created_at else 0 end as since
+    from sendbatch.channel_uid u
+    join sendbatch.channel c on c.channel_key = u.channel_key
+    join sendbatch.channel k on k.channel_id = c.channel_id and k.channel_type = c.channel_type and k.sequence = 1
+    join sendbatch.channel_head h on h.channel_key = k.channel_key
+    left join sendbatch.channel_info i on i.channel_key = u.channel_key
+    left join sendbatch.command_taken t on t.uid = ${uid} and t.channel_key = k.channel_key
+    where u.uid = ${uid} and u.member and i.disband is not true
+      and h.last_seq > greatest(t.taken_seq, u.joined_command_seq, 0)
+    order by k.channel_key`.execute(tx);
+  return rows.map(toDue);
+}
+
+/**
+ * The same where each shard has its own tables. Columns stay packed: most users are members of many
+ * channels without new commands.
+ */
+async function dueOverShards(tx: Tx, shards: ShardLayout, uid: string): Promise<Due[]> {
   const joined = await overShards(tx, shards.all, async (shard) => {
     const { rows } = await sql<Packed>`
       select array_send(array_agg(u.channel_key)) as keys, array_send(array_agg(coalesce(u.joined_command_seq, 0))) as seqs,
@@ -126,7 +163,6 @@ async function dueChannels(tx: Tx, { shards }: ChannelStore, uid: string): Promi
     left join sendbatch.command_taken t on t.uid = ${uid} and t.channel_key = k.channel_key`.execute(tx);
   const [commands] = rows;
   if (commands === undefined || commands.keys === null) return [];
-  if (shards.count === 1) return await behindHeads(tx, commands);
   const [keys, seqs, times] = [commands.keys, commands.seqs, commands.times].map((column) => int8Values(column));
   const places = { items: [...(keys ?? []).keys()], channelKeyOf: (place: number) => keys?.[place] ?? 0 };
   const due = await byShard(tx, shards, places, (shard, own) => {
@@ -138,18 +174,13 @@ async function dueChannels(tx: Tx, { shards }: ChannelStore, uid: string): Promi
 
 /** Those of these channels of commands whose heads are above what was examined, by key. */
 async function behindHeads(shard: Tx, { keys, seqs, times }: Packed): Promise<Due[]> {
-  const { rows } = await sql<{ channel_key: number; examined_seq: number; last_seq: number; since: number }>`
+  const { rows } = await sql<DueRow>`
     select w.channel_key, w.examined_seq, w.since, h.last_seq
     from unnest(${keys}::bigint[], ${seqs}::bigint[], ${times}::bigint[]) as w(channel_key, examined_seq, since)
     join sendbatch.channel_head h on h.channel_key = w.channel_key
     where h.last_seq > w.examined_seq
     order by w.channel_key`.execute(shard);
-  return rows.map((row) => ({
-    channelKey: row.channel_key,
-    examinedSeq: row.examined_seq,
-    lastSeq: row.last_seq,
-    since: row.since,
-  }));
+  return rows.map(toDue);
 }
 
 const channelKeyOf = ({ channelKey }: { readonly channelKey: number }) => channelKey;
