@@ -294,6 +294,12 @@ async function reach(db: Db, patience: Patience): Promise<ServerFacts> {
     throw new StartError(
       'standard_conforming_strings is off: turn it on with alter database … set standard_conforming_strings = on',
     );
+  // A worker would get tables of its own, beside those of the coordinator.
+  const cluster = await citusCluster(db);
+  if (cluster?.isCoordinator === false)
+    throw new StartError(
+      `this database is on a worker of Citus, and the tables of no shard are on the coordinator: name ${cluster.coordinator ?? 'the coordinator'} in DATABASE_URL`,
+    );
   return facts;
 }
 

@@ -156,3 +156,17 @@ test('a worker goes away under load and comes back: nothing is lost or stored tw
   await assertSound(service.databaseUrl);
   assert.ok(longest < longestMs, `a batch took ${Math.round(longest)} ms`);
 });
+
+test('a start on a worker is refused with the coordinator named, and leaves nothing there', {
+  skip,
+}, async (context) => {
+  const { startService, citus } = await modules();
+  const service = await startService();
+  context.after(() => service.stop());
+  const [, worker] = await citus.citusNodes();
+  assert.ok(worker, 'the cluster needs a worker');
+  const url = citus.urlOn(worker, new URL(service.databaseUrl).pathname.slice(1));
+  await assert.rejects(startService({ databaseUrl: url }), /is on a worker of Citus.*name .+:\d+ in DATABASE_URL/u);
+  const { rows } = await citus.on(url, (client) => client.query("select to_regclass('sendbatch.batch') as batch"));
+  assert.equal(rows[0]?.batch, null);
+});
