@@ -3,7 +3,7 @@ import { BinaryReader, WireType } from '@bufbuild/protobuf/wire';
 import { SendBatchRequestSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { limits } from '../limits.ts';
 import { invalidField, malformed, ServiceError } from '../messages/service-error.ts';
-import { Slices } from '../transcode/index.ts';
+import { Slices, textTooLong } from '../transcode/index.ts';
 import { tooManyElements } from './interceptors/validate.ts';
 import { decodePlainProtobuf } from './plain-batch/index.ts';
 import { ProtobufScan } from './protobuf-scan.ts';
@@ -41,8 +41,9 @@ async function parseLarge(desc: DescMessage, bytes: Uint8Array): Promise<Message
   const slices = new Slices();
   const scan = new ProtobufScan(desc, bytes, limits.parsedBytes);
   while (!scan.step()) if (slices.isOver()) await slices.rest();
-  const { excess: over, weightBytes: weight, maxFieldsInUnit: mostInUnit, fields } = scan;
+  const { excess: over, longText, weightBytes: weight, maxFieldsInUnit: mostInUnit, fields } = scan;
   if (over !== undefined) throw tooManyElements(over.field, over.limit, over.actual);
+  if (longText !== undefined) throw invalidField(longText.field, textTooLong(longText.actual));
   if (weight > limits.parsedBytes)
     throw tooLarge('bytes of memory when parsed', { limit: limits.parsedBytes, actual: weight });
   if (mostInUnit > limits.messageFields)

@@ -1,6 +1,7 @@
 import { type DescField, type DescMessage, getOption, ScalarType } from '@bufbuild/protobuf';
 import { WireType } from '@bufbuild/protobuf/wire';
 import { field as fieldRules } from '@bufbuild/protovalidate/gen/buf/validate/validate_pb.js';
+import { maxTextLength } from '../transcode/index.ts';
 
 /** Thrown for bytes that are not a message; the parser says why. */
 export class InvalidProtobuf extends Error {}
@@ -28,6 +29,7 @@ interface FieldPlan {
   readonly name: string;
   readonly message: Plan | undefined;
   readonly isList: boolean;
+  readonly isText: boolean;
   /** Maximum number of elements by the list's rule. */
   readonly maxCount: number;
   /** Wire type of one value. */
@@ -53,6 +55,7 @@ function planOf(desc: DescMessage): Plan {
         name: field.name,
         message,
         isList,
+        isText: field.scalar === ScalarType.STRING && field.fieldKind !== 'map' && !isJson(desc),
         maxCount: maxElements(field),
         wire: wireOf(field),
         packed,
@@ -73,7 +76,7 @@ function isJson({ typeName }: DescMessage): boolean {
 
 /** A map entry is a message with a key and a value. */
 function entryPlan(field: DescField & { fieldKind: 'map' }): Plan {
-  const one = { isList: false, maxCount: Infinity, packed: undefined };
+  const one = { isList: false, isText: false, maxCount: Infinity, packed: undefined };
   const key: FieldPlan = { ...one, name: 'key', message: undefined, wire: wireOfScalar(field.mapKey) };
   const { message, scalar, enum: enumeration } = field;
   const wire = wireOf({ message, scalar, enum: enumeration });
@@ -152,6 +155,8 @@ export class ProtobufScan {
   maxFieldsInUnit = 0;
   /** The first list with more elements than its rule allows. */
   excess: { readonly field: string; readonly limit: number; readonly actual: number } | undefined;
+  /** The first text that is too long. */
+  longText: { readonly field: string; readonly actual: number } | undefined;
   readonly #bytes: Uint8Array;
   readonly #mostWeight: number;
   readonly #stack: OpenMessage[] = [];
@@ -223,6 +228,7 @@ export class ProtobufScan {
           this.fields += elements;
           this.weightBytes += elements * fieldBytes;
         }
+        if (field.isText && length > maxTextLength) this.longText ??= { field: field.name, actual: length };
         this.#at = stop;
       }
     }
@@ -274,8 +280,11 @@ export class ProtobufScan {
 
   #packed(packed: 'varint' | 4 | 8, stop: number): number {
     if (packed !== 'varint') return (stop - this.#at) / packed;
+    // Stops where the elements weigh too much: a list of 16 MB would be counted in one step.
+    const most = this.#mostWeight / fieldBytes;
     let count = 0;
-    for (let index = this.#at; index < stop; index++) if ((this.#bytes[index] as number) < 0x80) count++;
+    for (let index = this.#at; index < stop && count <= most; index++)
+      if ((this.#bytes[index] as number) < 0x80) count++;
     return count;
   }
 }

@@ -1,6 +1,6 @@
 import { create, type DescField, type DescMessage, getOption, hasOption, type Message } from '@bufbuild/protobuf';
 import { type ReflectMessage, reflect, usedTypes } from '@bufbuild/protobuf/reflect';
-import { createValidator, type Violation } from '@bufbuild/protovalidate';
+import { createValidator, type Validator, type Violation } from '@bufbuild/protovalidate';
 import {
   FieldRulesSchema,
   field as fieldRules,
@@ -11,7 +11,6 @@ import {
 // protovalidate compiles all predefined rules of a kind, 40 for strings, as soon as a type has one
 // of them: 140 ms of CPU at each start. Here it sees only the predefined rules that a type has.
 
-let validator = createValidator();
 /** Fields of StringRules, BytesRules, … whose rules are CEL expressions. */
 const predefinedRules = file_buf_validate_validate.messages
   .flatMap(({ fields }) => fields)
@@ -21,6 +20,25 @@ const predefinedRules = file_buf_validate_validate.messages
 const compiled = new Set<DescMessage>();
 /** Those rules that it has compiled or will compile. */
 const used = new Set<DescField>();
+
+/** The patterns of the rules, compiled. */
+const patterns = new Map<string, RegExp>();
+
+/**
+ * Matches patterns by V8 instead of protovalidate's RE2, which takes 75 ms per MiB of text. The
+ * patterns are those of our protos, so none backtracks.
+ */
+function newValidator(): Validator {
+  return createValidator({
+    regexMatch: (pattern, text) => {
+      const compiled = patterns.get(pattern) ?? new RegExp(pattern, 'u');
+      patterns.set(pattern, compiled);
+      return compiled.test(text);
+    },
+  });
+}
+
+let validator = newValidator();
 
 /** Makes the predefined rules of these types known, so that `violationsOf` compiles them once. */
 export function noteRules(types: Iterable<DescMessage>): void {
@@ -33,7 +51,7 @@ export function noteRules(types: Iterable<DescMessage>): void {
   for (const { fields } of all) for (const field of fields) addRules(field);
   // A kind of rules is compiled once: the old validator does not have the new ones.
   if (used.size === before || compiled.size === 0) return;
-  validator = createValidator();
+  validator = newValidator();
   compiled.clear();
 }
 

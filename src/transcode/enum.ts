@@ -8,6 +8,8 @@ interface Names {
 }
 
 const compiled = new WeakMap<DescEnum, Names>();
+/** No name of a value is longer. */
+const nameChars = 1000;
 
 function namesOf(desc: DescEnum): Names {
   let names = compiled.get(desc);
@@ -54,7 +56,8 @@ export function enumOfText(desc: DescEnum, text: string): Scalar {
 
 function enumOfName(desc: DescEnum, text: string): Scalar {
   const { exact, loose } = namesOf(desc);
-  const value = exact.get(text) ?? loose.get(text.toUpperCase());
+  // Hashing a text of 16 MB takes 50 ms.
+  const value = text.length > nameChars ? undefined : (exact.get(text) ?? loose.get(text.toUpperCase()));
   if (value !== undefined) return { value };
   const names = desc.values
     .map(({ name }) => shortNameOf(desc, name))

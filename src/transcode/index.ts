@@ -52,7 +52,7 @@ export { LightHeaders, recordOf } from './light-headers.ts';
 export type { CallController, TranscodedCall, TranscodedRequest, TranscoderOptions } from './options.ts';
 export { queryTargets } from './query.ts';
 export type { Route } from './router.ts';
-export { isLong } from './scalar.ts';
+export { isLong, maxTextLength, textTooLong } from './scalar.ts';
 export { concurrentDecompressions, Slices, withConcurrencyLimit } from './slices.ts';
 export { httpStatuses } from './status.ts';
 export { didYouMean } from './suggest.ts';

@@ -35,6 +35,15 @@ const stepBytes = 128 * 1024;
 /** Characters of one number. A double has at most 767 significant digits. */
 const numberChars = 1000;
 
+/**
+ * Bytes of white space between two values. More cannot be split into slices: 16 MB took 160 ms.
+ */
+const blankBytes = 64 * 1024;
+
+export function isBlank(byte: number | undefined): boolean {
+  return byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09;
+}
+
 /** Whether a byte outside a string may belong to a number: a digit, sign or point. */
 function isOfNumber(byte: number | undefined): boolean {
   return byte !== undefined && ((byte >= 0x30 && byte <= 0x39) || byte === 0x2d || byte === 0x2b || byte === 0x2e);
@@ -113,6 +122,9 @@ export class JsonScan {
             400,
             `at byte ${start}: the number has ${index - start + 1} characters, at most ${numberChars} are allowed`,
           );
+      } else if (isBlank(byte)) {
+        const start = index;
+        while (isBlank(bytes[index + 1])) if (++index - start >= blankBytes) throw tooBlank(start);
       } else if (byte === 0x7d || byte === 0x5d) {
         const closed = open.pop();
         if (closed !== undefined) {
@@ -161,6 +173,10 @@ function tooLong({ isArray, field, most, start, commas }: Open): TranscodeError 
   const description = `${where}must have at most ${most} ${what}, not ${actual}; send fewer at once`;
   const at = field ?? 'body';
   return new TranscodeError(413, `${at}: ${description}`, [{ field: at, description }], {}, { limit: most, actual });
+}
+
+function tooBlank(start: number): TranscodeError {
+  return new TranscodeError(400, `at byte ${start}: more than ${blankBytes} bytes of white space in a row`);
 }
 
 function tooHeavy(actual: number, limit: number): TranscodeError {

@@ -1,5 +1,5 @@
 import { type Place, stepOf } from './error.ts';
-import { type JsonBounds, JsonScan } from './json-scan.ts';
+import { isBlank, type JsonBounds, JsonScan } from './json-scan.ts';
 import { type BodyNames, decodeUtf8, endOfString, notJson, parseJson, rootOf, twice } from './json-text.ts';
 import { lossyOf, markLossy } from './numbers.ts';
 import type { Slices } from './slices.ts';
@@ -143,8 +143,4 @@ function put(into: Record<string, unknown>, at: Place | undefined, key: string, 
   if (Object.hasOwn(into, key)) throw twice(at, stepOf(key));
   if (key !== '__proto__') into[key] = value;
   else Object.defineProperty(into, key, { value, enumerable: true, writable: true, configurable: true });
-}
-
-function isBlank(byte: number | undefined): boolean {
-  return byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09;
 }

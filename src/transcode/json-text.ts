@@ -72,6 +72,8 @@ export function decodeUtf8(bytes: Uint8Array): string {
 const quote = 0x22;
 const backslash = 0x5c;
 const colon = 0x3a;
+/** Bytes after which a string's end is searched natively, which is ten times as fast. */
+const plainBytes = 128;
 
 /** Numbers per body that are compared digit by digit, 1 µs each. */
 const comparedNumbers = 50_000;
@@ -137,12 +139,22 @@ function asciiOf(bytes: Uint8Array, start: number, end: number): string {
 /** Returns the position of the closing quote of the string at `start`. */
 export function endOfString(bytes: Uint8Array, start: number): number {
   let index = start + 1;
-  for (; index < bytes.length; index++) {
-    const byte = bytes[index];
-    if (byte === quote) break;
-    if (byte === backslash) index++;
+  // The next quote, once searched: searching it again at each escape would be quadratic.
+  let closing = -1;
+  for (;;) {
+    const stop = Math.min(index + plainBytes, bytes.length);
+    for (; index < stop; index++) {
+      const byte = bytes[index];
+      if (byte === quote) return index;
+      if (byte === backslash) index++;
+    }
+    if (index >= bytes.length) return bytes.length;
+    if (closing < index) closing = bytes.indexOf(quote, index);
+    if (closing === -1) return bytes.length;
+    const escaped = bytes.subarray(index, closing).indexOf(backslash);
+    if (escaped === -1) return closing;
+    index += escaped;
   }
-  return index;
 }
 
 /** Whether a colon follows the string that ends at `end`. */

@@ -85,6 +85,7 @@ const submit = Buffer.from(
 const sendBatch = '/sendbatch.v1.MessageService/SendBatch';
 const submitBatch = '/sendbatch.v1.BatchService/SubmitBatch';
 const submitBatchStream = '/sendbatch.v1.BatchService/SubmitBatchStream';
+const moderation = '/sendbatch.v1.ModerationService';
 const proto = { 'content-type': 'application/proto' };
 const connectJson = { 'content-type': 'application/json' };
 const grpcWeb = { 'content-type': 'application/grpc-web+proto' };
@@ -211,6 +212,10 @@ const rows: [string, string, () => Buffer, Record<string, string>][] = [
     () => repeated(frame(Buffer.from('{}'))),
     { 'content-type': 'application/connect+json' },
   ],
+  ['white space, JSON route', '/message/send', () => Buffer.from(`{"expire":${' '.repeat(most - 1024)}1}`), {}],
+  ['a page token, Connect', `${moderation}/ListRules`, () => field(2, repeated('a')), proto],
+  ['a note, Connect', `${moderation}/CreateRule`, () => field(1, field(7, repeated('a'))), proto],
+  ['numbers, Connect', `${moderation}/ReviewFlagged`, () => field(1, repeated(Buffer.from([1]))), proto],
   ['1000 messages of 16 kB, Connect', sendBatch, () => binary(full), proto],
   ['1000 messages of 16 kB, gRPC-Web', sendBatch, () => frame(binary(full)), grpcWeb],
   ['760 messages of 16 kB, Connect JSON', sendBatch, () => inMessages(text(full.slice(0, 760))), connectJson],

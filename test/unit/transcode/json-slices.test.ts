@@ -3,7 +3,7 @@ import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { TranscodeError } from '../../../src/transcode/error.ts';
 import { parseJsonInSlices } from '../../../src/transcode/json-slices.ts';
-import { parseJson } from '../../../src/transcode/json-text.ts';
+import { endOfString, parseJson } from '../../../src/transcode/json-text.ts';
 import { Slices } from '../../../src/transcode/slices.ts';
 import { seedOf } from '../../support/seed.ts';
 
@@ -87,4 +87,18 @@ describe('JSON parsed in slices', () => {
         return true;
       });
     });
+
+  test('the end of a JSON string is found behind any mix of long plain runs and escapes', (context) => {
+    const piece = fc.oneof(
+      fc.nat({ max: 400 }).map((length) => 'x'.repeat(length)),
+      fc.constantFrom('\\"', '\\\\', '\\u0022', '\\n', 'ü'),
+    );
+    fc.assert(
+      fc.property(fc.array(piece, { maxLength: 8 }), fc.boolean(), (pieces, isClosed) => {
+        const bytes = Buffer.from(`"${pieces.join('')}${isClosed ? '"' : ''}`);
+        assert.equal(endOfString(bytes, 0), isClosed ? bytes.length - 1 : bytes.length);
+      }),
+      { seed: seedOf(context), numRuns: 1000 },
+    );
+  });
 });
