@@ -30,7 +30,14 @@ import {
 } from '../rpc/request-context.ts';
 import type { BodyBudget } from './body-budget.ts';
 import { endCutWrites } from './cut-writes.ts';
-import { answerEarly, type EarlyAnswers, earlyAnswers, freeWhenAnsweredEarly } from './early-answer.ts';
+import {
+  answerEarly,
+  discardBeforeError,
+  type EarlyAnswers,
+  earlyAnswers,
+  endAnsweredStream,
+  freeWhenAnsweredEarly,
+} from './early-answer.ts';
 import { encodeGrpcMessage } from './grpc-message.ts';
 import type { Handlers } from './handlers.ts';
 import type { LoadShedding } from './load-shedding.ts';
@@ -110,6 +117,8 @@ function createServe(
   async function rpc(context: RequestContext, response: Response, handler: UniversalHandler): Promise<void> {
     const { request } = context;
     endCutWrites(response);
+    // Connect's adapter does not return after an answer, and Node's response finishes with the stream.
+    if ('stream' in response) response.stream.once('finish', () => endAnsweredStream(request, response));
     response.once('close', () => {
       if (!context.isCalled && !context.isEvicted) requestRejected('malformed', rejectedRequestOf(context));
     });
@@ -123,6 +132,7 @@ function createServe(
     const universal = universalRequestFromNodeRequest(request, response, undefined, createValues(context));
     const answer = await handler(withRequestBody(universal, context, handler.method));
     if (!context.isCalled) response.setHeader(requestIdHeader, context.requestId);
+    await discardBeforeError(request, response, answer.status);
     // Fails when the connection does; the call's signal has reported that.
     await universalResponseToNodeResponse(answer, response).catch(() => {});
   }
@@ -146,6 +156,7 @@ function createServe(
     try {
       const answer = await transcoder.handle(universal);
       if (!context.isCalled) answer?.header?.set(requestIdHeader, context.requestId);
+      await discardBeforeError(request, response, answer?.status ?? 404);
       if (answer === undefined) {
         refusePath(context, response);
         return;

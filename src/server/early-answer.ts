@@ -1,4 +1,4 @@
-import type { ServerHttp2Stream } from 'node:http2';
+import { constants, type ServerHttp2Stream } from 'node:http2';
 import type { Readable } from 'node:stream';
 import type { ConnectError } from '@connectrpc/connect';
 import { encodeEnvelope } from '@connectrpc/connect/protocol';
@@ -133,6 +133,8 @@ export async function discard(request: Request): Promise<void> {
     .on('error', () => {})
     .once('end', resolve)
     .once('close', resolve);
+  // An iterator that was left amid the body still listens, and nothing would flow.
+  request.removeAllListeners('readable');
   if (request.complete) resolve();
   else request.resume();
   try {
@@ -218,6 +220,24 @@ export function freeWhenAnsweredEarly(request: Request, response: Response): voi
     }
     return writeHead.apply(response, head);
   }) as typeof writeHead;
+}
+
+/**
+ * Ends an HTTP/2 stream whose answer ended before its request: discards the rest of the body, then
+ * resets the stream without an error (RFC 9113, section 8.1). Without it the stream stayed open, and
+ * its bytes took the window of the connection.
+ */
+export function endAnsweredStream(request: Request, response: Response): void {
+  if (!('stream' in response) || request.complete) return;
+  const { stream } = response;
+  void discard(request).then(() => {
+    if (!stream.closed) stream.close(constants.NGHTTP2_NO_ERROR);
+  });
+}
+
+/** Discards the rest of a body before its error is answered on HTTP/2, as `afterBody` does. */
+export async function discardBeforeError(request: Request, response: Response, status: number): Promise<void> {
+  if ('stream' in response && status >= 400 && !request.complete) await discard(request);
 }
 
 /**

@@ -42,6 +42,7 @@ import {
   type UnaryContext,
 } from '../transcode/index.ts';
 import { acceptsEncoding, createCallContext } from './call-context.ts';
+import { endAnsweredStream } from './early-answer.ts';
 import { createEncodeOnce, type EncodeOnce } from './encode-once.ts';
 import { setGrpcStatus } from './grpc-message.ts';
 import { withRequestBody } from './request-body.ts';
@@ -213,6 +214,7 @@ async function serve(call: StreamCall): Promise<void> {
   if (!response.headersSent && (!context.isCalled || framing.endFlag !== undefined))
     response.setHeader(requestIdHeader, context.requestId);
   framing.end({ response, headers: headers(), trailer: handlerContext.responseTrailer }, failure);
+  endAnsweredStream(context.request, response);
 }
 
 /** The messages of the request, read by Connect from a body that is bounded and parsed here. */

@@ -209,6 +209,38 @@ describe('a body of 19.5 MB', () => {
     });
 });
 
+describe('a call that is refused amid its body', () => {
+  // Empty messages, of which a unary call and a server stream accept one.
+  const frames = Buffer.alloc(5_000_000);
+  const tail = '/sendbatch.v1.MessageService/Subscribe';
+  const submit = '/sendbatch.v1.BatchService/SubmitBatchStream';
+  const rows: [string, string, string, Buffer][] = [
+    ['a unary call of gRPC', sendBatch, 'application/grpc', frames],
+    ['a unary call of gRPC-Web', sendBatch, 'application/grpc-web', frames],
+    ['a unary call as a stream of Connect', sendBatch, 'application/connect+proto', Buffer.alloc(20 * mebi)],
+    ['a server stream of gRPC', tail, 'application/grpc', frames],
+    ['a server stream of gRPC-Web', tail, 'application/grpc-web', frames],
+    ['a server stream of Connect', tail, 'application/connect+proto', frames],
+    ['a client stream of gRPC', submit, 'application/grpc', frames],
+    ['a client stream of gRPC-Web', submit, 'application/grpc-web', frames],
+    ['a client stream of Connect', submit, 'application/connect+json', frames],
+  ];
+  for (const version of [1, 2] as const)
+    for (const [name, path, type, body] of rows) {
+      if (version === 1 && type === 'application/grpc') continue;
+      test(`a call that is refused amid its body is answered and ends, and the connection stays usable: ${name}, HTTP/${version}`, async () => {
+        const { call, end } = connection(open.url, version);
+        try {
+          await within('the refusal', call(path, { 'content-type': type, te: 'trailers' }, body));
+          const next = await within('the next call', call('/v1/server-info', {}, undefined));
+          assert.equal(next.status, 200);
+        } finally {
+          end();
+        }
+      });
+    }
+});
+
 describe('a call without a credential', () => {
   const bomb = gzipSync(Buffer.alloc(16 * mebi - 1024, Buffer.from([10, 0])));
   const packed = Buffer.concat([Buffer.from([1]), envelope(bomb).subarray(1)]);
