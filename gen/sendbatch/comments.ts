@@ -897,7 +897,7 @@ export const comments: Readonly<Record<string, string>> = {
   "sendbatch.v1.SyncCommandsResponse.more": "Whether there are more commands after these.",
   "sendbatch.v1.SyncConversationsRequest": "The user whose conversations to list, and what the client already has.",
   "sendbatch.v1.SyncConversationsRequest.exclude_channel_types": "Channel types to leave out, except for channels in `last_msg_seqs`.",
-  "sendbatch.v1.SyncConversationsRequest.last_msg_seqs": "What the client has, as `channel_id:channel_type:last_msg_seq` joined with `|`, at most 1 MiB.\nFor these channels only later messages are returned.",
+  "sendbatch.v1.SyncConversationsRequest.last_msg_seqs": "What the client has, as `channel_id:channel_type:last_msg_seq` joined with `|`, at most 1 MiB.\nFor these channels only later messages are returned. OUT_OF_RANGE (`SEQ_AHEAD`) when a sequence is\nabove its channel's last one.",
   "sendbatch.v1.SyncConversationsRequest.msg_count": "Messages per conversation, at most 1,000; 0 = no messages, and therefore no conversations.",
   "sendbatch.v1.SyncConversationsRequest.only_unread": "1: only conversations with messages that the user has not read.",
   "sendbatch.v1.SyncConversationsRequest.page": "The page, from 1; 0 = the 1,000 newest conversations.",

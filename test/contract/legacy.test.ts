@@ -143,6 +143,10 @@ describe('legacy routes', () => {
     );
     const bad = await call.post('/conversation/sync', { uid, msg_count: 1, last_msg_seqs: 'sync-group:2' });
     assert.deepEqual([bad.status, /last_msg_seqs/.test(bad.body.msg)], [400, true]);
+    // A position that this database does not have would hide everything up to it.
+    const ahead = await call.post('/conversation/sync', { uid, msg_count: 1, last_msg_seqs: 'sync-group:2:99' });
+    const [why] = ahead.body.error.details;
+    assert.deepEqual([ahead.status, why.reason, why.metadata.last_msg_seqs], [400, 'SEQ_AHEAD', '99']);
 
     // POST /conversations/clearUnread with the legacy body.
     assert.deepEqual(

@@ -19,7 +19,7 @@ import { bytesOf } from '../../messages/page.ts';
 import { invalidField } from '../../messages/service-error.ts';
 import type { Inbox } from '../../reading/inbox.ts';
 import type { Reader } from '../../reading/read-access.ts';
-import type { ReadChannel } from '../../reading/read-channel.ts';
+import { assertReached, type ReadChannel } from '../../reading/read-channel.ts';
 import { toLegacyMessage } from '../message-mapping.ts';
 import { callerOf } from '../request-context.ts';
 
@@ -79,6 +79,8 @@ async function conversationsOf(
     const id = row.channelType === personType ? peerOf(request.uid, row.channelId) : row.channelId;
     const knownSeq = knownSeqs.get(`${id}:${row.channelType}`);
     if (knownSeq === undefined && request.excludeChannelTypes.includes(row.channelType)) return [];
+    const channel = { type: row.channelType, id };
+    assertReached(knownSeq ?? 0, row, { field: 'last_msg_seqs', channel });
     const afterSeq = knownSeq ?? (unreadOnly ? row.readSeq : 0);
     return row.last !== undefined && row.last.messageSeq > afterSeq ? [{ row, id, afterSeq }] : [];
   });

@@ -1835,7 +1835,8 @@ export type SyncConversationsRequest = Message<"sendbatch.v1.SyncConversationsRe
 
   /**
    * What the client has, as `channel_id:channel_type:last_msg_seq` joined with `|`, at most 1 MiB.
-   * For these channels only later messages are returned.
+   * For these channels only later messages are returned. OUT_OF_RANGE (`SEQ_AHEAD`) when a sequence is
+   * above its channel's last one.
    *
    * @generated from field: string last_msg_seqs = 3;
    */
