@@ -59,6 +59,8 @@ export class RequestContext implements Destination {
   caller: Caller = trustedCaller;
   /** Whether a credential was accepted. */
   isAdmitted = false;
+  /** When that was, by performance.now(). */
+  admittedAt = 0;
   /** Whether the request became a call, which is logged as such. */
   isCalled = false;
   /** Whether it was refused to make room for others. A read error that follows is not its fault. */

@@ -101,7 +101,7 @@ export function createInterceptors(
     parsedMessagesInterceptor,
     callInterceptor(events),
     deadlineInterceptor(requestTimeoutMs),
-    scopeInterceptor(identify !== undefined),
+    scopeInterceptor(identify),
     queryInterceptor,
     legacySenderInterceptor,
     validateInterceptor(services.flatMap(({ service }) => service.methods.map(({ input }) => input))),

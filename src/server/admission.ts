@@ -46,6 +46,7 @@ export function createAdmission({ identify, requestTimeoutMs, events }: Admissio
       const scope = scopeOf(method);
       if (scope !== 'any' && scope !== 'none') assertScope(context.caller, scope, method.name);
       context.isAdmitted = true;
+      context.admittedAt = performance.now();
       return true;
     } catch (thrown) {
       const error = toConnectError(thrown);

@@ -73,7 +73,7 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
     options.onBody?.(request);
     const binding = quick?.binding ?? chooseByRoot(bindings, json);
     progress.binding = binding;
-    if (refusesBody(binding) && json !== undefined && !isEmptyObject(json))
+    if (refusesBody(binding) && json !== undefined && json !== null && !isEmptyObject(json))
       throw new TranscodeError(400, 'body: must be empty; all fields of this route are in its path and its query', [
         { field: 'body', description: 'must be empty; all fields of this route are in its path and its query' },
       ]);
@@ -126,11 +126,11 @@ export function createHandler(options: Settled, { router, readerOf, writer }: En
 }
 
 /**
- * Whether a route takes no body and a given one would be ignored. GET and DELETE requests may carry
- * a body by accident.
+ * Whether a route takes no body and a given one would be ignored: `{"version": 2}` for a DELETE of
+ * all versions. GET requests may carry a body by accident.
  */
 function refusesBody({ body, strictFields, verb }: Binding): boolean {
-  return body.kind === 'none' && strictFields && ['POST', 'PUT', 'PATCH'].includes(verb);
+  return body.kind === 'none' && strictFields && ['POST', 'PUT', 'PATCH', 'DELETE'].includes(verb);
 }
 
 function isEmptyObject(json: unknown): boolean {

@@ -269,6 +269,39 @@ describe('authentication and scopes', () => {
     await others?.cancel();
   });
 
+  test('a call whose key is revoked while its body arrives stores nothing, on every protocol', async () => {
+    const { key, keyId } = await keys.create({ name: 'slow sender', scopes: ['read', 'send'] });
+    const events = await fetch(`${service.url}/v1/channels/1/u1@u2/events`, { headers: bearer(key) });
+    const draft = JSON.stringify({ from_uid: 'slow', channel_id: 'slow', channel_type: 2, payload: 'eA==' });
+    const uploads: [string, string, string[]][] = [
+      ['/message/sendbatch', 'application/json', ['[', `${draft}]`]],
+      ['/sendbatch.v1.MessageService/SendBatch', 'application/json', ['{"messages":[', `${draft}]}`]],
+      ['/v1/batches', 'application/x-ndjson', [`${draft}\n`, `${draft}\n`]],
+    ];
+    const began = performance.now();
+    const calls = uploads.map(([path, type, [first = '', rest = '']]) => {
+      const body = new TransformStream<Uint8Array, Uint8Array>();
+      const writer = body.writable.getWriter();
+      const headers = { ...bearer(key), 'content-type': type };
+      const init = { method: 'POST', headers, body: body.readable, duplex: 'half' } as RequestInit;
+      const answer = fetch(service.url + path, init);
+      void writer.write(Buffer.from(first));
+      return { path, answer, rest, writer };
+    });
+    const call = jsonCaller(service.url, bearer(key));
+    await keys.revoke(keyId);
+    // The last to notice is the watch over streams.
+    assert.match(await events.text(), /CREDENTIAL_INVALID/);
+    while (performance.now() - began < 1.5 * keyMemoryMs) await call.get('/v1/server-info');
+    for (const { path, answer, rest, writer } of calls) {
+      void writer.write(Buffer.from(rest)).then(() => writer.close());
+      const response = await answer;
+      assert.match(await response.text(), /CREDENTIAL_INVALID/, path);
+      assert.equal(response.status, 401, path);
+    }
+    assert.ok((await readAll(service.databaseUrl)).every((row) => row.fromUid !== 'slow'));
+  });
+
   test('only GetRoute and GetServerInfo are open to every scope', () => {
     const open = guardedServices.flatMap((guarded) =>
       guarded.methods.filter((method) => scopeOf(method) === 'any').map((method) => method.name),

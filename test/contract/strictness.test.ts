@@ -70,6 +70,7 @@ describe('query parameters', () => {
     ['GET', '/v1/channels/0x2/strict/events', undefined, 'channel_type', /from 1 to 12/],
     ['POST', '/v1/batches/x:cancel', { batch_id: 'y' }, 'body', /must be empty/],
     ['POST', '/v1/batches/x:cancel', [], 'body', /must be empty/],
+    ['DELETE', '/v1/templates/x', { version: 2 }, 'body', /must be empty/],
     ['GET', '/v1/batches/x/events?after_seq=5', undefined, 'after_seq', /is not a parameter/],
   ];
   for (const [verb, url, body, field, description] of rows)

@@ -11,6 +11,8 @@ import { MessageService } from '../../../gen/sendbatch/v1/message_service_pb.ts'
 import { ModerationService } from '../../../gen/sendbatch/v1/moderation_service_pb.ts';
 import { TemplateService } from '../../../gen/sendbatch/v1/template_service_pb.ts';
 import { WebhookService } from '../../../gen/sendbatch/v1/webhook_service_pb.ts';
+import { keyMemoryMs } from '../../auth/api-keys.ts';
+import type { Identify } from '../../auth/identity.ts';
 import type { Caller, Scope } from '../../messages/caller.ts';
 import { ServiceError } from '../../messages/service-error.ts';
 import { requestContextOf } from '../request-context.ts';
@@ -79,16 +81,23 @@ export function assertScope(caller: Caller, scope: Scope, what: string): void {
 /**
  * Refuses callers without the scope of the RPC that the body selected: two RPCs may share a JSON
  * path. The caller was identified from the headers (server/admission.ts); a call that bypassed that
- * is a defect and is refused.
+ * is a defect and is refused. A caller with a slow body is identified again: its credential may have
+ * ended meanwhile. `identify` unset: no credential is required.
  */
-export function scopeInterceptor(requiresCredential: boolean): Interceptor {
+export function scopeInterceptor(identify: Identify | undefined): Interceptor {
   return (next) => (request) => {
     const scope = scopeOf(request.method);
-    if (requiresCredential && scope !== 'none') {
-      const { isAdmitted, caller } = requestContextOf(request.contextValues);
-      if (!isAdmitted) throw new Error(`${request.method.name} was called before its caller was known`);
-      if (scope !== 'any') assertScope(caller, scope, request.method.name);
-    }
-    return next(request);
+    if (identify === undefined || scope === 'none') return next(request);
+    const context = requestContextOf(request.contextValues);
+    if (!context.isAdmitted) throw new Error(`${request.method.name} was called before its caller was known`);
+    const checked = () => {
+      if (scope !== 'any') assertScope(context.caller, scope, request.method.name);
+      return next(request);
+    };
+    if (request.stream || performance.now() - context.admittedAt < keyMemoryMs) return checked();
+    return identify(context.header, context.certificate).then((caller) => {
+      context.caller = caller;
+      return checked();
+    });
   };
 }

@@ -49,7 +49,7 @@ export function createBatchService({
       let bytes = 0;
       let emptyFrames = 0;
       try {
-        for await (const frame of requests) {
+        for await (const frame of credentials.whileValid(streamCredential(context), () => requests)) {
           if (frame.messages.length === 0 && ++emptyFrames > maxEmptyFrames)
             throw invalidField(
               'messages',
