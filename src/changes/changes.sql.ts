@@ -176,7 +176,7 @@ const recallStatement = (name: string, keepsCopies: boolean) => {
   const { wanted, numbered } = changing('recalled', keepsCopies);
   return new Statement({
     name,
-    inListOrder: true,
+    byKey: true,
     text: `
     with ${wanted}, erased as (
       update sendbatch.message m set payload = '', subscribers = null,
@@ -194,7 +194,7 @@ const editStatement = (name: string, keepsCopies: boolean) => {
   const { wanted, numbered } = changing('edited', keepsCopies);
   return new Statement({
     name,
-    inListOrder: true,
+    byKey: true,
     text: `
     with ${wanted}, edited as (
       update sendbatch.message m set payload = $7::bytea,

@@ -19,6 +19,7 @@ export interface Change {
 
 const changesStatement = new Statement<ChangeRow>({
   name: 'changes after',
+  byKey: true,
   text: `
     select c.change_no, c.kind, ${messageColumnNames}
     from (
@@ -53,6 +54,7 @@ export async function readChangesAfter(
 
 const firstStatement = new Statement<{ first: number | null }>({
   name: 'first change',
+  byKey: true,
   text: 'select min(change_no) as first from sendbatch.message_change where channel_key = $1',
 });
 

@@ -221,6 +221,7 @@ export class ChannelKeys {
 
 const selectStatement = new Statement<{ readonly ordinal: number; readonly channel_key: number }>({
   name: 'find channels',
+  byKey: true,
   text: `
     select w.ordinal, c.channel_key
     from unnest($1::text[], $2::smallint[], $3::smallint[]) with ordinality as w(channel_id, channel_type, sequence, ordinal)
@@ -240,6 +241,7 @@ interface NameRow {
 
 const namesStatement = new Statement<NameRow>({
   name: 'name channels',
+  byKey: true,
   text: `
     select c.channel_key, c.channel_type, c.sequence, c.channel_id
     from unnest($1::bigint[]) as w(channel_key)
@@ -326,7 +328,7 @@ async function lockNames(tx: Tx, channels: readonly Channel[]): Promise<[Channel
   return [...found].filter(([, channelKey]) => locked.has(channelKey));
 }
 
-const headsStatement = new Statement<never>({
+const addHeadsStatement = new Statement<never>({
   name: 'add heads',
   text: `
     with members as (
@@ -341,7 +343,7 @@ const headsStatement = new Statement<never>({
 /** Adds the heads and first members of channels of one shard, where they are missing. */
 async function insertHeads(db: Db, channels: readonly (readonly [Channel, number])[], now: number): Promise<void> {
   const members = memberValues(channels.map(([each]) => each));
-  await headsStatement.run(db, [bigintArray(channels.map(([, channelKey]) => channelKey)), ...members, now]);
+  await addHeadsStatement.run(db, [bigintArray(channels.map(([, channelKey]) => channelKey)), ...members, now]);
 }
 
 /**
@@ -394,6 +396,16 @@ function at(channels: readonly Channel[], ordinal: number): Channel {
   return found;
 }
 
+const lockStatement = (name: string, lock: string) =>
+  new Statement<{ readonly channel_key: number; readonly last_seq: number }>({
+    name,
+    byKey: true,
+    text: `select channel_key, last_seq from sendbatch.channel_head where channel_key = any($1::bigint[])
+      order by channel_key ${lock}`,
+  });
+const lockAll = lockStatement('lock heads', 'for no key update');
+const lockFree = lockStatement('lock free heads', 'for no key update skip locked');
+
 /**
  * Locks the heads of these channels until the transaction ends, and returns their last sequences by
  * channel key.
@@ -403,11 +415,7 @@ function at(channels: readonly Channel[], ordinal: number): Channel {
  * the same locks by its UPDATE (messages.sql.ts).
  */
 export async function lockHeads(tx: Tx, channelKeys: readonly number[]): Promise<Map<number, number>> {
-  const { rows } = await sql<{ channel_key: number; last_seq: number }>`
-    select channel_key, last_seq from sendbatch.channel_head
-    where channel_key = any(${channelKeys}::bigint[])
-    order by channel_key
-    for no key update`.execute(tx);
+  const rows = await lockAll.run(tx, [bigintArray(channelKeys)]);
   const heads = new Map(rows.map((row) => [row.channel_key, row.last_seq]));
   if (heads.size !== channelKeys.length) throw new HeadsMissing(channelKeys.filter((key) => !heads.has(key)));
   return heads;
@@ -425,11 +433,7 @@ export class HeadsMissing extends Error {
 
 /** Locks the heads that no other session has locked; the others are absent from the result. */
 export async function lockHeadsSkipLocked(tx: Tx, channelKeys: readonly number[]): Promise<Map<number, number>> {
-  const { rows } = await sql<{ channel_key: number; last_seq: number }>`
-    select channel_key, last_seq from sendbatch.channel_head
-    where channel_key = any(${channelKeys}::bigint[])
-    order by channel_key
-    for no key update skip locked`.execute(tx);
+  const rows = await lockFree.run(tx, [bigintArray(channelKeys)]);
   return new Map(rows.map((row) => [row.channel_key, row.last_seq]));
 }
 
@@ -462,6 +466,7 @@ export interface HeadChange {
 
 const setStatement = new Statement<never>({
   name: 'set heads',
+  byKey: true,
   text: `
     update sendbatch.channel_head h set last_seq = w.last_seq, last_at = greatest(h.last_at, $3::bigint)
     from unnest($1::bigint[], $2::bigint[]) as w(channel_key, last_seq)
@@ -481,12 +486,19 @@ export async function setHeads(tx: Tx, heads: readonly HeadChange[], acceptedAt:
   await setStatement.run(tx, [keys.value(), values.value(), acceptedAt]);
 }
 
+const headsOf = new Statement<{
+  readonly channel_key: number;
+  readonly last_seq: number;
+  readonly last_change: number | null;
+}>({
+  name: 'heads of channels',
+  byKey: true,
+  text: 'select channel_key, last_seq, last_change from sendbatch.channel_head where channel_key = any($1::bigint[])',
+});
+
 /** Reads the committed last sequences of these channels, without locks. */
 export async function readHeads(db: Db, channelKeys: readonly number[]): Promise<Map<number, number>> {
-  const { rows } = await sql<{ channel_key: number; last_seq: number }>`
-    select channel_key, last_seq from sendbatch.channel_head where channel_key = any(${channelKeys}::bigint[])`.execute(
-    db,
-  );
+  const rows = await headsOf.run(db, [bigintArray(channelKeys)]);
   return new Map(rows.map((row) => [row.channel_key, row.last_seq]));
 }
 
@@ -495,9 +507,7 @@ export async function readPositions(
   db: Db,
   channelKeys: readonly number[],
 ): Promise<Map<number, { readonly lastSeq: number; readonly lastChange: number }>> {
-  const { rows } = await sql<{ channel_key: number; last_seq: number; last_change: number | null }>`
-    select channel_key, last_seq, last_change from sendbatch.channel_head
-    where channel_key = any(${[...channelKeys]}::bigint[])`.execute(db);
+  const rows = await headsOf.run(db, [bigintArray(channelKeys)]);
   return new Map(rows.map((row) => [row.channel_key, { lastSeq: row.last_seq, lastChange: row.last_change ?? 0 }]));
 }
 
@@ -519,19 +529,25 @@ export async function readHeadsAndFirst(db: Db, channelKey: number): Promise<Hea
   return (await readManyHeadsAndFirst(db, [channelKey])).get(channelKey) ?? noHeads;
 }
 
-/** Reads the heads of many channels, by key. */
-export async function readManyHeadsAndFirst(db: Db, channelKeys: readonly number[]): Promise<Map<number, Positions>> {
-  if (channelKeys.length === 0) return new Map();
-  const { rows } = await sql<{
-    channel_key: number;
-    last_seq: number;
-    last_change: number | null;
-    first_seq: number | null;
-  }>`
+const positionsStatement = new Statement<{
+  readonly channel_key: number;
+  readonly last_seq: number;
+  readonly last_change: number | null;
+  readonly first_seq: number | null;
+}>({
+  name: 'positions of channels',
+  byKey: true,
+  text: `
     select h.channel_key, h.last_seq, h.last_change, (
       select m.message_seq from sendbatch.message m where m.channel_key = h.channel_key order by m.message_seq limit 1
     ) as first_seq
-    from sendbatch.channel_head h where h.channel_key = any(${[...channelKeys]}::bigint[])`.execute(db);
+    from unnest($1::bigint[]) as w(channel_key) join sendbatch.channel_head h on h.channel_key = w.channel_key`,
+});
+
+/** Reads the heads of many channels, by key. */
+export async function readManyHeadsAndFirst(db: Db, channelKeys: readonly number[]): Promise<Map<number, Positions>> {
+  if (channelKeys.length === 0) return new Map();
+  const rows = await positionsStatement.run(db, [bigintArray(channelKeys)]);
   return new Map(
     rows.map((row) => [
       row.channel_key,

@@ -241,6 +241,7 @@ const flagsOfMember = `
 
 const membershipStatement = new Statement<MembershipRow>({
   name: 'memberships of a user',
+  byKey: true,
   text: `
     select u.channel_key, i.channel_key is not null as is_made, u.denied
     from sendbatch.channel_uid u
@@ -266,6 +267,7 @@ interface FollowedRow extends MembershipRow {
 
 const followedStatement = new Statement<FollowedRow>({
   name: 'channels of a user',
+  byKey: true,
   text: `
     select u.channel_key, i.channel_key is not null as is_made, u.denied,
       h.last_seq, h.last_change, u.joined_seq, u.created_at

@@ -1,7 +1,8 @@
 import { type Expression, type RawBuilder, sql } from 'kysely';
 import { limits } from '../limits.ts';
+import { bigintArray } from '../postgres/binary-array.ts';
 import type { Db, MessageChanges, MessageTable } from '../postgres/schema.ts';
-import { Statement } from '../postgres/sql.ts';
+import { runByKey, Statement } from '../postgres/sql.ts';
 import { type Heads, noHeads } from './channel-keys.sql.ts';
 import { flagRecalled, flagWasRestricted } from './message.ts';
 
@@ -192,6 +193,7 @@ interface PlainRange {
 const rangeStatement = (direction: 'asc' | 'desc', range: PlainRange = {}) =>
   new Statement<MessageRow>({
     name: `range ${direction}${range.isOfViewer ? ' of viewer' : ''}${range.isLegacy ? ', legacy' : ''}`,
+    byKey: true,
     text: `select ${messageColumnNames} from (${plainRange(direction, range)}) m order by message_seq ${direction}`,
   });
 const rangesOf = (direction: 'asc' | 'desc') => ({
@@ -222,6 +224,7 @@ const pageStatement = (direction: 'asc' | 'desc') =>
     (MessageRow | { readonly message_id: null }) & { readonly last_seq: number; readonly first_seq: number }
   >({
     name: `page ${direction}`,
+    byKey: true,
     text: `
       select case when coalesce(m.bytes_before, 0) = 0 then h.last_seq end as last_seq,
         case when coalesce(m.bytes_before, 0) = 0 then coalesce((
@@ -256,6 +259,7 @@ export interface PageAfter {
 
 const nextOfEach = new Statement<MessageRow & { readonly ordinal: number }>({
   name: 'next messages of channels',
+  byKey: true,
   text: `
     select r.ordinal, ${messageColumnNames}
     from unnest($1::bigint[], $2::bigint[]) with ordinality as r(channel_key, after_seq, ordinal)
@@ -311,11 +315,14 @@ export async function findByNumbers(
   now: number,
 ): Promise<StoredMessage[]> {
   const found = await seqsOfIds(db, channelKey, ids);
-  const wanted = [...new Set([...seqs, ...found.values()])];
-  const all = visible(db, channelKey, { viewerUid: eyes }, now).where('m.message_seq', 'in', [0, ...wanted]);
-  const { rows } = await sql<MessageRow>`
+  const wanted = bigintArray([...new Set([...seqs, ...found.values()])]);
+  const all = visible(db, channelKey, { viewerUid: eyes }, now).where(
+    sql<boolean>`m.message_seq = any(${wanted}::bigint[])`,
+  );
+  const query = sql<MessageRow>`
     select * from (${withSizesBefore(all, sql`m.message_seq`)}) sized
-    where bytes_before <= ${limits.pageBytes} order by message_seq`.execute(db);
+    where bytes_before <= ${limits.pageBytes} order by message_seq`;
+  const rows = await runByKey(db, eyes === undefined ? 'messages by number' : 'messages by number, of viewer', query);
   return rows.map(toStored);
 }
 

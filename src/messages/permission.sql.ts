@@ -5,10 +5,13 @@ import type { ShardLayout } from '../postgres/shards.ts';
 import { all, Statement } from '../postgres/sql.ts';
 import type { Pair, PairFacts, PermissionRules } from './permission.ts';
 
+// `offset 0` in an EXISTS: one probe per row. PostgreSQL may otherwise read the whole list at once,
+// of all channels.
+
 /** Columns about the sender `w.sender`, and the table `s` that they are read from. */
 const userFacts = `
       coalesce(s.send_ban, false) as is_sender_banned,
-      exists (select from sendbatch.system_uid y where y.uid = w.sender) as is_system_sender`;
+      exists (select from sendbatch.system_uid y where y.uid = w.sender offset 0) as is_system_sender`;
 const userTable = 'left join lateral (select * from sendbatch.person where uid = w.sender limit 1) s on true';
 
 /** Columns about a channel by its key, and the tables `i` and `u` that they are read from. */
@@ -19,7 +22,7 @@ const channelFacts = (key: string) => `
       coalesce(u.member, false) as is_member,
       coalesce(u.denied, false) as is_denied,
       coalesce(u.allowed, false) as is_allowed,
-      ${key} is not null and exists (select from sendbatch.channel_uid a where a.channel_key = ${key} and a.allowed) as has_allowlist`;
+      ${key} is not null and exists (select from sendbatch.channel_uid a where a.channel_key = ${key} and a.allowed offset 0) as has_allowlist`;
 const channelTables = (key: string) => `
     left join lateral (select * from sendbatch.channel_info where channel_key = ${key} limit 1) i on true
     left join lateral (select * from sendbatch.channel_uid where channel_key = ${key} and uid = w.sender limit 1) u on true`;
@@ -33,6 +36,7 @@ const pairsTable = `unnest($1::text[], $2::smallint[], $3::text[]) with ordinali
 
 const factsStatement = new Statement<FactsRow>({
   name: 'permission facts',
+  byKey: true,
   text: `
     select w.ordinal, ${channelFacts('c.channel_key')}, ${userFacts}
     from ${pairsTable} ${channelTables('c.channel_key')}
@@ -42,6 +46,7 @@ const factsStatement = new Statement<FactsRow>({
 /** The first half of the facts in a database with several shards: what stands in none of them. */
 const userFactsStatement = new Statement<UserFactsRow>({
   name: 'permission facts of users',
+  byKey: true,
   text: `
     select w.ordinal, c.channel_key, ${userFacts}
     from ${pairsTable}
@@ -51,6 +56,7 @@ const userFactsStatement = new Statement<UserFactsRow>({
 /** The second half: what a shard holds about its channels. */
 const channelFactsStatement = new Statement<ChannelFactsRow>({
   name: 'permission facts of channels',
+  byKey: true,
   text: `
     select w.ordinal, ${channelFacts('w.channel_key')}
     from unnest($1::bigint[], $2::text[]) with ordinality as w(channel_key, sender, ordinal) ${channelTables('w.channel_key')}`,
@@ -62,6 +68,7 @@ const channelFactsStatement = new Statement<ChannelFactsRow>({
  */
 const receiversStatement = new Statement<{ ordinal: number; denied: boolean }>({
   name: 'receivers that keep senders out',
+  byKey: true,
   text: `
     select w.ordinal, coalesce(d.denied, false) as denied
     from unnest($1::text[], $2::text[]) with ordinality as w(receiver, sender, ordinal)

@@ -12,7 +12,11 @@ import type { Shard, ShardLayout } from '../postgres/shards.ts';
 import { all, Statement } from '../postgres/sql.ts';
 import type { PermissionPrecondition } from './permission.ts';
 
-/** Parts of a precondition as SQL expressions over parameters, the first of which is `$first`. */
+/**
+ * Parts of a precondition as SQL expressions over parameters, the first of which is `$first`.
+ * `offset 0`: one probe per row. PostgreSQL may otherwise read the whole list at once, of all
+ * channels.
+ */
 const holds = {
   open: (first: number) => `
   not exists (
@@ -27,7 +31,7 @@ const holds = {
     where not exists (
       select from sendbatch.channel_uid u
       where u.channel_key = w.channel_key and u.uid = w.uid and u.member and not u.denied
-        and (u.allowed or not exists (select from sendbatch.channel_uid a where a.channel_key = u.channel_key and a.allowed))))`,
+        and (u.allowed or not exists (select from sendbatch.channel_uid a where a.channel_key = u.channel_key and a.allowed offset 0))))`,
   peers: (first: number) => `
   not exists (
     select from unnest($${first}::text[], $${first + 1}::text[]) as w(owner, uid)
@@ -35,9 +39,9 @@ const holds = {
   guests: (first: number) => `
   not exists (
     select from unnest($${first}::bigint[], $${first + 1}::text[]) as w(channel_key, uid)
-    where exists (select from sendbatch.channel_uid u where u.channel_key = w.channel_key and u.uid = w.uid and u.denied)
-      or (exists (select from sendbatch.channel_uid a where a.channel_key = w.channel_key and a.allowed)
-        and not exists (select from sendbatch.channel_uid u where u.channel_key = w.channel_key and u.uid = w.uid and u.allowed)))`,
+    where exists (select from sendbatch.channel_uid u where u.channel_key = w.channel_key and u.uid = w.uid and u.denied offset 0)
+      or (exists (select from sendbatch.channel_uid a where a.channel_key = w.channel_key and a.allowed offset 0)
+        and not exists (select from sendbatch.channel_uid u where u.channel_key = w.channel_key and u.uid = w.uid and u.allowed offset 0)))`,
 };
 
 /** A precondition within a statement: a SQL expression, and how many parameters it has. */
@@ -71,11 +75,13 @@ interface HoldsRow {
 
 const usersStatement = new Statement<HoldsRow>({
   name: 'precondition of users',
+  byKey: true,
   text: `select ${holds.senders(1)} and ${holds.peers(2)} as holds`,
 });
 
 const shardStatement = new Statement<HoldsRow>({
   name: 'precondition of a shard',
+  byKey: true,
   text: `select ${shardPrecondition.holds(1)} as holds`,
 });
 

@@ -13,27 +13,30 @@ declare module 'pg' {
  * Planner settings in a statement without rows, local to the transaction. PostgreSQL ends that at
  * Sync, which is sent after the statement that follows.
  */
-const keepListOrder = 'keep list order';
-const keepListOrderText = `select from (
-    select set_config('enable_hashjoin', 'off', true) || set_config('enable_mergejoin', 'off', true) || set_config('enable_seqscan', 'off', true) as done
-  ) as settings where done is null`;
+const planByKey = 'plan by key';
+const planByKeyText = `select from (select ${[
+  ['plan_cache_mode', 'force_generic_plan'],
+  ...['enable_hashjoin', 'enable_mergejoin', 'enable_seqscan', 'enable_bitmapscan'].map((name) => [name, 'off']),
+]
+  .map(([name, value]) => `set_config('${name}', '${value}', true)`)
+  .join(' || ')} as done) as settings where done is null`;
 
 /** Connections that have parsed it. */
-const ordered = new WeakSet<pg.Connection>();
+const prepared = new WeakSet<pg.Connection>();
 
 /**
  * A query with planner settings before it, in the same round trip and transaction. They are sent
  * before its Bind, at which it is planned, and not before its Parse: pg takes the first
  * ParseComplete for the query's own.
  */
-class InListOrder extends pg.Query {
+class ByKey extends pg.Query {
   override submit = (connection: pg.Connection) => {
     const bind = (portal: pg.BindConfig | null) => {
-      if (!ordered.has(connection)) {
-        ordered.add(connection);
-        connection.parse({ name: keepListOrder, text: keepListOrderText, types: [] }, true);
+      if (!prepared.has(connection)) {
+        prepared.add(connection);
+        connection.parse({ name: planByKey, text: planByKeyText, types: [] }, true);
       }
-      connection.bind({ statement: keepListOrder }, true);
+      connection.bind({ statement: planByKey }, true);
       connection.execute({}, true);
       connection.bind(portal, true);
     };
@@ -90,9 +93,9 @@ export class PreparingClient extends pg.Client {
   override query(...args: any[]): any {
     const execution: unknown = args[1]?.[0];
     if (!(execution instanceof Execution)) return super.query(...(args as [string]));
-    const { name, text, inListOrder } = execution.statement;
+    const { name, text, byKey } = execution.statement;
     const { promise, resolve, reject } = Promise.withResolvers<pg.QueryResult | undefined>();
-    const query = new (inListOrder ? InListOrder : pg.Query)({ name, text, values: [...execution.values] });
+    const query = new (byKey ? ByKey : pg.Query)({ name, text, values: [...execution.values] });
     Object.assign(query, {
       callback: (error: Error | null, result: pg.QueryResult | pg.QueryResult[]) =>
         error ? reject(error) : resolve(Array.isArray(result) ? result.at(-1) : result),

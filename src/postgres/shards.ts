@@ -133,7 +133,7 @@ function statementOnShard(statement: Statement<unknown>, shard: Shard): Statemen
   prepared[shard.index] ??= new Statement({
     name: `${statement.name} @${shard.index}`,
     text: textOnShard(statement.text, shard),
-    inListOrder: statement.inListOrder,
+    byKey: statement.byKey,
   });
   return prepared[shard.index] as Statement<unknown>;
 }

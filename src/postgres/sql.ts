@@ -5,6 +5,7 @@
  * - `Statement`: a named, prepared statement. It runs on a `Kysely` or `Transaction` and goes
  *   through Kysely's executor, so that it uses the pool or the transaction's connection like any
  *   other query.
+ * - `runByKey`: the same for SQL that Kysely's `sql` composes.
  * - `all`: waits for statements that were sent without waiting for each other. pg pipelines them on
  *   one connection.
  * - `databaseNow`: the database's clock as an expression.
@@ -12,7 +13,7 @@
  * `client.ts` sends prepared statements. A pooler in between must support them (PgBouncer 1.21 or
  * later).
  */
-import { CompiledQuery, sql } from 'kysely';
+import { CompiledQuery, type RawBuilder, sql } from 'kysely';
 import type { Db, Tx } from './schema.ts';
 
 /**
@@ -27,22 +28,26 @@ export interface StatementOptions {
   /** SQL with `$1`, `$2` … */
   readonly text: string;
   /**
-   * For an UPDATE from a list: walks the list in its order and finds each row by its key. Planned
-   * freely PostgreSQL may hash the list, and lock rows in the order of the table.
+   * Finds rows by their keys, those of a list in its order, with one plan for all values:
+   *  1. PostgreSQL otherwise plans a statement with a short list at each execution, since that plan
+   *     looks cheaper. It took 0.6 of 0.9 ms of CPU to store one message, and 0.3 ms to read
+   *     permission facts.
+   *  2. A plan that was made while a table was small may read all of it, until the next ANALYZE.
+   *  3. An UPDATE that hashes its list locks rows in the order of the table.
    */
-  readonly inListOrder?: boolean;
+  readonly byKey?: boolean;
 }
 
 /** A statement that each connection parses and plans once. */
 export class Statement<Row> {
   readonly name: string;
   readonly text: string;
-  readonly inListOrder: boolean;
+  readonly byKey: boolean;
 
-  constructor({ name, text, inListOrder = false }: StatementOptions) {
+  constructor({ name, text, byKey = false }: StatementOptions) {
     this.name = name;
     this.text = text;
-    this.inListOrder = inListOrder;
+    this.byKey = byKey;
   }
 
   /** Runs the statement; outside of a transaction it is a transaction of its own. */
@@ -50,6 +55,20 @@ export class Statement<Row> {
     const { rows } = await db.executeQuery<Row>(CompiledQuery.raw(this.text, [new Execution(this, values)]));
     return rows;
   }
+}
+
+const composed = new Map<string, Statement<unknown>>();
+
+/**
+ * Runs SQL as a statement by key (`StatementOptions.byKey`), prepared under this name. Its text must
+ * be the same at each call.
+ */
+export async function runByKey<Row>(db: Db | Tx, name: string, query: RawBuilder<Row>): Promise<Row[]> {
+  const { sql: text, parameters } = query.compile(db);
+  const statement = composed.get(name) ?? new Statement<unknown>({ name, text, byKey: true });
+  if (statement.text !== text) throw new Error(`the statement "${name}" has two texts`);
+  composed.set(name, statement);
+  return (await statement.run(db, parameters)) as Row[];
 }
 
 /**

@@ -12,7 +12,7 @@ import {
 import { bigintArray } from '../postgres/binary-array.ts';
 import { byShard } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
-import { all } from '../postgres/sql.ts';
+import { all, runByKey } from '../postgres/sql.ts';
 
 /** A channel of a user, as its list of conversations shows it. */
 export interface ConversationRow {
@@ -96,7 +96,7 @@ async function newestOf(
   const place = sql.ref(shards.count === 1 ? 'm.message_id' : 'm.accepted_at');
   const keys = { items: channelKeys, channelKeyOf: (channelKey: number) => channelKey };
   const ofShards = await byShard(db, shards, keys, async (shard, own) => {
-    const { rows } = await sql<{
+    const query = sql<{
       channel_key: number;
       last_seq: number;
       joined_seq: number;
@@ -119,8 +119,8 @@ async function newestOf(
       ) p
       left join lateral (
         select joined_seq from sendbatch.channel_uid u where u.channel_key = p.channel_key and u.uid = ${uid} limit 1
-      ) u on true`.execute(shard);
-    return rows;
+      ) u on true`;
+    return await runByKey(shard, shards.count === 1 ? 'newest by id' : 'newest by time', query);
   });
   const newest = ofShards.flat().map((row) => ({
     channelKey: row.channel_key,
@@ -134,9 +134,10 @@ async function newestOf(
 
 /** How far a user has read these channels, by channel key. */
 async function readCursors(db: Db, uid: string, channelKeys: readonly number[]): Promise<Map<number, number>> {
-  const { rows } = await sql<{ channel_key: number; read_seq: number }>`
+  const query = sql<{ channel_key: number; read_seq: number }>`
     select channel_key, read_seq from sendbatch.read_cursor
-    where uid = ${uid} and channel_key = any(${bigintArray(channelKeys)}::bigint[])`.execute(db);
+    where uid = ${uid} and channel_key = any(${bigintArray(channelKeys)}::bigint[])`;
+  const rows = await runByKey(db, 'read cursors of a user', query);
   return new Map(rows.map((row) => [row.channel_key, row.read_seq]));
 }
 
@@ -156,7 +157,7 @@ async function contentsOf(
   const conversations = { items: newest, channelKeyOf: ({ channelKey }: Newest) => channelKey };
   const ofShards = await byShard(db, shards, conversations, async (shard, own) => {
     const column = (of: (each: (typeof own)[number]) => number) => sql`${bigintArray(own.map(of))}::bigint[]`;
-    const { rows } = await sql<{ channel_key: number; unread: string } & (MessageRow | { message_id: null })>`
+    const query = sql<{ channel_key: number; unread: string } & (MessageRow | { message_id: null })>`
       select w.channel_key, (
           select count(*) from (
             select from sendbatch.message m
@@ -170,8 +171,8 @@ async function contentsOf(
       ) as w(channel_key, last_seq, read_seq, message_seq)
       left join lateral (
         select * from sendbatch.message m where m.channel_key = w.channel_key and m.message_seq = w.message_seq limit 1
-      ) m on true`.execute(shard);
-    return rows;
+      ) m on true`;
+    return await runByKey(shard, 'contents of conversations', query);
   });
   return new Map(
     ofShards.flat().map((row) => {

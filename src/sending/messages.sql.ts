@@ -41,12 +41,9 @@ interface FoundRow {
   readonly content_hash: Buffer;
 }
 
-/**
- * `lateral … limit 1` forces one index probe per message: a plain join is planned as a full scan on
- * an empty table.
- */
 const findStatement = new Statement<FoundRow>({
   name: 'find earlier sends',
+  byKey: true,
   text: `
     select w.ordinal, m.message_id, m.message_seq, m.accepted_at, m.content_hash
     from unnest($1::bigint[], $2::uuid[]) with ordinality as w(channel_key, dedupe_key, ordinal)
@@ -299,7 +296,7 @@ function appendStatement(name: string, { creates, announces, isShard }: AppendVa
   const newKeys = '(select keys from drawn)';
   return new Statement({
     name,
-    inListOrder: true,
+    byKey: true,
     text: `
     with ${creates ? creation.steps(firstOfCreation) : ''}
     advanced as (
