@@ -153,10 +153,20 @@ export async function openShards(config: Config, log: Log): Promise<OpenShards> 
   };
   return {
     list: () => whenMigrated(() => listShards(db)),
-    split: (options) => whenMigrated(() => splitShards(db, options)),
+    split: (options) => whenMigrated(() => splitShards(db, options).catch(rethrowFull)),
     cancelSplit: () => whenMigrated(() => cancelSplit(db)),
     close,
   };
+}
+
+const diskFull = '53100';
+
+function rethrowFull(error: unknown): never {
+  if (codeOf(error) !== diskFull) throw error;
+  throw new StartError(
+    `no room on the disk of the database (${textOf(error)}): make room, then call shards split again, which continues; --cancel removes the copies`,
+    { cause: error },
+  );
 }
 
 async function openForMigrations(

@@ -12,6 +12,9 @@ export async function notify(db: Db, payloads: readonly string[]): Promise<void>
   await sql`select pg_notify(${topic}, payload) from unnest(${payloads}::text[]) as w(payload)`.execute(db);
 }
 
+/** The name of connections that listen: every instance has one. */
+export const listenerApplication = 'sendbatch listener';
+
 /** A connection that listens. */
 export interface Listening {
   /** Resolves when the connection ends. */
@@ -37,7 +40,7 @@ export async function listen(
   const client = new PreparingClient({
     ...connection,
     ...watched,
-    application_name: 'sendbatch listener',
+    application_name: listenerApplication,
     connectionTimeoutMillis: answerMs,
     query_timeout: answerMs,
   });

@@ -24,7 +24,9 @@ export async function listShards(db: Db): Promise<{
   const isCitus = (await citusCluster(db)) !== undefined;
   const shards: ShardStatus[] = [];
   for (const { schema } of new ShardLayout(layout?.shards ?? 1).all) {
-    const size = sql.raw(isCitus ? 'citus_total_relation_size' : 'pg_total_relation_size');
+    // With one shard all tables are the coordinator's own.
+    const isDistributed = isCitus && schema !== mainSchema;
+    const size = sql.raw(isDistributed ? 'citus_total_relation_size' : 'pg_total_relation_size');
     const tables = shardTables.filter((table) => table !== 'id_block' || schema !== mainSchema);
     const sizes = sql.join(
       tables.map((table) => sql`${size}(${`${schema}.${table}`}::regclass)`),
@@ -36,7 +38,7 @@ export async function listShards(db: Db): Promise<{
           - (select coalesce(sum(messages), 0) from ${sql.id(schema, 'swept')}))::bigint as messages,
         (select count(*) from ${sql.id(schema, 'channel_head')}) as channels`.execute(db);
     const [row = { bytes: 0, messages: 0, channels: 0 }] = rows;
-    shards.push({ schema, node: isCitus ? await nodeOf(db, schema) : '', ...row });
+    shards.push({ schema, node: isDistributed ? await nodeOf(db, schema) : '', ...row });
   }
   return { shards, split: split && { to: split.after.count, step: split.step } };
 }

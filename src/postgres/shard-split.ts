@@ -7,15 +7,21 @@
 //                        └──cancel──> (none)
 //
 // Invariants:
-//  1. Each chunk is one transaction with the position behind it, so that a split that was killed
-//     continues where it was.
+//  1. Each chunk is one transaction that locks the row of shard_split, reads the position from it,
+//     and writes the position behind it. A split that was killed continues where it was, after
+//     what PostgreSQL still runs of it.
 //  2. Rows keep their keys, sequences and ids: only their schema changes. Old rows go after counts
 //     and digests of all tables were compared.
-//  3. No instance starts while a split is under way, and none may be connected when it begins.
+//  3. No instance starts while a split is under way, and none may be connected when it begins, when
+//     the copy is compared, and when old rows are removed.
+//
+// On Citus the copy from one shard to another is one statement over two nodes: the coordinator
+// carries the rows, and commits on both by two-phase commit.
 
 import { type RawBuilder, sql } from 'kysely';
 import { bigintArray } from './binary-array.ts';
 import { MigrationError } from './migration-error.ts';
+import { listenerApplication } from './pg-notify.ts';
 import type { Db, Tx } from './schema.ts';
 import { createShard } from './shard-schemas.ts';
 import { mainSchema, type Shard, ShardLayout, shardTables } from './shards.ts';
@@ -67,17 +73,26 @@ interface Split {
  */
 export async function splitShards(db: Db, options: SplitOptions): Promise<void> {
   await whileOnlyOne(db, async () => {
-    const split = (await readSplit(db)) ?? (await begin(db, options.to));
+    const earlier = await readSplit(db);
+    const split = earlier ?? (await begin(db, options.to));
     const { before, after } = split;
     if (after.count !== options.to)
       throw new MigrationError(`a split into ${after.count} shards is under way: continue it with --to ${after.count}`);
-    await refuseInstances(db, split);
+    try {
+      await refuseInstances(db);
+    } catch (error) {
+      // Nothing was done: instances may start again.
+      if (earlier === undefined) await sql`delete from sendbatch.shard_split`.execute(db);
+      throw error;
+    }
     if (split.step === 'copying') {
       for (const shard of newShards(split)) await createShard(db, shard, schemaOfModel(before));
       await copyChannels(db, split, options);
       await copyWholeTables(db, split);
       options.onProgress?.({ step: 'comparing', messages: 0 });
+      await refuseInstances(db);
       for (const table of copiedTables) await compare(db, split, table);
+      await refuseInstances(db);
       await moveTo(db, split);
     }
     options.onProgress?.({ step: 'removing', messages: 0 });
@@ -143,21 +158,24 @@ async function begin(db: Db, to: number): Promise<Split> {
 
 /**
  * Refuses while instances are connected. An instance that starts later finds the split; one that
- * started before has a connection by now.
+ * started before has a connection by now. Connections that listen bypass poolers, and end with
+ * their instance; a pooler keeps others open, under the name of the client that they last served.
  */
-async function refuseInstances(db: Db, { lastKey, lastSeq, step }: Split): Promise<void> {
-  const { rows } = await sql<{ instances: number }>`
-    select count(*)::integer as instances from pg_stat_activity
+async function refuseInstances(db: Db): Promise<void> {
+  const { rows } = await sql<{ listening: number; others: number }>`
+    select count(*) filter (where application_name = ${listenerApplication}) as listening,
+      count(*) filter (where application_name <> ${listenerApplication}) as others
+    from pg_stat_activity
     where datname = current_database() and application_name like 'sendbatch%' and application_name <> ${splitApplication}`.execute(
     db,
   );
-  const connections = rows[0]?.instances ?? 0;
-  if (connections === 0) return;
-  // Nothing was done: instances may start again.
-  if (step === 'copying' && lastKey === 0 && lastSeq === 0) await sql`delete from sendbatch.shard_split`.execute(db);
-  throw new MigrationError(
-    `${connections} connections of sendbatch to this database are open: stop every instance and command, and try again`,
-  );
+  const [{ listening, others } = { listening: 0, others: 0 }] = rows;
+  if (listening > 0)
+    throw new MigrationError(`${listening} instances are connected: stop every instance and command, and try again`);
+  if (others > 0)
+    throw new MigrationError(
+      `${others} connections of sendbatch to this database are open: stop every instance and command, close what a pooler keeps open (PgBouncer: RECONNECT), and try again`,
+    );
 }
 
 /**
@@ -176,24 +194,39 @@ async function copyChannels(
   split: Split,
   { onProgress, chunkMessages = usualChunk }: SplitOptions,
 ): Promise<void> {
-  let at: Position = split;
   for (;;) {
-    const keys = await keysAfter(db, at.lastKey);
-    if (keys.length === 0) return;
-    const { moving, last, isLarge } = await nextChunk(db, split, { keys, at, chunkMessages });
-    const copied = await db.transaction().execute(async (tx) => {
-      const [key = 0] = moving;
-      const part = isLarge ? await copyPart(tx, split, key, at.lastSeq, chunkMessages) : undefined;
-      const messages = part?.count ?? (await copyMessages(tx, split, moving));
-      const isPart = messages === chunkMessages && part !== undefined;
-      if (!isPart) await copyKeyed(tx, split, moving);
-      const to: Position = isPart ? { lastKey: key - 1, lastSeq: part.lastSeq } : { lastKey: last, lastSeq: 0 };
-      await sql`update sendbatch.shard_split set last_key = ${to.lastKey}, last_seq = ${to.lastSeq}`.execute(tx);
-      return { messages, to };
-    });
-    at = copied.to;
-    onProgress?.({ step: 'copying', messages: copied.messages });
+    const messages = await db.transaction().execute(async (tx) => await copyChunk(tx, split, chunkMessages));
+    if (messages === undefined) return;
+    onProgress?.({ step: 'copying', messages });
   }
+}
+
+/** Copies the next channels; returns the number of their messages, undefined when none is left. */
+async function copyChunk(tx: Tx, split: Split, chunkMessages: number): Promise<number | undefined> {
+  const at = await lockPosition(tx);
+  const keys = await keysAfter(tx, at.lastKey);
+  if (keys.length === 0) return undefined;
+  const { moving, last, isLarge } = await nextChunk(tx, split, { keys, at, chunkMessages });
+  const [key = 0] = moving;
+  const part = isLarge ? await copyPart(tx, split, key, at.lastSeq, chunkMessages) : undefined;
+  const messages = part?.count ?? (await copyMessages(tx, split, moving));
+  const isPart = messages === chunkMessages && part !== undefined;
+  if (!isPart) await copyKeyed(tx, split, moving);
+  const to: Position = isPart ? { lastKey: key - 1, lastSeq: part.lastSeq } : { lastKey: last, lastSeq: 0 };
+  await sql`update sendbatch.shard_split set last_key = ${to.lastKey}, last_seq = ${to.lastSeq}`.execute(tx);
+  return messages;
+}
+
+/**
+ * Locks and reads the position. What PostgreSQL still runs of a command that was killed holds this
+ * lock: the transaction waits for its end, and then reads what it has committed.
+ */
+async function lockPosition(tx: Tx): Promise<Position> {
+  const { rows } = await sql<{ step: string; last_key: number; last_seq: number }>`
+    select step, last_key, last_seq from sendbatch.shard_split for update`.execute(tx);
+  const [row] = rows;
+  if (row?.step !== 'copying') throw new MigrationError('another split has just gone on: try again');
+  return { lastKey: row.last_key, lastSeq: row.last_seq };
 }
 
 /** Channels up to `lastKey` are copied, and of the next one the messages up to `lastSeq`. */
@@ -207,12 +240,12 @@ interface Position {
  * `isLarge`: one channel that is copied in parts. `last`: the key up to which they are copied then.
  */
 async function nextChunk(
-  db: Db,
+  tx: Tx,
   split: Split,
   { keys, at, chunkMessages }: { keys: readonly number[]; at: Position; chunkMessages: number },
 ): Promise<{ readonly moving: readonly number[]; readonly last: number; readonly isLarge: boolean }> {
   const all = keys.filter((key) => moveOf(key, split) !== undefined);
-  const sizes = await sizesOf(db, split.before, all);
+  const sizes = await sizesOf(tx, split.before, all);
   const moving: number[] = [];
   let messages = 0;
   let last = keys.at(-1) ?? at.lastKey;
@@ -229,7 +262,7 @@ async function nextChunk(
   return { moving, last, isLarge };
 }
 
-async function keysAfter(db: Db, lastKey: number): Promise<number[]> {
+async function keysAfter(db: Db | Tx, lastKey: number): Promise<number[]> {
   const { rows } = await sql<{ channel_key: number }>`
     select channel_key from sendbatch.channel where channel_key > ${lastKey}
     order by channel_key limit ${chunkChannels}`.execute(db);
@@ -246,13 +279,13 @@ function moveOf(
 }
 
 /** Messages of channels by their heads. */
-async function sizesOf(db: Db, before: ShardLayout, channelKeys: readonly number[]): Promise<Map<number, number>> {
+async function sizesOf(tx: Tx, before: ShardLayout, channelKeys: readonly number[]): Promise<Map<number, number>> {
   const sizes = new Map<number, number>();
   for (const [{ schema }, keys] of before.group(channelKeys, (key) => key)) {
     const { rows } = await sql<{ channel_key: number; size: number }>`
       select h.channel_key, greatest(0, h.last_seq - coalesce(s.messages, 0)) as size
       from ${sql.id(schema, 'channel_head')} h left join ${sql.id(schema, 'swept')} s using (channel_key)
-      where h.channel_key = any(${bigintArray(keys)}::bigint[])`.execute(db);
+      where h.channel_key = any(${bigintArray(keys)}::bigint[])`.execute(tx);
     for (const row of rows) sizes.set(row.channel_key, row.size);
   }
   return sizes;
@@ -322,6 +355,7 @@ async function copyWholeTables(db: Db, split: Split): Promise<void> {
     const from = before.of(to.index);
     const isOwn = sql`channel_key % ${after.count} = ${to.index}`;
     await db.transaction().execute(async (tx) => {
+      await lockPosition(tx);
       for (const table of wholeTables) await sql`delete from ${sql.id(to.schema, table)}`.execute(tx);
       await sql`
         insert into ${sql.id(to.schema, 'flagged_message')}
@@ -373,24 +407,31 @@ async function compare(db: Db, split: Split, table: ShardTable): Promise<void> {
  * drawn.
  */
 async function moveTo(db: Db, { before, after }: Split): Promise<void> {
-  let block = 0;
-  if (before.count === 1) {
-    const { rows } = await sql<{ last: number }>`
-      select case when is_called then last_value else 0 end as last from sendbatch.message_block`.execute(db);
-    block = rows[0]?.last ?? 0;
-  } else
-    for (const { schema } of before.all) {
-      const { rows } = await sql<{ last: number }>`select last from ${sql.id(schema, 'id_block')}`.execute(db);
-      block = Math.max(block, rows[0]?.last ?? 0);
-    }
-  for (const { schema, index } of after.all) {
-    const last = block + ((index - (block % after.count) + after.count) % after.count);
-    await sql`update ${sql.id(schema, 'id_block')} set last = ${last}`.execute(db);
-  }
   await db.transaction().execute(async (tx) => {
+    await lockPosition(tx);
+    const block = await lastBlock(tx, before);
+    for (const { schema, index } of after.all) {
+      const last = block + ((index - (block % after.count) + after.count) % after.count);
+      await sql`update ${sql.id(schema, 'id_block')} set last = ${last}`.execute(tx);
+    }
     await sql`update sendbatch.shard_layout set shards = ${after.count}, split_block = ${block}`.execute(tx);
     await sql`update sendbatch.shard_split set step = 'removing', last_key = 0, last_seq = 0`.execute(tx);
   });
+}
+
+/** The last block of ids that was drawn. */
+async function lastBlock(tx: Tx, before: ShardLayout): Promise<number> {
+  if (before.count === 1) {
+    const { rows } = await sql<{ last: number }>`
+      select case when is_called then last_value else 0 end as last from sendbatch.message_block`.execute(tx);
+    return rows[0]?.last ?? 0;
+  }
+  let block = 0;
+  for (const { schema } of before.all) {
+    const { rows } = await sql<{ last: number }>`select last from ${sql.id(schema, 'id_block')}`.execute(tx);
+    block = Math.max(block, rows[0]?.last ?? 0);
+  }
+  return block;
 }
 
 /** Removes the rows that have moved: with the tables of the main schema, or chunk by chunk. */

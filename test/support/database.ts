@@ -58,10 +58,10 @@ export interface TestDatabase {
 
 /**
  * Clones the migrated template (50 ms) or another database without sessions, or creates an empty
- * one.
+ * one. `undivided`: one shard, whatever SHARDS says, and on Citus too.
  */
 export async function createDatabase(
-  from: 'template' | 'empty' | { readonly copyOf: string } = 'template',
+  from: 'template' | 'undivided' | 'empty' | { readonly copyOf: string } = 'template',
 ): Promise<TestDatabase> {
   const adminUrl = process.env[adminUrlVariable];
   if (adminUrl === undefined)
@@ -69,14 +69,15 @@ export async function createDatabase(
       'no test server: run all tests as `npm test`, one file as `npm run test:file -- test/contract/send-batch.test.ts`',
     );
   const name = `sendbatch_test_${randomBytes(6).toString('hex')}`;
-  if (citusUrl !== undefined && shards.count > 1) {
+  const count = from === 'undivided' ? 1 : shards.count;
+  if (citusUrl !== undefined && (shards.count > 1 || from === 'undivided')) {
     // A copy would share the metadata of its template.
     if (typeof from !== 'string') throw new Error('a database on Citus cannot be copied');
     const distributed = await createCitusDatabase(name);
-    if (from === 'template') await migrateDatabase(distributed, shards.count);
+    if (from !== 'empty') await migrateDatabase(distributed, count);
     return { url: distributed, drop: () => dropCitusDatabase(name) };
   }
-  const source = typeof from === 'string' ? templateName(shards.count) : new URL(from.copyOf).pathname.slice(1);
+  const source = typeof from === 'string' ? templateName(count) : new URL(from.copyOf).pathname.slice(1);
   // Copying files takes 20 ms of CPU; writing each page to the WAL takes 35 to 120 ms.
   const copied = from === 'empty' ? '' : ` template ${source} strategy file_copy`;
   await administer(adminUrl, `create database ${name}${copied}`);

@@ -1,27 +1,38 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { sql } from 'kysely';
+import pg from 'pg';
+import { openShards } from '../../../src/app/database.ts';
+import { loadConfig } from '../../../src/config/index.ts';
 import { verify } from '../../../src/integrity/verify.ts';
 import type { ChannelViolation } from '../../../src/integrity/violations.ts';
+import { createLog } from '../../../src/observability/log.ts';
 import type { Db } from '../../../src/postgres/schema.ts';
 import { listShards } from '../../../src/postgres/shard-list.ts';
 import { areShardsReady } from '../../../src/postgres/shard-schemas.ts';
 import { cancelSplit, splitApplication, splitShards } from '../../../src/postgres/shard-split.ts';
 import { onShard, ShardLayout, shardTables } from '../../../src/postgres/shards.ts';
-import { createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
+import { adminUrlVariable, createDatabase, openStore, type TestDatabase } from '../../support/database.ts';
 import { jsonCaller } from '../../support/json.ts';
+import { runToEnd, spawnCommand } from '../../support/process.ts';
 import { startService } from '../../support/service.ts';
+import { mountSmallDisk } from '../../support/small-disk.ts';
 import { query } from '../../support/verify.ts';
+import { until } from '../../support/watch.ts';
 
 const chunkMessages = 40;
 const payload = Buffer.from('x').toString('base64');
 
 describe('a split of a database into more shards', () => {
   let database: TestDatabase;
+  const atEnd: (() => unknown)[] = [];
   before(async () => {
-    database = await createDatabase();
+    database = await createDatabase('undivided');
   });
-  after(() => database.drop());
+  after(async () => {
+    await database.drop();
+    for (const end of atEnd) await end();
+  });
 
   const openSplit = () =>
     openStore(database.url, { poolSize: 2, statementTimeoutMs: 0, applicationName: splitApplication });
@@ -195,5 +206,83 @@ describe('a split of a database into more shards', () => {
       await cancelSplit(db);
     });
     assert.deepEqual(await rowsOf(8), before);
+    await query(database.url, `delete from ${schema}.message where channel_key = ${16 * 1000 + 9}`);
+  });
+
+  /** The statement that a split is executing. */
+  const isExecuting = async (statement: string) => {
+    const text = `select from pg_stat_activity
+      where datname = current_database() and application_name = $1 and state = 'active' and query like $2`;
+    return (await query(database.url, text, [splitApplication, `%${statement}%`])).length === 1;
+  };
+  /** Runs the command until it waits at a statement, which `lock` blocks, and kills it. */
+  const killCommandAt = async (statement: string, lock: string) => {
+    const session = new pg.Client({ connectionString: database.url });
+    await session.connect();
+    await session.query('begin');
+    await session.query(lock);
+    const command = spawnCommand({ DATABASE_URL: database.url }, ['shards', 'split', '--to', '16']);
+    let hasEnded = false;
+    void command.exit.then(() => (hasEnded = true));
+    await until(`the split executes ${statement}`, async () => {
+      assert.ok(!hasEnded, command.output());
+      return await isExecuting(statement);
+    });
+    command.child.kill('SIGKILL');
+    assert.equal(await command.exit, null);
+    await session.end();
+  };
+
+  test('a split whose process is killed in a chunk, while it moves or while it removes rows continues', async () => {
+    const before = await rowsOf(8);
+    await using(openSplit(), async (db) => {
+      const onProgress = () => {
+        throw new Error('killed');
+      };
+      await assert.rejects(splitShards(db, { to: 16, chunkMessages, onProgress }), /killed/);
+    });
+    const [row] = await query(
+      database.url,
+      'select max(channel_key) as key from sendbatch.channel where channel_key % 16 >= 8',
+    );
+    const key = Number(row?.key);
+    const head = `sendbatch_0${String(key % 16).padStart(2, '0')}.channel_head`;
+    await killCommandAt(
+      `insert into "${head.replace('.', '"."')}"`,
+      `insert into ${head} (channel_key, last_seq) values (${key}, 0)`,
+    );
+    await killCommandAt('update "sendbatch_000"."id_block"', 'lock table sendbatch_000.id_block in share mode');
+    const { shards } = await using(openSplit(), listShards);
+    assert.equal(shards.length, 8);
+    await killCommandAt('delete from "sendbatch_001"."swept"', 'lock table sendbatch_001.swept in share mode');
+    const { code, output } = await runToEnd({ DATABASE_URL: database.url }, ['shards', 'split', '--to', '16']);
+    assert.deepEqual([code, output.includes('the database has 16 shards: set SHARDS=16')], [0, true], output);
+    assert.deepEqual(await rowsOf(16), before);
+    assert.deepEqual(await faults(16), []);
+  });
+
+  test('a split on a full disk stops with one line, and continues once there is room', async (context) => {
+    const disk = process.env.CITUS_URL === undefined ? mountSmallDisk(4) : 'the disk would have to be of another node';
+    if (typeof disk === 'string') return context.skip(disk);
+    const name = new URL(database.url).pathname.slice(1);
+    // Both can go once the database has gone.
+    atEnd.push(() => query(process.env[adminUrlVariable] ?? '', `drop tablespace if exists ${name}`));
+    atEnd.push(() => disk.remove());
+    const before = await rowsOf(16);
+    await query(database.url, `create tablespace ${name} location '${disk.folder}'`);
+    await query(database.url, `alter database ${name} set default_tablespace = ${name}`);
+    const log = createLog({ level: 'silent', format: 'json' });
+    const split = async (onProgress: () => void) => {
+      const shards = await openShards(loadConfig({ DATABASE_URL: database.url }), log);
+      await shards.split({ to: 32, chunkMessages, onProgress }).finally(() => shards.close());
+    };
+    await assert.rejects(
+      split(() => disk.fill()),
+      /^Error: no room on the disk of the database \(.*No space left on device\): make room, then call .* again/,
+    );
+    disk.free();
+    await split(() => {});
+    assert.deepEqual(await rowsOf(32), before);
+    assert.deepEqual(await faults(32), []);
   });
 });
