@@ -97,6 +97,8 @@ export const limits = {
   listPageDefault: 1000,
   /** Uids that one call adds to a list or removes from it. */
   listChange: 100_000,
+  /** System uids that callers add. One answer lists them all, in at most 3 MB. */
+  systemUids: 10_000,
   /** Bytes per uid and per channel id. */
   idBytes: 256,
   /** Bytes per client_msg_no. */

@@ -7,6 +7,7 @@
 // after the commit. A user (channel type 1) has no members and cannot be disbanded. Lists and
 // flags: messages/member-lists.sql.ts; who may send and read: messages/permission.ts.
 
+import { limits } from '../limits.ts';
 import { channel, commandSequence, isJoined, messageSequence, personType } from '../messages/channel.ts';
 import { readHeads } from '../messages/channel-keys.sql.ts';
 import {
@@ -28,7 +29,7 @@ import {
   setFlags,
 } from '../messages/member-lists.sql.ts';
 import { pageOf } from '../messages/page.ts';
-import { invalidField } from '../messages/service-error.ts';
+import { invalidField, malformed, type ServiceError } from '../messages/service-error.ts';
 import { orBusy, storeBusy } from '../messages/store-busy.ts';
 import { mapByShard } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
@@ -169,10 +170,26 @@ export function createChannels(store: Store, listener: ChannelChangeListener, no
         const { page, last } = pageOf(await listUids(listsOf(owner), owner, list, after, limit + 1), limit);
         return { entries: page, next: last?.uid ?? '' };
       }),
-    addSystemUids: (uids) => orBusy(() => addSystemUids(db, uids)),
+    addSystemUids: (uids) =>
+      orBusy(() =>
+        db.transaction().execute(async (tx) => {
+          const count = await addSystemUids(tx, uids);
+          if (count > limits.systemUids) throw tooManySystemUids(count);
+        }),
+      ),
     removeSystemUids: (uids) => orBusy(() => removeSystemUids(db, uids)),
     listSystemUids: () => orBusy(() => listSystemUids(db)),
   };
+}
+
+function tooManySystemUids(actual: number): ServiceError {
+  const limit = limits.systemUids;
+  const description = `must be at most ${limit} in all, not ${actual}; remove some`;
+  return malformed([{ field: 'uids', description, reason: 'BATCH_TOO_LARGE' }], {
+    field: 'uids',
+    limit: String(limit),
+    actual: String(actual),
+  });
 }
 
 async function ownerOf(store: Store, named: Named, missing: 'created if missing'): Promise<ListOwner>;

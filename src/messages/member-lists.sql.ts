@@ -199,8 +199,11 @@ export async function listUids(db: Db, owner: ListOwner, list: List, after: stri
   return rows.map((row) => ({ uid: row.uid, createdAt: row.created_at, updatedAt: row.updated_at }));
 }
 
-export async function addSystemUids(db: Db, uids: readonly string[]): Promise<void> {
+/** Returns how many there are then. */
+export async function addSystemUids(db: Db, uids: readonly string[]): Promise<number> {
   await sql`insert into sendbatch.system_uid (uid) select unnest(${uids}::text[]) on conflict do nothing`.execute(db);
+  const { rows } = await sql<{ count: number }>`select count(*)::int as count from sendbatch.system_uid`.execute(db);
+  return rows[0]?.count ?? 0;
 }
 
 export async function removeSystemUids(db: Db, uids: readonly string[]): Promise<void> {

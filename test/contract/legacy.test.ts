@@ -192,6 +192,22 @@ describe('legacy routes', () => {
     assert.deepEqual((await call.get('/user/systemuids')).body, uids);
   });
 
+  test('POST /user/systemuids_add refuses more system uids than one answer lists', async () => {
+    const before = (await call.get('/user/systemuids')).body;
+    const uids = Array.from({ length: 6000 }, (_, index) => `helper-${index}`);
+    const more = uids.map((uid) => `more-${uid}`);
+    try {
+      assert.equal((await call.post('/user/systemuids_add', { uids })).status, 200);
+      const { status, body } = await call.post('/user/systemuids_add', { uids: more });
+      assert.equal(status, 413);
+      const { reason, metadata } = body.error.details[0];
+      assert.deepEqual([reason, metadata.limit, metadata.actual], ['BATCH_TOO_LARGE', '10000', '12000']);
+    } finally {
+      await call.post('/user/systemuids_remove', { uids });
+    }
+    assert.deepEqual((await call.get('/user/systemuids')).body, before);
+  });
+
   test('field names of legacy bodies are case-insensitive, as in Go', async () => {
     const { status, body } = await call.post('/message/sendbatch', [
       {

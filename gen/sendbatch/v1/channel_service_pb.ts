@@ -1525,7 +1525,8 @@ export const ChannelService: GenService<{
   /**
    * Returns the whole allowlist in the legacy shape. JSON: the bare array.
    *
-   * INVALID_ARGUMENT (`INVALID_FIELD`) above 20,000 entries: use ListAllowlist, which has pages.
+   * INVALID_ARGUMENT (`INVALID_FIELD`) above 20,000 entries or 3 MiB: use ListAllowlist, which has
+   * pages.
    *
    * @generated from rpc sendbatch.v1.ChannelService.GetAllowlist
    */
@@ -1548,6 +1549,8 @@ export const ChannelService: GenService<{
   /**
    * Adds system uids to those of the setting SYSTEM_UIDS. A system uid can send to every channel
    * that is not disbanded.
+   *
+   * INVALID_ARGUMENT (`BATCH_TOO_LARGE`) when there would be more than 10,000.
    *
    * @generated from rpc sendbatch.v1.ChannelService.AddSystemUids
    */

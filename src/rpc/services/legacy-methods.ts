@@ -157,6 +157,8 @@ function parseLastSeqs(text: string): Map<string, number> {
 
 /** Maximum entries of an unpaged list: about one megabyte and 50 ms. */
 const maxUnpagedEntries = 20_000;
+/** Bytes of an entry besides its uid. */
+const listedBytes = 40;
 
 /** A whole list, as the legacy server answers it. */
 export async function wholeAllowlist(
@@ -164,20 +166,23 @@ export async function wholeAllowlist(
   named: Named,
 ): Promise<MessageInitShape<typeof GetAllowlistResponseSchema>> {
   const entries: MessageInitShape<typeof LegacyListedUidSchema>[] = [];
+  let bytes = 0;
   let after = '';
   do {
     const { entries: page, next } = await channels.list(named, 'allowed', after, limits.listPage);
-    for (const { uid, createdAt, updatedAt } of page)
+    for (const { uid, createdAt, updatedAt } of page) {
+      bytes += Buffer.byteLength(uid) + listedBytes;
       entries.push({
         id: idOf(uid),
         uid,
         createdAt: timestampFromMs(createdAt),
         updatedAt: timestampFromMs(updatedAt),
       });
-    if (entries.length > maxUnpagedEntries)
+    }
+    if (entries.length > maxUnpagedEntries || bytes > limits.pageBytes)
       throw invalidField(
         'channel_id',
-        `has an allowlist of more than ${maxUnpagedEntries} uids; read it in pages with GET /v1/channels/{channel_type}/{channel_id}/allowlist`,
+        `has an allowlist of more than ${maxUnpagedEntries} uids, or ${limits.pageBytes} bytes; read it in pages with GET /v1/channels/{channel_type}/{channel_id}/allowlist`,
       );
     after = next;
   } while (after !== '');
