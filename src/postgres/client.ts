@@ -11,14 +11,18 @@ declare module 'pg' {
 
 /**
  * Planner settings in a statement without rows, local to the transaction. PostgreSQL ends that at
- * Sync, which is sent after the statement that follows.
+ * Sync, which is sent after the statement that follows. Citus, which has the setting
+ * `citus.version`, refuses plans for all values: it needs the values to find the node.
  */
 const planByKey = 'plan by key';
 const planByKeyText = `select from (select ${[
-  ['plan_cache_mode', 'force_generic_plan'],
-  ...['enable_hashjoin', 'enable_mergejoin', 'enable_seqscan', 'enable_bitmapscan'].map((name) => [name, 'off']),
+  [
+    'plan_cache_mode',
+    `case when current_setting('citus.version', true) is null then 'force_generic_plan' else 'auto' end`,
+  ],
+  ...['enable_hashjoin', 'enable_mergejoin', 'enable_seqscan', 'enable_bitmapscan'].map((name) => [name, `'off'`]),
 ]
-  .map(([name, value]) => `set_config('${name}', '${value}', true)`)
+  .map(([name, value]) => `set_config('${name}', ${value}, true)`)
   .join(' || ')} as done) as settings where done is null`;
 
 /** Connections that have parsed it. */

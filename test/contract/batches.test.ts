@@ -21,7 +21,7 @@ import { findBatch } from '../../src/batches/batches.sql.ts';
 import { beginChunk, claimBatch } from '../../src/batches/claims.sql.ts';
 import { reasonOf } from '../../src/client/index.ts';
 import type { Scope } from '../../src/messages/caller.ts';
-import { openStore } from '../support/database.ts';
+import { openStore, perShard } from '../support/database.ts';
 import { openEvents } from '../support/events.ts';
 import { jsonCaller } from '../support/json.ts';
 import { startService, type TestService } from '../support/service.ts';
@@ -793,14 +793,8 @@ describe('batches, callers and workers', () => {
     const client = createClient(BatchService, createGrpcTransport({ baseUrl: service.url }));
     const db = openStore(service.databaseUrl);
     try {
-      await sql`
-        create function sendbatch.fail() returns trigger language plpgsql as $$ begin raise exception 'a defect'; end $$`.execute(
-        db,
-      );
-      await sql`
-        create trigger fail before insert on sendbatch.message for each row when (new.payload = 'm500') execute function sendbatch.fail()`.execute(
-        db,
-      );
+      for (const text of perShard("alter table sendbatch.message add constraint defect check (payload <> 'm500')"))
+        await sql.raw(text).execute(db);
       const { batch } = await client.submitBatch({ messages: drafts('defect', 1000) });
       const batchId = batch?.batchId ?? '';
       for await (const { batch: now } of client.watchBatch({ batchId }))
