@@ -255,6 +255,7 @@ describe('sendbatch send <file>', () => {
         assert.deepEqual([code, words.test(output)], [1, true], output);
       }
       assert.match((await send(folder)).output, /is a folder, not a file\n$/);
+      assert.match((await send('/dev/null')).output, /is a pipe or a device, not a file/);
     });
   });
 

@@ -92,13 +92,21 @@ export function readingFile(command: Command): Command {
     .option('--unique <column>', 'drop rows whose value in this column occurred before; they are counted');
 }
 
+/** Refuses what can be read only once, or never ends: the file is read several times. */
+function assertFile(file: string): void {
+  const stats = statSync(file);
+  if (stats.isDirectory()) throw new CommandError(`${file} ${fsErrorMessages.EISDIR}`);
+  if (!stats.isFile())
+    throw new CommandError(`${file} is a pipe or a device, not a file: use - and standard input, as in … < ${file}`);
+}
+
 export async function readingOf(
   file: string,
   options: ReadingOptions,
   { connection, takesSendAt }: { readonly connection: Connection; readonly takesSendAt: boolean },
 ): Promise<Reading> {
   if (file !== '-' && !existsSync(file)) throw new CommandError(`${file} ${fsErrorMessages.ENOENT}`);
-  if (file !== '-' && statSync(file).isDirectory()) throw new CommandError(`${file} ${fsErrorMessages.EISDIR}`);
+  if (file !== '-') assertFile(file);
   const shape = options.input ?? shapeOf(file);
   if (options.template !== undefined && options.templateFile !== undefined)
     throw new CommandError('--template and --template-file must not be set together');
