@@ -47,7 +47,7 @@ export interface Machine {
  * Settings beside the product's own: buffers and WAL large enough that no checkpoint falls into a
  * run. Durability is PostgreSQL's default: fsync, full_page_writes and synchronous_commit are on.
  */
-const settings = { shared_buffers: '1GB', max_wal_size: '8GB', max_connections: '200' };
+const settings = { shared_buffers: '1GB', max_wal_size: '8GB', max_connections: '300' };
 
 /** Rows of a statement that fills the table. */
 const fillRows = 1_000_000;

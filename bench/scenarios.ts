@@ -1,9 +1,11 @@
 import { spawnService } from '../test/support/process.ts';
 import { keyLayouts, lookUps } from './alternatives.ts';
+import { bareNode } from './bare-node.ts';
 import { recalledBatches } from './changes.ts';
 import { fullTable } from './full-table.ts';
 import { heldChannel } from './held-channel.ts';
 import { cpuOfTree, type Machine, startDebianMachine } from './machine.ts';
+import { manyInstances } from './many-instances.ts';
 import {
   measure,
   median,
@@ -238,6 +240,13 @@ export const scenarios: readonly Scenario[] = [
       }),
   },
   {
+    name: 'bare-node',
+    title: 'Calls of Node’s own servers that do nothing',
+    words:
+      'The CPU of a server process per call, with 64 in flight: what a call of the service cannot go below, in any protocol.',
+    measure: async (_machine, pairs) => await bareNode(pairs),
+  },
+  {
     name: 'singles',
     title: 'Single messages',
     words: 'Batches of one, 128 in flight, Zipf, with group commit and with one transaction each.',
@@ -344,6 +353,13 @@ export const scenarios: readonly Scenario[] = [
       const variants = [store(machine, 'one', 128, 4), { ...store(machine, 'two', 64, 4), processes: 2 }];
       return table(await rounds(machine, variants, work('zipf'), pairs), 'one');
     },
+  },
+  {
+    name: 'many-instances',
+    title: 'Ten instances on one database',
+    words:
+      'Instances are started one by one, and measured idle for 20 s and under the same load for 10 s: 100 batches of 10 messages per second in all, over gRPC, Zipf over 1,000 channels, sent to the instances in turn, while a reader on each instance tails the ten busiest channels. Times count from the acceptance of a message to its reader.',
+    measure: manyInstances,
   },
   {
     name: 'duplicates',

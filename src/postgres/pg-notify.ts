@@ -5,7 +5,7 @@ import { watched } from './pool.ts';
 import type { Db } from './schema.ts';
 
 /** The channel of LISTEN and NOTIFY. */
-const topic = 'sendbatch';
+export const topic = 'sendbatch';
 
 /** Sends payloads of at most 7,999 bytes to every listening instance, in one transaction. */
 export async function notify(db: Db, payloads: readonly string[]): Promise<void> {
