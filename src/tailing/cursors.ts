@@ -3,6 +3,7 @@ import { firstKeptChange } from '../changes/read-changes.sql.ts';
 import type { Channel } from '../messages/channel.ts';
 import { noHeads, type Positions, readManyHeadsAndFirst } from '../messages/channel-keys.sql.ts';
 import type { MemberChannel } from '../messages/member-lists.sql.ts';
+import { invalidField } from '../messages/service-error.ts';
 import { mapByShard } from '../postgres/over-shards.ts';
 import { onShard } from '../postgres/shards.ts';
 import { channelToRead } from '../reading/read-access.ts';
@@ -19,6 +20,30 @@ export interface OwnCursor {
 /** A channel as an error about one of many names it. */
 export const positionOf = ({ type, id }: Channel) => ({ channel: { type, id } });
 
+/** The cursors of a call by channel key text. Refuses two positions of one channel. */
+export function byChannel(
+  cursors: readonly Cursor[],
+  viewerUid: string | undefined,
+): Map<string, { readonly channel: Channel; readonly cursor: Cursor }> {
+  const named = new Map<string, { readonly channel: Channel; readonly cursor: Cursor }>();
+  for (const [index, cursor] of cursors.entries()) {
+    const channel = channelToRead(cursor.channelType, cursor.channelId, viewerUid);
+    const first = named.get(channel.key);
+    if (first === undefined) named.set(channel.key, { channel, cursor });
+    else if (!isSamePosition(first.cursor, cursor))
+      throw invalidField(
+        `channels[${index}]`,
+        `names the channel ${JSON.stringify(channel.id)} of type ${channel.type} again, from another position; name each channel once`,
+      );
+  }
+  return named;
+}
+
+function isSamePosition(one: Cursor, other: Cursor): boolean {
+  const isSameSeq = one.fromNow ? other.fromNow : !other.fromNow && one.afterSeq === other.afterSeq;
+  return isSameSeq && one.afterChange === other.afterChange;
+}
+
 /** The call's cursors by channel key text, without those of channels that the user has left. */
 export async function cursorsOf(
   store: Store,
@@ -29,9 +54,8 @@ export async function cursorsOf(
   const cursors = new Map<string, OwnCursor>();
   const named: { readonly channel: Channel; readonly afterSeq: number; readonly afterChange: number | undefined }[] =
     [];
-  for (const { channelType, channelId, afterSeq, fromNow, afterChange } of channels) {
-    const channel = channelToRead(channelType, channelId, viewerUid);
-    if (cursors.has(channel.key)) continue;
+  for (const { channel, cursor } of byChannel(channels, viewerUid).values()) {
+    const { afterSeq, fromNow, afterChange } = cursor;
     cursors.set(channel.key, {
       seq: fromNow ? (known.get(channel.key)?.lastSeq ?? 0) : afterSeq,
       change: afterChange,

@@ -7,10 +7,10 @@ import type { PageAfter } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import { mapByShard } from '../postgres/over-shards.ts';
-import { assertReadable, channelToRead, viewerOf } from '../reading/read-access.ts';
+import { assertReadable, viewerOf } from '../reading/read-access.ts';
 import { assertChangeReached, assertKept, assertReached } from '../reading/read-channel.ts';
 import type { Store } from '../sending/group-context.ts';
-import { assertChangesKept, cursorsOf, type OwnCursor, positionOf } from './cursors.ts';
+import { assertChangesKept, byChannel, cursorsOf, type OwnCursor, positionOf } from './cursors.ts';
 import type { Cursor, EphemeralMessage, OnTailRead, SubscribeCall, TailEvent } from './tail-event.ts';
 import { changedFor, isAlive, isVisible } from './visibility.ts';
 
@@ -327,11 +327,7 @@ export class Subscription {
   /** Opens the channels that the call names. */
   async #open(cursors: readonly Cursor[]): Promise<void> {
     const { store } = this.#hub;
-    const named = new Map<string, { readonly channel: Channel; readonly cursor: Cursor }>();
-    for (const cursor of cursors) {
-      const channel = channelToRead(cursor.channelType, cursor.channelId, this.viewerUid);
-      if (!named.has(channel.key)) named.set(channel.key, { channel, cursor });
-    }
+    const named = byChannel(cursors, this.viewerUid);
     const channels = [...named.values()].map((each) => each.channel);
     await assertReadable(store, this.viewerUid, channels);
     // Registers before reading, so that a channel created, or a message changed, in between is not

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { createClient } from '@connectrpc/connect';
+import { Code, type ConnectError, createClient } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import pg from 'pg';
 import { BatchService } from '../../gen/sendbatch/v1/batch_service_pb.ts';
@@ -122,6 +122,22 @@ describe('pages of large entries fit the default limit of gRPC clients', () => {
       (page) => [page.conversations, page.nextPageToken],
     );
     assert.equal(distinct(found.map((each) => each.channelId).filter((id) => id.startsWith('peer'))), count);
+  });
+
+  test('SyncConversations refuses an answer that gRPC clients refuse, and names its pages', async () => {
+    await send((index) => ({ channelId: `other${index}`, channelType: ChannelType.PERSON }));
+    const sync = { uid: 's', msgCount: 1 };
+    await assert.rejects(rpc.messages.syncConversations(sync), (error: ConnectError) => {
+      assert.equal(error.code, Code.InvalidArgument);
+      assert.match(error.message, /page_size: .*3145728 bytes; request pages/);
+      return true;
+    });
+    const pages = await Promise.all(
+      [1, 2].map((page) => rpc.messages.syncConversations({ ...sync, page, pageSize: 40 })),
+    );
+    const ids = pages.flatMap(({ conversations }) => conversations.map((each) => each.channelId));
+    assert.equal(distinct(ids), ids.length);
+    assert.equal(ids.filter((id) => id.startsWith('other')).length, count);
   });
 
   test('ListTemplates splits large templates into pages that fit gRPC clients', async () => {

@@ -436,12 +436,21 @@ describe('live tails', () => {
   });
 
   test('an invalid tail request is refused with the field named', async () => {
+    const twice = { channelId: 'twice', channelType: ChannelType.GROUP };
+    const { frames, abort } = follow(clientOf(first), 'twice');
+    const same = clientOf(first).subscribe({ channels: [twice, twice] }, { signal: abort.signal });
+    for (const each of [frames, same[Symbol.asyncIterator]() as Frames]) assert.equal(await take(each, 1), '|0');
+    abort.abort();
     const bad: [object, string][] = [
       [{ channels: [{ channelId: '', channelType: 2 }] }, 'channels[0].channel_id'],
       [
         { channels: Array.from({ length: 101 }, (_, index) => ({ channelId: `c${index}`, channelType: 2 })) },
         'channels',
       ],
+      [{ channels: [twice, { ...twice, afterSeq: 1n }] }, 'channels[1]'],
+      [{ channels: [twice, { ...twice, fromNow: true }] }, 'channels[1]'],
+      [{ channels: [{ ...twice, afterChange: 0n }, twice] }, 'channels[1]'],
+      [{ uid: 'u1', allOfUid: true, channels: [twice, { ...twice, afterSeq: 1n }] }, 'channels[1]'],
       // These would never receive a message.
       [{}, 'channels'],
       [{ allOfUid: true }, 'uid'],

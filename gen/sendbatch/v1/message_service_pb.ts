@@ -1421,7 +1421,7 @@ export const ChannelCursorSchema: GenMessage<ChannelCursor> = /*@__PURE__*/
 export type SubscribeRequest = Message<"sendbatch.v1.SubscribeRequest"> & {
   /**
    * The channels, 1 to 100. With `all_of_uid` they are cursors for some of the user's channels, at
-   * most 10,000.
+   * most 10,000. INVALID_ARGUMENT (`INVALID_FIELD`) when one is named twice with different positions.
    *
    * @generated from field: repeated sendbatch.v1.ChannelCursor channels = 1;
    */
@@ -2903,7 +2903,9 @@ export const MessageService: GenService<{
    * Lists the conversations of a user with their last messages, in the legacy shape.
    *
    * Only conversations with messages that the client does not have, newest message first. JSON: the
-   * bare array.
+   * bare array. An answer holds at most 3 MiB of messages, on the JSON route 16 MiB: from half of that
+   * on (JSON: from 3 MiB on) only the last message of each conversation, and beyond it the call is
+   * INVALID_ARGUMENT (`INVALID_FIELD`), which `page` and `page_size` avoid.
    *
    * @generated from rpc sendbatch.v1.MessageService.SyncConversations
    */

@@ -21,7 +21,7 @@ import type { Inbox } from '../../reading/inbox.ts';
 import type { Reader } from '../../reading/read-access.ts';
 import { assertReached, type ReadChannel } from '../../reading/read-channel.ts';
 import { toLegacyMessage } from '../message-mapping.ts';
-import { callerOf } from '../request-context.ts';
+import { callerOf, requestContextOf } from '../request-context.ts';
 
 export interface LegacyParts {
   readonly readChannel: ReadChannel;
@@ -49,7 +49,8 @@ export function createLegacyMethods({ readChannel, inbox }: LegacyParts): Method
 
     async syncConversations(request, context) {
       const reader = { caller: callerOf(context), uid: request.uid };
-      return { conversations: await conversationsOf(request, reader, { readChannel, inbox }) };
+      const isJson = requestContextOf(context.values).route !== undefined;
+      return { conversations: await conversationsOf(request, reader, { readChannel, inbox, isJson }) };
     },
 
     getRoute: () => ({ tcpAddr: '', wsAddr: '', wssAddr: '' }),
@@ -63,14 +64,21 @@ type Conversation = MessageInitShape<typeof LegacyConversationSchema>;
 const unpagedConversations = 1000;
 const defaultPageSize = 100;
 const maxPageSize = 500;
+/**
+ * Bytes of an answer: after `fullBytes` a conversation has its last message only, and above
+ * `mostBytes` the call is refused. Clients of RPCs take 4 MiB unless told otherwise.
+ */
+const rpcBounds = { fullBytes: limits.pageBytes / 2, mostBytes: limits.pageBytes };
+const jsonBounds = { fullBytes: limits.pageBytes, mostBytes: limits.requestBytes };
 /** Channels read concurrently. */
 const readConcurrency = 4;
 
 async function conversationsOf(
   request: SyncConversationsRequest,
   reader: Reader,
-  { readChannel, inbox }: LegacyParts,
+  { readChannel, inbox, isJson }: LegacyParts & { readonly isJson: boolean },
 ): Promise<Conversation[]> {
+  const { fullBytes, mostBytes } = isJson ? jsonBounds : rpcBounds;
   const knownSeqs = parseLastSeqs(request.lastMsgSeqs);
   if (request.msgCount === 0) return [];
   const rows = await rowsOf(request, reader, inbox);
@@ -88,7 +96,7 @@ async function conversationsOf(
   let bytes = 0;
   for (let start = 0; start < wanted.length; start += readConcurrency) {
     const part = wanted.slice(start, start + readConcurrency);
-    const limit = bytes > limits.pageBytes ? 1 : request.msgCount;
+    const limit = bytes > fullBytes ? 1 : request.msgCount;
     const pages = await Promise.all(
       part.map(({ row, afterSeq }) =>
         readChannel.page({ ...reader, ...row, afterSeq, beforeSeq: 0, limit, descending: true, legacy: true }),
@@ -98,12 +106,12 @@ async function conversationsOf(
       const page = pages[index];
       const [last] = page?.messages ?? [];
       if (page === undefined || last === undefined) continue;
-      const recents = bytes > limits.pageBytes ? [last] : page.messages;
+      const recents = bytes > fullBytes ? [last] : page.messages;
       bytes += bytesOf(recents);
-      if (bytes > limits.requestBytes)
+      if (bytes > mostBytes)
         throw invalidField(
           'page_size',
-          `is required: the answer would exceed ${limits.requestBytes} bytes; request pages with page and page_size`,
+          `is required: the answer would exceed ${mostBytes} bytes; request pages with page and page_size`,
         );
       conversations.push({
         channelId: id,
