@@ -79,7 +79,7 @@ export async function createAndLockListOwner(tx: Tx, owner: ListOwner, now: numb
   const { info, infoKey, value } = at(owner);
   await sql`
     insert into ${info} (${infoKey}, created_at, updated_at) values (${value}, ${now}, ${now})
-    on conflict (${infoKey}) do update set updated_at = ${now}`.execute(tx);
+    on conflict (${infoKey}) do update set updated_at = excluded.updated_at`.execute(tx);
 }
 
 /**
@@ -122,7 +122,9 @@ export async function addUids(
     await sql`
       insert into ${table} as u (${key}, uid, created_at, updated_at, ${column})
       select ${value}, uid, ${now}::bigint, ${now}::bigint, true from unnest(${chunk}::text[]) as w(uid)
-      on conflict (${key}, uid) do update set ${column} = true, updated_at = ${now} where not u.${column}`.execute(tx);
+      on conflict (${key}, uid) do update set ${column} = true, updated_at = excluded.updated_at where not u.${column}`.execute(
+      tx,
+    );
   }
 }
 
@@ -150,7 +152,7 @@ export async function addMembers(
         (channel_key, uid, created_at, updated_at, member, joined_seq, joined_command_seq)
       select ${channelKey}, w.uid, ${now}::bigint, ${now}::bigint, true, ${seq}::bigint, ${commandSeq}::bigint
       from unnest(${chunk}::text[]) as w(uid)
-      on conflict (channel_key, uid) do update set member = true, updated_at = ${now},
+      on conflict (channel_key, uid) do update set member = true, updated_at = excluded.updated_at,
         joined_seq = excluded.joined_seq, joined_command_seq = excluded.joined_command_seq
       where not u.member`.execute(tx);
   }

@@ -33,6 +33,9 @@ export function brokenRules(text: string): string[] {
     undivided.test(text) ? 'it names a table of channels without its shard' : '',
     schemas.size > 0 && control.test(text) ? 'it joins a table of a shard with one of no shard' : '',
     schemas.size > 0 && /\bnextval\(/i.test(text) ? 'a shard draws from a sequence' : '',
+    schemas.size > 0 && /\)\s*select\b/i.test(text) && updates.some((set) => /\$\d/.test(set))
+      ? 'insert … select has parameters in do update set'
+      : '',
     updates.some((set) => volatile.test(set)) ? 'do update set calls a volatile function' : '',
     /^\s*do\b|\bmerge\s+into\b|\b(ctid)\b/i.test(text) ? 'it has DO, MERGE or ctid' : '',
   ].filter((rule) => rule !== '');

@@ -57,8 +57,12 @@ export async function createCitusDatabase(name: string): Promise<string> {
   return url;
 }
 
-/** Drops a database on all nodes. */
+/** Drops a database on all nodes, if it exists. */
 export async function dropCitusDatabase(name: string): Promise<void> {
+  const { rows } = await on(citusUrl ?? '', (client) =>
+    client.query('select from pg_database where datname = $1', [name]),
+  );
+  if (rows.length === 0) return;
   const nodes = await citusNodes();
   // An outage may have left transactions prepared.
   const [coordinator] = nodes;

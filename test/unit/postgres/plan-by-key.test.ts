@@ -16,7 +16,7 @@ import { syncCommands } from '../../../src/reading/commands.sql.ts';
 import { listConversations } from '../../../src/reading/conversations.sql.ts';
 import { createAppend } from '../../../src/sending/append.ts';
 import { createDirect } from '../../../src/sending/lanes.ts';
-import { openOwnStore, shards } from '../../support/database.ts';
+import { createDatabase, openOwnStore, openStore, shards } from '../../support/database.ts';
 
 /** PostgreSQL plans a statement five times with its values before it considers a plan for all. */
 const executions = 7;
@@ -94,6 +94,21 @@ describe('statements that find rows by key', () => {
       planned.filter((each) => Number(each.custom_plans) > 0),
       [],
     );
+  });
+
+  test('on Citus, which needs the values to find a node, no plan for all values is asked for', async () => {
+    const database = await createDatabase();
+    // The setting by which Citus is recognized; PostgreSQL takes any with a dot in its name.
+    const db = openStore(`${database.url}${database.url.includes('?') ? '&' : '?'}options=-c%20citus.version%3D13`);
+    try {
+      for (let run = 0; run < executions - 2; run++) await readNames(db, [1]);
+      const { rows } = await sql<{ custom_plans: number; generic_plans: number }>`
+        select custom_plans, generic_plans from pg_prepared_statements where name = 'name channels'`.execute(db);
+      assert.deepEqual(rows, [{ custom_plans: executions - 2, generic_plans: 0 }]);
+    } finally {
+      await db.destroy();
+      await database.drop();
+    }
   });
 
   /** How often each table was read as a whole. */
