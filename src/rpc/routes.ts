@@ -72,7 +72,7 @@ export function createServices(parts: ServiceParts): {
   readonly batchService: ServiceImpl<typeof BatchService>;
 } {
   const served = () => services.map(({ service }) => service);
-  const reflection = createReflectionService(served, [file_google_rpc_error_details], parts.closing);
+  const reflection = createReflectionService(served, [file_google_rpc_error_details], parts);
   const batchService = createBatchService(parts);
   const services: readonly ServedService[] = [
     { service: MessageService, implementation: createMessageService(parts) },

@@ -8,6 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import { Code, createClient } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
 import { exportJWK, generateKeyPair, SignJWT } from 'jose';
+import { ServerReflection } from '../../gen/grpc/reflection/v1/reflection_pb.ts';
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService, SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { createKeys, type Keys, type KeyWish, keyMemoryMs } from '../../src/auth/api-keys.ts';
@@ -263,7 +264,23 @@ describe('authentication and scopes', () => {
         protocol,
       );
     });
-    await Promise.all(ends);
+    const { key: asking, keyId: askingId } = await keys.create({ name: 'reflection', scopes: ['read'] });
+    const reflection = createClient(ServerReflection, createGrpcTransport({ baseUrl: service.url }));
+    const asked = Promise.withResolvers<void>();
+    const questions = async function* () {
+      yield { messageRequest: { case: 'listServices' as const, value: '' } };
+      await asked.promise;
+    };
+    const reflected = assert.rejects(
+      async () => {
+        for await (const _ of reflection.serverReflectionInfo(questions(), { headers: bearer(asking) }))
+          await keys.revoke(askingId);
+      },
+      { code: Code.Unauthenticated },
+      'reflection',
+    );
+    await Promise.all([...ends, reflected]);
+    asked.resolve();
     const first = await others?.read();
     assert.equal(first?.done, false, 'the stream of a valid key continues');
     await others?.cancel();

@@ -14,6 +14,7 @@ import type {
   ServerReflectionRequest,
   ServerReflectionResponseSchema,
 } from '../../../gen/grpc/reflection/v1/reflection_pb.ts';
+import { type CredentialWatch, streamCredential } from '../credential-watch.ts';
 
 type Answer = NonNullable<MessageInitShape<typeof ServerReflectionResponseSchema>['messageResponse']>;
 
@@ -25,15 +26,16 @@ type Answer = NonNullable<MessageInitShape<typeof ServerReflectionResponseSchema
 export function createReflectionService(
   services: () => readonly DescService[],
   more: readonly DescFile[],
-  closing: AbortSignal,
+  { closing, credentials }: { readonly closing: AbortSignal; readonly credentials: CredentialWatch },
 ): ServiceImpl<typeof ServerReflection> {
   let index: Index | undefined;
   return {
-    async *serverReflectionInfo(requests) {
-      index ??= indexOf(services(), more);
-      for await (const request of untilAborted(requests, closing))
-        yield { validHost: request.host, originalRequest: request, messageResponse: answerOf(request, index) };
-    },
+    serverReflectionInfo: (requests, context) =>
+      credentials.whileValid(streamCredential(context), async function* (ended) {
+        index ??= indexOf(services(), more);
+        for await (const request of untilAborted(requests, AbortSignal.any([closing, ended])))
+          yield { validHost: request.host, originalRequest: request, messageResponse: answerOf(request, index) };
+      }),
   };
 }
 
