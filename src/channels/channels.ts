@@ -29,7 +29,7 @@ import {
   setFlags,
 } from '../messages/member-lists.sql.ts';
 import { pageOf } from '../messages/page.ts';
-import { invalidField, malformed, type ServiceError } from '../messages/service-error.ts';
+import { batchTooLarge, invalidField, type ServiceError } from '../messages/service-error.ts';
 import { orBusy, storeBusy } from '../messages/store-busy.ts';
 import { mapByShard } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
@@ -184,12 +184,7 @@ export function createChannels(store: Store, listener: ChannelChangeListener, no
 
 function tooManySystemUids(actual: number): ServiceError {
   const limit = limits.systemUids;
-  const description = `must be at most ${limit} in all, not ${actual}; remove some`;
-  return malformed([{ field: 'uids', description, reason: 'BATCH_TOO_LARGE' }], {
-    field: 'uids',
-    limit: String(limit),
-    actual: String(actual),
-  });
+  return batchTooLarge('uids', `must be at most ${limit} in all, not ${actual}; remove some`, { limit, actual });
 }
 
 async function ownerOf(store: Store, named: Named, missing: 'created if missing'): Promise<ListOwner>;

@@ -114,3 +114,16 @@ export function malformed(
 export function invalidField(field: string, description: string, metadata: Record<string, string> = {}): ServiceError {
   return malformed([{ field, description, reason: 'INVALID_FIELD' }], metadata);
 }
+
+/** The error of a call that has too much of something, with the limit and the actual value. */
+export function batchTooLarge(
+  field: string,
+  description: string,
+  { limit, actual }: { readonly limit: number; readonly actual: number },
+): ServiceError {
+  return malformed([{ field, description, reason: 'BATCH_TOO_LARGE' }], {
+    field,
+    limit: String(limit),
+    actual: String(actual),
+  });
+}

@@ -60,14 +60,17 @@ export class Statement<Row> {
 const composed = new Map<string, Statement<unknown>>();
 
 /**
- * Runs SQL as a statement by key (`StatementOptions.byKey`), prepared under this name. Its text must
- * be the same at each call.
+ * Runs SQL as a statement by key (`StatementOptions.byKey`), prepared under this name. Its text
+ * must be the same at each call.
  */
 export async function runByKey<Row>(db: Db | Tx, name: string, query: RawBuilder<Row>): Promise<Row[]> {
   const { sql: text, parameters } = query.compile(db);
-  const statement = composed.get(name) ?? new Statement<unknown>({ name, text, byKey: true });
+  let statement = composed.get(name);
+  if (statement === undefined) {
+    statement = new Statement({ name, text, byKey: true });
+    composed.set(name, statement);
+  }
   if (statement.text !== text) throw new Error(`the statement "${name}" has two texts`);
-  composed.set(name, statement);
   return (await statement.run(db, parameters)) as Row[];
 }
 

@@ -2,7 +2,7 @@ import { type DescField, type DescMessage, fromBinary, type Message } from '@buf
 import { BinaryReader, WireType } from '@bufbuild/protobuf/wire';
 import { SendBatchRequestSchema } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { limits } from '../limits.ts';
-import { invalidField, malformed, ServiceError } from '../messages/service-error.ts';
+import { batchTooLarge, invalidField, ServiceError } from '../messages/service-error.ts';
 import { Slices, textTooLong } from '../transcode/index.ts';
 import { tooManyElements } from './interceptors/validate.ts';
 import { decodePlainProtobuf } from './plain-batch/index.ts';
@@ -51,14 +51,9 @@ async function parseLarge(desc: DescMessage, bytes: Uint8Array): Promise<Message
   return fields <= fewFields ? fromBinary(desc, bytes) : await parseInSlices(desc, bytes, slices);
 }
 
-function tooLarge(what: string, { limit, actual }: { limit: number; actual: number }): ServiceError {
-  const field = 'body';
-  const description = `must have at most ${limit} ${what}, not ${actual}; send fewer messages per call`;
-  return malformed([{ field, description, reason: 'BATCH_TOO_LARGE' }], {
-    field,
-    limit: String(limit),
-    actual: String(actual),
-  });
+function tooLarge(what: string, size: { limit: number; actual: number }): ServiceError {
+  const description = `must have at most ${size.limit} ${what}, not ${size.actual}; send fewer messages per call`;
+  return batchTooLarge('body', description, size);
 }
 
 /** Parses the elements of the root's message lists one by one, and the rest at once. */

@@ -3,7 +3,7 @@ import { type Caller, senderDenial } from '../messages/caller.ts';
 import type { Cancellation } from '../messages/cancellation.ts';
 import { personType } from '../messages/channel.ts';
 import type { Header } from '../messages/message.ts';
-import { malformed, ServiceError } from '../messages/service-error.ts';
+import { batchTooLarge, malformed, ServiceError } from '../messages/service-error.ts';
 import type { SendBatch } from './send-batch.ts';
 
 /** One payload to many users, validated against the rules of the proto. */
@@ -72,11 +72,7 @@ function assertOneBatch(receivers: number, faults: ReadonlyMap<number, string>):
   const most = limits.batchMessages;
   if (receivers > most) {
     const description = `must have at most ${most} entries with mode ATOMIC, not ${receivers}; send the rest in another call, or all without ATOMIC`;
-    throw malformed([{ field: 'subscribers', description, reason: 'BATCH_TOO_LARGE' }], {
-      field: 'subscribers',
-      limit: String(most),
-      actual: String(receivers),
-    });
+    throw batchTooLarge('subscribers', description, { limit: most, actual: receivers });
   }
   if (faults.size === 0) return;
   throw malformed(

@@ -117,7 +117,8 @@ function createServe(
   async function rpc(context: RequestContext, response: Response, handler: UniversalHandler): Promise<void> {
     const { request } = context;
     endCutWrites(response);
-    // Connect's adapter does not return after an answer, and Node's response finishes with the stream.
+    // Connect's adapter does not return after an answer, and Node's response finishes with the
+    // stream.
     if ('stream' in response) response.stream.once('finish', () => endAnsweredStream(request, response));
     response.once('close', () => {
       if (!context.isCalled && !context.isEvicted) requestRejected('malformed', rejectedRequestOf(context));

@@ -224,8 +224,8 @@ export function freeWhenAnsweredEarly(request: Request, response: Response): voi
 
 /**
  * Ends an HTTP/2 stream whose answer ended before its request: discards the rest of the body, then
- * resets the stream without an error (RFC 9113, section 8.1). Without it the stream stayed open, and
- * its bytes took the window of the connection.
+ * resets the stream without an error (RFC 9113, section 8.1). Without it the stream stayed open,
+ * and its bytes took the window of the connection.
  */
 export function endAnsweredStream(request: Request, response: Response): void {
   if (!('stream' in response) || request.complete) return;

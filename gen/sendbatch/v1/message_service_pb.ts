@@ -1421,7 +1421,8 @@ export const ChannelCursorSchema: GenMessage<ChannelCursor> = /*@__PURE__*/
 export type SubscribeRequest = Message<"sendbatch.v1.SubscribeRequest"> & {
   /**
    * The channels, 1 to 100. With `all_of_uid` they are cursors for some of the user's channels, at
-   * most 10,000. INVALID_ARGUMENT (`INVALID_FIELD`) when one is named twice with different positions.
+   * most 10,000. INVALID_ARGUMENT (`INVALID_FIELD`) when one is named twice with different
+   * positions.
    *
    * @generated from field: repeated sendbatch.v1.ChannelCursor channels = 1;
    */
@@ -1837,8 +1838,8 @@ export type SyncConversationsRequest = Message<"sendbatch.v1.SyncConversationsRe
 
   /**
    * What the client has, as `channel_id:channel_type:last_msg_seq` joined with `|`, at most 1 MiB.
-   * For these channels only later messages are returned. OUT_OF_RANGE (`SEQ_AHEAD`) when a sequence is
-   * above its channel's last one.
+   * For these channels only later messages are returned. OUT_OF_RANGE (`SEQ_AHEAD`) when a sequence
+   * is above its channel's last one.
    *
    * @generated from field: string last_msg_seqs = 3;
    */
@@ -2903,9 +2904,11 @@ export const MessageService: GenService<{
    * Lists the conversations of a user with their last messages, in the legacy shape.
    *
    * Only conversations with messages that the client does not have, newest message first. JSON: the
-   * bare array. An answer holds at most 3 MiB of messages, on the JSON route 16 MiB: from half of that
-   * on (JSON: from 3 MiB on) only the last message of each conversation, and beyond it the call is
-   * INVALID_ARGUMENT (`INVALID_FIELD`), which `page` and `page_size` avoid.
+   * bare array.
+   *
+   * An answer holds at most 3 MiB of messages, over JSON 16 MiB. After 1.5 MiB (JSON: 3 MiB) each
+   * conversation has its last message only. INVALID_ARGUMENT (`INVALID_FIELD`) above the maximum,
+   * which `page` and `page_size` avoid.
    *
    * @generated from rpc sendbatch.v1.MessageService.SyncConversations
    */

@@ -81,8 +81,8 @@ export function assertScope(caller: Caller, scope: Scope, what: string): void {
 /**
  * Refuses callers without the scope of the RPC that the body selected: two RPCs may share a JSON
  * path. The caller was identified from the headers (server/admission.ts); a call that bypassed that
- * is a defect and is refused. A caller with a slow body is identified again: its credential may have
- * ended meanwhile. `identify` unset: no credential is required.
+ * is a defect and is refused. A caller with a slow body is identified again: its credential may
+ * have ended meanwhile. `identify` unset: no credential is required.
  */
 export function scopeInterceptor(identify: Identify | undefined): Interceptor {
   return (next) => (request) => {

@@ -10,7 +10,13 @@ import {
   SendBatchRequestSchema,
 } from '../../../gen/sendbatch/v1/message_service_pb.ts';
 import { limits } from '../../limits.ts';
-import { malformed, type Reason, type ServiceError, type Violation } from '../../messages/service-error.ts';
+import {
+  batchTooLarge,
+  malformed,
+  type Reason,
+  type ServiceError,
+  type Violation,
+} from '../../messages/service-error.ts';
 import { Slices, shortNameOf } from '../../transcode/index.ts';
 import { isDefinitelySubmittable, isDefinitelyValid } from '../fast-validate.ts';
 import { toDraft } from '../plain-batch/index.ts';
@@ -110,11 +116,7 @@ function shifted(violation: RuleViolation, by: number): RuleViolation {
 export function tooManyElements(field: string, limit: number, actual: number): ServiceError {
   const text = violationMessage({ id: 'repeated.max_items', ownText: String(limit), actual });
   const description = `${text}${field === 'messages' ? alternative(limit) : ''}`;
-  return malformed([{ field, description, reason: 'BATCH_TOO_LARGE' }], {
-    field,
-    limit: String(limit),
-    actual: String(actual),
-  });
+  return batchTooLarge(field, description, { limit, actual });
 }
 
 function errorOfViolations(violations: readonly RuleViolation[], message: Message): ServiceError | undefined {
