@@ -1,10 +1,10 @@
-// The CPU of Node's own HTTP servers for a call that does nothing: what no service on them can go
-// below. The servers run in processes of their own.
+// The CPU of Node's own HTTP servers for a call that does nothing: a lower bound for every
+// service on them. The servers run in processes of their own.
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { Agent, createServer as createHttpServer, request } from 'node:http';
 import { connect, createServer as createHttp2Server } from 'node:http2';
-import { createServer, type Server } from 'node:net';
+import type { Server } from 'node:net';
 import { cpuOfTree } from './machine.ts';
 import { spread } from './measure.ts';
 
@@ -100,7 +100,9 @@ function openHttp(port: number) {
 }
 
 if (process.argv[1] === import.meta.filename) {
-  const server = (servers[process.argv[2] ?? ''] ?? createServer)();
+  const create = servers[process.argv[2] ?? ''];
+  if (create === undefined) throw new Error(`no server ${process.argv[2]}`);
+  const server = create();
   server.listen(0, '127.0.0.1', () => process.send?.((server.address() as { port: number }).port));
   process.once('disconnect', () => process.exit(0));
 }

@@ -6,6 +6,7 @@ import { topic } from '../src/postgres/pg-notify.ts';
 import { type ServiceProcess, spawnService } from '../test/support/process.ts';
 import { openGrpc } from './contenders/grpc.ts';
 import { cpuOfTree, type Machine } from './machine.ts';
+import { quantile } from './measure.ts';
 import { openReaders } from './readers.ts';
 import { channelIdOf, type Workload } from './workload.ts';
 
@@ -110,10 +111,10 @@ async function underLoad(machine: Machine, services: readonly ServiceProcess[]) 
     }
     await Promise.all(sends);
   });
-  const times = (await Promise.all(readers.map((each) => each.take()))).flat().sort((a, b) => a - b);
+  const times = (await Promise.all(readers.map((each) => each.take()))).flat();
   await Promise.all([...readers, ...senders].map((each) => each.close()));
   await listener.end();
-  const at = (share: number) => (times[Math.floor(times.length * share)] ?? 0).toFixed(0);
+  const at = (share: number) => quantile(times, share).toFixed(0);
   return {
     ...cost,
     notifications: (notified / loadSeconds).toFixed(0),

@@ -149,6 +149,12 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? (sorted[middle] ?? 0) : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
 }
 
+/** The value below which this share of them is. Sorts them. */
+export function quantile(values: number[], share: number): number {
+  values.sort((a, b) => a - b);
+  return values[Math.floor(values.length * share)] ?? 0;
+}
+
 /** The figure of one contender divided by that of another, round by round. */
 export function ratios(runs: readonly Run[], base: readonly Run[], figure: (run: Run) => number): number[] {
   return runs.map((run, index) => figure(run) / figure(base[index] as Run));

@@ -8,7 +8,7 @@ import pg from 'pg';
 import { ChannelType } from '../gen/sendbatch/v1/message_pb.ts';
 import { ListMessagesRequestSchema, MessageService } from '../gen/sendbatch/v1/message_service_pb.ts';
 import type { Machine } from './machine.ts';
-import { median, type Run, residentMegabytes, spread } from './measure.ts';
+import { median, quantile, type Run, residentMegabytes, spread } from './measure.ts';
 import { envelope, now, openReaders, type ReadProtocol } from './readers.ts';
 import { channelCount, channelIdOf, randomOf } from './workload.ts';
 
@@ -68,8 +68,7 @@ export interface ServedBench {
 }
 
 function quantilesOf(times: number[]): string {
-  times.sort((a, b) => a - b);
-  const at = (share: number) => (times[Math.floor(times.length * share)] ?? 0).toFixed(1);
+  const at = (share: number) => quantile(times, share).toFixed(1);
   return `${at(0.5)} | ${at(0.99)} | ${at(0.9999)}`;
 }
 

@@ -242,8 +242,7 @@ export const scenarios: readonly Scenario[] = [
   {
     name: 'bare-node',
     title: 'Calls of Node’s own servers that do nothing',
-    words:
-      'The CPU of a server process per call, with 64 in flight: what a call of the service cannot go below, in any protocol.',
+    words: 'The CPU of a server process per call, with 64 in flight: a lower bound for every call of the service.',
     measure: async (_machine, pairs) => await bareNode(pairs),
   },
   {

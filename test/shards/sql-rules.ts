@@ -2,8 +2,10 @@
  * What Citus needs of SQL in a database with several shards, as rules over statement texts; and a
  * record of every statement that this process sends.
  */
+import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { test } from 'node:test';
 import {
   DummyDriver,
   Kysely,
@@ -22,7 +24,7 @@ const control = new RegExp(`\\b${mainSchema}"?\\."?\\w+`);
 const volatile = /\b(now|nextval|random|gen_random_uuid|clock_timestamp|statement_timestamp|transaction_timestamp)\(/;
 
 /** The rules that a statement breaks. */
-export function brokenRules(text: string): string[] {
+function brokenRules(text: string): string[] {
   if (/^\s*(create|alter|drop)\b/i.test(text)) return /\btrigger\b/i.test(text) ? ['it creates a trigger'] : [];
   const schemas = new Set(text.match(shardSchema));
   const updates = [...text.matchAll(/\bdo update\s+set\b(.*?)(?=\bwhere\b|\breturning\b|\)\s*,|$)/gis)].map(
@@ -39,6 +41,20 @@ export function brokenRules(text: string): string[] {
     updates.some((set) => volatile.test(set)) ? 'do update set calls a volatile function' : '',
     /^\s*do\b|\bmerge\s+into\b|\b(ctid)\b/i.test(text) ? 'it has DO, MERGE or ctid' : '',
   ].filter((rule) => rule !== '');
+}
+
+/** Adds a test that all recorded statements obey the rules, besides those that `except` returns. */
+export function testRules(
+  statements: ReadonlySet<string>,
+  except: () => Promise<ReadonlySet<string>> = async () => new Set(),
+): void {
+  test('every statement that was sent obeys the rules of Citus', async () => {
+    assert.ok(statements.size > 100, `${statements.size} statements`);
+    const excepted = await except();
+    const sent = [...statements].filter((text) => !excepted.has(text));
+    const broken = sent.flatMap((text) => brokenRules(text).map((rule) => `${rule}: ${text}`));
+    assert.deepEqual(broken, []);
+  });
 }
 
 /**

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { type Draft, prepareMessage } from '../../../src/messages/message.ts';
+import type { Draft } from '../../../src/messages/message.ts';
 import {
   type PairFacts,
   type PermissionRules,
@@ -9,6 +9,7 @@ import {
   preconditionsFor,
   sendDenial,
 } from '../../../src/messages/permission.ts';
+import { prepared } from '../../support/prepared.ts';
 
 const nothing: PairFacts = {
   isMade: false,
@@ -24,21 +25,7 @@ const nothing: PairFacts = {
   notAllowedBy: [],
 };
 const message = (fromUid: string, channelType: number, channelId: string, more: Partial<Draft> = {}) =>
-  prepareMessage(
-    {
-      clientMsgNo: '1',
-      fromUid,
-      channelId,
-      channelType,
-      expire: 0,
-      payload: Buffer.from('x'),
-      subscribers: [],
-      streamNo: '',
-      tagKey: '',
-      ...more,
-    },
-    '1',
-  );
+  prepared('1', { fromUid, channelId, channelType, ...more });
 const rules: PermissionRules = {
   systemUids: new Set(['system']),
   systemReaders: new Set(['system']),

@@ -5,7 +5,6 @@ import { firstKeptChange, readChangesAfter } from '../../../src/changes/read-cha
 import { channel, messageSequence } from '../../../src/messages/channel.ts';
 import { ChannelKeys, readManyHeadsAndFirst, readNames } from '../../../src/messages/channel-keys.sql.ts';
 import { memberChannels } from '../../../src/messages/member-lists.sql.ts';
-import { prepareMessage } from '../../../src/messages/message.ts';
 import {
   findByNumbers,
   readNextOfEach,
@@ -17,6 +16,7 @@ import { listConversations } from '../../../src/reading/conversations.sql.ts';
 import { createAppend } from '../../../src/sending/append.ts';
 import { createDirect } from '../../../src/sending/lanes.ts';
 import { createDatabase, openOwnStore, openStore, shards } from '../../support/database.ts';
+import { prepared } from '../../support/prepared.ts';
 
 /** PostgreSQL plans a statement five times with its values before it considers a plan for all. */
 const executions = 7;
@@ -33,20 +33,7 @@ describe('statements that find rows by key', () => {
     const { db } = store;
     let sends = 0;
     const messageTo = (channelId: string, channelType: number, key = `key ${sends++}`) =>
-      prepareMessage(
-        {
-          clientMsgNo: key,
-          fromUid: 'alice',
-          channelId,
-          channelType,
-          expire: 0,
-          payload: Buffer.from('x'),
-          subscribers: [],
-          streamNo: '',
-          tagKey: '',
-        },
-        key,
-      );
+      prepared(key, { fromUid: 'alice', channelId, channelType });
     const send = async (...messages: ReturnType<typeof messageTo>[]) => {
       const append = createAppend({ db, shards, channelKeys: new ChannelKeys(db, { shards }), rules });
       const batch = { messages, atomic: false, expectedLastSeqs: new Map<string, number>() };

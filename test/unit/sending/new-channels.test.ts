@@ -4,34 +4,19 @@ import { sql } from 'kysely';
 import pg from 'pg';
 import type { Batch, Outcome } from '../../../src/messages/append-plan.ts';
 import { ChannelKeys, type CreatedChannel } from '../../../src/messages/channel-keys.sql.ts';
-import { type Draft, type PreparedMessage, prepareMessage } from '../../../src/messages/message.ts';
+import type { Draft, PreparedMessage } from '../../../src/messages/message.ts';
 import type { Db } from '../../../src/postgres/schema.ts';
 import { createAppend } from '../../../src/sending/append.ts';
 import { createLanes } from '../../../src/sending/lanes.ts';
 import { createDatabase, openStore, shards, type TestDatabase } from '../../support/database.ts';
+import { prepared } from '../../support/prepared.ts';
 import { assertSound } from '../../support/verify.ts';
 import { untilOneWaitsFor } from '../../support/watch.ts';
 
-const message = (clientMsgNo: string, more: Partial<Draft>): PreparedMessage =>
-  prepareMessage(
-    {
-      clientMsgNo,
-      fromUid: 'sender',
-      channelId: 'c',
-      channelType: 6,
-      expire: 0,
-      payload: Buffer.from(clientMsgNo),
-      subscribers: [],
-      streamNo: '',
-      tagKey: '',
-      ...more,
-    },
-    clientMsgNo,
-  );
 /** Groups of type 6 take messages from any sender. */
-const toGroup = (channelId: string, key = channelId) => message(key, { channelId });
+const toGroup = (channelId: string, key = channelId) => prepared(key, { channelId });
 const toPerson = (channelId: string, more: Partial<Draft> = {}) =>
-  message(`to ${channelId}`, { channelId, channelType: 1, ...more });
+  prepared(`to ${channelId}`, { channelId, channelType: 1, ...more });
 const command = { header: { noPersist: 0, redDot: 0, syncOnce: 1 } };
 /** Flagged messages are never stored optimistically. */
 const flagged = (each: PreparedMessage): PreparedMessage => ({ ...each, flaggedBy: [0] });
@@ -133,8 +118,8 @@ describe('channels that a send creates', () => {
       toPerson(`${run}-commanded`, command),
       toPerson(`${run}-both`),
       toPerson(`${run}-both`, { ...command, clientMsgNo: 'command' }),
-      message('to agent', { channelId: `sender@${run}-agent`, channelType: 11 }),
-      message('to uids', { ...command, channelId: '', channelType: 0, subscribers: [`${run}-r1`, `${run}-r2`] }),
+      prepared('to agent', { channelId: `sender@${run}-agent`, channelType: 11 }),
+      prepared('to uids', { ...command, channelId: '', channelType: 0, subscribers: [`${run}-r1`, `${run}-r2`] }),
     ];
     const optimistic = open();
     const pessimistic = open();
@@ -165,8 +150,8 @@ describe('channels that a send creates', () => {
     const { append, repeated, created } = open();
     const mixed = (run: string) => [
       toGroup(`${run}-permitted`),
-      message('denied', { channelId: `${run}-denied`, fromUid: 'banned' }),
-      message('no member', { channelId: `${run}-members only`, channelType: 2 }),
+      prepared('denied', { channelId: `${run}-denied`, fromUid: 'banned' }),
+      prepared('no member', { channelId: `${run}-members only`, channelType: 2 }),
     ];
     const [permitted, denied, missing] = await append(batchOf(mixed('denied1')));
     assert.deepEqual(saidOf([permitted, denied, missing] as Outcome[]), [
@@ -180,7 +165,7 @@ describe('channels that a send creates', () => {
       created.map(({ id }) => id),
       ['denied1-permitted'],
     );
-    await append(batchOf([message('denied', { channelId: 'denied2', fromUid: 'banned' })], true));
+    await append(batchOf([prepared('denied', { channelId: 'denied2', fromUid: 'banned' })], true));
     assert.deepEqual(await ids('denied2'), []);
     assert.ok(repeated.every((why) => why === 'sender_denied'));
   });
