@@ -208,11 +208,9 @@ function createRateMeter(): { ended(): void; stored(ms: number): void; sample(is
       sampledAt = now;
       ends = 0;
       tookMs = [];
-      const took = samples
-        .filter((each) => each.tookMs.length > 0)
-        .slice(-usualSamples)
-        .flatMap((each) => each.tookMs)
-        .sort((a, b) => a - b);
+      const recent = samples.filter((each) => each.tookMs.length > 0).slice(-usualSamples);
+      // Sorts without a comparison in JavaScript: a second has thousands of calls.
+      const took = Float64Array.from(recent.flatMap((each) => each.tookMs)).sort();
       const sum = (of: 'ends' | 'ms') => samples.reduce((total, each) => total + each[of], 0);
       const isStalled = now - idleAt >= samplesKept * sampleMs;
       const usualMs = took[took.length >> 1] ?? (isStalled ? Number.POSITIVE_INFINITY : 0);

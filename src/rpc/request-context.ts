@@ -135,31 +135,48 @@ export function createValues(context: RequestContext): ContextValues {
   return new CallValues().set(requestContextKey, context);
 }
 
-/** As Connect's, whose methods are created for each call. A call has two or three values. */
+/** A value of a call, and the one that was set before it. */
+interface CallValue {
+  readonly id: symbol;
+  value: unknown;
+  readonly before: CallValue | undefined;
+}
+
+/**
+ * As Connect's, whose methods are created for each call. A call has two or three values: arrays for
+ * them would take 300 bytes more.
+ */
 class CallValues implements ContextValues {
-  readonly #keys: symbol[] = [];
-  readonly #values: unknown[] = [];
+  #last: CallValue | undefined;
 
   get<T>(key: ContextKey<T>): T {
-    const position = this.#keys.indexOf(key.id);
-    return position === -1 ? key.defaultValue : (this.#values[position] as T);
+    const found = this.#find(key);
+    return found === undefined ? key.defaultValue : (found.value as T);
   }
 
   set<T>(key: ContextKey<T>, value: T): this {
-    const position = this.#keys.indexOf(key.id);
-    const last = position === -1 ? this.#keys.push(key.id) - 1 : position;
-    this.#values[last] = value;
+    const found = this.#find(key);
+    if (found === undefined) this.#last = { id: key.id, value, before: this.#last };
+    else found.value = value;
     return this;
   }
 
   delete(key: ContextKey<unknown>): this {
-    const position = this.#keys.indexOf(key.id);
-    if (position !== -1) {
-      this.#keys.splice(position, 1);
-      this.#values.splice(position, 1);
-    }
+    const found = this.#find(key);
+    if (found !== undefined) this.#last = without(this.#last, found);
     return this;
   }
+
+  #find({ id }: ContextKey<unknown>): CallValue | undefined {
+    let each = this.#last;
+    while (each !== undefined && each.id !== id) each = each.before;
+    return each;
+  }
+}
+
+function without(last: CallValue | undefined, found: CallValue): CallValue | undefined {
+  if (last === undefined || last === found) return last?.before;
+  return { ...last, before: without(last.before, found) };
 }
 
 /** The request of a call. */

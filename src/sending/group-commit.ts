@@ -95,24 +95,26 @@ export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, 
   const lanes = Array.from({ length: options.lanes }, (_, index) => new Lane(options, index));
   let closed = false;
   return {
-    async submit(lane, job, signal) {
+    submit(lane, job, signal) {
       const chosen = lanes[lane];
-      if (chosen === undefined) throw new RangeError(`lane ${lane} of ${lanes.length}`);
-      if (closed) throw options.refuse('the service is stopping');
-      signal?.throwIfAborted();
-      return await chosen.submit(job, signal);
+      if (chosen === undefined) return Promise.reject(new RangeError(`lane ${lane} of ${lanes.length}`));
+      if (closed) return Promise.reject(options.refuse('the service is stopping'));
+      if (signal?.aborted) return Promise.reject(signal.reason);
+      return chosen.submit(job, signal);
     },
     get isIdle() {
       return lanes.every((lane) => lane.isIdle);
     },
     load() {
-      let outstanding = nothing;
+      let items = 0;
+      let bytes = 0;
       let committingMs = 0;
       for (const lane of lanes) {
-        outstanding = plus(outstanding, lane.outstanding);
+        items += lane.queued.items + lane.committing.items;
+        bytes += lane.queued.bytes + lane.committing.bytes;
         committingMs = Math.max(committingMs, lane.committingMs());
       }
-      return { ...outstanding, committingMs };
+      return { items, bytes, committingMs };
     },
     waiting: () => lanes.map((lane) => lane.waiting()),
     async close() {
@@ -164,8 +166,12 @@ class Lane<Job, Result> {
     return this.#inFlight.size === 0 && !this.#isScheduled;
   }
 
-  get outstanding(): Cost {
-    return plus(this.#queued, this.#committing);
+  get queued(): Cost {
+    return this.#queued;
+  }
+
+  get committing(): Cost {
+    return this.#committing;
   }
 
   /** For how long the oldest group in flight has been committing alone or first in the lane. */
@@ -348,8 +354,9 @@ class Lane<Job, Result> {
       }
       results = group.map(() => ({ status: 'rejected', reason }));
     }
-    for (const [index, waiting] of group.entries()) {
-      const result = results[index];
+    let index = 0;
+    for (const waiting of group) {
+      const result = results[index++];
       if (result !== undefined) waiting.settle(result);
     }
   }

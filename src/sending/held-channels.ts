@@ -185,47 +185,73 @@ export function createHeldChannels({ probe, lockTimeoutMs }: HeldChannelsOptions
     }
   }
 
-  async function around(batch: Batch, submit: Submit, signal?: Cancellation): Promise<readonly Outcome[]> {
-    const isHeld = (message: PreparedMessage) => held.has(message.channel.key);
-    for (const until = performance.now() + lockTimeoutMs; ; ) {
+  function isHeld(message: PreparedMessage): boolean {
+    return held.has(message.channel.key);
+  }
+
+  /** While no channel is held, a batch costs one promise more than its submit. */
+  function submitAround(batch: Batch, submit: Submit, signal?: Cancellation): Promise<readonly Outcome[]> {
+    const until = performance.now() + lockTimeoutMs;
+    if (held.size > 0) return around(batch, submit, until, signal);
+    return submit(batch).catch((error: unknown) => {
+      rememberRefused(batch, error, until);
+      return around(batch, submit, until, signal);
+    });
+  }
+
+  /** `until`: a batch of held channels only is not submitted again later than this. */
+  async function around(
+    batch: Batch,
+    submit: Submit,
+    until: number,
+    signal: Cancellation | undefined,
+  ): Promise<readonly Outcome[]> {
+    for (;;) {
       if (held.size > 0 && batch.messages.some(isHeld)) {
-        if (!batch.atomic && !batch.messages.every(isHeld)) return await aroundMixed(batch, isHeld, submit, signal);
+        if (!batch.atomic && !batch.messages.every(isHeld)) return await aroundMixed(batch, submit, signal);
         await untilFree(batch.messages, { mostMs: lockTimeoutMs, probesOnce: true }, signal);
       }
       try {
         return await submit(batch);
       } catch (error) {
-        if (!(error instanceof ChannelsHeld)) throw error;
-        remember(error.channels);
-        const isRemembered = [...error.channels.keys()].some((text) => held.has(text));
-        const isWhole = batch.atomic || batch.messages.every(isHeld);
-        if (!isRemembered || (isWhole && performance.now() > until)) throw error;
+        rememberRefused(batch, error, until);
       }
     }
   }
 
+  /**
+   * Remembers the channels for which a batch was refused; throws the error when the batch is not to
+   * be submitted again.
+   */
+  function rememberRefused(batch: Batch, error: unknown, until: number): void {
+    if (!(error instanceof ChannelsHeld)) throw error;
+    remember(error.channels);
+    const isRemembered = [...error.channels.keys()].some((text) => held.has(text));
+    const isWhole = batch.atomic || batch.messages.every(isHeld);
+    if (!isRemembered || (isWhole && performance.now() > until)) throw error;
+  }
+
   async function aroundMixed(
     batch: Batch,
-    isHeld: (message: PreparedMessage) => boolean,
     submit: Submit,
-    signal?: Cancellation,
+    signal: Cancellation | undefined,
   ): Promise<readonly Outcome[]> {
     const parts = [
       partOf(
         batch,
         (message) => !isHeld(message),
-        (part) => around(part, submit, signal),
+        (part) => submitAround(part, submit, signal),
       ),
       partOf(batch, isHeld, async (part) => {
         await untilFree(part.messages, { mostMs: Math.min(mixedWaitMs, lockTimeoutMs), probesOnce: false }, signal);
-        return await around(part, submit, signal);
+        return await submitAround(part, submit, signal);
       }),
     ];
     return await submitParts(batch, parts);
   }
 
   return {
-    submitAround: around,
+    submitAround,
     holdsAny(messages) {
       if (held.size > 0) for (const message of messages) if (held.has(message.channel.key)) return true;
       return false;

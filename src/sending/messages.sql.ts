@@ -462,10 +462,12 @@ function layOutHeads(channels: GroupLayout['channels'], channelKeys: ReadonlyMap
   const keyOf = channels.map(({ channel }) => channelKeys.get(channel.key));
   const missing: number[] = [];
   const known: number[] = [];
-  for (const [index, key] of keyOf.entries()) (key === undefined ? missing : known).push(index);
+  for (let index = 0; index < keyOf.length; index++) (keyOf[index] === undefined ? missing : known).push(index);
   known.sort((a, b) => (keyOf[a] ?? 0) - (keyOf[b] ?? 0));
   const indexOf: number[] = new Array(channels.length);
-  for (const [headIndex, index] of [...known, ...missing].entries()) indexOf[index] = headIndex;
+  let headIndex = 0;
+  for (const index of known) indexOf[index] = headIndex++;
+  for (const index of missing) indexOf[index] = headIndex++;
   const wanted = withBases(missing.flatMap((index) => channels[index]?.channel ?? []));
   return {
     keys: known.map((index) => keyOf[index] ?? 0),

@@ -257,9 +257,15 @@ function keyOf(draft: Draft, index: number, requestId: string): string {
   return requestId === '' ? randomUUID() : `${requestId}:${index}`;
 }
 
-function expectations(expected: readonly ExpectedLastSeq[], messages: readonly PreparedMessage[]): Map<string, number> {
+/** Shared by all batches without conditions. */
+const noExpectations: ReadonlyMap<string, number> = new Map();
+
+function expectations(
+  expected: readonly ExpectedLastSeq[],
+  messages: readonly PreparedMessage[],
+): ReadonlyMap<string, number> {
+  if (expected.length === 0) return noExpectations;
   const byKey = new Map<string, number>();
-  if (expected.length === 0) return byKey;
   const concerned = new Set(messages.filter(canExpect).map((message) => message.channel.key));
   const violations: Violation[] = [];
   for (const [index, { channelType, channelId, lastSeq }] of expected.entries()) {

@@ -20,28 +20,40 @@ export function withSendMetrics(sendBatch: SendBatch, onCounts: (counts: SendCou
         error instanceof ServiceError ? error.refusal.reason : call.signal?.aborted ? 'CANCELLED' : 'INTERNAL';
       const refused = call.messages.length;
       const refusedByReason = new Map([[reason, refused]]);
-      const counts = { accepted: 0, duplicates: 0, refused, refusedByReason, refusedByLimit: new Map() };
+      const counts = { accepted: 0, duplicates: 0, refused, refusedByReason, refusedByLimit: none };
       onCounts(counts, performance.now() - began);
       throw error;
     }
   };
 }
 
+/** Shared by all batches without a refusal. */
+const none: ReadonlyMap<string, number> = new Map();
+
 function countOutcomes(outcomes: readonly Outcome[]): SendCounts {
   let accepted = 0;
   let duplicates = 0;
-  const refusedByReason = new Map<string, number>();
-  const refusedByLimit = new Map<string, number>();
+  let refusedByReason: Map<string, number> | undefined;
+  let refusedByLimit: Map<string, number> | undefined;
   for (const outcome of outcomes) {
     if (outcome.kind === 'accepted') accepted++;
     else if (outcome.kind === 'duplicate') duplicates++;
     else {
       const { reason, metadata } = outcome.refusal;
-      refusedByReason.set(reason, (refusedByReason.get(reason) ?? 0) + 1);
-      if (reason === 'RATE_LIMITED' && metadata.by !== undefined)
-        refusedByLimit.set(metadata.by, (refusedByLimit.get(metadata.by) ?? 0) + 1);
+      refusedByReason = plusOne(refusedByReason, reason);
+      if (reason === 'RATE_LIMITED' && metadata.by !== undefined) refusedByLimit = plusOne(refusedByLimit, metadata.by);
     }
   }
   const refused = outcomes.length - accepted - duplicates;
-  return { accepted, duplicates, refused, refusedByReason, refusedByLimit };
+  return {
+    accepted,
+    duplicates,
+    refused,
+    refusedByReason: refusedByReason ?? none,
+    refusedByLimit: refusedByLimit ?? none,
+  };
+}
+
+function plusOne(counts: Map<string, number> = new Map(), key: string): Map<string, number> {
+  return counts.set(key, (counts.get(key) ?? 0) + 1);
 }

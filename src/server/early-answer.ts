@@ -8,6 +8,7 @@ import { type Request, type RequestContext, type Response, requestIdHeader } fro
 import { closeAfter } from './closing.ts';
 import { acceptsSse, canRetry, sseHeaders, toSseError } from './event-stream.ts';
 import { setGrpcStatus } from './grpc-message.ts';
+import { requestIdUnindexed } from './http2-headers.ts';
 
 /** An error as each protocol writes it, for calls that are refused before their body is read. */
 export type EarlyAnswers = Readonly<Record<Shape, Answer>>;
@@ -91,7 +92,7 @@ export function answerEarly(context: RequestContext, response: Response, answers
   afterBody(request, stream, () => {
     if (stream.destroyed || stream.closed) return;
     // Without a body only headers are written, and they end the stream: gRPC's Trailers-Only.
-    stream.respond({ ...fields, ':status': status }, { endStream: body === undefined });
+    stream.respond({ ...fields, ':status': status, ...requestIdUnindexed }, { endStream: body === undefined });
     if (body !== undefined) stream.end(body);
   });
 }

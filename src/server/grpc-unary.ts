@@ -18,6 +18,7 @@ import { createInvokeUnary, type InvokeUnary, recordOf, type UnaryMethod } from 
 import { acceptsEncoding, createCallContext } from './call-context.ts';
 import { discard } from './early-answer.ts';
 import { setGrpcStatus } from './grpc-message.ts';
+import { requestIdUnindexed } from './http2-headers.ts';
 import { messageTooLarge } from './message-too-large.ts';
 import { endTrailersOnly } from './trailers-only.ts';
 
@@ -81,7 +82,7 @@ async function serve(
   options: UnaryGrpcOptions & { readonly invoke: InvokeUnary },
   call: Call,
 ): Promise<void> {
-  const { context, response, timeoutMs } = call;
+  const { context, response, stream, timeoutMs } = call;
   const { controller, release } = callerSignal(response);
   const timer =
     timeoutMs === undefined
@@ -112,7 +113,7 @@ async function serve(
     clearTimeout(timer);
     release();
   }
-  if (response.destroyed || response.writableEnded) return;
+  if (stream.destroyed || stream.closed || response.writableEnded) return;
   const headers = recordOf(unary.responseHeader, context.answerHeaders);
   headers['content-type'] = 'application/grpc+proto';
   if (!context.isCalled) headers[requestIdHeader] = context.requestId;
@@ -121,7 +122,8 @@ async function serve(
     endTrailersOnly(response, { ...headers, ...trailers });
     return;
   }
-  response.writeHead(200, headers);
+  // The response in front of the stream would copy and check each header once more.
+  stream.respond({ ...headers, ...requestIdUnindexed }, { waitForTrailers: true });
   trailers['grpc-status'] = '0';
   response.addTrailers(trailers);
   response.end(frame);

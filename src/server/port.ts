@@ -18,6 +18,7 @@ import { type ConnectionBounds, connectionBounds } from './connection-limits.ts'
 import { discardRest } from './early-answer.ts';
 import { createCleartextServers, createTlsServers, type Tls } from './http-servers.ts';
 import { closeGracefully, configureSession, isReset, watchStreams } from './http2-session.ts';
+import { OpenList } from './open-list.ts';
 import { closeSlowExchanges } from './slow-exchanges.ts';
 
 /** The port cannot be opened; the message is one line for the operator. */
@@ -65,7 +66,7 @@ const lingerMs = 250;
  */
 export async function listen(options: ListenOptions): Promise<Listener> {
   const bounds = options.bounds ?? connectionBounds;
-  const responses = new Set<ServerResponse>();
+  const responses = new OpenList<ServerResponse>();
   const sessions = new Set<ServerHttp2Session>();
   const sockets = new Set<Socket>();
   const answeredEarly = new WeakSet<Socket>();
@@ -80,9 +81,9 @@ export async function listen(options: ListenOptions): Promise<Listener> {
         return;
       }
       if (draining) closeAfter(request, response);
-      responses.add(plain);
+      const node = responses.add(plain);
       plain.once('close', () => {
-        responses.delete(plain);
+        responses.remove(node);
         if (request.complete) return;
         // Answered before the body was complete: Node does not count the connection as idle.
         answeredEarly.add(socket);
@@ -109,7 +110,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     socket.on('error', () => socket.destroy());
     // A peer that ends its side has left. Node would keep the connection until all is written.
     socket.once('end', () => {
-      for (const { req, writableEnded } of responses) if (req.socket === socket && writableEnded) return;
+      for (const { req, writableEnded } of responses.values()) if (req.socket === socket && writableEnded) return;
       socket.destroy();
     });
   });
@@ -147,7 +148,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     // http.Server.close would close idle connections immediately.
     NetServer.prototype.close.call(server.port, () => closed.resolve());
     // Of pipelined requests the last one: all are being processed.
-    const last = new Map([...responses].map((response) => [response.req.socket, response]));
+    const last = new Map(responses.values().map((response) => [response.req.socket, response]));
     for (const [, response] of last) if (!response.headersSent) closeAfter(response.req, response);
     for (const session of sessions) void closeGracefully(session);
     server.closeUnidentified();

@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http';
+import type { OpenList } from './open-list.ts';
 
 /** Time limits of an HTTP/1.1 request and of the next piece of its answer. */
 export interface ExchangeTime {
@@ -19,7 +20,7 @@ const checkMs = 1000;
  *    that of their writer.)
  */
 export function closeSlowExchanges(
-  responses: ReadonlySet<ServerResponse>,
+  responses: OpenList<ServerResponse>,
   { requestMs, requestBytes }: ExchangeTime,
 ): () => void {
   /** Unfinished uploads and their bytes at the last checkpoint. */
@@ -44,7 +45,7 @@ export function closeSlowExchanges(
   };
   const timer = setInterval(
     () => {
-      for (const response of responses) check(response);
+      for (const response of responses.values()) check(response);
     },
     Math.min(checkMs, Math.max(50, requestMs / 4)),
   ).unref();

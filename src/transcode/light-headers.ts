@@ -12,12 +12,13 @@ const plainValue = /^[\x20-\x7e]*$/;
  * single send; most calls read three fields and set one.
  *
  * - Reading takes the fields from Node's object, without a copy.
- * - Single plain fields that are set are kept in a map.
+ * - Single plain fields that are set are kept in a list.
  * - Anything else goes to a web Headers that is created then.
  */
 export class LightHeaders implements Headers {
   #given: Fields | undefined;
-  #own: Map<string, string> | undefined;
+  /** Names and values, one after the other: a map takes 200 bytes more for the usual one or two. */
+  #own: string[] = [];
   #web: Headers | undefined;
 
   /** `given`: the fields to begin with, read on demand; HTTP/2's pseudo-headers are left out. */
@@ -28,8 +29,8 @@ export class LightHeaders implements Headers {
   get(name: string): string | null {
     if (this.#web !== undefined) return this.#web.get(name);
     const key = name.toLowerCase();
-    const own = this.#own?.get(key);
-    if (own !== undefined) return own;
+    const at = this.#valueAt(key);
+    if (at !== -1) return this.#own[at] as string;
     const value = isPseudo(key) ? undefined : this.#given?.[key];
     if (typeof value === 'string') return value;
     return Array.isArray(value) ? value.join(', ') : null;
@@ -45,8 +46,11 @@ export class LightHeaders implements Headers {
       this.#asWeb().set(name, value);
       return;
     }
-    this.#own ??= new Map();
-    this.#own.set(key, value);
+    const at = this.#valueAt(key);
+    if (at !== -1) this.#own[at] = value;
+    else if (this.#own.length > 0) this.#own.push(key, value);
+    // Pushed to an empty array, two values would get room for 17.
+    else this.#own = [key, value];
   }
 
   append(name: string, value: string): void {
@@ -84,7 +88,13 @@ export class LightHeaders implements Headers {
   /** Copies all fields into `record`, as `Object.fromEntries` would. */
   copyInto(record: Record<string, string>): void {
     if (this.#web !== undefined || this.#given !== undefined) for (const [name, value] of this) record[name] = value;
-    else if (this.#own !== undefined) for (const [name, value] of this.#own) record[name] = value;
+    else for (let at = 0; at < this.#own.length; at += 2) record[this.#own[at] as string] = this.#own[at + 1] as string;
+  }
+
+  /** The position of a field's value in `#own`, or -1. */
+  #valueAt(key: string): number {
+    for (let at = 0; at < this.#own.length; at += 2) if (this.#own[at] === key) return at + 1;
+    return -1;
   }
 
   #asWeb(): Headers {
@@ -95,10 +105,10 @@ export class LightHeaders implements Headers {
       if (typeof value === 'string') web.append(name, value);
       else for (const each of value) web.append(name, each);
     }
-    for (const [name, value] of this.#own ?? []) web.set(name, value);
+    for (let at = 0; at < this.#own.length; at += 2) web.set(this.#own[at] as string, this.#own[at + 1] as string);
     this.#web = web;
     this.#given = undefined;
-    this.#own = undefined;
+    this.#own = [];
     return web;
   }
 }

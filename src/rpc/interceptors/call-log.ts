@@ -27,14 +27,14 @@ export function callInterceptor(events: Events): Interceptor {
     return name;
   };
   return (next) => async (request) => {
-    const { header, contextValues, signal, stream } = request;
+    const { header, contextValues } = request;
     const context = requestContextOf(contextValues);
     const { requestId, protocol } = context;
     context.isCalled = true;
     const call = events.callBegan({ requestId, method: nameOf(request.method), protocol, header });
     const ended = (error?: ConnectError) => call.ended(callEndOf(error, context));
     const toCallError = (thrown: unknown) => {
-      const error = errorOf(thrown, { signal, stream });
+      const error = errorOf(thrown, request);
       error.metadata.set(requestIdHeader, requestId);
       if (protocol === 'grpc') setPushback(error.metadata, error);
       return error;
@@ -110,9 +110,11 @@ const disconnectCodes: ReadonlySet<unknown> = new Set([
 
 /**
  * The error that is answered. A caller that disconnects is not a defect, whatever Node throws then.
+ * Reads the signal here and not before: it is created on demand, for 2 kB per call.
  */
-function errorOf(thrown: unknown, { signal, stream }: { signal: AbortSignal; stream: boolean }): ConnectError {
+function errorOf(thrown: unknown, call: { readonly signal: AbortSignal; readonly stream: boolean }): ConnectError {
   if (thrown instanceof ConnectError || thrown instanceof ServiceError) return toConnectError(thrown);
+  const { signal, stream } = call;
   const { code, name } = thrown as { code?: unknown; name?: unknown };
   const isDisconnect = disconnectCodes.has(code) || name === 'AbortError';
   if (!(signal.aborted && (thrown === signal.reason || isDisconnect)) && !(stream && isDisconnect))

@@ -227,9 +227,13 @@ function countOutcomes(outcomes: readonly Outcome[]): { accepted: number; duplic
 
 /** Sets Retry-After when all messages were refused with a retryable reason. */
 function setRetryAfter(outcomes: readonly Outcome[], { responseHeader }: HandlerContext): void {
-  const waits = outcomes.map((outcome) => (outcome.kind === 'refused' ? (outcome.refusal.retryAfterMs ?? 0) : 0));
-  if (waits.length === 0 || waits.includes(0)) return;
-  responseHeader.set('retry-after', String(Math.ceil(Math.max(...waits) / 1000)));
+  let longestMs = 0;
+  for (const outcome of outcomes) {
+    const waitMs = outcome.kind === 'refused' ? (outcome.refusal.retryAfterMs ?? 0) : 0;
+    if (waitMs === 0) return;
+    longestMs = Math.max(longestMs, waitMs);
+  }
+  if (longestMs > 0) responseHeader.set('retry-after', String(Math.ceil(longestMs / 1000)));
 }
 
 /**
