@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { installJobs, type Jobs, needsJobsInstall, openJobs } from '../batches/job-queue.sql.ts';
 import type { Config } from '../config/index.ts';
 import type { Log } from '../observability/log.ts';
-import { type CitusCluster, citusCluster, describeCitus } from '../postgres/citus.ts';
+import { type CitusCluster, citusCluster, describeCitus, urlOnNode } from '../postgres/citus.ts';
 import { EmbeddedUnavailable, startEmbedded } from '../postgres/embedded/index.ts';
 import { migrate, type SchemaStatus, schemaStatus } from '../postgres/migrate.ts';
 import { MigrationError } from '../postgres/migration-error.ts';
@@ -20,7 +20,7 @@ import type { Db } from '../postgres/schema.ts';
 import { listShards } from '../postgres/shard-list.ts';
 import { areShardsReady, prepareShards } from '../postgres/shard-schemas.ts';
 import { cancelSplit, type SplitOptions, splitApplication, splitShards } from '../postgres/shard-split.ts';
-import { ShardLayout } from '../postgres/shards.ts';
+import { routeShards, ShardLayout } from '../postgres/shards.ts';
 import { openCounterPool } from '../rate-limits/postgres-counter.sql.ts';
 
 /** The service cannot start; the message is one line for the operator. */
@@ -33,8 +33,11 @@ export function isForTheUser(error: unknown): error is Error {
 
 /** The PostgreSQL of the settings, reachable and with its schema up to date. */
 export interface OpenServer {
-  /** Opens a pool, which the caller destroys. */
-  open(more: Partial<DatabaseOptions>): Db;
+  /**
+   * Opens a pool, which the caller destroys. When DATABASE_URL names a worker of Citus, the pool is
+   * on the coordinator, and one with the same options on the worker takes statements on one shard.
+   */
+  open(more: Partial<DatabaseOptions> & WorkerPool): Db;
   /** Opens a connection that listens for notifications. */
   listen(onPayload: (payload: string) => void): Promise<Listening>;
   /** Opens the queue of background jobs. */
@@ -49,6 +52,11 @@ export interface OpenServer {
   close(): Promise<void>;
 }
 
+interface WorkerPool {
+  /** Receives a function that counts the connections to the worker. */
+  readonly onWorkerPool?: DatabaseOptions['onPool'];
+}
+
 /** Connecting takes one or two round trips, however long statements may run. */
 const connectTimeoutMs = 5000;
 const oldestPostgres = 150_000;
@@ -61,8 +69,8 @@ export async function openServer(
   trace?: DatabaseOptions['trace'],
 ): Promise<OpenServer> {
   if (config.listenUrl !== undefined) placeIn('LISTEN_DATABASE_URL', config.listenUrl);
-  const { connection, words, close } = await findDatabase(config, log);
-  const open = (more: Partial<DatabaseOptions>) =>
+  const { connection: named, words, close: closeServer } = await findDatabase(config, log);
+  const openOn = (connection: Connection, more: Partial<DatabaseOptions>) =>
     openDatabase({
       connection,
       poolSize: config.poolSize,
@@ -73,14 +81,29 @@ export async function openServer(
       trace,
       ...more,
     });
+  const workerPools: Db[] = [];
+  const close = async () => {
+    await Promise.all(workerPools.map((pool) => pool.destroy()));
+    await closeServer();
+  };
   try {
-    // With the options of calls: a pooler may accept those of migrations and refuse these.
-    const first = open({ poolSize: 1 });
     const patience = createPatience(config.databaseWaitMs, log);
-    const { facts, cluster } = await reach(first, patience)
-      .then(async (found) => ({ facts: found, cluster: await citusCluster(first) }))
-      .finally(() => first.destroy());
-    const migrations = open(forMigrations);
+    // With the options of calls: a pooler may accept those of migrations and refuse these.
+    const { connection, facts, cluster } = await findTables(config, named, {
+      open: (place) => openOn(place, { poolSize: 1 }),
+      patience,
+    });
+    const shards = new ShardLayout(config.shards);
+    const open: OpenServer['open'] = ({ onWorkerPool, ...more }) => {
+      const pool = openOn(connection, more);
+      if (connection === named || shards.count === 1) return pool;
+      const { onPool: _, ...same } = more;
+      const workerPool = openOn(named, { ...same, ...(onWorkerPool === undefined ? {} : { onPool: onWorkerPool }) });
+      workerPools.push(workerPool);
+      routeShards(pool, workerPool);
+      return pool;
+    };
+    const migrations = openOn(connection, forMigrations);
     const database = clientOptions(connection);
     await patience.through(() => prepareSchema(config, migrations, database, log)).finally(() => migrations.destroy());
     if (facts.lossy.length > 0) log('databaseNotDurable', { settings: facts.lossy });
@@ -90,8 +113,8 @@ export async function openServer(
     const { statementTimeoutMs } = config;
     const openQueue = (onError: (error: unknown) => void) => openJobs(database, { statementTimeoutMs, onError });
     const citus = cluster === undefined ? '' : `${describeCitus(cluster)}, `;
-    const about = `PostgreSQL ${facts.version}, ${citus}${words}`;
-    const shards = new ShardLayout(config.shards);
+    const worker = connection === named ? '' : `, a worker of the coordinator at ${placeOfConnection(connection)}`;
+    const about = `PostgreSQL ${facts.version}, ${citus}${words}${worker}`;
     return { open, openCounters, openJobs: openQueue, listen: hear, shards, words: about, close };
   } catch (error) {
     await close();
@@ -113,16 +136,9 @@ export interface OpenSchema {
 }
 
 export async function openSchema(config: Config, log: Log): Promise<OpenSchema> {
-  const { db, connection, close } = await openForMigrations(config, log);
-  let citus: CitusCluster | undefined;
-  try {
-    citus = await citusCluster(db);
-  } catch (error) {
-    await close();
-    throw error;
-  }
+  const { db, connection, cluster, close } = await openForMigrations(config, log);
   return {
-    citus,
+    citus: cluster,
     status: () => statusOf(db, config).catch(rethrow),
     migrate: () => bringUpToDate(db, clientOptions(connection), config).catch(rethrow),
     close,
@@ -173,26 +189,29 @@ async function openForMigrations(
   config: Config,
   log: Log,
   applicationName?: string,
-): Promise<{ readonly db: Db; readonly connection: Connection; close(): Promise<void> }> {
-  const { connection, close: closeServer } = await findDatabase(config, log);
-  const db = openDatabase({
-    connection,
-    connectTimeoutMs: 5000,
-    onConnectionError: () => {},
-    ...forMigrations,
-    ...(applicationName === undefined ? {} : { applicationName }),
-  });
-  const close = async () => {
-    await db.destroy();
-    await closeServer();
-  };
+): Promise<Omit<Tables, 'facts'> & { readonly db: Db; close(): Promise<void> }> {
+  const { connection: named, close: closeServer } = await findDatabase(config, log);
+  const open = (connection: Connection) =>
+    openDatabase({
+      connection,
+      connectTimeoutMs: 5000,
+      onConnectionError: () => {},
+      ...forMigrations,
+      ...(applicationName === undefined ? {} : { applicationName }),
+    });
   try {
-    await reach(db, createPatience(config.databaseWaitMs, log));
+    const patience = createPatience(config.databaseWaitMs, log);
+    const { connection, cluster } = await findTables(config, named, { open, patience });
+    const db = open(connection);
+    const close = async () => {
+      await db.destroy();
+      await closeServer();
+    };
+    return { db, connection, cluster, close };
   } catch (error) {
-    await close();
+    await closeServer();
     throw error;
   }
-  return { db, connection, close };
 }
 
 function rethrow(error: unknown): never {
@@ -283,6 +302,58 @@ async function prepareSchema(config: Config, db: Db, database: ClientOptions, lo
   if (applied.length > 0) log('schemaMigrated', { migrations: applied });
 }
 
+/** Where the tables of no shard are. */
+interface Tables {
+  readonly connection: Connection;
+  readonly facts: ServerFacts;
+  /** Undefined on a plain PostgreSQL. */
+  readonly cluster: CitusCluster | undefined;
+}
+
+/** How the places are asked: `open` opens a pool, which is destroyed again. */
+interface Search {
+  open(connection: Connection): Db;
+  readonly patience: Patience;
+}
+
+/**
+ * Reaches the database of the settings. If it is on a worker of Citus, the tables of no shard are
+ * on the coordinator: LISTEN_DATABASE_URL, or where the worker says that its coordinator is.
+ */
+async function findTables(config: Config, named: Connection, search: Search): Promise<Tables> {
+  const found = await askServer(named, search);
+  if (found.cluster?.isCoordinator !== false || !('url' in named)) return found;
+  const { coordinator, identity } = found.cluster;
+  const wayOut = 'set LISTEN_DATABASE_URL to the coordinator, as this instance reaches it';
+  const url = config.listenUrl ?? (coordinator && urlOnNode(named.url, coordinator));
+  if (url === undefined)
+    throw new StartError(`DATABASE_URL names a worker of Citus that does not know its coordinator: ${wayOut}`);
+  const words = `DATABASE_URL names a worker of Citus, and its coordinator at ${placeOf(url)}`;
+  const tables = await askServer({ url }, search).catch((error: unknown) => {
+    if (!isForTheUser(error)) throw error;
+    throw new StartError(`${words} cannot be used: ${textOf(error.cause ?? error)}; ${wayOut}`, { cause: error });
+  });
+  if (tables.cluster?.isCoordinator !== true || tables.cluster.identity !== identity)
+    throw new StartError(
+      `${words} is another server: it is not the coordinator of that cluster and database; ${wayOut}`,
+    );
+  return tables;
+}
+
+async function askServer(connection: Connection, { open, patience }: Search): Promise<Tables> {
+  const db = open(connection);
+  try {
+    const facts = await reach(db, patience);
+    return { connection, facts, cluster: await citusCluster(db) };
+  } finally {
+    await db.destroy();
+  }
+}
+
+function placeOfConnection(connection: Connection): string {
+  return 'url' in connection ? placeOf(connection.url) : connection.host;
+}
+
 /** Waits for a writable server, and refuses one that is unsuitable. */
 async function reach(db: Db, patience: Patience): Promise<ServerFacts> {
   const facts = await patience.through(async () => {
@@ -303,12 +374,6 @@ async function reach(db: Db, patience: Patience): Promise<ServerFacts> {
   if (!plainBackslashes)
     throw new StartError(
       'standard_conforming_strings is off: turn it on with alter database … set standard_conforming_strings = on',
-    );
-  // A worker would get tables of its own, beside those of the coordinator.
-  const cluster = await citusCluster(db);
-  if (cluster?.isCoordinator === false)
-    throw new StartError(
-      `this database is on a worker of Citus, and the tables of no shard are on the coordinator: name ${cluster.coordinator ?? 'the coordinator'} in DATABASE_URL`,
     );
   return facts;
 }

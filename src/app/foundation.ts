@@ -67,7 +67,11 @@ export async function openFoundation(config: Config, log: Log, lifecycle: Lifecy
   lifecycle.onStop('database', () => database.close());
   const pools = new Map<string, () => PoolCounts>();
   const openPool = (name: string, options: Partial<DatabaseOptions>): Db => {
-    const pool = database.open({ ...options, onPool: (counts) => pools.set(name, counts) });
+    const pool = database.open({
+      ...options,
+      onPool: (counts) => pools.set(name, counts),
+      onWorkerPool: (counts) => pools.set(`${name}_worker`, counts),
+    });
     lifecycle.onStop(`pool ${name}`, () => pool.destroy());
     return pool;
   };

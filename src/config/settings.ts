@@ -200,7 +200,7 @@ export const schema = {
     env: 'WEBHOOK_TIMEOUT',
   },
   listenDatabaseUrl: {
-    doc: 'PostgreSQL connection for LISTEN that bypasses a pooler without support for it. Unset: DATABASE_URL.',
+    doc: 'PostgreSQL connection for LISTEN that bypasses a pooler without support for it; the coordinator when DATABASE_URL names a worker of Citus. Unset: DATABASE_URL.',
     format: 'database-url',
     default: '',
     env: 'LISTEN_DATABASE_URL',

@@ -2,8 +2,8 @@
  * The precondition of an optimistic append (`preconditionsFor`) in SQL.
  *
  * With one shard the storing statement asserts all of it. With several shards that statement
- * asserts what its own shard holds, and the rest is asked for right before it, on the same
- * connection.
+ * asserts what its own shard holds, and the rest is asked for right before it: what a shard holds
+ * on the same connection, the tables of users where they are.
  */
 import { BinaryArray, bigintArray } from '../postgres/binary-array.ts';
 import { byShard } from '../postgres/over-shards.ts';
@@ -160,15 +160,24 @@ export function preconditionValues(
   ];
 }
 
+/** Where the parts of a precondition are. */
+export interface AskedOf {
+  /** One connection, to ask the other shards on. */
+  readonly db: Db;
+  /** Has the tables of users: the same connection, or the pool of the node that has them. */
+  readonly users: Db;
+  readonly shards: ShardLayout;
+  /** The shard whose part is left to the storing statement. */
+  readonly shard: Shard;
+}
+
 /**
  * The parameters of what a shard holds of a precondition, after the rest of it was asked for: from
  * the tables of users, and from other shards, where the channel is that a channel of commands
  * belongs to. Undefined when the precondition does not hold.
  */
 export async function askPrecondition(
-  db: Db,
-  shard: Shard,
-  shards: ShardLayout,
+  { db, users, shards, shard }: AskedOf,
   precondition: PermissionPrecondition,
   channelKeys: ReadonlyMap<string, number>,
 ): Promise<(Buffer | null)[] | undefined> {
@@ -181,11 +190,11 @@ export async function askPrecondition(
     guests: keyed.guests.filter((each) => isHere(each.channelKey)),
   };
   const isAboutUsers = precondition.senders.length + precondition.peers.length > 0;
-  const [users, others] = await all([
-    isAboutUsers ? usersStatement.run(db, userValues(precondition)) : Promise.resolve([]),
+  const [ofUsers, others] = await all([
+    isAboutUsers ? usersStatement.run(users, userValues(precondition)) : Promise.resolve([]),
     askOtherShards(db, shards, keyed, (channelKey) => !isHere(channelKey)),
   ]);
-  return [...users, ...others].every((row) => row.holds) ? shardValues(own) : undefined;
+  return [...ofUsers, ...others].every((row) => row.holds) ? shardValues(own) : undefined;
 }
 
 async function askOtherShards(

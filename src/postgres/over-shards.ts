@@ -7,7 +7,7 @@
  */
 import { transactionOn, withConnection } from './connection.ts';
 import type { Db, Tx } from './schema.ts';
-import { onShard, type Shard, type ShardLayout } from './shards.ts';
+import { onShard, type Shard, type ShardLayout, shardPoolOf } from './shards.ts';
 import { all } from './sql.ts';
 
 /** Connections that one question takes at most: the pool has more for other calls. */
@@ -25,7 +25,7 @@ export async function overShards<T>(db: Db | Tx, shards: readonly Shard[], work:
   for (let index = 0; index < count; index++) lanes.push(shards.filter((_, place) => place % count === index));
   const results = new Map<Shard, T>();
   const ask = async (lane: readonly Shard[]) =>
-    await withConnection(db, async (connection) => {
+    await withConnection(shardPoolOf(db), async (connection) => {
       const on = db.isTransaction ? transactionOn(connection) : connection;
       await all(lane.map(async (shard) => results.set(shard, await work(onShard(on as Tx, shard), shard))));
     });

@@ -104,10 +104,18 @@ export function isLockTimeout(error: unknown): boolean {
   return (error as { code?: unknown }).code === '55P03';
 }
 
+/**
+ * Whether an error names this table or constraint. A worker of Citus that holds the shard itself
+ * adds its own number for it: `message_once_102038`.
+ */
+function names(name: unknown, expected: string): boolean {
+  return typeof name === 'string' && (name === expected || name.replace(/_\d+$/, '') === expected);
+}
+
 /** Whether an inserted message was sent before: unique_violation of the once-only key. */
 export function isRepeatedSend(error: unknown): boolean {
   const { code, constraint } = error as { code?: unknown; constraint?: unknown };
-  return code === '23505' && constraint === 'message_once';
+  return code === '23505' && names(constraint, 'message_once');
 }
 
 /** Whether a channel to be created exists: unique_violation of its name. */
@@ -128,5 +136,5 @@ export function isSameRequest(error: unknown): boolean {
 /** Whether an inserted message has no sequence: not_null_violation, which `appendNew` provokes. */
 export function isWithoutSequence(error: unknown): boolean {
   const { code, table, column } = error as { code?: unknown; table?: unknown; column?: unknown };
-  return code === '23502' && table === 'message' && column === 'message_seq';
+  return code === '23502' && names(table, 'message') && column === 'message_seq';
 }

@@ -1,5 +1,8 @@
+import { sql } from 'kysely';
+import { isReadOnly } from './pool.ts';
 import type { Db } from './schema.ts';
 import { readSchemaState } from './schema-check.ts';
+import { shardPoolOf } from './shards.ts';
 
 /** A condition for serving calls. */
 export interface Check {
@@ -51,7 +54,7 @@ export function createReadiness(
   const look = async (): Promise<Report> => {
     // While draining the answer is no, whatever the database says; followers receive it at once.
     if (known === undefined || (!draining && now() - known.at > rememberMs))
-      known = { at: now(), checks: askDatabase(db, patienceMs) };
+      known = { at: now(), checks: askBoth(db, patienceMs) };
     const asked = await known.checks;
     const drain: Check = { name: 'draining', fault: draining ? 'this instance is stopping' : undefined };
     const checks = [...asked, drain];
@@ -126,6 +129,33 @@ function createFollower(signal: AbortSignal): Follower {
   };
 }
 
+const noAnswer = (patienceMs: number) => `no answer in ${patienceMs} ms, or none that is good`;
+const readOnlyFault = 'it is read-only: a standby, or default_transaction_read_only';
+
+/** Checks the database, and the node that takes statements on shards where that is another. */
+async function askBoth(db: Db, patienceMs: number): Promise<readonly Check[]> {
+  const worker = shardPoolOf(db);
+  if (worker === db) return await askDatabase(db, patienceMs);
+  const [checks, fault] = await Promise.all([askDatabase(db, patienceMs), askWorker(worker, patienceMs)]);
+  return checks.map((check) =>
+    check.name === 'database' && check.fault === undefined && fault !== undefined
+      ? { ...check, fault: `the worker that DATABASE_URL names: ${fault}` }
+      : check,
+  );
+}
+
+async function askWorker(db: Db, patienceMs: number): Promise<string | undefined> {
+  try {
+    const { rows } = await within(
+      sql<{ read_only: boolean }>`select ${isReadOnly} as read_only`.execute(db),
+      patienceMs,
+    );
+    return rows[0]?.read_only === true ? readOnlyFault : undefined;
+  } catch {
+    return noAnswer(patienceMs);
+  }
+}
+
 /**
  * Checks the database. Never rejects: errors are the answer, without the driver's text, which may
  * name a host or user.
@@ -137,7 +167,7 @@ async function askDatabase(db: Db, patienceMs: number): Promise<readonly Check[]
     return [
       {
         name: 'database',
-        fault: readOnly ? 'it is read-only: a standby, or default_transaction_read_only' : undefined,
+        fault: readOnly ? readOnlyFault : undefined,
       },
       { name: 'schema', fault },
     ];
@@ -151,7 +181,7 @@ async function askDatabase(db: Db, patienceMs: number): Promise<readonly Check[]
           { name: 'schema', fault: 'there is none: no migration was applied' },
         ]
       : [
-          { name: 'database', fault: `no answer in ${patienceMs} ms, or none that is good` },
+          { name: 'database', fault: noAnswer(patienceMs) },
           { name: 'schema', fault: 'not known' },
         ];
   }

@@ -2,6 +2,7 @@
 //
 // - `ShardLayout`: the number of shards, and the shard of a channel or message.
 // - `onShard`: the database, or a transaction in it, whose statements name a shard's tables.
+// - `routeShards`: sends statements on one shard to another node than the rest.
 //
 // SQL is written for one shard: `sendbatch.message`. On a database with several shards `onShard`
 // replaces the schema of tables that belong to channels, so that no statement names the tables of
@@ -21,6 +22,7 @@ import {
 import { LRUCache } from 'lru-cache';
 import { limits } from '../limits.ts';
 import { propsOf } from './connection.ts';
+import type { Db } from './schema.ts';
 import { Execution, Statement } from './sql.ts';
 
 /** The schema of a database with one shard, and of all tables that belong to no channel. */
@@ -95,6 +97,25 @@ function schemaOf(index: number, count: number): string {
   return count === 1 ? mainSchema : `${mainSchema}_${String(index).padStart(3, '0')}`;
 }
 
+/** Pools for statements on one shard, by the pool for everything else. */
+// biome-ignore lint/suspicious/noExplicitAny: migrations know no tables
+const shardPools = new WeakMap<Kysely<any>, Kysely<any>>();
+
+/**
+ * Sends what `onShard` gets of a pool through another pool: on Citus any node takes statements on
+ * one shard, and only the coordinator has the other tables. Connections and transactions of `db`
+ * keep all of theirs.
+ */
+export function routeShards(db: Db, shardPool: Db): void {
+  shardPools.set(db, shardPool);
+}
+
+/** The pool that takes the statements on shards; `db` itself unless `routeShards` named another. */
+// biome-ignore lint/suspicious/noExplicitAny: migrations know no tables
+export function shardPoolOf<D extends Kysely<any>>(db: D): D {
+  return (shardPools.get(db) as D | undefined) ?? db;
+}
+
 /**
  * The database whose statements name the tables of this shard. Works for pools, single connections
  * and transactions, and for transactions that are begun on the result.
@@ -102,7 +123,7 @@ function schemaOf(index: number, count: number): string {
 // biome-ignore lint/suspicious/noExplicitAny: migrations know no tables
 export function onShard<D extends Kysely<any>>(db: D, shard: Shard): D {
   if (shard.schema === mainSchema) return db;
-  const props = propsOf(new ShardExecutor(db.getExecutor(), shard));
+  const props = propsOf(new ShardExecutor(shardPoolOf(db).getExecutor(), shard));
   return (db.isTransaction ? new Transaction(props) : new Kysely(props)) as D;
 }
 

@@ -42,6 +42,7 @@ import {
   isLockTimeout,
   isRepeatedSend,
 } from '../postgres/pg-errors.ts';
+import { shardPoolOf } from '../postgres/shards.ts';
 import { type Append, type AppendMode, type AppendWatch, fulfilled } from './append-types.ts';
 import type { CommitControl } from './group-commit.ts';
 import {
@@ -130,12 +131,13 @@ export function createAppend(
     missRate += ((missed ? 1 : 0) - missRate) / missRateWindow;
   };
 
+  const writers = shardPoolOf(store.db);
   const connections: SharedConnection[] = [];
   /** Sends the statement of a group behind those of earlier groups of its lane. */
   const pipelineOf = (control: CommitControl | undefined): SendStatement => {
     if (control === undefined || !pipelines)
-      return (statement) => withConnection(store.db, (db) => statement(db, () => {}));
-    connections[control.lane] ??= new SharedConnection(store.db);
+      return (statement) => withConnection(writers, (db) => statement(db, () => {}));
+    connections[control.lane] ??= new SharedConnection(writers);
     const connection = connections[control.lane] as SharedConnection;
     return (statement) => connection.run((db) => statement(db, () => control.sent()));
   };

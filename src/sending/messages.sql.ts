@@ -7,6 +7,7 @@ import type { PreparedMessage } from '../messages/message.ts';
 import type { PermissionPrecondition } from '../messages/permission.ts';
 import { dedupeKeyBytes, PlainMessage, payloadBytesOf } from '../messages/plain-message.ts';
 import {
+  type AskedOf,
   askPrecondition,
   preconditionValues,
   shardPrecondition,
@@ -379,16 +380,15 @@ export async function appendNew(db: Db, append: NewAppend): Promise<AppendedNumb
 
 /**
  * As `appendNew` on one of several shards, to which all channels belong and where they exist. Asks
- * for the precondition's other part first. `db` is one connection. `sent`: called when the
- * statement that stores was sent.
+ * for the precondition's other part first. `sent`: called when the statement that stores was sent.
  */
 export async function appendToShard(
-  db: Db,
-  { shards, shard, sent }: { readonly shards: ShardLayout; readonly shard: Shard; readonly sent: () => void },
+  on: AskedOf & { readonly sent: () => void },
   append: NewAppend,
 ): Promise<AppendedNumbers | undefined> {
+  const { db, shards, shard, sent } = on;
   const { layout, precondition, channelKeys, announce } = append;
-  const preconditions = await askPrecondition(db, shard, shards, precondition, channelKeys);
+  const preconditions = await askPrecondition(on, precondition, channelKeys);
   if (preconditions === undefined) return undefined;
   const statement = statementFor({ creates: false, announces: announce, isShard: true });
   const heads = layOutHeads(layout.channels, channelKeys);

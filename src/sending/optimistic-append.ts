@@ -2,7 +2,7 @@ import type { Batch } from '../messages/append-plan.ts';
 import type { Channel } from '../messages/channel.ts';
 import { type PermissionPrecondition, type PermissionRules, preconditionsFor } from '../messages/permission.ts';
 import type { Db } from '../postgres/schema.ts';
-import type { Shard, ShardLayout } from '../postgres/shards.ts';
+import { type Shard, type ShardLayout, shardPoolOf } from '../postgres/shards.ts';
 import { type Appended, fulfilled } from './append-types.ts';
 import { messagesOf, type Store } from './group-context.ts';
 import { type GroupLayout, layOutGroup, outcomesOf } from './group-layout.ts';
@@ -65,7 +65,10 @@ export async function appendOptimistic(
   else {
     const shard = shardOf(channels, keys, shards);
     if (shard === undefined) return 'needs several transactions';
-    numbers = await send((db, sent) => appendToShard(db, { shards, shard, sent }, { ...append, announce: announce() }));
+    const users = shardPoolOf(store.db) === store.db ? undefined : store.db;
+    numbers = await send((db, sent) =>
+      appendToShard({ db, users: users ?? db, shards, shard, sent }, { ...append, announce: announce() }),
+    );
   }
   if (numbers === undefined) return undefined;
   for (const [{ key }, channelKey] of numbers.created) keys.set(key, channelKey);

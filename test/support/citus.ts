@@ -29,6 +29,17 @@ export function urlOn({ host, port }: Node, database: string): string {
   return url.href;
 }
 
+/**
+ * What a service gets as DATABASE_URL: with CITUS_WORKER=1 the same database on the first worker.
+ * Tests themselves read and change tables on the coordinator.
+ */
+export async function serviceUrlOf(databaseUrl: string): Promise<string> {
+  if (process.env.CITUS_WORKER !== '1' || citusUrl === undefined) return databaseUrl;
+  const [, worker] = await citusNodes();
+  if (worker === undefined) throw new Error('the cluster has no worker');
+  return urlOn(worker, new URL(databaseUrl).pathname.slice(1));
+}
+
 /** Runs `work` with a connection of its own. */
 export async function on<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: url });

@@ -1,6 +1,7 @@
 import { type App, start } from '../../src/app/start.ts';
 import { type Config, loadConfig } from '../../src/config/index.ts';
 import { createLog } from '../../src/observability/log.ts';
+import { serviceUrlOf } from './citus.ts';
 import { createDatabase, shards } from './database.ts';
 
 /** A service of one test file: its own database, a free port. */
@@ -24,7 +25,7 @@ export async function startService(change: Partial<Config> & { databaseUrl?: str
       SYSTEM_UIDS: '*',
       SHARDS: String(shards.count),
     }),
-    database: { url },
+    database: { url: await serviceUrlOf(url) },
     // Requests of a test must succeed on a slow machine too.
     overloadWaitMs: 60_000,
     lockTimeoutMs: 60_000,
