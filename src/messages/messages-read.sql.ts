@@ -1,27 +1,14 @@
 import { type Expression, type RawBuilder, sql } from 'kysely';
 import { limits } from '../limits.ts';
 import { bigintArray } from '../postgres/binary-array.ts';
-import type { Db, MessageChanges, MessageTable } from '../postgres/schema.ts';
+import { type DataRows, RowReader } from '../postgres/binary-rows.ts';
+import type { Db, MessageTable } from '../postgres/schema.ts';
 import { runByKey, Statement } from '../postgres/sql.ts';
 import { type Heads, noHeads } from './channel-keys.sql.ts';
 import { flagRecalled, flagWasRestricted } from './message.ts';
+import { type StoredMessage, StoredRow } from './stored-row.ts';
 
-/** A stored message, as history reads it. */
-export interface StoredMessage {
-  readonly messageId: number;
-  readonly messageSeq: number;
-  readonly acceptedAt: number;
-  readonly flags: number;
-  readonly fromUid: string;
-  readonly clientMsgNo: string;
-  readonly payload: Buffer;
-  readonly expire: number;
-  readonly streamNo: string;
-  readonly tagKey: string;
-  readonly subscribers: readonly string[];
-  /** Unset: the message is as it was sent. */
-  readonly changes?: MessageChanges;
-}
+export type { StoredMessage } from './stored-row.ts';
 
 /** The messages that a reader asks for. */
 export interface Filter extends Times {
@@ -237,13 +224,83 @@ const pageStatement = (direction: 'asc' | 'desc') =>
   });
 const pageStatements = { asc: pageStatement('asc'), desc: pageStatement('desc') };
 
+/**
+ * The same without sums of sizes and without a join: 110 of 290 µs of PostgreSQL for 100 messages.
+ * $6 are the bytes of a message at which `limit` messages fill a page; a larger one comes without
+ * its payload, and the page has to be read by `pageStatement`. The first row has the heads in place
+ * of message_seq and accepted_at, and no message_id.
+ */
+const smallPageStatement = (direction: 'asc' | 'desc') =>
+  new Statement<DataRows>({
+    name: `small page ${direction}`,
+    byKey: true,
+    isBinary: true,
+    text: `
+      select null::bigint as message_id, h.last_seq as message_seq, coalesce((
+          select message_seq from sendbatch.message where channel_key = $1 order by message_seq limit 1
+        ), h.last_seq + 1) as accepted_at, null::smallint as flags, null::text collate "C" as from_uid,
+        null::text collate "C" as client_msg_no, null::bytea as payload, null::bigint as expire,
+        null::text collate "C" as stream_no, null::text collate "C" as tag_key, null::jsonb as subscribers,
+        null::jsonb as changed
+      from sendbatch.channel_head h where h.channel_key = $1
+      union all (
+        select m.message_id, m.message_seq, m.accepted_at, m.flags, m.from_uid, m.client_msg_no,
+          case when octet_length(m.payload) + coalesce(pg_column_size(m.subscribers), 0) <= $6 then m.payload end,
+          m.expire, m.stream_no, m.tag_key,
+          case when pg_column_size(m.subscribers) <= $6 then m.subscribers end, m.changed
+        from sendbatch.message m
+        where m.channel_key = $1 and m.message_seq > $2 and m.message_seq < $3 and ${aliveAt('$4')}
+        order by m.message_seq ${direction} limit $5
+      )`,
+  });
+const smallPageStatements = { asc: smallPageStatement('asc'), desc: smallPageStatement('desc') };
+
+interface RangeAndHeads {
+  readonly heads: Heads;
+  readonly messages: StoredMessage[];
+}
+
+type ServiceRange = Pick<Range, 'afterSeq' | 'beforeSeq' | 'limit' | 'descending'>;
+
 /** A range without filters, for a service, with the heads of its channel in the same snapshot. */
 export async function readRangeAndHeads(
   db: Db,
   channelKey: number,
-  range: Pick<Range, 'afterSeq' | 'beforeSeq' | 'limit' | 'descending'>,
+  range: ServiceRange,
   now: number,
-): Promise<{ readonly heads: Heads; readonly messages: StoredMessage[] }> {
+): Promise<RangeAndHeads> {
+  return (await readSmallPage(db, channelKey, range, now)) ?? (await readPage(db, channelKey, range, now));
+}
+
+/** Reads a range of small messages; undefined when one of them is not small. */
+async function readSmallPage(
+  db: Db,
+  channelKey: number,
+  { afterSeq, beforeSeq, limit, descending }: ServiceRange,
+  now: number,
+): Promise<RangeAndHeads | undefined> {
+  const messageBytes = Math.floor(limits.pageBytes / limit);
+  const statement = smallPageStatements[descending ? 'desc' : 'asc'];
+  const found = await statement.run(db, [channelKey, afterSeq, beforeSeq, now, limit, messageBytes]);
+  const messages: StoredRow[] = [];
+  let heads: Heads | undefined;
+  for (const rows of found) {
+    const reader = new RowReader(rows);
+    while (reader.next()) {
+      const messageId = reader.bigint();
+      if (messageId === null) {
+        heads = { lastSeq: reader.bigint() ?? 0, firstSeq: reader.bigint() ?? 0 };
+        continue;
+      }
+      const row = new StoredRow(reader, messageId);
+      if (!row.isWhole) return undefined;
+      messages.push(row);
+    }
+  }
+  return heads === undefined ? { heads: noHeads, messages: [] } : { heads, messages };
+}
+
+async function readPage(db: Db, channelKey: number, range: ServiceRange, now: number): Promise<RangeAndHeads> {
   const statement = pageStatements[range.descending ? 'desc' : 'asc'];
   const rows = await statement.run(db, plainValues(channelKey, range, now));
   const [first] = rows;

@@ -1,4 +1,6 @@
+import type { EventEmitter } from 'node:events';
 import pg from 'pg';
+import { type DataRows, takeBinaryRows } from './binary-rows.ts';
 import { isCondemning } from './pg-errors.ts';
 import { Execution } from './sql.ts';
 
@@ -6,6 +8,10 @@ declare module 'pg' {
   interface ClientBase {
     /** The protocol connection, which the types of pg leave out. */
     readonly connection: pg.Connection;
+  }
+  interface Connection {
+    /** Called once the stream speaks the protocol; the types of pg leave it out too. */
+    attachListeners(stream: EventEmitter): void;
   }
 }
 
@@ -57,7 +63,7 @@ type Release = (error?: Error | boolean) => void;
 
 /**
  * pg's client, extended:
- *  1. it sends prepared statements (`Statement.run`);
+ *  1. it sends prepared statements (`Statement.run`), and leaves binary rows undecoded;
  *  2. `end` ends it also when the server does not answer any more;
  *  3. after an error that makes it unusable, the pool discards it.
  */
@@ -68,7 +74,10 @@ export class PreparingClient extends pg.Client {
 
   constructor(config?: string | pg.ClientConfig) {
     super(config);
-    this.connection.on('errorMessage', (error: Error) => {
+    const { connection } = this;
+    const attach = connection.attachListeners.bind(connection);
+    connection.attachListeners = (stream) => attach(takeBinaryRows(stream, (rows) => connection.emit('dataRow', rows)));
+    connection.on('errorMessage', (error: Error) => {
       if (isCondemning(error)) this.condemned ??= error;
     });
   }
@@ -97,13 +106,21 @@ export class PreparingClient extends pg.Client {
   override query(...args: any[]): any {
     const execution: unknown = args[1]?.[0];
     if (!(execution instanceof Execution)) return super.query(...(args as [string]));
-    const { name, text, byKey } = execution.statement;
+    const { name, text, byKey, isBinary } = execution.statement;
     const { promise, resolve, reject } = Promise.withResolvers<pg.QueryResult | undefined>();
-    const query = new (byKey ? ByKey : pg.Query)({ name, text, values: [...execution.values] });
+    // `binary` is missing in the types of pg.
+    const config = { name, text, values: [...execution.values], binary: isBinary };
+    const query = new (byKey ? ByKey : pg.Query)(config);
     Object.assign(query, {
       callback: (error: Error | null, result: pg.QueryResult | pg.QueryResult[]) =>
         error ? reject(error) : resolve(Array.isArray(result) ? result.at(-1) : result),
     });
+    if (isBinary) {
+      const rows: DataRows[] = [];
+      Object.assign(query, { handleDataRow: (each: DataRows) => rows.push(each) });
+      super.query(query);
+      return promise.then((result) => Object.assign({}, result, { rows }));
+    }
     super.query(query);
     return promise;
   }

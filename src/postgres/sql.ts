@@ -36,6 +36,8 @@ export interface StatementOptions {
    *  3. An UPDATE that hashes its list locks rows in the order of the table.
    */
   readonly byKey?: boolean;
+  /** Its rows are `DataRows` (binary-rows.ts): in binary, not decoded. */
+  readonly isBinary?: boolean;
 }
 
 /** A statement that each connection parses and plans once. */
@@ -43,11 +45,13 @@ export class Statement<Row> {
   readonly name: string;
   readonly text: string;
   readonly byKey: boolean;
+  readonly isBinary: boolean;
 
-  constructor({ name, text, byKey = false }: StatementOptions) {
+  constructor({ name, text, byKey = false, isBinary = false }: StatementOptions) {
     this.name = name;
     this.text = text;
     this.byKey = byKey;
+    this.isBinary = isBinary;
   }
 
   /** Runs the statement; outside of a transaction it is a transaction of its own. */

@@ -3,8 +3,8 @@ import type { DescService, Message } from '@bufbuild/protobuf';
 import { Code, ConnectError, createServiceImplSpec, type Interceptor, type ServiceImpl } from '@connectrpc/connect';
 import { type Compression, createMethodUrl } from '@connectrpc/connect/protocol';
 import { parseTimeout } from '@connectrpc/connect/protocol-grpc';
+import { encodeResponse } from '../rpc/encode-response.ts';
 import { toConnectError } from '../rpc/error-mapping.ts';
-import { encodeResponse } from '../rpc/plain-batch/index.ts';
 import { parseProtobuf } from '../rpc/protobuf-parse.ts';
 import {
   callerSignal,
@@ -100,12 +100,12 @@ async function serve(
     const parsing = parseEnvelope(method, body);
     const input = parsing instanceof Promise ? await parsing : parsing;
     const output = await options.invoke(method, unary, input);
-    const message = encodeResponse(method.method.output, output);
+    const envelope = encodeResponse(method.method.output, output, envelopeBytes);
     frame =
-      message.length >= options.compressMinBytes &&
+      envelope.length >= options.compressMinBytes + envelopeBytes &&
       acceptsEncoding(context, 'grpc-accept-encoding', options.compression.name)
-        ? await compressedEnvelope(message, unary.responseHeader, options.compression)
-        : toEnvelope(message, 0);
+        ? await compressedEnvelope(envelope.subarray(envelopeBytes), unary.responseHeader, options.compression)
+        : withHead(envelope, 0);
   } catch (thrown) {
     if (!context.isCalled) options.onMalformed(context);
     setGrpcStatus(unary.responseTrailer, toConnectError(thrown));
@@ -192,13 +192,14 @@ async function compressedEnvelope(
   { name, compress }: Compression,
 ): Promise<Uint8Array> {
   header.set('grpc-encoding', name);
-  return toEnvelope(await compress(message), compressedFlag);
+  return withHead(Buffer.concat([emptyHead, await compress(message)]), compressedFlag);
 }
 
-function toEnvelope(data: Uint8Array, flags: number): Uint8Array {
-  const bytes = Buffer.allocUnsafe(envelopeBytes + data.length);
-  bytes.writeUInt8(flags, 0);
-  bytes.writeUInt32BE(data.length, 1);
-  bytes.set(data, envelopeBytes);
-  return bytes;
+const emptyHead = Buffer.alloc(envelopeBytes);
+
+/** Writes the head of an envelope into its first bytes. */
+function withHead(envelope: Buffer, flags: number): Buffer {
+  envelope.writeUInt8(flags, 0);
+  envelope.writeUInt32BE(envelope.length - envelopeBytes, 1);
+  return envelope;
 }

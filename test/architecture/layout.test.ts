@@ -89,6 +89,7 @@ const pure = [
   'messages/permission.ts',
   'messages/plain-message.ts',
   'messages/service-error.ts',
+  'messages/stored-row.ts',
   'moderation/keyword-automaton.ts',
   'moderation/payload-normalize.ts',
   'moderation/rules.ts',

@@ -14,4 +14,4 @@
 export { decodePlainJson } from './decode-json.ts';
 export { decodePlainProtobuf } from './decode-protobuf.ts';
 export { toDraft } from './draft.ts';
-export { allStored, encodeResponse, StoredResponse } from './results.ts';
+export { allStored, StoredResponse } from './results.ts';

@@ -20,7 +20,8 @@ import type { SendBatch } from '../../sending/send-batch.ts';
 import type { Tails } from '../../tailing/tails.ts';
 import type { CredentialWatch } from '../credential-watch.ts';
 import { refusalOf } from '../error-mapping.ts';
-import { legacyRange, toLegacyMessage, toMessage } from '../message-mapping.ts';
+import { legacyRange, toLegacyMessage } from '../message-mapping.ts';
+import { PageResponse } from '../page-response.ts';
 import { allStored, StoredResponse } from '../plain-batch/index.ts';
 import { callerOf, cancellationOf, requestContextOf } from '../request-context.ts';
 import { requestIdOf } from '../request-id.ts';
@@ -134,12 +135,7 @@ export function createMessageService(parts: MessageServiceParts): ServiceImpl<ty
           ...(request.until === undefined ? {} : { until: timestampMs('until', request.until) }),
         },
       });
-      return {
-        messages: page.messages.map((message) => toMessage(page, message)),
-        more: page.more,
-        ...(page.more ? { nextSeq: BigInt(page.nextSeq) } : {}),
-        lastSeq: BigInt(page.lastSeq),
-      };
+      return new PageResponse(page);
     },
 
     async syncMessages(request, context) {

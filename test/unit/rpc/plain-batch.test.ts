@@ -13,13 +13,13 @@ import type { Outcome } from '../../../src/messages/append-plan.ts';
 import { keyCrcOf } from '../../../src/messages/channel.ts';
 import { type Draft, type PreparedMessage, prepareMessage } from '../../../src/messages/message.ts';
 import { PlainMessage } from '../../../src/messages/plain-message.ts';
+import { encodeResponse } from '../../../src/rpc/encode-response.ts';
 import { checkRules } from '../../../src/rpc/interceptors/validate.ts';
 import { alwaysWritten } from '../../../src/rpc/legacy.ts';
 import {
   allStored,
   decodePlainJson,
   decodePlainProtobuf,
-  encodeResponse,
   StoredResponse,
   toDraft,
 } from '../../../src/rpc/plain-batch/index.ts';
