@@ -152,9 +152,9 @@ function statementOnShard(statement: Statement<unknown>, shard: Shard): Statemen
     preparedOnShard.set(statement, prepared);
   }
   prepared[shard.index] ??= new Statement({
+    ...statement,
     name: `${statement.name} @${shard.index}`,
     text: textOnShard(statement.text, shard),
-    byKey: statement.byKey,
   });
   return prepared[shard.index] as Statement<unknown>;
 }
