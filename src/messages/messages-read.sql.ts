@@ -122,10 +122,9 @@ export async function seqsOfTimes(
 export async function readRange(db: Db, channelKey: number, range: Range, now: number): Promise<StoredMessage[]> {
   const { tagKey, streamNo, fromUid, since, until } = range;
   const isPlain = [tagKey, streamNo, fromUid, since, until].every((each) => each === undefined);
-  const rows = isPlain
+  return isPlain
     ? await readPlainRange(db, channelKey, range, now)
-    : await readFilteredRange(db, channelKey, range, now);
-  return rows.map(toStored);
+    : (await readFilteredRange(db, channelKey, range, now)).map(toStored);
 }
 
 async function readFilteredRange(db: Db, channelKey: number, range: Range, now: number): Promise<MessageRow[]> {
@@ -178,9 +177,10 @@ interface PlainRange {
 }
 
 const rangeStatement = (direction: 'asc' | 'desc', range: PlainRange = {}) =>
-  new Statement<MessageRow>({
+  new Statement<DataRows>({
     name: `range ${direction}${range.isOfViewer ? ' of viewer' : ''}${range.isLegacy ? ', legacy' : ''}`,
     byKey: true,
+    isBinary: true,
     text: `select ${messageColumnNames} from (${plainRange(direction, range)}) m order by message_seq ${direction}`,
   });
 const rangesOf = (direction: 'asc' | 'desc') => ({
@@ -191,12 +191,19 @@ const rangesOf = (direction: 'asc' | 'desc') => ({
 });
 const rangeStatements = { asc: rangesOf('asc'), desc: rangesOf('desc') };
 
-async function readPlainRange(db: Db, channelKey: number, range: Range, now: number): Promise<MessageRow[]> {
+async function readPlainRange(db: Db, channelKey: number, range: Range, now: number): Promise<StoredRow[]> {
   const { all, viewer, legacyAll, legacyViewer } = rangeStatements[range.descending ? 'desc' : 'asc'];
   const values = plainValues(channelKey, range, now);
-  return range.viewerUid === undefined
-    ? await (range.withoutRecalled ? legacyAll : all).run(db, values)
-    : await (range.withoutRecalled ? legacyViewer : viewer).run(db, [...values, range.viewerUid]);
+  const found =
+    range.viewerUid === undefined
+      ? await (range.withoutRecalled ? legacyAll : all).run(db, values)
+      : await (range.withoutRecalled ? legacyViewer : viewer).run(db, [...values, range.viewerUid]);
+  const messages: StoredRow[] = [];
+  for (const rows of found) {
+    const reader = new RowReader(rows);
+    while (reader.next()) messages.push(new StoredRow(reader, reader.bigint() ?? 0));
+  }
+  return messages;
 }
 
 const plainValues = (
