@@ -18,7 +18,8 @@ declare module 'pg' {
 /**
  * Planner settings in a statement without rows, local to the transaction. PostgreSQL ends that at
  * Sync, which is sent after the statement that follows. Citus, which has the setting
- * `citus.version`, refuses plans for all values: it needs the values to find the node.
+ * `citus.version`, refuses plans for all values: it needs the values to find the node. A table
+ * without a fitting index is read all the same, at a cost that jit compiles every execution for.
  */
 const planByKey = 'plan by key';
 const planByKeyText = `select from (select ${[
@@ -26,7 +27,10 @@ const planByKeyText = `select from (select ${[
     'plan_cache_mode',
     `case when current_setting('citus.version', true) is null then 'force_generic_plan' else 'auto' end`,
   ],
-  ...['enable_hashjoin', 'enable_mergejoin', 'enable_seqscan', 'enable_bitmapscan'].map((name) => [name, `'off'`]),
+  ...['enable_hashjoin', 'enable_mergejoin', 'enable_seqscan', 'enable_bitmapscan', 'jit'].map((name) => [
+    name,
+    `'off'`,
+  ]),
 ]
   .map(([name, value]) => `set_config('${name}', ${value}, true)`)
   .join(' || ')} as done) as settings where done is null`;
