@@ -258,6 +258,7 @@ function asJson({ json }: EarlyAnswers): EarlyAnswers {
  * Shortens deadlines above 24.8 days: a longer Node timer fires immediately and would end the call.
  */
 function boundDeadline(headers: Request['headers']): void {
+  if (headers['grpc-timeout'] === undefined && headers['connect-timeout-ms'] === undefined) return;
   const grpc = grpcTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
   if ((grpc.timeoutMs ?? 0) > longestTimerMs) headers['grpc-timeout'] = `${Math.floor(longestTimerMs / 1000)}S`;
   const connect = connectTimeout(textOf(headers['connect-timeout-ms']), longestTimerMs);

@@ -123,7 +123,7 @@ async function serve(
     return;
   }
   // The response in front of the stream would copy and check each header once more.
-  stream.respond({ ...headers, ...requestIdUnindexed }, { waitForTrailers: true });
+  stream.respond(Object.assign(headers, requestIdUnindexed), { waitForTrailers: true });
   trailers['grpc-status'] = '0';
   response.addTrailers(trailers);
   response.end(frame);
@@ -156,7 +156,8 @@ async function readBody({ context, stream }: Call, maxBytes: number): Promise<Ui
     if (context.takesChunk(null)) resolve();
   };
   const onCut = () => reject(new ConnectError('the request was cut', Code.Canceled));
-  stream.on('data', onData).on('end', onEnd).on('close', onCut).on('error', onCut);
+  // Each error is followed by the stream's close.
+  stream.on('data', onData).on('end', onEnd).on('close', onCut);
   try {
     await promise;
   } catch (error) {
@@ -166,7 +167,7 @@ async function readBody({ context, stream }: Call, maxBytes: number): Promise<Ui
     throw error;
   } finally {
     // Node frees a stream late; with these it would keep the call's objects that long.
-    stream.off('data', onData).off('end', onEnd).off('close', onCut).off('error', onCut);
+    stream.off('data', onData).off('end', onEnd).off('close', onCut);
   }
   const [first] = chunks;
   return chunks.length === 1 && first !== undefined ? first : Buffer.concat(chunks, length);

@@ -15,8 +15,9 @@ export const probePaths: ReadonlySet<string> = new Set(['/livez', '/readyz', '/h
  */
 export function createProbes(readiness: Readiness): (request: Request, response: Response) => boolean {
   return (request, response) => {
+    if (request.method !== 'GET' && request.method !== 'HEAD') return false;
     const [path = '', search = ''] = (request.url ?? '').split('?', 2);
-    if (!probePaths.has(path) || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
+    if (!probePaths.has(path)) return false;
     const verbose = new URLSearchParams(search).has('verbose');
     const report: Promise<Report> = path === '/livez' ? Promise.resolve({ ready: true, checks: [] }) : readiness.look();
     report.then(
