@@ -127,7 +127,10 @@ describe('a page of history from binary rows', () => {
   test('a page has the same bytes, sizes and fields as on the general path, however its rows arrive', (context) => {
     const page = fc.record({
       messages: fc.array(message, { maxLength: 6 }),
-      sizes: fc.array(fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 10, max: 70_000 })), { minLength: 1 }),
+      // The last size ends long answers soon.
+      sizes: fc
+        .array(fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 10, max: 9000 })))
+        .map((sizes) => [...sizes, 70_000]),
       channelType: fc.constantFrom(1, 2, 200),
       channelId: fc.constantFrom('group', 'a@b', '频道'),
       more: fc.boolean(),
@@ -168,7 +171,7 @@ describe('a page of history from binary rows', () => {
           toJsonString(ListMessagesResponseSchema, fromBinary(ListMessagesResponseSchema, expected)),
         );
       }),
-      { seed: seedOf(context), numRuns: 300 },
+      { seed: seedOf(context), numRuns: 200 },
     );
   });
 
