@@ -12,6 +12,7 @@ import type { Answers } from '../openapi/parts.ts';
 import type { Schema, Schemas } from '../openapi/schema.ts';
 import { type RulesOf, type TranscodedCall, TranscodeError } from '../transcode/index.ts';
 import { httpStatusOf, toConnectError, toHttp } from './error-mapping.ts';
+import { PageResponse } from './page-response.ts';
 import { StoredResponse } from './plain-batch/index.ts';
 import { requestContextOf } from './request-context.ts';
 
@@ -62,6 +63,10 @@ export function legacyAnswer(call: TranscodedCall): { status?: number; body?: st
     const { response } = call;
     if (response instanceof StoredResponse) return { status: 200, body: response.toJson() };
     return { status: batchStatus(response as SendBatchResponse) };
+  }
+  if (call.response instanceof PageResponse) {
+    const body = call.response.toJson();
+    return body === undefined ? {} : { body };
   }
   if (call.method === MessageService.method.send) {
     // TangSengDaoDao's library reads `data.message_id`; OpenChat and gowk read `message_id`.

@@ -1,9 +1,9 @@
-// A page of history in Protobuf, written from the bytes of PostgreSQL's rows.
+// A page of history in Protobuf or in JSON, written from the bytes of PostgreSQL's rows.
 //
 // Messages as they were sent to a whole channel, which nearly all are, are copied column by column
-// into the answer, without an object or a text per field. Each other one, and every answer in JSON,
-// takes the general path (`toMessage`). An answer has the same bytes on both paths, held by
-// test/unit/rpc/page-response.test.ts on random rows.
+// into the answer, without an object or a text per field. Each other one takes the general path
+// (`toMessage`), and so does a page in JSON with one of those. An answer has the same bytes on both
+// paths, held by test/unit/rpc/page-response.test.ts on random rows.
 
 import { create, toBinary } from '@bufbuild/protobuf';
 import { type Message, MessageSchema } from '../../gen/sendbatch/v1/message_pb.ts';
@@ -69,6 +69,18 @@ export class PageResponse implements ListMessagesResponse {
     return this.#messages;
   }
 
+  /** The response as the JSON routes write it; undefined unless all messages are plain. */
+  toJson(): string | undefined {
+    const { channelId, channelType, messages, more, lastSeq, nextSeq } = this.#page;
+    const channel = `"channel_id":${JSON.stringify(channelId)},"channel_type":${channelType}`;
+    let text = '{"messages":[';
+    for (const [index, message] of messages.entries()) {
+      if (!isPlain(message) || message.acceptedAt > lastJsonMs) return undefined;
+      text += `${index === 0 ? '' : ','}${jsonOf(message, channel)}`;
+    }
+    return `${text}],"more":${more},"last_seq":${lastSeq}${more ? `,"next_seq":${nextSeq}` : ''}}`;
+  }
+
   /** The response in Protobuf, behind `room` free bytes. */
   toProtobuf(room: number): Buffer {
     const page = this.#page;
@@ -107,6 +119,23 @@ function isPlain(message: Page['messages'][number]): message is StoredRow {
     message.subscribers.length === 0 &&
     message.changes === undefined &&
     message.acceptedAt >= 0
+  );
+}
+
+/** The last millisecond of the year 9999, the last one of a Timestamp in JSON. */
+const lastJsonMs = 253_402_300_799_999;
+
+/** A message in JSON. `channel`: the members with its channel. */
+function jsonOf(row: StoredRow, channel: string): string {
+  const bit = (flag: number) => ((row.flags & flag) === 0 ? 0 : 1);
+  const timestamp = new Date(row.acceptedAt).toISOString().replace('.000Z', 'Z');
+  return (
+    `{"header":{"no_persist":${bit(flagNoPersist)},"red_dot":${bit(flagRedDot)},"sync_once":${bit(flagSyncOnce)}}` +
+    `,"message_id":${row.messageId},"message_seq":${row.messageSeq}` +
+    `,"client_msg_no":${JSON.stringify(row.clientMsgNo)},"from_uid":${JSON.stringify(row.fromUid)},${channel}` +
+    `,"expire":${row.expire},"timestamp":"${timestamp}"` +
+    `,"payload":"${row.bytes.toString('base64', row.payloadStart, row.payloadEnd)}","subscribers":[]` +
+    `,"stream_no":${JSON.stringify(row.streamNo)},"tag_key":${JSON.stringify(row.tagKey)}}`
   );
 }
 

@@ -9,8 +9,10 @@ import { type StoredMessage, StoredRow } from '../../../src/messages/stored-row.
 import { RowReader, takeBinaryRows } from '../../../src/postgres/binary-rows.ts';
 import type { Page } from '../../../src/reading/read-channel.ts';
 import { encodeResponse } from '../../../src/rpc/encode-response.ts';
+import { alwaysWritten } from '../../../src/rpc/legacy.ts';
 import { toMessage } from '../../../src/rpc/message-mapping.ts';
 import { PageResponse } from '../../../src/rpc/page-response.ts';
+import { JsonWriter } from '../../../src/transcode/json-writer.ts';
 import { seedOf } from '../../support/seed.ts';
 
 const count = fc.oneof(fc.constantFrom(0, 1, 127, 128, 2 ** 31 - 1, 2 ** 31, 2 ** 32, 2 ** 53 - 1), fc.maxSafeNat());
@@ -137,6 +139,13 @@ describe('a page of history from binary rows', () => {
       nextSeq: count,
       lastSeq: count,
     });
+    const writer = new JsonWriter({
+      protoNames: true,
+      longsAsNumbers: true,
+      enumsAsNumbers: true,
+      alwaysImplicit: alwaysWritten,
+    });
+    let plainly = 0;
     fc.assert(
       fc.property(page, ({ messages, sizes, ...rest }) => {
         const rows = receive(messages, sizes);
@@ -165,6 +174,11 @@ describe('a page of history from binary rows', () => {
           expected,
         );
         const response = new PageResponse(ofRows);
+        const json = response.toJson();
+        if (json !== undefined) assert.equal(json, writer.message(ListMessagesResponseSchema, general));
+        const arePlain = messages.every((each) => each.subscribers.length === 0 && each.changes === undefined);
+        assert.equal(json !== undefined, arePlain);
+        if (arePlain && messages.length > 0) plainly++;
         assert.deepEqual(Buffer.from(toBinary(ListMessagesResponseSchema, response)), expected);
         assert.equal(
           toJsonString(ListMessagesResponseSchema, response),
@@ -173,6 +187,7 @@ describe('a page of history from binary rows', () => {
       }),
       { seed: seedOf(context), numRuns: 200 },
     );
+    assert.ok(plainly > 0);
   });
 
   test('a bigint above 2^53-1 in a binary row is refused', () => {
