@@ -29,7 +29,7 @@ interface Answer {
  * milliseconds: a client on a slow machine gets its answer before the connection or stream is
  * closed. On HTTP/1.1 the connection's next call waits meanwhile; on HTTP/2 none does.
  */
-const discardIdleMs = { http1: 1000, http2: 2000 };
+const discardIdleMs = 2000;
 /** Milliseconds for which a body is discarded at most, however it arrives. */
 const maxDiscardMs = 10_000;
 
@@ -122,14 +122,14 @@ function afterBody(request: Request, stream: ServerHttp2Stream, answer: () => vo
     stop();
     answer();
   };
-  const stop = whenIdle(stream, discardIdleMs.http2, once);
+  const stop = whenIdle(stream, once);
   stream.once('end', once).once('close', once).resume();
 }
 
 /** Discards the rest of a body, within `discardIdleMs` and `maxDiscardMs`. */
 export async function discard(request: Request): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const stop = whenIdle(request, 'stream' in request ? discardIdleMs.http2 : discardIdleMs.http1, resolve);
+  const stop = whenIdle(request, resolve);
   request
     .on('error', () => {})
     .once('end', resolve)
@@ -149,7 +149,6 @@ export async function discard(request: Request): Promise<void> {
 /** A body that is being discarded. */
 interface Discarding {
   readonly since: number;
-  readonly idleMs: number;
   readonly onIdle: () => void;
   /** Milliseconds without a byte, as of the last check. */
   quietMs: number;
@@ -164,11 +163,11 @@ const discarding = new Set<Discarding>();
 let checks: NodeJS.Timeout | undefined;
 
 /**
- * Calls back when no byte has arrived for `idleMs`, or after `maxDiscardMs`. Returns what stops it.
- * One timer serves all bodies: two of its own cost a refusal 5 to 8 µs.
+ * Calls back when no byte has arrived for `discardIdleMs`, or after `maxDiscardMs`. Returns what
+ * stops it. One timer serves all bodies: two of its own cost a refusal 5 to 8 µs.
  */
-function whenIdle(body: Readable, idleMs: number, onIdle: () => void): () => void {
-  const each: Discarding = { since: performance.now(), idleMs, onIdle, quietMs: 0 };
+function whenIdle(body: Readable, onIdle: () => void): () => void {
+  const each: Discarding = { since: performance.now(), onIdle, quietMs: 0 };
   const onData = () => {
     each.quietMs = 0;
   };
@@ -190,7 +189,7 @@ function checkDiscarding(): void {
   const now = performance.now();
   for (const each of discarding) {
     each.quietMs += discardCheckMs;
-    if (each.quietMs <= each.idleMs && now - each.since < maxDiscardMs) continue;
+    if (each.quietMs <= discardIdleMs && now - each.since < maxDiscardMs) continue;
     discarding.delete(each);
     each.onIdle();
   }
