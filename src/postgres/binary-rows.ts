@@ -121,7 +121,7 @@ function endOfRows(bytes: Buffer, start: number): number {
   return at;
 }
 
-/** Bytes from the start of a DataRow message to its first column: its head, the number of columns. */
+/** Bytes of a DataRow message before its first column: its head, and the number of columns. */
 const rowHeadBytes = headBytes + 2;
 
 /** Reads the columns of binary rows, row by row, each column by one call. */

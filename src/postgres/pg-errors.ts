@@ -109,7 +109,7 @@ export function isLockTimeout(error: unknown): boolean {
  * adds its own number for it: `message_once_102038`.
  */
 function names(name: unknown, expected: string): boolean {
-  return typeof name === 'string' && (name === expected || name.replace(/_\d+$/, '') === expected);
+  return typeof name === 'string' && name.replace(/_\d+$/, '') === expected;
 }
 
 /** Whether an inserted message was sent before: unique_violation of the once-only key. */

@@ -12,6 +12,7 @@ import { flagNoPersist, flagRedDot, flagSyncOnce } from '../messages/message.ts'
 import { StoredRow } from '../messages/stored-row.ts';
 import type { Page } from '../reading/read-channel.ts';
 import { toMessage } from './message-mapping.ts';
+import { lastMs } from './timestamps.ts';
 import { numberBytes, rangeBytes, varintBytes, WireWriter } from './wire-writer.ts';
 
 const varint = (field: number) => field << 3;
@@ -75,7 +76,7 @@ export class PageResponse implements ListMessagesResponse {
     const channel = `"channel_id":${JSON.stringify(channelId)},"channel_type":${channelType}`;
     let text = '{"messages":[';
     for (const [index, message] of messages.entries()) {
-      if (!isPlain(message) || message.acceptedAt > lastJsonMs) return undefined;
+      if (!isPlain(message) || message.acceptedAt > lastMs) return undefined;
       text += `${index === 0 ? '' : ','}${jsonOf(message, channel)}`;
     }
     return `${text}],"more":${more},"last_seq":${lastSeq}${more ? `,"next_seq":${nextSeq}` : ''}}`;
@@ -121,9 +122,6 @@ function isPlain(message: Page['messages'][number]): message is StoredRow {
     message.acceptedAt >= 0
   );
 }
-
-/** The last millisecond of the year 9999, the last one of a Timestamp in JSON. */
-const lastJsonMs = 253_402_300_799_999;
 
 /** A message in JSON. `channel`: the members with its channel. */
 function jsonOf(row: StoredRow, channel: string): string {

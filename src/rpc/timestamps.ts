@@ -6,7 +6,7 @@ const firstSecond = -62_135_596_800n;
 const lastSecond = 253_402_300_799n;
 
 /** The last millisecond that a timestamp can have: rounding up must not lead to the year 10000. */
-const lastMs = Number(lastSecond) * 1000 + 999;
+export const lastMs = Number(lastSecond) * 1000 + 999;
 
 /**
  * Converts a timestamp to milliseconds, rounding up. Protobuf can encode times that do not exist;
