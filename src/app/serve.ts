@@ -97,7 +97,7 @@ async function orNever<T>(starting: Promise<T>): Promise<T> {
 /** The one-line message of a startup error. Rethrows others, whose stack is needed. */
 async function inOneLine(thrown: unknown): Promise<string> {
   if (thrown instanceof ConfigError || thrown instanceof ListenError) return thrown.message;
-  const opening = await import('./database.ts');
+  const opening = await import('./start-error.ts');
   const error = opening.inOneLine(thrown);
   if (!opening.isForTheUser(error)) throw error;
   return error.message;

@@ -6,8 +6,8 @@ import { createPoster, isSecret } from '../webhooks/post.ts';
 import { findUrlFault } from '../webhooks/public-address.ts';
 import { retrySchedule } from '../webhooks/webhook.ts';
 import { createWebhooks, type Webhooks } from '../webhooks/webhooks.ts';
-import { StartError } from './database.ts';
 import type { Foundation } from './foundation.ts';
+import { StartError } from './start-error.ts';
 import { version } from './version.ts';
 
 /** Webhooks, and the loops that deliver what is stored to them. */

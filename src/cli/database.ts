@@ -62,7 +62,7 @@ type Log = Parameters<OpenServer['openServer']>[1];
 async function inOneLine<T>(work: (log: Log) => Promise<T>): Promise<T> {
   const [{ createLog }, { inOneLine: lineOf, isForTheUser }] = await Promise.all([
     import('../observability/log.ts'),
-    import('../app/database.ts'),
+    import('../app/start-error.ts'),
   ]);
   try {
     return await work(createLog({ level: 'silent', format: 'json' }));
