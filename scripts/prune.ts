@@ -19,8 +19,11 @@ const isModule = (file: string) => /\.[cm]?js$/.test(file);
 const isNeverRead = (file: string) => /\.([cm]?ts|map|md|flow)$/.test(file);
 const isLegal = (file: string) => /\/(license|notice|copying)[^/]*$/i.test(file);
 
-/** A quoted specifier; its end is not consumed, since an apostrophe may precede the next one. */
-const quoted = /['"`](\.{1,2}(?:\/[\w@./-]*)?|[#@]?[a-z][\w@./-]*)(?=['"`])/g;
+/**
+ * A quoted specifier; its end is not consumed, since an apostrophe may precede the next one. A name
+ * before a colon is a key, as in the manifests that the bundle contains.
+ */
+const quoted = /['"`](\.{1,2}(?:\/[\w@./-]*)?|[#@]?[a-z][\w@./-]*)(?=['"`](?!:))/g;
 
 const installed = new Set(
   readdirSync(modules).flatMap((name) =>

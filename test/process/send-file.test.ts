@@ -25,11 +25,10 @@ import { temporaryFolder } from '../support/cluster.ts';
 import { endWithFile } from '../support/file-end.ts';
 import { jsonCaller } from '../support/json.ts';
 import { runCommand, runToEnd, spawnCommand } from '../support/process.ts';
+import { main } from '../support/program.ts';
 import { seedOf } from '../support/seed.ts';
 import { startService, type TestService } from '../support/service.ts';
 import { assertSound, readAll } from '../support/verify.ts';
-
-const main = join(import.meta.dirname, '../../src/main.ts');
 
 describe('sendbatch send <file>', () => {
   let service: TestService;

@@ -2,12 +2,19 @@ import pg from 'pg';
 import { citusUrl } from './citus.ts';
 import { preparePristineCluster, startCluster, type TestCluster } from './cluster.ts';
 import { adminUrlVariable, migrateDatabase, shardCounts, templateName } from './database.ts';
+import { bundleProgram } from './program.ts';
 
 let cluster: TestCluster | undefined;
 let removePristine: (() => void) | undefined;
+let removeProgram: (() => void) | undefined;
 
-/** Runs once per run: one server and one migrated template, which each test file clones. */
+/**
+ * Runs once per run: one server and one migrated template, which each test file clones, and the
+ * bundle that tests start as processes.
+ */
 export async function globalSetup(): Promise<void> {
+  const program = bundleProgram();
+  removeProgram = program.remove;
   try {
     let adminUrl = process.env.TEST_DATABASE_URL ?? citusUrl;
     if (adminUrl === undefined) {
@@ -16,6 +23,7 @@ export async function globalSetup(): Promise<void> {
       adminUrl = cluster.url('postgres');
     }
     await prepareTemplate(adminUrl);
+    await program.done;
   } catch (error) {
     // Node runs no teardown after a failed setup.
     await globalTeardown();
@@ -43,4 +51,5 @@ async function prepareTemplate(adminUrl: string): Promise<void> {
 export async function globalTeardown(): Promise<void> {
   await cluster?.stop();
   removePristine?.();
+  removeProgram?.();
 }

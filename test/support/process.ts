@@ -5,13 +5,9 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { CommandLine } from './command-host.ts';
 import { endWithFile } from './file-end.ts';
+import { compiled, main } from './program.ts';
 
-const root = join(import.meta.dirname, '../..');
-const main = join(root, 'src/main.ts');
-/** Tests start many processes, and half the time of each start is compiling the same source. */
-const compiled = join(root, 'node_modules/.cache/node-compile');
-
-/** The service in its own process, started as by `npm start`. */
+/** The service in its own process, started as from the package. */
 export interface ServiceProcess {
   readonly url: string;
   readonly child: ChildProcess;
@@ -134,7 +130,8 @@ async function carryOut(line: CommandLine): ReturnType<typeof runToEnd> {
 
 function startHost(): ChildProcess {
   const child = spawn(process.execPath, [join(import.meta.dirname, 'command-host.ts')], {
-    env: environmentOf({}),
+    // It runs the source.
+    env: environmentOf({ NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE ?? '' }),
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   });
   child.once(
