@@ -174,7 +174,7 @@ async function refuseInstances(db: Db): Promise<void> {
     throw new MigrationError(`${listening} instances are connected: stop every instance and command, and try again`);
   if (others > 0)
     throw new MigrationError(
-      `${others} connections of sendbatch to this database are open: stop every instance and command, close what a pooler keeps open (PgBouncer: RECONNECT), and try again`,
+      `${others} connections of sendbatch to this database are open: stop every instance and command, close what a pooler keeps open (PgBouncer: stop it, or RECONNECT), and try again`,
     );
 }
 

@@ -8,7 +8,7 @@ import { ErrorInfoSchema, RetryInfoSchema } from '../../gen/google/rpc/error_det
 import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
 import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { calmCalls } from '../../src/overload/concurrency-limit.ts';
-import { createDatabase } from '../support/database.ts';
+import { createDatabase, lockHeadsOf } from '../support/database.ts';
 import { openFaultProxy } from '../support/fault-proxy.ts';
 import { jsonCaller } from '../support/json.ts';
 import { type Answer, openClients, type ProtocolClient, said } from '../support/protocols.ts';
@@ -48,7 +48,7 @@ describe('overload', () => {
     holder.on('error', () => {});
     await holder.connect();
     await holder.query('begin');
-    await holder.query('select from sendbatch.channel_head for update');
+    await lockHeadsOf(holder, ['busy']);
     const admitted: Promise<Answer>[] = [];
     // All wait for the lock: after a second without a finished call, few more than the calm ones
     // are admitted.

@@ -31,10 +31,12 @@ export function urlOn({ host, port }: Node, database: string): string {
 
 /**
  * What a service gets as DATABASE_URL: with CITUS_WORKER=1 the same database on the first worker.
- * Tests themselves read and change tables on the coordinator.
+ * Tests themselves read and change tables on the coordinator. A URL that a test chose is left as it
+ * is.
  */
 export async function serviceUrlOf(databaseUrl: string): Promise<string> {
   if (process.env.CITUS_WORKER !== '1' || citusUrl === undefined) return databaseUrl;
+  if (new URL(databaseUrl).host !== new URL(citusUrl).host) return databaseUrl;
   const [, worker] = await citusNodes();
   if (worker === undefined) throw new Error('the cluster has no worker');
   return urlOn(worker, new URL(databaseUrl).pathname.slice(1));
@@ -80,5 +82,12 @@ export async function dropCitusDatabase(name: string): Promise<void> {
   if (coordinator !== undefined)
     await on(urlOn(coordinator, name), (client) => client.query('select recover_prepared_transactions()'));
   for (const node of nodes)
-    await on(urlOn(node, 'postgres'), (client) => client.query(`drop database if exists ${name} with (force)`));
+    for (let attempt = 0; ; attempt++)
+      try {
+        await on(urlOn(node, 'postgres'), (client) => client.query(`drop database if exists ${name} with (force)`));
+        break;
+      } catch (error) {
+        // object_in_use after 5 s: the maintenance process of a node asks another one.
+        if ((error as { code?: string }).code !== '55006' || attempt === 5) throw error;
+      }
 }

@@ -51,10 +51,13 @@ interface Link {
   swallows: Set<'to-server' | 'to-client'>;
 }
 
-/** Opens a proxy on loopback to the server of a URL that names a socket folder. */
+/** Opens a proxy on loopback to the server of a URL, which may name a socket folder. */
 export async function openFaultProxy(target: string): Promise<FaultProxy> {
   const wanted = new URL(target);
-  const path = `${wanted.searchParams.get('host')}/.s.PGSQL.${wanted.port || '5432'}`;
+  const folder = wanted.searchParams.get('host');
+  const port = wanted.port || '5432';
+  const connect = () =>
+    folder === null ? net.connect(Number(port), wanted.hostname) : net.connect(`${folder}/.s.PGSQL.${port}`);
   const links = new Set<Link>();
   let next: { kind: 'cut' | 'stall'; when: 'before' | 'after' } | undefined;
   let nextHeld: Promise<void> | undefined;
@@ -71,7 +74,7 @@ export async function openFaultProxy(target: string): Promise<FaultProxy> {
       client.destroy();
       return;
     }
-    const upstream = net.connect(path);
+    const upstream = connect();
     const end = () => {
       client.destroy();
       upstream.destroy();
@@ -115,9 +118,9 @@ export async function openFaultProxy(target: string): Promise<FaultProxy> {
     }
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as net.AddressInfo;
+  const here = server.address() as net.AddressInfo;
   return {
-    url: `postgres://sendbatch@127.0.0.1:${port}${wanted.pathname}`,
+    url: `postgres://${wanted.username || 'sendbatch'}@127.0.0.1:${here.port}${wanted.pathname}`,
     cutNextCommit(when) {
       next = { kind: 'cut', when };
     },
