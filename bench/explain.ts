@@ -7,12 +7,10 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { Kysely, PostgresDialect } from 'kysely';
 import pg from 'pg';
-import { verify } from '../src/integrity/verify.ts';
 import { trustedCaller } from '../src/messages/caller.ts';
 import { ChannelKeys } from '../src/messages/channel-keys.sql.ts';
 import { memberChannels } from '../src/messages/member-lists.sql.ts';
 import { PreparingClient } from '../src/postgres/client.ts';
-import { openDatabase } from '../src/postgres/pool.ts';
 import type { Db, Tables } from '../src/postgres/schema.ts';
 import { oneShard } from '../src/postgres/shards.ts';
 import { Execution } from '../src/postgres/sql.ts';
@@ -20,6 +18,7 @@ import { createInbox } from '../src/reading/inbox.ts';
 import { createReadChannel, type ReadCall } from '../src/reading/read-channel.ts';
 import { startCluster } from '../test/support/cluster.ts';
 import { migrateDatabase } from '../test/support/database.ts';
+import { timeOfVerify } from './verifying.ts';
 
 const { values } = parseArgs({
   options: { messages: { type: 'string', default: '5000000' }, write: { type: 'boolean', default: false } },
@@ -183,24 +182,7 @@ async function measure(): Promise<string> {
     );
   }
   await db.destroy();
-  const many = openDatabase({
-    connection: { url },
-    poolSize: 4,
-    lockTimeoutMs: 0,
-    statementTimeoutMs: 0,
-    connectTimeoutMs: 60_000,
-    onConnectionError: () => {},
-  });
-  const began = performance.now();
-  let looked = 0;
-  let faults = 0;
-  for await (const step of verify({ db: many, shards: oneShard }, 4)) {
-    looked = step.messages;
-    faults += step.faults.length;
-  }
-  const seconds = (performance.now() - began) / 1000;
-  await many.destroy();
-  return `${lines.join('\n')}\n\n\`verify\` of ${looked} messages: ${seconds.toFixed(1)} s, ${Math.round(looked / seconds / 1000)} k messages/s, ${faults} faults.`;
+  return `${lines.join('\n')}\n\n${await timeOfVerify(url)}`;
 }
 
 interface Plan {

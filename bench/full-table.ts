@@ -1,5 +1,6 @@
 import { type Machine, startMachine } from './machine.ts';
 import { measure, median, type Run, ratios, spread, type Variant } from './measure.ts';
+import { timeOfVerify } from './verifying.ts';
 import type { Workload } from './workload.ts';
 
 interface Mix {
@@ -71,6 +72,7 @@ export async function fullTable(full: Machine, pairs: number, messages: number):
   const empty = await startMachine();
   try {
     await full.fill(messages);
+    const verified = await timeOfVerify(full.url);
     const lines: string[] = [];
     for (const mix of mixes) lines.push(...(await linesOf(mix, { full: countedByHeads(full), empty }, pairs)));
     await full.reset();
@@ -78,6 +80,8 @@ export async function fullTable(full: Machine, pairs: number, messages: number):
       '| channels | table | messages/s | µs per message (PostgreSQL + Node) | CPU against empty | bytes of log per message | full pages per message |',
       '|---|---|---|---|---|---|---|',
       ...lines,
+      '',
+      verified,
     ].join('\n');
   } finally {
     await empty.stop();

@@ -29,7 +29,7 @@ export interface Machine {
   count(): Promise<number>;
   /**
    * Fills the table with this many messages, the same number per channel, and advances
-   * the heads.
+   * the heads. The rows are as if sent: `verify` finds no fault in them.
    */
   fill(messages: number): Promise<void>;
   /** Creates every channel, with the workload's sender as its only member. */
@@ -51,6 +51,8 @@ const settings = { shared_buffers: '1GB', max_wal_size: '8GB', max_connections: 
 
 /** Rows of a statement that fills the table. */
 const fillRows = 1_000_000;
+/** The sender of these rows. Their once-only keys are digests as in `dedupeKeyOf`. */
+const filledUid = 'user-000000-0123456789abcdef0123';
 
 /** Starts the embedded PostgreSQL in its own folder. */
 export async function startMachine(): Promise<Machine> {
@@ -113,9 +115,13 @@ async function prepare(cluster: Server): Promise<Machine> {
           next = Math.min(messages, from + fillRows);
           await client.query(`
             insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, dedupe_key, flags, content_hash, from_uid, client_msg_no, payload)
-            select i % ${channelCount} + 1, i / ${channelCount} + 1, 4096 + i, 0, key, 2, uuid_send(key) || uuid_send(key),
-              'user-000000-0123456789abcdef0123', 'filled-by-the-bench-0123456789ab', decode(repeat('78', 100), 'hex')
-            from (select i, md5(i::text)::uuid as key from generate_series(${from}, ${next - 1}) as i offset 0) as made`);
+            select i % ${channelCount} + 1, i / ${channelCount} + 1, 4096 + i, 0, encode(substring(digest for 16), 'hex')::uuid, 2, digest,
+              '${filledUid}', client_msg_no, decode(repeat('78', 100), 'hex')
+            from (
+              select i, client_msg_no, sha256(convert_to('["${filledUid}","' || client_msg_no || '"]', 'UTF8')) as digest
+              from (select i, 'filled-' || lpad(i::text, 12, '0') || '-0123456789ab' as client_msg_no from generate_series(${from}, ${next - 1}) as i) named
+              offset 0
+            ) made`);
         }
         await client.end();
       };
