@@ -86,20 +86,46 @@ export async function createDatabase(
   return { url: url.href, drop: () => administer(adminUrl, `drop database if exists ${name} with (force)`) };
 }
 
+/** The session of this process that creates and drops databases, opened for the first of them. */
+let admin: AdminClient | undefined;
+/** pg's types omit these. */
+type AdminClient = pg.Client & { ref(): void; unref(): void };
+let administering: Promise<unknown> = Promise.resolve();
+
+/** Runs statements of this process one after the other, in one session for all. */
+function administer(adminUrl: string, statement: string): Promise<void> {
+  const done = administering.then(() => carryOut(adminUrl, statement));
+  administering = done.catch(() => {});
+  return done;
+}
+
 /** The template can be busy while another file clones it: PostgreSQL reports object_in_use. */
-async function administer(adminUrl: string, statement: string): Promise<void> {
-  for (let attempt = 0; ; attempt++) {
-    const client = new pg.Client({ connectionString: adminUrl });
-    await client.connect();
-    try {
-      await client.query(statement);
-      return;
-    } catch (error) {
-      if ((error as { code?: string }).code !== '55006' || attempt === 50) throw error;
-    } finally {
-      await client.end();
-    }
+async function carryOut(adminUrl: string, statement: string): Promise<void> {
+  admin ??= await openAdmin(adminUrl);
+  const client = admin;
+  // The session keeps this process alive only while it works.
+  client.ref();
+  try {
+    for (let attempt = 0; ; attempt++)
+      try {
+        await client.query(statement);
+        return;
+      } catch (error) {
+        if ((error as { code?: string }).code !== '55006' || attempt === 50) throw error;
+      }
+  } finally {
+    client.unref();
   }
+}
+
+async function openAdmin(adminUrl: string): Promise<AdminClient> {
+  const client = new pg.Client({ connectionString: adminUrl }) as AdminClient;
+  // Lost: the next statement opens another one.
+  client.on('error', () => {
+    admin = undefined;
+  });
+  await client.connect();
+  return client;
 }
 
 /** Migrates a database to the current schema, with this many shards. */
