@@ -412,3 +412,43 @@ test('a start on a worker whose coordinator is not reached is refused with the w
   );
   assert.equal(rows[0]?.batch, null);
 });
+
+test('with one shard an instance whose DATABASE_URL names a worker stores on the coordinator, also after a restart', {
+  skip,
+}, async (context) => {
+  const { startService, citus } = await modules();
+  const { createDatabase } = await import('../support/database.ts');
+  const database = await createDatabase('undivided');
+  context.after(() => database.drop());
+  const [, worker] = await citus.citusNodes();
+  assert.ok(worker, 'the cluster needs a worker');
+  const databaseUrl = citus.urlOn(worker, new URL(database.url).pathname.slice(1));
+  const message = { from_uid: 'u', channel_id: 'one', channel_type: 6, payload: 'cGF5bG9hZA==' };
+  for (const [index, expected] of [[1], [1, 2]].entries()) {
+    const service = await startService({ databaseUrl, shards: 1 });
+    const call = jsonCaller(service.url);
+    const { body } = await call.post('/message/sendbatch', [
+      { ...message, client_msg_no: 'once' },
+      ...(index === 0 ? [] : [{ ...message, client_msg_no: 'again' }]),
+    ]);
+    assert.deepEqual(
+      body.map((each: Answer) => each.message_seq),
+      expected,
+    );
+    const history = await call.get('/v1/channels/6/one/messages');
+    assert.deepEqual(
+      history.body.messages.map((each: Answer) => each.message_seq),
+      expected,
+    );
+    await service.stop();
+  }
+  for (const [url, table] of [
+    [database.url, 'sendbatch.message'],
+    [databaseUrl, null],
+  ] as const) {
+    const { rows } = await citus.on(url, (client) =>
+      client.query("select to_regclass('sendbatch.message')::text as name"),
+    );
+    assert.equal(rows[0]?.name, table);
+  }
+});
