@@ -112,10 +112,16 @@ function names(name: unknown, expected: string): boolean {
   return typeof name === 'string' && name.replace(/_\d+$/, '') === expected;
 }
 
+/** The same in an error that Citus passes on from another node: it keeps the message only. */
+function mentions(message: unknown, expected: string): boolean {
+  return typeof message === 'string' && new RegExp(`\\b${expected}(_\\d+)?(?!\\w)`).test(message);
+}
+
 /** Whether an inserted message was sent before: unique_violation of the once-only key. */
 export function isRepeatedSend(error: unknown): boolean {
-  const { code, constraint } = error as { code?: unknown; constraint?: unknown };
-  return code === '23505' && names(constraint, 'message_once');
+  const { code, constraint, message } = error as { code?: unknown; constraint?: unknown; message?: unknown };
+  if (code !== '23505') return false;
+  return constraint === undefined ? mentions(message, 'message_once') : names(constraint, 'message_once');
 }
 
 /** Whether a channel to be created exists: unique_violation of its name. */
@@ -135,6 +141,8 @@ export function isSameRequest(error: unknown): boolean {
 
 /** Whether an inserted message has no sequence: not_null_violation, which `appendNew` provokes. */
 export function isWithoutSequence(error: unknown): boolean {
-  const { code, table, column } = error as { code?: unknown; table?: unknown; column?: unknown };
-  return code === '23502' && names(table, 'message') && column === 'message_seq';
+  const { code, table, column, message } = error as Record<'code' | 'table' | 'column' | 'message', unknown>;
+  if (code !== '23502') return false;
+  if (column === undefined) return mentions(message, 'message_seq') && mentions(message, 'message');
+  return names(table, 'message') && column === 'message_seq';
 }

@@ -34,6 +34,13 @@ interface AppendedRow {
   readonly new_keys: string;
 }
 
+/** A message as stored by `appendStatements.toShard`. */
+interface StoredRow {
+  readonly channel_key: number;
+  readonly message_seq: number;
+  readonly message_id: number;
+}
+
 interface FoundRow {
   readonly ordinal: number;
   readonly message_id: number;
@@ -273,7 +280,11 @@ const appendStatements = {
   announcing: appendStatement('append messages and announce them', { creates: false, announces: true }),
   creating: appendStatement('create channels and append messages', { creates: true, announces: false }),
   both: appendStatement('create channels, append messages and announce them', { creates: true, announces: true }),
-  toShard: appendStatement('append messages to a shard', { creates: false, announces: false, isShard: true }),
+  toShard: appendStatement<StoredRow>('append messages to a shard', {
+    creates: false,
+    announces: false,
+    isShard: true,
+  }),
   announcingShard: appendStatement('append messages to a shard and announce them', {
     creates: false,
     announces: true,
@@ -281,13 +292,21 @@ const appendStatements = {
   }),
 };
 
-function statementFor({ creates, announces, isShard }: AppendVariant): Statement<AppendedRow> {
-  if (isShard) return announces ? appendStatements.announcingShard : appendStatements.toShard;
+function statementFor({ creates, announces }: AppendVariant): Statement<AppendedRow> {
   if (creates) return announces ? appendStatements.both : appendStatements.creating;
   return announces ? appendStatements.announcing : appendStatements.plain;
 }
 
-function appendStatement(name: string, { creates, announces, isShard }: AppendVariant): Statement<AppendedRow> {
+/**
+ * On a shard without webhooks the INSERT is the statement itself, which returns its rows
+ * (`StoredRow`): Citus sends a statement to the shard's node if its CTEs only update. It broke up
+ * one that inserts in a CTE, copied the results of the steps to all nodes, and committed in two
+ * phases on all of them: 17 to 19 ms per statement instead of 9 to 12.
+ */
+function appendStatement<Row = AppendedRow>(
+  name: string,
+  { creates, announces, isShard }: AppendVariant,
+): Statement<Row> {
   const precondition = isShard ? shardPrecondition : wholePrecondition;
   const firstOfPrecondition = 7 + ownColumns.length;
   const firstOfCreation = firstOfPrecondition + precondition.parameters;
@@ -295,7 +314,12 @@ function appendStatement(name: string, { creates, announces, isShard }: AppendVa
   const newCounts = `$${firstOfCreation + creation.parameters - 1}::bigint[]`;
   const isAnnounced = `$${firstOfCreation + (creates ? creation.parameters : isShard ? 1 : 0)}::smallint[]`;
   const newKeys = '(select keys from drawn)';
-  return new Statement({
+  const insertion = `
+      insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, ${names})
+      select heads.keys[w.head_index], heads.last_seqs[w.head_index] - w.seq_offset, heads.block * ${limits.idsPerBlock} + w.id_offset, heads.last_ats[w.head_index], ${values}
+      from heads, unnest($4::integer[], $5::integer[], $6::integer[], ${parameters(7)}) as w(head_index, seq_offset, id_offset, ${names})
+    `;
+  return new Statement<Row>({
     name,
     byKey: true,
     text: `
@@ -319,11 +343,7 @@ function appendStatement(name: string, { creates, announces, isShard }: AppendVa
         coalesce(array_agg(last_at order by channel_key), '{}')
           ${creates ? `|| array_fill($3::bigint, array[cardinality(${newCounts})])` : ''} as last_ats
       from advanced
-    ), stored as (
-      insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, ${names})
-      select heads.keys[w.head_index], heads.last_seqs[w.head_index] - w.seq_offset, heads.block * ${limits.idsPerBlock} + w.id_offset, heads.last_ats[w.head_index], ${values}
-      from heads, unnest($4::integer[], $5::integer[], $6::integer[], ${parameters(7)}) as w(head_index, seq_offset, id_offset, ${names})
-    )${
+    )${isShard && !announces ? `${insertion} returning channel_key, message_seq, message_id` : `, stored as (${insertion})`}${
       announces
         ? `, announced as (
       insert into sendbatch.webhook_outbox (channel_key, first_seq, last_seq)
@@ -332,10 +352,14 @@ function appendStatement(name: string, { creates, announces, isShard }: AppendVa
       where w.is_announced = 1 and w.last_seq is not null
     )`
         : ''
-    }
+    }${
+      isShard && !announces
+        ? ''
+        : `
     select block, array_to_string(last_seqs[:cardinality($1::bigint[])], ',') as last_seqs,
       ${creates ? `array_to_string(${newKeys}, ',')` : `''`} as new_keys
-    from heads`,
+    from heads`
+    }`,
   });
 }
 
@@ -375,7 +399,7 @@ export async function appendNew(db: Db, append: NewAppend): Promise<AppendedNumb
   const newCounts = missing.map((index) => layout.channels[index]?.count ?? 0);
   const statement = statementFor({ creates: created.length > 0, announces: announce });
   const more = [...preconditions, ...(created.length === 0 ? [] : creationValues(created, newCounts))];
-  return await runAppend(db, statement, append, heads, more);
+  return appendedNumbers(await runAppend(db, statement, append, heads, more), append, heads);
 }
 
 /**
@@ -390,22 +414,30 @@ export async function appendToShard(
   const { layout, precondition, channelKeys, announce } = append;
   const preconditions = await askPrecondition(on, precondition, channelKeys);
   if (preconditions === undefined) return undefined;
-  const statement = statementFor({ creates: false, announces: announce, isShard: true });
   const heads = layOutHeads(layout.channels, channelKeys);
-  const appended = runAppend(onShard(db, shard), statement, append, heads, [...preconditions, shards.count]);
+  const run = <Row>(statement: Statement<Row>) =>
+    runAppend(onShard(db, shard), statement, append, heads, [...preconditions, shards.count]);
+  if (announce) {
+    const appended = run(appendStatements.announcingShard);
+    sent();
+    return appendedNumbers(await appended, append, heads);
+  }
+  const stored = run(appendStatements.toShard);
   sent();
-  return await appended;
+  return storedNumbers(await stored, heads);
 }
 
-/** Runs an append statement; `more`: its parameters after the columns of messages. */
-async function runAppend(
+/**
+ * Runs an append statement; `more`: its parameters after the columns of messages. No rows: a
+ * precondition failed.
+ */
+async function runAppend<Row>(
   db: Db,
-  statement: Statement<AppendedRow>,
+  statement: Statement<Row>,
   { layout: { channels, rows }, acceptedAt, announce }: NewAppend,
   heads: HeadLayout,
   more: readonly unknown[],
-): Promise<AppendedNumbers | undefined> {
-  const { created } = heads;
+): Promise<Row[]> {
   const countOf = (index: number) => channels[index]?.count ?? 0;
   const sorted = inHeadOrder(rows, channels, [...heads.known, ...heads.missing]);
   const headIndexes = new BinaryArray('integer', rows.length * 8);
@@ -416,7 +448,7 @@ async function runAppend(
     seqOffsets.integer(countOf(channel) - channelOffset);
     idOffsets.integer(idOffset);
   }
-  const appended = statement
+  return await statement
     .run(db, [
       bigintArray(heads.keys),
       bigintArray(heads.known.map(countOf)),
@@ -429,17 +461,36 @@ async function runAppend(
       ...(announce ? [announcedValue(channels, heads)] : []),
     ])
     .catch((error: unknown) => {
-      if (isWithoutSequence(error)) return undefined;
+      if (isWithoutSequence(error)) return [];
       throw error;
     });
-  const [row] = (await appended) ?? [];
+}
+
+function appendedNumbers(
+  [row]: readonly AppendedRow[],
+  { layout: { channels } }: NewAppend,
+  { indexOf, created }: HeadLayout,
+): AppendedNumbers | undefined {
   if (row === undefined || row.last_seqs === null) return undefined;
   const lastSeqs = numbersOf(row.last_seqs);
   const newKeys = numbersOf(row.new_keys);
   return {
-    lastSeqs: heads.indexOf.map((headIndex, index) => lastSeqs[headIndex] ?? countOf(index)),
+    lastSeqs: indexOf.map((headIndex, index) => lastSeqs[headIndex] ?? channels[index]?.count ?? 0),
     block: row.block,
     created: new Map(created.map((channel, index) => [channel, newKeys[index] ?? 0])),
+  };
+}
+
+function storedNumbers(rows: readonly StoredRow[], { indexOf, keys }: HeadLayout): AppendedNumbers | undefined {
+  const [first] = rows;
+  if (first === undefined) return undefined;
+  const lastSeqs = new Map<number, number>();
+  for (const { channel_key, message_seq } of rows)
+    lastSeqs.set(channel_key, Math.max(message_seq, lastSeqs.get(channel_key) ?? 0));
+  return {
+    lastSeqs: indexOf.map((headIndex) => lastSeqs.get(keys[headIndex] ?? 0) ?? 0),
+    block: Math.floor(first.message_id / limits.idsPerBlock),
+    created: new Map(),
   };
 }
 
