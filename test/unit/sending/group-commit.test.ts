@@ -212,6 +212,39 @@ describe('a lane of the group commit', () => {
     assert.deepEqual(granted, ['older', 'younger']);
   });
 
+  test('results of a large group are handed out in several turns, while the next group runs', async () => {
+    const { commits, group, weights } = openLanes({
+      groupBounds: { items: 4000, bytes: 1000 },
+      queueBounds: { items: 5000, bytes: 1000 },
+    });
+    const settled: number[] = [];
+    const submit = (weight: number, index: number) =>
+      commits.submit(0, { weight }).then((answer) => {
+        settled.push(index);
+        return answer;
+      });
+    const answers = [1600, 401, 1999].map(submit);
+    const first = await group(0);
+    answers.push(submit(2, 3));
+    first.end();
+    await eventLoopTurn();
+    assert.deepEqual(settled, [0]);
+    const second = await group(1);
+    const closed = commits.close();
+    await eventLoopTurn();
+    await eventLoopTurn();
+    assert.deepEqual(settled, [0, 1, 2]);
+    assert.equal(commits.load().items, 2);
+    second.end();
+    await closed;
+    assert.deepEqual(
+      await Promise.all(answers),
+      [1600, 401, 1999, 2].map((weight) => weight ** 2),
+    );
+    assert.deepEqual(settled, [0, 1, 2, 3]);
+    assert.deepEqual(weights(), [[1600, 401, 1999], [2]]);
+  });
+
   test('a lane that closes finishes its jobs and refuses new ones', async () => {
     const { commits, group } = openLanes();
     const answers = [1, 2].map((weight) => commits.submit(0, { weight }));
