@@ -24,14 +24,23 @@ interface Answer {
   readonly bodyBytes: number;
 }
 
+/** For how long the rest of a refused body is discarded when it does not end. */
+interface DiscardBounds {
+  /** Milliseconds without a byte. */
+  readonly idleMs: number;
+  /** Milliseconds in all, however it arrives. */
+  readonly maxMs: number;
+}
+
 /**
- * The rest of a refused body is discarded until it ends, or until no byte has arrived for this many
- * milliseconds: a client on a slow machine gets its answer before the connection or stream is
- * closed. On HTTP/1.1 the connection's next call waits meanwhile; on HTTP/2 none does.
+ * On HTTP/1.1 the client has its answer, and loses it when the connection is closed while it still
+ * sends: machines stand still for seconds. On HTTP/2 some answers wait for the end of the body, and
+ * a closed stream loses none.
  */
-const discardIdleMs = 2000;
-/** Milliseconds for which a body is discarded at most, however it arrives. */
-const maxDiscardMs = 10_000;
+const discardBounds: Readonly<Record<'http1' | 'http2', DiscardBounds>> = {
+  http1: { idleMs: 5000, maxMs: 30_000 },
+  http2: { idleMs: 2000, maxMs: 10_000 },
+};
 
 /**
  * Renders an error for every protocol, once for many refusals. `httpStatus` overrides the status on
@@ -122,14 +131,14 @@ function afterBody(request: Request, stream: ServerHttp2Stream, answer: () => vo
     stop();
     answer();
   };
-  const stop = whenIdle(stream, once);
+  const stop = whenIdle(stream, discardBounds.http2, once);
   stream.once('end', once).once('close', once).resume();
 }
 
-/** Discards the rest of a body, within `discardIdleMs` and `maxDiscardMs`. */
+/** Discards the rest of a body, within the bounds of its protocol. */
 export async function discard(request: Request): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const stop = whenIdle(request, resolve);
+  const stop = whenIdle(request, discardBounds[request.httpVersionMajor === 2 ? 'http2' : 'http1'], resolve);
   request
     .on('error', () => {})
     .once('end', resolve)
@@ -148,6 +157,7 @@ export async function discard(request: Request): Promise<void> {
 
 /** A body that is being discarded. */
 interface Discarding {
+  readonly bounds: DiscardBounds;
   readonly since: number;
   readonly onIdle: () => void;
   /** Milliseconds without a byte, as of the last check. */
@@ -163,11 +173,11 @@ const discarding = new Set<Discarding>();
 let checks: NodeJS.Timeout | undefined;
 
 /**
- * Calls back when no byte has arrived for `discardIdleMs`, or after `maxDiscardMs`. Returns what
- * stops it. One timer serves all bodies: two of its own cost a refusal 5 to 8 µs.
+ * Calls back when a body is beyond these bounds. Returns what stops it. One timer serves all
+ * bodies: two of its own cost a refusal 5 to 8 µs.
  */
-function whenIdle(body: Readable, onIdle: () => void): () => void {
-  const each: Discarding = { since: performance.now(), onIdle, quietMs: 0 };
+function whenIdle(body: Readable, bounds: DiscardBounds, onIdle: () => void): () => void {
+  const each: Discarding = { bounds, since: performance.now(), onIdle, quietMs: 0 };
   const onData = () => {
     each.quietMs = 0;
   };
@@ -189,7 +199,7 @@ function checkDiscarding(): void {
   const now = performance.now();
   for (const each of discarding) {
     each.quietMs += discardCheckMs;
-    if (each.quietMs <= discardIdleMs && now - each.since < maxDiscardMs) continue;
+    if (each.quietMs <= each.bounds.idleMs && now - each.since < each.bounds.maxMs) continue;
     discarding.delete(each);
     each.onIdle();
   }
