@@ -415,9 +415,14 @@ export async function appendToShard(
   const preconditions = await askPrecondition(on, precondition, channelKeys);
   if (preconditions === undefined) return undefined;
   const heads = layOutHeads(layout.channels, channelKeys);
+  // A group without a stored message returns no row of one.
+  const returnsNumbers = announce || layout.rows.length === 0;
   const run = <Row>(statement: Statement<Row>) =>
-    runAppend(onShard(db, shard), statement, append, heads, [...preconditions, shards.count]);
-  if (announce) {
+    runAppend(onShard(db, shard), statement, { ...append, announce: returnsNumbers }, heads, [
+      ...preconditions,
+      shards.count,
+    ]);
+  if (returnsNumbers) {
     const appended = run(appendStatements.announcingShard);
     sent();
     return appendedNumbers(await appended, append, heads);

@@ -97,6 +97,15 @@ describe('channels and messages in several shards', () => {
     assert.deepEqual(repeated, []);
   });
 
+  test('a group whose messages are not stored is one statement, too', async () => {
+    const { append, modes, repeated } = open();
+    await append(batchOf([toGroup('live')]));
+    const live = message({ channelId: 'live', clientMsgNo: 'live', header: { noPersist: 1, redDot: 0, syncOnce: 0 } });
+    const [outcome] = await append(batchOf([live]));
+    assert.ok(outcome?.kind === 'accepted' && outcome.messageSeq === 0 && outcome.messageId >= 4096);
+    assert.deepEqual([modes, repeated], [['optimistic', 'optimistic'], []]);
+  });
+
   test('an ATOMIC batch over all shards is one transaction: all of it is stored, or nothing', async () => {
     const { append, modes } = open();
     const ids = Array.from({ length: 40 }, (_, index) => `atomic-${index}`);
