@@ -1,5 +1,5 @@
-// Finds the database of the settings: DATABASE_URL or the embedded server, and on a cluster of Citus
-// the coordinator, which has the tables of no shard.
+// Finds the database of the settings: DATABASE_URL or the embedded server, and on a cluster of
+// Citus the coordinator, which has the tables of no shard.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../config/index.ts';

@@ -35,7 +35,7 @@ interface AppendedRow {
 }
 
 /** A message as stored by `appendStatements.toShard`. */
-interface StoredRow {
+interface NumberedRow {
   readonly channel_key: number;
   readonly message_seq: number;
   readonly message_id: number;
@@ -280,7 +280,7 @@ const appendStatements = {
   announcing: appendStatement('append messages and announce them', { creates: false, announces: true }),
   creating: appendStatement('create channels and append messages', { creates: true, announces: false }),
   both: appendStatement('create channels, append messages and announce them', { creates: true, announces: true }),
-  toShard: appendStatement<StoredRow>('append messages to a shard', {
+  toShard: appendStatement<NumberedRow>('append messages to a shard', {
     creates: false,
     announces: false,
     isShard: true,
@@ -292,14 +292,14 @@ const appendStatements = {
   }),
 };
 
-function statementFor({ creates, announces }: AppendVariant): Statement<AppendedRow> {
+function statementFor({ creates, announces }: Omit<AppendVariant, 'isShard'>): Statement<AppendedRow> {
   if (creates) return announces ? appendStatements.both : appendStatements.creating;
   return announces ? appendStatements.announcing : appendStatements.plain;
 }
 
 /**
  * On a shard without webhooks the INSERT is the statement itself, which returns its rows
- * (`StoredRow`): Citus sends a statement to the shard's node if its CTEs only update. It broke up
+ * (`NumberedRow`): Citus sends a statement to the shard's node if its CTEs only update. It broke up
  * one that inserts in a CTE, copied the results of the steps to all nodes, and committed in two
  * phases on all of them: 17 to 19 ms per statement instead of 9 to 12.
  */
@@ -314,6 +314,7 @@ function appendStatement<Row = AppendedRow>(
   const newCounts = `$${firstOfCreation + creation.parameters - 1}::bigint[]`;
   const isAnnounced = `$${firstOfCreation + (creates ? creation.parameters : isShard ? 1 : 0)}::smallint[]`;
   const newKeys = '(select keys from drawn)';
+  const returnsRows = isShard && !announces;
   const insertion = `
       insert into sendbatch.message (channel_key, message_seq, message_id, accepted_at, ${names})
       select heads.keys[w.head_index], heads.last_seqs[w.head_index] - w.seq_offset, heads.block * ${limits.idsPerBlock} + w.id_offset, heads.last_ats[w.head_index], ${values}
@@ -343,7 +344,7 @@ function appendStatement<Row = AppendedRow>(
         coalesce(array_agg(last_at order by channel_key), '{}')
           ${creates ? `|| array_fill($3::bigint, array[cardinality(${newCounts})])` : ''} as last_ats
       from advanced
-    )${isShard && !announces ? `${insertion} returning channel_key, message_seq, message_id` : `, stored as (${insertion})`}${
+    )${returnsRows ? `${insertion} returning channel_key, message_seq, message_id` : `, stored as (${insertion})`}${
       announces
         ? `, announced as (
       insert into sendbatch.webhook_outbox (channel_key, first_seq, last_seq)
@@ -353,7 +354,7 @@ function appendStatement<Row = AppendedRow>(
     )`
         : ''
     }${
-      isShard && !announces
+      returnsRows
         ? ''
         : `
     select block, array_to_string(last_seqs[:cardinality($1::bigint[])], ',') as last_seqs,
@@ -416,20 +417,16 @@ export async function appendToShard(
   if (preconditions === undefined) return undefined;
   const heads = layOutHeads(layout.channels, channelKeys);
   // A group without a stored message returns no row of one.
-  const returnsNumbers = announce || layout.rows.length === 0;
-  const run = <Row>(statement: Statement<Row>) =>
-    runAppend(onShard(db, shard), statement, { ...append, announce: returnsNumbers }, heads, [
-      ...preconditions,
-      shards.count,
-    ]);
-  if (returnsNumbers) {
-    const appended = run(appendStatements.announcingShard);
+  const announces = announce || layout.rows.length === 0;
+  const run = <Row>(statement: Statement<Row>) => {
+    const more = [...preconditions, shards.count];
+    const answer = runAppend(onShard(db, shard), statement, { ...append, announce: announces }, heads, more);
     sent();
-    return appendedNumbers(await appended, append, heads);
-  }
-  const stored = run(appendStatements.toShard);
-  sent();
-  return storedNumbers(await stored, heads);
+    return answer;
+  };
+  return announces
+    ? appendedNumbers(await run(appendStatements.announcingShard), append, heads)
+    : numbersOfRows(await run(appendStatements.toShard), heads);
 }
 
 /**
@@ -486,7 +483,7 @@ function appendedNumbers(
   };
 }
 
-function storedNumbers(rows: readonly StoredRow[], { indexOf, keys }: HeadLayout): AppendedNumbers | undefined {
+function numbersOfRows(rows: readonly NumberedRow[], { indexOf, keys }: HeadLayout): AppendedNumbers | undefined {
   const [first] = rows;
   if (first === undefined) return undefined;
   const lastSeqs = new Map<number, number>();
