@@ -12,6 +12,7 @@ import { examples } from '../../src/openapi/examples/index.ts';
 import { morePaths } from '../../src/openapi/more-paths.ts';
 import { knownReasons } from '../../src/rpc/error-mapping.ts';
 import { guardedServices } from '../../src/rpc/interceptors/authenticate.ts';
+import { shards } from '../support/database.ts';
 import { startService, type TestService } from '../support/service.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: documents are checked member by member
@@ -50,8 +51,8 @@ function recordIds(documented: Json, actual: Json): void {
 
 /** Replaces values that differ between runs by their type. */
 function maskVolatile(value: Json, key = ''): Json {
-  // A lane per shard.
-  if (key === 'lane_messages' && Array.isArray(value)) return [...new Set(value)];
+  // With several shards there is a lane for each.
+  if (key === 'lane_messages' && shards.count > 1 && Array.isArray(value)) return [...new Set(value)];
   if (Array.isArray(value)) return value.map((each) => maskVolatile(each));
   if (typeof value === 'object' && value !== null)
     return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, maskVolatile(member, name)]));
