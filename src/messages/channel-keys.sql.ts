@@ -412,7 +412,7 @@ const lockFree = lockStatement('lock free heads', 'for no key update skip locked
  *
  * This is the row lock that numbers messages. Lock order: every transaction locks heads by
  * ascending channel_key, so that batches cannot deadlock one another. The optimistic append takes
- * the same locks by its UPDATE (messages.sql.ts).
+ * the same locks by its UPDATE (optimistic-append.sql.ts).
  */
 export async function lockHeads(tx: Tx, channelKeys: readonly number[]): Promise<Map<number, number>> {
   const rows = await lockAll.run(tx, [bigintArray(channelKeys)]);

@@ -6,7 +6,7 @@ import { type Shard, type ShardLayout, shardPoolOf } from '../postgres/shards.ts
 import { type Appended, fulfilled } from './append-types.ts';
 import { messagesOf, type Store } from './group-context.ts';
 import { type GroupLayout, layOutGroup, outcomesOf } from './group-layout.ts';
-import { type AppendedNumbers, appendNew, appendToShard } from './messages.sql.ts';
+import { type AppendedNumbers, appendNew, appendToShard } from './optimistic-append.sql.ts';
 
 /**
  * A group that can be stored by one statement if its precondition holds and none of its keys
