@@ -1,4 +1,4 @@
-import { probeHeads } from '../messages/channel-keys.sql.ts';
+import { probeHeads } from '../messages/channel-heads.sql.ts';
 import { createHook, type ModerationHook } from '../moderation/hook.ts';
 import { createModeration, type Moderation } from '../moderation/moderation.ts';
 import { startLoop } from '../observability/loop.ts';

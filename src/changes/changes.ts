@@ -13,7 +13,7 @@
 
 import { limits } from '../limits.ts';
 import type { Channel } from '../messages/channel.ts';
-import { readHeadsAndFirst } from '../messages/channel-keys.sql.ts';
+import { readHeadsAndFirst } from '../messages/channel-heads.sql.ts';
 import { disclosed } from '../messages/disclosure.ts';
 import { type ChangeKind, type PreparedMessage, prepareMessage } from '../messages/message.ts';
 import { type StoredMessage, seqsOfIds } from '../messages/messages-read.sql.ts';

@@ -9,7 +9,7 @@
 
 import { limits } from '../limits.ts';
 import { channel, commandSequence, isJoined, messageSequence, personType } from '../messages/channel.ts';
-import { readHeads } from '../messages/channel-keys.sql.ts';
+import { readHeads } from '../messages/channel-heads.sql.ts';
 import {
   addMembers,
   addSystemUids,

@@ -4,7 +4,7 @@ import { bigintArray } from '../postgres/binary-array.ts';
 import { type DataRows, RowReader } from '../postgres/binary-rows.ts';
 import type { Db, MessageTable } from '../postgres/schema.ts';
 import { runByKey, Statement } from '../postgres/sql.ts';
-import { type Heads, noHeads } from './channel-keys.sql.ts';
+import { type Heads, noHeads } from './channel-heads.sql.ts';
 import { flagRecalled, flagWasRestricted } from './message.ts';
 import { type StoredMessage, StoredRow } from './stored-row.ts';
 

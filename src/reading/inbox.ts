@@ -1,5 +1,5 @@
 import { limits } from '../limits.ts';
-import { readHeads } from '../messages/channel-keys.sql.ts';
+import { readHeads } from '../messages/channel-heads.sql.ts';
 import { pageOf } from '../messages/page.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import { onShard } from '../postgres/shards.ts';

@@ -9,7 +9,7 @@
 //     to continue.
 
 import { limits } from '../limits.ts';
-import { type Heads, noHeads, type Positions, readHeadsAndFirst } from '../messages/channel-keys.sql.ts';
+import { type Heads, noHeads, type Positions, readHeadsAndFirst } from '../messages/channel-heads.sql.ts';
 import {
   type Filter,
   findByKeys,

@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
 import { commandSequence, messageSequence, tempType } from '../messages/channel.ts';
-import { lockHeadsSkipLocked } from '../messages/channel-keys.sql.ts';
+import { lockHeadsSkipLocked } from '../messages/channel-heads.sql.ts';
 import { alive } from '../messages/messages-read.sql.ts';
 import { mapByShard } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';

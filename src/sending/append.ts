@@ -29,7 +29,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { planAppend } from '../messages/append-plan.ts';
 import type { Channel } from '../messages/channel.ts';
-import { HeadsMissing, readHeads } from '../messages/channel-keys.sql.ts';
+import { HeadsMissing, readHeads } from '../messages/channel-heads.sql.ts';
 import type { PreparedMessage } from '../messages/message.ts';
 import { readPairFacts } from '../messages/permission.sql.ts';
 import { orBusy, storeBusy } from '../messages/store-busy.ts';

@@ -7,7 +7,7 @@ import {
   planAppend,
 } from '../messages/append-plan.ts';
 import { messageSequence } from '../messages/channel.ts';
-import { type HeadChange, lockHeads, lockHeadsSkipLocked, setHeads } from '../messages/channel-keys.sql.ts';
+import { type HeadChange, lockHeads, lockHeadsSkipLocked, setHeads } from '../messages/channel-heads.sql.ts';
 import { isPersistent } from '../messages/message.ts';
 import { readPairFacts } from '../messages/permission.sql.ts';
 import { pairKeyOf } from '../messages/permission.ts';

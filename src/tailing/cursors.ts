@@ -1,7 +1,7 @@
 // The cursors of a call, checked against what its channels have.
 import { firstKeptChange } from '../changes/read-changes.sql.ts';
 import type { Channel } from '../messages/channel.ts';
-import { noHeads, type Positions, readManyHeadsAndFirst } from '../messages/channel-keys.sql.ts';
+import { noHeads, type Positions, readManyHeadsAndFirst } from '../messages/channel-heads.sql.ts';
 import type { MemberChannel } from '../messages/member-lists.sql.ts';
 import { invalidField } from '../messages/service-error.ts';
 import { mapByShard } from '../postgres/over-shards.ts';

@@ -1,7 +1,7 @@
 import type { Change } from '../changes/read-changes.sql.ts';
 import { limits } from '../limits.ts';
 import type { Channel } from '../messages/channel.ts';
-import { noHeads, type Positions, readManyHeadsAndFirst, readPositions } from '../messages/channel-keys.sql.ts';
+import { noHeads, type Positions, readManyHeadsAndFirst, readPositions } from '../messages/channel-heads.sql.ts';
 import { memberChannels } from '../messages/member-lists.sql.ts';
 import type { PageAfter } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';

@@ -14,7 +14,8 @@
 import { LRUCache } from 'lru-cache';
 import { type Change, readChangesAfter } from '../changes/read-changes.sql.ts';
 import { type Channel, channel, firstUids, messageSequence } from '../messages/channel.ts';
-import { type CreatedChannel, readPositions } from '../messages/channel-keys.sql.ts';
+import { readPositions } from '../messages/channel-heads.sql.ts';
+import type { CreatedChannel } from '../messages/channel-keys.sql.ts';
 import { type PageAfter, readNextOfEach } from '../messages/messages-read.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { byShard, mapByShard, merged } from '../postgres/over-shards.ts';

@@ -3,7 +3,7 @@ import { after, afterEach, before, describe, test } from 'node:test';
 import fc from 'fast-check';
 import pg from 'pg';
 import { SendMode } from '../../gen/sendbatch/v1/message_service_pb.ts';
-import { lockHeads } from '../../src/messages/channel-keys.sql.ts';
+import { lockHeads } from '../../src/messages/channel-heads.sql.ts';
 import { onShard } from '../../src/postgres/shards.ts';
 import { inTransaction } from '../../src/postgres/transaction.ts';
 import { lockHeadsOf, openStore, shards } from '../support/database.ts';

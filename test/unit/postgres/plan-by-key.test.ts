@@ -3,7 +3,8 @@ import { after, before, describe, test } from 'node:test';
 import { sql } from 'kysely';
 import { firstKeptChange, readChangesAfter } from '../../../src/changes/read-changes.sql.ts';
 import { channel, messageSequence } from '../../../src/messages/channel.ts';
-import { ChannelKeys, readManyHeadsAndFirst, readNames } from '../../../src/messages/channel-keys.sql.ts';
+import { readManyHeadsAndFirst } from '../../../src/messages/channel-heads.sql.ts';
+import { ChannelKeys, readNames } from '../../../src/messages/channel-keys.sql.ts';
 import { memberChannels } from '../../../src/messages/member-lists.sql.ts';
 import {
   findByNumbers,
