@@ -34,6 +34,7 @@ export async function wirePort(
     port: config.port,
     ...(config.tls === undefined ? {} : { tls: config.tls }),
     handler: createDispatch({ handlers, originCheck, loadShedding, bodyBudget }),
+    takesStream: handlers.unaryGrpc.takes,
   });
   lifecycle.onStop('port', () => listener.close(lifecycle.graceLeftMs()));
   // Before the port closes: a tail has no end of its own to wait for.

@@ -1,5 +1,6 @@
 import { constants } from 'node:http2';
 import type { RequestContext, Response } from '../rpc/request-context.ts';
+import { StreamResponse } from './stream-exchange.ts';
 
 /** Counts the bytes of all bodies together, so that no number of them exhausts the memory. */
 export type BodyBudget = (context: RequestContext, response: Response) => void;
@@ -140,7 +141,8 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: Bod
         return context.takesChunk(chunk);
       };
     }
-    // The body's bytes pass here, unless its handler reads the HTTP/2 stream itself.
+    // The handlers of these count the bytes themselves.
+    if (response instanceof StreamResponse) return;
     const push = request.push;
     request.push = (chunk: Buffer | null, encoding?: BufferEncoding) =>
       context.takesChunk(chunk) ? push.call(request, chunk, encoding) : true;

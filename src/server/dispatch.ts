@@ -181,7 +181,7 @@ function createServe(
     // Asks for the body of `Expect: 100-continue` now that the headers were not refused.
     if (request.headers.expect !== undefined) response.writeContinue();
     bodyBudget(context, response);
-    if (unaryGrpc(context, response)) return;
+    if (unaryGrpc.serve(context, response)) return;
     if (protocol === 'json' && method !== undefined && !isNdjson(request)) {
       void json(context, response);
       return;

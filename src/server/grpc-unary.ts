@@ -1,4 +1,4 @@
-import type { ServerHttp2Stream } from 'node:http2';
+import type { IncomingHttpHeaders } from 'node:http2';
 import type { DescService, Message } from '@bufbuild/protobuf';
 import { Code, ConnectError, createServiceImplSpec, type Interceptor, type ServiceImpl } from '@connectrpc/connect';
 import { type Compression, createMethodUrl } from '@connectrpc/connect/protocol';
@@ -20,7 +20,7 @@ import { discard } from './early-answer.ts';
 import { setGrpcStatus } from './grpc-message.ts';
 import { requestIdUnindexed } from './http2-headers.ts';
 import { messageTooLarge } from './message-too-large.ts';
-import { endTrailersOnly } from './trailers-only.ts';
+import { StreamResponse, type TakesStream } from './stream-exchange.ts';
 
 export interface UnaryGrpcOptions {
   readonly services: readonly { readonly service: DescService; readonly implementation: object }[];
@@ -40,13 +40,20 @@ export interface UnaryGrpcOptions {
 const envelopeBytes = 5;
 const compressedFlag = 1;
 
+/** Serves plain unary gRPC. */
+export interface UnaryGrpc {
+  /** By its headers, whether a call is plain: then its stream is all that is needed. */
+  readonly takes: TakesStream;
+  /** Serves a call that `takes` has accepted; false for all others. */
+  readonly serve: (context: RequestContext, response: Response) => boolean;
+}
+
 /**
- * Serves the plain case of gRPC: one uncompressed message in and out, over HTTP/2. Returns false
- * for all else, which Connect serves. Connect's general path (chained async iterables, a web
- * request) takes most of a single send's time: 340 µs of CPU per call; bench/RESULTS.md has today's
- * figure in the row "Single messages".
+ * Serves the plain case of gRPC: one uncompressed message in and out, over HTTP/2. Connect serves
+ * all else. Its general path (chained async iterables, a web request) takes most of a single send's
+ * time: 340 µs of CPU per call; bench/RESULTS.md has today's figure in the row "Single messages".
  */
-export function createUnaryGrpc(options: UnaryGrpcOptions): (context: RequestContext, response: Response) => boolean {
+export function createUnaryGrpc(options: UnaryGrpcOptions): UnaryGrpc {
   const serving = { ...options, invoke: createInvokeUnary(options.interceptors) };
   const methods = new Map<string, UnaryMethod>();
   for (const { service, implementation } of options.services) {
@@ -54,26 +61,37 @@ export function createUnaryGrpc(options: UnaryGrpcOptions): (context: RequestCon
     for (const spec of Object.values(specs))
       if (spec.kind === 'unary') methods.set(createMethodUrl('/', spec.method), spec as UnaryMethod);
   }
-  return (context, response) => {
-    if (context.protocol !== 'grpc') return false;
-    const { request } = context;
-    const method = methods.get(request.url ?? '');
-    if (method === undefined || request.method !== 'POST' || !('stream' in response)) return false;
-    const { headers } = request;
-    const type = headers['content-type'];
-    if (type !== 'application/grpc' && type !== 'application/grpc+proto') return false;
-    if ((headers['grpc-encoding'] ?? 'identity') !== 'identity') return false;
-    const { timeoutMs, error } = parseTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
-    if (error !== undefined) return false;
-    void serve(method, serving, { context, response, stream: response.stream, timeoutMs });
-    return true;
+  return {
+    takes: (headers) => isPlain(headers) && methods.has(headers[':path'] ?? ''),
+    serve(context, response) {
+      const exchange: unknown = response;
+      if (!(exchange instanceof StreamResponse)) return false;
+      const { url = '', headers } = context.request;
+      const method = methods.get(url);
+      if (method === undefined) return false;
+      const { timeoutMs } = parseTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
+      void serve(method, serving, { context, response, exchange, timeoutMs });
+      return true;
+    },
   };
+}
+
+function isPlain(headers: IncomingHttpHeaders): boolean {
+  const type = headers['content-type'];
+  return (
+    headers[':method'] === 'POST' &&
+    (type === 'application/grpc' || type === 'application/grpc+proto') &&
+    (headers['grpc-encoding'] ?? 'identity') === 'identity' &&
+    headers.expect === undefined &&
+    parseTimeout(textOf(headers['grpc-timeout']), longestTimerMs).error === undefined
+  );
 }
 
 interface Call {
   readonly context: RequestContext;
   readonly response: Response;
-  readonly stream: ServerHttp2Stream;
+  /** The same, as what it is. */
+  readonly exchange: StreamResponse;
   readonly timeoutMs: number | undefined;
 }
 
@@ -82,7 +100,8 @@ async function serve(
   options: UnaryGrpcOptions & { readonly invoke: InvokeUnary },
   call: Call,
 ): Promise<void> {
-  const { context, response, stream, timeoutMs } = call;
+  const { context, response, exchange, timeoutMs } = call;
+  const { stream } = exchange;
   const { controller, release } = callerSignal(response);
   const timer =
     timeoutMs === undefined
@@ -113,27 +132,25 @@ async function serve(
     clearTimeout(timer);
     release();
   }
-  if (stream.destroyed || stream.closed || response.writableEnded) return;
+  if (stream.destroyed || stream.closed) return;
+  exchange.writableEnded = true;
   const headers = recordOf(unary.responseHeader, context.answerHeaders);
   headers['content-type'] = 'application/grpc+proto';
   if (!context.isCalled) headers[requestIdHeader] = context.requestId;
   const trailers = recordOf(unary.usedTrailer);
   if (frame === undefined) {
-    endTrailersOnly(response, { ...headers, ...trailers });
+    // Trailers-Only: gRPC's retry policies never retry a call whose headers came before them.
+    stream.respond({ ...headers, ...trailers, ...requestIdUnindexed }, { endStream: true });
     return;
   }
-  // The response in front of the stream would copy and check each header once more.
   stream.respond(Object.assign(headers, requestIdUnindexed), { waitForTrailers: true });
   trailers['grpc-status'] = '0';
-  response.addTrailers(trailers);
-  response.end(frame);
+  stream.once('wantTrailers', () => stream.sendTrailers(trailers));
+  stream.end(frame);
 }
 
-/**
- * Reads the whole body; throws once the length of its message is known to be too large. Reads the
- * HTTP/2 stream: the request in front of it would buffer each chunk a second time.
- */
-async function readBody({ context, stream }: Call, maxBytes: number): Promise<Uint8Array> {
+/** Reads the whole body; throws once the length of its message is known to be too large. */
+async function readBody({ context, exchange: { stream } }: Call, maxBytes: number): Promise<Uint8Array> {
   const chunks: Buffer[] = [];
   let length = 0;
   const { promise, resolve, reject } = Promise.withResolvers<void>();

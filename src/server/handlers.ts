@@ -48,7 +48,7 @@ export interface Handlers {
   readonly admission: ReturnType<typeof createAdmission>;
   /** Probes. Not subject to the origin check: dispatch runs them before it. */
   readonly probes: ReturnType<typeof createProbes>;
-  /** Plain unary gRPC, without Connect. */
+  /** Plain unary gRPC, on the HTTP/2 stream itself. */
   readonly unaryGrpc: ReturnType<typeof createUnaryGrpc>;
   /** Server-streaming RPCs, whose answers Connect does not write. */
   readonly serverStreams: ReturnType<typeof createServerStreams>;

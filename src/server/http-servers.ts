@@ -11,6 +11,7 @@ import type { Socket } from 'node:net';
 import type { SecureContextOptions } from 'node:tls';
 import type { Handler } from '../rpc/request-context.ts';
 import type { ConnectionBounds } from './connection-limits.ts';
+import { serveStreams, type TakesStream } from './stream-exchange.ts';
 
 /** A certificate, its key, and the authorities of client certificates, as PEM. */
 export interface Tls {
@@ -33,6 +34,13 @@ export interface HttpServers {
   /** Closes connections whose protocol is not known yet. */
   closeUnidentified(): void;
   replaceTls(tls: Tls): void;
+}
+
+export interface HttpOptions {
+  readonly handler: Handler;
+  /** Which calls the handler serves on their HTTP/2 streams. */
+  readonly takesStream: TakesStream;
+  readonly bounds: ConnectionBounds;
 }
 
 function h1Options(bounds: ConnectionBounds) {
@@ -62,11 +70,12 @@ function h2Options(bounds: ConnectionBounds) {
  * its timeouts. Its own connection listener is replaced by one that reads the first bytes and hands
  * the connection to the HTTP/1.1 or the HTTP/2 server.
  */
-export function createCleartextServers(handler: Handler, bounds: ConnectionBounds): HttpServers {
+export function createCleartextServers({ handler, takesStream, bounds }: HttpOptions): HttpServers {
   const h1 = createHttpServer(h1Options(bounds), handler);
   const http2 = createHttp2Server(h2Options(bounds), handler);
   // Otherwise Node asks for the body before the headers are checked.
   for (const server of [h1, http2]) server.on('checkContinue', handler);
+  serveStreams(http2, takesStream, handler);
   const toH1 = h1.listeners('connection') as ((this: Server, socket: Socket) => void)[];
   h1.removeAllListeners('connection');
   const unidentified = new Set<Socket>();
@@ -128,7 +137,7 @@ function secureContext({ key, cert, clientCa }: Tls): SecureContextOptions {
   return { key, cert, ...(clientCa === undefined ? {} : { ca: clientCa }), minVersion: 'TLSv1.2' };
 }
 
-export function createTlsServers(handler: Handler, bounds: ConnectionBounds, tls: Tls): HttpServers {
+export function createTlsServers({ handler, takesStream, bounds }: HttpOptions, tls: Tls): HttpServers {
   const server = createSecureServer(
     {
       ...h2Options(bounds),
@@ -141,6 +150,7 @@ export function createTlsServers(handler: Handler, bounds: ConnectionBounds, tls
     handler,
   );
   server.on('checkContinue', handler);
+  serveStreams(server, takesStream, handler);
   // Not accepted as options of a secure HTTP/2 server, but its HTTP/1.1 side reads them.
   Object.assign(server, {
     headersTimeout: bounds.headersMs,

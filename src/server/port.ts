@@ -16,10 +16,11 @@ import type { Handler } from '../rpc/request-context.ts';
 import { closeAfter, isClosing } from './closing.ts';
 import { type ConnectionBounds, connectionBounds } from './connection-limits.ts';
 import { discardRest } from './early-answer.ts';
-import { createCleartextServers, createTlsServers, type Tls } from './http-servers.ts';
+import { createCleartextServers, createTlsServers, type HttpOptions, type Tls } from './http-servers.ts';
 import { closeGracefully, configureSession, isReset, watchStreams } from './http2-session.ts';
 import { OpenList } from './open-list.ts';
 import { closeSlowExchanges } from './slow-exchanges.ts';
+import type { TakesStream } from './stream-exchange.ts';
 
 /** The port cannot be opened; the message is one line for the operator. */
 export class ListenError extends Error {}
@@ -47,6 +48,8 @@ export interface ListenOptions {
   /** With `clientCa`, clients are asked for a certificate of these authorities; it is optional. */
   readonly tls?: Tls;
   readonly handler: Handler;
+  /** Which calls the handler serves on their HTTP/2 streams; unset: none. */
+  readonly takesStream?: TakesStream;
   readonly bounds?: ConnectionBounds;
 }
 
@@ -93,10 +96,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     options.handler(request, response);
   };
 
-  const server =
-    options.tls === undefined
-      ? createCleartextServers(handler, bounds)
-      : createTlsServers(handler, bounds, options.tls);
+  const http: HttpOptions = { handler, takesStream: options.takesStream ?? (() => false), bounds };
+  const server = options.tls === undefined ? createCleartextServers(http) : createTlsServers(http, options.tls);
   const allServers: (Server | Http2Server | Http2SecureServer)[] = [
     server.port,
     ...(server.http2 === server.port ? [] : [server.http2]),

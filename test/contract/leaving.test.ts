@@ -5,11 +5,22 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { createClient, type Transport } from '@connectrpc/connect';
+import {
+  compressionGzip,
+  createConnectTransport,
+  createGrpcTransport,
+  createGrpcWebTransport,
+} from '@connectrpc/connect-node';
+import pg from 'pg';
+import { ChannelType } from '../../gen/sendbatch/v1/message_pb.ts';
+import { MessageService } from '../../gen/sendbatch/v1/message_service_pb.ts';
 import { jsonCaller } from '../support/json.ts';
-import { samplesOf, sumOf } from '../support/metrics.ts';
+import { samplesOf, scrape, sumOf } from '../support/metrics.ts';
 import { openReader, readerNames } from '../support/readers.ts';
 import { openRelay, ways } from '../support/relay.ts';
 import { startService, type TestService } from '../support/service.ts';
+import { until, untilOneWaitsFor } from '../support/watch.ts';
 
 /** Time within which a reader must be released; leaves room for pauses of the machine. */
 const leaveMs = 10_000;
@@ -78,4 +89,72 @@ describe('a reader that disconnects', () => {
     child.kill('SIGKILL');
     await assertReleased(service);
   });
+});
+
+describe('a sender that disconnects while it waits', () => {
+  let service: TestService;
+  before(async () => {
+    service = await startService({ lanes: 1 });
+  });
+  after(() => service.stop());
+
+  const message = (clientMsgNo: string) => ({
+    channelId: 'left',
+    channelType: ChannelType.GROUP,
+    fromUid: 'u1',
+    clientMsgNo,
+    payload: Buffer.from('x'),
+  });
+  const rpc = (transport: Transport) => {
+    const client = createClient(MessageService, transport);
+    return async (key: string, signal: AbortSignal) => client.sendBatch({ messages: [message(key)] }, { signal });
+  };
+  const json = async (key: string, signal: AbortSignal) => {
+    const { channelId, channelType, fromUid, clientMsgNo } = message(key);
+    const draft = { channelId, channelType, fromUid, clientMsgNo, payload: 'eA==' };
+    const body = JSON.stringify([draft]);
+    const headers = { 'content-type': 'application/json' };
+    await fetch(`${service.url}/message/sendbatch`, { method: 'POST', body, headers, signal });
+  };
+  const gzip = { sendCompression: compressionGzip, compressMinBytes: 0 };
+  const senders: Record<string, () => (key: string, signal: AbortSignal) => Promise<unknown>> = {
+    gRPC: () => rpc(createGrpcTransport({ baseUrl: service.url })),
+    'gRPC, compressed': () => rpc(createGrpcTransport({ baseUrl: service.url, ...gzip })),
+    'gRPC-Web': () => rpc(createGrpcWebTransport({ baseUrl: service.url, httpVersion: '1.1' })),
+    'Connect over HTTP/2': () => rpc(createConnectTransport({ baseUrl: service.url, httpVersion: '2' })),
+    'Connect over HTTP/1.1': () => rpc(createConnectTransport({ baseUrl: service.url, httpVersion: '1.1' })),
+    'the JSON route': () => json,
+  };
+
+  for (const [name, open] of Object.entries(senders)) {
+    test(`it leaves the queue, and nothing of it is stored: ${name}`, async (context) => {
+      const samples = () => scrape(service.url);
+      const cancelled = async () =>
+        sumOf(await samples(), 'rpc_server_call_duration_seconds_count', {
+          rpc_method: 'sendbatch.v1.MessageService/SendBatch',
+          rpc_response_status_code: 'CANCELLED',
+        });
+      const before = await cancelled();
+      const holder = new pg.Client({ connectionString: service.databaseUrl });
+      await holder.connect();
+      context.after(() => holder.end());
+      await holder.query('begin; lock table sendbatch.channel_head in exclusive mode');
+      const send = open();
+      const first = send(`${name}: stays`, new AbortController().signal);
+      await untilOneWaitsFor(holder);
+      const leaving = new AbortController();
+      const second = assert.rejects(send(`${name}: leaves`, leaving.signal));
+      await until('a message waits', async () => sumOf(await samples(), 'sendbatch_lane_waiting_messages') === 1);
+      leaving.abort();
+      await second;
+      await until('the call has ended', async () => (await cancelled()) === before + 1);
+      assert.equal(sumOf(await samples(), 'sendbatch_lane_waiting_messages'), 0);
+      await holder.query('rollback');
+      await first;
+      const { rows } = await holder.query(`select client_msg_no from sendbatch.message where client_msg_no like $1`, [
+        `${name}:%`,
+      ]);
+      assert.deepEqual(rows, [{ client_msg_no: `${name}: stays` }]);
+    });
+  }
 });
