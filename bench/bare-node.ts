@@ -22,6 +22,15 @@ const servers: Record<string, () => Server> = {
         stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' })).end(answer);
       });
     }),
+  'HTTP/2, the same through Node’s request and response': () =>
+    createHttp2Server((_, response) => {
+      const { stream } = response;
+      stream.resume().on('end', () => {
+        stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true });
+        response.addTrailers({ 'grpc-status': '0' });
+        response.end(answer);
+      });
+    }),
   'HTTP/2, a refusal in its headers': () =>
     createHttp2Server().on('stream', (stream) => {
       stream.respond({ ':status': 200, 'content-type': 'application/grpc', 'grpc-status': '14' }, { endStream: true });
