@@ -141,7 +141,7 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: Bod
         return context.takesChunk(chunk);
       };
     }
-    // The handlers of these count the bytes themselves.
+    // Who reads the stream of such a call counts its bytes.
     if (response instanceof StreamResponse) return;
     const push = request.push;
     request.push = (chunk: Buffer | null, encoding?: BufferEncoding) =>
