@@ -169,7 +169,7 @@ const usualFields = fc.tuple(
   ),
   fc.option(
     field((more) => awkwardNumbers.map((expire) => number(6, expire, more))),
-    { nil: Buffer.alloc(0), freq: 1 },
+    { nil: Buffer.alloc(0), freq: 2 },
   ),
   payloads.map((payload) => delimited(7, payload)),
 );
