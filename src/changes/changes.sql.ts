@@ -1,13 +1,7 @@
 import { sql } from 'kysely';
 import { type ChangeKind, changeKinds, flagRecalled, flagRedDot, flagWasRestricted } from '../messages/message.ts';
-import {
-  alive,
-  aliveAt,
-  type MessageRow,
-  messageColumns,
-  type StoredMessage,
-  toStored,
-} from '../messages/messages-read.sql.ts';
+import { alive, aliveAt, type MessageRow, messageColumns, toStored } from '../messages/message-select.sql.ts';
+import type { StoredMessage } from '../messages/stored-row.ts';
 import type { Db, MessageChanges, Tx } from '../postgres/schema.ts';
 import { Statement } from '../postgres/sql.ts';
 

@@ -1,11 +1,6 @@
 import { type ChangeKind, changeKindOf } from '../messages/message.ts';
-import {
-  aliveAt,
-  type MessageRow,
-  messageColumnNames,
-  type StoredMessage,
-  toStored,
-} from '../messages/messages-read.sql.ts';
+import { aliveAt, type MessageRow, messageColumnNames, toStored } from '../messages/message-select.sql.ts';
+import type { StoredMessage } from '../messages/stored-row.ts';
 import type { Db } from '../postgres/schema.ts';
 import { Statement } from '../postgres/sql.ts';
 

@@ -1,14 +1,22 @@
-import { type Expression, type RawBuilder, sql } from 'kysely';
+/** Reads ranges of channels: pages of history, and the next messages for tails. */
+import { type RawBuilder, sql } from 'kysely';
 import { limits } from '../limits.ts';
-import { bigintArray } from '../postgres/binary-array.ts';
 import { type DataRows, RowReader } from '../postgres/binary-rows.ts';
-import type { Db, MessageTable } from '../postgres/schema.ts';
-import { runByKey, Statement } from '../postgres/sql.ts';
+import type { Db } from '../postgres/schema.ts';
+import { Statement } from '../postgres/sql.ts';
 import { type Heads, noHeads } from './channel-heads.sql.ts';
-import { flagRecalled, flagWasRestricted } from './message.ts';
+import {
+  aliveAt,
+  type Eyes,
+  isForAll,
+  isNotRecalled,
+  type MessageRow,
+  messageColumnNames,
+  toStored,
+  visible,
+  withSizesBefore,
+} from './message-select.sql.ts';
 import { type StoredMessage, StoredRow } from './stored-row.ts';
-
-export type { StoredMessage } from './stored-row.ts';
 
 /** The messages that a reader asks for. */
 export interface Filter extends Times {
@@ -25,11 +33,6 @@ export interface Times {
   readonly until?: number;
 }
 
-/** The user that reads; undefined for a service, which sees every message. */
-interface Eyes {
-  readonly viewerUid: string | undefined;
-}
-
 /** A part of a channel: the sequences between two bounds, both exclusive. */
 export interface Range extends Filter, Eyes {
   readonly afterSeq: number;
@@ -38,43 +41,6 @@ export interface Range extends Filter, Eyes {
   readonly descending: boolean;
   /** Leaves out recalled messages, which legacy callers do not know. */
   readonly withoutRecalled?: boolean;
-}
-
-/** What a message `m` that has not expired is, up to `>` and the time in milliseconds. */
-const expiry = 'm.expire is null or m.accepted_at + m.expire * 1000';
-/** `alive` for the text of a statement: the time is its parameter. */
-export const aliveAt = (parameter: string) => `(${expiry} > ${parameter}::bigint)`;
-/** Whether a message `m` is for everybody who may read its channel. */
-const isForAll = `m.subscribers is null and m.flags & ${flagWasRestricted} = 0`;
-/** Whether a message `m` was not recalled. */
-const isNotRecalled = `m.flags & ${flagRecalled} = 0`;
-
-/** Whether a message `m` has not expired at `now` (milliseconds). */
-export const alive = (now: number) => sql<boolean>`(${sql.raw(expiry)} > ${now}::bigint)`;
-
-/** Whether a message `m` is visible to a uid. */
-export const visibleTo = (uid: string) =>
-  sql<boolean>`((${sql.raw(isForAll)}) or m.from_uid = ${uid} or m.subscribers ? ${uid})`;
-
-/** The columns of a message `m` that a reader receives, for the text of a statement. */
-export const messageColumnNames = `m.message_id, m.message_seq, m.accepted_at, m.flags, m.from_uid, m.client_msg_no,
-  m.payload, m.expire, m.stream_no, m.tag_key, m.subscribers, m.changed`;
-
-/** The columns of a message `m` that a reader receives. */
-export const messageColumns = sql.raw(messageColumnNames);
-
-/**
- * The messages of a channel that have not expired at `now` (milliseconds) and are visible to the
- * viewer.
- */
-function visible(db: Db, channelKey: number, { viewerUid: eyes }: Eyes, now: number) {
-  const living = db
-    .selectFrom('sendbatch.message as m')
-    .select(['m.message_id', 'm.message_seq', 'm.accepted_at', 'm.flags', 'm.from_uid', 'm.client_msg_no'])
-    .select(['m.payload', 'm.expire', 'm.stream_no', 'm.tag_key', 'm.subscribers', 'm.changed'])
-    .where('m.channel_key', '=', channelKey)
-    .where(alive(now));
-  return eyes === undefined ? living : living.where(visibleTo(eyes));
 }
 
 /**
@@ -359,118 +325,4 @@ export async function readNextOfEach(
 function pageBytesOf({ payload, subscribers }: MessageRow): number {
   const uids = subscribers ?? [];
   return uids.reduce((sum, uid) => sum + Buffer.byteLength(uid) + 8, payload.length + 16);
-}
-
-/**
- * The messages `m` of a query, each with the bytes of those before it. Sizes are known without
- * reading TOASTed values, so that a thousand of the largest messages are not fetched to be cut to a
- * page of 3 MiB.
- */
-export const withSizesBefore = (messages: Expression<unknown> | RawBuilder<unknown>, order: RawBuilder<unknown>) => sql`
-  select m.*, coalesce(sum(octet_length(m.payload) + coalesce(pg_column_size(m.subscribers), 0))
-    over (order by ${order} rows between unbounded preceding and 1 preceding), 0) as bytes_before
-  from ${messages} m`;
-
-/** Finds messages by sequence or id. */
-export async function findByNumbers(
-  db: Db,
-  channelKey: number,
-  { seqs, ids, viewerUid: eyes }: Eyes & { readonly seqs: readonly number[]; readonly ids: readonly number[] },
-  now: number,
-): Promise<StoredMessage[]> {
-  const found = await seqsOfIds(db, channelKey, ids);
-  const wanted = bigintArray([...new Set([...seqs, ...found.values()])]);
-  const all = visible(db, channelKey, { viewerUid: eyes }, now).where(
-    sql<boolean>`m.message_seq = any(${wanted}::bigint[])`,
-  );
-  const query = sql<MessageRow>`
-    select * from (${withSizesBefore(all, sql`m.message_seq`)}) sized
-    where bytes_before <= ${limits.pageBytes} order by message_seq`;
-  const rows = await runByKey(db, eyes === undefined ? 'messages by number' : 'messages by number, of viewer', query);
-  return rows.map(toStored);
-}
-
-/**
- * The sequences of messages by id. Ids have no index: they increase with the sequence within a
- * channel, so that a binary search finds each in log2(length) probes.
- */
-export async function seqsOfIds(db: Db, channelKey: number, ids: readonly number[]): Promise<Map<number, number>> {
-  if (ids.length === 0) return new Map();
-  const { rows } = await sql<{ id: number; message_seq: number }>`
-    select wanted.id, hit.message_seq from unnest(${[...ids]}::bigint[]) as wanted(id)
-    cross join lateral (
-      with recursive halving(low, high) as (
-        select 1::bigint, last_seq + 1 from sendbatch.channel_head where channel_key = ${channelKey}
-        union all
-        select case when m.message_id < wanted.id then m.message_seq + 1 else h.low end,
-          case when m.message_id < wanted.id then h.high else (h.low + h.high) / 2 end
-        from halving h
-        left join lateral (
-          select message_id, message_seq from sendbatch.message
-          where channel_key = ${channelKey} and message_seq >= (h.low + h.high) / 2 and message_seq < h.high
-          order by message_seq limit 1
-        ) m on true
-        where h.low < h.high
-      )
-      select m.message_seq from halving h
-      cross join lateral (
-        select message_id, message_seq from sendbatch.message
-        where channel_key = ${channelKey} and message_seq >= h.low order by message_seq limit 1
-      ) m
-      where h.low >= h.high and m.message_id = wanted.id
-    ) hit`.execute(db);
-  return new Map(rows.map((row) => [row.id, row.message_seq]));
-}
-
-/**
- * Finds messages by client_msg_no, after a sequence: the index on keys needs the sender, which is
- * not given.
- */
-export async function findByKeys(
-  db: Db,
-  channelKey: number,
-  { keys, afterSeq, viewerUid: eyes }: Eyes & { readonly keys: readonly string[]; readonly afterSeq: number },
-  now: number,
-): Promise<StoredMessage[]> {
-  const all = visible(db, channelKey, { viewerUid: eyes }, now)
-    .where('m.message_seq', '>', afterSeq)
-    .where('m.client_msg_no', 'in', [...keys]);
-  const { rows } = await sql<MessageRow>`
-    select * from (${withSizesBefore(all, sql`m.message_seq`)}) sized
-    where bytes_before <= ${limits.pageBytes} order by message_seq`.execute(db);
-  return rows.map(toStored);
-}
-
-/** A row of `messageColumns`. */
-export type MessageRow = Pick<
-  MessageTable,
-  | 'message_id'
-  | 'message_seq'
-  | 'accepted_at'
-  | 'flags'
-  | 'from_uid'
-  | 'client_msg_no'
-  | 'payload'
-  | 'expire'
-  | 'stream_no'
-  | 'tag_key'
-  | 'subscribers'
-  | 'changed'
->;
-
-export function toStored(row: MessageRow): StoredMessage {
-  return {
-    messageId: row.message_id,
-    messageSeq: row.message_seq,
-    acceptedAt: row.accepted_at,
-    flags: row.flags,
-    fromUid: row.from_uid,
-    clientMsgNo: row.client_msg_no,
-    payload: row.payload,
-    expire: row.expire ?? 0,
-    streamNo: row.stream_no ?? '',
-    tagKey: row.tag_key ?? '',
-    subscribers: row.subscribers ?? [],
-    ...(row.changed === null ? {} : { changes: row.changed }),
-  };
 }

@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import { limits } from '../limits.ts';
 import type { ChannelStore } from '../messages/channel-keys.sql.ts';
-import { alive } from '../messages/messages-read.sql.ts';
+import { alive } from '../messages/message-select.sql.ts';
 import { overShards } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import type { Rule } from './rules.ts';

@@ -11,7 +11,7 @@
 
 import type { Batches } from '../batches/batches.ts';
 import type { Caller } from '../messages/caller.ts';
-import { findByNumbers } from '../messages/messages-read.sql.ts';
+import { findByNumbers } from '../messages/messages-find.sql.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
 import type { Tx } from '../postgres/schema.ts';

@@ -2,14 +2,8 @@ import { type RawBuilder, sql } from 'kysely';
 import { limits } from '../limits.ts';
 import { agentType, personType, tempType } from '../messages/channel.ts';
 import type { ChannelStore } from '../messages/channel-keys.sql.ts';
-import {
-  alive,
-  type MessageRow,
-  messageColumns,
-  type StoredMessage,
-  toStored,
-  withSizesBefore,
-} from '../messages/messages-read.sql.ts';
+import { alive, type MessageRow, messageColumns, toStored, withSizesBefore } from '../messages/message-select.sql.ts';
+import type { StoredMessage } from '../messages/stored-row.ts';
 import { bigintArray, int8Values } from '../postgres/binary-array.ts';
 import { byShard, overShards } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';

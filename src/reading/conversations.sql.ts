@@ -1,14 +1,8 @@
 import { sql } from 'kysely';
 import type { ChannelStore } from '../messages/channel-keys.sql.ts';
 import { followedKeys } from '../messages/member-lists.sql.ts';
-import {
-  alive,
-  type MessageRow,
-  messageColumns,
-  type StoredMessage,
-  toStored,
-  visibleTo,
-} from '../messages/messages-read.sql.ts';
+import { alive, type MessageRow, messageColumns, toStored, visibleTo } from '../messages/message-select.sql.ts';
+import type { StoredMessage } from '../messages/stored-row.ts';
 import { bigintArray } from '../postgres/binary-array.ts';
 import { byShard } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';

@@ -10,19 +10,12 @@
 
 import { limits } from '../limits.ts';
 import { type Heads, noHeads, type Positions, readHeadsAndFirst } from '../messages/channel-heads.sql.ts';
-import {
-  type Filter,
-  findByKeys,
-  findByNumbers,
-  type Range,
-  readRange,
-  readRangeAndHeads,
-  type StoredMessage,
-  seqsOfTimes,
-} from '../messages/messages-read.sql.ts';
+import { findByKeys, findByNumbers } from '../messages/messages-find.sql.ts';
+import { type Filter, type Range, readRange, readRangeAndHeads, seqsOfTimes } from '../messages/messages-read.sql.ts';
 import { pageOf, withinBytes } from '../messages/page.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { orBusy } from '../messages/store-busy.ts';
+import type { StoredMessage } from '../messages/stored-row.ts';
 import { onShard } from '../postgres/shards.ts';
 import type { Store } from '../sending/group-context.ts';
 import { assertReadable, channelToRead, type Reader, viewerOf } from './read-access.ts';

@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import { commandSequence, messageSequence, tempType } from '../messages/channel.ts';
 import { lockHeadsSkipLocked } from '../messages/channel-heads.sql.ts';
-import { alive } from '../messages/messages-read.sql.ts';
+import { alive } from '../messages/message-select.sql.ts';
 import { mapByShard } from '../postgres/over-shards.ts';
 import type { Db, Tx } from '../postgres/schema.ts';
 import { onShard, type ShardLayout } from '../postgres/shards.ts';

@@ -1,6 +1,6 @@
 import type { Accepted } from '../messages/append-plan.ts';
 import { type Channel, channel, firstUids, messageSequence } from '../messages/channel.ts';
-import type { StoredMessage } from '../messages/messages-read.sql.ts';
+import type { StoredMessage } from '../messages/stored-row.ts';
 import { insertLive, readLive } from '../postgres/pg-notify.ts';
 import type { Db } from '../postgres/schema.ts';
 import type { LiveMessage } from './tails.ts';

@@ -1,7 +1,7 @@
 // What a reader of live tails asks for, and what it gets.
 import type { Channel } from '../messages/channel.ts';
 import type { ChangeKind } from '../messages/message.ts';
-import type { StoredMessage } from '../messages/messages-read.sql.ts';
+import type { StoredMessage } from '../messages/stored-row.ts';
 import type { Reader } from '../reading/read-access.ts';
 
 /** Where a reader starts in a channel. */

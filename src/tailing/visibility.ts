@@ -1,6 +1,6 @@
 // Which messages a reader of a live tail may see.
 import { flagWasRestricted } from '../messages/message.ts';
-import type { StoredMessage } from '../messages/messages-read.sql.ts';
+import type { StoredMessage } from '../messages/stored-row.ts';
 
 /** Whether a message is visible to a viewer. */
 export function isVisible(viewerUid: string | undefined, { subscribers, fromUid, flags }: StoredMessage): boolean {

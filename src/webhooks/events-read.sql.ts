@@ -1,7 +1,8 @@
 import { type RawBuilder, sql } from 'kysely';
 import { limits } from '../limits.ts';
 import type { ChannelStore } from '../messages/channel-keys.sql.ts';
-import { alive, type MessageRow, messageColumns, type StoredMessage, toStored } from '../messages/messages-read.sql.ts';
+import { alive, type MessageRow, messageColumns, toStored } from '../messages/message-select.sql.ts';
+import type { StoredMessage } from '../messages/stored-row.ts';
 import { byShard } from '../postgres/over-shards.ts';
 import type { Db } from '../postgres/schema.ts';
 import type { PlannedDelivery, SeqRange } from './webhook.ts';

@@ -9,9 +9,9 @@ import {
 } from '../../../gen/sendbatch/v1/message_service_pb.ts';
 import { limits } from '../../limits.ts';
 import { peerOf, personType } from '../../messages/channel.ts';
-import type { StoredMessage } from '../../messages/messages-read.sql.ts';
 import { pageOf } from '../../messages/page.ts';
 import { invalidField } from '../../messages/service-error.ts';
+import type { StoredMessage } from '../../messages/stored-row.ts';
 import type { Inbox } from '../../reading/inbox.ts';
 import { viewerOf } from '../../reading/read-access.ts';
 import type { Frame, Tails } from '../../tailing/tails.ts';

@@ -6,12 +6,8 @@ import { channel, messageSequence } from '../../../src/messages/channel.ts';
 import { readManyHeadsAndFirst } from '../../../src/messages/channel-heads.sql.ts';
 import { ChannelKeys, readNames } from '../../../src/messages/channel-keys.sql.ts';
 import { memberChannels } from '../../../src/messages/member-lists.sql.ts';
-import {
-  findByNumbers,
-  readNextOfEach,
-  readRange,
-  readRangeAndHeads,
-} from '../../../src/messages/messages-read.sql.ts';
+import { findByNumbers } from '../../../src/messages/messages-find.sql.ts';
+import { readNextOfEach, readRange, readRangeAndHeads } from '../../../src/messages/messages-read.sql.ts';
 import { syncCommands } from '../../../src/reading/commands.sql.ts';
 import { listConversations } from '../../../src/reading/conversations.sql.ts';
 import { createAppend } from '../../../src/sending/append.ts';
