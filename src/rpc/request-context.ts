@@ -213,16 +213,23 @@ export function rejectedRequestOf({ request }: RequestContext): RejectedRequest 
   return { httpMethod: method, path, requestId: givenRequestId(request) };
 }
 
+/** What tells that a caller leaves: a response of Node, or of a call on its HTTP/2 stream. */
+type Answer = {
+  readonly writableEnded: boolean;
+  once(event: 'close', listener: () => void): unknown;
+  off(event: 'close', listener: () => void): unknown;
+} & ({ readonly stream: { readonly destroyed: boolean } } | { readonly destroyed: boolean });
+
 /**
  * Whether the caller has disconnected. HTTP/2 responses have no `destroyed`; a `close` event may
  * have been emitted already, so waiting for one could wait for ever.
  */
-export function isGone(response: Response): boolean {
+export function isGone(response: Answer): boolean {
   return 'stream' in response ? response.stream.destroyed : response.destroyed;
 }
 
 /** Aborts when the caller disconnects before its answer. Call `release` at the end of the call. */
-export function callerSignal(response: Response): { controller: CallSignal; release: () => void } {
+export function callerSignal(response: Answer): { controller: CallSignal; release: () => void } {
   const controller = new CallSignal();
   const gone = () => {
     if (!response.writableEnded) controller.abort(new ConnectError('the caller disconnected', Code.Canceled));

@@ -63,14 +63,13 @@ export function createUnaryGrpc(options: UnaryGrpcOptions): UnaryGrpc {
   }
   return {
     takes: (headers) => isPlain(headers) && methods.has(headers[':path'] ?? ''),
-    serve(context, response) {
-      const exchange: unknown = response;
-      if (!(exchange instanceof StreamResponse)) return false;
+    serve(context, given) {
+      const response: unknown = given;
       const { url = '', headers } = context.request;
       const method = methods.get(url);
-      if (method === undefined) return false;
+      if (!(response instanceof StreamResponse) || method === undefined) return false;
       const { timeoutMs } = parseTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
-      void serve(method, serving, { context, response, exchange, timeoutMs });
+      void serve(method, serving, { context, response, timeoutMs });
       return true;
     },
   };
@@ -89,9 +88,7 @@ function isPlain(headers: IncomingHttpHeaders): boolean {
 
 interface Call {
   readonly context: RequestContext;
-  readonly response: Response;
-  /** The same, as what it is. */
-  readonly exchange: StreamResponse;
+  readonly response: StreamResponse;
   readonly timeoutMs: number | undefined;
 }
 
@@ -100,8 +97,8 @@ async function serve(
   options: UnaryGrpcOptions & { readonly invoke: InvokeUnary },
   call: Call,
 ): Promise<void> {
-  const { context, response, exchange, timeoutMs } = call;
-  const { stream } = exchange;
+  const { context, response, timeoutMs } = call;
+  const { stream } = response;
   const { controller, release } = callerSignal(response);
   const timer =
     timeoutMs === undefined
@@ -133,7 +130,7 @@ async function serve(
     release();
   }
   if (stream.destroyed || stream.closed) return;
-  exchange.writableEnded = true;
+  response.writableEnded = true;
   const headers = recordOf(unary.responseHeader, context.answerHeaders);
   headers['content-type'] = 'application/grpc+proto';
   if (!context.isCalled) headers[requestIdHeader] = context.requestId;
@@ -150,7 +147,7 @@ async function serve(
 }
 
 /** Reads the whole body; throws once the length of its message is known to be too large. */
-async function readBody({ context, exchange: { stream } }: Call, maxBytes: number): Promise<Uint8Array> {
+async function readBody({ context, response: { stream } }: Call, maxBytes: number): Promise<Uint8Array> {
   const chunks: Buffer[] = [];
   let length = 0;
   const { promise, resolve, reject } = Promise.withResolvers<void>();
