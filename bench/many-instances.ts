@@ -105,7 +105,7 @@ async function underLoad(machine: Machine, services: readonly ServiceProcess[]) 
     const sends: Promise<unknown>[] = [];
     const began = performance.now();
     for (let batch = 0; batch < batchesPerSecond * loadSeconds; batch++) {
-      await delay(began + (batch / batchesPerSecond) * 1000 - performance.now());
+      await delay(Math.max(0, began + (batch / batchesPerSecond) * 1000 - performance.now()));
       const sender = senders[batch % senders.length];
       if (sender !== undefined) sends.push(sender.send(Math.floor(batch / senders.length)));
     }

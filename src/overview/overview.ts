@@ -171,7 +171,7 @@ function startAligned({ everyMs, run, now, onError, onRun }: AlignedLoop): { sto
   let stopped = false;
   let current = Math.floor(now() / everyMs);
   const schedule = () => {
-    if (!stopped) timer = setTimeout(start, (Math.floor(now() / everyMs) + 1) * everyMs - now()).unref();
+    if (!stopped) timer = setTimeout(start, everyMs - (now() % everyMs)).unref();
   };
   const start = () => {
     const next = Math.floor(now() / everyMs);
