@@ -31,7 +31,7 @@ run('proto format', 'buf', ['format', '--diff', '--exit-code', 'proto']);
 breaking();
 migrationsOnlyAdded();
 generatedIsCurrent();
-for (const script of ['scripts/settings-table.ts', 'scripts/reference-tables.ts'])
+for (const script of ['scripts/settings-table.ts', 'scripts/reference-tables.ts', 'scripts/sizing-tables.ts'])
   run(`tables of ${script} are current (npm run generate)`, process.execPath, [script, '--check']);
 run('dead code', 'knip', []);
 run('links of the documents (npm run links)', process.execPath, ['scripts/links.ts']);
