@@ -72,9 +72,12 @@ function credentialOf(header: Headers): string | undefined {
   return header.get('token') ?? undefined;
 }
 
-/** The common name of a client certificate that the TLS layer has verified. */
+/**
+ * The common name of a client certificate that the TLS layer has verified. The socket of a caller
+ * that has left may be undefined.
+ */
 export function certificateOf(socket: unknown): string | undefined {
-  const { authorized, getPeerCertificate } = socket as Partial<TLSSocket>;
+  const { authorized, getPeerCertificate } = (socket ?? {}) as Partial<TLSSocket>;
   if (authorized !== true || getPeerCertificate === undefined) return undefined;
   const { subject } = (socket as TLSSocket).getPeerCertificate();
   const name = subject?.CN;

@@ -38,11 +38,11 @@ export function createAdmission({ identify, requestTimeoutMs, events }: Admissio
   const identifyCaller = identify;
 
   async function admit(context: RequestContext, response: Response, method: DescMethod): Promise<boolean> {
-    const { request, header, certificate, protocol } = context;
+    const { request, header, protocol } = context;
     const began = performance.now();
     try {
       const deadlineMs = Math.min(requestTimeoutMs, deadlineOf(request) ?? requestTimeoutMs);
-      context.caller = await withDeadline(deadlineMs, identifyCaller(header, certificate));
+      context.caller = await withDeadline(deadlineMs, identifyCaller(header, context.certificate));
       const scope = scopeOf(method);
       if (scope !== 'any' && scope !== 'none') assertScope(context.caller, scope, method.name);
       context.isAdmitted = true;

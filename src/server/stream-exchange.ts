@@ -30,7 +30,10 @@ export class StreamRequest {
     return this.headers[':path'] ?? '';
   }
 
-  /** The connection's, without what HTTP/2 does not permit. */
+  /**
+   * The connection's, without what HTTP/2 does not permit; undefined once the stream is closed. Its
+   * peer may have reset it with the same packet that opened it.
+   */
   get socket() {
     return this.stream.session?.socket;
   }
@@ -38,10 +41,6 @@ export class StreamRequest {
   /** Whether the body has ended, or nothing of it will follow. */
   get complete(): boolean {
     return this.stream.readableEnded || this.stream.destroyed;
-  }
-
-  get readableLength(): number {
-    return this.stream.readableLength;
   }
 
   on(event: string, listener: () => void): this {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
+import net from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -89,6 +90,58 @@ describe('a reader that disconnects', () => {
     child.kill('SIGKILL');
     await assertReleased(service);
   });
+});
+
+describe('a caller that leaves with the packet of its headers', () => {
+  let service: TestService;
+  before(async () => {
+    service = await startService({ requiresCredential: true, open: false });
+  });
+  after(() => service.stop());
+
+  const frame = (type: number, flags: number, stream: number, payload: Buffer) => {
+    const head = Buffer.alloc(9);
+    head.writeUIntBE(payload.length, 0, 3);
+    head.writeUInt8(type, 3);
+    head.writeUInt8(flags, 4);
+    head.writeUInt32BE(stream, 5);
+    return Buffer.concat([head, payload]);
+  };
+  const text = (value: string) => Buffer.from(`${String.fromCharCode(value.length)}${value}`);
+  const headers = (fields: Record<string, string>) => {
+    const all = {
+      ':method': 'POST',
+      ':scheme': 'http',
+      ':authority': 'localhost',
+      ':path': '/sendbatch.v1.MessageService/SendBatch',
+      authorization: 'Bearer sb_unknown',
+      ...fields,
+    };
+    const block = Object.entries(all).flatMap(([name, value]) => [Buffer.of(0), text(name), text(value)]);
+    return frame(1, 4, 1, Buffer.concat(block));
+  };
+  const preface = Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), frame(4, 0, 0, Buffer.alloc(0))]);
+  const kinds: Record<string, Record<string, string>> = {
+    gRPC: { 'content-type': 'application/grpc' },
+    'gRPC, compressed': { 'content-type': 'application/grpc', 'grpc-encoding': 'gzip' },
+    Connect: { 'content-type': 'application/proto' },
+  };
+  const leaving: Record<string, Buffer> = {
+    'it cancels': frame(3, 0, 1, Buffer.of(0, 0, 0, 8)),
+    'it resets with an error': frame(3, 0, 1, Buffer.of(0, 0, 0, 2)),
+    'it breaks the protocol': frame(0, 0, 99, Buffer.of(0)),
+    'it closes the connection with an error': frame(7, 0, 0, Buffer.of(0, 0, 0, 0, 0, 0, 0, 2)),
+  };
+  for (const [kind, fields] of Object.entries(kinds))
+    for (const [way, last] of Object.entries(leaving))
+      test(`the service keeps serving: ${kind}, ${way}`, async () => {
+        const socket = net.connect(Number(new URL(service.url).port), '127.0.0.1');
+        socket.on('error', () => {}).resume();
+        const closed = once(socket, 'close');
+        socket.end(Buffer.concat([preface, headers(fields), last]));
+        await closed;
+        assert.equal((await fetch(`${service.url}/livez`)).status, 200);
+      });
 });
 
 describe('a sender that disconnects while it waits', () => {
