@@ -123,8 +123,10 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: Bod
     const declared = request.headers['content-length'];
     if (request.method === 'GET' || (declared !== undefined && Number(declared) <= smallBytes)) return;
     const since = performance.now();
-    // Part of the body may have arrived while the caller was identified.
-    let bytes = request.readableLength;
+    const readsStream = response instanceof StreamResponse;
+    // Part of the body may have arrived while the caller was identified. Who reads the stream of
+    // such a call counts that too.
+    let bytes = readsStream ? 0 : request.readableLength;
     if (declared !== undefined || bytes > smallBytes) {
       if (isStream(context)) return;
       count(context, response, { bytes, since });
@@ -141,8 +143,7 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: Bod
         return context.takesChunk(chunk);
       };
     }
-    // Who reads the stream of such a call counts its bytes.
-    if (response instanceof StreamResponse) return;
+    if (readsStream) return;
     const push = request.push;
     request.push = (chunk: Buffer | null, encoding?: BufferEncoding) =>
       context.takesChunk(chunk) ? push.call(request, chunk, encoding) : true;

@@ -130,3 +130,37 @@ test('above the bound the slowest body of a connection with more than its share 
   for (const each of [holding, ...sessions]) each.destroy();
   session.close();
 });
+
+test('bytes that arrive while the caller is identified are counted once, on a stream and on a request', async (context) => {
+  const bytes = 700 * kilobyte;
+  for (const takesStream of [() => true, () => false]) {
+    let evicted = 0;
+    const bodyBudget = createBodyBudget({
+      maxBytes: bytes + 200 * kilobyte,
+      graceMs,
+      isStream: () => false,
+      onEvicted: () => evicted++,
+    });
+    const own = await listen({
+      host: '127.0.0.1',
+      port: 0,
+      takesStream,
+      async handler(request, response) {
+        const call = new RequestContext(request, { protocol: 'grpc', method: undefined, route: undefined });
+        const { stream } = request as unknown as { stream: http2.ServerHttp2Stream };
+        while (stream.readableLength < bytes) await delay(1);
+        bodyBudget(call, response);
+        if (request.push === undefined) stream.on('data', (chunk: Buffer) => call.takesChunk(chunk));
+        else request.resume();
+        stream.once('end', () => stream.respond({}, { endStream: true }));
+      },
+    });
+    context.after(() => own.close(0));
+    const session = http2.connect(own.url);
+    context.after(() => session.destroy());
+    const sending = post(session);
+    sending.end(Buffer.alloc(bytes));
+    await new Promise((resolve) => sending.once('close', resolve).resume());
+    assert.deepEqual([evicted, sending.rstCode], [0, 0]);
+  }
+});
