@@ -45,7 +45,10 @@ export const limits = {
   getMessageBytes: 8 * 1024,
   /** Bytes of all request bodies that a process holds. */
   bodiesBytes: 256 * 1024 * 1024,
-  /** Bytes of the calls of one caller that wait for template rendering and moderation. */
+  /**
+   * Bytes that the calls of a caller may hold while they wait for template rendering and
+   * moderation. They may hold more as long as this much of `bodiesBytes` is left for others.
+   */
   callerWaitingBytes: 64 * 1024 * 1024,
   /** Messages per page. */
   pageMessages: 1000,
@@ -124,8 +127,13 @@ export const limits = {
    * shedding refuses what would wait too long.
    */
   laneMessages: 250_000,
-  /** Bytes that wait in a lane. */
-  laneBytes: 128 * 1024 * 1024,
+  /** Approximate bytes of memory that a message in a lane takes beside its payload. */
+  messageOverheadBytes: 256,
+  /**
+   * Bytes that wait in all lanes together: those of as many request bodies as a process holds, and
+   * of as many messages as wait in a lane.
+   */
+  lanesBytes: 320 * 1024 * 1024,
   /** Webhooks. */
   webhooks: 100,
   /** Messages per webhook POST. */
@@ -161,7 +169,10 @@ assertRelation(
   limits.calmCalls * limits.batchMessages <= limits.laneMessages,
   'calmCalls * batchMessages <= laneMessages (a full lane refuses none of them)',
 );
-assertRelation(limits.requestBytes <= limits.laneBytes, 'requestBytes <= laneBytes');
+assertRelation(
+  limits.bodiesBytes + limits.calmCalls * limits.batchMessages * limits.messageOverheadBytes <= limits.lanesBytes,
+  'bodiesBytes + calmCalls * batchMessages * messageOverheadBytes <= lanesBytes (nor do full lanes)',
+);
 assertRelation(limits.requestBytes * 8 <= limits.bodiesBytes, 'requestBytes * 8 <= bodiesBytes');
 assertRelation(limits.batchChannels === limits.batchMessages, 'batchChannels === batchMessages');
 assertRelation(

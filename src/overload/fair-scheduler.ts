@@ -47,12 +47,16 @@ export class FairScheduler {
     }
   }
 
-  /** Counts the bytes of a waiting call; throws OVERLOADED when it is too much. */
+  /**
+   * Counts the bytes of a waiting call; throws OVERLOADED when it is too much. A caller may take
+   * more than its share as long as a share of another is left.
+   */
   #enter({ caller, weigh }: ScheduledCall): () => void {
     const bytes = weigh?.() ?? 0;
     const own = this.#bytes.get(caller) ?? 0;
-    if ((own > 0 && own + bytes > limits.callerWaitingBytes) || this.#allBytes + bytes > limits.bodiesBytes)
-      throw overloaded();
+    const freeBytes = limits.bodiesBytes - this.#allBytes - bytes;
+    const isOverShare = own > 0 && own + bytes > limits.callerWaitingBytes;
+    if (freeBytes < (isOverShare ? limits.callerWaitingBytes : 0)) throw overloaded();
     this.#bytes.set(caller, own + bytes);
     this.#allBytes += bytes;
     return () => {

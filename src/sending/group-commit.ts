@@ -15,7 +15,10 @@ export interface GroupCommitOptions<Job, Result> {
    * end, and so share a commit with what arrives until then.
    */
   readonly pipelineFrom: Cost;
-  /** Bounds of all jobs that wait in one lane. */
+  /**
+   * Bounds of jobs that wait: items in one lane, bytes in all lanes together. A lane where none
+   * waits takes one more, so that the bytes of another lane do not stop it.
+   */
   readonly queueBounds: Cost;
   /**
    * A job that has waited longer is refused before its group starts: its caller has most likely
@@ -101,8 +104,8 @@ const groupsInFlight = 2;
  * (`CommitControl.alone`) is committed after the group that was sent behind it.
  */
 export function createGroupCommit<Job, Result>(options: GroupCommitOptions<Job, Result>): GroupCommit<Job, Result> {
-  const turns = new Turns();
-  const lanes = Array.from({ length: options.lanes }, (_, index) => new Lane(options, turns, index));
+  const shared: Shared = { turns: new Turns(), queuedBytes: 0 };
+  const lanes = Array.from({ length: options.lanes }, (_, index) => new Lane(options, shared, index));
   let closed = false;
   return {
     submit(lane, job, signal) {
@@ -152,6 +155,13 @@ class Turns {
   }
 }
 
+/** What all lanes share. */
+interface Shared {
+  readonly turns: Turns;
+  /** Bytes of the jobs that wait. */
+  queuedBytes: number;
+}
+
 /** A job in a lane; `cancelled` when its signal aborted before its group started. */
 interface Waiting<Job, Result> {
   readonly job: Job;
@@ -174,7 +184,7 @@ interface Group {
 
 class Lane<Job, Result> {
   readonly #options: GroupCommitOptions<Job, Result>;
-  readonly #turns: Turns;
+  readonly #shared: Shared;
   readonly #index: number;
   #queue: Waiting<Job, Result>[] = [];
   #queued: Cost = nothing;
@@ -188,9 +198,9 @@ class Lane<Job, Result> {
   #handingOut = 0;
   #idle: PromiseWithResolvers<void> | undefined;
 
-  constructor(options: GroupCommitOptions<Job, Result>, turns: Turns, index: number) {
+  constructor(options: GroupCommitOptions<Job, Result>, shared: Shared, index: number) {
     this.#options = options;
-    this.#turns = turns;
+    this.#shared = shared;
     this.#index = index;
   }
 
@@ -231,12 +241,13 @@ class Lane<Job, Result> {
   submit(job: Job, signal: Cancellation | undefined): Promise<Result> {
     const cost = this.#options.weigh(job);
     const { queueBounds, refuse } = this.#options;
-    if (this.#queue.length > 0 && !fits(plus(this.#queued, cost), queueBounds))
+    const waits = { items: this.#queued.items, bytes: this.#shared.queuedBytes };
+    if (this.#queue.length > 0 && !fits(plus(waits, cost), queueBounds))
       return Promise.reject(refuse(`too many messages are waiting (${this.#queued.items})`));
     return new Promise((resolve, reject) => {
       const leave = () => {
         waiting.cancelled = true;
-        this.#queued = minus(this.#queued, cost);
+        this.#leaveQueue(cost);
         reject(signal?.reason);
       };
       const waiting: Waiting<Job, Result> = {
@@ -254,8 +265,14 @@ class Lane<Job, Result> {
       signal?.addEventListener('abort', leave, { once: true });
       this.#queue.push(waiting);
       this.#queued = plus(this.#queued, cost);
+      this.#shared.queuedBytes += cost.bytes;
       this.#schedule();
     });
+  }
+
+  #leaveQueue(cost: Cost): void {
+    this.#queued = minus(this.#queued, cost);
+    this.#shared.queuedBytes -= cost.bytes;
   }
 
   /**
@@ -348,7 +365,7 @@ class Lane<Job, Result> {
       if (!waiting.cancelled && group.length > 0 && !fits(grown, groupBounds)) break;
       taken++;
       if (waiting.cancelled) continue;
-      this.#queued = minus(this.#queued, waiting.cost);
+      this.#leaveQueue(waiting.cost);
       waiting.begin();
       if (waiting.since < oldest) {
         waiting.settle({ status: 'rejected', reason: refuse(`it waited longer than ${maxWaitMs} ms`) });
@@ -399,7 +416,7 @@ class Lane<Job, Result> {
     let jobs = 0;
     for (const [index, { cost, settle }] of group.entries()) {
       if (jobs > 0 && (jobs === sliceJobs || items + cost.items > sliceItems)) {
-        await this.#turns.next();
+        await this.#shared.turns.next();
         items = 0;
         jobs = 0;
       }

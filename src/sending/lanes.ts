@@ -118,7 +118,7 @@ export function createLanes(
     lanes,
     pipelineFrom,
     groupBounds: { items: limits.groupMessages, bytes: limits.groupBytes },
-    queueBounds: { items: limits.laneMessages, bytes: limits.laneBytes },
+    queueBounds: { items: limits.laneMessages, bytes: limits.lanesBytes },
     maxWaitMs,
     weigh,
     commit: append,
@@ -187,11 +187,8 @@ function laneOf(message: PreparedMessage | undefined, lanes: number): number {
   return message === undefined ? 0 : keyCrcOf(message.channel) % lanes;
 }
 
-/** Approximate bytes of a message beside its payload. */
-const overheadBytes = 256;
-
 function weigh({ messages }: Batch): Cost {
-  let bytes = messages.length * overheadBytes;
+  let bytes = messages.length * limits.messageOverheadBytes;
   for (const message of messages) bytes += payloadBytesOf(message);
   return { items: messages.length, bytes };
 }

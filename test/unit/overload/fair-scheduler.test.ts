@@ -124,7 +124,7 @@ describe('the fair scheduler', () => {
     assert.deepEqual(new Set(log.slice(0, 4)), new Set(['old', 'new']));
   });
 
-  test('the fair scheduler bounds waiting steps per caller and in total, and lets calls of the store pass', async () => {
+  test('the fair scheduler bounds waiting steps in total, leaves a share to other callers, and lets calls of the store pass', async () => {
     let aside = 0;
     const scheduler = new FairScheduler({
       aside() {
@@ -138,16 +138,18 @@ describe('the fair scheduler', () => {
     const { signal } = new AbortController();
     const wait = (caller: string, bytes: number) =>
       scheduler.run({ caller, signal, weigh: () => bytes }, () => ({ isDone: true, tookMs: 1 }));
-    const waiting = [wait('a', limits.callerWaitingBytes - 1)];
-    await assert.rejects(wait('a', 2), /overloaded/);
-    waiting.push(wait('a', 1), wait('b', 1000));
-    const others = Math.floor((limits.bodiesBytes - limits.callerWaitingBytes - 1000) / limits.callerWaitingBytes);
-    for (let each = 0; each < others; each++) waiting.push(wait(`c${each}`, limits.callerWaitingBytes));
-    await assert.rejects(wait('d', limits.callerWaitingBytes), /overloaded/);
+    const share = limits.callerWaitingBytes;
+    const alone = limits.bodiesBytes - share;
+    const waiting = [wait('a', alone - 1000)];
+    await assert.rejects(wait('a', 1001), /overloaded/);
+    waiting.push(wait('a', 1000), wait('b', share - 1));
+    await assert.rejects(wait('a', 1), /overloaded/);
+    await assert.rejects(wait('c', 2), /overloaded/);
+    waiting.push(wait('c', 1));
     assert.equal(aside, waiting.length);
     begin();
     await Promise.all(waiting);
     assert.equal(aside, 0);
-    await wait('a', limits.callerWaitingBytes);
+    await wait('a', limits.bodiesBytes);
   });
 });

@@ -94,6 +94,30 @@ describe('a lane of the group commit', () => {
     assert.equal(await later, 1);
   });
 
+  test('lanes share the bound of the bytes that wait, and one where none waits accepts', async () => {
+    const { commits, group } = openLanes({
+      lanes: 2,
+      queueBounds: { items: 100, bytes: 20 },
+      weigh: ({ weight }) => ({ items: 1, bytes: weight }),
+    });
+    const { signal } = new AbortController();
+    const gone = new AbortController();
+    const begun = [0, 1].map((lane) => commits.submit(lane, { weight: 1 }, signal));
+    const ends = [await group(0), await group(1)];
+    const waiting = [commits.submit(0, { weight: 18 }), commits.submit(1, { weight: 3 })];
+    await assert.rejects(commits.submit(1, { weight: 1 }), Busy);
+    await assert.rejects(commits.submit(0, { weight: 1 }), Busy);
+    for (const { end } of ends) end();
+    const [more, most] = [await group(2), await group(3)];
+    const leaves = commits.submit(1, { weight: 20 }, gone.signal);
+    gone.abort(new Error('hung up'));
+    await assert.rejects(leaves, /hung up/);
+    waiting.push(commits.submit(0, { weight: 10 }), commits.submit(1, { weight: 5 }), commits.submit(1, { weight: 5 }));
+    for (const { end } of [more, most]) end();
+    for (const index of [4, 5]) (await group(index)).end();
+    assert.deepEqual(await Promise.all([...begun, ...waiting]), [1, 1, 324, 9, 100, 25, 25]);
+  });
+
   test('a cancelled job leaves the queue of a lane, and stays in a group that has begun', async () => {
     const { commits, group, weights } = openLanes();
     const gone = new AbortController();
