@@ -76,31 +76,43 @@ function quantilesOf(times: number[]): string {
  * Measures the memory that idle subscriptions take in the service, by protocol: that of 6,000
  * beside 2,000. The first ones fit into memory that the start of the process has left free.
  */
-export async function idleReaders(start: () => Promise<ServedBench & { end(): Promise<unknown> }>): Promise<string> {
+export async function idleReaders(
+  start: () => Promise<ServedBench & { end(): Promise<unknown> }>,
+  pairs: number,
+): Promise<string> {
   const [first, more] = [2000, 6000];
   const lines: string[] = [];
   for (const protocol of ['grpc', 'connect', 'sse'] as const) {
-    const service = await start();
-    const open = (name: string, number: number) =>
-      openReaders({
-        url: service.url,
-        protocol,
-        channelIds: Array.from({ length: number }, (_, index) => `${name}-${index}`),
-        begin: 'payload',
-      });
-    const megabytesWith = async (name: string, number: number) => {
-      const readers = await open(name, number);
-      await delay(20_000);
-      return { readers, megabytes: residentMegabytes(service.pid) };
-    };
-    const before = residentMegabytes(service.pid);
-    const few = await megabytesWith('few', first);
-    const many = await megabytesWith('more', more);
-    await few.readers.close();
-    await many.readers.close();
-    await service.end();
-    const each = ((many.megabytes - few.megabytes) * 1024) / more;
-    const cells = [before, few.megabytes, many.megabytes, each].map((value) => value.toFixed(0));
+    const runs: { before: number; few: number; many: number }[] = [];
+    for (let round = 0; round < pairs; round++) {
+      const service = await start();
+      const megabytesWith = async (name: string, number: number) => {
+        const readers = await openReaders({
+          url: service.url,
+          protocol,
+          channelIds: Array.from({ length: number }, (_, index) => `${name}-${index}`),
+          begin: 'payload',
+        });
+        await delay(20_000);
+        return { readers, megabytes: residentMegabytes(service.pid) };
+      };
+      const before = residentMegabytes(service.pid);
+      const few = await megabytesWith('few', first);
+      const many = await megabytesWith('more', more);
+      await few.readers.close();
+      await many.readers.close();
+      await service.end();
+      runs.push({ before, few: few.megabytes, many: many.megabytes });
+    }
+    const cells = [
+      median(runs.map((run) => run.before)).toFixed(0),
+      median(runs.map((run) => run.few)).toFixed(0),
+      median(runs.map((run) => run.many)).toFixed(0),
+      spread(
+        runs.map((run) => ((run.many - run.few) * 1024) / more),
+        0,
+      ),
+    ];
     lines.push(`| ${protocolNames[protocol]} | ${cells.join(' | ')} |`);
   }
   return `| protocol | MB before | MB with ${first} | MB with ${first + more} | KB per subscription |\n|---|---|---|---|---|\n${lines.join('\n')}`;

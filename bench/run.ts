@@ -54,7 +54,8 @@ async function section(scenario: Scenario, on: Machine, pairs: number): Promise<
   // Sections are measured on different machines and days.
   const cpuModel = cpus()[0]?.model ?? 'an unknown CPU';
   const day = new Date().toISOString().slice(0, 10);
-  return `## ${scenario.title}\n\n${scenario.words} (${day}, ${cpuModel}, ${pairs} rounds)\n\n${table}\n`;
+  const rounds = scenario.isOneRun || pairs === 1 ? 'one run' : `${pairs} rounds`;
+  return `## ${scenario.title}\n\n${scenario.words} (${day}, ${cpuModel}, ${rounds})\n\n${table}\n`;
 }
 
 function preamble({ version }: Machine): string {

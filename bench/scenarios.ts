@@ -38,6 +38,8 @@ export interface Scenario {
   readonly name: string;
   readonly title: string;
   readonly words: string;
+  /** It measures once, whatever the number of rounds. */
+  readonly isOneRun?: true;
   /** Returns the table. */
   readonly measure: (machine: Machine, pairs: number, options: ScenarioOptions) => Promise<string>;
 }
@@ -358,6 +360,7 @@ export const scenarios: readonly Scenario[] = [
     title: 'Ten instances on one database',
     words:
       'Instances are started one by one, and measured idle for 20 s and under the same load for 10 s: 100 batches of 10 messages per second in all, over gRPC, Zipf over 1,000 channels, sent to the instances in turn, while a reader on each instance tails the ten busiest channels. Times count from the acceptance of a message to its reader.',
+    isOneRun: true,
     measure: manyInstances,
   },
   {
@@ -437,6 +440,7 @@ export const scenarios: readonly Scenario[] = [
     name: 'memory',
     title: 'Memory after ten million messages',
     words: 'The resident memory of the service after each million of messages over gRPC, batches of 100, 32 in flight.',
+    isOneRun: true,
     measure: async (machine) =>
       await withService(machine, {}, async (contender, pid) => {
         const sizes: number[] = [];
@@ -564,12 +568,12 @@ export const scenarios: readonly Scenario[] = [
     title: 'Idle readers',
     words:
       'Live tails of idle channels: resident memory of the service 20 s after they were opened, started anew for each protocol. gRPC and Connect over HTTP/2, 200 on a connection; Server-Sent Events over HTTP/1.1, one connection each.',
-    measure: async (machine) =>
+    measure: async (machine, pairs) =>
       await idleReaders(async () => {
         const service = await spawnService({ DATABASE_URL: machine.url, LOG_LEVEL: 'info' });
         const { pid = 0 } = service.child;
         return { url: service.url, pid, cpu: () => cpuOfTree(pid), end: () => service.end('SIGTERM') };
-      }),
+      }, pairs),
   },
   {
     name: 'page',
@@ -588,6 +592,7 @@ export const scenarios: readonly Scenario[] = [
     title: 'Pages of history',
     words:
       'A page of 10 messages over gRPC, one after the other: of the only channel of a table, and of random channels among 100,000 in a table of 10 million.',
+    isOneRun: true,
     measure: async (machine) =>
       await withService(machine, {}, async (contender) => await pages(machine, contender('', grpc1).job.url)),
   },

@@ -126,7 +126,7 @@ function memory(): string {
     ],
     [
       'idle, and per idle tail',
-      `${cell(idle, 'gRPC', 'MB before')} MB, and ${range(idle, 'KB per subscription', ' kB')} per tail, by protocol`,
+      `${median(cell(idle, 'gRPC', 'MB before'))} MB, and ${range(idle, 'KB per subscription', ' kB')} per tail, by protocol`,
     ],
     ['request bodies', 'at most 256 MiB in all, then the slowest uploads are refused'],
   ]);
