@@ -34,6 +34,7 @@ export async function wirePort(
     port: config.port,
     ...(config.tls === undefined ? {} : { tls: config.tls }),
     handler: createDispatch({ handlers, originCheck, loadShedding, bodyBudget }),
+    onDefect: (error, request) => events.requestFailed(rejectedRequestOf({ request }), error),
     takesStream: handlers.unaryGrpc.takes,
   });
   lifecycle.onStop('port', () => listener.close(lifecycle.graceLeftMs()));

@@ -245,6 +245,14 @@ export const logEvents = {
     meaning:
       'A request was rejected before a call was created: origin, not_found, malformed or overloaded. Logged with ACCESS_LOG=on; the path is without its query.',
   },
+  requestFailed: {
+    level: 'error',
+    message: 'request failed',
+    fields: ['httpMethod', 'path', 'requestId', 'err', 'repeats'],
+    throttledBy: ['err'],
+    meaning:
+      'Handling a request failed because of a bug in sendbatch: its stream or connection was ended without an answer. Other requests are not affected. Report it with err.',
+  },
   callsShed: {
     level: 'warn',
     message: 'overloaded, refusing calls',

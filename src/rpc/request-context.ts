@@ -26,9 +26,13 @@ export function textOf(header: string | string[] | undefined): string | null {
   return typeof header === 'string' ? header : null;
 }
 
-export type Handler = ReturnType<typeof connectNodeAdapter>;
-export type Request = Parameters<Handler>[0];
-export type Response = Parameters<Handler>[1];
+type ConnectHandler = ReturnType<typeof connectNodeAdapter>;
+export type Request = Parameters<ConnectHandler>[0];
+export type Response = Parameters<ConnectHandler>[1];
+/** Throws, or returns a promise that rejects, only for a defect of the service. */
+export type Handler = (request: Request, response: Response) => unknown;
+/** Serves a request that it takes; undefined: it does not. */
+export type Taker = (context: RequestContext, response: Response) => Promise<void> | undefined;
 
 /** Names the request, in both directions. */
 export const requestIdHeader = 'x-request-id';
@@ -207,7 +211,7 @@ function givenRequestId({ headers }: Request): string | undefined {
 const pathChars = 200;
 
 /** Describes a request that did not become a call, for the log. */
-export function rejectedRequestOf({ request }: RequestContext): RejectedRequest {
+export function rejectedRequestOf({ request }: Pick<RequestContext, 'request'>): RejectedRequest {
   const { method = '', url = '' } = request;
   const path = (url.split('?', 1)[0] ?? '').slice(0, pathChars);
   return { httpMethod: method, path, requestId: givenRequestId(request) };

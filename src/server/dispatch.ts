@@ -8,6 +8,7 @@
 //  1. One RequestContext per request, created here (rpc/request-context.ts).
 //  2. No byte of a body is read before the caller is admitted.
 //  3. A refusal before the call is answered in the caller's protocol (early-answer.ts).
+//  4. What throws here is a defect: the port ends the request, and no other (port.ts).
 import { Code, ConnectError, createConnectRouter } from '@connectrpc/connect';
 import type { UniversalHandler } from '@connectrpc/connect/protocol';
 import { parseTimeout as connectTimeout } from '@connectrpc/connect/protocol-connect';
@@ -26,6 +27,7 @@ import {
   rejectedRequestOf,
   requestIdHeader,
   safeAnswerHeaders,
+  type Taker,
   textOf,
 } from '../rpc/request-context.ts';
 import type { BodyBudget } from './body-budget.ts';
@@ -95,19 +97,13 @@ export function createDispatch({ handlers, originCheck, loadShedding, bodyBudget
     if (loadShedding(context, response)) return;
     boundDeadline(request.headers);
     const admitted = admission(context, response);
-    if (admitted === undefined) serve(context, response);
-    else
-      void admitted.then((isAdmitted) => {
-        if (isAdmitted && !isGone(response)) serve(context, response);
-      });
+    if (admitted === undefined) return serve(context, response);
+    return admitted.then((isAdmitted) => (isAdmitted && !isGone(response) ? serve(context, response) : undefined));
   };
 }
 
 /** Serves an admitted request by the first handler that takes it. */
-function createServe(
-  handlers: Handlers,
-  bodyBudget: BodyBudget,
-): (context: RequestContext, response: Response) => void {
+function createServe(handlers: Handlers, bodyBudget: BodyBudget): Taker {
   const { unaryGrpc, serverStreams, sse, ndjson, metrics, docs, console, requestRejected, transcoder } = handlers;
   const router = createConnectRouter(handlers.routerOptions);
   handlers.register(router);
@@ -181,23 +177,23 @@ function createServe(
     // Asks for the body of `Expect: 100-continue` now that the headers were not refused.
     if (request.headers.expect !== undefined) response.writeContinue();
     bodyBudget(context, response);
-    if (unaryGrpc.serve(context, response)) return;
-    if (protocol === 'json' && method !== undefined && !isNdjson(request)) {
-      void json(context, response);
-      return;
-    }
+    const plain = unaryGrpc.serve(context, response);
+    if (plain !== undefined) return plain;
+    if (protocol === 'json' && method !== undefined && !isNdjson(request)) return json(context, response);
     // Not for the two above: with headers set singly, Node takes a slower path to write the head.
     for (const [name, value] of Object.entries(context.answerHeaders)) response.setHeader(name, value);
-    if (serverStreams(context, response) || sse(context, response) || ndjson(context, response)) return;
+    const stream = serverStreams(context, response) ?? sse(context, response) ?? ndjson(context, response);
+    if (stream !== undefined) return stream;
     if (method === undefined) {
       response.setHeader(requestIdHeader, context.requestId);
-      if (metrics(context, response) || docs(request, response) || console?.(request, response) === true) return;
+      const measured = metrics(context, response);
+      if (measured !== undefined) return measured;
+      if (docs(request, response) || console?.(request, response) === true) return undefined;
     }
     const isRpc = protocol !== 'json' && protocol !== 'sse' && method !== undefined;
     const handler = isRpc ? rpcHandlers.get(method) : undefined;
     if (isGrpc(request)) deferHead(response);
-    if (handler === undefined) void json(context, response);
-    else void rpc(context, response, handler);
+    return handler === undefined ? json(context, response) : rpc(context, response, handler);
   };
 }
 

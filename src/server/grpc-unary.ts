@@ -10,8 +10,8 @@ import {
   callerSignal,
   longestTimerMs,
   type RequestContext,
-  type Response,
   requestIdHeader,
+  type Taker,
   textOf,
 } from '../rpc/request-context.ts';
 import { createInvokeUnary, type InvokeUnary, recordOf, type UnaryMethod } from '../transcode/index.ts';
@@ -44,8 +44,8 @@ const compressedFlag = 1;
 export interface UnaryGrpc {
   /** By its headers, whether a call is plain: then its stream is all that is needed. */
   readonly takes: TakesStream;
-  /** Serves a call that `takes` has accepted; false for all others. */
-  readonly serve: (context: RequestContext, response: Response) => boolean;
+  /** Serves a call that `takes` has accepted. */
+  readonly serve: Taker;
 }
 
 /**
@@ -67,10 +67,9 @@ export function createUnaryGrpc(options: UnaryGrpcOptions): UnaryGrpc {
       const response: unknown = given;
       const { url = '', headers } = context.request;
       const method = methods.get(url);
-      if (!(response instanceof StreamResponse) || method === undefined) return false;
+      if (!(response instanceof StreamResponse) || method === undefined) return undefined;
       const { timeoutMs } = parseTimeout(textOf(headers['grpc-timeout']), longestTimerMs);
-      void serve(method, serving, { context, response, timeoutMs });
-      return true;
+      return serve(method, serving, { context, response, timeoutMs });
     },
   };
 }

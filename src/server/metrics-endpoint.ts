@@ -3,7 +3,7 @@ import { gzip } from 'node:zlib';
 import type { Identify } from '../auth/identity.ts';
 import { ServiceError } from '../messages/service-error.ts';
 import { toConnectError, toHttp } from '../rpc/error-mapping.ts';
-import type { RequestContext, Response } from '../rpc/request-context.ts';
+import type { RequestContext, Response, Taker } from '../rpc/request-context.ts';
 import { acceptsCoding } from './content-coding.ts';
 
 export interface MetricsParts {
@@ -20,13 +20,9 @@ const compress = promisify(gzip);
 
 /**
  * Serves `GET /metrics`. Where credentials are required, it needs the scope `metrics` or `admin`,
- * so that a scraper's key reads no messages. Returns false for other requests.
+ * so that a scraper's key reads no messages.
  */
-export function createMetricsEndpoint({
-  metrics,
-  identify,
-  onError,
-}: MetricsParts): (context: RequestContext, response: Response) => boolean {
+export function createMetricsEndpoint({ metrics, identify, onError }: MetricsParts): Taker {
   async function answer(context: RequestContext, response: Response): Promise<void> {
     const { request } = context;
     try {
@@ -56,9 +52,8 @@ export function createMetricsEndpoint({
   return (context, response) => {
     const { request } = context;
     if ((request.url ?? '').split('?', 1)[0] !== metricsPath || (request.method !== 'GET' && request.method !== 'HEAD'))
-      return false;
-    void answer(context, response);
-    return true;
+      return undefined;
+    return answer(context, response);
   };
 }
 

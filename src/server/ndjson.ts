@@ -28,6 +28,7 @@ import {
   type RequestContext,
   type Response,
   requestIdHeader,
+  type Taker,
 } from '../rpc/request-context.ts';
 import { tooManyBytes } from '../rpc/services/batch-service.ts';
 import { TranscodeError, type Transcoder } from '../transcode/index.ts';
@@ -62,9 +63,9 @@ export function isNdjson(request: Request): boolean {
 
 /**
  * Serves batches as NDJSON, `POST /v1/batches` with one message per line: SubmitBatchStream in
- * another format, with the same interceptors. Returns false for other requests.
+ * another format, with the same interceptors.
  */
-export function createNdjson(parts: NdjsonParts): (context: RequestContext, response: Response) => boolean {
+export function createNdjson(parts: NdjsonParts): Taker {
   const spec = createMethodImplSpec(BatchService.method.submitBatchStream, parts.implementation.submitBatchStream);
 
   async function serve(requestContext: RequestContext, response: Response, search: string): Promise<void> {
@@ -105,9 +106,7 @@ export function createNdjson(parts: NdjsonParts): (context: RequestContext, resp
 
   return (context, response) => {
     const search = searchOf(context.request);
-    if (search === undefined) return false;
-    void serve(context, response, search);
-    return true;
+    return search === undefined ? undefined : serve(context, response, search);
   };
 }
 

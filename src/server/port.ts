@@ -10,9 +10,9 @@
 // the client has answered a GOAWAY notice), and lets calls in flight finish.
 
 import { createServer as createHttpServer, type Server, type ServerResponse } from 'node:http';
-import type { Http2SecureServer, Http2Server, ServerHttp2Session } from 'node:http2';
+import { constants, type Http2SecureServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
 import { type AddressInfo, Server as NetServer, type Socket } from 'node:net';
-import type { Handler } from '../rpc/request-context.ts';
+import type { Handler, Request } from '../rpc/request-context.ts';
 import { closeAfter, isClosing } from './closing.ts';
 import { type ConnectionBounds, connectionBounds } from './connection-limits.ts';
 import { discardRest } from './early-answer.ts';
@@ -48,6 +48,8 @@ export interface ListenOptions {
   /** With `clientCa`, clients are asked for a certificate of these authorities; it is optional. */
   readonly tls?: Tls;
   readonly handler: Handler;
+  /** Called with what the handler threw; its request has ended without an answer. */
+  readonly onDefect?: (error: unknown, request: Request) => void;
   /** Which calls the handler serves on their HTTP/2 streams; unset: none. */
   readonly takesStream?: TakesStream;
   readonly bounds?: ConnectionBounds;
@@ -93,7 +95,18 @@ export async function listen(options: ListenOptions): Promise<Listener> {
         discardRest(request, response);
       });
     }
-    options.handler(request, response);
+    // One defect must not end the process, and with it all other calls.
+    const fail = (error: unknown) => {
+      options.onDefect?.(error, request);
+      if (!('stream' in response)) response.destroy();
+      else if (!response.stream.closed) response.stream.close(constants.NGHTTP2_INTERNAL_ERROR);
+    };
+    try {
+      const handled = options.handler(request, response);
+      if (handled instanceof Promise) handled.catch(fail);
+    } catch (error) {
+      fail(error);
+    }
   };
 
   const http: HttpOptions = { handler, takesStream: options.takesStream ?? (() => false), bounds };

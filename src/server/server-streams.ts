@@ -32,6 +32,7 @@ import {
   type RequestContext,
   type Response,
   requestIdHeader,
+  type Taker,
   textOf,
 } from '../rpc/request-context.ts';
 import type { ServedService } from '../rpc/routes.ts';
@@ -126,10 +127,8 @@ interface ServedStream {
   readonly encode: EncodeOnce;
 }
 
-/** Returns false for all that Connect serves: other methods, forms, and requests with an error. */
-export function createServerStreams(
-  options: ServerStreamOptions,
-): (context: RequestContext, response: Response) => boolean {
+/** Connect serves all others: other methods, forms, and requests with an error. */
+export function createServerStreams(options: ServerStreamOptions): Taker {
   const { readMaxBytes, compressMinBytes, compression } = options;
   const invoke = createInvokeServerStream(options.interceptors);
   const served = new Map<DescMethod, ServedStream>();
@@ -154,17 +153,16 @@ export function createServerStreams(
   }
   return (context, response) => {
     const { request, method, protocol } = context;
-    if (method === undefined || request.method !== 'POST') return false;
+    if (method === undefined || request.method !== 'POST') return undefined;
     const stream = served.get(method);
     const framing = framings[request.headers['content-type'] ?? ''];
-    if (stream === undefined || framing === undefined) return false;
+    if (stream === undefined || framing === undefined) return undefined;
     // Connect answers that gRPC needs HTTP/2.
-    if (protocol === 'grpc' && request.httpVersionMajor !== 2) return false;
-    if ((request.headers[framing.encodingHeader] ?? 'identity') !== 'identity') return false;
+    if (protocol === 'grpc' && request.httpVersionMajor !== 2) return undefined;
+    if ((request.headers[framing.encodingHeader] ?? 'identity') !== 'identity') return undefined;
     const { timeoutMs, error } = framing.timeoutOf(context);
-    if (error !== undefined) return false;
-    void serve({ stream, framing, context, response, timeoutMs, invoke, compression, readMaxBytes });
-    return true;
+    if (error !== undefined) return undefined;
+    return serve({ stream, framing, context, response, timeoutMs, invoke, compression, readMaxBytes });
   };
 }
 

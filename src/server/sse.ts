@@ -15,7 +15,7 @@ import { assertScope } from '../rpc/interceptors/authenticate.ts';
 import { assertKnown, queryOf } from '../rpc/interceptors/query-parameters.ts';
 import { mapIterable } from '../rpc/map-iterable.ts';
 import { changeKindOf, toMessage } from '../rpc/message-mapping.ts';
-import type { RequestContext, Response } from '../rpc/request-context.ts';
+import type { Taker } from '../rpc/request-context.ts';
 import { toBatch } from '../rpc/services/batch-mapping.ts';
 import type { Frame, Tails } from '../tailing/tails.ts';
 import { type OpenSse, type SseCall, type SseRoute, serveSse } from './event-stream.ts';
@@ -44,20 +44,18 @@ export function sseMethodOf(url: string): DescMethod | undefined {
 }
 
 /**
- * Serves streams as Server-Sent Events; returns false for other requests.
+ * Serves streams as Server-Sent Events.
  * 1. `GET /v1/channels/{channel_type}/{channel_id}/events`: the live tail of a channel. `id` is the
  *    sequence, so `Last-Event-ID` resumes.
  * 2. `GET /v1/batches/{batch_id}/events`: the progress of a batch.
  */
-export function createSse(parts: SseParts): (context: RequestContext, response: Response) => boolean {
+export function createSse(parts: SseParts): Taker {
   return (context, response) => {
     const { request } = context;
-    if (context.protocol !== 'sse') return false;
-    if (request.method !== 'GET' && request.method !== 'HEAD') return false;
+    if (context.protocol !== 'sse') return undefined;
+    if (request.method !== 'GET' && request.method !== 'HEAD') return undefined;
     const route = routeOf(request.url ?? '', parts);
-    if (route === undefined) return false;
-    void serveSse(context, response, route, parts.events);
-    return true;
+    return route === undefined ? undefined : serveSse(context, response, route, parts.events);
   };
 }
 

@@ -132,6 +132,11 @@ export function createCallEvents({ log, registry, accessLog, traces }: CallEvent
     },
     /** A request was rejected before a call was created. */
     requestRejected,
+    /** Handling a request threw, outside of a call. */
+    requestFailed(request: RejectedRequest, error: unknown): void {
+      internalErrors.add(1);
+      log('requestFailed', { ...request, err: error });
+    },
     /** The body of a request was dropped, because the memory for bodies is full. */
     bodyEvicted(request: RejectedRequest): void {
       requestRejected('overloaded', request);

@@ -277,6 +277,39 @@ describe('one cleartext port', () => {
     assert.match(await raw(listener, 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0'), /^\0\0/);
   });
 
+  test('a defect of the handler ends its request and no other, on both protocols and on a stream', async () => {
+    const defects: unknown[] = [];
+    const { promise: waits, resolve: answerWaiting } = Promise.withResolvers<void>();
+    const { listener } = await start({
+      handler(request, response) {
+        const { url: path } = request;
+        if (path === '/throws') throw new Error('thrown');
+        if (path === '/rejects') return Promise.reject(new Error('rejected'));
+        if (path !== '/waits') return undefined;
+        return waits.then(() => response.end('answered'));
+      },
+      takesStream: (headers) => headers['x-stream'] === '1',
+      onDefect: (error, { method, url }) => defects.push(`${method} ${url}: ${(error as Error).message}`),
+    });
+    const session = http2.connect(listener.url);
+    const waiting = [h1(`${listener.url}/waits`), h2(session, '/waits')];
+    const expected: string[] = [];
+    for (const [path, why] of [
+      ['/throws', 'thrown'],
+      ['/rejects', 'rejected'],
+    ] as const) {
+      await assert.rejects(h1(listener.url + path));
+      for (const stream of ['0', '1'])
+        await assert.rejects(h2(session, path, { 'x-stream': stream }), /NGHTTP2_INTERNAL_ERROR|closed with 2/);
+      expected.push(...Array.from({ length: 3 }, () => `POST ${path}: ${why}`));
+    }
+    assert.deepEqual(defects, expected);
+    answerWaiting();
+    for (const answer of await Promise.all(waiting))
+      assert.equal(typeof answer === 'string' ? answer : answer.body, 'answered');
+    session.close();
+  });
+
   test('the number of connections is limited', async () => {
     const { listener } = await start({ bounds: { ...connectionBounds, connections: 2 } });
     const held = [net.connect(listener.port, '127.0.0.1'), net.connect(listener.port, '127.0.0.1')];
