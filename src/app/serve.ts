@@ -23,6 +23,8 @@ export async function serve(fail: (message: string) => void): Promise<void> {
   try {
     const config = loadConfig();
     const log = createLog({ level: config.logLevel, format: config.logFormat });
+    // Node's own message is no line of the log, and may go to another place.
+    process.on('uncaughtExceptionMonitor', (err) => log('crashed', { err }));
     if (!isWorker) {
       for (const warning of config.warnings) log('settingSuspicious', { warning });
       await tryPort(config);

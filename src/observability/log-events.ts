@@ -85,6 +85,13 @@ export const logEvents = {
     fields: [],
     meaning: 'The stop has completed. The exit code is 0.',
   },
+  crashed: {
+    level: 'error',
+    message: 'crashed',
+    fields: ['err'],
+    meaning:
+      'A bug in sendbatch ended the process. What was acknowledged is stored; calls in flight ended without an answer and are safe to repeat with their keys. Report it with err.',
+  },
   stopFailed: {
     level: 'error',
     message: 'stop failed',

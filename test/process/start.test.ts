@@ -220,6 +220,20 @@ describe('a start that succeeds', () => {
     await holder.end();
     await database.drop();
   });
+
+  test('a defect that ends the process is a line of its log', async () => {
+    const database = await createDatabase();
+    const defect = "process.on('SIGUSR2', () => Promise.reject(new Error('a defect')))";
+    const service = await spawnService({
+      DATABASE_URL: database.url,
+      NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(defect)}`,
+    });
+    assert.equal(await service.end('SIGUSR2'), 1);
+    const lines = service.output().split('\n');
+    const { level, err } = JSON.parse(lines.find((line) => line.includes('"msg":"crashed"')) ?? '{}');
+    assert.deepEqual([level, err?.message], ['error', 'a defect']);
+    await database.drop();
+  });
 });
 
 function workersOf({ child }: ServiceProcess): number[] {
