@@ -1,5 +1,8 @@
 import { constants } from 'node:http2';
+import { ServiceError } from '../messages/service-error.ts';
+import { toConnectError } from '../rpc/error-mapping.ts';
 import type { RequestContext, Response } from '../rpc/request-context.ts';
+import { type EarlyAnswers, earlyAnswers, lastAnswer } from './early-answer.ts';
 import { StreamResponse } from './stream-exchange.ts';
 
 /** Counts the bytes of all bodies together, so that no number of them exhausts the memory. */
@@ -31,6 +34,8 @@ interface Peer {
   bodies: number;
 }
 
+/** When an evicted request may be repeated. */
+const retryAfterMs = 1000;
 /** Smaller bodies are not counted. */
 const smallBytes = 4096;
 /** Time in which an evicted HTTP/1.1 client can read its answer. */
@@ -44,6 +49,7 @@ const readAnswerMs = 1000;
  * counts from its first byte until its call is answered, no matter how it is read.
  */
 export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: BodyBudgetOptions): BodyBudget {
+  const answers = earlyAnswers(toConnectError(bodiesFull(maxBytes)));
   const unfinished = new Set<Body>();
   const peers = new Map<unknown, Peer>();
   let heldBytes = 0;
@@ -96,7 +102,7 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: Bod
         context.isEvicted = true;
         release();
         onEvicted(context);
-        closeEvicted(context, response);
+        closeEvicted(context, response, answers);
       },
     };
     peer.bytes += body.bytes;
@@ -150,19 +156,25 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: Bod
   };
 }
 
+function bodiesFull(maxBytes: number): ServiceError {
+  return new ServiceError({
+    reason: 'OVERLOADED',
+    message: `the request bodies that this instance holds reached ${maxBytes} bytes; nothing was stored: retry after the delay in RetryInfo, with smaller batches, or at another instance`,
+    metadata: {},
+    retryAfterMs,
+  });
+}
+
 /**
  * HTTP/2: REFUSED_STREAM says that the stream was not processed, so clients may retry safely.
  * HTTP/1.1: the connection closes, bypassing any other answer.
  */
-function closeEvicted({ request, requestId }: RequestContext, response: Response): void {
-  const { socket } = request;
+function closeEvicted(context: RequestContext, response: Response, answers: EarlyAnswers): void {
+  const { socket } = context.request;
   if ('stream' in response) {
     response.stream.close(constants.NGHTTP2_REFUSED_STREAM);
     return;
   }
-  if (!response.headersSent)
-    socket.end(
-      `HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nX-Request-Id: ${requestId}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`,
-    );
+  if (!response.headersSent) socket.end(lastAnswer(context, answers));
   setTimeout(() => socket.destroy(), readAnswerMs).unref();
 }

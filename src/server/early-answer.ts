@@ -1,3 +1,4 @@
+import { STATUS_CODES } from 'node:http';
 import { constants, type ServerHttp2Stream } from 'node:http2';
 import type { Readable } from 'node:stream';
 import type { ConnectError } from '@connectrpc/connect';
@@ -82,14 +83,7 @@ function render(status: number, headers: Headers, body?: string | Uint8Array): A
  */
 export function answerEarly(context: RequestContext, response: Response, answers: EarlyAnswers): void {
   const { request } = context;
-  const type = request.headers['content-type'] ?? '';
-  const { status, headers, body, bodyBytes } = answers[shapeOf(type, context)];
-  const fields: Record<string, string> = {
-    ...context.answerHeaders,
-    [requestIdHeader]: context.requestId,
-    'content-type': type,
-    ...headers,
-  };
+  const { status, body, bodyBytes, fields } = answerTo(context, answers);
   const isHead = request.method === 'HEAD';
   if (!('stream' in response) || isHead) {
     response.writeHead(status, isHead ? fields : { ...fields, 'content-length': bodyBytes });
@@ -104,6 +98,37 @@ export function answerEarly(context: RequestContext, response: Response, answers
     stream.respond({ ...fields, ':status': status, ...requestIdUnindexed }, { endStream: body === undefined });
     if (body !== undefined) stream.end(body);
   });
+}
+
+/** The same in the protocol of one request, with all its headers. */
+function answerTo(
+  context: RequestContext,
+  answers: EarlyAnswers,
+): Answer & { readonly fields: Readonly<Record<string, string>> } {
+  const type = context.request.headers['content-type'] ?? '';
+  const answer = answers[shapeOf(type, context)];
+  const fields = {
+    ...context.answerHeaders,
+    [requestIdHeader]: context.requestId,
+    'content-type': type,
+    ...answer.headers,
+  };
+  return { ...answer, fields };
+}
+
+/**
+ * The bytes of an answer on HTTP/1.1, after which the connection is closed: for a request whose
+ * response others may be writing to.
+ */
+export function lastAnswer(context: RequestContext, answers: EarlyAnswers): Buffer {
+  const { status, body = '', bodyBytes, fields } = answerTo(context, answers);
+  const head = Object.entries({ ...fields, connection: 'close', 'content-length': bodyBytes });
+  return Buffer.concat([
+    Buffer.from(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n`),
+    ...head.map(([name, value]) => Buffer.from(`${name}: ${value}\r\n`)),
+    Buffer.from('\r\n'),
+    Buffer.from(body),
+  ]);
 }
 
 function shapeOf(type: string, { protocol, request }: RequestContext): Shape {

@@ -89,7 +89,13 @@ test('an evicted HTTP/1.1 body is answered 503 and its connection closed, and st
   const last = post(session);
   last.end(Buffer.alloc(700 * kilobyte));
   assert.equal(await answerOf(last), String(700 * kilobyte));
-  assert.match(await answered, /^HTTP\/1\.1 503 .*\r\nRetry-After: 1\r\n/);
+  const [head = '', body = ''] = (await answered).split('\r\n\r\n');
+  assert.match(head, /^HTTP\/1\.1 503 Service Unavailable\r\n/);
+  assert.match(head, /\r\nretry-after: 1\r\n/);
+  assert.equal(/\r\ncontent-length: (\d+)/.exec(head)?.[1], String(Buffer.byteLength(body)));
+  const { error } = JSON.parse(body);
+  assert.equal(error.details[0].reason, 'OVERLOADED');
+  assert.match(error.message, /reached 1048576 bytes; nothing was stored: retry .* with smaller batches/);
   session.close();
 });
 
