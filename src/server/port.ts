@@ -9,10 +9,11 @@
 // Draining accepts no connection, serves requests in transit (HTTP/1.1: `lingerMs`; HTTP/2: until
 // the client has answered a GOAWAY notice), and lets calls in flight finish.
 
-import { createServer as createHttpServer, type Server, type ServerResponse } from 'node:http';
+import type { Server, ServerResponse } from 'node:http';
 import { constants, type Http2SecureServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
-import { type AddressInfo, Server as NetServer, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import type { Handler, Request } from '../rpc/request-context.ts';
+import { type Address, assertFree, openAcceptors } from './acceptors.ts';
 import { closeAfter, isClosing } from './closing.ts';
 import { type ConnectionBounds, connectionBounds } from './connection-limits.ts';
 import { discardRest } from './early-answer.ts';
@@ -116,6 +117,16 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     ...(server.http2 === server.port ? [] : [server.http2]),
   ];
   server.port.maxConnections = bounds.connections;
+  const accepted = new Set<Socket>();
+  server.port.on('connection', (socket: Socket) => {
+    // Node counts those that the server's own socket has accepted.
+    if (accepted.size >= bounds.connections) {
+      socket.destroy();
+      return;
+    }
+    accepted.add(socket);
+    socket.once('close', () => accepted.delete(socket));
+  });
   server.port.on(options.tls === undefined ? 'connection' : 'secureConnection', (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
@@ -137,13 +148,13 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   });
   for (const carrier of allServers) carrier.on('error', () => {});
 
-  await open(server.port, options);
+  const acceptors = await atAddress(options, () => openAcceptors(server.port, options));
   const resetCheck = setInterval(() => {
     for (const socket of sockets) if (isReset(socket)) socket.destroy();
   }, resetCheckMs);
   resetCheck.unref();
   const stopClosing = closeSlowExchanges(responses, bounds);
-  const { port } = server.port.address() as AddressInfo;
+  const { port } = acceptors;
   const host = options.host.includes(':') ? `[${options.host}]` : options.host;
   let closing: Promise<{ forced: number }> | undefined;
   return {
@@ -158,9 +169,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
 
   async function drain(graceMs: number): Promise<{ forced: number }> {
     draining = true;
-    const closed = Promise.withResolvers<void>();
-    // http.Server.close would close idle connections immediately.
-    NetServer.prototype.close.call(server.port, () => closed.resolve());
+    const closed = acceptors.close();
     // Of pipelined requests the last one: all are being processed.
     const last = new Map(responses.values().map((response) => [response.req.socket, response]));
     for (const [, response] of last) if (!response.headersSent) closeAfter(response.req, response);
@@ -184,7 +193,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       for (const session of sessions) session.destroy();
       for (const socket of sockets) socket.destroy();
     }, graceMs);
-    await closed.promise;
+    await closed;
     server.port.close();
     clearInterval(resetCheck);
     stopClosing();
@@ -197,25 +206,17 @@ export async function listen(options: ListenOptions): Promise<Listener> {
 }
 
 /** Opens the port for a moment, to find a port in use before a database is created or migrated. */
-export async function tryPort({ host, port }: { readonly host: string; readonly port: number }): Promise<void> {
-  if (port === 0) return;
-  const server = createHttpServer();
-  await open(server, { host, port });
-  await new Promise((resolve) => server.close(resolve));
+export async function tryPort({ host, port }: Address): Promise<void> {
+  await atAddress({ host, port }, () => assertFree({ host, port }));
 }
 
-async function open(
-  server: Server | Http2SecureServer,
-  { host, port }: Pick<ListenOptions, 'host' | 'port'>,
-): Promise<void> {
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const onError = (error: NodeJS.ErrnoException) => reject(new ListenError(listenErrorText(error, host, port)));
-  server.once('error', onError);
-  server.listen(port, host, () => {
-    server.off('error', onError);
-    resolve();
-  });
-  await promise;
+/** Listens; an error of it is a line for the operator. */
+async function atAddress<T>({ host, port }: Address, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw new ListenError(listenErrorText(error as NodeJS.ErrnoException, host, port));
+  }
 }
 
 function listenErrorText(error: NodeJS.ErrnoException, host: string, port: number): string {
