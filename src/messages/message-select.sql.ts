@@ -1,4 +1,7 @@
-/** What statements that read messages share: conditions, columns, rows. `m` is the message's table. */
+/**
+ * What statements that read messages share: conditions, columns, rows, a binary search. `m` is the
+ * message's table.
+ */
 import { type Expression, type RawBuilder, sql } from 'kysely';
 import type { Db, MessageTable } from '../postgres/schema.ts';
 import { flagRecalled, flagWasRestricted } from './message.ts';
@@ -55,6 +58,33 @@ export const withSizesBefore = (messages: Expression<unknown> | RawBuilder<unkno
   select m.*, coalesce(sum(octet_length(m.payload) + coalesce(pg_column_size(m.subscribers), 0))
     over (order by ${order} rows between unbounded preceding and 1 preceding), 0) as bytes_before
   from ${messages} m`;
+
+/**
+ * The step `halving` of a recursive statement: where `low >= high`, `low` is the first sequence of a
+ * channel from which on no message is below the value. These columns never decrease with the
+ * sequence, so a binary search takes log2(length) probes. Swept messages leave gaps: each probe
+ * takes the first kept message from the middle on.
+ */
+export function halving(
+  channelKey: RawBuilder<unknown>,
+  column: 'accepted_at' | 'message_id',
+  value: RawBuilder<unknown>,
+): RawBuilder<unknown> {
+  const found = sql.ref(column);
+  return sql`halving(low, high) as (
+      select 1::bigint, last_seq + 1 from sendbatch.channel_head where channel_key = ${channelKey}
+      union all
+      select case when m.${found} < ${value} then m.message_seq + 1 else h.low end,
+        case when m.${found} < ${value} then h.high else (h.low + h.high) / 2 end
+      from halving h
+      left join lateral (
+        select ${found}, message_seq from sendbatch.message
+        where channel_key = ${channelKey} and message_seq >= (h.low + h.high) / 2 and message_seq < h.high
+        order by message_seq limit 1
+      ) m on true
+      where h.low < h.high
+    )`;
+}
 
 /** A row of `messageColumns`. */
 export type MessageRow = Pick<

@@ -4,7 +4,7 @@ import { limits } from '../limits.ts';
 import { bigintArray } from '../postgres/binary-array.ts';
 import type { Db } from '../postgres/schema.ts';
 import { runByKey } from '../postgres/sql.ts';
-import { type Eyes, type MessageRow, toStored, visible, withSizesBefore } from './message-select.sql.ts';
+import { type Eyes, halving, type MessageRow, toStored, visible, withSizesBefore } from './message-select.sql.ts';
 import type { StoredMessage } from './stored-row.ts';
 
 /** Finds messages by sequence or id. */
@@ -27,27 +27,14 @@ export async function findByNumbers(
 }
 
 /**
- * The sequences of messages by id. Ids have no index: they increase with the sequence within a
- * channel, so that a binary search finds each in log2(length) probes.
+ * The sequences of messages by id. Ids have no index: a binary search finds each.
  */
 export async function seqsOfIds(db: Db, channelKey: number, ids: readonly number[]): Promise<Map<number, number>> {
   if (ids.length === 0) return new Map();
   const { rows } = await sql<{ id: number; message_seq: number }>`
     select wanted.id, hit.message_seq from unnest(${[...ids]}::bigint[]) as wanted(id)
     cross join lateral (
-      with recursive halving(low, high) as (
-        select 1::bigint, last_seq + 1 from sendbatch.channel_head where channel_key = ${channelKey}
-        union all
-        select case when m.message_id < wanted.id then m.message_seq + 1 else h.low end,
-          case when m.message_id < wanted.id then h.high else (h.low + h.high) / 2 end
-        from halving h
-        left join lateral (
-          select message_id, message_seq from sendbatch.message
-          where channel_key = ${channelKey} and message_seq >= (h.low + h.high) / 2 and message_seq < h.high
-          order by message_seq limit 1
-        ) m on true
-        where h.low < h.high
-      )
+      with recursive ${halving(sql`${channelKey}`, 'message_id', sql`wanted.id`)}
       select m.message_seq from halving h
       cross join lateral (
         select message_id, message_seq from sendbatch.message

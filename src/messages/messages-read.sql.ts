@@ -8,6 +8,7 @@ import { type Heads, noHeads } from './channel-heads.sql.ts';
 import {
   aliveAt,
   type Eyes,
+  halving,
   isForAll,
   isNotRecalled,
   type MessageRow,
@@ -45,24 +46,10 @@ export interface Range extends Filter, Eyes {
 
 /**
  * Finds the sequence of the first kept message that was accepted at a time or later; one above the
- * head when there is none. Times never decrease with the sequence in a channel, so a binary search
- * takes log2(length) probes. Swept messages leave gaps: each probe takes the first kept message
- * from the middle on.
+ * head when there is none.
  */
 export const firstSeqSince = (channelKey: RawBuilder<unknown>, time: RawBuilder<unknown>) => sql<number>`
-  with recursive halving(low, high) as (
-    select 1::bigint, last_seq + 1 from sendbatch.channel_head where channel_key = ${channelKey}
-    union all
-    select case when m.accepted_at < ${time} then m.message_seq + 1 else h.low end,
-      case when m.accepted_at < ${time} then h.high else (h.low + h.high) / 2 end
-    from halving h
-    left join lateral (
-      select accepted_at, message_seq from sendbatch.message
-      where channel_key = ${channelKey} and message_seq >= (h.low + h.high) / 2 and message_seq < h.high
-      order by message_seq limit 1
-    ) m on true
-    where h.low < h.high
-  )
+  with recursive ${halving(channelKey, 'accepted_at', time)}
   select h.low from halving h where h.low >= h.high limit 1`;
 
 /** The sequences between which the messages of a time range are, both exclusive. */
