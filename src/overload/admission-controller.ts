@@ -223,11 +223,12 @@ function createRateMeter(): { ended(): void; stored(ms: number): void; sample(is
 const retryAfterMs = 1000;
 
 /** OVERLOADED: the call was refused before any work. */
-export function overloaded(): ServiceError {
+export function overloaded(
+  message = 'this instance is overloaded; nothing was stored: retry after the delay in RetryInfo, or at another instance',
+): ServiceError {
   return new ServiceError({
     reason: 'OVERLOADED',
-    message:
-      'this instance is overloaded; nothing was stored: retry after the delay in RetryInfo, or at another instance',
+    message,
     metadata: {},
     retryAfterMs,
   });

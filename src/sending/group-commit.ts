@@ -241,8 +241,8 @@ class Lane<Job, Result> {
   submit(job: Job, signal: Cancellation | undefined): Promise<Result> {
     const cost = this.#options.weigh(job);
     const { queueBounds, refuse } = this.#options;
-    const waits = { items: this.#queued.items, bytes: this.#shared.queuedBytes };
-    if (this.#queue.length > 0 && !fits(plus(waits, cost), queueBounds))
+    const grown = { items: this.#queued.items + cost.items, bytes: this.#shared.queuedBytes + cost.bytes };
+    if (this.#queue.length > 0 && !fits(grown, queueBounds))
       return Promise.reject(refuse(`too many messages are waiting (${this.#queued.items})`));
     return new Promise((resolve, reject) => {
       const leave = () => {

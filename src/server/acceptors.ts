@@ -1,11 +1,11 @@
 // Accepts the connections of a server.
 //
-// libuv accepts one connection per turn of the event loop, and under load a turn takes long: clients
-// wait for seconds where nobody counts them. So several sockets listen to one port (SO_REUSEPORT),
-// between which Linux distributes the connections. JSON calls at 2.4 times the capacity, each on a
-// connection of its own (p99 of the stored, and of the refused): one socket 16 to 20 s (5 to 7 s), 16
-// sockets 7 to 8 s (7 s), 64 sockets 2.9 s (2.7 s). Workers need no more than one: their parent,
-// which does nothing else, accepts.
+// libuv accepts one connection per turn of the event loop, and under load a turn takes long:
+// clients wait for seconds where nobody counts them. So several sockets listen to one port
+// (SO_REUSEPORT), between which Linux distributes the connections. JSON calls at 2.4 times the
+// capacity, each on a connection of its own (p99 of the stored, and of the refused): one socket 16
+// to 20 s (5 to 7 s), 16 sockets 7 to 9 s (7 s), 64 sockets 2.9 s (2.7 s). Workers need no more
+// than one: their parent, which does nothing else, accepts.
 
 import cluster from 'node:cluster';
 import { type AddressInfo, createServer, type ListenOptions, Server } from 'node:net';
@@ -37,7 +37,7 @@ export async function openAcceptors(server: Server, { host, port }: Address): Pr
   const isShared = process.platform === 'linux' && !cluster.isWorker;
   if (!isShared) {
     await open(server, { host, port, backlog });
-    return { port: portOf(server), close: () => closed(server) };
+    return { port: addressOf(server).port, close: () => closed(server) };
   }
   // Sharing a port is possible with other processes of the user, too.
   await assertFree({ host, port });
@@ -46,12 +46,13 @@ export async function openAcceptors(server: Server, { host, port }: Address): Pr
   const close = async () => {
     await Promise.all(acceptors.map(closed));
   };
-  const opened = { port: portOf(server), close };
+  // The address itself: a name would be resolved for each socket, and perhaps to another one.
+  const { address, port: ownPort } = addressOf(server);
   const { allowHalfOpen, noDelay } = server as Server & { allowHalfOpen: boolean; noDelay: boolean };
   try {
     while (acceptors.length < acceptorCount) {
       const acceptor = createServer({ allowHalfOpen, noDelay }, (socket) => server.emit('connection', socket));
-      await open(acceptor, { host, port: opened.port, backlog, reusePort: true });
+      await open(acceptor, { host: address, port: ownPort, backlog, reusePort: true });
       // A connection that could not be accepted, for lack of descriptors, is not an error of the
       // service; without a listener it would end the process.
       acceptor.on('error', () => {});
@@ -61,7 +62,7 @@ export async function openAcceptors(server: Server, { host, port }: Address): Pr
     await close();
     throw error;
   }
-  return opened;
+  return { port: ownPort, close };
 }
 
 /** Rejects with Node's error when another process listens at an address. */
@@ -87,6 +88,6 @@ async function closed(server: Server): Promise<void> {
   await new Promise((resolve) => Server.prototype.close.call(server, resolve));
 }
 
-function portOf(server: Server): number {
-  return (server.address() as AddressInfo).port;
+function addressOf(server: Server): AddressInfo {
+  return server.address() as AddressInfo;
 }

@@ -1,5 +1,6 @@
 import { constants } from 'node:http2';
-import { ServiceError } from '../messages/service-error.ts';
+import type { ServiceError } from '../messages/service-error.ts';
+import { overloaded } from '../overload/admission-controller.ts';
 import { toConnectError } from '../rpc/error-mapping.ts';
 import type { RequestContext, Response } from '../rpc/request-context.ts';
 import { type EarlyAnswers, earlyAnswers, lastAnswer } from './early-answer.ts';
@@ -34,8 +35,6 @@ interface Peer {
   bodies: number;
 }
 
-/** When an evicted request may be repeated. */
-const retryAfterMs = 1000;
 /** Smaller bodies are not counted. */
 const smallBytes = 4096;
 /** Time in which an evicted HTTP/1.1 client can read its answer. */
@@ -157,12 +156,9 @@ export function createBodyBudget({ maxBytes, graceMs, isStream, onEvicted }: Bod
 }
 
 function bodiesFull(maxBytes: number): ServiceError {
-  return new ServiceError({
-    reason: 'OVERLOADED',
-    message: `the request bodies that this instance holds reached ${maxBytes} bytes; nothing was stored: retry after the delay in RetryInfo, with smaller batches, or at another instance`,
-    metadata: {},
-    retryAfterMs,
-  });
+  return overloaded(
+    `the request bodies that this instance holds reached ${maxBytes} bytes; nothing was stored: retry after the delay in RetryInfo, with smaller batches, or at another instance`,
+  );
 }
 
 /**

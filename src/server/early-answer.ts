@@ -83,7 +83,8 @@ function render(status: number, headers: Headers, body?: string | Uint8Array): A
  */
 export function answerEarly(context: RequestContext, response: Response, answers: EarlyAnswers): void {
   const { request } = context;
-  const { status, body, bodyBytes, fields } = answerTo(context, answers);
+  const { status, headers, body, bodyBytes } = answers[shapeOf(context)];
+  const fields = fieldsOf(context, headers);
   const isHead = request.method === 'HEAD';
   if (!('stream' in response) || isHead) {
     response.writeHead(status, isHead ? fields : { ...fields, 'content-length': bodyBytes });
@@ -100,20 +101,14 @@ export function answerEarly(context: RequestContext, response: Response, answers
   });
 }
 
-/** The same in the protocol of one request, with all its headers. */
-function answerTo(
-  context: RequestContext,
-  answers: EarlyAnswers,
-): Answer & { readonly fields: Readonly<Record<string, string>> } {
-  const type = context.request.headers['content-type'] ?? '';
-  const answer = answers[shapeOf(type, context)];
-  const fields = {
+/** All headers of an answer to one request. */
+function fieldsOf(context: RequestContext, headers: Answer['headers']): Record<string, string> {
+  return {
     ...context.answerHeaders,
     [requestIdHeader]: context.requestId,
-    'content-type': type,
-    ...answer.headers,
+    'content-type': context.request.headers['content-type'] ?? '',
+    ...headers,
   };
-  return { ...answer, fields };
 }
 
 /**
@@ -121,8 +116,8 @@ function answerTo(
  * response others may be writing to.
  */
 export function lastAnswer(context: RequestContext, answers: EarlyAnswers): Buffer {
-  const { status, body = '', bodyBytes, fields } = answerTo(context, answers);
-  const head = Object.entries({ ...fields, connection: 'close', 'content-length': bodyBytes });
+  const { status, headers, body = '', bodyBytes } = answers[shapeOf(context)];
+  const head = Object.entries({ ...fieldsOf(context, headers), connection: 'close', 'content-length': bodyBytes });
   return Buffer.concat([
     Buffer.from(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n`),
     ...head.map(([name, value]) => Buffer.from(`${name}: ${value}\r\n`)),
@@ -131,7 +126,8 @@ export function lastAnswer(context: RequestContext, answers: EarlyAnswers): Buff
   ]);
 }
 
-function shapeOf(type: string, { protocol, request }: RequestContext): Shape {
+function shapeOf({ protocol, request }: RequestContext): Shape {
+  const type = request.headers['content-type'] ?? '';
   if (type.startsWith('application/grpc')) return 'grpc';
   if (type.startsWith('application/connect+')) return 'stream';
   if (protocol === 'connect') return 'connect';

@@ -116,16 +116,15 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     server.port,
     ...(server.http2 === server.port ? [] : [server.http2]),
   ];
-  server.port.maxConnections = bounds.connections;
-  const accepted = new Set<Socket>();
+  // Not by `maxConnections`, which counts those that the server's own socket has accepted.
+  let accepted = 0;
   server.port.on('connection', (socket: Socket) => {
-    // Node counts those that the server's own socket has accepted.
-    if (accepted.size >= bounds.connections) {
+    if (accepted >= bounds.connections) {
       socket.destroy();
       return;
     }
-    accepted.add(socket);
-    socket.once('close', () => accepted.delete(socket));
+    accepted++;
+    socket.once('close', () => accepted--);
   });
   server.port.on(options.tls === undefined ? 'connection' : 'secureConnection', (socket: Socket) => {
     sockets.add(socket);
