@@ -47,9 +47,18 @@ const rounded = (text: string) => Number.parseFloat(text).toFixed(0);
 const latency = (text: string) => `${text.split(' / ').map(rounded).join(' / ')} ms`;
 
 /** The least and the greatest figure of a column, of all rows. */
-function range(title: string, column: string, unit = ''): string {
-  const all = [...rowsOf(title).values()].map((row) => Number.parseFloat(row.get(column) ?? ''));
-  return `${Math.min(...all).toFixed(0)} to ${Math.max(...all).toFixed(0)}${unit}`;
+function range(title: string, column: string): string {
+  return span(
+    title,
+    [...rowsOf(title)].map(([row]) => cell(title, row, column)),
+  );
+}
+
+function span(title: string, cells: readonly string[]): string {
+  const all = cells.map(Number.parseFloat);
+  const [least, greatest] = [Math.min(...all), Math.max(...all)];
+  if (!Number.isFinite(least + greatest)) throw new Error(`bench/RESULTS.md, "${title}": not numbers: ${cells}`);
+  return `${least.toFixed(0)} to ${greatest.toFixed(0)}`;
 }
 
 const endToEnd = 'End to end against raw, Zipf';
@@ -81,7 +90,7 @@ function rates(): string {
     served('the same with `WORKERS=2`, gRPC', endToEnd, 'gRPC, 2 workers'),
     served('single messages, gRPC, 128 in flight', singles, 'gRPC'),
     served('single messages, JSON, 128 in flight', singles, 'JSON'),
-    ['at half of saturation, batches of 50, gRPC', range(openLoop, 'sent/s', ' k'), halfLatency],
+    ['at half of saturation, batches of 50, gRPC', `${range(openLoop, 'sent/s')} k`, halfLatency],
     ['one batch of 100 at a time, idle service', '', `${cell('One batch at a time', 'gRPC', 'p50 ms')} ms (p50)`],
     [
       'on top of 20 million messages (storage)',
@@ -117,24 +126,21 @@ function features(): string {
 
 function memory(): string {
   const idle = 'Idle readers';
+  const grown = 'Memory after ten million messages';
+  const [, ...megabytes] = [...(rowsOf(grown).get('MB')?.values() ?? [])];
   return table([
     ['what', 'resident memory of a process'],
-    ['after 1 to 10 million messages, 32 in flight', memoryAfterMessages()],
+    ['after 1 to 10 million messages, 32 in flight', `${span(grown, megabytes)} MB`],
     [
       'under twice the capacity, with load shedding',
       `${match('Overload: at twice the capacity', /refuses had ([\d.]+) MB/)} MB`,
     ],
     [
       'idle, and per idle tail',
-      `${median(cell(idle, 'gRPC', 'MB before'))} MB, and ${range(idle, 'KB per subscription', ' kB')} per tail, by protocol`,
+      `${median(cell(idle, 'gRPC', 'MB before'))} MB, and ${range(idle, 'KB per subscription')} kB per tail, by protocol`,
     ],
     ['request bodies', 'at most 256 MiB in all, then the slowest uploads are refused'],
   ]);
-}
-
-function memoryAfterMessages(): string {
-  const [, ...all] = [...(rowsOf('Memory after ten million messages').get('MB')?.values() ?? [])].map(Number);
-  return `${Math.min(...all)} to ${Math.max(...all)} MB`;
 }
 
 report([
