@@ -297,8 +297,10 @@ describe('the fast pass of verify', () => {
       () => `update sendbatch.channel_head set last_seq = 4000000000000000000 where channel_key = ${someChannel()}`,
       () => `delete from sendbatch.channel_head where channel_key = ${someChannel()}`,
       () => `delete from sendbatch.channel where channel_key = ${someChannel()}`,
+      // Of no channel where the last one was deleted before.
       () =>
-        `insert into sendbatch.swept (channel_key, messages) values (${someChannel()}, ${pick(4)}) on conflict do nothing`,
+        `insert into sendbatch.swept (channel_key, messages)
+         select channel_key, ${pick(4)} from ${someChannel()} as chosen on conflict do nothing`,
       () => 'update sendbatch.channel_head set last_seq = 0',
     ];
     for (let round = 0; round < 20; round++) {
